@@ -27,7 +27,7 @@ CONSOLE = "console.txt"
 INCIDENTAL = (
     "DATALOADER.NUM_WORKERS", "DATALOADER.TEST.BATCH_SIZE", "TRAIN.PRINT_FREQ", "TEST.PREDICTIONS",
     "TEST.RECORD",
-    "INPUT.SIZE", "INPUT.INTERPOLATION", "INPUT.PIXEL_MEAN", "INPUT.PIXEL_STD",
+    "INPUT.SIZE", "INPUT.INTERPOLATION", "INPUT.RESIZE", "INPUT.PIXEL_MEAN", "INPUT.PIXEL_STD",
 )  # fmt: skip
 
 # Further keys in which runs of one line of a table may differ: they name the run, its place in the

@@ -162,10 +162,10 @@ class Checker:
         """Return features (n, D) of images, read and transformed as in the evaluation of a run."""
         import torch
         from dassl.config import get_cfg_default
-        from dassl.data.transforms import build_transform
         from dassl.utils import read_image
 
         from trainers.prompting.trainer.config import add_nodes, fitted
+        from trainers.prompting.trainer.views import plain_transform
 
         cfg = get_cfg_default()
         add_nodes(cfg)
@@ -174,7 +174,7 @@ class Checker:
         if interpolation:
             cfg.defrost()
             cfg.INPUT.INTERPOLATION = interpolation
-        transform = build_transform(cfg, is_train=False)
+        transform = plain_transform(cfg)
         model = self._method(title, ["cat", "dog"])  # the image encoder ignores class names
         features = []
         bar = tqdm(total=len(items), desc=title, unit="image", leave=False, disable=None)

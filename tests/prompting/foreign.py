@@ -93,3 +93,39 @@ def hugging_face_folder(folder: Path, **changes) -> tuple:
     prepared = {"image_mean": [0.5, 0.4, 0.3], "image_std": [0.2, 0.3, 0.4], "resample": 2}
     (folder / "preprocessor_config.json").write_text(json.dumps(prepared))
     return folder, model
+
+
+VOCABULARY = [
+    "<s>",
+    "</s>",
+    "<pad>",
+    "<unk>",
+    *["a", "photo", "of", "forest", "annual", "crop", "river", "or", "sea", "x"],
+]
+
+
+def write_words(folder: Path, sos: bool = True, end: str = "</s>") -> None:
+    """Write a tokenizer of a few words in Hugging Face's files, with or without a start token."""
+    special = [{"SpecialToken": {"id": token, "type_id": 0}} for token in ("<s>", end)]
+    row = [*special[: int(sos)], {"Sequence": {"id": "A", "type_id": 0}}, special[1]]
+    ids = {token: i for i, token in enumerate(VOCABULARY)}
+    found = {
+        "version": "1.0",
+        "added_tokens": [
+            {"id": ids[token], "content": token, "single_word": False, "lstrip": False,
+             "rstrip": False, "normalized": False, "special": True} for token in VOCABULARY[:4]
+        ],
+        "pre_tokenizer": {"type": "Whitespace"},
+        "post_processor": {
+            "type": "TemplateProcessing", "single": row, "pair": row,
+            "special_tokens": {
+                token: {"id": token, "ids": [ids[token]], "tokens": [token]}
+                for token in ("<s>", end)
+            },
+        },
+        "model": {"type": "WordLevel", "vocab": ids, "unk_token": "<unk>"},
+    }  # fmt: skip
+    (folder / "tokenizer.json").write_text(json.dumps(found))
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": end, "unk_token": "<unk>"}
+    config |= {"pad_token": "<pad>"} | ({"bos_token": "<s>"} if sos else {})
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))

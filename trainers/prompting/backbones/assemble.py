@@ -16,6 +16,7 @@ from ..errors import UserError
 from .closed import Closed
 from .family import Family
 from .openai_clip import model as openai_model
+from .shapes import Head, MeanPool, PatchViT
 
 FIRST = 3  # names that an error lists
 MOST_LAYERS, MOST = 1_000, 1_000_000  # limits of `layers`, and of any other size
@@ -56,11 +57,18 @@ class Sizes(NamedTuple):
 class CLIP(nn.Module):
     """Holds the modules of a CLIP that `backbones` lists; it has no forward pass.
 
-    A closed side is `visual` or `text` itself, and has none of the modules of an open one.
+    A closed side is `visual` or `text` itself, and has none of the modules of an open one. `bias`
+    says whether there is a `logit_bias`, `text_bias` whether the text projection has one.
     """
 
     def __init__(
-        self, visual: nn.Module, text: Tower | Closed, sizes: Sizes, family: Family, bias: bool
+        self,
+        visual: nn.Module,
+        text: Tower | Closed,
+        sizes: Sizes,
+        family: Family,
+        bias: bool,
+        text_bias: bool = False,
     ):
         super().__init__()
         self.visual = visual
@@ -73,6 +81,8 @@ class CLIP(nn.Module):
         if isinstance(text, Closed):
             self.text = text
             return
+        if text_bias:
+            self.text_bias = nn.Parameter(torch.empty(sizes.embed_dim))
         self.transformer = openai_model.Transformer(text.width, text.layers, text.heads)
         self.token_embedding = nn.Embedding(sizes.vocab_size, text.width)
         self.positional_embedding = nn.Parameter(torch.empty(sizes.context_length, text.width))
@@ -176,8 +186,20 @@ def _misfit(source: str, name: str, value: object, wanted: str) -> UserError:
     )
 
 
-def image_encoder(vision: Tower, sizes: Sizes) -> nn.Module:
-    """Build OpenAI's image encoder with the architecture of a tower."""
+def image_encoder(vision: Tower, sizes: Sizes, shape: str = "class token") -> nn.Module:
+    """Build an open image encoder with the architecture of a tower.
+
+    Args:
+        vision: the tower.
+        sizes: of the CLIP.
+        shape: `class token` (OpenAI's), `attention` (SigLIP's) or `mean` (CLIPA's).
+    """
+    if shape == "attention":
+        assert isinstance(vision.layers, int)
+        head = Head(vision.width, vision.heads, vision.hidden, vision.eps, vision.activation())
+        visual = PatchViT(vision.width, vision.layers, sizes.resolution, sizes.patch_size, head)
+        finish(visual, vision)
+        return visual
     if isinstance(vision.layers, list):
         return openai_model.ModifiedResNet(
             vision.layers, sizes.embed_dim, vision.heads, sizes.resolution, vision.width
@@ -191,6 +213,8 @@ def image_encoder(vision: Tower, sizes: Sizes) -> nn.Module:
         sizes.embed_dim,
     )
     finish(visual, vision)
+    if shape == "mean":
+        visual.ln_pre, visual.shape = nn.Identity(), MeanPool()
     return visual
 
 
@@ -216,29 +240,55 @@ def assemble(
     family: Family,
     source: str,
     arch: str,
+    shape: str = "class token",
+    closed: Mapping[str, Closed] = {},
 ) -> CLIP:
     """Build the CLIP with these weights, float32, in eval mode.
 
     Args:
-        state: weights under the names of OpenAI's class; may include `logit_bias`.
+        state: weights under the names of OpenAI's class, without those of closed sides; may include
+            `logit_bias` and `text_bias`.
         vision: architecture of the image encoder.
         text: architecture of the text encoder.
         sizes: all other sizes.
         family: of the CLIP.
         source: where the weights are from, for the message.
         arch: name of the expected architecture, for the message.
+        shape: as in `image_encoder`.
+        closed: the sides that are closed, with their weights, `image` or `text`.
 
     Raises:
         UserError: the architecture is impossible, or names or shapes do not agree.
     """
     _check(arch, vision, text, sizes, family)
     with torch.device("meta"):  # draws no random numbers, and takes no memory
-        visual = image_encoder(vision, sizes)
-        built = CLIP(visual, text, sizes, family, bias="logit_bias" in state)
+        visual = closed.get("image") or image_encoder(vision, sizes, shape)
+        bias, text_bias = "logit_bias" in state, "text_bias" in state
+        built = CLIP(visual, closed.get("text", text), sizes, family, bias, text_bias)
     weights = {name: value.float() for name, value in state.items()}
     for name in {"logit_scale", "logit_bias"} & weights.keys():
         weights[name] = weights[name].reshape(())  # of shape (1,) in some files
-    own = built.state_dict()
+    whole = tuple({"image": "visual.", "text": "text."}[side] for side in closed)
+    own = {n: x for n, x in built.state_dict().items() if not (whole and n.startswith(whole))}
+    check_weights(own, weights, source, arch)
+    built.load_state_dict(weights, strict=not closed, assign=True)
+    return built.float().eval()
+
+
+def check_weights(
+    own: Mapping[str, torch.Tensor], weights: Mapping[str, torch.Tensor], source: str, arch: str
+) -> None:
+    """Refuse weights whose names or shapes differ from those of a model.
+
+    Args:
+        own: the model's state dict.
+        weights: to be loaded into it.
+        source: where they are from, for the message.
+        arch: name of the architecture, for the message.
+
+    Raises:
+        UserError: they differ; the message has the first names.
+    """
     odd = [f"no {name}" for name in own if name not in weights]
     odd += [f"{name}, which CLIP lacks" for name in weights if name not in own]
     odd += [
@@ -252,5 +302,3 @@ def assemble(
             f"{source} does not hold weights of {arch} that fit CLIP (it has "
             f"{'; '.join(odd[:FIRST])}{more}): check that the weights belong to this architecture"
         )
-    built.load_state_dict(weights, assign=True)
-    return built.float().eval()

@@ -24,10 +24,16 @@ class Family(NamedTuple):
 
     tokenizer: as above; mean, std: of the image normalisation, per channel, for values in [0, 1];
     interpolation: of the resizing, by its name in Dassl's `INPUT.INTERPOLATION`. The image size is
-    `visual.input_resolution`.
+    `visual.input_resolution`. resize: `shortest`, and a crop of the centre, or `squash`, which
+    changes the proportions. reads: the position of a sentence whose state becomes its feature,
+    `eos` or the `last` of the context. causal: False if positions also attend to later ones; the
+    tokenizer then has a `pad`.
     """
 
     tokenizer: Tokenizer
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     interpolation: str
+    resize: str = "shortest"
+    reads: str = "eos"
+    causal: bool = True

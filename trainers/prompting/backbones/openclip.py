@@ -4,25 +4,25 @@ The package open_clip knows the architectures, the tags and where weights are st
 downloaded. FOLDER is one that the package has saved, with `open_clip_config.json` and weights.
 """
 
+import copy
 import os
 from collections.abc import Mapping
-from functools import cache, partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
 from ..errors import UserError, in_short, nearest
 from ..storage.files import read_json
-from .assemble import CLIP, Sizes, Tower, assemble
-from .family import Family, Tokenizer
-from .openai_clip import model as openai_model
+from .assemble import CLIP, check_weights
+from .module import assembled, family_from, folded, from_module, sides
+from .tokenizers import open_clip_tokenizer
 from .weights import read_weights
 
 PREFIX = "open_clip:"
 FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")  # in a folder or on the hub
-HEAD = 64  # default width of an attention head
+PREPARED = ("mean", "std", "interpolation", "resize_mode")  # of images
 
 
 class Source(NamedTuple):
@@ -38,9 +38,52 @@ def load(name: str) -> CLIP:
     """Load a model as `load_clip` does.
 
     Raises:
-        UserError: the package is missing, the model is unknown, its weights are not on this
-            machine, or it cannot be prompted.
+        UserError: the package is missing, the model is unknown, or its weights, its tokenizer or a
+            config that it needs are not on this machine.
     """
+    open_clip = _package(name)
+    source = _source(open_clip, name.removeprefix(PREFIX))
+    text = source.config["text_cfg"]
+    tokenizer = open_clip_tokenizer(open_clip, text, source.arch, source.file.parent)
+    if sides(source.config) == ("class token", "causal"):
+        family = family_from(tokenizer, source.config, source.images, PREFIX + source.arch)
+        state = folded(_state(source.file))
+        return assembled(state, source.config, family, source.arch, source.file)
+    model = _module(open_clip, source.config, source.arch)
+    _fill(model, source)
+    return from_module(model, source.config, tokenizer, source.images, PREFIX + source.arch)
+
+
+def without_weights(arch: str) -> CLIP:
+    """Return an architecture of open_clip on `meta`, to see what runs on it.
+
+    Its tokenizer and weights need not be on this machine: all words become one id.
+
+    Raises:
+        UserError: there is none of this name, or a config that it needs is not here.
+    """
+    open_clip = _package(PREFIX + arch)
+    config = _known(open_clip, arch)
+    with torch.device("meta"):
+        model = _module(open_clip, config, arch)
+    words = _AnyWords(config["text_cfg"].get("eos_id", 2))
+    return from_module(model, config, words, {}, PREFIX + arch)
+
+
+class _AnyWords:
+    """A tokenizer for architectures without weights."""
+
+    sot_token_id, decode = 0, str
+
+    def __init__(self, eos: int):
+        self.eot_token_id = eos
+
+    def encode(self, text: str) -> list[int]:
+        """Return an id for each word."""
+        return [3] * len(text.split())
+
+
+def _package(name: str) -> Any:
     try:
         import open_clip
     except ImportError as error:
@@ -48,92 +91,75 @@ def load(name: str) -> CLIP:
             f"The backbone '{name}' needs the package open_clip, for its tokenizer and its "
             "architectures: run `pip install open_clip_torch`"
         ) from error
-    source = _source(open_clip, name.removeprefix(PREFIX))
-    try:
-        vision, text, sizes = _shape(source.config)
-        family = _family(open_clip, source)
-    except UserError:
-        raise
-    except Exception as error:  # a wrong config raises errors of many types
-        raise UserError(
-            f"The config of {PREFIX}{source.arch} does not say what CLIP it is "
-            f"({in_short(error)}): correct it"
-        ) from error
-    return assemble(
-        folded(_state(source.file)), vision, text, sizes, family, f"'{source.file}'", source.arch
-    )
+    return open_clip
 
 
-def _shape(config: Mapping) -> tuple[Tower, Tower, Sizes]:
-    """Return the architectures of the image and the text encoder, and all other sizes."""
-    vision, text = config["vision_cfg"], config["text_cfg"]
-    act = {"quick_gelu": config.get("quick_gelu", False)}
-    sizes = Sizes(
-        config["embed_dim"],
-        vision.get("image_size", 224),
-        16 if vision.get("patch_size") is None else vision["patch_size"],  # null for a ResNet
-        text.get("context_length", 77),
-        text.get("vocab_size", 49408),
-    )
-    is_resnet = isinstance(vision.get("layers"), list)
-    of_vision = _tower(vision, 64 if is_resnet else 768, None, act)
-    if is_resnet:  # the heads of its final attention pooling, which is 32 times as wide
-        of_vision = of_vision._replace(heads=32 * of_vision.width // vision.get("head_width", HEAD))
-    return of_vision, _tower(text, 512, 8, act), sizes
+# ---------------------------------------------------------------------- the package's own module
 
 
-def _tower(config: Mapping, width: int, heads: int | None, act: Mapping) -> Tower:
-    """Return a tower from its part of a config, with the package's defaults for missing values."""
-    width = config.get("width", width)
-    arguments = config.get("act_kwargs") or {}
-    activation = openai_model.QuickGELU if act["quick_gelu"] else partial(nn.GELU, **arguments)
-    activation()  # or an error about its arguments
-    return Tower(
-        width,
-        config.get("layers", 12),
-        config.get("heads", heads) if heads else width // config.get("head_width", HEAD),
-        int(width * config.get("mlp_ratio", 4.0)),
-        activation,
-        (config.get("norm_kwargs") or {}).get("eps", 1e-5),
-    )
-
-
-def refuse(arch: str, config: Mapping) -> None:
-    """Refuse an architecture that cannot be prompted.
+def _module(open_clip: Any, config: Mapping, arch: str) -> nn.Module:
+    """Build the package's own model, with random weights; no random numbers are drawn from ours.
 
     Raises:
-        UserError: prompts do not fit into the architecture; the message says why.
+        UserError: the text encoder's config is on the hub only, or the model cannot be built.
     """
-    vision, text = config["vision_cfg"], config["text_cfg"]
-    size = vision.get("image_size", 224)
-    tokenizer = text.get("hf_tokenizer_name") or text.get("tokenizer_kwargs")
-    reasons = {
-        f"its image encoder is timm's {vision.get('timm_model_name')}, not CLIP's, and pools by "
-        f"'{vision.get('timm_pool', 'avg')}'": vision.get("timm_model_name"),
-        "it pools the patches of an image by attention": vision.get("attentional_pool"),
-        "its image feature is the mean of the patches, not the class token": (
-            vision.get("pool_type", "tok") != "tok"
-        ),
-        "it has no LayerNorm before the first block": vision.get("no_ln_pre"),
-        f"its images are {size}, not square": not isinstance(size, int),
-        f"its text encoder is {text.get('hf_model_name')}, not CLIP's": text.get("hf_model_name"),
-        "its text encoder is also a decoder (CoCa)": (
-            config.get("multimodal_cfg") or text.get("embed_cls")
-        ),
-        "its text encoder also attends to later tokens, and prompts need one that does not": (
-            text.get("no_causal_mask")
-        ),
-        "its text feature is not the state of the end token": (
-            text.get("pool_type", "argmax") not in ("argmax", "eos")
-        ),
-        f"its tokenizer is not CLIP's ({tokenizer})": tokenizer,
-    }
-    for reason, holds in reasons.items():
-        if holds:
-            raise UserError(
-                f"{PREFIX}{arch} cannot be prompted, as {reason:.300}: choose a CLIP such as "
-                f"{PREFIX}ViT-B-16/laion2b_s34b_b88k"
-            )
+    arguments = copy.deepcopy({k: v for k, v in config.items() if k != "custom_text"})
+    vision, text = arguments["vision_cfg"], arguments["text_cfg"]
+    vision["timm_model_pretrained"] = text["hf_model_pretrained"] = False
+    if name := text.get("hf_model_name"):
+        text["hf_model_name"] = _hub_config(name, arch)
+    kind = open_clip.CLIP
+    if config.get("custom_text") or name:
+        kind = open_clip.CustomTextCLIP
+    if config.get("multimodal_cfg"):
+        kind = open_clip.CoCa
+    try:
+        with torch.random.fork_rng(devices=[]):
+            model: nn.Module = kind(**arguments)
+    except Exception as error:  # from timm, transformers and open_clip, of many types
+        raise UserError(
+            f"{PREFIX}{arch} cannot be built ({in_short(error)}): correct its config, or install "
+            "the packages that it names"
+        ) from error
+    return model
+
+
+def _hub_config(name: str, arch: str) -> str:
+    """Return the folder in the hub's cache with the config of a text encoder."""
+    from huggingface_hub import try_to_load_from_cache
+
+    if os.path.isdir(name):
+        return name
+    found = try_to_load_from_cache(name, "config.json")
+    if not isinstance(found, str):
+        raise UserError(
+            f"The text encoder of {PREFIX}{arch} is {name}, whose config.json is not on this "
+            f"machine: run `hf download {name} config.json`"
+        )
+    return os.path.dirname(found)
+
+
+def _fill(model: nn.Module, source: Source) -> None:
+    """Load the weights of a file into the package's own model."""
+    from open_clip.convert import convert_state_dict
+    from open_clip.model import convert_to_custom_text_state_dict
+
+    given = read_weights(source.file)
+    state = {name.removeprefix("module."): value for name, value in given.items()}
+    try:
+        state = convert_state_dict(model, state)
+        if hasattr(model, "text"):
+            state = convert_to_custom_text_state_dict(state)
+    except Exception as error:  # of another architecture
+        raise UserError(
+            f"'{source.file}' does not hold weights of {source.arch} ({in_short(error)}): check "
+            "that they belong to this architecture"
+        ) from error
+    own = model.state_dict()
+    for name in {"logit_scale", "logit_bias"} & state.keys() & own.keys():
+        state[name] = state[name].reshape(own[name].shape)
+    check_weights(own, state, f"'{source.file}'", source.arch)
+    model.load_state_dict(state)
 
 
 # ---------------------------------------------------------------------- finding the file
@@ -144,14 +170,10 @@ def _source(open_clip, name: str) -> Source:
     if os.path.isdir(name):
         return _folder(Path(name))
     arch, _, tag = name.partition("/")
-    known = open_clip.list_models()
-    if arch not in known:  # the package also takes other names, and downloads
-        raise UserError(f"open_clip has no architecture '{arch}': {nearest(arch, known)}")
-    config = open_clip.get_model_config(arch)
-    refuse(arch, config)
+    config = _known(open_clip, arch)
     known = open_clip.list_pretrained_tags_by_model(arch)
     if os.path.isfile(tag):
-        return Source(arch, config, Path(tag), {})
+        return Source(arch, config, Path(tag), _of_all_tags(open_clip, arch, known))
     if tag not in known:
         raise UserError(
             f"'{PREFIX}{name}': {arch} has no weights '{tag}', and there is no such file: "
@@ -166,6 +188,31 @@ def _source(open_clip, name: str) -> Source:
             f"{arch}: write {PREFIX}{other}/{tag}"
         )
     return Source(arch, config, _cached(arch, tag, images), images)
+
+
+def _known(open_clip: Any, arch: str) -> dict[str, Any]:
+    """Return the config of an architecture; raises a UserError if there is none."""
+    known = open_clip.list_models()
+    if arch not in known:  # the package also takes other names, and downloads
+        raise UserError(f"open_clip has no architecture '{arch}': {nearest(arch, known)}")
+    config: dict[str, Any] = open_clip.get_model_config(arch)
+    return config
+
+
+def _of_all_tags(open_clip: Any, arch: str, tags: list[str]) -> dict[str, Any]:
+    """Return how all released weights of an architecture prepare images; a file does not say it.
+
+    Raises:
+        UserError: they differ in how images are resized.
+    """
+    found = [open_clip.get_pretrained_cfg(arch, tag) for tag in tags]
+    if len({one.get("resize_mode", "shortest") for one in found}) > 1:
+        raise UserError(
+            f"The released weights of {PREFIX}{arch} resize images in different ways, and a file "
+            f"does not say how: name a tag ({', '.join(tags)}), or a folder that open_clip saved"
+        )
+    same = {k: [one.get(k) for one in found] for k in PREPARED}
+    return {k: v[0] for k, v in same.items() if v and v[0] and all(x == v[0] for x in v)}
 
 
 def _folder(folder: Path) -> Source:
@@ -183,7 +230,6 @@ def _folder(folder: Path) -> Source:
         or not isinstance(found.setdefault("preprocess_cfg", {}), dict)
     ):
         raise UserError(f"'{path}' is not the config of an open_clip model: {remedy}")
-    refuse(folder.name, config)
     files = [folder / file for file in FILES if (folder / file).is_file()]
     if not files:
         raise UserError(f"'{folder}' has no weights: put {' or '.join(FILES)} there")
@@ -217,44 +263,3 @@ def _state(file: Path) -> dict[str, torch.Tensor]:
     state = read_weights(file)
     names = {name: name.removeprefix("module.").removeprefix("text.") for name in state}
     return {n: state[name] for name, n in names.items() if n not in left_out}
-
-
-def folded(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Return the weights with LayerScale folded in: gamma (W x + b) = (gamma W) x + gamma b."""
-    state = dict(state)
-    for scale, linear in (("ls_1", "attn.out_proj"), ("ls_2", "mlp.c_proj")):
-        for name in [name for name in state if name.endswith(f".{scale}.gamma")]:
-            block, gamma = name.removesuffix(f"{scale}.gamma"), state.pop(name).float()
-            weight, bias = f"{block}{linear}.weight", f"{block}{linear}.bias"
-            state[weight] = gamma[:, None] * state[weight].float()
-            state[bias] = gamma * state[bias].float()
-    return state
-
-
-@cache
-def _tokenizer(open_clip):
-    return open_clip.tokenizer.SimpleTokenizer()
-
-
-def _family(open_clip, source: Source) -> Family:
-    text = source.config["text_cfg"]
-    tokenizer = _tokenizer(open_clip)
-    eos = tokenizer.eot_token_id
-    if text.get("pool_type") == "eos" and text.get("eos_id", eos) != eos:
-        raise UserError(
-            f"{PREFIX}{source.arch} ends sentences with token {text['eos_id']}, CLIP's tokenizer "
-            f"with {eos}: it cannot be prompted"
-        )
-    images = source.images
-    if images.get("resize_mode", "shortest") != "shortest":
-        print(
-            f"Note: {source.arch} was trained on images resized by '{images['resize_mode']}'; here "
-            "images are cropped to the central square, as in all methods"
-        )
-    how = images.get("interpolation", "bicubic")
-    return Family(
-        Tokenizer(tokenizer.encode, tokenizer.decode, tokenizer.sot_token_id, eos),
-        mean=tuple(images.get("mean") or open_clip.OPENAI_DATASET_MEAN),
-        std=tuple(images.get("std") or open_clip.OPENAI_DATASET_STD),
-        interpolation="bicubic" if how == "random" else how,
-    )

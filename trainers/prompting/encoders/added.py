@@ -109,19 +109,22 @@ Additions = Mapping[int, Added]  # by the number of the block, from 0
 NONE: Additions = {}
 
 
-def let_in(tokens: torch.Tensor, x: torch.Tensor, n: int) -> tuple[torch.Tensor, int]:
-    """Insert tokens after the first position, in place of those that entered before.
+def let_in(
+    tokens: torch.Tensor, x: torch.Tensor, n: int, first: int = 1
+) -> tuple[torch.Tensor, int]:
+    """Insert tokens after the first positions, in place of those that entered before.
 
     Args:
         tokens: (m, W).
         x: states (B, T, W), which contain n tokens that entered before.
         n: their number.
+        first: number of positions before them.
 
     Returns:
         The states (B, T - n + m, W), and the number of tokens that have entered.
     """
     tokens = tokens.to(x.dtype).expand(x.shape[0], -1, -1)
-    return torch.cat([x[:, :1], tokens, x[:, 1 + n :]], dim=1), tokens.shape[1]
+    return torch.cat([x[:, :first], tokens, x[:, first + n :]], dim=1), tokens.shape[1]
 
 
 def linear(

@@ -22,6 +22,7 @@ class Layout(nn.Module):
         sentences: [N][K].
         cut: length of each of the N prefixes.
         spans: [N][K] positions of the token-level features, or None.
+        causal: False if all positions of a sentence see each other; the prefixes are then empty.
     """
 
     # These are buffers, which follow the module to its device.
@@ -51,9 +52,10 @@ class Layout(nn.Module):
         sentences: list[list[Sentence]],
         cut: list[int],
         spans: list[list[range]] | None = None,
+        causal: bool = True,
     ):
         super().__init__()
-        if spans:
+        if spans and causal:
             sentences = lengthened(sentences, spans)
         prefixes = [row[0].ids[:c] for row, c in zip(sentences, cut, strict=True)]
         suffixes = [[s.ids[c:] for s in row] for row, c in zip(sentences, cut, strict=True)]
@@ -78,7 +80,7 @@ class Layout(nn.Module):
         self._keep("pad_index", index.clamp(max=sum(lengths) - 1).flatten())
         owner = torch.repeat_interleave(torch.arange(K), length)
         self._keep("pack_index", owner * S + offset)
-        self._keep("mask", suffix_mask(cut, S))
+        self._keep("mask", suffix_mask(cut, S) if causal else torch.ones(1, S, S).bool())
 
         eos = torch.tensor([[s.eos for s in row] for row in sentences]) - torch.tensor(cut)[:, None]
         eos = eos[:1] if bool((eos == eos[0]).all()) else eos

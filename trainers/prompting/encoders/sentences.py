@@ -21,7 +21,7 @@ class Sentence(NamedTuple):
 
     ids: the token ids; slots: position -> index of the learned token at that position; end: the
     position after the last word, which is that of the template's full stop, or of EOS without one;
-    eos: the position of EOS; start: that of the first word.
+    eos: the position of EOS, or of that whose state is read in its place; start: of the first word.
     """
 
     ids: list[int]
@@ -159,7 +159,8 @@ def write_sentences(
     """
     if length:
         need_open(clip_model, "text", "has textual prompts")
-    write = _Writer(family_of(clip_model).tokenizer, clip_model.context_length, keys)
+    family = family_of(clip_model)
+    write = _Writer(family.tokenizer, clip_model.context_length, keys, family.reads)
     names = [clean(name) for name in classnames]
     return [
         [write.with_slots(template, name, length, position) for name in names]
@@ -171,6 +172,7 @@ class _Writer(NamedTuple):
     tokenizer: Any
     context_length: int
     keys: Keys
+    reads: str = "eos"
 
     @property
     def start(self) -> list[int]:
@@ -200,7 +202,7 @@ class _Writer(NamedTuple):
         stop = after.endswith(".") and len(self.tokenizer.encode(".")) > 0  # some remove it
         if pad is not None:
             ids += [pad] * (self.context_length - len(ids))
-        return Sentence(ids, {}, eos - stop, eos, first)
+        return Sentence(ids, {}, eos - stop, eos if self.reads == "eos" else len(ids) - 1, first)
 
     def with_slots(self, template: str, name: str, b: int, position: str) -> Sentence:
         """Return a sentence whose first b tokens are learned."""

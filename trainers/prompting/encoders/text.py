@@ -81,8 +81,9 @@ class TextEncoder(nn.Module):
         insert_block: int = 0,
     ):
         super().__init__()
-        self.tokenizer = family_of(clip_model).tokenizer
-        self.sentences, self.spans = sentences, words
+        family = family_of(clip_model)
+        self.causal, self.tokenizer = family.causal, family.tokenizer
+        self.sentences, self.spans, self.start = sentences, words, sentences[0][0].start
         self.class_specific, self.insert_block = class_specific, insert_block
         self.recompute = False  # activations of the blocks, in the backward pass
         self._kept: tuple[tuple[object, ...], Sequence[torch.Tensor]] | None = None
@@ -99,6 +100,7 @@ class TextEncoder(nn.Module):
         self.ln_final = clip_model.ln_final
         self.positional_embedding = clip_model.positional_embedding
         self.text_projection = clip_model.text_projection
+        self.text_bias = getattr(clip_model, "text_bias", None)  # (D,), of SigLIP
         self.layout = self._lay_out(class_specific)
         if insert_block:
             layers = len(self.transformer.resblocks)
@@ -117,9 +119,10 @@ class TextEncoder(nn.Module):
             self.register_buffer("regroup", torch.tensor(regroup), persistent=False)
 
     def _lay_out(self, class_specific: bool) -> Layout:
-        cut = [shared_length(row, class_specific) for row in self.sentences]
+        rows, specific = self.sentences, class_specific
+        cut = [shared_length(row, specific) if self.causal else 0 for row in rows]
         with torch.device("cpu"):  # its values are read here, even if the weights are on "meta"
-            return Layout(self.sentences, cut, self.spans)
+            return Layout(rows, cut, self.spans, self.causal)
 
     def words(self, k: int, n: int) -> list[str]:
         """Return the tokens of the token-level features of class k and prompt n, as text."""
@@ -172,13 +175,20 @@ class TextEncoder(nn.Module):
         layers = self.transformer.resblocks
         for i in range(first, len(layers)):
             block, here = layers[i], added.get(i, NOTHING)
-            if contexts and 1 <= i < len(contexts):  # deep prompts replace states of the slots
-                end = 1 + n + contexts[0].shape[1]
+            if contexts and 1 <= i < len(contexts) and not self.causal:
+                suffix = self._filled(suffix, contexts[i], contexts[0].shape[1])
+            elif contexts and 1 <= i < len(contexts):  # deep prompts replace states of the slots
+                end = self.start + n + contexts[0].shape[1]
                 start = end - contexts[i].shape[1]
                 deep = contexts[i].to(shared.dtype)
                 shared = torch.cat([shared[:, :start], deep, shared[:, end:]], dim=1)
             if here.enter is not None:
-                shared, n = let_in(here.enter, shared, n)
+                need(
+                    self.causal,
+                    "The method lets tokens enter the text encoder, whose positions attend to "
+                    "later ones in this backbone: choose another method or backbone",
+                )
+                shared, n = let_in(here.enter, shared, n, self.start)
             if inserted is not None and i == self.insert_block:
                 need(
                     not n,
@@ -193,7 +203,7 @@ class TextEncoder(nn.Module):
             if i + 1 < len(layers) or layout.token_index is not None:
                 shared, suffix = blocks.run(self._block, recompute, *states, added=here)
         if layout.token_index is not None:
-            shared = torch.cat([shared[:, :1], shared[:, 1 + n :]], 1)
+            shared = torch.cat([shared[:, : self.start], shared[:, self.start + n :]], 1)
             return self._features(layout, shared, suffix, here)
         x = blocks.run(self._read_eos, recompute, *states, added=here)
         raw = self._project(x, here)
@@ -210,9 +220,9 @@ class TextEncoder(nn.Module):
             if not self.class_specific and shared.shape[0] != N:  # one template for all
                 shared, suffix = (x.expand(N, -1, -1) for x in (shared, suffix))
             if layout.prefix_slots:
-                b = layout.prefix_slots
-                slots = ctx[:, :b].to(shared.dtype)
-                shared = torch.cat([shared[:, :1], slots, shared[:, 1 + b :]], dim=1)
+                start, end = self.start, self.start + layout.prefix_slots
+                slots = ctx[:, : layout.prefix_slots].to(shared.dtype)
+                shared = torch.cat([shared[:, :start], slots, shared[:, end:]], dim=1)
             place, k, j = layout.suffix_slots
             if len(place):
                 value = ctx[:, k, j] if self.class_specific else ctx[:, j]
@@ -222,6 +232,13 @@ class TextEncoder(nn.Module):
         shared = shared + self.positional_embedding[: shared.shape[1]]
         suffix = suffix + self.positional_embedding[layout.suffix_positions]
         return shared.to(dtype), suffix.to(dtype)
+
+    def _filled(self, suffix: Tensor, ctx: Tensor, b: int) -> Tensor:
+        """Return packed suffixes whose last learned tokens, of b, are those of a later depth."""
+        place, _, j = self.layout.suffix_slots
+        kept = j >= b - ctx.shape[-2]
+        value = ctx[:, j[kept] - b + ctx.shape[-2]]
+        return suffix.index_copy(1, place[kept], value.to(suffix.dtype))
 
     @torch.no_grad()
     def _whole(self) -> TextFeatures:
@@ -259,6 +276,12 @@ class TextEncoder(nn.Module):
         self, block: Any, layout: Layout, shared: Tensor, suffix: Tensor, added: Added = NOTHING
     ) -> tuple[Tensor, Tensor]:
         """Return the output of a block for prefixes (N, P, W) and packed suffixes (N, T, W)."""
+        if not self.causal:  # sentences of one length, without a prefix
+            y = blocks.norm(block, "ln_1", added)(suffix)
+            own = blocks.project(block, y, added, "qkv")
+            rows = (t.reshape(-1, layout.S, t.shape[2]) for t in own)
+            out = blocks.attend(block, *rows).reshape(suffix.shape)
+            return shared, blocks.finish(block, suffix, out, y, added)
         y = blocks.norm(block, "ln_1", added)(shared)
         query, key, value = blocks.project(block, y, added, "qkv")
         out = blocks.attend(block, query, key, value, causal=True)
@@ -307,7 +330,8 @@ class TextEncoder(nn.Module):
         """Project states to features, without autocast, which would round to half precision."""
         with no_autocast(x.device.type):
             norm: Callable[..., Tensor] = added.norms.get("post") or self.ln_final
-            return norm(x) @ self.text_projection
+            raw = norm(x) @ self.text_projection
+            return raw if self.text_bias is None else raw + self.text_bias
 
     def _features(
         self, layout: Layout, shared: Tensor, suffix: Tensor, added: Added

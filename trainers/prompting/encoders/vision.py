@@ -36,6 +36,56 @@ class ImageFeatures(NamedTuple):
     raw: torch.Tensor | None = None
 
 
+class ClassToken:
+    """How OpenAI's image encoder ends: the class token passes `ln_post` and the projection.
+
+    An encoder that ends otherwise has a `shape` with the same attributes and functions.
+
+    Attributes: Class attributes
+        first: number of positions before the patches.
+        reads: number of leading positions that the feature is read from; 0 for all.
+    """
+
+    first = 1
+    reads = 1
+
+    def features(
+        self, visual: Any, post: nn.Module, x: Tensor, tokens: bool, n: int
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return features of the last states.
+
+        Args:
+            visual: the image encoder.
+            post: its `ln_post`, or what a method puts in its place.
+            x: states (..., L, W); of the leading `reads` positions, if that is not 0.
+            tokens: True to return the features of positions, too; x then has all of them.
+            n: number of tokens that have entered before the patches.
+
+        Returns:
+            The image's feature (..., D), the same normalised, and the normalised features
+            (..., P + b, D) of patches and contexts, or None.
+        """
+        if not tokens:
+            raw = post(x[..., 0, :]) @ visual.proj
+            return raw, F.normalize(raw, dim=-1), None
+        raw = post(x) @ visual.proj
+        normal = F.normalize(raw, dim=-1)
+        return raw[..., 0, :].clone(), normal[..., 0, :], normal[..., 1 + n :, :]
+
+    def pooled(self, visual: Any, post: nn.Module, x: Tensor) -> Tensor:
+        """Return the feature (..., 1, D) of the states (..., n, W) that it is read from."""
+        feature: Tensor = post(x) @ visual.proj
+        return feature
+
+    def alone(self, visual: Any, states: Tensor) -> Tensor:
+        """Return features (..., n, D) of states after `post`, each read by itself."""
+        proj = getattr(visual, "proj", None)  # a ResNet's are already projected
+        return states if proj is None else states @ proj.float()
+
+
+CLASS_TOKEN = ClassToken()
+
+
 def projected(visual: Any, values: torch.Tensor, first: nn.Module | None = None) -> torch.Tensor:
     """Project `ImageFeatures.values` (B, M, P, W) to normalised features (B, M, P, D), float32.
 
@@ -46,8 +96,7 @@ def projected(visual: Any, values: torch.Tensor, first: nn.Module | None = None)
     """
     with no_autocast(values.device.type):
         x = values.float() if first is None else first(values.float())
-        proj = getattr(visual, "proj", None)
-        return F.normalize(x if proj is None else x @ proj.float(), dim=-1)
+        return F.normalize(getattr(visual, "shape", CLASS_TOKEN).alone(visual, x), dim=-1)
 
 
 class ImageEncoder(nn.Module):
@@ -95,6 +144,12 @@ class ImageEncoder(nn.Module):
         self.is_closed = isinstance(visual, Closed)
         if self.is_closed and self.more:
             raise ClosedSide("image", self.more)
+        self.shape: ClassToken = getattr(visual, "shape", CLASS_TOKEN)
+        need(
+            self.shape.first or not states,
+            "The method reads tokens next to the class token, which images of this backbone do not "
+            "have: choose another method or backbone",
+        )
         need(
             self.is_vit or not (states or vv),
             "The backbone has a ResNet for images but the method reads states of a transformer: "
@@ -105,7 +160,7 @@ class ImageEncoder(nn.Module):
     def num_patches(self) -> int:
         """P, the number of patches of an image."""
         place = self.visual if self.is_vit else self.visual.attnpool
-        return len(place.positional_embedding) - 1
+        return len(place.positional_embedding) - self.shape.first
 
     @property
     def more(self) -> str:
@@ -156,28 +211,31 @@ class ImageEncoder(nn.Module):
         Returns:
             `ImageFeatures`.
         """
+        v, shape = self.visual, self.shape
         if self.is_closed:
             if contexts or added:
                 raise ClosedSide("image", "puts something into the image encoder")
-            raw = self.visual(images)[:, None]
+            raw = v(images)[:, None]
             return ImageFeatures(F.normalize(raw, dim=-1), None, raw=raw)
-        images = images.to(self.visual.conv1.weight.dtype)
+        images = images.to(v.conv1.weight.dtype)
         if not self.is_vit:
             return self._resnet(images)
-        v = self.visual
         x = v.conv1(images).to(images.dtype).flatten(2).transpose(1, 2)  # (B, P, W)
-        cls = v.class_embedding.to(x.dtype).expand(x.shape[0], 1, -1)
-        embedded = torch.cat([cls, x], dim=1) + v.positional_embedding.to(x.dtype)
+        if shape.first:
+            cls = v.class_embedding.to(x.dtype).expand(x.shape[0], 1, -1)
+            x = torch.cat([cls, x], dim=1)
+        embedded = x + v.positional_embedding.to(x.dtype)
         pre = added.get(0, NOTHING).norms.get("pre") or v.ln_pre
         x = pre(embedded)  # LayerNorm is per token: once for the image tokens of all prompts
-        B, P, M = x.shape[0], x.shape[1] - 1, len(contexts[0]) if contexts else 1
+        start = shape.first
+        B, P, M = x.shape[0], x.shape[1] - start, len(contexts[0]) if contexts else 1
         x = x[:, None].expand(B, M, *x.shape[1:])
         if contexts:
             ctx = pre(contexts[0].to(x.dtype)).expand(B, *contexts[0].shape)
             x = torch.cat([x, ctx], dim=2)
         x = x.flatten(0, 1)  # (B*M, 1+P+b, W)
         n, untouched = 0, None  # n: tokens that have entered after CLS
-        path = x[:, 1 : 1 + P] if self.vv else None
+        path = x[:, start : start + P] if self.vv else None
         layers = v.transformer.resblocks
         branch = min(added, default=len(layers) - 1) if torch.is_grad_enabled() else None
         for i, block in enumerate(layers):
@@ -191,28 +249,25 @@ class ImageEncoder(nn.Module):
                 ctx = ctx.expand(B, *ctx.shape).flatten(0, 1)
                 x = torch.cat([x[:, : -ctx.shape[1]], ctx], dim=1)
             if here.enter is not None:
-                x, n = let_in(here.enter, x, n)
+                x, n = let_in(here.enter, x, n, start)
             recompute = self.recompute and (x.requires_grad or here is not NOTHING)
             if path is not None:
-                at, both = slice(1 + n, 1 + n + P), i == 0 and self.vv == "released"
+                at, both = slice(start + n, start + n + P), i == 0 and self.vv == "released"
                 arguments = block, x, at, both
                 path = path + blocks.run(self._value_attention, recompute, *arguments, added=here)
             if i + 1 < len(layers):
                 x = blocks.run(self._block, recompute, block, x, added=here)
-        places = x.shape[1] if self.patches else 1 + self.states
-        patches = slice(1 + n, 1 + n + P) if self.values else None
+        places = shape.reads + self.states if shape.reads and not self.patches else x.shape[1]
+        patches = slice(start + n, start + n + P) if self.values else None
         x, values = blocks.run(self._last, recompute, block, x, places, patches, added=here)
         x = x.unflatten(0, (B, M))
         post, values = here.norms.get("post") or v.ln_post, values if path is None else path
         states = post(x[:, :, : 1 + self.states]) if self.states else None
         if values is not None:
             values = post(values.unflatten(0, (B, M)))
-        if not self.patches:
-            raw, z = self._project(post, x[:, :, 0])
-            return ImageFeatures(z, None, states, values, untouched, raw)
-        raw, x = self._project(post, x)
-        z, r = x[:, :, 0], x[:, :, 1 + n :]
-        return ImageFeatures(z, r, states, values, untouched, raw[:, :, 0].clone())
+        with no_autocast(x.device.type):  # it would round
+            raw, z, r = shape.features(v, post, x, self.patches, n)
+        return ImageFeatures(z, r, states, values, untouched, raw)
 
     @torch.no_grad()
     def _from(self, i: int, x: Tensor) -> Tensor:
@@ -220,7 +275,9 @@ class ImageEncoder(nn.Module):
         *inner, last = list(self.visual.transformer.resblocks)[i:]
         for block in inner:
             x = self._block(block, x)
-        return self._project(self.visual.ln_post, self._last(last, x, 1, None)[0])[1]
+        x = self._last(last, x, self.shape.reads or x.shape[1], None)[0]
+        with no_autocast(x.device.type):
+            return F.normalize(self.shape.pooled(self.visual, self.visual.ln_post, x), dim=-1)
 
     @staticmethod
     def _block(block: Any, x: Tensor, added: Added = NOTHING) -> Tensor:
@@ -259,12 +316,6 @@ class ImageEncoder(nn.Module):
             return read, None
         own, v, y_own = (t[:, patches].contiguous() for t in (x, value, y))
         return read, blocks.finish(block, own, v, y_own, added)
-
-    def _project(self, post: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return features of states, before and after normalisation; autocast would round them."""
-        with no_autocast(x.device.type):
-            raw: Tensor = post(x) @ self.visual.proj
-            return raw, F.normalize(raw, dim=-1)
 
     def _resnet(self, images: Tensor) -> ImageFeatures:
         """Return a ResNet's features, global and local: the attention pool's at each position."""

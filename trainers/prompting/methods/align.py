@@ -104,7 +104,7 @@ class Family(Method):
 
     def words(self, sentences):
         """Return the positions of the token-level features: no SOS, full stop and EOS."""
-        return [[range(1, sentence.end) for sentence in row] for row in sentences]
+        return [[range(sentence.start, sentence.end) for sentence in row] for row in sentences]
 
     def build(self, clip_model, classnames, dataset):
         """Make the contexts."""

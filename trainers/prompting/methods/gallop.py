@@ -130,9 +130,8 @@ class GalLoP(Method):
                 (s.N_LOCAL_PROMPTS, s.LEARN_LOCAL_PROMPTS),
             )
         )
-        visual = clip_model.visual
-        proj = getattr(visual, "proj", None)  # a ResNet's patches are already projected
-        width = visual.output_dim if proj is None else len(proj)
+        post = getattr(clip_model.visual, "ln_post", None)  # a ResNet's patches are projected
+        width = self.width if post is None else len(post.weight)
         linear = nn.Linear(width, width, bias=False).requires_grad_(s.LEARN_LOCAL_PROJ)
         nn.init.eye_(linear.weight)
         self.local_proj = nn.ModuleDict({"linear": linear})

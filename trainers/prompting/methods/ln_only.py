@@ -68,8 +68,9 @@ class LNOnly(Method):
             if s.LN_ENDS:
                 post = clip_model.ln_final if text else clip_model.visual.ln_post
                 of[str(last)]["post"] = tuned_norm(post)
-            if s.LN_ENDS and not text and start == 0:
-                of["0"]["pre"] = tuned_norm(clip_model.visual.ln_pre)
+            pre = None if text else clip_model.visual.ln_pre  # the identity in SigLIP and CLIPA
+            if s.LN_ENDS and start == 0 and isinstance(pre, nn.LayerNorm):
+                of["0"]["pre"] = tuned_norm(pre)
 
     def blocks(self, side):
         """Return the LayerNorms of a side's blocks."""

@@ -33,6 +33,7 @@ def add_nodes(cfg: CfgNode) -> None:
             node[key] = None
     for section in SECTIONS:
         cfg.setdefault(section, CfgNode(new_allowed=True))
+    cfg.INPUT.setdefault("RESIZE", "shortest")  # or squash, if the backbone changes proportions
     cfg.DATASET.setdefault("SUBSAMPLE_CLASSES", "all")  # all, base or new
     cfg.DATALOADER.TRAIN_X.setdefault("DROP_LAST", True)  # the last batch, if it is short
     for key, default in schedule.KEYS.items():
@@ -81,6 +82,7 @@ def fitted(cfg: CfgNode, clip_model: Any) -> tuple[CfgNode, list[str]]:
         "PIXEL_MEAN": list(family.mean),
         "PIXEL_STD": list(family.std),
         "INTERPOLATION": family.interpolation,
+        "RESIZE": family.resize,
     }
     changed = {k: v for k, v in wanted.items() if _plain(cfg.INPUT[k]) != _plain(v)}
     told = [f"INPUT.{k} {v} (it was {cfg.INPUT[k]})" for k, v in changed.items()]

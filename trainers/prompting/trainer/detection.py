@@ -19,7 +19,7 @@ from ..encoders.sentences import clean
 from ..errors import UserError
 from ..method import Method, Output
 from ..storage.predictions import confidence
-from .views import prepared
+from .views import prepared, resize_in
 
 Columns = dict[str, torch.Tensor]  # `mcm`, and `gl_mcm` where a method has patches: (n,)
 
@@ -155,6 +155,7 @@ def other_data(cfg: CfgNode, name: str, classnames: list[str]) -> DataManager:
     cfg.DATALOADER.TRAIN_X.SAMPLER = "SequentialSampler"  # accepts any data; it is not trained on
     cfg.VERBOSE = False
     found = DataManager(cfg)
+    resize_in(found, cfg)
     own = {clean(name).lower() for name in classnames}
     if shared := [f"'{c}'" for c in found.dataset.classnames if clean(c).lower() in own]:
         some = ", ".join(shared[:3]) + ", ..." * (len(shared) > 3)

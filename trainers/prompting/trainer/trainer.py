@@ -54,7 +54,7 @@ from .settings import as_trained, check_loaded, check_resumed, check_weights, se
 from .stages import Stages
 from .support import take_support, take_validation
 from .teachers import check_same_teacher, check_teachers, facts_of, teachers_of
-from .views import prepared
+from .views import prepared, resize_in
 
 
 class PromptTrainer(TrainerX):
@@ -112,6 +112,7 @@ class PromptTrainer(TrainerX):
             if changes:
                 print(f"Images as {name} reads them: {', '.join(changes)}")
             super().build_data_loader()
+            resize_in(self.dm, self.cfg)
         if self.kind.unlabelled:
             check_unlabelled(self.kind.__name__, self.cfg, self.train_loader_u)
             self.train_loader_x = self.train_loader_u

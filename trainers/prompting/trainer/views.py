@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from dassl.data.transforms import build_transform
 from PIL import Image, ImageOps
 from torch.utils.data import DataLoader
 from torchvision import transforms as T
@@ -23,6 +24,58 @@ from .support import Passes, seeded
 
 CHAINS, LONGEST = 3, 3  # AugMix: chains of operations that are mixed, operations of a chain
 Finish = Callable[[Image.Image], torch.Tensor]
+
+
+class Squash:
+    """A transform that changes the proportions of an image to those of a square.
+
+    Args:
+        size: of the square; None keeps the shorter side, so that crops are not enlarged more.
+        interpolation: as `INPUT.INTERPOLATION`.
+    """
+
+    def __init__(self, size: int | None, interpolation: str):
+        self.size, self.mode = size, T.InterpolationMode(interpolation)
+
+    def __call__(self, image: Image.Image) -> Image.Image:
+        """Return the square."""
+        side = min(image.size) if self.size is None else self.size
+        square: Image.Image = T.functional.resize(image, [side, side], self.mode)
+        return square
+
+
+def as_resized(transform: Any, cfg: CfgNode, is_train: bool = False) -> Any:
+    """Return a transform of Dassl that begins as INPUT.RESIZE says, in any version of Dassl.
+
+    With `squash`, the image is square before Dassl's own steps, so that those of an evaluation
+    change nothing, and crops of a training come from the square.
+
+    Args:
+        transform: of Dassl.
+        cfg: of the run.
+        is_train: True for a transform with augmentations.
+    """
+    if cfg.INPUT.get("RESIZE", "shortest") != "squash":
+        return transform
+    square = Squash(None if is_train else max(cfg.INPUT.SIZE), cfg.INPUT.INTERPOLATION)
+    return T.Compose([square, transform])
+
+
+def plain_transform(cfg: CfgNode) -> Finish:
+    """Return the transform of a test image; raises as Dassl's `build_transform`."""
+    transform: Finish = as_resized(build_transform(cfg, is_train=False), cfg)
+    return transform
+
+
+def resize_in(manager: Any, cfg: CfgNode) -> None:
+    """Change the transforms of a `DataManager` of Dassl as `as_resized` does."""
+    seen: set[int] = set()
+    for part in ("train_loader_x", "train_loader_u", "val_loader", "test_loader"):
+        loader = getattr(manager, part)
+        if loader is not None and id(loader.dataset) not in seen:
+            seen.add(id(loader.dataset))
+            images = loader.dataset
+            images.transform = as_resized(images.transform, cfg, part.startswith("train"))
 
 
 def prepared(loader: DataLoader, method: Method, cfg: CfgNode) -> DataLoader:
@@ -66,7 +119,7 @@ class Views:
     def __init__(self, plain: Finish, cfg: CfgNode, n: int, augmix: bool):
         given, self.plain, self.n, self.augmix = cfg.INPUT, plain, n, augmix
         crop = T.RandomResizedCrop(tuple(given.SIZE), scale=tuple(given.RRCROP_SCALE))
-        self.crop = T.Compose([crop, T.RandomHorizontalFlip()])
+        self.crop = as_resized(T.Compose([crop, T.RandomHorizontalFlip()]), cfg, is_train=True)
         finish: list[Any] = [T.ToTensor()]
         if "normalize" in given.TRANSFORMS:
             finish.append(T.Normalize(given.PIXEL_MEAN, given.PIXEL_STD))

@@ -19,7 +19,7 @@ from ..storage.hub import fetched
 from ..storage.state import are_texts, is_settings
 from ..trainer.config import add_nodes, fitted, settings_in
 from ..trainer.settings import check_weights, value_of
-from ..trainer.views import views_by_content
+from ..trainer.views import plain_transform, views_by_content
 
 
 def _is_text(value: object) -> bool:
@@ -113,7 +113,7 @@ def load_run(
     with no_exit(kind.__name__):
         method = kind(settings_in(cfg, kind), clip_model, names, cfg.DATASET.NAME)
     method.load_checkpoint(state, names)
-    plain = dassl("data.transforms").build_transform(cfg, is_train=False)
+    plain = plain_transform(cfg)
     return Run(
         method.eval().requires_grad_(False),
         names,

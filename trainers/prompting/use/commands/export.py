@@ -88,6 +88,7 @@ def facts(run) -> dict[str, str]:
         "image_mean": json.dumps(images.PIXEL_MEAN if normal else [0.0] * 3),
         "image_std": json.dumps(images.PIXEL_STD if normal else [1.0] * 3),
         "interpolation": images.INTERPOLATION,
+        "resize": images.RESIZE,
     }
 
 

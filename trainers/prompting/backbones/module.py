@@ -1,0 +1,262 @@
+"""A model of open_clip, or a user's own, as a CLIP: open where its blocks are CLIP's."""
+
+import re
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..errors import UserError, in_short
+from .assemble import CLIP, Sizes, Tower, assemble
+from .closed import Closed
+from .family import Family
+from .openai import OPENAI
+from .openai_clip import model as openai_model
+from .tokenizers import translated
+
+HEAD = 64  # default width of an attention head
+PARTS = ("vision_cfg", "text_cfg")
+TIMM = [
+    (r"^visual\.trunk\.pos_embed", "visual.positional_embedding"),
+    (r"^visual\.trunk\.patch_embed\.proj\.", "visual.conv1."),
+    (r"^visual\.trunk\.norm\.", "visual.ln_post."),
+    (r"^visual\.trunk\.attn_pool\.latent", "visual.head.probe"),
+    (r"^visual\.trunk\.attn_pool\.proj\.", "visual.head.attn.out_proj."),
+    (r"^visual\.trunk\.attn_pool\.norm\.", "visual.head.ln."),
+    (r"^visual\.trunk\.attn_pool\.mlp\.fc1\.", "visual.head.mlp.0."),
+    (r"^visual\.trunk\.attn_pool\.mlp\.fc2\.", "visual.head.mlp.2."),
+    (r"^visual\.trunk\.attn_pool\.(q|kv)\.", r"visual.head.attn.\1."),
+    (r"^visual\.trunk\.blocks\.", "visual.transformer.resblocks."),
+    (r"(resblocks\.\d+)\.norm([12])\.", r"\1.ln_\2."),
+    (r"(resblocks\.\d+)\.attn\.qkv\.", r"\1.attn.in_proj_"),
+    (r"(resblocks\.\d+)\.attn\.proj\.", r"\1.attn.out_proj."),
+    (r"(resblocks\.\d+)\.mlp\.fc1\.", r"\1.mlp.c_fc."),
+    (r"(resblocks\.\d+)\.mlp\.fc2\.", r"\1.mlp.c_proj."),
+]  # SigLIP's names in timm, and those of OpenAI's class
+
+
+def sides(config: Mapping) -> tuple[str, str]:
+    """Return how the image and the text encoder of an architecture are used.
+
+    Args:
+        config: as `open_clip.get_model_config` returns it.
+
+    Returns:
+        For images `class token`, `attention`, `mean` (`assemble.image_encoder`) or `closed`; for
+        text `causal`, `both` (positions attend to later ones, too) or `closed`.
+    """
+    vision, text = (config[part] for part in PARTS)
+    timm, square = vision.get("timm_model_name") or "", vision.get("image_size", 224)
+    own = not (timm or vision.get("attentional_pool")) and isinstance(square, int)
+    unlike_clip = vision.get("no_ln_pre"), vision.get("pool_type", "tok")
+    image = "closed"
+    if re.fullmatch(r"vit_\w+_siglip_\d+", timm) and vision.get("timm_pool") == "map":
+        image = "attention"
+    elif own and unlike_clip in ((None, "tok"), (False, "tok")):
+        image = "class token"
+    elif own and unlike_clip == (True, "avg") and vision.get("final_ln_after_pool"):
+        image = "mean"
+    foreign = text.get("hf_model_name") or config.get("multimodal_cfg") or text.get("embed_cls")
+    reads = text.get("pool_type", "argmax") in ("argmax", "eos", "last")
+    if foreign or not reads:
+        return image, "closed"
+    return image, "both" if text.get("no_causal_mask") else "causal"
+
+
+def from_module(
+    model: Any, config: Mapping, tokenizer: Any, images: Mapping, arch: str = "the model"
+) -> CLIP:
+    """Return a model with weights as a CLIP: of open_clip, or your own.
+
+    Sides whose encoder has CLIP's blocks are open; others are closed, and used as a whole.
+
+    Args:
+        model: of open_clip; or of your own, if its `config` makes both sides closed, with the
+            modules `visual`, from images (B, 3, H, W) to (B, D), and `text`, from ids (n, L) to
+            (n, D), the parameter `logit_scale`, a logarithm, and perhaps `logit_bias`.
+        config: its architecture, as `open_clip.get_model_config` returns it: `embed_dim` (D),
+            `vision_cfg` with `image_size`, `text_cfg` with `context_length`. A `timm_model_name`
+            and an `hf_model_name`, of whatever text, say that a side is closed.
+        tokenizer: as `open_clip.get_tokenizer` returns it, or one of transformers.
+        images: their preparation: `mean`, `std`, `interpolation` and `resize_mode` (`shortest` or
+            `squash`); those of OpenAI where it has none.
+        arch: the model's name, for messages.
+
+    Raises:
+        UserError: the config lacks something, or contradicts the model.
+    """
+    try:
+        image, text = sides(config)
+        width = config["embed_dim"]
+        resolution = config["vision_cfg"].get("image_size", 224)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"The config of {arch} needs embed_dim, vision_cfg and text_cfg, as those of open_clip "
+            f"have ({in_short(error)}): add what is missing"
+        ) from error
+    for part, closed in (("visual", True), ("text", text == "closed"), ("logit_scale", True)):
+        if closed and not hasattr(model, part):
+            raise UserError(
+                f"{arch} has no `{part}`: give the model `visual`, `text` and `logit_scale`"
+            )
+    if not isinstance(resolution, int):
+        raise UserError(f"The images of {arch} are {resolution}, not square: choose another model")
+    model = model.float().eval()
+    whole, config = {}, dict(config)
+    family = family_from(tokenizer, config, images, arch)
+    if image == "closed":
+        whole["image"] = Closed(model.visual, resolution)
+        config["vision_cfg"] = {"image_size": resolution, "patch_size": 1}
+    if text == "closed":
+        whole["text"] = Closed(model.text)
+        config["text_cfg"] = {"context_length": config["text_cfg"].get("context_length", 77)}
+    state = _open_state(model, whole)
+    if image == "attention":
+        _join(state)
+        config = _filled(config, model)
+    if text != "closed" and "text_projection" not in state:
+        state["text_projection"] = torch.eye(width)
+    shape = "class token" if image == "closed" else image
+    return assembled(folded(state), config, family, arch, arch, shape=shape, closed=whole)
+
+
+def family_from(tokenizer: Any, config: Mapping, images: Mapping, arch: str) -> Family:
+    """Return the family of a model; arguments and errors are those of `from_module`."""
+    text, how = config["text_cfg"], images.get("interpolation", OPENAI.interpolation)
+    causal = sides(config)[1] == "causal"
+    found = translated(tokenizer, text.get("context_length", 77), not causal, arch)
+    if text.get("pool_type") == "eos" and text.get("eos_id", found.eos) != found.eos:
+        raise UserError(
+            f"{arch} ends sentences with token {text['eos_id']}, its tokenizer with {found.eos}: "
+            "use the tokenizer of its training"
+        )
+    return Family(
+        found,
+        mean=tuple(images.get("mean") or OPENAI.mean),
+        std=tuple(images.get("std") or OPENAI.std),
+        interpolation="bicubic" if how == "random" else how,
+        resize=images.get("resize_mode", OPENAI.resize),
+        reads="last" if text.get("pool_type") == "last" else "eos",
+        causal=causal,
+    )
+
+
+def _open_state(model: Any, whole: Mapping[str, Closed]) -> dict[str, torch.Tensor]:
+    """Return the weights outside of closed sides, under the names of OpenAI's class."""
+    parts = tuple({"image": "visual.", "text": "text."}[side] for side in whole)
+    left_out = (*parts, "attn_mask", "text.attn_mask", "text_decoder.")
+    given = {n: x.detach() for n, x in model.state_dict().items() if not n.startswith(left_out)}
+    if len(whole) == len(PARTS):  # a user's own may have more
+        given = {n: x for n, x in given.items() if n in ("logit_scale", "logit_bias")}
+    state = {}
+    for name, value in given.items():
+        name = name.removeprefix("text.")
+        for pattern, replacement in TIMM:
+            name = re.sub(pattern, replacement, name)
+        state[name] = value
+    if "text_projection.weight" in state:  # a Linear layer
+        state["text_projection"] = state.pop("text_projection.weight").T
+        if "text_projection.bias" in state:
+            state["text_bias"] = state.pop("text_projection.bias")
+    return state
+
+
+def _join(state: dict[str, torch.Tensor]) -> None:
+    """Join the matrices of SigLIP's query, and of its keys and values, in place."""
+    state["visual.positional_embedding"] = state["visual.positional_embedding"][0]
+    for kind in ("weight", "bias"):
+        parts = [state.pop(f"visual.head.attn.{part}.{kind}") for part in ("q", "kv")]
+        state[f"visual.head.attn.in_proj_{kind}"] = torch.cat(parts)
+
+
+def _filled(config: Mapping, model: Any) -> dict:
+    """Return a config with the sizes of a SigLIP of timm, which its own does not say."""
+    trunk: Any = model.visual.trunk
+    block = trunk.blocks[0]
+    width = block.norm1.weight.numel()
+    exact = type(block.mlp.act) is nn.GELU and block.mlp.act.approximate == "none"
+    vision = {
+        **config["vision_cfg"],
+        "width": width,
+        "layers": len(trunk.blocks),
+        "head_width": width // block.attn.num_heads,
+        "patch_size": trunk.patch_embed.patch_size[0],
+        "norm_kwargs": {"eps": block.norm1.eps},
+        "mlp_ratio": block.mlp.fc1.weight.shape[0] / width,
+        "act_kwargs": {"approximate": "none" if exact else "tanh"},
+    }
+    return {**config, "vision_cfg": vision}
+
+
+def folded(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return the weights with LayerScale folded in: gamma (W x + b) = (gamma W) x + gamma b."""
+    state = dict(state)
+    for scale, linear in (("ls_1", "attn.out_proj"), ("ls_2", "mlp.c_proj")):
+        for name in [name for name in state if name.endswith(f".{scale}.gamma")]:
+            block, gamma = name.removesuffix(f"{scale}.gamma"), state.pop(name).float()
+            weight, bias = f"{block}{linear}.weight", f"{block}{linear}.bias"
+            state[weight] = gamma[:, None] * state[weight].float()
+            state[bias] = gamma * state[bias].float()
+    return state
+
+
+def assembled(
+    state: Mapping[str, torch.Tensor],
+    config: Mapping,
+    family: Family,
+    arch: str,
+    source: Path | str,
+    **how: Any,
+) -> CLIP:
+    """Return the CLIP of an architecture of open_clip; `how` goes to `assemble`.
+
+    Raises:
+        UserError: the config does not say what it is, or the weights do not fit it.
+    """
+    try:
+        vision, text, sizes = _shape(config)
+    except UserError:
+        raise
+    except Exception as error:  # a wrong config raises errors of many types
+        raise UserError(
+            f"The config of open_clip:{arch} does not say what CLIP it is ({in_short(error)}): "
+            "correct it"
+        ) from error
+    return assemble(state, vision, text, sizes, family, f"'{source}'", arch, **how)
+
+
+def _shape(config: Mapping) -> tuple[Tower, Tower, Sizes]:
+    """Return the architectures of the image and the text encoder, and all other sizes."""
+    vision, text = config["vision_cfg"], config["text_cfg"]
+    act = {"quick_gelu": config.get("quick_gelu", False)}
+    sizes = Sizes(
+        config["embed_dim"],
+        vision.get("image_size", 224),
+        16 if vision.get("patch_size") is None else vision["patch_size"],  # null for a ResNet
+        text.get("context_length", 77),
+        text.get("vocab_size", 49408),
+    )
+    is_resnet = isinstance(vision.get("layers"), list)
+    of_vision = _tower(vision, 64 if is_resnet else 768, None, act)
+    if is_resnet:  # the heads of its final attention pooling, which is 32 times as wide
+        of_vision = of_vision._replace(heads=32 * of_vision.width // vision.get("head_width", HEAD))
+    return of_vision, _tower(text, 512, 8, act), sizes
+
+
+def _tower(config: Mapping, width: int, heads: int | None, act: Mapping) -> Tower:
+    """Return a tower from its part of a config, with the package's defaults for missing values."""
+    width = config.get("width", width)
+    arguments = config.get("act_kwargs") or {}
+    activation = openai_model.QuickGELU if act["quick_gelu"] else partial(nn.GELU, **arguments)
+    activation()  # or an error about its arguments
+    return Tower(
+        width,
+        config.get("layers", 12),
+        config.get("heads", heads) if heads else width // config.get("head_width", HEAD),
+        int(width * config.get("mlp_ratio", 4.0)),
+        activation,
+        (config.get("norm_kwargs") or {}).get("eps", 1e-5),
+    )

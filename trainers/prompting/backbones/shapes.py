@@ -1,0 +1,123 @@
+"""How an open image encoder unlike OpenAI's ends: its `shape`.
+
+Between its start and its end are CLIP's blocks, which methods work on. `first` is the number of
+positions before the patches, `reads` that of leading positions that the feature is read from, 0
+for all. The functions are those of `encoders.vision.ClassToken`, OpenAI's end.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .openai_clip import model as openai_model
+
+
+class AttentionPool:
+    """SigLIP's: only patches, and a head whose query attends to them all.
+
+    A learned token is a further position that the query attends to. The feature of a position is
+    what the head makes of it alone, so that an image of equal patches has their feature.
+    """
+
+    first = 0
+    reads = 0
+
+    def features(
+        self, visual: Any, post: nn.Module, x: Tensor, tokens: bool, n: int
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return the features as `ClassToken` does."""
+        y = post(x)
+        raw = visual.head(y)
+        r = F.normalize(visual.head.alone(y[..., n:, :]), dim=-1) if tokens else None
+        return raw, F.normalize(raw, dim=-1), r
+
+    def pooled(self, visual: Any, post: nn.Module, x: Tensor) -> Tensor:
+        """Return the feature as `ClassToken` does."""
+        feature: Tensor = visual.head(post(x)[..., None, :, :])
+        return feature
+
+    def alone(self, visual: Any, states: Tensor) -> Tensor:
+        """Return features as `ClassToken` does."""
+        alone: Tensor = visual.head.alone(states)
+        return alone
+
+
+class MeanPool:
+    """CLIPA's: the mean of all positions but the class token passes `ln_post` and the projection.
+
+    A learned token is a further position of the mean.
+    """
+
+    first = 1
+    reads = 0
+
+    def features(
+        self, visual: Any, post: nn.Module, x: Tensor, tokens: bool, n: int
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return the features as `ClassToken` does."""
+        raw = post(x[..., 1:, :].mean(-2)) @ visual.proj
+        r = F.normalize(post(x[..., 1 + n :, :]) @ visual.proj, dim=-1) if tokens else None
+        return raw, F.normalize(raw, dim=-1), r
+
+    def pooled(self, visual: Any, post: nn.Module, x: Tensor) -> Tensor:
+        """Return the feature as `ClassToken` does."""
+        feature: Tensor = post(x[..., 1:, :].mean(-2, keepdim=True)) @ visual.proj
+        return feature
+
+    def alone(self, visual: Any, states: Tensor) -> Tensor:
+        """Return features as `ClassToken` does."""
+        return states @ visual.proj.float()
+
+
+class Head(nn.Module):
+    """SigLIP's head: attention of one query to all positions, then an MLP with a residual."""
+
+    def __init__(self, width: int, heads: int, hidden: int, eps: float, activation: nn.Module):
+        super().__init__()
+        self.probe = nn.Parameter(torch.empty(1, 1, width))
+        self.attn = nn.MultiheadAttention(width, heads, batch_first=True)
+        self.ln = nn.LayerNorm(width, eps=eps)
+        self.mlp = nn.Sequential(nn.Linear(width, hidden), activation, nn.Linear(hidden, width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return features (..., W) of states (..., n, W)."""
+        W, heads = x.shape[-1], self.attn.num_heads
+        weight, bias = self.attn.in_proj_weight, self.attn.in_proj_bias
+        q = F.linear(self.probe.to(x.dtype), weight[:W], bias[:W])
+        k, v = F.linear(x.flatten(0, -3), weight[W:], bias[W:]).chunk(2, -1)
+        q, k, v = (
+            t.unflatten(-1, (heads, -1)).transpose(1, 2) for t in (q.expand(k.shape[0], 1, W), k, v)
+        )
+        out = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        return self._rest(out.reshape(*x.shape[:-2], W))
+
+    def alone(self, x: Tensor) -> Tensor:
+        """Return features (..., n, W) of positions, each as if it were the only one."""
+        W = x.shape[-1]
+        weight, bias = self.attn.in_proj_weight[2 * W :], self.attn.in_proj_bias[2 * W :]
+        return self._rest(F.linear(x, weight, bias))
+
+    def _rest(self, attended: Tensor) -> Tensor:
+        x = self.attn.out_proj(attended)
+        out: Tensor = x + self.mlp(self.ln(x))
+        return out
+
+
+class PatchViT(nn.Module):
+    """SigLIP's image encoder: OpenAI's blocks without a class token, and a head."""
+
+    shape = AttentionPool()
+
+    def __init__(self, width: int, layers: int, resolution: int, patch_size: int, head: Head):
+        super().__init__()
+        self.input_resolution = resolution
+        self.ln_pre = nn.Identity()
+        self.conv1 = nn.Conv2d(3, width, patch_size, patch_size)
+        self.positional_embedding = nn.Parameter(
+            torch.empty((resolution // patch_size) ** 2, width)
+        )
+        self.transformer = openai_model.Transformer(width, layers, head.attn.num_heads)
+        self.ln_post = openai_model.LayerNorm(width)
+        self.head = head

@@ -1,0 +1,103 @@
+"""Tokenizers of other libraries, found on this machine and translated to `family.Tokenizer`."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..errors import UserError, in_short
+from .family import Tokenizer
+
+FILES = ("tokenizer.json", "tokenizer_config.json")
+WORDS = "a photo"
+LENGTH = 16  # of a sentence that shows how one begins and ends
+# files from which a tokenizer of Hugging Face can be made: as saved, SentencePiece, BPE, WordPiece
+ANY = ("tokenizer.json", "*.model", "vocab.json", "vocab.txt")
+
+
+def open_clip_tokenizer(open_clip: Any, text: Mapping, arch: str, place: Path) -> Any:
+    """Return the tokenizer of an architecture of open_clip; nothing is downloaded.
+
+    Args:
+        open_clip: the package.
+        text: the `text_cfg` of the architecture.
+        arch: its name, for the message.
+        place: the folder of the weights, where a tokenizer's files are looked for first.
+
+    Raises:
+        UserError: it is not on this machine, or cannot be read.
+    """
+    kwargs = dict(text.get("tokenizer_kwargs") or {})
+    length, name = text.get("context_length", 77), text.get("hf_tokenizer_name")
+    if not name:
+        return open_clip.tokenizer.SimpleTokenizer(context_length=length, **kwargs)
+    folder = place if any(any(place.glob(form)) for form in ANY) else _cached(name)
+    remedy = (
+        f"run `hf download {name} {' '.join(FILES)}`, or put its {FILES[0]} next to the weights"
+    )
+    if folder is None:
+        raise UserError(f"open_clip:{arch} needs the tokenizer of {name}, not here yet: {remedy}")
+    try:
+        return open_clip.tokenizer.HFTokenizer(
+            str(folder),
+            context_length=length,
+            tokenizer_mode=text.get("tokenizer_mode"),
+            local_files_only=True,
+            trust_remote_code=False,
+            **kwargs,
+        )
+    except Exception as error:  # from several libraries, one of them in Rust
+        raise UserError(
+            f"The tokenizer of open_clip:{arch} in '{folder}' cannot be read ({in_short(error)}): "
+            f"{remedy}"
+        ) from error
+
+
+def _cached(name: str) -> Path | None:
+    """Return the folder of a tokenizer in the hub's cache, or None."""
+    from huggingface_hub import try_to_load_from_cache
+
+    for file in (*FILES, "vocab.json", "vocab.txt", "spiece.model", "sentencepiece.bpe.model"):
+        if isinstance(found := try_to_load_from_cache(name, file), str):
+            return Path(os.path.dirname(found))
+    return None
+
+
+def translated(tokenizer: Any, length: int, pads: bool, arch: str) -> Tokenizer:
+    """Return a tokenizer of open_clip, or of transformers, as this project reads it.
+
+    Args:
+        tokenizer: text -> ids (1, length), with `encode` and `decode`, or the tokenizer of
+            transformers inside it as `tokenizer`; or one of transformers itself.
+        length: of the context.
+        pads: True if the encoder reads the padding.
+        arch: name of the model, for the message.
+
+    Raises:
+        UserError: sentences begin or end in a way that is not known.
+    """
+    if hasattr(tokenizer, "sot_token_id"):  # CLIP's own in open_clip
+        sos, eos = tokenizer.sot_token_id, tokenizer.eot_token_id
+        return Tokenizer(tokenizer.encode, tokenizer.decode, sos, eos, 0 if pads else None)
+    inner = getattr(tokenizer, "tokenizer", tokenizer)
+    clean = getattr(tokenizer, "clean_fn", str)
+
+    def encode(text: str) -> list[int]:
+        ids: list[int] = inner.encode(clean(text), add_special_tokens=False)
+        return ids
+
+    words, some = encode(WORDS), max(LENGTH, min(length, LENGTH))
+    if inner is tokenizer:
+        row = tokenizer(clean(WORDS), padding="max_length", max_length=some).input_ids
+    else:
+        row = tokenizer([WORDS], some)[0].tolist()
+    start = row.index(words[0]) if words and words[0] in row else len(row)
+    end, *rest = row[start + len(words) :] or [-1]
+    if start > 1 or row[start : start + len(words)] != words or len({*rest}) != 1:
+        raise UserError(
+            f"The tokenizer of {arch} does not write sentences as [start] words end [padding], but "
+            f"'{WORDS}' as {row}: use that of its training"
+        )
+    return Tokenizer(
+        encode, inner.decode, row[0] if start else None, end, rest[-1] if pads else None
+    )
