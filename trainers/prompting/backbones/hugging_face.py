@@ -1,10 +1,11 @@
-"""Loads Hugging Face's `CLIPModel` from a folder or by a name (`openai/clip-vit-base-patch16`).
+"""Loads Hugging Face's `CLIPModel` or another dual encoder, from a folder or by a name.
 
 A name is looked up in the local cache of the hub; nothing is downloaded.
 """
 
 import os
 import re
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from torch import nn
 
 from ..errors import UserError, in_short
 from ..storage.files import read_json
+from . import dual
 from .assemble import CLIP, Sizes, Tower, assemble
 from .family import Family, Tokenizer
 from .openai import OPENAI
@@ -23,14 +25,7 @@ from .weights import read_weights, unreadable
 NAME = re.compile(r"(?!ViT-|RN)[\w.-]+/[\w.-]+")  # owner/model on the hub
 INTERPOLATION = {0: "nearest", 2: "bilinear", 3: "bicubic"}  # by Pillow's numbers
 OLD_EOS = 2  # a config with this id means the largest token of a sentence
-REASONS = {
-    "siglip": "it pools patches by attention, and its text encoder attends to later tokens",
-    "siglip2": "it pools patches by attention, and its text encoder attends to later tokens",
-    "align": "its encoders are EfficientNet and BERT",
-    "altclip": "its text encoder is XLM-RoBERTa",
-    "chinese_clip": "its text encoder is BERT",
-    "blip": "its text encoder is BERT",
-}
+OPEN = {"clip": "CLIPConfig", "siglip": "SiglipConfig"}  # kinds whose blocks are CLIP's
 
 RENAMED = [
     (r"^text_model\.embeddings\.token_embedding\.", "token_embedding."),
@@ -45,6 +40,13 @@ RENAMED = [
     (r"^vision_model\.encoder\.layers\.", "visual.transformer.resblocks."),
     (r"^text_projection\.weight", "text_projection"),
     (r"^visual_projection\.weight", "visual.proj"),
+    (r"^vision_model\.head\.probe", "visual.head.probe"),
+    (r"^vision_model\.head\.attention\.", "visual.head.attn."),
+    (r"^vision_model\.head\.layernorm\.", "visual.head.ln."),
+    (r"^vision_model\.head\.mlp\.fc1\.", "visual.head.mlp.0."),
+    (r"^vision_model\.head\.mlp\.fc2\.", "visual.head.mlp.2."),
+    (r"^text_model\.head\.weight", "text_projection"),
+    (r"^text_model\.head\.bias", "text_bias"),
     (r"\.layer_norm([12])\.", r".ln_\1."),
     (r"\.mlp\.fc1\.", ".mlp.c_fc."),
     (r"\.mlp\.fc2\.", ".mlp.c_proj."),
@@ -74,16 +76,19 @@ def load(name: str) -> CLIP:
     remedy = f"run `hf download {name}`, or name a folder from save_pretrained"
     config = read_json(folder / "config.json", remedy)
     kind = str(config.get("model_type", ""))
-    if kind != "clip":
-        reason = REASONS.get(kind, f"it is a '{kind}', not a 'clip'")
+    if kind == "siglip2":
         raise UserError(
-            f"'{name}' cannot be prompted, as {reason}: choose a CLIPModel, such as "
-            "openai/clip-vit-base-patch16"
+            f"'{name}' is a SigLIP 2 for images of any proportions (NaFlex), and methods need "
+            "squares: choose one of fixed size, such as google/siglip2-base-patch16-224"
         )
+    if kind not in OPEN:
+        prepared = _images(folder, name, remedy, config)
+        words = _read_tokenizer(transformers, folder, name)
+        return dual.load(transformers, folder, name, words, prepared)
     try:
-        found: Any = transformers.CLIPConfig.from_dict(config)
+        found: Any = getattr(transformers, OPEN[kind]).from_dict(config)
         vision, text = (_tower(transformers, c) for c in (found.vision_config, found.text_config))
-        images = _images(folder, name, remedy)
+        prepared = _images(folder, name, remedy, config)
     except UserError:
         raise
     except Exception as error:  # a wrong config raises errors of many types
@@ -91,16 +96,25 @@ def load(name: str) -> CLIP:
             f"'{folder}' does not say what CLIP it is ({in_short(error)}): correct its config.json "
             "and preprocessor_config.json"
         ) from error
-    tokenizer = _tokenizer(transformers, folder, name, found.text_config)
+    siglip, length = kind == "siglip", found.text_config.max_position_embeddings
+    if siglip:
+        words = _read_tokenizer(transformers, folder, name)
+        tokenizer = dual.siglip_tokenizer(words, length, name)
+    else:
+        tokenizer = _tokenizer(transformers, folder, name, found.text_config)
     sizes = Sizes(
-        found.projection_dim,
+        found.text_config.projection_size if siglip else found.projection_dim,
         found.vision_config.image_size,
         found.vision_config.patch_size,
-        found.text_config.max_position_embeddings,
+        length,
         found.text_config.vocab_size,
     )
-    family = Family(tokenizer, *images)
-    return assemble(_state(folder), vision, text, sizes, family, f"'{folder}'", f"'{name}'")
+    family = Family(tokenizer, *(prepared[key] for key in Family._fields[1:4]))
+    if siglip:  # padded, and every position sees all
+        family = family._replace(resize="squash", reads="last", causal=False)
+    shape = "attention" if siglip else "class token"
+    where = f"'{folder}'", f"'{name}'"
+    return assemble(_state(folder), vision, text, sizes, family, *where, shape)
 
 
 def _folder(name: str) -> Path:
@@ -173,17 +187,8 @@ def _tokenizer(transformers, folder: Path, name: str, config) -> Tokenizer:
     Raises:
         UserError: it is missing, damaged, or that of another model.
     """
-    try:
-        found = transformers.AutoTokenizer.from_pretrained(
-            folder, local_files_only=True, trust_remote_code=False
-        )
-        sos, eos, ids = found.bos_token_id, found.eos_token_id, list(found.get_vocab().values())
-        found.encode("a photo")
-    except Exception as error:  # from several libraries, one of them in Rust
-        raise UserError(
-            f"'{name}' has no tokenizer in '{folder}' that can be read ({in_short(error)}): put "
-            f"its tokenizer.json there (`hf download {name}` has it), or vocab.json and merges.txt"
-        ) from error
+    found = _read_tokenizer(transformers, folder, name)
+    sos, eos, ids = found.bos_token_id, found.eos_token_id, list(found.get_vocab().values())
     wanted = config.vocab_size - 1 if config.eos_token_id == OLD_EOS else config.eos_token_id
     fits = sos is not None and max(ids) < config.vocab_size and len(ids) == len(set(ids))
     if eos != wanted or not fits:
@@ -201,15 +206,43 @@ def _tokenizer(transformers, folder: Path, name: str, config) -> Tokenizer:
     return Tokenizer(lambda text: found.encode(text, add_special_tokens=False), decode, sos, eos)
 
 
-def _images(folder: Path, name: str, remedy: str) -> tuple:
-    """Read mean, standard deviation and interpolation from preprocessor_config.json."""
+def _read_tokenizer(transformers: Any, folder: Path, name: str) -> Any:
+    """Return the tokenizer of a folder; raises a UserError if it is missing or damaged."""
+    try:
+        found = transformers.AutoTokenizer.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
+        )
+        found.get_vocab()
+        found.encode("a photo")
+    except Exception as error:  # from several libraries, one of them in Rust
+        raise UserError(
+            f"'{name}' has no tokenizer in '{folder}' that can be read ({in_short(error)}): put "
+            f"its tokenizer.json there (`hf download {name}` has it), or vocab.json and merges.txt"
+        ) from error
+    return found
+
+
+def _images(folder: Path, name: str, remedy: str, config: Mapping) -> dict[str, Any]:
+    """Read how images are prepared from preprocessor_config.json, under the names of `Family`.
+
+    `size` is that of the images, which the config of the image encoder has if that file does not.
+    """
     path = folder / "preprocessor_config.json"
     if not path.exists():
         print(f"Note: '{name}' has no preprocessor_config.json: images are prepared as for OpenAI")
-        return OPENAI.mean, OPENAI.std, OPENAI.interpolation
-    found = read_json(path, remedy)
-    return (
-        tuple(found.get("image_mean", OPENAI.mean)),
-        tuple(found.get("image_std", OPENAI.std)),
-        INTERPOLATION.get(found.get("resample", 3), OPENAI.interpolation),
-    )
+    found = read_json(path, remedy) if path.exists() else {}
+    given = found.get("crop_size") if found.get("do_center_crop") else found.get("size")
+    sides = set(given.values()) if isinstance(given, dict) else {given}
+    sides = {n for n in sides if isinstance(n, int)} or {
+        (config.get("vision_config") or {}).get("image_size", 224)
+    }
+    if len(sides) > 1:
+        raise UserError(f"'{name}' reads images of {given}, not squares: choose another model")
+    whole = isinstance(found.get("size"), dict) and "height" in found["size"]
+    return {
+        "mean": tuple(found.get("image_mean", OPENAI.mean)),
+        "std": tuple(found.get("image_std", OPENAI.std)),
+        "interpolation": INTERPOLATION.get(found.get("resample", 3), OPENAI.interpolation),
+        "resize": "squash" if whole and not found.get("do_center_crop") else "shortest",
+        "size": sides.pop(),
+    }

@@ -1,0 +1,110 @@
+"""Loads other dual encoders of transformers than CLIP: SigLIP open, the rest with closed sides."""
+
+import string
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..errors import UserError, in_short
+from .assemble import CLIP, closed_clip
+from .closed import Closed
+from .family import Family, Tokenizer
+from .tokenizers import translated
+
+MOST_WORDS = 77  # positions of a sentence, where a text encoder reads more
+_NO_MARKS = str.maketrans("", "", string.punctuation)
+
+
+class _Side(nn.Module):
+    """One encoder of a model of transformers: from images, or ids up to `eos`, to features."""
+
+    def __init__(self, model: Any, eos: int | None = None):
+        super().__init__()
+        self.model, self.eos = model, eos
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.eos is None:
+            found = self.model.get_image_features(pixel_values=x)
+        else:
+            ends = (x == self.eos).long()
+            mask = (ends.cumsum(1) == ends).long()  # up to the first end, as padding may be ends
+            found = self.model.get_text_features(input_ids=x, attention_mask=mask)
+        features: torch.Tensor = getattr(found, "pooler_output", found)
+        return features
+
+
+def load(transformers: Any, folder: Path, name: str, tokenizer: Any, images: Mapping) -> CLIP:
+    """Load a dual encoder with closed sides.
+
+    Args:
+        transformers: the package.
+        folder: of the model.
+        name: of the model, for messages.
+        tokenizer: of transformers.
+        images: `mean`, `std`, `interpolation`, `resize` and `size` of their preparation.
+
+    Raises:
+        UserError: it is no dual encoder, or weights are missing or do not fit.
+    """
+    try:
+        with torch.random.fork_rng(devices=[]):
+            model, info = transformers.AutoModel.from_pretrained(
+                folder, local_files_only=True, trust_remote_code=False, output_loading_info=True
+            )
+    except Exception as error:  # of many types
+        raise UserError(
+            f"'{name}' cannot be loaded ({in_short(error)}): take another copy of its folder"
+        ) from error
+    parts = "get_image_features", "get_text_features"
+    scaled = hasattr(model, "logit_scale") or hasattr(model, "temperature")
+    if not (all(hasattr(model, part) for part in parts) and scaled):
+        raise UserError(
+            f"'{name}' is a {type(model).__name__}, which compares no images with sentences: "
+            "choose a dual encoder, such as openai/clip-vit-base-patch16"
+        )
+    if info["missing_keys"]:
+        raise UserError(
+            f"'{folder}' has no weights for {sorted(info['missing_keys'])[0]} of "
+            f"{type(model).__name__}: take another copy"
+        )
+    model = model.float().eval()
+    words = translated(tokenizer, MOST_WORDS, True, f"'{name}'")
+    scale = model.logit_scale.exp() if hasattr(model, "logit_scale") else 1 / model.temperature
+    bias = getattr(model, "logit_bias", None)
+    size, family = images["size"], Family(words, *(images[key] for key in Family._fields[1:5]))
+    with torch.no_grad():
+        scale = float(scale)
+        width = _Side(model)(torch.zeros(1, 3, size, size)).shape[1]
+    return closed_clip(
+        Closed(_Side(model), size),
+        Closed(_Side(model, words.eos)),
+        width,
+        family,
+        min(MOST_WORDS, int(getattr(tokenizer, "model_max_length", MOST_WORDS))),
+        scale,
+        None if bias is None else float(bias),
+    )
+
+
+def siglip_tokenizer(tokenizer: Any, length: int, name: str) -> Tokenizer:
+    """Return SigLIP's tokenizer, which removes marks and capitals; raises as `translated`."""
+    return translated(_Canonical(tokenizer), length, True, f"'{name}'")
+
+
+class _Canonical:
+    """A tokenizer of transformers for text as in SigLIP's training."""
+
+    def __init__(self, tokenizer: Any):
+        self.tokenizer = tokenizer
+
+    def clean_fn(self, text: str) -> str:
+        """Return a text in lower case and without marks."""
+        return " ".join(text.translate(_NO_MARKS).lower().split())
+
+    def __call__(self, texts: list[str], length: int) -> torch.Tensor:
+        texts = [self.clean_fn(text) for text in texts]
+        found = self.tokenizer(texts, padding="max_length", max_length=length)
+        return torch.tensor(found.input_ids)
