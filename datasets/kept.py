@@ -13,9 +13,6 @@ from collections import Counter
 from trainers.prompting.errors import UserError, in_short, need
 from trainers.prompting.storage.files import read_file
 
-# Keys of cfg.DATASET, with their defaults.
-KEYS = {"KEPT_SHOTS": False}
-
 
 class Kept:
     """The draw in a file, checked against the images of the data set that is here.

@@ -11,10 +11,9 @@ from types import SimpleNamespace
 
 from dassl.data.datasets import Datum
 
+from trainers.prompting.dataset_keys import CHANGES as KEYS
 from trainers.prompting.errors import need, one_of
 
-# Keys of cfg.DATASET, with their defaults.
-KEYS = {"LABEL_NOISE": 0.0, "LABEL_NOISE_KIND": "symmetric", "IMBALANCE": 1.0}
 KINDS = ("symmetric", "pair")
 
 

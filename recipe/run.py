@@ -12,7 +12,8 @@ from dassl.utils import collect_env_info, set_random_seed, setup_logger
 
 from trainers.prompting.errors import UserError, no_exit, printable
 from trainers.prompting.plugins import source_of
-from trainers.prompting.record.results import remove_results, write_results
+from trainers.prompting.record.results import peak_in_record, remove_results, write_results
+from trainers.prompting.running.devices import device_name, idle_gpus
 from trainers.prompting.storage.checkpoints import find_checkpoint, saved_epochs
 from trainers.prompting.trainer.by_run import leaves
 
@@ -70,7 +71,12 @@ def setup_run(cfg) -> None:
     if cfg.SEED >= 0:
         print(f"Setting fixed seed: {cfg.SEED}")
         set_random_seed(cfg.SEED)
-    print(f"Arguments: {' '.join(sys.argv[1:])}\n")
+    print(f"Arguments: {' '.join(sys.argv[1:])}")
+    used = "cuda" if cfg.USE_CUDA and torch.cuda.is_available() else "cpu"
+    print(f"Device: {device_name(used)}")
+    if cfg.USE_CUDA and (idle := idle_gpus()):
+        print(f"warning: this run is on the CPU, but the machine has {idle}")
+    print()
     log = sys.stdout.file  # type: ignore[union-attr]  # of setup_logger
     print(f"Settings that differ from the defaults (all are in '{log.name}'):\n{changed(cfg)}\n")
     print(f"Config:\n{shown(cfg)}\n\nEnvironment:\n{collect_env_info()}\n", file=log)
@@ -90,6 +96,8 @@ def train_or_evaluate(trainer, args) -> None:
 
         def before_train():
             resume()
+            if trainer.start_epoch >= trainer.max_epoch:  # it is only evaluated again
+                trainer.earlier_peak = peak_in_record(trainer.cfg)
             remove_results(trainer.cfg)
 
         trainer.before_train = before_train

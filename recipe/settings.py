@@ -15,8 +15,9 @@ try:
 except ImportError:  # the original Dassl checks nothing
     check_values = None  # type: ignore[assignment]
 
-from datasets import ImageDataset, kept, noise
+from datasets import ImageDataset, noise
 from trainers.prompting import extend_cfg
+from trainers.prompting.dataset_keys import CHANGES, SOURCES
 from trainers.prompting.errors import UserError, check_name, need
 from trainers.prompting.method import METHODS
 from trainers.prompting.plugins import extenders, load_plugins
@@ -148,9 +149,7 @@ def _defaults():
     for extend in extenders:  # first: keys that are there stay as they are
         extend(cfg)
     extend_cfg(cfg)
-    cfg.DATASET.update(
-        noise.KEYS | kept.KEYS, FEATURES=""
-    )  # read by the data sets of this repository
+    cfg.DATASET.update(CHANGES | SOURCES)  # read by the data sets of this repository
     return cfg
 
 

@@ -27,6 +27,16 @@ def prompts(folder, epoch, model="MultiModalPromptLearner"):
     return torch.load(folder / model / f"model.pth.tar-{epoch}", weights_only=True)["state_dict"]
 
 
+def test_a_finished_run_that_is_evaluated_again_keeps_its_peak_memory(tmp_path):
+    out = tmp_path / "out"
+    assert run(tmp_path, "CoOp", out, 1) == 0
+    record = results(out)
+    for peak in (98765.5, "much"):
+        (out / "results.json").write_text(json.dumps(record | {"peak_memory_mib": peak}))
+        assert run(tmp_path, "CoOp", out, 1) == 0
+        assert (results(out)["peak_memory_mib"] == peak) == (peak != "much")
+
+
 def test_a_run_writes_log_curves_checkpoint_and_results(tmp_path, capfd):
     out = tmp_path / "out"
     assert run(tmp_path, "ALIGN", out) == 0
@@ -39,7 +49,8 @@ def test_a_run_writes_log_curves_checkpoint_and_results(tmp_path, capfd):
     assert record["train_steps"] == 8  # 16 images of training, 4 in a batch, 2 epochs
     assert record["config"]["TRAINER"]["ALIGN"]["M"] == 2
     assert record["versions"]["torch"] == torch.__version__
-    assert record["peak_memory_mib"] > 100
+    assert record["peak_memory_mib"] > 100 and record["versions"]["device"] == "cpu"
+    assert "\nDevice: cpu\n" in console
     weights = (GOLDEN / "tiny_clip_seed0.safetensors").read_bytes()
     assert record["backbone_sha256"] == hashlib.sha256(weights).hexdigest()
     log = (out / "log.txt").read_text()

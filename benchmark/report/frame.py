@@ -13,6 +13,8 @@ from typing import Any
 
 import pandas as pd
 
+from trainers.prompting.dataset_keys import CHANGES
+
 from ..protocols import PROTOCOLS
 from ..protocols.base import learns_nothing
 from ..protocols.configs import known_trainers, plain_name, varied
@@ -34,8 +36,6 @@ GROUP = ["protocol", "source", "embedded", "shots", "tried"]
 FACTS = {"backbone": "backbone", "backbone_sha256": "weights", "split": "split",
          "num_test": "test images", "data_fingerprint": "images",
          "teacher": "teacher"}  # fmt: skip
-# Keys of DATASET that change the training images, with their defaults; they are always named.
-CHANGES = {"LABEL_NOISE": 0.0, "LABEL_NOISE_KIND": "symmetric", "IMBALANCE": 1.0}
 
 Settings = tuple[tuple[str, Any], ...]  # keys and values
 
@@ -192,7 +192,7 @@ def _short_text(value: Any) -> str:
 
 
 def changed(outcome: Outcome) -> Settings | None:
-    """Return the keys in CHANGES that are not as by default; None without a record."""
+    """Return the keys in CHANGES that are not as by default, and named; None without a record."""
     config = (outcome.result or {}).get("config")
     if config is None:
         return None

@@ -9,11 +9,13 @@ from typing import Any
 
 import pandas as pd
 
+from trainers.prompting.dataset_keys import CHANGES
+
 from ..protocols import PROTOCOLS
 from ..protocols.base import shots_text
 from ..records import COSTS
 from . import published
-from .frame import CHANGES, MEAN, each_row
+from .frame import MEAN, each_row
 from .paired import harmonic
 
 

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from trainers.prompting import UserError
-from trainers.prompting.running.devices import usable_device, usual_device
+from trainers.prompting.running import devices as named
+from trainers.prompting.running.devices import idle_gpus, usable_device, usual_device
 
 
 @pytest.fixture
@@ -40,3 +41,32 @@ def test_the_usual_device_is_a_gpu_of_cuda_or_the_cpu(devices):
     assert usual_device() == "cuda"
     devices(mps=1)
     assert usual_device() == "cpu"
+
+
+@pytest.fixture
+def driver(monkeypatch, tmp_path):
+    """A driver that knows one GPU, which PyTorch cannot use."""
+    (tmp_path / "0000:01").mkdir()
+    (tmp_path / "0000:01" / "information").write_text("Model: \t NVIDIA H100\nIRQ: 16\n")
+    monkeypatch.setattr(named, "DRIVER", tmp_path)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+
+
+@pytest.mark.parametrize(
+    ("built", "why"), [(None, "built for CPUs only"), ("12.4", "built for CUDA 12.4, which its")]
+)
+def test_a_gpu_that_pytorch_cannot_use_is_named(driver, monkeypatch, built, why):
+    monkeypatch.setattr(torch.version, "cuda", built)
+    said = idle_gpus()
+    assert said.startswith(f"NVIDIA H100: PyTorch {torch.__version__} is {why}")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert idle_gpus() == ""  # it is hidden on purpose
+
+
+def test_no_gpu_is_idle_where_there_is_none_or_pytorch_uses_it(driver, monkeypatch, tmp_path):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert idle_gpus() == ""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(named, "DRIVER", tmp_path / "none")
+    assert idle_gpus() == ""

@@ -14,17 +14,19 @@ try:
 except ImportError:  # Windows has no such count of a process's memory
     resource = None  # type: ignore[assignment]
 
+from ..running.devices import device_name
+
 FOLDER = Path(__file__).resolve().parent
 
 
-def versions() -> dict[str, str | int]:
+def versions(device: torch.device | str) -> dict[str, str | int]:
     """Return the versions of this project, Python and PyTorch, the device and the threads."""
     return {
         "align": sys.modules[__name__.rpartition(".record")[0]].__version__,
         "python": platform.python_version(),
         "torch": torch.__version__,
         "torchvision": torchvision.__version__,
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "device": device_name(device),
         "threads": torch.get_num_threads(),
     }
 

@@ -9,7 +9,7 @@ from ..beyond import BEYOND, PER_DATASET
 from ..embedded import file_sha256
 from ..errors import UserError
 from ..storage.files import write_whole
-from ..storage.records import is_percent
+from ..storage.records import BadRecord, is_number, is_percent, read_record
 from . import predictions
 from .environment import git_commit, peak_memory_mib, versions
 from .metrics import detection, metrics
@@ -31,6 +31,15 @@ def remove_results(cfg) -> None:
     (Path(cfg.OUTPUT_DIR) / predictions.NAME).unlink(missing_ok=True)
 
 
+def peak_in_record(cfg) -> float | None:
+    """Return the peak memory of the run in the same folder, if it has a record."""
+    try:
+        peak = (read_record(Path(cfg.OUTPUT_DIR)) or {}).get("peak_memory_mib")
+    except BadRecord:
+        return None
+    return peak if is_number(peak) else None
+
+
 def write_results(cfg, trainer) -> None:
     """Write the predictions of the trainer's last evaluation, then `results.json`.
 
@@ -44,6 +53,7 @@ def write_results(cfg, trainer) -> None:
         UserError: the trainer has no results of its evaluation.
     """
     check_results(trainer)
+    peak = getattr(trainer, "earlier_peak", None) or peak_memory_mib(trainer.device)
     said = getattr(trainer, "predictions", None)
     data, measured = trainer.dm.dataset, {}
     if said is not None:
@@ -74,12 +84,12 @@ def write_results(cfg, trainer) -> None:
         "train_seconds": getattr(trainer, "train_seconds", 0.0),
         "train_steps": _steps(trainer),
         "test_seconds": getattr(trainer, "test_seconds", 0.0),
-        "peak_memory_mib": peak_memory_mib(trainer.device),
+        "peak_memory_mib": peak,
         "beyond": beyond(cfg, trainer),
         "alike": getattr(trainer, "alike", None),
         "teacher": getattr(trainer, "teacher_facts", None),
         "config": cfg,
-        "versions": versions(),
+        "versions": versions(trainer.device),
         "git": git_commit(),
         "source": getattr(trainer, "source", None),
         "edited": getattr(trainer, "edited", []),

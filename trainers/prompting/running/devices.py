@@ -1,10 +1,14 @@
 """Devices, by the names that PyTorch gives them."""
 
+import os
+from pathlib import Path
+
 import torch
 
 from ..errors import UserError
 
 KINDS = ("cpu", "cuda", "mps", "xpu")
+DRIVER = Path("/proc/driver/nvidia/gpus")  # where Linux lists the GPUs of NVIDIA's driver
 
 
 def usable_device(name: str) -> torch.device:
@@ -24,6 +28,33 @@ def usable_device(name: str) -> torch.device:
 def usual_device() -> str:
     """Return `cuda` if PyTorch can use it here, else `cpu`."""
     return "cuda" if "cuda" in _usable() else "cpu"
+
+
+def device_name(device: torch.device | str) -> str:
+    """Return the name of a GPU, or the kind of another device, such as `cpu`."""
+    kind = torch.device(device).type
+    return torch.cuda.get_device_name(device) if kind == "cuda" else kind
+
+
+def idle_gpus() -> str:
+    """Return the GPUs of this machine that PyTorch cannot use, and why; empty if it can, or none.
+
+    A GPU that CUDA_VISIBLE_DEVICES hides is not meant to be used.
+    """
+    if torch.cuda.is_available() or "CUDA_VISIBLE_DEVICES" in os.environ or not DRIVER.is_dir():
+        return ""
+    files = [path for path in DRIVER.glob("*/information") if path.is_file()]
+    lines = [line for path in files for line in path.read_text(errors="replace").splitlines()]
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("Model:")]
+    if not names:
+        return ""
+    built = torch.version.cuda
+    why = (
+        f"is built for CUDA {built}, which its driver may be too old for"
+        if built
+        else ("is built for CPUs only")
+    )
+    return f"{', '.join(names)}: PyTorch {torch.__version__} {why} (pytorch.org has others)"
 
 
 def _usable() -> list[str]:
