@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 from recipe.configs import FEATURES, TRAINERS, located, prompts_for, read_keys, read_pairs
 from trainers.prompting import UserError, __version__
-from trainers.prompting.errors import printable
+from trainers.prompting.errors import by_system, open_stdout, printable
 
 KEY = re.compile(r"[A-Z]+(\.\w+)+")  # a key of a cfg, such as OPTIM.LR
 EXAMPLES = """\
@@ -99,6 +99,12 @@ def check_flags(args) -> None:
         raise UserError("--redo and --accept-edited are for trainings: leave them out")
     if args.redo and args.resume:
         raise UserError("--redo begins anew and --resume continues: leave one of them out")
+    if args.model_dir.startswith("hf://"):
+        raise UserError(
+            f"--model-dir is '{args.model_dir}', on the hub, but train.py reads a folder of this "
+            "machine: `python -m benchmark predict`, `export` and `info`, and load_run in Python, "
+            "take such names; `hf download` copies them"
+        )
     for name in ("source_domains", "target_domains", "transforms"):
         for value in getattr(args, name) or ():
             if KEY.fullmatch(value):
@@ -186,6 +192,7 @@ def main(args) -> None:
 
 def run(argv=None) -> int:
     """Run the command and return its exit code; a user's mistake is printed as one sentence."""
+    open_stdout()
     if hasattr(sys.stdout, "reconfigure"):  # class names may have letters that a console lacks
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
@@ -195,7 +202,10 @@ def run(argv=None) -> int:
         from recipe.run import exit_code
 
         return exit_code(lambda: main(args))
-    except UserError as error:
+    except (UserError, OSError) as raised:
+        error = by_system(raised) or raised
+        if not isinstance(error, UserError):
+            raise
         print(f"error: {printable(error)}", file=sys.stderr)
         return error.exit_code
     except ModuleNotFoundError as error:

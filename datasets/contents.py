@@ -15,6 +15,9 @@ from trainers.prompting.errors import UserError
 
 from .splits import PARTS
 
+MOST = 16 << 20  # bytes that are read of a file at most
+# Formats without compression: two images may have the same middle, and are read from the start.
+PLAIN = (".bmp", ".ppm", ".pgm", ".tif", ".tiff")
 PIECE = 4096  # bytes read of a file: from its middle, since files of one camera begin alike
 THREADS = 8  # which wait for the disk at once
 TOGETHER = 256  # files given to a thread at once
@@ -25,7 +28,7 @@ EMPTY = -1  # the key of an empty file
 def read_keys(parts):
     """Return a key of each image in lists of Datum; those of files with equal content are equal.
 
-    A key is a hash of the size and of a piece of the file, which is read once.
+    A key is a hash of the size and of a piece of the file, and in PLAIN formats of its beginning.
 
     Args:
         parts: lists of Datum.
@@ -53,9 +56,13 @@ def _key(path):
             status = os.fstat(file)
             if not stat.S_ISREG(status.st_mode):
                 raise OSError(errno.EINVAL, "it is not a regular file")
+            piece = b""
+            if path.lower().endswith(PLAIN):
+                with os.fdopen(os.dup(file), "rb") as start:
+                    piece = start.read(MOST)
             if status.st_size > PIECE:
                 os.lseek(file, (status.st_size - PIECE) // 2, os.SEEK_SET)
-            piece = os.read(file, PIECE)
+            piece += os.read(file, PIECE)
         finally:
             os.close(file)
     except OSError as error:
@@ -177,5 +184,5 @@ def _whole(path):
     """Return a hash of the size and the start of a file, of all of it up to 16 MiB."""
     with open(path, "rb") as file:
         digest = hashlib.sha256(os.fstat(file.fileno()).st_size.to_bytes(8, "little"))
-        digest.update(file.read(16 << 20))  # a huge file is not read to its end
+        digest.update(file.read(MOST))  # a huge file is not read to its end
     return digest.digest()

@@ -10,7 +10,7 @@ import torch
 from dassl.engine import build_trainer
 from dassl.utils import collect_env_info, set_random_seed, setup_logger
 
-from trainers.prompting.errors import UserError, no_exit, printable
+from trainers.prompting.errors import UserError, by_system, no_exit, printable
 from trainers.prompting.plugins import source_of
 from trainers.prompting.record.results import peak_in_record, remove_results, write_results
 from trainers.prompting.running.devices import device_name, idle_gpus
@@ -167,7 +167,8 @@ def exit_code(work: Callable[[], None]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         print("output closed: rerun to resume from the last epoch", file=sys.stderr)
         return 1
-    except Exception as error:
+    except Exception as raised:
+        error = by_system(raised) or raised
         if lacking := short_of_memory(error):
             error = UserError(
                 f"the {lacking} has too little memory: lower DATALOADER.TRAIN_X.BATCH_SIZE, or "

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from tabulate import tabulate
@@ -68,15 +70,20 @@ def as_text(table: Table) -> str:
 
 def as_markdown(table: Table) -> str:
     """Return a table in markdown, with its title and the best of each column in bold."""
-    lines = [
-        [text.replace("|", r"\|") for text in line] for line in _bold(table, lambda t: f"**{t}**")
-    ]
-    parts = [f"**{table.title}**", _tabulated([table.head, *lines], "markdown")]
+    escaped = [[cell._replace(text=_escaped(cell.text)) for cell in line] for line in table.lines]
+    lines = _bold(replace(table, lines=escaped), lambda t: f"**{t}**")
+    head = [_escaped(text) for text in table.head]
+    parts = [f"**{_escaped(table.title)}**", _tabulated([head, *lines], "markdown")]
     parts.append("\n".join(table.caption))
     if table.problems:
-        heading, *problems = _problems(table)
+        heading, *problems = map(_escaped, _problems(table))
         parts += [heading, "\n".join(problems)]
     return "\n\n".join(parts)
+
+
+def _escaped(text: str) -> str:
+    """Return a text in which markdown reads no mark, such as the name of a class."""
+    return re.sub(r"([\\`*_<>\[\]|])", r"\\\1", text)
 
 
 def _tabulated(lines, form: str) -> str:

@@ -3,8 +3,10 @@
 import os
 import shutil
 
+import numpy as np
 import pytest
 from own_images import counts, fill, load
+from PIL import Image
 
 from trainers.prompting.errors import UserError
 
@@ -80,3 +82,15 @@ def test_an_image_in_two_classes_is_reported(tmp_path, capsys):
     shutil.copy(tmp_path / "test" / "ant" / "ant 01.png", tmp_path / "test" / "bee" / "x.png")
     load(tmp_path)
     assert "has 1 images twice in the same part, such as" in capsys.readouterr().out
+
+
+def test_images_without_compression_differ_by_their_beginning(tmp_path):
+    """In the middle, images of one camera or drawing may be the same."""
+    for name in ("a", "b"):
+        fill(tmp_path / name, ant=4, bee=4)
+        pixels = np.full((100, 100, 3), 255, "uint8")
+        pixels[-1] = ord(name)  # the first row of the file
+        Image.fromarray(pixels).save(tmp_path / name / "ant" / "new.bmp")
+    for path in (tmp_path / "a").rglob("*.png"):
+        shutil.copy(path, tmp_path / "b" / path.relative_to(tmp_path / "a"))
+    assert load(tmp_path / "a").fingerprint != load(tmp_path / "b").fingerprint

@@ -326,3 +326,12 @@ def test_an_evaluation_repeats_the_result_of_the_run(tmp_path, name, keys):
     run = load_run(ran)
     assert run.classnames == tiny.HALVES and run.model.num_classes == 5
     assert run.model(torch.zeros(1, 3, 32, 32)).isfinite().all()
+
+
+def test_as_many_likeliest_classes_as_there_are_select_no_patch(tiny_clip):
+    images, labels = torch.randn(4, 3, 32, 32), torch.tensor([0, 1, 2, 0])
+    method = build_method("LoCoOp", {"TOPK": 1}, tiny_clip, ["cat", "dog", "owl"])
+    assert method.losses(images, labels)["entropy"] != 0
+    method = build_method("LoCoOp", {"TOPK": 3}, tiny_clip, ["cat", "dog", "owl"])
+    with pytest.raises(UserError, match="topk is 3 of 3 classes, .* no patch is selected"):
+        method.losses(images, labels)

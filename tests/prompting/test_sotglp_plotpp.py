@@ -238,6 +238,8 @@ def test_the_stages_of_plotpp(tiny_clip, tmp_path, capsys):
 
 BAD = [
     ("SOTGLP", {"TOPK": [20]}, r"TOPK is \[20\] but an image has 16 patches: lower it"),
+    ("SOTGLP", {"TOPK": [1, 2]}, r"TOPK is \[1, 2\] but must be one number of patches, or one for"),
+    ("SOTGLP", {"TEMPLATE": "a photo of"}, "TEMPLATE is 'a photo of' but needs words, which are"),
     ("SOTGLP", {"TOPK": []}, r"TOPK is \[\] but must be one number of patches"),
     ("SOTGLP", {"INIT_METHOD": "xavier"}, "INIT_METHOD is 'xavier' but must be one of random"),
     ("PLOTPP", {"N": 5}, "N is 5: there are words for 1 to 4 textual prompts"),

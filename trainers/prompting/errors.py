@@ -1,7 +1,10 @@
 """The exception for a user's mistake, and helpers that format messages."""
 
+import errno
 import math
+import os
 import re
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
@@ -105,6 +108,25 @@ def no_exit(whose: str) -> Iterator[None]:
             "an error there instead",
             exit_code=1,
         ) from error
+
+
+def by_system(error: BaseException) -> UserError | None:
+    """Return an error of the system as a user's mistake: a name too long, no working directory."""
+    if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+        name = os.path.basename(str(error.filename or ""))
+        return UserError(f"The name '{name:.40}...' has {len(name)} characters: shorten it")
+    try:
+        if isinstance(error, FileNotFoundError):
+            os.getcwd()
+    except FileNotFoundError:
+        return UserError("The working directory has been deleted: change to another one")
+    return None
+
+
+def open_stdout() -> None:
+    """Give a process without standard output (`>&-`) one that leads nowhere."""
+    if sys.stdout is None:
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
 
 
 def printable(text: object) -> str:

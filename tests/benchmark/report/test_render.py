@@ -9,6 +9,7 @@ from outcomes import few_shot, only_table, outcome, page, rows, some_outcomes, t
 
 from benchmark.report.latex import as_latex
 from benchmark.report.render import as_markdown, as_text, render
+from benchmark.report.tables import Cell, Table
 
 
 def test_wide_tables_are_folded_for_the_terminal():
@@ -59,3 +60,12 @@ def test_latex_is_escaped():
     assert r"emoji\_food: accuracy (\%)" in text
     for line in (r"\begin{tabular}{lrrrrrr}", r"\toprule", r"\midrule", r"\bottomrule"):
         assert line in text
+
+
+def test_markdown_reads_no_marks_in_names():
+    lines = [[Cell("<b>_[1]"), Cell("0.00", 0.0)], [Cell("`c`"), Cell("1.00", 1.0)]]
+    table = Table("a_b*", ["", "x|y"], lines, ["`report RUN`"], ["d*"])
+    text = as_markdown(table)
+    for part in (r"**a\_b\***", r"x\|y", r"\<b\>\_\[1\]", r"\`c\`", r"- d\*", "**1.00**"):
+        assert part in text
+    assert "\n\n`report RUN`\n" in text

@@ -84,8 +84,9 @@ class GalLoP(Method):
                     1 <= value <= MOST_PROMPTS,
                     f"{key} is {value} but must be from 1 to {MOST_PROMPTS:,}",
                 )
+            counts = len(self.TOPK) in (1, self.N_LOCAL_PROMPTS)
             need(
-                len(self.topk) == self.N_LOCAL_PROMPTS and min(self.topk) >= 1,
+                counts and min(self.TOPK) >= 1,
                 f"TOPK is {list(self.TOPK)} but must be one number of patches, or one for each of "
                 f"the {self.N_LOCAL_PROMPTS} local prompts, all 1 or more",
             )
@@ -96,9 +97,9 @@ class GalLoP(Method):
                 "USE_GLOBAL_LOSS and USE_LOCAL_LOSS are False: set one to True",
             )
             need(
-                around_name(self.TEMPLATE)[0].split(),
-                f"TEMPLATE is '{self.TEMPLATE}' but needs words before the class name, which are "
-                "learned",
+                "{}" in self.TEMPLATE and around_name(self.TEMPLATE)[0].split(),
+                f"TEMPLATE is '{self.TEMPLATE}' but needs words, which are learned, and then {{}} "
+                "for the class name",
             )
 
         @property

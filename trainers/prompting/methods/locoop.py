@@ -74,8 +74,9 @@ class LoCoOp(CoOp):
         with no_autocast(output.logits.device.type):
             ce, topk = F.cross_entropy(output.logits, batch.labels), self.settings.TOPK
             need(
-                topk <= self.num_classes,
-                f"topk is {topk} but there are {self.num_classes} classes: choose fewer",
+                topk < self.num_classes,
+                f"topk is {topk} of {self.num_classes} classes, so that the class of an image is "
+                "always among them and no patch is selected: choose fewer",
             )
             q = (self.logit_scale * self.local_cosines(*output[1:])).softmax(-1)
             own = q.topk(topk).indices == batch.labels[:, None, None]

@@ -5,8 +5,10 @@ device, and the host reads them every few steps.
 """
 
 import torch
+from torch.nn.modules.batchnorm import _BatchNorm
 from yacs.config import CfgNode
 
+from ..contract import ENCODERS
 from ..encoders.alike import alike
 from ..errors import UserError, need
 from ..method import METHODS, Method, Output
@@ -173,6 +175,22 @@ def check_contexts(method: Method) -> None:
             f"{side} encoder, which has {layers} blocks{slots}: give at most one context for each "
             "block, none longer than the first",
         )
+
+
+def check_batches(method: Method, images: int, batch: int, drop_last: bool) -> None:
+    """Check that no batch of an epoch has only one image, if the method has a BatchNorm.
+
+    Raises:
+        UserError: the only batch, or the last one, has one.
+    """
+    short = batch == 1 or (images % batch == 1 and not drop_last)
+    own = (part for name, part in method.named_children() if name not in ENCODERS)
+    need(
+        not short or not any(isinstance(m, _BatchNorm) for part in own for m in part.modules()),
+        f"{type(method).__name__} normalises over the images of a batch, but of {images} training "
+        f"images in batches of {batch} one has only one: set DATALOADER.TRAIN_X.BATCH_SIZE to "
+        "another number of 2 or more, or DATALOADER.TRAIN_X.DROP_LAST True",
+    )
 
 
 def check_clip_keys(cfg: CfgNode) -> None:

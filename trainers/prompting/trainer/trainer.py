@@ -32,6 +32,7 @@ from ..storage.public import public_checkpoint
 from ..storage.state import is_settings
 from .checks import (
     Watch,
+    check_batches,
     check_classes,
     check_clip_keys,
     check_contexts,
@@ -208,6 +209,9 @@ class PromptTrainer(TrainerX):
 
     def before_train(self):
         """Begin as Dassl does, and give the method its support."""
+        sampler = self.train_loader_x.batch_sampler
+        images = len(self.train_loader_x.dataset)
+        check_batches(self.method, images, sampler.batch_size, sampler.drop_last)
         super().before_train()
         take_support(self, anew=not self.start_epoch)
         if not self.start_epoch:

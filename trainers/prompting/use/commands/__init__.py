@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 
 from ... import __version__
-from ...errors import check_name, printable
+from ...errors import by_system, check_name, open_stdout, printable
 from .arguments import command_parser
 
 PROG = "promptedclip"
@@ -47,6 +47,7 @@ def exit_code(work: Callable[[], int | None], prog: str, install: str = "{}") ->
     Raises:
         Exception: the error is not the user's.
     """
+    open_stdout()
     if hasattr(sys.stdout, "reconfigure"):  # a console may lack letters of names
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
@@ -67,8 +68,9 @@ def exit_code(work: Callable[[], int | None], prog: str, install: str = "{}") ->
         print(f"{prog}: {missing} is missing: {remedy}", file=sys.stderr)
         return 2
     except Exception as error:
-        refused = getattr(error, "exit_code", None)  # a user's mistake, also one of Dassl's
+        said = by_system(error) or error
+        refused = getattr(said, "exit_code", None)  # a user's mistake, also one of Dassl's
         if refused is None:
             raise
-        print(f"{prog}: {printable(error)}", file=sys.stderr)
+        print(f"{prog}: {printable(said)}", file=sys.stderr)
         return refused
