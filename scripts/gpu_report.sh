@@ -9,6 +9,15 @@
 # (docs/gpu), DEVICE (cuda; cpu tries the script), PYTHON.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+if (($#)); then
+    case $1 in -h | --help)
+        sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//;p}' scripts/gpu_report.sh
+        exit 0
+        ;;
+    esac
+    echo "gpu_report.sh: '$1' is no option: settings are environment variables (--help)" >&2
+    exit 2
+fi
 python=${PYTHON:-python} device=${DEVICE:-cuda} output=${OUTPUT:-docs/gpu}
 read -ra trainers <<<"${TRAINERS:-ALIGN CoOp MaPLe PLOT PromptSRC MMRL}"
 read -ra classes <<<"${CLASSES:-50 1000}"
@@ -38,7 +47,7 @@ try:
     for checkout in sys.argv[2:]:
         check_checkout(Path(checkout))
 except UserError as error:
-    sys.exit(f"gpu_report.sh: {error}")
+    sys.exit(f"gpu_report.sh: {error}".replace("--device ", "DEVICE="))
 print(device_name(sys.argv[1]))
 print(f"PyTorch {torch.__version__}, CUDA {torch.version.cuda}, commit {git_commit()[:12]}.")
 END

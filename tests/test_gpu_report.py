@@ -5,13 +5,14 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from paths import ROOT
 
 
-def report(**variables):
+def report(*words, **variables):
     """Run the script on the CPU with some variables; return the process."""
     environment = {**os.environ, "DEVICE": "cpu", "PYTHON": sys.executable, **variables}
-    command = ["bash", "scripts/gpu_report.sh"]
+    command = ["bash", "scripts/gpu_report.sh", *words]
     return subprocess.run(command, cwd=ROOT, env=environment, text=True, capture_output=True)
 
 
@@ -61,3 +62,18 @@ def test_mistakes_are_one_sentence(tmp_path, variables, sentence):
     run = report(OUTPUT=str(tmp_path), **variables)
     assert run.returncode == 2 and not run.stdout
     assert run.stderr.startswith(f"gpu_report.sh: {sentence}") and run.stderr.count("\n") == 1
+
+
+def test_help_is_the_head_of_the_script(tmp_path):
+    run = report("--help", OUTPUT=str(tmp_path / "none"))
+    assert run.returncode == 0 and run.stdout.startswith("Measure a GPU: tests on it")
+    assert "DEVICE (cuda; cpu tries the script), PYTHON." in run.stdout and "#" not in run.stdout
+    run = report("--part", OUTPUT=str(tmp_path / "none"))
+    assert run.returncode == 2 and "'--part' is no option" in run.stderr
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_the_message_names_the_variable(tmp_path):
+    run = report(OUTPUT=str(tmp_path), DEVICE="cuda")
+    assert run.returncode == 2 and run.stderr.endswith("that PyTorch can use: choose DEVICE=cpu\n")
