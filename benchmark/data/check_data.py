@@ -12,7 +12,7 @@ from tqdm import tqdm
 from trainers.prompting.errors import UserError, check_name
 
 from ..cli import Parser, from_one
-from ..protocols.configs import CONFIGS, dataset_name
+from ..protocols.configs import CONFIGS, GROUPS, dataset_name, with_groups
 from . import zero_shot
 from .zero_shot import BACKBONE, check_printed
 
@@ -42,7 +42,12 @@ def main(argv: list[str]) -> int:
     parser.add_argument(
         "--root", default=os.environ.get("DATA"), help="folder of the data sets (default: $DATA)"
     )
-    parser.add_argument("names", nargs="*", metavar="NAME", help="data sets (default: all 15)")
+    parser.add_argument(
+        "names",
+        nargs="*",
+        metavar="NAME",
+        help=f"data sets, or {', '.join(GROUPS)} (default: all 15)",
+    )
     parser.add_argument(
         "--zero-shot", action="store_true",
         help="classify the test images with zero-shot CLIP and compare with published accuracies",
@@ -60,7 +65,7 @@ def main(argv: list[str]) -> int:
     if not root.is_dir():
         raise UserError(f"'{root}' is not a folder: give --root the folder of the data sets")
     known = public_datasets()
-    names = [check_name("data set", name, known) for name in args.names] or list(known)
+    names = [check_name("data set", name, known) for name in with_groups(args.names)] or list(known)
     if args.zero_shot:
         check_printed(names)
     findings = []

@@ -13,7 +13,7 @@ from trainers.prompting.errors import UserError, check_name
 from trainers.prompting.storage.files import held
 
 from ..cli import Parser
-from ..protocols.configs import CONFIGS
+from ..protocols.configs import CONFIGS, GROUPS, with_groups
 from .archives import (
     check_stated,
     check_sum,
@@ -66,7 +66,7 @@ def main(argv: list[str]) -> int:
         "published counts.",
     )
     add = parser.add_argument
-    add("datasets", nargs="+", metavar="DATASET", help=", ".join(table))
+    add("datasets", nargs="+", metavar="DATASET", help=", ".join([*table, *GROUPS]))
     add("--root", type=Path, required=True, metavar="DATA", help="the folder of the data sets")
     add("--mirror", metavar="URL", help="get every file from URL/NAME instead of its usual address")
     args = parser.parse_args(argv)
@@ -74,7 +74,7 @@ def main(argv: list[str]) -> int:
         raise UserError(
             f"--mirror is '{args.mirror}' but must be an address that starts with http(s)://"
         )
-    names = [check_name("data set", name, table) for name in dict.fromkeys(args.datasets)]
+    names = [check_name("data set", name, table) for name in with_groups(args.datasets)]
     root = args.root.expanduser().absolute()
     try:
         print(sizes(names, table, root, args.mirror), end="", flush=True)

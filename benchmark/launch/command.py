@@ -15,7 +15,14 @@ from trainers.prompting.errors import UserError, check_name
 
 from ..cli import Parser, add_plugin, each, from_one, seed, words
 from ..protocols.base import Protocol, Run, check_classes
-from ..protocols.configs import IMAGE_FOLDER, TrainerConfigs, check_datasets, dataset_name
+from ..protocols.configs import (
+    GROUPS,
+    IMAGE_FOLDER,
+    TrainerConfigs,
+    check_datasets,
+    dataset_name,
+    with_groups,
+)
 from ..protocols.vary import vary
 from .checks import check_settings
 from .engine import Engine, Settings, command
@@ -140,6 +147,7 @@ def other_sets(datasets: Collection[str], runs: list[Run]) -> tuple[str, ...]:
     Raises:
         UserError: a data set does not exist, or is not out of distribution.
     """
+    datasets = with_groups(datasets)
     check_datasets(datasets)
     tested = {run.dataset for run in runs} if datasets else set()
     for dataset in datasets:
@@ -208,8 +216,8 @@ def build_parser(protocol: Protocol) -> Parser:
         "words",
         nargs="*",
         metavar=f"{name} ... KEY VALUE ...",
-        help=f"data sets, by their names in configs/datasets (default: {usual}), then settings for "
-        "train.py",
+        help=f"data sets, by their names in configs/datasets, or {', '.join(GROUPS)} (default: "
+        f"{usual}), then settings for train.py",
     )
     for flag, settings in protocol.options.items():
         add(flag, **settings)
@@ -286,7 +294,7 @@ def check_ood(argv: list[str]) -> None:
 def split_words(given: list[str]) -> tuple[list[str], tuple[str, ...]]:
     """Split words into data sets and KEY VALUE pairs, which begin with the first KEY."""
     start = next((i for i, word in enumerate(given) if KEY.fullmatch(word)), len(given))
-    datasets, opts = words(" ".join(given[:start])), tuple(given[start:])
+    datasets, opts = with_groups(words(" ".join(given[:start]))), tuple(given[start:])
     for key in (*datasets, *opts[::2]):
         check_no_equals(key)
         if key in RESERVED:

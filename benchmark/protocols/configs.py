@@ -19,6 +19,16 @@ ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = ROOT / "configs"
 
 ANY = math.inf
+TEN = [
+    "caltech101", "oxford_pets", "stanford_cars", "oxford_flowers", "food101", "fgvc_aircraft",
+    "sun397", "dtd", "eurosat", "ucf101",
+]  # fmt: skip
+# Names that stand for several data sets, wherever data sets are named.
+GROUPS = {
+    "all": ["imagenet", *TEN],  # of the papers
+    "ten": TEN,
+    "imagenet_variants": ["imagenetv2", "imagenet_sketch", "imagenet_a", "imagenet_r"],
+}
 IMAGE_FOLDER = "image_folder"  # the user's own images; `image_folder=NAME` names one of several
 WEIGHTS = (".pt", ".bin", ".safetensors")  # suffixes of a backbone given as a file
 
@@ -188,6 +198,16 @@ def _keys_in(path: Path, modified: int) -> dict[str, object]:
 def known_trainers() -> list[str]:
     """List the trainers that have config files in the repository."""
     return sorted(path.name for path in (CONFIGS / "trainers").iterdir() if path.is_dir())
+
+
+def with_groups(datasets: Iterable[str]) -> list[str]:
+    """Return names of data sets with those of GROUPS replaced by their members, each once.
+
+    Examples:
+        >>> with_groups(["emoji", "imagenet_variants", "imagenet_a"])
+        ['emoji', 'imagenetv2', 'imagenet_sketch', 'imagenet_a', 'imagenet_r']
+    """
+    return list(dict.fromkeys(name for given in datasets for name in GROUPS.get(given, [given])))
 
 
 def check_datasets(datasets: Iterable[str]) -> None:

@@ -9,7 +9,7 @@ from itertools import product
 from trainers.prompting.errors import UserError
 
 from .base import METHOD, SHOTS, TRAINERS, Part, Plot, Protocol, learns_nothing
-from .configs import ANY, Rule, check_datasets
+from .configs import ANY, GROUPS, Rule, check_datasets
 
 
 class Transfer(Protocol):
@@ -108,10 +108,7 @@ class CrossDataset(Transfer):
     summary = "train on one data set, test on others"
     new_classes = True
     targets = {
-        "imagenet": [
-            "caltech101", "oxford_pets", "stanford_cars", "oxford_flowers", "food101",
-            "fgvc_aircraft", "sun397", "dtd", "eurosat", "ucf101",
-        ],
+        "imagenet": GROUPS["ten"],
         "emoji": ["emoji_animals", "emoji_food"],
     }  # fmt: skip
 
@@ -123,7 +120,7 @@ class DomainGeneralization(Transfer):
     title = "Domain generalization"
     summary = "train on one data set, test on its classes in other styles"
     targets = {
-        "imagenet": ["imagenetv2", "imagenet_sketch", "imagenet_a", "imagenet_r"],
+        "imagenet": GROUPS["imagenet_variants"],
         "emoji": [
             "emoji_blur", "emoji_fog", "emoji_hue", "emoji_dither", "emoji_motion", "emoji_night",
             "emoji_pixels",

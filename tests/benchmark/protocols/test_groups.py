@@ -1,0 +1,46 @@
+"""Names of groups of data sets, wherever data sets are named."""
+
+import pytest
+
+from benchmark.__main__ import main
+from benchmark.data.check_data import public_datasets
+from benchmark.data.download import TABLE
+from benchmark.protocols.configs import GROUPS, with_groups
+from recipe.configs import read_tree
+
+NAMES = {"all": 11, "ten": 10, "imagenet_variants": 4}
+
+
+def test_groups_are_of_the_public_data_sets(monkeypatch):
+    assert {name: len(members) for name, members in GROUPS.items()} == NAMES
+    public = set(public_datasets())
+    assert {*GROUPS["all"], *GROUPS["imagenet_variants"]} == public and len(public) == 15
+    assert set(GROUPS["all"]) - set(GROUPS["ten"]) == {"imagenet"}
+    assert not public & GROUPS.keys()  # no data set has the name of a group
+    assert with_groups(["dtd", "ten", "emoji", "dtd"])[:3] == ["dtd", "caltech101", "oxford_pets"]
+    assert len(with_groups(["dtd", "ten", "emoji"])) == 11
+
+
+@pytest.mark.parametrize(
+    ("words", "count"),
+    [
+        (["few_shot", "ten", "--shots", "1"], 10),
+        (["base2new", "all", "eurosat"], 22),  # both halves
+        (["domain_generalization", "imagenet_variants", "--shots", "1"], 5),  # and the source
+    ],
+)
+def test_protocols_take_groups(words, count, tmp_path, capsys):
+    more = ["--trainers", "ZeroshotCLIP", "--seeds", "1", "--output", str(tmp_path), "--dry-run"]
+    assert main([*words, *more]) == 0
+    assert capsys.readouterr().out.count("\n# run: ") + 1 >= count
+    more[-1:] = ["--dry-run", "--ood", "imagenet_variants"]
+    assert main(["few_shot", "emoji", *more]) == 0
+    said = capsys.readouterr().out.replace("'\"'\"'", "")  # bash's quotes
+    assert "[ImageNetV2, ImageNetSketch, ImageNetA, ImageNetR]" in said
+
+
+def test_data_commands_take_groups(tmp_path, capsys):
+    (tmp_path / "data").mkdir()
+    assert main(["check-data", "imagenet_variants", "--root", str(tmp_path / "data")]) == 1
+    assert "0 of 4 found" in capsys.readouterr().out
+    assert {*GROUPS["all"], *GROUPS["imagenet_variants"]} == set(read_tree(TABLE))  # of `download`
