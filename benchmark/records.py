@@ -201,6 +201,7 @@ KINDS: dict[str, tuple[Callable[[Any], bool], Sequence[str]]] = {
         lambda value: isinstance(value, list) and all(mark in list(BEYOND) for mark in value),
         ["beyond"],
     ),
+    "a group of numbers": (_each(is_number), ["drawn"]),
     "a list of texts": (are_texts, ["edited"]),
     "lists of texts": (
         lambda value: isinstance(value, list) and all(map(are_texts, value)), ["alike"],
@@ -208,7 +209,7 @@ KINDS: dict[str, tuple[Callable[[Any], bool], Sequence[str]]] = {
     "a group of keys": (_each(lambda _: True), ["config"]),
     "a group of texts or numbers": (
         _each(lambda fact: isinstance(fact, str | int | float | None)),
-        ["versions", "source", "teacher"],
+        ["versions", "source", "start", "teacher"],
     ),
 }  # fmt: skip
 

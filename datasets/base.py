@@ -60,6 +60,7 @@ class ImageDataset(DatasetBase):
     layout = ""  # content of the folder, for the error message; if empty, the two names above
     expected: Counts | None = None  # the Counts of a public data set
     only_tested = False  # True if `train_x` is the test set, for want of training images
+    drawn: dict[str, int] | None = None  # what `noise.KEYS` have changed, in numbers of images
     kept: Kept | None = None  # a draw of CoOp's in place of ours
     embedded = False  # True if it comes with this repository, and so is the same everywhere
 
@@ -93,8 +94,10 @@ class ImageDataset(DatasetBase):
         subset, whole = cfg.DATASET.SUBSAMPLE_CLASSES, (train, val)
         train, val, test = subsample_classes(train, val, test, subset=subset)
         own = noise.keys_of(cfg.DATASET)
+        before = len(train)
         if own.IMBALANCE > 1 and not self.only_tested:
             train = noise.imbalanced(train, own.IMBALANCE, cfg.SEED)
+        left_out = before - len(train)
         super().__init__(train_x=train, train_u=without_labels, val=val, test=test)
         others = ([], []) if subset == "all" else subsample_classes(*whole, subset=OTHER[subset])
         self.other_classnames = self.get_lab2cname(others[0])[1]
@@ -108,12 +111,17 @@ class ImageDataset(DatasetBase):
                 "least two are needed"
             )
         if noise.changes(own) and not self.only_tested:
-            self.add_noise(own, cfg.SEED)
+            wrong = self.add_noise(own, cfg.SEED)
+            images = len(self.train_x)
+            self.drawn = {"images": images, "wrong_labels": wrong, "left_out": left_out}
 
     def add_noise(self, own, seed):
         """Give training images the wrong labels of `noise.KEYS`, and print what is changed.
 
         The classes and their names, which Dassl reads from training images, are known before.
+
+        Returns:
+            The number of wrong labels.
         """
         sizes = Counter(item.label for item in self.train_x).values()
         clean = self._train_x
@@ -126,6 +134,7 @@ class ImageDataset(DatasetBase):
             f"smallest {min(sizes):,} (IMBALANCE {own.IMBALANCE:g}); {wrong:,} of {len(clean):,} "
             f"labels are wrong (LABEL_NOISE {own.LABEL_NOISE:g}, {own.LABEL_NOISE_KIND})"
         )
+        return wrong
 
     def locate(self, cfg):
         """Return the data set's folder.

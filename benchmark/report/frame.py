@@ -21,6 +21,7 @@ from ..protocols.configs import known_trainers, plain_name, varied
 from ..records import METRICS, OOD, PER_CLASS, Outcome, costs, unlike, used
 from . import published
 from .names import DATASETS, embedded, rank
+from .training import compared, start_text, started, training_text
 
 # Runs that agree in these are of one training setting; with the same settings, of one line.
 METHOD = ["protocol", "source", "dataset", "shots", "trainer", "label", "config", "variant",
@@ -70,7 +71,8 @@ def frame(outcomes: Iterable[Outcome]) -> pd.DataFrame:
     runs["group"] = keys.groupby(GROUP).ngroup()
     tables = keys.assign(dataset=runs["dataset"]).groupby([*GROUP, "dataset"]).ngroup() + len(runs)
     runs["table"] = tables.where(across != "dataset", runs["group"])
-    changes = runs.groupby(METHOD)["changes"].transform("first")  # also those without a record
+    changes = runs.groupby(METHOD)["changes"].transform("first")  # for those without a record
+    changes = runs["changes"].where(runs["changes"].notna(), changes)
     runs["settings"] = [*map(_with, runs["settings"], changes)]
     others = _others(runs)
     runs["settings"] = [*map(_with, runs["settings"] + others, _differing(runs, others))]
@@ -124,9 +126,10 @@ def _facts(outcome: Outcome) -> dict:
         "alike": [alike_text(names) for names in result.get("alike") or []],
         "teacher": teacher_text(outcome), "tried": " and ".join(dict(tried)),
         "settings": tried + varied(run.config),
-        "keys": _own_keys(run.trainer, result.get("config") or {}),
+        "keys": _own_keys(run.trainer, compared(result)),
         "seeded": bool(result.get("seeded")),
-        "untrained": None if params is None else params == 0, "changes": changed(outcome),
+        "untrained": None if params is None else params == 0, "changes": _named(outcome),
+        "start": start_text(outcome),
         "embedded": embedded(run.dataset), "beyond": result.get("beyond") or [],
         "edited": result.get("edited") or [],
         "training": not run.eval_only, **costs(result),
@@ -193,13 +196,20 @@ def _short_text(value: Any) -> str:
 
 def changed(outcome: Outcome) -> Settings | None:
     """Return the keys in CHANGES that are not as by default, and named; None without a record."""
-    config = (outcome.result or {}).get("config")
-    if config is None:
+    result = outcome.result or {}
+    if result.get("config") is None:
         return None
     if learns_nothing(outcome.run.trainer):
         return ()
+    config = compared(result)
     values = {key: used(config, f"DATASET.{key}") for key in CHANGES}
     return tuple((k, _plain(v)) for k, v in values.items() if v not in (None, CHANGES[k]))
+
+
+def _named(outcome: Outcome) -> Settings | None:
+    """Return the settings that are always named; None without a record."""
+    changes = changed(outcome)
+    return changes if changes is None else changes + started(outcome)
 
 
 def alike_text(names: list[str], most: int = 5) -> str:
@@ -215,17 +225,7 @@ def teacher_text(outcome: Outcome) -> str | None:
     facts = (outcome.result or {}).get("teacher")
     if not facts:
         return None
-    known = {key: value for key, value in facts.items() if value != "unknown"}
-    details = [str(known.get("backbone", "unknown CLIP"))]
-    details += [f"{known[key]} {key}" for key in ("classes", "shots") if key in known]
-    if known.get("seed", outcome.run.seed) != outcome.run.seed:
-        details.append(f"seed {known['seed']}")
-    if known.get("label_noise"):
-        details.append(f"label noise {known['label_noise']:g} {known.get('label_noise_kind', '')}")
-    if known.get("imbalance", 1.0) != 1.0:
-        details.append(f"imbalance {known['imbalance']:g}")
-    place = f"on {known['dataset']}" if "dataset" in known else "trained on unknown images"
-    return f"{known.get('method', 'unknown method')} {place} ({', '.join(details)})"
+    return training_text(facts, outcome.run.seed)
 
 
 def _unlike(groups: Iterable, places: Iterable, configs: Iterable[dict]) -> Iterator[tuple]:

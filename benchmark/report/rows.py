@@ -17,6 +17,7 @@ from ..records import COSTS
 from . import published
 from .frame import MEAN, each_row
 from .paired import harmonic
+from .training import INIT
 
 
 def rows(tidy: pd.DataFrame, interval: bool = False, beside_published: bool = True) -> pd.DataFrame:
@@ -109,7 +110,9 @@ def difference(row: Any) -> float | None:
 def _comparable(line) -> bool:
     """Return True if a line has the setting of published numbers."""
     fits = not line.label and line.backbones == {published.BACKBONE} and line.split == "test"
-    fits = fits and all(CHANGES.get(key, value) == value for key, value in line.settings)
+    fits = fits and all(
+        key != INIT and CHANGES.get(key, value) == value for key, value in line.settings
+    )
     return fits and bool(published.numbers(PROTOCOLS[line.protocol]))
 
 

@@ -32,6 +32,7 @@ from .metrics import class_table, images_of_classes
 from .names import method_name
 from .render import TABLE_STYLES, as_csv, in_style
 from .tables import Cell, Table, alike_note
+from .training import INIT, drawn_text, start_text
 
 if TYPE_CHECKING:
     from .plots import Drawing
@@ -156,6 +157,8 @@ def _tables(folder: Path, outcome: Outcome) -> list[Table]:
         "Half of the classes": halves.get(str(record.get("subsample_classes"))),
         "Shots": _shots(record.get("shots")),
         "Training images": ", ".join(setting_texts(changed(outcome) or ())) or None,
+        "Noise and imbalance": drawn_text(outcome),
+        "Initial weights": _start(outcome),
         "Seed": record.get("seed"),
         "Code edited since it began": ", ".join(record.get("edited") or ()) or None,
         "Set but not read": ", ".join(used(record.get("config"), "TRAINER.UNREAD") or ()) or None,
@@ -188,6 +191,12 @@ def _cells(lines: Iterable[Sequence[str]]) -> list[list[Cell]]:
 def _teacher(outcome: Outcome) -> str | None:
     text = teacher_text(outcome)
     return text and f"{text}, prompts {(outcome.result or {})['teacher'].get('digest')}"
+
+
+def _start(outcome: Outcome) -> str | None:
+    path = used((outcome.result or {}).get("config"), f"MODEL.{INIT}")
+    text = start_text(outcome)
+    return path and f"{path} ({text})" if text else path or None
 
 
 def _shots(number: object) -> object:

@@ -262,6 +262,8 @@ def _caption(rows: list[Any]) -> list[str]:
     sentences += alike_note(chain.from_iterable(row.alike for row in rows))
     teachers = {row.name: row.teacher for row in rows if known(row.teacher)}
     sentences += [f"Teacher of {name}: {text}." for name, text in teachers.items()]
+    starts = {row.name: row.start for row in rows if known(row.start)}
+    sentences += [f"Start of {name}: {text}." for name, text in starts.items()]
     if averages:
         sentences += [TARGET_AVERAGE, *apart_note(averages)]
     if labels := ", ".join(filter(None, dict.fromkeys(row.label for row in rows))):

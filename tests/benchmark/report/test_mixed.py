@@ -29,6 +29,50 @@ def test_seeds_with_other_settings_have_lines_of_their_own():
     }
 
 
+NOISE = {"DATASET": {"LABEL_NOISE": 0.5, "LABEL_NOISE_KIND": "pair", "IMBALANCE": 2.0}}
+
+
+@pytest.mark.parametrize(
+    ("drawn", "name"),
+    [
+        (None, "LABEL_NOISE 0.5, LABEL_NOISE_KIND pair, IMBALANCE 2"),
+        ((4, 2), "LABEL_NOISE 0.5, LABEL_NOISE_KIND pair, IMBALANCE 2"),
+        ((4, 0), "LABEL_NOISE 0.5, LABEL_NOISE_KIND pair"),
+        ((0, 2), "IMBALANCE 2"),
+        ((0, 0), "PromptKD"),
+    ],
+)
+def test_noise_and_imbalance_that_change_nothing_are_no_settings(drawn, name):
+    none = {"DATASET": {"LABEL_NOISE": 0.0, "LABEL_NOISE_KIND": "symmetric", "IMBALANCE": 1.0}}
+    counts = drawn and dict(zip(("wrong_labels", "left_out"), drawn, strict=True))
+    noisy, clean = (few_shot("PromptKD", 4, (50,), "emoji") for _ in range(2))
+    noisy[0].result.update(config=NOISE, drawn=counts)
+    clean[0].result["config"] = none
+    assert name in [of.removeprefix("PromptKD, ") for of in lines(only_table(noisy))]
+    both = lines(only_table([*noisy, *clean], beside_published=False))
+    assert len(both) == (2 if name != "PromptKD" else 1)
+
+
+def test_initial_weights_are_always_named():
+    facts = {"method": "CoOp", "dataset": "Emoji", "classes": "all", "backbone": "emoji"}
+    outcomes = few_shot("TPT", 4, (90, 91), "emoji", seeded=True, num_params=0)
+    for seed, one in enumerate(outcomes, 1):
+        one.result["config"] = {"MODEL": {"INIT_WEIGHTS": f"out/coop/seed{seed}/model.pth.tar-5"}}
+        one.result["start"] = facts | {"shots": 4, "seed": seed}
+    table = only_table(outcomes)
+    name = "TPT, INIT_WEIGHTS out/coop/seed/model.pth.tar-5"
+    assert list(lines(table)) == [name] and lines(table)[name][0].startswith("90.50")
+    assert f"Start of {name}: CoOp on Emoji (emoji, all classes, 4 shots)." in table.caption
+    alone = few_shot("TPT", 4, (40, 41), "emoji", seeded=True, num_params=0)
+    for one in alone:
+        one.result["config"] = {"MODEL": {"INIT_WEIGHTS": ""}}
+    assert list(lines(only_table(alone))) == ["TPT"]
+    other = few_shot("TPT", 4, (70, 71), "emoji", seeded=True, num_params=0)
+    for one in other:
+        one.result["config"] = {"MODEL": {"INIT_WEIGHTS": "out/other.pth"}}
+    assert len(lines(only_table([*outcomes, *alone, *other]))) == 3
+
+
 def test_keys_of_other_methods_are_no_settings():
     """A record has the nodes of all methods; what CoOp does not read splits none of its means."""
     outcomes = few_shot("CoOp", 1, (50, 52)) + few_shot("KgCoOp", 1, (50, 52))

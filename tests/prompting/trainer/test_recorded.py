@@ -6,6 +6,8 @@ import pytest
 import torch
 from tiny import run, write_halves
 
+from benchmark.__main__ import main
+
 OF_TRAINING = ["DATASET.NUM_SHOTS", "2", "OPTIM.LR", "0.02", "OPTIM.NAME", "adam"]
 NOISY = ["DATASET.NAME", "ImageFolder", "DATASET.LABEL_NOISE", "0.5"]
 
@@ -27,6 +29,8 @@ def test_what_the_command_of_the_evaluation_says_of_the_training_does_not_count(
     capsys.readouterr()
     more = ["DATASET.NAME", "ImageFolder", "DATASET.NUM_SHOTS", "-1", "TEST.SPLIT", "val"]
     found = evaluated(tmp_path, *more, flags=("--seed", "3"), root=root)
+    drawn = {"images": 10, "wrong_labels": 5, "left_out": 0}  # 2 of each of 5 classes
+    assert record(out)["drawn"] == found["drawn"] == drawn
     config = found["config"]
     assert (found["shots"], found["seed"], found["split"]) == (2, 1, "val")
     of_data = config["DATASET"]
@@ -37,6 +41,36 @@ def test_what_the_command_of_the_evaluation_says_of_the_training_does_not_count(
         "The record has settings of the training: DATASET.NUM_SHOTS 2 (not -1), OPTIM.LR 0.02 (not "
         "0.01), OPTIM.MAX_EPOCH 2 (not 7), OPTIM.NAME adam (not sgd), SEED 1 (not 3)\n"
     ) in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("trainer", "pairs", "drawn"),
+    [
+        ("TDA", ["DATASET.LABEL_NOISE", "0.5", "TRAINER.TDA.VIEWS", "1"], (0, 0, 0)),
+        ("TipAdapter", ["DATASET.LABEL_NOISE", "0.5"], (10, 5, 0)),
+        ("CoOp", ["DATASET.LABEL_NOISE", "0.01"], (10, 0, 0)),
+        ("CoOp", ["DATASET.IMBALANCE", "1.1"], (10, 0, 0)),
+        ("CoOp", ["DATASET.IMBALANCE", "2"], (7, 0, 3)),
+        ("CoOp", [], None),
+    ],
+)
+def test_what_noise_and_imbalance_change_is_counted(tmp_path, trainer, pairs, drawn):
+    root = write_halves(tmp_path / "halves")
+    extra = ["DATASET.NAME", "ImageFolder", "DATASET.NUM_SHOTS", "2", *pairs]
+    assert run(root, trainer, tmp_path / "output", 1, extra=extra) == 0
+    counts = (
+        dict(zip(("images", "wrong_labels", "left_out"), drawn, strict=True)) if drawn else None
+    )
+    assert record(tmp_path / "output")["drawn"] == counts
+
+
+def test_a_random_network_is_not_evaluated(tmp_path, capsys):
+    extra = ["TRAINER.TPT.COCOOP", "True", "TRAINER.TPT.BATCH_SIZE", "2"]
+    assert run(tmp_path, "TPT", None, 1, extra=[*extra, "TRAINER.TPT.SELECTION_P", "0.5"]) == 2
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        "error: TPT with COCOOP True starts from a trained CoCoOp, and its network is random: set "
+        "MODEL.INIT_WEIGHTS to a checkpoint of CoCoOp"
+    )
 
 
 def test_nothing_is_said_where_both_agree(tmp_path, capsys):
@@ -65,7 +99,7 @@ def test_public_checkpoints_do_not_say_it(tmp_path, capsys):
     assert "DATASET.NUM_SHOTS unknown (not 4)" in capsys.readouterr().out
 
 
-def test_the_seed_of_a_method_that_adapts_is_that_of_the_evaluation(tmp_path):
+def test_the_seed_of_a_method_that_adapts_and_its_initial_weights(tmp_path, capsys):
     assert run(tmp_path, "CoOp", None, 1) == 0
     weights = str(tmp_path / "output" / "prompt_learner" / "model.pth.tar-1")
     extra = ["MODEL.INIT_WEIGHTS", weights, "DATASET.NUM_SHOTS", "1"]
@@ -76,6 +110,12 @@ def test_the_seed_of_a_method_that_adapts_is_that_of_the_evaluation(tmp_path):
     found = record(tmp_path / "tpt")
     assert (found["seed"], found["shots"]) == (5, 4)
     assert found["config"]["MODEL"]["INIT_WEIGHTS"] == weights
+    start = found["start"]
+    assert (start["method"], start["shots"], start["place"]) == ("CoOp", 4, weights)
+    capsys.readouterr()
+    assert main(["report", str(tmp_path / "tpt")]) == 0
+    said = capsys.readouterr().out
+    assert f"{weights} (CoOp on TinyColours (tiny_clip_seed0.safetensors, all classes, 4 " in said
 
 
 @pytest.mark.parametrize("text", ["'many'", "nonsense"])

@@ -94,6 +94,12 @@ class TPT(CoOp):
             learner = self.prompt_generator = self.prompt_learner
             learner.meta_net = MetaNet(self.width, learner.ctx.shape[-1])
             del self.prompt_learner
+        self._random = self.settings.COCOOP
+
+    def load_public_state_dict(self, state_dict):
+        """Load the context, and with COCOOP the network, from a checkpoint."""
+        super().load_public_state_dict(state_dict)
+        self._random = False
 
     def contexts(self):
         """Return the context before adaptation; with COCOOP none, as it depends on the image."""
@@ -156,6 +162,11 @@ class TPT(CoOp):
     @torch.no_grad()
     def predict(self, images):
         """Return the output for the plain views, with the contexts after adaptation."""
+        need(
+            not self._random,
+            "TPT with COCOOP True starts from a trained CoCoOp, and its network is random: set "
+            "MODEL.INIT_WEIGHTS to a checkpoint of CoCoOp",
+        )
         views = [images] if torch.is_tensor(images) else images
         check_selection(len(views), self.settings.SELECTION_P, "the number of views")
         features = torch.stack([self.clip_features(view) for view in views], 1)

@@ -88,6 +88,8 @@ def write_results(cfg, trainer) -> None:
         "beyond": beyond(cfg, trainer),
         "alike": getattr(trainer, "alike", None),
         "teacher": getattr(trainer, "teacher_facts", None),
+        "start": getattr(trainer, "start", None),
+        "drawn": getattr(trainer, "drawn", None),
         "config": cfg,
         "versions": versions(trainer.device),
         "git": git_commit(),

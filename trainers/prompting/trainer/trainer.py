@@ -50,6 +50,7 @@ from .evaluation import Recorder, validation_loader
 from .features import build_loaders, check_views
 from .images import check_same_images, check_unseen, images_of
 from .layout import PublicLayout
+from .origin import drawn_for, facts_in, start_of
 from .schedule import FirstBatches, check_optim, epochs, steps
 from .settings import as_trained, check_loaded, check_resumed, check_weights, settings_of
 from .stages import Stages
@@ -67,7 +68,9 @@ class PromptTrainer(TrainerX):
             TEST.PREDICTIONS.
         test_results: of the last evaluation, with the original Dassl only the accuracy.
         recorder: collects the evaluation in progress; None outside one.
-        loaded: the settings of the checkpoint that is evaluated; None in a training.
+        loaded: what the checkpoint that is evaluated says of its training: settings, `drawn`; None
+            in a training.
+        start: the facts about the training of MODEL.INIT_WEIGHTS, for the record.
         stepped: True after the first training step.
         untrained: True until the prompts are trained or loaded, or `load_model("")` accepts the
             initial ones.
@@ -86,6 +89,7 @@ class PromptTrainer(TrainerX):
     untrained = True
     stepped = False
     loaded: dict | None = None
+    start: dict | None = None
     predictions: Predictions | None = None
     test_results: dict[str, float]
     recorder: Recorder | None = None
@@ -197,13 +201,15 @@ class PromptTrainer(TrainerX):
             "leave it out",
         )
         if path:
-            weights = public_checkpoint(self.method, path) or read_checkpoint(path)
+            public = public_checkpoint(self.method, path)
+            weights = public or read_checkpoint(path)
             check_unseen(weights, self.dm.dataset, self.cfg.TEST.SPLIT, path)
             self.method.load_public_state_dict(weights.get("state_dict", weights))
             self.untrained = False
+            self.start = start_of(path, public is not None)
             saved = weights.get("settings") or {}
             settings = {**saved, "MODEL.INIT_WEIGHTS": path} if is_settings(saved) else None
-            self.loaded = {"settings": settings if saved else None}
+            self.loaded = {"settings": settings if saved else None, "drawn": None}
 
     # ------------------------------------------------------------------ train
 
@@ -332,6 +338,8 @@ class PromptTrainer(TrainerX):
             "class_buffers": self.method.class_buffers,
             "classnames": list(self.dm.dataset.classnames),
             "images": images_of(self.dm.dataset, self.kind.unlabelled, self._earlier_images()),
+            "drawn": self.drawn,
+            "start": self.start,
             "trainer": type(self.method).__name__,
             "backbone": absolute(self.cfg.MODEL.BACKBONE.NAME),
             "backbone_sha256": weights_sha256(self.cfg.MODEL.BACKBONE.NAME),
@@ -384,6 +392,11 @@ class PromptTrainer(TrainerX):
     def teacher_facts(self):
         """The facts about a teacher that was trained before, for the record; None without one."""
         return facts_of(self.method)
+
+    @property
+    def drawn(self) -> dict | None:
+        """What label noise and imbalance have changed in the training, in numbers of images."""
+        return self.loaded["drawn"] if self.loaded else drawn_for(self.dm.dataset, self.method)
 
     @property
     def recorded(self) -> CfgNode:
@@ -488,3 +501,5 @@ class PromptTrainer(TrainerX):
         self.method.load_checkpoint(checkpoint, self.dm.dataset.classnames)
         self.untrained = False
         self.loaded = {"settings": checkpoint.get("settings")}
+        self.loaded["drawn"] = facts_in(checkpoint, "drawn")
+        self.start = facts_in(checkpoint, "start")

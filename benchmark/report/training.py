@@ -1,0 +1,73 @@
+"""What a record says of the training: what its images were, and from which weights it started."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from trainers.prompting.dataset_keys import CHANGES
+
+from ..records import Outcome, used
+
+INIT = "INIT_WEIGHTS"
+# What a record counts of each.
+COUNTS = {
+    "LABEL_NOISE": "wrong_labels",
+    "LABEL_NOISE_KIND": "wrong_labels",
+    "IMBALANCE": "left_out",
+}
+
+
+def compared(result: Mapping) -> dict:
+    """Return the config of a record by which runs are compared.
+
+    Label noise and imbalance that changed no image that the method learned from count as none.
+    Weights that the training started from are always named, and so are left out.
+    """
+    config = result.get("config") or {}
+    counts, data = result.get("drawn") or {}, config.get("DATASET") or {}
+    model = config.get("MODEL") or {}
+    unfelt = {key for key, count in COUNTS.items() if key in data and counts.get(count) == 0}
+    parts = {"DATASET": data | {key: CHANGES[key] for key in unfelt}} if unfelt else {}
+    parts |= {"MODEL": {**model, INIT: ""}} if model.get(INIT) else {}
+    return config | parts
+
+
+def started(outcome: Outcome) -> tuple[tuple[str, Any], ...]:
+    """Return the setting INIT_WEIGHTS, if the training, or what is not trained, started from some.
+
+    The seed in a path is left out where it is that of the run.
+    """
+    path = used((outcome.result or {}).get("config"), f"MODEL.{INIT}")
+    return ((INIT, re.sub(rf"seed{outcome.run.seed}(?!\d)", "seed", str(path))),) if path else ()
+
+
+def start_text(outcome: Outcome) -> str | None:
+    """Return what a record says of the training that gave the initial weights; None without."""
+    facts = (outcome.result or {}).get("start")
+    return training_text(facts, outcome.run.seed) if facts else None
+
+
+def training_text(facts: Mapping, seed: int) -> str:
+    """Return the facts about an earlier training; its seed only if it is not that of the run."""
+    known = {key: value for key, value in facts.items() if value != "unknown"}
+    details = [str(known.get("backbone", "unknown CLIP"))]
+    details += [f"{known[key]} {key}" for key in ("classes", "shots") if key in known]
+    if known.get("seed", seed) != seed:
+        details.append(f"seed {known['seed']}")
+    if known.get("label_noise"):
+        details.append(f"label noise {known['label_noise']:g} {known.get('label_noise_kind', '')}")
+    if known.get("imbalance", 1.0) != 1.0:
+        details.append(f"imbalance {known['imbalance']:g}")
+    place = f"on {known['dataset']}" if "dataset" in known else "trained on unknown images"
+    return f"{known.get('method', 'unknown method')} {place} ({', '.join(details)})"
+
+
+def drawn_text(outcome: Outcome) -> str | None:
+    """Return what label noise and imbalance have done to the training images; None if unknown."""
+    counts = (outcome.result or {}).get("drawn")
+    if not counts:
+        return None
+    return (
+        f"{counts.get('wrong_labels', 0):,} of {counts.get('images', 0):,} labels are wrong, "
+        f"{counts.get('left_out', 0):,} images left out"
+    )
