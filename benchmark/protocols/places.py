@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from . import PROTOCOLS
-from .base import listed
+from .base import Protocol, listed
 from .tuning import TUNING
 
 PLACES = {
@@ -30,3 +30,19 @@ def outputs_below(folder: Path, depth: int = DEPTH) -> list[Path]:
     return [
         found for path in inside if os.path.isdir(path) for found in outputs_below(path, depth - 1)
     ]
+
+
+def place_in_output(folder: Path) -> tuple[Path, str] | None:
+    """Return the output around a folder of protocols, such as `output/base2new`, and its name.
+
+    None for any other folder.
+    """
+    folder = folder.resolve()
+    if folder.name not in PLACES or not folder.is_dir() or outputs_below(folder):
+        return None
+    return folder.parent, folder.name
+
+
+def stands_in(protocol: Protocol, place: str) -> bool:
+    """Return True if runs of a protocol are in a folder of this name in the output."""
+    return any(part.folder.split("/")[0] == place for part in protocol.parts.values())

@@ -18,7 +18,7 @@ from ..cli import Parser, each, seed, write_output
 from ..protocols import PROTOCOLS
 from ..protocols.base import Protocol
 from ..protocols.configs import VARIED
-from ..protocols.places import outputs_below
+from ..protocols.places import outputs_below, place_in_output, stands_in
 from ..records import Outcome, from_folder
 from . import logs
 from .answers import MEASURES
@@ -156,8 +156,9 @@ def main(argv: list[str]) -> None:
 def chosen(args: argparse.Namespace, outputs: list[Path]) -> list[Outcome]:
     """Return the outcomes of the runs and logs that the arguments name.
 
-    Runs are those in the outputs, or in their nearest subfolders with runs. Where these are several
-    folders, each outcome names its origin.
+    Runs are those in the outputs, or in their nearest subfolders with runs, or those of protocols
+    in a folder of an output, such as `output/base2new`. Where these are several folders, each
+    outcome names its origin.
 
     Raises:
         UserError: one of several outputs does not exist, or one is a file; or as `logs.read`.
@@ -167,11 +168,15 @@ def chosen(args: argparse.Namespace, outputs: list[Path]) -> list[Outcome]:
         there = len(outputs) == 1 or output.exists()
         need(there, f"'{output}' does not exist: check the path")
     protocols = [PROTOCOLS[name] for name in args.protocols or PROTOCOLS]
-    folders = [folder for output in outputs for folder in outputs_below(output)]
-    names = [folder.name for folder in folders]
+    folders: list[tuple[Path, str]] = []
+    for output in outputs:
+        inside = place_in_output(output)
+        folders += [inside] if inside else [(folder, "") for folder in outputs_below(output)]
+    names = [folder.name for folder, _ in folders]
     found = []
-    for folder in folders:
-        outcomes = [outcome for protocol in protocols for outcome in on_disk(folder, protocol)]
+    for folder, place in folders:
+        asked = [of for of in protocols if not place or stands_in(of, place)]
+        outcomes = [outcome for protocol in asked for outcome in on_disk(folder, protocol)]
         if len(folders) > 1:
             origin = folder.name if names.count(folder.name) == 1 else ""
             outcomes = [replace(of, origin=origin or str(folder)) for of in outcomes]

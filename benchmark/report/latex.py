@@ -8,6 +8,7 @@ is one table. Everything else (ablations, views) becomes a plain table.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
@@ -27,6 +28,7 @@ from .tables import (
     h_note,
     protocol_of,
     seeds_of,
+    spread_note,
     tables,
 )
 
@@ -56,6 +58,7 @@ LONG = 700  # characters of a caption; a longer one leaves the sources to the te
 MINUS = re.compile(r"(?<![\w-])-(?=\d|ln )|(?<= )-(?= )")
 QUOTED = re.compile(r"(?<!\w)'([^']*)'(?!\w)")
 FIT = r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%"  # if it is wider
+LABEL = re.compile(r"\\label\{(tab:[^}]+)\}")
 SAME = r"\addtocounter{table}{-1}"  # of a table that is continued
 PACKAGES = r"% \usepackage{booktabs,graphicx}"
 
@@ -76,7 +79,20 @@ def papers(rows: pd.DataFrame, all_published: bool, deviations: bool = False) ->
             found += [as_latex(table) for table in group if not table.of_averages]
         else:
             found.append(_paper(group, deviations))
-    return "\n\n".join(found)
+    return "\n\n".join(apart(found))
+
+
+def apart(texts: Iterable[str]) -> list[str]:
+    """Return the LaTeX of tables, whose labels are numbered where they would be the same."""
+    counts: Counter[str] = Counter()
+    found = []
+    for text in texts:
+        if label := LABEL.search(text):
+            counts[label[1]] += 1
+            if (number := counts[label[1]]) > 1:
+                text = text.replace(f"{{{label[1]}}}", f"{{{label[1]}-{number}}}")
+        found.append(text)
+    return found
 
 
 def as_latex(table: Table) -> str:
@@ -106,8 +122,8 @@ def escape(text: str) -> str:
 
 def marked(table: Table) -> list[list[str]]:
     """Return the cells in LaTeX, with the best and second best of each column marked."""
-    best = [table.best(column) for column in range(len(table.head))]
-    second = [table.best(column, 1) for column in range(len(table.head))]
+    best = table.all_best()
+    second = table.all_best(1)
 
     def mark(i: int, j: int, cell: Cell) -> str:
         text = escape(cell.text)
@@ -191,7 +207,7 @@ def _paper(group: list[Table], deviations: bool) -> str:
     means, seeds = "Means", seeds_of(rows)
     if _has_spread(printed):
         means += " ± 95% intervals" if first.interval else " ± standard deviations"
-    caption = [f"{means} over {seeds} seeds." if seeds > 1 else "One seed."]
+    caption = [f"{means} over {seeds} seeds." if seeds > 1 else spread_note(seeds)]
     caption.append("Best in bold, second best underlined.")
     cited = {trainer for table in group for trainer in table.cited.values()}
     marks = {mark for row in rows for mark in row.beyond}

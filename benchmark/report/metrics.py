@@ -170,7 +170,8 @@ def class_table(
         for name, values in zip(numbers.index, numbers.to_numpy(), strict=True)
     ]
     head = ["Class", *(["n"] if images else []), *numbers]
-    return Table(title, head, lines, [*caption, *([N_NOTE] if images else [])], list(problems))
+    caption = [*caption, *([N_NOTE] if images else [])]
+    return Table(title, head, lines, caption, list(problems), by_line=True)
 
 
 def _cell(accuracy: float) -> Cell:

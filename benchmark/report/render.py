@@ -13,7 +13,7 @@ from tabulate import tabulate
 from ..cli import csv_text
 from ..records import COSTS
 from .frame import each_row, setting_texts
-from .latex import PACKAGES, as_latex, papers
+from .latex import PACKAGES, apart, as_latex, papers
 from .rows import difference, published_beside
 from .tables import Table, known, tables
 
@@ -50,8 +50,8 @@ def render(
 def in_style(groups: Mapping[Any, list[Table]], form: str) -> str:
     """Return these tables as `text`, `markdown` or `latex`."""
     makers = {"text": as_text, "markdown": as_markdown, "latex": as_latex}
-    head = [PACKAGES] if form == "latex" else []
-    return "\n\n".join([*head, *(makers[form](table) for of in groups.values() for table in of)])
+    texts = [makers[form](table) for group in groups.values() for table in group]
+    return "\n\n".join([PACKAGES, *apart(texts)] if form == "latex" else texts)
 
 
 def as_text(table: Table) -> str:
@@ -94,7 +94,7 @@ def _tabulated(lines, form: str) -> str:
 
 def _bold(table: Table, bold: Callable[[str], str]) -> list[list[str]]:
     """Return the texts of all cells, with the best of each column in bold."""
-    best = [table.best(column) for column in range(len(table.head))]
+    best = table.all_best()
     return [
         [bold(cell.text) if i in best[j] else cell.text for j, cell in enumerate(line)]
         for i, line in enumerate(table.lines)

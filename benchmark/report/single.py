@@ -177,10 +177,7 @@ def _tables(folder: Path, outcome: Outcome) -> list[Table]:
         numbers = pd.DataFrame({"Accuracy (%)": classes}, dtype=float)
         numbers = numbers.sort_values("Accuracy (%)", kind="stable")
         title = f"{_where(outcome)}: accuracy of each class, the least first"
-        table = class_table(title, numbers, images_of_classes(outcome))
-        # classes do not compete: none is bold
-        table.lines = _cells([[cell.text for cell in line] for line in table.lines])
-        found.append(table)
+        found.append(class_table(title, numbers, images_of_classes(outcome)))
     return found
 
 

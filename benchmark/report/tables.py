@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 STD = "Mean ± sample standard deviation (n - 1) over the seeds."
 INTERVAL = "Mean ± half of the 95% interval (Student's t) over the seeds."
 ONE_SEED = "One seed."
+NONE_YET = "No run has finished."
 H_NOTE = "H is that of the means, 2 Base New / (Base + New), as in the papers."
 AVERAGE_NOTE = "Means over the data sets."
 TARGET_AVERAGE = "The average is over the targets."
@@ -58,6 +59,7 @@ class Table:
     problems: list[str] = field(default_factory=list)  # sentences on what is missing
     rows: Sequence[Any] = ()  # of a protocol's table, the rows shown
     cited: dict[int, str] = field(default_factory=dict)  # methods of lines of published numbers
+    by_line: bool = False  # the cells of a line compete, not those of a column
 
     def __post_init__(self) -> None:
         """Escape control characters."""
@@ -74,21 +76,28 @@ class Table:
         return bool(self.rows) and self.rows[0].average
 
     def best(self, column: int, place: int = 0) -> set[int]:
-        """Return the lines with the best number of a column, as shown; empty if all are equal.
+        """Return the lines whose number in a column is the best, as shown; empty if all are equal.
 
         Args:
             column: counted from 0.
             place: 1 for the second best, and so on.
         """
-        values = {
-            i: round(value, 2)
-            for i, line in enumerate(self.lines)
-            if (value := line[column].value) is not None
-        }
-        ranked = sorted(set(values.values()), reverse=True)
-        if len(ranked) < max(2, place + 1):
-            return set()
-        return {i for i, value in values.items() if value == ranked[place]}
+        if self.by_line:
+            return {i for i, line in enumerate(self.lines) if column in _best(line, place)}
+        return _best([line[column] for line in self.lines], place)
+
+    def all_best(self, place: int = 0) -> list[set[int]]:
+        """Return `best` of each column."""
+        return [self.best(column, place) for column in range(len(self.head))]
+
+
+def _best(cells: Sequence[Cell], place: int) -> set[int]:
+    """Return the places of the cells with the best value; empty if all are equal."""
+    values = {i: round(cell.value, 2) for i, cell in enumerate(cells) if cell.value is not None}
+    ranked = sorted(set(values.values()), reverse=True)
+    if len(ranked) < max(2, place + 1):
+        return set()
+    return {i for i, value in values.items() if value == ranked[place]}
 
 
 def tables(rows: pd.DataFrame, all_published: bool = False) -> dict[Protocol, list[Table]]:
@@ -307,4 +316,6 @@ def first_head(protocol: Protocol) -> str:
 
 def spread_note(seeds: int, interval: bool = False) -> str:
     """Return the sentence that explains the cells of a table, given its largest number of seeds."""
-    return ONE_SEED if seeds < 2 else INTERVAL if interval else STD
+    if seeds < 2:
+        return ONE_SEED if seeds else NONE_YET
+    return INTERVAL if interval else STD

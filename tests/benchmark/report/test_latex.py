@@ -172,6 +172,14 @@ READ = {
 }
 
 
+def test_embedded_and_public_data_sets_have_labels_of_their_own():
+    """They are two tables of one protocol and number of shots."""
+    outcomes = [outcome("CoOp", 1, part, 50.0, dataset)
+                for dataset in ("dtd", "emoji") for part in ("base", "new")]  # fmt: skip
+    found = re.findall(r"\\label\{(.*?)\}", latex(outcomes))
+    assert found == ["tab:base2new-16", "tab:base2new-16-2"]
+
+
 @pytest.mark.skipif(not has_latex(), reason="LaTeX with booktabs or pdftotext is not installed")
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_tables_compile_and_read_right(kind, tmp_path):

@@ -12,6 +12,7 @@ from benchmark.records import from_folder
 from benchmark.report import command, pictures
 from benchmark.report.frame import frame
 from benchmark.report.metrics import Classes, Metrics
+from benchmark.report.render import as_markdown
 from trainers.prompting.record.predictions import write_predictions
 
 MEASURED = {"macro_f1": 50.0, "top5_accuracy": 90.0, "calibration_error": 8.0}
@@ -42,6 +43,8 @@ def test_classes_have_a_line_each():
     (table,) = Classes(frame(some())).tables().popitem()[1]
     assert table.head == ["Class", "CoOp", "ALIGN"]
     assert lines(table) == {"cat": ["80.00", "100.00"], "dog": ["40.00", "20.00"]}
+    assert table.all_best() == [set(), {1}, {0}], "the best method of each class"
+    assert "| cat     |     80.00 | **100.00** |" in as_markdown(table)
 
 
 def test_results_without_metrics_are_named():

@@ -37,6 +37,20 @@ def test_report_finds_all_protocols(tmp_path, capsys):
     assert {path.stem for path in (tmp_path / "one").iterdir()} == {"base2new"}
 
 
+def test_the_folder_of_a_protocol_is_that_protocol(tmp_path, capsys, monkeypatch):
+    leave(tmp_path, [outcome("CoOp", 1, part, 50.0) for part in ("base", "new")])
+    leave(tmp_path, few_shot("CoOp", 1, (48,)))
+    monkeypatch.chdir(tmp_path / "base2new")
+    for folder in (str(tmp_path / "base2new"), "."):
+        assert main(["report", folder]) == 0
+        told = capsys.readouterr().out
+        assert "Base-to-new on emoji" in told and "Few-shot" not in told
+    assert main(["report", str(tmp_path / "few_shot"), "--classes"]) == 0
+    assert "Few-shot recognition, DTD" in capsys.readouterr().out
+    assert main(["report", str(tmp_path / "transfer")]) == 2
+    assert "transfer' does not exist: check the path" in capsys.readouterr().err
+
+
 def test_seeds_choose_the_runs(tmp_path, capsys):
     for seed, accuracy in ((1, 40.0), (2, 50.0), (3, 70.0)):
         leave(tmp_path, [outcome("CoOp", seed, part, accuracy) for part in ("base", "new")])

@@ -2,6 +2,7 @@
 
 import json
 
+import pytest
 from outcomes import ablation, few_shot, leave, lines, only_table, outcome, rows, transfer
 
 from benchmark.protocols import ABLATION, CROSS_DATASET, DOMAIN_GENERALIZATION, FEW_SHOT
@@ -105,3 +106,11 @@ def test_ablation_is_in_the_order_of_its_settings():
     assert list(lines(prompts)) == ["ALIGN, M 4, N 4", "ALIGN, M 16, N 1"]
     assert "Ablation of M and N on emoji" in prompts.title and "2 shots" not in beta.title
     assert prompts.title.endswith("seed 1")  # seeds of the other table do not count
+
+
+@pytest.mark.parametrize("form", ["text", "latex"])
+def test_where_nothing_has_finished_no_seed_is_counted(form):
+    outcomes = [outcome("CoOp", 1, part, 0.0, problem="failed: no memory")
+                for part in ("base", "new")]  # fmt: skip
+    told = render(rows(outcomes), form)
+    assert "No run has finished." in told and "One seed." not in told
