@@ -83,7 +83,7 @@ def teacher(golden: Golden, folder) -> dict:
 
 def build(golden: Golden, clip_model, folder, **more) -> Method:
     meta, node = golden.meta, node_of(golden, **more)
-    if node.get("FORM", "") == "paper":  # the golden plans are converged
+    if meta["method"] == "ALIGN" and node["FORM"] == "paper":  # the golden plans are converged
         node |= {"SINKHORN_TOL": 1e-7, "SINKHORN_MAX_ITER": 2000}
     if meta["method"] == "PromptSRC":
         node["MAX_EPOCH"] = meta["extra"]["epochs"]

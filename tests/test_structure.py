@@ -101,8 +101,9 @@ PACKAGES = {
     "contract": "encoders errors",
     "method": "beyond contract encoders errors node prompts storage transport",
     "regularizers": "errors method teacher",
-    "methods": "averaging backbones beyond encoders errors method node prompts regularizers "
-    "storage teacher transport views",
+    "capabilities": "beyond encoders method node transport",
+    "methods": "averaging backbones beyond capabilities encoders errors method node prompts "
+    "regularizers storage teacher transport views",
     "plugins": "errors method methods storage",
     "running": "backbones encoders errors",
     "step": "errors method running",

@@ -11,7 +11,7 @@ from trainers.prompting.method import METHODS
 from trainers.prompting.trainer.detection import scores
 
 NEWER = ("coprompt", "kgcoop", "mmrl", "prograd", "promptsrc", "tcp")
-AT_TEST_TIME = ("tda", "tda_views", "tpt", "tpt_cocoop")  # no steps on labels: test_tpt_tda.py
+AT_TEST_TIME = ("mta", "tda", "tda_views", "tpt", "tpt_cocoop", "zero")  # no steps on labels
 ON_SUPPORT = ("lpplusplus",)  # steps on all training images: test_linear_probes.py
 STEPS = [path for path in FILES if path.stem not in AT_TEST_TIME + ON_SUPPORT]
 WITH_TEACHER = [GOLDEN / f"{name}.safetensors" for name in NEWER]

@@ -31,9 +31,14 @@ def surest(logits: torch.Tensor, share: float) -> torch.Tensor:
     return entropy(logits).argsort(dim=-1, stable=True)[:, : int(logits.shape[1] * share)]
 
 
+def check_most(V: int, keys: str) -> None:
+    """Refuse very many views V; raises UserError."""
+    need(V <= MOST_VIEWS, f"An image has {V:,} views: lower {keys}, to {MOST_VIEWS:,} at most")
+
+
 def check_selection(V: int, share: float, keys: str) -> None:
     """Refuse very many views V, and a share of them that has none; raises UserError."""
-    need(V <= MOST_VIEWS, f"An image has {V:,} views: lower {keys}, to {MOST_VIEWS:,} at most")
+    check_most(V, keys)
     need(
         int(V * share) >= 1,
         f"The surest {share:g} of {V} view{'s' * (V != 1)} of an image is no view: raise {keys}",

@@ -1,0 +1,64 @@
+"""The base of methods that classify an image by the features of several views of it."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+from ..beyond import TEST_IMAGES
+from ..encoders.sentences import fixed_sentence, only_template, write_sentences
+from ..encoders.templates import ZERO_SHOT, template_of
+from ..encoders.text import TextEncoder
+from ..encoders.vision import ImageEncoder, ImageFeatures
+from ..method import Method, Output
+from ..node import Words
+from ..transport.precision import no_autocast
+
+
+class OfViews(Method):
+    """A method that learns nothing before it sees a test image, in several views.
+
+    A subclass defines `from_views` and `test_views`. Without views (`method(images)`), it is
+    zero-shot CLIP.
+    """
+
+    trains = False
+    joint = False
+    takes = (TEST_IMAGES,)
+
+    @dataclass(frozen=True)
+    class Settings(Method.Settings):
+        """The key that every such method has."""
+
+        CTX_INIT: Words = ""  # the sentence without the class; empty: that of the data set
+
+        def __post_init__(self) -> None:
+            only_template(self.CTX_INIT)
+
+    def encoders(self, clip_model, classnames, dataset):
+        """Make the encoders, with one sentence for each class."""
+        words = self.settings.CTX_INIT
+        sentence = fixed_sentence(words) if words else template_of(ZERO_SHOT, dataset)
+        written = write_sentences(clip_model, [sentence], classnames)
+        return TextEncoder(clip_model, written), ImageEncoder(clip_model.visual)
+
+    def check_views(self, V: int) -> None:
+        """Refuse a number of views that is too small; raises UserError."""
+
+    def from_views(self, x: torch.Tensor, h: torch.Tensor) -> torch.Tensor:
+        """Return logits (B, K) of features x (B, V, D) of views, the plain one first, and h (K, D).
+
+        In float32; B images that are independent of each other.
+        """
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def predict(self, images):
+        """Return the output for the images, from all views of each."""
+        views = [images] if torch.is_tensor(images) else images
+        self.check_views(len(views))
+        raw, text = torch.stack([self.clip_features(view) for view in views], 1), self.text()
+        with no_autocast(raw.device.type):
+            x = F.normalize(raw, dim=-1)
+            logits = self.from_views(x, text.h[0].float())
+        return Output(logits, ImageFeatures(x[:, :1], None, raw=raw[:, :1]), text)
