@@ -68,6 +68,11 @@ def node_of(golden: Golden, **more) -> dict:
         node = {key: node[key] for key in known if key in node} | {"GLOBAL_DROPOUT_P": 0.0}
     if "SCALE" in known and "logit_scale" in meta["extra"]:  # a constant of the public code
         node["SCALE"] = meta["extra"]["logit_scale"]
+    if meta["method"] == "TPS":
+        texts = meta["templates"]
+        about = texts["descriptors"].items()
+        node["SENTENCES"] = {name: [f"{name}, {text}" for text in own] for name, own in about}
+        node["TEMPLATES"] = texts["templates"]
     if "DROPOUT_RATE" in node:
         node["DROPOUT_RATE"] = meta["extra"]["dropout_in_this_file"]
     return node | more

@@ -245,7 +245,11 @@ def test_base_to_new_values(method):
 def test_every_method_has_its_base_to_new_config():
     known = {path.parent.name for path in FILES if path.stem == "base2new"}
     of_any_classes = {name for name, kind in METHODS.items() if kind.class_bound is not True}
-    assert known == of_any_classes == {*BASE2NEW, "ZeroshotCLIP", "TPT", "TDA", "MTA", "ZERO"}
+    assert (
+        known
+        == of_any_classes
+        == {*BASE2NEW, "ZeroshotCLIP", "TPT", "TDA", "MTA", "ZERO", "TPS", "CTPT"}
+    )
 
 
 def test_public_command_line(tiny_clip):

@@ -11,7 +11,7 @@ from trainers.prompting.method import METHODS
 from trainers.prompting.trainer.detection import scores
 
 NEWER = ("coprompt", "kgcoop", "mmrl", "prograd", "promptsrc", "tcp")
-AT_TEST_TIME = ("mta", "tda", "tda_views", "tpt", "tpt_cocoop", "zero")  # no steps on labels
+AT_TEST_TIME = ("ctpt", "mta", "tda", "tda_views", "tps", "tpt", "tpt_cocoop", "zero")  # no labels
 ON_SUPPORT = ("lpplusplus",)  # steps on all training images: test_linear_probes.py
 STEPS = [path for path in FILES if path.stem not in AT_TEST_TIME + ON_SUPPORT]
 WITH_TEACHER = [GOLDEN / f"{name}.safetensors" for name in NEWER]
@@ -254,7 +254,7 @@ def test_eval_mode_gives_the_same_logits_from_cached_text_features(golden, metho
     expected = golden.tensors.get("logits_eval", golden.tensors["logits"])
     assert near(first, expected)
     assert torch.equal(first, second)
-    if golden.meta["method"] not in ("CoCoOp", "TPT"):  # a text for each image
+    if golden.meta["method"] not in ("CTPT", "CoCoOp", "TPT"):  # a text for each image
         assert len(calls) <= 1  # some methods have features in place of texts
 
 

@@ -267,25 +267,22 @@ class MethodTeacher(nn.Module):
             self._text = TextFeatures(F.normalize(raw, dim=-1), raw)
 
 
-def read_sentences(source: Any, classnames: Sequence[str]) -> list[list[str]]:
-    """Read sentences about each class, `{class name: [sentence, ...], ...}`.
+def sentences_of(source: Any, classnames: Sequence[str]) -> list[list[str]]:
+    """Read any number of sentences about each class.
 
     Args:
-        source: a JSON file, `emoji` for the file of the embedded data sets, or a mapping with the
-            content of such a file. In a class name `_` reads as a space. The sentences under `*`,
-            with `{}` for the class name, are for every class that is not listed.
+        source: as `read_sentences` takes it.
         classnames: K names.
 
     Returns:
-        n lists of K sentences: n for each class.
+        K lists of sentences.
 
     Raises:
-        UserError: the file does not exist, it lacks a class, or classes differ in the number of
-            their sentences.
+        UserError: the file does not exist, or it lacks a class.
 
     Examples:
-        >>> read_sentences({"cat": ["a cat."], "*": ["a {}."]}, ["cat", "dog"])
-        [['a cat.', 'a dog.']]
+        >>> sentences_of({"cat": ["a cat.", "cats"], "*": ["a {}."]}, ["cat", "dog"])
+        [['a cat.', 'cats'], ['a dog.']]
     """
     if not source:
         raise UserError(
@@ -310,10 +307,36 @@ def read_sentences(source: Any, classnames: Sequence[str]) -> list[list[str]]:
                 f"{where} has no list of sentences for the class '{name}': add one, or one under "
                 "'*' for all classes that are not listed"
             )
-        if rows and len(sentences) != len(rows[0]):
-            raise UserError(
-                f"{where} has {len(rows[0])} sentences for '{names[0]}' but {len(sentences)} for "
-                f"'{name}': give all classes the same number"
-            )
         rows.append(sentences if name in lists else [s.replace("{}", name) for s in sentences])
+    return rows
+
+
+def read_sentences(source: Any, classnames: Sequence[str]) -> list[list[str]]:
+    """Read sentences about each class, `{class name: [sentence, ...], ...}`.
+
+    Args:
+        source: a JSON file, `emoji` for the file of the embedded data sets, or a mapping with the
+            content of such a file. In a class name `_` reads as a space. The sentences under `*`,
+            with `{}` for the class name, are for every class that is not listed.
+        classnames: K names.
+
+    Returns:
+        n lists of K sentences: n for each class.
+
+    Raises:
+        UserError: the file does not exist, it lacks a class, or classes differ in the number of
+            their sentences.
+
+    Examples:
+        >>> read_sentences({"cat": ["a cat."], "*": ["a {}."]}, ["cat", "dog"])
+        [['a cat.', 'a dog.']]
+    """
+    rows = sentences_of(source, classnames)
+    for name, sentences in zip(classnames, rows, strict=True):
+        if len(sentences) != len(rows[0]):
+            where = "SENTENCES" if isinstance(source, Mapping) else f"SENTENCES: '{source}'"
+            raise UserError(
+                f"{where} has {len(rows[0])} sentences for '{clean(classnames[0])}' but "
+                f"{len(sentences)} for '{clean(name)}': give all classes the same number"
+            )
     return [list(row) for row in zip(*rows, strict=True)]

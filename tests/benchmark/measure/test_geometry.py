@@ -9,6 +9,7 @@ from trainers.prompting.method import METHODS
 
 NAMES = ["forest", "sea or lake", "annual crop land"]
 SHALLOW = {
+    "TPS": {"SENTENCES": {"*": ["a photo of a {}."]}},
     "TwoSFS": {"STAGE": 1},
     "VPT": {"PROMPT_DEPTH_VISION": 2},
     "IVLP": {"PROMPT_DEPTH_VISION": 2, "PROMPT_DEPTH_TEXT": 1, "N_CTX_VISION": 3},
@@ -19,6 +20,7 @@ SHALLOW = {
     "CoPrompt": {"PROMPT_DEPTH": 2},
     "MultiModalAdapter": {"ADAPTER_START": 0, "ADAPTER_END": 2},
     "MMRL": {"REP_LAYERS": [1, 2]},
+    "MMRLpp": {"REP_LAYERS": [1, 2]},
     "CLIPLoRA": {"PARAMS": ["q", "o", "fc", "proj"], "DROPOUT_RATE": 0.0},
     "MMP": {"TEXT_PROMPT_DEPTH": 2, "VISION_PROMPT_NUMBER": 2, "TEXT_PROMPT_NUMBER": 2},
 }

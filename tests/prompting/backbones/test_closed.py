@@ -20,8 +20,8 @@ from trainers.prompting.running.precision import Precision
 NAMES = ["cat", "dog", "snow field"]
 SIZE, D, PAD = 16, 24, 0
 EVERYWHERE = [
-    "CLAP", "CLIPAdapter", "LPPlusPlus", "LinearProbe", "MTA", "TDA", "TaskRes", "TipAdapter",
-    "TipAdapterF", "ZERO", "ZeroshotCLIP",
+    "CLAP", "CLIPAdapter", "LPPlusPlus", "LinearProbe", "MTA", "TDA", "TPS", "TaskRes",
+    "TipAdapter", "TipAdapterF", "ZERO", "ZeroshotCLIP",
 ]  # fmt: skip
 
 

@@ -124,15 +124,31 @@ class TPT(CoOp):
             kept = surest(logits, self.settings.SELECTION_P) if kept is None else kept
             return marginal_entropy(logits.take_along_dim(kept[..., None], 1)), kept
 
+    @property
+    def updates(self) -> int:
+        """The number of steps of the optimiser for an image."""
+        return self.settings.TTA_STEPS
+
+    def objective(self, z: torch.Tensor, c: torch.Tensor, kept: torch.Tensor | None, step: int):
+        """Return what a step, from 0, descends for each image, (B,), and the kept views.
+
+        Args:
+            z: (B, V, D), features of the views.
+            c: (B, n, W), contexts.
+            kept: the views; None in the first step.
+            step: its number.
+        """
+        return self.entropies(z, self.text_encoder([c]).h, kept)
+
     def adapted(self, z: torch.Tensor, c0: torch.Tensor) -> torch.Tensor:
         """Return the contexts (B, n, W) after the steps, for features z (B, V, D) of the views."""
         kept = None
         with torch.inference_mode(False), torch.enable_grad():
             z, c = z.clone(), c0.detach().clone().requires_grad_()
             optimizer = torch.optim.AdamW([c], self.settings.LR, weight_decay=0.01)
-            for _ in range(self.settings.TTA_STEPS):
-                H, kept = self.entropies(z, self.text_encoder([c]).h, kept)
-                (gradient,) = torch.autograd.grad(GRAD_SCALE * H.sum(), c)
+            for step in range(self.updates):
+                loss, kept = self.objective(z, c, kept, step)
+                (gradient,) = torch.autograd.grad(GRAD_SCALE * loss.sum(), c)
                 fits = gradient.isfinite().all(dim=(1, 2), keepdim=True)  # else no step
                 c.grad, before = torch.where(fits, gradient / GRAD_SCALE, 0), c.detach().clone()
                 optimizer.step()

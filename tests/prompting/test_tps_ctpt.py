@@ -1,0 +1,141 @@
+"""TPS and C-TPT: every number of their golden files, mistakes."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from golden_files import build, near, read
+from paths import GOLDEN
+
+from trainers.prompting import UserError, build_method
+
+NAMES = ["forest", "sea", "road"]
+
+
+@pytest.fixture
+def of(tiny_clip, tmp_path):
+    """Return a golden file and its method, in eval mode."""
+
+    def of(name, **more):
+        golden = read(GOLDEN / f"{name}.safetensors")
+        return golden, build(golden, tiny_clip, tmp_path, **more).eval()
+
+    return of
+
+
+def features(method, golden):
+    """Return features of all views (B, V, D), normalised."""
+    views = torch.stack([method.clip_features(view) for view in golden.test_images], 1)
+    return F.normalize(views, dim=-1)
+
+
+# ------------------------------------------------------------------ TPS
+
+
+def test_the_texts_of_tps(of):
+    golden, method = of("tps")
+    tensors = golden.tensors
+    assert near(method.w, tensors["embeds/text"], 1e-6)
+    assert near(method.text().h[0], tensors["frozen/text_features"], 1e-6)
+    _, plain = of("tps", WITH_TEMPLATES=False, WITH_CONCEPTS=False)
+    assert near(plain.w, tensors["embeds/plain"], 1e-6)
+    _, macro = of("tps", MACRO_POOLING=True)
+    own = tensors["embeds/templates"]
+    for k in range(6):
+        every = torch.cat([own[k], tensors[f"embeds/concepts/{k}"]])
+        assert near(macro.w[k], every.mean(0), 1e-6)
+    assert method.takes == ("test images", "llm") and plain.takes == ("test images",)
+
+
+def test_a_step_of_tps(of):
+    golden, method = of("tps")
+    tensors, x, h = golden.tensors, features(*of("tps")[::-1]), method.text().h[0]
+    r = torch.zeros(5, 6, 64, requires_grad=True)
+    H = method.entropies(x, h, r)
+    assert near(H, tensors["loss/entropy"], 1e-5)
+    (gradient,) = torch.autograd.grad(H.sum(), r)
+    wanted = tensors["grad/text_shifter.shift"]
+    assert (gradient - wanted).norm() < 1e-3 * wanted.norm()
+    assert near(method.shifts(x, h), tensors["adapted/text_shifter.shift"], 1e-5)
+    assert near(method(tensors["image"]), tensors["logits_before"])
+
+
+@pytest.mark.parametrize(
+    ("block", "node"),
+    [
+        ("", {}),
+        ("plain/", {"WITH_TEMPLATES": False, "WITH_CONCEPTS": False}),
+        ("templates/", {"WITH_CONCEPTS": False}),
+        ("shared/", {"PER_LABEL": False}),
+    ],
+)
+def test_logits_of_tps(of, block, node, monkeypatch):
+    golden, method = of("tps", **node)
+    views = golden.test_images
+    logits = method.predict(views).logits
+    assert near(logits, golden.tensors[block + "logits"]) and not logits.requires_grad
+    monkeypatch.setattr("trainers.prompting.methods.tps.ENTRIES", 800)  # two images at a time
+    with torch.inference_mode():
+        assert near(method.predict(views).logits, logits, 1e-5)
+
+
+# ------------------------------------------------------------------ C-TPT
+
+
+def test_a_step_of_ctpt(of):
+    golden, method = of("ctpt")
+    tensors, views, x = golden.tensors, golden.test_images, features(*of("ctpt")[::-1])
+    c = method.initial(torch.zeros(5, 64)).detach().requires_grad_()
+    h = method.text_encoder([c]).h
+    assert near(h[0], tensors["text/before"], 1e-5)
+    assert near(method.dispersion(h), tensors["dispersion/before"], 1e-5)
+    assert near(method.dispersion(h), tensors["loss/dispersion"], 1e-5)
+    loss, kept = method.objective(x, c, None, 0)
+    assert near(method.entropies(x, h)[0], tensors["loss/entropy"], 1e-5)
+    assert torch.equal(kept.sort().values, tensors["selected"].sort().values)
+    (gradient,) = torch.autograd.grad(loss.sum(), c)
+    wanted = tensors["grad/prompt_learner.ctx"]
+    assert (gradient - wanted).norm() < 1e-3 * wanted.norm()
+    assert near(loss.mean(), tensors["loss"])
+    assert near(method.losses(views, tensors["label"])["loss"], tensors["loss"])
+    assert near(method.adapted(x, c), tensors["adapted/prompt_learner.ctx"], 1e-4)
+    after = method.text_encoder([tensors["adapted/prompt_learner.ctx"]]).h
+    assert near(after, tensors["text/after"], 1e-5)
+
+
+@pytest.mark.parametrize(
+    ("block", "node"),
+    [("", {}), ("two_step/", {"TWO_STEP": True}), ("tpt/", {"LAMBDA_TERM": 0.0})],
+)
+def test_logits_of_ctpt(of, block, node):
+    golden, method = of("ctpt", **node)
+    logits = method.predict(golden.test_images).logits
+    assert near(logits, golden.tensors[block + "logits"])
+
+
+def test_views_of_ctpt(tiny_clip):
+    def augmix(dataset, **node):
+        return build_method("CTPT", node, tiny_clip, NAMES, dataset).test_augmix
+
+    assert augmix("EuroSAT") and not augmix("ImageNetA") and augmix("ImageNetA", I_AUGMIX=True)
+
+
+# ------------------------------------------------------------------ mistakes
+
+
+MISTAKES = [
+    ("TPS", {}, "Sentences about the classes are missing: set SENTENCES to a JSON file"),
+    ("TPS", {"SENTENCES": {"sea": ["a sea"]}}, "SENTENCES has no list of sentences for the class"),
+    ("TPS", {"TEMPLATES": ["a photo"]}, r"TEMPLATES has \['a photo'\], which lacks {}"),
+    ("TPS", {"SELECTION_P": 0.01}, "surest 0.01 of 64 views of an image is no view"),
+    ("TPS", {"SELECTION_P": 2.0}, "SELECTION_P is 2.0 but must be 1 or less"),
+    ("TPS", {"TTA_STEPS": -1}, "TTA_STEPS is -1 but must be 0 or more"),
+    ("TPS", {"LR": float("nan")}, "LR is nan but must be finite"),
+    ("CTPT", {"LAMBDA_TERM": -1.0}, "LAMBDA_TERM is -1.0 but must be 0 or more"),
+    ("CTPT", {"LR": float("inf")}, "LR is inf but must be finite"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "node", "sentence"), MISTAKES, ids=lambda x: str(x)[:50])
+def test_mistakes(tiny_clip, name, node, sentence):
+    with pytest.raises(UserError, match=sentence):
+        build_method(name, node, tiny_clip, NAMES).text()
