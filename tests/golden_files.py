@@ -56,6 +56,10 @@ def read(path) -> Golden:
         meta["method"] = "CLAP"
         tensors["logits_eval"] = tensors["logits"]
         meta["config"] = {key: meta["config"][key] for key in ("INIT", "CONSTRAINT", "PREC")}
+    if meta["method"] == "MMRLpp":  # its terms are without their weights
+        alpha, weight = (meta["config"][key] for key in ("ALPHA", "REG_WEIGHT"))
+        weights = {"ce": alpha, "ce_rep": 1 - alpha, "reg_image": weight, "reg_text": weight}
+        tensors |= {f"loss/{name}": w * tensors[f"loss/{name}"] for name, w in weights.items()}
     return Golden(meta, tensors)
 
 

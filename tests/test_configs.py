@@ -65,6 +65,9 @@ BY_DATASET = {
     ("coprompt", "OxfordPets", "TRAINER.W"): (0.1, 1.0),
     ("coprompt", "ImageNet", "TRAINER.CoPrompt.N_CTX"): (4, 2),
     ("coprompt", "EuroSAT", "TRAINER.CoPrompt.PROMPT_DEPTH"): (12, 9),
+    ("MMRLpp/base2new_per_dataset", "OxfordFlowers", "TRAINER.MMRLpp.BETA"): (0.4, 0.9),
+    ("MMRLpp/cross_dataset", "EuroSAT", "TRAINER.MMRLpp.BETA"): (0.3, 0.9),
+    ("MMRLpp/few_shot", "ImageNet", "OPTIM.LR"): (0.001, 0.002),
     ("MMRL/base2new_per_dataset", "EuroSAT", "TRAINER.MMRL.REP_DIM"): (2048, 512),
     ("TipAdapter/few_shot_per_dataset", "OxfordFlowers", "TRAINER.TIP_ADAPTER.INIT_ALPHA"):
         (10.0, 1.17),
@@ -124,6 +127,7 @@ BASE2NEW = {
     "CLIPAdapter": (32, 0.002, 50),
     "GalLoP": (32, 0.002, 200),
     "MMRL": (4, 0.001, 10),
+    "MMRLpp": (4, 0.001, 10),
     "MultiModalAdapter": (16, 0.0015, 5),
     "LNOnly": (32, 0.0002, 4800),
     "TwoSFS": (32, 0.0002, 4800),

@@ -10,7 +10,7 @@ from trainers.prompting.encoders import templates
 from trainers.prompting.method import METHODS
 from trainers.prompting.trainer.detection import scores
 
-NEWER = ("coprompt", "kgcoop", "mmrl", "prograd", "promptsrc", "tcp")
+NEWER = ("coprompt", "kgcoop", "mmrl", "mmrlpp", "prograd", "promptsrc", "tcp")
 AT_TEST_TIME = ("ctpt", "mta", "tda", "tda_views", "tps", "tpt", "tpt_cocoop", "zero")  # no labels
 ON_SUPPORT = ("lpplusplus",)  # steps on all training images: test_linear_probes.py
 STEPS = [path for path in FILES if path.stem not in AT_TEST_TIME + ON_SUPPORT]
@@ -80,7 +80,7 @@ def test_logits_terms_and_gradients(golden, method):
     check_step(method, golden)
 
 
-@pytest.mark.parametrize("name", ["cliplora", "mmrl"])
+@pytest.mark.parametrize("name", ["cliplora", "mmrl", "mmrlpp"])
 def test_the_clips_own_scale(tiny_clip, tmp_path, name):
     golden = read(GOLDEN / f"{name}.safetensors")
     check_step(build(golden, tiny_clip, tmp_path, SCALE=0.0), golden, "clip_scale/")
@@ -94,10 +94,10 @@ def test_global_prompts_are_dropped_in_the_loss(tiny_clip, tmp_path, monkeypatch
     check_step(method, golden, "dropout/")
 
 
-def check_other_classes(golden, name: str, expected: str, clip_model) -> Method:
+def check_other_classes(golden, name: str, expected: str, clip_model, dataset="") -> Method:
     """Check the logits for the class names in the metadata of a file, from a checkpoint."""
     names = golden.meta[name]
-    method = build_method(golden.meta["method"], node_of(golden), clip_model, names)
+    method = build_method(golden.meta["method"], node_of(golden), clip_model, names, dataset)
     checkpoint = {"state_dict": golden.params, "classnames": golden.meta["classnames"]}
     method.load_checkpoint(checkpoint, names)
     with torch.no_grad():
@@ -229,8 +229,9 @@ def test_scores_for_other_classes(tiny_clip, tmp_path):
         assert (found[name] + golden.tensors[f"ood/{name}"]).abs().max() < 1e-6
 
 
-def test_other_classes_use_only_clips_head(tiny_clip, tmp_path):
-    golden = read(GOLDEN / "mmrl.safetensors")
+@pytest.mark.parametrize("name", ["mmrl", "mmrlpp"])
+def test_other_classes_use_only_clips_head(tiny_clip, tmp_path, name):
+    golden = read(GOLDEN / f"{name}.safetensors")
     method = build(golden, tiny_clip, tmp_path).eval()
     state = {"state_dict": method.public_state_dict()}
     names = golden.meta["classnames"]
@@ -269,6 +270,7 @@ def test_contexts_start_from_words(golden, tiny_clip):
     meta = golden.meta
     random = ["adapter.", "alpha_vec", "classifier", "prompt_learner.ctx_vision"]
     random += ["local_prompts"] if meta["method"] == "SOTGLP" else []
+    random += ["image_encoder.", "representation_learner."] if meta["method"] == "MMRLpp" else []
     words = {k: v for k, v in golden.part("init/").items() if not k.startswith(tuple(random))}
     if words and golden.meta["config"].get("CTX_INIT") != "":
         node = node_of(golden) | ({"MAX_EPOCH": 20} if meta["method"] == "PromptSRC" else {})

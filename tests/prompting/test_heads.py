@@ -242,6 +242,8 @@ BAD = [
     ("MMRL", "REP_LAYERS", ["a"], "REP_LAYERS is .* but must be a list of whole numbers"),
     ("GalLoP", "TOPK", ["a"], "TOPK is .* but must be a list of whole numbers"),
     ("MMRL", "N_REP_TOKENS", 100_000, "N_REP_TOKENS is 100000 but must be from 1 to 1,000"),
+    ("MMRLpp", "BETA", 1.5, r"BETA is 1.5 but must be in \[0, 1\]"),
+    ("MMRLpp", "RES_LORA_DIM", 0, "RES_LORA_DIM is 0 but must be from 1 to 10,000"),
     ("KgCoOp", "W", -1.0, "W is -1.0 but must be 0 or more"),
     ("CoPrompt", "W", float("nan"), "TRAINER.W is nan but must be 0 or more"),
     ("MMRL", "REG_WEIGHT", -1.0, "REG_WEIGHT is -1.0 but must be 0 or more"),

@@ -32,6 +32,7 @@ NODES = {
     "PromptSRC": {"PROMPTSRC.PROMPT_DEPTH_VISION": "2", "PROMPTSRC.PROMPT_DEPTH_TEXT": "2"},
     "CoPrompt": {"CoPrompt.PROMPT_DEPTH": "2"},
     "MMRL": {"MMRL.REP_LAYERS": "[2, 3]"},
+    "MMRLpp": {"MMRLpp.REP_LAYERS": "[2, 3]"},
     "MultiModalAdapter": {"MMADAPTER.ADAPTER_START": "2", "MMADAPTER.ADAPTER_END": "3"},
 }
 

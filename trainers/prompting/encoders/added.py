@@ -73,6 +73,7 @@ class Added(NamedTuple):
         enter: (n, W), tokens that follow the first position, CLS or SOS, from this block on. The
             first block that has some inserts them; in later blocks they replace those of before.
             n is the same everywhere. They get no positional embedding.
+        share: of tokens that replace others; the rest of the state stays.
         beside: a module (x, y) -> (..., W) whose output is added to that of the block. It must
             treat each position separately: the last block computes only positions that are read.
         before: a module x -> (..., W) whose output is added to x, in block 0 only: in the text
@@ -88,6 +89,7 @@ class Added(NamedTuple):
 
     weights: Mapping[str, LowRank] = {}
     enter: torch.Tensor | None = None
+    share: float = 1.0
     beside: nn.Module | None = None
     before: nn.Module | None = None
     norms: Mapping[str, nn.Module] = {}
@@ -109,13 +111,11 @@ Additions = Mapping[int, Added]  # by the number of the block, from 0
 NONE: Additions = {}
 
 
-def let_in(
-    tokens: torch.Tensor, x: torch.Tensor, n: int, first: int = 1
-) -> tuple[torch.Tensor, int]:
+def let_in(here: Added, x: torch.Tensor, n: int, first: int = 1) -> tuple[torch.Tensor, int]:
     """Insert tokens after the first positions, in place of those that entered before.
 
     Args:
-        tokens: (m, W).
+        here: with the tokens, (m, W), and their share of a state where others have entered.
         x: states (B, T, W), which contain n tokens that entered before.
         n: their number.
         first: number of positions before them.
@@ -123,7 +123,10 @@ def let_in(
     Returns:
         The states (B, T - n + m, W), and the number of tokens that have entered.
     """
-    tokens = tokens.to(x.dtype).expand(x.shape[0], -1, -1)
+    assert here.enter is not None
+    tokens = here.enter.to(x.dtype).expand(x.shape[0], -1, -1)
+    if n and here.share != 1:
+        tokens = here.share * tokens + (1 - here.share) * x[:, first : first + n]
     return torch.cat([x[:, :first], tokens, x[:, first + n :]], dim=1), tokens.shape[1]
 
 

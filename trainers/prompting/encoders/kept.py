@@ -38,7 +38,8 @@ class KeptText:
         parts = {(i, name): m for i, here in added.items() for name, m in here.modules().items()}
         tensors: list[torch.Tensor] = [*encoder.parameters()]
         tensors += [x for m in parts.values() for x in (*m.parameters(), *m.buffers())]
-        key = *parts, *enter, len(text or ()), inserted is None, *map(_mark, tensors)
+        shares = (here.share for here in added.values())
+        key = *parts, *enter, *shares, len(text or ()), inserted is None, *map(_mark, tensors)
         if self._found is None or key != self._key or not self._holds(given):
             with torch.inference_mode(False), torch.no_grad():  # so that training can read it
                 self._found = encoder(text, inserted, added)

@@ -188,7 +188,7 @@ class TextEncoder(nn.Module):
                     "The method lets tokens enter the text encoder, whose positions attend to "
                     "later ones in this backbone: choose another method or backbone",
                 )
-                shared, n = let_in(here.enter, shared, n, self.start)
+                shared, n = let_in(here, shared, n, self.start)
             if inserted is not None and i == self.insert_block:
                 need(
                     not n,

@@ -249,7 +249,7 @@ class ImageEncoder(nn.Module):
                 ctx = ctx.expand(B, *ctx.shape).flatten(0, 1)
                 x = torch.cat([x[:, : -ctx.shape[1]], ctx], dim=1)
             if here.enter is not None:
-                x, n = let_in(here.enter, x, n, start)
+                x, n = let_in(here, x, n, start)
             recompute = self.recompute and (x.requires_grad or here is not NOTHING)
             if path is not None:
                 at, both = slice(start + n, start + n + P), i == 0 and self.vv == "released"

@@ -4,6 +4,7 @@ MMRL: Multi-Modal Representation Learning for Vision-Language Models.
 """
 
 from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -88,7 +89,7 @@ class MMRL(Method):
     node = "MMRL"
     checkpoint = "MultiModalRepresentationLearner"
     dead_weights = ("prompt_embeddings", "representation_learner.prompt_embeddings")
-    training_only = ("REG_WEIGHT", "TASK", "SUBSAMPLE_CLASSES")
+    training_only: ClassVar[tuple[str, ...]] = ("REG_WEIGHT", "TASK", "SUBSAMPLE_CLASSES")
     outside = {"TASK": "TASK", "SUBSAMPLE_CLASSES": "DATASET.SUBSAMPLE_CLASSES"}
 
     @dataclass(frozen=True)
@@ -118,6 +119,7 @@ class MMRL(Method):
             need(0 <= self.ALPHA <= 1, f"ALPHA is {self.ALPHA} but must be in [0, 1]")
 
     settings: Settings
+    representation_learner: Any
     own_classes = True
 
     def encoders(self, clip_model, classnames, dataset):
@@ -136,28 +138,35 @@ class MMRL(Method):
             widths[side] = blocks[0].attn.embed_dim
             need(
                 settings.REP_LAYERS[-1] <= len(blocks),
-                f"TRAINER.MMRL.REP_LAYERS has {settings.REP_LAYERS[-1]} but the {side} encoder has "
-                f"{len(blocks)} blocks: name only these",
+                f"TRAINER.{self.node}.REP_LAYERS has {settings.REP_LAYERS[-1]} but the {side} "
+                f"encoder has {len(blocks)} blocks: name only these",
             )
-        self.representation_learner = Representation(
-            settings.REP_LAYERS, settings.N_REP_TOKENS, settings.REP_DIM, widths
-        )
-        W = widths["image"]
-        self.proj_rep = nn.Parameter(W**-0.5 * torch.randn(W, self.width))
+        self.learn(widths)
         self.teacher = Teacher(clip_model, classnames, [template_of(ZERO_SHOT, dataset)])
+
+    def learn(self, widths: dict[str, int]) -> None:
+        """Make the tokens and their head, for encoders of these widths."""
+        s, W = self.settings, widths["image"]
+        size = s.REP_LAYERS, s.N_REP_TOKENS, s.REP_DIM
+        self.representation_learner = Representation(*size, widths)
+        self.proj_rep = nn.Parameter(W**-0.5 * torch.randn(W, self.width))
 
     def public_name(self, name):
         """Return the public name: the head of the tokens is in the image encoder."""
-        return f"image_encoder.{name}" if name == "proj_rep" else name
+        return name if "." in name else f"image_encoder.{name}"
 
     def blocks(self, side):
         """Return the tokens that enter a side's blocks."""
         tokens = self.representation_learner.tokens(side)
         return {i: Added(enter=enter) for i, enter in tokens.items()}
 
+    def head(self) -> torch.Tensor:
+        """Return the projection (W, D) of the tokens."""
+        return self.proj_rep
+
     def logits_of_tokens(self, image, text) -> torch.Tensor:
         """Return l^r = s z^r . h, z^r the projected mean of the last states of the tokens."""
-        z = F.normalize(image.states[:, 0, 1:].float().mean(1) @ self.proj_rep, dim=-1)
+        z = F.normalize(image.states[:, 0, 1:].float().mean(1) @ self.head(), dim=-1)
         return self.logit_scale * z @ text.h[0].float().T
 
     def logits(self, image, text):
