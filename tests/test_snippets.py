@@ -18,7 +18,8 @@ from paths import ROOT
 
 import train
 from benchmark.__main__ import run_command
-from benchmark.launch.command import build_parser, parse, planned
+from benchmark.launch.arguments import build_parser, parse
+from benchmark.launch.command import planned
 from benchmark.launch.engine import command
 from benchmark.launch.slurm import site
 from benchmark.protocols import PROTOCOLS

@@ -1,0 +1,137 @@
+"""The arguments of the commands of protocols: their parser, data sets, and KEY VALUE pairs."""
+
+import argparse
+import os
+import re
+from pathlib import Path
+
+from recipe.configs import check_no_equals
+from trainers.prompting.errors import UserError
+
+from ..cli import Parser, add_plugin, each, from_one, seed, words
+from ..protocols.base import Protocol
+from ..protocols.configs import GROUPS, with_groups
+from .slurm import site
+
+KEY = re.compile(r"[A-Z][A-Z0-9_]*(\.\w+)*")  # also TRAINER.CoPrompt.N_CTX
+
+# Keys that the launcher sets, and the option that sets them.
+RESERVED = {
+    "DATASET.NUM_SHOTS": "--shots",
+    "DATASET.SUBSAMPLE_CLASSES": "the protocol itself",
+    "DATASET.NAME": "the DATASET argument",
+    "DATASET.ROOT": "--root",
+    "MODEL.BACKBONE.NAME": "--backbone",
+    "OUTPUT_DIR": "--output",
+    "RESUME": "the launcher itself",
+    "SEED": "--seeds",
+    "TEST.OOD": "--ood",
+    "TRAINER.NAME": "--trainers",
+}
+
+
+def build_parser(protocol: Protocol) -> Parser:
+    """Return the parser with the arguments of all protocols, and those of this one."""
+    name = "DATASET" if protocol.datasets else "TARGET"
+    usual = protocol.datasets or "the usual targets of the source"
+    parser = Parser(
+        prog=f"python -m benchmark {protocol.name}",
+        description=f"{protocol.title}: {protocol.summary}. Finished runs are skipped.",
+        usage=f"%(prog)s [{name} ...] [options] [KEY VALUE ...]",
+        parents=[site.build_parser()],
+    )
+    parser.set_defaults(usual=protocol.datasets)
+    add = parser.add_argument
+    add(
+        "words",
+        nargs="*",
+        metavar=f"{name} ... KEY VALUE ...",
+        help=f"data sets, by their names in configs/datasets, or {', '.join(GROUPS)} (default: "
+        f"{usual}), then settings for train.py",
+    )
+    for flag, settings in protocol.options.items():
+        add(flag, **settings)
+    if "--vary" not in protocol.options:
+        add(
+            "--vary", action="append", default=[], metavar="KEY=VALUE,VALUE",
+            help="do the runs with each of these values, in separate folders, and compare "
+            "them; may be repeated",
+        )  # fmt: skip
+    add("--seeds", type=each(seed), default="1 2 3", help="seeds (default: '%(default)s')")
+    add("--root", type=Path, metavar="DATA", help="folder of the data sets")
+    add("--output", type=Path, default=Path("output"), help="output folder (default: %(default)s)")
+    add(
+        "--config",
+        help="the methods' config: the name of a file in configs/trainers/TRAINER, the path of a "
+        ".yaml file, or a folder with TRAINER/*.yaml (default: 'emoji' for the emoji data sets, "
+        "else the protocol's)",
+    )
+    add_plugin(parser)
+    add("--backbone", help="a CLIP by name or file (default: the config's)")
+    add(
+        "--ood",
+        type=words,
+        default=(),
+        metavar="SETS",
+        help="data sets of other classes, in one argument: measure how well each run separates its "
+        "test images from theirs (docs/metrics.md)",
+    )
+    add(
+        "--jobs",
+        type=from_one,
+        help="number of runs at once (default: one for each GPU, or for each core up to four)",
+    )
+    add("--redo", action="store_true", help="do runs of other code anew, in place of the old ones")
+    add("--accept-edited", action="store_true", help="keep runs of other code, with a note")
+    add("--dry-run", action="store_true", help="only print the commands, or Slurm's scripts")
+    add(
+        "--only",
+        nargs="+",
+        metavar="FOLDER",
+        help="do only the runs in these folders below the output, and not the runs that they need",
+    )
+    return parser
+
+
+def parse(parser: Parser, argv: list[str]) -> argparse.Namespace:
+    """Parse the arguments: the data sets go to `datasets`, the KEY VALUE pairs to `opts`."""
+    args = parser.parse_intermixed_args(argv)
+    check_ood(argv)
+    args.datasets, args.opts = split_words(args.words)
+    args.datasets = args.datasets or words(args.usual)
+    for name in ("trainers", "seeds", "shots", "ood"):
+        if getattr(args, name, None) == []:
+            raise UserError(f"--{name} is empty: give at least one")
+    args.output = Path(os.path.abspath(args.output))
+    if args.output.is_file():
+        raise UserError(f"--output: '{args.output}' is a file: give a folder")
+    args.plugins = tuple(
+        os.path.abspath(plugin) if plugin.endswith(".py") else plugin for plugin in args.plugin
+    )
+    return args
+
+
+def check_ood(argv: list[str]) -> None:
+    """Raise a UserError if a word follows the value of --ood that could be one of its data sets."""
+    for option, _, after in zip(argv, argv[1:], argv[2:], strict=False):
+        if option in ("--oo", "--ood") and not (after.startswith("-") or KEY.fullmatch(after)):
+            raise UserError(
+                f"'{after}' follows the value of --ood: quote several of its data sets, as in "
+                "--ood 'A B', and put those of the runs before all options"
+            )
+
+
+def split_words(given: list[str]) -> tuple[list[str], tuple[str, ...]]:
+    """Split words into data sets and KEY VALUE pairs, which begin with the first KEY."""
+    start = next((i for i, word in enumerate(given) if KEY.fullmatch(word)), len(given))
+    datasets, opts = with_groups(words(" ".join(given[:start]))), tuple(given[start:])
+    for key in (*datasets, *opts[::2]):
+        check_no_equals(key)
+        if key in RESERVED:
+            raise UserError(f"{key} cannot be given as KEY VALUE: {RESERVED[key]} sets it")
+    if len(opts) % 2:
+        raise UserError(
+            f"{opts[-1]} has no value: write KEY VALUE, and quote several values of an option, as "
+            "in --trainers 'CoOp ALIGN'"
+        )
+    return datasets, opts
