@@ -149,7 +149,8 @@ def _defaults():
     for extend in extenders:  # first: keys that are there stay as they are
         extend(cfg)
     extend_cfg(cfg)
-    cfg.DATASET.update(CHANGES | SOURCES)  # read by the data sets of this repository
+    # read by the data sets of this repository, METHODS by its launcher
+    cfg.DATASET.update(CHANGES | SOURCES, FEATURES="", METHODS=[])
     return cfg
 
 

@@ -1,8 +1,9 @@
 # Sourced by the scripts of the protocols. `run PROTOCOL ...` calls `python -m benchmark PROTOCOL ...`
 # with options from environment variables: SEEDS ("1 2 3"), SHOTS (16), DATA (folder of the data
 # sets), OUTPUT (output), CONFIG (name or path of a config file), PLUGINS (modules or files that
-# register methods, separated by spaces), BACKBONE (name or file of the CLIP), OOD (data sets of other
-# classes), JOBS (runs at a time), SLURM (options for sbatch: submit the runs), PYTHON (python).
+# register methods, separated by spaces), BACKBONE (name or file of the CLIP), FEATURES (a file of
+# features in place of images), OOD (data sets of other classes), JOBS (runs at a time), SLURM (options
+# for sbatch: submit the runs), PYTHON (python).
 set -euo pipefail
 
 run() {
@@ -21,6 +22,7 @@ run() {
         ${CONFIG:+--config "$CONFIG"} \
         ${plugins[@]+"${plugins[@]}"} \
         ${BACKBONE:+--backbone "$BACKBONE"} \
+        ${FEATURES:+--features "$FEATURES"} \
         ${OOD:+"--ood=$OOD"} \
         ${JOBS:+--jobs "$JOBS"} \
         ${SLURM+"--slurm=$SLURM"} \

@@ -10,13 +10,14 @@ from trainers.prompting.errors import UserError
 
 from ..cli import Parser, add_plugin, each, from_one, seed, words
 from ..protocols.base import Protocol
-from ..protocols.configs import GROUPS, with_groups
+from ..protocols.configs import GROUPS, check_datasets, usual_methods, with_groups
 from .slurm import site
 
 KEY = re.compile(r"[A-Z][A-Z0-9_]*(\.\w+)*")  # also TRAINER.CoPrompt.N_CTX
 
 # Keys that the launcher sets, and the option that sets them.
 RESERVED = {
+    "DATASET.FEATURES": "--features",
     "DATASET.NUM_SHOTS": "--shots",
     "DATASET.SUBSAMPLE_CLASSES": "the protocol itself",
     "DATASET.NAME": "the DATASET argument",
@@ -40,7 +41,8 @@ def build_parser(protocol: Protocol) -> Parser:
         usage=f"%(prog)s [{name} ...] [options] [KEY VALUE ...]",
         parents=[site.build_parser()],
     )
-    parser.set_defaults(usual=protocol.datasets)
+    trainers = protocol.options.get("--trainers", {}).get("default", "")
+    parser.set_defaults(usual=protocol.datasets, usual_trainers=trainers)
     add = parser.add_argument
     add(
         "words",
@@ -50,7 +52,7 @@ def build_parser(protocol: Protocol) -> Parser:
         f"{usual}), then settings for train.py",
     )
     for flag, settings in protocol.options.items():
-        add(flag, **settings)
+        add(flag, **(own_default(settings) if flag == "--trainers" else settings))
     if "--vary" not in protocol.options:
         add(
             "--vary", action="append", default=[], metavar="KEY=VALUE,VALUE",
@@ -68,6 +70,11 @@ def build_parser(protocol: Protocol) -> Parser:
     )
     add_plugin(parser)
     add("--backbone", help="a CLIP by name or file (default: the config's)")
+    add(
+        "--features",
+        metavar="FILE",
+        help="a file of features in place of images (docs/features.md; default: the data set's)",
+    )
     add(
         "--ood",
         type=words,
@@ -93,6 +100,12 @@ def build_parser(protocol: Protocol) -> Parser:
     return parser
 
 
+def own_default(settings: dict) -> dict:
+    """Return the settings of --trainers without the default, which a data set may replace."""
+    usual = settings["help"] % {"default": settings["default"]}
+    return settings | {"default": None, "help": usual.replace(")", ", or the data set's own)")}
+
+
 def parse(parser: Parser, argv: list[str]) -> argparse.Namespace:
     """Parse the arguments: the data sets go to `datasets`, the KEY VALUE pairs to `opts`."""
     args = parser.parse_intermixed_args(argv)
@@ -102,6 +115,11 @@ def parse(parser: Parser, argv: list[str]) -> argparse.Namespace:
     for name in ("trainers", "seeds", "shots", "ood"):
         if getattr(args, name, None) == []:
             raise UserError(f"--{name} is empty: give at least one")
+    if getattr(args, "trainers", "") is None:
+        check_datasets(args.datasets)
+        args.trainers = usual_methods(args.datasets, words(args.usual_trainers))
+    if args.features:
+        args.features = os.path.abspath(args.features)
     args.output = Path(os.path.abspath(args.output))
     if args.output.is_file():
         raise UserError(f"--output: '{args.output}' is a file: give a folder")

@@ -66,7 +66,8 @@ def check_settings(runs: list[Run], settings: Settings) -> None:
                         "on each target, with --config cross_dataset as published"
                     )
                 node = read_node(kind, values_in(cfg, kind), cfg.DATASET.NAME)
-                check_known(cfg.MODEL.BACKBONE.NAME)
+                if not cfg.DATASET.FEATURES:
+                    check_known(cfg.MODEL.BACKBONE.NAME)
                 Precision(node.PREC, device("cpu"))
 
     by_none = set(read_pairs(settings.opts))

@@ -102,7 +102,9 @@ def planned(protocol: Protocol, args: argparse.Namespace) -> tuple[list[Run], Se
     Raises:
         UserError: something in the arguments does not exist, or contradicts something else.
     """
-    configs = TrainerConfigs(args.config, args.plugins, args.backbone)
+    if args.backbone and args.features:
+        raise UserError("--features are of one backbone already: leave --backbone out")
+    configs = TrainerConfigs(args.config, args.plugins, args.backbone, args.features)
     check_datasets(args.datasets)
     own = {flag[2:]: getattr(args, flag[2:]) for flag in protocol.options}
     runs = protocol.plan(args.output, args.datasets, args.seeds, configs, **own)
@@ -113,6 +115,7 @@ def planned(protocol: Protocol, args: argparse.Namespace) -> tuple[list[Run], Se
     settings = Settings(
         root=Path(os.path.abspath(args.root)) if args.root else None,
         backbone=args.backbone,
+        features=args.features,
         plugins=args.plugins,
         redo=args.redo,
         accept_edited=args.accept_edited,

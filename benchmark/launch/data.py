@@ -88,3 +88,16 @@ def other_teacher(result: dict) -> str | None:
     except (KeyError, UserError, OSError, ModuleNotFoundError):
         return None
     return None if now == teacher.get("digest") else f"another teacher in '{teacher['place']}'"
+
+
+def other_features(result: dict, file: str) -> str | None:
+    """Return how the features of a record differ from those of a run; None if they do not.
+
+    Args:
+        result: the record.
+        file: of the features that the run asks for; empty if it asks for images.
+    """
+    then, now = result.get("features"), file_sha256(file) if os.path.isfile(file) else None
+    if then == now or (file and now is None):  # the run itself says that there is no file
+        return None
+    return f"{f'features {then[:8]}...' if then else 'images'}, not {file or 'images'}"

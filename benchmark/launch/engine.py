@@ -9,17 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
 
-from recipe.configs import prompts_for, read_pairs
+from recipe.configs import FEATURES, prompts_for, read_pairs
 from trainers.prompting.errors import UserError
 from trainers.prompting.storage.source import other_source
 from trainers.prompting.trainer.by_run import for_run
 
 from .. import records
 from ..protocols.base import Run
-from ..protocols.configs import IMAGE_FOLDER, ROOT, dataset_file, dataset_name, keys_in
+from ..protocols.configs import IMAGE_FOLDER, ROOT, dataset_file, dataset_name, features_of, keys_in
 from ..records import RESULTS, BadResult, Outcome
 from .child import Child, last_command
-from .data import IMAGES, fingerprint, other_clip, other_data, other_teacher
+from .data import IMAGES, fingerprint, other_clip, other_data, other_features, other_teacher
 from .sources import accepted, begun, edited_since
 
 
@@ -33,6 +33,11 @@ class Settings:
     opts: tuple[str, ...] = ()
     redo: bool = False
     accept_edited: bool = False
+    features: str | None = None
+
+    def features_of(self, run: Run) -> str:
+        """Return the file of features of a run; empty if it is on images."""
+        return self.features or features_of(run.dataset)
 
     def asked(self, run: Run) -> dict:
         """Return the values that the config in the run's record must have, by dotted key."""
@@ -41,6 +46,8 @@ class Settings:
         keys |= prompts_for(self.backbone, run.config_file)
         if self.backbone:
             keys["MODEL.BACKBONE.NAME"] = self.backbone
+        if self.features_of(run):  # which decides the backbone
+            keys.pop("MODEL.BACKBONE.NAME", None)
         return keys | read_pairs(run.opts + self.opts)
 
     def given_root(self, dataset: str) -> Path | None:
@@ -96,6 +103,8 @@ def command(run: Run, settings: Settings, resume: bool = False) -> list[str]:
         words += ["--accept-edited"] * settings.accept_edited
     words += ["--shared"] * any(key.startswith("TRAINER.") for key in settings.opts[::2])
     words += ["DATASET.NUM_SHOTS", run.shots, "DATASET.SUBSAMPLE_CLASSES", run.subsample]
+    if settings.features:
+        words += [FEATURES, settings.features]
     return [str(word) for word in (*words, *run.opts, *settings.opts)]
 
 
@@ -189,6 +198,7 @@ class Engine:
             records.misfit(run, result, self.settings.asked(run))
             or other_data(run, result, self.settings.root_of(run), self._fingerprint)
             or other_clip(result)
+            or other_features(result, self.settings.features_of(run))
             or other_teacher(result)
         )
 

@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-from recipe.configs import read_keys
+from recipe.configs import FEATURES, read_keys
 from trainers.prompting.errors import UserError, check_name, nearest
 from trainers.prompting.storage.source import plugin_folder
 
@@ -29,8 +29,10 @@ GROUPS = {
     "ten": TEN,
     "imagenet_variants": ["imagenetv2", "imagenet_sketch", "imagenet_a", "imagenet_r"],
 }
+ON_FEATURES = "features"  # the config of methods on files of features
 IMAGE_FOLDER = "image_folder"  # the user's own images; `image_folder=NAME` names one of several
-WEIGHTS = (".pt", ".bin", ".safetensors")  # suffixes of a backbone given as a file
+# suffixes of a backbone or of features given as a file
+WEIGHTS = (".pt", ".bin", ".safetensors", ".npz")
 
 
 VARIED = re.compile(r"\+(?=[A-Za-z][\w.]*=)")  # separates the keys in the name of a varied config
@@ -77,19 +79,25 @@ class TrainerConfigs:
         plugins: the plug-ins of train.py; a method from a plug-in may have its config files in a
             folder of the method's name next to the plug-in.
         backbone: the value of --backbone, the CLIP to use in place of the config's.
+        features: the value of --features, a file of features to use in place of images.
     """
 
     asked: str | None = None
     plugins: tuple[str, ...] = ()
     backbone: str | None = None
+    features: str | None = None
 
     def name(self, file: Path) -> str:
-        """Return the name of a method's settings in folders and tables: `config[@backbone]`."""
-        if not self.backbone:
+        """Return the name of a method's settings in folders and tables.
+
+        It is `config[@backbone]`, or `config[@file of features]`.
+        """
+        asked = self.features or self.backbone
+        if not asked:
             return file.stem
-        backbone = self.backbone.replace("/", "-")
-        if Path(self.backbone).suffix in WEIGHTS:
-            backbone = Path(self.backbone).stem
+        backbone = asked.replace("/", "-")
+        if Path(asked).suffix in WEIGHTS:
+            backbone = Path(asked).stem
         return f"{file.stem}@{backbone}"
 
     def find(self, rules: list[Rule], trainer: str, dataset: str, shots: int) -> Path:
@@ -107,6 +115,8 @@ class TrainerConfigs:
         folders = [folder / trainer for folder in self._folders()]
         files = {path.stem: path for folder in reversed(folders) for path in folder.glob("*.yaml")}
         fitting = [rule.config for rule in RULES + rules if rule.fits(dataset, trainer, shots)]
+        if self.features or features_of(dataset):
+            fitting.insert(0, ON_FEATURES)
         name = self.asked or next((name for name in fitting if name in files), fitting[0])
         if name in files:
             return files[name]
@@ -236,6 +246,33 @@ def check_datasets(datasets: Iterable[str]) -> None:
 def dataset_file(dataset: str) -> Path:
     """Return the config file of a data set; that of `image_folder` for `image_folder=NAME`."""
     return CONFIGS / "datasets" / f"{dataset.partition('=')[0]}.yaml"
+
+
+def features_of(dataset: str) -> str:
+    """Return the file of features that a data set's config names; empty if it names none."""
+    file = keys_in(dataset_file(dataset)).get(FEATURES) if dataset_file(dataset).is_file() else ""
+    return str(ROOT / str(file)) if file else ""
+
+
+def usual_methods(datasets: Iterable[str], usual: list[str]) -> list[str]:
+    """Return the methods of runs on data sets if none are named: of their configs, or the usual.
+
+    Raises:
+        UserError: they differ.
+    """
+    found = {}
+    for dataset in datasets:
+        own = keys_in(dataset_file(dataset)).get("DATASET.METHODS")
+        found[dataset] = own if isinstance(own, list) and own else usual
+    if not found:  # the targets of a transfer depend on its source
+        return usual
+    first, *others = found
+    for other in others:
+        if found[other] != found[first]:
+            raise UserError(
+                f"{first} and {other} have other default methods: name the methods (--trainers)"
+            )
+    return [str(name) for name in found[first]]
 
 
 def dataset_name(dataset: str) -> str | None:

@@ -20,6 +20,7 @@ from .by_run import leaves
 FREE = (
     "OUTPUT_DIR",
     "RESUME",
+    "DATASET.METHODS",
     "VERBOSE",
     "USE_CUDA",
     "VERSION",

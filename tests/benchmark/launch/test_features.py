@@ -1,0 +1,86 @@
+"""The protocols on files of features: the data set's own file and methods, or --features."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from feature_files import write
+from paths import ROOT
+
+from benchmark.launch.arguments import build_parser, parse
+from benchmark.launch.command import planned
+from benchmark.launch.data import other_features
+from benchmark.launch.engine import Engine, command
+from benchmark.protocols import PROTOCOLS
+from trainers.prompting.embedded import file_sha256
+from trainers.prompting.errors import UserError
+
+FEW_SHOT = PROTOCOLS["few_shot"]
+RN50 = ROOT / "assets" / "whurs19_rn50.safetensors"
+
+
+def plan(*words):
+    return planned(
+        FEW_SHOT, parse(build_parser(FEW_SHOT), [*words, "--shots", "1", "--seeds", "1"])
+    )
+
+
+def test_a_data_set_has_its_own_file_and_methods(tmp_path):
+    runs, settings = plan("whurs19", "--output", str(tmp_path))
+    methods = ["ZeroshotCLIP", "TipAdapter", "TipAdapterF", "CLIPAdapter", "CLAP", "TaskRes"]
+    assert [run.trainer for run in runs] == methods
+    assert {run.config for run in runs} == {"features"}
+    assert settings.features_of(runs[0]) == str(ROOT / "assets/whurs19_vit_b_32.safetensors")
+    assert "DATASET.FEATURES" not in command(runs[0], settings)
+    assert "MODEL.BACKBONE.NAME" not in settings.asked(runs[1])
+    assert [run.trainer for run in plan("emoji")[0]] == ["ZeroshotCLIP", "CoOp", "MaPLe", "ALIGN"]
+    named = plan("whurs19", "--trainers", "CLAP")[0]
+    assert [run.trainer for run in named] == ["CLAP"]
+
+
+def test_another_file_has_folders_of_its_name(tmp_path):
+    words = ["whurs19", "--output", str(tmp_path), "--trainers", "CLAP", "--features", str(RN50)]
+    (run,), settings = plan(*words)
+    assert run.config == "features@whurs19_rn50"
+    assert command(run, settings)[-2:] == ["DATASET.FEATURES", str(RN50)]
+    (run,), _ = plan(*words, "--config", "few_shot")
+    assert run.config == "few_shot@whurs19_rn50"
+
+
+@pytest.mark.parametrize("words, why", [
+    (["whurs19", "--features", "a", "--backbone", "RN50"], "--features are of one backbone alread"),
+    (["whurs19", "DATASET.FEATURES", "a"], "DATASET.FEATURES cannot be given as KEY VALUE: --feat"),
+    (["whurs19", "emoji"], "whurs19 and emoji have other default methods: name the methods"),
+])  # fmt: skip
+def test_refused(words, why):
+    with pytest.raises(UserError, match=why):
+        plan(*words)
+
+
+def test_a_record_of_other_features_is_of_another_run(tmp_path):
+    file = write(tmp_path / "a.safetensors")
+    own = file_sha256(file)
+    assert other_features({"features": own}, str(file)) is None
+    assert other_features({}, "") is None and other_features({"features": None}, "") is None
+    assert other_features({"features": own}, "").endswith("not images")
+    assert other_features({}, str(file)) == f"images, not {file}"
+    assert other_features({"features": "0" * 64}, str(file)).startswith("features 00000000...")
+
+
+def test_a_finished_run_is_skipped_until_its_features_change(tmp_path):
+    file = Path(shutil.copy(RN50, tmp_path / "a.safetensors"))
+    words = ["whurs19", "--output", str(tmp_path / "out"), "--features", str(file)]
+    runs, settings = plan(*words, "--trainers", "ZeroshotCLIP")
+    (run,) = runs
+    run.folder.mkdir(parents=True)
+    record = {
+        "trainer": "ZeroshotCLIP", "dataset": "WHURS19", "seed": 1, "shots": 0, "split": "test",
+        "subsample_classes": "all", "accuracy": 71.2, "features": file_sha256(file),
+        "config": {"MODEL": {"BACKBONE": {"NAME": "RN50"}}},
+    }  # fmt: skip
+    (run.folder / "results.json").write_text(json.dumps(record))
+    assert not Engine(runs, settings).todo
+    write(file, seed=1)
+    with pytest.raises(UserError, match=r"the results of another run .features [0-9a-f]{8}"):
+        Engine(runs, settings)
