@@ -1,0 +1,270 @@
+"""Write files of features of data sets under a CLIP, for methods that read no more (features.md).
+
+A file is written in chunks: a repeated command goes on where the last one has ended.
+
+Letters: n images, D the width of features, K classes, V views.
+"""
+
+import hashlib
+import os
+import platform
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from tqdm import tqdm
+
+from trainers.prompting import __version__
+from trainers.prompting.errors import UserError
+
+from ..cli import Parser, each, from_one, from_zero, seed
+from ..protocols.configs import check_datasets, dataset_name
+
+if TYPE_CHECKING:
+    import torch
+
+CHUNK, THREADS = 512, 8  # images of a part of the file; readers of images
+AUGMENTED = ["random_resized_crop", "random_flip", "normalize"]  # of views, as methods train
+
+
+def main(argv: list[str]) -> int:
+    """Run `python -m benchmark features`."""
+    parser = Parser(prog="python -m benchmark features", description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    add("names", nargs="+", metavar="DATASET", help="data sets, by their names in configs/datasets")
+    add("--backbone", default="ViT-B/16", help="name or file of the CLIP (default: %(default)s)")
+    add("--root", default=os.environ.get("DATA", ""), help="folder of the data sets")
+    add("--output", type=Path, default=Path("features"), help="folder of the files")
+    add("--templates", nargs="+", default=[], metavar="TEXT",
+        help="further templates, each with {} for the class name")  # fmt: skip
+    add("--half", action="store_true", help="write half precision")
+    add("--views", type=from_zero, default=0, metavar="V",
+        help="also V augmentations of the training images that runs draw")  # fmt: skip
+    add("--shots", type=each(from_one), default="16", help="of those runs (default: %(default)s)")
+    add("--seeds", type=each(seed), default="1 2 3", help="of those runs (default: %(default)s)")
+    add("--batch", type=from_one, default=100, help="images at a time (default: %(default)s)")
+    args = parser.parse_args(argv)
+    check_datasets(args.names)
+    for template in args.templates:
+        if template.count("{}") != 1:
+            raise UserError(f"--templates: '{template}' must have one {{}}, for the class name")
+    import torch
+
+    from trainers.prompting import load_clip
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    clip_model = load_clip(args.backbone).to(device)
+    for name in args.names:
+        print(f"Written: {write(name, clip_model, args)}")
+    return 0
+
+
+class Source(NamedTuple):
+    """A data set: its class, its folder, train, val and test, and all images once, in order."""
+
+    cls: Any
+    folder: Path
+    parts: Sequence[list]
+    items: list
+
+    @property
+    def classnames(self) -> list[str]:
+        """The names by label."""
+        found = {item.label: item.classname for item in reversed(self.parts[0] or self.parts[2])}
+        return [name for _, name in sorted(found.items())]
+
+
+def write(name: str, clip_model: Any, args: Any) -> Path:
+    """Write the file of a data set and return its path."""
+    import torch
+
+    from datasets.base import check_labels
+    from datasets.splits import PARTS
+    from trainers.prompting.backbones import absolute
+    from trainers.prompting.storage.features import write_features
+
+    source = found(name, args.root)
+    check_labels(source.cls.__name__, *source.parts)
+    args.output.mkdir(parents=True, exist_ok=True)
+    backbone = Path(args.backbone).stem if os.path.exists(args.backbone) else args.backbone
+    path = args.output / f"{name}_{backbone.replace('/', '-').replace(':', '-')}.safetensors"
+    encoder = Encoder(clip_model, source, args)
+    row = {item.impath: i for i, item in enumerate(source.items)}
+    parts = [[], [], source.parts[2]] if source.cls.only_tested else source.parts
+    tensors = texts(clip_model, source, args.templates)
+    tensors |= {
+        "image": encoder.encode("image", source.items, encoder.plain),
+        "label": torch.tensor([item.label for item in source.items]),
+    }
+    if args.views and not source.cls.only_tested:
+        drawn = draws(source, args)
+        encoded = [
+            encoder.encode(f"view {v + 1} of {args.views}", drawn, encoder.augmented, v)
+            for v in range(args.views)
+        ]
+        tensors |= {
+            "views": torch.stack(encoded),
+            "views_of": torch.tensor([row[item.impath] for item in drawn]),
+        }
+    header = {
+        "classnames": source.classnames,
+        "split": {
+            part: [row[item.impath] for item in items]
+            for part, items in zip(PARTS, parts, strict=True)
+        },
+        "images": [os.path.relpath(item.impath, source.folder) for item in source.items],
+        "logit_scale": float(clip_model.logit_scale.exp()),
+        "normalised": False,
+        "template": own_template(source),
+        "clip": absolute(args.backbone),
+        "dataset": source.cls.__name__,
+        "transform": " -> ".join(type(step).__name__ for step in encoder.plain.transforms),
+        "versions": {"align": __version__, "torch": torch.__version__,
+                     "python": platform.python_version()},
+    }  # fmt: skip
+    for key, value in tensors.items():
+        if args.half and value.is_floating_point():
+            tensors[key] = value.half()
+    write_features(path, tensors, header)
+    encoder.forget()
+    return path
+
+
+def found(name: str, root: str) -> Source:
+    """Return a data set; raises UserError as a run would."""
+    from dassl.data.datasets import DATASET_REGISTRY
+
+    import datasets  # noqa: F401 (registers them)
+
+    cls = DATASET_REGISTRY.get(dataset_name(name))
+    folder, parts = cls.look(root)
+    items = {item.impath: item for item in chain(*parts)}
+    return Source(cls, Path(folder), parts, [*items.values()])
+
+
+def own_template(source: Source) -> str:
+    """Return the sentence of zero-shot CLIP on a data set."""
+    from trainers.prompting.encoders.templates import ZERO_SHOT, template_of
+
+    return template_of(ZERO_SHOT, source.cls.__name__)
+
+
+def texts(clip_model: Any, source: Source, more: Sequence[str]) -> dict[str, "torch.Tensor"]:
+    """Return text features (K, D) of the templates that methods read, and of others, by name."""
+    from trainers.prompting.encoders.templates import DEFAULT, IMAGENET
+    from trainers.prompting.teacher import Teacher
+
+    templates = dict.fromkeys([own_template(source), DEFAULT, *IMAGENET, *more])
+    return {
+        f"text/{template}": Teacher(clip_model, source.classnames, [template]).raw.cpu()
+        for template in tqdm(templates, "Sentences", leave=False, disable=None)
+    }
+
+
+def draws(source: Source, args: Any) -> list:
+    """Return the training images that runs with these shots and seeds draw, each once."""
+    drawn: dict[str, Any] = {}
+    for shots in args.shots:
+        for number in args.seeds:
+            node = {"ROOT": args.root, "NUM_SHOTS": shots, "SUBSAMPLE_CLASSES": "all"}
+            cfg = SimpleNamespace(DATASET=SimpleNamespace(**node), SEED=number)
+            drawn |= {item.impath: item for item in source.cls(cfg).train_x}
+    return [item for item in source.items if item.impath in drawn]
+
+
+class Encoder:
+    """Encodes images with a CLIP, chunk by chunk; chunks that exist are read.
+
+    Args:
+        clip_model: on its device.
+        source: the data set.
+        args: of the command.
+    """
+
+    def __init__(self, clip_model: Any, source: Source, args: Any):
+        from dassl.config import get_cfg_default
+        from dassl.data.transforms import build_transform
+
+        from datasets import contents
+        from trainers.prompting import build_method
+        from trainers.prompting.trainer.config import add_nodes, fitted
+
+        cfg = get_cfg_default()
+        add_nodes(cfg)
+        cfg.VERBOSE, cfg.INPUT.TRANSFORMS = False, AUGMENTED
+        cfg, _ = fitted(cfg, clip_model)
+        self.plain = build_transform(cfg, is_train=False)
+        self.augmented = build_transform(cfg, is_train=True)
+        self.device = clip_model.logit_scale.device
+        self.method = build_method("ZeroshotCLIP", {}, clip_model, ["a", "b"]).eval()
+        self.method.to(self.device)
+        self.title, self.batch = source.cls.__name__, args.batch
+        keys = contents.read_keys(source.parts)
+        said = [contents.fingerprint(contents.division(source.folder, source.parts, keys)),
+                args.backbone, str(cfg.INPUT), str(args.half)]  # fmt: skip
+        digest = hashlib.sha256("\0".join(said).encode()).hexdigest()[:12]
+        self.folder = args.output / f".{self.title}-{digest}"
+        self.half = args.half
+
+    def encode(
+        self, what: str, items: list, transform: Callable[..., Any], view: int | None = None
+    ) -> "torch.Tensor":
+        """Return features (n, D); with a view, each image is augmented by a seed of its own."""
+        import torch
+        from safetensors.torch import load_file, save_file
+
+        self.folder.mkdir(exist_ok=True)
+        bar = tqdm(total=len(items), desc=f"{self.title}, {what}", unit="image", disable=None)
+        found = []
+        with bar, ThreadPoolExecutor(THREADS) as pool:
+            for start in range(0, len(items), CHUNK):
+                some = items[start : start + CHUNK]
+                of = hashlib.sha256("\0".join(item.impath for item in some).encode()).hexdigest()
+                file = self.folder / f"{'plain' if view is None else view}-{of[:12]}.safetensors"
+                if not file.exists():
+                    rows = torch.cat([*self._batches(pool, some, transform, view, bar)])
+                    save_file({"rows": rows.half() if self.half else rows}, f"{file}.tmp")
+                    os.replace(f"{file}.tmp", file)
+                else:
+                    bar.update(len(some))
+                found.append(load_file(file)["rows"])
+        return torch.cat(found)
+
+    def _batches(self, pool, items, transform, view, bar) -> Iterator["torch.Tensor"]:
+        """Yield features of one batch after another, whose images are read before they are used."""
+        import torch
+        from dassl.utils import read_image
+
+        from trainers.prompting.trainer.support import seeded
+
+        def read(item):
+            return read_image(item.impath)
+
+        def prepared(item, image):
+            if view is None:
+                return transform(image)
+            own = hashlib.sha256(f"{view} {os.path.basename(item.impath)}".encode()).digest()
+            with seeded(int.from_bytes(own[:4], "little")):  # in one thread: it is global
+                return transform(image)
+
+        groups = [items[i : i + self.batch] for i in range(0, len(items), self.batch)]
+        plain = view is None
+        load = (lambda item: transform(read(item))) if plain else read
+        after = [pool.submit(load, item) for item in groups[0]]
+        for i, group in enumerate(groups):
+            now = [future.result() for future in after]
+            if i + 1 < len(groups):
+                after = [pool.submit(load, item) for item in groups[i + 1]]
+            if not plain:
+                now = [prepared(item, image) for item, image in zip(group, now, strict=True)]
+            with torch.inference_mode():
+                yield self.method.clip_features(torch.stack(now).to(self.device)).cpu()
+            bar.update(len(group))
+
+    def forget(self) -> None:
+        """Remove the chunks."""
+        shutil.rmtree(self.folder, ignore_errors=True)

@@ -1,0 +1,75 @@
+"""`python -m benchmark features`: a file of the tiny CLIP's features, resumed, and bad input."""
+
+import pytest
+import tiny
+import torch
+from paths import GOLDEN
+from safetensors.torch import load_file
+
+from benchmark.__main__ import main
+from benchmark.data import features
+from trainers.prompting import load_clip
+from trainers.prompting.method import Method
+from trainers.prompting.storage.features import read_features
+from trainers.prompting.teacher import Teacher
+
+TINY = str(GOLDEN / "tiny_clip_seed0.safetensors")
+
+
+def command(root, output, *more):
+    words = ["features", "image_folder", "--backbone", TINY, "--root", str(root)]
+    return main([*words, "--output", str(output), *more])
+
+
+def test_a_file_of_a_data_set(tmp_path):
+    root, out = tiny.write_halves(tmp_path / "images"), tmp_path / "out"
+    more = ["--views", "2", "--shots", "1 2", "--seeds", "1", "--templates", "a {} from above."]
+    assert command(root, out, *more) == 0
+    (file,) = out.iterdir()  # no chunk is left
+    found = read_features(file)
+    assert found.clip == TINY and found.dataset == "ImageFolder" and not found.normalised
+    assert [len(found.split[part]) for part in ("train", "val", "test")] == [25, 10, 15]
+    assert found.images[0].startswith("annual_crop/") and found.classnames[0] == "annual crop"
+    clip_model = load_clip(TINY)
+    raw = Teacher(clip_model, found.classnames, ["a photo of a {}."]).raw
+    torch.testing.assert_close(found.sentences("a photo of a {}."), raw)
+    assert {"itap of a {}.", "a {} from above."} < found.text.keys()
+    assert 10 <= found.views.shape[1] <= 15 and set(found.views_of.tolist()) < {*range(25)}
+    assert not torch.equal(found.views[0], found.views[1])
+    again = file.read_bytes()
+    assert command(root, out, *more) == 0 and file.read_bytes() == again
+    assert command(root, out, "--half") == 0
+    assert read_features(file).image.dtype == torch.float16
+    torch.testing.assert_close(read_features(file).image.float(), found.image, atol=1e-2, rtol=1e-2)
+
+
+def test_a_killed_command_goes_on(tmp_path, monkeypatch):
+    root, out = tiny.write_halves(tmp_path / "images"), tmp_path / "out"
+    monkeypatch.setattr(features, "CHUNK", 20)
+    seen, encode = [], Method.clip_features
+
+    def dies(self, images):
+        seen.append(len(images))
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+        return encode(self, images)
+
+    monkeypatch.setattr(Method, "clip_features", dies)
+    assert command(root, out) == 130
+    assert command(root, out) == 0
+    assert seen == [20, 20, 10, 10]
+    (file,) = out.iterdir()
+    assert load_file(file)["image"].shape == (50, 64)
+
+
+@pytest.mark.parametrize("words, why", [
+    (["nodata"], "There is no data set 'nodata'"),
+    (["dtd", "--root", "/nowhere"], "DescribableTextures was looked for in '/nowhere/dtd'"),
+    (["dtd", "--templates", "a"], "--templates: 'a' must have one {}, for the class name"),
+    (["whurs19", "--backbone", "emoji"], "WHURS19 is read from a file of features"),
+    (["emoji", "--backbone", "RN5"], "No backbone and no file is called 'RN5'"),
+])  # fmt: skip
+def test_bad_input(tmp_path, capsys, words, why):
+    tiny_clip = [] if "--backbone" in words else ["--backbone", TINY]
+    assert main(["features", *words, *tiny_clip, "--output", str(tmp_path / "out")]) == 2
+    assert why in capsys.readouterr().err
