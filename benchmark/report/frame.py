@@ -34,7 +34,8 @@ GROUP = ["protocol", "source", "embedded", "shots", "tried"]
 
 # Keys of records that runs of one table must share, with their names; each is compared among runs
 # that agree in those before it (of test images: `split` and those after it).
-FACTS = {"backbone": "backbone", "backbone_sha256": "weights", "split": "split",
+FACTS = {"backbone": "backbone", "backbone_sha256": "weights", "features": "features",
+         "split": "split",
          "num_test": "test images", "data_fingerprint": "images",
          "teacher": "teacher"}  # fmt: skip
 

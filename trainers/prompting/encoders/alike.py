@@ -1,7 +1,7 @@
 """Classes that a CLIP cannot distinguish by their names."""
 
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Hashable, Iterable
 
 import torch
 
@@ -9,24 +9,23 @@ from .text import TextEncoder
 
 
 @torch.no_grad()
-def alike(encoder: TextEncoder, features: Callable[[], torch.Tensor]) -> list[list[int]]:
+def alike(encoder: TextEncoder) -> list[list[int]]:
     """Return groups of classes whose sentences are the same to a CLIP, by number.
 
     So are equal names, and words that a tokenizer does not know or whose embeddings are equal.
 
     Args:
-        encoder: for the sentences of the classes.
-        features: returns the text features (N, K, D), which are compared if the side is closed.
+        encoder: for the sentences of the classes. If the side is closed, its features are compared.
 
     Examples:
         >>> from trainers.prompting import build_method, load_clip
         >>> names = ["cat", "rose", "dog", "tulip"]  # flowers are not in its vocabulary
         >>> method = build_method("ZeroshotCLIP", {}, load_clip("emoji"), names)
-        >>> alike(method.text_encoder, lambda: method.text().h)
+        >>> alike(method.text_encoder)
         [[1, 3]]
     """
     if encoder.closed is not None:
-        found = features().transpose(0, 1).float().cpu().numpy()
+        found = encoder().h.transpose(0, 1).float().cpu().numpy()
         return _groups(row.tobytes() for row in found)
     ids = sorted({token for row in encoder.sentences for sentence in row for token in sentence.ids})
     weight = encoder.token_embedding.weight

@@ -224,7 +224,7 @@ def note_alike(method: Method, classnames: list[str], backbone: str) -> list[lis
     teachers = [m.method for m in method.children() if isinstance(m, MethodTeacher) and m.method]
     encoder = (teachers or [method])[0].text_encoder
     names, K = numbered(classnames), len(classnames)
-    groups = [[k for k in group if k < K] for group in alike(encoder, lambda: method.text().h)]
+    groups = [[k for k in group if k < K] for group in alike(encoder)]
     groups = [group for group in groups if len(group) > 1]
     odd = [group for group in groups if len({classnames[k] for k in group}) > 1]
     if odd:
