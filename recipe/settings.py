@@ -150,7 +150,7 @@ def _defaults():
         extend(cfg)
     extend_cfg(cfg)
     # read by the data sets of this repository, METHODS by its launcher
-    cfg.DATASET.update(CHANGES | SOURCES, FEATURES="", METHODS=[])
+    cfg.DATASET.update(CHANGES | SOURCES, METHODS=[])
     return cfg
 
 
