@@ -21,7 +21,7 @@ from ..protocols.configs import known_trainers, plain_name, varied
 from ..records import METRICS, OOD, PER_CLASS, Outcome, costs, unlike, used
 from . import published
 from .names import DATASETS, embedded, rank
-from .training import compared, start_text, started, training_text
+from .training import compared, start_text, started, training_text, unfelt
 
 # Runs that agree in these are of one training setting; with the same settings, of one line.
 METHOD = ["protocol", "source", "dataset", "shots", "trainer", "label", "config", "variant",
@@ -126,7 +126,10 @@ def _facts(outcome: Outcome) -> dict:
         "seed": run.seed, "column": protocol.parts[run.part].column, "problem": outcome.problem,
         "alike": [alike_text(names) for names in result.get("alike") or []],
         "teacher": teacher_text(outcome), "tried": " and ".join(dict(tried)),
-        "settings": tried + varied(run.config),
+        "settings": tried + tuple(
+            (key, CHANGES[key] if key in unfelt(result) else value)
+            for key, value in varied(run.config)
+        ),
         "keys": _own_keys(run.trainer, compared(result)),
         "seeded": bool(result.get("seeded")),
         "untrained": None if params is None else params == 0, "changes": _named(outcome),

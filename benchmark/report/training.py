@@ -17,17 +17,22 @@ COUNTS = {
 }
 
 
+def unfelt(result: Mapping) -> set[str]:
+    """Return the keys in CHANGES that changed no image that the method of a record learned from."""
+    counts = result.get("drawn") or {}
+    return {key for key, count in COUNTS.items() if counts.get(count) == 0}
+
+
 def compared(result: Mapping) -> dict:
     """Return the config of a record by which runs are compared.
 
-    Label noise and imbalance that changed no image that the method learned from count as none.
-    Weights that the training started from are always named, and so are left out.
+    Label noise and imbalance that are `unfelt` count as none. Weights that the training started
+    from are always named, and so are left out.
     """
     config = result.get("config") or {}
-    counts, data = result.get("drawn") or {}, config.get("DATASET") or {}
-    model = config.get("MODEL") or {}
-    unfelt = {key for key, count in COUNTS.items() if key in data and counts.get(count) == 0}
-    parts = {"DATASET": data | {key: CHANGES[key] for key in unfelt}} if unfelt else {}
+    data, model = config.get("DATASET") or {}, config.get("MODEL") or {}
+    none = {key: CHANGES[key] for key in unfelt(result) if key in data}
+    parts = {"DATASET": data | none} if none else {}
     parts |= {"MODEL": {**model, INIT: ""}} if model.get(INIT) else {}
     return config | parts
 

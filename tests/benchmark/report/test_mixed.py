@@ -53,6 +53,20 @@ def test_noise_and_imbalance_that_change_nothing_are_no_settings(drawn, name):
     assert len(both) == (2 if name != "PromptKD" else 1)
 
 
+def test_values_of_vary_that_change_nothing_are_one_line():
+    """Two equal rows, and a comparison of +0.00, of a method that reads no labels."""
+    outcomes = []
+    for value in (0, 0.5):
+        config = f"emoji+DATASET.LABEL_NOISE={value}"
+        for trainer, wrong in (("PromptKD", 0), ("CoOp", 2)):
+            (one,) = few_shot(trainer, 4, (50 + value,), "emoji", config=config)
+            drawn = {"wrong_labels": wrong, "left_out": 0} if value else None
+            one.result.update(config={"DATASET": {"LABEL_NOISE": value}}, drawn=drawn)
+            outcomes.append(one)
+    names = ["CoOp, LABEL_NOISE 0", "CoOp, LABEL_NOISE 0.5", "PromptKD, LABEL_NOISE 0"]
+    assert sorted(lines(only_table(outcomes))) == names
+
+
 def test_initial_weights_are_always_named():
     facts = {"method": "CoOp", "dataset": "Emoji", "classes": "all", "backbone": "emoji"}
     outcomes = few_shot("TPT", 4, (90, 91), "emoji", seeded=True, num_params=0)
