@@ -8,8 +8,8 @@ ROOT = Path(__file__).parents[1]
 # documents, and the files that they link to
 PATTERNS = [
     "*.md", "*.cff", "LICENSE", "docs/**/*.md", "docs/**/*.svg", "docs/site.css",
-    "assets/README.md", "dassl-lite/README.md", "examples/*.py", "examples/*.ipynb", "scripts/*.sh",
-    "trainers/prompting/**/*.py", "benchmark/report/*.py",
+    "assets/README.md", "assets/*.txt", "dassl-lite/README.md", "examples/*.py", "examples/*.ipynb",
+    "scripts/*.sh", "trainers/prompting/**/*.py", "benchmark/report/*.py",
 ]  # fmt: skip
 
 
