@@ -20,6 +20,7 @@ COMMANDS = {
     "tune": ("tune.command", "choose settings of methods on validation images"),
     "status": ("launch.status", "show for each run whether it is done, running, queued or failed"),
     "report": ("report.command", "print the tables again from the run folders of an output"),
+    "backbones": ("inspect.backbones", "print which methods run on which CLIPs, or on one"),
     "methods": ("inspect.methods", "print the methods as points in one space, with their sizes"),
     "speed": ("measure.speed", "measure time, memory and operations of training and evaluation"),
     "twin": ("measure.twin", "compare whole trainings with those of published code"),

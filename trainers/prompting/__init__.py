@@ -12,6 +12,7 @@ from .one_package import share
 
 if TYPE_CHECKING:  # for type checkers and editors, which do not follow __getattr__
     from .backbones import build_clip as build_clip
+    from .backbones import from_module as from_module
     from .backbones import list_backbones as list_backbones
     from .backbones import load_clip as load_clip
     from .encoders.added import Added as Added
@@ -52,6 +53,7 @@ _MODULES = {
     "blocks_of": "encoders.added",
     "build_clip": "backbones",
     "build_method": "trainer.config",
+    "from_module": "backbones",
     "list_backbones": "backbones",
     "list_methods": "methods",
     "load_clip": "backbones",

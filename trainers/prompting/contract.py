@@ -78,6 +78,11 @@ def check_built(method: Any, clip_model: Any) -> None:
             layers = blocks_of(clip_model, side)
             check_added(name, side, added, layers)
             for i, here in added.items():
+                need(
+                    here.enter is None or side == "image" or method.text_encoder.causal,
+                    f"{name} lets tokens enter the text encoder, whose positions attend to later "
+                    "ones in this backbone: choose another method or backbone",
+                )
                 place = f"{name} at block {i} of the {side} encoder"
                 _check_positions(place, here, layers[i].attn.embed_dim)
     frozen = {id(p) for p in clip_model.parameters()}

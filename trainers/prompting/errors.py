@@ -40,11 +40,12 @@ class ClosedSide(UserError):
         remedy: what to do.
     """
 
-    def __init__(self, side: str, does: str, remedy: str = "choose another method or backbone"):
-        self.side, self.does = side, does
+    def __init__(self, side: str, does: str, remedy: str = ""):
+        self.side, self.does, self.remedy = side, does, remedy
         super().__init__(
             f"The method {does}, but the {side} side of this backbone is closed, which means that "
-            f"its encoder is used as a whole (docs/backbones.md): {remedy}"
+            "its encoder is used as a whole (docs/backbones.md): "
+            + (remedy or "choose another method or backbone")
         )
 
 

@@ -1,4 +1,4 @@
-"""The CLIPs that can be prompted: one module for each family (OpenAI, open_clip, Hugging Face).
+"""The CLIPs: one module for each family (OpenAI, open_clip, Hugging Face).
 
 A family's module has `load(name)`. From any storage format, it returns a model with the modules of
 OpenAI's class under their names: `visual` (`conv1`, `class_embedding`, `positional_embedding`,
@@ -8,9 +8,12 @@ OpenAI's class under their names: `visual` (`conv1`, `class_embedding`, `positio
 `ln_2` and `mlp` (`c_fc`, `gelu`, `c_proj`); `gelu` may be any activation. `assemble` makes such a
 model from weights under these names.
 
+A `visual` may end otherwise (`shapes`). A side that does not convert is a `Closed` module, `visual`
+or `text`, with none of these inside.
+
 The tokenizer and the preparation of images are in a `Family`, set as the model's `family`; a model
-without one counts as OpenAI's. A family refuses models that do not fit, and says why. The package
-of a family is imported only when one of its models is loaded.
+without one counts as OpenAI's. The package of a family is imported only when one of its models is
+loaded.
 """
 
 import os
@@ -21,10 +24,11 @@ from ..embedded import file_sha256
 from ..errors import UserError
 from . import hugging_face, openai, openclip
 from .family import Family
+from .module import from_module
 from .openai import build_clip
 
 __all__ = [
-    "Family", "absolute", "build_clip", "family_of", "list_backbones", "load_clip",
+    "Family", "absolute", "build_clip", "family_of", "from_module", "list_backbones", "load_clip",
     "weights_sha256",
 ]  # fmt: skip
 

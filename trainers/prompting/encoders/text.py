@@ -183,11 +183,6 @@ class TextEncoder(nn.Module):
                 deep = contexts[i].to(shared.dtype)
                 shared = torch.cat([shared[:, :start], deep, shared[:, end:]], dim=1)
             if here.enter is not None:
-                need(
-                    self.causal,
-                    "The method lets tokens enter the text encoder, whose positions attend to "
-                    "later ones in this backbone: choose another method or backbone",
-                )
                 shared, n = let_in(here, shared, n, self.start)
             if inserted is not None and i == self.insert_block:
                 need(

@@ -1,13 +1,16 @@
 """Translates between Dassl's cfg nodes and methods: adds their keys, reads their settings."""
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
+from torch import nn
 from yacs.config import CfgNode
 
 from .. import methods  # noqa: F401 (registers those that are built in)
 from ..backbones import family_of
-from ..errors import UserError, nearest
+from ..errors import ClosedSide, UserError, nearest
 from ..method import METHODS, Method, find_method
 from ..node import Settings, check_values
 from . import schedule
@@ -187,6 +190,50 @@ def _warn_ignored(places: list[str]) -> None:
         print(f"warning: ignored, as this method does not use them: {', '.join(places)}")
 
 
+def methods_on(clip_model: Any) -> dict[str, str]:
+    """Return for each method an empty text if it runs on a CLIP with its defaults, else the reason.
+
+    Each is built on a copy of the CLIP without weights.
+
+    Examples:
+        >>> from trainers.prompting import load_clip
+        >>> methods_on(load_clip("emoji"))["CoOp"]
+        ''
+    """
+    memo: dict[int, Any] = {}
+    for x in (*clip_model.parameters(), *clip_model.buffers()):
+        empty = torch.empty_like(x, device="meta")
+        memo[id(x)] = nn.Parameter(empty, False) if isinstance(x, nn.Parameter) else empty
+    skeleton, found = copy.deepcopy(clip_model, memo), {}
+    for name, kind in sorted(METHODS.items()):
+        found[name] = ""
+        try:
+            with torch.device("meta"), torch.random.fork_rng(devices=[]):
+                kind(read_node(kind, {}), skeleton, ["cat", "dog"])
+        except UserError as error:
+            found[name] = str(error)
+    return found
+
+
+def made(
+    kind: type[Method], settings: Settings, clip_model: Any, names: Sequence[str], dataset: str
+) -> Method:
+    """Return a method that is built for a CLIP.
+
+    Raises:
+        UserError: as the method; if a side of the CLIP is closed to it, the message names the
+            methods that run.
+    """
+    try:
+        return kind(settings, clip_model, names, dataset)
+    except ClosedSide as error:
+        if error.remedy:
+            raise
+        run = [name for name, reason in methods_on(clip_model).items() if not reason]
+        remedy = f"choose another backbone, or one of {', '.join(run)}"
+        raise ClosedSide(error.side, error.does, remedy) from None
+
+
 def build_method(
     name: str,
     node: Mapping[str, Any],
@@ -224,7 +271,7 @@ def build_method(
         ['loss', 'ce', 'kg']
     """
     kind = find_method(name)
-    method = kind(read_node(kind, node, dataset), clip_model, classnames, dataset)
+    method = made(kind, read_node(kind, node, dataset), clip_model, classnames, dataset)
     if support is not None:
         given_support(method, support)
     return method

@@ -44,7 +44,7 @@ from .checks import (
     not_finite,
     note_alike,
 )
-from .config import fitted, resolved, settings_in
+from .config import fitted, made, resolved, settings_in
 from .detection import Detection
 from .evaluation import Recorder, validation_loader
 from .features import build_loaders, check_views
@@ -143,7 +143,7 @@ class PromptTrainer(TrainerX):
         if self.precision.falls_back:
             print("PREC fp16 needs a GPU: on the CPU this run computes in fp32")
         classnames, clip_model = check_classes(self.dm.dataset.classnames), self.clip_model
-        self.method = self.model = kind(settings, clip_model, classnames, cfg.DATASET.NAME)
+        self.method = self.model = made(kind, settings, clip_model, classnames, cfg.DATASET.NAME)
         if kind.unlabelled:
             left_out = getattr(self.dm.dataset, "other_classnames", ())
             self.method.take_classes([*classnames, *left_out])

@@ -17,7 +17,7 @@ from ..plugins import load_plugins
 from ..storage.checkpoints import find_checkpoint, read_checkpoint
 from ..storage.hub import fetched
 from ..storage.state import are_texts, is_settings
-from ..trainer.config import add_nodes, fitted, settings_in
+from ..trainer.config import add_nodes, fitted, made, settings_in
 from ..trainer.settings import check_weights, value_of
 from ..trainer.views import plain_transform, views_by_content
 
@@ -111,7 +111,7 @@ def load_run(
     cfg, _ = fitted(cfg, clip_model)
     names = list(state["classnames"]) if classnames is None else _checked(classnames, clip_model)
     with no_exit(kind.__name__):
-        method = kind(settings_in(cfg, kind), clip_model, names, cfg.DATASET.NAME)
+        method = made(kind, settings_in(cfg, kind), clip_model, names, cfg.DATASET.NAME)
     method.load_checkpoint(state, names)
     plain = plain_transform(cfg)
     return Run(

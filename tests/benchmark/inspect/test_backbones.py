@@ -1,0 +1,48 @@
+"""Which methods run on which CLIPs: the command, its page, and all architectures of open_clip."""
+
+import pytest
+from paths import ROOT
+
+from benchmark.__main__ import main
+from benchmark.inspect import backbones
+from trainers.prompting.backbones import openclip
+
+open_clip = pytest.importorskip("open_clip", reason="open_clip_torch is not installed")
+OUTSIDE = ("roberta", "mt5", "nllb")  # texts whose config is on the hub only
+
+
+def test_the_page_has_the_families_of_the_code():
+    lines = (ROOT / "docs" / "backbones.md").read_text("utf-8").splitlines()
+    rows = [[cell.strip() for cell in line.split("|")[1:4]] for line in lines if "|" in line]
+    found = {(image, text): int(n) for image, text, n in rows if n.isdecimal()}
+    if len(open_clip.list_models()) == sum(found.values()):  # of the version that the page is for
+        assert found == {sides: len(of) for sides, of in backbones.families().items()}
+    else:
+        assert found.keys() == backbones.families().keys()
+
+
+def test_an_architecture_is_checked_without_its_weights(capsys):
+    assert main(["backbones", "--check", "open_clip:MobileCLIP-S1"]) == 0
+    first, run, *rest = capsys.readouterr().out.splitlines()
+    assert first.endswith("MobileCLIP-S1: image side closed") and "CoOp, " in run
+    assert any(line.startswith("ALIGN, ") and "image side" in line for line in rest)
+    assert main(["backbones", "--check", "emoji"]) == 0
+    assert "no side closed" in capsys.readouterr().out
+    assert main(["backbones", "--check", "open_clip:MobileCLIP-S9"]) == 2
+    assert "did you mean 'MobileCLIP-S" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["ViT-B-32-SigLIP2-256", "RN50"])
+def test_sides_decide_what_runs(name):
+    first, run, *rest = backbones.checked(f"open_clip:{name}")
+    assert ("ALIGN" in run) == (name != "RN50") and "CoOp" in run and rest
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arch", open_clip.list_models())
+def test_every_architecture_is_built_with_agreeing_names_and_shapes(arch):
+    if any(part in arch for part in OUTSIDE):
+        with pytest.raises(openclip.UserError, match="whose config.json is not on this machine"):
+            openclip.without_weights(arch)
+    else:
+        assert openclip.without_weights(arch).width > 0
