@@ -43,6 +43,19 @@ def test_a_name_near_that_of_a_hook(registered, name, meant):
     assert "Typo" not in METHODS and "Derived" not in METHODS
 
 
+def test_a_name_that_the_class_reads_is_its_own(registered):
+    class Helped(Mine):
+        stage = 0
+
+        def image_feature(self, image):
+            return [image for _ in range(self.stage)]
+
+        def logits(self, image, text):
+            return [self.image_feature(image) for _ in text]
+
+    registered(Helped)
+
+
 def test_forward_is_not_overridden(registered):
     with pytest.raises(UserError, match="Own overrides `forward`, which no training calls"):
         registered(type("Own", (Mine,), {"forward": lambda self, images: None}))

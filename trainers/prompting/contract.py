@@ -3,9 +3,11 @@
 `check_class` looks at a class that is registered, `check_built` at a method that has been built.
 """
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from difflib import get_close_matches
-from types import FunctionType, ModuleType
+from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
 import torch
@@ -13,7 +15,7 @@ from torch import nn
 from torch.func import functional_call
 
 from .encoders.added import SIDES, Added, blocks_of, check_added
-from .errors import need
+from .errors import UserError, need
 
 ENCODERS = ("text_encoder", "image_encoder")  # sub-modules of a method that hold the frozen CLIP
 NEAR = 0.85  # how much a name must look like that of a hook to be a misspelling of it
@@ -35,9 +37,10 @@ def check_class(cls: type, base: type) -> None:
     own = [kind for kind in cls.__mro__ if issubclass(kind, base) and kind is not base]
     known = {name for kind in base.__mro__[:-1] for name in (*vars(kind), *_annotated(kind))}
     hooks = [name for name in known - set(dir(nn.Module)) if not name.startswith("_")]
+    read = {name for kind in own for value in vars(kind).values() for name in _read(value)}
     for kind in own:
         for name in vars(kind):
-            if name in known or name.startswith("_"):
+            if name in known | read or name.startswith("_"):
                 continue
             for meant in get_close_matches(name, hooks, n=1, cutoff=NEAR):
                 need(
@@ -56,6 +59,15 @@ def check_class(cls: type, base: type) -> None:
         f'{cls.__name__} has no `node`: write node = "{cls.__name__.upper()}" in the class, the '
         "name below TRAINER of its keys",
     )
+
+
+def _read(value: object) -> Iterator[str]:
+    """Yield the names of attributes that a function, or a property, reads."""
+    code = getattr(getattr(value, "fget", value), "__code__", value)
+    if isinstance(code, CodeType):
+        yield from code.co_names
+        for inner in code.co_consts:
+            yield from _read(inner)
 
 
 def _annotated(kind: type) -> Mapping[str, object]:
@@ -183,3 +195,37 @@ def _mixing(module: nn.Module, W: int, inputs: int) -> float:
     for part, mode in training.items():
         part.training = mode
     return float((whole - torch.cat(each, 1)).abs().max() / whole.abs().max().clamp_min(1e-30))
+
+
+@contextmanager
+def first_use(method: Any) -> Iterator[None]:
+    """Say what to do about an attribute that a method lacks; a base class may have made it.
+
+    Raises:
+        UserError: code in the block reads an attribute that the method does not have.
+    """
+    name = type(method).__name__
+    try:
+        yield
+    except AttributeError as error:
+        found = re.fullmatch(f"'{name}' object has no attribute '(\\w+)'", str(error))
+        if found is None:
+            raise
+        raise UserError(
+            f"{name} has no attribute '{found[1]}', which its functions read: make it in `build`, "
+            "which begins with super().build(...) if the class inherits from another method"
+        ) from error
+
+
+def check_logits(method: Any, output: Any) -> None:
+    """Refuse logits that are not one number for each image and class.
+
+    Raises:
+        UserError: they have another shape.
+    """
+    shape, wanted = tuple(output.logits.shape), (len(output.image.z), method.num_classes)
+    need(
+        shape == wanted,
+        f"The logits of {type(method).__name__} have the shape {shape} but must have {wanted}, of "
+        "images and classes: check its `logits`",
+    )

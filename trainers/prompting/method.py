@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from . import node as nodes
-from .contract import ENCODERS, check_built, check_class
+from .contract import ENCODERS, check_built, check_class, check_logits
 from .encoders.added import NONE, Additions
 from .encoders.kept import KeptText
 from .encoders.sentences import check_names, write_sentences
@@ -447,10 +447,12 @@ class Method(PublicFiles, nn.Module):
         """Return the same as `losses` for an output that has been computed.
 
         Raises:
-            UserError: `loss` returns something other than scalars.
+            UserError: `loss` returns something other than scalars, or logits have another shape.
         """
+        check_logits(self, output)
         found = self.loss(output, batch)
         terms = found if isinstance(found, dict) else {"loss": found}
+        need(terms, f"The loss of {type(self).__name__} has no terms: return a scalar, or some")
         try:
             terms = {name: value.reshape(()) for name, value in terms.items()}
         except (AttributeError, RuntimeError) as error:

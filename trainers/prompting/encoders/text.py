@@ -27,6 +27,7 @@ from . import blocks
 from .added import NONE, NOTHING, Added, Additions, let_in, summand
 from .layout import Layout
 from .sentences import Sentence, shared_length
+from .shapes import check_contexts
 from .sides import is_closed, need_open
 
 CHUNK = 256  # sentences that a closed encoder reads at a time
@@ -162,6 +163,15 @@ class TextEncoder(nn.Module):
             if contexts or added or inserted is not None:
                 raise ClosedSide("text", "puts something into the text encoder")
             return self._whole()
+        layers = self.transformer.resblocks
+        if contexts:
+            slots = len(self.sentences[0][0].slots)
+            check_contexts("text", contexts, len(layers), slots, self.class_specific)
+        need(
+            inserted is None or self.insert_block,
+            "`contexts` returns `inserted` tokens, but the text encoder has no block for them: "
+            "make it with TextEncoder(..., insert_block=i), i at least 1",
+        )
         layout, first = self.layout, 0
         fixed = torch.is_grad_enabled() and not contexts and inserted is None
         kept = self._constant(min(added, default=0)) if fixed else None
@@ -172,7 +182,6 @@ class TextEncoder(nn.Module):
             before = added.get(0, NOTHING).before
             shared, suffix = self._embed(contexts[0] if contexts else None, before)
         n = 0  # tokens that have entered after SOS
-        layers = self.transformer.resblocks
         for i in range(first, len(layers)):
             block, here = layers[i], added.get(i, NOTHING)
             if contexts and 1 <= i < len(contexts) and not self.causal:

@@ -12,6 +12,7 @@ from ..errors import ClosedSide, UserError, need
 from ..transport.precision import no_autocast
 from . import blocks
 from .added import NONE, NOTHING, Added, Additions, let_in, summand
+from .shapes import check_contexts
 
 
 class ImageFeatures(NamedTuple):
@@ -220,6 +221,14 @@ class ImageEncoder(nn.Module):
         images = images.to(v.conv1.weight.dtype)
         if not self.is_vit:
             return self._resnet(images)
+        layers = v.transformer.resblocks
+        if contexts:
+            check_contexts("image", contexts, len(layers))
+            need(
+                not self.untouched,
+                "The method has visual prompts, with which the image encoder has no features "
+                "without them (`untouched`): take those of a Teacher, `teacher.z(images)`",
+            )
         x = v.conv1(images).to(images.dtype).flatten(2).transpose(1, 2)  # (B, P, W)
         if shape.first:
             cls = v.class_embedding.to(x.dtype).expand(x.shape[0], 1, -1)
@@ -236,7 +245,6 @@ class ImageEncoder(nn.Module):
         x = x.flatten(0, 1)  # (B*M, 1+P+b, W)
         n, untouched = 0, None  # n: tokens that have entered after CLS
         path = x[:, start : start + P] if self.vv else None
-        layers = v.transformer.resblocks
         branch = min(added, default=len(layers) - 1) if torch.is_grad_enabled() else None
         for i, block in enumerate(layers):
             here = added.get(i, NOTHING)

@@ -4,14 +4,16 @@ Reading a value from an accelerator makes the host wait. So the checks record th
 device, and the host reads them every few steps.
 """
 
+from collections.abc import Mapping
+
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 from yacs.config import CfgNode
 
-from ..contract import ENCODERS
+from ..contract import ENCODERS, check_registered
 from ..encoders.alike import alike
 from ..errors import UserError, need
-from ..method import METHODS, Method, Output
+from ..method import METHODS, Method
 from ..record.metrics import numbered
 from ..storage.checkpoints import saved_epochs
 from ..storage.state import is_sound
@@ -99,29 +101,60 @@ def check_trains(method: Method) -> None:
         )
 
 
-def check_first_step(method: Method, output: Output) -> None:
-    """Check the output of the first training step, and name what the loss does not depend on.
+def check_first_step(method: Method, terms: Mapping[str, torch.Tensor]) -> None:
+    """Name what the first training step does not train, and the terms of its loss that do nothing.
+
+    Args:
+        method: after the step.
+        terms: of its loss.
 
     Raises:
-        UserError: the logits are not one number for each image and class, or nothing has a
-            gradient.
+        UserError: nothing has a gradient, or as `check_registered`.
     """
-    shape, wanted = tuple(output.logits.shape), (len(output.image.z), method.num_classes)
-    if shape != wanted:
-        raise UserError(
-            f"The logits of {type(method).__name__} have the shape {shape} but must have {wanted}, "
-            "of images and classes: check its `logits`"
-        )
-    learning = {name: p.grad for name, p in method.learned().items() if p.requires_grad}
-    idle = [name for name, gradient in learning.items() if gradient is None]
+    name = type(method).__name__
+    check_registered(method)
+    learning = {place: p.grad for place, p in method.learned().items() if p.requires_grad}
+    idle = [place for place, gradient in learning.items() if gradient is None]
     if len(idle) == len(learning):
         raise UserError(
-            f"`backward` of {type(method).__name__} leaves no gradient in what is learned: call "
+            f"`backward` of {name} leaves no gradient in what is learned: call "
             "`backward` of a loss that depends on it, or set `.grad`"
         )
     if idle:
-        some = ", ".join(idle[:4]) + f" and {len(idle) - 4} more" * (len(idle) > 4)
-        print(f"No gradient reaches {some}: what is minimised does not depend on them")
+        print(f"No gradient reaches {_some(idle)}: what is minimised does not depend on them")
+    parts = {key: term for key, term in terms.items() if key != "loss"}
+    if parts and torch.equal(torch.stack([*parts.values()]).sum(), terms["loss"]):
+        fixed = [key for key, term in parts.items() if not term.requires_grad]
+        if fixed:
+            print(f"No gradient comes from {_some(fixed)} of the loss of {name}: nothing learns it")
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:4]) + f" and {len(names) - 4} more" * (len(names) > 4)
+
+
+def check_optimised(
+    method: Method, optimizer: torch.optim.Optimizer, wanted: Mapping[str, torch.Tensor]
+) -> None:
+    """Refuse parameters that were made or replaced after the optimiser.
+
+    Args:
+        method: the method.
+        optimizer: of the present stage.
+        wanted: what this stage trains, by name.
+
+    Raises:
+        UserError: the optimiser has other tensors.
+    """
+    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    new = [place for place, p in wanted.items() if id(p) not in held]
+    gone = len(held) - (len(wanted) - len(new))
+    need(
+        not (new or gone),
+        f"{type(method).__name__} has made, replaced or removed parameters after `build`"
+        f"{f' ({_some(new)})' if new else ''}, which its optimiser does not follow: make them in "
+        "`build`, and change their values in place (`with torch.no_grad(): p.copy_(x)`)",
+    )
 
 
 def check_unlabelled(name: str, cfg: CfgNode, loader: object) -> None:
@@ -145,36 +178,6 @@ def check_unlabelled(name: str, cfg: CfgNode, loader: object) -> None:
         f"{name} trains on unlabelled images with DATALOADER.TRAIN_X: leave "
         "DATALOADER.TRAIN_U.SAME_AS_X True",
     )
-
-
-@torch.no_grad()
-def check_contexts(method: Method) -> None:
-    """Check that the contexts of a method fit its encoders, which would put others out of place.
-
-    Raises:
-        UserError: there are more than blocks, a later one is longer than the first, or the first
-            one of the text has not as many tokens as are learned in a sentence.
-    """
-    contexts, text = method.contexts(), method.text_encoder
-    need(
-        not (contexts.vision and method.image_encoder.untouched),
-        f"{type(method).__name__} has visual prompts, with which the image encoder has no features "
-        "without them (`untouched`): take those of a Teacher, `teacher.z(images)`",
-    )
-    for side, given, tower, first in (
-        ("text", contexts.text, text, len(text.sentences[0][0].slots)),
-        ("image", contexts.vision, method.image_encoder.visual, None),
-    ):
-        lengths = [context.shape[-2] for context in given or ()]
-        layers = len(tower.transformer.resblocks) if hasattr(tower, "transformer") else 0
-        fits = lengths[0] == max(lengths) and first in (None, lengths[0]) if lengths else True
-        slots = "" if first is None else f", and sentences with {first} learned tokens"
-        need(
-            fits and len(lengths) <= layers,
-            f"`contexts` of {type(method).__name__} returns {lengths} tokens for blocks of the "
-            f"{side} encoder, which has {layers} blocks{slots}: give at most one context for each "
-            "block, none longer than the first",
-        )
 
 
 def check_batches(method: Method, images: int, batch: int, drop_last: bool) -> None:

@@ -54,15 +54,18 @@ class Stages:
         """Return True if a stage after the first begins with this step."""
         return step > 0 and step in self.starts
 
+    def learned(self) -> dict[str, torch.nn.Parameter]:
+        """Return what the current stage trains, by name."""
+        first = self.stages[self.current].parameters
+        return {name: p for name, p in self.method.learned().items() if name.startswith(first)}
+
     def optimizer(self, step: int) -> tuple[torch.optim.Optimizer, Any]:
         """Make the optimiser and scheduler of the stage of a step, and let only it learn."""
         i = self.current = self.at(step)
-        stage, chosen = self.stages[i], {}
-        for name, parameter in self.method.learned().items():
-            if len(self.stages) > 1:
+        stage = self.stages[i]
+        if len(self.stages) > 1:
+            for name, parameter in self.method.learned().items():
                 parameter.requires_grad_(name.startswith(stage.parameters))
-            if name.startswith(stage.parameters):
-                chosen[name] = parameter
         optim = self.optim
         if len(self.stages) > 1:
             optim = optim.clone()
@@ -70,4 +73,4 @@ class Stages:
             optim.update(stage.optim)
             optim.STEPS = self.ends[i] - self.starts[i]
             print(f"Stage {i + 1} of {len(self.stages)}: {', '.join(stage.parameters)}")
-        return build_optim(chosen, optim, self.n)
+        return build_optim(self.learned(), optim, self.n)

@@ -4,6 +4,7 @@ It is long because Dassl's hooks all belong to one class.
 """
 
 import os
+from contextlib import nullcontext
 from functools import cached_property
 
 import torch
@@ -12,6 +13,7 @@ from dassl.utils import save_checkpoint
 from yacs.config import CfgNode
 
 from ..backbones import absolute, load_clip, weights_sha256
+from ..contract import first_use
 from ..errors import UserError, need
 from ..method import Method
 from ..record.results import remove_results, write_results
@@ -30,13 +32,14 @@ from ..storage.checkpoints import (
 from ..storage.predictions import Predictions
 from ..storage.public import public_checkpoint
 from ..storage.state import is_settings
+from .again import check_rebuilt, check_scores, check_second, is_foreign
 from .checks import (
     Watch,
     check_batches,
     check_classes,
     check_clip_keys,
-    check_contexts,
     check_first_step,
+    check_optimised,
     check_record,
     check_trains,
     check_unlabelled,
@@ -72,6 +75,8 @@ class PromptTrainer(TrainerX):
             in a training.
         start: the facts about the training of MODEL.INIT_WEIGHTS, for the record.
         stepped: True after the first training step.
+        rebuilt_in: the stage in which the method was last built again from its state; -1 if never.
+        repeated: True after the first batch of an evaluation.
         untrained: True until the prompts are trained or loaded, or `load_model("")` accepts the
             initial ones.
 
@@ -90,6 +95,8 @@ class PromptTrainer(TrainerX):
     stepped = False
     loaded: dict | None = None
     start: dict | None = None
+    rebuilt_in = -1
+    repeated = False
     predictions: Predictions | None = None
     test_results: dict[str, float]
     recorder: Recorder | None = None
@@ -160,8 +167,7 @@ class PromptTrainer(TrainerX):
         images = len(self.train_loader_x.dataset)
         self.batch_size = min(cfg.DATALOADER.TRAIN_X.BATCH_SIZE, images)
         check_trains(self.method)
-        with self.precision.autocast():
-            check_contexts(self.method)
+        with self.precision.autocast(), first_use(self.method):
             self.alike = note_alike(self.method, classnames, cfg.MODEL.BACKBONE.NAME)
         trained = [p for p in self.method.learned().values() if kind.trains]
         self.num_trained = sum(p.numel() for p in trained)
@@ -169,7 +175,8 @@ class PromptTrainer(TrainerX):
         teachers = teachers_of(self.method)
         if trained and all(teacher.method is not None for teacher in teachers):  # else: evaluates
             budget, rows = cfg.TRAINER.MEMORY_BUDGET, self.method.trains_on_support or self.features
-            print(fit(self.method, self.batch_size, budget, self.precision, bool(rows)))
+            with first_use(self.method):
+                print(fit(self.method, self.batch_size, budget, self.precision, bool(rows)))
         if cfg.TRAINER.COMPILE:
             obstacle = compile_blocks(self.method)
             without = f"running without ({obstacle})"
@@ -262,9 +269,13 @@ class PromptTrainer(TrainerX):
             self.method.begin_stage(self.stages.current)
         views, labels = self.parse_batch_train(batch)
         batch = self.method.batch(views, labels[:0] if self.kind.unlabelled else labels)
-        output, terms = training_step(self.method, batch, self.optim, self.precision)
+        with nullcontext() if self.stepped else first_use(self.method):
+            output, terms = training_step(self.method, batch, self.optim, self.precision)
         if not self.stepped:
-            check_first_step(self.method, output)
+            check_first_step(self.method, terms)
+            check_optimised(self.method, self.optim, self.stages.learned())
+            if is_foreign(self.kind):
+                check_scores(self.method, output.logits)
             self.stepped = True
         bad = self.watch.bad_step(terms["loss"], self.batch_idx, self.num_batches)
         if bad is not None:
@@ -301,8 +312,14 @@ class PromptTrainer(TrainerX):
         epoch = self.epoch + 1
         folder = self._folder(self.output_dir)
         self.method.after_epoch(epoch, self.max_epoch)
+        assert self.optim is not None, "epochs are of a training"
+        check_optimised(self.method, self.optim, self.stages.learned())
         if epoch == self.max_epoch:
             take_validation(self)
+        first = self.rebuilt_in != self.stages.current
+        if is_foreign(self.kind) and (first or epoch == self.max_epoch):
+            check_rebuilt(self)
+            self.rebuilt_in = self.stages.current
         if spoiled := not_finite(self.method):
             raise failed(f"'{spoiled[0]}' is not finite after epoch {epoch}", folder)
         super().after_epoch()
@@ -430,6 +447,7 @@ class PromptTrainer(TrainerX):
             self.recorder = Recorder(self, split or self.cfg.TEST.SPLIT)
         self.detection.begin(split)
         self.method.reset()
+        self.repeated = False
         self.test_results = {}
         result = super().test(split)
         self.test_results = self.test_results or {"accuracy": result}
@@ -456,7 +474,11 @@ class PromptTrainer(TrainerX):
     def model_inference(self, input):
         """Return the logits (B, K) of a batch; they are recorded, and checked to be finite."""
         with self.precision.autocast():
-            output = self.method.predict(input)
+            with first_use(self.method):
+                output = self.method.predict(input)
+            if not self.repeated and is_foreign(self.kind):
+                check_second(self.method, input, output.logits)
+            self.repeated = True
             if self.recorder is not None:
                 self.recorder.add(output)
         self.detection.see(self.method, output)

@@ -1,0 +1,154 @@
+"""Methods of plug-ins that compute something else from their checkpoint, or on a second call."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from tiny import run
+
+from trainers.prompting import Contexts, Stage, register
+from trainers.prompting.method import METHODS
+from trainers.prompting.methods.coop import CoOp
+from trainers.prompting.trainer import again, trainer
+
+
+@pytest.fixture(autouse=True)
+def registered():
+    before = dict(METHODS)
+    yield
+    METHODS.clear()
+    METHODS.update(before)
+
+
+class InATensor(CoOp):
+    """Means of features in a plain tensor, which no checkpoint holds."""
+
+    support_passes, class_bound = 1, True
+
+    def take_support(self, features, labels):
+        one_hot = F.one_hot(labels, self.num_classes).float()
+        self.means = F.normalize(one_hot.T @ F.normalize(features[0], dim=-1), dim=-1)
+
+    def logits(self, image, text):
+        found = super().logits(image, text)
+        return found + image.z[:, 0] @ self.means.T if hasattr(self, "means") else found
+
+
+class ByACounter(CoOp):
+    """A warm-up by a counter in an attribute."""
+
+    steps = 0
+
+    def loss(self, output, batch):
+        self.steps += self.training
+        return min(self.steps / 100, 1.0) * super().loss(output, batch)
+
+
+class ByAStage(CoOp):
+    """A stage number in an attribute, which `begin_stage` sets."""
+
+    stage = 0
+
+    def stages(self):
+        return [Stage(share=0.5), Stage(share=0.5)]
+
+    def begin_stage(self, stage):
+        self.stage = stage
+
+    def logits(self, image, text):
+        return super().logits(image, text) * (1 + self.stage)
+
+
+class AtTheEnd(CoOp):
+    """A factor that is chosen after the last epoch."""
+
+    factor = 1.0
+
+    def after_epoch(self, epoch, last):
+        self.factor = 2.0 if epoch == last else 1.0
+
+    def logits(self, image, text):
+        return self.factor * super().logits(image, text)
+
+
+class MadeLate(CoOp):
+    """A buffer that is made in a step."""
+
+    def loss(self, output, batch):
+        self.register_buffer("seen", torch.ones(2))
+        return super().loss(output, batch)
+
+
+class NoisyContexts(CoOp):
+    """Contexts that are random in evaluations, too."""
+
+    def contexts(self):
+        return Contexts([c + 0.1 * torch.randn_like(c) for c in super().contexts().text])
+
+
+class Adapting(CoOp):
+    """Predictions that depend on those before, without `stream`."""
+
+    shift = 0.0
+
+    def predict(self, images):
+        output = self.output(images)
+        self.shift = self.shift + output.logits.detach().softmax(1).mean(0)
+        return output._replace(logits=output.logits - self.shift)
+
+
+class Probable(CoOp):
+    def logits(self, image, text):
+        return super().logits(image, text).softmax(1)
+
+
+class Logarithms(CoOp):
+    def logits(self, image, text):
+        return super().logits(image, text).log_softmax(1)
+
+
+BUILT = "built again from its checkpoint, is off by"
+SAID = {
+    InATensor: f"The logits of InATensor, {BUILT}",
+    ByACounter: f"The loss of ByACounter, {BUILT}",
+    ByAStage: f"The logits of ByAStage, {BUILT}",
+    AtTheEnd: f"The logits of AtTheEnd, {BUILT}",
+    MadeLate: "MadeLate cannot be built again from its own checkpoint",
+    NoisyContexts: "NoisyContexts predicts otherwise on a second call (off by",
+    Adapting: "Adapting predicts otherwise on a second call (off by",
+    Probable: "The logits of Probable are probabilities, which sum to one over its own classes",
+    Logarithms: "The logits of Logarithms are logarithms of probabilities over its own classes",
+}
+
+
+@pytest.mark.parametrize("kind", SAID, ids=lambda kind: kind.__name__)
+def test_a_run_ends_with_a_sentence(tmp_path, capsys, kind):
+    register(kind)
+    epochs = 2 if kind in (ByAStage, AtTheEnd) else 1
+    assert run(tmp_path, kind.__name__, None, epochs) == 2
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert line.startswith("error: ") and SAID[kind] in line
+
+
+def test_what_the_checks_leave_behind(tmp_path, monkeypatch):
+    """A run with the checks is that without them, bit for bit."""
+    register(type("AsCoOp", (CoOp,), {"views": 1}))
+    states, checked = [], []
+    monkeypatch.setattr(
+        trainer, "check_rebuilt", lambda own: checked.append(again.check_rebuilt(own))
+    )
+    for foreign in (True, False):
+        monkeypatch.setattr(trainer, "is_foreign", lambda kind, foreign=foreign: foreign)
+        output = tmp_path / str(foreign)
+        assert run(tmp_path, "AsCoOp", output, 3) == 0
+        states.append(torch.load(next(output.glob("*/model.pth.tar-3")), weights_only=False))
+    assert len(checked) == 2, "after the first epoch and the last"
+    assert states[0]["rng"]
+    assert again.is_foreign(METHODS["AsCoOp"]) and not again.is_foreign(CoOp)
+    (ctx, rng), others = ((*state["state_dict"].values(), state["rng"]) for state in states)
+    assert torch.equal(ctx, others[0]) and str(rng) == str(others[1])
+
+
+@pytest.mark.parametrize("kind", [Probable, Logarithms])
+def test_a_method_may_say_that_classes_depend_on_each_other(tmp_path, kind):
+    register(type("Closed", (kind,), {"joint": False}))
+    assert run(tmp_path, "Closed", None, 1) == 0

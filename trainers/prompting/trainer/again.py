@@ -1,0 +1,167 @@
+"""A method computes the same again: built anew from its state, and called a second time.
+
+Built-in methods do, which tests show. A method of a plug-in is checked in its runs.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from ..contract import ROUNDING
+from ..errors import UserError, in_short, need
+from ..method import Method
+from ..running.memory import State
+from ..running.precision import Precision
+from .evaluation import for_classes
+from .support import seeded
+
+SEED = 20_141  # other than that of a run
+
+
+def is_foreign(kind: type[Method]) -> bool:
+    """Return True for a method of a plug-in."""
+    return not kind.__module__.startswith(Method.__module__.removesuffix("method"))
+
+
+def check_rebuilt(trainer: Any) -> None:
+    """Check that the method of a `PromptTrainer`, built again from its state, computes the same.
+
+    Random numbers, buffers and modes are as before.
+
+    Raises:
+        UserError: it cannot be built again, or its logits or loss differ.
+    """
+    method, data = trainer.method, trainer.dm.dataset
+    others = getattr(data, "other_classnames", ())
+    apart = rebuilt_apart(
+        method, trainer.clip_model, data.classnames, others, trainer.cfg.DATASET.NAME,
+        trainer.precision,
+    )  # fmt: skip
+    for what, difference in apart.items():
+        need(
+            difference <= ROUNDING,
+            f"The {what} of {type(method).__name__}, built again from its checkpoint, is off by "
+            f"{difference:.1g}, relative to the largest value: keep all that it needs in "
+            "parameters or buffers (`register_buffer`), not in attributes or plain tensors",
+        )
+
+
+def rebuilt_apart(
+    method: Method,
+    clip_model: Any,
+    classnames: Sequence[str],
+    others: Sequence[str],
+    dataset: str,
+    precision: Precision,
+) -> dict[str, float]:
+    """Return how far what a method computes, and what it computes built again, are apart.
+
+    Args:
+        method: the method.
+        clip_model: the CLIP that it was built from.
+        classnames: its K class names.
+        others: the other class names, for methods with unlabelled images.
+        dataset: name of the data set.
+        precision: of the run.
+
+    Returns:
+        The largest differences of logits and, for a method that trains, of losses, relative to the
+        largest value.
+
+    Raises:
+        UserError: the method cannot be built again from its state.
+    """
+    state = State(method)
+    try:
+        with seeded(SEED):
+            again = for_classes(method, clip_model, classnames, classnames, dataset)
+            if method.unlabelled:
+                again.take_classes([*classnames, *others])
+    except Exception as error:
+        raise UserError(
+            f"{type(method).__name__} cannot be built again from its own checkpoint "
+            f"({in_short(error)}): make all parameters and buffers in `build`"
+        ) from error
+    finally:
+        state.restore()
+    again.to(method.device)
+    for name, p in method.learned().items():
+        again.learned()[name].requires_grad_(p.requires_grad)
+    own, theirs = (_outcome(m, precision) for m in (method, again))
+    return {
+        what: float((own[what] - theirs[what]).abs().max() / own[what].abs().max().clamp_min(1e-30))
+        for what in own
+    }
+
+
+def _outcome(method: Method, precision: Precision) -> dict[str, torch.Tensor]:
+    """Return the logits of an evaluation of random images, and the loss of a step, seeded."""
+    state, training = State(method), method.training
+    size = method.image_encoder.visual.input_resolution
+    random = torch.Generator().manual_seed(0)
+    images = torch.randn(2, 3, size, size, generator=random).to(method.device)
+    with seeded(0), precision.autocast():
+        torch.manual_seed(0)  # of accelerators, too
+        method.eval().reset()
+        with torch.no_grad():
+            views = [images] * method.test_views if method.test_views > 1 else images
+            found = {"logits": method.predict(views).logits.float()}
+        method.train(training).reset()
+        if type(method).trains:
+            labels = torch.tensor([0, 1], device=method.device)[: 0 if method.unlabelled else 2]
+            method.train()
+            given = method.clip_features(images) if method.trains_on_support else images
+            losses = method.losses([given] * method.views, labels)
+            found["loss"] = losses["loss"].detach().float()
+    method.train(training)
+    state.restore()
+    return found
+
+
+def check_second(method: Method, images: Any, logits: torch.Tensor) -> None:
+    """Check that a method predicts the same on a second call.
+
+    Args:
+        method: in eval mode.
+        images: of a batch.
+        logits: of the first call.
+
+    Raises:
+        UserError: they differ, or rows of logits are probabilities, of which those of other
+            classes cannot be put next to them.
+    """
+    check_scores(method, logits)
+    if method.stream:
+        return
+    state = State(method)
+    second = method.predict(images).logits
+    state.restore()
+    apart = float((second - logits).abs().max() / logits.abs().max().clamp_min(1e-30))
+    need(
+        apart <= ROUNDING,
+        f"{type(method).__name__} predicts otherwise on a second call (off by {apart:.1g}, "
+        "relative to the largest logit): draw random numbers in training only "
+        "(`self.training`), change no state in `predict`, or set `stream = True` and empty that "
+        "state in `reset`",
+    )
+
+
+def check_scores(method: Method, logits: torch.Tensor) -> None:
+    """Refuse rows of logits that are probabilities, or logarithms of them, over the own classes.
+
+    Raises:
+        UserError: they are, and the method does not say `joint = False`.
+    """
+    if not method.joint:
+        return
+    logits = logits.detach().float()
+    of_one = bool((logits.sum(1) - 1).abs().max() < ROUNDING) and bool((logits >= 0).all())
+    of_logs = bool(logits.logsumexp(1).abs().max() < ROUNDING)
+    what = "probabilities, which sum to one" if of_one else "logarithms of probabilities"
+    need(
+        not (of_one or of_logs),
+        f"The logits of {type(method).__name__} are {what} over its own classes, so those of base "
+        "and new classes cannot be put together: return them before softmax, or set "
+        "`joint = False` in the class",
+    )
