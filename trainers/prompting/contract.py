@@ -126,7 +126,7 @@ def check_registered(method: Any) -> None:
         UserError: an attribute, a list, tuple or dict holds such a tensor, or an encoder.
     """
     own = {id(p) for _, p in method.own_parameters()}
-    for place, value in _reached(method):
+    for place, value in reached(method):
         need(
             id(value) in own or not (value.requires_grad and value.is_leaf),
             f"{type(method).__name__} keeps a tensor that requires a gradient in '{place}', where "
@@ -135,7 +135,7 @@ def check_registered(method: Any) -> None:
         )
 
 
-def _reached(method: Any) -> Iterator[tuple[str, torch.Tensor]]:
+def reached(method: Any) -> Iterator[tuple[str, torch.Tensor]]:
     """Yield the tensors below a method with their places, without descending into functions."""
     queue: list[tuple[str, Any]] = [("", method)]  # it grows, and so keeps ids from being reused
     queue += [(f"blocks('{side}')", method.blocks(side)) for side in SIDES]

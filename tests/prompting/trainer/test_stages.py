@@ -40,6 +40,12 @@ def test_resuming_in_any_stage_changes_nothing(tmp_path, monkeypatch, share):
         assert found["method"]["stage"] == wanted["method"]["stage"] == 2
 
 
+def test_a_stage_begins_in_half_precision(tmp_path):
+    """The classifier starts from text features."""
+    extra = [SHARE, "0.5", "TRAINER.TWO_SFS.PREC", "amp"]
+    assert run(tmp_path, "TwoSFS", None, 2, extra=extra) == 0
+
+
 def test_a_stage_without_a_step(tmp_path, capsys):
     assert run(tmp_path, "TwoSFS", None, 1, extra=[SHARE, "0.1"]) == 2
     assert "trains in 2 stages, but one of them has none of the 4 steps" in capsys.readouterr().err

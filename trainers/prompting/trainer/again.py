@@ -137,7 +137,7 @@ def check_second(method: Method, images: Any, logits: torch.Tensor) -> None:
     state = State(method)
     second = method.predict(images).logits
     state.restore()
-    apart = float((second - logits).abs().max() / logits.abs().max().clamp_min(1e-30))
+    apart = float((second - logits).detach().abs().max() / logits.abs().max().clamp_min(1e-30))
     need(
         apart <= ROUNDING,
         f"{type(method).__name__} predicts otherwise on a second call (off by {apart:.1g}, "

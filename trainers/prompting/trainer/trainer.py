@@ -228,7 +228,8 @@ class PromptTrainer(TrainerX):
         super().before_train()
         take_support(self, anew=not self.start_epoch)
         if not self.start_epoch:
-            self.method.begin_stage(0)
+            with self.precision.autocast():  # it may encode
+                self.method.begin_stage(0)
 
     def train(self):  # type: ignore[override]
         """Train as Dassl does; a method with nothing to train is only evaluated."""
@@ -266,7 +267,8 @@ class PromptTrainer(TrainerX):
         step = self.count_steps()[0] + self.batch_idx
         if self.stages.begins(step):
             self._enter_stage(step)
-            self.method.begin_stage(self.stages.current)
+            with self.precision.autocast():
+                self.method.begin_stage(self.stages.current)
         views, labels = self.parse_batch_train(batch)
         batch = self.method.batch(views, labels[:0] if self.kind.unlabelled else labels)
         with nullcontext() if self.stepped else first_use(self.method):

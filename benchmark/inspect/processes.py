@@ -1,0 +1,95 @@
+"""Short trainings of a method in processes of their own: killed and resumed, in half precision."""
+
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from trainers.prompting.errors import UserError
+from trainers.prompting.storage.checkpoints import checkpoint_file, read_checkpoint, saved_epochs
+
+from ..protocols.configs import ROOT
+
+PARTS = ("state_dict", "method", "optimizer", "rng")  # of a checkpoint
+
+
+class Trainings:
+    """Trainings in processes, some of them at the same time.
+
+    Args:
+        arguments: of train.py, without the output folder.
+        folder: where they write.
+        precision: the key of the precision; `amp` is bfloat16 on the CPU.
+        last: the number of the last step; the killed training does not do it.
+    """
+
+    def __init__(self, arguments: list[str], folder: Path, precision: str, last: int):
+        self.arguments, self.folder, self.last = arguments, folder, last
+        self.half = self._start("half", precision, "amp")
+        self.whole, self.killed = self._start("whole"), self._start("killed", kill=True)
+
+    def _start(self, name: str, *pairs: str, kill: bool = False) -> subprocess.Popen:
+        program = ["-m", "benchmark.inspect.killed", str(self.last)] if kill else ["train.py"]
+        output = ["--output-dir", str(self.folder / name)]
+        return subprocess.Popen(
+            [sys.executable, *program, *output, *self.arguments, *pairs],
+            cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+
+    def close(self) -> None:
+        """End the processes that are still running."""
+        for process in (self.half, self.whole, self.killed):
+            process.kill()
+            process.wait()
+
+    def check_resumed(self, _: Any) -> None:
+        """A training that is killed and resumed ends with the same bits."""
+        _finish(self.whole, "The training")
+        self.killed.communicate()
+        if self.killed.returncode != -signal.SIGKILL:
+            raise UserError("The training does fewer steps in a new process than in this one")
+        self.killed = self._start("killed")
+        _finish(self.killed, "The training that resumes")
+        own, other = (_last(self.folder / name) for name in ("whole", "killed"))
+        if apart := sorted(key for key in own if not _same(own[key], other.get(key))):
+            raise UserError(
+                f"A training that was killed and resumed ends with other values of {apart[0]}: "
+                "keep what steps change in parameters or buffers, and draw random numbers from "
+                "PyTorch, NumPy or Python"
+            )
+
+    def check_half(self, _: Any) -> None:
+        """It trains in half precision."""
+        _finish(self.half, "With PREC amp, the training")
+
+
+def _finish(process: subprocess.Popen, what: str) -> None:
+    said = process.communicate()[1].strip().splitlines()
+    if process.returncode:
+        raise UserError(f"{what} ends with: {said[-1] if said else process.returncode}")
+
+
+def _last(output: Path) -> dict[str, Any]:
+    """Return the values in the last checkpoint of a run, by dotted name."""
+    (folder,) = {path.parent for path in output.glob("*/model.pth.tar-*")}
+    state = read_checkpoint(checkpoint_file(str(folder), saved_epochs(str(folder))[-1]))
+    return dict(_leaves({name: state.get(name) for name in PARTS}))
+
+
+def _leaves(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(tree, Mapping | list | tuple):
+        pairs = tree.items() if isinstance(tree, Mapping) else enumerate(tree)
+        for key, value in pairs:
+            yield from _leaves(value, f"{prefix}.{key}".lstrip("."))
+    else:
+        yield prefix, tree
+
+
+def _same(one: Any, other: Any) -> bool:
+    import torch
+
+    if torch.is_tensor(one) and torch.is_tensor(other):
+        return torch.equal(one, other)
+    return type(one) is type(other) and str(one) == str(other)
