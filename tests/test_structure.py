@@ -99,7 +99,7 @@ PACKAGES = {
     "prompts": "backbones encoders errors",
     "teacher": "encoders errors storage transport",
     "contract": "encoders errors",
-    "method": "beyond contract encoders errors node prompts storage transport",
+    "method": "backbones beyond contract encoders errors node prompts storage transport",
     "regularizers": "errors method teacher",
     "capabilities": "beyond encoders method node transport",
     "methods": "averaging backbones beyond capabilities encoders errors method node prompts "

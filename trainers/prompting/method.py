@@ -15,11 +15,12 @@ import torch.nn.functional as F
 from torch import nn
 
 from . import node as nodes
+from .backbones import family_of
 from .contract import ENCODERS, check_built, check_class, check_logits
 from .encoders.added import NONE, Additions
 from .encoders.kept import KeptText
 from .encoders.sentences import check_names, write_sentences
-from .encoders.sides import features_width
+from .encoders.sides import features_width, widths
 from .encoders.templates import ZERO_SHOT, template_of
 from .encoders.text import TextEncoder, TextFeatures
 from .encoders.vision import ImageEncoder, ImageFeatures
@@ -133,6 +134,8 @@ class Method(PublicFiles, nn.Module):
         text_encoder, image_encoder: CLIP's encoders, frozen, for the sentences of this method.
         num_classes: K.
         width: D, of the features.
+        widths: of the encoders, `text` and `image`, if they have blocks.
+        mean, std: of the normalisation of images, for each channel.
         logit_scale: (), float32, CLIP's 1 / tau.
         logit_bias: (), of CLIPs with a sigmoid loss, or None.
         own_classes: None if the method does not need it. A method that treats the classes of its
@@ -205,7 +208,8 @@ class Method(PublicFiles, nn.Module):
         check_names(classnames)
         clip_model.requires_grad_(False)
         self.settings, self.num_classes = settings, len(classnames)
-        self.width = features_width(clip_model)
+        self.width, self.widths = features_width(clip_model), widths(clip_model)
+        self.mean, self.std = family_of(clip_model)[1:3]
         self.text_encoder, self.image_encoder = self.encoders(clip_model, classnames, dataset)
         scale, bias = clip_model.logit_scale.detach().exp(), getattr(clip_model, "logit_bias", None)
         self.register_buffer("logit_scale", scale, persistent=False)

@@ -75,3 +75,17 @@ def test_losses_are_not_rounded_by_amp(tiny_clip, name):
     outside = method.terms(output, batch)
     assert all(value.dtype == torch.float32 for value in inside.values())
     assert {k: v.item() for k, v in inside.items()} == {k: v.item() for k, v in outside.items()}
+
+
+@pytest.mark.parametrize("name", ["CoOp", "ALIGN", "VPT"])
+@pytest.mark.parametrize("kind", ["fp32", "amp", "fp16"])
+def test_features_that_losses_read_are_float32(tiny_clip, name, kind):
+    clip_model, how = copy.deepcopy(tiny_clip), Precision("fp32" if kind == "fp16" else kind, CPU)
+    how.name = kind  # half precision as on a GPU
+    method = model_of(clip_model, name, settings(name))
+    how.place(method, clip_model)
+    with torch.no_grad(), how.autocast():
+        _, image, text = method.output(images())
+    found = {x.dtype for x in (image.z, image.raw, text.h, text.raw)}
+    assert found == {torch.float32}
+    assert (image.r is None) == (name != "ALIGN")

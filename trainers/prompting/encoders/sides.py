@@ -37,3 +37,19 @@ def features_width(clip_model: Any) -> int:
     """Return D, the width of the features of a CLIP."""
     width: int = getattr(clip_model, "width", 0) or clip_model.text_projection.shape[1]
     return width
+
+
+def widths(clip_model: Any) -> dict[str, int]:
+    """Return the widths of the encoders with blocks, by side.
+
+    Examples:
+        >>> from trainers.prompting import load_clip
+        >>> widths(load_clip("emoji"))
+        {'text': 128, 'image': 128}
+    """
+    towers = {"text": clip_model, "image": clip_model.visual}
+    return {
+        side: tower.transformer.resblocks[0].attn.embed_dim
+        for side, tower in towers.items()
+        if hasattr(tower, "transformer")
+    }

@@ -36,7 +36,7 @@ CHUNK = 256  # sentences that a closed encoder reads at a time
 class TextFeatures(NamedTuple):
     """The text features that scores read; h and s are L2-normalised.
 
-    h: (N, K, D) prompt-level features; raw: (N, K, D) the same before normalisation;
+    h: (N, K, D) prompt-level features; raw: (N, K, D) the same before normalisation; both float32;
     s: (N, K, L, D) token-level features, a class's own first and then padding, or None;
     s_weights: the weights of s, 0 for padding, with the number of leading tokens that are the same
     for all classes, or None.
@@ -211,7 +211,7 @@ class TextEncoder(nn.Module):
             return self._features(layout, shared, suffix, here)
         x = blocks.run(self._read_eos, recompute, *states, added=here)
         raw = self._project(x, here)
-        return TextFeatures(F.normalize(raw, dim=-1), raw)
+        return TextFeatures(F.normalize(raw, dim=-1).float(), raw.float())
 
     def _embed(self, ctx: Tensor | None, before: nn.Module | None) -> tuple[Tensor, Tensor]:
         """Return the input states of prefixes (N, P, W) and packed suffixes (N, T, W)."""
@@ -249,7 +249,7 @@ class TextEncoder(nn.Module):
         """Return the features of the sentences from a closed encoder."""
         chunks = [[self.closed(some) for some in row.split(CHUNK)] for row in self.ids]
         raw = torch.stack([torch.cat(row) for row in chunks])
-        return TextFeatures(F.normalize(raw, dim=-1), raw)
+        return TextFeatures(F.normalize(raw, dim=-1).float(), raw.float())
 
     @torch.no_grad()
     def _constant(self, first: int) -> Sequence[torch.Tensor] | None:
@@ -349,7 +349,7 @@ class TextEncoder(nn.Module):
         index = layout.token_index.reshape(N, K * L, 1).expand(-1, -1, states.shape[-1])
         s = states.gather(1, index).unflatten(1, (K, L))
         h = F.normalize(raw, dim=-1)
-        return TextFeatures(h, raw, s, layout.token_weights)
+        return TextFeatures(h.float(), raw.float(), s, layout.token_weights)
 
 
 def padded(

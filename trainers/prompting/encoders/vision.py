@@ -26,7 +26,7 @@ class ImageFeatures(NamedTuple):
     attending only to itself (a ResNet has D for W), or by V-V attention.
 
     untouched: (B, 1, D) z without additions, while gradients are on. raw: (B, M, D) z before it is
-    normalised.
+    normalised. These and z are float32, the others as the encoder computes (half with PREC fp16).
     """
 
     z: torch.Tensor
@@ -217,7 +217,7 @@ class ImageEncoder(nn.Module):
             if contexts or added:
                 raise ClosedSide("image", "puts something into the image encoder")
             raw = v(images)[:, None]
-            return ImageFeatures(F.normalize(raw, dim=-1), None, raw=raw)
+            return ImageFeatures(F.normalize(raw, dim=-1).float(), None, raw=raw.float())
         images = images.to(v.conv1.weight.dtype)
         if not self.is_vit:
             return self._resnet(images)
@@ -275,7 +275,7 @@ class ImageEncoder(nn.Module):
             values = post(values.unflatten(0, (B, M)))
         with no_autocast(x.device.type):  # it would round
             raw, z, r = shape.features(v, post, x, self.patches, n)
-        return ImageFeatures(z, r, states, values, untouched, raw)
+        return ImageFeatures(z.float(), r, states, values, untouched, raw.float())
 
     @torch.no_grad()
     def _from(self, i: int, x: Tensor) -> Tensor:
@@ -285,7 +285,8 @@ class ImageEncoder(nn.Module):
             x = self._block(block, x)
         x = self._last(last, x, self.shape.reads or x.shape[1], None)[0]
         with no_autocast(x.device.type):
-            return F.normalize(self.shape.pooled(self.visual, self.visual.ln_post, x), dim=-1)
+            z = F.normalize(self.shape.pooled(self.visual, self.visual.ln_post, x), dim=-1)
+        return z.float()
 
     @staticmethod
     def _block(block: Any, x: Tensor, added: Added = NOTHING) -> Tensor:
@@ -329,7 +330,7 @@ class ImageEncoder(nn.Module):
         """Return a ResNet's features, global and local: the attention pool's at each position."""
         if not (self.patches or self.values):
             raw = self.visual(images)[:, None]
-            return ImageFeatures(F.normalize(raw, dim=-1), None, raw=raw)
+            return ImageFeatures(F.normalize(raw, dim=-1).float(), None, raw=raw.float())
         pool = self.visual.attnpool
         grid = {}
 
@@ -353,4 +354,4 @@ class ImageEncoder(nn.Module):
         raw = pool.c_proj(x)[:, None]  # one view, no prompts
         x = F.normalize(raw, dim=-1)
         r = x[:, :, 1:] if self.patches else None
-        return ImageFeatures(x[:, :, 0], r, None, values, raw=raw[:, :, 0].clone())
+        return ImageFeatures(x[:, :, 0].float(), r, None, values, raw=raw[:, :, 0].clone().float())
