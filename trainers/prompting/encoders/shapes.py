@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from ..errors import UserError
+from ..errors import UserError, need
 
 
 def check_contexts(
@@ -13,6 +13,7 @@ def check_contexts(
     layers: int,
     slots: int | None = None,
     class_specific: bool = False,
+    untouched: bool = False,
 ) -> None:
     """Refuse contexts that do not fit an encoder.
 
@@ -22,11 +23,18 @@ def check_contexts(
         layers: blocks of the encoder.
         slots: learned tokens of a sentence; None for images.
         class_specific: True if the encoder takes tokens of each class.
+        untouched: True if features without additions are asked for.
 
     Raises:
         UserError: there are more than blocks, a later one is longer than the first, they have
-            other dimensions, or the first has not as many tokens as are learned in a sentence.
+            other dimensions, or the first has not as many tokens as are learned in a sentence; or
+            there are features without them.
     """
+    need(
+        not untouched,
+        "The method has visual prompts, with which the image encoder has no features without them "
+        "(`untouched`): take those of a Teacher, `teacher.z(images)`",
+    )
     dims = 4 if class_specific else 3
     shapes = [tuple(context.shape) for context in contexts]
     lengths = [shape[-2] for shape in shapes if len(shape) == dims]

@@ -208,9 +208,6 @@ class ImageEncoder(nn.Module):
             contexts: the visual contexts (M, b, W) for each depth i < J; None without them. A later
                 depth may have fewer tokens, which replace the last ones.
             added: a method's additions to the blocks.
-
-        Returns:
-            `ImageFeatures`.
         """
         v, shape = self.visual, self.shape
         if self.is_closed:
@@ -223,12 +220,7 @@ class ImageEncoder(nn.Module):
             return self._resnet(images)
         layers = v.transformer.resblocks
         if contexts:
-            check_contexts("image", contexts, len(layers))
-            need(
-                not self.untouched,
-                "The method has visual prompts, with which the image encoder has no features "
-                "without them (`untouched`): take those of a Teacher, `teacher.z(images)`",
-            )
+            check_contexts("image", contexts, len(layers), untouched=self.untouched)
         x = v.conv1(images).to(images.dtype).flatten(2).transpose(1, 2)  # (B, P, W)
         if shape.first:
             cls = v.class_embedding.to(x.dtype).expand(x.shape[0], 1, -1)
