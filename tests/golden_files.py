@@ -72,6 +72,8 @@ def node_of(golden: Golden, **more) -> dict:
         node = {key: node[key] for key in known if key in node} | {"GLOBAL_DROPOUT_P": 0.0}
     if "SCALE" in known and "logit_scale" in meta["extra"]:  # a constant of the public code
         node["SCALE"] = meta["extra"]["logit_scale"]
+    if meta["method"].startswith("TipAdapter"):
+        node["SCALE"] = 100.0  # a constant of the public code
     if meta["method"] == "TPS":
         texts = meta["templates"]
         about = texts["descriptors"].items()

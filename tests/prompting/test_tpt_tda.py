@@ -216,8 +216,8 @@ def test_sentences_and_views_of_tda(tiny_clip):
     (row,) = made("EuroSAT").teacher.sentences
     assert row[0] == "a centered satellite photo of forest."
     assert made("ImageNetV2", VIEWS=1).test_views == 1 and made("EuroSAT").stream
-    assert made("EuroSAT").logit_scale == 100
-    assert made("EuroSAT", SCALE=0.0).logit_scale == tiny_clip.logit_scale.exp()
+    assert made("EuroSAT").logit_scale == tiny_clip.logit_scale.exp()
+    assert made("EuroSAT", SCALE=100.0).logit_scale == 100
 
 
 # ------------------------------------------------------------------ mistakes

@@ -84,6 +84,8 @@ class TDA(Method):
         logits = l + A+ sum_i exp(-B+ (1 - z . z_i)) onehot(y_i)
                    - A- sum_i exp(-B- (1 - z . z_i)) [m_low < p_i < m_high],   p_i = softmax l_i
 
+    SCALE 0 is the CLIP's own logit scale; the public code multiplies by 100.
+
     h_k is the normalised mean over sentences (7 on ImageNet, A, V2, Caltech101, StanfordCars and
     SUN397, 80 on R and Sketch, else zero-shot CLIP's). On ImageNet-A, V2, R and Sketch z, l and p
     are means over the tenth of 64 views with least entropy (VIEWS 0), and e is the entropy of p.
@@ -118,7 +120,7 @@ class TDA(Method):
         NEGATIVE_ENTROPY_THRESHOLD_UPPER: float = 0.5
         NEGATIVE_MASK_THRESHOLD_LOWER: float = 0.03
         NEGATIVE_MASK_THRESHOLD_UPPER: float = 1.0
-        SCALE: float = 100.0  # of the zero-shot logits; 0 takes the CLIP's own
+        SCALE: float = 0.0  # of the zero-shot logits; 0 takes the CLIP's own
         VIEWS: int = 0
 
         def __post_init__(self) -> None:

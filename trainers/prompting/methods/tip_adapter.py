@@ -65,6 +65,8 @@ class TipAdapter(Method):
 
         logits_jk = SCALE z_j . h_k + alpha sum_i exp(-beta (1 - z_j . key_i)) value_ik
 
+    SCALE 0 is the CLIP's own logit scale; the public code multiplies by 100.
+
     h_k is the feature of one sentence; on ImageNet and its variants, the normalised mean of the
     normalised features of seven. Other classes cannot be named.
 
@@ -101,7 +103,7 @@ class TipAdapter(Method):
 
         INIT_ALPHA: float = 1.17
         INIT_BETA: float = 1.0
-        SCALE: float = 100.0  # of the zero-shot logits; 0 takes the CLIP's own
+        SCALE: float = 0.0  # of the zero-shot logits; 0 takes the CLIP's own
         AUGMENT_EPOCH: int = 10
         SEARCH_HP: bool = False
         SEARCH_SCALE: list[float] = field(default_factory=lambda: [7, 3])  # largest beta, alpha
