@@ -100,19 +100,21 @@ def _outcome(method: Method, precision: Precision) -> dict[str, torch.Tensor]:
     state, training = State(method), method.training
     size = method.image_encoder.visual.input_resolution
     random = torch.Generator().manual_seed(0)
-    images = torch.randn(2, 3, size, size, generator=random).to(method.device)
+    count = max(method.test_views, method.views)
+    views = [*torch.randn(count, 2, 3, size, size, generator=random).to(method.device)]
     with seeded(0), precision.autocast():
         torch.manual_seed(0)  # of accelerators, too
         method.eval().reset()
         with torch.no_grad():
-            views = [images] * method.test_views if method.test_views > 1 else images
-            found = {"logits": method.predict(views).logits.float()}
+            seen = views[: method.test_views] if method.test_views > 1 else views[0]
+            found = {"logits": method.predict(seen).logits.float()}
         method.train(training).reset()
         if type(method).trains:
             labels = torch.tensor([0, 1], device=method.device)[: 0 if method.unlabelled else 2]
             method.train()
-            given = method.clip_features(images) if method.trains_on_support else images
-            losses = method.losses([given] * method.views, labels)
+            rows = method.trains_on_support
+            given = [method.clip_features(x) if rows else x for x in views[: method.views]]
+            losses = method.losses(given, labels)
             found["loss"] = losses["loss"].detach().float()
     method.train(training)
     state.restore()
