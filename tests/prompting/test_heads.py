@@ -188,7 +188,7 @@ def test_some_of_the_classes(tiny_clip, name):
     other.load_checkpoint(state, few)
     expected = method.eval()(images)[:, [4, 1]]
     near(other.eval()(images), expected, atol=1e-4)
-    other.load_checkpoint(state | {"classnames": [*names[:5], names[1]]}, few)
+    other.load_checkpoint(state | {"classnames": [*names[:3], names[1], *names[4:]]}, few)
     near(other(images), expected, atol=1e-4)
     assert all(len(few) in buffer.shape for key, buffer in other.own_state().items()
                if key.rpartition(".")[2] in ("values", "rho"))  # fmt: skip

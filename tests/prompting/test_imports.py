@@ -49,6 +49,7 @@ OPTIONAL = {
     "openclip.py": {"open_clip", "huggingface_hub"},
     "hugging_face.py": {"transformers", "huggingface_hub"},
     "hub.py": {"huggingface_hub"},
+    "tokenizers.py": {"huggingface_hub"},
     "export.py": {"onnxruntime", "onnxscript"},
     "predict.py": {"PIL", "tqdm"},  # which torchvision and clip require
     "views.py": {"PIL", "torchvision"},  # which Dassl requires

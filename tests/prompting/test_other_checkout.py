@@ -19,6 +19,7 @@ from trainers.prompting.record.predictions import read_predictions
 from trainers.prompting.trainer.config import read_node, resolved, values_in
 
 FILES = sorted((ROOT / "configs" / "trainers").rglob("*.yaml"))
+FILES = [file for file in FILES if file.stem != "features"]  # no data set of others has features
 # CTX_INIT in the nodes of public codes: words or a switch.
 KINDS = {
     "CoOp, MaPLe, PromptSRC": {"COOP": "", "COCOOP": ""},

@@ -273,7 +273,7 @@ BAD = {
         "2 tokens before the class name but N_CTX_TEXT is 3: .* lower N_CTX_TEXT$",
     ),
     "no words to learn": (
-        "GalLoP", {"TEMPLATE": "{}"}, "^TEMPLATE is '{}' but needs words before the class name",
+        "GalLoP", {"TEMPLATE": "{}"}, "^TEMPLATE is '{}' but needs words, which are learned",
     ),
 }  # fmt: skip
 

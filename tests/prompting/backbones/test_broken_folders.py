@@ -79,7 +79,7 @@ BROKEN_HUGGING_FACE = {
     "deep": (write("config.json", "[" * 200_000), "config.json' cannot be read (RecursionError"),
     "pipe": (pipe("config.json"), "config.json' cannot be read (OSError"),
     "part": (edit("config.json", text_config=[]), "does not say what CLIP it is"),
-    "kind": (edit("config.json", model_type=["clip"]), "it is a '['clip']', not a 'clip'"),
+    "kind": (edit("config.json", model_type=["clip"]), "has ['clip'] for model_type"),
     "heads": (edit("config.json", "text_config", num_attention_heads=0), "ZeroDivisionError|heads"),
     "odd heads": (edit("config.json", "vision_config", num_attention_heads=5), "heads"),
     "width": (edit("config.json", "vision_config", hidden_size=-1), "vision width|size .-1. is"),

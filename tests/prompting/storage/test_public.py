@@ -168,7 +168,6 @@ def test_files_of_the_public_code(golden, tiny_clip, tmp_path):
         ("gallop", {"TOPK": [5]}, r"with topk \[5, 10, 15, 20\], but TRAINER.GALLOP.TOPK is \[5\]"),
         ("gallop", {"N_GLOBAL_PROMPTS": 2}, "'global_prompt' has shape"),
         ("sotglp", {"TOPK": [5]}, r"with topk \[10, .*\], but TRAINER.SOTGLP.TOPK is \[5\]"),
-        ("sotglp", {"N_LOCAL_PROMPTS": 2}, "'local_prompts' has shape"),
     ],
 )
 def test_of_other_settings(tiny_clip, tmp_path, name, node, why):

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..errors import UserError, in_short
+from ..errors import UserError, in_short, need
 from ..storage.files import read_json
 from . import dual
 from .assemble import CLIP, Sizes, Tower, assemble
@@ -75,7 +75,12 @@ def load(name: str) -> CLIP:
     folder = _folder(name)
     remedy = f"run `hf download {name}`, or name a folder from save_pretrained"
     config = read_json(folder / "config.json", remedy)
-    kind = str(config.get("model_type", ""))
+    kind = config.get("model_type", "")
+    need(
+        isinstance(kind, str),
+        f"'{folder / 'config.json'}' has {kind} for model_type, where the name of an architecture "
+        "is needed: correct it",
+    )
     if kind == "siglip2":
         raise UserError(
             f"'{name}' is a SigLIP 2 for images of any proportions (NaFlex), and methods need "
