@@ -14,6 +14,7 @@ from trainers.prompting.errors import UserError, check_name
 from ..cli import Parser, from_one
 from ..protocols.configs import CONFIGS, GROUPS, dataset_name, with_groups
 from . import zero_shot
+from .other_protocol import beside
 from .zero_shot import BACKBONE, check_printed
 
 COUNTS = ("classes", "train", "val", "test")
@@ -86,6 +87,9 @@ def classify(findings: list[Finding], known: dict, args) -> int:
     checker = zero_shot.Checker(args.backbone or BACKBONE, args.limit)
     found = [checker.compare(f.name, known[f.name], f.parts, f.problem) for f in there]
     print(f"\n{zero_shot.render(found, checker)}")
+    ours = [(one.name, known[one.name].__name__, one.shares["all"].accuracy) for one in found]
+    if line := beside(checker.backbone, ours):
+        print(line)
     return int(any(one.reason for one in found))
 
 
