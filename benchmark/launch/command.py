@@ -11,7 +11,7 @@ from pathlib import Path
 
 from trainers.prompting.errors import UserError, check_name
 
-from ..protocols.base import Protocol, Run, check_classes
+from ..protocols.base import Protocol, Run, check_classes, learns_nothing
 from ..protocols.configs import (
     IMAGE_FOLDER,
     TrainerConfigs,
@@ -22,6 +22,7 @@ from ..protocols.configs import (
 from ..protocols.vary import vary
 from .arguments import RESERVED, build_parser, parse
 from .checks import check_settings
+from .data import is_absent
 from .engine import Engine, Settings, command
 from .local import Local
 from .progress import Progress
@@ -221,7 +222,7 @@ def execute(engine: Engine, executor: Local | Slurm, output: Path, in_job: bool 
 
 
 def listing(engine: Engine) -> str:
-    """Return a comment and a command for each run, as shell code."""
+    """Return a comment and a command for each run, as shell code, and a comment that sums up."""
     lines = []
     for run in engine.runs:
         if run in engine.todo:
@@ -230,4 +231,16 @@ def listing(engine: Engine) -> str:
             lines.append(shlex.join(command(run, engine.settings, resume)))
         else:
             lines.append(f"# skip: {run} (finished)")
-    return "\n".join(lines)
+    return "\n".join([*lines, f"# {summary(engine)}"])
+
+
+def summary(engine: Engine) -> str:
+    """Return what there is to do in one line, and which data sets are missing."""
+    todo, done = list(engine.todo), len(engine.runs) - len(engine.todo)
+    trained = sum(not (run.eval_only or learns_nothing(run.trainer)) for run in todo)
+    said = f"runs to do: {trained} with training, {len(todo) - trained} without; finished: {done}"
+    wanted = {run.dataset: engine.settings.root_of(run) for run in todo}
+    if lacking := [name for name, root in wanted.items() if is_absent(name, root)]:
+        names, root = " ".join(lacking), engine.settings.root or "DATA"
+        said += f"; missing: {names} (python -m benchmark download {names} --root {root})"
+    return said

@@ -30,8 +30,9 @@ def test_several_data_sets_end_in_an_average(checkout):
 def test_dry_run_prints_commands_and_writes_nothing(checkout):
     listed = checkout.base2new(*ONE, "--root", "some data", "--dry-run", "OPTIM.LR", "0.01").stdout
     assert not checkout.output.exists() and not checkout.calls()
-    comment, train, _, test = listed.splitlines()
+    comment, train, _, test, summary = listed.splitlines()
     assert comment == "# run: CoOp on emoji, seed 1, base"
+    assert summary == "# runs to do: 1 with training, 1 without; finished: 0"
     train, test = shlex.split(train), shlex.split(test)
     root, folder = checkout.root, checkout.folder("CoOp", 1)
     assert train == [
@@ -51,6 +52,7 @@ def test_dry_run_prints_commands_and_writes_nothing(checkout):
     assert listed.splitlines() == [
         "# skip: CoOp on emoji, seed 1, base (finished)",
         "# skip: CoOp on emoji, seed 1, new (finished)",
+        "# runs to do: 0 with training, 0 without; finished: 2",
     ]
 
 

@@ -31,8 +31,14 @@ def test_groups_are_of_the_public_data_sets(monkeypatch):
 )
 def test_protocols_take_groups(words, count, tmp_path, capsys):
     more = ["--trainers", "ZeroshotCLIP", "--seeds", "1", "--output", str(tmp_path), "--dry-run"]
+    more[:0] = ["--root", str(tmp_path)]
     assert main([*words, *more]) == 0
-    assert capsys.readouterr().out.count("\n# run: ") + 1 >= count
+    out = capsys.readouterr().out
+    assert out.count("# run: ") == count
+    names = " ".join(with_groups(word for word in words[1:] if word in (*GROUPS, "eurosat")))
+    said = f"; missing: {{}}{names} (python -m benchmark download {{}}{names} --root {tmp_path})"
+    source = "imagenet " * words[0].startswith("domain")
+    assert out.endswith(said.format(source, source) + "\n")
     more[-1:] = ["--dry-run", "--ood", "imagenet_variants"]
     assert main(["few_shot", "emoji", *more]) == 0
     said = capsys.readouterr().out.replace("'\"'\"'", "")  # bash's quotes
