@@ -20,7 +20,7 @@ def test_script_takes_variables_and_runs_from_anywhere(checkout, tmp_path):
     words = ("emoji_food", "--dry-run", "OPTIM.LR", "0.01")
     done = checkout.run("bash", script, *words, cwd=tmp_path, **asked)
     lines = done.stdout.splitlines()
-    assert done.returncode == 0 and len(lines) == 8, done.stderr
+    assert done.returncode == 0 and len(lines) == 9, done.stderr
     first = shlex.split(lines[1])
     folder = "base2new/train_base/emoji_food/shots_2/ALIGN/emoji@ViT-B-16/seed4"
     for flag, value in {

@@ -50,6 +50,15 @@ class LoCoOp(CoOp):
 
     settings: Settings
 
+    def begin_stage(self, stage):
+        """Refuse a training that could not select a patch; raises UserError."""
+        topk, K = self.settings.TOPK, self.num_classes
+        need(
+            topk != K,
+            f"topk is {topk} of {K} classes, so that the class of an image is always among them and "
+            "no patch is selected: choose fewer",
+        )
+
     def encoders(self, clip_model, classnames, dataset):
         """Make the encoders; the image encoder returns patches by the value path, too."""
         text, _ = super().encoders(clip_model, classnames, dataset)
@@ -74,9 +83,8 @@ class LoCoOp(CoOp):
         with no_autocast(output.logits.device.type):
             ce, topk = F.cross_entropy(output.logits, batch.labels), self.settings.TOPK
             need(
-                topk < self.num_classes,
-                f"topk is {topk} of {self.num_classes} classes, so that the class of an image is "
-                "always among them and no patch is selected: choose fewer",
+                topk <= self.num_classes,
+                f"topk is {topk} but there are {self.num_classes} classes: choose fewer",
             )
             q = (self.logit_scale * self.local_cosines(*output[1:])).softmax(-1)
             own = q.topk(topk).indices == batch.labels[:, None, None]
