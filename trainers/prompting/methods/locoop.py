@@ -55,7 +55,7 @@ class LoCoOp(CoOp):
         topk, K = self.settings.TOPK, self.num_classes
         need(
             topk != K,
-            f"topk is {topk} of {K} classes, so that the class of an image is always among them and "
+            f"topk is {topk} of {K} classes, so that that of an image is always among them and "
             "no patch is selected: choose fewer",
         )
 
