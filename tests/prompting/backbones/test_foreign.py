@@ -67,6 +67,14 @@ def test_a_resnet_of_open_clip_takes_only_textual_prompts(tmp_path):
         build_method("VPT", {}, clip_model, NAMES)
 
 
+def test_low_rank_updates_of_an_mlp_of_any_width(tmp_path):
+    folder, _ = open_clip_folder(tmp_path, OPEN_CLIP["wide MLP"])
+    node = {"PARAMS": ["q", "fc", "proj"]}
+    method = build_method("CLIPLoRA", node, load_clip(f"open_clip:{folder}"), NAMES).train()
+    method.backward(method.losses(images(), torch.tensor([0, 1, 2, 0])))
+    assert all(p.grad.isfinite().all() for p in method.learned().values())
+
+
 @pytest.mark.parametrize("act", ["quick_gelu", "gelu", "gelu_pytorch_tanh"])
 def test_logits_are_those_of_transformers(tmp_path, act):
     folder, model = hugging_face_folder(tmp_path, hidden_act=act, layer_norm_eps=1e-3)

@@ -17,8 +17,8 @@ from ..errors import UserError
 from .sides import need_open
 
 SIDES = ("text", "image")
-# The frozen matrices of a block, with their input widths in units of W.
-MATRICES = {"q": 1, "k": 1, "v": 1, "o": 1, "fc": 1, "proj": 4}
+MATRICES = ("q", "k", "v", "o", "fc", "proj")  # the frozen ones of a block
+MLP = 4  # the usual width inside an MLP, in units of W
 
 
 class LowRank(nn.Module):
@@ -48,9 +48,16 @@ class LowRank(nn.Module):
         nn.init.kaiming_uniform_(self.w_lora_A, a=math.sqrt(5))
 
     @classmethod
-    def of(cls, name: str, W: int, rank: int, scale: float, dropout: float = 0.0) -> Self:
-        """Return an update for a matrix, by its name in `Added.weights`, in a block of width W."""
-        return cls(MATRICES[name] * W, W * (4 if name == "fc" else 1), rank, scale, dropout)
+    def of(
+        cls, name: str, W: int, rank: int, scale: float, dropout: float = 0.0, hidden: int = 0
+    ) -> Self:
+        """Return an update for a matrix, by its name in `Added.weights`, in a block of width W.
+
+        `hidden` is the width inside its MLP; 0 for 4 W.
+        """
+        hidden = hidden or MLP * W
+        inputs, outputs = hidden if name == "proj" else W, hidden if name == "fc" else W
+        return cls(inputs, outputs, rank, scale, dropout)
 
     def forward(self, y: torch.Tensor) -> torch.Tensor:
         """Return the update of the matrix's output: (..., inputs) -> (..., outputs)."""
@@ -246,7 +253,8 @@ def check_added(name: str, side: str, added: Additions, blocks: Sequence[Any]) -
             need(key in valid, f"replaces '{key}' of {place}: name one of {', '.join(valid)}")
         for key, update in here.weights.items():
             need(key in MATRICES, f"updates '{key}' of {place}: name one of {', '.join(MATRICES)}")
-            wanted = MATRICES[key] * W, W * (4 if key == "fc" else 1)
+            hidden = len(blocks[i].mlp.c_fc.weight)
+            wanted = hidden if key == "proj" else W, hidden if key == "fc" else W
             whole = hasattr(update, "w_lora_A") and hasattr(update, "w_lora_B")
             need(
                 whole,

@@ -123,7 +123,8 @@ class CLIPLoRA(Method):
             f"TRAINER.CLIPLORA.R is {settings.R} but must be from 1 to {W}, the width of the "
             "encoder",
         )
-        how = settings.R, settings.ALPHA / math.sqrt(settings.R), settings.DROPOUT_RATE
+        hidden = len(blocks[0].mlp.c_fc.weight)
+        how = settings.R, settings.ALPHA / math.sqrt(settings.R), settings.DROPOUT_RATE, hidden
         return {
             str(i): nn.ModuleDict({m: LowRank.of(m, W, *how) for m in settings.PARAMS})
             for i in POSITIONS[settings.POSITION](len(blocks))
