@@ -83,7 +83,7 @@ def as_markdown(table: Table) -> str:
 
 def _escaped(text: str) -> str:
     """Return a text in which markdown reads no mark, such as the name of a class."""
-    return re.sub(r"([\\`*_<>\[\]|])", r"\\\1", text)
+    return re.sub(r"[\\`*_<>|]|\](?=\()", r"\\\g<0>", text)
 
 
 def _tabulated(lines, form: str) -> str:

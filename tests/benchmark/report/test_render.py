@@ -63,9 +63,9 @@ def test_latex_is_escaped():
 
 
 def test_markdown_reads_no_marks_in_names():
-    lines = [[Cell("<b>_[1]"), Cell("0.00", 0.0)], [Cell("`c`"), Cell("1.00", 1.0)]]
+    lines = [[Cell("<b>_[1](x)"), Cell("0.00", 0.0)], [Cell("`c`"), Cell("1.00", 1.0)]]
     table = Table("a_b*", ["", "x|y"], lines, ["`report RUN`"], ["d*"])
     text = as_markdown(table)
-    for part in (r"**a\_b\***", r"x\|y", r"\<b\>\_\[1\]", r"\`c\`", r"- d\*", "**1.00**"):
+    for part in (r"**a\_b\***", r"x\|y", r"\<b\>\_[1\](x)", r"\`c\`", r"- d\*", "**1.00**"):
         assert part in text
     assert "\n\n`report RUN`\n" in text
