@@ -47,8 +47,9 @@ def take_step(method, clip_model, views, labels) -> None:
     how = Precision("fp32", META)
     how.autocast = nullcontext  # meta has none
     how.place(method, clip_model)
-    for encoder in (clip_model.transformer, clip_model.visual.transformer):
-        del encoder.resblocks[DEPTH:]  # others repeat these operations
+    contexts = method.contexts()
+    for encoder, deep in ((clip_model, contexts.text), (clip_model.visual, contexts.vision)):
+        del encoder.transformer.resblocks[max(DEPTH, len(deep or ())) :]  # others repeat these
     clip_model.to(META)  # on a GPU, tensors in both are still the same after `place`
     method.to(META).train()
     for teacher in (part for part in method.modules() if isinstance(part, Teacher)):
