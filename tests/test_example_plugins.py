@@ -149,7 +149,7 @@ def read_config(trainer, name, dataset="OxfordFlowers"):
 @pytest.mark.parametrize(
     ("trainer", "there", "away"),
     [
-        ("ATPrompt", ["COOP:", "N_CTX: 2", "ATT3_TEXT: growth"], ["MAPLE:", "FILM:", "CTX_INIT"]),
+        ("ATPrompt", ["COOP:", "N_CTX: 2", "ATT3_TEXT: growth"], ["MAPLE:", "FILM:", "CTX_INIT:"]),
         ("DeepATPrompt", ["MAPLE:", "PROMPT_DEPTH:", "ATT3_TEXT: growth"], ["COOP:", "FILM:"]),
         ("DePT", ["COOP:", "N_CTX: 16", "WEIGHT: 0.7", "FILM:"], ["MAPLE:", "ATPROMPT:"]),
     ],
