@@ -70,5 +70,5 @@ def test_marks_are_in_the_legends_of_plots(outcomes):
 @pytest.mark.parametrize("marks", [["magic"], "llm", 7, [["llm"]]])
 def test_a_record_with_unknown_marks_is_refused(marks):
     why = flaw({"accuracy": 50.0, "beyond": marks})
-    assert why.startswith("holds beyond") and why.endswith("a list of llm, unlabelled, per data "
-                                                           "set, teacher, test images")  # fmt: skip
+    kinds = "llm, unlabelled, per data set, teacher, equal teacher, test images"
+    assert why.startswith("holds beyond") and why.endswith(f"a list of {kinds}")
