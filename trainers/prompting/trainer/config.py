@@ -10,6 +10,8 @@ from yacs.config import CfgNode
 
 from .. import methods  # noqa: F401 (registers those that are built in)
 from ..backbones import family_of
+from ..backbones.closed import Closed
+from ..encoders.sides import features_width
 from ..errors import ClosedSide, UserError, nearest
 from ..method import METHODS, Method, find_method
 from ..node import Settings, check_values
@@ -190,6 +192,17 @@ def _warn_ignored(places: list[str]) -> None:
         print(f"warning: ignored, as this method does not use them: {', '.join(places)}")
 
 
+class _Blank(nn.Module):
+    """An encoder that gives features without values."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.width = width
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.empty(x.shape[0], self.width, device="meta")
+
+
 def methods_on(clip_model: Any) -> dict[str, str]:
     """Return for each method an empty text if it runs on a CLIP with its defaults, else the reason.
 
@@ -205,6 +218,9 @@ def methods_on(clip_model: Any) -> dict[str, str]:
         empty = torch.empty_like(x, device="meta")
         memo[id(x)] = nn.Parameter(empty, False) if isinstance(x, nn.Parameter) else empty
     skeleton, found = copy.deepcopy(clip_model, memo), {}
+    for side in skeleton.children():
+        if isinstance(side, Closed):  # it may read values, which there are none of
+            side.inner = _Blank(features_width(clip_model))
     for name, kind in sorted(METHODS.items()):
         found[name] = ""
         try:
