@@ -91,22 +91,20 @@ SHAPES = {
 @pytest.mark.parametrize("case", SHAPES)
 def test_contexts_that_do_not_fit(tiny_clip, monkeypatch, case):
     node = {"N_CTX_TEXT": 4, "N_CTX_VISION": 4, "PROMPT_DEPTH_TEXT": 2, "PROMPT_DEPTH_VISION": 2}
-    method = build_method("IVLP", node, tiny_clip, NAMES)
     for good in (contexts_of(), contexts_of((4, 2)), contexts_of(None, None)):
-        monkeypatch.setattr(method, "contexts", lambda good=good: good)
-        assert method(IMAGES).shape == (4, 3)
-    monkeypatch.setattr(method, "contexts", lambda: SHAPES[case])
+        monkeypatch.setattr(METHODS["IVLP"], "contexts", lambda self, good=good: good)
+        assert build_method("IVLP", node, tiny_clip, NAMES)(IMAGES).shape == (4, 3)
+    monkeypatch.setattr(METHODS["IVLP"], "contexts", lambda self: SHAPES[case])
     side = "image" if "visual" in case else "text"
     with pytest.raises(UserError, match=f"The {side} encoder has 4 blocks.*contexts") as error:
-        method(IMAGES)
+        build_method("IVLP", node, tiny_clip, NAMES)
     assert "\n" not in str(error.value)
 
 
 def test_text_contexts_of_a_method_without_textual_prompts(tiny_clip, monkeypatch):
-    method = build_method("VPT", {"PROMPT_DEPTH_VISION": 2}, tiny_clip, NAMES)
-    monkeypatch.setattr(method, "contexts", lambda: contexts_of((4, 4)))
+    monkeypatch.setattr(METHODS["VPT"], "contexts", lambda self: contexts_of((4, 4)))
     with pytest.raises(UserError, match="and sentences with 0 learned tokens"):
-        method(IMAGES)
+        build_method("VPT", {"PROMPT_DEPTH_VISION": 2}, tiny_clip, NAMES)
 
 
 def test_settings_that_are_no_dataclass():
@@ -159,8 +157,14 @@ def test_a_mistake_in_a_method_stops_the_run(tmp_path, capsys, monkeypatch, case
     assert line.startswith("error: ") and ASTRAY[case] in line
 
 
-def test_features_without_additions_need_an_encoder_without_prompts(tiny_clip):
-    method = build_method("VPT", {"PROMPT_DEPTH_VISION": 2}, tiny_clip, NAMES)
-    method.image_encoder.untouched = True
+def test_features_without_additions_need_an_encoder_without_prompts(tiny_clip, monkeypatch):
+    encoders = METHODS["VPT"].encoders
+
+    def with_untouched(self, *args):
+        text, image = encoders(self, *args)
+        image.untouched = True
+        return text, image
+
+    monkeypatch.setattr(METHODS["VPT"], "encoders", with_untouched)
     with pytest.raises(UserError, match="has visual prompts, with which .* `teacher.z"):
-        method(IMAGES)
+        build_method("VPT", {"PROMPT_DEPTH_VISION": 2}, tiny_clip, NAMES)

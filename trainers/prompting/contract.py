@@ -4,7 +4,7 @@
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
 from types import CodeType, FunctionType, ModuleType
@@ -75,7 +75,9 @@ def _annotated(kind: type) -> Mapping[str, object]:
 
 
 def check_built(method: Any, clip_model: Any) -> None:
-    """Refuse additions that do not fit, what would be trained by mistake, and names given twice.
+    """Refuse additions and contexts that do not fit, and what would be trained by mistake.
+
+    Parameters with one name in checkpoints are refused, too.
 
     Args:
         method: a `Method` after its `build`.
@@ -97,6 +99,7 @@ def check_built(method: Any, clip_model: Any) -> None:
                 )
                 place = f"{name} at block {i} of the {side} encoder"
                 _check_positions(place, here, layers[i].attn.embed_dim)
+    _check_contexts(method)
     frozen = {id(p) for p in clip_model.parameters()}
     own = dict(method.own_parameters())
     taken = [place for place, p in own.items() if id(p) in frozen]
@@ -117,6 +120,57 @@ def check_built(method: Any, clip_model: Any) -> None:
     names = [method.public_name(place) for place in own]
     twice = {public for public in names if names.count(public) > 1}
     need(not twice, f"{name} has two parameters that checkpoints call {', '.join(twice)}")
+
+
+def _check_contexts(method: Any) -> None:
+    """Refuse contexts that do not fit the encoders; wrong ones would replace other states."""
+    with first_use(method), torch.no_grad(), torch.random.fork_rng(devices=[]):
+        contexts = method.contexts()
+    text, image = method.text_encoder, method.image_encoder
+    need(
+        contexts.inserted is None or text.insert_block,
+        "`contexts` returns `inserted` tokens, but the text encoder has no block for them: make it "
+        "with TextEncoder(..., insert_block=i), i at least 1",
+    )
+    need(
+        not (contexts.vision and image.untouched),
+        "The method has visual prompts, with which the image encoder has no features without them "
+        "(`untouched`): take those of a Teacher, `teacher.z(images)`",
+    )
+    if contexts.text and text.closed is None:
+        layers, slots = len(text.transformer.resblocks), len(text.sentences[0][0].slots)
+        _check_shapes("text", contexts.text, layers, slots, text.class_specific)
+    if contexts.vision and image.is_vit:
+        _check_shapes("image", contexts.vision, len(image.visual.transformer.resblocks))
+
+
+def _check_shapes(
+    side: str,
+    contexts: Sequence[torch.Tensor],
+    layers: int,
+    slots: int | None = None,
+    class_specific: bool = False,
+) -> None:
+    """Refuse contexts of which there are more than blocks, or that have a wrong length.
+
+    Args:
+        side: `text` or `image`.
+        contexts: for each depth, (N, b, W), or (N, K, b, W) if they are class-specific.
+        layers: blocks of the encoder.
+        slots: learned tokens of a sentence; None for images.
+        class_specific: True if the encoder takes tokens of each class.
+    """
+    dims = 4 if class_specific else 3
+    shapes = [tuple(context.shape) for context in contexts]
+    lengths = [shape[-2] for shape in shapes if len(shape) == dims]
+    fits = len(lengths) == len(shapes) <= layers and lengths[0] == max(lengths)
+    of_slots = "" if slots is None else f", and sentences with {slots} learned tokens"
+    need(
+        fits and slots in (None, lengths[0]),
+        f"The {side} encoder has {layers} blocks{of_slots}, but `contexts` gives it {shapes}: give "
+        f"at most one context ({'N, K, b, W' if class_specific else 'N, b, W'}) for each block, "
+        "none longer than the first",
+    )
 
 
 def check_registered(method: Any) -> None:

@@ -453,10 +453,14 @@ class Method(PublicFiles, nn.Module):
         Raises:
             UserError: `loss` returns something other than scalars, or logits have another shape.
         """
-        check_logits(self, output)
-        found = self.loss(output, batch)
+        try:
+            found = self.loss(output, batch)
+        except (IndexError, RuntimeError, ValueError):
+            check_logits(self, output)
+            raise
         terms = found if isinstance(found, dict) else {"loss": found}
-        need(terms, f"The loss of {type(self).__name__} has no terms: return a scalar, or some")
+        if not terms:
+            raise UserError(f"The loss of {type(self).__name__} has no terms: return a scalar")
         try:
             terms = {name: value.reshape(()) for name, value in terms.items()}
         except (AttributeError, RuntimeError) as error:

@@ -27,7 +27,6 @@ from . import blocks
 from .added import NONE, NOTHING, Added, Additions, let_in, summand
 from .layout import Layout
 from .sentences import Sentence, shared_length
-from .shapes import check_contexts
 from .sides import is_closed, need_open
 
 CHUNK = 256  # sentences that a closed encoder reads at a time
@@ -164,14 +163,6 @@ class TextEncoder(nn.Module):
                 raise ClosedSide("text", "puts something into the text encoder")
             return self._whole()
         layers = self.transformer.resblocks
-        if contexts:
-            slots = len(self.sentences[0][0].slots)
-            check_contexts("text", contexts, len(layers), slots, self.class_specific)
-        need(
-            inserted is None or self.insert_block,
-            "`contexts` returns `inserted` tokens, but the text encoder has no block for them: "
-            "make it with TextEncoder(..., insert_block=i), i at least 1",
-        )
         layout, first = self.layout, 0
         fixed = torch.is_grad_enabled() and not contexts and inserted is None
         kept = self._constant(min(added, default=0)) if fixed else None

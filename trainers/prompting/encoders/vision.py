@@ -12,7 +12,6 @@ from ..errors import ClosedSide, UserError, need
 from ..transport.precision import no_autocast
 from . import blocks
 from .added import NONE, NOTHING, Added, Additions, let_in, summand
-from .shapes import check_contexts
 
 
 class ImageFeatures(NamedTuple):
@@ -219,8 +218,6 @@ class ImageEncoder(nn.Module):
         if not self.is_vit:
             return self._resnet(images)
         layers = v.transformer.resblocks
-        if contexts:
-            check_contexts("image", contexts, len(layers), untouched=self.untouched)
         x = v.conv1(images).to(images.dtype).flatten(2).transpose(1, 2)  # (B, P, W)
         if shape.first:
             cls = v.class_embedding.to(x.dtype).expand(x.shape[0], 1, -1)

@@ -55,8 +55,8 @@ class LoCoOp(CoOp):
         topk, K = self.settings.TOPK, self.num_classes
         need(
             topk != K,
-            f"topk is {topk} of {K} classes, so that that of an image is always among them and "
-            "no patch is selected: choose fewer",
+            f"topk is {topk} of {K} classes, so that an image's class is always among them and no "
+            "patch is selected: choose fewer",
         )
 
     def encoders(self, clip_model, classnames, dataset):

@@ -13,7 +13,7 @@ from dassl.utils import save_checkpoint
 from yacs.config import CfgNode
 
 from ..backbones import absolute, load_clip, weights_sha256
-from ..contract import first_use
+from ..contract import check_logits, first_use
 from ..errors import UserError, need
 from ..method import Method
 from ..record.results import remove_results, write_results
@@ -274,6 +274,7 @@ class PromptTrainer(TrainerX):
         with nullcontext() if self.stepped else first_use(self.method):
             output, terms = training_step(self.method, batch, self.optim, self.precision)
         if not self.stepped:
+            check_logits(self.method, output)
             check_first_step(self.method, terms)
             check_optimised(self.method, self.optim, self.stages.learned())
             if is_foreign(self.kind):
