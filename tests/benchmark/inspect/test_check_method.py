@@ -301,6 +301,7 @@ class Alike(CoOp):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.processes
 def test_the_command(tmp_path, capsys):
     """Of a plug-in, with all processes."""

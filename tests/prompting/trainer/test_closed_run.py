@@ -7,6 +7,7 @@ import tiny
 import torch
 from dassl.engine import build_trainer
 from foreign import TEXT, open_clip_folder
+from hub import stand_in
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -99,6 +100,12 @@ def test_train_resume_predict_and_export(backbone, tmp_path, capsys, monkeypatch
     folder = ["--model-dir", str(out)]
     if name == "CoOp":
         image = run.preprocess(wide())[None]
+        there = {
+            path.relative_to(out).as_posix(): path.read_bytes()
+            for path in (out / "results.json", *out.glob("prompt_learner/*"))
+        }
+        with stand_in(there, monkeypatch, tmp_path / "cache"):
+            assert torch.equal(load_run("hf://user/repo").model(image), run.model(image))
         assert main(["export", *folder, "--output", str(tmp_path / "run.pt2")]) == 0
         program = torch.export.load(tmp_path / "run.pt2", extra_files=(extra := {"run.json": ""}))
         assert json.loads(extra["run.json"])["resize"] == "squash"
