@@ -203,8 +203,13 @@ def fetch_drive(file_id: str, target: Path) -> Path:
 
 
 def check_sum(path: Path, kind: str, expected: str) -> None:
-    """Raise UserError if the hash of a file is not as expected; `kind` is md5 or sha256."""
-    digest = hashlib.new(kind, usedforsecurity=False)
+    """Raise UserError if the hash of a file is not as expected.
+
+    `kind` is md5, sha256 or git_blob, the name that git gives the content.
+    """
+    digest = hashlib.new("sha1" if kind == "git_blob" else kind, usedforsecurity=False)
+    if kind == "git_blob":
+        digest.update(b"blob %d\0" % _size(path))
     with open(path, "rb") as file, progress(f"{kind} of {path.name}", _size(path)) as bar:
         while chunk := file.read(CHUNK):
             digest.update(chunk)

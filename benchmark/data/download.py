@@ -38,6 +38,7 @@ class Source:
     drive: str = ""
     sha256: str = ""
     md5: str = ""
+    git_blob: str = ""
     inside: str = ""
     holds: dict[str, str] = field(default_factory=dict)
 
@@ -48,7 +49,7 @@ class Source:
 
     def check(self, path: Path) -> None:
         """Raise UserError if the file at `path` has another hash, if one is known."""
-        for kind in ("sha256", "md5"):
+        for kind in ("sha256", "md5", "git_blob"):
             if expected := getattr(self, kind):
                 return check_sum(path, kind, expected)
 

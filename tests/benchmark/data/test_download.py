@@ -36,18 +36,31 @@ def test_the_table_of_downloads_is_complete_and_consistent():
             assert bool(source.holds) == archives.is_archive(source.name)
             assert re.fullmatch(r"([0-9a-f]{64})?", source.sha256)
             assert re.fullmatch(r"([0-9a-f]{32})?", source.md5)
+            assert re.fullmatch(r"([0-9a-f]{40})?", source.git_blob)
+            if source.name in (dataset.split_file, "classnames.txt"):  # as if it came from CoOp
+                assert len(source.urls) == 2 and (source.sha256 or source.git_blob)
+                assert all(re.search("/[0-9a-f]{40}/", url) for url in source.urls)
             # A mirror is a single folder, so a name must mean one file.
             assert origins.setdefault(source.name, source) == source
     assert len(REAL) == 15 and set(PUBLIC) == set(REAL) - {"imagenet"}
 
 
+def with_hashes_of(files, entry):
+    """Return an entry of the table with the hashes of made files instead of the public ones."""
+    entry = yaml.safe_load(yaml.safe_dump(entry))
+    for file in entry["files"]:
+        body = files[file["name"]]
+        for kind in {"md5", "sha256"} & set(file):
+            file[kind] = hashlib.new(kind, body).hexdigest()
+        if "git_blob" in file:
+            file["git_blob"] = hashlib.sha1(b"blob %d\0%b" % (len(body), body)).hexdigest()
+    return entry
+
+
 @pytest.mark.parametrize("name", PUBLIC)
 def test_a_data_set_arrives_and_is_read(name, server, get, table, tmp_path):
     server.files = PUBLIC[name]
-    entry = yaml.safe_load(yaml.safe_dump(REAL[name]))
-    for file in entry["files"]:  # hashes of these archives instead of the public ones
-        for kind in {"md5", "sha256"} & set(file):
-            file[kind] = hashlib.new(kind, PUBLIC[name][file["name"]]).hexdigest()
+    entry = with_hashes_of(PUBLIC[name], REAL[name])
     table({name: entry})
     ran = get(name, "--mirror", server.url)
     assert ran.code == 0, ran.err
@@ -62,6 +75,28 @@ def test_a_data_set_arrives_and_is_read(name, server, get, table, tmp_path):
     server.log.clear()
     assert get(name, "--mirror", server.url).out == f"{name}: is already complete in '{folder}'\n"
     assert not server.log
+
+
+HELLO = "ce013625030ba8dba906f756967f9e9ca394464a"  # what `git hash-object` prints for hello and \n
+
+
+def test_a_split_file_comes_from_the_first_address_that_has_it(server, table, get, tmp_path):
+    server.files = {"wrong/split.json": b"hallo\n", "right/split.json": b"hello\n"}
+    urls = [f"{server.url}/{where}/split.json" for where in ("gone", "wrong", "right")]
+    split = {"name": "split.json", "git_blob": HELLO}
+    table({"toy": {"folder": "toy", "files": [split | {"urls": urls[:2]}]}})
+    ran = get("toy")
+    assert ran.code == 1 and "gone/split.json' answers 404" in ran.err
+    assert "because its git_blob is" in ran.err and f"not {HELLO}; rerun to resume" in ran.err
+    assert not (tmp_path / "data/toy/split.json").exists()
+    copy = f"{server.url}/copy.zip"  # not asked for
+    table({"toy": {"folder": "toy", "copy": copy, "files": [split | {"urls": urls}]}})
+    server.log.clear()
+    ran = get("toy")
+    assert ran.code == 0 and (tmp_path / "data/toy/split.json").read_bytes() == b"hello\n"
+    assert [(name.split("/")[0], status) for name, _, status in server.log] == [
+        ("gone", 404), ("wrong", 200), ("right", 200),
+    ]  # fmt: skip
 
 
 WHOLE = {"set/" + name.removeprefix("top/"): content for name, content in TREE.items()}
@@ -133,8 +168,9 @@ def test_one_failure_does_not_stop_the_others(server, table, get):
     assert "b: is complete" in ran.out and "d: is complete" in ran.out
 
 
-def test_imagenet_is_left_to_the_user(server, get, tmp_path):
+def test_imagenet_is_left_to_the_user(server, get, table, tmp_path):
     server.files = {"classnames.txt": CLASSNAMES}
+    table({"imagenet": with_hashes_of(server.files, REAL["imagenet"])})
     ran = get("imagenet", "--mirror", server.url)
     folder = tmp_path / "data/imagenet"
     assert ran.code == 1 and (folder / "classnames.txt").read_bytes() == CLASSNAMES
