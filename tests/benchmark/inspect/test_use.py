@@ -237,7 +237,11 @@ def test_text_features_are_a_classifier(runs, capsys, tmp_path):
 
 def test_without_normalisation_in_training_there_is_none_afterwards():
     images = SimpleNamespace(
-        SIZE=(32, 32), PIXEL_MEAN=[0.4] * 3, PIXEL_STD=[0.2] * 3, INTERPOLATION="bicubic"
+        SIZE=(32, 32),
+        PIXEL_MEAN=[0.4] * 3,
+        PIXEL_STD=[0.2] * 3,
+        INTERPOLATION="bicubic",
+        RESIZE="shortest",
     )
     run = SimpleNamespace(
         method="CoOp",

@@ -180,7 +180,14 @@ def test_runs_are_told_apart_by_their_names_and_folders(planned):
         assert len({str(run) for run in runs}) == len(runs), protocol.name
 
 
-OTHERS = ("ZeroshotCLIP", "TDA", "PromptKD")  # nothing is saved, or images lack labels
+OTHERS = (
+    "ZeroshotCLIP",
+    "TDA",
+    "MTA",
+    "TPS",
+    "ZERO",
+    "PromptKD",
+)  # nothing is saved, or images lack labels
 OF_ANY_CLASSES = [
     name for name in METHODS if not REGISTERED[name].class_bound and name not in OTHERS
 ]

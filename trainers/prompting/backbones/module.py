@@ -87,6 +87,21 @@ def from_module(
 
     Raises:
         UserError: the config lacks something, or contradicts the model.
+
+    Examples:
+        >>> from types import SimpleNamespace
+        >>> model = torch.nn.Module()
+        >>> model.visual = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 16))
+        >>> model.text = torch.nn.EmbeddingBag(29, 16)
+        >>> model.logit_scale = torch.nn.Parameter(torch.tensor(4.6))
+        >>> vision = {"timm_model_name": "mine", "image_size": 8}
+        >>> text = {"hf_model_name": "mine", "context_length": 16}
+        >>> config = {"embed_dim": 16, "vision_cfg": vision, "text_cfg": text}
+        >>> letters = SimpleNamespace(sot_token_id=1, eot_token_id=2, decode=str)
+        >>> letters.encode = lambda text: [3 + ord(letter) % 26 for letter in text]
+        >>> clip_model = from_module(model, config, letters, {})
+        >>> clip_model.visual(torch.zeros(2, 3, 8, 8)).shape
+        torch.Size([2, 16])
     """
     try:
         image, text = sides(config)
