@@ -9,7 +9,7 @@ from recipe.configs import check_no_equals
 from trainers.prompting.errors import UserError
 
 from ..cli import Parser, add_plugin, each, from_one, seed, words
-from ..protocols.base import Protocol
+from ..protocols.base import TRAINERS, Protocol
 from ..protocols.configs import GROUPS, check_datasets, usual_methods, with_groups
 from .slurm import site
 
@@ -102,7 +102,7 @@ def build_parser(protocol: Protocol) -> Parser:
 
 def own_default(settings: dict) -> dict:
     """Return the settings of --trainers without the default, which a data set may replace."""
-    usual = settings["help"] % {"default": settings["default"]}
+    usual = settings.get("help", TRAINERS["--trainers"]["help"]) % {"default": settings["default"]}
     return settings | {"default": None, "help": usual.replace(")", ", or the data set's own)")}
 
 

@@ -56,7 +56,7 @@ class Checkout:
             ignored = shutil.ignore_patterns("__pycache__")
             shutil.copytree(REPOSITORY / folder, root / folder, ignore=ignored)
         plugin = root / "trainers" / "prompting"  # only its light modules
-        light = ["__init__.py", "beyond.py", "errors.py", "one_package.py"]
+        light = ["__init__.py", "beyond.py", "dataset_keys.py", "errors.py", "one_package.py"]
         light += ["record/metrics.py", "record/predictions.py"]
         light += ["storage/files.py", "storage/records.py", "storage/source.py"]
         light += ["trainer/by_run.py"]

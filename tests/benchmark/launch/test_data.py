@@ -144,7 +144,8 @@ def test_names_keep_own_data_sets_apart(output, tmp_path, capsys):
     asked += ["--output", str(output), "--root", str(a), "--dry-run"]
     assert main([*asked, "image_folder=insects"]) == 0
     skip = "# skip: CoOp on image_folder=insects, 4 shots, seed 1 (finished)\n"
-    assert capsys.readouterr().out == skip
+    told = "# runs to do: 0 with training, 0 without; finished: 1\n"
+    assert capsys.readouterr().out == skip + told
 
 
 def test_several_own_data_sets_are_subfolders_by_name(output, tmp_path, capsys):
