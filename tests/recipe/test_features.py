@@ -254,6 +254,7 @@ def test_refused(tmp_path, capsys, case):
     assert train.run(own_words(tmp_path / "run", file, trainer, pairs, flags)) == 2
     said = capsys.readouterr().err.strip().splitlines()[-1]
     assert said.startswith("error: ") and why in said, said
+    assert ", MTA" not in said  # nor others that read views
 
 
 def test_a_file_of_another_data_set(tmp_path, capsys):

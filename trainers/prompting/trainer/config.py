@@ -218,6 +218,7 @@ def methods_on(clip_model: Any) -> dict[str, str]:
         empty = torch.empty_like(x, device="meta")
         memo[id(x)] = nn.Parameter(empty, False) if isinstance(x, nn.Parameter) else empty
     skeleton, found = copy.deepcopy(clip_model, memo), {}
+    rows = isinstance(getattr(skeleton.visual, "inner", None), nn.Identity)
     for side in skeleton.children():
         if isinstance(side, Closed):  # it may read values, which there are none of
             side.inner = _Blank(features_width(clip_model))
@@ -225,7 +226,9 @@ def methods_on(clip_model: Any) -> dict[str, str]:
         found[name] = ""
         try:
             with torch.device("meta"), torch.random.fork_rng(devices=[]):
-                kind(read_node(kind, {}), skeleton, ["cat", "dog"])
+                method = kind(read_node(kind, {}), skeleton, ["cat", "dog"])
+            if rows and method.test_views > 1:
+                found[name] = "it reads random views, and rows of features are without"
         except UserError as error:
             found[name] = str(error)
     return found
