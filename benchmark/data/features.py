@@ -90,8 +90,7 @@ def write(name: str, clip_model: Any, args: Any) -> Path:
     source = found(name, args.root)
     check_labels(source.cls.__name__, *source.parts)
     args.output.mkdir(parents=True, exist_ok=True)
-    backbone = Path(args.backbone).stem if os.path.exists(args.backbone) else args.backbone
-    path = args.output / f"{name}_{backbone.replace('/', '-').replace(':', '-')}.safetensors"
+    path = path_of(args.output, name, args.backbone)
     encoder = Encoder(clip_model, source, args)
     row = {item.impath: i for i, item in enumerate(source.items)}
     parts = [[], [], source.parts[2]] if source.cls.only_tested else source.parts
@@ -122,6 +121,7 @@ def write(name: str, clip_model: Any, args: Any) -> Path:
         "template": own_template(source),
         "clip": absolute(args.backbone),
         "dataset": source.cls.__name__,
+        "made_of": made_of(encoder.fingerprint, args.backbone),
         "transform": " -> ".join(type(step).__name__ for step in encoder.plain.transforms),
         "versions": {"align": __version__, "torch": torch.__version__,
                      "python": platform.python_version()},
@@ -132,6 +132,19 @@ def write(name: str, clip_model: Any, args: Any) -> Path:
     write_features(path, tensors, header)
     encoder.forget()
     return path
+
+
+def path_of(folder: Path, name: str, backbone: str) -> Path:
+    """Return the file of a data set under a CLIP."""
+    clip = Path(backbone).stem if os.path.exists(backbone) else backbone
+    return folder / f"{name}_{clip.replace('/', '-').replace(':', '-')}.safetensors"
+
+
+def made_of(fingerprint: str | None, backbone: str) -> str:
+    """Return what a file is made of: the fingerprint of the images, and of the CLIP."""
+    from trainers.prompting.backbones import weights_sha256
+
+    return f"{fingerprint} {weights_sha256(backbone)}"
 
 
 def found(name: str, root: str) -> Source:
@@ -204,8 +217,10 @@ class Encoder:
         self.method.to(self.device)
         self.title, self.batch = source.cls.__name__, args.batch
         keys = contents.read_keys(source.parts)
-        said = [contents.fingerprint(contents.division(source.folder, source.parts, keys)),
-                args.backbone, str(cfg.INPUT), str(args.half)]  # fmt: skip
+        self.fingerprint = contents.fingerprint(
+            contents.division(source.folder, source.parts, keys)
+        )
+        said = [self.fingerprint, args.backbone, str(cfg.INPUT), str(args.half)]
         digest = hashlib.sha256("\0".join(said).encode()).hexdigest()[:12]
         self.folder = args.output / f".{self.title}-{digest}"
         self.half = args.half

@@ -73,7 +73,8 @@ def build_parser(protocol: Protocol) -> Parser:
     add(
         "--features",
         metavar="FILE",
-        help="a file of features in place of images (docs/features.md; default: the data set's)",
+        help="a file of features in place of images (docs/features.md; default: the data set's); "
+        "'auto' writes it below the output, with --backbone",
     )
     add(
         "--ood",
@@ -118,7 +119,7 @@ def parse(parser: Parser, argv: list[str]) -> argparse.Namespace:
     if getattr(args, "trainers", "") is None:
         check_datasets(args.datasets)
         args.trainers = usual_methods(args.datasets, words(args.usual_trainers))
-    if args.features:
+    if args.features and args.features != "auto":
         args.features = os.path.abspath(args.features)
     args.output = Path(os.path.abspath(args.output))
     if args.output.is_file():

@@ -24,6 +24,7 @@ from .arguments import RESERVED, build_parser, parse
 from .checks import check_settings
 from .data import is_absent
 from .engine import Engine, Settings, command
+from .features import AUTO, places, write_lacking
 from .local import Local
 from .progress import Progress
 from .slurm import site
@@ -68,6 +69,10 @@ def launch(
     local = None if args.slurm is not None else Local.of_machine(args.jobs)
 
     def check(asked: list[Run]) -> None:
+        if settings.auto and asked:
+            if args.dry_run:
+                return  # there may be no file to check with
+            write_lacking(asked, settings)
         if local and asked and not args.dry_run:
             local.warm_up()
         check_settings(asked, settings)
@@ -103,7 +108,15 @@ def planned(protocol: Protocol, args: argparse.Namespace) -> tuple[list[Run], Se
     Raises:
         UserError: something in the arguments does not exist, or contradicts something else.
     """
-    if args.backbone and args.features:
+    auto = args.features == AUTO
+    if auto and not args.backbone:
+        raise UserError(f"--features {AUTO} writes features of a CLIP: name it with --backbone")
+    if auto and args.slurm is not None:
+        raise UserError(
+            f"--features {AUTO} does not work with --slurm: write the file before, with `python -m "
+            "benchmark features`, and name it"
+        )
+    if args.backbone and args.features and not auto:
         raise UserError("--features are of one backbone already: leave --backbone out")
     configs = TrainerConfigs(args.config, args.plugins, args.backbone, args.features)
     check_datasets(args.datasets)
@@ -113,16 +126,21 @@ def planned(protocol: Protocol, args: argparse.Namespace) -> tuple[list[Run], Se
         runs = vary(runs, args.vary, args.output)
     check_varied(protocol, runs, args.opts)
     check_classes(runs, args.opts)
+    datasets = {run.dataset for run in runs}
+    features = dict.fromkeys(datasets, args.features) if args.features else {}
+    if auto:
+        features = places(args.output, datasets, args.backbone)
     settings = Settings(
         root=Path(os.path.abspath(args.root)) if args.root else None,
-        backbone=args.backbone,
-        features=args.features,
+        backbone=None if auto else args.backbone,
+        features=features,
+        auto=args.backbone if auto else None,
         plugins=args.plugins,
         redo=args.redo,
         accept_edited=args.accept_edited,
         opts=args.opts + other_sets(args.ood, runs),
     )
-    settings.check_own_images({run.dataset for run in runs})
+    settings.check_own_images(datasets)
     return runs, settings
 
 

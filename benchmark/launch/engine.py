@@ -4,8 +4,8 @@ import functools
 import shlex
 import sys
 from collections import defaultdict
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import mean
 
@@ -33,11 +33,12 @@ class Settings:
     opts: tuple[str, ...] = ()
     redo: bool = False
     accept_edited: bool = False
-    features: str | None = None
+    features: Mapping[str, str] = field(default_factory=dict)  # data set -> file
+    auto: str | None = None  # the CLIP of files that are written if they are lacking
 
     def features_of(self, run: Run) -> str:
         """Return the file of features of a run; empty if it is on images."""
-        return self.features or features_of(run.dataset)
+        return self.features.get(run.dataset) or features_of(run.dataset)
 
     def asked(self, run: Run) -> dict:
         """Return the values that the config in the run's record must have, by dotted key."""
@@ -75,9 +76,11 @@ class Settings:
 
     def root_of(self, run: Run) -> str | None:
         """Return the folder of the run's data, or of all data sets; None if none is set."""
-        root = self.given_root(run.dataset) or keys_in(dataset_file(run.dataset)).get(
-            "DATASET.ROOT"
-        )
+        return self.root_of_set(run.dataset)
+
+    def root_of_set(self, dataset: str) -> str | None:
+        """Return the same by a data set's name."""
+        root = self.given_root(dataset) or keys_in(dataset_file(dataset)).get("DATASET.ROOT")
         return str(root) if root else None
 
 
@@ -103,8 +106,8 @@ def command(run: Run, settings: Settings, resume: bool = False) -> list[str]:
         words += ["--accept-edited"] * settings.accept_edited
     words += ["--shared"] * any(key.startswith("TRAINER.") for key in settings.opts[::2])
     words += ["DATASET.NUM_SHOTS", run.shots, "DATASET.SUBSAMPLE_CLASSES", run.subsample]
-    if settings.features:
-        words += [FEATURES, settings.features]
+    if file := settings.features.get(run.dataset):
+        words += [FEATURES, file]
     return [str(word) for word in (*words, *run.opts, *settings.opts)]
 
 
@@ -194,13 +197,17 @@ class Engine:
 
     def _misfit(self, run: Run, result: dict) -> str | None:
         """Return how a record differs from what the run asks for; None if it does not."""
+        file = self.settings.features_of(run)  # which decides the data
         return (
             records.misfit(run, result, self.settings.asked(run))
-            or other_data(run, result, self.settings.root_of(run), self._fingerprint)
+            or (None if file else self._other_data(run, result))
             or other_clip(result)
-            or other_features(result, self.settings.features_of(run))
+            or other_features(result, file)
             or other_teacher(result)
         )
+
+    def _other_data(self, run: Run, result: dict) -> str | None:
+        return other_data(run, result, self.settings.root_of(run), self._fingerprint)
 
     def resumes(self, run: Run) -> bool:
         """Return True if the run resumes from a checkpoint in its folder."""

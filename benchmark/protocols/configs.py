@@ -79,7 +79,8 @@ class TrainerConfigs:
         plugins: the plug-ins of train.py; a method from a plug-in may have its config files in a
             folder of the method's name next to the plug-in.
         backbone: the value of --backbone, the CLIP to use in place of the config's.
-        features: the value of --features, a file of features to use in place of images.
+        features: the value of --features, a file of features to use in place of images; `auto` has
+            the backbone's name in its place.
     """
 
     asked: str | None = None
@@ -92,7 +93,7 @@ class TrainerConfigs:
 
         It is `config[@backbone]`, or `config[@file of features]`.
         """
-        asked = self.features or self.backbone
+        asked = self.backbone or self.features
         if not asked:
             return file.stem
         backbone = asked.replace("/", "-")

@@ -50,6 +50,7 @@ KEYS: dict[str, tuple[Callable[[Any], bool], str, Any]] = {
     "clip": (lambda v: isinstance(v, str) and v.strip() != "", "the name of a CLIP", None),
     "text_norm": (_positive, "a positive factor", 1.0),
     "dataset": (lambda v: isinstance(v, str), "the name of a data set", ""),
+    "made_of": (lambda v: isinstance(v, str), "a fingerprint", ""),
     "images": (_texts, "a list of image names or digests", []),
 }  # fmt: skip
 

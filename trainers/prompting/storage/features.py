@@ -42,6 +42,7 @@ class Features:
         text_norm: what normalised text features are multiplied by.
         template: of the sentences that stand for the data set's own.
         clip: name of the CLIP; dataset: name of the data set's class, or empty.
+        made_of: fingerprint of images and CLIP, or empty.
     """
 
     path: str
@@ -59,6 +60,7 @@ class Features:
     template: str
     clip: str
     dataset: str
+    made_of: str
 
     @cached_property
     def places(self) -> dict[str, int]:

@@ -174,7 +174,16 @@ def clip_of(features: Features, asked: str) -> Any:
         for name, row in zip(features.classnames, rows, strict=True):
             known[f"{before}{clean(name)}{after}"] = row
     look_up = LookUp(features.path, list(features.text), known)
+    return _closed(look_up, features.image.shape[1], features.logit_scale)
+
+
+def clip_of_rows() -> Any:
+    """Return a CLIP as of a file of features, without any sentence: to see which methods run."""
+    return _closed(LookUp("", [], {"": torch.zeros(8)}), 8, 1.0)
+
+
+def _closed(look_up: LookUp, D: int, scale: float) -> Any:
     nothing = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), "bicubic"  # no image is prepared
     family = Family(Tokenizer(look_up.encode, look_up.decode, None, END), *nothing)
-    image, D = Closed(nn.Identity(), resolution=1), features.image.shape[1]
-    return closed_clip(image, Closed(look_up), D, family, scale=features.logit_scale)
+    image = Closed(nn.Identity(), resolution=1)
+    return closed_clip(image, Closed(look_up), D, family, scale=scale)

@@ -1,0 +1,94 @@
+"""`--features auto`: write the features that runs lack, once for each data set, before the first.
+
+A file is kept below the output, and used again while its images and the CLIP are the same.
+"""
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from trainers.prompting.errors import UserError
+from trainers.prompting.storage.files import held
+
+from ..data.features import made_of, path_of
+from ..protocols.base import Run
+from ..protocols.configs import ROOT, features_of
+from .checks import check_settings
+from .data import fingerprint
+from .engine import Settings
+
+AUTO = "auto"  # in place of a file
+FOLDER = "features"  # below the output
+
+
+def places(output: Path, datasets: set[str], backbone: str) -> dict[str, str]:
+    """Return the file of each data set under a CLIP.
+
+    Raises:
+        UserError: a data set has no images.
+    """
+    for dataset in sorted(datasets):
+        if features_of(dataset):
+            raise UserError(f"{dataset} is a file of features itself: leave --features {AUTO} out")
+    return {name: str(path_of(output / FOLDER, name, backbone).absolute()) for name in datasets}
+
+
+def write_lacking(runs: list[Run], settings: Settings) -> None:
+    """Write the files that these runs need and that are not there, or are of other images or CLIPs.
+
+    Raises:
+        UserError: a method does not run on rows of features, or a setting is wrong.
+        SystemExit: `python -m benchmark features`, which has said why, has failed.
+    """
+    assert settings.auto is not None, "the files are to be written"
+    names = dict.fromkeys(run.dataset for run in runs)
+    lacking = [name for name in names if not _fits(name, settings.root_of_set(name), settings)]
+    if not lacking:
+        return
+    # as on images, since there is no header to read yet; it loads the plug-ins
+    check_settings(runs, replace(settings, features={}, backbone=settings.auto))
+    _check_methods({run.trainer for run in runs})
+    folder = Path(settings.features[lacking[0]]).parent
+    folder.mkdir(parents=True, exist_ok=True)
+    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+    with held(folder / ".lock") as free:
+        if not free:
+            raise UserError(f"Another command writes to '{folder}': wait until it has")
+        for name in lacking:
+            words = ["features", name, "--root", settings.root_of_set(name) or ""]
+            words += ["--backbone", settings.auto, "--output", str(folder)]
+            # in a process of its own, whose memory is free again when the runs begin
+            done = subprocess.run(
+                [sys.executable, "-m", "benchmark", *words],
+                env=os.environ | {"PYTHONPATH": path},
+                stdout=sys.stderr,
+            )
+            if done.returncode:
+                sys.exit(done.returncode)
+
+
+def _fits(dataset: str, root: str | None, settings: Settings) -> bool:
+    """Return True if a data set's file is there, and is of these images under this CLIP."""
+    from trainers.prompting.storage.features import read_header
+
+    try:
+        header = read_header(settings.features[dataset])
+    except UserError:  # it is missing or damaged, so it is written
+        return False
+    return header["made_of"] == made_of(fingerprint(dataset, root or ""), str(settings.auto))
+
+
+def _check_methods(names: set[str]) -> None:
+    from trainers.prompting.trainer.config import methods_on
+    from trainers.prompting.trainer.features import clip_of_rows
+
+    reasons = methods_on(clip_of_rows())
+    for name in sorted(names):
+        if reasons.get(name, "it is a trainer of other code"):
+            run = [other for other, reason in reasons.items() if not reason]
+            raise UserError(
+                f"{name} does not run on features: leave --features {AUTO} out, or choose among "
+                f"{', '.join(run)}"
+            )

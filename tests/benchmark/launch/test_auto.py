@@ -1,0 +1,137 @@
+"""`--features auto`: files written before the first run, kept while they fit, and bad input."""
+
+import shutil
+import subprocess
+from types import SimpleNamespace
+
+import pytest
+import tiny
+from paths import GOLDEN
+
+from benchmark.__main__ import main
+from benchmark.launch import features
+from benchmark.launch.arguments import build_parser, parse
+from benchmark.launch.command import planned
+from benchmark.launch.data import other_features
+from benchmark.launch.engine import Engine, command
+from benchmark.protocols import PROTOCOLS
+from trainers.prompting.errors import UserError
+from trainers.prompting.storage.features import read_features
+from trainers.prompting.storage.files import held
+
+TINY = GOLDEN / "tiny_clip_seed0.safetensors"
+
+
+@pytest.fixture
+def inside(monkeypatch):
+    """Write the files in this process, and return a list of the data sets that were written."""
+    written = []
+
+    def run(words, **_):
+        at = words.index("features")
+        written.append(words[at + 1])
+        return subprocess.CompletedProcess(words, main(words[at:]))
+
+    monkeypatch.setattr(features, "subprocess", SimpleNamespace(run=run))
+    return written
+
+
+def plan(*words):
+    protocol = PROTOCOLS["few_shot"]
+    words = [*words, "--features", "auto", "--shots", "1", "--seeds", "1"]
+    return planned(protocol, parse(build_parser(protocol), list(words)))
+
+
+def own_images(tmp_path, clip, *more):
+    words = ["image_folder=mine", "--root", str(tmp_path / "images"), "--backbone", str(clip)]
+    return plan(*words, "--output", str(tmp_path / "out"), *(more or ["--trainers", "CLAP"]))
+
+
+def test_a_file_is_written_once_and_again_when_it_does_not_fit(tmp_path, inside):
+    images = tiny.write_halves(tmp_path / "images" / "mine")
+    clip = shutil.copy(TINY, tmp_path / "clip.safetensors")
+    runs, settings = own_images(tmp_path, clip)
+    (file,) = settings.features.values()
+    assert file == str(tmp_path / "out" / "features" / "image_folder=mine_clip.safetensors")
+    assert runs[0].config == "features@clip" and "--backbone" not in command(runs[0], settings)
+    assert command(runs[0], settings)[-2:] == ["DATASET.FEATURES", file]
+    features.write_lacking(runs, settings)
+    found = read_features(file)
+    assert found.clip == str(clip) and len(found.label) == 50
+    features.write_lacking(runs, settings)
+    assert len(inside) == 1
+    next(images.rglob("*.png")).unlink()
+    features.write_lacking(runs, settings)
+    assert len(inside) == 2 and len(read_features(file).label) == 49
+    with open(clip, "ab") as weights:
+        weights.write(b" ")
+    assert not features._fits("image_folder=mine", str(images), settings)
+    with open(file, "wb"):
+        pass  # damaged
+    assert not features._fits("image_folder=mine", str(images), settings)
+
+
+def test_runs_with_the_embedded_clip(tmp_path, inside, capfd):
+    words = ["few_shot", "emoji_food", "--features", "auto", "--backbone", "emoji"]
+    words += ["--trainers", "ZeroshotCLIP TipAdapter", "--shots", "1", "--seeds", "1"]
+    words += ["--jobs", "1", "--output", str(tmp_path)]
+    assert main([*words, "--dry-run"]) == 0 and not (tmp_path / "features").exists()
+    assert main(words) == 0
+    assert "TipAdapter" in capfd.readouterr().out
+    file = tmp_path / "features" / "emoji_food_emoji.safetensors"
+    assert len(list(tmp_path.rglob("results.json"))) == 2
+    assert inside == ["emoji_food"]
+    file.unlink()  # finished runs do not need it
+    assert main(words) == 0 and not file.exists()
+
+
+def test_records_are_compared_by_the_file(tmp_path, inside):
+    tiny.write_halves(tmp_path / "images" / "mine")
+    runs, settings = own_images(tmp_path, TINY)
+    assert list(Engine(runs, settings).todo) == runs
+    assert other_features({"features": "0" * 64}, settings.features["image_folder=mine"]) is None
+
+
+@pytest.mark.parametrize("words, why", [
+    (["emoji"], "--features auto writes features of a CLIP: name it with --backbone"),
+    (["whurs19", "--backbone", "emoji"], "whurs19 is a file of features itself: leave --features"),
+    (["emoji", "--backbone", "emoji", "--slurm"], "--features auto does not work with --slurm"),
+])  # fmt: skip
+def test_refused(words, why):
+    with pytest.raises(UserError, match=why):
+        plan(*words)
+
+
+@pytest.mark.parametrize("name, more, why", [
+    ("CoOp", [], "CoOp does not run on features: leave --features auto out, or choose among CLAP"),
+    ("MTA", [], "MTA does not run on features"),
+    ("CLAP", ["TRAINER.ADAPTER.CONSTRAIN", "no"], "TRAINER.ADAPTER has no 'CONSTRAIN'"),
+])  # fmt: skip
+def test_methods_and_keys_are_checked_before_anything_is_written(tmp_path, inside, name, more, why):
+    runs, settings = plan(
+        "emoji_food", "--backbone", "emoji", "--output", str(tmp_path), "--trainers", name, *more
+    )
+    with pytest.raises(UserError, match=why) as caught:
+        features.write_lacking(runs, settings)
+    assert not inside and not (tmp_path / "features").exists()
+    listed = str(caught.value).partition("choose among ")[2].split(", ")
+    assert not {"MTA", "TPS", "TPT", "ZERO"} & {*listed}
+
+
+def test_another_command_writes(tmp_path, inside):
+    words = ["emoji_food", "--backbone", "emoji", "--output", str(tmp_path)]
+    runs, settings = plan(*words, "--trainers", "CLAP")
+    (tmp_path / "features").mkdir()
+    with held(tmp_path / "features" / ".lock") as free:
+        assert free
+        with pytest.raises(UserError, match=f"Another command writes to '{tmp_path}/features'"):
+            features.write_lacking(runs, settings)
+
+
+def test_a_writer_that_fails_ends_the_command(tmp_path, capfd):
+    words = ["dtd", "--root", str(tmp_path), "--backbone", str(TINY), "--output", str(tmp_path)]
+    runs, settings = plan(*words, "--trainers", "CLAP")
+    with pytest.raises(SystemExit) as ended:
+        features.write_lacking(runs, settings)
+    assert ended.value.code == 2
+    assert "DescribableTextures was looked for in" in capfd.readouterr().err
