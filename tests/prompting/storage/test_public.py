@@ -189,7 +189,7 @@ def test_of_other_settings(tiny_clip, tmp_path, name, node, why):
 def test_a_cache(tiny_clip, name, logits, written):
     golden = golden_files.read(GOLDEN / "tip_adapter_f.safetensors")
     names = golden.meta["classnames"]
-    node = {"INIT_ALPHA": 2.0, "SEARCH_HP": False}
+    node = {"INIT_ALPHA": 2.0, "SEARCH_HP": False, "SCALE": 100.0}  # of the public code
     method = build_method(name, node, tiny_clip, names, golden.meta["dataset"])
     method.load_checkpoint(public_checkpoint(method, str(CACHES)), names)
     if logits:

@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from dassl.data.transforms import build_transform
 from PIL import Image, ImageOps
 from torch.utils.data import DataLoader
 from torchvision import transforms as T
 from yacs.config import CfgNode
 
+from ..dassl_parts import dassl
 from ..method import Method
 from .support import Passes, seeded
 
@@ -63,7 +63,8 @@ def as_resized(transform: Any, cfg: CfgNode, is_train: bool = False) -> Any:
 
 def plain_transform(cfg: CfgNode) -> Finish:
     """Return the transform of a test image; raises as Dassl's `build_transform`."""
-    transform: Finish = as_resized(build_transform(cfg, is_train=False), cfg)
+    build = dassl("data.transforms").build_transform
+    transform: Finish = as_resized(build(cfg, is_train=False), cfg)
     return transform
 
 
