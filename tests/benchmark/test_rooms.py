@@ -11,7 +11,7 @@ ALLOWED = {
     "protocols": {"cli"},
     "records": {"protocols"},
     "report": {"cli", "protocols", "records"},
-    "launch": {"cli", "protocols", "records", "measure"},
+    "launch": {"cli", "protocols", "records", "measure", "data"},
     "tune": {"cli", "protocols", "records", "report", "launch"},
     "data": {"cli", "protocols", "report"},
     "inspect": {"cli", "protocols", "report", "measure"},

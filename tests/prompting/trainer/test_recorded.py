@@ -89,6 +89,13 @@ def test_keys_that_may_differ_are_those_of_the_training(tmp_path, capsys):
     assert "lambda_value 0.5 (not 0.75)" in capsys.readouterr().out
 
 
+def test_which_classes_are_tested_is_of_the_evaluation(tmp_path):
+    layers = ["TRAINER.MMRL.REP_LAYERS", "[2]", "DATASET.SUBSAMPLE_CLASSES"]
+    assert run(tmp_path, "MMRL", None, 1, extra=[*layers, "base"]) == 0
+    found = evaluated(tmp_path, *layers, "new", trainer="MMRL")
+    assert found["subsample_classes"] == found["config"]["DATASET"]["SUBSAMPLE_CLASSES"] == "new"
+
+
 def test_public_checkpoints_do_not_say_it(tmp_path, capsys):
     assert run(tmp_path, "CoOp", None, 2) == 0
     file = tmp_path / "output" / "prompt_learner" / "model.pth.tar-2"

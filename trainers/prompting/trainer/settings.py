@@ -103,7 +103,8 @@ def as_trained(cfg: CfgNode, saved: Mapping[str, str] | None, method) -> CfgNode
     Raises:
         UserError: a setting of the checkpoint is impossible.
     """
-    own = {method.place(key) for key in method.training_only} - {"SEED"}
+    of_test = {"SEED", "DATASET.SUBSAMPLE_CLASSES"}  # which a method may read, too
+    own = {method.place(key) for key in method.training_only} - of_test
     own |= set() if method.adapts else {"SEED"}
     cfg = cfg.clone()
     cfg.defrost()
