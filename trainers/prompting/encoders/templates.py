@@ -1,6 +1,7 @@
 """Hand-written sentences for the classes of each data set, as in the published code of each method.
 
-A table lists the data sets that differ from `DEFAULT`; `{}` stands for the class name.
+A table lists the data sets that differ from `DEFAULT`; `{}` stands for the class name
+(docs/methods.md, section 8).
 """
 
 DEFAULT = "a photo of a {}."
