@@ -14,6 +14,7 @@ from trainers.prompting.errors import UserError, by_system, no_exit, printable
 from trainers.prompting.plugins import source_of
 from trainers.prompting.record.results import peak_in_record, remove_results, write_results
 from trainers.prompting.running.devices import device_name, idle_gpus
+from trainers.prompting.running.memory import gpu_is_full
 from trainers.prompting.storage.checkpoints import find_checkpoint, saved_epochs
 from trainers.prompting.trainer.by_run import leaves
 
@@ -185,7 +186,7 @@ def exit_code(work: Callable[[], None]) -> int:
 
 def short_of_memory(error: Exception) -> str | None:
     """Return what lacks memory, `GPU` or `machine`, if that is the error; else None."""
-    if isinstance(error, torch.cuda.OutOfMemoryError):
+    if gpu_is_full(error):
         return "GPU"
     on_cpu = isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
     return "machine" if on_cpu or isinstance(error, MemoryError) else None

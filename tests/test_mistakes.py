@@ -179,6 +179,7 @@ def test_torchrun_with_several_processes(tmp_path, capsys, monkeypatch):
     ("error", "what"),
     [
         (torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), "GPU"),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), "GPU"),
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you"), "machine"),
         (MemoryError(), "machine"),
     ],

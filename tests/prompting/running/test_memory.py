@@ -131,13 +131,15 @@ class Short(CLIPLoRA):
 
     node = "SHORT"
     short = 0
+    error: type[RuntimeError] = torch.OutOfMemoryError
+    said = "CUDA out of memory. Tried to allocate 2 GiB"
 
     def loss(self, output, batch):
         self.seen += 1
         loss = super().loss(output, batch) * torch.rand(())
         if self.short:
             self.short -= 1
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+            raise self.error(self.said)
         return loss
 
 
@@ -162,6 +164,16 @@ def test_a_step_that_does_not_fit_is_repeated(tiny_clip, capsys, short, wanted):
     assert method.seen == 1
     found = zip(*(one.learned().values() for one in (plain, method)), strict=True)
     assert all(torch.equal(a, b) and torch.equal(a.grad, b.grad) for a, b in found)
+
+
+@pytest.mark.parametrize("library", ["CUBLAS", "CUDNN"])
+def test_a_library_that_lacks_memory_counts(tiny_clip, monkeypatch, library):
+    monkeypatch.setattr(Short, "error", RuntimeError)
+    monkeypatch.setattr(Short, "said", f"CUDA error: {library}_STATUS_ALLOC_FAILED when calling")
+    assert recomputed(one_step(tiny_clip, 1)) == ["text"]
+    monkeypatch.setattr(Short, "said", f"CUDA error: {library}_STATUS_EXECUTION_FAILED")
+    with pytest.raises(RuntimeError, match="EXECUTION_FAILED"):
+        one_step(tiny_clip, 1)
 
 
 def test_a_step_that_never_fits_is_an_error(tiny_clip):

@@ -21,6 +21,7 @@ from ..errors import UserError
 
 GIB = 1 << 30
 FROZEN = ("text_encoder.", "image_encoder.")  # sub-modules whose buffers do not change
+ALLOC_FAILED = "_STATUS_ALLOC_FAILED"  # of cuBLAS and cuDNN, which the allocator does not see
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # from glibc's malloc.h
 Result = TypeVar("Result")
 
@@ -53,6 +54,17 @@ def recomputed(method: Any) -> list[str]:
     return [name for name, encoder in encoders.items() if encoder.recompute]
 
 
+def gpu_is_full(error: BaseException) -> bool:
+    """Return True if an accelerator lacks memory: PyTorch's allocator, cuBLAS or cuDNN says so.
+
+    Examples:
+        >>> gpu_is_full(RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling ..."))
+        True
+    """
+    of_library = isinstance(error, RuntimeError) and ALLOC_FAILED in str(error)
+    return of_library or isinstance(error, torch.OutOfMemoryError)
+
+
 def within_memory(method: Any, work: Callable[[], Result]) -> Result:
     """Return `work()`; if memory runs out, repeat it with one more encoder recomputed, text first.
 
@@ -61,7 +73,7 @@ def within_memory(method: Any, work: Callable[[], Result]) -> Result:
         work: computes gradients, and changes nothing else that outlasts it.
 
     Raises:
-        torch.OutOfMemoryError: it does not fit even so.
+        RuntimeError: it does not fit even so (`gpu_is_full`), or `work` fails otherwise.
     """
     for encoder in (method.text_encoder, method.image_encoder):
         if encoder.recompute:
@@ -69,8 +81,10 @@ def within_memory(method: Any, work: Callable[[], Result]) -> Result:
         state = State(method)
         try:
             return work()
-        except torch.OutOfMemoryError:
-            pass  # outside of this block the failed step's tensors are gone
+        except RuntimeError as error:
+            if not gpu_is_full(error):
+                raise
+        # outside of that block the failed step's tensors are gone
         encoder.recompute = True
         print(f"Memory: a step did not fit; recomputing {' and '.join(recomputed(method))}")
         state.restore()
