@@ -14,6 +14,7 @@ from trainers.prompting.storage.files import held
 
 from ..cli import Parser
 from ..protocols.configs import CONFIGS, GROUPS, with_groups
+from . import imagenet
 from .archives import (
     check_stated,
     check_sum,
@@ -96,9 +97,8 @@ def provide(name: str, entry: dict, root: Path, mirror: str | None) -> bool:
     """
     folder = root / entry["folder"]
     sources = [Source(**file) for file in entry["files"]]
-    by_hand = entry.get("by_hand", {"needs": []})
     todo = [source for source in sources if lacks(folder, source.gives)]
-    if not todo and not lacks(folder, by_hand["needs"]):
+    if not todo and not official(entry, folder):
         print(f"{name}: is already complete in '{folder}'")
         return True
     if todo and "note" in entry and not mirror:
@@ -116,10 +116,15 @@ def provide(name: str, entry: dict, root: Path, mirror: str | None) -> bool:
                 rest = [path for path in rest if lacks(folder, [path])]
                 copy = Source(COPY, (entry["copy"],), holds=dict(zip(rest, rest, strict=True)))
                 problems = attempt([copy], folder, None)
+            if archives := official(entry, folder):
+                if mirror:
+                    lacking = [one for one in archives if lacks(folder, one.gives)]
+                    problems += attempt(lacking, folder, mirror)
+                problems += imagenet.arrange(folder)
     except (UserError, OSError) as error:
         problems.append(str(error))
-    if lacks(folder, by_hand["needs"]):
-        problems.append(by_hand["how"].format(folder=folder))
+    if absent := [one.name for one in official(entry, folder) if lacks(folder, one.gives)]:
+        problems.append(entry["by_hand"].format(archives=", ".join(absent), folder=folder))
     for problem in problems:
         print(f"{name}: {problem}", file=sys.stderr)
     if not problems:
@@ -127,6 +132,12 @@ def provide(name: str, entry: dict, root: Path, mirror: str | None) -> bool:
             part.unlink()
         print(f"{name}: is complete in '{folder}'")
     return not problems
+
+
+def official(entry: dict, folder: Path) -> list[Source]:
+    """Return the archives of ImageNet that missing images need; none for other data sets."""
+    archives = imagenet.wanted(folder) if "by_hand" in entry else {}
+    return [Source(name, md5=md5) for name, md5 in archives.items()]
 
 
 def attempt(
@@ -160,9 +171,9 @@ def sizes(names: list[str], table: dict, root: Path, mirror: str | None) -> str:
     lines = []
     for name in names:
         sources = [Source(**file) for file in table[name]["files"]]
+        folder = root / table[name]["folder"]
         files = []
-        for source in sources:
-            folder = root / table[name]["folder"]
+        for source in sources + (official(table[name], folder) if mirror else []):
             if lacks(folder, source.gives) and not (folder / source.name).exists():
                 first = addresses(source, mirror)[:1]
                 size = stated_size(first[0]) if first else None
