@@ -51,6 +51,11 @@ class Size(NamedTuple):
     keys: tuple[str, str] = ("N_CTX", "DEPTH")
 
 
+def size_of(b: str, J: str) -> Any:
+    """Return a property of a method: the `Size` that two keys of its settings give."""
+    return property(lambda self: Size(getattr(self.settings, b), getattr(self.settings, J), (b, J)))
+
+
 def normal(*shape: int) -> nn.Parameter:
     """Return a random context, N(0, 0.02^2)."""
     return nn.Parameter(torch.randn(shape) * STD)

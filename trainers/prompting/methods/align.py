@@ -25,7 +25,17 @@ from ..encoders.vision import ImageEncoder, ImageFeatures
 from ..errors import need, one_of
 from ..method import Method, register
 from ..node import Words
-from ..prompts import Contexts, Independent, Projected, Size, Textual, Unified, Visual, check_size
+from ..prompts import (
+    Contexts,
+    Independent,
+    Projected,
+    Size,
+    Textual,
+    Unified,
+    Visual,
+    check_size,
+    size_of,
+)
 from ..regularizers import regularize, weights_of
 from ..teacher import Teacher
 from ..transport.problems import TokenProblems
@@ -228,18 +238,13 @@ class ALIGN(Family):
     settings: Settings
     teachers: Any
 
-    @property
-    def point(self) -> Point:  # type: ignore[override]
-        """M, N, beta and the coupling."""
+    text_size = vision_size = size_of("N_CTX", "DEPTH")
+
+    def _point(self) -> Point:
         s = self.settings
         return Point(s.M, s.N, s.BETA, s.COUPLING if s.M and s.N else "none")
 
-    @property
-    def text_size(self) -> Size:  # type: ignore[override]
-        """The size of all contexts."""
-        return Size(self.settings.N_CTX, self.settings.DEPTH)
-
-    vision_size = text_size
+    point = property(_point)
 
     @property
     def start(self) -> Words:

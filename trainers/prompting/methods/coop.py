@@ -55,15 +55,8 @@ class CoOp(Family):
         """The position of the class name: `end`, `middle` or `front`."""
         return self.settings.CLASS_TOKEN_POSITION
 
-    @property
-    def class_bound(self) -> bool:  # type: ignore[override]
-        """True with a context for each class; with words there is one for all classes."""
-        return self.settings.CSC and not self.start
-
-    @property
-    def text_size(self) -> Size:  # type: ignore[override]
-        """The size of the context."""
-        return Size(len(self.start.split()) or self.settings.N_CTX, 1)
+    class_bound = property(lambda self: self.settings.CSC and not self.start)
+    text_size = property(lambda self: Size(len(self.start.split()) or self.settings.N_CTX, 1))
 
     def templates(self) -> Sequence[str]:
         """Return the template of each prompt: all words before the class name are learned."""

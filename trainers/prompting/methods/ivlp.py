@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from ..errors import not_negative
 from ..method import Method, register
 from ..node import Words
-from ..prompts import Size
+from ..prompts import size_of
 from .align import Family, Point
 
 
@@ -30,20 +30,11 @@ class IVLP(Family):
             for key in ("N_CTX_VISION", "PROMPT_DEPTH_VISION"):
                 not_negative(key, getattr(self, key))
 
-    @property
-    def point(self) -> Point:  # type: ignore[override]
-        """One prompt on each side."""
+    text_size = size_of("N_CTX_TEXT", "PROMPT_DEPTH_TEXT")
+    vision_size = size_of("N_CTX_VISION", "PROMPT_DEPTH_VISION")
+
+    def _point(self) -> Point:
         both = self.settings.N_CTX_VISION > 0 and self.settings.PROMPT_DEPTH_VISION > 0
         return Point(M=int(both), N=1, coupling="independent" if both else "none")
 
-    @property
-    def text_size(self) -> Size:  # type: ignore[override]
-        """The size of the textual contexts."""
-        s, keys = self.settings, ("N_CTX_TEXT", "PROMPT_DEPTH_TEXT")
-        return Size(s.N_CTX_TEXT, s.PROMPT_DEPTH_TEXT, keys)
-
-    @property
-    def vision_size(self) -> Size:  # type: ignore[override]
-        """The size of the visual contexts."""
-        s, keys = self.settings, ("N_CTX_VISION", "PROMPT_DEPTH_VISION")
-        return Size(s.N_CTX_VISION, s.PROMPT_DEPTH_VISION, keys)
+    point = property(_point)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from ..method import Method, register
 from ..node import Words
-from ..prompts import Size
+from ..prompts import size_of
 from .align import Family, Point
 
 
@@ -24,9 +24,4 @@ class MaPLe(Family):
         CTX_INIT: Words = "a photo of a"
         PROMPT_DEPTH: int = 9
 
-    @property
-    def text_size(self) -> Size:  # type: ignore[override]
-        """The size of the contexts of both encoders."""
-        return Size(self.settings.N_CTX, self.settings.PROMPT_DEPTH, ("N_CTX", "PROMPT_DEPTH"))
-
-    vision_size = text_size
+    text_size = vision_size = size_of("N_CTX", "PROMPT_DEPTH")

@@ -13,7 +13,7 @@ from ..encoders.sentences import expand_templates
 from ..errors import need
 from ..method import Method, register
 from ..node import Words
-from ..prompts import Size
+from ..prompts import size_of
 from ..transport.problems import TokenProblems
 from ..transport.released import sinkhorn_released
 from .align import Family, Point
@@ -55,20 +55,14 @@ class MMP(Family):
 
     settings: Settings
 
-    @property
-    def point(self) -> Point:  # type: ignore[override]
-        """M, N, beta and the coupling."""
+    text_size = vision_size = size_of("N_CTX", "TEXT_PROMPT_DEPTH")
+
+    def _point(self) -> Point:
         s = self.settings
         M, N = s.VISION_PROMPT_NUMBER, s.TEXT_PROMPT_NUMBER
         return Point(M, N, float(s.HIERARCHICAL), "project" if M and N else "none")
 
-    @property
-    def text_size(self) -> Size:  # type: ignore[override]
-        """The size of the contexts of both encoders."""
-        s, keys = self.settings, ("N_CTX", "TEXT_PROMPT_DEPTH")
-        return Size(s.N_CTX, s.TEXT_PROMPT_DEPTH, keys)
-
-    vision_size = text_size
+    point = property(_point)
 
     def templates(self):
         """Return N templates: those of prompts that do not start from words have no fixed words."""

@@ -91,20 +91,9 @@ class PLOTPP(Family):
     settings: Settings
     pooled: torch.Tensor
 
-    @property
-    def point(self) -> Point:  # type: ignore[override]
-        """M and N; the equation is another one."""
-        return Point(self.settings.M, self.settings.N, None, "independent")
-
-    @property
-    def text_size(self) -> Size:  # type: ignore[override]
-        """The size of the textual contexts."""
-        return Size(len(self.settings.words[0].split()), 1)
-
-    @property
-    def vision_size(self) -> Size:  # type: ignore[override]
-        """The size of the visual contexts."""
-        return Size(self.settings.N_CTX_V, 1, ("N_CTX_V", "N_CTX_V"))
+    point = property(lambda self: Point(self.settings.M, self.settings.N, None, "independent"))
+    text_size = property(lambda self: Size(len(self.settings.words[0].split()), 1))
+    vision_size = property(lambda self: Size(self.settings.N_CTX_V, 1, ("N_CTX_V", "N_CTX_V")))
 
     def sentences(self, clip_model, classnames):
         """Return the sentences [n][k], with learned tokens at the positions 1 to n."""

@@ -91,10 +91,9 @@ class PromptKD(VPT):
     settings: Settings
     teacher: MethodTeacher
 
-    @property
-    def takes(self) -> tuple[str, ...]:  # type: ignore[override]
-        """Unlabelled images, and a teacher, which may be no larger than the student."""
-        return ("unlabelled", "teacher" if self.teacher.facts.get("larger", True) else EQUAL)
+    takes = property(  # a teacher may be no larger than the student
+        lambda self: ("unlabelled", "teacher" if self.teacher.facts.get("larger", True) else EQUAL)
+    )
 
     def fixed_template(self):
         """Return the template of the student's sentences, which nothing reads."""

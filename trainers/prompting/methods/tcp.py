@@ -72,10 +72,7 @@ class TCP(CoOp):
         """The words from which the context starts."""
         return WORDS if self.settings.CTX_INIT else ""
 
-    @property
-    def insert_block(self) -> int:  # type: ignore[override]
-        """The block where tokens of each class enter."""
-        return self.settings.INSERT_BLOCK
+    insert_block = property(lambda self: self.settings.INSERT_BLOCK)
 
     def templates(self):
         """Return the template, which ends in the words of the data set."""

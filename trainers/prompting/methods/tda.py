@@ -144,10 +144,9 @@ class TDA(Method):
 
     settings: Settings
 
-    @property
-    def test_views(self) -> int:  # type: ignore[override]
-        """The number of views of each test image."""
-        return self.settings.VIEWS or (64 if self.settings.dataset in IN_VIEWS else 1)
+    test_views = property(
+        lambda self: self.settings.VIEWS or (64 if self.settings.dataset in IN_VIEWS else 1)
+    )
 
     def build(self, clip_model, classnames, dataset):
         """Make the text features, and empty caches."""

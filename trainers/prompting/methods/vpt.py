@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ..encoders.sentences import only_template
 from ..method import Method, register
 from ..node import Words
-from ..prompts import Size
+from ..prompts import size_of
 from .align import Family, Point
 
 
@@ -30,8 +30,4 @@ class VPT(Family):
         def __post_init__(self) -> None:
             only_template(self.CTX_INIT)
 
-    @property
-    def vision_size(self) -> Size:  # type: ignore[override]
-        """The size of the contexts."""
-        s, keys = self.settings, ("N_CTX_VISION", "PROMPT_DEPTH_VISION")
-        return Size(s.N_CTX_VISION, s.PROMPT_DEPTH_VISION, keys)
+    vision_size = size_of("N_CTX_VISION", "PROMPT_DEPTH_VISION")
