@@ -20,6 +20,7 @@ COMMANDS = {
     "tune": ("tune.command", "choose settings of methods on validation images"),
     "status": ("launch.status", "show for each run whether it is done, running, queued or failed"),
     "report": ("report.command", "print the tables again from the run folders of an output"),
+    "archive": ("report.archive", "pack the runs of an output into one archive to hand on"),
     "backbones": ("inspect.backbones", "print which methods run on which CLIPs, or on one"),
     "methods": ("inspect.methods", "print the methods as points in one space, with their sizes"),
     "check-method": ("inspect.check_method", "check a method of your own for mistakes"),

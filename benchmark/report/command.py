@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import pandas as pd
 
 from trainers.prompting.errors import UserError, need
+from trainers.prompting.record.predictions import NAME as PREDICTIONS
 
 from ..cli import Parser, each, seed, write_output
 from ..protocols import PROTOCOLS
@@ -20,15 +22,16 @@ from ..protocols.base import Protocol
 from ..protocols.configs import VARIED
 from ..protocols.places import outputs_below, place_in_output, stands_in
 from ..records import Outcome, from_folder
-from . import logs
+from . import logs, received
 from .answers import MEASURES
 from .compare import RESAMPLE, Comparisons
+from .facts import MADE_WITH, made_with
 from .frame import frame
 from .metrics import Classes, Metrics
 from .render import FORMATS, as_csv, in_style, render
 from .rows import rows
 from .single import is_run, overview, report_runs, runs_below
-from .tables import seeds_text, tables
+from .tables import Table, seeds_text, tables
 
 PUBLISHED = ("on", "off", "all")
 
@@ -37,8 +40,9 @@ View = Comparisons | Metrics | Classes  # shown in place of the usual tables
 OPTIONS: dict[str, dict[str, Any]] = {
     "outputs": {
         "type": Path, "nargs": "*", "default": [Path("output")], "metavar": "OUTPUT",
-        "help": "folders that contain runs of protocols (subfolders are searched), or folders of "
-        "single runs, which are shown with the accuracy of each class (default: output)",
+        "help": "folders that contain runs of protocols (subfolders are searched), archives that "
+        "`archive` has written, or folders of single runs, which are shown with the accuracy of "
+        "each class (default: output)",
     },
     "--format": {
         "choices": FORMATS, "default": "text", "help": "output format (default: %(default)s)",
@@ -125,7 +129,16 @@ def main(argv: list[str]) -> None:
         args.format == "latex" or not args.deviations,
         "--deviations needs --format latex: the other formats always show deviations",
     )
-    outputs = list(dict.fromkeys(args.outputs))
+    with received.opened(list(dict.fromkeys(args.outputs))) as outputs:
+        show(args, outputs)
+
+
+def show(args: argparse.Namespace, outputs: list[Path]) -> None:
+    """Print what the arguments ask for, of runs in these folders.
+
+    Raises:
+        UserError: the arguments do not fit the runs, or there are none.
+    """
     if single := [output for output in outputs if is_run(output)]:
         need(
             single == outputs and not args.compare and not args.logs,
@@ -133,10 +146,12 @@ def main(argv: list[str]) -> None:
         )
         print(report_runs(single, args.format, args.plots))
         return
-    tidy = frame(chosen(args, outputs))
+    outcomes = chosen(args, outputs)
+    tidy = frame(outcomes)
     if tidy.empty:
         print(nothing(args, outputs))
         return
+    about = handed_on(outcomes, [of for of in outputs if of not in args.outputs])
     listed = rows(tidy, args.interval, args.published != "off")
     view: View | None = None
     if args.compare:
@@ -146,11 +161,22 @@ def main(argv: list[str]) -> None:
     if args.plots:
         draw(listed, view, args.plots)
     if args.format == "html":
-        print(as_page(tidy, listed, view, args.published == "all"))
-    elif view:
+        print(as_page(tidy, listed, view, args.published == "all", about))
+        return
+    if view:
         print(formatted_view(view, args.format))
     else:
         print(render(listed, args.format, args.published == "all", args.deviations))
+    if about and args.format in ("text", "markdown"):
+        print(f"\n{in_style({MADE_WITH: about}, args.format)}")
+
+
+def handed_on(outcomes: list[Outcome], archives: list[Path]) -> list[Table]:
+    """Return a table of what the runs of archives were made with; none without archives."""
+    theirs = [of for of in outcomes if any(map(of.run.folder.is_relative_to, archives))]
+    done = [outcome for outcome in theirs if outcome.result]
+    bare = sum(not (outcome.run.folder / PREDICTIONS).exists() for outcome in done)
+    return [made_with(done, bare)] if archives else []
 
 
 def chosen(args: argparse.Namespace, outputs: list[Path]) -> list[Outcome]:
@@ -167,6 +193,7 @@ def chosen(args: argparse.Namespace, outputs: list[Path]) -> list[Outcome]:
         need(not output.is_file(), f"'{output}' is a file: unpack it, and name the folder")
         there = len(outputs) == 1 or output.exists()
         need(there, f"'{output}' does not exist: check the path")
+    archives = [output for output in outputs if output not in args.outputs]
     protocols = [PROTOCOLS[name] for name in args.protocols or PROTOCOLS]
     folders: list[tuple[Path, str]] = []
     for output in outputs:
@@ -177,6 +204,8 @@ def chosen(args: argparse.Namespace, outputs: list[Path]) -> list[Outcome]:
     for folder, place in folders:
         asked = [of for of in protocols if not place or stands_in(of, place)]
         outcomes = [outcome for protocol in asked for outcome in on_disk(folder, protocol)]
+        if any(map(folder.is_relative_to, archives)):
+            outcomes = received.checked(outcomes)
         if len(folders) > 1:
             origin = folder.name if names.count(folder.name) == 1 else ""
             outcomes = [replace(of, origin=origin or str(folder)) for of in outcomes]
@@ -232,15 +261,21 @@ def formatted_view(view: View, form: str) -> str:
 
 
 def as_page(
-    tidy: pd.DataFrame, listed: pd.DataFrame, view: View | None, all_published: bool = False
+    tidy: pd.DataFrame,
+    listed: pd.DataFrame,
+    view: View | None,
+    all_published: bool = False,
+    about: Sequence[Table] = (),
 ) -> str:
-    """Return an HTML page with all tables and plots, and then those of a view."""
+    """Return an HTML page with all tables and plots, then those of a view, then more tables."""
     from .page import page  # with matplotlib
     from .plots import figures
 
-    groups = tables(listed, all_published)
+    groups: dict[Any, list[Table]] = {**tables(listed, all_published)}
     for protocol, more in (view.tables() if view else {}).items():
         groups[protocol] = groups[protocol] + more
+    if about:
+        groups[MADE_WITH] = [*about]
     done = tidy["outcome"][tidy["problem"].isna()]
     results = {outcome.run.folder: outcome.result for outcome in done}  # some are in two tables
     return page(groups, figures(listed) | view_figures(view), results.values())

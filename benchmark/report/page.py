@@ -8,8 +8,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from trainers.prompting.errors import printable
-
+from .facts import facts
 from .plots import Drawing, encoded
 from .tables import Table
 
@@ -39,22 +38,6 @@ def page(groups: Mapping[Any, list[Table]], drawn: Drawing, results: Iterable[di
             ],
         })  # fmt: skip
     template = TEMPLATES.get_template("page.html.j2")
-    text = template.render(sections=sections, about=_about(list(results)))
+    about = facts(results) | {"Page made on": str(datetime.date.today())}
+    text = template.render(sections=sections, about=about)
     return text.encode("ascii", "xmlcharrefreplace").decode()  # for any console
-
-
-def _about(results: list[dict]) -> dict[str, str]:
-    """Return facts about the runs (backbone, commit, versions, ...) by term."""
-    versions = [result.get("versions") or {} for result in results]
-    said = {
-        "Backbone": [result.get("backbone") for result in results],
-        "Commit": [(result.get("git") or "")[:12] for result in results],
-        "PyTorch": [version.get("torch") for version in versions],
-        "Python": [version.get("python") for version in versions],
-        "Device": [version.get("device") for version in versions],
-    }
-    terms = {
-        term: ", ".join(sorted({str(v) for v in values if v})) for term, values in said.items()
-    }
-    terms |= {"Runs": f"{len(results):,}", "Page made on": str(datetime.date.today())}
-    return {term: printable(text) for term, text in terms.items() if text}

@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
@@ -31,18 +31,11 @@ from .frame import alike_text, changed, setting_texts, teacher_text
 from .metrics import class_table, images_of_classes
 from .names import method_name
 from .render import TABLE_STYLES, as_csv, in_style
-from .tables import Cell, Table, alike_note
+from .tables import Cell, Section, Table, alike_note
 from .training import INIT, drawn_text, start_text
 
 if TYPE_CHECKING:
     from .plots import Drawing
-
-
-class Section(NamedTuple):
-    """A part of the page: its anchor and heading."""
-
-    name: str
-    title: str
 
 
 def is_run(folder: Path) -> bool:

@@ -34,6 +34,13 @@ INCOMPLETE = r"$^*$"  # in a paper, after a mean that lacks seeds or data sets
 MISPRINT = "(misprint)"
 
 
+class Section(NamedTuple):
+    """A part of the page: its anchor and heading."""
+
+    name: str
+    title: str
+
+
 class Cell(NamedTuple):
     """A cell of a table."""
 

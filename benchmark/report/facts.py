@@ -1,0 +1,70 @@
+"""What runs were made with: versions, devices and settings, from their records."""
+
+from collections import defaultdict
+from collections.abc import Iterable
+
+from trainers.prompting.errors import printable
+
+from ..records import Outcome, used
+from .tables import Cell, Section, Table
+
+MADE_WITH = Section("made_with", "What the runs were made with")
+SHARED = {"OPTIM.NAME": "OPTIM", "OPTIM.LR": "LR", "OPTIM.MAX_EPOCH": "MAX_EPOCH",
+          "OPTIM.STEPS": "STEPS", "DATALOADER.TRAIN_X.BATCH_SIZE": "BATCH_SIZE"}  # fmt: skip
+
+
+def facts(results: Iterable[dict]) -> dict[str, str]:
+    """Return facts about runs (backbone, commit, versions, ...) by term, from their records."""
+    results = list(results)
+    versions = [result.get("versions") or {} for result in results]
+    said = {
+        "Backbone": [result.get("backbone") for result in results],
+        "Commit": [(result.get("git") or "")[:12] for result in results],
+        "PyTorch": [version.get("torch") for version in versions],
+        "Python": [version.get("python") for version in versions],
+        "Device": [version.get("device") for version in versions],
+    }
+    terms = {
+        term: ", ".join(sorted({str(v) for v in values if v})) for term, values in said.items()
+    }
+    terms["Runs"] = f"{len(results):,}"
+    return {term: printable(text) for term, text in terms.items() if text}
+
+
+def made_with(outcomes: Iterable[Outcome], unchecked: int) -> Table:
+    """Return a table of versions and settings of runs that somebody handed on.
+
+    Args:
+        outcomes: of the finished runs.
+        unchecked: how many have no predictions, by which their records are checked.
+    """
+    results = [outcome.result for outcome in outcomes if outcome.result]
+    values: dict[str, dict[str, dict]] = defaultdict(lambda: defaultdict(dict))
+    for result in results:
+        for key, value in settings(result).items():
+            values[str(result.get("trainer"))][key][str(value)] = None
+    notes = [f"Records that agree with their predictions: {len(results) - unchecked}."]
+    if unchecked:
+        notes.append(f"Without predictions, and so not checked: {unchecked}.")
+    for trainer, keys in values.items():
+        texts = [f"{key} {' or '.join(of)}" for key, of in keys.items()]
+        notes.append(printable(f"Settings of {trainer}: {', '.join(texts)}."))
+    cells = [[Cell(text) for text in line] for line in facts(results).items()]
+    return Table(MADE_WITH.title, ["", ""], cells, notes)
+
+
+def settings(result: dict) -> dict[str, object]:
+    """Return the settings of a training by their last names: those of its method, and OPTIM's."""
+    config = result.get("config") or {}
+    own = str(result.get("trainer")).upper()
+    nodes = {name.replace("_", "").upper(): node for name, node in _group(config, "TRAINER")}
+    node = nodes.get(own)
+    found = dict(node) if isinstance(node, dict) else {}
+    if result.get("num_params") != 0:
+        found |= {name: used(config, key) for key, name in SHARED.items()}
+    return {key: value for key, value in found.items() if value not in (None, "", [], 0)}
+
+
+def _group(config: dict, name: str) -> list[tuple[str, object]]:
+    group = config.get(name)
+    return [*group.items()] if isinstance(group, dict) else []
