@@ -71,6 +71,22 @@ def test_equations_link_to_the_files_that_compute_them_and_back():
         assert "methods.md" in (ROOT / file).read_text("utf-8"), file
 
 
+def test_equations_are_typeset_on_the_pages_of_repositories_too():
+    count = 0
+    for page in (ROOT / "docs").glob("*.md"):
+        text = re.sub(r"```(?!math\n).*?```|`[^`\n]+`", "", page.read_text("utf-8"), flags=re.S)
+        displayed = re.findall(r"```math\n(.+?)```", text, re.S)
+        for line in text.splitlines():
+            assert line.count("$") % 2 == 0, (page.name, line)
+        inline = re.findall(r"\$(.+?)\$", text)
+        assert all(equation == equation.strip() for equation in inline), page.name
+        for equation in displayed + inline:
+            assert equation.count("{") == equation.count("}"), (page.name, equation)
+            assert not re.search(r"\\(operatorname|mbox|phantom)", equation), (page.name, equation)
+        count += len(displayed + inline)
+    assert count > 80
+
+
 def test_hosted_ci_runs_the_commands_of_the_readme():
     job = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text("utf-8"))["jobs"]["test"]
     readme = (ROOT / "README.md").read_text("utf-8")
