@@ -22,10 +22,10 @@ from ..protocols.configs import (
 from ..protocols.vary import vary
 from .arguments import RESERVED, build_parser, parse
 from .checks import check_settings
-from .data import is_absent
 from .engine import Engine, Settings, command
 from .features import AUTO, places, write_lacking
 from .local import Local
+from .needs import Lack, idle_device, lacking, refuse, warn
 from .progress import Progress
 from .slurm import site
 from .slurm.executor import Slurm
@@ -72,11 +72,13 @@ def launch(
         if settings.auto and asked:
             if args.dry_run:
                 return  # there may be no file to check with
+            refuse(lacking(asked, settings, fetch=True), len(asked))
             write_lacking(asked, settings)
         if local and asked and not args.dry_run:
             local.warm_up()
         check_settings(asked, settings)
 
+    found: list[Lack] = []
     if args.opts and not args.only:  # a misspelled key is a mistake even if all is done
         check(runs)
     engine = read()
@@ -85,6 +87,13 @@ def launch(
     if not args.only:
         if not args.opts:
             check(list(engine.todo))
+        found = lacking(list(engine.todo), settings, fetch=not args.dry_run)
+        if local is None:
+            warn(found)  # the nodes may have what this machine lacks
+        elif not args.dry_run:
+            refuse(found, len(engine.todo))
+            if engine.todo and (note := idle_device(settings)):
+                print(note, file=sys.stderr)
         if not args.dry_run:
             before(engine)
         engine = read()  # again: jobs may have ended during the checks
@@ -94,7 +103,7 @@ def launch(
         done = in_jobs(protocol, engine, args, argv)
         return conclude(protocol, engine, args.output) if done else 0
     if args.dry_run:
-        print(listing(engine))
+        print(listing(engine, found))
         return 0
     execute(engine, local, args.output, in_job=bool(args.only))
     if args.only:  # a job
@@ -239,8 +248,8 @@ def execute(engine: Engine, executor: Local | Slurm, output: Path, in_job: bool 
         sys.exit(130)
 
 
-def listing(engine: Engine) -> str:
-    """Return a comment and a command for each run, as shell code, and a comment that sums up."""
+def listing(engine: Engine, found: list[Lack]) -> str:
+    """Return a comment and a command for each run, as shell code, and comments that sum up."""
     lines = []
     for run in engine.runs:
         if run in engine.todo:
@@ -249,16 +258,12 @@ def listing(engine: Engine) -> str:
             lines.append(shlex.join(command(run, engine.settings, resume)))
         else:
             lines.append(f"# skip: {run} (finished)")
+    lines += [f"# missing for {lack}" for lack in found]
     return "\n".join([*lines, f"# {summary(engine)}"])
 
 
 def summary(engine: Engine) -> str:
-    """Return what there is to do in one line, and which data sets are missing."""
+    """Return what there is to do in one line."""
     todo, done = list(engine.todo), len(engine.runs) - len(engine.todo)
     trained = sum(not (run.eval_only or learns_nothing(run.trainer)) for run in todo)
-    said = f"runs to do: {trained} with training, {len(todo) - trained} without; finished: {done}"
-    wanted = {run.dataset: engine.settings.root_of(run) for run in todo}
-    if lacking := [name for name, root in wanted.items() if is_absent(name, root)]:
-        names, root = " ".join(lacking), engine.settings.root or "DATA"
-        said += f"; missing: {names} (python -m benchmark download {names} --root {root})"
-    return said
+    return f"runs to do: {trained} with training, {len(todo) - trained} without; finished: {done}"

@@ -31,21 +31,6 @@ def fingerprint(dataset: str, root: str) -> str | None:
         return None
 
 
-def is_absent(dataset: str, root: str | None) -> bool:
-    """Return True if a data set that `download` knows has no folder below a root."""
-    try:
-        from dassl.data.datasets import DATASET_REGISTRY  # with PyTorch
-
-        import datasets  # noqa: F401 (registers them)
-    except ModuleNotFoundError:
-        return False
-    name = dataset_name(dataset)
-    kind = DATASET_REGISTRY.get(name) if name in DATASET_REGISTRY.registered_names() else None
-    if kind is None or getattr(kind, "expected", None) is None:  # own images, or embedded ones
-        return False
-    return not os.path.isdir(os.path.join(os.path.expanduser(root or ""), kind.dataset_dir))
-
-
 def other_data(
     run: Run, result: dict, root: str | None, now: Callable[[str, str], str | None]
 ) -> str | None:

@@ -221,6 +221,21 @@ def with_groups(datasets: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(name for given in datasets for name in GROUPS.get(given, [given])))
 
 
+def in_groups(datasets: Iterable[str]) -> list[str]:
+    """Return names of data sets with the names of GROUPS in place of all their members.
+
+    Examples:
+        >>> in_groups([*TEN, "imagenet", "imagenet_r"])
+        ['all', 'imagenet_r']
+    """
+    named, left = [], list(datasets)
+    for name, members in GROUPS.items():
+        if set(members) <= set(left):
+            named.append(name)
+            left = [other for other in left if other not in members]
+    return [*named, *left]
+
+
 def check_datasets(datasets: Iterable[str]) -> None:
     """Raise UserError if a data set has no config file, or `image_folder=NAME` an invalid name."""
     known = [path.stem for path in (CONFIGS / "datasets").glob("*.yaml")]

@@ -104,6 +104,8 @@ class Method(PublicFiles, nn.Module):
         ignored: keys of the public node that have no effect here; a run that sets one gets a
             warning.
         training_only: keys of `Settings` that may differ between training and evaluation.
+        taught_by: keys of `Settings` that name the places of earlier trainings, which a training
+            needs, each with the key that names its CLIP.
         checkpoint: name of the folder in which the public code saves its model.
         saves_submodule: True if public checkpoints hold only the `prompt_learner`, or the name of
             the sub-module that they hold.
@@ -167,6 +169,7 @@ class Method(PublicFiles, nn.Module):
     outside: ClassVar[dict[str, str]] = {}
     ignored: ClassVar[tuple[str, ...]] = ()
     training_only: ClassVar[tuple[str, ...]] = ()
+    taught_by: ClassVar[Mapping[str, str]] = {}
     checkpoint: ClassVar[str] = "prompt_learner"
     saves_submodule: ClassVar[bool | str] = False
     dead_weights: ClassVar[tuple[str, ...]] = ()

@@ -35,10 +35,11 @@ def test_protocols_take_groups(words, count, tmp_path, capsys):
     assert main([*words, *more]) == 0
     out = capsys.readouterr().out
     assert out.count("# run: ") == count
-    names = " ".join(with_groups(word for word in words[1:] if word in (*GROUPS, "eurosat")))
-    said = f"; missing: {{}}{names} (python -m benchmark download {{}}{names} --root {tmp_path})"
-    source = "imagenet " * words[0].startswith("domain")
-    assert out.endswith(said.format(source, source) + "\n")
+    names = with_groups(word for word in words[1:] if word in (*GROUPS, "eurosat"))
+    source = ["imagenet"] * words[0].startswith("domain")
+    said = f"# missing for {count} runs: {' '.join([*source, *names])} not in '{tmp_path}': "
+    group = " ".join([words[1], *source])
+    assert f"{said}`python -m benchmark download {group} --root {tmp_path}` gets them" in out
     more[-1:] = ["--dry-run", "--ood", "imagenet_variants"]
     assert main(["few_shot", "emoji", *more]) == 0
     said = capsys.readouterr().out.replace("'\"'\"'", "")  # bash's quotes

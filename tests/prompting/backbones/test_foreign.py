@@ -17,7 +17,7 @@ from models import support_of, teacher
 from safetensors.torch import load_file
 
 from trainers.prompting import UserError, build_method, load_clip
-from trainers.prompting.backbones import absolute, family_of
+from trainers.prompting.backbones import absolute, check_weights, family_of
 from trainers.prompting.method import METHODS
 
 open_clip = pytest.importorskip("open_clip", reason="open_clip_torch is not installed")
@@ -165,6 +165,8 @@ def test_released_names_of_open_clip_are_never_downloaded():
         load_clip("open_clip:ViT-B16/openai")
     with pytest.raises(UserError, match="ViT-B-16-SigLIP/webli are not on this machine"):
         load_clip("open_clip:ViT-B-16-SigLIP/webli")
+    with pytest.raises(UserError, match="ViT-B-16-SigLIP/webli are not on this machine"):
+        check_weights("open_clip:ViT-B-16-SigLIP/webli")
 
 
 @pytest.mark.parametrize("suffix", ["pt", "safetensors"])

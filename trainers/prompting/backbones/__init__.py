@@ -75,6 +75,23 @@ def check_known(name: str) -> None:
         openai.check_known(name)
 
 
+def check_weights(name: str, fetch: bool = False) -> None:
+    """Check that the weights of a backbone are on this machine, without reading them.
+
+    Args:
+        name: as `load_clip` takes it.
+        fetch: download those of OpenAI's release if they are not, as `load_clip` does.
+
+    Raises:
+        UserError: they are not, or the name is unknown.
+    """
+    module = _module_of(name)
+    if module is openai:
+        openai.check_weights(name, fetch)
+    else:
+        module.find(name)
+
+
 def _module_of(name: str) -> ModuleType:
     if not name:
         raise UserError(

@@ -72,7 +72,7 @@ def load(name: str) -> CLIP:
             f"The backbone '{name}' is a model of Hugging Face, which needs the package "
             "transformers, also for its tokenizer: run `pip install transformers`"
         ) from error
-    folder = _folder(name)
+    folder = find(name)
     remedy = f"run `hf download {name}`, or name a folder from save_pretrained"
     config = read_json(folder / "config.json", remedy)
     kind = config.get("model_type", "")
@@ -122,8 +122,12 @@ def load(name: str) -> CLIP:
     return assemble(_state(folder), vision, text, sizes, family, *where, shape)
 
 
-def _folder(name: str) -> Path:
-    """Return the folder of a model: `name` itself, or the folder in the hub's cache."""
+def find(name: str) -> Path:
+    """Return the folder of a model: `name` itself, or the folder in the hub's cache.
+
+    Raises:
+        UserError: the model is not on this machine.
+    """
     if Path(name).is_dir():
         return Path(name)
     from huggingface_hub import snapshot_download

@@ -1,6 +1,7 @@
 """Loads OpenAI's CLIPs (its class, with QuickGELU) by name or from a file."""
 
 import os
+import socket
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +10,7 @@ import torch
 from torch import nn
 
 from ..embedded import EMBEDDED
-from ..errors import UserError, in_short, nearest
+from ..errors import UserError, in_short, nearest, need
 from ..storage.files import parsed
 from .assemble import check_sizes
 from .family import Family, Tokenizer
@@ -19,6 +20,7 @@ from .weights import read_weights, unreadable
 RELEASED: dict[str, str] = clip._MODELS  # addresses, with the hashes of the files
 NAMES = (*EMBEDDED, *RELEASED)  # these take precedence over files and folders
 CACHE = os.path.expanduser("~/.cache/clip")  # the package's default
+SILENCE = 10.0  # seconds without a byte after which a download is given up
 # Entries of a released state dict that are not weights. Other CLIPs may have weights of the same
 # names and shapes but another activation; their checkpoints lack these entries.
 MARKS = {"input_resolution", "context_length", "vocab_size"}
@@ -53,7 +55,7 @@ def build_clip(arch: dict):
 def load(name: str):
     """Load a model as `load_clip` does."""
     check_known(name)
-    if name in clip._MODELS:
+    if name in RELEASED:
         return _load_openai(_downloaded(name))
     path = EMBEDDED.get(name, Path(name))
     return _load_safetensors(path) if path.suffix == ".safetensors" else _load_openai(path)
@@ -77,17 +79,37 @@ def check_known(name: str) -> None:
     )
 
 
+def check_weights(name: str, fetch: bool) -> None:
+    """Check that the file of a model is there, as `backbones.check_weights` says."""
+    check_known(name)
+    if name not in RELEASED or os.path.isfile(_cached(name)):
+        return
+    need(
+        fetch,
+        f"The weights of {name} are not on this machine: a run downloads them, or fetch "
+        f"{RELEASED[name]} on a machine with internet and put the file at '{_cached(name)}'",
+    )
+    _downloaded(name)
+
+
+def _cached(name: str) -> str:
+    return os.path.join(CACHE, os.path.basename(RELEASED[name]))
+
+
 def _downloaded(name: str) -> str:
     """Return the file of a released model, downloaded if the cache lacks it."""
-    url = clip._MODELS[name]
+    usual = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(SILENCE)
     try:
-        return clip._download(url, CACHE)
+        return clip._download(RELEASED[name], CACHE)
     except Exception as error:  # from the file system, urllib, or a wrong checksum
         raise UserError(
-            f"The weights of {name} could not be downloaded ({error}): fetch {url} on a machine "
-            f"with internet and put the file at '{os.path.join(CACHE, os.path.basename(url))}'; "
-            "the backbone `emoji` needs no download"
+            f"The weights of {name} could not be downloaded ({error}): fetch {RELEASED[name]} on a "
+            f"machine with internet and put the file at '{_cached(name)}'; the backbone `emoji` "
+            "needs no download"
         ) from error
+    finally:
+        socket.setdefaulttimeout(usual)
 
 
 def _load_openai(path):

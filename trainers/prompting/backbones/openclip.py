@@ -42,7 +42,7 @@ def load(name: str) -> CLIP:
             config that it needs are not on this machine.
     """
     open_clip = _package(name)
-    source = _source(open_clip, name.removeprefix(PREFIX))
+    source = find(name)
     text = source.config["text_cfg"]
     tokenizer = open_clip_tokenizer(open_clip, text, source.arch, source.file.parent)
     if sides(source.config) == ("class token", "causal"):
@@ -52,6 +52,11 @@ def load(name: str) -> CLIP:
     model = _module(open_clip, source.config, source.arch)
     _fill(model, source)
     return from_module(model, source.config, tokenizer, source.images, PREFIX + source.arch)
+
+
+def find(name: str) -> Source:
+    """Return where the weights of a model are and what else is known; raises as `load`."""
+    return _source(_package(name), name.removeprefix(PREFIX))
 
 
 def without_weights(arch: str) -> CLIP:

@@ -68,6 +68,7 @@ class PromptKD(VPT):
     unlabelled = True
     ignored = ("N_CTX_TEXT", "PROMPT_DEPTH_TEXT", "CTX_INIT", "PROJECT_LAYER", "CE_WEIGHT")
     training_only = ("TEACHER", "KD_WEIGHT", "TEMPERATURE")
+    taught_by = {"TEACHER": "TEACHER_NAME"}
 
     @dataclass(frozen=True)
     class Settings(Method.Settings):

@@ -1,0 +1,200 @@
+"""Check before the first run that this machine has what all runs need: weights, data, disk, device.
+
+What is missing is said once for all runs that need it, with what to do. Needs PyTorch.
+"""
+
+import os
+import shlex
+import shutil
+import sys
+from collections import defaultdict
+from collections.abc import Collection, Iterator
+from contextlib import redirect_stdout
+from dataclasses import replace
+from io import StringIO
+from pathlib import Path
+from types import SimpleNamespace
+from typing import NamedTuple
+
+from recipe.configs import read_pairs
+from trainers.prompting.errors import UserError
+
+from ..protocols.base import Run
+from ..protocols.configs import CONFIGS, dataset_name, in_groups
+from ..records import literal
+from .engine import Settings
+
+LEAST = 1 << 16  # bytes that even a run on few images with a small CLIP leaves
+
+
+class Lack(NamedTuple):
+    """Something that is missing: the runs that need it, what it is, and what to do."""
+
+    runs: Collection[Run]
+    sentence: str
+
+    def __str__(self) -> str:
+        number = len({run.folder for run in self.runs})
+        return f"{number:,} run{'s' * (number != 1)}: {self.sentence}"
+
+
+def lacking(runs: list[Run], settings: Settings, fetch: bool = False) -> list[Lack]:
+    """Return what is missing for runs.
+
+    Args:
+        runs: the runs to do, whose settings are valid.
+        settings: of the command.
+        fetch: download weights that are not on this machine, as a run would, if all else is there.
+    """
+    if settings.auto:  # what is needed to write the files
+        settings = replace(settings, features={}, backbone=settings.auto)
+    try:
+        teachers, clips = _teachers(runs, settings)
+        found = [*_data(runs, settings), *teachers, *_disk(runs)]
+        return [*found, *_weights(runs, clips, settings, fetch and not found)]
+    except ModuleNotFoundError:  # of PyTorch, Dassl or a family of CLIPs, which others report
+        return []
+
+
+def refuse(found: list[Lack], asked: int) -> None:
+    """Raise a UserError if anything is missing; if several things are, print them before."""
+    if not found:
+        return
+    if len(found) == 1:
+        raise UserError(str(found[0]))
+    warn(found)
+    number = len(set().union(*(lack.runs for lack in found)))
+    raise UserError(
+        f"{number:,} of {asked:,} runs cannot be done here, and none is begun: see the "
+        f"{len(found)} reasons above"
+    )
+
+
+def warn(found: list[Lack]) -> None:
+    """Print what is missing."""
+    for lack in found:
+        print(f"missing for {lack}", file=sys.stderr)
+
+
+def idle_device(settings: Settings) -> str:
+    """Return a note on GPUs of this machine that PyTorch cannot use; empty if there are none."""
+    try:
+        from trainers.prompting.running.devices import idle_gpus
+    except ModuleNotFoundError:
+        return ""
+    on_cpu = literal(read_pairs(settings.opts).get("USE_CUDA", True)) is False
+    idle = "" if on_cpu else idle_gpus()
+    return idle and f"warning: runs are on the CPU, but the machine has {idle}"
+
+
+def _teachers(runs: list[Run], settings: Settings) -> tuple[list[Lack], dict[str, list[Run]]]:
+    """Return the teachers that are missing, and the runs that need the CLIP of a teacher.
+
+    A teacher may be a run of the same command.
+    """
+    from trainers.prompting.method import METHODS
+
+    planned = {str(run.folder) for run in runs}
+    absent, clips = defaultdict(list), defaultdict(list)
+    for run in runs:
+        kind = METHODS.get(run.trainer)
+        if kind is None or run.eval_only:
+            continue
+        for pair in kind.taught_by.items():
+            keys, here = settings.asked(run), {"run": str(run.folder), "seed": str(run.seed)}
+            here["dataset"] = dataset_name(run.dataset) or ""
+            of_key = {key: str(keys.get(kind.place(key), kind.defaults[key])) for key in pair}
+            place, clip = of_key.values()
+            for name, text in here.items():
+                place = place.replace(f"{{{name}}}", text)
+            clips[clip].append(run)
+            if not (place and os.path.exists(place)) and os.path.abspath(place) not in planned:
+                what = f"'{place}', which does not exist" if place else "not set"
+                absent[f"{kind.place(pair[0])} is {what}: give a trained run"].append(run)
+    return [Lack(its, sentence) for sentence, its in absent.items()], clips
+
+
+def _weights(
+    runs: list[Run], needed: dict[str, list[Run]], settings: Settings, fetch: bool
+) -> Iterator[Lack]:
+    from trainers.prompting.backbones import check_weights
+    from trainers.prompting.method import METHODS
+
+    for run in runs:
+        if run.trainer in METHODS and not settings.features_of(run):
+            name = str(settings.asked(run).get("MODEL.BACKBONE.NAME", ""))
+            needed.setdefault(name, []).append(run)
+    for name, its in needed.items():
+        try:
+            check_weights(name, fetch)
+        except UserError as error:
+            yield Lack(its, str(error))
+
+
+def _data(runs: list[Run], settings: Settings) -> Iterator[Lack]:
+    from dassl.data.datasets import DATASET_REGISTRY
+
+    import datasets  # noqa: F401 (registers them)
+
+    needed: dict[str, list[Run]] = defaultdict(list)
+    on_images = [run for run in runs if not settings.features_of(run)]
+    for run in on_images:
+        needed[run.dataset].append(run)
+    others = literal(read_pairs(settings.opts).get("TEST.OOD", "[]"))
+    for name in _files(others) if isinstance(others, list) else ():
+        needed[name] = on_images
+    absent: dict[str, dict[str, list[Run]]] = defaultdict(dict)
+    for dataset, its in needed.items():
+        root, registered = settings.root_of_set(dataset), dataset_name(dataset)
+        if not its or registered not in DATASET_REGISTRY.registered_names():
+            continue
+        kind = DATASET_REGISTRY.get(registered)
+        if not hasattr(kind, "locate") or getattr(kind, "embedded", False):
+            continue
+        public = getattr(kind, "expected", None) is not None
+        try:
+            there = (_located(kind, root) / kind.image_dir).is_dir() or not public
+        except UserError as error:
+            there = False
+            if not public:
+                yield Lack(its, str(error))
+        if public and not there:
+            absent[root or ""][dataset] = its
+    for root, sets in absent.items():
+        where = f"'{root}'" if root else "the working folder (there is no --root)"
+        words = ["download", *in_groups(sets), "--root", root or "DATA"]
+        yield Lack(
+            set().union(*sets.values()),
+            f"{' '.join(sets)} not in {where}: `python -m benchmark {shlex.join(words)}` gets "
+            "them, or says how",
+        )
+
+
+def _located(kind, root: str | None) -> Path:
+    cfg = SimpleNamespace(DATASET=SimpleNamespace(ROOT=root or ""))
+    with redirect_stdout(StringIO()):
+        return Path(kind.locate(kind.__new__(kind), cfg))
+
+
+def _files(names: list) -> list[str]:
+    """Return data sets, given by DATASET.NAME, by the names of their config files."""
+    files = [path.stem for path in sorted((CONFIGS / "datasets").glob("*.yaml"))]
+    return [file for file in files if dataset_name(file) in names]
+
+
+def _disk(runs: list[Run]) -> Iterator[Lack]:
+    if not runs:
+        return
+    folder = runs[0].folder
+    while not folder.exists():
+        folder = folder.parent
+    if not os.access(folder, os.W_OK):
+        yield Lack(runs, f"'{folder}' cannot be written: choose another --output")
+        return
+    free, need = shutil.disk_usage(folder).free, LEAST * len(runs)
+    if free < need:
+        yield Lack(
+            runs,
+            f"'{folder}' has {free / 2**20:.1f} MiB free, and at least {need / 2**20:.1f} are "
+            "needed: make room, or choose another --output",
+        )
