@@ -21,8 +21,8 @@ class ImageFeatures(NamedTuple):
     features (of all positions but CLS and tokens that entered), or None. Both are L2-normalised.
 
     Some methods ask for outputs of the last block after `ln_post`, before the projection to D:
-    states: (B, M, 1 + n, W) of the first 1 + n positions; values: (B, M, P, W) of the patches, each
-    attending only to itself (a ResNet has D for W), or by V-V attention.
+    states: (B, M, 1 + n, W) of the first 1 + n positions (of a ResNet 1); values: (B, M, P, W) of
+    the patches, each attending only to itself (a ResNet has D for W), or by V-V attention.
 
     untouched: (B, 1, D) z without additions, while gradients are on. raw: (B, M, D) z before it is
     normalised. These and z are float32, the others as the encoder computes (half with PREC fp16).
@@ -105,7 +105,8 @@ class ImageEncoder(nn.Module):
     Args:
         visual: the `visual` module of a CLIP (see `backbones`); its modules are used, not copied.
         patches: True to compute the token-level features r.
-        states: n, to return the last states of the first 1 + n positions.
+        states: n, to return the last states of the first 1 + n positions; of a ResNet only 0, what
+            its attention pool projects. None for no states.
         values: True to return the patches by the value path of the last block.
         vv: `clean` or `released` to return in their place the patches of a path next to all blocks,
             to which each adds OutProj(softmax(V V' / sqrt d) V), V its values; it has no MLP
@@ -114,7 +115,7 @@ class ImageEncoder(nn.Module):
         untouched: True to return z without additions, while gradients are on; not with contexts.
 
     Raises:
-        UserError: states or `vv` are asked of a ResNet, or more than the feature of a closed side.
+        UserError: `vv` or more states are asked of a ResNet, or more than a closed side's feature.
 
     Examples:
         >>> from trainers.prompting import load_clip
@@ -130,7 +131,7 @@ class ImageEncoder(nn.Module):
         self,
         visual: Any,
         patches: bool = False,
-        states: int = 0,
+        states: int | None = None,
         values: bool = False,
         untouched: bool = False,
         vv: str = "",
@@ -146,9 +147,9 @@ class ImageEncoder(nn.Module):
             raise ClosedSide("image", self.more)
         self.shape: ClassToken = getattr(visual, "shape", CLASS_TOKEN)
         need(
-            self.shape.first or not states,
-            "The method reads tokens next to the class token, which images of this backbone do not "
-            "have: choose another method or backbone",
+            self.shape.first or states is None,
+            "The method reads the class token or tokens next to it, which images of this "
+            "backbone do not have: choose another method or backbone",
         )
         need(
             self.is_vit or not (states or vv),
@@ -167,7 +168,7 @@ class ImageEncoder(nn.Module):
         """A predicate that names outputs which neither rows of features nor a closed side give."""
         if self.patches or self.values or self.vv:
             return "reads patches"
-        return "reads states of the last block" if self.states else ""
+        return "reads states of the last block" if self.states is not None else ""
 
     def train(self, mode: bool = True) -> Self:
         """Stay in eval mode: a BatchNorm would change the frozen encoder."""
@@ -254,12 +255,13 @@ class ImageEncoder(nn.Module):
                 path = path + blocks.run(self._value_attention, recompute, *arguments, added=here)
             if i + 1 < len(layers):
                 x = blocks.run(self._block, recompute, block, x, added=here)
-        places = shape.reads + self.states if shape.reads and not self.patches else x.shape[1]
+        few = shape.reads and not self.patches
+        places = shape.reads + (self.states or 0) if few else x.shape[1]
         patches = slice(start + n, start + n + P) if self.values else None
         x, values = blocks.run(self._last, recompute, block, x, places, patches, added=here)
         x = x.unflatten(0, (B, M))
         post, values = here.norms.get("post") or v.ln_post, values if path is None else path
-        states = post(x[:, :, : 1 + self.states]) if self.states else None
+        states = None if self.states is None else post(x[:, :, : 1 + self.states])
         if values is not None:
             values = post(values.unflatten(0, (B, M)))
         with no_autocast(x.device.type):  # it would round
@@ -317,7 +319,7 @@ class ImageEncoder(nn.Module):
 
     def _resnet(self, images: Tensor) -> ImageFeatures:
         """Return a ResNet's features, global and local: the attention pool's at each position."""
-        if not (self.patches or self.values):
+        if not self.more:
             raw = self.visual(images)[:, None]
             return ImageFeatures(F.normalize(raw, dim=-1).float(), None, raw=raw.float())
         pool = self.visual.attnpool
@@ -340,7 +342,9 @@ class ImageEncoder(nn.Module):
             for layer in (pool.q_proj, pool.k_proj, pool.v_proj)
         )
         x = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        states = None if self.states is None else x[:, None, :1]
         raw = pool.c_proj(x)[:, None]  # one view, no prompts
         x = F.normalize(raw, dim=-1)
         r = x[:, :, 1:] if self.patches else None
-        return ImageFeatures(x[:, :, 0].float(), r, None, values, raw=raw[:, :, 0].clone().float())
+        z, raw = x[:, :, 0].float(), raw[:, :, 0].clone().float()
+        return ImageFeatures(z, r, states, values, raw=raw)
