@@ -217,6 +217,8 @@ def merge(cfg, keys: Mapping[str, object], source: str) -> None:
         default = parent[name]
         if isinstance(default, float) and isinstance(value, (int, str)):
             value = _as_float(value)
+        if isinstance(default, str) and isinstance(_as_float(value), float):
+            value = repr(str(value))  # a word that is a number, such as a folder `2024`
         if name == "CTX_INIT":  # words, or a list with words for each prompt
             parent[name] = None  # yacs lets any type replace None
         try:
@@ -253,9 +255,9 @@ def find(cfg, key: str, source: str) -> tuple:
     return parent, path[-1]
 
 
-def _as_float(value: int | str) -> object:
+def _as_float(value: object) -> object:
     """Convert numbers (`1`) and `nan` or `inf`, which are not Python literals; keep the rest."""
-    if isinstance(value, bool):
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         return value
     try:
         return float(value)
