@@ -133,6 +133,7 @@ BASE2NEW = {
     "TwoSFS": (32, 0.0002, 4800),
     "LoCoOp": (32, 0.002, 50),
     "PLOTPP": (32, 0.002, 100),
+    "ProLIP": (32, 0.00001, 300),
 }
 TRAINERS = {"coprompt": "CoPrompt"}  # files that are not in a folder of their method
 

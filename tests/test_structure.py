@@ -107,8 +107,8 @@ PACKAGES = {
     "plugins": "errors method methods storage",
     "running": "backbones encoders errors",
     "step": "method running",
-    "trainer": "backbones contract dassl_parts embedded encoders errors method methods node record "
-    "running step storage teacher",
+    "trainer": "backbones capabilities contract dassl_parts embedded encoders errors method "
+    "methods node record running step storage teacher",
     "use": "backbones contract dassl_parts dataset_keys encoders errors method plugins prompts "
     "running storage teacher trainer",
 }

@@ -102,7 +102,7 @@ class Model:
         if self.method.support_passes:
             labels = torch.arange(case.classes).repeat(SHOTS)
             self.method.make_room(len(labels))
-            features = torch.randn(1, len(labels), self.method.width)
+            features = torch.randn(1, len(labels), self.method.row_width)
             self.method.take_support(features, labels)
         self.precision = Precision(case.precision, torch.device(case.device))
         self.place(clip_model)
@@ -111,7 +111,7 @@ class Model:
         self.labels = (torch.arange(case.batch) % case.classes).to(case.device)
         if case.training:
             if self.method.trains_on_support:
-                self.images = torch.randn(case.batch, self.method.width).to(case.device)
+                self.images = torch.randn(case.batch, self.method.row_width).to(case.device)
             trained = self.method.learned().values()
             self.optim = torch.optim.SGD(trained, lr=1e-5, momentum=0.9)
 

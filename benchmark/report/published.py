@@ -8,8 +8,8 @@ the source says so. An average that is not printed follows from the data sets if
 misprint among them it is one.
 
 Base-to-new numbers are missing where no table could be read. Of 2SFS, AnchorOPT, DiscoVL, HiCroPL,
-HPT, HPT++, LLaMP, ProDA and TAP there is only the average, of LwEIB only its H; DeKg, GalLoP,
-LoCoOp, MMRL++, ProMetaR, ProVP, QNet and TAC are missing entirely.
+HPT, HPT++, LLaMP, ProDA, ProLIP and TAP there is only the average, of LwEIB only its H; DeKg,
+GalLoP, LoCoOp, MMRL++, ProMetaR, ProVP, QNet and TAC are missing entirely.
 """
 
 import csv

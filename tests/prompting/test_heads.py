@@ -242,6 +242,10 @@ BAD = [
     ("LPPlusPlus", "FORM", "paper", "FORM is 'paper' but must be one of released, cleared"),
     ("LPPlusPlus", "TRAIN_EPOCH", 0, "TRAIN_EPOCH is 0: at least 1 is needed"),
     ("CLAP", "REPETITIONS", 0, "REPETITIONS is 0: at least 1 is needed"),
+    ("ProLIP", "LAMBDA", "1/M", r"LAMBDA is '1/M' but must be one of 1/N, 1/N\^2, a number"),
+    ("ProLIP", "LAMBDA", "-1", "LAMBDA is -1.0 but must be 0 or more"),
+    ("ProLIP", "AUG_VIEWS", 0, "AUG_VIEWS is 0: at least 1 is needed"),
+    ("ProLIP", "SIDE", "both", "SIDE is 'both' but must be one of visual, text"),
     ("GalLoP", "TOPK", 5, "TOPK is 5 but must be a list of whole numbers, such as"),
     ("MMRL", "REP_LAYERS", [1.5], "but must be a list of whole numbers"),
     ("MMRL", "REP_LAYERS", ["a"], "REP_LAYERS is .* but must be a list of whole numbers"),
@@ -318,6 +322,7 @@ def test_adapters_and_supports_that_do_not_fit(tiny_clip):
         ("CLAP", ["TRAINER.ADAPTER.INIT", "RANDOM", "TRAINER.ADAPTER.CONSTRAINT", "none"]),
         ("LinearProbe", []),
         ("LPPlusPlus", []),
+        ("ProLIP", ["TRAINER.PROLIP.AUG_VIEWS", "2"]),
     ],
 )
 def test_an_evaluation_repeats_the_result_of_the_run(tmp_path, name, keys):

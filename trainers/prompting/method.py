@@ -136,6 +136,7 @@ class Method(PublicFiles, nn.Module):
         text_encoder, image_encoder: CLIP's encoders, frozen, for the sentences of this method.
         num_classes: K.
         width: D, of the features.
+        row_width: of the rows of `clip_features`; D, unless the method reads something else.
         widths: of the encoders, `text` and `image`, if they have blocks.
         mean, std: of the normalisation of images, for each channel.
         logit_scale: (), float32, CLIP's 1 / tau.
@@ -212,6 +213,7 @@ class Method(PublicFiles, nn.Module):
         clip_model.requires_grad_(False)
         self.settings, self.num_classes = settings, len(classnames)
         self.width, self.widths = features_width(clip_model), widths(clip_model)
+        self.row_width = self.width
         self.mean, self.std = family_of(clip_model)[1:3]
         self.text_encoder, self.image_encoder = self.encoders(clip_model, classnames, dataset)
         scale, bias = clip_model.logit_scale.detach().exp(), getattr(clip_model, "logit_bias", None)
@@ -505,7 +507,7 @@ class Method(PublicFiles, nn.Module):
         Raises:
             ValueError: as `output`.
         """
-        if images.shape[1:] == (self.width,):
+        if images.shape[1:] == (self.row_width,):
             return images.float()
         self.image_encoder.check(images)
         return self.image_encoder(images).raw[:, 0].float()  # type: ignore[index]

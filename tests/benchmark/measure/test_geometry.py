@@ -61,7 +61,7 @@ def test_every_method_works_where_all_widths_differ(uneven_clip, method):
     built = build_method(method, node, uneven_clip, NAMES)
     if built.support_passes:
         built.make_room(3)
-        built.take_support(torch.randn(1, 3, built.width), torch.arange(3))
+        built.take_support(torch.randn(1, 3, built.row_width), torch.arange(3))
     model = built.train()
     images = torch.randn(2, 3, 32, 32)
     own = model.public_parameters()

@@ -35,7 +35,7 @@ MEGAFLOP = {
     "MaPLe": 1656.1, "MultiModalAdapter": 1246.3, "MMP": 7116.4, "MMRL": 1641.6, "PLOT": 2330.9,
     "ProGrad": 1251.9, "PromptSRC": 2325.6, "TCP": 980.1, "TipAdapterF": 625.5, "UPT": 1789.7,
     "VPT": 1500.2, "LNOnly": 1611.5, "TwoSFS": 1611.5, "TaskRes": 625.5, "LoCoOp": 1079.6,
-    "PLOTPP": 6598.5, "SOTGLP": 3914.9, "MMRLpp": 1663.3,
+    "PLOTPP": 6598.5, "SOTGLP": 3914.9, "MMRLpp": 1663.3, "ProLIP": 0.0691,
 }  # fmt: skip
 SMALL = ["--classes", "5", "--batch", "1", "--eval-batch", "2", "--repeats", "1", "--threads", "1"]
 

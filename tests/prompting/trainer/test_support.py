@@ -135,7 +135,7 @@ def test_a_run_with_support(tmp_path, kind, capsys):
     assert "has parameters for each class of its training" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["CLAP", "TipAdapter", "TipAdapterF"])
+@pytest.mark.parametrize("name", ["CLAP", "ProLIP", "TipAdapter", "TipAdapterF"])
 def test_our_methods_with_support(tmp_path, name, capsys):
     """The memory of a step is estimated before the support is given."""
     assert tiny.run(tmp_path, name, tmp_path / name, 1) == 0, capsys.readouterr().err
@@ -158,7 +158,7 @@ def test_validation_images_are_seen_after_the_last_step(tmp_path, kind, capsys):
     search = ["TRAINER.PROTO.SEARCH", "True"]
     assert tiny.run(tmp_path, "Prototypes", extra=search) == 2
     assert (
-        "has none besides its test images: switch its search off (SEARCH_HP False)"
+        "has none besides its test images: switch its search off (SEARCH False)"
         in capsys.readouterr().err
     )
     halves = [*search, "DATASET.NAME", "ImageFolder", "DATASET.NUM_SHOTS", "2"]

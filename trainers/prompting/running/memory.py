@@ -148,7 +148,7 @@ def step_bytes(
     Two images suffice for an upper bound, which is returned if it is at most `enough`.
     """
     size = method.image_encoder.visual.input_resolution
-    shape = (method.width,) if features else (3, size, size)
+    shape = (method.row_width,) if features else (3, size, size)
 
     def of(count: int) -> int:  # one image would be too few for a BatchNorm
         images = torch.zeros(min(count, batch), *shape, device=precision.device)

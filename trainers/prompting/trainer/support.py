@@ -4,15 +4,16 @@ Letters: n training images, each seen P times under other augmentations; D width
 """
 
 import random
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import copy
 from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Subset
 
+from ..capabilities.one_view import OneView
 from ..errors import UserError
 from ..method import Method
 from ..running.memory import GIB, memory_budget
@@ -70,16 +71,17 @@ def take_support(trainer: Any, anew: bool) -> None:
             the data set has only test images.
     """
     method, cfg = trainer.method, trainer.cfg
+    key = "SEARCH_HP" if "SEARCH_HP" in method.defaults else "SEARCH"
     if method.searches and trainer.validation is None:
         raise UserError(
             f"{type(method).__name__} chooses settings on validation images, but "
             f"{cfg.DATASET.NAME} has none besides its test images: switch its search off "
-            "(SEARCH_HP False)"
+            f"({key} False)"
         )
     if method.searches and cfg.TEST.FINAL_MODEL == "best_val":
         raise UserError(
             f"{type(method).__name__} chooses settings after the last epoch: set TEST.FINAL_MODEL "
-            "last_step, or switch its search off (SEARCH_HP False)"
+            f"last_step, or switch its search off ({key} False)"
         )
     passes = method.support_passes
     if not passes or not (anew or method.trains_on_support):
@@ -87,16 +89,22 @@ def take_support(trainer: Any, anew: bool) -> None:
     loader = trainer.dm.train_loader_x
     images = copy(loader.dataset)
     images.k_tfm = 1  # one view
-    check_room(method, len(images), memory_budget(cfg.TRAINER.MEMORY_BUDGET, trainer.device))
-    seen = DataLoader(
-        Passes(images, passes, max(cfg.SEED, 0)),
-        batch_size=cfg.DATALOADER.TEST.BATCH_SIZE,
-        num_workers=loader.num_workers,
-        multiprocessing_context=loader.multiprocessing_context,
-        pin_memory=loader.pin_memory,
-        generator=torch.Generator(),  # takes nothing from the run's random numbers
-    )
-    features, labels = encode(method, _of_loader(seen), trainer.precision)
+    by_view = isinstance(method, OneView)
+    if not by_view or method.searches:
+        check_room(method, len(images), memory_budget(cfg.TRAINER.MEMORY_BUDGET, trainer.device))
+    seen = Passes(images, passes, max(cfg.SEED, 0))
+    how = {
+        "batch_size": cfg.DATALOADER.TEST.BATCH_SIZE,
+        "num_workers": loader.num_workers,
+        "multiprocessing_context": loader.multiprocessing_context,
+        "pin_memory": loader.pin_memory,
+    }
+    if by_view:
+        views = Encoded(method, seen, trainer.precision, how)
+        method.take_views(views, views.labels)
+        trainer.train_loader_x = ViewOfEpoch(views, trainer)
+        return
+    features, labels = encode(method, _of_loader(_loader(seen, how)), trainer.precision)
     print(f"Support: features of {len(images):,} training images, each seen {passes} times")
     if anew:
         _give(method, features, labels, passes)
@@ -111,6 +119,54 @@ def take_validation(trainer: Any) -> None:
     method = trainer.method
     if method.searches:
         method.take_validation(*encode(method, _of_loader(trainer.validation), trainer.precision))
+
+
+class Encoded:
+    """The views of the training images as features (n, D), each encoded when it is read.
+
+    Args:
+        method: that reads them; views are kept if it searches.
+        seen: the images in all views.
+        precision: of the run.
+        how: arguments of a DataLoader.
+
+    Attributes:
+        labels: (n,).
+    """
+
+    def __init__(self, method: Method, seen: Passes, precision: Precision, how: dict[str, Any]):
+        self.method, self.seen, self.precision, self.how = method, seen, precision, how
+        labels = [item.label for item in seen.images.data_source]
+        self.labels = torch.tensor(labels, device=precision.device)
+        self.kept: dict[int, torch.Tensor] = {}
+
+    def __len__(self) -> int:
+        return len(self.seen) // len(self.labels)
+
+    def __getitem__(self, view: int) -> torch.Tensor:
+        """Return a view, from 0."""
+        if view in self.kept:
+            return self.kept[view]
+        n = len(self.labels)
+        loader = _loader(Subset(self.seen, range(view * n, view * n + n)), self.how)
+        features, _ = encode(self.method, _of_loader(loader), self.precision)
+        if self.method.searches:
+            self.kept[view] = features
+        return features
+
+
+class ViewOfEpoch:
+    """A loader of one batch, all training images in the view of the trainer's epoch."""
+
+    def __init__(self, views: Encoded, trainer: Any):
+        self.views, self.trainer = views, trainer
+
+    def __len__(self) -> int:
+        return 1
+
+    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
+        view = (self.trainer.epoch + 1) % len(self.views)
+        yield {"img": self.views[view], "label": self.views.labels}
 
 
 class Rows:
@@ -149,7 +205,7 @@ def check_room(method: Method, n: int, budget: int) -> None:
         UserError: it does not; the message says how much it needs.
     """
     passes = method.support_passes
-    needed = 4 * passes * n * method.width
+    needed = 4 * passes * n * method.row_width
     if needed > budget:
         raise UserError(
             f"{type(method).__name__} keeps features of {n:,} training images, each seen {passes} "
@@ -176,6 +232,11 @@ def encode(
     return torch.cat(features), torch.cat(labels)
 
 
+def _loader(images: Dataset, how: Mapping[str, Any]) -> DataLoader:
+    # an own generator takes nothing from the run's random numbers
+    return DataLoader(images, generator=torch.Generator(), **how)
+
+
 def _of_loader(loader: Any) -> Batches:
     return ((batch["img"], batch["label"]) for batch in loader)
 
@@ -198,7 +259,7 @@ def given_support(method: Method, support: Mapping[str, torch.Tensor]) -> None:
     Raises:
         UserError: the method takes none, or `support` has other keys, types, shapes or labels.
     """
-    name = type(method).__name__
+    name, W = type(method).__name__, method.row_width
     if not method.support_passes:
         raise UserError(f"{name} takes no support: leave `support` out")
     images, labels = (support.get(key) for key in ("images", "labels"))
@@ -210,13 +271,13 @@ def given_support(method: Method, support: Mapping[str, torch.Tensor]) -> None:
     if images.dim() in (2, 4):
         images = images[None]
     n, K = len(labels), method.num_classes
-    known = images.dim() == 5 or images.shape[2:] == (method.width,)
+    known = images.dim() == 5 or images.shape[2:] == (W,)
     fits = known and labels.shape == images.shape[1:2] and n > 0 < len(images)
     if not fits or labels.is_floating_point():
         raise UserError(
             f"The support of {name} has images {tuple(support['images'].shape)} and labels "
             f"{tuple(labels.shape)} of {labels.dtype}, but must have (n, 3, H, W) or "
-            f"(passes, n, 3, H, W), or features of them (n, {method.width}), and n whole numbers"
+            f"(passes, n, 3, H, W), or features of them (n, {W}), and n whole numbers"
         )
     if not 0 <= int(labels.min()) <= int(labels.max()) < K:
         raise UserError(

@@ -13,6 +13,7 @@ from dassl.utils import save_checkpoint
 from yacs.config import CfgNode
 
 from ..backbones import absolute, load_clip, weights_sha256
+from ..capabilities.one_view import OneView
 from ..contract import check_logits, first_use
 from ..errors import UserError, need
 from ..method import Method
@@ -132,7 +133,7 @@ class PromptTrainer(TrainerX):
         self.detection = Detection(self.cfg, self.dm.dataset)
         if not self.cfg.DATALOADER.TRAIN_X.DROP_LAST:
             self.train_loader_x.batch_sampler.drop_last = False
-        self.epoch_steps = len(self.train_loader_x)
+        self.epoch_steps = 1 if issubclass(self.kind, OneView) else len(self.train_loader_x)
         self.max_epoch = epochs(self.cfg.OPTIM, self.epoch_steps)
 
     @property
@@ -165,7 +166,8 @@ class PromptTrainer(TrainerX):
         self.detection.prepare(self.method, cfg)
 
         images = len(self.train_loader_x.dataset)
-        self.batch_size = min(cfg.DATALOADER.TRAIN_X.BATCH_SIZE, images)
+        all_images = issubclass(kind, OneView)
+        self.batch_size = images if all_images else min(cfg.DATALOADER.TRAIN_X.BATCH_SIZE, images)
         check_trains(self.method)
         with self.precision.autocast(), first_use(self.method):
             self.alike = note_alike(self.method, classnames, cfg.MODEL.BACKBONE.NAME)
