@@ -27,6 +27,7 @@ from .answers import MEASURES
 from .compare import RESAMPLE, Comparisons
 from .facts import MADE_WITH, made_with
 from .frame import frame
+from .gains import Gains
 from .metrics import Classes, Metrics
 from .render import FORMATS, as_csv, in_style, render
 from .rows import rows
@@ -35,7 +36,7 @@ from .tables import Table, seeds_text, tables
 
 PUBLISHED = ("on", "off", "all")
 
-View = Comparisons | Metrics | Classes  # shown in place of the usual tables
+View = Comparisons | Gains | Metrics | Classes  # shown in place of the usual tables
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "outputs": {
@@ -97,6 +98,11 @@ VIEWS: dict[str, dict[str, Any]] = {
         "help": "show the differences between this method (a name in the tables, such as 'ALIGN, "
         "BETA 0') and every other, paired by test image, with 95%% intervals and p-values",
     },
+    "--gains": {
+        "action": "store_true",
+        "help": "show the gains over zero-shot CLIP: their mean over the data sets, and the worst "
+        "data set, as where one setting is used everywhere, without validation",
+    },
     "--metrics": {
         "action": "store_true",
         "help": "show more metrics: top-5 accuracy, calibration error, likelihood, metrics over "
@@ -156,6 +162,8 @@ def show(args: argparse.Namespace, outputs: list[Path]) -> None:
     view: View | None = None
     if args.compare:
         view = Comparisons(tidy, args.compare, args.resample, args.metric, args.across)
+    elif args.gains:
+        view = Gains(tidy)
     elif args.metrics or args.classes:
         view = Metrics(tidy) if args.metrics else Classes(tidy)
     if args.plots:
@@ -322,10 +330,10 @@ def keep_table(protocol: Protocol, output: Path) -> None:
 
 
 def view_figures(view: View | None) -> dict:
-    """Return the figures that belong to a view; none of comparisons."""
+    """Return the figures that belong to a view; none of comparisons and gains."""
     from . import pictures
 
-    if view is None or isinstance(view, Comparisons):
+    if not isinstance(view, Metrics | Classes):
         return {}
     return pictures.figures(view.tests, view.picture)
 

@@ -1,0 +1,153 @@
+"""Gains over zero-shot CLIP on each data set: their mean, and the worst one."""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from trainers.prompting.errors import UserError
+
+from ..protocols.base import Protocol, shots_text
+from .frame import each_row
+from .measured import averages_title, place_of
+from .names import dataset_title
+from .published import marked, meaning
+from .rows import count_text, rows
+from .tables import Cell, Table, first_head, h_note, protocol_of
+
+ZERO_SHOT = "ZeroshotCLIP"
+NOTE = (
+    "Means over the data sets, and gains over zero-shot CLIP in points: of the mean, the worst one "
+    "and that of each data set."
+)
+WITHOUT = "no finished run of ZeroshotCLIP: add it to --trainers"
+ONE_SET = "only one data set: the worst of several is shown"
+
+
+class Gain(NamedTuple):
+    """A line of a table: rows of the method's average and of its data sets, and its gains."""
+
+    average: Any
+    rows: dict[str, Any]
+    gains: dict[str, float]
+
+    @property
+    def worst(self) -> str:
+        """The data set with the least gain, the first of several."""
+        return min(self.gains, key=lambda name: round(self.gains[name], 2))
+
+
+class Group(NamedTuple):
+    """A table: the average of zero-shot CLIP, the data sets, and the lines."""
+
+    zero: Any
+    datasets: list[str]
+    lines: list[Gain]
+
+
+class Gains:
+    """Tables with a line for each method, for the protocol of one setting without validation.
+
+    Args:
+        tidy: a data frame as `frame` makes it, of any protocols.
+
+    Raises:
+        UserError: there is no zero-shot CLIP, or there is one data set.
+    """
+
+    def __init__(self, tidy: pd.DataFrame):
+        cells = rows(tidy, beside_published=False)
+        cells = cells[(cells["dataset"] != cells["source"]) & cells["mean"].notna()]
+        self.groups: list[Group] = []
+        self.problems: dict[Protocol, list[str]] = {}
+        clips = cells["backbones"].map(sorted).map(" ".join)
+        for _, members in cells.groupby(["group", "column", clips], sort=False):
+            self._add(list(each_row(members)))
+        if not self.groups:
+            why = [sentence for of in self.problems.values() for sentence in of]
+            raise UserError(f"--gains has nothing to show: {(why or [WITHOUT])[0]}")
+
+    def _add(self, cells: list[Any]) -> None:
+        """Add the tables of a protocol and column, one for each number of shots."""
+        protocol, column = protocol_of(cells[0]), cells[0].column
+        by_name: dict[tuple[int, str], dict[str, Any]] = {}
+        for cell in sorted(cells, key=lambda cell: cell.rank):
+            of = by_name.setdefault((cell.shots, cell.name), {})
+            of["" if cell.average else cell.dataset] = cell
+        zeros = [of for of in by_name.values() if next(iter(of.values())).trainer == ZERO_SHOT]
+        zero = {name: cell for name, cell in zeros[0].items() if name} if zeros else {}
+        if len(zero) < 2:
+            where = f"{protocol.title}, {protocol.columns[column]}"
+            why = ONE_SET if zero else WITHOUT
+            self.problems.setdefault(protocol, []).append(f"{where}: {why}")
+            return
+        for shots in sorted({shots for shots, _ in by_name}):
+            lines = []
+            for (own_shots, _), of in by_name.items():
+                mine = {name: of[name] for name in zero if name in of}
+                if own_shots == shots and of not in zeros and mine:
+                    gains = {name: row.mean - zero[name].mean for name, row in mine.items()}
+                    lines.append(Gain(of.get(""), mine, gains))
+            if lines:
+                self.groups.append(Group(zeros[0].get(""), list(zero), lines))
+
+    def tables(self) -> dict[Protocol, list[Table]]:
+        """Return the tables of each protocol."""
+        found: dict[Protocol, list[Table]] = {}
+        for group in self.groups:
+            protocol = protocol_of(group.zero)
+            problems = [] if protocol in found else self.problems.get(protocol, [])
+            found.setdefault(protocol, []).append(_table(group, problems))
+        return found
+
+    def records(self) -> list[dict]:
+        """Return the cells of the tables as plain numbers, one for each method and data set."""
+        return [record for group in self.groups for record in _records(group)]
+
+
+def _table(group: Group, problems: list[str]) -> Table:
+    zero, protocol = group.zero, protocol_of(group.zero)
+    first = next(iter(group.lines[0].rows.values()))
+    title = [averages_title(zero, len(group.datasets), ""), shots_text(first.shots)]
+    if len(protocol.columns) > 1:
+        title.append(protocol.columns[zero.column])
+    head = [first_head(protocol), "Average", "Gain", "Worst gain", "on"]
+    head += [dataset_title(name) for name in group.datasets]
+    lines = [[Cell(zero.name), _average(zero), *[Cell("-")] * (len(head) - 2)]]
+    marks = set()
+    for line in group.lines:
+        row, whole = next(iter(line.rows.values())), len(line.gains) == len(group.datasets)
+        complete = line.average is not None and line.average.complete and zero.complete
+        gain = line.average.mean - zero.mean if complete else None
+        marks.update(row.beyond)
+        lines.append([
+            Cell(marked(row.name, row.beyond)),
+            _average(line.average),
+            _points(gain),
+            _points(line.gains[line.worst], whole),
+            Cell(dataset_title(line.worst)),
+            *(_points(line.gains.get(name)) for name in group.datasets),
+        ])  # fmt: skip
+    caption = [NOTE, *(h_note(protocol) if zero.column == "h" else []), *meaning(marks)]
+    return Table(f"{', '.join(title)}: gains over zero-shot CLIP", head, lines, caption, problems)
+
+
+def _average(row: Any) -> Cell:
+    if row is None:
+        return Cell("-")
+    text = f"{row.mean:.2f}{count_text(row)}"
+    return Cell(text, row.mean if row.complete else None)
+
+
+def _points(gain: float | None, compared: bool = True) -> Cell:
+    """Return a cell with a gain."""
+    if gain is None:
+        return Cell("-")
+    return Cell(f"{round(gain, 2) + 0.0:+.2f}", gain if compared else None)
+
+
+def _records(group: Group) -> Iterator[dict]:
+    for line in group.lines:
+        for name, row in line.rows.items():
+            numbers = {"accuracy": row.mean, "gain": line.gains[name], "worst": name == line.worst}
+            yield place_of(row, row.shots, row.column) | {"method": row.name} | numbers
