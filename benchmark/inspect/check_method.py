@@ -28,6 +28,7 @@ SHORT: dict[str, Any] = {
     "OPTIM.WARMUP_EPOCH": 0,
     "TEST.NO_TEST": True,
 }
+BY_EPOCH = {"OPTIM.STEPS": 0, "OPTIM.MAX_EPOCH": 2}  # at least as many steps
 NOTES = ("No gradient reaches", "No gradient comes from")  # what a run prints about its first step
 
 
@@ -50,9 +51,18 @@ class Skipped(Exception):
     """Says why a check does not concern a method."""
 
 
+def short(name: str) -> dict[str, Any]:
+    """Return the settings of a short training; a method that plans its steps counts epochs."""
+    from trainers.prompting.capabilities.planned import Planned
+    from trainers.prompting.method import METHODS, Method
+
+    return SHORT | (BY_EPOCH if issubclass(METHODS.get(name, Method), Planned) else {})
+
+
 def keys_of(file: Path, name: str, output: str, pairs: dict[str, str]) -> list[tuple[str, dict]]:
     """Return the settings of a short training, as `build_cfg` takes them."""
-    own = SHORT | {"TRAINER.NAME": name, "OUTPUT_DIR": output, "SEED": 1, "DATASET.NAME": "Emoji"}
+    of_run = {"TRAINER.NAME": name, "OUTPUT_DIR": output, "SEED": 1, "DATASET.NAME": "Emoji"}
+    own = short(name) | of_run
     return [(f"'{file}'", read_keys(file)), ("check-method", own), ("the command line", pairs)]
 
 
@@ -276,6 +286,8 @@ def lines(
 
 def main(argv: list[str]) -> int:
     """Run `python -m benchmark check-method`; return 1 if something is wrong."""
+    from trainers.prompting.plugins import load_plugins
+
     parser = Parser(prog="python -m benchmark check-method", description=__doc__)
     parser.add_argument("name", metavar="METHOD", help="the name of its class")
     add_plugin(parser)
@@ -290,6 +302,7 @@ def main(argv: list[str]) -> int:
     args = parser.parse_intermixed_args(argv)
     file = TrainerConfigs(args.config_file, tuple(args.plugin)).find(RULES, args.name, "emoji", 1)
     pairs, wrong = read_pairs(args.opts), 0
+    load_plugins(args.plugin)
 
     def processes(run: Run) -> Sequence[Check]:
         if args.quick or not run.trainer.num_trained:
@@ -297,7 +310,7 @@ def main(argv: list[str]) -> int:
         flags = ["--trainer", args.name, "--seed", "1", "--config-file", str(file.absolute())]
         flags += ["--dataset-config-file", str(CONFIGS / "datasets" / "emoji.yaml")]
         flags += [word for name in run.trainer.cfg.TRAINER.PLUGINS for word in ("--plugin", name)]
-        flags += [str(word) for pair in (SHORT | pairs).items() for word in pair]
+        flags += [str(word) for pair in (short(args.name) | pairs).items() for word in pair]
         place = run.method.place("PREC")
         trainings = Trainings(flags, Path(folder, "processes"), place, STEPS)
         last.callback(trainings.close)

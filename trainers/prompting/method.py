@@ -53,11 +53,13 @@ class Output(NamedTuple):
 class Batch(NamedTuple):
     """A batch of a training step: views of the same B images, each (B, 3, H, W); labels (B,).
 
-    Unlabelled images have labels (0,).
+    Unlabelled images have labels (0,). index (B,) are rows of the training set; None in notebooks,
+    and where steps take the features of the support.
     """
 
     views: list[torch.Tensor]
     labels: torch.Tensor
+    index: torch.Tensor | None = None  # type: ignore[assignment]
 
     @property
     def images(self) -> torch.Tensor:
@@ -438,8 +440,10 @@ class Method(PublicFiles, nn.Module):
         batch = self.batch(images, labels)
         return self.terms(self.output(batch.images), batch)
 
-    def batch(self, images: Images, labels: torch.Tensor) -> Batch:
-        """Return images and labels of a loader as a `Batch`.
+    def batch(
+        self, images: Images, labels: torch.Tensor, index: torch.Tensor | None = None
+    ) -> Batch:
+        """Return images, labels and rows of a loader as a `Batch`.
 
         Raises:
             UserError: there are fewer views than the method needs.
@@ -450,7 +454,7 @@ class Method(PublicFiles, nn.Module):
                 f"{type(self).__name__} learns from {self.views} views of an image but gets "
                 f"{len(views)}: set DATALOADER.K_TRANSFORMS {self.views}"
             )
-        return Batch(views, labels)
+        return Batch(views, labels, index)
 
     def terms(self, output: Output, batch: Batch) -> dict[str, torch.Tensor]:
         """Return the same as `losses` for an output that has been computed.

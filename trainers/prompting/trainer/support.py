@@ -4,9 +4,10 @@ Letters: n training images, each seen P times under other augmentations; D width
 """
 
 import random
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -24,15 +25,20 @@ Batches = Iterable[tuple[torch.Tensor, torch.Tensor]]  # images (B, 3, H, W) and
 
 
 class Passes(Dataset):
-    """The images of a data set, repeated P times in order, with a fixed seed per augmentation.
+    """Images of a data set in a given order, with a fixed seed per augmentation.
 
-    So augmentations depend only on the seed of the run, and draw nothing from its random numbers.
+    So augmentations depend only on the seed, and draw nothing from the run's random numbers.
+
+    Args:
+        images: the data set.
+        rows: the row of each item; an image may be there several times.
+        seed: from which those of the augmentations are drawn.
     """
 
-    def __init__(self, images: Any, passes: int, seed: int):
+    def __init__(self, images: Any, rows: Sequence[int], seed: int):
         generator = torch.Generator().manual_seed(seed)
-        self.images = images
-        self.seeds = torch.randint(2**32, (passes * len(images),), generator=generator).tolist()
+        self.images, self.rows = images, rows
+        self.seeds = torch.randint(2**32, (len(rows),), generator=generator).tolist()
 
     def __len__(self) -> int:
         return len(self.seeds)
@@ -40,8 +46,28 @@ class Passes(Dataset):
     def __getitem__(self, i: int) -> dict[str, Any]:
         """Return an item of the data set."""
         with seeded(self.seeds[i]):
-            item: dict[str, Any] = self.images[i % len(self.images)]
+            item: dict[str, Any] = self.images[self.rows[i]]
         return item
+
+
+def loader_like(loader: DataLoader, images: Dataset, **how: Any) -> DataLoader:
+    """Return a loader of other images, in order, with the workers of a given one.
+
+    It takes nothing from the run's random numbers.
+
+    Args:
+        loader: of the run.
+        images: of the new loader.
+        how: its batches, as arguments of a `DataLoader`.
+    """
+    return DataLoader(
+        images,
+        num_workers=loader.num_workers,
+        multiprocessing_context=loader.multiprocessing_context,
+        pin_memory=loader.pin_memory,
+        generator=torch.Generator(),
+        **how,
+    )
 
 
 @contextmanager
@@ -92,19 +118,14 @@ def take_support(trainer: Any, anew: bool) -> None:
     by_view = isinstance(method, OneView)
     if not by_view or method.searches:
         check_room(method, len(images), memory_budget(cfg.TRAINER.MEMORY_BUDGET, trainer.device))
-    seen = Passes(images, passes, max(cfg.SEED, 0))
-    how = {
-        "batch_size": cfg.DATALOADER.TEST.BATCH_SIZE,
-        "num_workers": loader.num_workers,
-        "multiprocessing_context": loader.multiprocessing_context,
-        "pin_memory": loader.pin_memory,
-    }
+    seen = Passes(images, [*range(len(images))] * passes, max(cfg.SEED, 0))
+    load = partial(loader_like, loader, batch_size=cfg.DATALOADER.TEST.BATCH_SIZE)
     if by_view:
-        views = Encoded(method, seen, trainer.precision, how)
+        views = Encoded(method, seen, trainer.precision, load)
         method.take_views(views, views.labels)
         trainer.train_loader_x = ViewOfEpoch(views, trainer)
         return
-    features, labels = encode(method, _of_loader(_loader(seen, how)), trainer.precision)
+    features, labels = encode(method, _of_loader(load(seen)), trainer.precision)
     print(f"Support: features of {len(images):,} training images, each seen {passes} times")
     if anew:
         _give(method, features, labels, passes)
@@ -128,14 +149,20 @@ class Encoded:
         method: that reads them; views are kept if it searches.
         seen: the images in all views.
         precision: of the run.
-        how: arguments of a DataLoader.
+        load: makes a loader of images.
 
     Attributes:
         labels: (n,).
     """
 
-    def __init__(self, method: Method, seen: Passes, precision: Precision, how: dict[str, Any]):
-        self.method, self.seen, self.precision, self.how = method, seen, precision, how
+    def __init__(
+        self,
+        method: Method,
+        seen: Passes,
+        precision: Precision,
+        load: Callable[[Dataset], DataLoader],
+    ):
+        self.method, self.seen, self.precision, self.load = method, seen, precision, load
         labels = [item.label for item in seen.images.data_source]
         self.labels = torch.tensor(labels, device=precision.device)
         self.kept: dict[int, torch.Tensor] = {}
@@ -148,7 +175,7 @@ class Encoded:
         if view in self.kept:
             return self.kept[view]
         n = len(self.labels)
-        loader = _loader(Subset(self.seen, range(view * n, view * n + n)), self.how)
+        loader = self.load(Subset(self.seen, range(view * n, view * n + n)))
         features, _ = encode(self.method, _of_loader(loader), self.precision)
         if self.method.searches:
             self.kept[view] = features
@@ -230,11 +257,6 @@ def encode(
         labels.append(label.to(precision.device))
     method.train(training)
     return torch.cat(features), torch.cat(labels)
-
-
-def _loader(images: Dataset, how: Mapping[str, Any]) -> DataLoader:
-    # an own generator takes nothing from the run's random numbers
-    return DataLoader(images, generator=torch.Generator(), **how)
 
 
 def _of_loader(loader: Any) -> Batches:

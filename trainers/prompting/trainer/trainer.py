@@ -14,9 +14,10 @@ from yacs.config import CfgNode
 
 from ..backbones import absolute, load_clip, weights_sha256
 from ..capabilities.one_view import OneView
+from ..capabilities.planned import Planned
 from ..contract import check_logits, first_use
 from ..errors import UserError, need
-from ..method import Method
+from ..method import Batch, Method
 from ..record.results import remove_results, write_results
 from ..running.compiling import compile_blocks
 from ..running.memory import fit, keep_freed_memory
@@ -55,6 +56,7 @@ from .features import build_loaders, check_views
 from .images import check_same_images, check_unseen, images_of
 from .layout import PublicLayout
 from .origin import drawn_for, facts_in, start_of
+from .planned import check_planned, counts, planned_loader
 from .schedule import FirstBatches, check_optim, epochs, steps
 from .settings import as_trained, check_loaded, check_resumed, check_weights, settings_of
 from .stages import Stages
@@ -75,6 +77,7 @@ class PromptTrainer(TrainerX):
         loaded: what the checkpoint that is evaluated says of its training: settings, `drawn`; None
             in a training.
         start: the facts about the training of MODEL.INIT_WEIGHTS, for the record.
+        planned: the number of steps of each epoch so far, of a method that plans them.
         stepped: True after the first training step.
         rebuilt_in: the stage in which the method was last built again from its state; -1 if never.
         repeated: True after the first batch of an evaluation.
@@ -109,7 +112,9 @@ class PromptTrainer(TrainerX):
             make_deterministic()
         cfg = resolved(cfg)
         check_optim(cfg.OPTIM)
+        check_planned(self.kind, cfg.OPTIM)
         check_record(cfg)
+        self.planned: list[int] = []
         super().__init__(cfg)
 
     def build_data_loader(self):
@@ -250,11 +255,22 @@ class PromptTrainer(TrainerX):
 
     def count_steps(self):
         """Return the number of steps before the current epoch, and that of the whole training."""
+        if self.planned:  # the epochs to come are estimated to be as long as the last one
+            left = self.max_epoch - len(self.planned)
+            total = sum(self.planned) + left * self.planned[-1]
+            return sum(self.planned[: self.epoch]), total
         return self.epoch * self.epoch_steps, steps(self.cfg.OPTIM, self.epoch_steps)
 
     def before_epoch(self):
-        """Begin an epoch as Dassl does; with OPTIM.STEPS the last one may have fewer steps."""
+        """Begin an epoch as Dassl does, with the steps that the method plans.
+
+        With OPTIM.STEPS the last one may have fewer steps.
+        """
         super().before_epoch()
+        if isinstance(self.method, Planned):
+            self.train_loader_x = planned_loader(self)
+            self.planned = [*self.planned[: self.epoch], len(self.train_loader_x)]
+            return
         before, total = self.count_steps()
         if total - before < self.epoch_steps:
             self.train_loader_x = FirstBatches(self.train_loader_x, total - before)
@@ -271,8 +287,7 @@ class PromptTrainer(TrainerX):
             self._enter_stage(step)
             with self.precision.autocast():
                 self.method.begin_stage(self.stages.current)
-        views, labels = self.parse_batch_train(batch)
-        batch = self.method.batch(views, labels[:0] if self.kind.unlabelled else labels)
+        batch = self.batch_of(batch)
         with nullcontext() if self.stepped else first_use(self.method):
             output, terms = training_step(self.method, batch, self.optim, self.precision)
         if not self.stepped:
@@ -299,6 +314,13 @@ class PromptTrainer(TrainerX):
         self.optim, self.sched = self.stages.optimizer(step)
         name = self.method.checkpoint
         self._optims[name], self._scheds[name] = self.optim, self.sched
+
+    def batch_of(self, batch) -> Batch:
+        """Return a batch of a loader as the method takes it, on the device of the run."""
+        views, labels = self.parse_batch_train(batch)
+        if (index := batch.get("index")) is not None:
+            index = index.to(self.device, non_blocking=True)
+        return self.method.batch(views, labels[:0] if self.kind.unlabelled else labels, index)
 
     def parse_batch_train(self, batch):
         """Return the views and the labels of a batch, on the device of the run."""
@@ -362,6 +384,7 @@ class PromptTrainer(TrainerX):
             "images": images_of(self.dm.dataset, self.kind.unlabelled, self._earlier_images()),
             "drawn": self.drawn,
             "start": self.start,
+            "planned": self.planned,
             "trainer": type(self.method).__name__,
             "backbone": absolute(self.cfg.MODEL.BACKBONE.NAME),
             "backbone_sha256": weights_sha256(self.cfg.MODEL.BACKBONE.NAME),
@@ -382,6 +405,7 @@ class PromptTrainer(TrainerX):
         """
         of_dassl: dict = getattr(super(), "run_state", dict)()
         wanted = {"optimizer", "scheduler", "method", "scaler", "classnames", "images", *of_dassl}
+        wanted |= {"planned"} if isinstance(self.method, Planned) else set()
         names = self.dm.dataset.classnames
         check_resumed(checkpoint, self.settings, names, folder, wanted, self.method)
         check_same_images(checkpoint, self.dm.dataset, folder)
@@ -405,6 +429,8 @@ class PromptTrainer(TrainerX):
             try:
                 self.method.load_own_state(state.get("method", {}))
                 self.precision.load_scale(state.get("scaler", {}))
+                if isinstance(self.method, Planned):
+                    self.planned = counts(state["planned"], epoch)
             except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
                 what = f"has no state of the method, or of its loss scale ({error})"
                 raise broken_checkpoint(folder, epoch, " ".join(what.split())[:200]) from None

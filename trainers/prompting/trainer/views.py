@@ -20,7 +20,7 @@ from yacs.config import CfgNode
 
 from ..dassl_parts import dassl
 from ..method import Method
-from .support import Passes, seeded
+from .support import Passes, loader_like, seeded
 
 CHAINS, LONGEST = 3, 3  # AugMix: chains of operations that are mixed, operations of a chain
 Finish = Callable[[Image.Image], torch.Tensor]
@@ -96,15 +96,8 @@ def prepared(loader: DataLoader, method: Method, cfg: CfgNode) -> DataLoader:
     order: Any = range(len(images))
     if method.stream:
         order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed)).tolist()
-    return DataLoader(
-        Passes(images, 1, seed),
-        sampler=order,
-        batch_size=loader.batch_size,
-        num_workers=loader.num_workers,
-        multiprocessing_context=loader.multiprocessing_context,
-        pin_memory=loader.pin_memory,
-        generator=torch.Generator(),
-    )
+    drawn = Passes(images, range(len(images)), seed)
+    return loader_like(loader, drawn, sampler=order, batch_size=loader.batch_size)
 
 
 class Views:

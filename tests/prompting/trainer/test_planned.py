@@ -1,0 +1,161 @@
+"""Methods that plan the steps of each epoch."""
+
+import json
+
+import pytest
+import torch
+from tiny import run
+
+from trainers.prompting import Planned, Stage, UserError, register
+from trainers.prompting.method import METHODS
+from trainers.prompting.methods.coop import CoOp
+from trainers.prompting.trainer.planned import checked
+
+STEPS, READ = [], []  # rows and labels of each step; what is read before each epoch
+
+
+class Ordered(Planned, CoOp):
+    """Plans two steps, then leaves an epoch to the loader, then plans three."""
+
+    reads = True
+
+    def plan_epoch(self, epoch, last, batches):
+        assert not self.training and not torch.is_grad_enabled() and last == 3
+        if self.reads:
+            seen = [*batches]
+            assert [len(batch.labels) for batch in seen] == [4] * 4
+            READ.append(torch.cat([batch.images for batch in seen]))
+            assert torch.cat([batch.index for batch in seen]).tolist() == [*range(16)]
+        return {1: [[5, 3], torch.arange(7)], 2: None, 3: [[0], [9, 9], [15]]}[epoch]
+
+    def loss(self, output, batch):
+        STEPS.append((batch.index.tolist(), batch.labels.tolist()))
+        return super().loss(output, batch)
+
+
+@pytest.fixture(autouse=True)
+def registered():
+    STEPS.clear(), READ.clear()
+    register(Ordered)
+    yield
+    METHODS.pop("Ordered", None)
+
+
+def context(folder):
+    path = folder / "prompt_learner" / "model.pth.tar-3"
+    return torch.load(path, weights_only=True)["state_dict"]["ctx"]
+
+
+def record(folder):
+    return json.loads((folder / "results.json").read_text())
+
+
+@pytest.fixture
+def built_in(monkeypatch):
+    """Leave out what is checked of plug-ins, which computes more steps."""
+    monkeypatch.setattr("trainers.prompting.trainer.trainer.is_foreign", lambda kind: False)
+
+
+def test_steps_are_as_planned(tmp_path, capsys, built_in, monkeypatch):
+    assert run(tmp_path, "Ordered", tmp_path / "out", 3) == 0
+    rows = [step for step, _ in STEPS]
+    assert rows[:2] + rows[-3:] == [[5, 3], [*range(7)], [0], [9, 9], [15]]
+    assert len(rows) == 9 and sorted(sum(rows[2:6], [])) == [*range(16)]
+    label = {row: label for step in STEPS for row, label in zip(*step, strict=True)}
+    assert [label[row] for row in range(16)] == [0] * 4 + [1] * 4 + [2] * 4 + [3] * 4
+    said = capsys.readouterr().out
+    assert all(f"epoch [{e}/3] batch [{n}/{n}]" in said for e, n in ((1, 2), (2, 4), (3, 3)))
+    assert record(tmp_path / "out")["train_steps"] == 9
+    assert not torch.equal(READ[0], READ[1]) and READ[0].shape == (16, 3, 32, 32)
+    once = READ[0]
+
+    READ.clear()
+    monkeypatch.setattr(Ordered, "reads", False)  # takes nothing from the run's random numbers
+    assert run(tmp_path, "Ordered", tmp_path / "unread", 3) == 0 and not READ
+    assert torch.equal(context(tmp_path / "unread"), context(tmp_path / "out"))
+
+    READ.clear()
+    monkeypatch.setattr(Ordered, "reads", True)
+    assert run(tmp_path, "Ordered", tmp_path / "slow", 3, extra=["OPTIM.LR", "1e-4"]) == 0
+    assert torch.equal(READ[0], once)  # augmentations depend on the seed and the epoch
+
+
+class Interrupted(Exception):
+    pass
+
+
+def test_a_resumed_run_is_the_same_bit_for_bit(tmp_path, built_in):
+    straight, folder = tmp_path / "straight", tmp_path / "interrupted"
+    assert run(tmp_path, "Ordered", straight, 3) == 0
+    before, steps, read = Ordered.loss, [*STEPS], [*READ]
+
+    def stopped(self, output, batch):
+        if len(STEPS) == 7:  # in the third epoch
+            raise Interrupted
+        return before(self, output, batch)
+
+    STEPS.clear()
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Interrupted):
+        patch.setattr(Ordered, "loss", stopped)
+        run(tmp_path, "Ordered", folder, 3)
+    READ.clear(), STEPS.clear()
+    assert run(tmp_path, "Ordered", folder, 3) == 0
+    assert steps[6:] == STEPS and torch.equal(*READ, read[2])
+    assert torch.equal(context(folder), context(straight))
+    (folder / "results.json").unlink()  # killed after the last checkpoint
+    assert run(tmp_path, "Ordered", folder, 3) == 0
+    assert record(folder)["train_steps"] == record(straight)["train_steps"] == 9
+
+
+def test_a_checkpoint_without_the_numbers_of_steps(tmp_path, capsys, built_in):
+    assert run(tmp_path, "Ordered", tmp_path / "out", 3) == 0
+    path = tmp_path / "out" / "prompt_learner" / "model.pth.tar-3"
+    state = torch.load(path, weights_only=True)
+    del state["planned"]
+    for planned in ({}, {"planned": [2]}, {"planned": [2, 0, 3]}, {"planned": 7}):
+        torch.save(state | planned, path)
+        assert run(tmp_path, "Ordered", tmp_path / "out", 3) == 2
+        said = capsys.readouterr().err
+        assert f"The checkpoint '{path}' " in said and "to train from the start" in said
+
+
+# ------------------------------------------------------------------ mistakes
+
+PLANS = [
+    ([], r"must return at least one step, and rows \(b,\) of each"),
+    ([[1], []], "b at least 1, as whole numbers, but returns"),
+    ([1, 2], r"but returns \[\(\), \(\)\]"),
+    ([[0.5]], "as whole numbers"),
+    ([torch.ones(3, dtype=bool)], "as whole numbers"),
+    ([["a"]], "must return the rows of each step, or None"),
+    (7, "must return the rows of each step, or None"),
+    ([[0, 3]], "returns rows from 0 to 3, but the 3 training images have rows from 0 to 2"),
+    ([[-1]], "returns rows from -1 to -1"),
+]
+
+
+@pytest.mark.parametrize(("plan", "sentence"), PLANS, ids=str)
+def test_plans_that_are_wrong(plan, sentence):
+    with pytest.raises(UserError, match=f"`plan_epoch` of Mine .*{sentence}"):
+        checked(plan, 3, "Mine")
+
+
+@pytest.mark.parametrize("key", ["OPTIM.STEPS 5", "OPTIM.LR_BY_STEP True"])
+def test_nothing_is_counted_in_steps(tmp_path, capsys, key):
+    assert run(tmp_path, "NLPrompt", tmp_path / "out", extra=key.split()) == 2
+    assert capsys.readouterr().err.endswith(
+        "error: NLPrompt plans the steps of each epoch when it begins, so nothing can be counted "
+        "in steps: set OPTIM.MAX_EPOCH, and leave out OPTIM.STEPS and OPTIM.LR_BY_STEP\n"
+    )
+
+
+def two_stages(self):
+    return Stage(share=0.5), Stage(share=0.5)
+
+
+@pytest.mark.parametrize("body", [{"trains_on_support": True}, {"stages": two_stages}], ids=str)
+def test_steps_of_another_kind(tmp_path, capsys, body, monkeypatch):
+    for name, value in body.items():
+        monkeypatch.setattr(Ordered, name, value)
+    assert run(tmp_path, "Ordered", tmp_path / "out") == 2
+    assert "it can neither train in stages nor on the features" in capsys.readouterr().err

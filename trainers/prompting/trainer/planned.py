@@ -1,0 +1,118 @@
+"""The steps of epochs that a method plans (`Planned`): the training set before each, its loader."""
+
+import random
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+from yacs.config import CfgNode
+
+from ..capabilities.planned import Planned
+from ..contract import first_use
+from ..errors import UserError, need
+from ..method import Batch, Method
+from .support import Passes, loader_like
+
+WHOLE = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+
+
+def check_planned(kind: type[Method], optim: CfgNode) -> None:
+    """Refuse what needs to know the number of steps, for a method that plans them.
+
+    Args:
+        kind: the class of the method.
+        optim: the node OPTIM of the run.
+
+    Raises:
+        UserError: OPTIM counts in steps, or the method has stages or steps of another kind.
+    """
+    if not issubclass(kind, Planned):
+        return
+    name = kind.__name__
+    need(
+        not (optim.STEPS or optim.LR_BY_STEP),
+        f"{name} plans the steps of each epoch when it begins, so nothing can be counted in steps: "
+        "set OPTIM.MAX_EPOCH, and leave out OPTIM.STEPS and OPTIM.LR_BY_STEP",
+    )
+    need(
+        kind.stages is Method.stages and not kind.trains_on_support,
+        f"{name} plans the steps of epochs, so it can neither train in stages nor on the features "
+        "of its support: leave out `stages` and `trains_on_support`, or `Planned`",
+    )
+
+
+def planned_loader(trainer: Any) -> Any:
+    """Return the loader of the steps that the method of a `PromptTrainer` plans for its epoch.
+
+    Raises:
+        UserError: the plan has no step, an empty one, or rows that do not exist.
+    """
+    method, epoch = trainer.method, trainer.epoch + 1
+    own = trainer.dm.train_loader_u if method.unlabelled else trainer.dm.train_loader_x
+    rng = random.Random(f"{max(trainer.cfg.SEED, 0)} {epoch}")
+    before, steps = rng.getrandbits(62), rng.getrandbits(62)
+    method.eval()
+    with torch.no_grad(), trainer.precision.autocast(), first_use(method):
+        plan = method.plan_epoch(epoch, trainer.max_epoch, _batches(trainer, own, before))
+    if plan is None:
+        return own
+    rows = checked(plan, len(own.dataset), type(method).__name__)
+    images = Passes(own.dataset, [row for step in rows for row in step], steps)
+    places = torch.arange(len(images)).split([len(step) for step in rows])
+    return loader_like(own, images, batch_sampler=[place.tolist() for place in places])
+
+
+def _batches(trainer: Any, own: Any, seed: int) -> Iterator[Batch]:
+    """Yield the training set in batches; nothing is read before."""
+    images = Passes(own.dataset, range(len(own.dataset)), seed)
+    for batch in loader_like(own, images, batch_size=trainer.batch_size):
+        yield trainer.batch_of(batch)
+
+
+def checked(plan: Iterable[Any], n: int, name: str) -> list[list[int]]:
+    """Return the rows of each step of a plan, as lists.
+
+    Args:
+        plan: as `plan_epoch` returns it.
+        n: number of training images.
+        name: of the method.
+
+    Raises:
+        UserError: see `planned_loader`.
+
+    Examples:
+        >>> checked([torch.tensor([2, 0]), [1]], 3, "CoOp")
+        [[2, 0], [1]]
+    """
+    try:
+        steps = [torch.as_tensor(rows) for rows in plan]
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise UserError(
+            f"`plan_epoch` of {name} must return the rows of each step, or None: {error}"
+        ) from None
+    whole = all(rows.dim() == 1 and rows.dtype in WHOLE for rows in steps)
+    need(
+        whole and steps and all(len(rows) for rows in steps),
+        f"`plan_epoch` of {name} must return at least one step, and rows (b,) of each, b at least "
+        f"1, as whole numbers, but returns {[tuple(rows.shape) for rows in steps]!s:.60}",
+    )
+    found: list[list[int]] = [rows.tolist() for rows in steps]
+    least, most = min(map(min, found)), max(map(max, found))
+    need(
+        0 <= least <= most < n,
+        f"`plan_epoch` of {name} returns rows from {least} to {most}, but the {n:,} training "
+        f"images have rows from 0 to {n - 1:,}",
+    )
+    return found
+
+
+def counts(saved: Any, epochs: int) -> list[int]:
+    """Return the steps of each epoch so far, as a checkpoint has them.
+
+    Raises:
+        TypeError, ValueError: they are not.
+    """
+    found = [int(count) for count in saved]
+    if len(found) != epochs or min(found) < 1:
+        raise ValueError(f"no {epochs} numbers of steps")
+    return found
