@@ -34,6 +34,7 @@ PUBLIC = {
     "VPT/vit_b16_c2_ep5_batch4_4": (4, 0.0025, 5, {"PROMPT_DEPTH_VISION": 12}),
     "IVLP/vit_b16_c2_ep5_batch4_2+2ctx": (4, 0.0035, 5, {"PROMPT_DEPTH_TEXT": 12}),
     "IVLP/vit_b16_c2_ep5_batch4_4ctx_language_only": (4, 0.0025, 5, {"N_CTX_VISION": 0}),
+    "NLPrompt/rn50": (32, 0.002, 200, {}),
     "PLOT/rn50": (128, 0.002, 200, {}),
     "MMP/vit_b16_c2_ep5_batch4_2ctx": (4, 0.0025, 80, {"TEXT_PROMPT_NUMBER": 4}),
     "MMP/sun397": (4, 0.002, 80, {"VISION_PROMPT_NUMBER": 2}),
@@ -134,6 +135,7 @@ BASE2NEW = {
     "LoCoOp": (32, 0.002, 50),
     "PLOTPP": (32, 0.002, 100),
     "ProLIP": (32, 0.00001, 300),
+    "NLPrompt": (32, 0.002, 50),
 }
 TRAINERS = {"coprompt": "CoPrompt"}  # files that are not in a folder of their method
 

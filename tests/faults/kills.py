@@ -38,9 +38,12 @@ PROMPTSRC = [
     "2",
 ]
 MMRL = ["TRAINER.MMRL.REP_LAYERS", "[2,3,4]"]
-# PromptSRC has a state besides its prompts, TipAdapterF and CLAP have support, others additions
+# PromptSRC has a state besides its prompts, TipAdapterF and CLAP have support, NLPrompt plans its
+# steps, others have additions
 METHODS = {"ALIGN": [], "PromptSRC": PROMPTSRC, "MMRL": MMRL}
-METHODS |= {name: [] for name in ("CLIPLoRA", "GalLoP", "TipAdapterF", "CLAP", "ProGrad")}
+METHODS |= {
+    name: [] for name in ("CLIPLoRA", "GalLoP", "TipAdapterF", "CLAP", "ProGrad", "NLPrompt")
+}
 EVENTS = ("open", "os.rename", "os.remove")
 TIMES = ("train_seconds", "test_seconds", "peak_memory_mib", "versions", "git", "config")
 EPOCHS = 3
