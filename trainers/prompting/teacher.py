@@ -57,6 +57,13 @@ def encode_sentences(
     return torch.cat(parts)
 
 
+def normalised_lists(clip_model: Any, lists: Sequence[Sequence[str]]) -> tuple[torch.Tensor, ...]:
+    """Return the normalised features (n, D) of each of K lists of n sentences."""
+    texts = [text for sentences in lists for text in sentences]
+    found = F.normalize(encode_sentences(clip_model, texts).float(), dim=-1)
+    return tuple(found.split([len(sentences) for sentences in lists]))
+
+
 class Teacher(nn.Module):
     """Features and logits of a frozen CLIP without prompts, for the classes of a method.
 

@@ -22,7 +22,7 @@ from ..encoders.text import TextFeatures
 from ..errors import need
 from ..method import register
 from ..node import Words
-from ..teacher import encode_sentences, sentences_of
+from ..teacher import normalised_lists, sentences_of
 from ..views import check_selection, marginal_entropy, surest
 
 ENTRIES = 1 << 24  # of shifts that are learned at a time, to bound the memory
@@ -96,20 +96,14 @@ class TPS(OfViews):
     def means(self, clip_model: Any, classnames: Sequence[str]) -> torch.Tensor:
         """Return w (K, D), the means of the features of the texts about each class."""
         s = self.settings
-
-        def features(lists):
-            texts = [text for texts in lists for text in texts]
-            found = F.normalize(encode_sentences(clip_model, texts).float(), dim=-1)
-            return found.split([len(texts) for texts in lists])
-
         templates = s.TEMPLATES or CLIP if s.WITH_TEMPLATES else [fixed_sentence(s.CTX_INIT)]
-        rows = []
+        texts = []
         if s.WITH_TEMPLATES or not s.WITH_CONCEPTS:
             names = map(clean, classnames)
-            rows.append(features([[t.format(name) for t in templates] for name in names]))
+            texts.append([[t.format(name) for t in templates] for name in names])
         if s.WITH_CONCEPTS:
-            rows.append(features(sentences_of(s.SENTENCES, classnames)))
-        each = zip(*rows, strict=True)
+            texts.append(sentences_of(s.SENTENCES, classnames))
+        each = zip(*(normalised_lists(clip_model, lists) for lists in texts), strict=True)
         if s.MACRO_POOLING:
             return torch.stack([torch.cat(parts).mean(0) for parts in each])
         return torch.stack([torch.stack([x.mean(0) for x in parts]).mean(0) for parts in each])
