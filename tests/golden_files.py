@@ -74,6 +74,8 @@ def node_of(golden: Golden, **more) -> dict:
         node["SCALE"] = meta["extra"]["logit_scale"]
     if meta["method"].startswith("TipAdapter"):
         node["SCALE"] = 100.0  # a constant of the public code
+    if meta["method"] == "HiCroPL":
+        node["SENTENCES"] = meta["sentences"]
     if meta["method"] == "TPS":
         texts = meta["templates"]
         about = texts["descriptors"].items()
@@ -98,7 +100,7 @@ def build(golden: Golden, clip_model, folder, **more) -> Method:
         node |= {"SINKHORN_TOL": 1e-7, "SINKHORN_MAX_ITER": 2000}
     if meta["method"] == "PromptSRC":
         node["MAX_EPOCH"] = meta["extra"]["epochs"]
-    if "sentences" in meta:  # only the sentences that the file's step drew
+    if "sentence_index" in meta.get("extra", {}):  # only the sentences that the file's step drew
         index = meta["extra"]["sentence_index"]
         sentences = folder / "sentences.json"
         drawn = {name: [given[index]] for name, given in meta["sentences"].items()}

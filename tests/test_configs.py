@@ -69,6 +69,8 @@ BY_DATASET = {
     ("MMRLpp/base2new_per_dataset", "OxfordFlowers", "TRAINER.MMRLpp.BETA"): (0.4, 0.9),
     ("MMRLpp/cross_dataset", "EuroSAT", "TRAINER.MMRLpp.BETA"): (0.3, 0.9),
     ("MMRLpp/few_shot", "ImageNet", "OPTIM.LR"): (0.001, 0.002),
+    ("HiCroPL/base2new", "ImageNet", "DATALOADER.TRAIN_X.BATCH_SIZE"): (128, 32),
+    ("HiCroPL/few_shot", "ImageNet", "TEST.FINAL_MODEL"): ("last_step", "best_val"),
     ("MMRL/base2new_per_dataset", "EuroSAT", "TRAINER.MMRL.REP_DIM"): (2048, 512),
     ("TipAdapter/few_shot_per_dataset", "OxfordFlowers", "TRAINER.TIP_ADAPTER.INIT_ALPHA"):
         (10.0, 1.17),
@@ -129,6 +131,7 @@ BASE2NEW = {
     "GalLoP": (32, 0.002, 200),
     "MMRL": (4, 0.001, 10),
     "MMRLpp": (4, 0.001, 10),
+    "HiCroPL": (32, 0.0025, 50),
     "MultiModalAdapter": (16, 0.0015, 5),
     "LNOnly": (32, 0.0002, 4800),
     "TwoSFS": (32, 0.0002, 4800),

@@ -88,9 +88,13 @@ def arguments(root, trainer="ALIGN", output=None, epochs=2, *more) -> list[str]:
     """Return the command line of a short run; `more` are flags, before the KEY VALUE pairs."""
     node = {
         "ALIGN": ["TRAINER.ALIGN.DEPTH", "2", "TRAINER.ALIGN.M", "2", "TRAINER.ALIGN.N", "2"],
+        "HiCroPL": [
+            "TRAINER.HICROPL.PROMPT_DEPTH", "4", "TRAINER.HICROPL.CROSS_LAYER", "2",
+            "TRAINER.HICROPL.SENTENCES", "emoji",
+        ],
         "PromptSRC": ["TRAINER.PROMPTSRC.GPA_MEAN", "1"],
         "TCP": ["TRAINER.COOP.INSERT_BLOCK", "2"],
-    }
+    }  # fmt: skip
     if trainer == "CoPrompt":
         sentences = write_sentences(Path(root))
         node[trainer] = ["DATALOADER.K_TRANSFORMS", "2", "TRAINER.CoPrompt.SENTENCES", sentences]

@@ -48,7 +48,7 @@ def settings(name: str) -> dict:
             node |= teacher()
         elif key in ("M", "N") or key.endswith("PROMPT_NUMBER"):
             node[key] = 2
-        elif key == "GPA_MEAN" or (key == "TOPK" and name == "LoCoOp"):
+        elif key in ("CROSS_LAYER", "GPA_MEAN") or (key == "TOPK" and name == "LoCoOp"):
             node[key] = 1
     return node
 

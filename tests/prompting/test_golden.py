@@ -10,7 +10,7 @@ from trainers.prompting.encoders import templates
 from trainers.prompting.method import METHODS
 from trainers.prompting.trainer.detection import scores
 
-NEWER = ("coprompt", "kgcoop", "mmrl", "mmrlpp", "prograd", "promptsrc", "tcp")
+NEWER = ("coprompt", "hicropl", "kgcoop", "mmrl", "mmrlpp", "prograd", "promptsrc", "tcp")
 AT_TEST_TIME = ("ctpt", "mta", "tda", "tda_views", "tps", "tpt", "tpt_cocoop", "zero")  # no labels
 ON_SUPPORT = ("lpplusplus",)  # steps on all training images: test_linear_probes.py
 STEPS = [path for path in FILES if path.stem not in AT_TEST_TIME + ON_SUPPORT]

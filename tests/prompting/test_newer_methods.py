@@ -127,9 +127,9 @@ def test_a_second_training_has_a_mean_of_its_own():
         assert torch.allclose(parameter, torch.tensor(start + 2))
 
 
-@pytest.mark.parametrize("trainer", ["PromptSRC", "CoPrompt"])
+@pytest.mark.parametrize("trainer", ["PromptSRC", "CoPrompt", "HiCroPL"])
 def test_a_run_resumes_bit_for_bit(tmp_path, monkeypatch, trainer):
-    """PromptSRC resumes its sum, CoPrompt its draws of sentences."""
+    """PromptSRC resumes its sum, CoPrompt its draws of sentences, HiCroPL its moved prompts."""
 
     def train(folder):
         return run(tmp_path, trainer, tmp_path / folder, 3, extra=pairs(trainer))
@@ -174,6 +174,7 @@ MISTAKES = {
     "loss": ("ProGrad", ["LOSS.NAME", "gm"], "LOSS.NAME is 'gm'"),
     "distance": ("CoPrompt", ["TRAINER.DISTILL", "l1"], "TRAINER.DISTILL is 'l1'"),
     "sentences": ("CoPrompt", ["TRAINER.CoPrompt.SENTENCES", "no.json"], "'no.json' cannot be"),
+    "turn": ("HiCroPL", ["TRAINER.HICROPL.CROSS_LAYER", "4"], "CROSS_LAYER is 4 but must be"),
     "one view": ("CoPrompt", ["DATALOADER.K_TRANSFORMS", "1"], "set DATALOADER.K_TRANSFORMS 2"),
 }  # fmt: skip
 

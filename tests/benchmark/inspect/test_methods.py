@@ -61,7 +61,7 @@ def test_parameter_counts_are_those_of_papers_and_models(tiny_clip, monkeypatch)
         node = settings(method)
         built = build_method(method, node, tiny_clip, ["forest", "sea"])
         built.make_room(32)
-        count = sum(p.numel() for p in built.public_parameters().values() if built.trains)
+        count = sum(p.numel() for p in built.learned().values() if built.trains)
         assert trained_parameters(method, node, "tiny") == count
 
 

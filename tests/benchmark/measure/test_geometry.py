@@ -19,6 +19,7 @@ SHALLOW = {
     "PromptSRC": {"PROMPT_DEPTH_VISION": 2, "PROMPT_DEPTH_TEXT": 2},
     "CoPrompt": {"PROMPT_DEPTH": 2},
     "MultiModalAdapter": {"ADAPTER_START": 0, "ADAPTER_END": 2},
+    "HiCroPL": {"PROMPT_DEPTH": 2, "CROSS_LAYER": 1, "SENTENCES": {"*": ["a {}."]}},
     "MMRL": {"REP_LAYERS": [1, 2]},
     "MMRLpp": {"REP_LAYERS": [1, 2]},
     "CLIPLoRA": {"PARAMS": ["q", "o", "fc", "proj"], "DROPOUT_RATE": 0.0},
@@ -64,7 +65,7 @@ def test_every_method_works_where_all_widths_differ(uneven_clip, method):
         built.take_support(torch.randn(1, 3, built.row_width), torch.arange(3))
     model = built.train()
     images = torch.randn(2, 3, 32, 32)
-    own = model.public_parameters()
+    own = model.learned()
     with torch.no_grad():  # parameters that start at zero would leave others without a gradient
         for p in own.values():
             p.any() or p.normal_(std=0.02)
@@ -77,7 +78,7 @@ def test_every_method_works_where_all_widths_differ(uneven_clip, method):
 
 
 @pytest.mark.parametrize(
-    "method", ["VPT", "IVLP", "MaPLe", "UPT", "ALIGN", "PromptSRC", "CoPrompt", "MMP"]
+    "method", ["VPT", "IVLP", "MaPLe", "UPT", "ALIGN", "PromptSRC", "CoPrompt", "MMP", "HiCroPL"]
 )
 def test_visual_prompts_need_a_vit(resnet, method):
     with pytest.raises(UserError, match="backbone is a ResNet") as error:

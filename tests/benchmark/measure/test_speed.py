@@ -36,7 +36,7 @@ MEGAFLOP = {
     "ProGrad": 1251.9, "PromptSRC": 2325.6, "TCP": 980.1, "TipAdapterF": 625.5, "UPT": 1789.7,
     "VPT": 1500.2, "LNOnly": 1611.5, "TwoSFS": 1611.5, "TaskRes": 625.5, "LoCoOp": 1079.6,
     "PLOTPP": 6598.5, "SOTGLP": 3914.9, "MMRLpp": 1663.3, "ProLIP": 0.0691,
-    "NLPrompt": 1039.5,
+    "NLPrompt": 1039.5, "HiCroPL": 2289.3,
 }  # fmt: skip
 SMALL = ["--classes", "5", "--batch", "1", "--eval-batch", "2", "--repeats", "1", "--threads", "1"]
 

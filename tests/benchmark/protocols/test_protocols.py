@@ -31,6 +31,7 @@ NODES = {
     "PLOT": {"PLOT.N_CTX": "4"},
     "PromptSRC": {"PROMPTSRC.PROMPT_DEPTH_VISION": "2", "PROMPTSRC.PROMPT_DEPTH_TEXT": "2"},
     "CoPrompt": {"CoPrompt.PROMPT_DEPTH": "2"},
+    "HiCroPL": {"HICROPL.PROMPT_DEPTH": "2", "HICROPL.CROSS_LAYER": "1"},
     "MMRL": {"MMRL.REP_LAYERS": "[2, 3]"},
     "MMRLpp": {"MMRLpp.REP_LAYERS": "[2, 3]"},
     "MultiModalAdapter": {"MMADAPTER.ADAPTER_START": "2", "MMADAPTER.ADAPTER_END": "3"},

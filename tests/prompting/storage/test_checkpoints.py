@@ -25,6 +25,7 @@ LAYOUT = {
     "PromptSRC": ("VLPromptLearner", False),
     "TCP": ("prompt_learner", True),
     "CoPrompt": ("MultiModalPromptLearner", False),
+    "HiCroPL": ("VLPromptLearner", False),
 }
 # Golden files, whose parameters have the public names and shapes -> trainers that read them.
 CASES = {
@@ -45,6 +46,7 @@ CASES = {
     "promptsrc": "PromptSRC",
     "tcp": "TCP",
     "coprompt": "CoPrompt",
+    "hicropl": "HiCroPL",
 }
 # Other entries of the public checkpoints.
 DEAD = {
@@ -52,6 +54,8 @@ DEAD = {
                "prompt_learner.meta_net.linear1.weight": (512, 512)},
     "PromptSRC": {"prompt_learner.ZS_image_encoder.conv1.weight": (3, 4)},
     "CoPrompt": {"model_distill.logit_scale": ()},
+    "HiCroPL": {"prompt_learner.ZS_image_encoder.conv1.weight": (3, 4),
+                "prompt_learner.cross_prompts_text.0": (3, 128)},
 }  # fmt: skip
 
 
