@@ -33,6 +33,7 @@ from ..records import COMMAND, RESULTS, Outcome, console_lines, from_folder, use
 
 SUFFIX = ".tar.xz"
 RUNS, ENVIRONMENT, COMMANDS = "runs", "environment.json", "commands.txt"
+LEFT_OUT = "an archive has no predictions over base and new classes together; ask for the runs"
 PLACE = re.compile(r"(?<![\w./:~-])(?:[A-Za-z]:[\\/]|~?/)[^\s'\":,;]*")  # a path inside a text
 
 
@@ -92,8 +93,10 @@ def packed(output: Path, outcomes: list[Outcome]) -> bytes:
             place = f"{RUNS}/{folder.relative_to(output).as_posix()}"
             said = next((x for x in console_lines(outcome.run) if x.startswith(COMMAND)), "")
             commands += [clean.command(said.removeprefix(COMMAND))] * bool(said)
-            add(f"{place}/{RESULTS}", clean.json(outcome.result))
-            if arrays := read_predictions(folder):
+            arrays = read_predictions(folder)
+            left_out = {"joint_note": LEFT_OUT} if arrays and "joint_label" in arrays else {}
+            add(f"{place}/{RESULTS}", clean.json((outcome.result or {}) | left_out))
+            if arrays:
                 add(f"{place}/{PREDICTIONS}", slim(arrays))
         add(COMMANDS, "".join(f"{line}\n" for line in commands).encode())
     return stream.getvalue()

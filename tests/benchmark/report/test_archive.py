@@ -145,6 +145,17 @@ def test_runs_without_predictions_are_counted_and_unfinished_ones_left_out(
     )
 
 
+def test_what_an_archive_leaves_out_is_said(output, report, tmp_path):
+    joint = ("joint_label", "joint_prediction", "joint_probability", "base_probability",
+             "joint_label_log_probability")  # fmt: skip
+    for file in output.rglob("predictions.npz"):
+        of_kind = {True: COLUMNS["label"], False: np.ones(2, "float32")}
+        more = {name: of_kind[name in joint[:2]] for name in joint}
+        write_predictions(file.parent, COLUMNS | more)
+    told = report(packed(output, tmp_path / "a.tar.xz"), "--metrics")[1]
+    assert "an archive has no predictions over base and new classes together; ask" in told
+
+
 def test_archives_of_one_name_are_told_apart(output, report, tmp_path):
     files = [packed(output, tmp_path / place / "a.tar.xz") for place in ("x", "y")]
     told = report(*files)[1]
