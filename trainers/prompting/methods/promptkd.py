@@ -14,10 +14,10 @@ from torch import nn
 
 from ..backbones import load_clip, weights_sha256
 from ..beyond import EQUAL
+from ..capabilities.earlier import settings_then
 from ..encoders.vision import ImageFeatures
 from ..errors import UserError, need, not_negative
 from ..method import Method, find_method, register
-from ..node import check_values
 from ..storage.checkpoints import check_dense
 from ..storage.trained import Trained
 from ..teacher import MethodTeacher
@@ -242,10 +242,7 @@ class TrainedTeacher:
             f"The teacher in '{self.trained.place}' was trained on the weights of "
             f"{self.trained.backbone}, but TEACHER_NAME is {self.name}: set {KEY}_NAME to its CLIP",
         )
-        found = {key: self.trained.value(kind.place(key)) for key in kind.defaults}
-        values = {key: value for key, value in found.items() if value is not None}
-        check_values(kind.Settings, values, kind.place)
-        return kind, kind.Settings(**values, dataset=dataset)
+        return kind, settings_then(self.trained, kind, dataset)
 
     def _of_public(self, dataset: str):
         """Return PromptSRC with the sizes of the prompts in a public checkpoint."""

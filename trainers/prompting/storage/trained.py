@@ -36,6 +36,7 @@ class Trained:
 
     Attributes:
         place: as given.
+        state: the whole checkpoint.
         tensors: what was learned, by name.
         method: its name; None in a public checkpoint.
         settings: texts by dotted key; empty in a public checkpoint.
@@ -49,7 +50,7 @@ class Trained:
 
     def __init__(self, place: str, key: str, remedy: str):
         self.place = os.path.normpath(place)
-        state: Mapping[str, Any] = read_checkpoint(checkpoint_at(self.place, key, remedy))
+        self.state = state = read_checkpoint(checkpoint_at(self.place, key, remedy))
         self.tensors: Mapping[str, Any] = state.get("state_dict", state)
         self.method, self.settings = state.get("trainer"), state.get("settings", {})
         self.classnames, self.images = state.get("classnames", []), state.get("images")
@@ -64,8 +65,9 @@ class Trained:
         )
         epoch, last = state.get("epoch"), self.value("OPTIM.MAX_EPOCH")
         by_epochs = isinstance(epoch, int) and isinstance(last, int) and os.path.isdir(self.place)
+        nothing = state.get("optimizer", True) is None  # to train
         need(
-            not by_epochs or self.value("OPTIM.STEPS") or epoch >= last,
+            not by_epochs or nothing or self.value("OPTIM.STEPS") or epoch >= last,
             f"The training in '{self.place}' has done {epoch} of its {last} epochs: let it end, or "
             "give the file of a checkpoint",
         )

@@ -5,10 +5,14 @@ from typing import Any
 
 from torch import nn
 
+from ..backbones import weights_sha256
+from ..embedded import other_weights
 from ..errors import need
+from ..method import Method
+from ..storage.trained import Trained
 from ..teacher import MethodTeacher
 from .images import check_unseen
-from .settings import begun_otherwise
+from .settings import begun_otherwise, settings_of
 
 
 def teachers_of(method: nn.Module) -> list[MethodTeacher]:
@@ -21,17 +25,26 @@ def facts_of(method: nn.Module) -> dict[str, Any] | None:
     return next((teacher.facts for teacher in teachers_of(method) if teacher.facts), None)
 
 
-def check_teachers(method: nn.Module, dataset, cfg) -> None:
+def check_teachers(method: Method, dataset, cfg) -> None:
     """Refuse teachers that were trained on what this run tests.
 
     A teacher of another data set, or of which no images are known, is allowed, and recorded.
 
     Raises:
-        UserError: a teacher has seen test images, or new classes of this data set.
+        UserError: a teacher has seen test images, or new classes of this data set, or it shares
+            the CLIP of the method but was trained with another one.
     """
-    for trained in (teacher.trained for teacher in teachers_of(method)):
+    for teacher in teachers_of(method):
+        trained = teacher.trained
         if trained is None:
             continue
+        same = teacher.method.image_encoder.visual is method.image_encoder.visual
+        why = other_backbone(trained, cfg) if same else None
+        need(
+            not why,
+            f"The run in '{trained.place}' was trained with {why}: give one with the backbone of "
+            "this run",
+        )
         check_unseen({"images": trained.images}, dataset, cfg.TEST.SPLIT, trained.place)
         halves = {"base": list(dataset.classnames)}
         halves["new"] = list(getattr(dataset, "other_classnames", ()))
@@ -45,6 +58,16 @@ def check_teachers(method: nn.Module, dataset, cfg) -> None:
             f"as '{seen and seen[0]}', which base-to-new forbids: train it with "
             "DATASET.SUBSAMPLE_CLASSES base",
         )
+
+
+def other_backbone(trained: Trained, cfg) -> str | None:
+    """Return how the backbone of an earlier training differs from that of a cfg; None if not."""
+    key = "MODEL.BACKBONE.NAME"
+    then, now = trained.settings.get(key), settings_of(cfg)[key]
+    if then not in (None, now):
+        return f"{then}, not {now}"
+    name = cfg.MODEL.BACKBONE.NAME
+    return other_weights(name, trained.backbone_sha256, weights_sha256(name))
 
 
 def check_same_teacher(checkpoint: Mapping, method: nn.Module, folder: str) -> None:
