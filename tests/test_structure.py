@@ -101,7 +101,7 @@ PACKAGES = {
     "contract": "encoders errors",
     "method": "backbones contract encoders errors node prompts storage transport",
     "regularizers": "errors method teacher",
-    "capabilities": "beyond encoders method node transport",
+    "capabilities": "beyond encoders errors method node storage teacher transport",
     "methods": "averaging backbones beyond capabilities encoders errors method node prompts "
     "regularizers storage teacher transport views",
     "plugins": "errors method methods storage",
@@ -109,8 +109,8 @@ PACKAGES = {
     "step": "method running",
     "trainer": "backbones capabilities contract dassl_parts embedded encoders errors method "
     "methods node record running step storage teacher",
-    "use": "backbones contract dassl_parts dataset_keys encoders errors method plugins prompts "
-    "running storage teacher trainer",
+    "use": "backbones capabilities contract dassl_parts dataset_keys encoders errors method "
+    "plugins prompts running storage teacher trainer",
 }
 OF_DASSL = {"trainer", "use"}  # the only ones that know Dassl and its cfg
 AROUND = {"dassl", "yacs", "benchmark", "recipe", "train", "datasets"}

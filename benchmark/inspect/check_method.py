@@ -122,9 +122,13 @@ def check_repeats(run: Run) -> None:
 
 def check_batches(run: Run) -> None:
     """An image is classified alike in a batch and alone."""
+    from trainers.prompting.capabilities.transductive import Transductive
+
     method, images = run.method, _images(run)
     if method.stream:
         raise Skipped("predictions depend on the images before (`stream`)")
+    if isinstance(method, Transductive):
+        raise Skipped("it classifies all images together (`Transductive`)")
     views = images if isinstance(images, list) else [images]
     alone = []
     for i in range(len(views[0])):

@@ -61,6 +61,9 @@ def write_results(cfg, trainer) -> None:
         measured = metrics(arrays, data.classnames) | {"temperature": said.temperature}
         if said.note:
             measured["joint_note"] = said.note
+        if said.calibration_note:
+            del measured["calibration_error"]
+            measured["calibration_note"] = said.calibration_note
     if ood := detections(trainer):
         measured["ood"] = ood
     record: dict[str, Any] = {

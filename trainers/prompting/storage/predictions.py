@@ -25,11 +25,13 @@ class Predictions:
         temperature: of `scaled_probability` and `joint_scaled_probability`, which None leaves out.
         order: the number of each image in the data set, if they come in another order.
         note: why the union of base and new classes is left out; else empty.
+        calibration_note: why calibration is left out; else empty.
     """
 
     temperature: float | None = None
     order: Sequence[int] | None = None
     note = ""
+    calibration_note = ""
 
     def __init__(self, scale: torch.Tensor | float = 1.0, new: bool = False):
         self.files: list[str] = []

@@ -11,9 +11,11 @@ import torch
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 
+from ..capabilities.transductive import Transductive
 from ..errors import UserError, in_short, no_exit
 from ..method import Method, Output
 from ..storage.predictions import Predictions
+from .together import NOT_ITS_OWN
 
 BOUNDS = (-3.0, 3.0)  # of the natural logarithm of a temperature
 
@@ -63,6 +65,11 @@ class Recorder:
         if self._method.stream:
             loader = trainer.val_loader if split == "val" else trainer.test_loader
             self.predictions.order = loader.sampler
+        together = isinstance(self._method, Transductive)
+        if together:
+            why = f"the logits of {type(self._method).__name__} {NOT_ITS_OWN}"
+            print(f"A temperature and the calibration error are left out: {why}")
+            self.predictions.calibration_note = why
         if split != "test":
             return
         trainer.set_model_mode("eval")
@@ -70,7 +77,7 @@ class Recorder:
             place = trainer.clip_model, dataset.classnames, names, cfg.DATASET.NAME
             self._other = self._for_classes(*place)
         of_base = self._other if new else self._method
-        if trainer.validation is not None and of_base is not None:
+        if trainer.validation is not None and of_base is not None and not together:
             self.predictions.temperature = _temperature(of_base, trainer)
 
     def _for_classes(self, *place) -> Method | None:

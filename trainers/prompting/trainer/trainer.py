@@ -62,6 +62,7 @@ from .settings import as_trained, check_loaded, check_resumed, check_weights, se
 from .stages import Stages
 from .support import take_support, take_validation
 from .teachers import check_same_teacher, check_teachers, facts_of, teachers_of
+from .together import Together, for_detection, together
 from .views import prepared, resize_in
 
 
@@ -81,6 +82,7 @@ class PromptTrainer(TrainerX):
         stepped: True after the first training step.
         rebuilt_in: the stage in which the method was last built again from its state; -1 if never.
         repeated: True after the first batch of an evaluation.
+        together: the batches of an evaluation whose images are classified together.
         untrained: True until the prompts are trained or loaded, or `load_model("")` accepts the
             initial ones.
 
@@ -104,6 +106,7 @@ class PromptTrainer(TrainerX):
     predictions: Predictions | None = None
     test_results: dict[str, float]
     recorder: Recorder | None = None
+    together: Together | None = None
 
     # ------------------------------------------------------------------ build
 
@@ -135,7 +138,7 @@ class PromptTrainer(TrainerX):
             check_unlabelled(self.kind.__name__, self.cfg, self.train_loader_u)
             self.train_loader_x = self.train_loader_u
         self.validation = validation_loader(self.test_loader, self.dm.dataset)
-        self.detection = Detection(self.cfg, self.dm.dataset)
+        self.detection = Detection(for_detection(self.cfg, self.kind), self.dm.dataset)
         if not self.cfg.DATALOADER.TRAIN_X.DROP_LAST:
             self.train_loader_x.batch_sampler.drop_last = False
         self.epoch_steps = 1 if issubclass(self.kind, OneView) else len(self.train_loader_x)
@@ -480,7 +483,8 @@ class PromptTrainer(TrainerX):
         self.method.reset()
         self.repeated = False
         self.test_results = {}
-        result = super().test(split)
+        with together(self, split):
+            result = super().test(split)
         self.test_results = self.test_results or {"accuracy": result}
         self.watch.check_logits()
         if self.recorder is not None:
@@ -506,8 +510,8 @@ class PromptTrainer(TrainerX):
         """Return the logits (B, K) of a batch; they are recorded, and checked to be finite."""
         with self.precision.autocast():
             with first_use(self.method):
-                output = self.method.predict(input)
-            if not self.repeated and is_foreign(self.kind):
+                output = self.together.output() if self.together else self.method.predict(input)
+            if not self.repeated and is_foreign(self.kind) and self.together is None:
                 check_second(self.method, input, output.logits)
             self.repeated = True
             if self.recorder is not None:

@@ -128,6 +128,16 @@ def predicted(
     import torch
     from tqdm import tqdm
 
+    from ...capabilities.transductive import Transductive
+
+    together, waiting, seen = isinstance(run.model, Transductive), [], []
+    if together:
+        print(
+            f"{run.method} classifies these {len(paths):,} images together, and few images cost "
+            "accuracy",
+            file=sys.stderr,
+        )
+
     def prepared(path: Path):
         try:
             return run.preprocess(read_frame(path))
@@ -146,19 +156,31 @@ def predicted(
                     good.append(path)
                     images.append(image)
             if good:
-                p = probabilities(run.model, torch.utils.data.default_collate(images))
-                if not p.isfinite().all():
-                    spoiled = good[p.isfinite().all(dim=1).tolist().index(False)]
-                    raise UserError(
-                        f"the probabilities of '{spoiled}' are not finite: the training of this "
-                        "run has failed, so take an earlier epoch with --load-epoch or train again",
-                        exit_code=1,
-                    )
-                best = p.topk(min(top, p.shape[1]))
-                for path, labels, values in zip(good, best.indices, best.values, strict=True):
-                    classes = [run.classnames[k] for k in labels.tolist()]
-                    yield str(path), list(zip(classes, values.tolist(), strict=True))
+                given = sent(torch.utils.data.default_collate(images), run.model.device)
+                if together:
+                    waiting += good
+                    seen.append(run.model.see(given))
+                else:
+                    yield from answered(run, good, run.model.predict(given).logits, top)
             bar.update(len(batch))
+        if waiting:
+            yield from answered(run, waiting, run.model.together(seen).logits, top)
+
+
+def answered(run, paths: list[Path], logits, top: int) -> Iterator[Answer]:
+    """Yield images with their `top` classes, best first, from logits (B, K)."""
+    p = logits.softmax(-1).cpu()  # one wait for the device
+    if not p.isfinite().all():
+        spoiled = paths[p.isfinite().all(dim=1).tolist().index(False)]
+        raise UserError(
+            f"the probabilities of '{spoiled}' are not finite: the training of this run has "
+            "failed, so take an earlier epoch with --load-epoch or train again",
+            exit_code=1,
+        )
+    best = p.topk(min(top, p.shape[1]))
+    for path, labels, values in zip(paths, best.indices, best.values, strict=True):
+        classes = [run.classnames[k] for k in labels.tolist()]
+        yield str(path), list(zip(classes, values.tolist(), strict=True))
 
 
 def read_ahead(
@@ -175,20 +197,11 @@ def read_ahead(
         yield before
 
 
-def probabilities(model, images):
-    """Return probabilities (B, K), on the CPU: one wait for the device.
-
-    Args:
-        model: the method.
-        images: (B, 3, H, W), or a list of views of this shape if the method takes several.
-    """
-    device = model.logit_scale.device
-
-    def sent(view):
-        return (view.pin_memory() if device.type == "cuda" else view).to(device, non_blocking=True)
-
-    images = [sent(view) for view in images] if isinstance(images, list) else sent(images)
-    return model.predict(images).logits.softmax(-1).cpu()
+def sent(images, device):
+    """Return images (B, 3, H, W), or a list of views of this shape, on a device."""
+    if isinstance(images, list):
+        return [sent(view, device) for view in images]
+    return (images.pin_memory() if device.type == "cuda" else images).to(device, non_blocking=True)
 
 
 def read_frame(path: Path):

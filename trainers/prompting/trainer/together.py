@@ -1,0 +1,90 @@
+"""Evaluations of methods that classify all test images together."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from yacs.config import CfgNode
+
+from ..capabilities.transductive import Transductive
+from ..contract import first_use
+from ..method import Method, Output
+
+NOT_ITS_OWN = "depend on the other test images"
+
+
+class Together:
+    """The batches of a loader, after all of its images have been classified together.
+
+    Args:
+        trainer: a `PromptTrainer` of a `Transductive` method, whose `parse_batch_train` and
+            `precision` are used.
+        loader: of test images.
+    """
+
+    def __init__(self, trainer: Any, loader: Any):
+        self.trainer, self.loader = trainer, loader
+        self.batches: Iterator[Output] = iter(())
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """Read all images once, then yield the batches with features in place of images."""
+        trainer, method, batches, seen = self.trainer, self.trainer.method, [], []
+        for batch in self.loader:
+            images = trainer.parse_batch_train(batch)[0][0]
+            with trainer.precision.autocast(), first_use(method):
+                seen.append(method.see(images))
+            batches.append(batch | {"img": seen[-1].raw})
+        with first_use(method):
+            output = method.together(seen)
+        sizes = [len(batch.raw) for batch in seen]
+        self.batches = parts(output, sizes)
+        yield from batches
+
+    def output(self) -> Output:
+        """Return the output of the batch that was yielded last."""
+        return next(self.batches)
+
+
+def parts(output: Output, sizes: list[int]) -> Iterator[Output]:
+    """Yield the rows of an output, batch by batch."""
+    end = 0
+    for size in sizes:
+        start, end = end, end + size
+        image = output.image
+        rows = {"z": image.z[start:end], "raw": image.raw[start:end]}  # type: ignore[index]
+        yield Output(output.logits[start:end], image._replace(**rows), output.text)
+
+
+@contextmanager
+def together(trainer: Any, split: str | None) -> Iterator[None]:
+    """Let the evaluation of a `Transductive` method read its images before it takes their rows.
+
+    Any other evaluation stays as it is.
+    """
+    if not isinstance(trainer.method, Transductive):
+        yield
+        return
+    split = split or trainer.cfg.TEST.SPLIT
+    name = "val_loader" if split == "val" and trainer.val_loader is not None else "test_loader"
+    loader = getattr(trainer, name)
+    trainer.together = Together(trainer, loader)
+    setattr(trainer, name, trainer.together)
+    try:
+        yield
+    finally:
+        trainer.together = None
+        setattr(trainer, name, loader)
+
+
+def for_detection(cfg: CfgNode, kind: type[Method]) -> CfgNode:
+    """Return the cfg by which other data sets are scored: of a `Transductive` method, none."""
+    if not cfg.TEST.OOD or not issubclass(kind, Transductive):
+        return cfg
+    print(f"TEST.OOD is left out: the logits of {kind.__name__} {NOT_ITS_OWN}")
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.TEST.OOD = []
+    return cfg
