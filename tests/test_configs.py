@@ -258,7 +258,7 @@ def test_every_method_has_its_base_to_new_config():
     assert (
         known
         == of_any_classes
-        == {*BASE2NEW, "ZeroshotCLIP", "TPT", "TDA", "MTA", "ZERO", "TPS", "CTPT"}
+        == {*BASE2NEW, "ZeroshotCLIP", "TPT", "TDA", "MTA", "ZERO", "TPS", "CTPT", "TransCLIP"}
     )
 
 

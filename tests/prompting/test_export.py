@@ -11,7 +11,7 @@ from trainers.prompting.use.export import program, text_classifier
 # With texts of each image, updates of weights, a cache, tokens and LayerNorms in the blocks.
 QUICK = ("CoCoOp", "CLIPLoRA", "TipAdapterF", "MMRL", "LNOnly")
 OURS = [name for name, kind in METHODS.items() if kind.__module__.startswith("trainers.")]
-AT_TEST_TIME = ("TPT", "TDA", "MTA", "ZERO", "TPS", "CTPT")
+AT_TEST_TIME = ("TPT", "TDA", "MTA", "ZERO", "TPS", "CTPT", "TransCLIP")
 CASES = [
     pytest.param(n, marks=() if n in QUICK else pytest.mark.slow)
     for n in OURS

@@ -22,7 +22,7 @@ NAMES = ["cat", "dog", "snow field"]
 SIZE, D, PAD = 16, 24, 0
 EVERYWHERE = [
     "CLAP", "CLIPAdapter", "LPPlusPlus", "LinearProbe", "MTA", "TDA", "TPS", "TaskRes",
-    "TipAdapter", "TipAdapterF", "ZERO", "ZeroshotCLIP",
+    "TipAdapter", "TipAdapterF", "TransCLIP", "ZERO", "ZeroshotCLIP",
 ]  # fmt: skip
 
 
@@ -71,6 +71,7 @@ def test_logits_are_those_of_the_two_modules(both):
 def node_of(name, clip_model):
     kind = METHODS[name]
     node = {"SENTENCES": {n: ["a word."] for n in NAMES}} if "SENTENCES" in kind.defaults else {}
+    node |= {"FEW_SHOT": True} if "FEW_SHOT" in kind.defaults else {}
     return node, support_of(name, NAMES, SIZE)
 
 

@@ -192,7 +192,7 @@ def test_steps_on_features(tmp_path, kind, monkeypatch):
 
 ON_ROWS = {
     "CLAP", "CLIPAdapter", "CoCoOp", "CoOp", "KgCoOp", "LPPlusPlus", "LinearProbe", "ProGrad",
-    "TCP", "TDA", "TaskRes", "TipAdapter", "TipAdapterF", "ZeroshotCLIP",
+    "TCP", "TDA", "TaskRes", "TipAdapter", "TipAdapterF", "TransCLIP", "ZeroshotCLIP",
 }  # fmt: skip
 READS = dict.fromkeys(["GalLoP", "LoCoOp", "PLOT", "SOTGLP"], "reads patches")
 INSIDE = {
