@@ -15,8 +15,8 @@ from trainers.prompting.errors import UserError
 from ..cli import from_one, words
 from .configs import Rule, TrainerConfigs, varied
 
-# The accuracy of an untrained method depends on neither seed nor shots: in most protocols one run,
-# with this seed and this number of shots, counts for all.
+# The accuracy of an untrained method depends on neither seed nor shots: one run with this seed, and
+# in most protocols with this number of shots, counts for all.
 UNTRAINED_DRAW = (1, 0)
 
 # The folders below that of a data set, different for each method, config and number of shots.
@@ -139,7 +139,7 @@ class Protocol(ABC):
     datasets: str = "emoji"  # the default; "" if the default depends on the source
     targets: dict[str, list[str]] = {}  # default targets of each source (transfer)
     options: dict[str, dict] = TRAINERS | SHOTS  # keyword arguments of `add_argument`, by option
-    untrained_once: bool = True  # one run of an untrained method counts for all seeds and shots
+    untrained_once: bool = True  # one run of an untrained method counts for all shots, too
     new_classes: bool = False  # prompts are tested on other classes than they were trained on
     across: str = "columns"  # side by side in a table: these, or the rows' `shots` or `dataset`
     by_variant: bool = False  # the lines of a table are settings of an ablation, not methods
@@ -213,8 +213,8 @@ class Protocol(ABC):
         self, configs: TrainerConfigs, trainer: str, dataset: str, seed: int, shots: int
     ) -> dict:
         """Return the fields of a run for a method, its config and its draw of training images."""
-        if self.untrained_once and learns_nothing(trainer):
-            seed, shots = UNTRAINED_DRAW
+        if learns_nothing(trainer):
+            seed, shots = UNTRAINED_DRAW[0], UNTRAINED_DRAW[1] if self.untrained_once else shots
         file = configs.find(self.rules, trainer, dataset, shots)
         names = {"trainer": trainer, "config": configs.name(file), "config_file": file}
         return names | {"seed": seed, "shots": shots}

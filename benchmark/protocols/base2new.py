@@ -18,7 +18,7 @@ class Base2New(Protocol):
     }
     columns = {"base": "Base", "new": "New", "h": "H"}
     rules = [Rule("*", "*", ANY, "base2new")]
-    untrained_once = False  # an untrained method gets a run for every seed, as any other method
+    untrained_once = False  # for each number of shots, in whose table it stands
     new_classes = True
     costs = True
     table_title = "Base-to-new on {dataset}"
@@ -39,7 +39,7 @@ class Base2New(Protocol):
         for seed, dataset, trainer in product(seeds, datasets, trainers):
             method = self.method(configs, trainer, dataset, seed, shots)
             runs += base_and_new(self, output, dataset=dataset, **method)
-        return runs
+        return list(dict.fromkeys(runs))
 
 
 BASE2NEW = Base2New()

@@ -22,24 +22,25 @@ EMOJI = ("--source", "emoji", "--trainers", "ZeroshotCLIP CoOp", "--seeds", "1")
 def test_runs_are_done_in_order_and_not_repeated(checkout):
     first = checkout.separately("base2new", "--jobs", "2")
     methods = ["ZeroshotCLIP", "CoOp", "MaPLe", "ALIGN"]
-    trainings = [f"{name}/{seed}" for seed in (1, 2, 3) for name in methods]
+    trainings = [f"{name}/{seed}" for seed in (1, 2, 3) for name in methods[1:]]
+    trainings.append("ZeroshotCLIP/1")  # which counts for every seed
     runs = checkout.runs()
     assert sorted(runs) == sorted(f"{run}/{part}" for run in trainings for part in ("base", "new"))
     for run in trainings:
         if not run.startswith("Zero"):
             assert runs.index(f"{run}/base") < runs.index(f"{run}/new")
-    rows = [line for line in first.stdout.splitlines() if "±" in line][:4]
+    rows = [line for line in first.stdout.splitlines() if line.split("  ")[0] in methods][:4]
     assert [row.split()[0] for row in rows] == methods
     # ALIGN: base 61 62 63, new 71 72 73, and H of each seed: 65.621, 66.627, 67.632
     numbers = " ".join(rows[3].split()[1:])
     assert numbers == "62.00 ± 1.00 72.00 ± 1.00 66.63 ± 1.01 4,096 20 s 512 MiB"
-    assert "24 runs, 24 to do; " in first.stderr and "[24/24]" in first.stderr
+    assert "20 runs, 20 to do; " in first.stderr and "[20/20]" in first.stderr
     again = checkout.base2new()
-    assert len(checkout.calls()) == 24
+    assert len(checkout.calls()) == 20
     assert again.stdout == first.stdout
-    assert "24 runs, 0 to do; " in again.stderr
+    assert "20 runs, 0 to do; " in again.stderr
     table = json.loads((checkout.output / "base2new" / "table.json").read_text())
-    assert [row["h_n"] for row in table["rows"]] == [3, 3, 3, 3]
+    assert [row["h_n"] for row in table["rows"]] == [1, 3, 3, 3]
 
 
 def test_one_at_a_time_keeps_the_protocols_order(checkout):

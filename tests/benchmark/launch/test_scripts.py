@@ -31,7 +31,7 @@ def test_script_takes_variables_and_runs_from_anywhere(checkout, tmp_path):
     }.items():  # fmt: skip
         assert first[first.index(flag) + 1] == value
     defaults = checkout.run("bash", script, "--dry-run", cwd=tmp_path).stdout
-    assert defaults.count("# run: ") == 24 and "--root" not in defaults
+    assert defaults.count("# run: ") == 20 and "--root" not in defaults
     assert f"{tmp_path}/output/base2new/train_base/emoji/shots_16/ALIGN/emoji/seed3" in defaults
 
 
