@@ -91,6 +91,12 @@ def build_parser(protocol: Protocol) -> Parser:
     )
     add("--redo", action="store_true", help="do runs of other code anew, in place of the old ones")
     add("--accept-edited", action="store_true", help="keep runs of other code, with a note")
+    add(
+        "--estimate",
+        action="store_true",
+        help="only time a few steps and tests of each method here, and print how long the runs "
+        "take; kept below the output",
+    )
     add("--dry-run", action="store_true", help="only print the commands, or Slurm's scripts")
     add(
         "--only",

@@ -23,6 +23,7 @@ from ..protocols.vary import vary
 from .arguments import RESERVED, build_parser, parse
 from .checks import check_settings
 from .engine import Engine, Settings, command
+from .estimate import Guesses, estimate, kept, told
 from .features import AUTO, places, write_lacking
 from .local import Local
 from .needs import Lack, idle_device, lacking, refuse, warn
@@ -57,12 +58,16 @@ def launch(
     parser = build_parser(protocol)
     argv = site.joined(argv, parser)
     args = parse(parser, argv)
+    if args.estimate and (args.slurm is not None or args.only or args.dry_run):
+        raise UserError("--estimate times this machine: leave --slurm, --only and --dry-run out")
     runs, settings = planned(protocol, args)
     chosen = choose(runs, args.only, args.output)
-    kept = {*chosen, *(run.needs for run in chosen)}
+    all_of = {*chosen, *(run.needs for run in chosen)}
+    guesses = kept(args.output)
 
     def read() -> Engine:
-        engine = Engine([run for run in runs if run in kept], settings)
+        mine = [run for run in runs if run in all_of]
+        engine = Engine(mine, settings, guesses.of(mine, args.output))
         engine.only(chosen)
         return engine
 
@@ -74,7 +79,7 @@ def launch(
                 return  # there may be no file to check with
             refuse(lacking(asked, settings, fetch=True), len(asked))
             write_lacking(asked, settings)
-        if local and asked and not args.dry_run:
+        if local and asked and not (args.dry_run or args.estimate):
             local.warm_up()
         check_settings(asked, settings)
 
@@ -94,16 +99,20 @@ def launch(
             refuse(found, len(engine.todo))
             if engine.todo and (note := idle_device(settings)):
                 print(note, file=sys.stderr)
-        if not args.dry_run:
+        if not (args.dry_run or args.estimate):
             before(engine)
         engine = read()  # again: jobs may have ended during the checks
+    if local and args.estimate:
+        guesses = estimate(engine, args.output, local)
+        print(summary(read(), guesses, local))
+        return 0
     if not args.dry_run:
         settle(engine.accepted, filter(engine.todo.__contains__, engine.aside))
     if local is None:
         done = in_jobs(protocol, engine, args, argv)
         return conclude(protocol, engine, args.output) if done else 0
     if args.dry_run:
-        print(listing(engine, found))
+        print(listing(engine, found), f"# {summary(engine, guesses, local)}", sep="\n")
         return 0
     execute(engine, local, args.output, in_job=bool(args.only))
     if args.only:  # a job
@@ -249,7 +258,7 @@ def execute(engine: Engine, executor: Local | Slurm, output: Path, in_job: bool 
 
 
 def listing(engine: Engine, found: list[Lack]) -> str:
-    """Return a comment and a command for each run, as shell code, and comments that sum up."""
+    """Return a comment and a command for each run, as shell code, and what is missing."""
     lines = []
     for run in engine.runs:
         if run in engine.todo:
@@ -258,12 +267,12 @@ def listing(engine: Engine, found: list[Lack]) -> str:
             lines.append(shlex.join(command(run, engine.settings, resume)))
         else:
             lines.append(f"# skip: {run} (finished)")
-    lines += [f"# missing for {lack}" for lack in found]
-    return "\n".join([*lines, f"# {summary(engine)}"])
+    return "\n".join([*lines, *(f"# missing for {lack}" for lack in found)])
 
 
-def summary(engine: Engine) -> str:
-    """Return what there is to do in one line."""
+def summary(engine: Engine, guesses: Guesses, local: Local) -> str:
+    """Return what there is to do in one line, with the time that it takes if there are guesses."""
     todo, done = list(engine.todo), len(engine.runs) - len(engine.todo)
     trained = sum(not (run.eval_only or learns_nothing(run.trainer)) for run in todo)
-    return f"runs to do: {trained} with training, {len(todo) - trained} without; finished: {done}"
+    counts = f"{trained} with training, {len(todo) - trained} without; finished: {done}"
+    return "; ".join(filter(None, [f"runs to do: {counts}", told(engine, guesses, local.jobs)]))

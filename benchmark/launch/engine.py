@@ -118,6 +118,11 @@ class Engine:
     unfinished run resumes from its checkpoint if the same command wrote it, else it starts anew. A
     failed run stops only those that need it. An executor (`Local` or `Slurm`) does the runs.
 
+    Args:
+        runs: the runs.
+        settings: of the command.
+        guesses: seconds of runs, from `--estimate`.
+
     Attributes:
         aside: the runs whose folders `--redo` renames: they are of other code.
         accepted: records of finished runs of other code, which `--accept-edited` keeps.
@@ -127,9 +132,12 @@ class Engine:
             code without one of these options.
     """
 
-    def __init__(self, runs: list[Run], settings: Settings):
+    def __init__(
+        self, runs: list[Run], settings: Settings, guesses: Mapping[Run, float] | None = None
+    ):
         self.runs = runs
         self.settings = settings
+        self.guesses = guesses or {}
         self.outcomes: dict[Run, Outcome] = {}
         self.todo: dict[Run, None] = {}  # in order
         self.aside: list[Run] = []
@@ -303,7 +311,8 @@ class Engine:
     def remaining(self, children: Iterable[Child] = (), at_once: int = 1) -> tuple[float, int]:
         """Estimate the seconds until all runs are done, and count runs without an estimate.
 
-        A run has no estimate until another of its `kind` is done, or it has made progress itself.
+        A run without a guess has no estimate until another of its `kind` is done, or it has made
+        progress itself.
 
         Args:
             children: the runs in progress.
@@ -316,7 +325,7 @@ class Engine:
                 guesses.setdefault(kind(run), child.seconds + child.left)
         todo, unknown = [0.0], 0
         for run in self.left:
-            seconds = guesses.get(kind(run))
+            seconds = guesses.get(kind(run), self.guesses.get(run))
             if run in running:
                 child = running[run]
                 if child.left is not None:

@@ -3,7 +3,7 @@
 import shutil
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
@@ -18,6 +18,7 @@ from ..protocols.tuning import TUNING
 from ..records import CONSOLE, Outcome, from_folder
 from .child import last_epoch
 from .engine import kind
+from .estimate import kept
 from .locks import is_held
 from .slurm.queue import Entry, Task, ending, read_book, read_queue, relative
 
@@ -52,7 +53,14 @@ def main(argv: list[str]) -> None:
         help="output folder of protocols (default: %(default)s)",
     )  # fmt: skip
     output = parser.parse_args(argv).output.absolute()
-    found = [status for place in outputs_below(output) for status in statuses(place)]
+    found: list[Status] = []
+    guesses: dict[Run, float] = {}
+    device = ""
+    for place in outputs_below(output):
+        its, guessed = statuses(place), kept(place)
+        found += its
+        guesses |= guessed.of([status.outcome.run for status in its], place)
+        device = guessed.device or device
     if not output.exists():
         raise UserError(f"'{output}' does not exist: check the path")
     if not found:
@@ -61,7 +69,7 @@ def main(argv: list[str]) -> None:
         print(printable(status))
     count = Counter(status.state for status in found)
     told = ", ".join(f"{number} {state}" for state, number in count.items())
-    print(f"\n{len(found)} runs: {told}. {remaining(found)}")
+    print(f"\n{len(found)} runs: {told}. {remaining(found, guesses, device)}")
 
 
 def statuses(output: Path) -> list[Status]:
@@ -126,8 +134,16 @@ def _written(run: Run) -> float:
         return 0.0
 
 
-def remaining(found: Iterable[Status]) -> str:
-    """Return a sentence that estimates the time left, from finished runs of the same `kind`."""
+def remaining(
+    found: Iterable[Status], guesses: Mapping[Run, float] | None = None, device: str = ""
+) -> str:
+    """Return a sentence that estimates the time left.
+
+    Args:
+        found: the states; finished runs tell of others of their `kind`.
+        guesses: seconds of other runs, from `--estimate`.
+        device: of the guesses.
+    """
     taken = defaultdict(list)
     devices = set()
     for status in found:
@@ -138,11 +154,17 @@ def remaining(found: Iterable[Status]) -> str:
     left = [status for status in found if status.state != DONE]
     if not left:
         return "Nothing remains."
-    known = [status for status in left if kind(status.outcome.run) in taken]
+    known = {}
+    for status in left:
+        run = status.outcome.run
+        seconds = mean(taken[kind(run)]) if kind(run) in taken else (guesses or {}).get(run)
+        if seconds is not None:
+            known[run] = status.left * seconds
     if not known:
-        return "The time left is unknown: no similar run is done yet."
-    seconds = sum(status.left * mean(taken[kind(status.outcome.run)]) for status in known)
-    unit = "hours on the CPU" if devices == {"cpu"} else "GPU-hours"
+        return (
+            "The time left is unknown: no similar run is done yet, and --estimate was not called."
+        )
+    unit = "hours on the CPU" if (devices or {device}) == {"cpu"} else "GPU-hours"
     unknown = len(left) - len(known)
     more = f", unknown for {unknown} without a similar run that is done" if unknown else ""
-    return f"Time left: about {seconds / 3600:.2f} {unit} for {len(known)} runs{more}."
+    return f"Time left: about {sum(known.values()) / 3600:.2f} {unit} for {len(known)} runs{more}."

@@ -1,0 +1,257 @@
+"""`--estimate`: how long runs take, from a few steps and tests of each method on this device.
+
+Each method is timed with each of its config files, where it has the fewest and the most classes. In
+between, seconds are a straight line in the number of classes; a training has its steps, and a test
+its images. On a CPU they are those of the processor, divided by the threads.
+"""
+
+import functools
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from contextlib import redirect_stdout
+from dataclasses import replace
+from io import StringIO
+from pathlib import Path
+from typing import NamedTuple
+
+from trainers.prompting.errors import UserError
+from trainers.prompting.storage.files import write_whole
+
+from ..protocols.base import Run
+from ..protocols.configs import ROOT, dataset_name
+from .child import last_sentence
+from .engine import Engine, Settings, command
+from .local import Local
+
+FILE = "estimate.json"  # in the output
+STEPS = 12  # of a training that is timed
+CLOSE = 1.2  # numbers of classes count as one up to this ratio
+MARGIN = 1.3  # a range is from the guess divided by it to the guess times it
+
+
+class Guesses(NamedTuple):
+    """Seconds by the folder of a run without its seed, and the device that they are of."""
+
+    seconds: dict[str, float]
+    device: str = ""
+
+    def of(self, runs: Iterable[Run], output: Path) -> dict[Run, float]:
+        """Return the seconds of those runs that have a guess."""
+        names = {run: place_of(run, output) for run in runs}
+        return {run: self.seconds[name] for run, name in names.items() if name in self.seconds}
+
+
+class Work(NamedTuple):
+    """What a run has to do: steps of training on `trained` images, and a test of `images`."""
+
+    classes: int
+    steps: int
+    images: int
+    trained: int = 0
+
+
+def place_of(run: Run, output: Path) -> str:
+    """Return the folder of a run below the output, without the seed."""
+    return run.folder.parent.relative_to(output).as_posix()
+
+
+def kept(output: Path) -> Guesses:
+    """Return the guesses that an earlier call has kept; none if the file is missing or broken."""
+    return Guesses(*_read(output)[:2])
+
+
+def _read(output: Path) -> tuple[dict[str, float], str, dict[str, list[dict]]]:
+    try:
+        found = json.loads((output / FILE).read_text())
+        seconds = {str(name): float(value) for name, value in found["runs"].items()}
+        return seconds, str(found["device"]), dict(found["timed"])
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return {}, "", {}
+
+
+def estimate(engine: Engine, output: Path, local: Local) -> Guesses:
+    """Time what the runs to do need, as far as an earlier call has not, and keep what is found.
+
+    Args:
+        engine: has the runs, whose settings, weights and data are there.
+        output: the output folder.
+        local: tells the threads of a run, and the GPUs, of which the first is used.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    settings = engine.settings
+    work = {run: found for run in engine.todo if (found := work_of(run, settings))}
+    families: dict[str, list[Run]] = defaultdict(list)
+    for run in work:
+        families[family(run, settings)].append(run)
+    seconds, device, timed = _read(output)
+    environment = {"OMP_NUM_THREADS": str(local.threads)}
+    environment |= {"CUDA_VISIBLE_DEVICES": local.gpus[0]} if local.gpus else {}
+    now = _device(settings)
+    threads = {each["threads"] for its in timed.values() for each in its}
+    if device != now or (now == "cpu" and threads - {local.threads}):
+        seconds, timed = {}, {}
+    ends_of = {name: _ends(its, settings) for name, its in families.items()}
+    wanted = {name: ends for name, ends in ends_of.items() if not _cover(timed.get(name), ends)}
+    left = Counter(total=sum(map(len, wanted.values())))
+    for name, ends in wanted.items():
+        timed.pop(name, None)
+        for run, work_there in ends:
+            left["done"] += 1
+            print(f"[{left['done']}/{left['total']}] timing {run}", file=sys.stderr, flush=True)
+            if each := _time(run, settings, min(STEPS, work_there.steps), environment):
+                timed.setdefault(name, []).append(each)
+    for run, its in work.items():
+        if measured := timed.get(family(run, settings)):
+            seconds[place_of(run, output)] = guess(its, bool(run.needs), measured)
+    content = {"device": now, "runs": seconds, "timed": timed}
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        write_whole(output / FILE, json.dumps(content, indent=1) + "\n")
+    except OSError as error:
+        raise UserError(
+            f"'{output / FILE}' cannot be written ({error.strerror}): change its permissions", 1
+        ) from None
+    return Guesses(seconds, now)
+
+
+def family(run: Run, settings: Settings) -> str:
+    """Return a text that is the same for runs that differ only in data, seed and shots."""
+    words = [run.trainer, str(run.config_file), *run.opts, *settings.opts]
+    return " ".join([*words, settings.backbone or "", settings.features_of(run)])
+
+
+def _ends(runs: list[Run], settings: Settings) -> list[tuple[Run, Work]]:
+    """Return the trainings with the fewest and the most classes, at the most shots.
+
+    Only one of them if the numbers are close.
+    """
+    trainings = {run.needs or run: None for run in runs}
+    work = {run: found for run in trainings if (found := work_of(run, settings))}
+    few = min(work, key=lambda run: (work[run].classes, -run.shots))
+    many = max(work, key=lambda run: (work[run].classes, run.shots))
+    close = work[many].classes <= CLOSE * work[few].classes
+    return [(run, work[run]) for run in ([many] if close else [few, many])]
+
+
+def _cover(timed: list[dict] | None, ends: list[tuple[Run, Work]]) -> bool:
+    """Return True if what was timed reaches to these numbers of classes, or close to them."""
+    if not timed:
+        return False
+    there = [each["classes"] for each in timed]
+    low, high = ends[0][1].classes, ends[-1][1].classes
+    return min(there) <= CLOSE * low and high <= CLOSE * max(there)
+
+
+def work_of(run: Run, settings: Settings) -> Work | None:
+    """Return what a run has to do; None for a trainer of other code."""
+    import train
+    from datasets.base import subsample_classes
+    from trainers.prompting.method import METHODS
+    from trainers.prompting.trainer.schedule import steps
+
+    kind = METHODS.get(run.trainer)
+    if kind is None:
+        return None
+    with redirect_stdout(StringIO()):
+        cfg = train.setup_cfg(train.parse_args(command(run, settings)[2:]))
+        parts = _parts(
+            run.dataset, settings.root_of(run) or "", settings.features_of(run), cfg.TEST.SPLIT
+        )
+    whole = parts[0]
+    few, tested = subsample_classes(*parts, subset=run.subsample)
+    each = Counter(item.label for item in few)
+    images = sum(min(number, run.shots or number) for number in each.values())
+    batch = cfg.DATALOADER.TRAIN_X.BATCH_SIZE
+    images = len(whole) if kind.unlabelled else images
+    short = 0 if cfg.DATALOADER.TRAIN_X.DROP_LAST else batch - 1
+    n = max(1, (images + short) // batch)
+    trains = kind.trains and not run.eval_only
+    return Work(len(each), trains * steps(cfg.OPTIM, n), len(tested), trains * images)
+
+
+@functools.cache
+def _parts(dataset: str, root: str, features: str, split: str) -> tuple[list, list]:
+    """Return the images of training and of the test of a data set."""
+    from dassl.data.datasets import DATASET_REGISTRY
+
+    from datasets.rows import read_rows
+
+    kind = DATASET_REGISTRY.get(dataset_name(dataset))
+    found = read_rows(kind, features)[1] if features else kind.look(root)[1]
+    training, val, test = found
+    return training, val if split == "val" else test
+
+
+def _device(settings: Settings) -> str:
+    from trainers.prompting.running.devices import device_name, usual_device
+
+    on_cpu = dict(zip(settings.opts[::2], settings.opts[1::2], strict=True)).get("USE_CUDA")
+    return device_name("cpu" if on_cpu == "False" else usual_device())
+
+
+def _time(run: Run, settings: Settings, steps: int, environment: dict[str, str]) -> dict | None:
+    """Return what `timed` measures of a run; None, with a printed note, if it fails."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "timed.json"
+        words = command(replace(run, folder=Path(folder) / "run"), settings)[2:]
+        words += ["OPTIM.STEPS", str(steps)] if steps else []
+        path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+        done = subprocess.run(
+            [sys.executable, "-m", "benchmark.launch.timed", str(file), *words],
+            env=os.environ | environment | {"PYTHONPATH": path},
+            capture_output=True,
+            text=True,
+            errors="replace",
+        )
+        if done.returncode or not file.exists():
+            why = last_sentence(filter(None, done.stderr.splitlines())) or "without a message"
+            print(f"{run} cannot be timed: {why}", file=sys.stderr)
+            return None
+        found: dict = json.loads(file.read_text())
+        return found
+
+
+def guess(work: Work, loads: bool, timed: list[dict]) -> float:
+    """Return the seconds of a run.
+
+    Args:
+        work: what it has to do.
+        loads: True if it tests the prompts of another run.
+        timed: what `timed` has measured, with the fewest and with the most classes.
+    """
+    few, many = timed[0], timed[-1]
+    span = many["classes"] - few["classes"]
+    share = (min(max(work.classes, few["classes"]), many["classes"]) - few["classes"]) / (span or 1)
+    low, high = _seconds(few, work, loads), _seconds(many, work, loads)
+    return low + share * (high - low)
+
+
+def _seconds(timed: dict, work: Work, loads: bool) -> float:
+    """Return the seconds of a run if it had the number of classes that was timed."""
+    on_cpu = timed["device"] == "cpu"
+    names = ("build", "first", "step", "test", "again", "whole")
+    build, first, step, test, again, whole = (
+        timed[name][1] / timed["threads"] if on_cpu else timed[name][0] for name in names
+    )
+    tests = max(0.0, test - again) + work.images * again / timed["images"]
+    once = build if loads else max(build, whole - timed["steps"] * step - test)
+    step = max(0.0, step - timed["batch"] * first)  # those that were timed read new images
+    return once + work.steps * step + work.trained * first + tests
+
+
+def told(engine: Engine, guesses: Guesses, at_once: int) -> str:
+    """Return the time that the runs to do take, as a range; empty if no run has a guess."""
+    if not engine.guesses:
+        return ""
+    seconds, unknown = engine.remaining(at_once=at_once)
+    unit, name = (60, "minutes") if seconds * MARGIN < 5400 else (3600, "hours")
+    low, high = seconds / MARGIN / unit, seconds * MARGIN / unit
+    more = f", unknown for {unknown}" if unknown else ""
+    return f"about {low:.1f} to {high:.1f} {name}, {at_once} at once on {guesses.device}{more}"
