@@ -31,7 +31,6 @@ COMMAND = "$ python -m benchmark"
 LOCK, PROOF = ".paper.lock", "zero_shot.txt"
 MORE = ("few_shot", "transfer")
 ENDED = "ended with code "
-OF_A_RUN = ("# run: ", "# resume: ", "# skip: ")  # in what --dry-run prints
 
 Call = Callable[[str, list[str]], int]  # a command and its arguments, to its exit code
 
@@ -224,10 +223,7 @@ def do_all(args: argparse.Namespace, steps: Steps, asked: list[list[str]]) -> in
             exit_code=1,
         )
     for line in asked:
-        print(f"{COMMAND} {shlex.join([*line, '--dry-run'])}", flush=True)
-        _, plan = steps.said(*line, "--dry-run")
-        told = [text for text in plan.splitlines() if text.startswith("# ")]
-        print("\n".join(text for text in told if not text.startswith(OF_A_RUN)))
+        steps.do(*line, "--estimate")
     code = max([steps.do(*line) for line in asked])
     for line, name in zip(last_steps(args), ("report.txt", "report.html"), strict=False):
         print(f"{COMMAND} {shlex.join(line)} > {shlex.quote(str(args.output / name))}", flush=True)

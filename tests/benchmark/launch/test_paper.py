@@ -37,13 +37,12 @@ class Called:
 
     def __call__(self, name, argv):
         self.lines.append([name, *argv])
-        dry = " --dry-run" if "--dry-run" in argv else ""
-        print(f"# run: one\n# {name}{dry} says this")
+        print(f"{name} says this")
         return self.codes.get(name, 0)
 
     @property
     def names(self):
-        return [line[0] for line in self.lines if "--dry-run" not in line]
+        return [line[0] for line in self.lines if "--estimate" not in line]
 
 
 @pytest.fixture
@@ -93,16 +92,17 @@ def test_dry_run_lists_the_steps(place, capsys):
 def test_steps_and_what_is_kept_of_them(place, capsys):
     call, words = Called(), ["dtd", *SMALL, "--anyway", "--output", "out"]
     assert paper.main(words, call) == 0 and call.names == ALL
-    said = capsys.readouterr().out
-    assert "# base2new --dry-run says this\n" in said and "# run: one\n# report" not in said
-    assert (place / "out/report.html").read_text() == "# run: one\n# report says this\n"
+    (estimate,) = (line for line in call.lines if "--estimate" in line)
+    assert estimate[:-1] == call.lines[3] and estimate == call.lines[2]
+    assert "report says this" not in capsys.readouterr().out
+    assert (place / "out/report.html").read_text() == "report says this\n"
     call.lines.clear()
     call.codes["base2new"] = 1  # some runs fail, and the report shows the others
     assert paper.main(words, call) == 1
     assert call.names == [name for name in ALL if name != "check-data"]
     said = capsys.readouterr()
     assert "some runs have failed" in said.err
-    assert f"# done: '{place}/out/zero_shot.txt'\n# run: one\n# check-data says this\n" in said.out
+    assert f"# done: '{place}/out/zero_shot.txt'\ncheck-data says this\n" in said.out
 
 
 def test_a_proof_that_fails_stops_what_follows(place, monkeypatch):
@@ -230,6 +230,7 @@ def test_from_made_data_to_an_archive_with_two_kills(tmp_path, capsys):
         code = call()
     told = console.read_text()
     assert code == 0, told
+    assert "runs to do: " in told
     last = records(output)
     assert first.items() <= second.items() <= last.items() and len(last) == 20  # none done twice
     assert "zero_shot.txt" in told and "0 of 10 agree with the published" in told
