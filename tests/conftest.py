@@ -79,3 +79,26 @@ def tiny_clip():
     from trainers.prompting import load_clip
 
     return load_clip(TINY)
+
+
+@pytest.fixture
+def of(tiny_clip, tmp_path):
+    """Return a golden file, by its name, and its method, in eval mode."""
+    from golden_files import build, read
+
+    def of(name, **more):
+        golden = read(GOLDEN / f"{name}.safetensors")
+        return golden, build(golden, tiny_clip, tmp_path, **more).eval()
+
+    return of
+
+
+@pytest.fixture
+def registered():
+    """Return `register`; what a test registers is removed after it."""
+    from trainers.prompting.method import METHODS, register
+
+    before = dict(METHODS)
+    yield register
+    METHODS.clear()
+    METHODS.update(before)

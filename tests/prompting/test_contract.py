@@ -11,17 +11,9 @@ from torch import nn
 
 from trainers.prompting import Added, ImageEncoder, LowRank, Method, Teacher, UserError
 from trainers.prompting.contract import check_registered
-from trainers.prompting.method import METHODS, register
+from trainers.prompting.method import METHODS
 
 # ------------------------------------------------------------------ what the class body says
-
-
-@pytest.fixture
-def registered():
-    before = dict(METHODS)
-    yield register
-    METHODS.clear()
-    METHODS.update(before)
 
 
 @pytest.mark.parametrize(

@@ -7,16 +7,7 @@ from test_method import IMAGES, LABELS, Mine, build
 from torch import nn
 
 from trainers.prompting import UserError
-from trainers.prompting.method import METHODS, register
 from trainers.prompting.methods.coop import CoOp
-
-
-@pytest.fixture
-def registered():
-    before = dict(METHODS)
-    yield register
-    METHODS.clear()
-    METHODS.update(before)
 
 
 def test_inserted_tokens_without_a_block_for_them(tiny_clip):

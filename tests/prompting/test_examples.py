@@ -6,16 +6,8 @@ import pytest
 
 from trainers import prompting
 from trainers.prompting import methods  # noqa: F401 (registers the built-in methods)
-from trainers.prompting.method import METHODS
 
-
-@pytest.fixture(autouse=True)
-def registry():
-    """Remove the methods that an example registers."""
-    before = dict(METHODS)
-    yield
-    METHODS.clear()
-    METHODS.update(before)
+pytestmark = pytest.mark.usefixtures("registered")
 
 
 @pytest.mark.parametrize("name", prompting.__all__)

@@ -6,7 +6,7 @@ import dataclasses
 import pytest
 import torch
 import torch.nn.functional as F
-from golden_files import build, near, node_of, read
+from golden_files import near, node_of, read
 from models import NAMES, images, settings
 from paths import GOLDEN
 from test_golden import check_other_classes
@@ -14,17 +14,6 @@ from test_golden import check_other_classes
 from trainers.prompting import UserError, build_method
 
 LABELS = torch.tensor([0, 1, 2])
-
-
-@pytest.fixture
-def made(tiny_clip, tmp_path):
-    """Return the golden file and its method."""
-
-    def made(**more):
-        golden = read(GOLDEN / "hicropl.safetensors")
-        return golden, build(golden, tiny_clip, tmp_path, **more)
-
-    return made
 
 
 def logits_of(method, golden):
@@ -57,8 +46,8 @@ def steps(method, golden, count=3, overwrite=None):
 # ------------------------------------------------------------------ the released form
 
 
-def test_flow_and_features(made):
-    golden, method = made()
+def test_flow_and_features(of):
+    golden, method = of("hicropl")
     tensors, learner = golden.tensors, method.prompt_learner
     (y, x), (text, vision) = learner.proxies(), learner.flow()
     k, found = learner.k, {"text_proxy": y, "visual_proxy": x}
@@ -79,8 +68,8 @@ def test_flow_and_features(made):
     check_other_classes(golden, *check, method.teacher.clip_model, "EuroSAT")
 
 
-def test_a_step_overwrites_the_prompts_and_an_evaluation_does_not(made):
-    golden, method = made()
+def test_a_step_overwrites_the_prompts_and_an_evaluation_does_not(of):
+    golden, method = of("hicropl")
     before = copy.deepcopy(method.public_state_dict())
     first = logits_of(method, golden)
     assert torch.equal(first, logits_of(method, golden))
@@ -96,16 +85,16 @@ def test_a_step_overwrites_the_prompts_and_an_evaluation_does_not(made):
 
 
 @pytest.mark.parametrize(("name", "passes"), [("second", 2), ("twentieth", 21)])
-def test_later_passes_of_the_public_code(made, name, passes):
+def test_later_passes_of_the_public_code(of, name, passes):
     """What the file calls the twentieth is the twentieth after the first."""
-    golden, method = made()
+    golden, method = of("hicropl")
     for _ in range(passes - 1):
         pass_once(method)
     assert near(logits_of(method, golden), golden.tensors[f"{name}/logits_eval"])
 
 
-def test_steps_of_the_prompts_alone(made):
-    golden, method = made()
+def test_steps_of_the_prompts_alone(of):
+    golden, method = of("hicropl")
     expected = golden.part("steps/")
     logits = expected.pop("logits_eval")
     learned = {name: p.clone() for name, p in method.learned().items()}
@@ -117,10 +106,10 @@ def test_steps_of_the_prompts_alone(made):
     assert near(logits_of(method, golden), logits, 2e-4)
 
 
-def test_steps_are_those_of_a_code_that_overwrites(made):
+def test_steps_are_those_of_a_code_that_overwrites(of):
     """The reference writes the flow before each forward, and differentiates at the new prompts."""
-    golden, method = made()
-    _, other = made()
+    golden, method = of("hicropl")
+    _, other = of("hicropl")
     other.prompt_learner.flow_of = other.prompt_learner.flow
 
     def overwrite(method):
@@ -135,8 +124,8 @@ def test_steps_are_those_of_a_code_that_overwrites(made):
 # ------------------------------------------------------------------ the form of the paper
 
 
-def test_the_flow_inside_the_graph(made):
-    golden, method = made(FORM="paper")
+def test_the_flow_inside_the_graph(of):
+    golden, method = of("hicropl", FORM="paper")
     tensors = golden.tensors
     terms = method.train().losses(tensors["image"], tensors["label"])
     assert near(terms["loss"], tensors["paper/loss"])
@@ -195,8 +184,8 @@ def test_losses_of_half_and_whole_precision_agree(tiny_clip, form):
     assert all(p.grad.isfinite().all() for p in method.learned().values())
 
 
-def test_a_weight_changes_the_loss_alone(made):
-    golden, method = made()
+def test_a_weight_changes_the_loss_alone(of):
+    golden, method = of("hicropl")
     image, label = golden.tensors["image"], golden.tensors["label"]
     first = method.losses(image, label)
     method.settings = dataclasses.replace(method.settings, LAMBD=0.0)
@@ -217,7 +206,7 @@ MISTAKES = [
 
 
 @pytest.mark.parametrize(("more", "sentence"), MISTAKES, ids=lambda x: str(x)[:20])
-def test_mistakes_are_one_sentence(made, tiny_clip, more, sentence):
+def test_mistakes_are_one_sentence(tiny_clip, more, sentence):
     node = node_of(read(GOLDEN / "hicropl.safetensors"), **more)
     with pytest.raises(UserError, match=sentence) as error:
         build_method("HiCroPL", node, tiny_clip, NAMES)(images())

@@ -3,23 +3,11 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from golden_files import build, near, read
-from paths import GOLDEN
+from golden_files import near
 
 from trainers.prompting import UserError, build_method
 
 NAMES = ["forest", "sea", "road"]
-
-
-@pytest.fixture
-def of(tiny_clip, tmp_path):
-    """Return a golden file and its method, in eval mode."""
-
-    def of(name, **more):
-        golden = read(GOLDEN / f"{name}.safetensors")
-        return golden, build(golden, tiny_clip, tmp_path, **more).eval()
-
-    return of
 
 
 def features(method, golden):

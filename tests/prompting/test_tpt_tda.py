@@ -3,8 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from golden_files import build, predicted, read
-from paths import GOLDEN
+from golden_files import predicted
 
 from trainers.prompting import UserError, build_method
 from trainers.prompting.methods.tpt import TPT
@@ -12,17 +11,6 @@ from trainers.prompting.prompts import word_embeddings
 from trainers.prompting.views import entropy, surest
 
 NAMES = ["forest", "sea", "road"]
-
-
-@pytest.fixture
-def of(tiny_clip, tmp_path):
-    """Return a golden file and its method, in eval mode."""
-
-    def of(name, **more):
-        golden = read(GOLDEN / f"{name}.safetensors")
-        return golden, build(golden, tiny_clip, tmp_path, **more).eval()
-
-    return of
 
 
 def near(a, b, tolerance=1e-5):

@@ -17,12 +17,7 @@ from trainers.prompting.trainer.again import rebuilt_apart
 EMOJI = ROOT / "configs" / "trainers" / "CoOp" / "emoji.yaml"
 
 
-@pytest.fixture(autouse=True)
-def registered():
-    before = dict(METHODS)
-    yield
-    METHODS.clear()
-    METHODS.update(before)
+pytestmark = pytest.mark.usefixtures("registered")
 
 
 # ------------------------------------------------------------------ mistakes put into CoOp

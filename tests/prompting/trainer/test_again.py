@@ -10,13 +10,7 @@ from trainers.prompting.method import METHODS
 from trainers.prompting.methods.coop import CoOp
 from trainers.prompting.trainer import again, trainer
 
-
-@pytest.fixture(autouse=True)
-def registered():
-    before = dict(METHODS)
-    yield
-    METHODS.clear()
-    METHODS.update(before)
+pytestmark = pytest.mark.usefixtures("registered")
 
 
 class InATensor(CoOp):

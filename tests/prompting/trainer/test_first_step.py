@@ -1,21 +1,10 @@
 """Checks after the first step: the shape of logits, and learned tensors without a gradient."""
 
-import pytest
 import torch
 from tiny import run
 from torch import nn
 
-from trainers.prompting import register
-from trainers.prompting.method import METHODS
 from trainers.prompting.methods.coop import CoOp
-
-
-@pytest.fixture
-def registered():
-    before = dict(METHODS)
-    yield register
-    METHODS.clear()
-    METHODS.update(before)
 
 
 def test_what_the_loss_does_not_depend_on_is_named(tmp_path, capsys, registered):
