@@ -11,6 +11,12 @@ class Planned(Method):
     """Base of methods that plan the steps of each epoch; to inherit from first.
 
     Epochs may have different numbers of steps, so trainings are counted in epochs.
+
+    Examples:
+        >>> class Halves(Planned):
+        ...     def plan_epoch(self, epoch, last, batches):
+        ...         rows = torch.cat([batch.index for batch in batches])
+        ...         return rows.chunk(2)
     """
 
     def plan_epoch(
@@ -30,11 +36,5 @@ class Planned(Method):
         Returns:
             For each step its rows (b,), of any length; None takes the order of the loader. `loss`
             finds them in `batch.index`.
-
-        Examples:
-            >>> class Halves(Planned):
-            ...     def plan_epoch(self, epoch, last, batches):
-            ...         rows = torch.cat([batch.index for batch in batches])
-            ...         return rows.chunk(2)
         """
         raise NotImplementedError
