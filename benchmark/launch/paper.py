@@ -105,8 +105,11 @@ class Steps:
         if before[0] == line and before[-1] in [f"{ENDED}0", f"{ENDED}1"][: 1 + anyway]:
             print("\n".join([f"{line}  # done: '{file}'", *before[1:-1]]))
             return int(before[-1].removeprefix(ENDED))
+        import torch
+
         print(line, flush=True)
         code, text = self.said(*given)
+        torch.cuda.empty_cache()  # the runs need it; nothing happens without a GPU
         print(text, end="")
         write_output(file, f"{line}\n{text}{ENDED}{code}\n")
         return code
