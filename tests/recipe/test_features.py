@@ -92,6 +92,61 @@ def test_tda_in_the_order_of_the_file(clip):
     assert 100 * float(right.float().mean()) == pytest.approx(expected, abs=0.1)
 
 
+@pytest.mark.parametrize("clip", EXPECTED)
+def test_transclip_on_all_images(tmp_path, clip):
+    record = whurs19(tmp_path / "a", clip, "TransCLIP", data="whurs19_all")
+    assert record["accuracy"] == pytest.approx(EXPECTED[clip]["transclip_all"], abs=0.1)
+    found = read_features(ROOT / "assets" / f"whurs19_{clip}.safetensors")
+    prior = model_on(found, "ZeroshotCLIP", {})(found.image.float()).softmax(1)
+    for form, kind in (("released", "public_alias"), ("aligned", "no_alias")):
+        model = model_on(found, "TransCLIP", {"FORM": form})
+        output = model.predict(found.image.float())
+        right = model.predict_all(output.image, output.text, prior).argmax(1) == found.label
+        expected = EXPECTED[clip]["on_top_all"][f"probabilities_{kind}"]
+        assert 100 * float(right.float().mean()) == pytest.approx(expected, abs=0.1)
+
+
+def test_transclip_with_shots_by_the_command(tmp_path):
+    for form, name in (("aligned", "TransCLIP"), ("released", "released")):
+        pairs = ["TRAINER.TRANSCLIP.FORM", form]
+        record = whurs19(tmp_path / form, "vit_b_32", "TransCLIP", 2, 4, pairs=pairs)
+        expected = EXPECTED["vit_b_32"]["few_shot"]["seed2/4shots"][name]
+        assert record["accuracy"] == pytest.approx(expected, abs=IMAGE)
+
+
+@pytest.mark.parametrize("clip, pick", ALL if os.environ.get("ALL_PICKS") else ALL[::7])
+def test_transclip_and_linear_probe_with_shots(clip, pick):
+    found = read_features(ROOT / "assets" / f"whurs19_{clip}.safetensors")
+    (train_rows, val), expected = drawn(found, pick), EXPECTED[clip]["few_shot"][pick]
+    test = found.split["test"]
+    for name, trainer, node in (
+        ("TransCLIP", "TransCLIP", {"FEW_SHOT": True}),
+        ("released", "TransCLIP", {"FEW_SHOT": True, "FORM": "released"}),
+        ("LinearProbe C 1", "LinearProbe", {"C": 1.0}),
+        ("LinearProbe C 100", "LinearProbe", {"C": 100.0}),
+    ):
+        model = model_on(found, trainer, node, train_rows)
+        if trainer == "TransCLIP":
+            model.take_validation(found.image[val].float(), found.label[val])
+        with torch.no_grad():
+            right = model.predict(found.image[test].float()).logits.argmax(1) == found.label[test]
+        accuracy = 100 * float(right.float().mean())
+        assert accuracy == pytest.approx(expected[name], abs=IMAGE), (name, pick)
+
+
+def drawn(found, pick):
+    """Return the rows that Dassl draws for training, then for validation."""
+    seed, shots = (int("".join(filter(str.isdecimal, part))) for part in pick.split("/"))
+    random.seed(seed)
+    parts = []
+    for part, count in (("train", shots), ("val", min(shots, 4))):
+        by_class = {}
+        for row in found.split[part]:
+            by_class.setdefault(int(found.label[row]), []).append(row)
+        parts.append([row for group in by_class.values() for row in random.sample(group, count)])
+    return parts
+
+
 def model_on(found, name, node, rows=()):
     clip_model = clip_of(found, TEMPLATE)
     support = {"images": found.image[rows].float(), "labels": found.label[rows]}
@@ -104,12 +159,7 @@ def model_on(found, name, node, rows=()):
 def test_the_search_of_tip_adapter(clip, pick):
     """On all validation rows, as in the public code; a run takes at most four of each class."""
     found = read_features(ROOT / "assets" / f"whurs19_{clip}.safetensors")
-    seed, shots = (int("".join(filter(str.isdecimal, part))) for part in pick.split("/"))
-    random.seed(seed)
-    by_class = {}
-    for row in found.split["train"]:
-        by_class.setdefault(int(found.label[row]), []).append(row)
-    rows = [row for group in by_class.values() for row in random.sample(group, shots)]
+    rows = drawn(found, pick)[0]
     node = {"SEARCH_HP": True, "SEARCH_SCALE": [12, 10], "SEARCH_STEP": [200, 20]}
     model = model_on(found, "TipAdapter", node, rows)
     val, test = (found.split[part] for part in ("val", "test"))
