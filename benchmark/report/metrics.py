@@ -92,7 +92,7 @@ class Metrics:
         metrics = {key: each for key, each in METRICS.items() if each.everywhere or key in of}
         notes = "; ".join(metric.note for metric in metrics.values() if metric.note)
         nothing, spread = test.numbers[:0], spread_note(test.lines["seeds"].str.len().max())
-        problems = test.without(of.get("calibration_error", nothing), MISSING)
+        problems = test.without(of.get("negative_log_likelihood", nothing), MISSING)
         limits = of.get("temperature", nothing)
         for name, members in limits[limits["value"].map(at_bound).astype(bool)].groupby(
             "name", sort=False
