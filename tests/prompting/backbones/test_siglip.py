@@ -160,15 +160,27 @@ def test_ivlp_and_align_agree_with_hugging_faces_parts(pair):
         torch.testing.assert_close(image.r[:, m], r, atol=1e-5, rtol=0)
 
 
-def test_recomputation_changes_nothing(pair):
+@pytest.mark.parametrize("chunk, most", [(256, 6), (4, 4), (1, 2)])
+def test_recomputation_changes_nothing(chunk, most, pair, monkeypatch):
+    """Blocks read at most CHUNK sentences of two prompts and three classes at a time."""
     ours, *_ = pair
-    grads, x = [], images()
+    grads, x, read = [], images(), []
+    block = TextEncoder._block
+
+    def counted(encoder, layer, layout, shared, suffix, *rest):
+        read.append(suffix.shape[0] * suffix.shape[1] // LENGTH)
+        return block(encoder, layer, layout, shared, suffix, *rest)
+
+    monkeypatch.setattr(TextEncoder, "_block", counted)
+    monkeypatch.setattr("trainers.prompting.encoders.text.CHUNK", chunk)
     for recompute in (False, True):
+        read.clear()
         torch.manual_seed(3)
         method = build_method("ALIGN", {"M": 2, "N": 2, "DEPTH": 3}, ours, NAMES)
         method.text_encoder.recompute = method.image_encoder.recompute = recompute
         method.backward(method.losses(x, torch.tensor([0, 1, 2, 0])))
         grads.append([p.grad for p in method.learned().values()])
+        assert max(read) == (most if recompute else 6)
     for a, b in zip(*grads, strict=True):
         torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-5)
 

@@ -29,7 +29,7 @@ from .layout import Layout
 from .sentences import Sentence, shared_length
 from .sides import is_closed, need_open
 
-CHUNK = 256  # sentences that a closed encoder reads at a time
+CHUNK = 256  # sentences at a time, of a closed encoder or of a block that is recomputed
 
 
 class TextFeatures(NamedTuple):
@@ -196,7 +196,10 @@ class TextEncoder(nn.Module):
             learned = shared.requires_grad or suffix.requires_grad or here is not NOTHING
             recompute = self.recompute and learned
             if i + 1 < len(layers) or layout.token_index is not None:
-                shared, suffix = blocks.run(self._block, recompute, *states, added=here)
+                if recompute and not self.causal and here is NOTHING:
+                    suffix = self._in_chunks(*states)
+                else:
+                    shared, suffix = blocks.run(self._block, recompute, *states, added=here)
         if layout.token_index is not None:
             shared = torch.cat([shared[:, : self.start], shared[:, self.start + n :]], 1)
             return self._features(layout, shared, suffix, here)
@@ -286,6 +289,13 @@ class TextEncoder(nn.Module):
         own = blocks.project(block, y, added, "qkv")
         out = blocks.run(self._attend, True, block, layout, key, value, *own)
         return shared, blocks.finish(block, suffix, out, y, added)
+
+    def _in_chunks(self, block: Any, layout: Layout, shared: Tensor, suffix: Tensor) -> Tensor:
+        """Return a recomputed block's output for sentences that share nothing, some at a time."""
+        size = layout.S * max(1, CHUNK // suffix.shape[0])
+        parts = suffix.split(size, dim=1)
+        done = [blocks.run(self._block, True, block, layout, shared, part) for part in parts]
+        return torch.cat([part for _, part in done], dim=1)
 
     @staticmethod
     def _attend(
