@@ -255,7 +255,8 @@ def _cached(arch: str, tag: str, pretrained: Mapping) -> Path:
         return plain
     raise UserError(
         f'The weights of {PREFIX}{arch}/{tag} are not on this machine: `python -c "import '
-        f"open_clip; open_clip.create_model('{arch}', '{tag}')\"` downloads them"
+        f"open_clip as o; o.create_model('{arch}', '{tag}'); o.get_tokenizer('{arch}')\"` "
+        "downloads them and the tokenizer"
     )
 
 
