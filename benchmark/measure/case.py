@@ -83,6 +83,17 @@ def product_rate(device: str, precision: str, size: int) -> float:
     return 2 * size**3 / min(times)
 
 
+def node_of(trainer: str, settings: tuple[tuple[str, Any], ...], classes: int) -> dict[str, Any]:
+    """Return the settings of a method: those given, and what it needs to be built."""
+    defaults: dict[str, Any] = METHODS[trainer].defaults
+    node: dict[str, Any] = dict(settings)
+    if "SENTENCES" in defaults:
+        node.setdefault("SENTENCES", {"*": ["a photo of a {}."]})
+    if isinstance(topk := defaults.get("TOPK"), int):  # LoCoOp's is for 1000 classes
+        node.setdefault("TOPK", max(1, min(topk, classes // 5)))
+    return node
+
+
 class Model:
     """A method with random weights, images and labels, whose steps can be timed."""
 
@@ -92,12 +103,7 @@ class Model:
         torch.manual_seed(0)
         clip_model = untrained_clip(case.geometry)
         names = class_names(case.classes)
-        defaults: dict[str, Any] = METHODS[case.trainer].defaults
-        node: dict[str, Any] = dict(case.settings)
-        if "SENTENCES" in defaults:
-            node.setdefault("SENTENCES", {"*": ["a photo of a {}."]})
-        if isinstance(topk := defaults.get("TOPK"), int):  # LoCoOp's is for 1000 classes
-            node.setdefault("TOPK", max(1, min(topk, case.classes // 5)))
+        node = node_of(case.trainer, case.settings, case.classes)
         self.method = build_method(case.trainer, node, clip_model, names)
         if self.method.support_passes:
             labels = torch.arange(case.classes).repeat(SHOTS)

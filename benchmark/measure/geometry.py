@@ -1,11 +1,14 @@
 """Full-size CLIPs with random weights, and class names."""
 
 import math
-from functools import cache
+from functools import cache, partial
 
 import torch
+from torch import nn
 
 from trainers.prompting import build_clip
+from trainers.prompting.backbones.assemble import CLIP, Sizes, Tower, image_encoder
+from trainers.prompting.backbones.openai import OPENAI
 
 ARGUMENTS = (
     "embed_dim", "image_resolution", "vision_layers", "vision_width", "vision_patch_size",
@@ -16,6 +19,7 @@ GEOMETRY = {
     "ViT-B/16": (512, 224, 12, 768, 16, 77, 49408, 512, 8, 12),
     "ViT-L/14": (768, 224, 24, 1024, 14, 77, 49408, 768, 12, 12),
 }
+SIGLIP = {"SigLIP2-B/16": (768, 224, 12, 768, 16, 64, 256000, 768, 12, 12)}
 WORDS = [
     "river", "forest", "highway", "pasture", "building", "church", "bridge", "tower", "garden",
     "lake", "desert", "street",
@@ -24,7 +28,32 @@ WORDS = [
 
 def untrained_clip(geometry: tuple):
     """Return a CLIP of a geometry: numbers in the order of ARGUMENTS."""
+    if geometry in SIGLIP.values():
+        return untrained_siglip(*geometry)
     return build_clip(dict(zip(ARGUMENTS, geometry, strict=True)))
+
+
+def untrained_siglip(
+    embed_dim, resolution, vision_layers, vision_width, patch_size,
+    context_length, vocab_size, width, heads, layers,
+):  # fmt: skip
+    """Return a SigLIP 2 with random weights; OpenAI's tokenizer stands for its own."""
+    activation = partial(nn.GELU, approximate="tanh")
+    vision, text = (
+        Tower(width, layers, heads, 4 * width, activation, 1e-6)
+        for width, layers, heads in (
+            (vision_width, vision_layers, vision_width // 64), (width, layers, heads),
+        )
+    )  # fmt: skip
+    sizes = Sizes(embed_dim, resolution, patch_size, context_length, vocab_size)
+    words = OPENAI.tokenizer._replace(sos=None, pad=0)
+    family = OPENAI._replace(tokenizer=words, resize="squash", reads="last", causal=False)
+    visual = image_encoder(vision, sizes, "attention")
+    model = CLIP(visual, text, sizes, family, bias=True, text_bias=True).eval()
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.normal_(0, 0.02)
+    return model
 
 
 def reacting_clip():

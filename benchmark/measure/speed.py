@@ -15,6 +15,7 @@ from statistics import median
 
 import torch
 
+from trainers.prompting import build_method
 from trainers.prompting.errors import UserError, check_name
 from trainers.prompting.method import METHODS
 from trainers.prompting.plugins import load_plugins
@@ -25,9 +26,9 @@ from trainers.prompting.running.precision import PRECISIONS
 from ..cli import Parser, add_plugin, from_one, write_output
 from ..records import literal
 from ..report.render import as_markdown, as_text
-from .case import Case, Model, check_usable, device_name, product_rate
+from .case import Case, Model, check_usable, device_name, node_of, product_rate
 from .counting import operations, seconds, timed
-from .geometry import GEOMETRY
+from .geometry import GEOMETRY, SIGLIP, class_names, untrained_siglip
 from .process import OutOfMemory, in_process
 from .public import Public, check_checkout
 from .speed_tables import tables
@@ -176,9 +177,9 @@ def cases(args) -> list[Case]:
     """List the training cases: every method with every number of classes in every precision."""
     return [
         Case(
-            trainer, GEOMETRY[args.backbone], classes, args.batch, args.device, precision,
-            args.threads, args.memory_budget, compile=args.compile, plugins=tuple(args.plugin),
-            settings=tuple(args.set),
+            trainer, (GEOMETRY | SIGLIP)[args.backbone], classes, args.batch, args.device,
+            precision, args.threads, args.memory_budget, compile=args.compile,
+            plugins=tuple(args.plugin), settings=tuple(args.set),
         )
         for trainer in args.trainers
         for classes in args.classes
@@ -260,7 +261,9 @@ def parse(argv: list[str]):
         check_name("trainer", trainer, METHODS)
         for key, _ in args.set:
             check_name(f"setting of {trainer}", key, METHODS[trainer].defaults)
-    check_name("backbone", args.backbone, GEOMETRY)
+    check_name("backbone", args.backbone, GEOMETRY | SIGLIP)
+    if args.backbone in SIGLIP:
+        check_fits(args)
     for precision in args.precision:
         check_name("precision", precision, PRECISIONS)
     if not 0 <= args.memory_budget < math.inf:
@@ -279,6 +282,21 @@ def parse(argv: list[str]):
     if args.device == "cpu" and "fp16" in args.precision:
         raise UserError("--precision fp16 needs --device cuda: the CPU has the others")
     return args
+
+
+def check_fits(args) -> None:
+    """Refuse what cannot run on a SigLIP before the first measurement.
+
+    Raises:
+        UserError: public code is asked for, or a method that needs OpenAI's class token.
+    """
+    if args.public:
+        raise UserError(
+            f"--public code has no {args.backbone}: choose {' or '.join(GEOMETRY)}, or leave it out"
+        )
+    clip_model = untrained_siglip(64, 32, 12, 64, 16, 64, 49408, 64, 1, 12)  # builds at once
+    for trainer in args.trainers:
+        build_method(trainer, node_of(trainer, args.set, 2), clip_model, class_names(2))
 
 
 def main(argv: list[str]) -> None:

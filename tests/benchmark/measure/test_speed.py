@@ -18,7 +18,7 @@ from benchmark.__main__ import main
 from benchmark.measure import case, speed, speed_tables
 from benchmark.measure.case import Case, Model
 from benchmark.measure.counting import operations
-from benchmark.measure.geometry import GEOMETRY
+from benchmark.measure.geometry import GEOMETRY, SIGLIP
 from benchmark.measure.process import OutOfMemory, in_process
 from benchmark.measure.waits import noted
 from trainers.prompting import UserError
@@ -291,6 +291,45 @@ def test_waits_are_noted_only_inside(monkeypatch):
         warnings.warn("called a synchronizing CUDA operation", stacklevel=1)
     assert modes == ["warn", "default"]
     assert [wait.partition(":")[0] for wait in waits] == [str(Path(__file__).relative_to(ROOT))]
+
+
+def test_the_geometry_of_siglip_is_open_clips():
+    pytest.importorskip("open_clip", reason="open_clip_torch is not installed")
+    from trainers.prompting.backbones.openclip import without_weights
+
+    with torch.device("meta"):
+        ours = case.untrained_clip(SIGLIP["SigLIP2-B/16"])
+    theirs = without_weights("ViT-B-16-SigLIP2").state_dict()
+    assert {n: x.shape for n, x in ours.state_dict().items()} == {
+        n: x.shape for n, x in theirs.items()
+    }
+
+
+def test_a_step_on_siglip_is_measured(inline, monkeypatch, capsys):
+    """The operations of its blocks are those of all positions of all sentences."""
+    monkeypatch.setitem(SIGLIP, "tiny siglip", (64, 32, 2, 64, 16, 24, 49408, 128, 2, 3))
+    words = ["--backbone", "tiny siglip", "--trainers", "CoOp", "--classes", "5"]
+    assert main([*inline, *words, "--format", "markdown"]) == 0
+    assert cells(capsys.readouterr().out, "CoOp, 5, fp32")
+    small, large = (
+        operations(Model(Case("CoOp", SIGLIP["tiny siglip"], k, 1, "cpu", "fp32", 1)).step)
+        for k in (10, 20)
+    )
+    # two whole blocks forward and backward, and the last one's keys and values
+    assert large - small > 10 * 24 * 2 * 128**2 * (2 * 12 + 2) * 2
+
+
+@pytest.mark.parametrize(
+    "words, sentence",
+    [
+        (["--trainers", "CoPrompt", "MMRL"], "class token"),
+        (["--public", "."], "--public code has no SigLIP2-B/16"),
+    ],
+)
+def test_what_siglip_does_not_run_is_refused_first(words, sentence, monkeypatch, capsys):
+    monkeypatch.setattr(speed, "in_process", None)  # before any process is started
+    assert main(["speed", "--backbone", "SigLIP2-B/16", *words]) == 2
+    assert sentence in capsys.readouterr().err
 
 
 def test_the_geometries_are_those_of_clip():
