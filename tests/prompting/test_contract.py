@@ -271,5 +271,5 @@ def test_modules_that_treat_each_position_for_itself(tiny_clip):
 
 
 def test_an_update_without_its_tensors(tiny_clip):
-    with pytest.raises(UserError, match="updates 'q' of block 0 .* by a Half without `w_lora_A`"):
+    with pytest.raises(UserError, match="updates 'q' of block 0 .* by a Half without `shape` or"):
         build(added(q=Half()), tiny_clip)

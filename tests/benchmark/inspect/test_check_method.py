@@ -189,7 +189,7 @@ MISTAKES = {
     "later contexts that are longer": (wrong_contexts(4, 5), "none longer than the first"),
     "more depths than blocks": (wrong_contexts(*[4] * 5), "has 4 blocks"),
     "a bypass that mixes positions": (adding(beside=Convolution), "depends on other positions"),
-    "an update without tensors": (adding(q=Without), "a Without without `w_lora_A`"),
+    "an update without tensors": (adding(q=Without), "a Without without `shape` or"),
     # evaluation
     "random contexts": ({"contexts": noisy}, "predicts otherwise on a second call"),
     "state that predictions change": ({"predict": adapting}, "built again from its checkpoint"),

@@ -96,6 +96,94 @@ def test_updates_equal_changed_matrices(tiny_clip):
     assert not program.method.added.state_dict()
 
 
+class Whole(nn.Module):
+    """Any update of a matrix."""
+
+    def __init__(self, weight, bias):
+        super().__init__()
+        self.shape, self.own = weight.shape, nn.Parameter(0.02 * torch.randn_like(weight))
+
+    def forward(self, y):
+        return F.linear(y, self.own)
+
+    def merged(self, weight):
+        return weight + self.own
+
+
+class DoRA(LowRank):
+    """The length of each row and its direction, apart (arXiv:2402.09353)."""
+
+    def __init__(self, weight, bias):
+        super().__init__(*weight.shape[::-1], rank=2, scale=1.0)
+        nn.init.normal_(self.w_lora_B, std=0.02)
+        self.register_buffer("frozen", weight.detach().clone(), persistent=False)
+        self.length = nn.Parameter(self.frozen.norm(dim=1) * (1 + 0.1 * torch.rand(len(weight))))
+
+    def forward(self, y):
+        return F.linear(y, self.merged(self.frozen) - self.frozen)
+
+    def merged(self, weight):
+        return self.length[:, None] * F.normalize(super().merged(weight), dim=1)
+
+
+class Bias(nn.Module):
+    """Only the bias (BitFit)."""
+
+    def __init__(self, weight, bias):
+        super().__init__()
+        self.shape, self.own = weight.shape, nn.Parameter(0.1 * torch.randn_like(bias))
+
+    def forward(self, y):
+        return self.own.expand(*y.shape[:-1], -1)
+
+    def merged(self, weight):
+        return weight
+
+    def merged_bias(self, bias):
+        return bias + self.own
+
+
+class Idle(nn.Module):
+    """An update without a branch."""
+
+    shape = (W, W)
+
+    def merged(self, weight):
+        return weight
+
+
+@pytest.mark.parametrize("kind", [Whole, DoRA, Bias])
+def test_updates_that_are_not_low_rank(tiny_clip, kind):
+    """In training a branch, in evaluation and in a program merged, with the same gradients."""
+    torch.manual_seed(0)
+    added = {}
+    for side in ("text", "image"):
+        block = blocks_of(tiny_clip, side)[2]
+        attn, mlp = block.attn, block.mlp
+        v = attn.in_proj_weight[2 * W :], attn.in_proj_bias[2 * W :]
+        layers = {"o": attn.out_proj, "fc": mlp.c_fc, "proj": mlp.c_proj}
+        own = {"v": kind(*v)} | {n: kind(x.weight, x.bias) for n, x in layers.items()}
+        added[side] = {2: Added(own)}
+    model, changed = method_with(added, tiny_clip), copy.deepcopy(tiny_clip)
+    for side, blocks in added.items():
+        merge(blocks, blocks_of(changed, side))
+    plain = method_with({}, changed)
+    wanted = plain(images())
+    assert (method_with({}, tiny_clip)(images()) - wanted).abs().max() > 0.1
+    gradients = []
+    for mode in (True, False):
+        found = model.train(mode)(images())
+        torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-4)
+        model.zero_grad()
+        F.cross_entropy(found, torch.tensor([0, 1, 2])).backward()
+        gradients.append([p.grad for p in model.learned().values()])
+    assert all(p is not None and p.any() for p in gradients[0])
+    for branch, merged in zip(*gradients, strict=True):
+        assert (branch - merged).norm() < 1e-3 * merged.norm()
+    with torch.no_grad():
+        torch.testing.assert_close(Program(model)(images()), wanted, rtol=1e-5, atol=1e-4)
+
+
 def test_dropout_is_on_only_in_training(tiny_clip):
     torch.manual_seed(0)
     model = method_with({"image": {0: Added(updates(dropout=0.5))}}, tiny_clip)
@@ -327,8 +415,14 @@ MISTAKES = {
     "updates 'query' of block 0 of the text encoder: name one of q, k": {
         "text": {0: Added({"query": LowRank(W, W, 2, 1.0)})}
     },
-    r"updates 'fc' of block 0 of the text encoder by \(128, 128\), but it has \(128, 512\)": {
+    r"updates 'fc' of block 0 of the text encoder by \(128, 128\), but it has \(512, 128\)": {
         "text": {0: Added({"fc": LowRank(W, W, 2, 1.0)})}
+    },
+    "updates 'o' of block 1 of the image encoder by a Linear without `shape` or `merged`: give": {
+        "image": {1: Added({"o": nn.Linear(W, W)})}
+    },
+    "updates 'o' of block 1 of the image encoder by a Idle without `forward`, the branch of": {
+        "image": {1: Added({"o": Idle()})}
     },
 }
 

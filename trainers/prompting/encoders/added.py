@@ -5,9 +5,9 @@ a block, y = ln_1(x) the output of its first LayerNorm; both have the shape (...
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Protocol, Self
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +19,28 @@ from .sides import need_open
 SIDES = ("text", "image")
 MATRICES = ("q", "k", "v", "o", "fc", "proj")  # the frozen ones of a block
 MLP = 4  # the usual width inside an MLP, in units of W
+
+
+class Update(Protocol):
+    """A module that updates a frozen matrix; any that has this, such as `LowRank`.
+
+    In training its `forward` is a branch parallel to the matrix; an evaluation in float32 takes
+    `merged`. If it updates the bias, too, `forward` contains that, and `merged_bias` returns the
+    bias with its update added, (outputs,).
+
+    """
+
+    training: bool
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """The shape of the matrix, (outputs, inputs)."""
+
+    def __call__(self, y: torch.Tensor, /) -> torch.Tensor:
+        """Return the update of the matrix's output: (..., inputs) -> (..., outputs)."""
+
+    def merged(self, weight: torch.Tensor, /) -> torch.Tensor:
+        """Return the matrix (outputs, inputs) with its update added."""
 
 
 class LowRank(nn.Module):
@@ -59,6 +81,11 @@ class LowRank(nn.Module):
         inputs, outputs = hidden if name == "proj" else W, hidden if name == "fc" else W
         return cls(inputs, outputs, rank, scale, dropout)
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        """The shape of the matrix, (outputs, inputs)."""
+        return len(self.w_lora_B), self.w_lora_A.shape[1]
+
     def forward(self, y: torch.Tensor) -> torch.Tensor:
         """Return the update of the matrix's output: (..., inputs) -> (..., outputs)."""
         if self.training and self.dropout:
@@ -75,8 +102,8 @@ class Added(NamedTuple):
     """A method's additions to one block of an encoder; all empty by default.
 
     Attributes:
-        weights: updates of the block's matrices, by name: `q`, `k`, `v`, `o` of the attention,
-            `fc` and `proj` of the MLP.
+        weights: updates of the block's matrices (`Update`), by name: `q`, `k`, `v`, `o` of the
+            attention, `fc` and `proj` of the MLP.
         enter: (n, W), tokens that follow the first position, CLS or SOS, from this block on. The
             first block that has some inserts them; in later blocks they replace those of before.
             n is the same everywhere. They get no positional embedding.
@@ -94,14 +121,14 @@ class Added(NamedTuple):
         True
     """
 
-    weights: Mapping[str, LowRank] = {}
+    weights: Mapping[str, Update] = {}
     enter: torch.Tensor | None = None
     share: float = 1.0
     beside: nn.Module | None = None
     before: nn.Module | None = None
     norms: Mapping[str, nn.Module] = {}
 
-    def modules(self) -> dict[str, nn.Module]:
+    def modules(self) -> dict[str, Any]:
         """Return all that is added but tokens, by name."""
         places = {"beside": self.beside, "before": self.before, **self.weights, **self.norms}
         return {name: module for name, module in places.items() if module is not None}
@@ -110,7 +137,9 @@ class Added(NamedTuple):
     def is_random(self) -> bool:
         """True if computing it twice may need the same random numbers."""
         beside = self.beside is not None and self.beside.training  # it may have dropout
-        return beside or any(update.training and update.dropout for update in self.weights.values())
+        return beside or any(
+            update.training and getattr(update, "dropout", True) for update in self.weights.values()
+        )
 
 
 NOTHING = Added()
@@ -141,7 +170,7 @@ def linear(
     y: torch.Tensor,
     weight: torch.Tensor,
     bias: torch.Tensor,
-    updates: Sequence[LowRank | None],
+    updates: Sequence[Update | None],
 ) -> Sequence[torch.Tensor]:
     """Return the outputs (..., W) of stacked frozen matrices, with their updates.
 
@@ -157,12 +186,20 @@ def linear(
     if given and not given[0].training and weight.dtype == torch.float32:
         pairs = zip(weight.chunk(count), updates, strict=True)
         weight = torch.cat([w if update is None else update.merged(w) for w, update in pairs])
+        if any(hasattr(update, "merged_bias") for update in given):
+            biases = zip(bias.chunk(count), updates, strict=True)
+            bias = torch.cat([_bias(b, update) for b, update in biases])
         given = []
     outputs = F.linear(y, weight, bias).chunk(count, -1)
     if not given:
         return outputs
     pairs = zip(outputs, updates, strict=True)
-    return [out if update is None else out + update(y) for out, update in pairs]
+    return [out if update is None else out + update(y).to(out.dtype) for out, update in pairs]
+
+
+def _bias(bias: torch.Tensor, update: Any) -> torch.Tensor:
+    merged: Callable[..., torch.Tensor] | None = getattr(update, "merged_bias", None)
+    return bias if merged is None else merged(bias)
 
 
 def summand(module: nn.Module, *inputs: torch.Tensor) -> torch.Tensor:
@@ -186,10 +223,14 @@ def merge(added: Additions, blocks: Sequence[Any]) -> None:
     """Add the updates to the matrices of an encoder's blocks, in place."""
     for i, here in added.items():
         attn, mlp = blocks[i].attn, blocks[i].mlp
-        matrices = dict(zip("qkv", attn.in_proj_weight.chunk(3), strict=True))
-        matrices |= {"o": attn.out_proj.weight, "fc": mlp.c_fc.weight, "proj": mlp.c_proj.weight}
+        stacked = zip(attn.in_proj_weight.chunk(3), attn.in_proj_bias.chunk(3), strict=True)
+        matrices = dict(zip("qkv", stacked, strict=True))
+        layers = {"o": attn.out_proj, "fc": mlp.c_fc, "proj": mlp.c_proj}
+        matrices |= {name: (layer.weight, layer.bias) for name, layer in layers.items()}
         for name, update in here.weights.items():
-            matrices[name].copy_(update.merged(matrices[name]))
+            weight, bias = matrices[name]
+            weight.copy_(update.merged(weight))
+            bias.copy_(_bias(bias, update))
 
 
 def without_updates(added: Additions) -> Additions:
@@ -254,12 +295,16 @@ def check_added(name: str, side: str, added: Additions, blocks: Sequence[Any]) -
         for key, update in here.weights.items():
             need(key in MATRICES, f"updates '{key}' of {place}: name one of {', '.join(MATRICES)}")
             hidden = len(blocks[i].mlp.c_fc.weight)
-            wanted = hidden if key == "proj" else W, hidden if key == "fc" else W
-            whole = hasattr(update, "w_lora_A") and hasattr(update, "w_lora_B")
+            wanted = hidden if key == "fc" else W, hidden if key == "proj" else W
+            kind, what = type(update), f"updates '{key}' of {place} by a {type(update).__name__}"
             need(
-                whole,
-                f"updates '{key}' of {place} by a {type(update).__name__} without `w_lora_A` and "
-                "`w_lora_B`: call `super().__init__` of LowRank, and keep the update in both",
+                hasattr(update, "shape") and hasattr(update, "merged"),
+                f"{what} without `shape` or `merged`: give it both, or call `super().__init__` if "
+                "it is a LowRank",
             )
-            found = update.w_lora_A.shape[1], update.w_lora_B.shape[0]
+            need(
+                getattr(kind, "forward", nn.Module.forward) is not nn.Module.forward,
+                f"{what} without `forward`, the branch of a training: give it one",
+            )
+            found = tuple(update.shape)
             need(found == wanted, f"updates '{key}' of {place} by {found}, but it has {wanted}")

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from .added import NOTHING, Added, LowRank, linear, summand
+from .added import NOTHING, Added, Update, linear, summand
 
 SLOPE = 1.702  # of QuickGELU
 
@@ -76,7 +76,7 @@ def finish(block, x, attended, y, added: Added = NOTHING) -> torch.Tensor:
     return result if added.beside is None else result + summand(added.beside, x, y)
 
 
-def product(layer, x, update: LowRank | None) -> torch.Tensor:
+def product(layer, x, update: Update | None) -> torch.Tensor:
     """Return a linear layer of x, with its update."""
     if update is None:
         return F.linear(x, layer.weight, layer.bias)
