@@ -56,6 +56,14 @@ def test_results_without_metrics_are_named():
         assert table.problems[0].endswith("[seed 1, 2]")
 
 
+def test_a_calibration_error_that_is_left_out_is_not_missing():
+    outcomes = some()
+    of_all = few_shot("TransCLIP", 16, (70,), negative_log_likelihood=2.0, top5_accuracy=90.0)
+    (table,) = Metrics(frame([*outcomes, *of_all])).tables().popitem()[1]
+    assert not table.problems
+    assert lines(table)["TransCLIP"][3:] == ["-", "2.00"]
+
+
 def test_base_and_new_are_two_tests():
     outcomes = [outcome("ALIGN", 1, part, 50.0) for part in ("base", "new")]
     _, _, *tables = (
