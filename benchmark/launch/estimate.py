@@ -198,10 +198,12 @@ def _device(settings: Settings) -> str:
 
 def _time(run: Run, settings: Settings, steps: int, environment: dict[str, str]) -> dict | None:
     """Return what `timed` measures of a run; None, with a printed note, if it fails."""
+    from trainers.prompting.method import METHODS
+
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "timed.json"
         words = command(replace(run, folder=Path(folder) / "run"), settings)[2:]
-        words += ["OPTIM.STEPS", str(steps)] if steps else []
+        words += length(METHODS[run.trainer], steps)
         path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
         done = subprocess.run(
             [sys.executable, "-m", "benchmark.launch.timed", str(file), *words],
@@ -216,6 +218,15 @@ def _time(run: Run, settings: Settings, steps: int, environment: dict[str, str])
             return None
         found: dict = json.loads(file.read_text())
         return found
+
+
+def length(kind: type, steps: int) -> list[str]:
+    """Return the words for so many steps; of a method that plans them, for an epoch."""
+    from trainers.prompting.capabilities.planned import Planned
+
+    if steps and issubclass(kind, Planned):
+        return ["OPTIM.STEPS", "0", "OPTIM.MAX_EPOCH", "1", "OPTIM.WARMUP_EPOCH", "0"]
+    return ["OPTIM.STEPS", str(steps)] if steps else []
 
 
 def guess(work: Work, loads: bool, timed: list[dict]) -> float:

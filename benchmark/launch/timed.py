@@ -70,7 +70,8 @@ def measure(words: list[str]) -> dict:
         whole = [now - then for now, then in zip(clock.now(), begun, strict=True)]
         trainer.test()
     used = device_name("cuda" if cfg.USE_CUDA and torch.cuda.is_available() else "cpu")
-    counted = steps[WARM:] or steps[-1:]
+    planned = getattr(trainer, "planned", [])  # then each step has its share of the plan
+    counted = steps if planned else steps[WARM:] or steps[-1:]
     return {
         "batch": trainer.batch_size,
         "first": first,

@@ -9,9 +9,10 @@ import pytest
 from benchmark.__main__ import main
 from benchmark.launch import estimate, timed
 from benchmark.launch.engine import Engine, Settings, command
-from benchmark.launch.estimate import FILE, Guesses, Work, guess, kept, told, work_of
+from benchmark.launch.estimate import FILE, Guesses, Work, guess, kept, length, told, work_of
 from benchmark.protocols import BASE2NEW, FEW_SHOT
 from benchmark.protocols.configs import TrainerConfigs
+from trainers.prompting.method import find_method
 
 # seconds of the processor; those by the clock are ten times as many
 PAIRS = {"build": 2.0, "first": 0.01, "step": 0.5, "test": 3.0, "again": 2.0, "whole": 12.0}
@@ -62,6 +63,14 @@ def test_a_short_run_is_timed(tmp_path, capsys):
     whole, parts = found["whole"][1], ("build", "test")
     assert whole > sum(found[part][1] for part in parts) + 4 * 0.5 * found["step"][1] > 0
     assert work_of(run, Settings()).images > found["images"]
+
+
+def test_an_epoch_is_timed_of_a_method_that_plans_it(tmp_path):
+    (run,) = runs_of(tmp_path, ["NLPrompt"], protocol=FEW_SHOT, shots=[1])
+    assert length(find_method("CoOp"), 4) == ["OPTIM.STEPS", "4"]
+    found = timed.measure([*command(run, Settings())[2:], *length(find_method("NLPrompt"), 4)])
+    assert found["steps"] in (2, 3)  # 37 images in batches of 32, some of them clean
+    assert found["step"][0] > 0
 
 
 def test_estimate_keeps_what_is_found_and_all_commands_use_it(tmp_path, capsys, monkeypatch):
