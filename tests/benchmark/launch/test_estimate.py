@@ -54,7 +54,8 @@ def test_the_work_of_a_run_is_that_of_its_loaders(trainer, tmp_path):
     assert work_of(SimpleNamespace(trainer="Other"), Settings()) is None
 
 
-def test_a_short_run_is_timed(tmp_path, capsys):
+def test_a_short_run_is_timed(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(timed, "IMAGES", 20)
     (run,) = runs_of(tmp_path, protocol=FEW_SHOT, shots=[1])
     words = command(run, Settings(opts=("OPTIM.STEPS", "4")))[2:]
     found = timed.measure(words)
@@ -63,6 +64,9 @@ def test_a_short_run_is_timed(tmp_path, capsys):
     whole, parts = found["whole"][1], ("build", "test")
     assert whole > sum(found[part][1] for part in parts) + 4 * 0.5 * found["step"][1] > 0
     assert work_of(run, Settings()).images > found["images"]
+    (run,) = runs_of(tmp_path, ["TPT"], FEW_SHOT, [1])  # in an order of its own
+    found = timed.measure(command(run, Settings())[2:])
+    assert found["steps"] == 0 < found["images"] <= timed.IMAGES
 
 
 def test_an_epoch_is_timed_of_a_method_that_plans_it(tmp_path):
