@@ -37,7 +37,7 @@ class DePT(CoOp):
 
     checkpoint = "PromptLearner"
     saves_submodule = False
-    training_only = ("SUBSAMPLE_CLASSES",)
+    test_keys = ("SUBSAMPLE_CLASSES",)
     outside = {
         "WEIGHT": "TRAINER.LINEAR_PROBE.WEIGHT",
         "TYPE": "TRAINER.LINEAR_PROBE.TYPE",

@@ -105,7 +105,9 @@ class Method(PublicFiles, nn.Module):
             as `{"W": "TRAINER.W"}`; they are fields of `Settings`, too.
         ignored: keys of the public node that have no effect here; a run that sets one gets a
             warning.
-        training_only: keys of `Settings` that may differ between training and evaluation.
+        training_only: keys of `Settings` that only a training reads: those of an evaluation may
+            differ, and records have the training's.
+        test_keys: keys that an evaluation may set anew: records have its own.
         taught_by: keys of `Settings` that name the places of earlier trainings, which a training
             needs, each with the key that names its CLIP.
         checkpoint: name of the folder in which the public code saves its model.
@@ -172,6 +174,7 @@ class Method(PublicFiles, nn.Module):
     outside: ClassVar[dict[str, str]] = {}
     ignored: ClassVar[tuple[str, ...]] = ()
     training_only: ClassVar[tuple[str, ...]] = ()
+    test_keys: ClassVar[tuple[str, ...]] = ()
     taught_by: ClassVar[Mapping[str, str]] = {}
     checkpoint: ClassVar[str] = "prompt_learner"
     saves_submodule: ClassVar[bool | str] = False

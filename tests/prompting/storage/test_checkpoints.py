@@ -69,7 +69,7 @@ def options(trainer, node) -> list[str]:
     pairs = [
         (method.outside.get(key, f"TRAINER.{method.node}.{key}"), str(value))
         for key, value in node.items()
-        if key not in method.training_only
+        if key not in (*method.training_only, *method.test_keys)
     ]
     return [word for pair in pairs for word in pair]
 

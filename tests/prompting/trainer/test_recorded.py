@@ -89,11 +89,14 @@ def test_keys_that_may_differ_are_those_of_the_training(tmp_path, capsys):
     assert "lambda_value 0.5 (not 0.75)" in capsys.readouterr().out
 
 
-def test_which_classes_are_tested_is_of_the_evaluation(tmp_path):
-    layers = ["TRAINER.MMRL.REP_LAYERS", "[2]", "DATASET.SUBSAMPLE_CLASSES"]
-    assert run(tmp_path, "MMRL", None, 1, extra=[*layers, "base"]) == 0
-    found = evaluated(tmp_path, *layers, "new", trainer="MMRL")
+def test_what_an_evaluation_reads_anew_is_its_own(tmp_path):
+    layers = ["TRAINER.MMRLpp.REP_LAYERS", "[2]", "DATASET.SUBSAMPLE_CLASSES"]
+    keys = ["TRAINER.MMRLpp.BETA", "0.4", "TRAINER.MMRLpp.REG_WEIGHT", "0.5"]
+    assert run(tmp_path, "MMRLpp", None, 1, extra=[*layers, "base"]) == 0
+    found = evaluated(tmp_path, *layers, "new", *keys, trainer="MMRLpp")
     assert found["subsample_classes"] == found["config"]["DATASET"]["SUBSAMPLE_CLASSES"] == "new"
+    node = found["config"]["TRAINER"]["MMRLpp"]
+    assert (node["BETA"], node["REG_WEIGHT"]) == (0.4, 1.0)  # the training's
 
 
 def test_public_checkpoints_do_not_say_it(tmp_path, capsys):

@@ -89,7 +89,8 @@ class MMRL(Method):
     node = "MMRL"
     checkpoint = "MultiModalRepresentationLearner"
     dead_weights = ("prompt_embeddings", "representation_learner.prompt_embeddings")
-    training_only: ClassVar[tuple[str, ...]] = ("REG_WEIGHT", "TASK", "SUBSAMPLE_CLASSES")
+    training_only = ("REG_WEIGHT",)
+    test_keys: ClassVar[tuple[str, ...]] = ("TASK", "SUBSAMPLE_CLASSES")
     outside = {"TASK": "TASK", "SUBSAMPLE_CLASSES": "DATASET.SUBSAMPLE_CLASSES"}
 
     @dataclass(frozen=True)

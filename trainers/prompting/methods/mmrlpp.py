@@ -96,7 +96,7 @@ class MMRLpp(MMRL):
     """
 
     node = "MMRLpp"
-    training_only = (*MMRL.training_only, "BETA")
+    test_keys = (*MMRL.test_keys, "BETA")
 
     @dataclass(frozen=True)
     class Settings(MMRL.Settings):

@@ -103,8 +103,7 @@ def as_trained(cfg: CfgNode, saved: Mapping[str, str] | None, method) -> CfgNode
     Raises:
         UserError: a setting of the checkpoint is impossible.
     """
-    of_test = {"SEED", "DATASET.SUBSAMPLE_CLASSES"}  # which a method may read, too
-    own = {method.place(key) for key in method.training_only} - of_test
+    own = {method.place(key) for key in method.training_only} - {"SEED"}
     own |= set() if method.adapts else {"SEED"}
     cfg = cfg.clone()
     cfg.defrost()
@@ -193,7 +192,7 @@ def check_loaded(saved: Mapping[str, str] | None, now: Mapping[str, str], method
             "The checkpoint has no valid settings in its entry 'settings': take another "
             "--load-epoch, or train again"
         )
-    free = (*method.training_only, "PREC")
+    free = (*method.training_only, *method.test_keys, "PREC")
     names = [name for name, key in _own(method).items() if key not in free]
     names.append("MODEL.BACKBONE.NAME")
     then, here = ({k: s[k] for k in names if k in s} for s in (saved, now))
