@@ -203,7 +203,7 @@ def test_other_data_sets_are_not_detected(tmp_path, capsys):
     assert said in capsys.readouterr().out
 
 
-def test_few_shot_runs_again_and_is_evaluated(tmp_path):
+def test_few_shot_runs_again_and_is_evaluated(tmp_path, capsys):
     place = tmp_path / "data", "TransCLIP", tmp_path / "out", 1
     for _ in range(2):
         assert tiny.run(*place, extra=SHOTS) == 0
@@ -213,6 +213,9 @@ def test_few_shot_runs_again_and_is_evaluated(tmp_path):
     again = tmp_path / "data", "TransCLIP", tmp_path / "again", 1, *flags
     assert tiny.run(*again, extra=SHOTS) == 0
     assert result(tmp_path / "again")["accuracy"] == first["accuracy"]
+    capsys.readouterr()
+    assert tiny.run(*again) == 2  # zero-shot, which would not read the folder
+    assert "with these settings TransCLIP learns nothing: set them as" in capsys.readouterr().err
 
 
 def test_on_top_of_runs(tmp_path, tiny_clip):

@@ -153,7 +153,9 @@ def two_stages(self):
     return Stage(share=0.5), Stage(share=0.5)
 
 
-@pytest.mark.parametrize("body", [{"trains_on_support": True}, {"stages": two_stages}], ids=str)
+@pytest.mark.parametrize(
+    "body", [{"trains_on_support": True}, {"stages": two_stages}], ids=lambda body: next(iter(body))
+)
 def test_steps_of_another_kind(tmp_path, capsys, body, monkeypatch):
     for name, value in body.items():
         monkeypatch.setattr(Ordered, name, value)

@@ -544,6 +544,12 @@ class PromptTrainer(TrainerX):
             print("No --model-dir is given: the prompts keep their initial values")
             return
         if not (self.method.public_parameters() or self.method.own_state()):
+            need(
+                not os.path.isdir(self._folder(directory)),
+                f"'{directory}' holds a trained method, but with these settings "
+                f"{self.kind.__name__} learns nothing: set them as in the training, or leave out "
+                "--model-dir",
+            )
             return
         checkpoint = None
         if epoch is None and not os.path.isdir(self._folder(directory)):
