@@ -105,6 +105,8 @@ def test_every_method_learns_on_them(loaded, library, method):
         node["SENTENCES"] = {name.replace("_", " "): ["a word."] for name in NAMES}
     if "TEACHER" in kind.defaults:
         node |= teacher()
+    if "FEW_SHOT" in kind.defaults:
+        node |= {"FEW_SHOT": True, "SEARCH_HP": False}
     clip_model = loaded[library]
     support = support_of(method, NAMES, clip_model.visual.input_resolution)
     built = build_method(method, node, clip_model, NAMES, support=support).train()
