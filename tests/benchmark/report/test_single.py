@@ -55,7 +55,7 @@ def test_classes_show_n_and_a_temperature_at_its_bound_says_so(run, capsys):
     assert ["n:", "test", "images", "of", "the", "class."] in lines
     (temperature,) = [line for line in lines if line[:1] == ["Temperature"]]
     assert temperature[1:5] == ["20.09,", "at", "its", "bound:"]
-    outcomes = few_shot("ALIGN", 4, (60,), temperature=20.08, calibration_error=5.0)
+    outcomes = few_shot("ALIGN", 4, (60,), temperature=20.08, negative_log_likelihood=1.0)
     (table,) = Metrics(frame(outcomes)).tables().popitem()[1]
     assert table.problems == [
         "ALIGN: the temperature is at its bound, so that ECE scaled could be less [seed 1]"

@@ -544,9 +544,11 @@ class PromptTrainer(TrainerX):
             print("No --model-dir is given: the prompts keep their initial values")
             return
         if not (self.method.public_parameters() or self.method.own_state()):
+            folder = self._folder(directory)
+            saved = read_checkpoint(find_checkpoint(folder, None)) if saved_epochs(folder) else {}
             need(
-                not os.path.isdir(self._folder(directory)),
-                f"'{directory}' holds a trained method, but with these settings "
+                not (saved.get("state_dict") or saved.get("method")),
+                f"'{directory}' holds what a training has learned, but with these settings "
                 f"{self.kind.__name__} learns nothing: set them as in the training, or leave out "
                 "--model-dir",
             )
