@@ -52,7 +52,7 @@ SMALL = r"\small\setlength{\tabcolsep}{4pt}"
 TALL = 52  # lines of a table on a page, in these letters
 COLUMN = 46  # characters, with two for each column of a table, of a line that fits in a column
 SMALLEST = r"\tiny"
-PAGES = {r"\footnotesize": 64, r"\scriptsize": 79, SMALLEST: 106}  # lines on a page; rules count as lines
+PAGES = {r"\footnotesize": 64, r"\scriptsize": 79, SMALLEST: 106}  # lines on a page, with rules
 LINE = 150  # characters of the blocks in a row, counted as in COLUMN; about 130 before they shrink
 LONG = 700  # characters of a caption; a longer one leaves the sources to the text
 MINUS = re.compile(r"(?<![\w-])-(?=\d|ln )|(?<= )-(?= )")
