@@ -23,10 +23,12 @@ from trainers.prompting.errors import UserError
 from trainers.prompting.storage.files import write_whole
 
 from ..protocols.base import Run
-from ..protocols.configs import ROOT, dataset_name
+from ..protocols.configs import dataset_name
 from .child import last_sentence
 from .engine import Engine, Settings, command
 from .local import Local
+from .needs import on_cpu
+from .start import module_path
 
 FILE = "estimate.json"  # in the output
 STEPS = 12  # of a training that is timed
@@ -47,7 +49,7 @@ class Guesses(NamedTuple):
 
 
 class Work(NamedTuple):
-    """What a run has to do: steps of training on `trained` images, and a test of `images`."""
+    """The work of a run: steps of training on `trained` images, and a test of `images`."""
 
     classes: int
     steps: int
@@ -97,16 +99,16 @@ def estimate(engine: Engine, output: Path, local: Local) -> Guesses:
     threads = {each["threads"] for its in timed.values() for each in its}
     if device != now or (now == "cpu" and threads - {local.threads}):
         seconds, timed = {}, {}
-    ends_of = {name: _ends(its, settings) for name, its in families.items()}
-    wanted = {name: ends for name, ends in ends_of.items() if not _cover(timed.get(name), ends)}
-    left = Counter(total=sum(map(len, wanted.values())))
-    for name, ends in wanted.items():
-        timed.pop(name, None)
-        for run, work_there in ends:
-            left["done"] += 1
-            print(f"[{left['done']}/{left['total']}] timing {run}", file=sys.stderr, flush=True)
-            if each := _time(run, settings, min(STEPS, work_there.steps), environment):
-                timed.setdefault(name, []).append(each)
+    wanted = []
+    for name, members in families.items():
+        ends = _ends(members, work, settings)
+        if not _cover(timed.get(name), ends):
+            timed.pop(name, None)
+            wanted += [(name, run, there.steps) for run, there in ends]
+    for number, (name, run, steps) in enumerate(wanted, 1):
+        print(f"[{number}/{len(wanted)}] timing {run}", file=sys.stderr, flush=True)
+        if each := _time(run, settings, min(STEPS, steps), environment):
+            timed.setdefault(name, []).append(each)
     for run, its in work.items():
         if measured := timed.get(family(run, settings)):
             seconds[place_of(run, output)] = guess(its, bool(run.needs), measured)
@@ -127,17 +129,18 @@ def family(run: Run, settings: Settings) -> str:
     return " ".join([*words, settings.backbone or "", settings.features_of(run)])
 
 
-def _ends(runs: list[Run], settings: Settings) -> list[tuple[Run, Work]]:
+def _ends(runs: list[Run], work: dict[Run, Work], settings: Settings) -> list[tuple[Run, Work]]:
     """Return the trainings with the fewest and the most classes, at the most shots.
 
-    Only one of them if the numbers are close.
+    Only one of them if the numbers are close. `work` is that of the runs to do; a training that
+    is finished has none there.
     """
     trainings = {run.needs or run: None for run in runs}
-    work = {run: found for run in trainings if (found := work_of(run, settings))}
-    few = min(work, key=lambda run: (work[run].classes, -run.shots))
-    many = max(work, key=lambda run: (work[run].classes, run.shots))
-    close = work[many].classes <= CLOSE * work[few].classes
-    return [(run, work[run]) for run in ([many] if close else [few, many])]
+    of = {run: found for run in trainings if (found := work.get(run) or work_of(run, settings))}
+    few = min(of, key=lambda run: (of[run].classes, -run.shots))
+    many = max(of, key=lambda run: (of[run].classes, run.shots))
+    close = of[many].classes <= CLOSE * of[few].classes
+    return [(run, of[run]) for run in ([many] if close else [few, many])]
 
 
 def _cover(timed: list[dict] | None, ends: list[tuple[Run, Work]]) -> bool:
@@ -192,8 +195,7 @@ def _parts(dataset: str, root: str, features: str, split: str) -> tuple[list, li
 def _device(settings: Settings) -> str:
     from trainers.prompting.running.devices import device_name, usual_device
 
-    on_cpu = dict(zip(settings.opts[::2], settings.opts[1::2], strict=True)).get("USE_CUDA")
-    return device_name("cpu" if on_cpu == "False" else usual_device())
+    return device_name("cpu" if on_cpu(settings) else usual_device())
 
 
 def _time(run: Run, settings: Settings, steps: int, environment: dict[str, str]) -> dict | None:
@@ -204,10 +206,9 @@ def _time(run: Run, settings: Settings, steps: int, environment: dict[str, str])
         file = Path(folder) / "timed.json"
         words = command(replace(run, folder=Path(folder) / "run"), settings)[2:]
         words += length(METHODS[run.trainer], steps)
-        path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
         done = subprocess.run(
             [sys.executable, "-m", "benchmark.launch.timed", str(file), *words],
-            env=os.environ | environment | {"PYTHONPATH": path},
+            env=os.environ | environment | {"PYTHONPATH": module_path()},
             capture_output=True,
             text=True,
             errors="replace",
@@ -246,10 +247,10 @@ def guess(work: Work, loads: bool, timed: list[dict]) -> float:
 
 def _seconds(timed: dict, work: Work, loads: bool) -> float:
     """Return the seconds of a run if it had the number of classes that was timed."""
-    on_cpu = timed["device"] == "cpu"
+    by_processor = timed["device"] == "cpu"
     names = ("build", "first", "step", "test", "again", "whole")
     build, first, step, test, again, whole = (
-        timed[name][1] / timed["threads"] if on_cpu else timed[name][0] for name in names
+        timed[name][1] / timed["threads"] if by_processor else timed[name][0] for name in names
     )
     tests = max(0.0, test - again) + work.images * again / timed["images"]
     once = build if loads else max(build, whole - timed["steps"] * step - test)

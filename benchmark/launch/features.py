@@ -14,10 +14,11 @@ from trainers.prompting.storage.files import held
 
 from ..data.features import made_of, path_of
 from ..protocols.base import Run
-from ..protocols.configs import ROOT, features_of
+from ..protocols.configs import features_of
 from .checks import check_settings
 from .data import fingerprint
 from .engine import Settings
+from .start import module_path
 
 AUTO = "auto"  # in place of a file
 FOLDER = "features"  # below the output
@@ -47,22 +48,21 @@ def write_lacking(runs: list[Run], settings: Settings) -> None:
     lacking = [name for name in names if not _fits(name, settings.root_of_set(name), settings)]
     if not lacking:
         return
-    # as on images, since there is no header to read yet; it loads the plug-ins
+    # as on images, since no header can be read yet; it loads the plug-ins
     check_settings(runs, replace(settings, features={}, backbone=settings.auto))
     _check_methods({run.trainer for run in runs})
     folder = Path(settings.features[lacking[0]]).parent
     folder.mkdir(parents=True, exist_ok=True)
-    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
     with held(folder / ".lock") as free:
         if not free:
             raise UserError(f"Another command writes to '{folder}': wait until it has")
         for name in lacking:
             words = ["features", name, "--root", settings.root_of_set(name) or ""]
             words += ["--backbone", settings.auto, "--output", str(folder)]
-            # in a process of its own, whose memory is free again when the runs begin
+            # a separate process, whose memory is free again when the runs begin
             done = subprocess.run(
                 [sys.executable, "-m", "benchmark", *words],
-                env=os.environ | {"PYTHONPATH": path},
+                env=os.environ | {"PYTHONPATH": module_path()},
                 stdout=sys.stderr,
             )
             if done.returncode:

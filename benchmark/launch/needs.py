@@ -76,14 +76,18 @@ def warn(found: list[Lack]) -> None:
         print(f"missing for {lack}", file=sys.stderr)
 
 
+def on_cpu(settings: Settings) -> bool:
+    """Return True if the command keeps its runs off GPUs, by USE_CUDA False."""
+    return literal(read_pairs(settings.opts).get("USE_CUDA", True)) is False
+
+
 def idle_device(settings: Settings) -> str:
     """Return a note on GPUs of this machine that PyTorch cannot use; empty if there are none."""
     try:
         from trainers.prompting.running.devices import idle_gpus
     except ModuleNotFoundError:
         return ""
-    on_cpu = literal(read_pairs(settings.opts).get("USE_CUDA", True)) is False
-    idle = "" if on_cpu else idle_gpus()
+    idle = "" if on_cpu(settings) else idle_gpus()
     return idle and f"warning: runs are on the CPU, but the machine has {idle}"
 
 

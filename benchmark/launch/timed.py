@@ -1,4 +1,4 @@
-"""Time a short training and two short evaluations, in a process of their own.
+"""Time a short training and two short evaluations, in a separate process.
 
 `python -m benchmark.launch.timed FILE WORDS...` writes what it measures to FILE; WORDS are those of
 train.py. It is a run as train.py does it, with few steps and few test images.

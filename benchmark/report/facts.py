@@ -1,4 +1,4 @@
-"""What runs were made with: versions, devices and settings, from their records."""
+"""Versions, devices and settings that runs were made with, from their records."""
 
 from collections import defaultdict
 from collections.abc import Iterable

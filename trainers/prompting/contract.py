@@ -151,7 +151,7 @@ def _check_shapes(
     slots: int | None = None,
     class_specific: bool = False,
 ) -> None:
-    """Refuse contexts of which there are more than blocks, or that have a wrong length.
+    """Refuse more contexts than blocks, and contexts of a wrong length.
 
     Args:
         side: `text` or `image`.

@@ -1,4 +1,4 @@
-"""What runs need and this machine lacks is said once, before the first."""
+"""The launcher says once, before the first run, what runs need and this machine lacks."""
 
 import os
 import shutil

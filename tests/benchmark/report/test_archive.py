@@ -178,7 +178,7 @@ OWN = [
     (f"{RUN}/results.json", tarfile.SYMTYPE, "a link, a folder or a device"),
     (f"{RUN}/results.json", tarfile.CHRTYPE, "a link, a folder or a device"),
     ("runs/../../../results.json", tarfile.REGTYPE, "a path that leads out of it"),
-    ("/tmp/runs/results.json", tarfile.REGTYPE, "a path that leads out of it"),
+    ("/runs/results.json", tarfile.REGTYPE, "a path that leads out of it"),
     (f"{RUN}/train.py", tarfile.REGTYPE, "no file of a run"),
     ("results.json", tarfile.REGTYPE, "no file of a run"),
 ]

@@ -27,7 +27,6 @@ class Update(Protocol):
     In training its `forward` is a branch parallel to the matrix; an evaluation in float32 takes
     `merged`. If it updates the bias, too, `forward` contains that, and `merged_bias` returns the
     bias with its update added, (outputs,).
-
     """
 
     training: bool
