@@ -95,6 +95,10 @@ def test_weights_are_fetched_before_the_first_run(here, monkeypatch):
     check_weights("ViT-B/16")
     check_weights("emoji")
     assert len(calls) == 1
+
+
+def test_a_model_of_hugging_face_is_not_fetched():
+    pytest.importorskip("transformers", reason="transformers is not installed")
     with pytest.raises(UserError, match="no such model of Hugging Face in the cache"):
         check_weights("someone/nothing")
 
