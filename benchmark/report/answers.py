@@ -24,7 +24,7 @@ from .names import motif
 from .tables import seeds_text
 
 Tested = TypeVar("Tested")
-Found = TypeVar("Found")
+Value = TypeVar("Value")
 
 MISSING = "no predictions; repeat the run with TEST.PREDICTIONS True"
 OTHERS = "predictions that do not match results.json; repeat the run"
@@ -49,20 +49,20 @@ class Answers(NamedTuple):
 
 
 def each_seed(
-    outcomes: Mapping[int, Tested], read: Callable[[Tested], Found]
-) -> tuple[dict[int, Found], list[str]]:
+    outcomes: Mapping[int, Tested], read: Callable[[Tested], Value]
+) -> tuple[dict[int, Value], list[str]]:
     """Apply `read` to the outcome of each seed, or to a tuple of outcomes, and collect errors.
 
     Returns:
         The values read, by seed; and the messages of UserErrors, each with its seeds.
     """
-    found, problems = {}, defaultdict(list)
+    values, problems = {}, defaultdict(list)
     for seed, outcome in outcomes.items():
         try:
-            found[seed] = read(outcome)
+            values[seed] = read(outcome)
         except UserError as error:
             problems[str(error)].append(seed)
-    return found, [f"{why} [{seeds_text(seeds)}]" for why, seeds in problems.items()]
+    return values, [f"{why} [{seeds_text(seeds)}]" for why, seeds in problems.items()]
 
 
 def arrays_of(outcome: Outcome) -> dict[str, np.ndarray]:
@@ -92,11 +92,11 @@ def answers(outcome: Outcome, joint: bool = False) -> Answers:
     """
     arrays = _in_order(joint_arrays(outcome) if joint else arrays_of(outcome))
     images = hashlib.sha256(arrays["image"].tobytes() + arrays["label"].tobytes()).hexdigest()
-    found = Answers(images, arrays["prediction"] == arrays["label"])
+    plain = Answers(images, arrays["prediction"] == arrays["label"])
     if not joint:
-        return found
+        return plain
     joint_hits = arrays["joint_prediction"] == arrays["joint_label"]
-    return found._replace(joint_hits=joint_hits, base_score=arrays["base_probability"])
+    return plain._replace(joint_hits=joint_hits, base_score=arrays["base_probability"])
 
 
 def joint_arrays(outcome: Outcome) -> dict[str, np.ndarray]:
@@ -159,9 +159,9 @@ class Measure(NamedTuple):
     note: str = ""
 
 
-def accuracy_parts(*of: Answers) -> tuple[np.ndarray, ...]:
+def accuracy_parts(*runs: Answers) -> tuple[np.ndarray, ...]:
     """Return the hits of each run."""
-    return tuple(each.hits for each in of)
+    return tuple(run.hits for run in runs)
 
 
 def joint_parts(base: Answers, new: Answers) -> tuple[np.ndarray, ...]:
@@ -176,10 +176,10 @@ def openworld_parts(base: Answers, new: Answers) -> tuple[np.ndarray, ...]:
     means = []
     # for a new image, a lower score is better
     for side, other, sign in ((base, new, 1), (new, base, -1)):
-        scores = np.sort(sign * np.asarray(other.base_score)[other.hits])
-        own = sign * np.asarray(side.base_score)
-        below = np.searchsorted(scores, own, "left") + np.searchsorted(scores, own, "right")
-        means.append(side.hits * below / (2 * len(other.hits)))
+        rivals = np.sort(sign * np.asarray(other.base_score)[other.hits])
+        scores = sign * np.asarray(side.base_score)
+        ranks = np.searchsorted(rivals, scores, "left") + np.searchsorted(rivals, scores, "right")
+        means.append(side.hits * ranks / (2 * len(other.hits)))
     return tuple(of_side - of_side.mean() / 2 for of_side in means)
 
 

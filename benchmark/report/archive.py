@@ -63,8 +63,8 @@ def main(argv: list[str]) -> None:
         raise UserError(f"no finished runs in '{output}': check the path, or run a protocol first")
     content = packed(output, [done[folder] for folder in done])
     write_output(file, content)
-    left = len({outcome.run.folder for outcome in outcomes}) - len(done)
-    more = f"; left out because they are not finished: {left}" if left else ""
+    unfinished = len({outcome.run.folder for outcome in outcomes}) - len(done)
+    more = f"; left out because they are not finished: {unfinished}" if unfinished else ""
     print(f"{file}: {len(done)} runs, {tqdm.format_sizeof(len(content), 'B')}{more}")
 
 
@@ -74,7 +74,10 @@ def packed(output: Path, outcomes: list[Outcome]) -> bytes:
     Raises:
         UserError: predictions cannot be read.
     """
-    of_sets = sorted(outcomes, key=lambda of: (of.run.dataset, of.run.subsample, of.run.folder))
+    of_sets = sorted(
+        outcomes,
+        key=lambda outcome: (outcome.run.dataset, outcome.run.subsample, outcome.run.folder),
+    )
     clean, commands = Cleaner(output), []
     stream = io.BytesIO()
     with tarfile.open(fileobj=stream, mode="w:xz") as archive:
@@ -91,8 +94,8 @@ def packed(output: Path, outcomes: list[Outcome]) -> bytes:
             if os.path.isabs(root) and root.strip("/"):
                 clean.places[root] = "DATA"
             place = f"{RUNS}/{folder.relative_to(output).as_posix()}"
-            said = next((x for x in console_lines(outcome.run) if x.startswith(COMMAND)), "")
-            commands += [clean.command(said.removeprefix(COMMAND))] * bool(said)
+            command = next((x for x in console_lines(outcome.run) if x.startswith(COMMAND)), "")
+            commands += [clean.command(command.removeprefix(COMMAND))] * bool(command)
             arrays = read_predictions(folder)
             left_out = {"joint_note": LEFT_OUT} if arrays and "joint_label" in arrays else {}
             add(f"{place}/{RESULTS}", clean.json((outcome.result or {}) | left_out))
@@ -104,11 +107,11 @@ def packed(output: Path, outcomes: list[Outcome]) -> bytes:
 
 def slim(arrays: Mapping[str, np.ndarray]) -> bytes:
     """Return predictions as a file with only the first class and its probability of each image."""
-    kept = {name: arrays[name] for name in ("image", "label", "prediction")}
-    kept |= {name: arrays[name][:, :1] for name in ("top", "probability")}
-    kept["label_log_probability"] = arrays["label_log_probability"].astype("float16")
+    columns = {name: arrays[name] for name in ("image", "label", "prediction")}
+    columns |= {name: arrays[name][:, :1] for name in ("top", "probability")}
+    columns["label_log_probability"] = arrays["label_log_probability"].astype("float16")
     stream = io.BytesIO()
-    np.savez(stream, **kept)  # type: ignore[arg-type]  # not compressed: the archive is
+    np.savez(stream, **columns)  # type: ignore[arg-type]  # not compressed: the archive is
     return stream.getvalue()
 
 
@@ -119,7 +122,7 @@ def environment() -> dict[str, Any]:
         answer = subprocess.run(ask, capture_output=True, text=True, timeout=20, check=True).stdout
     except (OSError, subprocess.SubprocessError):
         answer = ""
-    packages = {of.name: of.version for of in importlib.metadata.distributions() if of.name}
+    packages = {dist.name: dist.version for dist in importlib.metadata.distributions() if dist.name}
     return {
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
@@ -153,7 +156,7 @@ class Cleaner:
         absolute = text.startswith(("/", "~/")) or PureWindowsPath(text).drive
         if absolute and "\n" not in text:  # it may have spaces
             text = _last(text)
-        return self.host.sub("HOST", PLACE.sub(lambda found: _last(found[0]), text))
+        return self.host.sub("HOST", PLACE.sub(lambda match: _last(match[0]), text))
 
     def command(self, line: str) -> str:
         """Return a command line without them."""
@@ -167,7 +170,7 @@ class Cleaner:
         if isinstance(value, str):
             return self(value)
         if isinstance(value, dict):
-            return {self(key): self.tree(of) for key, of in value.items()}
+            return {self(key): self.tree(item) for key, item in value.items()}
         return [*map(self.tree, value)] if isinstance(value, Iterable) else value
 
     def json(self, value: Any) -> bytes:

@@ -60,8 +60,8 @@ def both(tidy: pd.DataFrame) -> list[Measured]:
     done = halves[(halves["metric"] == "accuracy") & halves["value"].notna()]
     if done.empty:
         return []
-    listed = rows(halves[halves["line"].isin(done["line"])], beside_published=False)
-    lines = listed[~listed["average"] & (listed["column"] == "h")]
+    table_rows = rows(halves[halves["line"].isin(done["line"])], beside_published=False)
+    lines = table_rows[~table_rows["average"] & (table_rows["column"] == "h")]
     unit = lines[lines["name"] == RELATIVE_TO].drop_duplicates("table").set_index("table")
     for key in RELATIVE:
         theirs, ours = (members[key].astype(float) for members in (unit, lines))
@@ -70,19 +70,23 @@ def both(tidy: pd.DataFrame) -> list[Measured]:
     numbers, problems = _numbers(done)
     lines = lines.assign(problems=lines["line"].map(problems))
     numbers = numbers.merge(lines[["line", "name", "dataset"]], on="line")
-    notes = listed.assign(note=[*map(count_text, each_row(listed))], metric=listed["column"])
+    notes = table_rows.assign(
+        note=[*map(count_text, each_row(table_rows))], metric=table_rows["column"]
+    )
     numbers = numbers.merge(notes[["line", "metric", "note"]], "left", ["line", "metric"])
     numbers["note"] = numbers["note"].fillna("")
-    found = []
-    for _, of in lines.groupby("table", sort=False):
-        row, here = next(each_row(of)), numbers[numbers["line"].isin(of["line"])]
+    groups = []
+    for _, members in lines.groupby("table", sort=False):
+        row, values = next(each_row(members)), numbers[numbers["line"].isin(members["line"])]
         place = place_of(row, row.shots, BOTH)
-        found.append(Measured(table_name(row), place, protocol_of(row), of, here, more=costs))
+        groups.append(
+            Measured(table_name(row), place, protocol_of(row), members, values, more=costs)
+        )
     for group, artists in averaged(lines).items():
-        for artist, drawn in artists.items():
-            of = lines[(lines["group"] == group) & lines["dataset"].isin(drawn)]
-            found.append(_average(of, numbers[numbers["line"].isin(of["line"])], artist))
-    return found
+        for artist, datasets in artists.items():
+            members = lines[(lines["group"] == group) & lines["dataset"].isin(datasets)]
+            groups.append(_average(members, numbers[numbers["line"].isin(members["line"])], artist))
+    return groups
 
 
 def _numbers(done: pd.DataFrame) -> tuple[pd.DataFrame, dict[int, list[str]]]:
@@ -91,18 +95,18 @@ def _numbers(done: pd.DataFrame) -> tuple[pd.DataFrame, dict[int, list[str]]]:
     Args:
         done: the accuracies of finished runs.
     """
-    said, problems = [], {}
+    entries, problems = [], {}
     for line, members in done.groupby("line", sort=False):
         base, new = (
             members[members["column"] == half].set_index("seed")["outcome"].to_dict()
             for half in ("base", "new")
         )
         pairs = {seed: (base.get(seed), new.get(seed)) for seed in sorted(base | new)}
-        read, problems[line] = each_seed(pairs, joint)
-        said += [(line, key, value) for of in read.values() for key, value in of.items()]
+        by_seed, problems[line] = each_seed(pairs, joint)
+        entries += [(line, *item) for metrics in by_seed.values() for item in metrics.items()]
     columns = ["line", "metric", "value"]
     accuracies = of_seeds(done).rename_axis(index={"column": "metric"}).reset_index(name="value")
-    return pd.concat([accuracies[columns], pd.DataFrame(said, columns=columns)]), problems
+    return pd.concat([accuracies[columns], pd.DataFrame(entries, columns=columns)]), problems
 
 
 def _average(lines: pd.DataFrame, numbers: pd.DataFrame, artist: str) -> Measured:
@@ -110,44 +114,47 @@ def _average(lines: pd.DataFrame, numbers: pd.DataFrame, artist: str) -> Measure
 
     A data set counts for a method only if it has H there.
     """
-    row, of = next(each_row(lines)), lines["dataset"].nunique()
+    row, total = next(each_row(lines)), lines["dataset"].nunique()
     of_sets = numbers.groupby(["name", "dataset", "metric"])["value"].mean().unstack()
     of_sets = with_h(of_sets.reindex(columns=list(JOINT))).dropna(subset="h").groupby("name")
     means, counts = with_h(of_sets.mean()), of_sets.count()
-    said = means.melt(ignore_index=False, var_name="metric")
-    said["note"] = [f" ({n} of {of})" * (n < of) for n in counts.melt()["value"]]
+    averages = means.melt(ignore_index=False, var_name="metric")
+    averages["note"] = [f" ({n} of {total})" * (n < total) for n in counts.melt()["value"]]
     lines = lines.drop_duplicates("name")
     datasets = [int(counts["h"].get(name, 0)) for name in lines["name"]]
-    lines = lines.assign(datasets=datasets, of=of, problems=[[] for _ in datasets])
+    lines = lines.assign(datasets=datasets, of=total, problems=[[] for _ in datasets])
     place = place_of(row, row.shots, BOTH) | {"dataset": AVERAGE, "artist": artist or None}
-    where, own = averages_title(row, of, artist), ("problems", "datasets", "of")
-    return Measured(where, place, protocol_of(row), lines, said.dropna().reset_index(), own)
+    where, fields = averages_title(row, total, artist), ("problems", "datasets", "of")
+    return Measured(where, place, protocol_of(row), lines, averages.dropna().reset_index(), fields)
 
 
-def tables(of: Measured) -> Iterator[Table]:
+def tables(measured: Measured) -> Iterator[Table]:
     """Yield the tables of numbers that `both` returns: joint metrics, then costs, if shown."""
-    first, what = next(each_row(of.lines)), ": base and new classes together"
+    first, what = next(each_row(measured.lines)), ": base and new classes together"
     shots = shots_text(first.shots)
-    if of.place["dataset"] == AVERAGE:
-        table = of.table(f"{what}, {shots}", JOINT, [AVERAGE_NOTE, H_NOTE, JOINT_NOTE])
-        table.caption += apart_note(each_row(of.lines))
+    if measured.place["dataset"] == AVERAGE:
+        table = measured.table(f"{what}, {shots}", JOINT, [AVERAGE_NOTE, H_NOTE, JOINT_NOTE])
+        table.caption += apart_note(each_row(measured.lines))
         yield table
         return
     runs = f"{shots}, {seeds_text(first.seeds)}"
-    spread = spread_note(of.numbers.groupby(["line", "metric"]).size().max())
-    said = of.lines[["name", "problems"]].explode("problems").dropna()
+    spread = spread_note(measured.numbers.groupby(["line", "metric"]).size().max())
+    problem_rows = measured.lines[["name", "problems"]].explode("problems").dropna()
     problems = [
-        f"{', '.join(names)}: {why}" for why, names in said.groupby("problems", sort=False)["name"]
+        f"{', '.join(names)}: {why}"
+        for why, names in problem_rows.groupby("problems", sort=False)["name"]
     ]
-    yield of.table(f"{what}, {runs}", JOINT, [spread, H_NOTE, JOINT_NOTE], problems)
-    if of.protocol.costs:
+    yield measured.table(f"{what}, {runs}", JOINT, [spread, H_NOTE, JOINT_NOTE], problems)
+    if measured.protocol.costs:
         note = "Training is the mean over the seeds."
-        yield _costs(of, of.table(f": accuracy and cost, {runs}", H, [spread, H_NOTE, note]))
+        yield _costs(
+            measured, measured.table(f": accuracy and cost, {runs}", H, [spread, H_NOTE, note])
+        )
 
 
-def _costs(of: Measured, table: Table) -> Table:
+def _costs(measured: Measured, table: Table) -> Table:
     """Add the columns of costs to a table."""
-    for line, row in zip(table.lines, each_row(of.lines), strict=True):
+    for line, row in zip(table.lines, each_row(measured.lines), strict=True):
         costs = more(row)
         for key, name in RELATIVE.items():
             times = getattr(row, key + TIMES)

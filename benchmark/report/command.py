@@ -118,8 +118,8 @@ VIEWS: dict[str, dict[str, Any]] = {
 def build_parser() -> Parser:
     """Return the parser of `report`."""
     parser = Parser(prog="python -m benchmark report", description=__doc__)
-    instead = parser.add_mutually_exclusive_group()
-    for group, options in ((parser, OPTIONS), (instead, VIEWS)):
+    views = parser.add_mutually_exclusive_group()
+    for group, options in ((parser, OPTIONS), (views, VIEWS)):
         for name, settings in options.items():
             group.add_argument(name, **settings)
     return parser
@@ -157,8 +157,8 @@ def show(args: argparse.Namespace, outputs: list[Path]) -> None:
     if tidy.empty:
         print(nothing(args, outputs))
         return
-    about = handed_on(outcomes, [of for of in outputs if of not in args.outputs])
-    listed = rows(tidy, args.interval, args.published != "off")
+    origins = handed_on(outcomes, [output for output in outputs if output not in args.outputs])
+    table_rows = rows(tidy, args.interval, args.published != "off")
     view: View | None = None
     if args.compare:
         view = Comparisons(tidy, args.compare, args.resample, args.metric, args.across)
@@ -167,21 +167,21 @@ def show(args: argparse.Namespace, outputs: list[Path]) -> None:
     elif args.metrics or args.classes:
         view = Metrics(tidy) if args.metrics else Classes(tidy)
     if args.plots:
-        draw(listed, view, args.plots)
+        draw(table_rows, view, args.plots)
     if args.format == "html":
-        print(as_page(tidy, listed, view, args.published == "all", about))
+        print(as_page(tidy, table_rows, view, args.published == "all", origins))
         return
     if view:
         print(formatted_view(view, args.format))
     else:
-        print(render(listed, args.format, args.published == "all", args.deviations))
-    if about and args.format in ("text", "markdown"):
-        print(f"\n{in_style({MADE_WITH: about}, args.format)}")
+        print(render(table_rows, args.format, args.published == "all", args.deviations))
+    if origins and args.format in ("text", "markdown"):
+        print(f"\n{in_style({MADE_WITH: origins}, args.format)}")
 
 
 def handed_on(outcomes: list[Outcome], archives: list[Path]) -> list[Table]:
     """Return a table of what the runs of archives were made with; none without archives."""
-    theirs = [of for of in outcomes if any(map(of.run.folder.is_relative_to, archives))]
+    theirs = [x for x in outcomes if any(map(x.run.folder.is_relative_to, archives))]
     done = [outcome for outcome in theirs if outcome.result]
     bare = sum(not (outcome.run.folder / PREDICTIONS).exists() for outcome in done)
     return [made_with(done, bare)] if archives else []
@@ -199,35 +199,35 @@ def chosen(args: argparse.Namespace, outputs: list[Path]) -> list[Outcome]:
     """
     for output in outputs:
         need(not output.is_file(), f"'{output}' is a file: unpack it, and name the folder")
-        there = len(outputs) == 1 or output.exists()
-        need(there, f"'{output}' does not exist: check the path")
+        exists = len(outputs) == 1 or output.exists()
+        need(exists, f"'{output}' does not exist: check the path")
     archives = [output for output in outputs if output not in args.outputs]
     protocols = [PROTOCOLS[name] for name in args.protocols or PROTOCOLS]
     folders: list[tuple[Path, str]] = []
     for output in outputs:
-        inside = place_in_output(output)
-        folders += [inside] if inside else [(folder, "") for folder in outputs_below(output)]
+        part = place_in_output(output)
+        folders += [part] if part else [(folder, "") for folder in outputs_below(output)]
     names = [folder.name for folder, _ in folders]
-    found = []
+    outcomes = []
     for folder, place in folders:
-        asked = [of for of in protocols if not place or stands_in(of, place)]
-        outcomes = [outcome for protocol in asked for outcome in on_disk(folder, protocol)]
+        searched = [p for p in protocols if not place or stands_in(p, place)]
+        in_folder = [outcome for protocol in searched for outcome in on_disk(folder, protocol)]
         if any(map(folder.is_relative_to, archives)):
-            outcomes = received.checked(outcomes)
+            in_folder = received.checked(in_folder)
         if len(folders) > 1:
             origin = folder.name if names.count(folder.name) == 1 else ""
-            outcomes = [replace(of, origin=origin or str(folder)) for of in outcomes]
-        found += outcomes
+            in_folder = [replace(x, origin=origin or str(folder)) for x in in_folder]
+        outcomes += in_folder
     if args.logs:
-        read, unknown = logs.read(args.logs)
-        found += [outcome for outcome in read if outcome.run.protocol in protocols]
+        logged, unknown = logs.read(args.logs)
+        outcomes += [outcome for outcome in logged if outcome.run.protocol in protocols]
         if unknown:
             more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
             print(
                 f"skipped logs that do not say which run they are of: {unknown[0]}{more}",
                 file=sys.stderr,
             )
-    return [outcome for outcome in found if not args.seeds or outcome.run.seed in args.seeds]
+    return [outcome for outcome in outcomes if not args.seeds or outcome.run.seed in args.seeds]
 
 
 def on_disk(output: Path, protocol: Protocol) -> list[Outcome]:
@@ -270,23 +270,23 @@ def formatted_view(view: View, form: str) -> str:
 
 def as_page(
     tidy: pd.DataFrame,
-    listed: pd.DataFrame,
+    table_rows: pd.DataFrame,
     view: View | None,
     all_published: bool = False,
-    about: Sequence[Table] = (),
+    origins: Sequence[Table] = (),
 ) -> str:
     """Return an HTML page with all tables and plots, then those of a view, then more tables."""
     from .page import page  # with matplotlib
     from .plots import figures
 
-    groups: dict[Any, list[Table]] = {**tables(listed, all_published)}
+    groups: dict[Any, list[Table]] = {**tables(table_rows, all_published)}
     for protocol, more in (view.tables() if view else {}).items():
         groups[protocol] = groups[protocol] + more
-    if about:
-        groups[MADE_WITH] = [*about]
+    if origins:
+        groups[MADE_WITH] = [*origins]
     done = tidy["outcome"][tidy["problem"].isna()]
     results = {outcome.run.folder: outcome.result for outcome in done}  # some are in two tables
-    return page(groups, figures(listed) | view_figures(view), results.values())
+    return page(groups, figures(table_rows) | view_figures(view), results.values())
 
 
 def end_in_table(protocol: Protocol, engine: Any, output: Path) -> int:
@@ -338,13 +338,13 @@ def view_figures(view: View | None) -> dict:
     return pictures.figures(view.tests, view.picture)
 
 
-def draw(listed: pd.DataFrame, view: View | None, folder: Path) -> None:
+def draw(table_rows: pd.DataFrame, view: View | None, folder: Path) -> None:
     """Write the plots that belong to the tables into a folder, and print their paths."""
     from . import plots  # matplotlib is slow to load
 
     of_view = isinstance(view, Metrics | Classes)
-    drawn = view_figures(view) if of_view else plots.figures(listed)
-    if not drawn:
+    drawing = view_figures(view) if of_view else plots.figures(table_rows)
+    if not drawing:
         shown = "runs with predictions" if of_view else "means of finished runs"
         print(f"no plots: there are no {shown}", file=sys.stderr)
-    plots.write(drawn, folder)
+    plots.write(drawing, folder)

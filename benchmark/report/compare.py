@@ -76,8 +76,8 @@ class Comparisons:
         """Compare; comparisons that are impossible are listed as problems."""
         self.method, self.resample = method, resample
         self.metric, self._measure = metric, MEASURES[metric]
-        listed = rows(tidy, beside_published=False)
-        measured = listed[~listed["average"]]
+        table_rows = rows(tidy, beside_published=False)
+        measured = table_rows[~table_rows["average"]]
         check_name("method to compare", method, list(dict.fromkeys(measured["name"])))
         if self._measure.head:
             measured = measured[measured["column"] == "h"]
@@ -88,68 +88,68 @@ class Comparisons:
                 )
         done = tidy[(tidy["metric"] == "accuracy") & tidy["value"].notna()]
         self._runs: dict[tuple, dict[int, Outcome]] = {  # by line and column, then by seed
-            of: dict(zip(runs["seed"], runs["outcome"], strict=True))
-            for of, runs in done.groupby(["line", "column"])
+            place: dict(zip(runs["seed"], runs["outcome"], strict=True))
+            for place, runs in done.groupby(["line", "column"])
         }
         self._answers = partial(answers, joint=bool(self._measure.head))
         self._names: dict[str, int] = {}  # the number of each unit
         self._units: dict[tuple, np.ndarray] = {}  # the unit of each image, by test set
         self._refused: dict[int, list[str]] = defaultdict(list)  # sentences by table
-        averages, over = averaged(measured), defaultdict[tuple, list](list)
-        found = []
+        averages, by_average = averaged(measured), defaultdict[tuple, list](list)
+        records = []
         for ours, theirs in _pairs(measured, method):
             if not across and _basis(ours) != _basis(theirs):
                 self._refused[ours.table].append(f"{theirs.name}: {OTHER_BASIS}")
                 continue
-            found.append(self._compared([(ours, theirs)]))
-            over[ours.group, theirs.name, max(ours.shots, theirs.shots), ours.column] += [
+            records.append(self._compared([(ours, theirs)]))
+            by_average[ours.group, theirs.name, max(ours.shots, theirs.shots), ours.column] += [
                 (ours, theirs)
             ]
-        if not found:
-            alone = f"only {method} was found: run another method in the same setting"
-            raise UserError(f"--compare: {next(iter(self._refused.values()), [alone])[0]}")
-        for (group, *_), pairs in over.items():
+        if not records:
+            reason = f"only {method} was found: run another method in the same setting"
+            raise UserError(f"--compare: {next(iter(self._refused.values()), [reason])[0]}")
+        for (group, *_), pairs in by_average.items():
             for artist, datasets in averages.get(group, {}).items():
-                if drawn := [pair for pair in pairs if pair[0].dataset in datasets]:
-                    found.append(self._compared(drawn, len(datasets), artist))
-        frame = pd.DataFrame(found, dtype=object)
+                if members := [pair for pair in pairs if pair[0].dataset in datasets]:
+                    records.append(self._compared(members, len(datasets), artist))
+        frame = pd.DataFrame(records, dtype=object)
         p = frame[frame["p"].notna()].groupby(["table", "place"])["p"]
         p = p.transform(lambda p: holm(list(p)))
         frame["p_holm"] = p.reindex(frame.index).astype(object).where(frame["p"].notna(), None)
-        self.found = frame
+        self.differences = frame
 
-    def _compared(self, pairs: list[tuple], of: int | None = None, artist: str = "") -> dict:
+    def _compared(self, pairs: list[tuple], total: int | None = None, artist: str = "") -> dict:
         """Compare two methods, on one data set or on average, and return the record.
 
         Args:
             pairs: our row and theirs on each data set.
-            of: the number of data sets of an average.
+            total: the number of data sets of an average.
             artist: who drew them, where there is one average for each artist.
         """
         ours, theirs = pairs[0]
         shots = max(ours.shots, theirs.shots)
         blocks, problems = [], []
         for pair in pairs:
-            block, missing = self._block(*pair)
-            problems += missing
+            block, sentences = self._block(*pair)
+            problems += sentences
             blocks += [block] if block else []
         over_both = bool(self._measure.head)
-        found = difference(blocks, over_both) if blocks else [None] * 4
+        result = difference(blocks, over_both) if blocks else [None] * 4
         protocol = protocol_of(ours)
-        placed = SimpleNamespace(**vars(ours) | {"shots": shots, "average": of is not None})
+        placed = SimpleNamespace(**vars(ours) | {"shots": shots, "average": total is not None})
         return {
             "protocol": protocol.name,
             "source": ours.source,
-            "dataset": ours.dataset if of is None else "average",
+            "dataset": ours.dataset if total is None else "average",
             "embedded": ours.embedded,
             "artist": artist or None,
             "datasets": len(blocks),  # number of data sets, and how many there should be
-            "of": of or 1,
+            "of": total or 1,
             "shots": shots,
             "column": self.metric if over_both else ours.column,
             "method": self.method,
             "other": theirs.name,
-            **dict(zip(("difference", "low", "high", "p"), found, strict=True)),
+            **dict(zip(("difference", "low", "high", "p"), result, strict=True)),
             "p_holm": None,
             "resampled": self.resample,
             "seeds": sorted({int(seed) for block in blocks for seed in block[0].seeds}),
@@ -157,9 +157,9 @@ class Comparisons:
             "problems": problems,
             "ours": ours,
             "theirs": theirs,
-            "table": (ours.table if of is None else ours.group, artist),
+            "table": (ours.table if total is None else ours.group, artist),
             "place": self._measure.head or place_name(placed),
-            "average": of is not None,
+            "average": total is not None,
         }
 
     def _block(self, ours, theirs) -> tuple[list[Pair], list[str]]:
@@ -168,28 +168,29 @@ class Comparisons:
         Returns:
             A pair for each column, none if they cannot be compared; sentences on what is missing.
         """
-        both, found, problems = (ours, theirs), {}, []
+        both, by_line, problems = (ours, theirs), {}, []
         columns = ("base", "new") if ours.column == "h" else (ours.column,)
         for column, row in product(columns, both):
             runs = self._runs.get((row.line, column), {})
-            found[row.line, column], missing = each_seed(runs, self._answers)
+            by_line[row.line, column], reasons = each_seed(runs, self._answers)
             where = f"{row.name}, {_where(row, [column])}"
-            problems += [f"{where}: {why}" for why in missing]
+            problems += [f"{where}: {why}" for why in reasons]
             problems += [] if runs else [f"{where}: no finished run"]
-        if not all(found.values()):
+        if not all(by_line.values()):
             return [], problems
-        trained = [set(found[row.line, column]) for row in both if not row.untrained
+        seed_sets = [set(by_line[row.line, column]) for row in both if not row.untrained
                    for column in columns]  # fmt: skip
-        seeds = sorted(set.intersection(*trained)) if trained else ours.seeds[:1]
+        seeds = sorted(set.intersection(*seed_sets)) if seed_sets else ours.seeds[:1]
         where = f"{theirs.name}, {_where(theirs, columns)}"
         if not seeds:
             return [], [*problems, f"{where}: no seed that {self.method} has, too"]
-        if trained and len(seeds) < len(ours.seeds):
+        if seed_sets and len(seeds) < len(ours.seeds):
             problems.append(f"{where}: {len(seeds)} of {len(ours.seeds)} seeds")
 
         def answered(row, column, seed):
-            of = found[row.line, column]  # an untrained method's one run counts for every seed
-            return next(iter(of.values())) if row.untrained else of[seed]
+            by_seed = by_line[row.line, column]
+            # an untrained method's one run counts for every seed
+            return next(iter(by_seed.values())) if row.untrained else by_seed[seed]
 
         units = []
         for column in columns:
@@ -197,7 +198,7 @@ class Comparisons:
             if len(images) > 1:
                 what = f"other test images, or labels, than {self.method} or than other seeds"
                 return [], [*problems, f"{where}: {what}"]
-            outcome = self._runs[ours.line, column][next(iter(found[ours.line, column]))]
+            outcome = self._runs[ours.line, column][next(iter(by_line[ours.line, column]))]
             units.append(self._numbers(outcome, column, images.pop()))
         parts = [
             [self._measure.parts(*(answered(row, column, seed) for column in columns))
@@ -205,8 +206,10 @@ class Comparisons:
             for row in both
         ]  # by method, seed and column  # fmt: skip
         return [
-            Pair(of_column, np.array(seeds), *(np.stack([of[i] for of in each]) for each in parts))
-            for i, of_column in enumerate(units)
+            Pair(
+                unit, np.array(seeds), *(np.stack([seed[i] for seed in method]) for method in parts)
+            )
+            for i, unit in enumerate(units)
         ], problems
 
     def _numbers(self, outcome: Outcome, column: str, images: str) -> np.ndarray:
@@ -220,11 +223,11 @@ class Comparisons:
 
     def tables(self) -> dict[Protocol, list[Table]]:
         """Return the tables of each protocol, with a line for each other method."""
-        found: dict[Protocol, list[Table]] = {}
-        for _, members in self.found.groupby("table", sort=False):
+        by_protocol: dict[Protocol, list[Table]] = {}
+        for _, members in self.differences.groupby("table", sort=False):
             protocol = protocol_of(members.iloc[0]["ours"])
-            found.setdefault(protocol, []).append(self._table(protocol, members))
-        return found
+            by_protocol.setdefault(protocol, []).append(self._table(protocol, members))
+        return by_protocol
 
     def _table(self, protocol: Protocol, members: pd.DataFrame) -> Table:
         places = members["place"].unique()
@@ -250,10 +253,10 @@ class Comparisons:
         motifs = self.resample == "images" and members.iloc[0]["embedded"]
         what = "motifs" if motifs else self.resample
         several = ", each in all data sets at once" if members["average"].any() else ""
-        of, nor = ("", "") if what == "classes" else (" of these classes", "classes or ")
+        these, nor = ("", "") if what == "classes" else (" of these classes", "classes or ")
         sentences = [
             f"Resampled: {what} and seeds{several}.",
-            f"The intervals are about other {what}{of} and other seeds, not about other {nor}"
+            f"The intervals are about other {what}{these} and other seeds, not about other {nor}"
             "data sets.",
         ]
         return [*sentences, ONE_SEED] if (members["seeds"].str.len() == 1).any() else sentences
@@ -265,9 +268,9 @@ class Comparisons:
         else:
             what = averages_title(first["ours"], first["of"], first["artist"])
         splits = " and ".join(sorted({row.split for row in members["ours"]}))
-        of = f"{self._measure.head}, " if self._measure.head else ""
-        mine = marked(self.method, first["ours"].beyond)
-        details = [f"{what}: {of}{mine} minus each other on {splits} images"]
+        metric = f"{self._measure.head}, " if self._measure.head else ""
+        name = marked(self.method, first["ours"].beyond)
+        details = [f"{what}: {metric}{name} minus each other on {splits} images"]
         if protocol.across != "shots" and first["shots"]:
             details.append(shots_text(first["shots"]))
         if seeds := sorted(set().union(*members["seeds"])):
@@ -276,17 +279,17 @@ class Comparisons:
 
     def records(self) -> list[dict]:
         """Return each difference as plain numbers."""
-        return self.found.drop(columns=PLACE).to_dict("records")
+        return self.differences.drop(columns=PLACE).to_dict("records")
 
 
-def _cell(found) -> Cell:
+def _cell(row) -> Cell:
     """Return the table cell of a difference."""
-    if found.difference is None:
+    if row.difference is None:
         return Cell("-")
-    p = "p < 0.001" if found.p_holm < 0.001 else f"p {found.p_holm:.3f}"
-    text = f"{found.difference:+.2f} [{found.low:+.2f}, {found.high:+.2f}] {p}"
-    missing = found.average and found.datasets < found.of
-    return Cell(f"{text} ({found.datasets} of {found.of})" if missing else text)
+    p = "p < 0.001" if row.p_holm < 0.001 else f"p {row.p_holm:.3f}"
+    text = f"{row.difference:+.2f} [{row.low:+.2f}, {row.high:+.2f}] {p}"
+    incomplete = row.average and row.datasets < row.of
+    return Cell(f"{text} ({row.datasets} of {row.of})" if incomplete else text)
 
 
 def _basis(row: Any) -> dict:
@@ -302,9 +305,9 @@ def _pairs(measured: pd.DataFrame, method: str) -> list[tuple[Any, Any]]:
     return [
         (ours, theirs)
         for _, members in measured.groupby("table", sort=False)
-        for _, mine in members[members["name"] == method].groupby("line", sort=False)
-        for _, other in members[members["name"] != method].groupby("line", sort=False)
-        for ours, theirs in zip(each_row(mine), each_row(other), strict=True)
+        for _, own_line in members[members["name"] == method].groupby("line", sort=False)
+        for _, other_line in members[members["name"] != method].groupby("line", sort=False)
+        for ours, theirs in zip(each_row(own_line), each_row(other_line), strict=True)
         if ours.dataset == theirs.dataset
         and (ours.shots == theirs.shots or 0 in (ours.shots, theirs.shots))
     ]

@@ -47,7 +47,7 @@ def made_with(outcomes: Iterable[Outcome], unchecked: int) -> Table:
     if unchecked:
         notes.append(f"Without predictions, and so not checked: {unchecked}.")
     for trainer, keys in values.items():
-        texts = [f"{key} {' or '.join(of)}" for key, of in keys.items()]
+        texts = [f"{key} {' or '.join(choices)}" for key, choices in keys.items()]
         notes.append(printable(f"Settings of {trainer}: {', '.join(texts)}."))
     cells = [[Cell(text) for text in line] for line in facts(results).items()]
     return Table(MADE_WITH.title, ["", ""], cells, notes)
@@ -56,13 +56,13 @@ def made_with(outcomes: Iterable[Outcome], unchecked: int) -> Table:
 def settings(result: dict) -> dict[str, object]:
     """Return the settings of a training by their last names: those of its method, and OPTIM's."""
     config = result.get("config") or {}
-    own = str(result.get("trainer")).upper()
+    method = str(result.get("trainer")).upper()
     nodes = {name.replace("_", "").upper(): node for name, node in _group(config, "TRAINER")}
-    node = nodes.get(own)
-    found = dict(node) if isinstance(node, dict) else {}
+    node = nodes.get(method)
+    values = dict(node) if isinstance(node, dict) else {}
     if result.get("num_params") != 0:
-        found |= {name: used(config, key) for key, name in SHARED.items()}
-    return {key: value for key, value in found.items() if value not in (None, "", [], 0)}
+        values |= {name: used(config, key) for key, name in SHARED.items()}
+    return {key: value for key, value in values.items() if value not in (None, "", [], 0)}
 
 
 def _group(config: dict, name: str) -> list[tuple[str, object]]:

@@ -58,10 +58,10 @@ def frame(outcomes: Iterable[Outcome]) -> pd.DataFrame:
     runs = pd.DataFrame([_facts(outcome) for outcome in outcomes])
     if runs.empty:
         return runs
-    known = runs.groupby("trainer")["untrained"].transform("last")
-    known = known.fillna(runs["trainer"].map(learns_nothing)).astype(bool)
+    untrained = runs.groupby("trainer")["untrained"].transform("last")
+    untrained = untrained.fillna(runs["trainer"].map(learns_nothing)).astype(bool)
     seeded = runs.groupby("trainer")["seeded"].transform("any")  # also those without a record
-    runs["untrained"] = (known | (runs["shots"] == 0)) & ~seeded
+    runs["untrained"] = (untrained | (runs["shots"] == 0)) & ~seeded
     runs.loc[runs["untrained"] & runs["once"], "shots"] = 0
     runs = _in_every_table(runs)
     across = runs["across"]  # the average is over the columns of a table, or over tables
@@ -146,11 +146,12 @@ def _own_keys(trainer: str, config: dict) -> dict:
 
     A method of this repository does not read them if it has a node of its own name.
     """
-    nodes, own, known = config.get("TRAINER") or {}, trainer.upper(), _nodes()
-    if own not in known or own not in map(str.upper, nodes):
+    nodes, node_name, known_nodes = config.get("TRAINER") or {}, trainer.upper(), _nodes()
+    if node_name not in known_nodes or node_name not in map(str.upper, nodes):
         return config
-    kept = {name: node for name, node in nodes.items() if name.upper() not in known - {own}}
-    return config | {"TRAINER": kept}
+    others = known_nodes - {node_name}
+    own = {name: node for name, node in nodes.items() if name.upper() not in others}
+    return config | {"TRAINER": own}
 
 
 @functools.cache
@@ -172,8 +173,8 @@ def _in_every_table(runs: pd.DataFrame) -> pd.DataFrame:
 
 def _with(settings: Settings, more: Settings | None) -> Settings:
     """Return settings with further ones, if any, whose keys they do not have."""
-    known = dict(settings)
-    return (*settings, *(pair for pair in more or () if pair[0] not in known))
+    names = dict(settings)
+    return (*settings, *(pair for pair in more or () if pair[0] not in names))
 
 
 def _others(runs: pd.DataFrame) -> pd.Series:
@@ -185,10 +186,10 @@ def _others(runs: pd.DataFrame) -> pd.Series:
         differs = runs.groupby(cell, dropna=False)[key].transform("nunique") > 1
         if differs.any():
             texts = runs[key].where(differs).map(_short_text, na_action="ignore")
-            joined = texts.groupby(training).transform(
+            joint_texts = texts.groupby(training).transform(
                 lambda texts: " + ".join(dict.fromkeys(texts.dropna()))
             )
-            others += joined.map(lambda text, name=name: ((name, text),) if text else ())
+            others += joint_texts.map(lambda text, name=name: ((name, text),) if text else ())
         cell = [*cell, key]
     return others
 
@@ -248,11 +249,11 @@ def _differing(runs: pd.DataFrame, others: pd.Series) -> list[Settings]:
     keys: dict[tuple, dict] = defaultdict(dict)
     for method, key, *_ in _unlike(methods, places, runs["keys"]):
         keys[method][key] = None
-    short = {method: _short(differing) for method, differing in keys.items()}
+    names = {method: _short(differing) for method, differing in keys.items()}
     return [
         tuple(
             (name, _plain(used(config, key)))
-            for key, name in short.get(method, {}).items()
+            for key, name in names.get(method, {}).items()
             if config
         )
         for method, config in zip(methods, runs["keys"], strict=True)
@@ -263,10 +264,10 @@ def _apart(runs: pd.DataFrame) -> list[str]:
     """Return the settings of averages that differ only between data sets, as `BETA 0, 0.5`."""
     means = [*zip(*(runs[key] for key in MEAN), strict=True)]
     values: dict[tuple, dict[str, dict]] = defaultdict(lambda: defaultdict(dict))
-    for mean, key, *both in _unlike(means, runs["column"], runs["keys"]):
-        chosen = used(both[1], "TRAINER.PER_DATASET") or ()  # a mark says so already
-        if not key.startswith("DATASET.") and key not in ("TRAINER.PER_DATASET", *chosen):
-            values[mean][key] |= dict.fromkeys(str(_plain(used(config, key))) for config in both)
+    for mean, key, *pair in _unlike(means, runs["column"], runs["keys"]):
+        per_dataset = used(pair[1], "TRAINER.PER_DATASET") or ()  # a mark says so already
+        if not key.startswith("DATASET.") and key not in ("TRAINER.PER_DATASET", *per_dataset):
+            values[mean][key] |= dict.fromkeys(str(_plain(used(config, key))) for config in pair)
     texts = {
         mean: "; ".join(f"{name} {', '.join(keys[key])}" for key, name in _short(keys).items())
         for mean, keys in values.items()
@@ -282,10 +283,10 @@ def apart_note(rows: Iterable[Any]) -> list[str]:
 
 def _short(keys: Iterable[str]) -> dict[str, str]:
     """Return the last word of each dotted key, or the last two where several end in it."""
-    last = [key.rpartition(".")[2] for key in keys]
+    words = [key.rpartition(".")[2] for key in keys]
     return {
-        key: word if last.count(word) == 1 else ".".join(key.split(".")[-2:])
-        for key, word in zip(keys, last, strict=True)
+        key: word if words.count(word) == 1 else ".".join(key.split(".")[-2:])
+        for key, word in zip(keys, words, strict=True)
     }
 
 

@@ -64,17 +64,17 @@ class Gains:
         for _, members in cells.groupby(["group", "column", clips], sort=False):
             self._add(list(each_row(members)))
         if not self.groups:
-            why = [sentence for of in self.problems.values() for sentence in of]
-            raise UserError(f"--gains has nothing to show: {(why or [WITHOUT])[0]}")
+            reasons = [sentence for sentences in self.problems.values() for sentence in sentences]
+            raise UserError(f"--gains has nothing to show: {(reasons or [WITHOUT])[0]}")
 
     def _add(self, cells: list[Any]) -> None:
         """Add the tables of a protocol and column, one for each number of shots."""
         protocol, column = protocol_of(cells[0]), cells[0].column
         by_name: dict[tuple[int, str], dict[str, Any]] = {}
         for cell in sorted(cells, key=lambda cell: cell.rank):
-            of = by_name.setdefault((cell.shots, cell.name), {})
-            of["" if cell.average else cell.dataset] = cell
-        zeros = [of for of in by_name.values() if next(iter(of.values())).trainer == ZERO_SHOT]
+            by_dataset = by_name.setdefault((cell.shots, cell.name), {})
+            by_dataset["" if cell.average else cell.dataset] = cell
+        zeros = [x for x in by_name.values() if next(iter(x.values())).trainer == ZERO_SHOT]
         zero = {name: cell for name, cell in zeros[0].items() if name} if zeros else {}
         if len(zero) < 2:
             where = f"{protocol.title}, {protocol.columns[column]}"
@@ -83,22 +83,22 @@ class Gains:
             return
         for shots in sorted({shots for shots, _ in by_name}):
             lines = []
-            for (own_shots, _), of in by_name.items():
-                mine = {name: of[name] for name in zero if name in of}
-                if own_shots == shots and of not in zeros and mine:
-                    gains = {name: row.mean - zero[name].mean for name, row in mine.items()}
-                    lines.append(Gain(of.get(""), mine, gains))
+            for (own_shots, _), by_dataset in by_name.items():
+                ours = {name: by_dataset[name] for name in zero if name in by_dataset}
+                if own_shots == shots and by_dataset not in zeros and ours:
+                    gains = {name: row.mean - zero[name].mean for name, row in ours.items()}
+                    lines.append(Gain(by_dataset.get(""), ours, gains))
             if lines:
                 self.groups.append(Group(zeros[0].get(""), list(zero), lines))
 
     def tables(self) -> dict[Protocol, list[Table]]:
         """Return the tables of each protocol."""
-        found: dict[Protocol, list[Table]] = {}
+        by_protocol: dict[Protocol, list[Table]] = {}
         for group in self.groups:
             protocol = protocol_of(group.zero)
-            problems = [] if protocol in found else self.problems.get(protocol, [])
-            found.setdefault(protocol, []).append(_table(group, problems))
-        return found
+            problems = [] if protocol in by_protocol else self.problems.get(protocol, [])
+            by_protocol.setdefault(protocol, []).append(_table(group, problems))
+        return by_protocol
 
     def records(self) -> list[dict]:
         """Return the cells of the tables as plain numbers, one for each method and data set."""
@@ -116,7 +116,7 @@ def _table(group: Group, problems: list[str]) -> Table:
     lines = [[Cell(zero.name), _average(zero), *[Cell("-")] * (len(head) - 2)]]
     marks = set()
     for line in group.lines:
-        row, whole = next(iter(line.rows.values())), len(line.gains) == len(group.datasets)
+        row, on_all = next(iter(line.rows.values())), len(line.gains) == len(group.datasets)
         complete = line.average is not None and line.average.complete and zero.complete
         gain = line.average.mean - zero.mean if complete else None
         marks.update(row.beyond)
@@ -124,7 +124,7 @@ def _table(group: Group, problems: list[str]) -> Table:
             Cell(marked(row.name, row.beyond)),
             _average(line.average),
             _points(gain),
-            _points(line.gains[line.worst], whole),
+            _points(line.gains[line.worst], on_all),
             Cell(dataset_title(line.worst)),
             *(_points(line.gains.get(name)) for name in group.datasets),
         ])  # fmt: skip

@@ -71,28 +71,28 @@ def papers(rows: pd.DataFrame, all_published: bool, deviations: bool = False) ->
         all_published: also show published numbers of methods that were not run.
         deviations: show the spread over the seeds after each mean.
     """
-    found = [PACKAGES]
+    texts = [PACKAGES]
     for _, members in rows.groupby("group", sort=False):
         ((protocol, group),) = tables(members, all_published).items()
         group.sort(key=lambda table: not table.of_averages)
         if protocol.by_variant:
-            found += [as_latex(table) for table in group if not table.of_averages]
+            texts += [as_latex(table) for table in group if not table.of_averages]
         else:
-            found.append(_paper(group, deviations))
-    return "\n\n".join(apart(found))
+            texts.append(_paper(group, deviations))
+    return "\n\n".join(apart(texts))
 
 
 def apart(texts: Iterable[str]) -> list[str]:
     """Return the LaTeX of tables, whose labels are numbered where they would be the same."""
     counts: Counter[str] = Counter()
-    found = []
+    numbered = []
     for text in texts:
         if label := LABEL.search(text):
             counts[label[1]] += 1
             if (number := counts[label[1]]) > 1:
                 text = text.replace(f"{{{label[1]}}}", f"{{{label[1]}-{number}}}")
-        found.append(text)
-    return found
+        numbered.append(text)
+    return numbered
 
 
 def as_latex(table: Table) -> str:
@@ -146,10 +146,10 @@ def floats(
     problems: Sequence[str],
 ) -> str:
     """Return a float for each body, all with one number, and comments on what is missing."""
-    found = []
+    parts = []
     for number, body in enumerate(bodies):
         text = " ".join([f"{title} (continued)."] if number else [f"{title}.", *caption])
-        found.append("\n".join([
+        parts.append("\n".join([
             rf"\begin{{{kind}}}[t]",
             r"\centering",
             *([SAME] if number else []),
@@ -160,7 +160,7 @@ def floats(
             rf"\end{{{kind}}}",
             *([] if number else [f"% Not complete: {printable(what)}" for what in problems]),
         ]))  # fmt: skip
-    return "\n\n".join(found)
+    return "\n\n".join(parts)
 
 
 def tabular(columns: str, head: Sequence[str], lines: list[list[str]]) -> list[str]:
@@ -189,7 +189,7 @@ def _length(cell: Cell) -> int:
 
 def _paper(group: list[Table], deviations: bool) -> str:
     """Return the tables of a protocol (and number of shots) as one; that of averages is first."""
-    rows = sorted((row for of in group for row in of.rows), key=lambda row: row.average)
+    rows = sorted((row for table in group for row in table.rows), key=lambda row: row.average)
     first, protocol = rows[0], protocol_of(rows[0])
     what, place = protocol.title, [protocol.name]
     if protocol.across == "dataset":
@@ -247,9 +247,9 @@ def _printed(table: Table, names: Mapping[str, str], deviations: bool) -> Table:
             name = Cell(published.marked(method_name(trainer) + PUBLISHED, kinds))
         elif name.beside:
             continue
-        here = dict(zip(table.head[1:], cells, strict=True))
-        shown = [(here[of].paper if of in here else None) or NOTHING for of in names]
-        lines.append([name, *(of if deviations else of._replace(spread=None) for of in shown)])
+        by_head = dict(zip(table.head[1:], cells, strict=True))
+        shown = [(by_head[head].paper if head in by_head else None) or NOTHING for head in names]
+        lines.append([name, *(x if deviations else x._replace(spread=None) for x in shown)])
     corner = "Shots" if protocol_of(table.rows[0]).across == "shots" else ""
     return replace(table, head=[corner, *names.values()], lines=lines)
 
@@ -262,8 +262,8 @@ def _sheets(group: list[Table], caption: int) -> list[list[str]]:
     beside = max(1, min(3, LINE // max(map(_width, group))))
     blocks = []
     for number, table in enumerate(group):
-        of = table.rows[0]
-        what = average_name(of).capitalize() if of.average else dataset_title(of.dataset)
+        row = table.rows[0]
+        what = average_name(row).capitalize() if row.average else dataset_title(row.dataset)
         head = _row(map(escape, table.head))
         blocks.append([
             rf"\begin{{minipage}}[t]{{{0.95 / beside:.2f}\textwidth}}\centering",
@@ -273,9 +273,9 @@ def _sheets(group: list[Table], caption: int) -> list[list[str]]:
         ])  # fmt: skip
     tallest = max(map(len, blocks))
     letters = next((size for size, page in PAGES.items() if tallest + caption <= page), SMALLEST)
-    some = beside * max(1, (PAGES[letters] - caption) // tallest)  # TeX breaks the lines
+    fit = beside * max(1, (PAGES[letters] - caption) // tallest)  # TeX breaks the lines
     begin = rf"{letters}\setlength{{\tabcolsep}}{{3pt}}"
-    return [[begin, *chain(*blocks[start : start + some])] for start in range(0, len(blocks), some)]
+    return [[begin, *chain(*blocks[start : start + fit])] for start in range(0, len(blocks), fit)]
 
 
 def _targets(table: Table) -> list[str]:

@@ -79,38 +79,40 @@ def read(specs: Iterable[str]) -> tuple[list[Outcome], list[Path]]:
 
 
 def _read(spec: str) -> tuple[list[LogRun], list[Path]]:
-    name, named, path = spec.partition("=")
-    if not named or Path(spec).is_dir():
+    name, sign, path = spec.partition("=")
+    if not sign or Path(spec).is_dir():
         name, path = "", spec
     folder = Path(path)
     need(folder.is_dir(), f"--logs: '{folder}' is not a folder: check the path")
-    found = {file.parent for file in files_below(folder, _shut) if file.name.startswith("log.txt")}
-    need(found, f"--logs: '{folder}' and its subfolders contain no log.txt")
-    known = {place: run for place in sorted(found) if (run := _run(place.resolve()))}
+    logs = [file for file in files_below(folder, _shut) if file.name.startswith("log.txt")]
+    folders = {file.parent for file in logs}
+    need(folders, f"--logs: '{folder}' and its subfolders contain no log.txt")
+    by_folder = {place: run for place in sorted(folders) if (run := _run(place.resolve()))}
     need(
-        known,
-        f"--logs: neither the folder name '{min(found)}' nor its log says which run it is of: name "
-        "folders as the scripts of CoOp and MaPLe do (.../DATASET/TRAINER/CONFIG_16shots/seed1, "
+        by_folder,
+        f"--logs: neither the folder name '{min(folders)}' nor its log says which run it is of: "
+        "name folders as the scripts of CoOp and MaPLe do "
+        "(.../DATASET/TRAINER/CONFIG_16shots/seed1, "
         ".../train_base/DATASET/shots_16/TRAINER/CONFIG/seed1)",
     )
-    runs = list(known.values())
+    runs = list(by_folder.values())
     if name and len({run.trainer for run in runs}) == 1:
         runs = [replace(run, label=name, trainer=name) for run in runs]
     else:
-        by = name or folder.resolve().name
-        runs = [replace(run, label=f"{run.trainer} ({by})") for run in runs]
-    return runs, sorted(found - known.keys())
+        suffix = name or folder.resolve().name
+        runs = [replace(run, label=f"{run.trainer} ({suffix})") for run in runs]
+    return runs, sorted(folders - by_folder.keys())
 
 
-def _shut(told: str) -> NoReturn:
-    raise UserError(f"--logs: {told}")
+def _shut(message: str) -> NoReturn:
+    raise UserError(f"--logs: {message}")
 
 
 def _run(folder: Path) -> LogRun | None:
     """Return the run whose log is in this folder; None if neither the folder name nor it says."""
     path = folder.as_posix()
-    told = [(known, m) for known, layout in LAYOUTS if (m := re.search(f"/{layout}$", path))]
-    protocol, names = (told[0][0], told[0][1].groupdict()) if told else _from_log(folder)
+    matches = [(known, m) for known, layout in LAYOUTS if (m := re.search(f"/{layout}$", path))]
+    protocol, names = (matches[0][0], matches[0][1].groupdict()) if matches else _from_log(folder)
     if not names:
         return None
     part, source = names.get("part", "all"), ""
@@ -142,15 +144,15 @@ def _from_log(folder: Path) -> tuple[Protocol | None, dict[str, str]]:
         text = read_file(max(folder.glob("log.txt*"))).decode(errors="replace")
     except OSError:
         return None, {}
-    said = {key: m[1] for key, line in PRINTED.items() if (m := line.search(text))}
-    if not {"trainer", "dataset", "shots"} <= said.keys():
+    printed = {key: m[1] for key, line in PRINTED.items() if (m := line.search(text))}
+    if not {"trainer", "dataset", "shots"} <= printed.keys():
         return None, {}
-    names = {key: Path(said.get(key, "")).stem for key in ("dataset", "config")}
-    names |= {key: said[key] for key in ("trainer", "shots", "seed") if key in said}
-    if said.get("classes") in ("base", "new"):
-        return BASE2NEW, names | {"part": said["classes"]}
-    other = names["dataset"] != SOURCE and SOURCE in said.get("model", "")
-    return (None if other and said.get("tested") == "True" else FEW_SHOT), names
+    names = {key: Path(printed.get(key, "")).stem for key in ("dataset", "config")}
+    names |= {key: printed[key] for key in ("trainer", "shots", "seed") if key in printed}
+    if printed.get("classes") in ("base", "new"):
+        return BASE2NEW, names | {"part": printed["classes"]}
+    other = names["dataset"] != SOURCE and SOURCE in printed.get("model", "")
+    return (None if other and printed.get("tested") == "True" else FEW_SHOT), names
 
 
 def _sources(runs: list[LogRun]) -> list[LogRun]:
@@ -208,17 +210,17 @@ def accuracy(log: str) -> float | None:
     return None if training or value is None or value > 100 else value
 
 
-def _distinct(found: list[Outcome]) -> list[Outcome]:
+def _distinct(outcomes: list[Outcome]) -> list[Outcome]:
     """Return one outcome for each run; of two logs of one run, the one with a result."""
-    kept: dict[Run, Outcome] = {}
-    for outcome in found:
+    by_run: dict[Run, Outcome] = {}
+    for outcome in outcomes:
         run = replace(outcome.run, folder=Path())
-        other = kept.get(run)
+        other = by_run.get(run)
         if other is None or other.result is None:
-            kept[run] = outcome
+            by_run[run] = outcome
         elif outcome.result and outcome.accuracy != other.accuracy:
             raise UserError(
                 f"--logs: '{other.run.folder}' and '{outcome.run.folder}' are the same run with "
                 "different results: pass them as two folders with different names (NAME=FOLDER)"
             )
-    return list(kept.values())
+    return list(by_run.values())

@@ -53,8 +53,10 @@ class Measured(NamedTuple):
         """
         means = self._means()
         cells = {
-            (name, key): _cell(means[name, key], of["value"], metrics[key], of["note"].iloc[0])
-            for (name, key), of in self.numbers.groupby(["name", "metric"])
+            (name, key): _cell(
+                means[name, key], members["value"], metrics[key], members["note"].iloc[0]
+            )
+            for (name, key), members in self.numbers.groupby(["name", "metric"])
             if key in metrics and (name, key) in means
         }
         lines = [
@@ -90,16 +92,16 @@ class Measured(NamedTuple):
 
     def runs(self, method: str) -> dict[int, Outcome]:
         """Return the outcomes of a method, by seed."""
-        mine = self.numbers[self.numbers["name"] == method]
-        return dict(zip(mine["seed"], mine["outcome"], strict=True))
+        members = self.numbers[self.numbers["name"] == method]
+        return dict(zip(members["seed"], members["outcome"], strict=True))
 
-    def without(self, found: pd.DataFrame, why: str) -> list[str]:
+    def without(self, numbers: pd.DataFrame, why: str) -> list[str]:
         """Return a sentence for each method with seeds that `found` lacks."""
-        have = set(zip(found["name"], found["seed"], strict=True))
+        pairs = set(zip(numbers["name"], numbers["seed"], strict=True))
         return [
             f"{row.name}: {why} [seed {', '.join(map(str, lack))}]"
             for row in each_row(self.lines)
-            if (lack := [seed for seed in row.seeds if (row.name, seed) not in have])
+            if (lack := [seed for seed in row.seeds if (row.name, seed) not in pairs])
         ]
 
 
@@ -118,17 +120,17 @@ def place_of(row: Any, shots: int, column: str) -> dict:
 
 def averaged(rows: pd.DataFrame) -> dict[int, dict[str, set[str]]]:
     """Return the data sets of averages by group: all with the key "", then those of each artist."""
-    found = {}
-    for group, of in rows[rows["dataset"] != rows["source"]].groupby("group", sort=False):
-        every = set(of["dataset"])
+    by_group = {}
+    for group, members in rows[rows["dataset"] != rows["source"]].groupby("group", sort=False):
+        datasets = set(members["dataset"])
         # in transfer tables, the average is a column
-        artists = by_artist(every) if protocol_of(of).across != "dataset" else {}
-        drawn = {"": every} | artists
-        found[group] = {artist: names for artist, names in drawn.items() if len(names) > 1}
-    return found
+        artists = by_artist(datasets) if protocol_of(members).across != "dataset" else {}
+        groups = {"": datasets} | artists
+        by_group[group] = {artist: names for artist, names in groups.items() if len(names) > 1}
+    return by_group
 
 
-def averages_title(row: Any, of: int, artist: str) -> str:
+def averages_title(row: Any, count: int, artist: str) -> str:
     """Return the protocol of an average and its data sets in words."""
     kind = f"{artist or 'embedded'} " if row.embedded else ""
-    return f"{protocol_of(row).title}, average over {of} {kind}data sets"
+    return f"{protocol_of(row).title}, average over {count} {kind}data sets"

@@ -57,7 +57,7 @@ def _test(rows: pd.DataFrame) -> Measured:
     if len(protocol.columns) > 1:
         what.append(protocol.columns[row.column].lower())
     where = ", ".join([*what, *filter(None, [row.tried]), shots_text(row.of_shots)])
-    seeds = rows.groupby("name")["seed"].agg(lambda of: list(dict.fromkeys(of)))
+    seeds = rows.groupby("name")["seed"].agg(lambda column: list(dict.fromkeys(column)))
     lines = rows.drop_duplicates("name")
     lines = lines.assign(seeds=lines["name"].map(seeds), problems=[[] for _ in range(len(lines))])
     return Measured(where, place_of(row, row.of_shots, row.column), protocol, lines, rows)
@@ -80,34 +80,40 @@ class Metrics:
 
     def tables(self) -> dict[Protocol, list[Table]]:
         """Return the tables of each protocol."""
-        found: dict[Protocol, list[Table]] = {test.protocol: [] for test in self.tests}
-        for of in self.both:
-            found[of.protocol].extend(both.tables(of))
+        by_protocol: dict[Protocol, list[Table]] = {test.protocol: [] for test in self.tests}
+        for measured in self.both:
+            by_protocol[measured.protocol].extend(both.tables(measured))
         for test in self.tests:
-            found[test.protocol].extend(self._tables(test))
-        return found
+            by_protocol[test.protocol].extend(self._tables(test))
+        return by_protocol
 
     def _tables(self, test: Measured) -> Iterator[Table]:
-        of = dict(tuple(test.numbers.groupby("metric")))
-        metrics = {key: each for key, each in METRICS.items() if each.everywhere or key in of}
+        by_metric = dict(tuple(test.numbers.groupby("metric")))
+        metrics = {
+            key: each for key, each in METRICS.items() if each.everywhere or key in by_metric
+        }
         notes = "; ".join(metric.note for metric in metrics.values() if metric.note)
-        nothing, spread = test.numbers[:0], spread_note(test.lines["seeds"].str.len().max())
-        problems = test.without(of.get("negative_log_likelihood", nothing), MISSING)
-        limits = of.get("temperature", nothing)
+        no_rows, spread = test.numbers[:0], spread_note(test.lines["seeds"].str.len().max())
+        problems = test.without(by_metric.get("negative_log_likelihood", no_rows), MISSING)
+        limits = by_metric.get("temperature", no_rows)
         for name, members in limits[limits["value"].map(at_bound).astype(bool)].groupby(
             "name", sort=False
         ):
             problems.append(f"{name}: {AT_BOUND} [{seeds_text(list(members['seed']))}]")
         yield test.table(": metrics", metrics, [spread, f"{notes}."], problems)
-        if metrics := {key: each for key, each in _ood(test).items() if key in of}:
-            problems = test.without(pd.concat(of[key] for key in metrics), NO_OOD)
+        if metrics := {key: each for key, each in _ood(test).items() if key in by_metric}:
+            problems = test.without(pd.concat(by_metric[key] for key in metrics), NO_OOD)
             title = ": out-of-distribution detection"
             yield test.table(title, metrics, [spread, OOD_NOTE], problems)
 
     def records(self) -> list[dict]:
         """Return the lines of the tables as plain numbers."""
-        found = [record for of in self.both for record in of.records(both.JOINT)]
-        return found + [one for of in self.tests for one in of.records([*METRICS, *_ood(of)])]
+        joint_records = [
+            record for measured in self.both for record in measured.records(both.JOINT)
+        ]
+        return joint_records + [
+            record for test in self.tests for record in test.records([*METRICS, *_ood(test)])
+        ]
 
 
 def _ood(test: Measured) -> dict[str, Metric]:
@@ -136,24 +142,26 @@ class Classes:
 
     def tables(self) -> dict[Protocol, list[Table]]:
         """Return the tables of each protocol."""
-        found: dict[Protocol, list[Table]] = {}
+        by_protocol: dict[Protocol, list[Table]] = {}
         for test in self.tests:
             several = test.lines["seeds"].str.len().max() > 1
             caption = ["Mean over the seeds." if several else ONE_SEED]
-            known = test.numbers[test.numbers["classes"].map(bool)]
+            with_classes = test.numbers[test.numbers["classes"].map(bool)]
             title = f"{test.where}: accuracy (%) of each class"
-            table = class_table(title, *_of_classes(test), caption, test.without(known, MISSING))
-            found.setdefault(test.protocol, []).append(table)
-        return found
+            table = class_table(
+                title, *_of_classes(test), caption, test.without(with_classes, MISSING)
+            )
+            by_protocol.setdefault(test.protocol, []).append(table)
+        return by_protocol
 
     def records(self) -> list[dict]:
         """Return the cells of the tables as plain numbers."""
         return [
-            of | {"class": label, "accuracy": accuracy, "images": images.get(label)}
+            place | {"class": label, "accuracy": accuracy, "images": images.get(label)}
             for test in self.tests
             for numbers, images in [_of_classes(test)]
-            for of in test.records(())
-            for label, accuracy in numbers[of["method"]].dropna().items()
+            for place in test.records(())
+            for label, accuracy in numbers[place["method"]].dropna().items()
         ]
 
 
@@ -184,8 +192,8 @@ def _of_classes(test: Measured) -> tuple[pd.DataFrame, dict[str, int]]:
     Also return the number of test images of each class; none if no run says it.
     """
     runs = test.numbers[test.numbers["metric"] == "accuracy"]
-    said = [(row.name, *of) for row in each_row(runs) for of in row.classes.items()]
-    numbers = pd.DataFrame(said, columns=["name", "class", "value"]).dropna()
+    entries = [(row.name, *item) for row in each_row(runs) for item in row.classes.items()]
+    numbers = pd.DataFrame(entries, columns=["name", "class", "value"]).dropna()
     numbers = numbers.astype({"value": float}).groupby(["class", "name"], sort=False)
     means = numbers["value"].mean().unstack().reindex(columns=list(test.lines["name"]))
     return means, next(filter(None, map(images_of_classes, runs["outcome"])), {})

@@ -71,9 +71,9 @@ def motif(dataset: str, image: str) -> str:
 
 def by_artist(datasets: Collection[str]) -> dict[str, set[str]]:
     """Group data sets by artist; empty unless there are several artists."""
-    found = {artist: set(datasets) & set(drawn) for artist, drawn in ARTISTS.items()}
-    found = {artist: drawn for artist, drawn in found.items() if drawn}
-    return found if len(found) > 1 else {}
+    groups = {artist: set(datasets) & set(members) for artist, members in ARTISTS.items()}
+    groups = {artist: members for artist, members in groups.items() if members}
+    return groups if len(groups) > 1 else {}
 
 
 def dataset_title(dataset: str) -> str:
@@ -124,14 +124,14 @@ OTHER_MARKERS = ["p", ">", "d", "8", "H", "X", "v", "D", "<", "s", "P", "^", "h"
 def looks(trainers: Iterable[str]) -> dict[str, Look]:
     """Return a distinct look for each of these methods."""
     trainers = set(trainers)
-    found = {name: look for name, look in LOOKS.items() if name in trainers}
+    by_trainer = {name: look for name, look in LOOKS.items() if name in trainers}
     for i, name in enumerate(sorted(trainers - LOOKS.keys())):
         colour = OTHER_COLOURS[i % len(OTHER_COLOURS)]
-        found[name] = Look(colour, OTHER_MARKERS[i % len(OTHER_MARKERS)])
-    return found
+        by_trainer[name] = Look(colour, OTHER_MARKERS[i % len(OTHER_MARKERS)])
+    return by_trainer
 
 
 def rank(trainer: str) -> tuple[int, str]:
     """Return the sort key of a method: known ones first, in their order."""
-    known = list(LOOKS)
-    return (known.index(trainer) if trainer in LOOKS else len(known)), trainer
+    order = list(LOOKS)
+    return (order.index(trainer) if trainer in LOOKS else len(order)), trainer

@@ -27,14 +27,14 @@ def page(groups: Mapping[Any, list[Table]], drawn: Drawing, results: Iterable[di
     """
     sections: list[dict[str, Any]] = []
     for protocol, group in groups.items():
-        found = [of for name, of in drawn.items() if protocol.name in name]
+        drawings = [drawing for name, drawing in drawn.items() if protocol.name in name]
         sections.append({
             "name": protocol.name,
             "title": protocol.title,
             "tables": sorted(group, key=lambda table: not table.of_averages),
             "figures": [
                 (sentence, base64.b64encode(encoded(figure, "svg")).decode())
-                for figure, sentence in found
+                for figure, sentence in drawings
             ],
         })  # fmt: skip
     template = TEMPLATES.get_template("page.html.j2")

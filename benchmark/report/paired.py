@@ -90,9 +90,9 @@ def difference(blocks: list[Block], total: bool = False) -> Difference:
     ours, theirs = means.sum(axis=0) if linear else harmonic(*means)
     value = float(ours - theirs)
     slopes = np.ones_like(means) if linear else _slopes(means)
-    found = _variance(blocks, slopes / len(blocks))
-    half = found.half(1 - LEVEL)
-    return Difference(value, value - half, value + half, _p(abs(value), found))
+    variance = _variance(blocks, slopes / len(blocks))
+    half = variance.half(1 - LEVEL)
+    return Difference(value, value - half, value + half, _p(abs(value), variance))
 
 
 def harmonic(base: np.ndarray | float, new: np.ndarray | float) -> np.ndarray:

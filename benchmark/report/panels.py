@@ -56,7 +56,7 @@ def _varied(rows: pd.DataFrame) -> list[str]:
     for trainer, settings in zip(rows["trainer"], rows["settings"], strict=True):
         for key, value in _numbers(settings).items():
             values[trainer, key].add(value)
-    return list(dict.fromkeys(key for (_, key), of in values.items() if len(of) > 1))
+    return list(dict.fromkeys(key for (_, key), numbers in values.items() if len(numbers) > 1))
 
 
 def _numbers(settings: Settings) -> dict[str, float]:
@@ -78,31 +78,33 @@ def panels(rows: pd.DataFrame, plot: Plot) -> dict[str, Panel]:
     if plot.kind == "targets":
         return _targets(rows)
     ticks: dict[float, str] = {}
-    found = rows[rows["column"] == plot.y].sort_values("average", ascending=False, kind="stable")
-    found = found.assign(y=found["mean"], y_spread=found["spread"], x_spread=None)
+    cells = rows[rows["column"] == plot.y].sort_values("average", ascending=False, kind="stable")
+    cells = cells.assign(y=cells["mean"], y_spread=cells["spread"], x_spread=None)
     if plot.kind == "plane":
         base = rows[rows["column"] == plot.x].set_index("line")
-        found["x"], found["x_spread"] = (found["line"].map(base[of]) for of in ("mean", "spread"))
+        cells["x"], cells["x_spread"] = (
+            cells["line"].map(base[column]) for column in ("mean", "spread")
+        )
     elif plot.x == "shots":  # at equal distances: 1 and 2 shots are as far apart as 8 and 16
         places = sorted(rows["shots"].unique())
         ticks = {i: str(shots) for i, shots in enumerate(places)}
-        found["x"] = found["shots"].map(places.index)
+        cells["x"] = cells["shots"].map(places.index)
     elif not plot.x:  # several settings: a place for each choice of their values
         places = list(rows.sort_values("rank")["settings"].unique())
         ticks = {i: ", ".join(f"{v:g}" if isinstance(v, float) else str(v) for _, v in settings)
                  for i, settings in enumerate(places)}  # fmt: skip
-        found["x"] = found["settings"].map(places.index)
+        cells["x"] = cells["settings"].map(places.index)
     else:
-        x = found["settings"].map(lambda of: _numbers(of).get(plot.x, math.nan))
-        concerned = found["curve"].isin(found["curve"][x.notna()])
-        every = sorted(x.dropna().unique())
-        found["x"] = [at if of else every for at, of in zip(x, concerned, strict=True)]
-        found = found.explode("x")
+        x = cells["settings"].map(lambda settings: _numbers(settings).get(plot.x, math.nan))
+        concerns = cells["curve"].isin(cells["curve"][x.notna()])
+        values = sorted(x.dropna().unique())
+        cells["x"] = [own if has else values for own, has in zip(x, concerns, strict=True)]
+        cells = cells.explode("x")
     shots = sorted(set(rows["shots"]) - {0}) if not ticks else []
-    found["title"] = [_titles(row, shots) for row in each_row(found)]
+    cells["title"] = [_titles(row, shots) for row in each_row(cells)]
     return {
         str(title): Panel(points, ticks)
-        for title, points in _known(found.explode("title")).groupby("title", sort=False)
+        for title, points in _known(cells.explode("title")).groupby("title", sort=False)
     }
 
 
@@ -111,7 +113,7 @@ def _titles(row: Any, shots: list[int]) -> list[str]:
     title = average_name(row).capitalize() if row.average else dataset_title(row.dataset)
     if len(shots) < 2:
         return [title]
-    return [f"{title}, {shots_text(of)}" for of in ([row.shots] if row.shots else shots)]
+    return [f"{title}, {shots_text(number)}" for number in ([row.shots] if row.shots else shots)]
 
 
 def _targets(rows: pd.DataFrame) -> dict[str, Panel]:

@@ -53,11 +53,11 @@ Curves = dict[str, pd.DataFrame]  # the points of each method in a panel
 def figures(rows: pd.DataFrame) -> Drawing:
     """Draw all plots for which these rows have data."""
     bars = "95% intervals" if rows["interval"].any() else "standard deviations"
-    found = {}
+    drawings = {}
     for members, plot in plots(rows):
-        if chosen := panels(members, plot):
-            found[plot.name] = _draw(members, chosen, plot, f"{bars} over the seeds")
-    return found
+        if by_title := panels(members, plot):
+            drawings[plot.name] = _draw(members, by_title, plot, f"{bars} over the seeds")
+    return drawings
 
 
 def encoded(figure: Figure, form: str) -> bytes:
@@ -90,7 +90,7 @@ def _draw(
         The figure and a sentence on what it shows.
     """
     points = pd.concat(panel.points for panel in panels.values())
-    styles = {name: of for name, of in _styles(rows).items() if name in set(points["curve"])}
+    styles = {name: style for name, style in _styles(rows).items() if name in set(points["curve"])}
     beyond = dict(zip(points["curve"], points["beyond"], strict=True))
     names = [marked(method_name(name), beyond[name]) for name in styles]
     columns = min(COLUMNS, len(panels)) if plot.kind != "targets" else 1
@@ -118,8 +118,8 @@ def _draw(
             text = f"{names[0]}: {title}" if len(names) == 1 else title
             axis.set_title(text, fontsize="medium", pad=pad)
             curves = panel.points.groupby("curve")
-            here = {name: curves.get_group(name) for name in styles if name in curves.groups}
-            handles |= DRAWINGS[plot.kind](axis, here, panel.ticks, styles)
+            in_panel = {name: curves.get_group(name) for name in styles if name in curves.groups}
+            handles |= DRAWINGS[plot.kind](axis, in_panel, panel.ticks, styles)
         figure.supxlabel(plot.x_label + note, fontsize="medium")
         if plot.y_label:
             figure.supylabel(plot.y_label, fontsize="medium")
@@ -141,7 +141,7 @@ def _curves(axis: Axes, curves: Curves, ticks: dict, styles: dict[str, dict]) ->
     """Draw the points of each method, joined by lines."""
     places = sorted(ticks) or sorted(set().union(*(points["x"] for points in curves.values())))
     axis.set_xticks(places, [ticks.get(x, f"{x:g}") for x in places])
-    at_zero = [name for name, of in curves.items() if ticks.get(of["x"].iloc[0]) == "0"]
+    at_zero = [name for name, points in curves.items() if ticks.get(points["x"].iloc[0]) == "0"]
     handles = {}
     for name in sorted(curves, key=lambda name: name not in at_zero):
         handles[name] = _mark(axis, curves[name].sort_values(["x", "y"]), styles[name])
@@ -160,7 +160,7 @@ def _plane(axis: Axes, curves: Curves, ticks: dict, styles: dict[str, dict]) -> 
     axis.margins(0.15)
     base, new = (np.linspace(*limits, 60) for limits in (axis.get_xlim(), axis.get_ylim()))
     h = 2 * np.outer(new, base) / np.maximum(np.add.outer(new, base), 1e-9)
-    levels = [of for of in MaxNLocator(5).tick_values(h.min(), h.max()) if of < 100]
+    levels = [level for level in MaxNLocator(5).tick_values(h.min(), h.max()) if level < 100]
     axis.contour(base, new, h, levels=levels, colors="#999999", linewidths=0.6, zorder=0.5)
     small: Any = {"fontsize": 7, "color": "#666666", "annotation_clip": False}
     for level in levels:  # labelled at the end of its line; inside, labels would overlap markers
@@ -205,12 +205,12 @@ def _styles(rows: pd.DataFrame) -> dict[str, dict]:
     look, number = looks(first["trainer"]), first.groupby("trainer").cumcount()
     styles = {}
     for curve, trainer, i in zip(first["curve"], first["trainer"], number, strict=True):
-        again, variant = divmod(i, len(VARIANTS))
+        turn, variant = divmod(i, len(VARIANTS))
         line, fill = VARIANTS[variant]
-        own = look[trainer].marker
-        markers = own + MARKERS.replace(own, "")
+        marker = look[trainer].marker
+        markers = marker + MARKERS.replace(marker, "")
         styles[curve] = {
-            "color": look[trainer].color, "marker": markers[again % len(markers)],
+            "color": look[trainer].color, "marker": markers[turn % len(markers)],
             "linestyle": line, "fillstyle": fill, "markerfacecoloralt": "white",
         }  # fmt: skip
     return styles

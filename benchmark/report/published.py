@@ -169,7 +169,7 @@ def find(protocol: Protocol, trainer: str, dataset: str, shots: int) -> Publishe
 def kinds(protocol: Protocol, trainer: str) -> list[str]:
     """Return the marks of a method with published numbers; empty if it is plain."""
     return in_order(
-        next(of.kinds for key, of in numbers(protocol).items() if key.trainer == trainer)
+        next(theirs.kinds for key, theirs in numbers(protocol).items() if key.trainer == trainer)
     )
 
 
@@ -187,8 +187,8 @@ def marked(name: str, marks: Iterable[str]) -> str:
 
 def meaning(marks: Iterable[str]) -> list[str]:
     """Return a sentence that explains the marks in a table, if any."""
-    meant = [f"{mark}: {BEYOND[mark]}" for mark in in_order(marks)]
-    return [f"Beyond labelled images, {'; '.join(meant)}."] if meant else []
+    meanings = [f"{mark}: {BEYOND[mark]}" for mark in in_order(marks)]
+    return [f"Beyond labelled images, {'; '.join(meanings)}."] if meanings else []
 
 
 def caption(protocol: Protocol, shown: Iterable[str], marks: Iterable[str] = ()) -> list[str]:
@@ -206,6 +206,7 @@ def caption(protocol: Protocol, shown: Iterable[str], marks: Iterable[str] = ())
         name = method_name(key.trainer)
         if key.trainer in shown and name not in methods[theirs.source]:
             methods[theirs.source].append(name)
-    said = [f"{', '.join(names)}: {source}" for source, names in methods.items() if names]
-    found = meaning(set(marks).union(*(kinds(protocol, trainer) for trainer in shown)))
-    return [*found, f"Published ({BACKBONE}): {'; '.join(said)}."] if said else found
+    citations = [f"{', '.join(names)}: {source}" for source, names in methods.items() if names]
+    sentences = meaning(set(marks).union(*(kinds(protocol, trainer) for trainer in shown)))
+    citation = f"Published ({BACKBONE}): {'; '.join(citations)}."
+    return [*sentences, citation] if citations else sentences

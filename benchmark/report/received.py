@@ -37,20 +37,20 @@ def opened(outputs: list[Path]) -> Iterator[list[Path]]:
         UserError: an archive is broken, too large, or holds something else than runs.
     """
     with contextlib.ExitStack() as stack:
-        found: list[Path] = []
+        folders: list[Path] = []
         for output in outputs:
             if output.name.endswith(SUFFIX) and output.is_file():
-                above = stack.enter_context(tempfile.TemporaryDirectory(prefix="align_"))
+                parent = stack.enter_context(tempfile.TemporaryDirectory(prefix="align_"))
                 name = output.name.removesuffix(SUFFIX) or "archive"
-                again = sum(
-                    name == other.name.removesuffix(SUFFIX) for other in outputs[: len(found)]
+                repeats = sum(
+                    name == other.name.removesuffix(SUFFIX) for other in outputs[: len(folders)]
                 )
-                folder = Path(above, f"{name} {again + 1}" if again else name)
+                folder = Path(parent, f"{name} {repeats + 1}" if repeats else name)
                 folder.mkdir()
                 unpack(output, folder)
                 output = folder
-            found.append(output)
-        yield found
+            folders.append(output)
+        yield folders
 
 
 class Bounded:
@@ -134,18 +134,18 @@ def _place(file: Path, member: tarfile.TarInfo) -> PurePosixPath | None:
 
 
 def _unzipped(data: bytes) -> int:
-    with zipfile.ZipFile(io.BytesIO(data)) as inside:
-        return sum(member.file_size for member in inside.infolist())
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        return sum(member.file_size for member in archive.infolist())
 
 
 def checked(outcomes: Iterable[Outcome]) -> list[Outcome]:
     """Return outcomes, with a problem in place of each record that its predictions contradict."""
-    found = []
+    verified = []
     for outcome in outcomes:
         if outcome.result is not None and (why := contradiction(outcome)):
             outcome = replace(outcome, result=None, problem=f"contradicted: {why}")
-        found.append(outcome)
-    return found
+        verified.append(outcome)
+    return verified
 
 
 def contradiction(outcome: Outcome) -> str | None:
@@ -171,17 +171,19 @@ def contradiction(outcome: Outcome) -> str | None:
         return f"the record has {number} classes, the predictions others"
     if record.get("num_test") not in (None, len(label)):
         return f"the record is of {record['num_test']} images, {len(label)} are predicted"
-    found = metrics(arrays, classes or [str(k) for k in range(number)])
-    found["accuracy"] = 100 * float((prediction == label).mean())
-    found["macro_f1"] = 100 * f1_score(label, prediction, labels=np.unique(label), average="macro")
-    each = found.pop(PER_CLASS)
+    computed = metrics(arrays, classes or [str(k) for k in range(number)])
+    computed["accuracy"] = 100 * float((prediction == label).mean())
+    f1 = f1_score(label, prediction, labels=np.unique(label), average="macro")
+    computed["macro_f1"] = 100 * f1
+    by_class = computed.pop(PER_CLASS)
     for key in ("accuracy", "macro_f1", "calibration_error", "negative_log_likelihood"):
-        said = record.get(key)
-        if said is not None and abs(said - found[key]) > TOLERANCE * max(1, abs(found[key])):
+        recorded, value = record.get(key), computed[key]
+        if recorded is not None and abs(recorded - value) > TOLERANCE * max(1, abs(value)):
             name = METRICS[key].head
-            return f"{name} is {said:.2f} in the record and {found[key]:.2f} by the predictions"
+            return f"{name} is {recorded:.2f} in the record and {value:.2f} by the predictions"
     for name in classes:
-        said, counted = (-1.0 if of is None else of for of in (record[PER_CLASS][name], each[name]))
-        if abs(said - counted) > TOLERANCE:
+        accuracies = record[PER_CLASS][name], by_class[name]
+        recorded, value = (-1.0 if x is None else x for x in accuracies)
+        if abs(recorded - value) > TOLERANCE:
             return f"the accuracy of the class '{name}' differs between record and predictions"
     return None

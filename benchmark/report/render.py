@@ -40,11 +40,11 @@ def render(
         return papers(rows, all_published, deviations)
     if form in TABLE_STYLES:
         return in_style(tables(rows, all_published), form)
-    found: dict[str, list[dict]] = {"rows": [], "averages": []}
+    records: dict[str, list[dict]] = {"rows": [], "averages": []}
     for _, line in rows.groupby("line", sort=False):
         numbers = list(each_row(line))
-        found["averages" if numbers[0].average else "rows"].append(record(numbers))
-    return json.dumps(found, indent=2) if form == "json" else as_csv(found["rows"])
+        records["averages" if numbers[0].average else "rows"].append(record(numbers))
+    return json.dumps(records, indent=2) if form == "json" else as_csv(records["rows"])
 
 
 def in_style(groups: Mapping[Any, list[Table]], form: str) -> str:
@@ -64,8 +64,8 @@ def as_text(table: Table) -> str:
         if sum(widths) - 2 > WIDTH:
             pieces.append([columns[0]])
         pieces[-1].append(column)
-    drawn = [_tabulated(list(zip(*piece, strict=True)), "text") for piece in pieces]
-    return "\n".join([table.title, "\n\n".join(drawn), *table.caption, *_problems(table)])
+    texts = [_tabulated(list(zip(*piece, strict=True)), "text") for piece in pieces]
+    return "\n".join([table.title, "\n\n".join(texts), *table.caption, *_problems(table)])
 
 
 def as_markdown(table: Table) -> str:
@@ -114,32 +114,32 @@ def record(line: list[Any]) -> dict:
     names = ["protocol", "source", "dataset", "shots", "method", "trainer", "config"]
     if first.average:
         names = ["protocol", "shots", "method"]
-    found = {name: getattr(first, name) for name in names}
-    found |= {"settings": ", ".join(setting_texts(first.settings)), "beyond": first.beyond}
+    values = {name: getattr(first, name) for name in names}
+    values |= {"settings": ", ".join(setting_texts(first.settings)), "beyond": first.beyond}
     if first.average:
-        found |= {"datasets": first.count, "of": first.of, "differing": first.apart}
-        found |= {row.column: row.mean for row in line if first.count}
+        values |= {"datasets": first.count, "of": first.of, "differing": first.apart}
+        values |= {row.column: row.mean for row in line if first.count}
     else:
-        found |= {"origin": first.origin, "from_logs": bool(first.label)}
-        found |= {"split": first.split, "seeds": first.seeds}
+        values |= {"origin": first.origin, "from_logs": bool(first.label)}
+        values |= {"split": first.split, "seeds": first.seeds}
         for row in line:
-            found[f"{row.column}_mean"] = known(row.mean)
-            found[f"{row.column}_std"] = known(row.std)
+            values[f"{row.column}_mean"] = known(row.mean)
+            values[f"{row.column}_std"] = known(row.std)
             if row.interval:
-                found[f"{row.column}_half_interval_95"] = known(row.spread)
-            found[f"{row.column}_n"] = row.count
+                values[f"{row.column}_half_interval_95"] = known(row.spread)
+            values[f"{row.column}_n"] = row.count
     if theirs := published_beside(first):
-        found["published_source"] = theirs.source
-        found["published_is_misprint"] = theirs.misprint
+        values["published_source"] = theirs.source
+        values["published_is_misprint"] = theirs.misprint
         for row in line:
-            found[f"{row.column}_published"] = theirs.values[row.column]
-            found[f"{row.column}_difference"] = difference(row)
+            values[f"{row.column}_published"] = theirs.values[row.column]
+            values[f"{row.column}_difference"] = difference(row)
     if not first.average:
-        found |= {key: known(getattr(first, key)) for key in COSTS}
-        if found["num_params"] is not None:
-            found["num_params"] = int(found["num_params"])
-        found["problems"] = [f"{row.column}: {why}" for row in line for why in row.problems]
-    return {key: value for key, value in found.items() if value or key not in OPTIONAL}
+        values |= {key: known(getattr(first, key)) for key in COSTS}
+        if values["num_params"] is not None:
+            values["num_params"] = int(values["num_params"])
+        values["problems"] = [f"{row.column}: {why}" for row in line for why in row.problems]
+    return {key: value for key, value in values.items() if value or key not in OPTIONAL}
 
 
 def as_csv(records: list[dict]) -> str:

@@ -41,8 +41,8 @@ def rows(tidy: pd.DataFrame, interval: bool = False, beside_published: bool = Tr
     )
     lines["backbones"] = by_line["backbone"].agg(lambda names: set(names.dropna()))
     lines["alike"] = by_line["alike"].agg(lambda groups: [*dict.fromkeys(chain(*groups))])
-    own = by_line["seed"].agg(lambda seeds: sorted(set(seeds)))
-    lines["seeds"] = lines["seeds"].where(lines["seeds"].notna(), own)
+    line_seeds = by_line["seed"].agg(lambda seeds: sorted(set(seeds)))
+    lines["seeds"] = lines["seeds"].where(lines["seeds"].notna(), line_seeds)
     lines["of"] = lines["seeds"].str.len()
     lines["comparable"] = [beside_published and _comparable(line) for line in each_row(lines)]
     trainings = tidy[tidy["training"] & tidy["problem"].isna()]
@@ -135,9 +135,10 @@ def _averages(cells: pd.DataFrame) -> pd.DataFrame:
     if targets.empty:
         return targets
     columns = targets["protocol"].map(lambda name: list(PROTOCOLS[name].columns))
-    whole = targets.groupby("line")["mean"].transform("count") == columns.str.len()
-    last = whole & (targets["column"] == columns.str[-1])  # of base, new and h: h, which needs both
-    means = targets[whole].groupby([*MEAN, "column"])["mean"].mean().unstack("column")
+    has_all = targets.groupby("line")["mean"].transform("count") == columns.str.len()
+    # of base, new and h: h, which needs both
+    last = has_all & (targets["column"] == columns.str[-1])
+    means = targets[has_all].groupby([*MEAN, "column"])["mean"].mean().unstack("column")
     numbers = with_h(means).stack().to_dict()
     problems = defaultdict(list)
     for row in each_row(targets[last & ~targets["complete"]]):

@@ -47,12 +47,10 @@ def runs_below(folder: Path, depth: int = DEPTH) -> list[Path]:
     """Return the folders of finished runs in a folder and its subfolders, sorted."""
     if is_run(folder):
         return [folder]
-    inside = [folder / name for name in sorted(listed(folder)) if not name.startswith(".")]
+    paths = [folder / name for name in sorted(listed(folder)) if not name.startswith(".")]
     if not depth:
         return []
-    return [
-        found for path in inside if os.path.isdir(path) for found in runs_below(path, depth - 1)
-    ]
+    return [run for path in paths if os.path.isdir(path) for run in runs_below(path, depth - 1)]
 
 
 def overview(folders: list[Path], form: str) -> str:
@@ -91,16 +89,16 @@ def report_runs(folders: list[Path], form: str, plots: Path | None = None) -> st
     if plots:
         from .plots import write
 
-        above = os.path.commonpath([folder.absolute() for folder in runs])
+        parent = os.path.commonpath([folder.absolute() for folder in runs])
         for folder, of_run in zip(runs, drawn, strict=True):
-            write(of_run, plots / os.path.relpath(folder, above))
+            write(of_run, plots / os.path.relpath(folder, parent))
     if form == "json":
-        return json.dumps([{"folder": str(f), **of} for f, of in results.items()], indent=2)
+        return json.dumps([{"folder": str(f), **result} for f, result in results.items()], indent=2)
     if form == "csv":
         return as_csv([
             {"folder": str(folder), "class": name, "accuracy": accuracy}
-            for folder, of in results.items()
-            for name, accuracy in (of.get(PER_CLASS) or {}).items()
+            for folder, result in results.items()
+            for name, accuracy in (result.get(PER_CLASS) or {}).items()
         ])  # fmt: skip
     tables = {folder: _tables(folder, outcome) for folder, outcome in runs.items()}
     if form != "html":
@@ -108,12 +106,12 @@ def report_runs(folders: list[Path], form: str, plots: Path | None = None) -> st
     from .page import page
 
     sections = [Section(f"run{i}", _where(outcome)) for i, outcome in enumerate(runs.values())]
-    named = {
+    figures = {
         f"{section.name}_{name}": picture
         for section, of_run in zip(sections, drawn, strict=True)
         for name, picture in of_run.items()
     }
-    return page(dict(zip(sections, tables.values(), strict=True)), named, results.values())
+    return page(dict(zip(sections, tables.values(), strict=True)), figures, results.values())
 
 
 def _read(folder: Path) -> Outcome:
@@ -161,17 +159,17 @@ def _tables(folder: Path, outcome: Outcome) -> list[Table]:
         "Split": record.get("split"),
         "Temperature": _temperature(record.get("temperature")),
     }
-    taken = {key: value for key, value in costs(record).items() if value is not None}
-    facts |= {COSTS[key].head: COSTS[key].text(value) for key, value in taken.items()}
+    spent = {key: value for key, value in costs(record).items() if value is not None}
+    facts |= {COSTS[key].head: COSTS[key].text(value) for key, value in spent.items()}
     lines += [(name, _text(value)) for name, value in facts.items() if value is not None]
     notes = alike_note(map(alike_text, record.get("alike") or []))
-    found = [Table(f"The run in '{folder}'", ["", ""], _cells(lines), notes)]
+    tables = [Table(f"The run in '{folder}'", ["", ""], _cells(lines), notes)]
     if classes := record.get(PER_CLASS):
         numbers = pd.DataFrame({"Accuracy (%)": classes}, dtype=float)
         numbers = numbers.sort_values("Accuracy (%)", kind="stable")
         title = f"{_where(outcome)}: accuracy of each class, the least first"
-        found.append(class_table(title, numbers, images_of_classes(outcome)))
-    return found
+        tables.append(class_table(title, numbers, images_of_classes(outcome)))
+    return tables
 
 
 def _cells(lines: Iterable[Sequence[str]]) -> list[list[Cell]]:

@@ -73,7 +73,7 @@ class Table:
         self.title = printable(self.title)
         self.head = [printable(name) for name in self.head]
         self.lines = [
-            [cell._replace(text=printable(cell.text)) for cell in of] for of in self.lines
+            [cell._replace(text=printable(cell.text)) for cell in line] for line in self.lines
         ]
         self.problems = [printable(problem) for problem in self.problems]
 
@@ -114,10 +114,10 @@ def tables(rows: pd.DataFrame, all_published: bool = False) -> dict[Protocol, li
         rows: a data frame as `rows.rows` makes it.
         all_published: also show published numbers of methods that were not run.
     """
-    found = defaultdict(list)
+    by_protocol = defaultdict(list)
     for _, members in rows.groupby("table", sort=False):
-        found[protocol_of(members)].append(_table(list(each_row(members)), all_published))
-    return dict(found)
+        by_protocol[protocol_of(members)].append(_table(list(each_row(members)), all_published))
+    return dict(by_protocol)
 
 
 def protocol_of(rows: Any) -> Protocol:
@@ -142,9 +142,9 @@ def _table(rows: list[Any], all_published: bool) -> Table:
     head = [first_head(protocol), *places, *more(first)]
     lines: list[list[Cell]] = []
     cited: dict[int, str] = {}
-    for here in methods.values():
-        row = next(iter(here.values()))
-        ours = [here.get(place) for place in places]
+    for by_head in methods.values():
+        row = next(iter(by_head.values()))
+        ours = [by_head.get(place) for place in places]
         name = Cell(published.marked(row.name, row.beyond))
         lines.append([name, *map(_ours, ours), *map(Cell, more(row).values())])
         if theirs := _published(row.name, row.trainer, ours):
@@ -198,12 +198,12 @@ def _ours(row: Any) -> Cell:
 
 def _published(name: str, trainer: str, rows: Iterable[Any]) -> list[Cell]:
     """Return the line of a method's published numbers in the places of these rows, if any."""
-    found = [(row, row and published_beside(row, trainer)) for row in rows]
-    first = next((theirs for _, theirs in found if theirs), None)
+    pairs = [(row, row and published_beside(row, trainer)) for row in rows]
+    first = next((theirs for _, theirs in pairs if theirs), None)
     if first is None:
         return []
     text = published.marked(f"{name}, published", published.in_order(first.kinds))
-    cells = [_theirs(of.values[row.column], of.misprint) if of else Cell("-") for row, of in found]
+    cells = [_theirs(x.values[row.column], x.misprint) if x else Cell("-") for row, x in pairs]
     return [Cell(text, beside=True), *cells]
 
 
@@ -222,13 +222,13 @@ def more(row: Any) -> dict[str, str]:
     """Return the columns after the numbers: the data sets of an average, or costs of training."""
     protocol = protocol_of(row)
     if row.average:
-        of = {"Data sets": f"{row.count} of {row.of}"}
-        return of if protocol.across == "columns" else {}
+        columns = {"Data sets": f"{row.count} of {row.of}"}
+        return columns if protocol.across == "columns" else {}
     if not protocol.costs:
         return {}
-    taken = {key: known(getattr(row, key)) for key in COSTS}
+    values = {key: known(getattr(row, key)) for key in COSTS}
     return {
-        cost.head: "-" if taken[key] is None else cost.text(taken[key])
+        cost.head: "-" if values[key] is None else cost.text(values[key])
         for key, cost in COSTS.items()
         if cost.everywhere
     }
@@ -289,8 +289,8 @@ def _caption(rows: list[Any]) -> list[str]:
 
 def edited_note(rows: Iterable[Any]) -> list[str]:
     """Return a sentence on the methods whose code was edited after some of the runs, if any."""
-    said = dict.fromkeys(f"{row.name} ({', '.join(row.edited)})" for row in rows if row.edited)
-    return [f"Code edited after some runs had begun: {', '.join(said)}."] if said else []
+    names = dict.fromkeys(f"{row.name} ({', '.join(row.edited)})" for row in rows if row.edited)
+    return [f"Code edited after some runs had begun: {', '.join(names)}."] if names else []
 
 
 def h_note(protocol: Protocol) -> list[str]:
@@ -301,9 +301,9 @@ def h_note(protocol: Protocol) -> list[str]:
 def alike_note(groups: Iterable[str]) -> list[str]:
     """Return a sentence on the classes that the CLIP reads alike, if any, given `a = b` of each."""
     groups = list(dict.fromkeys(groups))
-    some = [*groups[:GROUPS], *[f"{len(groups) - GROUPS} groups more"] * (len(groups) > GROUPS)]
+    shown = [*groups[:GROUPS], *[f"{len(groups) - GROUPS} groups more"] * (len(groups) > GROUPS)]
     why = "only a method with something for each class can tell them apart"
-    return [f"The CLIP reads alike: {'; '.join(some)}; {why}."] if groups else []
+    return [f"The CLIP reads alike: {'; '.join(shown)}; {why}."] if groups else []
 
 
 def seeds_of(rows: Iterable[Any]) -> int:

@@ -31,8 +31,8 @@ def compared(result: Mapping) -> dict:
     """
     config = result.get("config") or {}
     data, model = config.get("DATASET") or {}, config.get("MODEL") or {}
-    none = {key: CHANGES[key] for key in unfelt(result) if key in data}
-    parts = {"DATASET": data | none} if none else {}
+    defaults = {key: CHANGES[key] for key in unfelt(result) if key in data}
+    parts = {"DATASET": data | defaults} if defaults else {}
     parts |= {"MODEL": {**model, INIT: ""}} if model.get(INIT) else {}
     return config | parts
 
