@@ -200,5 +200,5 @@ def device_name(device: str) -> str:
     if device == "cuda":
         return torch.cuda.get_device_name()
     info = Path("/proc/cpuinfo")
-    found = re.search(r"model name\s*: (.*)", info.read_text()) if info.exists() else None
-    return found[1] if found else "the CPU"
+    match = re.search(r"model name\s*: (.*)", info.read_text()) if info.exists() else None
+    return match[1] if match else "the CPU"

@@ -41,10 +41,10 @@ def seconds(work: Callable[[], object], device: str) -> float:
 def timed(work: Callable[[], object], device: str) -> tuple[float, float]:
     """Return the seconds that a call takes, and the processor's, with all threads."""
     synchronize(device)
-    started, processor = time.perf_counter(), time.process_time()
+    start, processor = time.perf_counter(), time.process_time()
     work()
     synchronize(device)
-    return time.perf_counter() - started, time.process_time() - processor
+    return time.perf_counter() - start, time.process_time() - processor
 
 
 def operations(work: Callable[[], object]) -> int:
@@ -67,7 +67,7 @@ class Operations(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         """Run an operator, and count it if there is a formula."""
-        found = func(*args, **(kwargs or {}))
+        out = func(*args, **(kwargs or {}))
         if formula := FORMULAS.get(func._overloadpacket):
-            self.total += formula(*args, **(kwargs or {}), out_val=found)
-        return found
+            self.total += formula(*args, **(kwargs or {}), out_val=out)
+        return out

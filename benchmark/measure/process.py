@@ -70,14 +70,14 @@ def limit_memory() -> None:
     """
     try:
         free = kibibytes("/proc/meminfo", "MemAvailable")
-        own = kibibytes("/proc/self/status", "VmData")
+        used = kibibytes("/proc/self/status", "VmData")
     except (OSError, TypeError):
         return
     _, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    resource.setrlimit(resource.RLIMIT_DATA, ((own + free) << 10, hard))
+    resource.setrlimit(resource.RLIMIT_DATA, ((used + free) << 10, hard))
 
 
 def kibibytes(path: str, key: str) -> int:
     """Read the value of a key from a file of /proc."""
-    found = re.search(rf"^{key}:\s+(\d+) kB", Path(path).read_text(), re.M)
-    return int(found[1])  # type: ignore[index]
+    match = re.search(rf"^{key}:\s+(\d+) kB", Path(path).read_text(), re.M)
+    return int(match[1])  # type: ignore[index]

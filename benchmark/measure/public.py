@@ -60,7 +60,7 @@ class Public:
         self._folder = tempfile.TemporaryDirectory()  # checkouts write caches below it
         weights, self._errors = (Path(self._folder.name) / name for name in ("clip.pt", "errors"))
         torch.save(untrained_clip(case.geometry).state_dict(), weights)
-        asked = {
+        request = {
             "checkout": str(checkout.resolve()), "weights": str(weights), "trainer": case.trainer,
             "names": class_names(case.classes), "batch": case.batch, "device": case.device,
             "training": case.training, "precision": case.precision, "threads": case.threads,
@@ -72,7 +72,7 @@ class Public:
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors,
                 env=environment(),
             )  # fmt: skip
-        self.record |= self._answer(json.dumps(asked))
+        self.record |= self._answer(json.dumps(request))
 
     def _answer(self, line: str) -> dict:
         """Send a line to the program; return its answer, or {} and enter a problem."""

@@ -21,7 +21,7 @@ from public_code import enter, give_weights  # type: ignore[import-not-found]  #
 STEPS = 1000  # a number of steps per epoch that is not reached, so that no epoch ends
 
 
-def settings(asked: dict, train):
+def settings(request: dict, train):
     """Return the checkout's settings for a case."""
     from dassl.config import get_cfg_default
 
@@ -29,38 +29,38 @@ def settings(asked: dict, train):
     train.extend_cfg(cfg)
     for node in cfg.TRAINER.values():
         if hasattr(node, "items") and "PREC" in node:
-            node.PREC = asked["precision"]
+            node.PREC = request["precision"]
     if node := cfg.TRAINER.get("MMP"):  # ALIGN's: the depth and the distance of its config files
         node.TEXT_PROMPT_DEPTH = node.VISION_PROMPT_DEPTH = 9
         node.USECT = False
-        node.VISION_PROMPT_NUMBER = asked["settings"].get("M", node.VISION_PROMPT_NUMBER)
-        node.TEXT_PROMPT_NUMBER = asked["settings"].get("N", node.TEXT_PROMPT_NUMBER)
+        node.VISION_PROMPT_NUMBER = request["settings"].get("M", node.VISION_PROMPT_NUMBER)
+        node.TEXT_PROMPT_NUMBER = request["settings"].get("N", node.TEXT_PROMPT_NUMBER)
     if node := cfg.TRAINER.get("MMRL"):  # the layers of its config files
         node.REP_LAYERS = list(range(6, 13))
-    cfg.INPUT.SIZE = (asked["resolution"], asked["resolution"])
+    cfg.INPUT.SIZE = (request["resolution"], request["resolution"])
     cfg.MODEL.BACKBONE.NAME = "ViT-B/16"  # a name that the checkout knows; the weights are given
     cfg.DATASET.NAME = "OxfordPets"  # for methods with templates of data sets
     cfg.OPTIM.NAME, cfg.OPTIM.LR, cfg.OPTIM.MAX_EPOCH = "sgd", 1e-5, 50
-    cfg.USE_CUDA = asked["device"] == "cuda"
+    cfg.USE_CUDA = request["device"] == "cuda"
     return cfg
 
 
-def built(asked: dict):
+def built(request: dict):
     """Return the checkout's trainer with its model and optimiser, but without data."""
     from dassl.engine import TRAINER_REGISTRY
 
     import train  # of the checkout: registers its trainers
 
-    give_weights(asked["weights"])
-    known = TRAINER_REGISTRY.registered_names()
-    name = "MMP" if asked["trainer"] == "ALIGN" and "MMP" in known else asked["trainer"]
+    give_weights(request["weights"])
+    registered = TRAINER_REGISTRY.registered_names()
+    name = "MMP" if request["trainer"] == "ALIGN" and "MMP" in registered else request["trainer"]
     kind = TRAINER_REGISTRY.get(name)
     trainer = object.__new__(kind)
-    names = asked["names"]
+    names = request["names"]
     data = SimpleNamespace(
         classnames=names, num_classes=len(names), lab2cname=dict(enumerate(names))
     )
-    trainer.cfg, trainer.device = settings(asked, train), torch.device(asked["device"])
+    trainer.cfg, trainer.device = settings(request, train), torch.device(request["device"])
     trainer.dm = SimpleNamespace(dataset=data, num_classes=len(names), lab2cname=data.lab2cname)
     trainer.num_classes, trainer.lab2cname = len(names), data.lab2cname
     trainer._models, trainer._optims, trainer._scheds = OrderedDict(), OrderedDict(), OrderedDict()
@@ -68,7 +68,7 @@ def built(asked: dict):
     trainer.max_epoch = trainer.cfg.OPTIM.MAX_EPOCH
     trainer.batch_idx, trainer.num_batches = 0, STEPS
     trainer.build_model()
-    trainer.set_model_mode("train" if asked["training"] else "eval")
+    trainer.set_model_mode("train" if request["training"] else "eval")
     return trainer
 
 
@@ -76,28 +76,28 @@ def main() -> None:
     """Read a case, then do a step for each line of stdin; write JSON lines."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what the checkout prints
-    asked = json.loads(sys.stdin.readline())
-    device = asked["device"]
-    torch.set_num_threads(asked["threads"])
-    enter(asked["checkout"], device, asked["precision"])
+    request = json.loads(sys.stdin.readline())
+    device = request["device"]
+    torch.set_num_threads(request["threads"])
+    enter(request["checkout"], device, request["precision"])
     torch.manual_seed(0)
-    trainer = built(asked)
-    size = asked["batch"], 3, asked["resolution"], asked["resolution"]
-    labels = torch.arange(asked["batch"]) % len(asked["names"])
+    trainer = built(request)
+    size = request["batch"], 3, request["resolution"], request["resolution"]
+    labels = torch.arange(request["batch"]) % len(request["names"])
     inputs = {"img": torch.randn(size), "label": labels, "domain": labels}
     batch: dict = {name: value.to(device) for name, value in inputs.items()}
     Image.new("RGB", (1, 1)).save("image.png")  # in the temporary folder; ALIGN's code opens it
     batch["impath"] = ["image.png"] * len(labels)
 
     def step() -> None:
-        if asked["training"]:
+        if request["training"]:
             trainer.forward_backward(batch)
         else:
             with torch.no_grad():
                 trainer.model_inference(batch["img"])
 
-    def answer(**found) -> None:
-        print(json.dumps(found), file=answers, flush=True)
+    def answer(**values) -> None:
+        print(json.dumps(values), file=answers, flush=True)
 
     step()  # which may keep text features
     answer(operations=operations(step))

@@ -14,61 +14,61 @@ from recording import evaluated, recorded_training  # type: ignore[import-not-fo
 from safetensors.torch import save_file
 
 
-def settings(asked: dict, train, subset: str):
+def settings(request: dict, train, subset: str):
     """Return the checkout's cfg with our values of all keys that it has."""
     from dassl.config import get_cfg_default
 
     cfg = get_cfg_default()
     train.extend_cfg(cfg)
-    for key, value in asked["keys"].items():
-        *nodes, last = key.split(".")
+    for key, value in request["keys"].items():
+        *nodes, leaf = key.split(".")
         node = cfg
         for name in nodes:
             node = node.get(name, {})
-        if last in node:
-            node[last] = value
+        if leaf in node:
+            node[leaf] = value
     cfg.MODEL.BACKBONE.NAME = "ViT-B/16"  # a name that the checkout knows; the weights are given
     cfg.DATASET.SUBSAMPLE_CLASSES = subset
-    cfg.OUTPUT_DIR = os.path.join(asked["folder"], subset)
+    cfg.OUTPUT_DIR = os.path.join(request["folder"], subset)
     cfg.freeze()
     return cfg
 
 
-def built(asked: dict, subset: str):
+def built(request: dict, subset: str):
     """Return the checkout's trainer for the base or the new classes."""
     from dassl.engine import build_trainer
     from dassl.utils import set_random_seed
 
     import train  # of the checkout: registers its trainers
 
-    give_weights(asked["weights"])
-    cfg = settings(asked, train, subset)
+    give_weights(request["weights"])
+    cfg = settings(request, train, subset)
     set_random_seed(cfg.SEED)
     return build_trainer(cfg)
 
 
 def main() -> None:
     """Train on the base classes, evaluate on both halves, and write a record."""
-    asked = json.load(sys.stdin)
-    torch.set_num_threads(asked["threads"])
-    enter(asked["checkout"], "cpu", "fp32")
+    request = json.load(sys.stdin)
+    torch.set_num_threads(request["threads"])
+    enter(request["checkout"], "cpu", "fp32")
     import dassl
 
-    trainer = built(asked, "base")
+    trainer = built(request, "base")
     (name,) = trainer.get_model_names()
 
     def learned():
-        own = trainer._models[name].named_parameters()
-        return {name: p for name, p in own if p.requires_grad}
+        parameters = trainer._models[name].named_parameters()
+        return {name: p for name, p in parameters if p.requires_grad}
 
     record = recorded_training(trainer, learned)
     base, record["logits/base"] = evaluated(trainer)
     facts = {"dassl": dassl.__version__, "images": names_of(trainer), "base": base}
-    other = built(asked, "new")
-    other.load_model(trainer.output_dir, epoch=trainer.max_epoch)
-    facts["new"], record["logits/new"] = evaluated(other)
-    facts = asked["facts"] | facts
-    save_file(record, asked["record"], {key: json.dumps(value) for key, value in facts.items()})
+    new_trainer = built(request, "new")
+    new_trainer.load_model(trainer.output_dir, epoch=trainer.max_epoch)
+    facts["new"], record["logits/new"] = evaluated(new_trainer)
+    facts = request["facts"] | facts
+    save_file(record, request["record"], {key: json.dumps(value) for key, value in facts.items()})
 
 
 def names_of(trainer) -> list[str]:

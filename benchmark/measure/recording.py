@@ -29,9 +29,9 @@ def recorded_training(trainer, learned: Callable[[], Mapping[str, torch.Tensor]]
         steps["pixels"].append(as_pixels(batch["img"], mean, std))
         steps["label"].append(batch["label"].clone())
         steps["lr"].append(torch.tensor(trainer.get_current_lr(), dtype=torch.float64))
-        found = step(batch)
-        steps["loss"].append(torch.as_tensor(found["loss"], dtype=torch.float64))
-        return found
+        losses = step(batch)
+        steps["loss"].append(torch.as_tensor(losses["loss"], dtype=torch.float64))
+        return losses
 
     trainer.forward_backward = noted
     start = copies(learned(), "start/")
@@ -47,16 +47,16 @@ def copies(tensors: Mapping[str, torch.Tensor], prefix: str) -> Tensors:
 
 def evaluated(trainer) -> tuple[float, torch.Tensor]:
     """Return the accuracy that the trainer finds on its test images, and their logits (n, K)."""
-    infer, found = trainer.model_inference, []
+    infer, logits = trainer.model_inference, []
 
     def noted(images):
-        found.append(infer(images))
-        return found[-1]
+        logits.append(infer(images))
+        return logits[-1]
 
     trainer.model_inference = noted
     accuracy = trainer.test()
     trainer.model_inference = infer
-    return float(accuracy), torch.cat(found).float()
+    return float(accuracy), torch.cat(logits).float()
 
 
 def normalization(cfg) -> list[torch.Tensor]:

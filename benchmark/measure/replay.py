@@ -41,8 +41,8 @@ class Record(NamedTuple):
 
     def part(self, prefix: str) -> Tensors:
         """Return the tensors under a prefix, named without it."""
-        found = {k: v for k, v in self.tensors.items() if k.startswith(prefix)}
-        return {k.removeprefix(prefix): v for k, v in found.items()}
+        part = {k: v for k, v in self.tensors.items() if k.startswith(prefix)}
+        return {k.removeprefix(prefix): v for k, v in part.items()}
 
 
 class Replayed:
@@ -97,8 +97,8 @@ def replayed(record: Record, places: Places, changes: Sequence[str] = ()) -> Rec
     name, settings = record.facts["trainer"], [*record.facts["settings"], *changes]
 
     def built(subset: str):
-        own = [*settings, "DATASET.SUBSAMPLE_CLASSES", subset]
-        cfg = cfg_of(name, own, places._replace(output=places.output / "ours" / subset))
+        pairs = [*settings, "DATASET.SUBSAMPLE_CLASSES", subset]
+        cfg = cfg_of(name, pairs, places._replace(output=places.output / "ours" / subset))
         set_random_seed(cfg.SEED)
         return build_trainer(cfg)
 
@@ -115,9 +115,9 @@ def replayed(record: Record, places: Places, changes: Sequence[str] = ()) -> Rec
         trainer.train_loader_x = Replayed(record, trainer.train_loader_x, trainer.cfg)
         tensors = recorded_training(trainer, trainer.method.public_parameters)
         base, tensors["logits/base"] = evaluated(trainer)
-        other = built("new")
-        other.load_model(trainer.output_dir, epoch=epochs)
-        new, tensors["logits/new"] = evaluated(other)
+        new_trainer = built("new")
+        new_trainer.load_model(trainer.output_dir, epoch=epochs)
+        new, tensors["logits/new"] = evaluated(new_trainer)
     return Record({"base": base, "new": new}, tensors)
 
 
@@ -144,24 +144,24 @@ def difference(theirs: Record, ours: Record) -> Difference:
         (theirs.tensors[key], (theirs.tensors[key] - ours.tensors[key]).abs())
         for key in ("loss", "lr")
     )
-    apart = losses[1] / losses[0].abs().clamp(min=1)
+    relative = losses[1] / losses[0].abs().clamp(min=1)
     problems = []
-    if not apart.max() <= LOSS:
-        step = int((~(apart <= LOSS)).nonzero()[0])
+    if not relative.max() <= LOSS:
+        step = int((~(relative <= LOSS)).nonzero()[0])
         problems.append(f"losses differ from step {step + 1} on")
     if not rates[1].max() <= RATE * rates[0].max():
         problems.append("learning rates differ")
-    start, final, own = (
+    start, final, repeated = (
         {name.removeprefix("prompt_learner."): x for name, x in part.items()}
         for part in (theirs.part("start/"), theirs.part("final/"), ours.part("final/"))
     )
     moved = {name: (final[name] - start[name]).abs().max().item() for name in start}
-    trained = {name for name in start if name in own or moved[name]}
-    if alone := sorted(own.keys() ^ trained):
+    trained = {name for name in start if name in repeated or moved[name]}
+    if alone := sorted(repeated.keys() ^ trained):
         problems.append(f"one side alone trains {', '.join(alone[:3])}")
     weights = {
-        name: (final[name] - own[name].reshape(final[name].shape)).abs().max().item()
-        for name in start.keys() & own.keys()
+        name: (final[name] - repeated[name].reshape(final[name].shape)).abs().max().item()
+        for name in start.keys() & repeated.keys()
     }
     far = max(moved.values())
     if not all(weight <= WEIGHT * far for weight in weights.values()):
@@ -169,11 +169,11 @@ def difference(theirs: Record, ours: Record) -> Difference:
     differ, clear = 0, 0
     for half in ("logits/base", "logits/new"):
         logits = theirs.tensors[half]
-        best = logits.topk(2).values
-        others = logits.argmax(1) != ours.tensors[half].argmax(1)
-        differ += int(others.sum())
-        clear += int((others & (best[:, 0] - best[:, 1] > CLEAR)).sum())
+        top = logits.topk(2).values
+        differing = logits.argmax(1) != ours.tensors[half].argmax(1)
+        differ += int(differing.sum())
+        clear += int((differing & (top[:, 0] - top[:, 1] > CLEAR)).sum())
     if clear:
         problems.append(f"{clear} predictions differ that are not close")
-    largest = float(apart.max()), float(rates[1].max()), max(weights.values(), default=0.0)
-    return Difference(len(apart), *largest, far, differ, problems)
+    largest = float(relative.max()), float(rates[1].max()), max(weights.values(), default=0.0)
+    return Difference(len(relative), *largest, far, differ, problems)

@@ -55,14 +55,14 @@ class Shape:
 
 def shapes(classes: list[int]) -> list[Shape]:
     """List the shapes to measure: token level for 4 images, prompt level for 4 and for 100."""
-    found = []
+    cases = []
     for count in classes:
         for peaked, lengths in ((False, EVEN), (True, PEAKED)):
             if count <= MOST:
-                found += [Shape(True, 4, count, tokens, peaked) for tokens in lengths]
+                cases += [Shape(True, 4, count, tokens, peaked) for tokens in lengths]
             square = ALIGN.N, ALIGN.N
-            found += [Shape(False, images, count, square, peaked) for images in (4, 100)]
-    return sorted(found, key=lambda shape: not shape.tokens)
+            cases += [Shape(False, images, count, square, peaked) for images in (4, 100)]
+    return sorted(cases, key=lambda shape: not shape.tokens)
 
 
 class Problems:
@@ -75,7 +75,7 @@ class Problems:
     def __init__(self, shape: Shape, device: str, threads: int):
         torch.set_num_threads(threads)
         self.device, self.tokens, self.method = device, shape.tokens, METHOD[device]
-        images, texts, P, (least, L) = shape.images, shape.classes, ALIGN.M, shape.lengths
+        images, texts, P, (shortest, L) = shape.images, shape.classes, ALIGN.M, shape.lengths
         if shape.tokens:  # one problem for every pair of prompts
             images, texts, P = images * ALIGN.M, texts * ALIGN.N, PATCHES
         r, s = features(images, P, texts, L, shape.peaked)
@@ -83,8 +83,8 @@ class Problems:
         cost = (1 - cos).flatten(0, 1).to(device).mT
         self.cost = cost if shape.tokens else cost.contiguous()
         self.b = None
-        if least < L:
-            lengths = least + torch.arange(len(cost))[:, None] % (L - least + 1)
+        if shortest < L:
+            lengths = shortest + torch.arange(len(cost))[:, None] % (L - shortest + 1)
             self.b = ((torch.arange(L) < lengths) / lengths).to(device)
 
     def solve(self, cost, tol=ALIGN.SINKHORN_TOL, max_iter=ALIGN.SINKHORN_MAX_ITER):
@@ -98,8 +98,8 @@ class Problems:
 
     def pot(self):
         """Solve the problems with POT's solver."""
-        how = ALIGN.SINKHORN_MAX_ITER, ALIGN.SINKHORN_TOL, self.method
-        return ot.solve_batch(self.cost, ALIGN.LAMBDA, None, self.b, *how)
+        options = ALIGN.SINKHORN_MAX_ITER, ALIGN.SINKHORN_TOL, self.method
+        return ot.solve_batch(self.cost, ALIGN.LAMBDA, None, self.b, *options)
 
     def ours_gradient(self):
         """Compute the distances and their gradient with respect to the costs."""
@@ -128,11 +128,11 @@ class Problems:
         POT solves only some of the problems.
         """
         ours = self.solve(self.cost, tol=1e-6, max_iter=1000).distance
-        few = slice(None, None, -(-len(ours) // 64))
-        b = None if self.b is None else F.normalize(self.b[few].double(), p=1)
-        cost, how = self.cost[few].double(), (10_000, 1e-9, "log_sinkhorn")
-        pot = ot.solve_batch(cost, ALIGN.LAMBDA, None, b, *how).value_linear
-        return (ours[few] - pot).abs().max().item()
+        sample = slice(None, None, -(-len(ours) // 64))
+        b = None if self.b is None else F.normalize(self.b[sample].double(), p=1)
+        cost, options = self.cost[sample].double(), (10_000, 1e-9, "log_sinkhorn")
+        pot = ot.solve_batch(cost, ALIGN.LAMBDA, None, b, *options).value_linear
+        return (ours[sample] - pot).abs().max().item()
 
 
 def features(images: int, P: int, texts: int, L: int, peaked: bool):
@@ -160,14 +160,14 @@ def measure(shape: Shape, device: str, threads: int, repeats: int) -> dict:
     for work in works.values():
         work()  # the first call is slower
     calls = max(1, int(SHORT / max(seconds(work, device) for work in works.values())))
-    found: dict[str, list[float]] = {name: [] for name in works}
+    medians: dict[str, list[float]] = {name: [] for name in works}
     for _ in range(repeats):
         turns = [[seconds(work, device) for work in works.values()] for _ in range(calls)]
         for name, times in zip(works, zip(*turns, strict=True), strict=True):
-            found[name].append(median(times))
-    middle = [median(times) for times in found.values()]
+            medians[name].append(median(times))
+    middle = [median(times) for times in medians.values()]
     ratios = [pot / ours for ours, pot in zip(middle[::2], middle[1::2], strict=True)]
-    return record | {"seconds": found, "ratios": ratios}
+    return record | {"seconds": medians, "ratios": ratios}
 
 
 def differs(record: dict) -> bool:
@@ -180,8 +180,8 @@ def differs(record: dict) -> bool:
 
 def milliseconds(record: dict, work: str) -> str:
     """Return the times of a kind of call as a cell, or a dash if it was not timed."""
-    found = record["seconds"].get(work)
-    return spread([1000 * value for value in found]) if found else "-"
+    times = record["seconds"].get(work)
+    return spread([1000 * value for value in times]) if times else "-"
 
 
 def iterations(record: dict) -> str:

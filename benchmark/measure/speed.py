@@ -66,14 +66,14 @@ def training(case: Case, repeats: int, size: int, checkout: Path | None = None) 
         rates.append(product_rate(case.device, case.precision, size))
         if public:
             public.step()
-    rate, counted = max(rates), operations(model.step)
+    rate, total = max(rates), operations(model.step)
     record: dict = both_times(times)
     time = median(record["seconds"])
     record |= {
         "peak_mib": peak_mib,
-        "operations": counted,
+        "operations": total,
         "peak_rate": rate,
-        "of_peak": counted / time / rate,
+        "of_peak": total / time / rate,
         "transport_share": None,
         "encoders_of_peak": None,
         "waits": None,
@@ -88,11 +88,11 @@ def training(case: Case, repeats: int, size: int, checkout: Path | None = None) 
             model.step()
         record["waits"] = waits
     if model.prepare_score():
-        rest = counted - operations(model.score)
+        encoders = total - operations(model.score)
         record["score_seconds"] = repeated(model.score, case, "scores", repeats)
         score = median(record["score_seconds"])
         record["transport_share"] = score / time
-        record["encoders_of_peak"] = rest / (time - score) / rate
+        record["encoders_of_peak"] = encoders / (time - score) / rate
     return record
 
 
@@ -205,8 +205,8 @@ def add_measuring(parser: Parser, repeats: int) -> None:
 
 def setting(text: str) -> tuple[str, object]:
     """Parse `KEY=VALUE`."""
-    key, named, value = text.partition("=")
-    if not key or not named:
+    key, sign, value = text.partition("=")
+    if not key or not sign:
         raise argparse.ArgumentTypeError(f"'{text}' is not KEY=VALUE, as M=8")
     return key, literal(value)
 
@@ -320,9 +320,9 @@ def main(argv: list[str]) -> None:
 def save(args, records: list[dict], **versions: str) -> None:
     """Write the file of `--json` after each case, so that an interruption loses only one case."""
     if args.json:
-        asked = {key: value for key, value in vars(args).items() if key not in ("json", "format")}
-        if asked.get("public"):
-            asked["public"] = str(asked["public"])
+        options = {key: value for key, value in vars(args).items() if key not in ("json", "format")}
+        if options.get("public"):
+            options["public"] = str(options["public"])
         versions["torch"] = torch.__version__
-        content = {**versions, "arguments": asked, "records": records}
+        content = {**versions, "arguments": options, "records": records}
         write_output(args.json, json.dumps(content) + "\n")

@@ -100,13 +100,13 @@ def tables(args, records: list[dict]) -> list[Table]:
     trained = {case_name(r): training_cells(r["training"]) for r in records if "training" in r}
     evaluated = {case_name(r): evaluation_cells(r["evaluation"]) for r in records}
     notes = [repeats, TRAINING_NOTE, *peak_rates(records)]
-    found = [
+    groups = [
         table(f"Training steps: {where}, batch {args.batch}", trained, notes),
         table(
             f"Evaluation: {where}, batch {args.eval_batch}", evaluated, [repeats, EVALUATION_NOTE]
         ),
     ]
-    return [one for one in found if one.lines]
+    return [group for group in groups if group.lines]
 
 
 def peak_rates(records: list[dict]) -> list[str]:
@@ -117,6 +117,6 @@ def peak_rates(records: list[dict]) -> list[str]:
             rates.setdefault(record["precision"], []).append(rate / 1e9)
     return [
         f"Peak rate in {precision}, of a large matrix product timed with each case: "
-        f"{spread(found)} GFLOP/s."
-        for precision, found in rates.items()
+        f"{spread(values)} GFLOP/s."
+        for precision, values in rates.items()
     ]

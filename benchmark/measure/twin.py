@@ -86,16 +86,16 @@ def recorded(args, settings: list[str], trainer: str, places: Places) -> Record:
     """
     file = (args.keep or places.output) / f"{trainer.lower()}.safetensors"
     keys = dict(leaves(cfg_of(trainer, settings, places)))
-    asked = {
+    request = {
         "checkout": str(args.checkout.resolve()), "weights": str(places.weights),
         "folder": str(places.output / "public"), "record": str(file.resolve()),
         "threads": args.threads, "keys": keys, "facts": {"trainer": trainer, "settings": settings},
     }  # fmt: skip
     errors = places.output / "errors"
-    with errors.open("w") as written:
+    with errors.open("w") as log:
         ended = subprocess.run(
-            [sys.executable, PROGRAM], input=json.dumps(asked), text=True, cwd=places.output,
-            stdout=written, stderr=written, env=environment(args.dassl or DASSL),
+            [sys.executable, PROGRAM], input=json.dumps(request), text=True, cwd=places.output,
+            stdout=log, stderr=log, env=environment(args.dassl or DASSL),
         )  # fmt: skip
     if ended.returncode:
         raise UserError(f"{trainer} of '{args.checkout}' ended with: {last_line(errors)}")
@@ -111,11 +111,11 @@ def compared(args, trainer: str, places: Places, size: int) -> tuple[list[Cell],
     ours = replayed(theirs, places, [str(word) for pair in args.ours for word in pair])
     if why := ours.facts.get("why"):
         return [Cell(trainer)] + [Cell("-")] * (len(HEAD) - 1), [f"{trainer}: {why}"]
-    found = difference(theirs, ours)
-    texts = [str(found.steps), *(f"{x:.1e}" for x in found[1:4]), f"{found.moved:.2f}"]
+    gap = difference(theirs, ours)
+    texts = [str(gap.steps), *(f"{x:.1e}" for x in gap[1:4]), f"{gap.moved:.2f}"]
     texts += [f"{side.facts[half]:.2f}" for half in ("base", "new") for side in (theirs, ours)]
-    problems = [f"{trainer}: {problem}" for problem in found.problems]
-    return [Cell(text) for text in (trainer, *texts, str(found.predictions))], problems
+    problems = [f"{trainer}: {problem}" for problem in gap.problems]
+    return [Cell(text) for text in (trainer, *texts, str(gap.predictions))], problems
 
 
 def openai_state(clip_model) -> dict[str, torch.Tensor]:
@@ -184,7 +184,7 @@ def main(argv: list[str]) -> int:
         )
     size = clip_model.visual.input_resolution
     table = Table("Whole trainings of published code and ours", HEAD, [], list(CAPTION))
-    wrong: list[str] = []
+    sentences: list[str] = []
     if args.keep:
         args.keep.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as name:
@@ -196,7 +196,7 @@ def main(argv: list[str]) -> int:
             places.output.mkdir()
             line, problems = compared(args, trainer, places, size)
             table.lines.append(line)
-            wrong += problems
-    table.caption += wrong if args.dassl else [SAME_CODE, *wrong]
+            sentences += problems
+    table.caption += sentences if args.dassl else [SAME_CODE, *sentences]
     print(FORMATS[args.format](table))
-    return int(bool(wrong))
+    return int(bool(sentences))

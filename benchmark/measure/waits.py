@@ -21,24 +21,24 @@ def noted() -> Iterator[list[str]]:
     Yields:
         `file:line function` of each wait: the innermost line of this repository, or `PyTorch`.
     """
-    found: list[str] = []
-    before = torch.cuda.get_sync_debug_mode()
+    places: list[str] = []
+    mode = torch.cuda.get_sync_debug_mode()
     with warnings.catch_warnings():
         warnings.simplefilter("always")
         usual = warnings.showwarning
 
         def show(message, *args, **kwargs):
             if "called a synchronizing" in str(message):  # turning the mode on warns, too
-                found.append(_place())
+                places.append(_place())
             else:
                 usual(message, *args, **kwargs)
 
         warnings.showwarning = show
         torch.cuda.set_sync_debug_mode("warn")
         try:
-            yield found
+            yield places
         finally:
-            torch.cuda.set_sync_debug_mode(before)
+            torch.cuda.set_sync_debug_mode(mode)
 
 
 def _place() -> str:
