@@ -74,17 +74,17 @@ class RandomClassSampler(_SeededSampler):
 
     def order(self, generator):
         """Return the indices of the batches, one batch after another."""
-        left: dict[int, list[list[int]]] = {}
+        groups: dict[int, list[list[int]]] = {}
         order: list[int] = []
         while len(order) < len(self):
-            if len(left) < self.n_classes:
-                left = {label: self._groups(label, generator) for label in self.by_label}
-            labels = list(left)
-            chosen = torch.randperm(len(labels), generator=generator)[: self.n_classes].tolist()
-            for label in (labels[i] for i in chosen):
-                order += left[label].pop()
-                if not left[label]:
-                    del left[label]
+            if len(groups) < self.n_classes:
+                groups = {label: self._groups(label, generator) for label in self.by_label}
+            labels = list(groups)
+            places = torch.randperm(len(labels), generator=generator)[: self.n_classes].tolist()
+            for label in (labels[i] for i in places):
+                order += groups[label].pop()
+                if not groups[label]:
+                    del groups[label]
         return order
 
     def _groups(self, label, generator):
@@ -93,8 +93,8 @@ class RandomClassSampler(_SeededSampler):
         n = len(indices)
         if n < self.n_ins:
             return [indices[torch.randint(n, (self.n_ins,), generator=generator)].tolist()]
-        whole = n - n % self.n_ins
-        picked = indices[torch.randperm(n, generator=generator)[:whole]]
+        in_groups = n - n % self.n_ins
+        picked = indices[torch.randperm(n, generator=generator)[:in_groups]]
         return picked.view(-1, self.n_ins).tolist()
 
     def __len__(self):

@@ -106,15 +106,15 @@ class DatasetBase:
         return sources[0] if len(sources) == 1 else sources
 
     def _draw(self, data_source, num_shots, repeat):
-        drawn, short = [], []
+        shots, scarce = [], []
         for items in self.split_dataset_by_label(data_source).values():
             if len(items) >= num_shots:
-                drawn += random.sample(items, num_shots)
+                shots += random.sample(items, num_shots)
                 continue
-            short.append(f"{items[0].classname} ({len(items)})")
-            drawn += random.choices(items, k=num_shots) if repeat else items
-        if short:
+            scarce.append(f"{items[0].classname} ({len(items)})")
+            shots += random.choices(items, k=num_shots) if repeat else items
+        if scarce:
             how = "drawn with repetition" if repeat else "all of them are taken"
-            more = f" and {len(short) - 5} more classes" if len(short) > 5 else ""
-            print(f"Fewer than {num_shots} images of {', '.join(short[:5])}{more}: {how}")
-        return drawn
+            more = f" and {len(scarce) - 5} more classes" if len(scarce) > 5 else ""
+            print(f"Fewer than {num_shots} images of {', '.join(scarce[:5])}{more}: {how}")
+        return shots
