@@ -48,10 +48,10 @@ def idle_gpus() -> str:
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("Model:")]
     if not names:
         return ""
-    built = torch.version.cuda
+    cuda = torch.version.cuda
     why = (
-        f"is built for CUDA {built}, which its driver may be too old for"
-        if built
+        f"is built for CUDA {cuda}, which its driver may be too old for"
+        if cuda
         else ("is built for CPUs only")
     )
     return f"{', '.join(names)}: PyTorch {torch.__version__} {why} (pytorch.org has others)"
@@ -59,8 +59,8 @@ def idle_gpus() -> str:
 
 def _usable() -> list[str]:
     """Return the names of all devices here: `cpu`, then each kind without and with a number."""
-    found = ["cpu"]
+    names = ["cpu"]
     for kind in KINDS[1:]:
         count = getattr(torch, kind).device_count()
-        found += [kind] * bool(count) + [f"{kind}:{i}" for i in range(count)]
-    return found
+        names += [kind] * bool(count) + [f"{kind}:{i}" for i in range(count)]
+    return names

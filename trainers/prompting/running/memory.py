@@ -44,8 +44,8 @@ class State:
         torch.set_rng_state(self._random)
         if self._of_gpus:
             torch.cuda.set_rng_state_all(self._of_gpus)
-        for owner, name, buffer, before in self._buffers:
-            owner._buffers[name] = buffer.copy_(before)  # the step may have put another there
+        for owner, name, buffer, value in self._buffers:
+            owner._buffers[name] = buffer.copy_(value)  # the step may have put another there
 
 
 def recomputed(method: Any) -> list[str]:
@@ -119,18 +119,18 @@ def fit(method: Any, batch: int, gib: float, precision: Any, features: bool = Fa
             share = (torch.cuda.memory_reserved(precision.device) + budget) / total
             torch.cuda.set_per_process_memory_fraction(min(share, 1.0), precision.device)
         return f"Memory: {limit}; blocks will be recomputed if a step does not fit"
-    tower = getattr(method.text_encoder, "transformer", None)  # a closed side has none
-    layers, kept = len(tower.resblocks) if tower else 1, 0.0
+    transformer = getattr(method.text_encoder, "transformer", None)  # a closed side has none
+    blocks, largest = len(transformer.resblocks) if transformer else 1, 0.0
     for text, image in ((False, False), (True, False), (False, True), (True, True)):
         method.text_encoder.recompute, method.image_encoder.recompute = text, image
         needed = step_bytes(method, batch, precision, features, budget - method.chunk_bytes)
-        kept = max(kept, needed)
-        needed += (kept - needed) / layers  # one block at a time
+        largest = max(largest, needed)
+        needed += (largest - needed) / blocks  # one block at a time
         if needed <= budget - method.chunk_bytes:
-            again = " and ".join(recomputed(method))
+            sides = " and ".join(recomputed(method))
             return (
                 f"Memory: a step keeps at most {needed / GIB:.2f} GiB of activations, {limit}; "
-                f"{f'the {again} blocks' if again else 'nothing'} will be recomputed"
+                f"{f'the {sides} blocks' if sides else 'nothing'} will be recomputed"
             )
     enough = math.ceil(needed / GIB * 110) / 100  # with a tenth on top
     raise UserError(
@@ -154,9 +154,9 @@ def step_bytes(
         images = torch.zeros(min(count, batch), *shape, device=precision.device)
         state = State(method)
         with precision.autocast():
-            found = saved_bytes(method, partial(method.output, images))
+            saved = saved_bytes(method, partial(method.output, images))
         state.restore()
-        return found
+        return saved
 
     two = of(2)
     if batch <= 2 or two * batch / 2 <= enough:
@@ -169,19 +169,19 @@ def saved_bytes(method: torch.nn.Module, work: Callable[[], object]) -> int:
 
     Storages that tensors share count once.
     """
-    own = [x for x in (*method.parameters(), *method.buffers()) if x.layout == torch.strided]
-    weights = {x.untyped_storage().data_ptr() for x in own}
-    kept: dict[int, tuple[StorageWeakRef, int]] = {}
+    tensors = [x for x in (*method.parameters(), *method.buffers()) if x.layout == torch.strided]
+    weights = {x.untyped_storage().data_ptr() for x in tensors}
+    storages: dict[int, tuple[StorageWeakRef, int]] = {}
 
     def count(tensor: torch.Tensor) -> None:
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in weights:
             ref = StorageWeakRef(storage)
-            kept[ref.cdata] = ref, storage.nbytes()
+            storages[ref.cdata] = ref, storage.nbytes()
 
-    with torch.autograd.graph.saved_tensors_hooks(count, lambda nothing: nothing):
+    with torch.autograd.graph.saved_tensors_hooks(count, lambda x: x):
         work()
-    return sum(size for _, size in kept.values())
+    return sum(size for _, size in storages.values())
 
 
 def memory_budget(gib: float, device: torch.device) -> int:
