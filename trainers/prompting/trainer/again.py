@@ -75,9 +75,9 @@ def rebuilt_apart(
     state = State(method)
     try:
         with seeded(SEED):
-            again = for_classes(method, clip_model, classnames, classnames, dataset)
+            rebuilt = for_classes(method, clip_model, classnames, classnames, dataset)
             if method.unlabelled:
-                again.take_classes([*classnames, *others])
+                rebuilt.take_classes([*classnames, *others])
     except Exception as error:
         raise UserError(
             f"{type(method).__name__} cannot be built again from its own checkpoint "
@@ -85,13 +85,13 @@ def rebuilt_apart(
         ) from error
     finally:
         state.restore()
-    again.to(method.device)
+    rebuilt.to(method.device)
     for name, p in method.learned().items():
-        again.learned()[name].requires_grad_(p.requires_grad)
-    own, theirs = (_outcome(m, precision) for m in (method, again))
+        rebuilt.learned()[name].requires_grad_(p.requires_grad)
+    ours, theirs = (_outcome(m, precision) for m in (method, rebuilt))
     return {
-        what: float((own[what] - theirs[what]).abs().max() / own[what].abs().max().clamp_min(1e-30))
-        for what in own
+        name: float((x - theirs[name]).abs().max() / x.abs().max().clamp_min(1e-30))
+        for name, x in ours.items()
     }
 
 
@@ -106,19 +106,19 @@ def _outcome(method: Method, precision: Precision) -> dict[str, torch.Tensor]:
         torch.manual_seed(0)  # of accelerators, too
         method.eval().reset()
         with torch.no_grad():
-            seen = views[: method.test_views] if method.test_views > 1 else views[0]
-            found = {"logits": method.predict(seen).logits.float()}
+            test_views = views[: method.test_views] if method.test_views > 1 else views[0]
+            values = {"logits": method.predict(test_views).logits.float()}
         method.train(training).reset()
         if type(method).trains:
             labels = torch.tensor([0, 1], device=method.device)[: 0 if method.unlabelled else 2]
             method.train()
             rows = method.trains_on_support
-            given = [method.clip_features(x) if rows else x for x in views[: method.views]]
-            losses = method.losses(given, labels)
-            found["loss"] = losses["loss"].detach().float()
+            inputs = [method.clip_features(x) if rows else x for x in views[: method.views]]
+            losses = method.losses(inputs, labels)
+            values["loss"] = losses["loss"].detach().float()
     method.train(training)
     state.restore()
-    return found
+    return values
 
 
 def check_second(method: Method, images: Any, logits: torch.Tensor) -> None:
@@ -139,10 +139,10 @@ def check_second(method: Method, images: Any, logits: torch.Tensor) -> None:
     state = State(method)
     second = method.predict(images).logits
     state.restore()
-    apart = float((second - logits).detach().abs().max() / logits.abs().max().clamp_min(1e-30))
+    difference = float((second - logits).detach().abs().max() / logits.abs().max().clamp_min(1e-30))
     need(
-        apart <= ROUNDING,
-        f"{type(method).__name__} predicts otherwise on a second call (off by {apart:.1g}, "
+        difference <= ROUNDING,
+        f"{type(method).__name__} predicts otherwise on a second call (off by {difference:.1g}, "
         "relative to the largest logit): draw random numbers in training only "
         "(`self.training`), change no state in `predict`, or set `stream = True` and empty that "
         "state in `reset`",

@@ -69,10 +69,10 @@ def check_sections(keys: Iterable[str], source: str, datasets: Iterable[str]) ->
     Raises:
         UserError: a section names something else, or sets no key.
     """
-    known = {"BY_CLASSES": ("all", "base", "new", OTHER), "BY_DATASET": (*datasets, OTHER)}
+    names = {"BY_CLASSES": ("all", "base", "new", OTHER), "BY_DATASET": (*datasets, OTHER)}
     for section, name in {pair for key in keys for pair in _split(key)[0]}:
-        if section in known:
-            check_name(f"name in {section} of {source} called", name, known[section])
+        if section in names:
+            check_name(f"name in {section} of {source} called", name, names[section])
         else:
             need(
                 name == OTHER or re.fullmatch(r"-?[0-9]+", name),
@@ -86,21 +86,21 @@ def by_dataset(sources: Iterable[Mapping[str, object]]) -> set[str]:
     Args:
         sources: dotted keys and values, with sections. Later ones replace earlier ones.
     """
-    found: set[str] = set()
+    by_dataset_keys: set[str] = set()
     for keys in sources:
         plain = {plain_key(key) for key in keys}
-        found -= plain
-        found |= {plain_key(key) for key in keys if "BY_DATASET" in key.split(".")}
-    return found
+        by_dataset_keys -= plain
+        by_dataset_keys |= {plain_key(key) for key in keys if "BY_DATASET" in key.split(".")}
+    return by_dataset_keys
 
 
 def _chosen(keys, run: dict[str, str]) -> dict[str, object]:
-    found = {key: value for key, value in keys.items() if key.partition(".")[0] not in run}
+    values = {key: value for key, value in keys.items() if key.partition(".")[0] not in run}
     for section, name in run.items():
-        if inside := _below(keys, section):
-            named = {key.partition(".")[0] for key in inside}
-            found |= _chosen(_below(inside, name if name in named else OTHER), run)
-    return found
+        if section_keys := _below(keys, section):
+            names = {key.partition(".")[0] for key in section_keys}
+            values |= _chosen(_below(section_keys, name if name in names else OTHER), run)
+    return values
 
 
 def _below(keys, name: str) -> dict[str, object]:

@@ -39,12 +39,12 @@ class Watch:
             step: the current one, counted from 0.
             steps: the number of them in this epoch.
         """
-        bad = ~torch.isfinite(loss.detach()) & (self.first_bad < 0)
-        self.first_bad = torch.where(bad, step, self.first_bad)
+        is_first = ~torch.isfinite(loss.detach()) & (self.first_bad < 0)
+        self.first_bad = torch.where(is_first, step, self.first_bad)
         if self.waits and step + 1 < steps and step % EVERY:
             return None
-        found = int(self.first_bad)
-        return found if found >= 0 else None
+        first = int(self.first_bad)
+        return first if first >= 0 else None
 
     def see_logits(self, logits: torch.Tensor) -> None:
         """Record whether the softmax of logits (B, K) is finite; on the CPU check at once."""
@@ -78,7 +78,7 @@ def not_finite(method: Method) -> list[str]:
     sound |= {name: is_sound(value).to(method.device) for name, value in method.own_state().items()}
     if not sound or torch.stack([*sound.values()]).all():
         return []
-    return [name for name, good in sound.items() if not good]
+    return [name for name, ok in sound.items() if not ok]
 
 
 def check_record(cfg: CfgNode) -> None:
@@ -124,9 +124,11 @@ def check_first_step(method: Method, terms: Mapping[str, torch.Tensor]) -> None:
         print(f"No gradient reaches {_some(idle)}: what is minimised does not depend on them")
     parts = {key: term for key, term in terms.items() if key != "loss"}
     if parts and torch.equal(torch.stack([*parts.values()]).sum(), terms["loss"]):
-        fixed = [key for key, term in parts.items() if not term.requires_grad]
-        if fixed:
-            print(f"No gradient comes from {_some(fixed)} of the loss of {name}: nothing learns it")
+        constant = [key for key, term in parts.items() if not term.requires_grad]
+        if constant:
+            print(
+                f"No gradient comes from {_some(constant)} of the loss of {name}: nothing learns it"
+            )
 
 
 def _some(names: list[str]) -> str:
@@ -134,23 +136,23 @@ def _some(names: list[str]) -> str:
 
 
 def check_optimised(
-    method: Method, optimizer: torch.optim.Optimizer, wanted: Mapping[str, torch.Tensor]
+    method: Method, optimizer: torch.optim.Optimizer, learned: Mapping[str, torch.Tensor]
 ) -> None:
     """Refuse parameters that were made or replaced after the optimiser.
 
     Args:
         method: the method.
         optimizer: of the present stage.
-        wanted: what this stage trains, by name.
+        learned: what this stage trains, by name.
 
     Raises:
         UserError: the optimiser has other tensors.
     """
-    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
-    new = [place for place, p in wanted.items() if id(p) not in held]
-    gone = len(held) - (len(wanted) - len(new))
+    optimised = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    new = [place for place, p in learned.items() if id(p) not in optimised]
+    lost = len(optimised) - (len(learned) - len(new))
     need(
-        not (new or gone),
+        not (new or lost),
         f"{type(method).__name__} has made, replaced or removed parameters after `build`"
         f"{f' ({_some(new)})' if new else ''}, which its optimiser does not follow: make them in "
         "`build`, and change their values in place (`with torch.no_grad(): p.copy_(x)`)",

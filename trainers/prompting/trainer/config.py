@@ -33,8 +33,8 @@ def add_nodes(cfg: CfgNode) -> None:
         node = cfg
         for part in path:
             node = node.setdefault(part, CfgNode())
-        found = node.setdefault(key, default)
-        if key == "CTX_INIT" and type(found) is not type(default) and not (found or default):
+        value = node.setdefault(key, default)
+        if key == "CTX_INIT" and type(value) is not type(default) and not (value or default):
             node[key] = None
     for section in SECTIONS:
         cfg.setdefault(section, CfgNode(new_allowed=True))
@@ -65,12 +65,12 @@ def resolved(cfg: CfgNode) -> CfgNode:
     if not sections:
         return cfg
     data = cfg.DATASET
-    own = for_run(sections, data.NAME, data.NUM_SHOTS, data.SUBSAMPLE_CLASSES)
+    values = for_run(sections, data.NAME, data.NUM_SHOTS, data.SUBSAMPLE_CLASSES)
     cfg = cfg.clone()
     cfg.defrost()
     for name in SECTIONS:
         cfg.pop(name, None)
-    cfg.merge_from_list([part for pair in own.items() for part in pair])
+    cfg.merge_from_list([part for pair in values.items() for part in pair])
     cfg.freeze()
     return cfg
 
@@ -82,20 +82,20 @@ def fitted(cfg: CfgNode, clip_model: Any) -> tuple[CfgNode, list[str]]:
         A new cfg, and a description of each key that changed.
     """
     family, size = family_of(clip_model), clip_model.visual.input_resolution
-    wanted = {
+    expected = {
         "SIZE": (size, size),
         "PIXEL_MEAN": list(family.mean),
         "PIXEL_STD": list(family.std),
         "INTERPOLATION": family.interpolation,
         "RESIZE": family.resize,
     }
-    changed = {k: v for k, v in wanted.items() if _plain(cfg.INPUT[k]) != _plain(v)}
-    told = [f"INPUT.{k} {v} (it was {cfg.INPUT[k]})" for k, v in changed.items()]
+    changes = {k: v for k, v in expected.items() if _plain(cfg.INPUT[k]) != _plain(v)}
+    descriptions = [f"INPUT.{k} {v} (it was {cfg.INPUT[k]})" for k, v in changes.items()]
     cfg = cfg.clone()
     cfg.defrost()
-    cfg.INPUT.update(changed)
+    cfg.INPUT.update(changes)
     cfg.freeze()
-    return cfg, told
+    return cfg, descriptions
 
 
 def _plain(value: object) -> object:
@@ -117,9 +117,9 @@ def _places() -> dict[str, object]:
     """
     places: dict[str, object] = {}
     for method in METHODS.values():
-        own = {method.place(key): default for key, default in method.defaults.items()}
-        own |= {method.place(key): None for key in method.ignored}
-        for place, default in own.items():
+        keys = {method.place(key): default for key, default in method.defaults.items()}
+        keys |= {method.place(key): None for key in method.ignored}
+        for place, default in keys.items():
             same = places.setdefault(place, default) == default
             places[place] = default if same else None
     return places
@@ -176,15 +176,15 @@ def read_node(method: type[Method], values: Mapping[str, Any], dataset: str = ""
                 f"TRAINER.{method.node} has no key '{key}': {nearest(key, method.defaults)}"
             )
     _warn_ignored([method.place(k) for k in method.ignored if values.get(k) is not None])
-    given = {
+    settings = {
         key: value
         for key, value in values.items()
         if value is not None and key not in method.ignored
     }
-    check_values(method.Settings, given, method.place)
-    if given.get("CTX_INIT") is False and not isinstance(method.defaults["CTX_INIT"], bool):
-        given["CTX_INIT"] = ""
-    return method.Settings(**given, dataset=dataset)
+    check_values(method.Settings, settings, method.place)
+    if settings.get("CTX_INIT") is False and not isinstance(method.defaults["CTX_INIT"], bool):
+        settings["CTX_INIT"] = ""
+    return method.Settings(**settings, dataset=dataset)
 
 
 def _warn_ignored(places: list[str]) -> None:
@@ -217,21 +217,21 @@ def methods_on(clip_model: Any) -> dict[str, str]:
     for x in (*clip_model.parameters(), *clip_model.buffers()):
         empty = torch.empty_like(x, device="meta")
         memo[id(x)] = nn.Parameter(empty, False) if isinstance(x, nn.Parameter) else empty
-    skeleton, found = copy.deepcopy(clip_model, memo), {}
+    skeleton, reasons = copy.deepcopy(clip_model, memo), {}
     rows = isinstance(getattr(skeleton.visual, "inner", None), nn.Identity)
     for side in skeleton.children():
         if isinstance(side, Closed):  # it may read values, which there are none of
             side.inner = _Blank(features_width(clip_model))
     for name, kind in sorted(METHODS.items()):
-        found[name] = ""
+        reasons[name] = ""
         try:
             with torch.device("meta"), torch.random.fork_rng(devices=[]):
                 method = kind(read_node(kind, {}), skeleton, ["cat", "dog"])
             if rows and method.test_views > 1:
-                found[name] = "it reads random views, and rows of features are without"
+                reasons[name] = "it reads random views, and rows of features are without"
         except UserError as error:
-            found[name] = str(error)
-    return found
+            reasons[name] = str(error)
+    return reasons
 
 
 def made(
@@ -248,8 +248,8 @@ def made(
     except ClosedSide as error:
         if error.remedy:
             raise
-        run = [name for name, reason in methods_on(clip_model).items() if not reason]
-        remedy = f"choose another backbone, or one of {', '.join(run)}"
+        runnable = [name for name, reason in methods_on(clip_model).items() if not reason]
+        remedy = f"choose another backbone, or one of {', '.join(runnable)}"
         raise ClosedSide(error.side, error.does, remedy) from None
 
 

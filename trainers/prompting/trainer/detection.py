@@ -32,17 +32,17 @@ def scores(method: Method, output: Output) -> Columns:
     mean features; states of visual prompts do not count as patches. `Method.cosines` may replace
     both.
     """
-    if (own := method.cosines(output.image, output.text)) is not None:
-        mcm = confidence(own[0])
-        return {"mcm": mcm, "gl_mcm": mcm + confidence(own[1]).amax(1)}
-    found = {"mcm": confidence(output.logits / method.logit_scale)}
+    if (cosines := method.cosines(output.image, output.text)) is not None:
+        mcm = confidence(cosines[0])
+        return {"mcm": mcm, "gl_mcm": mcm + confidence(cosines[1]).amax(1)}
+    columns = {"mcm": confidence(output.logits / method.logit_scale)}
     if (r := output.image.r) is not None:
         patches = r[:, :, : method.image_encoder.num_patches].float().mean(1)
         h = output.text.h.float()
         h = h if method.conditional else h.mean(0, keepdim=True)
         local = patches @ h.mT  # (B, P, K)
-        found["gl_mcm"] = found["mcm"] + confidence(local).amax(1)
-    return found
+        columns["gl_mcm"] = columns["mcm"] + confidence(local).amax(1)
+    return columns
 
 
 class Detection:
@@ -69,9 +69,9 @@ class Detection:
         self._batches: dict[str, list[torch.Tensor]] | None = None  # while images are scored
         self._loaders = {}
         for name in cfg.TEST.OOD:
-            found = other_data(cfg, name, dataset.classnames)
-            check_files(name, found.dataset.test, [*dataset.test, *(dataset.val or ())])
-            self._loaders[name] = found.test_loader
+            data = other_data(cfg, name, dataset.classnames)
+            check_files(name, data.dataset.test, [*dataset.test, *(dataset.val or ())])
+            self._loaders[name] = data.test_loader
 
     def prepare(self, method: Method, cfg: CfgNode) -> None:
         """Read the images as the method takes them."""
@@ -154,13 +154,13 @@ def other_data(cfg: CfgNode, name: str, classnames: list[str]) -> DataManager:
     cfg.DATASET.update(NAME=name, NUM_SHOTS=-1, SUBSAMPLE_CLASSES="all")
     cfg.DATALOADER.TRAIN_X.SAMPLER = "SequentialSampler"  # accepts any data; it is not trained on
     cfg.VERBOSE = False
-    found = DataManager(cfg)
-    resize_in(found, cfg)
-    own = {clean(name).lower() for name in classnames}
-    if shared := [f"'{c}'" for c in found.dataset.classnames if clean(c).lower() in own]:
-        some = ", ".join(shared[:3]) + ", ..." * (len(shared) > 3)
+    data = DataManager(cfg)
+    resize_in(data, cfg)
+    names = {clean(name).lower() for name in classnames}
+    if shared := [f"'{c}'" for c in data.dataset.classnames if clean(c).lower() in names]:
+        examples = ", ".join(shared[:3]) + ", ..." * (len(shared) > 3)
         raise UserError(
             f"TEST.OOD names {name}, which shares {len(shared)} of its classes with this run "
-            f"({some}): name data sets of other classes"
+            f"({examples}): name data sets of other classes"
         )
-    return found
+    return data

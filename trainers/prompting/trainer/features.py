@@ -46,11 +46,11 @@ def build_loaders(trainer: Any, file: str) -> None:
         "it out",
     )
     features = read_features(file)
-    asked = template_of(ZERO_SHOT, cfg.DATASET.NAME)
+    template = template_of(ZERO_SHOT, cfg.DATASET.NAME)
     print(f"Features of {features.clip} from '{file}'")
-    if asked != features.template:
-        print(f"Its template '{features.template}' stands for '{asked}'")
-    trainer.clip_model = clip_of(features, asked)
+    if template != features.template:
+        print(f"Its template '{features.template}' stands for '{template}'")
+    trainer.clip_model = clip_of(features, template)
     trainer.dm = DataManager(cfg, dataset_wrapper=partial(Rows, features))
     for name in OF_DATA:
         setattr(trainer, name, getattr(trainer.dm, name))
@@ -81,8 +81,8 @@ class Rows(Dataset):
     ):
         self.features, self.data_source = features, data_source
         self.k_tfm = cfg.DATALOADER.K_TRANSFORMS if is_train else 1
-        of = features.views_of if is_train else None
-        self.views = {row: i for i, row in enumerate([] if of is None else of.tolist())}
+        rows = features.views_of if is_train else None
+        self.views = {row: i for i, row in enumerate([] if rows is None else rows.tolist())}
 
     def __len__(self) -> int:
         return len(self.data_source)
@@ -92,14 +92,14 @@ class Rows(Dataset):
         item = self.data_source[index]
         row = self.features.places[item.impath]
         if row not in self.views:
-            found = [self.features.image[row].float()] * self.k_tfm
+            views = [self.features.image[row].float()] * self.k_tfm
         elif (seed := getattr(index, "seed", None)) is not None:
             with seeded(seed):
-                found = self._drawn(row)
+                views = self._drawn(row)
         else:
-            found = self._drawn(row)
+            views = self._drawn(row)
         return {
-            "img": found if self.k_tfm > 1 else found[0],
+            "img": views if self.k_tfm > 1 else views[0],
             "label": item.label,
             "domain": item.domain,
             "impath": item.impath,
@@ -109,8 +109,8 @@ class Rows(Dataset):
     def _drawn(self, row: int) -> list[torch.Tensor]:
         views = self.features.views
         assert views is not None, "it has views of this row"
-        drawn = torch.randint(len(views), (self.k_tfm,)).tolist()
-        return [views[i, self.views[row]].float() for i in drawn]
+        places = torch.randint(len(views), (self.k_tfm,)).tolist()
+        return [views[i, self.views[row]].float() for i in places]
 
 
 # ---------------------------------------------------------------------- the CLIP
@@ -122,16 +122,16 @@ class LookUp(nn.Module):
     Args:
         path: of the file, for messages.
         templates: those with features, for messages.
-        known: sentence -> its feature (D,); their ids are 1, 2, ...
+        sentences: sentence -> its feature (D,); their ids are 1, 2, ...
     """
 
     table: torch.Tensor
 
-    def __init__(self, path: str, templates: list[str], known: dict[str, torch.Tensor]):
+    def __init__(self, path: str, templates: list[str], sentences: dict[str, torch.Tensor]):
         super().__init__()
         self.path, self.templates = path, templates
-        self.ids = {sentence: i for i, sentence in enumerate(known, start=1)}
-        self.register_buffer("table", torch.stack([*known.values()]), persistent=False)
+        self.ids = {sentence: i for i, sentence in enumerate(sentences, start=1)}
+        self.register_buffer("table", torch.stack([*sentences.values()]), persistent=False)
 
     def encode(self, sentence: str) -> list[int]:
         """Return the id of a sentence; one that is not known gets the next."""
@@ -150,30 +150,30 @@ class LookUp(nn.Module):
         """
         if ids.is_meta:  # where it is tried which methods run, and no id can be read
             return self.table.new_empty(len(ids), self.table.shape[1])
-        if (last := int(ids[:, 0].max())) > len(self.table):
+        if (largest := int(ids[:, 0].max())) > len(self.table):
             raise UserError(
-                f"The method reads the sentence '{self.decode([last]):.80}', but '{self.path}' has "
-                f"only text features of {', '.join(f'{t:.60}' for t in self.templates)}: write it "
-                "again with this template, or choose another method"
+                f"The method reads the sentence '{self.decode([largest]):.80}', but '{self.path}' "
+                f"has only text features of {', '.join(f'{t:.60}' for t in self.templates)}: write "
+                "it again with this template, or choose another method"
             )
         return self.table[ids[:, 0] - 1]
 
 
-def clip_of(features: Features, asked: str) -> Any:
+def clip_of(features: Features, template: str) -> Any:
     """Return a CLIP whose sides are closed: rows as they are, and the sentences of the file.
 
     Args:
         features: of the file.
-        asked: the data set's own template, for which that of the file stands.
+        template: the data set's own template, for which that of the file stands.
     """
-    known: dict[str, torch.Tensor] = {}
-    own = {template: template for template in features.text if "{}" in template}
-    for template, stored in (own | {asked: features.template}).items():
-        before, after = around_name(template)
-        rows = features.sentences(stored)
+    sentences: dict[str, torch.Tensor] = {}
+    sources = {text: text for text in features.text if "{}" in text}
+    for asked, source in (sources | {template: features.template}).items():
+        before, after = around_name(asked)
+        rows = features.sentences(source)
         for name, row in zip(features.classnames, rows, strict=True):
-            known[f"{before}{clean(name)}{after}"] = row
-    look_up = LookUp(features.path, list(features.text), known)
+            sentences[f"{before}{clean(name)}{after}"] = row
+    look_up = LookUp(features.path, list(features.text), sentences)
     return _closed(look_up, features.image.shape[1], features.logit_scale)
 
 
@@ -183,7 +183,7 @@ def clip_of_rows() -> Any:
 
 
 def _closed(look_up: LookUp, D: int, scale: float) -> Any:
-    nothing = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), "bicubic"  # no image is prepared
-    family = Family(Tokenizer(look_up.encode, look_up.decode, None, END), *nothing)
+    preparation = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), "bicubic"  # no image is prepared
+    family = Family(Tokenizer(look_up.encode, look_up.decode, None, END), *preparation)
     image = Closed(nn.Identity(), resolution=1)
     return closed_clip(image, Closed(look_up), D, family, scale=scale)

@@ -30,7 +30,7 @@ def images_of(dataset, unlabelled: bool, earlier: Iterable = ()) -> dict:
     keys = getattr(dataset, "keys", {})
     items = (dataset.train_u if unlabelled else None) or dataset.train_x
     trained = {keys[item.impath] for item in items if item.impath in keys}
-    for images in filter(None, map(_images, ({"images": found} for found in earlier))):
+    for images in filter(None, map(_images, ({"images": kept} for kept in earlier))):
         trained |= {*images["trained_on"].tolist()}
     return {
         "division": getattr(dataset, "division", None),
@@ -55,11 +55,11 @@ def check_same_images(checkpoint: Mapping, dataset, folder: str) -> None:
     if then is None or now is None or then == now:
         return
     names = [name for name in {**then, **now} if then.get(name) != now.get(name)]
-    some = [f"{n}: {then.get(n, 'none')}, now {now.get(n, 'none')}" for n in names[:MOST]]
+    texts = [f"{n}: {then.get(n, 'none')}, now {now.get(n, 'none')}" for n in names[:MOST]]
     more = [f"and {len(names) - MOST} more"] * (len(names) > MOST)
     raise UserError(
         f"The run in '{folder}' was begun with other images, or with another division of them "
-        f"({'; '.join(some + more)}): restore them, give this run another --output-dir, or delete "
+        f"({'; '.join(texts + more)}): restore them, give this run another --output-dir, or delete "
         "that folder to train again"
     )
 

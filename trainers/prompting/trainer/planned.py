@@ -48,24 +48,24 @@ def planned_loader(trainer: Any) -> Any:
         UserError: the plan has no step, an empty one, or rows that do not exist.
     """
     method, epoch = trainer.method, trainer.epoch + 1
-    own = trainer.dm.train_loader_u if method.unlabelled else trainer.dm.train_loader_x
+    loader = trainer.dm.train_loader_u if method.unlabelled else trainer.dm.train_loader_x
     rng = random.Random(f"{max(trainer.cfg.SEED, 0)} {epoch}")
-    before, steps = rng.getrandbits(62), rng.getrandbits(62)
+    order, steps = rng.getrandbits(62), rng.getrandbits(62)
     method.eval()
     with torch.no_grad(), trainer.precision.autocast(), first_use(method):
-        plan = method.plan_epoch(epoch, trainer.max_epoch, _batches(trainer, own, before))
+        plan = method.plan_epoch(epoch, trainer.max_epoch, _batches(trainer, loader, order))
     if plan is None:
-        return own
-    rows = checked(plan, len(own.dataset), type(method).__name__)
-    images = Passes(own.dataset, [row for step in rows for row in step], steps)
+        return loader
+    rows = checked(plan, len(loader.dataset), type(method).__name__)
+    images = Passes(loader.dataset, [row for step in rows for row in step], steps)
     places = torch.arange(len(images)).split([len(step) for step in rows])
-    return loader_like(own, images, batch_sampler=[place.tolist() for place in places])
+    return loader_like(loader, images, batch_sampler=[place.tolist() for place in places])
 
 
-def _batches(trainer: Any, own: Any, seed: int) -> Iterator[Batch]:
+def _batches(trainer: Any, loader: Any, seed: int) -> Iterator[Batch]:
     """Yield the training set in batches; nothing is read before."""
-    images = Passes(own.dataset, range(len(own.dataset)), seed)
-    for batch in loader_like(own, images, batch_size=trainer.batch_size):
+    images = Passes(loader.dataset, range(len(loader.dataset)), seed)
+    for batch in loader_like(loader, images, batch_size=trainer.batch_size):
         yield trainer.batch_of(batch)
 
 
@@ -90,20 +90,20 @@ def checked(plan: Iterable[Any], n: int, name: str) -> list[list[int]]:
         raise UserError(
             f"`plan_epoch` of {name} must return the rows of each step, or None: {error}"
         ) from None
-    whole = all(rows.dim() == 1 and rows.dtype in WHOLE for rows in steps)
+    indices = all(rows.dim() == 1 and rows.dtype in WHOLE for rows in steps)
     need(
-        whole and steps and all(len(rows) for rows in steps),
+        indices and steps and all(len(rows) for rows in steps),
         f"`plan_epoch` of {name} must return at least one step, and rows (b,) of each, b at least "
         f"1, as whole numbers, but returns {[tuple(rows.shape) for rows in steps]!s:.60}",
     )
-    found: list[list[int]] = [rows.tolist() for rows in steps]
-    least, most = min(map(min, found)), max(map(max, found))
+    plan_rows: list[list[int]] = [rows.tolist() for rows in steps]
+    least, most = min(map(min, plan_rows)), max(map(max, plan_rows))
     need(
         0 <= least <= most < n,
         f"`plan_epoch` of {name} returns rows from {least} to {most}, but the {n:,} training "
         f"images have rows from 0 to {n - 1:,}",
     )
-    return found
+    return plan_rows
 
 
 def counts(saved: Any, epochs: int) -> list[int]:
@@ -112,7 +112,7 @@ def counts(saved: Any, epochs: int) -> list[int]:
     Raises:
         TypeError, ValueError: they are not.
     """
-    found = [int(count) for count in saved]
-    if len(found) != epochs or min(found) < 1:
+    steps = [int(count) for count in saved]
+    if len(steps) != epochs or min(steps) < 1:
         raise ValueError(f"no {epochs} numbers of steps")
-    return found
+    return steps

@@ -19,9 +19,11 @@ def extend_cfg(cfg: CfgNode) -> None:
     """
     add_nodes(cfg)
     for name, method in METHODS.items():
-        taken = TRAINER_REGISTRY.registered_names()
-        ours = [n for n in taken if getattr(TRAINER_REGISTRY.get(n), "kind", None) is method]
+        names = TRAINER_REGISTRY.registered_names()
+        ours = [n for n in names if getattr(TRAINER_REGISTRY.get(n), "kind", None) is method]
         if not ours:
-            name = TAKEN + name if name in taken else name
-            about = {"__doc__": method.__doc__, "__module__": PromptTrainer.__module__}
-            TRAINER_REGISTRY.register()(type(name, (PromptTrainer,), {"kind": method, **about}))
+            name = TAKEN + name if name in names else name
+            attributes = {"__doc__": method.__doc__, "__module__": PromptTrainer.__module__}
+            TRAINER_REGISTRY.register()(
+                type(name, (PromptTrainer,), {"kind": method, **attributes})
+            )

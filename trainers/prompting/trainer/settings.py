@@ -49,13 +49,13 @@ def settings_of(cfg: CfgNode, method=None) -> dict[str, str]:
     Nodes of other methods are left out, except for keys that this method reads there. A trainer of
     other code, which has no `method`, may read all of them.
     """
-    own = _own(method)
-    others = {m.node for m in METHODS.values()} - {method.node} if method else set()
-    left_out = FREE + tuple(f"TRAINER.{node}." for node in others)
+    keys = _own(method)
+    nodes = {m.node for m in METHODS.values()} - {method.node} if method else set()
+    left_out = FREE + tuple(f"TRAINER.{node}." for node in nodes)
     return {
         key: _text(key, value)
         for key, value in leaves(cfg)
-        if key in own
+        if key in keys
         or not (key + ".").startswith(tuple(name.rstrip(".") + "." for name in left_out))
     }
 
@@ -103,12 +103,12 @@ def as_trained(cfg: CfgNode, saved: Mapping[str, str] | None, method) -> CfgNode
     Raises:
         UserError: a setting of the checkpoint is impossible.
     """
-    own = {method.place(key) for key in method.training_only} - {"SEED"}
-    own |= set() if method.adapts else {"SEED"}
+    keys = {method.place(key) for key in method.training_only} - {"SEED"}
+    keys |= set() if method.adapts else {"SEED"}
     cfg = cfg.clone()
     cfg.defrost()
     for key, value in [*leaves(cfg)]:
-        if key not in own and not key.startswith(OF_TRAINING):
+        if key not in keys and not key.startswith(OF_TRAINING):
             continue
         text = (saved or {}).get(key, _text(key, value))
         try:
@@ -151,14 +151,14 @@ def check_resumed(
         raise broken_checkpoint(folder, epoch, "has no valid settings")
     if lacking := sorted(set(wanted) - checkpoint.keys()):
         raise broken_checkpoint(folder, epoch, f"lacks {', '.join(lacking)}")
-    begun, differing = checkpoint["classnames"], differing_keys(saved, now, method)
-    if not are_texts(begun):
+    names, differing = checkpoint["classnames"], differing_keys(saved, now, method)
+    if not are_texts(names):
         raise broken_checkpoint(folder, epoch, "has no valid class names")
     what = f"settings ({differing})"
-    if not differing and list(begun) != classnames:
-        pairs = zip_longest(begun, classnames, fillvalue="none")
-        k, (then, found) = next((k, pair) for k, pair in enumerate(pairs) if pair[0] != pair[1])
-        what = f"classes ({len(begun)}, now {len(classnames)}; class {k} '{then}', now '{found}')"
+    if not differing and list(names) != classnames:
+        pairs = zip_longest(names, classnames, fillvalue="none")
+        k, (name, other) = next((k, pair) for k, pair in enumerate(pairs) if pair[0] != pair[1])
+        what = f"classes ({len(names)}, now {len(classnames)}; class {k} '{name}', now '{other}')"
     elif not differing:
         return
     raise begun_otherwise(folder, what)
@@ -195,8 +195,8 @@ def check_loaded(saved: Mapping[str, str] | None, now: Mapping[str, str], method
     free = (*method.training_only, *method.test_keys, "PREC")
     names = [name for name, key in _own(method).items() if key not in free]
     names.append("MODEL.BACKBONE.NAME")
-    then, here = ({k: s[k] for k in names if k in s} for s in (saved, now))
-    differing = differing_keys(then, here, method)
+    theirs, ours = ({k: s[k] for k in names if k in s} for s in (saved, now))
+    differing = differing_keys(theirs, ours, method)
     if differing:
         raise UserError(
             f"The prompts were trained with other settings ({differing}): set these as in the "
