@@ -4,6 +4,7 @@ import ast
 import graphlib
 import importlib.metadata
 import importlib.util
+import re
 import runpy
 import sys
 from importlib.machinery import ModuleSpec
@@ -188,7 +189,10 @@ def test_one_version(capsys):
     import train
     from benchmark.__main__ import parse_command
 
-    assert f"version: {__version__}\n" in (ROOT / "CITATION.cff").read_text()
+    newest = re.search(r"^## \[(.+?)\] - (\S+)$", (ROOT / "CHANGELOG.md").read_text("utf-8"), re.M)
+    assert newest and newest[1] == __version__
+    cited = f"version: {__version__}\ndate-released: {newest[2]}\n"
+    assert cited in (ROOT / "CITATION.cff").read_text("utf-8")
     for command in (
         lambda: train.parse_args(["--version"]),
         lambda: parse_command(["--version"], {}),
