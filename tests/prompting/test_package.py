@@ -7,6 +7,7 @@ import site
 import subprocess
 import sys
 import sysconfig
+import tarfile
 import textwrap
 import tomllib
 import venv
@@ -224,18 +225,27 @@ def make_run(folder):
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory):
-    """A fresh environment with this project's wheel and the packages of the current environment."""
+    """A fresh environment with this project's wheel and the packages of the current environment.
+
+    The wheel is made from the sdist, as `python -m build` does.
+    """
     folder = tmp_path_factory.mktemp("package")
     source = folder / "source"
-    for name in ("trainers", "configs", "dassl-lite", "pyproject.toml", "README.md", "LICENSE"):
-        place = ROOT / name
+    (source / "tests").mkdir(parents=True)
+    (source / "tests" / "test_of_the_repository.py").touch()
+    files = [*ROOT.glob("*.md"), *(ROOT / name for name in ("CITATION.cff", "LICENSE",
+             "MANIFEST.in", "pyproject.toml", "trainers", "configs", "dassl-lite"))]  # fmt: skip
+    for place in files:
         if place.is_dir():
-            shutil.copytree(place, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+            shutil.copytree(place, source / place.name, ignore=shutil.ignore_patterns("__pycache__"))
         else:
             shutil.copy(place, source)
+    build = f"from setuptools.build_meta import build_sdist; build_sdist({str(folder)!r})"
+    subprocess.run([sys.executable, "-c", build], cwd=source, check=True, capture_output=True)
+    (sdist,) = folder.glob("promptedclip-*.tar.gz")
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
     subprocess.run([*pip, "wheel", "-q", "--no-deps", "--no-index", "--no-build-isolation",
-                    "--wheel-dir", folder, source], check=True, timeout=300)  # fmt: skip
+                    "--wheel-dir", folder, sdist], check=True, timeout=300)  # fmt: skip
     (wheel,) = folder.glob("promptedclip-*.whl")
     venv.create(folder / "venv")
     bin_folder = folder / "venv" / ("Scripts" if os.name == "nt" else "bin")
@@ -250,6 +260,15 @@ def installed(tmp_path_factory):
     lines = [*sorted(others), "import sys; sys.modules['dassl'] = None"]  # it must work without
     (Path(own) / "others.pth").write_text("\n".join(lines) + "\n")
     return bin_folder, folder
+
+
+@pytest.mark.slow
+def test_the_sdist_has_what_the_wheel_is_made_from_and_no_tests(installed):
+    (sdist,) = installed[1].glob("promptedclip-*.tar.gz")
+    with tarfile.open(sdist) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    assert {"CHANGELOG.md", "CITATION.cff", "LICENSE", "trainers/prompting/method.py"} <= names
+    assert not [name for name in names if name.startswith("tests")]
 
 
 @pytest.mark.slow
