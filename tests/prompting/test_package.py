@@ -237,7 +237,8 @@ def installed(tmp_path_factory):
              "MANIFEST.in", "pyproject.toml", "trainers", "configs", "dassl-lite"))]  # fmt: skip
     for place in files:
         if place.is_dir():
-            shutil.copytree(place, source / place.name, ignore=shutil.ignore_patterns("__pycache__"))
+            ignore = shutil.ignore_patterns("__pycache__")
+            shutil.copytree(place, source / place.name, ignore=ignore)
         else:
             shutil.copy(place, source)
     build = f"from setuptools.build_meta import build_sdist; build_sdist({str(folder)!r})"
