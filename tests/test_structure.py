@@ -4,6 +4,7 @@ import ast
 import graphlib
 import importlib.metadata
 import importlib.util
+import inspect
 import re
 import runpy
 import sys
@@ -15,6 +16,8 @@ from packaging.requirements import Requirement
 from paths import ROOT
 
 from trainers.prompting import __version__
+from trainers.prompting.method import Method
+from trainers.prompting.methods import METHODS
 
 PROGRAM = ("train.py", "recipe", "trainers", "benchmark", "datasets")
 UNLIKE = {"open_clip"}  # of open_clip_torch, which is unknown here unless it is installed
@@ -139,6 +142,19 @@ def test_methods_know_no_dassl_and_nothing_of_the_repository_around_them():
                 users.setdefault(package, set()).add(module.split(".")[2])
     assert users.keys() == {"dassl", "yacs"}
     assert users["dassl"] | users["yacs"] == OF_DASSL
+
+
+def test_what_replaces_a_hook_leaves_its_types_to_the_base():
+    """A function of a method that no base has is annotated in full."""
+    kinds = {kind for method in METHODS.values() for kind in method.__mro__}
+    for kind in (kind for kind in kinds if issubclass(kind, Method) and kind is not Method):
+        for name, value in vars(kind).items():
+            function = inspect.unwrap(getattr(value, "fget", value))
+            if inspect.isfunction(function) and function.__name__ == name and name[:2] != "__":
+                code, typed = function.__code__, set(function.__annotations__)
+                of_base = any(name in vars(base) for base in kind.__mro__[1:])
+                arguments = {*code.co_varnames[: code.co_argcount], "return"} - {"self"}
+                assert typed == (set() if of_base else arguments), f"{kind.__name__}.{name}"
 
 
 def required() -> set[str]:

@@ -18,7 +18,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..encoders.sentences import Keys, expand_templates, fixed_sentence, write_sentences
+from ..encoders.sentences import (
+    Keys,
+    Sentence,
+    expand_templates,
+    fixed_sentence,
+    write_sentences,
+)
 from ..encoders.templates import KGCOOP, PROMPTSRC, ZERO_SHOT, template_of
 from ..encoders.text import TextEncoder, TextFeatures
 from ..encoders.vision import ImageEncoder, ImageFeatures
@@ -89,7 +95,7 @@ class Family(Method):
         """Return the template of all sentences if there are no textual prompts."""
         return fixed_sentence(self.settings.CTX_INIT)
 
-    def sentences(self, clip_model, classnames):
+    def sentences(self, clip_model: Any, classnames: Sequence[str]) -> list[list[Sentence]]:
         """Return the sentences [n][k]."""
         if not self.point.N:
             return write_sentences(clip_model, [self.fixed_template()], classnames)
@@ -112,7 +118,7 @@ class Family(Method):
             ImageEncoder(clip_model.visual, patches=bool(beta)),
         )
 
-    def words(self, sentences):
+    def words(self, sentences: list[list[Sentence]]) -> list[list[range]]:
         """Return the positions of the token-level features: no SOS, full stop and EOS."""
         return [[range(sentence.start, sentence.end) for sentence in row] for row in sentences]
 
@@ -138,7 +144,7 @@ class Family(Method):
         """Return the contexts of both encoders."""
         return self.prompt_learner() if max(self.point[:2]) else Contexts()
 
-    def logits(self, image: ImageFeatures, text: TextFeatures) -> torch.Tensor:
+    def logits(self, image, text):
         """Return s (1 - d_jk), the transport distance between image j and class k (Eq. 4).
 
         1 - <T, C> = <T, S> for S = 1 - C and a plan of mass 1, with smaller rounding errors.

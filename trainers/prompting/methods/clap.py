@@ -3,9 +3,7 @@
 A Closer Look at the Few-Shot Adaptation of Large Vision-Language Models.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -96,7 +94,7 @@ class CLAP(Method):
 
     settings: Settings
 
-    def build(self, clip_model: Any, classnames: Sequence[str], dataset: str) -> None:
+    def build(self, clip_model, classnames, dataset):
         """Make empty prototypes, which are filled when they are first read."""
         self.distance, _, self.weights = self.settings.CONSTRAINT.partition("_")
         several = dataset.startswith("ImageNet")
@@ -154,7 +152,7 @@ class CLAP(Method):
             parts.alpha = self._weights(features, labels)
             parts.rho = torch.zeros_like(parts.alpha)
 
-    def _weights(self, features, labels):
+    def _weights(self, features: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Return the weight of each class in the constraint, (K,)."""
         if self.weights == "balanced":
             return features.new_ones(self.num_classes)

@@ -116,7 +116,7 @@ class CLIPLoRA(Method):
             updates = self._updates(blocks_of(clip_model, side)) if tuned else {}
             self.sides[side] = nn.ModuleDict(updates)
 
-    def _updates(self, blocks):
+    def _updates(self, blocks: Any) -> dict[str, nn.ModuleDict]:
         settings, W = self.settings, blocks[0].attn.embed_dim
         need(
             1 <= settings.R <= W,

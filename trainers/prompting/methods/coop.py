@@ -3,7 +3,6 @@
 Learning to Prompt for Vision-Language Models.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..encoders.sentences import SLOT, only_template, write_sentences
@@ -58,7 +57,7 @@ class CoOp(Family):
     class_bound = property(lambda self: self.settings.CSC and not self.start)
     text_size = property(lambda self: Size(len(self.start.split()) or self.settings.N_CTX, 1))
 
-    def templates(self) -> Sequence[str]:
+    def templates(self):
         """Return the template of each prompt: all words before the class name are learned."""
         return [self.start or " ".join([SLOT] * self.settings.N_CTX)] * self.point.N
 

@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..encoders.sentences import Keys, around_name, write_sentences
-from ..encoders.text import TextEncoder
-from ..encoders.vision import ImageEncoder, projected
+from ..encoders.text import TextEncoder, TextFeatures
+from ..encoders.vision import ImageEncoder, ImageFeatures, projected
 from ..errors import UserError, need
 from ..method import Method, register
 from ..prompts import Contexts, word_embeddings
@@ -148,23 +148,24 @@ class GalLoP(Method):
         r = projected(visual, values, self.local_proj["linear"])  # type: ignore[arg-type]
         return features._replace(r=r, values=None)
 
-    def global_cosines(self, image, text):
+    def global_cosines(self, image: ImageFeatures, text: TextFeatures) -> torch.Tensor:
         """Return G (B, K, M)."""
         h = text.h[: len(self.global_prompt)].float()
         return torch.einsum("bd,mkd->bkm", image.z[:, 0].float(), h)
 
-    def local_cosines(self, image, text):
+    def local_cosines(self, image: ImageFeatures, text: TextFeatures) -> torch.Tensor:
         """Return R (B, P, K, N)."""
+        assert image.r is not None, "the encoder returns patches"
         h = text.h[len(self.global_prompt) :].float()
         return torch.einsum("bpd,nkd->bpkn", image.r[:, 0].float(), h)
 
-    def of_top_patches(self, R):
+    def of_top_patches(self, R: torch.Tensor) -> torch.Tensor:
         """Return T (B, K, N): the mean of the TOPK_n largest of R over patches, for prompt n."""
         topk = self.settings.topk
         top = R.topk(min(max(topk), R.shape[1]), dim=1).values
         return torch.stack([top[:, :count, :, n].mean(1) for n, count in enumerate(topk)], dim=-1)
 
-    def local_scores(self, image, text):
+    def local_scores(self, image: ImageFeatures, text: TextFeatures) -> torch.Tensor:
         """Return T (B, K, N)."""
         return self.of_top_patches(self.local_cosines(image, text))
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from ..encoders.vision import ImageEncoder, projected
+from ..encoders.text import TextFeatures
+from ..encoders.vision import ImageEncoder, ImageFeatures, projected
 from ..errors import need, not_negative
 from ..method import register
 from ..transport.precision import no_autocast
@@ -70,8 +71,9 @@ class LoCoOp(CoOp):
         r = projected(self.image_encoder.visual, features.values)  # type: ignore[arg-type]
         return features._replace(r=r, values=None)
 
-    def local_cosines(self, image, text):
+    def local_cosines(self, image: ImageFeatures, text: TextFeatures) -> torch.Tensor:
         """Return r_jp . h_k, (B, P, K)."""
+        assert image.r is not None, "the encoder returns patches"
         return image.r[:, 0].float() @ text.h[0].float().T
 
     def cosines(self, image, text):

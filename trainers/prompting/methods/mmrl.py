@@ -12,7 +12,8 @@ from torch import nn
 
 from ..encoders.added import SIDES, Added, blocks_of
 from ..encoders.templates import ZERO_SHOT, template_of
-from ..encoders.vision import ImageEncoder
+from ..encoders.text import TextFeatures
+from ..encoders.vision import ImageEncoder, ImageFeatures
 from ..errors import check_name, need, not_negative
 from ..method import Method, register
 from ..node import MOST_WIDTH
@@ -165,8 +166,9 @@ class MMRL(Method):
         """Return the projection (W, D) of the tokens."""
         return self.proj_rep
 
-    def logits_of_tokens(self, image, text) -> torch.Tensor:
+    def logits_of_tokens(self, image: ImageFeatures, text: TextFeatures) -> torch.Tensor:
         """Return l^r = s z^r . h, z^r the projected mean of the last states of the tokens."""
+        assert image.states is not None, "the encoder returns the states of the tokens"
         z = F.normalize(image.states[:, 0, 1:].float().mean(1) @ self.head(), dim=-1)
         return self.logit_scale * z @ text.h[0].float().T
 

@@ -84,7 +84,7 @@ class ProGrad(CoOp):
     settings: Settings  # type: ignore[assignment]
 
     @property
-    def start(self) -> str:
+    def start(self):
         """Placeholders and the words from which the context starts."""
         if not self.settings.CTX_INIT:
             return ""

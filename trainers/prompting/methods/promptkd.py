@@ -113,7 +113,7 @@ class PromptKD(VPT):
         found = self.teacher.method
         self._resize(found.width if found else USUAL_WIDTH.get(name, self.width))
 
-    def _find_teacher(self, clip_model, dataset):
+    def _find_teacher(self, clip_model: Any, dataset: str) -> "TrainedTeacher":
         place, name = self.settings.TEACHER, self.settings.TEACHER_NAME
         need(
             place,
@@ -129,7 +129,7 @@ class PromptKD(VPT):
         )
         return found
 
-    def _resize(self, width):
+    def _resize(self, width: int) -> None:
         self.VPT_image_trans = Projection(self.width, width).to(self.device)
 
     def take_classes(self, classnames):

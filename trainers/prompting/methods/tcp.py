@@ -68,7 +68,7 @@ class TCP(CoOp):
     settings: Settings  # type: ignore[assignment]
 
     @property
-    def start(self) -> str:
+    def start(self):
         """The words from which the context starts."""
         return WORDS if self.settings.CTX_INIT else ""
 

@@ -185,7 +185,9 @@ class TDA(Method):
             logits = self.in_turn(z, plain.mean(1), p, e)
         return Output(logits, ImageFeatures(z[:, None], None), text)
 
-    def in_turn(self, z, plain, p, e) -> torch.Tensor:
+    def in_turn(
+        self, z: torch.Tensor, plain: torch.Tensor, p: torch.Tensor, e: torch.Tensor
+    ) -> torch.Tensor:
         """Return logits (B, K); each image enters the caches before its own are computed.
 
         Args:

@@ -83,7 +83,7 @@ class TPT(CoOp):
     settings: Settings  # type: ignore[assignment]
 
     @property
-    def submodule(self) -> str:
+    def submodule(self):
         """The name of the module that learns: CoCoOp's has another one in the public code."""
         return "prompt_generator" if self.settings.COCOOP else "prompt_learner"
 
@@ -111,7 +111,9 @@ class TPT(CoOp):
         c0 = learner.ctx.expand(len(features), -1, -1)
         return c0 + learner.meta_net(features)[:, None] if self.settings.COCOOP else c0
 
-    def entropies(self, z: torch.Tensor, h: torch.Tensor, kept: torch.Tensor | None = None):
+    def entropies(
+        self, z: torch.Tensor, h: torch.Tensor, kept: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the entropy (B,) of the mean prediction over the kept views, and their numbers.
 
         Args:
@@ -129,7 +131,9 @@ class TPT(CoOp):
         """The number of steps of the optimiser for an image."""
         return self.settings.TTA_STEPS
 
-    def objective(self, z: torch.Tensor, c: torch.Tensor, kept: torch.Tensor | None, step: int):
+    def objective(
+        self, z: torch.Tensor, c: torch.Tensor, kept: torch.Tensor | None, step: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return what a step, from 0, descends for each image, (B,), and the kept views.
 
         Args:

@@ -149,10 +149,10 @@ class TransCLIP(Transductive):
             self._keep("shots", "labels", torch.empty(0, self.width), torch.empty(0))
             self._keep("val", "val_labels", torch.empty(0, self.width), torch.empty(0))
 
-    def _keep(self, name, labels_name, features, labels):
+    def _keep(self, key: str, label_key: str, features: torch.Tensor, labels: torch.Tensor) -> None:
         z = F.normalize(features, dim=-1).to(self.device)
-        self.register_buffer(name, z)
-        self.register_buffer(labels_name, labels.long().to(self.device))
+        self.register_buffer(key, z)
+        self.register_buffer(label_key, labels.long().to(self.device))
 
     def take_support(self, features, labels):
         """Keep the normalised features of the training images."""
