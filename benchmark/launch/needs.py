@@ -52,7 +52,7 @@ def lacking(runs: list[Run], settings: Settings, fetch: bool = False) -> list[La
         teachers, clips = _teachers(runs, settings)
         found = [*_data(runs, settings), *teachers, *_disk(runs)]
         return [*found, *_weights(runs, clips, settings, fetch and not found)]
-    except ModuleNotFoundError:  # of PyTorch, Dassl or a family of CLIPs, which others report
+    except ModuleNotFoundError:  # of PyTorch or Dassl, which others report
         return []
 
 

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -101,6 +102,17 @@ def test_a_model_of_hugging_face_is_not_fetched():
     pytest.importorskip("transformers", reason="transformers is not installed")
     with pytest.raises(UserError, match="no such model of Hugging Face in the cache"):
         check_weights("someone/nothing")
+
+
+@pytest.mark.parametrize(
+    "name, package",
+    [("someone/clip", "transformers"), ("open_clip:RN50/openai", "open_clip_torch")],
+)
+def test_a_missing_package_is_said_before_the_first_run(say, monkeypatch, name, package):
+    monkeypatch.setitem(sys.modules, package.removesuffix("_torch"), None)
+    (line,) = say("base2new", "emoji", "--backbone", name)
+    assert f"base2new: 4 runs: The backbone '{name}' " in line
+    assert line.endswith(f": run `pip install {package}`")
 
 
 def test_teachers(say, here, monkeypatch):

@@ -65,13 +65,7 @@ def load(name: str) -> CLIP:
     Raises:
         UserError: the package is missing, the model is not on this machine, or is not a CLIP.
     """
-    try:
-        import transformers
-    except ImportError as error:
-        raise UserError(
-            f"The backbone '{name}' is a model of Hugging Face, which needs the package "
-            "transformers, also for its tokenizer: run `pip install transformers`"
-        ) from error
+    transformers = _package(name)
     folder = find(name)
     remedy = f"run `hf download {name}`, or name a folder from save_pretrained"
     config = read_json(folder / "config.json", remedy)
@@ -126,8 +120,9 @@ def find(name: str) -> Path:
     """Return the folder of a model: `name` itself, or the folder in the hub's cache.
 
     Raises:
-        UserError: the model is not on this machine.
+        UserError: the package is missing, or the model is not on this machine.
     """
+    _package(name)
     if Path(name).is_dir():
         return Path(name)
     from huggingface_hub import snapshot_download
@@ -140,6 +135,17 @@ def find(name: str) -> Path:
             f"There is no file '{name}', and no such model of Hugging Face in the cache of this "
             f"machine: check the name, or run `hf download {name}`"
         ) from error
+
+
+def _package(name: str) -> Any:
+    try:
+        import transformers
+    except ImportError as error:
+        raise UserError(
+            f"The backbone '{name}' is a model of Hugging Face, which needs the package "
+            "transformers, also for its tokenizer: run `pip install transformers`"
+        ) from error
+    return transformers
 
 
 def _tower(transformers, config) -> Tower:
