@@ -72,7 +72,7 @@ class Choice:
 
     def __post_init__(self):
         # The sort is stable: of equal settings, the first of the search space wins.
-        self.trials.sort(key=lambda t: -1.0 if t.average is None else t.average, reverse=True)
+        self.trials.sort(key=rank, reverse=True)
 
     @property
     def run(self) -> Run:
@@ -83,6 +83,14 @@ class Choice:
     def best(self) -> Trial | None:
         """The chosen setting; None if every setting has a failed run."""
         return self.trials[0] if self.trials[0].average is not None else None
+
+    @property
+    def tie(self) -> str:
+        """A sentence about other settings that are as good as the chosen one; empty without any."""
+        best = self.best
+        n = sum(rank(trial) == rank(best) for trial in self.trials) - 1 if best else 0
+        have = "1 other has" if n == 1 else f"{n} others have"
+        return f"{have} the same accuracy: the first in the search space is taken." if n else ""
 
     @property
     def seeds(self) -> list[int]:
@@ -110,6 +118,7 @@ class Choice:
             for line, trial in zip(lines, self.trials, strict=True):
                 line.append(cell(trial.average))
         chosen = f"Chosen: {self.best.name}." if self.best else "None is chosen: each has failed."
+        chosen += f" {self.tie}" * bool(self.tie)
         problems = [problem for trial in self.trials for problem in trial.problems]
         return Table(self.title, head, lines, [chosen], problems)
 
@@ -142,10 +151,16 @@ class Choice:
         told = (
             f"# Chosen by `python -m benchmark tune` among {len(self.trials)} settings"
             + f" ({failed} failed)" * bool(failed)
-            + f": {best.name} has {best.average:.2f}.\n# {self.title}; "
-            f"data sets: {', '.join(best.accuracies)}.\n"
+            + f": {best.name} has {best.average:.2f}.\n"
+            + f"# {self.tie}\n" * bool(self.tie)
+            + f"# {self.title}; data sets: {', '.join(best.accuracies)}.\n"
         )
         return told + yaml.safe_dump(nested(keys), sort_keys=False, allow_unicode=True)
+
+
+def rank(trial: Trial) -> float:
+    """Return a setting's average for comparisons, without differences of rounding."""
+    return -1.0 if trial.average is None else round(trial.average, 6)
 
 
 def choices(outcomes: Iterable[Outcome]) -> list[Choice]:

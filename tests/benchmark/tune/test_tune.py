@@ -62,6 +62,16 @@ def test_the_best_on_all_data_sets_together_is_chosen(tuned):
     assert again.stdout == done.stdout and len(tuned.calls()) == 12
 
 
+@pytest.mark.parametrize("values, said", [("2,1", "1 other has"), ("2,1,3", "2 others have")])
+def test_a_tie_is_named(tuned, values, said):
+    done = tuned.protocol("tune", f"OPTIM.WARMUP_EPOCH={values}", *ONE)
+    tie = f"{said} the same accuracy: the first in the search space is taken."
+    assert done.stdout.splitlines()[-1] == f"Chosen: OPTIM.WARMUP_EPOCH 2. {tie}"
+    assert f"\n# {tie}\n" in (tuned.output / CHOSEN / "CoOp/emoji_tuned.yaml").read_text()
+    tuned.protocol("tune", RATES, *ONE)
+    assert "same accuracy" not in (tuned.output / CHOSEN / "CoOp/emoji_tuned.yaml").read_text()
+
+
 def test_the_chosen_files_serve_the_other_commands(tuned):
     tuned.protocol("tune", "OPTIM.LR=0.1,0.3", "--seeds", "1")
     folder = tuned.output / CHOSEN
