@@ -240,9 +240,10 @@ class ImageDataset(DatasetBase):
             return self.kept.read(train, val, shots)
         if seed >= 0:
             random.seed(seed)
-        train = self.generate_fewshot_dataset(train, num_shots=shots)
+        train = self.generate_fewshot_dataset(train, num_shots=shots, part="training")
         if val:
-            val = self.generate_fewshot_dataset(val, num_shots=min(shots, 4))
+            few = min(shots, 4)
+            val = self.generate_fewshot_dataset(val, num_shots=few, part="validation")
         return train, val
 
 

@@ -69,7 +69,9 @@ def plain_transform(cfg: CfgNode) -> Finish:
 
 
 def resize_in(manager: Any, cfg: CfgNode) -> None:
-    """Change the transforms of a `DataManager` of Dassl as `as_resized` does."""
+    """Change the transforms of a `DataManager` of Dassl as `as_resized` does, and say so."""
+    if cfg.INPUT.RESIZE == "squash" and cfg.VERBOSE:
+        print("Before these, each image is squashed to a square: CenterCrop cuts off nothing")
     seen: set[int] = set()
     for part in ("train_loader_x", "train_loader_u", "val_loader", "test_loader"):
         loader = getattr(manager, part)
