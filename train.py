@@ -11,6 +11,7 @@ from collections.abc import Mapping
 
 from recipe.configs import FEATURES, TRAINERS, located, prompts_for, read_keys, read_pairs
 from trainers.prompting import UserError, __version__
+from trainers.prompting.console import fold_lines
 from trainers.prompting.errors import by_system, open_stdout, printable
 
 KEY = re.compile(r"[A-Z]+(\.\w+)+")  # a key of a cfg, such as OPTIM.LR
@@ -195,6 +196,7 @@ def run(argv=None) -> int:
     open_stdout()
     if hasattr(sys.stdout, "reconfigure"):  # class names may have letters that a console lacks
         sys.stdout.reconfigure(errors="backslashreplace")
+    fold_lines("stdout", "stderr")
     try:
         args = parse_args(argv)
         check_one_process()

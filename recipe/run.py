@@ -24,6 +24,7 @@ from .folder import output_folder
 from .settings import changed, shown, unread_note
 
 ROOT = Path(__file__).resolve().parents[1]
+NEXT = " \\\n    "  # goes on in the next line of a command
 
 
 def do_run(cfg, args) -> None:
@@ -142,13 +143,14 @@ def predict_command(cfg, trainer) -> str:
     """Return the command that classifies an image of the evaluated split with the trained run."""
     data, folder = trainer.dm.dataset, cfg.OUTPUT_DIR
     image = (data.val if cfg.TEST.SPLIT == "val" else data.test)[0].impath
-    words = ["python", "-m", "benchmark", "predict", "--model-dir"]
+    call = "python -m benchmark predict"
     before = ""
     if Path.cwd() != ROOT:  # where `python -m benchmark` works
         image, folder = os.path.abspath(image), os.path.abspath(folder)
-        before = f"cd {shlex.quote(str(ROOT))} && "
-    plugins = [word for name in cfg.TRAINER.PLUGINS for word in ("--plugin", name)]
-    return before + shlex.join([*words, folder, *plugins, image])
+        before = f"cd {shlex.quote(str(ROOT))} &&{NEXT}"
+    plugins = [["--plugin", name] for name in cfg.TRAINER.PLUGINS]
+    words = map(shlex.join, (["--model-dir", folder], *plugins, [image]))
+    return before + NEXT.join([call, *words])
 
 
 def exit_code(work: Callable[[], None]) -> int:

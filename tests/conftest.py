@@ -4,6 +4,7 @@ import signal
 import sys
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # what is tested is too small to be divided
+os.environ.pop("COLUMNS", None)  # or messages would be folded
 
 import pytest
 import torch

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from tabulate import tabulate
+
+from trainers.prompting.console import columns, fold
 
 from ..cli import csv_text
 from ..records import COSTS
@@ -22,7 +25,7 @@ if TYPE_CHECKING:
 
 TABLE_STYLES = {"text": "simple", "markdown": "pipe", "latex": "latex_booktabs"}  # of tabulate
 FORMATS = (*TABLE_STYLES, "csv", "json", "html")
-WIDTH = 120  # characters in a line of text; wider tables are split
+WIDTH = 120  # characters in a line of text that is not for a terminal; wider tables are split
 
 
 def render(
@@ -56,16 +59,18 @@ def in_style(groups: Mapping[Any, list[Table]], form: str) -> str:
 
 def as_text(table: Table) -> str:
     """Return a table for the terminal; a wide one is split into pieces."""
+    width = columns(sys.stdout)
     lines = [[cell.text for cell in line] for line in table.lines]
-    columns = list(zip(table.head, *lines, strict=True))
-    pieces = [[columns[0]]]
-    for column in columns[1:]:
+    first, *others = zip(table.head, *lines, strict=True)
+    pieces = [[first]]
+    for column in others:
         widths = [max(map(len, other)) + 2 for other in (*pieces[-1], column)]
-        if sum(widths) - 2 > WIDTH:
-            pieces.append([columns[0]])
+        if sum(widths) - 2 > (width or WIDTH):
+            pieces.append([first])
         pieces[-1].append(column)
     texts = [_tabulated(list(zip(*piece, strict=True)), "text") for piece in pieces]
-    return "\n".join([table.title, "\n\n".join(texts), *table.caption, *_problems(table)])
+    title, *notes = (fold(x, width) for x in (table.title, *table.caption, *_problems(table)))
+    return "\n".join([title, "\n\n".join(texts), *notes])
 
 
 def as_markdown(table: Table) -> str:

@@ -69,3 +69,13 @@ def test_markdown_reads_no_marks_in_names():
     for part in (r"**a\_b\***", r"x\|y", r"\<b\>\_[1\](x)", r"\`c\`", r"- d\*", "**1.00**"):
         assert part in text
     assert "\n\n`report RUN`\n" in text
+
+
+def test_text_is_as_wide_as_the_terminal(monkeypatch):
+    table = only_table(some_outcomes())
+    whole = as_text(table)
+    assert max(map(len, whole.splitlines())) > 60
+    monkeypatch.setenv("COLUMNS", "60")
+    narrow = as_text(table)
+    assert max(map(len, narrow.splitlines())) < 60
+    assert sorted(set(narrow.split())) == sorted(set(whole.split()))

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 
 from ... import __version__
+from ...console import fold_lines
 from ...errors import by_system, check_name, open_stdout, printable
 from .arguments import command_parser
 
@@ -16,6 +17,10 @@ COMMANDS = {
     "export": "write a trained run for use without this project",
     "info": "say what a run is: method, classes, backbone, settings, accuracy",
 }
+BESIDES = (
+    "Training, protocols and reports need a checkout of the project: `python -m benchmark --help` "
+    "lists their commands there."
+)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -23,7 +28,7 @@ def main(argv: list[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else argv
 
     def command() -> int:
-        parser = command_parser(PROG, f"{PROG} {__version__}", COMMANDS)
+        parser = command_parser(PROG, f"{PROG} {__version__}", COMMANDS, BESIDES)
         name = check_name("command", parser.parse_args(words[:1]).command, COMMANDS)
         return run_command(name, words[1:], f"{PROG} {name}")
 
@@ -50,6 +55,7 @@ def exit_code(work: Callable[[], int | None], prog: str, install: str = "{}") ->
     open_stdout()
     if hasattr(sys.stdout, "reconfigure"):  # a console may lack letters of names
         sys.stdout.reconfigure(errors="backslashreplace")
+    fold_lines("stderr")  # stdout may have data, such as CSV
     try:
         code = work() or 0
         sys.stdout.flush()

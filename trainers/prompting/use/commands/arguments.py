@@ -3,9 +3,12 @@
 import argparse
 import os
 import re
+import shutil
+import textwrap
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
+from ...console import fold
 from ...errors import UserError, printable
 from ...storage.files import write_whole
 
@@ -18,13 +21,19 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {printable(message)}\n")
 
 
-def command_parser(prog: str, version: str, summaries: Mapping[str, str]) -> Parser:
-    """Return a parser for the name of a command; --help lists all of them."""
+def command_parser(prog: str, version: str, summaries: Mapping[str, str], note: str = "") -> Parser:
+    """Return a parser for the name of a command; --help lists all of them, above a note."""
     width = max(map(len, summaries)) + 2
+    most = shutil.get_terminal_size().columns - 2  # as argparse
+    listed = [
+        textwrap.fill(summary, most, initial_indent=f"  {name:{width}}",
+                      subsequent_indent=" " * (width + 2))
+        for name, summary in summaries.items()
+    ]  # fmt: skip
     parser = Parser(
         prog=prog,
         usage="%(prog)s COMMAND ...   (see COMMAND --help)",
-        epilog="\n".join(f"  {name:{width}}{summary}" for name, summary in summaries.items()),
+        epilog="\n".join([*listed, "", fold(note, most)]).rstrip(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=version)
