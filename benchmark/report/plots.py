@@ -34,6 +34,7 @@ RC: Any = {
     "grid.color": "#dddddd",
     "grid.linewidth": 0.6,
     "pdf.fonttype": 42,  # TrueType: publishers refuse Type 3
+    "text.parse_math": False,  # $ in the name of a class or file is no formula
     "svg.hashsalt": "benchmark",  # fixed names of elements: the same bytes each time
 }
 # Metadata left out, as it would make two files of the same numbers differ.
@@ -158,19 +159,52 @@ def _plane(axis: Axes, curves: Curves, ticks: dict, styles: dict[str, dict]) -> 
         for name, points in curves.items()
     }
     axis.margins(0.15)
-    base, new = (np.linspace(*limits, 60) for limits in (axis.get_xlim(), axis.get_ylim()))
+    limits = axis.get_xlim(), axis.get_ylim()
+    base, new = (np.linspace(max(low, 0), high, 200) for low, high in limits)
     h = 2 * np.outer(new, base) / np.maximum(np.add.outer(new, base), 1e-9)
-    levels = [level for level in MaxNLocator(5).tick_values(h.min(), h.max()) if level < 100]
-    axis.contour(base, new, h, levels=levels, colors="#999999", linewidths=0.6, zorder=0.5)
+    levels = MaxNLocator(5).tick_values(h.min(), h.max())
     small: Any = {"fontsize": 7, "color": "#666666", "annotation_clip": False}
-    for level in levels:  # labelled at the end of its line; inside, labels would overlap markers
-        right = _other(level, base[-1])
+    white: Any = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}
+    labelled = []
+    for level in levels[(levels > h.min()) & (levels < min(h.max(), 100))]:
+        # at the end of its line, as labels inside may overlap markers
+        right, top = _other(level, base[-1]), _other(level, new[-1])
         if new[0] <= right <= new[-1]:
             axis.annotate(f" H {level:g}", (base[-1], right), va="center", **small)
-        elif base[0] <= (top := _other(level, new[-1])) <= base[-1]:
+        elif base[0] <= top <= base[-1]:
             axis.annotate(f"H {level:g}", (top, new[-1]), ha="center", va="bottom", **small)
+        elif place := _free(level, base, new, pd.concat([*curves.values()])):
+            axis.annotate(f"H {level:g}", place, ha="center", va="center", bbox=white, **small)
+        else:
+            continue
+        labelled.append(level)
+    if labelled:
+        lines: Any = {"levels": labelled, "colors": "#999999", "linewidths": 0.6, "zorder": 0.5}
+        axis.contour(base, new, h, **lines)
     axis.grid(False)
     return handles
+
+
+def _free(
+    h: float, base: np.ndarray, new: np.ndarray, points: pd.DataFrame
+) -> tuple[float, float] | None:
+    """Return where a line of equal H is the farthest from all points; None if it is too short.
+
+    Args:
+        h: of the line.
+        base: accuracies along the axis.
+        new: the same.
+        points: with `x` and `y`.
+    """
+    (left, right), (low, high) = np.quantile(base, [0.12, 0.88]), np.quantile(new, [0.06, 0.94])
+    line = [(x, y) for x in base if left <= x <= right and low <= (y := _other(h, x)) <= high]
+    if not line:
+        return None
+    x, y = np.array(line).T
+    across = np.subtract.outer(x, points["x"].to_numpy()) / np.ptp(base)
+    up = np.subtract.outer(y, points["y"].to_numpy()) / np.ptp(new)
+    place = np.hypot(across, up).min(axis=1).argmax()
+    return x[place], y[place]
 
 
 def _other(h: float, accuracy: float) -> float:

@@ -3,6 +3,7 @@
 from itertools import combinations
 
 import pytest
+from matplotlib.contour import QuadContourSet
 from outcomes import ablation, few_shot, outcome, rows, transfer
 
 from benchmark.cli import write_output
@@ -90,6 +91,29 @@ def test_base_to_new_is_a_plane_of_both_accuracies():
     assert len(names) > 2
     bars = "Bars: standard deviations over the seeds"
     assert drawn.get_supxlabel() == f"Accuracy on base classes (%)\n{bars}"
+
+
+def test_every_line_of_equal_h_is_labelled():
+    outcomes = []
+    for trainer, base, new in (("CoOp", 92, 45), ("ALIGN", 85, 70), ("ZeroshotCLIP", 56, 64)):
+        outcomes += [outcome(trainer, 1, "base", base), outcome(trainer, 1, "new", new)]
+    for trainer, base, new in (("CoOp", 5, 95), ("ALIGN", 95, 5)):  # the axes begin below 0
+        more = {"dataset": "emoji_food"}
+        outcomes += [outcome(trainer, 1, "base", base, **more)]
+        outcomes += [outcome(trainer, 1, "new", new, **more)]
+    drawn = figure(outcomes, "base2new")
+    drawn.draw_without_rendering()
+    for title, axis in panels(drawn).items():
+        (lines,) = [of for of in axis.collections if isinstance(of, QuadContourSet)]
+        names = [text.get_text().strip() for text in axis.texts]
+        assert names == [f"H {level:g}" for level in lines.levels] and len(names) > 2
+        assert min(lines.levels) > 0
+        for text, level in zip(axis.texts, lines.levels, strict=True):
+            x, y = text.xy
+            assert 2 * x * y / (x + y) == pytest.approx(level)
+        if title == "emoji":  # the line of H 56 ends at the left and at the bottom
+            box, label = axis.get_window_extent(), axis.texts[0].get_window_extent()
+            assert names[0] == "H 56" and box.x0 < label.x0 and label.x1 < box.x1
 
 
 def test_transfer_has_a_line_for_each_data_set_and_the_average():
