@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from statistics import mean
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
@@ -27,7 +27,8 @@ from .plots import RC, Drawing
 COLUMNS = 3  # panels side by side
 MOST_NUMBERS = 12  # with more classes, numbers in cells are unreadable
 MOST_NAMES = 40  # with more classes, class names are unreadable
-SHEET = (4, 5)  # lines and columns of the sheet of wrong images
+SHEET = (4, 5)  # lines, at most, and columns of the sheet of wrong images
+LINE = 30  # letters of a file name in a line below its image
 BARS = "Bars: accuracy in each bin of confidence; dots: the same at its mean confidence; below: {}"
 
 
@@ -198,11 +199,12 @@ def _sheet(outcome: Outcome, pool: Pool, where: str) -> tuple[Figure, str] | Non
         why = "no image is wrong" if base else f"'{root}' does not have the test images"
         print(f"no sheet of wrong images: {why}", file=sys.stderr)
         return None
-    lines, columns = SHEET
+    most, columns = SHEET
+    lines = min(most, math.ceil(len(mistakes) / columns))
     with matplotlib.rc_context(RC):
-        figure = Figure(figsize=(1.5 * columns, 1.85 * lines + 0.5), layout="constrained")
+        figure = Figure(figsize=(1.5 * columns, 2 * lines + 0.5), layout="constrained")
         figure.suptitle(f"{where}\nwrong, the most confident first", fontsize="medium", wrap=True)
-        for number, axis in enumerate(figure.subplots(lines, columns).flatten()):
+        for number, axis in enumerate(figure.subplots(lines, columns, squeeze=False).flatten()):
             axis.axis("off")
             if number >= len(mistakes) or not (file := base / images[mistakes[number]]).is_file():
                 continue
@@ -212,7 +214,19 @@ def _sheet(outcome: Outcome, pool: Pool, where: str) -> tuple[Figure, str] | Non
             true = _class(pool, pool.label[index])
             text = f"{predicted} {100 * pool.confidence[index]:.0f}%\nis {true}"
             axis.set_title(text, fontsize=6.5)
-    return figure, f"The most confident wrong predictions, with the true classes; {where}."
+            below: Any = {"transform": axis.transAxes, "ha": "center", "va": "top", "fontsize": 5}
+            axis.text(0.5, -0.03, _file_name(images[index]), **below)
+    sentence = "The most confident wrong predictions, with the true classes and the files"
+    return figure, f"{sentence}; {where}."
+
+
+def _file_name(image: str) -> str:
+    """Return the name of a file in up to two lines; of a long one, the beginning and the end."""
+    name = printable(Path(image).name)
+    if len(name) > 2 * LINE:
+        name = f"{name[: LINE - 3]}...{name[-LINE:]}"
+    half = len(name) if len(name) <= LINE else len(name) // 2
+    return f"{name[:half]}\n{name[half:]}".rstrip()
 
 
 def _class(pool: Pool, number: int) -> str:

@@ -81,6 +81,19 @@ def test_a_run_has_pictures_and_a_page(run, tmp_path, capsys):
     assert heading < accuracy < picture
 
 
+@pytest.mark.parametrize(
+    ("name", "lines"),
+    [
+        ("a.png", ["a.png"]),
+        ("x" * 36 + ".png", ["x" * 20, "x" * 16 + ".png"]),
+        ("b" * 90 + ".jpg", ["b" * 27 + "...", "b" * 26 + ".jpg"]),
+        ("\x1b[1m.png", [r"\x1b[1m.png"]),
+    ],
+)
+def test_long_names_of_files_are_shortened(name, lines):
+    assert pictures._file_name(f"some folder/{name}").split("\n") == lines
+
+
 def test_pictures_of_several_runs_are_apart(run, tmp_path, capsys):
     """Run folders are often called `seed1`."""
     for name in ("one/seed1", "other/seed1"):
@@ -98,6 +111,7 @@ def test_the_sheet_has_the_most_confident_wrong_images(run, monkeypatch, capsys)
     figure, sentence = pictures.figures_of_run(outcome, "here")["mistakes"]
     titles = [axis.get_title() for axis in figure.axes if axis.get_title()]
     assert titles == ["cat 95%\nis dog", "dog 60%\nis cat"]
+    assert [text.get_text() for axis in figure.axes for text in axis.texts] == ["5.png", "2.png"]
     assert sentence.startswith("The most confident wrong predictions")
     next((run.parent / "data").rglob("5.png")).unlink()  # another data set than the run's
     assert "mistakes" not in pictures.figures_of_run(outcome, "here")
