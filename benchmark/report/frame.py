@@ -21,6 +21,7 @@ from ..protocols.configs import known_trainers, plain_name, varied
 from ..records import METRICS, OOD, PER_CLASS, Outcome, costs, unlike, used
 from . import published
 from .names import DATASETS, embedded, rank
+from .own_sets import named
 from .training import compared, start_text, started, training_text, unfelt
 
 # Runs that agree in these are of one training setting; with the same settings, of one line.
@@ -53,9 +54,10 @@ def frame(outcomes: Iterable[Outcome]) -> pd.DataFrame:
     """Return a row for each run and metric, sorted as in the tables.
 
     Metrics are those of METRICS, `temperature`, and those of OOD under `ood_name`. A failed run has
-    a row with the metric `accuracy`, a `problem` and no value.
+    a row with the metric `accuracy`, a `problem` and no value. An image folder without a name has
+    that of its folder (`own_sets`).
     """
-    runs = pd.DataFrame([_facts(outcome) for outcome in outcomes])
+    runs = pd.DataFrame([_facts(outcome) for outcome in named(outcomes)])
     if runs.empty:
         return runs
     untrained = runs.groupby("trainer")["untrained"].transform("last")

@@ -132,6 +132,10 @@ def _averages(cells: pd.DataFrame) -> pd.DataFrame:
     targets = cells[cells["dataset"] != cells["source"]]
     sets = targets.groupby("group")["dataset"].agg(set)
     targets = targets[targets["group"].map(sets.str.len()) > 1]
+    # outputs that share no data set have no averages
+    of_line = targets.groupby(["group", "name"])["dataset"].transform("nunique")
+    apart = targets["origin"].astype(bool) & (of_line == 1)
+    targets = targets[~apart.groupby(targets["group"]).transform("all").astype(bool)]
     if targets.empty:
         return targets
     columns = targets["protocol"].map(lambda name: list(PROTOCOLS[name].columns))

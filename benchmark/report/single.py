@@ -30,6 +30,7 @@ from ..records import (
 from .frame import alike_text, changed, setting_texts, teacher_text
 from .metrics import class_table, images_of_classes
 from .names import method_name
+from .own_sets import name_in
 from .render import TABLE_STYLES, as_csv, in_style
 from .tables import Cell, Section, Table, alike_note
 from .training import INIT, drawn_text, start_text
@@ -60,8 +61,9 @@ def overview(folders: list[Path], form: str) -> str:
     head = ["Run", "Method", "Data set", "Shots", "Seed", "Accuracy (%)"]
     lines = []
     for folder in folders:
-        record = _read(folder).result or {}
-        facts = [record.get("trainer"), record.get("dataset"), record.get("shots")]
+        outcome = _read(folder)
+        record = outcome.result or {}
+        facts = [record.get("trainer"), outcome.run.dataset, record.get("shots")]
         facts += [record.get("seed"), f"{record['accuracy']:.2f}"]
         lines.append((str(folder), *("-" if fact is None else str(fact) for fact in facts)))
     note = "`report RUN` shows one with its classes."
@@ -120,7 +122,7 @@ def _read(folder: Path) -> Outcome:
     except BadResult as error:
         raise UserError(f"{error}: repeat the run") from None
     run = Run(
-        FEW_SHOT, "all", str(record.get("trainer")), str(record.get("dataset")), "",
+        FEW_SHOT, "all", str(record.get("trainer")), name_in(folder, record), "",
         record.get("seed") or 0, record.get("shots") or 0,
         str(record.get("subsample_classes")), folder,
     )  # fmt: skip
@@ -143,7 +145,7 @@ def _tables(folder: Path, outcome: Outcome) -> list[Table]:
     halves = {"base": "base", "new": "new"}
     facts = {
         "Method": record.get("trainer") and method_name(str(record["trainer"])),
-        "Data set": record.get("dataset"),
+        "Data set": record.get("dataset") and outcome.run.dataset,
         "Classes": record.get("num_classes"),
         "Half of the classes": halves.get(str(record.get("subsample_classes"))),
         "Shots": _shots(record.get("shots")),

@@ -75,7 +75,7 @@ def test_a_run_has_pictures_and_a_page(run, tmp_path, capsys):
     heading, accuracy, picture = (
         html.index(part)
         for part in (
-            '<h2 id="run0-heading">ALIGN on ImageFolder, seed 1</h2>', "Accuracy (%)", "<img alt="
+            '<h2 id="run0-heading">ALIGN on data, seed 1</h2>', "Accuracy (%)", "<img alt="
         )
     )  # fmt: skip
     assert heading < accuracy < picture

@@ -1,0 +1,69 @@
+"""Names of the user's own image folders, so that two folders are two data sets."""
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+
+from trainers.prompting.errors import printable
+
+from ..protocols.configs import IMAGE_FOLDER, dataset_name
+from ..records import Outcome, used
+
+NAME = f"{IMAGE_FOLDER}="
+OF_ARCHIVES = "DATA"  # what stands for the folder in an archive
+
+
+def folder_of(result: dict | None) -> Path | None:
+    """Return the folder of the images of a record, if it says one that has a name."""
+    root = Path(str(used((result or {}).get("config"), "DATASET.ROOT") or ""))
+    return None if root.name in ("", "..") or root == Path(OF_ARCHIVES) else root
+
+
+def named(outcomes: Iterable[Outcome]) -> list[Outcome]:
+    """Return outcomes in which each `image_folder` without a name has that of its folder.
+
+    Runs without a record have the name of the others of their output. Folders of one name with
+    other images are also named by the folder around them.
+    """
+    outcomes = list(outcomes)
+    images: dict[Path, set] = defaultdict(set)
+    by_origin: dict[str, Path] = {}
+    for outcome in outcomes:
+        folder = folder_of(outcome.result)
+        if folder and outcome.run.dataset == IMAGE_FOLDER:
+            images[folder].add((outcome.result or {}).get("data_fingerprint"))
+            by_origin.setdefault(outcome.origin, folder)
+
+    def name(folder: Path) -> str:
+        like = [other for other in images if other.name == folder.name]
+        apart = any(images[folder].isdisjoint(images[other]) for other in like)
+        around = f" ({folder.parent.name})" if apart and folder.parent.name else ""
+        return printable(f"{NAME}{folder.name}{around}")
+
+    def renamed(outcome: Outcome) -> Outcome:
+        run, others = outcome.run, by_origin.get(outcome.origin)
+        own = folder_of(outcome.result) if run.dataset == IMAGE_FOLDER else None
+        if IMAGE_FOLDER not in (run.dataset, run.source) or not (folder := own or others):
+            return outcome
+        dataset, source = (
+            name(folder) if asked == IMAGE_FOLDER else asked for asked in (run.dataset, run.source)
+        )
+        return replace(outcome, run=replace(run, dataset=dataset, source=source))
+
+    return [renamed(outcome) for outcome in outcomes]
+
+
+def name_in(folder: Path, record: dict) -> str:
+    """Return the name of the data set of a single run: of own images, that of their folder.
+
+    Args:
+        folder: of the run; in that of a protocol, the name that was given counts.
+        record: of the run.
+    """
+    dataset = str(record.get("dataset"))
+    if dataset != dataset_name(IMAGE_FOLDER):
+        return dataset
+    given = [part for part in folder.absolute().parts if part.startswith(NAME)]
+    images = folder_of(record)
+    return printable(given[-1].removeprefix(NAME) if given else images.name if images else dataset)
