@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -27,16 +26,14 @@ from .answers import MEASURES
 from .compare import RESAMPLE, Comparisons
 from .facts import MADE_WITH, made_with
 from .frame import frame
-from .gains import Gains
 from .metrics import Classes, Metrics
-from .render import FORMATS, as_csv, in_style, render
+from .render import FORMATS, in_style, render
 from .rows import rows
 from .single import is_run, overview, report_runs, runs_below
-from .tables import Table, seeds_text, tables
+from .tables import Table, seeds_text
+from .views import VIEWS, View, asked, formatted, pictures_of, views
 
 PUBLISHED = ("on", "off", "all")
-
-View = Comparisons | Gains | Metrics | Classes  # shown in place of the usual tables
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "outputs": {
@@ -91,37 +88,13 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "FOLDER; NAME is the method's name in the tables; may be repeated",
     },
 }  # fmt: skip
-# Only one of these; in HTML they follow the usual tables, else they take their place.
-VIEWS: dict[str, dict[str, Any]] = {
-    "--compare": {
-        "metavar": "METHOD",
-        "help": "show the differences between this method (a name in the tables, such as 'ALIGN, "
-        "BETA 0') and every other, paired by test image, with 95%% intervals and p-values",
-    },
-    "--gains": {
-        "action": "store_true",
-        "help": "show the gains over zero-shot CLIP: their mean over the data sets, and the worst "
-        "data set, as where one setting is used everywhere, without validation",
-    },
-    "--metrics": {
-        "action": "store_true",
-        "help": "show more metrics: top-5 accuracy, calibration error, likelihood, metrics over "
-        "base and new classes together, and costs; --plots draws reliability diagrams",
-    },
-    "--classes": {
-        "action": "store_true",
-        "help": "show the accuracy of each class; --plots draws confusion matrices",
-    },
-}
 
 
 def build_parser() -> Parser:
     """Return the parser of `report`."""
     parser = Parser(prog="python -m benchmark report", description=__doc__)
-    views = parser.add_mutually_exclusive_group()
-    for group, options in ((parser, OPTIONS), (views, VIEWS)):
-        for name, settings in options.items():
-            group.add_argument(name, **settings)
+    for name, settings in (OPTIONS | VIEWS).items():
+        parser.add_argument(name, **settings)
     return parser
 
 
@@ -135,6 +108,7 @@ def main(argv: list[str]) -> None:
         args.format == "latex" or not args.deviations,
         "--deviations needs --format latex: the other formats always show deviations",
     )
+    asked(args)
     with received.opened(list(dict.fromkeys(args.outputs))) as outputs:
         show(args, outputs)
 
@@ -159,20 +133,16 @@ def show(args: argparse.Namespace, outputs: list[Path]) -> None:
         return
     origins = handed_on(outcomes, [output for output in outputs if output not in args.outputs])
     table_rows = rows(tidy, args.interval, args.published != "off")
-    view: View | None = None
-    if args.compare:
-        view = Comparisons(tidy, args.compare, args.resample, args.metric, args.across)
-    elif args.gains:
-        view = Gains(tidy)
-    elif args.metrics or args.classes:
-        view = Metrics(tidy) if args.metrics else Classes(tidy)
+    parts = views(args, tidy)
     if args.plots:
-        draw(table_rows, view, args.plots)
+        draw(table_rows, parts, args.plots)
     if args.format == "html":
-        print(as_page(tidy, table_rows, view, args.published == "all", origins))
+        from .page import page_of  # with matplotlib, which is slow to load
+
+        print(page_of(tidy, table_rows, parts, args.published == "all", origins))
         return
-    if view:
-        print(formatted_view(view, args.format))
+    if parts:
+        print(formatted(parts, args.format))
     else:
         print(render(table_rows, args.format, args.published == "all", args.deviations))
     if origins and args.format in ("text", "markdown"):
@@ -242,11 +212,11 @@ def nothing(args: argparse.Namespace, outputs: list[Path]) -> str:
         UserError: there are none.
     """
     searched = [] if args.protocols or args.seeds or args.logs else outputs
-    views = [flag for flag in VIEWS if getattr(args, flag[2:]) not in (None, False)]
+    flags = asked(args)
     if alone := [run for output in searched for run in runs_below(output)]:
         need(
-            not views,
-            f"{' '.join(views)} needs runs of protocols, and '{searched[0]}' has only single runs: "
+            not flags,
+            f"{' '.join(flags)} needs runs of protocols, and '{searched[0]}' has only single runs: "
             "name the folder of one to see its classes and metrics",
         )
         return overview(alone, args.format)
@@ -259,34 +229,6 @@ def nothing(args: argparse.Namespace, outputs: list[Path]) -> str:
         f"no runs of {what} in {where}: run one first, for example `python -m benchmark "
         f"{(args.protocols or ['base2new'])[0]}`, or name the folder of a single run"
     )
-
-
-def formatted_view(view: View, form: str) -> str:
-    """Return the tables or records of a view as text, in one of FORMATS but html."""
-    if form == "json":
-        return json.dumps({type(view).__name__.lower(): view.records()}, indent=2)
-    return as_csv(view.records()) if form == "csv" else in_style(view.tables(), form)
-
-
-def as_page(
-    tidy: pd.DataFrame,
-    table_rows: pd.DataFrame,
-    view: View | None,
-    all_published: bool = False,
-    origins: Sequence[Table] = (),
-) -> str:
-    """Return an HTML page with all tables and plots, then those of a view, then more tables."""
-    from .page import page  # with matplotlib
-    from .plots import figures
-
-    groups: dict[Any, list[Table]] = {**tables(table_rows, all_published)}
-    for protocol, more in (view.tables() if view else {}).items():
-        groups[protocol] = groups[protocol] + more
-    if origins:
-        groups[MADE_WITH] = [*origins]
-    done = tidy["outcome"][tidy["problem"].isna()]
-    results = {outcome.run.folder: outcome.result for outcome in done}  # some are in two tables
-    return page(groups, figures(table_rows) | view_figures(view), results.values())
 
 
 def end_in_table(protocol: Protocol, engine: Any, output: Path) -> int:
@@ -309,7 +251,7 @@ def end_in_table(protocol: Protocol, engine: Any, output: Path) -> int:
             continue
         with contextlib.suppress(UserError):  # a single value has been tried
             view = Comparisons(of_method, of_method["name"].iloc[0])
-            print(f"\n{formatted_view(view, 'text')}")
+            print(f"\n{formatted([view], 'text')}")
     keep_table(protocol, output)
     return int(any(outcome.problem for outcome in outcomes))
 
@@ -329,22 +271,15 @@ def keep_table(protocol: Protocol, output: Path) -> None:
     )
 
 
-def view_figures(view: View | None) -> dict:
-    """Return the figures that belong to a view; none of comparisons and gains."""
-    from . import pictures
-
-    if not isinstance(view, Metrics | Classes):
-        return {}
-    return pictures.figures(view.tests, view.picture)
-
-
-def draw(table_rows: pd.DataFrame, view: View | None, folder: Path) -> None:
+def draw(table_rows: pd.DataFrame, parts: Sequence[View], folder: Path) -> None:
     """Write the plots that belong to the tables into a folder, and print their paths."""
     from . import plots  # matplotlib is slow to load
 
-    of_view = isinstance(view, Metrics | Classes)
-    drawing = view_figures(view) if of_view else plots.figures(table_rows)
+    of_views = [view for view in parts if isinstance(view, Metrics | Classes)]
+    drawing = {} if parts and len(of_views) == len(parts) else plots.figures(table_rows)
+    for view in of_views:
+        drawing |= pictures_of(view)
     if not drawing:
-        shown = "runs with predictions" if of_view else "means of finished runs"
+        shown = "runs with predictions" if of_views else "means of finished runs"
         print(f"no plots: there are no {shown}", file=sys.stderr)
     plots.write(drawing, folder)

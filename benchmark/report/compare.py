@@ -75,6 +75,7 @@ class Comparisons:
     ):
         """Compare; comparisons that are impossible are listed as problems."""
         self.method, self.resample = method, resample
+        self.heading = f"{method} minus each other"
         self.metric, self._measure = metric, MEASURES[metric]
         table_rows = rows(tidy, beside_published=False)
         measured = table_rows[~table_rows["average"]]

@@ -55,6 +55,8 @@ class Gains:
         UserError: there is no zero-shot CLIP, or there is one data set.
     """
 
+    heading = "Gains over zero-shot CLIP"
+
     def __init__(self, tidy: pd.DataFrame):
         cells = rows(tidy, beside_published=False)
         cells = cells[(cells["dataset"] != cells["source"]) & cells["mean"].notna()]

@@ -5,6 +5,7 @@ computed from predictions.
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -73,6 +74,7 @@ class Metrics:
         tidy: a data frame as `frame` makes it, of any protocols.
     """
 
+    heading = "More metrics"
     picture = "reliability"  # the kind of plot, a key of `pictures.PICTURES`
 
     def __init__(self, tidy: pd.DataFrame):
@@ -100,7 +102,8 @@ class Metrics:
             "name", sort=False
         ):
             problems.append(f"{name}: {AT_BOUND} [{seeds_text(list(members['seed']))}]")
-        yield test.table(": metrics", metrics, [spread, f"{notes}."], problems)
+        table = test.table(": metrics", metrics, [spread, f"{notes}."], problems)
+        yield replace(table, picture=f"{self.picture}_{test.name}")
         if metrics := {key: each for key, each in _ood(test).items() if key in by_metric}:
             problems = test.without(pd.concat(by_metric[key] for key in metrics), NO_OOD)
             title = ": out-of-distribution detection"
@@ -135,6 +138,7 @@ class Classes:
         tidy: a data frame as `frame` makes it, of any protocols.
     """
 
+    heading = "Classes"
     picture = "confusion"
 
     def __init__(self, tidy: pd.DataFrame):
@@ -151,6 +155,7 @@ class Classes:
             table = class_table(
                 title, *_of_classes(test), caption, test.without(with_classes, MISSING)
             )
+            table = replace(table, picture=f"{self.picture}_{test.name}")
             by_protocol.setdefault(test.protocol, []).append(table)
         return by_protocol
 

@@ -2,42 +2,114 @@
 
 import base64
 import datetime
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
+import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from matplotlib.figure import Figure
 
-from .facts import facts
-from .plots import Drawing, encoded
-from .tables import Table
+from ..protocols.base import Protocol
+from .facts import MADE_WITH, facts
+from .plots import Drawing, encoded, figures
+from .tables import Cell, Section, Table, tables
+from .views import View, pictures_of
 
 TEMPLATES = Environment(
     loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined
 )
 
 
-def page(groups: Mapping[Any, list[Table]], drawn: Drawing, results: Iterable[dict]) -> str:
-    """Return a page with these tables, the figures of their protocols, and facts of the records.
+FEW = 1000  # test images; with fewer, an accuracy has an interval
+ONE_RUN = (
+    "[low, high]: 95% interval (Wilson) for other test images, beside accuracies on fewer than "
+    "1,000; other trainings are not in it."
+)
+
+
+class Picture(NamedTuple):
+    """A figure as base64 of SVG, with a sentence on it and its width."""
+
+    sentence: str
+    data: str
+    pixels: float
+
+
+class Part(NamedTuple):
+    """A part of a section: its heading, shown where there are several, tables, and figures."""
+
+    heading: str
+    tables: Sequence[Table]
+    drawn: Drawing
+
+    def shown(self) -> Iterator[tuple[Table, list[Picture]]]:
+        """Yield each table, averages first, with the figures below it.
+
+        Figures that belong to no table are below the first.
+        """
+        own = {table.picture for table in self.tables}
+        below = [name for name in self.drawn if name not in own]
+        for table in sorted(self.tables, key=lambda table: not table.of_averages):
+            names = [*below, *([table.picture] if table.picture in self.drawn else [])]
+            yield table, [_picture(*self.drawn[name]) for name in names]
+            below = []
+
+
+def interval(cell: Cell) -> str:
+    """Return the interval of the accuracy of one run on few images; empty for other cells."""
+    if not cell.images or cell.images >= FEW or cell.value is None:
+        return ""
+    from scipy.stats import binomtest  # slow to load
+
+    right = round(cell.images * cell.value / 100)
+    low, high = binomtest(right, cell.images).proportion_ci(method="wilson")
+    return f"[{100 * low:.1f}, {100 * high:.1f}]"
+
+
+def _picture(figure: Figure, sentence: str) -> Picture:
+    data = base64.b64encode(encoded(figure, "svg")).decode()
+    return Picture(sentence, data, 96 * figure.get_figwidth())
+
+
+def page_of(
+    tidy: pd.DataFrame,
+    table_rows: pd.DataFrame,
+    views: Sequence[View] = (),
+    all_published: bool = False,
+    origins: Sequence[Table] = (),
+) -> str:
+    """Return a page with the usual tables and plots of each protocol, then those of views.
 
     Args:
-        groups: tables by protocol, or by what else has a `name` and a `title`.
-        drawn: figures; the name of that group is in theirs.
+        tidy: a data frame as `frame` makes it.
+        table_rows: its rows.
+        views: further parts.
+        all_published: also show published numbers of methods that were not run.
+        origins: tables on what the runs were made with, at the end.
+    """
+    sections: dict[Protocol | Section, list[Part]] = {}
+    for protocol, usual in tables(table_rows, all_published).items():
+        drawn = figures(table_rows[table_rows["protocol"] == protocol.name])
+        sections[protocol] = [Part("Accuracy", usual, drawn)]
+    for view in views:
+        for protocol, of_view in view.tables().items():
+            sections[protocol] += [Part(view.heading, of_view, pictures_of(view, protocol))]
+    if origins:
+        sections[MADE_WITH] = [Part("", origins, {})]
+    done = tidy["outcome"][tidy["problem"].isna()]
+    results = {outcome.run.folder: outcome.result for outcome in done}  # some are in two tables
+    return page(sections, results.values())
+
+
+def page(sections: Mapping[Protocol | Section, list[Part]], results: Iterable[dict]) -> str:
+    """Return a page with these parts, and facts of the records.
+
+    Args:
+        sections: the parts of each.
         results: the records of the runs.
     """
-    sections: list[dict[str, Any]] = []
-    for protocol, group in groups.items():
-        drawings = [drawing for name, drawing in drawn.items() if protocol.name in name]
-        sections.append({
-            "name": protocol.name,
-            "title": protocol.title,
-            "tables": sorted(group, key=lambda table: not table.of_averages),
-            "figures": [
-                (sentence, base64.b64encode(encoded(figure, "svg")).decode())
-                for figure, sentence in drawings
-            ],
-        })  # fmt: skip
     template = TEMPLATES.get_template("page.html.j2")
     about = facts(results) | {"Page made on": str(datetime.date.today())}
-    text = template.render(sections=sections, about=about)
+    text = template.render(sections=sections, about=about, interval=interval, note=ONE_RUN)
     return text.encode("ascii", "xmlcharrefreplace").decode()  # for any console

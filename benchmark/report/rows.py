@@ -57,7 +57,8 @@ def rows(tidy: pd.DataFrame, interval: bool = False, beside_published: bool = Tr
     numbers = of_seeds(tidy).groupby(["line", "column"]).agg(["mean", "std", "count"])
     means = with_h(numbers.pop("mean").unstack("column")).stack().rename("mean")
     cells = lines.explode("column").reset_index()
-    for values in (numbers, means, problems.agg(lambda texts: list(texts.dropna()))):
+    images = tidy.groupby(["line", "column"])["num_test"].max().rename("images")
+    for values in (numbers, means, images, problems.agg(lambda texts: list(texts.dropna()))):
         cells = cells.join(values, on=["line", "column"])
     cells["problems"] = cells["problems"].map(lambda each: each if isinstance(each, list) else [])
     cells["count"] = cells["count"].fillna(0).astype(int)

@@ -12,7 +12,7 @@ import pandas as pd
 
 from trainers.prompting.errors import UserError
 
-from ..protocols.base import Run, listed
+from ..protocols.base import Protocol, Run, listed
 from ..protocols.few_shot import FEW_SHOT
 from ..protocols.places import DEPTH
 from ..records import (
@@ -105,15 +105,13 @@ def report_runs(folders: list[Path], form: str, plots: Path | None = None) -> st
     tables = {folder: _tables(folder, outcome) for folder, outcome in runs.items()}
     if form != "html":
         return in_style(tables, form)
-    from .page import page
+    from .page import Part, page
 
-    sections = [Section(f"run{i}", _where(outcome)) for i, outcome in enumerate(runs.values())]
-    figures = {
-        f"{section.name}_{name}": picture
-        for section, of_run in zip(sections, drawn, strict=True)
-        for name, picture in of_run.items()
+    sections: dict[Protocol | Section, list[Part]] = {
+        Section(f"run{i}", _where(outcome)): [Part("", tables[folder], of_run)]
+        for i, ((folder, outcome), of_run) in enumerate(zip(runs.items(), drawn, strict=True))
     }
-    return page(dict(zip(sections, tables.values(), strict=True)), figures, results.values())
+    return page(sections, results.values())
 
 
 def _read(folder: Path) -> Outcome:
@@ -165,7 +163,10 @@ def _tables(folder: Path, outcome: Outcome) -> list[Table]:
     facts |= {COSTS[key].head: COSTS[key].text(value) for key, value in spent.items()}
     lines += [(name, _text(value)) for name, value in facts.items() if value is not None]
     notes = alike_note(map(alike_text, record.get("alike") or []))
-    tables = [Table(f"The run in '{folder}'", ["", ""], _cells(lines), notes)]
+    cells = _cells(lines)
+    images = int(record.get("num_test") or 0)
+    cells[0][1] = cells[0][1]._replace(value=record["accuracy"], images=images)
+    tables = [Table(f"The run in '{folder}'", ["", ""], cells, notes)]
     if classes := record.get(PER_CLASS):
         numbers = pd.DataFrame({"Accuracy (%)": classes}, dtype=float)
         numbers = numbers.sort_values("Accuracy (%)", kind="stable")

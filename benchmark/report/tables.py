@@ -35,10 +35,11 @@ MISPRINT = "(misprint)"
 
 
 class Section(NamedTuple):
-    """A part of the page: its anchor and heading."""
+    """A section of the page: its anchor, heading, and a sentence without its period."""
 
     name: str
     title: str
+    summary: str = ""
 
 
 class Cell(NamedTuple):
@@ -49,6 +50,7 @@ class Cell(NamedTuple):
     beside: bool = False  # True for the first cell of a line of published numbers or differences
     spread: float | None = None  # shown after the text in a paper
     paper: Cell | None = None  # the cell in its place in a paper, if any
+    images: int | None = None  # tested on by the one run that the value is of
 
 
 @dataclass
@@ -67,6 +69,7 @@ class Table:
     rows: Sequence[Any] = ()  # of a protocol's table, the rows shown
     cited: dict[int, str] = field(default_factory=dict)  # methods of lines of published numbers
     by_line: bool = False  # the cells of a line compete, not those of a column
+    picture: str = ""  # the name of the figure below it, if it has one of its own
 
     def __post_init__(self) -> None:
         """Escape control characters."""
@@ -132,7 +135,7 @@ def _table(rows: list[Any], all_published: bool) -> Table:
     Its columns are those of the protocol, data sets, or numbers of shots: see `Protocol.across`.
     """
     rows.sort(key=lambda row: (row.average, row.shots))
-    first, protocol = rows[0], protocol_of(rows[0])
+    first, protocol, seeds = rows[0], protocol_of(rows[0]), seeds_of(rows)
     places: dict[str, Any] = {}  # by head, the first row of any method
     methods: dict[Any, dict[str, Any]] = defaultdict(dict)  # by line, its rows by head
     for row in sorted(rows, key=lambda row: row.rank):
@@ -145,8 +148,9 @@ def _table(rows: list[Any], all_published: bool) -> Table:
     for by_head in methods.values():
         row = next(iter(by_head.values()))
         ours = [by_head.get(place) for place in places]
+        cells = map(_ours, ours) if seeds > 1 else map(_of_one_run, ours)
         name = Cell(published.marked(row.name, row.beyond))
-        lines.append([name, *map(_ours, ours), *map(Cell, more(row).values())])
+        lines.append([name, *cells, *map(Cell, more(row).values())])
         if theirs := _published(row.name, row.trainer, ours):
             cited[len(lines)] = row.trainer
             name = Cell(f"{row.name}, difference", beside=True)
@@ -194,6 +198,12 @@ def _ours(row: Any) -> Cell:
     if row.complete:
         return Cell(text, row.mean, paper=Cell(mean, row.mean, spread=spread))
     return Cell(text + count_text(row), paper=Cell(mean + INCOMPLETE, spread=spread))
+
+
+def _of_one_run(row: Any) -> Cell:
+    """Return the same with the number of test images, unless the number is an average or H."""
+    images = None if row is None or row.average else known(row.images)
+    return _ours(row)._replace(images=images and int(images))
 
 
 def _published(name: str, trainer: str, rows: Iterable[Any]) -> list[Cell]:

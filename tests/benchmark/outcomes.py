@@ -8,9 +8,10 @@ import numpy as np
 from benchmark.protocols import PROTOCOLS
 from benchmark.records import Outcome
 from benchmark.report import rows as of_rows
-from benchmark.report.command import as_page, formatted_view
 from benchmark.report.frame import each_row, frame
+from benchmark.report.page import page_of
 from benchmark.report.tables import Table, tables
+from benchmark.report.views import formatted
 
 # Predictions for two images.
 COLUMNS = {
@@ -89,12 +90,14 @@ def numbers(outcomes, **options) -> list[dict]:
 
 def page(outcomes) -> str:
     """Return the HTML page of these outcomes."""
-    return as_page(frame(outcomes), rows(outcomes), None)
+    return page_of(frame(outcomes), rows(outcomes))
 
 
 def shown(view, form: str, tidy) -> str:
     """Return a view in any format."""
-    return as_page(tidy, of_rows.rows(tidy), view) if form == "html" else formatted_view(view, form)
+    if form == "html":
+        return page_of(tidy, of_rows.rows(tidy), [view])
+    return formatted([view], form)
 
 
 def lines(table: Table) -> dict[str, list[str]]:

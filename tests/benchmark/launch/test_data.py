@@ -190,7 +190,7 @@ def test_from_images_to_a_table(tmp_path, capfd):
     asked += ["--backbone", "emoji", "--jobs", "1", "--root"]
     assert main([*asked, str(a), "image_folder"]) == 0
     told = capfd.readouterr()
-    assert "1 runs, 1 to do" in told.err and "Few-shot on image_folder: " in told.out
+    assert "1 runs, 1 to do" in told.err and "Few-shot on a: " in told.out
     assert main([*asked, str(b), "image_folder"]) == 2
     assert "give the images a name (image_folder=NAME), choose another --output" in (
         capfd.readouterr().err

@@ -104,6 +104,10 @@ def test_what_cannot_be_shown_is_said(tmp_path, capsys):
     leave(tmp_path, some)
     command.main([str(tmp_path), "--gains", "--plots", str(tmp_path / "plots")])
     assert "gains over zero-shot CLIP" in capsys.readouterr().out
-    with pytest.raises(SystemExit):
-        command.main([str(tmp_path), "--gains", "--metrics"])
-    assert "not allowed with" in capsys.readouterr().err
+    command.main([str(tmp_path), "--gains", "--metrics"])
+    told = capsys.readouterr().out
+    assert told.index("gains over zero-shot CLIP") < told.index("16 shots: metrics")
+    command.main([str(tmp_path), "--gains", "--metrics", "--format", "json"])
+    assert list(json.loads(capsys.readouterr().out)) == ["gains", "metrics"]
+    with pytest.raises(UserError, match="csv takes one of --gains and --metrics, as their columns"):
+        command.main([str(tmp_path), "--gains", "--metrics", "--format", "csv"])

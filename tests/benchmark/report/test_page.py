@@ -3,7 +3,13 @@
 import datetime
 import re
 
-from outcomes import ablation, few_shot, page, some_outcomes
+import pytest
+from outcomes import COLUMNS, ablation, few_shot, leave, outcome, page, some_outcomes
+
+from benchmark.__main__ import main
+from benchmark.report.page import interval
+from benchmark.report.tables import Cell
+from trainers.prompting.record.predictions import write_predictions
 
 
 def test_page_is_self_contained_and_accessible():
@@ -37,3 +43,53 @@ def test_averages_come_first_and_the_page_has_a_dark_mode():
     captions = re.findall(r"<caption.*?>(.*?)</caption>", html)
     assert [" average over 2 " in caption for caption in captions] == [True, False, False]
     assert "prefers-color-scheme: dark" in html
+
+
+@pytest.mark.slow
+def test_all_views_are_parts_of_one_page_with_their_plots(tmp_path, capsys):
+    parts = {"base": 50.0, "new": 50.0}
+    classes = {"per_class_accuracy": {"cat": 100.0, "dog": 0.0}}
+    for trainer in ("CoOp", "ALIGN"):
+        leave(tmp_path, [outcome(trainer, 1, part, value, **classes)
+                         for part, value in parts.items()])  # fmt: skip
+        leave(tmp_path, few_shot(trainer, 4, (50,), **classes))
+    for record in tmp_path.rglob("results.json"):
+        write_predictions(record.parent, COLUMNS)
+    views = ["--classes", "--compare", "ALIGN", "--metrics"]
+    assert main(["report", str(tmp_path), "--format", "html", *views]) == 0
+    html = capsys.readouterr().out
+    heads = ["Accuracy", "ALIGN minus each other", "More metrics", "Classes"]
+    assert re.findall(r"<h2[^>]*>(.*?)</h2>", html) == ["Few-shot recognition", "Base-to-new"]
+    assert re.findall(r"<h3[^>]*>(.*?)</h3>", html) == heads * 2
+    nav = html[html.index("<nav") : html.index("</nav>")]
+    targets = re.findall('href="#(.*?)"', nav)
+    assert len(targets) == 10 and all(f'id="{target}"' in html for target in targets)
+    assert re.findall("<li><a[^>]*>([^<]*)</a></li>", nav) == heads * 2
+    # the picture of a test is below its table
+    for what, word in (("metrics", "Bars: "), ("accuracy (%) of each class", "Share of")):
+        for test in ("recognition, DTD, 4 shots", "Base-to-new, emoji, new, 16 shots"):
+            below = html[html.index(f"{test}: {what}") :].partition("<table")[0]
+            sentence = below[below.index("<figcaption>") :].partition("</figcaption>")[0]
+            assert word in sentence and sentence.endswith(f"{test}."), (what, test)
+    for table in re.finditer("<table", html):  # a wide one scrolls
+        assert re.search(r'<div class="wide"[^>]*>\s*$', html[: table.start()])
+    assert ".wide { overflow-x: auto; }" in html
+
+
+@pytest.mark.parametrize(
+    ("value", "images", "said"),
+    [
+        (50.0, 20, "[29.9, 70.1]"), (100.0, 20, "[83.9, 100.0]"), (50.0, 998, "[46.9, 53.1]"),
+        (50.0, 1000, ""), (50.0, None, ""), (None, 20, ""),
+    ],
+)  # fmt: skip
+def test_the_interval_is_that_of_wilson(value, images, said):
+    assert interval(Cell("text", value, images=images)) == said
+
+
+def test_accuracies_of_one_seed_on_few_images_have_intervals():
+    one = page(few_shot("CoOp", 1, (50.0,), num_test=20))
+    assert re.findall("<small>(.*?)</small>", one) == ["[29.9, 70.1]"]
+    assert "95% interval (Wilson)" in one
+    two = page(few_shot("CoOp", 1, (50.0, 60.0), num_test=20))
+    assert "<small>" not in two and "Wilson" not in two

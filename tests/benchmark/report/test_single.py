@@ -34,6 +34,7 @@ def run(tmp_path):
     (one,) = few_shot("ALIGN", 4, (100 * 4 / 6,), num_classes=2)
     record = one.result | {"trainer": "ALIGN", "dataset": "ImageFolder", "seed": 1, "shots": 4}
     record |= {"per_class_accuracy": {"cat": 75.0, "dog": 50.0}, "temperature": math.exp(3)}
+    record |= {"num_test": 6}
     record |= {"config": {"DATASET": {"ROOT": str(tmp_path / "data")}}}
     (folder / "results.json").write_text(json.dumps(record))
     return folder
@@ -79,6 +80,25 @@ def test_a_run_has_pictures_and_a_page(run, tmp_path, capsys):
         )
     )  # fmt: skip
     assert heading < accuracy < picture
+
+
+def test_a_page_has_an_interval_beside_an_accuracy_of_few_images(run, capsys):
+    interval = "<small>[30.0, 90.3]</small>"  # Wilson's, of 4 right of 6
+    for form, shown in (("html", True), ("text", False), ("latex", False)):
+        assert main(["report", str(run), "--format", form]) == 0
+        told = capsys.readouterr().out
+        assert (interval in told) == ("95% interval (Wilson)" in told) == shown, form
+    record = json.loads((run / "results.json").read_text())
+    (run / "results.json").write_text(json.dumps(record | {"num_test": 1000}))
+    assert main(["report", str(run), "--format", "html"]) == 0
+    assert "<small>" not in capsys.readouterr().out
+
+
+def test_a_table_of_facts_has_no_empty_head(run, capsys):
+    assert main(["report", str(run), "--format", "html"]) == 0
+    html = capsys.readouterr().out
+    assert html.count("<table") == 2 and html.count("<thead>") == 1
+    assert not re.search(r"<th[^>]*></th>", html)
 
 
 @pytest.mark.parametrize(
