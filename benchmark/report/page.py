@@ -3,6 +3,7 @@
 import base64
 import datetime
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,7 +14,7 @@ from matplotlib.figure import Figure
 from ..protocols.base import Protocol
 from .facts import MADE_WITH, facts
 from .plots import Drawing, encoded, figures
-from .tables import Cell, Section, Table, tables
+from .tables import Cell, Section, Table, known, tables
 from .views import View, pictures_of
 
 TEMPLATES = Environment(
@@ -25,6 +26,10 @@ FEW = 1000  # test images; with fewer, an accuracy has an interval
 ONE_RUN = (
     "[low, high]: 95% interval (Wilson) for other test images, beside accuracies on fewer than "
     "1,000; other trainings are not in it."
+)
+SEEDS = (
+    "± is not about other test images: with {} of them, the 95% interval (Wilson) of an accuracy "
+    "of 50% reaches from {:.0f} to {:.0f}%."
 )
 
 
@@ -56,15 +61,34 @@ class Part(NamedTuple):
             below = []
 
 
+def wilson(accuracy: float, images: int) -> tuple[float, float]:
+    """Return Wilson's 95% interval of an accuracy (%)."""
+    from scipy.stats import binomtest  # slow to load
+
+    right = round(images * accuracy / 100)
+    low, high = binomtest(right, images).proportion_ci(method="wilson")
+    return 100 * low, 100 * high
+
+
 def interval(cell: Cell) -> str:
     """Return the interval of the accuracy of one run on few images; empty for other cells."""
     if not cell.images or cell.images >= FEW or cell.value is None:
         return ""
-    from scipy.stats import binomtest  # slow to load
+    low, high = wilson(cell.value, cell.images)
+    return f"[{low:.1f}, {high:.1f}]"
 
-    right = round(cell.images * cell.value / 100)
-    low, high = binomtest(right, cell.images).proportion_ci(method="wilson")
-    return f"[{100 * low:.1f}, {100 * high:.1f}]"
+
+def notes(table: Table) -> list[str]:
+    """Return the sentences below a table; with few test images, one on what chance they leave."""
+    cells = list(chain(*table.lines))
+    if any(map(interval, cells)):
+        return [*table.caption, ONE_RUN]
+    tested = {int(row.images) for row in table.rows if not row.average and known(row.images)}
+    some = sorted(count for count in tested if 0 < count < FEW)
+    if not some or not any("±" in cell.text for cell in cells):
+        return table.caption
+    counts = " or ".join(map(str, some)) if len(some) < 3 else f"{some[0]} to {some[-1]}"
+    return [*table.caption, SEEDS.format(counts, *wilson(50, some[0]))]
 
 
 def _picture(figure: Figure, sentence: str) -> Picture:
@@ -111,5 +135,5 @@ def page(sections: Mapping[Protocol | Section, list[Part]], results: Iterable[di
     """
     template = TEMPLATES.get_template("page.html.j2")
     about = facts(results) | {"Page made on": str(datetime.date.today())}
-    text = template.render(sections=sections, about=about, interval=interval, note=ONE_RUN)
+    text = template.render(sections=sections, about=about, interval=interval, notes=notes)
     return text.encode("ascii", "xmlcharrefreplace").decode()  # for any console

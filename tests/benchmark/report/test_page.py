@@ -4,10 +4,10 @@ import datetime
 import re
 
 import pytest
-from outcomes import COLUMNS, ablation, few_shot, leave, outcome, page, some_outcomes
+from outcomes import COLUMNS, ablation, few_shot, leave, only_table, outcome, page, some_outcomes
 
 from benchmark.__main__ import main
-from benchmark.report.page import interval
+from benchmark.report.page import interval, notes
 from benchmark.report.tables import Cell
 from trainers.prompting.record.predictions import write_predictions
 
@@ -91,5 +91,17 @@ def test_accuracies_of_one_seed_on_few_images_have_intervals():
     one = page(few_shot("CoOp", 1, (50.0,), num_test=20))
     assert re.findall("<small>(.*?)</small>", one) == ["[29.9, 70.1]"]
     assert "95% interval (Wilson)" in one
-    two = page(few_shot("CoOp", 1, (50.0, 60.0), num_test=20))
-    assert "<small>" not in two and "Wilson" not in two
+    html = page(few_shot("CoOp", 1, (50.0, 60.0), num_test=20))
+    assert "<small>" not in html and "with 20 of them, the 95% interval (Wilson)" in html
+    assert "of 50% reaches from 30 to 70%." in html
+
+
+@pytest.mark.parametrize(
+    ("base", "new", "said"),
+    [(257, 209, "209 or 257"), (257, 1000, "257"), (5, 5, "5"), (1000, 2000, ""), (None, None, "")],
+)
+def test_with_few_images_a_deviation_is_not_all(base, new, said):
+    outcomes = [outcome("CoOp", seed, part, 50.0, num_test=tested)
+                for part, tested in (("base", base), ("new", new)) for seed in (1, 2)]  # fmt: skip
+    told = " ".join(notes(only_table(outcomes)))
+    assert (f" with {said} of them," in told) if said else ("Wilson" not in told)
