@@ -1,9 +1,10 @@
-"""Tests that dimensions are read from the backbone: encoders of different widths, and ResNets."""
+"""Tests of geometries, and that methods read them: encoders of other widths, and ResNets."""
 
 import pytest
 import torch
 import torch.nn.functional as F
 
+from benchmark.measure.geometry import GEOMETRY, SIGLIP, untrained_clip
 from trainers.prompting import UserError, build_clip, build_method
 from trainers.prompting.method import METHODS
 
@@ -105,3 +106,23 @@ def test_textual_prompts_work_on_a_resnet(resnet, method, node):
     if own:
         F.cross_entropy(logits, torch.tensor([0, 2])).backward()
     assert all(p.grad.isfinite().all() and p.grad.any() for p in own.values())
+
+
+def test_the_geometry_of_siglip_is_open_clips():
+    pytest.importorskip("open_clip", reason="open_clip_torch is not installed")
+    from trainers.prompting.backbones.openclip import without_weights
+
+    with torch.device("meta"):
+        ours = untrained_clip(SIGLIP["SigLIP2-B/16"])
+    theirs = without_weights("ViT-B-16-SigLIP2").state_dict()
+    assert {n: x.shape for n, x in ours.state_dict().items()} == {
+        n: x.shape for n, x in theirs.items()
+    }
+
+
+def test_the_geometries_are_those_of_clip():
+    """The numbers of parameters are those of OpenAI's models."""
+    for name, count in {"ViT-B/32": 151_277_313, "ViT-B/16": 149_620_737}.items():
+        with torch.device("meta"):
+            net = untrained_clip(GEOMETRY[name])
+        assert sum(p.numel() for p in net.parameters()) == count
