@@ -16,7 +16,7 @@ from trainers.prompting.running.memory import fit, keep_freed_memory
 from trainers.prompting.running.precision import Precision
 from trainers.prompting.step import training_step
 
-from .counting import seconds
+from .counting import work_seconds
 from .geometry import class_names, untrained_clip
 
 SHOTS = 16  # training images per class, for methods that keep their features before the first step
@@ -71,15 +71,16 @@ def computing_type(device: str, precision: str) -> torch.dtype:
 
 
 def product_rate(device: str, precision: str, size: int) -> float:
-    """Return the highest rate of a square matrix product, in operations per second.
+    """Return the highest rate of a square matrix product, in operations per second of work.
 
-    It is repeated for `SUSTAINED` seconds, since the clock of an idle GPU is slow.
+    On a CPU, this is the rate of one thread. The product is repeated for `SUSTAINED` seconds, since
+    the clock of an idle GPU is slow.
     """
     dtype = computing_type(device, precision)
     a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     times: list[float] = []
     while len(times) < 2 or sum(times) < SUSTAINED:
-        times.append(seconds(lambda: torch.mm(a, b), device))
+        times.append(work_seconds(lambda: torch.mm(a, b), device))
     return 2 * size**3 / min(times)
 
 

@@ -47,6 +47,19 @@ def timed(work: Callable[[], object], device: str) -> tuple[float, float]:
     return time.perf_counter() - start, time.process_time() - processor
 
 
+def clock(device: str) -> str:
+    """Return which of `seconds` and `processor_seconds` is the time of a device's own work.
+
+    On a CPU, other programs lengthen the first; on a GPU, the second is the host's.
+    """
+    return "processor_seconds" if device == "cpu" else "seconds"
+
+
+def work_seconds(work: Callable[[], object], device: str) -> float:
+    """Return the seconds of a device's own work for a call, by its `clock`."""
+    return timed(work, device)[clock(device) == "processor_seconds"]
+
+
 def operations(work: Callable[[], object]) -> int:
     """Return the floating-point operations of a call."""
     with Operations() as counter:

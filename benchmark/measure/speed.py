@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from itertools import product
 from pathlib import Path
 from statistics import median
 
@@ -27,7 +28,7 @@ from ..cli import Parser, add_plugin, from_one, write_output
 from ..records import literal
 from ..report.render import as_markdown, as_text
 from .case import Case, Model, check_usable, device_name, node_of, product_rate
-from .counting import operations, seconds, timed
+from .counting import clock, operations, seconds, timed, work_seconds
 from .geometry import GEOMETRY, SIGLIP, class_names, untrained_siglip
 from .process import OutOfMemory, in_process
 from .public import Public, check_checkout
@@ -48,11 +49,11 @@ def training(case: Case, repeats: int, size: int, checkout: Path | None = None) 
         checkout: of public code, whose steps are timed in turn.
 
     Returns:
-        A record: `seconds` and `processor_seconds` of each repeat, `peak_mib`, `operations`,
-        `of_peak` (their rate over that of the product), `encoders_of_peak` (the same without the
-        scores), `transport_share` (the scores' share of the time; None for the cosine), `waits`
-        (where the host waits for a GPU in a step; None without one), and with a checkout `public`,
-        as in `Public.record`.
+        A record: `seconds` and `processor_seconds` of each repeat, `peak_mib`, and, of
+        the time by `clock`, those of `bounded`, `encoders_of_peak` (the share without the scores)
+        and `transport_share` (the scores' share of the time; None for the cosine). `waits` is where
+        the host waits for a GPU in a step, None without one; `public`, with a checkout, is as in
+        `Public.record`.
     """
     public = beside(case, checkout)
     model = Model(case)
@@ -68,12 +69,10 @@ def training(case: Case, repeats: int, size: int, checkout: Path | None = None) 
             public.step()
     rate, total = max(rates), operations(model.step)
     record: dict = both_times(times)
-    time = median(record["seconds"])
+    time = median(record[clock(case.device)])
     record |= {
         "peak_mib": peak_mib,
-        "operations": total,
-        "peak_rate": rate,
-        "of_peak": total / time / rate,
+        **bounded(total, time, rate),
         "transport_share": None,
         "encoders_of_peak": None,
         "waits": None,
@@ -104,14 +103,20 @@ def beside(case: Case, checkout: Path | None) -> Public | None:
     return Public(case, checkout)
 
 
-def evaluation(case: Case, repeats: int, checkout: Path | None = None) -> dict:
+def bounded(total: int, time: float, rate: float) -> dict:
+    """Return `operations`, `peak_rate` (of the product), their time at it, and its share."""
+    bound = total / rate
+    return {"operations": total, "peak_rate": rate, "bound": bound, "of_peak": bound / time}
+
+
+def evaluation(case: Case, repeats: int, size: int, checkout: Path | None = None) -> dict:
     """Measure evaluations, and for comparison the image encoder without scores.
 
     Returns:
         A record: `seconds` and `processor_seconds` of each repeat, `encoder_seconds`,
         `text_seconds` (None where text depends on the image), `images_per_second`, `over_encoder`
-        (time of the whole over that of the encoder), `operations`, `peak_mib`, and with a checkout
-        `public`, as in `Public.record`.
+        (time of the whole over that of the encoder, by `clock`), those of `bounded`, `peak_mib`,
+        and with a checkout `public`, as in `Public.record`.
     """
     public = beside(case, checkout)
     model = Model(case)
@@ -121,24 +126,26 @@ def evaluation(case: Case, repeats: int, checkout: Path | None = None) -> dict:
     if not model.text_depends_on_image:
         text_seconds = seconds(model.encode_text, case.device)
     model.evaluate()
-    times, encoder = [], []
+    times, encoder, rates, peak_mib = [], [], [], 0.0
     for i in range(repeats):
         say(case, f"evaluation {i + 1} of {repeats}")
         times.append(timed(model.evaluate, case.device))
-        encoder.append(seconds(model.encode_images, case.device))
+        encoder.append(timed(model.encode_images, case.device))
+        peak_mib = peak_mib or peak_memory_mib(case.device)
+        rates.append(product_rate(case.device, case.precision, size))
         if public:
             public.step()
     if public:
         public.close()
-    record = both_times(times)
-    time = median(record["seconds"])
+    record, alone, own = both_times(times), both_times(encoder), clock(case.device)
+    time = median(record[own])
     return record | {
-        "encoder_seconds": encoder,
-        "images_per_second": case.batch / time,
-        "over_encoder": time / median(encoder),
+        "encoder_seconds": alone["seconds"],
+        "images_per_second": case.batch / median(record["seconds"]),
+        "over_encoder": time / median(alone[own]),
         "text_seconds": text_seconds,
-        "peak_mib": peak_memory_mib(case.device),
-        "operations": operations(model.evaluate),
+        "peak_mib": peak_mib,
+        **bounded(operations(model.evaluate), time, max(rates)),
         **({"public": public.record} if public else {}),
     }
 
@@ -150,11 +157,11 @@ def both_times(times: list[tuple[float, float]]) -> dict:
 
 
 def repeated(work: Callable[[], object], case: Case, name: str, repeats: int) -> list[float]:
-    """Return the seconds of each of several calls."""
+    """Return the seconds of each of several calls, by `clock`."""
     times = []
     for i in range(repeats):
         say(case, f"{name} {i + 1} of {repeats}")
-        times.append(seconds(work, case.device))
+        times.append(work_seconds(work, case.device))
     return times
 
 
@@ -174,15 +181,16 @@ def say(case: Case, what: str) -> None:
 
 
 def cases(args) -> list[Case]:
-    """List the training cases: every method with every number of classes in every precision."""
+    """List the training cases: all methods, numbers of classes, settings and precisions."""
     return [
         Case(
             trainer, (GEOMETRY | SIGLIP)[args.backbone], classes, args.batch, args.device,
             precision, args.threads, args.memory_budget, compile=args.compile,
-            plugins=tuple(args.plugin), settings=tuple(args.set),
+            plugins=tuple(args.plugin), settings=tuple(settings),
         )
         for trainer in args.trainers
         for classes in args.classes
+        for settings in args.set or [[]]
         for precision in args.precision
     ]  # fmt: skip
 
@@ -244,8 +252,9 @@ def parse(argv: list[str]):
         help="compile the blocks with torch.compile, as TRAINER.COMPILE does",
     )  # fmt: skip
     add(
-        "--set", nargs="+", type=setting, default=[], metavar="KEY=VALUE",
-        help="settings of the methods, as M=8 N=8 of ALIGN (default: their defaults)",
+        "--set", nargs="+", action="append", type=setting, default=[], metavar="KEY=VALUE",
+        help="settings of the methods, as M=8 N=8 of ALIGN (default: their defaults); given "
+        "several times, each is measured",
     )  # fmt: skip
     add(
         "--public", type=Path, metavar="CHECKOUT",
@@ -257,9 +266,10 @@ def parse(argv: list[str]):
     load_plugins(args.plugin)
     # steps on unlabelled images need a teacher
     args.trainers = args.trainers or [n for n, kind in METHODS.items() if not kind.unlabelled]
+    keys = [key for settings in args.set for key, _ in settings]
     for trainer in args.trainers:
         check_name("trainer", trainer, METHODS)
-        for key, _ in args.set:
+        for key in keys:
             check_name(f"setting of {trainer}", key, METHODS[trainer].defaults)
     check_name("backbone", args.backbone, GEOMETRY | SIGLIP)
     if args.backbone in SIGLIP:
@@ -271,7 +281,7 @@ def parse(argv: list[str]):
             f"--memory-budget is {args.memory_budget} but must be a number of GiB, or 0 to decide "
             "by the machine's memory"
         )
-    if args.public and args.set and (args.trainers != ["ALIGN"] or {*dict(args.set)} - {*"MN"}):
+    if args.public and keys and (args.trainers != ["ALIGN"] or {*keys} - {*"MN"}):
         raise UserError(
             "--set is passed on to public code only for M and N of ALIGN: leave out --public, or "
             "other methods and keys"
@@ -295,8 +305,8 @@ def check_fits(args) -> None:
             f"--public code has no {args.backbone}: choose {' or '.join(GEOMETRY)}, or leave it out"
         )
     clip_model = untrained_siglip(64, 32, 12, 64, 16, 64, 49408, 64, 1, 12)  # builds at once
-    for trainer in args.trainers:
-        build_method(trainer, node_of(trainer, args.set, 2), clip_model, class_names(2))
+    for trainer, settings in product(args.trainers, args.set or [[]]):
+        build_method(trainer, node_of(trainer, settings, 2), clip_model, class_names(2))
 
 
 def main(argv: list[str]) -> None:
@@ -306,12 +316,13 @@ def main(argv: list[str]) -> None:
     for case in cases(args):
         record: dict = {
             "trainer": case.trainer, "classes": case.classes, "precision": case.precision,
+            "settings": dict(case.settings),
         }  # fmt: skip
+        size = PRODUCT[case.device]
         if METHODS[case.trainer].trains:
-            size = PRODUCT[case.device]
             record["training"] = measured(training, case, args.repeats, size, args.public)
         evaluated = replace(case, training=False, batch=args.eval_batch)
-        record["evaluation"] = measured(evaluation, evaluated, args.repeats, args.public)
+        record["evaluation"] = measured(evaluation, evaluated, args.repeats, size, args.public)
         records.append(record)
         save(args, records)
     print("\n\n".join(FORMATS[args.format](table) for table in tables(args, records)))

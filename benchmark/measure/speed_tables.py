@@ -5,6 +5,10 @@ from statistics import median
 from ..records import memory_text
 from ..report.tables import Cell, Table
 
+BOUND_NOTE = (
+    "Bound: the time of as many operations at the peak rate. This, shares and rates are of the "
+    "processor's time on a CPU, with all threads."
+)
 TRAINING_NOTE = (
     "Transport: the scores' share of a step, forward and backward. Encoders: the rate without it. "
     "Waits, on a GPU: how often the host waits for it in a step."
@@ -31,15 +35,23 @@ def training_cells(part: dict) -> dict[str, str]:
         return {"Step (s)": part["problem"]}
     return {
         "Step (s)": spread(part["seconds"]),
-        "Processor (s)": number(median(part["processor_seconds"])),
-        **public_cells(part),
-        "Peak memory": memory_text(part["peak_mib"]),
-        "TFLOP": number(part["operations"] / 1e12),
-        "Of peak rate": number(part["of_peak"], ".0%"),
+        **bound_cells(part),
         "Encoders": number(part["encoders_of_peak"], ".0%"),
         "Transport": number(part["transport_share"], ".0%"),
         "Recomputed": " and ".join(part["recomputed"]) or "-",
         **({} if part["waits"] is None else {"Waits": str(len(part["waits"]))}),
+    }
+
+
+def bound_cells(part: dict) -> dict[str, str]:
+    """Return the cells of a case's time, memory and operations, and of public code's, by column."""
+    return {
+        "Processor (s)": number(median(part["processor_seconds"])),
+        **public_cells(part),
+        "Peak memory": memory_text(part["peak_mib"]),
+        "TFLOP": number(part["operations"] / 1e12),
+        "Bound (s)": number(part["bound"]),
+        "Of peak rate": number(part["of_peak"], ".0%"),
     }
 
 
@@ -68,18 +80,18 @@ def evaluation_cells(part: dict) -> dict[str, str]:
         return {"Batch (s)": part["problem"]}
     return {
         "Batch (s)": spread(part["seconds"]),
-        **public_cells(part),
+        **bound_cells(part),
         "Images/s": number(part["images_per_second"]),
         "Encoder alone (s)": spread(part["encoder_seconds"]),
         "Over encoder": number(part["over_encoder"], ".3f"),
         "Text, once (s)": number(part["text_seconds"]),
-        "Peak memory": memory_text(part["peak_mib"]),
     }
 
 
 def case_name(record: dict) -> str:
-    """Return method, classes and precision of a record as text."""
-    return f"{record['trainer']}, {record['classes']}, {record['precision']}"
+    """Return method, classes, precision and settings of a record as text."""
+    settings = "".join(f", {key} {value}" for key, value in record["settings"].items())
+    return f"{record['trainer']}, {record['classes']}, {record['precision']}{settings}"
 
 
 def table(title: str, rows: dict[str, dict[str, str]], caption: list[str]) -> Table:
@@ -95,15 +107,14 @@ def tables(args, records: list[dict]) -> list[Table]:
     where = f"{args.backbone}, {args.device}, {args.threads} threads"
     if args.compile:
         where += ", compiled"
-    where += "".join(f", {key} {value}" for key, value in args.set)
     repeats = f"Medians of {args.repeats} repeats (least-greatest) with random weights."
     trained = {case_name(r): training_cells(r["training"]) for r in records if "training" in r}
     evaluated = {case_name(r): evaluation_cells(r["evaluation"]) for r in records}
-    notes = [repeats, TRAINING_NOTE, *peak_rates(records)]
+    notes = [repeats, BOUND_NOTE, *peak_rates(records)]
     groups = [
-        table(f"Training steps: {where}, batch {args.batch}", trained, notes),
+        table(f"Training steps: {where}, batch {args.batch}", trained, [*notes, TRAINING_NOTE]),
         table(
-            f"Evaluation: {where}, batch {args.eval_batch}", evaluated, [repeats, EVALUATION_NOTE]
+            f"Evaluation: {where}, batch {args.eval_batch}", evaluated, [*notes, EVALUATION_NOTE]
         ),
     ]
     return [group for group in groups if group.lines]
@@ -113,10 +124,11 @@ def peak_rates(records: list[dict]) -> list[str]:
     """Return a sentence for each precision: the peak rate that the matrix product reached."""
     rates: dict[str, list[float]] = {}
     for record in records:
-        if rate := record.get("training", {}).get("peak_rate"):
-            rates.setdefault(record["precision"], []).append(rate / 1e9)
+        for part in ("training", "evaluation"):
+            if rate := record.get(part, {}).get("peak_rate"):
+                rates.setdefault(record["precision"], []).append(rate / 1e9)
     return [
         f"Peak rate in {precision}, of a large matrix product timed with each case: "
-        f"{spread(values)} GFLOP/s."
+        f"{spread(values)} GFLOP/s, on a CPU of one thread."
         for precision, values in rates.items()
     ]

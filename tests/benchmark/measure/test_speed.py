@@ -7,6 +7,7 @@ import os
 import signal
 import warnings
 from functools import partial
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ import torch.nn.functional as F
 from paths import ROOT
 
 from benchmark.__main__ import main
-from benchmark.measure import case, speed, speed_tables
+from benchmark.measure import case, counting, speed, speed_tables
 from benchmark.measure.case import Case, Model
 from benchmark.measure.counting import operations
 from benchmark.measure.geometry import SIGLIP
@@ -109,15 +110,34 @@ def test_a_plug_in_is_measured_here_and_in_separate_processes(how, request, plug
     assert "PluggedShift, 5 classes, fp32: evaluation 1 of 1" in err
 
 
-def test_settings_change_the_method_and_stand_in_the_title(inline, tmp_path, capsys):
-    counted = []
-    for words in (["--set", "M=1"], []):
-        file = tmp_path / "speed.json"
-        assert main([*inline, "--trainers", "ALIGN", *words, "--json", str(file)]) == 0
-        assert ("1 threads, M 1, batch" in capsys.readouterr().out) == bool(words)
-        (record,) = json.loads(file.read_text())["records"]
-        counted.append(record["training"]["operations"])
-    assert counted[0] < 0.6 * counted[1]
+def test_shares_of_the_peak_do_not_see_what_other_programs_take(inline, tmp_path, monkeypatch):
+    """Each call waits an hour for the processor."""
+    hours, measured = count(), counting.time.perf_counter
+    monkeypatch.setattr(counting.time, "perf_counter", lambda: measured() + 3600 * next(hours))
+    file = tmp_path / "speed.json"
+    assert main([*inline, "--trainers", "ALIGN", "--json", str(file)]) == 0
+    (record,) = json.loads(file.read_text())["records"]
+    for part in (record["training"], record["evaluation"]):
+        (wall,), (processor,), rate = part["seconds"], part["processor_seconds"], part["peak_rate"]
+        assert wall > 3600 > processor and rate > 2 * 128**3  # a second for a product
+        assert part["bound"] == pytest.approx(part["operations"] / rate)
+        assert part["of_peak"] == pytest.approx(part["bound"] / processor)
+    (score,), (step,) = (record["training"][key] for key in ("score_seconds", "processor_seconds"))
+    assert record["training"]["transport_share"] == pytest.approx(score / step) and score < 60
+    assert abs(record["evaluation"]["over_encoder"] - 1) > 1e-3
+
+
+def test_each_set_of_settings_has_a_row(inline, tmp_path, capsys):
+    file = tmp_path / "speed.json"
+    words = ["--set", "M=1", "--set", "M=2", "N=1", "--format", "markdown", "--json", str(file)]
+    assert main([*inline, "--trainers", "ALIGN", *words]) == 0
+    out, (one, other) = capsys.readouterr().out, json.loads(file.read_text())["records"]
+    assert [one["settings"], other["settings"]] == [{"M": 1}, {"M": 2, "N": 1}]
+    for record, name in ((one, "ALIGN, 5, fp32, M 1"), (other, "ALIGN, 5, fp32, M 2, N 1")):
+        for part in ("training", "evaluation"):
+            assert f"{record[part]['bound']:.3g}" in cells(out, name)
+    counted = [record["evaluation"]["operations"] for record in (one, other)]
+    assert 1.8 < counted[1] / counted[0] < 2.2  # images are encoded M times, texts are kept
 
 
 @pytest.mark.slow
@@ -149,7 +169,8 @@ def test_a_machine_that_cannot_compile_is_reported(monkeypatch):
 def test_methods_side_by_side(inline, tmp_path, capsys, asked):
     file = tmp_path / "speed.json"
     words = ["--trainers", *asked] if asked else []
-    assert main([*inline, "--precision", "amp", "--json", str(file), *words]) == 0
+    words += ["--format", "markdown", "--json", str(file)]
+    assert main([*inline, "--precision", "amp", *words]) == 0
     records = json.loads(file.read_text())["records"]
     measured = [name for name, kind in METHODS.items() if not kind.unlabelled]
     assert [record["trainer"] for record in records] == (asked or measured)
