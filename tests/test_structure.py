@@ -178,7 +178,7 @@ def test_dassl_lite_replaces_a_dassl_that_is_not_installed(found, monkeypatch):
 def test_every_imported_package_is_required():
     own = {path.name.removesuffix(".py") for path in [*ROOT.iterdir(), *ROOT.glob("tests/**/*.py")]}
     own |= {"dassl", "promptedclip"}
-    own |= {"counting", "public_code", "recording"}  # next to public_step.py
+    own |= {"counting", "public_code", "public_loops", "recording"}  # next to public_step.py
     distributions = importlib.metadata.packages_distributions()
     missing = {}
     for module, imported in modules(*PROGRAM, "dassl-lite", "tests").items():

@@ -11,12 +11,13 @@ import torch
 
 from trainers.prompting.errors import UserError
 
-from .case import Case
+from .case import Case, node_of
 from .geometry import class_names, untrained_clip
 
 PROGRAM = Path(__file__).with_name("public_step.py")
 DASSL = Path(__file__).resolve().parents[2] / "dassl-lite"
-PARTS = ("train.py", "trainers", "clip")
+PARTS = ("train.py", "trainers", "clip*/")  # LoCoOp's is clip_w_local
+LOOPS = {"tpt_classification.py": "TPT", "fs/twostage.py": "TwoSFS"}  # of public_loops.py
 
 
 def check_checkout(path: Path, option: str = "--public") -> None:
@@ -27,11 +28,27 @@ def check_checkout(path: Path, option: str = "--public") -> None:
     """
     if not path.is_dir():
         raise UserError(f"{option} '{path}' is not a folder: give a checkout of published code")
-    if missing := [name for name in PARTS if not (path / name).exists()]:
+    if missing := [name.strip("*/") for name in PARTS if not any(path.glob(name))]:
         raise UserError(
             f"{option} '{path}' has no {' and no '.join(missing)}: give a checkout of CoOp, MaPLe, "
             "ALIGN or another repository like them"
         )
+
+
+def check_public(path: Path, trainers: list[str]) -> None:
+    """Check that a folder is a checkout whose steps can be timed, of these methods.
+
+    Raises:
+        UserError: it is none, or the code of one method with loops of its own, and not of these.
+    """
+    for file, trainer in LOOPS.items():
+        if (path / file).is_file():
+            if trainers != [trainer]:
+                raise UserError(
+                    f"--public '{path}' is the code of {trainer} alone: add --trainers {trainer}"
+                )
+            return
+    check_checkout(path)
 
 
 def environment(dassl: Path = DASSL) -> dict[str, str]:
@@ -64,7 +81,8 @@ class Public:
             "checkout": str(checkout.resolve()), "weights": str(weights), "trainer": case.trainer,
             "names": class_names(case.classes), "batch": case.batch, "device": case.device,
             "training": case.training, "precision": case.precision, "threads": case.threads,
-            "resolution": case.geometry[1], "settings": dict(case.settings),
+            "resolution": case.geometry[1],
+            "settings": node_of(case.trainer, case.settings, case.classes),
         }  # fmt: skip
         with open(self._errors, "w") as errors:
             self._process = subprocess.Popen(

@@ -1,9 +1,10 @@
 """The other process of public.py: runs a checkout of published code.
 
-It imports nothing of this repository but dassl-lite, counting.py and public_code.py, since modules
-of the checkout have the same names as ours. The checkout's trainer builds its model and, on random
-images, does whole training steps (`forward_backward`) or evaluations (`model_inference`). The first
-line that it reads is a case, as JSON; for each further one it does one of them.
+It imports nothing of this repository but dassl-lite, counting.py, public_code.py and
+public_loops.py, since modules of the checkout have the same names as ours. The checkout's trainer
+builds its model and, on random images, does whole training steps (`forward_backward`) or
+evaluations (`model_inference`); public_loops.py calls checkouts without trainers. The first line
+that it reads is a case, as JSON; for each further one it does one of them.
 """
 
 import json
@@ -17,6 +18,7 @@ import torch
 from counting import operations, timed  # type: ignore[import-not-found]  # in this folder
 from PIL import Image
 from public_code import enter, give_weights  # type: ignore[import-not-found]  # too
+from public_loops import LOOPS  # type: ignore[import-not-found]  # too
 
 STEPS = 1000  # a number of steps per epoch that is not reached, so that no epoch ends
 
@@ -37,6 +39,8 @@ def settings(request: dict, train):
         node.TEXT_PROMPT_NUMBER = request["settings"].get("N", node.TEXT_PROMPT_NUMBER)
     if node := cfg.TRAINER.get("MMRL"):  # the layers of its config files
         node.REP_LAYERS = list(range(6, 13))
+    if "LOCOOP" in cfg.TRAINER:  # arguments of its train.py
+        cfg.topk, cfg.lambda_value = request["settings"].get("TOPK"), 0.25
     cfg.INPUT.SIZE = (request["resolution"], request["resolution"])
     cfg.MODEL.BACKBONE.NAME = "ViT-B/16"  # a name that the checkout knows; the weights are given
     cfg.DATASET.NAME = "OxfordPets"  # for methods with templates of data sets
@@ -72,6 +76,16 @@ def built(request: dict):
     return trainer
 
 
+def built_step(request: dict):
+    """Return a function that does a step or an evaluation of a batch."""
+    if not os.path.exists(os.path.join(request["checkout"], "train.py")):
+        return LOOPS[request["trainer"]](request)
+    trainer = built(request)
+    if request["training"]:
+        return trainer.forward_backward
+    return lambda batch: trainer.model_inference(batch["img"])
+
+
 def main() -> None:
     """Read a case, then do a step for each line of stdin; write JSON lines."""
     answers = os.fdopen(os.dup(1), "w")
@@ -81,7 +95,7 @@ def main() -> None:
     torch.set_num_threads(request["threads"])
     enter(request["checkout"], device, request["precision"])
     torch.manual_seed(0)
-    trainer = built(request)
+    work = built_step(request)
     size = request["batch"], 3, request["resolution"], request["resolution"]
     labels = torch.arange(request["batch"]) % len(request["names"])
     inputs = {"img": torch.randn(size), "label": labels, "domain": labels}
@@ -90,11 +104,8 @@ def main() -> None:
     batch["impath"] = ["image.png"] * len(labels)
 
     def step() -> None:
-        if request["training"]:
-            trainer.forward_backward(batch)
-        else:
-            with torch.no_grad():
-                trainer.model_inference(batch["img"])
+        with torch.set_grad_enabled(request["training"]):
+            work(batch)
 
     def answer(**values) -> None:
         print(json.dumps(values), file=answers, flush=True)

@@ -7,6 +7,8 @@ import torch
 
 from benchmark.__main__ import main
 from benchmark.measure import speed, speed_tables
+from benchmark.measure.case import Case
+from benchmark.measure.public import Public
 
 TINY = (64, 32, 2, 64, 16, 77, 49408, 64, 1, 2)
 FILES = {
@@ -47,14 +49,117 @@ def extend_cfg(cfg):
 """,
 }
 
+CLIP = """
+import torch
+_MODELS = {"ViT-B/16": "url"}
+def _download(url, root): raise OSError('no network')
+class Net(torch.nn.Module):
+    def __init__(self, classes):
+        super().__init__()
+        self.prompt_learner = torch.nn.Linear(3 * 32 * 32, classes)
+        self.frozen = torch.nn.Linear(3, 3)
+    def forward(self, images):
+        assert images.shape[1:] == (3, 32, 32)
+        return self.prompt_learner(images.flatten(1))
+"""
+LOOPS = {  # the functions that public_loops.py calls
+    "TPT": {
+        "clip/__init__.py": "",
+        "clip/clip.py": CLIP,
+        "tpt_classification.py": """
+import torch
+from clip import clip
+
+def get_coop(arch, test_set, device, n_ctx, ctx_init):
+    weights = torch.jit.load(clip._download(arch, ""), map_location="cpu").eval().state_dict()
+    assert "text_projection" in weights and (n_ctx, ctx_init) == (4, "a_photo_of_a")
+    model = clip.Net(5)
+    model.reset_classnames = lambda names, arch: names[4]
+    return model
+
+def test_time_adapt_eval(loader, model, state, optimizer, start, scaler, args):
+    assert len(loader) == 2 and not model.frozen.weight.requires_grad
+    for views, label in loader:
+        assert len(views) == 64 and views[0].shape == (1, 3, 32, 32) and label.shape == (1,)
+        optimizer.load_state_dict(start)
+        optimizer.zero_grad()
+        scaler.scale(model(torch.cat(views)).logsumexp(1).mean()).backward()
+        scaler.step(optimizer)
+        with torch.no_grad():
+            model(views[0].cuda(args.gpu))
+""",
+    },
+    "TwoSFS": {
+        "clip/__init__.py": CLIP
+        + """
+def load(name, device):
+    assert "text_projection" in torch.load(_download(_MODELS[name], ""))
+    return Net(5), None
+""",
+        "fs/__init__.py": "",
+        "fs/twostage.py": """
+import torch
+
+def tokenize_texts(template, classnames, device="cuda"):
+    return torch.zeros(len(classnames)).to(device)
+
+def prepare_for_first_stage(model, args):
+    return model, list(model.prompt_learner.parameters())
+
+def cls_acc(logits, labels):
+    raise TypeError
+
+def train_epoch(model, optimizer, scheduler, scaler, loader, texts, count, total, args):
+    (images, labels), = loader
+    loss = torch.nn.functional.cross_entropy(model(images), labels)
+    loss.backward()
+    optimizer.step()
+    optimizer.zero_grad()
+    assert count < total and 0 <= cls_acc(torch.zeros(len(labels), 5), labels) <= 100
+
+class SingleStreamClassifier(torch.nn.Module):
+    def __init__(self, model, names, template):
+        super().__init__()
+        self.model = model
+    def infer(self, images, names, template):
+        assert not torch.is_grad_enabled() and not self.training
+        return self.model(images)
+""",
+    },
+}
+
+
+def written(files, folder):
+    for name, text in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return folder
+
 
 @pytest.fixture
 def checkout(tmp_path):
-    for name, text in FILES.items():
-        path = tmp_path / "public" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-    return tmp_path / "public"
+    return written(FILES, tmp_path / "public")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("trainer", "training", "products"), [
+    ("TPT", False, 2 * (2 * 64 + 1)), ("TwoSFS", True, 2 * 2), ("TwoSFS", False, 2),
+])  # fmt: skip
+def test_code_with_loops_of_its_own_is_timed(trainer, training, products, tmp_path):
+    """Two images: their products, forward and backward, are all operations of the small models."""
+    folder = written(LOOPS[trainer], tmp_path)
+    public = Public(Case(trainer, TINY, 5, 2, "cpu", "fp32", 1, training=training), folder)
+    public.step()
+    public.close()
+    assert public.record.get("operations") == products * 2 * 3 * 32 * 32 * 5, public.record
+    assert len(public.record["processor_seconds"]) == 1
+
+
+def test_code_of_one_method_is_not_timed_beside_others(tmp_path, capsys):
+    folder = written(LOOPS["TPT"], tmp_path)
+    assert main(["speed", "--public", str(folder), "--trainers", "TPT", "CoOp"]) == 2
+    assert "is the code of TPT alone: add --trainers TPT" in capsys.readouterr().err
 
 
 def test_steps_of_public_code_are_timed_in_turn_with_ours(checkout, tmp_path, monkeypatch, capsys):
