@@ -95,3 +95,23 @@ def test_hosted_ci_runs_the_commands_of_the_readme():
     versions = job["strategy"]["matrix"]["python"]
     needed = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
     assert f"You need Python {versions[0]}-{versions[-1]}" in needed
+
+
+def test_what_the_pages_say_of_published_code_is_in_the_table():
+    """Of the ratios of steps, and of memory; the first page rounds them, and promises no more."""
+    page = (ROOT / "docs" / "performance.md").read_text("utf-8")
+    rows = re.findall(r"^\| (\w+)[^|]*" + r"\| ([\d.]+) " * 6 + r"\|$", page, re.MULTILINE)
+    steps, memory = {}, {}
+    for name, _, step, _, _, ours, theirs in rows:
+        steps[name], memory[name] = float(step), round(float(theirs) / float(ours), 1)
+    assert len(steps) == len(rows) > 6
+    said = re.search(r"takes ([\d.]+) to ([\d.]+)\s+times as long as ours", page)
+    assert list(map(float, said.groups())) == [min(steps.values()), max(steps.values())]
+    said = re.search(r"([\d.]+) to ([\d.]+)\s+times the memory", page)
+    assert list(map(float, said.groups())) == [min(memory.values()), max(memory.values())]
+    readme = (ROOT / "README.md").read_text("utf-8")
+    named = re.findall(r"a (third|fourth|fifth|sixth) \(([\w, ]+)\)", readme)
+    assert named
+    for part, names in named:
+        share = 3 + ["third", "fourth", "fifth", "sixth"].index(part)
+        assert all(share <= round(steps[name]) for name in names.split(", ")), (part, names)
