@@ -12,6 +12,7 @@ from PIL import Image
 from benchmark.__main__ import main
 from trainers.prompting import load_run
 from trainers.prompting.use import commands
+from trainers.prompting.use.commands.info import as_text, described
 
 
 def info(capsys, folder, *more):
@@ -35,6 +36,14 @@ def test_the_facts_of_a_run_are_printed_as_text_and_json(runs, capsys):
     found = json.loads(out)
     assert found["settings"]["TRAINER.ALIGN.BETA"] == 1.0 and found["epoch"] == 1
     assert found["record"]["accuracy"] == record["accuracy"]
+
+
+@pytest.mark.parametrize(
+    "shots, text", [(1, "1 shot"), (16, "16 shots"), (-1, "all training images")]
+)
+def test_what_was_trained_on(runs, shots, text):
+    found = described(str(runs / "CoOp")) | {"shots": shots}
+    assert f"Data:       TinyColours, {text}, seed 1\n" in as_text(found)
 
 
 def test_the_package_has_the_same_command(runs, capsys):

@@ -126,6 +126,13 @@ def _record(folder: Path) -> dict[str, Any] | None:
     return record and {key: record.get(key) for key in keys}
 
 
+def _shots(shots: int | None) -> str:
+    """Return what was trained on: so many shots, or all images without DATASET.NUM_SHOTS."""
+    if shots is None or shots < 1:
+        return "all training images"
+    return f"{shots} shot{'s' * (shots > 1)}"
+
+
 def as_text(found: dict[str, Any]) -> str:
     """Return a line for each fact, and the settings that are not defaults."""
     names = found["classnames"]
@@ -134,7 +141,7 @@ def as_text(found: dict[str, Any]) -> str:
         "Method": found["method"],
         "Classes": f"{len(names)}: {', '.join(names[:SHOWN])}{more}",
         "Backbone": found["backbone"],
-        "Data": f"{found['dataset']}, {found['shots']} shots, seed {found['seed']}",
+        "Data": f"{found['dataset']}, {_shots(found['shots'])}, seed {found['seed']}",
         "Checkpoint": f"{found['checkpoint']}, epoch {found['epoch']}",
         "Accuracy": _accuracy(found["record"]),
     }
