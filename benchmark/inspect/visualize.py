@@ -127,9 +127,7 @@ def choose(run, args) -> list[tuple[Path, str]]:
 
 def prepared(run, path: Path) -> "torch.Tensor":
     """Return an image as the run reads it, (3, H, W)."""
-    from dassl.utils import read_image
-
-    return run.preprocess(read_image(str(path)))
+    return run.preprocess(run.read(path))
 
 
 def likeliest(run, path: Path) -> str:

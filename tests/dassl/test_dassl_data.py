@@ -141,7 +141,7 @@ def test_training_images_are_decoded_once_while_there_is_room(make_cfg, monkeypa
     assert {read_image(item.impath).size for item in items} == {(10, 12)}
     opened = []
     read = data_manager.read_image
-    monkeypatch.setattr(data_manager, "read_image", lambda p: opened.append(p) or read(p))
+    monkeypatch.setattr(data_manager, "read_image", lambda *of: opened.append(of) or read(*of))
     data = DatasetWrapper(cfg, items, build_transform(cfg, is_train=True), is_train=True)
     once, again = ([data[SeededIndex(i, seed=7)]["img"] for i in range(12)] for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(once, again, strict=True))

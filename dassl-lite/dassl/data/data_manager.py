@@ -161,7 +161,8 @@ class DatasetWrapper(Dataset):
         """Return a decoded image, from the cache if possible; few-shot sets fit into it."""
         if idx in self.decoded:
             return self.decoded[idx]
-        image = read_image(self.data_source[idx].impath)
+        draft = getattr(self.transform, "draft", None)  # other transforms take all pixels
+        image = read_image(self.data_source[idx].impath, draft)
         size = image.width * image.height * 4  # Pillow pads RGB to four bytes
         if size <= self.room:
             self.room -= size

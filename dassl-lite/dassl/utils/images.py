@@ -1,6 +1,8 @@
 """Reads images of any mode as RGB."""
 
+import math
 import os.path as osp
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -8,8 +10,35 @@ from PIL import Image
 from .errors import DataError
 
 
-def read_image(path):
-    """Return the image at `path` as an RGB PIL image.
+class Draft(NamedTuple):
+    """How far a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size.
+
+    Only a divisor of both sides is taken: others change the proportions of an image.
+
+    Attributes:
+        least: pixels that the shorter side keeps: twice those that it is resized to.
+        most: the greatest divisor.
+    """
+
+    least: int
+    most: int = 8
+
+    def of_crops(self, scale):
+        """Return that of random crops, which halves at most.
+
+        The smallest crop, `scale` of the area and 4 to 3 in proportion, is not enlarged.
+        """
+        side = self.least / 2 / math.sqrt(scale * 3 / 4)
+        return Draft(max(self.least, math.ceil(side)), 2)
+
+    def divisor(self, width, height):
+        """Return the divisor for an image of this size; 1 decodes all pixels."""
+        side = min(self.most, min(width, height) // self.least)
+        return next(k for k in (8, 4, 2, 1) if k <= max(side, 1) and not (width % k or height % k))
+
+
+def read_image(path, draft=None):
+    """Return the image at `path` as an RGB PIL image; with a Draft, JPEGs may be smaller.
 
     As in CoOp's loader, an orientation in its EXIF data is not applied. Raises DataError, which
     names the file, if it is missing, cannot be decoded, or has pixels out of range.
@@ -20,6 +49,8 @@ def read_image(path):
         with Image.open(path) as image:
             if image.format == "EPS":  # Pillow would execute it with Ghostscript
                 raise ValueError("PostScript is a program")
+            if draft is not None and image.format in ("JPEG", "MPO"):
+                _shrink(image, draft.divisor(*image.size))
             return _to_rgb(image, path)
     except DataError:
         raise
@@ -27,6 +58,11 @@ def read_image(path):
         reason = "it is empty" if not osp.getsize(path) else f"{type(error).__name__}: {error}"
         reason = " ".join(reason.split())
         raise DataError(f"Cannot decode the image '{path}' ({reason}): replace it") from None
+
+
+def _shrink(image, divisor):
+    if divisor > 1:
+        image.draft(None, (image.width // divisor, image.height // divisor))
 
 
 def _to_rgb(image, path):

@@ -242,6 +242,7 @@ def test_without_normalisation_in_training_there_is_none_afterwards():
         PIXEL_STD=[0.2] * 3,
         INTERPOLATION="bicubic",
         RESIZE="shortest",
+        DRAFT=True,
     )
     run = SimpleNamespace(
         method="CoOp",
@@ -253,7 +254,7 @@ def test_without_normalisation_in_training_there_is_none_afterwards():
         images.TRANSFORMS = names
         found = facts(run)
         assert json.loads(found["image_mean"]) == [mean] * 3
-        assert json.loads(found["image_std"]) == [std] * 3
+        assert json.loads(found["image_std"]) == [std] * 3 and found["draft"] == "true"
 
 
 class Sideways(CoOp):

@@ -39,6 +39,7 @@ def add_nodes(cfg: CfgNode) -> None:
     for section in SECTIONS:
         cfg.setdefault(section, CfgNode(new_allowed=True))
     cfg.INPUT.setdefault("RESIZE", "shortest")  # or squash, if the backbone changes proportions
+    cfg.INPUT.setdefault("DRAFT", False)  # which the original Dassl cannot
     cfg.DATASET.setdefault("SUBSAMPLE_CLASSES", "all")  # all, base or new
     cfg.DATALOADER.TRAIN_X.setdefault("DROP_LAST", True)  # the last batch, if it is short
     for key, default in schedule.KEYS.items():

@@ -178,11 +178,11 @@ def begun_otherwise(folder: str | os.PathLike[str], what: str) -> UserError:
 
 
 def check_loaded(saved: Mapping[str, str] | None, now: Mapping[str, str], method) -> None:
-    """Refuse to evaluate prompts with another method setting or backbone than in training.
+    """Refuse to evaluate prompts with another method setting, backbone or draft than in training.
 
     Raises:
-        UserError: the backbone or keys of the method's node differ (it names them), or `saved`
-            are not settings.
+        UserError: the backbone, INPUT.DRAFT or keys of the method's node differ (it names them), or
+            `saved` are not settings.
     """
     if saved is None:
         print("The checkpoint has no settings: those of this call are used")
@@ -194,7 +194,7 @@ def check_loaded(saved: Mapping[str, str] | None, now: Mapping[str, str], method
         )
     free = (*method.training_only, *method.test_keys, "PREC")
     names = [name for name, key in _own(method).items() if key not in free]
-    names.append("MODEL.BACKBONE.NAME")
+    names += ["MODEL.BACKBONE.NAME", "INPUT.DRAFT"]
     theirs, ours = ({k: s[k] for k in names if k in s} for s in (saved, now))
     differing = differing_keys(theirs, ours, method)
     if differing:

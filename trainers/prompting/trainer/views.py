@@ -19,6 +19,7 @@ from torchvision import transforms as T
 from yacs.config import CfgNode
 
 from ..dassl_parts import dassl
+from ..errors import need
 from ..method import Method
 from .support import Passes, loader_like, seeded
 
@@ -58,13 +59,33 @@ def as_resized(transform: Any, cfg: CfgNode, is_train: bool = False) -> Any:
     if cfg.INPUT.get("RESIZE", "shortest") != "squash":
         return transform
     square = Squash(None if is_train else max(cfg.INPUT.SIZE), cfg.INPUT.INTERPOLATION)
-    return T.Compose([square, transform])
+    return _with_draft(T.Compose([square, transform]), draft_of(transform))
+
+
+def draft_of(transform: Any) -> Any:
+    """Return how small dassl-lite may decode images for a transform; None: all pixels."""
+    return getattr(transform, "draft", None)
+
+
+def _with_draft(transform: Any, draft: Any) -> Any:
+    transform.draft = draft
+    return transform
+
+
+def check_draft(transform: Any, cfg: CfgNode) -> None:
+    """Raise a UserError if INPUT.DRAFT is set and a transform of Dassl cannot tell the loader."""
+    need(
+        not cfg.INPUT.DRAFT or hasattr(transform, "draft"),
+        "INPUT.DRAFT is True, but the Dassl of this checkout decodes all pixels: set it to False",
+    )
 
 
 def plain_transform(cfg: CfgNode) -> Finish:
     """Return the transform of a test image; raises as Dassl's `build_transform`."""
     build = dassl("data.transforms").build_transform
-    transform: Finish = as_resized(build(cfg, is_train=False), cfg)
+    made = build(cfg, is_train=False)
+    check_draft(made, cfg)
+    transform: Finish = as_resized(made, cfg)
     return transform
 
 
@@ -78,6 +99,7 @@ def resize_in(manager: Any, cfg: CfgNode) -> None:
         if loader is not None and id(loader.dataset) not in seen:
             seen.add(id(loader.dataset))
             images = loader.dataset
+            check_draft(images.transform, cfg)
             images.transform = as_resized(images.transform, cfg, part.startswith("train"))
 
 
@@ -120,6 +142,8 @@ class Views:
         if "normalize" in given.TRANSFORMS:
             finish.append(T.Normalize(given.PIXEL_MEAN, given.PIXEL_STD))
         self.finish = T.Compose(finish)
+        draft = draft_of(plain)
+        self.draft = draft and draft.of_crops(given.RRCROP_SCALE[0])
 
     def __call__(self, image: Image.Image) -> list[torch.Tensor]:
         """Return the views, each (3, H, W)."""
@@ -141,7 +165,7 @@ def views_by_content(plain: Finish, method: Method, cfg: CfgNode) -> Callable[..
         with lock, seeded(zlib.crc32(image.tobytes(), max(cfg.SEED, 0))):
             return views(image)
 
-    return draw
+    return _with_draft(draw, views.draft)
 
 
 def augmix(image: Image.Image, finish: Finish) -> torch.Tensor:

@@ -19,7 +19,7 @@ from ..storage.hub import fetched
 from ..storage.state import are_texts, is_settings
 from ..trainer.config import add_nodes, fitted, made, settings_in
 from ..trainer.settings import check_weights, value_of
-from ..trainer.views import plain_transform, views_by_content
+from ..trainer.views import draft_of, plain_transform, views_by_content
 
 
 def _is_text(value: object) -> bool:
@@ -60,6 +60,11 @@ class Run:
     backbone: str
     path: str
     epoch: int
+
+    def read(self, path: str | os.PathLike[str]) -> Any:
+        """Return an image file as the run's own evaluation reads it, for `preprocess`."""
+        read, draft = dassl("utils").read_image, draft_of(self.preprocess)
+        return read(os.fspath(path), draft) if draft else read(os.fspath(path))
 
     def __repr__(self) -> str:
         return f"<Run of {self.method}, {len(self.classnames)} classes, {self.path!r}>"

@@ -89,6 +89,7 @@ def facts(run) -> dict[str, str]:
         "image_std": json.dumps(images.PIXEL_STD if normal else [1.0] * 3),
         "interpolation": images.INTERPOLATION,
         "resize": images.RESIZE,
+        "draft": json.dumps(images.DRAFT),
     }
 
 

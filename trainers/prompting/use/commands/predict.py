@@ -12,7 +12,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from ...dassl_parts import dassl
 from ...errors import UserError, printable
 from ...storage.files import read_file
 from .arguments import Parser, csv_text, files_below, from_one
@@ -140,7 +139,7 @@ def predicted(
 
     def prepared(path: Path):
         try:
-            return run.preprocess(read_frame(path))
+            return run.preprocess(read_frame(run, path))
         except UserError as error:
             return error
 
@@ -204,7 +203,7 @@ def sent(images, device):
     return (images.pin_memory() if device.type == "cuda" else images).to(device, non_blocking=True)
 
 
-def read_frame(path: Path):
+def read_frame(run, path: Path):
     """Read an image as the run's evaluation does; of a phone's photo (MPO), the first frame.
 
     Raises:
@@ -217,7 +216,7 @@ def read_frame(path: Path):
     if not path.is_file():
         raise UserError(f"'{path}' does not exist or is not a file")
     try:
-        image = dassl("utils").read_image(str(path))
+        image = run.read(path)
         with Image.open(path) as opened:
             frames = getattr(opened, "n_frames", 1)
             several = frames > 1 and opened.format != "MPO"

@@ -1,0 +1,126 @@
+"""Runs with INPUT.DRAFT: named in the record, part of what makes a run, read alike everywhere."""
+
+import json
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from dassl.data import data_manager
+from dassl.utils import Draft
+from PIL import Image
+from tiny import arguments
+from torchvision import transforms as T
+
+import train
+from benchmark.records import unlike
+from trainers.prompting import UserError, load_run
+from trainers.prompting.trainer import views
+from trainers.prompting.use.commands import predict
+
+ON = ["DATASET.NAME", "ImageFolder", "INPUT.DRAFT", "True"]
+
+
+def write_photographs(root):
+    """Write a folder of 5 classes with 10 JPEGs of 160 x 128 each."""
+    tiny.write_halves(root)
+    for path in root.glob("*/*.png"):
+        image = Image.open(path).resize((160, 128), Image.Resampling.BICUBIC)
+        image.save(path.with_suffix(".jpg"), quality=90)
+        path.unlink()
+    return root
+
+
+def run(root, trainer, output, *extra, flags=(), epochs=1):
+    return train.run([*arguments(root, trainer, output, epochs, *flags), *ON, *extra])
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    root = write_photographs(tmp_path_factory.mktemp("photographs") / "data")
+    output, sizes, read = root.parent / "run", set(), data_manager.read_image
+
+    def seen(path, draft):
+        image = read(path, draft)
+        sizes.add((draft, image.size))
+        return image
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(data_manager, "read_image", seen)
+        assert run(root, "CoOp", output) == 0
+    assert sizes == {(Draft(64, 2), (80, 64)), (Draft(64, 8), (80, 64))}  # training, tests
+    return root
+
+
+def test_the_record_names_it_and_tables_part_by_it(trained, tmp_path):
+    assert run(trained, "CoOp", tmp_path / "full", "INPUT.DRAFT", "False") == 0
+    on, off = (
+        json.loads((folder / "results.json").read_text())["config"]
+        for folder in (trained.parent / "run", tmp_path / "full")
+    )
+    assert (on["INPUT"]["DRAFT"], off["INPUT"]["DRAFT"]) == (True, False)
+    assert [*unlike(on, off)] == ["INPUT.DRAFT"]
+
+
+def test_a_run_is_resumed_and_evaluated_as_it_was_trained(trained, tmp_path, capsys):
+    off = "INPUT.DRAFT", "False"
+    assert run(trained, "CoOp", trained.parent / "run", *off, epochs=2) == 2
+    assert "was begun with other settings (INPUT.DRAFT True, now False" in capsys.readouterr().err
+    flags = ["--eval-only", "--model-dir", str(trained.parent / "run")]
+    assert run(trained, "CoOp", tmp_path / "other", *off, flags=flags) == 2
+    said = capsys.readouterr().err
+    assert "were trained with other settings (INPUT.DRAFT True, now False): set these as" in said
+    assert run(trained, "CoOp", tmp_path / "same", flags=flags) == 0
+    accuracies = [
+        json.loads((folder / "results.json").read_text())["accuracy"]
+        for folder in (trained.parent / "run", tmp_path / "same")
+    ]
+    assert accuracies[0] == accuracies[1]
+
+
+def test_transforms_that_take_pixels_as_they_are_are_refused(trained, tmp_path, capsys):
+    crops = "INPUT.TRANSFORMS", "['random_crop', 'normalize']"
+    assert run(trained, "CoOp", tmp_path, *crops) == 2
+    said = "error: INPUT.DRAFT is True, but INPUT.TRANSFORMS random_crop takes pixels as they are"
+    assert said in capsys.readouterr().err
+
+
+def test_predict_reads_as_the_evaluation(trained):
+    loaded, path = load_run(trained.parent / "run"), next(trained.glob("*/*.jpg"))
+    image = loaded.read(path)
+    assert image.size == (80, 64) and predict.read_frame(loaded, path).tobytes() == image.tobytes()
+    transform = views.plain_transform(loaded.settings)
+    assert torch.equal(loaded.preprocess(image), transform(image))
+    png = trained.parent / "photo.png"
+    Image.open(path).save(png)
+    assert loaded.read(png).size == (160, 128)
+
+
+def test_views_of_a_test_image_need_the_pixels_of_their_crops(trained, tmp_path):
+    extra = ["INPUT.RRCROP_SCALE", "(0.08, 1.0)", "TRAINER.TPT.BATCH_SIZE", "10"]
+    assert run(trained, "TPT", tmp_path, *extra) == 0
+    loaded = load_run(tmp_path)
+    assert loaded.preprocess.draft == Draft(131, 2)  # 32 / sqrt(0.08 * 3 / 4)
+    assert loaded.read(next(trained.glob("*/*.jpg"))).size == (160, 128)
+
+
+def test_squashed_images_keep_the_draft(trained):
+    cfg = load_run(trained.parent / "run").settings.clone()
+    cfg.defrost()
+    cfg.INPUT.RESIZE = "squash"
+    transform = views.plain_transform(cfg)
+    assert transform.draft == Draft(64, 8)
+    assert transform(Image.fromarray(np.zeros((64, 80, 3), np.uint8))).shape == (3, 32, 32)
+
+
+def test_a_dassl_that_decodes_all_pixels_is_refused(trained, monkeypatch, capsys, tmp_path):
+    """The original Dassl's transforms say nothing of drafts."""
+    monkeypatch.setattr(data_manager, "build_transform", lambda *_, **__: T.Compose([T.ToTensor()]))
+    assert run(trained, "CoOp", tmp_path / "run") == 2
+    said = "INPUT.DRAFT is True, but the Dassl of this checkout decodes all pixels: set it to False"
+    assert said in capsys.readouterr().err
+    cfg = load_run(trained.parent / "run").settings
+    parts = type("Parts", (), {"build_transform": staticmethod(lambda *_, **__: T.Compose([]))})
+    monkeypatch.setattr(views, "dassl", lambda _: parts)
+    with pytest.raises(UserError, match="decodes all pixels"):
+        views.plain_transform(cfg)
