@@ -62,6 +62,7 @@ def call(checkout, command: str) -> str:
     return result.stdout
 
 
+@pytest.mark.slow
 def test_from_nothing_to_a_row_in_a_table(checkout):
     table, command = blocks("bash")
     short = " OPTIM.MAX_EPOCH 2 OPTIM.WARMUP_EPOCH 1"

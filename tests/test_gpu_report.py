@@ -16,6 +16,7 @@ def report(*words, **variables):
     return subprocess.run(command, cwd=ROOT, env=environment, text=True, capture_output=True)
 
 
+@pytest.mark.slow
 def test_the_page_has_all_parts_and_names_a_failed_one(tmp_path):
     python = tmp_path / "python"  # prints the calls; `solver` fails
     python.write_text(
@@ -73,6 +74,7 @@ def test_help_is_the_head_of_the_script(tmp_path):
     assert not (tmp_path / "none").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_without_a_gpu_the_message_names_the_variable(tmp_path):
     run = report(OUTPUT=str(tmp_path), DEVICE="cuda")

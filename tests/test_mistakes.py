@@ -325,6 +325,7 @@ sys.exit(train.run())
 """
 
 
+@pytest.mark.slow
 def test_a_reader_that_closes_the_output(tmp_path):
     command = [sys.executable, "-u", "-c", CHILD, str(ROOT), str(ROOT / "tests")]
     command += arguments(tmp_path, "ZeroshotCLIP")

@@ -45,6 +45,7 @@ def finish(process: Process) -> tuple[int, bytes, bytes]:
     return process.poll(), *written
 
 
+@pytest.mark.slow
 def test_a_protocol_in_a_process_that_has_computed_in_threads(tmp_path):
     script = tmp_path / "notebook.py"
     script.write_text(COMPUTED)
@@ -88,6 +89,7 @@ def test_signals_and_exit_codes():
     assert finish(Process({}, exec, ""))[0] == 0
 
 
+@pytest.mark.slow
 def test_a_process_computes_what_a_program_computes(tmp_path):
     ends = []
     for name in ("process", "program"):

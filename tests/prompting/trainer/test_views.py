@@ -90,7 +90,13 @@ def test_predictions_are_in_the_order_of_the_data_set(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("trainer", "more"), [("TPT", TPT), ("TDA", []), ("TDA", TDA_VIEWS)], ids=str
+    ("trainer", "more"),
+    [
+        pytest.param("TPT", TPT, marks=pytest.mark.slow),
+        ("TDA", []),
+        pytest.param("TDA", TDA_VIEWS, marks=pytest.mark.slow),
+    ],
+    ids=str,
 )
 def test_a_run_counts_its_seed_and_can_be_repeated(tmp_path, trainer, more, capsys):
     data = write_halves(tmp_path / "data")
