@@ -114,17 +114,17 @@ class Run:
 
     def __str__(self) -> str:
         transferred = self.source not in ("", self.dataset)
-        said = [f"{self.trainer} on {self.dataset}" + f" from {self.source}" * transferred]
+        details = [f"{self.trainer} on {self.dataset}" + f" from {self.source}" * transferred]
         if self.protocol.across == "shots":
-            said.append(shots_text(self.shots))
+            details.append(shots_text(self.shots))
         if self.variant:
-            said.append(self.variant)
-        said += [f"{key} {value:g}" if isinstance(value, float) else f"{key} {value}"
+            details.append(self.variant)
+        details += [f"{key} {value:g}" if isinstance(value, float) else f"{key} {value}"
                  for key, value in varied(self.config)]  # fmt: skip
-        said.append(f"seed {self.seed}")
+        details.append(f"seed {self.seed}")
         if len(self.protocol.parts) > 1 and not transferred:
-            said.append(self.part)
-        return ", ".join(said)
+            details.append(self.part)
+        return ", ".join(details)
 
 
 class Protocol(ABC):
@@ -189,10 +189,10 @@ class Protocol(ABC):
         pattern = re.compile(re.sub(r"\{(\w+)\}", r"(?P<\1>[^/]+)", place))
         places = [folder.relative_to(output).as_posix() for folder in folders(output, place)]
         runs = []
-        for found in filter(None, map(pattern.fullmatch, places)):
-            if found["shots"].isdecimal() and found["seed"].isdecimal():
-                names: dict[str, Any] = found.groupdict()
-                names |= {"shots": int(found["shots"]), "seed": int(found["seed"])}
+        for match in filter(None, map(pattern.fullmatch, places)):
+            if match["shots"].isdecimal() and match["seed"].isdecimal():
+                names: dict[str, Any] = match.groupdict()
+                names |= {"shots": int(match["shots"]), "seed": int(match["seed"])}
                 names.setdefault("dataset", names.get("source"))
                 runs.append(self.run(output, part, **names))
         return runs
@@ -228,14 +228,14 @@ def folders(output: Path, place: str) -> list[Path]:
     Raises:
         UserError: a folder on the way cannot be read.
     """
-    found = [output]
+    places = [output]
     for pattern in re.sub(r"\{\w+\}", "*", place).split("/"):
         if "*" in pattern:
-            names = [(folder, sorted(fnmatch.filter(listed(folder), pattern))) for folder in found]
-            found = [folder / name for folder, inside in names for name in inside]
+            names = [(folder, sorted(fnmatch.filter(listed(folder), pattern))) for folder in places]
+            places = [folder / name for folder, inside in names for name in inside]
         else:
-            found = [folder / pattern for folder in found]
-    return found
+            places = [folder / pattern for folder in places]
+    return places
 
 
 def listed(folder: Path) -> list[str]:
@@ -267,8 +267,8 @@ def base_and_new(protocol: Protocol, output: Path, **names) -> list[Run]:
 def check_classes(runs: Iterable[Run], opts: tuple[str, ...]) -> None:
     """Raise UserError if class-specific contexts would be tested on other classes."""
     others = [run for run in runs if run.needs and run.protocol.new_classes]
-    for trainer, file, own in {(run.trainer, run.config_file, run.opts) for run in others}:
-        keys = read_keys(file) | read_pairs(opts) | read_pairs(own)
+    for trainer, file, own_opts in {(run.trainer, run.config_file, run.opts) for run in others}:
+        keys = read_keys(file) | read_pairs(opts) | read_pairs(own_opts)
         for key in [k for k, v in keys.items() if k.endswith(".CSC") and str(v) == "True"]:
             # contexts that start from a template are never class-specific
             if str(keys.get(key.replace(".CSC", ".CTX_INIT"), "")) in ("", "None", "False"):

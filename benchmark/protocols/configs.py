@@ -122,10 +122,10 @@ class TrainerConfigs:
         if name in files:
             return files[name]
         if not files and not self.plugins:  # only train.py knows the methods of a plug-in
-            known = known_trainers()
+            trainers = known_trainers()
             raise UserError(
-                f"There is no trainer '{trainer}': {nearest(trainer, known)}; a new trainer needs "
-                f"config files in {folders[0]}, or --config FILE.yaml"
+                f"There is no trainer '{trainer}': {nearest(trainer, trainers)}; a new trainer "
+                f"needs config files in {folders[0]}, or --config FILE.yaml"
             )
         kind = f"config file of {trainer} for {dataset} called"
         if self.asked:
@@ -151,13 +151,13 @@ def varied_name(pairs: Mapping[str, object]) -> str:
 
     It ends in a hash if a value has characters that a name cannot have.
     """
-    found = ""
+    suffix = ""
     for key, value in sorted(pairs.items()):
         plain = re.sub(r"[^\w.,-]+", "_", str(value))[:60]
         if plain != str(value):
             plain += "-" + hashlib.sha256(str(value).encode()).hexdigest()[:8]
-        found += f"+{key}={plain}"
-    return found
+        suffix += f"+{key}={plain}"
+    return suffix
 
 
 def plain_name(config: str) -> str:
@@ -186,9 +186,9 @@ def only_file(folder: Path) -> Path:
     """
     files = sorted(folder.glob("*.yaml"))
     if len(files) != 1:
-        told = ", ".join(file.name for file in files) or "none"
+        names = ", ".join(file.name for file in files) or "none"
         raise UserError(
-            f"--config: '{folder}' must hold exactly one .yaml file, but holds {told}: give a "
+            f"--config: '{folder}' must hold exactly one .yaml file, but holds {names}: give a "
             "file, or a folder with one file in METHOD/"
         )
     return files[0].absolute()
@@ -238,7 +238,7 @@ def in_groups(datasets: Iterable[str]) -> list[str]:
 
 def check_datasets(datasets: Iterable[str]) -> None:
     """Raise UserError if a data set has no config file, or `image_folder=NAME` an invalid name."""
-    known = [path.stem for path in (CONFIGS / "datasets").glob("*.yaml")]
+    files = [path.stem for path in (CONFIGS / "datasets").glob("*.yaml")]
     for dataset in datasets:
         file, named, name = dataset.partition("=")
         if file.isdecimal() or file in known_trainers():
@@ -246,14 +246,14 @@ def check_datasets(datasets: Iterable[str]) -> None:
                 f"'{file}' is not a data set: quote several values of an option, as in "
                 "--trainers 'CoOp ALIGN' or --seeds '1 2 3'"
             )
-        check_name("data set", file, known)
+        check_name("data set", file, files)
         if named and file != IMAGE_FOLDER:
             raise UserError(f"{dataset}: only {IMAGE_FOLDER} can be followed by =NAME")
         if named and not re.fullmatch(r"\w[\w.-]*", name):
             raise UserError(
                 f"'{name}' cannot name a data set: use letters, digits, '_', '-' and '.'"
             )
-        if name in known:
+        if name in files:
             raise UserError(
                 f"'{name}' is the name of another data set: choose another name for your images"
             )
@@ -276,19 +276,19 @@ def usual_methods(datasets: Iterable[str], usual: list[str]) -> list[str]:
     Raises:
         UserError: they differ.
     """
-    found = {}
+    methods = {}
     for dataset in datasets:
-        own = keys_in(dataset_file(dataset)).get("DATASET.METHODS")
-        found[dataset] = own if isinstance(own, list) and own else usual
-    if not found:  # the targets of a transfer depend on its source
+        listed = keys_in(dataset_file(dataset)).get("DATASET.METHODS")
+        methods[dataset] = listed if isinstance(listed, list) and listed else usual
+    if not methods:  # the targets of a transfer depend on its source
         return usual
-    first, *others = found
+    first, *others = methods
     for other in others:
-        if found[other] != found[first]:
+        if methods[other] != methods[first]:
             raise UserError(
                 f"{first} and {other} have other default methods: name the methods (--trainers)"
             )
-    return [str(name) for name in found[first]]
+    return [str(name) for name in methods[first]]
 
 
 def dataset_name(dataset: str) -> str | None:

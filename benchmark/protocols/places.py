@@ -28,7 +28,10 @@ def outputs_below(folder: Path, depth: int = DEPTH) -> list[Path]:
         return []
     inside = [folder / name for name in sorted(names) if not name.startswith(".")]
     return [
-        found for path in inside if os.path.isdir(path) for found in outputs_below(path, depth - 1)
+        output
+        for path in inside
+        if os.path.isdir(path)
+        for output in outputs_below(path, depth - 1)
     ]
 
 

@@ -35,15 +35,15 @@ def read_word(word: str) -> tuple[str, list]:
     Raises:
         UserError: the word has another form.
     """
-    found, values = WORD.fullmatch(word), []
-    if found:
+    match, values = WORD.fullmatch(word), []
+    if match:
         with contextlib.suppress(yaml.YAMLError):
-            values = yaml.safe_load(f"[{found[2]}]")
-    if not found or not values:
+            values = yaml.safe_load(f"[{match[2]}]")
+    if not match or not values:
         raise UserError(
             f"'{word}' is not a list of values: write KEY=VALUE,VALUE, as in OPTIM.LR=0.01,0.1"
         )
-    return found[1], values
+    return match[1], values
 
 
 def read_words(words: Iterable[str]) -> Grid:
@@ -80,14 +80,14 @@ class Space:
             if not isinstance(part, Mapping):
                 raise UserError(f"{path} is not a search space: write lines of KEY: [VALUES]")
             part = dict(part)
-            own = part.pop(SECTION, None) or {}
-            if not isinstance(own, Mapping):
+            sections = part.pop(SECTION, None) or {}
+            if not isinstance(sections, Mapping):
                 raise UserError(f"{path}: below {SECTION}, write TRAINER: and lines of its keys")
-            for name in own:
+            for name in sections:
                 check_name("trainer", name, known)
             alternatives = {
                 name: [as_grid(grid, path) for grid in as_list(grids)]
-                for name, grids in own.items()
+                for name, grids in sections.items()
             }
             self.grids.append((as_grid(part, path), alternatives))
 
@@ -104,8 +104,8 @@ class Space:
         grids = [
             {key: list({text(v): v for v in values}.values()) for key, values in grid.items()}
             for shared, alternatives in self.grids
-            for own in alternatives.get(trainer, [{}])
-            for grid in [shared | own | self.words]
+            for alternative in alternatives.get(trainer, [{}])
+            for grid in [shared | alternative | self.words]
         ]
         counts = [math.prod(map(len, grid.values())) for grid in grids]
         if min(sum(counts), budget or sum(counts)) > MOST:
@@ -150,11 +150,11 @@ def as_grid(tree: object, path: Path | None) -> Grid:
 
 def at(grid: Grid, i: int) -> Setting:
     """Return the i-th setting of a grid, from 0; the last key changes first."""
-    found: Setting = {}
+    setting: Setting = {}
     for key, values in reversed(grid.items()):
         i, place = divmod(i, len(values))
-        found[key] = values[place]
-    return {key: found[key] for key in grid}
+        setting[key] = values[place]
+    return {key: setting[key] for key in grid}
 
 
 def drawn(grids: list[Grid], counts: list[int], budget: int) -> list[Setting]:
@@ -163,18 +163,18 @@ def drawn(grids: list[Grid], counts: list[int], budget: int) -> list[Setting]:
     There are fewer than `budget` if grids overlap so much that no others are found.
     """
     draw = random.Random(0)
-    found: dict[frozenset, tuple[int, Setting]] = {}
+    by_identity: dict[frozenset, tuple[int, Setting]] = {}
     for _ in range(10 * budget):
-        if len(found) == budget:
+        if len(by_identity) == budget:
             break
         i = place = draw.randrange(sum(counts))
         for grid, count in zip(grids, counts, strict=True):
             if i < count:
                 setting = at(grid, i)
-                found.setdefault(identity(setting), (place, setting))
+                by_identity.setdefault(identity(setting), (place, setting))
                 break
             i -= count
-    return [setting for _, setting in sorted(found.values(), key=lambda pair: pair[0])]
+    return [setting for _, setting in sorted(by_identity.values(), key=lambda pair: pair[0])]
 
 
 def identity(setting: Setting) -> frozenset[tuple[str, str]]:

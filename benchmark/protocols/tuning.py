@@ -82,7 +82,7 @@ class Tuning(Protocol):
             space = CONFIGS / "tune" / ("emoji.yaml" if emoji else "public.yaml")
         tried = Space(space, vary, {*known_trainers(), *trainers})
         settings = {trainer: tried.settings(trainer, budget) for trainer in trainers}
-        counts = {trainer: len(found) for trainer, found in settings.items()}
+        counts = {trainer: len(options) for trainer, options in settings.items()}
         if len(set(counts.values())) > 1:
             told = ", ".join(f"{trainer} {count}" for trainer, count in counts.items())
             least = min(counts.values())
@@ -110,11 +110,11 @@ def check_configs(runs) -> None:
     One choice has to fit all data sets, so all of them start from one file.
     """
     for trainer in {run.trainer for run in runs}:
-        found = {run.config_file: run.dataset for run in runs if run.trainer == trainer}
-        if len(found) > 1:
-            told = ", ".join(f"{file.stem} for {dataset}" for file, dataset in found.items())
+        by_file = {run.config_file: run.dataset for run in runs if run.trainer == trainer}
+        if len(by_file) > 1:
+            files = ", ".join(f"{file.stem} for {dataset}" for file, dataset in by_file.items())
             raise UserError(
-                f"{trainer} has different config files on these data sets ({told}): tune them "
+                f"{trainer} has different config files on these data sets ({files}): tune them "
                 "separately, or choose one file for all with --config"
             )
 

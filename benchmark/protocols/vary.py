@@ -37,14 +37,14 @@ def vary(runs: list[Run], words: Iterable[str], output: Path) -> list[Run]:
         if not any(key in keys for keys in concerned.values()):
             raise UserError(f"--vary {key}: none of {', '.join(files)} has this key: name a method "
                             "that has it in --trainers")  # fmt: skip
-    found: dict[tuple, Run] = {}
+    by_choice: dict[tuple, Run] = {}
     for run in runs:
         keys = concerned[run.trainer]
         for values in product(*(grid[key] for key in keys)):
             chosen = tuple(map(text, values))
-            needs = found[run.needs, chosen] if run.needs else None
-            found[run, chosen] = _with(run, dict(zip(keys, values, strict=True)), needs, output)
-    return list(found.values())
+            needs = by_choice[run.needs, chosen] if run.needs else None
+            by_choice[run, chosen] = _with(run, dict(zip(keys, values, strict=True)), needs, output)
+    return list(by_choice.values())
 
 
 def concerns(key: str, trainer: str, file: Path) -> bool:
@@ -52,8 +52,8 @@ def concerns(key: str, trainer: str, file: Path) -> bool:
     node = ".".join(key.split(".")[:2])
     if not key.startswith("TRAINER.") or key.count(".") < 2:
         return not learns_nothing(trainer)
-    own = node.upper() == f"TRAINER.{trainer}".upper()
-    return own or any(other.startswith(f"{node}.") for other in read_keys(file))
+    of_method = node.upper() == f"TRAINER.{trainer}".upper()
+    return of_method or any(other.startswith(f"{node}.") for other in read_keys(file))
 
 
 def _with(run: Run, setting: Setting, needs: Run | None, output: Path) -> Run:
