@@ -83,7 +83,7 @@ def launch(
             local.warm_up()
         check_settings(asked, settings)
 
-    found: list[Lack] = []
+    lacks: list[Lack] = []
     if args.opts and not args.only:  # a misspelled key is a mistake even if all is done
         check(runs)
     engine = read()
@@ -92,11 +92,11 @@ def launch(
     if not args.only:
         if not args.opts:
             check(list(engine.todo))
-        found = lacking(list(engine.todo), settings, fetch=not args.dry_run)
+        lacks = lacking(list(engine.todo), settings, fetch=not args.dry_run)
         if local is None:
-            warn(found)  # the nodes may have what this machine lacks
+            warn(lacks)  # the nodes may have what this machine lacks
         elif not args.dry_run:
-            refuse(found, len(engine.todo))
+            refuse(lacks, len(engine.todo))
             if engine.todo and (note := idle_device(settings)):
                 print(note, file=sys.stderr)
         if not (args.dry_run or args.estimate):
@@ -112,7 +112,7 @@ def launch(
         done = in_jobs(protocol, engine, args, argv)
         return conclude(protocol, engine, args.output) if done else 0
     if args.dry_run:
-        print(listing(engine, found), f"# {summary(engine, guesses, local)}", sep="\n")
+        print(listing(engine, lacks), f"# {summary(engine, guesses, local)}", sep="\n")
         return 0
     execute(engine, local, args.output, in_job=bool(args.only))
     if args.only:  # a job
@@ -257,7 +257,7 @@ def execute(engine: Engine, executor: Local | Slurm, output: Path, in_job: bool 
         sys.exit(130)
 
 
-def listing(engine: Engine, found: list[Lack]) -> str:
+def listing(engine: Engine, lacks: list[Lack]) -> str:
     """Return a comment and a command for each run, as shell code, and what is missing."""
     lines = []
     for run in engine.runs:
@@ -267,7 +267,7 @@ def listing(engine: Engine, found: list[Lack]) -> str:
             lines.append(shlex.join(command(run, engine.settings, resume)))
         else:
             lines.append(f"# skip: {run} (finished)")
-    return "\n".join([*lines, *(f"# missing for {lack}" for lack in found)])
+    return "\n".join([*lines, *(f"# missing for {lack}" for lack in lacks)])
 
 
 def summary(engine: Engine, guesses: Guesses, local: Local) -> str:

@@ -22,9 +22,9 @@ def fingerprint(dataset: str, root: str) -> str | None:
 
         from datasets import contents
 
-        found = DATASET_REGISTRY.get(dataset_name(dataset))
+        kind = DATASET_REGISTRY.get(dataset_name(dataset))
         with redirect_stdout(io.StringIO()):  # a run prints the same
-            folder, parts = found.look(root)
+            folder, parts = kind.look(root)
             keys = contents.read_keys(parts)
         return contents.fingerprint(contents.division(folder, parts, keys))
     except (UserError, OSError, ModuleNotFoundError):
@@ -49,15 +49,15 @@ def other_data(
     then = used(result.get("config"), "DATASET.ROOT")
     if root is None or not isinstance(then, str):
         return None
-    own = dataset_name(run.dataset) == IMAGES
+    from_folders = dataset_name(run.dataset) == IMAGES
     same_root = os.path.realpath(then) == os.path.realpath(root)
-    if same_root and not own:
+    if same_root and not from_folders:
         return None
     was = result.get("data_fingerprint")
-    found = was and now(run.dataset, root)
-    if found:
-        return None if found == was else f"other classes or files than '{root}' has"
-    if own and not same_root:
+    current = was and now(run.dataset, root)
+    if current:
+        return None if current == was else f"other classes or files than '{root}' has"
+    if from_folders and not same_root:
         return f"the images in '{printable(then)}', not '{root}'"
     return None
 

@@ -168,10 +168,10 @@ class Engine:
         needed = run.needs in self.todo
         why = None if needed else self._misfit(run, result)
         if why:
-            own = dataset_name(run.dataset) == IMAGES
+            from_folders = dataset_name(run.dataset) == IMAGES
             raise UserError(
                 f"{run.folder} holds the results of another run ({why}): "
-                + "give the images a name (image_folder=NAME), " * own
+                + "give the images a name (image_folder=NAME), " * from_folders
                 + self._offer(why)
                 + "choose another --output, or remove that folder"
             )
@@ -305,8 +305,8 @@ class Engine:
         """Enter the outcome of a run; `seconds` override the time in its record."""
         self.outcomes[outcome.run] = outcome
         if outcome.problem is None:
-            taken = outcome.seconds if seconds is None else seconds
-            self._durations[kind(outcome.run)].append(taken)
+            duration = outcome.seconds if seconds is None else seconds
+            self._durations[kind(outcome.run)].append(duration)
 
     def remaining(self, children: Iterable[Child] = (), at_once: int = 1) -> tuple[float, int]:
         """Estimate the seconds until all runs are done, and count runs without an estimate.

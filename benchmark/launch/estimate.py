@@ -69,9 +69,9 @@ def kept(output: Path) -> Guesses:
 
 def _read(output: Path) -> tuple[dict[str, float], str, dict[str, list[dict]]]:
     try:
-        found = json.loads((output / FILE).read_text())
-        seconds = {str(name): float(value) for name, value in found["runs"].items()}
-        return seconds, str(found["device"]), dict(found["timed"])
+        content = json.loads((output / FILE).read_text())
+        seconds = {str(name): float(value) for name, value in content["runs"].items()}
+        return seconds, str(content["device"]), dict(content["timed"])
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return {}, "", {}
 
@@ -88,7 +88,7 @@ def estimate(engine: Engine, output: Path, local: Local) -> Guesses:
         UserError: the file cannot be written.
     """
     settings = engine.settings
-    work = {run: found for run in engine.todo if (found := work_of(run, settings))}
+    work = {run: job for run in engine.todo if (job := work_of(run, settings))}
     families: dict[str, list[Run]] = defaultdict(list)
     for run in work:
         families[family(run, settings)].append(run)
@@ -136,20 +136,20 @@ def _ends(runs: list[Run], work: dict[Run, Work], settings: Settings) -> list[tu
     is finished has none there.
     """
     trainings = {run.needs or run: None for run in runs}
-    of = {run: found for run in trainings if (found := work.get(run) or work_of(run, settings))}
-    few = min(of, key=lambda run: (of[run].classes, -run.shots))
-    many = max(of, key=lambda run: (of[run].classes, run.shots))
-    close = of[many].classes <= CLOSE * of[few].classes
-    return [(run, of[run]) for run in ([many] if close else [few, many])]
+    works = {run: job for run in trainings if (job := work.get(run) or work_of(run, settings))}
+    few = min(works, key=lambda run: (works[run].classes, -run.shots))
+    many = max(works, key=lambda run: (works[run].classes, run.shots))
+    close = works[many].classes <= CLOSE * works[few].classes
+    return [(run, works[run]) for run in ([many] if close else [few, many])]
 
 
 def _cover(timed: list[dict] | None, ends: list[tuple[Run, Work]]) -> bool:
     """Return True if what was timed reaches to these numbers of classes, or close to them."""
     if not timed:
         return False
-    there = [each["classes"] for each in timed]
+    classes = [each["classes"] for each in timed]
     low, high = ends[0][1].classes, ends[-1][1].classes
-    return min(there) <= CLOSE * low and high <= CLOSE * max(there)
+    return min(classes) <= CLOSE * low and high <= CLOSE * max(classes)
 
 
 def work_of(run: Run, settings: Settings) -> Work | None:
@@ -187,8 +187,8 @@ def _parts(dataset: str, root: str, features: str, split: str) -> tuple[list, li
     from datasets.rows import read_rows
 
     kind = DATASET_REGISTRY.get(dataset_name(dataset))
-    found = read_rows(kind, features)[1] if features else kind.look(root)[1]
-    training, val, test = found
+    parts = read_rows(kind, features)[1] if features else kind.look(root)[1]
+    training, val, test = parts
     return training, val if split == "val" else test
 
 
@@ -217,8 +217,8 @@ def _time(run: Run, settings: Settings, steps: int, environment: dict[str, str])
             why = last_sentence(filter(None, done.stderr.splitlines())) or "without a message"
             print(f"{run} cannot be timed: {why}", file=sys.stderr)
             return None
-        found: dict = json.loads(file.read_text())
-        return found
+        record: dict = json.loads(file.read_text())
+        return record
 
 
 def length(kind: type, steps: int) -> list[str]:

@@ -50,29 +50,29 @@ def lacking(runs: list[Run], settings: Settings, fetch: bool = False) -> list[La
         settings = replace(settings, features={}, backbone=settings.auto)
     try:
         teachers, clips = _teachers(runs, settings)
-        found = [*_data(runs, settings), *teachers, *_disk(runs)]
-        return [*found, *_weights(runs, clips, settings, fetch and not found)]
+        lacks = [*_data(runs, settings), *teachers, *_disk(runs)]
+        return [*lacks, *_weights(runs, clips, settings, fetch and not lacks)]
     except ModuleNotFoundError:  # of PyTorch or Dassl, which others report
         return []
 
 
-def refuse(found: list[Lack], asked: int) -> None:
+def refuse(lacks: list[Lack], total: int) -> None:
     """Raise a UserError if anything is missing; if several things are, print them before."""
-    if not found:
+    if not lacks:
         return
-    if len(found) == 1:
-        raise UserError(str(found[0]))
-    warn(found)
-    number = len(set().union(*(lack.runs for lack in found)))
+    if len(lacks) == 1:
+        raise UserError(str(lacks[0]))
+    warn(lacks)
+    number = len(set().union(*(lack.runs for lack in lacks)))
     raise UserError(
-        f"{number:,} of {asked:,} runs cannot be done here, and none is begun: see the "
-        f"{len(found)} reasons above"
+        f"{number:,} of {total:,} runs cannot be done here, and none is begun: see the "
+        f"{len(lacks)} reasons above"
     )
 
 
-def warn(found: list[Lack]) -> None:
+def warn(lacks: list[Lack]) -> None:
     """Print what is missing."""
-    for lack in found:
+    for lack in lacks:
         print(f"missing for {lack}", file=sys.stderr)
 
 
@@ -105,11 +105,11 @@ def _teachers(runs: list[Run], settings: Settings) -> tuple[list[Lack], dict[str
         if kind is None or run.eval_only:
             continue
         for pair in kind.taught_by.items():
-            keys, here = settings.asked(run), {"run": str(run.folder), "seed": str(run.seed)}
-            here["dataset"] = dataset_name(run.dataset) or ""
+            keys, fields = settings.asked(run), {"run": str(run.folder), "seed": str(run.seed)}
+            fields["dataset"] = dataset_name(run.dataset) or ""
             of_key = {key: str(keys.get(kind.place(key), kind.defaults[key])) for key in pair}
             place, clip = of_key.values()
-            for name, text in here.items():
+            for name, text in fields.items():
                 place = place.replace(f"{{{name}}}", text)
             clips[clip].append(run)
             if not (place and os.path.exists(place)) and os.path.abspath(place) not in planned:
@@ -157,12 +157,12 @@ def _data(runs: list[Run], settings: Settings) -> Iterator[Lack]:
             continue
         public = getattr(kind, "expected", None) is not None
         try:
-            there = (_located(kind, root) / kind.image_dir).is_dir() or not public
+            exists = (_located(kind, root) / kind.image_dir).is_dir() or not public
         except UserError as error:
-            there = False
+            exists = False
             if not public:
                 yield Lack(its, str(error))
-        if public and not there:
+        if public and not exists:
             absent[root or ""][dataset] = its
     for root, sets in absent.items():
         where = f"'{root}'" if root else "the working folder (there is no --root)"

@@ -128,9 +128,9 @@ def main(argv: list[str], call: Call) -> int:
     settings = Settings()
     for words_ in asked:
         protocol = PROTOCOLS[words_[0]]
-        found, settings = planned(protocol, parse(build_parser(protocol), words_[1:]))
-        check_settings(found, settings)
-        runs |= {run.folder: run for run in found}
+        of_protocol, settings = planned(protocol, parse(build_parser(protocol), words_[1:]))
+        check_settings(of_protocol, settings)
+        runs |= {run.folder: run for run in of_protocol}
     steps = Steps(call, args.output, [*runs.values()])
     check_alone(steps)
     for lack in lacking(steps.runs, settings):

@@ -53,23 +53,23 @@ def main(argv: list[str]) -> None:
         help="output folder of protocols (default: %(default)s)",
     )  # fmt: skip
     output = parser.parse_args(argv).output.absolute()
-    found: list[Status] = []
+    states: list[Status] = []
     guesses: dict[Run, float] = {}
     device = ""
     for place in outputs_below(output):
         its, guessed = statuses(place), kept(place)
-        found += its
+        states += its
         guesses |= guessed.of([status.outcome.run for status in its], place)
         device = guessed.device or device
     if not output.exists():
         raise UserError(f"'{output}' does not exist: check the path")
-    if not found:
+    if not states:
         raise UserError(f"'{output}' contains no runs: start a protocol first")
-    for status in found:
+    for status in states:
         print(printable(status))
-    count = Counter(status.state for status in found)
-    told = ", ".join(f"{number} {state}" for state, number in count.items())
-    print(f"\n{len(found)} runs: {told}. {remaining(found, guesses, device)}")
+    count = Counter(status.state for status in states)
+    counts = ", ".join(f"{number} {state}" for state, number in count.items())
+    print(f"\n{len(states)} runs: {counts}. {remaining(states, guesses, device)}")
 
 
 def statuses(output: Path) -> list[Status]:
@@ -78,8 +78,8 @@ def statuses(output: Path) -> list[Status]:
     Raises:
         UserError: jobs were submitted, and Slurm is installed but does not answer.
     """
-    known = (*PROTOCOLS.values(), TUNING)
-    runs = {run.folder: run for protocol in known for run in protocol.on_disk(output)}
+    protocols = (*PROTOCOLS.values(), TUNING)
+    runs = {run.folder: run for protocol in protocols for run in protocol.on_disk(output)}
     book = read_book(output)
     if book and not shutil.which("squeue"):
         print(
@@ -89,17 +89,17 @@ def statuses(output: Path) -> list[Status]:
         book.clear()
     tasks = read_queue(output) if book else {}  # before the records
     busy: dict[str, Run] = {}  # the running run of each task, which does its runs one by one
-    found = {}
+    by_folder = {}
     for folder, run in runs.items():
         name = relative(run, output)
-        found[folder] = _status(run, output, book.get(name), tasks.get(name), busy)
-    for folder, status in found.items():  # a job leaves out runs that need a failed one
+        by_folder[folder] = _status(run, output, book.get(name), tasks.get(name), busy)
+    for folder, status in by_folder.items():  # a job leaves out runs that need a failed one
         entry = book.get(relative(status.outcome.run, output))
-        needed = found.get(output / entry.needs) if entry and entry.needs else None
+        needed = by_folder.get(output / entry.needs) if entry and entry.needs else None
         if needed and needed.state in (FAILED, MISSING) and status.state in (FAILED, QUEUED):
             detail = f"it needs {needed.outcome.run}: {needed.state}"
-            found[folder] = Status(status.outcome, MISSING, detail)
-    return list(found.values())
+            by_folder[folder] = Status(status.outcome, MISSING, detail)
+    return list(by_folder.values())
 
 
 def _status(
@@ -135,36 +135,37 @@ def _written(run: Run) -> float:
 
 
 def remaining(
-    found: Iterable[Status], guesses: Mapping[Run, float] | None = None, device: str = ""
+    runs: Iterable[Status], guesses: Mapping[Run, float] | None = None, device: str = ""
 ) -> str:
     """Return a sentence that estimates the time left.
 
     Args:
-        found: the states; finished runs tell of others of their `kind`.
+        runs: the states; finished runs tell of others of their `kind`.
         guesses: seconds of other runs, from `--estimate`.
         device: of the guesses.
     """
     taken = defaultdict(list)
     devices = set()
-    for status in found:
+    for status in runs:
         if status.state == DONE:
             taken[kind(status.outcome.run)].append(status.outcome.seconds)
             versions = (status.outcome.result or {}).get("versions") or {}
             devices.add(versions.get("device"))
-    left = [status for status in found if status.state != DONE]
+    left = [status for status in runs if status.state != DONE]
     if not left:
         return "Nothing remains."
-    known = {}
+    forecast = {}
     for status in left:
         run = status.outcome.run
         seconds = mean(taken[kind(run)]) if kind(run) in taken else (guesses or {}).get(run)
         if seconds is not None:
-            known[run] = status.left * seconds
-    if not known:
+            forecast[run] = status.left * seconds
+    if not forecast:
         return (
             "The time left is unknown: no similar run is done yet, and --estimate was not called."
         )
     unit = "hours on the CPU" if (devices or {device}) == {"cpu"} else "GPU-hours"
-    unknown = len(left) - len(known)
+    unknown = len(left) - len(forecast)
     more = f", unknown for {unknown} without a similar run that is done" if unknown else ""
-    return f"Time left: about {sum(known.values()) / 3600:.2f} {unit} for {len(known)} runs{more}."
+    hours = sum(forecast.values()) / 3600
+    return f"Time left: about {hours:.2f} {unit} for {len(forecast)} runs{more}."

@@ -146,12 +146,12 @@ class Slurm:
     def _script(self, name: str, tasks: list[list[Run]]) -> str:
         """Return the bash script of an array."""
         log = str(self.output / LOGS / name).replace("%", "%%")
-        own = [f"--job-name={name}", f"--array=0-{len(tasks) - 1}", f"--output={log}_%a.out"]
-        own += ["--open-mode=append", "--requeue", f"--signal=B:USR1@{NOTICE}"]
+        options = [f"--job-name={name}", f"--array=0-{len(tasks) - 1}", f"--output={log}_%a.out"]
+        options += ["--open-mode=append", "--requeue", f"--signal=B:USR1@{NOTICE}"]
         folders = [shlex.join(relative(run, self.output) for run in runs) for runs in tasks]
         lines = [
             "#!/bin/bash",
-            *(f"#SBATCH {shlex.quote(word)}" for word in own),
+            *(f"#SBATCH {shlex.quote(word)}" for word in options),
             *(f"#SBATCH {line}" for line in self.site.options),
             *self.site.setup,
             f"cd {shlex.quote(os.getcwd())} || exit 1",
@@ -186,7 +186,7 @@ class Slurm:
     def _wait(self, ours: set[Run], engine: Engine, progress: Progress) -> None:
         """Wait until these runs have an outcome."""
         gone: Counter[Run] = Counter()  # looks since the job left the queue
-        said, pause = "", LOOKS[0]
+        last_counts, pause = "", LOOKS[0]
         while True:
             try:
                 counts = self._look(ours, gone, engine, progress)
@@ -194,9 +194,9 @@ class Slurm:
                 counts = str(error)
             if all(run in engine.outcomes for run in ours):
                 return
-            if counts != said:
+            if counts != last_counts:
                 progress.say(counts)
-            said = counts
+            last_counts = counts
             time.sleep(pause)
             pause = min(1.2 * pause, LOOKS[1])
 

@@ -66,8 +66,8 @@ def ask(*words: str) -> str:
             "login node), or leave out --slurm"
         ) from None
     if done.returncode:
-        said = " / ".join(done.stderr.strip().splitlines())
-        raise UserError(f"`{shlex.join(words)}` failed: {said}", 1)
+        errors = " / ".join(done.stderr.strip().splitlines())
+        raise UserError(f"`{shlex.join(words)}` failed: {errors}", 1)
     return done.stdout
 
 
@@ -78,18 +78,20 @@ def sbatch(script: Path) -> None:
         UserError: Slurm refuses the script, or the queue is full.
     """
     words, none = ["sbatch", str(script)], subprocess.DEVNULL
-    said = []
+    messages = []
     with subprocess.Popen(
         words, stdin=none, stdout=none, stderr=subprocess.PIPE, text=True
     ) as process:
         for line in process.stderr or ():
-            said.append(line.strip().removeprefix("sbatch: error: ").removeprefix("sbatch: "))
+            messages.append(line.strip().removeprefix("sbatch: error: ").removeprefix("sbatch: "))
             if QUEUE_FULL in line:
                 process.kill()
-                raise UserError(f"The queue is full ({said[0]}): rerun later to submit the rest", 1)
+                raise UserError(
+                    f"The queue is full ({messages[0]}): rerun later to submit the rest", 1
+                )
     if process.returncode:
         raise UserError(
-            f"sbatch refuses {script}: {' / '.join(said) or 'no message'}: correct the Slurm "
+            f"sbatch refuses {script}: {' / '.join(messages) or 'no message'}: correct the Slurm "
             "options (docs/slurm.md) and rerun"
         )
 
@@ -146,14 +148,16 @@ def read_queue(output: Path) -> dict[str, Task]:
     """
     book = read_book(output)
     form = "%j|%F|%K|%T|%S|%r"
-    said = ask("squeue", "--me", "-h", "-r", "-t", "all", "-o", form) if book else ""
+    listing = ask("squeue", "--me", "-h", "-r", "-t", "all", "-o", form) if book else ""
     tasks = {}
-    for line in said.splitlines():
+    for line in listing.splitlines():
         name, job, index, state, start, reason = line.strip().split("|", 5)
         started = 0.0 if start == "N/A" else datetime.fromisoformat(start).timestamp()
         tasks[name, index] = Task(f"{job}_{index}", state, reason, started)
-    found = {folder: tasks.get((entry.name, str(entry.number))) for folder, entry in book.items()}
-    return {folder: task for folder, task in found.items() if task}
+    by_folder = {
+        folder: tasks.get((entry.name, str(entry.number))) for folder, entry in book.items()
+    }
+    return {folder: task for folder, task in by_folder.items() if task}
 
 
 def relative(run: Run, output: Path) -> str:
@@ -168,10 +172,10 @@ def ending(entry: Entry, output: Path, task: Task | None) -> str:
         lines = read_file(log).decode(errors="replace").splitlines()
     except OSError:
         lines = []
-    said = next((line.strip(" *") for line in reversed(lines) if line.strip(" *")), "")
+    last_line = next((line.strip(" *") for line in reversed(lines) if line.strip(" *")), "")
     state = f" ({task.state}, {task.reason})" if task else ""
-    if said:
-        return f"its job has ended{state}: {said} (see {log})"
+    if last_line:
+        return f"its job has ended{state}: {last_line} (see {log})"
     return (
         f"its job has ended before it wrote anything{state}: it was cancelled, or its node cannot "
         f"access {output}"

@@ -49,12 +49,12 @@ def build_parser() -> Parser:
 
 def joined(argv: list[str], parser: argparse.ArgumentParser) -> list[str]:
     """Turn `--slurm VALUE` into `--slurm=VALUE`, since VALUE looks like an option."""
-    known = {"-h", "--help"}
-    known.update(f"--{name.replace('_', '-')}" for name in vars(parser.parse_args([])))
+    options = {"-h", "--help"}
+    options.update(f"--{name.replace('_', '-')}" for name in vars(parser.parse_args([])))
     words: list[str] = []
     for word in argv:
-        own = " " not in word and word.partition("=")[0] in known
-        if words and words[-1] == "--slurm" and word.startswith("-") and not own:
+        is_option = " " not in word and word.partition("=")[0] in options
+        if words and words[-1] == "--slurm" and word.startswith("-") and not is_option:
             words[-1] = f"--slurm={word}"
         else:
             words.append(word)
@@ -69,14 +69,14 @@ def read_site(options: str) -> Site:
     """
     user = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
     path = next((p for p in (ROOT / FILE, user / "align" / FILE) if p.is_file()), None)
-    found: dict[str, list[str]] = {key: [] for key in Site._fields}
+    lines_of: dict[str, list[str]] = {key: [] for key in Site._fields}
     for key, value in (read_tree(path) if path else {}).items():
         lines = value.splitlines() if isinstance(value, str) else value or []
         if not isinstance(lines, list) or not all(isinstance(line, str) for line in lines):
             raise UserError(f"{path}: '{key}' must be a line of text or a list of such lines")
-        found[check_name(f"key of {path}", key, Site._fields)] = lines
-    found["options"] += options.splitlines()
-    for line in found["options"]:
+        lines_of[check_name(f"key of {path}", key, Site._fields)] = lines
+    lines_of["options"] += options.splitlines()
+    for line in lines_of["options"]:
         try:
             words = shlex.split(line)
         except ValueError as error:
@@ -84,5 +84,5 @@ def read_site(options: str) -> Site:
         for name in (word.partition("=")[0] for word in words):
             if name in RESERVED:
                 raise UserError(f"--slurm: {name} cannot be given: the launcher sets it")
-    python = os.path.expanduser(found["python"][0]) if found["python"] else sys.executable
-    return Site(found["options"], found["setup"], python)
+    python = os.path.expanduser(lines_of["python"][0]) if lines_of["python"] else sys.executable
+    return Site(lines_of["options"], lines_of["setup"], python)
