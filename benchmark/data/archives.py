@@ -113,8 +113,8 @@ def check_stated(received: Path) -> None:
 
 def _stated(answer: requests.Response, header: str) -> str:
     """Return a header of a response or of one that redirected to it; empty if none has it."""
-    found = [one.headers.get(header) for one in (*answer.history, answer)]
-    return next((text for text in found if text), "")
+    values = [part.headers.get(header) for part in (*answer.history, answer)]
+    return next((text for text in values if text), "")
 
 
 def _size(path: Path) -> int:

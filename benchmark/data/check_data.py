@@ -81,16 +81,19 @@ def main(argv: list[str]) -> int:
 
 def classify(findings: list[Finding], known: dict, args) -> int:
     """Print the table of zero-shot accuracies; return 1 if one is not as published."""
-    there = [finding for finding in findings if finding.parts]
-    if not there:
+    complete = [finding for finding in findings if finding.parts]
+    if not complete:
         return 1
     checker = zero_shot.Checker(args.backbone or BACKBONE, args.limit)
-    found = [checker.compare(f.name, known[f.name], f.parts, f.problem) for f in there]
-    print(f"\n{zero_shot.render(found, checker)}")
-    ours = [(one.name, known[one.name].__name__, one.shares["all"].accuracy) for one in found]
+    results = [checker.compare(f.name, known[f.name], f.parts, f.problem) for f in complete]
+    print(f"\n{zero_shot.render(results, checker)}")
+    ours = [
+        (result.name, known[result.name].__name__, result.shares["all"].accuracy)
+        for result in results
+    ]
     if line := beside(checker.backbone, ours):
         print(line)
-    return int(any(one.reason for one in found))
+    return int(any(result.reason for result in results))
 
 
 def public_datasets() -> dict:
@@ -113,9 +116,9 @@ def check(name: str, cls, root: Path) -> Finding:
     finding = Finding(name, cls.expected, folder.is_dir())
     if not finding.found:
         return finding
-    told = io.StringIO()
+    printed = io.StringIO()
     try:
-        with redirect_stdout(told):
+        with redirect_stdout(printed):
             if cls.split_file and not (folder / cls.split_file).exists():
                 parts = cls.own_split(folder)
                 print(f"{cls.split_file} is missing: a run makes its own split, so accuracies "
@@ -128,7 +131,7 @@ def check(name: str, cls, root: Path) -> Finding:
         return finding
     labels = {item.label for part in parts for item in part}
     finding.counts, finding.parts = (len(labels), *map(len, parts)), tuple(parts)
-    finding.problem = " ".join(told.getvalue().split()) or miscount(finding)
+    finding.problem = " ".join(printed.getvalue().split()) or miscount(finding)
     return finding
 
 
@@ -156,9 +159,9 @@ def render(findings: list[Finding], root: Path) -> str:
     align = ["left", "left"] + ["right"] * len(COUNTS)
     rows = [finding.row() for finding in findings]
     table = tabulate(rows, head, colalign=align, disable_numparse=True)
-    found = sum(finding.found for finding in findings)
+    count = sum(finding.found for finding in findings)
     wrong = [f"- {finding.name}: {finding.problem}" for finding in findings if finding.problem]
-    last = f"{found} of {len(findings)} found below {root}"
-    if found:
+    last = f"{count} of {len(findings)} found below {root}"
+    if count:
         last += "; the first problem of each:" if wrong else ", nothing is wrong"
     return "\n".join([table, "In brackets: as published.", last, *wrong])

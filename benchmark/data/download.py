@@ -118,12 +118,14 @@ def provide(name: str, entry: dict, root: Path, mirror: str | None) -> bool:
                 problems = attempt([copy], folder, None)
             if archives := official(entry, folder):
                 if mirror:
-                    lacking = [one for one in archives if lacks(folder, one.gives)]
+                    lacking = [archive for archive in archives if lacks(folder, archive.gives)]
                     problems += attempt(lacking, folder, mirror)
                 problems += imagenet.arrange(folder)
     except (UserError, OSError) as error:
         problems.append(str(error))
-    if absent := [one.name for one in official(entry, folder) if lacks(folder, one.gives)]:
+    if absent := [
+        archive.name for archive in official(entry, folder) if lacks(folder, archive.gives)
+    ]:
         problems.append(entry["by_hand"].format(archives=", ".join(absent), folder=folder))
     for problem in problems:
         print(f"{name}: {problem}", file=sys.stderr)
@@ -204,12 +206,12 @@ def install(source: Source, folder: Path, mirror: str | None) -> None:
             lacks something.
     """
     path = folder / source.name
-    there = path.exists()
-    if not there:
+    exists = path.exists()
+    if not exists:
         download(source, path, mirror)
     if not source.holds:
         return
-    if there:
+    if exists:
         try:
             source.check(path)
         except UserError as error:
@@ -224,7 +226,7 @@ def install(source: Source, folder: Path, mirror: str | None) -> None:
                     missing.append(str(error))
     if missing:
         raise UserError("; ".join(missing))
-    if there:
+    if exists:
         print(f"{source.name}: is unpacked; '{path}' is not needed any more")
     else:
         path.unlink()

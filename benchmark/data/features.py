@@ -74,8 +74,8 @@ class Source(NamedTuple):
     @property
     def classnames(self) -> list[str]:
         """The names by label."""
-        found = {item.label: item.classname for item in reversed(self.parts[0] or self.parts[2])}
-        return [name for _, name in sorted(found.items())]
+        by_label = {item.label: item.classname for item in reversed(self.parts[0] or self.parts[2])}
+        return [name for _, name in sorted(by_label.items())]
 
 
 def write(name: str, clip_model: Any, args: Any) -> Path:
@@ -220,8 +220,8 @@ class Encoder:
         self.fingerprint = contents.fingerprint(
             contents.division(source.folder, source.parts, keys)
         )
-        said = [self.fingerprint, args.backbone, str(cfg.INPUT), str(args.half)]
-        digest = hashlib.sha256("\0".join(said).encode()).hexdigest()[:12]
+        parts = [self.fingerprint, args.backbone, str(cfg.INPUT), str(args.half)]
+        digest = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:12]
         self.folder = args.output / f".{self.title}-{digest}"
         self.half = args.half
 
@@ -234,20 +234,24 @@ class Encoder:
 
         self.folder.mkdir(exist_ok=True)
         bar = tqdm(total=len(items), desc=f"{self.title}, {what}", unit="image", disable=None)
-        found = []
+        chunks = []
         with bar, ThreadPoolExecutor(THREADS) as pool:
             for start in range(0, len(items), CHUNK):
                 some = items[start : start + CHUNK]
-                of = hashlib.sha256("\0".join(item.impath for item in some).encode()).hexdigest()
-                file = self.folder / f"{'plain' if view is None else view}-{of[:12]}.safetensors"
+                digest = hashlib.sha256(
+                    "\0".join(item.impath for item in some).encode()
+                ).hexdigest()
+                file = (
+                    self.folder / f"{'plain' if view is None else view}-{digest[:12]}.safetensors"
+                )
                 if not file.exists():
                     rows = torch.cat([*self._batches(pool, some, transform, view, bar)])
                     save_file({"rows": rows.half() if self.half else rows}, f"{file}.tmp")
                     os.replace(f"{file}.tmp", file)
                 else:
                     bar.update(len(some))
-                found.append(load_file(file)["rows"])
-        return torch.cat(found)
+                chunks.append(load_file(file)["rows"])
+        return torch.cat(chunks)
 
     def _batches(self, pool, items, transform, view, bar) -> Iterator["torch.Tensor"]:
         """Yield features of one batch after another, whose images are read before they are used."""
@@ -262,8 +266,8 @@ class Encoder:
         def prepared(item, image):
             if view is None:
                 return transform(image)
-            own = hashlib.sha256(f"{view} {os.path.basename(item.impath)}".encode()).digest()
-            with seeded(int.from_bytes(own[:4], "little")):  # in one thread: it is global
+            digest = hashlib.sha256(f"{view} {os.path.basename(item.impath)}".encode()).digest()
+            with seeded(int.from_bytes(digest[:4], "little")):  # in one thread: it is global
                 return transform(image)
 
         groups = [items[i : i + self.batch] for i in range(0, len(items), self.batch)]

@@ -66,7 +66,7 @@ def sort_part(part: str, archives: dict[Path, str], classnames: Path, done: Path
     """
     from datasets.files import read_classnames
 
-    known = read_classnames(classnames)
+    names = read_classnames(classnames)
     archive, *kit = archives
     hidden = done.with_name(f".{part}")
     with opened(archive) as file:
@@ -81,7 +81,7 @@ def sort_part(part: str, archives: dict[Path, str], classnames: Path, done: Path
                 f"'{kit[0]}' has {len(wnids):,} labels, but '{archive}' has {len(members):,} "
                 f"images, or not those with the numbers 1 to {len(wnids):,}: get both again"
             )
-        if differ := known.keys() ^ set(wnids):
+        if differ := names.keys() ^ set(wnids):
             raise UserError(
                 f"'{archive}' and '{classnames}' must have the same classes, but "
                 f"{len(differ):,} are in one of them only, such as {min(differ)}: get both again"

@@ -42,10 +42,10 @@ def beside(backbone: str, ours: Iterable[tuple[str, str, float]]) -> str:
     if not backbone.startswith(PREFIX):  # OpenAI's name
         arch, weights = backbone.replace("/", "-"), "openai"
     theirs: Mapping[str, float] = of_open_clip().get((arch, weights), {})
-    found = [
+    texts = [
         f"{name} {theirs[cls]:.2f} (here {accuracy:.1f})"
         for name, cls, accuracy in ours
         if cls in theirs
     ]
     head = "open_clip's own table has (another protocol, not compared): "
-    return head + ", ".join(found) if found else ""
+    return head + ", ".join(texts) if texts else ""

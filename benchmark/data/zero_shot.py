@@ -88,7 +88,7 @@ class Compared(NamedTuple):
 
 def printed_numbers(name: str) -> dict[str, float]:
     """Return the published accuracies (%) of zero-shot CLIP on a data set, by split."""
-    found: dict[str, float] = {}
+    by_split: dict[str, float] = {}
     for protocol, splits in (
         ("cross_dataset", {"accuracy": "all"}),
         ("domain_generalization", {"accuracy": "all"}),
@@ -96,8 +96,8 @@ def printed_numbers(name: str) -> dict[str, float]:
     ):
         numbers = published.find(PROTOCOLS[protocol], TRAINER, name, published.SHOTS)
         if numbers and not numbers.misprint:
-            found |= {split: numbers.values[column] for column, split in splits.items()}
-    return found
+            by_split |= {split: numbers.values[column] for column, split in splits.items()}
+    return by_split
 
 
 def judged(printed: dict[str, float]) -> list[str]:
@@ -214,14 +214,14 @@ class Checker:
         if order:
             classes.sort(key=lambda k: case.names[k].lower())
         half = (K + 1) // 2
-        found = {}
+        by_split = {}
         for split, members in zip(SPLITS, (classes[:half], classes[half:], classes), strict=True):
             columns = torch.tensor(members)
             rows = torch.isin(case.labels, columns)
             guess = columns[(case.z[rows] @ weight[columns].T).argmax(-1)]
             right = int((guess == case.labels[rows]).sum())
-            found[split] = Share(right, int(rows.sum()), sum(case.sizes[k] for k in members))
-        return found
+            by_split[split] = Share(right, int(rows.sum()), sum(case.sizes[k] for k in members))
+        return by_split
 
     def _reason(self, case: Case, cls: Any, chosen: list, printed: dict, flaw: str) -> str:
         """Return the first cause that explains why accuracies differ from the published ones."""
@@ -309,35 +309,35 @@ def spellings(names: list[str], table: dict[str, str]) -> Iterator[list[str]]:
             yield variant
 
 
-def render(found: list[Compared], checker: Checker) -> str:
+def render(results: list[Compared], checker: Checker) -> str:
     """Return the table, and below it the data sets that do not agree."""
     head = ["Zero-shot CLIP (%)", "Images", *(w for s in SPLITS for w in (s.title(), "Published"))]
     rows = [
         [
-            one.name,
-            f"{one.shares['all'].n:,}",
+            case.name,
+            f"{case.shares['all'].n:,}",
             *(
                 cell
                 for split in SPLITS
-                for cell in (str(one.shares[split]), f"{one.printed.get(split, math.nan):.2f}")
+                for cell in (str(case.shares[split]), f"{case.printed.get(split, math.nan):.2f}")
             ),
         ]
-        for one in found
+        for case in results
     ]
     rows = [["-" if cell == "nan" else cell for cell in row] for row in rows]
     table = tabulate(rows, head, colalign=["left", *["right"] * 7], disable_numparse=True)
-    wrong = [one for one in found if one.reason]
+    wrong = [case for case in results if case.reason]
     note = f"{checker.backbone} in float32 on {checker.device.type}."
-    if any(one.shares["all"].n < one.shares["all"].N for one in found):
+    if any(case.shares["all"].n < case.shares["all"].N for case in results):
         note += " Of some test images; in brackets 99% intervals for all of them."
     note += (
         f" Base and new must agree within {TOLERANCE} (All, where only that is published); papers "
         "differ in All by some tenths."
     )
-    last = f"{len(found) - len(wrong)} of {len(found)} agree with the published numbers"
+    last = f"{len(results) - len(wrong)} of {len(results)} agree with the published numbers"
     if wrong:
         last += "; most likely different is"
-    return "\n".join([table, note, last, *(f"- {one.name}: {one.reason}" for one in wrong)])
+    return "\n".join([table, note, last, *(f"- {case.name}: {case.reason}" for case in wrong)])
 
 
 def check_printed(names: Sequence[str]) -> None:
