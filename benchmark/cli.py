@@ -66,10 +66,10 @@ def one_of(known: Collection[str]) -> Callable[[str], str]:
 
 def number_pairs(text: str) -> list[tuple[int, int]]:
     """Argument type: pairs `M,N` of whole numbers from 1 on, separated by spaces, no duplicates."""
-    found = []
+    pairs = []
     for word in text.split():
         pair = word.split(",")
         if len(pair) != 2:
             raise argparse.ArgumentTypeError(f"'{word}' is not a pair M,N")
-        found.append((from_one(pair[0]), from_one(pair[1])))
-    return list(dict.fromkeys(found))
+        pairs.append((from_one(pair[0]), from_one(pair[1])))
+    return list(dict.fromkeys(pairs))

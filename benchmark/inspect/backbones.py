@@ -63,7 +63,9 @@ def checked(name: str) -> list[str]:
     groups = defaultdict(list)
     for method, reason in reasons.items():
         groups[reason].append(method)
-    return lines + [f"{', '.join(of)}: {reason}" for reason, of in groups.items() if reason]
+    return lines + [
+        f"{', '.join(methods)}: {reason}" for reason, methods in groups.items() if reason
+    ]
 
 
 def families() -> dict[tuple[str, str], list[str]]:
@@ -76,13 +78,13 @@ def families() -> dict[tuple[str, str], list[str]]:
         ) from error
     from trainers.prompting.backbones.module import sides
 
-    found = defaultdict(list)
+    by_sides = defaultdict(list)
     for arch in open_clip.list_models():
         config = open_clip.get_model_config(arch)
         image, text = sides(config)
         resnet = isinstance(config["vision_cfg"].get("layers"), list)
-        found["ResNet" if resnet else image, text].append(arch)
-    return dict(sorted(found.items()))
+        by_sides["ResNet" if resnet else image, text].append(arch)
+    return dict(sorted(by_sides.items()))
 
 
 def table() -> Table:

@@ -62,8 +62,8 @@ def short(name: str) -> dict[str, Any]:
 def keys_of(file: Path, name: str, output: str, pairs: dict[str, str]) -> list[tuple[str, dict]]:
     """Return the settings of a short training, as `build_cfg` takes them."""
     of_run = {"TRAINER.NAME": name, "OUTPUT_DIR": output, "SEED": 1, "DATASET.NAME": "Emoji"}
-    own = short(name) | of_run
-    return [(f"'{file}'", read_keys(file)), ("check-method", own), ("the command line", pairs)]
+    keys = short(name) | of_run
+    return [(f"'{file}'", read_keys(file)), ("check-method", keys), ("the command line", pairs)]
 
 
 def trained(sources: list[tuple[str, dict]], plugins: list[str]) -> Run:
@@ -132,8 +132,8 @@ def check_batches(run: Run) -> None:
     views = images if isinstance(images, list) else [images]
     alone = []
     for i in range(len(views[0])):
-        one = [view[i : i + 1] for view in views]
-        alone.append(_predicted(run, one if isinstance(images, list) else one[0]))
+        image = [view[i : i + 1] for view in views]
+        alone.append(_predicted(run, image if isinstance(images, list) else image[0]))
     _alike(
         _predicted(run, images), alone, 1e-2,
         "predicts otherwise for an image alone than in a batch: do not compute over the images of "
@@ -163,12 +163,12 @@ def check_union(run: Run) -> None:
     except UserError as error:
         raise Skipped(str(error)) from None
     images, names = _images(run), list(run.trainer.dm.dataset.classnames)
-    own = method.own_classes
-    if own:
+    own_classes = method.own_classes
+    if own_classes:
         method.own_classes = False  # classes of the training are scored otherwise
     output = method.predict(images)
     theirs = _for_classes(run, others).from_features(output.image).logits
-    method.own_classes = own
+    method.own_classes = own_classes
     whole = _predicted(run, images, _for_classes(run, [*names, *others]))
     _alike(
         whole, [torch.cat([output.logits, theirs], 1)], 1e-2,
@@ -198,9 +198,9 @@ def check_export(run: Run) -> None:
         check_fixed(method)
     except UserError as error:
         raise Skipped(str(error).partition(":")[0]) from None
-    found = program(method, images.shape[-1]).module()(images)
+    logits = program(method, images.shape[-1]).module()(images)
     _alike(
-        _predicted(run, images), [found], 1e-3,
+        _predicted(run, images), [logits], 1e-3,
         "gives other logits when it is exported: use tensors in place of Python numbers and "
         "conditions that depend on the images",
     )  # fmt: skip
@@ -263,17 +263,17 @@ def lines(
         run: builds and trains the method.
         more: returns checks that follow those of this file.
     """
-    found: list[Run] = []
+    runs: list[Run] = []
 
     def build(_: Any) -> None:
         """It is built, and trains."""
-        found.append(run())
+        runs.append(run())
 
     checks: list[Check] = [build, *CHECKS]
     for number, check in enumerate(checks):
         title = (check.__doc__ or "").partition(".")[0]
         try:
-            check(found and found[0])
+            check(runs and runs[0])
         except Skipped as reason:
             yield "-", title, str(reason)
         except UserError as error:
@@ -282,10 +282,10 @@ def lines(
             yield "wrong", title, in_short(error)
         else:
             yield "ok", title, ""
-        if not found:
+        if not runs:
             return
         if not number:
-            checks += more(found[0])
+            checks += more(runs[0])
 
 
 def main(argv: list[str]) -> int:

@@ -155,7 +155,7 @@ def _linked(text: str, page: str) -> str:
     }
     return re.sub(
         r"docs/methods\.md,\s+section\s+(\d+)",
-        lambda found: f"[section {found[1]}](methods.md#{anchors[found[1]]})",
+        lambda match: f"[section {match[1]}](methods.md#{anchors[match[1]]})",
         "\n" + text if text else "",
     )
 

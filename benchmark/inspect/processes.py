@@ -52,8 +52,8 @@ class Trainings:
             raise UserError("The training does fewer steps in a new process than in this one")
         self.killed = self._start("killed")
         _finish(self.killed, "The training that resumes")
-        own, other = (_last(self.folder / name) for name in ("whole", "killed"))
-        if apart := sorted(key for key in own if not _same(own[key], other.get(key))):
+        whole, other = (_last(self.folder / name) for name in ("whole", "killed"))
+        if apart := sorted(key for key in whole if not _same(whole[key], other.get(key))):
             raise UserError(
                 f"A training that was killed and resumed ends with other values of {apart[0]}: "
                 "keep what steps change in parameters or buffers, and draw random numbers from "
@@ -66,9 +66,9 @@ class Trainings:
 
 
 def _finish(process: subprocess.Popen, what: str) -> None:
-    said = process.communicate()[1].strip().splitlines()
+    lines = process.communicate()[1].strip().splitlines()
     if process.returncode:
-        raise UserError(f"{what} ends with: {said[-1] if said else process.returncode}")
+        raise UserError(f"{what} ends with: {lines[-1] if lines else process.returncode}")
 
 
 def _last(output: Path) -> dict[str, Any]:

@@ -111,7 +111,7 @@ def choose(run, args) -> list[tuple[Path, str]]:
         if not os.path.isfile(args.image):
             raise UserError(f"--image: there is no file '{args.image}': check the path")
         return [(args.image, name) for name in args.class_name or [likeliest(run, args.image)]]
-    images, found = test_images(run), []
+    images, choices = test_images(run), []
     for name in args.class_name or [None]:
         items = [item for item in images if name in (None, item.classname)]
         for index in args.index:
@@ -121,8 +121,8 @@ def choose(run, args) -> list[tuple[Path, str]]:
                     f"--index is {index} but there are {len(items)} test images{of_class}, "
                     "counted from 0"
                 )
-            found.append((Path(items[index].impath), items[index].classname))
-    return found
+            choices.append((Path(items[index].impath), items[index].classname))
+    return choices
 
 
 def prepared(run, path: Path) -> "torch.Tensor":
@@ -192,14 +192,14 @@ def maps_of(T, words: list[str], of_class: list[str]) -> list[Map]:
         alone = words[place].startswith("context ") or words[place] in of_class
         return place if alone else "fixed"
 
-    found = []
+    maps = []
     for _, places in groupby(range(len(words)), kind):
         group = list(places)
         mass = T[:, group].sum(1)
         side = round(len(mass) ** 0.5)
         share = (mass / mass.sum() * len(mass)).reshape(side, side)
-        found.append(Map(" ".join(words[place] for place in group), share))
-    return found
+        maps.append(Map(" ".join(words[place] for place in group), share))
+    return maps
 
 
 def denormalize(image, cfg):
@@ -225,7 +225,7 @@ def draw(output: Path, blocks: list[Block]) -> None:
     columns = 1 + max(map(len, shown))
     figure = Figure(figsize=(1.4 * columns, 1.55 * len(shown) + 0.7), layout="constrained")
     grid = figure.add_gridspec(len(shown), columns)
-    shares = [found.share for maps in shown for found in maps]
+    shares = [word_map.share for maps in shown for word_map in maps]
     least = min(0.9, *(float(share.min()) for share in shares))
     most = max(1.1, *(float(share.max()) for share in shares))
     scale, colours = Normalize(least, most), _colours()
@@ -237,16 +237,16 @@ def draw(output: Path, blocks: list[Block]) -> None:
         axis.axis("off")
         edge = len(block.image) - 0.5
         for prompt, maps in block.maps.items():
-            for column, found in enumerate(maps, 1):
+            for column, word_map in enumerate(maps, 1):
                 axis = figure.add_subplot(grid[row, column])
                 axis.imshow(block.image @ GREY, cmap="gray", vmin=DARKEST, vmax=1)
                 axis.imshow(
-                    found.share.numpy(), extent=(-0.5, edge, edge, -0.5), cmap=colours, norm=scale,
-                    interpolation="bicubic",
+                    word_map.share.numpy(), extent=(-0.5, edge, edge, -0.5), cmap=colours,
+                    norm=scale, interpolation="bicubic",
                 )  # fmt: skip
                 axis.set(xticks=[], yticks=[])
                 axis.set_frame_on(False)
-                axis.set_title(found.word, fontsize=9)
+                axis.set_title(word_map.word, fontsize=9)
                 if column == 1:
                     axis.set_ylabel(prompt, fontsize=8)
             row += 1

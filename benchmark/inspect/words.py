@@ -54,12 +54,12 @@ def nearest_words(model, context, top: int) -> list[list[tuple[str, float]]]:
     import torch
 
     table = model.text_encoder.token_embedding.weight.detach()
-    known = table.any(dim=1).nonzero()[:, 0]  # an embedded CLIP has only words of its training
-    distance = torch.cdist(context.float(), table[known].float(),
+    rows = table.any(dim=1).nonzero()[:, 0]  # an embedded CLIP has only words of its training
+    distance = torch.cdist(context.float(), table[rows].float(),
                            compute_mode="donot_use_mm_for_euclid_dist")  # fmt: skip
-    best = distance.topk(min(top, len(known)), largest=False)
+    best = distance.topk(min(top, len(rows)), largest=False)
     return [
-        [(word(model, int(known[i])), float(d)) for i, d in zip(ids, row, strict=True)]
+        [(word(model, int(rows[i])), float(d)) for i, d in zip(ids, row, strict=True)]
         for ids, row in zip(best.indices, best.values, strict=True)
     ]
 

@@ -49,19 +49,19 @@ class Trial:
     @property
     def accuracies(self) -> dict[str, float | None]:
         """Mean validation accuracy (%) over the seeds, by data set; None where a run failed."""
-        found: dict[str, list[Outcome]] = defaultdict(list)
+        by_dataset: dict[str, list[Outcome]] = defaultdict(list)
         for outcome in self.outcomes:
-            found[outcome.run.dataset].append(outcome)
+            by_dataset[outcome.run.dataset].append(outcome)
         return {
             dataset: None if any(o.problem for o in mine) else mean(o.accuracy for o in mine)
-            for dataset, mine in found.items()
+            for dataset, mine in by_dataset.items()
         }
 
     @property
     def average(self) -> float | None:
         """The mean over the data sets; None if any run failed."""
-        found = [accuracy for accuracy in self.accuracies.values() if accuracy is not None]
-        return mean(found) if len(found) == len(self.accuracies) else None
+        values = [accuracy for accuracy in self.accuracies.values() if accuracy is not None]
+        return mean(values) if len(values) == len(self.accuracies) else None
 
 
 @dataclass
@@ -148,14 +148,14 @@ class Choice:
         keys = {key: value for key, value in keys.items() if plain_key(key) not in chosen}
         keys |= {key: literal(value) for key, value in chosen.items()}
         failed = sum(trial.average is None for trial in self.trials)
-        told = (
+        comment = (
             f"# Chosen by `python -m benchmark tune` among {len(self.trials)} settings"
             + f" ({failed} failed)" * bool(failed)
             + f": {best.name} has {best.average:.2f}.\n"
             + f"# {self.tie}\n" * bool(self.tie)
             + f"# {self.title}; data sets: {', '.join(best.accuracies)}.\n"
         )
-        return told + yaml.safe_dump(nested(keys), sort_keys=False, allow_unicode=True)
+        return comment + yaml.safe_dump(nested(keys), sort_keys=False, allow_unicode=True)
 
 
 def rank(trial: Trial) -> float:
@@ -165,10 +165,10 @@ def rank(trial: Trial) -> float:
 
 def choices(outcomes: Iterable[Outcome]) -> list[Choice]:
     """Return the choice of each method, in the order of the runs."""
-    found: dict[str, dict[str, list[Outcome]]] = defaultdict(lambda: defaultdict(list))
+    by_trainer: dict[str, dict[str, list[Outcome]]] = defaultdict(lambda: defaultdict(list))
     for outcome in outcomes:
-        found[outcome.run.trainer][outcome.run.variant].append(outcome)
-    return [Choice([Trial(one) for one in trials.values()]) for trials in found.values()]
+        by_trainer[outcome.run.trainer][outcome.run.variant].append(outcome)
+    return [Choice([Trial(seeds) for seeds in trials.values()]) for trials in by_trainer.values()]
 
 
 def write(choice: Choice, folder: Path, settings: Settings) -> Path | None:

@@ -25,10 +25,10 @@ def main(argv: list[str]) -> int:
 
 def conclude(protocol: Protocol, engine: Engine, output: Path) -> int:
     """Print the tables, and write the chosen settings; return the exit code."""
-    found = choices(engine.outcomes[run] for run in engine.runs)
+    chosen = choices(engine.outcomes[run] for run in engine.runs)
     folder = output / protocol.name / engine.runs[0].part / "chosen"
-    print("\n\n".join(as_text(choice.table()) for choice in found))
-    written = [write(choice, folder, engine.settings) for choice in found]
+    print("\n\n".join(as_text(choice.table()) for choice in chosen))
+    written = [write(choice, folder, engine.settings) for choice in chosen]
     for path in filter(None, written):
         print(path, file=sys.stderr)
     if any(written):
