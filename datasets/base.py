@@ -93,10 +93,10 @@ class ImageDataset(DatasetBase):
             train, val = self.few_shot(train, val, cfg.DATASET.NUM_SHOTS, cfg.SEED)
         subset, whole = cfg.DATASET.SUBSAMPLE_CLASSES, (train, val)
         train, val, test = subsample_classes(train, val, test, subset=subset)
-        own = noise.keys_of(cfg.DATASET)
+        values = noise.keys_of(cfg.DATASET)
         before = len(train)
-        if own.IMBALANCE > 1 and not self.only_tested:
-            train = noise.imbalanced(train, own.IMBALANCE, cfg.SEED)
+        if values.IMBALANCE > 1 and not self.only_tested:
+            train = noise.imbalanced(train, values.IMBALANCE, cfg.SEED)
         left_out = before - len(train)
         super().__init__(train_x=train, train_u=without_labels, val=val, test=test)
         others = ([], []) if subset == "all" else subsample_classes(*whole, subset=OTHER[subset])
@@ -110,12 +110,12 @@ class ImageDataset(DatasetBase):
                 f"DATASET.SUBSAMPLE_CLASSES {cfg.DATASET.SUBSAMPLE_CLASSES}: add classes, for at "
                 "least two are needed"
             )
-        if noise.changes(own) and not self.only_tested:
-            wrong = self.add_noise(own, cfg.SEED)
+        if noise.changes(values) and not self.only_tested:
+            wrong = self.add_noise(values, cfg.SEED)
             images = len(self.train_x)
             self.drawn = {"images": images, "wrong_labels": wrong, "left_out": left_out}
 
-    def add_noise(self, own, seed):
+    def add_noise(self, values, seed):
         """Give training images the wrong labels of `noise.KEYS`, and print what is changed.
 
         The classes and their names, which Dassl reads from training images, are known before.
@@ -126,13 +126,14 @@ class ImageDataset(DatasetBase):
         sizes = Counter(item.label for item in self.train_x).values()
         clean = self._train_x
         self._train_x = noise.noisy(
-            clean, self.lab2cname, own.LABEL_NOISE, own.LABEL_NOISE_KIND, seed
+            clean, self.lab2cname, values.LABEL_NOISE, values.LABEL_NOISE_KIND, seed
         )
         wrong = sum(a.label != b.label for a, b in zip(clean, self._train_x, strict=True))
         print(
             f"{type(self).__name__}: the largest class has {max(sizes):,} training images and the "
-            f"smallest {min(sizes):,} (IMBALANCE {own.IMBALANCE:g}); {wrong:,} of {len(clean):,} "
-            f"labels are wrong (LABEL_NOISE {own.LABEL_NOISE:g}, {own.LABEL_NOISE_KIND})"
+            f"smallest {min(sizes):,} (IMBALANCE {values.IMBALANCE:g}); {wrong:,} of "
+            f"{len(clean):,} labels are wrong (LABEL_NOISE {values.LABEL_NOISE:g}, "
+            f"{values.LABEL_NOISE_KIND})"
         )
         return wrong
 

@@ -42,8 +42,8 @@ def read_keys(parts):
     paths = list(dict.fromkeys(item.impath for item in chain(*parts)))
     groups = [paths[start : start + TOGETHER] for start in range(0, len(paths), TOGETHER)]
     with ThreadPoolExecutor(THREADS) as pool:
-        found = pool.map(lambda group: [_key(path) for path in group], groups)
-        shown = tqdm(found, "Comparing images", len(groups), unit=f"*{TOGETHER}", delay=3)
+        hashed = pool.map(lambda group: [_key(path) for path in group], groups)
+        shown = tqdm(hashed, "Comparing images", len(groups), unit=f"*{TOGETHER}", delay=3)
         keys = [key for group in shown for key in group]
     return dict(zip(paths, keys, strict=True))
 
@@ -86,7 +86,7 @@ def division(folder, parts, keys):
     Returns:
         dict from a part and a class to the number of its images and a hash of their names and keys.
     """
-    found = {}
+    texts = {}
     for part, items in zip(PARTS, parts, strict=True):
         classes = defaultdict(list)
         for item in items:
@@ -98,8 +98,8 @@ def division(folder, parts, keys):
                 line = f"{file}\0{keys[item.impath]}\0"
                 digest.update(line.encode(errors="surrogatepass"))
             text = f"{len(of_class):,} images, {digest.hexdigest()[:16]}"
-            found[f"{part} of class {label} '{classname}'"] = text
-    return found
+            texts[f"{part} of class {label} '{classname}'"] = text
+    return texts
 
 
 def fingerprint(divided):
@@ -129,15 +129,15 @@ def check_apart(source, parts, keys, published):
             key = keys[item.impath]
             places[key] = places.get(key, 0) | 1 << bit
     several = {key for key, bits in places.items() if bits & (bits - 1) and key != EMPTY}
-    found = defaultdict(list)  # candidates: whole files are read only of these
+    by_content = defaultdict(list)  # candidates: whole files are read only of these
     for part, items in zip(PARTS, parts, strict=True):
         for item in items:
             if keys[item.impath] in several:
                 path = os.path.normpath(item.impath)
-                found[path if published else _whole(path)].append((part, path))
+                by_content[path if published else _whole(path)].append((part, path))
     pairs = [
         (*copies[0], *other)
-        for copies in found.values()
+        for copies in by_content.values()
         for other in copies[1:]
         if other[0] != copies[0][0] and (copies[0][0] == "train" or not published)
     ]

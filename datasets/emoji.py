@@ -26,9 +26,9 @@ ARTISTS = REPOSITORY / "assets" / "emoji_artists.zip"
 
 def home():
     """Return the folder for unpacked images: data/ here, or the user's cache if that is locked."""
-    here = REPOSITORY / "data"
-    free = os.access(here if here.exists() else REPOSITORY, os.W_OK)
-    return here if free else Path("~/.cache/align").expanduser()
+    data = REPOSITORY / "data"
+    free = os.access(data if data.exists() else REPOSITORY, os.W_OK)
+    return data if free else Path("~/.cache/align").expanduser()
 
 
 def unpack(archive, root):

@@ -31,7 +31,7 @@ def class_folders(parent):
     try:
         with os.scandir(parent) as entries:
             visible = [entry for entry in entries if not entry.name.startswith(".")]
-        found = sorted(entry.name for entry in visible if entry.is_dir())
+        names = sorted(entry.name for entry in visible if entry.is_dir())
         lost = [entry.name for entry in visible if not os.path.exists(entry)]
     except OSError as error:
         raise UserError(
@@ -42,12 +42,12 @@ def class_folders(parent):
         raise UserError(
             f"'{parent}' has the link '{lost[0]}', which leads nowhere: restore or remove it"
         )
-    for name in found:
+    for name in names:
         if any("\udc80" <= letter <= "\udcff" for letter in name):
             raise UserError(
                 f"'{parent}' has the class folder '{name}', whose name is not UTF-8: rename it"
             )
-    return found
+    return names
 
 
 def read_folders(parent, classes, source=None):
@@ -61,15 +61,15 @@ def read_folders(parent, classes, source=None):
     Raises:
         UserError: a folder is missing, has no name or has no images.
     """
-    found = class_folders(parent)
-    if missing := sorted(classes.keys() - found):
+    folders = class_folders(parent)
+    if missing := sorted(classes.keys() - folders):
         raise UserError(
             f"'{parent}' lacks {len(missing):,} of its {len(classes):,} class folders "
             f"({some(missing)}): restore them, for without them the other labels would shift"
         )
-    if source and (unnamed := [folder for folder in found if folder not in classes]):
+    if source and (unnamed := [folder for folder in folders if folder not in classes]):
         raise UserError(
-            f"'{source}' has no name for {len(unnamed):,} of the {len(found):,} class folders in "
+            f"'{source}' has no name for {len(unnamed):,} of the {len(folders):,} class folders in "
             f"'{parent}' ({some(unnamed)}): add a line for each"
         )
     items, unread, others = [], [], []
@@ -93,7 +93,7 @@ def read_folders(parent, classes, source=None):
             f"Note: {len(others):,} files and folders in the class folders of '{parent}' are left "
             f"out, as their names do not end like those of images: {some(others)}"
         )
-    if loose := sorted(filter(is_image, set(os.listdir(parent)).difference(found))):
+    if loose := sorted(filter(is_image, set(os.listdir(parent)).difference(folders))):
         print(
             f"Note: {len(loose):,} images in '{parent}' are left out, as they are in no class "
             f"folder: {some(loose)}"
@@ -111,23 +111,23 @@ def file_names(parent, folders):
         UserError: a folder cannot be read.
     """
     kept = Path(f"{parent}.files.json")
-    known = kept_names(kept)
-    found, listed = {}, 0
+    cached = kept_names(kept)
+    entries, listed = {}, 0
     for folder in tqdm(folders, str(parent), unit=" folders", mininterval=2, delay=3):
         path = os.path.join(parent, folder)
         try:
             changed = os.stat(path).st_mtime
-            found[folder] = known.get(folder)
-            if not found[folder] or found[folder][0] != changed:
+            entries[folder] = cached.get(folder)
+            if not entries[folder] or entries[folder][0] != changed:
                 settled = time.time() - changed > SETTLED
-                found[folder] = [changed if settled else None, os.listdir(path)]
+                entries[folder] = [changed if settled else None, os.listdir(path)]
                 listed += 1
         except OSError as error:
             raise UserError(f"'{path}' cannot be read: {error.strerror}") from None
-    if listed and sum(len(names) for _, names in found.values()) >= MANY:
+    if listed and sum(len(names) for _, names in entries.values()) >= MANY:
         with contextlib.suppress(OSError):  # without permission to write, they are listed each time
-            write_whole(kept, json.dumps(found))
-    return {folder: names for folder, (_, names) in found.items()}
+            write_whole(kept, json.dumps(entries))
+    return {folder: names for folder, (_, names) in entries.items()}
 
 
 def kept_names(path):

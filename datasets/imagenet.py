@@ -67,15 +67,17 @@ class PartOfImageNet(ShiftedImageNet):
     @classmethod
     def classes(cls, images, names):
         """Return the classes with an existing folder."""
-        here = class_folders(images)
+        folders = class_folders(images)
         if len(names) == ImageNet.expected.classes:  # else the labels are not ImageNet's
-            lacking = [x for label, x in enumerate(names) if label in cls.labels and x not in here]
+            lacking = [
+                x for label, x in enumerate(names) if label in cls.labels and x not in folders
+            ]
             if lacking:
                 print(
                     f"Note: '{images}' lacks {len(lacking):,} of its {len(cls.labels):,} class "
                     f"folders ({some(lacking)}): only the other classes are used"
                 )
-        return {folder: name for folder, name in names.items() if folder in here}
+        return {folder: name for folder, name in names.items() if folder in folders}
 
 
 def by_wnid(source):

@@ -52,21 +52,21 @@ class Kept:
         except Exception as error:  # a broken file raises errors of many types
             raise self._flaw(f"is damaged, or no draw of CoOp ({in_short(error)})") from None
 
-    def _part(self, content, part, here, shots):
+    def _part(self, content, part, existing, shots):
         """Return the images of a part that the file names, in its order."""
         if part not in content:
             raise self._flaw(f"lacks images for '{part}'")
-        items = {os.path.relpath(item.impath, self.folder): item for item in here}
+        items = {os.path.relpath(item.impath, self.folder): item for item in existing}
         named = (self._item(path, label, part, items) for path, label in content[part])
-        found = list({item.impath: item for item in named}.values())
-        drawn = Counter(item.label for item in found)
-        for label, count in Counter(item.label for item in here).items():
+        unique = list({item.impath: item for item in named}.values())
+        drawn = Counter(item.label for item in unique)
+        for label, count in Counter(item.label for item in existing).items():
             if drawn[label] != min(shots, count):
                 raise self._flaw(
                     f"has {drawn[label]} images of label {label} for '{part}', and not "
                     f"{min(shots, count)}"
                 )
-        return found
+        return unique
 
     def _item(self, path, label, part, items):
         """Return the image of ours that the file names."""

@@ -23,24 +23,24 @@ def keys_of(node):
     Raises:
         UserError: a value is invalid.
     """
-    own = SimpleNamespace(**{key: getattr(node, key, default) for key, default in KEYS.items()})
+    values = SimpleNamespace(**{key: getattr(node, key, default) for key, default in KEYS.items()})
     need(
-        0 <= own.LABEL_NOISE < 1,
-        f"DATASET.LABEL_NOISE is {own.LABEL_NOISE} but must be the share of wrong training labels, "
-        "from 0 to below 1",
+        0 <= values.LABEL_NOISE < 1,
+        f"DATASET.LABEL_NOISE is {values.LABEL_NOISE} but must be the share of wrong training "
+        "labels, from 0 to below 1",
     )
-    one_of("DATASET.LABEL_NOISE_KIND", own.LABEL_NOISE_KIND, KINDS)
+    one_of("DATASET.LABEL_NOISE_KIND", values.LABEL_NOISE_KIND, KINDS)
     need(
-        1 <= own.IMBALANCE < math.inf,
-        f"DATASET.IMBALANCE is {own.IMBALANCE} but must be the size of the largest class over that "
-        "of the smallest, 1 or more",
+        1 <= values.IMBALANCE < math.inf,
+        f"DATASET.IMBALANCE is {values.IMBALANCE} but must be the size of the largest class over "
+        "that of the smallest, 1 or more",
     )
-    return own
+    return values
 
 
-def changes(own):
+def changes(values):
     """Return True if the values of `KEYS` change training images."""
-    return own.LABEL_NOISE > 0 or own.IMBALANCE > 1
+    return values.LABEL_NOISE > 0 or values.IMBALANCE > 1
 
 
 def imbalanced(items, imbalance, seed):
@@ -86,7 +86,7 @@ def noisy(items, names, noise, kind, seed):
         The items in their order, with new ones for wrong labels.
     """
     rng, K = _generator("label noise", seed), len(names)
-    found, seen, wrong = list(items), 0, 0
+    replaced, seen, wrong = list(items), 0, 0
     for group in _shuffled_classes(items, rng):
         seen += len(group)
         count = _nearest(noise * seen) - wrong
@@ -95,8 +95,8 @@ def noisy(items, names, noise, kind, seed):
         for i, step in zip(group[:count], steps, strict=False):
             item = items[i]
             label = (item.label + step) % K
-            found[i] = Datum(item.impath, label, item.domain, names[label])
-    return found
+            replaced[i] = Datum(item.impath, label, item.domain, names[label])
+    return replaced
 
 
 def _generator(draw, seed):

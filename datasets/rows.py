@@ -24,34 +24,36 @@ def read_rows(cls, file):
     Raises:
         UserError: the file cannot be read, is of another data set, or lacks training or test rows.
     """
-    found = read_features(file)
-    known = [base.__name__ for base in cls.__mro__]
-    if found.dataset and found.dataset not in known:
+    features = read_features(file)
+    names_of_bases = [base.__name__ for base in cls.__mro__]
+    if features.dataset and features.dataset not in names_of_bases:
         raise UserError(
-            f"'{file}' has features of {found.dataset}, not of {cls.__name__}: choose that data "
+            f"'{file}' has features of {features.dataset}, not of {cls.__name__}: choose that data "
             "set, or another file"
         )
-    names, labels = found.classnames, found.label.tolist()
+    names, labels = features.classnames, features.label.tolist()
 
     def items(rows):
-        return [Datum(found.place(row), labels[row], 0, names[labels[row]]) for row in rows]
+        return [Datum(features.place(row), labels[row], 0, names[labels[row]]) for row in rows]
 
     if cls.only_tested:
         test = items(range(len(labels)))
-        return found, (test, [], test)
-    parts = {part: items(found.split[part]) for part in PARTS}
+        return features, (test, [], test)
+    parts = {part: items(features.split[part]) for part in PARTS}
     if lacking := [part for part in ("train", "test") if not parts[part]]:
         raise UserError(f"The split in '{file}' has no {lacking[0]} rows: add some")
-    return found, (*parts.values(),)
+    return features, (*parts.values(),)
 
 
-def row_keys(found):
+def row_keys(features):
     """Return a key of each row by its place, as `contents.read_keys` does for files.
 
     Named rows of the same classes are equal in all files; rows without names only in equal files.
     """
-    of = "\0".join(found.classnames) if found.images else file_sha256(found.path)
-    return {place: _key(f"{of}\0{place.removeprefix(found.path)}") for place in found.places}
+    content = "\0".join(features.classnames) if features.images else file_sha256(features.path)
+    return {
+        place: _key(f"{content}\0{place.removeprefix(features.path)}") for place in features.places
+    }
 
 
 def _key(text):
