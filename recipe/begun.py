@@ -79,7 +79,7 @@ def _begun(folder: Path) -> dict:
     path = folder / BEGUN
     if not path.exists():
         return {}
-    found = read_json(path, "delete that folder")
-    if not all(is_settings(found.get(key, {})) for key in ("source", "settings")):
+    content = read_json(path, "delete that folder")
+    if not all(is_settings(content.get(key, {})) for key in ("source", "settings")):
         raise UserError(f"'{path}' is not of this project: delete that folder")
-    return found
+    return content

@@ -45,8 +45,8 @@ def read_keys(path: str | os.PathLike, derived: tuple[str, ...] = ()) -> dict[st
         raise UserError(
             f"The config file '{path}' is its own base (BASE {name}): remove one of them"
         )
-    own = {plain_key(key) for key in keys}
-    kept = {key: v for key, v in read_keys(base, above).items() if plain_key(key) not in own}
+    own_keys = {plain_key(key) for key in keys}
+    kept = {key: v for key, v in read_keys(base, above).items() if plain_key(key) not in own_keys}
     return kept | keys
 
 
@@ -76,10 +76,10 @@ def read_yaml(path: str | os.PathLike) -> object:
             try:
                 node = loader.get_single_node()
                 twice = _given_twice(node, "", {}, set())
-                found = (node and loader.construct_document(node)) or {}
+                content = (node and loader.construct_document(node)) or {}
             finally:
                 loader.dispose()
-        too_many = next(islice(_values(found), MOST_VALUES, None), None)
+        too_many = next(islice(_values(content), MOST_VALUES, None), None)
     except FileNotFoundError:
         near = [p.name for p in Path(path).parent.glob("[!.]*.yaml")]
         hint = f"in its folder, {nearest(Path(path).name, near)}" if near else "look into configs/"
@@ -101,7 +101,7 @@ def read_yaml(path: str | os.PathLike) -> object:
         raise UserError(
             f"The config file '{path}' has more than {MOST_VALUES:,} values: aliases repeat them"
         )
-    return found
+    return content
 
 
 def _given_twice(node, above: str, lines: dict[str, int], done: set[int]) -> tuple | None:
@@ -130,8 +130,8 @@ def _given_twice(node, above: str, lines: dict[str, int], done: set[int]) -> tup
         if line and before:
             return name, before, line
         seen[name] = line
-        if found := _given_twice(value, f"{name}.", lines, done):
-            return found
+        if twice := _given_twice(value, f"{name}.", lines, done):
+            return twice
     return None
 
 
@@ -158,10 +158,13 @@ def prompts_for(backbone: str | None, config_file: str | os.PathLike) -> dict[st
     """
     if not backbone or "/" in backbone or not config_file:
         return {}
-    own = Path(config_file).with_name(f"{backbone}.yaml")
-    if read_keys(config_file).get("MODEL.BACKBONE.NAME", backbone) == backbone or not own.is_file():
+    file = Path(config_file).with_name(f"{backbone}.yaml")
+    if (
+        read_keys(config_file).get("MODEL.BACKBONE.NAME", backbone) == backbone
+        or not file.is_file()
+    ):
         return {}
-    return {key: v for key, v in read_keys(own).items() if key.startswith("TRAINER.")}
+    return {key: v for key, v in read_keys(file).items() if key.startswith("TRAINER.")}
 
 
 def nested(keys: Mapping[str, object]) -> dict:
@@ -267,7 +270,7 @@ def _as_float(value: object) -> object:
 
 def located(keys: Mapping[str, object], folder: str | os.PathLike) -> dict[str, object]:
     """Return keys whose DATASET.FEATURES, if it is relative, starts from a folder."""
-    found = dict(keys)
-    if isinstance(file := found.get(FEATURES), str) and file:
-        found[FEATURES] = os.path.join(folder, os.path.expanduser(file))
-    return found
+    located_keys = dict(keys)
+    if isinstance(file := located_keys.get(FEATURES), str) and file:
+        located_keys[FEATURES] = os.path.join(folder, os.path.expanduser(file))
+    return located_keys

@@ -135,8 +135,8 @@ def name_replaced(cfg, recorded, args) -> None:
     now, then = (dict(leaves(tree)) for tree in (cfg, recorded))
     differing = [key for key in sorted(given & then.keys()) if now[key] != then[key]]
     if differing:
-        said = ", ".join(f"{key} {then[key]} (not {now[key]})" for key in differing)
-        print(f"The record has settings of the training: {said}")
+        differences = ", ".join(f"{key} {then[key]} (not {now[key]})" for key in differing)
+        print(f"The record has settings of the training: {differences}")
 
 
 def predict_command(cfg, trainer) -> str:

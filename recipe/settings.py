@@ -94,25 +94,27 @@ def build_cfg(
         "it: derive its class from datasets.ImageDataset, or leave it out",
     )
     varied = by_dataset(keys for _, keys in settings)
-    own = METHODS.get(cfg.TRAINER.NAME)
-    if own is None:
+    method = METHODS.get(cfg.TRAINER.NAME)
+    if method is None:
         check_other_trainer(cfg)
     else:  # OPTIM does not count, although some methods read it
-        varied &= {place for place in map(own.place, own.defaults) if not place.startswith("OPTIM")}
+        varied &= {
+            place for place in map(method.place, method.defaults) if not place.startswith("OPTIM")
+        }
         cfg.TRAINER.PER_DATASET = sorted(varied)
         of_run = {source: for_run(keys, *run) for source, keys in settings}
-        wrong = unread(own, of_run.pop(COMMAND_LINE, {}))
+        wrong = unread(method, of_run.pop(COMMAND_LINE, {}))
         if wrong and not shared:
-            raise not_read(wrong[0], own)
-        of_files = [key for keys in of_run.values() for key in unread(own, keys)]
+            raise not_read(wrong[0], method)
+        of_files = [key for keys in of_run.values() for key in unread(method, keys)]
         cfg.TRAINER.UNREAD = sorted({*of_files})
     return cfg
 
 
 def unread(method, keys: Iterable[str]) -> list[str]:
     """Return the dotted keys of nodes below TRAINER that a method does not read."""
-    own = _places(method)
-    return [key for key in keys if re.match(r"TRAINER\.\w+\.", key) and key not in own]
+    places = _places(method)
+    return [key for key in keys if re.match(r"TRAINER\.\w+\.", key) and key not in places]
 
 
 def not_read(key: str, method) -> UserError:
@@ -174,24 +176,24 @@ def effective(cfg) -> str:
 
     Without OPTIM where nothing is trained, and without the output folder.
     """
-    own, cfg = METHODS.get(cfg.TRAINER.NAME), _own(cfg).clone()
+    method, cfg = METHODS.get(cfg.TRAINER.NAME), _own(cfg).clone()
     cfg.defrost()
     cfg.OUTPUT_DIR = ""
-    if own is not None and not own.trains:
-        for key in [key for key in cfg.OPTIM if f"OPTIM.{key}" not in _places(own)]:
+    if method is not None and not method.trains:
+        for key in [key for key in cfg.OPTIM if f"OPTIM.{key}" not in _places(method)]:
             del cfg.OPTIM[key]
     return str(cfg)
 
 
 def _own(cfg):
-    own = METHODS.get(cfg.TRAINER.NAME)
-    if own is None:  # not a method of this project: its keys are not known
+    method = METHODS.get(cfg.TRAINER.NAME)
+    if method is None:  # not a method of this project: its keys are not known
         return cfg
     cfg = cfg.clone()
     cfg.defrost()
     general = {*dict(leaves(get_cfg_default())), "DATASET.SUBSAMPLE_CLASSES"}  # read by all
-    of_methods = {place for method in METHODS.values() for place in _places(method)}
-    for place in of_methods - _places(own) - general:
+    of_methods = {place for kind in METHODS.values() for place in _places(kind)}
+    for place in of_methods - _places(method) - general:
         _drop(cfg, place)
     return cfg
 
