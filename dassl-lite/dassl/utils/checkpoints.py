@@ -93,8 +93,8 @@ def load_content(fpath, remedy="copy it again, or train again"):
             with zipfile.ZipFile(fpath) as archive:
                 if damaged := archive.testzip():
                     raise zipfile.BadZipFile(f"'{damaged}' has changed since it was written")
-        known = torch.serialization.get_safe_globals()  # those of others, which are to stay
-        with torch.serialization.safe_globals([x for x in _stand_ins() if x not in known]):
+        safe = torch.serialization.get_safe_globals()  # those of others, which are to stay
+        with torch.serialization.safe_globals([x for x in _stand_ins() if x not in safe]):
             return torch.load(fpath, map_location="cpu", weights_only=True)
     except Exception as error:  # a broken file raises errors of many types
         foreign = re.search(r"GLOBAL (\S+)", str(error))
@@ -299,9 +299,9 @@ def load_pretrained_weights(model, weight_path):
     """Load the weights of a file whose names and shapes fit the model; print those left out."""
     checkpoint = load_checkpoint(weight_path)
     pretrained = _without_module(checkpoint.get("state_dict", checkpoint))
-    own = model.state_dict()
-    fitting = {n: v for n, v in pretrained.items() if n in own and own[n].shape == v.shape}
-    model.load_state_dict({**own, **fitting})
+    state = model.state_dict()
+    fitting = {n: v for n, v in pretrained.items() if n in state and state[n].shape == v.shape}
+    model.load_state_dict({**state, **fitting})
     if not fitting:
         warnings.warn(f"No weight of '{weight_path}' fits the model", stacklevel=2)
         return

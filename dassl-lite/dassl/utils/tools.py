@@ -30,10 +30,10 @@ def mkdir_if_missing(dirname):
 
 def check_isfile(fpath):
     """Return True if `fpath` is a file; print a line if it is not."""
-    found = osp.isfile(fpath)
-    if not found:
+    exists = osp.isfile(fpath)
+    if not exists:
         print(f"No file found at '{fpath}'")
-    return found
+    return exists
 
 
 def listdir_nohidden(path, sort=False):
