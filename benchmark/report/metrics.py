@@ -4,7 +4,7 @@ Metrics of single tests are those of the frame; metrics over base and new classe
 computed from predictions.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -94,7 +94,6 @@ class Metrics:
         metrics = {
             key: each for key, each in METRICS.items() if each.everywhere or key in by_metric
         }
-        notes = "; ".join(metric.note for metric in metrics.values() if metric.note)
         no_rows, spread = test.numbers[:0], spread_note(test.lines["seeds"].str.len().max())
         problems = test.without(by_metric.get("negative_log_likelihood", no_rows), MISSING)
         limits = by_metric.get("temperature", no_rows)
@@ -102,7 +101,7 @@ class Metrics:
             "name", sort=False
         ):
             problems.append(f"{name}: {AT_BOUND} [{seeds_text(list(members['seed']))}]")
-        table = test.table(": metrics", metrics, [spread, f"{notes}."], problems)
+        table = test.table(": metrics", metrics, [spread, *explained(metrics)], problems)
         yield replace(table, picture=f"{self.picture}_{test.name}")
         if metrics := {key: each for key, each in _ood(test).items() if key in by_metric}:
             problems = test.without(pd.concat(by_metric[key] for key in metrics), NO_OOD)
@@ -117,6 +116,12 @@ class Metrics:
         return joint_records + [
             record for test in self.tests for record in test.records([*METRICS, *_ood(test)])
         ]
+
+
+def explained(keys: Iterable[str]) -> list[str]:
+    """Return a sentence on those of these metrics that need one, if any."""
+    notes = [note for key in keys if (note := METRICS[key].note)]
+    return [f"{'; '.join(notes)}."] if notes else []
 
 
 def _ood(test: Measured) -> dict[str, Metric]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from trainers.prompting.errors import UserError
+from trainers.prompting.errors import UserError, printable
 
 from ..protocols.base import Protocol, Run, listed
 from ..protocols.few_shot import FEW_SHOT
@@ -28,7 +28,7 @@ from ..records import (
     used,
 )
 from .frame import alike_text, changed, setting_texts, teacher_text
-from .metrics import class_table, images_of_classes
+from .metrics import class_table, explained, images_of_classes
 from .names import method_name
 from .own_sets import name_in
 from .render import TABLE_STYLES, as_csv, in_style
@@ -58,16 +58,20 @@ def overview(folders: list[Path], form: str) -> str:
     """Return a table with a line for each of these runs; in other formats, as `report_runs`."""
     if form not in TABLE_STYLES:
         return report_runs(folders, form)
+    note = "`report RUN` shows one with its classes."
+    table = _overview({folder: _read(folder) for folder in folders}, [note])
+    return in_style({None: [table]}, form)
+
+
+def _overview(runs: Mapping[Path, Outcome], notes: list[str]) -> Table:
     head = ["Run", "Method", "Data set", "Shots", "Seed", "Accuracy (%)"]
     lines = []
-    for folder in folders:
-        outcome = _read(folder)
+    for folder, outcome in runs.items():
         record = outcome.result or {}
         facts = [record.get("trainer"), outcome.run.dataset, record.get("shots")]
         facts += [record.get("seed"), f"{record['accuracy']:.2f}"]
         lines.append((str(folder), *("-" if fact is None else str(fact) for fact in facts)))
-    note = "`report RUN` shows one with its classes."
-    return in_style({None: [Table("Single runs", head, _cells(lines), [note])]}, form)
+    return Table("Single runs", head, _cells(lines), notes)
 
 
 def report_runs(folders: list[Path], form: str, plots: Path | None = None) -> str:
@@ -107,10 +111,15 @@ def report_runs(folders: list[Path], form: str, plots: Path | None = None) -> st
         return in_style(tables, form)
     from .page import Part, page
 
-    sections: dict[Protocol | Section, list[Part]] = {
-        Section(f"run{i}", _where(outcome)): [Part("", tables[folder], of_run)]
-        for i, ((folder, outcome), of_run) in enumerate(zip(runs.items(), drawn, strict=True))
-    }
+    sections: dict[Protocol | Section, list[Part]] = {}
+    if len(runs) > 1:
+        sections[Section("runs", "All runs")] = [Part("", [_overview(runs, [])], {})]
+    titles = [_where(outcome) for outcome in runs.values()]
+    for i, (folder, of_run) in enumerate(zip(runs, drawn, strict=True)):
+        title = titles[i] if titles.count(titles[i]) == 1 else f"{titles[i]}: {folder}"
+        measured = [key for key in METRICS if results[folder].get(key) is not None]
+        tables[folder][0].caption += explained(measured)
+        sections[Section(f"run{i}", printable(title))] = [Part("", tables[folder], of_run)]
     return page(sections, results.values())
 
 

@@ -122,6 +122,10 @@ def test_pictures_of_several_runs_are_apart(run, tmp_path, capsys):
     runs = [str(tmp_path / name) for name in ("one/seed1", "other/seed1")]
     assert main(["report", *runs, "--plots", str(plots)]) == 0
     assert len(list(plots.glob("one/seed1/*.png"))) == len(list(plots.rglob("*.png"))) / 2 == 3
+    capsys.readouterr()
+    assert main(["report", *runs, "--format", "html"]) == 0
+    heads = re.findall("<h2[^>]*>(.*?)</h2>", capsys.readouterr().out)
+    assert heads == ["All runs", *(f"ALIGN on data, seed 1: {folder}" for folder in runs)]
 
 
 def test_the_sheet_has_the_most_confident_wrong_images(run, monkeypatch, capsys):
