@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from fresh import run_fresh
 from other_checkout import run_in, write_checkout
+from packaging.utils import canonicalize_name
 from paths import GOLDEN, ROOT
 
 from trainers import prompting
@@ -174,6 +175,8 @@ def test_the_wheel_has_every_config_file_of_a_method(pyproject):
 
 def test_the_base_requirements_are_those_of_the_repository(pyproject):
     project = pyproject["project"]
+    for extra in project["optional-dependencies"]:
+        assert extra == canonicalize_name(extra), "pip 23.2 looks for the name as it is written"
     lines = [(ROOT / f"requirements{more}.txt").read_text() for more in ("", "-extra")]
     listed = set("\n".join(lines).splitlines())
     for group in (project["dependencies"], *project["optional-dependencies"].values()):
