@@ -1,5 +1,6 @@
 """A checkpoint that a run cannot resume from: one sentence, with the file and the remedies."""
 
+import json
 import sys
 
 import pytest
@@ -10,6 +11,7 @@ from tiny import arguments, run
 
 import train
 from trainers.prompting import UserError
+from trainers.prompting.trainer.computed import goes_on
 
 REFUSED = UserError, utils.UserError
 
@@ -25,6 +27,7 @@ PARTS = {
     "method": "has no state of the method",
     "scaler": "has no state of the method, or of its loss scale",
     "settings": "has no valid settings",
+    "computed": "has no valid precision",
     "classnames": "has no valid class names",
     "images": "has no valid images",
     "train_seconds": "has no valid training time",
@@ -36,12 +39,15 @@ OTHERWISE = {
     ("rng", MISSING): "lacks rng",
     ("method", MISSING): "lacks method",
     ("scaler", MISSING): "lacks scaler",
+    ("computed", MISSING): "lacks computed",
     ("classnames", MISSING): "lacks classnames",
     ("images", MISSING): "lacks images",
     ("train_seconds", MISSING): "lacks train_seconds",
 }
+EIGHT_BITS = {"precision": "float8", "processor": "cpu, AVX512"}
 FINE = [("train_seconds", 7), ("settings", MISSING)]  # public code saves no settings
 CASES = [(key, value) for key in PARTS for value in NONSENSE if (key, value) not in FINE]
+CASES += [("computed", {"precision": "float32"}), ("computed", EIGHT_BITS)]
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +105,28 @@ def test_the_same_command_ends_without_a_traceback(killed, capsys, key):
     assert line.startswith(f"error: The checkpoint '{file}' {PARTS[key]}")
     torch.save(checkpoint, file)
     assert run(root) == 0
+
+
+def test_another_precision_or_kind_of_processor_is_said(killed, capsys):
+    root, file, checkpoint = killed
+    now = checkpoint["computed"]
+    began = {"precision": "float16", "processor": "NVIDIA H100 80GB HBM3"}
+    torch.save(checkpoint | {"computed": began}, file)
+    assert run(root) == 0
+    torch.save(checkpoint, file)
+    here = f"float32 ({now['processor']})"
+    line = f"Resumed in {here}; begun in float16 (NVIDIA H100 80GB HBM3)\n"
+    assert capsys.readouterr().out.count(line) == 1
+    record = json.loads((root / "output" / "results.json").read_text())
+    assert record["precision"] == "float16 + float32"
+    assert goes_on(checkpoint, now, "") == now and not capsys.readouterr().out
+    other = {"computed": now | {"processor": "cpu, \x1b"}, "settings": {}}
+    both = {"precision": "float32", "processor": f"cpu, \x1b + {now['processor']}"}
+    for _ in range(2):  # the second time as if it was killed on this processor, too
+        other["computed"] = goes_on(other, now, "")
+        assert other["computed"] == both
+        said = capsys.readouterr().out
+        assert said.startswith(f"Resumed in {here}; begun in float32 (cpu, \\x1b")
 
 
 def test_a_loss_scale_is_resumed_if_there_is_one(trainer):

@@ -125,7 +125,8 @@ def test_zero_shot_needs_no_training(tmp_path, capsys):
     assert (record["num_params"], record["train_seconds"]) == (0, 0)
 
 
-def test_amp_on_the_cpu_is_bfloat16_and_fp16_says_that_it_is_fp32(tmp_path, capsys):
+def test_amp_on_the_cpu_is_bfloat16_and_fp16_says_that_it_is_fp32(tmp_path, monkeypatch):
+    monkeypatch.setattr("trainers.prompting.running.precision.bfloat16_factor", lambda clip: 2.94)
     for precision in ("amp", "fp16", "fp32"):
         out = tmp_path / precision
         assert run(tmp_path, "ALIGN", out, extra=["TRAINER.ALIGN.PREC", precision]) == 0
@@ -133,7 +134,11 @@ def test_amp_on_the_cpu_is_bfloat16_and_fp16_says_that_it_is_fp32(tmp_path, caps
     assert all(torch.equal(v, same[1][k]) for k, v in same[0].items())
     assert any(not torch.equal(v, same[1][k]) for k, v in same[2].items())
     assert all(v.isfinite().all() for v in same[2].values())
-    assert "computes in fp32" in (tmp_path / "fp16" / "log.txt").read_text()
+    said = (tmp_path / "fp16" / "log.txt").read_text()
+    assert "computes in fp32\nthis processor computes bfloat16 2.9 times as fast" in said
+    assert "times as fast" not in (tmp_path / "amp" / "log.txt").read_text()
+    found = {p: results(tmp_path / p)["precision"] for p in ("amp", "fp16", "fp32")}
+    assert found == {"amp": "bfloat16", "fp16": "float32", "fp32": "float32"}
 
 
 def test_whole_numbers_are_accepted_for_decimal_keys(tmp_path):

@@ -65,9 +65,7 @@ def check_usable(device: str) -> None:
 
 def computing_type(device: str, precision: str) -> torch.dtype:
     """Return the type in which large matrix products are computed."""
-    if precision == "fp32":
-        return torch.float32
-    return Precision(precision, torch.device(device)).half
+    return Precision(precision, torch.device(device)).computed_in
 
 
 def product_rate(device: str, precision: str, size: int) -> float:

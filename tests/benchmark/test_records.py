@@ -49,6 +49,7 @@ BROKEN = {
     "versions": ({"versions": 7}, "holds versions 7, which is not a group of texts or numbers"),
     "device": ({"versions": {"device": []}}, 'holds versions {"device": []}, which is not a group'),
     "git": ({"git": 5}, "holds git 5, which is not a text"),
+    "precision": ({"precision": 16}, "holds precision 16, which is not a text"),
     "digits": ({"train_seconds": 10**400}, "which is not a number, 0 or more"),
     "lines": ({"trainer": "CoOp\n\\input{x}"}, "holds trainer CoOp\\n\\input{x}, not CoOp"),
     "escape": ({"trainer": "\x1b[2J"}, "holds trainer \\x1b[2J, not CoOp"),

@@ -6,8 +6,10 @@ import pytest
 import torch
 from half import CPU, compare, errors, exact, step, worse
 from models import images, model_of, settings
+from torch import nn
 
 from trainers.prompting.method import Batch
+from trainers.prompting.running import precision as running
 from trainers.prompting.running.precision import Precision
 from trainers.prompting.step import training_step
 
@@ -20,6 +22,7 @@ SLOW = [
     for kind in ("fp16", "amp", "bf16")
     for loud in ("quiet", "start", "blocks", "gains")
 ]
+FALLS = "PREC fp16 needs a GPU: on the CPU this run computes in fp32"
 DRAWS = {"quiet": 12, "start": 12, "blocks": 50, "gains": 50}
 
 
@@ -60,6 +63,53 @@ def test_bf16_on_the_cpu_is_amp(tiny_clip):
     bf16, amp, fp32 = found
     assert all(map(torch.equal, bf16, amp))
     assert not torch.equal(bf16[0], fp32[0])
+
+
+@pytest.mark.parametrize(
+    ("name", "factor", "said"),
+    [
+        ("fp16", 2.94, [FALLS, "this processor computes bfloat16 2.9 times as fast: PREC bf16"]),
+        ("fp16", 1.19, [FALLS]),
+        ("fp16", 0.25, [FALLS]),
+        ("bf16", 0.25, ["this processor computes float32 4.0 times as fast: PREC fp32"]),
+        ("amp", 0.8, ["this processor computes float32 1.2 times as fast: PREC fp32"]),
+        ("amp", 0.9, []),
+        ("bf16", 2.94, []),
+    ],
+)
+def test_a_faster_precision_of_the_cpu_is_said(monkeypatch, name, factor, said):
+    monkeypatch.setattr(running, "bfloat16_factor", lambda clip_model: factor)
+    assert Precision(name, CPU).note(nn.Identity()).splitlines() == said
+    assert not Precision("bf16", torch.device("cuda")).note(nn.Identity())
+
+
+def test_products_are_timed_only_where_their_factor_can_be_said(monkeypatch, tiny_clip):
+    monkeypatch.setattr(running.F, "linear", None)
+    for closed in (tiny_clip, nn.Identity()):  # too small, as of a file of features
+        assert running.bfloat16_factor(closed) == 1
+    large = nn.Linear(1024, 1024)
+    for name, device in (("fp32", "cpu"), ("bf16", "cuda")):
+        assert not Precision(name, torch.device(device)).note(large)
+    with pytest.raises(TypeError):
+        Precision("bf16", CPU).note(large)
+
+
+def test_the_factor_is_that_of_the_fastest_products(monkeypatch):
+    """By a clock that a product in float32 moves on by 3 and one in bfloat16 by 2, or more."""
+    now, linear, seen = [0.0], running.F.linear, []
+    clip_model = nn.Sequential(nn.Embedding(5000, 512), nn.Linear(8, 8), nn.Linear(512, 2048))
+    state = torch.get_rng_state()
+    monkeypatch.setattr(running.time, "perf_counter", lambda: now[0])
+
+    def product(x, weight):
+        seen.append((x.dtype, weight.shape))
+        now[0] += {torch.float32: 3.0, torch.bfloat16: 2.0}[x.dtype] * (5 if len(seen) < 5 else 1)
+        return linear(x, weight)
+
+    monkeypatch.setattr(running.F, "linear", product)
+    assert running.bfloat16_factor(clip_model) == 1.5
+    assert set(seen) == {(t, (2048, 512)) for t in (torch.float32, torch.bfloat16)}
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 @pytest.mark.parametrize("name", ["GalLoP", "LoCoOp", "MMRL"])

@@ -15,7 +15,7 @@ from .environment import git_commit, peak_memory_mib, versions
 from .metrics import detection, metrics
 
 # What only a method of this project says of itself; the record of another trainer lacks it.
-NOT_KNOWN = ("num_params", "seeded", "train_steps", "beyond", "alike", "teacher")
+NOT_KNOWN = ("num_params", "seeded", "train_steps", "beyond", "alike", "teacher", "precision")
 
 
 def results_file(cfg) -> Path:
@@ -88,6 +88,7 @@ def write_results(cfg, trainer) -> None:
         "train_steps": _steps(trainer),
         "test_seconds": getattr(trainer, "test_seconds", 0.0),
         "peak_memory_mib": peak,
+        "precision": getattr(trainer, "computed", {}).get("precision"),
         "beyond": beyond(cfg, trainer),
         "alike": getattr(trainer, "alike", None),
         "teacher": getattr(trainer, "teacher_facts", None),

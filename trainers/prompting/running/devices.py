@@ -36,6 +36,12 @@ def device_name(device: torch.device | str) -> str:
     return torch.cuda.get_device_name(device) if kind == "cuda" else kind
 
 
+def processor(device: torch.device | str) -> str:
+    """Return the kind of a processor, by which sums are rounded: a GPU's name, or `cpu, AVX512`."""
+    name = device_name(device)
+    return f"{name}, {torch.backends.cpu.get_cpu_capability()}" if name == "cpu" else name
+
+
 def idle_gpus() -> str:
     """Return the GPUs of this machine that PyTorch cannot use, and why; empty if it can, or none.
 

@@ -1,10 +1,12 @@
 """The precision of a run: `fp32`, `amp` or `bf16` (autocast), `fp16` (frozen encoders in half)."""
 
 import os
+import time
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from ..backbones.closed import Closed
 from ..backbones.openai_clip import model as openai_model
@@ -15,6 +17,9 @@ from ..errors import one_of
 # are skipped.
 INIT_SCALE = 1024.0
 PRECISIONS = ("fp32", "amp", "bf16", "fp16")
+# Of the timed product: its rows and repetitions, how many elements a layer must have for its time
+# to matter (the largest of RN50 has as many), and a factor that is worth saying.
+ROWS, TIMES, LARGE, WORTH = 128, 4, 2**20, 1.2
 
 
 def fix_cublas() -> None:
@@ -36,6 +41,25 @@ def make_deterministic() -> None:
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
+def bfloat16_factor(clip_model: nn.Module) -> float:
+    """Return how many times as fast as in float32 the CPU multiplies in bfloat16, by the clock.
+
+    It is timed on a layer as large as the CLIP's largest; 1 for a CLIP without a large one.
+    """
+    shapes = [layer.weight.shape for layer in clip_model.modules() if isinstance(layer, nn.Linear)]
+    shape = max(shapes, key=torch.Size.numel, default=torch.Size([0]))
+    if shape.numel() < LARGE:
+        return 1.0
+    kinds = torch.float32, torch.bfloat16
+    seconds: dict[torch.dtype, list[float]] = {kind: [] for kind in kinds}
+    for kind in kinds * TIMES:
+        x, weight = torch.ones(ROWS, shape[1], dtype=kind), torch.ones(shape, dtype=kind)
+        begun = time.perf_counter()
+        F.linear(x, weight)
+        seconds[kind].append(time.perf_counter() - begun)
+    return min(seconds[torch.float32]) / min(seconds[torch.bfloat16])
+
+
 class Precision:
     """The precision of a run on a device.
 
@@ -48,6 +72,7 @@ class Precision:
 
     Attributes:
         name: the precision that is used.
+        computed_in: the type of most products.
         scaler: a `GradScaler`, disabled where gradients cannot vanish.
 
     Raises:
@@ -61,8 +86,22 @@ class Precision:
         self.name = "fp32" if self.falls_back else name
         self.device = device
         self.half = torch.bfloat16 if on_cpu or name == "bf16" else torch.float16
+        self.computed_in = torch.float32 if self.name == "fp32" else self.half
         scaled = self.name != "fp32" and self.half == torch.float16
         self.scaler = torch.amp.GradScaler(device.type, init_scale=INIT_SCALE, enabled=scaled)
+
+    def note(self, clip_model: nn.Module) -> str:
+        """Return what should be said of the precision before a run; empty if nothing."""
+        said = []
+        if self.falls_back:
+            said.append("PREC fp16 needs a GPU: on the CPU this run computes in fp32")
+        if self.device.type == "cpu" and (said or self.name != "fp32"):
+            factor, words = bfloat16_factor(clip_model), "this processor computes"
+            if self.falls_back and factor >= WORTH:
+                said.append(f"{words} bfloat16 {factor:.1f} times as fast: PREC bf16")
+            if not self.falls_back and 1 / factor >= WORTH:
+                said.append(f"{words} float32 {1 / factor:.1f} times as fast: PREC fp32")
+        return "\n".join(said)
 
     def place(self, method: nn.Module, clip_model: Any) -> None:
         """Move a method to the device, with its frozen CLIP in the type that it runs in."""

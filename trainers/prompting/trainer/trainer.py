@@ -49,6 +49,7 @@ from .checks import (
     not_finite,
     note_alike,
 )
+from .computed import computed, goes_on
 from .config import fitted, made, resolved, settings_in
 from .detection import Detection
 from .evaluation import Recorder, validation_loader
@@ -87,6 +88,7 @@ class PromptTrainer(TrainerX):
             initial ones.
 
     Attributes:
+        computed: the precision and the kind of processor of the run, and of what it resumes.
         method: the method, built for the backbone and the classes of the run.
         alike: groups of class names that the CLIP reads alike.
         detection: scores of the run's own images and of those of the data sets in TEST.OOD.
@@ -156,9 +158,10 @@ class PromptTrainer(TrainerX):
         self.precision = Precision(settings.PREC, self.device)
         if self.device.type == "cpu":
             keep_freed_memory()
-        if self.precision.falls_back:
-            print("PREC fp16 needs a GPU: on the CPU this run computes in fp32")
         classnames, clip_model = check_classes(self.dm.dataset.classnames), self.clip_model
+        if note := self.precision.note(clip_model):
+            print(note)
+        self.computed = computed(self.precision)
         self.method = self.model = made(kind, settings, clip_model, classnames, cfg.DATASET.NAME)
         if kind.unlabelled:
             left_out = getattr(self.dm.dataset, "other_classnames", ())
@@ -381,6 +384,7 @@ class PromptTrainer(TrainerX):
             "val_result": val_result,
             "method": self.method.own_state(),
             "scaler": self.precision.scaler.state_dict(),
+            "computed": self.computed,
             "settings": self.settings,
             "class_buffers": self.method.class_buffers,
             "classnames": list(self.dm.dataset.classnames),
@@ -407,7 +411,8 @@ class PromptTrainer(TrainerX):
                 lacks something that `save_model` writes.
         """
         of_dassl: dict = getattr(super(), "run_state", dict)()
-        wanted = {"optimizer", "scheduler", "method", "scaler", "classnames", "images", *of_dassl}
+        wanted = {"optimizer", "scheduler", "method", "scaler", "computed", "classnames", "images"}
+        wanted |= of_dassl.keys()
         wanted |= {"planned"} if isinstance(self.method, Planned) else set()
         names = self.dm.dataset.classnames
         check_resumed(checkpoint, self.settings, names, folder, wanted, self.method)
@@ -429,6 +434,7 @@ class PromptTrainer(TrainerX):
             state = read_checkpoint(checkpoint_file(folder, epoch))
             if not hasattr(super(), "check_checkpoint"):  # dassl-lite has checked it already
                 self.check_checkpoint(state, folder)
+            self.computed = goes_on(state, self.computed, folder)
             try:
                 self.method.load_own_state(state.get("method", {}))
                 self.precision.load_scale(state.get("scaler", {}))
