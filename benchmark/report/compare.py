@@ -17,7 +17,7 @@ from trainers.prompting.errors import UserError, check_name
 from ..protocols.base import Protocol, shots_text
 from ..records import Outcome
 from .answers import MEASURES, answers, classes, each_seed, motifs
-from .frame import FACTS, apart_note, each_row
+from .frame import FACTS, apart_note, computed_note, each_row
 from .measured import averaged, averages_title
 from .names import dataset_title
 from .paired import Pair, difference, holm
@@ -243,6 +243,7 @@ class Comparisons:
         caption += [self._measure.note] if self._measure.note else h_note(protocol)
         both = [row for side in ("ours", "theirs") for row in members[side]]
         caption += meaning(chain(*(row.beyond for row in both)))
+        caption += computed_note(both)
         caption += apart_note(both) if average else []
         refused = self._refused.get(members.iloc[0]["ours"].table, [])
         problems = list(dict.fromkeys([*members["problems"].explode().dropna(), *refused]))

@@ -22,6 +22,7 @@ def facts(results: Iterable[dict]) -> dict[str, str]:
         "Commit": [(result.get("git") or "")[:12] for result in results],
         "PyTorch": [version.get("torch") for version in versions],
         "Python": [version.get("python") for version in versions],
+        "Precision": [result.get("precision") for result in results],
         "Device": [version.get("device") for version in versions],
     }
     terms = {

@@ -39,6 +39,8 @@ FACTS = {"backbone": "backbone", "backbone_sha256": "weights", "features": "feat
          "split": "split",
          "num_test": "test images", "data_fingerprint": "images",
          "teacher": "teacher"}  # fmt: skip
+# Those that the runs of one method must share.
+OWN_FACTS = {"precision": "precision"}
 
 Settings = tuple[tuple[str, Any], ...]  # keys and values
 
@@ -120,7 +122,7 @@ def _facts(outcome: Outcome) -> dict:
     metrics |= {ood_name(name, key): measured[key]
                 for name, measured in (result.get("ood") or {}).items()
                 for key in OOD if key in measured}  # fmt: skip
-    return {key: result.get(key) for key in FACTS} | {
+    return {key: result.get(key) for key in (*FACTS, *OWN_FACTS)} | {
         "protocol": protocol.name, "across": protocol.across, "once": protocol.untrained_once,
         "source": run.source, "dataset": run.dataset,
         "shots": run.shots, "trainer": run.trainer, "label": getattr(run, "label", ""),
@@ -183,8 +185,9 @@ def _others(runs: pd.DataFrame) -> pd.Series:
     """Return in what each run's CLIP and test images differ from those in the same tables."""
     cell, others = ["group"], pd.Series([()] * len(runs), runs.index)
     training = [runs[key] for key in (*METHOD, "settings", "seed")]  # its tests are in one line
-    for key, name in FACTS.items():
+    for key, name in (FACTS | OWN_FACTS).items():
         cell = ["group", "dataset", "column"] if key == "split" else cell
+        cell = ["group", *METHOD[4:]] if key in OWN_FACTS else cell
         differs = runs.groupby(cell, dropna=False)[key].transform("nunique") > 1
         if differs.any():
             texts = runs[key].where(differs).map(_short_text, na_action="ignore")
@@ -281,6 +284,16 @@ def apart_note(rows: Iterable[Any]) -> list[str]:
     """Return a sentence on the settings in which the data sets of averages differ, if any."""
     names = dict.fromkeys(f"{row.name} ({row.apart})" for row in rows if row.apart)
     return [f"Settings that differ between the data sets: {', '.join(names)}."] if names else []
+
+
+def computed_note(rows: Iterable[Any]) -> list[str]:
+    """Return a sentence on the precisions that rows were computed in, if there are several."""
+    names: dict[str, dict[str, None]] = defaultdict(dict)
+    for row in rows:
+        for precision in row.precisions:
+            names[precision][row.name] = None
+    said = [f"in {precision}: {', '.join(names[precision])}" for precision in sorted(names)]
+    return [f"Computed {'; '.join(said)}."] if len(said) > 1 else []
 
 
 def _short(keys: Iterable[str]) -> dict[str, str]:

@@ -40,6 +40,7 @@ def rows(tidy: pd.DataFrame, interval: bool = False, beside_published: bool = Tr
         lambda splits: " and ".join(sorted(set(splits.fillna("test"))))
     )
     lines["backbones"] = by_line["backbone"].agg(lambda names: set(names.dropna()))
+    lines["precisions"] = by_line["precision"].agg(lambda names: set(names.dropna()))
     lines["alike"] = by_line["alike"].agg(lambda groups: [*dict.fromkeys(chain(*groups))])
     line_seeds = by_line["seed"].agg(lambda seeds: sorted(set(seeds)))
     lines["seeds"] = lines["seeds"].where(lines["seeds"].notna(), line_seeds)

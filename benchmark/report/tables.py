@@ -14,7 +14,7 @@ from ..protocols import PROTOCOLS
 from ..protocols.base import Protocol, shots_text
 from ..records import COSTS
 from . import published
-from .frame import apart_note, each_row
+from .frame import apart_note, computed_note, each_row
 from .names import dataset_title, rank
 from .rows import count_text, difference, published_beside
 
@@ -280,9 +280,10 @@ def _caption(rows: list[Any]) -> list[str]:
     first, protocol = rows[0], protocol_of(rows[0])
     averages = [row for row in rows if row.average]
     if first.average:
-        return [AVERAGE_NOTE, *h_note(protocol), *edited_note(rows), *apart_note(averages)]
+        return [AVERAGE_NOTE, *h_note(protocol), *edited_note(rows), *computed_note(rows),
+                *apart_note(averages)]  # fmt: skip
     spread = spread_note(seeds_of(rows), first.interval)
-    sentences = [spread, *h_note(protocol), *edited_note(rows)]
+    sentences = [spread, *h_note(protocol), *edited_note(rows), *computed_note(rows)]
     if first.tried in protocol.variant_notes:
         sentences.append(protocol.variant_notes[first.tried])
     sentences += alike_note(chain.from_iterable(row.alike for row in rows))

@@ -1,9 +1,9 @@
 """Choose the best setting of a method; write a table of all settings, and a config file."""
 
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean
 
@@ -164,11 +164,27 @@ def rank(trial: Trial) -> float:
 
 
 def choices(outcomes: Iterable[Outcome]) -> list[Choice]:
-    """Return the choice of each method, in the order of the runs."""
+    """Return the choice of each method, in the order of the runs.
+
+    Runs that were computed in another precision than most of their method count as failed.
+    """
+    outcomes = list(outcomes)
+    precisions: dict[str, Counter[str | None]] = defaultdict(Counter)
+    for outcome in outcomes:
+        precisions[outcome.run.trainer][_precision(outcome)] += bool(outcome.result)
     by_trainer: dict[str, dict[str, list[Outcome]]] = defaultdict(lambda: defaultdict(list))
     for outcome in outcomes:
+        ((usual, _),) = precisions[outcome.run.trainer].most_common(1)
+        if outcome.result and _precision(outcome) != usual:
+            why = f"computed in {_precision(outcome)}, not in {usual} as most: "
+            why += "delete its folder, and run it where those were"
+            outcome = replace(outcome, result=None, problem=why)
         by_trainer[outcome.run.trainer][outcome.run.variant].append(outcome)
     return [Choice([Trial(seeds) for seeds in trials.values()]) for trials in by_trainer.values()]
+
+
+def _precision(outcome: Outcome) -> str | None:
+    return (outcome.result or {}).get("precision")
 
 
 def write(choice: Choice, folder: Path, settings: Settings) -> Path | None:

@@ -174,6 +174,59 @@ def test_another_clip_or_other_images_are_in_the_names_of_all_methods(facts, nam
     assert f"ALIGN, {theirs}" in page(one + other)
 
 
+def in_precision(trainer, seed, part="base", precision="float32", **more):
+    return outcome(trainer, seed, part, 50.0 + seed, precision=precision, **more)
+
+
+def test_seeds_in_another_precision_have_lines_of_their_own():
+    """A Slurm array on mixed nodes averaged them; another method may have one of its own."""
+    outcomes = [in_precision("ALIGN", seed, part) for seed in (1, 2) for part in ("base", "new")]
+    outcomes += [in_precision("CoOp", 1, part, "bfloat16") for part in ("base", "new")]
+    table = only_table(outcomes)
+    assert list(lines(table)) == ["CoOp", "ALIGN"]
+    assert "Computed in bfloat16: CoOp; in float32: ALIGN." in table.caption
+    outcomes += [in_precision("ALIGN", 3, part, "bfloat16") for part in ("base", "new")]
+    outcomes.append(outcome("CoOp", 2, "base", 50.0))  # of a record that does not say it
+    found = lines(only_table(outcomes))
+    assert {name: cells[0] for name, cells in found.items()} == {
+        "CoOp": "50.50 ± 0.71 (2 of 3)",
+        "ALIGN, precision bfloat16": "53.00 (1 of 3)",
+        "ALIGN, precision float32": "51.50 ± 0.71 (2 of 3)",
+    }
+
+
+def test_both_tests_of_a_training_in_two_precisions_are_one_line():
+    outcomes = [
+        in_precision("ALIGN", seed, part, precision)
+        for seed in (1, 2)
+        for part, precision in (("base", "float16"), ("new", "float32"))
+    ]
+    assert list(lines(only_table(outcomes))) == ["ALIGN, precision float16 + float32"]
+
+
+def test_data_sets_in_two_precisions_are_not_averaged():
+    outcomes = [in_precision("ALIGN", 1), in_precision("ALIGN", 1, "new")]
+    more = {"precision": "bfloat16", "dataset": "emoji_food"}
+    outcomes += [in_precision("ALIGN", 1, part, **more) for part in ("base", "new")]
+    listed = rows(outcomes)
+    averages = listed[listed["average"] & (listed["column"] == "h")]
+    assert dict(zip(averages["name"], averages["count"], strict=True)) == {
+        "ALIGN, precision bfloat16": 1, "ALIGN, precision float32": 1
+    }  # fmt: skip
+
+
+def test_methods_in_two_precisions_are_compared_which_is_said(tmp_path, capsys):
+    outcomes = [in_precision("ALIGN", 1), in_precision("CoOp", 1, precision="bfloat16")]
+    outcomes.append(in_precision("ALIGN", 2, precision="bfloat16"))
+    leave(tmp_path, outcomes)
+    for record in tmp_path.rglob("results.json"):
+        write_predictions(record.parent, COLUMNS)
+    assert main(["report", str(tmp_path), "--compare", "ALIGN, precision bfloat16"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    mine = "Computed in bfloat16: ALIGN, precision bfloat16, CoOp; in float32: ALIGN, precision"
+    assert mine in said
+
+
 TEACHER = {
     "method": "PromptSRC", "dataset": "emoji", "classes": "base", "shots": 16, "seed": 1,
     "label_noise": 0.0, "imbalance": 1.0, "backbone": "ViT-L/14", "digest": "0a", "place": "there",
