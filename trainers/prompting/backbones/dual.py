@@ -27,12 +27,12 @@ class _Side(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if self.eos is None:
-            found = self.model.get_image_features(pixel_values=x)
+            out = self.model.get_image_features(pixel_values=x)
         else:
             ends = (x == self.eos).long()
             mask = (ends.cumsum(1) == ends).long()  # up to the first end, as padding may be ends
-            found = self.model.get_text_features(input_ids=x, attention_mask=mask)
-        features: torch.Tensor = getattr(found, "pooler_output", found)
+            out = self.model.get_text_features(input_ids=x, attention_mask=mask)
+        features: torch.Tensor = getattr(out, "pooler_output", out)
         return features
 
 
@@ -106,5 +106,5 @@ class _Canonical:
 
     def __call__(self, texts: list[str], length: int) -> torch.Tensor:
         texts = [self.clean_fn(text) for text in texts]
-        found = self.tokenizer(texts, padding="max_length", max_length=length)
-        return torch.tensor(found.input_ids)
+        encoded = self.tokenizer(texts, padding="max_length", max_length=length)
+        return torch.tensor(encoded.input_ids)

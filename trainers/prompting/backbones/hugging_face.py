@@ -85,8 +85,10 @@ def load(name: str) -> CLIP:
         words = _read_tokenizer(transformers, folder, name)
         return dual.load(transformers, folder, name, words, prepared)
     try:
-        found: Any = getattr(transformers, OPEN[kind]).from_dict(config)
-        vision, text = (_tower(transformers, c) for c in (found.vision_config, found.text_config))
+        skeleton: Any = getattr(transformers, OPEN[kind]).from_dict(config)
+        vision, text = (
+            _tower(transformers, c) for c in (skeleton.vision_config, skeleton.text_config)
+        )
         prepared = _images(folder, name, remedy, config)
     except UserError:
         raise
@@ -95,18 +97,18 @@ def load(name: str) -> CLIP:
             f"'{folder}' does not say what CLIP it is ({in_short(error)}): correct its config.json "
             "and preprocessor_config.json"
         ) from error
-    siglip, length = kind == "siglip", found.text_config.max_position_embeddings
+    siglip, length = kind == "siglip", skeleton.text_config.max_position_embeddings
     if siglip:
         words = _read_tokenizer(transformers, folder, name)
         tokenizer = dual.siglip_tokenizer(words, length, name)
     else:
-        tokenizer = _tokenizer(transformers, folder, name, found.text_config)
+        tokenizer = _tokenizer(transformers, folder, name, skeleton.text_config)
     sizes = Sizes(
-        found.text_config.projection_size if siglip else found.projection_dim,
-        found.vision_config.image_size,
-        found.vision_config.patch_size,
+        skeleton.text_config.projection_size if siglip else skeleton.projection_dim,
+        skeleton.vision_config.image_size,
+        skeleton.vision_config.patch_size,
         length,
-        found.text_config.vocab_size,
+        skeleton.text_config.vocab_size,
     )
     family = Family(tokenizer, *(prepared[key] for key in Family._fields[1:4]))
     if siglip:  # padded, and every position sees all
@@ -183,17 +185,17 @@ def _state(folder: Path) -> dict[str, torch.Tensor]:
 
 def renamed(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Return Hugging Face's weights under the names of OpenAI's class."""
-    found = {}
+    weights = {}
     for name, value in state.items():
         for pattern, replacement in RENAMED:
             name = re.sub(pattern, replacement, name)
-        found[name] = value
-    for name in {"text_projection", "visual.proj"} & found.keys():
-        found[name] = found[name].T
-    for name in [name for name in found if ".attn.q_proj." in name]:
-        parts = [found.pop(name.replace("q_proj", f"{x}_proj")) for x in "qkv"]
-        found[name.replace("q_proj.", "in_proj_")] = torch.cat(parts)
-    return {name: value for name, value in found.items() if not name.endswith("position_ids")}
+        weights[name] = value
+    for name in {"text_projection", "visual.proj"} & weights.keys():
+        weights[name] = weights[name].T
+    for name in [name for name in weights if ".attn.q_proj." in name]:
+        parts = [weights.pop(name.replace("q_proj", f"{x}_proj")) for x in "qkv"]
+        weights[name.replace("q_proj.", "in_proj_")] = torch.cat(parts)
+    return {name: value for name, value in weights.items() if not name.endswith("position_ids")}
 
 
 def _tokenizer(transformers, folder: Path, name: str, config) -> Tokenizer:
@@ -202,11 +204,15 @@ def _tokenizer(transformers, folder: Path, name: str, config) -> Tokenizer:
     Raises:
         UserError: it is missing, damaged, or that of another model.
     """
-    found = _read_tokenizer(transformers, folder, name)
-    sos, eos, ids = found.bos_token_id, found.eos_token_id, list(found.get_vocab().values())
-    wanted = config.vocab_size - 1 if config.eos_token_id == OLD_EOS else config.eos_token_id
+    tokenizer = _read_tokenizer(transformers, folder, name)
+    sos, eos, ids = (
+        tokenizer.bos_token_id,
+        tokenizer.eos_token_id,
+        list(tokenizer.get_vocab().values()),
+    )
+    expected = config.vocab_size - 1 if config.eos_token_id == OLD_EOS else config.eos_token_id
     fits = sos is not None and max(ids) < config.vocab_size and len(ids) == len(set(ids))
-    if eos != wanted or not fits:
+    if eos != expected or not fits:
         raise UserError(
             f"'{name}' ends a sentence with token {config.eos_token_id} of {config.vocab_size} in "
             f"its config.json, but its tokenizer with {eos} of {len(set(ids))}, or the tokenizer "
@@ -215,26 +221,28 @@ def _tokenizer(transformers, folder: Path, name: str, config) -> Tokenizer:
 
     def decode(ids: list[int]) -> str:
         # decode strips the space after a word
-        ends = found.convert_ids_to_tokens(ids)[-1].endswith("</w>")
-        return found.decode(ids, clean_up_tokenization_spaces=False).rstrip() + " " * ends
+        ends = tokenizer.convert_ids_to_tokens(ids)[-1].endswith("</w>")
+        return tokenizer.decode(ids, clean_up_tokenization_spaces=False).rstrip() + " " * ends
 
-    return Tokenizer(lambda text: found.encode(text, add_special_tokens=False), decode, sos, eos)
+    return Tokenizer(
+        lambda text: tokenizer.encode(text, add_special_tokens=False), decode, sos, eos
+    )
 
 
 def _read_tokenizer(transformers: Any, folder: Path, name: str) -> Any:
     """Return the tokenizer of a folder; raises a UserError if it is missing or damaged."""
     try:
-        found = transformers.AutoTokenizer.from_pretrained(
+        tokenizer = transformers.AutoTokenizer.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False
         )
-        found.get_vocab()
-        found.encode("a photo")
+        tokenizer.get_vocab()
+        tokenizer.encode("a photo")
     except Exception as error:  # from several libraries, one of them in Rust
         raise UserError(
             f"'{name}' has no tokenizer in '{folder}' that can be read ({in_short(error)}): put "
             f"its tokenizer.json there (`hf download {name}` has it), or vocab.json and merges.txt"
         ) from error
-    return found
+    return tokenizer
 
 
 def _images(folder: Path, name: str, remedy: str, config: Mapping) -> dict[str, Any]:
@@ -245,19 +253,19 @@ def _images(folder: Path, name: str, remedy: str, config: Mapping) -> dict[str, 
     path = folder / "preprocessor_config.json"
     if not path.exists():
         print(f"Note: '{name}' has no preprocessor_config.json: images are prepared as for OpenAI")
-    found = read_json(path, remedy) if path.exists() else {}
-    given = found.get("crop_size") if found.get("do_center_crop") else found.get("size")
-    sides = set(given.values()) if isinstance(given, dict) else {given}
+    content = read_json(path, remedy) if path.exists() else {}
+    size = content.get("crop_size") if content.get("do_center_crop") else content.get("size")
+    sides = set(size.values()) if isinstance(size, dict) else {size}
     sides = {n for n in sides if isinstance(n, int)} or {
         (config.get("vision_config") or {}).get("image_size", 224)
     }
     if len(sides) > 1:
-        raise UserError(f"'{name}' reads images of {given}, not squares: choose another model")
-    whole = isinstance(found.get("size"), dict) and "height" in found["size"]
+        raise UserError(f"'{name}' reads images of {size}, not squares: choose another model")
+    whole = isinstance(content.get("size"), dict) and "height" in content["size"]
     return {
-        "mean": tuple(found.get("image_mean", OPENAI.mean)),
-        "std": tuple(found.get("image_std", OPENAI.std)),
-        "interpolation": INTERPOLATION.get(found.get("resample", 3), OPENAI.interpolation),
-        "resize": "squash" if whole and not found.get("do_center_crop") else "shortest",
+        "mean": tuple(content.get("image_mean", OPENAI.mean)),
+        "std": tuple(content.get("image_std", OPENAI.std)),
+        "interpolation": INTERPOLATION.get(content.get("resample", 3), OPENAI.interpolation),
+        "resize": "squash" if whole and not content.get("do_center_crop") else "shortest",
         "size": sides.pop(),
     }

@@ -142,14 +142,14 @@ def family_from(tokenizer: Any, config: Mapping, images: Mapping, arch: str) -> 
     """Return the family of a model; arguments and errors are those of `from_module`."""
     text, how = config["text_cfg"], images.get("interpolation", OPENAI.interpolation)
     causal = sides(config)[1] == "causal"
-    found = translated(tokenizer, text.get("context_length", 77), not causal, arch)
-    if text.get("pool_type") == "eos" and text.get("eos_id", found.eos) != found.eos:
+    translator = translated(tokenizer, text.get("context_length", 77), not causal, arch)
+    if text.get("pool_type") == "eos" and text.get("eos_id", translator.eos) != translator.eos:
         raise UserError(
-            f"{arch} ends sentences with token {text['eos_id']}, its tokenizer with {found.eos}: "
-            "use the tokenizer of its training"
+            f"{arch} ends sentences with token {text['eos_id']}, its tokenizer with "
+            f"{translator.eos}: use the tokenizer of its training"
         )
     return Family(
-        found,
+        translator,
         mean=tuple(images.get("mean") or OPENAI.mean),
         std=tuple(images.get("std") or OPENAI.std),
         interpolation="bicubic" if how == "random" else how,

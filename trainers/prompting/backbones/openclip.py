@@ -135,13 +135,13 @@ def _hub_config(name: str, arch: str) -> str:
 
     if os.path.isdir(name):
         return name
-    found = try_to_load_from_cache(name, "config.json")
-    if not isinstance(found, str):
+    file = try_to_load_from_cache(name, "config.json")
+    if not isinstance(file, str):
         raise UserError(
             f"The text encoder of {PREFIX}{arch} is {name}, whose config.json is not on this "
             f"machine: run `hf download {name} config.json`"
         )
-    return os.path.dirname(found)
+    return os.path.dirname(file)
 
 
 def _fill(model: nn.Module, source: Source) -> None:
@@ -176,13 +176,13 @@ def _source(open_clip, name: str) -> Source:
         return _folder(Path(name))
     arch, _, tag = name.partition("/")
     config = _known(open_clip, arch)
-    known = open_clip.list_pretrained_tags_by_model(arch)
+    tags = open_clip.list_pretrained_tags_by_model(arch)
     if os.path.isfile(tag):
-        return Source(arch, config, Path(tag), _of_all_tags(open_clip, arch, known))
-    if tag not in known:
+        return Source(arch, config, Path(tag), _of_all_tags(open_clip, arch, tags))
+    if tag not in tags:
         raise UserError(
             f"'{PREFIX}{name}': {arch} has no weights '{tag}', and there is no such file: "
-            f"{nearest(tag, known)}"
+            f"{nearest(tag, tags)}"
         )
     images = open_clip.get_pretrained_cfg(arch, tag)
     quick = bool(images.get("quick_gelu"))
@@ -197,9 +197,9 @@ def _source(open_clip, name: str) -> Source:
 
 def _known(open_clip: Any, arch: str) -> dict[str, Any]:
     """Return the config of an architecture; raises a UserError if there is none."""
-    known = open_clip.list_models()
-    if arch not in known:  # the package also takes other names, and downloads
-        raise UserError(f"open_clip has no architecture '{arch}': {nearest(arch, known)}")
+    names = open_clip.list_models()
+    if arch not in names:  # the package also takes other names, and downloads
+        raise UserError(f"open_clip has no architecture '{arch}': {nearest(arch, names)}")
     config: dict[str, Any] = open_clip.get_model_config(arch)
     return config
 
@@ -210,13 +210,13 @@ def _of_all_tags(open_clip: Any, arch: str, tags: list[str]) -> dict[str, Any]:
     Raises:
         UserError: they differ in how images are resized.
     """
-    found = [open_clip.get_pretrained_cfg(arch, tag) for tag in tags]
-    if len({one.get("resize_mode", "shortest") for one in found}) > 1:
+    configs = [open_clip.get_pretrained_cfg(arch, tag) for tag in tags]
+    if len({config.get("resize_mode", "shortest") for config in configs}) > 1:
         raise UserError(
             f"The released weights of {PREFIX}{arch} resize images in different ways, and a file "
             f"does not say how: name a tag ({', '.join(tags)}), or a folder that open_clip saved"
         )
-    same = {k: [one.get(k) for one in found] for k in PREPARED}
+    same = {k: [config.get(k) for config in configs] for k in PREPARED}
     return {k: v[0] for k, v in same.items() if v and v[0] and all(x == v[0] for x in v)}
 
 
@@ -226,19 +226,19 @@ def _folder(folder: Path) -> Source:
         "name a folder that open_clip has saved, or an architecture and a file "
         "(open_clip:ViT-B-16/FILE)"
     )
-    found = read_json(path, remedy)
-    config = found.get("model_cfg")
+    content = read_json(path, remedy)
+    config = content.get("model_cfg")
     if (
         not isinstance(config, dict)
         or "embed_dim" not in config
         or not all(isinstance(config.get(part), dict) for part in ("vision_cfg", "text_cfg"))
-        or not isinstance(found.setdefault("preprocess_cfg", {}), dict)
+        or not isinstance(content.setdefault("preprocess_cfg", {}), dict)
     ):
         raise UserError(f"'{path}' is not the config of an open_clip model: {remedy}")
     files = [folder / file for file in FILES if (folder / file).is_file()]
     if not files:
         raise UserError(f"'{folder}' has no weights: put {' or '.join(FILES)} there")
-    return Source(folder.name, config, files[0], found["preprocess_cfg"])
+    return Source(folder.name, config, files[0], content["preprocess_cfg"])
 
 
 def _cached(arch: str, tag: str, pretrained: Mapping) -> Path:
@@ -247,9 +247,9 @@ def _cached(arch: str, tag: str, pretrained: Mapping) -> Path:
 
     repo, _, file = pretrained.get("hf_hub", "").rpartition("/")
     for candidate in (file,) if file else FILES:
-        found = try_to_load_from_cache(repo, candidate) if repo else None
-        if isinstance(found, str):
-            return Path(found)
+        path = try_to_load_from_cache(repo, candidate) if repo else None
+        if isinstance(path, str):
+            return Path(path)
     plain = Path("~/.cache/clip").expanduser() / os.path.basename(pretrained.get("url", ""))
     if plain.is_file():
         return plain

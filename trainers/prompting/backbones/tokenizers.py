@@ -58,8 +58,8 @@ def _cached(name: str) -> Path | None:
     from huggingface_hub import try_to_load_from_cache
 
     for file in (*FILES, "vocab.json", "vocab.txt", "spiece.model", "sentencepiece.bpe.model"):
-        if isinstance(found := try_to_load_from_cache(name, file), str):
-            return Path(os.path.dirname(found))
+        if isinstance(path := try_to_load_from_cache(name, file), str):
+            return Path(os.path.dirname(path))
     return None
 
 

@@ -144,13 +144,13 @@ class _Reader(pickle.Unpickler):
 
 def _tensors(root) -> dict[str, torch.Tensor]:
     """Collect the parameters and buffers of a tree of modules under their `state_dict()` names."""
-    found, seen, todo = {}, {id(root)}, [("", root)]
+    tensors, seen, todo = {}, {id(root)}, [("", root)]
     while todo:
         prefix, module = todo.pop()
         for name, value in vars(module).items():
             if torch.is_tensor(value):
-                found[prefix + name] = value
+                tensors[prefix + name] = value
             elif isinstance(value, SimpleNamespace) and id(value) not in seen:
                 seen.add(id(value))
                 todo.append((f"{prefix}{name}.", value))
-    return found
+    return tensors
