@@ -146,11 +146,11 @@ Additions = Mapping[int, Added]  # by the number of the block, from 0
 NONE: Additions = {}
 
 
-def let_in(here: Added, x: torch.Tensor, n: int, first: int = 1) -> tuple[torch.Tensor, int]:
+def let_in(addition: Added, x: torch.Tensor, n: int, first: int = 1) -> tuple[torch.Tensor, int]:
     """Insert tokens after the first positions, in place of those that entered before.
 
     Args:
-        here: with the tokens, (m, W), and their share of a state where others have entered.
+        addition: with the tokens, (m, W), and their share of a state where others have entered.
         x: states (B, T, W), which contain n tokens that entered before.
         n: their number.
         first: number of positions before them.
@@ -158,10 +158,10 @@ def let_in(here: Added, x: torch.Tensor, n: int, first: int = 1) -> tuple[torch.
     Returns:
         The states (B, T - n + m, W), and the number of tokens that have entered.
     """
-    assert here.enter is not None
-    tokens = here.enter.to(x.dtype).expand(x.shape[0], -1, -1)
-    if n and here.share != 1:
-        tokens = here.share * tokens + (1 - here.share) * x[:, first : first + n]
+    assert addition.enter is not None
+    tokens = addition.enter.to(x.dtype).expand(x.shape[0], -1, -1)
+    if n and addition.share != 1:
+        tokens = addition.share * tokens + (1 - addition.share) * x[:, first : first + n]
     return torch.cat([x[:, :first], tokens, x[:, first + n :]], dim=1), tokens.shape[1]
 
 
@@ -220,13 +220,13 @@ def tuned_norm(norm: nn.Module) -> nn.Module:
 @torch.no_grad()
 def merge(added: Additions, blocks: Sequence[Any]) -> None:
     """Add the updates to the matrices of an encoder's blocks, in place."""
-    for i, here in added.items():
+    for i, addition in added.items():
         attn, mlp = blocks[i].attn, blocks[i].mlp
         stacked = zip(attn.in_proj_weight.chunk(3), attn.in_proj_bias.chunk(3), strict=True)
         matrices = dict(zip("qkv", stacked, strict=True))
         layers = {"o": attn.out_proj, "fc": mlp.c_fc, "proj": mlp.c_proj}
         matrices |= {name: (layer.weight, layer.bias) for name, layer in layers.items()}
-        for name, update in here.weights.items():
+        for name, update in addition.weights.items():
             weight, bias = matrices[name]
             weight.copy_(update.merged(weight))
             bias.copy_(_bias(bias, update))
@@ -234,7 +234,7 @@ def merge(added: Additions, blocks: Sequence[Any]) -> None:
 
 def without_updates(added: Additions) -> Additions:
     """Return the additions that remain after `merge` has added the updates to the matrices."""
-    return {i: here._replace(weights={}) for i, here in added.items()}
+    return {i: addition._replace(weights={}) for i, addition in added.items()}
 
 
 def blocks_of(clip_model: Any, side: str) -> Sequence[Any]:
@@ -276,25 +276,28 @@ def check_added(name: str, side: str, added: Additions, blocks: Sequence[Any]) -
         if not condition:
             raise UserError(f"{name} {sentence}")
 
-    tokens = {len(here.enter) for here in added.values() if here.enter is not None}
+    tokens = {len(addition.enter) for addition in added.values() if addition.enter is not None}
     need(len(tokens) < 2, f"lets {sorted(tokens)} tokens enter the {side} encoder: give one number")
-    for i, here in added.items():
+    for i, addition in added.items():
         place = f"block {i} of the {side} encoder"
         need(i in range(len(blocks)), f"adds to {place}, which has blocks 0 to {len(blocks) - 1}")
-        need(here.before is None or i == 0, f"has `before` at {place}: only block 0 has that place")
+        need(
+            addition.before is None or i == 0,
+            f"has `before` at {place}: only block 0 has that place",
+        )
         W = blocks[i].attn.embed_dim
-        if here.enter is not None:
-            shape = tuple(here.enter.shape)
+        if addition.enter is not None:
+            shape = tuple(addition.enter.shape)
             need(shape[1:] == (W,), f"lets {shape} enter at {place}: give tokens (n, {W})")
         last = i == len(blocks) - 1
         ends = ["pre"] * (i == 0 and side == "image") + ["post"] * last
-        for key in here.norms:
+        for key in addition.norms:
             valid = ["ln_1", "ln_2", *ends]
             need(key in valid, f"replaces '{key}' of {place}: name one of {', '.join(valid)}")
-        for key, update in here.weights.items():
+        for key, update in addition.weights.items():
             need(key in MATRICES, f"updates '{key}' of {place}: name one of {', '.join(MATRICES)}")
             hidden = len(blocks[i].mlp.c_fc.weight)
-            wanted = hidden if key == "fc" else W, hidden if key == "proj" else W
+            expected = hidden if key == "fc" else W, hidden if key == "proj" else W
             kind, what = type(update), f"updates '{key}' of {place} by a {type(update).__name__}"
             need(
                 hasattr(update, "shape") and hasattr(update, "merged"),
@@ -305,5 +308,5 @@ def check_added(name: str, side: str, added: Additions, blocks: Sequence[Any]) -
                 getattr(kind, "forward", nn.Module.forward) is not nn.Module.forward,
                 f"{what} without `forward`, the branch of a training: give it one",
             )
-            found = tuple(update.shape)
-            need(found == wanted, f"updates '{key}' of {place} by {found}, but it has {wanted}")
+            size = tuple(update.shape)
+            need(size == expected, f"updates '{key}' of {place} by {size}, but it has {expected}")

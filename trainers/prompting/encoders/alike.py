@@ -25,8 +25,8 @@ def alike(encoder: TextEncoder) -> list[list[int]]:
         [[1, 3]]
     """
     if encoder.closed is not None:
-        found = encoder().h.transpose(0, 1).float().cpu().numpy()
-        return _groups(row.tobytes() for row in found)
+        features = encoder().h.transpose(0, 1).float().cpu().numpy()
+        return _groups(row.tobytes() for row in features)
     ids = sorted({token for row in encoder.sentences for sentence in row for token in sentence.ids})
     weight = encoder.token_embedding.weight
     rows = weight[torch.tensor(ids, device=weight.device)].float().cpu().numpy()
@@ -40,7 +40,7 @@ def alike(encoder: TextEncoder) -> list[list[int]]:
 
 def _groups(keys: Iterable[Hashable]) -> list[list[int]]:
     """Return the numbers of keys that are equal, for each key that occurs more than once."""
-    found = defaultdict(list)
+    groups = defaultdict(list)
     for k, key in enumerate(keys):
-        found[key].append(k)
-    return [group for group in found.values() if len(group) > 1]
+        groups[key].append(k)
+    return [group for group in groups.values() if len(group) > 1]

@@ -33,12 +33,14 @@ class KeptText:
         added: Additions,
     ) -> TextFeatures:
         """Return the features; arguments as those of the encoder."""
-        enter = {i: here.enter for i, here in added.items() if here.enter is not None}
+        enter = {i: addition.enter for i, addition in added.items() if addition.enter is not None}
         given = [*(text or ()), *enter.values(), *([] if inserted is None else [inserted])]
-        parts = {(i, name): m for i, here in added.items() for name, m in here.modules().items()}
+        parts = {
+            (i, name): m for i, addition in added.items() for name, m in addition.modules().items()
+        }
         tensors: list[torch.Tensor] = [*encoder.parameters()]
         tensors += [x for m in parts.values() for x in (*m.parameters(), *m.buffers())]
-        shares = (here.share for here in added.values())
+        shares = (addition.share for addition in added.values())
         key = *parts, *enter, *shares, len(text or ()), inserted is None, *map(_mark, tensors)
         if self._found is None or key != self._key or not self._holds(given):
             with torch.inference_mode(False), torch.no_grad():  # so that training can read it

@@ -174,7 +174,7 @@ class TextEncoder(nn.Module):
             shared, suffix = self._embed(contexts[0] if contexts else None, before)
         n = 0  # tokens that have entered after SOS
         for i in range(first, len(layers)):
-            block, here = layers[i], added.get(i, NOTHING)
+            block, addition = layers[i], added.get(i, NOTHING)
             if contexts and 1 <= i < len(contexts) and not self.causal:
                 suffix = self._filled(suffix, contexts[i], contexts[0].shape[1])
             elif contexts and 1 <= i < len(contexts):  # deep prompts replace states of the slots
@@ -182,8 +182,8 @@ class TextEncoder(nn.Module):
                 start = end - contexts[i].shape[1]
                 deep = contexts[i].to(shared.dtype)
                 shared = torch.cat([shared[:, :start], deep, shared[:, end:]], dim=1)
-            if here.enter is not None:
-                shared, n = let_in(here, shared, n, self.start)
+            if addition.enter is not None:
+                shared, n = let_in(addition, shared, n, self.start)
             if inserted is not None and i == self.insert_block:
                 need(
                     not n,
@@ -193,18 +193,18 @@ class TextEncoder(nn.Module):
                 shared, suffix = self._insert(inserted, shared, suffix)
                 layout = self.own_layout
             states = block, layout, shared, suffix
-            learned = shared.requires_grad or suffix.requires_grad or here is not NOTHING
+            learned = shared.requires_grad or suffix.requires_grad or addition is not NOTHING
             recompute = self.recompute and learned
             if i + 1 < len(layers) or layout.token_index is not None:
-                if recompute and not self.causal and here is NOTHING:
+                if recompute and not self.causal and addition is NOTHING:
                     suffix = self._in_chunks(*states)
                 else:
-                    shared, suffix = blocks.run(self._block, recompute, *states, added=here)
+                    shared, suffix = blocks.run(self._block, recompute, *states, added=addition)
         if layout.token_index is not None:
             shared = torch.cat([shared[:, : self.start], shared[:, self.start + n :]], 1)
-            return self._features(layout, shared, suffix, here)
-        x = blocks.run(self._read_eos, recompute, *states, added=here)
-        raw = self._project(x, here)
+            return self._features(layout, shared, suffix, addition)
+        x = blocks.run(self._read_eos, recompute, *states, added=addition)
+        raw = self._project(x, addition)
         return TextFeatures(F.normalize(raw, dim=-1).float(), raw.float())
 
     def _embed(self, ctx: Tensor | None, before: nn.Module | None) -> tuple[Tensor, Tensor]:

@@ -237,30 +237,30 @@ class ImageEncoder(nn.Module):
         path = x[:, start : start + P] if self.vv else None
         branch = min(added, default=len(layers) - 1) if torch.is_grad_enabled() else None
         for i, block in enumerate(layers):
-            here = added.get(i, NOTHING)
+            addition = added.get(i, NOTHING)
             if self.untouched and i == branch:
-                untouched = self._from(i, v.ln_pre(embedded) if "pre" in here.norms else x)
-            if here.before is not None:
-                x = x + summand(here.before, x)
+                untouched = self._from(i, v.ln_pre(embedded) if "pre" in addition.norms else x)
+            if addition.before is not None:
+                x = x + summand(addition.before, x)
             if contexts and 1 <= i < len(contexts):  # deep prompts replace the last b states
                 ctx = contexts[i].to(x.dtype)
                 ctx = ctx.expand(B, *ctx.shape).flatten(0, 1)
                 x = torch.cat([x[:, : -ctx.shape[1]], ctx], dim=1)
-            if here.enter is not None:
-                x, n = let_in(here, x, n, start)
-            recompute = self.recompute and (x.requires_grad or here is not NOTHING)
+            if addition.enter is not None:
+                x, n = let_in(addition, x, n, start)
+            recompute = self.recompute and (x.requires_grad or addition is not NOTHING)
             if path is not None:
                 at, both = slice(start + n, start + n + P), i == 0 and self.vv == "released"
-                arguments = block, x, at, both
-                path = path + blocks.run(self._value_attention, recompute, *arguments, added=here)
+                inputs = block, x, at, both
+                path = path + blocks.run(self._value_attention, recompute, *inputs, added=addition)
             if i + 1 < len(layers):
-                x = blocks.run(self._block, recompute, block, x, added=here)
+                x = blocks.run(self._block, recompute, block, x, added=addition)
         few = shape.reads and not self.patches
         places = shape.reads + (self.states or 0) if few else x.shape[1]
         patches = slice(start + n, start + n + P) if self.values else None
-        x, values = blocks.run(self._last, recompute, block, x, places, patches, added=here)
+        x, values = blocks.run(self._last, recompute, block, x, places, patches, added=addition)
         x = x.unflatten(0, (B, M))
-        post, values = here.norms.get("post") or v.ln_post, values if path is None else path
+        post, values = addition.norms.get("post") or v.ln_post, values if path is None else path
         states = None if self.states is None else post(x[:, :, : 1 + self.states])
         if values is not None:
             values = post(values.unflatten(0, (B, M)))
