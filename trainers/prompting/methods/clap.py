@@ -129,10 +129,10 @@ class CLAP(Method):
     def load_checkpoint(self, checkpoint, classnames):
         """Load as every method does, and check the number of classes."""
         super().load_checkpoint(checkpoint, classnames)
-        found = len(self.adapter.prototypes)
-        if found != len(classnames):
+        number = len(self.adapter.prototypes)
+        if number != len(classnames):
             raise UserError(
-                f"The checkpoint has prototypes of {found} classes, but there are "
+                f"The checkpoint has prototypes of {number} classes, but there are "
                 f"{len(classnames)}: use it only on the classes of its training"
             )
 

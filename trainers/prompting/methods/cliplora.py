@@ -33,10 +33,10 @@ METADATA = ("r", "alpha", "encoder", "params", "position")
 
 def _group(content: object, key: str) -> dict:
     """Return `content[key]`, which must be a dict."""
-    found = content.get(key) if isinstance(content, dict) else None
-    if not isinstance(found, dict):
+    group = content.get(key) if isinstance(content, dict) else None
+    if not isinstance(group, dict):
         raise UserError(f"The checkpoint has no '{key}' as CLIP-LoRA's public code writes it")
-    return found
+    return group
 
 
 @register
@@ -109,10 +109,10 @@ class CLIPLoRA(Method):
     def build(self, clip_model, classnames, dataset):
         """Make the updates of each side, block and matrix."""
         self.set_scale(self.settings.SCALE)
-        wanted = {"text": ("both", "text"), "image": ("both", "vision")}
+        encoders = {"text": ("both", "text"), "image": ("both", "vision")}
         self.sides = nn.ModuleDict()
         for side in SIDES:
-            tuned = self.settings.ENCODER in wanted[side]
+            tuned = self.settings.ENCODER in encoders[side]
             updates = self._updates(blocks_of(clip_model, side)) if tuned else {}
             self.sides[side] = nn.ModuleDict(updates)
 
@@ -132,7 +132,9 @@ class CLIPLoRA(Method):
 
     def blocks(self, side):
         """Return the updates of a side's blocks."""
-        return {int(i): Added(weights=dict(of.items())) for i, of in self.sides[side].items()}
+        return {
+            int(i): Added(weights=dict(updates.items())) for i, updates in self.sides[side].items()
+        }
 
     def public_name(self, name):
         """Return a name such as `visual.transformer.resblocks.0.attn.q_proj.w_lora_A`."""

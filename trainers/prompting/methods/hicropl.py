@@ -147,11 +147,11 @@ class TwoWay(nn.Module):
         """Return the contexts of both encoders."""
         learns = torch.is_grad_enabled()
         with torch.set_grad_enabled(learns and self.inside), no_autocast(self.ctx.device.type):
-            found = self.flow()
+            flowed = self.flow()
         if learns and not self.inside:
-            self._flowed = found
-            found = at(self.prompts[0], found[0]), at(self.prompts[1], found[1])
-        text, vision = found
+            self._flowed = flowed
+            flowed = at(self.prompts[0], flowed[0]), at(self.prompts[1], flowed[1])
+        text, vision = flowed
         return Contexts([t[None] for t in text], [v[None] for v in vision])
 
     @torch.no_grad()

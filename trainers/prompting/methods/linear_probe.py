@@ -84,10 +84,10 @@ class LinearProbe(Method):
     def load_checkpoint(self, checkpoint, classnames):
         """Load as every method does, and check the number of classes."""
         super().load_checkpoint(checkpoint, classnames)
-        found = len(self.classifier.bias)
+        number = len(self.classifier.bias)
         need(
-            found == len(classnames),
-            f"The checkpoint has a classifier of {found} classes, but there are "
+            number == len(classnames),
+            f"The checkpoint has a classifier of {number} classes, but there are "
             f"{len(classnames)}: use it only on the classes of its training",
         )
 

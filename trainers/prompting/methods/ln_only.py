@@ -60,23 +60,23 @@ class LNOnly(Method):
                 0 <= start <= last,
                 f"{key} is {start} but the {side} encoder has blocks 0 to {last}: choose one",
             )
-            of: Any = nn.ModuleDict()
-            self.norms[side] = of
+            norms: Any = nn.ModuleDict()
+            self.norms[side] = norms
             for i in range(start, last + 1):
                 pair = {name: tuned_norm(getattr(blocks[i], name)) for name in ("ln_1", "ln_2")}
-                of[str(i)] = nn.ModuleDict(pair)
+                norms[str(i)] = nn.ModuleDict(pair)
             if s.LN_ENDS:
                 post = clip_model.ln_final if text else clip_model.visual.ln_post
-                of[str(last)]["post"] = tuned_norm(post)
+                norms[str(last)]["post"] = tuned_norm(post)
             pre = None if text else clip_model.visual.ln_pre  # the identity in SigLIP and CLIPA
             if s.LN_ENDS and start == 0 and isinstance(pre, nn.LayerNorm):
-                of["0"]["pre"] = tuned_norm(pre)
+                norms["0"]["pre"] = tuned_norm(pre)
 
     def blocks(self, side):
         """Return the LayerNorms of a side's blocks."""
         if side not in self.norms:
             return {}
-        return {int(i): Added(norms=dict(of.items())) for i, of in self.norms[side].items()}
+        return {int(i): Added(norms=dict(norms.items())) for i, norms in self.norms[side].items()}
 
     def public_name(self, name):
         """Return a name such as `visual.transformer.resblocks.0.ln_1.weight`."""

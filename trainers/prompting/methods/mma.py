@@ -54,8 +54,10 @@ class Adapters(nn.Module):
                 own = nn.ModuleDict({"down": down, "up": nn.Linear(dim, W)})
                 adapters[str(j)] = own
                 bypass, i = Bypass(own, shared, scale), max(j - 1, 0)
-                here = added.get(i, Added())
-                added[i] = here._replace(beside=bypass) if j else here._replace(before=bypass)
+                addition = added.get(i, Added())
+                added[i] = (
+                    addition._replace(beside=bypass) if j else addition._replace(before=bypass)
+                )
         for name, parameter in self.named_parameters():
             if name.endswith("bias"):
                 nn.init.zeros_(parameter)

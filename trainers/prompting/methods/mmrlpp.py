@@ -67,8 +67,8 @@ class SharedRepresentation(nn.Module):
     def tokens(self, side: str) -> dict[int, torch.Tensor]:
         """Return the tokens (n, W) that enter a side, by block."""
         aligner = self.srra_r2tproj if side == "text" else self.srra_r2vproj
-        found = aligner(self.compound_rep_tokens)
-        return {layer - 1: tokens for layer, tokens in zip(self.layers, found, strict=True)}
+        aligned = aligner(self.compound_rep_tokens)
+        return {layer - 1: tokens for layer, tokens in zip(self.layers, aligned, strict=True)}
 
 
 @register
@@ -130,7 +130,8 @@ class MMRLpp(MMRL):
     def blocks(self, side):
         """Return the tokens that enter a side's blocks, with their share."""
         return {
-            i: here._replace(share=self.settings.BETA) for i, here in super().blocks(side).items()
+            i: addition._replace(share=self.settings.BETA)
+            for i, addition in super().blocks(side).items()
         }
 
     def head(self):

@@ -49,7 +49,7 @@ class PLOT(CoOp):
         """
         S = torch.einsum("bpd,nkd->bknp", image.r[:, 0].float(), text.h).transpose(-1, -2)
         T = sinkhorn_released(1 - S, reg=LAMBDA).plan
-        found = (T * S).sum((-2, -1))
+        scores = (T * S).sum((-2, -1))
         if self.settings.dataset == "ImageNet":
-            found = found + image.z[:, 0] @ F.normalize(text.raw.mean(0), dim=-1).T
-        return self.logit_scale * found
+            scores = scores + image.z[:, 0] @ F.normalize(text.raw.mean(0), dim=-1).T
+        return self.logit_scale * scores

@@ -149,8 +149,8 @@ class ProLIP(OneView):
     @property
     def matrix(self) -> nn.Parameter:
         """P, as the CLIP has it: (W, D), of a ResNet (D, W)."""
-        (found,) = (p for _, p in self.own_parameters() if p.requires_grad)
-        return found
+        (matrix,) = (p for _, p in self.own_parameters() if p.requires_grad)
+        return matrix
 
     def clip_features(self, images):
         """Return x (B, W), float32: before the projection that learns."""

@@ -110,8 +110,8 @@ class PromptKD(VPT):
             self.teacher = self._trained.teacher(classnames)
         except UserError as error:  # its checkpoint has what an evaluation needs
             self.teacher = MethodTeacher(why=str(error))
-        found = self.teacher.method
-        self._resize(found.width if found else USUAL_WIDTH.get(name, self.width))
+        method = self.teacher.method
+        self._resize(method.width if method else USUAL_WIDTH.get(name, self.width))
 
     def _find_teacher(self, clip_model: Any, dataset: str) -> "TrainedTeacher":
         place, name = self.settings.TEACHER, self.settings.TEACHER_NAME
@@ -120,14 +120,14 @@ class PromptKD(VPT):
             "PromptKD has no teacher: train a PromptSRC on a larger CLIP, and set "
             f"{KEY} to its output folder, TEACHER_NAME to its CLIP",
         )
-        found = TrainedTeacher(place, name, dataset, clip_model)
-        own, theirs = (clip.visual.input_resolution for clip in (clip_model, found.clip_model))
+        teacher = TrainedTeacher(place, name, dataset, clip_model)
+        own, theirs = (clip.visual.input_resolution for clip in (clip_model, teacher.clip_model))
         need(
             own == theirs,
             f"The teacher {name} reads images of {theirs} pixels, but this backbone of {own}: "
             "choose two CLIPs that read the same images",
         )
-        return found
+        return teacher
 
     def _resize(self, width: int) -> None:
         self.VPT_image_trans = Projection(self.width, width).to(self.device)
@@ -179,10 +179,10 @@ class PromptKD(VPT):
         if self.teacher.method is None and torch.is_tensor(last) and last.dim() == 1 and len(last):
             self._resize(len(last))
         norm = self.VPT_image_trans.conv1[1]
-        found = {name: rest.pop(NORM + name, None) for name in RUNNING}
+        statistics = {name: rest.pop(NORM + name, None) for name in RUNNING}
         rest.pop(f"{NORM}num_batches_tracked", None)
         super().load_public_state_dict(rest)
-        for name, value in found.items():
+        for name, value in statistics.items():
             check_dense(NORM + name, value, trained=True)
             need(
                 value.shape == getattr(norm, name).shape and value.isfinite().all(),
@@ -247,7 +247,7 @@ class TrainedTeacher:
     def _of_public(self, dataset: str):
         """Return PromptSRC with the sizes of the prompts in a public checkpoint."""
         tensors = self.trained.tensors
-        found = {
+        prompts = {
             side: [value for name, value in tensors.items() if named(name)]
             for side, named in {
                 "TEXT": lambda name: name.startswith("text_encoder.") and "VPT" in name,
@@ -256,15 +256,15 @@ class TrainedTeacher:
         }
         ctx: Any = tensors.get("prompt_learner.ctx")
         need(
-            torch.is_tensor(ctx) and found["VISION"],
+            torch.is_tensor(ctx) and prompts["VISION"],
             f"The checkpoint '{self.trained.place}' of the teacher has no prompts of PromptSRC: "
             f"change {KEY}",
         )
         return PromptSRC, PromptSRC.Settings(
             N_CTX_TEXT=len(ctx),
-            N_CTX_VISION=len(found["VISION"][0]),
-            PROMPT_DEPTH_TEXT=1 + len(found["TEXT"]),
-            PROMPT_DEPTH_VISION=len(found["VISION"]),
+            N_CTX_VISION=len(prompts["VISION"][0]),
+            PROMPT_DEPTH_TEXT=1 + len(prompts["TEXT"]),
+            PROMPT_DEPTH_VISION=len(prompts["VISION"]),
             dataset=dataset,
         )
 

@@ -123,10 +123,10 @@ class SOTGLP(GalLoP):
     def load_checkpoint(self, checkpoint, classnames):
         """Load as every method does, and check the number of classes."""
         super().load_checkpoint(checkpoint, classnames)
-        found = len(self.local_prompts)
+        number = len(self.local_prompts)
         need(
-            found == len(classnames),
-            f"The checkpoint has local prompts of {found} classes, but there are "
+            number == len(classnames),
+            f"The checkpoint has local prompts of {number} classes, but there are "
             f"{len(classnames)}: use it only on the classes of its training",
         )
 

@@ -88,11 +88,11 @@ class TaskRes(Method):
             raise ClosedSide("text", "replaces the text projection (ENHANCED_BASE)", "leave it out")
         state = read_checkpoint(path).get("state_dict")
         weight = state.get("weight") if isinstance(state, dict) else None
-        wanted = self.width, self.text_encoder.text_projection.shape[0]
-        if not torch.is_tensor(weight) or tuple(weight.shape) != wanted:
+        expected = self.width, self.text_encoder.text_projection.shape[0]
+        if not torch.is_tensor(weight) or tuple(weight.shape) != expected:
             raise UserError(
                 f"The file '{path}' of ENHANCED_BASE has no `state_dict.weight` of the shape "
-                f"{wanted}, a text projection of this backbone: give another one"
+                f"{expected}, a text projection of this backbone: give another one"
             )
         return weight.detach().float().T.contiguous()
 

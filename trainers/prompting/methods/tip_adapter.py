@@ -155,8 +155,8 @@ class TipAdapter(Method):
                 "The cache of training images is empty: train the method, load a run of it "
                 "(--model-dir), or pass the images to `build_method` as `support`"
             )
-        found = cache.likeness(image.z[:, 0] @ cache.key().T, cache.beta)
-        return super().logits(image, text) + cache.alpha * found
+        likeness = cache.likeness(image.z[:, 0] @ cache.key().T, cache.beta)
+        return super().logits(image, text) + cache.alpha * likeness
 
     def read_public(self, files):
         """Return keys and values as a checkpoint; no file has alpha and beta, which stay."""

@@ -337,13 +337,13 @@ def neighbours(
     Returns:
         (R, n) and (R, n).
     """
-    k, found = min(n + first, len(x) - itself), []
+    k, chunks = min(n + first, len(x) - itself), []
     for start in range(0, len(rows), size := max(1, chunk_bytes // (4 * len(x)))):
         cosines = rows[start : start + size] @ x.T
         if itself:
             cosines.diagonal(start).fill_(-torch.inf)
         best = cosines.topk(k, dim=1)
-        found.append((best.indices[:, first:], best.values[:, first:]))
-    if not found:
+        chunks.append((best.indices[:, first:], best.values[:, first:]))
+    if not chunks:
         return torch.empty(0, n, dtype=torch.long, device=x.device), x.new_empty(0, n)
-    return [torch.cat(parts) for parts in zip(*found, strict=True)]
+    return [torch.cat(parts) for parts in zip(*chunks, strict=True)]
