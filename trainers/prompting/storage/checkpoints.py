@@ -35,30 +35,30 @@ def load_public_state(
             f"The checkpoint's model is a {type(state).__name__} and not tensors by name: take "
             "another checkpoint, or train again"
         )
-    found = {}
+    tensors = {}
     for name, value in state.items():
         full = name if name in own else f"{submodule}.{name}"
         if full in own:
-            found[full] = value
+            tensors[full] = value
         elif not is_ignored(name):
             raise UserError(
                 f"The checkpoint has '{name}', which this method lacks: it is of another "
                 "method, or of deeper prompts"
             )
     for name, parameter in own.items():
-        if name not in found:
+        if name not in tensors:
             raise UserError(
                 f"The checkpoint lacks '{name}': it is of another method, or of shallower prompts"
             )
-        value = found[name]
+        value = tensors[name]
         check_dense(name, value, trained=True)
-        wanted, given = tuple(parameter.shape), tuple(value.shape)
+        expected, given = tuple(parameter.shape), tuple(value.shape)
         if not parameter.numel():  # its length was not known before training
-            given, wanted = given[1:], wanted[1:]
-        if _trimmed(given) != _trimmed(wanted):  # a single prompt may lack its leading axis
+            given, expected = given[1:], expected[1:]
+        if _trimmed(given) != _trimmed(expected):  # a single prompt may lack its leading axis
             raise UserError(
                 f"The checkpoint's '{name}' has shape {given} but the configuration asks for "
-                f"{wanted}: make the settings, the classes and the backbone those of the trained "
+                f"{expected}: make the settings, the classes and the backbone those of the trained "
                 "model"
             )
         if not torch.isfinite(value.to(parameter.dtype)).all():
@@ -68,8 +68,8 @@ def load_public_state(
             )
     for name, parameter in own.items():
         if not parameter.numel():
-            parameter.data = parameter.new_empty(found[name].shape)
-        parameter.copy_(found[name].reshape(parameter.shape))
+            parameter.data = parameter.new_empty(tensors[name].shape)
+        parameter.copy_(tensors[name].reshape(parameter.shape))
 
 
 def is_dense(value) -> bool:
@@ -88,10 +88,10 @@ def check_dense(name: str, value, trained: bool = False) -> None:
         UserError: it is not.
     """
     if not is_dense(value) or (trained and not value.is_floating_point()):
-        of = f" of {value.dtype} ({value.layout})" if torch.is_tensor(value) else ""
+        kind = f" of {value.dtype} ({value.layout})" if torch.is_tensor(value) else ""
         raise UserError(
-            f"The checkpoint's '{name}' is a {type(value).__name__}{of} and not a dense tensor of "
-            "real numbers: take another checkpoint, or train again"
+            f"The checkpoint's '{name}' is a {type(value).__name__}{kind} and not a dense tensor "
+            "of real numbers: take another checkpoint, or train again"
         )
 
 

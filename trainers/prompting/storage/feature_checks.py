@@ -57,17 +57,17 @@ KEYS: dict[str, tuple[Callable[[Any], bool], str, Any]] = {
 
 def check_header(header: Mapping[str, Any]) -> dict[str, Any]:
     """Return the values of `KEYS`."""
-    found = {}
+    values = {}
     for key, (holds, wanted, default) in KEYS.items():
         if key not in header and default is None:
             raise Flaw(f"its header lacks '{key}', {wanted}")
-        found[key] = header.get(key, default)
-        if not holds(found[key]):
-            said = printable(json.dumps(found[key])[:60])
-            raise Flaw(f"its header has {said} for '{key}', which is not {wanted}")
-    if found["text_norm"] != 1 and not found["normalised"]:
+        values[key] = header.get(key, default)
+        if not holds(values[key]):
+            text = printable(json.dumps(values[key])[:60])
+            raise Flaw(f"its header has {text} for '{key}', which is not {wanted}")
+    if values["text_norm"] != 1 and not values["normalised"]:
         raise Flaw("its header has a 'text_norm', but its features are not normalised")
-    return found
+    return values
 
 
 def check_content(tensors: Mapping[str, torch.Tensor], header: Mapping[str, Any]) -> dict[str, Any]:
@@ -84,16 +84,16 @@ def check_content(tensors: Mapping[str, torch.Tensor], header: Mapping[str, Any]
     if image.dim() != 2 or not image.numel():
         raise Flaw(f"'image' has the shape {tuple(image.shape)}, not (N, D)")
     (N, D), views = image.shape, rest.get("views")
-    of = rest.get("views_of")
-    if (views is None) != (of is None):
+    rows = rest.get("views_of")
+    if (views is None) != (rows is None):
         raise Flaw("'views' and 'views_of' do not come together")
     if not text:
         raise Flaw("it has no text features ('text/TEMPLATE')")
     shapes = {"label": (N,), **{TEXT + name: (K, D) for name in text}}
-    if views is not None and of is not None:
+    if views is not None and rows is not None:
         if views.dim() != 3 or not views.numel():
             raise Flaw(f"'views' has the shape {tuple(views.shape)}, not (V, n, D)")
-        shapes |= {"views": (len(views), len(of), D), "views_of": (views.shape[1],)}
+        shapes |= {"views": (len(views), len(rows), D), "views_of": (views.shape[1],)}
     for name, shape in shapes.items():
         if tuple(tensors[name].shape) != shape:
             raise Flaw(
@@ -102,9 +102,9 @@ def check_content(tensors: Mapping[str, torch.Tensor], header: Mapping[str, Any]
             )
     _check_numbers(tensors, own["normalised"])
     _check_rows("label", label, K)
-    if of is not None:
-        _check_rows("views_of", of, N)
-        if len(of.unique()) < len(of):
+    if rows is not None:
+        _check_rows("views_of", rows, N)
+        if len(rows.unique()) < len(rows):
             raise Flaw("'views_of' has a row twice")
     _check_split(own["split"], N)
     _check_names(own, N, text)

@@ -73,8 +73,8 @@ class Features:
 
     def sentences(self, template: str) -> torch.Tensor:
         """Return text features (K, D), float32, of a template in `text`: times `text_norm`."""
-        found = self.text[template].float()
-        return F.normalize(found, dim=-1) * self.text_norm if self.normalised else found
+        features = self.text[template].float()
+        return F.normalize(features, dim=-1) * self.text_norm if self.normalised else features
 
 
 def read_features(path: str | os.PathLike[str]) -> Features:
@@ -88,14 +88,14 @@ def read_features(path: str | os.PathLike[str]) -> Features:
         Traceback (most recent call last):
         UserError: There is no file of features 'no.safetensors': check the path
     """
-    found: Features = _of(path, _read)
-    return found
+    features: Features = _of(path, _read)
+    return features
 
 
 def read_header(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Return the header of a file of features, without its tensors; raises as `read_features`."""
-    found: dict[str, Any] = _of(path, _header)
-    return dict(found)
+    header: dict[str, Any] = _of(path, _header)
+    return dict(header)
 
 
 def write_features(
@@ -159,10 +159,10 @@ def _read(path: str, _changed: int) -> Features:
         with safe_open(path, "pt") as file:
             text = (file.metadata() or {}).get(HEADER)
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    found = check_content(tensors, _parsed(text))
-    found |= {name: tensors.get(name) for name in ("image", "views", "views_of")}
-    found["text"] = {k.removeprefix(TEXT): v for k, v in tensors.items() if k.startswith(TEXT)}
-    return Features(path=path, label=tensors["label"].long(), **found)
+    content = check_content(tensors, _parsed(text))
+    content |= {name: tensors.get(name) for name in ("image", "views", "views_of")}
+    content["text"] = {k.removeprefix(TEXT): v for k, v in tensors.items() if k.startswith(TEXT)}
+    return Features(path=path, label=tensors["label"].long(), **content)
 
 
 @lru_cache(maxsize=2)

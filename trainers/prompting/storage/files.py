@@ -59,12 +59,12 @@ def read_json(path: Path, remedy: str) -> dict:
 def parsed(text: str, source: str, remedy: str) -> dict:
     """Return the object in a JSON text; raises as `read_json`."""
     try:
-        found = json.loads(text)
+        content = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{source} cannot be read ({in_short(error)}): {remedy}") from error
-    if not isinstance(found, dict):
-        raise UserError(f"{source} is a {type(found).__name__}, not an object: {remedy}")
-    return found
+    if not isinstance(content, dict):
+        raise UserError(f"{source} is a {type(content).__name__}, not an object: {remedy}")
+    return content
 
 
 def damaged_part(path: str | os.PathLike) -> str | None:
@@ -109,13 +109,13 @@ def held(path: str | os.PathLike, patience: float = 0) -> Iterator[bool]:
 
     lock: filelock.BaseFileLock = filelock.FileLock(path, timeout=patience)
     try:
-        found = acquired()
+        is_ours = acquired()
     except OSError as error:
         if error.errno not in NO_LOCKS:
             raise
         lock = filelock.SoftFileLock(f"{os.fspath(path)}.soft", timeout=patience)
-        found = acquired()
+        is_ours = acquired()
     try:
-        yield found
+        yield is_ours
     finally:
         lock.release()

@@ -49,7 +49,7 @@ def fetched(folder: str | os.PathLike[str]) -> Path:
     where, repo, revision = match[1], match[2], unquote(match[3] or "main")
     inside = match[4].lstrip("/")
     above = glob.escape(f"{inside}/" if inside else "")
-    wanted = [f"{above}*/model*.pth.tar*", above + RECORD]
+    patterns = [f"{above}*/model*.pth.tar*", above + RECORD]
     unreached = None
     try:  # a pattern's * also matches /, so folders below those of the run are left out
         try:
@@ -61,7 +61,7 @@ def fetched(folder: str | os.PathLike[str]) -> Path:
         copy = snapshot_download(
             repo,
             revision=revision,
-            allow_patterns=wanted,
+            allow_patterns=patterns,
             ignore_patterns=[f"{above}*/*/*"],
             local_files_only=unreached is not None,
         )

@@ -61,7 +61,7 @@ class Predictions:
         logits = logits.float()
         log_p = logits.log_softmax(1)
         top = log_p.topk(min(TOP, log_p.shape[1]), dim=1)
-        found = {
+        columns = {
             # argmax, as the evaluator: for equal logits it may differ from the first of topk
             "prediction": logits.argmax(1),
             "top": top.indices,
@@ -70,11 +70,11 @@ class Predictions:
             "mcm": confidence(logits / self.scale),
         }
         if self.temperature is not None:
-            found["scaled_probability"] = confidence(logits / self.temperature)
+            columns["scaled_probability"] = confidence(logits / self.temperature)
         if others is not None:
             own = logits if in_union is None else in_union.float()
-            found |= self._union(own, others.float(), labels)
-        for name, values in found.items():
+            columns |= self._union(own, others.float(), labels)
+        for name, values in columns.items():
             self._columns[name].append(values)
 
     def _union(self, own, others, labels) -> dict[str, torch.Tensor]:
@@ -84,7 +84,7 @@ class Predictions:
         if self.new:
             labels = labels + K
         log_p = logits.log_softmax(1)
-        found = {
+        columns = {
             "joint_label": labels[:, 0],
             "joint_prediction": logits.argmax(1),
             "joint_probability": log_p.amax(1).exp(),
@@ -92,8 +92,8 @@ class Predictions:
             "joint_label_log_probability": log_p.gather(1, labels)[:, 0],
         }
         if self.temperature is not None:
-            found["joint_scaled_probability"] = confidence(logits / self.temperature)
-        return found
+            columns["joint_scaled_probability"] = confidence(logits / self.temperature)
+        return columns
 
     def columns(self) -> dict[str, list[str] | torch.Tensor]:
         """Return the columns by name, with one row for each image in the order of the data set.
@@ -110,12 +110,12 @@ class Predictions:
         """
         folder = os.path.commonpath([os.path.dirname(file) for file in self.files])
         files = [os.path.relpath(file, folder).replace(os.sep, "/") for file in self.files]
-        found = {name: torch.cat(values).cpu() for name, values in self._columns.items()}
+        columns = {name: torch.cat(values).cpu() for name, values in self._columns.items()}
         if self.order is not None:
             place = torch.tensor(self.order).argsort()
             files = [files[i] for i in place]
-            found = {name: values[place] for name, values in found.items()}
+            columns = {name: values[place] for name, values in columns.items()}
         return {"image": files} | {
             name: values if values.is_floating_point() else values.int()
-            for name, values in found.items()
+            for name, values in columns.items()
         }

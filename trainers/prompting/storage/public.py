@@ -48,11 +48,11 @@ def public_checkpoint(method: PublicFiles, path: str) -> Mapping[str, Any] | Non
     Raises:
         UserError: there are several checkpoints, a file is broken, or as `read_public`.
     """
-    found = _files(path, method.public_files)
-    if not found:
+    files = _files(path, method.public_files)
+    if not files:
         return None
-    contents = {pattern: read_checkpoint(file, object) for pattern, file in found.items()}
-    print(f"Loading {', '.join(map(repr, found.values()))}")
+    contents = {pattern: read_checkpoint(file, object) for pattern, file in files.items()}
+    print(f"Loading {', '.join(map(repr, files.values()))}")
     return method.read_public(contents)
 
 

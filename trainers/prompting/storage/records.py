@@ -30,8 +30,8 @@ def flaw(record: object) -> str | None:
     if not isinstance(record, dict) or record.get("accuracy") is None:
         return "holds no accuracy"
     if not is_percent(record["accuracy"]):
-        said = json.dumps(record["accuracy"])[:40]
-        return f"holds accuracy {said}, which is not from 0 to 100"
+        text = json.dumps(record["accuracy"])[:40]
+        return f"holds accuracy {text}, which is not from 0 to 100"
     return None
 
 

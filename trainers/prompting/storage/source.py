@@ -49,7 +49,9 @@ def _text(node: object) -> str:
         return f"[{','.join(map(_text, node))}]"
     if not isinstance(node, ast.AST):
         return repr(node)
-    fields = (f"{key}={_text(of)}" for key, of in ast.iter_fields(node) if of not in (None, []))
+    fields = (
+        f"{key}={_text(value)}" for key, value in ast.iter_fields(node) if value not in (None, [])
+    )
     return f"{type(node).__name__}({','.join(fields)})"
 
 
@@ -75,14 +77,14 @@ def edited(source: object, plugins: Sequence[str], commit: object = "") -> list[
     """
     if not isinstance(source, Mapping):
         return []
-    found = []
+    names = []
     for name, then in source.items():
         path = _find(name, plugins)
         now = digest(path)
         same = now == then or (now and name.startswith(OWN) and now == _committed(path, commit))
         if not same:
-            found.append(name)
-    return found
+            names.append(name)
+    return names
 
 
 def digests(names: Iterable[str], plugins: Sequence[str]) -> dict[str, str]:

@@ -78,19 +78,19 @@ class Trained:
 
     def digest(self) -> str:
         """Return a hash that identifies what was learned."""
-        found = hashlib.sha256()
+        sha256 = hashlib.sha256()
         for name in sorted(self.tensors):
             if torch.is_tensor(value := self.tensors[name]):
-                found.update(value.float().cpu().contiguous().numpy().tobytes())
-        return found.hexdigest()[:16]
+                sha256.update(value.float().cpu().contiguous().numpy().tobytes())
+        return sha256.hexdigest()[:16]
 
     def facts(self) -> dict[str, Any]:
         """Return what records say of the training: place, digest, method, backbone and FACTS."""
-        said = {"place": self.place, "digest": self.digest(), "method": self.method}
-        said |= {name: self.value(place) for name, place in FACTS.items()}
+        facts = {"place": self.place, "digest": self.digest(), "method": self.method}
+        facts |= {name: self.value(place) for name, place in FACTS.items()}
         backbone = isinstance(self.backbone, str) and os.path.basename(self.backbone)
-        found = {name: UNKNOWN if value is None else value for name, value in said.items()}
-        return found | {"backbone": backbone or UNKNOWN}
+        known = {name: UNKNOWN if value is None else value for name, value in facts.items()}
+        return known | {"backbone": backbone or UNKNOWN}
 
 
 def checkpoint_at(place: str, key: str, remedy: str) -> str:
