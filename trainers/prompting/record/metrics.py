@@ -94,11 +94,11 @@ def detection(inside: Mapping[str, np.ndarray], outside: Mapping[str, np.ndarray
     Returns:
         `auroc_SCORE` and `fpr95_SCORE` of each score; `images`, m.
     """
-    found: dict[str, float] = {}
+    numbers: dict[str, float] = {}
     for name, scores in inside.items():
-        found[f"auroc_{name}"] = 100 * auroc(scores, outside[name])
-        found[f"fpr95_{name}"] = 100 * fpr95(scores, outside[name])
-    return found | {"images": len(outside["mcm"])}
+        numbers[f"auroc_{name}"] = 100 * auroc(scores, outside[name])
+        numbers[f"fpr95_{name}"] = 100 * fpr95(scores, outside[name])
+    return numbers | {"images": len(outside["mcm"])}
 
 
 def auroc(inside: np.ndarray, outside: np.ndarray) -> float:
@@ -192,7 +192,7 @@ def joint_metrics(
     own = [side["prediction"] == side["label"] for side in (base, new)]
     scores = base["base_probability"], new["base_probability"]
     hits = np.concatenate(right)
-    found = {
+    numbers = {
         "joint_accuracy": 100 * float(hits.mean()),
         "joint_accuracy_base": 100 * float(right[0].mean()),
         "joint_accuracy_new": 100 * float(right[1].mean()),
@@ -202,7 +202,7 @@ def joint_metrics(
     columns = {"calibration_error": "joint_probability"}
     if "joint_scaled_probability" in base and "joint_scaled_probability" in new:
         columns["calibration_error_scaled"] = "joint_scaled_probability"
-    return found | {
+    return numbers | {
         name: calibration_error(np.concatenate([base[column], new[column]]), hits)
         for name, column in columns.items()
     }

@@ -61,8 +61,8 @@ def read_predictions(folder: Path) -> dict[str, np.ndarray] | None:
     """
     path = folder / NAME
     try:
-        with NpzFile(io.BytesIO(read_file(path))) as found:  # reads no pickled objects
-            arrays = {name: found[name] for name in KINDS if name in ARRAYS or name in found}
+        with NpzFile(io.BytesIO(read_file(path))) as file:  # reads no pickled objects
+            arrays = {name: file[name] for name in KINDS if name in ARRAYS or name in file}
         _check(arrays)
     except FileNotFoundError:
         return None
@@ -75,8 +75,8 @@ def _check(arrays: Mapping[str, np.ndarray]) -> None:
     """Raise a ValueError if an array is not as `write_predictions` writes it."""
     n = len(arrays["label"])
     joint, scaled = JOINT.keys() & arrays.keys(), "scaled_probability" in arrays
-    wanted = {name for name in JOINT if scaled or "scaled" not in name}
-    if joint and (odd := joint ^ wanted):
+    expected = {name for name in JOINT if scaled or "scaled" not in name}
+    if joint and (odd := joint ^ expected):
         raise ValueError(f"'{min(odd)}' does not go with the other columns")
     for name, array in arrays.items():
         kind, axes = KINDS[name]

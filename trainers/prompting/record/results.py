@@ -54,16 +54,16 @@ def write_results(cfg, trainer) -> None:
     """
     check_results(trainer)
     peak = getattr(trainer, "earlier_peak", None) or peak_memory_mib(trainer.device)
-    said = getattr(trainer, "predictions", None)
+    saved = getattr(trainer, "predictions", None)
     data, measured = trainer.dm.dataset, {}
-    if said is not None:
-        arrays = predictions.write_predictions(Path(cfg.OUTPUT_DIR), said.columns())
-        measured = metrics(arrays, data.classnames) | {"temperature": said.temperature}
-        if said.note:
-            measured["joint_note"] = said.note
-        if said.calibration_note:
+    if saved is not None:
+        arrays = predictions.write_predictions(Path(cfg.OUTPUT_DIR), saved.columns())
+        measured = metrics(arrays, data.classnames) | {"temperature": saved.temperature}
+        if saved.note:
+            measured["joint_note"] = saved.note
+        if saved.calibration_note:
             del measured["calibration_error"]
-            measured["calibration_note"] = said.calibration_note
+            measured["calibration_note"] = saved.calibration_note
     if ood := detections(trainer):
         measured["ood"] = ood
     record: dict[str, Any] = {
@@ -122,9 +122,9 @@ def seeded(trainer) -> bool:
 
 def beyond(cfg, trainer) -> list[str]:
     """Return the marks (`BEYOND`) of what a run uses beyond labelled images and class names."""
-    taken = {*getattr(getattr(trainer, "method", None), "takes", ())}
-    taken |= {PER_DATASET} if cfg.TRAINER.PER_DATASET else set()
-    return [mark for mark in BEYOND if mark in taken]
+    marks = {*getattr(getattr(trainer, "method", None), "takes", ())}
+    marks |= {PER_DATASET} if cfg.TRAINER.PER_DATASET else set()
+    return [mark for mark in BEYOND if mark in marks]
 
 
 def detections(trainer) -> dict[str, dict]:
@@ -134,13 +134,13 @@ def detections(trainer) -> dict[str, dict]:
     numbers = {}
     for name, arrays in others.items():
         own = columns[trainer.detection.own]
-        found = numbers[name] = detection(own, arrays)
-        said = "; ".join(
-            f"{score.upper().replace('_', '-')}: AUROC {found[f'auroc_{score}']:.2f}%, "
-            f"FPR95 {found[f'fpr95_{score}']:.2f}%"
+        measured = numbers[name] = detection(own, arrays)
+        texts = "; ".join(
+            f"{score.upper().replace('_', '-')}: AUROC {measured[f'auroc_{score}']:.2f}%, "
+            f"FPR95 {measured[f'fpr95_{score}']:.2f}%"
             for score in own
         )
-        print(f"Out of distribution: {name} ({found['images']:,} images): {said}")
+        print(f"Out of distribution: {name} ({measured['images']:,} images): {texts}")
     return numbers
 
 
