@@ -38,7 +38,7 @@ class Program(nn.Module):
             return
         del own._modules["text_encoder"]
         updates = method.blocks("image")
-        if any(here.weights for here in updates.values()):
+        if any(addition.weights for addition in updates.values()):
             own.image_encoder = deepcopy(method.image_encoder)
             merge(updates, own.image_encoder.visual.transformer.resblocks)
             rest = without_updates(own.blocks("image"))
@@ -140,13 +140,13 @@ def text_classifier(method: Method) -> Mapping[str, torch.Tensor]:
             "The text features of this method are not a classifier: it has prompts in the image "
             "encoder, several features per class, or text features that depend on the image"
         )
-    found = {"weight": method.text().h[0], "logit_scale": method.logit_scale}
+    tensors = {"weight": method.text().h[0], "logit_scale": method.logit_scale}
     if method.logit_bias is not None:
-        found["logit_bias"] = method.logit_bias
-    found = {name: value.detach().float().contiguous() for name, value in found.items()}
+        tensors["logit_bias"] = method.logit_bias
+    tensors = {name: value.detach().float().contiguous() for name, value in tensors.items()}
     images = random_images(method)
     z = method.image_encoder(images).z[:, 0].float()
-    logits = found["logit_scale"] * z @ found["weight"].T + found.get("logit_bias", 0)
+    logits = tensors["logit_scale"] * z @ tensors["weight"].T + tensors.get("logit_bias", 0)
     apart = float((logits - method(images)).abs().max())
     if not apart <= TOLERANCE:
         raise UserError(
@@ -154,7 +154,7 @@ def text_classifier(method: Method) -> Mapping[str, torch.Tensor]:
             f"off by {apart:.1e}, because it changes more than the text. Nothing is written: "
             "export a .pt2 or .onnx instead"
         )
-    return found
+    return tensors
 
 
 def random_images(method: Method) -> torch.Tensor:

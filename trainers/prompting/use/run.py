@@ -173,14 +173,14 @@ def _model_folder(folder: Path) -> str:
     if not os.path.isdir(folder):
         what = "is a file" if os.path.exists(folder) else "does not exist"
         raise UserError(f"'{folder}' {what}: give the output folder of a run")
-    found = sorted({path.parent for path in folder.glob("*/model*.pth.tar*")})
-    if len(found) != 1:
-        what = "no checkpoint (model.pth.tar-EPOCH)" if not found else "several models"
+    folders = sorted({path.parent for path in folder.glob("*/model*.pth.tar*")})
+    if len(folders) != 1:
+        what = "no checkpoint (model.pth.tar-EPOCH)" if not folders else "several models"
         raise UserError(
             f"'{folder}' holds no run to load: it has {what} in its folders; give the output "
             "folder of a run"
         )
-    return os.fspath(found[0])
+    return os.fspath(folders[0])
 
 
 def _cfg(settings: dict[str, str], path: str) -> CfgNode:

@@ -74,9 +74,9 @@ def exit_code(work: Callable[[], int | None], prog: str, install: str = "{}") ->
         print(f"{prog}: {missing} is missing: {remedy}", file=sys.stderr)
         return 2
     except Exception as error:
-        said = by_system(error) or error
-        refused = getattr(said, "exit_code", None)  # a user's mistake, also one of Dassl's
+        cause = by_system(error) or error
+        refused = getattr(cause, "exit_code", None)  # a user's mistake, also one of Dassl's
         if refused is None:
             raise
-        print(f"{prog}: {printable(said)}", file=sys.stderr)
+        print(f"{prog}: {printable(cause)}", file=sys.stderr)
         return refused

@@ -68,8 +68,8 @@ def files_below(
         shut: is called with a sentence about each folder or link that cannot be read.
         above: the real paths of the folders above this one.
     """
-    here = os.path.realpath(folder)
-    if here in above:
+    real = os.path.realpath(folder)
+    if real in above:
         return
     try:
         with os.scandir(os.fspath(folder)) as entries:
@@ -84,7 +84,7 @@ def files_below(
             shut(printable(f"'{entry.path}' cannot be read ({error.strerror})"))
             continue
         if is_folder:
-            yield from files_below(entry.path, shut, above | {here})
+            yield from files_below(entry.path, shut, above | {real})
         elif is_file or entry.is_symlink():
             yield Path(entry.path)
 

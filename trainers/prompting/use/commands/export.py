@@ -61,9 +61,9 @@ def main(argv: list[str], prog: str) -> int:
     logging.getLogger("onnxscript").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # those of PyTorch about its own code
-        content, said = WRITERS[args.output.suffix](run)
+        content, sentence = WRITERS[args.output.suffix](run)
     write_output(args.output, content)
-    print(f"{args.output}: {said}")
+    print(f"{args.output}: {sentence}")
     return 0
 
 
@@ -125,7 +125,9 @@ def exported(run):
         if hasattr(error, "exit_code") or METHODS[run.method].__module__.startswith(OURS):
             raise
         reason = next(iter(str(error).splitlines()), type(error).__name__)
-        remedy = next((r for said, r in UNTRACED.items() if said in str(error)), "change its code")
+        remedy = next(
+            (r for words, r in UNTRACED.items() if words in str(error)), "change its code"
+        )
         raise UserError(
             f"{run.method} is a plug-in that torch.export cannot trace ({reason}): {remedy}. All "
             "methods of this project but TPT and TDA can be exported"

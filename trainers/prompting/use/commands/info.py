@@ -55,11 +55,11 @@ def main(argv: list[str], prog: str) -> int:
         help="write README.md into the folder, which the hub will show")  # fmt: skip
     add_plugin(parser)
     args = parser.parse_args(argv)
-    found = described(args.model_dir, args.load_epoch, args.plugin)
+    facts = described(args.model_dir, args.load_epoch, args.plugin)
     if args.card:
-        write_card(args.model_dir, args.card, found)
+        write_card(args.model_dir, args.card, facts)
         return 0
-    print(json.dumps(found, indent=1) if args.format == "json" else as_text(found))
+    print(json.dumps(facts, indent=1) if args.format == "json" else as_text(facts))
     return 0
 
 
@@ -133,23 +133,23 @@ def _shots(shots: int | None) -> str:
     return f"{shots} shot{'s' * (shots > 1)}"
 
 
-def as_text(found: dict[str, Any]) -> str:
+def as_text(facts: dict[str, Any]) -> str:
     """Return a line for each fact, and the settings that are not defaults."""
-    names = found["classnames"]
+    names = facts["classnames"]
     more = f", and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     lines = {
-        "Method": found["method"],
+        "Method": facts["method"],
         "Classes": f"{len(names)}: {', '.join(names[:SHOWN])}{more}",
-        "Backbone": found["backbone"],
-        "Data": f"{found['dataset']}, {_shots(found['shots'])}, seed {found['seed']}",
-        "Checkpoint": f"{found['checkpoint']}, epoch {found['epoch']}",
-        "Accuracy": _accuracy(found["record"]),
+        "Backbone": facts["backbone"],
+        "Data": f"{facts['dataset']}, {_shots(facts['shots'])}, seed {facts['seed']}",
+        "Checkpoint": f"{facts['checkpoint']}, epoch {facts['epoch']}",
+        "Accuracy": _accuracy(facts["record"]),
     }
-    if found["plugins"]:
-        lines["Plug-ins"] = ", ".join(found["plugins"])
-    told = [printable(f"{title + ':':12}{text}") for title, text in lines.items()]
-    settings = [printable(f"  {key} {found['settings'][key]}") for key in found["changed"]]
-    return "\n".join([*told, "Settings that are not defaults (--format json has all):", *settings])
+    if facts["plugins"]:
+        lines["Plug-ins"] = ", ".join(facts["plugins"])
+    texts = [printable(f"{title + ':':12}{text}") for title, text in lines.items()]
+    settings = [printable(f"  {key} {facts['settings'][key]}") for key in facts["changed"]]
+    return "\n".join([*texts, "Settings that are not defaults (--format json has all):", *settings])
 
 
 def _accuracy(record: dict[str, Any] | None) -> str:
@@ -161,13 +161,13 @@ def _accuracy(record: dict[str, Any] | None) -> str:
     )
 
 
-def write_card(folder: str, repository: str, found: dict[str, Any]) -> None:
+def write_card(folder: str, repository: str, facts: dict[str, Any]) -> None:
     """Write the README.md of a run for the hub, and print the command that publishes the run.
 
     Args:
         folder: of the run.
         repository: that it will be published in, as USER/REPO.
-        found: the facts about the run.
+        facts: what is known of the run.
 
     Raises:
         UserError: the run is on the hub already, or its folder has a README.md.
@@ -175,31 +175,31 @@ def write_card(folder: str, repository: str, found: dict[str, Any]) -> None:
     path = Path(folder) / "README.md"
     need(not folder.startswith(START), f"--card writes into a folder, but '{folder}' is on the hub")
     need(not path.exists(), f"'{path}' already exists: remove it to write another")
-    write_output(path, card(found, f"{START}{repository}"))
+    write_output(path, card(facts, f"{START}{repository}"))
     words = ["hf", "upload", repository, folder, "."]
     for name in (path.name, RECORD, "*/model*"):
         words += ["--include", name]
     print(f"{path}\nTo publish this run:\n{shlex.join(words)}")
 
 
-def card(found: dict[str, Any], name: str) -> str:
+def card(facts: dict[str, Any], name: str) -> str:
     """Return the README of a run on the hub; paths of this machine are left out."""
     shown = {
-        **found,
-        "backbone": _last(found["backbone"]),
-        "checkpoint": _last(found["checkpoint"]),
-        "plugins": [_last(plugin) for plugin in found["plugins"]],
-        "settings": {key: _last(value) for key, value in found["settings"].items()},
+        **facts,
+        "backbone": _last(facts["backbone"]),
+        "checkpoint": _last(facts["checkpoint"]),
+        "plugins": [_last(plugin) for plugin in facts["plugins"]],
+        "settings": {key: _last(value) for key, value in facts["settings"].items()},
     }
     plugins = f", plugins={shown['plugins']}" if shown["plugins"] else ""
     return CARD.format(
-        method=found["method"],
-        on=f" on {found['dataset']}" if found["dataset"] else "",
+        method=facts["method"],
+        on=f" on {facts['dataset']}" if facts["dataset"] else "",
         facts=as_text(shown),
         name=name,
         more="".join(f" --plugin {plugin}" for plugin in shown["plugins"]),
         plugins=plugins,
-        classes=", ".join(f"`{printable(name)}`" for name in found["classnames"]),
+        classes=", ".join(f"`{printable(name)}`" for name in facts["classnames"]),
     )
 
 

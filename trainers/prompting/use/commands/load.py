@@ -41,11 +41,11 @@ def load_run(args: argparse.Namespace, classnames: Sequence[str] | None = None):
 @contextmanager
 def quiet() -> Iterator[None]:
     """Hide printed lines; an error that is not the user's shows them on stderr."""
-    said = io.StringIO()
+    printed = io.StringIO()
     try:
-        with redirect_stdout(said):
+        with redirect_stdout(printed):
             yield
     except Exception as error:
         if not hasattr(error, "exit_code"):
-            print(said.getvalue(), file=sys.stderr)
+            print(printed.getvalue(), file=sys.stderr)
         raise

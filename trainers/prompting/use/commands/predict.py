@@ -232,18 +232,18 @@ def read_frame(run, path: Path):
 # Each prints answers as they come, so that an interrupted command has printed what it found.
 
 
-def as_text(found: Iterable[Answer]) -> None:
+def as_text(answers: Iterable[Answer]) -> None:
     """Print one line an image."""
-    for file, answer in found:
-        told = ", ".join(f"{name} {100 * p:.1f}%" for name, p in answer)
-        print(printable(f"{file}: {told}"), flush=True)
+    for file, answer in answers:
+        text = ", ".join(f"{name} {100 * p:.1f}%" for name, p in answer)
+        print(printable(f"{file}: {text}"), flush=True)
 
 
-def as_csv(found: Iterable[Answer]) -> None:
+def as_csv(answers: Iterable[Answer]) -> None:
     """Print one line an image and class, none of it a formula in a spreadsheet."""
     writer = csv.writer(sys.stdout, lineterminator="\n")
     writer.writerow(["image", "rank", "class", "probability"])
-    for file, answer in found:
+    for file, answer in answers:
         if csv_text(file).startswith("'"):  # then it is relative: `./` changes only its form
             file = os.path.join(".", file)
         writer.writerows(
@@ -252,12 +252,12 @@ def as_csv(found: Iterable[Answer]) -> None:
         sys.stdout.flush()
 
 
-def as_json(found: Iterable[Answer]) -> None:
+def as_json(answers: Iterable[Answer]) -> None:
     """Print a list of objects with the image and its classes; an error still closes the list."""
     print("[", end="")
     start = "\n"
     try:
-        for file, answer in found:
+        for file, answer in answers:
             classes = [{"class": name, "probability": p} for name, p in answer]
             print(start + json.dumps({"image": file, "classes": classes}), end="", flush=True)
             start = ",\n"
