@@ -10,8 +10,8 @@ from typing import Any, TextIO
 
 def columns(stream: TextIO) -> int:
     """Return how long a line of a stream may be by COLUMNS or its terminal; 0 without either."""
-    known = os.environ.get("COLUMNS") or stream.isatty()
-    return max(shutil.get_terminal_size().columns - 1, 1) if known else 0
+    has_width = os.environ.get("COLUMNS") or stream.isatty()
+    return max(shutil.get_terminal_size().columns - 1, 1) if has_width else 0
 
 
 def fold(text: str, width: int) -> str:

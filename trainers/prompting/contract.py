@@ -35,12 +35,12 @@ def check_class(cls: type, base: type) -> None:
         UserError: it has such a name, overrides `forward`, or has no `node`.
     """
     own = [kind for kind in cls.__mro__ if issubclass(kind, base) and kind is not base]
-    known = {name for kind in base.__mro__[:-1] for name in (*vars(kind), *_annotated(kind))}
-    hooks = [name for name in known - set(dir(nn.Module)) if not name.startswith("_")]
+    names = {name for kind in base.__mro__[:-1] for name in (*vars(kind), *_annotated(kind))}
+    hooks = [name for name in names - set(dir(nn.Module)) if not name.startswith("_")]
     read = {name for kind in own for value in vars(kind).values() for name in _read(value)}
     for kind in own:
         for name in vars(kind):
-            if name in known | read or name.startswith("_"):
+            if name in names | read or name.startswith("_"):
                 continue
             for meant in get_close_matches(name, hooks, n=1, cutoff=NEAR):
                 need(
@@ -91,22 +91,22 @@ def check_built(method: Any, clip_model: Any) -> None:
         if added := method.blocks(side):
             layers = blocks_of(clip_model, side)
             check_added(name, side, added, layers)
-            for i, here in added.items():
+            for i, addition in added.items():
                 need(
-                    here.enter is None or side == "image" or method.text_encoder.causal,
+                    addition.enter is None or side == "image" or method.text_encoder.causal,
                     f"{name} lets tokens enter the text encoder, whose positions attend to later "
                     "ones in this backbone: choose another method or backbone",
                 )
                 place = f"{name} at block {i} of the {side} encoder"
-                _check_positions(place, here, layers[i].attn.embed_dim)
+                _check_positions(place, addition, layers[i].attn.embed_dim)
     _check_contexts(method)
     frozen = {id(p) for p in clip_model.parameters()}
     own = dict(method.own_parameters())
-    taken = [place for place, p in own.items() if id(p) in frozen]
-    taken += [place for place, p in clip_model.named_parameters() if p.requires_grad]
+    of_clip = [place for place, p in own.items() if id(p) in frozen]
+    of_clip += [place for place, p in clip_model.named_parameters() if p.requires_grad]
     need(
-        not taken,
-        f"{name} would train '{taken and taken[0]}', a parameter of CLIP itself: learn an "
+        not of_clip,
+        f"{name} would train '{of_clip and of_clip[0]}', a parameter of CLIP itself: learn an "
         "addition to it instead (`blocks`)",
     )
     for place, module in method.named_modules():
@@ -209,14 +209,14 @@ def reached(method: Any) -> Iterator[tuple[str, torch.Tensor]]:
             inside = value.items()
         elif isinstance(value, list | tuple | set):
             inside = enumerate(value)
-        for key, found in inside:
-            here = place if key in TENSORS else f"{place}.{key}".lstrip(".")
-            queue.append((here, found))
+        for key, item in inside:
+            name = place if key in TENSORS else f"{place}.{key}".lstrip(".")
+            queue.append((name, item))
 
 
-def _check_positions(where: str, here: Added, W: int) -> None:
+def _check_positions(where: str, addition: Added, W: int) -> None:
     """Refuse a module of an addition whose output at a position depends on other positions."""
-    for name, module in here._replace(weights={}).modules().items():
+    for name, module in addition._replace(weights={}).modules().items():
         if any(p.is_meta for p in module.parameters()):
             continue
         apart = _mixing(module, W, inputs=2 if name == "beside" else 1)
@@ -262,11 +262,11 @@ def first_use(method: Any) -> Iterator[None]:
     try:
         yield
     except AttributeError as error:
-        found = re.fullmatch(f"'{name}' object has no attribute '(\\w+)'", str(error))
-        if found is None:
+        match = re.fullmatch(f"'{name}' object has no attribute '(\\w+)'", str(error))
+        if match is None:
             raise
         raise UserError(
-            f"{name} has no attribute '{found[1]}', which its functions read: make it in `build`, "
+            f"{name} has no attribute '{match[1]}', which its functions read: make it in `build`, "
             "which begins with super().build(...) if the class inherits from another method"
         ) from error
 
@@ -277,9 +277,9 @@ def check_logits(method: Any, output: Any) -> None:
     Raises:
         UserError: they have another shape.
     """
-    shape, wanted = tuple(output.logits.shape), (len(output.image.z), method.num_classes)
+    shape, expected = tuple(output.logits.shape), (len(output.image.z), method.num_classes)
     need(
-        shape == wanted,
-        f"The logits of {type(method).__name__} have the shape {shape} but must have {wanted}, of "
-        "images and classes: check its `logits`",
+        shape == expected,
+        f"The logits of {type(method).__name__} have the shape {shape} but must have {expected}, "
+        "of images and classes: check its `logits`",
     )

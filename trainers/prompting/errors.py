@@ -132,7 +132,7 @@ def open_stdout() -> None:
 
 def printable(text: object) -> str:
     r"""Return text from outside on one line: control characters are escaped, as `\\x1b`."""
-    return _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), str(text))
+    return _UNPRINTABLE.sub(lambda match: match[0].encode("unicode_escape").decode(), str(text))
 
 
 def in_short(error: BaseException, most: int = 200) -> str:

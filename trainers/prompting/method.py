@@ -466,11 +466,11 @@ class Method(PublicFiles, nn.Module):
             UserError: `loss` returns something other than scalars, or logits have another shape.
         """
         try:
-            found = self.loss(output, batch)
+            loss = self.loss(output, batch)
         except (IndexError, RuntimeError, ValueError):
             check_logits(self, output)
             raise
-        terms = found if isinstance(found, dict) else {"loss": found}
+        terms = loss if isinstance(loss, dict) else {"loss": loss}
         if not terms:
             raise UserError(f"The loss of {type(self).__name__} has no terms: return a scalar")
         try:
@@ -583,12 +583,12 @@ class Method(PublicFiles, nn.Module):
 
     def own_state(self) -> dict[str, Any]:
         """Return the persistent buffers of the method, which checkpoints hold."""
-        found: dict[str, Any] = {}
-        self._save_to_state_dict(found, "", True)
+        tensors: dict[str, Any] = {}
+        self._save_to_state_dict(tensors, "", True)
         for name, module in self.named_children():
             if name not in ENCODERS:
-                module.state_dict(destination=found, prefix=f"{name}.", keep_vars=True)
-        return {name: x for name, x in found.items() if not isinstance(x, nn.Parameter)}
+                module.state_dict(destination=tensors, prefix=f"{name}.", keep_vars=True)
+        return {name: x for name, x in tensors.items() if not isinstance(x, nn.Parameter)}
 
     def load_own_state(self, state_dict: Mapping[str, torch.Tensor]) -> None:
         """Load what `own_state` returned.
@@ -674,10 +674,10 @@ def register(cls: type[Method]) -> type[Method]:
         'COOP'
     """
     name = cls.__name__
-    known = METHODS.get(name)
-    if known is not None and (known.__module__, known.__qualname__) != (cls.__module__, name):
+    other = METHODS.get(name)
+    if other is not None and (other.__module__, other.__qualname__) != (cls.__module__, name):
         raise UserError(
-            f"{cls.__module__} registers a method '{name}', but {known.__module__} has registered "
+            f"{cls.__module__} registers a method '{name}', but {other.__module__} has registered "
             "that name: rename the class"
         )
     if "__dataclass_fields__" not in vars(cls.Settings):  # not those inherited from its base

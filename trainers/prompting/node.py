@@ -33,14 +33,14 @@ def defaults_of(settings: type[Settings], method: str) -> dict[str, Any]:
     Raises:
         UserError: a key has none.
     """
-    found = {}
+    defaults = {}
     for key in fields(settings):
         value = key.default if key.default_factory is MISSING else key.default_factory()
         if value is MISSING:
             raise UserError(f"`{key.name}` in the Settings of {method} has no default: give it one")
-        found[key.name] = value
-    del found["dataset"]
-    return found
+        defaults[key.name] = value
+    del defaults["dataset"]
+    return defaults
 
 
 def check_values(

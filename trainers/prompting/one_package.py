@@ -72,24 +72,24 @@ class _OtherNames(MetaPathFinder, Loader):
         module.__spec__ = self.specs.pop(module.__spec__.name)
 
     def _check_version(self, name: str, path: Sequence[str] | None) -> None:
-        there = _folder(name, path)
-        if there is None or there == Path(__file__).resolve().parent:
+        folder = _folder(name, path)
+        if folder is None or folder == Path(__file__).resolve().parent:
             return
-        file = there / "__init__.py"
+        file = folder / "__init__.py"
         text = file.read_text("utf-8") if file.is_file() else ""
-        found = re.search(r'^__version__ = "(.+)"', text, re.M)
-        if not found or found[1] != self.version:
-            raise _two(self.own, self.version, name, there, found and found[1])
+        match = re.search(r'^__version__ = "(.+)"', text, re.M)
+        if not match or match[1] != self.version:
+            raise _two(self.own, self.version, name, folder, match and match[1])
 
 
-def _two(own: str, version: str, name: str, there: Path, found: str | None) -> Exception:
+def _two(own: str, version: str, name: str, folder: Path, its_version: str | None) -> Exception:
     """Return the error about two copies in one program."""
     from .errors import UserError
 
     return UserError(
         f"{own} {version} in '{Path(__file__).parent}' cannot be used together with {name} "
-        f"{found or 'without a version'} in '{there}': install or copy the same version, or remove "
-        "one of the two"
+        f"{its_version or 'without a version'} in '{folder}': install or copy the same version, or "
+        "remove one of the two"
     )
 
 

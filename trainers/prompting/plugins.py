@@ -53,19 +53,19 @@ def load_plugins(names: Iterable[str]) -> None:
                 f"{' '.join(str(error).split())}{_line(error)}): correct it, or name another with "
                 "--plugin"
             ) from error
-        found = METHODS.keys() - before
-        found |= {n for n, method in METHODS.items() if method.__module__ == module}
+        registered = METHODS.keys() - before
+        registered |= {n for n, method in METHODS.items() if method.__module__ == module}
         if own := _trainers() - trainers:
-            if taken := sorted(own & METHODS.keys()):
+            if twice := sorted(own & METHODS.keys()):
                 raise UserError(
-                    f"The plug-in '{name}' registers a trainer '{taken[0]}', but that is a method "
+                    f"The plug-in '{name}' registers a trainer '{twice[0]}', but that is a method "
                     "of this project: rename the class"
                 )
-            found |= own
+            registered |= own
             extend = getattr(sys.modules[module], "extend_cfg", None)
             if extend and not extend.__module__.startswith(f"{__package__}."):
                 extenders.append(extend)
-        if not found:
+        if not registered:
             raise UserError(
                 f"The plug-in '{name}' registers no method: put `@register` of "
                 "`trainers.prompting.method` above its class, or Dassl's "
@@ -74,7 +74,7 @@ def load_plugins(names: Iterable[str]) -> None:
         _loaded.add(place)
         folder = Path(sys.modules[module].__file__ or name).resolve().parent
         _plugins.append(Plugin(folder, modules, frozenset(sys.modules) - modules | {module}))
-        print(f"Plug-in '{name}': {', '.join(sorted(found))}", file=sys.stderr)
+        print(f"Plug-in '{name}': {', '.join(sorted(registered))}", file=sys.stderr)
 
 
 def source_of(kind: type) -> dict[str, str]:
@@ -87,7 +87,7 @@ def source_of(kind: type) -> dict[str, str]:
     ours = [plugin for plugin in _plugins if own & plugin.added]
     files = {name: path for name in own if (path := _file(name))}
     for plugin in ours:
-        others = frozenset[str]().union(*(of.added for of in _plugins if of is not plugin))
+        others = frozenset[str]().union(*(other.added for other in _plugins if other is not plugin))
         for name in sys.modules.keys() - plugin.before - others | plugin.added:
             path = _file(name)
             if path and path.is_relative_to(plugin.folder) and not path.is_relative_to(PACKAGE):
@@ -101,9 +101,9 @@ def _file(name: str) -> Path | None:
     path = getattr(sys.modules.get(name), "__file__", None) or ""
     if name.partition(".")[0] in {*sys.stdlib_module_names, "dassl"} or not path.endswith(".py"):
         return None
-    found = Path(path).resolve()
-    installed = {"site-packages", "dist-packages"} & {*found.parts}
-    return None if installed and not found.is_relative_to(PACKAGE) else found
+    file = Path(path).resolve()
+    installed = {"site-packages", "dist-packages"} & {*file.parts}
+    return None if installed and not file.is_relative_to(PACKAGE) else file
 
 
 def _trainers() -> set[str]:

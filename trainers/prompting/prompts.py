@@ -175,8 +175,8 @@ class Visual(nn.Module):
 
     def __init__(self, clip_model: Any, M: int, length: int, depth: int, single: bool = False):
         super().__init__()
-        one = (length, visual_width(clip_model))
-        shape = one if single else (M, *one)
+        shape_of_one = (length, visual_width(clip_model))
+        shape = shape_of_one if single else (M, *shape_of_one)
         self.visual = nn.ParameterList(normal(*shape) for _ in range(depth))
 
     def forward(self) -> Contexts:

@@ -60,8 +60,8 @@ def encode_sentences(
 def normalised_lists(clip_model: Any, lists: Sequence[Sequence[str]]) -> tuple[torch.Tensor, ...]:
     """Return the normalised features (n, D) of each of K lists of n sentences."""
     texts = [text for sentences in lists for text in sentences]
-    found = F.normalize(encode_sentences(clip_model, texts).float(), dim=-1)
-    return tuple(found.split([len(sentences) for sentences in lists]))
+    features = F.normalize(encode_sentences(clip_model, texts).float(), dim=-1)
+    return tuple(features.split([len(sentences) for sentences in lists]))
 
 
 class Teacher(nn.Module):
@@ -252,8 +252,8 @@ class MethodTeacher(nn.Module):
         Raises:
             UserError: the state is broken.
         """
-        found: Any = state if isinstance(state, Mapping) else {}
-        facts, names, raw = found.get("facts"), found.get("classnames"), found.get("raw")
+        content: Any = state if isinstance(state, Mapping) else {}
+        facts, names, raw = content.get("facts"), content.get("classnames"), content.get("raw")
         sound = isinstance(facts, Mapping) and are_texts(names)
         if sound and raw is not None:
             sound = is_dense(raw) and raw.dim() == 3 and raw.shape[1] == len(names)

@@ -16,8 +16,8 @@ def settings_then(trained: Trained, kind: type[Method], dataset: str) -> Setting
     Raises:
         UserError: a value is impossible.
     """
-    found = {key: trained.value(kind.place(key)) for key in kind.defaults}
-    values = {key: value for key, value in found.items() if value is not None}
+    saved = {key: trained.value(kind.place(key)) for key in kind.defaults}
+    values = {key: value for key, value in saved.items() if value is not None}
     check_values(kind.Settings, values, kind.place)
     return kind.Settings(**values, dataset=dataset)
 

@@ -18,9 +18,9 @@ def fused(solver: Any, C: Tensor, a: Tensor, b: Tensor, uniform: bool) -> Result
     It takes problems whose arithmetic is known without a look at the costs and needs no logarithms.
     If it does not work here, one line says why.
     """
-    there = C.is_cuda or os.environ.get("TRITON_INTERPRET") == "1"
-    known = solver.spread is not None and C.numel() > 0
-    if not (there and known) or torch.compiler.is_compiling():
+    has_triton = C.is_cuda or os.environ.get("TRITON_INTERPRET") == "1"
+    bounded = solver.spread is not None and C.numel() > 0
+    if not (has_triton and bounded) or torch.compiler.is_compiling():
         return solver.solve(C, a, b, uniform)
     C = C.to(a.dtype)
     ((Steps, dtype, _),) = solver.arithmetics(C)

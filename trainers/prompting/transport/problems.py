@@ -100,11 +100,11 @@ class TokenProblems:
         r, s, mass = self.r.float(), self.s.float(), self.weights.mass.transpose(0, 1)[:, None]
         if torch.compiler.is_compiling():  # all at once, as sizes may be unknown
             return reduce(1 - torch.einsum("bmpd,nkld->bkmnpl", r, s), mass)
-        found = r.new_empty(len(r), len(mass), r.shape[1], len(s))
+        results = r.new_empty(len(r), len(mass), r.shape[1], len(s))
         for images, classes, length in self.pieces():
             C = costs(r[images], s, classes, self.weights.shared, length)
-            found[images, classes] = reduce(C, mass.index_select(0, classes)[..., :length])
-        return found
+            results[images, classes] = reduce(C, mass.index_select(0, classes)[..., :length])
+        return results
 
 
 def costs(r: Tensor, s: Tensor, classes: Tensor, shared: int, length: int) -> Tensor:

@@ -191,9 +191,9 @@ class Sinkhorn:
             solved = []
             for chunk in chunks:
                 solved.append(SinkhornResult(*solve(*chunk, uniform=a is None and b is None)))
-            found = joined(solved)
-        plan = found.plan.mT.reshape(cost.shape)
-        distance, iterations, error = (x.reshape(batch) for x in found[1:])
+            result = joined(solved)
+        plan = result.plan.mT.reshape(cost.shape)
+        distance, iterations, error = (x.reshape(batch) for x in result[1:])
         if cost.requires_grad and torch.is_grad_enabled():
             distance = PlanDistance.apply(cost, plan, distance)  # type: ignore[no-untyped-call]
         return SinkhornResult(plan, distance, iterations, error)
