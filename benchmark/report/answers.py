@@ -175,12 +175,12 @@ def openworld_parts(base: Answers, new: Answers) -> tuple[np.ndarray, ...]:
     """Return the change of OpenworldAUC by each image; each split's mean is half of the value."""
     means = []
     # for a new image, a lower score is better
-    for side, other, sign in ((base, new, 1), (new, base, -1)):
+    for half, other, sign in ((base, new, 1), (new, base, -1)):
         rivals = np.sort(sign * np.asarray(other.base_score)[other.hits])
-        scores = sign * np.asarray(side.base_score)
+        scores = sign * np.asarray(half.base_score)
         ranks = np.searchsorted(rivals, scores, "left") + np.searchsorted(rivals, scores, "right")
-        means.append(side.hits * ranks / (2 * len(other.hits)))
-    return tuple(of_side - of_side.mean() / 2 for of_side in means)
+        means.append(half.hits * ranks / (2 * len(other.hits)))
+    return tuple(of_half - of_half.mean() / 2 for of_half in means)
 
 
 # By name; all but accuracy are over base and new classes together, and belong to the rows of H.

@@ -89,8 +89,8 @@ def check_built(method: Any, clip_model: Any) -> None:
     name = type(method).__name__
     for side in SIDES:
         if added := method.blocks(side):
-            layers = blocks_of(clip_model, side)
-            check_added(name, side, added, layers)
+            blocks = blocks_of(clip_model, side)
+            check_added(name, side, added, blocks)
             for i, addition in added.items():
                 need(
                     addition.enter is None or side == "image" or method.text_encoder.causal,
@@ -98,7 +98,7 @@ def check_built(method: Any, clip_model: Any) -> None:
                     "ones in this backbone: choose another method or backbone",
                 )
                 place = f"{name} at block {i} of the {side} encoder"
-                _check_positions(place, addition, layers[i].attn.embed_dim)
+                _check_positions(place, addition, blocks[i].attn.embed_dim)
     _check_contexts(method)
     frozen = {id(p) for p in clip_model.parameters()}
     own = dict(method.own_parameters())
@@ -138,8 +138,8 @@ def _check_contexts(method: Any) -> None:
         "(`untouched`): take those of a Teacher, `teacher.z(images)`",
     )
     if contexts.text and text.closed is None:
-        layers, slots = len(text.transformer.resblocks), len(text.sentences[0][0].slots)
-        _check_shapes("text", contexts.text, layers, slots, text.class_specific)
+        depth, slots = len(text.transformer.resblocks), len(text.sentences[0][0].slots)
+        _check_shapes("text", contexts.text, depth, slots, text.class_specific)
     if contexts.vision and image.is_vit:
         _check_shapes("image", contexts.vision, len(image.visual.transformer.resblocks))
 
@@ -147,7 +147,7 @@ def _check_contexts(method: Any) -> None:
 def _check_shapes(
     side: str,
     contexts: Sequence[torch.Tensor],
-    layers: int,
+    depth: int,
     slots: int | None = None,
     class_specific: bool = False,
 ) -> None:
@@ -156,18 +156,18 @@ def _check_shapes(
     Args:
         side: `text` or `image`.
         contexts: for each depth, (N, b, W), or (N, K, b, W) if they are class-specific.
-        layers: blocks of the encoder.
+        depth: the number of blocks of the encoder.
         slots: learned tokens of a sentence; None for images.
         class_specific: True if the encoder takes tokens of each class.
     """
     dims = 4 if class_specific else 3
     shapes = [tuple(context.shape) for context in contexts]
     lengths = [shape[-2] for shape in shapes if len(shape) == dims]
-    fits = len(lengths) == len(shapes) <= layers and lengths[0] == max(lengths)
+    fits = len(lengths) == len(shapes) <= depth and lengths[0] == max(lengths)
     of_slots = "" if slots is None else f", and sentences with {slots} learned tokens"
     need(
         fits and slots in (None, lengths[0]),
-        f"The {side} encoder has {layers} blocks{of_slots}, but `contexts` gives it {shapes}: give "
+        f"The {side} encoder has {depth} blocks{of_slots}, but `contexts` gives it {shapes}: give "
         f"at most one context ({'N, K, b, W' if class_specific else 'N, b, W'}) for each block, "
         "none longer than the first",
     )

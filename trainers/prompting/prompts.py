@@ -303,11 +303,11 @@ def check_size(clip_model: Any, side: str, size: Size, count: int = 1) -> None:
     need_open(clip_model, side, f"has {'visual' if side == 'image' else 'textual'} prompts")
     if side == "image":
         visual_width(clip_model)
-    tower = clip_model if side == "text" else clip_model.visual
-    layers = len(tower.transformer.resblocks)
+    encoder = clip_model if side == "text" else clip_model.visual
+    depth = len(encoder.transformer.resblocks)
     need(
-        layers >= size.J,
-        f"{size.keys[1]} is {size.J} but the {side} encoder of this backbone has {layers} blocks: "
+        depth >= size.J,
+        f"{size.keys[1]} is {size.J} but the {side} encoder of this backbone has {depth} blocks: "
         "lower it",
     )
     tokens = count * size.b * size.J

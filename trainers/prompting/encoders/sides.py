@@ -47,9 +47,9 @@ def widths(clip_model: Any) -> dict[str, int]:
         >>> widths(load_clip("emoji"))
         {'text': 128, 'image': 128}
     """
-    towers = {"text": clip_model, "image": clip_model.visual}
+    encoders = {"text": clip_model, "image": clip_model.visual}
     return {
-        side: tower.transformer.resblocks[0].attn.embed_dim
-        for side, tower in towers.items()
-        if hasattr(tower, "transformer")
+        side: encoder.transformer.resblocks[0].attn.embed_dim
+        for side, encoder in encoders.items()
+        if hasattr(encoder, "transformer")
     }

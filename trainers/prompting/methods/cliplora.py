@@ -139,8 +139,8 @@ class CLIPLoRA(Method):
     def public_name(self, name):
         """Return a name such as `visual.transformer.resblocks.0.attn.q_proj.w_lora_A`."""
         _, side, i, matrix, factor = name.split(".")
-        tower = "visual." if side == "image" else ""
-        return f"{tower}transformer.resblocks.{i}.{PUBLIC[matrix]}.{factor}"
+        prefix = "visual." if side == "image" else ""
+        return f"{prefix}transformer.resblocks.{i}.{PUBLIC[matrix]}.{factor}"
 
     def read_public(self, files):
         """Return the updates in a `lora_weights.pt`, after a check of its metadata."""

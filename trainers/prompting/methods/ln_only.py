@@ -86,5 +86,5 @@ class LNOnly(Method):
         side, i, norm, leaf = rest.split(".")
         if norm in ("pre", "post"):
             return f"{ENDS[side][norm == 'post']}.{leaf}"
-        tower = "visual." if side == "image" else ""
-        return f"{tower}transformer.resblocks.{i}.{norm}.{leaf}"
+        prefix = "visual." if side == "image" else ""
+        return f"{prefix}transformer.resblocks.{i}.{norm}.{leaf}"

@@ -111,9 +111,9 @@ class Precision:
                 if isinstance(side, Closed):
                     side.autocast_to = self.half
         elif self.name != "fp32":
-            for tower in (clip_model, clip_model.visual):
-                if hasattr(tower, "transformer"):
-                    blocks.hold_weights_in(self.half, tower.transformer.resblocks)
+            for encoder in (clip_model, clip_model.visual):
+                if hasattr(encoder, "transformer"):
+                    blocks.hold_weights_in(self.half, encoder.transformer.resblocks)
         method.to(self.device)
 
     def load_scale(self, state: dict[str, float]) -> None:
