@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from trainers.prompting import build_clip
-from trainers.prompting.backbones.assemble import CLIP, Sizes, Tower, image_encoder
+from trainers.prompting.backbones.assemble import CLIP, Architecture, Sizes, image_encoder
 from trainers.prompting.backbones.openai import OPENAI
 
 ARGUMENTS = (
@@ -40,7 +40,7 @@ def untrained_siglip(
     """Return a SigLIP 2 with random weights; OpenAI's tokenizer stands for its own."""
     activation = partial(nn.GELU, approximate="tanh")
     vision, text = (
-        Tower(width, layers, heads, 4 * width, activation, 1e-6)
+        Architecture(width, layers, heads, 4 * width, activation, 1e-6)
         for width, layers, heads in (
             (vision_width, vision_layers, vision_width // 64), (width, layers, heads),
         )

@@ -165,14 +165,14 @@ def accuracy_parts(*runs: Answers) -> tuple[np.ndarray, ...]:
 
 
 def joint_parts(base: Answers, new: Answers) -> tuple[np.ndarray, ...]:
-    """Return the hits among all classes, weighted by the share of images of each split."""
+    """Return the hits among all classes, weighted by the share of images of each half."""
     halves = [np.asarray(half.joint_hits, float) for half in (base, new)]
     images = sum(map(len, halves))
     return tuple(hits * len(hits) / images for hits in halves)
 
 
 def openworld_parts(base: Answers, new: Answers) -> tuple[np.ndarray, ...]:
-    """Return the change of OpenworldAUC by each image; each split's mean is half of the value."""
+    """Return the change of OpenworldAUC by each image; each half's mean is half of the value."""
     means = []
     # for a new image, a lower score is better
     for half, other, sign in ((base, new, 1), (new, base, -1)):

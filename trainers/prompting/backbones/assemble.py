@@ -1,7 +1,7 @@
 """Builds a CLIP from the modules of OpenAI's class and the state dict of another library.
 
-A `Tower` for each encoder gives what the weights do not: heads, activation, epsilon. All names and
-shapes must agree: a weight that CLIP lacks is an error, and is never dropped.
+An `Architecture` for each encoder gives what the weights do not: heads, activation, epsilon. All
+names and shapes must agree: a weight that CLIP lacks is an error, and is never dropped.
 """
 
 import math
@@ -24,7 +24,7 @@ STAGES = 4  # of a ResNet
 INTERPOLATIONS = ("bicubic", "bilinear", "nearest")
 
 
-class Tower(NamedTuple):
+class Architecture(NamedTuple):
     """The architecture of one encoder of a CLIP: a transformer or a ResNet.
 
     width, layers, heads: of its blocks; for a ResNet, layers lists those of its four stages.
@@ -64,7 +64,7 @@ class CLIP(nn.Module):
     def __init__(
         self,
         visual: nn.Module,
-        text: Tower | Closed,
+        text: Architecture | Closed,
         sizes: Sizes,
         family: Family,
         bias: bool,
@@ -160,12 +160,14 @@ def check_sizes(source: str, sizes: Mapping[str, Any]) -> None:
         raise _misfit(source, "patch_size", patch, f"at most the resolution {resolution}")
 
 
-def _check(source: str, vision: Tower, text: Tower, sizes: Sizes, family: Family) -> None:
+def _check(
+    source: str, vision: Architecture, text: Architecture, sizes: Sizes, family: Family
+) -> None:
     """Check all values of an architecture; raises as `check_sizes`."""
-    towers = {"vision": vision._asdict(), "text": text._asdict()}
+    encoders = {"vision": vision._asdict(), "text": text._asdict()}
     keys = ("width", "layers", "heads", "hidden")
-    of_towers = {f"{side} {k}": tower[k] for side, tower in towers.items() for k in keys}
-    check_sizes(source, {**sizes._asdict(), **of_towers})
+    of_encoders = {f"{side} {k}": shape[k] for side, shape in encoders.items() for k in keys}
+    check_sizes(source, {**sizes._asdict(), **of_encoders})
     if family.interpolation not in INTERPOLATIONS:
         wanted = f"one of {', '.join(INTERPOLATIONS)}"
         raise _misfit(source, "interpolation", family.interpolation, wanted)
@@ -186,11 +188,11 @@ def _misfit(source: str, name: str, value: object, wanted: str) -> UserError:
     )
 
 
-def image_encoder(vision: Tower, sizes: Sizes, shape: str = "class token") -> nn.Module:
-    """Build an open image encoder with the architecture of a tower.
+def image_encoder(vision: Architecture, sizes: Sizes, shape: str = "class token") -> nn.Module:
+    """Build an open image encoder of an architecture.
 
     Args:
-        vision: the tower.
+        vision: the architecture.
         sizes: of the CLIP.
         shape: `class token` (OpenAI's), `attention` (SigLIP's) or `mean` (CLIPA's).
     """
@@ -218,24 +220,24 @@ def image_encoder(vision: Tower, sizes: Sizes, shape: str = "class token") -> nn
     return visual
 
 
-def finish(module: nn.Module, tower: Tower) -> None:
-    """Set the MLPs and epsilons in a module, which OpenAI's class hard-codes, from a tower."""
+def finish(module: nn.Module, architecture: Architecture) -> None:
+    """Set the MLPs and epsilons in a module, which OpenAI's class hard-codes."""
     for part in module.modules():
         if isinstance(part, nn.LayerNorm):
-            part.eps = tower.eps
+            part.eps = architecture.eps
         elif isinstance(part, openai_model.ResidualAttentionBlock):
             layers = {
-                "c_fc": nn.Linear(tower.width, tower.hidden),
-                "gelu": tower.activation(),
-                "c_proj": nn.Linear(tower.hidden, tower.width),
+                "c_fc": nn.Linear(architecture.width, architecture.hidden),
+                "gelu": architecture.activation(),
+                "c_proj": nn.Linear(architecture.hidden, architecture.width),
             }
             part.mlp = nn.Sequential(OrderedDict(layers))
 
 
 def assemble(
     state: Mapping[str, torch.Tensor],
-    vision: Tower,
-    text: Tower,
+    vision: Architecture,
+    text: Architecture,
     sizes: Sizes,
     family: Family,
     source: str,

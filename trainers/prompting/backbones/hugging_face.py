@@ -16,7 +16,7 @@ from torch import nn
 from ..errors import UserError, in_short, need
 from ..storage.files import read_json
 from . import dual
-from .assemble import CLIP, Sizes, Tower, assemble
+from .assemble import CLIP, Architecture, Sizes, assemble
 from .family import Family, Tokenizer
 from .openai import OPENAI
 from .openai_clip import model as openai_model
@@ -87,7 +87,7 @@ def load(name: str) -> CLIP:
     try:
         skeleton: Any = getattr(transformers, OPEN[kind]).from_dict(config)
         vision, text = (
-            _tower(transformers, c) for c in (skeleton.vision_config, skeleton.text_config)
+            _architecture(transformers, c) for c in (skeleton.vision_config, skeleton.text_config)
         )
         prepared = _images(folder, name, remedy, config)
     except UserError:
@@ -150,7 +150,7 @@ def _package(name: str) -> Any:
     return transformers
 
 
-def _tower(transformers, config) -> Tower:
+def _architecture(transformers, config) -> Architecture:
     name = config.hidden_act
     if name == "quick_gelu":
         activation = openai_model.QuickGELU
@@ -159,7 +159,7 @@ def _tower(transformers, config) -> Tower:
     else:
         activation = partial(transformers.activations.get_activation, name)
     activation()  # or an error about its name
-    return Tower(
+    return Architecture(
         config.hidden_size,
         config.num_hidden_layers,
         config.num_attention_heads,

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from ..errors import UserError, in_short
-from .assemble import CLIP, Sizes, Tower, assemble
+from .assemble import CLIP, Architecture, Sizes, assemble
 from .closed import Closed
 from .family import Family
 from .openai import OPENAI
@@ -243,7 +243,7 @@ def assembled(
     return assemble(state, vision, text, sizes, family, f"'{source}'", arch, **how)
 
 
-def _shape(config: Mapping) -> tuple[Tower, Tower, Sizes]:
+def _shape(config: Mapping) -> tuple[Architecture, Architecture, Sizes]:
     """Return the architectures of the image and the text encoder, and all other sizes."""
     vision, text = config["vision_cfg"], config["text_cfg"]
     act = {"quick_gelu": config.get("quick_gelu", False)}
@@ -255,19 +255,19 @@ def _shape(config: Mapping) -> tuple[Tower, Tower, Sizes]:
         text.get("vocab_size", 49408),
     )
     is_resnet = isinstance(vision.get("layers"), list)
-    of_vision = _tower(vision, 64 if is_resnet else 768, None, act)
+    of_vision = _architecture(vision, 64 if is_resnet else 768, None, act)
     if is_resnet:  # the heads of its final attention pooling, which is 32 times as wide
         of_vision = of_vision._replace(heads=32 * of_vision.width // vision.get("head_width", HEAD))
-    return of_vision, _tower(text, 512, 8, act), sizes
+    return of_vision, _architecture(text, 512, 8, act), sizes
 
 
-def _tower(config: Mapping, width: int, heads: int | None, act: Mapping) -> Tower:
-    """Return a tower from its part of a config, with the package's defaults for missing values."""
+def _architecture(config: Mapping, width: int, heads: int | None, act: Mapping) -> Architecture:
+    """Read an architecture from its part of a config, with the package's defaults."""
     width = config.get("width", width)
     arguments = config.get("act_kwargs") or {}
     activation = openai_model.QuickGELU if act["quick_gelu"] else partial(nn.GELU, **arguments)
     activation()  # or an error about its arguments
-    return Tower(
+    return Architecture(
         width,
         config.get("layers", 12),
         config.get("heads", heads) if heads else width // config.get("head_width", HEAD),

@@ -249,13 +249,13 @@ def blocks_of(clip_model: Any, side: str) -> Sequence[Any]:
         [128, 128, 128, 128]
     """
     need_open(clip_model, side, "adds to the blocks of an encoder")
-    tower = clip_model if side == "text" else clip_model.visual
-    if not hasattr(tower, "transformer"):
+    encoder = clip_model if side == "text" else clip_model.visual
+    if not hasattr(encoder, "transformer"):
         raise UserError(
             "The backbone has a ResNet for images but the method adds to the blocks of a "
             "transformer: choose a ViT"
         )
-    blocks: Sequence[Any] = tower.transformer.resblocks
+    blocks: Sequence[Any] = encoder.transformer.resblocks
     return blocks
 
 
