@@ -134,7 +134,7 @@ def test_seeded_index_fixes_the_augmentation_and_nothing_else(make_cfg):
     assert not torch.equal(first, dataset[SeededIndex(3, seed=12)]["img"])
 
 
-@pytest.mark.parametrize(("gib", "reads"), [(1.0, 12), (0.0, 24), (5 * 10 * 12 * 4 / 2**30, 19)])
+@pytest.mark.parametrize(("gib", "reads"), [(1.0, 12), (0.0, 24), (5 * 10 * 12 * 4 / 2**30, 18)])
 def test_training_images_are_decoded_once_while_there_is_room(make_cfg, monkeypatch, gib, reads):
     cfg = make_cfg("DATASET.NUM_SHOTS", 4, "DATALOADER.CACHE_GIB", gib, "DATALOADER.NUM_WORKERS", 0)
     items = DataManager(cfg).dataset.train_x

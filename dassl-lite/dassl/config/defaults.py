@@ -58,7 +58,7 @@ _DEFAULTS = {
         "NUM_WORKERS": 4,
         "K_TRANSFORMS": 1,  # augmented views of one training image
         "RETURN_IMG0": False,
-        "CACHE_GIB": 1.0,  # decoded training images that may stay in memory, over all workers
+        "CACHE_GIB": 1.0,  # for decoded training images in memory, over all workers
         "TRAIN_X": {**_TRAIN},
         "TRAIN_U": {"SAME_AS_X": True, **_TRAIN},
         "TEST": {"SAMPLER": "SequentialSampler", "BATCH_SIZE": 32},

@@ -1,7 +1,6 @@
 """Turns a data set into loaders of batches."""
 
 import os
-import sys
 
 import torch
 from tabulate import tabulate
@@ -10,6 +9,7 @@ from torch.utils.data import DataLoader, Dataset
 from dassl.utils import UserError, local_seed, read_image
 
 from .datasets import build_dataset
+from .decoded import FORKED, build_cache
 from .samplers import SeededIndex, build_sampler
 from .transforms import build_transform
 
@@ -44,7 +44,7 @@ def build_data_loader(
         sampler=build_sampler(sampler_type, cfg, data_source, batch_size, n_domain, n_ins),
         num_workers=num_workers,
         # Python 3.14 would start each worker anew, which imports PyTorch and copies the data set.
-        multiprocessing_context="fork" if num_workers and sys.platform == "linux" else None,
+        multiprocessing_context="fork" if num_workers and FORKED else None,
         drop_last=is_train and len(data_source) >= batch_size,
         pin_memory=torch.cuda.is_available() and cfg.USE_CUDA,
         persistent_workers=is_train and num_workers > 0,
@@ -90,6 +90,9 @@ class DataManager:
         self.train_loader_u = loader(train_u, of_u, train_tfm, True) if train_u else None
         self.val_loader = loader(val, of_test, test_tfm, False) if val else None
         self.test_loader = loader(dataset.test, of_test, test_tfm, False)
+        images_u = getattr(self.train_loader_u, "dataset", None)
+        if cache := getattr(images_u, "decoded", None):
+            cache.share(self.train_loader_x.dataset.decoded)
 
         self.num_classes = dataset.num_classes
         self.num_source_domains = len(cfg.DATASET.SOURCE_DOMAINS)
@@ -126,9 +129,10 @@ class DatasetWrapper(Dataset):
         self.transform = transform
         self.is_train = is_train
         self.k_tfm = cfg.DATALOADER.K_TRANSFORMS if is_train else 1
-        workers = max(1, min(cfg.DATALOADER.NUM_WORKERS, _usable_cpus()))
-        self.room = int(cfg.DATALOADER.CACHE_GIB * 2**30 / workers) if is_train else 0
-        self.decoded = {}  # by index; each worker has a separate cache, and a share of the room
+        self.decoded = None
+        if is_train and (size := int(cfg.DATALOADER.CACHE_GIB * 2**30)):
+            workers = max(1, min(cfg.DATALOADER.NUM_WORKERS, _usable_cpus()))
+            self.decoded = build_cache(len(data_source), size, workers)
         if self.k_tfm > 1 and transform is None:
             raise UserError("DATALOADER.K_TRANSFORMS above 1 needs INPUT.TRANSFORMS")
 
@@ -159,12 +163,10 @@ class DatasetWrapper(Dataset):
 
     def _decode(self, idx):
         """Return a decoded image, from the cache if possible; few-shot sets fit into it."""
-        if idx in self.decoded:
-            return self.decoded[idx]
         draft = getattr(self.transform, "draft", None)  # other transforms take all pixels
-        image = read_image(self.data_source[idx].impath, draft)
-        size = image.width * image.height * 4  # Pillow pads RGB to four bytes
-        if size <= self.room:
-            self.room -= size
-            self.decoded[idx] = image
+        image = self.decoded and self.decoded.get(idx, draft)
+        if image is None:
+            image = read_image(self.data_source[idx].impath, draft)
+            if self.decoded:
+                self.decoded.put(idx, draft, image)
         return image

@@ -1,0 +1,143 @@
+"""Caches of decoded training images: one for all forked workers, else one a process."""
+
+import mmap
+import os
+import pickle
+import sys
+import weakref
+from contextlib import contextmanager
+
+from PIL import Image
+
+from dassl.utils import UserError
+
+FORKED = sys.platform == "linux"  # the workers are
+if FORKED:
+    import fcntl
+
+_WORD = 8  # bytes of a whole number
+
+
+def build_cache(images, size, processes):
+    """Return an empty cache of `images` images at most, and `size` bytes over all processes."""
+    return SharedImages(images, size, processes) if FORKED else OwnImages(size // processes)
+
+
+class OwnImages:
+    """Images by index, four bytes a pixel as in Pillow, in one process; a new one has its own."""
+
+    def __init__(self, size):
+        """Keep `size` bytes at most."""
+        self.size, self.images = size, {}
+
+    def share(self, other):
+        """Keep no more than before together with another empty cache."""
+        self.size = other.size = self.size // 2
+
+    def get(self, index, draft):
+        """Return a copy of an image that was decoded with `draft`, or None."""
+        image = self.images.get((index, draft))
+        return image and image.copy()
+
+    def put(self, index, draft, image):
+        """Keep a copy of an image if there is room."""
+        size = 4 * image.width * image.height
+        if size <= self.size:
+            self.size -= size
+            self.images[index, draft] = image.copy()
+
+
+class SharedImages:
+    """RGB images by index, three bytes a pixel, in this process and all that are forked from it.
+
+    A process that is started anew gets a share as a cache of its own. In one process, one thread
+    at a time may put images.
+    """
+
+    def __init__(self, images, size, processes):
+        """Reserve room, not memory; raises UserError if the system refuses."""
+        self.room, self.processes = _Room(size), processes
+        self.starts = _shared(max(images, 1))  # of each image in the room; 0 until it is complete
+
+    def __reduce__(self):
+        return OwnImages, (self.room.size // self.processes,)
+
+    def share(self, other):
+        """Keep no more than before together with another empty cache."""
+        self.room = other.room
+        self.processes = other.processes = 2 * self.processes
+
+    def get(self, index, draft):
+        """Return a copy of an image that was decoded with `draft`, or None."""
+        start = self.starts[index]
+        if not start:
+            return None
+        memory = self.room.bytes
+        head = start + _WORD
+        pixels = head + int.from_bytes(memory[start:head], "little")
+        size, info, decoded_with = pickle.loads(memory[head:pixels])
+        if decoded_with != draft:
+            return None
+        image = Image.frombytes("RGB", size, memory[pixels : pixels + 3 * size[0] * size[1]])
+        image.info = info
+        return image
+
+    def put(self, index, draft, image):
+        """Keep a copy of an image if there is room."""
+        size = 3 * image.width * image.height
+        if not self.room.has(size):
+            return
+        head = pickle.dumps((image.size, image.info, draft))
+        parts = [len(head).to_bytes(_WORD, "little"), head, image.tobytes()]
+        if start := self.room.add(parts):
+            with self.room.alone():  # no processor moves a write across a lock
+                self.starts[index] = start
+
+
+class _Room:
+    """Memory that forked processes fill from its beginning; it is taken when it is written."""
+
+    def __init__(self, size):
+        self.size, self.end = size, _shared(1)
+        self.end[0] = _WORD  # so that no image starts at 0
+        self.file = os.memfd_create("decoded")  # on no disk, and not in /dev/shm
+        weakref.finalize(self, os.close, self.file)
+        try:
+            os.ftruncate(self.file, _WORD + size)
+            self.bytes = memoryview(mmap.mmap(self.file, _WORD + size, prot=mmap.PROT_READ))
+        except (OSError, OverflowError):
+            raise UserError(
+                f"DATALOADER.CACHE_GIB is {size / 2**30:g}, more than this machine can give: "
+                "set it lower, or to 0 for no cache"
+            ) from None
+
+    def has(self, size):
+        """Return whether there is room for `size` bytes."""
+        return self.end[0] + size <= len(self.bytes)
+
+    def add(self, parts):
+        """Write `parts` one after the other; return their start, or 0 if they do not fit."""
+        size = sum(map(len, parts))
+        with self.alone():
+            start = self.end[0]
+            if not self.has(size):
+                return 0
+            self.end[0] += size
+        try:
+            return start if os.pwritev(self.file, parts, start) == size else 0
+        except OSError:  # the system has no memory left to give
+            return 0
+
+    @contextmanager
+    def alone(self):
+        """Keep other processes out; the system releases the lock of one that is killed."""
+        fcntl.lockf(self.file, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            fcntl.lockf(self.file, fcntl.LOCK_UN)
+
+
+def _shared(words):
+    """Return whole numbers, at first 0, that forked processes share."""
+    return memoryview(mmap.mmap(-1, _WORD * words)).cast("q")
