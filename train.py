@@ -9,7 +9,15 @@ import sys
 import textwrap
 from collections.abc import Mapping
 
-from recipe.configs import FEATURES, TRAINERS, located, prompts_for, read_keys, read_pairs
+from recipe.configs import (
+    FEATURES,
+    TRAINERS,
+    located,
+    prompts_for,
+    read_as,
+    read_keys,
+    read_pairs,
+)
 from trainers.prompting import UserError, __version__
 from trainers.prompting.console import fold_lines
 from trainers.prompting.errors import by_system, open_stdout, printable
@@ -128,8 +136,8 @@ def check_one_process() -> None:
 def read_sources(args) -> list[tuple[str, Mapping[str, object]]]:
     """Return where settings come from, for messages, with their values by dotted key.
 
-    Later sources replace earlier ones: the two config files, the keys that the backbone needs, the
-    flags, the KEY VALUE pairs.
+    Later sources replace earlier ones: the two config files, the training that is evaluated, the
+    keys that the backbone needs, the flags, the KEY VALUE pairs.
 
     Raises:
         UserError: a config file cannot be read, or no method or no data set is named.
@@ -149,6 +157,7 @@ def read_sources(args) -> list[tuple[str, Mapping[str, object]]]:
     }
     sources: list[tuple[str, Mapping[str, object]]] = [
         *((f"'{path}'", located(read_keys(path), TRAINERS.parents[1])) for path in files),
+        (f"the training in '{args.model_dir}'", read_as(args.model_dir)),
         (f"a config for {args.backbone}", prompts_for(args.backbone, args.config_file)),
         ("a flag", {key: value for key, value in flags.items() if value not in (None, "")}),
         # the name is that of recipe.settings.COMMAND_LINE

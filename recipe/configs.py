@@ -10,9 +10,11 @@ from itertools import islice
 from pathlib import Path
 
 from trainers.prompting.errors import UserError, nearest
+from trainers.prompting.storage.records import BadRecord, read_record
 from trainers.prompting.trainer.by_run import leaves, plain_key
 
 MOST_VALUES = 100_000  # in a config file
+DRAFT = "INPUT.DRAFT"  # decode large JPEGs at a part of their size
 FEATURES = "DATASET.FEATURES"  # a file of features, in place of images
 TRAINERS = Path(__file__).resolve().parents[1] / "configs" / "trainers"
 
@@ -165,6 +167,20 @@ def prompts_for(backbone: str | None, config_file: str | os.PathLike) -> dict[st
     ):
         return {}
     return {key: v for key, v in read_keys(file).items() if key.startswith("TRAINER.")}
+
+
+def read_as(folder: str) -> dict[str, object]:
+    """Return how the training in a folder read images, from its record; its evaluations do alike.
+
+    Empty if there is no folder, or no record that says so.
+    """
+    try:
+        record = read_record(Path(folder)) if folder else None
+    except BadRecord:
+        record = None
+    config = (record or {}).get("config")
+    then = leaves(config) if isinstance(config, Mapping) else ()
+    return {key: value for key, value in then if key == DRAFT}
 
 
 def nested(keys: Mapping[str, object]) -> dict:

@@ -219,7 +219,7 @@ def test_runs_on_features_are_those_on_images(tmp_path, monkeypatch):
     usual = ["DATASET.NAME", "ImageFolder", "DATASET.NUM_SHOTS", "2", "SEED", "1"]
     usual += ["INPUT.TRANSFORMS", "['normalize']", "DATALOADER.NUM_WORKERS", "0"]
     usual += ["DATALOADER.TRAIN_X.BATCH_SIZE", "4", "OPTIM.NAME", "sgd", "OPTIM.LR", "0.01"]
-    usual += ["OPTIM.LR_SCHEDULER", "cosine", "OPTIM.MAX_EPOCH", "2"]
+    usual += ["OPTIM.LR_SCHEDULER", "cosine", "OPTIM.MAX_EPOCH", "2", "INPUT.DRAFT", "True"]
     tiny_clip = str(GOLDEN / "tiny_clip_seed0.safetensors")
     for name in ("ZeroshotCLIP", "CLIPAdapter", "CLAP", "TaskRes", "TipAdapterF", "TDA"):
         for subset in ("all", "new") if name == "ZeroshotCLIP" else ("all",):
@@ -236,6 +236,8 @@ def test_runs_on_features_are_those_on_images(tmp_path, monkeypatch):
                 sides[side] = record, read_predictions(folder)
             (record, arrays), (other, rows) = sides.values()
             assert other["accuracy"] == record["accuracy"]
+            drafts = [of["config"]["INPUT"]["DRAFT"] for of in (record, other)]
+            assert drafts == [True, False]
             assert other["temperature"] == pytest.approx(record["temperature"], rel=1e-4)
             assert list(rows["image"]) == list(arrays["image"])
             far = abs(rows["label_log_probability"] - arrays["label_log_probability"]).max()

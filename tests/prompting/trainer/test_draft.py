@@ -8,12 +8,14 @@ import tiny
 import torch
 from dassl.data import data_manager
 from dassl.utils import Draft
+from paths import ROOT
 from PIL import Image
 from tiny import arguments
 from torchvision import transforms as T
 
 import train
 from benchmark.records import unlike
+from recipe.configs import read_as, read_keys
 from trainers.prompting import UserError, load_run
 from trainers.prompting.trainer import views
 from trainers.prompting.use.commands import predict
@@ -70,12 +72,34 @@ def test_a_run_is_resumed_and_evaluated_as_it_was_trained(trained, tmp_path, cap
     assert run(trained, "CoOp", tmp_path / "other", *off, flags=flags) == 2
     said = capsys.readouterr().err
     assert "were trained with other settings (INPUT.DRAFT True, now False): set these as" in said
-    assert run(trained, "CoOp", tmp_path / "same", flags=flags) == 0
-    accuracies = [
-        json.loads((folder / "results.json").read_text())["accuracy"]
+    words = arguments(trained, "CoOp", tmp_path / "same", 1, *flags)
+    assert train.run([*words, "DATASET.NAME", "ImageFolder"]) == 0  # as the record says
+    then, now = (
+        json.loads((folder / "results.json").read_text())
         for folder in (trained.parent / "run", tmp_path / "same")
+    )
+    assert now["config"]["INPUT"]["DRAFT"] and then["accuracy"] == now["accuracy"]
+
+
+def test_a_training_without_a_record_says_nothing(tmp_path):
+    assert read_as("") == read_as(str(tmp_path)) == {}
+    for text in (
+        "{",
+        "[]",
+        '{"accuracy": 1, "config": 3}',
+        '{"accuracy": 1, "config": {"INPUT": 1}}',
+    ):
+        (tmp_path / "results.json").write_text(text)
+        assert read_as(str(tmp_path)) == {}
+
+
+def test_it_is_on_for_image_folders_alone():
+    on = [
+        file.stem
+        for file in (ROOT / "configs" / "datasets").glob("*.yaml")
+        if read_keys(file).get("INPUT.DRAFT")
     ]
-    assert accuracies[0] == accuracies[1]
+    assert on == ["image_folder"]
 
 
 def test_transforms_that_take_pixels_as_they_are_are_refused(trained, tmp_path, capsys):

@@ -39,6 +39,7 @@ def build_loaders(trainer: Any, file: str) -> None:
     cfg = trainer.cfg = trainer.cfg.clone()
     cfg.defrost()
     cfg.DATALOADER.NUM_WORKERS = 0  # rows are in memory
+    cfg.INPUT.DRAFT = False  # they were made of all pixels
     cfg.freeze()
     need(
         not cfg.TEST.OOD,
