@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from ..protocols.base import Protocol
 from .facts import MADE_WITH, facts
-from .plots import Drawing, encoded, figures
+from .plots import WIDTH, Drawing, encoded, figures
 from .tables import Cell, Section, Table, known, tables
 from .views import View, pictures_of
 
@@ -34,11 +34,11 @@ SEEDS = (
 
 
 class Picture(NamedTuple):
-    """A figure as base64 of SVG, with a sentence on it and its width."""
+    """A figure as base64 of SVG, with a sentence on it and its least width in pixels."""
 
     sentence: str
     data: str
-    pixels: float
+    least: int
 
 
 class Part(NamedTuple):
@@ -93,7 +93,8 @@ def notes(table: Table) -> list[str]:
 
 def _picture(figure: Figure, sentence: str) -> Picture:
     data = base64.b64encode(encoded(figure, "svg")).decode()
-    return Picture(sentence, data, 96 * figure.get_figwidth())
+    width = figure.get_figwidth()
+    return Picture(sentence, data, int(96 * width * (0.65 if width <= WIDTH else 0.9)))
 
 
 def page_of(

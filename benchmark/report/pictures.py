@@ -28,7 +28,7 @@ COLUMNS = 3  # panels side by side
 MOST_NUMBERS = 12  # with more classes, numbers in cells are unreadable
 MOST_NAMES = 40  # with more classes, class names are unreadable
 SHEET = (4, 5)  # lines, at most, and columns of the sheet of wrong images
-LINE = 30  # letters of a file name in a line below its image
+LINE = 28  # letters of a file name in a line below its image
 BARS = "Bars: accuracy in each bin of confidence; dots: the same at its mean confidence; below: {}"
 
 
@@ -214,7 +214,7 @@ def _sheet(outcome: Outcome, pool: Pool, where: str) -> tuple[Figure, str] | Non
             true = _class(pool, pool.label[index])
             text = f"{predicted} {100 * pool.confidence[index]:.0f}%\nis {true}"
             axis.set_title(text, fontsize=6.5)
-            below: Any = {"transform": axis.transAxes, "ha": "center", "va": "top", "fontsize": 5}
+            below: Any = {"transform": axis.transAxes, "ha": "center", "va": "top", "fontsize": 5.5}
             axis.text(0.5, -0.03, _file_name(images[index]), **below)
     sentence = "The most confident wrong predictions, with the true classes and the files"
     return figure, f"{sentence}; {where}."

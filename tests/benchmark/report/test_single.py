@@ -106,7 +106,7 @@ def test_a_table_of_facts_has_no_empty_head(run, capsys):
     [
         ("a.png", ["a.png"]),
         ("x" * 36 + ".png", ["x" * 20, "x" * 16 + ".png"]),
-        ("b" * 90 + ".jpg", ["b" * 27 + "...", "b" * 26 + ".jpg"]),
+        ("b" * 90 + ".jpg", ["b" * 25 + "...", "b" * 24 + ".jpg"]),
         ("\x1b[1m.png", [r"\x1b[1m.png"]),
     ],
 )
