@@ -24,8 +24,8 @@ TEMPLATES = Environment(
 
 FEW = 1000  # test images; with fewer, an accuracy has an interval
 ONE_RUN = (
-    "[low, high]: 95% interval (Wilson) for other test images, beside accuracies on fewer than "
-    "1,000; other trainings are not in it."
+    "[low, high]: 95% interval (Wilson) for other test images, shown for fewer than 1,000; other "
+    "trainings are not in it."
 )
 SEEDS = (
     "± is not about other test images: with {} of them, the 95% interval (Wilson) of an accuracy "
