@@ -1,6 +1,7 @@
 """The embedded benchmark: emoji in styles that the embedded CLIP has never seen.
 
-The images are in this repository: assets/emoji.zip and assets/emoji_artists.zip.
+The images are in this repository: trainers/prompting/embedded/emoji.zip and
+assets/emoji_artists.zip.
 """
 
 import contextlib
@@ -15,12 +16,13 @@ from pathlib import Path
 
 from dassl.data.datasets import DATASET_REGISTRY
 
+from trainers.prompting.embedded import IMAGES
 from trainers.prompting.errors import UserError
 
 from .base import ImageDataset
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-ARCHIVE = REPOSITORY / "assets" / "emoji.zip"
+ARCHIVE = IMAGES
 ARTISTS = REPOSITORY / "assets" / "emoji_artists.zip"
 
 

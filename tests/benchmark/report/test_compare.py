@@ -10,13 +10,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from outcomes import lines, outcome, shown
-from paths import ROOT
 
 from benchmark.records import Outcome
 from benchmark.report.compare import Comparisons
 from benchmark.report.frame import frame
 from benchmark.report.names import motif
 from benchmark.report.paired import holm
+from trainers.prompting.embedded import IMAGES
 from trainers.prompting.errors import UserError
 from trainers.prompting.record.predictions import NAME, write_predictions
 
@@ -247,7 +247,7 @@ def test_p_is_adjusted_for_the_comparisons_of_its_column(answered):
 
 def test_the_motifs_of_the_embedded_images_are_those_of_their_split():
     """No motif is in two parts, except two whose emoji are named inconsistently."""
-    archive = zipfile.ZipFile(ROOT / "assets" / "emoji.zip")
+    archive = zipfile.ZipFile(IMAGES)
     parts = defaultdict(set)
     for part, images in json.loads(archive.read("split_emoji.json")).items():
         for image, _, name in images:

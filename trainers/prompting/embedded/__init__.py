@@ -1,4 +1,4 @@
-"""The embedded CLIP by its name. Needs no PyTorch."""
+"""The embedded CLIP by its name, and the embedded images. Needs no PyTorch."""
 
 import functools
 import hashlib
@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 EMBEDDED = {"emoji": Path(__file__).with_name("emoji_clip.safetensors")}
+IMAGES = Path(__file__).with_name("emoji.zip")  # with split files and licences
 
 
 def other_weights(name: str, then: str | None, now: str | None) -> str | None:
