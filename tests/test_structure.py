@@ -114,8 +114,8 @@ PACKAGES = {
     "step": "method running",
     "trainer": "backbones capabilities contract dassl_parts embedded encoders errors method "
     "methods node record running step storage teacher",
-    "use": "backbones capabilities console contract dassl_parts dataset_keys encoders errors "
-    "method plugins prompts running storage teacher trainer",
+    "use": "backbones capabilities console contract dassl_parts dataset_keys embedded encoders "
+    "errors method plugins prompts running storage teacher trainer",
 }
 OF_DASSL = {"trainer", "use"}  # the only ones that know Dassl and its cfg
 AROUND = {"dassl", "yacs", "benchmark", "recipe", "train", "datasets"}

@@ -308,5 +308,7 @@ def test_the_wheel_is_installed_and_used_outside_of_the_repository(installed):
     assert code == 2 and err == (
         "promptedclip predict: 'nowhere' does not exist: give the output folder of a run\n"
     )
+    code, out, err = command("emoji", "data")
+    assert code == 0 and (folder / "data" / "caltech-101").is_dir(), err
     code, _, err = command("predcit")
     assert code == 2 and "did you mean 'predict'" in err

@@ -1,4 +1,4 @@
-"""The command line of the installed package: `promptedclip COMMAND ...`, for trained runs."""
+"""The command line of the installed package, `promptedclip COMMAND ...`: trained runs, emoji."""
 
 import importlib
 import os
@@ -16,6 +16,7 @@ COMMANDS = {
     "predict": "classify images with a trained run",
     "export": "write a trained run for use without this project",
     "info": "say what a run is: method, classes, backbone, settings, accuracy",
+    "emoji": "write the embedded emoji as a data set to try another checkout with",
 }
 BESIDES = (
     "Training, protocols and reports need a checkout of the project: `python -m benchmark --help` "
