@@ -57,6 +57,7 @@ from .features import build_loaders, check_views
 from .images import check_same_images, check_unseen, images_of
 from .layout import PublicLayout
 from .origin import drawn_for, facts_in, start_of
+from .original_dassl import check_warm_up, readable
 from .planned import check_planned, counts, planned_loader
 from .schedule import FirstBatches, check_optim, epochs, steps
 from .settings import as_trained, check_loaded, check_resumed, check_weights, settings_of
@@ -117,6 +118,7 @@ class PromptTrainer(TrainerX):
             make_deterministic()
         cfg = resolved(cfg)
         check_optim(cfg.OPTIM)
+        check_warm_up(cfg.OPTIM)
         check_planned(self.kind, cfg.OPTIM)
         check_record(cfg)
         self.planned: list[int] = []
@@ -428,7 +430,8 @@ class PromptTrainer(TrainerX):
         saved = marked_epoch(self._folder(directory))
         if self.num_trained and saved and self.stages.at(saved * self.epoch_steps - 1):
             self._enter_stage(saved * self.epoch_steps - 1)  # whose optimiser is in the checkpoint
-        epoch = super().resume_model_if_exist(directory)
+        with readable():
+            epoch = super().resume_model_if_exist(directory)
         if epoch:
             folder = self._folder(directory)
             state = read_checkpoint(checkpoint_file(folder, epoch))
