@@ -1,4 +1,4 @@
-"""What an original Dassl does that a recent PyTorch refuses, said in one sentence.
+"""Refuses in one sentence what an original Dassl does and a recent PyTorch does not take.
 
 Its last release is older than PyTorch 2.6; `dassl-lite` needs none of this.
 """
