@@ -22,7 +22,7 @@ from ..records import METRICS, OOD, PER_CLASS, Outcome, costs, unlike, used
 from . import published
 from .names import DATASETS, embedded, rank
 from .own_sets import named
-from .training import compared, start_text, started, training_text, unfelt
+from .training import Settings, always_named, compared, plain, start_text, teacher_text, unfelt
 
 # Runs that agree in these are of one training setting; with the same settings, of one line.
 METHOD = ["protocol", "source", "dataset", "shots", "trainer", "label", "config", "variant",
@@ -42,8 +42,6 @@ FACTS = {"backbone": "backbone", "backbone_sha256": "weights", "features": "feat
 # Those that the runs of one method must share.
 OWN_FACTS = {"precision": "precision"}
 
-Settings = tuple[tuple[str, Any], ...]  # keys and values
-
 
 def each_row(table: pd.DataFrame) -> Iterator[Any]:
     """Yield the rows, with columns as attributes: as `itertuples`, but sooner for a short table."""
@@ -57,17 +55,30 @@ def frame(outcomes: Iterable[Outcome]) -> pd.DataFrame:
 
     Metrics are those of METRICS, `temperature`, and those of OOD under `ood_name`. A failed run has
     a row with the metric `accuracy`, a `problem` and no value. An image folder without a name has
-    that of its folder (`own_sets`).
+    that of its folder (`own_sets`). The columns are those of `_facts`, and what each step adds.
     """
     runs = pd.DataFrame([_facts(outcome) for outcome in named(outcomes)])
     if runs.empty:
         return runs
+    runs = _placed(_in_every_table(_with_untrained(runs)))
+    runs = _in_lines(_in_order(_with_names(runs)))
+    values = pd.DataFrame(list(runs.pop("metrics")), runs.index, dtype=float)
+    tidy = runs.join(values.melt(var_name="metric", ignore_index=False))
+    return tidy[tidy["value"].notna() | (tidy["metric"] == "accuracy")].reset_index(drop=True)
+
+
+def _with_untrained(runs: pd.DataFrame) -> pd.DataFrame:
+    """Say in `untrained` which runs trained nothing; shots are 0 where one such run serves all."""
     untrained = runs.groupby("trainer")["untrained"].transform("last")
     untrained = untrained.fillna(runs["trainer"].map(learns_nothing)).astype(bool)
     seeded = runs.groupby("trainer")["seeded"].transform("any")  # also those without a record
     runs["untrained"] = (untrained | (runs["shots"] == 0)) & ~seeded
     runs.loc[runs["untrained"] & runs["once"], "shots"] = 0
-    runs = _in_every_table(runs)
+    return runs
+
+
+def _placed(runs: pd.DataFrame) -> pd.DataFrame:
+    """Number the `group` that an average is over and the `table`; add the `seeds` of a table."""
     across = runs["across"]  # the average is over the columns of a table, or over tables
     keys = runs[GROUP].assign(
         embedded=runs["embedded"] & (across != "dataset"),
@@ -76,25 +87,37 @@ def frame(outcomes: Iterable[Outcome]) -> pd.DataFrame:
     runs["group"] = keys.groupby(GROUP).ngroup()
     tables = keys.assign(dataset=runs["dataset"]).groupby([*GROUP, "dataset"]).ngroup() + len(runs)
     runs["table"] = tables.where(across != "dataset", runs["group"])
+    trained = runs[~runs["untrained"]].groupby("table")["seed"]
+    runs["seeds"] = runs["table"].map(trained.agg(lambda seeds: sorted(set(seeds))))
+    return runs
+
+
+def _with_names(runs: pd.DataFrame) -> pd.DataFrame:
+    """Add the `method`, all `settings` in which its runs differ, and the `name`: both in words."""
     changes = runs.groupby(METHOD)["changes"].transform("first")  # for those without a record
     changes = runs["changes"].where(runs["changes"].notna(), changes)
     runs["settings"] = [*map(_with, runs["settings"], changes)]
-    others = _others(runs)
-    runs["settings"] = [*map(_with, runs["settings"] + others, _differing(runs, others))]
+    facts = _differing_facts(runs)
+    runs["settings"] = [*map(_with, runs["settings"] + facts, _differing_keys(runs, facts))]
     configs = runs.groupby(["table", "shots", "trainer", "label", "origin"])["config"]
     runs["several"] = configs.transform("nunique") > 1
     ours = set(runs["trainer"][runs["label"] == ""])
     runs["method"] = [_method(run, ours) for run in each_row(runs)]
     runs["name"] = [", ".join([r.method, *setting_texts(r.settings)]) for r in each_row(runs)]
     runs["apart"] = _apart(runs)
-    trained = (
-        runs[~runs["untrained"]].groupby("table")["seed"].agg(lambda seeds: sorted(set(seeds)))
-    )
-    runs["seeds"] = runs["table"].map(trained)
-    order = [_order(run) for run in each_row(runs)]
+    return runs
+
+
+def _in_order(runs: pd.DataFrame) -> pd.DataFrame:
+    """Sort the runs as in the tables; `rank` is the place of a run's line in its table."""
+    order = [_sort_key(run) for run in each_row(runs)]
     ranks = {key: i for i, key in enumerate(sorted({key[-1] for key in order}))}
     runs["rank"] = [ranks[key[-1]] for key in order]
-    runs = runs.iloc[sorted(range(len(runs)), key=order.__getitem__)].reset_index(drop=True)
+    return runs.iloc[sorted(range(len(runs)), key=order.__getitem__)].reset_index(drop=True)
+
+
+def _in_lines(runs: pd.DataFrame) -> pd.DataFrame:
+    """Number the `line` of each run, give it what holds for its line, and drop repeated runs."""
     runs["line"] = runs.groupby(LINE, sort=False).ngroup()
     edited = runs.groupby("line")["edited"].agg(lambda lists: sorted({*sum(lists, [])}))
     runs["edited"] = runs["line"].map(edited)
@@ -103,9 +126,7 @@ def frame(outcomes: Iterable[Outcome]) -> pd.DataFrame:
     # the same settings in another folder, as of --vary, are the same run
     runs = runs.sort_values("problem", key=lambda problems: problems.notna(), kind="stable")
     runs = runs.drop_duplicates(["line", "dataset", "column", "seed"]).sort_index()
-    values = pd.DataFrame(list(runs.pop("metrics")), runs.index, dtype=float)
-    tidy = runs.join(values.melt(var_name="metric", ignore_index=False))
-    return tidy[tidy["value"].notna() | (tidy["metric"] == "accuracy")].reset_index(drop=True)
+    return runs
 
 
 def ood_name(dataset: str, key: str) -> str:
@@ -136,7 +157,7 @@ def _facts(outcome: Outcome) -> dict:
         ),
         "keys": _own_keys(run.trainer, compared(result)),
         "seeded": bool(result.get("seeded")),
-        "untrained": None if params is None else params == 0, "changes": _named(outcome),
+        "untrained": None if params is None else params == 0, "changes": always_named(outcome),
         "start": start_text(outcome),
         "embedded": embedded(run.dataset), "beyond": result.get("beyond") or [],
         "edited": result.get("edited") or [],
@@ -150,7 +171,7 @@ def _own_keys(trainer: str, config: dict) -> dict:
 
     A method of this repository does not read them if it has a node of its own name.
     """
-    nodes, node_name, known_nodes = config.get("TRAINER") or {}, trainer.upper(), _nodes()
+    nodes, node_name, known_nodes = config.get("TRAINER") or {}, trainer.upper(), _known_nodes()
     if node_name not in known_nodes or node_name not in map(str.upper, nodes):
         return config
     others = known_nodes - {node_name}
@@ -159,7 +180,7 @@ def _own_keys(trainer: str, config: dict) -> dict:
 
 
 @functools.cache
-def _nodes() -> set[str]:
+def _known_nodes() -> set[str]:
     return set(map(str.upper, known_trainers()))
 
 
@@ -181,9 +202,9 @@ def _with(settings: Settings, more: Settings | None) -> Settings:
     return (*settings, *(pair for pair in more or () if pair[0] not in names))
 
 
-def _others(runs: pd.DataFrame) -> pd.Series:
-    """Return in what each run's CLIP and test images differ from those in the same tables."""
-    cell, others = ["group"], pd.Series([()] * len(runs), runs.index)
+def _differing_facts(runs: pd.DataFrame) -> pd.Series:
+    """Return for each run in what its CLIP and images differ from others of its tables."""
+    cell, facts = ["group"], pd.Series([()] * len(runs), runs.index)
     training = [runs[key] for key in (*METHOD, "settings", "seed")]  # its tests are in one line
     for key, name in (FACTS | OWN_FACTS).items():
         cell = ["group", "dataset", "column"] if key == "split" else cell
@@ -194,9 +215,9 @@ def _others(runs: pd.DataFrame) -> pd.Series:
             joint_texts = texts.groupby(training).transform(
                 lambda texts: " + ".join(dict.fromkeys(texts.dropna()))
             )
-            others += joint_texts.map(lambda text, name=name: ((name, text),) if text else ())
+            facts += joint_texts.map(lambda text, name=name: ((name, text),) if text else ())
         cell = [*cell, key]
-    return others
+    return facts
 
 
 def _short_text(value: Any) -> str:
@@ -204,38 +225,9 @@ def _short_text(value: Any) -> str:
     return text[:12] if re.fullmatch("[0-9a-f]{64}", text) else text  # of a hash, the beginning
 
 
-def changed(outcome: Outcome) -> Settings | None:
-    """Return the keys in CHANGES that are not as by default, and named; None without a record."""
-    result = outcome.result or {}
-    if result.get("config") is None:
-        return None
-    if learns_nothing(outcome.run.trainer):
-        return ()
-    config = compared(result)
-    values = {key: used(config, f"DATASET.{key}") for key in CHANGES}
-    return tuple((k, _plain(v)) for k, v in values.items() if v not in (None, CHANGES[k]))
-
-
-def _named(outcome: Outcome) -> Settings | None:
-    """Return the settings that are always named; None without a record."""
-    changes = changed(outcome)
-    return changes if changes is None else changes + started(outcome)
-
-
 def alike_text(names: list[str], most: int = 5) -> str:
     """Return classes that a CLIP reads alike as `a = b`."""
     return " = ".join([*names[:most], "..."] if len(names) > most else names)
-
-
-def teacher_text(outcome: Outcome) -> str | None:
-    """Return what a record says of the training of its teacher; None without one.
-
-    Its seed is left out where it is that of the run.
-    """
-    facts = (outcome.result or {}).get("teacher")
-    if not facts:
-        return None
-    return training_text(facts, outcome.run.seed)
 
 
 def _unlike(groups: Iterable, places: Iterable, configs: Iterable[dict]) -> Iterator[tuple]:
@@ -247,9 +239,9 @@ def _unlike(groups: Iterable, places: Iterable, configs: Iterable[dict]) -> Iter
             yield group, key, beside, config
 
 
-def _differing(runs: pd.DataFrame, others: pd.Series) -> list[Settings]:
-    """Return the keys of the config in which the runs of a method differ on one data set."""
-    methods = [*zip(*(runs[key] for key in ("group", *METHOD[4:])), others, strict=True)]
+def _differing_keys(runs: pd.DataFrame, facts: pd.Series) -> list[Settings]:
+    """Return for each run the keys in which configs of its method differ on one data set."""
+    methods = [*zip(*(runs[key] for key in ("group", *METHOD[4:])), facts, strict=True)]
     places = zip(runs["dataset"], runs["shots"], runs["column"], strict=True)
     keys: dict[tuple, dict] = defaultdict(dict)
     for method, key, *_ in _unlike(methods, places, runs["keys"]):
@@ -257,7 +249,7 @@ def _differing(runs: pd.DataFrame, others: pd.Series) -> list[Settings]:
     names = {method: _short(differing) for method, differing in keys.items()}
     return [
         tuple(
-            (name, _plain(used(config, key)))
+            (name, plain(used(config, key)))
             for key, name in names.get(method, {}).items()
             if config
         )
@@ -266,13 +258,13 @@ def _differing(runs: pd.DataFrame, others: pd.Series) -> list[Settings]:
 
 
 def _apart(runs: pd.DataFrame) -> list[str]:
-    """Return the settings of averages that differ only between data sets, as `BETA 0, 0.5`."""
+    """Return for each run what differs between data sets of its average, as `BETA 0, 0.5`."""
     means = [*zip(*(runs[key] for key in MEAN), strict=True)]
     values: dict[tuple, dict[str, dict]] = defaultdict(lambda: defaultdict(dict))
     for mean, key, *pair in _unlike(means, runs["column"], runs["keys"]):
         per_dataset = used(pair[1], "TRAINER.PER_DATASET") or ()  # a mark says so already
         if not key.startswith("DATASET.") and key not in ("TRAINER.PER_DATASET", *per_dataset):
-            values[mean][key] |= dict.fromkeys(str(_plain(used(config, key))) for config in pair)
+            values[mean][key] |= dict.fromkeys(str(plain(used(config, key))) for config in pair)
     texts = {
         mean: "; ".join(f"{name} {', '.join(keys[key])}" for key, name in _short(keys).items())
         for mean, keys in values.items()
@@ -305,10 +297,6 @@ def _short(keys: Iterable[str]) -> dict[str, str]:
     }
 
 
-def _plain(value: Any) -> Any:
-    return value if isinstance(value, int | float | str) else str(value)
-
-
 def _method(run, ours: set[str]) -> str:
     """Return the name in the tables, with the config and origin where there are several."""
     name = f"{run.label} (logs)" if run.label in ours else run.label or run.trainer
@@ -316,7 +304,7 @@ def _method(run, ours: set[str]) -> str:
     return f"{name} ({', '.join(marks)})" if marks else name
 
 
-def _order(run) -> tuple:
+def _sort_key(run) -> tuple:
     """Return the sort key of a run; the last entry is the sort key of its line in a table."""
     names = list(DATASETS)
     place = names.index(run.dataset) if run.dataset in names else len(names)

@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from ..protocols.base import Plot, shots_text
-from .frame import Settings, each_row, setting_texts
+from .frame import each_row, setting_texts
 from .names import dataset_title
 from .tables import average_name, protocol_of
+from .training import Settings
 
 
 class Panel(NamedTuple):

@@ -27,13 +27,13 @@ from ..records import (
     read_record,
     used,
 )
-from .frame import alike_text, changed, setting_texts, teacher_text
+from .frame import alike_text, setting_texts
 from .metrics import class_table, explained, images_of_classes
 from .names import method_name
 from .own_sets import name_in
 from .render import TABLE_STYLES, as_csv, in_style
 from .tables import Cell, Section, Table, alike_note
-from .training import INIT, drawn_text, start_text
+from .training import INIT, changed, drawn_text, start_text, teacher_text
 
 if TYPE_CHECKING:
     from .plots import Drawing

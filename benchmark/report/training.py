@@ -6,9 +6,11 @@ from typing import Any
 
 from trainers.prompting.dataset_keys import CHANGES
 
+from ..protocols.base import learns_nothing
 from ..records import Outcome, used
 
 INIT = "INIT_WEIGHTS"
+Settings = tuple[tuple[str, Any], ...]  # keys and values
 # What a record counts of each.
 COUNTS = {
     "LABEL_NOISE": "wrong_labels",
@@ -37,13 +39,42 @@ def compared(result: Mapping) -> dict:
     return config | parts
 
 
-def started(outcome: Outcome) -> tuple[tuple[str, Any], ...]:
+def started(outcome: Outcome) -> Settings:
     """Return the setting INIT_WEIGHTS, if the training, or what is not trained, started from some.
 
     The seed in a path is left out where it is that of the run.
     """
     path = used((outcome.result or {}).get("config"), f"MODEL.{INIT}")
     return ((INIT, re.sub(rf"seed{outcome.run.seed}(?!\d)", "seed", str(path))),) if path else ()
+
+
+def changed(outcome: Outcome) -> Settings | None:
+    """Return how training images were changed, by key of CHANGES; None without a record."""
+    result = outcome.result or {}
+    if result.get("config") is None:
+        return None
+    if learns_nothing(outcome.run.trainer):
+        return ()
+    config = compared(result)
+    values = {key: used(config, f"DATASET.{key}") for key in CHANGES}
+    return tuple((k, plain(v)) for k, v in values.items() if v not in (None, CHANGES[k]))
+
+
+def always_named(outcome: Outcome) -> Settings | None:
+    """Return the settings of images and initial weights, named in any table; None if unknown."""
+    changes = changed(outcome)
+    return changes if changes is None else changes + started(outcome)
+
+
+def teacher_text(outcome: Outcome) -> str | None:
+    """Return what a record says of the training of its teacher; None without one.
+
+    Its seed is left out where it is that of the run.
+    """
+    facts = (outcome.result or {}).get("teacher")
+    if not facts:
+        return None
+    return training_text(facts, outcome.run.seed)
 
 
 def start_text(outcome: Outcome) -> str | None:
@@ -76,3 +107,8 @@ def drawn_text(outcome: Outcome) -> str | None:
         f"{counts.get('wrong_labels', 0):,} of {counts.get('images', 0):,} labels are wrong, "
         f"{counts.get('left_out', 0):,} images left out"
     )
+
+
+def plain(value: Any) -> Any:
+    """Return a value of a config as a number or text."""
+    return value if isinstance(value, int | float | str) else str(value)
