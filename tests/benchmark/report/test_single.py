@@ -114,6 +114,7 @@ def test_long_names_of_files_are_shortened(name, lines):
     assert pictures._file_name(f"some folder/{name}").split("\n") == lines
 
 
+@pytest.mark.slow
 def test_pictures_of_several_runs_are_apart(run, tmp_path, capsys):
     """Run folders are often called `seed1`."""
     for name in ("one/seed1", "other/seed1"):
