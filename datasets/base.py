@@ -241,10 +241,11 @@ class ImageDataset(DatasetBase):
             return self.kept.read(train, val, shots)
         if seed >= 0:
             random.seed(seed)
-        train = self.generate_fewshot_dataset(train, num_shots=shots, part="training")
+        print("Training: ", end="")  # Dassl says the rest of the line
+        train = self.generate_fewshot_dataset(train, num_shots=shots)
         if val:
-            few = min(shots, 4)
-            val = self.generate_fewshot_dataset(val, num_shots=few, part="validation")
+            print("Validation: ", end="")
+            val = self.generate_fewshot_dataset(val, num_shots=min(shots, 4))
         return train, val
 
 

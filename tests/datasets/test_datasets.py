@@ -221,3 +221,17 @@ def test_a_half_with_one_class_is_refused(tmp_path):
     write(tmp_path, broken([*ROWS, ["c/1.jpg", 2, "cat"]]))
     with pytest.raises(UserError, match="only the class 'cat'"):
         Small(config(tmp_path, subset="new"))
+
+
+def test_shots_are_drawn_by_any_dassl(protocol_root, monkeypatch, capsys):
+    """Dassl 0.6.3 takes these arguments alone; the log says which images it means."""
+
+    def draw(self, *data_sources, num_shots=-1, repeat=False):
+        print(f"Creating a {num_shots}-shot dataset")
+        return data_sources[0]
+
+    monkeypatch.setattr(Small, "generate_fewshot_dataset", draw)
+    Small(config(protocol_root, 16))
+    lines = capsys.readouterr().out.splitlines()
+    assert "Training: Creating a 16-shot dataset" in lines
+    assert "Validation: Creating a 4-shot dataset" in lines

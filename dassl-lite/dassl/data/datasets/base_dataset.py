@@ -91,22 +91,21 @@ class DatasetBase:
             groups.setdefault(item.label, []).append(item)
         return groups
 
-    def generate_fewshot_dataset(self, *data_sources, num_shots=-1, repeat=False, part=""):
+    def generate_fewshot_dataset(self, *data_sources, num_shots=-1, repeat=False):
         """Draw `num_shots` items of each class from each source.
 
         Draws come from Python's global `random`, so they depend on the run's seed. Of a class with
         fewer items, all are taken (with `repeat`, `num_shots` draws with replacement). If
-        `num_shots` is below 1, the sources stay as they are. What is printed names the `part`,
-        such as training. Returns a list for each source, or the list itself for a single source.
+        `num_shots` is below 1, the sources stay as they are. Returns a list for each source, or
+        the list itself for a single source.
         """
         sources = list(data_sources)
         if num_shots >= 1:
-            part = f"{part} " * bool(part)
-            print(f"Creating a {num_shots}-shot {part}dataset")
-            sources = [self._draw(source, num_shots, repeat, part) for source in sources]
+            print(f"Creating a {num_shots}-shot dataset")
+            sources = [self._draw(source, num_shots, repeat) for source in sources]
         return sources[0] if len(sources) == 1 else sources
 
-    def _draw(self, data_source, num_shots, repeat, part):
+    def _draw(self, data_source, num_shots, repeat):
         shots, scarce = [], []
         for items in self.split_dataset_by_label(data_source).values():
             if len(items) >= num_shots:
@@ -117,5 +116,5 @@ class DatasetBase:
         if scarce:
             how = "drawn with repetition" if repeat else "all of them are taken"
             more = f" and {len(scarce) - 5} more classes" if len(scarce) > 5 else ""
-            print(f"Fewer than {num_shots} {part}images of {', '.join(scarce[:5])}{more}: {how}")
+            print(f"Fewer than {num_shots} images of {', '.join(scarce[:5])}{more}: {how}")
         return shots
