@@ -17,6 +17,7 @@ from ..launch.engine import Settings
 from ..protocols.base import Run, shots_text
 from ..protocols.tuning import FOR, VALIDATION
 from ..records import Outcome, literal
+from ..report import facts
 from ..report.tables import Cell, Table
 
 
@@ -166,21 +167,27 @@ def rank(trial: Trial) -> float:
 def choices(outcomes: Iterable[Outcome]) -> list[Choice]:
     """Return the choice of each method, in the order of the runs.
 
-    Runs that were computed in another precision than most of their method count as failed.
+    Runs that were computed in another precision than most of their method and PREC count as failed.
     """
     outcomes = list(outcomes)
-    precisions: dict[str, Counter[str | None]] = defaultdict(Counter)
+    precisions: dict[tuple, Counter[str]] = defaultdict(Counter)
     for outcome in outcomes:
-        precisions[outcome.run.trainer][_precision(outcome)] += bool(outcome.result)
+        if precision := _precision(outcome):
+            precisions[_asked(outcome)][precision] += 1
     by_trainer: dict[str, dict[str, list[Outcome]]] = defaultdict(lambda: defaultdict(list))
     for outcome in outcomes:
-        ((usual, _),) = precisions[outcome.run.trainer].most_common(1)
-        if outcome.result and _precision(outcome) != usual:
-            why = f"computed in {_precision(outcome)}, not in {usual} as most: "
+        precision = _precision(outcome)
+        if precision and precision != (usual := precisions[_asked(outcome)].most_common(1)[0][0]):
+            why = f"computed in {precision}, not in {usual} as most: "
             why += "delete its folder, and run it where those were"
             outcome = replace(outcome, result=None, problem=why)
         by_trainer[outcome.run.trainer][outcome.run.variant].append(outcome)
     return [Choice([Trial(seeds) for seeds in trials.values()]) for trials in by_trainer.values()]
+
+
+def _asked(outcome: Outcome) -> tuple:
+    """Return the method and its PREC, which may be what is tuned."""
+    return outcome.run.trainer, facts.settings(outcome.result or {}).get("PREC")
 
 
 def _precision(outcome: Outcome) -> str | None:

@@ -9,11 +9,11 @@ from benchmark.protocols.tuning import TUNING, VALIDATION
 from benchmark.tune.choice import choices
 
 
-def tried(rate, seed, accuracy, precision):
-    """Return the outcome of a run of CoOp with a learning rate."""
+def tried(value, seed, accuracy, precision, key="OPTIM.LR"):
+    """Return the outcome of a run of CoOp with a value of a key, here the learning rate."""
     one = outcome("CoOp", seed, "base", accuracy, precision=precision)
-    setting = ("OPTIM.LR", str(rate))
-    names = {"protocol": TUNING, "part": "base2new", "variant": f"OPTIM.LR={rate}"}
+    setting = (key, str(value))
+    names = {"protocol": TUNING, "part": "base2new", "variant": f"{key}={value}"}
     run = replace(one.run, config_file=Path("emoji.yaml"), opts=setting + VALIDATION, **names)
     return replace(one, run=run)
 
@@ -31,3 +31,19 @@ def test_runs_in_another_precision_than_most_are_not_averaged():
         "computed in bfloat16, not in float32 as most: delete its folder, and run it where those "
         "were"
     )
+
+
+def test_precisions_that_are_tried_and_old_records_do_not_fail():
+    outcomes = []
+    for asked, computed in (("fp32", "float32"), ("amp", "bfloat16")):
+        for seed in (1, 2):
+            outcomes.append(tried(asked, seed, 50.0 + seed, computed, "TRAINER.COOP.PREC"))
+            config = {"TRAINER": {"COOP": {"PREC": asked}}}
+            outcomes[-1].result.update(trainer="CoOp", config=config)
+    del outcomes[-1].result["precision"]
+    (choice,) = choices(outcomes)
+    assert choice.table().problems == [] and [t.average for t in choice.trials] == [51.5, 51.5]
+    outcomes.append(tried("amp", 3, 90.0, "float16", "TRAINER.COOP.PREC"))
+    outcomes[-1].result.update(trainer="CoOp", config=config)
+    (choice,) = choices(outcomes)
+    assert [trial.average for trial in choice.trials] == [51.5, None]
