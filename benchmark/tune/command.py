@@ -19,7 +19,10 @@ def main(argv: list[str]) -> int:
     Raises:
         UserError: something in the arguments does not exist, or contradicts something else.
     """
-    words = [f"--vary={word}" if WORD.fullmatch(word) else word for word in argv]
+    words = [
+        f"--vary={word}" if WORD.fullmatch(word) and before != "--vary" else word
+        for before, word in zip(["", *argv], argv, strict=False)
+    ]
     return launch(TUNING, words, conclude, before=check_validation)
 
 

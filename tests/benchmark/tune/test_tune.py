@@ -72,6 +72,12 @@ def test_a_tie_is_named(tuned, values, said):
     assert "same accuracy" not in (tuned.output / CHOSEN / "CoOp/emoji_tuned.yaml").read_text()
 
 
+@pytest.mark.parametrize("words", [("--vary", RATES), (f"--vary={RATES}",)])
+def test_vary_can_be_written_out(tuned, words):
+    done = tuned.protocol("tune", *words, *ONE, "--dry-run")
+    assert all(f"OPTIM.LR={rate}" in done.stdout for rate in (0.1, 0.3, 0.2))
+
+
 def test_the_chosen_files_serve_the_other_commands(tuned):
     tuned.protocol("tune", "OPTIM.LR=0.1,0.3", "--seeds", "1")
     folder = tuned.output / CHOSEN
