@@ -24,7 +24,7 @@ def named(outcomes: Iterable[Outcome]) -> list[Outcome]:
     """Return outcomes in which each `image_folder` without a name has that of its folder.
 
     Runs without a record have the name of the others of their output. Folders of one name with
-    other images are also named by the folder around them.
+    other images are also named by the folders around them that tell them apart.
     """
     outcomes = list(outcomes)
     images: dict[Path, set] = defaultdict(set)
@@ -36,10 +36,16 @@ def named(outcomes: Iterable[Outcome]) -> list[Outcome]:
             by_origin.setdefault(outcome.origin, folder)
 
     def name(folder: Path) -> str:
-        like = [other for other in images if other.name == folder.name]
-        apart = any(images[folder].isdisjoint(images[other]) for other in like)
-        around = f" ({folder.parent.name})" if apart and folder.parent.name else ""
-        return printable(f"{NAME}{folder.name}{around}")
+        mine, around, n = images[folder], _around(folder), 1
+        apart = [
+            _around(other)
+            for other in images
+            if other.name == folder.name and mine.isdisjoint(images[other])
+        ]
+        while n < len(around) and any(other[-n:] == around[-n:] for other in apart):
+            n += 1
+        text = f" ({' '.join(around[-n:])})" if apart and around else ""
+        return printable(f"{NAME}{folder.name}{text}")
 
     def renamed(outcome: Outcome) -> Outcome:
         run, others = outcome.run, by_origin.get(outcome.origin)
@@ -52,6 +58,11 @@ def named(outcomes: Iterable[Outcome]) -> list[Outcome]:
         return replace(outcome, run=replace(run, dataset=dataset, source=source))
 
     return [renamed(outcome) for outcome in outcomes]
+
+
+def _around(folder: Path) -> tuple[str, ...]:
+    """Return the names of the folders around a folder, the outermost first."""
+    return folder.relative_to(folder.anchor).parent.parts
 
 
 def name_in(folder: Path, record: dict) -> str:

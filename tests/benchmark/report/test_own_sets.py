@@ -54,6 +54,14 @@ def test_folders_of_one_name_are_apart_if_their_images_differ():
     assert names(one + other) == ["image_folder=images (x)", "image_folder=images (y)"]
 
 
+def test_as_many_folders_around_are_named_as_are_needed():
+    roots = ("/a/x/pets", "/b/x/pets", "/x/pets", "/c/pets")
+    outcomes = [of for i, root in enumerate(roots) for of in own(root, origin=root, images=str(i))]
+    assert names(outcomes) == [
+        f"image_folder=pets ({around})" for around in ("a x", "b x", "x", "c")
+    ]
+
+
 def test_the_source_of_a_transfer_is_named():
     outcomes = transfer("CoOp", "image_folder", {"image_folder": 60, "dtd": 40})
     record = {"config": {"DATASET": {"ROOT": "birds"}}}
