@@ -10,7 +10,7 @@ from ..records import Metric, Outcome
 from .frame import each_row
 from .names import by_artist
 from .published import marked, meaning
-from .rows import with_h
+from .rows import averaged_over, with_h
 from .tables import Cell, Table, first_head, known, protocol_of
 
 
@@ -96,7 +96,7 @@ class Measured(NamedTuple):
         return dict(zip(members["seed"], members["outcome"], strict=True))
 
     def without(self, numbers: pd.DataFrame, why: str) -> list[str]:
-        """Return a sentence for each method with seeds that `found` lacks."""
+        """Return a sentence for each method with seeds that `numbers` lacks."""
         pairs = set(zip(numbers["name"], numbers["seed"], strict=True))
         return [
             f"{row.name}: {why} [seed {', '.join(map(str, lack))}]"
@@ -121,7 +121,7 @@ def place_of(row: Any, shots: int, column: str) -> dict:
 def averaged(rows: pd.DataFrame) -> dict[int, dict[str, set[str]]]:
     """Return the data sets of averages by group: all with the key "", then those of each artist."""
     by_group = {}
-    for group, members in rows[rows["dataset"] != rows["source"]].groupby("group", sort=False):
+    for group, members in averaged_over(rows).groupby("group", sort=False):
         datasets = set(members["dataset"])
         # in transfer tables, the average is a column
         artists = by_artist(datasets) if protocol_of(members).across != "dataset" else {}

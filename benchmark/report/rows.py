@@ -126,18 +126,22 @@ def _half_interval(cells: pd.DataFrame) -> pd.Series:
     return stdtrit(count - 1, 0.975) * cells["std"] / count**0.5
 
 
+def averaged_over(cells: pd.DataFrame) -> pd.DataFrame:
+    """Return the cells that averages are over; outputs that share no data set have none."""
+    targets = cells[cells["dataset"] != cells["source"]]
+    targets = targets[targets.groupby("group")["dataset"].transform("nunique") > 1]
+    of_line = targets.groupby(["group", "name"])["dataset"].transform("nunique")
+    apart = targets["origin"].astype(bool) & (of_line == 1)
+    return targets[~apart.groupby(targets["group"]).transform("all").astype(bool)]
+
+
 def _averages(cells: pd.DataFrame) -> pd.DataFrame:
     """Return the averages over data sets, where there are several; H is that of the averages.
 
     Each is over those data sets on which a method has all columns.
     """
-    targets = cells[cells["dataset"] != cells["source"]]
+    targets = averaged_over(cells)
     sets = targets.groupby("group")["dataset"].agg(set)
-    targets = targets[targets["group"].map(sets.str.len()) > 1]
-    # outputs that share no data set have no averages
-    of_line = targets.groupby(["group", "name"])["dataset"].transform("nunique")
-    apart = targets["origin"].astype(bool) & (of_line == 1)
-    targets = targets[~apart.groupby(targets["group"]).transform("all").astype(bool)]
     if targets.empty:
         return targets
     columns = targets["protocol"].map(lambda name: list(PROTOCOLS[name].columns))

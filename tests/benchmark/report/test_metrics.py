@@ -73,6 +73,16 @@ def test_base_and_new_are_two_tests():
     assert titles == [f"Base-to-new, emoji, {part}, 16 shots: metrics" for part in ("base", "new")]
 
 
+@pytest.mark.parametrize("apart", [True, False])
+def test_outputs_that_share_no_data_set_have_no_averages(apart):
+    outcomes = [
+        replace(outcome(trainer, 1, part, 50.0, name), origin=name if apart else "")
+        for trainer in ("ALIGN", "CoOp") for name in ("dtd", "eurosat") for part in ("base", "new")
+    ]  # fmt: skip
+    titles = [table.title for table in Metrics(frame(outcomes)).tables().popitem()[1]]
+    assert len(titles) > 4 and any("average" in title for title in titles) != apart
+
+
 @pytest.mark.parametrize("flag, name", [("--metrics", "reliability"), ("--classes", "confusion")])
 def test_each_view_draws_its_plots(tmp_path, capsys, flag, name):
     output, plots = tmp_path / "output", tmp_path / "plots"
