@@ -171,6 +171,5 @@ class Local:
 
 def train(words: list[str]) -> NoReturn:
     """Be train.py with these words in its command line."""
-    os.environ.pop("COLUMNS", None)  # its lines are read here, and kept in a file
     sys.argv = words
     sys.exit(import_module("train").run(words[1:]))

@@ -1,6 +1,7 @@
 """What a person reads on a terminal: lines within its width."""
 
 import io
+import os
 import sys
 
 import pytest
@@ -17,7 +18,7 @@ def terminal(monkeypatch):
     """A terminal of 30 columns."""
     stream = io.StringIO()
     stream.isatty = lambda: True
-    monkeypatch.setattr("shutil.get_terminal_size", lambda: type("Size", (), {"columns": 30}))
+    monkeypatch.setenv("COLUMNS", "30")
     return stream
 
 
@@ -33,6 +34,7 @@ def terminal(monkeypatch):
         ("ant    3 images of it", "ant    3 images of it"),
         ("    --model-dir a/b c/d", "    --model-dir a/b c/d"),
         ("| a | b | c | d | e |", "| a | b | c | d | e |"),
+        ("cd '/a/long folder' && \\", "cd '/a/long folder' && \\"),
         ("\r10% of a long bar of progress", "\r10% of a long bar of progress"),
     ],
 )
@@ -41,12 +43,15 @@ def test_fold(text, shown):
     assert fold(text, 0) == text
 
 
-def test_the_width_is_that_of_the_terminal_or_of_columns(terminal, monkeypatch):
+def test_the_width_is_that_of_columns_or_of_the_terminal(terminal, monkeypatch):
     assert columns(terminal) == 29 and columns(io.StringIO()) == 0
+    monkeypatch.setattr("os.get_terminal_size", lambda of: os.terminal_size((200, 40)))
+    terminal.fileno = lambda: 2
+    for width, line in ((" ", 79), ("0", 199), ("30", 29)):
+        monkeypatch.setenv("COLUMNS", width)
+        assert columns(terminal) == line
     Folded(terminal).write("one line that has more than thirty characters\n")
     assert terminal.getvalue() == "one line that has more than\n  thirty characters\n"
-    monkeypatch.setenv("COLUMNS", "30")
-    assert columns(io.StringIO()) == 29
 
 
 def test_streams_are_folded_once_and_keep_their_other_methods(terminal, monkeypatch):

@@ -2,23 +2,30 @@
 
 import os
 import re
-import shutil
 import sys
 import textwrap
 from typing import Any, TextIO
 
 
 def columns(stream: TextIO) -> int:
-    """Return how long a line of a stream may be by COLUMNS or its terminal; 0 without either."""
-    has_width = os.environ.get("COLUMNS") or stream.isatty()
-    return max(shutil.get_terminal_size().columns - 1, 1) if has_width else 0
+    """Return how long a line of a stream may be; 0 for files and pipes, which programs read.
+
+    COLUMNS, where it is set, counts in place of the terminal's own width.
+    """
+    if not stream.isatty():
+        return 0
+    try:
+        width = int(os.environ.get("COLUMNS", 0)) or os.get_terminal_size(stream.fileno()).columns
+    except (OSError, ValueError):  # of a terminal that says none
+        width = 80
+    return max(width - 1, 1)
 
 
 def fold(text: str, width: int) -> str:
     r"""Return a text without lines of prose that are wider than `width`.
 
-    Lines with a layout stay: those that are indented or have two spaces in a row, and progress
-    bars. Words, such as paths, and commands in backquotes are not divided.
+    Lines with a layout stay: those that are indented, have two spaces in a row or continue (a
+    backslash), and progress bars. Words, such as paths, and commands in backquotes are not divided.
 
     Args:
         text: the text.
@@ -34,7 +41,8 @@ def fold(text: str, width: int) -> str:
 
 
 def _folded(line: str, width: int) -> str:
-    layout = line.startswith((" ", "|")) or any(mark in line for mark in ("  ", "\t", "\r", "\x1b"))
+    layout = line.startswith((" ", "|")) or line.endswith("\\")
+    layout = layout or any(mark in line for mark in ("  ", "\t", "\r", "\x1b"))
     if layout or not 0 < width < len(line):
         return line
     whole = re.sub("`[^`]+`", lambda command: command[0].replace(" ", "\0"), line)

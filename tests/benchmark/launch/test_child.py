@@ -1,14 +1,10 @@
 """A child process: its output, its failure and the time left."""
 
-import os
-import sys
 from contextlib import ExitStack
-from types import SimpleNamespace
 
 import pytest
 from checkout import wait_for
 
-from benchmark.launch import local
 from benchmark.launch.child import Child, Pace, fraction_done, last_sentence, state
 from benchmark.launch.start import Process
 from benchmark.protocols import FEW_SHOT
@@ -84,13 +80,3 @@ def test_console_keeps_lines_but_no_progress_bars(checkout):
     assert lines[0].startswith("$ ") and "--trainer CoOp" in lines[0]
     assert "epoch [1/2] batch [1/4] loss 0.5 eta 0:00:01" in lines
     assert not any("10%" in line for line in lines)
-
-
-def test_the_lines_of_a_run_are_whole(monkeypatch):
-    """A launcher reads them, and keeps them in a file, whatever the width of its terminal."""
-    monkeypatch.setenv("COLUMNS", "40")
-    monkeypatch.setattr(sys, "argv", [])
-    width = SimpleNamespace(run=lambda words: int(os.environ.get("COLUMNS", "0")))
-    monkeypatch.setitem(sys.modules, "train", width)
-    with pytest.raises(SystemExit, match="0"):
-        local.train(["train.py"])
