@@ -115,7 +115,7 @@ def test_another_precision_or_kind_of_processor_is_said(killed, capsys):
     assert run(root) == 0
     torch.save(checkpoint, file)
     here = f"float32 ({now['processor']})"
-    line = f"Resumed in {here}; begun in float16 (NVIDIA H100 80GB HBM3)\n"
+    line = f"Computed in {here}; begun in float16 (NVIDIA H100 80GB HBM3)\n"
     assert capsys.readouterr().out.count(line) == 1
     record = json.loads((root / "output" / "results.json").read_text())
     assert record["precision"] == "float16 + float32"
@@ -126,7 +126,7 @@ def test_another_precision_or_kind_of_processor_is_said(killed, capsys):
         other["computed"] = goes_on(other, now, "")
         assert other["computed"] == both
         said = capsys.readouterr().out
-        assert said.startswith(f"Resumed in {here}; begun in float32 (cpu, \\x1b")
+        assert said.startswith(f"Computed in {here}; begun in float32 (cpu, \\x1b")
 
 
 def test_a_loss_scale_is_resumed_if_there_is_one(trainer):

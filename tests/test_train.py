@@ -136,10 +136,13 @@ def test_amp_on_the_cpu_is_bfloat16_and_fp16_says_that_it_is_fp32(tmp_path, monk
     assert any(not torch.equal(v, same[1][k]) for k, v in same[2].items())
     assert all(v.isfinite().all() for v in same[2].values())
     said = (tmp_path / "fp16" / "log.txt").read_text()
-    assert "computes in fp32\nthis processor computes bfloat16 2.9 times as fast" in said
+    assert "computes in fp32\nthis processor computes 2.9 times as fast in bfloat16" in said
     assert "times as fast" not in (tmp_path / "amp" / "log.txt").read_text()
     found = {p: results(tmp_path / p)["precision"] for p in ("amp", "fp16", "fp32")}
     assert found == {"amp": "bfloat16", "fp16": "float32", "fp32": "float32"}
+    flags = "--eval-only", "--model-dir", str(tmp_path / "amp")
+    assert run(tmp_path, "ALIGN", tmp_path / "both", 2, *flags) == 0
+    assert results(tmp_path / "both")["precision"] == "bfloat16 + float32"
 
 
 def test_whole_numbers_are_accepted_for_decimal_keys(tmp_path):

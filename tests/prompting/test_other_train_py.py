@@ -83,6 +83,8 @@ def test_the_warm_up_of_an_original_dassl_is_refused_before_data_are_loaded(tmp_
     ) as told:
         built(tmp_path, "ALIGN", "OPTIM.WARMUP_EPOCH", "1")
     assert "positional" not in str(told.value)
+    with pytest.raises(pytest.fail.Exception, match="loaded"):  # it has no schedule
+        built(tmp_path, "ZeroshotCLIP", "OPTIM.WARMUP_EPOCH", "1")
     monkeypatch.undo()
     assert built(tmp_path, "ALIGN", "OPTIM.WARMUP_EPOCH", "1").sched is not None
 

@@ -1,4 +1,4 @@
-"""The precision that a run is computed in, and on what, also where it resumes another one."""
+"""The precision that a run is computed in, and on what, also where a training began in others."""
 
 from collections.abc import Mapping
 
@@ -19,10 +19,10 @@ def computed(precision: Precision) -> dict[str, str]:
 
 
 def goes_on(checkpoint: Mapping, now: dict[str, str], folder: str) -> dict[str, str]:
-    """Say where a run goes on in another precision or on another kind of processor.
+    """Say where a run is resumed or tested in another precision or on another kind of processor.
 
     Args:
-        checkpoint: what the run resumes; one of other code, without settings, says neither.
+        checkpoint: of the training; one of other code, without settings, says neither.
         now: of the run, as `computed` returns it.
         folder: of the checkpoint.
 
@@ -43,5 +43,5 @@ def goes_on(checkpoint: Mapping, now: dict[str, str], folder: str) -> dict[str, 
         raise broken_checkpoint(folder, checkpoint["epoch"], "has no valid precision")
     if then != now:
         begun, here = (f"{one['precision']} ({printable(one['processor'])})" for one in (then, now))
-        print(f"Resumed in {here}; begun in {begun}")
+        print(f"Computed in {here}; begun in {begun}")
     return {key: AND.join(dict.fromkeys([*then[key].split(AND), now[key]])) for key in now}

@@ -118,7 +118,8 @@ class PromptTrainer(TrainerX):
             make_deterministic()
         cfg = resolved(cfg)
         check_optim(cfg.OPTIM)
-        check_warm_up(cfg.OPTIM)
+        if self.kind.trains:
+            check_warm_up(cfg.OPTIM)
         check_planned(self.kind, cfg.OPTIM)
         check_record(cfg)
         self.planned: list[int] = []
@@ -571,6 +572,8 @@ class PromptTrainer(TrainerX):
             print(f"Loading prompts from '{path}' (epoch {checkpoint.get('epoch', '?')})")
         check_loaded(checkpoint.get("settings"), self.settings, self.method)
         self._check_weights(checkpoint)
+        if "computed" in checkpoint:
+            self.computed = goes_on(checkpoint, self.computed, self._folder(directory))
         check_unseen(checkpoint, self.dm.dataset, self.cfg.TEST.SPLIT, directory)
         self.method.load_checkpoint(checkpoint, self.dm.dataset.classnames)
         self.untrained = False
