@@ -54,6 +54,7 @@ def test_the_draft_of_each_transform(make_cfg):
     assert draft(*on) == Draft(24, 8)
     assert draft(*on, is_train=True) == Draft(49, 2)  # 12 / sqrt(0.08 * 3 / 4)
     assert draft(*on, "INPUT.RRCROP_SCALE", (0.5, 1.0), is_train=True) == Draft(24, 2)
+    assert draft(*on, "INPUT.RRCROP_SCALE", (0.0, 1.0), is_train=True).least > 10_000
     assert draft(*on, "INPUT.TRANSFORMS", ["normalize"], is_train=True) == Draft(24, 2)
     cropped = *on, "INPUT.TRANSFORMS", ["random_crop", "normalize"]
     assert draft(*cropped) == Draft(24, 8)

@@ -28,7 +28,7 @@ class Draft(NamedTuple):
 
         The smallest crop, `scale` of the area and 4 to 3 in proportion, is not enlarged.
         """
-        side = self.least / 2 / math.sqrt(scale * 3 / 4)
+        side = self.least / 2 / math.sqrt(max(scale, 1e-9) * 3 / 4)
         return Draft(max(self.least, math.ceil(side)), 2)
 
     def divisor(self, width, height):

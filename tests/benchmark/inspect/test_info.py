@@ -39,7 +39,8 @@ def test_the_facts_of_a_run_are_printed_as_text_and_json(runs, capsys):
 
 
 @pytest.mark.parametrize(
-    "shots, text", [(1, "1 shot"), (16, "16 shots"), (-1, "all training images")]
+    "shots, text",
+    [(1, "1 shot"), (16, "16 shots"), ([4], "[4] shots"), (-1, "all training images")],
 )
 def test_what_was_trained_on(runs, shots, text):
     found = described(str(runs / "CoOp")) | {"shots": shots}

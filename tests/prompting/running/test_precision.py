@@ -22,6 +22,7 @@ SLOW = [
     for kind in ("fp16", "amp", "bf16")
     for loud in ("quiet", "start", "blocks", "gains")
 ]
+SAYS = "this processor computes"
 FALLS = "PREC fp16 needs a GPU: on the CPU this run computes in fp32"
 DRAWS = {"quiet": 12, "start": 12, "blocks": 50, "gains": 50}
 
@@ -68,11 +69,11 @@ def test_bf16_on_the_cpu_is_amp(tiny_clip):
 @pytest.mark.parametrize(
     ("name", "factor", "said"),
     [
-        ("fp16", 2.94, [FALLS, "this processor computes bfloat16 2.9 times as fast: PREC bf16"]),
+        ("fp16", 2.94, [FALLS, f"{SAYS} 2.9 times as fast in bfloat16: set PREC bf16"]),
         ("fp16", 1.19, [FALLS]),
         ("fp16", 0.25, [FALLS]),
-        ("bf16", 0.25, ["this processor computes float32 4.0 times as fast: PREC fp32"]),
-        ("amp", 0.8, ["this processor computes float32 1.2 times as fast: PREC fp32"]),
+        ("bf16", 0.25, [f"{SAYS} 4.0 times as fast in float32: set PREC fp32"]),
+        ("amp", 0.8, [f"{SAYS} 1.2 times as fast in float32: set PREC fp32"]),
         ("amp", 0.9, []),
         ("bf16", 2.94, []),
     ],

@@ -141,7 +141,7 @@ def test_a_dassl_that_decodes_all_pixels_is_refused(trained, monkeypatch, capsys
     """The original Dassl's transforms say nothing of drafts."""
     monkeypatch.setattr(data_manager, "build_transform", lambda *_, **__: T.Compose([T.ToTensor()]))
     assert run(trained, "CoOp", tmp_path / "run") == 2
-    said = "INPUT.DRAFT is True, but the Dassl of this checkout decodes all pixels: set it to False"
+    said = "INPUT.DRAFT is True, but the installed Dassl decodes all pixels: train with it False"
     assert said in capsys.readouterr().err
     cfg = load_run(trained.parent / "run").settings
     parts = type("Parts", (), {"build_transform": staticmethod(lambda *_, **__: T.Compose([]))})

@@ -98,9 +98,9 @@ class Precision:
         if self.device.type == "cpu" and (said or self.name != "fp32"):
             factor, words = bfloat16_factor(clip_model), "this processor computes"
             if self.falls_back and factor >= WORTH:
-                said.append(f"{words} bfloat16 {factor:.1f} times as fast: PREC bf16")
+                said.append(f"{words} {factor:.1f} times as fast in bfloat16: set PREC bf16")
             if not self.falls_back and 1 / factor >= WORTH:
-                said.append(f"{words} float32 {1 / factor:.1f} times as fast: PREC fp32")
+                said.append(f"{words} {1 / factor:.1f} times as fast in float32: set PREC fp32")
         return "\n".join(said)
 
     def place(self, method: nn.Module, clip_model: Any) -> None:

@@ -76,7 +76,8 @@ def check_draft(transform: Any, cfg: CfgNode) -> None:
     """Raise a UserError if INPUT.DRAFT is set and a transform of Dassl cannot tell the loader."""
     need(
         not cfg.INPUT.DRAFT or hasattr(transform, "draft"),
-        "INPUT.DRAFT is True, but the Dassl of this checkout decodes all pixels: set it to False",
+        "INPUT.DRAFT is True, but the installed Dassl decodes all pixels: train with it False, or "
+        "use what is trained where dassl-lite or no Dassl is installed",
     )
 
 
@@ -92,7 +93,7 @@ def plain_transform(cfg: CfgNode) -> Finish:
 def resize_in(manager: Any, cfg: CfgNode) -> None:
     """Change the transforms of a `DataManager` of Dassl as `as_resized` does, and say so."""
     if cfg.INPUT.RESIZE == "squash" and cfg.VERBOSE:
-        print("Before these, each image is squashed to a square: CenterCrop cuts off nothing")
+        print("Before its transform, each image is squashed: CenterCrop cuts off nothing")
     seen: set[int] = set()
     for part in ("train_loader_x", "train_loader_u", "val_loader", "test_loader"):
         loader = getattr(manager, part)

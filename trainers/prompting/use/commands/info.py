@@ -126,8 +126,10 @@ def _record(folder: Path) -> dict[str, Any] | None:
     return record and {key: record.get(key) for key in keys}
 
 
-def _shots(shots: int | None) -> str:
+def _shots(shots: object) -> str:
     """Return what was trained on: so many shots, or all images without DATASET.NUM_SHOTS."""
+    if shots is not None and not isinstance(shots, int):
+        return f"{shots} shots"
     if shots is None or shots < 1:
         return "all training images"
     return f"{shots} shot{'s' * (shots > 1)}"
