@@ -5,8 +5,8 @@
 #   bash scripts/gpu_report.sh
 #
 # Environment: PARTS ("tests speed solver"), TRAINERS, CLASSES ("50 1000"), PRECISIONS
-# ("fp32 amp bf16 fp16"), PUBLIC (a checkout of published code, timed in turn with ours), OUTPUT
-# (docs/gpu), DEVICE (cuda; cpu tries the script), PYTHON.
+# ("fp32 amp bf16 fp16"; with PUBLIC no bf16), PUBLIC (a checkout of published code, timed in turn
+# with ours), OUTPUT (docs/gpu), DEVICE (cuda; cpu tries the script), PYTHON.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 if (($#)); then
@@ -21,7 +21,9 @@ fi
 python=${PYTHON:-python} device=${DEVICE:-cuda} output=${OUTPUT:-docs/gpu}
 read -ra trainers <<<"${TRAINERS:-ALIGN CoOp MaPLe PLOT PromptSRC MMRL}"
 read -ra classes <<<"${CLASSES:-50 1000}"
-read -ra precisions <<<"${PRECISIONS:-fp32 amp bf16 fp16}"
+usual="fp32 amp fp16"
+[[ ${PUBLIC:-} ]] || usual="fp32 amp bf16 fp16"
+read -ra precisions <<<"${PRECISIONS:-$usual}"
 
 for part in ${PARTS:=tests speed solver}; do
     case $part in tests | speed | solver) ;; *)

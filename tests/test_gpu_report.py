@@ -41,6 +41,11 @@ def test_the_page_has_all_parts_and_names_a_failed_one(tmp_path):
         more = f"--batch {batch} --trainers CoOp ALIGN --precision fp32"
         assert f"called: -m benchmark speed {common} {more}\n" in text
     assert text.endswith(f"called: -m benchmark solver {common}\n\n**It ended with code 1.**\n")
+    public = tmp_path / "public"
+    for name in ("train.py", "trainers", "clip"):
+        (public / name).mkdir(parents=True)
+    assert report(**made, PARTS="speed", PUBLIC=str(public)).returncode == 0
+    assert page.read_text().count(f"--precision fp32 amp fp16 --public {public}") == 4
 
 
 @pytest.mark.slow

@@ -41,14 +41,37 @@ def check_public(path: Path, trainers: list[str]) -> None:
     Raises:
         UserError: it is none, or the code of one method with loops of its own, and not of these.
     """
-    for file, trainer in LOOPS.items():
-        if (path / file).is_file():
-            if trainers != [trainer]:
-                raise UserError(
-                    f"--public '{path}' is the code of {trainer} alone: add --trainers {trainer}"
-                )
-            return
-    check_checkout(path)
+    trainer = of_loops(path)
+    if not trainer:
+        check_checkout(path)
+    elif trainers != [trainer]:
+        raise UserError(
+            f"--public '{path}' is the code of {trainer} alone: add --trainers {trainer}"
+        )
+
+
+def of_loops(path: Path) -> str:
+    """Return the method of a checkout with loops of its own; empty for one of Dassl trainers."""
+    if (path / "train.py").exists():
+        return ""
+    return next((trainer for file, trainer in LOOPS.items() if (path / file).is_file()), "")
+
+
+def check_public_precision(path: Path, device: str, precisions: list[str]) -> None:
+    """Check that a checkout computes in these precisions, as our code beside it.
+
+    Public code has CUDA's autocast, which is float16 and off on a CPU; loops always have it.
+
+    Raises:
+        UserError: it does not.
+    """
+    possible = ["amp"] if of_loops(path) else ["fp32", "amp", "fp16"]
+    possible = ["fp32"] if device == "cpu" else possible
+    if others := [name for name in precisions if name not in possible]:
+        raise UserError(
+            f"--public '{path}' does not compute in {others[0]} on {device}: choose --precision "
+            f"{' or '.join(possible)}"
+        )
 
 
 def environment(dassl: Path = DASSL) -> dict[str, str]:

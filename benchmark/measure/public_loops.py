@@ -51,6 +51,7 @@ def two_sfs(request: dict) -> Step:
     code.tokenize_texts.__defaults__ = (device,)  # its classifier leaves it at `cuda`
     vars(code)["cls_acc"] = accuracy  # its own needs an older NumPy
     model, _ = clip.load("ViT-B/16", device)
+    model = model.float()  # as its run_twostage
     args = Namespace(peft="ln", ln_modality="both", ln_vision_start=0, ln_text_start=0)
     model, trained = code.prepare_for_first_stage(model, args)
     if not request["training"]:

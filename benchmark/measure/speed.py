@@ -31,7 +31,7 @@ from .case import Case, Model, check_usable, device_name, node_of, product_rate
 from .counting import clock, operations, seconds, timed, work_seconds
 from .geometry import GEOMETRY, SIGLIP, class_names, untrained_siglip
 from .process import OutOfMemory, in_process
-from .public import Public, check_public
+from .public import Public, check_public, check_public_precision
 from .speed_tables import tables
 from .waits import noted
 
@@ -289,6 +289,8 @@ def parse(argv: list[str]):
     if args.public:
         check_public(args.public, args.trainers)
     check_usable(args.device)
+    if args.public:
+        check_public_precision(args.public, args.device, args.precision)
     if args.device == "cpu" and "fp16" in args.precision:
         raise UserError("--precision fp16 needs --device cuda: the CPU has the others")
     return args

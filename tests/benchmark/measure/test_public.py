@@ -8,7 +8,8 @@ import torch
 from benchmark.__main__ import main
 from benchmark.measure import speed, speed_tables
 from benchmark.measure.case import Case
-from benchmark.measure.public import Public
+from benchmark.measure.public import Public, check_public, check_public_precision
+from trainers.prompting.errors import UserError
 
 TINY = (64, 32, 2, 64, 16, 77, 49408, 64, 1, 2)
 FILES = {
@@ -94,7 +95,7 @@ def test_time_adapt_eval(loader, model, state, optimizer, start, scaler, args):
         + """
 def load(name, device):
     assert "text_projection" in torch.load(_download(_MODELS[name], ""))
-    return Net(5), None
+    return Net(5).double(), None  # in another type, as a GPU's
 """,
         "fs/__init__.py": "",
         "fs/twostage.py": """
@@ -160,6 +161,34 @@ def test_code_of_one_method_is_not_timed_beside_others(tmp_path, capsys):
     folder = written(LOOPS["TPT"], tmp_path)
     assert main(["speed", "--public", str(folder), "--trainers", "TPT", "CoOp"]) == 2
     assert "is the code of TPT alone: add --trainers TPT" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("files", "device", "precision", "choices"), [
+    (FILES, "cpu", "amp", "fp32"), (LOOPS["TPT"], "cpu", "bf16", "fp32"),
+    (FILES, "cuda", "bf16", "fp32 or amp or fp16"), (LOOPS["TwoSFS"], "cuda", "fp32", "amp"),
+])  # fmt: skip
+def test_precisions_of_public_code(files, device, precision, choices, tmp_path):
+    """What public code would silently compute in another precision is refused."""
+    folder = written(files, tmp_path)
+    asked = choices.split(" or ")
+    check_public_precision(folder, device, asked)
+    with pytest.raises(UserError) as refused:
+        check_public_precision(folder, device, [*asked, precision])
+    assert str(refused.value) == (
+        f"--public '{folder}' does not compute in {precision} on {device}: choose --precision "
+        + choices
+    )
+
+
+def test_a_precision_is_refused_before_anything_is_measured(checkout, capsys):
+    words = ["--public", str(checkout), "--trainers", "CoOp", "--precision", "amp"]
+    assert main(["speed", *words]) == 2
+    assert "does not compute in amp on cpu: choose --precision fp32" in capsys.readouterr().err
+
+
+def test_trainers_count_before_loops(tmp_path):
+    """As in public_step.py."""
+    check_public(written(FILES | LOOPS["TPT"], tmp_path), ["CoOp", "MaPLe"])
 
 
 def test_steps_of_public_code_are_timed_in_turn_with_ours(checkout, tmp_path, monkeypatch, capsys):
