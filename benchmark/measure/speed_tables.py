@@ -6,8 +6,9 @@ from ..records import memory_text
 from ..report.tables import Cell, Table
 
 BOUND_NOTE = (
-    "Bound: the time of as many operations at the peak rate. This, shares and rates are of the "
-    "processor's time on a CPU, with all threads."
+    "Bound: the time of as many operations at the peak rate. On a CPU, Bound, the shares and Over "
+    "encoder are of the processor's time of all threads; other seconds and Images/s are by the "
+    "clock."
 )
 TRAINING_NOTE = (
     "Transport: the scores' share of a step, forward and backward. Encoders: the rate without it. "
