@@ -159,7 +159,7 @@ class Checker:
         return Case(dataset, names, self._features(dataset, chosen), labels, sizes)
 
     def _features(self, title: str, items: list, interpolation: str = "") -> "torch.Tensor":
-        """Return features (n, D) of images, read and transformed as in the evaluation of a run."""
+        """Return features (n, D) of images, read and transformed as in a run without DRAFT."""
         import torch
         from dassl.config import get_cfg_default
         from dassl.utils import read_image

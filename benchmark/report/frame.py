@@ -203,7 +203,7 @@ def _with(settings: Settings, more: Settings | None) -> Settings:
 
 
 def _differing_facts(runs: pd.DataFrame) -> pd.Series:
-    """Return for each run in what its CLIP and images differ from others of its tables."""
+    """Return for each run in what its CLIP, images and precision differ from others'."""
     cell, facts = ["group"], pd.Series([()] * len(runs), runs.index)
     training = [runs[key] for key in (*METHOD, "settings", "seed")]  # its tests are in one line
     for key, name in (FACTS | OWN_FACTS).items():
