@@ -87,8 +87,8 @@ def notes(table: Table) -> list[str]:
     some = sorted(count for count in tested if 0 < count < FEW)
     if not some or not any("±" in cell.text for cell in cells):
         return table.caption
-    counts = " or ".join(map(str, some)) if len(some) < 3 else f"{some[0]} to {some[-1]}"
-    return [*table.caption, SEEDS.format(counts, *wilson(50, some[0]))]
+    least = f"{some[0]}" + " (the fewest here)" * (len(tested) > 1)
+    return [*table.caption, SEEDS.format(least, *wilson(50, some[0]))]
 
 
 def _picture(figure: Figure, sentence: str) -> Picture:
