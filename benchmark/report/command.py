@@ -277,8 +277,9 @@ def draw(table_rows: pd.DataFrame, parts: Sequence[View], folder: Path) -> None:
 
     of_views = [view for view in parts if isinstance(view, Metrics | Classes)]
     drawing = {} if parts and len(of_views) == len(parts) else plots.figures(table_rows)
+    told: set[str] = set()
     for view in of_views:
-        drawing |= pictures_of(view)
+        drawing |= pictures_of(view, told)
     if not drawing:
         shown = "runs with predictions" if of_views else "means of finished runs"
         print(f"no plots: there are no {shown}", file=sys.stderr)

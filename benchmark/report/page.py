@@ -117,9 +117,10 @@ def page_of(
     for protocol, usual in tables(table_rows, all_published).items():
         drawn = figures(table_rows[table_rows["protocol"] == protocol.name])
         sections[protocol] = [Part("Accuracy", usual, drawn)]
+    told: set[str] = set()
     for view in views:
         for protocol, of_view in view.tables().items():
-            sections[protocol] += [Part(view.heading, of_view, pictures_of(view, protocol))]
+            sections[protocol] += [Part(view.heading, of_view, pictures_of(view, told, protocol))]
     if origins:
         sections[MADE_WITH] = [Part("", origins, {})]
     done = tidy["outcome"][tidy["problem"].isna()]

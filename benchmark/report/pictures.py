@@ -43,12 +43,13 @@ class Pool(NamedTuple):
     errors: list[float]  # expected calibration errors (%), as in the table
 
 
-def figures(tests: list[Measured], name: str) -> Drawing:
+def figures(tests: list[Measured], name: str, told: set[str]) -> Drawing:
     """Draw a figure of each test, with a panel for each method.
 
     Args:
         tests: tests; those without predictions are skipped.
         name: a key of PICTURES.
+        told: sentences on what is skipped, which are not repeated; new ones are added.
 
     Returns:
         By file name, the figure and a sentence that describes it.
@@ -58,7 +59,7 @@ def figures(tests: list[Measured], name: str) -> Drawing:
         by_method = {
             method: pool
             for method in test.lines["name"]
-            if (pool := _pool(test.runs(method), f"{method}, {test.where}"))
+            if (pool := _pool(test.runs(method), f"{method}, {test.where}", told))
         }
         if by_method:
             drawings[f"{name}_{test.name}"] = draw(by_method, name, test.where)
@@ -73,7 +74,7 @@ def figures_of_run(outcome: Outcome, where: str) -> Drawing:
         where: describes it.
     """
     method = str((outcome.result or {}).get("trainer"))
-    pool = _pool({outcome.run.seed: outcome}, method)
+    pool = _pool({outcome.run.seed: outcome}, method, set())
     if pool is None:
         return {}
     drawings = {name: draw({method: pool}, name, where) for name in PICTURES}
@@ -82,11 +83,14 @@ def figures_of_run(outcome: Outcome, where: str) -> Drawing:
     return drawings
 
 
-def _pool(outcomes: Mapping[int, Outcome], where: str) -> Pool | None:
+def _pool(outcomes: Mapping[int, Outcome], where: str, told: set[str]) -> Pool | None:
     """Return what all seeds of a method say, or None if they saved nothing; name those skipped."""
     by_seed, problems = each_seed(outcomes, arrays_of)
     for why in problems:
-        print(printable(f"not in the plots: {where}: {why}"), file=sys.stderr)
+        sentence = printable(f"not in the plots: {where}: {why}")
+        if sentence not in told:
+            print(sentence, file=sys.stderr)
+        told.add(sentence)
     if not by_seed:
         return None
     results = [outcome.result or {} for outcome in outcomes.values()]

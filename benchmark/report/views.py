@@ -86,11 +86,14 @@ def formatted(chosen: Sequence[View], form: str) -> str:
     return in_style(dict(enumerate(groups)), form)
 
 
-def pictures_of(view: View, protocol: Protocol | None = None) -> Drawing:
-    """Return the figures of a view by name, or those of one protocol; none of some views."""
+def pictures_of(view: View, told: set[str], protocol: Protocol | None = None) -> Drawing:
+    """Return the figures of a view by name, or those of one protocol; none of some views.
+
+    `told` is as in `pictures.figures`.
+    """
     if not isinstance(view, Metrics | Classes):
         return {}
     from . import pictures  # matplotlib is slow to load
 
     tests = [test for test in view.tests if protocol in (None, test.protocol)]
-    return pictures.figures(tests, view.picture)
+    return pictures.figures(tests, view.picture, told)

@@ -83,6 +83,14 @@ def test_outputs_that_share_no_data_set_have_no_averages(apart):
     assert len(titles) > 4 and any("average" in title for title in titles) != apart
 
 
+def test_what_is_not_in_the_plots_is_said_once(tmp_path, capsys):
+    leave(tmp_path, few_shot("CoOp", 4, (50.0,)))
+    views = ["--metrics", "--classes"]
+    for more in (["--format", "html"], ["--plots", str(tmp_path / "plots")]):
+        command.main([str(tmp_path), *views, *more])
+        assert capsys.readouterr().err.count("not in the plots: CoOp, ") == 1
+
+
 @pytest.mark.parametrize("flag, name", [("--metrics", "reliability"), ("--classes", "confusion")])
 def test_each_view_draws_its_plots(tmp_path, capsys, flag, name):
     output, plots = tmp_path / "output", tmp_path / "plots"
@@ -101,7 +109,7 @@ def test_each_view_draws_its_plots(tmp_path, capsys, flag, name):
     assert drawn == [f"{stem}.{form}" for form in ("pdf", "png", "svg")]
     listed = rows([from_folder(run) for run in FEW_SHOT.on_disk(output)])
     view = {"reliability": Metrics, "confusion": Classes}[name](listed)
-    ((figure, _),) = pictures.figures(view.tests, name).values()
+    ((figure, _),) = pictures.figures(view.tests, name, set()).values()
     first, *_ = figure.axes
     if name == "confusion":  # of classes 0, 1 and 2, all right
         assert [text.get_text() for text in first.texts] == ["100"] * 3
