@@ -45,11 +45,12 @@ def test_fold(text, shown):
 
 def test_the_width_is_that_of_columns_or_of_the_terminal(terminal, monkeypatch):
     assert columns(terminal) == 29 and columns(io.StringIO()) == 0
-    monkeypatch.setattr("os.get_terminal_size", lambda of: os.terminal_size((200, 40)))
     terminal.fileno = lambda: 2
-    for width, line in ((" ", 79), ("0", 199), ("30", 29)):
-        monkeypatch.setenv("COLUMNS", width)
-        assert columns(terminal) == line
+    with monkeypatch.context() as patch:  # pytest reads it, too
+        patch.setattr("os.get_terminal_size", lambda of: os.terminal_size((200, 40)))
+        for width, line in ((" ", 79), ("0", 199), ("30", 29)):
+            patch.setenv("COLUMNS", width)
+            assert columns(terminal) == line
     Folded(terminal).write("one line that has more than thirty characters\n")
     assert terminal.getvalue() == "one line that has more than\n  thirty characters\n"
 
