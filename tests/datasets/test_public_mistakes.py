@@ -214,7 +214,7 @@ def test_classes_with_few_images_use_all_and_are_reported(tmp_path, capsys):
     eurosat(tmp_path)
     dataset = load("eurosat", tmp_path, shots=8)
     assert counts(dataset) == (50, 20, 30)
-    assert "Fewer than 8 training images of Annual Crop Land (5)" in capsys.readouterr().out
+    assert "Fewer than 8 images of Annual Crop Land (5)" in capsys.readouterr().out
 
 
 def test_a_split_file_with_an_image_in_two_parts_is_refused(tmp_path):
