@@ -13,6 +13,7 @@ from trainers.prompting import build_method
 from trainers.prompting.method import METHODS
 
 
+@pytest.mark.slow
 def test_the_table_has_every_method_in_every_format(capsys):
     lines = {}
     for form in ("text", "markdown", "latex", "csv"):

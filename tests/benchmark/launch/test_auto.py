@@ -71,6 +71,7 @@ def test_a_file_is_written_once_and_again_when_it_does_not_fit(tmp_path, inside)
     assert not features._fits("image_folder=mine", str(images), settings)
 
 
+@pytest.mark.slow
 def test_runs_with_the_embedded_clip(tmp_path, inside, capfd):
     words = ["few_shot", "emoji_food", "--features", "auto", "--backbone", "emoji"]
     words += ["--trainers", "ZeroshotCLIP TipAdapter", "--shots", "1", "--seeds", "1"]

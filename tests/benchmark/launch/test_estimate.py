@@ -54,6 +54,7 @@ def test_the_work_of_a_run_is_that_of_its_loaders(trainer, tmp_path):
     assert work_of(SimpleNamespace(trainer="Other"), Settings()) is None
 
 
+@pytest.mark.slow
 def test_a_short_run_is_timed(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(timed, "IMAGES", 20)
     (run,) = runs_of(tmp_path, protocol=FEW_SHOT, shots=[1])

@@ -32,6 +32,7 @@ def test_a_run_that_another_launcher_does_is_waited_for_and_others_are_done(chec
     assert sorted(checkout.runs()[-2:]) == ["CoOp/1/base", "CoOp/1/new"]
 
 
+@pytest.mark.slow
 def test_runs_shared_by_two_commands_are_done_once(checkout):
     fake = {"CoOp/1/all": "a while"}
     words = ("--jobs", "2")

@@ -89,6 +89,7 @@ def test_a_test_of_a_queued_training_is_submitted_on_a_later_call(checkout, slur
     assert len(checkout.calls()) == 3 and "3 runs: 3 done." in status(checkout, slurm)
 
 
+@pytest.mark.slow
 def test_a_test_of_a_queued_training_is_waited_for(checkout, slurm):
     words = ("--source", "emoji", "--trainers", "CoOp", "--seeds", "1", SLURM)
     checkout.protocol("cross_dataset", "emoji_food", *words, **slurm.variables)
@@ -144,6 +145,7 @@ def test_five_hundred_runs_are_few_calls(checkout, slurm):
     assert "500 have been submitted" in done.stderr and len(slurm.calls()) <= 20
 
 
+@pytest.mark.slow
 def test_waiting_ends_in_the_table_and_a_failed_run_in_code_1(checkout, slurm):
     fake = {"CoOp/1/new": "crash"}
     process = checkout.start(*ONE, SLURM, "--wait", **slurm.variables)

@@ -191,6 +191,7 @@ def test_trainers_count_before_loops(tmp_path):
     check_public(written(FILES | LOOPS["TPT"], tmp_path), ["CoOp", "MaPLe"])
 
 
+@pytest.mark.slow
 def test_steps_of_public_code_are_timed_in_turn_with_ours(checkout, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(speed.GEOMETRY, "tiny", TINY)
     monkeypatch.setitem(speed.PRODUCT, "cpu", 128)

@@ -36,6 +36,7 @@ TOKENS = (51, 198, 258, 578)  # image tokens of ViT-B/32, B/16, L/14 and L/14@33
 
 
 @pytest.mark.skipif(INTERPRETED, reason="this is the interpreter")
+@pytest.mark.slow
 def test_in_the_interpreter():
     elsewhere = "not compile and not falls and not logarithms"  # these need no interpreter
     command = [sys.executable, "-m", "pytest", "-q", "-k", elsewhere, __file__]
