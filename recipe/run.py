@@ -24,7 +24,7 @@ from .folder import output_folder
 from .settings import changed, shown, unread_note
 
 ROOT = Path(__file__).resolve().parents[1]
-NEXT = " \\\n    "  # goes on in the next line of a command
+NEXT = " \\\n    "  # continues a command on the next line
 
 
 def do_run(cfg, args) -> None:

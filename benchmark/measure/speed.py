@@ -286,10 +286,9 @@ def parse(argv: list[str]):
             "--set is passed on to public code only for M and N of ALIGN: leave out --public, or "
             "other methods and keys"
         )
-    if args.public:
-        check_public(args.public, args.trainers)
     check_usable(args.device)
     if args.public:
+        check_public(args.public, args.trainers)
         check_public_precision(args.public, args.device, args.precision)
     if args.device == "cpu" and "fp16" in args.precision:
         raise UserError("--precision fp16 needs --device cuda: the CPU has the others")

@@ -284,8 +284,8 @@ def computed_note(rows: Iterable[Any]) -> list[str]:
     for row in rows:
         for precision in row.precisions:
             names[precision][row.name] = None
-    said = [f"in {precision}: {', '.join(names[precision])}" for precision in sorted(names)]
-    return [f"Computed {'; '.join(said)}."] if len(said) > 1 else []
+    parts = [f"in {precision}: {', '.join(names[precision])}" for precision in sorted(names)]
+    return [f"Computed {'; '.join(parts)}."] if len(parts) > 1 else []
 
 
 def _short(keys: Iterable[str]) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""What a person reads on a terminal: lines within its width."""
+"""Lines within the width of a terminal."""
 
 import io
 import os

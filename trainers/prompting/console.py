@@ -1,4 +1,4 @@
-"""What people read: lines of prose are broken between words where their terminal ends."""
+"""Breaks lines of prose between words where the terminal ends."""
 
 import os
 import re

@@ -11,7 +11,7 @@ from .errors import DataError
 
 
 class Draft(NamedTuple):
-    """How far a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size.
+    """A limit to decoding a JPEG at 1/2, 1/4 or 1/8 of its size.
 
     Only a divisor of both sides is taken: others change the proportions of an image.
 

@@ -168,7 +168,7 @@ def test_code_of_one_method_is_not_timed_beside_others(tmp_path, capsys):
     (FILES, "cuda", "bf16", "fp32 or amp or fp16"), (LOOPS["TwoSFS"], "cuda", "fp32", "amp"),
 ])  # fmt: skip
 def test_precisions_of_public_code(files, device, precision, choices, tmp_path):
-    """What public code would silently compute in another precision is refused."""
+    """Public code that would silently compute in another precision is refused."""
     folder = written(files, tmp_path)
     asked = choices.split(" or ")
     check_public_precision(folder, device, asked)

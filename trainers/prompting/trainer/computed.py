@@ -22,7 +22,7 @@ def goes_on(checkpoint: Mapping, now: dict[str, str], folder: str) -> dict[str, 
     """Say where a run is resumed or tested in another precision or on another kind of processor.
 
     Args:
-        checkpoint: of the training; one of other code, without settings, says neither.
+        checkpoint: of the training; one of other code says neither.
         now: of the run, as `computed` returns it.
         folder: of the checkpoint.
 
@@ -32,7 +32,7 @@ def goes_on(checkpoint: Mapping, now: dict[str, str], folder: str) -> dict[str, 
     Raises:
         UserError: the checkpoint has no valid ones.
     """
-    if checkpoint.get("settings") is None:
+    if "computed" not in checkpoint:
         return now
     then = checkpoint["computed"]
     if (

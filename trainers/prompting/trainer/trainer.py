@@ -572,8 +572,7 @@ class PromptTrainer(TrainerX):
             print(f"Loading prompts from '{path}' (epoch {checkpoint.get('epoch', '?')})")
         check_loaded(checkpoint.get("settings"), self.settings, self.method)
         self._check_weights(checkpoint)
-        if "computed" in checkpoint:
-            self.computed = goes_on(checkpoint, self.computed, self._folder(directory))
+        self.computed = goes_on(checkpoint, self.computed, self._folder(directory))
         check_unseen(checkpoint, self.dm.dataset, self.cfg.TEST.SPLIT, directory)
         self.method.load_checkpoint(checkpoint, self.dm.dataset.classnames)
         self.untrained = False
