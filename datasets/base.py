@@ -17,7 +17,6 @@ from trainers.prompting.errors import UserError
 from . import noise
 from .contents import check_apart, division, fingerprint, note_twice, read_keys
 from .files import class_folders, read_folders, some
-from .kept import Kept
 from .rows import read_rows, row_keys
 from .splits import check_files, divide, read_split, write_split
 
@@ -61,7 +60,6 @@ class ImageDataset(DatasetBase):
     expected: Counts | None = None  # the Counts of a public data set
     only_tested = False  # True if `train_x` is the test set, for want of training images
     drawn: dict[str, int] | None = None  # what `noise.KEYS` have changed, in numbers of images
-    kept: Kept | None = None  # a draw of CoOp's in place of ours
     embedded = False  # True if it comes with this repository, and so is the same everywhere
 
     def __init__(self, cfg):
@@ -87,8 +85,6 @@ class ImageDataset(DatasetBase):
             self.keys = {} if public else keys
         without_labels = None if self.only_tested else train
         tested = {item.impath for item in test}
-        if getattr(cfg.DATASET, "KEPT_SHOTS", False):
-            self.kept = Kept(folder, cfg.DATASET.NUM_SHOTS, cfg.SEED, tested)
         if cfg.DATASET.NUM_SHOTS >= 1 and not self.only_tested:
             train, val = self.few_shot(train, val, cfg.DATASET.NUM_SHOTS, cfg.SEED)
         subset, whole = cfg.DATASET.SUBSAMPLE_CLASSES, (train, val)
@@ -234,11 +230,8 @@ class ImageDataset(DatasetBase):
     def few_shot(self, train, val, shots, seed):
         """Draw `shots` images of each class from `train`, and at most four from `val`.
 
-        The seed is set here, so the choice does not depend on earlier random numbers. With
-        DATASET.KEPT_SHOTS, the images are those that CoOp has drawn and kept.
+        The seed is set here, so the choice does not depend on earlier random numbers.
         """
-        if self.kept:
-            return self.kept.read(train, val, shots)
         if seed >= 0:
             random.seed(seed)
         print("Training: ", end="")  # Dassl says the rest of the line

@@ -17,7 +17,7 @@ except ImportError:  # the original Dassl checks nothing
 
 from datasets import ImageDataset, noise
 from trainers.prompting import extend_cfg
-from trainers.prompting.dataset_keys import CHANGES, SOURCES
+from trainers.prompting.dataset_keys import CHANGES
 from trainers.prompting.errors import UserError, check_name, need
 from trainers.prompting.method import METHODS
 from trainers.prompting.plugins import extenders, load_plugins
@@ -31,7 +31,7 @@ from trainers.prompting.trainer.by_run import (
 )
 from trainers.prompting.trainer.schedule import KEYS, check_optim
 
-from .configs import FEATURES, find, merge
+from .configs import find, merge
 
 PLUGINS = "TRAINER.PLUGINS"
 COMMAND_LINE = "the command line"  # the source of KEY VALUE pairs
@@ -85,8 +85,7 @@ def build_cfg(
     if check_values is not None:
         check_values(cfg)
     check_optim(cfg.OPTIM)
-    read = ["FEATURES"] * bool(cfg.DATASET.FEATURES) + ["KEPT_SHOTS"] * cfg.DATASET.KEPT_SHOTS
-    need(len(read) < 2, f"{FEATURES} is set, so DATASET.KEPT_SHOTS, of images, must be False")
+    read = ["FEATURES"] * bool(cfg.DATASET.FEATURES)
     read += ["LABEL_NOISE or IMBALANCE"] * noise.changes(noise.keys_of(cfg.DATASET))
     need(
         not read or issubclass(DATASET_REGISTRY.get(cfg.DATASET.NAME), ImageDataset),
@@ -152,7 +151,7 @@ def _defaults():
         extend(cfg)
     extend_cfg(cfg)
     # read by the data sets of this repository, METHODS by its launcher
-    cfg.DATASET.update(CHANGES | SOURCES, METHODS=[])
+    cfg.DATASET.update(CHANGES, FEATURES="", METHODS=[])
     return cfg
 
 

@@ -89,7 +89,6 @@ MISTAKES = {
         ["DATASET.LABEL_NOISE", "0.5"],
         "the data set TinyColours does not read it: derive its class from",
     ),
-    "kept shots of others": (["DATASET.KEPT_SHOTS", "True"], "KEPT_SHOTS is set, but the data set"),
     "split": (["TEST.SPLIT", "vla"], "Unknown TEST.SPLIT 'vla': did you mean val?"),
     "best": (
         ["TEST.FINAL_MODEL", "best"],

@@ -31,7 +31,7 @@ def test_the_facts_of_a_run_are_printed_as_text_and_json(runs, capsys):
     assert facts["Data"] == "TinyColours, 4 shots, seed 1"
     assert facts["Accuracy"].startswith(f"{record['accuracy']:.2f}% of 16 images (TinyColours")
     assert "\n  OPTIM.LR 0.01\n" in out and "TRAINER.ALIGN.M 2" in out and "BETA" not in out
-    assert "LABEL_NOISE" not in out and "IMBALANCE" not in out and "KEPT_SHOTS" not in out
+    assert "LABEL_NOISE" not in out and "IMBALANCE" not in out
     code, out, _ = info(capsys, runs / "ALIGN", "--format", "json")
     found = json.loads(out)
     assert found["settings"]["TRAINER.ALIGN.BETA"] == 1.0 and found["epoch"] == 1

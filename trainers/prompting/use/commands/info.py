@@ -101,14 +101,14 @@ def _value(text: str) -> Any:
 def _changed(method: str, settings: dict[str, Any]) -> list[str]:
     """Return the keys whose value is not a default of Dassl or the method."""
     from ...dassl_parts import dassl
-    from ...dataset_keys import CHANGES, SOURCES
+    from ...dataset_keys import CHANGES
     from ...method import METHODS
     from ...trainer.by_run import leaves
     from ...trainer.config import add_nodes
 
     cfg = dassl("config").get_cfg_default()
     add_nodes(cfg)
-    cfg.DATASET.update(CHANGES | SOURCES)
+    cfg.DATASET.update(CHANGES, FEATURES="")
     defaults = dict(leaves(cfg))
     if own := METHODS.get(method):  # methods share keys with different defaults
         defaults |= {own.place(key): default for key, default in own.defaults.items()}
