@@ -7,11 +7,14 @@ import pytest
 import tiny
 import torch
 import torch.nn.functional as F
+from paths import ROOT
 from torch import nn
 
 from trainers.prompting import Method, UserError, build_method, load_run
 from trainers.prompting.method import METHODS, register
 from trainers.prompting.running.precision import Precision
+from trainers.prompting.storage.features import read_features
+from trainers.prompting.trainer.features import clip_of
 from trainers.prompting.trainer.support import Passes, Rows, encode
 
 NAMES = ["forest", "sea", "road"]
@@ -287,3 +290,36 @@ def test_sentences_in_half_precision(tiny_clip, name):
     method.take_support(features[None], labels)
     method.take_validation(features, labels)
     assert all(p.isfinite().all() and p.any() for p in method.learned().values())
+
+
+TIP = {"INIT_ALPHA": 2.0, "AUGMENT_EPOCH": 1}
+SHOTS = {"FEW_SHOT": True, "GAMMA": [0.01]}
+
+
+@pytest.mark.parametrize("name, node, steps", [
+    ("TipAdapter", TIP, 0), ("TipAdapterF", TIP, 20),
+    ("TransCLIP", SHOTS, 0), ("TransCLIP", SHOTS | {"FORM": "released"}, 0),
+])  # fmt: skip
+@pytest.mark.parametrize("clip", [
+    "vit_b_32", *(pytest.param(clip, marks=pytest.mark.slow) for clip in ("rn50", "vit_l_14"))
+])  # fmt: skip
+def test_classes_of_unequal_size(clip, name, node, steps):
+    """10 to 22 images of a class are worth as much as 16 of each."""
+    found = read_features(ROOT / "assets" / f"whurs19_{clip}.safetensors")
+    x, labels, K = found.image.float(), found.label, len(found.classnames)
+    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
+    equal = torch.cat([order[labels[order] == k][:16] for k in range(K)])
+    accuracy = []
+    for rows in (order[: 16 * K], equal):
+        support = {"images": x[rows], "labels": labels[rows]}
+        clip_model = clip_of(found, "a photo of a {}.")
+        model = build_method(name, node, clip_model, found.classnames, support=support)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=0.001, eps=1e-4) if steps else None
+        for _ in range(steps):
+            optimizer.zero_grad()
+            model.losses(*support.values())["loss"].backward()
+            optimizer.step()
+        test = order[~torch.isin(order, rows)]
+        right = model.eval().predict(x[test]).logits.argmax(1) == labels[test]
+        accuracy.append(100 * float(right.float().mean()))
+    assert accuracy[0] > accuracy[1] - 2, accuracy

@@ -21,7 +21,7 @@ from ..teacher import Teacher
 
 
 class Cache(nn.Module):
-    """A key-value cache of n training images: features as keys, one-hot labels as values.
+    """A key-value cache of n training images: features as keys, weighted labels as values.
 
     Args:
         dim: D, the width of the features.
@@ -61,7 +61,7 @@ class TipAdapter(Method):
 
     The cache has n training images in the order of the data set, each with AUGMENT_EPOCH random
     augmentations: key_i = normalise(mean of its features before normalisation), value_i its one-hot
-    label (K).
+    label (K), times the mean number of images of a class divided by that of its own class.
 
         logits_jk = SCALE z_j . h_k + alpha sum_i exp(-beta (1 - z_j . key_i)) value_ik
 
@@ -84,7 +84,8 @@ class TipAdapter(Method):
 
     **Differences.** The public code searches on the test set of ImageNet, and reports the better of
     two test accuracies. Here nothing is chosen on test images, and at most four validation images
-    of each class are used.
+    of each class are used. Its values are one-hot labels: the same where classes are of one size;
+    elsewhere, larger ones win by their number of images alone.
     """
 
     node = "TIP_ADAPTER"
@@ -196,9 +197,12 @@ class TipAdapter(Method):
         self.adapter.values = self.adapter.values[:, index]
 
     def take_support(self, features, labels):
-        """Set keys to normalised means over the passes, and values to one-hot labels."""
+        """Set keys to normalised means over the passes, and values to weighted one-hot labels."""
         self.adapter.key().data.copy_(F.normalize(features.mean(0), dim=-1))
-        self.adapter.values = F.one_hot(labels, self.num_classes).float()
+        own = F.one_hot(labels, self.num_classes).float()
+        sizes = own.sum(0)
+        mean = sizes.sum() / sizes.count_nonzero()  # of the classes that have an image
+        self.adapter.values = own * (mean / sizes.clamp_min(1))
 
     @torch.no_grad()
     def take_validation(self, features, labels):
