@@ -19,7 +19,6 @@ from recipe.configs import (
     read_pairs,
 )
 from trainers.prompting import UserError, __version__
-from trainers.prompting.console import fold_lines
 from trainers.prompting.errors import by_system, open_stdout, printable
 
 KEY = re.compile(r"[A-Z]+(\.\w+)+")  # a key of a cfg, such as OPTIM.LR
@@ -205,7 +204,6 @@ def run(argv=None) -> int:
     open_stdout()
     if hasattr(sys.stdout, "reconfigure"):  # class names may have letters that a console lacks
         sys.stdout.reconfigure(errors="backslashreplace")
-    fold_lines("stdout", "stderr")
     try:
         args = parse_args(argv)
         check_one_process()

@@ -4,7 +4,7 @@ import signal
 import sys
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # what is tested is too small to be divided
-os.environ.pop("COLUMNS", None)  # or messages would be folded
+os.environ.pop("COLUMNS", None)  # or the help of commands would have other lines
 
 import pytest
 import torch

@@ -89,7 +89,6 @@ PACKAGES = {
     "beyond": "",
     "dataset_keys": "",
     "errors": "",
-    "console": "",
     "dassl_parts": "",
     "one_package": "errors",
     "embedded": "",
@@ -114,7 +113,7 @@ PACKAGES = {
     "step": "method running",
     "trainer": "backbones capabilities contract dassl_parts embedded encoders errors method "
     "methods node record running step storage teacher",
-    "use": "backbones capabilities console contract dassl_parts dataset_keys embedded encoders "
+    "use": "backbones capabilities contract dassl_parts dataset_keys embedded encoders "
     "errors method plugins prompts running storage teacher trainer",
 }
 OF_DASSL = {"trainer", "use"}  # the only ones that know Dassl and its cfg

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from tabulate import tabulate
-
-from trainers.prompting.console import columns, fold
 
 from ..cli import csv_text
 from ..records import COSTS
@@ -59,18 +58,17 @@ def in_style(groups: Mapping[Any, list[Table]], form: str) -> str:
 
 def as_text(table: Table) -> str:
     """Return a table for the terminal; a wide one is split into pieces."""
-    width = columns(sys.stdout)
+    width = shutil.get_terminal_size().columns - 1 if sys.stdout.isatty() else WIDTH
     lines = [[cell.text for cell in line] for line in table.lines]
     first, *others = zip(table.head, *lines, strict=True)
     pieces = [[first]]
     for column in others:
         widths = [max(map(len, other)) + 2 for other in (*pieces[-1], column)]
-        if sum(widths) - 2 > (width or WIDTH):
+        if sum(widths) - 2 > width:
             pieces.append([first])
         pieces[-1].append(column)
     texts = [_tabulated(list(zip(*piece, strict=True)), "text") for piece in pieces]
-    title, *notes = (fold(x, width) for x in (table.title, *table.caption, *_problems(table)))
-    return "\n".join([title, "\n\n".join(texts), *notes])
+    return "\n".join([table.title, "\n\n".join(texts), *table.caption, *_problems(table)])
 
 
 def as_markdown(table: Table) -> str:

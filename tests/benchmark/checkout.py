@@ -57,7 +57,7 @@ class Checkout:
             shutil.copytree(REPOSITORY / folder, root / folder, ignore=ignored)
         plugin = root / "trainers" / "prompting"  # only its light modules
         light = ["__init__.py", "beyond.py", "dataset_keys.py", "errors.py", "one_package.py"]
-        light += ["console.py", "record/metrics.py", "record/predictions.py"]
+        light += ["record/metrics.py", "record/predictions.py"]
         light += ["storage/files.py", "storage/records.py", "storage/source.py"]
         light += ["trainer/by_run.py"]
         light += ["use/commands/arguments.py"]

@@ -6,7 +6,6 @@ import sys
 from collections.abc import Callable
 
 from ... import __version__
-from ...console import fold_lines
 from ...errors import by_system, check_name, open_stdout, printable
 from .arguments import command_parser
 
@@ -19,8 +18,8 @@ COMMANDS = {
     "emoji": "write the embedded emoji as a data set to try another checkout with",
 }
 BESIDES = (
-    "Training, protocols and reports need a checkout of the project: `python -m benchmark --help` "
-    "lists their commands there."
+    "Training, protocols and reports need a checkout of the project:\n"
+    "`python -m benchmark --help` lists their commands there."
 )
 
 
@@ -56,7 +55,6 @@ def exit_code(work: Callable[[], int | None], prog: str, install: str = "{}") ->
     open_stdout()
     if hasattr(sys.stdout, "reconfigure"):  # a console may lack letters of names
         sys.stdout.reconfigure(errors="backslashreplace")
-    fold_lines("stderr")  # stdout may have data, such as CSV
     try:
         code = work() or 0
         sys.stdout.flush()

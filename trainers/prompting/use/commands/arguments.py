@@ -8,7 +8,6 @@ import textwrap
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from ...console import fold
 from ...errors import UserError, printable
 from ...storage.files import write_whole
 
@@ -33,7 +32,7 @@ def command_parser(prog: str, version: str, summaries: Mapping[str, str], note: 
     parser = Parser(
         prog=prog,
         usage="%(prog)s COMMAND ...   (see COMMAND --help)",
-        epilog="\n".join([*listed, "", fold(note, most)]).rstrip(),
+        epilog="\n".join([*listed, "", note]).rstrip(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=version)
