@@ -14,7 +14,7 @@ from trainers.prompting.backbones.openai import OPENAI
 from trainers.prompting.encoders.sentences import clean
 from trainers.prompting.errors import UserError
 
-from . import noise
+from . import contents, noise
 from .contents import check_apart, division, fingerprint, note_twice, read_keys
 from .files import class_folders, read_folders, some
 from .rows import read_rows, row_keys
@@ -89,6 +89,8 @@ class ImageDataset(DatasetBase):
             train, val = self.few_shot(train, val, cfg.DATASET.NUM_SHOTS, cfg.SEED)
         subset, whole = cfg.DATASET.SUBSAMPLE_CLASSES, (train, val)
         train, val, test = subsample_classes(train, val, test, subset=subset)
+        if not self.only_tested:
+            contents.note_groups(type(self).__name__, train, test)
         values = noise.keys_of(cfg.DATASET)
         before = len(train)
         if values.IMBALANCE > 1 and not self.only_tested:
@@ -329,7 +331,7 @@ def subsample_classes(*sources, subset="all"):
     new_label = {label: i for i, label in enumerate(chosen)}
     return tuple(
         [
-            Datum(item.impath, new_label[item.label], item.domain, item.classname)
+            noise.relabel(item, new_label[item.label], item.classname)
             for item in source
             if item.label in new_label
         ]

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from trainers.prompting.errors import UserError
 
-from .splits import PARTS
+from .splits import PARTS, group_of
 
 MOST = 16 << 20  # bytes that are read of a file at most
 # Formats without compression: two images may have the same middle, and are read from the start.
@@ -177,6 +177,23 @@ def note_twice(source, parts, keys, published):
         print(
             f"Note: '{source}' has {count:,} images twice in the same part, such as '{a.impath}' "
             f"(a '{a.classname}') and '{b.impath}' (a '{b.classname}'): keep one of each"
+        )
+
+
+def note_groups(dataset, train, test):
+    """Print a note about test images whose group (`splits.group_of`) also has training images.
+
+    Args:
+        dataset: name of the data set, for the note.
+        train: list of Datum.
+        test: list of Datum.
+    """
+    trained = {group_of(item) for item in train} - {None}
+    if shared := [item for item in test if group_of(item) in trained]:
+        print(
+            f"Note: {len(shared):,} of the {len(test):,} test images of {dataset} share a group "
+            f"with training images, such as '{shared[0].impath}' (group '{group_of(shared[0])}'): "
+            "accuracy may be lower on images of other groups"
         )
 
 

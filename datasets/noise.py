@@ -7,9 +7,8 @@ for rounding, what a lower one does.
 
 import math
 import random
+from copy import copy
 from types import SimpleNamespace
-
-from dassl.data.datasets import Datum
 
 from trainers.prompting.dataset_keys import CHANGES as KEYS
 from trainers.prompting.errors import need, one_of
@@ -93,10 +92,16 @@ def noisy(items, names, noise, kind, seed):
         wrong += count
         steps = [1 if kind == "pair" else rng.randrange(1, K) for _ in group]
         for i, step in zip(group[:count], steps, strict=False):
-            item = items[i]
-            label = (item.label + step) % K
-            replaced[i] = Datum(item.impath, label, item.domain, names[label])
+            label = (items[i].label + step) % K
+            replaced[i] = relabel(items[i], label, names[label])
     return replaced
+
+
+def relabel(item, label, classname):
+    """Return a copy of an image with another label, and with all that a subclass of Datum adds."""
+    other = copy(item)
+    other._label, other._classname = label, classname
+    return other
 
 
 def _generator(draw, seed):

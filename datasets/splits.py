@@ -3,12 +3,12 @@
 import json
 import os
 import random
-from collections import Counter
+from collections import Counter, defaultdict
 from operator import index
 
 from dassl.data.datasets import Datum
 
-from trainers.prompting.errors import UserError, printable
+from trainers.prompting.errors import UserError, need, printable
 from trainers.prompting.storage.files import read_file, write_whole
 
 PARTS = ("train", "val", "test")
@@ -84,7 +84,17 @@ def inside(path):
 
 
 def write_split(path, image_dir, parts):
-    """Write a split that was made here, and print a note; if that is refused, the run continues."""
+    """Write a split that was made here, and print a note; if that is refused, the run continues.
+
+    Raises:
+        UserError: images have further attributes, which the file cannot hold.
+    """
+    plain = vars(Datum()).keys()
+    if any(type(x) is not Datum or vars(x).keys() != plain for items in parts for x in items):
+        raise UserError(
+            f"'{path}' would lose what this data set's images have beside a path, a label and a "
+            "class name: leave its `split_file` empty, and images are divided alike each time"
+        )
     split = {
         part: [[os.path.relpath(x.impath, image_dir), x.label, x.classname] for x in items]
         for part, items in zip(PARTS, parts, strict=True)
@@ -123,27 +133,91 @@ def check_files(source, parts):
 def divide(items):
     """Divide the images of each class by chance: 50% training, 20% validation, 30% test.
 
-    Of a class with two images, one is for testing.
+    Of a class with two images, one is for testing. If images have groups, see `divide_groups`.
+
+    Raises:
+        UserError: training needs all groups.
     """
+    if any(map(group_of, items)):
+        train, val, test = divide_groups(items, (0.5, 0.2, 0.3), needed=(0, 2))
+        need(
+            test,
+            "Training needs all groups of images, for each has a class that no other has, so that "
+            "none is left for the test: add groups, or leave the attribute `group` out",
+        )
+        return train, val, test
     train, val, test = [], [], []
-    for group in shuffled_classes(items):
-        n = len(group)
+    for of_class in shuffled_classes(items):
+        n = len(of_class)
         n_train = max(1, round(n * 0.5))
         n_val = max(0, min(round(n * 0.2), n - n_train - 1))
-        train += group[:n_train]
-        val += group[n_train : n_train + n_val]
-        test += group[n_train + n_val :]
+        train += of_class[:n_train]
+        val += of_class[n_train : n_train + n_val]
+        test += of_class[n_train + n_val :]
     return train, val, test
 
 
 def hold_out(items):
-    """Divide the images of each class by chance: 80% training, 20% validation."""
+    """Divide the images of each class by chance: 80% training, 20% validation.
+
+    If images have groups, see `divide_groups`.
+    """
+    if any(map(group_of, items)):
+        return divide_groups(items, (0.8, 0.2), needed=(0,))
     train, val = [], []
-    for group in shuffled_classes(items):
-        n_val = round(len(group) * 0.2)
-        val += group[:n_val]
-        train += group[n_val:]
+    for of_class in shuffled_classes(items):
+        n_val = round(len(of_class) * 0.2)
+        val += of_class[:n_val]
+        train += of_class[n_val:]
     return train, val
+
+
+def group_of(item):
+    """Return the `group` of an image, such as a patient, a scene or a film, as text.
+
+    None if it has none: no such attribute, or None, an empty text or nan, as in an empty cell.
+    """
+    group = getattr(item, "group", None)
+    return None if group is None or group == "" or group != group else str(group)
+
+
+def divide_groups(items, shares, needed):
+    """Divide images by chance into parts with about these shares of each class, by whole groups.
+
+    Groups may have several classes. An image without a group is one by itself. The largest come
+    first. Each goes to a part of `needed` that lacks one of its classes, else to the part that
+    lacks most of its images.
+
+    Args:
+        items: list of Datum.
+        shares: of the parts; they add up to 1.
+        needed: numbers of the parts that should have all classes, the most important first.
+
+    Returns:
+        A list of Datum for each part, in the order of the items.
+    """
+    keys = [group_of(item) or i for i, item in enumerate(items)]
+    groups = defaultdict(list)  # the label of each image
+    for key, item in zip(keys, items, strict=True):
+        groups[key].append(item.label)
+    sizes = Counter(item.label for item in items)
+    lacking = [{label: share * n for label, n in sizes.items()} for share in shares]
+    part_of, present = {}, [set() for _ in shares]
+    shuffled = random.Random(SPLIT_SEED).sample([*groups.items()], len(groups))
+    for key, labels in sorted(shuffled, key=lambda pair: len(pair[1]), reverse=True):
+
+        def lack(part, labels=labels):
+            return sum(lacking[part][label] / sizes[label] for label in labels)
+
+        without = [part for part in needed if not present[part].issuperset(labels)]
+        part = part_of[key] = without[0] if without else max(range(len(shares)), key=lack)
+        present[part].update(labels)
+        for label in labels:
+            lacking[part][label] -= 1
+    return tuple(
+        [item for key, item in zip(keys, items, strict=True) if part_of[key] == part]
+        for part in range(len(shares))
+    )
 
 
 def shuffled_classes(items):
@@ -152,4 +226,4 @@ def shuffled_classes(items):
     classes: dict[int, list] = {}
     for item in items:
         classes.setdefault(item.label, []).append(item)
-    return [chance.sample(group, len(group)) for group in classes.values()]
+    return [chance.sample(of_class, len(of_class)) for of_class in classes.values()]
