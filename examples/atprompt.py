@@ -112,7 +112,7 @@ class ATPrompt(Method):
     def encoders(self, clip_model, classnames, dataset):
         """Make the encoders; all tokens of the template before the class name are learned."""
         s = self.settings
-        words = [word_embeddings(clip_model, name) for name, _ in self.attributes()]
+        words = [word_embeddings(clip_model, name, before="X") for name, _ in self.attributes()]
         for i, ((name, _), word) in enumerate(zip(self.attributes(), words, strict=True), start=1):
             if not len(word) or "{}" in name:
                 raise UserError(

@@ -143,13 +143,16 @@ def block(run, path: Path, name: str, prompts: list[int]) -> Block:
     """Compute the maps of some prompts of a class on an image."""
     import torch
 
+    from trainers.prompting.encoders.sentences import SLOT, encode_after
+
     model, k = run.model, run.classnames.index(name)
     image = prepared(run, path)
     with torch.no_grad():
         output = model.output(image[None].to(model.device))
         plans = token_plans(model, output.image, output.text, k)
     tokenizer = model.text_encoder.tokenizer
-    of_class = [tokenizer.decode([token]).strip() for token in tokenizer.encode(name)]
+    of_name = encode_after(tokenizer.encode, SLOT, name)
+    of_class = [tokenizer.decode([token]).strip() for token in of_name]
     maps = {}
     for n in prompts:
         words = model.text_encoder.words(k, n - 1)

@@ -100,12 +100,17 @@ VOCABULARY = [
     "</s>",
     "<pad>",
     "<unk>",
-    *["a", "photo", "of", "forest", "annual", "crop", "river", "or", "sea", "x"],
+    *(WORDS := ["a", "photo", "of", "forest", "annual", "crop", "river", "or", "sea", "x"]),
+    *(f"▁{word}" for word in WORDS),
+    *(LETTERS := [*"bcdefhilmnoprstuv"]),
 ]
 
 
-def write_words(folder: Path, sos: bool = True, end: str = "</s>") -> None:
-    """Write a tokenizer of a few words in Hugging Face's files, with or without a start token."""
+def write_words(folder: Path, sos: bool = True, end: str = "</s>", marks: bool = False) -> None:
+    """Write a tokenizer of a few words in Hugging Face's files, with or without a start token.
+
+    marks: a word after a space is a token of its own, and the first one single letters.
+    """
     special = [{"SpecialToken": {"id": token, "type_id": 0}} for token in ("<s>", end)]
     row = [*special[: int(sos)], {"Sequence": {"id": "A", "type_id": 0}}, special[1]]
     ids = {token: i for i, token in enumerate(VOCABULARY)}
@@ -125,6 +130,12 @@ def write_words(folder: Path, sos: bool = True, end: str = "</s>") -> None:
         },
         "model": {"type": "WordLevel", "vocab": ids, "unk_token": "<unk>"},
     }  # fmt: skip
+    if marks:
+        found["pre_tokenizer"] = {
+            "type": "Metaspace", "replacement": "▁", "prepend_scheme": "never", "split": True,
+        }  # fmt: skip
+        score = {**dict.fromkeys(VOCABULARY, -1.0), **dict.fromkeys(WORDS[1:-1], -99.0)}
+        found["model"] = {"type": "Unigram", "unk_id": 3, "vocab": [*score.items()]}
     (folder / "tokenizer.json").write_text(json.dumps(found))
     config = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": end, "unk_token": "<unk>"}
     config |= {"pad_token": "<pad>"} | ({"bos_token": "<s>"} if sos else {})

@@ -10,6 +10,7 @@ on that get contexts, W and V the widths of the text and the image encoder.
 """
 
 from collections.abc import Callable, Sequence
+from itertools import groupby
 from typing import Any, NamedTuple
 
 import torch
@@ -17,7 +18,7 @@ from torch import nn
 
 from .backbones import family_of
 from .backbones.openai_clip import model as openai_model
-from .encoders.sentences import SLOT
+from .encoders.sentences import SLOT, around_name, encode_after
 from .encoders.sides import need_open
 from .errors import need
 
@@ -67,6 +68,7 @@ def initial_contexts(
     length: int,
     embedding: torch.Tensor,
     encode: Callable[[str], list[int]],
+    before: str = "",
 ) -> torch.Tensor:
     """Return initial values of `count` contexts of `length` tokens (docs/methods.md, section 5).
 
@@ -78,14 +80,19 @@ def initial_contexts(
         count: number of prompts.
         length: number of tokens of each.
         embedding: (vocabulary, W), CLIP's token embedding.
-        encode: its tokenizer's function from a word to token ids.
+        encode: its tokenizer's function from words to token ids.
+        before: words in front of the contexts, such as a class name.
 
     Returns:
         (count, length, W).
     """
     out = torch.randn(count, length, embedding.shape[1]) * STD
     for i, template in enumerate(templates[:count]):
-        tokens = [(t, word == SLOT) for word in template.split() for t in encode(word)]
+        tokens, start = list[tuple[int, bool]](), before
+        for is_slot, words in groupby(around_name(template)[0].split(), SLOT.__eq__):
+            some = " ".join(words)
+            tokens += [(t, is_slot) for t in encode_after(encode, start, some)]
+            start = f"{start} {some}".lstrip()
         repeated = template in templates[:i]
         for j, (token, is_slot) in enumerate(tokens[:length]):
             if not is_slot:
@@ -93,12 +100,13 @@ def initial_contexts(
     return out
 
 
-def word_embeddings(clip_model: Any, words: str) -> torch.Tensor:
+def word_embeddings(clip_model: Any, words: str, before: str = "") -> torch.Tensor:
     """Return the embeddings (n, W), float32, of the n tokens of some words, to start contexts from.
 
     Args:
         clip_model: a CLIP from `load_clip`; W is the width of its text encoder.
         words: without SOS and EOS.
+        before: what precedes the words in the sentence, such as `X`.
 
     Examples:
         >>> from trainers.prompting import load_clip
@@ -106,7 +114,7 @@ def word_embeddings(clip_model: Any, words: str) -> torch.Tensor:
         torch.Size([4, 128])
     """
     need_open(clip_model, "text", "starts contexts from words")
-    ids = family_of(clip_model).tokenizer.encode(words)
+    ids = encode_after(family_of(clip_model).tokenizer.encode, before, words)
     embeddings: torch.Tensor = clip_model.token_embedding.weight.detach()[ids].float()
     return embeddings
 
@@ -121,6 +129,7 @@ class Textual(nn.Module):
         depth: J.
         single: True to keep the only context as (b, W), as public code of one prompt does.
         count: number of contexts, if there are more than templates.
+        position: of the class name, as in `write_sentences`.
     """
 
     deeper = "deep_text"  # name of the contexts of later blocks
@@ -133,8 +142,10 @@ class Textual(nn.Module):
         depth: int = 1,
         single: bool = False,
         count: int = 0,
+        position: str = "end",
     ):
         super().__init__()
+        self.before = SLOT if position == "front" else ""
         start = self.start(clip_model, templates, count or len(templates), length)
         self.ctx = nn.Parameter(start[0] if single else start)
         self.add_module(
@@ -147,7 +158,7 @@ class Textual(nn.Module):
         """Return the initial contexts of the first block, (count, length, W)."""
         embedding = clip_model.token_embedding.weight.detach()
         encode = family_of(clip_model).tokenizer.encode
-        return initial_contexts(templates, count, length, embedding, encode)
+        return initial_contexts(templates, count, length, embedding, encode, self.before)
 
     def forward(self) -> Contexts:
         """Return the contexts of the text encoder."""

@@ -13,7 +13,7 @@ from foreign import (
     zero_shot,
 )
 
-from trainers.prompting import UserError, build_method, load_clip
+from trainers.prompting import UserError, build_method, load_clip, word_embeddings
 from trainers.prompting.backbones import family_of
 from trainers.prompting.encoders.sentences import write_sentences
 from trainers.prompting.encoders.text import TextEncoder
@@ -25,14 +25,17 @@ WORLDWIDE = {"hf_tokenizer_name": "o/words", "vocab_size": len(VOCABULARY)}
 WORLDWIDE |= {"pool_type": "eos", "eos_id": 1}
 
 
-@pytest.fixture(scope="module", params=[True, False], ids=["start", "no start"])
+KINDS = {"start": {}, "no start": {"sos": False}, "spaces": {"sos": False, "marks": True}}
+
+
+@pytest.fixture(scope="module", params=KINDS)
 def pair(request, tmp_path_factory):
-    """The folder of a CLIP that reads words, and the package's model."""
+    """The folder of a CLIP that reads words, the package's model, and if there is a start token."""
     torch.manual_seed(0)
     config = open_clip_config(text=WORLDWIDE, custom_text=True)
     folder, model = open_clip_folder(tmp_path_factory.mktemp("words"), config)
-    write_words(folder, request.param)
-    return folder, model, request.param
+    write_words(folder, **KINDS[request.param])
+    return folder, model, request.param == "start"
 
 
 def ids_of(folder, sentences):
@@ -51,15 +54,32 @@ def test_logits_are_those_of_the_package(pair):
     assert tokenizer[2:] == (0 if start else None, 1, None)
 
 
-@pytest.mark.parametrize("position", ["end", "middle", "front"])
-def test_words_as_contexts_are_the_plain_sentence(pair, position):
+PLAIN = {"end": "a photo of a {}", "middle": "a photo {} of a", "front": "{} a photo of a"}
+
+
+@pytest.mark.parametrize("position", PLAIN)
+def test_a_start_from_words_is_the_plain_sentence(pair, position):
     clip_model = load_clip(f"open_clip:{pair[0]}")
-    words = [VOCABULARY.index(word) for word in ["a", "photo", "of", "a"]]
-    rows = write_sentences(clip_model, ["a photo of a {}"], NAMES, 4, position)
-    found = TextEncoder(clip_model, rows)([clip_model.token_embedding.weight[words][None]])
-    plain = {"end": "a photo of a {}", "middle": "a photo {} of a", "front": "{} a photo of a"}
-    wanted = TextEncoder(clip_model, write_sentences(clip_model, [plain[position]], NAMES))()
-    torch.testing.assert_close(found.h, wanted.h, atol=1e-6, rtol=1e-6)
+    node = {"CTX_INIT": "a photo of a", "CLASS_TOKEN_POSITION": position}
+    method = build_method("CoOp", node, clip_model, NAMES).eval()
+    plain = write_sentences(clip_model, [PLAIN[position] + "."], NAMES)
+    wanted = TextEncoder(clip_model, plain)()
+    torch.testing.assert_close(method.text_features(method.contexts()).h, wanted.h)
+
+
+def test_gaps_and_words_in_a_sentence(pair):
+    """Words after gaps, and those of methods that write their own sentences, follow a space."""
+    clip_model = load_clip(f"open_clip:{pair[0]}")
+    node = {"N": 2, "N_CTX": 3, "DEPTH": 1, "CTX_INIT": ["a photo of a", "X sea of a"]}
+    method = build_method("ALIGN", node, clip_model, NAMES)
+    (ids,) = ids_of(pair[0], ["x sea of"])
+    rows = clip_model.token_embedding.weight[ids[pair[2] :][1:3]]
+    torch.testing.assert_close(method.prompt_learner.ctx[1, 1:], rows)
+    assert torch.equal(word_embeddings(clip_model, "sea of ", before="X"), rows)
+    gallop = build_method("GalLoP", {"TEMPLATE": "a photo of a {}."}, clip_model, NAMES)
+    assert gallop.global_prompt.shape[1] == 4
+    ((sentence, *_), *_) = build_method("PLOTPP", {}, clip_model, NAMES).text_encoder.sentences
+    assert min(sentence.slots) == sentence.start == pair[2]
 
 
 @pytest.mark.parametrize(

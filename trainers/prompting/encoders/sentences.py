@@ -4,7 +4,7 @@ A template is words with `{}` for the class name; without `{}` the name follows,
 word `X` is a placeholder: a learned token that starts there starts at random.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from ..backbones import family_of
@@ -66,6 +66,13 @@ def around_name(template: str) -> tuple[str, str]:
     """Return the parts of a template before and after the class name."""
     before, place, after = template.partition("{}")
     return (before, after) if place else (template + " ", ".")
+
+
+def encode_after(encode: Callable[[str], list[int]], before: str, words: str) -> list[int]:
+    """Return the token ids of words that follow others, which some tokenizers mark by a space."""
+    if not before:
+        return encode(words.strip())
+    return encode(f"{before.rstrip()} {words.strip()}")[len(encode(before.rstrip())) :]
 
 
 # ------------------------------------------------------------------ from CTX_INIT to templates
@@ -184,16 +191,20 @@ class _Writer(NamedTuple):
         if not name:
             raise UserError("A class name is empty: give every class a name")
         before, after = around_name(template)
-        text = before + name + after
-        first, pad = len(self.start), self.tokenizer.pad
-        ids = [*self.start, *self.tokenizer.encode(text), self.tokenizer.eos]
+        return self._sentence(self.tokenizer.encode(before + name + after), template, name)
+
+    def _sentence(self, words: list[int], template: str, name: str) -> Sentence:
+        """Return the sentence of the ids of all words, without learned tokens."""
+        before, after = around_name(template)
+        text, first, pad = before + name + after, len(self.start), self.tokenizer.pad
+        ids = [*self.start, *words, self.tokenizer.eos]
         if len(ids) > self.context_length:
             culprit = "" if name == text else f"The class name '{name:.80}' is too long: "
             raise UserError(
                 f"{culprit}'{text:.120}' has {len(ids)} tokens but the text encoder reads "
                 f"{self.context_length}: shorten it, or the context"
             )
-        if {*self.start, self.tokenizer.eos} & {*ids[first:-1]}:
+        if {*self.start, self.tokenizer.eos} & {*words}:
             raise UserError(
                 f"'{text:.120}' has the mark of the start or end of a sentence (such as "
                 "<|endoftext|>): remove it from the class name, or the context"
@@ -209,27 +220,32 @@ class _Writer(NamedTuple):
         sentence = self.plain(template, name)
         if not b:
             return sentence
-        ids, first = sentence.ids, len(self.start)
-        head = self.tokenizer.encode(around_name(template)[0])
+        first, encode = len(self.start), self.tokenizer.encode
+        before, after = around_name(template)
+        head = encode(before.strip())
         if len(head) < b:
             raise UserError(
                 f"{self.keys.words} '{template}' has {len(head)} tokens before the class name but "
                 f"{self.keys.length} is {b}: lengthen the template or lower {self.keys.length}"
             )
-        if ids[first : first + b] != head[:b]:
+        if sentence.ids[first : first + b] != head[:b]:
             raise UserError(
                 f"{self.keys.words} '{template}' and the class name '{name}' form one word: put a "
                 "space before {}"
             )
         if position == "end":
             return sentence._replace(slots={first + j: j for j in range(b)})
-        name_ids = ids[first + b : first + b + len(self.tokenizer.encode(name))]
-        rest = ids[first + b + len(name_ids) :]
-        before = b // 2 if position == "middle" else 0
-        after, middle = before + len(name_ids), first + before
-        moved = [*ids[:middle], *name_ids, *ids[middle : first + b], *rest]
-        slots = {first + j if j < before else first + j + after - before: j for j in range(b)}
-        return sentence._replace(ids=moved, slots=slots)
+        place = b // 2 if position == "middle" else 0
+        if place:
+            own, behind = encode_after(encode, before, name), encode(before + name + after)
+            behind = behind[len(head) :]
+        else:  # the name begins the sentence
+            own, behind = encode(name), encode(name + after)
+            head = encode_after(encode, name, before)
+        n = len(own)
+        words = [*head[:place], *behind[:n], *head[place:], *behind[n:]]
+        slots = {first + j + (n if j >= place else 0): j for j in range(b)}
+        return self._sentence(words, template, name)._replace(slots=slots)
 
 
 def shared_length(row: list[Sentence], class_specific: bool) -> int:

@@ -233,10 +233,10 @@ class TextEncoder(nn.Module):
 
     def _filled(self, suffix: Tensor, ctx: Tensor, b: int) -> Tensor:
         """Return packed suffixes whose last learned tokens, of b, are those of a later depth."""
-        place, _, j = self.layout.suffix_slots
-        kept = j >= b - ctx.shape[-2]
-        value = ctx[:, j[kept] - b + ctx.shape[-2]]
-        return suffix.index_copy(1, place[kept], value.to(suffix.dtype))
+        gone = b - ctx.shape[-2]
+        place, _, j = (row.reshape(-1, b)[:, gone:].flatten() for row in self.layout.suffix_slots)
+        value = ctx[:, j - gone]
+        return suffix.index_copy(1, place, value.to(suffix.dtype))
 
     @torch.no_grad()
     def _whole(self) -> TextFeatures:

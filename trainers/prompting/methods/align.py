@@ -77,6 +77,7 @@ class Family(Method):
         point: M, N, beta and the coupling.
         text_size, vision_size: of the contexts of each encoder.
         single: True if the context of the only prompt has the shape (b, W), as in public code.
+        position: of the class name, as in `write_sentences`.
         largest_distance: a bound on what `token_level` returns.
     """
 
@@ -85,6 +86,7 @@ class Family(Method):
     vision_size: Size
     prompt_learner: Any
     single = True
+    position = "end"
     largest_distance = 2.0
 
     def templates(self) -> Sequence[str]:
@@ -133,7 +135,8 @@ class Family(Method):
         sides: list[Any] = []
         if N:
             b, J, _ = self.text_size
-            sides.append(Textual(clip_model, self.templates(), b, J, single))
+            words = self.templates()
+            sides.append(Textual(clip_model, words, b, J, single, position=self.position))
         if M:
             b, J, _ = self.vision_size
             sides.append(Visual(clip_model, M, b, J, single))

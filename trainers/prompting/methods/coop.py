@@ -50,7 +50,7 @@ class CoOp(Family):
         return only_template(self.settings.CTX_INIT)
 
     @property
-    def position(self) -> str:
+    def position(self):
         """The position of the class name: `end`, `middle` or `front`."""
         return self.settings.CLASS_TOKEN_POSITION
 

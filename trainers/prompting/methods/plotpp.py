@@ -99,8 +99,8 @@ class PLOTPP(Family):
         """Return the sentences [n][k], with learned tokens at the positions 1 to n."""
         s, n = self.settings, self.text_size.b
         templates = (" ".join([SLOT] * n),) * s.N if s.ALIGNED else s.words
-        slots = {1 + j: j for j in range(n)}
         rows = write_sentences(clip_model, templates, classnames)
+        slots = {rows[0][0].start + j: j for j in range(n)}
         return [[sentence._replace(slots=slots) for sentence in row] for row in rows]
 
     def build(self, clip_model, classnames, dataset):
