@@ -19,6 +19,7 @@ from .contents import check_apart, division, fingerprint, note_twice, read_keys
 from .files import class_folders, read_folders, some
 from .rows import read_rows, row_keys
 from .splits import check_files, divide, read_split, write_split
+from .validation import few, held_out, most_validation
 
 OTHER = {"base": "new", "new": "base"}
 
@@ -48,9 +49,10 @@ class ImageDataset(DatasetBase):
         fingerprint: hash of that: of the files, their sizes and contents; None for embedded data.
         keys: path to `contents.read_keys` of each image; empty for public and embedded data.
         other_classnames: in a run on base or new classes, the names of the other half, in order.
-        validation: validation images on which a temperature is fitted, at most four of each class
-            and none that is also a test image. They are of the base classes, also in a run on new
-            classes, or of all classes in a run on all; labels are those of a run on these classes.
+        validation: validation images, on which a temperature is fitted and methods search: as many
+            of each class as `most_validation` allows, and none that is also a test image. They are
+            of the base classes, also in a run on new classes, or of all classes in a run on all;
+            labels are those of a run on these classes.
     """
 
     dataset_dir = ""  # the folder below DATASET.ROOT
@@ -85,8 +87,12 @@ class ImageDataset(DatasetBase):
             self.keys = {} if public else keys
         without_labels = None if self.only_tested else train
         tested = {item.impath for item in test}
+        most = most_validation(cfg.DATASET)
         if cfg.DATASET.NUM_SHOTS >= 1 and not self.only_tested:
-            train, val = self.few_shot(train, val, cfg.DATASET.NUM_SHOTS, cfg.SEED)
+            train, val = self.few_shot(train, val, cfg.DATASET.NUM_SHOTS, cfg.SEED, most)
+        more = getattr(cfg.DATASET, "VALIDATION_SHOTS", 0) and not self.only_tested
+        if more and all(item.impath in tested for item in val):
+            val = held_out(without_labels, train, most, cfg.SEED)
         subset, whole = cfg.DATASET.SUBSAMPLE_CLASSES, (train, val)
         train, val, test = subsample_classes(train, val, test, subset=subset)
         if not self.only_tested:
@@ -101,7 +107,7 @@ class ImageDataset(DatasetBase):
         self.other_classnames = self.get_lab2cname(others[0])[1]
         of_base = others[1] if subset == "new" else val
         free = [item for item in of_base if item.impath not in tested]
-        self.validation = few(self.split_dataset_by_label(free).values())
+        self.validation = few(self.split_dataset_by_label(free).values(), most)
         if self.num_classes < 2:
             raise UserError(
                 f"{type(self).__name__} has only the class '{self.classnames[0]}' with "
@@ -229,8 +235,8 @@ class ImageDataset(DatasetBase):
                 "published: accuracies are not comparable with published ones"
             )
 
-    def few_shot(self, train, val, shots, seed):
-        """Draw `shots` images of each class from `train`, and at most four from `val`.
+    def few_shot(self, train, val, shots, seed, most):
+        """Draw `shots` images of each class from `train`, and at most `most` from `val`.
 
         The seed is set here, so the choice does not depend on earlier random numbers.
         """
@@ -240,7 +246,7 @@ class ImageDataset(DatasetBase):
         train = self.generate_fewshot_dataset(train, num_shots=shots)
         if val:
             print("Validation: ", end="")
-            val = self.generate_fewshot_dataset(val, num_shots=min(shots, 4))
+            val = self.generate_fewshot_dataset(val, num_shots=most)
         return train, val
 
 
@@ -301,17 +307,6 @@ def check_labels(dataset, train, val, test):
         else:
             continue
         raise UserError(f"{dataset}: label {label} has no name, {why}")
-
-
-def few(classes, most=4):
-    """Draw at most `most` items of each class, with a fixed seed.
-
-    Args:
-        classes: lists of items.
-        most: items of each.
-    """
-    rng = random.Random(0)
-    return [item for items in classes for item in rng.sample(items, min(most, len(items)))]
 
 
 def subsample_classes(*sources, subset="all"):

@@ -23,9 +23,9 @@ class ImageNet(ImageDataset):
         train, val = (read_folders(images / part, classes, source) for part in ("train", "val"))
         return train, val, val
 
-    def few_shot(self, train, val, shots, seed):
+    def few_shot(self, train, val, shots, seed, most):
         """Draw from the training images only: the validation images are the test images."""
-        train, _ = super().few_shot(train, [], shots, seed)
+        train, _ = super().few_shot(train, [], shots, seed, most)
         return train, val
 
 

@@ -85,6 +85,11 @@ def build_cfg(
     if check_values is not None:
         check_values(cfg)
     check_optim(cfg.OPTIM)
+    need(
+        cfg.DATASET.VALIDATION_SHOTS >= -1,
+        f"DATASET.VALIDATION_SHOTS is {cfg.DATASET.VALIDATION_SHOTS} but must be 0 or more, or -1, "
+        "for as many validation images of each class as shots",
+    )
     read = ["FEATURES"] * bool(cfg.DATASET.FEATURES)
     read += ["LABEL_NOISE or IMBALANCE"] * noise.changes(noise.keys_of(cfg.DATASET))
     need(

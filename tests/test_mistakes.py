@@ -78,6 +78,7 @@ MISTAKES = {
     "crop": (["INPUT.RRCROP_SCALE", "(1.0, 0.1)"], "RRCROP_SCALE is (1.0, 0.1) but must be two"),
     "no shots": (["DATASET.NUM_SHOTS", "0"], "NUM_SHOTS is 0, which leaves nothing to train on"),
     "shots": (["DATASET.NUM_SHOTS", "-2"], "NUM_SHOTS is -2 but must be"),
+    "validation": (["DATASET.VALIDATION_SHOTS", "-2"], "VALIDATION_SHOTS is -2 but must be 0 or"),
     "noise": (["DATASET.LABEL_NOISE", "1"], "LABEL_NOISE is 1.0 but must be the share of wrong"),
     "less noise": (["DATASET.LABEL_NOISE", "-0.1"], "NOISE is -0.1 but must be the share of wrong"),
     "kind of noise": (

@@ -6,6 +6,7 @@ It is long because there is one tree for each data set.
 import json
 import os
 import random
+from collections import Counter
 from types import SimpleNamespace
 
 import pytest
@@ -166,11 +167,50 @@ def test_shots_are_taken_only_from_training_images(tmp_path):
     assert labels(load("imagenet", tmp_path, shots=2, seed=2).train_x) != labels(dataset.train_x)
 
 
+def test_validation_images_are_held_out_of_the_training_images(tmp_path):
+    imagenet(tmp_path)
+    usual = load("imagenet", tmp_path, shots=2)
+    assert usual.validation == []
+    whole = labels(load("imagenet", tmp_path).train_x)
+    for most, each in ((-1, 2), (1, 1), (4, 2)):  # no more than shots
+        after = load("imagenet", tmp_path, shots=2, VALIDATION_SHOTS=most)
+        drawn = labels(after.validation)
+        assert labels(after.train_x) == labels(usual.train_x) and counts(after)[2] == 60
+        assert drawn == labels(after.val) and Counter(drawn.values()) == dict.fromkeys(
+            range(12), each
+        )
+        assert drawn.items() <= whole.items() and not drawn.keys() & labels(after.train_x).keys()
+    for subset in ("base", "new"):
+        half = load("imagenet", tmp_path, 2, subset, VALIDATION_SHOTS=4)
+        assert labels(half.validation) == {name: y for name, y in drawn.items() if y < 6}
+    other = load("imagenet", tmp_path, 2, seed=2, VALIDATION_SHOTS=4)
+    assert labels(other.validation) != drawn
+    for shots in (6, -1):
+        with pytest.raises(UserError, match="the class 'animal 0' has none left: take fewer"):
+            load("imagenet", tmp_path, shots, VALIDATION_SHOTS=4)
+
+
+@pytest.mark.parametrize("most, each", [(0, 4), (-1, 5), (2, 2), (9, 5)])
+def test_validation_images_of_each_class(most, each, tmp_path):
+    names = [f"{kind}/{i}.jpg" for kind in ("a", "b") for i in range(18)]
+    jpegs(tmp_path / "eurosat" / "2750", *names)
+    split = {
+        part: [[name, i // 18, "ab"[i // 18]] for i, name in enumerate(names) if i % 3 == rest]
+        for rest, part in enumerate(PARTS)
+    }
+    (tmp_path / "eurosat" / "split_zhou_EuroSAT.json").write_text(json.dumps(split))
+    usual, dataset = (load("eurosat", tmp_path, 5, **keys)
+                      for keys in ({}, {"VALIDATION_SHOTS": most}))  # fmt: skip
+    assert list(map(vars, dataset.train_x)) == list(map(vars, usual.train_x))
+    assert len(dataset.val) == len(dataset.validation) == 2 * each
+    assert {item.impath for item in dataset.val} == {item.impath for item in dataset.validation}
+
+
 @pytest.mark.parametrize("builder", SHIFTED)
 def test_a_shifted_domain_is_whole_for_any_shots(builder, tmp_path):
     _, sizes = builder(tmp_path)
-    dataset = load(builder.__name__, tmp_path, shots=1)
-    assert counts(dataset) == sizes and not dataset.train_u
+    dataset = load(builder.__name__, tmp_path, shots=1, VALIDATION_SHOTS=4)
+    assert counts(dataset) == sizes and not dataset.train_u and not dataset.validation
 
 
 def test_v2_folders_are_numbers(tmp_path):

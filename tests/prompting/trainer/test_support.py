@@ -161,8 +161,8 @@ def test_validation_images_are_seen_after_the_last_step(tmp_path, kind, capsys):
     search = ["TRAINER.PROTO.SEARCH", "True"]
     assert tiny.run(tmp_path, "Prototypes", extra=search) == 2
     assert (
-        "has none besides its test images: switch its search off (SEARCH False)"
-        in capsys.readouterr().err
+        "has none besides its test images: switch its search off (SEARCH False), or hold training "
+        "images out (DATASET.VALIDATION_SHOTS 4)" in capsys.readouterr().err
     )
     halves = [*search, "DATASET.NAME", "ImageFolder", "DATASET.NUM_SHOTS", "2"]
     root = tiny.write_halves(tmp_path / "images")

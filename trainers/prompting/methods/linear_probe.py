@@ -30,9 +30,9 @@ class LinearProbe(Method):
     C is the key or, with SEARCH_HP, has the best validation accuracy: the first best of 1e6, 1e4,
     .., 1e-6; then, NUM_STEP times between left = C / 10 and right = 10 C, the better one (left if
     equal) is kept and the other becomes their geometric mean. The better of the last two counts.
-    Where the validation images are also the test images, as on ImageNet, the search is refused.
 
-    **Published.** With the search; crop scale 0.5-1.
+    **Published.** With the search, on as many validation images as shots (`DATASET.VALIDATION_SHOTS
+    -1`), on ImageNet from training images; crop scale 0.5-1.
 
     **Differences.** The public code stops where scikit-learn does, at a gradient of 1e-4. With C of
     0.01 and less that is far from the minimum, and other C win. CLAP's linear probe, which gradient

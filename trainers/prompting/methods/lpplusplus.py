@@ -40,10 +40,11 @@ class LPPlusPlus(LinearProbe):
     all gradients since the first step, which the public code never clears. `cleared`: that of the
     step alone, as the paper derives it. After 300 steps their logits differ by 2.6 on a tiny CLIP.
 
-    With SEARCH_HP the last step with the best validation accuracy counts, else the last one. Where
-    the validation images are also the test images, as on ImageNet, the search is refused.
+    With SEARCH_HP the last step with the best validation accuracy counts, else the last one.
 
-    **Published.** FORM `released`, SEARCH_HP True, 300 steps, crop scale 0.5-1; with RN50 in fp16.
+    **Published.** FORM `released`, SEARCH_HP True on as many validation images as shots
+    (`DATASET.VALIDATION_SHOTS -1`), on ImageNet from training images, 300 steps, crop scale 0.5-1;
+    with RN50 in fp16.
 
     **Checkpoint.** `classifier.weight`, `classifier.bias`, `alpha_vec` (1, K). The public code
     saves nothing.

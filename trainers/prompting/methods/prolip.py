@@ -53,7 +53,7 @@ class ProLIP(OneView):
 
     **Differences.** On a GPU the public code keeps P and Adam in half precision, in which entries
     above 1/32 do not move at rate 1e-5. Here they are float32. It searches on N validation images
-    a class; here there are at most 4.
+    a class: that is `DATASET.VALIDATION_SHOTS -1`.
 
     **Checkpoint.** `vit_proj`; of ResNets `linear.weight`, `linear.bias`. Of the public code:
     `<dataset>_seed<n>.pth`.

@@ -52,7 +52,8 @@ class TransCLIP(Transductive):
     to their nearest test images. They enter mu and v with the weight TAU gamma / S each, those of
     the test with 1 / Q; mu starts as their normalised sum. GAMMA has the values of gamma. The first
     one with the best validation accuracy counts, where a validation image gets the prediction of
-    the test image nearest to it; without SEARCH_HP, the first.
+    the test image nearest to it; without SEARCH_HP, the first. On ImageNet these are four unused
+    training images of each class, or fewer with fewer shots (`DATASET.VALIDATION_SHOTS 4`).
 
     Few images cost much: with RN50 on WHU-RS19, 95.9% on all 1,005 become 86.3% in batches of 100.
     The order of the images has no effect. A batch of `predict` is classified for itself.

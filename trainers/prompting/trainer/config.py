@@ -41,6 +41,7 @@ def add_nodes(cfg: CfgNode) -> None:
     cfg.INPUT.setdefault("RESIZE", "shortest")  # or squash, if the backbone changes proportions
     cfg.INPUT.setdefault("DRAFT", False)  # which the original Dassl cannot
     cfg.DATASET.setdefault("SUBSAMPLE_CLASSES", "all")  # all, base or new
+    cfg.DATASET.setdefault("VALIDATION_SHOTS", 0)  # of a class; 0: as CoOp, -1: as many as shots
     cfg.DATALOADER.TRAIN_X.setdefault("DROP_LAST", True)  # the last batch, if it is short
     for key, default in schedule.KEYS.items():
         cfg.OPTIM.setdefault(key, default)

@@ -102,7 +102,7 @@ def take_support(trainer: Any, anew: bool) -> None:
         raise UserError(
             f"{type(method).__name__} chooses settings on validation images, but "
             f"{cfg.DATASET.NAME} has none besides its test images: switch its search off "
-            f"({key} False)"
+            f"({key} False), or hold training images out (DATASET.VALIDATION_SHOTS 4)"
         )
     if method.searches and cfg.TEST.FINAL_MODEL == "best_val":
         raise UserError(
