@@ -542,8 +542,13 @@ class Method(PublicFiles, nn.Module):
                 yield from module.named_parameters(name)
 
     def learned(self) -> dict[str, nn.Parameter]:
-        """Return what the method learns, by name: its parameters that `build` has not frozen."""
-        return {name: p for name, p in self.own_parameters() if name not in self._fixed}
+        """Return what the method learns, by name: its parameters that `build` has not frozen.
+
+        Of tied parameters it has the first name, so that an optimiser updates them once.
+        """
+        named = [(name, p) for name, p in self.own_parameters() if name not in self._fixed]
+        first = {p: name for name, p in reversed(named)}
+        return {name: p for name, p in named if first[p] == name}
 
     def public_parameters(self) -> dict[str, nn.Parameter]:
         """Return all own parameters under the names of public whole-model checkpoints."""

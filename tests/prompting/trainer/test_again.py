@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from tiny import run
+from torch import nn
 
 from trainers.prompting import Contexts, Stage, register
 from trainers.prompting.method import METHODS
@@ -90,6 +91,13 @@ class Adapting(CoOp):
         return output._replace(logits=output.logits - self.shift)
 
 
+class NotANumber(CoOp):
+    """A mean over the images of the third class, which a batch may not have."""
+
+    def loss(self, output, batch):
+        return super().loss(output, batch) + output.logits[batch.labels == 2].mean()
+
+
 class Probable(CoOp):
     def logits(self, image, text):
         return super().logits(image, text).softmax(1)
@@ -100,6 +108,7 @@ class Logarithms(CoOp):
         return super().logits(image, text).log_softmax(1)
 
 
+WHOLE = ["DATALOADER.TRAIN_X.BATCH_SIZE", "16"]  # all images in one batch, four of each class
 BUILT = "built again from its checkpoint, is off by"
 SAID = {
     InATensor: f"The logits of InATensor, {BUILT}",
@@ -107,6 +116,7 @@ SAID = {
     ByAStage: f"The logits of ByAStage, {BUILT}",
     AtTheEnd: f"The logits of AtTheEnd, {BUILT}",
     MadeLate: "MadeLate cannot be built again from its own checkpoint",
+    NotANumber: "The loss of NotANumber is nan for random images, two of each of two classes",
     NoisyContexts: "NoisyContexts predicts otherwise on a second call (off by",
     Adapting: "Adapting predicts otherwise on a second call (off by",
     Probable: "The logits of Probable are probabilities, which sum to one over its own classes",
@@ -114,13 +124,45 @@ SAID = {
 }
 
 
+class Supervised(CoOp):
+    """A supervised contrastive term: means over the other images of a class in the batch."""
+
+    def loss(self, output, batch):
+        z, own = output.image.z[:, 0], batch.labels[:, None] == batch.labels
+        alike = (z @ z.T).masked_fill(~own | torch.eye(len(z), dtype=torch.bool), torch.nan)
+        return super().loss(output, batch) - alike.nanmean(1).mean()
+
+
+class Tied(CoOp):
+    """A parameter under two names, of which checkpoints have both."""
+
+    def build(self, *given):
+        super().build(*given)
+        self.first = nn.Linear(1, 1, bias=False)
+        self.second = nn.Linear(1, 1, bias=False)
+        self.second.weight = self.first.weight
+
+    def logits(self, image, text):
+        return super().logits(image, text) * self.first.weight * self.second.weight
+
+
 @pytest.mark.parametrize("kind", SAID, ids=lambda kind: kind.__name__)
 def test_a_run_ends_with_a_sentence(tmp_path, capsys, kind):
     register(kind)
     epochs = 2 if kind in (ByAStage, AtTheEnd) else 1
-    assert run(tmp_path, kind.__name__, None, epochs) == 2
+    assert run(tmp_path, kind.__name__, None, epochs, extra=WHOLE) == 2
     line = capsys.readouterr().err.strip().splitlines()[-1]
     assert line.startswith("error: ") and SAID[kind] in line
+
+
+@pytest.mark.parametrize("kind", [Supervised, Tied])
+def test_a_sound_run_is_not_refused(tmp_path, capsys, kind):
+    register(kind)
+    assert run(tmp_path, kind.__name__, None, 1, extra=WHOLE) == 0
+    if kind is Tied:
+        assert "Trained parameters: 2,049\n" in capsys.readouterr().out
+        state = torch.load(next(tmp_path.glob("output/*/model.pth.tar-1")))["state_dict"]
+        assert state["first.weight"] == state["second.weight"] != 1
 
 
 def test_what_the_checks_leave_behind(tmp_path, monkeypatch):

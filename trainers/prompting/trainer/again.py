@@ -3,6 +3,7 @@
 Built-in methods do, which tests show. A method of a plug-in is checked in its runs.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -30,7 +31,7 @@ def check_rebuilt(trainer: Any) -> None:
     Random numbers, buffers and modes are as before.
 
     Raises:
-        UserError: it cannot be built again, or its logits or loss differ.
+        UserError: it cannot be built again, or its logits or loss differ or are nan.
     """
     method, data = trainer.method, trainer.dm.dataset
     others = getattr(data, "other_classnames", ())
@@ -39,6 +40,11 @@ def check_rebuilt(trainer: Any) -> None:
         trainer.precision,
     )  # fmt: skip
     for what, difference in apart.items():
+        need(
+            not math.isnan(difference),
+            f"The {what} of {type(method).__name__} is nan for random images, two of each of two "
+            "classes: let no batch give an empty mean or a division by 0",
+        )
         need(
             difference <= ROUNDING,
             f"The {what} of {type(method).__name__}, built again from its checkpoint, is off by "
@@ -67,7 +73,7 @@ def rebuilt_apart(
 
     Returns:
         The largest differences of logits and, for a method that trains, of losses, relative to the
-        largest value.
+        largest value; nan where both have nan.
 
     Raises:
         UserError: the method cannot be built again from its state.
@@ -89,10 +95,15 @@ def rebuilt_apart(
     for name, p in method.learned().items():
         rebuilt.learned()[name].requires_grad_(p.requires_grad)
     ours, theirs = (_outcome(m, precision) for m in (method, rebuilt))
-    return {
-        name: float((x - theirs[name]).abs().max() / x.abs().max().clamp_min(1e-30))
-        for name, x in ours.items()
-    }
+    return {name: _apart(x, theirs[name]) for name, x in ours.items()}
+
+
+def _apart(x: torch.Tensor, y: torch.Tensor) -> float:
+    """Return the largest difference, relative to the largest value; inf if only one has nan."""
+    if bool(x.isnan().any()) != bool(y.isnan().any()):
+        return math.inf
+    difference = (x - y).masked_fill(x == y, 0).abs().max()  # some may be infinite
+    return float(difference / x.nan_to_num(0, 0, 0).abs().max().clamp_min(1e-30))
 
 
 def _outcome(method: Method, precision: Precision) -> dict[str, torch.Tensor]:
@@ -101,7 +112,7 @@ def _outcome(method: Method, precision: Precision) -> dict[str, torch.Tensor]:
     size = method.image_encoder.visual.input_resolution
     random = torch.Generator().manual_seed(0)
     count = max(method.test_views, method.views)
-    views = [*torch.randn(count, 2, 3, size, size, generator=random).to(method.device)]
+    views = [*torch.randn(count, 4, 3, size, size, generator=random).to(method.device)]
     with seeded(0), precision.autocast():
         torch.manual_seed(0)  # of accelerators, too
         method.eval().reset()
@@ -110,11 +121,11 @@ def _outcome(method: Method, precision: Precision) -> dict[str, torch.Tensor]:
             values = {"logits": method.predict(test_views).logits.float()}
         method.train(training).reset()
         if type(method).trains:
-            labels = torch.tensor([0, 1], device=method.device)[: 0 if method.unlabelled else 2]
+            labels = torch.tensor([0, 0, 1, 1], device=method.device)
             method.train()
             rows = method.trains_on_support
             inputs = [method.clip_features(x) if rows else x for x in views[: method.views]]
-            losses = method.losses(inputs, labels)
+            losses = method.losses(inputs, labels[: 0 if method.unlabelled else 4])
             values["loss"] = losses["loss"].detach().float()
     method.train(training)
     state.restore()
