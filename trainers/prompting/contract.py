@@ -15,6 +15,7 @@ from torch import nn
 from torch.func import functional_call
 
 from .encoders.added import SIDES, Added, blocks_of, check_added
+from .encoders.uncalled import check_uncalled
 from .errors import UserError, need
 
 ENCODERS = ("text_encoder", "image_encoder")  # sub-modules of a method that hold the frozen CLIP
@@ -77,7 +78,7 @@ def _annotated(kind: type) -> Mapping[str, object]:
 def check_built(method: Any, clip_model: Any) -> None:
     """Refuse additions and contexts that do not fit, and what would be trained by mistake.
 
-    Parameters with one name in checkpoints are refused, too.
+    Parameters with one name in checkpoints and changes of CLIP's blocks are refused, too.
 
     Args:
         method: a `Method` after its `build`.
@@ -87,6 +88,7 @@ def check_built(method: Any, clip_model: Any) -> None:
         UserError: says which, and where.
     """
     name = type(method).__name__
+    check_uncalled(name, method.uncalled)
     for side in SIDES:
         if added := method.blocks(side):
             blocks = blocks_of(clip_model, side)

@@ -23,6 +23,7 @@ from .encoders.sentences import check_names, write_sentences
 from .encoders.sides import features_width, widths
 from .encoders.templates import ZERO_SHOT, template_of
 from .encoders.text import TextEncoder, TextFeatures
+from .encoders.uncalled import uncalled
 from .encoders.vision import ImageEncoder, ImageFeatures
 from .errors import UserError, check_name, need
 from .prompts import Contexts, public_name
@@ -149,6 +150,7 @@ class Method(PublicFiles, nn.Module):
             training differently sets True in the class; loading a checkpoint for other classes
             then sets it to False.
         chunk_bytes: the most memory for the token-level costs of one chunk.
+        uncalled: the modules of the CLIP that are never called, by name, before `build`.
         class_buffers: digests of the buffers that `build` may have made from the class names.
 
     Args:
@@ -220,6 +222,7 @@ class Method(PublicFiles, nn.Module):
         self.width, self.widths = features_width(clip_model), widths(clip_model)
         self.row_width = self.width
         self.mean, self.std = family_of(clip_model)[1:3]
+        self.uncalled = uncalled(clip_model)
         self.text_encoder, self.image_encoder = self.encoders(clip_model, classnames, dataset)
         scale, bias = clip_model.logit_scale.detach().exp(), getattr(clip_model, "logit_bias", None)
         self.register_buffer("logit_scale", scale, persistent=False)

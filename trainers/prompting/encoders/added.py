@@ -5,7 +5,7 @@ a block, y = ln_1(x) the output of its first LayerNorm; both have the shape (...
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from copy import deepcopy
 from typing import Any, NamedTuple, Protocol, Self
 
@@ -257,6 +257,16 @@ def blocks_of(clip_model: Any, side: str) -> Sequence[Any]:
         )
     blocks: Sequence[Any] = encoder.transformer.resblocks
     return blocks
+
+
+def check_inner(side: str, inner: Collection[int], blocks: Sequence[Any]) -> None:
+    """Refuse numbers that are not those of blocks before the last of a side; raises UserError."""
+    last = len(blocks) - 1
+    if odd := [i for i in inner if i not in range(last)]:
+        raise UserError(
+            f"inner={tuple(inner)} of the {side} encoder names block {odd[0]}, but its inner "
+            f"blocks are 0 to {last - 1}, before the last one: name some of these"
+        )
 
 
 def check_added(name: str, side: str, added: Additions, blocks: Sequence[Any]) -> None:

@@ -5,6 +5,7 @@ sequences, Q positions of queries, R positions of keys and values, W the width.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -88,12 +89,17 @@ def _mlp(block, x, added: Added) -> torch.Tensor:
     if not {"fc", "proj"}.isdisjoint(added.weights):
         hidden = block.mlp.gelu(product(up, x, added.weights.get("fc")))
         return product(down, hidden, added.weights.get("proj"))
-    weights = up.weight, up.bias, down.weight, down.bias
-    other = type(block.mlp.gelu).__name__ != "QuickGELU"  # checkouts have copies of the class
-    if other or any(w.requires_grad for w in weights):  # of a copy that a method trains
+    if calls(block.mlp):
         out: torch.Tensor = block.mlp(x)
         return out
-    return FrozenMLP.apply(x, *weights)
+    return FrozenMLP.apply(x, up.weight, up.bias, down.weight, down.bias)
+
+
+def calls(mlp: Any) -> bool:
+    """Return True if the MLP of a block without updates is called, and not run as a function."""
+    weights = mlp.c_fc.weight, mlp.c_fc.bias, mlp.c_proj.weight, mlp.c_proj.bias
+    other = type(mlp.gelu).__name__ != "QuickGELU"  # checkouts have copies of the class
+    return other or any(w.requires_grad for w in weights)  # of a copy that a method trains
 
 
 class FrozenMLP(torch.autograd.Function):

@@ -12,7 +12,7 @@ Letters: N prompts, K classes, b learned tokens of a prompt, J depths, W the wid
 D of the features; P, T, S and L as in `Layout`. k is a class, n a prompt, j a token.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -24,7 +24,7 @@ from ..errors import ClosedSide, need
 from ..transport.precision import no_autocast
 from ..transport.problems import TokenWeights
 from . import blocks
-from .added import NONE, NOTHING, Added, Additions, let_in, summand
+from .added import NONE, NOTHING, Added, Additions, check_inner, let_in, summand
 from .layout import Layout
 from .sentences import Sentence, shared_length
 from .sides import is_closed, need_open
@@ -38,13 +38,14 @@ class TextFeatures(NamedTuple):
     h: (N, K, D) prompt-level features; raw: (N, K, D) the same before normalisation; both float32;
     s: (N, K, L, D) token-level features, a class's own first and then padding, or None;
     s_weights: the weights of s, 0 for padding, with the number of leading tokens that are the same
-    for all classes, or None.
+    for all classes, or None; inner: (N, K, W) the outputs of blocks at EOS, by number.
     """
 
     h: torch.Tensor
     raw: torch.Tensor
     s: torch.Tensor | None = None
     s_weights: TokenWeights | None = None
+    inner: Mapping[int, torch.Tensor] = {}
 
 
 class TextEncoder(nn.Module):
@@ -57,6 +58,7 @@ class TextEncoder(nn.Module):
         class_specific: True if the learned tokens differ between classes.
         insert_block: the block, from 1, at whose entry tokens of each class replace the learned
             ones (TCP); 0 for none.
+        inner: the blocks, from 0 and without the last one, whose outputs at EOS are returned.
 
     Raises:
         UserError: the encoder does not have block `insert_block`, or the side is closed but more
@@ -79,18 +81,19 @@ class TextEncoder(nn.Module):
         words: list[list[range]] | None = None,
         class_specific: bool = False,
         insert_block: int = 0,
+        inner: Collection[int] = (),
     ):
         super().__init__()
         family = family_of(clip_model)
         self.causal, self.tokenizer = family.causal, family.tokenizer
         self.sentences, self.spans, self.start = sentences, words, sentences[0][0].start
-        self.class_specific, self.insert_block = class_specific, insert_block
+        self.class_specific, self.insert_block, self.inner = class_specific, insert_block, inner
         self.recompute = False  # activations of the blocks, in the backward pass
         self._kept: tuple[tuple[object, ...], Sequence[torch.Tensor]] | None = None
         self.closed: Any = clip_model.text if is_closed(clip_model, "text") else None
         if self.closed is not None:
-            if words or sentences[0][0].slots:
-                need_open(clip_model, "text", "reads or learns words of sentences")
+            if words or inner or sentences[0][0].slots:
+                need_open(clip_model, "text", "reads or learns words, or states of blocks")
             ids = [[sentence.ids for sentence in row] for row in sentences]
             self.ids: torch.Tensor
             self.register_buffer("ids", torch.tensor(ids), persistent=False)
@@ -102,6 +105,8 @@ class TextEncoder(nn.Module):
         self.text_projection = clip_model.text_projection
         self.text_bias = getattr(clip_model, "text_bias", None)  # (D,), of SigLIP
         self.layout = self._lay_out(class_specific)
+        if inner:
+            check_inner("text", inner, self.transformer.resblocks)
         if insert_block:
             layers = len(self.transformer.resblocks)
             need(
@@ -164,7 +169,7 @@ class TextEncoder(nn.Module):
             return self._whole()
         layers = self.transformer.resblocks
         layout, first = self.layout, 0
-        fixed = torch.is_grad_enabled() and not contexts and inserted is None
+        fixed = torch.is_grad_enabled() and not (contexts or self.inner) and inserted is None
         kept = self._constant(min(added, default=0)) if fixed else None
         if kept is not None:
             first = min(added)
@@ -172,7 +177,7 @@ class TextEncoder(nn.Module):
         else:
             before = added.get(0, NOTHING).before
             shared, suffix = self._embed(contexts[0] if contexts else None, before)
-        n = 0  # tokens that have entered after SOS
+        n, inner = 0, {}  # n: tokens that have entered after SOS
         for i in range(first, len(layers)):
             block, addition = layers[i], added.get(i, NOTHING)
             if contexts and 1 <= i < len(contexts) and not self.causal:
@@ -200,12 +205,15 @@ class TextEncoder(nn.Module):
                     suffix = self._in_chunks(*states)
                 else:
                     shared, suffix = blocks.run(self._block, recompute, *states, added=addition)
+            if i in self.inner:
+                inner[i] = at_eos(layout, suffix)
         if layout.token_index is not None:
             shared = torch.cat([shared[:, : self.start], shared[:, self.start + n :]], 1)
-            return self._features(layout, shared, suffix, addition)
+            features = self._features(layout, shared, suffix, addition)
+            return features._replace(inner=inner)
         x = blocks.run(self._read_eos, recompute, *states, added=addition)
         raw = self._project(x, addition)
-        return TextFeatures(F.normalize(raw, dim=-1).float(), raw.float())
+        return TextFeatures(F.normalize(raw, dim=-1).float(), raw.float(), inner=inner)
 
     def _embed(self, ctx: Tensor | None, before: nn.Module | None) -> tuple[Tensor, Tensor]:
         """Return the input states of prefixes (N, P, W) and packed suffixes (N, T, W)."""

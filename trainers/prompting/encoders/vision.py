@@ -1,6 +1,9 @@
-"""The prompted image encoder (docs/methods.md, section 1)."""
+"""The prompted image encoder (docs/methods.md, section 1).
 
-from collections.abc import Callable
+It is long because methods read many outputs of one pass: features, patches, states, values.
+"""
+
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple, Self
 
 import torch
@@ -11,7 +14,7 @@ from ..backbones.closed import Closed
 from ..errors import ClosedSide, UserError, need
 from ..transport.precision import no_autocast
 from . import blocks
-from .added import NONE, NOTHING, Added, Additions, let_in, summand
+from .added import NONE, NOTHING, Added, Additions, check_inner, let_in, summand
 
 
 class ImageFeatures(NamedTuple):
@@ -24,6 +27,9 @@ class ImageFeatures(NamedTuple):
     states: (B, M, 1 + n, W) of the first 1 + n positions (of a ResNet 1); values: (B, M, P, W) of
     the patches, each attending only to itself (a ResNet has D for W), or by V-V attention.
 
+    inner: (B, M, L, W) the outputs of blocks by number, at all positions: CLS, tokens that entered,
+    patches, contexts.
+
     untouched: (B, 1, D) z without additions, while gradients are on. raw: (B, M, D) z before it is
     normalised. These and z are float32, the others as the encoder computes (half with PREC fp16).
     """
@@ -34,6 +40,7 @@ class ImageFeatures(NamedTuple):
     values: torch.Tensor | None = None
     untouched: torch.Tensor | None = None
     raw: torch.Tensor | None = None
+    inner: Mapping[int, torch.Tensor] = {}
 
 
 class ClassToken:
@@ -113,9 +120,11 @@ class ImageEncoder(nn.Module):
             (CLIP Surgery, arXiv:2304.05653). `released` adds the attention of the first block, too,
             as the public code of SOT-GLP does.
         untouched: True to return z without additions, while gradients are on; not with contexts.
+        inner: the blocks, from 0 and without the last one, whose outputs are returned.
 
     Raises:
-        UserError: `vv` or more states are asked of a ResNet, or more than a closed side's feature.
+        UserError: `vv`, `inner` or more states are asked of a ResNet, more than its feature of a
+            closed side, or there is no such inner block.
 
     Examples:
         >>> from trainers.prompting import load_clip
@@ -135,11 +144,12 @@ class ImageEncoder(nn.Module):
         values: bool = False,
         untouched: bool = False,
         vv: str = "",
+        inner: Collection[int] = (),
     ):
         super().__init__()
         self.visual = visual
         self.patches, self.states, self.values = patches, states, values
-        self.untouched, self.vv = untouched, vv
+        self.untouched, self.vv, self.inner = untouched, vv, inner
         self.recompute = False  # activations of the blocks, in the backward pass
         self.is_vit = hasattr(visual, "transformer")
         self.is_closed = isinstance(visual, Closed)
@@ -152,10 +162,12 @@ class ImageEncoder(nn.Module):
             "backbone do not have: choose another method or backbone",
         )
         need(
-            self.is_vit or not (states or vv),
+            self.is_vit or not (states or vv or inner),
             "The backbone has a ResNet for images but the method reads states of a transformer: "
             "choose a ViT",
         )
+        if inner:
+            check_inner("image", inner, visual.transformer.resblocks)
 
     @property
     def num_patches(self) -> int:
@@ -168,6 +180,8 @@ class ImageEncoder(nn.Module):
         """A predicate that names outputs which neither rows of features nor a closed side give."""
         if self.patches or self.values or self.vv:
             return "reads patches"
+        if self.inner:
+            return "reads states of inner blocks"
         return "reads states of the last block" if self.states is not None else ""
 
     def train(self, mode: bool = True) -> Self:
@@ -233,7 +247,7 @@ class ImageEncoder(nn.Module):
             ctx = pre(contexts[0].to(x.dtype)).expand(B, *contexts[0].shape)
             x = torch.cat([x, ctx], dim=2)
         x = x.flatten(0, 1)  # (B*M, 1+P+b, W)
-        n, untouched = 0, None  # n: tokens that have entered after CLS
+        n, untouched, inner = 0, None, {}  # n: tokens that have entered after CLS
         path = x[:, start : start + P] if self.vv else None
         branch = min(added, default=len(layers) - 1) if torch.is_grad_enabled() else None
         for i, block in enumerate(layers):
@@ -255,6 +269,8 @@ class ImageEncoder(nn.Module):
                 path = path + blocks.run(self._value_attention, recompute, *inputs, added=addition)
             if i + 1 < len(layers):
                 x = blocks.run(self._block, recompute, block, x, added=addition)
+            if i in self.inner:
+                inner[i] = x.unflatten(0, (B, M))
         few = shape.reads and not self.patches
         places = shape.reads + (self.states or 0) if few else x.shape[1]
         patches = slice(start + n, start + n + P) if self.values else None
@@ -266,7 +282,7 @@ class ImageEncoder(nn.Module):
             values = post(values.unflatten(0, (B, M)))
         with no_autocast(x.device.type):  # it would round
             raw, z, r = shape.features(v, post, x, self.patches, n)
-        return ImageFeatures(z.float(), r, states, values, untouched, raw.float())
+        return ImageFeatures(z.float(), r, states, values, untouched, raw.float(), inner)
 
     @torch.no_grad()
     def _from(self, i: int, x: Tensor) -> Tensor:

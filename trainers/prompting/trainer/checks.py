@@ -12,6 +12,7 @@ from yacs.config import CfgNode
 
 from ..contract import ENCODERS, check_registered
 from ..encoders.alike import alike
+from ..encoders.uncalled import check_uncalled
 from ..errors import UserError, need
 from ..method import METHODS, Method
 from ..record.metrics import numbered
@@ -109,9 +110,10 @@ def check_first_step(method: Method, terms: Mapping[str, torch.Tensor]) -> None:
         terms: of its loss.
 
     Raises:
-        UserError: nothing has a gradient, or as `check_registered`.
+        UserError: nothing has a gradient, or as `check_registered` and `check_uncalled`.
     """
     name = type(method).__name__
+    check_uncalled(name, method.uncalled)
     check_registered(method)
     learning = {place: p.grad for place, p in method.learned().items() if p.requires_grad}
     idle = [place for place, gradient in learning.items() if gradient is None]

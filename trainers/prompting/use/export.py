@@ -45,8 +45,9 @@ class Program(nn.Module):
             own.blocks = lambda side: rest  # type: ignore[method-assign]
         with torch.no_grad():
             vision, text = method.contexts().vision or [], method.text()
-        self.depth, self.s_weights = len(vision), text.s_weights
+        self.depth, self.s_weights, self.inner = len(vision), text.s_weights, [*text.inner]
         constants = {f"vision_{i}": context for i, context in enumerate(vision)}
+        constants |= {f"inner_{i}": states for i, states in text.inner.items()}
         for name, value in (constants | {"h": text.h, "raw": text.raw, "s": text.s}).items():
             self.register_buffer(name, value if value is None else value.detach().clone())
         self._drop_unused()
@@ -57,7 +58,8 @@ class Program(nn.Module):
             return self.method.output(images).logits
         vision = [getattr(self, f"vision_{i}") for i in range(self.depth)]
         image = self.method.image_features(images, Contexts(vision=vision or None))
-        text = TextFeatures(self.h, self.raw, self.s, self.s_weights)
+        inner = {i: getattr(self, f"inner_{i}") for i in self.inner}
+        text = TextFeatures(self.h, self.raw, self.s, self.s_weights, inner)
         return self.method.compare(image, text)
 
     @torch.no_grad()
