@@ -32,7 +32,7 @@ GROUPS = {
 ON_FEATURES = "features"  # the config of methods on files of features
 IMAGE_FOLDER = "image_folder"  # the user's own images; `image_folder=NAME` names one of several
 # suffixes of a backbone or of features given as a file
-WEIGHTS = (".pt", ".bin", ".safetensors", ".npz")
+WEIGHTS = (".pt", ".bin", ".safetensors")
 
 
 VARIED = re.compile(r"\+(?=[A-Za-z][\w.]*=)")  # separates the keys in the name of a varied config

@@ -291,7 +291,7 @@ REFUSED = {
     "a backbone": ("CLAP", [], ["--backbone", "RN50"], "A backbone is named, but the features in"),
     "a key": ("CLAP", ["MODEL.BACKBONE.NAME", "RN50"], [], "A backbone is named, but the features"),
     "a data set": ("CLAP", ["DATASET.NAME", "TinyColours"], [], "DATASET.FEATURES is set, but the"),
-    "no file": ("CLAP", ["DATASET.FEATURES", "no.npz"], [], "There is no file of features"),
+    "no file": ("CLAP", ["DATASET.FEATURES", "no.safetensors"], [], "There is no file of features"),
     "empty": (
         "CLAP", ["DATASET.FEATURES", ""], ["--backbone", "emoji"], "FeatureFile is read from a file"
     ),

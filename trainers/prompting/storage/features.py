@@ -1,7 +1,6 @@
 """Files of features: of a data set's images, and of sentences about its classes, under one CLIP.
 
-docs/features.md has the layout. A file is safetensors, or `.npz`, which is only read; nothing in it
-is executed.
+docs/features.md has the layout. A file is safetensors; nothing in it is executed.
 
 Letters: N images, D the width of the features, K classes, V views of each of n images.
 """
@@ -9,22 +8,19 @@ Letters: N images, D the width of the features, K classes, V views of each of n 
 import json
 import os
 import socket
-import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 
-from ..errors import UserError, in_short, need, printable
+from ..errors import UserError, in_short, need
 from .feature_checks import TEXT, Flaw, check_content, check_header
 
-HEADER = "header"  # a JSON object: metadata of safetensors, an array of one text in .npz
-MOST_GROWTH = 20  # of an .npz when it is unpacked; features shrink by half at most
+HEADER = "header"  # the entry of the metadata: a JSON object
 LAYOUT = "docs/features.md has the layout"
 
 
@@ -149,16 +145,11 @@ def _of(path: str | os.PathLike[str], read: Callable[[str, int], Any]) -> Any:
 
 @lru_cache(maxsize=2)
 def _read(path: str, _changed: int) -> Features:
-    if path.endswith(".npz"):
-        with _archive(path) as file:
-            text = _text_of(file)
-            tensors = {name: _tensor(name, file[name]) for name in file.files if name != HEADER}
-    else:
-        from safetensors import safe_open
+    from safetensors import safe_open
 
-        with safe_open(path, "pt") as file:
-            text = (file.metadata() or {}).get(HEADER)
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    with safe_open(path, "pt") as file:
+        text = (file.metadata() or {}).get(HEADER)
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     content = check_content(tensors, _parsed(text))
     content |= {name: tensors.get(name) for name in ("image", "views", "views_of")}
     content["text"] = {k.removeprefix(TEXT): v for k, v in tensors.items() if k.startswith(TEXT)}
@@ -167,36 +158,10 @@ def _read(path: str, _changed: int) -> Features:
 
 @lru_cache(maxsize=2)
 def _header(path: str, _changed: int) -> dict[str, Any]:
-    if path.endswith(".npz"):
-        with _archive(path) as file:
-            header = _parsed(_text_of(file))
-    else:
-        from safetensors import safe_open
+    from safetensors import safe_open
 
-        with safe_open(path, "pt") as file:
-            header = _parsed((file.metadata() or {}).get(HEADER))
-    return check_header(header)
-
-
-def _archive(path: str) -> Any:
-    """Open an .npz without pickles, unless it would grow far beyond its size."""
-    with zipfile.ZipFile(path) as archive:
-        full = sum(info.file_size for info in archive.infolist())
-        if full > MOST_GROWTH * max(os.path.getsize(path), 1 << 20):
-            raise Flaw(f"it would grow to {full:,} bytes, more than features do")
-        if damaged := archive.testzip():
-            raise Flaw(f"'{printable(damaged)}' in it is damaged")
-    return np.load(path, allow_pickle=False)
-
-
-def _text_of(file: Any) -> str | None:
-    return str(file[HEADER]) if HEADER in file.files else None
-
-
-def _tensor(name: str, array: np.ndarray) -> torch.Tensor:
-    if array.dtype.kind not in "fiu":
-        raise Flaw(f"'{printable(name)}' in it is of {array.dtype}, not of numbers")
-    return torch.from_numpy(array)
+    with safe_open(path, "pt") as file:
+        return check_header(_parsed((file.metadata() or {}).get(HEADER)))
 
 
 def _parsed(text: str | None) -> dict[str, Any]:
