@@ -122,7 +122,7 @@ class DePT(CoOp):
     def load_checkpoint(self, checkpoint, classnames):
         """Load a checkpoint; a public one lacks its classes, which then follow the protocol."""
         super().load_checkpoint(checkpoint, classnames)
-        if checkpoint.get("classnames") is None:
+        if checkpoint.classnames is None:
             of = self.settings.SUBSAMPLE_CLASSES
             all_of_imagenet = of == "all" and "ImageNet" in self.settings.dataset
             self.own_classes = of == "base" or all_of_imagenet

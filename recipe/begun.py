@@ -7,14 +7,10 @@ from trainers.prompting.errors import UserError, need
 from trainers.prompting.method import METHODS
 from trainers.prompting.record.environment import git_commit
 from trainers.prompting.storage.files import held, read_json, write_whole
+from trainers.prompting.storage.settings import begun_otherwise, differing_keys, no_settings
 from trainers.prompting.storage.source import BEGUN, edited, other_source, set_aside
-from trainers.prompting.trainer.settings import (
-    begun_otherwise,
-    differing_keys,
-    is_settings,
-    no_settings,
-    settings_of,
-)
+from trainers.prompting.storage.state import is_settings
+from trainers.prompting.trainer.settings import settings_of
 
 
 def redo(cfg) -> None:

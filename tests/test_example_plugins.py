@@ -20,6 +20,7 @@ from recipe.configs import read_keys
 from recipe.settings import build_cfg, shown
 from trainers.prompting import UserError, build_clip, build_method, load_run, plugins
 from trainers.prompting.method import METHODS
+from trainers.prompting.storage.saved import Saved
 from trainers.prompting.trainer.schedule import build_optim
 from trainers.prompting.trainer.settings import settings_of
 
@@ -57,7 +58,7 @@ def test_classes_of_the_training_and_others(path, tiny_clip, tmp_path):
     state = {"state_dict": golden.params}
     names, images = golden.meta["classnames"], golden.tensors["image"]
     for of, wanted in ((names, "logits"), (["cat", "dog"], "logits_new")):
-        method.load_checkpoint(state | {"classnames": of}, names)
+        method.load_checkpoint(Saved.of(state | {"classnames": of}), names)
         expected = golden.tensors.get(wanted, golden.tensors["logits"])
         assert near(method(images), expected)
 
@@ -76,7 +77,7 @@ def test_dept_predicts_classes_without_rows_in_its_head(tiny_clip):
     trained, images = dept(tiny_clip), torch.randn(2, 3, 32, 32)
     checkpoint = {"state_dict": trained.public_state_dict(), "classnames": NAMES}
     other = dept(tiny_clip, ["golden retriever", "highway or road"]).eval()
-    other.load_checkpoint(checkpoint, ["golden retriever", "highway or road"])
+    other.load_checkpoint(Saved.of(checkpoint), ["golden retriever", "highway or road"])
     assert other.linear_probe_proj.weight.shape == (3, 64)
     coop = build_method("CoOp", {"N_CTX": 4}, tiny_clip, ["golden retriever", "highway or road"])
     coop.load_public_state_dict({"ctx": trained.prompt_learner.ctx})
@@ -89,7 +90,7 @@ def test_dept_predicts_classes_without_rows_in_its_head(tiny_clip):
 )
 def test_dept_of_a_public_checkpoint(tiny_clip, classes, dataset, own):
     method = dept(tiny_clip, dataset=dataset, SUBSAMPLE_CLASSES=classes)
-    method.load_checkpoint({"state_dict": method.public_state_dict()}, NAMES)
+    method.load_checkpoint(Saved.of({"state_dict": method.public_state_dict()}), NAMES)
     assert method.own_classes == own
 
 

@@ -11,7 +11,7 @@ from tiny import arguments, run
 
 import train
 from trainers.prompting import UserError
-from trainers.prompting.trainer.computed import goes_on
+from trainers.prompting.storage.saved import Saved
 
 REFUSED = UserError, utils.UserError
 
@@ -119,12 +119,12 @@ def test_another_precision_or_kind_of_processor_is_said(killed, capsys):
     assert capsys.readouterr().out.count(line) == 1
     record = json.loads((root / "output" / "results.json").read_text())
     assert record["precision"] == "float16 + float32"
-    assert goes_on(checkpoint, now, "") == now and not capsys.readouterr().out
-    other = {"computed": now | {"processor": "cpu, \x1b"}, "settings": {}}
+    assert Saved.of(checkpoint).computed_with(now, "") == now and not capsys.readouterr().out
+    then = now | {"processor": "cpu, \x1b"}
     both = {"precision": "float32", "processor": f"cpu, \x1b + {now['processor']}"}
     for _ in range(2):  # the second time as if it was killed on this processor, too
-        other["computed"] = goes_on(other, now, "")
-        assert other["computed"] == both
+        then = Saved(computed=then).computed_with(now, "")
+        assert then == both
         said = capsys.readouterr().out
         assert said.startswith(f"Computed in {here}; begun in float32 (cpu, \\x1b")
 

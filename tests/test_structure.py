@@ -95,7 +95,7 @@ PACKAGES = {
     "averaging": "",
     "views": "errors",
     "node": "errors",
-    "storage": "dassl_parts errors",
+    "storage": "dassl_parts embedded errors",
     "transport": "",
     "backbones": "embedded errors storage",
     "record": "backbones beyond embedded errors running storage",

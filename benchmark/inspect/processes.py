@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from trainers.prompting.errors import UserError
-from trainers.prompting.storage.checkpoints import checkpoint_file, read_checkpoint, saved_epochs
+from trainers.prompting.storage.checkpoints import checkpoint_file, saved_epochs
+from trainers.prompting.storage.saved import Saved
 
 from ..protocols.configs import ROOT
-
-PARTS = ("state_dict", "method", "optimizer", "rng")  # of a checkpoint
 
 
 class Trainings:
@@ -74,8 +73,8 @@ def _finish(process: subprocess.Popen, what: str) -> None:
 def _last(output: Path) -> dict[str, Any]:
     """Return the values in the last checkpoint of a run, by dotted name."""
     (folder,) = {path.parent for path in output.glob("*/model.pth.tar-*")}
-    state = read_checkpoint(checkpoint_file(str(folder), saved_epochs(str(folder))[-1]))
-    return dict(_leaves({name: state.get(name) for name in PARTS}))
+    saved = Saved.read(checkpoint_file(str(folder), saved_epochs(str(folder))[-1]))
+    return dict(_leaves(saved.outcome()))
 
 
 def _leaves(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

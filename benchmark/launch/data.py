@@ -82,9 +82,9 @@ def other_teacher(result: dict) -> str | None:
     """
     teacher = result.get("teacher") or {}
     try:
-        from trainers.prompting.storage.trained import Trained  # with PyTorch
+        from trainers.prompting.storage.saved import Saved  # with PyTorch
 
-        now = Trained(str(teacher["place"]), "", "").digest()
+        now = Saved.find(str(teacher["place"]), "", "").digest()
     except (KeyError, UserError, OSError, ModuleNotFoundError):
         return None
     return None if now == teacher.get("digest") else f"another teacher in '{teacher['place']}'"

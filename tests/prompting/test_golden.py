@@ -8,6 +8,7 @@ from paths import GOLDEN
 from trainers.prompting import Method, UserError, build_method, load_clip
 from trainers.prompting.encoders import templates
 from trainers.prompting.method import METHODS
+from trainers.prompting.storage.saved import Saved
 from trainers.prompting.trainer.detection import scores
 
 NEWER = ("coprompt", "hicropl", "kgcoop", "mmrl", "mmrlpp", "prograd", "promptsrc", "tcp")
@@ -99,7 +100,7 @@ def check_other_classes(golden, name: str, expected: str, clip_model, dataset=""
     names = golden.meta[name]
     method = build_method(golden.meta["method"], node_of(golden), clip_model, names, dataset)
     checkpoint = {"state_dict": golden.params, "classnames": golden.meta["classnames"]}
-    method.load_checkpoint(checkpoint, names)
+    method.load_checkpoint(Saved.of(checkpoint), names)
     with torch.no_grad():
         logits = method.eval()(golden.tensors["image"])
     assert near(logits, golden.tensors[expected])
@@ -236,7 +237,7 @@ def test_other_classes_use_only_clips_head(tiny_clip, tmp_path, name):
     state = {"state_dict": method.public_state_dict()}
     names = golden.meta["classnames"]
     for of, wanted in ((["cat", "dog"], "logits_eval_new"), (names, "logits_eval")):
-        method.load_checkpoint(state | {"classnames": of}, names)
+        method.load_checkpoint(Saved.of(state | {"classnames": of}), names)
         logits = method(golden.tensors["image"])
         assert near(logits, golden.tensors[wanted])
 

@@ -11,6 +11,7 @@ from trainers.prompting import UserError, build_method, load_run
 from trainers.prompting.method import METHODS
 from trainers.prompting.record.predictions import read_predictions
 from trainers.prompting.storage.checkpoints import read_checkpoint
+from trainers.prompting.storage.saved import Saved
 from trainers.prompting.trainer.config import read_node
 
 FILES = {
@@ -79,7 +80,7 @@ def test_alpha_and_beta_are_searched_on_validation_images(tiny_clip, name, capsy
     other, _ = made(name, tiny_clip, support=False)  # what was chosen is loaded
     state = {"state_dict": method.public_state_dict(), "method": method.own_state()}
     state |= {"trainer": name, "classnames": golden.meta["classnames"]}
-    other.load_checkpoint(state, golden.meta["classnames"])
+    other.load_checkpoint(Saved.of(state), golden.meta["classnames"])
     assert torch.equal(other.eval()(tensors["image"]), method(tensors["image"]))
 
 
@@ -164,13 +165,13 @@ def test_steps_on_features_are_those_on_images(tiny_clip):
 def test_public_checkpoints(tiny_clip, name, file):
     method, golden = made(name, tiny_clip, support=False)
     checkpoint = read_checkpoint(GOLDEN / f"{FILES[name]}_checkpoint" / file)
-    method.load_checkpoint(checkpoint, golden.meta["classnames"])
+    method.load_checkpoint(Saved.of(checkpoint), golden.meta["classnames"])
     near(method.eval()(golden.tensors["image"]), golden.tensors["logits_eval"], atol=1e-4)
     if name == "CLAP":
         few = golden.meta["classnames"][:4]
         other = build_method(name, {}, tiny_clip, few)
         with pytest.raises(UserError, match="has prototypes of 6 classes, but there are 4"):
-            other.load_checkpoint(checkpoint, few)
+            other.load_checkpoint(Saved.of(checkpoint), few)
 
 
 @pytest.mark.parametrize("name", ["TipAdapter", "TipAdapterF", "CLAP"])
@@ -185,16 +186,16 @@ def test_some_of_the_classes(tiny_clip, name):
     other = build_method(
         name, method.defaults | {"PREC": "fp32"} | scale, tiny_clip, few, "EuroSAT"
     )
-    other.load_checkpoint(state, few)
+    other.load_checkpoint(Saved.of(state), few)
     expected = method.eval()(images)[:, [4, 1]]
     near(other.eval()(images), expected, atol=1e-4)
-    other.load_checkpoint(state | {"classnames": [*names[:3], names[1], *names[4:]]}, few)
+    other.load_checkpoint(Saved.of(state | {"classnames": [*names[:3], names[1], *names[4:]]}), few)
     near(other(images), expected, atol=1e-4)
     assert all(len(few) in buffer.shape for key, buffer in other.own_state().items()
                if key.rpartition(".")[2] in ("values", "rho"))  # fmt: skip
     with pytest.raises(UserError, match="has parameters for each class of its training"):
         build_method(name, {}, tiny_clip, ["moon", names[1]]).load_checkpoint(
-            state, ["moon", names[1]]
+            Saved.of(state), ["moon", names[1]]
         )
 
 
@@ -208,12 +209,12 @@ def test_a_checkpoint_of_a_subclass_keeps_the_order_of_classes(tiny_clip):
     checkpoint = {"state_dict": trained.public_state_dict(), "classnames": names,
                   "method": trained.own_state(), "trainer": "Derived"}  # fmt: skip
     other = build_method("CLAP", {}, tiny_clip, names[::-1]).eval()
-    other.load_checkpoint(checkpoint, names[::-1])
+    other.load_checkpoint(Saved.of(checkpoint), names[::-1])
     near(other(images).flip(1), trained(images), atol=1e-4)
     residuals = build_method("TaskRes", {}, tiny_clip, names)
     checkpoint |= {"state_dict": residuals.public_state_dict(), "method": residuals.own_state()}
     with pytest.raises(UserError, match="of another method and has no 'base_text_features'"):
-        residuals.load_checkpoint(checkpoint, names)
+        residuals.load_checkpoint(Saved.of(checkpoint), names)
 
 
 # ------------------------------------------------------------------ bad input

@@ -8,6 +8,7 @@ from sklearn.linear_model import LogisticRegression
 
 from trainers.prompting import UserError, build_method
 from trainers.prompting.methods.linear_probe import solve
+from trainers.prompting.storage.saved import Saved
 
 NAMES = ["cat", "dog", "fish"]
 
@@ -123,7 +124,7 @@ def test_some_of_the_classes(tiny_clip, name):
     state = {"state_dict": method.public_state_dict(), "method": method.own_state()}
     state |= {"trainer": name, "classnames": names, "class_buffers": method.class_buffers}
     other = build_method(name, {}, tiny_clip, [names[4], names[1]], "EuroSAT").eval()
-    other.load_checkpoint(state, [names[4], names[1]])
+    other.load_checkpoint(Saved.of(state), [names[4], names[1]])
     with torch.no_grad():
         assert near(other(tensors["image"]), method(tensors["image"])[:, [4, 1]], 1e-5)
 
@@ -140,7 +141,7 @@ def test_a_probe_without_training_images_or_with_other_classes(tiny_clip, name):
     state = {"classifier.weight": torch.zeros(4, 64), "classifier.bias": torch.zeros(4)}
     state |= {"alpha_vec": torch.zeros(1, 4)} if name == "LPPlusPlus" else {}
     with pytest.raises(UserError, match="has a classifier of 4 classes, but there are 3"):
-        empty.load_checkpoint(state, NAMES)
+        empty.load_checkpoint(Saved.of(state), NAMES)
     if name == "LPPlusPlus":
         support = {"images": images, "labels": torch.tensor([0, 1])}
         with pytest.raises(UserError, match=r"The class 'fish' has no training image, but LP\+\+"):

@@ -11,6 +11,7 @@ from test_golden import check_other_classes, check_step
 from trainers.prompting import UserError, build_clip, build_method, load_run
 from trainers.prompting.methods.prolip import ProLIP
 from trainers.prompting.storage.public import public_checkpoint
+from trainers.prompting.storage.saved import Saved
 from trainers.prompting.trainer.config import read_node
 
 NAMES = ["cat", "dog", "fish"]
@@ -69,7 +70,7 @@ def test_from_base_to_new_classes(golden, tiny_clip):
     names = meta["classnames"][m:]
     new = build_method("ProLIP", node_of(golden), tiny_clip, names, meta["dataset"]).eval()
     state = {"state_dict": base.public_state_dict(), "classnames": meta["classnames"][:m]}
-    new.load_checkpoint(state | {"trainer": "ProLIP"}, names)
+    new.load_checkpoint(Saved.of(state | {"trainer": "ProLIP"}), names)
     assert near(new(tensors["image"]), tensors["base/logits_eval_new"])
     check_other_classes(golden, "new_classnames", "logits_eval_new", tiny_clip, meta["dataset"])
 

@@ -13,6 +13,7 @@ from tiny import run
 
 from trainers.prompting import UserError, build_method
 from trainers.prompting.storage.checkpoints import read_checkpoint
+from trainers.prompting.storage.saved import Saved
 from trainers.prompting.trainer.detection import scores
 from trainers.prompting.transport.released import sinkhorn_released
 
@@ -111,14 +112,14 @@ def test_classes_of_sotglp(of, tiny_clip):
     saved = {"state_dict": method.public_state_dict(), "classnames": names}
     few = [names[4], names[1]]
     other = build_method("SOTGLP", node, tiny_clip, few).eval()
-    other.load_checkpoint(saved, few)
+    other.load_checkpoint(Saved.of(saved), few)
     wanted = method.text().h[:, [4, 1]]
     assert near(other.text().h, wanted)
     new = [names[0], "moon"]
     with pytest.raises(UserError, match="has parameters for each class of its training"):
-        build_method("SOTGLP", node, tiny_clip, new).load_checkpoint(saved, new)
+        build_method("SOTGLP", node, tiny_clip, new).load_checkpoint(Saved.of(saved), new)
     with pytest.raises(UserError, match="has local prompts of 6 classes, but there are 2"):
-        other.load_checkpoint({"state_dict": saved["state_dict"]}, few)
+        other.load_checkpoint(Saved.of({"state_dict": saved["state_dict"]}), few)
 
 
 def test_a_public_file_lacks_what_was_not_learned(of):
@@ -197,7 +198,7 @@ def test_the_whole_model_of_plotpp(of, tiny_clip, tmp_path):
     whole = {**golden.params, **visual, **text, **more}
     for p in method.learned().values():
         p.data.zero_()
-    method.load_checkpoint({"state_dict": whole, "epoch": 50}, golden.meta["classnames"])
+    method.load_checkpoint(Saved.of({"state_dict": whole, "epoch": 50}), golden.meta["classnames"])
     assert torch.equal(method(golden.tensors["image"]), output.logits)
     state = method.public_state_dict()
     assert state.keys() == golden.params.keys() and state.keys() < whole.keys()

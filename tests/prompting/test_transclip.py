@@ -12,7 +12,7 @@ from benchmark.__main__ import main
 from trainers.prompting import UserError, build_method, load_run
 from trainers.prompting.encoders.text import TextFeatures
 from trainers.prompting.encoders.vision import ImageFeatures
-from trainers.prompting.storage.trained import Trained
+from trainers.prompting.storage.saved import Saved
 from trainers.prompting.trainer.teachers import other_backbone
 
 NAMES = ["cat", "dog", "fish"]
@@ -250,7 +250,7 @@ def test_on_top_of_runs(tmp_path, tiny_clip):
     ):
         with pytest.raises(UserError, match=why):
             build_method("TransCLIP", {"PRIOR": str(place)}, tiny_clip, names)
-    trained = Trained(str(tmp_path / "CoOp"), top, "")
+    trained = Saved.find(str(tmp_path / "CoOp"), top, "")
     cfg = run.settings.clone()
     cfg.defrost()
     assert other_backbone(trained, cfg) is None

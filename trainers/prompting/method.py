@@ -30,6 +30,7 @@ from .prompts import Contexts, public_name
 from .storage import state
 from .storage.checkpoints import load_public_state
 from .storage.public import PublicFiles
+from .storage.saved import Saved
 from .transport.precision import no_autocast
 
 METHODS: dict[str, type["Method"]] = {}
@@ -606,17 +607,17 @@ class Method(PublicFiles, nn.Module):
         """
         state.load_buffers(self, self.own_state(), state_dict)
 
-    def load_checkpoint(self, checkpoint: Mapping[str, Any], classnames: Sequence[str]) -> None:
+    def load_checkpoint(self, checkpoint: Saved, classnames: Sequence[str]) -> None:
         """Load what is learned and buffers from a checkpoint, ours or a public one.
 
         Args:
-            checkpoint: as `read_checkpoint` returns it.
+            checkpoint: of this method.
             classnames: K names, those that the method was built for.
 
         Raises:
             UserError: it does not fit the method, or cannot be used for other classes.
         """
-        name, saved = type(self).__name__, checkpoint.get("classnames")
+        name, saved = type(self).__name__, checkpoint.classnames
         if saved is not None and not state.are_texts(saved):
             raise UserError(
                 "The checkpoint does not name its classes: take another, or train again"
@@ -632,13 +633,13 @@ class Method(PublicFiles, nn.Module):
                 "classes"
             )
         self.make_room(0)
-        self.load_public_state_dict(checkpoint.get("state_dict", checkpoint))
+        self.load_public_state_dict(checkpoint.state_dict)
         if self.own_classes is not None:
             self.own_classes = not others
-        kept = checkpoint.get("method")
-        if kept is not None and checkpoint.get("trainer") == name:  # else of other code or method
+        kept = checkpoint.method
+        if kept is not None and checkpoint.trainer == name:  # else of other code or method
             if others:
-                made = checkpoint.get("class_buffers")
+                made = checkpoint.class_buffers
                 state.check_other_classes(name, self.own_state(), kept, made, self.class_buffers)
             self.load_own_state(kept)
         if some:

@@ -15,8 +15,8 @@ from .encoders.vision import ImageEncoder
 from .errors import UserError, need
 from .storage.checkpoints import is_dense
 from .storage.files import read_json
+from .storage.saved import Saved
 from .storage.state import are_texts
-from .storage.trained import Trained
 from .transport.precision import no_autocast
 
 EMBEDDED = {"emoji": Path(__file__).with_name("embedded") / "emoji_sentences.json"}
@@ -191,7 +191,7 @@ class MethodTeacher(nn.Module):
         self,
         method: Any = None,
         classnames: Sequence[str] = (),
-        trained: Trained | None = None,
+        trained: Saved | None = None,
         facts: Mapping[str, Any] | None = None,
         why: str = "The teacher is missing",
     ):

@@ -17,7 +17,7 @@ from benchmark.protocols import FEW_SHOT
 from benchmark.protocols.configs import TrainerConfigs
 from trainers.prompting.embedded import EMBEDDED, file_sha256
 from trainers.prompting.errors import UserError
-from trainers.prompting.storage.trained import Trained
+from trainers.prompting.storage.saved import Saved
 
 COLOURS = itertools.product(range(256), repeat=3)
 
@@ -205,7 +205,7 @@ def test_a_finished_run_of_a_student_whose_teacher_was_trained_again(output, tmp
     a, place = fill(tmp_path / "a", "ant", "bee"), tmp_path / "teacher.pth.tar"
     prompts = {"prompt_learner.ctx": torch.zeros(2, 3)}
     torch.save({"state_dict": prompts}, place)
-    digest = Trained(str(place), "", "").digest()
+    digest = Saved.find(str(place), "", "").digest()
     done = Done(output, a, teacher={"place": str(place), "digest": digest})
     assert done.again(a) == 0
     torch.save({"state_dict": {"prompt_learner.ctx": torch.ones(2, 3)}}, place)

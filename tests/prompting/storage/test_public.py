@@ -18,6 +18,7 @@ from trainers.prompting import build_method, register
 from trainers.prompting.method import METHODS
 from trainers.prompting.methods.coop import CoOp
 from trainers.prompting.storage.public import names_beside, public_checkpoint
+from trainers.prompting.storage.saved import Saved
 
 
 class Filed(CoOp):
@@ -28,7 +29,8 @@ class Filed(CoOp):
     def read_public(self, files):
         if len(files) < 2:
             raise Ours("there is no rest")
-        return {"state_dict": {"ctx": torch.cat([files["half_*.pt"], files["rest_*.pt"]["ctx"]])}}
+        ctx = torch.cat([files["half_*.pt"], files["rest_*.pt"]["ctx"]])
+        return Saved(state_dict={"ctx": ctx})
 
     def write_public(self):
         half, rest = self.prompt_learner.ctx.detach().split([8, 8])

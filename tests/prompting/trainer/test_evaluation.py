@@ -16,6 +16,7 @@ from trainers.prompting import Method, build_method, load_run
 from trainers.prompting.errors import UserError
 from trainers.prompting.method import METHODS
 from trainers.prompting.record.predictions import ARRAYS, JOINT, KINDS, read_predictions
+from trainers.prompting.storage.saved import Saved
 from trainers.prompting.trainer.evaluation import Recorder, fit_temperature, for_classes
 
 BASE, NEW = HALVES[:3], HALVES[3:]
@@ -47,7 +48,7 @@ def test_logits_of_both_halves_are_those_of_a_model_of_all_names(tiny_clip, titl
         output = method.output(images)
     found = torch.cat([output.logits, other.from_features(output.image).logits], 1)
     whole = build_method(name, node, tiny_clip, HALVES).eval()
-    whole.load_checkpoint({"state_dict": method.public_state_dict()}, HALVES)
+    whole.load_checkpoint(Saved.of({"state_dict": method.public_state_dict()}), HALVES)
     expected = whole(images)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5 * float(expected.abs().max()))
 

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from dassl.engine.base import TrainerBase
 from dassl.utils import checkpoints
 from tiny import arguments
 
@@ -14,7 +15,8 @@ import train
 from trainers.prompting import UserError, load_run
 from trainers.prompting.backbones import weights_sha256
 from trainers.prompting.method import METHODS
-from trainers.prompting.trainer.settings import check_loaded, check_resumed, check_weights
+from trainers.prompting.storage.saved import Saved
+from trainers.prompting.trainer.facts import images_of
 
 
 def run(root, *extra, output=None, flags=()) -> int:
@@ -92,26 +94,27 @@ def test_prompts_that_are_not_numbers_are_not_evaluated(trained, tmp_path, capsy
 @pytest.mark.parametrize("saved, now", [("16", "None"), ("None", "16"), ("None", "None")])
 def test_a_checkout_that_sets_a_default_and_one_that_leaves_it_to_the_method(saved, now):
     """CoOp's cfg has N_CTX 16; here it is None, as methods share the key but not the default."""
-    saved, now = ({"TRAINER.COOP.N_CTX": value} for value in (saved, now))
-    check_loaded(saved, now, METHODS["CoOp"])
-    names = ["cat", "dog"]
-    begun = {"settings": saved, "epoch": 1, "classnames": names}
-    check_resumed(begun, now, names, "run", (), METHODS["CoOp"])
+    images = images_of(SimpleNamespace(train_x=[]), False, [])
+    begun, now, other = (
+        Saved(settings={"TRAINER.COOP.N_CTX": n}, epoch=1, classnames=["cat", "dog"], images=images)
+        for n in (saved, now, "4")
+    )
+    begun.check_loaded(now.settings, METHODS["CoOp"])
+    begun.check_resumed(now, "run", METHODS["CoOp"])
     with pytest.raises(UserError, match=r"\(TRAINER.COOP.N_CTX 16, now 4\)"):
-        check_loaded(saved, {"TRAINER.COOP.N_CTX": "4"}, METHODS["CoOp"])
+        begun.check_loaded(other.settings, METHODS["CoOp"])
     with pytest.raises(UserError, match=r"\(TRAINER.COOP.N_CTX 4, now 16\)"):
-        other = begun | {"settings": {"TRAINER.COOP.N_CTX": "4"}}
-        check_resumed(other, now, names, "run", (), METHODS["CoOp"])
+        other.check_resumed(now, "run", METHODS["CoOp"])
 
 
 def test_prompts_are_used_with_the_weights_of_their_training(trained, tmp_path, capsys):
-    check_weights(weights_sha256("emoji"), "emoji")
-    check_weights(None, "ViT-B/16")  # of other code
-    for name in ("emoji", "ViT-B/16"):
-        with pytest.raises(UserError, match=f"other weights of '{name}': SHA-256 22222222"):
-            check_weights("2" * 64, name)
+    own = weights_sha256("emoji")
+    Saved(backbone_sha256=own).check_weights("emoji", own)
+    Saved().check_weights("emoji", own)  # of other code
+    with pytest.raises(UserError, match="other weights of 'emoji': SHA-256 22222222"):
+        Saved(backbone_sha256="2" * 64).check_weights("emoji", own)
     with pytest.raises(UserError, match="The checkpoint has 5 for the SHA-256 of its backbone"):
-        check_weights(5, "emoji")
+        Saved(backbone_sha256=5).check_weights("emoji", own)
     out = tmp_path / "output"
     shutil.copytree(trained / "output", out)
     file = out / "MultiModalPromptLearner" / "model.pth.tar-2"
@@ -146,6 +149,7 @@ def test_flipped_bits_are_found_without_dassl_lite(tmp_path, capsys, monkeypatch
     file.write_bytes(whole)
     unlooked = SimpleNamespace(is_zipfile=lambda path: False)
     monkeypatch.setattr(checkpoints, "zipfile", unlooked)
+    monkeypatch.delattr(TrainerBase, "check_checkpoint")
     ways = {
         "evaluation": (["--eval-only", "--model-dir", str(tmp_path / "output")], []),
         "resume": (["--resume", str(tmp_path / "output")], []),

@@ -6,11 +6,11 @@ from typing import Any
 from ..errors import UserError, need
 from ..method import Method, find_method
 from ..node import Settings, check_values
-from ..storage.trained import Trained
+from ..storage.saved import Saved
 from ..teacher import MethodTeacher
 
 
-def settings_then(trained: Trained, kind: type[Method], dataset: str) -> Settings:
+def settings_then(trained: Saved, kind: type[Method], dataset: str) -> Settings:
     """Return the settings that a method had in its training, for a data set of this name.
 
     Raises:
@@ -38,13 +38,13 @@ def earlier_method(
         UserError: there is no such run, its method adapts to the images that it classifies, or it
             does not fit the CLIP or the classes.
     """
-    trained = Trained(place, key, "give the output folder of a run that has ended")
+    trained = Saved.find(place, key, "give the output folder of a run that has ended")
     need(
-        trained.method is not None,
+        trained.trainer is not None,
         f"The checkpoint in '{trained.place}' is of public code, which does not say its settings: "
         f"give {key} the output folder of a run",
     )
-    kind = find_method(str(trained.method))
+    kind = find_method(str(trained.trainer))
     need(
         kind.predict is Method.predict,
         f"{kind.__name__}, the method of the run in '{trained.place}', adapts to the images that "
@@ -52,7 +52,7 @@ def earlier_method(
     )
     try:
         method = kind(settings_then(trained, kind, dataset), clip_model, classnames, dataset)
-        method.load_checkpoint(trained.state, classnames)
+        method.load_checkpoint(trained, classnames)
     except UserError as error:
         raise UserError(
             f"The run of {kind.__name__} in '{trained.place}', of {key}, cannot be used here "

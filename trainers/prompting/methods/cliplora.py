@@ -13,6 +13,7 @@ from torch import nn
 from ..encoders.added import MATRICES, SIDES, Added, LowRank, blocks_of
 from ..errors import UserError, check_name, need
 from ..method import Method, register
+from ..storage.saved import Saved
 
 # The numbers, from 0, of the adapted blocks of an encoder with L blocks.
 POSITIONS: dict[str, Callable[[int], range]] = {
@@ -153,14 +154,14 @@ class CLIPLoRA(Method):
                     f"{key.upper()} is {own}: evaluate it with the same"
                 )
         public = dict(zip([f"layer_{n}" for n in range(len(layers))], self._layers(), strict=False))
-        return {
-            "state_dict": {
+        return Saved(
+            state_dict={
                 f"{public.get(layer, layer)}.attn.{matrix}.{factor}": value
                 for layer in layers
                 for matrix in _group(layers, layer)
                 for factor, value in _group(layers[layer], matrix).items()
             }
-        }
+        )
 
     def write_public(self):
         """Return the content of `lora_weights.pt`."""

@@ -18,6 +18,7 @@ from ..encoders.vision import ImageEncoder, ImageFeatures, projected
 from ..errors import UserError, need
 from ..method import Method, register
 from ..prompts import Contexts, word_embeddings
+from ..storage.saved import Saved
 from ..transport.precision import no_autocast
 
 MOST_PROMPTS = 1_000  # global or local ones; more would fill the memory
@@ -197,7 +198,7 @@ class GalLoP(Method):
             )
         own = self.public_parameters().items()
         fixed = {key: p.detach() for key, p in own if not p.requires_grad}
-        return {"state_dict": fixed | content["state_dict"]}
+        return Saved(state_dict=fixed | content["state_dict"])
 
     def write_public(self):
         """Return the content of a .ckpt, with the part that the public code reads."""

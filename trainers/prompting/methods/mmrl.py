@@ -195,7 +195,7 @@ class MMRL(Method):
     def load_checkpoint(self, checkpoint, classnames):
         """Load as every method does; without class names in it, TASK says if they are the same."""
         super().load_checkpoint(checkpoint, classnames)
-        if checkpoint.get("classnames") is None:
+        if checkpoint.classnames is None:
             task, settings = self.settings.TASK, self.settings
             self.own_classes = (
                 task == "FS"

@@ -21,6 +21,7 @@ from ..encoders.vision import CLASS_TOKEN, ImageEncoder, ImageFeatures
 from ..errors import need, not_negative, one_of
 from ..method import Method, register
 from ..node import Words
+from ..storage.saved import Saved
 from ..transport.precision import no_autocast
 
 POWERS = {"1/N": 1, "1/N^2": 2, "1/N2": 2}  # lambda as a function of the shots; public spelling
@@ -250,7 +251,7 @@ class ProLIP(OneView):
             isinstance(state, dict),
             "The checkpoint has no state dict, as ProLIP's public code writes it",
         )
-        return {"state_dict": state}
+        return Saved(state_dict=state)
 
     def write_public(self):
         """Return the state for a public file."""

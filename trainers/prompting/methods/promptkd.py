@@ -19,7 +19,7 @@ from ..encoders.vision import ImageFeatures
 from ..errors import UserError, need, not_negative
 from ..method import Method, find_method, register
 from ..storage.checkpoints import check_dense
-from ..storage.trained import Trained
+from ..storage.saved import Saved
 from ..teacher import MethodTeacher
 from ..transport.precision import no_autocast
 from .ivlp import IVLP
@@ -220,8 +220,8 @@ class TrainedTeacher:
     """
 
     def __init__(self, place: str, name: str, dataset: str, student: Any):
-        self.trained, self.name = Trained(place, KEY, TRAIN_ONE), name
-        of_run = self.trained.method is not None
+        self.trained, self.name = Saved.find(place, KEY, TRAIN_ONE), name
+        of_run = self.trained.trainer is not None
         self.kind, self.settings = (self._of_run if of_run else self._of_public)(dataset)
         self.clip_model = load_clip(name)
         theirs, own = (sum(p.numel() for p in m.parameters()) for m in (self.clip_model, student))
@@ -230,7 +230,7 @@ class TrainedTeacher:
 
     def _of_run(self, dataset: str):
         """Return the method of a checkpoint of this project, and its settings."""
-        kind = find_method(str(self.trained.method))
+        kind = find_method(str(self.trained.trainer))
         need(
             issubclass(kind, IVLP),
             f"The teacher in '{self.trained.place}' is a run of {kind.__name__} but must be of "
@@ -246,7 +246,7 @@ class TrainedTeacher:
 
     def _of_public(self, dataset: str):
         """Return PromptSRC with the sizes of the prompts in a public checkpoint."""
-        tensors = self.trained.tensors
+        tensors = self.trained.state_dict
         prompts = {
             side: [value for name, value in tensors.items() if named(name)]
             for side, named in {
@@ -276,7 +276,7 @@ class TrainedTeacher:
         """
         try:
             method = self.kind(self.settings, self.clip_model, classnames, self.settings.dataset)
-            method.load_public_state_dict(self.trained.tensors)
+            method.load_public_state_dict(self.trained.state_dict)
         except UserError as error:
             raise UserError(
                 f"The teacher in '{self.trained.place}' does not fit its CLIP {self.name}, of "

@@ -14,7 +14,7 @@ from ..encoders.templates import DEFAULT, IMAGENET, ZERO_SHOT, template_of
 from ..encoders.text import TextFeatures
 from ..errors import ClosedSide, UserError, need
 from ..method import Method, register
-from ..storage.checkpoints import read_checkpoint
+from ..storage.saved import Saved
 from ..teacher import Teacher
 
 BASE = "base_text_features"  # in public checkpoints
@@ -86,7 +86,7 @@ class TaskRes(Method):
         )
         if self.text_encoder.closed is not None:
             raise ClosedSide("text", "replaces the text projection (ENHANCED_BASE)", "leave it out")
-        state = read_checkpoint(path).get("state_dict")
+        state = Saved.read(path).state_dict
         weight = state.get("weight") if isinstance(state, dict) else None
         expected = self.width, self.text_encoder.text_projection.shape[0]
         if not torch.is_tensor(weight) or tuple(weight.shape) != expected:

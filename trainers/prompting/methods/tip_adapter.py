@@ -17,6 +17,7 @@ from ..encoders.text import TextFeatures
 from ..errors import UserError, need, not_negative
 from ..method import Method, register
 from ..node import MOST
+from ..storage.saved import Saved
 from ..teacher import Teacher
 
 
@@ -177,7 +178,7 @@ class TipAdapter(Method):
         if not self.trains:
             buffers["adapter.keys"] = keys.float()
         state = {"adapter.weight": keys} if self.trains else {}
-        return {"state_dict": state, "method": buffers, "trainer": type(self).__name__}
+        return Saved(state_dict=state, method=buffers, trainer=type(self).__name__)
 
     def write_public(self):
         """Return the final keys and the values, by file."""

@@ -111,7 +111,7 @@ class TwoSFS(LNOnly):
     def load_checkpoint(self, checkpoint, classnames):
         """Load as every method does, and find the rows of the classes of the training."""
         super().load_checkpoint(checkpoint, classnames)
-        rows = places(classnames, checkpoint.get("classnames") or classnames)
+        rows = places(classnames, checkpoint.classnames or classnames)
         self.rows, self.all_known = self.rows.new_tensor(rows), min(rows) >= 0
 
     def text_features(self, contexts):

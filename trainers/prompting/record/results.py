@@ -55,7 +55,7 @@ def write_results(cfg, trainer) -> None:
     check_results(trainer)
     peak = getattr(trainer, "earlier_peak", None) or peak_memory_mib(trainer.device)
     saved = getattr(trainer, "predictions", None)
-    data, measured = trainer.dm.dataset, {}
+    data, measured, facts = trainer.dm.dataset, {}, getattr(trainer, "facts", None)
     if saved is not None:
         arrays = predictions.write_predictions(Path(cfg.OUTPUT_DIR), saved.columns())
         measured = metrics(arrays, data.classnames) | {"temperature": saved.temperature}
@@ -88,11 +88,11 @@ def write_results(cfg, trainer) -> None:
         "train_steps": _steps(trainer),
         "test_seconds": getattr(trainer, "test_seconds", 0.0),
         "peak_memory_mib": peak,
-        "precision": getattr(trainer, "computed", {}).get("precision"),
+        "precision": facts and facts.computed["precision"],
         "beyond": beyond(cfg, trainer),
         "alike": getattr(trainer, "alike", None),
         "teacher": getattr(trainer, "teacher_facts", None),
-        "start": getattr(trainer, "start", None),
+        "start": facts and facts.start,
         "drawn": getattr(trainer, "drawn", None),
         "config": cfg,
         "versions": versions(trainer.device),

@@ -1,7 +1,8 @@
 """Checkpoints: loads parameters by their public names, and finds the files of a run."""
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -177,3 +178,19 @@ def find_checkpoint(folder: str, epoch: int | None) -> str:
             "this method, and --load-epoch an epoch that it saved"
         )
     return path
+
+
+def checkpoint_at(place: str, key: str, remedy: str) -> str:
+    """Return the path of the checkpoint at a place: its file, its folder, or that of the run.
+
+    Raises:
+        UserError: there is none, or there are several.
+    """
+    if os.path.isfile(place):
+        return place
+    files: Iterable[Path] = Path(place).glob("**/model*.pth.tar*") if os.path.isdir(place) else ()
+    folders = {file.parent for file in files}
+    if len(folders) != 1:
+        what = "several checkpoints" if folders else "no checkpoint"
+        raise UserError(f"{key} is '{place}', where there is {what}: {remedy}")
+    return find_checkpoint(str(folders.pop()), None)

@@ -2,10 +2,12 @@
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 from ..errors import UserError
-from .checkpoints import read_checkpoint
+from .checkpoints import find_checkpoint, read_checkpoint
+from .saved import Saved
 
 
 class PublicFiles:
@@ -19,8 +21,8 @@ class PublicFiles:
 
     public_files: ClassVar[tuple[str, ...]] = ()
 
-    def read_public(self, files: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Return a checkpoint, as `load_checkpoint` takes it, made from public files.
+    def read_public(self, files: Mapping[str, Any]) -> Saved:
+        """Return a checkpoint made from public files.
 
         Args:
             files: unchecked contents by name in `public_files`; at least one.
@@ -35,7 +37,28 @@ class PublicFiles:
         raise NotImplementedError
 
 
-def public_checkpoint(method: PublicFiles, path: str) -> Mapping[str, Any] | None:
+def find_prompts(method: Any, place: str, epoch: int | None) -> Saved:
+    """Read the checkpoint of a run of this project, or of a method's public code.
+
+    Args:
+        method: the method that will load it.
+        place: the output folder of the run, or one of the public files, or their folder.
+        epoch: that of the checkpoint; None takes `model-best.pth.tar`, or else the last one.
+
+    Raises:
+        UserError: there is none, or as `public_checkpoint`.
+    """
+    folder = os.path.join(place, method.checkpoint)
+    perhaps_public = epoch is None and not os.path.isdir(folder)
+    if perhaps_public and (public := public_checkpoint(method, place)) is not None:
+        return public
+    path = find_checkpoint(folder, epoch)
+    saved = Saved.read(path, place)
+    print(f"Loading prompts from '{path}' (epoch {'?' if saved.epoch is None else saved.epoch})")
+    return saved
+
+
+def public_checkpoint(method: PublicFiles, path: str) -> Saved | None:
     """Read a checkpoint from the public files of a method.
 
     Args:
@@ -53,7 +76,7 @@ def public_checkpoint(method: PublicFiles, path: str) -> Mapping[str, Any] | Non
         return None
     contents = {pattern: read_checkpoint(file, object) for pattern, file in files.items()}
     print(f"Loading {', '.join(map(repr, files.values()))}")
-    return method.read_public(contents)
+    return replace(method.read_public(contents), place=path)
 
 
 def names_beside(name: str, patterns: Sequence[str]) -> dict[str, str]:

@@ -15,6 +15,7 @@ from ..capabilities.transductive import Transductive
 from ..errors import UserError, in_short, no_exit
 from ..method import Method, Output
 from ..storage.predictions import Predictions
+from ..storage.saved import Saved
 from .together import NOT_ITS_OWN
 
 BOUNDS = (-3.0, 3.0)  # of the natural logarithm of a temperature
@@ -173,13 +174,13 @@ def for_classes(
     """
     with torch.random.fork_rng(devices=[]), no_exit(type(method).__name__):
         other = type(method)(method.settings, clip_model, others, dataset)
-    state = {
-        "state_dict": method.public_state_dict(),
-        "method": method.own_state(),
-        "class_buffers": method.class_buffers,
-        "classnames": list(classnames),
-        "trainer": type(method).__name__,
-    }
+    state = Saved(
+        state_dict=method.public_state_dict(),
+        method=method.own_state(),
+        class_buffers=method.class_buffers,
+        classnames=list(classnames),
+        trainer=type(method).__name__,
+    )
     other.load_checkpoint(state, others)
     other.chunk_bytes = method.chunk_bytes
     return other.to(method.device).eval()

@@ -104,15 +104,3 @@ def checked(plan: Iterable[Any], n: int, name: str) -> list[list[int]]:
         f"images have rows from 0 to {n - 1:,}",
     )
     return plan_rows
-
-
-def counts(saved: Any, epochs: int) -> list[int]:
-    """Return the steps of each epoch so far, as a checkpoint has them.
-
-    Raises:
-        TypeError, ValueError: they are not.
-    """
-    steps = [int(count) for count in saved]
-    if len(steps) != epochs or min(steps) < 1:
-        raise ValueError(f"no {epochs} numbers of steps")
-    return steps

@@ -1,6 +1,5 @@
 """The teachers of a method that were trained before: what they may have seen, and what is known."""
 
-from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
@@ -9,10 +8,9 @@ from ..backbones import weights_sha256
 from ..embedded import other_weights
 from ..errors import need
 from ..method import Method
-from ..storage.trained import Trained
+from ..storage.saved import Saved
 from ..teacher import MethodTeacher
-from .images import check_unseen
-from .settings import begun_otherwise, settings_of
+from .settings import settings_of
 
 
 def teachers_of(method: nn.Module) -> list[MethodTeacher]:
@@ -45,13 +43,13 @@ def check_teachers(method: Method, dataset, cfg) -> None:
             f"The run in '{trained.place}' was trained with {why}: give one with the backbone of "
             "this run",
         )
-        check_unseen({"images": trained.images}, dataset, cfg.TEST.SPLIT, trained.place)
+        trained.check_unseen(dataset, cfg.TEST.SPLIT)
         halves = {"base": list(dataset.classnames)}
         halves["new"] = list(getattr(dataset, "other_classnames", ()))
         if cfg.DATASET.SUBSAMPLE_CLASSES == "new":
             halves = dict(zip(("new", "base"), halves.values(), strict=True))
         foreign = {*halves["new"]} - {*halves["base"]}
-        seen = [name for name in trained.classnames if name in foreign]
+        seen = [name for name in trained.classnames or () if name in foreign]
         need(
             not seen or trained.value("DATASET.NAME") != cfg.DATASET.NAME,
             f"The teacher in '{trained.place}' was trained on {len(seen)} of the new classes, such "
@@ -60,23 +58,11 @@ def check_teachers(method: Method, dataset, cfg) -> None:
         )
 
 
-def other_backbone(trained: Trained, cfg) -> str | None:
+def other_backbone(trained: Saved, cfg) -> str | None:
     """Return how the backbone of an earlier training differs from that of a cfg; None if not."""
     key = "MODEL.BACKBONE.NAME"
-    then, now = trained.settings.get(key), settings_of(cfg)[key]
+    then, now = (trained.settings or {}).get(key), settings_of(cfg)[key]
     if then not in (None, now):
         return f"{then}, not {now}"
     name = cfg.MODEL.BACKBONE.NAME
     return other_weights(name, trained.backbone_sha256, weights_sha256(name))
-
-
-def check_same_teacher(checkpoint: Mapping, method: nn.Module, folder: str) -> None:
-    """Refuse to resume a run with another teacher than it began with; raises UserError."""
-    own = checkpoint.get("method")
-    for name, teacher in method.named_children():
-        if not isinstance(teacher, MethodTeacher) or teacher.method is None:
-            continue
-        state = own.get(f"{name}._extra_state") if isinstance(own, Mapping) else None
-        then = state.get("facts") if isinstance(state, Mapping) else None
-        if isinstance(then, Mapping) and then.get("digest") != teacher.facts.get("digest"):
-            raise begun_otherwise(folder, f"prompts of its teacher in '{teacher.facts['place']}'")

@@ -5,14 +5,14 @@ It is long because Dassl's hooks all belong to one class.
 
 import os
 from contextlib import nullcontext
-from functools import cached_property
+from dataclasses import replace
 
 import torch
 from dassl.engine import TrainerX
 from dassl.utils import save_checkpoint
 from yacs.config import CfgNode
 
-from ..backbones import absolute, load_clip, weights_sha256
+from ..backbones import load_clip
 from ..capabilities.one_view import OneView
 from ..capabilities.planned import Planned
 from ..contract import check_logits, first_use
@@ -24,7 +24,6 @@ from ..running.memory import fit, keep_freed_memory
 from ..running.precision import Precision, make_deterministic
 from ..step import training_step
 from ..storage.checkpoints import (
-    broken_checkpoint,
     checkpoint_file,
     find_checkpoint,
     marked_epoch,
@@ -32,8 +31,8 @@ from ..storage.checkpoints import (
     saved_epochs,
 )
 from ..storage.predictions import Predictions
-from ..storage.public import public_checkpoint
-from ..storage.state import is_settings
+from ..storage.public import find_prompts, public_checkpoint
+from ..storage.saved import Saved
 from .again import check_rebuilt, check_scores, check_second, is_foreign
 from .checks import (
     Watch,
@@ -49,21 +48,19 @@ from .checks import (
     not_finite,
     note_alike,
 )
-from .computed import computed, goes_on
 from .config import fitted, made, resolved, settings_in
 from .detection import Detection
 from .evaluation import Recorder, validation_loader
+from .facts import facts_of_run, start_of
 from .features import build_loaders, check_views
-from .images import check_same_images, check_unseen, images_of
 from .layout import PublicLayout
-from .origin import drawn_for, facts_in, start_of
 from .original_dassl import check_warm_up, readable
-from .planned import check_planned, counts, planned_loader
+from .planned import check_planned, planned_loader
 from .schedule import FirstBatches, check_optim, epochs, steps
-from .settings import as_trained, check_loaded, check_resumed, check_weights, settings_of
+from .settings import as_trained
 from .stages import Stages
 from .support import take_support, take_validation
-from .teachers import check_same_teacher, check_teachers, facts_of, teachers_of
+from .teachers import check_teachers, facts_of, teachers_of
 from .together import Together, for_detection, together
 from .views import prepared, resize_in
 
@@ -77,9 +74,7 @@ class PromptTrainer(TrainerX):
             TEST.PREDICTIONS.
         test_results: of the last evaluation, with the original Dassl only the accuracy.
         recorder: collects the evaluation in progress; None outside one.
-        loaded: what the checkpoint that is evaluated says of its training: settings, `drawn`; None
-            in a training.
-        start: the facts about the training of MODEL.INIT_WEIGHTS, for the record.
+        loaded: the checkpoint that is evaluated; None in a training.
         planned: the number of steps of each epoch so far, of a method that plans them.
         stepped: True after the first training step.
         rebuilt_in: the stage in which the method was last built again from its state; -1 if never.
@@ -89,7 +84,7 @@ class PromptTrainer(TrainerX):
             initial ones.
 
     Attributes:
-        computed: the precision and the kind of processor of the run, and of what it resumes.
+        facts: what every checkpoint of the run says of it; of what it resumes or evaluates, too.
         method: the method, built for the backbone and the classes of the run.
         alike: groups of class names that the CLIP reads alike.
         detection: scores of the run's own images and of those of the data sets in TEST.OOD.
@@ -102,8 +97,9 @@ class PromptTrainer(TrainerX):
     optim: torch.optim.Optimizer | None
     untrained = True
     stepped = False
-    loaded: dict | None = None
-    start: dict | None = None
+    facts: Saved
+    loaded: Saved | None = None
+    resumed: Saved | None = None
     rebuilt_in = -1
     repeated = False
     predictions: Predictions | None = None
@@ -164,7 +160,6 @@ class PromptTrainer(TrainerX):
         classnames, clip_model = check_classes(self.dm.dataset.classnames), self.clip_model
         if note := self.precision.note(clip_model):
             print(note)
-        self.computed = computed(self.precision)
         self.method = self.model = made(kind, settings, clip_model, classnames, cfg.DATASET.NAME)
         if kind.unlabelled:
             left_out = getattr(self.dm.dataset, "other_classnames", ())
@@ -205,34 +200,38 @@ class PromptTrainer(TrainerX):
         cfg = self.cfg
         layout = PublicLayout(self.method)
         self.optim = self.sched = None
-        self.load_init_weights()
+        self.loaded = self.load_init_weights()
+        start = self.loaded.start if self.loaded else None
+        self.facts = facts_of_run(cfg, self.method, self.dm.dataset, self.precision, start)
         if self.num_trained:
             self.stages = Stages(self.method, cfg.OPTIM, self.epoch_steps)
             self.optim, self.sched = self.stages.optimizer(step=0)
         self.register_model(self.method.checkpoint, layout, self.optim, self.sched)
 
-    def load_init_weights(self):
-        """Load the prompts that MODEL.INIT_WEIGHTS names, if it is set.
+    def load_init_weights(self) -> Saved | None:
+        """Load the prompts of MODEL.INIT_WEIGHTS, if it is set; return their checkpoint.
 
         Raises:
             UserError: the method learns nothing, or they do not fit it.
         """
         path = self.cfg.MODEL.INIT_WEIGHTS
+        if not path:
+            return None
         need(
-            not path or self.method.learned(),
+            self.method.learned(),
             f"MODEL.INIT_WEIGHTS is '{path}', but {type(self.method).__name__} learns nothing: "
             "leave it out",
         )
-        if path:
-            public = public_checkpoint(self.method, path)
-            weights = public or read_checkpoint(path)
-            check_unseen(weights, self.dm.dataset, self.cfg.TEST.SPLIT, path)
-            self.method.load_public_state_dict(weights.get("state_dict", weights))
-            self.untrained = False
-            self.start = start_of(path, public is not None)
-            saved = weights.get("settings") or {}
-            settings = {**saved, "MODEL.INIT_WEIGHTS": path} if is_settings(saved) else None
-            self.loaded = {"settings": settings if saved else None, "drawn": None}
+        public = public_checkpoint(self.method, path)
+        saved = public or Saved.read(path)
+        saved.check_unseen(self.dm.dataset, self.cfg.TEST.SPLIT)
+        self.method.load_public_state_dict(saved.state_dict)
+        saved.check_origin()
+        self.untrained = False
+        settings = saved.settings and {**saved.settings, "MODEL.INIT_WEIGHTS": path}
+        return replace(
+            saved, settings=settings, drawn=None, start=start_of(saved, public is not None)
+        )
 
     # ------------------------------------------------------------------ train
 
@@ -372,82 +371,55 @@ class PromptTrainer(TrainerX):
 
     # ------------------------------------------------------------------ save and resume
 
-    @cached_property
-    def settings(self) -> dict[str, str]:
-        """The settings that checkpoints keep; with short epochs, making them takes a third."""
-        return settings_of(self.cfg, self.method)
+    def state(self, epoch, val_result=None) -> Saved:
+        """Return what a checkpoint after so many epochs holds: all that resuming needs."""
+        return replace(
+            self.facts,
+            state_dict=self._models[self.method.checkpoint].state_dict(),
+            method=self.method.own_state(),
+            optimizer=self.optim and self.optim.state_dict(),
+            scheduler=self.sched and self.sched.state_dict(),
+            scaler=self.precision.scaler.state_dict(),
+            epoch=epoch,
+            planned=self.planned if isinstance(self.method, Planned) else None,
+            val_result=val_result,
+            **getattr(super(), "run_state", dict)(),  # dassl-lite's random numbers
+        )
 
     def save_model(self, epoch, directory, is_best=False, val_result=None, model_name=""):
-        """Save the prompts as Dassl does, with all that resuming needs and the settings."""
-        state = {
-            "state_dict": self._models[self.method.checkpoint].state_dict(),
-            "epoch": epoch + 1,
-            "optimizer": self.optim and self.optim.state_dict(),
-            "scheduler": self.sched and self.sched.state_dict(),
-            "val_result": val_result,
-            "method": self.method.own_state(),
-            "scaler": self.precision.scaler.state_dict(),
-            "computed": self.computed,
-            "settings": self.settings,
-            "class_buffers": self.method.class_buffers,
-            "classnames": list(self.dm.dataset.classnames),
-            "images": images_of(self.dm.dataset, self.kind.unlabelled, self._earlier_images()),
-            "drawn": self.drawn,
-            "start": self.start,
-            "planned": self.planned,
-            "trainer": type(self.method).__name__,
-            "backbone": absolute(self.cfg.MODEL.BACKBONE.NAME),
-            "backbone_sha256": weights_sha256(self.cfg.MODEL.BACKBONE.NAME),
-            "plugins": list(self.cfg.TRAINER.PLUGINS),
-            **getattr(super(), "run_state", dict)(),  # dassl-lite's random numbers
-        }
-        save_checkpoint(state, self._folder(directory), is_best=is_best, model_name=model_name)
-
-    def _earlier_images(self):
-        return [teacher.trained.images for teacher in teachers_of(self.method) if teacher.trained]
+        """Save the prompts as Dassl does, with all that resuming needs and the facts."""
+        content = self.state(epoch + 1, val_result).content()
+        save_checkpoint(content, self._folder(directory), is_best=is_best, model_name=model_name)
 
     def check_checkpoint(self, checkpoint, folder):
-        """Refuse a checkpoint that this run must not resume from.
+        """Refuse a checkpoint that this run must not resume from; raises as `Saved`."""
+        self.resumed = Saved.of(checkpoint)
+        self.resumed.check_resumed(self.state(0), folder, self.method)
+        self._check_weights(self.resumed)
 
-        Raises:
-            UserError: the run was begun with other settings, classes or images, or the checkpoint
-                lacks something that `save_model` writes.
-        """
-        of_dassl: dict = getattr(super(), "run_state", dict)()
-        wanted = {"optimizer", "scheduler", "method", "scaler", "computed", "classnames", "images"}
-        wanted |= of_dassl.keys()
-        wanted |= {"planned"} if isinstance(self.method, Planned) else set()
-        names = self.dm.dataset.classnames
-        check_resumed(checkpoint, self.settings, names, folder, wanted, self.method)
-        check_same_images(checkpoint, self.dm.dataset, folder)
-        check_same_teacher(checkpoint, self.method, folder)
-        self._check_weights(checkpoint)
-
-    def _check_weights(self, checkpoint):
-        check_weights(checkpoint.get("backbone_sha256"), self.cfg.MODEL.BACKBONE.NAME)
+    def _check_weights(self, saved: Saved):
+        saved.check_weights(self.cfg.MODEL.BACKBONE.NAME, self.facts.backbone_sha256)
 
     def resume_model_if_exist(self, directory):
         """Resume as Dassl does, with all that `save_model` saves; raises as `check_checkpoint`."""
-        saved = marked_epoch(self._folder(directory))
-        if self.num_trained and saved and self.stages.at(saved * self.epoch_steps - 1):
-            self._enter_stage(saved * self.epoch_steps - 1)  # whose optimiser is in the checkpoint
+        folder = self._folder(directory)
+        last = marked_epoch(folder) * self.epoch_steps - 1
+        if self.num_trained and last > 0 and self.stages.at(last):
+            self._enter_stage(last)  # whose optimiser is in the checkpoint
         with readable():
             epoch = super().resume_model_if_exist(directory)
         if epoch:
-            folder = self._folder(directory)
-            state = read_checkpoint(checkpoint_file(folder, epoch))
             if not hasattr(super(), "check_checkpoint"):  # dassl-lite has checked it already
-                self.check_checkpoint(state, folder)
-            self.computed = goes_on(state, self.computed, folder)
-            try:
-                self.method.load_own_state(state.get("method", {}))
-                self.precision.load_scale(state.get("scaler", {}))
-                if isinstance(self.method, Planned):
-                    self.planned = counts(state["planned"], epoch)
-            except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-                what = f"has no state of the method, or of its loss scale ({error})"
-                raise broken_checkpoint(folder, epoch, " ".join(what.split())[:200]) from None
+                self.check_checkpoint(read_checkpoint(checkpoint_file(folder, epoch)), folder)
+            saved = self.resumed
+            assert saved is not None, "it was checked"
+            self._continue(saved, folder)
+            self.planned = saved.restore(self.method, self.precision, folder)
         return epoch
+
+    def _continue(self, saved: Saved, folder: str):
+        computed = saved.computed_with(self.facts.computed, folder)
+        self.facts = replace(self.facts, computed=computed)
 
     @property
     def teacher_facts(self):
@@ -457,14 +429,12 @@ class PromptTrainer(TrainerX):
     @property
     def drawn(self) -> dict | None:
         """What label noise and imbalance have changed in the training, in numbers of images."""
-        return self.loaded["drawn"] if self.loaded else drawn_for(self.dm.dataset, self.method)
+        return self.loaded.drawn if self.loaded else self.facts.drawn
 
     @property
     def recorded(self) -> CfgNode:
         """The cfg for the record: in an evaluation, the settings of the training are of that."""
-        return (
-            as_trained(self.cfg, self.loaded["settings"], self.method) if self.loaded else self.cfg
-        )
+        return as_trained(self.cfg, self.loaded.settings, self.method) if self.loaded else self.cfg
 
     # ------------------------------------------------------------------ evaluate
 
@@ -555,27 +525,19 @@ class PromptTrainer(TrainerX):
             return
         if not (self.method.public_parameters() or self.method.own_state()):
             folder = self._folder(directory)
-            saved = read_checkpoint(find_checkpoint(folder, None)) if saved_epochs(folder) else {}
+            saved = Saved.read(find_checkpoint(folder, None)) if saved_epochs(folder) else Saved()
             need(
-                not (saved.get("state_dict") or saved.get("method")),
+                not (saved.state_dict or saved.method),
                 f"'{directory}' holds what a training has learned, but with these settings "
                 f"{self.kind.__name__} learns nothing: set them as in the training, or leave out "
                 "--model-dir",
             )
             return
-        checkpoint = None
-        if epoch is None and not os.path.isdir(self._folder(directory)):
-            checkpoint = public_checkpoint(self.method, directory)
-        if checkpoint is None:
-            path = find_checkpoint(self._folder(directory), epoch)
-            checkpoint = read_checkpoint(path)
-            print(f"Loading prompts from '{path}' (epoch {checkpoint.get('epoch', '?')})")
-        check_loaded(checkpoint.get("settings"), self.settings, self.method)
-        self._check_weights(checkpoint)
-        self.computed = goes_on(checkpoint, self.computed, self._folder(directory))
-        check_unseen(checkpoint, self.dm.dataset, self.cfg.TEST.SPLIT, directory)
-        self.method.load_checkpoint(checkpoint, self.dm.dataset.classnames)
-        self.untrained = False
-        self.loaded = {"settings": checkpoint.get("settings")}
-        self.loaded["drawn"] = facts_in(checkpoint, "drawn")
-        self.start = facts_in(checkpoint, "start")
+        saved = find_prompts(self.method, directory, epoch)
+        saved.check_loaded(self.facts.settings, self.method)
+        self._check_weights(saved)
+        self._continue(saved, self._folder(directory))
+        saved.check_unseen(self.dm.dataset, self.cfg.TEST.SPLIT)
+        self.method.load_checkpoint(saved, self.dm.dataset.classnames)
+        self.untrained, self.loaded = False, saved
+        self.facts = replace(self.facts, start=saved.start)

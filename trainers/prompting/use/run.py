@@ -8,33 +8,18 @@ from typing import Any
 
 from yacs.config import CfgNode
 
-from ..backbones import family_of, load_clip
+from ..backbones import family_of, load_clip, weights_sha256
 from ..dassl_parts import dassl
 from ..encoders.sentences import clean
 from ..errors import UserError, need, no_exit
 from ..method import METHODS, Method, find_method
 from ..plugins import load_plugins
-from ..storage.checkpoints import find_checkpoint, read_checkpoint
+from ..storage.checkpoints import find_checkpoint
 from ..storage.hub import fetched
-from ..storage.state import are_texts, is_settings
+from ..storage.saved import Saved
 from ..trainer.config import add_nodes, fitted, made, settings_in
-from ..trainer.settings import check_weights, value_of
+from ..trainer.settings import value_of
 from ..trainer.views import draft_of, plain_transform, views_by_content
-
-
-def _is_text(value: object) -> bool:
-    return isinstance(value, str)
-
-
-# What a checkpoint must have besides the prompts, each with a check of its value.
-NEEDED: dict[str, Callable[[Any], bool]] = {
-    "settings": is_settings,
-    "classnames": lambda value: are_texts(value) and len(value) > 1,
-    "trainer": _is_text,
-    "backbone": _is_text,
-    "epoch": lambda value: isinstance(value, int),
-    "plugins": lambda value: value is None or are_texts(value),
-}
 
 
 @dataclass(frozen=True, repr=False)
@@ -101,23 +86,23 @@ def load_run(
         Traceback (most recent call last):
         UserError: 'no/run' is not there: give the output folder of one training
     """
-    path, state = read_run(folder, epoch, plugins)
-    kind = _kind(state, path, trust)
-    cfg = _cfg(state["settings"], path)
+    saved = read_run(folder, epoch, plugins)
+    kind = _kind(saved, trust)
+    cfg = _cfg(saved)
     need(
         not cfg.DATASET.get("FEATURES", ""),
         f"The run in '{folder}' was trained on a file of features, so it cannot read images: "
         "evaluate it with train.py --eval-only --model-dir and a file of features",
     )
-    backbone = state["backbone"] if backbone is None else backbone
-    check_weights(state.get("backbone_sha256"), backbone)
+    backbone = saved.backbone if backbone is None else backbone
+    saved.check_weights(backbone, weights_sha256(backbone))
     cfg.MODEL.BACKBONE.NAME = backbone
     clip_model = load_clip(backbone)
     cfg, _ = fitted(cfg, clip_model)
-    names = list(state["classnames"]) if classnames is None else _checked(classnames, clip_model)
+    names = list(saved.classnames) if classnames is None else _checked(classnames, clip_model)
     with no_exit(kind.__name__):
         method = made(kind, settings_in(cfg, kind), clip_model, names, cfg.DATASET.NAME)
-    method.load_checkpoint(state, names)
+    method.load_checkpoint(saved, names)
     plain = plain_transform(cfg)
     return Run(
         method.eval().requires_grad_(False),
@@ -126,46 +111,40 @@ def load_run(
         cfg,
         kind.__name__,
         backbone,
-        path,
-        state["epoch"],
+        saved.place,
+        saved.epoch,
     )
 
 
 def read_run(
     folder: str | os.PathLike[str], epoch: int | None = None, plugins: Iterable[str] = ()
-) -> tuple[str, dict[str, Any]]:
-    """Return the path and the content of a run's checkpoint, which has all of NEEDED.
+) -> Saved:
+    """Return a run's checkpoint, which says what made it.
 
     Arguments and errors are those of `load_run` that do not concern the backbone.
     """
     load_plugins(plugins)
-    path = find_checkpoint(_model_folder(fetched(folder)), epoch)
-    return path, _read(path)
+    saved = Saved.read(find_checkpoint(_model_folder(fetched(folder)), epoch))
+    need(
+        saved.says_what_made_it,
+        f"The checkpoint '{saved.place}' does not say what made it (class names, settings), like "
+        "those of public code: evaluate it with train.py and its config files, --eval-only and "
+        "--model-dir, or train again",
+    )
+    return saved
 
 
-def _read(path: str) -> dict[str, Any]:
-    """Return a checkpoint that says what made it."""
-    state: dict[str, Any] = read_checkpoint(path)
-    if not all(holds(state.get(name)) for name, holds in NEEDED.items()):
-        raise UserError(
-            f"The checkpoint '{path}' does not say what made it (class names, settings), like "
-            "those of public code: evaluate it with train.py and its config files, --eval-only and "
-            "--model-dir, or train again"
-        )
-    return state
-
-
-def _kind(state: dict[str, Any], path: str, trust: bool) -> type[Method]:
+def _kind(saved: Saved, trust: bool) -> type[Method]:
     """Return the method of a checkpoint; its plug-ins are imported only with `trust`."""
-    if state["trainer"] not in METHODS and (theirs := state.get("plugins")):
+    if saved.trainer not in METHODS and (theirs := saved.plugins):
         if not trust:
             raise UserError(
-                f"The checkpoint '{path}' is of {state['trainer']}, a method of the plug-in "
+                f"The checkpoint '{saved.place}' is of {saved.trainer}, a method of the plug-in "
                 f"{' or '.join(map(repr, theirs))}, which is code: if you trust it, name it "
                 "(--plugin, or plugins= of load_run), or trust the run (--trust-run, trust=True)"
             )
         load_plugins(theirs)
-    return find_method(state["trainer"])
+    return find_method(saved.trainer)
 
 
 def _model_folder(folder: Path) -> str:
@@ -183,7 +162,7 @@ def _model_folder(folder: Path) -> str:
     return os.fspath(folders[0])
 
 
-def _cfg(settings: dict[str, str], path: str) -> CfgNode:
+def _cfg(saved: Saved) -> CfgNode:
     """Rebuild the cfg of a checkpoint from its settings, which are stored as repr strings.
 
     Raises:
@@ -191,7 +170,7 @@ def _cfg(settings: dict[str, str], path: str) -> CfgNode:
     """
     cfg: CfgNode = dassl("config").get_cfg_default()
     add_nodes(cfg)
-    for place, text in settings.items():
+    for place, text in saved.settings.items():
         *above, key = place.split(".")
         node = cfg
         for part in above:
@@ -201,8 +180,8 @@ def _cfg(settings: dict[str, str], path: str) -> CfgNode:
             node[key] = value_of(text, default)
         except (AttributeError, ValueError) as error:
             raise UserError(
-                f"The checkpoint '{path}' has '{text:.50}' for the setting {place:.100}, which "
-                "is impossible: take another checkpoint, or train again"
+                f"The checkpoint '{saved.place}' has '{text:.50}' for the setting {place:.100}, "
+                "which is impossible: take another checkpoint, or train again"
             ) from error
     cfg.VERBOSE = False
     return cfg

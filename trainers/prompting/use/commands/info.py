@@ -73,20 +73,20 @@ def described(folder: str, epoch: int | None = None, plugins: list[str] | None =
     from ..run import read_run
 
     run = fetched(folder)
-    path, state = read_run(run, epoch, plugins or ())
-    settings = {key: _value(text) for key, text in state["settings"].items()}
+    saved = read_run(run, epoch, plugins or ())
+    settings = {key: _value(text) for key, text in saved.settings.items()}
     return {
-        "method": state["trainer"],
-        "classnames": list(state["classnames"]),
-        "backbone": state["backbone"],
+        "method": saved.trainer,
+        "classnames": list(saved.classnames),
+        "backbone": saved.backbone,
         "dataset": settings.get("DATASET.NAME", ""),
         "shots": settings.get("DATASET.NUM_SHOTS"),
         "seed": settings.get("SEED"),
-        "checkpoint": path,
-        "epoch": state["epoch"],
-        "plugins": list(state.get("plugins") or ()),
+        "checkpoint": saved.place,
+        "epoch": saved.epoch,
+        "plugins": list(saved.plugins or ()),
         "settings": settings,
-        "changed": sorted(_changed(state["trainer"], settings)),
+        "changed": sorted(_changed(saved.trainer, settings)),
         "record": _record(run),
     }
 

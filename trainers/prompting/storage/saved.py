@@ -1,0 +1,412 @@
+"""A checkpoint: what it holds, and what may be done with it.
+
+Its keys are the attributes of `Saved`; as texts they stand here and in dassl-lite alone. The file
+is long because all checks of a checkpoint are in it.
+"""
+
+import ast
+import hashlib
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from functools import partial
+from itertools import zip_longest
+from typing import Any, Self
+
+import torch
+
+from ..embedded import other_weights
+from ..errors import UserError, need, printable
+from .checkpoints import broken_checkpoint, checkpoint_at, read_checkpoint
+from .settings import begun_otherwise, differing_keys, no_settings
+from .state import are_texts, is_settings
+
+TYPES = {"float32", "bfloat16", "float16"}
+AND = " + "  # between the precisions, and the processors, of a run that was resumed
+MOST = 3  # parts of a division in a message
+UNKNOWN = "unknown"  # of public checkpoints, which do not say it
+# What records say of an earlier training, with its keys.
+FACTS = {
+    "dataset": "DATASET.NAME",
+    "classes": "DATASET.SUBSAMPLE_CLASSES",
+    "shots": "DATASET.NUM_SHOTS",
+    "seed": "SEED",
+    "label_noise": "DATASET.LABEL_NOISE",
+    "label_noise_kind": "DATASET.LABEL_NOISE_KIND",
+    "imbalance": "DATASET.IMBALANCE",
+}
+
+
+def are_images(value: Any) -> bool:
+    """Return True for what `Saved.images` may be."""
+    if not isinstance(value, dict) or value.keys() != {"division", "trained_on"}:
+        return False
+    division, keys = value["division"], value["trained_on"]
+    valid = division is None or is_settings(division)  # both are texts by name
+    return valid and torch.is_tensor(keys) and keys.dtype == torch.int64
+
+
+def _is_computed(value: Any) -> bool:
+    valid = is_settings(value) and value.keys() == {"precision", "processor"}
+    return valid and {*value["precision"].split(AND)} <= TYPES
+
+
+def _are_facts(value: Any) -> bool:
+    return isinstance(value, dict) and all(
+        isinstance(key, str) and isinstance(fact, str | int | float) for key, fact in value.items()
+    )
+
+
+# What values must be, each with its name in a message.
+VALID: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "settings": (is_settings, "settings"),
+    "computed": (_is_computed, "precision"),
+    "classnames": (are_texts, "class names"),
+    "images": (are_images, "images"),
+    "trainer": (lambda value: isinstance(value, str), "method"),
+    "backbone": (lambda value: isinstance(value, str), "backbone"),
+    "epoch": (lambda value: isinstance(value, int), "epoch"),
+    "drawn": (_are_facts, "draws"),
+    "start": (_are_facts, "start"),
+}
+# What a run needs to resume, if it has it; the last ones are written by some methods and Dassls.
+RESUMED = (
+    "optimizer", "scheduler", "method", "scaler", "computed", "classnames", "images", "planned",
+    "rng", "train_seconds",
+)  # fmt: skip
+OF_DASSL = ("optimizer", "scheduler", "val_result")  # which it reads, so they are written as None
+
+
+@dataclass(frozen=True, eq=False)
+class Saved:
+    """A checkpoint of this project or of public code; or what the next one of a run will hold.
+
+    Whatever one of public code lacks is None.
+
+    Attributes:
+        state_dict: what is learned: tensors by their public names.
+        method: buffers of the method, by name.
+        optimizer, scheduler, scaler: their states; the last is of the loss scale.
+        epoch: the number of epochs that are done.
+        planned: the number of steps of each epoch, of a method that plans them.
+        val_result: accuracy on validation images, where Dassl computes it.
+        rng, train_seconds: states of the random number generators, and the duration of the
+            training, of dassl-lite.
+        trainer: name of the method.
+        settings: every setting that can change the outcome: texts by dotted key.
+        classnames: the class names of the training.
+        class_buffers: digests, before the training, of buffers that may depend on the classes.
+        images: `division`, texts by part and class, or None, and `trained_on`, the keys of training
+            images (n,), int64, of this training and those that it builds on.
+        computed: `precision` and `processor`, of all sessions of the run, joined by AND.
+        drawn: what label noise and imbalance have changed, in numbers of images.
+        start: the facts about the training of MODEL.INIT_WEIGHTS.
+        backbone, backbone_sha256: name or file of the CLIP, and the SHA-256 of its weights.
+        plugins: modules or files that register methods.
+        place: where it was read; not in the file.
+    """
+
+    state_dict: Any = field(default_factory=dict)
+    method: Any = None
+    optimizer: Any = None
+    scheduler: Any = None
+    scaler: Any = None
+    epoch: Any = None
+    planned: Any = None
+    val_result: Any = None
+    rng: Any = None
+    train_seconds: Any = None
+    trainer: Any = None
+    settings: Any = None
+    classnames: Any = None
+    class_buffers: Any = None
+    images: Any = None
+    computed: Any = None
+    drawn: Any = None
+    start: Any = None
+    backbone: Any = None
+    backbone_sha256: Any = None
+    plugins: Any = None
+    place: str = ""
+
+    # ------------------------------------------------------------------ reading and writing
+
+    @classmethod
+    def of(cls, content: Mapping[Any, Any], place: str = "") -> Self:
+        """Return the checkpoint with this content; facts that are not valid count as missing.
+
+        Args:
+            content: of a file; without `state_dict`, all of it is what is learned.
+            place: of the file.
+        """
+        names = {entry.name for entry in fields(cls)} & content.keys()
+        known = {name: content[name] for name in names}
+        for name in {"drawn", "start"} & names:
+            known[name] = known[name] if VALID[name][0](known[name]) else None
+        return cls(**{"state_dict": content, **known, "place": place})
+
+    @classmethod
+    def read(cls, path: str, place: str = "") -> Self:
+        """Read a file, which belongs to a place; raises as `read_checkpoint`."""
+        return cls.of(read_checkpoint(path), place or path)
+
+    @classmethod
+    def find(cls, place: str, key: str, remedy: str) -> Self:
+        """Read the checkpoint of a training that has ended, on which another one builds.
+
+        Args:
+            place: the output folder of a run, the folder of a public checkpoint, or its file.
+            key: the setting that gives the place, for messages.
+            remedy: what to do if there is no checkpoint, for messages.
+
+        Raises:
+            UserError: there is none, it is broken, or its training has not ended.
+        """
+        place = os.path.normpath(place)
+        saved = cls.read(checkpoint_at(place, key, remedy), place)
+        saved.check_origin()
+        epoch, last = saved.epoch, saved.value("OPTIM.MAX_EPOCH")
+        by_epochs = isinstance(epoch, int) and isinstance(last, int) and os.path.isdir(place)
+        need(
+            not (by_epochs and epoch) or saved.value("OPTIM.STEPS") or epoch >= last,
+            f"The training in '{place}' has done {epoch} of its {last} epochs: let it end, or "
+            "give the file of a checkpoint",
+        )
+        return saved
+
+    def content(self) -> dict[str, Any]:
+        """Return what is written."""
+        values = {name: x for name, x in vars(self).items() if x is not None or name in OF_DASSL}
+        del values["place"]
+        return values
+
+    def _valid(self, *names: str) -> bool:
+        return all(VALID[name][0](getattr(self, name)) for name in names)
+
+    @property
+    def says_what_made_it(self) -> bool:
+        """True if the method can be built from it, without a cfg."""
+        names = "settings", "classnames", "trainer", "backbone", "epoch"
+        named = self.plugins is None or are_texts(self.plugins)
+        return self._valid(*names) and len(self.classnames) > 1 and named
+
+    def outcome(self) -> dict[str, Any]:
+        """Return what two equal trainings have in common, by name."""
+        names = "state_dict", "method", "optimizer", "rng"
+        return {name: getattr(self, name) for name in names}
+
+    # ------------------------------------------------------------------ facts
+
+    def value(self, place: str) -> Any:
+        """Return the value of a setting by its dotted key; None if the checkpoint lacks it."""
+        text = (self.settings or {}).get(place, "None")
+        try:
+            return ast.literal_eval(text)
+        except (ValueError, SyntaxError):  # a path, which is stored without quotes
+            return text
+
+    def digest(self) -> str:
+        """Return a hash that identifies what was learned."""
+        sha256 = hashlib.sha256()
+        for name in sorted(self.state_dict):
+            if torch.is_tensor(value := self.state_dict[name]):
+                sha256.update(value.float().cpu().contiguous().numpy().tobytes())
+        return sha256.hexdigest()[:16]
+
+    def facts(self) -> dict[str, Any]:
+        """Return what records say of the training: place, digest, method, backbone and FACTS."""
+        facts = {"place": self.place, "digest": self.digest(), "method": self.trainer}
+        facts |= {name: self.value(place) for name, place in FACTS.items()}
+        backbone = isinstance(self.backbone, str) and os.path.basename(self.backbone)
+        known = {name: UNKNOWN if value is None else value for name, value in facts.items()}
+        return known | {"backbone": backbone or UNKNOWN}
+
+    def computed_with(self, now: dict[str, str], folder: str) -> dict[str, str]:
+        """Return the precision and the processor of the whole run, and say if they have changed.
+
+        Args:
+            now: those of this session.
+            folder: of the checkpoint.
+
+        Raises:
+            UserError: the checkpoint has no valid ones.
+        """
+        then = self.computed
+        if then is None:  # it is of other code
+            return now
+        if not self._valid("computed"):
+            raise broken_checkpoint(folder, self.epoch, "has no valid precision")
+        if then != now:
+            begun, here = (f"{x['precision']} ({printable(x['processor'])})" for x in (then, now))
+            print(f"Computed in {here}; begun in {begun}")
+        return {key: AND.join(dict.fromkeys([*then[key].split(AND), now[key]])) for key in now}
+
+    # ------------------------------------------------------------------ may a run use it?
+
+    def check_origin(self) -> None:
+        """Refuse a checkpoint of which only a part says what made it; raises UserError."""
+        need(
+            isinstance(self.state_dict, Mapping)
+            and (self.settings is None or self._valid("trainer", "settings"))
+            and are_texts(self.classnames or []),
+            f"The checkpoint in '{self.place}' does not say what made it: take another one, or "
+            "train again",
+        )
+
+    def check_resumed(self, now: "Saved", folder: str, method: Any) -> None:
+        """Refuse to go on from it in another run, or without the full state.
+
+        A checkpoint without settings was written by other code: it is accepted, and may lack parts
+        of the state.
+
+        Args:
+            now: what a checkpoint of the present run would hold.
+            folder: of the checkpoint.
+            method: of the run, or its class.
+
+        Raises:
+            UserError: names settings, classes, images or weights that differ, or parts of the state
+                that are missing or not valid.
+        """
+        broken = partial(broken_checkpoint, folder, self.epoch)
+        if self.settings is None:
+            no_settings(folder)
+        else:
+            if not self._valid("settings"):
+                raise broken("has no valid settings")
+            wanted = {name for name in RESUMED if getattr(now, name) is not None}
+            if lacking := sorted(name for name in wanted if getattr(self, name) is None):
+                raise broken(f"lacks {', '.join(lacking)}")
+            for name in ("classnames", "images"):
+                if not self._valid(name):
+                    raise broken(f"has no valid {VALID[name][1]}")
+            self._check_same(now, folder, method)
+        for name, facts in _teachers(now.method).items():
+            then = _teachers(self.method).get(name, facts)
+            if then.get("digest") != facts.get("digest"):
+                raise begun_otherwise(folder, f"prompts of its teacher in '{facts['place']}'")
+
+    def _check_same(self, now: "Saved", folder: str, method: Any) -> None:
+        names, others = self.classnames, now.classnames
+        if differing := differing_keys(self.settings, now.settings, method):
+            raise begun_otherwise(folder, f"settings ({differing})")
+        if list(names) != list(others):
+            pairs = zip_longest(names, others, fillvalue="none")
+            k, (one, other) = next((k, pair) for k, pair in enumerate(pairs) if pair[0] != pair[1])
+            sizes = f"{len(names)}, now {len(others)}"
+            raise begun_otherwise(folder, f"classes ({sizes}; class {k} '{one}', now '{other}')")
+        then, here = self.images["division"], now.images["division"]
+        if then is None or here is None or then == here:
+            return
+        parts = [name for name in {**then, **here} if then.get(name) != here.get(name)]
+        texts = [f"{n}: {then.get(n, 'none')}, now {here.get(n, 'none')}" for n in parts[:MOST]]
+        more = [f"and {len(parts) - MOST} more"] * (len(parts) > MOST)
+        raise UserError(
+            f"The run in '{folder}' was begun with other images, or with another division of them "
+            f"({'; '.join(texts + more)}): restore them, give this run another --output-dir, or "
+            "delete that folder to train again"
+        )
+
+    def restore(self, method: Any, precision: Any, folder: str) -> list[int]:
+        """Load the buffers of the method and the loss scale; return the steps that were planned.
+
+        Args:
+            method: of the run.
+            precision: of the run.
+            folder: of the checkpoint.
+
+        Raises:
+            UserError: the checkpoint has no valid ones.
+        """
+        try:
+            method.load_own_state(self.method or {})
+            precision.load_scale(self.scaler or {})
+            planned = [int(count) for count in self.planned or ()]
+            if planned and (len(planned) != self.epoch or min(planned) < 1):
+                raise ValueError(f"no {self.epoch} numbers of steps")
+        except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+            what = f"has no state of the method, or of its loss scale ({error})"
+            what = " ".join(what.split())[:200]
+            raise broken_checkpoint(folder, self.epoch, what) from None
+        return planned
+
+    def check_loaded(self, now: Mapping[str, str], method: Any) -> None:
+        """Refuse to evaluate it with another method setting, backbone or draft than in training.
+
+        Args:
+            now: the settings of the evaluation.
+            method: of the run, or its class.
+
+        Raises:
+            UserError: the backbone, INPUT.DRAFT or keys of the method's node differ (it names
+                them), or the checkpoint has no valid settings.
+        """
+        if self.settings is None:
+            print("The checkpoint has no settings: those of this call are used")
+            return
+        need(
+            self._valid("settings"),
+            "The checkpoint has no valid settings in its entry 'settings': take another "
+            "--load-epoch, or train again",
+        )
+        free = (*method.training_only, *method.test_keys, "PREC")
+        names = [method.place(key) for key in method.defaults if key not in free]
+        names += ["MODEL.BACKBONE.NAME", "INPUT.DRAFT"]
+        theirs, ours = ({k: s[k] for k in names if k in s} for s in (self.settings, now))
+        if differing := differing_keys(theirs, ours, method):
+            raise UserError(
+                f"The prompts were trained with other settings ({differing}): set these as in the "
+                "training"
+            )
+
+    def check_weights(self, name: str, sha256: str | None) -> None:
+        """Refuse weights of the backbone other than those of the training.
+
+        Args:
+            name: of the backbone.
+            sha256: of the weights that have the name; None where they are not in one file.
+
+        Raises:
+            UserError: they differ, or the checkpoint has something else for a SHA-256.
+        """
+        need(
+            isinstance(self.backbone_sha256, str | None),
+            f"The checkpoint has {self.backbone_sha256!r:.40} for the SHA-256 of its backbone: "
+            "take another --load-epoch, or train again",
+        )
+        why = other_weights(name, self.backbone_sha256, sha256)
+        need(
+            not why,
+            f"The prompts were trained with {why}: give --backbone the file of those weights, or "
+            "train again",
+        )
+
+    def check_unseen(self, dataset: Any, split: str) -> None:
+        """Refuse to evaluate images of its training.
+
+        Args:
+            dataset: of the run.
+            split: that is evaluated, `test` or `val`.
+
+        Raises:
+            UserError: gives the number of such images, and one of them.
+        """
+        keys = getattr(dataset, "keys", {})
+        if not keys or not self._valid("images"):
+            return
+        trained = {*self.images["trained_on"].tolist()}
+        items = (dataset.val if split == "val" else dataset.test) or []
+        seen = [item.impath for item in items if keys.get(item.impath) in trained]
+        if seen:
+            raise UserError(
+                f"{len(seen):,} of the {len(items):,} {split} images are training images of "
+                f"'{self.place}', such as '{seen[0]}': its folder may have been divided anew, so "
+                "restore the images of the training, or evaluate on others"
+            )
+
+
+def _teachers(own: Any) -> dict[str, Mapping[str, Any]]:
+    """Return the facts about the teachers of a method, by name, in its buffers."""
+    states = own.items() if isinstance(own, Mapping) else ()
+    facts = {k: x["facts"] for k, x in states if isinstance(x, Mapping) and "facts" in x}
+    return {name: x for name, x in facts.items() if isinstance(x, Mapping) and x}

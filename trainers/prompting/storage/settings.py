@@ -1,0 +1,43 @@
+"""The settings of a run, as its checkpoints hold them: their comparison, and its errors."""
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from ..errors import UserError
+
+
+def differing_keys(saved: Mapping[str, str], now: Mapping[str, str], method: Any = None) -> str:
+    """Describe the keys whose values differ; a key that only one side has is of another checkout.
+
+    None stands for the method's default, which the cfg of another checkout may spell out.
+    """
+    own = method.defaults if method else {}
+    defaults = {method.place(key): as_text(default) for key, default in own.items()}
+    saved, now = (
+        {name: defaults.get(name, text) if text == "None" else text for name, text in s.items()}
+        for s in (saved, now)
+    )
+    return ", ".join(
+        f"{key} {saved[key]}, now {now[key]}"
+        for key in sorted(saved.keys() & now.keys())
+        if saved[key] != now[key]
+    )
+
+
+def as_text(value: Any) -> str:
+    """Return the value of a setting as settings have it."""
+    return repr(list(value) if isinstance(value, (list, tuple)) else value)
+
+
+def no_settings(folder: str | os.PathLike[str]) -> None:
+    """Say that a checkpoint does not name the settings of its training."""
+    print(f"The checkpoint in '{folder}' has no settings: check that they agree with this run")
+
+
+def begun_otherwise(folder: str | os.PathLike[str], what: str) -> UserError:
+    """Return the error about a run that was begun with other settings, classes or images."""
+    return UserError(
+        f"The run in '{folder}' was begun with other {what}: give this one another --output-dir, "
+        "or delete that folder to train again"
+    )

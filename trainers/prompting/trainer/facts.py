@@ -1,0 +1,96 @@
+"""The facts about a run that its checkpoints hold."""
+
+from typing import Any
+
+import torch
+from yacs.config import CfgNode
+
+from ..backbones import absolute, weights_sha256
+from ..method import Method
+from ..running.devices import processor
+from ..running.precision import Precision
+from ..storage.saved import FACTS, UNKNOWN, Saved, are_images
+from .settings import settings_of
+from .teachers import teachers_of
+
+Facts = dict[str, Any]
+
+
+def facts_of_run(
+    cfg: CfgNode, method: Method, dataset: Any, precision: Precision, start: Facts | None
+) -> Saved:
+    """Return the facts about a run that do not change while it trains.
+
+    Args:
+        cfg: of the run.
+        method: of the run.
+        dataset: of the run; it may say how it is divided (`division`: texts by part and class) and
+            what its files hold (`keys`: numbers by path, equal for files of equal content).
+        precision: of the run.
+        start: what is known of the training of MODEL.INIT_WEIGHTS.
+    """
+    name = cfg.MODEL.BACKBONE.NAME
+    earlier = [teacher.trained.images for teacher in teachers_of(method) if teacher.trained]
+    return Saved(
+        trainer=type(method).__name__,
+        settings=settings_of(cfg, method),
+        classnames=list(dataset.classnames),
+        class_buffers=method.class_buffers,
+        images=images_of(dataset, method.unlabelled, earlier),
+        computed={
+            "precision": str(precision.computed_in).removeprefix("torch."),
+            "processor": processor(precision.device),
+        },
+        drawn=drawn_for(dataset, method),
+        start=start,
+        backbone=absolute(name),
+        backbone_sha256=weights_sha256(name),
+        plugins=list(cfg.TRAINER.PLUGINS),
+    )
+
+
+def images_of(dataset: Any, unlabelled: bool, earlier: list[Any]) -> Facts:
+    """Return what a checkpoint keeps of the images of a training.
+
+    Args:
+        dataset: of the run.
+        unlabelled: True if it trains on the images `train_u`.
+        earlier: what this returned for trainings on which it builds; others than that are left out.
+
+    Returns:
+        `division` and `trained_on`, as in `Saved`; n is 0 if the data set has no keys.
+    """
+    keys = getattr(dataset, "keys", {})
+    items = (dataset.train_u if unlabelled else None) or dataset.train_x
+    trained = {keys[item.impath] for item in items if item.impath in keys}
+    for images in filter(are_images, earlier):
+        trained |= {*images["trained_on"].tolist()}
+    return {
+        "division": getattr(dataset, "division", None),
+        "trained_on": torch.tensor(sorted(trained), dtype=torch.int64),
+    }
+
+
+def start_of(saved: Saved, public: bool) -> Facts:
+    """Return the facts about the training of initial weights.
+
+    Args:
+        saved: their checkpoint.
+        public: True for files of public code, which say nothing of their training.
+    """
+    if public:
+        return dict.fromkeys(("method", "backbone", *FACTS), UNKNOWN) | {"place": saved.place}
+    return saved.facts()
+
+
+def drawn_for(dataset: Any, method: Method) -> Facts | None:
+    """Return what label noise and imbalance have changed for a method, in numbers of images.
+
+    For a method that reads no labels of training images, that is nothing.
+
+    Returns:
+        `images`, `wrong_labels`, `left_out`; None without noise and imbalance.
+    """
+    drawn: Facts | None = getattr(dataset, "drawn", None)
+    trains = type(method).trains and not type(method).unlabelled
+    return drawn if drawn is None or trains or method.support_passes else dict.fromkeys(drawn, 0)
