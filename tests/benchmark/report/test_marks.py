@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from outcomes import few_shot, numbers, only_table, outcome, rows
 
-from benchmark.records import flaw
 from benchmark.protocols import FEW_SHOT
+from benchmark.records import flaw
 from benchmark.report import plots, published
 from benchmark.report.compare import Comparisons
 from benchmark.report.frame import frame
