@@ -13,10 +13,11 @@ import torch.nn.functional as F
 from torch import nn
 
 from trainers.prompting.backbones.openai_clip import clip
-from trainers.prompting.encoders.sentences import around_name, clean
+from trainers.prompting.encoders.sentences import around_name
 from trainers.prompting.encoders.text import TextFeatures
 from trainers.prompting.encoders.vision import ImageFeatures
 from trainers.prompting.methods.align import Family
+from trainers.prompting.node import clean
 
 
 def naive(clip_model, classnames, method: Family) -> Family:

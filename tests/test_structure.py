@@ -95,13 +95,13 @@ PACKAGES = {
     "averaging": "",
     "views": "errors",
     "node": "errors",
-    "storage": "dassl_parts embedded errors",
+    "storage": "dassl_parts embedded errors node",
     "transport": "",
     "backbones": "embedded errors storage",
     "record": "backbones beyond embedded errors running storage",
     "encoders": "backbones errors node transport",
     "prompts": "backbones encoders errors",
-    "teacher": "encoders errors storage transport",
+    "teacher": "encoders errors node storage transport",
     "contract": "encoders errors",
     "method": "backbones contract encoders errors node prompts storage transport",
     "regularizers": "errors method teacher",
@@ -114,7 +114,7 @@ PACKAGES = {
     "trainer": "backbones capabilities contract dassl_parts embedded encoders errors method "
     "methods node record running step storage teacher",
     "use": "backbones capabilities contract dassl_parts dataset_keys embedded encoders "
-    "errors method plugins prompts running storage teacher trainer",
+    "errors method node plugins prompts running storage teacher trainer",
 }
 OF_DASSL = {"trainer", "use"}  # the only ones that know Dassl and its cfg
 AROUND = {"dassl", "yacs", "benchmark", "recipe", "train", "datasets"}

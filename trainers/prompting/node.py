@@ -14,6 +14,11 @@ Switch: TypeAlias = object  # any true value turns it on
 Words: TypeAlias = str | list[str] | None  # a template, or a list of them
 
 
+def clean(words: str) -> str:
+    """Return the words with underscores as spaces and runs of white space as one space."""
+    return " ".join(words.replace("_", " ").split())
+
+
 @dataclass(frozen=True, kw_only=True)  # so that a key without a default is found below
 class Settings:
     """Base class of the settings of every method, which adds a field for each key of its node.

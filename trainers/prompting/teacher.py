@@ -8,11 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .encoders.sentences import clean, write_sentences
+from .encoders.sentences import write_sentences
 from .encoders.sides import need_open
 from .encoders.text import TextEncoder, TextFeatures
 from .encoders.vision import ImageEncoder
 from .errors import UserError, need
+from .node import clean
 from .storage.checkpoints import is_dense
 from .storage.files import read_json
 from .storage.saved import Saved

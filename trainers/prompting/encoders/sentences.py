@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from ..backbones import family_of
 from ..errors import UserError
-from ..node import Words
+from ..node import Words, clean
 from .sides import need_open
 
 SLOT = "X"
@@ -55,11 +55,6 @@ def check_names(classnames: Sequence[str]) -> None:
             raise TypeError(f"classnames has {name!r}, which is not text: give a list of names")
     if not len(classnames):
         raise ValueError("classnames is empty: give at least one name")
-
-
-def clean(words: str) -> str:
-    """Return the words with underscores as spaces and runs of white space as one space."""
-    return " ".join(words.replace("_", " ").split())
 
 
 def around_name(template: str) -> tuple[str, str]:

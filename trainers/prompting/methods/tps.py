@@ -14,14 +14,14 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from ..beyond import ONE_IMAGE
+from ..beyond import TEST_IMAGES
 from ..capabilities.views import OfViews
-from ..encoders.sentences import clean, fixed_sentence
+from ..encoders.sentences import fixed_sentence
 from ..encoders.templates import CLIP
 from ..encoders.text import TextFeatures
 from ..errors import need
 from ..method import register
-from ..node import Words
+from ..node import Words, clean
 from ..teacher import normalised_lists, sentences_of
 from ..views import check_selection, marginal_entropy, surest
 
@@ -58,7 +58,7 @@ class TPS(OfViews):
     checkpoint = "tps"
     test_views = property(lambda self: self.settings.BATCH_SIZE)
     test_augmix = property(lambda self: not self.settings.dataset.startswith("ImageNet"))
-    takes = property(lambda self: (ONE_IMAGE, *(("llm",) if self.settings.WITH_CONCEPTS else ())))
+    takes = property(lambda self: (TEST_IMAGES, *(("llm",) if self.settings.WITH_CONCEPTS else ())))
 
     @dataclass(frozen=True)
     class Settings(OfViews.Settings):

@@ -15,9 +15,9 @@ import torch
 from dassl.data import DataManager
 from yacs.config import CfgNode
 
-from ..encoders.sentences import clean
 from ..errors import UserError
 from ..method import Method, Output
+from ..node import clean
 from ..storage.predictions import confidence
 from .views import prepared, resize_in
 

@@ -16,10 +16,11 @@ from yacs.config import CfgNode
 from ..backbones.assemble import closed_clip
 from ..backbones.closed import Closed
 from ..backbones.family import Family, Tokenizer
-from ..encoders.sentences import around_name, clean
+from ..encoders.sentences import around_name
 from ..encoders.templates import ZERO_SHOT, template_of
 from ..errors import UserError, need
 from ..method import Method
+from ..node import clean
 from ..storage.features import Features, read_features
 from .support import seeded
 

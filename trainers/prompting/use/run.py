@@ -10,9 +10,9 @@ from yacs.config import CfgNode
 
 from ..backbones import family_of, load_clip, weights_sha256
 from ..dassl_parts import dassl
-from ..encoders.sentences import clean
 from ..errors import UserError, need, no_exit
 from ..method import METHODS, Method, find_method
+from ..node import clean
 from ..plugins import load_plugins
 from ..storage.checkpoints import find_checkpoint
 from ..storage.hub import fetched
