@@ -112,7 +112,10 @@ BAD_HEADERS = {
     "same names": ({"images": ["a.jpg"] * 24}, "its header has 1 different names of 24 images"),
     "up": ({"images": ["../../x"] + [f"{i}" for i in range(23)]}, "the image name '../../x', not"),
     "other features": (
-        {"classnames": ["sea", "sea", "road"]}, "classes 0 and 1 are both 'sea', of other features"
+        {"classnames": ["sea", "sea", "road"]}, "classes 0 and 1 both read 'sea' but have other te"
+    ),
+    "names as they are read": (
+        {"classnames": ["road", "a_sea", "a  sea"]}, "classes 1 and 2 both read 'a sea' but have o"
     ),
 }  # fmt: skip
 

@@ -12,11 +12,19 @@ from typing import Any
 import torch
 
 from ..errors import printable
+from ..node import clean
 
 PARTS = ("train", "val", "test")
 TEXT = "text/"  # before the template, in the name of a tensor
 APART = 0.02  # from norm 1, of features that count as normalised; half precision needs 0.001
+HALF = 2**-10  # of a norm: both were rounded
 ROWS = 65_536  # that are checked at once
+
+
+def same_rows(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Return True if features (..., D) are equal within the rounding of float16."""
+    one, other = one.float(), other.float()
+    return bool(((one - other).norm(dim=-1) <= HALF * one.norm(dim=-1)).all())
 
 
 class Flaw(Exception):
@@ -163,6 +171,7 @@ def _check_names(own: Mapping[str, Any], N: int, text: Mapping[str, torch.Tensor
             raise Flaw(f"its header has the image name '{printable(name)[:60]}', not one below it")
     seen: dict[str, int] = {}
     for k, name in enumerate(own["classnames"]):
-        first = seen.setdefault(name, k)
-        if any(not torch.equal(rows[k], rows[first]) for rows in text.values()):
-            raise Flaw(f"classes {first} and {k} are both '{printable(name)}', of other features")
+        first = seen.setdefault(clean(name), k)  # as sentences are looked up
+        if not all(same_rows(rows[k], rows[first]) for rows in text.values()):
+            both = f"classes {first} and {k} both read '{printable(clean(name))}'"
+            raise Flaw(f"{both} but have other text features")
