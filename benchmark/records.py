@@ -203,6 +203,7 @@ KINDS: dict[str, tuple[Callable[[Any], bool], Sequence[str]]] = {
         ["beyond"],
     ),
     "a group of numbers": (_each(is_number), ["drawn"]),
+    "true or false": (lambda value: isinstance(value, bool), ["as_published"]),
     "a list of texts": (are_texts, ["edited"]),
     "lists of texts": (
         lambda value: isinstance(value, list) and all(map(are_texts, value)), ["alike"],

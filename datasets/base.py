@@ -11,11 +11,11 @@ from typing import NamedTuple
 from dassl.data.datasets import DatasetBase, Datum
 
 from trainers.prompting.backbones.openai import OPENAI
-from trainers.prompting.encoders.sentences import clean
 from trainers.prompting.errors import UserError
+from trainers.prompting.node import clean
 
 from . import contents, noise
-from .contents import check_apart, division, fingerprint, note_twice, read_keys
+from .contents import check_copies, division, fingerprint, read_keys
 from .files import class_folders, read_folders, some
 from .rows import read_rows, row_keys
 from .splits import check_files, divide, read_split, write_split
@@ -47,6 +47,8 @@ class ImageDataset(DatasetBase):
         division: how the whole data set is divided into parts and classes, as texts; None for
             embedded data.
         fingerprint: hash of that: of the files, their sizes and contents; None for embedded data.
+        as_published: True if a public data set has as many classes and test images as published,
+            None for another data set.
         keys: path to `contents.read_keys` of each image; empty for public and embedded data.
         other_classnames: in a run on base or new classes, the names of the other half, in order.
         validation: validation images, on which a temperature is fitted and methods search: as many
@@ -60,6 +62,7 @@ class ImageDataset(DatasetBase):
     split_file = ""  # below dataset_dir
     layout = ""  # content of the folder, for the error message; if empty, the two names above
     expected: Counts | None = None  # the Counts of a public data set
+    rows_of = ""  # the data set whose files of features it reads, if not its own
     only_tested = False  # True if `train_x` is the test set, for want of training images
     drawn: dict[str, int] | None = None  # what `noise.KEYS` have changed, in numbers of images
     embedded = False  # True if it comes with this repository, and so is the same everywhere
@@ -73,18 +76,18 @@ class ImageDataset(DatasetBase):
             folder = self.locate(cfg)
             train, val, test = self.read(folder)
         check_labels(type(self).__name__, train, val, test)
+        here = len({item.label for item in train}), len(test)
+        self.as_published = self.expected and here == (self.expected.classes, self.expected.test)
         self.note_classes(train, test)
         self.division = self.fingerprint = None
         self.keys: dict[str, int] = {}
         if rows is not None or not self.embedded:
-            parts, public = (train, val, test), self.expected is not None
+            parts = train, val, test
             keys = row_keys(rows) if rows is not None else read_keys(parts)
-            if rows is None and not self.only_tested:
-                check_apart(folder, parts, keys, public)
-                note_twice(folder, parts, keys, public)
+            check_copies(type(self), folder, parts, keys, rows)
             self.division = division(folder, parts, keys)
             self.fingerprint = fingerprint(self.division)
-            self.keys = {} if public else keys
+            self.keys = {} if self.expected else keys
         without_labels = None if self.only_tested else train
         tested = {item.impath for item in test}
         most = most_validation(cfg.DATASET)
@@ -229,10 +232,11 @@ class ImageDataset(DatasetBase):
         tested = {item.label for item in test}
         if test and (left := [name for label, name in names.items() if label not in tested]):
             print(f"Note: {name} has no test images of these classes: {some(left)}")
-        if self.expected and self.expected.classes != len(names):
+        if self.as_published is False:
             print(
-                f"Note: {name} has {len(names)} classes here, but {self.expected.classes} as "
-                "published: accuracies are not comparable with published ones"
+                f"Note: {name} has {len(names):,} classes and {len(test):,} test images here, but "
+                f"{self.expected.classes:,} and {self.expected.test:,} as published: accuracies "
+                "are not comparable with published ones"
             )
 
     def few_shot(self, train, val, shots, seed, most):

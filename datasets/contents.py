@@ -8,11 +8,12 @@ from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 
-from dassl.data.datasets import Datum
+from dassl.data.datasets import DATASET_REGISTRY, Datum
 from tqdm import tqdm
 
 from trainers.prompting.errors import UserError
 
+from .rows import content_keys
 from .splits import PARTS, group_of
 
 MOST = 16 << 20  # bytes that are read of a file at most
@@ -108,7 +109,40 @@ def fingerprint(divided):
     return hashlib.sha256(lines.encode(errors="surrogatepass")).hexdigest()
 
 
-def check_apart(source, parts, keys, published):
+def _whole(path):
+    """Return a hash of the size and the start of a file, of all of it up to 16 MiB."""
+    with open(path, "rb") as file:
+        digest = hashlib.sha256(os.fstat(file.fileno()).st_size.to_bytes(8, "little"))
+        digest.update(file.read(MOST))  # a huge file is not read to its end
+    return digest.digest()
+
+
+def check_copies(kind, source, parts, keys, rows=None):
+    """Refuse copies of an image in two parts, and note those in one, where this is asked of a set.
+
+    Args:
+        kind: the class of the data set: nothing is asked of embedded or only tested images.
+        source: its folder or file of features, for messages.
+        parts: lists of Datum, train, val and test.
+        keys: as from `read_keys`, or `row_keys`.
+        rows: the content of the file of features, which may name another data set; None for images.
+
+    Raises:
+        UserError: as `check_apart`.
+    """
+    if kind.embedded or kind.only_tested:
+        return
+    if rows is not None and rows.dataset in DATASET_REGISTRY.registered_names():
+        kind = DATASET_REGISTRY.get(rows.dataset)
+    published, whole = getattr(kind, "expected", None) is not None, _whole
+    if rows is not None and not published:
+        keys = content_keys(rows)
+        whole = keys.get
+    check_apart(source, parts, keys, published, whole)
+    note_twice(source, parts, keys, published, whole)
+
+
+def check_apart(source, parts, keys, published, whole=_whole):
     """Check that no image is in two parts: as the same file, or as a copy of it.
 
     Of public data as they were published, only a file that is also for training is refused: some
@@ -119,6 +153,7 @@ def check_apart(source, parts, keys, published):
         parts: lists of Datum, train, val and test.
         keys: as from `read_keys`.
         published: True for public data.
+        whole: a function of a path; its values are equal for equal images.
 
     Raises:
         UserError: gives the number of such images, and two of them.
@@ -134,7 +169,7 @@ def check_apart(source, parts, keys, published):
         for item in items:
             if keys[item.impath] in several:
                 path = os.path.normpath(item.impath)
-                by_content[path if published else _whole(path)].append((part, path))
+                by_content[path if published else whole(item.impath)].append((part, path))
     pairs = [
         (*copies[0], *other)
         for copies in by_content.values()
@@ -150,7 +185,7 @@ def check_apart(source, parts, keys, published):
         )
 
 
-def note_twice(source, parts, keys, published):
+def note_twice(source, parts, keys, published, whole=_whole):
     """Print a note about images that a part lists twice, or that are in two classes of it.
 
     Args:
@@ -158,6 +193,7 @@ def note_twice(source, parts, keys, published):
         parts: lists of Datum.
         keys: as from `read_keys`.
         published: True for public data, whose copies are left as they are.
+        whole: as of `check_apart`.
     """
     twice = []
     for items in parts:
@@ -169,7 +205,7 @@ def note_twice(source, parts, keys, published):
             if os.path.normpath(first.impath) == os.path.normpath(item.impath) or (
                 first.label != item.label
                 and not published
-                and _whole(first.impath) == _whole(item.impath)
+                and whole(first.impath) == whole(item.impath)
             ):
                 twice.append((first, item))
     if twice:
@@ -195,11 +231,3 @@ def note_groups(dataset, train, test):
             f"with training images, such as '{shared[0].impath}' (group '{group_of(shared[0])}'): "
             "accuracy may be lower on images of other groups"
         )
-
-
-def _whole(path):
-    """Return a hash of the size and the start of a file, of all of it up to 16 MiB."""
-    with open(path, "rb") as file:
-        digest = hashlib.sha256(os.fstat(file.fileno()).st_size.to_bytes(8, "little"))
-        digest.update(file.read(MOST))  # a huge file is not read to its end
-    return digest.digest()

@@ -5,11 +5,14 @@ from dassl.data.datasets import DATASET_REGISTRY
 from trainers.prompting.errors import UserError
 
 from .base import ImageDataset
+from .rows import ANY
 
 
 @DATASET_REGISTRY.register()
 class FeatureFile(ImageDataset):
     """A user's own file of features, which DATASET.FEATURES (`--features`) names."""
+
+    rows_of = ANY
 
     def locate(self, cfg):
         """Refuse a run without a file."""
@@ -25,6 +28,8 @@ class WHURS19(FeatureFile):
 
     The files are assets/whurs19_*.safetensors; the split is this project's.
     """
+
+    rows_of = "WHURS19"
 
 
 @DATASET_REGISTRY.register()

@@ -5,10 +5,12 @@ import hashlib
 from dassl.data.datasets import Datum
 
 from trainers.prompting.embedded import file_sha256
-from trainers.prompting.errors import UserError
+from trainers.prompting.errors import UserError, printable
 from trainers.prompting.storage.features import read_features
 
 from .splits import PARTS
+
+ANY = "any"  # data set: of the rows that a class reads
 
 
 def read_rows(cls, file):
@@ -25,11 +27,12 @@ def read_rows(cls, file):
         UserError: the file cannot be read, is of another data set, or lacks training or test rows.
     """
     features = read_features(file)
-    names_of_bases = [base.__name__ for base in cls.__mro__]
-    if features.dataset and features.dataset not in names_of_bases:
+    wanted = cls.rows_of or cls.__name__
+    if wanted not in (ANY, features.dataset):
+        of = printable(features.dataset) or "a data set without a name"
         raise UserError(
-            f"'{file}' has features of {features.dataset}, not of {cls.__name__}: choose that data "
-            "set, or another file"
+            f"'{file}' has features of {of}, not of {wanted} (`dataset` in its header): choose "
+            "another file, or the data set `features`, which reads any"
         )
     names, labels = features.classnames, features.label.tolist()
 
@@ -54,6 +57,12 @@ def row_keys(features):
     return {
         place: _key(f"{content}\0{place.removeprefix(features.path)}") for place in features.places
     }
+
+
+def content_keys(features):
+    """Return the bytes of each row by its place, in place of keys that tell images apart."""
+    rows = features.image.float().numpy()
+    return {place: row.tobytes() for place, row in zip(features.places, rows, strict=True)}
 
 
 def _key(text):

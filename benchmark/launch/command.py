@@ -158,7 +158,7 @@ def planned(protocol: Protocol, args: argparse.Namespace) -> tuple[list[Run], Se
         accept_edited=args.accept_edited,
         opts=args.opts + other_sets(args.ood, runs),
     )
-    settings.check_own_images(datasets)
+    settings.check_apart(datasets)
     return runs, settings
 
 

@@ -1,6 +1,7 @@
 """Keep track of the runs of a protocol: which are done, which are to do, and their outcomes."""
 
 import functools
+import os
 import shlex
 import sys
 from collections import defaultdict
@@ -61,18 +62,20 @@ class Settings:
             return self.root / name
         return self.root
 
-    def check_own_images(self, datasets: Iterable[str]) -> None:
-        """Raise a UserError if two of the user's own data sets would read the same folder."""
-        read: dict[Path, str] = {}
+    def check_apart(self, datasets: Iterable[str]) -> None:
+        """Raise a UserError if two data sets would read one file of features, or one folder."""
+        read: dict[str, str] = {}
         for dataset in sorted(datasets):
-            root = self.given_root(dataset)
-            if root and dataset.startswith(IMAGE_FOLDER):
-                other = read.setdefault(root, dataset)
-                if other != dataset:
-                    raise UserError(
-                        f"{other} and {dataset} would both read '{root}': put the class folders "
-                        f"of each data set into '{root / 'NAME'}'"
-                    )
+            file = self.features.get(dataset) or features_of(dataset)
+            root = self.given_root(dataset) if dataset.startswith(IMAGE_FOLDER) else None
+            if not (place := file or root):
+                continue
+            other = read.setdefault(os.path.realpath(place), dataset)
+            if other != dataset:
+                remedy = "give each its own file, in a command of its own"
+                if not file:
+                    remedy = f"put the class folders of each data set into '{place}/NAME'"
+                raise UserError(f"{other} and {dataset} would both read '{place}': {remedy}")
 
     def root_of(self, run: Run) -> str | None:
         """Return the folder of the run's data, or of all data sets; None if none is set."""

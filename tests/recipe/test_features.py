@@ -193,6 +193,7 @@ def halves(root):
         "images": [os.path.relpath(item.impath, images) for item in items],
         "logit_scale": float(model.logit_scale),
         "normalised": False,
+        "dataset": "ImageFolder",
     }
     label = torch.tensor([item.label for item in items])
     tensors = {"image": rows, "label": label, f"text/{TEMPLATE}": raw}
@@ -302,22 +303,11 @@ REFUSED = {
 @pytest.mark.parametrize("case", REFUSED.values(), ids=REFUSED)
 def test_refused(tmp_path, capsys, case):
     trainer, pairs, flags, why = case
-    file = write(tmp_path / "a.safetensors")
+    file = write(tmp_path / "a.safetensors", header={"dataset": "ImageNet"})
     assert train.run(own_words(tmp_path / "run", file, trainer, pairs, flags)) == 2
     said = capsys.readouterr().err.strip().splitlines()[-1]
     assert said.startswith("error: ") and why in said, said
     assert ", MTA" not in said  # nor others that read views
-
-
-def test_a_file_of_another_data_set(tmp_path, capsys):
-    file = write(tmp_path / "a.safetensors", header={"dataset": "EuroSAT"})
-    assert train.run(own_words(tmp_path / "run", file, "CLAP")) == 2
-    assert "has features of EuroSAT, not of FeatureFile" in capsys.readouterr().err
-    file = write(
-        tmp_path / "b.safetensors", header={"split": {"train": [0], "val": [], "test": []}}
-    )
-    assert train.run(own_words(tmp_path / "run", file, "CLAP")) == 2
-    assert "has no test rows: add some" in capsys.readouterr().err
 
 
 def test_another_file_does_not_resume_and_a_run_reads_no_images(tmp_path, capsys):
@@ -335,15 +325,3 @@ def test_another_file_does_not_resume_and_a_run_reads_no_images(tmp_path, capsys
     write(file, seed=1)
     assert train.run(own_words(tmp_path / "run", file, "CLAP", ["OPTIM.MAX_EPOCH", "2"])) == 2
     assert "was begun with other settings (DATASET.FEATURES" in capsys.readouterr().err
-
-
-def test_rows_by_name(tmp_path):
-    """A row is the same one in another file of the same classes, if it has a name."""
-    names = {"images": [f"{i}.jpg" for i in range(24)]}
-    keys = []
-    for seed, header in ((0, names), (1, names), (0, {}), (1, {})):
-        file = write(tmp_path / f"{len(keys)}.safetensors", header=header, seed=seed)
-        cfg = build_cfg([("x", {"DATASET.NAME": "FeatureFile", "DATASET.FEATURES": str(file),
-                                "TRAINER.NAME": "CLAP"})])  # fmt: skip
-        keys.append([*DATASET_REGISTRY.get("FeatureFile")(cfg).keys.values()])
-    assert keys[0] == keys[1] and not {*keys[2]} & {*keys[3]} and not {*keys[0]} & {*keys[2]}

@@ -16,6 +16,7 @@ from benchmark.protocols import PROTOCOLS
 from trainers.prompting.embedded import file_sha256
 from trainers.prompting.errors import UserError
 
+CROSS_DATASET = PROTOCOLS["cross_dataset"]
 FEW_SHOT = PROTOCOLS["few_shot"]
 RN50 = ROOT / "assets" / "whurs19_rn50.safetensors"
 
@@ -51,11 +52,20 @@ def test_another_file_has_folders_of_its_name(tmp_path):
 @pytest.mark.parametrize("words, why", [
     (["whurs19", "--features", "a", "--backbone", "RN50"], "--features are of one backbone alread"),
     (["whurs19", "DATASET.FEATURES", "a"], "DATASET.FEATURES cannot be given as KEY VALUE: --feat"),
+    (["whurs19", "emoji", "--trainers", "CLAP", "--features", "a"], "emoji and whurs19 would both"),
+    (["whurs19", "whurs19_all", "--trainers", "CLAP"], "whurs19 and whurs19_all would both read"),
     (["whurs19", "emoji"], "whurs19 and emoji have other default methods: name the methods"),
 ])  # fmt: skip
 def test_refused(words, why):
     with pytest.raises(UserError, match=why):
         plan(*words)
+
+
+def test_source_and_target_have_their_own_files(tmp_path):
+    words = ["emoji_food", "--source", "emoji", "--features", str(RN50), "--trainers", "CLAP"]
+    parsed = parse(build_parser(CROSS_DATASET), [*words, "--output", str(tmp_path)])
+    with pytest.raises(UserError, match="emoji and emoji_food would both read .*its own file"):
+        planned(CROSS_DATASET, parsed)
 
 
 def test_a_record_of_other_features_is_of_another_run(tmp_path):

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ..backbones import weights_sha256
-from ..beyond import BEYOND, PER_DATASET, VALIDATION
+from ..beyond import BEYOND, PER_DATASET
 from ..embedded import file_sha256
 from ..errors import UserError
 from ..storage.files import write_whole
@@ -80,6 +80,7 @@ def write_results(cfg, trainer) -> None:
         "macro_f1": trainer.test_results.get("macro_f1"),  # not with the original Dassl
         **measured,
         "data_fingerprint": getattr(data, "fingerprint", None),
+        "as_published": getattr(data, "as_published", None),
         "num_classes": trainer.dm.num_classes,
         "num_test": len(data.val if cfg.TEST.SPLIT == "val" else data.test),
         "num_params": getattr(trainer, "num_trained", None),
@@ -122,11 +123,8 @@ def seeded(trainer) -> bool:
 
 def beyond(cfg, trainer) -> list[str]:
     """Return the marks (`BEYOND`) of what a run uses beyond labelled images and class names."""
-    method = getattr(trainer, "method", None)
-    best_epoch = cfg.TEST.FINAL_MODEL == "best_val" and getattr(trainer, "num_trained", 0)
-    marks = {*getattr(method, "takes", ())}
+    marks = {*getattr(getattr(trainer, "method", None), "takes", ())}
     marks |= {PER_DATASET} if cfg.TRAINER.PER_DATASET else set()
-    marks |= {VALIDATION} if best_epoch or getattr(method, "searches", False) else set()
     return [mark for mark in BEYOND if mark in marks]
 
 
