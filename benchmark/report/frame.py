@@ -13,7 +13,6 @@ from typing import Any
 
 import pandas as pd
 
-from trainers.prompting.beyond import renew
 from trainers.prompting.dataset_keys import CHANGES
 
 from ..protocols import PROTOCOLS
@@ -151,6 +150,7 @@ def _facts(outcome: Outcome) -> dict:
         "config": plain_name(run.config), "variant": run.variant, "origin": outcome.origin,
         "seed": run.seed, "column": protocol.parts[run.part].column, "problem": outcome.problem,
         "alike": [alike_text(names) for names in result.get("alike") or []],
+        "other_data": result.get("as_published") is False,
         "teacher": teacher_text(outcome), "tried": " and ".join(dict(tried)),
         "settings": tried + tuple(
             (key, CHANGES[key] if key in unfelt(result) else value)
@@ -160,7 +160,7 @@ def _facts(outcome: Outcome) -> dict:
         "seeded": bool(result.get("seeded")),
         "untrained": None if params is None else params == 0, "changes": always_named(outcome),
         "start": start_text(outcome),
-        "embedded": embedded(run.dataset), "beyond": renew(result.get("beyond") or [], run.trainer),
+        "embedded": embedded(run.dataset), "beyond": result.get("beyond") or [],
         "edited": result.get("edited") or [],
         "training": not run.eval_only, **costs(result),
         "classes": result.get(PER_CLASS) or {}, "metrics": metrics, "outcome": outcome,

@@ -41,6 +41,7 @@ def rows(tidy: pd.DataFrame, interval: bool = False, beside_published: bool = Tr
     )
     lines["backbones"] = by_line["backbone"].agg(lambda names: set(names.dropna()))
     lines["precisions"] = by_line["precision"].agg(lambda names: set(names.dropna()))
+    lines["other_data"] = by_line["other_data"].any()
     lines["alike"] = by_line["alike"].agg(lambda groups: [*dict.fromkeys(chain(*groups))])
     line_seeds = by_line["seed"].agg(lambda seeds: sorted(set(seeds)))
     lines["seeds"] = lines["seeds"].where(lines["seeds"].notna(), line_seeds)
@@ -112,6 +113,7 @@ def difference(row: Any) -> float | None:
 def _comparable(line) -> bool:
     """Return True if a line has the setting of published numbers."""
     fits = not line.label and line.backbones == {published.BACKBONE} and line.split == "test"
+    fits = fits and not line.other_data
     fits = fits and all(
         key != INIT and CHANGES.get(key, value) == value for key, value in line.settings
     )

@@ -27,6 +27,10 @@ ONE_SEED = "One seed."
 NONE_YET = "No run has finished."
 H_NOTE = "H is that of the means, 2 Base New / (Base + New), as in the papers."
 AVERAGE_NOTE = "Means over the data sets."
+OTHER_DATA = (
+    "{} has other classes or another number of test images than published: no published numbers "
+    "stand beside it."
+)
 TARGET_AVERAGE = "The average is over the targets."
 
 GROUPS = 4  # of classes that the CLIP reads alike, in a sentence
@@ -286,6 +290,8 @@ def _caption(rows: list[Any]) -> list[str]:
     sentences = [spread, *h_note(protocol), *edited_note(rows), *computed_note(rows)]
     if first.tried in protocol.variant_notes:
         sentences.append(protocol.variant_notes[first.tried])
+    if names := ", ".join(dict.fromkeys(dataset_title(x.dataset) for x in rows if x.other_data)):
+        sentences.append(OTHER_DATA.format(names))
     sentences += alike_note(chain.from_iterable(row.alike for row in rows))
     teachers = {row.name: row.teacher for row in rows if known(row.teacher)}
     sentences += [f"Teacher of {name}: {text}." for name, text in teachers.items()]

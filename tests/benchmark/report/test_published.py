@@ -78,6 +78,15 @@ def test_published_numbers_are_shown_next_to_ours():
     assert record["accuracy_difference"] == pytest.approx(-0.4)
 
 
+def test_other_data_are_not_compared():
+    table = only_table(few_shot("CoOp", 1, (48, 49), as_published=False))
+    assert [*lines(table)] == ["CoOp"] and "DTD has other classes or " in " ".join(table.caption)
+    assert "CoOp, published" in lines(only_table(few_shot("CoOp", 1, (48,), as_published=True)))
+    mixed = base2new(datasets=ELEVEN[:10]) + base2new(datasets=ELEVEN[10:], as_published=False)
+    *_, average = tables(rows(mixed))[BASE2NEW]
+    assert [*lines(average)] == ["CoOp"]
+
+
 def test_base_to_new_has_published_numbers_for_each_data_set_and_the_average():
     *_, table, average = tables(rows(base2new(datasets=ELEVEN)))[BASE2NEW]
     assert table.title.startswith("Base-to-new on UCF101")
