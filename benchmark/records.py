@@ -252,7 +252,8 @@ def misfit(run: Run, result: dict, keys: dict | None = None) -> str | None:
     """
     asked = {"trainer": run.trainer, "seed": run.seed, "shots": run.shots,
              "subsample_classes": run.subsample}  # fmt: skip
-    if result.get("dataset") != dataset_name(run.dataset):
+    name = dataset_name(run.dataset)  # None: of a plug-in of another command
+    if name and result.get("dataset") != name:
         asked["dataset"] = run.dataset
     for key, value in asked.items():
         if result.get(key) != value:

@@ -7,9 +7,11 @@ import re
 import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
+from dassl.data.datasets import DATASET_REGISTRY
 from paths import ROOT
 
 from trainers.prompting import Added, Method, build_method, load_clip
@@ -64,7 +66,7 @@ def call(checkout, command: str) -> str:
 
 @pytest.mark.slow
 def test_from_nothing_to_a_row_in_a_table(checkout):
-    table, command = blocks("bash")
+    table, command, _ = blocks("bash")
     short = " OPTIM.MAX_EPOCH 2 OPTIM.WARMUP_EPOCH 1"
     call(checkout, command.strip() + short)
     printed = call(checkout, table.partition("#")[0].strip() + short)
@@ -82,11 +84,13 @@ def test_from_nothing_to_a_row_in_a_table(checkout):
 def page():
     """The names of the page's Python, after it has run from top to bottom."""
     registered, names = dict(METHODS), {"__name__": "page"}
+    sets = dict(DATASET_REGISTRY._objects)
     for block in blocks("python"):
         exec(block, names)
     yield names
     METHODS.clear()
     METHODS.update(registered)
+    DATASET_REGISTRY._objects = sets
 
 
 CLASSES = ["Anchored", *re.findall(r"^class (\w+)\(Anchored\)", PAGE, re.MULTILINE)]
@@ -133,6 +137,20 @@ def test_what_the_classes_of_the_page_compute(page):
     found = (prototypes(images) - expected).abs()
     assert 0 < found.max() <= 1.001, "cosines"
     assert [len(c) for c in (built("Deep").contexts()[:2])] == [3, 3]
+
+
+def test_the_data_set_of_the_page(page, tmp_path):
+    (tmp_path / "scans").mkdir()
+    lines = [f"{i}.png,{'wrist' if i % 2 else 'hand'},{i // 4}" for i in range(80)]
+    for i in range(80):
+        (tmp_path / "scans" / f"{i}.png").write_text(str(i))
+    (tmp_path / "scans" / "scans.csv").write_text("\n".join(["file,finding,patient", *lines]))
+    node = SimpleNamespace(ROOT=str(tmp_path), NUM_SHOTS=-1, SUBSAMPLE_CLASSES="all")
+    data = page["Scans"](SimpleNamespace(DATASET=node, SEED=1))
+    parts = data.train_x, data.val, data.test
+    assert data.classnames == ["hand", "wrist"] and [len(part) for part in parts] == [40, 16, 24]
+    patients = [{item.group for item in part} for part in parts]
+    assert sum(map(len, patients)) == len(set.union(*patients)) == 20
 
 
 def test_plain_pytorch(page):

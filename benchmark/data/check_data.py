@@ -11,8 +11,8 @@ from tqdm import tqdm
 
 from trainers.prompting.errors import UserError, check_name
 
-from ..cli import Parser, from_one
-from ..protocols.configs import CONFIGS, GROUPS, dataset_name, with_groups
+from ..cli import Parser, add_plugin, from_one
+from ..protocols.configs import GROUPS, dataset_class, dataset_files, use_plugins, with_groups
 from . import zero_shot
 from .other_protocol import beside
 from .zero_shot import BACKBONE, check_printed
@@ -47,7 +47,7 @@ def main(argv: list[str]) -> int:
         "names",
         nargs="*",
         metavar="NAME",
-        help=f"data sets, or {', '.join(GROUPS)} (default: all 15)",
+        help=f"data sets, or {', '.join(GROUPS)} (default: the 15 public ones, and plug-ins')",
     )
     parser.add_argument(
         "--zero-shot", action="store_true",
@@ -57,7 +57,12 @@ def main(argv: list[str]) -> int:
         "--limit", type=from_one, metavar="N", help="use at most N test images of a data set"
     )
     parser.add_argument("--backbone", help=f"name or file of the CLIP (default: {BACKBONE})")
+    add_plugin(parser)
     args = parser.parse_args(argv)
+    from trainers.prompting.plugins import load_plugins  # with PyTorch
+
+    use_plugins(args.plugin)
+    load_plugins(args.plugin)
     if not args.zero_shot and (args.limit or args.backbone):
         raise UserError("--limit and --backbone need --zero-shot: add it, or leave them out")
     if not args.root:
@@ -65,7 +70,7 @@ def main(argv: list[str]) -> int:
     root = Path(args.root).expanduser().absolute()
     if not root.is_dir():
         raise UserError(f"'{root}' is not a folder: give --root the folder of the data sets")
-    known = public_datasets()
+    known = checked_datasets()
     names = [check_name("data set", name, known) for name in with_groups(args.names)] or list(known)
     if args.zero_shot:
         check_printed(names)
@@ -96,16 +101,14 @@ def classify(findings: list[Finding], known: dict, args) -> int:
     return int(any(result.reason for result in results))
 
 
-def public_datasets() -> dict:
-    """Return the classes of data sets with published counts, by the names of their config files."""
-    from dassl.data.datasets import DATASET_REGISTRY
-
-    import datasets  # noqa: F401 (registers them)
-
-    known = DATASET_REGISTRY.registered_names()
-    names = sorted(path.stem for path in (CONFIGS / "datasets").glob("*.yaml"))
-    classes = {n: DATASET_REGISTRY.get(dataset_name(n)) for n in names if dataset_name(n) in known}
-    return {name: cls for name, cls in classes.items() if getattr(cls, "expected", None)}
+def checked_datasets() -> dict:
+    """Return the classes of data sets with published counts, and of plug-ins, by config name."""
+    classes = {name: dataset_class(name) for name in sorted(dataset_files())}
+    return {
+        name: cls
+        for name, cls in classes.items()
+        if cls.expected or not cls.__module__.startswith("datasets.")
+    }
 
 
 def check(name: str, cls, root: Path) -> Finding:
@@ -113,7 +116,7 @@ def check(name: str, cls, root: Path) -> Finding:
     from datasets.base import check_labels
 
     folder = root / cls.dataset_dir
-    finding = Finding(name, cls.expected, folder.is_dir())
+    finding = Finding(name, cls.expected or (None,) * len(COUNTS), folder.is_dir())
     if not finding.found:
         return finding
     printed = io.StringIO()
@@ -131,6 +134,7 @@ def check(name: str, cls, root: Path) -> Finding:
         return finding
     labels = {item.label for part in parts for item in part}
     finding.counts, finding.parts = (len(labels), *map(len, parts)), tuple(parts)
+    finding.expected = cls.expected or finding.counts  # those of a plug-in are only shown
     finding.problem = " ".join(printed.getvalue().split()) or miscount(finding)
     return finding
 

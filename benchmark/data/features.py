@@ -21,8 +21,8 @@ from tqdm import tqdm
 from trainers.prompting import __version__
 from trainers.prompting.errors import UserError
 
-from ..cli import Parser, each, from_one, from_zero, seed
-from ..protocols.configs import check_datasets, dataset_name
+from ..cli import Parser, add_plugin, each, from_one, from_zero, seed
+from ..protocols.configs import check_datasets, dataset_class, use_plugins
 
 if TYPE_CHECKING:
     import torch
@@ -47,7 +47,12 @@ def main(argv: list[str]) -> int:
     add("--shots", type=each(from_one), default="16", help="of those runs (default: %(default)s)")
     add("--seeds", type=each(seed), default="1 2 3", help="of those runs (default: %(default)s)")
     add("--batch", type=from_one, default=100, help="images at a time (default: %(default)s)")
+    add_plugin(parser)
     args = parser.parse_args(argv)
+    from trainers.prompting.plugins import load_plugins  # with PyTorch
+
+    use_plugins(args.plugin)
+    load_plugins(args.plugin)
     check_datasets(args.names)
     for template in args.templates:
         if template.count("{}") != 1:
@@ -149,11 +154,7 @@ def made_of(fingerprint: str | None, backbone: str) -> str:
 
 def found(name: str, root: str) -> Source:
     """Return a data set; raises UserError as a run would."""
-    from dassl.data.datasets import DATASET_REGISTRY
-
-    import datasets  # noqa: F401 (registers them)
-
-    cls = DATASET_REGISTRY.get(dataset_name(name))
+    cls = dataset_class(name)
     folder, parts = cls.look(root)
     items = {item.impath: item for item in chain(*parts)}
     return Source(cls, Path(folder), parts, [*items.values()])

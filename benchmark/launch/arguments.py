@@ -10,7 +10,7 @@ from trainers.prompting.errors import UserError
 
 from ..cli import Parser, add_plugin, each, from_one, seed, words
 from ..protocols.base import TRAINERS, Protocol
-from ..protocols.configs import GROUPS, check_datasets, usual_methods, with_groups
+from ..protocols.configs import GROUPS, check_datasets, use_plugins, usual_methods, with_groups
 from .slurm import site
 
 KEY = re.compile(r"[A-Z][A-Z0-9_]*(\.\w+)*")  # also TRAINER.CoPrompt.N_CTX
@@ -117,6 +117,10 @@ def parse(parser: Parser, argv: list[str]) -> argparse.Namespace:
     """Parse the arguments: the data sets go to `datasets`, the KEY VALUE pairs to `opts`."""
     args = parser.parse_intermixed_args(argv)
     check_ood(argv)
+    args.plugins = tuple(
+        os.path.abspath(plugin) if plugin.endswith(".py") else plugin for plugin in args.plugin
+    )
+    use_plugins(args.plugins)
     args.datasets, args.opts = split_words(args.words)
     args.datasets = args.datasets or words(args.usual)
     for name in ("trainers", "seeds", "shots", "ood"):
@@ -130,9 +134,6 @@ def parse(parser: Parser, argv: list[str]) -> argparse.Namespace:
     args.output = Path(os.path.abspath(args.output))
     if args.output.is_file():
         raise UserError(f"--output: '{args.output}' is a file: give a folder")
-    args.plugins = tuple(
-        os.path.abspath(plugin) if plugin.endswith(".py") else plugin for plugin in args.plugin
-    )
     return args
 
 

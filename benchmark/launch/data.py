@@ -9,7 +9,7 @@ from trainers.prompting.embedded import EMBEDDED, file_sha256, other_weights
 from trainers.prompting.errors import UserError, printable
 
 from ..protocols.base import Run
-from ..protocols.configs import dataset_name
+from ..protocols.configs import dataset_class, dataset_name
 from ..records import used
 
 IMAGES = "ImageFolder"  # the data set whose images are in --root itself
@@ -18,11 +18,9 @@ IMAGES = "ImageFolder"  # the data set whose images are in --root itself
 def fingerprint(dataset: str, root: str) -> str | None:
     """Return the fingerprint of a data set, as in records; None if it cannot be read here."""
     try:
-        from dassl.data.datasets import DATASET_REGISTRY  # with PyTorch
+        from datasets import contents  # with PyTorch
 
-        from datasets import contents
-
-        kind = DATASET_REGISTRY.get(dataset_name(dataset))
+        kind = dataset_class(dataset)
         with redirect_stdout(io.StringIO()):  # a run prints the same
             folder, parts = kind.look(root)
             keys = contents.read_keys(parts)

@@ -23,7 +23,7 @@ from trainers.prompting.errors import UserError
 from trainers.prompting.storage.files import write_whole
 
 from ..protocols.base import Run
-from ..protocols.configs import dataset_name
+from ..protocols.configs import dataset_class
 from .child import last_sentence
 from .engine import Engine, Settings, command
 from .local import Local
@@ -182,11 +182,9 @@ def work_of(run: Run, settings: Settings) -> Work | None:
 @functools.cache
 def _parts(dataset: str, root: str, features: str, split: str) -> tuple[list, list]:
     """Return the images of training and of the test of a data set."""
-    from dassl.data.datasets import DATASET_REGISTRY
-
     from datasets.rows import read_rows
 
-    kind = DATASET_REGISTRY.get(dataset_name(dataset))
+    kind = dataset_class(dataset)
     parts = read_rows(kind, features)[1] if features else kind.look(root)[1]
     training, val, test = parts
     return training, val if split == "val" else test

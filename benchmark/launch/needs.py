@@ -20,7 +20,7 @@ from recipe.configs import read_pairs
 from trainers.prompting.errors import UserError
 
 from ..protocols.base import Run
-from ..protocols.configs import CONFIGS, dataset_name, in_groups
+from ..protocols.configs import dataset_class, dataset_files, dataset_name, in_groups
 from ..records import literal
 from .engine import Settings
 
@@ -136,10 +136,6 @@ def _weights(
 
 
 def _data(runs: list[Run], settings: Settings) -> Iterator[Lack]:
-    from dassl.data.datasets import DATASET_REGISTRY
-
-    import datasets  # noqa: F401 (registers them)
-
     needed: dict[str, list[Run]] = defaultdict(list)
     on_images = [run for run in runs if not settings.features_of(run)]
     for run in on_images:
@@ -149,13 +145,14 @@ def _data(runs: list[Run], settings: Settings) -> Iterator[Lack]:
         needed[name] = on_images
     absent: dict[str, dict[str, list[Run]]] = defaultdict(dict)
     for dataset, its in needed.items():
-        root, registered = settings.root_of_set(dataset), dataset_name(dataset)
-        if not its or registered not in DATASET_REGISTRY.registered_names():
+        root = settings.root_of_set(dataset)
+        try:
+            kind = dataset_class(dataset)
+        except UserError:  # there is none, which runs report, or it is of other code
             continue
-        kind = DATASET_REGISTRY.get(registered)
-        if not hasattr(kind, "locate") or getattr(kind, "embedded", False):
+        if not its or kind.embedded:
             continue
-        public = getattr(kind, "expected", None) is not None
+        public = kind.expected is not None
         try:
             exists = (_located(kind, root) / kind.image_dir).is_dir() or not public
         except UserError as error:
@@ -182,8 +179,7 @@ def _located(kind, root: str | None) -> Path:
 
 def _files(names: list) -> list[str]:
     """Return data sets, given by DATASET.NAME, by the names of their config files."""
-    files = [path.stem for path in sorted((CONFIGS / "datasets").glob("*.yaml"))]
-    return [file for file in files if dataset_name(file) in names]
+    return [file for file in sorted(dataset_files()) if dataset_name(file) in names]
 
 
 def _disk(runs: list[Run]) -> Iterator[Lack]:

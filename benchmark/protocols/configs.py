@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from recipe.configs import FEATURES, read_keys
-from trainers.prompting.errors import UserError, check_name, nearest
+from trainers.prompting.errors import UserError, check_name, nearest, need
 from trainers.prompting.storage.source import plugin_folder
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -31,6 +31,8 @@ GROUPS = {
 }
 ON_FEATURES = "features"  # the config of methods on files of features
 IMAGE_FOLDER = "image_folder"  # the user's own images; `image_folder=NAME` names one of several
+_plugins: list[str] = []  # of this command
+_beside: dict[str, Path] = {}  # the config files of their data sets
 # suffixes of a backbone or of features given as a file
 WEIGHTS = (".pt", ".bin", ".safetensors")
 
@@ -238,7 +240,7 @@ def in_groups(datasets: Iterable[str]) -> list[str]:
 
 def check_datasets(datasets: Iterable[str]) -> None:
     """Raise UserError if a data set has no config file, or `image_folder=NAME` an invalid name."""
-    files = [path.stem for path in (CONFIGS / "datasets").glob("*.yaml")]
+    files = dataset_files()
     for dataset in datasets:
         file, named, name = dataset.partition("=")
         if file.isdecimal() or file in known_trainers():
@@ -259,9 +261,53 @@ def check_datasets(datasets: Iterable[str]) -> None:
             )
 
 
+def use_plugins(plugins: Iterable[str]) -> None:
+    """Find the data sets of a command's plug-ins, by the config files next to them.
+
+    Raises:
+        UserError: such a file has the name of another data set.
+    """
+    _plugins[:] = plugins
+    _beside.clear()
+    folders = {folder for name in _plugins if (folder := plugin_folder(name))}
+    for path in (path for folder in sorted(folders) for path in folder.glob("[!.]*.yaml")):
+        if re.search(rb"^DATASET\b", path.read_bytes(), re.MULTILINE):
+            other = dataset_files().get(path.stem, path)
+            need(other == path, f"'{path}' has the name of the data set of '{other}': rename it")
+            _beside[path.stem] = path
+
+
+def dataset_files() -> dict[str, Path]:
+    """Return the config files of data sets by name: in configs/datasets, and next to plug-ins."""
+    return {path.stem: path for path in (CONFIGS / "datasets").glob("*.yaml")} | _beside
+
+
 def dataset_file(dataset: str) -> Path:
     """Return the config file of a data set; that of `image_folder` for `image_folder=NAME`."""
-    return CONFIGS / "datasets" / f"{dataset.partition('=')[0]}.yaml"
+    name = dataset.partition("=")[0]
+    return _beside.get(name) or CONFIGS / "datasets" / f"{name}.yaml"
+
+
+def dataset_class(dataset: str) -> Any:
+    """Return the class of a data set, after loading the plug-ins for one of theirs. Needs PyTorch.
+
+    Raises:
+        UserError: a plug-in does not load, or there is no such class that reads as ours do.
+    """
+    from dassl.data.datasets import DATASET_REGISTRY
+
+    from datasets import ImageDataset
+    from trainers.prompting.plugins import load_plugins
+
+    if dataset in _beside:
+        load_plugins(_plugins)
+    name, known = str(dataset_name(dataset)), DATASET_REGISTRY.registered_names()
+    kind = DATASET_REGISTRY.get(check_name("data set", name, known))
+    need(
+        isinstance(kind, type) and issubclass(kind, ImageDataset),
+        f"The data set {name} is of other code: derive its class from datasets.ImageDataset",
+    )
+    return kind
 
 
 def features_of(dataset: str) -> str:

@@ -3,6 +3,7 @@
 import sys
 
 import pytest
+from dassl.data.datasets import DATASET_REGISTRY
 
 from trainers.prompting import UserError, plugins
 from trainers.prompting.method import METHODS
@@ -22,6 +23,15 @@ class {name}(Method):
     class Settings(Method.Settings):
         PREC: str = "fp32"
 """
+DATASET = """
+from dassl.data.datasets import DATASET_REGISTRY
+from datasets import ImageDataset
+
+
+@DATASET_REGISTRY.register()
+class {name}(ImageDataset):
+    pass
+"""
 
 
 @pytest.fixture
@@ -30,6 +40,7 @@ def load(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(plugins, "_loaded", set())
+    monkeypatch.setattr(DATASET_REGISTRY, "_objects", dict(DATASET_REGISTRY._objects))
     modules, registered = set(sys.modules), dict(METHODS)
 
     def load(*names) -> str:
@@ -50,8 +61,8 @@ def load(tmp_path, monkeypatch, capsys):
 def test_a_file_a_module_and_an_installed_package(tmp_path, load, name):
     path = tmp_path / (name if name.endswith(".py") else name.replace(".", "/") + ".py")
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(METHOD.format(name="Mine"))
-    assert load(name, name) == f"Plug-in '{name}': Mine\n"
+    path.write_text(METHOD.format(name="Mine") + DATASET.format(name="Ours"))
+    assert load(name, name) == f"Plug-in '{name}': Mine, Ours\n"
 
 
 @pytest.mark.parametrize(
@@ -64,7 +75,8 @@ def test_a_file_a_module_and_an_installed_package(tmp_path, load, name):
         ("import sys; sys.exit()", "does not import (SystemExit"),
         ("import sys; sys.exit('bye')", "does not import (SystemExit: bye, in line 1 of '"),
         ("def broken(:", "does not import (SyntaxError"),
-        ("x = 1", "registers no method: put `@register`"),
+        ("x = 1", "registers no method and no data set: put `@register`"),
+        (DATASET.format(name="FGVCAircraft"), "'FGVCAircraft' is already registered in DATASET"),
         (METHOD.format(name="CoOp"), "registers a method 'CoOp', but trainers.prompting.methods"),
         (None, "There is no plug-in file 'mine.py'"),
     ],

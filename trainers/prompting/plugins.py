@@ -1,4 +1,4 @@
-"""Loading of plug-ins: modules or files from outside that register methods, or Dassl trainers."""
+"""Loading of plug-ins: modules or files from outside with methods, data sets or Dassl trainers."""
 
 import importlib
 import importlib.util
@@ -43,6 +43,7 @@ def load_plugins(names: Iterable[str]) -> None:
         if place in _loaded:
             continue
         before, trainers, modules = set(METHODS), _trainers(), frozenset(sys.modules)
+        sets = _datasets()
         try:
             module = _import(name)
         except UserError:
@@ -65,11 +66,13 @@ def load_plugins(names: Iterable[str]) -> None:
             extend = getattr(sys.modules[module], "extend_cfg", None)
             if extend and not extend.__module__.startswith(f"{__package__}."):
                 extenders.append(extend)
+        registered |= {n for n, of in _datasets().items() if n not in sets or of == module}
         if not registered:
             raise UserError(
-                f"The plug-in '{name}' registers no method: put `@register` of "
+                f"The plug-in '{name}' registers no method and no data set: put `@register` of "
                 "`trainers.prompting.method` above its class, or Dassl's "
-                "`@TRAINER_REGISTRY.register()` above a trainer"
+                "`@TRAINER_REGISTRY.register()` or `@DATASET_REGISTRY.register()` above a trainer "
+                "or a data set"
             )
         _loaded.add(place)
         folder = Path(sys.modules[module].__file__ or name).resolve().parent
@@ -110,6 +113,14 @@ def _trainers() -> set[str]:
     """Return the names in Dassl's registry of trainers; none if Dassl has not been imported."""
     engine = sys.modules.get("dassl.engine")
     return set(engine.TRAINER_REGISTRY.registered_names()) if engine else set()
+
+
+def _datasets() -> dict[str, str]:
+    """Return the modules of the data sets in Dassl's registry, without those of a checkout."""
+    data = sys.modules.get("dassl.data.datasets")
+    names = data.DATASET_REGISTRY.registered_names() if data else ()
+    modules = {name: data.DATASET_REGISTRY.get(name).__module__ for name in names}
+    return {name: of for name, of in modules.items() if of.partition(".")[0] != "datasets"}
 
 
 def _line(error: BaseException) -> str:

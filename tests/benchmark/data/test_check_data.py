@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from benchmark.__main__ import main
-from benchmark.data.check_data import public_datasets
+from benchmark.data.check_data import checked_datasets
 
 EUROSAT = ("River", "Forest")
 
@@ -29,7 +29,7 @@ def eurosat(root, each=10):
 @pytest.fixture
 def small(monkeypatch):
     """Set the published counts of EuroSAT to two classes and 10 + 5 + 5 images."""
-    cls = public_datasets()["eurosat"]
+    cls = checked_datasets()["eurosat"]
     monkeypatch.setattr(cls, "expected", type(cls.expected)(2, 10, 5, 5))
 
 
@@ -62,13 +62,13 @@ PUBLISHED = {
 
 
 def test_all_fifteen_have_the_published_counts():
-    assert {name: tuple(cls.expected) for name, cls in public_datasets().items()} == PUBLISHED
+    assert {name: tuple(cls.expected) for name, cls in checked_datasets().items()} == PUBLISHED
 
 
 def test_finding_none_of_the_fifteen_is_an_error(tmp_path, capsys):
     code, rows, text = check(capsys, "--root", tmp_path)
     assert code == 1
-    assert set(public_datasets()) <= set(rows)
+    assert set(checked_datasets()) <= set(rows)
     assert rows["dtd"] == ["no", "(47)", "(2,820)", "(1,128)", "(1,692)"]
     assert rows["imagenet_r"] == ["no", "(200)", "-", "-", "(30,000)"]
     assert text.rstrip().endswith(f"0 of 15 found below {tmp_path}")
@@ -131,7 +131,7 @@ def test_the_first_problem_of_a_data_set_is_reported(small, tmp_path, capsys):
 def test_without_the_split_file_the_raw_images_are_counted_and_nothing_is_written(
     small, tmp_path, capsys, monkeypatch
 ):
-    cls = public_datasets()["eurosat"]
+    cls = checked_datasets()["eurosat"]
     monkeypatch.setattr(cls, "expected", type(cls.expected)(2, 10, 4, 6))
     file = eurosat(tmp_path)
     file.unlink()

@@ -12,7 +12,7 @@ from PIL import Image
 import train
 from benchmark.__main__ import main
 from benchmark.data import zero_shot
-from benchmark.data.check_data import public_datasets
+from benchmark.data.check_data import checked_datasets
 from benchmark.data.zero_shot import Share
 from benchmark.report import published
 from trainers.prompting.use.export import text_classifier
@@ -47,7 +47,7 @@ def pictures(tmp_path_factory):
 def eurosat(pictures, monkeypatch):
     """Make the small data set count as the published EuroSAT."""
     write_split(pictures, NAMES)
-    cls, half = public_datasets()["eurosat"], EACH * len(NAMES) // 4
+    cls, half = checked_datasets()["eurosat"], EACH * len(NAMES) // 4
     monkeypatch.setattr(cls, "expected", type(cls.expected)(len(NAMES), half, half, 2 * half))
     monkeypatch.setattr(zero_shot, "BACKBONE", CLIP)
     monkeypatch.setattr("benchmark.data.check_data.BACKBONE", CLIP)
@@ -202,7 +202,7 @@ def test_intervals_cover_and_close():
 
 
 def test_every_public_data_set_has_published_accuracies():
-    assert all(zero_shot.printed_numbers(name) for name in public_datasets())
+    assert all(zero_shot.printed_numbers(name) for name in checked_datasets())
     assert zero_shot.printed_numbers("eurosat")["base"] == 56.48
     assert zero_shot.printed_numbers("eurosat")["new"] == 64.05
     assert zero_shot.judged(zero_shot.printed_numbers("imagenetv2")) == ["all"]

@@ -3,7 +3,7 @@
 import pytest
 
 from benchmark.__main__ import main
-from benchmark.data.check_data import public_datasets
+from benchmark.data.check_data import checked_datasets
 from benchmark.data.download import TABLE
 from benchmark.protocols.configs import GROUPS, with_groups
 from recipe.configs import read_tree
@@ -13,7 +13,7 @@ NAMES = {"all": 11, "ten": 10, "imagenet_variants": 4}
 
 def test_groups_are_of_the_public_data_sets(monkeypatch):
     assert {name: len(members) for name, members in GROUPS.items()} == NAMES
-    public = set(public_datasets())
+    public = set(checked_datasets())
     assert {*GROUPS["all"], *GROUPS["imagenet_variants"]} == public and len(public) == 15
     assert set(GROUPS["all"]) - set(GROUPS["ten"]) == {"imagenet"}
     assert not public & GROUPS.keys()  # no data set has the name of a group

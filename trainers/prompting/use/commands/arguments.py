@@ -44,7 +44,7 @@ def add_plugin(parser: argparse.ArgumentParser) -> None:
     """Add the option for plug-ins."""
     parser.add_argument(
         "--plugin", action="append", default=[], metavar="NAME",
-        help="a Python module or a .py file that registers a method; may be repeated",
+        help="a Python module or a .py file with methods or data sets; may be repeated",
     )  # fmt: skip
 
 
