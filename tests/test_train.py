@@ -37,6 +37,23 @@ def test_a_finished_run_that_is_evaluated_again_keeps_its_peak_memory(tmp_path):
         assert (results(out)["peak_memory_mib"] == peak) == (peak != "much")
 
 
+def test_a_record_has_the_hash_of_the_weights_that_were_loaded(tmp_path, monkeypatch):
+    loaded = (GOLDEN / "tiny_clip_seed0.safetensors").read_bytes()
+    file = tmp_path / "clip.safetensors"
+    file.write_bytes(loaded)
+
+    def test(trainer, *words, own=PromptTrainer.test):
+        file.write_bytes(b"others")
+        return own(trainer, *words)
+
+    monkeypatch.setattr(PromptTrainer, "test", test)
+    assert (
+        run(tmp_path, "ZeroshotCLIP", tmp_path / "out", 1, extra=["MODEL.BACKBONE.NAME", str(file)])
+        == 0
+    )
+    assert results(tmp_path / "out")["backbone_sha256"] == hashlib.sha256(loaded).hexdigest()
+
+
 def test_a_run_writes_log_curves_checkpoint_and_results(tmp_path, capfd):
     out = tmp_path / "out"
     assert run(tmp_path, "ALIGN", out) == 0

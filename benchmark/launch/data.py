@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable
 from contextlib import redirect_stdout
 
-from trainers.prompting.embedded import EMBEDDED, file_sha256, other_weights
+from trainers.prompting.embedded import file_sha256, other_weights
 from trainers.prompting.errors import UserError, printable
 
 from ..protocols.base import Run
@@ -60,16 +60,25 @@ def other_data(
     return None
 
 
-def other_clip(result: dict) -> str | None:
-    """Return how the embedded CLIP of a record differs from the present one.
+def weights(backbone: str) -> str | None:
+    """Return the SHA-256 of a backbone, as in records; None if it cannot be read here."""
+    try:
+        from trainers.prompting.backbones import weights_sha256  # with PyTorch
 
-    Returns:
-        None if it does not, and for a record with another backbone.
-    """
-    name = result.get("backbone")
-    if not isinstance(name, str) or name not in EMBEDDED:
+        return weights_sha256(backbone)
+    except (OSError, ModuleNotFoundError):
         return None
-    return other_weights(name, result.get("backbone_sha256"), file_sha256(EMBEDDED[name]))
+
+
+def other_clip(result: dict, now: Callable[[str], str | None]) -> str | None:
+    """Return how the CLIP of a record differs from the one that has its name; None if it does not.
+
+    Args:
+        result: the record.
+        now: a function like `weights`.
+    """
+    name, then = result.get("backbone"), result.get("backbone_sha256")
+    return other_weights(name, then, now(name)) if isinstance(name, str) and then else None
 
 
 def other_teacher(result: dict) -> str | None:

@@ -19,8 +19,8 @@ from .. import records
 from ..protocols.base import Run
 from ..protocols.configs import IMAGE_FOLDER, ROOT, dataset_file, dataset_name, features_of, keys_in
 from ..records import RESULTS, BadResult, Outcome
+from . import data
 from .child import Child, last_command
-from .data import IMAGES, fingerprint, other_clip, other_data, other_features, other_teacher
 from .sources import accepted, begun, edited_since
 
 
@@ -147,7 +147,8 @@ class Engine:
         self.accepted: dict[Run, dict] = {}
         self.notes: list[str] = []
         self._durations: dict[tuple, list[float]] = defaultdict(list)
-        self._fingerprint = functools.cache(fingerprint)
+        self._fingerprint = functools.cache(data.fingerprint)
+        self._weights = functools.cache(data.weights)
         self._seen = {run: records.stamp(run) for run in runs}
         for run in runs:
             self._look(run)
@@ -171,7 +172,7 @@ class Engine:
         needed = run.needs in self.todo
         why = None if needed else self._misfit(run, result)
         if why:
-            from_folders = dataset_name(run.dataset) == IMAGES
+            from_folders = dataset_name(run.dataset) == data.IMAGES
             raise UserError(
                 f"{run.folder} holds the results of another run ({why}): "
                 + "give the images a name (image_folder=NAME), " * from_folders
@@ -208,17 +209,12 @@ class Engine:
 
     def _misfit(self, run: Run, result: dict) -> str | None:
         """Return how a record differs from what the run asks for; None if it does not."""
-        file = self.settings.features_of(run)  # which decides the data
-        return (
-            records.misfit(run, result, self.settings.asked(run))
-            or (None if file else self._other_data(run, result))
-            or other_clip(result)
-            or other_features(result, file)
-            or other_teacher(result)
-        )
-
-    def _other_data(self, run: Run, result: dict) -> str | None:
-        return other_data(run, result, self.settings.root_of(run), self._fingerprint)
+        file, root = self.settings.features_of(run), self.settings.root_of(run)
+        why = records.misfit(run, result, self.settings.asked(run))
+        if not (why or file):  # which decides data and CLIP
+            why = data.other_data(run, result, root, self._fingerprint)
+            why = why or data.other_clip(result, self._weights)
+        return why or data.other_features(result, file) or data.other_teacher(result)
 
     def resumes(self, run: Run) -> bool:
         """Return True if the run resumes from a checkpoint in its folder."""

@@ -77,7 +77,8 @@ def _fits(dataset: str, root: str | None, settings: Settings) -> bool:
         header = read_header(settings.features[dataset])
     except UserError:  # it is missing or damaged, so it is written
         return False
-    return header["made_of"] == made_of(fingerprint(dataset, root or ""), str(settings.auto))
+    images = fingerprint(dataset, root or "")
+    return header["made_of"] in (made_of(images, str(settings.auto)), f"{images} None")
 
 
 def _check_methods(names: set[str]) -> None:

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import NoReturn
 
+from trainers.prompting.embedded import known_hashes
+
 from ..protocols.base import Run
 from ..records import COMMAND, FAILED, Outcome
 from .child import Child, open_console
@@ -133,7 +135,7 @@ class Local:
     def _launch(
         self, run: Run, engine: Engine, resume: bool, slot: int, lock: contextlib.ExitStack
     ) -> Child:
-        environment = {}
+        environment = known_hashes()
         if self.gpus:
             environment["CUDA_VISIBLE_DEVICES"] = self.gpus[slot % len(self.gpus)]
         with contextlib.ExitStack() as stack:

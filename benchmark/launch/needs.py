@@ -121,7 +121,7 @@ def _teachers(runs: list[Run], settings: Settings) -> tuple[list[Lack], dict[str
 def _weights(
     runs: list[Run], needed: dict[str, list[Run]], settings: Settings, fetch: bool
 ) -> Iterator[Lack]:
-    from trainers.prompting.backbones import check_weights
+    from trainers.prompting.backbones import check_weights, weights_sha256
     from trainers.prompting.method import METHODS
 
     for run in runs:
@@ -131,6 +131,8 @@ def _weights(
     for name, its in needed.items():
         try:
             check_weights(name, fetch)
+            if fetch:
+                weights_sha256(name)  # read once for all runs, which are told
         except UserError as error:
             yield Lack(its, str(error))
 

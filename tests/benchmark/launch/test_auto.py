@@ -6,13 +6,14 @@ from types import SimpleNamespace
 
 import pytest
 import tiny
+from feature_files import write
 from paths import GOLDEN
 
 from benchmark.__main__ import main
 from benchmark.launch import features
 from benchmark.launch.arguments import build_parser, parse
 from benchmark.launch.command import planned
-from benchmark.launch.data import other_features
+from benchmark.launch.data import fingerprint, other_features
 from benchmark.launch.engine import Engine, command
 from benchmark.protocols import PROTOCOLS
 from trainers.prompting.errors import UserError
@@ -66,6 +67,9 @@ def test_a_file_is_written_once_and_again_when_it_does_not_fit(tmp_path, inside)
     with open(clip, "ab") as weights:
         weights.write(b" ")
     assert not features._fits("image_folder=mine", str(images), settings)
+    unknown = f"{fingerprint('image_folder=mine', str(images))} None"
+    write(file, header={"made_of": unknown})  # of a CLIP whose hash was not known
+    assert features._fits("image_folder=mine", str(images), settings)
     with open(file, "wb"):
         pass  # damaged
     assert not features._fits("image_folder=mine", str(images), settings)

@@ -1,5 +1,6 @@
 """Finished runs on some data do not count as runs on other data."""
 
+import hashlib
 import itertools
 import json
 import os
@@ -13,8 +14,11 @@ from public_layouts import dtd, load
 
 from benchmark.__main__ import main
 from benchmark.launch.engine import Engine, Settings
+from benchmark.launch.needs import lacking
 from benchmark.protocols import FEW_SHOT
 from benchmark.protocols.configs import TrainerConfigs
+from trainers.prompting import embedded
+from trainers.prompting.backbones import weights_sha256
 from trainers.prompting.embedded import EMBEDDED, file_sha256
 from trainers.prompting.errors import UserError
 from trainers.prompting.storage.saved import Saved
@@ -130,6 +134,69 @@ def test_a_finished_run_with_another_embedded_clip_is_refused(output, tmp_path):
     assert Done(output, tmp_path, "emoji_food", **now).again(tmp_path) == 0
     done = Done(output / "2", tmp_path, "emoji_food", **now | {"backbone_sha256": "2" * 64})
     done.refused(tmp_path, "other weights of 'emoji': SHA-256 22222222")
+
+
+def hugging_face(folder):
+    """Write the files that loading reads, with one of others, and return the backbone's name."""
+    pytest.importorskip("transformers", reason="transformers is not installed")
+    folder.mkdir()
+    for name in ("config.json", "model.safetensors", "preprocessor_config.json", "README.md",
+                 "tokenizer.json", "special_tokens_map.json", "merges.txt"):  # fmt: skip
+        (folder / name).write_text("{}")
+    return str(folder)
+
+
+def open_clip(folder):
+    pytest.importorskip("open_clip", reason="open_clip is not installed")
+    config = {"embed_dim": 4, "vision_cfg": {}, "text_cfg": {"hf_tokenizer_name": "a/b"}}
+    folder.mkdir()
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config}))
+    for name in ("open_clip_model.safetensors", "tokenizer.json", "README.md"):
+        (folder / name).write_text("{}")
+    return f"open_clip:{folder}"
+
+
+def single(folder):
+    folder.mkdir()
+    (folder / "clip.safetensors").write_text("{}")
+    return str(folder / "clip.safetensors")
+
+
+@pytest.mark.parametrize("written", [single, hugging_face, open_clip])
+def test_other_weights_in_the_same_place_are_another_clip(output, tmp_path, written):
+    name = written(tmp_path / "clip")
+    now = {"backbone": name, "backbone_sha256": weights_sha256(name)}
+    done = Done(output, tmp_path, "emoji_food", **now)
+    unknown = Done(output / "2", tmp_path, "emoji_food", **now | {"backbone_sha256": None})
+    for file in (tmp_path / "clip").iterdir():
+        before = file.read_bytes()
+        assert done.again(tmp_path) == 0
+        file.write_bytes(before + b" ")
+        if file.name == "README.md":
+            assert done.again(tmp_path) == 0
+        else:
+            done.refused(tmp_path, f"other weights of '{name}': SHA-256")
+        assert unknown.again(tmp_path) == 0
+        file.write_bytes(before)
+    shutil.rmtree(tmp_path / "clip")
+    assert done.again(tmp_path) == 0  # nothing to compare with
+
+
+def test_runs_are_told_the_hashes_of_files(tmp_path, monkeypatch):
+    name = single(tmp_path / "clip")
+    run = Done(tmp_path / "output", tmp_path, "emoji_food").run()
+    assert lacking([run], Settings(backbone=name), fetch=True) == []
+    told = embedded.known_hashes()
+    monkeypatch.setattr(embedded, "_hashes", {})  # as in a new process
+    monkeypatch.setattr(hashlib, "file_digest", None)
+    with pytest.raises(TypeError):
+        file_sha256(name)
+    for variable, text in told.items():
+        monkeypatch.setenv(variable, text)
+    assert file_sha256(name) == hashlib.sha256(b"{}").hexdigest()
+    Path(name).write_text("[]")
+    with pytest.raises(TypeError):
+        file_sha256(name)
 
 
 def test_names_keep_own_data_sets_apart(output, tmp_path, capsys):

@@ -16,6 +16,7 @@ without one counts as OpenAI's. The package of a family is imported only when on
 loaded.
 """
 
+import hashlib
 import os
 from types import ModuleType
 from typing import Any
@@ -120,13 +121,20 @@ def absolute(name: str) -> str:
 
 
 def weights_sha256(name: str) -> str | None:
-    """Return the SHA-256 of a backbone's weight file; None if the weights are not in one file."""
+    """Return the SHA-256 of all that loading a backbone reads; None if it is not on this machine.
+
+    That of a single file is the file's own; of several, it is that of their names and hashes.
+    """
     if name in openai.RELEASED:
         return openai.RELEASED[name].split("/")[-2]  # the download is compared with this hash
-    path = str(openai.EMBEDDED.get(name, name))
-    if name.startswith(openclip.PREFIX):
-        path = name.removeprefix(openclip.PREFIX).partition("/")[2]
-    return file_sha256(path) if os.path.isfile(path) else None
+    try:
+        files = _module_of(name).files(name)
+    except UserError:
+        return None
+    if len(files) == 1:
+        return file_sha256(files[0])
+    lines = sorted(f"{file.name} {file_sha256(file)}\n" for file in files)
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def family_of(clip_model: Any) -> Family:

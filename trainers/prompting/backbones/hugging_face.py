@@ -20,6 +20,7 @@ from .assemble import CLIP, Architecture, Sizes, assemble
 from .family import Family, Tokenizer
 from .openai import OPENAI
 from .openai_clip import model as openai_model
+from .tokenizers import files_of_tokenizer
 from .weights import read_weights, unreadable
 
 NAME = re.compile(r"(?!ViT-|RN)[\w.-]+/[\w.-]+")  # owner/model on the hub
@@ -139,6 +140,13 @@ def find(name: str) -> Path:
         ) from error
 
 
+def files(name: str) -> list[Path]:
+    """Return the files that loading a model reads; raises as `find`."""
+    folder = find(name)
+    images = folder / "preprocessor_config.json"
+    return [*_weights(folder), *files_of_tokenizer(folder), *[images] * images.exists()]
+
+
 def _package(name: str) -> Any:
     try:
         import transformers
@@ -169,14 +177,17 @@ def _architecture(transformers, config) -> Architecture:
     )
 
 
+def _weights(folder: Path) -> list[Path]:
+    """Return the files of weights in a folder; raises a UserError if there are none."""
+    for form in ("model*.safetensors", "pytorch_model*.bin"):
+        if found := sorted(folder.glob(form)):
+            return found
+    raise UserError(f"'{folder}' has no weights: put model.safetensors there")
+
+
 def _state(folder: Path) -> dict[str, torch.Tensor]:
     """Read the weights of a folder, in one or more files, under the names of OpenAI's class."""
-    for form in ("model*.safetensors", "pytorch_model*.bin"):
-        if files := sorted(folder.glob(form)):
-            break
-    else:
-        raise UserError(f"'{folder}' has no weights: put model.safetensors there")
-    state = {name: value for file in files for name, value in read_weights(file).items()}
+    state = {n: value for file in _weights(folder) for n, value in read_weights(file).items()}
     try:
         return renamed(state)
     except Exception as error:

@@ -79,6 +79,12 @@ def check_known(name: str) -> None:
     )
 
 
+def files(name: str) -> list[Path]:
+    """Return the file of a model that is not released; raises as `check_known`."""
+    check_known(name)
+    return [EMBEDDED.get(name, Path(name))]
+
+
 def check_weights(name: str, fetch: bool) -> None:
     """Check that the file of a model is there, as `backbones.check_weights` says."""
     check_known(name)

@@ -17,10 +17,10 @@ from ..errors import UserError, in_short, nearest
 from ..storage.files import read_json
 from .assemble import CLIP, check_weights
 from .module import assembled, family_from, folded, from_module, sides
-from .tokenizers import open_clip_tokenizer
+from .tokenizers import files_of_tokenizer, folder_of, open_clip_tokenizer
 from .weights import read_weights
 
-PREFIX = "open_clip:"
+PREFIX, CONFIG = "open_clip:", "open_clip_config.json"
 FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")  # in a folder or on the hub
 PREPARED = ("mean", "std", "interpolation", "resize_mode")  # of images
 
@@ -57,6 +57,20 @@ def load(name: str) -> CLIP:
 def find(name: str) -> Source:
     """Return where the weights of a model are and what else is known; raises as `load`."""
     return _source(_package(name), name.removeprefix(PREFIX))
+
+
+def files(name: str) -> list[Path]:
+    """Return the files that loading a model reads; raises as `load`."""
+    source = find(name)
+    text, place = source.config["text_cfg"], source.file.parent
+    found = [source.file]
+    if os.path.isdir(name.removeprefix(PREFIX)):
+        found.append(place / CONFIG)
+    if tokenizer := text.get("hf_tokenizer_name"):
+        found += files_of_tokenizer(folder_of(tokenizer, place))
+    if encoder := text.get("hf_model_name"):
+        found.append(Path(_hub_config(encoder, source.arch)) / "config.json")
+    return found
 
 
 def without_weights(arch: str) -> CLIP:
@@ -221,7 +235,7 @@ def _of_all_tags(open_clip: Any, arch: str, tags: list[str]) -> dict[str, Any]:
 
 
 def _folder(folder: Path) -> Source:
-    path = folder / "open_clip_config.json"
+    path = folder / CONFIG
     remedy = (
         "name a folder that open_clip has saved, or an architecture and a file "
         "(open_clip:ViT-B-16/FILE)"

@@ -13,6 +13,7 @@ WORDS = "a photo"
 LENGTH = 16  # of a sentence that shows how one begins and ends
 # files from which a tokenizer of Hugging Face can be made: as saved, SentencePiece, BPE, WordPiece
 ANY = ("tokenizer.json", "*.model", "vocab.json", "vocab.txt")
+READ = ("*token*.json", "config.json", "vocab.*", "merges.txt", "*.model")  # to make one
 
 
 def open_clip_tokenizer(open_clip: Any, text: Mapping, arch: str, place: Path) -> Any:
@@ -31,7 +32,7 @@ def open_clip_tokenizer(open_clip: Any, text: Mapping, arch: str, place: Path) -
     length, name = text.get("context_length", 77), text.get("hf_tokenizer_name")
     if not name:
         return open_clip.tokenizer.SimpleTokenizer(context_length=length, **kwargs)
-    folder = place if any(any(place.glob(form)) for form in ANY) else _cached(name)
+    folder = folder_of(name, place)
     remedy = (
         f"run `hf download {name} {' '.join(FILES)}`, or put its {FILES[0]} next to the weights"
     )
@@ -51,6 +52,16 @@ def open_clip_tokenizer(open_clip: Any, text: Mapping, arch: str, place: Path) -
             f"The tokenizer of open_clip:{arch} in '{folder}' cannot be read ({in_short(error)}): "
             f"{remedy}"
         ) from error
+
+
+def folder_of(name: str, place: Path) -> Path | None:
+    """Return the folder of a tokenizer of the hub: that of the weights, else of the hub's cache."""
+    return place if any(any(place.glob(form)) for form in ANY) else _cached(name)
+
+
+def files_of_tokenizer(folder: Path | None) -> list[Path]:
+    """Return the files of a folder, if there is one, that make a tokenizer of Hugging Face."""
+    return [file for form in READ for file in folder.glob(form)] if folder else []
 
 
 def _cached(name: str) -> Path | None:

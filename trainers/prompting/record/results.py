@@ -56,6 +56,7 @@ def write_results(cfg, trainer) -> None:
     peak = getattr(trainer, "earlier_peak", None) or peak_memory_mib(trainer.device)
     saved = getattr(trainer, "predictions", None)
     data, measured, facts = trainer.dm.dataset, {}, getattr(trainer, "facts", None)
+    backbone = cfg.MODEL.BACKBONE.NAME
     if saved is not None:
         arrays = predictions.write_predictions(Path(cfg.OUTPUT_DIR), saved.columns())
         measured = metrics(arrays, data.classnames) | {"temperature": saved.temperature}
@@ -69,8 +70,8 @@ def write_results(cfg, trainer) -> None:
     record: dict[str, Any] = {
         "trainer": cfg.TRAINER.NAME,
         "dataset": cfg.DATASET.NAME,
-        "backbone": cfg.MODEL.BACKBONE.NAME,
-        "backbone_sha256": weights_sha256(cfg.MODEL.BACKBONE.NAME),
+        "backbone": backbone,
+        "backbone_sha256": facts.backbone_sha256 if facts else weights_sha256(backbone),
         "features": file_sha256(file) if (file := cfg.DATASET.get("FEATURES", "")) else None,
         "seed": cfg.SEED,
         "shots": cfg.DATASET.NUM_SHOTS,

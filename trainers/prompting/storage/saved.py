@@ -364,7 +364,7 @@ class Saved:
 
         Args:
             name: of the backbone.
-            sha256: of the weights that have the name; None where they are not in one file.
+            sha256: of the weights that have the name; None where they are not on this machine.
 
         Raises:
             UserError: they differ, or the checkpoint has something else for a SHA-256.
