@@ -22,6 +22,7 @@ from ..protocols.configs import (
 from ..protocols.vary import vary
 from .arguments import RESERVED, build_parser, parse
 from .checks import check_settings
+from .data import Present
 from .engine import Engine, Settings, command
 from .estimate import Guesses, estimate, kept, told
 from .features import AUTO, places, write_lacking
@@ -63,11 +64,11 @@ def launch(
     runs, settings = planned(protocol, args)
     chosen = choose(runs, args.only, args.output)
     all_of = {*chosen, *(run.needs for run in chosen)}
-    guesses = kept(args.output)
+    guesses, now = kept(args.output), Present()
 
     def read() -> Engine:
         mine = [run for run in runs if run in all_of]
-        engine = Engine(mine, settings, guesses.of(mine, args.output))
+        engine = Engine(mine, settings, guesses.of(mine, args.output), now)
         engine.only(chosen)
         return engine
 

@@ -1,8 +1,8 @@
 """Check that a record belongs to the data and the CLIP that a run asks for."""
 
+import functools
 import io
 import os
-from collections.abc import Callable
 from contextlib import redirect_stdout
 
 from trainers.prompting.embedded import file_sha256, other_weights
@@ -29,37 +29,6 @@ def fingerprint(dataset: str, root: str) -> str | None:
         return None
 
 
-def other_data(
-    run: Run, result: dict, root: str | None, now: Callable[[str, str], str | None]
-) -> str | None:
-    """Return how the data of a record differ from those that a run asks for; None if they do not.
-
-    The fingerprint decides, regardless of the folder. If there is none (a data set of other code,
-    or data that cannot be read here), the root decides for the user's own images; other data sets
-    are identified by name.
-
-    Args:
-        run: the run asked for.
-        result: the record.
-        root: the folder of the data sets; None accepts that of the record.
-        now: a function like `fingerprint`.
-    """
-    then = used(result.get("config"), "DATASET.ROOT")
-    if root is None or not isinstance(then, str):
-        return None
-    from_folders = dataset_name(run.dataset) == IMAGES
-    same_root = os.path.realpath(then) == os.path.realpath(root)
-    if same_root and not from_folders:
-        return None
-    was = result.get("data_fingerprint")
-    current = was and now(run.dataset, root)
-    if current:
-        return None if current == was else f"other classes or files than '{root}' has"
-    if from_folders and not same_root:
-        return f"the images in '{printable(then)}', not '{root}'"
-    return None
-
-
 def weights(backbone: str) -> str | None:
     """Return the SHA-256 of a backbone, as in records; None if it cannot be read here."""
     try:
@@ -70,15 +39,43 @@ def weights(backbone: str) -> str | None:
         return None
 
 
-def other_clip(result: dict, now: Callable[[str], str | None]) -> str | None:
-    """Return how the CLIP of a record differs from the one that has its name; None if it does not.
+class Present:
+    """What data sets and backbones are now: `fingerprint` and `weights`, each read once."""
+
+    def __init__(self) -> None:
+        self.fingerprint = functools.cache(fingerprint)
+        self.weights = functools.cache(weights)
+
+
+def other_data(run: Run, result: dict, root: str | None, now: Present) -> str | None:
+    """Return how the data of a record differ from those that a run asks for; None if they do not.
+
+    The fingerprint decides, regardless of the folder. If there is none (embedded data, a data set
+    of other code, or data that cannot be read here), the root decides for the user's own images;
+    other data sets are identified by name.
 
     Args:
+        run: the run asked for.
         result: the record.
-        now: a function like `weights`.
+        root: the folder of the data sets; None accepts that of the record.
+        now: with the data in that folder.
     """
+    then = used(result.get("config"), "DATASET.ROOT")
+    if not isinstance(then, str):
+        return None
+    root, was = then if root is None else root, result.get("data_fingerprint")
+    if current := was and now.fingerprint(run.dataset, root):
+        return None if current == was else f"other classes or files than '{printable(root)}' has"
+    same_root = os.path.realpath(then) == os.path.realpath(root)
+    if dataset_name(run.dataset) == IMAGES and not same_root:
+        return f"the images in '{printable(then)}', not '{root}'"
+    return None
+
+
+def other_clip(result: dict, now: Present) -> str | None:
+    """Return how the CLIP of a record differs from what has its name now; None if it does not."""
     name, then = result.get("backbone"), result.get("backbone_sha256")
-    return other_weights(name, then, now(name)) if isinstance(name, str) and then else None
+    return other_weights(name, then, now.weights(name)) if isinstance(name, str) and then else None
 
 
 def other_teacher(result: dict) -> str | None:

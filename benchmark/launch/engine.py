@@ -1,6 +1,5 @@
 """Keep track of the runs of a protocol: which are done, which are to do, and their outcomes."""
 
-import functools
 import os
 import shlex
 import sys
@@ -125,6 +124,7 @@ class Engine:
         runs: the runs.
         settings: of the command.
         guesses: seconds of runs, from `--estimate`.
+        now: what records are compared with; read anew without it.
 
     Attributes:
         aside: the runs whose folders `--redo` renames: they are of other code.
@@ -136,7 +136,11 @@ class Engine:
     """
 
     def __init__(
-        self, runs: list[Run], settings: Settings, guesses: Mapping[Run, float] | None = None
+        self,
+        runs: list[Run],
+        settings: Settings,
+        guesses: Mapping[Run, float] | None = None,
+        now: data.Present | None = None,
     ):
         self.runs = runs
         self.settings = settings
@@ -147,8 +151,7 @@ class Engine:
         self.accepted: dict[Run, dict] = {}
         self.notes: list[str] = []
         self._durations: dict[tuple, list[float]] = defaultdict(list)
-        self._fingerprint = functools.cache(data.fingerprint)
-        self._weights = functools.cache(data.weights)
+        self._now = now or data.Present()
         self._seen = {run: records.stamp(run) for run in runs}
         for run in runs:
             self._look(run)
@@ -212,8 +215,9 @@ class Engine:
         file, root = self.settings.features_of(run), self.settings.root_of(run)
         why = records.misfit(run, result, self.settings.asked(run))
         if not (why or file):  # which decides data and CLIP
-            why = data.other_data(run, result, root, self._fingerprint)
-            why = why or data.other_clip(result, self._weights)
+            why = data.other_data(run, result, root, self._now) or data.other_clip(
+                result, self._now
+            )
         return why or data.other_features(result, file) or data.other_teacher(result)
 
     def resumes(self, run: Run) -> bool:

@@ -13,6 +13,7 @@ from PIL import Image
 from public_layouts import dtd, load
 
 from benchmark.__main__ import main
+from benchmark.launch import data
 from benchmark.launch.engine import Engine, Settings
 from benchmark.launch.needs import lacking
 from benchmark.protocols import FEW_SHOT
@@ -57,7 +58,7 @@ class Done:
         """Return the number of runs to do."""
         return len(Engine([self.run()], Settings(root)).todo)
 
-    def refused(self, root: Path, why: str) -> None:
+    def refused(self, root: Path | None, why: str) -> None:
         with pytest.raises(UserError, match=f"holds the results of another run \\({why}"):
             self.again(root)
 
@@ -108,6 +109,37 @@ def test_records_without_a_fingerprint_are_judged_by_their_root(output, tmp_path
     (tmp_path / "link").symlink_to(a)
     assert done.again(a) == done.again(tmp_path / "link") == done.again(None) == 0
     done.refused(b, f"the images in '{a}', not '{b}'")
+
+
+@pytest.mark.parametrize("root", ["given", None])
+@pytest.mark.parametrize("change", ["split", "pixels"])
+def test_public_data_that_changed_in_their_folder_are_other_data(output, tmp_path, change, root):
+    dtd(tmp_path)
+    done, root = Done(output, tmp_path, "dtd"), root and tmp_path
+    assert done.again(root) == 0
+    split = tmp_path / "dtd" / "split_zhou_DescribableTextures.json"
+    parts = json.loads(split.read_text())
+    if change == "split":
+        split.write_text(json.dumps(parts | {"train": parts["test"], "test": parts["train"]}))
+    else:
+        image = tmp_path / "dtd" / "images" / parts["test"][0][0]
+        image.write_bytes(image.read_bytes() + b" ")
+    done.refused(root, OTHER)
+    shutil.rmtree(tmp_path / "dtd")
+    assert done.again(root) == 0  # nothing to compare with
+
+
+def test_a_launcher_reads_data_and_weights_once(output, tmp_path, monkeypatch):
+    a, calls = fill(tmp_path / "a", "ant", "bee"), []
+    now = {"backbone": "emoji", "backbone_sha256": "2" * 64}
+    for name in ("fingerprint", "weights"):
+        monkeypatch.setattr(data, name, lambda *words: calls.append(words))
+    run, present = Done(output, a, **now).run(), data.Present()
+    for _ in range(2):
+        assert not Engine([run], Settings(a), now=present).todo
+    assert calls == [("image_folder", str(a)), ("emoji",)]
+    (run.folder / "results.json").unlink()
+    assert Engine([run], Settings(a)).todo and len(calls) == 2  # nothing to compare
 
 
 def test_public_data_may_be_in_any_folder(output, tmp_path):
