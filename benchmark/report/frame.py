@@ -13,6 +13,7 @@ from typing import Any
 
 import pandas as pd
 
+from trainers.prompting.beyond import renew
 from trainers.prompting.dataset_keys import CHANGES
 
 from ..protocols import PROTOCOLS
@@ -160,7 +161,7 @@ def _facts(outcome: Outcome) -> dict:
         "seeded": bool(result.get("seeded")),
         "untrained": None if params is None else params == 0, "changes": always_named(outcome),
         "start": start_text(outcome),
-        "embedded": embedded(run.dataset), "beyond": result.get("beyond") or [],
+        "embedded": embedded(run.dataset), "beyond": renew(result.get("beyond") or [], run.trainer),
         "edited": result.get("edited") or [],
         "training": not run.eval_only, **costs(result),
         "classes": result.get(PER_CLASS) or {}, "metrics": metrics, "outcome": outcome,

@@ -21,7 +21,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import NamedTuple
 
-from trainers.prompting.beyond import BEYOND
+from trainers.prompting.beyond import BEYOND, renew
 from trainers.prompting.errors import UserError, need
 
 from ..protocols.base import Protocol
@@ -140,7 +140,7 @@ def _read(line: dict, protocol: Protocol) -> tuple[Key, Published]:
     key = Key(TRAINERS.get(line["method"], line["method"]), line["dataset"], int(shots))
     values = {name: _accuracy(name, line[name]) for name in columns}
     misprint = (protocol.name, *key) in MISPRINTS
-    return key, Published(values, marks, line["source"], misprint)
+    return key, Published(values, renew(marks, key.trainer), line["source"], misprint)
 
 
 def _accuracy(name: str, text: str) -> float:
@@ -188,7 +188,7 @@ def marked(name: str, marks: Iterable[str]) -> str:
 def meaning(marks: Iterable[str]) -> list[str]:
     """Return a sentence that explains the marks in a table, if any."""
     meanings = [f"{mark}: {BEYOND[mark]}" for mark in in_order(marks)]
-    return [f"Beyond labelled images, {'; '.join(meanings)}."] if meanings else []
+    return [f"Beyond labelled training images, {'; '.join(meanings)}."] if meanings else []
 
 
 def caption(protocol: Protocol, shown: Iterable[str], marks: Iterable[str] = ()) -> list[str]:

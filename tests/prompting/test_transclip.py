@@ -178,7 +178,7 @@ def test_a_run_reads_all_images_together(tmp_path, capsys):
         records.append(result(out))
     one, other = records
     assert one["accuracy"] == other["accuracy"] and one["num_test"] == 16
-    assert one["beyond"] == ["test images"] and "calibration_error" not in one
+    assert one["beyond"] == ["whole test set"] and "calibration_error" not in one
     assert one["calibration_note"] == "the logits of TransCLIP depend on the other test images"
     assert one["temperature"] is None and "top5_accuracy" in one
     assert "A temperature and the calibration error are left out" in capsys.readouterr().out
@@ -208,7 +208,7 @@ def test_few_shot_runs_again_and_is_evaluated(tmp_path, capsys):
     for _ in range(2):
         assert tiny.run(*place, extra=SHOTS) == 0
     first = result(tmp_path / "out")
-    assert first["beyond"] == ["test images"] and first["seeded"]
+    assert first["beyond"] == ["whole test set"] and first["seeded"]
     flags = "--eval-only", "--model-dir", str(tmp_path / "out")
     again = tmp_path / "data", "TransCLIP", tmp_path / "again", 1, *flags
     assert tiny.run(*again, extra=SHOTS) == 0

@@ -36,3 +36,18 @@ def test_of_the_method():
     assert METHODS["CoPrompt"].takes == ("llm",)
     trainer = SimpleNamespace(method=SimpleNamespace(takes=("teacher", "llm")))
     assert beyond(cfg, trainer) == ["llm", "teacher"]
+
+
+@pytest.mark.parametrize(
+    "final, searches, trained, marks",
+    [
+        ("best_val", False, 10, ["validation"]),
+        ("best_val", False, 0, []),  # nothing is trained: no epoch is chosen
+        ("last_step", False, 10, []),
+        ("last_step", True, 0, ["validation"]),
+    ],
+)
+def test_what_is_chosen_on_validation_images(final, searches, trained, marks):
+    cfg = build_cfg([("the config", MMRL | {"TEST.FINAL_MODEL": final})])
+    method = SimpleNamespace(takes=(), searches=searches)
+    assert beyond(cfg, SimpleNamespace(method=method, num_trained=trained)) == marks

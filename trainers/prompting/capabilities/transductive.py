@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
-from ..beyond import TEST_IMAGES
+from ..beyond import WHOLE
 from ..encoders.text import TextFeatures
 from ..encoders.vision import ImageFeatures
 from ..method import Method, Output
@@ -30,7 +30,7 @@ class Transductive(Method):
     """
 
     joint = False
-    takes = (TEST_IMAGES,)
+    takes = (WHOLE,)
 
     def predict_all(
         self, image: ImageFeatures, text: TextFeatures, prior: torch.Tensor | None = None

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from ..beyond import TEST_IMAGES
+from ..beyond import ONE_IMAGE
 from ..encoders.sentences import fixed_sentence, only_template, write_sentences
 from ..encoders.templates import ZERO_SHOT, template_of
 from ..encoders.text import TextEncoder
@@ -24,7 +24,7 @@ class OfViews(Method):
 
     trains = False
     joint = False
-    takes = (TEST_IMAGES,)
+    takes = (ONE_IMAGE,)
 
     @dataclass(frozen=True)
     class Settings(Method.Settings):

@@ -10,7 +10,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..beyond import PER_DATASET
 from ..errors import need, not_negative
 from ..method import Method, register
 
@@ -48,7 +47,6 @@ class LinearProbe(Method):
     support_passes = 1
     ignored = ("SHOTS",)
     searches = property(lambda self: self.settings.SEARCH_HP)
-    takes = property(lambda self: (PER_DATASET,) if self.settings.SEARCH_HP else ())
 
     @dataclass(frozen=True)
     class Settings(Method.Settings):

@@ -11,7 +11,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..beyond import PER_DATASET
 from ..capabilities.one_view import OneView
 from ..encoders.sentences import fixed_sentence, only_template, write_sentences
 from ..encoders.sides import need_open
@@ -68,7 +67,6 @@ class ProLIP(OneView):
     }  # fmt: skip
     training_only = ("LR", "TRAIN_EPOCH", "SHOTS", "LAMBDA", "AUG_VIEWS", "SEARCH")
     searches = property(lambda self: self.settings.SEARCH)
-    takes = property(lambda self: (PER_DATASET,) if self.settings.SEARCH else ())
     support_passes = property(lambda self: self.settings.AUG_VIEWS)
 
     @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..beyond import TEST_IMAGES
+from ..beyond import STREAM
 from ..encoders.templates import CLIP, IMAGENET, ZERO_SHOT, template_of
 from ..encoders.text import TextFeatures
 from ..encoders.vision import ImageFeatures
@@ -101,7 +101,7 @@ class TDA(Method):
     checkpoint = "tda"
     trains = False
     stream = True
-    takes = (TEST_IMAGES,)
+    takes = (STREAM,)
     test_augmix = True
 
     @dataclass(frozen=True)

@@ -11,7 +11,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..beyond import PER_DATASET
 from ..encoders.templates import IMAGENET
 from ..encoders.text import TextFeatures
 from ..errors import UserError, need, not_negative
@@ -97,7 +96,6 @@ class TipAdapter(Method):
     ignored = ("LR", "SHOTS", "TRAIN_EPOCH", "LOAD_CACHE", "LOAD_PRE_FEAT")
     support_passes = property(lambda self: self.settings.AUGMENT_EPOCH)
     searches = property(lambda self: self.settings.SEARCH_HP)
-    takes = property(lambda self: (PER_DATASET,) if self.settings.SEARCH_HP else ())
 
     @dataclass(frozen=True)
     class Settings(Method.Settings):

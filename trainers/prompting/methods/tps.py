@@ -14,7 +14,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from ..beyond import TEST_IMAGES
+from ..beyond import ONE_IMAGE
 from ..capabilities.views import OfViews
 from ..encoders.sentences import fixed_sentence
 from ..encoders.templates import CLIP
@@ -58,7 +58,7 @@ class TPS(OfViews):
     checkpoint = "tps"
     test_views = property(lambda self: self.settings.BATCH_SIZE)
     test_augmix = property(lambda self: not self.settings.dataset.startswith("ImageNet"))
-    takes = property(lambda self: (TEST_IMAGES, *(("llm",) if self.settings.WITH_CONCEPTS else ())))
+    takes = property(lambda self: (ONE_IMAGE, *(("llm",) if self.settings.WITH_CONCEPTS else ())))
 
     @dataclass(frozen=True)
     class Settings(OfViews.Settings):

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from ..beyond import TEST_IMAGES
+from ..beyond import ONE_IMAGE
 from ..encoders.sentences import only_template
 from ..encoders.text import TextFeatures
 from ..encoders.vision import ImageFeatures
@@ -57,7 +57,7 @@ class TPT(CoOp):
     trains = False
     class_bound = False
     position = "end"
-    takes = (TEST_IMAGES,)
+    takes = (ONE_IMAGE,)
     test_views = property(lambda self: self.settings.BATCH_SIZE)
     test_augmix = property(lambda self: not self.settings.dataset.startswith("ImageNet"))
 

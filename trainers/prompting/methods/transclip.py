@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
-from ..beyond import EQUAL, PER_DATASET, TEST_IMAGES
+from ..beyond import EQUAL, WHOLE
 from ..capabilities.earlier import earlier_method
 from ..capabilities.transductive import Transductive
 from ..errors import need, not_negative, one_of
@@ -82,13 +82,7 @@ class TransCLIP(Transductive):
     class_bound = property(lambda self: self.settings.FEW_SHOT)
     support_passes = property(lambda self: int(self.settings.FEW_SHOT))
     searches = property(lambda self: self.settings.searches)
-    takes = property(
-        lambda self: (
-            TEST_IMAGES,
-            *[EQUAL] * (self.teacher is not None),
-            *[PER_DATASET] * self.searches,
-        )
-    )
+    takes = property(lambda self: (WHOLE, *[EQUAL] * (self.teacher is not None)))
 
     @dataclass(frozen=True)
     class Settings(Method.Settings):

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ..backbones import weights_sha256
-from ..beyond import BEYOND, PER_DATASET
+from ..beyond import BEYOND, PER_DATASET, VALIDATION
 from ..embedded import file_sha256
 from ..errors import UserError
 from ..storage.files import write_whole
@@ -124,8 +124,11 @@ def seeded(trainer) -> bool:
 
 def beyond(cfg, trainer) -> list[str]:
     """Return the marks (`BEYOND`) of what a run uses beyond labelled images and class names."""
-    marks = {*getattr(getattr(trainer, "method", None), "takes", ())}
+    method = getattr(trainer, "method", None)
+    best_epoch = cfg.TEST.FINAL_MODEL == "best_val" and getattr(trainer, "num_trained", 0)
+    marks = {*getattr(method, "takes", ())}
     marks |= {PER_DATASET} if cfg.TRAINER.PER_DATASET else set()
+    marks |= {VALIDATION} if best_epoch or getattr(method, "searches", False) else set()
     return [mark for mark in BEYOND if mark in marks]
 
 
