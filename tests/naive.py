@@ -16,11 +16,11 @@ from trainers.prompting.backbones.openai_clip import clip
 from trainers.prompting.encoders.sentences import around_name
 from trainers.prompting.encoders.text import TextFeatures
 from trainers.prompting.encoders.vision import ImageFeatures
-from trainers.prompting.methods.align import Family
+from trainers.prompting.methods.prompted import Prompted
 from trainers.prompting.node import clean
 
 
-def naive(clip_model, classnames, method: Family) -> Family:
+def naive(clip_model, classnames, method: Prompted) -> Prompted:
     """Return a method that computes the same, with encoders and transport that are not optimised.
 
     Args:
@@ -86,7 +86,7 @@ class Text(nn.Module):
     ids: torch.Tensor
     eos: torch.Tensor
 
-    def __init__(self, clip_model, classnames, method: Family, every: bool):
+    def __init__(self, clip_model, classnames, method: Prompted, every: bool):
         super().__init__()
         self.clip, self.every = clip_model, every
         self.insert_block = method.text_encoder.insert_block

@@ -2,7 +2,8 @@
 
 Tuning Multi-mode Token-level Prompt Alignment across Modalities.
 
-The family of the paper's Table 1 is here, too. Equations: docs/methods.md, section 3.
+`prompted` has the prompts on either side; this file adds transport between prompts and, inside its
+cost, between tokens. Equations: docs/methods.md, section 3.
 
 Letters: B images, K classes, M visual and N textual prompts of b tokens in J blocks; z, h features
 of an image and a class under each prompt, r, s of their patches and words; S similarities, T plans,
@@ -10,183 +11,33 @@ d token-level distances.
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..encoders.sentences import (
-    Keys,
-    Sentence,
-    expand_templates,
-    fixed_sentence,
-    write_sentences,
-)
+from ..encoders.sentences import Sentence, expand_templates, fixed_sentence
 from ..encoders.templates import KGCOOP, PROMPTSRC, ZERO_SHOT, template_of
-from ..encoders.text import TextEncoder, TextFeatures
-from ..encoders.vision import ImageEncoder, ImageFeatures
+from ..encoders.text import TextFeatures
+from ..encoders.vision import ImageFeatures
 from ..errors import need, one_of
 from ..method import Method, register
 from ..node import Words
-from ..prompts import (
-    Contexts,
-    Independent,
-    Projected,
-    Size,
-    Textual,
-    Unified,
-    Visual,
-    check_size,
-    size_of,
-)
+from ..prompts import size_of
 from ..regularizers import regularize, weights_of
 from ..teacher import Teacher
 from ..transport.problems import TokenProblems
 from ..transport.solver import Sinkhorn, sinkhorn
 from ..transport.token_level import token_distances
+from .prompted import COUPLED, Point, Prompted
 
-COUPLED = {"project": Projected, "unified": Unified}
 LEAST_LAMBDA = 1e-30  # costs divided by it are still far within float32
 
 
-class Point(NamedTuple):
-    """A method as in the paper's Table 1.
-
-    M, N: numbers of visual and textual prompts; beta: weight of the token level, None if the method
-    has another equation; coupling: where visual contexts come from: `independent` parameters,
-    a linear map of the textual ones (`project`), or `unified` contexts that both encoders share;
-    `none` if only one has prompts.
-    """
-
-    M: int
-    N: int
-    beta: float | None = 0.0
-    coupling: str = "none"
-
-
-class Family(Method):
-    """M visual and N textual prompts, compared by transport between prompts and between tokens.
-
-    ALIGN reads M, N, beta and the coupling from its settings; CoOp, VPT, IVLP, MaPLe and UPT fix
-    them.
-
-    Attributes:
-        point: M, N, beta and the coupling.
-        text_size, vision_size: of the contexts of each encoder.
-        single: True if the context of the only prompt has the shape (b, W), as in public code.
-        position: of the class name, as in `write_sentences`.
-        largest_distance: a bound on what `token_level` returns.
-    """
-
-    point: Point
-    text_size: Size
-    vision_size: Size
-    prompt_learner: Any
-    single = True
-    position = "end"
-    largest_distance = 2.0
-
-    def templates(self) -> Sequence[str]:
-        """Return the template of each textual prompt."""
-        return expand_templates(self.settings.CTX_INIT, self.point.N, self.text_size.b)
-
-    def fixed_template(self) -> str:
-        """Return the template of all sentences if there are no textual prompts."""
-        return fixed_sentence(self.settings.CTX_INIT)
-
-    def sentences(self, clip_model: Any, classnames: Sequence[str]) -> list[list[Sentence]]:
-        """Return the sentences [n][k]."""
-        if not self.point.N:
-            return write_sentences(clip_model, [self.fixed_template()], classnames)
-        keys = Keys(length=self.text_size.keys[0])
-        return write_sentences(
-            clip_model, self.templates(), classnames, self.text_size.b, keys=keys
-        )
-
-    def encoders(self, clip_model, classnames, dataset):
-        """Make the encoders, which return patches and words if there is a token level."""
-        M, N, beta, _ = self.point
-        if N:
-            check_size(clip_model, "text", self.text_size, N)
-        if M:
-            check_size(clip_model, "image", self.vision_size, M)
-        sentences = self.sentences(clip_model, classnames)
-        words = self.words(sentences) if beta else None
-        return (
-            TextEncoder(clip_model, sentences, words),
-            ImageEncoder(clip_model.visual, patches=bool(beta)),
-        )
-
-    def words(self, sentences: list[list[Sentence]]) -> list[list[range]]:
-        """Return the positions of the token-level features: no SOS, full stop and EOS."""
-        return [[range(sentence.start, sentence.end) for sentence in row] for row in sentences]
-
-    def build(self, clip_model, classnames, dataset):
-        """Make the contexts."""
-        (M, N, _, coupling), single = self.point, self.single
-        if coupling in COUPLED:
-            b, J, _ = self.text_size
-            make = COUPLED[coupling]
-            self.prompt_learner = make(clip_model, self.templates(), b, J, M, single)
-            return
-        sides: list[Any] = []
-        if N:
-            b, J, _ = self.text_size
-            words = self.templates()
-            sides.append(Textual(clip_model, words, b, J, single, position=self.position))
-        if M:
-            b, J, _ = self.vision_size
-            sides.append(Visual(clip_model, M, b, J, single))
-        if sides:
-            self.prompt_learner = Independent(*sides) if len(sides) == 2 else sides[0]
-
-    def contexts(self):
-        """Return the contexts of both encoders."""
-        return self.prompt_learner() if max(self.point[:2]) else Contexts()
-
-    def logits(self, image, text):
-        """Return s (1 - d_jk), the transport distance between image j and class k (Eq. 4).
-
-        1 - <T, C> = <T, S> for S = 1 - C and a plan of mass 1, with smaller rounding errors.
-        """
-        M, N, beta = *self.point[:2], self.point.beta or 0.0
-        if M < 2 and N < 2 and not beta:  # T = 1
-            return super().logits(image, text)
-        s = self.settings
-        S = torch.einsum("bmd,nkd->bkmn", image.z, text.h)
-        if s.BETA_FORM == "convex":  # appendix, Eq. 1
-            S = beta + (1 - beta) * S
-        if beta:
-            S = S - beta * self.token_level(image, text)  # Eq. 6
-        spread = 2 + beta * self.largest_distance
-        solver = Sinkhorn(s.LAMBDA, s.SINKHORN_TOL, s.SINKHORN_MAX_ITER, spread=spread)
-        T = solver(1 - S.detach()).plan  # Eq. 4
-        return self.logit_scale * (T * S).sum((-2, -1))
-
-    def token_level(self, image: ImageFeatures, text: TextFeatures) -> torch.Tensor:
-        """Return d = <T, C>, (B, K, M, N), with C[p, l] = 1 - cos(r[p], s[l]) (Eq. 5)."""
-        return token_distances(self.token_problems(image, text))
-
-    def token_plan(self, C: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-        """Return the plan of token-level costs C (..., P, L) with the weights b (..., L) of words.
-
-        For pictures: an evaluation needs only distances.
-        """
-        s = self.settings
-        return sinkhorn(C, None, b, s.LAMBDA, s.SINKHORN_TOL, s.SINKHORN_MAX_ITER).plan
-
-    def token_problems(self, image: ImageFeatures, text: TextFeatures) -> TokenProblems:
-        """Return the token-level transport problems of a batch."""
-        s = self.settings
-        how = s.LAMBDA, s.SINKHORN_TOL, s.SINKHORN_MAX_ITER, self.chunk_bytes
-        return TokenProblems(image.r, text.s, text.s_weights, *how)  # type: ignore[arg-type]
-
-
 @register
-class ALIGN(Family):
+class ALIGN(Prompted):
     """M visual and N textual prompts, compared by transport between prompts and between tokens.
 
     Visual prompts are projections of the textual ones (as in MaPLe). An image is classified by the
@@ -246,6 +97,7 @@ class ALIGN(Family):
 
     settings: Settings
     teachers: Any
+    largest_distance = 2.0  # a bound on what `token_level` returns
 
     text_size = vision_size = size_of("N_CTX", "DEPTH")
 
@@ -282,6 +134,49 @@ class ALIGN(Family):
         if weights:
             self.regularizers.append(weights)
             self.teachers.append(Teacher(clip_model, classnames, PROMPTSRC))
+
+    def words(self, sentences: list[list[Sentence]]) -> list[list[range]] | None:
+        """Return the positions of the token-level features: no SOS, full stop and EOS."""
+        if not self.point.beta:
+            return None
+        return [[range(sentence.start, sentence.end) for sentence in row] for row in sentences]
+
+    def logits(self, image, text):
+        """Return s (1 - d_jk), the transport distance between image j and class k (Eq. 4).
+
+        1 - <T, C> = <T, S> for S = 1 - C and a plan of mass 1, with smaller rounding errors.
+        """
+        M, N, beta = self.point[:3]
+        if M < 2 and N < 2 and not beta:  # T = 1
+            return super().logits(image, text)
+        s = self.settings
+        S = torch.einsum("bmd,nkd->bkmn", image.z, text.h)
+        if s.BETA_FORM == "convex":  # appendix, Eq. 1
+            S = beta + (1 - beta) * S
+        if beta:
+            S = S - beta * self.token_level(image, text)  # Eq. 6
+        spread = 2 + beta * self.largest_distance
+        solver = Sinkhorn(s.LAMBDA, s.SINKHORN_TOL, s.SINKHORN_MAX_ITER, spread=spread)
+        T = solver(1 - S.detach()).plan  # Eq. 4
+        return self.logit_scale * (T * S).sum((-2, -1))
+
+    def token_level(self, image: ImageFeatures, text: TextFeatures) -> torch.Tensor:
+        """Return d = <T, C>, (B, K, M, N), with C[p, l] = 1 - cos(r[p], s[l]) (Eq. 5)."""
+        return token_distances(self.token_problems(image, text))
+
+    def token_plan(self, C: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        """Return the plan of token-level costs C (..., P, L) with the weights b (..., L) of words.
+
+        For pictures: an evaluation needs only distances.
+        """
+        s = self.settings
+        return sinkhorn(C, None, b, s.LAMBDA, s.SINKHORN_TOL, s.SINKHORN_MAX_ITER).plan
+
+    def token_problems(self, image: ImageFeatures, text: TextFeatures) -> TokenProblems:
+        """Return the token-level transport problems of a batch."""
+        s = self.settings
+        how = s.LAMBDA, s.SINKHORN_TOL, s.SINKHORN_MAX_ITER, self.chunk_bytes
+        return TokenProblems(image.r, text.s, text.s_weights, *how)  # type: ignore[arg-type]
 
     def loss(self, output, batch):
         """Return the cross-entropy, and the chosen regularisers."""

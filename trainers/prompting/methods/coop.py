@@ -12,11 +12,11 @@ from ..errors import need, one_of
 from ..method import Method, register
 from ..node import Words
 from ..prompts import ClassSpecific, Size, check_size
-from .align import Family, Point
+from .prompted import Point, Prompted
 
 
 @register
-class CoOp(Family):
+class CoOp(Prompted):
     """One learned textual prompt in the first block, from random vectors or words.
 
     Its context is shared by all classes, or one per class (CSC). Methods that start from CoOp

@@ -22,7 +22,7 @@ from ..prompts import Contexts, Size, Textual, normal, size_of, visual_width
 from ..regularizers import apart
 from ..teacher import Teacher, normalised_lists, sentences_of
 from ..transport.precision import no_autocast
-from .align import Family, Point
+from .prompted import Point, Prompted
 
 HEADS = 8  # of every attention between prompts
 Prompts = list[torch.Tensor]  # of the J blocks, each (b, W) or (b, V)
@@ -187,7 +187,7 @@ class AllSentences(Teacher):
 
 
 @register
-class HiCroPL(Family):
+class HiCroPL(Prompted):
     """Prompts on both sides, which pass knowledge from text to image, then from image to text.
 
     J = PROMPT_DEPTH blocks have prompts t_i (b, W) and v_i (b, V), b = N_CTX, which enter as

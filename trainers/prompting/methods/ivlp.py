@@ -6,11 +6,11 @@ from ..errors import not_negative
 from ..method import Method, register
 from ..node import Words
 from ..prompts import size_of
-from .align import Family, Point
+from .prompted import Point, Prompted
 
 
 @register
-class IVLP(Family):
+class IVLP(Prompted):
     """One prompt on each side, with separate parameters, lengths and depths."""
 
     node = "IVLP"

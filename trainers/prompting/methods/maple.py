@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from ..method import Method, register
 from ..node import Words
 from ..prompts import size_of
-from .align import Family, Point
+from .prompted import Point, Prompted
 
 
 @register
-class MaPLe(Family):
+class MaPLe(Prompted):
     """One textual prompt; a linear layer per depth projects it to the visual prompt."""
 
     node = "MAPLE"

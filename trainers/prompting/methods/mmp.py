@@ -16,13 +16,13 @@ from ..node import Words
 from ..prompts import size_of
 from ..transport.problems import TokenProblems
 from ..transport.released import sinkhorn_released
-from .align import Family, Point
+from .prompted import Point, Prompted
 
 LAMBDA = 0.1  # a constant of the published code
 
 
 @register
-class MMP(Family):
+class MMP(Prompted):
     """ALIGN in its released form, with the name and keys of the published node.
 
     It differs from the paper (docs/methods.md, section 3): prompts after the first have no fixed
@@ -71,6 +71,8 @@ class MMP(Family):
 
     def words(self, sentences):
         """Return the positions of the token-level features: from SOS to the end of prompt 1."""
+        if not self.point.beta:
+            return None
         return [[range(0, sentence.end) for sentence in sentences[0]] for _ in sentences]
 
     def token_problems(self, image, text):

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from ..errors import need
 from ..method import register
 from ..transport.released import sinkhorn_released
-from .align import Point
 from .coop import CoOp
+from .prompted import Point
 
 LAMBDA = 0.1  # a constant of the published code
 

@@ -19,7 +19,7 @@ from ..errors import need, one_of
 from ..method import Method, Stage, register
 from ..prompts import Contexts, Size, normal, visual_width
 from ..transport.released import sinkhorn_released
-from .align import Family, Point
+from .prompted import Point, Prompted
 
 LAMBDA = 0.1  # a constant of the published code
 HALVES = [Stage(("prompt_learner.ctx_vision",), 0.5), Stage(share=0.5)]
@@ -39,7 +39,7 @@ class Shallow(nn.Module):
 
 
 @register
-class PLOTPP(Family):
+class PLOTPP(Prompted):
     """ALIGN's prompt level without its token level, with separate prompts in the first blocks.
 
     With S[m, n] = cos(x_j^m, h_k^n) and T the plan of the cost 1 - S (docs/methods.md, section 3):

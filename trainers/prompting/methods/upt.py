@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 
 from ..method import register
-from .align import Point
 from .maple import MaPLe
+from .prompted import Point
 
 
 @register

@@ -9,11 +9,11 @@ from ..encoders.sentences import only_template
 from ..method import Method, register
 from ..node import Words
 from ..prompts import size_of
-from .align import Family, Point
+from .prompted import Point, Prompted
 
 
 @register
-class VPT(Family):
+class VPT(Prompted):
     """One visual prompt, shallow or deep; the sentence of each class is fixed."""
 
     node = "VPT"
