@@ -4,10 +4,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from trainers.prompting.transport.problems import TokenProblems, TokenWeights
 from trainers.prompting.transport.scalings import exponent_bound
 from trainers.prompting.transport.solver import sinkhorn
-from trainers.prompting.transport.token_level import token_distances
+from trainers.prompting.transport.token_level import TokenProblems, TokenWeights, token_distances
 
 B, M, P, N, K, L, D = 3, 2, 21, 2, 30, 6, 16
 MORE = 1 << 24

@@ -20,9 +20,8 @@ from paths import ROOT
 
 from trainers.prompting import transport
 from trainers.prompting.transport import fused, solver
-from trainers.prompting.transport.problems import TokenProblems, TokenWeights
 from trainers.prompting.transport.solver import Sinkhorn
-from trainers.prompting.transport.token_level import token_distances
+from trainers.prompting.transport.token_level import TokenProblems, TokenWeights, token_distances
 
 triton = pytest.importorskip("triton", reason="Triton is not installed")
 kernels = pytest.importorskip("trainers.prompting.transport.triton_kernels")

@@ -5,7 +5,7 @@ from itertools import accumulate, chain
 import torch
 from torch import nn
 
-from ..transport.problems import TokenWeights
+from ..transport.token_level import TokenWeights
 from .sentences import Sentence
 
 

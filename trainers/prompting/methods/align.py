@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..encoders.sentences import Sentence, expand_templates, fixed_sentence
+from ..encoders.sentences import expand_templates, fixed_sentence
 from ..encoders.templates import KGCOOP, PROMPTSRC, ZERO_SHOT, template_of
 from ..encoders.text import TextFeatures
 from ..encoders.vision import ImageFeatures
@@ -28,9 +28,8 @@ from ..node import Words
 from ..prompts import size_of
 from ..regularizers import regularize, weights_of
 from ..teacher import Teacher
-from ..transport.problems import TokenProblems
 from ..transport.solver import Sinkhorn, sinkhorn
-from ..transport.token_level import token_distances
+from ..transport.token_level import TokenProblems, token_distances
 from .prompted import COUPLED, Point, Prompted
 
 LEAST_LAMBDA = 1e-30  # costs divided by it are still far within float32
@@ -135,7 +134,7 @@ class ALIGN(Prompted):
             self.regularizers.append(weights)
             self.teachers.append(Teacher(clip_model, classnames, PROMPTSRC))
 
-    def words(self, sentences: list[list[Sentence]]) -> list[list[range]] | None:
+    def words(self, sentences):
         """Return the positions of the token-level features: no SOS, full stop and EOS."""
         if not self.point.beta:
             return None

@@ -10,12 +10,14 @@ from dataclasses import dataclass
 import torch
 
 from ..encoders.sentences import expand_templates
+from ..encoders.text import TextFeatures
+from ..encoders.vision import ImageFeatures
 from ..errors import need
 from ..method import Method, register
 from ..node import Words
 from ..prompts import size_of
-from ..transport.problems import TokenProblems
 from ..transport.released import sinkhorn_released
+from ..transport.token_level import TokenProblems
 from .prompted import Point, Prompted
 
 LAMBDA = 0.1  # a constant of the published code
@@ -75,15 +77,16 @@ class MMP(Prompted):
             return None
         return [[range(0, sentence.end) for sentence in sentences[0]] for _ in sentences]
 
-    def token_problems(self, image, text):
+    def token_problems(self, image: ImageFeatures, text: TextFeatures) -> TokenProblems:
         """Return the token-level transport problems of a batch."""
-        return TokenProblems(image.r, text.s, text.s_weights, LAMBDA, chunk_bytes=self.chunk_bytes)
+        tokens = image.r, text.s, text.s_weights
+        return TokenProblems(*tokens, LAMBDA, chunk_bytes=self.chunk_bytes)  # type: ignore[arg-type]
 
-    def token_plan(self, C, b):
+    def token_plan(self, C: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
         """Return the plan of token-level costs C; the solver stops for all M x N pairs together."""
         return sinkhorn_released(C, b=b, reg=LAMBDA, group_dims=2).plan
 
-    def token_level(self, image, text):
+    def token_level(self, image: ImageFeatures, text: TextFeatures) -> torch.Tensor:
         """Return <T, 1 - C>, (B, K, M, N)."""
         problems = self.token_problems(image, text)
         return problems.solve(lambda C, b: (self.token_plan(C, b) * (1 - C)).sum((-2, -1)))

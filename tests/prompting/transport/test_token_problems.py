@@ -4,8 +4,12 @@ import pytest
 import torch
 from torch import nn
 
-from trainers.prompting.transport.problems import TokenProblems, TokenWeights, costs
-from trainers.prompting.transport.token_level import token_distances
+from trainers.prompting.transport.token_level import (
+    TokenProblems,
+    TokenWeights,
+    costs,
+    token_distances,
+)
 
 
 @pytest.mark.parametrize("shared", [0, 1, 2])
