@@ -44,12 +44,11 @@ def weights(cost: Tensor, a: Tensor | None, b: Tensor | None) -> tuple[Tensor, T
     rounding = max(1e-4, _rounding(a), _rounding(b))
     a = _in_full("a", a, P, cost, dtype, look)
     b = _in_full("b", b, L, cost, dtype, look)
-    if not given:
-        return a.expand(*batch, P), b.expand(*batch, L)
-    mass, mass_b = a.sum(-1, keepdim=True), b.sum(-1, keepdim=True)
-    if look and not ((mass - mass_b).abs() <= rounding * mass_b).all():
-        raise ValueError("a and b do not sum to the same mass")
-    b = b * (mass / mass_b).nan_to_num(0)  # exactly equal: a difference would stay as error
+    if given:
+        mass, mass_b = a.sum(-1, keepdim=True), b.sum(-1, keepdim=True)
+        if look and not ((mass - mass_b).abs() <= rounding * mass_b).all():
+            raise ValueError("a and b do not sum to the same mass")
+        b = b * (mass / mass_b).nan_to_num(0)  # exactly equal: a difference would stay as error
     return a.expand(*batch, P), b.expand(*batch, L)
 
 

@@ -28,9 +28,8 @@ def _exact_products():
     if torch.compiler.is_compiling():  # an exported program has none of these switches
         yield
         return
-    backends: list[Any] = [torch.backends.cuda.matmul]
-    backends.append(getattr(torch.backends.mkldnn, "matmul", None))
-    backends = [backend for backend in backends if hasattr(backend, "fp32_precision")]
+    places = torch.backends.cuda.matmul, getattr(torch.backends.mkldnn, "matmul", None)
+    backends: list[Any] = [place for place in places if hasattr(place, "fp32_precision")]
     new = [backend.fp32_precision for backend in backends]
     try:
         old = torch.get_float32_matmul_precision()

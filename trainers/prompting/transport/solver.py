@@ -24,7 +24,7 @@ arXiv:1306.0895.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -127,7 +127,6 @@ class PlanDistance(torch.autograd.Function):
     def forward(ctx: Any, cost: Tensor, plan: Tensor, value: Tensor) -> Tensor:
         """Return the value."""
         ctx.save_for_backward(plan)
-        ctx.dtype = cost.dtype
         return value.view_as(value)
 
     @staticmethod
@@ -135,10 +134,10 @@ class PlanDistance(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> Any:
         """Return the gradient of the costs: T times that of the value."""
         (plan,) = ctx.saved_tensors
-        return (grad[..., None, None] * plan).to(ctx.dtype), None, None
+        return grad[..., None, None] * plan, None, None
 
 
-def joined(parts: list[SinkhornResult]) -> SinkhornResult:
+def joined(parts: Sequence[SinkhornResult]) -> SinkhornResult:
     """Concatenate the results of problems that were solved in parts."""
     return (
         parts[0] if len(parts) == 1 else SinkhornResult(*map(torch.cat, zip(*parts, strict=True)))
@@ -179,7 +178,7 @@ class Sinkhorn:
         """Solve a batch of problems, as `sinkhorn`."""
         full_a, full_b = weights(cost, a, b)
         *batch, P, L = cost.shape
-        n = math.prod(batch)
+        n, uniform = math.prod(batch), a is None and b is None
         C = cost.detach().reshape(n, P, L).mT
         full_a, full_b = full_a.reshape(n, 1, P), full_b.reshape(n, 1, L)
         chunks = [(C, full_a, full_b)]
@@ -188,10 +187,7 @@ class Sinkhorn:
             chunks = [*zip(C.split(size), full_a.split(size), full_b.split(size), strict=True)]
         with full_precision(cost.device.type):
             solve = self.solve if looks_are_free(cost.device) else partial(fused, self)
-            solved = []
-            for chunk in chunks:
-                solved.append(SinkhornResult(*solve(*chunk, uniform=a is None and b is None)))
-            result = joined(solved)
+            result = joined([SinkhornResult(*solve(*chunk, uniform)) for chunk in chunks])
         plan = result.plan.mT.reshape(cost.shape)
         distance, iterations, error = (x.reshape(batch) for x in result[1:])
         if cost.requires_grad and torch.is_grad_enabled():
@@ -205,20 +201,20 @@ class Sinkhorn:
         if not (uniform or (looks and bool((a > 0).all() and (b > 0).all()))):
             padding = (a == 0) | (b == 0).mT
             C = C.masked_fill(padding, 0)
-        solved: list[SinkhornResult] = []
-        indices: list[Any] = []
+        solved: list[tuple[Any, SinkhornResult]] = []
         for index, costs, scalings in self.scalings(C, a, b, padding):
             state = self.iterate(scalings)
             n = costs.shape[0]  # not `len`, which an exported program would keep as a constant
             plan, error = self.finish(scalings, state)
             distance = (plan[:n] * costs).sum((1, 2))
             plan, distance, error = (x.to(a.dtype) for x in (plan[:n], distance, error[:n]))
-            solved.append(SinkhornResult(plan, distance, state.iterations.flatten()[:n], error))
-            indices.append(index)
+            iterations = state.iterations.flatten()[:n]
+            solved.append((index, SinkhornResult(plan, distance, iterations, error)))
         if len(solved) == 1:
-            return solved[0]
+            return solved[0][1]
+        indices, results = zip(*solved, strict=True)
         back = torch.cat(indices).argsort()
-        return SinkhornResult(*(x[back] for x in joined(solved)))
+        return SinkhornResult(*(x[back] for x in joined(results)))
 
     def iterate(self, scalings: Scalings) -> State:
         """Update u and v of each problem until it has converged; from then on it keeps its v."""
@@ -235,12 +231,11 @@ class Sinkhorn:
         ) -> tuple[Any, Tensor, Tensor, Tensor, Tensor, Tensor]:
             u = scalings.u(v)
             w = scalings.w(u)
-            waits = self.waits(t)
-            if traced or not waits:
+            if traced or not self.waits(t):
                 iterations = iterations.masked_fill(active, t)
                 unfinished = self.unfinished(scalings, before, u, v, w)
                 if traced:
-                    unfinished = unfinished | waits
+                    unfinished = unfinished | self.waits(t)
                 active = active & unfinished & (t < self.max_iter)
             v = torch.where(active, scalings.v(w), v)
             return t + 1, u, v, w, active, iterations
