@@ -28,9 +28,14 @@ DATASETS = {
 PAPERS = {
     "ZeroshotCLIP": "CLIP",
     "CLIPAdapter": "CLIP-Adapter",
+    "CLIPLoRA": "CLIP-LoRA",
+    "CTPT": "C-TPT",
+    "LPPlusPlus": "LP++",
     "MultiModalAdapter": "MMA",
     "PLOTPP": "PLOT++",
     "SOTGLP": "SOT-GLP",
+    "TipAdapterF": "Tip-Adapter-F",  # before the name that it begins with
+    "TipAdapter": "Tip-Adapter",
     "TwoSFS": "2SFS",
 }
 

@@ -7,9 +7,17 @@ are for ViT-B/16, as printed; where a printed average differs from that of the p
 the source says so. An average that is not printed follows from the data sets if all are; with a
 misprint among them it is one.
 
-Base-to-new numbers are missing where no table could be read. Of 2SFS, AnchorOPT, DiscoVL, HiCroPL,
-HPT, HPT++, LLaMP, ProDA, ProLIP and TAP there is only the average, of LwEIB only its H; DeKg,
-GalLoP, LoCoOp, MMRL++, ProMetaR, ProVP, QNet and TAC are missing entirely.
+Base-to-new numbers are missing where no table could be read. Of 2SFS, AnchorOPT, CLIP-LoRA,
+CLIP-SVD, DiscoVL, GDA, HiCroPL, HPT, HPT++, LLaMP, ProDA, ProLIP and TAP there is only the average,
+of LwEIB only its H; DeKg, GalLoP, LoCoOp, MMRL++, ProMetaR, ProVP, QNet and TAC are missing
+entirely.
+
+Of methods that adapt while testing, C-TPT's numbers and TPT's on other data sets are from tables of
+others, TPS has only those on top of CoOp, and TDA none with this CLIP. Of MTA (66.6) and zero-shot
+TransCLIP (70.3) StatA's README prints averages over eleven data sets, which no protocol has. The
+few-shot numbers of LinearProbe, LP++, Tip-Adapter, CLIP-LoRA, GDA and CLIP-SVD are averages. Those
+of TransCLIP and NLPrompt are missing, as are HiCroPL's few-shot and transfer, and ProLIP's, which
+has both with RN50 and ten seeds only.
 """
 
 import csv
