@@ -11,10 +11,19 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from recipe.configs import read_keys, read_pairs
-from trainers.prompting.errors import UserError, in_short
+from trainers.prompting.errors import UserError, in_short, no_exit
 
 from ..cli import Parser, add_plugin
 from ..protocols.configs import CONFIGS, RULES, TrainerConfigs
+from .probes import (
+    Skipped,
+    check_clip,
+    check_devices,
+    check_first_loss,
+    check_seeds,
+    check_steps,
+    check_temperature,
+)
 from .processes import Trainings
 
 STEPS, BATCH = 6, 4
@@ -33,10 +42,11 @@ NOTES = ("No gradient reaches", "No gradient comes from")  # what a run prints a
 
 
 class Run(NamedTuple):
-    """A short training of a method: its `PromptTrainer`, and what it has printed."""
+    """A short training of a method: its `PromptTrainer`, what it has printed, and its losses."""
 
     trainer: Any
     printed: str
+    losses: list[Any]
 
     @property
     def method(self) -> Any:
@@ -45,10 +55,6 @@ class Run(NamedTuple):
 
 
 Check = Callable[[Any], None]  # of a `Run`; its docstring is the title
-
-
-class Skipped(Exception):
-    """Says why a check does not concern a method."""
 
 
 def short(name: str) -> dict[str, Any]:
@@ -77,16 +83,18 @@ def trained(sources: list[tuple[str, dict]], plugins: list[str]) -> Run:
 
     from recipe.settings import build_cfg
 
-    printed = io.StringIO()
+    printed, shown = io.StringIO(), []
     with redirect_stdout(printed):
         cfg = build_cfg(sources, plugins)
         cfg.freeze()
         set_random_seed(cfg.SEED)
         trainer = build_trainer(cfg)
         trainer.test = lambda: None  # of all images; without a training it is not left out
+        step = trainer.forward_backward
+        trainer.forward_backward = lambda batch: shown.append(step(batch)) or shown[-1]
         trainer.train()
         trainer.set_model_mode("eval")
-    return Run(trainer, printed.getvalue())
+    return Run(trainer, printed.getvalue(), [terms["loss"] for terms in shown])
 
 
 # ------------------------------------------------------------------ the checks
@@ -99,7 +107,14 @@ def check_gradients(run: Run) -> None:
     notes = [line for line in run.printed.splitlines() if line.startswith(NOTES)]
     if notes:
         raise UserError(notes[0])
-    learned = {id(p) for p in run.method.learned().values()}
+    own = run.method.learned()
+    stopped = [name for name, p in own.items() if not p.requires_grad]
+    if stopped and len(list(run.method.stages())) == 1:
+        raise UserError(
+            f"'{stopped[0]}' no longer requires a gradient after the training, so that its last "
+            "steps have not trained it: freeze parameters in `build`, or name them in `stages`"
+        )
+    learned = {id(p) for p in own.values()}
     for place, value in reached(run.method):
         if value.is_leaf and value.grad is not None and id(value) not in learned:
             raise UserError(f"'{place}' has a gradient but is not learned: detach what it enters")
@@ -113,7 +128,7 @@ def check_again(run: Run) -> None:
 
 
 def check_repeats(run: Run) -> None:
-    """Evaluations repeat, and logits are no probabilities."""
+    """Evaluations repeat, and logits are float32 and no probabilities."""
     from trainers.prompting.trainer.again import check_second
 
     images = _images(run)
@@ -207,8 +222,9 @@ def check_export(run: Run) -> None:
 
 
 CHECKS: tuple[Check, ...] = (
-    check_gradients, check_again, check_repeats, check_batches, check_names, check_union,
-    check_kept, check_export,
+    check_clip, check_seeds, check_gradients, check_first_loss, check_steps, check_again,
+    check_repeats, check_temperature, check_batches, check_names, check_union, check_kept,
+    check_devices, check_export,
 )  # fmt: skip
 
 
@@ -273,11 +289,14 @@ def lines(
     for number, check in enumerate(checks):
         title = (check.__doc__ or "").partition(".")[0]
         try:
-            check(runs and runs[0])
+            with no_exit("It"):
+                check(runs and runs[0])
         except Skipped as reason:
             yield "-", title, str(reason)
         except UserError as error:
             yield "wrong", title, str(error)
+            if check is check_clip:  # others would give wrong advice
+                return
         except Exception as error:  # of the method
             yield "wrong", title, in_short(error)
         else:

@@ -1,25 +1,18 @@
-"""Steps of every method on the device `meta`, whose tensors have shapes only.
+"""Steps of every method on the device `meta` (benchmark/inspect/meta.py).
 
-As on a GPU, reading a value there is an error, for which the host would wait; so are two devices in
-one operation. `tests/accelerator` has the numbers, on a GPU.
+`tests/accelerator` has the numbers, on a GPU.
 """
-
-from contextlib import nullcontext
 
 import pytest
 import torch
 from cases import NAMES, SETTINGS
 from golden_files import FILES, build, read
 from paths import GOLDEN
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
+from benchmark.inspect.meta import META, OneDevice, step_on_meta
 from trainers.prompting import Teacher, build_method, load_clip
-from trainers.prompting.running.precision import Precision
-from trainers.prompting.step import training_step
 from trainers.prompting.transport.solver import Sinkhorn
 
-META = torch.device("meta")
 DEPTH = 3  # a first block, one with deep prompts or other additions, and the last
 TINY = str(GOLDEN / "tiny_clip_seed0.safetensors")
 
@@ -31,37 +24,14 @@ def few_iterations(monkeypatch):
     monkeypatch.setattr(Sinkhorn, "__post_init__", few)
 
 
-class OneDevice(TorchDispatchMode):
-    """Lets an operation have tensors of one device, except for copies and numbers."""
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        tensors = [x for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
-        copies = func.overloadpacket.__name__ in ("_to_copy", "copy_")
-        if len({x.device for x in tensors if x.dim()}) > 1 and not copies:
-            raise RuntimeError(f"tensors on two devices: {func}")
-        return func(*args, **(kwargs or {}))
-
-
 def take_step(method, clip_model, views, labels) -> None:
-    """Do a training step and an evaluation on `meta`."""
-    how = Precision("fp32", META)
-    how.autocast = nullcontext  # meta has none
-    how.place(method, clip_model)
+    """Do a training step and an evaluation on `meta`, with fewer blocks and sentences."""
     contexts = method.contexts()
     for encoder, deep in ((clip_model, contexts.text), (clip_model.visual, contexts.vision)):
         del encoder.transformer.resblocks[max(DEPTH, len(deep or ())) :]  # others repeat these
-    clip_model.to(META)  # on a GPU, tensors in both are still the same after `place`
-    method.to(META).train()
     for teacher in (part for part in method.modules() if isinstance(part, Teacher)):
         del teacher.sentences[2:]
-    views = [view.to(META) for view in views]
-    batch = method.batch(views, labels.to(META))
-    with OneDevice():
-        if parameters := list(method.learned().values()):
-            training_step(method, batch, torch.optim.SGD(parameters, lr=0.1, momentum=0.9), how)
-        method.eval()
-        with torch.no_grad():
-            assert len(method(views[0])) == len(views[0])
+    step_on_meta(method, clip_model, method.batch(views, labels))
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)

@@ -161,11 +161,16 @@ def check_second(method: Method, images: Any, logits: torch.Tensor) -> None:
 
 
 def check_scores(method: Method, logits: torch.Tensor) -> None:
-    """Refuse rows of logits that are probabilities, or logarithms of them, over the own classes.
+    """Refuse logits that are not float32, and rows that are probabilities, or logarithms of them.
 
     Raises:
         UserError: they are, and the method does not say `joint = False`.
     """
+    need(
+        logits.dtype == torch.float32,
+        f"The logits of {type(method).__name__} are {logits.dtype} but must be torch.float32: "
+        "return `.float()` of them",
+    )
     if not method.joint:
         return
     logits = logits.detach().float()
