@@ -49,9 +49,9 @@ def check_begun(cfg, accept: bool) -> list[str]:
     return sorted({*begun.get("edited", []), *now})
 
 
-def note_begun(cfg, trainer) -> None:
-    """Write what resuming this training will need."""
-    begun = {"source": trainer.source, "edited": trainer.edited, "git": git_commit()}
+def note_begun(cfg, source: dict[str, str], files: list[str]) -> None:
+    """Write what resuming this training will need: digests of its source, and edited files."""
+    begun: dict = {"source": source, "edited": files, "git": git_commit()}
     begun["plugins"] = list(cfg.TRAINER.PLUGINS)
     if cfg.TRAINER.NAME not in METHODS:
         begun["settings"] = settings_of(cfg)

@@ -49,15 +49,17 @@ def do_run(cfg, args) -> None:
         if keys := prompts_for(args.backbone, args.config_file):
             print(f"{args.backbone}.yaml replaces for this backbone: {', '.join(keys)}")
         trainer = build_trainer(cfg)  # with its data
-        trainer.source, trainer.edited = source_of(getattr(trainer, "kind", type(trainer))), edited
+        source = source_of(getattr(trainer, "kind", type(trainer)))
         if trains and getattr(trainer, "num_trained", True):
-            note_begun(cfg, trainer)
+            note_begun(cfg, source, edited)
+        earlier = peak_in_record(cfg) if trains else None
         train_or_evaluate(trainer, args)
         tested = args.eval_only or not (args.no_train or cfg.TEST.NO_TEST)
         if cfg.OUTPUT_DIR and (tested or hasattr(trainer, "test_results")):
             cfg = getattr(trainer, "recorded", trainer.cfg)  # with the backbone's image settings
             name_replaced(trainer.cfg, cfg, args)
-            write_results(cfg, trainer)
+            again = trains and trainer.start_epoch >= trainer.max_epoch  # it was only evaluated
+            write_results(cfg, trainer, source, edited, earlier if again else None)
             if not (args.eval_only or cfg.DATASET.FEATURES) and hasattr(trainer, "method"):
                 print(f"Classify images with this run:\n{predict_command(cfg, trainer)}")
 
@@ -98,8 +100,6 @@ def train_or_evaluate(trainer, args) -> None:
 
         def before_train():
             resume()
-            if trainer.start_epoch >= trainer.max_epoch:  # it is only evaluated again
-                trainer.earlier_peak = peak_in_record(trainer.cfg)
             remove_results(trainer.cfg)
 
         trainer.before_train = before_train

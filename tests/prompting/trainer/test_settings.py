@@ -99,10 +99,10 @@ def test_a_checkout_that_sets_a_default_and_one_that_leaves_it_to_the_method(sav
         Saved(settings={"TRAINER.COOP.N_CTX": n}, epoch=1, classnames=["cat", "dog"], images=images)
         for n in (saved, now, "4")
     )
-    begun.check_loaded(now.settings, METHODS["CoOp"])
+    begun.check_loaded(now, METHODS["CoOp"])
     begun.check_resumed(now, "run", METHODS["CoOp"])
     with pytest.raises(UserError, match=r"\(TRAINER.COOP.N_CTX 16, now 4\)"):
-        begun.check_loaded(other.settings, METHODS["CoOp"])
+        begun.check_loaded(other, METHODS["CoOp"])
     with pytest.raises(UserError, match=r"\(TRAINER.COOP.N_CTX 4, now 16\)"):
         other.check_resumed(now, "run", METHODS["CoOp"])
 

@@ -1,6 +1,7 @@
 """Writes results.json, the record of a complete run."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,23 +41,29 @@ def peak_in_record(cfg) -> float | None:
     return peak if is_number(peak) else None
 
 
-def write_results(cfg, trainer) -> None:
+def write_results(
+    cfg, trainer, source=None, edited: Sequence[str] = (), earlier_peak: float | None = None
+) -> None:
     """Write the predictions of the trainer's last evaluation, then `results.json`.
 
     Args:
         cfg: of the run.
         trainer: a trainer of Dassl. If it is not of this project, the record lacks `NOT_KNOWN`,
             and the seconds of a training that it does not measure.
+        source: digests of the source files, by name; None if they are not known.
+        edited: those of them that were edited since the training began.
+        earlier_peak: the peak memory of a training that had ended before, in MiB.
 
     Raises:
         OSError: as the system says.
         UserError: the trainer has no results of its evaluation.
     """
     check_results(trainer)
-    peak = getattr(trainer, "earlier_peak", None) or peak_memory_mib(trainer.device)
+    peak = earlier_peak or peak_memory_mib(trainer.device)
     saved = getattr(trainer, "predictions", None)
     data, measured, facts = trainer.dm.dataset, {}, getattr(trainer, "facts", None)
     backbone = cfg.MODEL.BACKBONE.NAME
+    training = getattr(trainer, "loaded", None) or facts
     if saved is not None:
         arrays = predictions.write_predictions(Path(cfg.OUTPUT_DIR), saved.columns())
         measured = metrics(arrays, data.classnames) | {"temperature": saved.temperature}
@@ -94,13 +101,13 @@ def write_results(cfg, trainer) -> None:
         "beyond": beyond(cfg, trainer),
         "alike": getattr(trainer, "alike", None),
         "teacher": getattr(trainer, "teacher_facts", None),
-        "start": facts and facts.start,
-        "drawn": getattr(trainer, "drawn", None),
+        "start": training and training.start,
+        "drawn": training and training.drawn,
         "config": cfg,
         "versions": versions(trainer.device),
         "git": git_commit(),
-        "source": getattr(trainer, "source", None),
-        "edited": getattr(trainer, "edited", []),
+        "source": source,
+        "edited": [*edited],
     }
     if not hasattr(trainer, "method"):
         unmeasured = [key for key in ("train_seconds", "test_seconds") if not record[key]]

@@ -139,6 +139,13 @@ def saved_epochs(folder: str) -> list[int]:
     return sorted(int(epoch) for epoch in epochs if epoch.isdecimal())
 
 
+def remove_earlier(folder: str, epoch: int, every: int) -> None:
+    """Remove checkpoints of earlier epochs, but every so many; 0 keeps none."""
+    for earlier in saved_epochs(folder):  # all of them: a killed run may have left one
+        if earlier < epoch and not (every > 0 and earlier % every == 0):
+            os.remove(checkpoint_file(folder, earlier))
+
+
 def marked_epoch(folder: str) -> int:
     """Return the epoch from which a run would resume, by the mark in its folder; 0 without one."""
     try:

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
-from ..errors import UserError
-from .checkpoints import find_checkpoint, read_checkpoint
+from ..errors import UserError, need
+from .checkpoints import find_checkpoint, read_checkpoint, saved_epochs
 from .saved import Saved
 
 
@@ -37,7 +37,7 @@ class PublicFiles:
         raise NotImplementedError
 
 
-def find_prompts(method: Any, place: str, epoch: int | None) -> Saved:
+def find_prompts(method: Any, place: str, epoch: int | None) -> Saved | None:
     """Read the checkpoint of a run of this project, or of a method's public code.
 
     Args:
@@ -45,10 +45,22 @@ def find_prompts(method: Any, place: str, epoch: int | None) -> Saved:
         place: the output folder of the run, or one of the public files, or their folder.
         epoch: that of the checkpoint; None takes `model-best.pth.tar`, or else the last one.
 
+    Returns:
+        The checkpoint; None if neither the method nor the training has learned anything.
+
     Raises:
-        UserError: there is none, or as `public_checkpoint`.
+        UserError: there is none, only the training has learned, or as `public_checkpoint`.
     """
     folder = os.path.join(place, method.checkpoint)
+    if not (method.public_parameters() or method.own_state()):
+        saved = Saved.read(find_checkpoint(folder, None)) if saved_epochs(folder) else Saved()
+        need(
+            not (saved.state_dict or saved.method),
+            f"'{place}' holds what a training has learned, but with these settings "
+            f"{type(method).__name__} learns nothing: set them as in the training, or leave out "
+            "--model-dir",
+        )
+        return None
     perhaps_public = epoch is None and not os.path.isdir(folder)
     if perhaps_public and (public := public_checkpoint(method, place)) is not None:
         return public

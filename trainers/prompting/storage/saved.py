@@ -8,7 +8,7 @@ import ast
 import hashlib
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from itertools import zip_longest
 from typing import Any, Self
@@ -221,25 +221,26 @@ class Saved:
         known = {name: UNKNOWN if value is None else value for name, value in facts.items()}
         return known | {"backbone": backbone or UNKNOWN}
 
-    def computed_with(self, now: dict[str, str], folder: str) -> dict[str, str]:
-        """Return the precision and the processor of the whole run, and say if they have changed.
+    def continued(self, facts: "Saved", folder: str) -> "Saved":
+        """Return the facts about a run that goes on from it, and say if it computes otherwise.
 
         Args:
-            now: those of this session.
+            facts: about this session.
             folder: of the checkpoint.
 
         Raises:
-            UserError: the checkpoint has no valid ones.
+            UserError: the checkpoint has no valid precision.
         """
-        then = self.computed
+        then, now = self.computed, facts.computed
         if then is None:  # it is of other code
-            return now
+            return facts
         if not self._valid("computed"):
             raise broken_checkpoint(folder, self.epoch, "has no valid precision")
         if then != now:
             begun, here = (f"{x['precision']} ({printable(x['processor'])})" for x in (then, now))
             print(f"Computed in {here}; begun in {begun}")
-        return {key: AND.join(dict.fromkeys([*then[key].split(AND), now[key]])) for key in now}
+        both = {key: AND.join(dict.fromkeys([*then[key].split(AND), now[key]])) for key in now}
+        return replace(facts, computed=both)
 
     # ------------------------------------------------------------------ may a run use it?
 
@@ -285,6 +286,7 @@ class Saved:
             then = _teachers(self.method).get(name, facts)
             if then.get("digest") != facts.get("digest"):
                 raise begun_otherwise(folder, f"prompts of its teacher in '{facts['place']}'")
+        self.check_weights(now.backbone, now.backbone_sha256)
 
     def _check_same(self, now: "Saved", folder: str, method: Any) -> None:
         names, others = self.classnames, now.classnames
@@ -322,25 +324,27 @@ class Saved:
             method.load_own_state(self.method or {})
             precision.load_scale(self.scaler or {})
             planned = [int(count) for count in self.planned or ()]
-            if planned and (len(planned) != self.epoch or min(planned) < 1):
-                raise ValueError(f"no {self.epoch} numbers of steps")
+            epochs = self.epoch if hasattr(method, "plan_epoch") else 0
+            if len(planned) != epochs or min(planned, default=1) < 1:
+                raise ValueError(f"no {epochs} numbers of steps")
         except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
             what = f"has no state of the method, or of its loss scale ({error})"
             what = " ".join(what.split())[:200]
             raise broken_checkpoint(folder, self.epoch, what) from None
         return planned
 
-    def check_loaded(self, now: Mapping[str, str], method: Any) -> None:
+    def check_loaded(self, now: "Saved", method: Any) -> None:
         """Refuse to evaluate it with another method setting, backbone or draft than in training.
 
         Args:
-            now: the settings of the evaluation.
+            now: the facts about the evaluation.
             method: of the run, or its class.
 
         Raises:
             UserError: the backbone, INPUT.DRAFT or keys of the method's node differ (it names
                 them), or the checkpoint has no valid settings.
         """
+        self.check_weights(now.backbone, now.backbone_sha256)
         if self.settings is None:
             print("The checkpoint has no settings: those of this call are used")
             return
@@ -352,7 +356,7 @@ class Saved:
         free = (*method.training_only, *method.test_keys, "PREC")
         names = [method.place(key) for key in method.defaults if key not in free]
         names += ["MODEL.BACKBONE.NAME", "INPUT.DRAFT"]
-        theirs, ours = ({k: s[k] for k in names if k in s} for s in (self.settings, now))
+        theirs, ours = ({k: s[k] for k in names if k in s} for s in (self.settings, now.settings))
         if differing := differing_keys(theirs, ours, method):
             raise UserError(
                 f"The prompts were trained with other settings ({differing}): set these as in the "

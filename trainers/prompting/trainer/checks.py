@@ -5,6 +5,7 @@ device, and the host reads them every few steps.
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -19,6 +20,11 @@ from ..record.metrics import numbered
 from ..storage.checkpoints import saved_epochs
 from ..storage.state import is_sound
 from ..teacher import MethodTeacher
+from .features import check_views
+from .original_dassl import check_warm_up
+from .planned import check_planned
+from .schedule import check_optim
+from .teachers import check_teachers
 
 MOST = 4  # groups, and classes of one, in a note
 EVERY = 20  # steps between two reads of the loss on an accelerator
@@ -27,25 +33,30 @@ EVERY = 20  # steps between two reads of the loss on an accelerator
 class Watch:
     """Detects losses and logits that are not finite."""
 
-    def __init__(self, device: torch.device):
+    def __init__(self, device: torch.device, folder: str):
+        self.folder = folder
         self.waits = device.type != "cpu"
         self.first_bad = torch.tensor(-1, device=device)
         self.sound = torch.tensor(True, device=device)
 
-    def bad_step(self, loss: torch.Tensor, step: int, steps: int) -> int | None:
-        """Return the first step whose loss was not finite; None if there is none, or not read yet.
+    def check_loss(self, loss: torch.Tensor, epoch: int, step: int, steps: int) -> None:
+        """Check the losses of an epoch so far; on an accelerator, not in each step.
 
         Args:
             loss: of the step, a scalar.
+            epoch: the current one, counted from 0.
             step: the current one, counted from 0.
             steps: the number of them in this epoch.
+
+        Raises:
+            UserError: names the first step whose loss was not finite.
         """
         is_first = ~torch.isfinite(loss.detach()) & (self.first_bad < 0)
         self.first_bad = torch.where(is_first, step, self.first_bad)
         if self.waits and step + 1 < steps and step % EVERY:
-            return None
-        first = int(self.first_bad)
-        return first if first >= 0 else None
+            return
+        if (first := int(self.first_bad)) >= 0:
+            raise self._failed(f"The loss is not finite in epoch {epoch + 1}, step {first + 1}")
 
     def see_logits(self, logits: torch.Tensor) -> None:
         """Record whether the softmax of logits (B, K) is finite; on the CPU check at once."""
@@ -68,32 +79,62 @@ class Watch:
                 exit_code=1,
             )
 
+    def check_learned(self, method: Method, epoch: int) -> None:
+        """Check trained parameters and buffers after an epoch; it waits for the device once.
 
-def not_finite(method: Method) -> list[str]:
-    """Return the names of trained parameters and buffers that are not finite.
+        Raises:
+            UserError: names the first that is not finite.
+        """
+        sound = {name: p.isfinite().all() for name, p in method.public_parameters().items()}
+        for name, value in method.own_state().items():
+            sound[name] = is_sound(value).to(method.device)
+        if sound and not torch.stack([*sound.values()]).all():
+            first = next(name for name, ok in sound.items() if not ok)
+            raise self._failed(f"'{first}' is not finite after epoch {epoch}")
 
-    It waits for the device once.
-    """
-    parameters = method.public_parameters()
-    sound = {name: p.isfinite().all() for name, p in parameters.items()}
-    sound |= {name: is_sound(value).to(method.device) for name, value in method.own_state().items()}
-    if not sound or torch.stack([*sound.values()]).all():
-        return []
-    return [name for name, ok in sound.items() if not ok]
+    def _failed(self, what: str) -> UserError:
+        """Return the error about a value that is not finite; it names the last checkpoint."""
+        kept = "there is none yet"
+        if epochs := saved_epochs(self.folder):
+            kept = f"that of epoch {epochs[-1]} is kept in '{self.folder}'"
+        return UserError(
+            f"{what}: lower OPTIM.LR or set PREC fp32 (no checkpoint is written, {kept})",
+            exit_code=1,
+        )
 
 
-def check_record(cfg: CfgNode) -> None:
-    """Raise a UserError if a record is wanted without an output folder."""
-    if cfg.TEST.RECORD and not cfg.OUTPUT_DIR:
-        raise UserError("TEST.RECORD True writes into the output folder: add --output-dir FOLDER")
-
-
-def check_trains(method: Method) -> None:
-    """Check that a method learns something.
+def check_cfg(cfg: CfgNode, kind: type[Method]) -> None:
+    """Refuse, before data are loaded, what no run of a method can be.
 
     Raises:
-        UserError: it learns nothing and does not say `trains = False`.
+        UserError: as `check_optim`, `check_warm_up` and `check_planned`, or a record is wanted
+            without an output folder.
     """
+    check_optim(cfg.OPTIM)
+    if kind.trains:
+        check_warm_up(cfg.OPTIM)
+    check_planned(kind, cfg.OPTIM)
+    need(
+        cfg.OUTPUT_DIR or not cfg.TEST.RECORD,
+        "TEST.RECORD True writes into the output folder: add --output-dir FOLDER",
+    )
+
+
+def check_method(method: Method, dataset: Any, cfg: CfgNode) -> None:
+    """Refuse a method that does not fit its run.
+
+    Args:
+        method: of the run.
+        dataset: of the run.
+        cfg: of the run.
+
+    Raises:
+        UserError: as `check_teachers` and `check_views`, or it learns nothing and does not say
+            `trains = False`.
+    """
+    check_teachers(method, dataset, cfg)
+    if file := cfg.DATASET.get("FEATURES", ""):
+        check_views(method, file)
     kind = type(method)
     if kind.trains and not method.learned():
         raise UserError(
@@ -184,13 +225,14 @@ def check_unlabelled(name: str, cfg: CfgNode, loader: object) -> None:
     )
 
 
-def check_batches(method: Method, images: int, batch: int, drop_last: bool) -> None:
+def check_batches(method: Method, loader: Any) -> None:
     """Check that no batch of an epoch has only one image, if the method has a BatchNorm.
 
     Raises:
         UserError: the only batch, or the last one, has one.
     """
-    short = batch == 1 or (images % batch == 1 and not drop_last)
+    images, batch = len(loader.dataset), loader.batch_sampler.batch_size
+    short = batch == 1 or (images % batch == 1 and not loader.batch_sampler.drop_last)
     own = (part for name, part in method.named_children() if name not in ENCODERS)
     need(
         not short or not any(isinstance(m, _BatchNorm) for part in own for m in part.modules()),
@@ -244,12 +286,3 @@ def note_alike(method: Method, classnames: list[str], backbone: str) -> list[lis
             f"(--backbone), or a method with something for each class ({', '.join(per_class)})"
         )
     return [[names[k] for k in group] for group in groups]
-
-
-def failed(what: str, folder: str) -> UserError:
-    """Return the error about a value that is not finite; it names the last checkpoint, if any."""
-    epochs = saved_epochs(folder)
-    kept = f"that of epoch {epochs[-1]} is kept in '{folder}'" if epochs else "there is none yet"
-    return UserError(
-        f"{what}: lower OPTIM.LR or set PREC fp32 (no checkpoint is written, {kept})", exit_code=1
-    )

@@ -1,14 +1,17 @@
 """The facts about a run that its checkpoints hold."""
 
+from dataclasses import replace
 from typing import Any
 
 import torch
 from yacs.config import CfgNode
 
 from ..backbones import absolute, weights_sha256
+from ..errors import need
 from ..method import Method
 from ..running.devices import processor
 from ..running.precision import Precision
+from ..storage.public import public_checkpoint
 from ..storage.saved import FACTS, UNKNOWN, Saved, are_images
 from .settings import settings_of
 from .teachers import teachers_of
@@ -17,7 +20,7 @@ Facts = dict[str, Any]
 
 
 def facts_of_run(
-    cfg: CfgNode, method: Method, dataset: Any, precision: Precision, start: Facts | None
+    cfg: CfgNode, method: Method, dataset: Any, precision: Precision, initial: Saved | None
 ) -> Saved:
     """Return the facts about a run that do not change while it trains.
 
@@ -27,7 +30,7 @@ def facts_of_run(
         dataset: of the run; it may say how it is divided (`division`: texts by part and class) and
             what its files hold (`keys`: numbers by path, equal for files of equal content).
         precision: of the run.
-        start: what is known of the training of MODEL.INIT_WEIGHTS.
+        initial: the checkpoint of MODEL.INIT_WEIGHTS.
     """
     name = cfg.MODEL.BACKBONE.NAME
     earlier = [teacher.trained.images for teacher in teachers_of(method) if teacher.trained]
@@ -42,7 +45,7 @@ def facts_of_run(
             "processor": processor(precision.device),
         },
         drawn=drawn_for(dataset, method),
-        start=start,
+        start=initial.start if initial else None,
         backbone=absolute(name),
         backbone_sha256=weights_sha256(name),
         plugins=list(cfg.TRAINER.PLUGINS),
@@ -71,16 +74,31 @@ def images_of(dataset: Any, unlabelled: bool, earlier: list[Any]) -> Facts:
     }
 
 
-def start_of(saved: Saved, public: bool) -> Facts:
-    """Return the facts about the training of initial weights.
+def load_initial(cfg: CfgNode, method: Method, dataset: Any) -> Saved | None:
+    """Load the prompts of MODEL.INIT_WEIGHTS; return their checkpoint, or None if it is not set.
 
-    Args:
-        saved: their checkpoint.
-        public: True for files of public code, which say nothing of their training.
+    Its `start` is that of its own training. Files of public code say nothing of theirs.
+
+    Raises:
+        UserError: the method learns nothing, they do not fit it, or were trained on images that are
+            now evaluated.
     """
-    if public:
-        return dict.fromkeys(("method", "backbone", *FACTS), UNKNOWN) | {"place": saved.place}
-    return saved.facts()
+    path = cfg.MODEL.INIT_WEIGHTS
+    if not path:
+        return None
+    need(
+        method.learned(),
+        f"MODEL.INIT_WEIGHTS is '{path}', but {type(method).__name__} learns nothing: leave it out",
+    )
+    public = public_checkpoint(method, path)
+    saved = public or Saved.read(path)
+    saved.check_unseen(dataset, cfg.TEST.SPLIT)
+    method.load_public_state_dict(saved.state_dict)
+    saved.check_origin()
+    unknown = dict.fromkeys(("method", "backbone", *FACTS), UNKNOWN) | {"place": path}
+    settings = saved.settings and {**saved.settings, "MODEL.INIT_WEIGHTS": path}
+    start = unknown if public else saved.facts()
+    return replace(saved, settings=settings, drawn=None, start=start)
 
 
 def drawn_for(dataset: Any, method: Method) -> Facts | None:

@@ -25,19 +25,19 @@ from ..storage.features import Features, read_features
 from .support import seeded
 
 END = 0  # id of the end of a sentence; every other id is a whole sentence
-OF_DATA = (
+OF_DATA = (  # attributes of a trainer that Dassl takes from the data
     "train_loader_x", "train_loader_u", "val_loader", "test_loader", "num_classes",
     "num_source_domains", "lab2cname",
 )  # fmt: skip
 
 
-def build_loaders(trainer: Any, file: str) -> None:
-    """Give a `PromptTrainer` the CLIP of a file of features, and loaders of its rows.
+def read_rows(cfg: CfgNode, file: str) -> tuple[CfgNode, Any, DataManager]:
+    """Return the cfg of a run on a file of features, its CLIP, and loaders of its rows.
 
     Raises:
         UserError: the file cannot be read, or TEST.OOD names data sets, which are not in it.
     """
-    cfg = trainer.cfg = trainer.cfg.clone()
+    cfg = cfg.clone()
     cfg.defrost()
     cfg.DATALOADER.NUM_WORKERS = 0  # rows are in memory
     cfg.INPUT.DRAFT = False  # they were made of all pixels
@@ -52,10 +52,8 @@ def build_loaders(trainer: Any, file: str) -> None:
     print(f"Features of {features.clip} from '{file}'")
     if template != features.template:
         print(f"Its template '{features.template}' stands for '{template}'")
-    trainer.clip_model = clip_of(features, template)
-    trainer.dm = DataManager(cfg, dataset_wrapper=partial(Rows, features))
-    for name in OF_DATA:
-        setattr(trainer, name, getattr(trainer.dm, name))
+    data = DataManager(cfg, dataset_wrapper=partial(Rows, features))
+    return cfg, clip_of(features, template), data
 
 
 def check_views(method: Method, file: str) -> None:

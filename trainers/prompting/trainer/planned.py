@@ -104,3 +104,15 @@ def checked(plan: Iterable[Any], n: int, name: str) -> list[list[int]]:
         f"images have rows from 0 to {n - 1:,}",
     )
     return plan_rows
+
+
+def count_planned(planned: list[int], epoch: int, epochs: int) -> tuple[int, int]:
+    """Return the steps before an epoch, from 0, and those of all epochs.
+
+    Epochs to come are estimated to be as long as the last one in `planned`, the steps of each.
+
+    Examples:
+        >>> count_planned([4, 2], epoch=1, epochs=4)
+        (4, 10)
+    """
+    return sum(planned[:epoch]), sum(planned) + (epochs - len(planned)) * planned[-1]

@@ -19,6 +19,7 @@ from ..errors import UserError
 from ..method import Method
 from ..running.memory import GIB, memory_budget
 from ..running.precision import Precision
+from .facts import load_initial
 
 CHUNK = 64  # images that are encoded at a time
 Batches = Iterable[tuple[torch.Tensor, torch.Tensor]]  # images (B, 3, H, W) and labels (B,)
@@ -85,12 +86,15 @@ def seeded(seed: int):
         torch.set_rng_state(before[2])
 
 
-def take_support(trainer: Any, anew: bool) -> None:
+def take_support(trainer: Any, anew: bool) -> Any:
     """Give the method of a `PromptTrainer` the features of the training images, if it wants them.
 
     Args:
         trainer: before its first step.
         anew: False if a checkpoint already has the state that the method derives from them.
+
+    Returns:
+        The loader of its steps: that of the trainer, or one of these features.
 
     Raises:
         UserError: the features do not fit into memory, or the method needs validation images and
@@ -111,7 +115,7 @@ def take_support(trainer: Any, anew: bool) -> None:
         )
     passes = method.support_passes
     if not passes or not (anew or method.trains_on_support):
-        return
+        return trainer.train_loader_x
     loader = trainer.dm.train_loader_x
     images = copy(loader.dataset)
     images.k_tfm = 1  # one view
@@ -123,16 +127,16 @@ def take_support(trainer: Any, anew: bool) -> None:
     if by_view:
         views = Encoded(method, seen, trainer.precision, load)
         method.take_views(views, views.labels)
-        trainer.train_loader_x = ViewOfEpoch(views, trainer)
-        return
+        return ViewOfEpoch(views, trainer)
     features, labels = encode(method, _of_loader(load(seen)), trainer.precision)
     print(f"Support: features of {len(images):,} training images, each seen {passes} times")
     if anew:
         _give(method, features, labels, passes)
-        trainer.load_init_weights()
-    if method.trains_on_support:
-        size, batches = cfg.DATALOADER.TRAIN_X.BATCH_SIZE, len(trainer.train_loader_x)
-        trainer.train_loader_x = Rows(features, labels, size, batches)
+        load_initial(cfg, method, trainer.dm.dataset)
+    if not method.trains_on_support:
+        return trainer.train_loader_x
+    size, batches = cfg.DATALOADER.TRAIN_X.BATCH_SIZE, len(trainer.train_loader_x)
+    return Rows(features, labels, size, batches)
 
 
 def take_validation(trainer: Any) -> None:

@@ -18,6 +18,11 @@ def teachers_of(method: nn.Module) -> list[MethodTeacher]:
     return [module for module in method.children() if isinstance(module, MethodTeacher)]
 
 
+def lacks_teacher(method: nn.Module) -> bool:
+    """Return True if the teacher of a method is missing, so that it cannot be trained."""
+    return any(teacher.method is None for teacher in teachers_of(method))
+
+
 def facts_of(method: nn.Module) -> dict[str, Any] | None:
     """Return what records say of the teacher of a method; None without one."""
     return next((teacher.facts for teacher in teachers_of(method) if teacher.facts), None)

@@ -1,7 +1,6 @@
 """Evaluations of methods that classify all test images together."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from yacs.config import CfgNode
@@ -24,13 +23,12 @@ class Together:
 
     def __init__(self, trainer: Any, loader: Any):
         self.trainer, self.loader = trainer, loader
-        self.batches: Iterator[Output] = iter(())
 
     def __len__(self) -> int:
         return len(self.loader)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        """Read all images once, then yield the batches with features in place of images."""
+        """Read all images once, then yield the batches, of features, with their outputs."""
         trainer, method, batches, seen = self.trainer, self.trainer.method, [], []
         for batch in self.loader:
             images = trainer.parse_batch_train(batch)[0][0]
@@ -40,12 +38,8 @@ class Together:
         with first_use(method):
             output = method.together(seen)
         sizes = [len(batch.raw) for batch in seen]
-        self.batches = parts(output, sizes)
-        yield from batches
-
-    def output(self) -> Output:
-        """Return the output of the batch that was yielded last."""
-        return next(self.batches)
+        for batch, part in zip(batches, parts(output, sizes), strict=True):
+            yield batch | {"output": part}
 
 
 def parts(output: Output, sizes: list[int]) -> Iterator[Output]:
@@ -56,27 +50,6 @@ def parts(output: Output, sizes: list[int]) -> Iterator[Output]:
         image = output.image
         rows = {"z": image.z[start:end], "raw": image.raw[start:end]}  # type: ignore[index]
         yield Output(output.logits[start:end], image._replace(**rows), output.text)
-
-
-@contextmanager
-def together(trainer: Any, split: str | None) -> Iterator[None]:
-    """Let the evaluation of a `Transductive` method read its images before it takes their rows.
-
-    Any other evaluation stays as it is.
-    """
-    if not isinstance(trainer.method, Transductive):
-        yield
-        return
-    split = split or trainer.cfg.TEST.SPLIT
-    name = "val_loader" if split == "val" and trainer.val_loader is not None else "test_loader"
-    loader = getattr(trainer, name)
-    trainer.together = Together(trainer, loader)
-    setattr(trainer, name, trainer.together)
-    try:
-        yield
-    finally:
-        trainer.together = None
-        setattr(trainer, name, loader)
 
 
 def for_detection(cfg: CfgNode, kind: type[Method]) -> CfgNode:

@@ -15,53 +15,46 @@ from yacs.config import CfgNode
 from ..backbones import load_clip
 from ..capabilities.one_view import OneView
 from ..capabilities.planned import Planned
+from ..capabilities.transductive import Transductive
 from ..contract import check_logits, first_use
-from ..errors import UserError, need
-from ..method import Batch, Method
+from ..errors import need
+from ..method import Batch, Method, Output
 from ..record.results import remove_results, write_results
 from ..running.compiling import compile_blocks
 from ..running.memory import fit, keep_freed_memory
 from ..running.precision import Precision, make_deterministic
 from ..step import training_step
-from ..storage.checkpoints import (
-    checkpoint_file,
-    find_checkpoint,
-    marked_epoch,
-    read_checkpoint,
-    saved_epochs,
-)
+from ..storage.checkpoints import checkpoint_file, marked_epoch, read_checkpoint, remove_earlier
 from ..storage.predictions import Predictions
-from ..storage.public import find_prompts, public_checkpoint
+from ..storage.public import find_prompts
 from ..storage.saved import Saved
 from .again import check_rebuilt, check_scores, check_second, is_foreign
 from .checks import (
     Watch,
     check_batches,
+    check_cfg,
     check_classes,
     check_clip_keys,
     check_first_step,
+    check_method,
     check_optimised,
-    check_record,
-    check_trains,
     check_unlabelled,
-    failed,
-    not_finite,
     note_alike,
 )
 from .config import fitted, made, resolved, settings_in
 from .detection import Detection
 from .evaluation import Recorder, validation_loader
-from .facts import facts_of_run, start_of
-from .features import build_loaders, check_views
+from .facts import facts_of_run, load_initial
+from .features import OF_DATA, read_rows
 from .layout import PublicLayout
-from .original_dassl import check_warm_up, readable
-from .planned import check_planned, planned_loader
-from .schedule import FirstBatches, check_optim, epochs, steps
+from .original_dassl import readable
+from .planned import count_planned, planned_loader
+from .schedule import FirstBatches, epochs, steps
 from .settings import as_trained
 from .stages import Stages
 from .support import take_support, take_validation
-from .teachers import check_teachers, facts_of, teachers_of
-from .together import Together, for_detection, together
+from .teachers import facts_of, lacks_teacher
+from .together import Together, for_detection
 from .views import prepared, resize_in
 
 
@@ -73,15 +66,8 @@ class PromptTrainer(TrainerX):
         predictions: those of the last evaluation; None before the first, or without
             TEST.PREDICTIONS.
         test_results: of the last evaluation, with the original Dassl only the accuracy.
-        recorder: collects the evaluation in progress; None outside one.
         loaded: the checkpoint that is evaluated; None in a training.
         planned: the number of steps of each epoch so far, of a method that plans them.
-        stepped: True after the first training step.
-        rebuilt_in: the stage in which the method was last built again from its state; -1 if never.
-        repeated: True after the first batch of an evaluation.
-        together: the batches of an evaluation whose images are classified together.
-        untrained: True until the prompts are trained or loaded, or `load_model("")` accepts the
-            initial ones.
 
     Attributes:
         facts: what every checkpoint of the run says of it; of what it resumes or evaluates, too.
@@ -95,17 +81,17 @@ class PromptTrainer(TrainerX):
     model: Method
     cfg: CfgNode
     optim: torch.optim.Optimizer | None
-    untrained = True
-    stepped = False
     facts: Saved
     loaded: Saved | None = None
-    resumed: Saved | None = None
-    rebuilt_in = -1
-    repeated = False
+    resumed: Saved  # the checkpoint that the run goes on from
+    untrained = True  # until prompts are trained or loaded, or `load_model("")` accepts these
+    stepped = False  # True after the first training step
+    rebuilt_in = -1  # the stage in which the method was last built again from its state
     predictions: Predictions | None = None
     test_results: dict[str, float]
-    recorder: Recorder | None = None
-    together: Together | None = None
+    recorder: Recorder | None = None  # of the evaluation in progress
+    repeated = False  # True after its first batch
+    classified: Output | None = None  # of its batch, if classified together with others
 
     # ------------------------------------------------------------------ build
 
@@ -113,21 +99,19 @@ class PromptTrainer(TrainerX):
         if cfg.TRAINER.DETERMINISTIC and cfg.USE_CUDA and torch.cuda.is_available():
             make_deterministic()
         cfg = resolved(cfg)
-        check_optim(cfg.OPTIM)
-        if self.kind.trains:
-            check_warm_up(cfg.OPTIM)
-        check_planned(self.kind, cfg.OPTIM)
-        check_record(cfg)
+        check_cfg(cfg, self.kind)
         self.planned: list[int] = []
         super().__init__(cfg)
 
     def build_data_loader(self):
         """Build Dassl's loaders of images as the backbone reads them, or of rows of features."""
-        name = self.cfg.MODEL.BACKBONE.NAME
         check_clip_keys(self.cfg)
-        if self.features:
-            build_loaders(self, self.features)
+        if file := self.cfg.DATASET.get("FEATURES", ""):
+            self.cfg, self.clip_model, self.dm = read_rows(self.cfg, file)
+            for name in OF_DATA:
+                setattr(self, name, getattr(self.dm, name))
         else:
+            name = self.cfg.MODEL.BACKBONE.NAME
             print(f"Loading CLIP (backbone: {name})")
             self.clip_model = load_clip(name)
             self.cfg, changes = fitted(self.cfg, self.clip_model)
@@ -145,103 +129,66 @@ class PromptTrainer(TrainerX):
         self.epoch_steps = 1 if issubclass(self.kind, OneView) else len(self.train_loader_x)
         self.max_epoch = epochs(self.cfg.OPTIM, self.epoch_steps)
 
-    @property
-    def features(self) -> str:
-        """The file of features of the run; empty if it is on images."""
-        return self.cfg.DATASET.get("FEATURES", "")
-
     def build_model(self):
         """Build the method on its device, and its optimiser and scheduler."""
-        cfg, kind = self.cfg, self.kind
+        cfg, kind, data = self.cfg, self.kind, self.dm.dataset
         settings = settings_in(cfg, kind)
         self.precision = Precision(settings.PREC, self.device)
         if self.device.type == "cpu":
             keep_freed_memory()
-        classnames, clip_model = check_classes(self.dm.dataset.classnames), self.clip_model
+        classnames, clip_model = check_classes(data.classnames), self.clip_model
         if note := self.precision.note(clip_model):
             print(note)
         self.method = self.model = made(kind, settings, clip_model, classnames, cfg.DATASET.NAME)
         if kind.unlabelled:
-            left_out = getattr(self.dm.dataset, "other_classnames", ())
+            left_out = getattr(data, "other_classnames", ())
             self.method.take_classes([*classnames, *left_out])
-        check_teachers(self.method, self.dm.dataset, cfg)
-        if self.features:
-            check_views(self.method, self.features)
+        check_method(self.method, data, cfg)
         self.precision.place(self.method, clip_model)
-        self.method.make_room(len(self.dm.dataset.train_x))
+        self.method.make_room(len(data.train_x))
         for loader in ("test_loader", "val_loader", "validation"):
             if getattr(self, loader) is not None:
                 setattr(self, loader, prepared(getattr(self, loader), self.method, cfg))
+        if isinstance(self.method, Transductive):
+            self.test_loader = Together(self, self.test_loader)
+            self.val_loader = self.val_loader and Together(self, self.val_loader)
         self.detection.prepare(self.method, cfg)
 
         images = len(self.train_loader_x.dataset)
         all_images = issubclass(kind, OneView)
         self.batch_size = images if all_images else min(cfg.DATALOADER.TRAIN_X.BATCH_SIZE, images)
-        check_trains(self.method)
         with self.precision.autocast(), first_use(self.method):
             self.alike = note_alike(self.method, classnames, cfg.MODEL.BACKBONE.NAME)
         trained = [p for p in self.method.learned().values() if kind.trains]
         self.num_trained = sum(p.numel() for p in trained)
         print(f"Trained parameters: {self.num_trained:,}")
-        teachers = teachers_of(self.method)
-        if trained and all(teacher.method is not None for teacher in teachers):  # else: evaluates
-            budget, rows = cfg.TRAINER.MEMORY_BUDGET, self.method.trains_on_support or self.features
+        if trained and not lacks_teacher(self.method):  # else it is only evaluated
+            budget, file = cfg.TRAINER.MEMORY_BUDGET, cfg.DATASET.get("FEATURES", "")
+            rows = self.method.trains_on_support or bool(file)
             with first_use(self.method):
-                print(fit(self.method, self.batch_size, budget, self.precision, bool(rows)))
+                print(fit(self.method, self.batch_size, budget, self.precision, rows))
         if cfg.TRAINER.COMPILE:
             obstacle = compile_blocks(self.method)
             without = f"running without ({obstacle})"
             print(f"COMPILE: {without if obstacle else 'torch.compile fuses the blocks'}")
-        self._register()
-        self.watch = Watch(self.device)
-
-    def _register(self):
-        """Register with Dassl the parameters to save and to train."""
-        cfg = self.cfg
-        layout = PublicLayout(self.method)
+        self.watch = Watch(self.device, self._folder(self.output_dir))
+        self.loaded = load_initial(cfg, self.method, data)
+        self.untrained = self.loaded is None
+        self.facts = facts_of_run(cfg, self.method, data, self.precision, self.loaded)
         self.optim = self.sched = None
-        self.loaded = self.load_init_weights()
-        start = self.loaded.start if self.loaded else None
-        self.facts = facts_of_run(cfg, self.method, self.dm.dataset, self.precision, start)
         if self.num_trained:
             self.stages = Stages(self.method, cfg.OPTIM, self.epoch_steps)
             self.optim, self.sched = self.stages.optimizer(step=0)
+        layout = PublicLayout(self.method)  # what checkpoints hold
         self.register_model(self.method.checkpoint, layout, self.optim, self.sched)
-
-    def load_init_weights(self) -> Saved | None:
-        """Load the prompts of MODEL.INIT_WEIGHTS, if it is set; return their checkpoint.
-
-        Raises:
-            UserError: the method learns nothing, or they do not fit it.
-        """
-        path = self.cfg.MODEL.INIT_WEIGHTS
-        if not path:
-            return None
-        need(
-            self.method.learned(),
-            f"MODEL.INIT_WEIGHTS is '{path}', but {type(self.method).__name__} learns nothing: "
-            "leave it out",
-        )
-        public = public_checkpoint(self.method, path)
-        saved = public or Saved.read(path)
-        saved.check_unseen(self.dm.dataset, self.cfg.TEST.SPLIT)
-        self.method.load_public_state_dict(saved.state_dict)
-        saved.check_origin()
-        self.untrained = False
-        settings = saved.settings and {**saved.settings, "MODEL.INIT_WEIGHTS": path}
-        return replace(
-            saved, settings=settings, drawn=None, start=start_of(saved, public is not None)
-        )
 
     # ------------------------------------------------------------------ train
 
     def before_train(self):
         """Begin as Dassl does, and give the method its support."""
-        sampler = self.train_loader_x.batch_sampler
-        images = len(self.train_loader_x.dataset)
-        check_batches(self.method, images, sampler.batch_size, sampler.drop_last)
+        check_batches(self.method, self.train_loader_x)
         super().before_train()
-        take_support(self, anew=not self.start_epoch)
+        self.train_loader_x = take_support(self, anew=not self.start_epoch)
         if not self.start_epoch:
             with self.precision.autocast():  # it may encode
                 self.method.begin_stage(0)
@@ -263,10 +210,8 @@ class PromptTrainer(TrainerX):
 
     def count_steps(self):
         """Return the number of steps before the current epoch, and that of the whole training."""
-        if self.planned:  # the epochs to come are estimated to be as long as the last one
-            left = self.max_epoch - len(self.planned)
-            total = sum(self.planned) + left * self.planned[-1]
-            return sum(self.planned[: self.epoch]), total
+        if self.planned:
+            return count_planned(self.planned, self.epoch, self.max_epoch)
         return self.epoch * self.epoch_steps, steps(self.cfg.OPTIM, self.epoch_steps)
 
     def before_epoch(self):
@@ -305,10 +250,7 @@ class PromptTrainer(TrainerX):
             if is_foreign(self.kind):
                 check_scores(self.method, output.logits)
             self.stepped = True
-        bad = self.watch.bad_step(terms["loss"], self.batch_idx, self.num_batches)
-        if bad is not None:
-            what = f"The loss is not finite in epoch {self.epoch + 1}, step {bad + 1}"
-            raise failed(what, self._folder(self.output_dir))
+        self.watch.check_loss(terms["loss"], self.epoch, self.batch_idx, self.num_batches)
         if self.stages.by_step or (self.batch_idx + 1) == self.num_batches:
             self.update_lr()
         shown = {name: term.detach() for name, term in terms.items()}
@@ -345,7 +287,6 @@ class PromptTrainer(TrainerX):
             UserError: a trained parameter or buffer is no longer finite.
         """
         epoch = self.epoch + 1
-        folder = self._folder(self.output_dir)
         self.method.after_epoch(epoch, self.max_epoch)
         assert self.optim is not None, "epochs are of a training"
         check_optimised(self.method, self.optim, self.stages.learned())
@@ -355,19 +296,12 @@ class PromptTrainer(TrainerX):
         if is_foreign(self.kind) and (first or epoch == self.max_epoch):
             check_rebuilt(self)
             self.rebuilt_in = self.stages.current
-        if spoiled := not_finite(self.method):
-            raise failed(f"'{spoiled[0]}' is not finite after epoch {epoch}", folder)
+        self.watch.check_learned(self.method, epoch)
         super().after_epoch()
-
-        def kept(epoch):
-            frequency = self.cfg.TRAIN.CHECKPOINT_FREQ
-            return epoch == self.max_epoch or (frequency > 0 and epoch % frequency == 0)
-
-        if not kept(epoch):
+        every = self.cfg.TRAIN.CHECKPOINT_FREQ
+        if epoch < self.max_epoch and not (every > 0 and epoch % every == 0):  # else Dassl has
             self.save_model(self.epoch, self.output_dir)
-        for earlier in saved_epochs(folder):  # all of them: a killed run may have left one
-            if earlier < epoch and not kept(earlier):
-                os.remove(checkpoint_file(folder, earlier))
+        remove_earlier(self._folder(self.output_dir), epoch, every)
 
     # ------------------------------------------------------------------ save and resume
 
@@ -395,10 +329,6 @@ class PromptTrainer(TrainerX):
         """Refuse a checkpoint that this run must not resume from; raises as `Saved`."""
         self.resumed = Saved.of(checkpoint)
         self.resumed.check_resumed(self.state(0), folder, self.method)
-        self._check_weights(self.resumed)
-
-    def _check_weights(self, saved: Saved):
-        saved.check_weights(self.cfg.MODEL.BACKBONE.NAME, self.facts.backbone_sha256)
 
     def resume_model_if_exist(self, directory):
         """Resume as Dassl does, with all that `save_model` saves; raises as `check_checkpoint`."""
@@ -411,25 +341,14 @@ class PromptTrainer(TrainerX):
         if epoch:
             if not hasattr(super(), "check_checkpoint"):  # dassl-lite has checked it already
                 self.check_checkpoint(read_checkpoint(checkpoint_file(folder, epoch)), folder)
-            saved = self.resumed
-            assert saved is not None, "it was checked"
-            self._continue(saved, folder)
-            self.planned = saved.restore(self.method, self.precision, folder)
+            self.facts = self.resumed.continued(self.facts, folder)
+            self.planned = self.resumed.restore(self.method, self.precision, folder)
         return epoch
-
-    def _continue(self, saved: Saved, folder: str):
-        computed = saved.computed_with(self.facts.computed, folder)
-        self.facts = replace(self.facts, computed=computed)
 
     @property
     def teacher_facts(self):
         """The facts about a teacher that was trained before, for the record; None without one."""
         return facts_of(self.method)
-
-    @property
-    def drawn(self) -> dict | None:
-        """What label noise and imbalance have changed in the training, in numbers of images."""
-        return self.loaded.drawn if self.loaded else self.facts.drawn
 
     @property
     def recorded(self) -> CfgNode:
@@ -450,21 +369,19 @@ class PromptTrainer(TrainerX):
                 --eval-only and never call `load_model`), or the logits of an image are not
                 finite.
         """
-        if self.untrained and (self.num_trained or self.method.support_passes):
-            raise UserError(
-                "The prompts were neither trained nor loaded: call `trainer.load_model(folder)` in "
-                "train.py before `trainer.test()`, or give MODEL.INIT_WEIGHTS the checkpoint; "
-                "`load_model('')` evaluates them as they are initialised"
-            )
+        need(
+            not (self.untrained and (self.num_trained or self.method.support_passes)),
+            "The prompts were neither trained nor loaded: call `trainer.load_model(folder)` in "
+            "train.py before `trainer.test()`, or give MODEL.INIT_WEIGHTS the checkpoint; "
+            "`load_model('')` evaluates them as they are initialised",
+        )
         self.recorder = None  # of an evaluation that was interrupted
         if self.cfg.TEST.PREDICTIONS:
             self.recorder = Recorder(self, split or self.cfg.TEST.SPLIT)
         self.detection.begin(split)
         self.method.reset()
-        self.repeated = False
-        self.test_results = {}
-        with together(self, split):
-            result = super().test(split)
+        self.repeated, self.test_results = False, {}
+        result = super().test(split)
         self.test_results = self.test_results or {"accuracy": result}
         self.watch.check_logits()
         if self.recorder is not None:
@@ -482,6 +399,7 @@ class PromptTrainer(TrainerX):
         """
         views, label = self.parse_batch_train(batch)
         input = views if isinstance(batch["img"], list) else views[0]
+        self.classified = batch.get("output")
         if self.recorder is not None:
             self.recorder.predictions.add_images(batch["impath"], label)
         return input, label
@@ -490,8 +408,8 @@ class PromptTrainer(TrainerX):
         """Return the logits (B, K) of a batch; they are recorded, and checked to be finite."""
         with self.precision.autocast():
             with first_use(self.method):
-                output = self.together.output() if self.together else self.method.predict(input)
-            if not self.repeated and is_foreign(self.kind) and self.together is None:
+                output = self.classified or self.method.predict(input)
+            if not (self.repeated or self.classified) and is_foreign(self.kind):
                 check_second(self.method, input, output.logits)
             self.repeated = True
             if self.recorder is not None:
@@ -523,21 +441,10 @@ class PromptTrainer(TrainerX):
             self.untrained = False
             print("No --model-dir is given: the prompts keep their initial values")
             return
-        if not (self.method.public_parameters() or self.method.own_state()):
-            folder = self._folder(directory)
-            saved = Saved.read(find_checkpoint(folder, None)) if saved_epochs(folder) else Saved()
-            need(
-                not (saved.state_dict or saved.method),
-                f"'{directory}' holds what a training has learned, but with these settings "
-                f"{self.kind.__name__} learns nothing: set them as in the training, or leave out "
-                "--model-dir",
-            )
+        if (saved := find_prompts(self.method, directory, epoch)) is None:
             return
-        saved = find_prompts(self.method, directory, epoch)
-        saved.check_loaded(self.facts.settings, self.method)
-        self._check_weights(saved)
-        self._continue(saved, self._folder(directory))
+        saved.check_loaded(self.facts, self.method)
+        self.facts = saved.continued(self.facts, self._folder(directory))
         saved.check_unseen(self.dm.dataset, self.cfg.TEST.SPLIT)
         self.method.load_checkpoint(saved, self.dm.dataset.classnames)
         self.untrained, self.loaded = False, saved
-        self.facts = replace(self.facts, start=saved.start)
