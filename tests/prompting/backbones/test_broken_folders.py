@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from trainers.prompting import UserError, load_clip
 
 pytest.importorskip("open_clip", reason="open_clip_torch is not installed")
-pytest.importorskip("transformers", reason="transformers is not installed")
+transformers = pytest.importorskip("transformers", reason="transformers is not installed")
 
 
 def edit(file: str, *keys, **values):
@@ -93,13 +93,13 @@ BROKEN_HUGGING_FACE = {
         edit("config.json", "text_config", layer_norm_eps=-1.0),
         "has -1.0 for text eps, where a number",
     ),
-    "vocabulary": (cut("vocab.json"), "has no tokenizer in"),
-    "vocabulary list": (write("vocab.json", [1]), "has no tokenizer in"),
+    "vocabulary": (cut("vocab.json"), "cannot be read"),
+    "vocabulary list": (write("vocab.json", [1]), "cannot be read"),
     "small vocabulary": (write("vocab.json", {"a": 1}), "tokenizer"),
     "one id for two": (edit("vocab.json", **{"cat</w>": 7}), "or one id for two words"),
     "id too large": (edit("vocab.json", **{"cat</w>": 50_000}), "use the tokenizer of its"),
-    "tokenizer": (write("tokenizer.json", '{"version": "1.0"'), "has no tokenizer in"),
-    "merges": (write("merges.txt", b"\xff\xfe"), "has no tokenizer in"),
+    "tokenizer": (write("tokenizer.json", '{"version": "1.0"'), "cannot be read"),
+    "merges": (write("merges.txt", b"\xff\xfe"), "cannot be read"),
     "images": (write("preprocessor_config.json", [1]), "is a list, not an object"),
     "mean": (
         edit("preprocessor_config.json", image_mean=[0.5]),
@@ -173,9 +173,24 @@ def test_a_broken_folder_of_open_clip_is_one_sentence(backbones, tmp_path, case)
     refused(f"open_clip:{folder}", part)
 
 
-@pytest.mark.parametrize("name", ["hf-hub:o/clip", "local-dir:o/clip"])
-def test_names_that_only_open_clip_takes_are_not_looked_up(name):
-    refused(f"open_clip:{name}", "open_clip has no architecture")
+def test_names_that_only_open_clip_takes_are_not_looked_up():
+    refused("open_clip:local-dir:o/clip", "open_clip has no architecture")
+
+
+def test_a_snapshot_of_the_hub_is_a_folder_of_open_clip(backbones, tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    refused("hf-hub:o/clip", "or run `hf download o/clip`")
+    refused("open_clip:hf-hub:o/clip@v1", "or run `hf download o/clip --revision v1`")
+    repo = tmp_path / "models--o--clip"
+    (repo / "refs").mkdir(parents=True)
+    (repo / "refs" / "main").write_text("abc")
+    (repo / "snapshots").mkdir()
+    folder = backbones["open_clip"].removeprefix("open_clip:")
+    (repo / "snapshots" / "abc").symlink_to(folder)
+    x, wanted = images(), zero_shot(backbones["open_clip"])
+    assert torch.equal(zero_shot("hf-hub:o/clip")(x), wanted(x))
+    refused("o/clip", "it is a model of open_clip, so write hf-hub:o/clip")
+    refused(folder, f"it is a model of open_clip, so write open_clip:{folder}")
 
 
 def test_weights_of_hugging_face_in_several_files(backbones, tmp_path):
@@ -189,10 +204,18 @@ def test_weights_of_hugging_face_in_several_files(backbones, tmp_path):
     assert torch.equal(zero_shot(folder)(x), zero_shot(backbones["Hugging Face"])(x))
 
 
+def test_a_package_that_a_tokenizer_needs_is_named(backbones, monkeypatch):
+    def load(*args, **kwargs):
+        raise ImportError("SiglipTokenizer requires the SentencePiece library")
+
+    monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", load)
+    refused(backbones["Hugging Face"], "run `pip install sentencepiece protobuf`")
+
+
 def test_a_tokenizer_of_hugging_face_brings_no_code(backbones, tmp_path):
     folder = shutil.copytree(backbones["Hugging Face"], tmp_path / "model")
     edit("tokenizer_config.json", auto_map={"AutoTokenizer": ["mine.Mine", None]})(folder)
     edit("tokenizer_config.json", tokenizer_class="Mine")(folder)
     (folder / "mine.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
-    refused(str(folder), "has no tokenizer in")
+    refused(str(folder), "cannot be read")
     assert not (tmp_path / "ran").exists()

@@ -52,6 +52,14 @@ def refused(folder, said):
     assert "\n" not in str(error.value)
 
 
+def test_positions_of_older_versions_of_transformers_are_left_out(folder, files):
+    before = load_clip(f"open_clip:{folder}").state_dict()
+    old = {"text.transformer.embeddings.position_ids": torch.arange(24)[None]}
+    save_file(load_file(files[0]) | old, files[0])
+    after = load_clip(f"open_clip:{folder}").state_dict()
+    assert before.keys() == after.keys()
+
+
 @pytest.mark.parametrize("case", WEIGHTS)
 def test_wrong_weights(folder, files, case):
     changed, said = WEIGHTS[case]

@@ -210,7 +210,7 @@ def test_other_models_of_hugging_face_and_broken_folders(tmp_path, backbones):
             load_clip(str(folder))
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "vocab.json").unlink()
-    with pytest.raises(UserError, match="has no tokenizer in"):
+    with pytest.raises(UserError, match="The tokenizer of .* cannot be read"):
         load_clip(str(folder))
 
 

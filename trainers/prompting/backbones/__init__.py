@@ -52,8 +52,8 @@ def load_clip(name: str) -> Any:
             model), or a file: a checkpoint of the OpenAI release (TorchScript archive, or its
             state dict) or a safetensors state dict with the constructor's arguments as JSON under
             `arch` in its metadata. For open_clip, `open_clip:ARCHITECTURE/TAG`,
-            `open_clip:ARCHITECTURE/FILE` or `open_clip:FOLDER`; for Hugging Face, the name or
-            folder of a `CLIPModel`. Weights of the last two are never downloaded.
+            `open_clip:ARCHITECTURE/FILE`, `open_clip:FOLDER` or `hf-hub:OWNER/NAME`; for Hugging
+            Face, the name or folder of a `CLIPModel`. Weights of the last two are never downloaded.
 
     Raises:
         UserError: the name is unknown, the weights may not fit or are not on this machine, the
@@ -99,7 +99,7 @@ def _module_of(name: str) -> ModuleType:
             "No backbone is named: give --config-file one of configs/trainers, or --backbone a "
             "name such as ViT-B/16"
         )
-    if name.startswith(openclip.PREFIX):
+    if name.startswith((openclip.PREFIX, openclip.HUB)):
         return openclip
     folded = {known.lower() for known in openai.NAMES}  # openai suggests the right case
     if name.lower() not in folded and hugging_face.is_name(name):

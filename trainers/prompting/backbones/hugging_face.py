@@ -21,6 +21,7 @@ from .family import Family, Tokenizer
 from .openai import OPENAI
 from .openai_clip import model as openai_model
 from .tokenizers import files_of_tokenizer
+from .tokenizers import unreadable as no_tokenizer
 from .weights import read_weights, unreadable
 
 NAME = re.compile(r"(?!ViT-|RN)[\w.-]+/[\w.-]+")  # owner/model on the hub
@@ -69,6 +70,9 @@ def load(name: str) -> CLIP:
     transformers = _package(name)
     folder = find(name)
     remedy = f"run `hf download {name}`, or name a folder from save_pretrained"
+    if not (folder / "config.json").exists() and (folder / "open_clip_config.json").exists():
+        form = "open_clip" if folder == Path(name) else "hf-hub"
+        remedy = f"it is a model of open_clip, so write {form}:{name}"
     config = read_json(folder / "config.json", remedy)
     kind = config.get("model_type", "")
     need(
@@ -126,17 +130,22 @@ def find(name: str) -> Path:
         UserError: the package is missing, or the model is not on this machine.
     """
     _package(name)
-    if Path(name).is_dir():
-        return Path(name)
+    return Path(name) if Path(name).is_dir() else snapshot(name)
+
+
+def snapshot(name: str) -> Path:
+    """Return the folder of OWNER/NAME[@REVISION] in the hub's cache; raises as `find`."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
+    repo, _, revision = name.partition("@")
     try:
-        return Path(snapshot_download(name, local_files_only=True))
+        return Path(snapshot_download(repo, revision=revision or None, local_files_only=True))
     except (LocalEntryNotFoundError, HFValidationError, OSError) as error:
+        option = f" --revision {revision}" if revision else ""
         raise UserError(
             f"There is no file '{name}', and no such model of Hugging Face in the cache of this "
-            f"machine: check the name, or run `hf download {name}`"
+            f"machine: check the name, or run `hf download {repo}{option}`"
         ) from error
 
 
@@ -249,10 +258,11 @@ def _read_tokenizer(transformers: Any, folder: Path, name: str) -> Any:
         tokenizer.get_vocab()
         tokenizer.encode("a photo")
     except Exception as error:  # from several libraries, one of them in Rust
-        raise UserError(
-            f"'{name}' has no tokenizer in '{folder}' that can be read ({in_short(error)}): put "
-            f"its tokenizer.json there (`hf download {name}` has it), or vocab.json and merges.txt"
-        ) from error
+        remedy = (
+            f"put its tokenizer.json there (`hf download {name}` has it), or vocab.json and "
+            "merges.txt"
+        )
+        raise no_tokenizer(error, f"of '{name}' in '{folder}'", remedy) from error
     return tokenizer
 
 

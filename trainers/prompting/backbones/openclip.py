@@ -1,7 +1,8 @@
 """Loads open_clip's CLIPs: `open_clip:ARCHITECTURE/TAG`, `.../FILE`, or `open_clip:FOLDER`.
 
 The package open_clip knows the architectures, the tags and where weights are stored; nothing is
-downloaded. FOLDER is one that the package has saved, with `open_clip_config.json` and weights.
+downloaded. FOLDER is one that the package has saved, with `open_clip_config.json` and weights;
+`hf-hub:OWNER/NAME` is such a folder in the hub's cache.
 """
 
 import copy
@@ -16,11 +17,12 @@ from torch import nn
 from ..errors import UserError, in_short, nearest
 from ..storage.files import read_json
 from .assemble import CLIP, check_weights
+from .hugging_face import snapshot
 from .module import assembled, family_from, folded, from_module, sides
 from .tokenizers import files_of_tokenizer, folder_of, open_clip_tokenizer
 from .weights import read_weights
 
-PREFIX, CONFIG = "open_clip:", "open_clip_config.json"
+PREFIX, HUB, CONFIG = "open_clip:", "hf-hub:", "open_clip_config.json"
 FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")  # in a folder or on the hub
 PREPARED = ("mean", "std", "interpolation", "resize_mode")  # of images
 
@@ -169,12 +171,13 @@ def _fill(model: nn.Module, source: Source) -> None:
         state = convert_state_dict(model, state)
         if hasattr(model, "text"):
             state = convert_to_custom_text_state_dict(state)
+        own = model.state_dict()  # transformers before 4.31 kept the numbers of positions
+        state = {n: x for n, x in state.items() if n in own or not n.endswith(".position_ids")}
     except Exception as error:  # of another architecture
         raise UserError(
             f"'{source.file}' does not hold weights of {source.arch} ({in_short(error)}): check "
             "that they belong to this architecture"
         ) from error
-    own = model.state_dict()
     for name in {"logit_scale", "logit_bias"} & state.keys() & own.keys():
         state[name] = state[name].reshape(own[name].shape)
     check_weights(own, state, f"'{source.file}'", source.arch)
@@ -186,6 +189,8 @@ def _fill(model: nn.Module, source: Source) -> None:
 
 def _source(open_clip, name: str) -> Source:
     """Find the model of a name without its prefix."""
+    if name.startswith(HUB):
+        return _folder(snapshot(name.removeprefix(HUB)))
     if os.path.isdir(name):
         return _folder(Path(name))
     arch, _, tag = name.partition("/")

@@ -5,10 +5,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..errors import UserError, in_short
+from ..errors import UserError, in_short, need
 from .family import Tokenizer
 
 FILES = ("tokenizer.json", "tokenizer_config.json")
+NEEDED = (*FILES, "config.json")  # without a class or a padding token in the second
 WORDS = "a photo"
 LENGTH = 16  # of a sentence that shows how one begins and ends
 # files from which a tokenizer of Hugging Face can be made: as saved, SentencePiece, BPE, WordPiece
@@ -33,9 +34,7 @@ def open_clip_tokenizer(open_clip: Any, text: Mapping, arch: str, place: Path) -
     if not name:
         return open_clip.tokenizer.SimpleTokenizer(context_length=length, **kwargs)
     folder = folder_of(name, place)
-    remedy = (
-        f"run `hf download {name} {' '.join(FILES)}`, or put its {FILES[0]} next to the weights"
-    )
+    remedy = f"run `hf download {name} {' '.join(NEEDED)}`, or put these files next to the weights"
     if folder is None:
         raise UserError(f"open_clip:{arch} needs the tokenizer of {name}, not here yet: {remedy}")
     try:
@@ -48,10 +47,14 @@ def open_clip_tokenizer(open_clip: Any, text: Mapping, arch: str, place: Path) -
             **kwargs,
         )
     except Exception as error:  # from several libraries, one of them in Rust
-        raise UserError(
-            f"The tokenizer of open_clip:{arch} in '{folder}' cannot be read ({in_short(error)}): "
-            f"{remedy}"
-        ) from error
+        raise unreadable(error, f"of open_clip:{arch} in '{folder}'", remedy) from error
+
+
+def unreadable(error: Exception, whose: str, remedy: str) -> UserError:
+    """Return the error about a tokenizer that cannot be read, perhaps for want of a package."""
+    if isinstance(error, ImportError):
+        remedy = "run `pip install sentencepiece protobuf`, which read some tokenizers"
+    return UserError(f"The tokenizer {whose} cannot be read ({in_short(error)}): {remedy}")
 
 
 def folder_of(name: str, place: Path) -> Path | None:
@@ -85,12 +88,17 @@ def translated(tokenizer: Any, length: int, pads: bool, arch: str) -> Tokenizer:
         arch: name of the model, for the message.
 
     Raises:
-        UserError: sentences begin or end in a way that is not known.
+        UserError: it is no tokenizer, or sentences begin or end in a way that is not known.
     """
     if hasattr(tokenizer, "sot_token_id"):  # CLIP's own in open_clip
         sos, eos = tokenizer.sot_token_id, tokenizer.eot_token_id
         return Tokenizer(tokenizer.encode, tokenizer.decode, sos, eos, 0 if pads else None)
     inner = getattr(tokenizer, "tokenizer", tokenizer)
+    need(
+        hasattr(inner, "encode") and hasattr(inner, "decode"),
+        f"The tokenizer of {arch} is {tokenizer!r:.80}: give one of open_clip or transformers, "
+        "with `encode` and `decode`",
+    )
     clean = getattr(tokenizer, "clean_fn", str)
 
     def encode(text: str) -> list[int]:
@@ -98,10 +106,16 @@ def translated(tokenizer: Any, length: int, pads: bool, arch: str) -> Tokenizer:
         return ids
 
     words, some = encode(WORDS), max(LENGTH, min(length, LENGTH))
-    if inner is tokenizer:
-        row = tokenizer(clean(WORDS), padding="max_length", max_length=some).input_ids
-    else:
-        row = tokenizer([WORDS], some)[0].tolist()
+    try:
+        if inner is tokenizer:
+            row = tokenizer(clean(WORDS), padding="max_length", max_length=some).input_ids
+        else:
+            row = tokenizer([WORDS], some)[0].tolist()
+    except Exception as error:  # from several libraries
+        raise UserError(
+            f"The tokenizer of {arch} does not pad sentences ({in_short(error)}): use that of its "
+            f"training, with all its files ({', '.join(NEEDED)})"
+        ) from error
     start = row.index(words[0]) if words and words[0] in row else len(row)
     end, *rest = row[start + len(words) :] or [-1]
     if start > 1 or row[start : start + len(words)] != words or len({*rest}) != 1:

@@ -63,7 +63,7 @@ def _text(key: str, value) -> str:
     if key == "DATASET.FEATURES":  # what it holds counts, wherever it lies
         return file_sha256(value) if value else ""
     if key == "MODEL.BACKBONE.NAME":  # a file may lie elsewhere; open_clip's tags need the rest
-        arch = value.partition("/")[0] + "/" if value.startswith("open_clip:") else ""
+        arch = value.partition("/")[0] + "/" if value.startswith(("open_clip:", "hf-hub:")) else ""
         return arch + os.path.basename(value)
     return as_text(value)
 
