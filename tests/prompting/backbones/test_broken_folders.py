@@ -107,14 +107,18 @@ BROKEN_HUGGING_FACE = {
     ),
     "words": (
         edit("preprocessor_config.json", image_mean=["a", 1, 2]),
-        "has ['a', 1, 2] for image mean",
+        "not say how to prepare images",
     ),
     "std": (
         edit("preprocessor_config.json", image_std=[0, 1, 1]),
-        "has [0, 1, 1] for image std, where",
+        "has [0.0, 1.0, 1.0] for image std, where",
     ),
-    "none": (edit("preprocessor_config.json", image_std=None), "does not say what CLIP it is"),
-    "resample": (edit("preprocessor_config.json", resample=[3]), "does not say what CLIP it is"),
+    "none": (edit("preprocessor_config.json", image_std=None), "not say how to prepare images"),
+    "resample": (edit("preprocessor_config.json", resample=[3]), "not say how to prepare images"),
+    "size": (
+        edit("preprocessor_config.json", size=48, crop_size=48),
+        "prepares images of 48 pixels, but its image encoder reads 32",
+    ),
 }
 CONFIG, WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
 VISION_CFG, TEXT_CFG = ("model_cfg", "vision_cfg"), ("model_cfg", "text_cfg")

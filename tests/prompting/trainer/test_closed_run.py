@@ -72,7 +72,7 @@ def test_images_are_squashed_in_every_place(backbone, tmp_path, capsys):
     data = tiny.write_halves(tmp_path / "data")
     extra = [*CROP, *tiny.OF_HALVES, "all", "TEST.OOD", "['TinyOthers']"]
     trainer = made(backbone, data, "TipAdapterF", extra=extra)
-    assert "each image is squashed: CenterCrop cuts off" in capsys.readouterr().out
+    assert "each image is resized: INPUT.RESIZE squash" in capsys.readouterr().out
     (other,) = trainer.detection._loaders.values()
     loaders = trainer.train_loader_x, trainer.test_loader, trainer.validation, other
     for loader in loaders:

@@ -6,13 +6,13 @@ names and shapes must agree: a weight that CLIP lacks is an error, and is never 
 
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
-from ..errors import UserError
+from ..errors import UserError, need
 from .closed import Closed
 from .family import Family
 from .openai_clip import model as openai_model
@@ -21,7 +21,7 @@ from .shapes import Head, MeanPool, PatchViT
 FIRST = 3  # names that an error lists
 MOST_LAYERS, MOST = 1_000, 1_000_000  # limits of `layers`, and of any other size
 STAGES = 4  # of a ResNet
-INTERPOLATIONS = ("bicubic", "bilinear", "nearest")
+INTERPOLATIONS, RESIZES = ("bicubic", "bilinear", "nearest"), ("shortest", "squash")
 
 
 class Architecture(NamedTuple):
@@ -126,7 +126,11 @@ def closed_clip(
         >>> method = build_method("ZeroshotCLIP", {}, clip_model, ["cat", "dog"])
         >>> method(torch.zeros(1, 3, 8, 8)).shape
         torch.Size([1, 2])
+
+    Raises:
+        UserError: the family's preparation of images is impossible.
     """
+    check_images("The CLIP", family)
     sizes = Sizes(width, image.input_resolution, 1, context_length, 1)
     built = CLIP(image, text, sizes, family, bias is not None)
     built.logit_scale.data = torch.tensor(scale).log()
@@ -168,18 +172,32 @@ def _check(
     keys = ("width", "layers", "heads", "hidden")
     of_encoders = {f"{side} {k}": shape[k] for side, shape in encoders.items() for k in keys}
     check_sizes(source, {**sizes._asdict(), **of_encoders})
-    if family.interpolation not in INTERPOLATIONS:
-        wanted = f"one of {', '.join(INTERPOLATIONS)}"
-        raise _misfit(source, "interpolation", family.interpolation, wanted)
-    for name, values, count, least, wanted in (
-        ("vision eps", [vision.eps], 1, 0, "a number above 0"),
-        ("text eps", [text.eps], 1, 0, "a number above 0"),
-        ("image mean", family.mean, 3, -math.inf, "a list of three numbers"),
-        ("image std", family.std, 3, 0, "a list of three numbers above 0"),
+    _check_numbers(source, "vision eps", [vision.eps], 0)
+    _check_numbers(source, "text eps", [text.eps], 0)
+    check_images(source, family)
+
+
+def check_images(source: str, family: Family) -> None:
+    """Check the preparation of images; raises as `check_sizes`."""
+    for name, value, known in (
+        ("interpolation", family.interpolation, INTERPOLATIONS),
+        ("resize_mode", family.resize.partition(" ")[0], RESIZES),
     ):
-        numbers = [n for n in values if type(n) in (int, float) and least < n < math.inf]
-        if len(values) != count or len(numbers) != count:
-            raise _misfit(source, name, list(values) if count > 1 else values[0], wanted)
+        if value not in known:
+            raise _misfit(source, name, value, f"one of {', '.join(known)}")
+    _check_numbers(source, "image mean", family.mean, -math.inf, 3)
+    _check_numbers(source, "image std", family.std, 0, 3)
+
+
+def _check_numbers(
+    source: str, name: str, values: Sequence[float], least: float, count: int = 1
+) -> None:
+    values = values if isinstance(values, list | tuple) else [values]
+    numbers = [n for n in values if type(n) in (int, float) and least < n < math.inf]
+    if len(values) != count or len(numbers) != count:
+        wanted = "a list of three numbers" if count > 1 else "a number"
+        wanted += " above 0" if least == 0 else ""
+        raise _misfit(source, name, list(values) if count > 1 else values[0], wanted)
 
 
 def _misfit(source: str, name: str, value: object, wanted: str) -> UserError:
@@ -269,6 +287,11 @@ def assemble(
         built = CLIP(visual, closed.get("text", text), sizes, family, bias, text_bias)
     weights = {name: value.float() for name, value in state.items()}
     for name in {"logit_scale", "logit_bias"} & weights.keys():
+        shape = tuple(weights[name].shape)
+        need(
+            weights[name].numel() == 1,
+            f"{source} has {name} of shape {shape}: it must be a single number",
+        )
         weights[name] = weights[name].reshape(())  # of shape (1,) in some files
     whole = tuple({"image": "visual.", "text": "text."}[side] for side in closed)
     own = {n: x for n, x in built.state_dict().items() if not (whole and n.startswith(whole))}

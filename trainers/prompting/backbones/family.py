@@ -25,9 +25,9 @@ class Family(NamedTuple):
     tokenizer: as above; mean, std: of the image normalisation, per channel, for values in [0, 1];
     interpolation: of the resizing, by its name in Dassl's `INPUT.INTERPOLATION`. The image size is
     `visual.input_resolution`. resize: `shortest`, and a crop of the centre, or `squash`, which
-    changes the proportions. reads: the position of a sentence whose state becomes its feature,
-    `eos` or the `last` of the context. causal: False if positions also attend to later ones; the
-    tokenizer then has a `pad`.
+    changes the proportions; in `squash 346`, to a size in pixels, from which the centre is cut.
+    reads: the position of a sentence whose state becomes its feature, `eos` or the `last` of the
+    context. causal: False if positions also attend to later ones; the tokenizer then has a `pad`.
     """
 
     tokenizer: Tokenizer

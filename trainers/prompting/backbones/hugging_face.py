@@ -26,6 +26,9 @@ from .weights import read_weights, unreadable
 
 NAME = re.compile(r"(?!ViT-|RN)[\w.-]+/[\w.-]+")  # owner/model on the hub
 INTERPOLATION = {0: "nearest", 2: "bilinear", 3: "bicubic"}  # by Pillow's numbers
+PREPARED = ("processor_config.json", "preprocessor_config.json")  # how images are, in turn
+STEPS = ("do_resize", "do_center_crop", "do_rescale", "do_normalize", "do_convert_rgb")
+SIZES = ({"shortest_edge"}, {"height", "width"})  # of an image processor
 OLD_EOS = 2  # a config with this id means the largest token of a sentence
 OPEN = {"clip": "CLIPConfig", "siglip": "SiglipConfig"}  # kinds whose blocks are CLIP's
 
@@ -86,7 +89,7 @@ def load(name: str) -> CLIP:
             "squares: choose one of fixed size, such as google/siglip2-base-patch16-224"
         )
     if kind not in OPEN:
-        prepared = _images(folder, name, remedy, config)
+        prepared = _images(transformers, folder, name, config)
         words = _read_tokenizer(transformers, folder, name)
         return dual.load(transformers, folder, name, words, prepared)
     try:
@@ -94,7 +97,7 @@ def load(name: str) -> CLIP:
         vision, text = (
             _architecture(transformers, c) for c in (skeleton.vision_config, skeleton.text_config)
         )
-        prepared = _images(folder, name, remedy, config)
+        prepared = _images(transformers, folder, name, config)
     except UserError:
         raise
     except Exception as error:  # a wrong config raises errors of many types
@@ -102,6 +105,12 @@ def load(name: str) -> CLIP:
             f"'{folder}' does not say what CLIP it is ({in_short(error)}): correct its config.json "
             "and preprocessor_config.json"
         ) from error
+    size = skeleton.vision_config.image_size
+    need(
+        prepared["size"] == size,
+        f"'{name}' prepares images of {prepared['size']} pixels, but its image encoder reads "
+        f"{size}: correct preprocessor_config.json in '{folder}'",
+    )
     siglip, length = kind == "siglip", skeleton.text_config.max_position_embeddings
     if siglip:
         words = _read_tokenizer(transformers, folder, name)
@@ -110,14 +119,14 @@ def load(name: str) -> CLIP:
         tokenizer = _tokenizer(transformers, folder, name, skeleton.text_config)
     sizes = Sizes(
         skeleton.text_config.projection_size if siglip else skeleton.projection_dim,
-        skeleton.vision_config.image_size,
+        size,
         skeleton.vision_config.patch_size,
         length,
         skeleton.text_config.vocab_size,
     )
-    family = Family(tokenizer, *(prepared[key] for key in Family._fields[1:4]))
+    family = Family(tokenizer, *(prepared[key] for key in Family._fields[1:5]))
     if siglip:  # padded, and every position sees all
-        family = family._replace(resize="squash", reads="last", causal=False)
+        family = family._replace(reads="last", causal=False)
     shape = "attention" if siglip else "class token"
     where = f"'{folder}'", f"'{name}'"
     return assemble(_state(folder), vision, text, sizes, family, *where, shape)
@@ -152,8 +161,8 @@ def snapshot(name: str) -> Path:
 def files(name: str) -> list[Path]:
     """Return the files that loading a model reads; raises as `find`."""
     folder = find(name)
-    images = folder / "preprocessor_config.json"
-    return [*_weights(folder), *files_of_tokenizer(folder), *[images] * images.exists()]
+    images = [folder / file for file in PREPARED if (folder / file).exists()]
+    return [*_weights(folder), *files_of_tokenizer(folder), *images]
 
 
 def _package(name: str) -> Any:
@@ -266,27 +275,59 @@ def _read_tokenizer(transformers: Any, folder: Path, name: str) -> Any:
     return tokenizer
 
 
-def _images(folder: Path, name: str, remedy: str, config: Mapping) -> dict[str, Any]:
-    """Read how images are prepared from preprocessor_config.json, under the names of `Family`.
+def _images(transformers: Any, folder: Path, name: str, config: Mapping) -> dict[str, Any]:
+    """Read how images are prepared from one of two files, under the names of `Family`.
 
     `size` is that of the images, which the config of the image encoder has if that file does not.
     """
-    path = folder / "preprocessor_config.json"
-    if not path.exists():
-        print(f"Note: '{name}' has no preprocessor_config.json: images are prepared as for OpenAI")
-    content = read_json(path, remedy) if path.exists() else {}
-    size = content.get("crop_size") if content.get("do_center_crop") else content.get("size")
-    sides = set(size.values()) if isinstance(size, dict) else {size}
-    sides = {n for n in sides if isinstance(n, int)} or {
-        (config.get("vision_config") or {}).get("image_size", 224)
-    }
-    if len(sides) > 1:
-        raise UserError(f"'{name}' reads images of {size}, not squares: choose another model")
-    whole = isinstance(content.get("size"), dict) and "height" in content["size"]
+    remedy = f"run `hf download {name}`, or take another copy of its folder"
+    side = (config.get("vision_config") or {}).get("image_size", 224)
+    nested, path = (folder / file for file in PREPARED)
+    given = read_json(nested, remedy).get("image_processor") if nested.exists() else None
+    if given is not None:
+        path = nested
+    elif path.exists():
+        given = read_json(path, remedy)
+    else:
+        print(f"Note: '{name}' has no {path.name}: images are prepared as for OpenAI")
+        return {**OPENAI._asdict(), "size": side}
+    try:
+        read = transformers.AutoImageProcessor.from_pretrained
+        how = read(folder, local_files_only=True, trust_remote_code=False).to_dict()
+        size = how["size"] if "size" in given else dict.fromkeys(how["size"], side)
+        crop = how["crop_size"] if "crop_size" in given else {"height": side, "width": side}
+        return _prepared(how, size, crop if how.get("do_center_crop") else None)
+    except Exception as error:  # a wrong file raises errors of many types
+        reason = error if isinstance(error, UserError) else in_short(error)
+        raise UserError(
+            f"'{path}' does not say how to prepare images for methods, as squares ({reason}): "
+            "correct it, or choose another model"
+        ) from error
+
+
+def _prepared(how: Mapping, size: Mapping, crop: Mapping | None) -> dict[str, Any]:
+    """Translate the preparation of an image processor of transformers; raises a UserError."""
+    others = [k for k, v in how.items() if v and k.startswith(("do_", "include_top"))]
+    others = [key for key in others if key not in STEPS]
+    need(not others, f"{', '.join(others)} is not known here")
+    need(how.get("do_resize", True), "do_resize is false")
+    need(how["resample"] in INTERPOLATION, f"resample is {how['resample']}")
+    sides = {key: n for key, n in size.items() if n}
+    need(sides.keys() in SIZES and len({*sides.values()}) == 1, f"size is {dict(size)}")
+    first = last = next(iter(sides.values()))
+    if crop is not None:
+        last = crop["height"]
+        need(crop["width"] == last, f"crop_size is {dict(crop)}")
+    resize = "shortest" if "shortest_edge" in sides else "squash"
+    # ((f x - offset) - mean) / std for x up to 255, as (x / 255 - mean') / std'
+    scaled, normal = how.get("do_rescale"), how.get("do_normalize")
+    f = 255 * how["rescale_factor"] if scaled else 255
+    offset = 1 if scaled and how.get("rescale_offset") else 0
+    mean, std = (how["image_mean"], how["image_std"]) if normal else ((0.0,) * 3, (1.0,) * 3)
     return {
-        "mean": tuple(content.get("image_mean", OPENAI.mean)),
-        "std": tuple(content.get("image_std", OPENAI.std)),
-        "interpolation": INTERPOLATION.get(content.get("resample", 3), OPENAI.interpolation),
-        "resize": "squash" if whole and not content.get("do_center_crop") else "shortest",
-        "size": sides.pop(),
+        "mean": tuple((offset + value) / f for value in mean),
+        "std": tuple(value / f for value in std),
+        "interpolation": INTERPOLATION[how["resample"]],
+        "resize": resize if first == last else f"{resize} {first}",
+        "size": last,
     }

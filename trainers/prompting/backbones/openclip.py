@@ -66,7 +66,7 @@ def files(name: str) -> list[Path]:
     source = find(name)
     text, place = source.config["text_cfg"], source.file.parent
     found = [source.file]
-    if os.path.isdir(name.removeprefix(PREFIX)):
+    if name.removeprefix(PREFIX).startswith(HUB) or os.path.isdir(name.removeprefix(PREFIX)):
         found.append(place / CONFIG)
     if tokenizer := text.get("hf_tokenizer_name"):
         found += files_of_tokenizer(folder_of(tokenizer, place))

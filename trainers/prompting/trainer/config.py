@@ -38,7 +38,7 @@ def add_nodes(cfg: CfgNode) -> None:
             node[key] = None
     for section in SECTIONS:
         cfg.setdefault(section, CfgNode(new_allowed=True))
-    cfg.INPUT.setdefault("RESIZE", "shortest")  # or squash, if the backbone changes proportions
+    cfg.INPUT.setdefault("RESIZE", "shortest")  # as `Family.resize`
     cfg.INPUT.setdefault("DRAFT", False)  # which the original Dassl cannot
     cfg.DATASET.setdefault("SUBSAMPLE_CLASSES", "all")  # all, base or new
     cfg.DATASET.setdefault("VALIDATION_SHOTS", 0)  # of a class; 0: as CoOp, -1: as many as shots

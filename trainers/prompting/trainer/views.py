@@ -49,17 +49,24 @@ def as_resized(transform: Any, cfg: CfgNode, is_train: bool = False) -> Any:
     """Return a transform of Dassl that begins as INPUT.RESIZE says, in any version of Dassl.
 
     With `squash`, the image is square before Dassl's own steps, so that those of an evaluation
-    change nothing, and crops of a training come from the square.
+    change nothing, and crops of a training come from the square. A size, as in `squash 346`, is
+    that of an image in an evaluation before its centre is cut out.
 
     Args:
         transform: of Dassl.
         cfg: of the run.
         is_train: True for a transform with augmentations.
     """
-    if cfg.INPUT.get("RESIZE", "shortest") != "squash":
+    how, _, to = cfg.INPUT.get("RESIZE", "shortest").partition(" ")
+    if how == "shortest" and (is_train or not to):
         return transform
-    square = Squash(None if is_train else max(cfg.INPUT.SIZE), cfg.INPUT.INTERPOLATION)
-    return _with_draft(T.Compose([square, transform]), draft_of(transform))
+    size = max(cfg.INPUT.SIZE)
+    steps = [Squash(None if is_train else int(to or size), cfg.INPUT.INTERPOLATION)]
+    if how == "shortest":
+        steps = [T.Resize(int(to), T.InterpolationMode(cfg.INPUT.INTERPOLATION))]
+    if to and not is_train:
+        steps.append(T.CenterCrop(size))
+    return _with_draft(T.Compose([*steps, transform]), draft_of(transform))
 
 
 def draft_of(transform: Any) -> Any:
@@ -92,8 +99,8 @@ def plain_transform(cfg: CfgNode) -> Finish:
 
 def resize_in(manager: Any, cfg: CfgNode) -> None:
     """Change the transforms of a `DataManager` of Dassl as `as_resized` does, and say so."""
-    if cfg.INPUT.RESIZE == "squash" and cfg.VERBOSE:
-        print("Before its transform, each image is squashed: CenterCrop cuts off nothing")
+    if cfg.INPUT.RESIZE != "shortest" and cfg.VERBOSE:
+        print(f"Before its transform, each image is resized: INPUT.RESIZE {cfg.INPUT.RESIZE}")
     seen: set[int] = set()
     for part in ("train_loader_x", "train_loader_u", "val_loader", "test_loader"):
         loader = getattr(manager, part)

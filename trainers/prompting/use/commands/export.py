@@ -79,6 +79,7 @@ def as_file(content: object) -> bytes:
 def facts(run) -> dict[str, str]:
     """Return the metadata of an exported file: names as text, all else as JSON."""
     images = run.settings.INPUT
+    resize, _, to = images.RESIZE.partition(" ")
     normal = "normalize" in images.TRANSFORMS
     return {
         "method": run.method,
@@ -88,7 +89,8 @@ def facts(run) -> dict[str, str]:
         "image_mean": json.dumps(images.PIXEL_MEAN if normal else [0.0] * 3),
         "image_std": json.dumps(images.PIXEL_STD if normal else [1.0] * 3),
         "interpolation": images.INTERPOLATION,
-        "resize": images.RESIZE,
+        "resize": resize,
+        "resize_to": to or json.dumps(images.SIZE[0]),
         "draft": json.dumps(images.DRAFT),
     }
 
