@@ -1,7 +1,7 @@
 """A CLIP of your own: BiomedCLIP's architecture, a timm ViT and BERT, with random weights.
 
 Both sides are closed, so methods run that never look inside. Put your trained modules and the
-tokenizer of their training in place of those made here: `python examples/biomedclip.py`
+tokenizer of their training in place of those made here: `python -m examples.biomedclip`
 """
 
 import string

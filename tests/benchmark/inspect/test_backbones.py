@@ -11,10 +11,12 @@ open_clip = pytest.importorskip("open_clip", reason="open_clip_torch is not inst
 OUTSIDE = ("roberta", "mt5", "nllb")  # texts whose config is on the hub only
 
 
+LINES = (ROOT / "docs" / "backbones.md").read_text("utf-8").splitlines()
+ROWS = [[cell.strip() for cell in line.split("|")[1:-1]] for line in LINES if "|" in line]
+
+
 def test_the_page_has_the_families_of_the_code():
-    lines = (ROOT / "docs" / "backbones.md").read_text("utf-8").splitlines()
-    rows = [[cell.strip() for cell in line.split("|")[1:4]] for line in lines if "|" in line]
-    found = {(image, text): int(n) for image, text, n in rows if n.isdecimal()}
+    found = {(image, text): int(n) for image, text, n, *_ in ROWS if n.isdecimal()}
     if len(open_clip.list_models()) == sum(found.values()):  # of the version that the page is for
         assert found == {sides: len(of) for sides, of in backbones.families().items()}
     else:
@@ -36,6 +38,11 @@ def test_an_architecture_is_checked_without_its_weights(capsys):
 def test_sides_decide_what_runs(name):
     first, run, *rest = backbones.checked(f"open_clip:{name}")
     assert ("ALIGN" in run) == (name != "RN50") and "CoOp" in run and rest
+    if name != "RN50":
+        refused = sorted(", ".join(line.partition(":")[0] for line in rest).split(", "))
+        for row in ROWS:
+            if row[:2] in (["attention", "both"], ["mean", "both"]):
+                assert row[-1] == f"all but {', '.join(refused)}"
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..errors import UserError, in_short
+from ..errors import UserError, in_short, need
 from .assemble import CLIP, Architecture, Sizes, assemble
 from .closed import Closed
 from .family import Family
@@ -113,10 +113,15 @@ def from_module(
             f"have ({in_short(error)}): add what is missing"
         ) from error
     for part, closed in (("visual", True), ("text", text == "closed"), ("logit_scale", True)):
-        if closed and not hasattr(model, part):
+        if closed and not isinstance(getattr(model, part, None), nn.Module | torch.Tensor):
             raise UserError(
-                f"{arch} has no `{part}`: give the model `visual`, `text` and `logit_scale`"
+                f"{arch} has no `{part}`: give the model the modules `visual` and `text`, and the "
+                "parameter `logit_scale`"
             )
+    need(
+        isinstance(images, Mapping),
+        f"The preparation of images of {arch} is {images!r:.50}: give a dict, {{}} for OpenAI's",
+    )
     if not isinstance(resolution, int):
         raise UserError(f"The images of {arch} are {resolution}, not square: choose another model")
     model = model.float().eval()
@@ -124,10 +129,17 @@ def from_module(
     family = family_from(tokenizer, config, images, arch)
     if image == "closed":
         whole["image"] = Closed(model.visual, resolution)
+        pixels = torch.zeros(1, 3, resolution, resolution)
+        _check_closed(whole["image"], f"`visual` of {arch}", pixels, width)
         config["vision_cfg"] = {"image_size": resolution, "patch_size": 1}
     if text == "closed":
         whole["text"] = Closed(model.text)
-        config["text_cfg"] = {"context_length": config["text_cfg"].get("context_length", 77)}
+        length = config["text_cfg"].get("context_length", 77)
+        config["text_cfg"] = {"context_length": length}
+        encode, _, sos, eos, pad = family.tokenizer
+        ids = [sos, *encode("a photo"), eos, *[pad] * length]
+        ids = torch.tensor([[i for i in ids if i is not None][:length]])
+        _check_closed(whole["text"], f"`text` of {arch}", ids, width)
     state = _open_state(model, whole)
     if image == "attention":
         _join(state)
@@ -136,6 +148,25 @@ def from_module(
         state["text_projection"] = torch.eye(width)
     shape = "class token" if image == "closed" else image
     return assembled(folded(state), config, family, arch, arch, shape=shape, closed=whole)
+
+
+def _check_closed(side: Closed, name: str, x: torch.Tensor, width: int) -> None:
+    """Check that a closed side makes one feature (1, width) of its input; raises a UserError."""
+    weights = next(side.parameters(), x)
+    if weights.is_meta:
+        return
+    try:
+        with torch.no_grad():
+            shape = tuple(side(x.to(weights.device)).shape)
+    except Exception as error:  # from any library
+        raise UserError(
+            f"{name} takes no input of shape {tuple(x.shape)} ({in_short(error)}): correct it, or "
+            "the sizes in the config"
+        ) from error
+    need(
+        shape == (1, width),
+        f"{name} gives {shape} for one input, but embed_dim is {width}: correct the config",
+    )
 
 
 def family_from(tokenizer: Any, config: Mapping, images: Mapping, arch: str) -> Family:
@@ -148,10 +179,11 @@ def family_from(tokenizer: Any, config: Mapping, images: Mapping, arch: str) -> 
             f"{arch} ends sentences with token {text['eos_id']}, its tokenizer with "
             f"{translator.eos}: use the tokenizer of its training"
         )
+    mean, std = (images.get(key) for key in ("mean", "std"))
     return Family(
         translator,
-        mean=tuple(images.get("mean") or OPENAI.mean),
-        std=tuple(images.get("std") or OPENAI.std),
+        mean=OPENAI.mean if mean is None else tuple(mean) if isinstance(mean, list) else mean,
+        std=OPENAI.std if std is None else tuple(std) if isinstance(std, list) else std,
         interpolation="bicubic" if how == "random" else how,
         resize=images.get("resize_mode", OPENAI.resize),
         reads="last" if text.get("pool_type") == "last" else "eos",
