@@ -83,6 +83,8 @@ class ImageDataset(DatasetBase):
         self.keys: dict[str, int] = {}
         if rows is not None or not self.embedded:
             parts = train, val, test
+            if rows is None:
+                contents.note_transparent(chain(*parts))
             keys = row_keys(rows) if rows is not None else read_keys(parts)
             check_copies(type(self), folder, parts, keys, rows)
             self.division = division(folder, parts, keys)

@@ -12,6 +12,7 @@ from dassl.data.datasets import DATASET_REGISTRY, Datum
 from tqdm import tqdm
 
 from trainers.prompting.errors import UserError
+from trainers.prompting.storage.transparency import transparency_note
 
 from .rows import content_keys
 from .splits import PARTS, group_of
@@ -214,6 +215,12 @@ def note_twice(source, parts, keys, published, whole=_whole):
             f"Note: '{source}' has {count:,} images twice in the same part, such as '{a.impath}' "
             f"(a '{a.classname}') and '{b.impath}' (a '{b.classname}'): keep one of each"
         )
+
+
+def note_transparent(items):
+    """Print a note that counts the transparent images of some Datum."""
+    if note := transparency_note([*dict.fromkeys(item.impath for item in items)]):
+        print(note)
 
 
 def note_groups(dataset, train, test):

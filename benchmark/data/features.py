@@ -88,12 +88,15 @@ def write(name: str, clip_model: Any, args: Any) -> Path:
     import torch
 
     from datasets.base import check_labels
+    from datasets.contents import note_transparent
     from datasets.splits import PARTS
     from trainers.prompting.backbones import absolute
     from trainers.prompting.storage.features import write_features
 
     source = found(name, args.root)
     check_labels(source.cls.__name__, *source.parts)
+    if not source.cls.embedded:
+        note_transparent(source.items)
     args.output.mkdir(parents=True, exist_ok=True)
     path = path_of(args.output, name, args.backbone)
     encoder = Encoder(clip_model, source, args)

@@ -215,9 +215,8 @@ class Engine:
         file, root = self.settings.features_of(run), self.settings.root_of(run)
         why = records.misfit(run, result, self.settings.asked(run))
         if not (why or file):  # which decides data and CLIP
-            why = data.other_data(run, result, root, self._now) or data.other_clip(
-                result, self._now
-            )
+            now = self._now
+            why = data.other_data(run, result, root, now) or data.other_clip(result, now)
         return why or data.other_features(result, file) or data.other_teacher(result)
 
     def resumes(self, run: Run) -> bool:

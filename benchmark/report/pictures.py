@@ -239,10 +239,9 @@ def _class(pool: Pool, number: int) -> str:
 
 def _thumbnail(file: Path) -> Image.Image:
     with Image.open(file) as image:
-        paper = Image.new("RGBA", image.size, "white")
-        paper.alpha_composite(image.convert("RGBA"))
-    paper.thumbnail((160, 160))
-    return paper.convert("RGB")
+        seen = image.convert("RGBA").convert("RGB")  # without transparency, as the CLIP sees it
+    seen.thumbnail((160, 160))
+    return seen
 
 
 def _folder_of(root: Path, images: list[str], dataset: str) -> Path | None:

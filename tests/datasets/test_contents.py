@@ -84,6 +84,23 @@ def test_an_image_in_two_classes_is_reported(tmp_path, capsys):
     assert "has 1 images twice in the same part, such as" in capsys.readouterr().out
 
 
+def test_transparent_images_are_counted(tmp_path, capsys):
+    fill(tmp_path, ant=4, bee=4)
+    Image.new("RGBA", (8, 8), (9, 9, 9, 255)).save(tmp_path / "bee" / "opaque.png")
+    (tmp_path / "bee" / "damaged.png").write_bytes(b"no image")
+    load(tmp_path)
+    assert "are transparent" not in capsys.readouterr().out
+    folder = tmp_path / "ant"
+    Image.new("RGB", (8, 8)).save(folder / "0.png", transparency=(0, 0, 0))
+    Image.new("RGBA", (8, 8), (1, 2, 3, 254)).save(folder / "1.webp", lossless=True)
+    Image.new("P", (8, 8)).save(folder / "2.png", transparency=0)
+    Image.new("LA", (8, 8)).save(folder / "3.png")
+    load(tmp_path)
+    (line,) = (x for x in capsys.readouterr().out.splitlines() if "are transparent" in x)
+    assert line.startswith(f"Note: 4 of 14 images are transparent, such as '{folder}")
+    assert line.endswith("put them on the background that you mean")
+
+
 def test_images_without_compression_differ_by_their_beginning(tmp_path):
     """In the middle, images of one camera or drawing may be the same."""
     for name in ("a", "b"):

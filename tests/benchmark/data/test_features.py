@@ -4,6 +4,7 @@ import pytest
 import tiny
 import torch
 from paths import GOLDEN
+from PIL import Image
 from safetensors.torch import load_file
 
 from benchmark.__main__ import main
@@ -43,8 +44,9 @@ def test_a_file_of_a_data_set(tmp_path):
     torch.testing.assert_close(read_features(file).image.float(), found.image, atol=1e-2, rtol=1e-2)
 
 
-def test_a_killed_command_goes_on(tmp_path, monkeypatch):
+def test_a_killed_command_goes_on(tmp_path, monkeypatch, capsys):
     root, out = tiny.write_halves(tmp_path / "images"), tmp_path / "out"
+    Image.new("RGBA", (32, 32)).save(root / "sea" / "0.png")
     monkeypatch.setattr(features, "CHUNK", 20)
     seen, encode = [], Method.clip_features
 
@@ -56,6 +58,7 @@ def test_a_killed_command_goes_on(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Method, "clip_features", dies)
     assert command(root, out) == 130
+    assert "Note: 1 of 50 images are transparent" in capsys.readouterr().out
     assert command(root, out) == 0
     assert seen == [20, 20, 10, 10]
     (file,) = out.iterdir()

@@ -52,6 +52,14 @@ def test_a_photo_taken_by_a_phone_is_read_as_in_training(predict, tmp_path):
     assert first.removeprefix(str(photo)) == other.removeprefix(str(plain))
 
 
+def test_transparent_images_are_counted(predict, tmp_path):
+    paint(tmp_path / "a.png")
+    Image.new("RGBA", (8, 8)).save(tmp_path / "b.png")
+    assert f"Note: 1 of 2 images are transparent, such as '{tmp_path / 'b.png'}': " in (
+        predict(tmp_path).err
+    )
+
+
 def test_linked_folders_are_read_once(predict, tmp_path):
     inside = paint(tmp_path / "elsewhere" / "a.png")
     asked = tmp_path / "asked"

@@ -7,6 +7,7 @@ import shutil
 
 import numpy as np
 import pytest
+from dassl.utils import read_image
 from outcomes import few_shot
 from PIL import Image
 
@@ -141,6 +142,13 @@ def test_the_sheet_has_the_most_confident_wrong_images(run, monkeypatch, capsys)
     next((run.parent / "data").rglob("5.png")).unlink()  # another data set than the run's
     assert "mistakes" not in pictures.figures_of_run(outcome, "here")
     assert "no sheet of wrong images: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("mode, colour", [("RGBA", (9, 99, 199, 0)), ("LA", (9, 0))])
+def test_thumbnails_are_as_the_clip_sees_them(tmp_path, mode, colour):
+    file = tmp_path / "a.png"
+    Image.new(mode, (8, 8), colour).save(file)
+    assert pictures._thumbnail(file).tobytes() == read_image(str(file)).tobytes()
 
 
 def test_reliability_counts_each_image_once_and_says_what_its_bars_are(run):

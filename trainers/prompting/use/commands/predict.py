@@ -14,6 +14,7 @@ from typing import Any
 
 from ...errors import UserError, printable
 from ...storage.files import read_file
+from ...storage.transparency import transparency_note
 from .arguments import Parser, csv_text, files_below, from_one
 from .load import load_run, run_parser
 
@@ -60,6 +61,8 @@ def main(argv: list[str], prog: str) -> int:
     failed: list[Path] = []
     run.model.reset()
     WRITERS[args.format](predicted(run, paths, args.batch_size, args.top, failed))
+    if note := transparency_note([*map(str, paths)]):
+        print(note, file=sys.stderr)
     if failed:
         print(f"{len(failed)} of {len(paths)} images could not be read", file=sys.stderr)
     return int(bool(failed or shut))
