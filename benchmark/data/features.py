@@ -1,10 +1,12 @@
 """Write files of features of data sets under a CLIP, for methods that read no more (features.md).
 
-A file is written in chunks: a repeated command goes on where the last one has ended.
+A file is written in chunks: a repeated command goes on where the last one has ended. A finished
+file is left as it is.
 
 Letters: n images, D the width of features, K classes, V views.
 """
 
+import functools
 import hashlib
 import os
 import platform
@@ -22,7 +24,9 @@ from trainers.prompting import __version__
 from trainers.prompting.errors import UserError
 
 from ..cli import Parser, add_plugin, each, from_one, from_zero, seed
+from ..launch.engine import Settings
 from ..protocols.configs import check_datasets, dataset_class, use_plugins
+from .feature_file import check_complete, made_of, path_of
 
 if TYPE_CHECKING:
     import torch
@@ -46,6 +50,7 @@ def main(argv: list[str]) -> int:
         help="also V augmentations of the training images that runs draw")  # fmt: skip
     add("--shots", type=each(from_one), default="16", help="of those runs (default: %(default)s)")
     add("--seeds", type=each(seed), default="1 2 3", help="of those runs (default: %(default)s)")
+    add("--redo", action="store_true", help="replace finished files that differ from what is asked")
     add("--batch", type=from_one, default=100, help="images at a time (default: %(default)s)")
     add_plugin(parser)
     args = parser.parse_args(argv)
@@ -61,20 +66,30 @@ def main(argv: list[str]) -> int:
 
     from trainers.prompting import load_clip
 
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    clip_model = load_clip(args.backbone).to(device)
+    @functools.cache
+    def clip_model() -> Any:
+        return load_clip(args.backbone).to("cuda" if torch.cuda.is_available() else "cpu")
+
+    root = os.path.abspath(os.path.expanduser(args.root)) if args.root else None
+    settings = Settings(root=root and Path(root))
+    settings.check_apart(args.names)
     for name in args.names:
-        print(f"Written: {write(name, clip_model, args)}")
+        args.root = settings.root_of_set(name) or ""
+        if "=" in name and settings.given_root(name) == settings.root:
+            print(f"Note: {name} is read from '{args.root}', which has no folder of that name with "
+                  "class folders")  # fmt: skip
+        print(write(name, clip_model, args))
     return 0
 
 
 class Source(NamedTuple):
-    """A data set: its class, its folder, train, val and test, and all images once, in order."""
+    """A data set: its class, folder, train, val and test, all images once, in order, and hash."""
 
     cls: Any
     folder: Path
     parts: Sequence[list]
     items: list
+    fingerprint: str
 
     @property
     def classnames(self) -> list[str]:
@@ -83,39 +98,52 @@ class Source(NamedTuple):
         return [name for _, name in sorted(by_label.items())]
 
 
-def write(name: str, clip_model: Any, args: Any) -> Path:
-    """Write the file of a data set and return its path."""
+def write(name: str, load: Callable[[], Any], args: Any) -> str:
+    """Write the file of a data set, unless it is complete, and return a sentence that says so.
+
+    Args:
+        name: of the data set.
+        load: returns the CLIP, on its device.
+        args: of the command.
+
+    Raises:
+        UserError: there is a file of something else, and `args.redo` is not set.
+    """
     import torch
 
-    from datasets.base import check_labels
     from datasets.contents import note_transparent
     from datasets.splits import PARTS
     from trainers.prompting.backbones import absolute
     from trainers.prompting.storage.features import write_features
 
-    source = found(name, args.root)
-    check_labels(source.cls.__name__, *source.parts)
+    source = source_of(name, args.root)
+    path = path_of(args.output, name, args.backbone)
+    row = {item.impath: i for i, item in enumerate(source.items)}
+    drawn = draws(source, args) if args.views and not source.cls.only_tested else []
+    views_of = [row[item.impath] for item in drawn]
+    if os.path.lexists(path) and not args.redo:
+        asked = templates(source, args.templates)
+        check_complete(path, source.fingerprint, asked, views_of, args)
+        return f"'{path}' is complete"
     if not source.cls.embedded:
         note_transparent(source.items)
     args.output.mkdir(parents=True, exist_ok=True)
-    path = path_of(args.output, name, args.backbone)
+    clip_model = load()
     encoder = Encoder(clip_model, source, args)
-    row = {item.impath: i for i, item in enumerate(source.items)}
     parts = [[], [], source.parts[2]] if source.cls.only_tested else source.parts
     tensors = texts(clip_model, source, args.templates)
     tensors |= {
         "image": encoder.encode("image", source.items, encoder.plain),
         "label": torch.tensor([item.label for item in source.items]),
     }
-    if args.views and not source.cls.only_tested:
-        drawn = draws(source, args)
+    if drawn:
         encoded = [
             encoder.encode(f"view {v + 1} of {args.views}", drawn, encoder.augmented, v)
             for v in range(args.views)
         ]
         tensors |= {
             "views": torch.stack(encoded),
-            "views_of": torch.tensor([row[item.impath] for item in drawn]),
+            "views_of": torch.tensor(views_of),
         }
     header = {
         "classnames": source.classnames,
@@ -129,7 +157,7 @@ def write(name: str, clip_model: Any, args: Any) -> Path:
         "template": own_template(source),
         "clip": absolute(args.backbone),
         "dataset": source.cls.__name__,
-        "made_of": made_of(encoder.fingerprint, args.backbone),
+        "made_of": made_of(source.fingerprint, args.backbone),
         "transform": " -> ".join(type(step).__name__ for step in encoder.plain.transforms),
         "versions": {"align": __version__, "torch": torch.__version__,
                      "python": platform.python_version()},
@@ -139,28 +167,22 @@ def write(name: str, clip_model: Any, args: Any) -> Path:
             tensors[key] = value.half()
     write_features(path, tensors, header)
     encoder.forget()
-    return path
+    return f"Written: {path}"
 
 
-def path_of(folder: Path, name: str, backbone: str) -> Path:
-    """Return the file of a data set under a CLIP."""
-    clip = Path(backbone).stem if os.path.exists(backbone) else backbone
-    return folder / f"{name}_{clip.replace('/', '-').replace(':', '-')}.safetensors"
-
-
-def made_of(fingerprint: str | None, backbone: str) -> str:
-    """Return what a file is made of: the fingerprint of the images, and of the CLIP."""
-    from trainers.prompting.backbones import weights_sha256
-
-    return f"{fingerprint} {weights_sha256(backbone)}"
-
-
-def found(name: str, root: str) -> Source:
+def source_of(name: str, root: str) -> Source:
     """Return a data set; raises UserError as a run would."""
+    from datasets import contents
+    from datasets.base import check_labels
+
     cls = dataset_class(name)
     folder, parts = cls.look(root)
+    check_labels(cls.__name__, *parts)
+    keys = contents.read_keys(parts)
+    contents.check_copies(cls, folder, parts, keys)
+    fingerprint = contents.fingerprint(contents.division(folder, parts, keys))
     items = {item.impath: item for item in chain(*parts)}
-    return Source(cls, Path(folder), parts, [*items.values()])
+    return Source(cls, Path(folder), parts, [*items.values()], fingerprint)
 
 
 def own_template(source: Source) -> str:
@@ -170,15 +192,20 @@ def own_template(source: Source) -> str:
     return template_of(ZERO_SHOT, source.cls.__name__)
 
 
-def texts(clip_model: Any, source: Source, more: Sequence[str]) -> dict[str, "torch.Tensor"]:
-    """Return text features (K, D) of the templates that methods read, and of others, by name."""
+def templates(source: Source, more: Sequence[str]) -> list[str]:
+    """Return the templates that methods read, and others, each once."""
     from trainers.prompting.encoders.templates import DEFAULT, IMAGENET
+
+    return [*dict.fromkeys([own_template(source), DEFAULT, *IMAGENET, *more])]
+
+
+def texts(clip_model: Any, source: Source, more: Sequence[str]) -> dict[str, "torch.Tensor"]:
+    """Return text features (K, D) of the templates, by name."""
     from trainers.prompting.teacher import Teacher
 
-    templates = dict.fromkeys([own_template(source), DEFAULT, *IMAGENET, *more])
     return {
         f"text/{template}": Teacher(clip_model, source.classnames, [template]).raw.cpu()
-        for template in tqdm(templates, "Sentences", leave=False, disable=None)
+        for template in tqdm(templates(source, more), "Sentences", leave=False, disable=None)
     }
 
 
@@ -206,7 +233,6 @@ class Encoder:
         from dassl.config import get_cfg_default
         from dassl.data.transforms import build_transform
 
-        from datasets import contents
         from trainers.prompting import build_method
         from trainers.prompting.trainer.config import add_nodes, fitted
 
@@ -220,11 +246,7 @@ class Encoder:
         self.method = build_method("ZeroshotCLIP", {}, clip_model, ["a", "b"]).eval()
         self.method.to(self.device)
         self.title, self.batch = source.cls.__name__, args.batch
-        keys = contents.read_keys(source.parts)
-        self.fingerprint = contents.fingerprint(
-            contents.division(source.folder, source.parts, keys)
-        )
-        parts = [self.fingerprint, args.backbone, str(cfg.INPUT), str(args.half)]
+        parts = [source.fingerprint, args.backbone, str(cfg.INPUT), str(args.half)]
         digest = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:12]
         self.folder = args.output / f".{self.title}-{digest}"
         self.half = args.half

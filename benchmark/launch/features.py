@@ -12,7 +12,7 @@ from pathlib import Path
 from trainers.prompting.errors import UserError
 from trainers.prompting.storage.files import held
 
-from ..data.features import made_of, path_of
+from ..data.feature_file import is_made_of, path_of
 from ..protocols.base import Run
 from ..protocols.configs import features_of
 from .checks import check_settings
@@ -57,7 +57,7 @@ def write_lacking(runs: list[Run], settings: Settings) -> None:
         if not free:
             raise UserError(f"Another command writes to '{folder}': wait until it has")
         for name in lacking:
-            words = ["features", name, "--root", settings.root_of_set(name) or ""]
+            words = ["features", name, "--redo", "--root", str(settings.root or "")]
             words += ["--backbone", settings.auto, "--output", str(folder)]
             # a separate process, whose memory is free again when the runs begin
             done = subprocess.run(
@@ -77,8 +77,7 @@ def _fits(dataset: str, root: str | None, settings: Settings) -> bool:
         header = read_header(settings.features[dataset])
     except UserError:  # it is missing or damaged, so it is written
         return False
-    images = fingerprint(dataset, root or "")
-    return header["made_of"] in (made_of(images, str(settings.auto)), f"{images} None")
+    return is_made_of(header["made_of"], fingerprint(dataset, root or ""), str(settings.auto))
 
 
 def _check_methods(names: set[str]) -> None:

@@ -1,5 +1,7 @@
 """`python -m benchmark features`: a file of the tiny CLIP's features, resumed, and bad input."""
 
+import shutil
+
 import pytest
 import tiny
 import torch
@@ -17,12 +19,12 @@ from trainers.prompting.teacher import Teacher
 TINY = str(GOLDEN / "tiny_clip_seed0.safetensors")
 
 
-def command(root, output, *more):
-    words = ["features", "image_folder", "--backbone", TINY, "--root", str(root)]
+def command(root, output, *more, name="image_folder"):
+    words = ["features", name, "--backbone", TINY, "--root", str(root)]
     return main([*words, "--output", str(output), *more])
 
 
-def test_a_file_of_a_data_set(tmp_path):
+def test_a_file_of_a_data_set(tmp_path, monkeypatch, capsys):
     root, out = tiny.write_halves(tmp_path / "images"), tmp_path / "out"
     more = ["--views", "2", "--shots", "1 2", "--seeds", "1", "--templates", "a {} from above."]
     assert command(root, out, *more) == 0
@@ -37,11 +39,40 @@ def test_a_file_of_a_data_set(tmp_path):
     assert {"itap of a {}.", "a {} from above."} < found.text.keys()
     assert 10 <= found.views.shape[1] <= 15 and set(found.views_of.tolist()) < {*range(25)}
     assert not torch.equal(found.views[0], found.views[1])
-    again = file.read_bytes()
-    assert command(root, out, *more) == 0 and file.read_bytes() == again
-    assert command(root, out, "--half") == 0
+    whole = file.read_bytes()
+    capsys.readouterr()
+    with monkeypatch.context() as patch:
+        patch.setattr("trainers.prompting.load_clip", None)  # nothing is encoded
+        assert command(root, out, *more) == 0
+        assert f"'{file}' is complete" in capsys.readouterr().out
+        for others, names in ((more[2:], "views"), (["--half"], "templates, precision, views")):
+            assert command(root, out, *others) == 2
+            assert f"'{file}' exists, with other {names}: " in capsys.readouterr().err
+        next(root.rglob("*.png")).unlink()
+        assert command(root, out, *more[:-1], "b {}.") == 2
+        assert "exists, with other images or CLIP, templates, vi" in capsys.readouterr().err
+        file.write_bytes(whole[:-1])
+        assert command(root, out, *more) == 2
+        assert "is damaged or of another kind" in (said := capsys.readouterr().err)
+        assert "--redo writes it anew" in said
+    assert command(root, out, "--half", "--redo") == 0
     assert read_features(file).image.dtype == torch.float16
-    torch.testing.assert_close(read_features(file).image.float(), found.image, atol=1e-2, rtol=1e-2)
+    rows = read_features(file).image.float()
+    torch.testing.assert_close(rows[-20:], found.image[-20:], atol=1e-2, rtol=1e-2)
+
+
+def test_the_folder_of_a_name(tmp_path, capsys):
+    root, out = tiny.write_halves(tmp_path / "mine"), tmp_path / "out"
+    assert command(tmp_path, out, name="image_folder=mine") == 0
+    assert "is read from" not in capsys.readouterr().out
+    assert command(root, out, name="image_folder=yours") == 0
+    assert f"Note: image_folder=yours is read from '{root}', which" in capsys.readouterr().out
+    mine, yours = (read_features(path) for path in sorted(out.iterdir()))
+    assert mine.made_of == yours.made_of and torch.equal(mine.image, yours.image)
+    for part in ("train", "test"):
+        shutil.copytree(root, tmp_path / "copies" / part)
+    assert command(tmp_path, out, name="image_folder=copies") == 2
+    assert "are also in another part" in capsys.readouterr().err
 
 
 def test_a_killed_command_goes_on(tmp_path, monkeypatch, capsys):
