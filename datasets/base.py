@@ -234,7 +234,7 @@ class ImageDataset(DatasetBase):
         tested = {item.label for item in test}
         if test and (left := [name for label, name in names.items() if label not in tested]):
             print(f"Note: {name} has no test images of these classes: {some(left)}")
-        if self.as_published is False:
+        if self.expected and not self.as_published:
             print(
                 f"Note: {name} has {len(names):,} classes and {len(test):,} test images here, but "
                 f"{self.expected.classes:,} and {self.expected.test:,} as published: accuracies "
