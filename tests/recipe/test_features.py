@@ -322,6 +322,10 @@ def test_another_file_does_not_resume_and_a_run_reads_no_images(tmp_path, capsys
         assert "was trained on a file of features, so it cannot read images" in (
             capsys.readouterr().err
         )
+    other = write(tmp_path / "b.safetensors", header={"logit_scale": 20.0})
+    evaluates = ["--eval-only", "--model-dir", str(tmp_path / "run")]
+    assert train.run(own_words(tmp_path / "eval", other, "CLAP", flags=evaluates)) == 2
+    assert "features of another encoder (logit_scale 10.0, not 20.0)" in capsys.readouterr().err
     write(file, seed=1)
     assert train.run(own_words(tmp_path / "run", file, "CLAP", ["OPTIM.MAX_EPOCH", "2"])) == 2
     assert "was begun with other settings (DATASET.FEATURES" in capsys.readouterr().err

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,9 @@ from paths import ROOT
 from safetensors.torch import load_file, save_file
 
 from trainers.prompting.errors import UserError
+from trainers.prompting.method import Method
 from trainers.prompting.storage.features import HEADER, read_features, read_header, write_features
+from trainers.prompting.storage.saved import Saved
 
 
 def test_what_is_written_is_read(tmp_path):
@@ -58,6 +61,44 @@ def test_a_changed_file_is_read_again(tmp_path):
     write(path, seed=1)
     os.utime(path, ns=(1, 1))
     assert not torch.equal(read_features(path).image, first.image)
+
+
+OTHER_ENCODERS = {
+    "the same": ({}, {}, None),
+    "half": ({"half": True}, {}, None),
+    "other classes": ({"seed": 1}, {"classnames": ["lake", "hill", "town"]}, None),
+    "spelling": ({"seed": 1}, {"classnames": ["lake", "hill", "annual_crop"]}, "'annual crop'"),
+    "text": ({"seed": 1}, {}, "other text features of 'annual crop'"),
+    "scale": ({}, {"logit_scale": 20.0}, "logit_scale 10.0, not 20.0"),
+    "normalised": ({"normalised": True}, {}, "normalised False, not True"),
+    "width": ({"D": 8}, {}, "width 16, not 8"),
+}
+
+
+@pytest.mark.parametrize("own, header, why", OTHER_ENCODERS.values(), ids=OTHER_ENCODERS)
+def test_a_checkpoint_knows_its_encoder(tmp_path, own, header, why):
+    saved = Saved(features=read_features(write(tmp_path / "a.safetensors")).traits())
+    tensors, usual = content(own.get("normalised", False), own.get("seed", 0))
+    for name, value in tensors.items():
+        if value.is_floating_point():
+            value = value[:, : own.get("D", 16)]
+            tensors[name] = value.half() if "half" in own else value
+    now = read_features(write(tmp_path / "b.safetensors", tensors, usual | header))
+    here = Saved(features=now.traits())
+    Saved().check_loaded(here, Method)  # trained on images
+    with nullcontext() if why is None else pytest.raises(UserError, match=why):
+        saved.check_loaded(here, Method)
+
+
+@pytest.mark.parametrize("key, value", [
+    ("width", 8), ("normalised", "no"), ("logit_scale", "10"), ("text", None),
+    ("text", {"a {}.": {"cat": 1}}),
+])  # fmt: skip
+def test_an_encoder_that_is_not_valid(tmp_path, key, value):
+    now = read_features(write(tmp_path / "a.safetensors")).traits()
+    for broken in (now | {key: value}, {key: value}):
+        with pytest.raises(UserError, match="has no valid encoder: take another --load-epoch"):
+            Saved(features=broken).check_loaded(Saved(features=now), Method)
 
 
 @pytest.mark.parametrize("name", ["rn50", "vit_b_32", "vit_l_14"])

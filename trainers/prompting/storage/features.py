@@ -17,11 +17,13 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from ..errors import UserError, in_short, need
-from .feature_checks import TEXT, Flaw, check_content, check_header
+from ..errors import UserError, in_short, need, printable
+from ..node import clean
+from .feature_checks import HALF, TEXT, Flaw, check_content, check_header, same_rows
 
 HEADER = "header"  # the entry of the metadata: a JSON object
 LAYOUT = "docs/features.md has the layout"
+FEW = 3  # templates, and classes, of the sentences that a checkpoint keeps
 
 
 @dataclass(eq=False)
@@ -71,6 +73,35 @@ class Features:
         """Return text features (K, D), float32, of a template in `text`: times `text_norm`."""
         features = self.text[template].float()
         return F.normalize(features, dim=-1) * self.text_norm if self.normalised else features
+
+    def traits(self) -> dict[str, Any]:
+        """Return what tells its encoder from others: FEW sentences of FEW classes are among it."""
+        order = sorted(self.text, key=lambda template: (template != self.template, template))
+        rows = {clean(name): k for k, name in enumerate(self.classnames)}
+        few = sorted(rows)[:FEW]
+        text = {template: self.sentences(template) for template in order[:FEW]}
+        return {
+            "logit_scale": self.logit_scale,
+            "normalised": self.normalised,
+            "width": self.image.shape[1],
+            "text": {t: {name: x[rows[name]].clone() for name in few} for t, x in text.items()},
+        }
+
+
+def difference(then: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
+    """Return how the traits of two encoders differ; None if they do not.
+
+    Numbers, and the sentences that both have, are compared within the rounding of float16.
+    """
+    for name in ("width", "normalised", "logit_scale"):
+        if abs(then[name] - now[name]) > HALF * abs(then[name]):
+            return f"{name} {then[name]}, not {now[name]}"
+    for template in filter(now["text"].__contains__, then["text"]):
+        one, other = then["text"][template], now["text"][template]
+        for name in filter(other.__contains__, one):
+            if not same_rows(one[name], other[name]):
+                return f"other text features of '{printable(name)}'"
+    return None
 
 
 def read_features(path: str | os.PathLike[str]) -> Features:

@@ -18,6 +18,7 @@ import torch
 from ..embedded import other_weights
 from ..errors import UserError, need, printable
 from .checkpoints import broken_checkpoint, checkpoint_at, read_checkpoint
+from .features import difference
 from .settings import begun_otherwise, differing_keys, no_settings
 from .state import are_texts, is_settings
 
@@ -51,6 +52,23 @@ def _is_computed(value: Any) -> bool:
     return valid and {*value["precision"].split(AND)} <= TYPES
 
 
+def _are_traits(value: Any) -> bool:
+    numbers = {"logit_scale", "normalised", "width"}
+    if not isinstance(value, dict) or value.keys() != {*numbers, "text"}:
+        return False
+    text, shape = value["text"], (value["width"],)
+    return (
+        all(isinstance(value[name], int | float) for name in numbers)
+        and isinstance(text, dict)
+        and all(isinstance(rows, dict) for rows in text.values())
+        and all(
+            torch.is_tensor(row) and row.shape == shape
+            for rows in text.values()
+            for row in rows.values()
+        )
+    )
+
+
 def _are_facts(value: Any) -> bool:
     return isinstance(value, dict) and all(
         isinstance(key, str) and isinstance(fact, str | int | float) for key, fact in value.items()
@@ -63,6 +81,7 @@ VALID: dict[str, tuple[Callable[[Any], bool], str]] = {
     "computed": (_is_computed, "precision"),
     "classnames": (are_texts, "class names"),
     "images": (are_images, "images"),
+    "features": (_are_traits, "encoder"),
     "trainer": (lambda value: isinstance(value, str), "method"),
     "backbone": (lambda value: isinstance(value, str), "backbone"),
     "epoch": (lambda value: isinstance(value, int), "epoch"),
@@ -98,6 +117,7 @@ class Saved:
         class_buffers: digests, before the training, of buffers that may depend on the classes.
         images: `division`, texts by part and class, or None, and `trained_on`, the keys of training
             images (n,), int64, of this training and those that it builds on.
+        features: the traits of the encoder, of a training on a file of features.
         computed: `precision` and `processor`, of all sessions of the run, joined by AND.
         drawn: what label noise and imbalance have changed, in numbers of images.
         start: the facts about the training of MODEL.INIT_WEIGHTS.
@@ -121,6 +141,7 @@ class Saved:
     classnames: Any = None
     class_buffers: Any = None
     images: Any = None
+    features: Any = None
     computed: Any = None
     drawn: Any = None
     start: Any = None
@@ -342,9 +363,19 @@ class Saved:
 
         Raises:
             UserError: the backbone, INPUT.DRAFT or keys of the method's node differ (it names
-                them), or the checkpoint has no valid settings.
+                them), or the checkpoint has no valid settings; or both are on features, of
+                encoders that differ.
         """
         self.check_weights(now.backbone, now.backbone_sha256)
+        if self.features is not None and now.features is not None:
+            again = "take another --load-epoch, or train again"
+            need(self._valid("features"), f"The checkpoint has no valid encoder: {again}")
+            why = difference(self.features, now.features)
+            need(
+                not why,
+                f"The prompts were trained on features of another encoder ({why}): evaluate on "
+                "features of that encoder, or train again",
+            )
         if self.settings is None:
             print("The checkpoint has no settings: those of this call are used")
             return

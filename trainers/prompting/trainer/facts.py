@@ -11,6 +11,7 @@ from ..errors import need
 from ..method import Method
 from ..running.devices import processor
 from ..running.precision import Precision
+from ..storage.features import read_features
 from ..storage.public import public_checkpoint
 from ..storage.saved import FACTS, UNKNOWN, Saved, are_images
 from .settings import settings_of
@@ -39,6 +40,7 @@ def facts_of_run(
         settings=settings_of(cfg, method),
         classnames=list(dataset.classnames),
         class_buffers=method.class_buffers,
+        features=read_features(file).traits() if (file := cfg.DATASET.get("FEATURES")) else None,
         images=images_of(dataset, method.unlabelled, earlier),
         computed={
             "precision": str(precision.computed_in).removeprefix("torch."),
