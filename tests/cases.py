@@ -1,5 +1,7 @@
 """Settings that fit the tiny CLIP: those without a golden file, and those of whole runs."""
 
+import pytest
+
 NAMES = ["forest", "sea or lake", "annual crop land"]
 SENTENCES = {name: [f"a photo of a {name}.", f"a {name} from above."] for name in NAMES}
 ALIGN = {"M": 2, "N": 2, "DEPTH": 2}
@@ -27,3 +29,8 @@ SETTINGS = {
     "MMRL": ("MMRL", {"REP_LAYERS": [2, 3, 4], "REP_DIM": 32}),
 }  # fmt: skip
 PRECISIONS = ("fp32", "fp16", "amp")
+
+
+def slow_but(cases, *quick):
+    """Return the cases of a parametrised test, all of them slow but those that are named."""
+    return [c if c in quick else pytest.param(c, marks=pytest.mark.slow) for c in cases]

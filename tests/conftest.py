@@ -1,4 +1,5 @@
 import copy
+import functools
 import os
 import signal
 import sys
@@ -15,6 +16,29 @@ sys.path.insert(0, str(ROOT))
 # also in the processes that tests start
 here = [str(ROOT / "dassl-lite"), os.environ.get("PYTHONPATH", "")]
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, here))
+
+
+def pytest_xdist_auto_num_workers(config):
+    """Return a worker a core, at most four, as each takes 1.5 GB; none for single files."""
+    single = any(".py" in str(argument) for argument in config.args)
+    return 0 if single else min(4, os.cpu_count() or 1)
+
+
+def pytest_xdist_make_scheduler(config, log):
+    """Give files with tests that wait for processes to one worker: side by side they are late."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Apart(LoadFileScheduling):
+        def _split_scope(self, nodeid):
+            file = super()._split_scope(nodeid)
+            return "processes" if waits_for_processes(file) else file
+
+    return Apart(config, log)
+
+
+@functools.cache
+def waits_for_processes(file):
+    return "mark.processes" in (ROOT / file).read_text()
 
 
 def pytest_collection_modifyitems(items):

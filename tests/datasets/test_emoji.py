@@ -68,6 +68,7 @@ def test_archive_holds_what_its_splits_name_and_nothing_else(archive, splits):
     assert not styles & PRETRAINING
 
 
+@pytest.mark.slow
 def test_every_image_is_64_by_64(archive):
     for name in archive.namelist():
         if name.startswith("images/"):

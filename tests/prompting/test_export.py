@@ -2,21 +2,18 @@
 
 import pytest
 import torch
+from cases import slow_but
 from models import NAMES, images, settings, support_of
 
 from trainers.prompting import UserError, build_method
 from trainers.prompting.method import METHODS
 from trainers.prompting.use.export import program, text_classifier
 
-# With texts of each image, updates of weights, a cache, tokens and LayerNorms in the blocks.
-QUICK = ("CoCoOp", "CLIPLoRA", "TipAdapterF", "MMRL", "LNOnly")
+# With updates of weights, a cache, tokens and LayerNorms in the blocks.
+QUICK = ("CLIPLoRA", "TipAdapterF", "MMRL", "LNOnly")
 OURS = [name for name, kind in METHODS.items() if kind.__module__.startswith("trainers.")]
 AT_TEST_TIME = ("TPT", "TDA", "MTA", "ZERO", "TPS", "CTPT", "TransCLIP")
-CASES = [
-    pytest.param(n, marks=() if n in QUICK else pytest.mark.slow)
-    for n in OURS
-    if n not in AT_TEST_TIME
-]
+CASES = slow_but([n for n in OURS if n not in AT_TEST_TIME], *QUICK)
 
 
 @pytest.mark.parametrize("name", CASES)

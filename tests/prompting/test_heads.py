@@ -320,9 +320,9 @@ def test_adapters_and_supports_that_do_not_fit(tiny_clip):
         ("TipAdapterF", ["TRAINER.TIP_ADAPTER.SEARCH_HP", "True"]),
         ("CLAP", ["TRAINER.ADAPTER.CONSTRAINT", "l2_adaptative"]),
         ("CLAP", ["TRAINER.ADAPTER.INIT", "RANDOM", "TRAINER.ADAPTER.CONSTRAINT", "none"]),
-        ("LinearProbe", []),
-        ("LPPlusPlus", []),
-        ("ProLIP", ["TRAINER.PROLIP.AUG_VIEWS", "2"]),
+        pytest.param("LinearProbe", [], marks=pytest.mark.slow),
+        pytest.param("LPPlusPlus", [], marks=pytest.mark.slow),
+        pytest.param("ProLIP", ["TRAINER.PROLIP.AUG_VIEWS", "2"], marks=pytest.mark.slow),
     ],
 )
 def test_an_evaluation_repeats_the_result_of_the_run(tmp_path, name, keys):

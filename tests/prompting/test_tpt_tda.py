@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from cases import slow_but
 from golden_files import predicted
 
 from trainers.prompting import UserError, build_method
@@ -58,7 +59,7 @@ def test_tpt_from_words_alone(of, tiny_clip):
     assert near(loss, golden.tensors["words/loss/entropy"].mean())
 
 
-@pytest.mark.parametrize("name", ["tpt", "tpt_cocoop"])
+@pytest.mark.parametrize("name", slow_but(["tpt", "tpt_cocoop"], "tpt"))
 def test_images_are_adapted_together_as_alone(of, name, monkeypatch):
     golden, method = of(name, TTA_STEPS=3, LR=0.02)
     views = golden.test_images

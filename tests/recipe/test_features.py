@@ -114,7 +114,7 @@ def test_transclip_with_shots_by_the_command(tmp_path):
         assert record["accuracy"] == pytest.approx(expected, abs=IMAGE)
 
 
-@pytest.mark.parametrize("clip, pick", ALL if os.environ.get("ALL_PICKS") else ALL[::7])
+@pytest.mark.parametrize("clip, pick", ALL if os.environ.get("ALL_PICKS") else ALL[::20])
 def test_transclip_and_linear_probe_with_shots(clip, pick):
     found = read_features(ROOT / "assets" / f"whurs19_{clip}.safetensors")
     (train_rows, val), expected = drawn(found, pick), EXPECTED[clip]["few_shot"][pick]

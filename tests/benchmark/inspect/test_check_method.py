@@ -7,6 +7,7 @@ More mistakes are in `test_probes.py`, and those that runs find in `test_contrac
 import pytest
 import torch
 import torch.nn.functional as F
+from cases import slow_but
 from paths import ROOT
 from torch import nn
 
@@ -158,6 +159,8 @@ MMP = {
     for key in ("VISION_PROMPT_NUMBER", "TEXT_PROMPT_NUMBER", "TEXT_PROMPT_DEPTH")
 }
 BUILT_IN = sorted(name for name, m in METHODS.items() if m.__module__.startswith("trainers."))
+# Transport, weights, a cache, a stream, text of each image, stages.
+QUICK = ("ALIGN", "CLIPLoRA", "TipAdapterF", "TDA", "CoCoOp", "TwoSFS")
 
 
 def settings_of(name, tmp_path):
@@ -173,7 +176,7 @@ def settings_of(name, tmp_path):
     return TrainerConfigs().find(RULES, name, "emoji", 1), pairs
 
 
-@pytest.mark.parametrize("name", BUILT_IN)
+@pytest.mark.parametrize("name", slow_but(BUILT_IN, *QUICK))
 def test_every_method_passes(tmp_path, without_export, monkeypatch, name):
     """Built again from its state, it computes the same bits."""
     file, pairs = settings_of(name, tmp_path)

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from cases import slow_but
 from paths import ROOT
 
 from benchmark.__main__ import main
@@ -163,7 +164,7 @@ def test_a_machine_that_cannot_compile_is_reported(monkeypatch):
 
 @pytest.mark.parametrize(
     "asked",
-    [["ZeroshotCLIP", "CoOp", "ALIGN"], pytest.param([], marks=pytest.mark.slow)],
+    [["ZeroshotCLIP", "CoOp"], pytest.param([], marks=pytest.mark.slow)],
     ids=["few", "every method"],
 )
 def test_methods_side_by_side(inline, tmp_path, capsys, asked):
@@ -184,7 +185,7 @@ def test_methods_side_by_side(inline, tmp_path, capsys, asked):
     assert out.count("ZeroshotCLIP, 5, amp") == 1  # it has nothing to train
 
 
-@pytest.mark.parametrize("part", ["training", "evaluation"])
+@pytest.mark.parametrize("part", slow_but(["training", "evaluation"], "training"))
 def test_out_of_memory_ends_one_case_only(inline, part, monkeypatch, capsys, tmp_path):
     measure = getattr(speed, part)
 
@@ -209,7 +210,7 @@ def test_out_of_memory_ends_one_case_only(inline, part, monkeypatch, capsys, tmp
 # ---------------------------------------------------------------------- parts of the command
 
 
-@pytest.mark.parametrize("trainer", TRAINED)
+@pytest.mark.parametrize("trainer", slow_but(TRAINED, "ALIGN", "CoOp", "MaPLe", "PromptSRC"))
 def test_a_step_takes_no_more_operations_than_it_did(trainer):
     """The counts are at most 1.2 times the operations that no shortcut can avoid."""
     subject = model(trainer, classes=7, batch=2)
@@ -244,7 +245,8 @@ def die(case):
     os.kill(os.getpid(), signal.SIGKILL)  # as the system does when memory has run out
 
 
-@pytest.mark.parametrize("function", [eat, pytest.param(die, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("function", [eat, die])
 def test_a_process_that_runs_out_of_memory_is_reported(function, plugged):
     with pytest.raises(OutOfMemory):
         in_process(function, Case("PluggedShift", TINY, 5, 1, "cpu", "fp32", 1, plugins=(plugged,)))

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import tiny
+from cases import slow_but
 
 from benchmark.protocols import (
     DOMAIN_GENERALIZATION,
@@ -194,7 +195,7 @@ OF_ANY_CLASSES = [
 ]
 
 
-@pytest.mark.parametrize("method", OF_ANY_CLASSES)
+@pytest.mark.parametrize("method", slow_but(OF_ANY_CLASSES, "CoOp", "MaPLe", "ALIGN"))
 def test_prompts_are_tested_on_other_class_names(tmp_path, capsys, monkeypatch, method):
     pairs = [word for key, value in NODES.get(method, {}).items()
              for word in (f"TRAINER.{key}", value)]  # fmt: skip

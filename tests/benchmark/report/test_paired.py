@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from cases import slow_but
 from scipy.stats import ttest_rel
 
 from benchmark.report.answers import MEASURES, Answers
@@ -57,8 +58,8 @@ def coverage(units, draws=600, **how):
     return held / draws
 
 
-@pytest.mark.parametrize("spread", [0.02, 0.07])
-@pytest.mark.parametrize("seeds", [3, 9])
+@pytest.mark.parametrize("spread", slow_but([0.02, 0.07], 0.07))
+@pytest.mark.parametrize("seeds", slow_but([3, 9], 3))
 def test_the_interval_has_its_nominal_coverage(seeds, spread):
     """Eight data sets show the same motifs. Coverage above the nominal value would fail, too.
 
@@ -104,7 +105,7 @@ def two_methods_of_halves(rng, measure, images=(60, 50), data_sets=2, seeds=3):
     return [block(data_set) for data_set in range(data_sets)]
 
 
-@pytest.mark.parametrize("measure", ["joint_accuracy", "openworld_auc"])
+@pytest.mark.parametrize("measure", slow_but(["joint_accuracy", "openworld_auc"], "joint_accuracy"))
 def test_the_interval_of_joint_metrics_has_its_nominal_coverage(measure):
     rng, held, draws = np.random.default_rng(1), 0, 600
     for _ in range(draws):

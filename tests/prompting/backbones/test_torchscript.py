@@ -6,6 +6,7 @@ import zipfile
 
 import pytest
 import torch
+from cases import slow_but
 from released import Call, archive_of, flip, rewritten, same_weights
 
 from trainers.prompting import UserError, load_clip
@@ -28,7 +29,7 @@ ARCHIVES = {
 }
 
 
-@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize("half", slow_but([False, True], True))
 @pytest.mark.parametrize("kind", ARCHIVES)
 def test_a_released_archive_is_read_as_pytorch_reads_it(model, tmp_path, kind, half):
     path = tmp_path / "clip.pt"

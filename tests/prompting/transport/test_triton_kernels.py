@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from cases import slow_but
 from paths import ROOT
 
 from trainers.prompting import transport
@@ -51,7 +52,7 @@ def test_in_the_interpreter():
 
 
 @pytest.mark.skipif(INTERPRETED, reason="the interpreter replaces the compiler")
-@pytest.mark.parametrize("capability", SHARED)
+@pytest.mark.parametrize("capability", slow_but(SHARED, 80))
 @pytest.mark.parametrize(
     ("P", "L", "dtype"), [*((P, 8, torch.float32) for P in TOKENS), (4, 4, torch.float64)]
 )
