@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ..capabilities.fitting import keep_best, train
 from ..encoders.templates import IMAGENET, ZERO_SHOT, template_of
 from ..encoders.text import TextFeatures
 from ..errors import UserError, need, one_of
@@ -122,38 +123,36 @@ class LPPlusPlus(LinearProbe):
     def steps(self) -> Iterator[int]:
         """Do the steps from the start, and yield the number of each after it, from 1."""
         f, own, near = self.images
-        for name, p in self.learned().items():
-            p.data.copy_(self.begin[name])
         W, b, alpha = self.classifier.weight.data, self.classifier.bias.data, self.alpha_vec.data
         n = len(f)
         rate = 4 * n / torch.linalg.eigvalsh(f.T @ f)[-1]
         of_alpha = n / (4 * near.square().sum(0).max())
         speed_W, speed_b, G = torch.zeros_like(W), torch.zeros_like(b), torch.zeros_like(alpha)
-        for step in range(1, self.settings.TRAIN_EPOCH + 1):
+
+        def step(number: int) -> None:
             apart = ((f @ W.T + b + alpha * near).softmax(1) - own) / n  # dL / dlogits, (n, K)
             speed_W.mul_(MOMENTUM).add_(apart.T @ f)
             speed_b.mul_(MOMENTUM).add_(apart.sum(0))
             if self.settings.FORM == "cleared":
                 G.zero_()
-            G += (apart * near).sum(0)
-            W -= rate * speed_W
-            b -= rate * speed_b
-            if step % EVERY == 0:
-                alpha -= of_alpha * G
-            yield step
+            G.add_((apart * near).sum(0))
+            W.sub_(rate * speed_W)
+            b.sub_(rate * speed_b)
+            if number % EVERY == 0:
+                alpha.sub_(of_alpha * G)
+
+        return train(self.learned(), self.begin, step, self.settings.TRAIN_EPOCH)
 
     @torch.no_grad()
     def take_validation(self, features, labels):
         """Do the steps again, and keep the last one with the best accuracy."""
-        z, most, best = F.normalize(features, dim=-1), -1, 0
-        near, kept = z @ self.text().h[0].T, {}
-        for step in self.steps():
-            right = int(((self.classifier(z) + self.alpha_vec * near).argmax(1) == labels).sum())
-            if right >= most:
-                most, best = right, step
-                kept = {name: p.detach().clone() for name, p in self.learned().items()}
-        for name, p in self.learned().items():
-            p.data.copy_(kept[name])
+        z = F.normalize(features, dim=-1)
+        near = z @ self.text().h[0].T
+
+        def right() -> int:
+            return int(((self.classifier(z) + self.alpha_vec * near).argmax(1) == labels).sum())
+
+        best, most = keep_best(self.learned(), self.steps(), right, last=True)
         print(
             f"Search: step {best} classifies {most} of {len(labels):,} validation images correctly"
         )
