@@ -73,19 +73,20 @@ def fetch(url: str, target: Path) -> Path:
             too small.
     """
     part = target.with_name(target.name + ".part")
-    tries = 0
+    tries, most = 0, _size(part)
     while True:
-        before = _size(part)
         try:
             _receive(url, part, archive=is_archive(target.name))
             return part
         except requests.exceptions.SSLError:
             raise UserError(f"the certificate of '{url}' is not valid") from None
         except (requests.RequestException, urllib3.exceptions.HTTPError):
-            tries = 0 if _size(part) > before else tries + 1
+            # not since the last connection: a server that refuses to resume begins again and again
+            tries = 0 if _size(part) > most else tries + 1
+            most = max(most, _size(part))
             if tries == TRIES:
                 have = tqdm.format_sizeof(_size(part), "B")
-                what = f"breaks off ({have} are kept)" if _size(part) else "cannot be reached"
+                what = f"breaks off ({have} are kept)" if most else "cannot be reached"
                 raise UserError(f"'{url}' {what}") from None
             time.sleep(PAUSE)
 

@@ -24,6 +24,7 @@ class Server(ThreadingHTTPServer):
         self.files = {}
         self.cuts = {}  # name: numbers of bytes after which the next connections break off
         self.no_ranges = False
+        self.bad_ranges = False  # answer 416 to every range
         self.headers = {}  # name: further headers to send
         self.redirects = {}  # name: address to redirect to
         self.log = []  # (name, Range, status)
@@ -62,7 +63,7 @@ class Handler(BaseHTTPRequestHandler):
         same = self.headers.get("If-Range", etag) == etag
         if body and wanted and same and not server.no_ranges:
             start = int(re.fullmatch(r"bytes=(\d+)-", wanted)[1])
-            status = 206 if start < len(body) else 416
+            status = 206 if start < len(body) and not server.bad_ranges else 416
         server.log.append((name, wanted, status))
         self.send_response(status)
         if status == 206:

@@ -53,6 +53,13 @@ def test_a_download_that_cannot_be_resumed_starts_again(why, server, toy, get, t
     assert server.log[-1][2] == 200 and arrived(folder)
 
 
+def test_a_server_that_breaks_off_and_refuses_to_resume_is_given_up(server, toy, get):
+    toy(tar(TREE))
+    server.cuts["toy.tar.gz"], server.bad_ranges = [1_000_000] * 40, True
+    ran = get("toy")
+    assert ran.code == 1 and "/toy.tar.gz' breaks off" in ran.err and len(server.log) < 6
+
+
 def test_a_complete_part_file_is_not_downloaded_again(server, toy, get, tmp_path):
     folder = tmp_path / "data/toy"
     folder.mkdir(parents=True)

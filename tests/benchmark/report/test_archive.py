@@ -6,12 +6,14 @@ import re
 import socket
 import tarfile
 import zipfile
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from outcomes import COLUMNS, leave, outcome
 
 from benchmark.__main__ import main
+from benchmark.records import Outcome
 from benchmark.report import received
 from benchmark.report.archive import Cleaner
 from trainers.prompting.record.metrics import metrics
@@ -117,17 +119,26 @@ def test_of_paths_the_last_name_is_kept(tmp_path, given, kept):
 
 
 @pytest.mark.parametrize("change, why", [
-    ({"accuracy": 90.0}, "Accuracy (%) is 90.00 in the record and 50.00 by the predictions"),
-    ({"macro_f1": 50.0}, "Macro-F1 (%) is 50.00 in the record and 33.33 by the predictions"),
-    ({"calibration_error": 1.0}, "ECE (%) is 1.00 in the record and 50.00 by the predictions"),
+    ({"accuracy": 90.0}, "Accuracy (%) is 90 in the record and 50 by the predictions"),
+    ({"macro_f1": 50.0}, "Macro-F1 (%) is 50 in the record and 33.33333333 by the predictions"),
+    ({"calibration_error": 1.0}, "ECE (%) is 1 in the record and 50 by the predictions"),
+    ({"accuracy": 50.00001}, "Accuracy (%) is 50.00001 in the record and 50 by the predictions"),
+    ({"macro_f1": 33.33}, "Macro-F1 (%) is 33.33 in the record and 33.33333333 by the predict"),
     ({"per_class_accuracy": {"cat": 100.0, "dog": 60.0}}, "the accuracy of the class 'dog'"),
     ({"num_test": 3}, "the record is of 3 images, 2 are predicted"),
     ({"num_classes": 1}, "the record has 1 classes, the predictions others"),
+    ({"num_classes": 3e7, "per_class_accuracy": None}, "the record has 30,000,000 classes, the"),
 ])  # fmt: skip
-def test_an_edited_record_is_found(output, report, tmp_path, change, why):
-    edited(output, **change)
+def test_an_edited_record_is_found(output, change, why):
+    folder = edited(output, **change)
+    record = json.loads((folder / "results.json").read_text())
+    assert received.contradiction(Outcome(SimpleNamespace(folder=folder), record)).startswith(why)
+
+
+def test_an_edited_record_is_reported(output, report, tmp_path):
+    edited(output, accuracy=90.0)
     code, told, _ = report(packed(output, tmp_path / "a.tar.xz"))
-    assert code == 0 and f"contradicted: {why}" in told
+    assert code == 0 and "contradicted: Accuracy (%) is 90 in the record and 50 by" in told
     assert "that agree with their predictions: 1." in told
 
 
@@ -181,6 +192,8 @@ OWN = [
     ("/runs/results.json", tarfile.REGTYPE, "a path that leads out of it"),
     (f"{RUN}/train.py", tarfile.REGTYPE, "no file of a run"),
     ("results.json", tarfile.REGTYPE, "no file of a run"),
+    (".", tarfile.DIRTYPE, "a link, a folder or a device"),
+    (".", tarfile.REGTYPE, "no file of a run"),
 ]
 
 
