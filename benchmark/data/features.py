@@ -220,6 +220,18 @@ def draws(source: Source, args: Any) -> list:
     return [item for item in source.items if item.impath in drawn]
 
 
+def rows_in(file: Path) -> "torch.Tensor | None":
+    """Return the rows of a chunk; None if it is missing, or damaged as a power loss leaves it."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        rows = load_file(file)["rows"]
+    except (FileNotFoundError, SafetensorError):
+        return None
+    return rows if rows.any(-1).all() else None
+
+
 class Encoder:
     """Encodes images with a CLIP, chunk by chunk; chunks that exist are read.
 
@@ -246,7 +258,8 @@ class Encoder:
         self.method = build_method("ZeroshotCLIP", {}, clip_model, ["a", "b"]).eval()
         self.method.to(self.device)
         self.title, self.batch = source.cls.__name__, args.batch
-        parts = [source.fingerprint, args.backbone, str(cfg.INPUT), str(args.half)]
+        content = made_of(source.fingerprint, args.backbone)
+        parts = [content, args.backbone, str(cfg.INPUT), str(args.half)]
         digest = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:12]
         self.folder = args.output / f".{self.title}-{digest}"
         self.half = args.half
@@ -256,7 +269,9 @@ class Encoder:
     ) -> "torch.Tensor":
         """Return features (n, D); with a view, each image is augmented by a seed of its own."""
         import torch
-        from safetensors.torch import load_file, save_file
+        from safetensors.torch import save
+
+        from trainers.prompting.storage.files import write_whole
 
         self.folder.mkdir(exist_ok=True)
         bar = tqdm(total=len(items), desc=f"{self.title}, {what}", unit="image", disable=None)
@@ -270,13 +285,14 @@ class Encoder:
                 file = (
                     self.folder / f"{'plain' if view is None else view}-{digest[:12]}.safetensors"
                 )
-                if not file.exists():
+                rows = rows_in(file)
+                if rows is None:
                     rows = torch.cat([*self._batches(pool, some, transform, view, bar)])
-                    save_file({"rows": rows.half() if self.half else rows}, f"{file}.tmp")
-                    os.replace(f"{file}.tmp", file)
+                    rows = rows.half() if self.half else rows
+                    write_whole(file, save({"rows": rows}))
                 else:
                     bar.update(len(some))
-                chunks.append(load_file(file)["rows"])
+                chunks.append(rows)
         return torch.cat(chunks)
 
     def _batches(self, pool, items, transform, view, bar) -> Iterator["torch.Tensor"]:

@@ -7,7 +7,8 @@ import tiny
 import torch
 from paths import GOLDEN
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from benchmark.__main__ import main
 from benchmark.data import features
@@ -94,6 +95,40 @@ def test_a_killed_command_goes_on(tmp_path, monkeypatch, capsys):
     assert seen == [20, 20, 10, 10]
     (file,) = out.iterdir()
     assert load_file(file)["image"].shape == (50, 64)
+
+
+def test_chunks_of_another_clip_or_damaged_ones_are_not_used(tmp_path, monkeypatch):
+    root, out = tiny.write_halves(tmp_path / "images"), tmp_path / "out"
+    clip, state = tmp_path / "a.safetensors", load_file(TINY)
+    with safe_open(TINY, "pt") as file:
+        about = file.metadata()
+    monkeypatch.setattr(features, "CHUNK", 20)
+
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    save_file(state, clip, about)
+    with monkeypatch.context() as patch:
+        patch.setattr("trainers.prompting.storage.features.write_features", stopped)
+        assert command(root, out, "--backbone", str(clip)) == 130
+        kept = sorted(out.rglob("plain-*"))
+        whole = kept[0].read_bytes()
+        for damaged in (b"", whole[:-9], whole[:-2560] + bytes(2560)):
+            kept[0].write_bytes(damaged)
+            assert command(root, out, "--backbone", str(clip)) == 130
+            assert sorted(out.rglob("plain-*")) == kept and kept[0].read_bytes() == whole
+    rows = [load_file(file)["rows"] for file in kept]
+    save_file(state | {"visual.proj": -state["visual.proj"]}, clip, about)
+    assert command(root, out, "--backbone", str(clip)) == 0
+    (file,) = out.glob("*.safetensors")
+    image = load_file(file)["image"]
+    assert any(torch.allclose(image[:20], -each) for each in rows if len(each) == 20)
+
+
+def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path, capsys):
+    assert command(tiny.write_halves(tmp_path / "images"), f"{__file__}/x") == 1
+    said = capsys.readouterr().err
+    assert f"'{__file__}/x' cannot be written or read (Not a directory): a file is where" in said
 
 
 @pytest.mark.parametrize("words, why", [

@@ -144,6 +144,8 @@ BAD_HEADERS = {
     "factor": ({"text_norm": 10}, "a 'text_norm', but its features are not normalised"),
     "template": ({"template": "a {}."}, "the template 'a {}.', but it has text features of 'a pho"),
     "clip": ({"clip": " "}, "for 'clip', which is not the name of a CLIP"),
+    "raw clip": ({"clip": "\x1b[2J"}, "for 'clip', which is not the name of a CLIP"),
+    "raw template": ({"template": "a\n{}"}, "for 'template', which is not one of the templates"),
     "parts": ({"split": {"train": ROWS}}, "for 'split', which is not lists of rows by train, val"),
     "rows": ({"split": {"train": [0.5], "val": [], "test": []}}, "for 'split', which is not lists"),
     "outside": ({"split": {"train": [24], "val": [], "test": []}}, "train of its split' has numbe"),

@@ -35,6 +35,10 @@ def _texts(value: object) -> bool:
     return isinstance(value, list) and all(isinstance(text, str) for text in value)
 
 
+def _name(value: object) -> bool:
+    return isinstance(value, str) and printable(value) == value
+
+
 def _positive(value: object) -> bool:
     return isinstance(value, int | float) and value is not True and 0 < value < math.inf
 
@@ -54,8 +58,8 @@ KEYS: dict[str, tuple[Callable[[Any], bool], str, Any]] = {
     "split": (_rows, "lists of rows by train, val and test", None),
     "logit_scale": (_positive, "the positive factor of the logits", None),
     "normalised": (lambda v: isinstance(v, bool), "true or false", None),
-    "template": (lambda v: isinstance(v, str), "one of the templates with text features", None),
-    "clip": (lambda v: isinstance(v, str) and v.strip() != "", "the name of a CLIP", None),
+    "template": (_name, "one of the templates with text features", None),
+    "clip": (lambda v: _name(v) and v.strip() != "", "the name of a CLIP", None),
     "text_norm": (_positive, "a positive factor", 1.0),
     "dataset": (lambda v: isinstance(v, str), "the name of a data set", ""),
     "made_of": (lambda v: isinstance(v, str), "a fingerprint", ""),

@@ -7,7 +7,6 @@ Letters: N images, D the width of the features, K classes, V views of each of n 
 
 import json
 import os
-import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -20,6 +19,7 @@ import torch.nn.functional as F
 from ..errors import UserError, in_short, need, printable
 from ..node import clean
 from .feature_checks import HALF, TEXT, Flaw, check_content, check_header, same_rows
+from .files import write_whole
 
 HEADER = "header"  # the entry of the metadata: a JSON object
 LAYOUT = "docs/features.md has the layout"
@@ -137,8 +137,9 @@ def write_features(
 
     Raises:
         UserError: what would be written could not be read again.
+        OSError: as the system says.
     """
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     path = Path(path)
     need(path.suffix == ".safetensors", f"'{path}' must end in .safetensors: choose another name")
@@ -147,13 +148,8 @@ def write_features(
     except Flaw as flaw:
         raise UserError(f"'{path}' is not written, as {flaw} ({LAYOUT})") from None
     text = json.dumps(header, ensure_ascii=False, sort_keys=True)
-    temporary = path.with_name(f"{path.name}.{socket.gethostname()}.{os.getpid()}.tmp")
-    try:  # one entry of metadata: several have no fixed order in the file
-        save_file({k: v.contiguous() for k, v in tensors.items()}, temporary, {HEADER: text})
-        temporary.chmod(0o644)  # the library denies access to other users
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    # one entry of metadata: several have no fixed order in the file
+    write_whole(path, save({k: v.contiguous() for k, v in tensors.items()}, {HEADER: text}))
 
 
 # ---------------------------------------------------------------------- reading
