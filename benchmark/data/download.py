@@ -9,7 +9,7 @@ from urllib.parse import quote
 from tqdm import tqdm
 
 from recipe.configs import read_tree
-from trainers.prompting.errors import UserError, check_name
+from trainers.prompting.errors import UserError, by_system, check_name
 from trainers.prompting.storage.files import held
 
 from ..cli import Parser
@@ -122,7 +122,7 @@ def provide(name: str, entry: dict, root: Path, mirror: str | None) -> bool:
                     problems += attempt(lacking, folder, mirror)
                 problems += imagenet.arrange(folder)
     except (UserError, OSError) as error:
-        problems.append(str(error))
+        problems.append(str(by_system(error) or error))
     if absent := [
         archive.name for archive in official(entry, folder) if lacks(folder, archive.gives)
     ]:
@@ -164,7 +164,7 @@ def attempt(
         try:
             install(source, folder, mirror)
         except (UserError, OSError) as error:
-            problems.append(f"{source.name}: {error}")
+            problems.append(f"{source.name}: {by_system(error) or error}")
     return problems
 
 

@@ -3,7 +3,7 @@
 import shutil
 from pathlib import Path
 
-from trainers.prompting.errors import UserError
+from trainers.prompting.errors import UserError, by_system
 
 from .archives import check_space
 
@@ -51,7 +51,7 @@ def arrange(folder: Path) -> list[str]:
             one = names.replace(" and ", " or ")
             problems.append(f"images/{part}: {one} is not the official file: get it again")
         except (UserError, OSError) as error:
-            problems.append(f"images/{part}: {error}")
+            problems.append(f"images/{part}: {by_system(error) or error}")
         finally:
             shutil.rmtree(hidden, ignore_errors=True)
     return problems

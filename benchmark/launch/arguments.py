@@ -132,8 +132,9 @@ def parse(parser: Parser, argv: list[str]) -> argparse.Namespace:
     if args.features and args.features != "auto":
         args.features = os.path.abspath(args.features)
     args.output = Path(os.path.abspath(args.output))
-    if args.output.is_file():
-        raise UserError(f"--output: '{args.output}' is a file: give a folder")
+    for place in (args.output, *args.output.parents):
+        if place.is_file():
+            raise UserError(f"--output: '{place}' is a file: give a folder")
     return args
 
 

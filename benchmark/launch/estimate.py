@@ -19,9 +19,7 @@ from io import StringIO
 from pathlib import Path
 from typing import NamedTuple
 
-from trainers.prompting.errors import UserError
-from trainers.prompting.storage.files import write_whole
-
+from ..cli import write_output
 from ..protocols.base import Run
 from ..protocols.configs import dataset_class
 from .child import last_sentence
@@ -85,7 +83,7 @@ def estimate(engine: Engine, output: Path, local: Local) -> Guesses:
         local: tells the threads of a run, and the GPUs, of which the first is used.
 
     Raises:
-        UserError: the file cannot be written.
+        OSError: the file cannot be written.
     """
     settings = engine.settings
     work = {run: job for run in engine.todo if (job := work_of(run, settings))}
@@ -113,13 +111,7 @@ def estimate(engine: Engine, output: Path, local: Local) -> Guesses:
         if measured := timed.get(family(run, settings)):
             seconds[place_of(run, output)] = guess(its, bool(run.needs), measured)
     content = {"device": now, "runs": seconds, "timed": timed}
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        write_whole(output / FILE, json.dumps(content, indent=1) + "\n")
-    except OSError as error:
-        raise UserError(
-            f"'{output / FILE}' cannot be written ({error.strerror}): change its permissions", 1
-        ) from None
+    write_output(output / FILE, json.dumps(content, indent=1) + "\n")
     return Guesses(seconds, now)
 
 

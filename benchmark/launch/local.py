@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import NoReturn
 
 from trainers.prompting.embedded import known_hashes
+from trainers.prompting.errors import by_system
 
 from ..protocols.base import Run
 from ..records import COMMAND, FAILED, Outcome
@@ -127,7 +128,7 @@ class Local:
                     progress.started(run, resume)
                     return True
         except OSError as error:
-            outcome = engine.judge(run, str(error))
+            outcome = engine.judge(run, str(by_system(error) or error))
         engine.finish(outcome)
         progress.finished(outcome)
         return True

@@ -101,7 +101,7 @@ class Steps:
         A check that failed is repeated, unless its result is accepted.
         """
         file, line = self.output / PROOF, f"{COMMAND} {shlex.join(given)}"
-        before = file.read_text("utf-8").splitlines() if file.is_file() else [""]
+        before = (file.read_text("utf-8") if file.is_file() else "").splitlines() or [""]
         if before[0] == line and before[-1] in [f"{ENDED}0", f"{ENDED}1"][: 1 + anyway]:
             print("\n".join([f"{line}  # done: '{file}'", *before[1:-1]]))
             return int(before[-1].removeprefix(ENDED))

@@ -50,17 +50,11 @@ def settle(accepted: dict[Run, dict], aside: Iterable[Run]) -> None:
     A folder in which another launcher works stays.
 
     Raises:
-        UserError: a file or folder cannot be written.
+        OSError: a file or folder cannot be written.
     """
-    try:
-        for run, record in accepted.items():
-            write_whole(run.folder / RESULTS, json.dumps(record, indent=1) + "\n")
-        for run in aside:
-            with hold(run) or contextlib.nullcontext() as lock:
-                if lock:
-                    print(f"{run}: the old run is in '{set_aside(run.folder)}'", file=sys.stderr)
-    except OSError as error:
-        raise UserError(
-            f"'{error.filename}' cannot be written ({error.strerror}): change its permissions",
-            exit_code=1,
-        ) from None
+    for run, record in accepted.items():
+        write_whole(run.folder / RESULTS, json.dumps(record, indent=1) + "\n")
+    for run in aside:
+        with hold(run) or contextlib.nullcontext() as lock:
+            if lock:
+                print(f"{run}: the old run is in '{set_aside(run.folder)}'", file=sys.stderr)

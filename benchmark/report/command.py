@@ -240,7 +240,7 @@ def end_in_table(protocol: Protocol, engine: Any, output: Path) -> int:
         output: the output folder.
 
     Raises:
-        UserError: the file cannot be written.
+        OSError: the file cannot be written.
     """
     outcomes = [engine.outcomes[run] for run in engine.runs]
     tidy = frame(outcomes)
@@ -260,10 +260,12 @@ def keep_table(protocol: Protocol, output: Path) -> None:
     """Save the table of all runs of a protocol in the output folder, and print its path.
 
     Raises:
-        UserError: the file cannot be written.
+        OSError: the file cannot be written.
     """
-    path = output / protocol.name / "table.json"
-    write_output(path, render(rows(frame(on_disk(output, protocol))), "json") + "\n")
+    path, outcomes = output / protocol.name / "table.json", on_disk(output, protocol)
+    if not outcomes:  # no folder of a run could be made
+        return
+    write_output(path, render(rows(frame(outcomes)), "json") + "\n")
     print(
         f"The table shows the runs of this command; {path} has all runs of {protocol.name} in "
         f"{output}",

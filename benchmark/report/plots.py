@@ -73,7 +73,7 @@ def write(drawn: Drawing, folder: Path) -> None:
     """Write figures into a folder in all of FORMATS, and print their paths.
 
     Raises:
-        UserError: a file cannot be written.
+        OSError: a file cannot be written.
     """
     for name, (figure, _) in drawn.items():
         for form in FORMATS:

@@ -83,7 +83,8 @@ def report_runs(folders: list[Path], form: str, plots: Path | None = None) -> st
         plots: the folder to write pictures to, if any.
 
     Raises:
-        UserError: a record cannot be used, or a file cannot be written.
+        UserError: a record cannot be used.
+        OSError: a file cannot be written.
     """
     runs = {folder: _read(folder) for folder in folders}
     results = {folder: outcome.result or {} for folder, outcome in runs.items()}

@@ -198,7 +198,7 @@ def write(choice: Choice, folder: Path, settings: Settings) -> Path | None:
     """Write the table, and the config file if a setting is chosen; return the config's path.
 
     Raises:
-        UserError: a file cannot be written.
+        OSError: a file cannot be written.
     """
     folder, name = folder / choice.run.trainer, f"{choice.run.config}_tuned"
     write_output(folder / f"{name}.json", json.dumps(choice.record(), indent=1) + "\n")

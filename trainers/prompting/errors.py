@@ -13,6 +13,19 @@ from difflib import get_close_matches
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\u2028-\u202e\u2066-\u2069]")
 
 
+# Errors of the system where files are written or read, and what a user can do about them.
+REMEDIES = {
+    errno.ENOSPC: "free some disk space",
+    errno.EDQUOT: "free some disk space",
+    errno.EACCES: "change its permissions",
+    errno.EPERM: "change its permissions",
+    errno.EROFS: "choose another folder",
+    errno.EISDIR: "a file belongs there: remove that folder",
+    errno.EEXIST: "a folder belongs there: remove that file",
+    errno.ENOTDIR: "a file is where a folder belongs: remove it, or choose another folder",
+}
+
+
 class UserError(ValueError):
     """Bad input, described in one sentence: what is wrong, where, and what to do.
 
@@ -112,10 +125,17 @@ def no_exit(whose: str) -> Iterator[None]:
 
 
 def by_system(error: BaseException) -> UserError | None:
-    """Return an error of the system as a user's mistake: a name too long, no working directory."""
+    """Return an error of the system as a user's mistake, such as a full disk; None for others."""
     if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
         name = os.path.basename(str(error.filename or ""))
         return UserError(f"The name '{name:.40}...' has {len(name)} characters: shorten it")
+    if isinstance(error, OSError) and error.errno in REMEDIES:
+        where = f"'{error.filename}'" if error.filename else "A file"
+        return UserError(
+            f"{where} cannot be written or read ({error.strerror}): {REMEDIES[error.errno]}, then "
+            "rerun",
+            exit_code=1,
+        )
     try:
         if isinstance(error, FileNotFoundError):
             os.getcwd()

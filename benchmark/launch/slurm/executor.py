@@ -16,7 +16,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from trainers.prompting.errors import UserError
+from trainers.prompting.errors import UserError, by_system
 from trainers.prompting.storage.files import held, write_whole
 
 from ...protocols.base import Run
@@ -118,11 +118,10 @@ class Slurm:
                     self._submit(tasks)
                     done += sum(tasks, [])
         except (OSError, UserError) as error:
-            if isinstance(error, OSError):
-                error = UserError(f"{self.output} cannot be written ({error.strerror}): correct it")
+            why = by_system(error) or error
             if not done:
-                raise error from None
-            raise UserError(f"{error} ({len(done)} runs were submitted before this)", 1) from None
+                raise why from None
+            raise UserError(f"{why} ({len(done)} runs were submitted before this)", 1) from None
         return busy, done
 
     def dry_run(self, engine: Engine) -> str:

@@ -122,7 +122,13 @@ def test_dry_run_lists_every_protocol_and_writes_nothing(checkout):
         (["--trainers", "ALIGN", "CoOp"], "'CoOp' is not a data set: quote several values"),
         (["--seeds", "1", "2"], "'2' is not a data set: quote several values of an option"),
         (["DATASET.NUM_SHOTS", "4"], "DATASET.NUM_SHOTS cannot be given as KEY VALUE: --shots"),
-        (["--output", __file__], "--output: '" + __file__ + "' is a file: give a folder"),
+        *(
+            (
+                ["--output", __file__ + below],
+                "--output: '" + __file__ + "' is a file: give a folder",
+            )
+            for below in ("", "/a/b")
+        ),
         (["--nonsense"], "unrecognized arguments: --nonsense"),
         (["--ood", " "], "--ood is empty"),
         (["--ood", "emoji_foot"], "There is no data set 'emoji_foot': did you mean 'emoji_food'?"),

@@ -166,8 +166,8 @@ def test_a_full_disk_leaves_no_false_record(checkout):
     table = checkout.output / "few_shot/table.json"
     table.unlink()
     table.mkdir()
-    failed = checkout.protocol("few_shot", *words, code=2)
+    failed = checkout.protocol("few_shot", *words, code=1)
     assert "61.00" in failed.stdout
-    assert "table.json cannot be written: Is a directory" in failed.stderr
+    assert "table.json' cannot be written or read (Is a directory): a file bel" in failed.stderr
     table.rmdir()
     assert checkout.protocol("few_shot", *words).stdout == failed.stdout

@@ -68,7 +68,7 @@ def test_a_full_disk_says_how_many_runs_were_submitted(planned, slurm, submit, m
         write_whole(path, text)
 
     monkeypatch.setattr(executor, "write_whole", full)
-    with pytest.raises(UserError, match=r"No space left.*correct it \(4 runs were submitted befo"):
+    with pytest.raises(UserError, match=r"No space left.*then rerun \(4 runs were submitted befo"):
         submit(planned[BASE2NEW])
 
 

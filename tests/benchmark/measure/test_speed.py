@@ -301,8 +301,9 @@ def test_bad_input_is_one_sentence(words, sentence, monkeypatch, capsys):
 def test_a_file_that_cannot_be_written_is_reported(inline, tmp_path, capsys):
     (tmp_path / "file").touch()
     words = ["--trainers", "ZeroshotCLIP", "--json", str(tmp_path / "file" / "speed.json")]
-    assert main([*inline, *words]) == 2
-    assert "cannot be written" in capsys.readouterr().err
+    assert main([*inline, *words]) == 1
+    said = "cannot be written or read (File exists): a folder belongs there: remove that file"
+    assert said in capsys.readouterr().err
 
 
 def test_waits_are_noted_only_inside(monkeypatch):

@@ -27,6 +27,8 @@ def write_whole(path: str | os.PathLike, content: str | bytes) -> None:
     try:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
         os.replace(temporary, path)
+    except OSError as error:  # of the file that was asked for; a full disk names none
+        raise OSError(error.errno, error.strerror, os.fspath(path)) from None
     finally:
         temporary.unlink(missing_ok=True)
 

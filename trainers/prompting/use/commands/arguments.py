@@ -8,7 +8,7 @@ import textwrap
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from ...errors import UserError, printable
+from ...errors import printable
 from ...storage.files import write_whole
 
 
@@ -92,13 +92,10 @@ def write_output(path: Path, content: str | bytes) -> None:
     """Write an output file, and make the folders above it.
 
     Raises:
-        UserError: it cannot be written.
+        OSError: it cannot be written.
     """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, content)
-    except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror}") from None
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, content)
 
 
 def csv_text(text: str) -> str:
