@@ -30,6 +30,6 @@ def is_transparent(path: str) -> bool:
     try:
         with Image.open(path) as image:
             possible = image.mode.endswith(("A", "a")) or "transparency" in image.info
-            return possible and image.convert("RGBA").getchannel("A").getextrema()[0] < 255
+            return possible and image.convert("RGBA").getchannel("A").getextrema() != (255, 255)
     except Exception:  # of many types; whoever reads the image says so
         return False
