@@ -6,9 +6,10 @@ import torch.nn.functional as F
 from tiny import run
 from torch import nn
 
-from trainers.prompting import Contexts, Stage, register
+from trainers.prompting import Contexts, Stage, UserError, load_run, register
 from trainers.prompting.method import METHODS
 from trainers.prompting.methods.coop import CoOp
+from trainers.prompting.storage.saved import Saved
 from trainers.prompting.trainer import again, trainer
 
 pytestmark = pytest.mark.usefixtures("registered")
@@ -182,6 +183,59 @@ def test_what_the_checks_leave_behind(tmp_path, monkeypatch):
     assert again.is_foreign(METHODS["AsCoOp"]) and not again.is_foreign(CoOp)
     (ctx, rng), others = ((*state["state_dict"].values(), state["rng"]) for state in states)
     assert torch.equal(ctx, others[0]) and str(rng) == str(others[1])
+
+
+OUTSIDE = {"logits": 1.0, "loss": 1.0}  # as what a file, the environment or a global may hold
+
+
+class FromOutside(CoOp):
+    """A factor that is read when the method is built, and one of its loss."""
+
+    def build(self, *given):
+        super().build(*given)
+        self.factor = OUTSIDE["logits"]
+
+    def logits(self, image, text):
+        return self.factor * super().logits(image, text)
+
+    def loss(self, output, batch):
+        return OUTSIDE["loss"] * super().loss(output, batch)
+
+
+def test_what_has_changed_outside_is_found(tmp_path, capsys, monkeypatch):
+    """Where a run resumes, is evaluated or loaded, for other classes, too."""
+    register(FromOutside)
+    output = tmp_path / "trained"
+    more = [*WHOLE, "TRAIN.CHECKPOINT_FREQ", "1"]
+    assert run(tmp_path, "FromOutside", output, 2, extra=more) == 0
+    folder = next(output.glob("*/checkpoint")).parent
+    saved = Saved.read(f"{folder}/model.pth.tar-2")
+    assert saved.probe["logits"].shape == (4, 4) and saved.probe["where"]["device"] == "cpu"
+    (folder / "model.pth.tar-2").unlink()
+    (folder / "checkpoint").write_text("model.pth.tar-1\n")
+    (output / "results.json").unlink()
+
+    def resumed():
+        return run(tmp_path, "FromOutside", output, 2, "--resume", str(output), extra=more)
+
+    def evaluated():
+        flags = ["--eval-only", "--model-dir", str(output)]
+        return run(tmp_path, "FromOutside", None, 2, *flags, extra=WHOLE)
+
+    monkeypatch.setitem(OUTSIDE, "loss", 1.1)
+    assert evaluated() == 0 and resumed() == 2
+    assert "The loss of FromOutside for random images is off by 0.1, " in capsys.readouterr().err
+    monkeypatch.setitem(OUTSIDE, "loss", 1.0)
+    monkeypatch.setitem(OUTSIDE, "logits", 0.5)
+    assert evaluated() == resumed() == 2
+    assert capsys.readouterr().err.count("The logits of FromOutside for random images is off") == 2
+    with pytest.raises(UserError, match="an environment variable, the order of a set"):
+        load_run(output, ["tower", "bridge"])
+    monkeypatch.setitem(OUTSIDE, "logits", 1.0)
+    load_run(output, ["tower", "bridge"])
+    assert resumed() == 0
+    resumed_once = Saved.read(f"{folder}/model.pth.tar-2")
+    assert torch.equal(resumed_once.probe["logits"], saved.probe["logits"])
 
 
 @pytest.mark.parametrize("kind", [Probable, Logarithms])

@@ -75,6 +75,12 @@ def _are_facts(value: Any) -> bool:
     )
 
 
+def _is_probe(value: Any) -> bool:
+    valid = isinstance(value, dict) and value.keys() - {"loss"} == {"logits", "where"}
+    tensors = [x for name, x in value.items() if name != "where"] if valid else [None]
+    return all(map(torch.is_tensor, tensors)) and is_settings(value["where"])
+
+
 # What values must be, each with its name in a message.
 VALID: dict[str, tuple[Callable[[Any], bool], str]] = {
     "settings": (is_settings, "settings"),
@@ -87,6 +93,7 @@ VALID: dict[str, tuple[Callable[[Any], bool], str]] = {
     "epoch": (lambda value: isinstance(value, int), "epoch"),
     "drawn": (_are_facts, "draws"),
     "start": (_are_facts, "start"),
+    "probe": (_is_probe, "probe"),
 }
 # What a run needs to resume, if it has it; the last ones are written by some methods and Dassls.
 RESUMED = (
@@ -123,6 +130,8 @@ class Saved:
         start: the facts about the training of MODEL.INIT_WEIGHTS.
         backbone, backbone_sha256: name or file of the CLIP, and the SHA-256 of its weights.
         plugins: modules or files that register methods.
+        probe: of a plug-in's method, what it gives for random images: `logits` (4, K), `loss`, and
+            `where`, texts by name, what else the logits may depend on.
         place: where it was read; not in the file.
     """
 
@@ -148,6 +157,7 @@ class Saved:
     backbone: Any = None
     backbone_sha256: Any = None
     plugins: Any = None
+    probe: Any = None
     place: str = ""
 
     # ------------------------------------------------------------------ reading and writing
@@ -162,7 +172,7 @@ class Saved:
         """
         names = {entry.name for entry in fields(cls)} & content.keys()
         known = {name: content[name] for name in names}
-        for name in {"drawn", "start"} & names:
+        for name in {"drawn", "start", "probe"} & names:
             known[name] = known[name] if VALID[name][0](known[name]) else None
         return cls(**{"state_dict": content, **known, "place": place})
 

@@ -1,23 +1,27 @@
 """A method computes the same again: built anew from its state, and called a second time.
 
-Built-in methods do, which tests show. A method of a plug-in is checked in its runs.
+Built-in methods do, which tests show. A method of a plug-in is checked in its runs, and where its
+checkpoint is used in another process.
 """
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 
 from ..contract import ROUNDING
-from ..errors import UserError, in_short, need
+from ..errors import UserError, in_short, need, no_exit
 from ..method import Method
 from ..running.memory import State
 from ..running.precision import Precision
+from ..storage.saved import Saved
 from .evaluation import for_classes
 from .support import seeded
 
 SEED = 20_141  # other than that of a run
+FAR = 1e-2  # largest difference between two machines, relative to the largest value
 
 
 def is_foreign(kind: type[Method]) -> bool:
@@ -94,7 +98,7 @@ def rebuilt_apart(
     rebuilt.to(method.device)
     for name, p in method.learned().items():
         rebuilt.learned()[name].requires_grad_(p.requires_grad)
-    ours, theirs = (_outcome(m, precision) for m in (method, rebuilt))
+    ours, theirs = (outcome(m, precision) for m in (method, rebuilt))
     return {name: _apart(x, theirs[name]) for name, x in ours.items()}
 
 
@@ -106,8 +110,14 @@ def _apart(x: torch.Tensor, y: torch.Tensor) -> float:
     return float(difference / x.nan_to_num(0, 0, 0).abs().max().clamp_min(1e-30))
 
 
-def _outcome(method: Method, precision: Precision) -> dict[str, torch.Tensor]:
-    """Return the logits of an evaluation of random images, and the loss of a step, seeded."""
+def outcome(method: Method, precision: Precision, loss: bool = True) -> dict[str, torch.Tensor]:
+    """Return the logits of an evaluation of random images, and the loss of a step, seeded.
+
+    Args:
+        method: the method, which stays as it is.
+        precision: of the run.
+        loss: False for logits only.
+    """
     state, training = State(method), method.training
     size = method.image_encoder.visual.input_resolution
     random = torch.Generator().manual_seed(0)
@@ -120,7 +130,7 @@ def _outcome(method: Method, precision: Precision) -> dict[str, torch.Tensor]:
             test_views = views[: method.test_views] if method.test_views > 1 else views[0]
             values = {"logits": method.predict(test_views).logits.float()}
         method.train(training).reset()
-        if type(method).trains:
+        if type(method).trains and loss:
             labels = torch.tensor([0, 0, 1, 1], device=method.device)
             method.train()
             rows = method.trains_on_support
@@ -130,6 +140,56 @@ def _outcome(method: Method, precision: Precision) -> dict[str, torch.Tensor]:
     method.train(training)
     state.restore()
     return values
+
+
+def probe(method: Method, precision: Precision) -> dict[str, Any]:
+    """Return `Saved.probe` of a method."""
+    values = {name: x.cpu() for name, x in outcome(method, precision).items()}
+    return {**values, "where": _where(method, precision)}
+
+
+def _where(method: Method, precision: Precision) -> dict[str, str]:
+    """Return what logits may depend on besides the state: device, precision, `test_keys`."""
+    keys = {method.place(key): repr(getattr(method.settings, key)) for key in method.test_keys}
+    return {"device": method.device.type, "precision": str(precision.computed_in)} | keys
+
+
+def check_probe(
+    saved: Saved, method: Method, clip_model: Any, precision: Precision, resumes: bool = False
+) -> None:
+    """Check that a method computes what it did when its checkpoint was written.
+
+    Args:
+        saved: the checkpoint; one of other code or of a built-in method has nothing to compare.
+        method: with the checkpoint loaded, maybe for other class names or another data set.
+        clip_model: the CLIP that it was built from.
+        precision: of the run.
+        resumes: True to compare the loss, too, which keys in `training_only` may change.
+
+    Raises:
+        UserError: its logits or loss differ, where device, precision and `test_keys` do not.
+    """
+    then, kind = saved.probe, type(method)
+    if not then or saved.trainer != kind.__name__ or then["where"] != _where(method, precision):
+        return
+    names, dataset = saved.classnames, saved.value("DATASET.NAME")
+    if not resumes:  # else it has these class names and this data set
+        settings = replace(method.settings, dataset=dataset)
+        with seeded(SEED), no_exit(kind.__name__):
+            method = kind(settings, clip_model, names, dataset)
+        method.load_checkpoint(saved, names)
+        method.to(precision.device)
+    for what, value in outcome(method, precision, resumes).items():
+        before = then.get(what, value).to(value)
+        difference = _apart(before, value) if before.shape == value.shape else math.inf
+        need(
+            difference <= FAR,
+            f"The {what} of {kind.__name__} for random images is off by {difference:.1g}, relative "
+            "to the largest value, from that when its checkpoint was written: something outside "
+            "has changed, such as a file, an environment variable, the order of a set, a global "
+            "variable or the code. Restore it, or train again with it in `Settings`, parameters or "
+            "buffers",
+        )
 
 
 def check_second(method: Method, images: Any, logits: torch.Tensor) -> None:

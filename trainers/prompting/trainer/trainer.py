@@ -28,7 +28,7 @@ from ..storage.checkpoints import checkpoint_file, marked_epoch, read_checkpoint
 from ..storage.predictions import Predictions
 from ..storage.public import find_prompts
 from ..storage.saved import Saved
-from .again import check_rebuilt, check_scores, check_second, is_foreign
+from .again import check_probe, check_rebuilt, check_scores, check_second, is_foreign, probe
 from .checks import (
     Watch,
     check_batches,
@@ -322,7 +322,10 @@ class PromptTrainer(TrainerX):
 
     def save_model(self, epoch, directory, is_best=False, val_result=None, model_name=""):
         """Save the prompts as Dassl does, with all that resuming needs and the facts."""
-        content = self.state(epoch + 1, val_result).content()
+        state = self.state(epoch + 1, val_result)
+        if is_foreign(self.kind):
+            state = replace(state, probe=probe(self.method, self.precision))
+        content = state.content()
         save_checkpoint(content, self._folder(directory), is_best=is_best, model_name=model_name)
 
     def check_checkpoint(self, checkpoint, folder):
@@ -343,6 +346,7 @@ class PromptTrainer(TrainerX):
                 self.check_checkpoint(read_checkpoint(checkpoint_file(folder, epoch)), folder)
             self.facts = self.resumed.continued(self.facts, folder)
             self.planned = self.resumed.restore(self.method, self.precision, folder)
+            check_probe(self.resumed, self.method, self.clip_model, self.precision, resumes=True)
         return epoch
 
     @property
@@ -447,4 +451,5 @@ class PromptTrainer(TrainerX):
         self.facts = saved.continued(self.facts, self._folder(directory))
         saved.check_unseen(self.dm.dataset, self.cfg.TEST.SPLIT)
         self.method.load_checkpoint(saved, self.dm.dataset.classnames)
+        check_probe(saved, self.method, self.clip_model, self.precision)
         self.untrained, self.loaded = False, saved

@@ -14,9 +14,11 @@ from ..errors import UserError, need, no_exit
 from ..method import METHODS, Method, find_method
 from ..node import clean
 from ..plugins import load_plugins
+from ..running.precision import Precision
 from ..storage.checkpoints import find_checkpoint
 from ..storage.hub import fetched
 from ..storage.saved import Saved
+from ..trainer.again import check_probe
 from ..trainer.config import add_nodes, fitted, made, settings_in
 from ..trainer.settings import value_of
 from ..trainer.views import draft_of, plain_transform, views_by_content
@@ -78,8 +80,9 @@ def load_run(
 
     Raises:
         UserError: the run is missing or does not say what made it, its method is from a plug-in
-            that is not given, the backbone is missing or has other weights now, class names are
-            repeated or too long, or the prompts are specific to the classes of the training.
+            that is not given or computes something else now, the backbone is missing or has other
+            weights now, class names are repeated or too long, or the prompts are specific to the
+            classes of the training.
 
     Examples:
         >>> load_run("no/run")
@@ -103,6 +106,7 @@ def load_run(
     with no_exit(kind.__name__):
         method = made(kind, settings_in(cfg, kind), clip_model, names, cfg.DATASET.NAME)
     method.load_checkpoint(saved, names)
+    check_probe(saved, method, clip_model, Precision("fp32", method.device))
     plain = plain_transform(cfg)
     return Run(
         method.eval().requires_grad_(False),
