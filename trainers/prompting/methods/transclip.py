@@ -7,7 +7,7 @@ the features.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -189,7 +189,8 @@ class TransCLIP(Transductive):
             "pass the training images to `build_method` as `support`",
         )
         shots = (self.shots, self.labels) if s.FEW_SHOT else (x[:0], x.new_zeros(0).long())
-        return Solver(s, x, log_q, *shots, given, self.chunk_bytes)
+        inputs = s, x, log_q, *shots, self.chunk_bytes
+        return Released(*inputs, given=given) if s.FORM == "released" else Solver(*inputs)
 
     def _best(self, solver: "Solver", x: torch.Tensor) -> State:
         """Return the end of the first gamma with the best validation accuracy."""
@@ -199,17 +200,12 @@ class TransCLIP(Transductive):
             "There are no validation images, on which gamma is chosen: give GAMMA one value, or "
             "set SEARCH_HP False",
         )
-        nearest = neighbours(self.val, x, 1, chunk_bytes=self.chunk_bytes)[0]
-        best, most, state = None, -1, solver.start()
-        for gamma in gammas:
-            begin = state if self.settings.FORM == "released" else solver.start()
-            state = solver.last(begin, gamma)
-            predicted = state.log_z.argmax(1)[nearest[:, 0]]
-            right = int((predicted == self.val_labels).sum())
-            if right > most:
-                best, most = state, right
-        assert best is not None, "there is a gamma"
-        return best
+        nearest = neighbours(self.val, x, 1, chunk_bytes=self.chunk_bytes)[0][:, 0]
+
+        def right(state: State) -> int:
+            return int((state.log_z.argmax(1)[nearest] == self.val_labels).sum())
+
+        return max(solver.ends(gammas), key=right)
 
 
 class Solver:
@@ -221,7 +217,6 @@ class Solver:
         log_q: (Q, K).
         shots: (S, D), normalised; none without FEW_SHOT.
         labels: (S,).
-        given: True if q was given by another method.
         chunk_bytes: the most memory for cosines of pairs of images.
     """
 
@@ -232,24 +227,27 @@ class Solver:
         log_q: torch.Tensor,
         shots: torch.Tensor,
         labels: torch.Tensor,
-        given: bool,
         chunk_bytes: int,
     ):
         self.s, self.log_q, self.few_shot = s, log_q, len(shots) > 0
-        self.released = s.FORM == "released"
-        self.moving = self.released and given and not self.few_shot  # q is z in the public code
+        self.chunk_bytes = chunk_bytes
         self.power = s.LAMBDA_FS if self.few_shot else s.LAMBDA_ZS
         self.Y = F.one_hot(labels, log_q.shape[1]).to(x)
         self.center = x.mean(0)  # distances of centred features lose fewer digits
         self.x, self.shots = x - self.center, shots - self.center
-        n, first = s.N_NEIGHBORS, int(self.released)  # neighbours of a shot that are dropped
-        of_tests = neighbours(x, x, n, itself=True, chunk_bytes=chunk_bytes)
-        of_shots = neighbours(shots, x, n, first, chunk_bytes=chunk_bytes)
-        n = min(of_tests[0].shape[1], of_shots[0].shape[1])  # fewer of few images
-        parts = [of_shots, of_tests] if self.released else [of_tests, of_shots]
+        parts = self.edges(x, shots)
+        n = min(index.shape[1] for index, _ in parts)  # fewer of few images
         self.index, self.cosine = (
             torch.cat([part[:, :n] for part in both]) for both in zip(*parts, strict=True)
         )
+
+    def edges(self, x: torch.Tensor, shots: torch.Tensor) -> list[Sequence[torch.Tensor]]:
+        """Return the nearest test images of test images and of shots, with their cosines."""
+        return [self.nearest(x, x, itself=True), self.nearest(shots, x)]
+
+    def nearest(self, rows: torch.Tensor, x: torch.Tensor, **more) -> Sequence[torch.Tensor]:
+        """Return the N_NEIGHBORS images nearest to each row, and their cosines."""
+        return neighbours(rows, x, self.s.N_NEIGHBORS, chunk_bytes=self.chunk_bytes, **more)
 
     def start(self) -> State:
         """Return z = q, mu and v before the first round."""
@@ -270,6 +268,11 @@ class Solver:
             if last:
                 mu, v = self.fitted(log_z.exp(), mu, gamma)
 
+    def ends(self, gammas: Iterable[float]) -> Iterator[State]:
+        """Yield the state after all rounds with each gamma."""
+        for gamma in gammas:
+            yield self.last(self.start(), gamma)
+
     def last(self, state: State, gamma: float) -> State:
         """Return the state after all rounds."""
         *_, end = self.rounds(state, gamma)
@@ -281,10 +284,13 @@ class Solver:
         m = self.x @ (mu / v).T - (mu * mu / v).sum(1) / 2  # without |x / v|^2, equal for all k
         for _ in range(s.Z_ITER):
             z = log_z.exp()
-            log_q = log_z if self.moving else self.log_q
             near = self.of_neighbours(z) / (2 * s.N_NEIGHBORS)
-            log_z = (self.power * log_q + m / s.TAU + near).log_softmax(-1)
+            log_z = (self.power * self.log_prior(log_z) + m / s.TAU + near).log_softmax(-1)
         return log_z
+
+    def log_prior(self, log_z: torch.Tensor) -> torch.Tensor:
+        """Return log q (Q, K), from which z does not stray far."""
+        return self.log_q
 
     def of_neighbours(self, z: torch.Tensor) -> torch.Tensor:
         """Return sum_j (W_ij + W_ji) z_j, (Q, K), over test images and shots j."""
@@ -308,6 +314,34 @@ class Solver:
         squares = w * self.x.square().sum(0) + c * self.shots.square().sum(0)
         v = squares - 2 * (own * sums).sum(0) + (mass[:, None] * own * own).sum(0)
         return mu, (v / mass.sum()).clamp_min(LEAST)
+
+
+class Released(Solver):
+    """The rounds of the public code.
+
+    Args:
+        inputs: as of `Solver`.
+        given: True if q was given by another method; then it is z, unless there are shots.
+    """
+
+    def __init__(self, *inputs, given: bool):
+        super().__init__(*inputs)
+        self.moving = given and not self.few_shot
+
+    def edges(self, x, shots):
+        """Return those of shots first, unlike z, and without the nearest image of each shot."""
+        return [self.nearest(shots, x, first=1), self.nearest(x, x, itself=True)]
+
+    def ends(self, gammas):
+        """Yield the states; each gamma starts from the end of the one before."""
+        state = self.start()
+        for gamma in gammas:
+            state = self.last(state, gamma)
+            yield state
+
+    def log_prior(self, log_z):
+        """Return log q, or log z in its place."""
+        return log_z if self.moving else self.log_q
 
 
 def neighbours(
