@@ -2,8 +2,7 @@
 
 A context is b learned tokens in front of a block; docs/methods.md, section 2, has the couplings.
 Every module returns `Contexts` when it is called. Parameters have the names of public checkpoints
-(docs/methods.md, section 7), but for those that public code hides in the encoders, which
-`public_name` maps.
+(docs/methods.md, section 7); `public_name` maps those that public code hides in the encoders.
 
 Letters: M visual and N textual prompts, K classes, b tokens of a context, J blocks from the first
 on that get contexts, W and V the widths of the text and the image encoder.
@@ -54,7 +53,11 @@ class Size(NamedTuple):
 
 def size_of(b: str, J: str) -> Any:
     """Return a property of a method: the `Size` that two keys of its settings give."""
-    return property(lambda self: Size(getattr(self.settings, b), getattr(self.settings, J), (b, J)))
+
+    def size(self: Any) -> Size:
+        return Size(getattr(self.settings, b), getattr(self.settings, J), (b, J))
+
+    return property(size)
 
 
 def normal(*shape: int) -> nn.Parameter:

@@ -4,6 +4,7 @@ A Closer Look at the Few-Shot Adaptation of Large Vision-Language Models.
 """
 
 from dataclasses import dataclass
+from operator import attrgetter
 
 import torch
 import torch.nn.functional as F
@@ -67,7 +68,7 @@ class CLAP(Method):
     class_bound = True
     trains_on_support = True
     training_only = ("INIT", "CONSTRAINT", "REPETITIONS")
-    support_passes = property(lambda self: self.settings.REPETITIONS)
+    support_passes = property(attrgetter("settings.REPETITIONS"))
 
     @dataclass(frozen=True)
     class Settings(Method.Settings):

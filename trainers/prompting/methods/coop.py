@@ -54,8 +54,15 @@ class CoOp(Prompted):
         """The position of the class name: `end`, `middle` or `front`."""
         return self.settings.CLASS_TOKEN_POSITION
 
-    class_bound = property(lambda self: self.settings.CSC and not self.start)
-    text_size = property(lambda self: Size(len(self.start.split()) or self.settings.N_CTX, 1))
+    @property
+    def class_bound(self):
+        """True if each class has a context: with CSC, unless it starts from words."""
+        return self.settings.CSC and not self.start
+
+    @property
+    def text_size(self) -> Size:
+        """As many tokens as there are words, or else N_CTX, in front of the first block."""
+        return Size(len(self.start.split()) or self.settings.N_CTX, 1)
 
     def templates(self):
         """Return the template of each prompt: all words before the class name are learned."""

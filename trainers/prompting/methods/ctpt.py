@@ -37,9 +37,6 @@ class CTPT(TPT):
 
     node = "CTPT"
     checkpoint = "ctpt"
-    test_augmix = property(
-        lambda self: self.settings.I_AUGMIX or not self.settings.dataset.startswith("ImageNet")
-    )
 
     @dataclass(frozen=True)
     class Settings(TPT.Settings):
@@ -54,6 +51,11 @@ class CTPT(TPT):
             not_negative("LAMBDA_TERM", self.LAMBDA_TERM)
 
     settings: Settings  # type: ignore[assignment]
+
+    @property
+    def test_augmix(self):
+        """True for the views of AugMix: as TPT, or with I_AUGMIX on all data sets."""
+        return self.settings.I_AUGMIX or super().test_augmix
 
     @property
     def updates(self):

@@ -5,6 +5,7 @@ With the search of LP++ (Huang et al., CVPR 2024; arXiv:2404.02285).
 
 import math
 from dataclasses import dataclass
+from operator import attrgetter
 
 import torch
 import torch.nn.functional as F
@@ -46,7 +47,7 @@ class LinearProbe(Method):
     class_bound = True
     support_passes = 1
     ignored = ("SHOTS",)
-    searches = property(lambda self: self.settings.SEARCH_HP)
+    searches = property(attrgetter("settings.SEARCH_HP"))
 
     @dataclass(frozen=True)
     class Settings(Method.Settings):

@@ -8,6 +8,7 @@ Letters: B images in V views, K classes.
 
 import math
 from dataclasses import dataclass
+from operator import attrgetter
 
 import torch
 import torch.nn.functional as F
@@ -41,7 +42,7 @@ class MTA(OfViews):
 
     node = "MTA"
     checkpoint = "mta"
-    test_views = property(lambda self: self.settings.BATCH_SIZE)
+    test_views = property(attrgetter("settings.BATCH_SIZE"))
 
     @dataclass(frozen=True)
     class Settings(OfViews.Settings):

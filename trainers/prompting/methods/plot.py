@@ -39,8 +39,10 @@ class PLOT(CoOp):
 
     settings: Settings
 
-    # beta is N/A in the paper's Table 1
-    point = property(lambda self: Point(M=0, N=self.settings.N, beta=None))
+    @property
+    def point(self):
+        """The point of the family: beta is N/A in the paper's Table 1."""
+        return Point(M=0, N=self.settings.N, beta=None)
 
     def logits(self, image, text):
         """Return s <T, S>, S[p, n] = cos(r_j[p], h_k^n); on ImageNet the global logits are added.

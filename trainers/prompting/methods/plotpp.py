@@ -91,9 +91,20 @@ class PLOTPP(Prompted):
     settings: Settings
     pooled: torch.Tensor
 
-    point = property(lambda self: Point(self.settings.M, self.settings.N, None, "independent"))
-    text_size = property(lambda self: Size(len(self.settings.words[0].split()), 1))
-    vision_size = property(lambda self: Size(self.settings.N_CTX_V, 1, ("N_CTX_V", "N_CTX_V")))
+    @property
+    def point(self) -> Point:
+        """The point of the family: M and N prompts, beta N/A."""
+        return Point(self.settings.M, self.settings.N, None, "independent")
+
+    @property
+    def text_size(self) -> Size:
+        """As many tokens as the prompts have words, in front of the first block."""
+        return Size(len(self.settings.words[0].split()), 1)
+
+    @property
+    def vision_size(self) -> Size:
+        """N_CTX_V tokens in front of the first block."""
+        return Size(self.settings.N_CTX_V, 1, ("N_CTX_V", "N_CTX_V"))
 
     def sentences(self, clip_model, classnames):
         """Return the sentences [n][k], with learned tokens at the positions 1 to n."""

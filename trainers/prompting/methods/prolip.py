@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import dataclass
 from itertools import product
+from operator import attrgetter
 
 import torch
 import torch.nn.functional as F
@@ -68,8 +69,8 @@ class ProLIP(OneView):
         "LR": "OPTIM.LR", "TRAIN_EPOCH": "OPTIM.MAX_EPOCH", "SHOTS": "DATASET.NUM_SHOTS",
     }  # fmt: skip
     training_only = ("LR", "TRAIN_EPOCH", "SHOTS", "LAMBDA", "AUG_VIEWS", "SEARCH")
-    searches = property(lambda self: self.settings.SEARCH)
-    support_passes = property(lambda self: self.settings.AUG_VIEWS)
+    searches = property(attrgetter("settings.SEARCH"))
+    support_passes = property(attrgetter("settings.AUG_VIEWS"))
 
     @dataclass(frozen=True)
     class Settings(Method.Settings):

@@ -92,9 +92,10 @@ class PromptKD(VPT):
     settings: Settings
     teacher: MethodTeacher
 
-    takes = property(  # a teacher may be no larger than the student
-        lambda self: ("unlabelled", "teacher" if self.teacher.facts.get("larger", True) else EQUAL)
-    )
+    @property
+    def takes(self):
+        """The marks; a teacher may be no larger than the student."""
+        return "unlabelled", "teacher" if self.teacher.facts.get("larger", True) else EQUAL
 
     def fixed_template(self):
         """Return the template of the student's sentences, which nothing reads."""

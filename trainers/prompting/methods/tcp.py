@@ -5,6 +5,7 @@ TCP: Textual-based Class-aware Prompt Tuning for Visual-Language Model.
 
 from collections import OrderedDict
 from dataclasses import dataclass
+from operator import attrgetter
 
 import torch
 import torch.nn.functional as F
@@ -72,7 +73,7 @@ class TCP(CoOp):
         """The words from which the context starts."""
         return WORDS if self.settings.CTX_INIT else ""
 
-    insert_block = property(lambda self: self.settings.INSERT_BLOCK)
+    insert_block = property(attrgetter("settings.INSERT_BLOCK"))
 
     def templates(self):
         """Return the template, which ends in the words of the data set."""

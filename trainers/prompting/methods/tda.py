@@ -144,9 +144,10 @@ class TDA(Method):
 
     settings: Settings
 
-    test_views = property(
-        lambda self: self.settings.VIEWS or (64 if self.settings.dataset in IN_VIEWS else 1)
-    )
+    @property
+    def test_views(self):
+        """The number of views of an image: VIEWS, or that of the public code."""
+        return self.settings.VIEWS or (64 if self.settings.dataset in IN_VIEWS else 1)
 
     def build(self, clip_model, classnames, dataset):
         """Make the text features, and empty caches."""

@@ -4,6 +4,7 @@ Tip-Adapter: Training-free Adaption of CLIP for Few-shot Classification.
 """
 
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import ClassVar
 
 import numpy as np
@@ -94,8 +95,8 @@ class TipAdapter(Method):
     trains = False
     class_bound = True
     ignored = ("LR", "SHOTS", "TRAIN_EPOCH", "LOAD_CACHE", "LOAD_PRE_FEAT")
-    support_passes = property(lambda self: self.settings.AUGMENT_EPOCH)
-    searches = property(lambda self: self.settings.SEARCH_HP)
+    support_passes = property(attrgetter("settings.AUGMENT_EPOCH"))
+    searches = property(attrgetter("settings.SEARCH_HP"))
 
     @dataclass(frozen=True)
     class Settings(Method.Settings):

@@ -9,6 +9,7 @@ Letters: B images in V views, K classes, D the width of the features.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -56,9 +57,7 @@ class TPS(OfViews):
 
     node = "TPS"
     checkpoint = "tps"
-    test_views = property(lambda self: self.settings.BATCH_SIZE)
-    test_augmix = property(lambda self: not self.settings.dataset.startswith("ImageNet"))
-    takes = property(lambda self: (ONE_IMAGE, *(("llm",) if self.settings.WITH_CONCEPTS else ())))
+    test_views = property(attrgetter("settings.BATCH_SIZE"))
 
     @dataclass(frozen=True)
     class Settings(OfViews.Settings):
@@ -87,6 +86,16 @@ class TPS(OfViews):
 
     settings: Settings
     kept: torch.Tensor | None
+
+    @property
+    def test_augmix(self):
+        """True for the views of AugMix, on all data sets but ImageNet and its variants."""
+        return not self.settings.dataset.startswith("ImageNet")
+
+    @property
+    def takes(self):
+        """The marks: WITH_CONCEPTS has sentences of a language model."""
+        return (ONE_IMAGE, "llm") if self.settings.WITH_CONCEPTS else (ONE_IMAGE,)
 
     def build(self, clip_model, classnames, dataset):
         """Keep what w is computed from when it is first read."""

@@ -7,6 +7,7 @@ Letters: B images in V views, K classes, n tokens of a context, W the width of t
 
 import math
 from dataclasses import dataclass
+from operator import attrgetter
 
 import torch
 import torch.nn.functional as F
@@ -58,8 +59,7 @@ class TPT(CoOp):
     class_bound = False
     position = "end"
     takes = (ONE_IMAGE,)
-    test_views = property(lambda self: self.settings.BATCH_SIZE)
-    test_augmix = property(lambda self: not self.settings.dataset.startswith("ImageNet"))
+    test_views = property(attrgetter("settings.BATCH_SIZE"))
 
     @dataclass(frozen=True)
     class Settings(Method.Settings):
@@ -81,6 +81,11 @@ class TPT(CoOp):
             check_selection(self.BATCH_SIZE, self.SELECTION_P, "BATCH_SIZE or SELECTION_P")
 
     settings: Settings  # type: ignore[assignment]
+
+    @property
+    def test_augmix(self):
+        """True for the views of AugMix, on all data sets but ImageNet and its variants."""
+        return not self.settings.dataset.startswith("ImageNet")
 
     @property
     def submodule(self):

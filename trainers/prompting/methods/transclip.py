@@ -2,6 +2,8 @@
 
 Boosting Vision-Language Models with Transduction.
 
+The file is long because it has the rounds of the paper and those of the public code.
+
 Letters: Q test images, S shots (labelled images), V validation images, K classes, D the width of
 the features.
 """
@@ -9,6 +11,7 @@ the features.
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import NamedTuple
 
 import torch
@@ -79,10 +82,8 @@ class TransCLIP(Transductive):
     checkpoint = "transclip"
     trains = False
     ignored = ("SIGMA_INIT",)
-    class_bound = property(lambda self: self.settings.FEW_SHOT)
-    support_passes = property(lambda self: int(self.settings.FEW_SHOT))
-    searches = property(lambda self: self.settings.searches)
-    takes = property(lambda self: (WHOLE, *[EQUAL] * (self.teacher is not None)))
+    class_bound = property(attrgetter("settings.FEW_SHOT"))
+    searches = property(attrgetter("settings.searches"))
 
     @dataclass(frozen=True)
     class Settings(Method.Settings):
@@ -126,6 +127,16 @@ class TransCLIP(Transductive):
     labels: torch.Tensor
     val: torch.Tensor
     val_labels: torch.Tensor
+
+    @property
+    def support_passes(self):
+        """One pass with FEW_SHOT, else none."""
+        return int(self.settings.FEW_SHOT)
+
+    @property
+    def takes(self):
+        """The marks: all test images, and with PRIOR a teacher."""
+        return (WHOLE,) if self.teacher is None else (WHOLE, EQUAL)
 
     def build(self, clip_model, classnames, dataset):
         """Make room for labelled images, and the method of PRIOR."""

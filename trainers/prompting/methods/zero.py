@@ -6,6 +6,7 @@ Letters: B images in V views, K classes.
 """
 
 from dataclasses import dataclass
+from operator import attrgetter
 
 import torch
 import torch.nn.functional as F
@@ -39,7 +40,7 @@ class ZERO(OfViews):
 
     node = "ZERO"
     checkpoint = "zero"
-    test_views = property(lambda self: self.settings.NUM_VIEWS)
+    test_views = property(attrgetter("settings.NUM_VIEWS"))
 
     @dataclass(frozen=True)
     class Settings(OfViews.Settings):
