@@ -202,7 +202,8 @@ def divide_groups(items, shares, needed):
         groups[key].append(item.label)
     sizes = Counter(item.label for item in items)
     lacking = [{label: share * n for label, n in sizes.items()} for share in shares]
-    part_of, present = {}, [set() for _ in shares]
+    present: list[set[int]] = [set() for _ in shares]
+    part_of = {}
     shuffled = random.Random(SPLIT_SEED).sample([*groups.items()], len(groups))
     for key, labels in sorted(shuffled, key=lambda pair: len(pair[1]), reverse=True):
 

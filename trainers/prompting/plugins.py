@@ -118,7 +118,9 @@ def _trainers() -> set[str]:
 def _datasets() -> dict[str, str]:
     """Return the modules of the data sets in Dassl's registry, without those of a checkout."""
     data = sys.modules.get("dassl.data.datasets")
-    names = data.DATASET_REGISTRY.registered_names() if data else ()
+    if data is None:
+        return {}
+    names = data.DATASET_REGISTRY.registered_names()
     modules = {name: data.DATASET_REGISTRY.get(name).__module__ for name in names}
     return {name: of for name, of in modules.items() if of.partition(".")[0] != "datasets"}
 
