@@ -76,8 +76,8 @@ def main(argv: list[str]) -> int:
     for name in args.names:
         args.root = settings.root_of_set(name) or ""
         if "=" in name and settings.given_root(name) == settings.root:
-            print(f"Note: {name} is read from '{args.root}', which has no folder of that name with "
-                  "class folders")  # fmt: skip
+            folder = Path(args.root, name.partition("=")[2])
+            print(f"Note: {name} is read from '{args.root}': no class folders are in '{folder}'")
         print(write(name, clip_model, args))
     return 0
 

@@ -71,7 +71,7 @@ class Settings:
                 continue
             other = read.setdefault(os.path.realpath(place), dataset)
             if other != dataset:
-                remedy = "give each its own file, in a command of its own"
+                remedy = "give each its own file, in separate commands"
                 if not file:
                     remedy = f"put the class folders of each data set into '{place}/NAME'"
                 raise UserError(f"{other} and {dataset} would both read '{place}': {remedy}")

@@ -59,6 +59,7 @@ def write_lacking(runs: list[Run], settings: Settings) -> None:
         for name in lacking:
             words = ["features", name, "--redo", "--root", str(settings.root or "")]
             words += ["--backbone", settings.auto, "--output", str(folder)]
+            words += [word for plugin in settings.plugins for word in ("--plugin", plugin)]
             # a separate process, whose memory is free again when the runs begin
             done = subprocess.run(
                 [sys.executable, "-m", "benchmark", *words],

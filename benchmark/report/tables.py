@@ -28,8 +28,8 @@ NONE_YET = "No run has finished."
 H_NOTE = "H is that of the means, 2 Base New / (Base + New), as in the papers."
 AVERAGE_NOTE = "Means over the data sets."
 OTHER_DATA = (
-    "{} has other classes or another number of test images than published: no published numbers "
-    "stand beside it."
+    "Other classes, or another number of test images, than published: {}. Published numbers are "
+    "left out."
 )
 TARGET_AVERAGE = "The average is over the targets."
 

@@ -67,7 +67,7 @@ def test_the_folder_of_a_name(tmp_path, capsys):
     assert command(tmp_path, out, name="image_folder=mine") == 0
     assert "is read from" not in capsys.readouterr().out
     assert command(root, out, name="image_folder=yours") == 0
-    assert f"Note: image_folder=yours is read from '{root}', which" in capsys.readouterr().out
+    assert f"Note: image_folder=yours is read from '{root}': no class" in capsys.readouterr().out
     mine, yours = (read_features(path) for path in sorted(out.iterdir()))
     assert mine.made_of == yours.made_of and torch.equal(mine.image, yours.image)
     for part in ("train", "test"):

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import tiny
 from feature_files import write
-from paths import GOLDEN
+from paths import GOLDEN, ROOT
 
 from benchmark.__main__ import main
 from benchmark.launch import features
@@ -88,6 +88,19 @@ def test_runs_with_the_embedded_clip(tmp_path, inside, capfd):
     assert inside == ["emoji_food"]
     file.unlink()  # finished runs do not need it
     assert main(words) == 0 and not file.exists()
+
+
+def test_the_writer_knows_the_plug_ins(tmp_path, monkeypatch):
+    words = []
+
+    def run(given, **_):
+        words.extend(given)
+        return subprocess.CompletedProcess(given, 0)
+
+    monkeypatch.setattr(features, "subprocess", SimpleNamespace(run=run))
+    plugin = str(ROOT / "examples" / "dept.py")
+    features.write_lacking(*own_images(tmp_path, TINY, "--trainers", "CLAP", "--plugin", plugin))
+    assert words[words.index("--plugin") + 1] == plugin
 
 
 def test_records_are_compared_by_the_file(tmp_path, inside):

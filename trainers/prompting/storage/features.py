@@ -75,7 +75,7 @@ class Features:
         return F.normalize(features, dim=-1) * self.text_norm if self.normalised else features
 
     def traits(self) -> dict[str, Any]:
-        """Return what tells its encoder from others: FEW sentences of FEW classes are among it."""
+        """Return what tells its encoder apart, with sentences of FEW templates and classes."""
         order = sorted(self.text, key=lambda template: (template != self.template, template))
         rows = {clean(name): k for k, name in enumerate(self.classnames)}
         few = sorted(rows)[:FEW]
