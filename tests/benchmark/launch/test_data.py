@@ -173,7 +173,7 @@ def hugging_face(folder):
     pytest.importorskip("transformers", reason="transformers is not installed")
     folder.mkdir()
     for name in ("config.json", "model.safetensors", "preprocessor_config.json", "README.md",
-                 "tokenizer.json", "special_tokens_map.json", "merges.txt"):  # fmt: skip
+                 "tokenizer.json", "added_tokens.json", "model.index.json"):  # fmt: skip
         (folder / name).write_text("{}")
     return str(folder)
 

@@ -161,8 +161,8 @@ def snapshot(name: str) -> Path:
 def files(name: str) -> list[Path]:
     """Return the files that loading a model reads; raises as `find`."""
     folder = find(name)
-    images = [folder / file for file in PREPARED if (folder / file).exists()]
-    return [*_weights(folder), *files_of_tokenizer(folder), *images]
+    more = [file for form in (*PREPARED, "*.index.json") for file in folder.glob(form)]
+    return [*_weights(folder), *files_of_tokenizer(folder), *more]
 
 
 def _package(name: str) -> Any:
