@@ -71,9 +71,12 @@ BY_DATASET = {
     ("MMRLpp/few_shot", "ImageNet", "OPTIM.LR"): (0.001, 0.002),
     ("HiCroPL/base2new", "ImageNet", "DATALOADER.TRAIN_X.BATCH_SIZE"): (128, 32),
     ("LPPlusPlus/few_shot", "ImageNet", "DATASET.VALIDATION_SHOTS"): (-1, -1),
-    ("LinearProbe/few_shot", "ImageNet", "TRAINER.LINEAR_PROBE.SEARCH_HP"): (True, True),
-    ("TransCLIP/few_shot", "ImageNet", "TRAINER.TRANSCLIP.SEARCH_HP"): (True, True),
     ("TransCLIP/few_shot", "ImageNet", "DATASET.VALIDATION_SHOTS"): (4, 4),
+    ("HiCroPL/few_shot", "ImageNet", "DATALOADER.TRAIN_X.BATCH_SIZE"): (32, 32),
+    ("TransCLIP/few_shot", "ImageNet", "INPUT.TRANSFORMS"): (
+        ("random_resized_crop", "random_flip", "normalize"), ("center_crop", "normalize"),
+    ),
+    ("CTPT/cross_dataset", "ImageNetA", "TRAINER.CTPT.I_AUGMIX"): (True, False),
     ("HiCroPL/few_shot", "ImageNet", "TEST.FINAL_MODEL"): ("last_step", "best_val"),
     ("MMRL/base2new_per_dataset", "EuroSAT", "TRAINER.MMRL.REP_DIM"): (2048, 512),
     ("TipAdapter/few_shot_per_dataset", "OxfordFlowers", "TRAINER.TIP_ADAPTER.INIT_ALPHA"):

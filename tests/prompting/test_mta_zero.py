@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from golden_files import near
 
 from trainers.prompting import Teacher, UserError, build_method
-from trainers.prompting.views import surest
+from trainers.prompting.views import entropy, surest
 
 NAMES = ["forest", "sea", "road"]
 
@@ -46,6 +46,25 @@ def test_the_votes_of_zero(of, form, votes):
         assert torch.equal(kept, tensors["selected"])
         method.logit_scale.fill_(100)
         assert torch.equal(method.votes(x @ h.T), tensors["scale100/votes"])
+
+
+def test_the_released_form_rounds_cosines_and_logits(of):
+    """The views kept are those of the public line, softmax(l / temp) with l in float16."""
+    _, method = of("zero", FORM="released", GAMMA=0.3)
+    method.logit_scale.fill_(100)
+    cosines = 0.2 + 0.02 * torch.randn(100, 64, 6, generator=torch.Generator().manual_seed(0))
+    found, half = method.votes(cosines), cosines.half()
+
+    def votes(logits):
+        order = entropy(logits).argsort(dim=-1, stable=True)[:, :19, None]
+        return (half.float().take_along_dim(order, 1) / 2**-10).softmax(-1).sum(1)
+
+    expected = votes((half / (1 / method.logit_scale)).float())
+    best = expected.topk(2).values
+    untied = best[:, 0] > best[:, 1]  # a tie adds a vote
+    assert near(found[untied], expected[untied], 1e-4) and untied.sum() > 90
+    other = votes(100 * half.float())
+    assert not near(found[untied], other[untied], 1e-2), "rounding changes which are kept"
 
 
 def test_ties_of_all_kinds(of):

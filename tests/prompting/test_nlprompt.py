@@ -48,6 +48,14 @@ def test_the_split(of):
         assert torch.equal(found.selected, tensors["selected"] | (form == "log"))
 
 
+@pytest.mark.parametrize("N", [10, 13, 24, 160])  # one by one they all add up to less than 1
+def test_the_share_of_the_released_form_is_the_sum_of_pytorch(of, N):
+    logits = torch.randn(N, FILE.tensors["cost"].shape[1])
+    share = (torch.ones(N, dtype=torch.float64) / N).sum().item()
+    found = of(FORM="released").split(logits, torch.zeros(N, dtype=torch.long))
+    assert int(found.selected.sum()) == int(N * min(share, 1))
+
+
 def test_plans_with_little_regularisation(of):
     expected = FILE.part("reg_0.001/")
     found = split(of(REG_E=0.001, FORM="released"))

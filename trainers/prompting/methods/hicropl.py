@@ -218,11 +218,11 @@ class HiCroPL(Prompted):
     run's own CLIP; the public code takes that of TEACHER_NAME.
 
     **Published.** N_CTX 16, PROMPT_DEPTH 12, LAMBD 12; Adam, rate 0.0025, eps 0.001, batch 32, 50
-    epochs (ImageNet: 128, 40), the best epoch on validation images (here not on ImageNet, where
-    these are the test images). Transfer: N_CTX 2, CROSS_LAYER 5, PROMPT_DEPTH 6, 5 epochs. The
-    published base 85.89, new 77.99 and H 81.75 are of `released` and of prompts that each test
-    batch moves: on the tiny CLIP of the parity file, whose logits of an image span about 2, by up
-    to 0.72 in the second pass and 1.19 in the 21st.
+    epochs (base-to-new on ImageNet: 128, 40), the best epoch on validation images (here not on
+    ImageNet, where these are the test images). Transfer: N_CTX 2, CROSS_LAYER 5, PROMPT_DEPTH 6, 5
+    epochs, the last one. The published base 85.89, new 77.99 and H 81.75 are of `released` and of
+    prompts that each test batch moves: on the tiny CLIP of the parity file, whose logits of an
+    image span about 2, by up to 0.72 in the second pass and 1.19 in the 21st.
 
     **Checkpoint.** `prompt_learner.{ctx, cross_prompts_text.{i}, cross_prompts_visual.{i}}`, and
     all of M, P and q.

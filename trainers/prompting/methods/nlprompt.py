@@ -66,7 +66,8 @@ class NLPrompt(Planned, CoOp):
     FORM `log` solves T in the log domain, for any REG_E. `released` does as the public code: where
     exp(-C / REG_E) underflows, as with the REG_E of its script, T = 0, so that images labelled with
     the first class are clean, and no others; and budget is at most the sum of N times 1/N, which
-    rounding may leave below 1: then one image fewer is selected.
+    rounding may leave below 1: then one image fewer is selected. PyTorch's sum does so for some N,
+    such as 24 and 160, which may depend on the processor.
 
     Wrong labels are those of DATASET.LABEL_NOISE. Batches that are not full count, which the public
     code drops.
@@ -144,8 +145,8 @@ class NLPrompt(Planned, CoOp):
         """Divide N images by their logits (N, K) and labels (N,)."""
         T = self.plan(self.cost(logits))
         N = len(T)
-        if self.settings.FORM == "released":  # summed one by one, for the same bits anywhere
-            budget = min(float(torch.full((N,), 1 / N, dtype=torch.float64).cumsum(0)[-1]), budget)
+        if self.settings.FORM == "released":
+            budget = min(float(torch.full((N,), 1 / N, dtype=torch.float64).sum()), budget)
         confidence, pseudo_label = T.max(1)
         selected = torch.zeros_like(labels, dtype=torch.bool)
         selected[confidence.topk(int(N * budget)).indices] = True

@@ -31,9 +31,10 @@ class ZERO(OfViews):
     cosine in view k + 1 gets it.
 
     FORM `paper` is this. `released` is what the public code computes on a GPU: cosines are rounded
-    to float16, so its zero temperature, the machine epsilon, is 2^-10, and a view votes with
-    softmax(c_v / 2^-10): a lead of 0.1 logits (s = 100) is a vote of 0.74. Exact ties become rare;
-    where no view breaks one, its mask counts classes from the last one.
+    to float16, and once more when they are scaled for H. So its zero temperature, the machine
+    epsilon, is 2^-10, and a view votes with softmax(c_v / 2^-10): a lead of 0.1 logits (s = 100) is
+    a vote of 0.74. Exact ties become rare; where no view breaks one, its mask counts classes from
+    the last one.
 
     **Published.** NUM_VIEWS (V) 64, GAMMA 0.3, the same for all data sets; CTX_INIT `a photo of a`.
     """
@@ -71,8 +72,10 @@ class ZERO(OfViews):
     def votes(self, c: torch.Tensor) -> torch.Tensor:
         """Return the votes (B, K) of views with cosines c (B, V, K)."""
         released, (_, V, K) = self.settings.FORM == "released", c.shape
-        c = c.half().float() if released else c
-        order = entropy(self.logit_scale * c).argsort(dim=-1, stable=True)
+        logits = self.logit_scale * c
+        if released:  # each rounded to float16, as under autocast
+            logits, c = (c.half() / (1 / self.logit_scale)).float(), c.half().float()
+        order = entropy(logits).argsort(dim=-1, stable=True)
         c, k = c.take_along_dim(order[..., None], 1), int(V * self.settings.GAMMA)
         classes = c.argmax(-1)  # (B, V)
         kept = (c[:, :k] / TEMPERATURE).softmax(-1) if released else F.one_hot(classes[:, :k], K)
