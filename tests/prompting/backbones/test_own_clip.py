@@ -27,6 +27,7 @@ WRONG = {
     "another width": (
         {"embed_dim": 15}, r"`visual` of mine gives \(1, 16\) for one input, but embed_dim is 15",
     ),
+    "a length": ({"context_length": "x"}, "mine has 'x' for context_length, where a whole number"),
     "another width of the text": (
         {"text": torch.nn.EmbeddingBag(29, 8)}, r"`text` of mine gives \(1, 8\) for one input",
     ),
@@ -53,6 +54,7 @@ def test_what_is_wrong_is_said(case):
     parts = {
         "visual": torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 16)),
         "text": torch.nn.EmbeddingBag(29, 16), "embed_dim": 16, "tokenizer": LETTERS, "images": {},
+        "context_length": 16,
         "logit_scale": torch.nn.Parameter(torch.tensor(4.6)),
     } | changes  # fmt: skip
     model = torch.nn.Module()
@@ -61,7 +63,7 @@ def test_what_is_wrong_is_said(case):
     config = {
         "embed_dim": parts["embed_dim"],
         "vision_cfg": {"timm_model_name": "mine", "image_size": 8},
-        "text_cfg": {"hf_model_name": "mine", "context_length": 16},
+        "text_cfg": {"hf_model_name": "mine", "context_length": parts["context_length"]},
     }
     with pytest.raises(UserError, match=said):
         from_module(model, config, parts["tokenizer"], parts["images"], "mine")

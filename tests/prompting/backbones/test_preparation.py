@@ -44,7 +44,7 @@ REFUSED = {
 }  # fmt: skip
 
 
-def prepared(folder, how):
+def read_preparation(folder, how):
     """Write how images are prepared, and return it as it is read."""
     config = {"model_type": "clip", "vision_config": {"image_size": SIZE}}
     (folder / "config.json").write_text(json.dumps(config))
@@ -59,7 +59,7 @@ def prepared(folder, how):
 @pytest.mark.parametrize("case", READ)
 def test_pixels_are_those_of_the_processor(tmp_path, case):
     how, resize = READ[case]
-    found = prepared(tmp_path, how)
+    found = read_preparation(tmp_path, how)
     assert found["resize"] == resize and found["size"] == SIZE
     family = Family(None, *(found[key] for key in Family._fields[1:5]))
     visual = SimpleNamespace(input_resolution=SIZE)
@@ -83,4 +83,4 @@ def test_pixels_are_those_of_the_processor(tmp_path, case):
 @pytest.mark.parametrize("said", REFUSED)
 def test_what_cannot_be_done_is_refused(tmp_path, said):
     with pytest.raises(UserError, match=f"how to prepare images.* .{said}.*correct it"):
-        prepared(tmp_path, REFUSED[said])
+        read_preparation(tmp_path, REFUSED[said])

@@ -6,7 +6,7 @@ names and shapes must agree: a weight that CLIP lacks is an error, and is never 
 
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -189,9 +189,7 @@ def check_images(source: str, family: Family) -> None:
     _check_numbers(source, "image std", family.std, 0, 3)
 
 
-def _check_numbers(
-    source: str, name: str, values: Sequence[float], least: float, count: int = 1
-) -> None:
+def _check_numbers(source: str, name: str, values: Any, least: float, count: int = 1) -> None:
     values = values if isinstance(values, list | tuple) else [values]
     numbers = [n for n in values if type(n) in (int, float) and least < n < math.inf]
     if len(values) != count or len(numbers) != count:
@@ -287,10 +285,9 @@ def assemble(
         built = CLIP(visual, closed.get("text", text), sizes, family, bias, text_bias)
     weights = {name: value.float() for name, value in state.items()}
     for name in {"logit_scale", "logit_bias"} & weights.keys():
-        shape = tuple(weights[name].shape)
         need(
             weights[name].numel() == 1,
-            f"{source} has {name} of shape {shape}: it must be a single number",
+            f"{source} has {name} of shape {tuple(weights[name].shape)}: give a single number",
         )
         weights[name] = weights[name].reshape(())  # of shape (1,) in some files
     whole = tuple({"image": "visual.", "text": "text."}[side] for side in closed)

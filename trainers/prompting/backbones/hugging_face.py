@@ -296,7 +296,7 @@ def _images(transformers: Any, folder: Path, name: str, config: Mapping) -> dict
         how = read(folder, local_files_only=True, trust_remote_code=False).to_dict()
         size = how["size"] if "size" in given else dict.fromkeys(how["size"], side)
         crop = how["crop_size"] if "crop_size" in given else {"height": side, "width": side}
-        return _prepared(how, size, crop if how.get("do_center_crop") else None)
+        return _preparation(how, size, crop if how.get("do_center_crop") else None)
     except Exception as error:  # a wrong file raises errors of many types
         reason = error if isinstance(error, UserError) else in_short(error)
         raise UserError(
@@ -305,7 +305,7 @@ def _images(transformers: Any, folder: Path, name: str, config: Mapping) -> dict
         ) from error
 
 
-def _prepared(how: Mapping, size: Mapping, crop: Mapping | None) -> dict[str, Any]:
+def _preparation(how: Mapping, size: Mapping, crop: Mapping | None) -> dict[str, Any]:
     """Translate the preparation of an image processor of transformers; raises a UserError."""
     others = [k for k, v in how.items() if v and k.startswith(("do_", "include_top"))]
     others = [key for key in others if key not in STEPS]

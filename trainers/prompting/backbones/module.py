@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from ..errors import UserError, in_short, need
-from .assemble import CLIP, Architecture, Sizes, assemble
+from .assemble import CLIP, Architecture, Sizes, assemble, check_sizes
 from .closed import Closed
 from .family import Family
 from .openai import OPENAI
@@ -137,8 +137,8 @@ def from_module(
         length = config["text_cfg"].get("context_length", 77)
         config["text_cfg"] = {"context_length": length}
         encode, _, sos, eos, pad = family.tokenizer
-        ids = [sos, *encode("a photo"), eos, *[pad] * length]
-        ids = torch.tensor([[i for i in ids if i is not None][:length]])
+        row = [sos, *encode("a photo"), eos, *[pad] * length]
+        ids = torch.tensor([[i for i in row if i is not None][:length]])
         _check_closed(whole["text"], f"`text` of {arch}", ids, width)
     state = _open_state(model, whole)
     if image == "attention":
@@ -172,8 +172,10 @@ def _check_closed(side: Closed, name: str, x: torch.Tensor, width: int) -> None:
 def family_from(tokenizer: Any, config: Mapping, images: Mapping, arch: str) -> Family:
     """Return the family of a model; arguments and errors are those of `from_module`."""
     text, how = config["text_cfg"], images.get("interpolation", OPENAI.interpolation)
+    length = text.get("context_length", 77)
+    check_sizes(arch, {"embed_dim": config["embed_dim"], "context_length": length})
     causal = sides(config)[1] == "causal"
-    translator = translated(tokenizer, text.get("context_length", 77), not causal, arch)
+    translator = translated(tokenizer, length, not causal, arch)
     if text.get("pool_type") == "eos" and text.get("eos_id", translator.eos) != translator.eos:
         raise UserError(
             f"{arch} ends sentences with token {text['eos_id']}, its tokenizer with "
