@@ -10,6 +10,8 @@ from outcomes import COLUMNS, few_shot, leave, outcome
 from paths import ROOT
 
 from benchmark.__main__ import main
+from benchmark.protocols import PROTOCOLS
+from benchmark.report.command import keep_table
 from trainers.prompting.record.predictions import write_predictions
 
 
@@ -194,3 +196,8 @@ def test_a_page_holds_tables_and_a_view(tmp_path, capsys):
         assert main(["report", str(tmp_path), "--format", "html", *more]) == 0
         html = capsys.readouterr().out
         assert all(title in html for title in titles), more
+
+
+def test_no_table_is_kept_where_no_folder_of_a_run_could_be_made(tmp_path):
+    keep_table(PROTOCOLS["few_shot"], tmp_path)
+    assert not any(tmp_path.iterdir())
