@@ -13,7 +13,7 @@ from types import SimpleNamespace
 from trainers.prompting.dataset_keys import CHANGES as KEYS
 from trainers.prompting.errors import need, one_of
 
-KINDS = ("symmetric", "pair")
+KINDS = ("symmetric", "pair", "sym", "asym")
 
 
 def keys_of(node):
@@ -74,6 +74,9 @@ def noisy(items, names, noise, kind, seed):
     learning (Wu et al., PTNL, 2023): a quarter of 16 shots are 4 images of each class. Where it is
     not a whole number, it is rounded over the classes, in an order drawn from the seed.
 
+    `sym` and `asym` are the same as NLPrompt's Dassl draws them: the wrong ones are int(noise n) of
+    all n images, so that classes have more or less of them.
+
     Args:
         items: list of Datum.
         names: label -> class name, with K >= 2 labels from 0.
@@ -85,12 +88,16 @@ def noisy(items, names, noise, kind, seed):
         The items in their order, with new ones for wrong labels.
     """
     rng, K = _generator("label noise", seed), len(names)
+    if kind in ("sym", "asym"):
+        groups, rounded = [rng.sample(range(len(items)), len(items))], int
+    else:
+        groups, rounded = _shuffled_classes(items, rng), _nearest
     replaced, seen, wrong = list(items), 0, 0
-    for group in _shuffled_classes(items, rng):
+    for group in groups:
         seen += len(group)
-        count = _nearest(noise * seen) - wrong
+        count = rounded(noise * seen) - wrong
         wrong += count
-        steps = [1 if kind == "pair" else rng.randrange(1, K) for _ in group]
+        steps = [1 if kind in ("pair", "asym") else rng.randrange(1, K) for _ in group]
         for i, step in zip(group[:count], steps, strict=False):
             label = (items[i].label + step) % K
             replaced[i] = relabel(items[i], label, names[label])

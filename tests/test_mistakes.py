@@ -82,8 +82,8 @@ MISTAKES = {
     "noise": (["DATASET.LABEL_NOISE", "1"], "LABEL_NOISE is 1.0 but must be the share of wrong"),
     "less noise": (["DATASET.LABEL_NOISE", "-0.1"], "NOISE is -0.1 but must be the share of wrong"),
     "kind of noise": (
-        ["DATASET.LABEL_NOISE_KIND", "asym"],
-        "DATASET.LABEL_NOISE_KIND is 'asym' but must be one of symmetric, pair",
+        ["DATASET.LABEL_NOISE_KIND", "asymmetric"],
+        "DATASET.LABEL_NOISE_KIND is 'asymmetric' but must be one of symmetric, pair, sym, asym",
     ),
     "imbalance": (["DATASET.IMBALANCE", "0.1"], "IMBALANCE is 0.1 but must be the size of the"),
     "noise of others": (

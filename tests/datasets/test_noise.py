@@ -39,7 +39,7 @@ def steps(found):
 CLEAN = items([16] * K)
 
 
-@pytest.mark.parametrize("kind", noise.KINDS)
+@pytest.mark.parametrize("kind", ["symmetric", "pair"])
 def test_an_exact_share_of_each_class_is_wrong(kind):
     found = noise.noisy(CLEAN, NAMES, 0.25, kind, 1)
     wrong = [a for a, b in zip(labels(CLEAN), labels(found), strict=True) if a != b]
@@ -52,6 +52,20 @@ def test_an_exact_share_of_each_class_is_wrong(kind):
         assert set(others) == {1}
     else:  # 96 of each are expected of 480
         assert set(others) == {1, 2, 3, 4, 5} and all(60 < n < 132 for n in others.values())
+
+
+@pytest.mark.parametrize("kind", ["sym", "asym"])
+def test_wrong_labels_of_all_images_together(kind):
+    """As NLPrompt's Dassl draws them: int(noise n) of all images, uneven over the classes."""
+    counts, others = Counter(), Counter()
+    for seed in range(20):
+        found = noise.noisy(CLEAN, NAMES, 0.26, kind, seed)
+        wrong = [a for a, b in zip(labels(CLEAN), labels(found), strict=True) if a != b]
+        assert len(wrong) == 24 and all(item.classname == NAMES[item.label] for item in found)
+        counts.update(Counter(wrong).values())
+        others.update(steps(found))
+    assert len(counts) > 4 and labels(found) == labels(noise.noisy(CLEAN, NAMES, 0.26, kind, 19))
+    assert set(others) == ({1} if kind == "asym" else {1, 2, 3, 4, 5})
 
 
 def test_a_share_that_is_not_whole_is_rounded_over_the_classes():
