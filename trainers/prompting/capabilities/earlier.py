@@ -1,6 +1,6 @@
 """Methods that were trained before, as a part of another one."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..errors import UserError, need
@@ -20,6 +20,40 @@ def settings_then(trained: Saved, kind: type[Method], dataset: str) -> Settings:
     values = {key: value for key, value in saved.items() if value is not None}
     check_values(kind.Settings, values, kind.place)
     return kind.Settings(**values, dataset=dataset)
+
+
+def build_earlier(
+    trained: Saved,
+    kind: type[Method],
+    settings: Settings | None,
+    clip_model: Any,
+    what: str,
+    facts: Mapping[str, Any],
+    dataset: str,
+    classnames: Sequence[str],
+) -> MethodTeacher:
+    """Return a method as it was trained, for these classes.
+
+    Args:
+        trained: its checkpoint.
+        kind: its class.
+        settings: those of its training; None takes them from the checkpoint.
+        clip_model: the CLIP that it was trained on.
+        what: the beginning of the message if it does not fit.
+        facts: what records say of it.
+        dataset: name of the data set.
+        classnames: K names.
+
+    Raises:
+        UserError: it does not fit the CLIP or the classes.
+    """
+    try:
+        settings = settings or settings_then(trained, kind, dataset)
+        method = kind(settings, clip_model, classnames, dataset)
+        method.load_checkpoint(trained, classnames)
+    except UserError as error:
+        raise UserError(f"{what} ({error})") from None
+    return MethodTeacher(method, classnames, trained, facts)
 
 
 def earlier_method(
@@ -50,12 +84,6 @@ def earlier_method(
         f"{kind.__name__}, the method of the run in '{trained.place}', adapts to the images that "
         f"it classifies: give {key} a run of another method, such as CoOp",
     )
-    try:
-        method = kind(settings_then(trained, kind, dataset), clip_model, classnames, dataset)
-        method.load_checkpoint(trained, classnames)
-    except UserError as error:
-        raise UserError(
-            f"The run of {kind.__name__} in '{trained.place}', of {key}, cannot be used here "
-            f"({error})"
-        ) from None
-    return MethodTeacher(method, classnames, trained, trained.facts())
+    what = f"The run of {kind.__name__} in '{trained.place}', of {key}, cannot be used here"
+    facts = trained.facts()
+    return build_earlier(trained, kind, None, clip_model, what, facts, dataset, classnames)

@@ -4,8 +4,9 @@ PromptKD: Unsupervised Prompt Distillation for Vision-Language Models.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,11 +15,13 @@ from torch import nn
 
 from ..backbones import load_clip, weights_sha256
 from ..beyond import EQUAL
-from ..capabilities.earlier import settings_then
+from ..capabilities.earlier import build_earlier
 from ..encoders.vision import ImageFeatures
 from ..errors import UserError, need, not_negative
 from ..method import Method, find_method, register
+from ..node import Settings
 from ..storage.checkpoints import check_dense
+from ..storage.public import prompt_sizes
 from ..storage.saved import Saved
 from ..teacher import MethodTeacher
 from ..transport.precision import no_autocast
@@ -105,38 +108,65 @@ class PromptKD(VPT):
         """Make the prompts, the teacher if there is one, and the map to its width."""
         super().build(clip_model, classnames, dataset)
         self._names, name = list(classnames), self.settings.TEACHER_NAME
-        self._trained: TrainedTeacher | None = None
+        self._taught: Callable[..., MethodTeacher] | None = None
         try:
-            self._trained = self._find_teacher(clip_model, dataset)
-            self.teacher = self._trained.teacher(classnames)
+            self._taught = self._find_teacher(clip_model, dataset)
+            self.teacher = self._taught(classnames)
         except UserError as error:  # its checkpoint has what an evaluation needs
             self.teacher = MethodTeacher(why=str(error))
         method = self.teacher.method
         self._resize(method.width if method else USUAL_WIDTH.get(name, self.width))
 
-    def _find_teacher(self, clip_model: Any, dataset: str) -> "TrainedTeacher":
+    def _find_teacher(self, clip_model: Any, dataset: str) -> Callable[..., MethodTeacher]:
+        """Return what makes the teacher for class names.
+
+        Raises:
+            UserError: there is no checkpoint, or it is of another method or CLIP.
+        """
         place, name = self.settings.TEACHER, self.settings.TEACHER_NAME
         need(
             place,
             "PromptKD has no teacher: train a PromptSRC on a larger CLIP, and set "
             f"{KEY} to its output folder, TEACHER_NAME to its CLIP",
         )
-        teacher = TrainedTeacher(place, name, dataset, clip_model)
-        own, theirs = (clip.visual.input_resolution for clip in (clip_model, teacher.clip_model))
+        saved = Saved.find(place, KEY, TRAIN_ONE)
+        kind: type[Method] = PromptSRC
+        settings: Settings | None = None  # those of the run
+        if saved.trainer is None:
+            settings = PromptSRC.Settings(**prompt_sizes(saved, KEY), dataset=dataset)
+        else:
+            kind = find_method(saved.trainer)
+            need(
+                issubclass(kind, IVLP),
+                f"The teacher in '{saved.place}' is a run of {kind.__name__} but must be of "
+                f"PromptSRC: change {KEY}",
+            )
+            then, now = saved.backbone_sha256, weights_sha256(name)
+            need(
+                then is None or now in (None, then),
+                f"The teacher in '{saved.place}' was trained on the weights of {saved.backbone}, "
+                f"but TEACHER_NAME is {name}: set {KEY}_NAME to its CLIP",
+            )
+        clip = load_clip(name)
+        own, theirs = (model.visual.input_resolution for model in (clip_model, clip))
         need(
             own == theirs,
             f"The teacher {name} reads images of {theirs} pixels, but this backbone of {own}: "
             "choose two CLIPs that read the same images",
         )
-        return teacher
+        own, theirs = (sum(p.numel() for p in model.parameters()) for model in (clip_model, clip))
+        of_clip = {"method": kind.__name__, "backbone": os.path.basename(name)}
+        facts = saved.facts() | of_clip | {"larger": theirs > own}
+        what = f"The teacher in '{saved.place}' does not fit its CLIP {name}, of TEACHER_NAME"
+        return partial(build_earlier, saved, kind, settings, clip, what, facts, dataset)
 
     def _resize(self, width: int) -> None:
         self.VPT_image_trans = Projection(self.width, width).to(self.device)
 
     def take_classes(self, classnames):
         """Give the teacher the names of all classes."""
-        if self._trained is not None:
-            self.teacher = self._trained.teacher(classnames)
+        if self._taught is not None:
+            self.teacher = self._taught(classnames)
 
     def begin_stage(self, stage):
         """Refuse a training without a teacher; raises UserError."""
@@ -205,82 +235,3 @@ class Projection(nn.Module):
         """Return f (B, D_T) of u (B, D)."""
         f: torch.Tensor = self.conv1(u[:, :, None, None])
         return f.flatten(1)
-
-
-class TrainedTeacher:
-    """A trained PromptSRC or IVLP, and the CLIP that it was trained on.
-
-    Args:
-        place: the output folder of a run, the folder of a public checkpoint, or its file.
-        name: of the CLIP.
-        dataset: name of the data set.
-        student: the CLIP of the student.
-
-    Raises:
-        UserError: there is no checkpoint, or it is of another method or CLIP.
-    """
-
-    def __init__(self, place: str, name: str, dataset: str, student: Any):
-        self.trained, self.name = Saved.find(place, KEY, TRAIN_ONE), name
-        of_run = self.trained.trainer is not None
-        self.kind, self.settings = (self._of_run if of_run else self._of_public)(dataset)
-        self.clip_model = load_clip(name)
-        theirs, own = (sum(p.numel() for p in m.parameters()) for m in (self.clip_model, student))
-        of_clip = {"method": self.kind.__name__, "backbone": os.path.basename(name)}
-        self.facts = self.trained.facts() | of_clip | {"larger": theirs > own}
-
-    def _of_run(self, dataset: str):
-        """Return the method of a checkpoint of this project, and its settings."""
-        kind = find_method(str(self.trained.trainer))
-        need(
-            issubclass(kind, IVLP),
-            f"The teacher in '{self.trained.place}' is a run of {kind.__name__} but must be of "
-            f"PromptSRC: change {KEY}",
-        )
-        then, now = self.trained.backbone_sha256, weights_sha256(self.name)
-        need(
-            then is None or now in (None, then),
-            f"The teacher in '{self.trained.place}' was trained on the weights of "
-            f"{self.trained.backbone}, but TEACHER_NAME is {self.name}: set {KEY}_NAME to its CLIP",
-        )
-        return kind, settings_then(self.trained, kind, dataset)
-
-    def _of_public(self, dataset: str):
-        """Return PromptSRC with the sizes of the prompts in a public checkpoint."""
-        tensors = self.trained.state_dict
-        prompts = {
-            side: [value for name, value in tensors.items() if named(name)]
-            for side, named in {
-                "TEXT": lambda name: name.startswith("text_encoder.") and "VPT" in name,
-                "VISION": lambda name: name.startswith("image_encoder.") and "VPT" in name,
-            }.items()
-        }
-        ctx: Any = tensors.get("prompt_learner.ctx")
-        need(
-            torch.is_tensor(ctx) and prompts["VISION"],
-            f"The checkpoint '{self.trained.place}' of the teacher has no prompts of PromptSRC: "
-            f"change {KEY}",
-        )
-        return PromptSRC, PromptSRC.Settings(
-            N_CTX_TEXT=len(ctx),
-            N_CTX_VISION=len(prompts["VISION"][0]),
-            PROMPT_DEPTH_TEXT=1 + len(prompts["TEXT"]),
-            PROMPT_DEPTH_VISION=len(prompts["VISION"]),
-            dataset=dataset,
-        )
-
-    def teacher(self, classnames: Sequence[str]) -> MethodTeacher:
-        """Return the teacher for these classes.
-
-        Raises:
-            UserError: the prompts do not fit the CLIP.
-        """
-        try:
-            method = self.kind(self.settings, self.clip_model, classnames, self.settings.dataset)
-            method.load_public_state_dict(self.trained.state_dict)
-        except UserError as error:
-            raise UserError(
-                f"The teacher in '{self.trained.place}' does not fit its CLIP {self.name}, of "
-                f"TEACHER_NAME ({error})"
-            ) from None
-        return MethodTeacher(method, classnames, self.trained, self.facts)

@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
+import torch
+
 from ..errors import UserError, need
 from .checkpoints import find_checkpoint, read_checkpoint, saved_epochs
 from .saved import Saved
@@ -89,6 +91,33 @@ def public_checkpoint(method: PublicFiles, path: str) -> Saved | None:
     contents = {pattern: read_checkpoint(file, object) for pattern, file in files.items()}
     print(f"Loading {', '.join(map(repr, files.values()))}")
     return replace(method.read_public(contents), place=path)
+
+
+def prompt_sizes(saved: Saved, key: str) -> dict[str, Any]:
+    """Return the sizes of the prompts in a public checkpoint of PromptSRC, by their keys.
+
+    Args:
+        saved: the checkpoint.
+        key: the setting that names it, for the message.
+
+    Raises:
+        UserError: it has no such prompts.
+    """
+    text, vision = (
+        [x for name, x in saved.state_dict.items() if name.startswith(side) and "VPT" in name]
+        for side in ("text_encoder.", "image_encoder.")
+    )
+    ctx = saved.state_dict.get("prompt_learner.ctx")
+    need(
+        torch.is_tensor(ctx) and vision,
+        f"The checkpoint '{saved.place}' of the teacher has no prompts of PromptSRC: change {key}",
+    )
+    return {
+        "N_CTX_TEXT": len(ctx),
+        "N_CTX_VISION": len(vision[0]),
+        "PROMPT_DEPTH_TEXT": 1 + len(text),
+        "PROMPT_DEPTH_VISION": len(vision),
+    }
 
 
 def names_beside(name: str, patterns: Sequence[str]) -> dict[str, str]:

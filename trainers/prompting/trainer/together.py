@@ -48,8 +48,9 @@ def parts(output: Output, sizes: list[int]) -> Iterator[Output]:
     for size in sizes:
         start, end = end, end + size
         image = output.image
-        rows = {"z": image.z[start:end], "raw": image.raw[start:end]}  # type: ignore[index]
-        yield Output(output.logits[start:end], image._replace(**rows), output.text)
+        raw = image.raw[start:end]  # type: ignore[index]
+        image = image._replace(z=image.z[start:end], raw=raw)
+        yield Output(output.logits[start:end], image, output.text)
 
 
 def for_detection(cfg: CfgNode, kind: type[Method]) -> CfgNode:
