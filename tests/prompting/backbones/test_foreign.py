@@ -232,3 +232,4 @@ def test_a_path_in_a_name_holds_in_any_working_folder(tmp_path, monkeypatch):
     assert absolute("open_clip:folder") == f"open_clip:{tmp_path}/folder"
     assert absolute("open_clip:ViT-B-16/x.pt") == f"open_clip:ViT-B-16/{tmp_path}/x.pt"
     assert absolute("open_clip:ViT-B-16/openai") == "open_clip:ViT-B-16/openai"
+    assert absolute("open_clip:hf-hub:o/folder") == "open_clip:hf-hub:o/folder"

@@ -13,6 +13,7 @@ from trainers.prompting import UserError, extend_cfg
 from trainers.prompting.backbones import Family, hugging_face
 from trainers.prompting.trainer.config import fitted
 from trainers.prompting.trainer.views import as_resized, plain_transform
+from trainers.prompting.use.commands.export import facts
 
 transformers = pytest.importorskip("transformers", reason="transformers is not installed")
 SIZE = 32  # of the images that the model reads
@@ -76,6 +77,8 @@ def test_pixels_are_those_of_the_processor(tmp_path, case):
     levels = torch.tensor(cfg.INPUT.PIXEL_STD)[:, None, None] * 255
     assert found.shape == wanted.shape == (3, SIZE, SIZE)
     assert ((found - wanted) * levels).abs().max() <= 1.01  # levels of 256
+    run = SimpleNamespace(settings=cfg, method="", backbone="", classnames=[])
+    assert f"{facts(run)['resize']} {facts(run)['resize_to']}".startswith(resize)
     crop = as_resized(lambda image: image.size, cfg, is_train=True)
     assert crop(image) == ((60, 60) if resize.startswith("squash") else image.size)
 

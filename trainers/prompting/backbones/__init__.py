@@ -109,7 +109,7 @@ def _module_of(name: str) -> ModuleType:
 
 def absolute(name: str) -> str:
     """Return a backbone's name with absolute paths, so that it is valid in any working folder."""
-    if name in openai.NAMES:
+    if name in openai.NAMES or openclip.HUB in name:
         return name
     before, path = "", name
     if name.startswith(openclip.PREFIX):
