@@ -14,8 +14,8 @@ from recipe.configs import (
     TRAINERS,
     located,
     prompts_for,
+    read_apart,
     read_as,
-    read_keys,
     read_pairs,
 )
 from trainers.prompting import UserError, __version__
@@ -142,6 +142,10 @@ def read_sources(args) -> list[tuple[str, Mapping[str, object]]]:
         UserError: a config file cannot be read, or no method or no data set is named.
     """
     files = [path for path in (args.dataset_config_file, args.config_file) if path]
+    of_files = []
+    for path in files:
+        inherited, own = read_apart(path)  # the first name begins as recipe.settings.BASE
+        of_files += [(f"the base of '{path}'", inherited), (f"'{path}'", own)]
     flags = {
         "DATASET.ROOT": args.root,
         "OUTPUT_DIR": args.output_dir,
@@ -155,7 +159,7 @@ def read_sources(args) -> list[tuple[str, Mapping[str, object]]]:
         "MODEL.HEAD.NAME": args.head,
     }
     sources: list[tuple[str, Mapping[str, object]]] = [
-        *((f"'{path}'", located(read_keys(path), TRAINERS.parents[1])) for path in files),
+        *((name, located(keys, TRAINERS.parents[1])) for name, keys in of_files),
         (f"the training in '{args.model_dir}'", read_as(args.model_dir)),
         (f"a config for {args.backbone}", prompts_for(args.backbone, args.config_file)),
         ("a flag", {key: value for key, value in flags.items() if value not in (None, "")}),

@@ -20,7 +20,7 @@ TRAINERS = Path(__file__).resolve().parents[1] / "configs" / "trainers"
 
 
 def read_keys(path: str | os.PathLike, derived: tuple[str, ...] = ()) -> dict[str, object]:
-    """Return the dotted keys (`OPTIM.LR`) and values of a config file.
+    """Return the dotted keys (`OPTIM.LR`) and values of a config file, with those of its base.
 
     A file that begins with `BASE: METHOD/CONFIG` has all keys of that config file, with its own in
     their place: of METHOD/CONFIG.yaml next to its folder, or else in configs/trainers.
@@ -32,9 +32,17 @@ def read_keys(path: str | os.PathLike, derived: tuple[str, ...] = ()) -> dict[st
     Raises:
         UserError: as `read_tree`, or the base does not exist, or a file is its own base.
     """
+    inherited, own = read_apart(path, derived)
+    return inherited | own
+
+
+def read_apart(
+    path: str | os.PathLike, derived: tuple[str, ...] = ()
+) -> tuple[dict[str, object], dict[str, object]]:
+    """Return the keys that a config file has from its base, and its own; as `read_keys`."""
     keys = dict(leaves(read_tree(path)))
     if "BASE" not in keys:
-        return keys
+        return {}, keys
     name, above = keys.pop("BASE"), (*derived, os.path.realpath(path))
     places = [folder / f"{name}.yaml" for folder in (Path(path).absolute().parents[1], TRAINERS)]
     base = next((place for place in places if place.is_file()), None)
@@ -49,7 +57,7 @@ def read_keys(path: str | os.PathLike, derived: tuple[str, ...] = ()) -> dict[st
         )
     own_keys = {plain_key(key) for key in keys}
     kept = {key: v for key, v in read_keys(base, above).items() if plain_key(key) not in own_keys}
-    return kept | keys
+    return kept, keys
 
 
 def read_tree(path: str | os.PathLike) -> dict:

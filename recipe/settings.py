@@ -35,6 +35,7 @@ from .configs import find, merge
 
 PLUGINS = "TRAINER.PLUGINS"
 COMMAND_LINE = "the command line"  # the source of KEY VALUE pairs
+BASE = "the base of "  # begins the name of a source: keys that a config file has from its base
 # Keys that a trainer of other code does not read.
 OF_METHODS = (
     "TEST.OOD", "DATASET.FEATURES", "TRAINER.MEMORY_BUDGET", "TRAINER.COMPILE",
@@ -110,7 +111,12 @@ def build_cfg(
         wrong = unread(method, of_run.pop(COMMAND_LINE, {}))
         if wrong and not shared:
             raise not_read(wrong[0], method)
-        of_files = [key for keys in of_run.values() for key in unread(method, keys)]
+        of_files = [
+            key
+            for source, keys in of_run.items()
+            if not source.startswith(BASE)
+            for key in unread(method, keys)
+        ]
         cfg.TRAINER.UNREAD = sorted({*of_files})
     return cfg
 

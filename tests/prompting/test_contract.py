@@ -53,6 +53,41 @@ def test_forward_is_not_overridden(registered):
         registered(type("Own", (Mine,), {"forward": lambda self, images: None}))
 
 
+def without_super(self, settings, clip_model, classnames, dataset=""):
+    self.settings = settings
+
+
+HELPERS = {
+    "a function": {"batch": lambda self, x: x},
+    "of PyTorch": {"apply": lambda self, text, image: text},
+    "more arguments": {"compare": lambda self, image, text, scale: scale},
+    "fewer": {"backward": lambda self, terms: None},
+    "a property": {"adapts": lambda self, x: x},
+    "a value": {"views": lambda self, x: x},
+}
+
+
+@pytest.mark.parametrize("case", HELPERS)
+def test_a_helper_with_the_name_of_a_function_of_the_base(registered, case):
+    (name,) = HELPERS[case]
+    with pytest.raises(UserError, match=f"Helped defines a function `{name}`, which replaces"):
+        registered(type("Helped", (Mine,), HELPERS[case]))
+
+
+def test_an_init_without_super(registered):
+    with pytest.raises(UserError, match="`__init__` of Bare does not call super"):
+        registered(type("Bare", (Mine,), {"__init__": without_super}))
+
+    class Called(Mine):
+        def __init__(self, *given):
+            super().__init__(*given)
+
+        def build(self, *given):
+            super().build(*given)
+
+    registered(Called)
+
+
 def test_a_method_without_a_node(registered):
     @dataclass(frozen=True)
     class Settings(Method.Settings):

@@ -1,5 +1,7 @@
 """What a method must keep to in its steps: shapes, what is optimised, terms of the loss."""
 
+import json
+
 import pytest
 import tiny
 import torch
@@ -77,3 +79,6 @@ def test_terms_of_a_loss_that_train_nothing(tmp_path, capsys, registered):
     assert tiny.run(tmp_path, "Apart", None, 1) == 0
     said = "No gradient comes from apart of the loss of Apart: nothing learns it"
     assert capsys.readouterr().out.count(said) == 1
+    losses = json.loads((tmp_path / "output" / "results.json").read_text())["losses"]
+    assert losses.keys() == {"loss", "ce", "apart", "acc"}
+    assert losses["loss"] == pytest.approx(losses["ce"] + losses["apart"], rel=1e-5)

@@ -80,11 +80,10 @@ def test_in_a_config_file_they_are_named_and_recorded(mine, tmp_path, capsys):
     assert "TRAINER.ALIGN.M, TRAINER.COOP.N_CTX" in capsys.readouterr().out
 
 
-def test_those_of_a_base_and_of_another_method_count(mine):
-    of_base = cfg("Renamed", mine).TRAINER.UNREAD
-    assert "TRAINER.COOP.N_CTX" in of_base and all(
-        key.startswith("TRAINER.COOP.") for key in of_base
-    )
+def test_those_of_another_method_count_and_those_of_a_base_do_not(mine):
+    assert cfg("Renamed", mine).TRAINER.UNREAD == []
+    mine.write_text(mine.read_text().replace("TRAINER: {", "TRAINER: {COOP: {N_CTX: 2}, "))
+    assert cfg("Renamed", mine).TRAINER.UNREAD == ["TRAINER.COOP.N_CTX"]
     of_align = cfg("CoOp", ROOT / "configs/trainers/ALIGN/emoji.yaml").TRAINER.UNREAD
     assert "TRAINER.ALIGN.N_CTX" in of_align
     assert cfg("CoOp", ROOT / "configs/trainers/CoOp/emoji.yaml").TRAINER.UNREAD == []

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
+from inspect import Parameter, signature
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
@@ -33,7 +34,8 @@ def check_class(cls: type, base: type) -> None:
         base: `Method`.
 
     Raises:
-        UserError: it has such a name, overrides `forward`, or has no `node`.
+        UserError: it has such a name, overrides `forward`, replaces a function by another one, or
+            has no `node`.
     """
     own = [kind for kind in cls.__mro__ if issubclass(kind, base) and kind is not base]
     names = {name for kind in base.__mro__[:-1] for name in (*vars(kind), *_annotated(kind))}
@@ -55,6 +57,17 @@ def check_class(cls: type, base: type) -> None:
             "one of the functions that it calls (`contexts`, `image_features`, `text_features`, "
             "`logits`)",
         )
+        need(
+            "__init__" not in vars(kind) or "__init__" in _read(vars(kind)["__init__"]),
+            f"`__init__` of {kind.__name__} does not call super().__init__(settings, clip_model, "
+            "classnames, dataset): call it, or make what the method learns in `build`",
+        )
+        for name, value in vars(kind).items():
+            need(
+                name.startswith("__") or _replaces(value, getattr(base, name, value)),
+                f"{kind.__name__} defines a function `{name}`, which replaces that of the base "
+                "class but takes other arguments: choose another name, or take the same ones",
+            )
     need(
         isinstance(getattr(cls, "node", None), str),
         f'{cls.__name__} has no `node`: write node = "{cls.__name__.upper()}" in the class, the '
@@ -69,6 +82,20 @@ def _read(value: object) -> Iterator[str]:
         yield from code.co_names
         for inner in code.co_consts:
             yield from _read(inner)
+
+
+def _replaces(value: object, of_base: object) -> bool:
+    """Return True if a value in a class body can be used as that of the base class is."""
+    if not isinstance(value, FunctionType) or value is of_base:
+        return True
+    if not isinstance(of_base, FunctionType):
+        return False
+    kinds = [p.kind for p in signature(of_base).parameters.values()]
+    try:
+        signature(value).bind(*[None] * kinds.count(Parameter.POSITIONAL_OR_KEYWORD))
+    except TypeError:
+        return False
+    return True
 
 
 def _annotated(kind: type) -> Mapping[str, object]:

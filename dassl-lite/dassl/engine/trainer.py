@@ -198,6 +198,7 @@ class TrainerX(SimpleTrainer):
             if meets_freq or done == self.num_batches or now - reported > SILENCE:
                 self._report(losses, batch_time, data_time)
                 reported = now
+        self.losses = {name: meter.avg for name, meter in losses.meters.items()}
 
     def count_steps(self):
         """Return the number of steps before the current epoch, and that of the whole training."""

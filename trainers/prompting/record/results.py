@@ -95,6 +95,7 @@ def write_results(
         "seeded": seeded(trainer),
         "train_seconds": getattr(trainer, "train_seconds", 0.0),
         "train_steps": _steps(trainer),
+        "losses": getattr(trainer, "losses", None),
         "test_seconds": getattr(trainer, "test_seconds", 0.0),
         "peak_memory_mib": peak,
         "precision": facts and facts.computed["precision"],
