@@ -14,11 +14,20 @@ import torch
 from dassl.data.datasets import DATASET_REGISTRY
 from paths import ROOT
 
-from trainers.prompting import Added, Method, build_method, load_clip
+from trainers.prompting import (
+    Added,
+    Method,
+    TextEncoder,
+    build_method,
+    load_clip,
+    write_sentences,
+)
 from trainers.prompting.encoders.text import TextFeatures
 from trainers.prompting.encoders.vision import ImageFeatures
 from trainers.prompting.method import METHODS
 from trainers.prompting.storage.public import PublicFiles
+from trainers.prompting.trainer.config import _filled
+from trainers.prompting.trainer.evaluation import for_classes
 
 PAGE = (ROOT / "docs" / "extending.md").read_text("utf-8")
 OF_CHECKPOINTS = (ROOT / "docs" / "checkouts.md").read_text("utf-8")
@@ -137,6 +146,28 @@ def test_what_the_classes_of_the_page_compute(page):
     found = (prototypes(images) - expected).abs()
     assert 0 < found.max() <= 1.001, "cosines"
     assert [len(c) for c in (built("Deep").contexts()[:2])] == [3, 3]
+
+
+def test_what_the_page_says_in_passing(page):
+    """Whole sentences, dropped patches, a shared projection; names and seed of the training."""
+    clip_model, others = load_clip("emoji"), ["owl", "fox", "hen"]
+    cases = (["{}"], ["a photo of a cat.", "two dogs"]), (["a photo of a {}."], ["cat"])
+    whole, pieces = (
+        TextEncoder(clip_model, write_sentences(clip_model, *case))().h[0, 0] for case in cases
+    )
+    torch.testing.assert_close(whole, pieces)
+    dropped, x = built("Dropped"), torch.randn(2, 65, 128)
+    assert dropped.pre(x).shape == (2, 33, 128) and dropped.pre.eval()(x).shape == x.shape
+    shared = built("Projection")
+    assert shared.text_encoder.text_projection is shared.learned()["projection"]
+    with torch.no_grad():
+        shared.projection.mul_(2)
+    then = for_classes(shared, clip_model, NAMES, others, "")
+    assert torch.equal(then.text_encoder.text_projection, shared.projection)
+    once_more = for_classes(then, clip_model, others, NAMES, "")
+    assert then.training_classnames == once_more.training_classnames == NAMES
+    cfg = SimpleNamespace(OUTPUT_DIR="", SEED=7, DATASET=SimpleNamespace(NAME=""))
+    assert _filled("{seed}", cfg) == "7"
 
 
 def test_the_data_set_of_the_page(page, tmp_path):

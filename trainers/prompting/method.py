@@ -151,6 +151,8 @@ class Method(PublicFiles, nn.Module):
             training differently sets True in the class; loading a checkpoint for other classes
             then sets it to False.
         chunk_bytes: the most memory for the token-level costs of one chunk.
+        training_classnames: names of the classes of the training, of a checkpoint that was loaded;
+            else its own.
         uncalled: the modules of the CLIP that are never called, by name, before `build`.
         class_buffers: digests of the buffers that `build` may have made from the class names.
 
@@ -223,6 +225,7 @@ class Method(PublicFiles, nn.Module):
         self.width, self.widths = features_width(clip_model), widths(clip_model)
         self.row_width = self.width
         self.mean, self.std = family_of(clip_model)[1:3]
+        self.training_classnames = list(classnames)
         self.uncalled = uncalled(clip_model)
         self.text_encoder, self.image_encoder = self.encoders(clip_model, classnames, dataset)
         scale, bias = clip_model.logit_scale.detach().exp(), getattr(clip_model, "logit_bias", None)
@@ -622,6 +625,7 @@ class Method(PublicFiles, nn.Module):
             raise UserError(
                 "The checkpoint does not name its classes: take another, or train again"
             )
+        self.training_classnames = list(saved or classnames)
         others = saved is not None and list(saved) != list(classnames)
         some = []  # for each class of the method, its number in the checkpoint
         if others and type(self).keep_classes is not Method.keep_classes:

@@ -182,7 +182,7 @@ def for_classes(
         trainer=type(method).__name__,
     )
     other.load_checkpoint(state, others)
-    other.chunk_bytes = method.chunk_bytes
+    other.chunk_bytes, other.training_classnames = method.chunk_bytes, method.training_classnames
     return other.to(method.device).eval()
 
 
