@@ -65,7 +65,7 @@ METRICS = {
     "calibration_error": Metric(
         "ECE (%)",
         more_is_better=False,
-        note="ECE is the expected calibration error, in 15 bins",
+        note="ECE is the expected calibration error, in {} bins",
     ),
     "calibration_error_scaled": Metric(
         "ECE scaled (%)",

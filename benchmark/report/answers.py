@@ -10,13 +10,16 @@ of right and wrong answers.
 
 import functools
 import hashlib
+import sys
 from collections import defaultdict
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import NamedTuple, TypeVar
 
 import numpy as np
 
 from trainers.prompting.errors import UserError, need
+from trainers.prompting.record.metrics import BINS, calibration_error, joint_metrics
 from trainers.prompting.record.predictions import read_predictions
 
 from ..records import PER_CLASS, Outcome
@@ -199,14 +202,34 @@ MEASURES = {
 }
 
 
-def joint(runs: tuple[Outcome | None, Outcome | None]) -> dict[str, float]:
+def joint(runs: tuple[Outcome | None, Outcome | None], bins: int = BINS) -> dict[str, float]:
     """Return `joint_metrics` of one training, from its runs on base and on new classes.
 
     Raises:
         UserError: a run is missing, or its joint columns, or the runs have different classes.
     """
-    from trainers.prompting.record.metrics import joint_metrics  # scipy.stats is slow to load
-
     for run, half in zip(runs, ("base", "new"), strict=True):
         need(run, f"no finished run on {half} classes")
-    return joint_metrics(*map(joint_arrays, filter(None, runs))) or {}
+    return joint_metrics(*map(joint_arrays, filter(None, runs)), bins=bins) or {}
+
+
+def bin_anew(outcome: Outcome, bins: int) -> Outcome:
+    """Return an outcome whose calibration errors have another number of bins.
+
+    They are left out, with a printed note, where the predictions are missing.
+    """
+    columns = {"calibration_error": "probability", "calibration_error_scaled": "scaled_probability"}
+    result = outcome.result or {}
+    columns = {key: column for key, column in columns.items() if result.get(key) is not None}
+    anew: dict[str, float | None] = dict.fromkeys(columns)
+    try:
+        arrays = arrays_of(outcome) if columns else {}
+    except UserError as error:
+        print(f"ECE of {outcome.run.folder} is left out: {error}", file=sys.stderr)
+        arrays = {}
+    for key, column in columns.items():
+        if column in arrays:
+            confidence = arrays[column].reshape(len(arrays["label"]), -1)[:, 0]
+            hits = arrays["prediction"] == arrays["label"]
+            anew[key] = calibration_error(confidence, hits, bins)
+    return replace(outcome, result=result | anew) if anew else outcome

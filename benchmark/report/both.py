@@ -1,8 +1,11 @@
 """Metrics over base and new classes together: accuracies, costs, and averages over data sets."""
 
 from collections.abc import Iterator
+from functools import partial
 
 import pandas as pd
+
+from trainers.prompting.record.metrics import BINS
 
 from ..protocols.base import shots_text
 from ..records import COSTS, Metric
@@ -36,7 +39,7 @@ JOINT = {
     "calibration_error_scaled": Metric("ECE scaled", more_is_better=False),
 }
 JOINT_NOTE = (
-    "Joint, ECE (expected calibration error, in 15 bins) and ECE scaled (after division of the "
+    "Joint, ECE (expected calibration error, in {} bins) and ECE scaled (after division of the "
     "logits by a temperature) are over all classes; OpenworldAUC and AUROC over pairs of a base "
     "and a new image. All in %."
 )
@@ -47,11 +50,12 @@ H = {"h": JOINT["h"]}
 RELATIVE = {key: cost.head for key, cost in COSTS.items() if cost.multiples}
 
 
-def both(tidy: pd.DataFrame) -> list[Measured]:
+def both(tidy: pd.DataFrame, bins: int = BINS) -> list[Measured]:
     """Return accuracies, joint metrics and costs on each data set, then averages over data sets.
 
     Args:
         tidy: a data frame as `frame` makes it, of any protocols.
+        bins: of the calibration error.
 
     Returns:
         Numbers with the keys of JOINT.
@@ -67,7 +71,7 @@ def both(tidy: pd.DataFrame) -> list[Measured]:
         theirs, ours = (members[key].astype(float) for members in (unit, lines))
         lines = lines.assign(**{key + TIMES: ours / lines["table"].map(theirs[theirs > 0])})
     costs = [*COSTS, *(key + TIMES for key in RELATIVE)]
-    numbers, problems = _numbers(done)
+    numbers, problems = _numbers(done, bins)
     lines = lines.assign(problems=lines["line"].map(problems))
     numbers = numbers.merge(lines[["line", "name", "dataset"]], on="line")
     notes = table_rows.assign(
@@ -89,11 +93,12 @@ def both(tidy: pd.DataFrame) -> list[Measured]:
     return groups
 
 
-def _numbers(done: pd.DataFrame) -> tuple[pd.DataFrame, dict[int, list[str]]]:
+def _numbers(done: pd.DataFrame, bins: int) -> tuple[pd.DataFrame, dict[int, list[str]]]:
     """Return a row for each line, seed and key of JOINT; and by line, sentences on what is missing.
 
     Args:
         done: the accuracies of finished runs.
+        bins: of the calibration error.
     """
     entries, problems = [], {}
     for line, members in done.groupby("line", sort=False):
@@ -102,7 +107,7 @@ def _numbers(done: pd.DataFrame) -> tuple[pd.DataFrame, dict[int, list[str]]]:
             for half in ("base", "new")
         )
         pairs = {seed: (base.get(seed), new.get(seed)) for seed in sorted(base | new)}
-        by_seed, problems[line] = each_seed(pairs, joint)
+        by_seed, problems[line] = each_seed(pairs, partial(joint, bins=bins))
         entries += [(line, *item) for metrics in by_seed.values() for item in metrics.items()]
     columns = ["line", "metric", "value"]
     accuracies = of_seeds(done).rename_axis(index={"column": "metric"}).reset_index(name="value")
@@ -128,12 +133,13 @@ def _average(lines: pd.DataFrame, numbers: pd.DataFrame, artist: str) -> Measure
     return Measured(where, place, protocol_of(row), lines, averages.dropna().reset_index(), fields)
 
 
-def tables(measured: Measured) -> Iterator[Table]:
+def tables(measured: Measured, bins: int = BINS) -> Iterator[Table]:
     """Yield the tables of numbers that `both` returns: joint metrics, then costs, if shown."""
     first, what = next(each_row(measured.lines)), ": base and new classes together"
     shots = shots_text(first.shots)
     if measured.place["dataset"] == AVERAGE:
-        table = measured.table(f"{what}, {shots}", JOINT, [AVERAGE_NOTE, H_NOTE, JOINT_NOTE])
+        notes = [AVERAGE_NOTE, H_NOTE, JOINT_NOTE.format(bins)]
+        table = measured.table(f"{what}, {shots}", JOINT, notes)
         table.caption += apart_note(each_row(measured.lines))
         yield table
         return
@@ -144,7 +150,8 @@ def tables(measured: Measured) -> Iterator[Table]:
         f"{', '.join(names)}: {why}"
         for why, names in problem_rows.groupby("problems", sort=False)["name"]
     ]
-    yield measured.table(f"{what}, {runs}", JOINT, [spread, H_NOTE, JOINT_NOTE], problems)
+    notes = [spread, H_NOTE, JOINT_NOTE.format(bins)]
+    yield measured.table(f"{what}, {runs}", JOINT, notes, problems)
     if measured.protocol.costs:
         note = "Training is the mean over the seeds."
         yield _costs(

@@ -13,16 +13,17 @@ from typing import Any
 import pandas as pd
 
 from trainers.prompting.errors import UserError, need
+from trainers.prompting.record.metrics import BINS
 from trainers.prompting.record.predictions import NAME as PREDICTIONS
 
-from ..cli import Parser, each, seed, write_output
+from ..cli import Parser, each, from_one, seed, write_output
 from ..protocols import PROTOCOLS
 from ..protocols.base import Protocol
 from ..protocols.configs import VARIED
 from ..protocols.places import outputs_below, place_in_output, stands_in
 from ..records import Outcome, from_folder
 from . import logs, received
-from .answers import MEASURES
+from .answers import MEASURES, bin_anew
 from .compare import RESAMPLE, Comparisons
 from .facts import MADE_WITH, made_with
 from .frame import frame
@@ -74,6 +75,10 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "action": "store_true",
         "help": "let --compare also compare runs with other CLIPs or test images",
     },
+    "--bins": {
+        "type": from_one, "default": BINS, "metavar": "N",
+        "help": "bins of the calibration error in the tables of --metrics (default: %(default)s)",
+    },
     "--published": {
         "choices": PUBLISHED, "default": "on",
         "help": "published numbers next to yours, where the setting is the same: off, on, or all "
@@ -108,6 +113,11 @@ def main(argv: list[str]) -> None:
         args.format == "latex" or not args.deviations,
         "--deviations needs --format latex: the other formats always show deviations",
     )
+    need(
+        args.bins == BINS or (args.metrics and not args.plots and args.format != "html"),
+        f"--bins {args.bins} is for the tables of --metrics: add it, and leave out --plots and "
+        f"--format html, whose diagrams have {BINS} bins",
+    )
     asked(args)
     with received.opened(list(dict.fromkeys(args.outputs))) as outputs:
         show(args, outputs)
@@ -127,6 +137,8 @@ def show(args: argparse.Namespace, outputs: list[Path]) -> None:
         print(report_runs(single, args.format, args.plots))
         return
     outcomes = chosen(args, outputs)
+    if args.bins != BINS:
+        outcomes = [bin_anew(outcome, args.bins) for outcome in outcomes]
     tidy = frame(outcomes)
     if tidy.empty:
         print(nothing(args, outputs))

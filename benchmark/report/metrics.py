@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from trainers.prompting.errors import UserError
+from trainers.prompting.record.metrics import BINS
 
 from ..protocols.base import Protocol, shots_text
 from ..records import METRICS, OOD, PER_CLASS, Metric, Outcome, at_bound
@@ -72,19 +73,20 @@ class Metrics:
 
     Args:
         tidy: a data frame as `frame` makes it, of any protocols.
+        bins: of the calibration errors in it, and of those over base and new classes.
     """
 
     heading = "More metrics"
     picture = "reliability"  # the kind of plot, a key of `pictures.PICTURES`
 
-    def __init__(self, tidy: pd.DataFrame):
-        self.tests, self.both = tests(tidy), both.both(tidy)
+    def __init__(self, tidy: pd.DataFrame, bins: int = BINS):
+        self.tests, self.both, self.bins = tests(tidy), both.both(tidy, bins), bins
 
     def tables(self) -> dict[Protocol, list[Table]]:
         """Return the tables of each protocol."""
         by_protocol: dict[Protocol, list[Table]] = {test.protocol: [] for test in self.tests}
         for measured in self.both:
-            by_protocol[measured.protocol].extend(both.tables(measured))
+            by_protocol[measured.protocol].extend(both.tables(measured, self.bins))
         for test in self.tests:
             by_protocol[test.protocol].extend(self._tables(test))
         return by_protocol
@@ -101,7 +103,7 @@ class Metrics:
             "name", sort=False
         ):
             problems.append(f"{name}: {AT_BOUND} [{seeds_text(list(members['seed']))}]")
-        table = test.table(": metrics", metrics, [spread, *explained(metrics)], problems)
+        table = test.table(": metrics", metrics, [spread, *explained(metrics, self.bins)], problems)
         yield replace(table, picture=f"{self.picture}_{test.name}")
         if metrics := {key: each for key, each in _ood(test).items() if key in by_metric}:
             problems = test.without(pd.concat(by_metric[key] for key in metrics), NO_OOD)
@@ -118,9 +120,9 @@ class Metrics:
         ]
 
 
-def explained(keys: Iterable[str]) -> list[str]:
+def explained(keys: Iterable[str], bins: int = BINS) -> list[str]:
     """Return a sentence on those of these metrics that need one, if any."""
-    notes = [note for key in keys if (note := METRICS[key].note)]
+    notes = [note.format(bins) for key in keys if (note := METRICS[key].note)]
     return [f"{'; '.join(notes)}."] if notes else []
 
 

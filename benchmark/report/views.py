@@ -72,7 +72,7 @@ def views(args: argparse.Namespace, tidy: pd.DataFrame) -> list[View]:
     if args.compare:
         chosen.append(Comparisons(tidy, args.compare, args.resample, args.metric, args.across))
     chosen += [Gains(tidy)] if args.gains else []
-    chosen += [Metrics(tidy)] if args.metrics else []
+    chosen += [Metrics(tidy, args.bins)] if args.metrics else []
     return chosen + ([Classes(tidy)] if args.classes else [])
 
 

@@ -13,6 +13,7 @@ from benchmark.report import command, pictures
 from benchmark.report.frame import frame
 from benchmark.report.metrics import Classes, Metrics
 from benchmark.report.render import as_markdown
+from trainers.prompting.errors import UserError
 from trainers.prompting.record.predictions import write_predictions
 
 MEASURED = {"macro_f1": 50.0, "top5_accuracy": 90.0, "calibration_error": 8.0}
@@ -89,6 +90,32 @@ def test_what_is_not_in_the_plots_is_said_once(tmp_path, capsys):
     for more in (["--format", "html"], ["--plots", str(tmp_path / "plots")]):
         command.main([str(tmp_path), *views, *more])
         assert capsys.readouterr().err.count("not in the plots: CoOp, ") == 1
+
+
+def test_the_number_of_bins(tmp_path, capsys):
+    leave(tmp_path, few_shot("CTPT", 4, (50.0,), calibration_error=15.0, macro_f1=50.0))
+    (file,) = tmp_path.rglob("results.json")
+    columns = {"image": ["a", "b"], "label": np.array([0, 1]), "prediction": np.array([0, 0])}
+    columns |= {"top": np.array([[0, 1], [0, 1]]), "label_log_probability": np.zeros(2)}
+    bins = [str(tmp_path), "--metrics", "--bins", "20"]
+
+    def error(*words):
+        command.main([*words, "--format", "json"])
+        out, err = capsys.readouterr()
+        return json.loads(out)["metrics"][0]["calibration_error"], err
+
+    without, said = error(*bins)
+    assert without is None and "is left out: no predictions; repeat the run" in said
+    # 0.64 and 0.66: together in (9/15, 10/15], apart in (12/20, 13/20] and (13/20, 14/20]
+    probability = np.array([[0.64, 0.3], [0.66, 0.3]])
+    write_predictions(file.parent, columns | {"probability": probability})
+    assert error(*bins)[0] == pytest.approx(100 * (0.36 + 0.66) / 2, rel=1e-3)
+    assert error(*bins[:2])[0] == 15.0, "the record's"
+    command.main(bins)
+    assert "expected calibration error, in 20 bins" in capsys.readouterr().out
+    for words in ([bins[0], *bins[2:]], [*bins, "--plots", "x"], [*bins, "--format", "html"]):
+        with pytest.raises(UserError, match="--bins 20 is for the tables of --metrics: add it, an"):
+            command.main(words)
 
 
 @pytest.mark.parametrize("flag, name", [("--metrics", "reliability"), ("--classes", "confusion")])

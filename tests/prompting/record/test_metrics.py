@@ -157,6 +157,12 @@ def test_metrics_of_both_halves_by_hand():
     both = joint_metrics(base | scaled, new | {"joint_scaled_probability": np.full(2, 0.9)})
     assert both == pytest.approx(found | {"calibration_error_scaled": 30})
     assert joint_metrics(base | scaled, new) == found
+    apart = [
+        side | {"joint_probability": np.full(len(side["label"]), p)}
+        for side, p in ((base, 0.64), (new, 0.66))
+    ]
+    errors = [joint_metrics(*apart, bins=bins)["calibration_error"] for bins in (15, 20)]
+    assert errors == pytest.approx([4.8, 8.0])  # |0.648 - 0.6|; (3 * 0.0267 + 2 * 0.16) / 5
     assert joint_metrics({"label": base["label"]}, new) is None
     with pytest.raises(UserError, match="overlap"):
         joint_metrics(new, base)

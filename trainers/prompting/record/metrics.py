@@ -59,28 +59,31 @@ def numbered(classnames: Sequence[str]) -> list[str]:
     return [f"{n} (class {k})" if count[n] > 1 else n for k, n in enumerate(classnames)]
 
 
-def reliability(confidence: np.ndarray, hits: np.ndarray) -> tuple[np.ndarray, ...]:
+def reliability(
+    confidence: np.ndarray, hits: np.ndarray, bins: int = BINS
+) -> tuple[np.ndarray, ...]:
     """Compute a reliability diagram: bins (0, 1/15], (1/15, 2/15], ... of predicted probabilities.
 
     Args:
         confidence: (n,), probabilities of the predictions.
         hits: (n,), True where a prediction is correct.
+        bins: their number.
 
     Returns:
         For each bin, the mean confidence, the accuracy (both from 0 to 1; 0 in an empty bin) and
         the number of images.
     """
     confidence = confidence.astype(float)
-    place = np.clip(np.ceil(confidence * BINS).astype(int) - 1, 0, BINS - 1)
-    counts = np.bincount(place, minlength=BINS)
+    place = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
+    counts = np.bincount(place, minlength=bins)
     some = np.maximum(counts, 1)
-    means = [np.bincount(place, values, BINS) / some for values in (confidence, hits)]
+    means = [np.bincount(place, values, bins) / some for values in (confidence, hits)]
     return (*means, counts)
 
 
-def calibration_error(confidence: np.ndarray, hits: np.ndarray) -> float:
+def calibration_error(confidence: np.ndarray, hits: np.ndarray, bins: int = BINS) -> float:
     """Return the expected calibration error (%): the mean gap of confidence and accuracy."""
-    mean, accuracy, counts = reliability(confidence, hits)
+    mean, accuracy, counts = reliability(confidence, hits, bins)
     return 100 * float((np.abs(mean - accuracy) * counts).sum() / counts.sum())
 
 
@@ -164,13 +167,14 @@ def openworld_auc(
 
 
 def joint_metrics(
-    base: Mapping[str, np.ndarray], new: Mapping[str, np.ndarray]
+    base: Mapping[str, np.ndarray], new: Mapping[str, np.ndarray], bins: int = BINS
 ) -> dict[str, float] | None:
     """Compute metrics over base and new classes together, from the two evaluations of a training.
 
     Args:
         base: predictions for test images of base classes, as `predictions` reads them.
         new: predictions for test images of new classes.
+        bins: of the calibration error.
 
     Returns:
         In %: `joint_accuracy` of all images, `joint_accuracy_base` and `joint_accuracy_new` of one
@@ -203,6 +207,6 @@ def joint_metrics(
     if "joint_scaled_probability" in base and "joint_scaled_probability" in new:
         columns["calibration_error_scaled"] = "joint_scaled_probability"
     return numbers | {
-        name: calibration_error(np.concatenate([base[column], new[column]]), hits)
+        name: calibration_error(np.concatenate([base[column], new[column]]), hits, bins)
         for name, column in columns.items()
     }
