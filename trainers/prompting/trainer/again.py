@@ -5,18 +5,19 @@ checkpoint is used in another process.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
 
-from ..contract import ROUNDING
+from ..contract import ROUNDING, check_logits
 from ..errors import UserError, in_short, need, no_exit
-from ..method import Method
+from ..method import Method, Output
 from ..running.memory import State
 from ..running.precision import Precision
 from ..storage.saved import Saved
+from .checks import check_first_step
 from .evaluation import for_classes
 from .support import seeded
 
@@ -190,6 +191,23 @@ def check_probe(
             "variable or the code. Restore it, or train again with it in `Settings`, parameters or "
             "buffers",
         )
+
+
+def check_first(method: Method, output: Output, terms: Mapping[str, torch.Tensor]) -> None:
+    """Check what the first training step of a method gives.
+
+    Args:
+        method: after the step.
+        output: of the step.
+        terms: of its loss.
+
+    Raises:
+        UserError: as `check_logits`, `check_first_step` and, for a plug-in, `check_scores`.
+    """
+    check_logits(method, output)
+    check_first_step(method, terms)
+    if is_foreign(type(method)):
+        check_scores(method, output.logits)
 
 
 def check_second(method: Method, images: Any, logits: torch.Tensor) -> None:

@@ -16,7 +16,7 @@ from ..backbones import load_clip
 from ..capabilities.one_view import OneView
 from ..capabilities.planned import Planned
 from ..capabilities.transductive import Transductive
-from ..contract import check_logits, first_use
+from ..contract import first_use
 from ..errors import need
 from ..method import Batch, Method, Output
 from ..record.results import remove_results, write_results
@@ -28,14 +28,13 @@ from ..storage.checkpoints import checkpoint_file, marked_epoch, read_checkpoint
 from ..storage.predictions import Predictions
 from ..storage.public import find_prompts
 from ..storage.saved import Saved
-from .again import check_probe, check_rebuilt, check_scores, check_second, is_foreign, probe
+from .again import check_first, check_probe, check_rebuilt, check_second, is_foreign, probe
 from .checks import (
     Watch,
     check_batches,
     check_cfg,
     check_classes,
     check_clip_keys,
-    check_first_step,
     check_method,
     check_optimised,
     check_unlabelled,
@@ -244,11 +243,8 @@ class PromptTrainer(TrainerX):
         with nullcontext() if self.stepped else first_use(self.method):
             output, terms = training_step(self.method, batch, self.optim, self.precision)
         if not self.stepped:
-            check_logits(self.method, output)
-            check_first_step(self.method, terms)
+            check_first(self.method, output, terms)
             check_optimised(self.method, self.optim, self.stages.learned())
-            if is_foreign(self.kind):
-                check_scores(self.method, output.logits)
             self.stepped = True
         self.watch.check_loss(terms["loss"], self.epoch, self.batch_idx, self.num_batches)
         if self.stages.by_step or (self.batch_idx + 1) == self.num_batches:
@@ -325,8 +321,8 @@ class PromptTrainer(TrainerX):
         state = self.state(epoch + 1, val_result)
         if is_foreign(self.kind):
             state = replace(state, probe=probe(self.method, self.precision))
-        content = state.content()
-        save_checkpoint(content, self._folder(directory), is_best=is_best, model_name=model_name)
+        folder = self._folder(directory)
+        save_checkpoint(state.content(), folder, is_best=is_best, model_name=model_name)
 
     def check_checkpoint(self, checkpoint, folder):
         """Refuse a checkpoint that this run must not resume from; raises as `Saved`."""
