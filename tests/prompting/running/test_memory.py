@@ -79,7 +79,7 @@ def test_recomputing_changes_nothing_but_the_memory(tiny_clip):
     logits, grads = outcome(plain, state)
     kept = kept_bytes(plain, 4)
     assert setup(plain, PLENTY) == []
-    for wanted in (["text"], ["text", "image"]):
+    for wanted in (["text attention"], ["text blocks"], ["text blocks", "image blocks"]):
         thrifty = align(tiny_clip, 2, 2)
         budgets = (kept * percent / 100 for percent in range(100, 0, -1))
         budget = next(budget for budget in budgets if setup(thrifty, budget) == wanted)
@@ -96,7 +96,7 @@ def test_learned_tokens_after_the_shared_ones_are_recomputed(tiny_clip, node):
     method = model_of(tiny_clip, "CoOp", {"N_CTX": 4, **node})
     logits, grads = outcome(method, method.public_state_dict())
     kept = kept_bytes(method, 4)
-    method.text_encoder.recompute = True
+    method.text_encoder.recompute = 2
     assert kept_bytes(method, 4) < 0.5 * kept
     same, others = outcome(method, method.public_state_dict())
     assert torch.equal(logits, same)
@@ -156,7 +156,11 @@ def one_step(clip_model, short):
     return method
 
 
-@pytest.mark.parametrize(("short", "wanted"), [(1, ["text"]), (2, ["text", "image"])])
+STEPS = (["text attention"], ["text blocks"], ["text attention", "image blocks"])
+STEPS += (["text blocks", "image blocks"],)
+
+
+@pytest.mark.parametrize(("short", "wanted"), list(enumerate(STEPS, 1)))
 def test_a_step_that_does_not_fit_is_repeated(tiny_clip, capsys, short, wanted):
     plain, method = one_step(tiny_clip, 0), one_step(tiny_clip, short)
     assert recomputed(plain) == [] and recomputed(method) == wanted
@@ -170,7 +174,7 @@ def test_a_step_that_does_not_fit_is_repeated(tiny_clip, capsys, short, wanted):
 def test_a_library_that_lacks_memory_counts(tiny_clip, monkeypatch, library):
     monkeypatch.setattr(Short, "error", RuntimeError)
     monkeypatch.setattr(Short, "said", f"CUDA error: {library}_STATUS_ALLOC_FAILED when calling")
-    assert recomputed(one_step(tiny_clip, 1)) == ["text"]
+    assert recomputed(one_step(tiny_clip, 1)) == STEPS[0]
     monkeypatch.setattr(Short, "said", f"CUDA error: {library}_STATUS_EXECUTION_FAILED")
     with pytest.raises(RuntimeError, match="EXECUTION_FAILED"):
         one_step(tiny_clip, 1)
@@ -178,7 +182,7 @@ def test_a_library_that_lacks_memory_counts(tiny_clip, monkeypatch, library):
 
 def test_a_step_that_never_fits_is_an_error(tiny_clip):
     with pytest.raises(torch.OutOfMemoryError):
-        one_step(tiny_clip, 3)
+        one_step(tiny_clip, 5)
 
 
 def test_the_default_budget_depends_on_the_machine():

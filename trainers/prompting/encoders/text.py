@@ -88,7 +88,7 @@ class TextEncoder(nn.Module):
         self.causal, self.tokenizer = family.causal, family.tokenizer
         self.sentences, self.spans, self.start = sentences, words, sentences[0][0].start
         self.class_specific, self.insert_block, self.inner = class_specific, insert_block, inner
-        self.recompute = False  # activations of the blocks, in the backward pass
+        self.recompute = 0  # in the backward pass: 1 the attention, 2 whole blocks
         self._kept: tuple[tuple[object, ...], Sequence[torch.Tensor]] | None = None
         self.closed: Any = clip_model.text if is_closed(clip_model, "text") else None
         if self.closed is not None:
@@ -199,7 +199,7 @@ class TextEncoder(nn.Module):
                 layout = self.own_layout
             states = block, layout, shared, suffix
             learned = shared.requires_grad or suffix.requires_grad or addition is not NOTHING
-            recompute = self.recompute and learned
+            recompute = self.recompute > 1 and learned
             if i + 1 < len(layers) or layout.token_index is not None:
                 if recompute and not self.causal and addition is NOTHING:
                     suffix = self._in_chunks(*states)
@@ -292,10 +292,9 @@ class TextEncoder(nn.Module):
         query, key, value = blocks.project(block, y, added, "qkv")
         out = blocks.attend(block, query, key, value, causal=True)
         shared = blocks.finish(block, shared, out, y, added)
-        # padded queries, keys and values are large, and cheap to recompute
         y = blocks.norm(block, "ln_1", added)(suffix)
         own = blocks.project(block, y, added, "qkv")
-        out = blocks.run(self._attend, True, block, layout, key, value, *own)
+        out = blocks.run(self._attend, self.recompute > 0, block, layout, key, value, *own)
         return shared, blocks.finish(block, suffix, out, y, added)
 
     def _in_chunks(self, block: Any, layout: Layout, shared: Tensor, suffix: Tensor) -> Tensor:

@@ -1,9 +1,10 @@
-"""Fits a training step into memory: chooses encoders whose activations are computed again.
+"""Fits a training step into memory: chooses the activations that are computed again.
 
 A frozen encoder keeps its activations only for the gradient of the prompts. With recomputation, it
-keeps the input of each block, and all activations of one block at a time. On a CPU, where nothing
-reports that memory is short before the system ends the process, the bytes of a step are measured
-before the first. On other devices a step that does not fit is repeated with recomputation.
+keeps the input of each block, and all activations of one block at a time; or all but the attention
+of its text blocks, whose padded copies are large and cheap. On a CPU, where nothing reports that
+memory is short before the system ends the process, the bytes of a step are measured before the
+first. On other devices a step that does not fit is repeated with recomputation.
 """
 
 import ctypes
@@ -23,6 +24,8 @@ GIB = 1 << 30
 FROZEN = ("text_encoder.", "image_encoder.")  # sub-modules whose buffers do not change
 ALLOC_FAILED = "_STATUS_ALLOC_FAILED"  # of cuBLAS and cuDNN, which the allocator does not see
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # from glibc's malloc.h
+# what is recomputed, least first: see `TextEncoder.recompute`, `ImageEncoder.recompute`
+LEVELS = ((0, False), (1, False), (2, False), (1, True), (2, True))
 Result = TypeVar("Result")
 
 
@@ -49,9 +52,9 @@ class State:
 
 
 def recomputed(method: Any) -> list[str]:
-    """Return the encoders of a method whose activations are recomputed: text, image."""
-    encoders = {"text": method.text_encoder, "image": method.image_encoder}
-    return [name for name, encoder in encoders.items() if encoder.recompute]
+    """Return what a method recomputes: text attention or text blocks, image blocks."""
+    text = ("", "text attention", "text blocks")[method.text_encoder.recompute]
+    return [name for name in (text, "image blocks" * method.image_encoder.recompute) if name]
 
 
 def gpu_is_full(error: BaseException) -> bool:
@@ -66,7 +69,7 @@ def gpu_is_full(error: BaseException) -> bool:
 
 
 def within_memory(method: Any, work: Callable[[], Result]) -> Result:
-    """Return `work()`; if memory runs out, repeat it with one more encoder recomputed, text first.
+    """Return `work()`; while memory runs out, repeat it and recompute more, by `LEVELS`.
 
     Args:
         method: the `Method`; its random state and buffers are set back before a repetition.
@@ -75,9 +78,8 @@ def within_memory(method: Any, work: Callable[[], Result]) -> Result:
     Raises:
         RuntimeError: it does not fit even so (`gpu_is_full`), or `work` fails otherwise.
     """
-    for encoder in (method.text_encoder, method.image_encoder):
-        if encoder.recompute:
-            continue
+    text, image = method.text_encoder, method.image_encoder
+    for level in LEVELS[LEVELS.index((text.recompute, image.recompute)) + 1 :]:
         state = State(method)
         try:
             return work()
@@ -85,7 +87,7 @@ def within_memory(method: Any, work: Callable[[], Result]) -> Result:
             if not gpu_is_full(error):
                 raise
         # outside of that block the failed step's tensors are gone
-        encoder.recompute = True
+        text.recompute, image.recompute = level
         print(f"Memory: a step did not fit; recomputing {' and '.join(recomputed(method))}")
         state.restore()
         if torch.cuda.is_available():
@@ -121,16 +123,16 @@ def fit(method: Any, batch: int, gib: float, precision: Any, features: bool = Fa
         return f"Memory: {limit}; blocks will be recomputed if a step does not fit"
     transformer = getattr(method.text_encoder, "transformer", None)  # a closed side has none
     blocks, largest = len(transformer.resblocks) if transformer else 1, 0.0
-    for text, image in ((False, False), (True, False), (False, True), (True, True)):
-        method.text_encoder.recompute, method.image_encoder.recompute = text, image
+    for level in LEVELS:
+        method.text_encoder.recompute, method.image_encoder.recompute = level
         needed = step_bytes(method, batch, precision, features, budget - method.chunk_bytes)
         largest = max(largest, needed)
         needed += (largest - needed) / blocks  # one block at a time
         if needed <= budget - method.chunk_bytes:
-            sides = " and ".join(recomputed(method))
+            parts = " and ".join(recomputed(method)) or "nothing"
             return (
                 f"Memory: a step keeps at most {needed / GIB:.2f} GiB of activations, {limit}; "
-                f"{f'the {sides} blocks' if sides else 'nothing'} will be recomputed"
+                f"{parts} will be recomputed"
             )
     enough = math.ceil(needed / GIB * 110) / 100  # with a tenth on top
     raise UserError(
