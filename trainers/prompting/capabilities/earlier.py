@@ -10,18 +10,6 @@ from ..storage.saved import Saved
 from ..teacher import MethodTeacher
 
 
-def settings_then(trained: Saved, kind: type[Method], dataset: str) -> Settings:
-    """Return the settings that a method had in its training, for a data set of this name.
-
-    Raises:
-        UserError: a value is impossible.
-    """
-    saved = {key: trained.value(kind.place(key)) for key in kind.defaults}
-    values = {key: value for key, value in saved.items() if value is not None}
-    check_values(kind.Settings, values, kind.place)
-    return kind.Settings(**values, dataset=dataset)
-
-
 def build_earlier(
     trained: Saved,
     kind: type[Method],
@@ -32,13 +20,13 @@ def build_earlier(
     dataset: str,
     classnames: Sequence[str],
 ) -> MethodTeacher:
-    """Return a method as it was trained, for these classes.
+    """Return a method as it was trained, on its CLIP, for a data set and class names.
 
     Args:
         trained: its checkpoint.
         kind: its class.
         settings: those of its training; None takes them from the checkpoint.
-        clip_model: the CLIP that it was trained on.
+        clip_model: the CLIP.
         what: the beginning of the message if it does not fit.
         facts: what records say of it.
         dataset: name of the data set.
@@ -48,7 +36,11 @@ def build_earlier(
         UserError: it does not fit the CLIP or the classes.
     """
     try:
-        settings = settings or settings_then(trained, kind, dataset)
+        if settings is None:
+            saved = {key: trained.value(kind.place(key)) for key in kind.defaults}
+            values = {key: value for key, value in saved.items() if value is not None}
+            check_values(kind.Settings, values, kind.place)
+            settings = kind.Settings(**values, dataset=dataset)
         method = kind(settings, clip_model, classnames, dataset)
         method.load_checkpoint(trained, classnames)
     except UserError as error:

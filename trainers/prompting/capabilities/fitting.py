@@ -5,22 +5,16 @@ from typing import Any
 
 import torch
 
-Values = Mapping[str, torch.Tensor]
+Values = Mapping[str, torch.Tensor]  # what is learned, by name
 
 
 def train(learned: Values, begin: Values, step: Callable[[int], None], steps: int) -> Iterator[int]:
-    """Train from the start, and yield the number of each step after it, from 1.
-
-    Args:
-        learned: what is learned, by name.
-        begin: where it begins.
-        step: does a step of this number, such as one of `descent`.
-        steps: the number of steps.
+    """Do the steps from the start, and yield the number of each after it, from 1.
 
     Examples:
         >>> x = torch.nn.Parameter(torch.ones(1))
         >>> step = descent(lambda number: x.square().sum(), torch.optim.SGD([x], lr=0.25))
-        >>> [round(x.item(), 3) for _ in train({"x": x}, {"x": torch.ones(1)}, step, 3)]
+        >>> [x.item() for _ in train({"x": x}, {"x": torch.ones(1)}, step, 3)]
         [0.5, 0.25, 0.125]
     """
     load(learned, begin)
@@ -49,16 +43,10 @@ def descent(
 def keep_best(
     learned: Values, candidates: Iterable[Any], right: Callable[[], int], last: bool = False
 ) -> tuple[Any, int]:
-    """Keep what is learned for the best of several candidates.
+    """Keep what is learned for the first best candidate, or the last; return it and its number.
 
-    Args:
-        learned: what is learned, by name.
-        candidates: each is yielded when its values have been learned.
-        right: counts the validation images that are classified correctly.
-        last: if several are equally good, the last counts, and not the first.
-
-    Returns:
-        The best candidate, and its number of images.
+    A candidate is yielded when its values have been learned; `right` counts the validation images
+    that are then classified correctly.
     """
     most, best, values = -1, None, dict[str, torch.Tensor]()
     for candidate in candidates:

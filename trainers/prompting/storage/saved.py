@@ -4,7 +4,6 @@ Its keys are the attributes of `Saved`; as texts they stand here and in dassl-li
 is long because all checks of a checkpoint are in it.
 """
 
-import ast
 import hashlib
 import os
 from collections.abc import Callable, Mapping
@@ -19,7 +18,7 @@ from ..embedded import other_weights
 from ..errors import UserError, need, printable
 from .checkpoints import broken_checkpoint, checkpoint_at, read_checkpoint
 from .features import difference
-from .settings import begun_otherwise, differing_keys, no_settings
+from .settings import begun_otherwise, differing_keys, literal, no_settings
 from .state import are_texts, is_settings
 
 TYPES = {"float32", "bfloat16", "float16"}
@@ -81,19 +80,19 @@ def _is_probe(value: Any) -> bool:
     return all(map(torch.is_tensor, tensors)) and is_settings(value["where"])
 
 
-# What values must be, each with its name in a message.
-VALID: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "settings": (is_settings, "settings"),
-    "computed": (_is_computed, "precision"),
-    "classnames": (are_texts, "class names"),
-    "images": (are_images, "images"),
-    "features": (_are_traits, "encoder"),
-    "trainer": (lambda value: isinstance(value, str), "method"),
-    "backbone": (lambda value: isinstance(value, str), "backbone"),
-    "epoch": (lambda value: isinstance(value, int), "epoch"),
-    "drawn": (_are_facts, "draws"),
-    "start": (_are_facts, "start"),
-    "probe": (_is_probe, "probe"),
+# What values must be.
+VALID: dict[str, Callable[[Any], bool]] = {
+    "settings": is_settings,
+    "computed": _is_computed,
+    "classnames": are_texts,
+    "images": are_images,
+    "features": _are_traits,
+    "trainer": lambda value: isinstance(value, str),
+    "backbone": lambda value: isinstance(value, str),
+    "epoch": lambda value: isinstance(value, int),
+    "drawn": _are_facts,
+    "start": _are_facts,
+    "probe": _is_probe,
 }
 # What a run needs to resume, if it has it; the last ones are written by some methods and Dassls.
 RESUMED = (
@@ -108,57 +107,32 @@ class Saved:
     """A checkpoint of this project or of public code; or what the next one of a run will hold.
 
     Whatever one of public code lacks is None.
-
-    Attributes:
-        state_dict: what is learned: tensors by their public names.
-        method: buffers of the method, by name.
-        optimizer, scheduler, scaler: their states; the last is of the loss scale.
-        epoch: the number of epochs that are done.
-        planned: the number of steps of each epoch, of a method that plans them.
-        val_result: accuracy on validation images, where Dassl computes it.
-        rng, train_seconds: states of the random number generators, and the duration of the
-            training, of dassl-lite.
-        trainer: name of the method.
-        settings: every setting that can change the outcome: texts by dotted key.
-        classnames: the class names of the training.
-        class_buffers: digests, before the training, of buffers that may depend on the classes.
-        images: `division`, texts by part and class, or None, and `trained_on`, the keys of training
-            images (n,), int64, of this training and those that it builds on.
-        features: the traits of the encoder, of a training on a file of features.
-        computed: `precision` and `processor`, of all sessions of the run, joined by AND.
-        drawn: what label noise and imbalance have changed, in numbers of images.
-        start: the facts about the training of MODEL.INIT_WEIGHTS.
-        backbone, backbone_sha256: name or file of the CLIP, and the SHA-256 of its weights.
-        plugins: modules or files that register methods.
-        probe: of a plug-in's method, what it gives for random images: `logits` (4, K), `loss`, and
-            `where`, texts by name, what else the logits may depend on.
-        place: where it was read; not in the file.
     """
 
-    state_dict: Any = field(default_factory=dict)
-    method: Any = None
-    optimizer: Any = None
-    scheduler: Any = None
-    scaler: Any = None
-    epoch: Any = None
-    planned: Any = None
-    val_result: Any = None
-    rng: Any = None
-    train_seconds: Any = None
-    trainer: Any = None
-    settings: Any = None
-    classnames: Any = None
-    class_buffers: Any = None
-    images: Any = None
-    features: Any = None
-    computed: Any = None
-    drawn: Any = None
-    start: Any = None
-    backbone: Any = None
-    backbone_sha256: Any = None
-    plugins: Any = None
-    probe: Any = None
-    place: str = ""
+    state_dict: Any = field(default_factory=dict)  # what is learned: tensors by public names
+    method: Any = None  # buffers of the method, by name
+    optimizer: Any = None  # its state
+    scheduler: Any = None  # its state
+    scaler: Any = None  # state of the loss scale
+    epoch: Any = None  # the number of epochs that are done
+    planned: Any = None  # the number of steps of each, of a method that plans them
+    val_result: Any = None  # accuracy on validation images, where Dassl computes it
+    rng: Any = None  # states of the random number generators, of dassl-lite
+    train_seconds: Any = None  # duration of the training, of dassl-lite
+    trainer: Any = None  # name of the method
+    settings: Any = None  # all that can change the outcome: texts by dotted key
+    classnames: Any = None  # of the training
+    class_buffers: Any = None  # digests, before the training, of buffers that may depend on classes
+    images: Any = None  # `division`: texts by part and class; `trained_on`: keys (n,), int64
+    features: Any = None  # traits of the encoder, of a training on a file of features
+    computed: Any = None  # `precision` and `processor`, of all sessions of the run, joined by AND
+    drawn: Any = None  # what label noise and imbalance have changed, in numbers of images
+    start: Any = None  # facts about the training of MODEL.INIT_WEIGHTS
+    backbone: Any = None  # name or file of the CLIP
+    backbone_sha256: Any = None  # of its weights
+    plugins: Any = None  # modules or files that register methods
+    probe: Any = None  # of a plug-in, for random images: `logits` (4, K), `loss`; `where`: texts
+    place: str = ""  # where it was read; not in the file
 
     # ------------------------------------------------------------------ reading and writing
 
@@ -166,14 +140,12 @@ class Saved:
     def of(cls, content: Mapping[Any, Any], place: str = "") -> Self:
         """Return the checkpoint with this content; facts that are not valid count as missing.
 
-        Args:
-            content: of a file; without `state_dict`, all of it is what is learned.
-            place: of the file.
+        Without `state_dict`, all of it is what is learned.
         """
         names = {entry.name for entry in fields(cls)} & content.keys()
         known = {name: content[name] for name in names}
         for name in {"drawn", "start", "probe"} & names:
-            known[name] = known[name] if VALID[name][0](known[name]) else None
+            known[name] = known[name] if VALID[name](known[name]) else None
         return cls(**{"state_dict": content, **known, "place": place})
 
     @classmethod
@@ -212,7 +184,7 @@ class Saved:
         return values
 
     def _valid(self, *names: str) -> bool:
-        return all(VALID[name][0](getattr(self, name)) for name in names)
+        return all(VALID[name](getattr(self, name)) for name in names)
 
     @property
     def says_what_made_it(self) -> bool:
@@ -230,11 +202,7 @@ class Saved:
 
     def value(self, place: str) -> Any:
         """Return the value of a setting by its dotted key; None if the checkpoint lacks it."""
-        text = (self.settings or {}).get(place, "None")
-        try:
-            return ast.literal_eval(text)
-        except (ValueError, SyntaxError):  # a path, which is stored without quotes
-            return text
+        return literal((self.settings or {}).get(place, "None"))
 
     def digest(self) -> str:
         """Return a hash that identifies what was learned."""
@@ -255,12 +223,8 @@ class Saved:
     def continued(self, facts: "Saved", folder: str) -> "Saved":
         """Return the facts about a run that goes on from it, and say if it computes otherwise.
 
-        Args:
-            facts: about this session.
-            folder: of the checkpoint.
-
         Raises:
-            UserError: the checkpoint has no valid precision.
+            UserError: the checkpoint, which is in `folder`, has no valid precision.
         """
         then, now = self.computed, facts.computed
         if then is None:  # it is of other code
@@ -289,12 +253,7 @@ class Saved:
         """Refuse to go on from it in another run, or without the full state.
 
         A checkpoint without settings was written by other code: it is accepted, and may lack parts
-        of the state.
-
-        Args:
-            now: what a checkpoint of the present run would hold.
-            folder: of the checkpoint.
-            method: of the run, or its class.
+        of the state. `now` is what a checkpoint of the present run, of `method`, would hold.
 
         Raises:
             UserError: names settings, classes, images or weights that differ, or parts of the state
@@ -309,9 +268,9 @@ class Saved:
             wanted = {name for name in RESUMED if getattr(now, name) is not None}
             if lacking := sorted(name for name in wanted if getattr(self, name) is None):
                 raise broken(f"lacks {', '.join(lacking)}")
-            for name in ("classnames", "images"):
+            for name, what in (("classnames", "class names"), ("images", "images")):
                 if not self._valid(name):
-                    raise broken(f"has no valid {VALID[name][1]}")
+                    raise broken(f"has no valid {what}")
             self._check_same(now, folder, method)
         for name, facts in _teachers(now.method).items():
             then = _teachers(self.method).get(name, facts)
@@ -343,13 +302,8 @@ class Saved:
     def restore(self, method: Any, precision: Any, folder: str) -> list[int]:
         """Load the buffers of the method and the loss scale; return the steps that were planned.
 
-        Args:
-            method: of the run.
-            precision: of the run.
-            folder: of the checkpoint.
-
         Raises:
-            UserError: the checkpoint has no valid ones.
+            UserError: the checkpoint, which is in `folder`, has no valid ones.
         """
         try:
             method.load_own_state(self.method or {})
@@ -359,17 +313,12 @@ class Saved:
             if len(planned) != epochs or min(planned, default=1) < 1:
                 raise ValueError(f"no {epochs} numbers of steps")
         except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-            what = f"has no state of the method, or of its loss scale ({error})"
-            what = " ".join(what.split())[:200]
-            raise broken_checkpoint(folder, self.epoch, what) from None
+            what = " ".join(f"has no state of the method, or of its loss scale ({error})".split())
+            raise broken_checkpoint(folder, self.epoch, what[:200]) from None
         return planned
 
     def check_loaded(self, now: "Saved", method: Any) -> None:
         """Refuse to evaluate it with another method setting, backbone or draft than in training.
-
-        Args:
-            now: the facts about the evaluation.
-            method: of the run, or its class.
 
         Raises:
             UserError: the backbone, INPUT.DRAFT or keys of the method's node differ (it names
@@ -407,9 +356,7 @@ class Saved:
     def check_weights(self, name: str, sha256: str | None) -> None:
         """Refuse weights of the backbone other than those of the training.
 
-        Args:
-            name: of the backbone.
-            sha256: of the weights that have the name; None where they are not on this machine.
+        `sha256` is that of the weights with this name; None where they are not on this machine.
 
         Raises:
             UserError: they differ, or the checkpoint has something else for a SHA-256.
@@ -428,10 +375,6 @@ class Saved:
 
     def check_unseen(self, dataset: Any, split: str) -> None:
         """Refuse to evaluate images of its training.
-
-        Args:
-            dataset: of the run.
-            split: that is evaluated, `test` or `val`.
 
         Raises:
             UserError: gives the number of such images, and one of them.

@@ -1,5 +1,6 @@
 """The settings of a run, as its checkpoints hold them: their comparison, and its errors."""
 
+import ast
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -23,6 +24,14 @@ def differing_keys(saved: Mapping[str, str], now: Mapping[str, str], method: Any
         for key in sorted(saved.keys() & now.keys())
         if saved[key] != now[key]
     )
+
+
+def literal(text: str) -> Any:
+    """Return the value of a setting; a name or a path, stored without quotes, stays a text."""
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
+        return text
 
 
 def as_text(value: Any) -> str:

@@ -25,13 +25,9 @@ def facts_of_run(
 ) -> Saved:
     """Return the facts about a run that do not change while it trains.
 
-    Args:
-        cfg: of the run.
-        method: of the run.
-        dataset: of the run; it may say how it is divided (`division`: texts by part and class) and
-            what its files hold (`keys`: numbers by path, equal for files of equal content).
-        precision: of the run.
-        initial: the checkpoint of MODEL.INIT_WEIGHTS.
+    The data set may say how it is divided (`division`: texts by part and class) and what its files
+    hold (`keys`: numbers by path, equal for files of equal content). `initial` is the checkpoint of
+    MODEL.INIT_WEIGHTS.
     """
     name = cfg.MODEL.BACKBONE.NAME
     earlier = [teacher.trained.images for teacher in teachers_of(method) if teacher.trained]
@@ -55,15 +51,12 @@ def facts_of_run(
 
 
 def images_of(dataset: Any, unlabelled: bool, earlier: list[Any]) -> Facts:
-    """Return what a checkpoint keeps of the images of a training.
+    """Return `division` and `trained_on`, as in `Saved`; n is 0 if the data set has no keys.
 
     Args:
         dataset: of the run.
         unlabelled: True if it trains on the images `train_u`.
-        earlier: what this returned for trainings on which it builds; others than that are left out.
-
-    Returns:
-        `division` and `trained_on`, as in `Saved`; n is 0 if the data set has no keys.
+        earlier: the same of trainings on which it builds; what is not valid is left out.
     """
     keys = getattr(dataset, "keys", {})
     items = (dataset.train_u if unlabelled else None) or dataset.train_x

@@ -1,6 +1,5 @@
 """The settings of a run as texts, as its checkpoints hold them, and back."""
 
-import ast
 import os
 from collections.abc import Mapping
 
@@ -10,7 +9,7 @@ from ..embedded import file_sha256
 from ..errors import UserError
 from ..method import METHODS
 from ..storage.saved import UNKNOWN
-from ..storage.settings import as_text
+from ..storage.settings import as_text, literal
 from .by_run import leaves
 
 # Settings that cannot change the outcome of a run, except by rounding.
@@ -74,10 +73,7 @@ def value_of(text: str, default: object) -> object:
     Raises:
         ValueError: it has another type.
     """
-    try:
-        value = ast.literal_eval(text)
-    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
-        value = text  # a name or a path, stored without quotes
+    value = literal(text)
     if default is None or (value is None and not isinstance(default, CfgNode)):
         return value
     if isinstance(default, str):

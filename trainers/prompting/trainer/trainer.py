@@ -318,10 +318,9 @@ class PromptTrainer(TrainerX):
 
     def save_model(self, epoch, directory, is_best=False, val_result=None, model_name=""):
         """Save the prompts as Dassl does, with all that resuming needs and the facts."""
-        state = self.state(epoch + 1, val_result)
+        state, folder = self.state(epoch + 1, val_result), self._folder(directory)
         if is_foreign(self.kind):
             state = replace(state, probe=probe(self.method, self.precision))
-        folder = self._folder(directory)
         save_checkpoint(state.content(), folder, is_best=is_best, model_name=model_name)
 
     def check_checkpoint(self, checkpoint, folder):

@@ -1,6 +1,5 @@
 """Say what a run is: method, classes, backbone, settings, and accuracy if it has a record."""
 
-import ast
 import json
 import os
 import shlex
@@ -74,7 +73,7 @@ def described(folder: str, epoch: int | None = None, plugins: list[str] | None =
 
     run = fetched(folder)
     saved = read_run(run, epoch, plugins or ())
-    settings = {key: _value(text) for key, text in saved.settings.items()}
+    settings = {key: saved.value(key) for key in saved.settings}
     return {
         "method": saved.trainer,
         "classnames": list(saved.classnames),
@@ -89,13 +88,6 @@ def described(folder: str, epoch: int | None = None, plugins: list[str] | None =
         "changed": sorted(_changed(saved.trainer, settings)),
         "record": _record(run),
     }
-
-
-def _value(text: str) -> Any:
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
-        return text
 
 
 def _changed(method: str, settings: dict[str, Any]) -> list[str]:
