@@ -88,10 +88,9 @@ def noisy(items, names, noise, kind, seed):
         The items in their order, with new ones for wrong labels.
     """
     rng, K = _generator("label noise", seed), len(names)
+    groups, rounded = _shuffled_classes(items, rng), _nearest
     if kind in ("sym", "asym"):
-        groups, rounded = [rng.sample(range(len(items)), len(items))], int
-    else:
-        groups, rounded = _shuffled_classes(items, rng), _nearest
+        groups, rounded = [rng.sample(range(len(items)), len(items))], math.floor
     replaced, seen, wrong = list(items), 0, 0
     for group in groups:
         seen += len(group)

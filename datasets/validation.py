@@ -28,7 +28,7 @@ def held_out(items, shots, most, seed):
         UserError: all images of a class are shots.
     """
     drawn = {item.impath for item in shots}
-    classes = {item.label: [] for item in items}
+    classes: dict[int, list] = {item.label: [] for item in items}
     for item in items:
         if item.impath not in drawn:
             classes[item.label].append(item)

@@ -210,7 +210,8 @@ def joint(runs: tuple[Outcome | None, Outcome | None], bins: int = BINS) -> dict
     """
     for run, half in zip(runs, ("base", "new"), strict=True):
         need(run, f"no finished run on {half} classes")
-    return joint_metrics(*map(joint_arrays, filter(None, runs)), bins=bins) or {}
+    base, new = map(joint_arrays, filter(None, runs))
+    return joint_metrics(base, new, bins) or {}
 
 
 def bin_anew(outcome: Outcome, bins: int) -> Outcome:
