@@ -75,7 +75,7 @@ class TipAdapter(Method):
     on validation images after the training. With SEARCH_SCALE (S_beta, S_alpha) and SEARCH_STEP
     (n_beta, n_alpha) the grid has 0.1 + i (S - 0.1) / n, i < n, with beta in the outer loop.
     Checkpoints keep the chosen values, and tables mark such rows. Where the validation images are
-    also the test images, as on ImageNet, the search is refused.
+    also the test images, as on ImageNet, the search is refused without `DATASET.VALIDATION_SHOTS`.
 
     **Published.** `few_shot` has the public config of ImageNet, without the search, for all data
     sets; `few_shot_per_dataset` the values for each data set, with the search; with RN50.
