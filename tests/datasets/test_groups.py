@@ -59,7 +59,9 @@ def groups(items):
 
 
 @pytest.mark.parametrize(
-    ("split", "shares"), [(divide, (0.5, 0.2, 0.3)), (hold_out, (0.8, 0.2))], ids=lambda x: str(x)
+    ("split", "shares"),
+    [(divide, (0.5, 0.2, 0.3)), (hold_out, (0.8, 0.2))],
+    ids=["divide", "hold_out"],
 )
 def test_groups_of_several_classes_stay_whole_and_parts_keep_their_shares(split, shares):
     items = scans()
