@@ -19,7 +19,7 @@ from naive import naive
 from paths import GOLDEN
 
 from trainers.prompting import build_method, load_clip
-from trainers.prompting.running.precision import INIT_SCALE, Precision
+from trainers.prompting.running.precision import Precision
 
 TINY = str(GOLDEN / "tiny_clip_seed0.safetensors")
 LABELS = torch.tensor([0, 1, 2, 0])
@@ -80,15 +80,6 @@ def vary(clip_model) -> None:
         weight.data = weight.data.bfloat16().float()
 
 
-def precision_of(kind: str, device: torch.device) -> Precision:
-    """Return the precision `fp32`, `fp16` or `amp` (float16, even on the CPU), or `bf16`."""
-    how = Precision("amp" if kind == "fp16" else kind, device)
-    if kind in ("fp16", "amp"):
-        how.name, how.half = kind, torch.float16
-        how.scaler = torch.amp.GradScaler(device.type, init_scale=INIT_SCALE)
-    return how
-
-
 class Found(NamedTuple):
     """The result of a step: logits (B, K) minus their mean over classes, and flat gradients."""
 
@@ -105,7 +96,7 @@ def step(setting: str, kind: str, device, loud: str, seed: int, stock: bool = Fa
     vary(clip_model)
     method = build_method(name, node, clip_model, NAMES, *dataset)
     images = torch.randn(4, 3, 32, 32)
-    how = precision_of(kind, device)
+    how = Precision(kind, device, half_on_cpu=True)
     if not stock or how.name == "fp16":  # with autocast, they convert weights at each product
         how.place(method, clip_model)
     model = naive(clip_model, NAMES, method) if stock else method

@@ -131,8 +131,7 @@ def test_losses_are_not_rounded_by_amp(tiny_clip, name):
 @pytest.mark.parametrize("name", ["CoOp", "ALIGN", "VPT"])
 @pytest.mark.parametrize("kind", ["fp32", "amp", "fp16"])
 def test_features_that_losses_read_are_float32(tiny_clip, name, kind):
-    clip_model, how = copy.deepcopy(tiny_clip), Precision("fp32" if kind == "fp16" else kind, CPU)
-    how.name = kind  # half precision as on a GPU
+    clip_model, how = copy.deepcopy(tiny_clip), Precision(kind, CPU, half_on_cpu=True)
     method = model_of(clip_model, name, settings(name))
     how.place(method, clip_model)
     with torch.no_grad(), how.autocast():

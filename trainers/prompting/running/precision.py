@@ -69,6 +69,7 @@ class Precision:
         name: `fp32`, `amp` (bfloat16 on the CPU, float16 elsewhere), `bf16` (`amp` in bfloat16
             everywhere, whose range needs no loss scale) or `fp16`, which becomes `fp32` on the CPU.
         device: where the model is.
+        half_on_cpu: let `fp16` and `amp` be float16 on the CPU, too, to compare it: that is slow.
 
     Attributes:
         name: the precision that is used.
@@ -79,13 +80,13 @@ class Precision:
         UserError: unknown name.
     """
 
-    def __init__(self, name: str, device: torch.device):
+    def __init__(self, name: str, device: torch.device, half_on_cpu: bool = False):
         one_of("PREC", name, PRECISIONS)
-        on_cpu = device.type == "cpu"
-        self.falls_back = name == "fp16" and on_cpu
+        without_half = device.type == "cpu" and not half_on_cpu
+        self.falls_back = name == "fp16" and without_half
         self.name = "fp32" if self.falls_back else name
         self.device = device
-        self.half = torch.bfloat16 if on_cpu or name == "bf16" else torch.float16
+        self.half = torch.bfloat16 if without_half or name == "bf16" else torch.float16
         self.computed_in = torch.float32 if self.name == "fp32" else self.half
         scaled = self.name != "fp32" and self.half == torch.float16
         self.scaler = torch.amp.GradScaler(device.type, init_scale=INIT_SCALE, enabled=scaled)

@@ -65,6 +65,7 @@ class PromptTrainer(TrainerX):
         predictions: those of the last evaluation; None before the first, or without
             TEST.PREDICTIONS.
         test_results: of the last evaluation, with the original Dassl only the accuracy.
+        half_on_cpu: as of `Precision`.
         loaded: the checkpoint that is evaluated; None in a training.
         planned: the number of steps of each epoch so far, of a method that plans them.
 
@@ -81,6 +82,7 @@ class PromptTrainer(TrainerX):
     cfg: CfgNode
     optim: torch.optim.Optimizer | None
     facts: Saved
+    half_on_cpu = False
     loaded: Saved | None = None
     resumed: Saved  # the checkpoint that the run goes on from
     untrained = True  # until prompts are trained or loaded, or `load_model("")` accepts these
@@ -132,7 +134,7 @@ class PromptTrainer(TrainerX):
         """Build the method on its device, and its optimiser and scheduler."""
         cfg, kind, data = self.cfg, self.kind, self.dm.dataset
         settings = settings_in(cfg, kind)
-        self.precision = Precision(settings.PREC, self.device)
+        self.precision = Precision(settings.PREC, self.device, self.half_on_cpu)
         if self.device.type == "cpu":
             keep_freed_memory()
         classnames, clip_model = check_classes(data.classnames), self.clip_model
