@@ -157,6 +157,28 @@ def test_what_replaces_a_hook_leaves_its_types_to_the_base():
                 assert typed == (set() if of_base else arguments), f"{kind.__name__}.{name}"
 
 
+def texts_like(pattern: str) -> set[tuple[str, str]]:
+    """Return (path, text) of what matches in the code of a run."""
+    found = set()
+    for path in python_files("trainers", "recipe", "examples", "benchmark/inspect"):
+        for text in re.findall(pattern, path.read_text("utf-8")):
+            found.add((path.relative_to(ROOT).as_posix(), text))
+    return found
+
+
+def test_the_keys_of_a_checkpoint_stand_in_one_class():
+    keys = "optimizer|scheduler|scaler|val_result|rng|class_buffers|planned"
+    paths = {path for path, _ in texts_like(f'"({keys})"')}
+    assert paths == {"trainers/prompting/storage/saved.py"}
+
+
+def test_only_the_trainer_sets_its_attributes():
+    assert not texts_like(r"setattr\(trainer,")
+    found = texts_like(r"\btrainer\.(\w+)(?:, [\w.]+)* = ")
+    of_any_dassl = {("recipe/run.py", "before_train")}
+    assert {(path, name) for path, name in found if "inspect" not in path} == of_any_dassl
+
+
 def required() -> set[str]:
     """Return the normalised names of the distributions in the requirements files."""
     lists = "requirements.txt", "requirements-extra.txt"

@@ -221,7 +221,7 @@ class Saved:
         return known | {"backbone": backbone or UNKNOWN}
 
     def continued(self, facts: "Saved", folder: str) -> "Saved":
-        """Return the facts about a run that goes on from it, and say if it computes otherwise.
+        """Return the facts about a run that uses it, and say if that computes in other ways.
 
         Raises:
             UserError: the checkpoint, which is in `folder`, has no valid precision.
@@ -250,7 +250,7 @@ class Saved:
         )
 
     def check_resumed(self, now: "Saved", folder: str, method: Any) -> None:
-        """Refuse to go on from it in another run, or without the full state.
+        """Refuse to resume another run than that of the checkpoint, or one without its full state.
 
         A checkpoint without settings was written by other code: it is accepted, and may lack parts
         of the state. `now` is what a checkpoint of the present run, of `method`, would hold.

@@ -72,7 +72,7 @@ def images_of(dataset: Any, unlabelled: bool, earlier: list[Any]) -> Facts:
 def load_initial(cfg: CfgNode, method: Method, dataset: Any) -> Saved | None:
     """Load the prompts of MODEL.INIT_WEIGHTS; return their checkpoint, or None if it is not set.
 
-    Its `start` is that of its own training. Files of public code say nothing of theirs.
+    Its `start` is that of its own training. Files of public code do not name theirs.
 
     Raises:
         UserError: the method learns nothing, they do not fit it, or were trained on images that are

@@ -84,7 +84,7 @@ class PromptTrainer(TrainerX):
     facts: Saved
     half_on_cpu = False
     loaded: Saved | None = None
-    resumed: Saved  # the checkpoint that the run goes on from
+    resumed: Saved  # the checkpoint that the run was resumed from
     untrained = True  # until prompts are trained or loaded, or `load_model("")` accepts these
     stepped = False  # True after the first training step
     rebuilt_in = -1  # the stage in which the method was last built again from its state
