@@ -91,7 +91,12 @@ def trained(sources: list[tuple[str, dict]], plugins: list[str]) -> Run:
         trainer = build_trainer(cfg)
         trainer.test = lambda: None  # of all images; without a training it is not left out
         step = trainer.forward_backward
-        trainer.forward_backward = lambda batch: shown.append(step(batch)) or shown[-1]
+
+        def kept(batch: Any) -> dict:
+            shown.append(step(batch))
+            return shown[-1]
+
+        trainer.forward_backward = kept
         trainer.train()
         trainer.set_model_mode("eval")
     return Run(trainer, printed.getvalue(), [terms["loss"] for terms in shown])
@@ -161,7 +166,7 @@ def check_names(run: Run) -> None:
     method = run.method
     if method.class_bound:
         raise Skipped("it is only for the classes of its training (`class_bound`)")
-    _predicted(run, _images(run), _for_classes(run, _others(run)))
+    _predicted(run, _images(run), _for_classes(run, run.trainer.dm.dataset.other_classnames))
 
 
 def check_union(run: Run) -> None:
@@ -170,7 +175,7 @@ def check_union(run: Run) -> None:
 
     from trainers.prompting.trainer.evaluation import check_joint
 
-    method, others = run.method, _others(run)
+    method, others = run.method, run.trainer.dm.dataset.other_classnames
     if method.class_bound:
         raise Skipped("it is only for the classes of its training (`class_bound`)")
     try:
@@ -242,10 +247,6 @@ def _predicted(run: Run, images: Any, method: Any = None) -> Any:
         logits = method.predict(images).logits
     method.reset()
     return logits
-
-
-def _others(run: Run) -> list[str]:
-    return list(run.trainer.dm.dataset.other_classnames)
 
 
 def _for_classes(run: Run, names: list[str]) -> Any:

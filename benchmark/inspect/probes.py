@@ -62,7 +62,7 @@ def check_seeds(run: Any) -> None:
             states.append(
                 {
                     "PyTorch": torch.get_rng_state().numpy().tobytes(),
-                    "NumPy": np.random.get_state()[1].tobytes(),
+                    "NumPy": np.random.get_state(legacy=False)["state"]["key"].tobytes(),
                     "Python": random.getstate(),
                 }
             )
