@@ -171,7 +171,7 @@ def test_what_the_checks_leave_behind(tmp_path, monkeypatch):
     register(type("AsCoOp", (CoOp,), {"views": 1}))
     states, checked = [], []
     monkeypatch.setattr(
-        trainer, "check_rebuilt", lambda own: checked.append(again.check_rebuilt(own))
+        trainer, "check_rebuilt", lambda *own: checked.append(again.check_rebuilt(*own))
     )
     for foreign in (True, False):
         monkeypatch.setattr(trainer, "is_foreign", lambda kind, foreign=foreign: foreign)

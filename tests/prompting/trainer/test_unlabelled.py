@@ -39,7 +39,7 @@ def test_steps_take_the_images_of_both_halves_without_labels(tmp_path, capsys, h
     names, *batches = SEEN
     own = {"base": HALVES[:3], "new": HALVES[3:], "all": HALVES}[half]
     assert names[: len(own)] == own and sorted(names) == HALVES
-    again = [names, (4, 0), (4, 0), (4, 0)]  # the checks of a plug-in after both epochs
+    again = [(4, 0), names, (4, 0)]  # a plug-in's method, also built again, after both epochs
     assert batches == ([(4, 0)] * 6 + again) * 2  # 25 images
     assert "batch [6/6]" in (said := capsys.readouterr().out) and " acc " not in said
 

@@ -30,10 +30,14 @@ def is_foreign(kind: type[Method]) -> bool:
     return not kind.__module__.startswith(Method.__module__.removesuffix("method"))
 
 
-def check_rebuilt(trainer: Any) -> None:
+def check_rebuilt(trainer: Any, ours: Mapping[str, Any] | None = None) -> None:
     """Check that the method of a `PromptTrainer`, built again from its state, computes the same.
 
     Random numbers, buffers and modes are as before.
+
+    Args:
+        trainer: the trainer.
+        ours: the `probe` of its method; None computes it.
 
     Raises:
         UserError: it cannot be built again, or its logits or loss differ or are nan.
@@ -42,7 +46,7 @@ def check_rebuilt(trainer: Any) -> None:
     others = getattr(data, "other_classnames", ())
     apart = rebuilt_apart(
         method, trainer.clip_model, data.classnames, others, trainer.cfg.DATASET.NAME,
-        trainer.precision,
+        trainer.precision, ours or probe(method, trainer.precision),
     )  # fmt: skip
     for what, difference in apart.items():
         need(
@@ -65,6 +69,7 @@ def rebuilt_apart(
     others: Sequence[str],
     dataset: str,
     precision: Precision,
+    ours: Mapping[str, Any],
 ) -> dict[str, float]:
     """Return how far what a method computes, and what it computes built again, are apart.
 
@@ -75,6 +80,7 @@ def rebuilt_apart(
         others: the other class names, for methods with unlabelled images.
         dataset: name of the data set.
         precision: of the run.
+        ours: the `probe` of the method.
 
     Returns:
         The largest differences of logits and, for a method that trains, of losses, relative to the
@@ -99,8 +105,7 @@ def rebuilt_apart(
     rebuilt.to(method.device)
     for name, p in method.learned().items():
         rebuilt.learned()[name].requires_grad_(p.requires_grad)
-    ours, theirs = (outcome(m, precision) for m in (method, rebuilt))
-    return {name: _apart(x, theirs[name]) for name, x in ours.items()}
+    return {name: _apart(ours[name], x) for name, x in outcome(rebuilt, precision).items()}
 
 
 def _apart(x: torch.Tensor, y: torch.Tensor) -> float:
@@ -140,13 +145,12 @@ def outcome(method: Method, precision: Precision, loss: bool = True) -> dict[str
             values["loss"] = losses["loss"].detach().float()
     method.train(training)
     state.restore()
-    return values
+    return {name: x.cpu() for name, x in values.items()}
 
 
 def probe(method: Method, precision: Precision) -> dict[str, Any]:
     """Return `Saved.probe` of a method."""
-    values = {name: x.cpu() for name, x in outcome(method, precision).items()}
-    return {**values, "where": _where(method, precision)}
+    return {**outcome(method, precision), "where": _where(method, precision)}
 
 
 def _where(method: Method, precision: Precision) -> dict[str, str]:
@@ -181,7 +185,7 @@ def check_probe(
         method.load_checkpoint(saved, names)
         method.to(precision.device)
     for what, value in outcome(method, precision, resumes).items():
-        before = then.get(what, value).to(value)
+        before = then.get(what, value)
         difference = _apart(before, value) if before.shape == value.shape else math.inf
         need(
             difference <= FAR,

@@ -204,6 +204,8 @@ class PromptTrainer(TrainerX):
         print(f"{type(self).__name__} has nothing to train: evaluating")
         take_support(self, anew=True)
         take_validation(self)
+        if is_foreign(self.kind):
+            self.facts = replace(self.facts, probe=probe(self.method, self.precision))
         self.test()
         if self.output_dir:
             self.save_model(-1, self.output_dir)  # for `load_run`
@@ -291,9 +293,11 @@ class PromptTrainer(TrainerX):
         if epoch == self.max_epoch:
             take_validation(self)
         first = self.rebuilt_in != self.stages.current
-        if is_foreign(self.kind) and (first or epoch == self.max_epoch):
-            check_rebuilt(self)
-            self.rebuilt_in = self.stages.current
+        if is_foreign(self.kind):
+            self.facts = replace(self.facts, probe=probe(self.method, self.precision))
+            if first or epoch == self.max_epoch:
+                check_rebuilt(self, self.facts.probe)
+                self.rebuilt_in = self.stages.current
         self.watch.check_learned(self.method, epoch)
         super().after_epoch()
         every = self.cfg.TRAIN.CHECKPOINT_FREQ
@@ -320,10 +324,8 @@ class PromptTrainer(TrainerX):
 
     def save_model(self, epoch, directory, is_best=False, val_result=None, model_name=""):
         """Save the prompts as Dassl does, with all that resuming needs and the facts."""
-        state, folder = self.state(epoch + 1, val_result), self._folder(directory)
-        if is_foreign(self.kind):
-            state = replace(state, probe=probe(self.method, self.precision))
-        save_checkpoint(state.content(), folder, is_best=is_best, model_name=model_name)
+        content, folder = self.state(epoch + 1, val_result).content(), self._folder(directory)
+        save_checkpoint(content, folder, is_best=is_best, model_name=model_name)
 
     def check_checkpoint(self, checkpoint, folder):
         """Refuse a checkpoint that this run must not resume from; raises as `Saved`."""
