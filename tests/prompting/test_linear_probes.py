@@ -1,6 +1,7 @@
 """Linear probes: LinearProbe and LP++, beyond test_golden.py."""
 
 import pytest
+import tiny
 import torch
 from golden_files import near, read
 from paths import GOLDEN
@@ -8,6 +9,7 @@ from sklearn.linear_model import LogisticRegression
 
 from trainers.prompting import UserError, build_method
 from trainers.prompting.methods.linear_probe import solve
+from trainers.prompting.methods.lpplusplus import LPPlusPlus
 from trainers.prompting.storage.saved import Saved
 
 NAMES = ["cat", "dog", "fish"]
@@ -94,6 +96,15 @@ def test_the_last_of_the_best_steps_counts(tiny_clip, capsys):
     best = int(tensors["best/epoch"]) + 1
     assert f"Search: step {best} classifies 9 of 18 validation" in capsys.readouterr().out
     assert near(logits, tensors["best/logits_eval"])
+
+
+def test_a_run_with_the_search_does_the_steps_once(tmp_path, monkeypatch):
+    started, steps = [], LPPlusPlus.steps
+    monkeypatch.setattr(LPPlusPlus, "steps", lambda self: started.append(1) or steps(self))
+    extra = [*tiny.OF_HALVES, "all", "DATASET.NUM_SHOTS", "2", "TRAINER.LPPLUSPLUS.TRAIN_EPOCH"]
+    data = tiny.write_halves(tmp_path / "data")
+    assert tiny.run(data, "LPPlusPlus", tmp_path / "run", 1, extra=[*extra, "9"]) == 0
+    assert len(started) == 1
 
 
 def test_the_loss_is_that_of_the_support(tiny_clip):

@@ -148,6 +148,17 @@ def test_neither_order_nor_chunks_change_a_prediction(golden, tiny_clip, few_sho
     assert torch.equal(after.argmax(1), before[order].argmax(1))
 
 
+@pytest.mark.parametrize("few_shot", [False, True])
+def test_sums_of_neighbours_are_a_product(golden, tiny_clip, few_shot):
+    method, x = made(golden, tiny_clip, FEW_SHOT=few_shot), golden.tensors["query/features"]
+    z = golden.tensors["zeroshot/logits"].softmax(-1)
+    solver, nodes = method.solver(x, z.log()), len(z) + (len(method.shots) if few_shot else 0)
+    W = torch.zeros(nodes, nodes).scatter_(1, solver.index, solver.cosine)
+    wanted = (W + W.T)[: len(z)] @ torch.cat([z, solver.Y])
+    assert near(solver.of_neighbours(z), wanted, 1e-6)
+    assert len(solver.joined) == len(solver.weights) == (nodes + len(z)) * solver.index.shape[1]
+
+
 @pytest.mark.parametrize("rows", [1, 2, 7])
 @pytest.mark.parametrize("few_shot", [False, True])
 def test_few_images_and_classes_without_any(golden, tiny_clip, rows, few_shot):

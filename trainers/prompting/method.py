@@ -147,6 +147,8 @@ class Method(PublicFiles, nn.Module):
         mean, std: of the normalisation of images, for each channel.
         logit_scale: (), float32, CLIP's 1 / tau.
         logit_bias: (), of CLIPs with a sigmoid loss, or None.
+        validation_follows: True in a run that searches: `take_support` may then leave to
+            `take_validation` what it would do again.
         own_classes: None if the method does not need it. A method that treats the classes of its
             training differently sets True in the class; loading a checkpoint for other classes
             then sets it to False.
@@ -196,6 +198,7 @@ class Method(PublicFiles, nn.Module):
     support_passes: int = 0
     trains_on_support: ClassVar[bool] = False
     searches: bool = False
+    validation_follows: bool = False
     own_classes: bool | None = None
     chunk_bytes: int = CHUNK_BYTES
 

@@ -41,11 +41,11 @@ class KeptText:
         tensors: list[torch.Tensor] = [*encoder.parameters()]
         tensors += [x for m in parts.values() for x in (*m.parameters(), *m.buffers())]
         shares = (addition.share for addition in added.values())
-        key = *parts, *enter, *shares, len(text or ()), inserted is None, *map(_mark, tensors)
+        key = *parts, *enter, *shares, len(text or ()), inserted is None, *map(mark, tensors)
         if self._found is None or key != self._key or not self._holds(given):
             with torch.inference_mode(False), torch.no_grad():  # so that training can read it
                 self._found = encoder(text, inserted, added)
-                self._given = [(x.detach(), _mark(x), x.detach().clone()) for x in given]
+                self._given = [(x.detach(), mark(x), x.detach().clone()) for x in given]
             self._key = key
         return self._found
 
@@ -56,12 +56,12 @@ class KeptText:
         one that is held here is that one.
         """
         return all(
-            (x.device.type != "cpu" and _mark(x) == mark) or torch.equal(x, copy)
-            for x, (_, mark, copy) in zip(given, self._given, strict=True)
+            (x.device.type != "cpu" and mark(x) == before) or torch.equal(x, copy)
+            for x, (_, before, copy) in zip(given, self._given, strict=True)
         )
 
 
-def _mark(x: torch.Tensor) -> object:
+def mark(x: torch.Tensor) -> object:
     """Return where the values of a tensor are, and how often they were changed."""
     if x.is_inference():  # such a tensor does not count its changes
         return object()

@@ -101,9 +101,10 @@ class LinearProbe(Method):
 
     @torch.no_grad()
     def take_support(self, features, labels):
-        """Fit the classifier to the features of one view, normalised."""
+        """Fit the classifier to the features of one view, normalised, unless validation follows."""
         self.support = F.normalize(features[0], dim=-1), labels
-        self.fit(self.settings.C)
+        if not self.validation_follows:
+            self.fit(self.settings.C)
 
     def fit(self, C: float) -> None:
         """Set the classifier to the solution for C."""

@@ -104,7 +104,7 @@ class LPPlusPlus(LinearProbe):
 
     @torch.no_grad()
     def take_support(self, features, labels):
-        """Do all steps on the features of one view, normalised."""
+        """Do all steps on the features of one view, normalised, unless validation follows."""
         f, own = F.normalize(features[0], dim=-1), F.one_hot(labels, self.num_classes).float()
         if missing := (own.sum(0) == 0).nonzero().flatten().tolist():
             raise UserError(
@@ -117,8 +117,9 @@ class LPPlusPlus(LinearProbe):
         nn.init.uniform_(self.classifier.bias, -(self.width**-0.5), self.width**-0.5)
         self.alpha_vec.fill_(START * ((near * own).sum(0) / own.sum(0)).mean())
         self.begin = {name: p.detach().clone() for name, p in self.learned().items()}
-        for _ in self.steps():
-            pass
+        if not self.validation_follows:
+            for _ in self.steps():
+                pass
 
     def steps(self) -> Iterator[int]:
         """Do the steps from the start, and yield the number of each after it, from 1."""
@@ -145,7 +146,7 @@ class LPPlusPlus(LinearProbe):
 
     @torch.no_grad()
     def take_validation(self, features, labels):
-        """Do the steps again, and keep the last one with the best accuracy."""
+        """Do the steps from the start, and keep the last one with the best accuracy."""
         z = F.normalize(features, dim=-1)
         near = z @ self.text().h[0].T
 

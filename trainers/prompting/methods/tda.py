@@ -35,24 +35,25 @@ class Cache(nn.Module):
         items: of each class, pairs of entropy and row, sorted by entropy; images that tie stay in
             the order of their arrival.
         keys: (K C, D), a feature in each row that is used.
-        values: (K C, K), what the row says about the classes.
+        values: (K C, K), what the row says about the classes; without masks (K C,), its class.
     """
 
     keys: torch.Tensor
     values: torch.Tensor
 
-    def __init__(self, K: int, C: int, D: int):
+    def __init__(self, K: int, C: int, D: int, masks: bool):
         super().__init__()
-        self.C, self.n = C, 0
+        self.C, self.K, self.n = C, K, 0
         self.items: dict[int, list[tuple[float, int]]] = {}
         self.register_buffer("keys", torch.zeros(K * C, D), persistent=False)
-        self.register_buffer("values", torch.zeros(K * C, K), persistent=False)
+        values = torch.zeros(K * C, K) if masks else torch.zeros(K * C, dtype=torch.long)
+        self.register_buffer("values", values, persistent=False)
 
     def clear(self) -> None:
         """Remove all images."""
         self.items, self.n = {}, 0
 
-    def insert(self, y: int, e: float, key: torch.Tensor, value: torch.Tensor) -> None:
+    def insert(self, y: int, e: float, key: torch.Tensor, value: torch.Tensor | int) -> None:
         """Add an image of predicted class y and entropy e, if its class has room or a less sure."""
         items = self.items.setdefault(y, [])
         if len(items) < self.C:
@@ -68,7 +69,10 @@ class Cache(nn.Module):
     def likeness(self, z: torch.Tensor, beta: float) -> torch.Tensor:
         """Return sum_i exp(-beta (1 - z . key_i)) value_i, (K,), for a feature z (D,)."""
         keys, values = self.keys[: self.n], self.values[: self.n]
-        return torch.exp(beta * (keys @ z - 1)) @ values
+        near = torch.exp(beta * (keys @ z - 1))
+        if values.dim() == 1:
+            return near.new_zeros(self.K).index_add_(0, values, near)
+        return near @ values
 
 
 @register
@@ -156,8 +160,8 @@ class TDA(Method):
         several = IMAGENET if dataset in SEVEN else CLIP if dataset in EIGHTY else None
         templates = several or [template_of(ZERO_SHOT, dataset)]
         self.teacher = Teacher(clip_model, classnames, templates)
-        self.positive = Cache(K, s.POSITIVE_SHOT_CAPACITY, self.width)
-        self.negative = Cache(K, s.NEGATIVE_SHOT_CAPACITY, self.width)
+        self.positive = Cache(K, s.POSITIVE_SHOT_CAPACITY, self.width, masks=False)
+        self.negative = Cache(K, s.NEGATIVE_SHOT_CAPACITY, self.width, masks=True)
 
     def text_features(self, contexts):
         """Return the normalised mean of the features over the sentences."""
@@ -201,11 +205,10 @@ class TDA(Method):
         low, high = s.NEGATIVE_ENTROPY_THRESHOLD_LOWER, s.NEGATIVE_ENTROPY_THRESHOLD_UPPER
         masks = (p > s.NEGATIVE_MASK_THRESHOLD_LOWER) & (p < s.NEGATIVE_MASK_THRESHOLD_UPPER)
         classes = plain.argmax(1)
-        one_hot = F.one_hot(classes, K).float()
         rows = zip(classes.tolist(), e.tolist(), (e / math.log2(K)).tolist(), strict=True)
         for j, (y, e_j, ratio) in enumerate(rows):
             if s.POSITIVE_ENABLED:
-                self.positive.insert(y, e_j, z[j], one_hot[j])
+                self.positive.insert(y, e_j, z[j], y)
                 logits[j] += s.POSITIVE_ALPHA * self.positive.likeness(z[j], s.POSITIVE_BETA)
             if s.NEGATIVE_ENABLED:
                 if low < ratio < high:

@@ -5,13 +5,14 @@ Tip-Adapter: Training-free Adaption of CLIP for Few-shot Classification.
 
 from dataclasses import dataclass, field
 from operator import attrgetter
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ..encoders.kept import mark
 from ..encoders.templates import IMAGENET
 from ..encoders.text import TextFeatures
 from ..errors import UserError, need, not_negative
@@ -46,6 +47,8 @@ class Cache(nn.Module):
         self.register_buffer("values", torch.empty(0, num_classes))
         for name in ("alpha", "beta"):
             self.register_buffer(name, torch.zeros(()))
+        self._labels: Any = None
+        self._seen: tuple[object, ...] = ()  # the values whose labels are kept
 
     def key(self) -> torch.Tensor:
         """Return the keys (n, D)."""
@@ -53,7 +56,26 @@ class Cache(nn.Module):
 
     def likeness(self, a: torch.Tensor, beta: torch.Tensor | float) -> torch.Tensor:
         """Return sum_i exp(-beta (1 - a_ji)) values_ik, (B, K); a (B, n) are cosines with keys."""
-        return torch.exp(beta * a - beta) @ self.values
+        near, labels = torch.exp(beta * a - beta), self.labels()
+        if labels is None:
+            return near @ self.values
+        own = near * labels[1]
+        return own.new_zeros(len(a), self.values.shape[1]).index_add_(1, labels[0], own)
+
+    def labels(self) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """Return the class (n,) and the weight (n,) of each key.
+
+        None if a key has several classes, and on an accelerator, where the product is as fast.
+        """
+        values = self.values
+        if values.device.type != "cpu":
+            return None
+        seen = values, mark(values)
+        if self._seen[1:] != seen[1:] or self._seen[0] is not values:
+            several = bool(((values != 0).sum(1) > 1).any())
+            self._labels = None if several else (values.argmax(1), values.sum(1))
+            self._seen = seen
+        return self._labels
 
 
 @register

@@ -12,7 +12,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -251,6 +251,13 @@ class Solver:
         self.index, self.cosine = (
             torch.cat([part[:, :n] for part in both]) for both in zip(*parts, strict=True)
         )
+        # W + W^T of rows i and nodes j, the test images and then the shots, sorted by rows
+        numbers, Q = torch.arange(len(self.index), device=x.device), len(x)
+        nodes = numbers[:, None].expand_as(self.index)
+        rows, order = torch.cat([nodes[:Q].flatten(), self.index.flatten()]).sort(stable=True)
+        self.joined = torch.cat([self.index[:Q].flatten(), nodes.flatten()])[order]
+        self.weights = torch.cat([self.cosine[:Q].flatten(), self.cosine.flatten()])[order]
+        self.first = torch.searchsorted(rows, numbers[:Q])
 
     def edges(self, x: torch.Tensor, shots: torch.Tensor) -> list[Sequence[torch.Tensor]]:
         """Return the nearest test images of test images and of shots, with their cosines."""
@@ -305,12 +312,8 @@ class Solver:
 
     def of_neighbours(self, z: torch.Tensor) -> torch.Tensor:
         """Return sum_j (W_ij + W_ji) z_j, (Q, K), over test images and shots j."""
-        Q, nodes, total = len(z), torch.cat([z, self.Y]), torch.zeros_like(z)
-        for j in range(self.index.shape[1]):
-            index, w = self.index[:, j], self.cosine[:, j, None]
-            total += w[:Q] * z[index[:Q]]
-            total.index_add_(0, index, w * nodes)
-        return total
+        how: Any = {"mode": "sum", "per_sample_weights": self.weights}
+        return F.embedding_bag(self.joined, torch.cat([z, self.Y]), self.first, **how)
 
     def fitted(
         self, z: torch.Tensor, mu: torch.Tensor, gamma: float

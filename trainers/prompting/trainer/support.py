@@ -131,6 +131,7 @@ def take_support(trainer: Any, anew: bool) -> Any:
     features, labels = encode(method, _of_loader(load(seen)), trainer.precision)
     print(f"Support: features of {len(images):,} training images, each seen {passes} times")
     if anew:
+        method.validation_follows = method.searches
         _give(method, features, labels, passes)
         load_initial(cfg, method, trainer.dm.dataset)
     if not method.trains_on_support:
