@@ -1,4 +1,4 @@
-"""Count the seconds and operations of a call.
+"""Count the seconds, operations and launches of a call.
 
 Only PyTorch is imported, because `public_step.py` uses this next to published code.
 """
@@ -67,20 +67,29 @@ def operations(work: Callable[[], object]) -> int:
     return counter.total
 
 
+def launches(work: Callable[[], object]) -> int:
+    """Return the operators that a call dispatches, without views: on a GPU, each is a launch."""
+    with Operations() as counter:
+        work()
+    return counter.launches
+
+
 class Operations(TorchDispatchMode):
     """Add up floating-point operations, as FlopCounterMode, whose hooks refuse gradients of inputs.
 
     Attributes:
         total: the sum.
+        launches: number of operators but views.
     """
 
     def __init__(self):
         super().__init__()
-        self.total = 0
+        self.total = self.launches = 0
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        """Run an operator, and count it if there is a formula."""
+        """Run an operator and count it, and its operations if there is a formula."""
         out = func(*args, **(kwargs or {}))
+        self.launches += not func.is_view and func.namespace != "profiler"
         if formula := FORMULAS.get(func._overloadpacket):
             self.total += formula(*args, **(kwargs or {}), out_val=out)
         return out

@@ -1,13 +1,16 @@
 """The text encoder, compared with CLIP's own modules on whole sentences without sharing."""
 
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
 
-from benchmark.measure.counting import operations
+from benchmark.measure.counting import launches, operations
 from trainers.prompting import UserError
 from trainers.prompting.backbones.openai import clip
-from trainers.prompting.encoders.added import Added
+from trainers.prompting.encoders import blocks, text
+from trainers.prompting.encoders.added import NONE, Added
 from trainers.prompting.encoders.sentences import write_sentences
 from trainers.prompting.encoders.text import TextEncoder
 from trainers.prompting.teacher import encode_sentences
@@ -86,6 +89,75 @@ def test_states_of_each_class_after_tokens_that_entered(tiny_clip):
     encoder, (ctx, inserted) = encoder_of(tiny_clip, "X X X X {}.", block=2), leaves()
     with pytest.raises(UserError, match="cannot be combined with `inserted` ones: let none enter"):
         encoder([ctx], inserted, {1: Added(enter=torch.zeros(2, 128))})
+
+
+def random(*shape):
+    return torch.randn(*shape, 128, generator=torch.Generator().manual_seed(1), requires_grad=True)
+
+
+# templates, contexts by depth, what is inserted, and the block whose ln_1 is trained
+WAYS = {
+    "contexts": (2, [random(2, 4)], None, None),
+    "deep": (2, [random(2, 4), random(2, 4), random(2, 2)], None, None),
+    "of images": (1, [random(3, 4)], None, None),
+    "of classes": (1, [random(1, len(NAMES), 4)], None, None),
+    "inserted": (1, [random(1, 4)], random(len(NAMES), 4), None),
+    "trained late": (2, None, None, 2),
+}
+
+
+@pytest.mark.parametrize("recompute", [0, 2])
+@pytest.mark.parametrize("way", WAYS)
+def test_few_sentences_on_an_accelerator_are_whole(tiny_clip, way, recompute):
+    """The features and gradients are those of packed ones, in fewer launches."""
+    tiny_clip.requires_grad_(False)
+    count, contexts, inserted, trained = WAYS[way]
+    sentences = write_sentences(tiny_clip, ["X X X X {}.", "X X X X {} on paper"][:count], NAMES, 4)
+    encoder = TextEncoder(
+        tiny_clip, sentences, class_specific=way == "of classes", inner={0} if contexts else (),
+        insert_block=2 if inserted is not None else 0,
+    )  # fmt: skip
+    encoder.recompute = recompute
+    added, leaves = {}, [*(contexts or []), *([] if inserted is None else [inserted])]
+    if trained is not None:
+        norm = copy.deepcopy(tiny_clip.transformer.resblocks[trained].ln_1).requires_grad_()
+        added, leaves = {trained: Added(norms={"ln_1": norm})}, [*norm.parameters()]
+
+    def outputs():
+        features = encoder(contexts, inserted, added)
+        return [features.raw, *features.inner.values(), *gradients(features.raw, *leaves)]
+
+    packed, before = outputs(), launches(outputs)
+    encoder.packs_on = ()  # as on an accelerator
+    whole, after = outputs(), launches(outputs)
+    for a, b in zip(packed, whole, strict=True):
+        assert (a - b).norm() <= 1e-5 * a.norm()
+    assert after < 0.8 * before
+
+
+def test_which_sentences_are_whole_depends_on_sizes_and_the_device(tiny_clip, monkeypatch):
+    """Up to WHOLE positions, without tokens that enter a prefix or are features of their own."""
+    seen, ctx = [], torch.zeros(2, 4, 128)
+    attend = blocks.attend
+    monkeypatch.setattr(blocks, "attend", lambda *a, **kw: seen.append(0) or attend(*a, **kw))
+
+    def is_whole(encoder, contexts=(ctx,), added=NONE):
+        seen.clear()
+        encoder([x.to(encoder.text_projection.device) for x in contexts], added=added)
+        return len(seen) == len(tiny_clip.transformer.resblocks)
+
+    encoder, with_words = (
+        encoder_of(copy.deepcopy(tiny_clip), "X X X X {}.", words=words) for words in (False, True)
+    )
+    assert not is_whole(encoder)
+    encoder.to("meta"), with_words.to("meta")  # not a CPU
+    assert is_whole(encoder) and not is_whole(with_words)
+    assert not is_whole(encoder, added={1: Added(enter=torch.zeros(2, 128, device="meta"))})
+    positions = 2 * len(NAMES) * 10  # SOS, 4 learned tokens, `highway or road`, full stop, EOS
+    monkeypatch.setattr(text, "WHOLE", positions)
+    assert is_whole(encoder)
+    monkeypatch.setattr(text, "WHOLE", positions - 1)
+    assert not is_whole(encoder)
 
 
 def test_words_of_classes_whose_states_entered_in_the_middle(tiny_clip):

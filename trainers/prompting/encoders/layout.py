@@ -16,7 +16,8 @@ class Layout(nn.Module):
     which is computed once per prompt: (N, P), padded at the end to the longest. The rest of a
     sentence is its *suffix*. The suffixes of a prompt are *packed*, one class after another without
     padding, (N, T); only for attention they are *padded* to the longest, (N * K, S). L is the
-    largest number of token-level features of a sentence.
+    largest number of token-level features of a sentence. Without any prefix the suffixes are whole
+    sentences, and all packed with the same length, S.
 
     Args:
         sentences: [N][K].
@@ -31,8 +32,8 @@ class Layout(nn.Module):
     suffix_positions: torch.Tensor  # (N, T) the position in its sentence of each packed position
     pad_index: torch.Tensor  # (K * S,) packed -> padded; arbitrary after the end of a suffix
     pack_index: torch.Tensor  # (T,) padded -> packed
-    # (N, S, P + S), or (1, ...) if all prefixes have the same length: True where a position of a
-    # padded suffix sees a position of its prefix or of itself
+    # (N * K, 1, S, P + S), or (1, ...) if all prefixes have the same length: True where a position
+    # of a padded suffix sees a position of its prefix or of itself
     mask: torch.Tensor
     # (N, K), or (1, K) if all prompts end alike: the packed position of EOS
     eos: torch.Tensor
@@ -45,6 +46,7 @@ class Layout(nn.Module):
 
     K: int
     S: int  # the length of a padded suffix
+    whole: bool  # no sentence has a prefix
     prefix_slots: int  # number of slots in a prefix; the first one follows SOS
 
     def __init__(
@@ -60,6 +62,9 @@ class Layout(nn.Module):
         prefixes = [row[0].ids[:c] for row, c in zip(sentences, cut, strict=True)]
         suffixes = [[s.ids[c:] for s in row] for row, c in zip(sentences, cut, strict=True)]
         lengths = [max(map(len, of_class)) for of_class in zip(*suffixes, strict=True)]
+        self.whole = not any(cut)
+        if self.whole:
+            lengths = [max(lengths)] * len(lengths)
         # nothing sees what follows EOS in a shorter one
         suffixes = [
             [ids + [0] * (length - len(ids)) for ids, length in zip(row, lengths, strict=True)]
@@ -80,12 +85,13 @@ class Layout(nn.Module):
         self._keep("pad_index", index.clamp(max=sum(lengths) - 1).flatten())
         owner = torch.repeat_interleave(torch.arange(K), length)
         self._keep("pack_index", owner * S + offset)
-        self._keep("mask", suffix_mask(cut, S) if causal else torch.ones(1, S, S).bool())
+        mask = suffix_mask(cut, S) if causal else torch.ones(1, S, S).bool()
+        self._keep("mask", mask.repeat_interleave(K if len(mask) > 1 else 1, 0)[:, None])
 
         eos = torch.tensor([[s.eos for s in row] for row in sentences]) - torch.tensor(cut)[:, None]
         eos = eos[:1] if bool((eos == eos[0]).all()) else eos
-        rows = torch.arange(len(self.mask))[:, None]  # one, or as many as there are rows of eos
-        self._keep("eos_mask", self.mask[rows, eos])
+        rows = torch.arange(len(mask))[:, None]  # one, or as many as there are rows of eos
+        self._keep("eos_mask", mask[rows, eos])
         self._keep("eos", start + eos)
 
         self._keep_slots(sentences[0])

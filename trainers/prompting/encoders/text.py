@@ -3,7 +3,8 @@
 Causal attention allows two exact savings. Positions after EOS do not matter, so they are not
 computed. The positions before the class name are the same for all classes of a prompt, so their
 keys and values are computed once per prompt (the prefix); the rest of the sentences (the suffixes)
-share them and are packed without padding (`layout`).
+share them and are packed without padding (`layout`). On an accelerator, where a short step waits
+for its launches, few sentences are computed whole: more arithmetic in fewer operations.
 
 The file is long because a block is computed in three ways: at every position, at EOS only, and once
 for all steps if nothing before it is trained.
@@ -29,6 +30,7 @@ from .layout import Layout
 from .sentences import Sentence, shared_length
 from .sides import is_closed, need_open
 
+WHOLE = 1536  # positions of all sentences, up to which an accelerator computes them whole
 CHUNK = 256  # sentences at a time, of a closed encoder or of a block that is recomputed
 
 
@@ -89,6 +91,7 @@ class TextEncoder(nn.Module):
         self.sentences, self.spans, self.start = sentences, words, sentences[0][0].start
         self.class_specific, self.insert_block, self.inner = class_specific, insert_block, inner
         self.recompute = 0  # in the backward pass: 1 the attention, 2 whole blocks
+        self.packs_on = ("cpu",)  # kinds of device on which few sentences share prefixes, too
         self._kept: tuple[tuple[object, ...], Sequence[torch.Tensor]] | None = None
         self.closed: Any = clip_model.text if is_closed(clip_model, "text") else None
         if self.closed is not None:
@@ -105,6 +108,8 @@ class TextEncoder(nn.Module):
         self.text_projection = clip_model.text_projection
         self.text_bias = getattr(clip_model, "text_bias", None)  # (D,), of SigLIP
         self.layout = self._lay_out(class_specific)
+        few = not words and self.causal  # features of tokens share those of prefixes, too
+        self.whole_layout = self._lay_out(class_specific, whole=True) if few else None
         if inner:
             check_inner("text", inner, self.transformer.resblocks)
         if insert_block:
@@ -123,9 +128,9 @@ class TextEncoder(nn.Module):
             self.regroup: torch.Tensor
             self.register_buffer("regroup", torch.tensor(regroup), persistent=False)
 
-    def _lay_out(self, class_specific: bool) -> Layout:
-        rows, specific = self.sentences, class_specific
-        cut = [shared_length(row, specific) if self.causal else 0 for row in rows]
+    def _lay_out(self, class_specific: bool, whole: bool = False) -> Layout:
+        rows, shared = self.sentences, self.causal and not whole
+        cut = [shared_length(row, class_specific) if shared else 0 for row in rows]
         with torch.device("cpu"):  # its values are read here, even if the weights are on "meta"
             return Layout(rows, cut, self.spans, self.causal)
 
@@ -169,19 +174,21 @@ class TextEncoder(nn.Module):
             return self._whole()
         layers = self.transformer.resblocks
         layout, first = self.layout, 0
+        if self.text_projection.device.type not in self.packs_on:
+            layout = self._few_or_packed(contexts, added)
         fixed = torch.is_grad_enabled() and not (contexts or self.inner) and inserted is None
-        kept = self._constant(min(added, default=0)) if fixed else None
+        kept = self._constant(layout, min(added, default=0)) if fixed else None
         if kept is not None:
             first = min(added)
             shared, suffix = kept
         else:
             before = added.get(0, NOTHING).before
-            shared, suffix = self._embed(contexts[0] if contexts else None, before)
+            shared, suffix = self._embed(layout, contexts[0] if contexts else None, before)
         n, inner = 0, {}  # n: tokens that have entered after SOS
         for i in range(first, len(layers)):
             block, addition = layers[i], added.get(i, NOTHING)
-            if contexts and 1 <= i < len(contexts) and not self.causal:
-                suffix = self._filled(suffix, contexts[i], contexts[0].shape[1])
+            if contexts and 1 <= i < len(contexts) and layout.whole:
+                suffix = self._filled(layout, suffix, contexts[i], contexts[0].shape[1])
             elif contexts and 1 <= i < len(contexts):  # deep prompts replace states of the slots
                 end = self.start + n + contexts[0].shape[1]
                 start = end - contexts[i].shape[1]
@@ -195,13 +202,13 @@ class TextEncoder(nn.Module):
                     "Tokens that enter blocks (`Added.enter`) cannot be combined with `inserted` "
                     f"ones: let none enter up to block {i}",
                 )
-                shared, suffix = self._insert(inserted, shared, suffix)
-                layout = self.own_layout
+                shared, suffix = self._insert(layout, inserted, shared, suffix)
+                layout = layout if layout.whole else self.own_layout
             states = block, layout, shared, suffix
             learned = shared.requires_grad or suffix.requires_grad or addition is not NOTHING
             recompute = self.recompute > 1 and learned
             if i + 1 < len(layers) or layout.token_index is not None:
-                if recompute and not self.causal and addition is NOTHING:
+                if recompute and layout.whole and addition is NOTHING:
                     suffix = self._in_chunks(*states)
                 else:
                     shared, suffix = blocks.run(self._block, recompute, *states, added=addition)
@@ -215,9 +222,22 @@ class TextEncoder(nn.Module):
         raw = self._project(x, addition)
         return TextFeatures(F.normalize(raw, dim=-1).float(), raw.float(), inner=inner)
 
-    def _embed(self, ctx: Tensor | None, before: nn.Module | None) -> tuple[Tensor, Tensor]:
+    def _few_or_packed(self, contexts: list[Tensor] | None, added: Additions) -> Layout:
+        """Return the layout that launches least: of whole sentences if they are few.
+
+        It depends on sizes only, so that a run that resumes computes the same.
+        """
+        N = contexts[0].shape[0] if contexts else len(self.sentences)
+        layout = self.whole_layout
+        if layout is None or N * layout.K * layout.S > WHOLE:
+            return self.layout
+        entered = any(addition.enter is not None for addition in added.values())
+        return self.layout if entered else layout  # tokens enter a prefix
+
+    def _embed(
+        self, layout: Layout, ctx: Tensor | None, before: nn.Module | None
+    ) -> tuple[Tensor, Tensor]:
         """Return the input states of prefixes (N, P, W) and packed suffixes (N, T, W)."""
-        layout = self.layout
         dtype = self.text_projection.dtype  # with amp float32, unlike the weights of the blocks
         shared = self.token_embedding(layout.prefix_ids)
         suffix = self.token_embedding(layout.suffix_ids)
@@ -239,10 +259,11 @@ class TextEncoder(nn.Module):
         suffix = suffix + self.positional_embedding[layout.suffix_positions]
         return shared.to(dtype), suffix.to(dtype)
 
-    def _filled(self, suffix: Tensor, ctx: Tensor, b: int) -> Tensor:
+    @staticmethod
+    def _filled(layout: Layout, suffix: Tensor, ctx: Tensor, b: int) -> Tensor:
         """Return packed suffixes whose last learned tokens, of b, are those of a later depth."""
         gone = b - ctx.shape[-2]
-        place, _, j = (row.reshape(-1, b)[:, gone:].flatten() for row in self.layout.suffix_slots)
+        place, _, j = (row.reshape(-1, b)[:, gone:].flatten() for row in layout.suffix_slots)
         value = ctx[:, j - gone]
         return suffix.index_copy(1, place, value.to(suffix.dtype))
 
@@ -254,7 +275,7 @@ class TextEncoder(nn.Module):
         return TextFeatures(F.normalize(raw, dim=-1).float(), raw.float())
 
     @torch.no_grad()
-    def _constant(self, first: int) -> Sequence[torch.Tensor] | None:
+    def _constant(self, layout: Layout, first: int) -> Sequence[torch.Tensor] | None:
         """Return the states at the entry of a block before which nothing is trained, or None.
 
         They are kept from step to step, and recomputed if the weights, their type or their device
@@ -263,16 +284,21 @@ class TextEncoder(nn.Module):
         weights = [*self.parameters()] if first else []
         if not weights or any(p.requires_grad for p in weights):  # of a copy that is trained
             return None
-        key = first, *((p.data_ptr(), p._version, p.device) for p in weights)
+        key = layout, first, *((p.data_ptr(), p._version, p.device) for p in weights)
         if self._kept is None or self._kept[0] != key:
-            states = self._embed(None, None)
+            states = self._embed(layout, None, None)
             for i in range(first):
-                states = self._block(self.transformer.resblocks[i], self.layout, *states)
+                states = self._block(self.transformer.resblocks[i], layout, *states)
             self._kept = key, states
         return self._kept[1]
 
-    def _insert(self, inserted: Tensor, shared: Tensor, suffix: Tensor) -> tuple[Tensor, Tensor]:
-        """Insert the tokens of each class, and change to `own_layout`, which shares less."""
+    def _insert(
+        self, layout: Layout, inserted: Tensor, shared: Tensor, suffix: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Insert the tokens of each class, and change to `own_layout` if they shared a prefix."""
+        if layout.whole:
+            place, k, j = layout.suffix_slots
+            return shared, suffix.index_copy(1, place, inserted[k, j][None].to(suffix.dtype))
         place, k, j = self.own_layout.suffix_slots
         own = torch.cat([shared, suffix], dim=1).index_select(1, self.regroup)
         own = own.index_copy(1, place, inserted[k, j][None].to(own.dtype))
@@ -282,11 +308,11 @@ class TextEncoder(nn.Module):
         self, block: Any, layout: Layout, shared: Tensor, suffix: Tensor, added: Added = NOTHING
     ) -> tuple[Tensor, Tensor]:
         """Return the output of a block for prefixes (N, P, W) and packed suffixes (N, T, W)."""
-        if not self.causal:  # sentences of one length, without a prefix
+        if layout.whole:
             y = blocks.norm(block, "ln_1", added)(suffix)
             own = blocks.project(block, y, added, "qkv")
             rows = (t.reshape(-1, layout.S, t.shape[2]) for t in own)
-            out = blocks.attend(block, *rows).reshape(suffix.shape)
+            out = blocks.attend(block, *rows, causal=self.causal).reshape(suffix.shape)
             return shared, blocks.finish(block, suffix, out, y, added)
         y = blocks.norm(block, "ln_1", added)(shared)
         query, key, value = blocks.project(block, y, added, "qkv")
@@ -316,9 +342,8 @@ class TextEncoder(nn.Module):
     ) -> Tensor:
         """Return the attention of packed suffixes (N, T, W) to keys and values of both parts."""
         mask = seen(layout, key, layout.mask)
-        mask = mask if len(mask) == 1 else mask.repeat_interleave(layout.K, 0)
         key, value = padded(layout, own_key, key), padded(layout, own_value, value)
-        out = blocks.attend(block, padded(layout, own_query), key, value, mask[:, None])
+        out = blocks.attend(block, padded(layout, own_query), key, value, mask)
         return out.reshape(own_query.shape[0], -1, out.shape[-1]).index_select(1, layout.pack_index)
 
     @staticmethod
@@ -364,8 +389,9 @@ def padded(
     layout: Layout, suffix: torch.Tensor, shared: torch.Tensor | None = None
 ) -> torch.Tensor:
     """Pad packed suffixes: (N, T, W) -> (N * K, S, W); with prefixes (N, P, W) in front, P + S."""
-    rows = suffix.index_select(1, layout.pad_index).reshape(-1, layout.S, suffix.shape[2])
-    if shared is None:
+    suffix = suffix if layout.whole else suffix.index_select(1, layout.pad_index)
+    rows = suffix.reshape(-1, layout.S, suffix.shape[2])
+    if shared is None or layout.whole:
         return rows
     return torch.cat([shared.repeat_interleave(layout.K, 0), rows], dim=1)
 
@@ -377,4 +403,4 @@ def at_eos(layout: Layout, suffix: torch.Tensor) -> torch.Tensor:
 
 def seen(layout: Layout, shared: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """Return a mask of the layout for a prefix (N, P + n, W) into which n tokens have entered."""
-    return F.pad(mask, (shared.shape[1] - layout.P, 0), value=True)
+    return F.pad(mask, (n, 0), value=True) if (n := shared.shape[1] - layout.P) else mask
