@@ -218,10 +218,7 @@ class PromptTrainer(TrainerX):
         return self.epoch * self.epoch_steps, steps(self.cfg.OPTIM, self.epoch_steps)
 
     def before_epoch(self):
-        """Begin an epoch as Dassl does, with the steps that the method plans.
-
-        With OPTIM.STEPS the last one may have fewer steps.
-        """
+        """Begin an epoch as Dassl does; it may have planned steps or, the last one, fewer."""
         super().before_epoch()
         if isinstance(self.method, Planned):
             self.train_loader_x = planned_loader(self)
@@ -275,10 +272,8 @@ class PromptTrainer(TrainerX):
     def parse_batch_train(self, batch):
         """Return the views and the labels of a batch, on the device of the run."""
         views = batch["img"] if isinstance(batch["img"], list) else [batch["img"]]
-        return (
-            [view.to(self.device, non_blocking=True) for view in views],
-            batch["label"].to(self.device, non_blocking=True),
-        )
+        views = [view.to(self.device, non_blocking=True) for view in views]
+        return views, batch["label"].to(self.device, non_blocking=True)
 
     def after_epoch(self):
         """End an epoch as Dassl does, and save it so that an interrupted run can resume.
