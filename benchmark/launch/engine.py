@@ -310,11 +310,15 @@ class Engine:
             duration = outcome.seconds if seconds is None else seconds
             self._durations[kind(outcome.run)].append(duration)
 
+    def seconds_of(self, run: Run) -> float | None:
+        """Return the mean seconds of the runs of its kind that have ended, or its guess."""
+        ended = self._durations.get(kind(run))
+        return mean(ended) if ended else self.guesses.get(run)
+
     def remaining(self, children: Iterable[Child] = (), at_once: int = 1) -> tuple[float, int]:
         """Estimate the seconds until all runs are done, and count runs without an estimate.
 
-        A run without a guess has no estimate until another of its `kind` is done, or it has made
-        progress itself.
+        A run without a guess has an estimate once it, or another of its `kind`, makes progress.
 
         Args:
             children: the runs in progress.

@@ -1,9 +1,11 @@
 """The executor for this machine: several runs at once, each in a separate process."""
 
 import contextlib
+import math
 import os
 import sys
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from importlib import import_module
 from typing import NoReturn
@@ -70,7 +72,7 @@ class Local:
         Raises:
             KeyboardInterrupt: on Ctrl-C, after all children have been ended.
         """
-        waiting = list(engine.todo)
+        waiting = self._in_turn(engine.todo, engine)
         if waiting:
             self.warm_up()
         progress.begin(len(engine.runs) - len(waiting), len(engine.runs))
@@ -81,6 +83,7 @@ class Local:
                     if child.ended():
                         del self._children[slot]
                         self._end(child, engine, progress)
+                        waiting = self._in_turn(waiting, engine)
                 children = list(self._children.values())
                 progress.tick(children, *engine.remaining(children, self.jobs))
                 time.sleep(TICK if children or waiting else 0)
@@ -88,6 +91,20 @@ class Local:
             progress.end()
             self._stop()
         return [engine.outcomes[run] for run in engine.runs]
+
+    def _in_turn(self, runs: Iterable[Run], engine: Engine) -> list[Run]:
+        """Return the order in which runs start: first those without an estimate, then the longest.
+
+        No process then works alone for long at the end. One at a time, their order stays.
+        """
+        if self.jobs == 1:
+            return list(runs)
+
+        def left(run: Run) -> float:
+            seconds = engine.seconds_of(run)
+            return math.inf if seconds is None else seconds
+
+        return sorted(runs, key=left, reverse=True)
 
     def _start_all(self, waiting: list[Run], engine: Engine, progress: Progress) -> list[Run]:
         """Start as many runs as there is room for; return those still waiting."""

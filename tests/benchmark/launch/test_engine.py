@@ -2,14 +2,19 @@
 
 import json
 from types import SimpleNamespace
+from typing import ClassVar
+from unittest.mock import Mock
 
+import pytest
 from checkout import working
 
 from benchmark.__main__ import main
 from benchmark.launch.engine import Engine, Settings
+from benchmark.launch.local import Local
 from benchmark.protocols import BASE2NEW
 from benchmark.protocols.base import Run
 from benchmark.protocols.configs import TrainerConfigs
+from benchmark.records import Outcome
 
 ONE = ("--trainers", "CoOp", "--seeds", "1")
 
@@ -121,3 +126,36 @@ def test_time_left_covers_runs_with_an_estimate_and_counts_others(tmp_path):
     assert Engine(runs, Settings()).remaining(children, at_once=4) == (30.0, 3)
     children.append(SimpleNamespace(run=runs[3], seconds=10.0, left=None))
     assert Engine(runs, Settings()).remaining(children) == (20.0 + 30.0, 3)
+
+
+class Scripted:
+    """A child that ends after some ticks, of runs that take as long as their method says."""
+
+    SECONDS: ClassVar = {"ZeroshotCLIP": 2, "CoOp": 9, "MaPLe": 8, "ALIGN": 33}
+    left, close, interrupt, kill, failure = None, *[lambda self, *words: None] * 4
+
+    def __init__(self, run):
+        self.run, self.ticks, self.seconds = run, 0, float(self.SECONDS[run.trainer])
+
+    def ended(self):
+        self.ticks += 1
+        return self.ticks >= self.seconds
+
+
+@pytest.mark.parametrize("jobs, ticks", [(1, 152), (2, 77)])
+def test_the_longest_runs_do_not_come_last(tmp_path, monkeypatch, jobs, ticks):
+    """Two at once that keep their order take 92 ticks: the last ALIGN is alone for 33."""
+    options = {"trainers": ["ZeroshotCLIP", "CoOp", "MaPLe", "ALIGN"], "shots": 16}
+    runs = BASE2NEW.plan(tmp_path, ["emoji"], (1, 2, 3), TrainerConfigs(), **options)
+    engine = Engine([run for run in runs if run.part == "base"], Settings())
+    progress, started = Mock(), []
+    monkeypatch.setattr(Local, "warm_up", lambda self: None)
+    monkeypatch.setattr(
+        Local, "_launch", lambda self, run, *_: started.append(run) or Scripted(run)
+    )
+    monkeypatch.setattr(engine, "judge", lambda run, failure: Outcome(run, {}))
+    monkeypatch.setattr("benchmark.launch.local.time.sleep", lambda seconds: None)
+    outcomes = Local(jobs).execute(engine, progress)
+    assert [outcome.run for outcome in outcomes] == engine.runs
+    assert (started == engine.runs) == (jobs == 1)
+    assert progress.tick.call_count == ticks
