@@ -50,9 +50,9 @@ class Present:
 def other_data(run: Run, result: dict, root: str | None, now: Present) -> str | None:
     """Return how the data of a record differ from those that a run asks for; None if they do not.
 
-    The fingerprint decides, regardless of the folder. If there is none (embedded data, a data set
-    of other code, or data that cannot be read here), the root decides for the user's own images;
-    other data sets are identified by name.
+    The fingerprints decide, also those of TEST.OOD, regardless of the folder. If there is none
+    (embedded data, a data set of other code, or data that cannot be read here), the root decides
+    for the user's own images; other data sets are identified by name.
 
     Args:
         run: the run asked for.
@@ -63,11 +63,13 @@ def other_data(run: Run, result: dict, root: str | None, now: Present) -> str | 
     then = used(result.get("config"), "DATASET.ROOT")
     if not isinstance(then, str):
         return None
-    root, was = then if root is None else root, result.get("data_fingerprint")
-    if current := was and now.fingerprint(run.dataset, root):
-        return None if current == was else f"other classes or files than '{printable(root)}' has"
+    root, own = then if root is None else root, result.get("data_fingerprint")
+    sets = {run.dataset: own} | (result.get("ood_fingerprints") or {})
+    current = {name: was and now.fingerprint(name, root) for name, was in sets.items()}
+    if any(current[name] and current[name] != was for name, was in sets.items()):
+        return f"other classes or files than '{printable(root)}' has"
     same_root = os.path.realpath(then) == os.path.realpath(root)
-    if dataset_name(run.dataset) == IMAGES and not same_root:
+    if dataset_name(run.dataset) == IMAGES and not (same_root or current[run.dataset]):
         return f"the images in '{printable(then)}', not '{root}'"
     return None
 
@@ -78,20 +80,23 @@ def other_clip(result: dict, now: Present) -> str | None:
     return other_weights(name, then, now.weights(name)) if isinstance(name, str) and then else None
 
 
-def other_teacher(result: dict) -> str | None:
-    """Return how the teacher of a record differs from what is in its folder now.
+def other_earlier(result: dict) -> str | None:
+    """Return how the teacher or the start of a record differs from what is in its folder now.
 
     Returns:
-        None if it does not, and where there is no teacher, or none to compare.
+        None if they do not, and where there is none to compare.
     """
-    teacher = result.get("teacher") or {}
-    try:
-        from trainers.prompting.storage.saved import Saved  # with PyTorch
+    for name in ("teacher", "start"):
+        earlier = result.get(name) or {}
+        try:
+            from trainers.prompting.storage.saved import Saved  # with PyTorch
 
-        now = Saved.find(str(teacher["place"]), "", "").digest()
-    except (KeyError, UserError, OSError, ModuleNotFoundError):
-        return None
-    return None if now == teacher.get("digest") else f"another teacher in '{teacher['place']}'"
+            now = Saved.find(str(earlier["place"]), "", "").digest()
+        except (KeyError, UserError, OSError, ModuleNotFoundError):
+            continue
+        if earlier.get("digest", now) != now:  # public files have none
+            return f"another {name} in '{printable(str(earlier['place']))}'"
+    return None
 
 
 def other_features(result: dict, file: str) -> str | None:

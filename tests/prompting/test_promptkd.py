@@ -13,7 +13,7 @@ from paths import GOLDEN
 from PIL import Image
 from tiny import HALVES, OF_HALVES, run, write_halves
 
-from benchmark.launch.data import other_teacher
+from benchmark.launch.data import other_earlier
 from trainers.prompting import UserError, build_method, load_run
 from trainers.prompting.trainer.facts import images_of
 from trainers.prompting.use.export import program
@@ -280,11 +280,11 @@ def test_another_teacher_in_the_same_folder(trained, tmp_path, capsys):
     more = [*BASE, *keys(str(place))]
     assert run(data, "PromptKD", out, 1, extra=more) == 0
     kept = record_of(out)
-    assert other_teacher(kept) is None
+    assert other_earlier(kept) is None
     shutil.rmtree(place)
-    assert other_teacher(kept) is None  # none is there to compare
+    assert other_earlier(kept) is None  # none is there to compare
     assert run(data, "IVLP", place, 2, extra=[*BASE, *DEEP]) == 0
-    assert "teacher in" in other_teacher(kept)
+    assert "teacher in" in other_earlier(kept)
     capsys.readouterr()
     refused(
         "was begun with other prompts of its teacher", capsys, data, "PromptKD", out, 1, extra=more

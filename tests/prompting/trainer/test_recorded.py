@@ -7,6 +7,7 @@ import torch
 from tiny import run, write_halves
 
 from benchmark.__main__ import main
+from benchmark.launch.data import other_earlier
 
 OF_TRAINING = ["DATASET.NUM_SHOTS", "2", "OPTIM.LR", "0.02", "OPTIM.NAME", "adam"]
 NOISY = ["DATASET.NAME", "ImageFolder", "DATASET.LABEL_NOISE", "0.5"]
@@ -125,6 +126,11 @@ def test_the_seed_of_a_method_that_adapts_and_its_initial_weights(tmp_path, caps
     capsys.readouterr()
     assert main(["report", str(tmp_path / "tpt")]) == 0
     said = capsys.readouterr().out
+    assert other_earlier(found) is None
+    state = torch.load(weights, weights_only=False)
+    state["state_dict"]["ctx"] += 1
+    torch.save(state, weights)
+    assert other_earlier(found) == f"another start in '{weights}'"
     assert f"{weights} (CoOp on TinyColours (tiny_clip_seed0.safetensors, all classes, 4 " in said
 
 
