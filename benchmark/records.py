@@ -211,7 +211,7 @@ KINDS: dict[str, tuple[Callable[[Any], bool], Sequence[str]]] = {
     "a group of keys": (_each(lambda _: True), ["config"]),
     "a group of texts or numbers": (
         _each(lambda fact: isinstance(fact, str | int | float | None)),
-        ["versions", "source", "start", "teacher"],
+        ["versions", "source", "start", "teacher", "ood_fingerprints"],
     ),
 }  # fmt: skip
 

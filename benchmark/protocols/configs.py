@@ -291,6 +291,8 @@ def dataset_file(dataset: str) -> Path:
 def dataset_class(dataset: str) -> Any:
     """Return the class of a data set, after loading the plug-ins for one of theirs. Needs PyTorch.
 
+    The data set is named by its config file, or as DATASET.NAME.
+
     Raises:
         UserError: a plug-in does not load, or there is no such class that reads as ours do.
     """
@@ -301,7 +303,7 @@ def dataset_class(dataset: str) -> Any:
 
     if dataset in _beside:
         load_plugins(_plugins)
-    name, known = str(dataset_name(dataset)), DATASET_REGISTRY.registered_names()
+    name, known = dataset_name(dataset) or dataset, DATASET_REGISTRY.registered_names()
     kind = DATASET_REGISTRY.get(check_name("data set", name, known))
     need(
         isinstance(kind, type) and issubclass(kind, ImageDataset),

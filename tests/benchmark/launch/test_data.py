@@ -111,6 +111,17 @@ def test_records_without_a_fingerprint_are_judged_by_their_root(output, tmp_path
     done.refused(b, f"the images in '{a}', not '{b}'")
 
 
+def test_other_data_of_a_detection_are_compared(output, tmp_path):
+    dtd(tmp_path)
+    then = data.fingerprint("DescribableTextures", str(tmp_path))  # as TEST.OOD names it
+    done = Done(output, fill(tmp_path / "a", "ant", "bee"), ood_fingerprints={"Emoji": None})
+    assert done.again(tmp_path / "a") == 0
+    done = Done(output / "dtd", tmp_path, "dtd", ood_fingerprints={"DescribableTextures": then})
+    assert done.again(tmp_path) == 0
+    done = Done(output / "b", tmp_path, "dtd", ood_fingerprints={"DescribableTextures": "1"})
+    done.refused(tmp_path, OTHER)
+
+
 @pytest.mark.parametrize("root", ["given", None])
 @pytest.mark.parametrize("change", ["split", "pixels"])
 def test_public_data_that_changed_in_their_folder_are_other_data(output, tmp_path, change, root):

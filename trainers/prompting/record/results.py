@@ -73,7 +73,7 @@ def write_results(
             del measured["calibration_error"]
             measured["calibration_note"] = saved.calibration_note
     if ood := detections(trainer):
-        measured["ood"] = ood
+        measured |= {"ood": ood, "ood_fingerprints": trainer.detection.fingerprints}
     record: dict[str, Any] = {
         "trainer": cfg.TRAINER.NAME,
         "dataset": cfg.DATASET.NAME,

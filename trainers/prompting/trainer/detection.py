@@ -67,11 +67,13 @@ class Detection:
         self.own = cfg.DATASET.NAME
         self.columns: dict[str, Columns] = {}
         self._batches: dict[str, list[torch.Tensor]] | None = None  # while images are scored
+        self.fingerprints: dict[str, str | None] = {}
         self._loaders = {}
         for name in cfg.TEST.OOD:
             data = other_data(cfg, name, dataset.classnames)
             check_files(name, data.dataset.test, [*dataset.test, *(dataset.val or ())])
             self._loaders[name] = data.test_loader
+            self.fingerprints[name] = getattr(data.dataset, "fingerprint", None)
 
     def prepare(self, method: Method, cfg: CfgNode) -> None:
         """Read the images as the method takes them."""
