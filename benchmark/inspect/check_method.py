@@ -92,11 +92,11 @@ def trained(sources: list[tuple[str, dict]], plugins: list[str]) -> Run:
         trainer.test = lambda: None  # of all images; without a training it is not left out
         step = trainer.forward_backward
 
-        def kept(batch: Any) -> dict:
+        def step_and_keep(batch: Any) -> dict:
             shown.append(step(batch))
             return shown[-1]
 
-        trainer.forward_backward = kept
+        trainer.forward_backward = step_and_keep
         trainer.train()
         trainer.set_model_mode("eval")
     return Run(trainer, printed.getvalue(), [terms["loss"] for terms in shown])
