@@ -43,6 +43,9 @@ def do_run(cfg, args) -> None:
         redo(cfg)
     with output_folder(Path(cfg.OUTPUT_DIR)):
         edited = check_begun(cfg, args.accept_edited) if trains else []
+        cfg.defrost()
+        cfg.TRAINER.EDITED = edited
+        cfg.freeze()
         setup_run(cfg)
         if cfg.TRAINER.UNREAD:
             print(unread_note(cfg))

@@ -79,7 +79,7 @@ def plugged(tmp_path, monkeypatch):
 
 
 OF_COOP = {
-    f"{OWN}{name}.py" for name in ("method", "methods/align", "methods/coop", "storage/public")
+    f"{OWN}{name}.py" for name in ("method", "methods/coop", "methods/prompted", "storage/public")
 }
 
 

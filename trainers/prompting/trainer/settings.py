@@ -31,6 +31,7 @@ FREE = (
     "TRAINER.DETERMINISTIC",
     "TRAINER.PLUGINS",
     "TRAINER.PER_DATASET",
+    "TRAINER.EDITED",
     "TRAINER.UNREAD",
 )
 # Beginnings of settings that matter to a training only, and are recorded as it had them.

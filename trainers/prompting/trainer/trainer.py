@@ -340,7 +340,8 @@ class PromptTrainer(TrainerX):
                 self.check_checkpoint(read_checkpoint(checkpoint_file(folder, epoch)), folder)
             self.facts = self.resumed.continued(self.facts, folder)
             self.planned = self.resumed.restore(self.method, self.precision, folder)
-            check_probe(self.resumed, self.method, self.clip_model, self.precision, resumes=True)
+            if not self.cfg.TRAINER.EDITED:  # the edits were accepted
+                check_probe(self.resumed, self.method, self.clip_model, self.precision, True)
         return epoch
 
     @property
