@@ -40,7 +40,7 @@ def weights(backbone: str) -> str | None:
 
 
 class Present:
-    """What data sets and backbones are now: `fingerprint` and `weights`, each read once."""
+    """Present data sets and backbones: their `fingerprint` and `weights`, each read once."""
 
     def __init__(self) -> None:
         self.fingerprint = functools.cache(fingerprint)

@@ -1,4 +1,4 @@
-"""How models of transformers prepare images: as their own processors do, or refused."""
+"""Models of transformers get images as their own processors prepare them, or are refused."""
 
 import json
 from types import SimpleNamespace
