@@ -10,8 +10,12 @@ import sys
 
 import torch
 from public_code import enter, give_weights  # type: ignore[import-not-found]  # in this folder
-from recording import evaluated, recorded_training  # type: ignore[import-not-found]  # too
-from safetensors.torch import save_file
+from recording import (  # type: ignore[import-not-found]  # too
+    Replayed,
+    evaluated,
+    recorded_training,
+)
+from safetensors.torch import load_file, save_file
 
 
 def settings(request: dict, train, subset: str):
@@ -51,7 +55,7 @@ def main() -> None:
     """Train on the base classes, evaluate on both halves, and write a record."""
     request = json.load(sys.stdin)
     torch.set_num_threads(request["threads"])
-    enter(request["checkout"], "cpu", "fp32")
+    enter(request["checkout"], "cpu", request["precision"])
     import dassl
 
     trainer = built(request, "base")
@@ -61,6 +65,11 @@ def main() -> None:
         parameters = trainer._models[name].named_parameters()
         return {name: p for name, p in parameters if p.requires_grad}
 
+    if request["start"]:
+        start = load_file(request["start"])
+        trainer.train_loader_x = Replayed(start, trainer.train_loader_x, trainer.cfg)
+        for key, parameter in learned().items():
+            parameter.data.copy_(start[f"start/{key}"])
     record = recorded_training(trainer, learned)
     base, record["logits/base"] = evaluated(trainer)
     facts = {"dassl": dassl.__version__, "images": names_of(trainer), "base": base}

@@ -20,7 +20,8 @@ def recorded_training(trainer, learned: Callable[[], Mapping[str, torch.Tensor]]
 
     Returns:
         `pixels` (steps, B, 3, H, W), 8 bits, and `label` (steps, B) of the batches; `loss` and `lr`
-        (steps,); `start/NAME` and `final/NAME` of each parameter.
+        (steps,); `start/NAME` and `final/NAME` of each parameter, and `unchanged/NAME` (steps,) of
+        those with a gradient: the share of their entries that a step leaves as they were.
     """
     step, mean, std = trainer.forward_backward, *normalization(trainer.cfg)
     steps: dict[str, list] = {"pixels": [], "label": [], "loss": [], "lr": []}
@@ -29,8 +30,13 @@ def recorded_training(trainer, learned: Callable[[], Mapping[str, torch.Tensor]]
         steps["pixels"].append(as_pixels(batch["img"], mean, std))
         steps["label"].append(batch["label"].clone())
         steps["lr"].append(torch.tensor(trainer.get_current_lr(), dtype=torch.float64))
+        before = copies(learned(), "")
         losses = step(batch)
         steps["loss"].append(torch.as_tensor(losses["loss"], dtype=torch.float64))
+        for name, p in learned().items():
+            if p.grad is not None:
+                same = (p.detach() == before[name]).double().mean()
+                steps.setdefault(f"unchanged/{name}", []).append(same)
         return losses
 
     trainer.forward_backward = noted
@@ -80,3 +86,21 @@ def as_pixels(images: torch.Tensor, mean: torch.Tensor, std: torch.Tensor) -> to
 def normalized(pixels: torch.Tensor, mean: torch.Tensor, std: torch.Tensor) -> torch.Tensor:
     """Return 8-bit images as torchvision's ToTensor and Normalize make them."""
     return pixels.float().div(255).sub(mean).div(std)
+
+
+class Replayed:
+    """A loader that returns recorded batches, epoch after epoch, in place of a trainer's own."""
+
+    def __init__(self, record: Tensors, loader, cfg):
+        self.dataset, self.batch_sampler, self.steps = loader.dataset, loader.batch_sampler, 0
+        self.length, self.record, self.cfg = len(loader), record, cfg
+
+    def __len__(self):
+        return self.length
+
+    def __iter__(self):
+        pixels, labels = self.record["pixels"], self.record["label"]
+        for _ in range(self.length):
+            images = normalized(pixels[self.steps], *normalization(self.cfg))
+            yield {"img": images, "label": labels[self.steps]}
+            self.steps += 1

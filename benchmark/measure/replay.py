@@ -8,11 +8,11 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dassl.engine import build_trainer
+from dassl.engine import TRAINER_REGISTRY
 from dassl.utils import set_random_seed
 from safetensors import safe_open
 
-from .recording import Tensors, evaluated, normalization, normalized, recorded_training
+from .recording import Replayed, Tensors, evaluated, recorded_training
 
 # Limits within which two trainings agree.
 LOSS = 1e-4  # of losses, over max(1, |loss|)
@@ -43,24 +43,6 @@ class Record(NamedTuple):
         """Return the tensors under a prefix, named without it."""
         part = {k: v for k, v in self.tensors.items() if k.startswith(prefix)}
         return {k.removeprefix(prefix): v for k, v in part.items()}
-
-
-class Replayed:
-    """A loader that returns recorded batches, epoch after epoch, in place of a trainer's own."""
-
-    def __init__(self, record: Record, loader, cfg):
-        self.dataset, self.batch_sampler, self.steps = loader.dataset, loader.batch_sampler, 0
-        self.length, self.record, self.cfg = len(loader), record, cfg
-
-    def __len__(self):
-        return self.length
-
-    def __iter__(self):
-        pixels, labels = self.record.tensors["pixels"], self.record.tensors["label"]
-        for _ in range(self.length):
-            images = normalized(pixels[self.steps], *normalization(self.cfg))
-            yield {"img": images, "label": labels[self.steps]}
-            self.steps += 1
 
 
 class Places(NamedTuple):
@@ -100,7 +82,7 @@ def replayed(record: Record, places: Places, changes: Sequence[str] = ()) -> Rec
         pairs = [*settings, "DATASET.SUBSAMPLE_CLASSES", subset]
         cfg = cfg_of(name, pairs, places._replace(output=places.output / "ours" / subset))
         set_random_seed(cfg.SEED)
-        return build_trainer(cfg)
+        return type(name, (TRAINER_REGISTRY.get(name),), {"half_on_cpu": True})(cfg)
 
     with redirect_stdout(io.StringIO()):  # the log of a run
         trainer = built("base")
@@ -112,7 +94,7 @@ def replayed(record: Record, places: Places, changes: Sequence[str] = ()) -> Rec
             why = f"ours has {trainer.epoch_steps * epochs} steps, public code {steps}"
             return Record({"why": why}, {})
         trainer.method.load_public_state_dict(record.part("start/"))
-        trainer.train_loader_x = Replayed(record, trainer.train_loader_x, trainer.cfg)
+        trainer.train_loader_x = Replayed(record.tensors, trainer.train_loader_x, trainer.cfg)
         tensors = recorded_training(trainer, trainer.method.public_parameters)
         base, tensors["logits/base"] = evaluated(trainer)
         new_trainer = built("new")
@@ -152,7 +134,7 @@ def difference(theirs: Record, ours: Record) -> Difference:
     if not rates[1].max() <= RATE * rates[0].max():
         problems.append("learning rates differ")
     start, final, repeated = (
-        {name.removeprefix("prompt_learner."): x for name, x in part.items()}
+        {name.removeprefix("prompt_learner."): x.float() for name, x in part.items()}
         for part in (theirs.part("start/"), theirs.part("final/"), ours.part("final/"))
     )
     moved = {name: (final[name] - start[name]).abs().max().item() for name in start}

@@ -1,14 +1,18 @@
 """Train published code, then our method from the same start on the same batches, and compare.
 
 Both read made-up images and a CLIP with random weights, in float32 on the CPU. Adam is the
-optimiser: after SGD a wrong weight decay could not be seen in the weights.
+optimiser: after SGD a wrong weight decay could not be seen in the weights. With --prec fp16 both
+compute in half precision, with the published optimiser and three seeds, and public code in float32,
+too; there are no limits.
 """
 
 import json
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
 
 import torch
 
@@ -43,6 +47,17 @@ CAPTION = [
     f"Limits: {LOSS:g} of a loss, {WEIGHT:g} of the way of the weights; predictions may differ "
     f"where the two best logits are within {CLEAR:g}.",
 ]
+HALF = "fp16"
+SEEDS = 1, 2, 3  # in half precision
+HALF_HEAD = [
+    "method in fp16", "other", "steps", "loss", "weights", "moved", "base: public", "other",
+    "new: public", "other", "other predictions", "unchanged: public", "other",
+]  # fmt: skip
+HALF_CAPTION = [
+    f"Loss and weights: the largest difference with {len(SEEDS)} seeds; moved: how far the weights "
+    "went, at most; accuracies are means. Unchanged: the share of the entries that a step leaves "
+    "as they were, of all parameters and of that with the most.",
+]
 SAME_CODE = (
     "Public code ran on dassl-lite, as ours did: schedule, warm-up and drop_last are the same code "
     "on both sides. Give --dassl a checkout of the original."
@@ -61,18 +76,21 @@ def pairs(trainer: str, size: int, args) -> list[str]:
     others = set().union(*places.values()) - places[trainer]
     changes = {key: value for key, value in args.set if key not in others}
     published = read_keys(TRAINERS / trainer / f"{CONFIG}.yaml").items()
-    keys = {key: value for key, value in published if key.startswith(("TRAINER.", "INPUT."))}
+    nodes = ("TRAINER.", "INPUT.", "OPTIM.") if args.prec == HALF else ("TRAINER.", "INPUT.")
+    keys = {key: value for key, value in published if key.startswith(nodes)}
+    optim = {} if args.prec == HALF else {f"OPTIM.{key}": value for key, value in OPTIM.items()}
     keys |= {
         "SEED": 1, "USE_CUDA": False, "TEST.NO_TEST": True, "DATALOADER.NUM_WORKERS": 0,
         "DATASET.NAME": pets.NAME, "DATASET.NUM_SHOTS": SHOTS, "INPUT.SIZE": (size, size),
         "DATALOADER.TRAIN_X.BATCH_SIZE": BATCH, "OPTIM.MAX_EPOCH": args.epochs,
-        METHODS[trainer].place("PREC"): "fp32",
-        **{f"OPTIM.{key}": value for key, value in OPTIM.items()}, **changes,
+        METHODS[trainer].place("PREC"): args.prec, **optim, **changes,
     }  # fmt: skip
     return [str(word) for pair in keys.items() for word in pair]
 
 
-def recorded(args, settings: list[str], trainer: str, places: Places) -> Record:
+def recorded(
+    args, settings: list[str], trainer: str, places: Places, file: Path, start: Path | str = ""
+) -> Record:
     """Train public code in another process, and return its record.
 
     Args:
@@ -80,15 +98,17 @@ def recorded(args, settings: list[str], trainer: str, places: Places) -> Record:
         settings: KEY VALUE pairs of the training.
         trainer: name of the method.
         places: of data, CLIP and output.
+        file: where the record is written.
+        start: a record, from whose start and on whose batches it trains; else its own.
 
     Raises:
         UserError: a key or value is invalid, or the checkout ends with an error.
     """
-    file = (args.keep or places.output) / f"{trainer.lower()}.safetensors"
     keys = dict(leaves(cfg_of(trainer, settings, places)))
     request = {
         "checkout": str(args.checkout.resolve()), "weights": str(places.weights),
         "folder": str(places.output / "public"), "record": str(file.resolve()),
+        "precision": keys[METHODS[trainer].place("PREC")], "start": str(start),
         "threads": args.threads, "keys": keys, "facts": {"trainer": trainer, "settings": settings},
     }  # fmt: skip
     errors = places.output / "errors"
@@ -106,7 +126,8 @@ def compared(args, trainer: str, places: Places, size: int) -> tuple[list[Cell],
     """Train a method on both sides; return a line of the table and what is wrong."""
     settings = pairs(trainer, size, args)
     print(f"{trainer}: public code", file=sys.stderr, flush=True)
-    theirs = recorded(args, settings, trainer, places)
+    file = (args.keep or places.output) / f"{trainer.lower()}.safetensors"
+    theirs = recorded(args, settings, trainer, places, file)
     print(f"{trainer}: ours", file=sys.stderr, flush=True)
     ours = replayed(theirs, places, [str(word) for pair in args.ours for word in pair])
     if why := ours.facts.get("why"):
@@ -116,6 +137,68 @@ def compared(args, trainer: str, places: Places, size: int) -> tuple[list[Cell],
     texts += [f"{side.facts[half]:.2f}" for half in ("base", "new") for side in (theirs, ours)]
     problems = [f"{trainer}: {problem}" for problem in gap.problems]
     return [Cell(text) for text in (trainer, *texts, str(gap.predictions))], problems
+
+
+def compared_in_half(
+    args, trainer: str, places: Places, size: int
+) -> tuple[list[list[Cell]], list[str]]:
+    """Train in fp16 on both sides, and public code in fp32, with each seed.
+
+    Returns:
+        Two lines of the table, public fp16 against ours in fp16 and against public fp32; and what
+        cannot be compared.
+    """
+    settings = pairs(trainer, size, args)
+    in_float = [METHODS[trainer].place("PREC"), "fp32"]
+    ends: list[tuple[Record, Record, Record]] = []
+    for seed in SEEDS:
+        print(f"{trainer}: seed {seed}", file=sys.stderr, flush=True)
+        half, exact = (
+            places._replace(output=places.output / f"{trainer.lower()}_{name}_{seed}")
+            for name in (HALF, "fp32")
+        )
+        files = [
+            (args.keep or p.output).resolve() / f"{p.output.name}.safetensors"
+            for p in (half, exact)
+        ]
+        for place in (half, exact):
+            place.output.mkdir()
+        seeded = [*settings, "SEED", str(seed)]
+        theirs = recorded(args, seeded, trainer, half, files[0])
+        ours = replayed(theirs, half, [str(word) for pair in args.ours for word in pair])
+        if why := ours.facts.get("why"):
+            return [], [f"{trainer}: {why}"]
+        exactly = recorded(args, [*seeded, *in_float], trainer, exact, *files[::-1])
+        ends.append((theirs, ours, exactly))
+    halves, *others = zip(*ends, strict=True)
+    names = "ours in fp16", "public in fp32"
+    return [half_line(trainer, *row) for row in zip(names, [halves] * 2, others, strict=True)], []
+
+
+def half_line(
+    trainer: str, name: str, theirs: Sequence[Record], others: Sequence[Record]
+) -> list[Cell]:
+    """Return a line of the table on trainings in half precision: of public code, and others."""
+    gaps = [difference(*both) for both in zip(theirs, others, strict=True)]
+    texts = [trainer, name, str(gaps[0].steps)]
+    texts += [f"{max(gap[i] for gap in gaps):.1e}" for i in (1, 3)]
+    texts.append(f"{max(gap.moved for gap in gaps):.2g}")
+    for half in ("base", "new"):
+        texts += [f"{fmean(r.facts[half] for r in side):.2f}" for side in (theirs, others)]
+    images = sum(len(r.tensors[f"logits/{half}"]) for r in theirs for half in ("base", "new"))
+    texts.append(f"{sum(gap.predictions for gap in gaps)} of {images}")
+    return [Cell(text) for text in (*texts, unchanged(theirs), unchanged(others))]
+
+
+def unchanged(records: Sequence[Record]) -> str:
+    """Return the share of entries that a step leaves as they were, and that of the most such."""
+    sizes = {name: x.numel() for name, x in records[0].part("final/").items()}
+    shares = {
+        name: fmean(float(r.tensors[f"unchanged/{name}"].mean()) for r in records)
+        for name in records[0].part("unchanged/")
+    }
+    share = sum(sizes[name] * x for name, x in shares.items()) / sum(sizes[n] for n in shares)
+    return f"{share:.0%} (at most {max(shares.values()):.0%})"
 
 
 def openai_state(clip_model) -> dict[str, torch.Tensor]:
@@ -155,6 +238,10 @@ def parse(argv: list[str]):
         "--ours", nargs="+", type=setting, default=[], metavar="KEY=VALUE",
         help="keys of ours alone: OPTIM.WEIGHT_DECAY=0 must be found",
     )  # fmt: skip
+    add(
+        "--prec", choices=["fp32", HALF], default="fp32",
+        help="precision; fp16 has the published optimiser, three seeds and no limits",
+    )  # fmt: skip
     add("--threads", type=from_one, default=2, help="CPU threads (default: 2)")
     add("--format", choices=FORMATS, default="text", help="format of the table (default: text)")
     add("--keep", type=Path, metavar="FOLDER", help="keep the records of published code here")
@@ -183,7 +270,10 @@ def main(argv: list[str]) -> int:
             "CLIP of OpenAI, `emoji`, or leave it out"
         )
     size = clip_model.visual.input_resolution
-    table = Table("Whole trainings of published code and ours", HEAD, [], list(CAPTION))
+    head, caption = (HALF_HEAD, HALF_CAPTION) if args.prec == HALF else (HEAD, CAPTION)
+    table = Table("Whole trainings of published code and ours", head, [], list(caption))
+    if args.prec == HALF:
+        clip_model.half().float()  # as exact in float16 as public weights
     sentences: list[str] = []
     if args.keep:
         args.keep.mkdir(parents=True, exist_ok=True)
@@ -194,8 +284,12 @@ def main(argv: list[str]) -> int:
         for trainer in args.trainers:
             places = Places(folder, folder / "clip.pt", folder / trainer)
             places.output.mkdir()
-            line, problems = compared(args, trainer, places, size)
-            table.lines.append(line)
+            if args.prec == HALF:
+                lines, problems = compared_in_half(args, trainer, places, size)
+            else:
+                line, problems = compared(args, trainer, places, size)
+                lines = [line]
+            table.lines += lines
             sentences += problems
     table.caption += sentences if args.dassl else [SAME_CODE, *sentences]
     print(FORMATS[args.format](table))
