@@ -65,10 +65,11 @@ class Cache(nn.Module):
     def labels(self) -> tuple[torch.Tensor, torch.Tensor] | None:
         """Return the class (n,) and the weight (n,) of each key.
 
-        None if a key has several classes, and on an accelerator, where the product is as fast.
+        None if a key has several classes, on an accelerator, where the product is as fast, and in
+        an exported program.
         """
         values = self.values
-        if values.device.type != "cpu":
+        if values.device.type != "cpu" or torch.compiler.is_compiling():
             return None
         seen = values, mark(values)
         if self._seen[1:] != seen[1:] or self._seen[0] is not values:
