@@ -23,7 +23,7 @@ from .encoders.sentences import check_names, write_sentences
 from .encoders.sides import features_width, widths
 from .encoders.templates import ZERO_SHOT, template_of
 from .encoders.text import TextEncoder, TextFeatures
-from .encoders.uncalled import uncalled
+from .encoders.uncalled import uncalled_modules
 from .encoders.vision import ImageEncoder, ImageFeatures
 from .errors import UserError, check_name, need
 from .prompts import Contexts, public_name
@@ -229,7 +229,7 @@ class Method(PublicFiles, nn.Module):
         self.row_width = self.width
         self.mean, self.std = family_of(clip_model)[1:3]
         self.training_classnames = list(classnames)
-        self.uncalled = uncalled(clip_model)
+        self.uncalled = uncalled_modules(clip_model)
         self.text_encoder, self.image_encoder = self.encoders(clip_model, classnames, dataset)
         scale, bias = clip_model.logit_scale.detach().exp(), getattr(clip_model, "logit_bias", None)
         self.register_buffer("logit_scale", scale, persistent=False)

@@ -89,13 +89,13 @@ def _mlp(block, x, added: Added) -> torch.Tensor:
     if not {"fc", "proj"}.isdisjoint(added.weights):
         hidden = block.mlp.gelu(product(up, x, added.weights.get("fc")))
         return product(down, hidden, added.weights.get("proj"))
-    if calls(block.mlp):
+    if is_called(block.mlp):
         out: torch.Tensor = block.mlp(x)
         return out
     return FrozenMLP.apply(x, up.weight, up.bias, down.weight, down.bias)
 
 
-def calls(mlp: Any) -> bool:
+def is_called(mlp: Any) -> bool:
     """Return True if the MLP of a block without updates is called, and not run as a function."""
     weights = mlp.c_fc.weight, mlp.c_fc.bias, mlp.c_proj.weight, mlp.c_proj.bias
     other = type(mlp.gelu).__name__ != "QuickGELU"  # checkouts have copies of the class

@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from ..errors import need
-from .blocks import calls
+from .blocks import is_called
 from .sides import is_closed
 
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
@@ -27,12 +27,12 @@ USUAL: dict[str, type[nn.Module]] = {
 }
 
 
-def uncalled(clip_model: Any) -> dict[str, nn.Module]:
+def uncalled_modules(clip_model: Any) -> dict[str, nn.Module]:
     """Return the modules of a CLIP that are never called, by name; the CLIP has the name ''.
 
     Examples:
         >>> from trainers.prompting import load_clip
-        >>> list(uncalled(load_clip("emoji")))[:4]
+        >>> list(uncalled_modules(load_clip("emoji")))[:4]
         ['', 'transformer', 'transformer.resblocks', 'transformer.resblocks.0']
     """
     found = {"": clip_model}
@@ -43,7 +43,7 @@ def uncalled(clip_model: Any) -> dict[str, nn.Module]:
         found[place.rstrip(".")] = encoder
         modules = dict(encoder.transformer.named_modules(prefix=f"{place}transformer"))
         mlps = {name: module for name, module in modules.items() if hasattr(module, "c_fc")}
-        whole = tuple(name for name, mlp in mlps.items() if calls(mlp))
+        whole = tuple(name for name, mlp in mlps.items() if is_called(mlp))
         found |= {
             name: module
             for name, module in modules.items()
@@ -57,12 +57,12 @@ def check_uncalled(name: str, before: Mapping[str, nn.Module]) -> None:
 
     Args:
         name: of the method.
-        before: `uncalled` of the CLIP before the method was built.
+        before: `uncalled_modules` of the CLIP before the method was built.
 
     Raises:
         UserError: says which.
     """
-    now = uncalled(before[""])
+    now = uncalled_modules(before[""])
     for place, module in now.items():
         what = f"'{place}'" if place else "the CLIP"
         hooked = any(getattr(module, kind) for kind in HOOKS)
