@@ -311,8 +311,8 @@ class TextEncoder(nn.Module):
         if layout.whole:
             y = blocks.norm(block, "ln_1", added)(suffix)
             own = blocks.project(block, y, added, "qkv")
-            rows = (t.reshape(-1, layout.S, t.shape[2]) for t in own)
-            out = blocks.attend(block, *rows, causal=self.causal).reshape(suffix.shape)
+            q, k, v = (t.reshape(-1, layout.S, t.shape[2]) for t in own)
+            out = blocks.attend(block, q, k, v, causal=self.causal).reshape(suffix.shape)
             return shared, blocks.finish(block, suffix, out, y, added)
         y = blocks.norm(block, "ln_1", added)(shared)
         query, key, value = blocks.project(block, y, added, "qkv")
