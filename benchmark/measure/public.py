@@ -91,8 +91,8 @@ class Public:
     """The method of a checkout in a separate process, with random weights of the case's geometry.
 
     Attributes:
-        record: `seconds` and `processor_seconds` of each step or evaluation, its `operations`, and
-            `peak_mib`; or a `problem`, the last line of the checkout's error.
+        record: `seconds` and `processor_seconds` of each step or evaluation, its `operations` and
+            `launches`, and `peak_mib`; or a `problem`, the last line of the checkout's error.
     """
 
     def __init__(self, case: Case, checkout: Path):

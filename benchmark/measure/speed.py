@@ -1,6 +1,7 @@
 """Measure time, memory and operations of training and evaluation, next to the machine's peak rate.
 
-Weights are random and of full size; every case runs in a separate process.
+Weights are random and of full size; every case runs in a separate process. The file is long because
+training, evaluation and launches are measured next to each other, for one command.
 """
 
 import argparse
@@ -28,11 +29,11 @@ from ..cli import Parser, add_plugin, from_one, write_output
 from ..records import literal
 from ..report.render import as_markdown, as_text
 from .case import Case, Model, check_usable, device_name, node_of, product_rate
-from .counting import clock, operations, seconds, timed, work_seconds
+from .counting import clock, launches, operations, seconds, timed, work_seconds
 from .geometry import GEOMETRY, SIGLIP, class_names, untrained_siglip
 from .process import OutOfMemory, in_process
 from .public import Public, check_public, check_public_precision
-from .speed_tables import tables
+from .speed_tables import launch_tables, tables
 from .waits import noted
 
 PRODUCT = {"cpu": 4096, "cuda": 8192}  # size of the matrix product that measures the peak rate
@@ -150,6 +151,34 @@ def evaluation(case: Case, repeats: int, size: int, checkout: Path | None = None
     }
 
 
+def launching(case: Case, repeats: int, checkout: Path | None = None) -> dict:
+    """Count the operators that a step or an evaluation dispatches, and time the host.
+
+    Returns:
+        A record: `launches` and `processor_seconds` of each repeat; `accelerator`, the same of the
+        path of an accelerator, which computes few sentences whole; with a checkout `public`, as in
+        `Public.record`.
+    """
+    public = beside(case, checkout)
+    model = Model(case)
+    work = model.step if case.training else model.evaluate
+    parts: list[dict] = []
+    for packs_on in (model.method.text_encoder.packs_on, ()):
+        model.method.text_encoder.packs_on = packs_on
+        model.method.train(case.training)  # forgets the text features that are kept
+        say(case, "launches" + " of an accelerator's path" * (not packs_on))
+        work()
+        times = [timed(work, case.device) for _ in range(repeats)]
+        parts.append({"launches": launches(work), **both_times(times)})
+    record = {**parts[0], "accelerator": parts[1]}
+    if public:
+        for _ in range(repeats):
+            public.step()
+        public.close()
+        record["public"] = public.record
+    return record
+
+
 def both_times(times: list[tuple[float, float]]) -> dict:
     """Return the `seconds` and `processor_seconds` of calls, as `timed` gives them."""
     wall, processor = map(list, zip(*times, strict=True))
@@ -260,6 +289,11 @@ def parse(argv: list[str]):
         "--public", type=Path, metavar="CHECKOUT",
         help="folder of published code, such as CoOp's, which is timed in turn with ours",
     )  # fmt: skip
+    add(
+        "--launches", action="store_true",
+        help="count the operators that a step and an evaluation dispatch, and time the host: add "
+        "--backbone narrow --classes 2, which leave little else to do",
+    )  # fmt: skip
     add_plugin(parser)
     add_measuring(parser, repeats=3)
     args = parser.parse_args(argv)
@@ -319,14 +353,18 @@ def main(argv: list[str]) -> None:
             "trainer": case.trainer, "classes": case.classes, "precision": case.precision,
             "settings": dict(case.settings),
         }  # fmt: skip
-        size = PRODUCT[case.device]
-        if METHODS[case.trainer].trains:
-            record["training"] = measured(training, case, args.repeats, size, args.public)
         evaluated = replace(case, training=False, batch=args.eval_batch)
-        record["evaluation"] = measured(evaluation, evaluated, args.repeats, size, args.public)
+        step, test, rest = training, evaluation, (args.repeats, PRODUCT[case.device], args.public)
+        if args.launches:
+            step = test = launching
+            rest = (args.repeats, args.public)
+        if METHODS[case.trainer].trains:
+            record["training"] = measured(step, case, *rest)
+        record["evaluation"] = measured(test, evaluated, *rest)
         records.append(record)
         save(args, records)
-    print("\n\n".join(FORMATS[args.format](table) for table in tables(args, records)))
+    shown = launch_tables(args, records) if args.launches else tables(args, records)
+    print("\n\n".join(FORMATS[args.format](table) for table in shown))
 
 
 def save(args, records: list[dict], **versions: str) -> None:

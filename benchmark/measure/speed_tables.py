@@ -19,6 +19,13 @@ EVALUATION_NOTE = (
 )
 
 
+LAUNCHES_NOTE = (
+    "Launches: operators that are dispatched, without views. Host: processor time, nearly all the "
+    "host's if encoders are narrow and classes few. Accelerator's path: few sentences are computed "
+    "whole."
+)
+
+
 def spread(values: list[float]) -> str:
     """Return the median as text, with the least and greatest value in brackets."""
     middle = f"{median(values):.3g}"
@@ -89,6 +96,28 @@ def evaluation_cells(part: dict) -> dict[str, str]:
     }
 
 
+def launch_cells(part: dict) -> dict[str, str]:
+    """Return the cells of what a case dispatches, of an accelerator's path and of public code."""
+    if "problem" in part:
+        return {"Launches": part["problem"]}
+    cells, path = pair_cells("", part), part["accelerator"]
+    cells |= pair_cells("Accelerator's path: ", path)
+    if "problem" in part.get("public", {}):
+        return cells | {"Public: launches": part["public"]["problem"]}
+    if "public" in part:
+        public = part["public"]
+        cells |= pair_cells("Public: ", public)
+        cells["Path's / public"] = number(path["launches"] / public["launches"])
+    return cells
+
+
+def pair_cells(name: str, part: dict) -> dict[str, str]:
+    """Return the cells of the launches and the host's time, in columns with a name in front."""
+    first, second = (name + "launches", name + "host (ms)")
+    milliseconds = [1e3 * value for value in part["processor_seconds"]]
+    return {first.capitalize(): str(part["launches"]), second.capitalize(): spread(milliseconds)}
+
+
 def case_name(record: dict) -> str:
     """Return method, classes, precision and settings of a record as text."""
     settings = "".join(f", {key} {value}" for key, value in record["settings"].items())
@@ -117,6 +146,24 @@ def tables(args, records: list[dict]) -> list[Table]:
         table(
             f"Evaluation: {where}, batch {args.eval_batch}", evaluated, [*notes, EVALUATION_NOTE]
         ),
+    ]
+    return [group for group in groups if group.lines]
+
+
+def launch_tables(args, records: list[dict]) -> list[Table]:
+    """Return the tables of `--launches`, of training and of evaluation, without empty ones."""
+    where = f"{args.backbone}, {args.device}, {args.threads} threads"
+    titles = {
+        "training": f"Launches of a training step: {where}, batch {args.batch}",
+        "evaluation": f"Launches of an evaluation: {where}, batch {args.eval_batch}",
+    }
+    groups = [
+        table(
+            title,
+            {case_name(r): launch_cells(r[part]) for r in records if part in r},
+            [LAUNCHES_NOTE],
+        )
+        for part, title in titles.items()
     ]
     return [group for group in groups if group.lines]
 

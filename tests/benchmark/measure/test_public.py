@@ -207,6 +207,7 @@ def test_steps_of_public_code_are_timed_in_turn_with_ours(checkout, tmp_path, mo
     tested = found["records"][0]["evaluation"]["public"]
     product = 2 * 3 * 32 * 32 * 5  # of one image and five classes
     assert (coop["operations"], tested["operations"]) == (2 * product, product)
+    assert coop["launches"] > tested["launches"] > 0
     for timed in (coop, tested):
         assert len(timed["seconds"]) == len(timed["processor_seconds"]) == 2
         assert min(timed["processor_seconds"]) > 0 and timed["peak_mib"] > 0

@@ -1,7 +1,11 @@
-"""Tests of `python -m benchmark speed`: its counts, comparisons and tables, but not its times."""
+"""Tests of `python -m benchmark speed`: its counts, comparisons and tables, but not its times.
+
+The file is long because all of them measure one tiny backbone, which is built once.
+"""
 
 import copy
 import json
+import math
 import multiprocessing
 import os
 import signal
@@ -19,7 +23,7 @@ from paths import ROOT
 from benchmark.__main__ import main
 from benchmark.measure import case, counting, speed, speed_tables
 from benchmark.measure.case import Case, Model
-from benchmark.measure.counting import operations
+from benchmark.measure.counting import launches, operations
 from benchmark.measure.geometry import SIGLIP
 from benchmark.measure.process import OutOfMemory, in_process
 from benchmark.measure.waits import noted
@@ -40,6 +44,8 @@ MEGAFLOP = {
     "PLOTPP": 6598.5, "SOTGLP": 3914.9, "MMRLpp": 1663.3, "ProLIP": 0.0691,
     "NLPrompt": 1039.5, "HiCroPL": 2289.3,
 }  # fmt: skip
+# Launches of a step on an accelerator's path, of these two images and classes, as counted.
+LAUNCHES = {"ALIGN": 1975, "CoOp": 451, "MaPLe": 833, "PromptSRC": 931}
 SMALL = ["--classes", "5", "--batch", "1", "--eval-batch", "2", "--repeats", "1", "--threads", "1"]
 
 
@@ -216,6 +222,31 @@ def test_a_step_takes_no_more_operations_than_it_did(trainer):
     subject = model(trainer, classes=7, batch=2)
     subject.step()
     assert operations(subject.step) / 1e6 <= 1.02 * MEGAFLOP[trainer]
+    subject.method.text_encoder.packs_on = ()
+    assert launches(subject.step) <= 1.02 * LAUNCHES.get(trainer, math.inf)
+
+
+@pytest.mark.parametrize("name", ["CoOp", "TipAdapter"])
+def test_launches_are_counted_and_shown(inline, name, tmp_path, capsys):
+    file = tmp_path / "speed.json"
+    words = ["--launches", "--trainers", name, "--format", "markdown", "--json", str(file)]
+    assert main([*inline, *words]) == 0
+    (record,) = json.loads(file.read_text())["records"]
+    assert ("training" in record) == METHODS[name].trains
+    row = cells(capsys.readouterr().out, f"{name}, 5, fp32")
+    subject = model(name, classes=5, batch=1) if METHODS[name].trains else None
+    for part in (record[key] for key in ("training", "evaluation") if key in record):
+        assert min(part["processor_seconds"] + part["accelerator"]["processor_seconds"]) > 0
+        assert {str(part["launches"]), str(part["accelerator"]["launches"])} <= {*row}
+    if subject is not None:
+        subject.step()
+        assert record["training"]["launches"] == launches(subject.step)
+        assert record["training"]["accelerator"]["launches"] < 0.6 * launches(subject.step)
+
+
+def test_launches_are_operators_without_views():
+    x = torch.ones(2, 3)
+    assert launches(lambda: x.T[:1].add(1).mul_(2)) == 2
 
 
 def test_attention_is_counted():
