@@ -70,9 +70,9 @@ def boxes(tmp_path, monkeypatch):
         Image.new("RGB", (32, 32), (12 * i, 0, 0)).save(data / f"{i}.png")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(plugins, "_loaded", set())
-    monkeypatch.setattr(DATASET_REGISTRY, "_objects", dict(DATASET_REGISTRY._objects))
     yield str(folder / "boxes.py")
     use_plugins([])
+    DATASET_REGISTRY._objects.pop("Boxes", None)
     sys.modules.pop("boxes", None)
 
 
