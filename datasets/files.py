@@ -8,12 +8,12 @@ from pathlib import Path
 
 from dassl.data.datasets import Datum
 from PIL import Image
-from torchvision.datasets.folder import IMG_EXTENSIONS
 from tqdm import tqdm
 
 from trainers.prompting.errors import UserError
 from trainers.prompting.storage.files import read_file, write_whole
 
+IMG_EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 MANY = 100_000  # files from which names are cached: on a network, listing them takes minutes
 SETTLED = 2.0  # seconds; a folder changed later than this gets another time stamp
 

@@ -3,7 +3,10 @@
 from contextlib import suppress
 from importlib import import_module
 
-NEEDED = ("torch.utils.tensorboard", "recipe.run", "train", "trainers.prompting.trainer.trainer")
+NEEDED = (
+    "torchvision.transforms", "torch.utils.tensorboard", "scipy.optimize", "recipe.run", "train",
+    "trainers.prompting.trainer.trainer",
+)  # fmt: skip
 
 with suppress(Exception):  # the runs report it
     for name in NEEDED:

@@ -18,6 +18,7 @@ from dassl.data.samplers import RandomClassSampler, RandomSampler, SeededIndex, 
 from dassl.data.transforms.transforms import build_transform
 from dassl.utils import DataError, UserError, read_image, set_random_seed
 from PIL import EpsImagePlugin, Image
+from torchvision import transforms as T
 
 PROTOCOL = json.loads((Path(__file__).parents[1] / "golden" / "protocol.json").read_text())
 
@@ -194,6 +195,20 @@ def test_test_transform(make_cfg):
     resized = image.resize((8, 12), Image.Resampling.BICUBIC).crop((0, 2, 8, 10))
     expected = torch.from_numpy(np.asarray(resized) / 127.5 - 1).permute(2, 0, 1)
     assert torch.allclose(build_transform(cfg, is_train=False)(image).double(), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("mode", ["bicubic", "bilinear", "nearest"])
+@pytest.mark.parametrize("shape", [(24, 16), (33, 97), (8, 8), (9, 11), (5, 7), (8, 301)])
+def test_pixels_are_those_of_torchvision(make_cfg, mode, shape):
+    keys = "INPUT.TRANSFORMS", ["normalize"], "INPUT.INTERPOLATION", mode
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8))
+    for size in ((8, 8), (8, 6), (5, 8)):
+        cfg = make_cfg("INPUT.SIZE", size, *keys)
+        finish = [T.ToTensor(), T.Normalize(cfg.INPUT.PIXEL_MEAN, cfg.INPUT.PIXEL_STD)]
+        for is_train, resized in ((True, size), (False, max(size))):
+            steps = [T.Resize(resized, T.InterpolationMode(mode)), T.CenterCrop(size), *finish]
+            found = build_transform(cfg, is_train)(image)
+            assert torch.equal(found, T.Compose(steps)(image))
 
 
 def test_unknown_transforms(make_cfg):

@@ -1,9 +1,11 @@
 """The plug-in imports only what other checkouts have, and uses only what Dassl 0.6.3 has."""
 
 import ast
+import subprocess
 import sys
 
 import pytest
+import tiny
 from paths import ROOT
 
 import trainers.prompting
@@ -53,7 +55,7 @@ OPTIONAL = {
     "export.py": {"onnxruntime", "onnxscript"},
     "predict.py": {"PIL", "tqdm"},  # which torchvision and clip require
     "views.py": {"PIL", "torchvision"},  # which Dassl requires
-    "environment.py": {"torchvision"},
+    "transparency.py": {"PIL"},
     "results.py": {"yaml"},  # which yacs requires
 }
 SOURCES = sorted((ROOT / "trainers" / "prompting").rglob("*.py"))
@@ -94,6 +96,28 @@ def test_every_public_name_exists_and_is_known_to_type_checkers():
     places = {alias.asname: node.module for node in checked.body for alias in node.names}
     assert places == package._MODULES
     assert {"Contexts", "Method", "Teacher", "TextEncoder"} <= set(package.__all__)
+
+
+IN_ANOTHER_PROCESS = """
+import sys
+import train
+from benchmark.__main__ import main
+code = main(["predict", "--model-dir", sys.argv[1], sys.argv[2]]) or train.run(sys.argv[3:])
+sys.exit(code or int("torchvision" in sys.modules))
+"""
+
+
+def test_neither_predict_nor_a_run_on_features_imports_torchvision(tmp_path):
+    data, run, configs = tiny.write_halves(tmp_path / "data"), tmp_path / "run", ROOT / "configs"
+    assert tiny.run(data, "ZeroshotCLIP", run, 1, extra=[*tiny.OF_HALVES, "all"]) == 0
+    words = [run, next(data.rglob("*.png")), "--output-dir", tmp_path / "rows", "--seed", "1"]
+    words += ["--dataset-config-file", configs / "datasets" / "whurs19.yaml", "--trainer"]
+    words += ["TipAdapterF", "--config-file", configs / "trainers/TipAdapterF/features.yaml"]
+    words += ["DATASET.FEATURES", ROOT / "assets" / "whurs19_rn50.safetensors"]
+    words += ["DATASET.NUM_SHOTS", "1", "OPTIM.MAX_EPOCH", "1"]
+    command = [sys.executable, "-c", IN_ANOTHER_PROCESS, *words]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
 
 
 def test_names_are_listed():

@@ -5,8 +5,6 @@ import threading
 import time
 
 import torch
-from tensorboard.summary.writer import event_file_writer
-from torch.utils.tensorboard import SummaryWriter
 
 from dassl.utils import (
     LossNotFinite,
@@ -24,7 +22,7 @@ from dassl.utils import (
 
 def _quiet_about_curves(failed, otherwise=threading.excepthook):
     """Suppress tracebacks of the thread that writes curves; its next call raises the error."""
-    if type(failed.thread).__module__ != event_file_writer.__name__:
+    if type(failed.thread).__module__ != "tensorboard.summary.writer.event_file_writer":
         otherwise(failed)
 
 
@@ -167,6 +165,8 @@ class TrainerBase:
     def init_writer(self, log_dir):
         """Start writing curves for TensorBoard into `log_dir`."""
         if self._writer is None:
+            from torch.utils.tensorboard import SummaryWriter  # slow to import
+
             threading.excepthook = _quiet_about_curves
             self._writer = SummaryWriter(log_dir=log_dir)
 

@@ -19,11 +19,20 @@ from dassl.utils import (
     progress,
 )
 
-from .base import SummaryWriter, TrainerBase  # noqa: F401 (the first for public codes)
+from .base import TrainerBase
 from .checks import check_values
 
 TRAINER_REGISTRY = Registry("TRAINER")
 SILENCE = 5.0  # seconds; slow steps are reported at least this often, for any PRINT_FREQ
+
+
+def __getattr__(name):
+    """Return SummaryWriter, which public codes import from here; it is slow to import."""
+    if name == "SummaryWriter":
+        from torch.utils.tensorboard import SummaryWriter
+
+        return SummaryWriter
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def build_trainer(cfg):

@@ -5,11 +5,11 @@ import os
 import os.path as osp
 import platform
 import random
+from importlib.metadata import version
 
 import numpy as np
 import PIL
 import torch
-import torchvision
 
 from .errors import UserError
 
@@ -72,7 +72,7 @@ def collect_env_info():
     """Return the versions of the software and the devices, one in a line."""
     lines = [
         f"Python: {platform.python_version()} on {platform.platform()}",
-        f"PyTorch: {torch.__version__}, torchvision {torchvision.__version__}",
+        f"PyTorch: {torch.__version__}, torchvision {version('torchvision')}",
         f"NumPy: {np.__version__}, Pillow {PIL.__version__}",
         f"CPU threads: {torch.get_num_threads()}",
     ]

@@ -4,10 +4,10 @@ import platform
 import subprocess
 import sys
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 
 import torch
-import torchvision
 
 try:
     import resource
@@ -25,7 +25,7 @@ def versions(device: torch.device | str) -> dict[str, str | int]:
         "align": sys.modules[__name__.rpartition(".record")[0]].__version__,
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "torchvision": torchvision.__version__,
+        "torchvision": version("torchvision"),
         "device": device_name(device),
         "threads": torch.get_num_threads(),
     }

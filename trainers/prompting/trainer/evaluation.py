@@ -8,8 +8,6 @@ from copy import copy
 
 import numpy as np
 import torch
-from scipy.optimize import minimize_scalar
-from scipy.special import log_softmax
 
 from ..capabilities.transductive import Transductive
 from ..errors import UserError, in_short, no_exit
@@ -193,6 +191,9 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
         logits: (n, K), float64.
         labels: (n,).
     """
+    from scipy.optimize import minimize_scalar  # slow to import
+    from scipy.special import log_softmax
+
     rows = np.arange(len(labels))
 
     def loss(log_t: float) -> float:

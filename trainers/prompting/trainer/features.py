@@ -52,7 +52,8 @@ def read_rows(cfg: CfgNode, file: str) -> tuple[CfgNode, Any, DataManager]:
     print(f"Features of {features.clip} from '{file}'")
     if template != features.template:
         print(f"Its template '{features.template}' stands for '{template}'")
-    data = DataManager(cfg, dataset_wrapper=partial(Rows, features))
+    same = nn.Identity()  # no transform of images is built, which would import torchvision
+    data = DataManager(cfg, same, same, dataset_wrapper=partial(Rows, features))
     return cfg, clip_of(features, template), data
 
 

@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 from torch.utils.data import DataLoader
-from torchvision import transforms as T
 from yacs.config import CfgNode
 
 from ..dassl_parts import dassl
@@ -36,13 +35,25 @@ class Squash:
     """
 
     def __init__(self, size: int | None, interpolation: str):
-        self.size, self.mode = size, T.InterpolationMode(interpolation)
+        self.size, self.mode = size, Image.Resampling[interpolation.upper()]
 
     def __call__(self, image: Image.Image) -> Image.Image:
         """Return the square."""
         side = min(image.size) if self.size is None else self.size
-        square: Image.Image = T.functional.resize(image, [side, side], self.mode)
-        return square
+        return image.resize((side, side), self.mode)
+
+
+class Steps:
+    """Transforms in turn; the last one says how small dassl-lite may decode images."""
+
+    def __init__(self, *transforms: Any):
+        self.transforms, self.draft = transforms, draft_of(transforms[-1])
+
+    def __call__(self, image: Any) -> Any:
+        """Return what the last one makes of an image."""
+        for transform in self.transforms:
+            image = transform(image)
+        return image
 
 
 def as_resized(transform: Any, cfg: CfgNode, is_train: bool = False) -> Any:
@@ -61,12 +72,14 @@ def as_resized(transform: Any, cfg: CfgNode, is_train: bool = False) -> Any:
     if how == "shortest" and (is_train or not to):
         return transform
     size = max(cfg.INPUT.SIZE)
-    steps = [Squash(None if is_train else int(to or size), cfg.INPUT.INTERPOLATION)]
-    if how == "shortest":
-        steps = [T.Resize(int(to), T.InterpolationMode(cfg.INPUT.INTERPOLATION))]
+    steps: list[Any] = [Squash(None if is_train else int(to or size), cfg.INPUT.INTERPOLATION)]
     if to and not is_train:
+        from torchvision import transforms as T  # slow to import
+
+        if how == "shortest":
+            steps = [T.Resize(int(to), T.InterpolationMode(cfg.INPUT.INTERPOLATION))]
         steps.append(T.CenterCrop(size))
-    return _with_draft(T.Compose([*steps, transform]), draft_of(transform))
+    return Steps(*steps, transform)
 
 
 def draft_of(transform: Any) -> Any:
@@ -143,6 +156,8 @@ class Views:
     """
 
     def __init__(self, plain: Finish, cfg: CfgNode, n: int, augmix: bool):
+        from torchvision import transforms as T  # slow to import
+
         given, self.plain, self.n, self.augmix = cfg.INPUT, plain, n, augmix
         crop = T.RandomResizedCrop(tuple(given.SIZE), scale=tuple(given.RRCROP_SCALE))
         self.crop = as_resized(T.Compose([crop, T.RandomHorizontalFlip()]), cfg, is_train=True)

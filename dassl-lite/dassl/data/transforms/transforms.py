@@ -1,37 +1,37 @@
 """Builds the training and test transforms that INPUT.TRANSFORMS names."""
 
-from torchvision import transforms as T
-from torchvision.transforms import AutoAugmentPolicy, InterpolationMode
+from PIL.Image import Resampling
 
 from ...utils import Draft, UserError, unknown_name
+from .plain import CenterCrop, Compose, Normalize, Resize, ToTensor
 
 INTERPOLATION_MODES = {
-    "bilinear": InterpolationMode.BILINEAR,
-    "bicubic": InterpolationMode.BICUBIC,
-    "nearest": InterpolationMode.NEAREST,
+    "bilinear": Resampling.BILINEAR,
+    "bicubic": Resampling.BICUBIC,
+    "nearest": Resampling.NEAREST,
 }
 
-# In the order of application, for any order in the config.
+# In the order of application, for any order in the config; T is torchvision's `transforms`.
 _AUGMENTATIONS = {
-    "random_crop": lambda c, mode: T.RandomCrop(tuple(c.SIZE), padding=c.CROP_PADDING),
-    "random_resized_crop": lambda c, mode: T.RandomResizedCrop(
+    "random_crop": lambda T, c, mode: T.RandomCrop(tuple(c.SIZE), padding=c.CROP_PADDING),
+    "random_resized_crop": lambda T, c, mode: T.RandomResizedCrop(
         tuple(c.SIZE), scale=tuple(c.RRCROP_SCALE), interpolation=mode
     ),
-    "random_flip": lambda c, mode: T.RandomHorizontalFlip(),
-    "imagenet_policy": lambda c, mode: T.AutoAugment(AutoAugmentPolicy.IMAGENET),
-    "cifar10_policy": lambda c, mode: T.AutoAugment(AutoAugmentPolicy.CIFAR10),
-    "svhn_policy": lambda c, mode: T.AutoAugment(AutoAugmentPolicy.SVHN),
-    "randaugment": lambda c, mode: T.RandAugment(c.RANDAUGMENT_N, c.RANDAUGMENT_M),
-    "colorjitter": lambda c, mode: T.ColorJitter(
+    "random_flip": lambda T, c, mode: T.RandomHorizontalFlip(),
+    "imagenet_policy": lambda T, c, mode: T.AutoAugment(T.AutoAugmentPolicy.IMAGENET),
+    "cifar10_policy": lambda T, c, mode: T.AutoAugment(T.AutoAugmentPolicy.CIFAR10),
+    "svhn_policy": lambda T, c, mode: T.AutoAugment(T.AutoAugmentPolicy.SVHN),
+    "randaugment": lambda T, c, mode: T.RandAugment(c.RANDAUGMENT_N, c.RANDAUGMENT_M),
+    "colorjitter": lambda T, c, mode: T.ColorJitter(
         c.COLORJITTER_B, c.COLORJITTER_C, c.COLORJITTER_S, c.COLORJITTER_H
     ),
-    "randomgrayscale": lambda c, mode: T.RandomGrayscale(c.RGS_P),
-    "gaussian_blur": lambda c, mode: T.RandomApply([T.GaussianBlur(c.GB_K)], c.GB_P),
+    "randomgrayscale": lambda T, c, mode: T.RandomGrayscale(c.RGS_P),
+    "gaussian_blur": lambda T, c, mode: T.RandomApply([T.GaussianBlur(c.GB_K)], c.GB_P),
 }
 _CHOICES = [*_AUGMENTATIONS, "normalize", "center_crop"]
 
 
-class Transform(T.Compose):
+class Transform(Compose):
     """Steps in turn; `draft` says how small an image may be decoded for them, None: not smaller."""
 
     def __init__(self, steps, draft=None):
@@ -57,9 +57,9 @@ def build_transform(cfg, is_train=True, choices=None):
         raise unknown_name("INPUT.INTERPOLATION", cfg.INPUT.INTERPOLATION, INTERPOLATION_MODES)
     draft = _draft(cfg.INPUT, choices, is_train) if cfg.INPUT.DRAFT else None
     steps = _train_steps(cfg.INPUT, choices, mode) if is_train else _test_steps(cfg.INPUT, mode)
-    steps.append(T.ToTensor())
+    steps.append(ToTensor())
     if "normalize" in choices:
-        steps.append(T.Normalize(cfg.INPUT.PIXEL_MEAN, cfg.INPUT.PIXEL_STD))
+        steps.append(Normalize(cfg.INPUT.PIXEL_MEAN, cfg.INPUT.PIXEL_STD))
     if cfg.VERBOSE:
         names = " -> ".join(type(step).__name__ for step in steps)
         print(f"Transform for {'training' if is_train else 'testing'}: {names}")
@@ -83,11 +83,16 @@ def _draft(config, choices, is_train):
 
 
 def _train_steps(config, choices, mode):
-    steps = [make(config, mode) for name, make in _AUGMENTATIONS.items() if name in choices]
+    chosen = [make for name, make in _AUGMENTATIONS.items() if name in choices]
+    steps = []
+    if chosen:
+        from torchvision import transforms  # slow to import
+
+        steps = [make(transforms, config, mode) for make in chosen]
     if not {"random_crop", "random_resized_crop"} & set(choices):  # nothing else fixes the size
-        steps.insert(0, T.Resize(tuple(config.SIZE), interpolation=mode))
+        steps.insert(0, Resize(tuple(config.SIZE), mode))
     return steps
 
 
 def _test_steps(config, mode):
-    return [T.Resize(max(config.SIZE), interpolation=mode), T.CenterCrop(tuple(config.SIZE))]
+    return [Resize(max(config.SIZE), mode), CenterCrop(tuple(config.SIZE))]

@@ -8,9 +8,11 @@ path of this package is the installed folder, and its modules are imported from 
 import importlib
 import sys
 import types
+from collections.abc import Callable
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
+from typing import Any
 
 import packaging.version
 
@@ -37,13 +39,11 @@ def installed_folder() -> Path:
 
 
 @contextmanager
-def stand_in_for_pkg_resources():
-    """Make `from pkg_resources import packaging` work, which recent setuptools do not support."""
-    name = "pkg_resources"
+def stand_in(name: str, **content: object):
+    """Put a module with this content in the place of an imported or a missing one."""
     before = sys.modules.get(name)
-    stand_in = types.ModuleType(name)
-    setattr(stand_in, "packaging", packaging)  # noqa: B010
-    sys.modules[name] = stand_in
+    sys.modules[name] = module = types.ModuleType(name)
+    vars(module).update(content)
     try:
         yield
     finally:
@@ -52,7 +52,16 @@ def stand_in_for_pkg_resources():
             sys.modules[name] = before
 
 
+def imported_when_called(module: str, name: str) -> Callable[..., Any]:
+    """Return a stand-in for a class, whose module is imported when an object is made."""
+    return lambda *args, **more: getattr(importlib.import_module(module), name)(*args, **more)
+
+
+TRANSFORMS = "torchvision.transforms"  # slow to import, and not used here
+names = "Compose", "Resize", "CenterCrop", "ToTensor", "Normalize"
+later = {name: imported_when_called(TRANSFORMS, name) for name in names}
 __path__.append(str(installed_folder()))
-with stand_in_for_pkg_resources():
+# `from pkg_resources import packaging` fails with recent setuptools
+with stand_in("pkg_resources", packaging=packaging), stand_in(TRANSFORMS, **later):
     clip = importlib.import_module(".clip", __name__)
 model = importlib.import_module(".model", __name__)
