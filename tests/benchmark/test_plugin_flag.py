@@ -8,6 +8,7 @@ from dassl.data.datasets import DATASET_REGISTRY
 from paths import GOLDEN
 from PIL import Image
 
+import datasets  # noqa: F401 (all are registered before a test replaces the registry)
 from benchmark import records
 from benchmark.__main__ import main
 from benchmark.launch.data import fingerprint
@@ -70,9 +71,9 @@ def boxes(tmp_path, monkeypatch):
         Image.new("RGB", (32, 32), (12 * i, 0, 0)).save(data / f"{i}.png")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(plugins, "_loaded", set())
+    monkeypatch.setattr(DATASET_REGISTRY, "_objects", dict(DATASET_REGISTRY._objects))
     yield str(folder / "boxes.py")
     use_plugins([])
-    DATASET_REGISTRY._objects.pop("Boxes", None)
     sys.modules.pop("boxes", None)
 
 
