@@ -354,10 +354,10 @@ def main(argv: list[str]) -> None:
             "settings": dict(case.settings),
         }  # fmt: skip
         evaluated = replace(case, training=False, batch=args.eval_batch)
-        step, test, rest = training, evaluation, (args.repeats, PRODUCT[case.device], args.public)
-        if args.launches:
-            step = test = launching
-            rest = (args.repeats, args.public)
+        step: Callable[..., dict] = launching if args.launches else training
+        test: Callable[..., dict] = launching if args.launches else evaluation
+        size = () if args.launches else (PRODUCT[case.device],)
+        rest = (args.repeats, *size, args.public)
         if METHODS[case.trainer].trains:
             record["training"] = measured(step, case, *rest)
         record["evaluation"] = measured(test, evaluated, *rest)

@@ -91,7 +91,8 @@ class TextEncoder(nn.Module):
         self.sentences, self.spans, self.start = sentences, words, sentences[0][0].start
         self.class_specific, self.insert_block, self.inner = class_specific, insert_block, inner
         self.recompute = 0  # in the backward pass: 1 the attention, 2 whole blocks
-        self.packs_on = ("cpu",)  # kinds of device on which few sentences share prefixes, too
+        # kinds of device on which few sentences share prefixes, too
+        self.packs_on: tuple[str, ...] = ("cpu",)
         self._kept: tuple[tuple[object, ...], Sequence[torch.Tensor]] | None = None
         self.closed: Any = clip_model.text if is_closed(clip_model, "text") else None
         if self.closed is not None:
