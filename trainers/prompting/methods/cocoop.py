@@ -36,6 +36,9 @@ class CoCoOp(CoOp):
     """CoOp's context, shifted by a small network of the image feature: one text pass per image.
 
     The features `h` of its output are (B, K, D).
+
+    **Differences.** Trained weights are float32. Public code in fp16 keeps them in half precision,
+    in which most of the network's entries do not change in a step.
     """
 
     node = "COCOOP"

@@ -10,7 +10,11 @@ from .prompted import Point, Prompted
 
 @register
 class MaPLe(Prompted):
-    """One textual prompt; a linear layer per depth projects it to the visual prompt."""
+    """One textual prompt; a linear layer per depth projects it to the visual prompt.
+
+    **Differences.** Trained weights are float32. Public code in fp16 keeps context and first layer
+    in half precision, in which most of the layer's entries do not change in a step.
+    """
 
     node = "MAPLE"
     checkpoint = "MultiModalPromptLearner"
