@@ -17,7 +17,7 @@ PAPER = "paper"  # the command that calls others
 COMMANDS = {
     "download": ("data.download", "download public data sets into the layout that runs read"),
     "check-data": ("data.check_data", "compare data sets with published counts or accuracies"),
-    "features": ("data.features", "write files of features, which methods take in place of images"),
+    "features": ("data.encoding", "write files of features, which methods take in place of images"),
     "tune": ("tune.command", "choose settings of methods on validation images"),
     "status": ("launch.status", "show for each run whether it is done, running, queued or failed"),
     "report": ("report.command", "print the tables again from the run folders of an output"),

@@ -6,7 +6,7 @@ from . import (  # noqa: F401 (registers them)
     annotated,
     class_folders,
     emoji,
-    features,
+    feature_files,
     image_folder,
     imagenet,
 )

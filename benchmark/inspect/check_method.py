@@ -127,14 +127,14 @@ def check_gradients(run: Run) -> None:
 
 def check_again(run: Run) -> None:
     """Built again from its checkpoint, it computes the same."""
-    from trainers.prompting.trainer.again import check_rebuilt
+    from trainers.prompting.trainer.repeatability import check_rebuilt
 
     check_rebuilt(run.trainer)
 
 
 def check_repeats(run: Run) -> None:
     """Evaluations repeat, and logits are float32 and no probabilities."""
-    from trainers.prompting.trainer.again import check_second
+    from trainers.prompting.trainer.repeatability import check_second
 
     images = _images(run)
     check_second(run.method, images, _predicted(run, images))

@@ -52,7 +52,7 @@ def check_seeds(run: Any) -> None:
     import torch
 
     from trainers.prompting.trainer.config import made
-    from trainers.prompting.trainer.support import seeded
+    from trainers.prompting.trainer.support_set import seeded
 
     trainer, states = run.trainer, []
     names, dataset = trainer.dm.dataset.classnames, trainer.cfg.DATASET.NAME
@@ -91,7 +91,7 @@ def check_steps(run: Any) -> None:
     from torch.multiprocessing.reductions import StorageWeakRef
 
     from trainers.prompting.running.memory import State
-    from trainers.prompting.trainer.support import seeded
+    from trainers.prompting.trainer.support_set import seeded
 
     if not run.trainer.num_trained:
         raise Skipped("it trains nothing")

@@ -21,11 +21,11 @@ from ..protocols.configs import (
 )
 from ..protocols.vary import vary
 from .arguments import RESERVED, build_parser, parse
+from .auto_features import AUTO, places, write_lacking
 from .checks import check_settings
 from .data import Present
 from .engine import Engine, Settings, command
 from .estimate import Guesses, estimate, kept, told
-from .features import AUTO, places, write_lacking
 from .local import Local
 from .needs import Lack, idle_device, lacking, refuse, warn
 from .progress import Progress

@@ -19,7 +19,7 @@ from ..protocols.base import Run
 from ..protocols.configs import IMAGE_FOLDER, ROOT, dataset_file, dataset_name, features_of, keys_in
 from ..records import RESULTS, BadResult, Outcome
 from . import data
-from .child import Child, last_command
+from .run_process import Child, last_command
 from .sources import accepted, begun, edited_since
 
 

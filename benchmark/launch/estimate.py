@@ -22,10 +22,10 @@ from typing import NamedTuple
 from ..cli import write_output
 from ..protocols.base import Run
 from ..protocols.configs import dataset_class
-from .child import last_sentence
 from .engine import Engine, Settings, command
 from .local import Local
 from .needs import on_cpu
+from .run_process import last_sentence
 from .start import module_path
 
 FILE = "estimate.json"  # in the output

@@ -15,11 +15,11 @@ from trainers.prompting.errors import by_system
 
 from ..protocols.base import Run
 from ..records import COMMAND, FAILED, Outcome
-from .child import Child, open_console
 from .engine import Engine, command
 from .locks import hold
 from .machine import cores, default_jobs, gpus
 from .progress import Progress
+from .run_process import Child, open_console
 from .start import Process, warm_up
 
 TICK = 0.1  # seconds between checks of the children

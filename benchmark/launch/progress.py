@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from ..protocols.base import Run
 from ..records import CONSOLE, Outcome
-from .child import Child
+from .run_process import Child
 
 HEARTBEAT = 4.8  # seconds between lines; silence never lasts longer than 5 s
 STARTING = "starting"

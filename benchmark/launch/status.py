@@ -16,10 +16,10 @@ from ..protocols.base import Run
 from ..protocols.places import outputs_below
 from ..protocols.tuning import TUNING
 from ..records import CONSOLE, Outcome, from_folder
-from .child import last_epoch
 from .engine import kind
 from .estimate import kept
 from .locks import is_held
+from .run_process import last_epoch
 from .slurm.queue import Entry, Task, ending, read_book, read_queue, relative
 
 DONE, RUNNING, QUEUED, FAILED, MISSING = "done", "running", "queued", "failed", "not queued"

@@ -23,11 +23,11 @@ from ..protocols.configs import VARIED
 from ..protocols.places import outputs_below, place_in_output, stands_in
 from ..records import Outcome, from_folder
 from . import logs, received
-from .answers import MEASURES, bin_anew
 from .compare import RESAMPLE, Comparisons
 from .facts import MADE_WITH, made_with
 from .frame import frame
 from .metrics import Classes, Metrics
+from .per_image import MEASURES, bin_anew
 from .render import FORMATS, in_style, render
 from .rows import rows
 from .single import is_run, overview, report_runs, runs_below

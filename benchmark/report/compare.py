@@ -16,11 +16,11 @@ from trainers.prompting.errors import UserError, check_name
 
 from ..protocols.base import Protocol, shots_text
 from ..records import Outcome
-from .answers import MEASURES, answers, classes, each_seed, motifs
 from .frame import FACTS, apart_note, computed_note, each_row
 from .measured import averaged, averages_title
 from .names import dataset_title
 from .paired import Pair, difference, holm
+from .per_image import MEASURES, answers, classes, each_seed, motifs
 from .published import marked, meaning
 from .rows import rows
 from .tables import (

@@ -15,11 +15,11 @@ from trainers.prompting.record.metrics import BINS
 
 from ..protocols.base import Protocol, shots_text
 from ..records import METRICS, OOD, PER_CLASS, Metric, Outcome, at_bound
-from . import both
-from .answers import arrays_of
+from . import joint_metrics
 from .frame import each_row, ood_name
 from .measured import Measured, place_of
 from .names import dataset_title
+from .per_image import arrays_of
 from .tables import ONE_SEED, Cell, Table, protocol_of, seeds_text, spread_note
 
 MISSING = "metrics missing in results.json; repeat the run with TEST.PREDICTIONS True"
@@ -80,13 +80,13 @@ class Metrics:
     picture = "reliability"  # the kind of plot, a key of `pictures.PICTURES`
 
     def __init__(self, tidy: pd.DataFrame, bins: int = BINS):
-        self.tests, self.both, self.bins = tests(tidy), both.both(tidy, bins), bins
+        self.tests, self.both, self.bins = tests(tidy), joint_metrics.both(tidy, bins), bins
 
     def tables(self) -> dict[Protocol, list[Table]]:
         """Return the tables of each protocol."""
         by_protocol: dict[Protocol, list[Table]] = {test.protocol: [] for test in self.tests}
         for measured in self.both:
-            by_protocol[measured.protocol].extend(both.tables(measured, self.bins))
+            by_protocol[measured.protocol].extend(joint_metrics.tables(measured, self.bins))
         for test in self.tests:
             by_protocol[test.protocol].extend(self._tables(test))
         return by_protocol
@@ -113,7 +113,7 @@ class Metrics:
     def records(self) -> list[dict]:
         """Return the lines of the tables as plain numbers."""
         joint_records = [
-            record for measured in self.both for record in measured.records(both.JOINT)
+            record for measured in self.both for record in measured.records(joint_metrics.JOINT)
         ]
         return joint_records + [
             record for test in self.tests for record in test.records([*METRICS, *_ood(test)])

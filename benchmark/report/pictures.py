@@ -19,9 +19,9 @@ from trainers.prompting.errors import printable
 from trainers.prompting.record.metrics import BINS, reliability
 
 from ..records import PER_CLASS, Outcome
-from .answers import arrays_of, each_seed
 from .measured import Measured
 from .names import ARTISTS, method_name
+from .per_image import arrays_of, each_seed
 from .plots import RC, Drawing
 
 COLUMNS = 3  # panels side by side

@@ -25,7 +25,7 @@ from trainers.prompting.embedded import file_sha256
 from trainers.prompting.record.predictions import read_predictions
 from trainers.prompting.storage.features import read_features
 from trainers.prompting.teacher import Teacher
-from trainers.prompting.trainer.features import clip_of
+from trainers.prompting.trainer.feature_rows import clip_of
 
 EXPECTED = json.loads((ROOT / "tests" / "golden" / "whurs19.json").read_text())
 ALL = [(clip, pick) for clip in EXPECTED for pick in EXPECTED[clip]["few_shot"]]

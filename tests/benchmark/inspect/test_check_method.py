@@ -17,7 +17,7 @@ from benchmark.protocols.configs import RULES, TrainerConfigs
 from trainers.prompting import Contexts, Stage, register
 from trainers.prompting.method import METHODS
 from trainers.prompting.methods.coop import CoOp
-from trainers.prompting.trainer import again
+from trainers.prompting.trainer import repeatability
 
 EMOJI = ROOT / "configs" / "trainers" / "CoOp" / "emoji.yaml"
 
@@ -181,8 +181,10 @@ def test_every_method_passes(tmp_path, without_export, monkeypatch, name):
     """Built again from its state, it computes the same bits."""
     file, pairs = settings_of(name, tmp_path)
     sources = check_method.keys_of(file, name, str(tmp_path / "own"), pairs)
-    rebuilt, apart = again.rebuilt_apart, {}
-    monkeypatch.setattr(again, "rebuilt_apart", lambda *of: apart.update(rebuilt(*of)) or apart)
+    rebuilt, apart = repeatability.rebuilt_apart, {}
+    monkeypatch.setattr(
+        repeatability, "rebuilt_apart", lambda *of: apart.update(rebuilt(*of)) or apart
+    )
     lines = [*check_method.lines(lambda: check_method.trained(sources, []))]
     assert len(lines) == 1 + len(check_method.CHECKS)
     assert not [line for line in lines if line[0] == "wrong"]

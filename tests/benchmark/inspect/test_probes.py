@@ -14,8 +14,8 @@ from benchmark.inspect import check_method, probes
 from trainers.prompting import UserError, load_clip
 from trainers.prompting.methods.coop import CoOp
 from trainers.prompting.running.precision import Precision
-from trainers.prompting.trainer.again import check_scores
 from trainers.prompting.trainer.config import read_node
+from trainers.prompting.trainer.repeatability import check_scores
 
 TINY = str(GOLDEN / "tiny_clip_seed0.safetensors")
 NAMES = ["forest", "sea", "road"]

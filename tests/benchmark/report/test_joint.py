@@ -11,10 +11,10 @@ from outcomes import few_shot, leave, lines, only_table, outcome, shown, some_ou
 from scipy.special import stdtrit
 
 from benchmark.__main__ import main
-from benchmark.report.answers import MEASURES, Answers, joint_parts, openworld_parts
 from benchmark.report.compare import Comparisons
 from benchmark.report.frame import frame
 from benchmark.report.metrics import Metrics
+from benchmark.report.per_image import MEASURES, Answers, joint_parts, openworld_parts
 from trainers.prompting.record.metrics import openworld_auc
 from trainers.prompting.record.predictions import NAME, write_predictions
 

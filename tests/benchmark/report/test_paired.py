@@ -5,8 +5,8 @@ import pytest
 from cases import slow_but
 from scipy.stats import ttest_rel
 
-from benchmark.report.answers import MEASURES, Answers
 from benchmark.report.paired import Pair, difference, holm
+from benchmark.report.per_image import MEASURES, Answers
 
 MOTIFS = (120, 100)  # of base and of new classes
 

@@ -15,7 +15,7 @@ from trainers.prompting.method import METHODS
 from trainers.prompting.running import precision
 from trainers.prompting.running.precision import INIT_SCALE, Precision
 from trainers.prompting.step import training_step
-from trainers.prompting.trainer.support import encode
+from trainers.prompting.trainer.support_set import encode
 from trainers.prompting.trainer.trainer import PromptTrainer
 
 CPU = torch.device("cpu")

@@ -15,7 +15,7 @@ import train
 from trainers.prompting import load_run
 from trainers.prompting.methods.tda import TDA
 from trainers.prompting.record.predictions import read_predictions
-from trainers.prompting.trainer.support import seeded
+from trainers.prompting.trainer.support_set import seeded
 from trainers.prompting.trainer.views import OPERATIONS, augmix
 
 TPT = ["TRAINER.TPT.BATCH_SIZE", "6", "TRAINER.TPT.SELECTION_P", "0.4"]

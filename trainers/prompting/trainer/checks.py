@@ -20,7 +20,7 @@ from ..record.metrics import numbered
 from ..storage.checkpoints import saved_epochs
 from ..storage.state import is_sound
 from ..teacher import MethodTeacher
-from .features import check_views
+from .feature_rows import check_views
 from .original_dassl import check_warm_up
 from .planned import check_planned
 from .schedule import check_optim

@@ -17,7 +17,7 @@ from ..method import METHODS, Method, find_method
 from ..node import Settings, check_values
 from . import schedule
 from .by_run import SECTIONS, for_run, leaves
-from .support import given_support
+from .support_set import given_support
 
 
 def add_nodes(cfg: CfgNode) -> None:

@@ -28,7 +28,6 @@ from ..storage.checkpoints import checkpoint_file, marked_epoch, read_checkpoint
 from ..storage.predictions import Predictions
 from ..storage.public import find_prompts
 from ..storage.saved import Saved
-from .again import check_first, check_probe, check_rebuilt, check_second, is_foreign, probe
 from .checks import (
     Watch,
     check_batches,
@@ -44,14 +43,15 @@ from .config import fitted, made, resolved, settings_in
 from .detection import Detection
 from .evaluation import Recorder, validation_loader
 from .facts import facts_of_run, load_initial
-from .features import OF_DATA, read_rows
+from .feature_rows import OF_DATA, read_rows
 from .layout import PublicLayout
 from .original_dassl import readable
 from .planned import count_planned, planned_loader
+from .repeatability import check_first, check_probe, check_rebuilt, check_second, is_foreign, probe
 from .schedule import FirstBatches, epochs, steps
 from .settings import as_trained
 from .stages import Stages
-from .support import take_support, take_validation
+from .support_set import take_support, take_validation
 from .teachers import facts_of, lacks_teacher
 from .together import Together, for_detection
 from .views import prepared, resize_in

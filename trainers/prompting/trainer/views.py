@@ -20,7 +20,7 @@ from yacs.config import CfgNode
 from ..dassl_parts import dassl
 from ..errors import need
 from ..method import Method
-from .support import Passes, loader_like, seeded
+from .support_set import Passes, loader_like, seeded
 
 CHAINS, LONGEST = 3, 3  # AugMix: chains of operations that are mixed, operations of a chain
 Finish = Callable[[Image.Image], torch.Tensor]

@@ -18,8 +18,8 @@ from ..running.precision import Precision
 from ..storage.checkpoints import find_checkpoint
 from ..storage.hub import fetched
 from ..storage.saved import Saved
-from ..trainer.again import check_probe
 from ..trainer.config import add_nodes, fitted, made, settings_in
+from ..trainer.repeatability import check_probe
 from ..trainer.settings import value_of
 from ..trainer.views import draft_of, plain_transform, views_by_content
 

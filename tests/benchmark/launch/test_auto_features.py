@@ -10,7 +10,7 @@ from feature_files import write
 from paths import GOLDEN, ROOT
 
 from benchmark.__main__ import main
-from benchmark.launch import features
+from benchmark.launch import auto_features
 from benchmark.launch.arguments import build_parser, parse
 from benchmark.launch.command import planned
 from benchmark.launch.data import fingerprint, other_features
@@ -33,7 +33,7 @@ def inside(monkeypatch):
         written.append(words[at + 1])
         return subprocess.CompletedProcess(words, main(words[at:]))
 
-    monkeypatch.setattr(features, "subprocess", SimpleNamespace(run=run))
+    monkeypatch.setattr(auto_features, "subprocess", SimpleNamespace(run=run))
     return written
 
 
@@ -56,23 +56,23 @@ def test_a_file_is_written_once_and_again_when_it_does_not_fit(tmp_path, inside)
     assert file == str(tmp_path / "out" / "features" / "image_folder=mine_clip.safetensors")
     assert runs[0].config == "features@clip" and "--backbone" not in command(runs[0], settings)
     assert command(runs[0], settings)[-2:] == ["DATASET.FEATURES", file]
-    features.write_lacking(runs, settings)
+    auto_features.write_lacking(runs, settings)
     found = read_features(file)
     assert found.clip == str(clip) and len(found.label) == 50
-    features.write_lacking(runs, settings)
+    auto_features.write_lacking(runs, settings)
     assert len(inside) == 1
     next(images.rglob("*.png")).unlink()
-    features.write_lacking(runs, settings)
+    auto_features.write_lacking(runs, settings)
     assert len(inside) == 2 and len(read_features(file).label) == 49
     with open(clip, "ab") as weights:
         weights.write(b" ")
-    assert not features._fits("image_folder=mine", str(images), settings)
+    assert not auto_features._fits("image_folder=mine", str(images), settings)
     unknown = f"{fingerprint('image_folder=mine', str(images))} None"
     write(file, header={"made_of": unknown})  # of a CLIP whose hash was not known
-    assert features._fits("image_folder=mine", str(images), settings)
+    assert auto_features._fits("image_folder=mine", str(images), settings)
     with open(file, "wb"):
         pass  # damaged
-    assert not features._fits("image_folder=mine", str(images), settings)
+    assert not auto_features._fits("image_folder=mine", str(images), settings)
 
 
 @pytest.mark.slow
@@ -97,9 +97,11 @@ def test_the_writer_knows_the_plug_ins(tmp_path, monkeypatch):
         words.extend(given)
         return subprocess.CompletedProcess(given, 0)
 
-    monkeypatch.setattr(features, "subprocess", SimpleNamespace(run=run))
+    monkeypatch.setattr(auto_features, "subprocess", SimpleNamespace(run=run))
     plugin = str(ROOT / "examples" / "dept.py")
-    features.write_lacking(*own_images(tmp_path, TINY, "--trainers", "CLAP", "--plugin", plugin))
+    auto_features.write_lacking(
+        *own_images(tmp_path, TINY, "--trainers", "CLAP", "--plugin", plugin)
+    )
     assert words[words.index("--plugin") + 1] == plugin
 
 
@@ -130,7 +132,7 @@ def test_methods_and_keys_are_checked_before_anything_is_written(tmp_path, insid
         "emoji_food", "--backbone", "emoji", "--output", str(tmp_path), "--trainers", name, *more
     )
     with pytest.raises(UserError, match=why) as caught:
-        features.write_lacking(runs, settings)
+        auto_features.write_lacking(runs, settings)
     assert not inside and not (tmp_path / "features").exists()
     listed = str(caught.value).partition("choose among ")[2].split(", ")
     assert not {"MTA", "TPS", "TPT", "ZERO"} & {*listed}
@@ -143,13 +145,13 @@ def test_another_command_writes(tmp_path, inside):
     with held(tmp_path / "features" / ".lock") as free:
         assert free
         with pytest.raises(UserError, match=f"Another command writes to '{tmp_path}/features'"):
-            features.write_lacking(runs, settings)
+            auto_features.write_lacking(runs, settings)
 
 
 def test_a_writer_that_fails_ends_the_command(tmp_path, capfd):
     words = ["dtd", "--root", str(tmp_path), "--backbone", str(TINY), "--output", str(tmp_path)]
     runs, settings = plan(*words, "--trainers", "CLAP")
     with pytest.raises(SystemExit) as ended:
-        features.write_lacking(runs, settings)
+        auto_features.write_lacking(runs, settings)
     assert ended.value.code == 2
     assert "DescribableTextures was looked for in" in capfd.readouterr().err

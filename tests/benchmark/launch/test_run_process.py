@@ -5,7 +5,7 @@ from contextlib import ExitStack
 import pytest
 from checkout import wait_for
 
-from benchmark.launch.child import Child, Pace, fraction_done, last_sentence, state
+from benchmark.launch.run_process import Child, Pace, fraction_done, last_sentence, state
 from benchmark.launch.start import Process
 from benchmark.protocols import FEW_SHOT
 

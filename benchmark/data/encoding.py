@@ -300,7 +300,7 @@ class Encoder:
         import torch
         from dassl.utils import read_image
 
-        from trainers.prompting.trainer.support import seeded
+        from trainers.prompting.trainer.support_set import seeded
 
         def read(item):
             return read_image(item.impath)

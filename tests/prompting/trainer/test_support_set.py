@@ -14,8 +14,8 @@ from trainers.prompting import Method, UserError, build_method, load_run
 from trainers.prompting.method import METHODS, register
 from trainers.prompting.running.precision import Precision
 from trainers.prompting.storage.features import read_features
-from trainers.prompting.trainer.features import clip_of
-from trainers.prompting.trainer.support import Passes, Rows, encode
+from trainers.prompting.trainer.feature_rows import clip_of
+from trainers.prompting.trainer.support_set import Passes, Rows, encode
 
 NAMES = ["forest", "sea", "road"]
 IMAGES, LABELS = torch.randn(2, 5, 3, 32, 32), torch.tensor([0, 1, 2, 2, 0])

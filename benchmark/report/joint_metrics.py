@@ -9,9 +9,9 @@ from trainers.prompting.record.metrics import BINS
 
 from ..protocols.base import shots_text
 from ..records import COSTS, Metric
-from .answers import each_seed, joint
 from .frame import apart_note, each_row
 from .measured import Measured, averaged, averages_title, place_of
+from .per_image import each_seed, joint
 from .published import AVERAGE
 from .rows import count_text, of_seeds, rows, with_h
 from .tables import (

@@ -19,7 +19,7 @@ from ..running.precision import Precision
 from ..storage.saved import Saved
 from .checks import check_first_step
 from .evaluation import for_classes
-from .support import seeded
+from .support_set import seeded
 
 SEED = 20_141  # other than that of a run
 FAR = 1e-2  # largest difference between two machines, relative to the largest value

@@ -11,7 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from benchmark.__main__ import main
-from benchmark.data import features
+from benchmark.data import encoding
 from trainers.prompting import load_clip
 from trainers.prompting.method import Method
 from trainers.prompting.storage.features import read_features
@@ -79,7 +79,7 @@ def test_the_folder_of_a_name(tmp_path, capsys):
 def test_a_killed_command_goes_on(tmp_path, monkeypatch, capsys):
     root, out = tiny.write_halves(tmp_path / "images"), tmp_path / "out"
     Image.new("RGBA", (32, 32)).save(root / "sea" / "0.png")
-    monkeypatch.setattr(features, "CHUNK", 20)
+    monkeypatch.setattr(encoding, "CHUNK", 20)
     seen, encode = [], Method.clip_features
 
     def dies(self, images):
@@ -102,7 +102,7 @@ def test_chunks_of_another_clip_or_damaged_ones_are_not_used(tmp_path, monkeypat
     clip, state = tmp_path / "a.safetensors", load_file(TINY)
     with safe_open(TINY, "pt") as file:
         about = file.metadata()
-    monkeypatch.setattr(features, "CHUNK", 20)
+    monkeypatch.setattr(encoding, "CHUNK", 20)
 
     def stopped(*_):
         raise KeyboardInterrupt

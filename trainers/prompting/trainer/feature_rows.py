@@ -22,7 +22,7 @@ from ..errors import UserError, need
 from ..method import Method
 from ..node import clean
 from ..storage.features import Features, read_features
-from .support import seeded
+from .support_set import seeded
 
 END = 0  # id of the end of a sentence; every other id is a whole sentence
 OF_DATA = (  # attributes of a trainer that Dassl takes from the data

@@ -10,7 +10,7 @@ from trainers.prompting import Contexts, Stage, UserError, load_run, register
 from trainers.prompting.method import METHODS
 from trainers.prompting.methods.coop import CoOp
 from trainers.prompting.storage.saved import Saved
-from trainers.prompting.trainer import again, trainer
+from trainers.prompting.trainer import repeatability, trainer
 
 pytestmark = pytest.mark.usefixtures("registered")
 
@@ -171,7 +171,7 @@ def test_what_the_checks_leave_behind(tmp_path, monkeypatch):
     register(type("AsCoOp", (CoOp,), {"views": 1}))
     states, checked = [], []
     monkeypatch.setattr(
-        trainer, "check_rebuilt", lambda *own: checked.append(again.check_rebuilt(*own))
+        trainer, "check_rebuilt", lambda *own: checked.append(repeatability.check_rebuilt(*own))
     )
     for foreign in (True, False):
         monkeypatch.setattr(trainer, "is_foreign", lambda kind, foreign=foreign: foreign)
@@ -180,7 +180,7 @@ def test_what_the_checks_leave_behind(tmp_path, monkeypatch):
         states.append(torch.load(next(output.glob("*/model.pth.tar-3")), weights_only=False))
     assert len(checked) == 2, "after the first epoch and the last"
     assert states[0]["rng"]
-    assert again.is_foreign(METHODS["AsCoOp"]) and not again.is_foreign(CoOp)
+    assert repeatability.is_foreign(METHODS["AsCoOp"]) and not repeatability.is_foreign(CoOp)
     (ctx, rng), others = ((*state["state_dict"].values(), state["rng"]) for state in states)
     assert torch.equal(ctx, others[0]) and str(rng) == str(others[1])
 
