@@ -12,11 +12,11 @@ from collections.abc import Mapping
 from recipe.configs import (
     FEATURES,
     TRAINERS,
-    located,
     prompts_for,
     read_apart,
     read_as,
     read_pairs,
+    with_located_features,
 )
 from trainers.prompting import UserError, __version__
 from trainers.prompting.errors import by_system, open_stdout, printable
@@ -159,12 +159,12 @@ def read_sources(args) -> list[tuple[str, Mapping[str, object]]]:
         "MODEL.HEAD.NAME": args.head,
     }
     sources: list[tuple[str, Mapping[str, object]]] = [
-        *((name, located(keys, TRAINERS.parents[1])) for name, keys in of_files),
+        *((name, with_located_features(keys, TRAINERS.parents[1])) for name, keys in of_files),
         (f"the training in '{args.model_dir}'", read_as(args.model_dir)),
         (f"a config for {args.backbone}", prompts_for(args.backbone, args.config_file)),
         ("a flag", {key: value for key, value in flags.items() if value not in (None, "")}),
         # the name is that of recipe.settings.COMMAND_LINE
-        ("the command line", located(read_pairs(args.opts), os.getcwd())),
+        ("the command line", with_located_features(read_pairs(args.opts), os.getcwd())),
     ]
     file = [keys[FEATURES] for _, keys in sources if FEATURES in keys][-1:]
     if any(file) and any("MODEL.BACKBONE.NAME" in keys for _, keys in sources[-2:]):

@@ -259,7 +259,7 @@ def misfit(run: Run, result: dict, keys: dict | None = None) -> str | None:
         if result.get(key) != value:
             return f"{key} {printable(result.get(key))}, not {value}"
     for key, value in ((keys or {}) | read_pairs(run.opts)).items():
-        then = used(result.get("config"), key)
+        then = value_at(result.get("config"), key)
         if key not in INCIDENTAL and then is not None and then != literal(value):
             return f"{key} {printable(then)}, not {value}"
     return None
@@ -293,7 +293,7 @@ def console_lines(run: Run) -> list[str]:
         return []
 
 
-def used(config, key: str):
+def value_at(config, key: str):
     """Return the value of a dotted key in nested mappings; None if absent."""
     for name in key.split("."):
         config = config.get(name) if isinstance(config, dict) else None

@@ -27,13 +27,13 @@ class FGVCAircraft(ImageDataset):
         """Return the published training, validation and test images of the 100 variants."""
         labels = {variant: i for i, variant in enumerate(read_lines(folder / "variants.txt"))}
 
-        def annotated(part):
+        def read_annotations(part):
             return [
                 Datum(f"{folder / cls.image_dir}/{image}.jpg", labels[variant], 0, variant)
                 for image, variant in read_table(folder / f"images_variant_{part}.txt", 2)
             ]
 
-        return [annotated(part) for part in PARTS]
+        return [read_annotations(part) for part in PARTS]
 
 
 @DATASET_REGISTRY.register()
@@ -76,11 +76,11 @@ class OxfordPets(ImageDataset):
     @classmethod
     def make_split(cls, folder):
         """Return the published parts, with validation images held out of the training images."""
-        train, val = hold_out(cls.annotated(folder, "trainval.txt"))
-        return train, val, cls.annotated(folder, "test.txt")
+        train, val = hold_out(cls.read_annotations(folder, "trainval.txt"))
+        return train, val, cls.read_annotations(folder, "test.txt")
 
     @classmethod
-    def annotated(cls, folder, file):
+    def read_annotations(cls, folder, file):
         """Read images from lines `Abyssinian_100 1 1 1`: breed and number, label from 1, more."""
         items = []
         for image, label, _ in read_table(folder / "annotations" / file, 3):
@@ -109,15 +109,17 @@ class StanfordCars(ImageDataset):
         devkit = folder / "devkit"
         names = [year_first(name) for name in read_mat(devkit / "cars_meta.mat", "class_names")]
 
-        def annotated(images, file):
+        def read_annotations(images, file):
             items = []
             for row in read_mat(file, "annotations"):
                 label = int(row["class"]) - 1
                 items.append(Datum(f"{images}/{row['fname']}", label, 0, names[label]))
             return items
 
-        train, val = hold_out(annotated(folder / "cars_train", devkit / "cars_train_annos.mat"))
-        test = annotated(folder / "cars_test", folder / "cars_test_annos_withlabels.mat")
+        train, val = hold_out(
+            read_annotations(folder / "cars_train", devkit / "cars_train_annos.mat")
+        )
+        test = read_annotations(folder / "cars_test", folder / "cars_test_annos_withlabels.mat")
         return train, val, test
 
 
@@ -144,7 +146,7 @@ class SUN397(ImageDataset):
         """Return the first published division, with validation images held out of the training."""
         labels = {scene: i for i, scene in enumerate(read_lines(folder / "ClassName.txt"))}
 
-        def annotated(file):
+        def read_annotations(file):
             items = []
             for line in read_lines(folder / file):
                 scene = str(PurePosixPath(line).parent)
@@ -152,8 +154,8 @@ class SUN397(ImageDataset):
                 items.append(Datum(path, labels[scene], 0, scene_name(scene)))
             return items
 
-        train, val = hold_out(annotated("Training_01.txt"))
-        return train, val, annotated("Testing_01.txt")
+        train, val = hold_out(read_annotations("Training_01.txt"))
+        return train, val, read_annotations("Testing_01.txt")
 
 
 def scene_name(scene):
@@ -180,7 +182,7 @@ class UCF101(ImageDataset):
         classes = read_table(lists / "classInd.txt", 2)
         labels = {action: int(label) - 1 for label, action in classes}
 
-        def annotated(file):
+        def read_annotations(file):
             items = []
             for line in read_lines(lists / file):  # a label may follow the path
                 action, _, video = line.split()[0].partition("/")
@@ -189,5 +191,5 @@ class UCF101(ImageDataset):
                 items.append(Datum(str(path), labels[action], 0, name))
             return items
 
-        train, val = hold_out(annotated("trainlist01.txt"))
-        return train, val, annotated("testlist01.txt")
+        train, val = hold_out(read_annotations("trainlist01.txt"))
+        return train, val, read_annotations("testlist01.txt")

@@ -105,7 +105,7 @@ class ImageDataset(DatasetBase):
         values = noise.keys_of(cfg.DATASET)
         before = len(train)
         if values.IMBALANCE > 1 and not self.only_tested:
-            train = noise.imbalanced(train, values.IMBALANCE, cfg.SEED)
+            train = noise.imbalance_classes(train, values.IMBALANCE, cfg.SEED)
         left_out = before - len(train)
         super().__init__(train_x=train, train_u=without_labels, val=val, test=test)
         others = ([], []) if subset == "all" else subsample_classes(*whole, subset=OTHER[subset])

@@ -49,7 +49,7 @@ class ImageFolder(ImageDataset):
                 f"'{folder}' has only {', '.join(folders)}: parts are called train, val and test, "
                 "and have class folders in them"
             )
-        train, val, test = divide(read_folders(folder, *named(folder, folders)))
+        train, val, test = divide(read_folders(folder, *class_names(folder, folders)))
         if not test:
             raise UserError(
                 f"Each class folder of '{folder}' has a single image, and so no test image: add "
@@ -82,7 +82,7 @@ class ImageFolder(ImageDataset):
                     f"train/ and {part}/ of '{folder}' must have the same class folders, but "
                     f"{some(sorted(where))}"
                 )
-        classes = named(folder, folders)
+        classes = class_names(folder, folders)
         items = {part: read_folders(path, *classes) for part, path in parts.items()}
         if "val" not in items:
             items["train"], items["val"] = hold_out(items["train"])
@@ -91,7 +91,7 @@ class ImageFolder(ImageDataset):
         return [items[part] for part in PARTS]
 
 
-def named(root, folders):
+def class_names(root, folders):
     """Return folder -> class name in the order of the folders, and the file with names or None."""
     source = root / "classnames.txt"
     if not source.exists():

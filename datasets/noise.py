@@ -42,7 +42,7 @@ def changes(values):
     return values.LABEL_NOISE > 0 or values.IMBALANCE > 1
 
 
-def imbalanced(items, imbalance, seed):
+def imbalance_classes(items, imbalance, seed):
     """Cut classes so that their sizes fall exponentially (Cao et al., LDAM, 2019, section 4).
 
     Class i of K, from 0, keeps n imbalance^(-i / (K - 1)) images, rounded and at least one, of

@@ -6,9 +6,9 @@ from pathlib import Path
 from trainers.prompting.errors import UserError, need
 from trainers.prompting.method import METHODS
 from trainers.prompting.record.environment import git_commit
-from trainers.prompting.storage.files import held, read_json, write_whole
+from trainers.prompting.storage.files import hold_lock, read_json, write_whole
 from trainers.prompting.storage.settings import begun_otherwise, differing_keys, no_settings
-from trainers.prompting.storage.source import BEGUN, edited, other_source, set_aside
+from trainers.prompting.storage.source import BEGUN, edited_files, other_source, set_aside
 from trainers.prompting.storage.state import is_settings
 from trainers.prompting.trainer.settings import settings_of
 
@@ -20,9 +20,9 @@ def redo(cfg) -> None:
         UserError: another run is writing there.
     """
     folder = Path(cfg.OUTPUT_DIR).absolute()
-    if not _edited(folder, cfg):
+    if not _edited_files(folder, cfg):
         return
-    with held(folder / ".lock") as free:
+    with hold_lock(folder / ".lock") as free:
         need(free, f"'{folder}' is being written by another run: wait until it has ended")
         print(f"'{folder}' holds a run of other code: it is '{set_aside(folder)}' now")
 
@@ -37,13 +37,13 @@ def check_begun(cfg, accept: bool) -> list[str]:
     folder = Path(cfg.RESUME or cfg.OUTPUT_DIR)
     if not any(folder.glob("*/checkpoint")):
         return []
-    begun = _begun(folder)
+    begun = _read_begun(folder)
     if cfg.TRAINER.NAME not in METHODS:
         if "settings" not in begun:
             no_settings(folder)
         elif keys := differing_keys(begun["settings"], settings_of(cfg)):
             raise begun_otherwise(folder, f"settings ({keys})")
-    now = _edited(folder, cfg)
+    now = _edited_files(folder, cfg)
     if now and not accept:
         raise other_source(folder, now)
     return sorted({*begun.get("edited", []), *now})
@@ -58,15 +58,15 @@ def note_begun(cfg, source: dict[str, str], files: list[str]) -> None:
     write_whole(Path(cfg.OUTPUT_DIR) / BEGUN, json.dumps(begun, indent=1) + "\n")
 
 
-def _edited(folder: Path, cfg) -> list[str]:
+def _edited_files(folder: Path, cfg) -> list[str]:
     """Return the files of the code of a training that were edited since; none if none is there."""
     if not any(folder.glob("*/checkpoint")):
         return []
-    begun = _begun(folder)
-    return edited(begun.get("source"), cfg.TRAINER.PLUGINS, begun.get("git"))
+    begun = _read_begun(folder)
+    return edited_files(begun.get("source"), cfg.TRAINER.PLUGINS, begun.get("git"))
 
 
-def _begun(folder: Path) -> dict:
+def _read_begun(folder: Path) -> dict:
     """Return what a training was begun with; empty if it does not say so.
 
     Raises:

@@ -191,7 +191,7 @@ def read_as(folder: str) -> dict[str, object]:
     return {key: value for key, value in then if key == DRAFT}
 
 
-def nested(keys: Mapping[str, object]) -> dict:
+def nest(keys: Mapping[str, object]) -> dict:
     """Return dotted keys as nested mappings: the inverse of `leaves`."""
     tree: dict = {}
     for key, value in keys.items():
@@ -292,7 +292,9 @@ def _as_float(value: object) -> object:
         return value
 
 
-def located(keys: Mapping[str, object], folder: str | os.PathLike) -> dict[str, object]:
+def with_located_features(
+    keys: Mapping[str, object], folder: str | os.PathLike
+) -> dict[str, object]:
     """Return keys whose DATASET.FEATURES, if it is relative, starts from a folder."""
     located_keys = dict(keys)
     if isinstance(file := located_keys.get(FEATURES), str) and file:

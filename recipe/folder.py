@@ -6,7 +6,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from trainers.prompting.errors import UserError
-from trainers.prompting.storage.files import held
+from trainers.prompting.storage.files import hold_lock
 
 # Seconds to wait for the lock: data loading workers of a killed run hold it until they notice.
 PATIENCE = 10
@@ -24,7 +24,7 @@ def output_folder(folder: Path) -> Iterator[None]:
     """
     with ExitStack() as stack:
         folder.mkdir(parents=True, exist_ok=True)
-        if not stack.enter_context(held(folder / ".lock", PATIENCE)):
+        if not stack.enter_context(hold_lock(folder / ".lock", PATIENCE)):
             raise UserError(
                 f"The output folder '{folder}' is being written by another run: wait until "
                 "it has ended, or choose another --output-dir"

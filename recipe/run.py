@@ -21,7 +21,7 @@ from trainers.prompting.trainer.by_run import leaves
 from .begun import check_begun, note_begun, redo
 from .configs import prompts_for, read_pairs
 from .folder import output_folder
-from .settings import changed, shown, unread_note
+from .settings import cfg_text, changed_settings, unread_note
 
 ROOT = Path(__file__).resolve().parents[1]
 NEXT = " \\\n    "  # continues a command on the next line
@@ -85,8 +85,9 @@ def setup_run(cfg) -> None:
         print(f"warning: this run is on the CPU, but the machine has {idle}")
     print()
     log = sys.stdout.file  # type: ignore[union-attr]  # of setup_logger
-    print(f"Settings that differ from the defaults (all are in '{log.name}'):\n{changed(cfg)}\n")
-    print(f"Config:\n{shown(cfg)}\n\nEnvironment:\n{collect_env_info()}\n", file=log)
+    print(f"Settings that differ from the defaults (all are in '{log.name}'):")
+    print(f"{changed_settings(cfg)}\n")
+    print(f"Config:\n{cfg_text(cfg)}\n\nEnvironment:\n{collect_env_info()}\n", file=log)
 
 
 def train_or_evaluate(trainer, args) -> None:

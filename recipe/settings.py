@@ -166,7 +166,7 @@ def _defaults():
     return cfg
 
 
-def changed(cfg) -> str:
+def changed_settings(cfg) -> str:
     """Return the settings of a cfg that differ from the defaults, one in a line."""
     defaults = dict(leaves(_defaults()))
     return "\n".join(
@@ -176,7 +176,7 @@ def changed(cfg) -> str:
     )
 
 
-def shown(cfg) -> str:
+def cfg_text(cfg) -> str:
     """Return the cfg as text, without keys that only other methods read."""
     return str(_own(cfg))
 

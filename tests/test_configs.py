@@ -15,7 +15,7 @@ import train
 from benchmark.launch.engine import Settings
 from trainers.prompting import build_method, extend_cfg
 from trainers.prompting.method import METHODS
-from trainers.prompting.trainer.config import read_node, resolved, values_in
+from trainers.prompting.trainer.config import read_node, resolve, values_in
 
 FILES = sorted((ROOT / "configs" / "trainers").rglob("*.yaml"))
 
@@ -208,7 +208,7 @@ def test_epochs_by_shots(case):
     plain.merge_from_file(str(path))
     plain.merge_from_list(["DATASET.NAME", dataset, *run])
     plain.freeze()
-    assert resolved(plain).OPTIM == cfg.OPTIM
+    assert resolve(plain).OPTIM == cfg.OPTIM
 
 
 @pytest.mark.parametrize("dataset", ["OxfordFlowers", "FGVCAircraft", "StanfordCars"])
@@ -224,7 +224,7 @@ def test_values_of_one_data_set_with_another_train_py():
     cfg.merge_from_file(str(ROOT / "configs/trainers/coprompt.yaml"))
     cfg.DATASET.NAME = "Food101"
     cfg.freeze()
-    assert resolved(cfg).OPTIM.MAX_EPOCH == 5 and resolved(cfg).TRAINER.CoPrompt.N_CTX == 4
+    assert resolve(cfg).OPTIM.MAX_EPOCH == 5 and resolve(cfg).TRAINER.CoPrompt.N_CTX == 4
     assert cfg.OPTIM.MAX_EPOCH == 8
 
 
@@ -248,7 +248,7 @@ def test_public_values(name):
     plain = get_cfg_default()  # as a public train.py merges it
     extend_cfg(plain)
     plain.merge_from_file(str(path))
-    assert resolved(plain).OPTIM == cfg.OPTIM
+    assert resolve(plain).OPTIM == cfg.OPTIM
 
 
 @pytest.mark.parametrize("method", BASE2NEW)
@@ -346,5 +346,7 @@ def test_a_file_for_another_backbone_takes_the_prompts_that_fit_the_backbone(tmp
         config_file=folder / "base2new.yaml", dataset="image_folder", shots=16, subsample="base",
         opts=(),
     )  # fmt: skip
-    asked = Settings(backbone="emoji").asked(run)  # settings that the results of a table must have
+    asked = Settings(backbone="emoji").expected_values(
+        run
+    )  # settings that the results of a table must have
     assert asked["TRAINER.ALIGN.DEPTH"] == 3 and asked["OPTIM.LR"] == 0.0035

@@ -17,7 +17,7 @@ from paths import GOLDEN, ROOT
 from test_golden import check_step
 
 from recipe.configs import read_keys
-from recipe.settings import build_cfg, shown
+from recipe.settings import build_cfg, cfg_text
 from trainers.prompting import UserError, build_clip, build_method, load_run, plugins
 from trainers.prompting.method import METHODS
 from trainers.prompting.storage.saved import Saved
@@ -157,7 +157,7 @@ def read_config(trainer, name, dataset="OxfordFlowers"):
 )
 def test_configs_and_the_settings_that_a_run_shows(trainer, there, away):
     """Of the nodes of other methods, only the keys that the method reads are shown."""
-    text = shown(read_config(trainer, "base2new"))
+    text = cfg_text(read_config(trainer, "base2new"))
     assert [word for word in there if word not in text] == []
     assert [word for word in away if word in text] == []
     cfg = read_config(trainer, "emoji", "Emoji")

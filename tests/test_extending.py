@@ -26,7 +26,7 @@ from trainers.prompting.encoders.text import TextFeatures
 from trainers.prompting.encoders.vision import ImageFeatures
 from trainers.prompting.method import METHODS
 from trainers.prompting.storage.public import PublicFiles
-from trainers.prompting.trainer.config import _filled
+from trainers.prompting.trainer.config import _fill
 from trainers.prompting.trainer.evaluation import for_classes
 
 PAGE = (ROOT / "docs" / "extending.md").read_text("utf-8")
@@ -166,7 +166,7 @@ def test_what_the_page_says_in_passing(page):
     once_more = for_classes(then, clip_model, others, NAMES, "")
     assert then.training_classnames == once_more.training_classnames == NAMES
     cfg = SimpleNamespace(OUTPUT_DIR="", SEED=7, DATASET=SimpleNamespace(NAME=""))
-    assert _filled("{seed}", cfg) == "7"
+    assert _fill("{seed}", cfg) == "7"
 
 
 def test_the_data_set_of_the_page(page, tmp_path):

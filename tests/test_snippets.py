@@ -19,7 +19,7 @@ from paths import ROOT
 import train
 from benchmark.__main__ import run_command
 from benchmark.launch.arguments import build_parser, parse
-from benchmark.launch.command import planned
+from benchmark.launch.command import plan_runs
 from benchmark.launch.engine import command
 from benchmark.launch.slurm import site
 from benchmark.protocols import PROTOCOLS
@@ -90,7 +90,9 @@ def check(call: list[str], monkeypatch) -> None:
             train.setup_cfg(args)
         case ["python", "-m", "benchmark", name, *words] if name in PROTOCOLS:
             parser = build_parser(PROTOCOLS[name])
-            runs, settings = planned(PROTOCOLS[name], parse(parser, site.joined(words, parser)))
+            runs, settings = plan_runs(
+                PROTOCOLS[name], parse(parser, site.join_slurm_words(words, parser))
+            )
             train.setup_cfg(train.parse_args(command(runs[0], settings)[2:]))
         case ["python", "-m", "benchmark", name, *words]:
             parse_args = argparse.ArgumentParser.parse_args

@@ -96,7 +96,7 @@ def stated_size(url: str) -> int | None:
     headers = {"Accept-Encoding": "identity"}
     try:
         with requests.head(url, headers=headers, allow_redirects=True, timeout=TIMEOUT) as answer:
-            length = _stated(answer, "X-Linked-Size") or answer.headers.get("Content-Length", "")
+            length = header_of(answer, "X-Linked-Size") or answer.headers.get("Content-Length", "")
             return int(length) if answer.ok and length.isdecimal() else None
     except requests.RequestException:
         return None
@@ -112,7 +112,7 @@ def check_stated(received: Path) -> None:
         check_sum(received, "sha256", stated.read_text())
 
 
-def _stated(answer: requests.Response, header: str) -> str:
+def header_of(answer: requests.Response, header: str) -> str:
     """Return a header of a response or of one that redirected to it; empty if none has it."""
     values = [part.headers.get(header) for part in (*answer.history, answer)]
     return next((text for text in values if text), "")
@@ -147,7 +147,7 @@ def _receive(url: str, part: Path, archive: bool) -> None:
             have = 0
             _remember(tag, answer.headers.get("ETag", ""))
             sha256 = part.with_name(part.name + ".sha256")
-            stated = _stated(answer, "X-Linked-ETag").strip('"')
+            stated = header_of(answer, "X-Linked-ETag").strip('"')
             sha256.unlink(missing_ok=True)  # it may be of a file from another address
             if re.fullmatch("[0-9a-f]{64}", stated):
                 sha256.write_text(stated)
@@ -220,7 +220,7 @@ def check_sum(path: Path, kind: str, expected: str) -> None:
 
 
 @contextmanager
-def unpacked(archive: Path, folder: Path, inside: str = "") -> Iterator[Path]:
+def unpack_archive(archive: Path, folder: Path, inside: str = "") -> Iterator[Path]:
     """Unpack an archive, or the archive `inside` it, into a temporary `folder`.
 
     Yields:

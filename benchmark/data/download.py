@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from recipe.configs import read_tree
 from trainers.prompting.errors import UserError, by_system, check_name
-from trainers.prompting.storage.files import held
+from trainers.prompting.storage.files import hold_lock
 
 from ..cli import Parser
 from ..protocols.configs import CONFIGS, GROUPS, with_groups
@@ -23,7 +23,7 @@ from .archives import (
     find,
     place,
     stated_size,
-    unpacked,
+    unpack_archive,
 )
 
 TABLE = CONFIGS / "downloads.yaml"
@@ -106,7 +106,7 @@ def provide(name: str, entry: dict, root: Path, mirror: str | None) -> bool:
     problems = []
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with held(folder.with_name(f".{folder.name}.lock")) as alone:
+        with hold_lock(folder.with_name(f".{folder.name}.lock")) as alone:
             if not alone:
                 raise UserError(f"another download is running in '{folder}': wait for it")
             problems = attempt(todo, folder, mirror, "copy" in entry and not mirror)
@@ -216,7 +216,7 @@ def install(source: Source, folder: Path, mirror: str | None) -> None:
             source.check(path)
         except UserError as error:
             raise UserError(f"'{path}' is not the expected file, move it away: {error}") from None
-    with unpacked(path, folder / ".unpacking", source.inside) as content:
+    with unpack_archive(path, folder / ".unpacking", source.inside) as content:
         missing = []
         for name, origin in source.holds.items():
             if not (folder / name).exists():

@@ -246,12 +246,12 @@ class Encoder:
         from dassl.data.transforms import build_transform
 
         from trainers.prompting import build_method
-        from trainers.prompting.trainer.config import add_nodes, fitted
+        from trainers.prompting.trainer.config import add_nodes, fit_images
 
         cfg = get_cfg_default()
         add_nodes(cfg)
         cfg.VERBOSE, cfg.INPUT.TRANSFORMS = False, AUGMENTED
-        cfg, _ = fitted(cfg, clip_model)
+        cfg, _ = fit_images(cfg, clip_model)
         self.plain = build_transform(cfg, is_train=False)
         self.augmented = build_transform(cfg, is_train=True)
         self.device = clip_model.logit_scale.device

@@ -100,7 +100,7 @@ def printed_numbers(name: str) -> dict[str, float]:
     return by_split
 
 
-def judged(printed: dict[str, float]) -> list[str]:
+def deciding_splits(printed: dict[str, float]) -> list[str]:
     """Return the splits that decide: base and new, on which papers agree, else all classes."""
     return [split for split in ("base", "new") if split in printed] or list(printed)
 
@@ -164,13 +164,13 @@ class Checker:
         from dassl.config import get_cfg_default
         from dassl.utils import read_image
 
-        from trainers.prompting.trainer.config import add_nodes, fitted
+        from trainers.prompting.trainer.config import add_nodes, fit_images
         from trainers.prompting.trainer.views import plain_transform
 
         cfg = get_cfg_default()
         add_nodes(cfg)
         cfg.VERBOSE, cfg.INPUT.TRANSFORMS = False, ["normalize"]
-        cfg, _ = fitted(cfg, self.clip)
+        cfg, _ = fit_images(cfg, self.clip)
         if interpolation:
             cfg.defrost()
             cfg.INPUT.INTERPOLATION = interpolation
@@ -289,7 +289,7 @@ class Checker:
 
 def fits(shares: dict[str, Share], printed: dict[str, float]) -> bool:
     """Return True if the accuracies agree with the published ones in the splits that decide."""
-    return all(shares[split].agrees(printed[split]) for split in judged(printed))
+    return all(shares[split].agrees(printed[split]) for split in deciding_splits(printed))
 
 
 def spellings(names: list[str], table: dict[str, str]) -> Iterator[list[str]]:

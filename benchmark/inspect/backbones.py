@@ -30,13 +30,13 @@ def main(argv: list[str]) -> int:
 
     load_plugins(args.plugin)
     if args.check:
-        print("\n".join(checked(args.check)))
+        print("\n".join(check_lines(args.check)))
         return 0
     print(in_style({TITLE: [table()]}, args.format))
     return 0
 
 
-def checked(name: str) -> list[str]:
+def check_lines(name: str) -> list[str]:
     """Return lines on which methods run on a CLIP.
 
     Args:

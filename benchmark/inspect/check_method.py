@@ -72,7 +72,7 @@ def keys_of(file: Path, name: str, output: str, pairs: dict[str, str]) -> list[t
     return [(f"'{file}'", read_keys(file)), ("check-method", keys), ("the command line", pairs)]
 
 
-def trained(sources: list[tuple[str, dict]], plugins: list[str]) -> Run:
+def train_briefly(sources: list[tuple[str, dict]], plugins: list[str]) -> Run:
     """Build a method and train it for some steps.
 
     Raises:
@@ -107,7 +107,7 @@ def trained(sources: list[tuple[str, dict]], plugins: list[str]) -> Run:
 
 def check_gradients(run: Run) -> None:
     """Gradients reach what is learned, and nothing else."""
-    from trainers.prompting.contract import reached
+    from trainers.prompting.contract import tensors_below
 
     notes = [line for line in run.printed.splitlines() if line.startswith(NOTES)]
     if notes:
@@ -120,7 +120,7 @@ def check_gradients(run: Run) -> None:
             "steps have not trained it: freeze parameters in `build`, or name them in `stages`"
         )
     learned = {id(p) for p in own.values()}
-    for place, value in reached(run.method):
+    for place, value in tensors_below(run.method):
         if value.is_leaf and value.grad is not None and id(value) not in learned:
             raise UserError(f"'{place}' has a gradient but is not learned: detach what it enters")
 
@@ -137,7 +137,7 @@ def check_repeats(run: Run) -> None:
     from trainers.prompting.trainer.repeatability import check_second
 
     images = _images(run)
-    check_second(run.method, images, _predicted(run, images))
+    check_second(run.method, images, _predict(run, images))
 
 
 def check_batches(run: Run) -> None:
@@ -153,9 +153,9 @@ def check_batches(run: Run) -> None:
     alone = []
     for i in range(len(views[0])):
         image = [view[i : i + 1] for view in views]
-        alone.append(_predicted(run, image if isinstance(images, list) else image[0]))
+        alone.append(_predict(run, image if isinstance(images, list) else image[0]))
     _alike(
-        _predicted(run, images), alone, 1e-2,
+        _predict(run, images), alone, 1e-2,
         "predicts otherwise for an image alone than in a batch: do not compute over the images of "
         "a batch in evaluations, or set `stream = True`",
     )  # fmt: skip
@@ -166,7 +166,7 @@ def check_names(run: Run) -> None:
     method = run.method
     if method.class_bound:
         raise Skipped("it is only for the classes of its training (`class_bound`)")
-    _predicted(run, _images(run), _for_classes(run, run.trainer.dm.dataset.other_classnames))
+    _predict(run, _images(run), _for_classes(run, run.trainer.dm.dataset.other_classnames))
 
 
 def check_union(run: Run) -> None:
@@ -189,7 +189,7 @@ def check_union(run: Run) -> None:
     output = method.predict(images)
     theirs = _for_classes(run, others).from_features(output.image).logits
     method.own_classes = own_classes
-    whole = _predicted(run, images, _for_classes(run, [*names, *others]))
+    whole = _predict(run, images, _for_classes(run, [*names, *others]))
     _alike(
         whole, [torch.cat([output.logits, theirs], 1)], 1e-2,
         "gives a class another logit among more classes, so that base and new classes cannot be "
@@ -200,10 +200,10 @@ def check_union(run: Run) -> None:
 def check_kept(run: Run) -> None:
     """Kept text features are those of the present state."""
     images = _images(run)
-    before = _predicted(run, images)
+    before = _predict(run, images)
     run.method._kept.forget()
     _alike(
-        _predicted(run, images), [before], 1e-3,
+        _predict(run, images), [before], 1e-3,
         "keeps text features of an earlier state: let all that changes enter by `contexts` or "
         "`blocks`, as tensors, parameters or buffers",
     )  # fmt: skip
@@ -220,7 +220,7 @@ def check_export(run: Run) -> None:
         raise Skipped(str(error).partition(":")[0]) from None
     logits = program(method, images.shape[-1]).module()(images)
     _alike(
-        _predicted(run, images), [logits], 1e-3,
+        _predict(run, images), [logits], 1e-3,
         "gives other logits when it is exported: use tensors in place of Python numbers and "
         "conditions that depend on the images",
     )  # fmt: skip
@@ -238,7 +238,7 @@ def _images(run: Run) -> Any:
     return run.trainer.parse_batch_test(next(iter(run.trainer.test_loader)))[0]
 
 
-def _predicted(run: Run, images: Any, method: Any = None) -> Any:
+def _predict(run: Run, images: Any, method: Any = None) -> Any:
     import torch
 
     method = method or run.method
@@ -342,7 +342,7 @@ def main(argv: list[str]) -> int:
 
     with tempfile.TemporaryDirectory() as folder, ExitStack() as last:
         sources = keys_of(file, args.name, folder, pairs)
-        for state, title, why in lines(lambda: trained(sources, args.plugin), processes):
+        for state, title, why in lines(lambda: train_briefly(sources, args.plugin), processes):
             wrong += state == "wrong"
             print(f"{state:6s} {title}{why and ': '}{why}", flush=True)
     return int(wrong > 0)

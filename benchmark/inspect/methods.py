@@ -71,23 +71,23 @@ def trained_parameters(
         classes: their number; it matters for class-specific contexts, for prototypes, and for
             methods that train a parameter for each of SHOTS images per class.
     """
-    return _trained(_built(method, node, backbone, classes))
+    return _count_trained(_build(method, node, backbone, classes))
 
 
-def _built(method: str, node: dict, backbone: str, classes: int = 2) -> Method:
+def _build(method: str, node: dict, backbone: str, classes: int = 2) -> Method:
     with torch.device("meta"):
         built = build_method(method, node, weightless_clip(backbone), class_names(classes))
         built.make_room(SHOTS * classes)
     return built
 
 
-def _trained(built: Method) -> int:
+def _count_trained(built: Method) -> int:
     return sum(p.numel() for p in built.learned().values() if built.trains)
 
 
 def row(method: str, backbone: str) -> list[str]:
     """Return the line of a method in the table, with the columns of HEAD."""
-    built = _built(method, {}, backbone)
+    built = _build(method, {}, backbone)
     cells = ["-"] * 6
     if point := getattr(built, "point", None):
         text = built.text_size if point.N else None
@@ -99,7 +99,7 @@ def row(method: str, backbone: str) -> list[str]:
         beta = "N/A" if point.beta is None else f"{point.beta:g}"
         cells = [str(point.M), str(point.N), beta, point.coupling, b, J]
     learned = dict.fromkeys(name.partition(".")[0] for name in built.learned())
-    return [method, *cells, ", ".join(learned) or "-", f"{_trained(built):,}"]
+    return [method, *cells, ", ".join(learned) or "-", f"{_count_trained(built):,}"]
 
 
 def render(backbone: str, form: str) -> str:
@@ -134,7 +134,7 @@ def page(backbone: str) -> str:
             SECTION.format(
                 method=method,
                 summary=summary,
-                text=_linked(text, exact),
+                text=_link_sections(text, exact),
                 file=f"{made.__module__.rpartition('.')[2]}.py",
                 paper=" ".join(paper.split("\n\n")[:2]),
                 equations=POINTS if f"\n| {method} |" in exact else "",
@@ -147,7 +147,7 @@ def page(backbone: str) -> str:
     return "\n".join([PAGE, *lines, "", CAPTION.format(backbone=backbone), *sections])
 
 
-def _linked(text: str, page: str) -> str:
+def _link_sections(text: str, page: str) -> str:
     """Return text of a docstring with links to the sections of docs/methods.md that it cites."""
     anchors = {
         heading.partition(".")[0]: re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")

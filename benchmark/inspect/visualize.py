@@ -125,7 +125,7 @@ def choose(run, args) -> list[tuple[Path, str]]:
     return choices
 
 
-def prepared(run, path: Path) -> "torch.Tensor":
+def prepare(run, path: Path) -> "torch.Tensor":
     """Return an image as the run reads it, (3, H, W)."""
     return run.preprocess(run.read(path))
 
@@ -135,7 +135,7 @@ def likeliest(run, path: Path) -> str:
     import torch
 
     with torch.no_grad():
-        logits = run.model(prepared(run, path)[None].to(run.model.device))
+        logits = run.model(prepare(run, path)[None].to(run.model.device))
     return run.classnames[int(logits.argmax())]
 
 
@@ -146,7 +146,7 @@ def block(run, path: Path, name: str, prompts: list[int]) -> Block:
     from trainers.prompting.encoders.sentences import SLOT, encode_after
 
     model, k = run.model, run.classnames.index(name)
-    image = prepared(run, path)
+    image = prepare(run, path)
     with torch.no_grad():
         output = model.output(image[None].to(model.device))
         plans = token_plans(model, output.image, output.text, k)

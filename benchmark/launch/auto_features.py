@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from trainers.prompting.errors import UserError
-from trainers.prompting.storage.files import held
+from trainers.prompting.storage.files import hold_lock
 
 from ..data.feature_file import is_made_of, path_of
 from ..protocols.base import Run
@@ -53,7 +53,7 @@ def write_lacking(runs: list[Run], settings: Settings) -> None:
     _check_methods({run.trainer for run in runs})
     folder = Path(settings.features[lacking[0]]).parent
     folder.mkdir(parents=True, exist_ok=True)
-    with held(folder / ".lock") as free:
+    with hold_lock(folder / ".lock") as free:
         if not free:
             raise UserError(f"Another command writes to '{folder}': wait until it has")
         for name in lacking:

@@ -25,7 +25,7 @@ from .auto_features import AUTO, places, write_lacking
 from .checks import check_settings
 from .data import Present
 from .engine import Engine, Settings, command
-from .estimate import Guesses, estimate, kept, told
+from .estimate import Guesses, estimate, read_guesses, time_range
 from .local import Local
 from .needs import Lack, idle_device, lacking, refuse, warn
 from .progress import Progress
@@ -57,14 +57,14 @@ def launch(
         UserError: something in the arguments does not exist, or contradicts something else.
     """
     parser = build_parser(protocol)
-    argv = site.joined(argv, parser)
+    argv = site.join_slurm_words(argv, parser)
     args = parse(parser, argv)
     if args.estimate and (args.slurm is not None or args.only or args.dry_run):
         raise UserError("--estimate times this machine: leave --slurm, --only and --dry-run out")
-    runs, settings = planned(protocol, args)
+    runs, settings = plan_runs(protocol, args)
     chosen = choose(runs, args.only, args.output)
     all_of = {*chosen, *(run.needs for run in chosen)}
-    guesses, now = kept(args.output), Present()
+    guesses, now = read_guesses(args.output), Present()
 
     def read() -> Engine:
         mine = [run for run in runs if run in all_of]
@@ -121,7 +121,7 @@ def launch(
     return conclude(protocol, engine, args.output)
 
 
-def planned(protocol: Protocol, args: argparse.Namespace) -> tuple[list[Run], Settings]:
+def plan_runs(protocol: Protocol, args: argparse.Namespace) -> tuple[list[Run], Settings]:
     """Return the runs that the arguments ask for, and the settings that they share.
 
     Raises:
@@ -253,7 +253,7 @@ def execute(engine: Engine, executor: Local | Slurm, output: Path, in_job: bool 
             signal.signal(number, signal.SIG_IGN)
         print("Interrupted. Rerun the same command to resume.", file=sys.stderr)
         if in_job and "SLURM_JOB_ID" in os.environ:
-            advanced = any(engine.advanced(run, started) for run in engine.todo)
+            advanced = any(engine.has_advanced(run, started) for run in engine.todo)
             print(requeue(advanced), file=sys.stderr, flush=True)
         sys.exit(130)
 
@@ -276,4 +276,6 @@ def summary(engine: Engine, guesses: Guesses, local: Local) -> str:
     todo, done = list(engine.todo), len(engine.runs) - len(engine.todo)
     trained = sum(not (run.eval_only or learns_nothing(run.trainer)) for run in todo)
     counts = f"{trained} with training, {len(todo) - trained} without; finished: {done}"
-    return "; ".join(filter(None, [f"runs to do: {counts}", told(engine, guesses, local.jobs)]))
+    return "; ".join(
+        filter(None, [f"runs to do: {counts}", time_range(engine, guesses, local.jobs)])
+    )

@@ -10,7 +10,7 @@ from trainers.prompting.errors import UserError, printable
 
 from ..protocols.base import Run
 from ..protocols.configs import dataset_class, dataset_name
-from ..records import used
+from ..records import value_at
 
 IMAGES = "ImageFolder"  # the data set whose images are in --root itself
 
@@ -60,7 +60,7 @@ def other_data(run: Run, result: dict, root: str | None, now: Present) -> str | 
         root: the folder of the data sets; None accepts that of the record.
         now: with the data in that folder.
     """
-    then = used(result.get("config"), "DATASET.ROOT")
+    then = value_at(result.get("config"), "DATASET.ROOT")
     if not isinstance(then, str):
         return None
     root, own = then if root is None else root, result.get("data_fingerprint")

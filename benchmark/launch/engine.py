@@ -20,7 +20,7 @@ from ..protocols.configs import IMAGE_FOLDER, ROOT, dataset_file, dataset_name, 
 from ..records import RESULTS, BadResult, Outcome
 from . import data
 from .run_process import Child, last_command
-from .sources import accepted, begun, edited_since
+from .sources import accept_record, edited_since, read_begun
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Settings:
         """Return the file of features of a run; empty if it is on images."""
         return self.features.get(run.dataset) or features_of(run.dataset)
 
-    def asked(self, run: Run) -> dict:
+    def expected_values(self, run: Run) -> dict:
         """Return the values that the config in the run's record must have, by dotted key."""
         dataset = dataset_name(run.dataset) or ""
         keys = for_run(keys_in(run.config_file), dataset, run.shots, run.subsample)
@@ -169,7 +169,7 @@ class Engine:
             result = None
         if result is None:
             if self.resumes(run):
-                self._edited(run, begun(run.folder))
+                self._edited_files(run, read_begun(run.folder))
             self.todo[run] = None
             return
         needed = run.needs in self.todo
@@ -182,15 +182,15 @@ class Engine:
                 + self._offer(why)
                 + "choose another --output, or remove that folder"
             )
-        files = [] if needed and not self.settings.redo else self._edited(run, result)
+        files = [] if needed and not self.settings.redo else self._edited_files(run, result)
         if needed or run in self.aside:
             self.todo[run] = None
             return
         if files:
-            result = self.accepted[run] = accepted(result, files, self.settings.plugins)
+            result = self.accepted[run] = accept_record(result, files, self.settings.plugins)
         self.finish(Outcome(run, result))
 
-    def _edited(self, run: Run, record: dict) -> list[str]:
+    def _edited_files(self, run: Run, record: dict) -> list[str]:
         """Return the files of the code of a run that were edited since, if an option allows it.
 
         Raises:
@@ -213,7 +213,7 @@ class Engine:
     def _misfit(self, run: Run, result: dict) -> str | None:
         """Return how a record differs from what the run asks for; None if it does not."""
         file, root = self.settings.features_of(run), self.settings.root_of(run)
-        why = records.misfit(run, result, self.settings.asked(run))
+        why = records.misfit(run, result, self.settings.expected_values(run))
         if not (why or file):  # which decides data and CLIP
             now = self._now
             why = data.other_data(run, result, root, now) or data.other_clip(result, now)
@@ -224,9 +224,9 @@ class Engine:
         begun = any(run.folder.glob("*/checkpoint"))
         if run.eval_only or run in self.aside or not begun:
             return False
-        return last_command(run) in (None, self.said(run))
+        return last_command(run) in (None, self.shown_command(run))
 
-    def said(self, run: Run) -> str:
+    def shown_command(self, run: Run) -> str:
         """Return the run's command as in console.txt: without Python's path and --resume."""
         return shlex.join(command(run, self.settings)[1:])
 
@@ -248,7 +248,7 @@ class Engine:
         for stale in (run, *(other for other in self.todo if other.needs == run)):
             (stale.folder / RESULTS).unlink(missing_ok=True)
 
-    def blocked(self, run: Run) -> Outcome | None:
+    def outcome_if_blocked(self, run: Run) -> Outcome | None:
         """Return the outcome of a run that cannot be done because the run it needs failed."""
         needed = self.outcomes.get(run.needs) if run.needs else None
         if needed is None or needed.problem is None:
@@ -261,13 +261,13 @@ class Engine:
             return None
         return self.judge(run, None)
 
-    def advanced(self, run: Run, since: float) -> bool:
+    def has_advanced(self, run: Run, since: float) -> bool:
         """Return True if the run has completed an epoch, or has ended, since a system time."""
         marks = [*run.folder.glob("*/checkpoint"), run.folder / RESULTS]
         return any(mark.stat().st_mtime >= since for mark in marks if mark.exists())
 
     @property
-    def left(self) -> list[Run]:
+    def runs_left(self) -> list[Run]:
         """The runs to do that lack an outcome."""
         return [run for run in self.todo if run not in self.outcomes]
 
@@ -327,15 +327,15 @@ class Engine:
         running = {child.run: child for child in children}
         guesses = {kind: mean(seconds) for kind, seconds in self._durations.items()}
         for run, child in running.items():
-            if child.left is not None:
-                guesses.setdefault(kind(run), child.seconds + child.left)
+            if child.seconds_left is not None:
+                guesses.setdefault(kind(run), child.seconds + child.seconds_left)
         todo, unknown = [0.0], 0
-        for run in self.left:
+        for run in self.runs_left:
             seconds = guesses.get(kind(run), self.guesses.get(run))
             if run in running:
                 child = running[run]
-                if child.left is not None:
-                    seconds = child.left
+                if child.seconds_left is not None:
+                    seconds = child.seconds_left
                 elif seconds is not None:
                     seconds = max(0.0, seconds - child.seconds)
             if seconds is None:

@@ -60,7 +60,7 @@ def place_of(run: Run, output: Path) -> str:
     return run.folder.parent.relative_to(output).as_posix()
 
 
-def kept(output: Path) -> Guesses:
+def read_guesses(output: Path) -> Guesses:
     """Return the guesses that an earlier call has kept; none if the file is missing or broken."""
     return Guesses(*_read(output)[:2])
 
@@ -248,7 +248,7 @@ def _seconds(timed: dict, work: Work, loads: bool) -> float:
     return once + work.steps * step + work.trained * first + tests
 
 
-def told(engine: Engine, guesses: Guesses, at_once: int) -> str:
+def time_range(engine: Engine, guesses: Guesses, at_once: int) -> str:
     """Return the time that the runs to do take, as a range; empty if no run has a guess."""
     if not engine.guesses:
         return ""

@@ -80,7 +80,7 @@ class Local:
             while waiting or self._children:
                 waiting = self._start_all(waiting, engine, progress)
                 for slot, child in list(self._children.items()):
-                    if child.ended():
+                    if child.poll():
                         del self._children[slot]
                         self._end(child, engine, progress)
                         waiting = self._in_turn(waiting, engine)
@@ -110,10 +110,10 @@ class Local:
         """Start as many runs as there is room for; return those still waiting."""
         still = []
         for run in waiting:
-            blocked = engine.blocked(run)
+            blocked = engine.outcome_if_blocked(run)
             if blocked:
                 engine.finish(blocked)
-                progress.finished(blocked)
+                progress.report_end(blocked)
             else:
                 possible = self._has_room(run) and engine.ready(run)
                 if not possible or not self._start(run, engine, progress):
@@ -142,12 +142,12 @@ class Local:
                     slot = min(set(range(self.jobs)) - set(self._children))
                     self._children[slot] = self._launch(run, engine, resume, slot, lock)
                     stack.pop_all()  # the child owns the lock now
-                    progress.started(run, resume)
+                    progress.report_start(run, resume)
                     return True
         except OSError as error:
             outcome = engine.judge(run, str(by_system(error) or error))
         engine.finish(outcome)
-        progress.finished(outcome)
+        progress.report_end(outcome)
         return True
 
     def _launch(
@@ -159,7 +159,7 @@ class Local:
         with contextlib.ExitStack() as stack:
             console = stack.enter_context(open_console(run))
             engine.clear(run, resume)
-            console.write(f"{COMMAND}{engine.said(run)}\n")
+            console.write(f"{COMMAND}{engine.shown_command(run)}\n")
             words = command(run, engine.settings, resume)[1:]
             child = Child(run, Process(environment, train, words), console, lock)
             stack.pop_all()  # the child owns the console now
@@ -173,7 +173,7 @@ class Local:
         else:
             child.close(f"{FAILED}{outcome.problem.removeprefix('failed: ')}")
         engine.finish(outcome, child.seconds)
-        progress.finished(outcome)
+        progress.report_end(outcome)
 
     def _stop(self) -> None:
         for child in self._children.values():

@@ -2,7 +2,7 @@
 
 import contextlib
 
-from trainers.prompting.storage.files import held
+from trainers.prompting.storage.files import hold_lock
 
 from ..protocols.base import Run
 
@@ -21,9 +21,9 @@ def hold(run: Run) -> contextlib.ExitStack | None:
     """
     run.folder.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
-        if not stack.enter_context(held(run.folder / LOCK)):
+        if not stack.enter_context(hold_lock(run.folder / LOCK)):
             return None
-        with held(run.folder / TRAIN_LOCK) as free:  # our child takes this lock itself
+        with hold_lock(run.folder / TRAIN_LOCK) as free:  # our child takes this lock itself
             return stack.pop_all() if free else None
 
 
@@ -31,7 +31,7 @@ def is_held(run: Run) -> bool:
     """Return True if a process, visible to this machine, writes to the run's folder."""
     for name in (LOCK, TRAIN_LOCK):
         if (run.folder / name).exists():
-            with contextlib.suppress(OSError), held(run.folder / name) as free:
+            with contextlib.suppress(OSError), hold_lock(run.folder / name) as free:
                 if not free:
                     return True
     return False

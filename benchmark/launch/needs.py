@@ -105,7 +105,10 @@ def _teachers(runs: list[Run], settings: Settings) -> tuple[list[Lack], dict[str
         if kind is None or run.eval_only:
             continue
         for pair in kind.taught_by.items():
-            keys, fields = settings.asked(run), {"run": str(run.folder), "seed": str(run.seed)}
+            keys, fields = (
+                settings.expected_values(run),
+                {"run": str(run.folder), "seed": str(run.seed)},
+            )
             fields["dataset"] = dataset_name(run.dataset) or ""
             of_key = {key: str(keys.get(kind.place(key), kind.defaults[key])) for key in pair}
             place, clip = of_key.values()
@@ -126,7 +129,7 @@ def _weights(
 
     for run in runs:
         if run.trainer in METHODS and not settings.features_of(run):
-            name = str(settings.asked(run).get("MODEL.BACKBONE.NAME", ""))
+            name = str(settings.expected_values(run).get("MODEL.BACKBONE.NAME", ""))
             needed.setdefault(name, []).append(run)
     for name, its in needed.items():
         try:
@@ -156,7 +159,7 @@ def _data(runs: list[Run], settings: Settings) -> Iterator[Lack]:
             continue
         public = kind.expected is not None
         try:
-            exists = (_located(kind, root) / kind.image_dir).is_dir() or not public
+            exists = (_locate(kind, root) / kind.image_dir).is_dir() or not public
         except UserError as error:
             exists = False
             if not public:
@@ -173,7 +176,7 @@ def _data(runs: list[Run], settings: Settings) -> Iterator[Lack]:
         )
 
 
-def _located(kind, root: str | None) -> Path:
+def _locate(kind, root: str | None) -> Path:
     cfg = SimpleNamespace(DATASET=SimpleNamespace(ROOT=root or ""))
     with redirect_stdout(StringIO()):
         return Path(kind.locate(kind.__new__(kind), cfg))

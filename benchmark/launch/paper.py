@@ -14,7 +14,7 @@ from pathlib import Path
 
 from recipe.configs import read_tree
 from trainers.prompting.errors import UserError
-from trainers.prompting.storage.files import held
+from trainers.prompting.storage.files import hold_lock
 
 from ..cli import Parser, add_plugin, each, from_one, one_of, seed, words, write_output
 from ..data.download import TABLE
@@ -22,7 +22,7 @@ from ..protocols import PROTOCOLS
 from ..protocols.base import Run
 from .arguments import build_parser, parse, split_words
 from .checks import check_settings
-from .command import planned
+from .command import plan_runs
 from .engine import Settings
 from .locks import is_held
 from .needs import lacking
@@ -88,7 +88,7 @@ class Steps:
         print(f"{COMMAND} {shlex.join(given)}", flush=True)
         return self.call(given[0], [*given[1:]])
 
-    def said(self, *given: str) -> tuple[int, str]:
+    def run_command(self, *given: str) -> tuple[int, str]:
         """Return the exit code of a command, and what it printed."""
         out = io.StringIO()
         with contextlib.redirect_stdout(out):
@@ -108,7 +108,7 @@ class Steps:
         import torch
 
         print(line, flush=True)
-        code, text = self.said(*given)
+        code, text = self.run_command(*given)
         torch.cuda.empty_cache()  # the runs need it; nothing happens without a GPU
         print(text, end="")
         write_output(file, f"{line}\n{text}{ENDED}{code}\n")
@@ -128,7 +128,7 @@ def main(argv: list[str], call: Call) -> int:
     settings = Settings()
     for words_ in asked:
         protocol = PROTOCOLS[words_[0]]
-        of_protocol, settings = planned(protocol, parse(build_parser(protocol), words_[1:]))
+        of_protocol, settings = plan_runs(protocol, parse(build_parser(protocol), words_[1:]))
         check_settings(of_protocol, settings)
         runs |= {run.folder: run for run in of_protocol}
     steps = Steps(call, args.output, [*runs.values()])
@@ -141,7 +141,7 @@ def main(argv: list[str], call: Call) -> int:
         return 0
     check_gpu(len(steps.runs), args.anyway)
     args.output.mkdir(parents=True, exist_ok=True)
-    with held(args.output / LOCK) as alone:
+    with hold_lock(args.output / LOCK) as alone:
         if not alone:
             raise UserError(busy(args.output, "`paper`"), exit_code=1)
         return do_all(args, steps, asked)
@@ -230,7 +230,7 @@ def do_all(args: argparse.Namespace, steps: Steps, asked: list[list[str]]) -> in
     code = max([steps.do(*line) for line in asked])
     for line, name in zip(last_steps(args), ("report.txt", "report.html"), strict=False):
         print(f"{COMMAND} {shlex.join(line)} > {shlex.quote(str(args.output / name))}", flush=True)
-        write_output(args.output / name, steps.said(*line)[1])
+        write_output(args.output / name, steps.run_command(*line)[1])
     steps.do(*last_steps(args)[-1])
     if code:
         print("some runs have failed: rerun to repeat them", file=sys.stderr)

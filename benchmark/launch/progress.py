@@ -33,7 +33,7 @@ class Progress:
             bar = tqdm(total=total, initial=done, bar_format=form, file=self.stream, leave=False)
             self.bars.append(bar)
 
-    def started(self, run: Run, resumed: bool) -> None:
+    def report_start(self, run: Run, resumed: bool) -> None:
         """Report that a run was started."""
         if not self.terminal:
             self.say(f"{run}: {'resumed from its checkpoint' if resumed else 'started'}")
@@ -42,7 +42,7 @@ class Progress:
         """Report that another launcher is doing a run."""
         self.say(f"{run}: running in another launcher; waiting")
 
-    def finished(self, outcome: Outcome) -> None:
+    def report_end(self, outcome: Outcome) -> None:
         """Report that a run has ended, with its accuracy or its problem."""
         self.done += 1
         if self.bars:
@@ -100,7 +100,7 @@ class Progress:
 
 def _news(child: Child) -> str:
     """Return a line with the run and its loss first: a narrow terminal cuts off the end."""
-    left = f", {clock(child.left)} left" if child.left else ""
+    left = f", {clock(child.seconds_left)} left" if child.seconds_left else ""
     return f"{child.run}: {child.latest or STARTING}{left} ({clock(child.seconds)} so far)"
 
 

@@ -63,11 +63,11 @@ class Child:
         return time.monotonic() - self.started
 
     @property
-    def left(self) -> float | None:
+    def seconds_left(self) -> float | None:
         """Estimated seconds of training left; None until they can be estimated."""
-        return self.pace.left(self.seconds)
+        return self.pace.estimate(self.seconds)
 
-    def ended(self) -> bool:
+    def poll(self) -> bool:
         """Read new output; return True if the process has ended, after killing its workers."""
         ended = self._process.poll() is not None
         if ended:
@@ -103,7 +103,7 @@ class Child:
     def kill(self, grace: float = GRACE) -> None:
         """Wait up to `grace` seconds for the process to end, then kill it."""
         until = time.monotonic() + grace
-        while not self.ended():
+        while not self.poll():
             if time.monotonic() >= until:
                 self._signal(signal.SIGKILL)
             time.sleep(0.02)
@@ -172,7 +172,7 @@ class Pace:
             self._first = self._first or (seconds, fraction)
             self._last = (seconds, fraction)
 
-    def left(self, seconds: float) -> float | None:
+    def estimate(self, seconds: float) -> float | None:
         """Estimate the seconds left at time `seconds`; None until two fractions are recorded."""
         if self._first is None or self._last is None or self._first == self._last:
             return None

@@ -8,14 +8,14 @@ from pathlib import Path
 
 from trainers.prompting.errors import UserError
 from trainers.prompting.storage.files import read_json, write_whole
-from trainers.prompting.storage.source import BEGUN, digests, edited, set_aside
+from trainers.prompting.storage.source import BEGUN, digests, edited_files, set_aside
 
 from ..protocols.base import Run
-from ..records import RESULTS, used
+from ..records import RESULTS, value_at
 from .locks import hold
 
 
-def begun(folder: Path) -> dict:
+def read_begun(folder: Path) -> dict:
     """Return what a training was begun with; empty if it does not say so."""
     with contextlib.suppress(UserError):  # train.py reports it
         return read_json(folder / BEGUN, "")
@@ -24,7 +24,7 @@ def begun(folder: Path) -> dict:
 
 def _plugins(record: dict, given: Iterable[str]) -> list[str]:
     """Return the plug-ins given, then the files that a record names, where they were."""
-    named = record.get("plugins") or used(record.get("config"), "TRAINER.PLUGINS") or []
+    named = record.get("plugins") or value_at(record.get("config"), "TRAINER.PLUGINS") or []
     return [*given, *(name for name in named if str(name).endswith(".py"))]
 
 
@@ -35,10 +35,10 @@ def edited_since(record: dict, plugins: Iterable[str]) -> list[str]:
         record: `results.json` or `begun.json`.
         plugins: those given.
     """
-    return edited(record.get("source"), _plugins(record, plugins), record.get("git"))
+    return edited_files(record.get("source"), _plugins(record, plugins), record.get("git"))
 
 
-def accepted(record: dict, files: list[str], plugins: Iterable[str]) -> dict:
+def accept_record(record: dict, files: list[str], plugins: Iterable[str]) -> dict:
     """Return a record as of the present code, which names the files that were edited since."""
     source = digests(record["source"], _plugins(record, plugins))
     return record | {"source": source, "edited": sorted({*(record.get("edited") or ()), *files})}

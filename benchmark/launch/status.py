@@ -17,7 +17,7 @@ from ..protocols.places import outputs_below
 from ..protocols.tuning import TUNING
 from ..records import CONSOLE, Outcome, from_folder
 from .engine import kind
-from .estimate import kept
+from .estimate import read_guesses
 from .locks import is_held
 from .run_process import last_epoch
 from .slurm.queue import Entry, Task, ending, read_book, read_queue, relative
@@ -57,7 +57,7 @@ def main(argv: list[str]) -> None:
     guesses: dict[Run, float] = {}
     device = ""
     for place in outputs_below(output):
-        its, guessed = statuses(place), kept(place)
+        its, guessed = statuses(place), read_guesses(place)
         states += its
         guesses |= guessed.of([status.outcome.run for status in its], place)
         device = guessed.device or device
@@ -109,7 +109,7 @@ def _status(
     kind_, _, why = (outcome.problem or "").partition(": ")
     if outcome.problem is None:
         return Status(outcome, DONE, f"{outcome.accuracy:.2f}%", 0.0)
-    if kind_ == "failed" and task and 0 < task.started <= _written(run):
+    if kind_ == "failed" and task and 0 < task.started <= _last_change(run):
         return Status(outcome, FAILED, f"{why}; see {run.folder / CONSOLE}")
     if task and task.state == "RUNNING" and busy.setdefault(task.job, run) is not run:
         return Status(outcome, QUEUED, f"job {task.job}, after another of that job")
@@ -117,7 +117,7 @@ def _status(
         latest, part = last_epoch(run)
         where = f"job {task.job}, " if task else ""
         return Status(outcome, RUNNING, f"{where}{latest or 'starting'}", 1 - (part or 0.0))
-    if task and not task.ended:
+    if task and not task.has_ended:
         return Status(outcome, QUEUED, f"job {task.job}, {task.state}, {task.reason}")
     if kind_ != "unfinished":
         return Status(outcome, FAILED, f"{why}; see {run.folder / CONSOLE}")
@@ -126,7 +126,7 @@ def _status(
     return Status(outcome, MISSING, "no results yet")
 
 
-def _written(run: Run) -> float:
+def _last_change(run: Run) -> float:
     """Return the time of the last change of the run's console.txt, in seconds since 1970."""
     try:
         return (run.folder / CONSOLE).stat().st_mtime

@@ -35,10 +35,10 @@ def synchronize(device: str) -> None:
 
 def seconds(work: Callable[[], object], device: str) -> float:
     """Return the seconds that a call takes."""
-    return timed(work, device)[0]
+    return seconds_of(work, device)[0]
 
 
-def timed(work: Callable[[], object], device: str) -> tuple[float, float]:
+def seconds_of(work: Callable[[], object], device: str) -> tuple[float, float]:
     """Return the seconds that a call takes, and the processor's, with all threads."""
     synchronize(device)
     start, processor = time.perf_counter(), time.process_time()
@@ -57,7 +57,7 @@ def clock(device: str) -> str:
 
 def work_seconds(work: Callable[[], object], device: str) -> float:
     """Return the seconds of a device's own work for a call, by its `clock`."""
-    return timed(work, device)[clock(device) == "processor_seconds"]
+    return seconds_of(work, device)[clock(device) == "processor_seconds"]
 
 
 def operations(work: Callable[[], object]) -> int:

@@ -49,7 +49,7 @@ def settings(request: dict, train):
     return cfg
 
 
-def built(request: dict):
+def build_trainer(request: dict):
     """Return the checkout's trainer with its model and optimiser, but without data."""
     from dassl.engine import TRAINER_REGISTRY
 
@@ -80,7 +80,7 @@ def built_step(request: dict):
     """Return a function that does a step or an evaluation of a batch."""
     if not os.path.exists(os.path.join(request["checkout"], "train.py")):
         return LOOPS[request["trainer"]](request)
-    trainer = built(request)
+    trainer = build_trainer(request)
     if request["training"]:
         return trainer.forward_backward
     return lambda batch: trainer.model_inference(batch["img"])

@@ -38,7 +38,7 @@ def settings(request: dict, train, subset: str):
     return cfg
 
 
-def built(request: dict, subset: str):
+def build_half(request: dict, subset: str):
     """Return the checkout's trainer for the base or the new classes."""
     from dassl.engine import build_trainer
     from dassl.utils import set_random_seed
@@ -58,7 +58,7 @@ def main() -> None:
     enter(request["checkout"], "cpu", request["precision"])
     import dassl
 
-    trainer = built(request, "base")
+    trainer = build_half(request, "base")
     (name,) = trainer.get_model_names()
 
     def learned():
@@ -73,7 +73,7 @@ def main() -> None:
     record = recorded_training(trainer, learned)
     base, record["logits/base"] = evaluated(trainer)
     facts = {"dassl": dassl.__version__, "images": names_of(trainer), "base": base}
-    new_trainer = built(request, "new")
+    new_trainer = build_half(request, "new")
     new_trainer.load_model(trainer.output_dir, epoch=trainer.max_epoch)
     facts["new"], record["logits/new"] = evaluated(new_trainer)
     facts = request["facts"] | facts

@@ -51,7 +51,7 @@ def copies(tensors: Mapping[str, torch.Tensor], prefix: str) -> Tensors:
     return {prefix + name: x.detach().clone().contiguous() for name, x in tensors.items()}
 
 
-def evaluated(trainer) -> tuple[float, torch.Tensor]:
+def evaluate(trainer) -> tuple[float, torch.Tensor]:
     """Return the accuracy that the trainer finds on its test images, and their logits (n, K)."""
     infer, logits = trainer.model_inference, []
 
@@ -78,12 +78,12 @@ def as_pixels(images: torch.Tensor, mean: torch.Tensor, std: torch.Tensor) -> to
         ValueError: they were made of something else.
     """
     pixels = ((images * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
-    if not torch.equal(normalized(pixels, mean, std), images):
+    if not torch.equal(normalize(pixels, mean, std), images):
         raise ValueError("a batch has images that were not read from 8 bits and normalised")
     return pixels
 
 
-def normalized(pixels: torch.Tensor, mean: torch.Tensor, std: torch.Tensor) -> torch.Tensor:
+def normalize(pixels: torch.Tensor, mean: torch.Tensor, std: torch.Tensor) -> torch.Tensor:
     """Return 8-bit images as torchvision's ToTensor and Normalize make them."""
     return pixels.float().div(255).sub(mean).div(std)
 
@@ -101,6 +101,6 @@ class Replayed:
     def __iter__(self):
         pixels, labels = self.record["pixels"], self.record["label"]
         for _ in range(self.length):
-            images = normalized(pixels[self.steps], *normalization(self.cfg))
+            images = normalize(pixels[self.steps], *normalization(self.cfg))
             yield {"img": images, "label": labels[self.steps]}
             self.steps += 1

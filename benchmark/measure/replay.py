@@ -12,7 +12,7 @@ from dassl.engine import TRAINER_REGISTRY
 from dassl.utils import set_random_seed
 from safetensors import safe_open
 
-from .recording import Replayed, Tensors, evaluated, recorded_training
+from .recording import Replayed, Tensors, evaluate, recorded_training
 
 # Limits within which two trainings agree.
 LOSS = 1e-4  # of losses, over max(1, |loss|)
@@ -65,7 +65,7 @@ def cfg_of(trainer: str, settings: Sequence[str], places: Places):
     return train.setup_cfg(train.parse_args([str(word) for word in words]))
 
 
-def replayed(record: Record, places: Places, changes: Sequence[str] = ()) -> Record:
+def replay(record: Record, places: Places, changes: Sequence[str] = ()) -> Record:
     """Train our method from the start and on the batches of a record.
 
     Args:
@@ -96,10 +96,10 @@ def replayed(record: Record, places: Places, changes: Sequence[str] = ()) -> Rec
         trainer.method.load_public_state_dict(record.part("start/"))
         trainer.train_loader_x = Replayed(record.tensors, trainer.train_loader_x, trainer.cfg)
         tensors = recorded_training(trainer, trainer.method.public_parameters)
-        base, tensors["logits/base"] = evaluated(trainer)
+        base, tensors["logits/base"] = evaluate(trainer)
         new_trainer = built("new")
         new_trainer.load_model(trainer.output_dir, epoch=epochs)
-        new, tensors["logits/new"] = evaluated(new_trainer)
+        new, tensors["logits/new"] = evaluate(new_trainer)
     return Record({"base": base, "new": new}, tensors)
 
 

@@ -22,19 +22,19 @@ from trainers.prompting.errors import UserError, check_name
 from trainers.prompting.method import METHODS
 from trainers.prompting.plugins import load_plugins
 from trainers.prompting.record.environment import peak_memory_mib
-from trainers.prompting.running.memory import recomputed
+from trainers.prompting.running.memory import recomputed_encoders
 from trainers.prompting.running.precision import PRECISIONS
 
 from ..cli import Parser, add_plugin, from_one, write_output
 from ..records import literal
 from ..report.render import as_markdown, as_text
 from .case import Case, Model, check_usable, device_name, node_of, product_rate
-from .counting import clock, launches, operations, seconds, timed, work_seconds
+from .counting import clock, launches, operations, seconds, seconds_of, work_seconds
 from .geometry import GEOMETRY, SIGLIP, class_names, untrained_siglip
 from .process import OutOfMemory, in_process
 from .public import Public, check_public, check_public_precision
 from .speed_tables import launch_tables, tables
-from .waits import noted
+from .waits import note_waits
 
 PRODUCT = {"cpu": 4096, "cuda": 8192}  # size of the matrix product that measures the peak rate
 FORMATS = {"text": as_text, "markdown": as_markdown}
@@ -51,7 +51,7 @@ def training(case: Case, repeats: int, size: int, checkout: Path | None = None) 
 
     Returns:
         A record: `seconds` and `processor_seconds` of each repeat, `peak_mib`, and, of
-        the time by `clock`, those of `bounded`, `encoders_of_peak` (the share without the scores)
+        the time by `clock`, those of `bounds_of`, `encoders_of_peak` (the share without the scores)
         and `transport_share` (the scores' share of the time; None for the cosine). `waits` is where
         the host waits for a GPU in a step, None without one; `public`, with a checkout, is as in
         `Public.record`.
@@ -63,7 +63,7 @@ def training(case: Case, repeats: int, size: int, checkout: Path | None = None) 
     times, rates, peak_mib = [], [], 0.0
     for i in range(repeats):
         say(case, f"step {i + 1} of {repeats}")
-        times.append(timed(model.step, case.device))
+        times.append(seconds_of(model.step, case.device))
         peak_mib = peak_mib or peak_memory_mib(case.device)  # before the product, which takes more
         rates.append(product_rate(case.device, case.precision, size))
         if public:
@@ -73,23 +73,23 @@ def training(case: Case, repeats: int, size: int, checkout: Path | None = None) 
     time = median(record[clock(case.device)])
     record |= {
         "peak_mib": peak_mib,
-        **bounded(total, time, rate),
+        **bounds_of(total, time, rate),
         "transport_share": None,
         "encoders_of_peak": None,
         "waits": None,
-        "recomputed": recomputed(model.method),
+        "recomputed": recomputed_encoders(model.method),
         "device": device_name(case.device),
     }
     if public:
         public.close()
         record["public"] = public.record
     if case.device == "cuda":
-        with noted() as waits:
+        with note_waits() as waits:
             model.step()
         record["waits"] = waits
     if model.prepare_score():
         encoders = total - operations(model.score)
-        record["score_seconds"] = repeated(model.score, case, "scores", repeats)
+        record["score_seconds"] = time_repeats(model.score, case, "scores", repeats)
         score = median(record["score_seconds"])
         record["transport_share"] = score / time
         record["encoders_of_peak"] = encoders / (time - score) / rate
@@ -104,7 +104,7 @@ def beside(case: Case, checkout: Path | None) -> Public | None:
     return Public(case, checkout)
 
 
-def bounded(total: int, time: float, rate: float) -> dict:
+def bounds_of(total: int, time: float, rate: float) -> dict:
     """Return `operations`, `peak_rate` (of the product), their time at it, and its share."""
     bound = total / rate
     return {"operations": total, "peak_rate": rate, "bound": bound, "of_peak": bound / time}
@@ -116,7 +116,7 @@ def evaluation(case: Case, repeats: int, size: int, checkout: Path | None = None
     Returns:
         A record: `seconds` and `processor_seconds` of each repeat, `encoder_seconds`,
         `text_seconds` (None where text depends on the image), `images_per_second`, `over_encoder`
-        (time of the whole over that of the encoder, by `clock`), those of `bounded`, `peak_mib`,
+        (time of the whole over that of the encoder, by `clock`), those of `bounds_of`, `peak_mib`,
         and with a checkout `public`, as in `Public.record`.
     """
     public = beside(case, checkout)
@@ -130,8 +130,8 @@ def evaluation(case: Case, repeats: int, size: int, checkout: Path | None = None
     times, encoder, rates, peak_mib = [], [], [], 0.0
     for i in range(repeats):
         say(case, f"evaluation {i + 1} of {repeats}")
-        times.append(timed(model.evaluate, case.device))
-        encoder.append(timed(model.encode_images, case.device))
+        times.append(seconds_of(model.evaluate, case.device))
+        encoder.append(seconds_of(model.encode_images, case.device))
         peak_mib = peak_mib or peak_memory_mib(case.device)
         rates.append(product_rate(case.device, case.precision, size))
         if public:
@@ -146,7 +146,7 @@ def evaluation(case: Case, repeats: int, size: int, checkout: Path | None = None
         "over_encoder": time / median(alone[own]),
         "text_seconds": text_seconds,
         "peak_mib": peak_mib,
-        **bounded(operations(model.evaluate), time, max(rates)),
+        **bounds_of(operations(model.evaluate), time, max(rates)),
         **({"public": public.record} if public else {}),
     }
 
@@ -168,7 +168,7 @@ def launching(case: Case, repeats: int, checkout: Path | None = None) -> dict:
         model.method.train(case.training)  # forgets the text features that are kept
         say(case, "launches" + " of an accelerator's path" * (not packs_on))
         work()
-        times = [timed(work, case.device) for _ in range(repeats)]
+        times = [seconds_of(work, case.device) for _ in range(repeats)]
         parts.append({"launches": launches(work), **both_times(times)})
     record = {**parts[0], "accelerator": parts[1]}
     if public:
@@ -185,7 +185,7 @@ def both_times(times: list[tuple[float, float]]) -> dict:
     return {"seconds": wall, "processor_seconds": processor}
 
 
-def repeated(work: Callable[[], object], case: Case, name: str, repeats: int) -> list[float]:
+def time_repeats(work: Callable[[], object], case: Case, name: str, repeats: int) -> list[float]:
     """Return the seconds of each of several calls, by `clock`."""
     times = []
     for i in range(repeats):
@@ -194,7 +194,7 @@ def repeated(work: Callable[[], object], case: Case, name: str, repeats: int) ->
     return times
 
 
-def measured(function, case: Case, *args) -> dict:
+def measure_case(function, case: Case, *args) -> dict:
     """Return a function's record of a case, made in a new process; `problem` if memory ran out."""
     try:
         return in_process(function, case, *args)
@@ -359,8 +359,8 @@ def main(argv: list[str]) -> None:
         size = () if args.launches else (PRODUCT[case.device],)
         rest = (args.repeats, *size, args.public)
         if METHODS[case.trainer].trains:
-            record["training"] = measured(step, case, *rest)
-        record["evaluation"] = measured(test, evaluated, *rest)
+            record["training"] = measure_case(step, case, *rest)
+        record["evaluation"] = measure_case(test, evaluated, *rest)
         records.append(record)
         save(args, records)
     shown = launch_tables(args, records) if args.launches else tables(args, records)

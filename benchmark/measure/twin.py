@@ -28,7 +28,7 @@ from ..report.tables import Cell, Table
 from . import pets
 from .geometry import reacting_clip
 from .public import DASSL, check_checkout, environment, last_line
-from .replay import CLEAR, LOSS, WEIGHT, Places, Record, cfg_of, difference, replayed
+from .replay import CLEAR, LOSS, WEIGHT, Places, Record, cfg_of, difference, replay
 from .speed import FORMATS, setting
 
 PROGRAM = Path(__file__).with_name("public_training.py")
@@ -88,7 +88,7 @@ def pairs(trainer: str, size: int, args) -> list[str]:
     return [str(word) for pair in keys.items() for word in pair]
 
 
-def recorded(
+def record_public(
     args, settings: list[str], trainer: str, places: Places, file: Path, start: Path | str = ""
 ) -> Record:
     """Train public code in another process, and return its record.
@@ -122,14 +122,14 @@ def recorded(
     return Record.read(file)
 
 
-def compared(args, trainer: str, places: Places, size: int) -> tuple[list[Cell], list[str]]:
+def compare_method(args, trainer: str, places: Places, size: int) -> tuple[list[Cell], list[str]]:
     """Train a method on both sides; return a line of the table and what is wrong."""
     settings = pairs(trainer, size, args)
     print(f"{trainer}: public code", file=sys.stderr, flush=True)
     file = (args.keep or places.output) / f"{trainer.lower()}.safetensors"
-    theirs = recorded(args, settings, trainer, places, file)
+    theirs = record_public(args, settings, trainer, places, file)
     print(f"{trainer}: ours", file=sys.stderr, flush=True)
-    ours = replayed(theirs, places, [str(word) for pair in args.ours for word in pair])
+    ours = replay(theirs, places, [str(word) for pair in args.ours for word in pair])
     if why := ours.facts.get("why"):
         return [Cell(trainer)] + [Cell("-")] * (len(HEAD) - 1), [f"{trainer}: {why}"]
     gap = difference(theirs, ours)
@@ -164,11 +164,11 @@ def compared_in_half(
         for place in (half, exact):
             place.output.mkdir()
         seeded = [*settings, "SEED", str(seed)]
-        theirs = recorded(args, seeded, trainer, half, files[0])
-        ours = replayed(theirs, half, [str(word) for pair in args.ours for word in pair])
+        theirs = record_public(args, seeded, trainer, half, files[0])
+        ours = replay(theirs, half, [str(word) for pair in args.ours for word in pair])
         if why := ours.facts.get("why"):
             return [], [f"{trainer}: {why}"]
-        exactly = recorded(args, [*seeded, *in_float], trainer, exact, *files[::-1])
+        exactly = record_public(args, [*seeded, *in_float], trainer, exact, *files[::-1])
         ends.append((theirs, ours, exactly))
     halves, *others = zip(*ends, strict=True)
     names = "ours in fp16", "public in fp32"
@@ -287,7 +287,7 @@ def main(argv: list[str]) -> int:
             if args.prec == HALF:
                 lines, problems = compared_in_half(args, trainer, places, size)
             else:
-                line, problems = compared(args, trainer, places, size)
+                line, problems = compare_method(args, trainer, places, size)
                 lines = [line]
             table.lines += lines
             sentences += problems

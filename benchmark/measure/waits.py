@@ -13,7 +13,7 @@ NOT_HERE = (Path(__file__).resolve(), ROOT / "tests" / "accelerator")
 
 
 @contextmanager
-def noted() -> Iterator[list[str]]:
+def note_waits() -> Iterator[list[str]]:
     """Collect the waits of the host for the GPU inside the `with` block.
 
     PyTorch does not report waits of `torch.cuda.synchronize`, which no step calls.

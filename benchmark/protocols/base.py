@@ -13,7 +13,7 @@ from recipe.configs import read_keys, read_pairs
 from trainers.prompting.errors import UserError
 
 from ..cli import from_one, words
-from .configs import Rule, TrainerConfigs, varied
+from .configs import Rule, TrainerConfigs, varied_words
 
 # The accuracy of an untrained method depends on neither seed nor shots: one run with this seed, and
 # in most protocols with this number of shots, counts for all.
@@ -120,7 +120,7 @@ class Run:
         if self.variant:
             details.append(self.variant)
         details += [f"{key} {value:g}" if isinstance(value, float) else f"{key} {value}"
-                 for key, value in varied(self.config)]  # fmt: skip
+                 for key, value in varied_words(self.config)]  # fmt: skip
         details.append(f"seed {self.seed}")
         if len(self.protocol.parts) > 1 and not transferred:
             details.append(self.part)
@@ -181,9 +181,9 @@ class Protocol(ABC):
         Raises:
             UserError: a folder cannot be read.
         """
-        return [run for part in self.parts for run in self.found(output, part)]
+        return [run for part in self.parts for run in self.runs_in(output, part)]
 
-    def found(self, output: Path, part: str) -> list[Run]:
+    def runs_in(self, output: Path, part: str) -> list[Run]:
         """Return the runs of one part that have a run folder in `output`."""
         place = self.parts[part].folder
         pattern = re.compile(re.sub(r"\{(\w+)\}", r"(?P<\1>[^/]+)", place))
@@ -231,14 +231,16 @@ def folders(output: Path, place: str) -> list[Path]:
     places = [output]
     for pattern in re.sub(r"\{\w+\}", "*", place).split("/"):
         if "*" in pattern:
-            names = [(folder, sorted(fnmatch.filter(listed(folder), pattern))) for folder in places]
+            names = [
+                (folder, sorted(fnmatch.filter(names_in(folder), pattern))) for folder in places
+            ]
             places = [folder / name for folder, inside in names for name in inside]
         else:
             places = [folder / pattern for folder in places]
     return places
 
 
-def listed(folder: Path) -> list[str]:
+def names_in(folder: Path) -> list[str]:
     """List the names in a folder; empty if the folder does not exist.
 
     Raises:

@@ -167,7 +167,7 @@ def plain_name(config: str) -> str:
     return VARIED.split(config)[0]
 
 
-def varied(config: str) -> tuple[tuple[str, object], ...]:
+def varied_words(config: str) -> tuple[tuple[str, object], ...]:
     """Return the last words of the keys in what --vary added to a config's name, with values."""
     pairs = (part.partition("=") for part in VARIED.split(config)[1:])
     return tuple((key.rpartition(".")[2], _number(value)) for key, _, value in pairs)

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from . import PROTOCOLS
-from .base import Protocol, listed
+from .base import Protocol, names_in
 from .tuning import TUNING
 
 PLACES = {
@@ -21,7 +21,7 @@ def outputs_below(folder: Path, depth: int = DEPTH) -> list[Path]:
     Raises:
         UserError: a folder on the way cannot be read.
     """
-    names = listed(folder)
+    names = names_in(folder)
     if PLACES.intersection(names):
         return [folder]
     if not depth:

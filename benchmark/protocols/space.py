@@ -114,7 +114,7 @@ class Space:
                 "draw N of them, or fewer values"
             )
         if sum(counts) > MOST:
-            return drawn(grids, counts, budget or MOST)
+            return draw_settings(grids, counts, budget or MOST)
         listed = (at(grid, i) for grid, n in zip(grids, counts, strict=True) for i in range(n))
         settings = list({identity(setting): setting for setting in listed}.values())
         if len(settings) < 2:
@@ -157,7 +157,7 @@ def at(grid: Grid, i: int) -> Setting:
     return {key: setting[key] for key in grid}
 
 
-def drawn(grids: list[Grid], counts: list[int], budget: int) -> list[Setting]:
+def draw_settings(grids: list[Grid], counts: list[int], budget: int) -> list[Setting]:
     """Return different settings of grids that are too large to be listed, drawn at random.
 
     There are fewer than `budget` if grids overlap so much that no others are found.

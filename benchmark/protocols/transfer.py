@@ -90,7 +90,7 @@ class Transfer(Protocol):
             _training(run)
             for protocol in TRANSFER
             if protocol is not self
-            for run in protocol.found(output, "target")
+            for run in protocol.runs_in(output, "target")
         }
         return [run for run in runs if _training(run) not in others - mine]
 

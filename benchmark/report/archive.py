@@ -29,7 +29,7 @@ from ..cli import Parser, write_output
 from ..protocols import PROTOCOLS
 from ..protocols.configs import ROOT
 from ..protocols.places import outputs_below
-from ..records import COMMAND, RESULTS, Outcome, console_lines, from_folder, used
+from ..records import COMMAND, RESULTS, Outcome, console_lines, from_folder, value_at
 
 SUFFIX = ".tar.xz"
 RUNS, ENVIRONMENT, COMMANDS = "runs", "environment.json", "commands.txt"
@@ -61,14 +61,14 @@ def main(argv: list[str]) -> None:
     done = {outcome.run.folder: outcome for outcome in outcomes if outcome.result}
     if not done:
         raise UserError(f"no finished runs in '{output}': check the path, or run a protocol first")
-    content = packed(output, [done[folder] for folder in done])
+    content = pack(output, [done[folder] for folder in done])
     write_output(file, content)
     unfinished = len({outcome.run.folder for outcome in outcomes}) - len(done)
     more = f"; left out because they are not finished: {unfinished}" if unfinished else ""
     print(f"{file}: {len(done)} runs, {tqdm.format_sizeof(len(content), 'B')}{more}")
 
 
-def packed(output: Path, outcomes: list[Outcome]) -> bytes:
+def pack(output: Path, outcomes: list[Outcome]) -> bytes:
     """Return the archive of finished runs in an output folder.
 
     Raises:
@@ -90,7 +90,7 @@ def packed(output: Path, outcomes: list[Outcome]) -> bytes:
         add(ENVIRONMENT, clean.json(environment()))
         for outcome in of_sets:  # runs on the same images together: their names are stored once
             folder = outcome.run.folder
-            root = str(used((outcome.result or {}).get("config"), "DATASET.ROOT"))
+            root = str(value_at((outcome.result or {}).get("config"), "DATASET.ROOT"))
             if os.path.isabs(root) and root.strip("/"):
                 clean.places[root] = "DATA"
             place = f"{RUNS}/{folder.relative_to(output).as_posix()}"

@@ -32,7 +32,7 @@ from .render import FORMATS, in_style, render
 from .rows import rows
 from .single import is_run, overview, report_runs, runs_below
 from .tables import Table, seeds_text
-from .views import VIEWS, View, asked, formatted, pictures_of, views
+from .views import VIEWS, View, format_views, pictures_of, requested_views, views
 
 PUBLISHED = ("on", "off", "all")
 
@@ -118,8 +118,8 @@ def main(argv: list[str]) -> None:
         f"--bins {args.bins} is for the tables of --metrics: add it, and leave out --plots and "
         f"--format html, whose diagrams have {BINS} bins",
     )
-    asked(args)
-    with received.opened(list(dict.fromkeys(args.outputs))) as outputs:
+    requested_views(args)
+    with received.open_archives(list(dict.fromkeys(args.outputs))) as outputs:
         show(args, outputs)
 
 
@@ -136,7 +136,7 @@ def show(args: argparse.Namespace, outputs: list[Path]) -> None:
         )
         print(report_runs(single, args.format, args.plots))
         return
-    outcomes = chosen(args, outputs)
+    outcomes = choose_outcomes(args, outputs)
     if args.bins != BINS:
         outcomes = [bin_anew(outcome, args.bins) for outcome in outcomes]
     tidy = frame(outcomes)
@@ -154,7 +154,7 @@ def show(args: argparse.Namespace, outputs: list[Path]) -> None:
         print(page_of(tidy, table_rows, parts, args.published == "all", origins))
         return
     if parts:
-        print(formatted(parts, args.format))
+        print(format_views(parts, args.format))
     else:
         print(render(table_rows, args.format, args.published == "all", args.deviations))
     if origins and args.format in ("text", "markdown"):
@@ -169,7 +169,7 @@ def handed_on(outcomes: list[Outcome], archives: list[Path]) -> list[Table]:
     return [made_with(done, bare)] if archives else []
 
 
-def chosen(args: argparse.Namespace, outputs: list[Path]) -> list[Outcome]:
+def choose_outcomes(args: argparse.Namespace, outputs: list[Path]) -> list[Outcome]:
     """Return the outcomes of the runs and logs that the arguments name.
 
     Runs are those in the outputs, or in their nearest subfolders with runs, or those of protocols
@@ -195,7 +195,7 @@ def chosen(args: argparse.Namespace, outputs: list[Path]) -> list[Outcome]:
         searched = [p for p in protocols if not place or stands_in(p, place)]
         in_folder = [outcome for protocol in searched for outcome in on_disk(folder, protocol)]
         if any(map(folder.is_relative_to, archives)):
-            in_folder = received.checked(in_folder)
+            in_folder = received.check_outcomes(in_folder)
         if len(folders) > 1:
             origin = folder.name if names.count(folder.name) == 1 else ""
             in_folder = [replace(x, origin=origin or str(folder)) for x in in_folder]
@@ -224,7 +224,7 @@ def nothing(args: argparse.Namespace, outputs: list[Path]) -> str:
         UserError: there are none.
     """
     searched = [] if args.protocols or args.seeds or args.logs else outputs
-    flags = asked(args)
+    flags = requested_views(args)
     if alone := [run for output in searched for run in runs_below(output)]:
         need(
             not flags,
@@ -263,7 +263,7 @@ def end_in_table(protocol: Protocol, engine: Any, output: Path) -> int:
             continue
         with contextlib.suppress(UserError):  # a single value has been tried
             view = Comparisons(of_method, of_method["name"].iloc[0])
-            print(f"\n{formatted([view], 'text')}")
+            print(f"\n{format_views([view], 'text')}")
     keep_table(protocol, output)
     return int(any(outcome.problem for outcome in outcomes))
 

@@ -17,11 +17,11 @@ from trainers.prompting.errors import UserError, check_name
 from ..protocols.base import Protocol, shots_text
 from ..records import Outcome
 from .frame import FACTS, apart_note, computed_note, each_row
-from .measured import averaged, averages_title
+from .measured import averages_title, rows_to_average
 from .names import dataset_title
 from .paired import Pair, difference, holm
 from .per_image import MEASURES, answers, classes, each_seed, motifs
-from .published import marked, meaning
+from .published import meaning, with_marks
 from .rows import rows
 from .tables import (
     Cell,
@@ -96,13 +96,13 @@ class Comparisons:
         self._names: dict[str, int] = {}  # the number of each unit
         self._units: dict[tuple, np.ndarray] = {}  # the unit of each image, by test set
         self._refused: dict[int, list[str]] = defaultdict(list)  # sentences by table
-        averages, by_average = averaged(measured), defaultdict[tuple, list](list)
+        averages, by_average = rows_to_average(measured), defaultdict[tuple, list](list)
         records = []
         for ours, theirs in _pairs(measured, method):
             if not across and _basis(ours) != _basis(theirs):
                 self._refused[ours.table].append(f"{theirs.name}: {OTHER_BASIS}")
                 continue
-            records.append(self._compared([(ours, theirs)]))
+            records.append(self._compare([(ours, theirs)]))
             by_average[ours.group, theirs.name, max(ours.shots, theirs.shots), ours.column] += [
                 (ours, theirs)
             ]
@@ -112,14 +112,14 @@ class Comparisons:
         for (group, *_), pairs in by_average.items():
             for artist, datasets in averages.get(group, {}).items():
                 if members := [pair for pair in pairs if pair[0].dataset in datasets]:
-                    records.append(self._compared(members, len(datasets), artist))
+                    records.append(self._compare(members, len(datasets), artist))
         frame = pd.DataFrame(records, dtype=object)
         p = frame[frame["p"].notna()].groupby(["table", "place"])["p"]
         p = p.transform(lambda p: holm(list(p)))
         frame["p_holm"] = p.reindex(frame.index).astype(object).where(frame["p"].notna(), None)
         self.differences = frame
 
-    def _compared(self, pairs: list[tuple], total: int | None = None, artist: str = "") -> dict:
+    def _compare(self, pairs: list[tuple], total: int | None = None, artist: str = "") -> dict:
         """Compare two methods, on one data set or on average, and return the record.
 
         Args:
@@ -235,9 +235,9 @@ class Comparisons:
         lines = []
         for theirs, line in members.groupby("other", sort=False):
             cells = {row.place: _cell(row) for row in each_row(line)}
-            name = marked(theirs, line.iloc[0]["theirs"].beyond)
+            name = with_marks(theirs, line.iloc[0]["theirs"].beyond)
             lines.append([Cell(name), *(cells.get(place, Cell("-")) for place in places)])
-        caption = [DIFFERENCE, *self._resampled(members)]
+        caption = [DIFFERENCE, *self._describe_units(members)]
         average = members.iloc[0]["average"]
         caption += [AVERAGE] * bool(average)
         caption += [self._measure.note] if self._measure.note else h_note(protocol)
@@ -250,7 +250,7 @@ class Comparisons:
         head = [first_head(protocol), *places]
         return Table(self._title(protocol, members), head, lines, caption, problems)
 
-    def _resampled(self, members: pd.DataFrame) -> list[str]:
+    def _describe_units(self, members: pd.DataFrame) -> list[str]:
         """Return sentences on what a table resamples, and what its intervals therefore cover."""
         motifs = self.resample == "images" and members.iloc[0]["embedded"]
         what = "motifs" if motifs else self.resample
@@ -271,7 +271,7 @@ class Comparisons:
             what = averages_title(first["ours"], first["of"], first["artist"])
         splits = " and ".join(sorted({row.split for row in members["ours"]}))
         metric = f"{self._measure.head}, " if self._measure.head else ""
-        name = marked(self.method, first["ours"].beyond)
+        name = with_marks(self.method, first["ours"].beyond)
         details = [f"{what}: {metric}{name} minus each other on {splits} images"]
         if protocol.across != "shots" and first["shots"]:
             details.append(shots_text(first["shots"]))

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 from trainers.prompting.errors import printable
 
-from ..records import Outcome, used
+from ..records import Outcome, value_at
 from .tables import Cell, Section, Table
 
 MADE_WITH = Section("made_with", "What the runs were made with")
@@ -62,7 +62,7 @@ def settings(result: dict) -> dict[str, object]:
     node = nodes.get(method)
     values = dict(node) if isinstance(node, dict) else {}
     if result.get("num_params") != 0:
-        values |= {name: used(config, key) for key, name in SHARED.items()}
+        values |= {name: value_at(config, key) for key, name in SHARED.items()}
     return {key: value for key, value in values.items() if value not in (None, "", [], 0)}
 
 

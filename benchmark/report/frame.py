@@ -18,12 +18,20 @@ from trainers.prompting.dataset_keys import CHANGES
 
 from ..protocols import PROTOCOLS
 from ..protocols.base import learns_nothing
-from ..protocols.configs import known_trainers, plain_name, varied
-from ..records import METRICS, OOD, PER_CLASS, Outcome, costs, unlike, used
+from ..protocols.configs import known_trainers, plain_name, varied_words
+from ..records import METRICS, OOD, PER_CLASS, Outcome, costs, unlike, value_at
 from . import published
-from .names import DATASETS, embedded, rank
-from .own_sets import named
-from .training import Settings, always_named, compared, plain, start_text, teacher_text, unfelt
+from .names import DATASETS, is_embedded, rank
+from .own_sets import name_folders
+from .training import (
+    Settings,
+    always_named,
+    compared_config,
+    plain,
+    start_text,
+    teacher_text,
+    unfelt,
+)
 
 # Runs that agree in these are of one training setting; with the same settings, of one line.
 METHOD = ["protocol", "source", "dataset", "shots", "trainer", "label", "config", "variant",
@@ -58,10 +66,10 @@ def frame(outcomes: Iterable[Outcome]) -> pd.DataFrame:
     a row with the metric `accuracy`, a `problem` and no value. An image folder without a name has
     that of its folder (`own_sets`). The columns are those of `_facts`, and what each step adds.
     """
-    runs = pd.DataFrame([_facts(outcome) for outcome in named(outcomes)])
+    runs = pd.DataFrame([_facts(outcome) for outcome in name_folders(outcomes)])
     if runs.empty:
         return runs
-    runs = _placed(_in_every_table(_with_untrained(runs)))
+    runs = _place(_in_every_table(_with_untrained(runs)))
     runs = _in_lines(_in_order(_with_names(runs)))
     values = pd.DataFrame(list(runs.pop("metrics")), runs.index, dtype=float)
     tidy = runs.join(values.melt(var_name="metric", ignore_index=False))
@@ -78,7 +86,7 @@ def _with_untrained(runs: pd.DataFrame) -> pd.DataFrame:
     return runs
 
 
-def _placed(runs: pd.DataFrame) -> pd.DataFrame:
+def _place(runs: pd.DataFrame) -> pd.DataFrame:
     """Number the `group` that an average is over and the `table`; add the `seeds` of a table."""
     across = runs["across"]  # the average is over the columns of a table, or over tables
     keys = runs[GROUP].assign(
@@ -155,13 +163,14 @@ def _facts(outcome: Outcome) -> dict:
         "teacher": teacher_text(outcome), "tried": " and ".join(dict(tried)),
         "settings": tried + tuple(
             (key, CHANGES[key] if key in unfelt(result) else value)
-            for key, value in varied(run.config)
+            for key, value in varied_words(run.config)
         ),
-        "keys": _own_keys(run.trainer, compared(result)),
+        "keys": _own_keys(run.trainer, compared_config(result)),
         "seeded": bool(result.get("seeded")),
         "untrained": None if params is None else params == 0, "changes": always_named(outcome),
         "start": start_text(outcome),
-        "embedded": embedded(run.dataset), "beyond": renew(result.get("beyond") or [], run.trainer),
+        "embedded": is_embedded(run.dataset),
+        "beyond": renew(result.get("beyond") or [], run.trainer),
         "edited": result.get("edited") or [],
         "training": not run.eval_only, **costs(result),
         "classes": result.get(PER_CLASS) or {}, "metrics": metrics, "outcome": outcome,
@@ -251,7 +260,7 @@ def _differing_keys(runs: pd.DataFrame, facts: pd.Series) -> list[Settings]:
     names = {method: _short(differing) for method, differing in keys.items()}
     return [
         tuple(
-            (name, plain(used(config, key)))
+            (name, plain(value_at(config, key)))
             for key, name in names.get(method, {}).items()
             if config
         )
@@ -264,9 +273,9 @@ def _apart(runs: pd.DataFrame) -> list[str]:
     means = [*zip(*(runs[key] for key in MEAN), strict=True)]
     values: dict[tuple, dict[str, dict]] = defaultdict(lambda: defaultdict(dict))
     for mean, key, *pair in _unlike(means, runs["column"], runs["keys"]):
-        per_dataset = used(pair[1], "TRAINER.PER_DATASET") or ()  # a mark says so already
+        per_dataset = value_at(pair[1], "TRAINER.PER_DATASET") or ()  # a mark says so already
         if not key.startswith("DATASET.") and key not in ("TRAINER.PER_DATASET", *per_dataset):
-            values[mean][key] |= dict.fromkeys(str(plain(used(config, key))) for config in pair)
+            values[mean][key] |= dict.fromkeys(str(plain(value_at(config, key))) for config in pair)
     texts = {
         mean: "; ".join(f"{name} {', '.join(keys[key])}" for key, name in _short(keys).items())
         for mean, keys in values.items()

@@ -11,7 +11,7 @@ from ..protocols.base import Protocol, shots_text
 from .frame import each_row
 from .measured import averages_title, place_of
 from .names import dataset_title
-from .published import marked, meaning
+from .published import meaning, with_marks
 from .rows import count_text, rows
 from .tables import Cell, Table, first_head, h_note, protocol_of
 
@@ -123,7 +123,7 @@ def _table(group: Group, problems: list[str]) -> Table:
         gain = line.average.mean - zero.mean if complete else None
         marks.update(row.beyond)
         lines.append([
-            Cell(marked(row.name, row.beyond)),
+            Cell(with_marks(row.name, row.beyond)),
             _average(line.average),
             _points(gain),
             _points(line.gains[line.worst], on_all),

@@ -10,7 +10,7 @@ from trainers.prompting.record.metrics import BINS
 from ..protocols.base import shots_text
 from ..records import COSTS, Metric
 from .frame import apart_note, each_row
-from .measured import Measured, averaged, averages_title, place_of
+from .measured import Measured, averages_title, place_of, rows_to_average
 from .per_image import each_seed, joint
 from .published import AVERAGE
 from .rows import count_text, of_seeds, rows, with_h
@@ -86,7 +86,7 @@ def both(tidy: pd.DataFrame, bins: int = BINS) -> list[Measured]:
         groups.append(
             Measured(table_name(row), place, protocol_of(row), members, values, more=costs)
         )
-    for group, artists in averaged(lines).items():
+    for group, artists in rows_to_average(lines).items():
         for artist, datasets in artists.items():
             members = lines[(lines["group"] == group) & lines["dataset"].isin(datasets)]
             groups.append(_average(members, numbers[numbers["line"].isin(members["line"])], artist))

@@ -101,7 +101,7 @@ def as_latex(table: Table) -> str:
     The float is as wide as the page where a column is too narrow, and continued where a page is too
     short.
     """
-    head, lines = _row(map(escape, table.head)), marked(table)
+    head, lines = _row(map(escape, table.head)), mark_best(table)
     bodies = [
         [SMALL, *tabular("l" + "r" * (len(table.head) - 1), [head], lines[start : start + TALL])]
         for start in range(0, max(1, len(lines)), TALL)
@@ -120,7 +120,7 @@ def escape(text: str) -> str:
     return text
 
 
-def marked(table: Table) -> list[list[str]]:
+def mark_best(table: Table) -> list[list[str]]:
     """Return the cells in LaTeX, with the best and second best of each column marked."""
     best = table.all_best()
     second = table.all_best(1)
@@ -203,7 +203,7 @@ def _paper(group: list[Table], deviations: bool) -> str:
         "shots": {shots_text(number): str(number) for number in sorted({r.shots for r in rows})},
         "dataset": {name: name for name in group[0].head[1:]},
     }[protocol.across]
-    printed = [_printed(table, names, deviations) for table in group]
+    printed = [_printed_columns(table, names, deviations) for table in group]
     means, seeds = "Means", seeds_of(rows)
     if _has_spread(printed):
         means += " ± 95% intervals" if first.interval else " ± standard deviations"
@@ -235,7 +235,7 @@ def _paper(group: list[Table], deviations: bool) -> str:
     return f"{text}\n" rf"\paragraph{{Table~\ref{{tab:{label}}}}} {escape(' '.join(sources))}"
 
 
-def _printed(table: Table, names: Mapping[str, str], deviations: bool) -> Table:
+def _printed_columns(table: Table, names: Mapping[str, str], deviations: bool) -> Table:
     """Return a table as in a paper: without differences, counts and costs.
 
     `names` are the columns shown, by their heads in the table, with their heads in the paper.
@@ -244,7 +244,7 @@ def _printed(table: Table, names: Mapping[str, str], deviations: bool) -> Table:
     for number, (name, *cells) in enumerate(table.lines):
         if trainer := table.cited.get(number):
             kinds = published.kinds(protocol_of(table.rows[0]), trainer)
-            name = Cell(published.marked(method_name(trainer) + PUBLISHED, kinds))
+            name = Cell(published.with_marks(method_name(trainer) + PUBLISHED, kinds))
         elif name.beside:
             continue
         by_head = dict(zip(table.head[1:], cells, strict=True))
@@ -268,7 +268,7 @@ def _sheets(group: list[Table], caption: int) -> list[list[str]]:
         blocks.append([
             rf"\begin{{minipage}}[t]{{{0.95 / beside:.2f}\textwidth}}\centering",
             rf"{escape(f'({chr(97 + number)}) {what}')}\\[2pt]",
-            *tabular("l" + "c" * (len(table.head) - 1), [head], marked(table)),
+            *tabular("l" + "c" * (len(table.head) - 1), [head], mark_best(table)),
             r"\vspace*{6pt}\end{minipage}",
         ])  # fmt: skip
     tallest = max(map(len, blocks))
@@ -291,7 +291,7 @@ def _targets(table: Table) -> list[str]:
         rules = rf"\cmidrule(lr){{2-2}}\cmidrule(l){{3-{1 + len(names)}}}"
     head = [_row(["", *groups]), rules, _row(["", *heads])]
     wide = turned and _has_spread([table])
-    body = tabular("l" + "c" * len(names), head, marked(table))
+    body = tabular("l" + "c" * len(names), head, mark_best(table))
     return [r"\scriptsize\setlength{\tabcolsep}{2pt}" if wide else SMALL, *body]
 
 

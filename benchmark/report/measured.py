@@ -9,9 +9,9 @@ from ..protocols.base import Protocol
 from ..records import Metric, Outcome
 from .frame import each_row
 from .names import by_artist
-from .published import marked, meaning
+from .published import meaning, with_marks
 from .rows import averaged_over, with_h
-from .tables import Cell, Table, first_head, known, protocol_of
+from .tables import Cell, Table, first_head, number_or_none, protocol_of
 
 
 class Measured(NamedTuple):
@@ -60,7 +60,7 @@ class Measured(NamedTuple):
             if key in metrics and (name, key) in means
         }
         lines = [
-            [Cell(marked(row.name, row.beyond))]
+            [Cell(with_marks(row.name, row.beyond))]
             + [cells.get((row.name, key), Cell("-")) for key in metrics]
             for row in each_row(self.lines)
         ]
@@ -75,7 +75,10 @@ class Measured(NamedTuple):
             own = {"method": row.name} | {name: getattr(row, name) for name in self.own}
             numbers = {key: means.get((row.name, key)) for key in metrics}
             yield (
-                self.place | own | numbers | {name: known(getattr(row, name)) for name in self.more}
+                self.place
+                | own
+                | numbers
+                | {name: number_or_none(getattr(row, name)) for name in self.more}
             )
 
     def _means(self) -> dict[tuple[str, str], float]:
@@ -118,7 +121,7 @@ def place_of(row: Any, shots: int, column: str) -> dict:
     return place | {"shots": shots, "column": column}
 
 
-def averaged(rows: pd.DataFrame) -> dict[int, dict[str, set[str]]]:
+def rows_to_average(rows: pd.DataFrame) -> dict[int, dict[str, set[str]]]:
     """Return the data sets of averages by group: all with the key "", then those of each artist."""
     by_group = {}
     for group, members in averaged_over(rows).groupby("group", sort=False):

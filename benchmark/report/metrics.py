@@ -103,7 +103,7 @@ class Metrics:
             "name", sort=False
         ):
             problems.append(f"{name}: {AT_BOUND} [{seeds_text(list(members['seed']))}]")
-        table = test.table(": metrics", metrics, [spread, *explained(metrics, self.bins)], problems)
+        table = test.table(": metrics", metrics, [spread, *explain(metrics, self.bins)], problems)
         yield replace(table, picture=f"{self.picture}_{test.name}")
         if metrics := {key: each for key, each in _ood(test).items() if key in by_metric}:
             problems = test.without(pd.concat(by_metric[key] for key in metrics), NO_OOD)
@@ -120,7 +120,7 @@ class Metrics:
         ]
 
 
-def explained(keys: Iterable[str], bins: int = BINS) -> list[str]:
+def explain(keys: Iterable[str], bins: int = BINS) -> list[str]:
     """Return a sentence on those of these metrics that need one, if any."""
     notes = [note.format(bins) for key in keys if (note := METRICS[key].note)]
     return [f"{'; '.join(notes)}."] if notes else []

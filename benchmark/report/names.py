@@ -53,7 +53,7 @@ ARTISTS = {
 }  # fmt: skip
 
 
-def embedded(dataset: str) -> bool:
+def is_embedded(dataset: str) -> bool:
     """Return True if a data set comes with the repository."""
     return dataset.startswith("emoji")
 
@@ -68,7 +68,7 @@ def motif(dataset: str, image: str) -> str:
         dataset: the name of its config file.
         image: the file, as in `predictions.npz`.
     """
-    if not embedded(dataset):
+    if not is_embedded(dataset):
         return f"{dataset}/{image}"
     emoji = re.sub("-200d-264[02]$", "", PurePosixPath(image).stem)  # without its gender sign
     return re.sub("^1f46[89](?=-200d)", "1f9d1", emoji)  # man or woman with an object: a person

@@ -8,7 +8,7 @@ from pathlib import Path
 from trainers.prompting.errors import printable
 
 from ..protocols.configs import IMAGE_FOLDER, dataset_name
-from ..records import Outcome, used
+from ..records import Outcome, value_at
 
 NAME = f"{IMAGE_FOLDER}="
 OF_ARCHIVES = "DATA"  # what stands for the folder in an archive
@@ -16,11 +16,11 @@ OF_ARCHIVES = "DATA"  # what stands for the folder in an archive
 
 def folder_of(result: dict | None) -> Path | None:
     """Return the folder of the images of a record, if it says one that has a name."""
-    root = Path(str(used((result or {}).get("config"), "DATASET.ROOT") or ""))
+    root = Path(str(value_at((result or {}).get("config"), "DATASET.ROOT") or ""))
     return None if root.name in ("", "..") or root == Path(OF_ARCHIVES) else root
 
 
-def named(outcomes: Iterable[Outcome]) -> list[Outcome]:
+def name_folders(outcomes: Iterable[Outcome]) -> list[Outcome]:
     """Return outcomes in which each `image_folder` without a name has that of its folder.
 
     Runs without a record have the name of the others of their output. Folders of one name with

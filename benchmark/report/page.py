@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 
 from ..protocols.base import Protocol
 from .facts import MADE_WITH, facts
-from .plots import WIDTH, Drawing, encoded, figures
-from .tables import Cell, Section, Table, known, tables
+from .plots import WIDTH, Drawing, encode, figures
+from .tables import Cell, Section, Table, number_or_none, tables
 from .views import View, pictures_of
 
 TEMPLATES = Environment(
@@ -48,7 +48,7 @@ class Part(NamedTuple):
     tables: Sequence[Table]
     drawn: Drawing
 
-    def shown(self) -> Iterator[tuple[Table, list[Picture]]]:
+    def tables_with_figures(self) -> Iterator[tuple[Table, list[Picture]]]:
         """Yield each table, averages first, with the figures below it.
 
         Figures that belong to no table are below the first.
@@ -83,7 +83,9 @@ def notes(table: Table) -> list[str]:
     cells = list(chain(*table.lines))
     if any(map(interval, cells)):
         return [*table.caption, ONE_RUN]
-    tested = {int(row.images) for row in table.rows if not row.average and known(row.images)}
+    tested = {
+        int(row.images) for row in table.rows if not row.average and number_or_none(row.images)
+    }
     some = sorted(count for count in tested if 0 < count < FEW)
     if not some or not any("±" in cell.text for cell in cells):
         return table.caption
@@ -92,7 +94,7 @@ def notes(table: Table) -> list[str]:
 
 
 def _picture(figure: Figure, sentence: str) -> Picture:
-    data = base64.b64encode(encoded(figure, "svg")).decode()
+    data = base64.b64encode(encode(figure, "svg")).decode()
     width = figure.get_figwidth()
     return Picture(sentence, data, int(96 * width * (0.65 if width <= WIDTH else 0.9)))
 

@@ -44,14 +44,14 @@ def plots(rows: pd.DataFrame) -> Iterator[tuple[pd.DataFrame, Plot]]:
         if protocol.by_variant:
             continue
         y, label = [*protocol.columns.items()][-1]  # of base-to-new H
-        for key in _varied(members):
+        for key in _varied_settings(members):
             yield members.assign(curve=[_without(key, row) for row in each_row(members)]), Plot(
                 name=f"{protocol.name}_{key.lower()}", x=key, y=y, x_label=key,
                 y_label=f"{label} (%)", sentence=f"{protocol.title}: {label} against {key}",
             )  # fmt: skip
 
 
-def _varied(rows: pd.DataFrame) -> list[str]:
+def _varied_settings(rows: pd.DataFrame) -> list[str]:
     """Return the settings for which rows of one method have several numbers."""
     values: dict[tuple, set] = defaultdict(set)
     for trainer, settings in zip(rows["trainer"], rows["settings"], strict=True):
@@ -105,7 +105,7 @@ def panels(rows: pd.DataFrame, plot: Plot) -> dict[str, Panel]:
     cells["title"] = [_titles(row, shots) for row in each_row(cells)]
     return {
         str(title): Panel(points, ticks)
-        for title, points in _known(cells.explode("title")).groupby("title", sort=False)
+        for title, points in _complete_points(cells.explode("title")).groupby("title", sort=False)
     }
 
 
@@ -124,7 +124,7 @@ def _targets(rows: pd.DataFrame) -> dict[str, Panel]:
         names = members["dataset"].map(dataset_title).mask(members["average"], "Average")
         places = {name: -i for i, name in enumerate(names.unique())}  # downwards
         points = members.assign(x=members["mean"], x_spread=members["spread"], y_spread=None)
-        points = _known(points.assign(y=names.map(places)))
+        points = _complete_points(points.assign(y=names.map(places)))
         if len(points):
             first = members.iloc[0]
             title = f"From {dataset_title(first['source'])}, {shots_text(first['shots'])}"
@@ -132,7 +132,7 @@ def _targets(rows: pd.DataFrame) -> dict[str, Panel]:
     return panels
 
 
-def _known(points: pd.DataFrame) -> pd.DataFrame:
+def _complete_points(points: pd.DataFrame) -> pd.DataFrame:
     """Return the points that have numbers, without averages that lack data sets."""
     numbers = ["x", "y", "x_spread", "y_spread"]
     points = points.astype(dict.fromkeys(numbers, float) | {"complete": bool})

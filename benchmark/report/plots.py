@@ -18,7 +18,7 @@ from ..cli import write_output
 from ..protocols.base import Plot
 from .names import looks, method_name
 from .panels import Panel, panels, plots
-from .published import marked
+from .published import with_marks
 
 # Line and filled part of the marker, for a method's first, second, ... variant; then again with
 # these markers in place of its own.
@@ -61,7 +61,7 @@ def figures(rows: pd.DataFrame) -> Drawing:
     return drawings
 
 
-def encoded(figure: Figure, form: str) -> bytes:
+def encode(figure: Figure, form: str) -> bytes:
     """Return a figure in one of FORMATS; the same numbers give the same bytes."""
     stream = io.BytesIO()
     with matplotlib.rc_context(RC):
@@ -78,7 +78,7 @@ def write(drawn: Drawing, folder: Path) -> None:
     for name, (figure, _) in drawn.items():
         for form in FORMATS:
             path = folder / f"{name}.{form}"
-            write_output(path, encoded(figure, form))
+            write_output(path, encode(figure, form))
             print(path, file=sys.stderr)
 
 
@@ -93,7 +93,7 @@ def _draw(
     points = pd.concat(panel.points for panel in panels.values())
     styles = {name: style for name, style in _styles(rows).items() if name in set(points["curve"])}
     beyond = dict(zip(points["curve"], points["beyond"], strict=True))
-    names = [marked(method_name(name), beyond[name]) for name in styles]
+    names = [with_marks(method_name(name), beyond[name]) for name in styles]
     columns = min(COLUMNS, len(panels)) if plot.kind != "targets" else 1
     bands = math.ceil(len(panels) / columns)
     fit = int(100 * WIDTH) // (50 + 7 * max(map(len, names)))  # names in a line

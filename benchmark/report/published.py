@@ -187,7 +187,7 @@ def in_order(marks: Iterable[str]) -> list[str]:
     return [mark for mark in BEYOND if mark in marks]
 
 
-def marked(name: str, marks: Iterable[str]) -> str:
+def with_marks(name: str, marks: Iterable[str]) -> str:
     """Return a name followed by marks, which are keys of BEYOND."""
     text = ", ".join(marks)
     return f"{name} ({text})" if text else name

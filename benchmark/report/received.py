@@ -31,7 +31,7 @@ MOST_CLASSES = 100_000  # more have no use, but would need memory
 
 
 @contextlib.contextmanager
-def opened(outputs: list[Path]) -> Iterator[list[Path]]:
+def open_archives(outputs: list[Path]) -> Iterator[list[Path]]:
     """Yield these folders, with archives among them unpacked into a folder that is then deleted.
 
     Raises:
@@ -100,7 +100,7 @@ def unpack(file: Path, folder: Path) -> None:
                         continue
                     data = content.read()
                     if place.name == PREDICTIONS:
-                        stream.check(_unzipped(data))
+                        stream.check(_unzip(data))
                     (folder / place).parent.mkdir(parents=True, exist_ok=True)
                     (folder / place).write_bytes(data)
     except (tarfile.TarError, lzma.LZMAError, zipfile.BadZipFile, EOFError) as error:
@@ -134,12 +134,12 @@ def _place(file: Path, member: tarfile.TarInfo) -> PurePosixPath | None:
     return PurePosixPath(*place.parts[1:])
 
 
-def _unzipped(data: bytes) -> int:
+def _unzip(data: bytes) -> int:
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         return sum(member.file_size for member in archive.infolist())
 
 
-def checked(outcomes: Iterable[Outcome]) -> list[Outcome]:
+def check_outcomes(outcomes: Iterable[Outcome]) -> list[Outcome]:
     """Return outcomes, with a problem in place of each record that its predictions contradict."""
     verified = []
     for outcome in outcomes:

@@ -17,7 +17,7 @@ from ..records import COSTS
 from .frame import each_row, setting_texts
 from .latex import PACKAGES, apart, as_latex, papers
 from .rows import difference, published_beside
-from .tables import Table, known, tables
+from .tables import Table, number_or_none, tables
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -67,29 +67,29 @@ def as_text(table: Table) -> str:
         if sum(widths) - 2 > width:
             pieces.append([first])
         pieces[-1].append(column)
-    texts = [_tabulated(list(zip(*piece, strict=True)), "text") for piece in pieces]
+    texts = [_tabulate(list(zip(*piece, strict=True)), "text") for piece in pieces]
     return "\n".join([table.title, "\n\n".join(texts), *table.caption, *_problems(table)])
 
 
 def as_markdown(table: Table) -> str:
     """Return a table in markdown, with its title and the best of each column in bold."""
-    escaped = [[cell._replace(text=_escaped(cell.text)) for cell in line] for line in table.lines]
+    escaped = [[cell._replace(text=_escape(cell.text)) for cell in line] for line in table.lines]
     lines = _bold(replace(table, lines=escaped), lambda t: f"**{t}**")
-    head = [_escaped(text) for text in table.head]
-    parts = [f"**{_escaped(table.title)}**", _tabulated([head, *lines], "markdown")]
+    head = [_escape(text) for text in table.head]
+    parts = [f"**{_escape(table.title)}**", _tabulate([head, *lines], "markdown")]
     parts.append("\n".join(table.caption))
     if table.problems:
-        heading, *problems = map(_escaped, _problems(table))
+        heading, *problems = map(_escape, _problems(table))
         parts += [heading, "\n".join(problems)]
     return "\n\n".join(parts)
 
 
-def _escaped(text: str) -> str:
+def _escape(text: str) -> str:
     """Return a text in which markdown reads no mark, such as the name of a class."""
     return re.sub(r"[\\`*_<>|]|\](?=\()", r"\\\g<0>", text)
 
 
-def _tabulated(lines, form: str) -> str:
+def _tabulate(lines, form: str) -> str:
     align = ["left"] + ["right"] * (len(lines[0]) - 1)
     style = TABLE_STYLES[form]
     return tabulate(lines[1:], lines[0], style, colalign=align, disable_numparse=True)
@@ -126,10 +126,10 @@ def record(line: list[Any]) -> dict:
         values |= {"origin": first.origin, "from_logs": bool(first.label)}
         values |= {"split": first.split, "seeds": first.seeds}
         for row in line:
-            values[f"{row.column}_mean"] = known(row.mean)
-            values[f"{row.column}_std"] = known(row.std)
+            values[f"{row.column}_mean"] = number_or_none(row.mean)
+            values[f"{row.column}_std"] = number_or_none(row.std)
             if row.interval:
-                values[f"{row.column}_half_interval_95"] = known(row.spread)
+                values[f"{row.column}_half_interval_95"] = number_or_none(row.spread)
             values[f"{row.column}_n"] = row.count
     if theirs := published_beside(first):
         values["published_source"] = theirs.source
@@ -138,7 +138,7 @@ def record(line: list[Any]) -> dict:
             values[f"{row.column}_published"] = theirs.values[row.column]
             values[f"{row.column}_difference"] = difference(row)
     if not first.average:
-        values |= {key: known(getattr(first, key)) for key in COSTS}
+        values |= {key: number_or_none(getattr(first, key)) for key in COSTS}
         if values["num_params"] is not None:
             values["num_params"] = int(values["num_params"])
         values["problems"] = [f"{row.column}: {why}" for row in line for why in row.problems]

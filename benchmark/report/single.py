@@ -12,7 +12,7 @@ import pandas as pd
 
 from trainers.prompting.errors import UserError, printable
 
-from ..protocols.base import Protocol, Run, listed
+from ..protocols.base import Protocol, Run, names_in
 from ..protocols.few_shot import FEW_SHOT
 from ..protocols.places import DEPTH
 from ..records import (
@@ -25,15 +25,15 @@ from ..records import (
     at_bound,
     costs,
     read_record,
-    used,
+    value_at,
 )
 from .frame import alike_text, setting_texts
-from .metrics import class_table, explained, images_of_classes
+from .metrics import class_table, explain, images_of_classes
 from .names import method_name
 from .own_sets import name_in
 from .render import TABLE_STYLES, as_csv, in_style
 from .tables import Cell, Section, Table, alike_note
-from .training import INIT, changed, drawn_text, start_text, teacher_text
+from .training import INIT, drawn_text, image_changes, start_text, teacher_text
 
 if TYPE_CHECKING:
     from .plots import Drawing
@@ -48,7 +48,7 @@ def runs_below(folder: Path, depth: int = DEPTH) -> list[Path]:
     """Return the folders of finished runs in a folder and its subfolders, sorted."""
     if is_run(folder):
         return [folder]
-    paths = [folder / name for name in sorted(listed(folder)) if not name.startswith(".")]
+    paths = [folder / name for name in sorted(names_in(folder)) if not name.startswith(".")]
     if not depth:
         return []
     return [run for path in paths if os.path.isdir(path) for run in runs_below(path, depth - 1)]
@@ -119,7 +119,7 @@ def report_runs(folders: list[Path], form: str, plots: Path | None = None) -> st
     for i, (folder, of_run) in enumerate(zip(runs, drawn, strict=True)):
         title = titles[i] if titles.count(titles[i]) == 1 else f"{titles[i]}: {folder}"
         measured = [key for key in METRICS if results[folder].get(key) is not None]
-        tables[folder][0].caption += explained(measured)
+        tables[folder][0].caption += explain(measured)
         sections[Section(f"run{i}", printable(title))] = [Part("", tables[folder], of_run)]
     return page(sections, results.values())
 
@@ -157,12 +157,13 @@ def _tables(folder: Path, outcome: Outcome) -> list[Table]:
         "Classes": record.get("num_classes"),
         "Half of the classes": halves.get(str(record.get("subsample_classes"))),
         "Shots": _shots(record.get("shots")),
-        "Training images": ", ".join(setting_texts(changed(outcome) or ())) or None,
+        "Training images": ", ".join(setting_texts(image_changes(outcome) or ())) or None,
         "Noise and imbalance": drawn_text(outcome),
         "Initial weights": _start(outcome),
         "Seed": record.get("seed"),
         "Code edited since it began": ", ".join(record.get("edited") or ()) or None,
-        "Set but not read": ", ".join(used(record.get("config"), "TRAINER.UNREAD") or ()) or None,
+        "Set but not read": ", ".join(value_at(record.get("config"), "TRAINER.UNREAD") or ())
+        or None,
         "Backbone": record.get("backbone"),
         "Teacher": _teacher(outcome),
         "Images tested on": record.get("num_test"),
@@ -195,7 +196,7 @@ def _teacher(outcome: Outcome) -> str | None:
 
 
 def _start(outcome: Outcome) -> str | None:
-    path = used((outcome.result or {}).get("config"), f"MODEL.{INIT}")
+    path = value_at((outcome.result or {}).get("config"), f"MODEL.{INIT}")
     text = start_text(outcome)
     return path and f"{path} ({text})" if text else path or None
 

@@ -153,15 +153,15 @@ def _table(rows: list[Any], all_published: bool) -> Table:
         row = next(iter(by_head.values()))
         ours = [by_head.get(place) for place in places]
         cells = map(_ours, ours) if seeds > 1 else map(_of_one_run, ours)
-        name = Cell(published.marked(row.name, row.beyond))
+        name = Cell(published.with_marks(row.name, row.beyond))
         lines.append([name, *cells, *map(Cell, more(row).values())])
-        if theirs := _published(row.name, row.trainer, ours):
+        if theirs := _published_line(row.name, row.trainer, ours):
             cited[len(lines)] = row.trainer
             name = Cell(f"{row.name}, difference", beside=True)
             lines += [theirs, [name, *map(_difference, ours)]]
     others = published.trainers(protocol) if all_published else []
     for trainer in sorted(set(others) - {row.trainer for row in rows}, key=rank):
-        if theirs := _published(trainer, trainer, places.values()):
+        if theirs := _published_line(trainer, trainer, places.values()):
             cited[len(lines)] = trainer
             lines.append(theirs)
     lines = [line + [Cell("")] * (len(head) - len(line)) for line in lines]
@@ -194,10 +194,10 @@ def place_name(row: Any) -> str:
 
 def _ours(row: Any) -> Cell:
     """Return the mean and spread, with the count if seeds or data sets are missing; or why not."""
-    if row is None or known(row.mean) is None:
+    if row is None or number_or_none(row.mean) is None:
         problems = row.problems if row else []
         return Cell(problems[0].partition(":")[0] if problems else "-")
-    mean, spread = f"{row.mean:.2f}", known(row.spread)
+    mean, spread = f"{row.mean:.2f}", number_or_none(row.spread)
     text = mean if spread is None else f"{mean} ± {spread:.2f}"
     if row.complete:
         return Cell(text, row.mean, paper=Cell(mean, row.mean, spread=spread))
@@ -206,17 +206,17 @@ def _ours(row: Any) -> Cell:
 
 def _of_one_run(row: Any) -> Cell:
     """Return the same with the number of test images, unless the number is an average or H."""
-    images = None if row is None or row.average else known(row.images)
+    images = None if row is None or row.average else number_or_none(row.images)
     return _ours(row)._replace(images=images and int(images))
 
 
-def _published(name: str, trainer: str, rows: Iterable[Any]) -> list[Cell]:
+def _published_line(name: str, trainer: str, rows: Iterable[Any]) -> list[Cell]:
     """Return the line of a method's published numbers in the places of these rows, if any."""
     pairs = [(row, row and published_beside(row, trainer)) for row in rows]
     first = next((theirs for _, theirs in pairs if theirs), None)
     if first is None:
         return []
-    text = published.marked(f"{name}, published", published.in_order(first.kinds))
+    text = published.with_marks(f"{name}, published", published.in_order(first.kinds))
     cells = [_theirs(x.values[row.column], x.misprint) if x else Cell("-") for row, x in pairs]
     return [Cell(text, beside=True), *cells]
 
@@ -240,7 +240,7 @@ def more(row: Any) -> dict[str, str]:
         return columns if protocol.across == "columns" else {}
     if not protocol.costs:
         return {}
-    values = {key: known(getattr(row, key)) for key in COSTS}
+    values = {key: number_or_none(getattr(row, key)) for key in COSTS}
     return {
         cost.head: "-" if values[key] is None else cost.text(values[key])
         for key, cost in COSTS.items()
@@ -248,7 +248,7 @@ def more(row: Any) -> dict[str, str]:
     }
 
 
-def known(number: Any) -> Any:
+def number_or_none(number: Any) -> Any:
     """Return a number of a data frame; None if it is missing there."""
     return None if number is None or number != number else number
 
@@ -293,9 +293,9 @@ def _caption(rows: list[Any]) -> list[str]:
     if names := ", ".join(dict.fromkeys(dataset_title(x.dataset) for x in rows if x.other_data)):
         sentences.append(OTHER_DATA.format(names))
     sentences += alike_note(chain.from_iterable(row.alike for row in rows))
-    teachers = {row.name: row.teacher for row in rows if known(row.teacher)}
+    teachers = {row.name: row.teacher for row in rows if number_or_none(row.teacher)}
     sentences += [f"Teacher of {name}: {text}." for name, text in teachers.items()]
-    starts = {row.name: row.start for row in rows if known(row.start)}
+    starts = {row.name: row.start for row in rows if number_or_none(row.start)}
     sentences += [f"Start of {name}: {text}." for name, text in starts.items()]
     if averages:
         sentences += [TARGET_AVERAGE, *apart_note(averages)]

@@ -7,7 +7,7 @@ from typing import Any
 from trainers.prompting.dataset_keys import CHANGES
 
 from ..protocols.base import learns_nothing
-from ..records import Outcome, used
+from ..records import Outcome, value_at
 
 INIT = "INIT_WEIGHTS"
 Settings = tuple[tuple[str, Any], ...]  # keys and values
@@ -25,7 +25,7 @@ def unfelt(result: Mapping) -> set[str]:
     return {key for key, count in COUNTS.items() if counts.get(count) == 0}
 
 
-def compared(result: Mapping) -> dict:
+def compared_config(result: Mapping) -> dict:
     """Return the config of a record by which runs are compared.
 
     Label noise and imbalance that are `unfelt` count as none. Weights that the training started
@@ -39,31 +39,31 @@ def compared(result: Mapping) -> dict:
     return config | parts
 
 
-def started(outcome: Outcome) -> Settings:
+def initial_weights(outcome: Outcome) -> Settings:
     """Return the setting INIT_WEIGHTS, if the training, or what is not trained, started from some.
 
     The seed in a path is left out where it is that of the run.
     """
-    path = used((outcome.result or {}).get("config"), f"MODEL.{INIT}")
+    path = value_at((outcome.result or {}).get("config"), f"MODEL.{INIT}")
     return ((INIT, re.sub(rf"seed{outcome.run.seed}(?!\d)", "seed", str(path))),) if path else ()
 
 
-def changed(outcome: Outcome) -> Settings | None:
+def image_changes(outcome: Outcome) -> Settings | None:
     """Return how training images were changed, by key of CHANGES; None without a record."""
     result = outcome.result or {}
     if result.get("config") is None:
         return None
     if learns_nothing(outcome.run.trainer):
         return ()
-    config = compared(result)
-    values = {key: used(config, f"DATASET.{key}") for key in CHANGES}
+    config = compared_config(result)
+    values = {key: value_at(config, f"DATASET.{key}") for key in CHANGES}
     return tuple((k, plain(v)) for k, v in values.items() if v not in (None, CHANGES[k]))
 
 
 def always_named(outcome: Outcome) -> Settings | None:
     """Return the settings of images and initial weights, named in any table; None if unknown."""
-    changes = changed(outcome)
-    return changes if changes is None else changes + started(outcome)
+    changes = image_changes(outcome)
+    return changes if changes is None else changes + initial_weights(outcome)
 
 
 def teacher_text(outcome: Outcome) -> str | None:

@@ -47,7 +47,7 @@ VIEWS: dict[str, dict[str, Any]] = {
 }
 
 
-def asked(args: argparse.Namespace) -> list[str]:
+def requested_views(args: argparse.Namespace) -> list[str]:
     """Return the flags of the views that are asked for.
 
     Raises:
@@ -76,7 +76,7 @@ def views(args: argparse.Namespace, tidy: pd.DataFrame) -> list[View]:
     return chosen + ([Classes(tidy)] if args.classes else [])
 
 
-def formatted(chosen: Sequence[View], form: str) -> str:
+def format_views(chosen: Sequence[View], form: str) -> str:
     """Return the tables or records of views as text, in one of FORMATS but html; CSV of one."""
     if form == "json":
         return json.dumps({type(of).__name__.lower(): of.records() for of in chosen}, indent=2)

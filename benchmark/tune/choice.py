@@ -9,7 +9,7 @@ from statistics import mean
 
 import yaml
 
-from recipe.configs import nested, prompts_for, read_keys, read_pairs
+from recipe.configs import nest, prompts_for, read_keys, read_pairs
 from trainers.prompting.trainer.by_run import plain_key
 
 from ..cli import write_output
@@ -156,7 +156,7 @@ class Choice:
             + f"# {self.tie}\n" * bool(self.tie)
             + f"# {self.title}; data sets: {', '.join(best.accuracies)}.\n"
         )
-        return comment + yaml.safe_dump(nested(keys), sort_keys=False, allow_unicode=True)
+        return comment + yaml.safe_dump(nest(keys), sort_keys=False, allow_unicode=True)
 
 
 def rank(trial: Trial) -> float:
@@ -173,11 +173,13 @@ def choices(outcomes: Iterable[Outcome]) -> list[Choice]:
     precisions: dict[tuple, Counter[str]] = defaultdict(Counter)
     for outcome in outcomes:
         if precision := _precision(outcome):
-            precisions[_asked(outcome)][precision] += 1
+            precisions[_method_and_precision(outcome)][precision] += 1
     by_trainer: dict[str, dict[str, list[Outcome]]] = defaultdict(lambda: defaultdict(list))
     for outcome in outcomes:
         precision = _precision(outcome)
-        if precision and precision != (usual := precisions[_asked(outcome)].most_common(1)[0][0]):
+        if precision and precision != (
+            usual := precisions[_method_and_precision(outcome)].most_common(1)[0][0]
+        ):
             why = f"computed in {precision}, not in {usual} as most: "
             why += "delete its folder, and run it where those were"
             outcome = replace(outcome, result=None, problem=why)
@@ -185,7 +187,7 @@ def choices(outcomes: Iterable[Outcome]) -> list[Choice]:
     return [Choice([Trial(seeds) for seeds in trials.values()]) for trials in by_trainer.values()]
 
 
-def _asked(outcome: Outcome) -> tuple:
+def _method_and_precision(outcome: Outcome) -> tuple:
     """Return the method and its PREC, which may be what is tuned."""
     return outcome.run.trainer, facts.settings(outcome.result or {}).get("PREC")
 

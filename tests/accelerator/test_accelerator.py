@@ -17,7 +17,7 @@ from golden_files import FILES, build, read
 from half import compare, worse
 from paths import GOLDEN
 
-from benchmark.measure.waits import noted
+from benchmark.measure.waits import note_waits
 from trainers.prompting import build_method, load_clip
 from trainers.prompting.method import METHODS
 from trainers.prompting.running.precision import Precision, fix_cublas
@@ -70,7 +70,7 @@ def placed(method, clip_model, precision, device) -> Precision:
 
 def check_waits(method, batch, optimizer, how) -> None:
     """Do a step, in which the host waits for GradScaler only."""
-    with noted() as waits:
+    with note_waits() as waits:
         training_step(method, batch, optimizer, how)
     assert [wait.split(":")[0] for wait in waits] == [SCALER] * how.scaler.is_enabled(), waits
 
@@ -200,7 +200,7 @@ def predicted(folder, device) -> tuple[list[float], list[str]]:
     """Probabilities of the 16 test images, in two batches, by `predict`; and what it waited for."""
     images = [str(path) for path in sorted((folder / "tiny_colours").glob("test_*.png"))]
     words = ["predict", "--model-dir", str(folder / "whole"), *images, "--device", device]
-    with contextlib.redirect_stdout(io.StringIO()) as said, noted() as waits:
+    with contextlib.redirect_stdout(io.StringIO()) as said, note_waits() as waits:
         assert commands.main([*words, "--format", "json", "--batch-size", "8"]) == 0
     found = json.loads(said.getvalue())
     best = [sorted((c["class"], c["probability"]) for c in image["classes"]) for image in found]

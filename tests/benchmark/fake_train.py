@@ -15,7 +15,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import NoReturn
 
-from trainers.prompting.storage.files import held
+from trainers.prompting.storage.files import hold_lock
 
 
 def leave_answers(folder: Path, accuracy: float) -> float:
@@ -70,7 +70,7 @@ def run(words=None) -> None:
 
     folder.mkdir(parents=True, exist_ok=True)
     lock = ExitStack()  # until the end of the process, as in train.py
-    assert lock.enter_context(held(folder / ".lock")), "another run is writing here"
+    assert lock.enter_context(hold_lock(folder / ".lock")), "another run is writing here"
 
     if args.eval_only and args.model_dir:
         assert (Path(args.model_dir) / "prompt_learner" / "checkpoint").exists(), "nothing to load"

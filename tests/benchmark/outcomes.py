@@ -11,7 +11,7 @@ from benchmark.report import rows as of_rows
 from benchmark.report.frame import each_row, frame
 from benchmark.report.page import page_of
 from benchmark.report.tables import Table, tables
-from benchmark.report.views import formatted
+from benchmark.report.views import format_views
 
 # Predictions for two images.
 COLUMNS = {
@@ -97,7 +97,7 @@ def shown(view, form: str, tidy) -> str:
     """Return a view in any format."""
     if form == "html":
         return page_of(tidy, of_rows.rows(tidy), [view])
-    return formatted([view], form)
+    return format_views([view], form)
 
 
 def lines(table: Table) -> dict[str, list[str]]:

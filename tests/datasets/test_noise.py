@@ -90,16 +90,16 @@ def test_more_noise_includes_less_and_seeds_differ():
 
 
 def test_sizes_fall_exponentially():
-    kept = noise.imbalanced(CLEAN, 10, 1)
+    kept = noise.imbalance_classes(CLEAN, 10, 1)
     sizes = Counter(labels(kept))
     assert sorted(sizes.values()) == [2, 3, 4, 6, 10, 16]  # 16 / 10^(i / 5)
     places = {item.impath: i for i, item in enumerate(CLEAN)}
     assert [places[item.impath] for item in kept] == sorted(places[i.impath] for i in kept)
-    others = [Counter(labels(noise.imbalanced(CLEAN, 10, seed))) for seed in range(20)]
+    others = [Counter(labels(noise.imbalance_classes(CLEAN, 10, seed))) for seed in range(20)]
     assert len({max(of, key=of.get) for of in others}) > 3  # which class is the largest is drawn
-    assert {i.impath for i in noise.imbalanced(CLEAN, 50, 1)} < {i.impath for i in kept}
-    assert set(Counter(labels(noise.imbalanced(items([4] * K), 100, 1)))) == set(NAMES)
-    uneven = Counter(labels(noise.imbalanced(items([3, 50, 9, 1, 30, 20]), 5, 1)))
+    assert {i.impath for i in noise.imbalance_classes(CLEAN, 50, 1)} < {i.impath for i in kept}
+    assert set(Counter(labels(noise.imbalance_classes(items([4] * K), 100, 1)))) == set(NAMES)
+    uneven = Counter(labels(noise.imbalance_classes(items([3, 50, 9, 1, 30, 20]), 5, 1)))
     assert uneven == {1: 50, 4: 30, 5: 20, 2: 9, 0: 3, 3: 1}  # none has more than is left to it
 
 

@@ -16,7 +16,7 @@ from benchmark.__main__ import main
 from trainers.prompting import extend_cfg
 from trainers.prompting.method import METHODS
 from trainers.prompting.record.predictions import read_predictions
-from trainers.prompting.trainer.config import read_node, resolved, values_in
+from trainers.prompting.trainer.config import read_node, resolve, values_in
 
 FILES = sorted((ROOT / "configs" / "trainers").rglob("*.yaml"))
 FILES = [file for file in FILES if file.stem != "features"]  # no data set of others has features
@@ -200,7 +200,7 @@ def settings_in(nodes, method, file=None, pairs=""):
     cfg.merge_from_list(pairs.split())
     cfg.freeze()
     kind = METHODS[method]
-    return read_node(kind, values_in(resolved(cfg), kind), "Caltech101")
+    return read_node(kind, values_in(resolve(cfg), kind), "Caltech101")
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: f"{file.parent.name}/{file.stem}")

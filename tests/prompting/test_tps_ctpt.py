@@ -85,7 +85,7 @@ def test_a_step_of_ctpt(of):
     assert (gradient - wanted).norm() < 1e-3 * wanted.norm()
     assert near(loss.mean(), tensors["loss"])
     assert near(method.losses(views, tensors["label"])["loss"], tensors["loss"])
-    assert near(method.adapted(x, c), tensors["adapted/prompt_learner.ctx"], 1e-4)
+    assert near(method.adapt_contexts(x, c), tensors["adapted/prompt_learner.ctx"], 1e-4)
     after = method.text_encoder([tensors["adapted/prompt_learner.ctx"]]).h
     assert near(after, tensors["text/after"], 1e-5)
 

@@ -44,7 +44,7 @@ def test_a_step_of_tpt(of, name):
     (gradient,) = torch.autograd.grad(H.sum(), c0)
     (wanted,) = golden.part("grad/").values()
     assert (gradient - wanted).norm() < 1e-4 * wanted.norm()
-    assert near(method.adapted(z, c0), next(iter(golden.part("adapted/").values())))
+    assert near(method.adapt_contexts(z, c0), next(iter(golden.part("adapted/").values())))
     assert near(method(tensors["image"]), tensors["logits_before"])
     assert near(method.losses(views, tensors["label"])["loss"], tensors["loss"])
 
@@ -86,7 +86,7 @@ def test_a_step_that_overflows_is_left_out(of, monkeypatch):
     golden, method = of("tpt")
     _, z = features(method, golden.test_images)
     c0 = method.initial(torch.zeros(5, 64)).detach()
-    whole = method.adapted(z, c0)
+    whole = method.adapt_contexts(z, c0)
     gradient_of = torch.autograd.grad
 
     def overflowing(loss, c):
@@ -95,7 +95,7 @@ def test_a_step_that_overflows_is_left_out(of, monkeypatch):
         return (gradient,)
 
     monkeypatch.setattr(torch.autograd, "grad", overflowing)
-    found = method.adapted(z, c0)
+    found = method.adapt_contexts(z, c0)
     assert torch.equal(found[[0, 2, 3, 4]], whole[[0, 2, 3, 4]])
     assert near(found[1], c0[1], 1e-4) and not near(whole[1], c0[1], 1e-3)
 

@@ -10,7 +10,7 @@ from tiny import run
 
 import train
 from benchmark.__main__ import main
-from recipe.settings import changed, effective
+from recipe.settings import changed_settings, effective
 from trainers.prompting.method import METHODS, register
 from trainers.prompting.methods.coop import CoOp
 
@@ -93,5 +93,5 @@ def test_keys_that_all_methods_read_are_shown_though_one_has_them_for_its_own():
     """PromptSRC has OPTIM.MAX_EPOCH among its keys."""
     file = ROOT / "configs/trainers/CoOp/emoji.yaml"
     two, three = (cfg("CoOp", file, "OPTIM.MAX_EPOCH", n, "SEED", "5") for n in "23")
-    assert {"OPTIM.MAX_EPOCH: 3", "SEED: 5"} < {*changed(three).splitlines()}
+    assert {"OPTIM.MAX_EPOCH: 3", "SEED: 5"} < {*changed_settings(three).splitlines()}
     assert effective(two) != effective(three)

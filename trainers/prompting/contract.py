@@ -38,7 +38,7 @@ def check_class(cls: type, base: type) -> None:
             has no `node`.
     """
     own = [kind for kind in cls.__mro__ if issubclass(kind, base) and kind is not base]
-    names = {name for kind in base.__mro__[:-1] for name in (*vars(kind), *_annotated(kind))}
+    names = {name for kind in base.__mro__[:-1] for name in (*vars(kind), *_annotations(kind))}
     hooks = [name for name in names - set(dir(nn.Module)) if not name.startswith("_")]
     read = {name for kind in own for value in vars(kind).values() for name in _read(value)}
     for kind in own:
@@ -98,7 +98,7 @@ def _replaces(value: object, of_base: object) -> bool:
     return True
 
 
-def _annotated(kind: type) -> Mapping[str, object]:
+def _annotations(kind: type) -> Mapping[str, object]:
     return vars(kind).get("__annotations__", {})
 
 
@@ -209,7 +209,7 @@ def check_registered(method: Any) -> None:
         UserError: an attribute, a list, tuple or dict holds such a tensor, or an encoder.
     """
     own = {id(p) for _, p in method.own_parameters()}
-    for place, value in reached(method):
+    for place, value in tensors_below(method):
         need(
             id(value) in own or not (value.requires_grad and value.is_leaf),
             f"{type(method).__name__} keeps a tensor that requires a gradient in '{place}', where "
@@ -218,7 +218,7 @@ def check_registered(method: Any) -> None:
         )
 
 
-def reached(method: Any) -> Iterator[tuple[str, torch.Tensor]]:
+def tensors_below(method: Any) -> Iterator[tuple[str, torch.Tensor]]:
     """Yield the tensors below a method with their places, without descending into functions."""
     queue: list[tuple[str, Any]] = [("", method)]  # it grows, and so keeps ids from being reused
     queue += [(f"blocks('{side}')", method.blocks(side)) for side in SIDES]

@@ -123,17 +123,17 @@ class Teacher(nn.Module):
 
         Features of n sentences are averaged, then normalised.
         """
-        return self._kept("mean", lambda: F.normalize(self.raw, dim=-1))
+        return self._keep("mean", lambda: F.normalize(self.raw, dim=-1))
 
     @property
     def raw(self) -> torch.Tensor:
         """`h` before it is normalised, (K, D)."""
-        return self._kept("raw", lambda: self._encode().mean(0))
+        return self._keep("raw", lambda: self._encode().mean(0))
 
     @property
     def h_each(self) -> torch.Tensor:
         """The normalised features of each of the n sentences, (n, K, D)."""
-        return self._kept("each", lambda: F.normalize(self._encode(), dim=-1))
+        return self._keep("each", lambda: F.normalize(self._encode(), dim=-1))
 
     def _encode(self) -> torch.Tensor:
         features = [
@@ -142,7 +142,7 @@ class Teacher(nn.Module):
         ]
         return torch.stack(features)
 
-    def _kept(self, name: str, compute: Callable[[], torch.Tensor]) -> torch.Tensor:
+    def _keep(self, name: str, compute: Callable[[], torch.Tensor]) -> torch.Tensor:
         if name not in self._text:
             with torch.inference_mode(False), torch.no_grad():  # so that training can read it
                 self._text[name] = compute()

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trainers.prompting.errors import UserError, by_system
-from trainers.prompting.storage.files import held, write_whole
+from trainers.prompting.storage.files import hold_lock, write_whole
 
 from ...protocols.base import Run
 from ...protocols.configs import ROOT
@@ -83,9 +83,9 @@ class Slurm:
         Raises:
             UserError: Slurm refuses.
         """
-        progress.done, progress.total = len(engine.runs) - len(engine.left), len(engine.runs)
+        progress.done, progress.total = len(engine.runs) - len(engine.runs_left), len(engine.runs)
         try:
-            while engine.left:  # a second time for runs whose training was in the queue
+            while engine.runs_left:  # a second time for runs whose training was in the queue
                 busy, submitted = self.submit(engine)
                 self._wait({*busy, *submitted}, engine, progress)
         except KeyboardInterrupt:
@@ -104,7 +104,7 @@ class Slurm:
         done: list[Run] = []
         try:
             (self.output / LOGS).mkdir(parents=True, exist_ok=True)
-            with held(self.output / LOGS / ".lock", patience=60) as alone:
+            with hold_lock(self.output / LOGS / ".lock", patience=60) as alone:
                 if not alone:
                     raise UserError(
                         f"Another launcher is submitting runs of {self.output}: rerun when it is "
@@ -112,7 +112,7 @@ class Slurm:
                     )
                 busy, arrays = self._plan(engine)
                 # corrupt records, and those of repeated trainings
-                for run in set(engine.left).difference(busy):
+                for run in set(engine.runs_left).difference(busy):
                     (run.folder / RESULTS).unlink(missing_ok=True)
                 for tasks in arrays:
                     self._submit(tasks)
@@ -130,17 +130,17 @@ class Slurm:
             _, arrays = self._plan(engine)
         except UserError as error:
             print(f"{error}: runs in the queue are not known", file=sys.stderr)
-            arrays = plan(engine.left, (), self.per_job, USUAL_MOST)
+            arrays = plan(engine.runs_left, (), self.per_job, USUAL_MOST)
         return "\n".join(self._script(self.name, tasks) for tasks in arrays)
 
     def _plan(self, engine: Engine) -> tuple[list[Run], list[list[list[Run]]]]:
         """Return the runs that are in the queue or have just ended, and arrays of the others."""
         sizes = re.findall(r"^MaxArraySize\s*=\s*(\d+)", ask("scontrol", "show", "config"), re.M)
         queue = read_queue(self.output)
-        live = {folder for folder, task in queue.items() if not task.ended}
-        busy = [r for r in engine.left if relative(r, self.output) in live or engine.news(r)]
+        live = {folder for folder, task in queue.items() if not task.has_ended}
+        busy = [r for r in engine.runs_left if relative(r, self.output) in live or engine.news(r)]
         most = max(1, int(sizes[0]) - 1) if sizes else USUAL_MOST
-        return busy, plan(engine.left, busy, self.per_job, most)
+        return busy, plan(engine.runs_left, busy, self.per_job, most)
 
     def _script(self, name: str, tasks: list[list[Run]]) -> str:
         """Return the bash script of an array."""
@@ -202,10 +202,10 @@ class Slurm:
     def _look(self, ours: set[Run], gone: Counter[Run], engine: Engine, progress: Progress) -> str:
         """Enter the outcomes of runs that have ended, and return what is in the queue."""
         queue, states = read_queue(self.output), Counter[str]()
-        for run in engine.left:
+        for run in engine.runs_left:
             task = queue.get(relative(run, self.output))
-            outcome = engine.news(run) or engine.blocked(run)
-            if outcome is None and task and not task.ended:
+            outcome = engine.news(run) or engine.outcome_if_blocked(run)
+            if outcome is None and task and not task.has_ended:
                 states[f"{task.state} ({task.reason})"] += 1
                 gone[run] = 0
             elif outcome is None and run in ours:
@@ -216,7 +216,7 @@ class Slurm:
                     outcome = Outcome(run, problem=why)
             if outcome:
                 engine.finish(outcome)
-                progress.finished(outcome)
+                progress.report_end(outcome)
         return "In the queue: " + (
             ", ".join(f"{number} {state}" for state, number in states.items()) or "nothing"
         )

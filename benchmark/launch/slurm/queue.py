@@ -39,7 +39,7 @@ class Task(NamedTuple):
     started: float = 0.0  # seconds since the epoch; 0 before that
 
     @property
-    def ended(self) -> bool:
+    def has_ended(self) -> bool:
         """True if the task has ended, in whatever way."""
         return self.state in ENDED
 

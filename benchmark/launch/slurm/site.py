@@ -47,7 +47,7 @@ def build_parser() -> Parser:
     return parser
 
 
-def joined(argv: list[str], parser: argparse.ArgumentParser) -> list[str]:
+def join_slurm_words(argv: list[str], parser: argparse.ArgumentParser) -> list[str]:
     """Turn `--slurm VALUE` into `--slurm=VALUE`, since VALUE looks like an option."""
     options = {"-h", "--help"}
     options.update(f"--{name.replace('_', '-')}" for name in vars(parser.parse_args([])))

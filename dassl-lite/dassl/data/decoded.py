@@ -57,7 +57,9 @@ class SharedImages:
     def __init__(self, images, size, processes):
         """Reserve room, not memory; raises UserError if the system refuses."""
         self.room, self.processes = _Room(size), processes
-        self.starts = _shared(max(images, 1))  # of each image in the room; 0 until it is complete
+        self.starts = _shared_array(
+            max(images, 1)
+        )  # of each image in the room; 0 until it is complete
 
     def __reduce__(self):
         return OwnImages, (self.room.size // self.processes,)
@@ -98,7 +100,7 @@ class _Room:
     """Memory that forked processes fill from its beginning; it is taken when it is written."""
 
     def __init__(self, size):
-        self.size, self.end = size, _shared(1)
+        self.size, self.end = size, _shared_array(1)
         self.end[0] = _WORD  # so that no image starts at 0
         self.file = os.memfd_create("decoded")  # on no disk, and not in /dev/shm
         weakref.finalize(self, os.close, self.file)
@@ -138,6 +140,6 @@ class _Room:
             fcntl.lockf(self.file, fcntl.LOCK_UN)
 
 
-def _shared(words):
+def _shared_array(words):
     """Return whole numbers, at first 0, that forked processes share."""
     return memoryview(mmap.mmap(-1, _WORD * words)).cast("q")

@@ -222,9 +222,9 @@ class TrainerX(SimpleTrainer):
         others = [name for name in losses.meters if name not in first]
         words = [  # the most important come first, within 80 columns
             f"epoch [{self.epoch + 1}/{self.max_epoch}] batch [{done}/{self.num_batches}]",
-            *map(losses.shown, first),
+            *map(losses.text_of, first),
             f"eta {eta}",
-            *map(losses.shown, others),
+            *map(losses.text_of, others),
             f"lr {lr:.4e}",
             f"time {batch_time.val:.3f} ({batch_time.avg:.3f})",
             f"data {data_time.val:.3f} ({data_time.avg:.3f})",

@@ -121,16 +121,16 @@ def _stand_ins():
         f"torch.optim.lr_scheduler.{n}" for n in ("CosineAnnealingLR", "MultiStepLR", "StepLR")
     ]
     names += [f"torch.optim.{n.lower()}.{n}" for n in ("Adam", "AdamW", "RAdam", "RMSprop", "SGD")]
-    shells = [_renamed(type("Shell", (), {}), name) for name in [*names, "argparse.Namespace"]]
+    shells = [_rename(type("Shell", (), {}), name) for name in [*names, "argparse.Namespace"]]
     scalar: Any = np.float64(0).__reduce__()[0]  # NumPy 1 and 2 name it differently
     places = "numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar"
-    scalars = [_renamed(lambda *args: scalar(*args), name) for name in places]
-    empty = _renamed(lambda factory: {}, "collections.defaultdict")
+    scalars = [_rename(lambda *args: scalar(*args), name) for name in places]
+    empty = _rename(lambda factory: {}, "collections.defaultdict")
     dtypes = [np.dtype, type(np.dtype(np.float32)), type(np.dtype(np.float64))]
     return [*shells, *scalars, *dtypes, empty, dict, codecs.encode]
 
 
-def _renamed(stand_in, name):
+def _rename(stand_in, name):
     stand_in.__module__, _, stand_in.__qualname__ = name.rpartition(".")
     return stand_in
 

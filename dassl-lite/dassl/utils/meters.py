@@ -56,9 +56,9 @@ class MetricMeter:
 
     def __str__(self):
         """Return the last value and the average of each meter as text."""
-        return self.delimiter.join(map(self.shown, self.meters))
+        return self.delimiter.join(map(self.text_of, self.meters))
 
-    def shown(self, name):
+    def text_of(self, name):
         """Return the last value and the average of one meter as text."""
         meter = self.meters[name]
         return f"{name} {meter.val:.4f} ({meter.avg:.4f})"

@@ -10,7 +10,7 @@ from served import CLASSNAMES, PUBLIC, TREE, arrived, tar, zipped
 
 import datasets  # noqa: F401 (registers the data sets)
 from benchmark.data import archives, download
-from trainers.prompting.storage.files import held
+from trainers.prompting.storage.files import hold_lock
 
 REAL = yaml.safe_load(download.TABLE.read_text())
 
@@ -207,7 +207,7 @@ def test_a_second_download_into_a_folder_is_refused(server, toy, get, tmp_path):
     toy(tar(TREE))
     folder = tmp_path / "data/toy"
     folder.mkdir(parents=True)
-    with held(folder.with_name(".toy.lock")):
+    with hold_lock(folder.with_name(".toy.lock")):
         ran = get("toy")
     assert ran.code == 1 and f"another download is running in '{folder}'" in ran.err
     assert not server.log and get("toy").code == 0

@@ -205,7 +205,7 @@ def test_every_public_data_set_has_published_accuracies():
     assert all(zero_shot.printed_numbers(name) for name in checked_datasets())
     assert zero_shot.printed_numbers("eurosat")["base"] == 56.48
     assert zero_shot.printed_numbers("eurosat")["new"] == 64.05
-    assert zero_shot.judged(zero_shot.printed_numbers("imagenetv2")) == ["all"]
+    assert zero_shot.deciding_splits(zero_shot.printed_numbers("imagenetv2")) == ["all"]
 
 
 @pytest.mark.parametrize(

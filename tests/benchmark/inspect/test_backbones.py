@@ -36,7 +36,7 @@ def test_an_architecture_is_checked_without_its_weights(capsys):
 
 @pytest.mark.parametrize("name", ["ViT-B-32-SigLIP2-256", "RN50"])
 def test_sides_decide_what_runs(name):
-    first, run, *rest = backbones.checked(f"open_clip:{name}")
+    first, run, *rest = backbones.check_lines(f"open_clip:{name}")
     assert ("ALIGN" in run) == (name != "RN50") and "CoOp" in run and rest
     if name != "RN50":
         refused = sorted(", ".join(line.partition(":")[0] for line in rest).split(", "))

@@ -123,7 +123,7 @@ def found(kind, file=EMOJI, folder="", pairs=None, checks=None):
 
     def run():
         register(kind)
-        return check_method.trained(sources, [])
+        return check_method.train_briefly(sources, [])
 
     return [why for state, _, why in check_method.lines(run) if state == "wrong"]
 
@@ -171,7 +171,7 @@ def settings_of(name, tmp_path):
     if name == "PromptKD":
         file, _ = settings_of("PromptSRC", tmp_path)
         teacher = str(tmp_path / "teacher")
-        check_method.trained(check_method.keys_of(file, "PromptSRC", teacher, {}), [])
+        check_method.train_briefly(check_method.keys_of(file, "PromptSRC", teacher, {}), [])
         pairs = {"TRAINER.PROMPTKD.TEACHER": teacher}
     return TrainerConfigs().find(RULES, name, "emoji", 1), pairs
 
@@ -185,7 +185,7 @@ def test_every_method_passes(tmp_path, without_export, monkeypatch, name):
     monkeypatch.setattr(
         repeatability, "rebuilt_apart", lambda *of: apart.update(rebuilt(*of)) or apart
     )
-    lines = [*check_method.lines(lambda: check_method.trained(sources, []))]
+    lines = [*check_method.lines(lambda: check_method.train_briefly(sources, []))]
     assert len(lines) == 1 + len(check_method.CHECKS)
     assert not [line for line in lines if line[0] == "wrong"]
     assert set(apart.values()) == {0.0}

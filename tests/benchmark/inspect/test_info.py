@@ -12,7 +12,7 @@ from PIL import Image
 from benchmark.__main__ import main
 from trainers.prompting import load_run
 from trainers.prompting.use import commands
-from trainers.prompting.use.commands.info import as_text, described
+from trainers.prompting.use.commands.info import as_text, describe
 
 
 def info(capsys, folder, *more):
@@ -43,7 +43,7 @@ def test_the_facts_of_a_run_are_printed_as_text_and_json(runs, capsys):
     [(1, "1 shot"), (16, "16 shots"), ([4], "[4] shots"), (-1, "all training images")],
 )
 def test_what_was_trained_on(runs, shots, text):
-    found = described(str(runs / "CoOp")) | {"shots": shots}
+    found = describe(str(runs / "CoOp")) | {"shots": shots}
     assert f"Data:       TinyColours, {text}, seed 1\n" in as_text(found)
 
 

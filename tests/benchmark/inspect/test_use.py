@@ -27,7 +27,7 @@ from benchmark.__main__ import main
 from trainers.prompting import UserError, load_clip, load_run
 from trainers.prompting.method import METHODS
 from trainers.prompting.methods.coop import CoOp
-from trainers.prompting.use.commands.export import exported, facts, text_features
+from trainers.prompting.use.commands.export import export_program, facts, text_features
 
 NAMES = sorted(COLOURS)
 
@@ -384,5 +384,5 @@ def test_a_plug_in_that_cannot_be_traced_gets_a_remedy(monkeypatch, capsys, trac
     settings = SimpleNamespace(INPUT=SimpleNamespace(SIZE=(32, 32)))
     run = SimpleNamespace(method="Outside", model=traced(), settings=settings)
     with pytest.raises(UserError, match=re.escape(remedy)):
-        exported(run)
+        export_program(run)
     assert capsys.readouterr().err == ""

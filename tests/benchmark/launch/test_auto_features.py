@@ -12,13 +12,13 @@ from paths import GOLDEN, ROOT
 from benchmark.__main__ import main
 from benchmark.launch import auto_features
 from benchmark.launch.arguments import build_parser, parse
-from benchmark.launch.command import planned
+from benchmark.launch.command import plan_runs
 from benchmark.launch.data import fingerprint, other_features
 from benchmark.launch.engine import Engine, command
 from benchmark.protocols import PROTOCOLS
 from trainers.prompting.errors import UserError
 from trainers.prompting.storage.features import read_features
-from trainers.prompting.storage.files import held
+from trainers.prompting.storage.files import hold_lock
 
 TINY = GOLDEN / "tiny_clip_seed0.safetensors"
 
@@ -40,7 +40,7 @@ def inside(monkeypatch):
 def plan(*words):
     protocol = PROTOCOLS["few_shot"]
     words = [*words, "--features", "auto", "--shots", "1", "--seeds", "1"]
-    return planned(protocol, parse(build_parser(protocol), list(words)))
+    return plan_runs(protocol, parse(build_parser(protocol), list(words)))
 
 
 def own_images(tmp_path, clip, *more):
@@ -142,7 +142,7 @@ def test_another_command_writes(tmp_path, inside):
     words = ["emoji_food", "--backbone", "emoji", "--output", str(tmp_path)]
     runs, settings = plan(*words, "--trainers", "CLAP")
     (tmp_path / "features").mkdir()
-    with held(tmp_path / "features" / ".lock") as free:
+    with hold_lock(tmp_path / "features" / ".lock") as free:
         assert free
         with pytest.raises(UserError, match=f"Another command writes to '{tmp_path}/features'"):
             auto_features.write_lacking(runs, settings)

@@ -9,7 +9,16 @@ import pytest
 from benchmark.__main__ import main
 from benchmark.launch import estimate, timed
 from benchmark.launch.engine import Engine, Settings, command
-from benchmark.launch.estimate import FILE, Guesses, Work, guess, kept, length, told, work_of
+from benchmark.launch.estimate import (
+    FILE,
+    Guesses,
+    Work,
+    guess,
+    length,
+    read_guesses,
+    time_range,
+    work_of,
+)
 from benchmark.protocols import BASE2NEW, FEW_SHOT
 from benchmark.protocols.configs import TrainerConfigs
 from trainers.prompting.method import find_method
@@ -111,7 +120,7 @@ def test_estimate_keeps_what_is_found_and_all_commands_use_it(tmp_path, capsys, 
     assert f"about {hours:.2f} hours on the CPU for 2 runs." in capsys.readouterr().out
     for broken in ("{}", "[", '{"device": "", "timed": {}, "runs": {"a": "b"}}'):
         (tmp_path / FILE).write_text(broken)
-        assert kept(tmp_path) == Guesses({}, "")
+        assert read_guesses(tmp_path) == Guesses({}, "")
 
 
 def test_done_runs_and_progress_replace_guesses(tmp_path):
@@ -121,11 +130,11 @@ def test_done_runs_and_progress_replace_guesses(tmp_path):
     assert engine.remaining() == (400.0, 0)
     child = SimpleNamespace(run=runs[0], seconds=30.0, left=None)
     assert engine.remaining([child]) == (370.0, 0)
-    child.left = 10.0  # by its own progress, so runs like it take 40 seconds
+    child.seconds_left = 10.0  # by its own progress, so runs like it take 40 seconds
     assert engine.remaining([child]) == (10.0 + 40.0 + 200.0, 0)
-    assert told(Engine(runs, Settings()), Guesses({}), 1) == ""
+    assert time_range(Engine(runs, Settings()), Guesses({}), 1) == ""
     long = Engine(runs, Settings(), dict.fromkeys(runs, 3600.0))
-    assert told(long, Guesses({}, "A100"), 2) == "about 1.5 to 2.6 hours, 2 at once on A100"
+    assert time_range(long, Guesses({}, "A100"), 2) == "about 1.5 to 2.6 hours, 2 at once on A100"
 
 
 @pytest.mark.parametrize("more", [["--dry-run"], ["--slurm"], ["--only", "x"]], ids=str)

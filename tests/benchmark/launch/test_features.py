@@ -9,7 +9,7 @@ from feature_files import write
 from paths import ROOT
 
 from benchmark.launch.arguments import build_parser, parse
-from benchmark.launch.command import planned
+from benchmark.launch.command import plan_runs
 from benchmark.launch.data import other_features
 from benchmark.launch.engine import Engine, command
 from benchmark.protocols import PROTOCOLS
@@ -22,7 +22,7 @@ RN50 = ROOT / "assets" / "whurs19_rn50.safetensors"
 
 
 def plan(*words):
-    return planned(
+    return plan_runs(
         FEW_SHOT, parse(build_parser(FEW_SHOT), [*words, "--shots", "1", "--seeds", "1"])
     )
 
@@ -65,7 +65,7 @@ def test_source_and_target_have_their_own_files(tmp_path):
     words = ["emoji_food", "--source", "emoji", "--features", str(RN50), "--trainers", "CLAP"]
     parsed = parse(build_parser(CROSS_DATASET), [*words, "--output", str(tmp_path)])
     with pytest.raises(UserError, match="emoji and emoji_food would both read .*its own file"):
-        planned(CROSS_DATASET, parsed)
+        plan_runs(CROSS_DATASET, parsed)
 
 
 def test_a_record_of_other_features_is_of_another_run(tmp_path):

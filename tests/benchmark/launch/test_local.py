@@ -10,7 +10,7 @@ import pytest
 from checkout import alive, wait_for, working
 
 from benchmark.launch.locks import LOCK
-from trainers.prompting.storage.files import held
+from trainers.prompting.storage.files import hold_lock
 
 pytestmark = pytest.mark.processes
 
@@ -123,7 +123,7 @@ def test_killing_a_run_ends_no_other_and_leaves_no_lock_of_others(checkout):
         third = checkout.calls()[2]["pid"]  # started while the launcher held the second's lock
         assert alive(third)
         with ExitStack() as stack:
-            assert stack.enter_context(held(checkout.folder("CoOp", 2) / LOCK))
+            assert stack.enter_context(hold_lock(checkout.folder("CoOp", 2) / LOCK))
         os.kill(third, signal.SIGKILL)
 
 

@@ -24,7 +24,7 @@ from benchmark.launch.locks import LOCK
 from benchmark.protocols.configs import TEN, dataset_name
 from trainers.prompting.backbones import openai
 from trainers.prompting.errors import UserError
-from trainers.prompting.storage.files import held
+from trainers.prompting.storage.files import hold_lock
 
 SMALL = ["--backbone", "emoji", "--trainers", "CoOp", "--seeds", "1"]
 
@@ -134,11 +134,17 @@ def test_a_proof_that_fails_stops_what_follows(place, monkeypatch):
 def test_another_process_in_the_output_stops_it(place):
     words = ["emoji", *SMALL, "--anyway", "--output", "out"]
     (place / "out").mkdir()
-    with held(place / "out" / paper.LOCK), pytest.raises(UserError, match="`paper` of another"):
+    with (
+        hold_lock(place / "out" / paper.LOCK),
+        pytest.raises(UserError, match="`paper` of another"),
+    ):
         paper.main(words, Called())
     run = place / "out/base2new/train_base/emoji/shots_16/CoOp/emoji/seed1"
     run.mkdir(parents=True)
-    with held(run / LOCK), pytest.raises(UserError, match=f"base of another .* '{place}/out': "):
+    with (
+        hold_lock(run / LOCK),
+        pytest.raises(UserError, match=f"base of another .* '{place}/out': "),
+    ):
         paper.main(words, Called())
     call = Called()
     assert paper.main(words, call) == 0 and call.names == ALL[2:]  # nothing to download

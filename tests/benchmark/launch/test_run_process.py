@@ -30,11 +30,11 @@ def test_time_left_ignores_start_up_and_earlier_epochs():
     pace = Pace()
     pace.see(30.0, None)
     pace.see(60.0, 0.5)  # a minute of start-up, resumed in the middle
-    assert pace.left(60.0) is None
+    assert pace.estimate(60.0) is None
     pace.see(70.0, 0.6)
     pace.see(70.5, 0.6)  # another line of the same batch
-    assert pace.left(70.0) == pytest.approx(40.0) and pace.left(75.0) == pytest.approx(35.0)
-    assert pace.left(200.0) == 0
+    assert pace.estimate(70.0) == pytest.approx(40.0) and pace.estimate(75.0) == pytest.approx(35.0)
+    assert pace.estimate(200.0) == 0
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def test_a_run_ends_well_if_its_console_cannot_be_written(planned):
         program = "print('x' * 1000000); print('epoch [1/2] batch [1/4]')"
         child = Child(planned[FEW_SHOT][0], Process({}, exec, program), console, ExitStack())
         wait_for(child.ended)
-        assert child.failure() is None and child.left is None
+        assert child.failure() is None and child.seconds_left is None
         child.close("# failed: a note for which the disk has no room")
         assert console.closed
 

@@ -26,7 +26,7 @@ from benchmark.measure.case import Case, Model
 from benchmark.measure.counting import launches, operations
 from benchmark.measure.geometry import SIGLIP
 from benchmark.measure.process import OutOfMemory, in_process
-from benchmark.measure.waits import noted
+from benchmark.measure.waits import note_waits
 from trainers.prompting import UserError
 from trainers.prompting.method import METHODS
 
@@ -341,7 +341,7 @@ def test_waits_are_noted_only_inside(monkeypatch):
     modes = []
     monkeypatch.setattr(torch.cuda, "get_sync_debug_mode", lambda: "default")
     monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", modes.append)
-    with noted() as waits:
+    with note_waits() as waits:
         warnings.warn("does not yet detect all synchronizing operations", stacklevel=1)
         warnings.warn("called a synchronizing CUDA operation", stacklevel=1)
     assert modes == ["warn", "default"]

@@ -14,7 +14,7 @@ from benchmark.__main__ import main
 from benchmark.measure.geometry import reacting_clip
 from benchmark.measure.pets import write_pets
 from benchmark.measure.recording import as_pixels
-from benchmark.measure.replay import Places, Record, difference, replayed
+from benchmark.measure.replay import Places, Record, difference, replay
 from benchmark.measure.twin import pairs, parse
 from trainers.prompting.backbones.openai import clip
 
@@ -164,7 +164,7 @@ def places(tmp_path):
     ],
 )
 def test_another_setting_of_ours_is_found(trained, places, change, problem):
-    ours = replayed(trained[0], places, change.split())
+    ours = replay(trained[0], places, change.split())
     if "why" in ours.facts:
         assert ours.facts["why"] == problem
     else:
@@ -172,7 +172,7 @@ def test_another_setting_of_ours_is_found(trained, places, change, problem):
 
 
 def test_a_difference_makes_the_command_fail(checkout, capsys, trained, monkeypatch):
-    monkeypatch.setattr("benchmark.measure.twin.recorded", lambda *_: trained[0])
+    monkeypatch.setattr("benchmark.measure.twin.record_public", lambda *_: trained[0])
     assert twin(checkout, "--trainers", "CoOp", "--ours", "OPTIM.LR=0.02") == 1
     assert "CoOp: learning rates differ" in capsys.readouterr().out
     assert twin(checkout, "--trainers", "CoOp", "--ours", "SEED=2") == 1
@@ -187,7 +187,7 @@ def test_half_precision_has_no_limits(checkout, capsys, trained, monkeypatch):
         calls.append((dict(zip(settings[::2], settings[1::2], strict=True)), file, start))
         return trained[0]
 
-    monkeypatch.setattr("benchmark.measure.twin.recorded", recorded)
+    monkeypatch.setattr("benchmark.measure.twin.record_public", recorded)
     monkeypatch.setattr("benchmark.measure.twin.SEEDS", (7,))
     words = "--trainers CoOp --prec fp16 --format markdown --ours TRAINER.COOP.PREC=fp16"
     assert twin(checkout, *words.split(), "OPTIM.LR=0.01") == 0

@@ -8,7 +8,7 @@ from outcomes import few_shot, leave, transfer
 
 from benchmark.__main__ import main
 from benchmark.report.frame import frame
-from benchmark.report.own_sets import name_in, named
+from benchmark.report.own_sets import name_folders, name_in
 from benchmark.report.plots import figures
 from benchmark.report.rows import rows
 from benchmark.report.tables import tables
@@ -23,7 +23,7 @@ def own(root, trainer="CoOp", accuracies=(50.0,), origin="", images="1", name="i
 
 
 def names(outcomes) -> list[str]:
-    return list(dict.fromkeys(outcome.run.dataset for outcome in named(outcomes)))
+    return list(dict.fromkeys(outcome.run.dataset for outcome in name_folders(outcomes)))
 
 
 def test_two_folders_are_two_sets_that_are_not_averaged():
@@ -66,7 +66,7 @@ def test_the_source_of_a_transfer_is_named():
     outcomes = transfer("CoOp", "image_folder", {"image_folder": 60, "dtd": 40})
     record = {"config": {"DATASET": {"ROOT": "birds"}}}
     source = replace(outcomes[0], result=outcomes[0].result | record)
-    found = named([source, *outcomes[1:]])
+    found = name_folders([source, *outcomes[1:]])
     assert [(of.run.source, of.run.dataset) for of in found] == [
         ("image_folder=birds", "image_folder=birds"), ("image_folder=birds", "dtd"),
     ]  # fmt: skip

@@ -11,7 +11,7 @@ from PIL import Image
 
 from trainers.prompting import UserError, extend_cfg
 from trainers.prompting.backbones import Family, hugging_face
-from trainers.prompting.trainer.config import fitted
+from trainers.prompting.trainer.config import fit_images
 from trainers.prompting.trainer.views import as_resized, plain_transform
 from trainers.prompting.use.commands.export import facts
 
@@ -67,7 +67,7 @@ def test_pixels_are_those_of_the_processor(tmp_path, case):
     cfg = get_cfg_default()
     extend_cfg(cfg)
     cfg.INPUT.TRANSFORMS = ["normalize"]
-    cfg, _ = fitted(cfg, SimpleNamespace(family=family, visual=visual))
+    cfg, _ = fit_images(cfg, SimpleNamespace(family=family, visual=visual))
     x = np.add.outer(np.arange(60) * 2, np.arange(90))  # smooth: few pixels differ by rounding
     image = Image.fromarray(np.stack([x, 255 - x, x // 2], -1).astype(np.uint8))
     processor = transformers.AutoImageProcessor.from_pretrained(tmp_path)

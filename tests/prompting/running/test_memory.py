@@ -13,7 +13,13 @@ from models import NAMES, align, images, model_of, outcome
 
 from trainers.prompting import UserError, build_method
 from trainers.prompting.methods.cliplora import CLIPLoRA
-from trainers.prompting.running.memory import GIB, fit, memory_budget, recomputed, step_bytes
+from trainers.prompting.running.memory import (
+    GIB,
+    fit,
+    memory_budget,
+    recomputed_encoders,
+    step_bytes,
+)
 from trainers.prompting.running.precision import Precision
 from trainers.prompting.step import training_step
 from trainers.prompting.trainer.config import read_node
@@ -27,7 +33,7 @@ FP32 = Precision("fp32", torch.device("cpu"))
 def setup(model, budget, batch=4, precision=FP32):
     """Fit a model into a budget in bytes; return the encoders to recompute."""
     fit(model.train(), batch, budget / GIB, precision)
-    return recomputed(model)
+    return recomputed_encoders(model)
 
 
 def kept_bytes(model, batch):
@@ -163,7 +169,7 @@ STEPS += (["text blocks", "image blocks"],)
 @pytest.mark.parametrize(("short", "wanted"), list(enumerate(STEPS, 1)))
 def test_a_step_that_does_not_fit_is_repeated(tiny_clip, capsys, short, wanted):
     plain, method = one_step(tiny_clip, 0), one_step(tiny_clip, short)
-    assert recomputed(plain) == [] and recomputed(method) == wanted
+    assert recomputed_encoders(plain) == [] and recomputed_encoders(method) == wanted
     assert capsys.readouterr().out.count("Memory: a step did not fit; recomputing") == short
     assert method.seen == 1
     found = zip(*(one.learned().values() for one in (plain, method)), strict=True)
@@ -174,7 +180,7 @@ def test_a_step_that_does_not_fit_is_repeated(tiny_clip, capsys, short, wanted):
 def test_a_library_that_lacks_memory_counts(tiny_clip, monkeypatch, library):
     monkeypatch.setattr(Short, "error", RuntimeError)
     monkeypatch.setattr(Short, "said", f"CUDA error: {library}_STATUS_ALLOC_FAILED when calling")
-    assert recomputed(one_step(tiny_clip, 1)) == STEPS[0]
+    assert recomputed_encoders(one_step(tiny_clip, 1)) == STEPS[0]
     monkeypatch.setattr(Short, "said", f"CUDA error: {library}_STATUS_EXECUTION_FAILED")
     with pytest.raises(RuntimeError, match="EXECUTION_FAILED"):
         one_step(tiny_clip, 1)

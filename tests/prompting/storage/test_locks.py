@@ -8,7 +8,7 @@ import signal
 
 import pytest
 
-from trainers.prompting.storage.files import held
+from trainers.prompting.storage.files import hold_lock
 
 pytestmark = pytest.mark.processes
 
@@ -20,7 +20,7 @@ def no_flock(*_):
 
 
 def keep(path, queue):
-    with held(path) as is_held:
+    with hold_lock(path) as is_held:
         queue.put(is_held)
         signal.pause()
 
@@ -33,11 +33,11 @@ def test_one_process_holds_a_lock_until_it_is_killed(tmp_path, monkeypatch, hard
     other = CONTEXT.Process(target=keep, args=(path, queue))
     other.start()
     assert queue.get(timeout=20)
-    with held(path) as is_held:
+    with hold_lock(path) as is_held:
         assert not is_held
     os.kill(other.pid, signal.SIGKILL)
     other.join()
-    with held(path, patience=5) as is_held:
+    with hold_lock(path, patience=5) as is_held:
         assert is_held
-    with held(path) as is_held:  # the lock was released
+    with hold_lock(path) as is_held:  # the lock was released
         assert is_held

@@ -10,7 +10,7 @@ from trainers.prompting import plugins
 from trainers.prompting.method import METHODS, find_method
 from trainers.prompting.plugins import load_plugins, source_of
 from trainers.prompting.storage import source
-from trainers.prompting.storage.source import OWN, digest, edited, set_aside
+from trainers.prompting.storage.source import OWN, digest, edited_files, set_aside
 
 CODE = '''"""Of a module."""
 
@@ -100,11 +100,14 @@ def test_an_edit_of_any_of_its_files_is_found_wherever_the_plug_in_is_now(plugge
     for name in ("with_helper.py", "its_helper.py"):
         (plugged / name).rename(plugged / "moved" / name)
     there = str(plugged / "moved" / "with_helper.py")
-    assert edited(mine, [there]) == []
+    assert edited_files(mine, [there]) == []
     (plugged / "moved" / "its_helper.py").write_text("x = 2\n")
-    assert edited(mine, [there]) == ["its_helper.py"]
-    assert edited(mine, [str(plugged / "with_helper.py")]) == ["its_helper.py", "with_helper.py"]
-    assert edited(None, [there]) == [], "a record without digests"
+    assert edited_files(mine, [there]) == ["its_helper.py"]
+    assert edited_files(mine, [str(plugged / "with_helper.py")]) == [
+        "its_helper.py",
+        "with_helper.py",
+    ]
+    assert edited_files(None, [there]) == [], "a record without digests"
 
 
 def test_an_edited_method_of_this_package_counts_unless_it_is_that_of_the_commit(
@@ -125,11 +128,11 @@ def test_an_edited_method_of_this_package_counts_unless_it_is_that_of_the_commit
     git("commit", "-qm", "A")
     commit = git("rev-parse", "HEAD")
     other = {name: "0" * 16}  # as of another way to make digests
-    assert edited(other, [], commit) == []
-    assert edited(other, [], commit + "+") == [name], "a tree with changes"
-    assert edited(other, [], "") == [name]
+    assert edited_files(other, [], commit) == []
+    assert edited_files(other, [], commit + "+") == [name], "a tree with changes"
+    assert edited_files(other, [], "") == [name]
     file.write_text(CODE.replace("2", "3"))
-    assert edited(other, [], commit) == [name]
+    assert edited_files(other, [], commit) == [name]
 
 
 def test_an_old_folder_gets_a_free_name(tmp_path):

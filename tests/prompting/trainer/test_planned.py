@@ -9,7 +9,7 @@ from tiny import run
 from trainers.prompting import Planned, Stage, UserError, register
 from trainers.prompting.method import METHODS
 from trainers.prompting.methods.coop import CoOp
-from trainers.prompting.trainer.planned import checked
+from trainers.prompting.trainer.planned import check_plan
 
 STEPS, READ = [], []  # rows and labels of each step; what is read before each epoch
 
@@ -137,7 +137,7 @@ PLANS = [
 @pytest.mark.parametrize(("plan", "sentence"), PLANS, ids=str)
 def test_plans_that_are_wrong(plan, sentence):
     with pytest.raises(UserError, match=f"`plan_epoch` of Mine .*{sentence}"):
-        checked(plan, 3, "Mine")
+        check_plan(plan, 3, "Mine")
 
 
 @pytest.mark.parametrize("key", ["OPTIM.STEPS 5", "OPTIM.LR_BY_STEP True"])

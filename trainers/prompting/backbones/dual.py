@@ -12,7 +12,7 @@ from ..errors import UserError, in_short
 from .assemble import CLIP, closed_clip
 from .closed import Closed
 from .family import Family, Tokenizer
-from .tokenizers import translated
+from .tokenizers import translate
 
 MOST_WORDS = 77  # positions of a sentence, where a text encoder reads more
 _NO_MARKS = str.maketrans("", "", string.punctuation)
@@ -71,7 +71,7 @@ def load(transformers: Any, folder: Path, name: str, tokenizer: Any, images: Map
             f"{type(model).__name__}: take another copy"
         )
     model = model.float().eval()
-    words = translated(tokenizer, MOST_WORDS, True, f"'{name}'")
+    words = translate(tokenizer, MOST_WORDS, True, f"'{name}'")
     scale = model.logit_scale.exp() if hasattr(model, "logit_scale") else 1 / model.temperature
     bias = getattr(model, "logit_bias", None)
     size, family = images["size"], Family(words, *(images[key] for key in Family._fields[1:5]))
@@ -91,7 +91,7 @@ def load(transformers: Any, folder: Path, name: str, tokenizer: Any, images: Map
 
 def siglip_tokenizer(tokenizer: Any, length: int, name: str) -> Tokenizer:
     """Return SigLIP's tokenizer, which removes marks and capitals; raises as `translated`."""
-    return translated(_Canonical(tokenizer), length, True, f"'{name}'")
+    return translate(_Canonical(tokenizer), length, True, f"'{name}'")
 
 
 class _Canonical:

@@ -207,12 +207,12 @@ def _state(folder: Path) -> dict[str, torch.Tensor]:
     """Read the weights of a folder, in one or more files, under the names of OpenAI's class."""
     state = {n: value for file in _weights(folder) for n, value in read_weights(file).items()}
     try:
-        return renamed(state)
+        return rename_weights(state)
     except Exception as error:
         raise unreadable(folder, in_short(error)) from error
 
 
-def renamed(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def rename_weights(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Return Hugging Face's weights under the names of OpenAI's class."""
     weights = {}
     for name, value in state.items():

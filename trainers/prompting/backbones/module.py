@@ -15,7 +15,7 @@ from .closed import Closed
 from .family import Family
 from .openai import OPENAI
 from .openai_clip import model as openai_model
-from .tokenizers import translated
+from .tokenizers import translate
 
 HEAD = 64  # default width of an attention head
 PARTS = ("vision_cfg", "text_cfg")
@@ -143,11 +143,13 @@ def from_module(
     state = _open_state(model, whole)
     if image == "attention":
         _join(state)
-        config = _filled(config, model)
+        config = _fill_sizes(config, model)
     if text != "closed" and "text_projection" not in state:
         state["text_projection"] = torch.eye(width)
     shape = "class token" if image == "closed" else image
-    return assembled(folded(state), config, family, arch, arch, shape=shape, closed=whole)
+    return assemble_open_clip(
+        fold_layer_scale(state), config, family, arch, arch, shape=shape, closed=whole
+    )
 
 
 def _check_closed(side: Closed, name: str, x: torch.Tensor, width: int) -> None:
@@ -175,7 +177,7 @@ def family_from(tokenizer: Any, config: Mapping, images: Mapping, arch: str) -> 
     length = text.get("context_length", 77)
     check_sizes(arch, {"embed_dim": config["embed_dim"], "context_length": length})
     causal = sides(config)[1] == "causal"
-    translator = translated(tokenizer, length, not causal, arch)
+    translator = translate(tokenizer, length, not causal, arch)
     if text.get("pool_type") == "eos" and text.get("eos_id", translator.eos) != translator.eos:
         raise UserError(
             f"{arch} ends sentences with token {text['eos_id']}, its tokenizer with "
@@ -221,7 +223,7 @@ def _join(state: dict[str, torch.Tensor]) -> None:
         state[f"visual.head.attn.in_proj_{kind}"] = torch.cat(parts)
 
 
-def _filled(config: Mapping, model: Any) -> dict:
+def _fill_sizes(config: Mapping, model: Any) -> dict:
     """Return a config with the sizes of a SigLIP of timm, which its own does not say."""
     trunk: Any = model.visual.trunk
     block = trunk.blocks[0]
@@ -240,7 +242,7 @@ def _filled(config: Mapping, model: Any) -> dict:
     return {**config, "vision_cfg": vision}
 
 
-def folded(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def fold_layer_scale(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Return the weights with LayerScale folded in: gamma (W x + b) = (gamma W) x + gamma b."""
     state = dict(state)
     for scale, linear in (("ls_1", "attn.out_proj"), ("ls_2", "mlp.c_proj")):
@@ -252,7 +254,7 @@ def folded(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return state
 
 
-def assembled(
+def assemble_open_clip(
     state: Mapping[str, torch.Tensor],
     config: Mapping,
     family: Family,

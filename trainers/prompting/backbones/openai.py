@@ -11,7 +11,7 @@ from torch import nn
 
 from ..embedded import EMBEDDED
 from ..errors import UserError, in_short, nearest, need
-from ..storage.files import parsed
+from ..storage.files import parse_json
 from .assemble import check_sizes
 from .family import Family, Tokenizer
 from .openai_clip import clip, model
@@ -56,7 +56,7 @@ def load(name: str):
     """Load a model as `load_clip` does."""
     check_known(name)
     if name in RELEASED:
-        return _load_openai(_downloaded(name))
+        return _load_openai(_download(name))
     path = EMBEDDED.get(name, Path(name))
     return _load_safetensors(path) if path.suffix == ".safetensors" else _load_openai(path)
 
@@ -88,21 +88,21 @@ def files(name: str) -> list[Path]:
 def check_weights(name: str, fetch: bool) -> None:
     """Check that the file of a model is there, as `backbones.check_weights` says."""
     check_known(name)
-    if name not in RELEASED or os.path.isfile(_cached(name)):
+    if name not in RELEASED or os.path.isfile(_cached_file(name)):
         return
     need(
         fetch,
         f"The weights of {name} are not on this machine: a run downloads them, or fetch "
-        f"{RELEASED[name]} on a machine with internet and put the file at '{_cached(name)}'",
+        f"{RELEASED[name]} on a machine with internet and put the file at '{_cached_file(name)}'",
     )
-    _downloaded(name)
+    _download(name)
 
 
-def _cached(name: str) -> str:
+def _cached_file(name: str) -> str:
     return os.path.join(CACHE, os.path.basename(RELEASED[name]))
 
 
-def _downloaded(name: str) -> str:
+def _download(name: str) -> str:
     """Return the file of a released model, downloaded if the cache lacks it."""
     usual = socket.getdefaulttimeout()
     socket.setdefaulttimeout(SILENCE)
@@ -111,8 +111,8 @@ def _downloaded(name: str) -> str:
     except Exception as error:  # from the file system, urllib, or a wrong checksum
         raise UserError(
             f"The weights of {name} could not be downloaded ({error}): fetch {RELEASED[name]} on a "
-            f"machine with internet and put the file at '{_cached(name)}'; the backbone `emoji` "
-            "needs no download"
+            f"machine with internet and put the file at '{_cached_file(name)}'; the backbone "
+            "`emoji` needs no download"
         ) from error
     finally:
         socket.setdefaulttimeout(usual)
@@ -130,7 +130,7 @@ def _load_openai(path):
             f"is from open_clip, name its architecture, as in open_clip:ViT-B-16/{path}"
         )
     weights = {key: value for key, value in state.items() if key not in MARKS}
-    return _filled(lambda: model.build_model(dict(weights)), weights, path)
+    return _fill(lambda: model.build_model(dict(weights)), weights, path)
 
 
 def _load_safetensors(path: Path):
@@ -144,7 +144,7 @@ def _load_safetensors(path: Path):
         except Exception as error:
             raise unreadable(path, in_short(error)) from error
         state["token_embedding.weight"] = table
-    return _filled(lambda: build_clip(arch), state, path)
+    return _fill(lambda: build_clip(arch), state, path)
 
 
 def _arch(path: Path) -> dict:
@@ -159,13 +159,13 @@ def _arch(path: Path) -> dict:
             "`arch`, the arguments of the class as JSON; if it is from open_clip, name its "
             f"architecture, as in open_clip:ViT-B-16/{path}"
         )
-    arch = parsed(text, f"`arch` in the metadata of '{path}'", "take another copy of the file")
+    arch = parse_json(text, f"`arch` in the metadata of '{path}'", "take another copy of the file")
     names = {"image_resolution": "resolution", "vision_patch_size": "patch_size"}
     check_sizes(f"'{path}'", {names.get(k, k): v for k, v in arch.items() if v is not None})
     return arch
 
 
-def _filled(build: Callable[[], nn.Module], weights: dict[str, torch.Tensor], path):
+def _fill(build: Callable[[], nn.Module], weights: dict[str, torch.Tensor], path):
     """Return a model with exactly these weights.
 
     It is first built without memory, since wrong sizes could take any amount.

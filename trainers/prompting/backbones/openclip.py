@@ -18,7 +18,7 @@ from ..errors import UserError, in_short, nearest
 from ..storage.files import read_json
 from .assemble import CLIP, check_weights
 from .hugging_face import snapshot
-from .module import assembled, family_from, folded, from_module, sides
+from .module import assemble_open_clip, family_from, fold_layer_scale, from_module, sides
 from .tokenizers import files_of_tokenizer, folder_of, open_clip_tokenizer
 from .weights import read_weights
 
@@ -49,8 +49,8 @@ def load(name: str) -> CLIP:
     tokenizer = open_clip_tokenizer(open_clip, text, source.arch, source.file.parent)
     if sides(source.config) == ("class token", "causal"):
         family = family_from(tokenizer, source.config, source.images, PREFIX + source.arch)
-        state = folded(_state(source.file))
-        return assembled(state, source.config, family, source.arch, source.file)
+        state = fold_layer_scale(_state(source.file))
+        return assemble_open_clip(state, source.config, family, source.arch, source.file)
     model = _module(open_clip, source.config, source.arch)
     _fill(model, source)
     return from_module(model, source.config, tokenizer, source.images, PREFIX + source.arch)
@@ -84,7 +84,7 @@ def without_weights(arch: str) -> CLIP:
         UserError: there is none of this name, or a config that it needs is not here.
     """
     open_clip = _package(PREFIX + arch)
-    config = _known(open_clip, arch)
+    config = _config_of(open_clip, arch)
     with torch.device("meta"):
         model = _module(open_clip, config, arch)
     words = _AnyWords(config["text_cfg"].get("eos_id", 2))
@@ -194,7 +194,7 @@ def _source(open_clip, name: str) -> Source:
     if os.path.isdir(name):
         return _folder(Path(name))
     arch, _, tag = name.partition("/")
-    config = _known(open_clip, arch)
+    config = _config_of(open_clip, arch)
     tags = open_clip.list_pretrained_tags_by_model(arch)
     if os.path.isfile(tag):
         return Source(arch, config, Path(tag), _of_all_tags(open_clip, arch, tags))
@@ -211,10 +211,10 @@ def _source(open_clip, name: str) -> Source:
             f"The weights '{tag}' were trained with{'' if quick else 'out'} QuickGELU, unlike "
             f"{arch}: write {PREFIX}{other}/{tag}"
         )
-    return Source(arch, config, _cached(arch, tag, images), images)
+    return Source(arch, config, _cached_file(arch, tag, images), images)
 
 
-def _known(open_clip: Any, arch: str) -> dict[str, Any]:
+def _config_of(open_clip: Any, arch: str) -> dict[str, Any]:
     """Return the config of an architecture; raises a UserError if there is none."""
     names = open_clip.list_models()
     if arch not in names:  # the package also takes other names, and downloads
@@ -260,7 +260,7 @@ def _folder(folder: Path) -> Source:
     return Source(folder.name, config, files[0], content["preprocess_cfg"])
 
 
-def _cached(arch: str, tag: str, pretrained: Mapping) -> Path:
+def _cached_file(arch: str, tag: str, pretrained: Mapping) -> Path:
     """Find the file of released weights in the caches that open_clip uses."""
     from huggingface_hub import try_to_load_from_cache
 

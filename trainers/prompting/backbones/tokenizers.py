@@ -59,7 +59,7 @@ def unreadable(error: Exception, whose: str, remedy: str) -> UserError:
 
 def folder_of(name: str, place: Path) -> Path | None:
     """Return the folder of a tokenizer of the hub: that of the weights, else of the hub's cache."""
-    return place if any(any(place.glob(form)) for form in ANY) else _cached(name)
+    return place if any(any(place.glob(form)) for form in ANY) else _cached_folder(name)
 
 
 def files_of_tokenizer(folder: Path | None) -> list[Path]:
@@ -67,7 +67,7 @@ def files_of_tokenizer(folder: Path | None) -> list[Path]:
     return [file for form in READ for file in folder.glob(form)] if folder else []
 
 
-def _cached(name: str) -> Path | None:
+def _cached_folder(name: str) -> Path | None:
     """Return the folder of a tokenizer in the hub's cache, or None."""
     from huggingface_hub import try_to_load_from_cache
 
@@ -77,7 +77,7 @@ def _cached(name: str) -> Path | None:
     return None
 
 
-def translated(tokenizer: Any, length: int, pads: bool, arch: str) -> Tokenizer:
+def translate(tokenizer: Any, length: int, pads: bool, arch: str) -> Tokenizer:
     """Return a tokenizer of open_clip, or of transformers, as this project reads it.
 
     Args:

@@ -58,7 +58,7 @@ class Layout(nn.Module):
     ):
         super().__init__()
         if spans and causal:
-            sentences = lengthened(sentences, spans)
+            sentences = lengthen(sentences, spans)
         prefixes = [row[0].ids[:c] for row, c in zip(sentences, cut, strict=True)]
         suffixes = [[s.ids[c:] for s in row] for row, c in zip(sentences, cut, strict=True)]
         lengths = [max(map(len, of_class)) for of_class in zip(*suffixes, strict=True)]
@@ -76,7 +76,7 @@ class Layout(nn.Module):
         self.K, self.S = K, S
         start, length = torch.tensor(self.starts), torch.tensor(lengths)
 
-        self._keep("prefix_ids", padded(prefixes))
+        self._keep("prefix_ids", pad_rows(prefixes))
         self._keep("suffix_ids", torch.tensor([list(chain(*row)) for row in suffixes]))
         offset = torch.cat([torch.arange(n) for n in lengths])
         self._keep("suffix_positions", torch.tensor(cut)[:, None] + offset)
@@ -120,7 +120,7 @@ class Layout(nn.Module):
         real = torch.arange(int(count.max())) < count[:, None]
         mass = (real / count[:, None]).reshape(N, K, -1)
         self.token_weights = TokenWeights(mass, shared)
-        self._keep("token_index", padded(places).reshape(N, K, -1))
+        self._keep("token_index", pad_rows(places).reshape(N, K, -1))
 
     def place(self, n: int, k: int, p: int) -> int:
         """Return the index of position p of a sentence in prefix followed by packed suffixes."""
@@ -131,7 +131,7 @@ class Layout(nn.Module):
         self.register_buffer(name, value, persistent=False)
 
 
-def lengthened(sentences, spans):
+def lengthen(sentences, spans):
     """Return the sentences, extended until every span lies inside its sentence.
 
     In the released form a span may extend past EOS of a shorter prompt, to positions that are then
@@ -145,7 +145,7 @@ def lengthened(sentences, spans):
     return [[s._replace(ids=s.ids + [0] * beyond) for s in row] for row in sentences]
 
 
-def padded(rows: list[list[int]]) -> torch.Tensor:
+def pad_rows(rows: list[list[int]]) -> torch.Tensor:
     """Return rows of different lengths as one tensor, shorter ones padded with 0."""
     tensors = [torch.tensor(row, dtype=torch.long) for row in rows]
     return nn.utils.rnn.pad_sequence(tensors, batch_first=True)

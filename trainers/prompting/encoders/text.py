@@ -189,7 +189,7 @@ class TextEncoder(nn.Module):
         for i in range(first, len(layers)):
             block, addition = layers[i], added.get(i, NOTHING)
             if contexts and 1 <= i < len(contexts) and layout.whole:
-                suffix = self._filled(layout, suffix, contexts[i], contexts[0].shape[1])
+                suffix = self._fill_slots(layout, suffix, contexts[i], contexts[0].shape[1])
             elif contexts and 1 <= i < len(contexts):  # deep prompts replace states of the slots
                 end = self.start + n + contexts[0].shape[1]
                 start = end - contexts[i].shape[1]
@@ -261,7 +261,7 @@ class TextEncoder(nn.Module):
         return shared.to(dtype), suffix.to(dtype)
 
     @staticmethod
-    def _filled(layout: Layout, suffix: Tensor, ctx: Tensor, b: int) -> Tensor:
+    def _fill_slots(layout: Layout, suffix: Tensor, ctx: Tensor, b: int) -> Tensor:
         """Return packed suffixes whose last learned tokens, of b, are those of a later depth."""
         gone = b - ctx.shape[-2]
         place, _, j = (row.reshape(-1, b)[:, gone:].flatten() for row in layout.suffix_slots)
@@ -342,9 +342,9 @@ class TextEncoder(nn.Module):
         own_value: Tensor,
     ) -> Tensor:
         """Return the attention of packed suffixes (N, T, W) to keys and values of both parts."""
-        mask = seen(layout, key, layout.mask)
-        key, value = padded(layout, own_key, key), padded(layout, own_value, value)
-        out = blocks.attend(block, padded(layout, own_query), key, value, mask)
+        mask = extend_mask(layout, key, layout.mask)
+        key, value = pad_suffixes(layout, own_key, key), pad_suffixes(layout, own_value, value)
+        out = blocks.attend(block, pad_suffixes(layout, own_query), key, value, mask)
         return out.reshape(own_query.shape[0], -1, out.shape[-1]).index_select(1, layout.pack_index)
 
     @staticmethod
@@ -358,8 +358,10 @@ class TextEncoder(nn.Module):
         N, K, W = x.shape
         of_prefix = blocks.project(block, norm(shared), added, "kv")
         pairs = zip(of_prefix, blocks.project(block, y, added, "kv"), strict=True)
-        key, value = (padded(layout, own, shared) for shared, own in pairs)
-        mask = seen(layout, shared, layout.eos_mask).expand(N, -1, -1).reshape(N * K, 1, 1, -1)
+        key, value = (pad_suffixes(layout, own, shared) for shared, own in pairs)
+        mask = (
+            extend_mask(layout, shared, layout.eos_mask).expand(N, -1, -1).reshape(N * K, 1, 1, -1)
+        )
         query = blocks.project(block, y_eos, added, "q")[0].reshape(N * K, 1, W)
         out = blocks.attend(block, query, key, value, mask).reshape(N, K, W)
         return blocks.finish(block, x, out, y_eos, added)
@@ -386,7 +388,7 @@ class TextEncoder(nn.Module):
         return TextFeatures(h.float(), raw.float(), s, layout.token_weights)
 
 
-def padded(
+def pad_suffixes(
     layout: Layout, suffix: torch.Tensor, shared: torch.Tensor | None = None
 ) -> torch.Tensor:
     """Pad packed suffixes: (N, T, W) -> (N * K, S, W); with prefixes (N, P, W) in front, P + S."""
@@ -402,6 +404,6 @@ def at_eos(layout: Layout, suffix: torch.Tensor) -> torch.Tensor:
     return suffix.gather(1, layout.eos[..., None].expand(suffix.shape[0], -1, suffix.shape[2]))
 
 
-def seen(layout: Layout, shared: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+def extend_mask(layout: Layout, shared: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """Return a mask of the layout for a prefix (N, P + n, W) into which n tokens have entered."""
     return F.pad(mask, (n, 0), value=True) if (n := shared.shape[1] - layout.P) else mask

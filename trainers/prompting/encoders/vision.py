@@ -93,7 +93,9 @@ class ClassToken:
 CLASS_TOKEN = ClassToken()
 
 
-def projected(visual: Any, values: torch.Tensor, first: nn.Module | None = None) -> torch.Tensor:
+def project_values(
+    visual: Any, values: torch.Tensor, first: nn.Module | None = None
+) -> torch.Tensor:
     """Project `ImageFeatures.values` (B, M, P, W) to normalised features (B, M, P, D), float32.
 
     Args:

@@ -67,7 +67,7 @@ class CoCoOp(CoOp):
         """Return none: they depend on the image."""
         return Contexts()
 
-    def shifted(self, z: torch.Tensor) -> Contexts:
+    def shift_context(self, z: torch.Tensor) -> Contexts:
         """Return a context for each image, ctx + meta_net(z): (B, b, W)."""
         learner = self.prompt_learner
         return Contexts([learner.ctx + learner.meta_net(z)[:, None]])
@@ -82,7 +82,7 @@ class CoCoOp(CoOp):
         texts, logits = [], []
         at_once = torch.is_grad_enabled() or torch.compiler.is_compiling()
         for some in [z] if at_once else z.split(AT_ONCE):
-            texts.append(self.text_encoder(self.shifted(some).text))
+            texts.append(self.text_encoder(self.shift_context(some).text))
             logits.append(self.compare(image._replace(z=some[:, None]), texts[-1]))
         h, raw = (torch.cat([getattr(text, name) for text in texts]) for name in ("h", "raw"))
         return Output(torch.cat(logits), image, texts[0]._replace(h=h, raw=raw))

@@ -14,7 +14,7 @@ from torch import nn
 
 from ..encoders.sentences import Keys, around_name, write_sentences
 from ..encoders.text import TextEncoder, TextFeatures
-from ..encoders.vision import ImageEncoder, ImageFeatures, projected
+from ..encoders.vision import ImageEncoder, ImageFeatures, project_values
 from ..errors import UserError, need
 from ..method import Method, register
 from ..prompts import Contexts, word_embeddings
@@ -146,7 +146,7 @@ class GalLoP(Method):
         """Return z, and as r the patches of the value path, mapped and projected."""
         features = super().image_features(images, contexts)
         visual, values = self.image_encoder.visual, features.values
-        r = projected(visual, values, self.local_proj["linear"])  # type: ignore[arg-type]
+        r = project_values(visual, values, self.local_proj["linear"])  # type: ignore[arg-type]
         return features._replace(r=r, values=None)
 
     def global_cosines(self, image: ImageFeatures, text: TextFeatures) -> torch.Tensor:

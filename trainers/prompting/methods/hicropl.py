@@ -183,7 +183,7 @@ class AllSentences(Teacher):
             lists = sentences_of(self.source, self.classnames)
             return torch.stack([x.mean(0) for x in normalised_lists(self.clip_model, lists)])
 
-        return self._kept("raw", means)
+        return self._keep("raw", means)
 
 
 @register

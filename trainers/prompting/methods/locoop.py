@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from ..encoders.text import TextFeatures
-from ..encoders.vision import ImageEncoder, ImageFeatures, projected
+from ..encoders.vision import ImageEncoder, ImageFeatures, project_values
 from ..errors import need, not_negative
 from ..method import register
 from ..transport.precision import no_autocast
@@ -68,7 +68,7 @@ class LoCoOp(CoOp):
     def image_features(self, images, contexts):
         """Return z, and as r the patches of the value path."""
         features = super().image_features(images, contexts)
-        r = projected(self.image_encoder.visual, features.values)  # type: ignore[arg-type]
+        r = project_values(self.image_encoder.visual, features.values)  # type: ignore[arg-type]
         return features._replace(r=r, values=None)
 
     def local_cosines(self, image: ImageFeatures, text: TextFeatures) -> torch.Tensor:

@@ -96,12 +96,12 @@ class MTA(OfViews):
         y, m = torch.full_like(x[..., 0], 1 / V), x[:, 0]
         for _ in range(s.MAX_ITER):
             density = g(m)
-            y = repeated(weights, y)
-            m = repeated(mean, m)
+            y = repeat_update(weights, y)
+            m = repeat_update(mean, m)
         return m, y
 
 
-def repeated(update, value: torch.Tensor) -> torch.Tensor:
+def repeat_update(update, value: torch.Tensor) -> torch.Tensor:
     """Return the rows of `value` (B, .) after updates, each until it hardly changes."""
     moves = torch.ones_like(value[:, :1], dtype=torch.bool)
     for _ in range(INNER):

@@ -185,9 +185,9 @@ class ProLIP(OneView):
 
     def loss(self, output, batch):
         """Return the cross-entropy, and the penalty without its weight."""
-        return self.penalised(output.logits, batch.labels, self.settings.weight())
+        return self.penalise(output.logits, batch.labels, self.settings.weight())
 
-    def penalised(
+    def penalise(
         self, logits: torch.Tensor, labels: torch.Tensor, weight: float
     ) -> dict[str, torch.Tensor]:
         """Return the terms of the loss with this lambda."""
@@ -219,7 +219,7 @@ class ProLIP(OneView):
         def loss(epoch: int) -> torch.Tensor:
             image = self.image_features(views[epoch % len(views)], contexts)
             logits = self.compare(image, fixed or self.text_features(contexts))
-            return self.penalised(logits, labels, weight)["loss"]
+            return self.penalise(logits, labels, weight)["loss"]
 
         optimizer = torch.optim.Adam([P], rate, eps=EPS)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.epochs)

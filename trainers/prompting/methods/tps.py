@@ -136,16 +136,16 @@ class TPS(OfViews):
     def from_views(self, x, h):
         """Return s x_0 . n(t_k + r_k)."""
         at_once = max(1, ENTRIES // h.numel())
-        parts = [self.shifted(h, self.shifts(some, h)) for some in x.split(at_once)]
+        parts = [self.shift_features(h, self.shifts(some, h)) for some in x.split(at_once)]
         return self.logit_scale * (torch.cat(parts) @ x[:, 0, :, None])[..., 0]
 
-    def shifted(self, h: torch.Tensor, r: torch.Tensor) -> torch.Tensor:
+    def shift_features(self, h: torch.Tensor, r: torch.Tensor) -> torch.Tensor:
         """Return n(t_k + r_k), (B, K, D), for shifts r (B, K or 1, D)."""
         return F.normalize(h + r, dim=-1)
 
     def entropies(self, x: torch.Tensor, h: torch.Tensor, r: torch.Tensor) -> torch.Tensor:
         """Return the loss of each image, (B,), for features x (B, V, D) of its views."""
-        logits = self.logit_scale * x @ self.shifted(h, r).mT
+        logits = self.logit_scale * x @ self.shift_features(h, r).mT
         kept = surest(logits.detach(), self.settings.SELECTION_P)
         return marginal_entropy(logits.take_along_dim(kept[..., None], 1))
 

@@ -149,7 +149,7 @@ class TPT(CoOp):
         """
         return self.entropies(z, self.text_encoder([c]).h, kept)
 
-    def adapted(self, z: torch.Tensor, c0: torch.Tensor) -> torch.Tensor:
+    def adapt_contexts(self, z: torch.Tensor, c0: torch.Tensor) -> torch.Tensor:
         """Return the contexts (B, n, W) after the steps, for features z (B, V, D) of the views."""
         kept = None
         with torch.inference_mode(False), torch.enable_grad():
@@ -164,7 +164,7 @@ class TPT(CoOp):
                 c.data = torch.where(fits, c.data, before)
         return c.detach()
 
-    def classified(self, features: torch.Tensor, c: torch.Tensor) -> Output:
+    def classify(self, features: torch.Tensor, c: torch.Tensor) -> Output:
         """Return the output for features (B, D) of plain images and their contexts (B, n, W)."""
         texts = [self.text_encoder([some]) for some in c.split(self.at_once)]
         h, raw = (torch.cat([getattr(text, name) for text in texts]) for name in ("h", "raw"))
@@ -182,7 +182,7 @@ class TPT(CoOp):
     def output(self, images):
         """Return the output before adaptation."""
         features = self.clip_features(images)
-        return self.classified(features, self.initial(features))
+        return self.classify(features, self.initial(features))
 
     @torch.no_grad()
     def predict(self, images):
@@ -197,7 +197,9 @@ class TPT(CoOp):
         features = torch.stack([self.clip_features(view) for view in views], 1)
         z, c0 = F.normalize(features, dim=-1), self.initial(features[:, 0])
         pairs = zip(z.split(self.at_once), c0.split(self.at_once), strict=True)
-        return self.classified(features[:, 0], torch.cat([self.adapted(*pair) for pair in pairs]))
+        return self.classify(
+            features[:, 0], torch.cat([self.adapt_contexts(*pair) for pair in pairs])
+        )
 
     def loss(self, output, batch):
         """Return the mean over images of the entropy that the first step descends; no labels."""

@@ -281,10 +281,10 @@ class Solver:
         """Yield the state after each round's computation of z, and after the last one."""
         log_z, mu, v = state
         for last in range(self.s.MAX_ITER, -1, -1):
-            log_z = self.assigned(log_z, mu, v)
+            log_z = self.assign(log_z, mu, v)
             yield State(log_z, mu, v)
             if last:
-                mu, v = self.fitted(log_z.exp(), mu, gamma)
+                mu, v = self.fit(log_z.exp(), mu, gamma)
 
     def ends(self, gammas: Iterable[float]) -> Iterator[State]:
         """Yield the state after all rounds with each gamma."""
@@ -296,7 +296,7 @@ class Solver:
         *_, end = self.rounds(state, gamma)
         return end
 
-    def assigned(self, log_z: torch.Tensor, mu: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    def assign(self, log_z: torch.Tensor, mu: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         """Return log z after Z_ITER computations, each of all images together."""
         s, mu = self.s, mu - self.center
         m = self.x @ (mu / v).T - (mu * mu / v).sum(1) / 2  # without |x / v|^2, equal for all k
@@ -315,7 +315,7 @@ class Solver:
         how: Any = {"mode": "sum", "per_sample_weights": self.weights}
         return F.embedding_bag(self.joined, torch.cat([z, self.Y]), self.first, **how)
 
-    def fitted(
+    def fit(
         self, z: torch.Tensor, mu: torch.Tensor, gamma: float
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return mu (K, D) and v (D) for z; a class that has no image at all keeps its mean."""

@@ -21,10 +21,11 @@ def metrics(arrays: Mapping[str, np.ndarray], classnames: Sequence[str]) -> dict
         classnames: of all classes, by label.
 
     Returns:
-        `top5_accuracy`, `calibration_error` and `per_class_accuracy` in %, the last by class
-        name, `numbered` (None for a class without images); `negative_log_likelihood` in nats. If
-        their columns are present, also, in %, `calibration_error_scaled`, after division by the
-        temperature, and `joint_accuracy`, over base and new classes together.
+        `top5_accuracy`, `calibration_error` and `per_class_accuracy` in %, the last by class name,
+        as `number_names` writes it (None for a class without images);
+        `negative_log_likelihood` in nats. If their columns are present, also, in %,
+        `calibration_error_scaled`, after division by the temperature, and `joint_accuracy`, over
+        base and new classes together.
     """
     label = arrays["label"]
     hits = arrays["prediction"] == label
@@ -42,13 +43,13 @@ def metrics(arrays: Mapping[str, np.ndarray], classnames: Sequence[str]) -> dict
         "negative_log_likelihood": -float(arrays["label_log_probability"].mean(dtype=float)),
         "per_class_accuracy": {
             name: 100 * float(k / n) if n else None
-            for name, k, n in zip(numbered(classnames), right, counts, strict=True)
+            for name, k, n in zip(number_names(classnames), right, counts, strict=True)
         },
         **more,
     }
 
 
-def numbered(classnames: Sequence[str]) -> list[str]:
+def number_names(classnames: Sequence[str]) -> list[str]:
     """Return class names with their numbers where a name is not the only one of its kind.
 
     Examples:

@@ -51,7 +51,7 @@ class State:
             owner._buffers[name] = buffer.copy_(value)  # the step may have put another there
 
 
-def recomputed(method: Any) -> list[str]:
+def recomputed_encoders(method: Any) -> list[str]:
     """Return what a method recomputes: text attention or text blocks, image blocks."""
     text = ("", "text attention", "text blocks")[method.text_encoder.recompute]
     return [name for name in (text, "image blocks" * method.image_encoder.recompute) if name]
@@ -88,7 +88,9 @@ def within_memory(method: Any, work: Callable[[], Result]) -> Result:
                 raise
         # outside of that block the failed step's tensors are gone
         text.recompute, image.recompute = level
-        print(f"Memory: a step did not fit; recomputing {' and '.join(recomputed(method))}")
+        print(
+            f"Memory: a step did not fit; recomputing {' and '.join(recomputed_encoders(method))}"
+        )
         state.restore()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
@@ -129,7 +131,7 @@ def fit(method: Any, batch: int, gib: float, precision: Any, features: bool = Fa
         largest = max(largest, needed)
         needed += (largest - needed) / blocks  # one block at a time
         if needed <= budget - method.chunk_bytes:
-            parts = " and ".join(recomputed(method)) or "nothing"
+            parts = " and ".join(recomputed_encoders(method)) or "nothing"
             return (
                 f"Memory: a step keeps at most {needed / GIB:.2f} GiB of activations, {limit}; "
                 f"{parts} will be recomputed"

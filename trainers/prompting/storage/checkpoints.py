@@ -56,7 +56,7 @@ def load_public_state(
         expected, given = tuple(parameter.shape), tuple(value.shape)
         if not parameter.numel():  # its length was not known before training
             given, expected = given[1:], expected[1:]
-        if _trimmed(given) != _trimmed(expected):  # a single prompt may lack its leading axis
+        if _trim(given) != _trim(expected):  # a single prompt may lack its leading axis
             raise UserError(
                 f"The checkpoint's '{name}' has shape {given} but the configuration asks for "
                 f"{expected}: make the settings, the classes and the backbone those of the trained "
@@ -96,7 +96,7 @@ def check_dense(name: str, value, trained: bool = False) -> None:
         )
 
 
-def _trimmed(shape: tuple[int, ...]) -> tuple[int, ...]:
+def _trim(shape: tuple[int, ...]) -> tuple[int, ...]:
     """Return a shape without its leading axes of length 1."""
     while shape[:1] == (1,):
         shape = shape[1:]

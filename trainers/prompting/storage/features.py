@@ -177,7 +177,7 @@ def _read(path: str, _changed: int) -> Features:
     with safe_open(path, "pt") as file:
         text = (file.metadata() or {}).get(HEADER)
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    content = check_content(tensors, _parsed(text))
+    content = check_content(tensors, _parse(text))
     content |= {name: tensors.get(name) for name in ("image", "views", "views_of")}
     content["text"] = {k.removeprefix(TEXT): v for k, v in tensors.items() if k.startswith(TEXT)}
     return Features(path=path, label=tensors["label"].long(), **content)
@@ -188,10 +188,10 @@ def _header(path: str, _changed: int) -> dict[str, Any]:
     from safetensors import safe_open
 
     with safe_open(path, "pt") as file:
-        return check_header(_parsed((file.metadata() or {}).get(HEADER)))
+        return check_header(_parse((file.metadata() or {}).get(HEADER)))
 
 
-def _parsed(text: str | None) -> dict[str, Any]:
+def _parse(text: str | None) -> dict[str, Any]:
     if text is None:
         raise Flaw(f"it has no '{HEADER}', a JSON object")
     try:

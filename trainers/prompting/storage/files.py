@@ -55,10 +55,10 @@ def read_json(path: Path, remedy: str) -> dict:
         text = read_file(path).decode("utf-8")
     except (OSError, ValueError) as error:
         raise UserError(f"'{path}' cannot be read ({in_short(error)}): {remedy}") from error
-    return parsed(text, f"'{path}'", remedy)
+    return parse_json(text, f"'{path}'", remedy)
 
 
-def parsed(text: str, source: str, remedy: str) -> dict:
+def parse_json(text: str, source: str, remedy: str) -> dict:
     """Return the object in a JSON text; raises as `read_json`."""
     try:
         content = json.loads(text)
@@ -84,7 +84,7 @@ def damaged_part(path: str | os.PathLike) -> str | None:
 
 
 @contextlib.contextmanager
-def held(path: str | os.PathLike, patience: float = 0) -> Iterator[bool]:
+def hold_lock(path: str | os.PathLike, patience: float = 0) -> Iterator[bool]:
     """Hold a lock file during a block, or report that another process holds it.
 
     If the file system has no locks, a second file, `PATH.soft`, serves as the lock while it exists.

@@ -220,7 +220,7 @@ class Saved:
         known = {name: UNKNOWN if value is None else value for name, value in facts.items()}
         return known | {"backbone": backbone or UNKNOWN}
 
-    def continued(self, facts: "Saved", folder: str) -> "Saved":
+    def continue_facts(self, facts: "Saved", folder: str) -> "Saved":
         """Return the facts about a run that uses it, and say if that computes in other ways.
 
         Raises:

@@ -65,7 +65,7 @@ def name_of(path: Path, folders: Iterable[Path]) -> str:
     return str(path)
 
 
-def edited(source: object, plugins: Sequence[str], commit: object = "") -> list[str]:
+def edited_files(source: object, plugins: Sequence[str], commit: object = "") -> list[str]:
     """Return the names of the files that are not as they were; none if no digests are known.
 
     A file of this package is as it was if the present one is that of the commit.
@@ -81,7 +81,9 @@ def edited(source: object, plugins: Sequence[str], commit: object = "") -> list[
     for name, then in source.items():
         path = _find(name, plugins)
         now = digest(path)
-        same = now == then or (now and name.startswith(OWN) and now == _committed(path, commit))
+        same = now == then or (
+            now and name.startswith(OWN) and now == _committed_digest(path, commit)
+        )
         if not same:
             names.append(name)
     return names
@@ -101,7 +103,7 @@ def _find(name: str, plugins: Iterable[str]) -> Path:
     return next(filter(os.path.isfile, paths), paths[0])
 
 
-def _committed(path: Path, commit: object) -> str:
+def _committed_digest(path: Path, commit: object) -> str:
     """Return the digest of a file at a commit; empty if it is not known."""
     if not isinstance(commit, str) or not commit.isalnum():
         return ""

@@ -34,7 +34,7 @@ def for_run(
         shots: DATASET.NUM_SHOTS of the run.
         classes: DATASET.SUBSAMPLE_CLASSES of the run.
     """
-    return _chosen(keys, dict(zip(SECTIONS, (classes, str(shots), dataset), strict=True)))
+    return _choose(keys, dict(zip(SECTIONS, (classes, str(shots), dataset), strict=True)))
 
 
 def plain_key(key: str) -> str:
@@ -94,12 +94,12 @@ def by_dataset(sources: Iterable[Mapping[str, object]]) -> set[str]:
     return by_dataset_keys
 
 
-def _chosen(keys, run: dict[str, str]) -> dict[str, object]:
+def _choose(keys, run: dict[str, str]) -> dict[str, object]:
     values = {key: value for key, value in keys.items() if key.partition(".")[0] not in run}
     for section, name in run.items():
         if section_keys := _below(keys, section):
             names = {key.partition(".")[0] for key in section_keys}
-            values |= _chosen(_below(section_keys, name if name in names else OTHER), run)
+            values |= _choose(_below(section_keys, name if name in names else OTHER), run)
     return values
 
 

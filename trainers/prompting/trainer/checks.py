@@ -16,7 +16,7 @@ from ..encoders.alike import alike
 from ..encoders.uncalled import check_uncalled
 from ..errors import UserError, need
 from ..method import METHODS, Method
-from ..record.metrics import numbered
+from ..record.metrics import number_names
 from ..storage.checkpoints import saved_epochs
 from ..storage.state import is_sound
 from ..teacher import MethodTeacher
@@ -56,7 +56,7 @@ class Watch:
         if self.waits and step + 1 < steps and step % EVERY:
             return
         if (first := int(self.first_bad)) >= 0:
-            raise self._failed(f"The loss is not finite in epoch {epoch + 1}, step {first + 1}")
+            raise self._error(f"The loss is not finite in epoch {epoch + 1}, step {first + 1}")
 
     def see_logits(self, logits: torch.Tensor) -> None:
         """Record whether the softmax of logits (B, K) is finite; on the CPU check at once."""
@@ -90,9 +90,9 @@ class Watch:
             sound[name] = is_sound(value).to(method.device)
         if sound and not torch.stack([*sound.values()]).all():
             first = next(name for name, ok in sound.items() if not ok)
-            raise self._failed(f"'{first}' is not finite after epoch {epoch}")
+            raise self._error(f"'{first}' is not finite after epoch {epoch}")
 
-    def _failed(self, what: str) -> UserError:
+    def _error(self, what: str) -> UserError:
         """Return the error about a value that is not finite; it names the last checkpoint."""
         kept = "there is none yet"
         if epochs := saved_epochs(self.folder):
@@ -272,7 +272,7 @@ def note_alike(method: Method, classnames: list[str], backbone: str) -> list[lis
     """
     teachers = [m.method for m in method.children() if isinstance(m, MethodTeacher) and m.method]
     encoder = (teachers or [method])[0].text_encoder
-    names, K = numbered(classnames), len(classnames)
+    names, K = number_names(classnames), len(classnames)
     groups = [[k for k in group if k < K] for group in alike(encoder)]
     groups = [group for group in groups if len(group) > 1]
     odd = [group for group in groups if len({classnames[k] for k in group}) > 1]

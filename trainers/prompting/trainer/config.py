@@ -59,7 +59,7 @@ def add_nodes(cfg: CfgNode) -> None:
     cfg.TRAINER.setdefault("PER_DATASET", [])  # keys of the method that a config sets by data set
 
 
-def resolved(cfg: CfgNode) -> CfgNode:
+def resolve(cfg: CfgNode) -> CfgNode:
     """Return the cfg with its sections for some runs (`by_run`) resolved for this run.
 
     This project's train.py resolves them itself; in other checkouts they are still in the cfg.
@@ -78,7 +78,7 @@ def resolved(cfg: CfgNode) -> CfgNode:
     return cfg
 
 
-def fitted(cfg: CfgNode, clip_model: Any) -> tuple[CfgNode, list[str]]:
+def fit_images(cfg: CfgNode, clip_model: Any) -> tuple[CfgNode, list[str]]:
     """Set the size, normalisation and interpolation of images as the backbone expects them.
 
     Returns:
@@ -140,7 +140,7 @@ def values_in(cfg: CfgNode, method: type[Method]) -> dict[str, Any]:
     printed warning names keys that were set but mean nothing to the method.
     """
     keys = (*method.defaults, *method.ignored)
-    values = {key: _filled(_value(cfg, method.place(key)), cfg) for key in keys}
+    values = {key: _fill(_value(cfg, method.place(key)), cfg) for key in keys}
     places = _places()
     node = cfg.TRAINER.get(method.node, {})
     others = [key for key in node if key not in values]
@@ -152,7 +152,7 @@ def values_in(cfg: CfgNode, method: type[Method]) -> dict[str, Any]:
     return values
 
 
-def _filled(value: Any, cfg: CfgNode) -> Any:
+def _fill(value: Any, cfg: CfgNode) -> Any:
     if not isinstance(value, str):
         return value
     of_run = {"run": cfg.OUTPUT_DIR or "{run}", "seed": cfg.SEED, "dataset": cfg.DATASET.NAME}
@@ -237,7 +237,7 @@ def methods_on(clip_model: Any) -> dict[str, str]:
     return reasons
 
 
-def made(
+def make_method(
     kind: type[Method], settings: Settings, clip_model: Any, names: Sequence[str], dataset: str
 ) -> Method:
     """Return a method that is built for a CLIP.
@@ -293,7 +293,7 @@ def build_method(
         ['loss', 'ce', 'kg']
     """
     kind = find_method(name)
-    method = made(kind, read_node(kind, node, dataset), clip_model, classnames, dataset)
+    method = make_method(kind, read_node(kind, node, dataset), clip_model, classnames, dataset)
     if support is not None:
         given_support(method, support)
     return method

@@ -19,7 +19,7 @@ from ..errors import UserError
 from ..method import Method, Output
 from ..node import clean
 from ..storage.predictions import confidence
-from .views import prepared, resize_in
+from .views import prepare_loader, resize_in
 
 Columns = dict[str, torch.Tensor]  # `mcm`, and `gl_mcm` where a method has patches: (n,)
 
@@ -78,7 +78,7 @@ class Detection:
     def prepare(self, method: Method, cfg: CfgNode) -> None:
         """Read the images as the method takes them."""
         for name, loader in self._loaders.items():
-            self._loaders[name] = prepared(loader, method, cfg)
+            self._loaders[name] = prepare_loader(loader, method, cfg)
 
     def begin(self, split: str | None) -> None:
         """Begin an evaluation; validation between epochs (a `split` is given) is not scored."""

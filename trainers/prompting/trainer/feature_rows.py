@@ -96,9 +96,9 @@ class Rows(Dataset):
             views = [self.features.image[row].float()] * self.k_tfm
         elif (seed := getattr(index, "seed", None)) is not None:
             with seeded(seed):
-                views = self._drawn(row)
+                views = self._draw(row)
         else:
-            views = self._drawn(row)
+            views = self._draw(row)
         return {
             "img": views if self.k_tfm > 1 else views[0],
             "label": item.label,
@@ -107,7 +107,7 @@ class Rows(Dataset):
             "index": int(index),
         }
 
-    def _drawn(self, row: int) -> list[torch.Tensor]:
+    def _draw(self, row: int) -> list[torch.Tensor]:
         views = self.features.views
         assert views is not None, "it has views of this row"
         places = torch.randint(len(views), (self.k_tfm,)).tolist()
@@ -175,15 +175,15 @@ def clip_of(features: Features, template: str) -> Any:
         for name, row in zip(features.classnames, rows, strict=True):
             sentences[f"{before}{clean(name)}{after}"] = row
     look_up = LookUp(features.path, list(features.text), sentences)
-    return _closed(look_up, features.image.shape[1], features.logit_scale)
+    return _closed_clip(look_up, features.image.shape[1], features.logit_scale)
 
 
 def clip_of_rows() -> Any:
     """Return a CLIP as of a file of features, without any sentence: to see which methods run."""
-    return _closed(LookUp("", [], {"": torch.zeros(8)}), 8, 1.0)
+    return _closed_clip(LookUp("", [], {"": torch.zeros(8)}), 8, 1.0)
 
 
-def _closed(look_up: LookUp, D: int, scale: float) -> Any:
+def _closed_clip(look_up: LookUp, D: int, scale: float) -> Any:
     preparation = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), "bicubic"  # no image is prepared
     family = Family(Tokenizer(look_up.encode, look_up.decode, None, END), *preparation)
     image = Closed(nn.Identity(), resolution=1)

@@ -56,7 +56,7 @@ def planned_loader(trainer: Any) -> Any:
         plan = method.plan_epoch(epoch, trainer.max_epoch, _batches(trainer, loader, order))
     if plan is None:
         return loader
-    rows = checked(plan, len(loader.dataset), type(method).__name__)
+    rows = check_plan(plan, len(loader.dataset), type(method).__name__)
     images = Passes(loader.dataset, [row for step in rows for row in step], steps)
     places = torch.arange(len(images)).split([len(step) for step in rows])
     return loader_like(loader, images, batch_sampler=[place.tolist() for place in places])
@@ -69,7 +69,7 @@ def _batches(trainer: Any, loader: Any, seed: int) -> Iterator[Batch]:
         yield trainer.batch_of(batch)
 
 
-def checked(plan: Iterable[Any], n: int, name: str) -> list[list[int]]:
+def check_plan(plan: Iterable[Any], n: int, name: str) -> list[list[int]]:
     """Return the rows of each step of a plan, as lists.
 
     Args:

@@ -39,7 +39,7 @@ from .checks import (
     check_unlabelled,
     note_alike,
 )
-from .config import fitted, made, resolved, settings_in
+from .config import fit_images, make_method, resolve, settings_in
 from .detection import Detection
 from .evaluation import Recorder, validation_loader
 from .facts import facts_of_run, load_initial
@@ -54,7 +54,7 @@ from .stages import Stages
 from .support_set import take_support, take_validation
 from .teachers import facts_of, lacks_teacher
 from .together import Together, for_detection
-from .views import prepared, resize_in
+from .views import prepare_loader, resize_in
 
 
 class PromptTrainer(TrainerX):
@@ -99,7 +99,7 @@ class PromptTrainer(TrainerX):
     def __init__(self, cfg: CfgNode):
         if cfg.TRAINER.DETERMINISTIC and cfg.USE_CUDA and torch.cuda.is_available():
             make_deterministic()
-        cfg = resolved(cfg)
+        cfg = resolve(cfg)
         check_cfg(cfg, self.kind)
         self.planned: list[int] = []
         super().__init__(cfg)
@@ -115,7 +115,7 @@ class PromptTrainer(TrainerX):
             name = self.cfg.MODEL.BACKBONE.NAME
             print(f"Loading CLIP (backbone: {name})")
             self.clip_model = load_clip(name)
-            self.cfg, changes = fitted(self.cfg, self.clip_model)
+            self.cfg, changes = fit_images(self.cfg, self.clip_model)
             if changes:
                 print(f"Images as {name} reads them: {', '.join(changes)}")
             super().build_data_loader()
@@ -140,7 +140,9 @@ class PromptTrainer(TrainerX):
         classnames, clip_model = check_classes(data.classnames), self.clip_model
         if note := self.precision.note(clip_model):
             print(note)
-        self.method = self.model = made(kind, settings, clip_model, classnames, cfg.DATASET.NAME)
+        self.method = self.model = make_method(
+            kind, settings, clip_model, classnames, cfg.DATASET.NAME
+        )
         if kind.unlabelled:
             left_out = getattr(data, "other_classnames", ())
             self.method.take_classes([*classnames, *left_out])
@@ -149,7 +151,7 @@ class PromptTrainer(TrainerX):
         self.method.make_room(len(data.train_x))
         for loader in ("test_loader", "val_loader", "validation"):
             if getattr(self, loader) is not None:
-                setattr(self, loader, prepared(getattr(self, loader), self.method, cfg))
+                setattr(self, loader, prepare_loader(getattr(self, loader), self.method, cfg))
         if isinstance(self.method, Transductive):
             self.test_loader = Together(self, self.test_loader)
             self.val_loader = self.val_loader and Together(self, self.val_loader)
@@ -338,7 +340,7 @@ class PromptTrainer(TrainerX):
         if epoch:
             if not hasattr(super(), "check_checkpoint"):  # dassl-lite has checked it already
                 self.check_checkpoint(read_checkpoint(checkpoint_file(folder, epoch)), folder)
-            self.facts = self.resumed.continued(self.facts, folder)
+            self.facts = self.resumed.continue_facts(self.facts, folder)
             self.planned = self.resumed.restore(self.method, self.precision, folder)
             if not self.cfg.TRAINER.EDITED:  # the edits were accepted
                 check_probe(self.resumed, self.method, self.clip_model, self.precision, True)
@@ -350,7 +352,7 @@ class PromptTrainer(TrainerX):
         return facts_of(self.method)
 
     @property
-    def recorded(self) -> CfgNode:
+    def recorded_cfg(self) -> CfgNode:
         """The cfg for the record: in an evaluation, the settings of the training are of that."""
         return as_trained(self.cfg, self.loaded.settings, self.method) if self.loaded else self.cfg
 
@@ -388,7 +390,7 @@ class PromptTrainer(TrainerX):
             self.recorder = None
         self.detection.evaluate_others(self)
         if self.cfg.TEST.RECORD and split in (None, self.cfg.TEST.SPLIT):
-            write_results(self.recorded, self)
+            write_results(self.recorded_cfg, self)
         return result
 
     def parse_batch_test(self, batch):
@@ -443,7 +445,7 @@ class PromptTrainer(TrainerX):
         if (saved := find_prompts(self.method, directory, epoch)) is None:
             return
         saved.check_loaded(self.facts, self.method)
-        self.facts = saved.continued(self.facts, self._folder(directory))
+        self.facts = saved.continue_facts(self.facts, self._folder(directory))
         saved.check_unseen(self.dm.dataset, self.cfg.TEST.SPLIT)
         self.method.load_checkpoint(saved, self.dm.dataset.classnames)
         check_probe(saved, self.method, self.clip_model, self.precision)

@@ -124,7 +124,7 @@ def resize_in(manager: Any, cfg: CfgNode) -> None:
             images.transform = as_resized(images.transform, cfg, part.startswith("train"))
 
 
-def prepared(loader: DataLoader, method: Method, cfg: CfgNode) -> DataLoader:
+def prepare_loader(loader: DataLoader, method: Method, cfg: CfgNode) -> DataLoader:
     """Return a loader of test images as `method.predict` takes them; the same one for most methods.
 
     Args:
@@ -212,7 +212,7 @@ def _strength(most: float) -> float:
     return random.uniform(0.01, 0.1) * most
 
 
-def _moved(image: Image.Image, at: int, amount: float) -> Image.Image:
+def _move(image: Image.Image, at: int, amount: float) -> Image.Image:
     """Apply an affine map that differs from the identity in one of its six numbers."""
     numbers = [1.0, 0.0, 0.0, 0.0, 1.0, 0.0]
     numbers[at] = random.choice((-1, 1)) * amount
@@ -220,7 +220,7 @@ def _moved(image: Image.Image, at: int, amount: float) -> Image.Image:
     return image.transform(image.size, map_, numbers, resample=Image.Resampling.BILINEAR)
 
 
-def _rotated(image: Image.Image) -> Image.Image:
+def _rotate(image: Image.Image) -> Image.Image:
     degrees = random.choice((-1, 1)) * int(_strength(30))
     return image.rotate(degrees, resample=Image.Resampling.BILINEAR)
 
@@ -229,10 +229,10 @@ OPERATIONS: list[Callable[[Image.Image], Image.Image]] = [
     ImageOps.autocontrast,
     ImageOps.equalize,
     lambda image: ImageOps.posterize(image, 4 - int(_strength(4))),
-    _rotated,
+    _rotate,
     lambda image: ImageOps.solarize(image, 256 - int(_strength(256))),
-    lambda image: _moved(image, 1, _strength(0.3)),  # sheared
-    lambda image: _moved(image, 3, _strength(0.3)),
-    lambda image: _moved(image, 2, int(_strength(image.width / 3))),  # shifted
-    lambda image: _moved(image, 5, int(_strength(image.height / 3))),
+    lambda image: _move(image, 1, _strength(0.3)),  # sheared
+    lambda image: _move(image, 3, _strength(0.3)),
+    lambda image: _move(image, 2, int(_strength(image.width / 3))),  # shifted
+    lambda image: _move(image, 5, int(_strength(image.height / 3))),
 ]

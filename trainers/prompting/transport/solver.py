@@ -137,7 +137,7 @@ class PlanDistance(torch.autograd.Function):
         return grad[..., None, None] * plan, None, None
 
 
-def joined(parts: Sequence[SinkhornResult]) -> SinkhornResult:
+def join(parts: Sequence[SinkhornResult]) -> SinkhornResult:
     """Concatenate the results of problems that were solved in parts."""
     return (
         parts[0] if len(parts) == 1 else SinkhornResult(*map(torch.cat, zip(*parts, strict=True)))
@@ -187,7 +187,7 @@ class Sinkhorn:
             chunks = [*zip(C.split(size), full_a.split(size), full_b.split(size), strict=True)]
         with full_precision(cost.device.type):
             solve = self.solve if looks_are_free(cost.device) else partial(fused, self)
-            result = joined([SinkhornResult(*solve(*chunk, uniform)) for chunk in chunks])
+            result = join([SinkhornResult(*solve(*chunk, uniform)) for chunk in chunks])
         plan = result.plan.mT.reshape(cost.shape)
         distance, iterations, error = (x.reshape(batch) for x in result[1:])
         if cost.requires_grad and torch.is_grad_enabled():
@@ -214,7 +214,7 @@ class Sinkhorn:
             return solved[0][1]
         indices, results = zip(*solved, strict=True)
         back = torch.cat(indices).argsort()
-        return SinkhornResult(*(x[back] for x in joined(results)))
+        return SinkhornResult(*(x[back] for x in join(results)))
 
     def iterate(self, scalings: Scalings) -> State:
         """Update u and v of each problem until it has converged; from then on it keeps its v."""

@@ -16,9 +16,9 @@ from ..node import clean
 from ..plugins import load_plugins
 from ..running.precision import Precision
 from ..storage.checkpoints import find_checkpoint
-from ..storage.hub import fetched
+from ..storage.hub import fetch
 from ..storage.saved import Saved
-from ..trainer.config import add_nodes, fitted, made, settings_in
+from ..trainer.config import add_nodes, fit_images, make_method, settings_in
 from ..trainer.repeatability import check_probe
 from ..trainer.settings import value_of
 from ..trainer.views import draft_of, plain_transform, views_by_content
@@ -101,10 +101,10 @@ def load_run(
     saved.check_weights(backbone, weights_sha256(backbone))
     cfg.MODEL.BACKBONE.NAME = backbone
     clip_model = load_clip(backbone)
-    cfg, _ = fitted(cfg, clip_model)
-    names = list(saved.classnames) if classnames is None else _checked(classnames, clip_model)
+    cfg, _ = fit_images(cfg, clip_model)
+    names = list(saved.classnames) if classnames is None else _check_names(classnames, clip_model)
     with no_exit(kind.__name__):
-        method = made(kind, settings_in(cfg, kind), clip_model, names, cfg.DATASET.NAME)
+        method = make_method(kind, settings_in(cfg, kind), clip_model, names, cfg.DATASET.NAME)
     method.load_checkpoint(saved, names)
     check_probe(saved, method, clip_model, Precision("fp32", method.device))
     plain = plain_transform(cfg)
@@ -128,7 +128,7 @@ def read_run(
     Arguments and errors are those of `load_run` that do not concern the backbone.
     """
     load_plugins(plugins)
-    saved = Saved.read(find_checkpoint(_model_folder(fetched(folder)), epoch))
+    saved = Saved.read(find_checkpoint(_model_folder(fetch(folder)), epoch))
     need(
         saved.says_what_made_it,
         f"The checkpoint '{saved.place}' does not say what made it (class names, settings), like "
@@ -191,7 +191,7 @@ def _cfg(saved: Saved) -> CfgNode:
     return cfg
 
 
-def _checked(names: Sequence[str], clip_model: Any) -> list[str]:
+def _check_names(names: Sequence[str], clip_model: Any) -> list[str]:
     """Return class names that a user gives.
 
     Raises:

@@ -109,7 +109,7 @@ def text_features(run) -> tuple[bytes, str]:
     return save(dict(tensors), facts(run)), f"text features of {run.method}, {shape}"
 
 
-def exported(run):
+def export_program(run):
     """Return the program of a run, two images, and how far its logits are from the model's.
 
     Raises:
@@ -150,10 +150,10 @@ def torch_program(run) -> tuple[bytes, str]:
     """Return a file for `torch.export.load`, metadata in its `run.json`, and a line about it."""
     import torch
 
-    made, _, apart = exported(run)
+    made, _, apart = export_program(run)
     stream = io.BytesIO()
     torch.export.save(made, stream, extra_files={"run.json": json.dumps(facts(run))})
-    return stream.getvalue(), told(run, apart)
+    return stream.getvalue(), describe_program(run, apart)
 
 
 def onnx_program(run) -> tuple[bytes, str]:
@@ -167,7 +167,7 @@ def onnx_program(run) -> tuple[bytes, str]:
         raise UserError(
             f"{error.name} is missing: `pip install onnx onnxscript onnxruntime`, or write a .pt2"
         ) from error
-    made, images, _ = exported(run)
+    made, images, _ = export_program(run)
     onnx: Any = torch.onnx.export(made, (), dynamo=True, input_names=["images"],
                                   output_names=["logits"], verbose=False)  # fmt: skip
     onnx.model.metadata_props.update(facts(run))
@@ -179,10 +179,10 @@ def onnx_program(run) -> tuple[bytes, str]:
     (logits,) = session.run(None, {session.get_inputs()[0].name: images.numpy()})
     with torch.no_grad():
         apart = float((torch.from_numpy(logits) - run.model(images)).abs().max())
-    return content, told(run, apart)
+    return content, describe_program(run, apart)
 
 
-def told(run, apart: float) -> str:
+def describe_program(run, apart: float) -> str:
     """Return a line about a program.
 
     Raises:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import UserError, need, printable
-from ...storage.hub import START, fetched
+from ...storage.hub import START, fetch
 from ...storage.records import RECORD, BadRecord, read_record
 from .arguments import Parser, add_plugin, from_one, write_output
 from .load import RUN
@@ -54,7 +54,7 @@ def main(argv: list[str], prog: str) -> int:
         help="write README.md into the folder, which the hub will show")  # fmt: skip
     add_plugin(parser)
     args = parser.parse_args(argv)
-    facts = described(args.model_dir, args.load_epoch, args.plugin)
+    facts = describe(args.model_dir, args.load_epoch, args.plugin)
     if args.card:
         write_card(args.model_dir, args.card, facts)
         return 0
@@ -62,7 +62,7 @@ def main(argv: list[str], prog: str) -> int:
     return 0
 
 
-def described(folder: str, epoch: int | None = None, plugins: list[str] | None = None) -> dict:
+def describe(folder: str, epoch: int | None = None, plugins: list[str] | None = None) -> dict:
     """Return the facts about a run from its checkpoint and its record, without its backbone.
 
     Raises:
@@ -71,7 +71,7 @@ def described(folder: str, epoch: int | None = None, plugins: list[str] | None =
     """
     from ..run import read_run
 
-    run = fetched(folder)
+    run = fetch(folder)
     saved = read_run(run, epoch, plugins or ())
     settings = {key: saved.value(key) for key in saved.settings}
     return {
@@ -85,12 +85,12 @@ def described(folder: str, epoch: int | None = None, plugins: list[str] | None =
         "epoch": saved.epoch,
         "plugins": list(saved.plugins or ()),
         "settings": settings,
-        "changed": sorted(_changed(saved.trainer, settings)),
+        "changed": sorted(_changed_keys(saved.trainer, settings)),
         "record": _record(run),
     }
 
 
-def _changed(method: str, settings: dict[str, Any]) -> list[str]:
+def _changed_keys(method: str, settings: dict[str, Any]) -> list[str]:
     """Return the keys whose value is not a default of Dassl or the method."""
     from ...dassl_parts import dassl
     from ...dataset_keys import CHANGES

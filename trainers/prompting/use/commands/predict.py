@@ -44,7 +44,7 @@ def main(argv: list[str], prog: str) -> int:
     args = build_parser(prog).parse_args(argv)
     names = read_names(args.classnames) if args.classnames else None
     shut: list[str] = []
-    paths = list(found(args.images, shut.append))
+    paths = list(find_files(args.images, shut.append))
     for folder in shut:
         print(f"skipped: {folder}", file=sys.stderr)
     if not paths:
@@ -60,7 +60,7 @@ def main(argv: list[str], prog: str) -> int:
     print(f"{run.method} of '{run.path}', epoch {run.epoch}, on {device}", file=sys.stderr)
     failed: list[Path] = []
     run.model.reset()
-    WRITERS[args.format](predicted(run, paths, args.batch_size, args.top, failed))
+    WRITERS[args.format](predict_files(run, paths, args.batch_size, args.top, failed))
     if note := transparency_note([*map(str, paths)]):
         print(note, file=sys.stderr)
     if failed:
@@ -77,7 +77,7 @@ def read_names(path: Path) -> list[str]:
     return [line.strip() for line in lines if line.strip()]
 
 
-def found(words: Iterable[str], shut: Callable[[str], object]) -> Iterator[Path]:
+def find_files(words: Iterable[str], shut: Callable[[str], object]) -> Iterator[Path]:
     """Yield the files that the arguments name; of a folder, those named as images or videos.
 
     Args:
@@ -87,7 +87,7 @@ def found(words: Iterable[str], shut: Callable[[str], object]) -> Iterator[Path]
     Raises:
         UserError: an argument is neither a file nor a folder.
     """
-    for word in listed(words):
+    for word in list_words(words):
         if not word:
             raise UserError("an image or folder has an empty name: give its path")
         try:
@@ -102,7 +102,7 @@ def found(words: Iterable[str], shut: Callable[[str], object]) -> Iterator[Path]
             raise UserError(f"'{word}' is neither a file nor a folder: give one")
 
 
-def listed(words: Iterable[str]) -> Iterator[str]:
+def list_words(words: Iterable[str]) -> Iterator[str]:
     """Yield the arguments, with the lines of standard input in place of `-`."""
     for word in words:
         if word != "-":
@@ -120,7 +120,7 @@ def kind_of(path: Path) -> str:
     return kind if kind in ("image", "video") else ""
 
 
-def predicted(
+def predict_files(
     run, paths: list[Path], batch_size: int, top: int, failed: list[Path]
 ) -> Iterator[Answer]:
     """Yield each readable image with its `top` classes, best first.
@@ -158,18 +158,18 @@ def predicted(
                     good.append(path)
                     images.append(image)
             if good:
-                given = sent(torch.utils.data.default_collate(images), run.model.device)
+                given = send(torch.utils.data.default_collate(images), run.model.device)
                 if together:
                     waiting += good
                     seen.append(run.model.see(given))
                 else:
-                    yield from answered(run, good, run.model.predict(given).logits, top)
+                    yield from top_answers(run, good, run.model.predict(given).logits, top)
             bar.update(len(batch))
         if waiting:
-            yield from answered(run, waiting, run.model.together(seen).logits, top)
+            yield from top_answers(run, waiting, run.model.together(seen).logits, top)
 
 
-def answered(run, paths: list[Path], logits, top: int) -> Iterator[Answer]:
+def top_answers(run, paths: list[Path], logits, top: int) -> Iterator[Answer]:
     """Yield images with their `top` classes, best first, from logits (B, K)."""
     p = logits.softmax(-1).cpu()  # one wait for the device
     if not p.isfinite().all():
@@ -199,10 +199,10 @@ def read_ahead(
         yield before
 
 
-def sent(images, device):
+def send(images, device):
     """Return images (B, 3, H, W), or a list of views of this shape, on a device."""
     if isinstance(images, list):
-        return [sent(view, device) for view in images]
+        return [send(view, device) for view in images]
     return (images.pin_memory() if device.type == "cuda" else images).to(device, non_blocking=True)
 
 
