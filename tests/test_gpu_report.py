@@ -60,7 +60,7 @@ def test_a_part_on_a_cpu(tmp_path):
     ("variables", "sentence"),
     [
         pytest.param({"DEVICE": "tpu"}, "There is no device 'tpu'", marks=pytest.mark.slow),
-        ({"PUBLIC": "nowhere"}, "--public 'nowhere' is not a folder"),
+        pytest.param({"PUBLIC": "nowhere"}, "--public 'nowhere' is not", marks=pytest.mark.slow),
         ({"PARTS": "speeed"}, "PARTS has 'speeed' but there are only tests, speed and solver"),
     ],
 )

@@ -2,6 +2,7 @@
 
 import sys
 
+import pytest
 from tiny import arguments, run
 
 import train
@@ -33,6 +34,7 @@ def test_a_name_of_300_characters(tmp_path, capsys):
     assert len(said) == 3 and all("has 300 characters: shorten it" in line for line in said)
 
 
+@pytest.mark.slow
 def test_a_closed_standard_output(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "stdout", None)
     assert main(["methods"]) == 0

@@ -51,14 +51,14 @@ def check_seeds(run: Any) -> None:
     import numpy as np
     import torch
 
-    from trainers.prompting.trainer.config import make_method
+    from trainers.prompting.trainer.config import make
     from trainers.prompting.trainer.support_set import seeded
 
     trainer, states = run.trainer, []
     names, dataset = trainer.dm.dataset.classnames, trainer.cfg.DATASET.NAME
     for seed in (1, 2):
         with seeded(seed):
-            make_method(type(run.method), run.method.settings, trainer.clip_model, names, dataset)
+            make(type(run.method), run.method.settings, trainer.clip_model, names, dataset)
             states.append(
                 {
                     "PyTorch": torch.get_rng_state().numpy().tobytes(),

@@ -107,6 +107,7 @@ sys.exit(code or int("torchvision" in sys.modules))
 """
 
 
+@pytest.mark.slow
 def test_neither_predict_nor_a_run_on_features_imports_torchvision(tmp_path):
     data, run, configs = tiny.write_halves(tmp_path / "data"), tmp_path / "run", ROOT / "configs"
     assert tiny.run(data, "ZeroshotCLIP", run, 1, extra=[*tiny.OF_HALVES, "all"]) == 0

@@ -148,6 +148,7 @@ def test_another_command_writes(tmp_path, inside):
             auto_features.write_lacking(runs, settings)
 
 
+@pytest.mark.slow
 def test_a_writer_that_fails_ends_the_command(tmp_path, capfd):
     words = ["dtd", "--root", str(tmp_path), "--backbone", str(TINY), "--output", str(tmp_path)]
     runs, settings = plan(*words, "--trainers", "CLAP")

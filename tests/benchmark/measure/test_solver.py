@@ -23,6 +23,7 @@ def threads():
     torch.set_num_threads(before)
 
 
+@pytest.mark.slow
 def test_the_table_shows_what_the_file_has(threads, tmp_path, capsys):
     file = tmp_path / "solver.json"
     assert main([*SMALL, "--format", "markdown", "--json", str(file)]) == 0

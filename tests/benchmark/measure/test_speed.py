@@ -134,6 +134,7 @@ def test_shares_of_the_peak_do_not_see_what_other_programs_take(inline, tmp_path
     assert abs(record["evaluation"]["over_encoder"] - 1) > 1e-3
 
 
+@pytest.mark.slow
 def test_each_set_of_settings_has_a_row(inline, tmp_path, capsys):
     file = tmp_path / "speed.json"
     words = ["--set", "M=1", "--set", "M=2", "N=1", "--format", "markdown", "--json", str(file)]
@@ -260,6 +261,7 @@ def test_attention_is_counted():
     assert operations(attend) == 7 * product
 
 
+@pytest.mark.slow
 def test_operations_of_training_within_an_evaluation_are_counted():
     """TPT takes gradients by prompts alone, in an evaluation."""
     subject = model("TPT", training=False)

@@ -2,6 +2,8 @@
 
 import sys
 
+import pytest
+
 PROTOCOL = '''
 from itertools import product
 
@@ -29,6 +31,7 @@ class OneShot(Protocol):
 '''
 
 
+@pytest.mark.slow
 def test_a_protocol_is_added_with_one_class(checkout):
     checkout.write_code()
     folder = checkout.root / "benchmark" / "protocols"

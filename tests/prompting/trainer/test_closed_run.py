@@ -5,6 +5,7 @@ import json
 import pytest
 import tiny
 import torch
+from cases import slow_but
 from dassl.engine import build_trainer
 from foreign import TEXT, open_clip_folder
 from hub import stand_in
@@ -82,7 +83,7 @@ def test_images_are_squashed_in_every_place(backbone, tmp_path, capsys):
     assert all(map(has_ends, views_by_content(plain, trainer.method, trainer.cfg)(wide())))
 
 
-@pytest.mark.parametrize("name", ["ZeroshotCLIP", "TipAdapterF", "CoOp"])
+@pytest.mark.parametrize("name", slow_but(["ZeroshotCLIP", "TipAdapterF", "CoOp"], "TipAdapterF"))
 def test_train_resume_predict_and_export(backbone, tmp_path, capsys, monkeypatch, name):
     out, at_once = tmp_path / "run", tmp_path / "at_once"
     if name == "ZeroshotCLIP":

@@ -237,7 +237,7 @@ def methods_on(clip_model: Any) -> dict[str, str]:
     return reasons
 
 
-def make_method(
+def make(
     kind: type[Method], settings: Settings, clip_model: Any, names: Sequence[str], dataset: str
 ) -> Method:
     """Return a method that is built for a CLIP.
@@ -293,7 +293,7 @@ def build_method(
         ['loss', 'ce', 'kg']
     """
     kind = find_method(name)
-    method = make_method(kind, read_node(kind, node, dataset), clip_model, classnames, dataset)
+    method = make(kind, read_node(kind, node, dataset), clip_model, classnames, dataset)
     if support is not None:
         given_support(method, support)
     return method

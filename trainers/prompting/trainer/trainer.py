@@ -39,7 +39,7 @@ from .checks import (
     check_unlabelled,
     note_alike,
 )
-from .config import fit_images, make_method, resolve, settings_in
+from .config import fit_images, make, resolve, settings_in
 from .detection import Detection
 from .evaluation import Recorder, validation_loader
 from .facts import facts_of_run, load_initial
@@ -140,9 +140,7 @@ class PromptTrainer(TrainerX):
         classnames, clip_model = check_classes(data.classnames), self.clip_model
         if note := self.precision.note(clip_model):
             print(note)
-        self.method = self.model = make_method(
-            kind, settings, clip_model, classnames, cfg.DATASET.NAME
-        )
+        self.method = self.model = make(kind, settings, clip_model, classnames, cfg.DATASET.NAME)
         if kind.unlabelled:
             left_out = getattr(data, "other_classnames", ())
             self.method.take_classes([*classnames, *left_out])

@@ -18,7 +18,7 @@ from ..running.precision import Precision
 from ..storage.checkpoints import find_checkpoint
 from ..storage.hub import fetch
 from ..storage.saved import Saved
-from ..trainer.config import add_nodes, fit_images, make_method, settings_in
+from ..trainer.config import add_nodes, fit_images, make, settings_in
 from ..trainer.repeatability import check_probe
 from ..trainer.settings import value_of
 from ..trainer.views import draft_of, plain_transform, views_by_content
@@ -104,7 +104,7 @@ def load_run(
     cfg, _ = fit_images(cfg, clip_model)
     names = list(saved.classnames) if classnames is None else _check_names(classnames, clip_model)
     with no_exit(kind.__name__):
-        method = make_method(kind, settings_in(cfg, kind), clip_model, names, cfg.DATASET.NAME)
+        method = make(kind, settings_in(cfg, kind), clip_model, names, cfg.DATASET.NAME)
     method.load_checkpoint(saved, names)
     check_probe(saved, method, clip_model, Precision("fp32", method.device))
     plain = plain_transform(cfg)
