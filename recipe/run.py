@@ -59,7 +59,7 @@ def do_run(cfg, args) -> None:
         train_or_evaluate(trainer, args)
         tested = args.eval_only or not (args.no_train or cfg.TEST.NO_TEST)
         if cfg.OUTPUT_DIR and (tested or hasattr(trainer, "test_results")):
-            cfg = getattr(trainer, "recorded", trainer.cfg)  # with the backbone's image settings
+            cfg = getattr(trainer, "recorded_cfg", trainer.cfg)  # with the CLIP's images
             name_replaced(trainer.cfg, cfg, args)
             again = trains and trainer.start_epoch >= trainer.max_epoch  # it was only evaluated
             write_results(cfg, trainer, source, edited, earlier if again else None)

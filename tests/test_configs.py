@@ -342,11 +342,8 @@ def test_a_file_for_another_backbone_takes_the_prompts_that_fit_the_backbone(tmp
     own.write_text("MODEL: {BACKBONE: {NAME: emoji}}\nTRAINER: {ALIGN: {DEPTH: 4}}")
     (tmp_path / "emoji.yaml").write_text("TRAINER: {ALIGN: {DEPTH: 1}}")
     assert cfg_of(own, "emoji")[0] == 4
-    run = SimpleNamespace(
-        config_file=folder / "base2new.yaml", dataset="image_folder", shots=16, subsample="base",
-        opts=(),
-    )  # fmt: skip
-    asked = Settings(backbone="emoji").expected_values(
-        run
-    )  # settings that the results of a table must have
+    own = {"config_file": folder / "base2new.yaml", "dataset": "image_folder", "opts": ()}
+    run = SimpleNamespace(**own, shots=16, subsample="base")
+    # settings that the results of a table must have
+    asked = Settings(backbone="emoji").expected_values(run)
     assert asked["TRAINER.ALIGN.DEPTH"] == 3 and asked["OPTIM.LR"] == 0.0035

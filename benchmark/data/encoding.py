@@ -24,8 +24,8 @@ from trainers.prompting import __version__
 from trainers.prompting.errors import UserError
 
 from ..cli import Parser, add_plugin, each, from_one, from_zero, seed
-from ..launch.engine import Settings
 from ..protocols.configs import check_datasets, dataset_class, use_plugins
+from ..protocols.roots import Roots
 from .feature_file import check_complete, made_of, path_of
 
 if TYPE_CHECKING:
@@ -71,11 +71,11 @@ def main(argv: list[str]) -> int:
         return load_clip(args.backbone).to("cuda" if torch.cuda.is_available() else "cpu")
 
     root = os.path.abspath(os.path.expanduser(args.root)) if args.root else None
-    settings = Settings(root=root and Path(root))
-    settings.check_apart(args.names)
+    roots = Roots(root and Path(root))
+    roots.check_apart(args.names)
     for name in args.names:
-        args.root = settings.root_of_set(name) or ""
-        if "=" in name and settings.given_root(name) == settings.root:
+        args.root = roots.root_of_set(name) or ""
+        if "=" in name and roots.given_root(name) == roots.root:
             folder = Path(args.root, name.partition("=")[2])
             print(f"Note: {name} is read from '{args.root}': no class folders are in '{folder}'")
         print(write(name, clip_model, args))

@@ -1,12 +1,10 @@
 """Keep track of the runs of a protocol: which are done, which are to do, and their outcomes."""
 
-import os
 import shlex
 import sys
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from statistics import mean
 
 from recipe.configs import FEATURES, prompts_for, read_pairs
@@ -16,7 +14,8 @@ from trainers.prompting.trainer.by_run import for_run
 
 from .. import records
 from ..protocols.base import Run
-from ..protocols.configs import IMAGE_FOLDER, ROOT, dataset_file, dataset_name, features_of, keys_in
+from ..protocols.configs import ROOT, dataset_file, dataset_name, features_of, keys_in
+from ..protocols.roots import Roots
 from ..records import RESULTS, BadResult, Outcome
 from . import data
 from .run_process import Child, last_command
@@ -24,16 +23,14 @@ from .sources import accept_record, edited_since, read_begun
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(Roots):
     """The settings that all runs of one command share."""
 
-    root: Path | None = None
     backbone: str | None = None
     plugins: tuple[str, ...] = ()
     opts: tuple[str, ...] = ()
     redo: bool = False
     accept_edited: bool = False
-    features: Mapping[str, str] = field(default_factory=dict)  # data set -> file
     auto: str | None = None  # the CLIP of files that are written if they are lacking
 
     def features_of(self, run: Run) -> str:
@@ -51,39 +48,9 @@ class Settings:
             keys.pop("MODEL.BACKBONE.NAME", None)
         return keys | read_pairs(run.opts + self.opts)
 
-    def given_root(self, dataset: str) -> Path | None:
-        """Return the --root of a data set.
-
-        For `image_folder=NAME`, it is the folder NAME in --root if that has class folders.
-        """
-        name = dataset.partition("=")[2]
-        if self.root and name and any(path.is_dir() for path in (self.root / name).glob("*")):
-            return self.root / name
-        return self.root
-
-    def check_apart(self, datasets: Iterable[str]) -> None:
-        """Raise a UserError if two data sets would read one file of features, or one folder."""
-        read: dict[str, str] = {}
-        for dataset in sorted(datasets):
-            file = self.features.get(dataset) or features_of(dataset)
-            root = self.given_root(dataset) if dataset.startswith(IMAGE_FOLDER) else None
-            if not (place := file or root):
-                continue
-            other = read.setdefault(os.path.realpath(place), dataset)
-            if other != dataset:
-                remedy = "give each its own file, in separate commands"
-                if not file:
-                    remedy = f"put the class folders of each data set into '{place}/NAME'"
-                raise UserError(f"{other} and {dataset} would both read '{place}': {remedy}")
-
     def root_of(self, run: Run) -> str | None:
         """Return the folder of the run's data, or of all data sets; None if none is set."""
         return self.root_of_set(run.dataset)
-
-    def root_of_set(self, dataset: str) -> str | None:
-        """Return the same by a data set's name."""
-        root = self.given_root(dataset) or keys_in(dataset_file(dataset)).get("DATASET.ROOT")
-        return str(root) if root else None
 
 
 def command(run: Run, settings: Settings, resume: bool = False) -> list[str]:

@@ -15,7 +15,7 @@ from collections import OrderedDict
 from types import SimpleNamespace
 
 import torch
-from counting import Operations, timed  # type: ignore[import-not-found]  # in this folder
+from counting import Operations, seconds_of  # type: ignore[import-not-found]  # in this folder
 from PIL import Image
 from public_code import enter, give_weights  # type: ignore[import-not-found]  # too
 from public_loops import LOOPS  # type: ignore[import-not-found]  # too
@@ -115,7 +115,7 @@ def main() -> None:
         step()
     answer(operations=counter.total, launches=counter.launches)
     for _ in sys.stdin:
-        seconds, processor = timed(step, device)
+        seconds, processor = seconds_of(step, device)
         kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         mib = torch.cuda.max_memory_allocated() / 2**20 if device == "cuda" else kib / 2**10
         answer(seconds=seconds, processor_seconds=processor, peak_mib=mib)

@@ -12,7 +12,7 @@ import torch
 from public_code import enter, give_weights  # type: ignore[import-not-found]  # in this folder
 from recording import (  # type: ignore[import-not-found]  # too
     Replayed,
-    evaluated,
+    evaluate,
     recorded_training,
 )
 from safetensors.torch import load_file, save_file
@@ -71,11 +71,11 @@ def main() -> None:
         for key, parameter in learned().items():
             parameter.data.copy_(start[f"start/{key}"])
     record = recorded_training(trainer, learned)
-    base, record["logits/base"] = evaluated(trainer)
+    base, record["logits/base"] = evaluate(trainer)
     facts = {"dassl": dassl.__version__, "images": names_of(trainer), "base": base}
     new_trainer = build_half(request, "new")
     new_trainer.load_model(trainer.output_dir, epoch=trainer.max_epoch)
-    facts["new"], record["logits/new"] = evaluated(new_trainer)
+    facts["new"], record["logits/new"] = evaluate(new_trainer)
     facts = request["facts"] | facts
     save_file(record, request["record"], {key: json.dumps(value) for key, value in facts.items()})
 

@@ -121,10 +121,12 @@ def test_time_left_covers_runs_with_an_estimate_and_counts_others(tmp_path):
     (runs[0].folder / "results.json").write_text(json.dumps(finished))
     assert Engine(runs[:3], Settings()).remaining() == (60.0, 0)
     assert Engine(runs, Settings()).remaining() == (60.0, 3)
-    children = [SimpleNamespace(run=runs[1], seconds=100.0, left=20.0)]  # slower than the first
+    children = [
+        SimpleNamespace(run=runs[1], seconds=100.0, seconds_left=20.0)
+    ]  # slower than the first
     assert Engine(runs, Settings()).remaining(children) == (20.0 + 30.0, 3)
     assert Engine(runs, Settings()).remaining(children, at_once=4) == (30.0, 3)
-    children.append(SimpleNamespace(run=runs[3], seconds=10.0, left=None))
+    children.append(SimpleNamespace(run=runs[3], seconds=10.0, seconds_left=None))
     assert Engine(runs, Settings()).remaining(children) == (20.0 + 30.0, 3)
 
 
@@ -137,7 +139,7 @@ class Scripted:
     def __init__(self, run):
         self.run, self.ticks, self.seconds = run, 0, float(self.SECONDS[run.trainer])
 
-    def ended(self):
+    def poll(self):
         self.ticks += 1
         return self.ticks >= self.seconds
 

@@ -128,7 +128,7 @@ def test_done_runs_and_progress_replace_guesses(tmp_path):
     guesses = dict.fromkeys(runs, 100.0)
     engine = Engine(runs, Settings(), guesses)
     assert engine.remaining() == (400.0, 0)
-    child = SimpleNamespace(run=runs[0], seconds=30.0, left=None)
+    child = SimpleNamespace(run=runs[0], seconds=30.0, seconds_left=None)
     assert engine.remaining([child]) == (370.0, 0)
     child.seconds_left = 10.0  # by its own progress, so runs like it take 40 seconds
     assert engine.remaining([child]) == (10.0 + 40.0 + 200.0, 0)

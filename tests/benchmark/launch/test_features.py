@@ -34,7 +34,7 @@ def test_a_data_set_has_its_own_file_and_methods(tmp_path):
     assert {run.config for run in runs} == {"features"}
     assert settings.features_of(runs[0]) == str(ROOT / "assets/whurs19_vit_b_32.safetensors")
     assert "DATASET.FEATURES" not in command(runs[0], settings)
-    assert "MODEL.BACKBONE.NAME" not in settings.asked(runs[1])
+    assert "MODEL.BACKBONE.NAME" not in settings.expected_values(runs[1])
     assert [run.trainer for run in plan("emoji")[0]] == ["ZeroshotCLIP", "CoOp", "MaPLe", "ALIGN"]
     named = plan("whurs19", "--trainers", "CLAP")[0]
     assert [run.trainer for run in named] == ["CLAP"]

@@ -35,7 +35,7 @@ def test_on_a_terminal_a_bar_is_drawn(checkout):
 def test_plain_lines_have_a_heartbeat(monkeypatch):
     stream = io.StringIO()
     run = outcome("CoOp", 1, "base", 50.0).run
-    child = SimpleNamespace(run=run, seconds=65.0, latest="epoch 1/2", left=None)
+    child = SimpleNamespace(run=run, seconds=65.0, latest="epoch 1/2", seconds_left=None)
     progress = Progress(stream)
     progress.tick([child], 100.0, 0)
     assert stream.getvalue() == ""
@@ -54,7 +54,7 @@ def test_plain_lines_have_a_heartbeat(monkeypatch):
 def test_a_narrow_terminal_shows_the_run_its_loss_and_its_accuracy(monkeypatch):
     run = outcome("PromptSRC", 1, "base", 50.0, "describable_textures").run
     state = "loss 0.2345, acc 93.8%, epoch 12/50"
-    child = SimpleNamespace(run=run, seconds=65.0, latest=state, left=12.0)
+    child = SimpleNamespace(run=run, seconds=65.0, latest=state, seconds_left=12.0)
     shown = f"PromptSRC on describable_textures, seed 1, base: {state}, 0:12 left (1:05 so far)"
     for columns in (80, 120):
         stream = io.StringIO()

@@ -57,7 +57,7 @@ def test_a_run_ends_well_if_its_console_cannot_be_written(planned):
     with open("/dev/full", "w", buffering=1) as console:
         program = "print('x' * 1000000); print('epoch [1/2] batch [1/4]')"
         child = Child(planned[FEW_SHOT][0], Process({}, exec, program), console, ExitStack())
-        wait_for(child.ended)
+        wait_for(child.poll)
         assert child.failure() is None and child.seconds_left is None
         child.close("# failed: a note for which the disk has no room")
         assert console.closed
@@ -68,7 +68,7 @@ def test_the_latest_state_stays_until_the_next(planned, tmp_path):
     with open(tmp_path / "console.txt", "w") as console:
         process = Process({}, exec, f"print('{said}')")
         child = Child(planned[FEW_SHOT][0], process, console, ExitStack())
-        wait_for(child.ended)
+        wait_for(child.poll)
         assert child.latest == "loss 0.5, epoch 1/2"
         child.close()
     assert "Checkpoint saved" in (tmp_path / "console.txt").read_text()

@@ -102,8 +102,8 @@ def test_a_missing_package_is_named(monkeypatch):
 
 def test_the_endpoint_of_the_environment_is_used_and_pytorch_is_not_needed(hub, tmp_path):
     code = (
-        "import sys; from trainers.prompting.storage.hub import fetched\n"
-        "print(fetched('hf://user/repo/two').name, 'torch' in sys.modules)"
+        "import sys; from trainers.prompting.storage.hub import fetch\n"
+        "print(fetch('hf://user/repo/two').name, 'torch' in sys.modules)"
     )
     environment = {**os.environ, "HF_ENDPOINT": hub[0], "HF_HOME": str(tmp_path / "home")}
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment,

@@ -121,10 +121,11 @@ class TextEncoder(nn.Module):
                 f"0 to {layers - 1}: choose one of them after the first",
             )
             self.own_layout = self._lay_out(class_specific=True)
-            regroup = [
-                self.layout.place(0, k, p)
-                for k, sentence in enumerate(sentences[0])
-                for p in range(self.own_layout.P, len(sentence.ids))
+            own, ends = self.own_layout, [len(sentence.ids) for sentence in sentences[0]]
+            regroup = [  # nothing sees what follows EOS in a shorter sentence
+                self.layout.place(0, k, min(p, end - 1))
+                for k, end in enumerate(ends)
+                for p in range(own.P, own.S if own.whole else end)
             ]
             self.regroup: torch.Tensor
             self.register_buffer("regroup", torch.tensor(regroup), persistent=False)
