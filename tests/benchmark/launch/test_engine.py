@@ -134,7 +134,7 @@ class Scripted:
     """A child that ends after some ticks, of runs that take as long as their method says."""
 
     SECONDS: ClassVar = {"ZeroshotCLIP": 2, "CoOp": 9, "MaPLe": 8, "ALIGN": 33}
-    left, close, interrupt, kill, failure = None, *[lambda self, *words: None] * 4
+    seconds_left, close, interrupt, kill, failure = None, *[lambda self, *words: None] * 4
 
     def __init__(self, run):
         self.run, self.ticks, self.seconds = run, 0, float(self.SECONDS[run.trainer])
