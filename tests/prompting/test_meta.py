@@ -44,8 +44,16 @@ def test_methods_with_a_golden_file(path, tmp_path):
     take_step(method, clip_model, golden.views, golden.tensors["label"])
 
 
-@pytest.mark.parametrize("setting", ["UPT", "ALIGN, independent", "ALIGN, unified",
-                                     "ALIGN, small lambda", "ALIGN, regularised"])  # fmt: skip
+WITHOUT = [
+    "UPT",
+    "ALIGN, independent",
+    "ALIGN, unified",
+    "ALIGN, small lambda",
+    "ALIGN, regularised",
+]
+
+
+@pytest.mark.parametrize("setting", slow_but(WITHOUT, "ALIGN, small lambda"))
 def test_settings_without_one(setting):
     name, node = SETTINGS[setting]
     clip_model = load_clip(TINY)

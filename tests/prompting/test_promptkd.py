@@ -202,6 +202,7 @@ def record_of(folder):
     return json.loads((folder / "results.json").read_text())
 
 
+@pytest.mark.slow
 def test_runs_on_both_halves_the_second_without_the_teacher(trained, tmp_path, capsys):
     data, out, gone = trained / "images", tmp_path / "out", trained / "gone"
     place = keys("{run}/../teacher/seed{seed}")

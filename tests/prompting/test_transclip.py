@@ -229,6 +229,7 @@ def test_few_shot_runs_again_and_is_evaluated(tmp_path, capsys):
     assert "with these settings TransCLIP learns nothing: set them as" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_on_top_of_runs(tmp_path, tiny_clip):
     data, top = tmp_path / "data", "TRAINER.TRANSCLIP.PRIOR"
     for name in ("CoOp", "TaskRes", "LinearProbe"):

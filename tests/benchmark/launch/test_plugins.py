@@ -37,6 +37,7 @@ def test_a_plug_in_method_is_in_tables_and_plots_by_its_name(checkout, plugin):
     assert "MyMethod" in (checkout.root / "plots" / "few_shot.svg").read_text()
 
 
+@pytest.mark.slow
 def test_plug_ins_and_configs_by_the_variables_of_a_script(checkout, tmp_path):
     folder = tmp_path / "modules"
     for name in ("my_method", "other"):

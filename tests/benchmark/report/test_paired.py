@@ -114,6 +114,7 @@ def test_the_interval_of_joint_metrics_has_its_nominal_coverage(measure):
     assert 0.92 <= held / draws <= 0.97
 
 
+@pytest.mark.slow
 def test_the_interval_covers_other_classes_only_if_classes_are_resampled():
     how = {"data_sets": 4, "seeds": 9, "by_class": 0.4}
     assert coverage(motifs(), **how) < 0.9

@@ -173,6 +173,7 @@ def inside(figure, artists) -> bool:
     return within and not any(one.overlaps(other) for one, other in pairs)
 
 
+@pytest.mark.slow
 def test_labels_neither_overlap_nor_are_cut():
     outcomes = [o for name in ("emoji", "emoji_food") for i in (1, 2, 4, 8, 16)
                 for o in ablation(f"M{i}_N{i}", (40 + i,), (40,), dataset=name)]  # fmt: skip

@@ -127,6 +127,7 @@ def test_an_interruption_loses_nothing(tuned):
     assert chosen(tuned)["OPTIM.LR"] == 0.3
 
 
+@pytest.mark.slow
 def test_as_slurm_jobs(tuned, tmp_path):
     slurm = FakeSlurm(tmp_path / "slurm")
     words = (RATES, *ONE, "--per-job", "2", "--slurm=--time=5")
@@ -140,6 +141,7 @@ def test_as_slurm_jobs(tuned, tmp_path):
     assert len(tuned.calls()) == 3 and chosen(tuned)["OPTIM.LR"] == 0.3
 
 
+@pytest.mark.slow
 def test_the_script_tunes_for_a_protocol_by_a_space_file(tuned, tmp_path):
     space = {"OPTIM.LR": [0.1, 0.2], "BY_TRAINER": {"ALIGN": {"TRAINER.ALIGN.BETA": [0, 1]}}}
     (tmp_path / "space.yaml").write_text(yaml.safe_dump(space))

@@ -78,6 +78,7 @@ def test_image_conditional_prompts_count_one_text_pass_per_image(tiny_clip):
     assert step_bytes(model, 4, FP32) == pytest.approx(kept_bytes(model, 4), rel=0.01)
 
 
+@pytest.mark.slow
 def test_recomputing_changes_nothing_but_the_memory(tiny_clip):
     torch.manual_seed(3)
     plain = align(tiny_clip, 2, 2)

@@ -176,6 +176,7 @@ def built(monkeypatch):
     return found
 
 
+@pytest.mark.slow
 def test_an_evaluation_and_load_run_have_the_buffers(runs, built, tmp_path, capsys):
     _, saved = checkpoint(runs / "Kept")
     assert "norm.running_mean" not in str(saved["state_dict"].keys())  # the public layout
