@@ -100,11 +100,11 @@ class Local:
         if self.jobs == 1:
             return list(runs)
 
-        def left(run: Run) -> float:
+        def seconds_of(run: Run) -> float:
             seconds = engine.seconds_of(run)
             return math.inf if seconds is None else seconds
 
-        return sorted(runs, key=left, reverse=True)
+        return sorted(runs, key=seconds_of, reverse=True)
 
     def _start_all(self, waiting: list[Run], engine: Engine, progress: Progress) -> list[Run]:
         """Start as many runs as there is room for; return those still waiting."""

@@ -65,8 +65,8 @@ def measure(words: list[str]) -> dict:
             trainer = build_trainer(cfg)
         build = clock.lap()
         first = decoding(trainer, clock)
-        trainer.forward_backward = clocked(trainer.forward_backward, clock, steps)
-        trainer.test = clocked(trainer.test, clock, tests, before=True)
+        trainer.forward_backward = add_clock(trainer.forward_backward, clock, steps)
+        trainer.test = add_clock(trainer.test, clock, tests, before=True)
         trainer.train()
         whole = [now - then for now, then in zip(clock.now(), begun, strict=True)]
         trainer.test()
@@ -124,7 +124,7 @@ def decoding(trainer, clock: Clock) -> list[float]:
     return [max(0.0, first - again) / count for first, again in zip(*laps, strict=True)]
 
 
-def clocked(function: Callable, clock: Clock, laps: list[list[float]], before: bool = False):
+def add_clock(function: Callable, clock: Clock, laps: list[list[float]], before: bool = False):
     """Return a function that also notes its seconds: since the last lap, or only its own."""
 
     def call(*args, **more):

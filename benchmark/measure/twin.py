@@ -187,10 +187,10 @@ def half_line(
         texts += [f"{fmean(r.facts[half] for r in side):.2f}" for side in (theirs, others)]
     images = sum(len(r.tensors[f"logits/{half}"]) for r in theirs for half in ("base", "new"))
     texts.append(f"{sum(gap.predictions for gap in gaps)} of {images}")
-    return [Cell(text) for text in (*texts, unchanged(theirs), unchanged(others))]
+    return [Cell(text) for text in (*texts, share_unchanged(theirs), share_unchanged(others))]
 
 
-def unchanged(records: Sequence[Record]) -> str:
+def share_unchanged(records: Sequence[Record]) -> str:
     """Return the share of entries that a step leaves as they were, and that of the most such."""
     sizes = {name: x.numel() for name, x in records[0].part("final/").items()}
     shares = {

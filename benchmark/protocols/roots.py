@@ -1,4 +1,4 @@
-"""Where the images or features of data sets are read."""
+"""The places of data sets: their images, or their files of features."""
 
 import os
 from collections.abc import Iterable, Mapping
