@@ -102,8 +102,11 @@ def check_steps(run: Any) -> None:
         places.append([StorageWeakRef(view.untyped_storage()) for view in views])
         state, start = State(method), {p: p.detach().clone() for p in method.learned().values()}
         method.zero_grad()
-        with seeded(0):
-            _backward(run, given._replace(views=views), scale)
+        try:
+            with seeded(0):
+                _backward(run, given._replace(views=views), scale)
+        finally:
+            method.eval()
         state.restore()
         for p, value in start.items():  # `backward` may set them, as that of HiCroPL does
             p.data.copy_(value)
@@ -154,7 +157,6 @@ def _backward(run: Any, batch: Any, scale: float) -> None:
                     )
         terms = method.terms(output, batch)
     method.backward(terms, lambda loss: scale * loss)
-    method.eval()
 
 
 def check_temperature(run: Any) -> None:

@@ -195,7 +195,7 @@ class PromptKD(VPT):
         theirs = self.teacher.output(batch.images).logits / tau
         own = self.compare(output.image, self.teacher.text()) / tau
         kd = F.kl_div(own.log_softmax(-1), theirs.softmax(-1), reduction="sum") / own.numel()
-        return {"loss": self.settings.KD_WEIGHT * tau**2 * kd, "kd": tau**2 * kd}
+        return {"loss": self.settings.KD_WEIGHT * tau**2 * kd, "kd": tau**2 * kd.detach()}
 
     # ------------------------------------------------------------------ checkpoints
 
