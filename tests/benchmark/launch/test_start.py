@@ -91,6 +91,7 @@ def test_signals_and_exit_codes():
 
 @pytest.mark.slow
 def test_a_process_computes_what_a_program_computes(tmp_path):
+    forkserver._forkserver._stop()  # that of an earlier test may have other threads
     ends = []
     for name in ("process", "program"):
         words = ["train.py", "--trainer", "CoOp", "--seed", "2"]
