@@ -17,7 +17,6 @@ from ..method import Method, Output
 from ..running.memory import State
 from ..running.precision import Precision
 from ..storage.saved import Saved
-from .checks import check_first_step
 from .evaluation import for_classes
 from .support_set import seeded
 
@@ -208,6 +207,8 @@ def check_first(method: Method, output: Output, terms: Mapping[str, torch.Tensor
     Raises:
         UserError: as `check_logits`, `check_first_step` and, for a plug-in, `check_scores`.
     """
+    from .checks import check_first_step  # which needs Dassl, as trainings do
+
     check_logits(method, output)
     check_first_step(method, terms)
     if is_foreign(type(method)):
