@@ -45,8 +45,7 @@ METHODS |= {
     name: [] for name in ("CLIPLoRA", "GalLoP", "TipAdapterF", "CLAP", "ProGrad", "NLPrompt")
 }
 EVENTS = ("open", "os.rename", "os.remove")
-# `losses` are of an epoch that this process has done: none if it finds the last one done.
-TIMES = ("train_seconds", "test_seconds", "peak_memory_mib", "versions", "git", "config", "losses")
+TIMES = ("train_seconds", "test_seconds", "peak_memory_mib", "versions", "git", "config")
 EPOCHS = 3
 PROTOCOL = ["base2new", "emoji", "--trainers", "CoOp", "--seeds", "1", "--shots", "1"]
 PROTOCOL += ["--jobs", "1", "DATALOADER.NUM_WORKERS", "0", "OPTIM.MAX_EPOCH", str(EPOCHS)]

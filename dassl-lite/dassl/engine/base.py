@@ -51,6 +51,7 @@ class TrainerBase:
         self._scheds = {}
         self._writer = None
         self.start_epoch = self.epoch = self.max_epoch = 0
+        self.losses = None  # means of the terms over the last epoch, by name
         self.train_seconds = 0.0  # duration of all epochs, including those before a resumption
         self._loop_start = None
 
@@ -111,7 +112,8 @@ class TrainerBase:
 
     def run_state(self):
         """Return the rest of the state that resuming needs, besides a model and its optimiser."""
-        return {"rng": get_rng_state(), "train_seconds": self._seconds_so_far()}
+        more = {"train_seconds": self._seconds_so_far(), "losses": self.losses}
+        return {"rng": get_rng_state(), **more}
 
     def resume_model_if_exist(self, directory):
         """Resume from the last checkpoint of every model in `directory`; return the next epoch.
@@ -139,6 +141,7 @@ class TrainerBase:
             optim, sched = self._optims[name], self._scheds[name]
             restore(checkpoint, self._models[name], folders[name], optim, sched)
         self.train_seconds = checkpoint.get("train_seconds", 0.0)
+        self.losses = checkpoint.get("losses")
         _set_generators(checkpoint, folders[name])
         return checkpoint["epoch"]
 

@@ -119,6 +119,7 @@ class Saved:
     val_result: Any = None  # accuracy on validation images, where Dassl computes it
     rng: Any = None  # states of the random number generators, of dassl-lite
     train_seconds: Any = None  # duration of the training, of dassl-lite
+    losses: Any = None  # means of the terms over the epoch, by name, of dassl-lite
     trainer: Any = None  # name of the method
     settings: Any = None  # all that can change the outcome: texts by dotted key
     classnames: Any = None  # of the training
