@@ -245,10 +245,7 @@ def stamp(run: Run) -> tuple[int, int] | None:
 def misfit(run: Run, result: dict, keys: dict | None = None) -> str | None:
     """Return how a record differs from what the run asks for; None if it does not.
 
-    Args:
-        run: the run that was asked for.
-        result: a record.
-        keys: further dotted keys that the record's config must have, with their values.
+    `keys` are further dotted keys that the record's config must have, with their values.
     """
     asked = {"trainer": run.trainer, "seed": run.seed, "shots": run.shots,
              "subsample_classes": run.subsample}  # fmt: skip

@@ -318,9 +318,8 @@ def check_labels(dataset, train, val, test):
 def subsample_classes(*sources, subset="all"):
     """Keep the base classes (the first half, rounded up) or the new ones, relabelled from 0.
 
-    Args:
-        sources: lists of Datum; the first determines the set of labels.
-        subset: `all`, `base` or `new`.
+    Of the lists of Datum, the first determines the set of labels; `subset` is `all`, `base` or
+    `new`.
     """
     if subset == "all":
         return sources

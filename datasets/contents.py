@@ -80,10 +80,7 @@ def _key(path):
 def division(folder, parts, keys):
     """Return how images are divided into parts and classes, as texts that can be compared.
 
-    Args:
-        folder: of the data set; another folder with the same files gives the same.
-        parts: lists of Datum, train, val and test.
-        keys: as from `read_keys`.
+    `keys` are those of `read_keys`; the same files in another folder give the same.
 
     Returns:
         dict from a part and a class to the number of its images and a hash of their names and keys.
@@ -119,14 +116,11 @@ def _whole(path):
 
 
 def check_copies(kind, source, parts, keys, rows=None):
-    """Refuse copies of an image in two parts, and note those in one, where this is asked of a set.
+    """Refuse copies of an image in two parts, and note those in one, where a set asks for this.
 
-    Args:
-        kind: the class of the data set: nothing is asked of embedded or only tested images.
-        source: its folder or file of features, for messages.
-        parts: lists of Datum, train, val and test.
-        keys: as from `read_keys`, or `row_keys`.
-        rows: the content of the file of features, which may name another data set; None for images.
+    Nothing is asked of embedded or only tested images. `parts` are train, val and test, lists of
+    Datum; `keys` are those of `read_keys` or `row_keys`; `rows` is the content of a file of
+    features, which may name another data set, or None.
 
     Raises:
         UserError: as `check_apart`.
@@ -146,15 +140,9 @@ def check_copies(kind, source, parts, keys, rows=None):
 def check_apart(source, parts, keys, published, whole=_whole):
     """Check that no image is in two parts: as the same file, or as a copy of it.
 
-    Of public data as they were published, only a file that is also for training is refused: some
-    have copies of images, and ImageNet's validation images are its test images.
-
-    Args:
-        source: the folder of the data set, for the message.
-        parts: lists of Datum, train, val and test.
-        keys: as from `read_keys`.
-        published: True for public data.
-        whole: a function of a path; its values are equal for equal images.
+    Of public data as they were `published`, only a file that is also for training is refused: some
+    have copies of images, and ImageNet's validation images are its test images. Values of `whole`,
+    a function of a path, are equal for equal images; `source` is the folder, for messages.
 
     Raises:
         UserError: gives the number of such images, and two of them.
@@ -189,12 +177,8 @@ def check_apart(source, parts, keys, published, whole=_whole):
 def note_twice(source, parts, keys, published, whole=_whole):
     """Print a note about images that a part lists twice, or that are in two classes of it.
 
-    Args:
-        source: the folder of the data set, for the note.
-        parts: lists of Datum.
-        keys: as from `read_keys`.
-        published: True for public data, whose copies are left as they are.
-        whole: as of `check_apart`.
+    `published` is True for public data, whose copies are left as they are; the others are as of
+    `check_apart`.
     """
     twice = []
     for items in parts:
@@ -224,13 +208,7 @@ def note_transparent(items):
 
 
 def note_groups(dataset, train, test):
-    """Print a note about test images whose group (`splits.group_of`) also has training images.
-
-    Args:
-        dataset: name of the data set, for the note.
-        train: list of Datum.
-        test: list of Datum.
-    """
+    """Print a note about test images whose group (`splits.group_of`) also has training images."""
     trained = {group_of(item) for item in train} - {None}
     if shared := [item for item in test if group_of(item) in trained]:
         print(

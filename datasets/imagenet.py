@@ -52,9 +52,7 @@ class ShiftedImageNet(ImageDataset):
     def classes(cls, images, names):
         """Return folder -> class name, in the order of the labels.
 
-        Args:
-            images: the folder of the class folders.
-            names: folder -> class name of ImageNet.
+        `names` are ImageNet's.
         """
         return names
 

@@ -45,14 +45,9 @@ def changes(values):
 def imbalance_classes(items, imbalance, seed):
     """Cut classes so that their sizes fall exponentially (Cao et al., LDAM, 2019, section 4).
 
-    Class i of K, from 0, keeps n imbalance^(-i / (K - 1)) images, rounded and at least one, of
-    the n of the largest class. Larger classes come first; those of the same size, as in few-shot
-    sampling, are in an order drawn from the seed.
-
-    Args:
-        items: list of Datum.
-        imbalance: the largest over the smallest class, 1 or more.
-        seed: of the run; negative: another draw each time.
+    Class i of K, from 0, keeps n imbalance^(-i / (K - 1)) images, rounded and at least one, of the
+    n of the largest class; the imbalance is 1 or more. Larger classes come first; those of the same
+    size, as in few-shot sampling, are in an order drawn from the seed; a negative one draws anew.
 
     Returns:
         The items that are kept, in their order.

@@ -16,13 +16,10 @@ def most_validation(node):
 
 
 def held_out(items, shots, most, seed):
-    """Draw validation images from training images, for want of others.
+    """Draw `most` validation images of each class from training images, for want of others.
 
-    Args:
-        items: all training images.
-        shots: those of the run, which are left out.
-        most: images of each class.
-        seed: of the run; it has a generator of its own, so that no other draw changes.
+    Images in `shots`, those of the run, are left out. The seed has a generator of its own, so that
+    no other draw changes.
 
     Raises:
         UserError: all images of a class are shots.
@@ -43,12 +40,6 @@ def held_out(items, shots, most, seed):
 
 
 def few(classes, most, seed=0):
-    """Draw at most `most` items of each class.
-
-    Args:
-        classes: lists of items.
-        most: items of each.
-        seed: of the draw; None draws anew each time.
-    """
+    """Draw at most `most` items of each class; a seed of None draws anew each time."""
     rng = random.Random(seed)
     return [item for items in classes for item in rng.sample(items, min(most, len(items)))]

@@ -23,11 +23,8 @@ def read_keys(path: str | os.PathLike, derived: tuple[str, ...] = ()) -> dict[st
     """Return the dotted keys (`OPTIM.LR`) and values of a config file, with those of its base.
 
     A file that begins with `BASE: METHOD/CONFIG` has all keys of that config file, with its own in
-    their place: of METHOD/CONFIG.yaml next to its folder, or else in configs/trainers.
-
-    Args:
-        path: of the file.
-        derived: the files that have this one as their base.
+    their place: of METHOD/CONFIG.yaml next to its folder, or else in configs/trainers. `derived`
+    are the files that have this one as their base.
 
     Raises:
         UserError: as `read_tree`, or the base does not exist, or a file is its own base.
@@ -229,12 +226,7 @@ def check_no_equals(word: str) -> None:
 
 
 def merge(cfg, keys: Mapping[str, object], source: str) -> None:
-    """Set dotted keys of a cfg.
-
-    Args:
-        cfg: a yacs node.
-        keys: values by dotted key; a text that is a Python literal is read as such.
-        source: where they come from, for the message.
+    """Set dotted keys of a cfg; a text that is a Python literal is read as such.
 
     Raises:
         UserError: a key is unknown (the message names the nearest), or a value has the wrong type.

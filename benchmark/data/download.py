@@ -147,12 +147,8 @@ def attempt(
 ) -> list[str]:
     """Install files, the small ones first.
 
-    Args:
-        sources: the files.
-        folder: of the data set.
-        mirror: an address that has all files, or None.
-        copied: True if a copy of the whole data set exists. After a failure, archives that are not
-            there yet are then skipped: the copy has them, too.
+    After a failure, if a copy of the whole data set exists (`copied`), archives that are not there
+    yet are skipped: the copy has them, too. `mirror` is an address that has all files, or None.
 
     Returns:
         A sentence for each file that is unavailable.

@@ -101,10 +101,7 @@ class Source(NamedTuple):
 def write(name: str, load: Callable[[], Any], args: Any) -> str:
     """Write the file of a data set, unless it is complete, and return a sentence that says so.
 
-    Args:
-        name: of the data set.
-        load: returns the CLIP, on its device.
-        args: of the command.
+    `load` returns the CLIP, on its device.
 
     Raises:
         UserError: there is a file of something else, and `args.redo` is not set.
@@ -233,13 +230,7 @@ def rows_in(file: Path) -> "torch.Tensor | None":
 
 
 class Encoder:
-    """Encodes images with a CLIP, chunk by chunk; chunks that exist are read.
-
-    Args:
-        clip_model: on its device.
-        source: the data set.
-        args: of the command.
-    """
+    """Encodes images with a CLIP, on its device, chunk by chunk; chunks that exist are read."""
 
     def __init__(self, clip_model: Any, source: Source, args: Any):
         from dassl.config import get_cfg_default

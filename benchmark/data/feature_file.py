@@ -29,14 +29,7 @@ def is_made_of(then: str, fingerprint: str | None, backbone: str) -> bool:
 def check_complete(
     path: Path, fingerprint: str, templates: Collection[str], views_of: list[int], args: Any
 ) -> None:
-    """Check that a finished file is what the command asks for.
-
-    Args:
-        path: of the file.
-        fingerprint: of the images.
-        templates: those that are asked for.
-        views_of: the rows with views.
-        args: of the command.
+    """Check that a finished file has what the command asks for, with views of these rows.
 
     Raises:
         UserError: the file cannot be read, or differs; it names in what.

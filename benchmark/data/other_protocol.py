@@ -30,9 +30,7 @@ def of_open_clip() -> dict[tuple[str, str], dict[str, float]]:
 def beside(backbone: str, ours: Iterable[tuple[str, str, float]]) -> str:
     """Return a line of open_clip's accuracies and ours; empty if it has none of the backbone.
 
-    Args:
-        backbone: as `--backbone`.
-        ours: of each data set its name, that of its class, and the accuracy (%).
+    `ours` has of each data set its name, that of its class, and the accuracy (%).
 
     Examples:
         >>> beside("ViT-B/16", [("eurosat", "EuroSAT", 47.84)])

@@ -108,9 +108,7 @@ def deciding_splits(printed: dict[str, float]) -> list[str]:
 class Checker:
     """Classifies test images by their class names with a CLIP, and compares the accuracies.
 
-    Args:
-        backbone: name or file of the CLIP.
-        limit: at most this many images of a data set; None takes all.
+    It takes at most `limit` images of a data set; None takes all.
 
     Raises:
         UserError: the weights cannot be loaded.
@@ -128,11 +126,8 @@ class Checker:
     def compare(self, name: str, cls: Any, parts: Sequence[list], flaw: str) -> Compared:
         """Classify the test images of a data set and compare with the published accuracies.
 
-        Args:
-            name: of its config file.
-            cls: its class.
-            parts: train, val and test, lists of Datum.
-            flaw: a problem of its counts; empty if there is none.
+        `parts` are train, val and test, lists of Datum; `flaw` is a problem of its counts, or
+        empty.
         """
         train, _, test = parts
         names = [name for _, name in sorted({d.label: d.classname for d in train or test}.items())]
@@ -200,12 +195,10 @@ class Checker:
         return text_classifier(model)["weight"].cpu()
 
     def shares(self, case: Case, names: list[str] | None = None, order: str = "") -> dict:
-        """Return the Share of each split.
+        """Return the Share of each split, with other `names` of the classes if they are given.
 
-        Args:
-            case: the data set.
-            names: other names of its classes, to use in place of its own.
-            order: `names` sorts the classes by name before they are halved; by label if empty.
+        Before they are halved, classes are sorted by name if `order` is `names`, by label if it is
+        empty.
         """
         import torch
 
@@ -293,12 +286,7 @@ def fits(shares: dict[str, Share], printed: dict[str, float]) -> bool:
 
 
 def spellings(names: list[str], table: dict[str, str]) -> Iterator[list[str]]:
-    """Yield other spellings of class names: from the data set's own table, and as separate words.
-
-    Args:
-        names: the class names.
-        table: class names by the names of folders.
-    """
+    """Yield other spellings of class names: by the folders of `table`, and as separate words."""
     words = [re.sub("(?<=[a-z])(?=[A-Z])", " ", name).replace("_", " ") for name in names]
     folders = {"".join(name.split()).lower(): theirs for name, theirs in table.items()}
     proper = [folders.get("".join(name.split()).lower(), name) for name in words]

@@ -276,9 +276,7 @@ def lines(
 ) -> Iterator[tuple[str, str, str]]:
     """Yield for each check its state (ok, wrong, or - if it does not apply), title and sentence.
 
-    Args:
-        run: builds and trains the method.
-        more: returns checks that follow those of this file.
+    `run` builds and trains the method; `more` returns checks that follow those of this file.
     """
     runs: list[Run] = []
 

@@ -33,12 +33,7 @@ class OneDevice(TorchDispatchMode):
 
 
 def step_on_meta(method: Method, clip_model: Any, batch: Batch) -> None:
-    """Do a training step, if the method learns, and an evaluation on `meta`.
-
-    Args:
-        method: is moved there, as is its CLIP.
-        clip_model: the CLIP that it was built from.
-        batch: of a step.
+    """Move a method and its CLIP to `meta`; do a training step, if it learns, and an evaluation.
 
     Raises:
         NotImplementedError, RuntimeError: a value is read, or an operation has two devices.

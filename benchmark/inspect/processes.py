@@ -17,11 +17,9 @@ from ..protocols.configs import ROOT
 class Trainings:
     """Trainings in processes, some of them at the same time.
 
-    Args:
-        arguments: of train.py, without the output folder.
-        folder: where they write.
-        precision: the key of the precision; `amp` is bfloat16 on the CPU.
-        last: the number of the last step; the killed training does not do it.
+    `arguments` are those of train.py, without the output folder; `precision` is the key of the
+    precision, of which `amp` is bfloat16 on the CPU. The killed training does not do its `last`
+    step.
     """
 
     def __init__(self, arguments: list[str], folder: Path, precision: str, last: int):

@@ -181,14 +181,9 @@ def token_plans(model, image, text, k: int):
 
 
 def maps_of(T, words: list[str], of_class: list[str]) -> list[Map]:
-    """Return a map for each learned word and each word of the class name.
+    """Return maps of a plan T (P, L): of each learned word, and each word of the class name.
 
     Adjacent fixed words share a map.
-
-    Args:
-        T: the plan (P, L) of one prompt.
-        words: the L words of the prompt.
-        of_class: the words of the class name.
     """
 
     def kind(place: int) -> object:

@@ -42,13 +42,10 @@ def launch(
     conclude: Callable[[Protocol, Engine, Path], int],
     before: Callable[[Engine], None] = lambda engine: None,
 ) -> int:
-    """Run `python -m benchmark PROTOCOL`.
+    """Run `python -m benchmark PROTOCOL` with the arguments after its name.
 
-    Args:
-        protocol: the protocol.
-        argv: the arguments after its name.
-        conclude: called at the end with the output folder; returns the exit code.
-        before: a check before the first run.
+    `before` is a check before the first run. `conclude` is called at the end with the output
+    folder; it returns the exit code.
 
     Returns:
         The exit code: 0 if all runs are complete, 1 if any failed.

@@ -52,13 +52,8 @@ def other_data(run: Run, result: dict, root: str | None, now: Present) -> str | 
 
     The fingerprints decide, also those of TEST.OOD, regardless of the folder. If there is none
     (embedded data, a data set of other code, or data that cannot be read here), the root decides
-    for the user's own images; other data sets are identified by name.
-
-    Args:
-        run: the run asked for.
-        result: the record.
-        root: the folder of the data sets; None accepts that of the record.
-        now: with the data in that folder.
+    for the user's own images; other data sets are identified by name. A `root` of None accepts that
+    of the record.
     """
     then = value_at(result.get("config"), "DATASET.ROOT")
     if not isinstance(then, str):
@@ -100,12 +95,7 @@ def other_earlier(result: dict) -> str | None:
 
 
 def other_features(result: dict, file: str) -> str | None:
-    """Return how the features of a record differ from those of a run; None if they do not.
-
-    Args:
-        result: the record.
-        file: of the features that the run asks for; empty if it asks for images.
-    """
+    """Return how the features of a record differ from the `file` of a run; None if they do not."""
     then, now = result.get("features"), file_sha256(file) if os.path.isfile(file) else None
     if then == now or (file and now is None):  # the run itself says that there is no file
         return None

@@ -83,15 +83,11 @@ def command(run: Run, settings: Settings, resume: bool = False) -> list[str]:
 class Engine:
     """Keeps track of a list of runs, in which each run comes after the one that it needs.
 
-    A finished run is not repeated, unless the run that it needs must be done (again). An
-    unfinished run resumes from its checkpoint if the same command wrote it, else it starts anew. A
-    failed run stops only those that need it. An executor (`Local` or `Slurm`) does the runs.
-
-    Args:
-        runs: the runs.
-        settings: of the command.
-        guesses: seconds of runs, from `--estimate`.
-        now: what records are compared with; read anew without it.
+    A finished run is not repeated, unless the run that it needs must be done (again). An unfinished
+    run resumes from its checkpoint if the same command wrote it, else it starts anew. A failed run
+    stops only those that need it. An executor (`Local` or `Slurm`) does the runs. `guesses` are
+    seconds of runs, from `--estimate`; `now` is what records are compared with, read anew without
+    it.
 
     Attributes:
         aside: the runs whose folders `--redo` renames: they are of other code.
@@ -251,12 +247,7 @@ class Engine:
         return run.needs is None or run.needs in self.outcomes
 
     def judge(self, run: Run, failure: str | None) -> Outcome:
-        """Return the outcome of a run that has ended: its record if it fits, or a problem.
-
-        Args:
-            run: the run.
-            failure: why it failed, if it did.
-        """
+        """Return the outcome of a run that has ended: its record if it fits, or why it failed."""
         if failure is not None:
             return Outcome(run, problem=f"failed: {failure}")
         try:
@@ -286,10 +277,6 @@ class Engine:
         """Estimate the seconds until all runs are done, and count runs without an estimate.
 
         A run without a guess has an estimate once it, or another of its `kind`, makes progress.
-
-        Args:
-            children: the runs in progress.
-            at_once: the number of runs at once.
         """
         running = {child.run: child for child in children}
         guesses = {kind: mean(seconds) for kind, seconds in self._durations.items()}

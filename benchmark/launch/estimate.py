@@ -77,10 +77,8 @@ def _read(output: Path) -> tuple[dict[str, float], str, dict[str, list[dict]]]:
 def estimate(engine: Engine, output: Path, local: Local) -> Guesses:
     """Time what the runs to do need, as far as an earlier call has not, and keep what is found.
 
-    Args:
-        engine: has the runs, whose settings, weights and data are there.
-        output: the output folder.
-        local: tells the threads of a run, and the GPUs, of which the first is used.
+    Settings, weights and data of the runs are there. `local` has the threads of a run, and the
+    GPUs, of which the first is used.
 
     Raises:
         OSError: the file cannot be written.
@@ -223,10 +221,8 @@ def length(kind: type, steps: int) -> list[str]:
 def guess(work: Work, loads: bool, timed: list[dict]) -> float:
     """Return the seconds of a run.
 
-    Args:
-        work: what it has to do.
-        loads: True if it tests the prompts of another run.
-        timed: what `timed` has measured, with the fewest and with the most classes.
+    `loads` is True if it tests the prompts of another run; `timed` has what was measured with the
+    fewest and with the most classes.
     """
     few, many = timed[0], timed[-1]
     span = many["classes"] - few["classes"]

@@ -28,12 +28,7 @@ PATIENCE = 1.0  # seconds between checks of a run that another launcher is doing
 
 @dataclass
 class Local:
-    """Does runs on this machine.
-
-    Args:
-        jobs: the number of runs at once.
-        gpus: names of GPUs, assigned to runs in turn; empty without any.
-    """
+    """Does runs on this machine, `jobs` at once; `gpus`, if any, are assigned to them in turn."""
 
     jobs: int = 1
     gpus: list[str] = field(default_factory=list)

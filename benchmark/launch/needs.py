@@ -39,12 +39,10 @@ class Lack(NamedTuple):
 
 
 def lacking(runs: list[Run], settings: Settings, fetch: bool = False) -> list[Lack]:
-    """Return what is missing for runs.
+    """Return what is missing for runs whose settings are valid.
 
-    Args:
-        runs: the runs to do, whose settings are valid.
-        settings: of the command.
-        fetch: download weights that are not on this machine, as a run would, if all else is there.
+    With `fetch`, weights that are not on this machine are downloaded, as a run would, if all else
+    is there.
     """
     if settings.auto:  # what is needed to write the files
         settings = replace(settings, features={}, backbone=settings.auto)

@@ -72,12 +72,7 @@ def arguments(argv: list[str]) -> argparse.Namespace:
 
 @dataclass
 class Steps:
-    """Does commands one by one.
-
-    Args:
-        call: runs a command.
-        runs: those of the protocols.
-    """
+    """Does commands one by one; `call` runs one."""
 
     call: Call
     output: Path

@@ -59,10 +59,7 @@ class Progress:
     def tick(self, children: Sequence[Child], seconds: float, unknown: int) -> None:
         """Show the latest line of each running child, and the time left for all runs.
 
-        Args:
-            children: the running children.
-            seconds: the estimated time left, for runs that can be estimated.
-            unknown: the number of other runs.
+        `seconds` is the estimated time left; `unknown` runs cannot be estimated.
         """
         eta = f"about {clock(seconds)} left"
         if unknown:

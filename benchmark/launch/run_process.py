@@ -39,11 +39,7 @@ def last_command(run: Run) -> str | None:
 class Child:
     """A running train.py; its output is read whenever `ended` is called.
 
-    Args:
-        run: the run.
-        process: its process.
-        console: the run's open console.txt; `close` closes it.
-        lock: the lock on the run's folder; `close` releases it.
+    `close` closes the run's open `console` (console.txt), and releases the lock on its folder.
     """
 
     def __init__(self, run: Run, process: Process, console: TextIO, lock: contextlib.ExitStack):

@@ -29,12 +29,7 @@ def _plugins(record: dict, given: Iterable[str]) -> list[str]:
 
 
 def edited_since(record: dict, plugins: Iterable[str]) -> list[str]:
-    """Return the files of the code of a record that were edited since.
-
-    Args:
-        record: `results.json` or `begun.json`.
-        plugins: those given.
-    """
+    """Return the files of the code of `results.json` or `begun.json` that were edited since."""
     return edited_files(record.get("source"), _plugins(record, plugins), record.get("git"))
 
 

@@ -49,15 +49,10 @@ def warm_up() -> None:
 
 
 class Process:
-    """A process that calls a function, with our environment and no input.
+    """A process that calls a function of a module, without input, in our environment and more.
 
     It has its own process group, so Ctrl-C reaches only the launcher, and a signal to the group
     also reaches data loaders.
-
-    Args:
-        environment: further environment variables.
-        function: a function of a module.
-        arguments: its arguments.
 
     Raises:
         OSError: the process cannot be started.

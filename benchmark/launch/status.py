@@ -29,11 +29,8 @@ DONE, RUNNING, QUEUED, FAILED, MISSING = "done", "running", "queued", "failed", 
 class Status:
     """The state of one run.
 
-    Args:
-        outcome: its outcome, judged by its folder only.
-        state: DONE, RUNNING, QUEUED, FAILED or MISSING.
-        detail: more about the state.
-        left: the fraction of the run that is still to be done, from 0 to 1.
+    The outcome is judged by the run's folder only. `state` is DONE, RUNNING, QUEUED, FAILED or
+    MISSING; `left` is the fraction that is still to be done, from 0 to 1.
     """
 
     outcome: Outcome
@@ -139,10 +136,8 @@ def remaining(
 ) -> str:
     """Return a sentence that estimates the time left.
 
-    Args:
-        runs: the states; finished runs tell of others of their `kind`.
-        guesses: seconds of other runs, from `--estimate`.
-        device: of the guesses.
+    Finished runs tell of others of their `kind`; `guesses` are seconds of other runs, from
+    `--estimate` on `device`.
     """
     taken = defaultdict(list)
     devices = set()

@@ -18,9 +18,7 @@ SQUARES = 4  # along each side of an image; a class has a colour for each
 def write_pets(root: Path, size: int) -> None:
     """Write images of coloured squares and noise, and their split file, below `DATASET.ROOT`.
 
-    Args:
-        root: folder of the data sets.
-        size: of the images, in pixels; a multiple of SQUARES.
+    `size` is in pixels, a multiple of SQUARES.
     """
     folder = root / "oxford_pets"
     (folder / "images").mkdir(parents=True)

@@ -16,10 +16,7 @@ UNUSED = ("cv2", "pickle5", "pkg_resources", "wilds")
 def enter(checkout: str, device: str, precision: str) -> None:
     """Let this process import a checkout, which then computes on the device and in the precision.
 
-    Args:
-        checkout: its folder.
-        device: `cpu` or `cuda`.
-        precision: as `PREC` of the checkout's trainers.
+    `device` is `cpu` or `cuda`, `precision` as `PREC` of the checkout's trainers.
     """
     sys.path.insert(0, checkout)
     for name in UNUSED:

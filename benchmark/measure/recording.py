@@ -12,11 +12,9 @@ Tensors = dict[str, torch.Tensor]
 
 
 def recorded_training(trainer, learned: Callable[[], Mapping[str, torch.Tensor]]) -> Tensors:
-    """Train, and return what happened.
+    """Train a Dassl trainer whose batches have one view, and return what happened.
 
-    Args:
-        trainer: a Dassl trainer whose batches have one view.
-        learned: returns the trained parameters by name.
+    `learned` returns the trained parameters by name.
 
     Returns:
         `pixels` (steps, B, 3, H, W), 8 bits, and `label` (steps, B) of the batches; `loss` and `lr`

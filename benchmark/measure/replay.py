@@ -66,12 +66,9 @@ def cfg_of(trainer: str, settings: Sequence[str], places: Places):
 
 
 def replay(record: Record, places: Places, changes: Sequence[str] = ()) -> Record:
-    """Train our method from the start and on the batches of a record.
+    """Train our method from the start and on the batches of a record of public code.
 
-    Args:
-        record: of public code.
-        places: of data, CLIP and output.
-        changes: KEY VALUE pairs of ours alone.
+    `changes` are KEY VALUE pairs of ours alone.
 
     Returns:
         Our record: `base`, `new` and the tensors; or `why` it cannot be compared step by step.

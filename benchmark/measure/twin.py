@@ -67,10 +67,7 @@ SAME_CODE = (
 def pairs(trainer: str, size: int, args) -> list[str]:
     """Return the KEY VALUE pairs of a training, without its classes.
 
-    Args:
-        trainer: name of the method.
-        size: of the images.
-        args: the options of the command; keys that only another of its methods reads are left out.
+    Keys of `--set` that only another method of the command reads are left out.
     """
     places = {name: set(map(METHODS[name].place, METHODS[name].defaults)) for name in args.trainers}
     others = set().union(*places.values()) - places[trainer]
@@ -91,15 +88,9 @@ def pairs(trainer: str, size: int, args) -> list[str]:
 def record_public(
     args, settings: list[str], trainer: str, places: Places, file: Path, start: Path | str = ""
 ) -> Record:
-    """Train public code in another process, and return its record.
+    """Train public code in another process, and return its record, which is written to `file`.
 
-    Args:
-        args: the options of the command.
-        settings: KEY VALUE pairs of the training.
-        trainer: name of the method.
-        places: of data, CLIP and output.
-        file: where the record is written.
-        start: a record, from whose start and on whose batches it trains; else its own.
+    With `start`, a record, it trains from its start and on its batches.
 
     Raises:
         UserError: a key or value is invalid, or the checkout ends with an error.

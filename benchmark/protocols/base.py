@@ -161,15 +161,8 @@ class Protocol(ABC):
         """Return the runs to make; a run comes after the run that it needs.
 
         Seeds come before trainers, so that the first seed of every method is done early and shows
-        how long the rest takes.
-
-        Args:
-            output: the folder of all runs.
-            datasets: names of data sets, or none for the default.
-            seeds: of the runs.
-            configs: finds the config file of a run.
-            args: always empty.
-            options: values of the protocol's own options.
+        how long the rest takes. Without `datasets`, the default ones are run; `options` are
+        values of the protocol's own options, and `args` is always empty.
 
         Raises:
             UserError: a config file or data set does not exist, or there is nothing to run.

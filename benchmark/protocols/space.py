@@ -63,10 +63,8 @@ def read_words(words: Iterable[str]) -> Grid:
 class Space:
     """A search space: the settings to try for each method.
 
-    Args:
-        path: a file in the format above, or None.
-        words: keys and values as `read_words` reads them; they replace the file's values of a key.
-        known: the trainers that the file may name.
+    `path` is a file in the format above, or None. `words`, as `read_words` reads them, replace its
+    values of a key; `known` are the trainers that it may name.
 
     Raises:
         UserError: the file has another format, or a word.

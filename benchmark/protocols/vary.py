@@ -14,15 +14,10 @@ from .space import Setting, pairs, read_words, text
 
 
 def vary(runs: list[Run], words: Iterable[str], output: Path) -> list[Run]:
-    """Return the runs with every choice of values, each in a separate folder.
+    """Return the runs with every choice of values, KEY=VALUE,VALUE, each in a separate folder.
 
     A key `TRAINER.NODE.*` concerns the methods whose config file has keys of that node; any other
     key concerns all methods that learn. Other methods are run once.
-
-    Args:
-        runs: of a protocol, each after the one that it needs.
-        words: of the form KEY=VALUE,VALUE.
-        output: the folder of all runs.
 
     Raises:
         UserError: a word has another form, or two have one key, or a key concerns no method.

@@ -134,9 +134,6 @@ def environment() -> dict[str, Any]:
 class Cleaner:
     """Takes host names and absolute paths out of texts.
 
-    Args:
-        output: the folder of the runs.
-
     Attributes:
         places: what stands for a folder, by its path; other paths keep only their last name.
     """

@@ -246,11 +246,6 @@ def nothing(args: argparse.Namespace, outputs: list[Path]) -> str:
 def end_in_table(protocol: Protocol, engine: Any, output: Path) -> int:
     """Print the table of a launcher's runs, save that of all runs, and return the exit code.
 
-    Args:
-        protocol: the protocol.
-        engine: a `benchmark.launch.engine.Engine`, with an outcome for each of its runs.
-        output: the output folder.
-
     Raises:
         OSError: the file cannot be written.
     """

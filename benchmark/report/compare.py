@@ -53,12 +53,8 @@ PLACE = ["ours", "theirs", "table", "place", "average"]
 class Comparisons:
     """All comparisons of one method with the others of the same tables.
 
-    Args:
-        tidy: a data frame as `frame` makes it, of any protocols.
-        method: the name of a line in their tables.
-        resample: a key of RESAMPLE.
-        metric: a key of MEASURES.
-        across: also compare runs with other CLIPs or test images.
+    `resample` is a key of RESAMPLE, `metric` of MEASURES. With `across`, runs with other CLIPs or
+    test images are compared, too.
 
     Raises:
         UserError: no line has this name, there is no other method to compare with, or no runs have
@@ -122,10 +118,8 @@ class Comparisons:
     def _compare(self, pairs: list[tuple], total: int | None = None, artist: str = "") -> dict:
         """Compare two methods, on one data set or on average, and return the record.
 
-        Args:
-            pairs: our row and theirs on each data set.
-            total: the number of data sets of an average.
-            artist: who drew them, where there is one average for each artist.
+        `pairs` are our row and theirs on each data set; an average is of `total` data sets, and of
+        the images of one artist where there is one for each.
         """
         ours, theirs = pairs[0]
         shots = max(ours.shots, theirs.shots)

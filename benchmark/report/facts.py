@@ -35,9 +35,7 @@ def facts(results: Iterable[dict]) -> dict[str, str]:
 def made_with(outcomes: Iterable[Outcome], unchecked: int) -> Table:
     """Return a table of versions and settings of runs that somebody handed on.
 
-    Args:
-        outcomes: of the finished runs.
-        unchecked: how many have no predictions, by which their records are checked.
+    Of the finished runs, `unchecked` have no predictions, by which their records are checked.
     """
     results = [outcome.result for outcome in outcomes if outcome.result]
     values: dict[str, dict[str, dict]] = defaultdict(lambda: defaultdict(dict))

@@ -48,9 +48,6 @@ class Group(NamedTuple):
 class Gains:
     """Tables with a line for each method, for the protocol of one setting without validation.
 
-    Args:
-        tidy: a data frame as `frame` makes it, of any protocols.
-
     Raises:
         UserError: there is no zero-shot CLIP, or there is one data set.
     """

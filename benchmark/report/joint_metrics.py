@@ -53,10 +53,6 @@ RELATIVE = {key: cost.head for key, cost in COSTS.items() if cost.multiples}
 def both(tidy: pd.DataFrame, bins: int = BINS) -> list[Measured]:
     """Return accuracies, joint metrics and costs on each data set, then averages over data sets.
 
-    Args:
-        tidy: a data frame as `frame` makes it, of any protocols.
-        bins: of the calibration error.
-
     Returns:
         Numbers with the keys of JOINT.
     """
@@ -94,12 +90,7 @@ def both(tidy: pd.DataFrame, bins: int = BINS) -> list[Measured]:
 
 
 def _numbers(done: pd.DataFrame, bins: int) -> tuple[pd.DataFrame, dict[int, list[str]]]:
-    """Return a row for each line, seed and key of JOINT; and by line, sentences on what is missing.
-
-    Args:
-        done: the accuracies of finished runs.
-        bins: of the calibration error.
-    """
+    """Return a row for each line, seed and key of JOINT; and by line what is missing."""
     entries, problems = [], {}
     for line, members in done.groupby("line", sort=False):
         base, new = (

@@ -66,10 +66,8 @@ PACKAGES = r"% \usepackage{booktabs,graphicx}"
 def papers(rows: pd.DataFrame, all_published: bool, deviations: bool = False) -> str:
     """Return the LaTeX of the tables of these rows.
 
-    Args:
-        rows: a data frame as `rows` makes it.
-        all_published: also show published numbers of methods that were not run.
-        deviations: show the spread over the seeds after each mean.
+    With `all_published`, methods that were not run have their published numbers, too; `deviations`
+    adds the spread over the seeds to each mean.
     """
     texts = [PACKAGES]
     for _, members in rows.groupby("group", sort=False):

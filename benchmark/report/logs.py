@@ -59,10 +59,7 @@ class LogRun(Run):
 
 
 def read(specs: Iterable[str]) -> tuple[list[Outcome], list[Path]]:
-    """Read the logs below some folders.
-
-    Args:
-        specs: each is `FOLDER`, or `NAME=FOLDER` to name its method.
+    """Read the logs below folders: `FOLDER`, or `NAME=FOLDER` to name its method.
 
     Returns:
         The outcomes of the runs, and the folders of logs whose names do not identify a run.

@@ -45,11 +45,7 @@ class Measured(NamedTuple):
     ) -> Table:
         """Return a table with a line for each method and a column for each of these metrics.
 
-        Args:
-            what: the title after the place.
-            metrics: the columns, by name in `numbers`.
-            caption: sentences below; one on marks is added.
-            problems: sentences on what is missing.
+        `what` is the title after the place. A sentence on marks is added to the caption.
         """
         means = self._means()
         cells = {

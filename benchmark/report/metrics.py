@@ -70,10 +70,6 @@ class Metrics:
 
     Tables over base and new classes (accuracies, costs) come first, then those of each test, with
     the out-of-distribution detection of its runs.
-
-    Args:
-        tidy: a data frame as `frame` makes it, of any protocols.
-        bins: of the calibration errors in it, and of those over base and new classes.
     """
 
     heading = "More metrics"
@@ -139,11 +135,7 @@ def _ood(test: Measured) -> dict[str, Metric]:
 
 
 class Classes:
-    """A table for each test, with a line for each class and a column for each method's accuracy.
-
-    Args:
-        tidy: a data frame as `frame` makes it, of any protocols.
-    """
+    """A table for each test, with a line for each class and a column for each method's accuracy."""
 
     heading = "Classes"
     picture = "confusion"

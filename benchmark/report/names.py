@@ -63,10 +63,6 @@ def motif(dataset: str, image: str) -> str:
 
     The motif of an embedded image is its emoji; man, woman and person count as one, as they do in
     its split. An image of any other data set is its own motif.
-
-    Args:
-        dataset: the name of its config file.
-        image: the file, as in `predictions.npz`.
     """
     if not is_embedded(dataset):
         return f"{dataset}/{image}"

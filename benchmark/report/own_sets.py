@@ -68,9 +68,7 @@ def _around(folder: Path) -> tuple[str, ...]:
 def name_in(folder: Path, record: dict) -> str:
     """Return the name of the data set of a single run: of own images, that of their folder.
 
-    Args:
-        folder: of the run; in that of a protocol, the name that was given counts.
-        record: of the run.
+    In the folder of a protocol, the name that was given counts.
     """
     dataset = str(record.get("dataset"))
     if dataset != dataset_name(IMAGE_FOLDER):

@@ -106,14 +106,10 @@ def page_of(
     all_published: bool = False,
     origins: Sequence[Table] = (),
 ) -> str:
-    """Return a page with the usual tables and plots of each protocol, then those of views.
+    """Return a page with the usual tables and plots of each protocol, of views, and `origins`.
 
-    Args:
-        tidy: a data frame as `frame` makes it.
-        table_rows: its rows.
-        views: further parts.
-        all_published: also show published numbers of methods that were not run.
-        origins: tables on what the runs were made with, at the end.
+    With `all_published`, methods that were not run have their published numbers, too. `origins` are
+    tables on what the runs were made with.
     """
     sections: dict[Protocol | Section, list[Part]] = {}
     for protocol, usual in tables(table_rows, all_published).items():
@@ -131,12 +127,7 @@ def page_of(
 
 
 def page(sections: Mapping[Protocol | Section, list[Part]], results: Iterable[dict]) -> str:
-    """Return a page with these parts, and facts of the records.
-
-    Args:
-        sections: the parts of each.
-        results: the records of the runs.
-    """
+    """Return a page with these parts, and facts of the records."""
     template = TEMPLATES.get_template("page.html.j2")
     about = facts(results) | {"Page made on": str(datetime.date.today())}
     text = template.render(sections=sections, about=about, interval=interval, notes=notes)

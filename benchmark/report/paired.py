@@ -81,9 +81,7 @@ class Variance(NamedTuple):
 def difference(blocks: list[Block], total: bool = False) -> Difference:
     """Compute the difference of two methods, of averages if there are several data sets.
 
-    Args:
-        blocks: one for each data set.
-        total: the metric is the sum of the means on base and new images, not their H.
+    With `total`, the metric is the sum of the means on base and new images, not their H.
     """
     means = np.mean([[pair.accuracies.mean(axis=1) for pair in block] for block in blocks], axis=0)
     linear = total or len(means) == 1

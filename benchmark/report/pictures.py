@@ -46,10 +46,8 @@ class Pool(NamedTuple):
 def figures(tests: list[Measured], name: str, told: set[str]) -> Drawing:
     """Draw a figure of each test, with a panel for each method.
 
-    Args:
-        tests: tests; those without predictions are skipped.
-        name: a key of PICTURES.
-        told: sentences on what is skipped, which are not repeated; new ones are added.
+    `name` is a key of PICTURES. Tests without predictions are skipped, which adds a sentence to
+    `told`, once.
 
     Returns:
         By file name, the figure and a sentence that describes it.
@@ -67,12 +65,7 @@ def figures(tests: list[Measured], name: str, told: set[str]) -> Drawing:
 
 
 def figures_of_run(outcome: Outcome, where: str) -> Drawing:
-    """Draw the confusion matrix and reliability diagram of a run, and its wrong images.
-
-    Args:
-        outcome: a finished run.
-        where: describes it.
-    """
+    """Draw the confusion matrix and reliability diagram of a run, and its wrong images."""
     method = str((outcome.result or {}).get("trainer"))
     pool = _pool({outcome.run.seed: outcome}, method, set())
     if pool is None:
@@ -106,13 +99,7 @@ def _pool(outcomes: Mapping[int, Outcome], where: str, told: set[str]) -> Pool |
 
 
 def draw(by_method: Mapping[str, Pool], name: str, where: str) -> tuple[Figure, str]:
-    """Return a figure with a panel for each method, and a sentence that describes it.
-
-    Args:
-        by_method: the pools.
-        name: a key of PICTURES.
-        where: the test in words, for the title.
-    """
+    """Return a figure with a panel for each method, and a sentence that describes it."""
     sentence, panel, (width, height), alone = PICTURES[name]
     columns = min(COLUMNS, len(by_method))
     lines = math.ceil(len(by_method) / columns)

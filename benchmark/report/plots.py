@@ -190,11 +190,7 @@ def _free(
 ) -> tuple[float, float] | None:
     """Return where a line of equal H is the farthest from all points; None if it is too short.
 
-    Args:
-        h: of the line.
-        base: accuracies along the axis.
-        new: the same.
-        points: with `x` and `y`.
+    `base` and `new` are accuracies along the axis; points have `x` and `y`.
     """
     (left, right), (low, high) = np.quantile(base, [0.12, 0.88]), np.quantile(new, [0.06, 0.94])
     line = [(x, y) for x in base if left <= x <= right and low <= (y := _other(h, x)) <= high]

@@ -200,13 +200,7 @@ def meaning(marks: Iterable[str]) -> list[str]:
 
 
 def caption(protocol: Protocol, shown: Iterable[str], marks: Iterable[str] = ()) -> list[str]:
-    """Return sentences on the sources of published numbers, and on all marks.
-
-    Args:
-        protocol: the table's protocol.
-        shown: the methods whose published numbers are in the table.
-        marks: the marks of its other lines.
-    """
+    """Return sentences on the sources of the published numbers of methods, and on all marks."""
     shown, methods = set(shown), defaultdict[str, list[str]](list)
     if not shown:
         return meaning(marks)

@@ -55,12 +55,7 @@ def open_archives(outputs: list[Path]) -> Iterator[list[Path]]:
 
 
 class Bounded:
-    """An unpacked stream that refuses to give more than an archive may hold.
-
-    Args:
-        stream: of the unpacked bytes.
-        name: of the archive.
-    """
+    """An unpacked stream that refuses to give more than an archive may hold."""
 
     def __init__(self, stream: IO[bytes], name: str):
         self.stream, self.name, self.left = stream, name, MOST

@@ -32,11 +32,9 @@ def render(
 ) -> str:
     """Return all tables of these rows, or in CSV and JSON the rows themselves; not as HTML.
 
-    Args:
-        rows: a data frame as `rows.rows` makes it.
-        form: one of FORMATS but html.
-        all_published: also show published numbers of methods that were not run.
-        deviations: in LaTeX, show the spread of each mean; all other formats always do.
+    `form` is one of FORMATS. With `all_published`, methods that were not run have their published
+    numbers, too; `deviations` shows in LaTeX the spread of each mean, as all other formats always
+    do.
     """
     if form == "latex":
         return papers(rows, all_published, deviations)

@@ -23,10 +23,7 @@ from .training import INIT
 def rows(tidy: pd.DataFrame, interval: bool = False, beside_published: bool = True) -> pd.DataFrame:
     """Return the numbers of tables, in their order; averages over data sets come last.
 
-    Args:
-        tidy: a data frame as `frame` makes it.
-        interval: make the spread half of the 95% interval, not the standard deviation.
-        beside_published: mark rows as comparable with published numbers.
+    The spread is the standard deviation or, with `interval`, half of the 95% interval.
 
     Raises:
         UserError: a file of published numbers has a wrong line.

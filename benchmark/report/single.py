@@ -77,10 +77,7 @@ def _overview(runs: Mapping[Path, Outcome], notes: list[str]) -> Table:
 def report_runs(folders: list[Path], form: str, plots: Path | None = None) -> str:
     """Return the tables of finished runs, or in CSV and JSON their records.
 
-    Args:
-        folders: of the runs.
-        form: one of FORMATS; `html` has pictures, too.
-        plots: the folder to write pictures to, if any.
+    `form` is one of FORMATS, of which `html` has pictures, too; `plots` is a folder for pictures.
 
     Raises:
         UserError: a record cannot be used.

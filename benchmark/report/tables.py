@@ -92,9 +92,7 @@ class Table:
     def best(self, column: int, place: int = 0) -> set[int]:
         """Return the lines whose number in a column is the best, as shown; empty if all are equal.
 
-        Args:
-            column: counted from 0.
-            place: 1 for the second best, and so on.
+        `column` is counted from 0; a `place` of 1 is the second best, and so on.
         """
         if self.by_line:
             return {i for i, line in enumerate(self.lines) if column in _best(line, place)}
@@ -117,9 +115,7 @@ def _best(cells: Sequence[Cell], place: int) -> set[int]:
 def tables(rows: pd.DataFrame, all_published: bool = False) -> dict[Protocol, list[Table]]:
     """Return the tables of each protocol that has rows: every data set, then the averages.
 
-    Args:
-        rows: a data frame as `rows.rows` makes it.
-        all_published: also show published numbers of methods that were not run.
+    With `all_published`, methods that were not run have their published numbers, too.
     """
     by_protocol = defaultdict(list)
     for _, members in rows.groupby("table", sort=False):

@@ -72,13 +72,10 @@ __all__ = [*_MODULES, "extend_cfg"]
 
 
 def extend_cfg(cfg: Any) -> None:
-    """Add the keys of all methods to a Dassl cfg, and register their trainers with Dassl.
+    """Add the keys of all methods to a Dassl cfg, in place, and register their trainers with Dassl.
 
     If a required package is missing or Python is too old, a warning says so, and the surrounding
     checkout runs without these trainers.
-
-    Args:
-        cfg: a `CfgNode` of Dassl, changed in place.
 
     Examples:
         >>> from dassl.config import get_cfg_default

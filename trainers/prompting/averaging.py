@@ -10,12 +10,9 @@ from torch import nn
 class GaussianMean(nn.Module):
     """The mean theta = sum_a w_a theta_a over the epochs a = 1..E, w_a from a normal density of a.
 
-    This is the aggregation of PromptSRC (arXiv:2307.06948, section 3.2). The sum so far is kept
-    in float32 buffers, so that checkpoints hold it and a run can resume.
-
-    Args:
-        parameters: the parameters to average, by name.
-        mean, std: of the density, in epochs.
+    This is the aggregation of PromptSRC (arXiv:2307.06948, section 3.2). The sum so far is kept in
+    float32 buffers, so that checkpoints hold it and a run can resume. `mean` and `std` are in
+    epochs.
     """
 
     def __init__(self, parameters: Mapping[str, nn.Parameter], mean: float, std: float):

@@ -29,10 +29,6 @@ ROUNDING = 1e-3  # largest difference, relative to the largest value
 def check_class(cls: type, base: type) -> None:
     """Refuse names in the bodies of a class and its bases that are near those of hooks.
 
-    Args:
-        cls: the class of a method.
-        base: `Method`.
-
     Raises:
         UserError: it has such a name, overrides `forward`, replaces a function by another one, or
             has no `node`.
@@ -107,10 +103,6 @@ def check_built(method: Any, clip_model: Any) -> None:
 
     Parameters with one name in checkpoints and changes of CLIP's blocks are refused, too.
 
-    Args:
-        method: a `Method` after its `build`.
-        clip_model: the CLIP that it was built from.
-
     Raises:
         UserError: says which, and where.
     """
@@ -182,12 +174,8 @@ def _check_shapes(
 ) -> None:
     """Refuse more contexts than blocks, and contexts of a wrong length.
 
-    Args:
-        side: `text` or `image`.
-        contexts: for each depth, (N, b, W), or (N, K, b, W) if they are class-specific.
-        depth: the number of blocks of the encoder.
-        slots: learned tokens of a sentence; None for images.
-        class_specific: True if the encoder takes tokens of each class.
+    For each depth, contexts are (N, b, W), or (N, K, b, W) if they are class-specific; `slots` are
+    the learned tokens of a sentence, None for images.
     """
     dims = 4 if class_specific else 3
     shapes = [tuple(context.shape) for context in contexts]

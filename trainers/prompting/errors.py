@@ -47,10 +47,7 @@ class UserError(ValueError):
 class ClosedSide(UserError):
     """The error for a method that needs the inside of a side of a CLIP that is used as a whole.
 
-    Args:
-        side: `image` or `text`.
-        does: what the method does there.
-        remedy: what to do.
+    `side` is `image` or `text`; `does` is what the method does there, and `remedy` what to do.
     """
 
     def __init__(self, side: str, does: str, remedy: str = ""):

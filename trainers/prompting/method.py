@@ -308,8 +308,7 @@ class Method(PublicFiles, nn.Module):
     def predict(self, images: Any) -> Output:
         """Return the output of an evaluation; a method that adapts at test time overrides it.
 
-        Args:
-            images: (B, 3, H, W); with `test_views` above 1, a list of views of this shape.
+        Images are (B, 3, H, W); with `test_views` above 1, a list of views of this shape.
         """
         return self.output(images)
 
@@ -364,10 +363,8 @@ class Method(PublicFiles, nn.Module):
     def keep_classes(self, index: Sequence[int]) -> None:
         """Reduce what a loaded checkpoint has for each of its classes to the method's classes.
 
-        A `class_bound` method that overrides this accepts checkpoints that have more classes.
-
-        Args:
-            index: for each class of the method, its number among the classes of the checkpoint.
+        A `class_bound` method that overrides this accepts checkpoints that have more classes. Item
+        i of the index is the number of class i among those of the checkpoint.
         """
 
     def take_support(self, features: torch.Tensor, labels: torch.Tensor) -> None:
@@ -380,20 +377,15 @@ class Method(PublicFiles, nn.Module):
         """
 
     def take_validation(self, features: torch.Tensor, labels: torch.Tensor) -> None:
-        """Take the validation images after the last step.
+        """Take features (n, D) of the validation images, not augmented, after the last step.
 
-        Args:
-            features: (n, D), as in `take_support`, without augmentation.
-            labels: (n,).
+        Labels are (n,).
         """
 
     def take_classes(self, classnames: Sequence[str]) -> None:
-        """Take the names of all classes of the data set, which unlabelled images may show.
+        """Take the names of all classes that unlabelled images may show; its own K come first.
 
         Called if `unlabelled` is set, when the run is built.
-
-        Args:
-            classnames: the K classes of the method, then those that the run leaves out.
         """
 
     def stages(self) -> Sequence[Stage]:
@@ -446,9 +438,7 @@ class Method(PublicFiles, nn.Module):
     def losses(self, images: Images, labels: torch.Tensor) -> dict[str, torch.Tensor]:
         """Return the terms of a step's loss, with their total as `loss`.
 
-        Args:
-            images: (B, 3, H, W), normalised, or a list of views of this shape.
-            labels: (B,).
+        Images are (B, 3, H, W), normalised, or a list of views of this shape; labels are (B,).
         """
         batch = self.batch(images, labels)
         return self.terms(self.output(batch.images), batch)
@@ -614,11 +604,7 @@ class Method(PublicFiles, nn.Module):
         state.load_buffers(self, self.own_state(), state_dict)
 
     def load_checkpoint(self, checkpoint: Saved, classnames: Sequence[str]) -> None:
-        """Load what is learned and buffers from a checkpoint, ours or a public one.
-
-        Args:
-            checkpoint: of this method.
-            classnames: K names, those that the method was built for.
+        """Load what is learned and buffers from a checkpoint, ours or public, for K class names.
 
         Raises:
             UserError: it does not fit the method, or cannot be used for other classes.

@@ -51,12 +51,9 @@ def defaults_of(settings: type[Settings], method: str) -> dict[str, Any]:
 def check_values(
     settings: type[Settings], values: Mapping[str, object], place: Callable[[str], str]
 ) -> None:
-    """Check the types of the values in a node.
+    """Check the types of the values in a node, by key, against the fields of the settings.
 
-    Args:
-        settings: with a field for each key.
-        values: by key.
-        place: returns the dotted place of a key in the cfg, for the message.
+    `place` returns the dotted place of a key in the cfg, for the message.
 
     Raises:
         UserError: a value does not fit the type of its field.

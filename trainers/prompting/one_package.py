@@ -20,10 +20,6 @@ NAMES = ("trainers.prompting", "promptedclip")
 def share(own: str, version: str) -> None:
     """Let the other names stand for the package that is being imported.
 
-    Args:
-        own: its name.
-        version: its version.
-
     Raises:
         UserError: a copy that does not share is already imported under another name.
     """

@@ -30,10 +30,7 @@ extenders: list[Callable[[Any], object]] = []
 
 
 def load_plugins(names: Iterable[str]) -> None:
-    """Import plug-ins that were not imported before, and print what they register to stderr.
-
-    Args:
-        names: importable modules, or `.py` files.
+    """Import modules or `.py` files not imported before, and print to stderr what they register.
 
     Raises:
         UserError: a plug-in does not import, or registers nothing or a name that is taken.

@@ -22,11 +22,9 @@ def marginal_entropy(logits: torch.Tensor) -> torch.Tensor:
 
 
 def surest(logits: torch.Tensor, share: float) -> torch.Tensor:
-    """Return the numbers of the int(V share) views with the least entropy, surest first: (B, .).
+    """Return the numbers (B, .) of the int(V share) views with the least entropy, surest first.
 
-    Args:
-        logits: (B, V, K).
-        share: of the views that are kept.
+    Logits are (B, V, K).
     """
     return entropy(logits).argsort(dim=-1, stable=True)[:, : int(logits.shape[1] * share)]
 

@@ -36,11 +36,8 @@ USUAL_MOST = 1000  # most tasks of an array, by Slurm's default
 def plan(left: list[Run], busy: Collection[Run], per_job: int, most: int) -> list[list[list[Run]]]:
     """Return arrays of tasks of runs; a run whose training is busy is left for a later call.
 
-    Args:
-        left: the runs to do; each comes after the run that it needs.
-        busy: those of them that are in the queue.
-        per_job: the number of trainings that share a task, each with its tests.
-        most: the most tasks of an array.
+    In `left`, each run comes after the one that it needs; those of `busy` are in the queue.
+    `per_job` trainings share a task, each with its tests; an array has at most `most` tasks.
     """
     groups, busy = defaultdict(list), set(busy)
     for run in left:
@@ -56,14 +53,10 @@ def batches(items: Sequence, size: int) -> list[list]:
 
 @dataclass
 class Slurm:
-    """Submits runs to Slurm.
+    """Submits runs to Slurm, `per_job` trainings in a job.
 
-    Args:
-        output: the output folder.
-        name: the prefix of job names.
-        words: the arguments of `python -m` in a job; `--only` with its runs is added.
-        site: options and set-up of jobs.
-        per_job: the number of trainings that share a job.
+    `name` is the prefix of job names. `words` are the arguments of `python -m` in a job, to which
+    `--only` with its runs is added.
     """
 
     output: Path

@@ -14,13 +14,7 @@ class Logger:
     """A stream that writes to the console and to a log file shared with other streams."""
 
     def __init__(self, console, file, errors_only=False):
-        """Keep the streams.
-
-        Args:
-            console: the original stream.
-            file: the open log file.
-            errors_only: True for stderr, where a full disk of the log is reported, not raised.
-        """
+        """Keep the streams; with `errors_only` (stderr), a full disk is reported, not raised."""
         self.console = console
         self.file = file
         self.errors_only = errors_only

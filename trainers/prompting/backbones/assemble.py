@@ -207,10 +207,7 @@ def _misfit(source: str, name: str, value: object, wanted: str) -> UserError:
 def image_encoder(vision: Architecture, sizes: Sizes, shape: str = "class token") -> nn.Module:
     """Build an open image encoder of an architecture.
 
-    Args:
-        vision: the architecture.
-        sizes: of the CLIP.
-        shape: `class token` (OpenAI's), `attention` (SigLIP's) or `mean` (CLIPA's).
+    Its shape is `class token` (OpenAI's), `attention` (SigLIP's) or `mean` (CLIPA's).
     """
     if shape == "attention":
         assert isinstance(vision.layers, int)
@@ -261,19 +258,10 @@ def assemble(
     shape: str = "class token",
     closed: Mapping[str, Closed] = {},
 ) -> CLIP:
-    """Build the CLIP with these weights, float32, in eval mode.
+    """Build the CLIP with these weights, under the names of OpenAI's class, float32, in eval mode.
 
-    Args:
-        state: weights under the names of OpenAI's class, without those of closed sides; may include
-            `logit_bias` and `text_bias`.
-        vision: architecture of the image encoder.
-        text: architecture of the text encoder.
-        sizes: all other sizes.
-        family: of the CLIP.
-        source: where the weights are from, for the message.
-        arch: name of the expected architecture, for the message.
-        shape: as in `image_encoder`.
-        closed: the sides that are closed, with their weights, `image` or `text`.
+    `state` may include `logit_bias` and `text_bias`; sides in `closed`, `image` or `text`, have
+    their own weights. `source` and `arch` are for messages.
 
     Raises:
         UserError: the architecture is impossible, or names or shapes do not agree.
@@ -301,12 +289,6 @@ def check_weights(
     own: Mapping[str, torch.Tensor], weights: Mapping[str, torch.Tensor], source: str, arch: str
 ) -> None:
     """Refuse weights whose names or shapes differ from those of a model.
-
-    Args:
-        own: the model's state dict.
-        weights: to be loaded into it.
-        source: where they are from, for the message.
-        arch: name of the architecture, for the message.
 
     Raises:
         UserError: they differ; the message has the first names.

@@ -37,14 +37,9 @@ class _Side(nn.Module):
 
 
 def load(transformers: Any, folder: Path, name: str, tokenizer: Any, images: Mapping) -> CLIP:
-    """Load a dual encoder with closed sides.
+    """Load a dual encoder of transformers with closed sides from a folder.
 
-    Args:
-        transformers: the package.
-        folder: of the model.
-        name: of the model, for messages.
-        tokenizer: of transformers.
-        images: `mean`, `std`, `interpolation`, `resize` and `size` of their preparation.
+    `images` has `mean`, `std`, `interpolation`, `resize` and `size` of their preparation.
 
     Raises:
         UserError: it is no dual encoder, or weights are missing or do not fit.

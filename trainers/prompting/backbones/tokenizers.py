@@ -18,13 +18,9 @@ READ = ("*token*.json", "config.json", "vocab.*", "merges.txt", "*.model")  # to
 
 
 def open_clip_tokenizer(open_clip: Any, text: Mapping, arch: str, place: Path) -> Any:
-    """Return the tokenizer of an architecture of open_clip; nothing is downloaded.
+    """Return the tokenizer of open_clip's `text_cfg`; nothing is downloaded.
 
-    Args:
-        open_clip: the package.
-        text: the `text_cfg` of the architecture.
-        arch: its name, for the message.
-        place: the folder of the weights, where a tokenizer's files are looked for first.
+    Its files are looked for in the folder of the weights first.
 
     Raises:
         UserError: it is not on this machine, or cannot be read.

@@ -20,17 +20,10 @@ def build_earlier(
     dataset: str,
     classnames: Sequence[str],
 ) -> MethodTeacher:
-    """Return a method as it was trained, on its CLIP, for a data set and class names.
+    """Return a method as its checkpoint says, on its CLIP, for a data set and K class names.
 
-    Args:
-        trained: its checkpoint.
-        kind: its class.
-        settings: those of its training; None takes them from the checkpoint.
-        clip_model: the CLIP.
-        what: the beginning of the message if it does not fit.
-        facts: what records say of it.
-        dataset: name of the data set.
-        classnames: K names.
+    `settings` of None are taken from the checkpoint; `facts` are what records say of it, and `what`
+    is the beginning of the message if it does not fit.
 
     Raises:
         UserError: it does not fit the CLIP or the classes.
@@ -51,14 +44,9 @@ def build_earlier(
 def earlier_method(
     place: str, key: str, clip_model: Any, classnames: Sequence[str], dataset: str
 ) -> MethodTeacher:
-    """Return the method of a run of this project, for these classes, on the same CLIP.
+    """Return the method of a run of this project, for these K classes, on the same CLIP.
 
-    Args:
-        place: the output folder of the run.
-        key: the setting that gives the place, for messages.
-        clip_model: the CLIP, whose modules are shared.
-        classnames: K names.
-        dataset: name of the data set.
+    `place` is the output folder of the run; `key` is the setting that gives it, for messages.
 
     Raises:
         UserError: there is no such run, its method adapts to the images that it classifies, or it

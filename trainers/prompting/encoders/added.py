@@ -173,11 +173,8 @@ def linear(
 ) -> Sequence[torch.Tensor]:
     """Return the outputs (..., W) of stacked frozen matrices, with their updates.
 
-    Args:
-        y: (..., inputs).
-        weight: (sum of the outputs, inputs), the stacked matrices.
-        bias: (sum of the outputs,).
-        updates: for each matrix an update, or None.
+    `y` is (..., inputs), `weight` (sum of the outputs, inputs) and `bias` (sum of the outputs,); a
+    matrix without an update has None.
     """
     count = len(updates)
     given = [update for update in updates if update is not None]
@@ -270,13 +267,7 @@ def check_inner(side: str, inner: Collection[int], blocks: Sequence[Any]) -> Non
 
 
 def check_added(name: str, side: str, added: Additions, blocks: Sequence[Any]) -> None:
-    """Refuse additions that do not fit an encoder.
-
-    Args:
-        name: of the method.
-        side: `text` or `image`.
-        added: as returned by `Method.blocks`.
-        blocks: the blocks of that side's encoder.
+    """Refuse additions of `Method.blocks` that do not fit the blocks of an encoder.
 
     Raises:
         UserError: says what does not fit, and where.

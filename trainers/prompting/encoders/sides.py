@@ -19,12 +19,9 @@ def is_closed(clip_model: Any, side: str) -> bool:
 
 
 def need_open(clip_model: Any, side: str, does: str) -> None:
-    """Refuse a method that needs the inside of a side that is closed.
+    """Refuse a method that needs the inside of a closed `image` or `text` side.
 
-    Args:
-        clip_model: a CLIP (see `backbones`).
-        side: `image` or `text`.
-        does: what the method does there, as in "the method ...".
+    `does` is what the method does there, as in "the method ...".
 
     Raises:
         ClosedSide: the side is closed.

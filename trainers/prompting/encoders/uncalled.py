@@ -55,9 +55,7 @@ def uncalled_modules(clip_model: Any) -> dict[str, nn.Module]:
 def check_uncalled(name: str, before: Mapping[str, nn.Module]) -> None:
     """Refuse hooks on parts of a CLIP that are never called, and layers that were exchanged.
 
-    Args:
-        name: of the method.
-        before: `uncalled_modules` of the CLIP before the method was built.
+    `before` are the `uncalled_modules` of the CLIP before the method was built.
 
     Raises:
         UserError: says which.

@@ -98,10 +98,7 @@ def project_values(
 ) -> torch.Tensor:
     """Project `ImageFeatures.values` (B, M, P, W) to normalised features (B, M, P, D), float32.
 
-    Args:
-        visual: the `visual` module of a CLIP; a ResNet's values are already projected.
-        values: as in `ImageFeatures`.
-        first: a module on (..., W) to apply before the projection, or None.
+    Those of a ResNet are projected already. `first` is a module on (..., W) before the projection.
     """
     with no_autocast(values.device.type):
         x = values.float() if first is None else first(values.float())

@@ -164,12 +164,7 @@ class TwoWay(nn.Module):
 
 
 class AllSentences(Teacher):
-    """A teacher with any number of sentences about each class, read when they are first needed.
-
-    Args:
-        clip_model, classnames: as `Teacher`.
-        source: the sentences, as `sentences_of` takes them.
-    """
+    """A teacher with any number of sentences about each class, read when they are first needed."""
 
     def __init__(self, clip_model: Any, classnames: Sequence[str], source: Any):
         super().__init__(clip_model, classnames, [])

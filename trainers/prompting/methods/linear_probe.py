@@ -143,14 +143,9 @@ def solve(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return W (K, D) and b (K,) that minimise C sum_i CE_i + |W|^2 / 2, float64.
 
-    W = m V with m^2 = min(1, C n): without, the curvatures of W and b differ by 1 / (C n) where C
-    is small. For the same reason the minimised function is divided by C n and min(1, C n).
-
-    Args:
-        z: (n, D), normalised features.
-        labels: (n,).
-        num_classes: K.
-        C: weight of the errors.
+    For z (n, D), normalised, and labels (n,). W = m V with m^2 = min(1, C n): without, the
+    curvatures of W and b differ by 1 / (C n) where C is small. For the same reason the minimised
+    function is divided by C n and min(1, C n).
     """
     device = "cpu" if z.device.type == "mps" else z.device  # which has no float64
     z, labels = z.to(device, torch.float64), labels.to(device)

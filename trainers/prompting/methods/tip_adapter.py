@@ -25,10 +25,7 @@ from ..teacher import Teacher
 class Cache(nn.Module):
     """A key-value cache of n training images: features as keys, weighted labels as values.
 
-    Args:
-        dim: D, the width of the features.
-        num_classes: K.
-        trained: True if the keys are a parameter, `weight`; otherwise they are a buffer, `keys`.
+    Keys are (n, D), a parameter `weight` if they are `trained`, else a buffer `keys`.
     """
 
     keys: torch.Tensor

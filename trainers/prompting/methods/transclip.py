@@ -331,11 +331,9 @@ class Solver:
 
 
 class Released(Solver):
-    """The rounds of the public code.
+    """The rounds of the public code; `given` is True if q was given by another method.
 
-    Args:
-        inputs: as of `Solver`.
-        given: True if q was given by another method; then it is z, unless there are shots.
+    Then q is z, unless there are shots.
     """
 
     def __init__(self, *inputs, given: bool):

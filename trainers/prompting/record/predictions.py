@@ -39,10 +39,6 @@ KINDS = ARRAYS | MORE | JOINT
 def write_predictions(folder: Path, columns: Mapping) -> dict[str, np.ndarray]:
     """Write the predictions of an evaluation, compressed and atomically; return them as arrays.
 
-    Args:
-        folder: of the run.
-        columns: as `..storage.predictions` returns them.
-
     Raises:
         OSError: as the system says.
     """

@@ -20,13 +20,10 @@ def load_public_state(
     is_ignored: Callable[[str], bool],
     submodule: str,
 ) -> None:
-    """Load parameters from the state dict of a checkpoint of this project or a public one.
+    """Load parameters, by their public names, from a checkpoint of this project or a public one.
 
-    Args:
-        own: what the method learns, by its names in public whole-model checkpoints.
-        state: tensors named as in the whole published model, or as in its `submodule` only.
-        is_ignored: returns True for a name without a parameter that may be skipped.
-        submodule: name of the submodule in the whole model.
+    Names of `state` are as in the whole published model, or as in its `submodule` only;
+    `is_ignored` is True for a name without a parameter that may be skipped.
 
     Raises:
         UserError: as `Method.load_public_state_dict`.
@@ -106,11 +103,8 @@ def _trim(shape: tuple[int, ...]) -> tuple[int, ...]:
 def read_checkpoint(path: str, kind: type = dict) -> Any:
     """Read a checkpoint, after comparing its bytes with its checksums.
 
-    Files of old versions of PyTorch have no checksums; these are read unchecked.
-
-    Args:
-        path: of the file.
-        kind: `dict`, or `object` if the file may hold something else.
+    Files of old versions of PyTorch have no checksums; these are read unchecked. `kind` is `object`
+    if the file may hold something else than a dict.
 
     Raises:
         UserError: there is no such file, it is damaged, or it holds something else.

@@ -24,10 +24,7 @@ class PublicFiles:
     public_files: ClassVar[tuple[str, ...]] = ()
 
     def read_public(self, files: Mapping[str, Any]) -> Saved:
-        """Return a checkpoint made from public files.
-
-        Args:
-            files: unchecked contents by name in `public_files`; at least one.
+        """Return a checkpoint made from public files, unchecked, by name in `public_files`.
 
         Raises:
             UserError: a file is missing, or of another method or setting.
@@ -96,9 +93,7 @@ def public_checkpoint(method: PublicFiles, path: str) -> Saved | None:
 def prompt_sizes(saved: Saved, key: str) -> dict[str, Any]:
     """Return the sizes of the prompts in a public checkpoint of PromptSRC, by their keys.
 
-    Args:
-        saved: the checkpoint.
-        key: the setting that names it, for the message.
+    `key` is the setting that names it, for the message.
 
     Raises:
         UserError: it has no such prompts.

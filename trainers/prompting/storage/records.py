@@ -38,9 +38,7 @@ def flaw(record: object) -> str | None:
 def read_record(folder: Path, flaw: Callable[[Any], str | None] = flaw) -> dict[str, Any] | None:
     """Return the record in a run folder; None if there is none.
 
-    Args:
-        folder: the run folder.
-        flaw: says why a record cannot be used, or None.
+    `flaw` says why a record cannot be used, or returns None.
 
     Raises:
         BadRecord: it cannot be read or used.

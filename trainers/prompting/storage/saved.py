@@ -158,10 +158,8 @@ class Saved:
     def find(cls, place: str, key: str, remedy: str) -> Self:
         """Read the checkpoint of a training that has ended, on which another one builds.
 
-        Args:
-            place: the output folder of a run, the folder of a public checkpoint, or its file.
-            key: the setting that gives the place, for messages.
-            remedy: what to do if there is no checkpoint, for messages.
+        `place` is the output folder of a run, the folder of a public checkpoint, or its file; `key`
+        is the setting that gives it, and `remedy` what to do without one, for messages.
 
         Raises:
             UserError: there is none, it is broken, or its training has not ended.

@@ -68,12 +68,8 @@ def name_of(path: Path, folders: Iterable[Path]) -> str:
 def edited_files(source: object, plugins: Sequence[str], commit: object = "") -> list[str]:
     """Return the names of the files that are not as they were; none if no digests are known.
 
-    A file of this package is as it was if the present one is that of the commit.
-
-    Args:
-        source: digests by name, from a record.
-        plugins: the plug-ins of the run, which may have moved.
-        commit: of the record; one with changes ends with `+`.
+    Digests are by name; the plug-ins of the run may have moved. A file of this package is as it was
+    if the present one is that of the commit, which ends with `+` if it had changes.
     """
     if not isinstance(source, Mapping):
         return []

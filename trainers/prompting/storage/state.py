@@ -19,12 +19,7 @@ from .checkpoints import check_dense, is_dense
 def load_buffers(
     module: nn.Module, own: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor]
 ) -> None:
-    """Load the buffers of a method from a checkpoint.
-
-    Args:
-        module: the method.
-        own: its persistent buffers, by name.
-        state: the buffers in the checkpoint.
+    """Load the persistent buffers of a method, by name, from those in a checkpoint.
 
     Raises:
         UserError: the state is of another method, or a value does not fit.

@@ -28,11 +28,7 @@ def for_run(
 ) -> dict[str, object]:
     """Return the dotted keys of a config file for one run, with its sections resolved.
 
-    Args:
-        keys: dotted keys and values, with sections.
-        dataset: DATASET.NAME of the run.
-        shots: DATASET.NUM_SHOTS of the run.
-        classes: DATASET.SUBSAMPLE_CLASSES of the run.
+    `dataset`, `shots` and `classes` are DATASET.NAME, NUM_SHOTS and SUBSAMPLE_CLASSES of the run.
     """
     return _choose(keys, dict(zip(SECTIONS, (classes, str(shots), dataset), strict=True)))
 
@@ -59,12 +55,9 @@ def _split(key: str) -> tuple[list[tuple[str, str]], str]:
 
 
 def check_sections(keys: Iterable[str], source: str, datasets: Iterable[str]) -> None:
-    """Check that the sections of a config name runs that exist.
+    """Check that the sections of a config (dotted keys) name runs that exist.
 
-    Args:
-        keys: dotted keys, with sections.
-        source: where they come from, for the message.
-        datasets: the names of all data sets.
+    `source` says where they come from, for the message; `datasets` are the names of all data sets.
 
     Raises:
         UserError: a section names something else, or sets no key.
@@ -81,11 +74,7 @@ def check_sections(keys: Iterable[str], source: str, datasets: Iterable[str]) ->
 
 
 def by_dataset(sources: Iterable[Mapping[str, object]]) -> set[str]:
-    """Return the keys whose value depends on the data set.
-
-    Args:
-        sources: dotted keys and values, with sections. Later ones replace earlier ones.
-    """
+    """Return the keys whose value depends on the data set; later sources replace earlier ones."""
     by_dataset_keys: set[str] = set()
     for keys in sources:
         plain = {plain_key(key) for key in keys}

@@ -40,13 +40,9 @@ class Watch:
         self.sound = torch.tensor(True, device=device)
 
     def check_loss(self, loss: torch.Tensor, epoch: int, step: int, steps: int) -> None:
-        """Check the losses of an epoch so far; on an accelerator, not in each step.
+        """Check the losses, scalars, of an epoch so far; on an accelerator, not in each step.
 
-        Args:
-            loss: of the step, a scalar.
-            epoch: the current one, counted from 0.
-            step: the current one, counted from 0.
-            steps: the number of them in this epoch.
+        Epochs and steps are counted from 0; the epoch has `steps` of them.
 
         Raises:
             UserError: names the first step whose loss was not finite.
@@ -123,11 +119,6 @@ def check_cfg(cfg: CfgNode, kind: type[Method]) -> None:
 def check_method(method: Method, dataset: Any, cfg: CfgNode) -> None:
     """Refuse a method that does not fit its run.
 
-    Args:
-        method: of the run.
-        dataset: of the run.
-        cfg: of the run.
-
     Raises:
         UserError: as `check_teachers` and `check_views`, or it learns nothing and does not say
             `trains = False`.
@@ -145,10 +136,6 @@ def check_method(method: Method, dataset: Any, cfg: CfgNode) -> None:
 
 def check_first_step(method: Method, terms: Mapping[str, torch.Tensor]) -> None:
     """Name what the first training step does not train, and the terms of its loss that do nothing.
-
-    Args:
-        method: after the step.
-        terms: of its loss.
 
     Raises:
         UserError: nothing has a gradient, or as `check_registered` and `check_uncalled`.
@@ -183,10 +170,7 @@ def check_optimised(
 ) -> None:
     """Refuse parameters that were made or replaced after the optimiser.
 
-    Args:
-        method: the method.
-        optimizer: of the present stage.
-        learned: what this stage trains, by name.
+    `learned` is what the present stage of the optimiser trains, by name.
 
     Raises:
         UserError: the optimiser has other tensors.
@@ -204,11 +188,6 @@ def check_optimised(
 
 def check_unlabelled(name: str, cfg: CfgNode, loader: object) -> None:
     """Check that a run has unlabelled images, in batches as labelled ones.
-
-    Args:
-        name: of the method.
-        cfg: of the run.
-        loader: of the unlabelled images; None if there are none.
 
     Raises:
         UserError: there are none, or they have a batch size or sampler of their own.

@@ -51,10 +51,6 @@ class Detection:
     Their test images are compared with the classes of the run. All of their classes are used, for
     any DATASET.SUBSAMPLE_CLASSES.
 
-    Args:
-        cfg: of the run.
-        dataset: the run's own data set.
-
     Attributes:
         columns: scores of the last evaluation by data set, the run's own included.
 
@@ -95,8 +91,7 @@ class Detection:
     def evaluate_others(self, trainer) -> None:
         """Keep the scores of the run's own images, then evaluate the other data sets.
 
-        Args:
-            trainer: a `PromptTrainer`, whose `model_inference` calls `see`.
+        `model_inference` of the trainer calls `see`.
 
         Raises:
             UserError: the logits of an image are not finite.
@@ -120,12 +115,7 @@ class Detection:
 
 
 def check_files(name: str, others: Iterable[Any], own: Iterable[Any]) -> None:
-    """Check that the images of another data set are not images of the run.
-
-    Args:
-        name: of the other data set.
-        others: its images, as `Datum` of Dassl.
-        own: the images that the run may be tested on.
+    """Check that the images of another data set, `Datum` of Dassl, are not images of the run.
 
     Raises:
         UserError: a file is in both, also by a link.
@@ -139,12 +129,7 @@ def check_files(name: str, others: Iterable[Any], own: Iterable[Any]) -> None:
 
 
 def other_data(cfg: CfgNode, name: str, classnames: list[str]) -> DataManager:
-    """Return a data set that shares no class with the run.
-
-    Args:
-        cfg: of the run; images of the data set are read in the same way.
-        name: of the data set.
-        classnames: of the run.
+    """Return a data set that shares no class with the run, and is read in the same way.
 
     Raises:
         UserError: it is the run's own, or shares classes with it.

@@ -20,11 +20,9 @@ BOUNDS = (-3.0, 3.0)  # of the natural logarithm of a temperature
 
 
 def validation_loader(loader, dataset) -> torch.utils.data.DataLoader | None:
-    """Return a loader of the validation images, on which a temperature is fitted; None without any.
+    """Return a loader of the validation images, read as the test images; None without any.
 
-    Args:
-        loader: of the test images; validation images are read in the same way.
-        dataset: Dassl's; its attribute `validation` has the images, if there are any.
+    They are the attribute `validation` of the data set; a temperature is fitted on them.
     """
     if not (items := getattr(dataset, "validation", None)):
         return None
@@ -45,11 +43,8 @@ class Recorder:
 
     Test images are also classified among base and new classes together, with a second copy of the
     method built for the names of the other half. This is left out if there is no other half, or if
-    the method works only for its own classes.
-
-    Args:
-        trainer: a `PromptTrainer`; its model is put in eval mode.
-        split: `test` or `val`.
+    the method works only for its own classes. `split` is `test` or `val`. The trainer's model is
+    put in eval mode.
 
     Attributes:
         predictions: empty at first, filled by `add`.
@@ -158,14 +153,9 @@ def _temperature(method: Method, trainer) -> float | None:
 def for_classes(
     method: Method, clip_model, classnames: Sequence[str], others: Sequence[str], dataset: str
 ) -> Method:
-    """Return a trained method rebuilt for other class names, in eval mode.
+    """Return a trained method, which stays as it is, rebuilt for other class names, in eval mode.
 
-    Args:
-        method: the trained method, which stays as it is.
-        clip_model: the CLIP that it was built from; its modules are shared again.
-        classnames: its K class names.
-        others: the other class names.
-        dataset: name of the data set.
+    The modules of the CLIP that it was built from are shared again.
 
     Raises:
         UserError: the method works only for its own classes, or a name does not fit.
@@ -187,9 +177,7 @@ def for_classes(
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     """Return the temperature, from exp(-3) to exp(3), with the least negative log-likelihood.
 
-    Args:
-        logits: (n, K), float64.
-        labels: (n,).
+    Logits are (n, K), float64, and labels (n,).
     """
     from scipy.optimize import minimize_scalar  # slow to import
     from scipy.special import log_softmax

@@ -53,10 +53,8 @@ def facts_of_run(
 def images_of(dataset: Any, unlabelled: bool, earlier: list[Any]) -> Facts:
     """Return `division` and `trained_on`, as in `Saved`; n is 0 if the data set has no keys.
 
-    Args:
-        dataset: of the run.
-        unlabelled: True if it trains on the images `train_u`.
-        earlier: the same of trainings on which it builds; what is not valid is left out.
+    With `unlabelled`, a run trains on the images `train_u`. `earlier` is the same of trainings on
+    which it builds; what is not valid in it is left out.
     """
     keys = getattr(dataset, "keys", {})
     items = (dataset.train_u if unlabelled else None) or dataset.train_x

@@ -19,10 +19,6 @@ WHOLE = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 def check_planned(kind: type[Method], optim: CfgNode) -> None:
     """Refuse what needs to know the number of steps, for a method that plans them.
 
-    Args:
-        kind: the class of the method.
-        optim: the node OPTIM of the run.
-
     Raises:
         UserError: OPTIM counts in steps, or the method has stages or steps of another kind.
     """
@@ -81,7 +77,7 @@ def check_plan(plan: Iterable[Any], n: int, name: str) -> list[list[int]]:
         UserError: see `planned_loader`.
 
     Examples:
-        >>> checked([torch.tensor([2, 0]), [1]], 3, "CoOp")
+        >>> check_plan([torch.tensor([2, 0]), [1]], 3, "CoOp")
         [[2, 0], [1]]
     """
     try:

@@ -32,11 +32,8 @@ def is_foreign(kind: type[Method]) -> bool:
 def check_rebuilt(trainer: Any, ours: Mapping[str, Any] | None = None) -> None:
     """Check that the method of a `PromptTrainer`, built again from its state, computes the same.
 
-    Random numbers, buffers and modes are as before.
-
-    Args:
-        trainer: the trainer.
-        ours: the `probe` of its method; None computes it.
+    Random numbers, buffers and modes are as before. `ours` is the `probe` of its method, if it is
+    known.
 
     Raises:
         UserError: it cannot be built again, or its logits or loss differ or are nan.
@@ -72,14 +69,8 @@ def rebuilt_apart(
 ) -> dict[str, float]:
     """Return how far what a method computes, and what it computes built again, are apart.
 
-    Args:
-        method: the method.
-        clip_model: the CLIP that it was built from.
-        classnames: its K class names.
-        others: the other class names, for methods with unlabelled images.
-        dataset: name of the data set.
-        precision: of the run.
-        ours: the `probe` of the method.
+    It is built on the same CLIP; `others` are the other class names, for methods with unlabelled
+    images. `ours` is the `probe` of the method.
 
     Returns:
         The largest differences of logits and, for a method that trains, of losses, relative to the
@@ -116,12 +107,9 @@ def _apart(x: torch.Tensor, y: torch.Tensor) -> float:
 
 
 def outcome(method: Method, precision: Precision, loss: bool = True) -> dict[str, torch.Tensor]:
-    """Return the logits of an evaluation of random images, and the loss of a step, seeded.
+    """Return the logits of an evaluation of random images, and perhaps the loss of a step, seeded.
 
-    Args:
-        method: the method, which stays as it is.
-        precision: of the run.
-        loss: False for logits only.
+    The method stays as it is.
     """
     state, training = State(method), method.training
     size = method.image_encoder.visual.input_resolution
@@ -163,12 +151,9 @@ def check_probe(
 ) -> None:
     """Check that a method computes what it did when its checkpoint was written.
 
-    Args:
-        saved: the checkpoint; one of other code or of a built-in method has nothing to compare.
-        method: with the checkpoint loaded, maybe for other class names or another data set.
-        clip_model: the CLIP that it was built from.
-        precision: of the run.
-        resumes: True to compare the loss, too, which keys in `training_only` may change.
+    A checkpoint of other code or of a built-in method has nothing to compare. One that is loaded
+    for other class names or another data set is compared on its own. If the run `resumes`, the loss
+    is compared, too, which keys in `training_only` may change.
 
     Raises:
         UserError: its logits or loss differ, where device, precision and `test_keys` do not.
@@ -197,12 +182,7 @@ def check_probe(
 
 
 def check_first(method: Method, output: Output, terms: Mapping[str, torch.Tensor]) -> None:
-    """Check what the first training step of a method gives.
-
-    Args:
-        method: after the step.
-        output: of the step.
-        terms: of its loss.
+    """Check what the first training step of a method has given.
 
     Raises:
         UserError: as `check_logits`, `check_first_step` and, for a plug-in, `check_scores`.
@@ -216,12 +196,7 @@ def check_first(method: Method, output: Output, terms: Mapping[str, torch.Tensor
 
 
 def check_second(method: Method, images: Any, logits: torch.Tensor) -> None:
-    """Check that a method predicts the same on a second call.
-
-    Args:
-        method: in eval mode.
-        images: of a batch.
-        logits: of the first call.
+    """Check that a method in eval mode predicts the same on a second call.
 
     Raises:
         UserError: they differ, or rows of logits are probabilities, of which those of other

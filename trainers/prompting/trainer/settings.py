@@ -89,10 +89,8 @@ def value_of(text: str, default: object) -> object:
 def as_trained(cfg: CfgNode, saved: Mapping[str, str] | None, method) -> CfgNode:
     """Return the cfg for the record of an evaluation: what concerns the training is that of it.
 
-    Args:
-        cfg: of the evaluation.
-        saved: the settings in the checkpoint; None if it has none: they are then UNKNOWN.
-        method: if it adapts while testing, the seed stays that of the evaluation.
+    If the checkpoint has no settings (`saved` is None), they are UNKNOWN. The seed of a method that
+    adapts while testing stays that of the evaluation.
 
     Raises:
         UserError: a setting of the checkpoint is impossible.

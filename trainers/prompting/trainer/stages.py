@@ -16,12 +16,7 @@ from .schedule import build_optim, by_step, steps
 
 
 class Stages:
-    """The stages of a method's training.
-
-    Args:
-        method: the method.
-        optim: the node OPTIM of the run.
-        n: steps of an epoch.
+    """The stages of a method's training, in epochs of n steps.
 
     Attributes:
         by_step: True if the learning rate changes after every step, and not after every epoch.

@@ -28,12 +28,8 @@ Batches = Iterable[tuple[torch.Tensor, torch.Tensor]]  # images (B, 3, H, W) and
 class Passes(Dataset):
     """Images of a data set in a given order, with a fixed seed per augmentation.
 
-    So augmentations depend only on the seed, and draw nothing from the run's random numbers.
-
-    Args:
-        images: the data set.
-        rows: the row of each item; an image may be there several times.
-        seed: from which those of the augmentations are drawn.
+    So augmentations depend only on the seed, and draw nothing from the run's random numbers. Item i
+    is the image at row i of `rows`, which may be there several times.
     """
 
     def __init__(self, images: Any, rows: Sequence[int], seed: int):
@@ -54,12 +50,8 @@ class Passes(Dataset):
 def loader_like(loader: DataLoader, images: Dataset, **how: Any) -> DataLoader:
     """Return a loader of other images, in order, with the workers of a given one.
 
-    It takes nothing from the run's random numbers.
-
-    Args:
-        loader: of the run.
-        images: of the new loader.
-        how: its batches, as arguments of a `DataLoader`.
+    It takes nothing from the run's random numbers. `how` are arguments of `DataLoader` on its
+    batches.
     """
     return DataLoader(
         images,
@@ -150,11 +142,8 @@ def take_validation(trainer: Any) -> None:
 class Encoded:
     """The views of the training images as features (n, D), each encoded when it is read.
 
-    Args:
-        method: that reads them; views are kept if it searches.
-        seen: the images in all views.
-        precision: of the run.
-        load: makes a loader of images.
+    Views are kept if the method searches. `seen` has the images in all views; `load` makes a loader
+    of images.
 
     Attributes:
         labels: (n,).
@@ -226,12 +215,7 @@ class Rows:
 
 
 def check_room(method: Method, n: int, budget: int) -> None:
-    """Check that the support of a method fits into memory.
-
-    Args:
-        method: with `support_passes`.
-        n: training images.
-        budget: bytes.
+    """Check that the support of a method, of n training images, fits into a budget of bytes.
 
     Raises:
         UserError: it does not; the message says how much it needs.

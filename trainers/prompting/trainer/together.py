@@ -15,10 +15,7 @@ NOT_ITS_OWN = "depend on the other test images"
 class Together:
     """The batches of a loader, after all of its images have been classified together.
 
-    Args:
-        trainer: a `PromptTrainer` of a `Transductive` method, whose `parse_batch_train` and
-            `precision` are used.
-        loader: of test images.
+    `parse_batch_train` and `precision` of the trainer are used.
     """
 
     def __init__(self, trainer: Any, loader: Any):

@@ -29,9 +29,7 @@ Finish = Callable[[Image.Image], torch.Tensor]
 class Squash:
     """A transform that changes the proportions of an image to those of a square.
 
-    Args:
-        size: of the square; None keeps the shorter side, so that crops are not enlarged more.
-        interpolation: as `INPUT.INTERPOLATION`.
+    A `size` of None keeps the shorter side, so that crops are not enlarged more.
     """
 
     def __init__(self, size: int | None, interpolation: str):
@@ -62,11 +60,6 @@ def as_resized(transform: Any, cfg: CfgNode, is_train: bool = False) -> Any:
     With `squash`, the image is square before Dassl's own steps, so that those of an evaluation
     change nothing, and crops of a training come from the square. A size, as in `squash 346`, is
     that of an image in an evaluation before its centre is cut out.
-
-    Args:
-        transform: of Dassl.
-        cfg: of the run.
-        is_train: True for a transform with augmentations.
     """
     how, _, to = cfg.INPUT.get("RESIZE", "shortest").partition(" ")
     if how == "shortest" and (is_train or not to):
@@ -125,12 +118,10 @@ def resize_in(manager: Any, cfg: CfgNode) -> None:
 
 
 def prepare_loader(loader: DataLoader, method: Method, cfg: CfgNode) -> DataLoader:
-    """Return a loader of test images as `method.predict` takes them; the same one for most methods.
+    """Return a loader of plain images, in order, as `method.predict` takes them.
 
-    Args:
-        loader: of plain images, in order.
-        method: its `test_views`, `test_augmix` and `stream` say what is needed.
-        cfg: of the run.
+    `test_views`, `test_augmix` and `stream` say what is needed; for most methods it is the same
+    one.
     """
     if not method.adapts:
         return loader
@@ -148,11 +139,8 @@ def prepare_loader(loader: DataLoader, method: Method, cfg: CfgNode) -> DataLoad
 class Views:
     """A transform from an image to n views: the plain one, then random crops and flips.
 
-    Args:
-        plain: the transform of a test image.
-        cfg: of the run; INPUT has the size, the scale of crops and the normalisation.
-        n: the number of views, with the plain one.
-        augmix: mix each crop with augmentations of it.
+    INPUT has the size, the scale of crops and the normalisation. With `augmix`, each crop is mixed
+    with augmentations of it.
     """
 
     def __init__(self, plain: Finish, cfg: CfgNode, n: int, augmix: bool):

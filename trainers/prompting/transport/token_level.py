@@ -98,8 +98,7 @@ class TokenProblems:
     def solve(self, reduce: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
         """Reduce the costs of each piece to one number per problem, (B, K, M, N), with gradient.
 
-        Args:
-            reduce: (costs (b, k, M, N, P, l), mass (k, 1, N, l)) -> (b, k, M, N).
+        `reduce` is (costs (b, k, M, N, P, l), mass (k, 1, N, l)) -> (b, k, M, N).
         """
         r, s, mass = self.r.float(), self.s.float(), self.weights.mass.transpose(0, 1)[:, None]
         if torch.compiler.is_compiling():  # all at once, as sizes may be unknown
@@ -112,11 +111,7 @@ class TokenProblems:
 
 
 def token_distances(problems: TokenProblems) -> Tensor:
-    """Return distances d = <T, C>, C[p, l] = 1 - cos(r[p], s[l]), (B, K, M, N), float32.
-
-    Args:
-        problems: the token problems of a batch.
-    """
+    """Return distances d = <T, C>, C[p, l] = 1 - cos(r[p], s[l]), (B, K, M, N), float32."""
     solver = Sinkhorn(problems.reg, problems.tol, problems.max_iter, spread=COSINES)
     return problems.solve(lambda C, mass: solver(C, b=mass).distance)
 

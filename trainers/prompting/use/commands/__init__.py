@@ -42,12 +42,10 @@ def run_command(name: str, argv: list[str], prog: str, install: str = "{}") -> i
 
 
 def exit_code(work: Callable[[], int | None], prog: str, install: str = "{}") -> int:
-    """Run a command and return its exit code; a user's mistake is one sentence on stderr.
+    """Run a command and return its exit code, 0 for None; a user's mistake is a sentence on stderr.
 
-    Args:
-        work: returns the exit code; None is 0.
-        prog: the name of the command, which begins the sentence.
-        install: what pip must install if a package is missing; `{}` stands for its name.
+    `prog` begins the sentence. If a package is missing, pip must install `install`, in which `{}`
+    stands for its name.
 
     Raises:
         Exception: the error is not the user's.

@@ -60,12 +60,9 @@ def files_below(
 ) -> Iterator[Path]:
     """Yield the files in a folder and its subfolders, sorted; links are followed, but not back.
 
-    A broken link counts as a file, so that whoever reads it reports it.
-
-    Args:
-        folder: where to look.
-        shut: is called with a sentence about each folder or link that cannot be read.
-        above: the real paths of the folders above this one.
+    A broken link counts as a file, so that whoever reads it reports it. `shut` is called with a
+    sentence about each folder or link that cannot be read; `above` are the real paths of the
+    folders above.
     """
     real = os.path.realpath(folder)
     if real in above:

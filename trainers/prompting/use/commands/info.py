@@ -158,10 +158,7 @@ def _accuracy(record: dict[str, Any] | None) -> str:
 def write_card(folder: str, repository: str, facts: dict[str, Any]) -> None:
     """Write the README.md of a run for the hub, and print the command that publishes the run.
 
-    Args:
-        folder: of the run.
-        repository: that it will be published in, as USER/REPO.
-        facts: what is known of the run.
+    `repository` is where it will be published, USER/REPO.
 
     Raises:
         UserError: the run is on the hub already, or its folder has a README.md.

@@ -78,11 +78,9 @@ def read_names(path: Path) -> list[str]:
 
 
 def find_files(words: Iterable[str], shut: Callable[[str], object]) -> Iterator[Path]:
-    """Yield the files that the arguments name; of a folder, those named as images or videos.
+    """Yield the files that paths, or `-` for those on stdin, name; of a folder, images and videos.
 
-    Args:
-        words: paths, or `-` for those on standard input.
-        shut: is called with a sentence about each folder that cannot be read.
+    `shut` is called with a sentence about each folder that cannot be read.
 
     Raises:
         UserError: an argument is neither a file nor a folder.
