@@ -43,7 +43,20 @@ class Golden(NamedTuple):
 
     @property
     def test_images(self) -> torch.Tensor | list[torch.Tensor]:
-        """The last images that `predict` gets: plain, or several views of each."""
+        """The last images that `predict` gets: plain, or several views of each.
+
+        Views are stored, or as flips from left to right and rolls by rows and columns.
+        """
+        if "views/flip" in self.tensors:  # (V,), or (B, V)
+            x, shift = self.tensors["image"].float(), self.tensors["views/shift"]
+            flip = self.tensors["views/flip"].expand(len(x), -1)
+            shift = shift.expand(len(x), -1, -1)
+            each = [
+                [torch.roll(x[b].flip(-1) if flip[b, v] else x[b], shift[b, v].tolist(), (-2, -1))
+                 for b in range(len(x))]
+                for v in range(flip.shape[1])
+            ]  # fmt: skip
+            return [torch.stack(view) for view in each]
         views = self.tensors.get("image_views", self.tensors.get("stream/image_views"))
         return self.tensors["image"] if views is None else list(views.float().unbind(1))
 

@@ -32,6 +32,7 @@ PAPERS = {
     "CTPT": "C-TPT",
     "LPPlusPlus": "LP++",
     "MultiModalAdapter": "MMA",
+    "OTPT": "O-TPT",
     "PLOTPP": "PLOT++",
     "SOTGLP": "SOT-GLP",
     "TipAdapterF": "Tip-Adapter-F",  # before the name that it begins with

@@ -1,4 +1,4 @@
-"""TPS and C-TPT: every number of their golden files, mistakes."""
+"""TPS, C-TPT and O-TPT: every number of their golden files, mistakes."""
 
 import pytest
 import torch
@@ -75,8 +75,8 @@ def test_a_step_of_ctpt(of):
     c = method.initial(torch.zeros(5, 64)).detach().requires_grad_()
     h = method.text_encoder([c]).h
     assert near(h[0], tensors["text/before"], 1e-5)
-    assert near(method.dispersion(h), tensors["dispersion/before"], 1e-5)
-    assert near(method.dispersion(h), tensors["loss/dispersion"], 1e-5)
+    assert near(-method.term(h), tensors["dispersion/before"], 1e-5)
+    assert near(-method.term(h), tensors["loss/dispersion"], 1e-5)
     loss, kept = method.objective(x, c, None, 0)
     assert near(method.entropies(x, h)[0], tensors["loss/entropy"], 1e-5)
     assert torch.equal(kept.sort().values, tensors["selected"].sort().values)
@@ -107,6 +107,42 @@ def test_views_of_ctpt(tiny_clip):
     assert augmix("EuroSAT") and not augmix("ImageNetA") and augmix("ImageNetA", I_AUGMIX=True)
 
 
+# ------------------------------------------------------------------ O-TPT
+
+
+def test_a_step_of_otpt(of):
+    golden, method = of("otpt_lambda18")
+    tensors, x = golden.tensors, features(*of("otpt_lambda18")[::-1])
+    c = method.initial(torch.zeros(5, 64)).detach().requires_grad_()
+    h = method.text_encoder([c]).h
+    assert near(h[0], tensors["text/before"], 1e-5)
+    assert near(method.term(h), tensors["loss/orthogonality_last"], 1e-5)
+    assert near(method.entropies(x, h)[0], tensors["loss/entropy"][:, 0], 1e-5)
+    loss, kept = method.objective(x, c, None, 0)
+    assert torch.equal(kept.sort().values, tensors["selected"].sort().values)
+    (gradient,) = torch.autograd.grad(loss.sum(), c)
+    wanted = tensors["grads/prompt_learner.ctx"][:, 0]
+    assert (gradient - wanted).norm() < 1e-3 * wanted.norm()
+    adapted = method.adapt_contexts(x, c)
+    assert near(adapted, tensors["adapted/prompt_learner.ctx"], 1e-4)
+    assert near(method.text_encoder([adapted]).h, tensors["text/after"], 1e-4)
+    _, paper = of("otpt_lambda18", TERM="frobenius")
+    assert near(paper.term(h)[:1], tensors["paper/orthogonality"], 1e-5)
+    _, plain = of("otpt_lambda18", LAMBDA_TERM=0.0)
+    logits = plain.predict(golden.test_images).logits
+    assert near(logits, tensors["tpt/logits_eval"], 3e-4)
+
+
+def test_otpt_is_a_point_of_ctpt(of, tiny_clip):
+    golden, method = of("otpt_lambda18")
+    names, views = golden.meta["classnames"], golden.test_images
+    same = build_method("CTPT", golden.meta["config"], tiny_clip, names, "EuroSAT").eval()
+    assert torch.equal(same.predict(views).logits, method.predict(views).logits)
+    assert (method.settings.TERM, type(method).defaults["LAMBDA_TERM"]) == ("released", 18)
+    many = F.normalize(torch.randn(1, 2000, 2), dim=-1)  # (K, K, K) would be 32 GB
+    assert method.term(many).isfinite().all()
+
+
 # ------------------------------------------------------------------ mistakes
 
 
@@ -119,6 +155,7 @@ MISTAKES = [
     ("TPS", {"TTA_STEPS": -1}, "TTA_STEPS is -1 but must be 0 or more"),
     ("TPS", {"LR": float("nan")}, "LR is nan but must be finite"),
     ("CTPT", {"LAMBDA_TERM": -1.0}, "LAMBDA_TERM is -1.0 but must be 0 or more"),
+    ("OTPT", {"TERM": "paper"}, "TERM is 'paper' but must be one of dispersion, released, frobe"),
     ("CTPT", {"LR": float("inf")}, "LR is inf but must be finite"),
 ]  # fmt: skip
 

@@ -9,23 +9,47 @@ from dataclasses import dataclass
 
 import torch
 
-from ..errors import not_negative
+from ..errors import not_negative, one_of
 from ..method import register
 from ..transport.precision import no_autocast
 from .tpt import TPT
+
+
+def concentration(h: torch.Tensor) -> torch.Tensor:
+    """Return -mean_k |t_k - mean_i t_i|, minus the dispersion of features (..., K, D)."""
+    return -(h - h.mean(-2, keepdim=True)).norm(dim=-1).mean(-1)
+
+
+def excess(h: torch.Tensor) -> torch.Tensor:
+    """Return mean_k |g_k| - 1 with the rows g_k of G = T T', of features T (..., K, D).
+
+    It is the mean distance from the unit vectors after a Householder reflection of each row, which
+    the public code of O-TPT makes in (K, K, K) tensors.
+    """
+    return (h @ h.mT).norm(dim=-1).mean(-1) - 1
+
+
+def overlap(h: torch.Tensor) -> torch.Tensor:
+    """Return |T T' - I|^2 (Frobenius) of features T (..., K, D), as in the paper of O-TPT."""
+    return (h @ h.mT - torch.eye(h.shape[-2], device=h.device)).square().sum((-2, -1))
+
+
+TERMS = {"dispersion": concentration, "released": excess, "frobenius": overlap}
 
 
 @register
 class CTPT(TPT):
     """TPT whose text features are pushed apart while a context is tuned, for calibration.
 
-    As TPT, with H the entropy of the mean prediction over the kept views, and the dispersion d of
-    the K normalised text features t_k under the context:
+    As TPT, with H the entropy of the mean prediction over the kept views, and a term o of the K
+    normalised text features t_k under the context, the rows of T:
 
-        d    = mean_k |t_k - mean_i t_i|
-        loss = H - LAMBDA_TERM d
+        loss = H + LAMBDA_TERM o
+        o    = -mean_k |t_k - mean_i t_i|       TERM dispersion: C-TPT
+               mean_k |row k of T T'| - 1       TERM released: O-TPT's code
+               |T T' - I|^2 (Frobenius)         TERM frobenius: O-TPT's paper
 
-    With TWO_STEP, a step on H is followed by one on -LAMBDA_TERM d, with the same optimiser. The
+    With TWO_STEP, a step on H is followed by one on LAMBDA_TERM o, with the same optimiser. The
     first step of AdamW has the size LR whatever the gradient, so LAMBDA_TERM mostly decides signs.
 
     **Published.** CTX_INIT `a photo of a`; LAMBDA_TERM 50 on ImageNet and the ten data sets; 20 on
@@ -43,12 +67,14 @@ class CTPT(TPT):
         """The keys of the node."""
 
         LAMBDA_TERM: float = 50.0
+        TERM: str = "dispersion"  # or released, frobenius
         TWO_STEP: bool = False
         I_AUGMIX: bool = False
 
         def __post_init__(self) -> None:
             super().__post_init__()
             not_negative("LAMBDA_TERM", self.LAMBDA_TERM)
+            one_of("TERM", self.TERM, TERMS)
 
     settings: Settings  # type: ignore[assignment]
 
@@ -62,22 +88,21 @@ class CTPT(TPT):
         """The number of steps of the optimiser for an image."""
         return self.settings.TTA_STEPS * (2 if self.settings.TWO_STEP else 1)
 
-    def dispersion(self, h: torch.Tensor) -> torch.Tensor:
-        """Return d of normalised text features (..., K, D)."""
+    def term(self, h: torch.Tensor) -> torch.Tensor:
+        """Return o of normalised text features (..., K, D)."""
         with no_autocast(h.device.type):
-            h = h.float()
-            return (h - h.mean(-2, keepdim=True)).norm(dim=-1).mean(-1)
+            return TERMS[self.settings.TERM](h.float())
 
     def objective(self, z, c, kept, step):
-        """Return H - LAMBDA_TERM d; with TWO_STEP one of the terms in turn."""
+        """Return H + LAMBDA_TERM o; with TWO_STEP one of the terms in turn."""
         h, s = self.text_encoder([c]).h, self.settings
         if s.TWO_STEP and step % 2:
-            return -s.LAMBDA_TERM * self.dispersion(h), kept
+            return s.LAMBDA_TERM * self.term(h), kept
         H, kept = self.entropies(z, h, kept)
-        return H if s.TWO_STEP else H - s.LAMBDA_TERM * self.dispersion(h), kept
+        return H if s.TWO_STEP else H + s.LAMBDA_TERM * self.term(h), kept
 
     def loss(self, output, batch):
         """Return the mean over images of what the first step descends; no labels."""
         H = super().loss(output, batch)
-        own = self.settings.LAMBDA_TERM * self.dispersion(output.text.h).mean()
-        return H if self.settings.TWO_STEP else H - own
+        own = self.settings.LAMBDA_TERM * self.term(output.text.h).mean()
+        return H if self.settings.TWO_STEP else H + own
