@@ -63,9 +63,7 @@ METRICS = {
     "macro_f1": Metric("Macro-F1 (%)"),
     "top5_accuracy": Metric("Top-5 (%)"),
     "calibration_error": Metric(
-        "ECE (%)",
-        more_is_better=False,
-        note="ECE is the expected calibration error, in {} bins",
+        "ECE (%)", more_is_better=False, note="ECE is the expected calibration error, in {} bins"
     ),
     "calibration_error_scaled": Metric(
         "ECE scaled (%)",
@@ -77,9 +75,7 @@ METRICS = {
         "NLL", percent=False, more_is_better=False, note="NLL the mean of -ln p of the true class"
     ),
     "joint_accuracy": Metric(
-        "Joint (%)",
-        note="Joint the accuracy among base and new classes together",
-        everywhere=False,
+        "Joint (%)", note="Joint the accuracy among base and new classes together", everywhere=False
     ),
 }
 

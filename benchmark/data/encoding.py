@@ -138,10 +138,7 @@ def write(name: str, load: Callable[[], Any], args: Any) -> str:
             encoder.encode(f"view {v + 1} of {args.views}", drawn, encoder.augmented, v)
             for v in range(args.views)
         ]
-        tensors |= {
-            "views": torch.stack(encoded),
-            "views_of": torch.tensor(views_of),
-        }
+        tensors |= {"views": torch.stack(encoded), "views_of": torch.tensor(views_of)}
     header = {
         "classnames": source.classnames,
         "split": {

@@ -45,7 +45,7 @@ HEAD = [
 CAPTION = [
     "Loss, learning rate and weights: the largest difference; moved: how far the weights went. "
     f"Limits: {LOSS:g} of a loss, {WEIGHT:g} of the way of the weights; predictions may differ "
-    f"where the two best logits are within {CLEAR:g}.",
+    f"where the two best logits are within {CLEAR:g}."
 ]
 HALF = "fp16"
 SEEDS = 1, 2, 3  # in half precision
@@ -56,7 +56,7 @@ HALF_HEAD = [
 HALF_CAPTION = [
     f"Loss and weights: the largest difference with {len(SEEDS)} seeds; moved: how far the weights "
     "went, at most; accuracies are means. Unchanged: the share of the entries that a step leaves "
-    "as they were, of all parameters and of that with the most.",
+    "as they were, of all parameters and of that with the most."
 ]
 SAME_CODE = (
     "Public code ran on dassl-lite, as ours did: schedule, warm-up and drop_last are the same code "

@@ -32,11 +32,7 @@ TRAINERS = {
     }
 }
 SHOTS = {
-    "--shots": {
-        "type": from_one,
-        "default": 16,
-        "help": "images per class (default: %(default)s)",
-    }
+    "--shots": {"type": from_one, "default": 16, "help": "images per class (default: %(default)s)"}
 }
 
 

@@ -23,16 +23,7 @@ from .paired import Pair, difference, holm
 from .per_image import MEASURES, answers, classes, each_seed, motifs
 from .published import meaning, with_marks
 from .rows import rows
-from .tables import (
-    Cell,
-    Table,
-    first_head,
-    h_note,
-    place_name,
-    protocol_of,
-    seeds_text,
-    table_name,
-)
+from .tables import Cell, Table, first_head, h_note, place_name, protocol_of, seeds_text, table_name
 
 DIFFERENCE = (
     "Difference in points [95% interval], and p, adjusted by Holm for the number of comparisons in "

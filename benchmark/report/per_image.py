@@ -190,9 +190,7 @@ def openworld_parts(base: Answers, new: Answers) -> tuple[np.ndarray, ...]:
 MEASURES = {
     "accuracy": Measure(accuracy_parts),
     "joint_accuracy": Measure(
-        joint_parts,
-        "Joint",
-        "Joint is the accuracy on base and new images among all classes.",
+        joint_parts, "Joint", "Joint is the accuracy on base and new images among all classes."
     ),
     "openworld_auc": Measure(
         openworld_parts,

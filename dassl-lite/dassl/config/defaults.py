@@ -66,13 +66,7 @@ _DEFAULTS = {
     "MODEL": {
         "INIT_WEIGHTS": "",
         "BACKBONE": {"NAME": "", "PRETRAINED": True},
-        "HEAD": {
-            "NAME": "",
-            "HIDDEN_LAYERS": (),
-            "ACTIVATION": "relu",
-            "BN": True,
-            "DROPOUT": 0.0,
-        },
+        "HEAD": {"NAME": "", "HIDDEN_LAYERS": (), "ACTIVATION": "relu", "BN": True, "DROPOUT": 0.0},
     },
     "OPTIM": {
         "NAME": "adam",

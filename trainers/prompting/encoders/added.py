@@ -166,10 +166,7 @@ def let_in(addition: Added, x: torch.Tensor, n: int, first: int = 1) -> tuple[to
 
 
 def linear(
-    y: torch.Tensor,
-    weight: torch.Tensor,
-    bias: torch.Tensor,
-    updates: Sequence[Update | None],
+    y: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, updates: Sequence[Update | None]
 ) -> Sequence[torch.Tensor]:
     """Return the outputs (..., W) of stacked frozen matrices, with their updates.
 

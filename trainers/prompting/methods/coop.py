@@ -74,10 +74,7 @@ class CoOp(Prompted):
         check_size(clip_model, "text", self.text_size, self.point.N)
         sentences = write_sentences(clip_model, self.templates(), classnames, b, self.position)
         text = TextEncoder(
-            clip_model,
-            sentences,
-            class_specific=self.class_bound,
-            insert_block=self.insert_block,
+            clip_model, sentences, class_specific=self.class_bound, insert_block=self.insert_block
         )
         return text, ImageEncoder(clip_model.visual, patches=self.patches)
 

@@ -117,10 +117,7 @@ class GalLoP(Method):
         templates = [s.TEMPLATE] * (s.N_GLOBAL_PROMPTS + s.N_LOCAL_PROMPTS)
         keys = Keys(words="TEMPLATE")
         sentences = write_sentences(clip_model, templates, classnames, len(self.words), keys=keys)
-        return (
-            TextEncoder(clip_model, sentences),
-            ImageEncoder(clip_model.visual, values=True),
-        )
+        return (TextEncoder(clip_model, sentences), ImageEncoder(clip_model.visual, values=True))
 
     def build(self, clip_model, classnames, dataset):
         """Make the prompts, and a linear map of the patches that starts as the identity."""

@@ -113,8 +113,7 @@ class MultiModalAdapter(Method):
             )
             dim, scale = self.ADAPTER_DIM, self.ADAPTER_SCALE
             need(
-                1 <= dim <= MOST_WIDTH,
-                f"ADAPTER_DIM is {dim} but must be from 1 to {MOST_WIDTH:,}",
+                1 <= dim <= MOST_WIDTH, f"ADAPTER_DIM is {dim} but must be from 1 to {MOST_WIDTH:,}"
             )
             need(0 < scale < float("inf"), f"ADAPTER_SCALE is {scale} but must be positive")
             only_template(self.TEXT_CTX_INIT)

@@ -112,8 +112,7 @@ class MMRLpp(MMRL):
             for key in ("PROJ_LORA_DIM", "RES_LORA_DIM"):
                 rank = getattr(self, key)
                 need(
-                    1 <= rank <= MOST_WIDTH,
-                    f"{key} is {rank} but must be from 1 to {MOST_WIDTH:,}",
+                    1 <= rank <= MOST_WIDTH, f"{key} is {rank} but must be from 1 to {MOST_WIDTH:,}"
                 )
 
     settings: Settings  # type: ignore[assignment]

@@ -21,11 +21,7 @@ from .coop import CoOp
 EPSILON = 1e-6  # added to p_y
 ROUNDS, TOL = 1000, 1e-6  # of Sinkhorn's iteration
 MODES = {"linear": lambda t: t, "exp": lambda t: 1 - math.exp(-4 * t)}
-SCORES = {
-    "out": lambda p: p,
-    "logP": lambda p: p.log_softmax(1),
-    "softmax": lambda p: p.softmax(1),
-}
+SCORES = {"out": lambda p: p, "logP": lambda p: p.log_softmax(1), "softmax": lambda p: p.softmax(1)}
 
 
 class Split(NamedTuple):
@@ -104,8 +100,7 @@ class NLPrompt(Planned, CoOp):
                 f"CURRICLUM_EPOCH is {self.CURRICLUM_EPOCH} but must be 0 or more",
             )
             need(
-                0 <= self.BEGIN_RATE <= 1,
-                f"BEGIN_RATE is {self.BEGIN_RATE} but must be in [0, 1]",
+                0 <= self.BEGIN_RATE <= 1, f"BEGIN_RATE is {self.BEGIN_RATE} but must be in [0, 1]"
             )
             one_of("CURRICLUM_MODE", self.CURRICLUM_MODE, tuple(MODES))
             one_of("PMODE", self.PMODE, tuple(SCORES))

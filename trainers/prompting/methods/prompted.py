@@ -10,26 +10,11 @@ of an image and a class under each prompt.
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from ..encoders.sentences import (
-    Keys,
-    Sentence,
-    expand_templates,
-    fixed_sentence,
-    write_sentences,
-)
+from ..encoders.sentences import Keys, Sentence, expand_templates, fixed_sentence, write_sentences
 from ..encoders.text import TextEncoder
 from ..encoders.vision import ImageEncoder
 from ..method import Method
-from ..prompts import (
-    Contexts,
-    Independent,
-    Projected,
-    Size,
-    Textual,
-    Unified,
-    Visual,
-    check_size,
-)
+from ..prompts import Contexts, Independent, Projected, Size, Textual, Unified, Visual, check_size
 
 COUPLED = {"project": Projected, "unified": Unified}
 

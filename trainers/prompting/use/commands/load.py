@@ -29,12 +29,7 @@ def load_run(args: argparse.Namespace, classnames: Sequence[str] | None = None):
 
     with quiet():
         return load_run(
-            args.model_dir,
-            classnames,
-            args.load_epoch,
-            args.backbone,
-            args.plugin,
-            args.trust_run,
+            args.model_dir, classnames, args.load_epoch, args.backbone, args.plugin, args.trust_run
         )
 
 
