@@ -158,11 +158,7 @@ class Outcome:
 
 
 def read_record(folder: Path) -> dict | None:
-    """Return the record in the folder of a run; None if there is none.
-
-    Raises:
-        BadResult: the record cannot be used.
-    """
+    """Return the record in the folder of a run, if any; raises BadResult if it cannot be used."""
     return records.read_record(folder, flaw)
 
 

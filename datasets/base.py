@@ -147,11 +147,7 @@ class ImageDataset(DatasetBase):
         return wrong
 
     def locate(self, cfg):
-        """Return the data set's folder.
-
-        Raises:
-            UserError: it does not exist.
-        """
+        """Return the data set's folder; raises UserError if it does not exist."""
         folder = Path(os.path.expanduser(cfg.DATASET.ROOT)).absolute() / self.dataset_dir
         if not folder.is_dir():
             layout = self.layout or f"{self.image_dir}/ and {self.split_file}"

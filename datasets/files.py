@@ -216,11 +216,7 @@ def read_table(path, columns):
 
 
 def read_mat(path, key):
-    """Return a variable of a MATLAB file, as an array with one axis.
-
-    Raises:
-        ValueError: the file is broken or has no such variable.
-    """
+    """Return a variable of a MATLAB file, with one axis; raises ValueError if it cannot be read."""
     import numpy as np
     from scipy.io import loadmat  # slow to import, and rarely needed
 

@@ -17,11 +17,7 @@ KINDS = ("symmetric", "pair", "sym", "asym")
 
 
 def keys_of(node):
-    """Return the values of `KEYS` in a cfg's node DATASET, which may lack them.
-
-    Raises:
-        UserError: a value is invalid.
-    """
+    """Return the values of `KEYS` in a node DATASET, if there; raises UserError if invalid."""
     values = SimpleNamespace(**{key: getattr(node, key, default) for key, default in KEYS.items()})
     need(
         0 <= values.LABEL_NOISE < 1,

@@ -62,22 +62,14 @@ def read_split(path, image_dir):
 
 
 def each_once(pairs):
-    """Return the pairs of a JSON object as a dict.
-
-    Raises:
-        ValueError: it has a key twice, of which a dict would keep the last.
-    """
+    """Return the pairs of a JSON object as a dict; raises ValueError if it has a key twice."""
     if twice := [key for key, count in Counter(key for key, _ in pairs).items() if count > 1]:
         raise ValueError(f"it has '{twice[0]}' twice")
     return dict(pairs)
 
 
 def inside(path):
-    """Return a relative path, after checking it.
-
-    Raises:
-        ValueError: it leads out of its folder.
-    """
+    """Return a relative path; raises ValueError if it leads out of its folder."""
     if os.path.normpath(path).split(os.sep)[0] == os.pardir:
         raise ValueError(f"'{path}' leads out of the folder of the images")
     return path

@@ -14,11 +14,7 @@ from trainers.prompting.trainer.settings import settings_of
 
 
 def redo(cfg) -> None:
-    """Rename the output folder if it holds a training of other code.
-
-    Raises:
-        UserError: another run is writing there.
-    """
+    """Rename the folder of a training of other code; raises UserError if a run writes there."""
     folder = Path(cfg.OUTPUT_DIR).absolute()
     if not _edited_files(folder, cfg):
         return
@@ -67,11 +63,7 @@ def _edited_files(folder: Path, cfg) -> list[str]:
 
 
 def _read_begun(folder: Path) -> dict:
-    """Return what a training was begun with; empty if it does not say so.
-
-    Raises:
-        UserError: the file is broken.
-    """
+    """Return what a training was begun with, if it says so; raises UserError for a broken file."""
     path = folder / BEGUN
     if not path.exists():
         return {}

@@ -58,11 +58,7 @@ def read_apart(
 
 
 def read_tree(path: str | os.PathLike) -> dict:
-    """Return the nested keys of a YAML file.
-
-    Raises:
-        UserError: the file is missing, is not YAML, or has no keys.
-    """
+    """Return the nested keys of a YAML file; raises as `read_yaml`, or UserError if it has none."""
     tree = read_yaml(path)
     if not isinstance(tree, dict):
         raise UserError(f"The config file '{path}' has no keys: write lines of KEY: VALUE")
@@ -257,11 +253,7 @@ def merge(cfg, keys: Mapping[str, object], source: str) -> None:
 
 
 def find(cfg, key: str, source: str) -> tuple:
-    """Return the node that holds a dotted key, and the last part of the key.
-
-    Raises:
-        UserError: there is no such key; names the nearest.
-    """
+    """Return the node of a dotted key, and its last part; raises UserError with the nearest."""
     node, path = cfg, key.split(".")
     for depth, part in enumerate(path):
         valid = list(node) if isinstance(node, Mapping) else []

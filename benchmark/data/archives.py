@@ -280,11 +280,7 @@ def _unpack_tar(archive: Path, folder: Path) -> None:
 
 
 def find(folder: Path, name: str) -> Path:
-    """Return the file or folder called `name` in `folder` or up to two levels below.
-
-    Raises:
-        UserError: there is none.
-    """
+    """Find `name` in `folder` or up to two levels below; raises UserError if it is not there."""
     level = [folder]
     for _ in range(3):
         for parent in level:

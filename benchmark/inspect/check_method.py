@@ -73,11 +73,7 @@ def keys_of(file: Path, name: str, output: str, pairs: dict[str, str]) -> list[t
 
 
 def train_briefly(sources: list[tuple[str, dict]], plugins: list[str]) -> Run:
-    """Build a method and train it for some steps.
-
-    Raises:
-        UserError: it makes a mistake that its run finds.
-    """
+    """Build a method and train it for some steps; raises UserError for a mistake it finds."""
     from dassl.engine import build_trainer
     from dassl.utils import set_random_seed
 

@@ -25,11 +25,7 @@ FOLDER = "features"  # below the output
 
 
 def places(output: Path, datasets: set[str], backbone: str) -> dict[str, str]:
-    """Return the file of each data set under a CLIP.
-
-    Raises:
-        UserError: a data set has no images.
-    """
+    """Return the file of each data set under a CLIP; raises UserError for one without images."""
     for dataset in sorted(datasets):
         if features_of(dataset):
             raise UserError(f"{dataset} is a file of features itself: leave --features {AUTO} out")

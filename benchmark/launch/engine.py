@@ -120,11 +120,7 @@ class Engine:
             self._look(run)
 
     def _look(self, run: Run) -> None:
-        """Enter a run as finished or to do.
-
-        Raises:
-            UserError: its folder has the record of another run.
-        """
+        """Enter a run as finished or to do; raises UserError if its folder has another's record."""
         try:
             result = records.read_record(run.folder)
         except BadResult as error:
@@ -154,11 +150,7 @@ class Engine:
         self.finish(Outcome(run, result))
 
     def _edited_files(self, run: Run, record: dict) -> list[str]:
-        """Return the files of the code of a run that were edited since, if an option allows it.
-
-        Raises:
-            UserError: no option does.
-        """
+        """Return the edited files of the code of a run; raises UserError if no option allows it."""
         files = edited_since(record, self.settings.plugins)
         if files and self.settings.redo:
             self.aside.append(run)

@@ -23,11 +23,7 @@ class OutOfMemory(Exception):
 
 
 def in_process(function: Callable, case: Case, *args):
-    """Call a function with a case in a new process.
-
-    Raises:
-        OutOfMemory: the process ran out of memory.
-    """
+    """Call a function with a case in a new process; raises OutOfMemory if that runs out of it."""
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, context, initializer=end_with_parent) as pool:
         try:

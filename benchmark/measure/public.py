@@ -21,11 +21,7 @@ LOOPS = {"tpt_classification.py": "TPT", "fs/twostage.py": "TwoSFS"}  # of publi
 
 
 def check_checkout(path: Path, option: str = "--public") -> None:
-    """Check that a folder is such a checkout.
-
-    Raises:
-        UserError: it lacks a part.
-    """
+    """Check that a folder is such a checkout; raises UserError if it lacks a part."""
     if not path.is_dir():
         raise UserError(f"{option} '{path}' is not a folder: give a checkout of published code")
     if missing := [name.strip("*/") for name in PARTS if not any(path.glob(name))]:
@@ -58,12 +54,9 @@ def of_loops(path: Path) -> str:
 
 
 def check_public_precision(path: Path, device: str, precisions: list[str]) -> None:
-    """Check that a checkout computes in these precisions, as our code beside it.
+    """Refuse precisions in which a checkout does not compute, as our code beside it (UserError).
 
     Public code has CUDA's autocast, which is float16 and off on a CPU; loops always have it.
-
-    Raises:
-        UserError: it does not.
     """
     possible = ["amp"] if of_loops(path) else ["fp32", "amp", "fp16"]
     possible = ["fp32"] if device == "cpu" else possible

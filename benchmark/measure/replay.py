@@ -54,11 +54,7 @@ class Places(NamedTuple):
 
 
 def cfg_of(trainer: str, settings: Sequence[str], places: Places):
-    """Return our cfg for a method and KEY VALUE pairs.
-
-    Raises:
-        UserError: a key or value is invalid.
-    """
+    """Return our cfg for a method and KEY VALUE pairs; raises UserError if one is invalid."""
     train: Any = import_module("train")
     words = ["--trainer", trainer, "--root", places.root, "--backbone", places.weights]
     words += ["--output-dir", places.output, *settings]

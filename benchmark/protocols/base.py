@@ -165,11 +165,7 @@ class Protocol(ABC):
         """
 
     def on_disk(self, output: Path) -> list[Run]:
-        """Return all runs of this protocol that have a run folder in `output`.
-
-        Raises:
-            UserError: a folder cannot be read.
-        """
+        """Return all runs of this protocol in `output`; raises UserError for unreadable ones."""
         return [run for part in self.parts for run in self.runs_in(output, part)]
 
     def runs_in(self, output: Path, part: str) -> list[Run]:
@@ -230,11 +226,7 @@ def folders(output: Path, place: str) -> list[Path]:
 
 
 def names_in(folder: Path) -> list[str]:
-    """List the names in a folder; empty if the folder does not exist.
-
-    Raises:
-        UserError: the folder cannot be read.
-    """
+    """List the names in a folder, if it exists; raises UserError if it is unreadable."""
     try:
         with os.scandir(folder) as entries:
             return [entry.name for entry in entries]

@@ -104,11 +104,7 @@ class TrainerConfigs:
         return f"{file.stem}@{backbone}"
 
     def find(self, rules: list[Rule], trainer: str, dataset: str, shots: int) -> Path:
-        """Return the config file of a run.
-
-        Raises:
-            UserError: the file does not exist.
-        """
+        """Return the config file of a run; raises UserError if it does not exist."""
         if self._asked_path:
             if not os.path.isfile(self._asked_path):
                 raise UserError(f"--config: '{self._asked_path}' does not exist: check the path")
@@ -181,11 +177,7 @@ def _number(text: str) -> object:
 
 
 def only_file(folder: Path) -> Path:
-    """Return the only config file in a folder.
-
-    Raises:
-        UserError: the folder has none, or several.
-    """
+    """Return the only config file in a folder; raises UserError if there is none, or several."""
     files = sorted(folder.glob("*.yaml"))
     if len(files) != 1:
         names = ", ".join(file.name for file in files) or "none"

@@ -30,11 +30,7 @@ Grid = dict[str, list]
 
 
 def read_word(word: str) -> tuple[str, list]:
-    """Parse a word such as `OPTIM.LR=0.01,0.1` into the key and its values.
-
-    Raises:
-        UserError: the word has another form.
-    """
+    """Parse a word such as `OPTIM.LR=0.01,0.1` into key and values; raises UserError for others."""
     match, values = WORD.fullmatch(word), []
     if match:
         with contextlib.suppress(yaml.YAMLError):
@@ -47,11 +43,7 @@ def read_word(word: str) -> tuple[str, list]:
 
 
 def read_words(words: Iterable[str]) -> Grid:
-    """Parse words as `read_word` does.
-
-    Raises:
-        UserError: a word has another form, or two have the same key.
-    """
+    """Parse words as `read_word` does; raises UserError if two have the same key."""
     grid: Grid = {}
     for key, values in map(read_word, words):
         if key in grid:

@@ -69,11 +69,7 @@ def main(argv: list[str]) -> None:
 
 
 def pack(output: Path, outcomes: list[Outcome]) -> bytes:
-    """Return the archive of finished runs in an output folder.
-
-    Raises:
-        UserError: predictions cannot be read.
-    """
+    """Return the archive of finished runs; raises UserError if predictions cannot be read."""
     of_sets = sorted(
         outcomes,
         key=lambda outcome: (outcome.run.dataset, outcome.run.subsample, outcome.run.folder),

@@ -244,11 +244,7 @@ def nothing(args: argparse.Namespace, outputs: list[Path]) -> str:
 
 
 def end_in_table(protocol: Protocol, engine: Any, output: Path) -> int:
-    """Print the table of a launcher's runs, save that of all runs, and return the exit code.
-
-    Raises:
-        OSError: the file cannot be written.
-    """
+    """Print the table of a launcher's runs, save that of all runs, and return the exit code."""
     outcomes = [engine.outcomes[run] for run in engine.runs]
     tidy = frame(outcomes)
     print(render(rows(tidy), "text"))
@@ -264,11 +260,7 @@ def end_in_table(protocol: Protocol, engine: Any, output: Path) -> int:
 
 
 def keep_table(protocol: Protocol, output: Path) -> None:
-    """Save the table of all runs of a protocol in the output folder, and print its path.
-
-    Raises:
-        OSError: the file cannot be written.
-    """
+    """Save the table of all runs of a protocol, and print its path; raises OSError."""
     path, outcomes = output / protocol.name / "table.json", on_disk(output, protocol)
     if not outcomes:  # no folder of a run could be made
         return

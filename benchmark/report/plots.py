@@ -70,11 +70,7 @@ def encode(figure: Figure, form: str) -> bytes:
 
 
 def write(drawn: Drawing, folder: Path) -> None:
-    """Write figures into a folder in all of FORMATS, and print their paths.
-
-    Raises:
-        OSError: a file cannot be written.
-    """
+    """Write figures into a folder in all of FORMATS, and print their paths; raises OSError."""
     for name, (figure, _) in drawn.items():
         for form in FORMATS:
             path = folder / f"{name}.{form}"

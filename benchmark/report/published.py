@@ -83,11 +83,7 @@ class Key(NamedTuple):
 
 @functools.cache
 def numbers(protocol: Protocol) -> dict[Key, Published]:
-    """Return all published numbers of a protocol.
-
-    Raises:
-        UserError: a line of a file is wrong.
-    """
+    """Return all published numbers of a protocol; raises UserError if a line of a file is wrong."""
     printed: dict[Key, Published] = {}
     for path in sorted(FOLDER.glob(f"{protocol.name}*.csv")):
         with path.open(newline="", encoding="utf-8") as file:
@@ -126,11 +122,7 @@ def _averages(printed: dict[Key, Published], protocol: Protocol) -> dict[Key, Pu
 
 
 def _read(line: dict, protocol: Protocol) -> tuple[Key, Published]:
-    """Parse a line of a file.
-
-    Raises:
-        UserError: a value is missing or invalid.
-    """
+    """Parse a line of a file; raises UserError if a value is missing or invalid."""
     of_halves = "h" in protocol.columns and not (line.get("base") or line.get("new"))
     columns = ("h",) if of_halves else protocol.columns
     for name in ("method", "dataset", *columns, "kind", "source"):

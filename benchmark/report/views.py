@@ -48,11 +48,7 @@ VIEWS: dict[str, dict[str, Any]] = {
 
 
 def requested_views(args: argparse.Namespace) -> list[str]:
-    """Return the flags of the views that are asked for.
-
-    Raises:
-        UserError: they are several, in CSV.
-    """
+    """Return the flags of the views that are asked for; raises UserError for several in CSV."""
     flags = [flag for flag in VIEWS if getattr(args, flag[2:]) not in (None, False)]
     need(
         len(flags) < 2 or args.format != "csv",
@@ -63,11 +59,7 @@ def requested_views(args: argparse.Namespace) -> list[str]:
 
 
 def views(args: argparse.Namespace, tidy: pd.DataFrame) -> list[View]:
-    """Return the views that the arguments ask for, in the order of VIEWS.
-
-    Raises:
-        UserError: a view has nothing to show.
-    """
+    """Return the views that are asked for, as in VIEWS; raises UserError if one shows nothing."""
     chosen: list[View] = []
     if args.compare:
         chosen.append(Comparisons(tidy, args.compare, args.resample, args.metric, args.across))

@@ -197,11 +197,7 @@ def _precision(outcome: Outcome) -> str | None:
 
 
 def write(choice: Choice, folder: Path, settings: Settings) -> Path | None:
-    """Write the table, and the config file if a setting is chosen; return the config's path.
-
-    Raises:
-        OSError: a file cannot be written.
-    """
+    """Write the table, and the config of a chosen setting; return its path; raises OSError."""
     folder, name = folder / choice.run.trainer, f"{choice.run.config}_tuned"
     write_output(folder / f"{name}.json", json.dumps(choice.record(), indent=1) + "\n")
     path = folder / f"{name}.yaml"

@@ -101,10 +101,8 @@ def _annotations(kind: type) -> Mapping[str, object]:
 def check_built(method: Any, clip_model: Any) -> None:
     """Refuse additions and contexts that do not fit, and what would be trained by mistake.
 
-    Parameters with one name in checkpoints and changes of CLIP's blocks are refused, too.
-
-    Raises:
-        UserError: says which, and where.
+    Parameters with one name in checkpoints and changes of CLIP's blocks are refused, too. A
+    UserError says which, and where.
     """
     name = type(method).__name__
     check_uncalled(name, method.uncalled)
@@ -289,11 +287,7 @@ def first_use(method: Any) -> Iterator[None]:
 
 
 def check_logits(method: Any, output: Any) -> None:
-    """Refuse logits that are not one number for each image and class.
-
-    Raises:
-        UserError: they have another shape.
-    """
+    """Raise UserError for logits that are not one number for each image and class."""
     shape, expected = tuple(output.logits.shape), (len(output.image.z), method.num_classes)
     need(
         shape == expected,

@@ -76,11 +76,7 @@ def nearest(name: object, valid: Iterable[object]) -> str:
 
 
 def check_name(kind: str, name: str, valid: Iterable[object]) -> str:
-    """Return `name`.
-
-    Raises:
-        UserError: it is not among `valid`; the message suggests the nearest.
-    """
+    """Return `name`; raises UserError with the nearest one if it is not among `valid`."""
     valid = list(valid)
     if name not in valid:
         raise UserError(f"There is no {kind} '{name:.100}': {nearest(name, valid)}")
@@ -106,11 +102,7 @@ def not_negative(name: str, value: float) -> None:
 
 @contextmanager
 def no_exit(whose: str) -> Iterator[None]:
-    """Run third-party code, and turn its `sys.exit` into an error: it could look like success.
-
-    Raises:
-        UserError: the code has called `sys.exit`.
-    """
+    """Turn a `sys.exit` of third-party code, which could look like success, into a UserError."""
     try:
         yield
     except SystemExit as error:

@@ -446,11 +446,7 @@ class Method(PublicFiles, nn.Module):
     def batch(
         self, images: Images, labels: torch.Tensor, index: torch.Tensor | None = None
     ) -> Batch:
-        """Return images, labels and rows of a loader as a `Batch`.
-
-        Raises:
-            UserError: there are fewer views than the method needs.
-        """
+        """Return images, labels and rows as a `Batch`; raises UserError if it lacks views."""
         views = [images] if isinstance(images, torch.Tensor) else list(images)
         if len(views) < self.views:
             raise UserError(
@@ -495,11 +491,7 @@ class Method(PublicFiles, nn.Module):
         return self.logit_scale.device
 
     def set_scale(self, scale: float) -> None:
-        """Set the logit scale; 0 keeps CLIP's.
-
-        Raises:
-            UserError: it is negative, or not finite.
-        """
+        """Set the logit scale, 0 keeps CLIP's; raises UserError if it is negative or not finite."""
         if not 0 <= scale < math.inf:
             raise UserError(f"SCALE is {scale} but must be positive, or 0 for the CLIP's own")
         if scale:
@@ -596,11 +588,7 @@ class Method(PublicFiles, nn.Module):
         return {name: x for name, x in tensors.items() if not isinstance(x, nn.Parameter)}
 
     def load_own_state(self, state_dict: Mapping[str, torch.Tensor]) -> None:
-        """Load what `own_state` returned.
-
-        Raises:
-            UserError: the state belongs to another method, or a value does not fit.
-        """
+        """Load what `own_state` returned; raises UserError if it is another's, or does not fit."""
         state.load_buffers(self, self.own_state(), state_dict)
 
     def load_checkpoint(self, checkpoint: Saved, classnames: Sequence[str]) -> None:
@@ -693,9 +681,5 @@ def register(cls: type[Method]) -> type[Method]:
 
 
 def find_method(name: str) -> type[Method]:
-    """Return the method of this name.
-
-    Raises:
-        UserError: there is none; names the nearest.
-    """
+    """Return the method of this name; raises UserError with the nearest one if there is none."""
     return METHODS[check_name("method", name, METHODS)]

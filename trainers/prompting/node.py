@@ -33,11 +33,7 @@ class Settings:
 
 
 def defaults_of(settings: type[Settings], method: str) -> dict[str, Any]:
-    """Return the keys of a method's node with their defaults.
-
-    Raises:
-        UserError: a key has none.
-    """
+    """Return the keys of a method's node with their defaults; raises UserError if one has none."""
     defaults = {}
     for key in fields(settings):
         value = key.default if key.default_factory is MISSING else key.default_factory()

@@ -44,11 +44,7 @@ class _OtherNames(MetaPathFinder, Loader):
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """Return the spec of a module under another name.
-
-        Raises:
-            UserError: a copy of another version has that name.
-        """
+        """Return the spec of a module under another name; raises UserError for another version."""
         for other in self.others:
             if name == other:
                 self._check_version(name, path)

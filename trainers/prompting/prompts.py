@@ -284,11 +284,7 @@ class Unified(Coupled):
 
 
 def visual_width(clip_model: Any) -> int:
-    """Return V, the width of the image encoder.
-
-    Raises:
-        UserError: the image encoder is a ResNet or closed, and has no place for visual prompts.
-    """
+    """Return V, the width of the image encoder; raises UserError if it has no place for prompts."""
     need_open(clip_model, "image", "has visual prompts")
     need(
         hasattr(clip_model.visual, "transformer"),

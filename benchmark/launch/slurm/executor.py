@@ -71,11 +71,7 @@ class Slurm:
         return f"in Slurm jobs ({' '.join(self.site.options) or 'no options'})"
 
     def execute(self, engine: Engine, progress: Progress) -> None:
-        """Submit the runs that are not queued, and wait until all have ended.
-
-        Raises:
-            UserError: Slurm refuses.
-        """
+        """Submit what is not queued, and wait for all runs; raises UserError if Slurm refuses."""
         progress.done, progress.total = len(engine.runs) - len(engine.runs_left), len(engine.runs)
         try:
             while engine.runs_left:  # a second time for runs whose training was in the queue

@@ -53,11 +53,7 @@ class Entry(NamedTuple):
 
 
 def ask(*words: str) -> str:
-    """Run one of Slurm's commands and return what it prints.
-
-    Raises:
-        UserError: it fails, or is not installed.
-    """
+    """Run one of Slurm's commands and return what it prints; raises UserError if that fails."""
     try:
         done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, text=True)
     except FileNotFoundError:
@@ -72,11 +68,7 @@ def ask(*words: str) -> str:
 
 
 def sbatch(script: Path) -> None:
-    """Submit a script.
-
-    Raises:
-        UserError: Slurm refuses the script, or the queue is full.
-    """
+    """Submit a script; raises UserError if Slurm refuses it, or the queue is full."""
     words, none = ["sbatch", str(script)], subprocess.DEVNULL
     messages = []
     with subprocess.Popen(

@@ -67,11 +67,7 @@ def load_clip(name: str) -> Any:
 
 
 def check_known(name: str) -> None:
-    """Refuse an unknown name, as far as this can be checked without a family's package.
-
-    Raises:
-        UserError: no model and no file has this name.
-    """
+    """Refuse an unknown name (UserError), as far as this is known without a family's package."""
     if _module_of(name) is openai:
         openai.check_known(name)
 

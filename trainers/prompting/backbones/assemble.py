@@ -288,11 +288,7 @@ def assemble(
 def check_weights(
     own: Mapping[str, torch.Tensor], weights: Mapping[str, torch.Tensor], source: str, arch: str
 ) -> None:
-    """Refuse weights whose names or shapes differ from those of a model.
-
-    Raises:
-        UserError: they differ; the message has the first names.
-    """
+    """Refuse weights whose names or shapes are not a model's; a UserError has the first names."""
     odd = [f"no {name}" for name in own if name not in weights]
     odd += [f"{name}, which CLIP lacks" for name in weights if name not in own]
     odd += [

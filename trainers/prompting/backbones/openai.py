@@ -62,11 +62,7 @@ def load(name: str):
 
 
 def check_known(name: str) -> None:
-    """Check that a name is that of a model or a file.
-
-    Raises:
-        UserError: neither has this name.
-    """
+    """Check that a name is that of a model or a file; raises UserError if it is not."""
     if name in NAMES or os.path.isfile(name):
         return
     if Path(name).suffix in (".pt", ".pth", ".safetensors"):

@@ -264,11 +264,7 @@ def check_inner(side: str, inner: Collection[int], blocks: Sequence[Any]) -> Non
 
 
 def check_added(name: str, side: str, added: Additions, blocks: Sequence[Any]) -> None:
-    """Refuse additions of `Method.blocks` that do not fit the blocks of an encoder.
-
-    Raises:
-        UserError: says what does not fit, and where.
-    """
+    """Refuse additions of `Method.blocks` that do not fit an encoder; a UserError says which."""
 
     def need(condition: bool, sentence: str) -> None:
         if not condition:

@@ -19,12 +19,9 @@ def is_closed(clip_model: Any, side: str) -> bool:
 
 
 def need_open(clip_model: Any, side: str, does: str) -> None:
-    """Refuse a method that needs the inside of a closed `image` or `text` side.
+    """Raise ClosedSide if a method needs the inside of a closed side, `image` or `text`.
 
     `does` is what the method does there, as in "the method ...".
-
-    Raises:
-        ClosedSide: the side is closed.
     """
     if is_closed(clip_model, side):
         raise ClosedSide(side, does)

@@ -55,10 +55,8 @@ def uncalled_modules(clip_model: Any) -> dict[str, nn.Module]:
 def check_uncalled(name: str, before: Mapping[str, nn.Module]) -> None:
     """Refuse hooks on parts of a CLIP that are never called, and layers that were exchanged.
 
-    `before` are the `uncalled_modules` of the CLIP before the method was built.
-
-    Raises:
-        UserError: says which.
+    `before` are the `uncalled_modules` of the CLIP before the method was built. A UserError says
+    which.
     """
     now = uncalled_modules(before[""])
     for place, module in now.items():

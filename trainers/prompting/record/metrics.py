@@ -133,11 +133,7 @@ def fpr95(inside: np.ndarray, outside: np.ndarray) -> float:
 
 
 def _sizes(*sides: np.ndarray) -> list[int]:
-    """Return the numbers of scores.
-
-    Raises:
-        UserError: one is 0.
-    """
+    """Return the numbers of scores; raises UserError if one is 0."""
     if not all(sizes := [len(side) for side in sides]):
         raise UserError("Scores of two sets of images are compared, but one set has no images")
     return sizes

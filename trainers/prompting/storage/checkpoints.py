@@ -80,11 +80,7 @@ def is_dense(value) -> bool:
 
 
 def check_dense(name: str, value, trained: bool = False) -> None:
-    """Check that a checkpoint's value is a dense tensor, of floating point if it is trained.
-
-    Raises:
-        UserError: it is not.
-    """
+    """Refuse a value that is no dense tensor, of floating point if it is trained (UserError)."""
     if not is_dense(value) or (trained and not value.is_floating_point()):
         kind = f" of {value.dtype} ({value.layout})" if torch.is_tensor(value) else ""
         raise UserError(

@@ -136,11 +136,7 @@ def other_source(folder: Path, files: Iterable[str]) -> UserError:
 
 
 def set_aside(folder: Path) -> Path:
-    """Rename a run folder to FOLDER.old, FOLDER.old2, ...; return the new path.
-
-    Raises:
-        OSError: as the system says.
-    """
+    """Rename a run folder to FOLDER.old, FOLDER.old2, ...; return the new path; raises OSError."""
     number = 1
     while (new := folder.with_name(f"{folder.name}.old{number if number > 1 else ''}")).exists():
         number += 1

@@ -61,11 +61,7 @@ class Watch:
             self.check_logits()
 
     def check_logits(self) -> None:
-        """Check the logits seen since the last check.
-
-        Raises:
-            UserError: the softmax of some is not finite.
-        """
+        """Raise UserError if the softmax of logits seen since the last check is not finite."""
         sound = bool(self.sound)
         self.sound.fill_(True)
         if not sound:
@@ -76,11 +72,7 @@ class Watch:
             )
 
     def check_learned(self, method: Method, epoch: int) -> None:
-        """Check trained parameters and buffers after an epoch; it waits for the device once.
-
-        Raises:
-            UserError: names the first that is not finite.
-        """
+        """Raise UserError if a parameter or buffer is not finite; it waits for the device once."""
         sound = {name: p.isfinite().all() for name, p in method.public_parameters().items()}
         for name, value in method.own_state().items():
             sound[name] = is_sound(value).to(method.device)
@@ -168,12 +160,9 @@ def _some(names: list[str]) -> str:
 def check_optimised(
     method: Method, optimizer: torch.optim.Optimizer, learned: Mapping[str, torch.Tensor]
 ) -> None:
-    """Refuse parameters that were made or replaced after the optimiser.
+    """Refuse parameters that were made or replaced after the optimiser (UserError).
 
     `learned` is what the present stage of the optimiser trains, by name.
-
-    Raises:
-        UserError: the optimiser has other tensors.
     """
     optimised = {id(p) for group in optimizer.param_groups for p in group["params"]}
     new = [place for place, p in learned.items() if id(p) not in optimised]
@@ -187,11 +176,7 @@ def check_optimised(
 
 
 def check_unlabelled(name: str, cfg: CfgNode, loader: object) -> None:
-    """Check that a run has unlabelled images, in batches as labelled ones.
-
-    Raises:
-        UserError: there are none, or they have a batch size or sampler of their own.
-    """
+    """Refuse a run without unlabelled images, or with other batches of them (UserError)."""
     need(
         loader is not None,
         f"{name} learns from unlabelled images, but {cfg.DATASET.NAME} has none (`train_u`): "
@@ -205,11 +190,7 @@ def check_unlabelled(name: str, cfg: CfgNode, loader: object) -> None:
 
 
 def check_batches(method: Method, loader: Any) -> None:
-    """Check that no batch of an epoch has only one image, if the method has a BatchNorm.
-
-    Raises:
-        UserError: the only batch, or the last one, has one.
-    """
+    """Raise UserError if a batch of an epoch has only one image, and the method a BatchNorm."""
     images, batch = len(loader.dataset), loader.batch_sampler.batch_size
     short = batch == 1 or (images % batch == 1 and not loader.batch_sampler.drop_last)
     own = (part for name, part in method.named_children() if name not in ENCODERS)
@@ -234,11 +215,7 @@ def check_clip_keys(cfg: CfgNode) -> None:
 
 
 def check_classes(classnames: list[str]) -> list[str]:
-    """Return the class names.
-
-    Raises:
-        UserError: there are fewer than two.
-    """
+    """Return the class names; raises UserError if there are fewer than two."""
     if len(classnames) < 2:
         raise UserError(f"The data set has {len(classnames)} class: at least 2 are needed")
     return classnames

@@ -115,11 +115,7 @@ class Detection:
 
 
 def check_files(name: str, others: Iterable[Any], own: Iterable[Any]) -> None:
-    """Check that the images of another data set, `Datum` of Dassl, are not images of the run.
-
-    Raises:
-        UserError: a file is in both, also by a link.
-    """
+    """Raise UserError if an image of another data set is one of the run, also by a link."""
     files = {os.path.realpath(item.impath) for item in own}
     if shared := [item.impath for item in others if os.path.realpath(item.impath) in files]:
         raise UserError(

@@ -215,11 +215,7 @@ class Rows:
 
 
 def check_room(method: Method, n: int, budget: int) -> None:
-    """Check that the support of a method, of n training images, fits into a budget of bytes.
-
-    Raises:
-        UserError: it does not; the message says how much it needs.
-    """
+    """Raise UserError if the support, of n training images, does not fit into a budget of bytes."""
     passes = method.support_passes
     needed = 4 * passes * n * method.row_width
     if needed > budget:

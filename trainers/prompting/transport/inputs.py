@@ -7,11 +7,7 @@ from torch import Tensor
 
 
 def check_settings(reg: float, tol: float, max_iter: int) -> None:
-    """Check the settings of a solver.
-
-    Raises:
-        ValueError: one of them is out of range.
-    """
+    """Raise ValueError if a setting of a solver is out of range."""
     if not 0 < reg < math.inf:
         raise ValueError(f"reg is {reg}: it must be positive and finite")
     if not tol >= 0:

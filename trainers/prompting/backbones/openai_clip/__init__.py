@@ -23,11 +23,7 @@ VOCABULARY = "bpe_simple_vocab_16e6.txt.gz"
 
 
 def installed_folder() -> Path:
-    """Return the folder of OpenAI's package in the site-packages.
-
-    Raises:
-        UserError: the package is not installed.
-    """
+    """Return the folder of OpenAI's installed package; raises UserError if there is none."""
     for name in DISTRIBUTIONS:
         try:
             folder = Path(str(distribution(name).locate_file("clip")))

@@ -86,11 +86,7 @@ def files_below(
 
 
 def write_output(path: Path, content: str | bytes) -> None:
-    """Write an output file, and make the folders above it.
-
-    Raises:
-        OSError: it cannot be written.
-    """
+    """Write an output file, and make the folders above it; raises OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, content)
 

@@ -183,11 +183,7 @@ def onnx_program(run) -> tuple[bytes, str]:
 
 
 def describe_program(run, apart: float) -> str:
-    """Return a line about a program.
-
-    Raises:
-        UserError: its logits differ from the model's by more than TOLERANCE.
-    """
+    """Return a line about a program; raises UserError if logits differ by over TOLERANCE."""
     from ..export import TOLERANCE
 
     if not apart <= TOLERANCE:
