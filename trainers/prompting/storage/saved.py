@@ -326,8 +326,7 @@ class Saved:
         """
         self.check_weights(now.backbone, now.backbone_sha256)
         if self.features is not None and now.features is not None:
-            again = "take another --load-epoch, or train again"
-            need(self._valid("features"), f"The checkpoint has no valid encoder: {again}")
+            self.check_features()
             why = difference(self.features, now.features)
             need(
                 not why,
@@ -351,6 +350,13 @@ class Saved:
                 f"The prompts were trained with other settings ({differing}): set these as in the "
                 "training"
             )
+
+    def check_features(self) -> None:
+        """Refuse a checkpoint of a training on features without valid traits of their encoder."""
+        need(
+            self._valid("features"),
+            "The checkpoint has no valid encoder: take another --load-epoch, or train again",
+        )
 
     def check_weights(self, name: str, sha256: str | None) -> None:
         """Refuse weights of the backbone other than those of the training.

@@ -10,14 +10,18 @@ from yacs.config import CfgNode
 
 from ..backbones import family_of, load_clip, weights_sha256
 from ..dassl_parts import dassl
-from ..errors import UserError, need, no_exit
+from ..encoders.sides import features_width
+from ..encoders.templates import ZERO_SHOT, template_of
+from ..errors import UserError, need, no_exit, printable
 from ..method import METHODS, Method, find_method
 from ..node import clean
 from ..plugins import load_plugins
 from ..running.precision import Precision
 from ..storage.checkpoints import find_checkpoint
+from ..storage.features import difference
 from ..storage.hub import fetch
 from ..storage.saved import Saved
+from ..teacher import encode_sentences
 from ..trainer.config import add_nodes, fit_images, make, settings_in
 from ..trainer.repeatability import check_probe
 from ..trainer.settings import value_of
@@ -68,7 +72,8 @@ def load_run(
     """Load a trained run on the CPU; no data set is needed.
 
     The method of a plug-in must be registered, by your program or by one of `plugins`. The plug-ins
-    that the checkpoint names are code, and are imported only with `trust`.
+    that the checkpoint names are code, and are imported only with `trust`. A run on features reads
+    images if the CLIP that gave them is here, and their sentence is the data set's own.
 
     Args:
         folder: the run folder, or `hf://USER/REPO[@REVISION][/FOLDER]` on the Hugging Face hub.
@@ -81,8 +86,8 @@ def load_run(
     Raises:
         UserError: the run is missing or does not say what made it, its method is from a plug-in
             that is not given or computes something else now, the backbone is missing or has other
-            weights now, class names are repeated or too long, or the prompts are specific to the
-            classes of the training.
+            weights now or is not known to be that of the features, class names are repeated or too
+            long, or the prompts are specific to the classes of the training.
 
     Examples:
         >>> load_run("no/run")
@@ -92,15 +97,9 @@ def load_run(
     saved = read_run(folder, epoch, plugins)
     kind = _kind(saved, trust)
     cfg = _cfg(saved)
-    need(
-        not cfg.DATASET.get("FEATURES", ""),
-        f"The run in '{folder}' was trained on a file of features, so it cannot read images: "
-        "evaluate it with train.py --eval-only --model-dir and a file of features",
-    )
     backbone = saved.backbone if backbone is None else backbone
-    saved.check_weights(backbone, weights_sha256(backbone))
     cfg.MODEL.BACKBONE.NAME = backbone
-    clip_model = load_clip(backbone)
+    clip_model = _clip_of(saved, backbone, cfg)
     cfg, _ = fit_images(cfg, clip_model)
     names = list(saved.classnames) if classnames is None else _check_names(classnames, clip_model)
     with no_exit(kind.__name__):
@@ -149,6 +148,42 @@ def _kind(saved: Saved, trust: bool) -> type[Method]:
             )
         load_plugins(theirs)
     return find_method(saved.trainer)
+
+
+def _clip_of(saved: Saved, backbone: str, cfg: CfgNode) -> Any:
+    """Return the CLIP of a run; that of a run on features is compared with what it was trained on.
+
+    Raises:
+        UserError: it has other weights, or features are not known to be of it.
+    """
+    sha256 = weights_sha256(backbone)
+    saved.check_weights(backbone, sha256)
+    if not cfg.DATASET.get("FEATURES", ""):
+        return load_clip(backbone)
+    cannot = f"The run in '{saved.place}' was trained on features and cannot read images, as "
+    need(
+        saved.backbone_sha256,
+        f"{cannot}it does not have the SHA-256 of their CLIP '{saved.backbone}': train again where "
+        "that CLIP is",
+    )
+    need(sha256, f"{cannot}their CLIP '{backbone}' is not here: give --backbone its file")
+    saved.check_features()
+    template, own = template_of(ZERO_SHOT, cfg.DATASET.NAME), next(iter(saved.features["text"]), "")
+    need(
+        own == template,
+        f"{cannot}their sentence is '{printable(own)}', not '{template}': train again on features "
+        f"with that of {cfg.DATASET.NAME}",
+    )
+    clip_model = load_clip(backbone)
+    now = {"width": features_width(clip_model), "normalised": False}
+    now["logit_scale"] = float(clip_model.logit_scale.detach().exp())
+    names = list(saved.features["text"][own])
+    rows = encode_sentences(clip_model, [own.replace("{}", name) for name in names]).cpu()
+    now["text"] = {own: dict(zip(names, rows, strict=True))}
+    why = difference(saved.features, now)
+    need(not why, f"{cannot}'{backbone}' gives others ({why}): train again on features of it")
+    cfg.INPUT.TRANSFORMS = ["normalize"]  # rows need none
+    return clip_model
 
 
 def _model_folder(folder: Path) -> str:
