@@ -92,23 +92,14 @@ OOD = {
 
 
 class Cost(NamedTuple):
-    """The properties of what a training took: time, memory or parameters.
-
-    Attributes:
-        head: its name.
-        text: makes its text.
-        over_seeds: how the seeds of a line are joined, by a name of pandas.
-        everywhere: False if only its multiples and single runs are shown.
-        multiples: True if `report --metrics` shows its multiples of CoOp's.
-        if_trained: True if it is not shown of a method that trains nothing.
-    """
+    """The properties of what a training took: time, memory or parameters."""
 
     head: str
     text: Callable[[float], str]
-    over_seeds: str = "mean"
-    everywhere: bool = True
-    multiples: bool = False
-    if_trained: bool = False
+    over_seeds: str = "mean"  # how the seeds of a line are joined, by a name of pandas
+    everywhere: bool = True  # else only its multiples and single runs are shown
+    multiples: bool = False  # True if `report --metrics` shows its multiples of CoOp's
+    if_trained: bool = False  # True if it is not shown of a method that trains nothing
 
 
 def memory_text(mebibytes: float | None) -> str:

@@ -59,35 +59,22 @@ POINTS = (
 )
 
 
-def trained_parameters(
-    method: str, node: dict, backbone: str = "ViT-B/16", classes: int = 2
-) -> int:
-    """Return the number of a method's trained parameters on a backbone; no weights are loaded.
-
-    Args:
-        method: name of the method.
-        node: its settings, as `build_method` takes them.
-        backbone: a name in `GEOMETRY`.
-        classes: their number; it matters for class-specific contexts, for prototypes, and for
-            methods that train a parameter for each of SHOTS images per class.
-    """
-    return _count_trained(_build(method, node, backbone, classes))
-
-
-def _build(method: str, node: dict, backbone: str, classes: int = 2) -> Method:
+def build_weightless(method: str, node: dict, backbone: str, classes: int = 2) -> Method:
+    """Return a method with room for SHOTS images a class on a backbone, a name in `GEOMETRY`."""
     with torch.device("meta"):
         built = build_method(method, node, weightless_clip(backbone), class_names(classes))
         built.make_room(SHOTS * classes)
     return built
 
 
-def _count_trained(built: Method) -> int:
+def count_trained(built: Method) -> int:
+    """Return the number of a method's trained parameters."""
     return sum(p.numel() for p in built.learned().values() if built.trains)
 
 
 def row(method: str, backbone: str) -> list[str]:
     """Return the line of a method in the table, with the columns of HEAD."""
-    built = _build(method, {}, backbone)
+    built = build_weightless(method, {}, backbone)
     cells = ["-"] * 6
     if point := getattr(built, "point", None):
         text = built.text_size if point.N else None
@@ -99,7 +86,7 @@ def row(method: str, backbone: str) -> list[str]:
         beta = "N/A" if point.beta is None else f"{point.beta:g}"
         cells = [str(point.M), str(point.N), beta, point.coupling, b, J]
     learned = dict.fromkeys(name.partition(".")[0] for name in built.learned())
-    return [method, *cells, ", ".join(learned) or "-", f"{_count_trained(built):,}"]
+    return [method, *cells, ", ".join(learned) or "-", f"{count_trained(built):,}"]
 
 
 def render(backbone: str, form: str) -> str:

@@ -25,35 +25,20 @@ SUSTAINED = 0.2
 
 @dataclass(frozen=True)
 class Case:
-    """A method, the size of its problem and the device: all that a measurement depends on.
-
-    Attributes:
-        trainer: name of the method.
-        geometry: of the backbone, a value of `GEOMETRY`.
-        classes: their number, K.
-        batch: images of a training step, or of an evaluation.
-        device: `cpu` or `cuda`.
-        precision: as in `train.py`, one of `PRECISIONS`.
-        threads: of the CPU.
-        memory_budget: GiB for the activations of a step; 0 decides by the machine's memory.
-        training: True for training steps, False for evaluation.
-        compile: compile the blocks with torch.compile, as TRAINER.COMPILE does.
-        plugins: modules or files that register methods.
-        settings: keys of the method and their values, where they differ from the defaults.
-    """
+    """A method, the size of its problem and the device: all that a measurement depends on."""
 
     trainer: str
-    geometry: tuple
-    classes: int
-    batch: int
-    device: str
-    precision: str
-    threads: int
-    memory_budget: float = 0.0
-    training: bool = True
-    compile: bool = False
-    plugins: tuple[str, ...] = ()
-    settings: tuple[tuple[str, Any], ...] = ()
+    geometry: tuple  # of the backbone, a value of `GEOMETRY`
+    classes: int  # their number, K
+    batch: int  # images of a training step, or of an evaluation
+    device: str  # `cpu` or `cuda`
+    precision: str  # as in `train.py`, one of `PRECISIONS`
+    threads: int  # of the CPU
+    memory_budget: float = 0.0  # GiB for the activations of a step; 0: by the machine's memory
+    training: bool = True  # else evaluation
+    compile: bool = False  # the blocks with torch.compile, as TRAINER.COMPILE does
+    plugins: tuple[str, ...] = ()  # modules or files that register methods
+    settings: tuple[tuple[str, Any], ...] = ()  # keys of the method, where not its defaults
 
 
 def check_usable(device: str) -> None:

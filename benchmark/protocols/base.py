@@ -72,41 +72,23 @@ class Plot(NamedTuple):
 
 @dataclass(frozen=True)
 class Run:
-    """One call of train.py: a training with its test, or the evaluation of another run's prompts.
-
-    Attributes:
-        protocol: the protocol that planned the run.
-        part: name of one of the protocol's parts.
-        trainer: name of the method's trainer.
-        dataset: name of a file in configs/datasets, the data set that is tested.
-        config: name of the config file, followed by the backbone if one was asked for.
-        seed: of training and of the draw of images.
-        shots: training images per class.
-        subsample: its classes: `all`, `base` or `new`.
-        folder: the run folder.
-        eval_only: True for an evaluation.
-        config_file: path of the config file; not known for runs that were found on disk.
-        needs: the training whose prompts an evaluation loads.
-        source: in transfer protocols, the data set trained on.
-        variant: in ablations and tuning, the name of the settings.
-        opts: KEY VALUE pairs of only this run.
-    """
+    """One call of train.py: a training and its test, or the evaluation of another run's prompts."""
 
     protocol: "Protocol"
-    part: str
+    part: str  # name of one of the protocol's parts
     trainer: str
-    dataset: str
-    config: str
-    seed: int
-    shots: int
-    subsample: str
+    dataset: str  # name of a file in configs/datasets, the data set that is tested
+    config: str  # name of the config file, followed by the backbone if one was asked for
+    seed: int  # of training and of the draw of images
+    shots: int  # training images per class
+    subsample: str  # its classes: `all`, `base` or `new`
     folder: Path
     eval_only: bool = False
-    config_file: Path = Path()
-    needs: "Run | None" = None
-    source: str = ""
-    variant: str = ""
-    opts: tuple[str, ...] = ()
+    config_file: Path = Path()  # not known for runs that were found on disk
+    needs: "Run | None" = None  # the training whose prompts an evaluation loads
+    source: str = ""  # in transfer protocols, the data set trained on
+    variant: str = ""  # in ablations and tuning, the name of the settings
+    opts: tuple[str, ...] = ()  # KEY VALUE pairs of only this run
 
     def __str__(self) -> str:
         transferred = self.source not in ("", self.dataset)

@@ -23,15 +23,7 @@ from ..records import METRICS, OOD, PER_CLASS, Outcome, costs, unlike, value_at
 from . import published
 from .names import DATASETS, is_embedded, rank
 from .own_sets import name_folders
-from .training import (
-    Settings,
-    always_named,
-    compared_config,
-    plain,
-    start_text,
-    teacher_text,
-    unfelt,
-)
+from .training import Settings, always_named, compared_config, earlier_text, plain, unfelt
 
 # Runs that agree in these are of one training setting; with the same settings, of one line.
 METHOD = ["protocol", "source", "dataset", "shots", "trainer", "label", "config", "variant",
@@ -160,7 +152,7 @@ def _facts(outcome: Outcome) -> dict:
         "seed": run.seed, "column": protocol.parts[run.part].column, "problem": outcome.problem,
         "alike": [alike_text(names) for names in result.get("alike") or []],
         "other_data": result.get("as_published") is False,
-        "teacher": teacher_text(outcome), "tried": " and ".join(dict(tried)),
+        "teacher": earlier_text(outcome, "teacher"), "tried": " and ".join(dict(tried)),
         "settings": tried + tuple(
             (key, CHANGES[key] if key in unfelt(result) else value)
             for key, value in varied_words(run.config)
@@ -168,7 +160,7 @@ def _facts(outcome: Outcome) -> dict:
         "keys": _own_keys(run.trainer, compared_config(result)),
         "seeded": bool(result.get("seeded")),
         "untrained": None if params is None else params == 0, "changes": always_named(outcome),
-        "start": start_text(outcome),
+        "start": earlier_text(outcome, "start"),
         "embedded": is_embedded(run.dataset),
         "beyond": renew(result.get("beyond") or [], run.trainer),
         "edited": result.get("edited") or [],

@@ -17,24 +17,17 @@ from .tables import Cell, Table, first_head, number_or_none, protocol_of
 class Measured(NamedTuple):
     """Numbers of several methods on the same test images, or averages over data sets.
 
-    Attributes:
-        where: the place in words.
-        place: the same as plain values, by the keys of records.
-        protocol: that of the runs.
-        lines: a row of each method.
-        numbers: rows with the `name` of a method, `metric`, `value`, and a `note` that follows a
-            value which is not compared with others, else "".
-        own: columns of the lines that records have before these numbers.
-        more: columns of the lines that records have after them.
+    `numbers` has rows with the `name` of a method, `metric`, `value`, and a `note` that follows a
+    value which is not compared with others, else "".
     """
 
-    where: str
-    place: dict
+    where: str  # the place in words
+    place: dict  # the same as plain values, by the keys of records
     protocol: Protocol
-    lines: pd.DataFrame
+    lines: pd.DataFrame  # a row of each method
     numbers: pd.DataFrame
-    own: Sequence[str] = ("seeds", "problems")
-    more: Sequence[str] = ()
+    own: Sequence[str] = ("seeds", "problems")  # columns of lines before the numbers of a record
+    more: Sequence[str] = ()  # and after them
 
     def table(
         self,

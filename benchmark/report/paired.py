@@ -28,17 +28,13 @@ LEVEL = 0.95
 class Pair(NamedTuple):
     """The answers of two methods to the same n images, each with S seeds.
 
-    Attributes:
-        units: (n,) the number of each image's unit; equal numbers are one unit, also across pairs.
-        seeds: (S,) the seed of each run; equal seeds are resampled together, also across pairs.
-        ours: (S, n) which answers are right, or any other quantity that is averaged.
-        theirs: (S, n) the same of the other method.
+    Equal units and equal seeds are resampled together, also across pairs.
     """
 
-    units: np.ndarray
-    seeds: np.ndarray
-    ours: np.ndarray
-    theirs: np.ndarray
+    units: np.ndarray  # (n,) the number of each image's unit
+    seeds: np.ndarray  # (S,) the seed of each run
+    ours: np.ndarray  # (S, n) which answers are right, or any other quantity that is averaged
+    theirs: np.ndarray  # (S, n) the same of the other method
 
     @property
     def accuracies(self) -> np.ndarray:

@@ -36,19 +36,12 @@ OTHER_ORDER = "predictions that do not number base classes before new ones; repe
 
 
 class Answers(NamedTuple):
-    """The answers of one run to n test images.
+    """The answers of one run to n test images; `joint_hits` and `base_score` if asked for."""
 
-    Attributes:
-        images: a hash of the images and their labels; equal for runs on the same test set.
-        hits: (n,) bool, True where the prediction is right.
-        joint_hits: (n,) the same among base and new classes together, if asked for.
-        base_score: (n,) the largest probability of a base class, if asked for.
-    """
-
-    images: str
-    hits: np.ndarray
-    joint_hits: np.ndarray | None = None
-    base_score: np.ndarray | None = None
+    images: str  # a hash of the images and their labels; equal for runs on the same test set
+    hits: np.ndarray  # (n,) bool, True where the prediction is right
+    joint_hits: np.ndarray | None = None  # (n,) the same among base and new classes together
+    base_score: np.ndarray | None = None  # (n,) the largest probability of a base class
 
 
 def each_seed(

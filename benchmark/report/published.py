@@ -58,19 +58,12 @@ NO_ALIGN = "ALIGN's own numbers in this protocol (main text of its paper) could 
 
 
 class Published(NamedTuple):
-    """The published numbers of a method in one setting.
+    """The published numbers of a method in one setting."""
 
-    Attributes:
-        values: accuracies (%) by column of the protocol; there may be only an H.
-        kinds: the method's kinds, PLAIN or marks of BEYOND.
-        source: where the numbers are printed.
-        misprint: True if they cannot be right (MISPRINTS).
-    """
-
-    values: dict[str, float]
-    kinds: list[str]
-    source: str
-    misprint: bool
+    values: dict[str, float]  # accuracies (%) by column of the protocol; maybe only an H
+    kinds: list[str]  # PLAIN or marks of BEYOND
+    source: str  # where the numbers are printed
+    misprint: bool  # True if they cannot be right (MISPRINTS)
 
 
 class Key(NamedTuple):

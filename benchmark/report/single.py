@@ -33,7 +33,7 @@ from .names import method_name
 from .own_sets import name_in
 from .render import TABLE_STYLES, as_csv, in_style
 from .tables import Cell, Section, Table, alike_note
-from .training import INIT, drawn_text, image_changes, start_text, teacher_text
+from .training import INIT, drawn_text, earlier_text, image_changes
 
 if TYPE_CHECKING:
     from .plots import Drawing
@@ -188,13 +188,13 @@ def _cells(lines: Iterable[Sequence[str]]) -> list[list[Cell]]:
 
 
 def _teacher(outcome: Outcome) -> str | None:
-    text = teacher_text(outcome)
+    text = earlier_text(outcome, "teacher")
     return text and f"{text}, prompts {(outcome.result or {})['teacher'].get('digest')}"
 
 
 def _start(outcome: Outcome) -> str | None:
     path = value_at((outcome.result or {}).get("config"), f"MODEL.{INIT}")
-    text = start_text(outcome)
+    text = earlier_text(outcome, "start")
     return path and f"{path} ({text})" if text else path or None
 
 

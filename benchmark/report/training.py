@@ -66,25 +66,14 @@ def always_named(outcome: Outcome) -> Settings | None:
     return changes if changes is None else changes + initial_weights(outcome)
 
 
-def teacher_text(outcome: Outcome) -> str | None:
-    """Return what a record says of the training of its teacher; None without one.
+def earlier_text(outcome: Outcome, key: str) -> str | None:
+    """Return what a record says of the training of its `teacher`, or of its `start`; None without.
 
-    Its seed is left out where it is that of the run.
+    The seed is left out where it is that of the run.
     """
-    facts = (outcome.result or {}).get("teacher")
+    facts, seed = (outcome.result or {}).get(key), outcome.run.seed
     if not facts:
         return None
-    return training_text(facts, outcome.run.seed)
-
-
-def start_text(outcome: Outcome) -> str | None:
-    """Return what a record says of the training that gave the initial weights; None without."""
-    facts = (outcome.result or {}).get("start")
-    return training_text(facts, outcome.run.seed) if facts else None
-
-
-def training_text(facts: Mapping, seed: int) -> str:
-    """Return the facts about an earlier training; its seed only if it is not that of the run."""
     known = {key: value for key, value in facts.items() if value != "unknown"}
     details = [str(known.get("backbone", "unknown CLIP"))]
     details += [f"{known[key]} {key}" for key in ("classes", "shots") if key in known]

@@ -7,7 +7,7 @@ from paths import ROOT
 from tiny import run
 
 from benchmark.__main__ import main
-from benchmark.inspect.methods import trained_parameters
+from benchmark.inspect.methods import build_weightless, count_trained
 from benchmark.report.names import method_name
 from trainers.prompting import build_method
 from trainers.prompting.method import METHODS
@@ -41,6 +41,10 @@ def test_the_page_of_all_methods_is_up_to_date(monkeypatch, capsys):
     assert page == capsys.readouterr().out, (
         "python -m benchmark methods --format page > docs/all_methods.md"
     )
+
+
+def trained_parameters(method, node, backbone="ViT-B/16", classes=2):
+    return count_trained(build_weightless(method, node, backbone, classes))
 
 
 def test_parameter_counts_are_those_of_papers_and_models(tiny_clip, monkeypatch):
