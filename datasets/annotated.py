@@ -6,8 +6,10 @@ from pathlib import PurePosixPath
 
 from dassl.data.datasets import DATASET_REGISTRY, Datum
 
+from trainers.prompting.storage.class_folders import read_lines
+
 from .base import Counts, ImageDataset
-from .files import read_lines, read_mat, read_table
+from .files import read_mat, read_table
 from .splits import PARTS, divide, hold_out
 
 

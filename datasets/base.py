@@ -13,10 +13,11 @@ from dassl.data.datasets import DatasetBase, Datum
 from trainers.prompting.backbones.openai import OPENAI
 from trainers.prompting.errors import UserError
 from trainers.prompting.node import clean
+from trainers.prompting.storage.class_folders import class_folders, some
 
 from . import contents, noise
 from .contents import check_copies, division, fingerprint, read_keys
-from .files import class_folders, read_folders, some
+from .files import read_folders
 from .rows import read_rows, row_keys
 from .splits import check_files, divide, read_split, write_split
 from .validation import few, held_out, most_validation

@@ -6,9 +6,10 @@ from pathlib import Path
 from dassl.data.datasets import DATASET_REGISTRY
 
 from trainers.prompting.errors import UserError
+from trainers.prompting.storage.class_folders import class_folders, class_names, some
 
 from .base import ImageDataset
-from .files import class_folders, read_classnames, read_folders, some
+from .files import read_folders
 from .splits import PARTS, SPLIT_SEED, divide, hold_out
 
 
@@ -89,14 +90,3 @@ class ImageFolder(ImageDataset):
             print(f"Note: '{folder}' has no val/: 20% of train/ is held out by chance "
                   f"(seed {SPLIT_SEED})")  # fmt: skip
         return [items[part] for part in PARTS]
-
-
-def class_names(root, folders):
-    """Return folder -> class name in the order of the folders, and the file with names or None."""
-    source = root / "classnames.txt"
-    if not source.exists():
-        like = [*root.glob("*class*.txt"), *root.glob("*Class*.txt"), *root.glob("*label*.txt")]
-        if like := sorted({*like, *root.glob(f"train/{source.name}")}):
-            print(f"Note: '{like[0]}' is not read: class names belong in '{source}'")
-        return {folder: folder.replace("_", " ") for folder in folders}, None
-    return dict(sorted(read_classnames(source, folders).items())), source

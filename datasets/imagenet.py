@@ -2,8 +2,10 @@
 
 from dassl.data.datasets import DATASET_REGISTRY
 
+from trainers.prompting.storage.class_folders import class_folders, read_classnames, some
+
 from .base import Counts, ImageDataset
-from .files import class_folders, read_classnames, read_folders, some
+from .files import read_folders
 
 
 @DATASET_REGISTRY.register()

@@ -9,8 +9,8 @@ from dassl.utils import DataError, read_image
 from own_images import counts, fill, load
 from PIL import Image
 
-from datasets import files
 from trainers.prompting.errors import UserError
+from trainers.prompting.storage import class_folders as files
 
 
 def names(items):

@@ -1,0 +1,203 @@
+"""Lists images in class folders, and reads the names of the classes."""
+
+import contextlib
+import json
+import os
+import time
+from pathlib import Path
+
+from PIL import Image
+from tqdm import tqdm
+
+from ..errors import UserError
+from .files import read_file, write_whole
+
+IMG_EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+MANY = 100_000  # files from which names are cached: on a network, listing them takes minutes
+SETTLED = 2.0  # seconds; a folder changed later than this gets another time stamp
+
+
+def class_folders(parent):
+    """Return the names of the visible folders in `parent`, sorted.
+
+    Raises:
+        UserError: `parent` is missing, a link in it leads nowhere, or a name is not UTF-8 and
+            cannot be part of a prompt.
+    """
+    try:
+        with os.scandir(parent) as entries:
+            visible = [entry for entry in entries if not entry.name.startswith(".")]
+        names = sorted(entry.name for entry in visible if entry.is_dir())
+        lost = [entry.name for entry in visible if not os.path.exists(entry)]
+    except OSError as error:
+        raise UserError(
+            f"The class folders belong in '{parent}', which cannot be read ({error.strerror}): put "
+            "them there"
+        ) from None
+    if lost:
+        raise UserError(
+            f"'{parent}' has the link '{lost[0]}', which leads nowhere: restore or remove it"
+        )
+    for name in names:
+        if any("\udc80" <= letter <= "\udcff" for letter in name):
+            raise UserError(
+                f"'{parent}' has the class folder '{name}', whose name is not UTF-8: rename it"
+            )
+    return names
+
+
+def list_images(parent, classes, source=None):
+    """Return the images in class folders: (path, label, class name), by class and file name.
+
+    Args:
+        parent: the folder of the class folders.
+        classes: folder -> class name, in the order of the labels.
+        source: the file with the class names, if it must name every folder.
+
+    Raises:
+        UserError: a folder is missing, has no name or has no images.
+    """
+    folders = class_folders(parent)
+    if missing := sorted(classes.keys() - folders):
+        raise UserError(
+            f"'{parent}' lacks {len(missing):,} of its {len(classes):,} class folders "
+            f"({some(missing)}): restore them, for without them the other labels would shift"
+        )
+    if source and (unnamed := [folder for folder in folders if folder not in classes]):
+        raise UserError(
+            f"'{source}' has no name for {len(unnamed):,} of the {len(folders):,} class folders in "
+            f"'{parent}' ({some(unnamed)}): add a line for each"
+        )
+    items, unread, others = [], [], []
+    listing = file_names(parent, classes)
+    for label, (folder, classname) in enumerate(classes.items()):
+        path, files = os.path.join(parent, folder), listing[folder]
+        names = sorted(filter(is_image, files))
+        unread += [name for name in files if is_other_image(name)]
+        others += sorted(x for x in files if not (x[0] == "." or is_image(x) or is_other_image(x)))
+        if not names:
+            remedy = "fill it" if source else "fill or remove it"
+            raise UserError(f"The class folder '{path}' has no images: {remedy}")
+        items += [(f"{path}/{name}", label, classname) for name in names]
+    if unread:
+        print(
+            f"Note: {len(unread):,} images in '{parent}' are left out, as their formats are not "
+            f"read (only {', '.join(IMG_EXTENSIONS)} are): {some(unread)}"
+        )
+    if others:
+        print(
+            f"Note: {len(others):,} files and folders in the class folders of '{parent}' are left "
+            f"out, as their names do not end like those of images: {some(others)}"
+        )
+    if loose := sorted(filter(is_image, set(os.listdir(parent)).difference(folders))):
+        print(
+            f"Note: {len(loose):,} images in '{parent}' are left out, as they are in no class "
+            f"folder: {some(loose)}"
+        )
+    return items
+
+
+def file_names(parent, folders):
+    """Return the names of the files in each of the given folders of `parent`.
+
+    If there are many files, their names are cached in `PARENT.files.json`; folders that have
+    changed since are listed again.
+
+    Raises:
+        UserError: a folder cannot be read.
+    """
+    kept = Path(f"{parent}.files.json")
+    cached = kept_names(kept)
+    entries, listed = {}, 0
+    for folder in tqdm(folders, str(parent), unit=" folders", mininterval=2, delay=3):
+        path = os.path.join(parent, folder)
+        try:
+            changed = os.stat(path).st_mtime
+            entries[folder] = cached.get(folder)
+            if not entries[folder] or entries[folder][0] != changed:
+                settled = time.time() - changed > SETTLED
+                entries[folder] = [changed if settled else None, os.listdir(path)]
+                listed += 1
+        except OSError as error:
+            raise UserError(f"'{path}' cannot be read: {error.strerror}") from None
+    if listed and sum(len(names) for _, names in entries.values()) >= MANY:
+        with contextlib.suppress(OSError):  # without permission to write, they are listed each time
+            write_whole(kept, json.dumps(entries))
+    return {folder: names for folder, (_, names) in entries.items()}
+
+
+def kept_names(path):
+    """Read the names that `file_names` has cached; none if the file is missing or damaged."""
+    try:
+        known = json.loads(read_file(path))
+        return {
+            folder: [changed, names]
+            for folder, (changed, names) in known.items()
+            if all(isinstance(name, str) for name in names)
+        }
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
+        return {}
+
+
+def is_image(name):
+    """Return True for a visible file with the suffix of an image."""
+    return not name.startswith(".") and name.lower().endswith(IMG_EXTENSIONS)
+
+
+def is_other_image(name):
+    """Return True for a visible file with the suffix of an image format that is not read."""
+    suffix = os.path.splitext(name)[1].lower()
+    return name[0] != "." and suffix in Image.registered_extensions() and not is_image(name)
+
+
+def some(names, most=5):
+    """Return names as a list in a sentence, shortened after `most`."""
+    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
+
+
+def read_classnames(path, folders=()):
+    """Read the class name of each folder, from a file with lines of a folder, a space and a name.
+
+    Args:
+        path: the file, such as ImageNet's classnames.txt.
+        folders: existing folders, so that names with spaces are recognised.
+
+    Raises:
+        UserError: the file is missing, a line has no name, or a folder has two lines.
+    """
+    try:
+        lines = read_lines(path)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(
+            f"'{path}', which names the classes, cannot be read ({reason}): restore it"
+        ) from None
+    spaced = sorted((f for f in folders if " " in f), key=len, reverse=True)
+    classes = {}
+    for line in lines:
+        first = line.split()[0]
+        folder = next((f for f in spaced if line.startswith((f"{f} ", f"{f}\t"))), first)
+        name = line[len(folder) :].strip()
+        if not name:
+            raise UserError(f"'{path}' has no class name after '{folder}': add one")
+        if folder in classes:
+            raise UserError(f"'{path}' has two lines for '{folder}': remove one")
+        classes[folder] = name
+    return classes
+
+
+def class_names(root, folders):
+    """Return folder -> class name in the order of the folders, and the file with names or None."""
+    source = root / "classnames.txt"
+    if not source.exists():
+        like = [*root.glob("*class*.txt"), *root.glob("*Class*.txt"), *root.glob("*label*.txt")]
+        if like := sorted({*like, *root.glob(f"train/{source.name}")}):
+            print(f"Note: '{like[0]}' is not read: class names belong in '{source}'")
+        return {folder: folder.replace("_", " ") for folder in folders}, None
+    return dict(sorted(read_classnames(source, folders).items())), source
+
+
+def read_lines(path):
+    """Return the lines of a text file that are not blank, stripped."""
+    lines = read_file(path).decode("utf-8-sig").splitlines()
+    return [line.strip() for line in lines if line.strip()]
