@@ -74,8 +74,9 @@ class ImageDataset(DatasetBase):
             rows, (train, val, test) = read_rows(type(self), file)
             folder = rows.path
         else:
-            folder = self.locate(cfg)
-            train, val, test = self.read(folder)
+            source = self.locate(cfg)
+            train, val, test = self.read(source)
+            folder = folder_of(source)
         check_labels(type(self).__name__, train, val, test)
         here = len({item.label for item in train}), len(test)
         self.as_published = self.expected and here == (self.expected.classes, self.expected.test)
@@ -184,7 +185,7 @@ class ImageDataset(DatasetBase):
         folder = cls.locate(cls.__new__(cls), cfg)
         if cls.split_file and not os.path.lexists(folder / cls.split_file):
             return folder, cls.own_split(folder)
-        return folder, cls.read(folder)
+        return folder_of(folder), cls.read(folder)
 
     @classmethod
     def own_split(cls, folder):
@@ -265,6 +266,11 @@ class FolderDataset(ImageDataset):
         images = folder / cls.image_dir
         folders = [name for name in class_folders(images) if name not in cls.left_out]
         return divide(read_folders(images, {f: cls.class_names.get(f, f) for f in folders}))
+
+
+def folder_of(source):
+    """Return the folder of a data set that is a table; any other folder as it is."""
+    return source.parent if os.path.isfile(source) else source
 
 
 def check_labels(dataset, train, val, test):

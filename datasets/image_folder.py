@@ -1,12 +1,14 @@
-"""The data set of a user's own images: a folder of class folders."""
+"""The data set of a user's own images: a folder of class folders, or a table."""
 
 import os
+from operator import attrgetter
 from pathlib import Path
 
-from dassl.data.datasets import DATASET_REGISTRY
+from dassl.data.datasets import DATASET_REGISTRY, Datum
 
 from trainers.prompting.errors import UserError
 from trainers.prompting.storage.class_folders import class_folders, class_names, some
+from trainers.prompting.storage.tables import read_images
 
 from .base import ImageDataset
 from .files import read_folders
@@ -20,22 +22,27 @@ class ImageFolder(ImageDataset):
     Without val/, 20% of the images of each class in train/ are held out. Without the three
     folders, the images of each class are divided 50/20/30. The classes are named by their folders,
     with spaces for `_`, or by a classnames.txt (lines of a folder, a space and a name).
+
+    DATASET.ROOT may also be a table (`storage.tables`), which is divided 50/20/30; images of one
+    `group` stay in one part.
     """
 
     def locate(self, cfg):
-        """Return the folder that DATASET.ROOT names."""
+        """Return the folder or table that DATASET.ROOT names."""
         root = cfg.DATASET.ROOT
         folder = Path(os.path.expanduser(root)).absolute()
-        if not root or not folder.is_dir():
+        if not root or not (folder.is_dir() or folder.is_file()):
             raise UserError(
-                f"ImageFolder reads the folder that --root (DATASET.ROOT) names, but '{root}' is "
-                "not a folder"
+                f"ImageFolder reads the folder or table that --root (DATASET.ROOT) names, but "
+                f"'{root}' is not a folder or file"
             )
         return folder
 
     @classmethod
     def read(cls, folder):
         """Return training, validation and test images, from train/, ... or divided here."""
+        if folder.is_file():
+            return cls.divide(folder, table_items(folder))
         train = folder / "train"
         if train.is_dir() and (folders := class_folders(train)):  # else `train` may be a class
             return cls.read_parts(folder, folders)
@@ -50,13 +57,17 @@ class ImageFolder(ImageDataset):
                 f"'{folder}' has only {', '.join(folders)}: parts are called train, val and test, "
                 "and have class folders in them"
             )
-        train, val, test = divide(read_folders(folder, *class_names(folder, folders)))
+        return cls.divide(folder, read_folders(folder, *class_names(folder, folders)))
+
+    @classmethod
+    def divide(cls, source, items):
+        """Return the lists train, val and test of all images of a folder or table."""
+        train, val, test = divide(items)
         if not test:
             raise UserError(
-                f"Each class folder of '{folder}' has a single image, and so no test image: add "
-                "more"
+                f"Each class of '{source}' has a single image, and so no test image: add more"
             )
-        print(f"Note: '{folder}' is divided at random (seed {SPLIT_SEED}): of each class 50% of "
+        print(f"Note: '{source}' is divided at random (seed {SPLIT_SEED}): of each class 50% of "
               "the images for training, 20% for validation, 30% for testing")  # fmt: skip
         return train, val, test
 
@@ -90,3 +101,13 @@ class ImageFolder(ImageDataset):
             print(f"Note: '{folder}' has no val/: 20% of train/ is held out by chance "
                   f"(seed {SPLIT_SEED})")  # fmt: skip
         return [items[part] for part in PARTS]
+
+
+def table_items(table):
+    """Return the images of a table as a list of Datum, by class name; raises as `read_images`."""
+    rows = sorted(read_images(table), key=attrgetter("label"))
+    number = {name: i for i, name in enumerate(dict.fromkeys(row.label for row in rows))}
+    items = [Datum(row.path, number[row.label], 0, row.label) for row in rows]
+    for item, row in zip(items, rows, strict=True):
+        item.group = row.group
+    return items
