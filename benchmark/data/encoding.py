@@ -181,9 +181,9 @@ def source_of(name: str, root: str) -> Source:
 
 def own_template(source: Source) -> str:
     """Return the sentence of zero-shot CLIP on a data set."""
-    from trainers.prompting.encoders.templates import ZERO_SHOT, template_of
+    from trainers.prompting.encoders.class_text import zero_shot_template
 
-    return template_of(ZERO_SHOT, source.cls.__name__)
+    return zero_shot_template(source.cls.__name__)
 
 
 def templates(source: Source, more: Sequence[str]) -> list[str]:

@@ -30,7 +30,7 @@ def take_step(method, clip_model, views, labels) -> None:
     for encoder, deep in ((clip_model, contexts.text), (clip_model.visual, contexts.vision)):
         del encoder.transformer.resblocks[max(DEPTH, len(deep or ())) :]  # others repeat these
     for teacher in (part for part in method.modules() if isinstance(part, Teacher)):
-        del teacher.sentences[2:]
+        del teacher.sentences.rows[2:]
     step_on_meta(method, clip_model, method.batch(views, labels))
 
 

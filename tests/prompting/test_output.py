@@ -10,7 +10,7 @@ from paths import GOLDEN
 
 from trainers.prompting import Contexts, UserError, build_clip
 from trainers.prompting.backbones.openai_clip import clip
-from trainers.prompting.encoders.templates import ZERO_SHOT, template_of
+from trainers.prompting.encoders.class_text import zero_shot_template
 from trainers.prompting.method import METHODS
 from trainers.prompting.running.precision import Precision
 from trainers.prompting.trainer.config import read_node
@@ -27,7 +27,7 @@ def encoded(method) -> list:
 
 def test_logits_agree_with_stock_clip(tiny_clip):
     """Compares zero-shot logits with CLIP's own forward pass on 77 positions."""
-    template = template_of(ZERO_SHOT, "EuroSAT")
+    template = zero_shot_template("EuroSAT")
     tokens = clip.tokenize([template.format(n.replace("_", " ")) for n in NAMES])
     expected = tiny_clip(images(), tokens)[0]
     assert torch.allclose(

@@ -200,10 +200,9 @@ def test_sentences_and_views_of_tda(tiny_clip):
     sets = {"ImageNet": (7, 1), "ImageNetV2": (7, 64), "ImageNetSketch": (80, 64), "SUN397": (7, 1)}
     for dataset, (sentences, views) in sets.items():
         method = made(dataset)
-        assert (len(method.teacher.sentences), method.test_views) == (sentences, views)
-        assert len({row[0] for row in method.teacher.sentences}) == sentences
-    (row,) = made("EuroSAT").teacher.sentences
-    assert row[0] == "a centered satellite photo of forest."
+        assert (len(method.teacher.sentences.rows), method.test_views) == (sentences, views)
+        assert len({*method.teacher.sentences.rows}) == sentences
+    assert made("EuroSAT").teacher.sentences.rows == ["a centered satellite photo of {}."]
     assert made("ImageNetV2", VIEWS=1).test_views == 1 and made("EuroSAT").stream
     assert made("EuroSAT").logit_scale == tiny_clip.logit_scale.exp()
     assert made("EuroSAT", SCALE=100.0).logit_scale == 100

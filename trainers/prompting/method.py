@@ -18,10 +18,10 @@ from . import node as nodes
 from .backbones import family_of
 from .contract import ENCODERS, check_built, check_class, check_logits
 from .encoders.added import NONE, Additions
+from .encoders.class_text import class_text
 from .encoders.kept import KeptText
-from .encoders.sentences import check_names, write_sentences
+from .encoders.sentences import check_names
 from .encoders.sides import features_width, widths
-from .encoders.templates import ZERO_SHOT, template_of
 from .encoders.text import TextEncoder, TextFeatures
 from .encoders.uncalled import uncalled_modules
 from .encoders.vision import ImageEncoder, ImageFeatures
@@ -247,11 +247,8 @@ class Method(PublicFiles, nn.Module):
         self, clip_model: Any, classnames: Sequence[str], dataset: str
     ) -> tuple[TextEncoder, ImageEncoder]:
         """Make the encoders: the sentences, the positions of learned tokens, what is returned."""
-        sentence = template_of(ZERO_SHOT, dataset)
-        return (
-            TextEncoder(clip_model, write_sentences(clip_model, [sentence], classnames)),
-            ImageEncoder(clip_model.visual),
-        )
+        text = class_text(self.settings, classnames, dataset)
+        return text.encoder(clip_model), ImageEncoder(clip_model.visual)
 
     def build(self, clip_model: Any, classnames: Sequence[str], dataset: str) -> None:
         """Make what is learned, as sub-modules with the names of public checkpoints; teachers."""

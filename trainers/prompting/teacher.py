@@ -8,9 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .encoders.sentences import write_sentences
-from .encoders.sides import need_open
-from .encoders.text import TextEncoder, TextFeatures
+from .encoders.class_text import ClassText, encode_sentences
+from .encoders.text import TextFeatures
 from .encoders.vision import ImageEncoder
 from .errors import UserError, need
 from .node import clean
@@ -21,41 +20,6 @@ from .storage.state import are_texts
 from .transport.precision import no_autocast
 
 EMBEDDED = {"emoji": Path(__file__).with_name("embedded") / "emoji_sentences.json"}
-
-
-@torch.no_grad()
-def encode_sentences(
-    clip_model: Any,
-    sentences: Sequence[str],
-    chunk: int = 256,
-    projection: torch.Tensor | None = None,
-) -> torch.Tensor:
-    """Return features of whole sentences from CLIP's untouched text encoder, without gradient.
-
-    A teacher encodes the classes in hand-written templates with it.
-
-    Args:
-        clip_model: a CLIP (see `backbones`).
-        sentences: n sentences, in which `_` reads as a space. The common beginning of a chunk is
-            computed once, so order them by template.
-        chunk: number of sentences encoded at a time.
-        projection: (W, D) in place of CLIP's text projection.
-
-    Returns:
-        (n, D), not normalised.
-
-    Raises:
-        UserError: a sentence is empty or too long for the encoder.
-    """
-    device, parts = clip_model.logit_scale.device, []
-    for i in range(0, len(sentences), chunk):
-        written = write_sentences(clip_model, ["{}"], sentences[i : i + chunk])
-        encoder = TextEncoder(clip_model, written).to(device)
-        if projection is not None:
-            need_open(clip_model, "text", "replaces the text projection")
-            encoder.text_projection = nn.Parameter(projection.to(device), requires_grad=False)
-        parts.append(encoder().raw[0])
-    return torch.cat(parts)
 
 
 def normalised_lists(clip_model: Any, lists: Sequence[Sequence[str]]) -> tuple[torch.Tensor, ...]:
@@ -76,7 +40,7 @@ class Teacher(nn.Module):
             another one.
         classnames: K names.
         templates: n items, each a sentence with `{}` for the class name, or a list of K sentences,
-            one for each class.
+            one for each class; or a `ClassText`, or a function that returns one when it is needed.
         projection: (W, D) in place of CLIP's text projection.
 
     Examples:
@@ -90,7 +54,7 @@ class Teacher(nn.Module):
         self,
         clip_model: Any,
         classnames: Sequence[str],
-        templates: Sequence[str | Sequence[str]],
+        templates: Sequence[str | Sequence[str]] | ClassText | Callable[[], ClassText],
         projection: torch.Tensor | None = None,
     ):
         super().__init__()
@@ -98,11 +62,7 @@ class Teacher(nn.Module):
         clip_model.requires_grad_(False)
         # in a tuple, so that their parameters are not those of the method
         self._frozen = clip_model, ImageEncoder(clip_model.visual)
-        names = [clean(name) for name in classnames]
-        self.sentences = [
-            [template.format(name) for name in names] if isinstance(template, str) else template
-            for template in templates
-        ]
+        self._sentences, self._names = templates, list(classnames)
         self._text: dict[str, torch.Tensor] = {}
 
     @property
@@ -118,29 +78,46 @@ class Teacher(nn.Module):
         return self
 
     @property
+    def sentences(self) -> ClassText:
+        """The sentences, which are read when they are first needed."""
+        given = self._sentences() if callable(self._sentences) else self._sentences
+        if not isinstance(given, ClassText):
+            given = ClassText(list(given), self._names, "raw_mean")
+        self._sentences = given
+        return given
+
+    @property
+    def text(self) -> TextFeatures:
+        """h0 and `raw` as text features, (1, K, D)."""
+
+        def features() -> torch.Tensor:
+            text = self.sentences.features(self.clip_model, self._projection)
+            return torch.stack(text[:2])
+
+        return TextFeatures(*self._keep("text", features))
+
+    @property
     def h(self) -> torch.Tensor:
         """h0, the normalised text features (K, D), float32.
 
-        Features of n sentences are averaged, then normalised.
+        Features of the templates are averaged, then normalised.
         """
-        return self._keep("mean", lambda: F.normalize(self.raw, dim=-1))
+        return self._keep("h", lambda: self.text.h[0])
 
     @property
     def raw(self) -> torch.Tensor:
         """`h` before it is normalised, (K, D)."""
-        return self._keep("raw", lambda: self._encode().mean(0))
+        return self._keep("raw", lambda: self.text.raw[0])
 
     @property
     def h_each(self) -> torch.Tensor:
-        """The normalised features of each of the n sentences, (n, K, D)."""
-        return self._keep("each", lambda: F.normalize(self._encode(), dim=-1))
+        """The normalised features of each of the n templates, (n, K, D)."""
 
-    def _encode(self) -> torch.Tensor:
-        features = [
-            encode_sentences(self.clip_model, row, projection=self._projection).float()
-            for row in self.sentences
-        ]
-        return torch.stack(features)
+        def each() -> torch.Tensor:
+            features = self.sentences.each(self.clip_model, self._projection)
+            return F.normalize(features, dim=-1)
+
+        return self._keep("each", each)
 
     def _keep(self, name: str, compute: Callable[[], torch.Tensor]) -> torch.Tensor:
         if name not in self._text:

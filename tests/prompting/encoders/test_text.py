@@ -11,9 +11,9 @@ from trainers.prompting import UserError
 from trainers.prompting.backbones.openai import clip
 from trainers.prompting.encoders import blocks, text
 from trainers.prompting.encoders.added import NONE, Added
+from trainers.prompting.encoders.class_text import encode_sentences
 from trainers.prompting.encoders.sentences import write_sentences
 from trainers.prompting.encoders.text import TextEncoder
-from trainers.prompting.teacher import encode_sentences
 
 NAMES = ["annual crop land", "forest", "sea_or_lake", "annual meadow", "highway or road"]
 

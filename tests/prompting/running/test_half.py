@@ -45,7 +45,7 @@ def outcome(tiny_clip, name, kind) -> torch.Tensor:
     node = settings(name) | {key: False for key in SEARCHES if key in METHODS[name].defaults}
     method = model_of(clip_model, name, node, NAMES)
     for teacher in (part for part in method.modules() if isinstance(part, Teacher)):
-        del teacher.sentences[2:]
+        del teacher.sentences.rows[2:]
     how.place(method, clip_model)
     if method.support_passes:
         take_support(method, name, how)

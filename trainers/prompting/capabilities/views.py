@@ -6,9 +6,8 @@ import torch
 import torch.nn.functional as F
 
 from ..beyond import ONE_IMAGE
-from ..encoders.sentences import fixed_sentence, only_template, write_sentences
-from ..encoders.templates import ZERO_SHOT, template_of
-from ..encoders.text import TextEncoder
+from ..encoders.class_text import class_text
+from ..encoders.sentences import fixed_sentence, only_template
 from ..encoders.vision import ImageEncoder, ImageFeatures
 from ..method import Method, Output
 from ..node import Words
@@ -38,9 +37,9 @@ class OfViews(Method):
     def encoders(self, clip_model, classnames, dataset):
         """Make the encoders, with one sentence for each class."""
         words = self.settings.CTX_INIT
-        sentence = fixed_sentence(words) if words else template_of(ZERO_SHOT, dataset)
-        written = write_sentences(clip_model, [sentence], classnames)
-        return TextEncoder(clip_model, written), ImageEncoder(clip_model.visual)
+        own = [fixed_sentence(words)] if words else ()
+        text = class_text(self.settings, classnames, dataset, own)
+        return text.encoder(clip_model), ImageEncoder(clip_model.visual)
 
     def check_views(self, V: int) -> None:
         """Refuse a number of views that is too small; raises UserError."""

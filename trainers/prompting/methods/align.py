@@ -18,8 +18,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ..encoders.class_text import zero_shot_template
 from ..encoders.sentences import expand_templates, fixed_sentence
-from ..encoders.templates import KGCOOP, PROMPTSRC, ZERO_SHOT, template_of
+from ..encoders.templates import KGCOOP, PROMPTSRC, template_of
 from ..encoders.text import TextFeatures
 from ..encoders.vision import ImageFeatures
 from ..errors import need, one_of
@@ -120,7 +121,7 @@ class ALIGN(Prompted):
         """Return the template of the sentences if N is 0; without any prompt, the data set's."""
         if self.settings.M:
             return fixed_sentence(self.start)
-        return template_of(ZERO_SHOT, self.settings.dataset)
+        return zero_shot_template(self.settings.dataset)
 
     def build(self, clip_model, classnames, dataset):
         """Make the contexts, and the teachers of the regularisers."""

@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..encoders.templates import DEFAULT, IMAGENET, ZERO_SHOT, template_of
+from ..encoders.class_text import class_text
+from ..encoders.templates import DEFAULT, IMAGENET
 from ..encoders.text import TextFeatures
 from ..errors import UserError, need, one_of
 from ..method import Method, register
@@ -98,9 +99,9 @@ class CLAP(Method):
     def build(self, clip_model, classnames, dataset):
         """Make empty prototypes, which are filled when they are first read."""
         self.distance, _, self.weights = self.settings.CONSTRAINT.partition("_")
-        several = dataset.startswith("ImageNet")
-        sentences = [*IMAGENET, DEFAULT] if several else [template_of(ZERO_SHOT, dataset)]
-        self.teacher = Teacher(clip_model, classnames, sentences)
+        templates = [*IMAGENET, DEFAULT] if dataset.startswith("ImageNet") else ()
+        text = class_text(self.settings, classnames, dataset, templates, "raw_mean")
+        self.teacher = Teacher(clip_model, classnames, text)
         self.classnames = list(classnames)
         self.adapter = Prototypes(self.width)
 

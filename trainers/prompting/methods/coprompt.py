@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
+from ..encoders.class_text import ClassText
 from ..errors import not_negative, one_of
 from ..method import register
 from ..regularizers import apart
@@ -67,16 +68,18 @@ class CoPrompt(MaPLe):
     settings: Settings
 
     def build(self, clip_model, classnames, dataset):
-        """Make the contexts and an adapter for each side; the teacher is made in the first step."""
+        """Make the contexts, an adapter for each side, and the teacher.
+
+        Its sentences are read in the first step: an evaluation needs none.
+        """
         super().build(clip_model, classnames, dataset)
         self.adapter_image = Adapter(self.width, IMAGE_SHARE)
         self.adapter_text = Adapter(self.width, TEXT_SHARE)
-
-        def teacher():
-            sentences = read_sentences(self.settings.SENTENCES, classnames)
-            return Teacher(clip_model, classnames, sentences)
-
-        self._make_teacher, self._teacher = teacher, None
+        self.teacher = Teacher(
+            clip_model,
+            classnames,
+            lambda: ClassText(read_sentences(self.settings.SENTENCES, classnames), classnames),
+        )
 
     def image_features(self, images, contexts):
         """Return the image features, adapted and normalised."""
@@ -88,13 +91,6 @@ class CoPrompt(MaPLe):
         features = super().text_features(contexts)
         raw = self.adapter_text(features.raw)
         return features._replace(h=F.normalize(raw, dim=-1), raw=raw)
-
-    @property
-    def teacher(self) -> Teacher:
-        """The untouched CLIP, made in the first step: an evaluation needs no sentences."""
-        if self._teacher is None:
-            self._teacher = self._make_teacher()
-        return self._teacher
 
     def loss(self, output, batch):
         """Return the terms of CE + W (d(h, h0) + d(z, z0))."""

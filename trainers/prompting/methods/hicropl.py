@@ -15,12 +15,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ..encoders.class_text import ClassText
 from ..errors import need, not_negative, one_of
 from ..method import Method, register
 from ..node import Words
 from ..prompts import Contexts, Size, Textual, normal, size_of, visual_width
 from ..regularizers import apart
-from ..teacher import Teacher, normalised_lists, sentences_of
+from ..teacher import Teacher, sentences_of
 from ..transport.precision import no_autocast
 from .prompted import Point, Prompted
 
@@ -163,24 +164,6 @@ class TwoWay(nn.Module):
         self._flowed = None
 
 
-class AllSentences(Teacher):
-    """A teacher with any number of sentences about each class, read when they are first needed."""
-
-    def __init__(self, clip_model: Any, classnames: Sequence[str], source: Any):
-        super().__init__(clip_model, classnames, [])
-        self.source, self.classnames = source, classnames
-
-    @property
-    def raw(self) -> torch.Tensor:
-        """The means (K, D) of the normalised features of each class's sentences."""
-
-        def means() -> torch.Tensor:
-            lists = sentences_of(self.source, self.classnames)
-            return torch.stack([x.mean(0) for x in normalised_lists(self.clip_model, lists)])
-
-        return self._keep("raw", means)
-
-
 @register
 class HiCroPL(Prompted):
     """Prompts on both sides, which pass knowledge from text to image, then from image to text.
@@ -263,7 +246,11 @@ class HiCroPL(Prompted):
         self.prompt_learner = TwoWay(
             clip_model, self.templates(), self.text_size, s.CROSS_LAYER, inside
         )
-        self.teacher = AllSentences(clip_model, classnames, s.SENTENCES)
+        self.teacher = Teacher(
+            clip_model,
+            classnames,
+            lambda: ClassText([], classnames, lists=sentences_of(s.SENTENCES, classnames)),
+        )
 
     def image_features(self, images, contexts):
         """Return z = n(z_p + z0), and z0."""

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..capabilities.fitting import keep_best, train
-from ..encoders.templates import IMAGENET, ZERO_SHOT, template_of
-from ..encoders.text import TextFeatures
+from ..encoders.class_text import class_text
+from ..encoders.templates import IMAGENET
 from ..errors import UserError, need, one_of
 from ..method import Method, register
 from ..teacher import Teacher
@@ -70,16 +70,15 @@ class LPPlusPlus(LinearProbe):
 
     def build(self, clip_model, classnames, dataset):
         """Make a classifier and alpha without classes, and the fixed text features."""
-        several = dataset.startswith("ImageNet")
-        templates = IMAGENET if several else [template_of(ZERO_SHOT, dataset)]
-        self.teacher = Teacher(clip_model, classnames, templates)
+        templates = IMAGENET if dataset.startswith("ImageNet") else ()
+        text = class_text(self.settings, classnames, dataset, templates)
+        self.teacher = Teacher(clip_model, classnames, text)
         self.alpha_vec = nn.Parameter(torch.zeros(1, len(classnames)))
         super().build(clip_model, classnames, dataset)
 
     def text_features(self, contexts):
         """Return the normalised mean of the normalised features of the sentences."""
-        raw = self.teacher.h_each.mean(0, keepdim=True)
-        return TextFeatures(F.normalize(raw, dim=-1), raw)
+        return self.teacher.text
 
     def make_room(self, n):
         """Make room for K classes, or for those of a checkpoint (n = 0)."""

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..encoders.added import SIDES, Added, blocks_of
-from ..encoders.templates import ZERO_SHOT, template_of
+from ..encoders.class_text import zero_shot_template
 from ..encoders.text import TextFeatures
 from ..encoders.vision import ImageEncoder, ImageFeatures
 from ..errors import check_name, need, not_negative
@@ -144,7 +144,7 @@ class MMRL(Method):
                 f"encoder has {len(blocks)} blocks: name only these",
             )
         self.learn(widths)
-        self.teacher = Teacher(clip_model, classnames, [template_of(ZERO_SHOT, dataset)])
+        self.teacher = Teacher(clip_model, classnames, [zero_shot_template(dataset)])
 
     def learn(self, widths: dict[str, int]) -> None:
         """Make the tokens and their head, for encoders of these widths."""

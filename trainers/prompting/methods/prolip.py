@@ -15,9 +15,10 @@ from torch import nn
 
 from ..capabilities.fitting import descent, keep_best, train
 from ..capabilities.one_view import OneView
+from ..encoders.class_text import zero_shot_template
 from ..encoders.sentences import fixed_sentence, only_template, write_sentences
 from ..encoders.sides import need_open
-from ..encoders.templates import IMAGENET, ZERO_SHOT, template_of
+from ..encoders.templates import IMAGENET
 from ..encoders.text import TextEncoder, TextFeatures
 from ..encoders.vision import CLASS_TOKEN, ImageEncoder, ImageFeatures
 from ..errors import need, not_negative, one_of
@@ -120,7 +121,7 @@ class ProLIP(OneView):
         elif dataset.startswith("ImageNet"):
             templates = list(IMAGENET)
         else:
-            templates = [template_of(ZERO_SHOT, dataset)]
+            templates = [zero_shot_template(dataset)]
         text = TextEncoder(clip_model, write_sentences(clip_model, templates, classnames))
         if of_text:
             need_open(clip_model, "text", "learns the projection of the text")

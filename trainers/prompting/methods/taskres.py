@@ -10,12 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..encoders.templates import DEFAULT, IMAGENET, ZERO_SHOT, template_of
+from ..encoders.class_text import class_text
+from ..encoders.templates import DEFAULT, IMAGENET
 from ..encoders.text import TextFeatures
 from ..errors import ClosedSide, UserError, need
 from ..method import Method, register
 from ..storage.saved import Saved
-from ..teacher import Teacher
 
 BASE = "base_text_features"  # in public checkpoints
 
@@ -70,11 +70,10 @@ class TaskRes(Method):
     def build(self, clip_model, classnames, dataset):
         """Make the residuals, and the fixed text features t (K, D)."""
         self.prompt_learner = Residuals(len(classnames), self.width)
-        several = dataset.startswith("ImageNet")
-        templates = [*IMAGENET, DEFAULT] if several else [template_of(ZERO_SHOT, dataset)]
+        templates = [*IMAGENET, DEFAULT] if dataset.startswith("ImageNet") else ()
+        text = class_text(self.settings, classnames, dataset, templates, "raw_mean")
         projection = None if self.settings.ENHANCED_BASE == "none" else self._projection()
-        teacher = Teacher(clip_model, classnames, templates, projection)
-        self.register_buffer("base", teacher.raw)
+        self.register_buffer("base", text.features(clip_model, projection).raw[0])
 
     def _projection(self) -> torch.Tensor:
         """Return the text projection (W, D) in the file of ENHANCED_BASE."""

@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..beyond import STREAM
-from ..encoders.templates import CLIP, IMAGENET, ZERO_SHOT, template_of
-from ..encoders.text import TextFeatures
+from ..encoders.class_text import class_text
+from ..encoders.templates import CLIP, IMAGENET
 from ..encoders.vision import ImageFeatures
 from ..errors import need
 from ..method import Method, Output, register
@@ -157,16 +157,15 @@ class TDA(Method):
         """Make the text features, and empty caches."""
         s, K = self.settings, len(classnames)
         self.set_scale(s.SCALE)
-        several = IMAGENET if dataset in SEVEN else CLIP if dataset in EIGHTY else None
-        templates = several or [template_of(ZERO_SHOT, dataset)]
-        self.teacher = Teacher(clip_model, classnames, templates)
+        templates = IMAGENET if dataset in SEVEN else CLIP if dataset in EIGHTY else ()
+        text = class_text(s, classnames, dataset, templates)
+        self.teacher = Teacher(clip_model, classnames, text)
         self.positive = Cache(K, s.POSITIVE_SHOT_CAPACITY, self.width, masks=False)
         self.negative = Cache(K, s.NEGATIVE_SHOT_CAPACITY, self.width, masks=True)
 
     def text_features(self, contexts):
         """Return the normalised mean of the features over the sentences."""
-        raw = self.teacher.h_each.mean(0, keepdim=True)
-        return TextFeatures(F.normalize(raw, dim=-1), raw)
+        return self.teacher.text
 
     def reset(self):
         """Empty both caches."""

@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ..encoders.class_text import class_text
 from ..encoders.kept import mark
 from ..encoders.templates import IMAGENET
-from ..encoders.text import TextFeatures
 from ..errors import UserError, need, not_negative
 from ..method import Method, register
 from ..node import MOST
@@ -159,14 +159,14 @@ class TipAdapter(Method):
         self.adapter.alpha.fill_(settings.INIT_ALPHA)
         self.adapter.beta.fill_(settings.INIT_BETA)
         several = dataset.startswith("ImageNet")
-        self.teacher = Teacher(clip_model, classnames, IMAGENET) if several else None
+        text = class_text(settings, classnames, dataset, IMAGENET)
+        self.teacher = Teacher(clip_model, classnames, text) if several else None
 
     def text_features(self, contexts):
         """Return the features, or the normalised mean over several sentences."""
         if self.teacher is None:
             return super().text_features(contexts)
-        raw = self.teacher.h_each.mean(0, keepdim=True)
-        return TextFeatures(F.normalize(raw, dim=-1), raw)
+        return self.teacher.text
 
     def logits(self, image, text):
         """Return SCALE z_j . h_k + alpha sum_i exp(-beta (1 - z_j . key_i)) values_ik, (B, K)."""

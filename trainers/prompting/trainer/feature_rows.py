@@ -16,8 +16,8 @@ from yacs.config import CfgNode
 from ..backbones.assemble import closed_clip
 from ..backbones.closed import Closed
 from ..backbones.family import Family, Tokenizer
+from ..encoders.class_text import zero_shot_template
 from ..encoders.sentences import around_name
-from ..encoders.templates import ZERO_SHOT, template_of
 from ..errors import UserError, need
 from ..method import Method
 from ..node import clean
@@ -48,7 +48,7 @@ def read_rows(cfg: CfgNode, file: str) -> tuple[CfgNode, Any, DataManager]:
         "it out",
     )
     features = read_features(file)
-    template = template_of(ZERO_SHOT, cfg.DATASET.NAME)
+    template = zero_shot_template(cfg.DATASET.NAME)
     print(f"Features of {features.clip} from '{file}'")
     if template != features.template:
         print(f"Its template '{features.template}' stands for '{template}'")
