@@ -35,7 +35,10 @@ class Golden(NamedTuple):
     def support(self) -> dict | None:
         """Training images, in several passes, and labels, if the method takes a support."""
         found = self.part("cache/") or self.part("support/")
-        return {"images": found["image"], "labels": found["label"]} if found else None
+        if not found:
+            return None
+        passes = found.get("features", found["label"]).dim() == 3  # as they are, of all images
+        return {"images": found["features" if passes else "image"], "labels": found["label"]}
 
     @property
     def views(self) -> list[torch.Tensor]:
@@ -88,6 +91,8 @@ def node_of(golden: Golden, **more) -> dict:
         node["SCALE"] = meta["extra"]["logit_scale"]
     if meta["method"].startswith("TipAdapter"):
         node["SCALE"] = 100.0  # a constant of the public code
+    if meta["method"] == "GDA":  # which the public code searches
+        node["ALPHA"] = float(golden.tensors["alpha"])
     if meta["method"] == "HiCroPL":
         node["SENTENCES"] = meta["sentences"]
     if meta["method"] == "TPS":

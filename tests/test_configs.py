@@ -72,6 +72,7 @@ BY_DATASET = {
     ("HiCroPL/base2new", "ImageNet", "DATALOADER.TRAIN_X.BATCH_SIZE"): (128, 32),
     ("LPPlusPlus/few_shot", "ImageNet", "DATASET.VALIDATION_SHOTS"): (-1, -1),
     ("TransCLIP/few_shot", "ImageNet", "DATASET.VALIDATION_SHOTS"): (4, 4),
+    ("GDA/few_shot", "ImageNet", "DATASET.VALIDATION_SHOTS"): (4, 4),
     ("HiCroPL/few_shot", "ImageNet", "DATALOADER.TRAIN_X.BATCH_SIZE"): (32, 32),
     ("TransCLIP/few_shot", "ImageNet", "INPUT.TRANSFORMS"): (
         ("random_resized_crop", "random_flip", "normalize"), ("center_crop", "normalize"),

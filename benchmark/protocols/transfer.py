@@ -27,6 +27,7 @@ class Transfer(Protocol):
         Rule("*", "PLOT ProGrad", ANY, "vit_b16_ep50"),
         Rule("*", "KgCoOp TCP", ANY, "vit_b16_ep100_ctxv1"),
         Rule("*", "PromptSRC", ANY, "vit_b16_c2_ep20_batch4_4+4ctx_cross_datasets"),
+        Rule("*", "GDA", ANY, "few_shot"),
         Rule("*", "*", ANY, "cross_dataset"),
     ]
     datasets = ""

@@ -8,8 +8,8 @@ the source says so. An average that is not printed follows from the data sets if
 misprint among them it is one.
 
 Base-to-new numbers are missing where no table could be read. Of 2SFS, AnchorOPT, CLIP-LoRA,
-CLIP-SVD, DiscoVL, GDA, HiCroPL, HPT, HPT++, LLaMP, ProDA, ProLIP and TAP there is only the average,
-of LwEIB only its H; DeKg, GalLoP, LoCoOp, MMRL++, ProMetaR, ProVP, QNet and TAC are missing
+CLIP-SVD, DiscoVL, HiCroPL, HPT, HPT++, LLaMP, ProDA, ProLIP and TAP there is only the average, of
+LwEIB only its H; DeKg, GalLoP, LoCoOp, MMRL++, ProMetaR, ProVP, QNet and TAC are missing
 entirely.
 
 Of methods that adapt while testing, C-TPT's numbers and TPT's on other data sets are from tables of

@@ -18,7 +18,7 @@ NEWER = ("coprompt", "hicropl", "kgcoop", "mmrl", "mmrlpp", "prograd", "promptsr
 AT_TEST_TIME = (  # no labels
     "ctpt", "mta", "otpt_lambda18", "tda", "tda_views", "tps", "tpt", "tpt_cocoop", "zero",
 )  # fmt: skip
-ON_SUPPORT = ("lpplusplus",)  # steps on all training images: test_linear_probes.py
+ON_SUPPORT = ("lpplusplus", "gda_closed_form")  # no steps on batches: test_linear_probes, test_gda
 STEPS = [path for path in FILES if path.stem not in AT_TEST_TIME + ON_SUPPORT]
 WITH_TEACHER = [GOLDEN / f"{name}.safetensors" for name in NEWER]
 

@@ -194,8 +194,8 @@ def test_steps_on_features(tmp_path, kind, monkeypatch):
 
 
 ON_ROWS = {
-    "CLAP", "CLIPAdapter", "CoCoOp", "CoOp", "KgCoOp", "LPPlusPlus", "LinearProbe", "ProGrad",
-    "TCP", "TDA", "TaskRes", "TipAdapter", "TipAdapterF", "TransCLIP", "ZeroshotCLIP",
+    "CLAP", "CLIPAdapter", "CoCoOp", "CoOp", "GDA", "KgCoOp", "LPPlusPlus", "LinearProbe",
+    "ProGrad", "TCP", "TDA", "TaskRes", "TipAdapter", "TipAdapterF", "TransCLIP", "ZeroshotCLIP",
 }  # fmt: skip
 READS = dict.fromkeys(["GalLoP", "LoCoOp", "PLOT", "SOTGLP"], "reads patches")
 INSIDE = {
@@ -213,7 +213,7 @@ INSIDE = {
 def test_features_stand_for_images(tiny_clip, name):
     node = {"INSERT_BLOCK": 2} if name == "TCP" else {}
     support = {"images": IMAGES[0], "labels": LABELS}
-    many = name in ("CLAP", "LPPlusPlus", "LinearProbe", "TipAdapter", "TipAdapterF")
+    many = name in ("CLAP", "GDA", "LPPlusPlus", "LinearProbe", "TipAdapter", "TipAdapterF")
     torch.manual_seed(0)
     model = build_method(name, node, tiny_clip, NAMES, support=support if many else None).eval()
     x = model.clip_features(IMAGES[0])

@@ -13,6 +13,7 @@ from torch import nn
 
 from ..errors import need, not_negative
 from ..method import Method, register
+from ..transport.precision import in_float64
 
 ROUNDS, STARTS = 1000, 5  # of L-BFGS: a new start follows a line search that fails
 TOLERANCE = 1e-8  # of the gradient
@@ -147,8 +148,8 @@ def solve(
     curvatures of W and b differ by 1 / (C n) where C is small. For the same reason the minimised
     function is divided by C n and min(1, C n).
     """
-    device = "cpu" if z.device.type == "mps" else z.device  # which has no float64
-    z, labels = z.to(device, torch.float64), labels.to(device)
+    z = in_float64(z)
+    labels = labels.to(z.device)
     n, own = len(z), F.one_hot(labels, num_classes).to(z)
     c = min(1.0, C * n)
     m, decay = math.sqrt(c), 1 / (C * n)

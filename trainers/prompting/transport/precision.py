@@ -23,6 +23,11 @@ def no_autocast(device_type: str):
     return torch.autocast(device_type, enabled=False) if on else nullcontext()
 
 
+def in_float64(x: torch.Tensor) -> torch.Tensor:
+    """Return a tensor in float64, on the CPU if its device has no such numbers (mps)."""
+    return x.to("cpu" if x.device.type == "mps" else x.device, torch.float64)
+
+
 @contextmanager
 def _exact_products():
     if torch.compiler.is_compiling():  # an exported program has none of these switches

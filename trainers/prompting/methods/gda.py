@@ -1,0 +1,179 @@
+"""GDA (Wang et al., ICLR 2024; arXiv:2402.04087).
+
+A Hard-to-Beat Baseline for Training-Free CLIP-Based Adaptation.
+"""
+
+import math
+from dataclasses import dataclass
+from operator import attrgetter
+
+import torch
+import torch.nn.functional as F
+
+from ..encoders.class_text import class_text
+from ..encoders.templates import IMAGENET
+from ..errors import need, not_negative, one_of
+from ..method import Method, register
+from ..teacher import Teacher
+from ..transport.precision import in_float64
+
+ALPHAS = tuple(10.0**power for power in range(-4, 3))  # of the search
+
+
+@register
+class GDA(Method):
+    """Zero-shot logits plus those of one Gaussian a class, with one covariance; nothing is trained.
+
+    The rows f_i are the n normalised features of the training images, each image with AUGMENT_EPOCH
+    random augmentations; mu_k is the mean of class k's. Bayes' rule with equal priors gives
+
+        logits_jk = SCALE z_j . h_k + alpha (W_k . z_j + b_k)
+        W_k = P mu_k,   b_k = -log K - mu_k . W_k / 2,   P = D ((n - 1) S + tr(S) I)^-1
+        S = sum_i (f_i - mu) (f_i - mu)' / (n - 1),   mu that of the class of f_i
+
+    h_k is the feature of one sentence; on ImageNet and its variants, the normalised mean of the
+    normalised features of seven. With one row a class S is 0, and P, too, as in the public code.
+    alpha is ALPHA or, with SEARCH_HP, the first best of 1e-4, 1e-3, .., 100 on validation images;
+    0.1 if no image is right with any. P, W and b are computed in float64.
+
+    **Keys.** FORM `shrunk`: as above; other classes cannot be named. `base2new`: P is the
+    pseudo-inverse of the mean of the classes' covariances (what float32 would cut is cut). The mean
+    of a new class is that of the NEIGHBORS rows (all if there are fewer) with the largest f_i . h_k
+    and COPIES times h_k; P is the mean over new classes of the P above, of these rows around h_k.
+
+    **Published.** `few_shot`: FORM `shrunk`, with RN50, for domain shift with ViT-B/16.
+
+    **Differences.** The public code searches on all validation images, on ImageNet on test images;
+    here on four a class or fewer, on ImageNet of training images (`DATASET.VALIDATION_SHOTS`).
+
+    **Checkpoint.** Buffers `W`, `b`, `alpha` and, in `base2new`, `rows`. No public one.
+    """
+
+    node = "GDA"
+    checkpoint = "gda"
+    trains = False
+    joint = False
+    own_classes = True
+    class_bound = property(lambda self: self.settings.FORM == "shrunk")
+    support_passes = property(attrgetter("settings.AUGMENT_EPOCH"))
+    searches = property(attrgetter("settings.SEARCH_HP"))
+
+    @dataclass(frozen=True)
+    class Settings(Method.Settings):
+        """The keys of the public code, and its constants."""
+
+        AUGMENT_EPOCH: int = 10
+        SCALE: float = 0.0  # 0 takes the CLIP's own; public: 100
+        ALPHA: float = 0.1
+        SEARCH_HP: bool = True
+        FORM: str = "shrunk"  # or base2new
+        NEIGHBORS: int = 64
+        COPIES: int = 16
+
+        def __post_init__(self) -> None:
+            one_of("FORM", self.FORM, ("shrunk", "base2new"))
+            not_negative("ALPHA", self.ALPHA)
+            for key, least in (("AUGMENT_EPOCH", 1), ("NEIGHBORS", 2), ("COPIES", 0)):
+                value = getattr(self, key)
+                need(value >= least, f"{key} is {value}: at least {least} is needed")
+
+    settings: Settings
+    alpha: torch.Tensor
+    rows: torch.Tensor
+    of_new: torch.Tensor  # W and b of new classes, (D + 1, K)
+
+    def build(self, clip_model, classnames, dataset):
+        """Make an empty classifier, and the fixed text features."""
+        self.set_scale(self.settings.SCALE)
+        templates = IMAGENET if dataset.startswith("ImageNet") else ()
+        text = class_text(self.settings, classnames, dataset, templates)
+        self.teacher = Teacher(clip_model, classnames, text)
+        self.classnames = list(classnames)
+        for name in ("W", "b", "rows", "of_new"):
+            self.register_buffer(name, torch.empty(0), persistent=name != "of_new")
+        self.register_buffer("alpha", torch.tensor(self.settings.ALPHA))
+
+    def text_features(self, contexts):
+        """Return the normalised mean of the normalised features of the sentences."""
+        return self.teacher.text
+
+    def logits(self, image, text):
+        """Return SCALE z_j . h_k + alpha (W_k . z_j + b_k), (B, K)."""
+        need(
+            len(self.b),
+            "The Gaussians are not fitted: train the method, load a run of it (--model-dir), or "
+            "pass the training images to `build_method` as `support`",
+        )
+        W, b = (self.W, self.b) if self.own_classes else self.new_classifier(text.h[0])
+        return super().logits(image, text) + self.alpha * (image.z[:, 0] @ W + b)
+
+    def make_room(self, n):
+        """Empty the buffers, which get their sizes from the support or a checkpoint."""
+        for name in ("W", "b", "rows", "of_new"):
+            setattr(self, name, getattr(self, name)[:0])
+
+    def keep_classes(self, index):
+        """Keep the Gaussians of these classes."""
+        self.W, self.b = self.W[:, index], self.b[index]
+
+    @torch.no_grad()
+    def take_support(self, features, labels):
+        """Fit the Gaussians to the rows, one pass at a time."""
+        K, D, base = self.num_classes, self.width, self.settings.FORM == "base2new"
+        passes = F.normalize(features, dim=-1)
+        total = sum(in_float64(f) for f in passes)
+        labels = labels.to(total.device)
+        sizes = len(passes) * labels.bincount(minlength=K).to(total)
+        few = (sizes <= base).nonzero().flatten().tolist()
+        name = self.classnames[few[0]] if few else ""
+        need(not few, f"The class '{name}' has too few training images for GDA: add some")
+        mu, n = total.new_zeros(K, D).index_add_(0, labels, total) / sizes[:, None], sizes.sum()
+        # base2new: the mean of the covariances of the classes
+        weight = 1 / (K * (sizes - 1))[labels, None] if base else 1 / (n - 1).clamp_min(1)
+        S = sum(x.T @ (weight * x) for x in (in_float64(f) - mu[labels] for f in passes))
+        if base:
+            self.rows = passes.flatten(0, 1)
+            P = torch.linalg.pinv(S, rtol=D * torch.finfo(torch.float32).eps, hermitian=True)
+        else:
+            P = precision(S, n)
+        self.W, self.b = self.classifier(mu, P)
+
+    def classifier(self, mu: torch.Tensor, P: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return W (D, K) and b (K), float32, of means mu (K, D) and P (D, D) in float64."""
+        W = P @ mu.T
+        b = -math.log(len(mu)) - (mu.T * W).sum(0) / 2
+        return W.to(self.alpha), b.to(self.alpha)
+
+    def new_classifier(self, h: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return W and b of classes without training images, with text features h (K, D)."""
+        if not len(self.of_new):
+            with torch.inference_mode(False), torch.no_grad():  # so that a gradient can pass
+                f, h = in_float64(self.rows), in_float64(h)
+                copies, m = self.settings.COPIES, min(self.settings.NEIGHBORS, len(f))
+                near = f[(h @ f.T).topk(m).indices]  # (K, m, D)
+                around = near - h[:, None]
+                P = sum(precision(x.T @ x / (m - 1), m) for x in around) / len(h)
+                mu = (near.sum(1) + copies * h) / (m + copies)
+                W, b = self.classifier(mu, P)
+                self.of_new = torch.cat([W, b[None]])
+        return self.of_new[:-1], self.of_new[-1]
+
+    @torch.no_grad()
+    def take_validation(self, features, labels):
+        """Choose alpha by the accuracy; the first best."""
+        z = F.normalize(features, dim=-1)
+        zero_shot, own = self.logit_scale * z @ self.text().h[0].T, z @ self.W + self.b
+        found = [((zero_shot + alpha * own).argmax(1) == labels).sum() for alpha in ALPHAS]
+        right = torch.stack(found).tolist()
+        self.alpha.fill_(ALPHAS[right.index(max(right))] if any(right) else 0.1)
+        print(
+            f"Search: alpha {float(self.alpha):.4g} classifies {max(right)} of {len(labels):,} "
+            "validation images correctly"
+        )
+
+
+def precision(S: torch.Tensor, n: torch.Tensor | int) -> torch.Tensor:
+    """Return D ((n - 1) S + tr(S) I)^-1 of a covariance S (D, D) of n rows; 0 if S is 0."""
+    if not S.any():
+        return S
+    return len(S) * torch.linalg.inv((n - 1) * S + S.trace() * torch.eye(len(S)).to(S))
