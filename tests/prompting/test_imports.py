@@ -56,6 +56,7 @@ OPTIONAL = {
     "predict.py": {"PIL", "tqdm"},  # which torchvision and clip require
     "views.py": {"PIL", "torchvision"},  # which Dassl requires
     "transparency.py": {"PIL"},
+    "class_folders.py": {"PIL", "tqdm"},
     "results.py": {"yaml"},  # which yacs requires
 }
 SOURCES = sorted((ROOT / "trainers" / "prompting").rglob("*.py"))
