@@ -26,6 +26,7 @@ COMMANDS = {
     "backbones": ("inspect.backbones", "print which methods run on which CLIPs, or on one"),
     "methods": ("inspect.methods", "print the methods as points in one space, with their sizes"),
     "check-method": ("inspect.check_method", "check a method of your own for mistakes"),
+    "check-advice": ("measure.advice", "measure on labelled features whether advice is right"),
     "speed": ("measure.speed", "measure time, memory and operations of training and evaluation"),
     "twin": ("measure.twin", "compare whole trainings with those of published code"),
     "solver": ("measure.solver", "time the transport solver against POT's"),

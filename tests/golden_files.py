@@ -12,10 +12,6 @@ from trainers.prompting.method import METHODS
 
 OTHERS = ("tiny_clip_seed0", "transclip")  # of all images together: test_transclip.py
 FILES = sorted(p for p in GOLDEN.glob("*.safetensors") if p.stem not in OTHERS)
-AT_TEST_TIME = (  # no labels
-    "ctpt", "mta", "otpt_lambda18", "tda", "tda_views", "tps", "tpt", "tpt_cocoop", "zero",
-)  # fmt: skip
-ON_SUPPORT = ("lpplusplus", "gda_closed_form")  # no steps on batches: test_linear_probes, test_gda
 JSON = (
     "classnames", "config", "sentences", "extra", "templates", "new_classnames", "mixed_classnames"
 )  # fmt: skip
@@ -149,10 +145,7 @@ def near(found: torch.Tensor, expected: torch.Tensor, limit: float = 1e-4) -> bo
 def predicted(method: Method, golden: Golden) -> torch.Tensor:
     """Return the logits of an evaluation, after the stream that a file may begin with."""
     method.eval().reset()
-    device = method.logit_scale.device
-    for images in golden.tensors.get("stream/image", torch.empty(0)).to(device).split(7):
+    for images in golden.tensors.get("stream/image", torch.empty(0)).split(7):
         if len(images):
             method.predict(images)
-    views = golden.test_images
-    one = torch.is_tensor(views)
-    return method.predict(views.to(device) if one else [x.to(device) for x in views]).logits
+    return method.predict(golden.test_images).logits

@@ -113,6 +113,7 @@ PACKAGES = {
     "step": "method running",
     "trainer": "backbones capabilities contract dassl_parts embedded encoders errors method "
     "methods node record running step storage teacher",
+    "advice": "backbones capabilities errors method trainer",
     "use": "backbones capabilities contract dassl_parts dataset_keys embedded encoders "
     "errors method node plugins prompts running storage teacher trainer",
 }

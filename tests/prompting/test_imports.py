@@ -57,6 +57,8 @@ OPTIONAL = {
     "views.py": {"PIL", "torchvision"},  # which Dassl requires
     "transparency.py": {"PIL"},
     "class_folders.py": {"PIL", "tqdm"},
+    "folds.py": {"sklearn"},  # an extra
+    "labels.py": {"sklearn"},
     "results.py": {"yaml"},  # which yacs requires
 }
 SOURCES = sorted((ROOT / "trainers" / "prompting").rglob("*.py"))

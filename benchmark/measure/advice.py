@@ -1,0 +1,239 @@
+"""Measure on labelled features whether the advice of `advise` is right.
+
+Rows are drawn as labels, equally many of every class (balanced) or as they come; all others test.
+A folder holds one file of features (docs/features.md) for each CLIP, of the same rows. Every
+number is over all draws and CLIPs; differences are in points of accuracy.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from statistics import mean
+
+import numpy as np
+import torch
+from tabulate import tabulate
+
+from trainers.prompting.advice.choice import FEW, Choice, choose, methods_for
+from trainers.prompting.advice.fits import Space
+from trainers.prompting.advice.labels import pick_next, suspicious
+from trainers.prompting.advice.statement import LEAST, Statement, error_curve
+from trainers.prompting.errors import UserError, need
+from trainers.prompting.storage.features import read_features
+
+from ..cli import Parser, each, from_one, from_zero, one_of
+
+LABELS = 1, 2, 4, 8, 16  # a class
+WRONG = 0.05, 0.1  # shares of labels that are swapped
+MOST_CLAP = 4  # labels a class up to which CLAP is compared with: it takes longest
+OTHERS = {  # settings whose best the choice is compared with, besides zero-shot CLIP
+    "LPPlusPlus": [{"FORM": "cleared"}],
+    "GDA": [{"ALPHA": alpha} for alpha in (0.1, 1.0, 10.0)],
+    "CLAP": [{}],
+    "TipAdapter": [
+        {"AUGMENT_EPOCH": 1, "INIT_ALPHA": alpha, "INIT_BETA": beta}
+        for alpha in (1.0, 2.0, 5.0)
+        for beta in (1.0, 5.0)
+    ],
+}
+NEED_ALL = "LPPlusPlus", "GDA"  # labels of all classes
+Numbers = defaultdict[tuple, list[float]]  # (line, column) -> a number of each draw
+
+
+def read_spaces(folder: Path) -> tuple[list[Space], np.ndarray]:
+    """Return the CLIPs of a folder, and the labels of their rows, (N,).
+
+    Raises:
+        UserError: it has none, or their rows have other labels.
+    """
+    spaces, labels = [], None
+    for path in sorted(folder.glob("*.safetensors")):
+        features = read_features(path)
+        text = features.sentences(features.template)
+        spaces.append(Space(path.stem, features.image.float(), text, features.logit_scale))
+        y = features.label.numpy()
+        need(labels is None or np.array_equal(labels, y), f"'{path}' has other rows: move it away")
+        labels = y
+    if labels is None:
+        raise UserError(f"There is no file of features (*.safetensors) in '{folder}'")
+    return spaces, labels
+
+
+def drawn(y: np.ndarray, m: int, balanced: bool, rng: np.random.Generator) -> np.ndarray:
+    """Return rows, m of each class or as many as they come; with one seed, a larger m has more."""
+    order = rng.permutation(len(y))
+    if not balanced:
+        return order[: m * (y.max() + 1)]
+    return np.concatenate([order[y[order] == k][:m] for k in range(y.max() + 1)])
+
+
+class Draw:
+    """One draw of labels, and the accuracy of fits to them on all other rows."""
+
+    def __init__(self, spaces: list[Space], y: np.ndarray, rows: np.ndarray):
+        self.y, self.rows = y, rows
+        self.rest = np.setdiff1d(np.arange(len(y)), rows)
+        self.spaces = [space.span(rows) for space in spaces]
+
+    def accuracy(self, number: int, method: str) -> float:
+        """Return the accuracy of a method on a CLIP, in percent."""
+        logits = self.spaces[number].logits(method, self.rows, self.y[self.rows], self.rest)
+        return 100 * float((logits.argmax(1) == self.y[self.rest]).mean())
+
+    @torch.no_grad()
+    def others(self) -> Iterator[float]:
+        """Yield the accuracies of all settings on all CLIPs; those that need all classes, if so."""
+        labels, truth = (torch.as_tensor(self.y[rows]) for rows in (self.rows, self.rest))
+        K = len(self.spaces[0].text)
+        every, many = len(labels.unique()) == K, len(labels) > MOST_CLAP * K
+        for space in self.spaces:
+            yield right(torch.from_numpy(space.zero_shot())[self.rest], truth)
+            for method, nodes in OTHERS.items():
+                if many if method == "CLAP" else not every and method in NEED_ALL:
+                    continue
+                for node in nodes:
+                    model = space.fit(method, self.rows, labels, **node)
+                    yield right(model(space.images[self.rest]), truth)
+
+
+def right(logits: torch.Tensor, labels: torch.Tensor) -> float:
+    """Return the accuracy of logits (n, K), in percent."""
+    return 100 * float((logits.argmax(1) == labels).float().mean())
+
+
+def alone(choice: Choice, number: int) -> Choice:
+    """Return the choice on one CLIP alone."""
+    kept = [c for c in choice.candidates if c.number == number]
+    return Choice(**{**vars(choice), "candidates": kept})
+
+
+def measure_choice(
+    spaces: list[Space], y: np.ndarray, seed: int, into: Numbers, balanced: bool
+) -> None:
+    """Add regret, coverage, bias, and what twice the labels give, of one draw of each size."""
+    for m in LABELS:
+        rows = drawn(y, m, balanced, np.random.default_rng(seed))
+        labels = np.full(len(y), -1)
+        labels[rows] = y[rows]
+        choice, draw = choose(spaces, labels), Draw(spaces, y, rows)
+        true = {c: draw.accuracy(c.number, c.method) for c in choice.candidates}
+        of_choice = true[choice.best]
+        into["accuracy of the choice", m].append(of_choice)
+        into["regret", m].append(max([*draw.others(), *true.values()]) - of_choice)
+        into["regret among the candidates", m].append(max(true.values()) - of_choice)
+        add_statement(choice, of_choice, "all CLIPs", m, into)
+        double = None
+        if balanced and m >= FEW and 2 * m < np.bincount(y).min():
+            double = Draw(spaces, y, drawn(y, 2 * m, True, np.random.default_rng(seed)))
+        for number, space in enumerate(spaces):
+            one = alone(choice, number)
+            now = true[one.best]
+            add_statement(one, now, "each CLIP", m, into)
+            if double and (curve := error_curve(space, one)):
+                later = double.accuracy(number, one.best.method)
+                said, seen = 1 - curve.at(2 * len(rows)), one.best.right / len(rows)
+                into["twice the labels, real gain", m].append(later - now)
+                into["twice the labels, error", m].append(abs(100 * said - later))
+                into["twice the labels, error of 'as now'", m].append(abs(100 * seen - later))
+
+
+def add_statement(choice: Choice, true: float, line: str, m: int, into: Numbers) -> None:
+    """Add whether the interval and its lower end held, its half width, and the bias."""
+    if choice.m < LEAST:
+        return
+    said, low, high = (100 * share for share in Statement(choice).accuracy)
+    into[f"lower end held, {line}", m].append(low <= true)
+    into[f"interval held, {line}", m].append(low <= true <= high)
+    into[f"half width, {line}", m].append((high - low) / 2)
+    into[f"out of fold less true, {line}", m].append(said - true)
+
+
+def measure_wrong(spaces: list[Space], y: np.ndarray, seed: int, into: Numbers) -> None:
+    """Add precision and recall of labels that look wrong, where some were swapped at random."""
+    for m in (4, 8, 16):
+        for share in WRONG:
+            rng = np.random.default_rng(seed)
+            rows = drawn(y, m, True, rng)
+            labels, K = np.full(len(y), -1), int(y.max()) + 1
+            labels[rows] = y[rows]
+            swapped = rng.permutation(rows)[: round(share * len(rows))]
+            labels[swapped] = (y[swapped] + rng.integers(1, K, len(swapped))) % K
+            choice = choose(spaces, labels)
+            for number in range(len(spaces)):
+                named = choice.rows[suspicious(alone(choice, number))]
+                hits = np.isin(named, swapped).sum()
+                line = f"{share:.0%} swapped"
+                into[f"right of those named, {line}", m] += [1.0] * hits
+                into[f"right of those named, {line}", m] += [0.0] * (len(named) - hits)
+                into[f"named of the swapped, {line}", m].append(hits / len(swapped))
+                into[f"named of the correct, {line}", m].append(
+                    (len(named) - hits) / (len(rows) - len(swapped))
+                )
+
+
+def measure_next(spaces: list[Space], y: np.ndarray, seed: int, into: Numbers) -> None:
+    """Add the gain of picked labels over random ones, in rounds of one label a class from none."""
+    K, rng = int(y.max()) + 1, np.random.default_rng(seed)
+    order = rng.permutation(len(y))
+    pool, test = np.split(order, [len(y) // 2])
+    for space in spaces:
+        labels, picked = np.full(len(y), -1), [""] * len(y)
+        labels[test] = -2  # neither labelled nor offered
+        offered = np.sort(pool)
+        part = Space(space.name, space.images[offered], space.text, space.scale)
+        for turn in range(1, max(LABELS) + 1):
+            inner = labels[offered]
+            method = methods_for(np.bincount(inner[inner >= 0], minlength=K))[-1]
+            rows, how = pick_next(part, inner, K, method, [picked[row] for row in offered])
+            labels[offered[rows]] = y[offered[rows]]
+            for row in offered[rows]:
+                picked[row] = how
+            if turn in LABELS:
+                gain = []
+                for known in (np.flatnonzero(labels >= 0), pool[: turn * K]):
+                    method = methods_for(np.bincount(y[known], minlength=K))[-1]
+                    logits = space.span(known).logits(method, known, y[known], test)
+                    gain.append(100 * float((logits.argmax(1) == y[test]).mean()))
+                into["random labels, %", turn].append(gain[1])
+                into["picked less random", turn].append(gain[0] - gain[1])
+                into["share of draws below random by 0.5", turn].append(gain[0] < gain[1] - 0.5)
+
+
+MEASURES = {
+    "balanced": partial(measure_choice, balanced=True),
+    "as-they-come": partial(measure_choice, balanced=False),
+    "wrong": measure_wrong,
+    "next": measure_next,
+}
+
+
+def main(argv: list[str]) -> None:
+    """Run `python -m benchmark check-advice`."""
+    parser = Parser(prog="python -m benchmark check-advice", description=__doc__)
+    parser.add_argument("folder", type=Path, help="with a file of features for each CLIP")
+    parser.add_argument("--draws", type=from_one, default=20, metavar="NUMBER")
+    parser.add_argument("--seed", type=from_zero, default=0, metavar="S", help="of the first draw")
+    parser.add_argument(
+        "--parts", type=each(one_of(MEASURES)), default=list(MEASURES), metavar="NAMES",
+        help=f"what to measure (default: {' '.join(MEASURES)})",
+    )  # fmt: skip
+    args = parser.parse_args(argv)
+    spaces, y = read_spaces(args.folder)
+    print(f"{len(y):,} rows, {y.max() + 1} classes: {', '.join(s.name for s in spaces)}")
+    for part in args.parts:
+        found: Numbers = defaultdict(list)
+        for seed in range(args.seed, args.seed + args.draws):
+            MEASURES[part](spaces, y, seed, found)
+        print(table(part, found, args.draws), flush=True)
+
+
+def table(part: str, found: Numbers, draws: int) -> str:
+    """Return the means of all numbers, in Markdown."""
+    columns = sorted({column for _, column in found})
+    lines = [
+        [line, *(mean(found[line, m]) if (line, m) in found else None for m in columns)]
+        for line in dict.fromkeys(line for line, _ in found)
+    ]
+    head = [f"{part}, {draws} draws", *(f"{m} a class" for m in columns)]
+    return tabulate(lines, head, tablefmt="pipe", floatfmt=".2f")

@@ -1,0 +1,164 @@
+"""The choice of a CLIP and a method by out-of-fold answers.
+
+Letters: N images, n of them labelled, K classes, m the median number of labels of a class.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.optimize import minimize_scalar
+from scipy.special import log_softmax, softmax
+
+from ..errors import need
+from .fits import Space
+from .folds import MOST, folds, join, near_copies
+
+FEW = 4  # labels a class from which GDA is a candidate: fewer have no scatter in a fold
+COOLEST, HOTTEST = 0.05, 300.0  # temperatures that are tried
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """A method on a CLIP, and its answers to labelled images that it had not seen.
+
+    Attributes:
+        clip, method: their names; number: of the CLIP among those that were given.
+        logits: (n, K), out of fold.
+        right: how many of the n answers are right.
+        temperature: the best one for all of them; loss: their mean cross-entropy at it.
+        zero_shot: how many labelled images zero-shot CLIP classifies correctly.
+    """
+
+    clip: str
+    method: str
+    number: int
+    logits: np.ndarray
+    right: int
+    temperature: float
+    loss: float
+    zero_shot: int
+
+
+@dataclass(frozen=True, eq=False)
+class Choice:
+    """The candidates, best first, and what they were compared on.
+
+    Attributes:
+        candidates: at least one.
+        rows, labels, fold: of the n labelled images: their rows, classes and folds.
+        groups: (n,), images that share a fold.
+        parts: the number of folds.
+        counts: (K,), labels of each class.
+        judged: (n,), False where no training part had an image of the class.
+    """
+
+    candidates: list[Candidate]
+    rows: np.ndarray
+    labels: np.ndarray
+    fold: np.ndarray
+    groups: np.ndarray
+    parts: int
+    counts: np.ndarray
+    judged: np.ndarray
+
+    @property
+    def best(self) -> Candidate:
+        """The candidate to take."""
+        return self.candidates[0]
+
+    @property
+    def m(self) -> float:
+        """The median number of labels of a class."""
+        return float(np.median(self.counts))
+
+    @property
+    def probabilities(self) -> np.ndarray:
+        """The best candidate's out-of-fold probabilities at its temperature, (n, K)."""
+        p: np.ndarray = softmax(self.best.logits / self.best.temperature, axis=1)
+        return p
+
+
+def choose(
+    spaces: Sequence[Space], labels: Sequence[int] | np.ndarray, groups: np.ndarray | None = None
+) -> Choice:
+    """Compare the methods that suit the labels on each CLIP, and return all, the best first.
+
+    Args:
+        spaces: of the same N images and K classes under each CLIP.
+        labels: (N,), from 0, and -1 for unlabelled images.
+        groups: (N,), images that must share a fold, such as frames of one film, besides
+            near-copies.
+
+    Raises:
+        UserError: fewer than two images are labelled, or all of them are of one group.
+    """
+    every, K = np.asarray(labels), len(spaces[0].text)
+    for space in spaces:
+        fits = len(space.images) == len(every) and len(space.text) == K
+        need(fits, f"{space.name} has other images or classes: compute its features again")
+    rows = np.flatnonzero(every >= 0)
+    need(
+        len(rows) > 1,
+        f"{len(rows)} of {len(every):,} images have a label: label at least two to compare methods",
+    )
+    y, counts = every[rows], np.bincount(every[rows], minlength=K)
+    group = near_copies(spaces, rows, y)
+    group = group if groups is None else join(group, groups[rows])
+    m = np.median(counts)
+    fold = folds(y, group, MOST if m < 2 else min(MOST, int(m)))
+    parts = int(fold.max()) + 1
+    inside = np.stack([np.bincount(y[fold == part], minlength=K) for part in range(parts)])
+    candidates = []
+    for number, space in enumerate(spaces):
+        zero_shot = int((space.zero_shot()[rows].argmax(1) == y).sum())
+        shared = space.span(rows)
+        for method in methods_for(counts):
+            logits = out_of_fold(shared, method, rows, y, fold)
+            temperature, loss = calibrate(logits, y)
+            right = int((logits.argmax(1) == y).sum())
+            candidates.append(
+                Candidate(space.name, method, number, logits, right, temperature, loss, zero_shot)
+            )
+    blind = m < 2 or counts.min() == 0  # answers to classes without labels in a part count nothing
+    candidates.sort(key=lambda c: (0 if blind else -c.right, c.loss))
+    return Choice(candidates, rows, y, fold, group, parts, counts, (inside[fold, y] < counts[y]))
+
+
+def methods_for(counts: np.ndarray) -> tuple[str, ...]:
+    """Return the methods to compare, given the labels of each class, (K,)."""
+    if counts.min() == 0:
+        return ("CLAP",)
+    return ("LPPlusPlus",) if np.median(counts) < FEW else ("LPPlusPlus", "GDA")
+
+
+def out_of_fold(
+    space: Space, method: str, rows: np.ndarray, labels: np.ndarray, fold: np.ndarray
+) -> np.ndarray:
+    """Return logits (n, K) of each of n rows by a fit to the other folds."""
+    logits = np.empty((len(rows), len(space.text)))
+    for part in np.unique(fold):
+        held = fold == part
+        logits[held] = space.logits(method, rows[~held], labels[~held], rows[held])
+    return logits
+
+
+def calibrate(logits: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
+    """Return the temperature with the least mean cross-entropy, and that cross-entropy.
+
+    Args:
+        logits: (n, K).
+        labels: (n,).
+
+    Examples:
+        >>> logits = np.array([[4.0, 0.0], [4.0, 0.0], [4.0, 0.0], [4.0, 0.0]])
+        >>> [round(x, 2) for x in calibrate(logits, np.array([0, 0, 0, 1]))]
+        [3.64, 0.56]
+    """
+
+    def loss(power: float) -> float:
+        log_p = log_softmax(logits / np.exp(power), axis=1)
+        return -float(log_p[np.arange(len(labels)), labels].mean())
+
+    found = minimize_scalar(loss, bounds=np.log((COOLEST, HOTTEST)), method="bounded")
+    return float(np.exp(found.x)), float(found.fun)

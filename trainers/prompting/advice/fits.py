@@ -1,0 +1,181 @@
+"""The features of a collection under one CLIP, and fits of methods to rows of them.
+
+Letters: N images, n of them labelled, D the width of the features, K classes.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from ..backbones.assemble import closed_clip
+from ..backbones.closed import Closed
+from ..backbones.family import Family, Tokenizer
+from ..capabilities.fitting import descent, train
+from ..errors import need
+from ..method import Method
+from ..trainer.config import build_method
+
+# the settings of each method; none is searched for, which would take labels
+SETTINGS: Mapping[str, Mapping[str, Any]] = {
+    "LPPlusPlus": {"SEARCH_HP": False},
+    "GDA": {"SEARCH_HP": False, "ALPHA": 1.0, "AUGMENT_EPOCH": 1},
+    "CLAP": {"CONSTRAINT": "l2_balanced", "REPETITIONS": 1},
+}
+RATE, FIRST_RATE, MOMENTUM, EPOCHS = 0.1, 1e-5, 0.9, 300  # of CLAP, as published
+
+
+def fit(
+    name: str,
+    clip_model: Any,
+    classnames: Sequence[str],
+    rows: torch.Tensor,
+    labels: torch.Tensor,
+    dataset: str = "",
+    **node: Any,
+) -> Method:
+    """Return a method that is fitted to rows of features.
+
+    Args:
+        name: of the method; SETTINGS are its settings, if it has any there.
+        clip_model: the CLIP of the features.
+        classnames: K names.
+        rows: (n, D), raw or normalised.
+        labels: (n,), int64; of every class for LP++ and GDA.
+        dataset: name of the data set, which selects the sentence.
+        node: settings that differ.
+
+    Raises:
+        UserError: as `build_method`.
+    """
+    rows, support = rows.float(), {"images": rows, "labels": labels}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)  # LP++ draws its biases
+        settings = {**SETTINGS.get(name, {}), **node}
+        method = build_method(name, settings, clip_model, classnames, dataset, support)
+    if method.trains_on_support:
+        learned = method.learned()
+        optimizer = torch.optim.SGD(learned.values(), RATE, MOMENTUM)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _share)
+        step = descent(lambda number: method.losses(rows, labels)["loss"], optimizer, schedule)
+        begin = {name: p.detach().clone() for name, p in learned.items()}
+        for epoch in train(learned, begin, step, EPOCHS):
+            method.after_epoch(epoch, EPOCHS)
+    return method.eval()
+
+
+def _share(epoch: int) -> float:
+    """Return the share of RATE in an epoch, from 0: a cosine after the first one."""
+    return (1 + math.cos(math.pi * epoch / EPOCHS)) / 2 if epoch else FIRST_RATE / RATE
+
+
+class _Table(nn.Module):
+    """Text features (K, D) by the ids of sentences: 1 + the number of the class."""
+
+    text: torch.Tensor
+
+    def __init__(self, text: torch.Tensor):
+        super().__init__()
+        self.register_buffer("text", text, persistent=False)
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        return self.text[ids[:, 0] - 1]
+
+
+def _number(sentence: str) -> list[int]:
+    return [1 + int("0" + "".join(filter(str.isdecimal, sentence)))]
+
+
+@dataclass(frozen=True, eq=False)
+class Space:
+    """The features of a collection under one CLIP.
+
+    Attributes:
+        name: of the CLIP.
+        images: (N, D), raw or normalised.
+        text: (K, D), of a sentence for each class, not normalised if the CLIP's are not: CLAP
+            starts from them.
+        scale: of the logits, the factor itself and not its logarithm.
+        width: of the CLIP, if that of the features is smaller (`span`); else 0.
+
+    Raises:
+        UserError: there are fewer than two classes, shapes do not fit, or values are not finite.
+    """
+
+    name: str
+    images: torch.Tensor
+    text: torch.Tensor
+    scale: float
+    width: int = 0
+
+    def __post_init__(self) -> None:
+        shapes = tuple(self.images.shape), tuple(self.text.shape)
+        need(
+            len(shapes[0]) == len(shapes[1]) == 2 and shapes[0][1] == shapes[1][1],
+            f"{self.name} has features of images {shapes[0]} and of classes {shapes[1]}, but must "
+            "have (N, D) and (K, D)",
+        )
+        need(len(self.text) > 1, "There is only one class: add images of another one")
+        for kind, x in (("image", self.images), ("class", self.text)):
+            odd = (~x.isfinite().all(1)).nonzero().flatten().tolist()
+            need(
+                not odd,
+                f"{self.name} gives features that are not finite for {len(odd)} of {len(x):,} "
+                f"rows, {kind} {odd and odd[0]} first (from 0): compute them again, in float32",
+            )
+
+    @cached_property
+    def clip_model(self) -> Any:
+        """A CLIP whose images are rows and whose classes are called 0, 1, ..., K - 1."""
+        words = Tokenizer(_number, str, None, 0)
+        family = Family(words, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), "bicubic")  # no image is prepared
+        sides = Closed(nn.Identity(), resolution=1), Closed(_Table(self.text.float()))
+        return closed_clip(*sides, self.text.shape[1], family, scale=self.scale)
+
+    def zero_shot(self) -> np.ndarray:
+        """Return zero-shot logits, (N, K)."""
+        z, h = (F.normalize(x.float(), dim=-1) for x in (self.images, self.text))
+        logits: np.ndarray = (self.scale * z @ h.T).numpy()
+        return logits
+
+    def fit(self, method: str, rows: Any, labels: Any, **node: Any) -> Method:
+        """Return a method that is fitted to n rows, given their index and labels (n,)."""
+        if method == "GDA" and self.width:  # its precision is proportional to the width
+            alpha = node.get("ALPHA", SETTINGS[method]["ALPHA"])
+            node["ALPHA"] = alpha * self.width / self.images.shape[1]
+        names = [str(k) for k in range(len(self.text))]
+        y = torch.as_tensor(labels)
+        return fit(method, self.clip_model, names, self.images[rows], y, **node)
+
+    @torch.no_grad()
+    def logits(self, method: str, rows: Any, labels: Any, others: Any) -> np.ndarray:
+        """Return logits of t rows by a method that is fitted to n rows, (t, K), float64.
+
+        Where a class has no row, CLAP takes the place of the other methods, which need one.
+        """
+        every = len(np.unique(labels)) == len(self.text)
+        model = self.fit(method if every else "CLAP", rows, labels)
+        logits: np.ndarray = model(self.images[others].float()).double().numpy()
+        return logits
+
+    def span(self, rows: Any) -> "Space":
+        """Return the same images in the space that these rows and the classes span, if smaller.
+
+        One more number has what is left of the others. Products with rows and classes stay, and so
+        do fits to these rows, which take less time.
+        """
+        z, h = F.normalize(self.images.double(), dim=-1), self.text.double()
+        basis = torch.cat([z[rows], h])
+        if len(basis) + 1 >= z.shape[1]:
+            return self
+        Q = torch.linalg.qr(basis.T).Q  # (D, n + K)
+        z, h = z @ Q, F.pad(h @ Q, (0, 1))
+        rest = (1 - z.square().sum(1, keepdim=True)).clamp_min(0).sqrt()
+        images = torch.cat([z, rest], 1).float()
+        return Space(self.name, images, h.float(), self.scale, self.text.shape[1])

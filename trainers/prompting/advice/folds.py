@@ -1,0 +1,98 @@
+"""Folds of labelled images: the same for all CLIPs, equally many of every class in each.
+
+Letters: N images, n of them labelled, K classes, m the median number of labels of a class.
+"""
+
+import warnings
+from collections.abc import Sequence
+
+import numpy as np
+import torch.nn.functional as F
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+
+from ..errors import need
+from .fits import Space
+
+MOST = 5  # folds
+NEAR = 0.85  # cosine of near-copies
+CHUNK = 1024  # rows that are compared at once
+
+
+def near_copies(spaces: Sequence[Space], rows: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Return the number of the group of each labelled image, (n,): near-copies have the same.
+
+    Near-copies are joined by pairs whose centred cosine, the mean over the CLIPs, is NEAR or more.
+    Where all images of a class would be one group, its images just look alike, and stay apart.
+
+    Args:
+        spaces: under each CLIP, of N images, whose mean is the centre.
+        rows: (n,), the labelled images.
+        labels: theirs, (n,).
+    """
+    parts, pairs, n = [], [np.empty((0, 2), int)], len(rows)
+    for space in spaces:
+        z = F.normalize(space.images.float(), dim=-1)
+        parts.append(F.normalize(z[rows] - z.mean(0), dim=-1))
+    for start in range(0, n, CHUNK):
+        cosines = sum(x[start : start + CHUNK] @ x.T for x in parts) / len(parts)
+        pairs.append((cosines >= NEAR).nonzero().numpy() + (start, 0))
+    group = _connect(np.concatenate(pairs), n)
+    for k in np.unique(labels):
+        own = np.flatnonzero(labels == k)
+        if len(np.unique(group[own])) == 1:
+            group[own] = n + own
+    return group
+
+
+def join(*groups: Sequence[int] | np.ndarray) -> np.ndarray:
+    """Return groups (N,) in which two images are together if they are in any of the given ones.
+
+    Examples:
+        >>> join([0, 0, 1, 2], [0, 1, 1, 2]).tolist()
+        [0, 0, 0, 1]
+    """
+    N, pairs = len(groups[0]), []
+    for group in groups:
+        _, first, number = np.unique(group, return_index=True, return_inverse=True)
+        pairs.append(np.stack([np.arange(N), first[number]], 1))
+    return _connect(np.concatenate(pairs), N)
+
+
+def _connect(pairs: np.ndarray, N: int) -> np.ndarray:
+    graph = coo_array((np.ones(len(pairs), bool), (pairs[:, 0], pairs[:, 1])), (N, N))
+    number: np.ndarray = connected_components(graph, directed=False)[1]
+    return number
+
+
+def folds(labels: np.ndarray, groups: np.ndarray, parts: int, seed: int = 0) -> np.ndarray:
+    """Return the number of the fold of each labelled image, (n,).
+
+    Args:
+        labels: (n,).
+        groups: (n,); images of one group share a fold.
+        parts: the number of folds; fewer if there are fewer groups.
+        seed: of the shuffle.
+
+    Raises:
+        UserError: all images are of one group.
+    """
+    _, group = np.unique(groups, return_inverse=True)
+    number = int(group.max()) + 1
+    need(
+        number > 1,
+        f"The {len(labels)} labelled images are of one group, so none can test the others: label "
+        "images of another group",
+    )
+    parts = min(parts, number)
+    if np.bincount(labels).max() < parts:  # no class can be in every fold
+        return np.random.default_rng(seed).permutation(number)[group] % parts
+    kind = StratifiedKFold if number == len(labels) else StratifiedGroupKFold
+    fold = np.zeros(len(labels), int)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of classes with fewer images than folds
+        splits = kind(parts, shuffle=True, random_state=seed).split(labels, labels, group)
+        for i, (_, held_out) in enumerate(splits):
+            fold[held_out] = i
+    return fold

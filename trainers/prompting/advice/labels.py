@@ -1,0 +1,124 @@
+"""Labels: those that look wrong, classes that are confused, and images to label next.
+
+Letters: N images, n of them labelled, K classes, m the median number of labels of a class.
+"""
+
+import warnings
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from sklearn.cluster import KMeans
+from sklearn.decomposition import PCA
+from sklearn.exceptions import ConvergenceWarning
+
+from .choice import FEW, Choice, calibrate
+from .fits import Space
+
+EXPECTED = 0.5  # correct labels that may be named as wrong ones
+WIDTH = 64  # of the features in which images are clustered
+
+
+def suspicious(choice: Choice) -> np.ndarray:
+    """Return the labelled images whose labels look wrong, worst first, as numbers below n.
+
+    Those are named whose label has an out-of-fold probability below t, where t is the largest with
+    which at most EXPECTED correct labels are expected among them: the sum of all probabilities
+    below t. With less than two labels a class, none is named, nor is a label without another one
+    of its class.
+    """
+    p, y = choice.probabilities, choice.labels
+    if choice.m < 2:
+        return np.empty(0, int)
+    every = np.sort(p[choice.judged], axis=None)
+    beyond = np.flatnonzero(np.cumsum(every) > EXPECTED)
+    own = p[np.arange(len(y)), y]
+    named = np.flatnonzero(choice.judged & (own < (every[beyond[0]] if len(beyond) else 0)))
+    return named[own[named].argsort(kind="stable")]
+
+
+def temperature(choice: Choice, left_out: np.ndarray) -> float:
+    """Return the temperature without some labelled images, such as those with a wrong label."""
+    stays = np.setdiff1d(np.arange(len(choice.labels)), left_out)
+    return calibrate(choice.best.logits[stays], choice.labels[stays])[0]
+
+
+def confusions(choice: Choice) -> list[tuple[int, int, np.ndarray]]:
+    """Return (class, answer, rows of the images) of wrong out-of-fold answers, most frequent first.
+
+    Pairs of the same frequency are in the order of the classes.
+    """
+    answer, y = choice.best.logits.argmax(1), choice.labels
+    wrong = np.flatnonzero(answer != y)
+    pairs: dict[tuple[int, int], list[int]] = {}
+    for i in wrong[np.lexsort((answer[wrong], y[wrong]))]:
+        pairs.setdefault((int(y[i]), int(answer[i])), []).append(int(choice.rows[i]))
+    ordered = sorted(pairs.items(), key=lambda item: -len(item[1]))
+    return [(own, said, np.array(rows)) for (own, said), rows in ordered]
+
+
+def pick_next(
+    space: Space,
+    labels: Sequence[int] | np.ndarray,
+    number: int,
+    method: str = "CLAP",
+    picked: Sequence[str] = (),
+) -> tuple[np.ndarray, str]:
+    """Return the rows of the images to label next, in order, and how they were picked.
+
+    Below FEW labels a class, the predicted class with the fewest labels comes first: of its images,
+    in labels + 1 clusters, the one nearest the centre of the largest cluster without a label. From
+    there on, the images with the smallest difference between their two largest logits.
+
+    Args:
+        space: of the CLIP.
+        labels: (N,), -1 for unlabelled images; all may be.
+        number: of images to pick; all that are unlabelled, if they are fewer.
+        method: that was chosen, for the predictions; zero-shot CLIP's without labels.
+        picked: (N,), how labelled images were picked before.
+
+    Returns:
+        Rows, and `clusters R` or `margin R`, where R is the number of the round, from 1.
+    """
+    y, K = np.array(labels), len(space.text)
+    known = np.flatnonzero(y >= 0)
+    turn = 1 + max((int(text.split()[1]) for text in picked if text), default=0)
+    everything = np.arange(len(y))
+    logits = (
+        space.zero_shot() if not len(known) else space.logits(method, known, y[known], everything)
+    )
+    free = np.flatnonzero(y < 0)
+    if np.median(np.bincount(y[known], minlength=K)) >= FEW:
+        two = np.sort(logits[free], axis=1)[:, -2:]
+        return free[np.argsort(two[:, 1] - two[:, 0], kind="stable")[:number]], f"margin {turn}"
+    x = _reduced(space.images)
+    member = np.where(y >= 0, y, logits.argmax(1))
+    rows: list[int] = []
+    for _ in range(min(number, len(free))):
+        has = np.bincount(member[y >= 0], minlength=K)
+        left = np.bincount(member[y < 0], minlength=K)
+        k = min(np.flatnonzero(left), key=lambda k: (has[k], -left[k]))
+        own = np.flatnonzero(member == k)
+        row = own[_typical(x[own], y[own] >= 0)]
+        rows.append(int(row))
+        y[row] = k
+    return np.array(rows, int), f"clusters {turn}"
+
+
+def _reduced(images: torch.Tensor) -> np.ndarray:
+    """Return the WIDTH first principal components of the normalised features."""
+    z = torch.nn.functional.normalize(images.float(), dim=-1).numpy()
+    x: np.ndarray = PCA(min(WIDTH, *z.shape), random_state=0).fit_transform(z)
+    return x
+
+
+def _typical(x: np.ndarray, known: np.ndarray) -> int:
+    """Return the unlabelled row nearest the centre of the largest cluster without a label."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # of equal images
+        means = KMeans(int(known.sum()) + 1, n_init=1, random_state=0).fit(x)
+    sizes = np.bincount(means.labels_, minlength=means.n_clusters)
+    sizes[means.labels_[known]] = 0
+    inside = ~known & ((means.labels_ == sizes.argmax()) | (sizes.max() == 0))
+    far = means.transform(x)[np.arange(len(x)), means.labels_]
+    return int(np.where(inside, far, np.inf).argmin())

@@ -1,0 +1,183 @@
+"""The statement about the method that was chosen: its accuracy, and that with twice the labels.
+
+Letters: n labelled images, K classes, m the median number of labels of a class, e an error.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from .choice import FEW, Choice
+from .fits import Space
+from .folds import folds
+
+Z = 2.33  # of the interval
+POWER = 0.7  # errors fall with the number of labels to this power,
+SPREAD = 0.2  # give or take this
+DRAWS = 5  # parts of the labels for each point of the curve
+LEAST = 2  # labels a class for a statement about accuracy
+ROUNDS = 3  # rounds of picked labels before one
+WITHIN = {16: 1, 8: 2, 4: 3}  # labels a class: points from the truth, nine times of ten
+
+
+def wilson(p: float, n: int, side: int) -> float:
+    """Return the lower (side -1) or upper (1) end of Wilson's interval of a share p of n.
+
+    Examples:
+        >>> round(wilson(147 / 152, 152, -1), 3)
+        0.914
+    """
+    middle, half = p + Z * Z / (2 * n), Z * math.sqrt(p * (1 - p) / n + Z * Z / (4 * n * n))
+    return (middle + side * half) / (1 + Z * Z / n)
+
+
+@dataclass(frozen=True)
+class Curve:
+    """The error of a method against its number of labels: log e = level + slope log n.
+
+    n: numbers of training images; error: the mean error with each.
+    """
+
+    n: tuple[int, ...]
+    error: tuple[float, ...]
+    level: float
+    slope: float
+
+    def at(self, n: float) -> float:
+        """Return the expected error with n labels."""
+        return min(1.0, math.exp(self.level + self.slope * math.log(n)))
+
+
+def error_curve(space: Space, choice: Choice) -> Curve | None:
+    """Return the curve of the best candidate, through 1/4, 1/2 and all but a fold of the labels.
+
+    Args:
+        space: of its CLIP.
+        choice: its answers are the last point.
+
+    Returns:
+        None with less than FEW labels a class, with classes without labels, or where an error is
+        0 or 1.
+    """
+    y, rows, best, n = choice.labels, choice.rows, choice.best, len(choice.labels)
+    if choice.m < FEW or not choice.counts.all():
+        return None
+    shared, sizes, errors = space.span(rows), [], []
+    for parts in (4, 2):
+        wrong = used = 0
+        for seed in range(DRAWS):
+            part = folds(y, choice.groups, parts, seed) == 0
+            logits = shared.logits(best.method, rows[part], y[part], rows[~part])
+            wrong, used = wrong + int((logits.argmax(1) != y[~part]).sum()), used + int(part.sum())
+        sizes.append(round(used / DRAWS))
+        errors.append(wrong / (DRAWS * n - used))
+    sizes.append(round(n * (choice.parts - 1) / choice.parts))
+    errors.append(1 - best.right / n)
+    return curve_through(sizes, errors, n)
+
+
+def curve_through(sizes: Sequence[int], errors: Sequence[float], tested: int) -> Curve | None:
+    """Return the curve near errors with these numbers of labels; None where one is 0 or 1.
+
+    Examples:
+        >>> curve = curve_through([100, 200, 400], [0.4, 0.2, 0.1], tested=500)
+        >>> round(curve.slope, 2)  # -1 without the prior
+        -0.95
+    """
+    e = np.array(errors)
+    if not 0 < e.min() <= e.max() < 1:
+        return None
+    A = np.stack([np.ones(len(e)), np.log(sizes)], 1)
+    w = np.sqrt(e * tested / (1 - e))
+    # least squares, with the prior of the slope as one more row
+    rows = np.r_[A * w[:, None], [(0, 1 / SPREAD)]]
+    level, slope = np.linalg.lstsq(rows, np.r_[np.log(e) * w, -POWER / SPREAD], rcond=None)[0]
+    return Curve(tuple(sizes), tuple(errors), float(level), float(slope))
+
+
+@dataclass(frozen=True, eq=False)
+class Statement:
+    """What can be said about the best candidate, trained on all labels.
+
+    Attributes:
+        choice: of the CLIP and the method.
+        curve: of its error, or None.
+        suspicious: how many labels look wrong.
+        picked: (N,), how each image was picked for labelling (`labels.pick_next`), with empty texts
+            for those that came by chance; may be empty.
+    """
+
+    choice: Choice
+    curve: Curve | None = None
+    suspicious: int = 0
+    picked: Sequence[str] = ()
+
+    @cached_property
+    def _picks(self) -> list[tuple[str, int]]:
+        texts = [self.picked[row] for row in self.choice.rows] if self.picked else []
+        return [(text.split()[0], int(text.split()[1])) for text in texts if text]
+
+    @property
+    def silent(self) -> str:
+        """The reason why nothing is said about accuracy, or an empty text."""
+        if self.choice.m < LEAST:
+            return "Fewer than two labels a class say nothing about accuracy"
+        if self._picks and max(number for _, number in self._picks) < ROUNDS:
+            return f"Picked labels say nothing about accuracy before round {ROUNDS}"
+        return ""
+
+    @property
+    def at_least(self) -> bool:
+        """True if only the lower end can be said: images that are hard were picked."""
+        return any(kind == "margin" for kind, _ in self._picks)
+
+    @property
+    def accuracy(self) -> tuple[float, float, float]:
+        """The accuracy that is expected, and the lower and upper end of its interval."""
+        choice, n = self.choice, len(self.choice.labels)
+        e = 1 - choice.best.right / n
+        with_all = e * ((choice.parts - 1) / choice.parts) ** POWER
+        return 1 - e, wilson(1 - e, n, -1), wilson(1 - with_all, n, 1)
+
+    @property
+    def twice(self) -> float | None:
+        """The accuracy that is expected with twice the labels, if one can be said."""
+        if self.curve is None or self.silent or self.at_least:
+            return None
+        return 1 - self.curve.at(2 * len(self.choice.labels))
+
+    def sentences(self) -> list[str]:
+        """Return the sentences: the advice first, then what would make it false."""
+        choice, best = self.choice, self.choice.best
+        n, lacking = len(choice.labels), int((choice.counts == 0).sum())
+        lines = [f"Take {best.method} on {best.clip}."]
+        if self.silent:
+            lines.append(f"{self.silent}: zero-shot is right on {best.zero_shot:,} of {n:,}.")
+        else:
+            lines[0] = lines[0][:-1] + (
+                f": right on {best.right:,} of {n:,} labelled images that it had not seen."
+            )
+            about, low, _ = self.accuracy
+            say = "" if self.at_least else f"about {100 * about:.0f}%, "
+            of = f"{len(choice.counts) - lacking} classes{' that have labels' * bool(lacking)}"
+            lines.append(
+                f"Trained on all of them: {say}at least {math.floor(100 * low)}%, on photographs "
+                f"like these, of these {of} (zero-shot {100 * best.zero_shot / n:.0f}%)."
+            )
+        if self.twice is not None:
+            within = next(points for least, points in WITHIN.items() if choice.m >= least)
+            lines.append(f"Twice the labels: about {100 * self.twice:.0f}% (± {within}).")
+        if self.suspicious:
+            one = self.suspicious == 1
+            lines.append(f"{self.suspicious} label{'s' * (not one)} look{'s' * one} wrong.")
+        if not self.silent:
+            lines.append(
+                "It does not hold for other places or cameras, nor for images in series that are "
+                "not marked: with frames of films, 'at least' was too high about half of the time."
+            )
+        if lacking:
+            lines.append(f"{lacking} classes have no label, so nothing is known of them.")
+        return lines
