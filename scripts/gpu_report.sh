@@ -39,7 +39,7 @@ from pathlib import Path
 
 import torch
 
-from benchmark.measure.case import check_usable, device_name
+from benchmark.measure.case import check_usable, chip_name
 from benchmark.measure.public import check_checkout
 from trainers.prompting.record.environment import git_commit
 from trainers.prompting import UserError
@@ -50,7 +50,7 @@ try:
         check_checkout(Path(checkout))
 except UserError as error:
     sys.exit(f"gpu_report.sh: {error}".replace("--device ", "DEVICE="))
-print(device_name(sys.argv[1]))
+print(chip_name(sys.argv[1]))
 print(f"PyTorch {torch.__version__}, CUDA {torch.version.cuda}, commit {git_commit()[:12]}.")
 END
 ) || exit 2

@@ -33,7 +33,7 @@ class Finding:
 
     def row(self) -> list[str]:
         """Return the line of the table."""
-        cells = [cell(*pair) for pair in zip(self.counts, self.expected, strict=True)]
+        cells = [count_cell(*pair) for pair in zip(self.counts, self.expected, strict=True)]
         return [self.name, "yes" if self.found else "no", *cells]
 
 
@@ -78,7 +78,7 @@ def main(argv: list[str]) -> int:
     bar = tqdm(names, leave=False, disable=None)
     for name in bar:
         bar.set_description(name)
-        findings.append(check(name, known[name], root))
+        findings.append(check_set(name, known[name], root))
     print(render(findings, root))
     code = int(any(f.problem for f in findings) or not any(f.found for f in findings))
     return classify(findings, known, args) or code if args.zero_shot else code
@@ -111,7 +111,7 @@ def checked_datasets() -> dict:
     }
 
 
-def check(name: str, cls, root: Path) -> Finding:
+def check_set(name: str, cls, root: Path) -> Finding:
     """Read a data set as a run does, without writing a split file."""
     from datasets.base import check_labels
 
@@ -148,7 +148,7 @@ def miscount(finding: Finding) -> str:
     return ""
 
 
-def cell(count: int | None, expected: int | None) -> str:
+def count_cell(count: int | None, expected: int | None) -> str:
     """Return a cell: the count, and in brackets the published one if it differs; else `-`."""
     if expected is None:
         return "-"

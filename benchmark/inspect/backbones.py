@@ -32,7 +32,7 @@ def main(argv: list[str]) -> int:
     if args.check:
         print("\n".join(check_lines(args.check)))
         return 0
-    print(in_style({TITLE: [table()]}, args.format))
+    print(in_style({TITLE: [families_table()]}, args.format))
     return 0
 
 
@@ -87,7 +87,7 @@ def families() -> dict[tuple[str, str], list[str]]:
     return dict(sorted(by_sides.items()))
 
 
-def table() -> Table:
+def families_table() -> Table:
     """Return the table of families."""
     from trainers.prompting.backbones import openclip
     from trainers.prompting.trainer.config import methods_on

@@ -65,7 +65,7 @@ def short(name: str) -> dict[str, Any]:
     return SHORT | (BY_EPOCH if issubclass(METHODS.get(name, Method), Planned) else {})
 
 
-def keys_of(file: Path, name: str, output: str, pairs: dict[str, str]) -> list[tuple[str, dict]]:
+def short_keys(file: Path, name: str, output: str, pairs: dict[str, str]) -> list[tuple[str, dict]]:
     """Return the settings of a short training, as `build_cfg` takes them."""
     of_run = {"TRAINER.NAME": name, "OUTPUT_DIR": output, "SEED": 1, "DATASET.NAME": "Emoji"}
     keys = short(name) | of_run
@@ -335,7 +335,7 @@ def main(argv: list[str]) -> int:
         return trainings.check_resumed, trainings.check_half
 
     with tempfile.TemporaryDirectory() as folder, ExitStack() as last:
-        sources = keys_of(file, args.name, folder, pairs)
+        sources = short_keys(file, args.name, folder, pairs)
         for state, title, why in lines(lambda: train_briefly(sources, args.plugin), processes):
             wrong += state == "wrong"
             print(f"{state:6s} {title}{why and ': '}{why}", flush=True)

@@ -90,9 +90,9 @@ def main(argv: list[str]) -> int:
             f"--prompts has {max(prompts)}, but the run has {most} prompts: give numbers from "
             f"1 to {most}"
         )
-    chosen = choose(run, args)
+    chosen = choose_images(run, args)
     blocks = [block(run, path, name, prompts) for path, name in chosen]
-    draw(args.output, blocks)
+    draw_maps(args.output, blocks)
     for path, name in chosen:
         print(f"{args.output}: {path} against '{name}'")
     return 0
@@ -103,7 +103,7 @@ def owner(kind: type, name: str) -> type:
     return next(base for base in kind.__mro__ if name in vars(base))
 
 
-def choose(run, args) -> list[tuple[Path, str]]:
+def choose_images(run, args) -> list[tuple[Path, str]]:
     """Choose the images to show, each with the class whose prompts are drawn on it."""
     for name in args.class_name or ():
         check_name("class", name, run.classnames)
@@ -209,7 +209,7 @@ def denormalize(image, cfg):
     return (image * std + mean).clamp(0, 1).permute(1, 2, 0).numpy()
 
 
-def draw(output: Path, blocks: list[Block]) -> None:
+def draw_maps(output: Path, blocks: list[Block]) -> None:
     """Draw a block of rows for each image: the image, and a row of maps for each prompt.
 
     A map is the image in grey with more colour on patches to which more of the word's mass goes.

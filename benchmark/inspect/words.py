@@ -30,7 +30,7 @@ def main(argv: list[str]) -> int:
         titles = [f"Class '{name}'{prompt}" for prompt in prompts for name in run.classnames]
         contexts = contexts.flatten(0, 1)
     blocks = [
-        f"{title}\n{table(nearest_words(run.model, context, args.top))}"
+        f"{title}\n{words_table(nearest_words(run.model, context, args.top))}"
         for title, context in zip(titles, contexts, strict=True)
     ]
     print("\n\n".join(blocks))
@@ -70,7 +70,7 @@ def word(model, token: int) -> str:
     return text.rstrip() if text.endswith((" ", "|>")) else f"{text}-"
 
 
-def table(rows) -> str:
+def words_table(rows) -> str:
     """Return a line for each token: its nearest words with their distances."""
     lines = [[i, *(f"{name} ({d:.4f})" for name, d in row)] for i, row in enumerate(rows, 1)]
     return tabulate(lines, tablefmt="plain", disable_numparse=True)

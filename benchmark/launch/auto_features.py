@@ -16,7 +16,7 @@ from ..data.feature_file import is_made_of, path_of
 from ..protocols.base import Run
 from ..protocols.configs import features_of
 from .checks import check_settings
-from .data import fingerprint
+from .data import fingerprint_at
 from .engine import Settings
 from .start import module_path
 
@@ -24,7 +24,7 @@ AUTO = "auto"  # in place of a file
 FOLDER = "features"  # below the output
 
 
-def places(output: Path, datasets: set[str], backbone: str) -> dict[str, str]:
+def feature_files(output: Path, datasets: set[str], backbone: str) -> dict[str, str]:
     """Return the file of each data set under a CLIP; raises UserError for one without images."""
     for dataset in sorted(datasets):
         if features_of(dataset):
@@ -74,7 +74,7 @@ def _fits(dataset: str, root: str | None, settings: Settings) -> bool:
         header = read_header(settings.features[dataset])
     except UserError:  # it is missing or damaged, so it is written
         return False
-    return is_made_of(header["made_of"], fingerprint(dataset, root or ""), str(settings.auto))
+    return is_made_of(header["made_of"], fingerprint_at(dataset, root or ""), str(settings.auto))
 
 
 def _check_methods(names: set[str]) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from trainers.prompting.errors import UserError, check_name
 
-from ..protocols.base import Protocol, Run, check_classes, learns_nothing
+from ..protocols.base import Protocol, Run, check_new_classes, learns_nothing
 from ..protocols.configs import (
     IMAGE_FOLDER,
     TrainerConfigs,
@@ -21,7 +21,7 @@ from ..protocols.configs import (
 )
 from ..protocols.vary import vary
 from .arguments import RESERVED, build_parser, parse
-from .auto_features import AUTO, places, write_lacking
+from .auto_features import AUTO, feature_files, write_lacking
 from .checks import check_settings
 from .data import Present
 from .engine import Engine, Settings, command
@@ -59,7 +59,7 @@ def launch(
     if args.estimate and (args.slurm is not None or args.only or args.dry_run):
         raise UserError("--estimate times this machine: leave --slurm, --only and --dry-run out")
     runs, settings = plan_runs(protocol, args)
-    chosen = choose(runs, args.only, args.output)
+    chosen = choose_runs(runs, args.only, args.output)
     all_of = {*chosen, *(run.needs for run in chosen)}
     guesses, now = read_guesses(args.output), Present()
 
@@ -141,11 +141,11 @@ def plan_runs(protocol: Protocol, args: argparse.Namespace) -> tuple[list[Run], 
     if "vary" not in own:
         runs = vary(runs, args.vary, args.output)
     check_varied(protocol, runs, args.opts)
-    check_classes(runs, args.opts)
+    check_new_classes(runs, args.opts)
     datasets = {run.dataset for run in runs}
     features = dict.fromkeys(datasets, args.features) if args.features else {}
     if auto:
-        features = places(args.output, datasets, args.backbone)
+        features = feature_files(args.output, datasets, args.backbone)
     settings = Settings(
         root=Path(os.path.abspath(args.root)) if args.root else None,
         backbone=None if auto else args.backbone,
@@ -211,7 +211,7 @@ def in_jobs(protocol: Protocol, engine: Engine, args: argparse.Namespace, argv: 
     return False
 
 
-def choose(runs: list[Run], folders: list[str] | None, output: Path) -> list[Run]:
+def choose_runs(runs: list[Run], folders: list[str] | None, output: Path) -> list[Run]:
     """Return the runs with these folders below the output; all runs if none is given."""
     if not folders:
         return runs

@@ -15,7 +15,7 @@ from ..records import value_at
 IMAGES = "ImageFolder"  # the data set whose images are in --root itself
 
 
-def fingerprint(dataset: str, root: str) -> str | None:
+def fingerprint_at(dataset: str, root: str) -> str | None:
     """Return the fingerprint of a data set, as in records; None if it cannot be read here."""
     try:
         from datasets import contents  # with PyTorch
@@ -29,7 +29,7 @@ def fingerprint(dataset: str, root: str) -> str | None:
         return None
 
 
-def weights(backbone: str) -> str | None:
+def weights_digest(backbone: str) -> str | None:
     """Return the SHA-256 of a backbone, as in records; None if it cannot be read here."""
     try:
         from trainers.prompting.backbones import weights_sha256  # with PyTorch
@@ -43,8 +43,8 @@ class Present:
     """Present data sets and backbones: their `fingerprint` and `weights`, each read once."""
 
     def __init__(self) -> None:
-        self.fingerprint = functools.cache(fingerprint)
-        self.weights = functools.cache(weights)
+        self.fingerprint = functools.cache(fingerprint_at)
+        self.weights = functools.cache(weights_digest)
 
 
 def other_data(run: Run, result: dict, root: str | None, now: Present) -> str | None:

@@ -42,7 +42,7 @@ class Guesses(NamedTuple):
 
     def of(self, runs: Iterable[Run], output: Path) -> dict[Run, float]:
         """Return the seconds of those runs that have a guess."""
-        names = {run: place_of(run, output) for run in runs}
+        names = {run: folder_without_seed(run, output) for run in runs}
         return {run: self.seconds[name] for run, name in names.items() if name in self.seconds}
 
 
@@ -55,7 +55,7 @@ class Work(NamedTuple):
     trained: int = 0
 
 
-def place_of(run: Run, output: Path) -> str:
+def folder_without_seed(run: Run, output: Path) -> str:
     """Return the folder of a run below the output, without the seed."""
     return run.folder.parent.relative_to(output).as_posix()
 
@@ -107,7 +107,7 @@ def estimate(engine: Engine, output: Path, local: Local) -> Guesses:
             timed.setdefault(name, []).append(each)
     for run, its in work.items():
         if measured := timed.get(family(run, settings)):
-            seconds[place_of(run, output)] = guess(its, bool(run.needs), measured)
+            seconds[folder_without_seed(run, output)] = guess(its, bool(run.needs), measured)
     content = {"device": now, "runs": seconds, "timed": timed}
     write_output(output / FILE, json.dumps(content, indent=1) + "\n")
     return Guesses(seconds, now)

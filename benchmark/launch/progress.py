@@ -61,7 +61,7 @@ class Progress:
 
         `seconds` is the estimated time left; `unknown` runs cannot be estimated.
         """
-        eta = f"about {clock(seconds)} left"
+        eta = f"about {clock_text(seconds)} left"
         if unknown:
             more = f"{unknown} run{'s' * (unknown > 1)} not timed yet"
             eta = f"{eta} ({more})" if seconds else "time left not yet known"
@@ -97,11 +97,11 @@ class Progress:
 
 def _news(child: Child) -> str:
     """Return a line with the run and its loss first: a narrow terminal cuts off the end."""
-    left = f", {clock(child.seconds_left)} left" if child.seconds_left else ""
-    return f"{child.run}: {child.latest or STARTING}{left} ({clock(child.seconds)} so far)"
+    left = f", {clock_text(child.seconds_left)} left" if child.seconds_left else ""
+    return f"{child.run}: {child.latest or STARTING}{left} ({clock_text(child.seconds)} so far)"
 
 
-def clock(seconds: float) -> str:
+def clock_text(seconds: float) -> str:
     """Format seconds as 0:07, 12:34 or 1:02:03."""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)

@@ -43,7 +43,7 @@ class Clock:
         return [after - before for before, after in zip(then, self.then, strict=True)]
 
 
-def measure(words: list[str]) -> dict:
+def measure_run(words: list[str]) -> dict:
     """Do a short run, and return what it took.
 
     Returns:
@@ -142,7 +142,7 @@ def main(argv: list[str]) -> int:
     file, *words = argv
 
     def work() -> None:
-        Path(file).write_text(json.dumps(measure(words)))
+        Path(file).write_text(json.dumps(measure_run(words)))
 
     return exit_code(work)
 

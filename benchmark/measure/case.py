@@ -179,7 +179,7 @@ def as_leaves(features):
     )
 
 
-def device_name(device: str) -> str:
+def chip_name(device: str) -> str:
     """Return the name of the GPU, or of the processor where Linux reports it."""
     if device == "cuda":
         return torch.cuda.get_device_name()

@@ -27,7 +27,7 @@ def in_process(function: Callable, case: Case, *args):
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, context, initializer=end_with_parent) as pool:
         try:
-            return pool.submit(within_memory, function, case, *args).result()
+            return pool.submit(catch_out_of_memory, function, case, *args).result()
         except BrokenProcessPool:  # the system killed the process: it took too much memory
             raise OutOfMemory from None
 
@@ -44,7 +44,7 @@ def end_with_parent() -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
-def within_memory(function: Callable, case: Case, *args):
+def catch_out_of_memory(function: Callable, case: Case, *args):
     """Call a function with a case; all errors of exhausted memory are raised as OutOfMemory."""
     load_plugins(case.plugins)
     if case.device == "cpu":

@@ -113,7 +113,7 @@ class Difference(NamedTuple):
     problems: list[str]
 
 
-def difference(theirs: Record, ours: Record) -> Difference:
+def compare_records(theirs: Record, ours: Record) -> Difference:
     """Compare a training of public code with our repetition."""
     losses, rates = (
         (theirs.tensors[key], (theirs.tensors[key] - ours.tensors[key]).abs())

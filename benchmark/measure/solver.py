@@ -149,7 +149,7 @@ def features(images: int, P: int, texts: int, L: int, peaked: bool):
     return r, s
 
 
-def measure(shape: Shape, device: str, threads: int, repeats: int) -> dict:
+def measure_shape(shape: Shape, device: str, threads: int, repeats: int) -> dict:
     """Measure a shape and return its record; the calls that are compared take turns."""
     problems = Problems(shape, device, threads)
     record = {"name": str(shape), **asdict(shape), **problems.about()}
@@ -242,7 +242,7 @@ def main(argv: list[str]) -> int:
     records = []
     for shape in shapes(args.classes):
         print(shape, file=sys.stderr, flush=True)
-        records.append(measure(shape, args.device, args.threads, args.repeats))
+        records.append(measure_shape(shape, args.device, args.threads, args.repeats))
         save(args, records, pot=ot.__version__)
     print(FORMATS[args.format](table(args, records)))
     return int(any(differs(record) for record in records))

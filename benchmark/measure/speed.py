@@ -28,7 +28,7 @@ from trainers.prompting.running.precision import PRECISIONS
 from ..cli import Parser, add_plugin, from_one, write_output
 from ..records import literal
 from ..report.render import as_markdown, as_text
-from .case import Case, Model, check_usable, device_name, node_of, product_rate
+from .case import Case, Model, check_usable, chip_name, node_of, product_rate
 from .counting import clock, launches, operations, seconds, seconds_of, work_seconds
 from .geometry import GEOMETRY, SIGLIP, class_names, untrained_siglip
 from .process import OutOfMemory, in_process
@@ -78,7 +78,7 @@ def training(case: Case, repeats: int, size: int, checkout: Path | None = None) 
         "encoders_of_peak": None,
         "waits": None,
         "recomputed": recomputed_encoders(model.method),
-        "device": device_name(case.device),
+        "device": chip_name(case.device),
     }
     if public:
         public.close()

@@ -28,7 +28,7 @@ from ..report.tables import Cell, Table
 from . import pets
 from .geometry import reacting_clip
 from .public import DASSL, check_checkout, environment, last_line
-from .replay import CLEAR, LOSS, WEIGHT, Places, Record, cfg_of, difference, replay
+from .replay import CLEAR, LOSS, WEIGHT, Places, Record, cfg_of, compare_records, replay
 from .speed import FORMATS, setting
 
 PROGRAM = Path(__file__).with_name("public_training.py")
@@ -123,7 +123,7 @@ def compare_method(args, trainer: str, places: Places, size: int) -> tuple[list[
     ours = replay(theirs, places, [str(word) for pair in args.ours for word in pair])
     if why := ours.facts.get("why"):
         return [Cell(trainer)] + [Cell("-")] * (len(HEAD) - 1), [f"{trainer}: {why}"]
-    gap = difference(theirs, ours)
+    gap = compare_records(theirs, ours)
     texts = [str(gap.steps), *(f"{x:.1e}" for x in gap[1:4]), f"{gap.moved:.2f}"]
     texts += [f"{side.facts[half]:.2f}" for half in ("base", "new") for side in (theirs, ours)]
     problems = [f"{trainer}: {problem}" for problem in gap.problems]
@@ -170,7 +170,7 @@ def half_line(
     trainer: str, name: str, theirs: Sequence[Record], others: Sequence[Record]
 ) -> list[Cell]:
     """Return a line of the table on trainings in half precision: of public code, and others."""
-    gaps = [difference(*both) for both in zip(theirs, others, strict=True)]
+    gaps = [compare_records(*both) for both in zip(theirs, others, strict=True)]
     texts = [trainer, name, str(gaps[0].steps)]
     texts += [f"{max(gap[i] for gap in gaps):.1e}" for i in (1, 3)]
     texts.append(f"{max(gap.moved for gap in gaps):.2g}")

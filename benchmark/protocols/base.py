@@ -229,7 +229,7 @@ def base_and_new(protocol: Protocol, output: Path, **names) -> list[Run]:
     return [base, protocol.run(output, "new", **names, needs=needs)]
 
 
-def check_classes(runs: Iterable[Run], opts: tuple[str, ...]) -> None:
+def check_new_classes(runs: Iterable[Run], opts: tuple[str, ...]) -> None:
     """Raise UserError if class-specific contexts would be tested on other classes."""
     others = [run for run in runs if run.needs and run.protocol.new_classes]
     for trainer, file, own_opts in {(run.trainer, run.config_file, run.opts) for run in others}:

@@ -177,11 +177,11 @@ def text(value: object) -> str:
     return value if isinstance(value, str) else repr(value)
 
 
-def pairs(setting: Setting) -> tuple[str, ...]:
+def as_pairs(setting: Setting) -> tuple[str, ...]:
     """Return the KEY VALUE pairs of a setting, for train.py."""
     return tuple(word for key, value in setting.items() for word in (key, text(value)))
 
 
-def name_of(setting: Setting) -> str:
+def setting_text(setting: Setting) -> str:
     """Return a setting as text: `OPTIM.LR=0.01 OPTIM.MAX_EPOCH=50`."""
     return " ".join(f"{key}={text(value)}" for key, value in setting.items())

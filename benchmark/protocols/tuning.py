@@ -13,7 +13,7 @@ from .base import METHOD, SHOTS, TRAINERS, Part, Protocol, learns_nothing
 from .base2new import BASE2NEW
 from .configs import CONFIGS, known_trainers
 from .few_shot import FEW_SHOT
-from .space import Setting, Space, name_of, pairs
+from .space import Setting, Space, as_pairs, setting_text
 from .transfer import TRANSFER
 
 # The protocols that settings can be chosen for. Each has its own rules for config files and its own
@@ -98,7 +98,7 @@ class Tuning(Protocol):
                 file = configs.find(rules, trainer, dataset, shots)
                 names = {"trainer": trainer, "config": file.stem, "config_file": file}
                 names |= {"dataset": dataset, "seed": seed, "shots": shots}
-                names |= {"variant": folder_name(setting), "opts": pairs(setting) + VALIDATION}
+                names |= {"variant": folder_name(setting), "opts": as_pairs(setting) + VALIDATION}
                 runs.append(self.run(output, protocol, **names))
         check_configs(runs)
         return runs
@@ -124,7 +124,7 @@ def folder_name(setting: Setting) -> str:
 
     The name ends in a hash if the setting is too long or has characters that a name cannot have.
     """
-    whole = name_of(dict(sorted(setting.items())))
+    whole = setting_text(dict(sorted(setting.items())))
     name = re.sub(r"[^\w.,=+-]+", "_", whole)
     if len(name) <= 100 and re.fullmatch(r"[\w.,=+ -]+", whole):
         return name

@@ -10,7 +10,7 @@ from trainers.prompting.errors import UserError
 
 from .base import Run, learns_nothing
 from .configs import varied_name
-from .space import Setting, pairs, read_words, text
+from .space import Setting, as_pairs, read_words, text
 
 
 def vary(runs: list[Run], words: Iterable[str], output: Path) -> list[Run]:
@@ -56,5 +56,5 @@ def _with(run: Run, setting: Setting, needs: Run | None, output: Path) -> Run:
         return run
     config = run.config + varied_name({key: text(value) for key, value in setting.items()})
     place = run.protocol.parts[run.part].folder.format(**vars(run) | {"config": config})
-    opts = run.opts + pairs(setting)
+    opts = run.opts + as_pairs(setting)
     return replace(run, config=config, folder=output / place, opts=opts, needs=needs)

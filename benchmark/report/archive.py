@@ -83,7 +83,7 @@ def pack(output: Path, outcomes: list[Outcome]) -> bytes:
             member.size = len(content)
             archive.addfile(member, io.BytesIO(content))
 
-        add(ENVIRONMENT, clean.json(environment()))
+        add(ENVIRONMENT, clean.json(machine_facts()))
         for outcome in of_sets:  # runs on the same images together: their names are stored once
             folder = outcome.run.folder
             root = str(value_at((outcome.result or {}).get("config"), "DATASET.ROOT"))
@@ -111,7 +111,7 @@ def slim(arrays: Mapping[str, np.ndarray]) -> bytes:
     return stream.getvalue()
 
 
-def environment() -> dict[str, Any]:
+def machine_facts() -> dict[str, Any]:
     """Return what the machine and its packages are, without its name."""
     ask = ["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]
     try:

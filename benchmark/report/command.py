@@ -147,7 +147,7 @@ def show(args: argparse.Namespace, outputs: list[Path]) -> None:
     table_rows = rows(tidy, args.interval, args.published != "off")
     parts = views(args, tidy)
     if args.plots:
-        draw(table_rows, parts, args.plots)
+        write_plots(table_rows, parts, args.plots)
     if args.format == "html":
         from .page import page_of  # with matplotlib, which is slow to load
 
@@ -272,7 +272,7 @@ def keep_table(protocol: Protocol, output: Path) -> None:
     )
 
 
-def draw(table_rows: pd.DataFrame, parts: Sequence[View], folder: Path) -> None:
+def write_plots(table_rows: pd.DataFrame, parts: Sequence[View], folder: Path) -> None:
     """Write the plots that belong to the tables into a folder, and print their paths."""
     from . import plots  # matplotlib is slow to load
 
@@ -284,4 +284,4 @@ def draw(table_rows: pd.DataFrame, parts: Sequence[View], folder: Path) -> None:
     if not drawing:
         shown = "runs with predictions" if of_views else "means of finished runs"
         print(f"no plots: there are no {shown}", file=sys.stderr)
-    plots.write(drawing, folder)
+    plots.write_figures(drawing, folder)

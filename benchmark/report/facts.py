@@ -40,7 +40,7 @@ def made_with(outcomes: Iterable[Outcome], unchecked: int) -> Table:
     results = [outcome.result for outcome in outcomes if outcome.result]
     values: dict[str, dict[str, dict]] = defaultdict(lambda: defaultdict(dict))
     for result in results:
-        for key, value in settings(result).items():
+        for key, value in training_settings(result).items():
             values[str(result.get("trainer"))][key][str(value)] = None
     notes = [f"Records that agree with their predictions: {len(results) - unchecked}."]
     if unchecked:
@@ -52,7 +52,7 @@ def made_with(outcomes: Iterable[Outcome], unchecked: int) -> Table:
     return Table(MADE_WITH.title, ["", ""], cells, notes)
 
 
-def settings(result: dict) -> dict[str, object]:
+def training_settings(result: dict) -> dict[str, object]:
     """Return the settings of a training by their last names: those of its method, and OPTIM's."""
     config = result.get("config") or {}
     method = str(result.get("trainer")).upper()

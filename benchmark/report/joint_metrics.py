@@ -124,7 +124,7 @@ def _average(lines: pd.DataFrame, numbers: pd.DataFrame, artist: str) -> Measure
     return Measured(where, place, protocol_of(row), lines, averages.dropna().reset_index(), fields)
 
 
-def tables(measured: Measured, bins: int = BINS) -> Iterator[Table]:
+def joint_tables(measured: Measured, bins: int = BINS) -> Iterator[Table]:
     """Yield the tables of numbers that `both` returns: joint metrics, then costs, if shown."""
     first, what = next(each_row(measured.lines)), ": base and new classes together"
     shots = shots_text(first.shots)

@@ -77,10 +77,10 @@ def papers(rows: pd.DataFrame, all_published: bool, deviations: bool = False) ->
             texts += [as_latex(table) for table in group if not table.of_averages]
         else:
             texts.append(_paper(group, deviations))
-    return "\n\n".join(apart(texts))
+    return "\n\n".join(number_labels(texts))
 
 
-def apart(texts: Iterable[str]) -> list[str]:
+def number_labels(texts: Iterable[str]) -> list[str]:
     """Return the LaTeX of tables, whose labels are numbered where they would be the same."""
     counts: Counter[str] = Counter()
     numbered = []

@@ -82,7 +82,7 @@ class Metrics:
         """Return the tables of each protocol."""
         by_protocol: dict[Protocol, list[Table]] = {test.protocol: [] for test in self.tests}
         for measured in self.both:
-            by_protocol[measured.protocol].extend(joint_metrics.tables(measured, self.bins))
+            by_protocol[measured.protocol].extend(joint_metrics.joint_tables(measured, self.bins))
         for test in self.tests:
             by_protocol[test.protocol].extend(self._tables(test))
         return by_protocol

@@ -14,7 +14,7 @@ NAME = f"{IMAGE_FOLDER}="
 OF_ARCHIVES = "DATA"  # what stands for the folder in an archive
 
 
-def folder_of(result: dict | None) -> Path | None:
+def images_folder(result: dict | None) -> Path | None:
     """Return the folder of the images of a record, if it says one that has a name."""
     root = Path(str(value_at((result or {}).get("config"), "DATASET.ROOT") or ""))
     return None if root.name in ("", "..") or root == Path(OF_ARCHIVES) else root
@@ -30,7 +30,7 @@ def name_folders(outcomes: Iterable[Outcome]) -> list[Outcome]:
     images: dict[Path, set] = defaultdict(set)
     by_origin: dict[str, Path] = {}
     for outcome in outcomes:
-        folder = folder_of(outcome.result)
+        folder = images_folder(outcome.result)
         if folder and outcome.run.dataset == IMAGE_FOLDER:
             images[folder].add((outcome.result or {}).get("data_fingerprint"))
             by_origin.setdefault(outcome.origin, folder)
@@ -49,7 +49,7 @@ def name_folders(outcomes: Iterable[Outcome]) -> list[Outcome]:
 
     def renamed(outcome: Outcome) -> Outcome:
         run, others = outcome.run, by_origin.get(outcome.origin)
-        own = folder_of(outcome.result) if run.dataset == IMAGE_FOLDER else None
+        own = images_folder(outcome.result) if run.dataset == IMAGE_FOLDER else None
         if IMAGE_FOLDER not in (run.dataset, run.source) or not (folder := own or others):
             return outcome
         dataset, source = (
@@ -74,5 +74,5 @@ def name_in(folder: Path, record: dict) -> str:
     if dataset != dataset_name(IMAGE_FOLDER):
         return dataset
     given = [part for part in folder.absolute().parts if part.startswith(NAME)]
-    images = folder_of(record)
+    images = images_folder(record)
     return printable(given[-1].removeprefix(NAME) if given else images.name if images else dataset)

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from ..protocols.base import Protocol
 from .facts import MADE_WITH, facts
-from .plots import WIDTH, Drawing, encode, figures
+from .plots import WIDTH, Drawing, encode_figure, figures
 from .tables import Cell, Section, Table, number_or_none, tables
 from .views import View, pictures_of
 
@@ -94,7 +94,7 @@ def notes(table: Table) -> list[str]:
 
 
 def _picture(figure: Figure, sentence: str) -> Picture:
-    data = base64.b64encode(encode(figure, "svg")).decode()
+    data = base64.b64encode(encode_figure(figure, "svg")).decode()
     width = figure.get_figwidth()
     return Picture(sentence, data, int(96 * width * (0.65 if width <= WIDTH else 0.9)))
 
@@ -123,10 +123,10 @@ def page_of(
         sections[MADE_WITH] = [Part("", origins, {})]
     done = tidy["outcome"][tidy["problem"].isna()]
     results = {outcome.run.folder: outcome.result for outcome in done}  # some are in two tables
-    return page(sections, results.values())
+    return render_page(sections, results.values())
 
 
-def page(sections: Mapping[Protocol | Section, list[Part]], results: Iterable[dict]) -> str:
+def render_page(sections: Mapping[Protocol | Section, list[Part]], results: Iterable[dict]) -> str:
     """Return a page with these parts, and facts of the records."""
     template = TEMPLATES.get_template("page.html.j2")
     about = facts(results) | {"Page made on": str(datetime.date.today())}

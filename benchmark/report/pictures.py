@@ -60,7 +60,7 @@ def figures(tests: list[Measured], name: str, told: set[str]) -> Drawing:
             if (pool := _pool(test.runs(method), f"{method}, {test.where}", told))
         }
         if by_method:
-            drawings[f"{name}_{test.name}"] = draw(by_method, name, test.where)
+            drawings[f"{name}_{test.name}"] = draw_panels(by_method, name, test.where)
     return drawings
 
 
@@ -70,7 +70,7 @@ def figures_of_run(outcome: Outcome, where: str) -> Drawing:
     pool = _pool({outcome.run.seed: outcome}, method, set())
     if pool is None:
         return {}
-    drawings = {name: draw({method: pool}, name, where) for name in PICTURES}
+    drawings = {name: draw_panels({method: pool}, name, where) for name in PICTURES}
     if sheet := _sheet(outcome, pool, where):
         drawings["mistakes"] = sheet
     return drawings
@@ -98,7 +98,7 @@ def _pool(outcomes: Mapping[int, Outcome], where: str, told: set[str]) -> Pool |
     return Pool(label, prediction, confidence, len(by_seed), names, errors)
 
 
-def draw(by_method: Mapping[str, Pool], name: str, where: str) -> tuple[Figure, str]:
+def draw_panels(by_method: Mapping[str, Pool], name: str, where: str) -> tuple[Figure, str]:
     """Return a figure with a panel for each method, and a sentence that describes it."""
     sentence, panel, (width, height), alone = PICTURES[name]
     columns = min(COLUMNS, len(by_method))

@@ -61,7 +61,7 @@ def figures(rows: pd.DataFrame) -> Drawing:
     return drawings
 
 
-def encode(figure: Figure, form: str) -> bytes:
+def encode_figure(figure: Figure, form: str) -> bytes:
     """Return a figure in one of FORMATS; the same numbers give the same bytes."""
     stream = io.BytesIO()
     with matplotlib.rc_context(RC):
@@ -69,12 +69,12 @@ def encode(figure: Figure, form: str) -> bytes:
     return stream.getvalue()
 
 
-def write(drawn: Drawing, folder: Path) -> None:
+def write_figures(drawn: Drawing, folder: Path) -> None:
     """Write figures into a folder in all of FORMATS, and print their paths; raises OSError."""
     for name, (figure, _) in drawn.items():
         for form in FORMATS:
             path = folder / f"{name}.{form}"
-            write_output(path, encode(figure, form))
+            write_output(path, encode_figure(figure, form))
             print(path, file=sys.stderr)
 
 

@@ -48,7 +48,7 @@ def open_archives(outputs: list[Path]) -> Iterator[list[Path]]:
                 )
                 folder = Path(parent, f"{name} {repeats + 1}" if repeats else name)
                 folder.mkdir()
-                unpack(output, folder)
+                unpack_runs(output, folder)
                 output = folder
             folders.append(output)
         yield folders
@@ -77,7 +77,7 @@ class Bounded:
         )
 
 
-def unpack(file: Path, folder: Path) -> None:
+def unpack_runs(file: Path, folder: Path) -> None:
     """Write the runs of an archive into a folder.
 
     Raises:

@@ -15,8 +15,8 @@ from tabulate import tabulate
 from ..cli import csv_text
 from ..records import COSTS
 from .frame import each_row, setting_texts
-from .latex import PACKAGES, apart, as_latex, papers
-from .rows import difference, published_beside
+from .latex import PACKAGES, as_latex, number_labels, papers
+from .rows import minus_published, published_beside
 from .tables import Table, number_or_none, tables
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def in_style(groups: Mapping[Any, list[Table]], form: str) -> str:
     """Return these tables as `text`, `markdown` or `latex`."""
     makers = {"text": as_text, "markdown": as_markdown, "latex": as_latex}
     texts = [makers[form](table) for group in groups.values() for table in group]
-    return "\n\n".join([PACKAGES, *apart(texts)] if form == "latex" else texts)
+    return "\n\n".join([PACKAGES, *number_labels(texts)] if form == "latex" else texts)
 
 
 def as_text(table: Table) -> str:
@@ -134,7 +134,7 @@ def record(line: list[Any]) -> dict:
         values["published_is_misprint"] = theirs.misprint
         for row in line:
             values[f"{row.column}_published"] = theirs.values[row.column]
-            values[f"{row.column}_difference"] = difference(row)
+            values[f"{row.column}_difference"] = minus_published(row)
     if not first.average:
         values |= {key: number_or_none(getattr(first, key)) for key in COSTS}
         if values["num_params"] is not None:

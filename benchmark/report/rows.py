@@ -98,7 +98,7 @@ def published_beside(row: Any, trainer: str = "") -> published.Published | None:
     return theirs if theirs and row.column in theirs.values else None
 
 
-def difference(row: Any) -> float | None:
+def minus_published(row: Any) -> float | None:
     """Return a mean minus the published number; None if one is missing or cannot be right."""
     theirs = published_beside(row)
     lacking = row.mean != row.mean or (row.average and not row.complete)

@@ -91,11 +91,11 @@ def report_runs(folders: list[Path], form: str, plots: Path | None = None) -> st
 
         drawn = [figures_of_run(outcome, _where(outcome)) for outcome in runs.values()]
     if plots:
-        from .plots import write
+        from .plots import write_figures
 
         parent = os.path.commonpath([folder.absolute() for folder in runs])
         for folder, of_run in zip(runs, drawn, strict=True):
-            write(of_run, plots / os.path.relpath(folder, parent))
+            write_figures(of_run, plots / os.path.relpath(folder, parent))
     if form == "json":
         return json.dumps([{"folder": str(f), **result} for f, result in results.items()], indent=2)
     if form == "csv":
@@ -107,7 +107,7 @@ def report_runs(folders: list[Path], form: str, plots: Path | None = None) -> st
     tables = {folder: _tables(folder, outcome) for folder, outcome in runs.items()}
     if form != "html":
         return in_style(tables, form)
-    from .page import Part, page
+    from .page import Part, render_page
 
     sections: dict[Protocol | Section, list[Part]] = {}
     if len(runs) > 1:
@@ -118,7 +118,7 @@ def report_runs(folders: list[Path], form: str, plots: Path | None = None) -> st
         measured = [key for key in METRICS if results[folder].get(key) is not None]
         tables[folder][0].caption += explain(measured)
         sections[Section(f"run{i}", printable(title))] = [Part("", tables[folder], of_run)]
-    return page(sections, results.values())
+    return render_page(sections, results.values())
 
 
 def _read(folder: Path) -> Outcome:

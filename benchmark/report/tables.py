@@ -16,7 +16,7 @@ from ..records import COSTS
 from . import published
 from .frame import apart_note, computed_note, each_row
 from .names import dataset_title, rank
-from .rows import count_text, difference, published_beside
+from .rows import count_text, minus_published, published_beside
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -223,7 +223,7 @@ def _theirs(number: float, misprint: bool) -> Cell:
 
 
 def _difference(row: Any) -> Cell:
-    number = None if row is None else difference(row)
+    number = None if row is None else minus_published(row)
     # + 0.0 turns -0.00 into 0.00
     return Cell("-" if number is None else f"{round(number, 2) + 0.0:+.2f}")
 

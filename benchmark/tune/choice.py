@@ -73,7 +73,7 @@ class Choice:
 
     def __post_init__(self):
         # The sort is stable: of equal settings, the first of the search space wins.
-        self.trials.sort(key=rank, reverse=True)
+        self.trials.sort(key=comparable, reverse=True)
 
     @property
     def run(self) -> Run:
@@ -89,7 +89,7 @@ class Choice:
     def tie(self) -> str:
         """A sentence about other settings that are as good as the chosen one; empty without any."""
         best = self.best
-        n = sum(rank(trial) == rank(best) for trial in self.trials) - 1 if best else 0
+        n = sum(comparable(trial) == comparable(best) for trial in self.trials) - 1 if best else 0
         have = "1 other has" if n == 1 else f"{n} others have"
         return f"{have} the same accuracy: the first in the search space is taken." if n else ""
 
@@ -113,11 +113,11 @@ class Choice:
         """Return the table, with a line for each setting."""
         head, lines = ["Setting", *self.trials[0].accuracies], []
         for trial in self.trials:
-            lines.append([Cell(trial.name), *map(cell, trial.accuracies.values())])
+            lines.append([Cell(trial.name), *map(accuracy_cell, trial.accuracies.values())])
         if len(head) > 2:
             head.append("Average")
             for line, trial in zip(lines, self.trials, strict=True):
-                line.append(cell(trial.average))
+                line.append(accuracy_cell(trial.average))
         chosen = f"Chosen: {self.best.name}." if self.best else "None is chosen: each has failed."
         chosen += f" {self.tie}" * bool(self.tie)
         problems = [problem for trial in self.trials for problem in trial.problems]
@@ -159,7 +159,7 @@ class Choice:
         return comment + yaml.safe_dump(nest(keys), sort_keys=False, allow_unicode=True)
 
 
-def rank(trial: Trial) -> float:
+def comparable(trial: Trial) -> float:
     """Return a setting's average for comparisons, without differences of rounding."""
     return -1.0 if trial.average is None else round(trial.average, 6)
 
@@ -189,14 +189,14 @@ def choices(outcomes: Iterable[Outcome]) -> list[Choice]:
 
 def _method_and_precision(outcome: Outcome) -> tuple:
     """Return the method and its PREC, which may be what is tuned."""
-    return outcome.run.trainer, facts.settings(outcome.result or {}).get("PREC")
+    return outcome.run.trainer, facts.training_settings(outcome.result or {}).get("PREC")
 
 
 def _precision(outcome: Outcome) -> str | None:
     return (outcome.result or {}).get("precision")
 
 
-def write(choice: Choice, folder: Path, settings: Settings) -> Path | None:
+def write_choice(choice: Choice, folder: Path, settings: Settings) -> Path | None:
     """Write the table, and the config of a chosen setting; return its path; raises OSError."""
     folder, name = folder / choice.run.trainer, f"{choice.run.config}_tuned"
     write_output(folder / f"{name}.json", json.dumps(choice.record(), indent=1) + "\n")
@@ -208,6 +208,6 @@ def write(choice: Choice, folder: Path, settings: Settings) -> Path | None:
     return path
 
 
-def cell(accuracy: float | None) -> Cell:
+def accuracy_cell(accuracy: float | None) -> Cell:
     """Return an accuracy (%) as a cell of a table."""
     return Cell("failed") if accuracy is None else Cell(f"{accuracy:.2f}", accuracy)

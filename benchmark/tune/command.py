@@ -9,7 +9,7 @@ from ..protocols.base import Protocol
 from ..protocols.space import WORD
 from ..protocols.tuning import TUNING
 from ..report.render import as_text
-from .choice import choices, write
+from .choice import choices, write_choice
 from .validation import check_validation
 
 
@@ -31,7 +31,7 @@ def conclude(protocol: Protocol, engine: Engine, output: Path) -> int:
     chosen = choices(engine.outcomes[run] for run in engine.runs)
     folder = output / protocol.name / engine.runs[0].part / "chosen"
     print("\n\n".join(as_text(choice.table()) for choice in chosen))
-    written = [write(choice, folder, engine.settings) for choice in chosen]
+    written = [write_choice(choice, folder, engine.settings) for choice in chosen]
     for path in filter(None, written):
         print(path, file=sys.stderr)
     if any(written):

@@ -11,7 +11,7 @@ from PIL import Image
 import datasets  # noqa: F401 (all are registered before a test replaces the registry)
 from benchmark import records
 from benchmark.__main__ import main
-from benchmark.launch.data import fingerprint
+from benchmark.launch.data import fingerprint_at
 from benchmark.launch.engine import Engine, Settings
 from benchmark.launch.estimate import work_of
 from benchmark.launch.needs import lacking
@@ -103,7 +103,7 @@ def test_runs_know_its_fingerprint_work_and_folder(boxes, tmp_path):
     use_plugins([boxes])
     root = tmp_path / "root"
     given, run = settings(boxes, root), planned(tmp_path / "output")
-    before = fingerprint("boxes", str(root))
+    before = fingerprint_at("boxes", str(root))
     record = {"trainer": "TipAdapter", "dataset": "Boxes", "seed": 1, "shots": 4}
     record |= {"subsample_classes": "all", "accuracy": 50.0, "data_fingerprint": before}
     record |= {"config": {"DATASET": {"ROOT": str(tmp_path / "elsewhere")}}}

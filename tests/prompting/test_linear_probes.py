@@ -8,7 +8,7 @@ from paths import GOLDEN
 from sklearn.linear_model import LogisticRegression
 
 from trainers.prompting import UserError, build_method
-from trainers.prompting.methods.linear_probe import solve
+from trainers.prompting.methods.linear_probe import solve_regression
 from trainers.prompting.methods.lpplusplus import LPPlusPlus
 from trainers.prompting.storage.saved import Saved
 
@@ -57,7 +57,7 @@ def test_the_solution_is_that_of_scikit_learn(C):
     labels = torch.arange(40) % 4  # the last classes are rare
     labels[labels == 3] = 2
     z = torch.nn.functional.normalize(torch.randn(40, 8, generator=seeded), dim=1)
-    W, b = solve(z, labels, 3, C)
+    W, b = solve_regression(z, labels, 3, C)
     theirs = LogisticRegression(C=C, tol=1e-12, max_iter=20_000, solver="newton-cg")
     theirs.fit(z.double().numpy(), labels.numpy())
     logits = z.double() @ W.T + b

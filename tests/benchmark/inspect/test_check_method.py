@@ -119,7 +119,7 @@ MISTAKES = {
 
 def found(kind, file=EMOJI, folder="", pairs=None, checks=None):
     """Return what is wrong with a method."""
-    sources = check_method.keys_of(file, kind.__name__, folder, pairs or {})
+    sources = check_method.short_keys(file, kind.__name__, folder, pairs or {})
 
     def run():
         register(kind)
@@ -171,7 +171,7 @@ def settings_of(name, tmp_path):
     if name == "PromptKD":
         file, _ = settings_of("PromptSRC", tmp_path)
         teacher = str(tmp_path / "teacher")
-        check_method.train_briefly(check_method.keys_of(file, "PromptSRC", teacher, {}), [])
+        check_method.train_briefly(check_method.short_keys(file, "PromptSRC", teacher, {}), [])
         pairs = {"TRAINER.PROMPTKD.TEACHER": teacher}
     return TrainerConfigs().find(RULES, name, "emoji", 1), pairs
 
@@ -180,7 +180,7 @@ def settings_of(name, tmp_path):
 def test_every_method_passes(tmp_path, without_export, monkeypatch, name):
     """Built again from its state, it computes the same bits."""
     file, pairs = settings_of(name, tmp_path)
-    sources = check_method.keys_of(file, name, str(tmp_path / "own"), pairs)
+    sources = check_method.short_keys(file, name, str(tmp_path / "own"), pairs)
     rebuilt, apart = repeatability.rebuilt_apart, {}
     monkeypatch.setattr(
         repeatability, "rebuilt_apart", lambda *of: apart.update(rebuilt(*of)) or apart

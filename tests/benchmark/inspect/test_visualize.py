@@ -15,8 +15,8 @@ from benchmark.inspect.visualize import (
     Block,
     Map,
     build_parser,
-    choose,
-    draw,
+    choose_images,
+    draw_maps,
     main,
     maps_of,
     token_plans,
@@ -86,7 +86,7 @@ def test_a_sheet_has_a_row_for_each_prompt_and_one_hue_on_grey(tmp_path):
     maps = [Map(word, torch.tensor([[0.5, 1.5]] * 2)) for word in ("context 1", "drink")]
     blocks = [Block(yellow, "'drink'", {"prompt 1": maps, "prompt 2": maps})]
     for name, rows in (("one.png", 1), ("two.png", 2), ("one.svg", 1)):
-        draw(tmp_path / name, blocks * rows)
+        draw_maps(tmp_path / name, blocks * rows)
     one, two = (Image.open(tmp_path / name).convert("RGB") for name in ("one.png", "two.png"))
     assert two.size[0] == one.size[0] and two.size[1] > 1.7 * one.size[1]
     pixels = np.asarray(one).reshape(-1, 3).astype(int)
@@ -125,11 +125,11 @@ def asked(*words) -> Namespace:
 
 
 def test_classes_and_images_make_a_sheet(run):
-    chosen = choose(run, asked("--class-name", "cat", "--index", "0 1"))
+    chosen = choose_images(run, asked("--class-name", "cat", "--index", "0 1"))
     assert chosen == [(Path("cat1.png"), "cat"), (Path("cat2.png"), "cat")]
-    chosen = choose(run, asked("--class-name", "dog", "cat"))
+    chosen = choose_images(run, asked("--class-name", "dog", "cat"))
     assert chosen == [(Path("dog1.png"), "dog"), (Path("cat1.png"), "cat")]
-    assert choose(run, asked("--index", "2")) == [(Path("dog1.png"), "dog")]
+    assert choose_images(run, asked("--index", "2")) == [(Path("dog1.png"), "dog")]
 
 
 @pytest.mark.parametrize(
@@ -142,7 +142,7 @@ def test_classes_and_images_make_a_sheet(run):
 )
 def test_missing_classes_and_images_are_reported(run, words, why):
     with pytest.raises(UserError, match=why):
-        choose(run, asked(*words))
+        choose_images(run, asked(*words))
 
 
 @pytest.mark.parametrize("name", ["prompts", "index"])

@@ -13,7 +13,7 @@ from benchmark.__main__ import main
 from benchmark.launch import auto_features
 from benchmark.launch.arguments import build_parser, parse
 from benchmark.launch.command import plan_runs
-from benchmark.launch.data import fingerprint, other_features
+from benchmark.launch.data import fingerprint_at, other_features
 from benchmark.launch.engine import Engine, command
 from benchmark.protocols import PROTOCOLS
 from trainers.prompting.errors import UserError
@@ -67,7 +67,7 @@ def test_a_file_is_written_once_and_again_when_it_does_not_fit(tmp_path, inside)
     with open(clip, "ab") as weights:
         weights.write(b" ")
     assert not auto_features._fits("image_folder=mine", str(images), settings)
-    unknown = f"{fingerprint('image_folder=mine', str(images))} None"
+    unknown = f"{fingerprint_at('image_folder=mine', str(images))} None"
     write(file, header={"made_of": unknown})  # of a CLIP whose hash was not known
     assert auto_features._fits("image_folder=mine", str(images), settings)
     with open(file, "wb"):

@@ -113,7 +113,7 @@ def test_records_without_a_fingerprint_are_judged_by_their_root(output, tmp_path
 
 def test_other_data_of_a_detection_are_compared(output, tmp_path):
     dtd(tmp_path)
-    then = data.fingerprint("DescribableTextures", str(tmp_path))  # as TEST.OOD names it
+    then = data.fingerprint_at("DescribableTextures", str(tmp_path))  # as TEST.OOD names it
     done = Done(output, fill(tmp_path / "a", "ant", "bee"), ood_fingerprints={"Emoji": None})
     assert done.again(tmp_path / "a") == 0
     done = Done(output / "dtd", tmp_path, "dtd", ood_fingerprints={"DescribableTextures": then})
@@ -143,7 +143,7 @@ def test_public_data_that_changed_in_their_folder_are_other_data(output, tmp_pat
 def test_a_launcher_reads_data_and_weights_once(output, tmp_path, monkeypatch):
     a, calls = fill(tmp_path / "a", "ant", "bee"), []
     now = {"backbone": "emoji", "backbone_sha256": "2" * 64}
-    for name in ("fingerprint", "weights"):
+    for name in ("fingerprint_at", "weights_digest"):
         monkeypatch.setattr(data, name, lambda *words: calls.append(words))
     run, present = Done(output, a, **now).run(), data.Present()
     for _ in range(2):

@@ -68,21 +68,21 @@ def test_a_short_run_is_timed(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(timed, "IMAGES", 20)
     (run,) = runs_of(tmp_path, protocol=FEW_SHOT, shots=[1])
     words = command(run, Settings(opts=("OPTIM.STEPS", "4")))[2:]
-    found = timed.measure(words)
+    found = timed.measure_run(words)
     assert (found["classes"], found["steps"], found["device"]) == (37, 4, "cpu")
     assert 0 < found["images"] <= timed.IMAGES and found["batch"] == 32
     whole, parts = found["whole"][1], ("build", "test")
     assert whole > sum(found[part][1] for part in parts) + 4 * 0.5 * found["step"][1] > 0
     assert work_of(run, Settings()).images > found["images"]
     (run,) = runs_of(tmp_path, ["TPT"], FEW_SHOT, [1])  # in an order of its own
-    found = timed.measure(command(run, Settings())[2:])
+    found = timed.measure_run(command(run, Settings())[2:])
     assert found["steps"] == 0 < found["images"] <= timed.IMAGES
 
 
 def test_an_epoch_is_timed_of_a_method_that_plans_it(tmp_path):
     (run,) = runs_of(tmp_path, ["NLPrompt"], protocol=FEW_SHOT, shots=[1])
     assert length(find_method("CoOp"), 4) == ["OPTIM.STEPS", "4"]
-    found = timed.measure([*command(run, Settings())[2:], *length(find_method("NLPrompt"), 4)])
+    found = timed.measure_run([*command(run, Settings())[2:], *length(find_method("NLPrompt"), 4)])
     assert found["steps"] in (2, 3)  # 37 images in batches of 32, some of them clean
     assert found["step"][0] > 0
 

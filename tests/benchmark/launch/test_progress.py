@@ -11,7 +11,7 @@ from types import SimpleNamespace
 from outcomes import outcome
 
 from benchmark.launch import progress as progress_module
-from benchmark.launch.progress import Progress, clock
+from benchmark.launch.progress import Progress, clock_text
 
 ONE = ("--trainers", "CoOp", "--seeds", "1")
 
@@ -48,7 +48,7 @@ def test_plain_lines_have_a_heartbeat(monkeypatch):
         of_run + "about 1:40 left (3 runs not timed yet)",
         of_run + "time left not yet known",
     ]
-    assert clock(3723) == "1:02:03"
+    assert clock_text(3723) == "1:02:03"
 
 
 def test_a_narrow_terminal_shows_the_run_its_loss_and_its_accuracy(monkeypatch):

@@ -4,7 +4,7 @@ import pytest
 from paths import GOLDEN, ROOT
 
 from benchmark.measure.pets import write_pets
-from benchmark.measure.replay import Places, Record, difference, replay
+from benchmark.measure.replay import Places, Record, compare_records, replay
 
 FILES = sorted((ROOT / "tests" / "golden_trainings").glob("*.safetensors"))
 METHODS = {
@@ -38,7 +38,7 @@ def places(root, tmp_path):
 def test_a_whole_training_is_that_of_public_code(path, places):
     theirs = Record.read(path)
     ours = replay(theirs, places)
-    found = difference(theirs, ours)
+    found = compare_records(theirs, ours)
     assert not found.problems, found
     assert found.steps == 9 and found.moved > 0.01
     assert ours.facts == {half: theirs.facts[half] for half in ("base", "new")}
@@ -59,5 +59,5 @@ def test_every_method_has_a_training():
 )
 def test_another_setting_is_found(places, change, problem):
     theirs = Record.read(MAPLE)
-    found = difference(theirs, replay(theirs, places, change.split()))
+    found = compare_records(theirs, replay(theirs, places, change.split()))
     assert problem in found.problems

@@ -14,7 +14,7 @@ from benchmark.__main__ import main
 from benchmark.measure.geometry import reacting_clip
 from benchmark.measure.pets import write_pets
 from benchmark.measure.recording import as_pixels
-from benchmark.measure.replay import Places, Record, difference, replay
+from benchmark.measure.replay import Places, Record, compare_records, replay
 from benchmark.measure.twin import pairs, parse
 from trainers.prompting.backbones.openai import clip
 
@@ -168,7 +168,7 @@ def test_another_setting_of_ours_is_found(trained, places, change, problem):
     if "why" in ours.facts:
         assert ours.facts["why"] == problem
     else:
-        assert problem in difference(trained[0], ours).problems
+        assert problem in compare_records(trained[0], ours).problems
 
 
 def test_a_difference_makes_the_command_fail(checkout, capsys, trained, monkeypatch):
@@ -226,7 +226,7 @@ def test_the_limits(trained, key, shift, problems, predictions):
     changed = ours[key].clone()
     lowest = changed[-1].argmin() if key == "logits/new" else -1
     changed.view(-1)[lowest - changed.shape[-1] if key == "logits/new" else -1] += shift
-    found = difference(theirs, Record({}, ours | {key: changed}))
+    found = compare_records(theirs, Record({}, ours | {key: changed}))
     assert found.problems == problems and found.predictions == predictions
 
 
@@ -237,7 +237,7 @@ def test_a_prediction_may_differ_where_two_logits_are_close(trained):
     theirs.tensors["logits/base"] = logits
     ours = theirs.tensors | {"logits/base": logits.clone()}
     ours["logits/base"][0, 0] += 0.001
-    found = difference(theirs, Record({}, ours))
+    found = compare_records(theirs, Record({}, ours))
     assert found.predictions == 1 and not found.problems
 
 
@@ -245,11 +245,11 @@ def test_parameters_of_one_side(trained):
     theirs = trained[0]
     more = theirs.tensors | {f"{part}/gate": torch.ones(1) for part in ("start", "final")}
     for one, other in ((more, theirs.tensors), (theirs.tensors, more)):
-        found = difference(Record({}, one), Record({}, other)).problems
+        found = compare_records(Record({}, one), Record({}, other)).problems
         # public code may have parameters that it never changes
         assert found == ([] if one is more else ["one side alone trains gate"])
     more["final/gate"] = torch.zeros(1)
-    found = difference(Record({}, more), theirs).problems
+    found = compare_records(Record({}, more), theirs).problems
     assert found == ["one side alone trains gate"]
 
 

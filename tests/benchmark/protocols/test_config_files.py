@@ -8,7 +8,7 @@ from benchmark.protocols import (
     PROTOCOLS,
     configs,
 )
-from benchmark.protocols.base import check_classes
+from benchmark.protocols.base import check_new_classes
 from benchmark.protocols.configs import TrainerConfigs, known_trainers
 from benchmark.protocols.transfer import TRANSFER as TRANSFER_PROTOCOLS
 from recipe.configs import read_keys
@@ -114,9 +114,9 @@ def test_class_specific_contexts_are_refused_for_any_method(tmp_path):
     plan = {"trainers": ["KgCoOp"], "shots": 16}
     runs = PROTOCOLS["base2new"].plan(tmp_path, ["dtd"], [1], TrainerConfigs(), **plan)
     class_specific = ("TRAINER.COOP.CSC", "True")
-    check_classes(runs, class_specific)
+    check_new_classes(runs, class_specific)
     with pytest.raises(UserError, match="KgCoOp with a context for each class .*COOP.CSC False"):
-        check_classes(runs, (*class_specific, "TRAINER.COOP.CTX_INIT", "False"))
+        check_new_classes(runs, (*class_specific, "TRAINER.COOP.CTX_INIT", "False"))
 
 
 def test_emoji_sets_have_one_config_for_all_protocols_and_a_missing_one_is_named():

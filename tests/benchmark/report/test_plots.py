@@ -252,7 +252,7 @@ def test_the_same_numbers_give_the_same_bytes(tmp_path):
     for form in plots.FORMATS:
         first, second = tmp_path / f"first.{form}", tmp_path / f"second.{form}"
         for path in (first, second):
-            write_output(path, plots.encode(figure(outcomes, "few_shot"), form))
+            write_output(path, plots.encode_figure(figure(outcomes, "few_shot"), form))
         assert first.read_bytes() == second.read_bytes()
     assert first.read_text().startswith("<?xml") and b"PNG" in (tmp_path / "first.png").read_bytes()
     assert len(list(tmp_path.iterdir())) == 2 * len(plots.FORMATS)  # nothing is left over

@@ -156,7 +156,7 @@ def test_reliability_counts_each_image_once_and_says_what_its_bars_are(run):
 
     outcome = _read(run)
     pool = pictures._pool({1: outcome, 2: outcome, 3: outcome}, "ALIGN", set())
-    figure, sentence = pictures.draw({"ALIGN": pool}, "reliability", "here")
+    figure, sentence = pictures.draw_panels({"ALIGN": pool}, "reliability", "here")
     (below,) = figure.axes[0].child_axes
     assert sum(bar.get_height() for bar in below.patches) == pytest.approx(6)
     assert sentence.startswith("Bars: accuracy in each bin of confidence; dots: ")

@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from benchmark.protocols.configs import CONFIGS, known_trainers
-from benchmark.protocols.space import Space, name_of, pairs, read_word
+from benchmark.protocols.space import Space, as_pairs, read_word, setting_text
 from benchmark.protocols.tuning import folder_name
 from trainers.prompting.errors import UserError
 
@@ -12,7 +12,7 @@ KNOWN = ("CoOp", "KgCoOp")
 
 
 def names(space: Space, trainer: str = "CoOp", budget=None) -> list[str]:
-    return [name_of(setting) for setting in space.settings(trainer, budget)]
+    return [setting_text(setting) for setting in space.settings(trainer, budget)]
 
 
 @pytest.fixture
@@ -90,7 +90,7 @@ def test_a_key_that_is_given_twice_is_refused(written):
 def test_lists_are_values_too():
     key, values = read_word("TRAINER.ALIGN.REGULARIZERS=[kg],[scl_text, scl_image]")
     assert values == [["kg"], ["scl_text", "scl_image"]]
-    assert pairs({key: values[0]}) == (key, "['kg']")
+    assert as_pairs({key: values[0]}) == (key, "['kg']")
     assert read_word("OPTIM.LR=1e-3,0.1") == ("OPTIM.LR", ["1e-3", 0.1])
 
 

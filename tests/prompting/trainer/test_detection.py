@@ -13,7 +13,7 @@ from sklearn.metrics import roc_auc_score
 from tiny import TinyColours, TinyOthers, run
 from torch import nn
 
-from benchmark.launch.data import fingerprint
+from benchmark.launch.data import fingerprint_at
 from trainers.prompting import UserError, build_method, load_clip
 from trainers.prompting.encoders.text import TextFeatures
 from trainers.prompting.encoders.vision import ImageFeatures
@@ -118,7 +118,7 @@ def test_other_data_change_nothing_of_a_run(tmp_path):
     (found,) = record(other)["ood"].values()
     assert found.keys() == {"auroc_mcm", "fpr95_mcm", "auroc_gl_mcm", "fpr95_gl_mcm", "images"}
     assert found["images"] == 12 and record(other)["config"]["TEST"]["OOD"] == ["TinyOthers"]
-    hashes = {"TinyOthers": fingerprint("TinyOthers", str(tmp_path))}
+    hashes = {"TinyOthers": fingerprint_at("TinyOthers", str(tmp_path))}
     assert record(other)["ood_fingerprints"] == hashes
     log = (other / "log.txt").read_text()
     assert log.count("Evaluate on TinyOthers") == log.count("Out of distribution: TinyOthers") == 1

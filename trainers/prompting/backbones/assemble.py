@@ -88,7 +88,7 @@ class CLIP(nn.Module):
         self.positional_embedding = nn.Parameter(torch.empty(sizes.context_length, text.width))
         self.ln_final = openai_model.LayerNorm(text.width)
         self.text_projection = nn.Parameter(torch.empty(text.width, sizes.embed_dim))
-        finish(self.transformer, text)
+        set_mlps(self.transformer, text)
         self.ln_final.eps = text.eps
 
 
@@ -213,7 +213,7 @@ def image_encoder(vision: Architecture, sizes: Sizes, shape: str = "class token"
         assert isinstance(vision.layers, int)
         head = Head(vision.width, vision.heads, vision.hidden, vision.eps, vision.activation())
         visual = PatchViT(vision.width, vision.layers, sizes.resolution, sizes.patch_size, head)
-        finish(visual, vision)
+        set_mlps(visual, vision)
         return visual
     if isinstance(vision.layers, list):
         return openai_model.ModifiedResNet(
@@ -227,13 +227,13 @@ def image_encoder(vision: Architecture, sizes: Sizes, shape: str = "class token"
         vision.heads,
         sizes.embed_dim,
     )
-    finish(visual, vision)
+    set_mlps(visual, vision)
     if shape == "mean":
         visual.ln_pre, visual.shape = nn.Identity(), MeanPool()
     return visual
 
 
-def finish(module: nn.Module, architecture: Architecture) -> None:
+def set_mlps(module: nn.Module, architecture: Architecture) -> None:
     """Set the MLPs and epsilons in a module, which OpenAI's class hard-codes."""
     for part in module.modules():
         if isinstance(part, nn.LayerNorm):
@@ -280,12 +280,12 @@ def assemble(
         weights[name] = weights[name].reshape(())  # of shape (1,) in some files
     whole = tuple({"image": "visual.", "text": "text."}[side] for side in closed)
     own = {n: x for n, x in built.state_dict().items() if not (whole and n.startswith(whole))}
-    check_weights(own, weights, source, arch)
+    check_names_and_shapes(own, weights, source, arch)
     built.load_state_dict(weights, strict=not closed, assign=True)
     return built.float().eval()
 
 
-def check_weights(
+def check_names_and_shapes(
     own: Mapping[str, torch.Tensor], weights: Mapping[str, torch.Tensor], source: str, arch: str
 ) -> None:
     """Refuse weights whose names or shapes are not a model's; a UserError has the first names."""

@@ -20,9 +20,8 @@ from .assemble import CLIP, Architecture, Sizes, assemble
 from .family import Family, Tokenizer
 from .openai import OPENAI
 from .openai_clip import model as openai_model
-from .tokenizers import files_of_tokenizer
-from .tokenizers import unreadable as no_tokenizer
-from .weights import read_weights, unreadable
+from .tokenizers import files_of_tokenizer, unreadable_tokenizer
+from .weights import read_weights, unreadable_weights
 
 NAME = re.compile(r"(?!ViT-|RN)[\w.-]+/[\w.-]+")  # owner/model on the hub
 INTERPOLATION = {0: "nearest", 2: "bilinear", 3: "bicubic"}  # by Pillow's numbers
@@ -209,7 +208,7 @@ def _state(folder: Path) -> dict[str, torch.Tensor]:
     try:
         return rename_weights(state)
     except Exception as error:
-        raise unreadable(folder, in_short(error)) from error
+        raise unreadable_weights(folder, in_short(error)) from error
 
 
 def rename_weights(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -271,7 +270,7 @@ def _read_tokenizer(transformers: Any, folder: Path, name: str) -> Any:
             f"put its tokenizer.json there (`hf download {name}` has it), or vocab.json and "
             "merges.txt"
         )
-        raise no_tokenizer(error, f"of '{name}' in '{folder}'", remedy) from error
+        raise unreadable_tokenizer(error, f"of '{name}' in '{folder}'", remedy) from error
     return tokenizer
 
 

@@ -15,7 +15,7 @@ from ..storage.files import parse_json
 from .assemble import check_sizes
 from .family import Family, Tokenizer
 from .openai_clip import clip, model
-from .weights import read_weights, unreadable
+from .weights import read_weights, unreadable_weights
 
 RELEASED: dict[str, str] = clip._MODELS  # addresses, with the hashes of the files
 NAMES = (*EMBEDDED, *RELEASED)  # these take precedence over files and folders
@@ -118,7 +118,7 @@ def _load_openai(path):
     """Load a file of OpenAI's release, or one in the same format."""
     state = read_weights(path)
     if "text_projection" not in state:
-        raise unreadable(path, "it is not a state dict under the names of OpenAI's class")
+        raise unreadable_weights(path, "it is not a state dict under the names of OpenAI's class")
     if not set(state) >= MARKS:
         raise UserError(
             f"'{path}' is not known to be a CLIP with OpenAI's activation: its state dict lacks "
@@ -138,7 +138,7 @@ def _load_safetensors(path: Path):
             table = torch.zeros(arch["vocab_size"], rows.shape[1])
             table[state.pop("token_embedding.ids")] = rows.float()
         except Exception as error:
-            raise unreadable(path, in_short(error)) from error
+            raise unreadable_weights(path, in_short(error)) from error
         state["token_embedding.weight"] = table
     return _fill(lambda: build_clip(arch), state, path)
 
@@ -173,5 +173,5 @@ def _fill(build: Callable[[], nn.Module], weights: dict[str, torch.Tensor], path
         loaded = build().float()
         loaded.load_state_dict(weights)  # again, as `build_model` rounds them to half precision
     except Exception as error:
-        raise unreadable(path, in_short(error)) from error
+        raise unreadable_weights(path, in_short(error)) from error
     return loaded

@@ -16,10 +16,10 @@ from torch import nn
 
 from ..errors import UserError, in_short, nearest
 from ..storage.files import read_json
-from .assemble import CLIP, check_weights
+from .assemble import CLIP, check_names_and_shapes
 from .hugging_face import snapshot
 from .module import assemble_open_clip, family_from, fold_layer_scale, from_module, sides
-from .tokenizers import files_of_tokenizer, folder_of, open_clip_tokenizer
+from .tokenizers import files_of_tokenizer, open_clip_tokenizer, tokenizer_folder
 from .weights import read_weights
 
 PREFIX, HUB, CONFIG = "open_clip:", "hf-hub:", "open_clip_config.json"
@@ -69,7 +69,7 @@ def files(name: str) -> list[Path]:
     if name.removeprefix(PREFIX).startswith(HUB) or os.path.isdir(name.removeprefix(PREFIX)):
         found.append(place / CONFIG)
     if tokenizer := text.get("hf_tokenizer_name"):
-        found += files_of_tokenizer(folder_of(tokenizer, place))
+        found += files_of_tokenizer(tokenizer_folder(tokenizer, place))
     if encoder := text.get("hf_model_name"):
         found.append(Path(_hub_config(encoder, source.arch)) / "config.json")
     return found
@@ -180,7 +180,7 @@ def _fill(model: nn.Module, source: Source) -> None:
         ) from error
     for name in {"logit_scale", "logit_bias"} & state.keys() & own.keys():
         state[name] = state[name].reshape(own[name].shape)
-    check_weights(own, state, f"'{source.file}'", source.arch)
+    check_names_and_shapes(own, state, f"'{source.file}'", source.arch)
     model.load_state_dict(state)
 
 

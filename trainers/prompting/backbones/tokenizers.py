@@ -29,7 +29,7 @@ def open_clip_tokenizer(open_clip: Any, text: Mapping, arch: str, place: Path) -
     length, name = text.get("context_length", 77), text.get("hf_tokenizer_name")
     if not name:
         return open_clip.tokenizer.SimpleTokenizer(context_length=length, **kwargs)
-    folder = folder_of(name, place)
+    folder = tokenizer_folder(name, place)
     remedy = f"run `hf download {name} {' '.join(NEEDED)}`, or put these files next to the weights"
     if folder is None:
         raise UserError(f"open_clip:{arch} needs the tokenizer of {name}, not here yet: {remedy}")
@@ -43,17 +43,17 @@ def open_clip_tokenizer(open_clip: Any, text: Mapping, arch: str, place: Path) -
             **kwargs,
         )
     except Exception as error:  # from several libraries, one of them in Rust
-        raise unreadable(error, f"of open_clip:{arch} in '{folder}'", remedy) from error
+        raise unreadable_tokenizer(error, f"of open_clip:{arch} in '{folder}'", remedy) from error
 
 
-def unreadable(error: Exception, whose: str, remedy: str) -> UserError:
+def unreadable_tokenizer(error: Exception, whose: str, remedy: str) -> UserError:
     """Return the error about a tokenizer that cannot be read, perhaps for want of a package."""
     if isinstance(error, ImportError):
         remedy = "run `pip install sentencepiece protobuf`, which read some tokenizers"
     return UserError(f"The tokenizer {whose} cannot be read ({in_short(error)}): {remedy}")
 
 
-def folder_of(name: str, place: Path) -> Path | None:
+def tokenizer_folder(name: str, place: Path) -> Path | None:
     """Return the folder of a tokenizer of the hub: that of the weights, else of the hub's cache."""
     return place if any(any(place.glob(form)) for form in ANY) else _cached_folder(name)
 

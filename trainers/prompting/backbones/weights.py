@@ -43,24 +43,24 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
     except UserError:
         raise
     except Exception as error:  # a broken file raises errors of many types
-        raise unreadable(path, _reason(error)) from error
+        raise unreadable_weights(path, _reason(error)) from error
     if flaw:
-        raise unreadable(path, flaw)
+        raise unreadable_weights(path, flaw)
     return dict(state)
 
 
-def unreadable(path, reason: str) -> UserError:
+def unreadable_weights(path, reason: str) -> UserError:
     """Return the error about a file from which no CLIP weights can be read."""
     return UserError(f"'{path}' holds no CLIP weights that can be read: {reason}")
 
 
 def _content(path: Path):
     if not path.is_file():
-        raise unreadable(path, "it is not an existing file")
+        raise unreadable_weights(path, "it is not an existing file")
     if path.suffix == ".safetensors":
         return _safetensors(path)
     if damaged := damaged_part(path):
-        raise unreadable(path, f"'{damaged}' in it has changed since it was written")
+        raise unreadable_weights(path, f"'{damaged}' in it has changed since it was written")
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             if any(name.endswith("/constants.pkl") for name in archive.namelist()):

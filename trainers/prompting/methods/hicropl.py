@@ -79,7 +79,7 @@ class Mapper(nn.Module):
         return out
 
 
-def at(prompts: Prompts, values: Prompts) -> Prompts:
+def instead_of(prompts: Prompts, values: Prompts) -> Prompts:
     """Return the values, with gradients to the prompts in whose place they stand."""
     return [(p - p.detach()) + new.detach() for p, new in zip(prompts, values, strict=True)]
 
@@ -151,7 +151,7 @@ class TwoWay(nn.Module):
             flowed = self.flow()
         if learns and not self.inside:
             self._flowed = flowed
-            flowed = at(self.prompts[0], flowed[0]), at(self.prompts[1], flowed[1])
+            flowed = instead_of(self.prompts[0], flowed[0]), instead_of(self.prompts[1], flowed[1])
         text, vision = flowed
         return Contexts([t[None] for t in text], [v[None] for v in vision])
 

@@ -109,7 +109,7 @@ class LinearProbe(Method):
 
     def fit(self, C: float) -> None:
         """Set the classifier to the solution for C."""
-        W, b = solve(*self.support, self.num_classes, C)
+        W, b = solve_regression(*self.support, self.num_classes, C)
         self.classifier.weight.data.copy_(W)
         self.classifier.bias.data.copy_(b)
 
@@ -139,7 +139,7 @@ class LinearProbe(Method):
         )
 
 
-def solve(
+def solve_regression(
     z: torch.Tensor, labels: torch.Tensor, num_classes: int, C: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return W (K, D) and b (K,) that minimise C sum_i CE_i + |W|^2 / 2, float64.

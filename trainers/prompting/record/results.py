@@ -92,7 +92,7 @@ def write_results(
         "num_classes": trainer.dm.num_classes,
         "num_test": len(data.val if cfg.TEST.SPLIT == "val" else data.test),
         "num_params": getattr(trainer, "num_trained", None),
-        "seeded": seeded(trainer),
+        "seeded": counts_seed(trainer),
         "train_seconds": getattr(trainer, "train_seconds", 0.0),
         "train_steps": _steps(trainer),
         "losses": getattr(trainer, "losses", None),
@@ -121,7 +121,7 @@ def write_results(
     write_whole(results_file(cfg), json.dumps(record, indent=1) + "\n")
 
 
-def seeded(trainer) -> bool:
+def counts_seed(trainer) -> bool:
     """Return True if seed and shots count although nothing may be trained.
 
     So it is for a method that adapts while testing, and for a cache of the training images.

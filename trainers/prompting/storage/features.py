@@ -88,7 +88,7 @@ class Features:
         }
 
 
-def difference(then: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
+def differing_traits(then: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
     """Return how the traits of two encoders differ; None if they do not.
 
     Numbers, and the sentences that both have, are compared within the rounding of float16.

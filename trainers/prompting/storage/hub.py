@@ -16,7 +16,7 @@ FORM = re.compile(
 )
 
 
-def fetch(folder: str | os.PathLike[str]) -> Path:
+def fetch_run(folder: str | os.PathLike[str]) -> Path:
     """Return a run folder on this machine; one on the hub is copied to the hub's cache.
 
     Only the checkpoints and the record of the run are copied: never code. A line on stderr gives

@@ -17,7 +17,7 @@ import torch
 from ..embedded import other_weights
 from ..errors import UserError, need, printable
 from .checkpoints import broken_checkpoint, checkpoint_at, read_checkpoint
-from .features import difference
+from .features import differing_traits
 from .settings import begun_otherwise, differing_keys, literal, no_settings
 from .state import are_texts, is_settings
 
@@ -327,7 +327,7 @@ class Saved:
         self.check_weights(now.backbone, now.backbone_sha256)
         if self.features is not None and now.features is not None:
             self.check_features()
-            why = difference(self.features, now.features)
+            why = differing_traits(self.features, now.features)
             need(
                 not why,
                 f"The prompts were trained on features of another encoder ({why}): evaluate on "

@@ -66,7 +66,7 @@ class Detection:
         self.fingerprints: dict[str, str | None] = {}
         self._loaders = {}
         for name in cfg.TEST.OOD:
-            data = other_data(cfg, name, dataset.classnames)
+            data = load_other_data(cfg, name, dataset.classnames)
             check_files(name, data.dataset.test, [*dataset.test, *(dataset.val or ())])
             self._loaders[name] = data.test_loader
             self.fingerprints[name] = getattr(data.dataset, "fingerprint", None)
@@ -124,7 +124,7 @@ def check_files(name: str, others: Iterable[Any], own: Iterable[Any]) -> None:
         )
 
 
-def other_data(cfg: CfgNode, name: str, classnames: list[str]) -> DataManager:
+def load_other_data(cfg: CfgNode, name: str, classnames: list[str]) -> DataManager:
     """Return a data set that shares no class with the run, and is read in the same way.
 
     Raises:

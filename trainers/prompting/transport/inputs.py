@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 
-def check_settings(reg: float, tol: float, max_iter: int) -> None:
+def check_solver_settings(reg: float, tol: float, max_iter: int) -> None:
     """Raise ValueError if a setting of a solver is out of range."""
     if not 0 < reg < math.inf:
         raise ValueError(f"reg is {reg}: it must be positive and finite")
@@ -16,7 +16,7 @@ def check_settings(reg: float, tol: float, max_iter: int) -> None:
         raise ValueError(f"max_iter is {max_iter}: at least 1 is needed")
 
 
-def weights(cost: Tensor, a: Tensor | None, b: Tensor | None) -> tuple[Tensor, Tensor]:
+def full_weights(cost: Tensor, a: Tensor | None, b: Tensor | None) -> tuple[Tensor, Tensor]:
     """Return weights a (..., P) and b (..., L), expanded, of equal mass, in the solver's type.
 
     Args:

@@ -34,7 +34,7 @@ from torch import Tensor
 from torch._higher_order_ops.while_loop import while_loop
 
 from .fused import fused
-from .inputs import check_settings, weights
+from .inputs import check_solver_settings, full_weights
 from .precision import full_precision
 from .scalings import LogScalings, Scalings, SmallScalings, exponent_bound, widest
 
@@ -170,13 +170,13 @@ class Sinkhorn:
     spread: float | None = None
 
     def __post_init__(self) -> None:
-        check_settings(self.reg, self.tol, self.max_iter)
+        check_solver_settings(self.reg, self.tol, self.max_iter)
 
     def __call__(
         self, cost: Tensor, a: Tensor | None = None, b: Tensor | None = None
     ) -> SinkhornResult:
         """Solve a batch of problems, as `sinkhorn`."""
-        full_a, full_b = weights(cost, a, b)
+        full_a, full_b = full_weights(cost, a, b)
         *batch, P, L = cost.shape
         n, uniform = math.prod(batch), a is None and b is None
         C = cost.detach().reshape(n, P, L).mT

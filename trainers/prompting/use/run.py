@@ -18,8 +18,8 @@ from ..node import clean
 from ..plugins import load_plugins
 from ..running.precision import Precision
 from ..storage.checkpoints import find_checkpoint
-from ..storage.features import difference
-from ..storage.hub import fetch
+from ..storage.features import differing_traits
+from ..storage.hub import fetch_run
 from ..storage.saved import Saved
 from ..teacher import encode_sentences
 from ..trainer.config import add_nodes, fit_images, make, settings_in
@@ -127,7 +127,7 @@ def read_run(
     Arguments and errors are those of `load_run` that do not concern the backbone.
     """
     load_plugins(plugins)
-    saved = Saved.read(find_checkpoint(_model_folder(fetch(folder)), epoch))
+    saved = Saved.read(find_checkpoint(_model_folder(fetch_run(folder)), epoch))
     need(
         saved.says_what_made_it,
         f"The checkpoint '{saved.place}' does not say what made it (class names, settings), like "
@@ -175,12 +175,14 @@ def _clip_of(saved: Saved, backbone: str, cfg: CfgNode) -> Any:
         f"with that of {cfg.DATASET.NAME}",
     )
     clip_model = load_clip(backbone)
-    now = {"width": features_width(clip_model), "normalised": False}
-    now["logit_scale"] = float(clip_model.logit_scale.detach().exp())
     names = list(saved.features["text"][own])
     rows = encode_sentences(clip_model, [own.replace("{}", name) for name in names]).cpu()
-    now["text"] = {own: dict(zip(names, rows, strict=True))}
-    why = difference(saved.features, now)
+    now = {
+        "width": features_width(clip_model), "normalised": False,
+        "logit_scale": float(clip_model.logit_scale.detach().exp()),
+        "text": {own: dict(zip(names, rows, strict=True))},
+    }  # fmt: skip
+    why = differing_traits(saved.features, now)
     need(not why, f"{cannot}'{backbone}' gives others ({why}): train again on features of it")
     cfg.INPUT.TRANSFORMS = ["normalize"]  # rows need none
     return clip_model

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import UserError, need, printable
-from ...storage.hub import START, fetch
+from ...storage.hub import START, fetch_run
 from ...storage.records import RECORD, BadRecord, read_record
 from .arguments import Parser, add_plugin, from_one, write_output
 from .load import RUN
@@ -71,7 +71,7 @@ def describe(folder: str, epoch: int | None = None, plugins: list[str] | None = 
     """
     from ..run import read_run
 
-    run = fetch(folder)
+    run = fetch_run(folder)
     saved = read_run(run, epoch, plugins or ())
     settings = {key: saved.value(key) for key in saved.settings}
     return {
