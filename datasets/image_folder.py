@@ -109,5 +109,5 @@ def table_items(table):
     number = {name: i for i, name in enumerate(dict.fromkeys(row.label for row in rows))}
     items = [Datum(row.path, number[row.label], 0, row.label) for row in rows]
     for item, row in zip(items, rows, strict=True):
-        item.group = row.group
+        item.group = row.group  # type: ignore[attr-defined]  # of ours, not Dassl's
     return items
