@@ -11,12 +11,13 @@ from collections.abc import Mapping
 
 from recipe.configs import (
     FEATURES,
+    SENTENCES,
     TRAINERS,
     prompts_for,
     read_apart,
     read_as,
     read_pairs,
-    with_located_features,
+    with_located_files,
 )
 from trainers.prompting import UserError, __version__
 from trainers.prompting.errors import by_system, open_stdout, printable
@@ -68,6 +69,11 @@ def build_parser() -> argparse.ArgumentParser:
         help="a Python module or a .py file that adds methods; may be repeated",
     )  # fmt: skip
     parser.add_argument("--backbone", default="", help="name or file of the CLIP")
+    parser.add_argument(
+        "--sentences", default="", metavar="TEXT",
+        help="about the classes: a JSON file, clip7, clip80, waffle, or templates with {} for the "
+        "class name and | between them",
+    )  # fmt: skip
     parser.add_argument("--head", default="", help="name of the head")
     parser.add_argument("--eval-only", action="store_true", help="evaluate a run, without training")
     parser.add_argument("--model-dir", default="", help="folder of the run to evaluate")
@@ -154,17 +160,23 @@ def read_sources(args) -> list[tuple[str, Mapping[str, object]]]:
         "DATASET.SOURCE_DOMAINS": args.source_domains,
         "DATASET.TARGET_DOMAINS": args.target_domains,
         "INPUT.TRANSFORMS": args.transforms,
+        SENTENCES: args.sentences,
         "TRAINER.NAME": args.trainer,
         "MODEL.BACKBONE.NAME": args.backbone,
         "MODEL.HEAD.NAME": args.head,
     }
     sources: list[tuple[str, Mapping[str, object]]] = [
-        *((name, with_located_features(keys, TRAINERS.parents[1])) for name, keys in of_files),
+        *((name, with_located_files(keys, TRAINERS.parents[1])) for name, keys in of_files),
         (f"the training in '{args.model_dir}'", read_as(args.model_dir)),
         (f"a config for {args.backbone}", prompts_for(args.backbone, args.config_file)),
-        ("a flag", {key: value for key, value in flags.items() if value not in (None, "")}),
+        (
+            "a flag",
+            with_located_files(
+                {key: value for key, value in flags.items() if value not in (None, "")}, os.getcwd()
+            ),
+        ),
         # the name is that of recipe.settings.COMMAND_LINE
-        ("the command line", with_located_features(read_pairs(args.opts), os.getcwd())),
+        ("the command line", with_located_files(read_pairs(args.opts), os.getcwd())),
     ]
     file = [keys[FEATURES] for _, keys in sources if FEATURES in keys][-1:]
     if any(file) and any("MODEL.BACKBONE.NAME" in keys for _, keys in sources[-2:]):

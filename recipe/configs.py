@@ -16,6 +16,7 @@ from trainers.prompting.trainer.by_run import leaves, plain_key
 MOST_VALUES = 100_000  # in a config file
 DRAFT = "INPUT.DRAFT"  # decode large JPEGs at a part of their size
 FEATURES = "DATASET.FEATURES"  # a file of features, in place of images
+SENTENCES = "DATASET.SENTENCES"  # about the classes: a JSON file, a list by name, or templates
 TRAINERS = Path(__file__).resolve().parents[1] / "configs" / "trainers"
 
 
@@ -276,11 +277,11 @@ def _as_float(value: object) -> object:
         return value
 
 
-def with_located_features(
-    keys: Mapping[str, object], folder: str | os.PathLike
-) -> dict[str, object]:
-    """Return keys whose DATASET.FEATURES, if it is relative, starts from a folder."""
+def with_located_files(keys: Mapping[str, object], folder: str | os.PathLike) -> dict[str, object]:
+    """Return keys whose files, DATASET.FEATURES and SENTENCES, start from a folder if relative."""
     located_keys = dict(keys)
-    if isinstance(file := located_keys.get(FEATURES), str) and file:
-        located_keys[FEATURES] = os.path.join(folder, os.path.expanduser(file))
+    for key, end in ((FEATURES, ""), (SENTENCES, ".json")):
+        file = located_keys.get(key)
+        if isinstance(file, str) and file and file.endswith(end):
+            located_keys[key] = os.path.join(folder, os.path.expanduser(file))
     return located_keys

@@ -17,7 +17,7 @@ except ImportError:  # the original Dassl checks nothing
 
 from datasets import ImageDataset, noise
 from trainers.prompting import extend_cfg
-from trainers.prompting.dataset_keys import CHANGES
+from trainers.prompting.dataset_keys import CHANGES, SENTENCES
 from trainers.prompting.errors import UserError, check_name, need
 from trainers.prompting.method import METHODS
 from trainers.prompting.plugins import extenders, load_plugins
@@ -34,6 +34,7 @@ BASE = "the base of "  # begins the name of a source: keys that a config file ha
 OF_METHODS = (
     "TEST.OOD", "DATASET.FEATURES", "TRAINER.MEMORY_BUDGET", "TRAINER.COMPILE",
     "TRAINER.DETERMINISTIC", "DATALOADER.TRAIN_X.DROP_LAST", *(f"OPTIM.{key}" for key in KEYS),
+    *(f"DATASET.{key}" for key in SENTENCES),
 )  # fmt: skip
 
 
@@ -156,7 +157,7 @@ def _defaults():
         extend(cfg)
     extend_cfg(cfg)
     # read by the data sets of this repository, METHODS by its launcher
-    cfg.DATASET.update(CHANGES, FEATURES="", METHODS=[])
+    cfg.DATASET.update(CHANGES | SENTENCES, FEATURES="", METHODS=[])
     return cfg
 
 

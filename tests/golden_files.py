@@ -10,7 +10,8 @@ from safetensors import safe_open
 from trainers.prompting import Method, build_method
 from trainers.prompting.method import METHODS
 
-OTHERS = ("tiny_clip_seed0", "transclip")  # of all images together: test_transclip.py
+# of all images together, and of sentences: test_transclip.py, test_descriptions.py
+OTHERS = ("tiny_clip_seed0", "transclip", "descriptions_three_rules")
 FILES = sorted(p for p in GOLDEN.glob("*.safetensors") if p.stem not in OTHERS)
 JSON = (
     "classnames", "config", "sentences", "extra", "templates", "new_classnames", "mixed_classnames"

@@ -5,7 +5,7 @@ import os
 import re
 from pathlib import Path
 
-from recipe.configs import check_no_equals
+from recipe.configs import SENTENCES, check_no_equals, with_located_files
 from trainers.prompting.errors import UserError
 
 from ..cli import Parser, add_plugin, each, from_one, seed, words
@@ -77,6 +77,11 @@ def build_parser(protocol: Protocol) -> Parser:
         "'auto' writes it below the output, with --backbone",
     )
     add(
+        "--sentences",
+        metavar="TEXT",
+        help="about the classes: a JSON file, clip7, clip80, waffle, or templates",
+    )
+    add(
         "--ood",
         type=words,
         default=(),
@@ -129,6 +134,9 @@ def parse(parser: Parser, argv: list[str]) -> argparse.Namespace:
     if getattr(args, "trainers", "") is None:
         check_datasets(args.datasets)
         args.trainers = usual_methods(args.datasets, words(args.usual_trainers))
+    if args.sentences:
+        pair = with_located_files({SENTENCES: args.sentences}, os.getcwd())
+        args.opts += (SENTENCES, str(pair[SENTENCES]))
     if args.features and args.features != "auto":
         args.features = os.path.abspath(args.features)
     args.output = Path(os.path.abspath(args.output))

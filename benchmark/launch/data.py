@@ -7,6 +7,7 @@ from contextlib import redirect_stdout
 
 from trainers.prompting.embedded import file_sha256, other_weights
 from trainers.prompting.errors import UserError, printable
+from trainers.prompting.storage.settings import sentences_text
 
 from ..protocols.base import Run
 from ..protocols.configs import dataset_class, dataset_name
@@ -73,6 +74,13 @@ def other_clip(result: dict, now: Present) -> str | None:
     """Return how the CLIP of a record differs from what has its name now; None if it does not."""
     name, then = result.get("backbone"), result.get("backbone_sha256")
     return other_weights(name, then, now.weights(name)) if isinstance(name, str) and then else None
+
+
+def other_sentences(result: dict) -> str | None:
+    """Return how the file of sentences has changed since a record; None if it has not."""
+    then, path = result.get("sentences"), value_at(result.get("config"), "DATASET.SENTENCES")
+    same = not then or not os.path.isfile(str(path)) or sentences_text(path) == then
+    return None if same else f"the sentences {then}, not {sentences_text(path)}"
 
 
 def other_earlier(result: dict) -> str | None:

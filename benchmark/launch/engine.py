@@ -172,7 +172,8 @@ class Engine:
         if not (why or file):  # which decides data and CLIP
             now = self._now
             why = data.other_data(run, result, root, now) or data.other_clip(result, now)
-        return why or data.other_features(result, file) or data.other_earlier(result)
+        why = why or data.other_features(result, file) or data.other_sentences(result)
+        return why or data.other_earlier(result)
 
     def resumes(self, run: Run) -> bool:
         """Return True if the run resumes from a checkpoint in its folder."""

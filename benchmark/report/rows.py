@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from trainers.prompting.dataset_keys import CHANGES
+from trainers.prompting.dataset_keys import CHANGES, SENTENCES
 
 from ..protocols import PROTOCOLS
 from ..protocols.base import shots_text
@@ -18,6 +18,8 @@ from . import published
 from .frame import MEAN, each_row
 from .paired import harmonic
 from .training import INIT
+
+KEYS = CHANGES | SENTENCES
 
 
 def rows(tidy: pd.DataFrame, interval: bool = False, beside_published: bool = True) -> pd.DataFrame:
@@ -112,7 +114,7 @@ def _comparable(line) -> bool:
     fits = not line.label and line.backbones == {published.BACKBONE} and line.split == "test"
     fits = fits and not line.other_data
     fits = fits and all(
-        key != INIT and CHANGES.get(key, value) == value for key, value in line.settings
+        key != INIT and KEYS.get(key, value) == value for key, value in line.settings
     )
     return fits and bool(published.numbers(PROTOCOLS[line.protocol]))
 

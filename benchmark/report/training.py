@@ -4,12 +4,12 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from trainers.prompting.dataset_keys import CHANGES
+from trainers.prompting.dataset_keys import CHANGES, SENTENCES
 
 from ..protocols.base import learns_nothing
 from ..records import Outcome, value_at
 
-INIT = "INIT_WEIGHTS"
+INIT, SOURCE = "INIT_WEIGHTS", "SENTENCES"
 Settings = tuple[tuple[str, Any], ...]  # keys and values
 # What a record counts of each.
 COUNTS = {
@@ -28,12 +28,13 @@ def unfelt(result: Mapping) -> set[str]:
 def compared_config(result: Mapping) -> dict:
     """Return the config of a record by which runs are compared.
 
-    Label noise and imbalance that are `unfelt` count as none. Weights that the training started
-    from are always named, and so are left out.
+    Label noise and imbalance that are `unfelt` count as none, and a file of sentences as what it
+    holds. Weights that the training started from are always named, and so are left out.
     """
     config = result.get("config") or {}
     data, model = config.get("DATASET") or {}, config.get("MODEL") or {}
     defaults = {key: CHANGES[key] for key in unfelt(result) if key in data}
+    defaults |= {SOURCE: result["sentences"]} if result.get("sentences") else {}
     parts = {"DATASET": data | defaults} if defaults else {}
     parts |= {"MODEL": {**model, INIT: ""}} if model.get(INIT) else {}
     return config | parts
@@ -61,9 +62,16 @@ def image_changes(outcome: Outcome) -> Settings | None:
 
 
 def always_named(outcome: Outcome) -> Settings | None:
-    """Return the settings of images and initial weights, named in any table; None if unknown."""
+    """Return the settings of images, sentences and initial weights, named in any table.
+
+    None if they are unknown.
+    """
     changes = image_changes(outcome)
-    return changes if changes is None else changes + initial_weights(outcome)
+    if changes is None:
+        return None
+    given = compared_config(outcome.result or {}).get("DATASET") or {}
+    sentences = tuple((key, given[key]) for key in SENTENCES if given.get(key))
+    return (*changes, *sentences, *initial_weights(outcome))
 
 
 def earlier_text(outcome: Outcome, key: str) -> str | None:

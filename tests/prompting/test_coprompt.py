@@ -71,7 +71,6 @@ SENTENCES = {
     "deep": ("[" * 200_000, "cannot be read .RecursionError"),
     "no object": ("[1]", "is a list, not an object: SENTENCES"),
     "a class": ({"forest": ["green"]}, "no list of sentences for the class 'sea'"),
-    "empty": ({"forest": [], "sea": ["blue"]}, "no list of sentences for the class 'forest'"),
     "no list": ({"forest": "green", "sea": "b"}, "no list of sentences for the class 'forest'"),
     "lengths": (
         {"forest": ["green", "dark"], "sea": ["blue"]},

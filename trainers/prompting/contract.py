@@ -6,6 +6,7 @@
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from difflib import get_close_matches
 from inspect import Parameter, signature
 from types import CodeType, FunctionType, ModuleType
@@ -16,12 +17,15 @@ from torch import nn
 from torch.func import functional_call
 
 from .encoders.added import SIDES, Added, blocks_of, check_added
+from .encoders.class_text import RULES, SeveralSentences
+from .encoders.descriptions import describe
 from .encoders.uncalled import check_uncalled
-from .errors import UserError, need
+from .errors import UserError, need, one_of
 
 ENCODERS = ("text_encoder", "image_encoder")  # sub-modules of a method that hold the frozen CLIP
 NEAR = 0.85  # how much a name must look like that of a hook to be a misspelling of it
 TENSORS = ("_parameters", "_buffers", "_modules")  # of a module, by name
+OWN_TEXT = ("SENTENCES", "TEMPLATES", "CTX_INIT")  # keys of nodes that say what a run may
 POSITIONS = 3  # of the random states that a module is tried on
 ROUNDING = 1e-3  # largest difference, relative to the largest value
 
@@ -98,6 +102,36 @@ def _annotations(kind: type) -> Mapping[str, object]:
     return vars(kind).get("__annotations__", {})
 
 
+def with_sentences(kind: Any, settings: Any, clip_model: Any, names: Sequence[str]) -> Any:
+    """Return the settings of a method with what its run asks for as `ClassText`.
+
+    Raises:
+        UserError: the method cannot use it, or as `describe`.
+    """
+    asked = getattr(settings.sentences, "asked", settings.sentences)
+    if asked is None:
+        return settings
+    need(
+        kind.rules,
+        f"{kind.__name__} does not start from given sentences (DATASET.SENTENCES), as its text is "
+        "learned or stands in its own keys: leave them out, or choose another method",
+    )
+    one_of("DATASET.SENTENCES_RULE", asked.rule, ("", *RULES))
+    need(
+        asked.rule in ("", *kind.rules),
+        f"DATASET.SENTENCES_RULE is {asked.rule}, but {kind.__name__} normalises h0, or compares "
+        f"images with one feature of each class: choose {' or '.join(kind.rules)}",
+    )
+    for key in OWN_TEXT:
+        own = getattr(settings, key, None)
+        need(
+            not own or own == kind.defaults[key],
+            f"DATASET.SENTENCES is given beside {kind.place(key)} {own!r:.60}: set one of them to "
+            "''",
+        )
+    return replace(settings, sentences=describe(asked, names, clip_model))
+
+
 def check_built(method: Any, clip_model: Any) -> None:
     """Refuse additions and contexts that do not fit, and what would be trained by mistake.
 
@@ -110,6 +144,11 @@ def check_built(method: Any, clip_model: Any) -> None:
         if added := method.blocks(side):
             blocks = blocks_of(clip_model, side)
             check_added(name, side, added, blocks)
+            need(
+                side == "image" or not isinstance(method.text_encoder, SeveralSentences),
+                f"{name} learns inside the text encoder, which computes the sentences anew in each "
+                "step: give one for each class (DATASET.SENTENCES)",
+            )
             for i, addition in added.items():
                 need(
                     addition.enter is None or side == "image" or method.text_encoder.causal,

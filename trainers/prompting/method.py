@@ -16,7 +16,7 @@ from torch import nn
 
 from . import node as nodes
 from .backbones import family_of
-from .contract import ENCODERS, check_built, check_class, check_logits
+from .contract import ENCODERS, check_built, check_class, check_logits, with_sentences
 from .encoders.added import NONE, Additions
 from .encoders.class_text import class_text
 from .encoders.kept import KeptText
@@ -130,6 +130,8 @@ class Method(PublicFiles, nn.Module):
             them. May be a property that depends on the settings.
         class_bound: True if something is learned for each class, such as prototypes or a cache
             with labels; checkpoints are then refused for other classes. May be a property.
+        rules: of DATASET.SENTENCES_RULE that the method takes, which asks `class_text` for its
+            sentences; empty if none can be given.
         joint: False if the logit of a class depends on the other classes, or other classes cannot
             be named; base and new classes together are then left out.
         support_passes: number of times that `take_support` sees each training image; 0 if the
@@ -194,6 +196,7 @@ class Method(PublicFiles, nn.Module):
     trains: ClassVar[bool] = True
     takes: tuple[str, ...] = ()
     class_bound: bool = False
+    rules: ClassVar[tuple[str, ...]] = ()
     joint: ClassVar[bool] = True
     support_passes: int = 0
     trains_on_support: ClassVar[bool] = False
@@ -224,6 +227,7 @@ class Method(PublicFiles, nn.Module):
         super().__init__()
         check_names(classnames)
         clip_model.requires_grad_(False)
+        settings = with_sentences(type(self), settings, clip_model, classnames)
         self.settings, self.num_classes = settings, len(classnames)
         self.width, self.widths = features_width(clip_model), widths(clip_model)
         self.row_width = self.width

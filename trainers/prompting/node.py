@@ -25,10 +25,12 @@ class Settings:
 
     Attributes:
         dataset: name of the data set; not a key of the node.
+        sentences: those that a run asks for, `Asked` or a `ClassText`, or None; not a key either.
         PREC: precision, `fp16`, `fp32` or `amp`.
     """
 
     dataset: str = ""
+    sentences: Any = None
     PREC: str = "fp16"
 
 
@@ -40,7 +42,7 @@ def defaults_of(settings: type[Settings], method: str) -> dict[str, Any]:
         if value is MISSING:
             raise UserError(f"`{key.name}` in the Settings of {method} has no default: give it one")
         defaults[key.name] = value
-    del defaults["dataset"]
+    del defaults["dataset"], defaults["sentences"]
     return defaults
 
 

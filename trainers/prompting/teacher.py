@@ -1,25 +1,23 @@
 """Frozen teachers: the CLIP without prompts, or a method that was trained before."""
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .encoders.class_text import ClassText, encode_sentences
+from .encoders.class_text import ClassText
+from .encoders.descriptions import match, read_about, with_names
 from .encoders.text import TextFeatures
 from .encoders.vision import ImageEncoder
+from .encoders.whole import encode_sentences
 from .errors import UserError, need
 from .node import clean
 from .storage.checkpoints import is_dense
-from .storage.files import read_json
 from .storage.saved import Saved
 from .storage.state import are_texts
 from .transport.precision import no_autocast
-
-EMBEDDED = {"emoji": Path(__file__).with_name("embedded") / "emoji_sentences.json"}
 
 
 def normalised_lists(clip_model: Any, lists: Sequence[Sequence[str]]) -> tuple[torch.Tensor, ...]:
@@ -266,34 +264,20 @@ def sentences_of(source: Any, classnames: Sequence[str]) -> list[list[str]]:
         UserError: the file does not exist, or it lacks a class.
 
     Examples:
-        >>> sentences_of({"cat": ["a cat.", "cats"], "*": ["a {}."]}, ["cat", "dog"])
+        >>> sentences_of({"Cat": ["a cat.", "cats"], "*": ["a {}."]}, ["cat", "dog"])
         [['a cat.', 'cats'], ['a dog.']]
     """
-    if not source:
-        raise UserError(
-            "Sentences about the classes are missing: set SENTENCES to a JSON file "
-            'like {"class name": ["a sentence about it", ...], ...}'
-        )
-    about, where = source, "SENTENCES"
+    need(
+        source,
+        "Sentences about the classes are missing: set SENTENCES to a JSON file "
+        'like {"class name": ["a sentence about it", ...], ...}',
+    )
+    where, about, names = "SENTENCES", source, [clean(name) for name in classnames]
     if not isinstance(source, (str, Mapping)):
         raise UserError(f"SENTENCES is {source!r:.100} but must be the path of a JSON file")
-    if not isinstance(source, Mapping):
-        remedy = 'SENTENCES needs one like {"class name": ["a sentence about it", ...], ...}'
-        about = read_json(Path(EMBEDDED.get(source, source)), remedy)
-        where = f"SENTENCES: '{source}'"
-    lists = {clean(name): sentences for name, sentences in about.items()}
-    names = [clean(name) for name in classnames]
-    rows: list[list[str]] = []
-    for name in names:
-        sentences = lists.get(name, lists.get("*"))
-        valid = isinstance(sentences, list) and all(isinstance(s, str) for s in sentences)
-        if not valid or not sentences:
-            raise UserError(
-                f"{where} has no list of sentences for the class '{name}': add one, or one under "
-                "'*' for all classes that are not listed"
-            )
-        rows.append(sentences if name in lists else [s.replace("{}", name) for s in sentences])
-    return rows
+    if isinstance(source, str):
+        about, where = read_about(source, "SENTENCES"), f"SENTENCES: '{source}'"
+    return with_names(match(about, names, where)[0], names)
 
 
 def read_sentences(source: Any, classnames: Sequence[str]) -> list[list[str]]:

@@ -87,6 +87,20 @@ def test_initial_weights_are_always_named():
     assert len(lines(only_table([*outcomes, *alone, *other]))) == 3
 
 
+def test_runs_of_other_sentences_are_never_averaged():
+    """Also where a file had other content then, which only the record's own text says."""
+    outcomes = few_shot("TaskRes", 4, (90, 80), "emoji")
+    for one, digest in zip(outcomes, ("1a2b", "3c4d"), strict=True):
+        data = {"SENTENCES": "/at/a.json", "SENTENCES_RULE": "raw_mean", "SENTENCES_FORM": ""}
+        one.result.update(config={"DATASET": data}, sentences=f"a.json {digest}")
+    table = lines(only_table(outcomes))
+    names = [f"TaskRes, SENTENCES a.json {d}, SENTENCES_RULE raw_mean" for d in ("1a2b", "3c4d")]
+    assert list(table) == names and table[names[0]][0].startswith("90.00")
+    zero = few_shot("ZeroshotCLIP", 4, (50,), "emoji")
+    zero[0].result.update(config={"DATASET": {"SENTENCES": "clip80"}}, sentences="clip80")
+    assert list(lines(only_table(zero))) == ["ZeroshotCLIP, SENTENCES clip80"]
+
+
 def test_keys_of_other_methods_are_no_settings():
     """A record has the nodes of all methods; what CoOp does not read splits none of its means."""
     outcomes = few_shot("CoOp", 1, (50, 52)) + few_shot("KgCoOp", 1, (50, 52))

@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ..dataset_keys import SENTENCES
+from ..encoders.descriptions import Asked
 from ..errors import UserError, need
 from ..method import Method, find_method
 from ..node import Settings, check_values
@@ -33,12 +35,22 @@ def build_earlier(
             saved = {key: trained.value(kind.place(key)) for key in kind.defaults}
             values = {key: value for key, value in saved.items() if value is not None}
             check_values(kind.Settings, values, kind.place)
-            settings = kind.Settings(**values, dataset=dataset)
+            settings = kind.Settings(**values, dataset=dataset, sentences=_asked(trained))
         method = kind(settings, clip_model, classnames, dataset)
         method.load_checkpoint(trained, classnames)
     except UserError as error:
         raise UserError(f"{what} ({error})") from None
     return MethodTeacher(method, classnames, trained, facts)
+
+
+def _asked(trained: Saved) -> Asked | None:
+    """Return the sentences that an earlier run asked for."""
+    source, rule, form = (trained.value(f"DATASET.{key}") or "" for key in SENTENCES)
+    need(
+        not rule.startswith("score"),
+        f"its DATASET.SENTENCES_RULE is {rule}: choose a run with one feature of each class",
+    )
+    return Asked(trained.sentences or source, rule, form, trained.value("SEED")) if source else None
 
 
 def earlier_method(

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from ..beyond import WHOLE
+from ..encoders.class_text import SCORES
 from ..encoders.text import TextFeatures
 from ..encoders.vision import ImageFeatures
 from ..method import Method, Output
@@ -30,6 +31,7 @@ class Transductive(Method):
     """
 
     joint = False
+    rules = SCORES
     takes = (WHOLE,)
 
     def predict_all(

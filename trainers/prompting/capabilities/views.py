@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from ..beyond import ONE_IMAGE
-from ..encoders.class_text import class_text
+from ..encoders.class_text import SCORES, class_text
 from ..encoders.sentences import fixed_sentence, only_template
 from ..encoders.vision import ImageEncoder, ImageFeatures
 from ..method import Method, Output
@@ -23,6 +23,7 @@ class OfViews(Method):
 
     trains = False
     joint = False
+    rules = SCORES
     takes = (ONE_IMAGE,)
 
     @dataclass(frozen=True)

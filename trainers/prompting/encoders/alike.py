@@ -5,6 +5,7 @@ from collections.abc import Hashable, Iterable
 
 import torch
 
+from .class_text import SeveralSentences
 from .text import TextEncoder
 
 
@@ -15,7 +16,8 @@ def alike(encoder: TextEncoder) -> list[list[int]]:
     So are equal names, and words that a tokenizer does not know or whose embeddings are equal.
 
     Args:
-        encoder: for the sentences of the classes. If the side is closed, its features are compared.
+        encoder: for the sentences of the classes. If the side is closed, or a class has several
+            sentences, its features are compared.
 
     Examples:
         >>> from trainers.prompting import build_method, load_clip
@@ -24,7 +26,7 @@ def alike(encoder: TextEncoder) -> list[list[int]]:
         >>> alike(method.text_encoder)
         [[1, 3]]
     """
-    if encoder.closed is not None:
+    if encoder.closed is not None or isinstance(encoder, SeveralSentences):
         features = encoder().h.transpose(0, 1).float().cpu().numpy()
         return _groups(row.tobytes() for row in features)
     ids = sorted({token for row in encoder.sentences for sentence in row for token in sentence.ids})

@@ -4,27 +4,36 @@ Letters: K classes, S sentences, n of them about each class, D the width of the 
 encoder.
 """
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
-from torch import nn
 
 from ..node import clean
-from .sentences import write_sentences
-from .sides import need_open
+from .sentences import Sentence, write_sentences
 from .templates import ZERO_SHOT, template_of
 from .text import TextEncoder, TextFeatures
+from .whole import encode_sentences
+
+RULES: tuple[str, ...] = ("normalised_mean", "raw_mean", "score_mean", "score_max")
+MEANS = RULES[:2]  # of all methods that start from h0
+SCORES = RULES[:3]  # of those that do not normalise it again
 
 
 class ClassText(NamedTuple):
     """Sentences about K classes, and the rule that makes one feature of those of a class.
 
     rows: n rows, each a template with `{}` for the class name, or K sentences; names: K names;
-    rule: `normalised_mean`, h = n(mean of n(t)), or `raw_mean`, h = n(mean of t), of the features t
-    of the sentences, where n(.) is division by the norm; lists: K lists of sentences, in place of
-    rows.
+    rule: of RULES; lists: K lists of sentences, in place of rows; note: where given sentences come
+    from; asked: what a run asked for, None for published templates; about: what of a file it needs.
+
+    Of the features t of sentences, with n(.) for division by the norm:
+
+        normalised_mean   h = n(mean n(t))
+        raw_mean          h = n(mean t)
+        score_mean        h = mean n(t)       so that s z.h is the mean of s z.n(t)
+        score_max         n features a class, the largest s z.n(t) of which counts
 
     Examples:
         >>> from trainers.prompting import load_clip
@@ -37,6 +46,14 @@ class ClassText(NamedTuple):
     names: Sequence[str]
     rule: str = "normalised_mean"
     lists: Sequence[Sequence[str]] = ()
+    note: str = ""
+    asked: Any = None
+    about: Mapping[str, Any] | None = None
+
+    @property
+    def seeded(self) -> bool:
+        """True if the seed of a run decides them."""
+        return self.asked is not None and self.asked.source == "waffle"
 
     def each(self, clip_model: Any, projection: torch.Tensor | None = None) -> torch.Tensor:
         """Return the features of single sentences, float32, not normalised.
@@ -66,26 +83,59 @@ class ClassText(NamedTuple):
         return torch.stack([part.mean(0) for part in parts])
 
     def features(self, clip_model: Any, projection: torch.Tensor | None = None) -> TextFeatures:
-        """Return h0, and the mean that it is the direction of, both (1, K, D), without gradient.
+        """Return h0 and the mean that it is the direction of, without gradient.
 
         Args:
             clip_model: a CLIP.
             projection: (W, D) in place of its text projection.
 
-        Raises:
-            UserError: as `encode_sentences`.
+        Returns:
+            Both (1, K, D); with `score_max` (n, K, D).
         """
         each = self.each(clip_model, projection)
-        if self.rule == "normalised_mean":
-            each = F.normalize(each, dim=-1)
+        if self.rule == "raw_mean":
+            raw = self.mean(each)[None]
+            return TextFeatures(F.normalize(raw, dim=-1), raw)
+        each, lengths = F.normalize(each, dim=-1), each.norm(dim=-1, keepdim=True)
+        if self.rule == "score_max":
+            return TextFeatures(each, each)
         raw = self.mean(each)[None]
-        return TextFeatures(F.normalize(raw, dim=-1), raw)
+        if self.rule == "score_mean":
+            return TextFeatures(raw, raw)
+        h = F.normalize(raw, dim=-1)
+        if self.asked is not None:  # as long as the features, from which some methods start
+            raw = raw * self.mean(lengths)
+        return TextFeatures(h, raw)
 
     def encoder(self, clip_model: Any) -> TextEncoder:
-        """Return a text encoder for the only template."""
-        (template,) = self.rows
-        assert isinstance(template, str), "other sentences are for a Teacher"
-        return TextEncoder(clip_model, write_sentences(clip_model, [template], self.names))
+        """Return a text encoder for published templates, one sentence, or several as one."""
+        if self.lists or (self.asked is not None and len(self.rows) > 1):
+            return SeveralSentences(clip_model, self)
+        return TextEncoder(clip_model, self.written(clip_model))
+
+    def written(self, clip_model: Any) -> list[list[Sentence]]:
+        """Return the token ids of the rows, or of the first sentences of the lists."""
+        rows = self.rows or [[sentences[0] for sentences in self.lists]]
+        pairs = [(row, self.names) if isinstance(row, str) else ("{}", row) for row in rows]
+        return [write_sentences(clip_model, [template], names)[0] for template, names in pairs]
+
+
+class SeveralSentences(TextEncoder):
+    """CLIP's text encoder for several fixed sentences about each class, which give one feature."""
+
+    def __init__(self, clip_model: Any, text: ClassText):
+        super().__init__(clip_model, text.written(clip_model))
+        self._frozen = clip_model, text  # in a tuple, so that it is no sub-module
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Self:
+        self._frozen[0]._apply(fn)
+        return super()._apply(fn, recurse)
+
+    def forward(self, *learned: Any) -> TextFeatures:  # type: ignore[override]
+        """Return the features; nothing may be learned in the encoder."""
+        assert not any(x is not None and len(x) for x in learned), "`check_built` has refused it"
+        clip_model, text = self._frozen
+        return text.features(clip_model, getattr(self, "text_projection", None))
 
 
 def class_text(
@@ -95,53 +145,16 @@ def class_text(
     templates: Sequence[str] = (),
     rule: str = "normalised_mean",
 ) -> ClassText:
-    """Return the text that a method starts from.
+    """Return the text that a method starts from: what its run asks for, or what is published.
 
-    Args:
-        settings: of the method.
-        classnames: K names.
-        dataset: name of the data set.
-        templates: those that the method is published with; empty for the data set's own sentence.
-        rule: likewise.
+    The published ones are `templates`, or the sentence of zero-shot CLIP on the data set.
     """
+    given: ClassText | None = settings.sentences
+    if given is not None:
+        return given._replace(rule=given.rule or rule)
     return ClassText(templates or [zero_shot_template(dataset)], classnames, rule)
 
 
 def zero_shot_template(dataset: str) -> str:
     """Return the sentence of zero-shot CLIP on a data set."""
     return template_of(ZERO_SHOT, dataset)
-
-
-@torch.no_grad()
-def encode_sentences(
-    clip_model: Any,
-    sentences: Sequence[str],
-    chunk: int = 256,
-    projection: torch.Tensor | None = None,
-) -> torch.Tensor:
-    """Return features of whole sentences from CLIP's untouched text encoder, without gradient.
-
-    A teacher encodes the classes in hand-written templates with it.
-
-    Args:
-        clip_model: a CLIP (see `backbones`).
-        sentences: n sentences, in which `_` reads as a space. The common beginning of a chunk is
-            computed once, so order them by template.
-        chunk: number of sentences encoded at a time.
-        projection: (W, D) in place of CLIP's text projection.
-
-    Returns:
-        (n, D), not normalised.
-
-    Raises:
-        UserError: a sentence is empty or too long for the encoder.
-    """
-    device, parts = clip_model.logit_scale.device, []
-    for i in range(0, len(sentences), chunk):
-        written = write_sentences(clip_model, ["{}"], sentences[i : i + chunk])
-        encoder = TextEncoder(clip_model, written).to(device)
-        if projection is not None:
-            need_open(clip_model, "text", "replaces the text projection")
-            encoder.text_projection = nn.Parameter(projection.to(device), requires_grad=False)
-        parts.append(encoder().raw[0])
-    return torch.cat(parts)

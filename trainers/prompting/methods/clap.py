@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..encoders.class_text import class_text
+from ..encoders.class_text import MEANS, class_text
 from ..encoders.templates import DEFAULT, IMAGENET
 from ..encoders.text import TextFeatures
 from ..errors import UserError, need, one_of
@@ -63,6 +63,7 @@ class CLAP(Method):
     """
 
     node = "ADAPTER"
+    rules = MEANS
     checkpoint = "adapter"
     saves_submodule = "adapter"
     dead_weights = ("base_text_features",)

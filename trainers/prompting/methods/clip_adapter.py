@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ..encoders.class_text import MEANS
 from ..errors import UserError, need
 from ..method import Method, register
 
@@ -49,6 +50,7 @@ class CLIPAdapter(Method):
     """
 
     node = "CLIP_ADAPTER"
+    rules = MEANS
     checkpoint = "clip_adapter"
     saves_submodule = "adapter"
 

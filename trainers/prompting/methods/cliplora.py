@@ -11,6 +11,7 @@ from typing import Any
 from torch import nn
 
 from ..encoders.added import MATRICES, SIDES, Added, LowRank, blocks_of
+from ..encoders.class_text import MEANS
 from ..errors import UserError, check_name, need
 from ..method import Method, register
 from ..storage.saved import Saved
@@ -73,6 +74,7 @@ class CLIPLoRA(Method):
     """
 
     node = "CLIPLORA"
+    rules = MEANS
     checkpoint = "clip_lora"
     public_files = ("lora_weights.pt",)
     training_only = ("DROPOUT_RATE",)

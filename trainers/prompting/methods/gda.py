@@ -10,7 +10,7 @@ from operator import attrgetter
 import torch
 import torch.nn.functional as F
 
-from ..encoders.class_text import class_text
+from ..encoders.class_text import MEANS, class_text
 from ..encoders.templates import IMAGENET
 from ..errors import need, not_negative, one_of
 from ..method import Method, register
@@ -50,6 +50,7 @@ class GDA(Method):
     """
 
     node = "GDA"
+    rules = MEANS
     checkpoint = "gda"
     trains = False
     joint = False

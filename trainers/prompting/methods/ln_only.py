@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from ..encoders.added import SIDES, Added, blocks_of, tuned_norm
+from ..encoders.class_text import MEANS
 from ..errors import need, one_of
 from ..method import Method, register
 
@@ -27,6 +28,7 @@ class LNOnly(Method):
     """
 
     node = "LN_ONLY"
+    rules = MEANS
     checkpoint = "layer_norms"
     ignored = ("N_ITERS", "LR", "WD", "PEFT")  # OPTIM has them
 

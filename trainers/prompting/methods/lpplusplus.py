@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..capabilities.fitting import keep_best, train
-from ..encoders.class_text import class_text
+from ..encoders.class_text import MEANS, class_text
 from ..encoders.templates import IMAGENET
 from ..errors import UserError, need, one_of
 from ..method import Method, register
@@ -52,6 +52,7 @@ class LPPlusPlus(LinearProbe):
     """
 
     node = "LPPLUSPLUS"
+    rules = MEANS
     checkpoint = "lpplusplus"
 
     @dataclass(frozen=True)

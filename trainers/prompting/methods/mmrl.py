@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..encoders.added import SIDES, Added, blocks_of
-from ..encoders.class_text import zero_shot_template
+from ..encoders.class_text import MEANS, zero_shot_template
 from ..encoders.text import TextFeatures
 from ..encoders.vision import ImageEncoder, ImageFeatures
 from ..errors import check_name, need, not_negative
@@ -88,6 +88,7 @@ class MMRL(Method):
     """
 
     node = "MMRL"
+    rules = MEANS
     checkpoint = "MultiModalRepresentationLearner"
     dead_weights = ("prompt_embeddings", "representation_learner.prompt_embeddings")
     training_only = ("REG_WEIGHT",)

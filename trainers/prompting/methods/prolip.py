@@ -15,11 +15,11 @@ from torch import nn
 
 from ..capabilities.fitting import descent, keep_best, train
 from ..capabilities.one_view import OneView
-from ..encoders.class_text import zero_shot_template
-from ..encoders.sentences import fixed_sentence, only_template, write_sentences
+from ..encoders.class_text import MEANS, class_text
+from ..encoders.sentences import fixed_sentence, only_template
 from ..encoders.sides import need_open
 from ..encoders.templates import IMAGENET
-from ..encoders.text import TextEncoder, TextFeatures
+from ..encoders.text import TextFeatures
 from ..encoders.vision import CLASS_TOKEN, ImageEncoder, ImageFeatures
 from ..errors import need, not_negative, one_of
 from ..method import Method, register
@@ -65,6 +65,7 @@ class ProLIP(OneView):
     """
 
     node = "PROLIP"
+    rules = MEANS
     checkpoint = "prolip"
     public_files = ("*.pth",)
     outside = {
@@ -116,13 +117,15 @@ class ProLIP(OneView):
     def encoders(self, clip_model, classnames, dataset):
         """Make the encoders; the side that learns ends before its projection."""
         words, of_text = self.settings.CTX_INIT, self.settings.SIDE == "text"
-        if words:
-            templates = [fixed_sentence(words)]
-        elif dataset.startswith("ImageNet"):
-            templates = list(IMAGENET)
-        else:
-            templates = [zero_shot_template(dataset)]
-        text = TextEncoder(clip_model, write_sentences(clip_model, templates, classnames))
+        usual = IMAGENET if dataset.startswith("ImageNet") else ()
+        own, rule = [fixed_sentence(words)] if words else usual, MEANS[of_text]
+        given = class_text(self.settings, classnames, dataset, own, rule)
+        need(
+            given.rule == rule or not of_text,
+            f"DATASET.SENTENCES_RULE is {given.rule}, but the projection of the text is learned, "
+            f"so that sentences are averaged before it: set {rule}",
+        )
+        text = given.encoder(clip_model)
         if of_text:
             need_open(clip_model, "text", "learns the projection of the text")
             none = torch.eye(len(text.text_projection)).to(text.text_projection)

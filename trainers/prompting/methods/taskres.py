@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..encoders.class_text import class_text
+from ..encoders.class_text import MEANS, class_text
 from ..encoders.templates import DEFAULT, IMAGENET
 from ..encoders.text import TextFeatures
 from ..errors import ClosedSide, UserError, need
@@ -49,6 +49,7 @@ class TaskRes(Method):
     """
 
     node = "TaskRes"
+    rules = MEANS
     saves_submodule = True
     class_bound = True
     ignored = ("N_CTX", "CSC", "CTX_INIT", "CLASS_TOKEN_POSITION")

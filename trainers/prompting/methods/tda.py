@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..beyond import STREAM
-from ..encoders.class_text import class_text
+from ..encoders.class_text import SCORES, class_text
 from ..encoders.templates import CLIP, IMAGENET
 from ..encoders.vision import ImageFeatures
 from ..errors import need
@@ -102,6 +102,7 @@ class TDA(Method):
     """
 
     node = "TDA"
+    rules = SCORES
     checkpoint = "tda"
     trains = False
     stream = True

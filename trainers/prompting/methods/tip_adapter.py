@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..encoders.class_text import class_text
+from ..encoders.class_text import MEANS, class_text
 from ..encoders.kept import mark
 from ..encoders.templates import IMAGENET
 from ..errors import UserError, need, not_negative
@@ -113,6 +113,7 @@ class TipAdapter(Method):
     checkpoint = "tip_adapter"
     public_files: ClassVar[tuple[str, ...]] = ("keys_*.pt", "values_*.pt")
     trains = False
+    rules = MEANS
     class_bound = True
     ignored = ("LR", "SHOTS", "TRAIN_EPOCH", "LOAD_CACHE", "LOAD_PRE_FEAT")
     support_passes = property(attrgetter("settings.AUGMENT_EPOCH"))

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 
 from ..beyond import ONE_IMAGE
 from ..capabilities.views import OfViews
+from ..encoders.class_text import MEANS, class_text
 from ..encoders.sentences import fixed_sentence
 from ..encoders.templates import CLIP
 from ..encoders.text import TextFeatures
@@ -56,6 +57,7 @@ class TPS(OfViews):
     """
 
     node = "TPS"
+    rules = MEANS
     checkpoint = "tps"
     test_views = property(attrgetter("settings.BATCH_SIZE"))
 
@@ -95,7 +97,8 @@ class TPS(OfViews):
     @property
     def takes(self):
         """The marks: WITH_CONCEPTS has sentences of a language model."""
-        return (ONE_IMAGE, "llm") if self.settings.WITH_CONCEPTS else (ONE_IMAGE,)
+        own = self.settings.WITH_CONCEPTS and self.settings.sentences is None
+        return (ONE_IMAGE, "llm") if own else (ONE_IMAGE,)
 
     def build(self, clip_model, classnames, dataset):
         """Keep what w is computed from when it is first read."""
@@ -105,6 +108,8 @@ class TPS(OfViews):
     def means(self, clip_model: Any, classnames: Sequence[str]) -> torch.Tensor:
         """Return w (K, D), the means of the features of the texts about each class."""
         s = self.settings
+        if s.sentences is not None:
+            return class_text(s, classnames, "").features(clip_model).raw[0]
         templates = s.TEMPLATES or CLIP if s.WITH_TEMPLATES else [fixed_sentence(s.CTX_INIT)]
         texts = []
         if s.WITH_TEMPLATES or not s.WITH_CONCEPTS:

@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 
+import torch
+
+from ..encoders.class_text import RULES
 from ..method import Method, register
 
 
@@ -12,7 +15,14 @@ class ZeroshotCLIP(Method):
     node = "ZEROSHOT"
     checkpoint = "zero_shot"  # so that a training in the same folder does not resume from it
     trains = False
+    rules = RULES
 
     @dataclass(frozen=True)
     class Settings(Method.Settings):
         """The keys of the node: only the precision."""
+
+    def logits(self, image, text):
+        """Return s z.h, or the largest of several features of a class."""
+        if len(text.h) == 1:
+            return super().logits(image, text)
+        return self.logit_scale * torch.einsum("bd,nkd->nbk", image.z[:, 0], text.h).amax(0)

@@ -11,6 +11,7 @@ from ..embedded import file_sha256
 from ..errors import UserError
 from ..storage.files import write_whole
 from ..storage.records import BadRecord, is_number, is_percent, read_record
+from ..storage.settings import sentences_text
 from . import predictions
 from .environment import git_commit, peak_memory_mib, versions
 from .metrics import detection, metrics
@@ -80,6 +81,7 @@ def write_results(
         "backbone": backbone,
         "backbone_sha256": facts.backbone_sha256 if facts else weights_sha256(backbone),
         "features": file_sha256(file) if (file := cfg.DATASET.get("FEATURES", "")) else None,
+        "sentences": sentences_text(asked) if (asked := cfg.DATASET.get("SENTENCES")) else None,
         "seed": cfg.SEED,
         "shots": cfg.DATASET.NUM_SHOTS,
         "subsample_classes": cfg.DATASET.SUBSAMPLE_CLASSES,
@@ -124,10 +126,14 @@ def write_results(
 def counts_seed(trainer) -> bool:
     """Return True if seed and shots count although nothing may be trained.
 
-    So it is for a method that adapts while testing, and for a cache of the training images.
+    So it is for a method that adapts while testing, for a cache of the training images, and with
+    random words.
     """
     method = getattr(trainer, "method", None)
-    return bool(getattr(method, "adapts", False) or getattr(method, "support_passes", 0))
+    if method is None:
+        return False
+    random_words = method.settings.sentences is not None and method.settings.sentences.seeded
+    return bool(method.adapts or method.support_passes or random_words)
 
 
 def beyond(cfg, trainer) -> list[str]:
@@ -135,6 +141,11 @@ def beyond(cfg, trainer) -> list[str]:
     method = getattr(trainer, "method", None)
     best_epoch = cfg.TEST.FINAL_MODEL == "best_val" and getattr(trainer, "num_trained", 0)
     marks = {*getattr(method, "takes", ())}
+    marks |= (
+        {"llm"}
+        if method and method.settings.sentences and method.settings.sentences.about
+        else set()
+    )
     marks |= {PER_DATASET} if cfg.TRAINER.PER_DATASET else set()
     marks |= {VALIDATION} if best_epoch or getattr(method, "searches", False) else set()
     return [mark for mark in BEYOND if mark in marks]

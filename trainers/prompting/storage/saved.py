@@ -14,6 +14,7 @@ from typing import Any, Self
 
 import torch
 
+from ..dataset_keys import SENTENCES
 from ..embedded import other_weights
 from ..errors import UserError, need, printable
 from .checkpoints import broken_checkpoint, checkpoint_at, read_checkpoint
@@ -87,6 +88,7 @@ VALID: dict[str, Callable[[Any], bool]] = {
     "classnames": are_texts,
     "images": are_images,
     "features": _are_traits,
+    "sentences": lambda value: isinstance(value, dict) and are_texts([*value]),
     "trainer": lambda value: isinstance(value, str),
     "backbone": lambda value: isinstance(value, str),
     "epoch": lambda value: isinstance(value, int),
@@ -125,6 +127,7 @@ class Saved:
     classnames: Any = None  # of the training
     class_buffers: Any = None  # digests, before the training, of buffers that may depend on classes
     images: Any = None  # `division`: texts by part and class; `trained_on`: keys (n,), int64
+    sentences: Any = None  # of the file of DATASET.SENTENCES, by class name
     features: Any = None  # traits of the encoder, of a training on a file of features
     computed: Any = None  # `precision` and `processor`, of all sessions of the run, joined by AND
     drawn: Any = None  # what label noise and imbalance have changed, in numbers of images
@@ -145,7 +148,7 @@ class Saved:
         """
         names = {entry.name for entry in fields(cls)} & content.keys()
         known = {name: content[name] for name in names}
-        for name in {"drawn", "start", "probe"} & names:
+        for name in {"drawn", "start", "probe", "sentences"} & names:
             known[name] = known[name] if VALID[name](known[name]) else None
         return cls(**{"state_dict": content, **known, "place": place})
 
@@ -344,6 +347,7 @@ class Saved:
         free = (*method.training_only, *method.test_keys, "PREC")
         names = [method.place(key) for key in method.defaults if key not in free]
         names += ["MODEL.BACKBONE.NAME", "INPUT.DRAFT"]
+        names += [f"DATASET.{key}" for key in SENTENCES] if method.class_bound else []
         theirs, ours = ({k: s[k] for k in names if k in s} for s in (self.settings, now.settings))
         if differing := differing_keys(theirs, ours, method):
             raise UserError(

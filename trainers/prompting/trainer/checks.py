@@ -116,6 +116,8 @@ def check_method(method: Method, dataset: Any, cfg: CfgNode) -> None:
             `trains = False`.
     """
     check_teachers(method, dataset, cfg)
+    if method.settings.sentences is not None:
+        print(f"Sentences: {method.settings.sentences.note}")
     if file := cfg.DATASET.get("FEATURES", ""):
         check_views(method, file)
     kind = type(method)

@@ -11,8 +11,10 @@ from yacs.config import CfgNode
 from .. import methods  # noqa: F401 (registers those that are built in)
 from ..backbones import family_of
 from ..backbones.closed import Closed
+from ..dataset_keys import SENTENCES
+from ..encoders.descriptions import Asked
 from ..encoders.sides import features_width
-from ..errors import ClosedSide, UserError, nearest
+from ..errors import ClosedSide, UserError, nearest, need
 from ..method import METHODS, Method, find_method
 from ..node import Settings, check_values
 from . import schedule
@@ -41,6 +43,8 @@ def add_nodes(cfg: CfgNode) -> None:
     cfg.INPUT.setdefault("RESIZE", "shortest")  # as `Family.resize`
     cfg.INPUT.setdefault("DRAFT", False)  # which the original Dassl cannot
     cfg.DATASET.setdefault("SUBSAMPLE_CLASSES", "all")  # all, base or new
+    for key, default in SENTENCES.items():
+        cfg.DATASET.setdefault(key, default)
     cfg.DATASET.setdefault("VALIDATION_SHOTS", 0)  # of a class; 0: as CoOp, -1: as many as shots
     cfg.DATALOADER.TRAIN_X.setdefault("DROP_LAST", True)  # the last batch, if it is short
     for key, default in schedule.KEYS.items():
@@ -128,9 +132,26 @@ def _places() -> dict[str, object]:
     return places
 
 
-def settings_in(cfg: CfgNode, method: type[Method]) -> Settings:
+def settings_in(
+    cfg: CfgNode, method: type[Method], about: Mapping[str, Any] | None = None
+) -> Settings:
     """Return the settings of a method in a cfg; raises as `read_node`."""
-    return read_node(method, values_in(cfg, method), cfg.DATASET.NAME)
+    return read_node(method, values_in(cfg, method), cfg.DATASET.NAME, asked_in(cfg, about))
+
+
+def asked_in(cfg: CfgNode, about: Mapping[str, Any] | None = None) -> Asked | None:
+    """Return the sentences that a cfg asks for; `about` is the content of the file that it names.
+
+    Raises:
+        UserError: it says what to do with sentences, but asks for none.
+    """
+    source, rule, form = (cfg.DATASET[key] for key in SENTENCES)
+    need(
+        source or not (rule or form),
+        f"DATASET.{'SENTENCES_RULE' if rule else 'SENTENCES_FORM'} is set without sentences: set "
+        "DATASET.SENTENCES, too",
+    )
+    return Asked(about or str(source), rule, form, cfg.SEED) if source else None
 
 
 def values_in(cfg: CfgNode, method: type[Method]) -> dict[str, Any]:
@@ -161,7 +182,9 @@ def _fill(value: Any, cfg: CfgNode) -> Any:
     return value
 
 
-def read_node(method: type[Method], values: Mapping[str, Any], dataset: str = "") -> Settings:
+def read_node(
+    method: type[Method], values: Mapping[str, Any], dataset: str = "", sentences: Any = None
+) -> Settings:
     """Return the complete settings of a method, with defaults in place of None.
 
     Args:
@@ -169,6 +192,7 @@ def read_node(method: type[Method], values: Mapping[str, Any], dataset: str = ""
         values: keys of the method's node; missing ones, and those that are None, take the
             defaults. A printed warning names keys that the method ignores.
         dataset: name of the data set.
+        sentences: those that the run asks for.
 
     Raises:
         UserError: unknown key, or a value of the wrong kind.
@@ -187,7 +211,7 @@ def read_node(method: type[Method], values: Mapping[str, Any], dataset: str = ""
     check_values(method.Settings, settings, method.place)
     if settings.get("CTX_INIT") is False and not isinstance(method.defaults["CTX_INIT"], bool):
         settings["CTX_INIT"] = ""
-    return method.Settings(**settings, dataset=dataset)
+    return method.Settings(**settings, dataset=dataset, sentences=sentences)
 
 
 def _warn_ignored(places: list[str]) -> None:
@@ -263,6 +287,7 @@ def build_method(
     classnames: Sequence[str],
     dataset: str = "",
     support: Mapping[str, Any] | None = None,
+    sentences: Asked | str | None = None,
 ) -> Method:
     """Build a method in plain PyTorch, without Dassl.
 
@@ -277,6 +302,7 @@ def build_method(
             (n, 3, H, W) or (passes, n, 3, H, W) of several augmentations, normalised, and `labels`,
             (n,). Its features are computed here, on the CPU, and kept; `images` may be rows of
             them, (n, D).
+        sentences: about the classes, for a method that starts from some, as DATASET.SENTENCES.
 
     Returns:
         The model: `method(images)` gives logits, `.losses(images, labels)` the loss. Gradients come
@@ -293,7 +319,9 @@ def build_method(
         ['loss', 'ce', 'kg']
     """
     kind = find_method(name)
-    method = make(kind, read_node(kind, node, dataset), clip_model, classnames, dataset)
+    asked = Asked(sentences) if isinstance(sentences, str) else sentences
+    settings = read_node(kind, node, dataset, asked)
+    method = make(kind, settings, clip_model, classnames, dataset)
     if support is not None:
         given_support(method, support)
     return method

@@ -36,6 +36,7 @@ def facts_of_run(
         settings=settings_of(cfg, method),
         classnames=list(dataset.classnames),
         class_buffers=method.class_buffers,
+        sentences=method.settings.sentences and method.settings.sentences.about,
         features=read_features(file).traits() if (file := cfg.DATASET.get("FEATURES")) else None,
         images=images_of(dataset, method.unlabelled, earlier),
         computed={

@@ -9,7 +9,7 @@ from ..embedded import file_sha256
 from ..errors import UserError
 from ..method import METHODS
 from ..storage.saved import UNKNOWN
-from ..storage.settings import as_text, literal
+from ..storage.settings import as_text, literal, sentences_text
 from .by_run import leaves
 
 # Settings that cannot change the outcome of a run, except by rounding.
@@ -45,6 +45,8 @@ def settings_of(cfg: CfgNode, method=None) -> dict[str, str]:
 def _text(key: str, value) -> str:
     if key == "DATASET.ROOT":  # empty for the embedded data, which lie elsewhere
         return os.path.realpath(os.path.expanduser(value)) if value else ""
+    if key == "DATASET.SENTENCES":
+        return sentences_text(value)
     if key == "DATASET.FEATURES":  # what it holds counts, wherever it lies
         return file_sha256(value) if value else ""
     if key == "MODEL.BACKBONE.NAME":  # a file may lie elsewhere; open_clip's tags need the rest

@@ -10,8 +10,9 @@ from yacs.config import CfgNode
 
 from ..backbones import family_of, load_clip, weights_sha256
 from ..dassl_parts import dassl
+from ..encoders.class_text import zero_shot_template
 from ..encoders.sides import features_width
-from ..encoders.templates import ZERO_SHOT, template_of
+from ..encoders.whole import encode_sentences
 from ..errors import UserError, need, no_exit, printable
 from ..method import METHODS, Method, find_method
 from ..node import clean
@@ -21,7 +22,6 @@ from ..storage.checkpoints import find_checkpoint
 from ..storage.features import differing_traits
 from ..storage.hub import fetch_run
 from ..storage.saved import Saved
-from ..teacher import encode_sentences
 from ..trainer.config import add_nodes, fit_images, make, settings_in
 from ..trainer.repeatability import check_probe
 from ..trainer.settings import value_of
@@ -103,7 +103,9 @@ def load_run(
     cfg, _ = fit_images(cfg, clip_model)
     names = list(saved.classnames) if classnames is None else _check_names(classnames, clip_model)
     with no_exit(kind.__name__):
-        method = make(kind, settings_in(cfg, kind), clip_model, names, cfg.DATASET.NAME)
+        method = make(
+            kind, settings_in(cfg, kind, saved.sentences), clip_model, names, cfg.DATASET.NAME
+        )
     method.load_checkpoint(saved, names)
     check_probe(saved, method, clip_model, Precision("fp32", method.device))
     plain = plain_transform(cfg)
@@ -168,7 +170,7 @@ def _clip_of(saved: Saved, backbone: str, cfg: CfgNode) -> Any:
     )
     need(sha256, f"{cannot}their CLIP '{backbone}' is not here: give --backbone its file")
     saved.check_features()
-    template, own = template_of(ZERO_SHOT, cfg.DATASET.NAME), next(iter(saved.features["text"]), "")
+    template, own = zero_shot_template(cfg.DATASET.NAME), next(iter(saved.features["text"]), "")
     need(
         own == template,
         f"{cannot}their sentence is '{printable(own)}', not '{template}': train again on features "

@@ -1,0 +1,210 @@
+"""Sentences about classes: their files, forms and rules, and the methods that start from them."""
+
+import json
+
+import pytest
+import torch
+import torch.nn.functional as F
+from golden_files import read
+from paths import GOLDEN
+
+from trainers.prompting import UserError, build_method
+from trainers.prompting.backbones.openai_clip import clip
+from trainers.prompting.encoders.class_text import RULES, SCORES
+from trainers.prompting.encoders.descriptions import Asked, describe, match
+from trainers.prompting.encoders.waffle import waffle
+from trainers.prompting.method import METHODS
+
+GIVEN = read(GOLDEN / "descriptions_three_rules.safetensors")
+NAMES = GIVEN.meta["classnames"]
+DESCRIPTORS = json.loads(GIVEN.meta["descriptors"])
+FORMS = {"dclip": "{name}, {which}", "waffle/gpt_descriptions": "A photo of a {name}, {which}."}
+
+
+def zero_shot(clip_model, source, rule="", form="", names=NAMES):
+    asked = Asked(source, rule, form)
+    return build_method("ZeroshotCLIP", {}, clip_model, names, sentences=asked).eval()
+
+
+def near(found, expected, limit=1e-5):
+    return float((found - expected).detach().abs().max()) < limit
+
+
+@pytest.mark.parametrize("rule", SCORES)
+@pytest.mark.parametrize("kind", ["cupl", "dclip"])
+def test_rules_and_forms_are_those_of_the_published_code(tiny_clip, kind, rule):
+    source = GIVEN.meta["sentences"]["cupl"] if kind == "cupl" else DESCRIPTORS
+    method = zero_shot(tiny_clip, source, rule, FORMS.get(kind, ""))
+    logits = method(GIVEN.tensors["image"])
+    assert near(logits, GIVEN.tensors[f"{kind}/{rule}/logits"], 1e-5)
+    if kind == "dclip" and rule == "score_mean":
+        assert near(logits / method.logit_scale, GIVEN.tensors["dclip/scores"])
+
+
+@pytest.mark.parametrize("kind", ["gpt_descriptions", "waffle", "waffle_characters"])
+def test_mean_max_and_merged_scores_are_those_of_waffleclip(tiny_clip, kind):
+    rules = {"mean": "score_mean", "max": "score_max", "merged": "normalised_mean"}
+    for name, rule in rules.items():
+        method = zero_shot(tiny_clip, GIVEN.meta["sentences"][f"waffle/{kind}"], rule)
+        scores = method(GIVEN.tensors["image"]) / method.logit_scale
+        assert near(scores, GIVEN.tensors[f"waffle/{kind}/scores_{name}"]), rule
+
+
+def test_forms_of_descriptors_are_those_of_the_published_code_letter_by_letter(tiny_clip):
+    for kind, form in FORMS.items():
+        text = describe(Asked(DESCRIPTORS, form=form), NAMES, tiny_clip)
+        expected = GIVEN.meta["sentences"][kind]
+        assert text.lists == [expected[name] for name in NAMES]
+
+
+# ------------------------------------------------------------------ files as people have them
+
+PUBLIC = {  # each in the form of a public file
+    "CuPL": {
+        "great pyrenees": ["A great pyrenees is big."],
+        "wheaten terrier": ["Silky.", "Soft."],
+    },
+    "DCLIP": {"Great Pyrenees": ["white fur"], "Wheaten terrier": []},
+    "TAP": {
+        "Great_Pyrenees": {"Size": ["big", "tall"], "Fur": ["white"]},
+        "Wheaten_Terrier": {"Fur": ["silky"]},
+    },
+    "AWT": {"great_pyrenees": ["big and white"], "*": ["a {}.", "one {}"]},
+}
+FOUND = {
+    "CuPL": ([1, 2], "2 of 2 classes by name"),
+    "DCLIP": ([1, 0], "2 of 2 classes by case"),
+    "TAP": ([3, 1], "2 of 2 classes by case"),
+    "AWT": ([1, 2], "1 of 2 classes by name, 1 by '*'"),
+}
+
+
+@pytest.mark.parametrize("form", PUBLIC)
+def test_names_of_public_files_are_matched(form):
+    lists, how = match(PUBLIC[form], ["great pyrenees", "wheaten terrier"], "it")
+    assert ([len(own) for own in lists], how) == FOUND[form]
+
+
+def test_one_line_says_what_was_matched_in_a_file(tiny_clip, tmp_path):
+    path = tmp_path / "pets.json"
+    path.write_text(json.dumps({"Great-Pyrenees": ["white {}", "big"], "cat_fish": []}))
+    text = describe(Asked(str(path)), ["great pyrenees", "cat fish"], tiny_clip)
+    assert text.note == f"'{path}': 1 of 2 classes by name, 1 by case; 1 to 2 for each"
+    assert text.lists == [["white great pyrenees", "big"], ["cat fish"]]
+    bare = describe(Asked({"*": ["blue"]}), ["sea", "sky"], tiny_clip)
+    assert "none with its name (DATASET.SENTENCES_FORM '{name}, {which}'" in bare.note
+    one = describe(Asked("a {}. | the {}"), ["sea"], tiny_clip)
+    assert (one.rows, one.note) == (["a {}.", "the {}"], "'a {}. | the {}', 2 for each class")
+
+
+HPT = {"sea": [{"Entities": ["water"], "Attributes": ["blue"]}], "*": ["a {}."]}
+REFUSED = {
+    "a class": (Asked({"sea": ["blue"]}), "has no list of sentences for the class 'forest'"),
+    "structures": (Asked(HPT), "has structures, not sentences, for the class 'sea'"),
+    "no list": (Asked({"*": "a {}."}), "has no list of sentences for the class 'forest'"),
+    "two lists": (
+        Asked({"Sea": ["a"], "SEA": ["b"], "*": ["c"]}), "has Sea and SEA for the class 'sea'",
+    ),
+    "no file": (Asked("clip8"), "no file or list 'clip8': did you mean 'clip80'"),
+    "no JSON": (Asked("none.json"), "'none.json' cannot be read .* DATASET.SENTENCES needs one"),
+    "no gap": (Asked("a {}. | the sea"), r"the template \['the sea'\], which lacks {}"),
+    "a form": (Asked({"*": ["x"]}, form="{name}"), "is '{name}', without {name} or {which}"),
+    "form and templates": (Asked("clip7", form="{name}, {which}"), "is for descriptors"),
+    "a rule": (Asked("clip7", "median"), "SENTENCES_RULE is 'median' but must be one of"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_is_no_sentence_about_each_class_is_refused(tiny_clip, case):
+    asked, part = REFUSED[case]
+    with pytest.raises(UserError, match=part) as error:
+        build_method("ZeroshotCLIP", {}, tiny_clip, ["forest", "sea"], sentences=asked)
+    assert "\n" not in str(error.value)
+
+
+def test_a_huge_file_is_refused_before_it_is_read(tiny_clip, tmp_path):
+    path = tmp_path / "huge.json"
+    with open(path, "wb") as file:
+        file.truncate((64 << 20) + 1)
+    with pytest.raises(UserError, match="has more than 64 MiB"):
+        describe(Asked(str(path)), ["sea"], tiny_clip)
+
+
+# ------------------------------------------------------------------ random words
+
+
+def test_random_descriptors_follow_the_seed_and_the_length_of_the_names(tiny_clip):
+    names = ["annual crop", "blue sky"]
+    first = waffle(tiny_clip, names, 1)
+    assert len(first) == 30 and first == waffle(tiny_clip, names, 1) != waffle(tiny_clip, names, 2)
+    assert all(len(words.split()) == 2 and len(words) <= 11 for words in first)
+    assert all(", " in letters for letters in first[1::2])
+    text = describe(Asked("waffle", seed=1), names, tiny_clip)
+    assert text.seeded and text.lists[1][0] == text.lists[0][0].replace(*names)
+    assert text.lists[0][0].startswith("A photo of a annual crop, which ")
+
+
+# ------------------------------------------------------------------ the methods
+
+SENTENCES = {name: [f"a {name}.", f"many {name}s"][: 1 + i % 2] for i, name in enumerate(NAMES)}
+MANY = {
+    "ZeroshotCLIP": {}, "CLIPAdapter": {}, "TaskRes": {}, "CLAP": {}, "TDA": {}, "MTA": {},
+    "ZERO": {}, "TPS": {}, "LPPlusPlus": {}, "ProLIP": {"SIDE": "text"}, "TransCLIP": {}, "GDA": {},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MANY)
+def test_methods_with_fixed_text_start_from_the_mean_of_given_sentences(tiny_clip, name):
+    texts = [text.replace("_", " ") for own in SENTENCES.values() for text in own]
+    t = tiny_clip.encode_text(clip.tokenize(texts)).split([1, 2] * 3)
+    asked = Asked(SENTENCES, "raw_mean")
+    method = build_method(name, MANY[name], tiny_clip, NAMES, "ImageNet", sentences=asked)
+    means = torch.stack([own.mean(0) for own in t]).float()
+    assert near(method.text().h[0], F.normalize(means, dim=-1))
+    if name in ("TaskRes", "CLAP"):  # they start from what is not normalised
+        assert near(method.text().raw[0], means)
+        asked = asked._replace(rule="normalised_mean")
+        raw = build_method(name, {}, tiny_clip, NAMES, sentences=asked).text().raw[0]
+        lengths = torch.stack([own.norm(dim=-1).mean() for own in t])
+        assert (raw.norm(dim=-1) / lengths).sub(1).abs().max() < 0.1
+
+
+LEARNED = {"CLIPLoRA": {}, "LNOnly": {}, "TwoSFS": {}, "MMRL": {"REP_LAYERS": [2, 3]}}
+
+
+@pytest.mark.parametrize("name", LEARNED)
+def test_methods_whose_text_is_learned_take_one_sentence(tiny_clip, name):
+    def made(sentences):
+        return build_method(name, LEARNED[name], tiny_clip, NAMES, sentences=sentences)
+
+    zero = build_method("ZERO", {"CTX_INIT": "a"}, tiny_clip, NAMES).text_encoder
+    assert made("a {}.").text_encoder.sentences == zero.sentences
+    with pytest.raises(UserError, match=f"{name} learns inside the text encoder"):
+        made("a {}. | the {}.")
+
+
+BESIDE = {
+    "prompts": ("CoOp", {}, Asked("clip7"), "CoOp does not start from given sentences"),
+    "no text": ("LinearProbe", {}, Asked("clip7"), "LinearProbe does not start from given"),
+    "words": ("MTA", {"CTX_INIT": "a"}, Asked("clip7"), "beside TRAINER.MTA.CTX_INIT 'a'"),
+    "own": ("TPS", {"SENTENCES": "emoji"}, Asked("clip7"), "beside TRAINER.TPS.SENTENCES 'emoji'"),
+    "scores": ("TaskRes", {}, Asked("clip7", "score_mean"), "TaskRes normalises h0"),
+    "max": ("TDA", {}, Asked("clip7", "score_max"), "TDA normalises h0, or compares"),
+    "projection": ("ProLIP", {"SIDE": "text"}, Asked("clip7", "normalised_mean"), "set raw_mean"),
+}
+
+
+@pytest.mark.parametrize("case", BESIDE)
+def test_sentences_are_refused_where_they_would_mean_nothing(tiny_clip, case):
+    name, node, asked, part = BESIDE[case]
+    with pytest.raises(UserError, match=part):
+        build_method(name, node, tiny_clip, NAMES, sentences=asked)
+
+
+def test_every_method_that_takes_rules_is_named_here():
+    kinds = {
+        name for name, kind in METHODS.items() if kind.rules and kind.__module__.startswith("tr")
+    }
+    others = {"CLIPLoRA", "LNOnly", "TwoSFS", "MMRL", "MMRLpp", "TipAdapter", "TipAdapterF"}
+    assert kinds == {*MANY, *others}
+    assert METHODS["ZeroshotCLIP"].rules == RULES

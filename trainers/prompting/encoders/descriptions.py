@@ -1,0 +1,150 @@
+"""Reads sentences about classes as people have them, and matches them to class names.
+
+Nothing in a file is executed.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Collection, Mapping, Sequence
+from itertools import cycle, islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ..errors import UserError, nearest, need, printable
+from ..node import clean
+from ..storage.files import read_json
+from .class_text import ClassText
+from .templates import CLIP, IMAGENET
+from .waffle import FORM, in_form, waffle
+
+TEMPLATES = {"clip7": IMAGENET, "clip80": CLIP}
+FILES = {"emoji": Path(__file__).parents[1] / "embedded" / "emoji_sentences.json"}
+WAFFLE = "waffle"
+LARGEST = 64 << 20  # bytes of a file
+
+
+class Asked(NamedTuple):
+    """What a run asks for: DATASET.SENTENCES, SENTENCES_RULE and SENTENCES_FORM, and its seed.
+
+    source: a JSON file or its content, a list by name, or templates with `|` between them.
+    """
+
+    source: str | Mapping[str, Any]
+    rule: str = ""
+    form: str = ""
+    seed: int = -1
+
+
+def describe(asked: Asked, classnames: Sequence[str], clip_model: Any) -> ClassText:
+    """Return the sentences for K classes; `note` says what was matched, errors what was not."""
+    source, form, names = asked.source, asked.form, [clean(name) for name in classnames]
+    text, where = ClassText([], names, asked.rule, asked=asked), f"'{printable(source)}'"
+    sets = getattr(clip_model, "sentence_sets", {})  # of a file of features
+    if isinstance(source, Mapping):
+        about, where = source, "DATASET.SENTENCES"
+    elif source in sets or "{}" in source or source in TEMPLATES:
+        need(not form, f"DATASET.SENTENCES_FORM is for descriptors, not for {where}: leave it out")
+        if source not in sets:
+            rows = TEMPLATES.get(source) or [clean(row) for row in source.split("|")]
+            wrong = [row for row in rows if "{}" not in row]
+            need(not wrong, f"DATASET.SENTENCES has the template {wrong[:1]}, which lacks {{}}")
+            return text._replace(rows=rows, note=f"{where}, {len(rows)} for each class")
+        about = sets[source]
+    elif source == WAFFLE:
+        about, form = {"*": waffle(clip_model, names, asked.seed)}, form or FORM
+    else:
+        about = read_about(source, "DATASET.SENTENCES", sets)
+    lists, how = match(about, names, where)
+    if isinstance(source, Mapping) or source.endswith(".json"):
+        own = dict(zip(names, lists, strict=True))
+        text = text._replace(about=own | {key: about[key] for key in ("*",) if key in about})
+    if form:
+        need(
+            "{name}" in form and "{which}" in form,
+            f"DATASET.SENTENCES_FORM is '{form}', without {{name}} or {{which}}: write it as "
+            "'{name}, {which}'",
+        )
+        pairs = zip(names, lists, strict=True)
+        lists = [[in_form(form, name, words) for words in own or [""]] for name, own in pairs]
+    else:
+        lists = with_names(lists, names)
+    counts = {len(own) for own in lists}
+    note = f"{where}: {how}; {' to '.join(map(str, sorted({min(counts), max(counts)})))} for each"
+    pairs = zip(names, lists, strict=True)
+    if text.about and not any(name.lower() in s.lower() for name, own in pairs for s in own):
+        note += ", none with its name (DATASET.SENTENCES_FORM '{name}, {which}' makes sentences)"
+    if counts != {1} and asked.rule != "score_max":
+        return text._replace(lists=lists, note=note)
+    repeated = [islice(cycle(own), max(counts)) for own in lists]
+    return text._replace(rows=[*zip(*repeated, strict=True)], note=note)
+
+
+def with_names(lists: Sequence[Sequence[str]], names: Sequence[str]) -> list[list[str]]:
+    """Return lists with the class name in place of `{}`, and of what is empty."""
+    return [
+        [text.replace("{}", name) if text.strip() else name for text in own or [""]]
+        for own, name in zip(lists, names, strict=True)
+    ]
+
+
+# ---------------------------------------------------------------------- files, and their matching
+
+
+def match(
+    about: Mapping[str, Any], names: Sequence[str], where: str
+) -> tuple[list[list[str]], str]:
+    """Return the list of each class, and how they were found: by name, by case, or under `*`.
+
+    In names `_` reads as a space; by case, `-` does, too. A list may be divided by attributes.
+
+    Raises:
+        UserError: a class has none, or several, or one that is not of sentences.
+    """
+    alike: tuple[dict[str, list[str]], ...] = defaultdict(list), defaultdict(list)
+    for key in about:
+        alike[0][clean(key)].append(key)
+        alike[1][_folded(key)].append(key)
+    lists, how = [], Counter[str]()
+    for name in names:
+        ways = [("name", alike[0].get(name)), ("case", alike[1].get(_folded(name)))]
+        way, keys = next(((way, keys) for way, keys in ways if keys), ("'*'", alike[0].get("*")))
+        if not keys or (own := _flat(about[keys[0]])) is None:
+            raise UserError(
+                f"{where} has no list of sentences for the class '{name}': add one, or one under "
+                "'*' for all classes that are not listed"
+            )
+        same = all(about[key] == about[keys[0]] for key in keys)
+        need(same, f"{where} has {' and '.join(keys)} for the class '{name}': keep one of them")
+        need(
+            all(isinstance(text, str) for text in own),
+            f"{where} has structures, not sentences, for the class '{name}': write texts in the "
+            "list",
+        )
+        lists.append(own)
+        how[way] += 1
+    parts = [f"{how[way]} by {way}" for way in ("name", "case", "'*'") if how[way]]
+    parts[0] = parts[0].replace(" by", f" of {len(names)} classes by")
+    return lists, ", ".join(parts)
+
+
+def _folded(name: str) -> str:
+    return clean(name.replace("-", " ")).casefold()
+
+
+def _flat(value: Any) -> list[Any] | None:
+    """Return a list, or those of a mapping, one after the other; None if it is neither."""
+    if isinstance(value, Mapping):
+        parts = [part if isinstance(part, list) else [part] for part in value.values()]
+        return [text for part in parts for text in part]
+    return value if isinstance(value, list) else None
+
+
+def read_about(source: str, key: str, more: Collection[str] = ()) -> Mapping[str, Any]:
+    """Return the content of a JSON file, or of an embedded one; `more` are other names."""
+    path = Path(FILES.get(source, source))
+    if path.suffix != ".json" and not path.exists():
+        names = nearest(source, (*TEMPLATES, *FILES, WAFFLE, *more))
+        raise UserError(f"{key}: there is no file or list '{printable(source)}': {names}")
+    if path.is_file():
+        need(path.stat().st_size <= LARGEST, f"{key}: '{path}' has more than 64 MiB: divide it")
+    remedy = f'{key} needs one like {{"class name": ["a sentence about it", ...], ...}}'
+    return read_json(path, remedy)
