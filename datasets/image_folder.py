@@ -7,7 +7,12 @@ from pathlib import Path
 from dassl.data.datasets import DATASET_REGISTRY, Datum
 
 from trainers.prompting.errors import UserError
-from trainers.prompting.storage.class_folders import class_folders, class_names, some
+from trainers.prompting.storage.class_folders import (
+    UNLABELLED,
+    class_folders,
+    class_names,
+    some,
+)
 from trainers.prompting.storage.tables import read_images
 
 from .base import ImageDataset
@@ -21,7 +26,8 @@ class ImageFolder(ImageDataset):
 
     Without val/, 20% of the images of each class in train/ are held out. Without the three
     folders, the images of each class are divided 50/20/30. The classes are named by their folders,
-    with spaces for `_`, or by a classnames.txt (lines of a folder, a space and a name).
+    with spaces for `_`, or by a classnames.txt (lines of a folder, a space and a name). A folder
+    `unlabelled` is left out.
 
     DATASET.ROOT may also be a table (`storage.tables`), which is divided 50/20/30; images of one
     `group` stay in one part.
@@ -46,7 +52,7 @@ class ImageFolder(ImageDataset):
         train = folder / "train"
         if train.is_dir() and (folders := class_folders(train)):  # else `train` may be a class
             return cls.read_parts(folder, folders)
-        folders = class_folders(folder)
+        folders = [name for name in class_folders(folder) if name != UNLABELLED]
         if not folders:
             raise UserError(
                 f"'{folder}' has no class folders: put the images of each class into a separate "

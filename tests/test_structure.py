@@ -113,8 +113,9 @@ PACKAGES = {
     "step": "method running",
     "trainer": "backbones capabilities contract dassl_parts dataset_keys embedded encoders errors "
     "method methods node record running step storage teacher",
-    "advice": "backbones capabilities errors method trainer",
-    "use": "backbones capabilities contract dassl_parts dataset_keys embedded encoders "
+    "advice": "backbones capabilities dassl_parts embedded encoders errors method record running "
+    "storage teacher trainer",
+    "use": "advice backbones capabilities contract dassl_parts dataset_keys embedded encoders "
     "errors method node plugins prompts running storage teacher trainer",
 }
 OF_DASSL = {"trainer", "use"}  # the only ones that know Dassl and its cfg

@@ -11,14 +11,17 @@ import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib.figure import Figure
 
+from trainers.prompting import advice
+
 from ..protocols.base import Protocol
 from .facts import MADE_WITH, facts
 from .plots import WIDTH, Drawing, encode_figure, figures
 from .tables import Cell, Section, Table, number_or_none, tables
 from .views import View, pictures_of
 
+FOLDERS = [Path(__file__).parent, Path(advice.__file__).parent]  # which has the style
 TEMPLATES = Environment(
-    loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined
+    loader=FileSystemLoader(FOLDERS), autoescape=True, undefined=StrictUndefined
 )
 
 

@@ -231,6 +231,11 @@ def _thumbnail(file: Path) -> Image.Image:
     return seen
 
 
+def _folder(root: Path) -> Path:
+    """Return the folder of a data set that is a table; any other root as it is."""
+    return root.parent if root.is_file() else root
+
+
 def _folder_of(root: Path, images: list[str], dataset: str) -> Path | None:
     """Return the folder below the root that has all test images; None if there is not just one.
 
@@ -239,7 +244,7 @@ def _folder_of(root: Path, images: list[str], dataset: str) -> Path | None:
     first = images[0]
     bases = [
         base
-        for file in (sorted(root.rglob(Path(first).name)) if root.is_dir() else ())
+        for file in sorted(_folder(root).rglob(Path(first).name))
         if file.as_posix().endswith(f"/{first}")
         if all(((base := Path(str(file)[: -len(first)])) / image).is_file() for image in images)
     ]

@@ -59,6 +59,10 @@ OPTIONAL = {
     "class_folders.py": {"PIL", "tqdm"},
     "folds.py": {"sklearn"},  # an extra
     "labels.py": {"sklearn"},
+    "images.py": {"PIL"},
+    "encode.py": {"tqdm"},
+    "page.py": {"PIL", "jinja2"},  # which torch requires
+    "cached.py": {"open_clip", "huggingface_hub"},
     "results.py": {"yaml"},  # which yacs requires
 }
 SOURCES = sorted((ROOT / "trainers" / "prompting").rglob("*.py"))

@@ -84,17 +84,18 @@ def files(name: str) -> list[Path]:
 def check_weights(name: str, fetch: bool) -> None:
     """Check that the file of a model is there, as `backbones.check_weights` says."""
     check_known(name)
-    if name not in RELEASED or os.path.isfile(_cached_file(name)):
+    if name not in RELEASED or os.path.isfile(cached_file(name)):
         return
     need(
         fetch,
         f"The weights of {name} are not on this machine: a run downloads them, or fetch "
-        f"{RELEASED[name]} on a machine with internet and put the file at '{_cached_file(name)}'",
+        f"{RELEASED[name]} on a machine with internet and put the file at '{cached_file(name)}'",
     )
     _download(name)
 
 
-def _cached_file(name: str) -> str:
+def cached_file(name: str) -> str:
+    """Return where the file of a released model is, or will be downloaded to."""
     return os.path.join(CACHE, os.path.basename(RELEASED[name]))
 
 
@@ -107,7 +108,7 @@ def _download(name: str) -> str:
     except Exception as error:  # from the file system, urllib, or a wrong checksum
         raise UserError(
             f"The weights of {name} could not be downloaded ({error}): fetch {RELEASED[name]} on a "
-            f"machine with internet and put the file at '{_cached_file(name)}'; the backbone "
+            f"machine with internet and put the file at '{cached_file(name)}'; the backbone "
             "`emoji` needs no download"
         ) from error
     finally:

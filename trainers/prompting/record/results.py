@@ -86,6 +86,7 @@ def write_results(
         "shots": cfg.DATASET.NUM_SHOTS,
         "subsample_classes": cfg.DATASET.SUBSAMPLE_CLASSES,
         "split": cfg.TEST.SPLIT,
+        "evaluated_on": getattr(trainer, "evaluated_on", cfg.TEST.SPLIT),  # or folds, of `advise`
         "accuracy": float(trainer.test_results["accuracy"]),
         "macro_f1": trainer.test_results.get("macro_f1"),  # not with the original Dassl
         **measured,

@@ -13,6 +13,7 @@ from ..errors import UserError
 from .files import read_file, write_whole
 
 IMG_EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+UNLABELLED = "unlabelled"  # a folder beside class folders, of images without a label
 MANY = 100_000  # files from which names are cached: on a network, listing them takes minutes
 SETTLED = 2.0  # seconds; a folder changed later than this gets another time stamp
 

@@ -28,12 +28,13 @@ class Row(NamedTuple):
     line: int
 
 
-def read_images(table: Path, unlabelled: bool = False) -> list[Row]:
+def read_images(table: Path, unlabelled: bool = False, moved: bool = False) -> list[Row]:
     """Return the rows of a table of images.
 
     Args:
         table: the file.
         unlabelled: accept rows without a label.
+        moved: leave out those without a label whose image is gone.
 
     Raises:
         UserError: the table cannot be read, or has mistakes: it names the lines of the first ones.
@@ -67,6 +68,8 @@ def read_images(table: Path, unlabelled: bool = False) -> list[Row]:
             else:
                 by_name = dict(zip(names, cells, strict=True))
                 path = os.path.normpath(os.path.join(table.parent, by_name["path"] or "."))
+                if moved and not by_name["label"] and not os.path.exists(path):
+                    continue
                 rows.append(Row(path, by_name["label"], by_name.get("group", ""), reader.line_num))
     except csv.Error as error:
         flaws.append((reader.line_num, f"no CSV from here on ({error})"))
@@ -78,7 +81,7 @@ def read_images(table: Path, unlabelled: bool = False) -> list[Row]:
             f"The table '{table}' has mistakes ({'; '.join(texts + more)}): correct these lines, "
             "or remove them"
         )
-    if not rows:
+    if not rows and not moved:
         raise UserError(f"The table '{table}' has no rows: write path,label and a line an image")
     return rows
 

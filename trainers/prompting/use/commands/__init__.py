@@ -12,6 +12,7 @@ from .arguments import command_parser
 PROG = "promptedclip"
 # The name of a module here with `main(argv, prog)`, and what the command does.
 COMMANDS = {
+    "advise": "say which CLIP and method suit your images, how good they are, what to label next",
     "predict": "classify images with a trained run",
     "export": "write a trained run for use without this project",
     "info": "say what a run is: method, classes, backbone, settings, accuracy",

@@ -1,0 +1,247 @@
+"""`promptedclip advise` on drawings with the embedded CLIP: the advice, its files, bad input."""
+
+import errno
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from dassl.data.datasets import DATASET_REGISTRY
+from PIL import Image
+
+import datasets  # noqa: F401 (registers them)
+from trainers.prompting import load_run
+from trainers.prompting.advice import encode as encoding
+from trainers.prompting.advice.fits import Space
+from trainers.prompting.advice.images import Collection, read_collection
+from trainers.prompting.backbones import cached, openai
+from trainers.prompting.record.predictions import read_predictions
+from trainers.prompting.storage.features import read_features
+from trainers.prompting.storage.tables import read_images
+from trainers.prompting.use.commands import main
+
+CLASSES = ["animal bird", "drink", "face concerned", "heart", "person"]
+ADVISE = ["--backbones", "emoji", "--batch-size", "100"]
+
+
+@pytest.fixture(scope="module")
+def drawings():
+    """Return paths of emoji by class."""
+    _, parts = DATASET_REGISTRY.get("Emoji").look("")
+    found = {name: [] for name in CLASSES}
+    for item in (item for part in parts for item in part):
+        if item.classname in found:
+            found[item.classname].append(item.impath)
+    return found
+
+
+def fill(folder, drawings, numbers, start=0):
+    """Copy drawings into class folders, so many of each class."""
+    for name, number in numbers.items():
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        for i, path in enumerate(drawings[name][start : start + number], start):
+            shutil.copy(path, folder / name / f"{name} {i}.webp")
+    return folder
+
+
+def log_of(folder):
+    return max(folder.glob("log.txt*"), key=lambda path: path.name).read_text().splitlines()
+
+
+@pytest.fixture(scope="module")
+def advised(tmp_path_factory, drawings):
+    """Return images and the output of the command."""
+    root = fill(tmp_path_factory.mktemp("images"), drawings, dict.fromkeys(CLASSES, 8))
+    (root / "heart" / "9.webp").write_bytes((root / "heart").iterdir().__next__().read_bytes())
+    shutil.copy(drawings["drink"][8], root / "heart" / "wrong.webp")
+    out = root.parent / "out"
+    assert main(["advise", str(root), "--output", str(out), *ADVISE]) == 0
+    return root, out
+
+
+def test_the_advice_ends_the_log_and_is_a_run(advised, capsys):
+    root, out = advised
+    record, log = json.loads((out / "results.json").read_text()), log_of(out)
+    assert any(line.startswith("Take ") and " on emoji: right on " in line for line in log[-8:])
+    assert log[-1] == f"Classify images: `promptedclip predict --model-dir {out} IMAGE ...`"
+    assert any(line.endswith("share a fold; 0 images are in two classes") for line in log)
+    assert record["evaluated_on"] == record["split"] == "folds" and record["num_test"] == 42
+    arrays, run = read_predictions(out), load_run(out)
+    assert record["accuracy"] == 100 * (arrays["prediction"] == arrays["label"]).mean()
+    assert run.method == record["trainer"] and run.classnames == CLASSES
+    found = read_features(out / "features" / "emoji.safetensors")
+    paths = dict(digests(root, "paths"))
+    images = torch.stack([run.preprocess(run.read(paths[digest])) for digest in found.images])
+    torch.testing.assert_close(run.model.clip_features(images), found.image, rtol=1e-4, atol=1e-4)
+    space = Space("", found.image, found.text[encoding.TEMPLATE], found.logit_scale)
+    rows, labels = zip(
+        *[(found.images.index(x), y) for x, y in digests(root, "labels")], strict=True
+    )
+    fitted = space.fit(run.method, list(rows), torch.tensor(labels))
+    with torch.no_grad():
+        assert (run.model(images) - fitted(run.model.clip_features(images))).abs().max() == 0
+    rows = (out / "suspicious.csv").read_text().splitlines()
+    assert rows[0] == "path,label,probability,likelier,its_probability" and len(rows) < 6
+
+
+def digests(root, other):
+    collection = read_collection(root)
+    return zip(collection.digests, getattr(collection, other), strict=True)
+
+
+def test_a_second_call_encodes_only_what_is_new(advised, drawings, tmp_path, monkeypatch):
+    root, out = (shutil.copytree(x, tmp_path / x.name) for x in advised)
+    words = ["advise", str(root), "--output", str(out), *ADVISE]
+    with monkeypatch.context() as patch:
+        patch.setattr(encoding, "load_clip", None)
+        assert main(words) == 0
+    fill(root, drawings, {"drink": 3}, start=9)
+    tried = []
+    read = encoding.read_image
+    monkeypatch.setattr(encoding, "read_image", lambda path: tried.append(path) or read(path))
+    assert main(words) == 0 and len(tried) == 3
+    assert json.loads((out / "results.json").read_text())["num_test"] == 45
+    assert len([*out.glob("*/model*")]) == 1
+
+
+def test_a_killed_call_goes_on(drawings, tmp_path, monkeypatch):
+    root = fill(tmp_path / "images", drawings, dict.fromkeys(CLASSES[:2], 6))
+    words = [
+        "advise",
+        str(root),
+        "--output",
+        str(tmp_path / "out"),
+        *ADVISE[:2],
+        "--batch-size",
+        "4",
+    ]
+    monkeypatch.setattr(encoding, "PART", 4)
+    read, tried = encoding.read_image, []
+
+    def dying(path):
+        tried.append(path)
+        if len(tried) > 8:
+            raise KeyboardInterrupt
+        return read(path)
+
+    monkeypatch.setattr(encoding, "read_image", dying)
+    assert main(words) == 130
+    tried.clear()
+    monkeypatch.setattr(encoding, "read_image", lambda path: tried.append(path) or read(path))
+    assert main(words) == 0 and 0 < len(tried) < 12
+
+
+def test_a_full_disk_is_one_sentence(advised, tmp_path, monkeypatch, capsys):
+    def full(path, content):
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr("trainers.prompting.storage.features.write_whole", full)
+    out = tmp_path / "out"
+    assert main(["advise", str(advised[0]), "--output", str(out), *ADVISE]) == 1
+    assert "emoji.safetensors' cannot be written or read (No space" in capsys.readouterr().err
+
+
+def test_a_clip_beyond_the_budget(advised, tmp_path):
+    collection, cpu = read_collection(advised[0]), torch.device("cpu")
+    with pytest.raises(encoding.OverBudget, match="40 images would take"):
+        encoding.encode("emoji", collection, tmp_path, cpu, 8, 0.0)
+
+
+def test_clips_in_the_caches(tmp_path, monkeypatch):
+    monkeypatch.setattr(openai, "CACHE", str(tmp_path))
+    monkeypatch.setattr(cached, "_of_open_clip", lambda: [])
+    monkeypatch.setattr(cached, "_on_the_hub", lambda: [("same/one", [tmp_path / "RN50.pt"])])
+    for name, size in (("RN50", 3), ("ViT-B-32", 5)):
+        (tmp_path / f"{name}.pt").write_bytes(b"x" * size)
+    assert list(cached.cached_clips().items()) == [("ViT-B/32", 5), ("RN50", 3)]
+
+
+def test_what_shares_a_fold():
+    names = ["a/IMG_1.png", "a/IMG_2.png", "b/film1_01.png", "b/film1_02.png", "b/film2_01.png"]
+    names += ["b/1f622.png", "b/x.png", "b/y.png", "b/z.png"]
+    groups = ["", "", "", "", "", "", "p", "p", ""]
+    digests = [*"abcdefgha"]
+    collection = Collection(Path(), [], names, np.zeros(9), groups, digests, groups)
+    assert collection.folds_apart().tolist() == [0, 1, 2, 2, 3, 4, 5, 5, 0]
+
+
+def test_parts_are_joined_and_a_test_may_be_left_out(drawings, tmp_path):
+    for part, number in (("train", 3), ("test", 2)):
+        fill(tmp_path / part, drawings, dict.fromkeys(CLASSES[:2], number))
+    (tmp_path / "train" / "empty").mkdir()
+    assert len(read_collection(tmp_path).paths) == 10
+    apart = read_collection(tmp_path, keep_test=True)
+    assert len(apart.paths) == 6 and apart.classnames == [*CLASSES[:2], "empty"]
+
+
+def test_images_that_cannot_be_read_are_left_out(drawings, tmp_path, capsys):
+    root = fill(tmp_path / "images", drawings, dict.fromkeys(CLASSES[:2], 6))
+    folder = root / CLASSES[0]
+    (folder / "a.png").write_bytes(b"")
+    (folder / "b.png").write_bytes(b"no image")
+    Image.new("CMYK", (8, 8)).save(folder / "c.jpg")
+    Image.fromarray(np.zeros((8, 8), np.uint16)).save(folder / "d.png")
+    (folder / "e.png").symlink_to("nowhere")
+    assert main(["advise", str(root), "--output", str(tmp_path / "out"), *ADVISE]) == 1
+    said = capsys.readouterr().out
+    assert "Left out: 5 of 17 images, which cannot be read:" in said
+    for line in ("a.png: it is empty", "b.png: ", "c.jpg: it is CMYK", "d.png: it has 16 bits",
+                 "e.png: it cannot be opened"):  # fmt: skip
+        assert f"  {CLASSES[0]}/{line}" in said
+    assert "12 images, 12 of them with a label, of 2 classes" in said
+
+
+def test_rounds_of_labels_from_none(drawings, tmp_path, capsys):
+    root, out = tmp_path / "images", tmp_path / "out"
+    fill(tmp_path / "pool", drawings, dict.fromkeys(CLASSES[:3], 8))
+    (root / "unlabelled").mkdir(parents=True)
+    for path in (tmp_path / "pool").glob("*/*"):
+        shutil.copy(path, root / "unlabelled")
+    names = tmp_path / "names.txt"
+    names.write_text("\n".join(CLASSES[:3]))
+    words = ["advise", str(root), "--output", str(out), "--classnames", str(names), *ADVISE]
+    assert main(words) == 2 and "--next N chooses N to label first" in capsys.readouterr().err
+    for turn, number in ((1, 6), (2, 6), (3, 3)):
+        capsys.readouterr()
+        assert main([*words, "--next", str(number)]) == 0
+        said = capsys.readouterr().out
+        assert ("Picked labels say nothing about accuracy before round 3" in said) == (turn == 2)
+        assert ("Trained on all of them: about " in said) == (turn == 3)
+        rows = read_images(out / "next.csv", unlabelled=True)
+        assert len(rows) == (6, 12, 15)[turn - 1] and sum(not row.label for row in rows) == number
+        lines = [f"{row.path},{row.path.rpartition('/')[2][:-7]}" for row in rows]
+        (out / "next.csv").write_text("\n".join(["path,label", *lines]))
+        picks = json.loads((out / "picked.json").read_text())
+        assert {*picks.values()} == [{"clusters 1"}, {"clusters 1", "clusters 2"},
+                                     {"clusters 3", "margin 4"}][turn - 1]  # fmt: skip
+        if turn == 2:  # as if there had been three rounds
+            (out / "picked.json").write_text(json.dumps(dict.fromkeys(picks, "clusters 3")))
+    (out / "next.csv").write_text(f"path,label\n{rows[0].path},cat\n")
+    assert main(words) == 2 and "line 2: there is no class 'cat'" in capsys.readouterr().err
+
+
+PAIR = {"drink": 2, "heart": 2}
+REFUSED = {
+    "nowhere": ("is no folder and no table", {}, []),
+    "one class": ("has 1 class, 'drink', but at least two", {"drink": 4}, []),
+    "no image": ("has no class folders|has no images", {}, ["mkdir"]),
+    "one label": ("1 of 1 images have a label: label at least two", {"drink": 1, "heart": 0}, []),
+    "no CLIP": ("no CLIP is left: nope: No backbone", PAIR, ["--backbones", "nope"]),
+    "none here": ("no CLIP is on this machine: `python -c", PAIR, ["here"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_refused(drawings, tmp_path, capsys, monkeypatch, case):
+    why, numbers, more = REFUSED[case]
+    root = tmp_path / "images"
+    if numbers or more:
+        root.mkdir()
+    fill(root, drawings, numbers)
+    monkeypatch.setattr("trainers.prompting.backbones.cached.cached_clips", dict)
+    words = [] if more == ["here"] else more if more[:1] == ["--backbones"] else ADVISE
+    assert main(["advise", str(root), "--output", str(tmp_path / "out"), *words]) == 2
+    said = capsys.readouterr().err
+    assert any(part in said for part in why.split("|")) and said.count("\n") == 1, said

@@ -1,0 +1,194 @@
+"""Encodes a collection with a CLIP, and keeps the features in a file that a later call extends.
+
+Letters: N images, D the width of the features, K classes.
+"""
+
+import json
+import re
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from tqdm import tqdm
+
+from ..backbones import absolute, load_clip, weights_sha256
+from ..dassl_parts import dassl
+from ..encoders.class_text import zero_shot_template
+from ..errors import UserError
+from ..storage.features import HEADER, read_features, write_features
+from ..teacher import Teacher
+from ..trainer.config import add_nodes, build_method, fit_images
+from ..trainer.views import plain_transform
+from .fits import Space
+from .images import THREADS, Collection, read_image
+
+DATASET = "ImageFolder"  # whose sentence the features have
+TEMPLATE = zero_shot_template(DATASET)
+PART = 512  # images after which the file is written, so that a repeated call goes on there
+
+
+class OverBudget(UserError):
+    """A CLIP that would take longer than there is time."""
+
+
+@dataclass(eq=False)
+class Encoded:
+    """What a CLIP gives for a collection, and where it is kept.
+
+    Attributes:
+        name: of the CLIP; file: with its features.
+        rows: digest of an image -> its features (D,).
+        text: (K, D), of a sentence for each class, or None.
+        scale: of the logits; seconds: that an image takes here.
+        unread: digest of an image -> why it cannot be read.
+    """
+
+    name: str
+    file: Path
+    rows: dict[str, torch.Tensor] = field(default_factory=dict)
+    text: torch.Tensor | None = None
+    scale: float = 1.0
+    seconds: float = 0.0
+    unread: dict[str, str] = field(default_factory=dict)
+
+    def space(self, collection: Collection) -> Space:
+        """Return the features of the images of a collection, all of which were read."""
+        assert self.text is not None, "it was encoded"
+        images = torch.stack([self.rows[digest] for digest in collection.digests])
+        return Space(self.name, images, self.text, self.scale)
+
+    def write(self, collection: Collection) -> None:
+        """Write the features of the images of a collection, as far as there are some."""
+        once = {digest: i for i, digest in enumerate(collection.digests) if digest in self.rows}
+        if not once:
+            return
+        one = collection.keep([*once.values()])
+        space, labels = self.space(one), torch.tensor(one.labels)
+        header = {
+            "classnames": one.classnames,
+            "split": {"train": labels.ge(0).nonzero().flatten().tolist(), "val": [], "test": []},
+            "images": one.digests,
+            "logit_scale": self.scale,
+            "normalised": False,
+            "template": TEMPLATE,
+            "clip": absolute(self.name),
+            "dataset": DATASET,
+            "made_of": weights_sha256(self.name) or "",
+            "seconds": self.seconds,
+        }
+        tensors = {"image": space.images, "label": labels.clamp(0), f"text/{TEMPLATE}": space.text}
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        write_features(self.file, tensors, header)
+
+
+def encode(
+    name: str, collection: Collection, folder: Path, device: torch.device, batch: int, most: float
+) -> Encoded:
+    """Return the features of a collection under a CLIP; those in its file are not computed again.
+
+    Args:
+        name: as `load_clip` takes it.
+        collection: the images.
+        folder: of the files of features.
+        device: for the CLIP.
+        batch: images at a time.
+        most: seconds that it may take.
+
+    Raises:
+        UserError: the CLIP cannot be loaded.
+        OverBudget: it would take longer.
+    """
+    stem = re.sub("[^A-Za-z0-9.@-]+", "-", name).strip("-").removesuffix(".safetensors")
+    one = _stored(name, folder / f"{stem}.safetensors", collection.classnames)
+    paths = dict(zip(collection.digests, collection.paths, strict=True))
+    missing = {digest: paths[digest] for digest in paths if digest and digest not in one.rows}
+    if not missing and one.text is not None:
+        one.write(collection)  # labels may have changed
+        return one
+    clip_model = load_clip(name).to(device)
+    one.scale = float(clip_model.logit_scale.detach().exp())
+    one.text = Teacher(clip_model, collection.classnames, [TEMPLATE]).raw.cpu()
+    begun, done = time.monotonic(), 0
+    with tqdm(total=len(missing), desc=name, unit="image", disable=None) as bar:
+        for digests, features, number in _batches(clip_model, missing, batch, one.unread):
+            one.rows |= dict(zip(digests, features, strict=True))
+            done += number
+            one.seconds = (time.monotonic() - begun) / done
+            bar.update(number)
+            if done == number < len(missing):
+                left = one.seconds * (len(missing) - done)
+                if left > most:
+                    raise OverBudget(f"{len(missing):,} images would take {duration(left)}")
+                print(f"{name}: {len(missing):,} images in about {duration(left)}")
+            if done // PART > (done - number) // PART:
+                one.write(collection)
+    one.write(collection)
+    return one
+
+
+def duration(seconds: float) -> str:
+    """Return a duration in words.
+
+    Examples:
+        >>> duration(40), duration(400)
+        ('40 s', '7 min')
+    """
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
+
+
+def _stored(name: str, file: Path, classnames: Sequence[str]) -> Encoded:
+    """Return what a file of features has of a CLIP with these weights; no text of other classes."""
+    try:
+        features = read_features(file)
+    except UserError:  # there is none, or a damaged one
+        return Encoded(name, file)
+    sha256 = weights_sha256(name) or ""
+    if features.made_of != sha256 or features.template != TEMPLATE:
+        return Encoded(name, file)
+    with safe_open(file, "pt") as opened:
+        seconds = json.loads(opened.metadata()[HEADER]).get("seconds", 0.0)
+    rows = dict(zip(features.images, features.image, strict=True))
+    text = features.text[TEMPLATE] if features.classnames == list(classnames) else None
+    return Encoded(name, file, rows, text, features.logit_scale, float(seconds))
+
+
+def _batches(
+    clip_model: Any, paths: Mapping[str, str], size: int, unread: dict[str, str]
+) -> Iterator[tuple[list[str], torch.Tensor, int]]:
+    """Yield digests of readable images, their features (n, D), and the number of images tried.
+
+    The next batch is read meanwhile. Why others cannot be read is added to `unread`.
+    """
+    cfg = dassl("config").get_cfg_default()
+    add_nodes(cfg)
+    cfg.VERBOSE, cfg.INPUT.TRANSFORMS = False, ["normalize"]
+    transform = plain_transform(fit_images(cfg, clip_model)[0])
+    method = build_method("ZeroshotCLIP", {}, clip_model, ["a", "b"]).eval()
+
+    def read(digest: str) -> torch.Tensor | None:
+        try:
+            image: torch.Tensor = transform(read_image(paths[digest]))
+        except UserError as error:
+            unread[digest] = str(error)
+            return None
+        return image
+
+    order = list(paths)
+    groups = [order[start : start + size] for start in range(0, len(order), size)]
+    with ThreadPoolExecutor(THREADS) as pool:
+        coming = pool.map(read, groups[0]) if groups else iter(())
+        for i, group in enumerate(groups):
+            images = dict(zip(group, coming, strict=True))
+            coming = pool.map(read, groups[i + 1]) if groups[i + 1 :] else iter(())
+            good = {digest: image for digest, image in images.items() if image is not None}
+            rows = torch.empty(0)
+            if good:
+                stacked = torch.stack([*good.values()]).to(method.device)
+                with torch.no_grad():
+                    rows = method.clip_features(stacked).cpu()
+            yield [*good], rows, len(group)

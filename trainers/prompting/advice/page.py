@@ -1,0 +1,113 @@
+"""A page with the advice: one HTML file that reads nothing else."""
+
+import base64
+import io
+import math
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from PIL import Image
+
+from .choice import Choice
+from .images import Collection, read_image
+from .statement import Curve, Statement, wilson
+
+TEMPLATES = Environment(
+    loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined
+)
+SIDE, PAIRS, IMAGES, LABELS = 160, 12, 12, 60  # pixels of an image; shown pairs, images, labels
+WIDE, HIGH, LEFT, LOW = 560, 260, 50, 30  # pixels of the chart, and of its margins
+NOTE = (
+    "From and to: Wilson's interval with z = 2.33, for other images like these; the differences "
+    "between methods are smaller than that between chance and chance."
+)
+
+
+def page_of(
+    collection: Collection,
+    choice: Choice,
+    said: Statement,
+    curve: Curve | None,
+    named: Any,
+    confusions: list[tuple[int, int, Any]],
+) -> str:
+    """Return the page.
+
+    Args:
+        collection: the images.
+        choice: the candidates.
+        said: the statement about the best one.
+        curve: its error against the number of labels, or None.
+        named: labelled images whose labels look wrong, as numbers below n.
+        confusions: as from `labels.confusions`.
+    """
+    names, files = collection.classnames, collection.names
+    n, rows = len(choice.labels), []
+    for one in choice.candidates:
+        p = one.right / n
+        ends = (f"{100 * wilson(p, n, side):.1f}" for side in (-1, 1))
+        shares = f"{100 * p:.1f}", *ends, f"{100 * one.zero_shot / n:.1f}"
+        rows.append([f"{one.method} on {one.clip}", f"{one.right:,} of {n:,}", *shares])
+    pairs = [
+        {
+            "title": f"{names[own]} taken for {names[other]}: {len(of)}",
+            "images": [_image(collection, row, files[row]) for row in of[:IMAGES]],
+        }
+        for own, other, of in confusions[:PAIRS]
+    ]
+    answers = choice.best.logits.argmax(1)
+    wrong = [
+        _image(
+            collection,
+            choice.rows[i],
+            f"{names[choice.labels[i]]}, likelier {names[answers[i]]}: {files[choice.rows[i]]}",
+        )
+        for i in named[:LABELS]
+    ]
+    text = TEMPLATES.get_template("page.html.j2").render(
+        source=collection.source.name,
+        sentences=said.sentences(),
+        chart=_chart(curve, n) if curve else "",
+        candidates=rows,
+        note=NOTE,
+        confusions=pairs,
+        suspicious=wrong,
+    )
+    return text.encode("ascii", "xmlcharrefreplace").decode()
+
+
+def _image(collection: Collection, row: int, text: str) -> dict[str, str]:
+    image = read_image(collection.paths[row])
+    image.thumbnail((SIDE, SIDE), Image.Resampling.BICUBIC)
+    content = io.BytesIO()
+    image.save(content, "JPEG", quality=85)
+    return {"data": base64.b64encode(content.getvalue()).decode(), "text": text}
+
+
+def _chart(curve: Curve, n: int) -> str:
+    """Return an SVG of accuracy (%) against the number of labels, which has a logarithmic axis."""
+    first, last = math.log(curve.n[0]), math.log(2 * n)
+    steps = [math.exp(first + (last - first) * i / 40) for i in range(41)]
+    least = min(1 - max(curve.error), 1 - curve.at(curve.n[0]))
+    floor = max(0.0, math.floor(10 * least) / 10)
+
+    def at(labels: float, accuracy: float) -> tuple[float, float]:
+        x = LEFT + (WIDE - LEFT - 20) * (math.log(labels) - first) / (last - first)
+        return x, (HIGH - LOW) - (HIGH - LOW - 20) * (accuracy - floor) / (1 - floor)
+
+    parts = []
+    for tenth in range(round(10 * floor), 11):
+        y = at(n, tenth / 10)[1]
+        parts.append(f'<line x1="{LEFT}" x2="{WIDE}" y1="{y:.1f}" y2="{y:.1f}"/>')
+        if tenth % (1 if floor >= 0.5 else 2) == 0:
+            parts.append(f'<text x="4" y="{y + 4:.1f}">{10 * tenth}%</text>')
+    line = " L".join("{:.1f} {:.1f}".format(*at(x, 1 - curve.at(x))) for x in steps)
+    parts.append(f'<path stroke-width="2" d="M{line}"/>')
+    for labels, error in zip(curve.n, curve.error, strict=True):
+        x, y = at(labels, 1 - error)
+        parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4"/>')
+        parts.append(f'<text x="{x - 8:.1f}" y="{HIGH - 8}">{labels:,}</text>')
+    parts.append(f'<text x="{WIDE - 60}" y="{HIGH - 8}">{2 * n:,} labels</text>')
+    alt = f"Accuracy with {curve.n[0]:,} to {2 * n:,} labels"
+    return f'<svg viewBox="0 0 {WIDE} {HIGH}" role="img" aria-label="{alt}">{"".join(parts)}</svg>'

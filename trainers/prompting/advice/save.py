@@ -1,0 +1,86 @@
+"""Saves the method that was chosen as a run: checkpoint, record, and out-of-fold predictions."""
+
+import os
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import torch
+
+from ..dassl_parts import dassl
+from ..record.results import write_results
+from ..running.precision import Precision
+from ..storage.predictions import Predictions
+from ..trainer.config import add_nodes
+from ..trainer.facts import facts_of_run
+from ..trainer.layout import PublicLayout
+from .choice import Choice
+from .encode import DATASET
+from .fits import SETTINGS, Space
+from .images import Collection
+
+FOLDS = "folds"  # what the accuracy in the record is of
+
+
+def save_run(
+    folder: Path,
+    collection: Collection,
+    choice: Choice,
+    space: Space,
+    temperature: float,
+    seconds: float,
+) -> None:
+    """Fit the method that was chosen to all labelled images, and write its run.
+
+    Args:
+        folder: of the run.
+        collection: the images.
+        choice: its answers are those of the record.
+        space: features of the CLIP that was chosen.
+        temperature: of the answers, for the record.
+        seconds: that the advice has taken.
+
+    Raises:
+        OSError: as the system says.
+    """
+    best, rows, y = choice.best, choice.rows, torch.tensor(choice.labels)
+    method = space.fit(best.method, rows, y)
+    cfg = dassl("config").get_cfg_default()
+    add_nodes(cfg)
+    cfg.OUTPUT_DIR, cfg.SEED, cfg.VERBOSE = os.fspath(folder), 0, False
+    cfg.DATASET.NAME, cfg.DATASET.ROOT = DATASET, os.fspath(collection.source)
+    cfg.INPUT.TRANSFORMS, cfg.MODEL.BACKBONE.NAME = ["normalize"], best.clip
+    cfg.TRAINER.NAME, cfg.TEST.SPLIT = best.method, FOLDS
+    for key, value in SETTINGS[best.method].items():
+        *path, last = method.place(key).split(".")
+        node = cfg
+        for part in path:
+            node = node[part]
+        node[last] = value
+    test = [SimpleNamespace(impath=collection.paths[row]) for row in rows]
+    data = SimpleNamespace(
+        classnames=collection.classnames, train_x=test, test=test, fingerprint=collection.hash()
+    )
+    facts = facts_of_run(cfg, method, data, Precision("fp32", method.device), None)
+    saved = replace(
+        facts, state_dict=PublicLayout(method).state_dict(), method=method.own_state(), epoch=0
+    )
+    predictions = Predictions(scale=space.scale)
+    predictions.temperature = temperature
+    predictions.add_images([item.impath for item in test], y)
+    predictions.add_logits(torch.tensor(best.logits))
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.glob("*/model*.pth.tar*"):  # perhaps of another method
+        shutil.rmtree(old.parent, ignore_errors=True)
+    dassl("utils").save_checkpoint(saved.content(), os.path.join(folder, method.checkpoint))
+    write_results(
+        cfg,
+        SimpleNamespace(
+            device=method.device, predictions=predictions, facts=facts, method=method,
+            dm=SimpleNamespace(dataset=data, num_classes=len(collection.classnames)),
+            test_results={"accuracy": 100 * best.right / len(y)},
+            num_trained=sum(p.numel() for p in method.learned().values()),
+            train_seconds=seconds, count_steps=lambda: (0, 0), evaluated_on=FOLDS,
+        ),
+    )  # fmt: skip

@@ -1,0 +1,249 @@
+"""Advise on a collection of images: which CLIP and method, how good, what to label next."""
+
+import csv
+import io
+import math
+import os
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from ...errors import UserError, need, printable
+from ...storage.files import hold_lock, write_whole
+from .arguments import Parser, csv_text, from_one
+from .predict import read_names
+
+SHOWN = 5  # pairs of classes, and images left out, in the log
+NO_CLIP = (
+    'no CLIP is on this machine: `python -c "from {package} import load_clip; '
+    "load_clip('ViT-B/16')\"` downloads one, or try `--backbones emoji`, which comes with this"
+)
+EPOCHS, TIMES = 50, 3  # of ALIGN's training; passes of its step, in encodings of the images
+
+
+def build_parser(prog: str) -> Parser:
+    """Return the parser of the command."""
+    parser = Parser(prog=prog, description=__doc__)
+    add = parser.add_argument
+    add("source", type=Path, metavar="FOLDER|FILE",
+        help="class folders, beside unlabelled/, or a table of path,label[,group]")  # fmt: skip
+    add("--output", type=Path, default=Path("output/advice"), help="(default: %(default)s)")
+    add("--backbones", type=str.split, metavar="'A B'",
+        help="CLIPs to compare (default: those on this machine, the largest first)")  # fmt: skip
+    add("--budget", type=from_one, default=30, metavar="MINUTES",
+        help="of encoding, unless --backbones names CLIPs (default: %(default)s)")  # fmt: skip
+    add("--next", type=from_one, metavar="N", help="also choose the next N images to label")
+    add("--keep-test", action="store_true", help="leave the images in test/ out")
+    add("--classnames", type=Path, metavar="FILE",
+        help="names of classes that may have no image, one a line")  # fmt: skip
+    add("--batch-size", type=from_one, default=32, help="(default: %(default)s)")
+    add("--device", metavar="NAME",
+        help="cpu, cuda, cuda:1 or mps (default: cuda if it can be used, else cpu)")  # fmt: skip
+    return parser
+
+
+def main(argv: list[str], prog: str) -> int:
+    """Run the command; its exit code is 1 if images were left out."""
+    args = build_parser(prog).parse_args(argv)
+    need(find_spec("sklearn"), "advise needs scikit-learn: run `pip install scikit-learn`")
+    from ...dassl_parts import dassl
+
+    args.output.mkdir(parents=True, exist_ok=True)
+    for left in (*args.output.glob("*.tmp"), *args.output.glob("*/*.tmp")):
+        left.unlink()  # a killed call was writing it
+    streams = sys.stdout, sys.stderr
+    with hold_lock(args.output / ".lock") as free:
+        need(free, f"'{args.output}' is being written by another call: wait, or give --output")
+        dassl("utils").setup_logger(str(args.output))
+        try:
+            return advise(args, prog)
+        finally:
+            sys.stdout, sys.stderr = streams
+
+
+def advise(args: Any, prog: str) -> int:
+    """Give the advice, and return the exit code."""
+    from ...advice import choice, images, labels, statement
+    from ...advice.page import page_of
+    from ...advice.save import save_run
+
+    begun = time.monotonic()
+    names = read_names(args.classnames) if args.classnames else ()
+    collection = images.read_collection(args.source.absolute(), names, args.keep_test)
+    collection = images.read_picks(collection, args.output)
+    encoded, collection, left_out = encode_all(args, collection)
+    known, K = int((collection.labels >= 0).sum()), len(collection.classnames)
+    print(f"{len(collection.paths):,} images, {known:,} of them with a label, of {K:,} classes")
+    classes: dict[str, set[int]] = {}
+    for digest, label in zip(collection.digests, collection.labels, strict=True):
+        classes.setdefault(digest, set()).update({label} - {-1})
+    if copies := len(collection.paths) - len(classes):
+        several = sum(len(of) > 1 for of in classes.values())
+        print(f"{copies:,} are copies, which share a fold; {several:,} images are in two classes")
+    spaces = [one.space(collection) for one in encoded]
+    if not known:
+        need(args.next, "no image has a label: --next N chooses N to label first")
+        write_next(args, collection, spaces[0], "CLAP")
+        print_next(args, prog)
+        return int(left_out)
+    compared = choice.choose(spaces, collection.labels, collection.folds_apart())
+    best = compared.best
+    space = spaces[best.number]
+    named = labels.suspicious(compared)
+    curve, pairs = statement.error_curve(space, compared), labels.confusions(compared)
+    said = statement.Statement(compared, curve, len(named), collection.picked)
+    temperature = labels.temperature(compared, named)
+    save_run(args.output, collection, compared, space, temperature, time.monotonic() - begun)
+    write_suspicious(args.output, collection, compared, named)
+    print_candidates(compared)
+    print_confusions(collection, pairs)
+    page = page_of(collection, compared, said, curve, named, pairs)
+    write_whole(args.output / "advice.html", page)
+    if args.next:
+        write_next(args, collection, space, best.method)
+    print("\n" + align_command(args, encoded[best.number], len(compared.rows)))
+    print(f"\nLabels that look wrong, the worst first: '{args.output / 'suspicious.csv'}'")
+    print(f"With pictures: '{args.output / 'advice.html'}'")
+    if args.next:
+        print_next(args, prog)
+    print("\n" + "\n".join(said.sentences()))
+    print(
+        f"Classify images: `{prog.rpartition(' ')[0]} predict --model-dir {args.output} IMAGE ...`"
+    )
+    return int(left_out)
+
+
+def encode_all(args: Any, collection: Any) -> tuple[list[Any], Any, bool]:
+    """Encode the images with each CLIP that fits the budget; name those that are left out.
+
+    Returns:
+        What the CLIPs give, the images that can be read, and whether some cannot.
+
+    Raises:
+        UserError: no CLIP or no image is left.
+    """
+    from ...advice.encode import OverBudget, encode
+    from ...backbones.cached import cached_clips
+    from ...running.devices import usable_device, usual_device
+
+    device = usable_device(usual_device() if args.device is None else args.device)
+    given = args.backbones or [*cached_clips()]
+    need(given, NO_CLIP.format(package=__package__.rpartition(".use.")[0]))
+    print(f"CLIPs: {', '.join(given)}")
+    end = time.monotonic() + 60 * args.budget
+    encoded, refused = [], []
+    unread: dict[str, str] = {}
+    for name in dict.fromkeys(given):
+        try:
+            most = math.inf if args.backbones else end - time.monotonic()
+            one = encode(name, collection, args.output / "features", device, args.batch_size, most)
+        except OverBudget as error:
+            refused.append(f"{name}: {error}, more than is left of --budget {args.budget}")
+        except UserError as error:
+            refused.append(f"{name}: {error}")
+        else:
+            encoded.append(one)
+            unread |= one.unread
+            continue
+        print(f"Left out: {printable(refused[-1])}")
+    need(encoded, f"no CLIP is left: {'; '.join(refused)}")
+    bad = unread | {"": "it cannot be opened"}
+    rows = [i for i, digest in enumerate(collection.digests) if digest not in bad]
+    gone = [i for i in range(len(collection.digests)) if collection.digests[i] in bad]
+    if gone:
+        names = collection.names
+        print(f"Left out: {len(gone):,} of {len(names):,} images, which cannot be read:")
+        for i in gone:
+            print(printable(f"  {names[i]}: {bad[collection.digests[i]]}"))
+    need(rows, f"no image of '{args.source}' can be read")
+    collection = collection.keep(rows)
+    return encoded, collection, bool(gone)
+
+
+def print_candidates(compared: Any) -> None:
+    """Print the CLIPs and methods, best first."""
+    n = len(compared.labels)
+    print("\nRight out of fold, and by zero-shot CLIP:")
+    for one in compared.candidates:
+        print(
+            f"  {one.method} on {one.clip}: {one.right:,} of {n:,} ({100 * one.right / n:.1f}%), "
+            f"zero-shot {100 * one.zero_shot / n:.1f}%"
+        )
+
+
+def print_confusions(collection: Any, pairs: Sequence[tuple[int, int, Any]]) -> None:
+    """Print the classes that are most often taken for each other, with an image of each pair."""
+    if pairs:
+        print("\nTaken for each other most often:")
+    paths, names = collection.names, collection.classnames
+    for own, said, rows in pairs[:SHOWN]:
+        print(
+            printable(f"  {names[own]} for {names[said]}: {len(rows)}, such as '{paths[rows[0]]}'")
+        )
+
+
+def write_suspicious(output: Path, collection: Any, compared: Any, named: Iterable[int]) -> None:
+    """Write the table of labels that look wrong, the worst first."""
+    paths, names, p = collection.names, collection.classnames, compared.probabilities
+    rows = []
+    for i in named:
+        own, other = compared.labels[i], compared.best.logits[i].argmax()
+        numbers = f"{p[i, own]:.3g}", f"{p[i, other]:.3g}"
+        rows.append((paths[compared.rows[i]], names[own], numbers[0], names[other], numbers[1]))
+    head = ("path", "label", "probability", "likelier", "its_probability")
+    write_table(output / "suspicious.csv", head, rows)
+
+
+def write_next(args: Any, collection: Any, space: Any, method: str) -> None:
+    """Write the next images to label below those that have been labelled in earlier calls."""
+    from ...advice.images import NEXT, PICKED, picks_text
+    from ...advice.labels import pick_next
+
+    rows, how = pick_next(space, collection.labels, args.next, method, collection.picked)
+    before = [i for i, text in enumerate(collection.picked) if text and collection.labels[i] >= 0]
+    for row in rows:
+        collection.picked[row] = how
+    names, k = collection.classnames, collection.labels
+    listed = [(relative(collection.paths[i], args.output), names[k[i]]) for i in before]
+    listed += [(relative(collection.paths[i], args.output), "") for i in rows]
+    write_whole(args.output / PICKED, picks_text(collection))
+    write_table(args.output / NEXT, ("path", "label"), listed)
+
+
+def print_next(args: Any, prog: str) -> None:
+    """Print what to do with the table of images to label."""
+    print(
+        f"To label next: write classes into '{args.output / 'next.csv'}', and repeat `{prog}` with "
+        "this --output"
+    )
+
+
+def align_command(args: Any, encoded: Any, n: int) -> str:
+    """Return the sentence on training prompts, with the time that it may take here."""
+    words = (
+        f"python train.py --root {args.source} --seed 1 --trainer ALIGN --backbone {encoded.name}"
+    )
+    words += " --dataset-config-file configs/datasets/image_folder.yaml"
+    words += " --config-file configs/trainers/ALIGN/few_shot_8_16.yaml --output-dir output/align"
+    from ...advice.encode import duration
+
+    about = duration(encoded.seconds * n * EPOCHS * TIMES)
+    took = f" (roughly {about} here)" if encoded.seconds else ""
+    return f"Prompts, in a checkout of the project{took}:\n  {words} DATASET.NUM_SHOTS 16"
+
+
+def relative(path: str, folder: Path) -> str:
+    """Return a path relative to a folder, as a table in it has it."""
+    return os.path.join(".", os.path.relpath(path, folder))
+
+
+def write_table(path: Path, head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Write a CSV file, none of whose cells is a formula in a spreadsheet."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(head)
+    writer.writerows([csv_text(cell) for cell in row] for row in rows)
+    write_whole(path, text.getvalue())
