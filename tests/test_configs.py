@@ -79,6 +79,8 @@ BY_DATASET = {
     ),
     ("CTPT/cross_dataset", "ImageNetA", "TRAINER.CTPT.I_AUGMIX"): (True, False),
     ("OTPT/cross_dataset", "ImageNetR", "TRAINER.OTPT.LAMBDA_TERM"): (2.0, 18.0),
+    ("CLIPSVD/base2new", "UCF101", "OPTIM.COSINE_STEPS"): (10, 20),
+    ("CLIPSVD/base2new", "EuroSAT", "TRAINER.CLIPSVD.TEMPLATE"): ("a photo of a {}.", ""),
     ("HiCroPL/few_shot", "ImageNet", "TEST.FINAL_MODEL"): ("last_step", "best_val"),
     ("MMRL/base2new_per_dataset", "EuroSAT", "TRAINER.MMRL.REP_DIM"): (2048, 512),
     ("TipAdapter/few_shot_per_dataset", "OxfordFlowers", "TRAINER.TIP_ADAPTER.INIT_ALPHA"):
@@ -136,6 +138,7 @@ BASE2NEW = {
     "TCP": (32, 0.002, 50),
     "CoPrompt": (4, 0.0035, 8),
     "CLIPLoRA": (32, 0.0002, 8000),
+    "CLIPSVD": (32, 0.0004, 20),
     "CLIPAdapter": (32, 0.002, 50),
     "GalLoP": (32, 0.002, 200),
     "MMRL": (4, 0.001, 10),

@@ -29,6 +29,7 @@ PAPERS = {
     "ZeroshotCLIP": "CLIP",
     "CLIPAdapter": "CLIP-Adapter",
     "CLIPLoRA": "CLIP-LoRA",
+    "CLIPSVD": "CLIP-SVD",
     "CTPT": "C-TPT",
     "LPPlusPlus": "LP++",
     "MultiModalAdapter": "MMA",

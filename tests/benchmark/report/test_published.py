@@ -265,10 +265,11 @@ def test_a_misprint_of_a_method_that_was_not_run_is_marked_too():
         (DOMAIN_GENERALIZATION, "TPS+CoOp", AVERAGE, 16, 63.46, "one test image"),  # not printed
         (CROSS_DATASET, "ZERO", "eurosat", 16, 34.33, "one test image"),
         (CROSS_DATASET, "CTPT", AVERAGE, 16, 64.57, "one test image"),
+        (CROSS_DATASET, "OTPT", AVERAGE, 16, 64.12, "one test image"),  # not printed
         (FEW_SHOT, "LPPlusPlus", AVERAGE, 4, 75.77, "validation"),
         (FEW_SHOT, "TipAdapterF", AVERAGE, 1, 70.62, "validation"),
         (FEW_SHOT, "GDA", AVERAGE, 8, 79.71, "validation"),
-        (FEW_SHOT, "CLIP-SVD", AVERAGE, 16, 82.97, "plain"),
+        (FEW_SHOT, "CLIPSVD", AVERAGE, 16, 82.97, "plain"),
     ],
 )
 def test_methods_that_adapt_or_search_have_published_numbers(

@@ -211,17 +211,22 @@ def tuned_norm(norm: nn.Module) -> nn.Module:
     return deepcopy(norm).float().requires_grad_()
 
 
+def matrices(block: Any) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    """Return the frozen matrices of a block with their biases, by name in `Added.weights`."""
+    attn, mlp = block.attn, block.mlp
+    stacked = zip(attn.in_proj_weight.chunk(3), attn.in_proj_bias.chunk(3), strict=True)
+    layers = {"o": attn.out_proj, "fc": mlp.c_fc, "proj": mlp.c_proj}
+    apart = {name: (layer.weight, layer.bias) for name, layer in layers.items()}
+    return dict(zip("qkv", stacked, strict=True)) | apart
+
+
 @torch.no_grad()
 def merge(added: Additions, blocks: Sequence[Any]) -> None:
     """Add the updates to the matrices of an encoder's blocks, in place."""
     for i, addition in added.items():
-        attn, mlp = blocks[i].attn, blocks[i].mlp
-        stacked = zip(attn.in_proj_weight.chunk(3), attn.in_proj_bias.chunk(3), strict=True)
-        matrices = dict(zip("qkv", stacked, strict=True))
-        layers = {"o": attn.out_proj, "fc": mlp.c_fc, "proj": mlp.c_proj}
-        matrices |= {name: (layer.weight, layer.bias) for name, layer in layers.items()}
+        of_block = matrices(blocks[i])
         for name, update in addition.weights.items():
-            weight, bias = matrices[name]
+            weight, bias = of_block[name]
             weight.copy_(update.merged(weight))
             bias.copy_(_bias(bias, update))
 

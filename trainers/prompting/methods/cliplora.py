@@ -10,7 +10,8 @@ from typing import Any
 
 from torch import nn
 
-from ..encoders.added import MATRICES, SIDES, Added, LowRank, blocks_of
+from ..capabilities.updated import Updated
+from ..encoders.added import MATRICES, SIDES, LowRank, blocks_of
 from ..encoders.class_text import MEANS
 from ..errors import UserError, check_name, need
 from ..method import Method, register
@@ -26,10 +27,6 @@ POSITIONS: dict[str, Callable[[int], range]] = {
     "half-up": lambda L: range(L // 2, L),
     "top3": lambda L: range(max(0, L - 3), L),
 }
-PUBLIC = {
-    "q": "attn.q_proj", "k": "attn.k_proj", "v": "attn.v_proj", "o": "attn.proj", "fc": "mlp.c_fc",
-    "proj": "mlp.c_proj",
-}  # fmt: skip
 METADATA = ("r", "alpha", "encoder", "params", "position")
 
 
@@ -42,7 +39,7 @@ def _group(content: object, key: str) -> dict:
 
 
 @register
-class CLIPLoRA(Method):
+class CLIPLoRA(Updated):
     """Low-rank updates W + ALPHA / sqrt(R) B A of matrices in both encoders; fixed sentences.
 
     In each chosen block each chosen matrix W0 becomes W0 + c B A, c = ALPHA / sqrt(R), A (R,
@@ -103,7 +100,6 @@ class CLIPLoRA(Method):
             need(0 <= rate < 1, f"DROPOUT_RATE is {rate} but must be in [0, 1)")
 
     settings: Settings
-    sides: Any
 
     def encoders(self, clip_model, classnames, dataset):
         """Make the encoders, with the same sentence for every data set."""
@@ -132,18 +128,6 @@ class CLIPLoRA(Method):
             str(i): nn.ModuleDict({m: LowRank.of(m, W, *how) for m in settings.PARAMS})
             for i in POSITIONS[settings.POSITION](len(blocks))
         }
-
-    def blocks(self, side):
-        """Return the updates of a side's blocks."""
-        return {
-            int(i): Added(weights=dict(updates.items())) for i, updates in self.sides[side].items()
-        }
-
-    def public_name(self, name):
-        """Return a name such as `visual.transformer.resblocks.0.attn.q_proj.w_lora_A`."""
-        _, side, i, matrix, factor = name.split(".")
-        prefix = "visual." if side == "image" else ""
-        return f"{prefix}transformer.resblocks.{i}.{PUBLIC[matrix]}.{factor}"
 
     def read_public(self, files):
         """Return the updates in a `lora_weights.pt`, after a check of its metadata."""

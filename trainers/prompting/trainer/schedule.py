@@ -20,6 +20,7 @@ KEYS = {
     "STEPS": 0,  # above 0: replaces MAX_EPOCH, and implies LR_BY_STEP
     "LR_BY_STEP": False,  # the learning rate changes after every step
     "LR_MIN": 0.0,  # where the cosine ends
+    "COSINE_STEPS": 0,  # above 0: the cosine ends after so many steps, rises again, and so on
 }
 
 
@@ -27,7 +28,7 @@ def check_optim(optim: CfgNode) -> None:
     """Check the keys that this project adds to OPTIM.
 
     Raises:
-        UserError: a value is out of range, or LR_MIN is set for a schedule other than the cosine.
+        UserError: a value is out of range, or a key is set that the schedule does not read.
     """
     if not 0 <= optim.STEPS <= 10**9:
         raise UserError(
@@ -45,6 +46,15 @@ def check_optim(optim: CfgNode) -> None:
         raise UserError(
             f"OPTIM.LR_MIN is {optim.LR_MIN}, which needs OPTIM.LR_SCHEDULER cosine and not "
             f"{optim.LR_SCHEDULER}"
+        )
+    if not 0 <= optim.COSINE_STEPS <= 10**9:
+        raise UserError(
+            f"OPTIM.COSINE_STEPS is {optim.COSINE_STEPS} but must be from 0 to {10**9:,}"
+        )
+    if optim.COSINE_STEPS and not (by_step(optim) and optim.LR_SCHEDULER == "cosine"):
+        raise UserError(
+            f"OPTIM.COSINE_STEPS is {optim.COSINE_STEPS}, which needs OPTIM.LR_SCHEDULER cosine, "
+            "and OPTIM.LR_BY_STEP True or OPTIM.STEPS"
         )
 
 
@@ -89,7 +99,7 @@ def build_optim(
     if by_step(optim):
         optim = optim.clone()
         optim.defrost()
-        optim.MAX_EPOCH = steps(optim, n)
+        optim.MAX_EPOCH = optim.COSINE_STEPS or steps(optim, n)
         optim.WARMUP_EPOCH *= n
         optim.STEPSIZE = [size * n for size in optim.STEPSIZE]
     scheduler = build_lr_scheduler(optimizer, optim)
