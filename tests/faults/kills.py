@@ -42,7 +42,8 @@ MMRL = ["TRAINER.MMRL.REP_LAYERS", "[2,3,4]"]
 # steps, others have additions
 METHODS = {"ALIGN": [], "PromptSRC": PROMPTSRC, "MMRL": MMRL}
 METHODS |= {
-    name: [] for name in ("CLIPLoRA", "CLIPSVD", "GalLoP", "TipAdapterF", "CLAP", "ProGrad", "NLPrompt")
+    name: []
+    for name in ("CLIPLoRA", "CLIPSVD", "GalLoP", "TipAdapterF", "CLAP", "ProGrad", "NLPrompt")
 }
 EVENTS = ("open", "os.rename", "os.remove")
 TIMES = ("train_seconds", "test_seconds", "peak_memory_mib", "versions", "git", "config")

@@ -1,6 +1,7 @@
 """Whole trainings of published code on the tiny CLIP, repeated from the same start and batches."""
 
 import pytest
+from cases import slow_but
 from paths import GOLDEN, ROOT
 
 from benchmark.measure.pets import write_pets
@@ -18,7 +19,9 @@ METHODS = {
     "PromptSRC",
     "MMP",
     "CLIPLoRA",
+    "CLIPSVD",
 }
+QUICK = [path for path in FILES if path.stem != "clipsvd"]
 MAPLE = next(path for path in FILES if path.stem == "maple")
 
 
@@ -34,7 +37,7 @@ def places(root, tmp_path):
     return Places(root, GOLDEN / "tiny_clip_seed0.safetensors", tmp_path)
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", slow_but(FILES, *QUICK), ids=lambda path: path.stem)
 def test_a_whole_training_is_that_of_public_code(path, places):
     theirs = Record.read(path)
     ours = replay(theirs, places)
@@ -47,7 +50,7 @@ def test_a_whole_training_is_that_of_public_code(path, places):
 def test_every_method_has_a_training():
     facts = [Record.read(path).facts for path in FILES]
     assert {fact["trainer"] for fact in facts} == set(METHODS)
-    assert {fact["dassl"] for fact in facts} == {"0.6.3", "none"}  # of CLIP-LoRA, without Dassl
+    assert {fact["dassl"] for fact in facts} == {"0.6.3", "none"}  # CLIP-LoRA and CLIP-SVD: none
 
 
 @pytest.mark.parametrize(
