@@ -79,7 +79,6 @@ BY_DATASET = {
     ),
     ("CTPT/cross_dataset", "ImageNetA", "TRAINER.CTPT.I_AUGMIX"): (True, False),
     ("OTPT/cross_dataset", "ImageNetR", "TRAINER.OTPT.LAMBDA_TERM"): (2.0, 18.0),
-    ("CLIPSVD/base2new", "UCF101", "OPTIM.COSINE_STEPS"): (10, 20),
     ("CLIPSVD/base2new", "EuroSAT", "TRAINER.CLIPSVD.TEMPLATE"): ("a photo of a {}.", ""),
     ("HiCroPL/few_shot", "ImageNet", "TEST.FINAL_MODEL"): ("last_step", "best_val"),
     ("MMRL/base2new_per_dataset", "EuroSAT", "TRAINER.MMRL.REP_DIM"): (2048, 512),
