@@ -12,9 +12,7 @@ from torch import nn
 
 from ..capabilities.updated import Updated
 from ..encoders.added import MATRICES, SIDES, blocks_of, matrices
-from ..encoders.sentences import write_sentences
-from ..encoders.templates import ZERO_SHOT, template_of
-from ..encoders.text import TextEncoder
+from ..encoders.class_text import MEANS, class_text
 from ..encoders.vision import ImageEncoder
 from ..errors import UserError, need, one_of
 from ..method import Method, register
@@ -104,6 +102,7 @@ class CLIPSVD(Updated):
     """
 
     node = "CLIPSVD"
+    rules = MEANS
     checkpoint = "clip_svd"
     public_files = (FILE,)
 
@@ -154,9 +153,9 @@ class CLIPSVD(Updated):
 
     def encoders(self, clip_model, classnames, dataset):
         """Make the encoders, with one sentence for each class."""
-        template = self.settings.TEMPLATE or template_of(ZERO_SHOT, dataset)
-        written = write_sentences(clip_model, [template], classnames)
-        return TextEncoder(clip_model, written), ImageEncoder(clip_model.visual)
+        own = [self.settings.TEMPLATE] if self.settings.TEMPLATE else ()
+        text = class_text(self.settings, classnames, dataset, own)
+        return text.encoder(clip_model), ImageEncoder(clip_model.visual)
 
     def build(self, clip_model, classnames, dataset):
         """Make the updates of each side, block and matrix."""
