@@ -100,6 +100,22 @@ def not_negative(name: str, value: float) -> None:
     need(0 <= value < math.inf, f"{name} is {value} but must be 0 or more")
 
 
+def positive(name: str, value: float) -> None:
+    """Raise a `UserError` unless the value of a key is finite and above 0."""
+    need(0 < value < math.inf, f"{name} is {value} but must be positive")
+
+
+def from_1(name: str, value: int, most: float = math.inf) -> None:
+    """Raise a `UserError` unless the value of a key is from 1 to `most`."""
+    limit = ": at least 1 is needed" if most == math.inf else f" but must be from 1 to {most:,}"
+    need(1 <= value <= most, f"{name} is {value}{limit}")
+
+
+def fraction(name: str, value: float) -> None:
+    """Raise a `UserError` unless the value of a key is from 0 to 1."""
+    need(0 <= value <= 1, f"{name} is {value} but must be in [0, 1]")
+
+
 @contextmanager
 def no_exit(whose: str) -> Iterator[None]:
     """Turn a `sys.exit` of third-party code, which could look like success, into a UserError."""

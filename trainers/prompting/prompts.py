@@ -19,7 +19,7 @@ from .backbones import family_of
 from .backbones.openai_clip import model as openai_model
 from .encoders.sentences import SLOT, around_name, encode_after
 from .encoders.sides import need_open
-from .errors import need
+from .errors import from_1, need
 
 STD = 0.02  # of every random context
 MOST_TOKENS = 100_000  # learned ones, of all prompts and depths; ALIGN has some hundreds
@@ -309,7 +309,7 @@ def check_size(clip_model: Any, side: str, size: Size, count: int = 1) -> None:
             tokens, in all or in a sequence.
     """
     for key, value in zip(size.keys, (size.b, size.J), strict=True):
-        need(value >= 1, f"{key} is {value}: at least 1 is needed")
+        from_1(key, value)
     need_open(clip_model, side, f"has {'visual' if side == 'image' else 'textual'} prompts")
     if side == "image":
         visual_width(clip_model)

@@ -23,7 +23,7 @@ from ..encoders.sentences import expand_templates, fixed_sentence
 from ..encoders.templates import KGCOOP, PROMPTSRC, template_of
 from ..encoders.text import TextFeatures
 from ..encoders.vision import ImageFeatures
-from ..errors import need, one_of
+from ..errors import from_1, need, one_of
 from ..method import Method, register
 from ..node import Words
 from ..prompts import size_of
@@ -197,7 +197,4 @@ def check_solver(settings: ALIGN.Settings) -> None:
         f"LAMBDA is {s.LAMBDA}: the regularisation must be finite, and at least {LEAST_LAMBDA}",
     )
     need(s.SINKHORN_TOL > 0, f"SINKHORN_TOL is {s.SINKHORN_TOL}: it must be positive")
-    need(
-        s.SINKHORN_MAX_ITER >= 1,
-        f"SINKHORN_MAX_ITER is {s.SINKHORN_MAX_ITER}: at least 1 is needed",
-    )
+    from_1("SINKHORN_MAX_ITER", s.SINKHORN_MAX_ITER)

@@ -13,7 +13,7 @@ from torch import nn
 from ..encoders.class_text import MEANS, class_text
 from ..encoders.templates import DEFAULT, IMAGENET
 from ..encoders.text import TextFeatures
-from ..errors import UserError, need, one_of
+from ..errors import UserError, from_1, need, one_of
 from ..method import Method, register
 from ..teacher import Teacher
 
@@ -92,8 +92,7 @@ class CLAP(Method):
                 f"INIT is RANDOM but CONSTRAINT is {self.CONSTRAINT}, which keeps prototypes close "
                 "to the text features: set CONSTRAINT none",
             )
-            passes = self.REPETITIONS
-            need(passes >= 1, f"REPETITIONS is {passes}: at least 1 is needed")
+            from_1("REPETITIONS", self.REPETITIONS)
 
     settings: Settings
 

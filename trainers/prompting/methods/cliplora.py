@@ -13,7 +13,7 @@ from torch import nn
 from ..capabilities.updated import Updated
 from ..encoders.added import MATRICES, SIDES, LowRank, blocks_of
 from ..encoders.class_text import MEANS
-from ..errors import UserError, check_name, need
+from ..errors import UserError, check_name, need, positive
 from ..method import Method, register
 from ..storage.saved import Saved
 
@@ -96,7 +96,7 @@ class CLIPLoRA(Updated):
             for name in self.PARAMS:
                 check_name("matrix in PARAMS", name, MATRICES)
             rate = self.DROPOUT_RATE
-            need(0 < self.ALPHA < math.inf, f"ALPHA is {self.ALPHA} but must be positive")
+            positive("ALPHA", self.ALPHA)
             need(0 <= rate < 1, f"DROPOUT_RATE is {rate} but must be in [0, 1)")
 
     settings: Settings

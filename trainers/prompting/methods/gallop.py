@@ -15,7 +15,7 @@ from torch import nn
 from ..encoders.sentences import Keys, around_name, write_sentences
 from ..encoders.text import TextEncoder, TextFeatures
 from ..encoders.vision import ImageEncoder, ImageFeatures, project_values
-from ..errors import UserError, need
+from ..errors import UserError, from_1, need
 from ..method import Method, register
 from ..prompts import Contexts, word_embeddings
 from ..storage.saved import Saved
@@ -80,11 +80,7 @@ class GalLoP(Method):
 
         def __post_init__(self) -> None:
             for key in ("N_GLOBAL_PROMPTS", "N_LOCAL_PROMPTS"):
-                value = getattr(self, key)
-                need(
-                    1 <= value <= MOST_PROMPTS,
-                    f"{key} is {value} but must be from 1 to {MOST_PROMPTS:,}",
-                )
+                from_1(key, getattr(self, key), MOST_PROMPTS)
             counts = len(self.TOPK) in (1, self.N_LOCAL_PROMPTS)
             need(
                 counts and min(self.TOPK) >= 1,

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..errors import need, not_negative
+from ..errors import need, not_negative, positive
 from ..method import Method, register
 from ..transport.precision import in_float64
 
@@ -59,7 +59,7 @@ class LinearProbe(Method):
         NUM_STEP: int = 8
 
         def __post_init__(self) -> None:
-            need(0 < self.C < math.inf, f"C is {self.C} but must be positive")
+            positive("C", self.C)
             not_negative("NUM_STEP", self.NUM_STEP)
 
     settings: Settings

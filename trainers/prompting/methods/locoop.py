@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from ..encoders.text import TextFeatures
 from ..encoders.vision import ImageEncoder, ImageFeatures, project_values
-from ..errors import need, not_negative
+from ..errors import from_1, need, not_negative
 from ..method import register
 from ..transport.precision import no_autocast
 from .coop import CoOp
@@ -46,7 +46,7 @@ class LoCoOp(CoOp):
 
         def __post_init__(self) -> None:
             super().__post_init__()
-            need(self.TOPK >= 1, f"topk is {self.TOPK}: at least 1 is needed")
+            from_1("topk", self.TOPK)
             not_negative("lambda_value", self.LAMBDA_VALUE)
 
     settings: Settings

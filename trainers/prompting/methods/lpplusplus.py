@@ -13,7 +13,7 @@ from torch import nn
 from ..capabilities.fitting import keep_best, train
 from ..encoders.class_text import MEANS, class_text
 from ..encoders.templates import IMAGENET
-from ..errors import UserError, need, one_of
+from ..errors import UserError, from_1, one_of
 from ..method import Method, register
 from ..teacher import Teacher
 from .linear_probe import LinearProbe
@@ -65,7 +65,7 @@ class LPPlusPlus(LinearProbe):
 
         def __post_init__(self) -> None:
             one_of("FORM", self.FORM, ("released", "cleared"))
-            need(self.TRAIN_EPOCH >= 1, f"TRAIN_EPOCH is {self.TRAIN_EPOCH}: at least 1 is needed")
+            from_1("TRAIN_EPOCH", self.TRAIN_EPOCH)
 
     settings: Settings  # type: ignore[assignment]
 

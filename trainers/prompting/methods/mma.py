@@ -12,7 +12,7 @@ from ..encoders.added import SIDES, Added, blocks_of
 from ..encoders.sentences import fixed_sentence, only_template, write_sentences
 from ..encoders.text import TextEncoder
 from ..encoders.vision import ImageEncoder
-from ..errors import need
+from ..errors import from_1, need, positive
 from ..method import Method, register
 from ..node import MOST_WIDTH, Words
 
@@ -111,11 +111,8 @@ class MultiModalAdapter(Method):
                 f"ADAPTER_START is {self.ADAPTER_START} and ADAPTER_END {self.ADAPTER_END}: give "
                 "0 <= ADAPTER_START <= ADAPTER_END",
             )
-            dim, scale = self.ADAPTER_DIM, self.ADAPTER_SCALE
-            need(
-                1 <= dim <= MOST_WIDTH, f"ADAPTER_DIM is {dim} but must be from 1 to {MOST_WIDTH:,}"
-            )
-            need(0 < scale < float("inf"), f"ADAPTER_SCALE is {scale} but must be positive")
+            from_1("ADAPTER_DIM", self.ADAPTER_DIM, MOST_WIDTH)
+            positive("ADAPTER_SCALE", self.ADAPTER_SCALE)
             only_template(self.TEXT_CTX_INIT)
 
     settings: Settings

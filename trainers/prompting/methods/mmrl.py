@@ -14,7 +14,7 @@ from ..encoders.added import SIDES, Added, blocks_of
 from ..encoders.class_text import MEANS, zero_shot_template
 from ..encoders.text import TextFeatures
 from ..encoders.vision import ImageEncoder, ImageFeatures
-from ..errors import check_name, need, not_negative
+from ..errors import check_name, fraction, from_1, need, not_negative
 from ..method import Method, register
 from ..node import MOST_WIDTH
 from ..prompts import MOST_LENGTH, normal
@@ -115,11 +115,10 @@ class MMRL(Method):
                 layers and sorted(set(layers)) == layers and layers[0] >= 1,
                 f"REP_LAYERS is {layers} but must be numbers of blocks in rising order, 1 or more",
             )
-            for key, most in (("REP_DIM", MOST_WIDTH), ("N_REP_TOKENS", MOST_LENGTH)):
-                value = getattr(self, key)
-                need(1 <= value <= most, f"{key} is {value} but must be from 1 to {most:,}")
+            from_1("REP_DIM", self.REP_DIM, MOST_WIDTH)
+            from_1("N_REP_TOKENS", self.N_REP_TOKENS, MOST_LENGTH)
             not_negative("REG_WEIGHT", self.REG_WEIGHT)
-            need(0 <= self.ALPHA <= 1, f"ALPHA is {self.ALPHA} but must be in [0, 1]")
+            fraction("ALPHA", self.ALPHA)
 
     settings: Settings
     representation_learner: Any

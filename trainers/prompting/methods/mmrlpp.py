@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from ..errors import need
+from ..errors import fraction, from_1
 from ..method import register
 from ..node import MOST_WIDTH
 from ..prompts import normal
@@ -108,12 +108,9 @@ class MMRLpp(MMRL):
 
         def __post_init__(self) -> None:
             super().__post_init__()
-            need(0 <= self.BETA <= 1, f"BETA is {self.BETA} but must be in [0, 1]")
+            fraction("BETA", self.BETA)
             for key in ("PROJ_LORA_DIM", "RES_LORA_DIM"):
-                rank = getattr(self, key)
-                need(
-                    1 <= rank <= MOST_WIDTH, f"{key} is {rank} but must be from 1 to {MOST_WIDTH:,}"
-                )
+                from_1(key, getattr(self, key), MOST_WIDTH)
 
     settings: Settings  # type: ignore[assignment]
 

@@ -6,7 +6,6 @@ Learning?
 Letters: B images in V views, K classes.
 """
 
-import math
 from dataclasses import dataclass
 from operator import attrgetter
 
@@ -14,7 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from ..capabilities.views import OfViews
-from ..errors import need, not_negative
+from ..errors import from_1, need, not_negative, positive
 from ..method import register
 from ..views import check_most
 
@@ -56,10 +55,9 @@ class MTA(OfViews):
 
         def __post_init__(self) -> None:
             super().__post_init__()
-            y = self.LAMBDA_Y
-            need(0 < y < math.inf, f"LAMBDA_Y is {y} but must be positive")
+            positive("LAMBDA_Y", self.LAMBDA_Y)
             not_negative("LAMBDA_Q", self.LAMBDA_Q)
-            need(self.MAX_ITER >= 1, f"MAX_ITER is {self.MAX_ITER}: at least 1 is needed")
+            from_1("MAX_ITER", self.MAX_ITER)
             share = self.BANDWIDTH_P
             need(0 < share <= 1, f"BANDWIDTH_P is {share} but must be above 0, and 1 or less")
             check_most(self.BATCH_SIZE, "BATCH_SIZE")

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from ..capabilities.planned import Planned
-from ..errors import need, one_of
+from ..errors import fraction, need, not_negative, one_of
 from ..method import register
 from ..transport.released import sinkhorn_released
 from ..transport.scalings import widest
@@ -95,13 +95,8 @@ class NLPrompt(Planned, CoOp):
         def __post_init__(self) -> None:
             super().__post_init__()
             need(0 < self.REG_E < math.inf, f"REG_E is {self.REG_E} but must be above 0")
-            need(
-                self.CURRICLUM_EPOCH >= 0,
-                f"CURRICLUM_EPOCH is {self.CURRICLUM_EPOCH} but must be 0 or more",
-            )
-            need(
-                0 <= self.BEGIN_RATE <= 1, f"BEGIN_RATE is {self.BEGIN_RATE} but must be in [0, 1]"
-            )
+            not_negative("CURRICLUM_EPOCH", self.CURRICLUM_EPOCH)
+            fraction("BEGIN_RATE", self.BEGIN_RATE)
             one_of("CURRICLUM_MODE", self.CURRICLUM_MODE, tuple(MODES))
             one_of("PMODE", self.PMODE, tuple(SCORES))
             one_of("FORM", self.FORM, ("log", "released"))

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from ..errors import need
+from ..errors import from_1, need
 from ..method import register
 from ..transport.released import sinkhorn_released
 from .coop import CoOp
@@ -34,7 +34,7 @@ class PLOT(CoOp):
 
         def __post_init__(self) -> None:
             super().__post_init__()
-            need(self.N >= 1, f"N is {self.N}: at least 1 is needed")
+            from_1("N", self.N)
             need(not self.CSC or self.N == 1, f"CSC needs N = 1, but N is {self.N}")
 
     settings: Settings

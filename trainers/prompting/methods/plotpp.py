@@ -15,7 +15,7 @@ from ..backbones import family_of
 from ..encoders.sentences import SLOT, write_sentences
 from ..encoders.templates import PLOTPP as WORDS
 from ..encoders.templates import PLOTPP_DEFAULT
-from ..errors import need, one_of
+from ..errors import from_1, need, one_of
 from ..method import Method, Stage, register
 from ..prompts import Contexts, Size, normal, visual_width
 from ..transport.released import sinkhorn_released
@@ -76,7 +76,7 @@ class PLOTPP(Prompted):
         def __post_init__(self) -> None:
             one_of("MODEL_UPD", self.MODEL_UPD, STAGES)
             need(1 <= self.N <= 4, f"N is {self.N}: there are words for 1 to 4 textual prompts")
-            need(self.M >= 1, f"M is {self.M}: at least 1 is needed")
+            from_1("M", self.M)
             need(
                 not self.PRETRAIN_DIR,
                 f"PRETRAIN_DIR is '{self.PRETRAIN_DIR}': give it as MODEL.INIT_WEIGHTS",

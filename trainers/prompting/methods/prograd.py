@@ -7,7 +7,7 @@ import torch.nn.functional as F
 
 from ..encoders.sentences import SLOT
 from ..encoders.templates import PROGRAD, template_of
-from ..errors import need, not_negative, one_of
+from ..errors import need, not_negative, one_of, positive
 from ..method import Method, register
 from ..node import Switch
 from ..teacher import Teacher
@@ -73,7 +73,7 @@ class ProGrad(CoOp):
             )
             one_of("CLASS_TOKEN_POSITION", self.CLASS_TOKEN_POSITION, ("end", "middle", "front"))
             not_negative("LOSS.LAMBDA", self.LAMBDA)
-            need(0 < self.T < float("inf"), f"LOSS.T is {self.T} but must be positive")
+            positive("LOSS.T", self.T)
             words = _words(self.dataset) if self.CTX_INIT else []
             need(
                 len(words) <= self.N_CTX,

@@ -21,7 +21,7 @@ from ..encoders.sides import need_open
 from ..encoders.templates import IMAGENET
 from ..encoders.text import TextFeatures
 from ..encoders.vision import CLASS_TOKEN, ImageEncoder, ImageFeatures
-from ..errors import need, not_negative, one_of
+from ..errors import from_1, need, not_negative, one_of
 from ..method import Method, register
 from ..node import Words
 from ..storage.saved import Saved
@@ -92,7 +92,7 @@ class ProLIP(OneView):
         def __post_init__(self) -> None:
             one_of("SIDE", self.SIDE, ("visual", "text"))
             only_template(self.CTX_INIT)
-            need(self.AUG_VIEWS >= 1, f"AUG_VIEWS is {self.AUG_VIEWS}: at least 1 is needed")
+            from_1("AUG_VIEWS", self.AUG_VIEWS)
             if self.LAMBDA not in POWERS:
                 try:
                     value = float(str(self.LAMBDA))

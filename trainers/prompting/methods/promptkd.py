@@ -17,7 +17,7 @@ from ..backbones import load_clip, weights_sha256
 from ..beyond import EQUAL
 from ..capabilities.earlier import build_earlier
 from ..encoders.vision import ImageFeatures
-from ..errors import UserError, need, not_negative
+from ..errors import UserError, need, not_negative, positive
 from ..method import Method, find_method, register
 from ..node import Settings
 from ..storage.checkpoints import check_dense
@@ -88,8 +88,7 @@ class PromptKD(VPT):
         KD_WEIGHT: float = 1.0  # published: 1000
 
         def __post_init__(self) -> None:
-            tau = self.TEMPERATURE
-            need(0 < tau < float("inf"), f"TEMPERATURE is {tau} but must be positive")
+            positive("TEMPERATURE", self.TEMPERATURE)
             not_negative("KD_WEIGHT", self.KD_WEIGHT)
 
     settings: Settings

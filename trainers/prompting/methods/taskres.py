@@ -13,7 +13,7 @@ from torch import nn
 from ..encoders.class_text import MEANS, class_text
 from ..encoders.templates import DEFAULT, IMAGENET
 from ..encoders.text import TextFeatures
-from ..errors import ClosedSide, UserError, need
+from ..errors import ClosedSide, UserError, need, positive
 from ..method import Method, register
 from ..storage.saved import Saved
 
@@ -62,8 +62,7 @@ class TaskRes(Method):
         ENHANCED_BASE: str = "none"  # or the path of a file
 
         def __post_init__(self) -> None:
-            scale = self.RESIDUAL_SCALE
-            need(0 < scale < float("inf"), f"RESIDUAL_SCALE is {scale} but must be positive")
+            positive("RESIDUAL_SCALE", self.RESIDUAL_SCALE)
 
     settings: Settings
     base: torch.Tensor

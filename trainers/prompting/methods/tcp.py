@@ -14,7 +14,7 @@ from torch import nn
 from ..backbones.openai_clip.model import QuickGELU
 from ..encoders.templates import TCP as SENTENCES
 from ..encoders.templates import TCP_ENDS, template_of
-from ..errors import need
+from ..errors import from_1, need
 from ..method import Method, register
 from ..node import Switch
 from ..regularizers import apart
@@ -62,9 +62,7 @@ class TCP(CoOp):
 
         def __post_init__(self) -> None:
             need(not self.CSC, "TCP has tokens instead of contexts for each class: set CSC False")
-            need(
-                self.INSERT_BLOCK >= 1, f"INSERT_BLOCK is {self.INSERT_BLOCK}: at least 1 is needed"
-            )
+            from_1("INSERT_BLOCK", self.INSERT_BLOCK)
 
     settings: Settings  # type: ignore[assignment]
 

@@ -15,7 +15,7 @@ from torch import nn
 from ..encoders.class_text import MEANS, class_text
 from ..encoders.kept import mark
 from ..encoders.templates import IMAGENET
-from ..errors import UserError, need, not_negative
+from ..errors import UserError, from_1, need, not_negative
 from ..method import Method, register
 from ..node import MOST
 from ..storage.saved import Saved
@@ -134,8 +134,7 @@ class TipAdapter(Method):
         def __post_init__(self) -> None:
             for key in ("INIT_ALPHA", "INIT_BETA"):
                 not_negative(key, getattr(self, key))
-            passes = self.AUGMENT_EPOCH
-            need(passes >= 1, f"AUGMENT_EPOCH is {passes}: at least 1 is needed")
+            from_1("AUGMENT_EPOCH", self.AUGMENT_EPOCH)
             for key, least in (("SEARCH_SCALE", 0.1), ("SEARCH_STEP", 1)):
                 values = getattr(self, key)
                 need(

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from ..beyond import EQUAL, WHOLE
 from ..capabilities.earlier import earlier_method
 from ..capabilities.transductive import Transductive
-from ..errors import need, not_negative, one_of
+from ..errors import from_1, need, not_negative, one_of, positive
 from ..method import Method, register
 from ..teacher import MethodTeacher
 
@@ -111,12 +111,10 @@ class TransCLIP(Transductive):
         def __post_init__(self) -> None:
             one_of("FORM", self.FORM, ("aligned", "released"))
             for key in ("Z_ITER", "N_NEIGHBORS", "N_CONFIDENT"):
-                need(
-                    getattr(self, key) >= 1, f"{key} is {getattr(self, key)}: at least 1 is needed"
-                )
+                from_1(key, getattr(self, key))
             for key in ("MAX_ITER", "LAMBDA_ZS", "LAMBDA_FS"):
                 not_negative(key, getattr(self, key))
-            need(0 < self.TAU < math.inf, f"TAU is {self.TAU} but must be positive")
+            positive("TAU", self.TAU)
             need(
                 len(self.GAMMA) and all(0 <= gamma < math.inf for gamma in self.GAMMA),
                 f"GAMMA is {list(self.GAMMA)} but must be numbers, each 0 or more",
