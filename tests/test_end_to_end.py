@@ -42,6 +42,7 @@ def finished(tmp_path_factory):
     return tmp_path, process
 
 
+@pytest.mark.slow
 def test_the_table_holds_the_results_of_the_runs(finished):
     tmp_path, process = finished
     for trainer in SMALL["TRAINERS"].split():
@@ -57,6 +58,7 @@ def test_the_table_holds_the_results_of_the_runs(finished):
             assert f"{number:.1f}" in row or f"{number:.2f}" in row
 
 
+@pytest.mark.slow
 def test_the_embedded_clip_is_above_chance(finished):
     tmp_path, _ = finished
     for path in (tmp_path / "out").rglob("results.json"):
@@ -65,6 +67,7 @@ def test_the_embedded_clip_is_above_chance(finished):
             assert record["accuracy"] > 2 * 100 / record["num_classes"]
 
 
+@pytest.mark.slow
 def test_a_second_call_repeats_nothing(finished, capsys):
     tmp_path, first = finished
     files = {p: p.stat().st_mtime_ns for p in (tmp_path / "out").rglob("results.json")}
@@ -103,6 +106,7 @@ def test_mistakes_are_reported_before_anything_runs(tmp_path, args, environment,
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_transport_plans_are_drawn(finished, capsys):
     tmp_path, _ = finished
     run = next((tmp_path / "out" / "base2new" / "train_base").rglob("ALIGN")) / "emoji" / "seed1"

@@ -1,6 +1,7 @@
 """Rules for the whole source: directions of imports, required packages, lengths of files."""
 
 import ast
+import functools
 import graphlib
 import importlib.metadata
 import importlib.util
@@ -32,6 +33,11 @@ def python_files(*places: str) -> list[Path]:
     return sorted(path for path in found if "build" not in path.relative_to(ROOT).parts)
 
 
+@functools.cache
+def parse(path: Path) -> ast.Module:
+    return ast.parse(path.read_text("utf-8"))
+
+
 def module_name(path: Path) -> str:
     parts = path.relative_to(ROOT).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
@@ -57,7 +63,7 @@ def modules(*places: str) -> dict[str, list]:
     for path in python_files(*places):
         name = module_name(path)
         package = name if path.name == "__init__.py" else name.rpartition(".")[0]
-        found[name] = list(imports(ast.parse(path.read_text("utf-8")), package))
+        found[name] = list(imports(parse(path), package))
     return found
 
 
@@ -203,7 +209,7 @@ def test_every_imported_package_is_required():
     own = {path.name.removesuffix(".py") for path in [*ROOT.iterdir(), *ROOT.glob("tests/**/*.py")]}
     own |= {"dassl", "promptedclip"}
     own |= {"counting", "public_code", "public_loops", "recording"}  # next to public_step.py
-    distributions = importlib.metadata.packages_distributions()
+    distributions, listed = importlib.metadata.packages_distributions(), required()
     missing = {}
     for module, imported in modules(*PROGRAM, "dassl-lite", "tests").items():
         for source, _ in imported:
@@ -211,7 +217,7 @@ def test_every_imported_package_is_required():
             if package in own or package in sys.stdlib_module_names:
                 continue
             names = distributions.get(package, [package])
-            if not {name.lower().replace("_", "-") for name in names} & required():
+            if not {name.lower().replace("_", "-") for name in names} & listed:
                 missing.setdefault(package, set()).add(module)
     assert missing.keys() <= UNLIKE, missing
 
@@ -221,7 +227,7 @@ def test_a_long_file_says_why():
     for path in python_files(*PROGRAM, "dassl-lite", "tests"):
         text = path.read_text("utf-8")
         lines = len(text.splitlines())
-        if lines > MOST_LINES and "long because" not in (ast.get_docstring(ast.parse(text)) or ""):
+        if lines > MOST_LINES and "long because" not in (ast.get_docstring(parse(path)) or ""):
             long[str(path.relative_to(ROOT))] = lines
     assert not long, f"longer than {MOST_LINES} lines: split, or say 'long because ...' on top"
 

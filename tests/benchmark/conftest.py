@@ -15,7 +15,6 @@ from benchmark.protocols import (
     configs,
 )
 from benchmark.protocols.configs import TrainerConfigs
-from trainers.prompting.method import METHODS
 
 PLUGIN = """
 import torch
@@ -101,6 +100,4 @@ def plugged(tmp_path):
         (folder / name).mkdir()
         (folder / name / "base2new.yaml").write_text("MODEL: {BACKBONE: {NAME: ViT-B/16}}\n")
     yield str(folder / "plugged.py")
-    for name in NAMES:
-        METHODS.pop(name, None)
     sys.modules.pop("plugged", None)

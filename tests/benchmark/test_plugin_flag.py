@@ -45,6 +45,7 @@ class Foreign(DatasetBase):
 """
 
 
+@pytest.mark.slow
 def test_methods_of_a_plug_in_are_listed(plugged, capsys):
     assert main(["methods", "--format", "csv", "--plugin", plugged]) == 0
     out = capsys.readouterr().out

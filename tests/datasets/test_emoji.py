@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from cases import slow_but
 from dassl.data.datasets import DATASET_REGISTRY
 from embedded import CLASSES as OF_ARTISTS
 from embedded import CLIP, DATASETS, PRETRAINING, SHARES
@@ -254,13 +255,7 @@ def test_every_word_of_the_class_names_was_trained(emoji_clip, splits):
     assert emoji_clip.token_embedding.weight[tokens].abs().sum(1).gt(0).all()
 
 
-# One style of each artist.
-FEW = ["emoji", "emoji_night"]
-
-
-@pytest.mark.parametrize(
-    "name", [*FEW, *(pytest.param(n, marks=pytest.mark.slow) for n in DATASETS if n not in FEW)]
-)
+@pytest.mark.parametrize("name", slow_but(DATASETS, "emoji"))
 def test_zero_shot_is_above_chance_and_leaves_room(emoji_clip, archive, splits, name):
     rows = splits[name]["test"]
     files = (archive.open(f"images/{path}") for path, _, _ in rows)

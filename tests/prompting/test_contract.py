@@ -9,7 +9,15 @@ import torch
 from test_method import IMAGES, LABELS, Mine, build
 from torch import nn
 
-from trainers.prompting import Added, ImageEncoder, LowRank, Method, Teacher, UserError
+from trainers.prompting import (
+    Added,
+    ImageEncoder,
+    LowRank,
+    Method,
+    Teacher,
+    UserError,
+    register,
+)  # fmt: skip
 from trainers.prompting.contract import check_registered
 from trainers.prompting.method import METHODS
 
@@ -26,16 +34,16 @@ from trainers.prompting.method import METHODS
         ("take_supports", "take_support"),
     ],
 )
-def test_a_name_near_that_of_a_hook(registered, name, meant):
+def test_a_name_near_that_of_a_hook(name, meant):
     kind = type("Typo", (Mine,), {name: lambda self: None})
     with pytest.raises(UserError, match=f"Typo defines `{name}`, .* write `{meant}` if"):
-        registered(kind)
+        register(kind)
     with pytest.raises(UserError, match="Typo defines"):  # in a base, too
-        registered(type("Derived", (kind,), {}))
+        register(type("Derived", (kind,), {}))
     assert "Typo" not in METHODS and "Derived" not in METHODS
 
 
-def test_a_name_that_the_class_reads_is_its_own(registered):
+def test_a_name_that_the_class_reads_is_its_own():
     class Helped(Mine):
         stage = 0
 
@@ -45,12 +53,12 @@ def test_a_name_that_the_class_reads_is_its_own(registered):
         def logits(self, image, text):
             return [self.image_feature(image) for _ in text]
 
-    registered(Helped)
+    register(Helped)
 
 
-def test_forward_is_not_overridden(registered):
+def test_forward_is_not_overridden():
     with pytest.raises(UserError, match="Own overrides `forward`, which no training calls"):
-        registered(type("Own", (Mine,), {"forward": lambda self, images: None}))
+        register(type("Own", (Mine,), {"forward": lambda self, images: None}))
 
 
 def without_super(self, settings, clip_model, classnames, dataset=""):
@@ -68,15 +76,15 @@ HELPERS = {
 
 
 @pytest.mark.parametrize("case", HELPERS)
-def test_a_helper_with_the_name_of_a_function_of_the_base(registered, case):
+def test_a_helper_with_the_name_of_a_function_of_the_base(case):
     (name,) = HELPERS[case]
     with pytest.raises(UserError, match=f"Helped defines a function `{name}`, which replaces"):
-        registered(type("Helped", (Mine,), HELPERS[case]))
+        register(type("Helped", (Mine,), HELPERS[case]))
 
 
-def test_an_init_without_super(registered):
+def test_an_init_without_super():
     with pytest.raises(UserError, match="`__init__` of Bare does not call super"):
-        registered(type("Bare", (Mine,), {"__init__": without_super}))
+        register(type("Bare", (Mine,), {"__init__": without_super}))
 
     class Called(Mine):
         def __init__(self, *given):
@@ -85,21 +93,21 @@ def test_an_init_without_super(registered):
         def build(self, *given):
             super().build(*given)
 
-    registered(Called)
+    register(Called)
 
 
-def test_a_method_without_a_node(registered):
+def test_a_method_without_a_node():
     @dataclass(frozen=True)
     class Settings(Method.Settings):
         pass
 
     with pytest.raises(UserError, match='Bare has no `node`: write node = "BARE" in the class'):
-        registered(type("Bare", (Method,), {"Settings": Settings}))
+        register(type("Bare", (Method,), {"Settings": Settings}))
 
 
-def test_methods_that_exist_have_no_such_name(registered):
+def test_methods_that_exist_have_no_such_name():
     for kind in [*METHODS.values(), Mine]:
-        registered(kind)
+        register(kind)
 
 
 # ------------------------------------------------------------------ what is learned

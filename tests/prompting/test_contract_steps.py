@@ -8,7 +8,7 @@ import torch
 from test_method import IMAGES, LABELS, Mine, build
 from torch import nn
 
-from trainers.prompting import UserError
+from trainers.prompting import UserError, register
 from trainers.prompting.methods.coop import CoOp
 
 
@@ -66,16 +66,16 @@ RUNS = {
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_a_run_ends_with_a_sentence(tmp_path, capsys, registered, name):
+def test_a_run_ends_with_a_sentence(tmp_path, capsys, name):
     functions, said = RUNS[name]
-    registered(mistaken(name, **functions))
+    register(mistaken(name, **functions))
     assert tiny.run(tmp_path, name, None, 1) == 2
     assert said in capsys.readouterr().err.strip().splitlines()[-1]
     assert not list(tmp_path.glob("output/*/model*"))
 
 
-def test_terms_of_a_loss_that_train_nothing(tmp_path, capsys, registered):
-    registered(mistaken("Apart", loss=detached))
+def test_terms_of_a_loss_that_train_nothing(tmp_path, capsys):
+    register(mistaken("Apart", loss=detached))
     assert tiny.run(tmp_path, "Apart", None, 1) == 0
     said = "No gradient comes from apart of the loss of Apart: nothing learns it"
     assert capsys.readouterr().out.count(said) == 1

@@ -7,8 +7,6 @@ import pytest
 from trainers import prompting
 from trainers.prompting import methods  # noqa: F401 (registers the built-in methods)
 
-pytestmark = pytest.mark.usefixtures("registered")
-
 
 @pytest.mark.parametrize("name", prompting.__all__)
 def test_the_example_of_a_public_name(name):

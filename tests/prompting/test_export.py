@@ -10,7 +10,7 @@ from trainers.prompting.method import METHODS
 from trainers.prompting.use.export import program, text_classifier
 
 # With updates of weights, a cache, tokens and LayerNorms in the blocks.
-QUICK = ("CLIPLoRA", "TipAdapterF", "MMRL", "LNOnly")
+QUICK = ("CLIPLoRA", "TipAdapterF")
 OURS = [name for name, kind in METHODS.items() if kind.__module__.startswith("trainers.")]
 AT_TEST_TIME = ("TPT", "TDA", "MTA", "ZERO", "TPS", "CTPT", "OTPT", "TransCLIP")
 CASES = slow_but([n for n in OURS if n not in AT_TEST_TIME], *QUICK)

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from cases import slow_but
 from newer import IMAGES, LABELS, OTHERS, build, pairs
 from tiny import run
 
@@ -128,7 +127,8 @@ def test_a_second_training_has_a_mean_of_its_own():
         assert torch.allclose(parameter, torch.tensor(start + 2))
 
 
-@pytest.mark.parametrize("trainer", slow_but(["PromptSRC", "CoPrompt", "HiCroPL"], "HiCroPL"))
+@pytest.mark.slow
+@pytest.mark.parametrize("trainer", ["PromptSRC", "CoPrompt", "HiCroPL"])
 def test_a_run_resumes_bit_for_bit(tmp_path, monkeypatch, trainer):
     """PromptSRC resumes its sum, CoPrompt its draws of sentences, HiCroPL its moved prompts."""
 

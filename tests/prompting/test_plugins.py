@@ -6,7 +6,6 @@ import pytest
 from dassl.data.datasets import DATASET_REGISTRY
 
 from trainers.prompting import UserError, plugins
-from trainers.prompting.method import METHODS
 from trainers.prompting.plugins import load_plugins
 
 METHOD = """
@@ -41,7 +40,7 @@ def load(tmp_path, monkeypatch, capsys):
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(plugins, "_loaded", set())
     monkeypatch.setattr(DATASET_REGISTRY, "_objects", dict(DATASET_REGISTRY._objects))
-    modules, registered = set(sys.modules), dict(METHODS)
+    modules = set(sys.modules)
 
     def load(*names) -> str:
         try:
@@ -51,8 +50,6 @@ def load(tmp_path, monkeypatch, capsys):
         return "".join(capsys.readouterr())
 
     yield load
-    METHODS.clear()
-    METHODS.update(registered)
     for name in set(sys.modules) - modules:
         del sys.modules[name]
 

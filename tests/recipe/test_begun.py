@@ -8,7 +8,6 @@ from dassl.engine import TRAINER_REGISTRY
 from tiny import run
 
 from trainers.prompting import plugins
-from trainers.prompting.method import METHODS
 from trainers.prompting.storage.source import BEGUN
 from trainers.prompting.trainer.trainer import PromptTrainer
 
@@ -26,7 +25,7 @@ class Halved(CoOp):
 @pytest.fixture
 def halved(tmp_path, monkeypatch):
     """A function that runs the plug-in with a factor, as if in a new process; its exit code."""
-    path, registered = tmp_path / "halved.py", dict(METHODS)
+    path = tmp_path / "halved.py"
     trainers = dict(TRAINER_REGISTRY._objects)
 
     def call(factor="0.5", *flags, comment=""):
@@ -38,8 +37,6 @@ def halved(tmp_path, monkeypatch):
         return run(tmp_path, "Halved", None, 2, "--plugin", str(path), *flags)
 
     yield call
-    METHODS.clear()
-    METHODS.update(registered)
     sys.modules.pop("halved", None)
 
 

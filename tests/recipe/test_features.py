@@ -7,6 +7,7 @@ import random
 import pytest
 import tiny
 import torch
+from cases import slow_but
 from dassl.config import get_cfg_default
 from dassl.data.datasets import DATASET_REGISTRY
 from dassl.data.transforms import build_transform
@@ -57,6 +58,7 @@ def check(folder, clip, pick):
         assert record["alike"] == []  # also of CLAP, whose prototypes are empty at first
 
 
+@pytest.mark.slow
 def test_one_shot_of_one_clip(tmp_path):
     check(tmp_path, "vit_b_32", "seed1/1shots")
 
@@ -211,7 +213,11 @@ def tiny_cfg():
     return cfg
 
 
-def test_runs_on_features_are_those_on_images(tmp_path, monkeypatch):
+ALIKE = ("ZeroshotCLIP", "CLIPAdapter", "CLAP", "TaskRes", "TipAdapterF", "TDA")
+
+
+@pytest.mark.parametrize("name", slow_but(ALIKE, "CLIPAdapter"))
+def test_runs_on_features_are_those_on_images(tmp_path, monkeypatch, name):
     """If loading the CLIP draws nothing, an adapter starts alike, too."""
 
     def drawing_nothing(name):
@@ -224,33 +230,32 @@ def test_runs_on_features_are_those_on_images(tmp_path, monkeypatch):
     usual += ["INPUT.TRANSFORMS", "['normalize']", "DATALOADER.NUM_WORKERS", "0"]
     usual += ["DATALOADER.TRAIN_X.BATCH_SIZE", "4", "OPTIM.NAME", "sgd", "OPTIM.LR", "0.01"]
     usual += ["OPTIM.LR_SCHEDULER", "cosine", "OPTIM.MAX_EPOCH", "2", "INPUT.DRAFT", "True"]
-    for name in ("ZeroshotCLIP", "CLIPAdapter", "CLAP", "TaskRes", "TipAdapterF", "TDA"):
-        for subset in ("all", "new") if name == "ZeroshotCLIP" else ("all",):
-            more = ["DATASET.SUBSAMPLE_CLASSES", subset, "DATASET.LABEL_NOISE", "0.25", *usual]
-            sides = {}
-            for side, words, pairs in (
-                ("images", ["--root", str(images), "--backbone", TINY], []),
-                ("rows", [], ["DATASET.FEATURES", str(file)]),
-            ):
-                folder = tmp_path / name / subset / side
-                words += ["--trainer", name, "--output-dir", str(folder)]
-                assert train.run([*words, *more, *pairs]) == 0
-                record = json.loads((folder / "results.json").read_text())
-                sides[side] = record, read_predictions(folder)
-            (record, arrays), (other, rows) = sides.values()
-            assert other["accuracy"] == record["accuracy"]
-            drafts = [of["config"]["INPUT"]["DRAFT"] for of in (record, other)]
-            assert drafts == [True, False]
-            assert other["temperature"] == pytest.approx(record["temperature"], rel=1e-4)
-            assert list(rows["image"]) == list(arrays["image"])
-            far = abs(rows["label_log_probability"] - arrays["label_log_probability"]).max()
-            assert far < 1e-4 * abs(arrays["label_log_probability"]).max(), (name, subset)
-            run = load_run(folder)  # of rows, and answers alike to their images
-            if subset == "all" and not run.model.stream:
-                tested = [run.preprocess(run.read(images / x)) for x in rows["image"]]
-                log_p = run.model.predict(torch.stack(tested)).logits.log_softmax(1)
-                log_p = log_p[range(len(tested)), rows["label"]].numpy()
-                assert abs(log_p - rows["label_log_probability"]).max() == 0, (name, subset)
+    for subset in ("all", "new") if name == "ZeroshotCLIP" else ("all",):
+        more = ["DATASET.SUBSAMPLE_CLASSES", subset, "DATASET.LABEL_NOISE", "0.25", *usual]
+        sides = {}
+        for side, words, pairs in (
+            ("images", ["--root", str(images), "--backbone", TINY], []),
+            ("rows", [], ["DATASET.FEATURES", str(file)]),
+        ):
+            folder = tmp_path / name / subset / side
+            words += ["--trainer", name, "--output-dir", str(folder)]
+            assert train.run([*words, *more, *pairs]) == 0
+            record = json.loads((folder / "results.json").read_text())
+            sides[side] = record, read_predictions(folder)
+        (record, arrays), (other, rows) = sides.values()
+        assert other["accuracy"] == record["accuracy"]
+        drafts = [of["config"]["INPUT"]["DRAFT"] for of in (record, other)]
+        assert drafts == [True, False]
+        assert other["temperature"] == pytest.approx(record["temperature"], rel=1e-4)
+        assert list(rows["image"]) == list(arrays["image"])
+        far = abs(rows["label_log_probability"] - arrays["label_log_probability"]).max()
+        assert far < 1e-4 * abs(arrays["label_log_probability"]).max(), (name, subset)
+        run = load_run(folder)  # of rows, and answers alike to their images
+        if subset == "all" and not run.model.stream:
+            tested = [run.preprocess(run.read(images / x)) for x in rows["image"]]
+            log_p = run.model.predict(torch.stack(tested)).logits.log_softmax(1)
+            log_p = log_p[range(len(tested)), rows["label"]].numpy()
+            assert abs(log_p - rows["label_log_probability"]).max() == 0, (name, subset)
 
 
 def test_a_resumed_run_draws_the_same_views(tmp_path):

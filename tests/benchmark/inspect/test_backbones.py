@@ -1,7 +1,6 @@
 """Which methods run on which CLIPs: the command, its page, and all architectures of open_clip."""
 
 import pytest
-from cases import slow_but
 from paths import ROOT
 
 from benchmark.__main__ import main
@@ -35,7 +34,8 @@ def test_an_architecture_is_checked_without_its_weights(capsys):
     assert "did you mean 'MobileCLIP-S" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", slow_but(["ViT-B-32-SigLIP2-256", "RN50"], "RN50"))
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["ViT-B-32-SigLIP2-256", "RN50"])
 def test_sides_decide_what_runs(name):
     first, run, *rest = backbones.check_lines(f"open_clip:{name}")
     assert ("ALIGN" in run) == (name != "RN50") and "CoOp" in run and rest

@@ -22,9 +22,6 @@ from trainers.prompting.trainer import repeatability
 EMOJI = ROOT / "configs" / "trainers" / "CoOp" / "emoji.yaml"
 
 
-pytestmark = pytest.mark.usefixtures("registered")
-
-
 # ------------------------------------------------------------------ mistakes put into CoOp
 
 
@@ -146,6 +143,7 @@ def test_a_mistake_is_found(tmp_path, without_export, monkeypatch, case):
     assert all("\n" not in why for why in wrong)
 
 
+@pytest.mark.slow
 def test_a_program_that_does_not_export(tmp_path):
     body, said = MISTAKES["a condition on values"]
     on_meta, exported = found(type("Conditional", (CoOp,), dict(body)), folder=str(tmp_path))
@@ -159,8 +157,8 @@ MMP = {
     for key in ("VISION_PROMPT_NUMBER", "TEXT_PROMPT_NUMBER", "TEXT_PROMPT_DEPTH")
 }
 BUILT_IN = sorted(name for name, m in METHODS.items() if m.__module__.startswith("trainers."))
-# Transport, weights, a cache, a stream, text of each image, stages.
-QUICK = ("ALIGN", "CLIPLoRA", "TipAdapterF", "TDA", "CoCoOp", "TwoSFS")
+# A cache, a stream, stages; test_probes.py has a method with prompts.
+QUICK = ("TipAdapterF", "TDA", "TwoSFS")
 
 
 def settings_of(name, tmp_path):

@@ -117,6 +117,7 @@ def test_a_plug_in_is_measured_here_and_in_separate_processes(how, request, plug
     assert "PluggedShift, 5 classes, fp32: evaluation 1 of 1" in err
 
 
+@pytest.mark.slow
 def test_shares_of_the_peak_do_not_see_what_other_programs_take(inline, tmp_path, monkeypatch):
     """Each call waits an hour for the processor."""
     hours, measured = count(), counting.time.perf_counter
@@ -192,7 +193,8 @@ def test_methods_side_by_side(inline, tmp_path, capsys, asked):
     assert out.count("ZeroshotCLIP, 5, amp") == 1  # it has nothing to train
 
 
-@pytest.mark.parametrize("part", slow_but(["training", "evaluation"], "training"))
+@pytest.mark.slow
+@pytest.mark.parametrize("part", ["training", "evaluation"])
 def test_out_of_memory_ends_one_case_only(inline, part, monkeypatch, capsys, tmp_path):
     measure = getattr(speed, part)
 
@@ -217,7 +219,7 @@ def test_out_of_memory_ends_one_case_only(inline, part, monkeypatch, capsys, tmp
 # ---------------------------------------------------------------------- parts of the command
 
 
-@pytest.mark.parametrize("trainer", slow_but(TRAINED, "ALIGN", "CoOp", "MaPLe", "PromptSRC"))
+@pytest.mark.parametrize("trainer", slow_but(TRAINED, "ALIGN", "CoOp"))
 def test_a_step_takes_no_more_operations_than_it_did(trainer):
     """The counts are at most 1.2 times the operations that no shortcut can avoid."""
     subject = model(trainer, classes=7, batch=2)
@@ -350,6 +352,7 @@ def test_waits_are_noted_only_inside(monkeypatch):
     assert [wait.partition(":")[0] for wait in waits] == [str(Path(__file__).relative_to(ROOT))]
 
 
+@pytest.mark.slow
 def test_a_step_on_siglip_is_measured(inline, monkeypatch, capsys):
     """The operations of its blocks are those of all positions of all sentences."""
     monkeypatch.setitem(SIGLIP, "tiny siglip", (64, 32, 2, 64, 16, 24, 49408, 128, 2, 3))

@@ -64,6 +64,7 @@ def test_classes_show_n_and_a_temperature_at_its_bound_says_so(run, capsys):
     ]
 
 
+@pytest.mark.slow
 def test_a_run_has_pictures_and_a_page(run, tmp_path, capsys):
     assert main(["report", str(run), "--plots", str(tmp_path / "plots")]) == 0
     stems = {path.stem for path in (tmp_path / "plots").iterdir()}

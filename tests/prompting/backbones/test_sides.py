@@ -42,7 +42,6 @@ WHERE = {"CoOp": "text", "CoCoOp": "text", "KgCoOp": "text", "TCP": "text", "VPT
 def case(request):
     """A CLIP, the package's own model, images, and the sides."""
     vision, text, expected = CASES[request.param]
-    torch.manual_seed(0)
     model = spread(open_clip.model.CustomTextCLIP(embed_dim=24, vision_cfg=vision, text_cfg=text))
     found = {"embed_dim": 24, "vision_cfg": vision, "text_cfg": text, "custom_text": True}
     assert sides(found) == expected

@@ -31,7 +31,6 @@ KINDS = {"start": {}, "no start": {"sos": False}, "spaces": {"sos": False, "mark
 @pytest.fixture(scope="module", params=KINDS)
 def pair(request, tmp_path_factory):
     """The folder of a CLIP that reads words, the package's model, and if there is a start token."""
-    torch.manual_seed(0)
     config = open_clip_config(text=WORLDWIDE, custom_text=True)
     folder, model = open_clip_folder(tmp_path_factory.mktemp("words"), config)
     write_words(folder, **KINDS[request.param])

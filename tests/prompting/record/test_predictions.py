@@ -6,7 +6,6 @@ import os
 import numpy as np
 import pytest
 import torch
-from cases import slow_but
 from outcomes import COLUMNS, leave, outcome
 from tiny import COLOURS, run
 
@@ -129,7 +128,8 @@ DAMAGES |= {
 }
 
 
-@pytest.mark.parametrize("damage", slow_but(["nothing", "compressed", "large"], "large"))
+@pytest.mark.slow
+@pytest.mark.parametrize("damage", ["compressed", "large"])
 def test_one_damaged_file_leaves_the_others_in_the_report(tmp_path, capsys, damage):
     more = {"num_classes": 2}
     outcomes = [outcome(name, seed, "base", 50.0, **more) for name in "AB" for seed in (1, 2)]

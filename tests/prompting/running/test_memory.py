@@ -4,12 +4,12 @@ import copy
 import math
 import platform
 import re
-import subprocess
-import sys
 
 import pytest
 import torch
+from fresh import run_fresh
 from models import NAMES, align, images, model_of, outcome
+from paths import ROOT
 
 from trainers.prompting import UserError, build_method
 from trainers.prompting.methods.cliplora import CLIPLoRA
@@ -212,8 +212,5 @@ def test_freed_memory_is_used_again():
         "    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before\n"
         "print(faults(), faults())"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True
-    )
-    first, second = map(int, done.stdout.split())
+    first, second = map(int, run_fresh(program, cwd=ROOT).stdout.split())
     assert second < 100 < first

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from trainers.prompting import plugins
-from trainers.prompting.method import METHODS, find_method
+from trainers.prompting.method import find_method
 from trainers.prompting.plugins import load_plugins, source_of
 from trainers.prompting.storage import source
 from trainers.prompting.storage.source import OWN, digest, edited_files, set_aside
@@ -53,7 +53,7 @@ def plugged(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(plugins, "_loaded", set())
     monkeypatch.setattr(plugins, "_plugins", [])
-    modules, registered = set(sys.modules), dict(METHODS)
+    modules = set(sys.modules)
     installed = tmp_path / "venv" / "site-packages"
     installed.mkdir(parents=True)
     monkeypatch.syspath_prepend(installed)
@@ -72,8 +72,6 @@ def plugged(tmp_path, monkeypatch):
     (tmp_path / "without.py").write_text(method.format("", "Without"))
     load_plugins([str(tmp_path / "with_helper.py"), str(tmp_path / "without.py")])
     yield tmp_path
-    METHODS.clear()
-    METHODS.update(registered)
     for name in set(sys.modules) - modules:
         del sys.modules[name]
 

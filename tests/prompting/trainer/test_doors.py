@@ -11,7 +11,6 @@ from tiny import HALVES, OF_HALVES, run, write_halves
 import trainers.prompting.trainer.evaluation as evaluation
 from benchmark.__main__ import main
 from trainers.prompting import Method, load_clip, load_run, register, word_embeddings
-from trainers.prompting.method import METHODS
 from trainers.prompting.methods.coop import CoOp
 from trainers.prompting.record.predictions import ARRAYS, read_predictions
 
@@ -69,12 +68,8 @@ class Redone(CoOp):
 
 @pytest.fixture(autouse=True)
 def registered():
-    kinds = Still, Relative, Streamed, Redone
-    for kind in kinds:
+    for kind in (Still, Relative, Streamed, Redone):
         register(kind)
-    yield
-    for kind in kinds:
-        del METHODS[kind.__name__]
 
 
 @pytest.fixture

@@ -4,11 +4,12 @@ import torch
 from tiny import run
 from torch import nn
 
+from trainers.prompting import register
 from trainers.prompting.methods.coop import CoOp
 
 
-def test_what_the_loss_does_not_depend_on_is_named(tmp_path, capsys, registered):
-    @registered
+def test_what_the_loss_does_not_depend_on_is_named(tmp_path, capsys):
+    @register
     class IdleHead(CoOp):
         def build(self, *given):
             super().build(*given)
@@ -20,8 +21,8 @@ def test_what_the_loss_does_not_depend_on_is_named(tmp_path, capsys, registered)
     assert capsys.readouterr().out.count(said) == 1
 
 
-def test_logits_of_another_shape(tmp_path, capsys, registered):
-    @registered
+def test_logits_of_another_shape(tmp_path, capsys):
+    @register
     class OneMore(CoOp):
         def logits(self, image, text):
             return nn.functional.pad(super().logits(image, text), (0, 1))

@@ -7,7 +7,6 @@ import torch
 from tiny import run
 
 from trainers.prompting import Planned, Stage, UserError, register
-from trainers.prompting.method import METHODS
 from trainers.prompting.methods.coop import CoOp
 from trainers.prompting.trainer.planned import check_plan
 
@@ -37,8 +36,6 @@ class Ordered(Planned, CoOp):
 def registered():
     STEPS.clear(), READ.clear()
     register(Ordered)
-    yield
-    METHODS.pop("Ordered", None)
 
 
 def context(folder):

@@ -12,8 +12,6 @@ from trainers.prompting.methods.coop import CoOp
 from trainers.prompting.storage.saved import Saved
 from trainers.prompting.trainer import repeatability, trainer
 
-pytestmark = pytest.mark.usefixtures("registered")
-
 
 class InATensor(CoOp):
     """Means of features in a plain tensor, which no checkpoint holds."""

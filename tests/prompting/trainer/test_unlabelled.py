@@ -5,7 +5,6 @@ import torch
 from tiny import HALVES, OF_HALVES, run, write_halves
 
 from trainers.prompting import register
-from trainers.prompting.method import METHODS
 from trainers.prompting.methods.coop import CoOp
 
 SEEN = []  # for each step the numbers of images and labels, for each method the names
@@ -28,8 +27,6 @@ class Sure(CoOp):
 def registered():
     SEEN.clear()
     register(Sure)
-    yield
-    del METHODS["Sure"]
 
 
 @pytest.mark.parametrize("half", ["base", "new", "all"])

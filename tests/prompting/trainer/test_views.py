@@ -89,12 +89,13 @@ def test_predictions_are_in_the_order_of_the_data_set(tmp_path):
     assert not np.allclose(logs[1], logs[2]), "another order"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("trainer", "more"),
     [
-        pytest.param("TPT", TPT, marks=pytest.mark.slow),
+        ("TPT", TPT),
         ("TDA", []),
-        pytest.param("TDA", TDA_VIEWS, marks=pytest.mark.slow),
+        ("TDA", TDA_VIEWS),
     ],
     ids=str,
 )
