@@ -297,7 +297,7 @@ def run_own(folder, file, trainer, pairs=()):
 
 
 REFUSED = {
-    "a prompt": ("CoOp", [], [], "choose another backbone, or one of CLAP, CLIPAdapter, LPPlusPlu"),
+    "a prompt": ("CoOp", [], [], "choose another backbone, or one of CLAP, CLIPAdapter, "),
     "both sides": ("MaPLe", [], [], "side of this backbone is closed"),
     "inside": ("CLIPLoRA", [], [], "but the text side of this backbone is closed"),
     "views": ("TDA", ["TRAINER.TDA.VIEWS", "16"], [], "TDA reads 16 random views of each test ima"),
