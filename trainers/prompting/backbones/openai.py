@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from ..embedded import EMBEDDED
 from ..errors import UserError, in_short, nearest, need
@@ -162,13 +163,28 @@ def _arch(path: Path) -> dict:
     return arch
 
 
+class NoValues(TorchFunctionMode):
+    """Leave out what would only change values, which tensors on `meta` do not have.
+
+    PyTorch imports its compiler for these functions there, which takes as long as all else.
+    """
+
+    skipped = nn.init.normal_, torch.Tensor.mul, torch.Tensor.div, torch.Tensor.triu_
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        """Call a function, or return the tensor that it would change."""
+        if func in self.skipped:
+            return [*args, *(kwargs or {}).values()][0]
+        return (torch.empty if func is torch.randn else func)(*args, **(kwargs or {}))
+
+
 def _fill(build: Callable[[], nn.Module], weights: dict[str, torch.Tensor], path):
     """Return a model with exactly these weights.
 
     It is first built without memory, since wrong sizes could take any amount.
     """
     try:
-        with torch.device("meta"), warnings.catch_warnings():
+        with torch.device("meta"), NoValues(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # copying to `meta` does nothing, and warns
             build().load_state_dict(weights)
         loaded = build().float()
