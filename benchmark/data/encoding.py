@@ -26,7 +26,7 @@ from trainers.prompting.errors import UserError
 from ..cli import Parser, add_plugin, each, from_one, from_zero, seed
 from ..protocols.configs import check_datasets, dataset_class, use_plugins
 from ..protocols.roots import Roots
-from .feature_file import check_complete, made_of, path_of
+from .feature_file import check_complete, made_of, path_of, sentence_files
 
 if TYPE_CHECKING:
     import torch
@@ -45,6 +45,10 @@ def main(argv: list[str]) -> int:
     add("--output", type=Path, default=Path("features"), help="folder of the files")
     add("--templates", nargs="+", default=[], metavar="TEXT",
         help="further templates, each with {} for the class name")  # fmt: skip
+    add("--sentences", nargs="+", default=[], metavar="FILE",
+        help="also JSON files of sentences about the classes, or clip7 and clip80")  # fmt: skip
+    add("--sentences-form", default="", metavar="TEXT",
+        help="makes sentences of bare descriptors, as '{name}, {which}'")  # fmt: skip
     add("--half", action="store_true", help="write half precision")
     add("--views", type=from_zero, default=0, metavar="V",
         help="also V augmentations of the training images that runs draw")  # fmt: skip
@@ -128,7 +132,7 @@ def write(name: str, load: Callable[[], Any], args: Any) -> str:
     clip_model = load()
     encoder = Encoder(clip_model, source, args)
     parts = [[], [], source.parts[2]] if source.cls.only_tested else source.parts
-    tensors = texts(clip_model, source, args.templates)
+    tensors = texts(clip_model, source, args.templates) | sentences(clip_model, source, args)
     tensors |= {
         "image": encoder.encode("image", source.items, encoder.plain),
         "label": torch.tensor([item.label for item in source.items]),
@@ -149,6 +153,7 @@ def write(name: str, load: Callable[[], Any], args: Any) -> str:
         "logit_scale": float(clip_model.logit_scale.exp()),
         "normalised": False,
         "template": own_template(source),
+        "sentence_files": sentence_files(args),
         "clip": absolute(args.backbone),
         "dataset": source.cls.__name__,
         "made_of": made_of(source.fingerprint, args.backbone),
@@ -201,6 +206,24 @@ def texts(clip_model: Any, source: Source, more: Sequence[str]) -> dict[str, "to
         f"text/{template}": Teacher(clip_model, source.classnames, [template]).raw.cpu()
         for template in tqdm(templates(source, more), "Sentences", leave=False, disable=None)
     }
+
+
+def sentences(clip_model: Any, source: Source, args: Any) -> dict[str, "torch.Tensor"]:
+    """Return features (S, D) of each set of sentences, and the classes (S,) that they are about."""
+    import torch
+
+    from trainers.prompting.encoders.descriptions import Asked, describe
+
+    tensors: dict[str, torch.Tensor] = {}
+    for name, given in zip(sentence_files(args), args.sentences, strict=True):
+        text = describe(Asked(given, form=args.sentences_form), source.classnames, clip_model)
+        print(f"Sentences: {text.note}")
+        each, K = text.each(clip_model).cpu(), len(text.names)
+        counts = [len(own) for own in text.lists] or [len(text.rows)] * K
+        rows = each.transpose(0, 1).flatten(0, 1) if not text.lists else each
+        tensors[f"sentence/{name}"] = rows
+        tensors[f"sentence_of/{name}"] = torch.arange(K).repeat_interleave(torch.tensor(counts))
+    return tensors
 
 
 def draws(source: Source, args: Any) -> list:

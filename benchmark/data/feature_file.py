@@ -26,6 +26,21 @@ def is_made_of(then: str, fingerprint: str | None, backbone: str) -> bool:
     return then in (made_of(fingerprint, backbone), f"{fingerprint} None")
 
 
+def sentence_files(args: Any) -> dict[str, str]:
+    """Return what `args.sentences` of the command are, with the form, by their names in files."""
+    from trainers.prompting.storage.settings import sentences_text
+
+    names = [Path(given).stem for given in args.sentences]
+    for name, given in zip(names, args.sentences, strict=True):
+        if names.count(name) > 1 or "{}" in given or given == "waffle":
+            raise UserError(
+                f"--sentences: '{given}' must be a JSON file of a name of its own, clip7 or clip80 "
+                "(--templates takes templates; random words differ between runs)"
+            )
+    texts = [f"{sentences_text(given)} {args.sentences_form}".strip() for given in args.sentences]
+    return dict(zip(names, texts, strict=True))
+
+
 def check_complete(
     path: Path, fingerprint: str, templates: Collection[str], views_of: list[int], args: Any
 ) -> None:
@@ -47,6 +62,7 @@ def check_complete(
     same = {
         "images or CLIP": is_made_of(there.made_of, fingerprint, args.backbone),
         "templates": {*there.text} == {*templates},
+        "sentences": there.sentence_files == sentence_files(args),
         "precision": (there.image.dtype == torch.float16) == args.half,
         "views": drawn == (args.views if views_of else 0, views_of),
     }

@@ -1,5 +1,6 @@
 """`python -m benchmark features`: a file of the tiny CLIP's features, resumed, and bad input."""
 
+import json
 import shutil
 
 import pytest
@@ -12,10 +13,13 @@ from safetensors.torch import load_file, save_file
 
 from benchmark.__main__ import main
 from benchmark.data import encoding
-from trainers.prompting import load_clip
+from trainers.prompting import UserError, load_clip
+from trainers.prompting.encoders.descriptions import Asked, describe
+from trainers.prompting.encoders.whole import encode_sentences
 from trainers.prompting.method import Method
 from trainers.prompting.storage.features import read_features
 from trainers.prompting.teacher import Teacher
+from trainers.prompting.trainer.feature_rows import clip_of
 
 TINY = str(GOLDEN / "tiny_clip_seed0.safetensors")
 
@@ -125,6 +129,34 @@ def test_chunks_of_another_clip_or_damaged_ones_are_not_used(tmp_path, monkeypat
     assert any(torch.allclose(image[:20], -each) for each in rows if len(each) == 20)
 
 
+def test_sentences_of_a_file_and_a_run_on_their_features(tmp_path, capsys):
+    root, out, about = tiny.write_halves(tmp_path / "images"), tmp_path / "out", tmp_path / "a.json"
+    about.write_text(json.dumps({"Sea": ["blue", "wet and wide"], "*": ["dark"]}))
+    more = ["--sentences", str(about), "clip7", "--sentences-form", "{name}, {which}"]
+    assert command(root, out, *more) == 2 and "SENTENCES_FORM is for" in capsys.readouterr().err
+    assert command(root, out, *more[:2], *more[3:]) == 0
+    assert "1 of 5 classes by case, 4 by '*'; 1 to 2 for each" in capsys.readouterr().out
+    (file,) = out.iterdir()
+    found = read_features(file)
+    sentences = [f"{name}, which has dark" for name in found.classnames[:4]]
+    sentences += ["sea, which has blue", "sea, which has wet and wide"]
+    rows, classes = found.sets["a"]
+    assert classes.tolist() == [0, 1, 2, 3, 4, 4]
+    torch.testing.assert_close(rows, encode_sentences(load_clip(TINY), sentences))
+    about.write_text(json.dumps({"*": ["dark"]}))
+    assert command(root, out, *more[:2], *more[3:]) == 2
+    assert "exists, with other sentences: " in capsys.readouterr().err
+    clip_model = clip_of(found, found.template)
+    for rule in ("normalised_mean", "raw_mean"):
+        text = describe(Asked("a", rule), found.classnames, clip_model)
+        assert text.note == "'a': 5 of 5 classes by name; 1 to 2 for each"
+        h = text.features(clip_model).h[0, 4]
+        two = rows[4:] / rows[4:].norm(dim=-1, keepdim=True) if rule[0] == "n" else rows[4:]
+        torch.testing.assert_close(h, two.mean(0) / two.mean(0).norm())
+    with pytest.raises(UserError, match="cannot be encoded, as the run has only features"):
+        describe(Asked(str(about)), found.classnames, clip_model)
+
+
 def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path, capsys):
     assert command(tiny.write_halves(tmp_path / "images"), f"{__file__}/x") == 1
     said = capsys.readouterr().err
@@ -135,6 +167,7 @@ def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path, capsys):
     (["nodata"], "There is no data set 'nodata'"),
     (["dtd", "--root", "/nowhere"], "DescribableTextures was looked for in '/nowhere/dtd'"),
     (["dtd", "--templates", "a"], "--templates: 'a' must have one {}, for the class name"),
+    (["emoji", "--sentences", "waffle"], "--sentences: 'waffle' must be a JSON file of a name"),
     (["whurs19", "--backbone", "emoji"], "WHURS19 is read from a file of features"),
     (["emoji", "--backbone", "RN5"], "No backbone and no file is called 'RN5'"),
 ])  # fmt: skip

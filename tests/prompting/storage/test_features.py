@@ -125,6 +125,19 @@ BAD_TENSORS = {
     "fewer labels": ({"label": torch.arange(3)}, "'label' has the shape (3,), not (24,)"),
     "float labels": ({"label": torch.zeros(24)}, "'label' is of torch.float32, not of whole numbe"),
     "whole features": ({"image": torch.ones(24, 16).long()}, "'image' is of torch.int64, not of f"),
+    "a set alone": ({"sentence/a": torch.ones(3, 16)}, "'sentence/a' has no 'sentence_of/...' of"),
+    "a set's rows": (
+        {"sentence/a": torch.ones(3, 16), "sentence_of/a": torch.arange(4) % 3},
+        "'sentence_of/a' has the shape (4,), not (3,)",
+    ),
+    "a set's classes": (
+        {"sentence/a": torch.ones(3, 16), "sentence_of/a": torch.tensor([0, 1, 3])},
+        "'sentence_of/a' has numbers from 0 to 3, but they must be 0 to 2",
+    ),
+    "a class alone": (
+        {"sentence/a": torch.ones(3, 16), "sentence_of/a": torch.tensor([0, 2, 2])},
+        "'sentence/a' has no sentence of the class 'sea'",
+    ),
     "misnamed": ({"images": torch.ones(24, 16)}, "it has 'images', which is not the name of anyth"),
     "one of views": ({"views": torch.ones(2, 3, 16)}, "'views' and 'views_of' do not come togethe"),
     "views": ({"views": torch.ones(2, 3, 16), "views_of": torch.tensor([0, 1])}, "not (2, 2, 16)"),

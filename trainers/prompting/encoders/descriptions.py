@@ -53,6 +53,11 @@ def describe(asked: Asked, classnames: Sequence[str], clip_model: Any) -> ClassT
         about, form = {"*": waffle(clip_model, names, asked.seed)}, form or FORM
     else:
         about = read_about(source, "DATASET.SENTENCES", sets)
+        need(
+            not hasattr(clip_model, "sentence_sets"),
+            f"{where} cannot be encoded, as the run has only features: write them with `python -m "
+            "benchmark features --sentences`, and give the name of the file without .json",
+        )
     lists, how = match(about, names, where)
     if isinstance(source, Mapping) or source.endswith(".json"):
         own = dict(zip(names, lists, strict=True))

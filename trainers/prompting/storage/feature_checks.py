@@ -16,6 +16,7 @@ from ..node import clean
 
 PARTS = ("train", "val", "test")
 TEXT = "text/"  # before the template, in the name of a tensor
+SENTENCE, OWNER = "sentence/", "sentence_of/"  # before the name of a set of sentences
 APART = 0.02  # from norm 1, of features that count as normalised; half precision needs 0.001
 HALF = 2**-10  # of a norm: both were rounded
 ROWS = 65_536  # that are checked at once
@@ -63,6 +64,10 @@ KEYS: dict[str, tuple[Callable[[Any], bool], str, Any]] = {
     "text_norm": (_positive, "a positive factor", 1.0),
     "dataset": (lambda v: isinstance(v, str), "the name of a data set", ""),
     "made_of": (lambda v: isinstance(v, str), "a fingerprint", ""),
+    "sentence_files": (
+        lambda v: isinstance(v, dict) and _texts([*v.values()]),
+        "the file of each set of sentences, by name", {},
+    ),
     "images": (_texts, "a list of image names or digests", []),
 }  # fmt: skip
 
@@ -86,7 +91,9 @@ def check_content(tensors: Mapping[str, torch.Tensor], header: Mapping[str, Any]
     """Return the values of `KEYS`; raises `Flaw` if tensors and header do not fit together."""
     own = check_header(header)
     text = {k.removeprefix(TEXT): v for k, v in tensors.items() if k.startswith(TEXT)}
-    rest = {k: v for k, v in tensors.items() if not k.startswith(TEXT)}
+    sets = {k.removeprefix(SENTENCE): v for k, v in tensors.items() if k.startswith(SENTENCE)}
+    of_sets = tuple(prefix + name for name in sets for prefix in (SENTENCE, OWNER))
+    rest = {k: v for k, v in tensors.items() if not k.startswith(TEXT) and k not in of_sets}
     if odd := [k for k in rest if k not in ("image", "label", "views", "views_of")]:
         raise Flaw(f"it has '{printable(odd[0])}', which is not the name of anything in it")
     for name in ("image", "label"):
@@ -106,6 +113,10 @@ def check_content(tensors: Mapping[str, torch.Tensor], header: Mapping[str, Any]
         if views.dim() != 3 or not views.numel():
             raise Flaw(f"'views' has the shape {tuple(views.shape)}, not (V, n, D)")
         shapes |= {"views": (len(views), len(rows), D), "views_of": (views.shape[1],)}
+    for name, features in sets.items():
+        if OWNER + name not in tensors or not _name(name) or not name.strip():
+            raise Flaw(f"'{printable(SENTENCE + name)}' has no '{OWNER}...' of the same plain name")
+        shapes |= {SENTENCE + name: (len(features), D), OWNER + name: (len(features),)}
     for name, shape in shapes.items():
         if tuple(tensors[name].shape) != shape:
             raise Flaw(
@@ -118,6 +129,12 @@ def check_content(tensors: Mapping[str, torch.Tensor], header: Mapping[str, Any]
         _check_rows("views_of", rows, N)
         if len(rows.unique()) < len(rows):
             raise Flaw("'views_of' has a row twice")
+    for name in sets:
+        of = tensors[OWNER + name]
+        _check_rows(OWNER + name, of, K)
+        if lacking := {*range(K)}.difference(of.tolist()):
+            lacked = printable(own["classnames"][min(lacking)])
+            raise Flaw(f"'{SENTENCE}{name}' has no sentence of the class '{lacked}'")
     _check_split(own["split"], N)
     _check_names(own, N, text)
     return own
@@ -126,7 +143,7 @@ def check_content(tensors: Mapping[str, torch.Tensor], header: Mapping[str, Any]
 def _check_numbers(tensors: Mapping[str, torch.Tensor], normalised: bool) -> None:
     for name, value in tensors.items():
         shown = printable(name)
-        if name in ("label", "views_of"):
+        if name in ("label", "views_of") or name.startswith(OWNER):
             if value.is_floating_point() or value.is_complex() or value.dtype == torch.bool:
                 raise Flaw(f"'{shown}' is of {value.dtype}, not of whole numbers")
             continue

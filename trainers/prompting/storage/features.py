@@ -18,7 +18,16 @@ import torch.nn.functional as F
 
 from ..errors import UserError, in_short, need, printable
 from ..node import clean
-from .feature_checks import HALF, TEXT, Flaw, check_content, check_header, same_rows
+from .feature_checks import (
+    HALF,
+    OWNER,
+    SENTENCE,
+    TEXT,
+    Flaw,
+    check_content,
+    check_header,
+    same_rows,
+)
 from .files import write_whole
 
 HEADER = "header"  # the entry of the metadata: a JSON object
@@ -34,6 +43,8 @@ class Features:
         path: absolute.
         image: (N, D); label: (N,), int64; views: (V, n, D) or None; views_of: (n,), their rows.
         text: template -> (K, D), as stored.
+        sets: name -> features (S, D) of sentences, as stored, and their classes (S,).
+        sentence_files: name -> the file that they are of, and what it held, if it was noted.
         classnames: K names; split: part -> rows, in order; images: N names or digests, or empty.
         logit_scale: the factor, not its logarithm.
         normalised: True if image and text features have norm 1.
@@ -49,6 +60,8 @@ class Features:
     views: torch.Tensor | None
     views_of: torch.Tensor | None
     text: dict[str, torch.Tensor]
+    sets: dict[str, tuple[torch.Tensor, torch.Tensor]]
+    sentence_files: dict[str, str]
     classnames: list[str]
     split: dict[str, list[int]]
     images: list[str]
@@ -71,7 +84,11 @@ class Features:
 
     def sentences(self, template: str) -> torch.Tensor:
         """Return text features (K, D), float32, of a template in `text`: times `text_norm`."""
-        features = self.text[template].float()
+        return self.scaled(self.text[template])
+
+    def scaled(self, features: torch.Tensor) -> torch.Tensor:
+        """Return text features, float32, as methods read them."""
+        features = features.float()
         return F.normalize(features, dim=-1) * self.text_norm if self.normalised else features
 
     def traits(self) -> dict[str, Any]:
@@ -132,7 +149,8 @@ def write_features(
 
     Args:
         path: ends in `.safetensors`.
-        tensors: `image`, `label`, `text/TEMPLATE`, and optionally `views` and `views_of`.
+        tensors: `image`, `label`, `text/TEMPLATE`, and optionally `views` and `views_of`,
+            `sentence/NAME` and `sentence_of/NAME`.
         header: its keys, and any others that JSON can hold.
 
     Raises:
@@ -180,6 +198,10 @@ def _read(path: str, _changed: int) -> Features:
     content = check_content(tensors, _parse(text))
     content |= {name: tensors.get(name) for name in ("image", "views", "views_of")}
     content["text"] = {k.removeprefix(TEXT): v for k, v in tensors.items() if k.startswith(TEXT)}
+    content["sets"] = {
+        name: (tensors[SENTENCE + name], tensors[OWNER + name].long())
+        for name in (k.removeprefix(SENTENCE) for k in tensors if k.startswith(SENTENCE))
+    }
     return Features(path=path, label=tensors["label"].long(), **content)
 
 

@@ -4,6 +4,7 @@ The CLIP of such a run has two closed sides. What a method reads besides rows an
 the file is refused.
 """
 
+from collections import defaultdict
 from functools import partial
 from typing import Any
 
@@ -174,8 +175,17 @@ def clip_of(features: Features, template: str) -> Any:
         rows = features.sentences(source)
         for name, row in zip(features.classnames, rows, strict=True):
             sentences[f"{before}{clean(name)}{after}"] = row
-    look_up = LookUp(features.path, list(features.text), sentences)
-    return _closed_clip(look_up, features.image.shape[1], features.logit_scale)
+    sets: dict[str, dict[str, list[str]]] = {}
+    for name, (rows, classes) in features.sets.items():
+        own = sets[name] = defaultdict(list)
+        for i, (row, k) in enumerate(zip(features.scaled(rows), classes.tolist(), strict=True)):
+            key = clean(f"{name} {i}")
+            own[features.classnames[k]].append(key)
+            sentences[key] = row
+    look_up = LookUp(features.path, [*features.text, *sets], sentences)
+    clip_model = _closed_clip(look_up, features.image.shape[1], features.logit_scale)
+    clip_model.sentence_sets = sets
+    return clip_model
 
 
 def clip_of_rows() -> Any:
