@@ -15,6 +15,7 @@ from ..cli import Parser, add_plugin, from_one
 from ..protocols.configs import GROUPS, dataset_class, dataset_files, use_plugins, with_groups
 from . import zero_shot
 from .other_protocol import beside
+from .try_sentences import side_by_side, try_sentences
 from .zero_shot import BACKBONE, check_printed
 
 COUNTS = ("classes", "train", "val", "test")
@@ -54,6 +55,13 @@ def main(argv: list[str]) -> int:
         help="classify the test images with zero-shot CLIP and compare with published accuracies",
     )  # fmt: skip
     parser.add_argument(
+        "--sentences", nargs="+", default=[], metavar="TEXT",
+        help="with --zero-shot, compare these instead on validation images: JSON files, clip7, "
+        "clip80, waffle, templates",
+    )  # fmt: skip
+    parser.add_argument("--sentences-rule", default="", help="as DATASET.SENTENCES_RULE")
+    parser.add_argument("--sentences-form", default="", help="as DATASET.SENTENCES_FORM, for files")
+    parser.add_argument(
         "--limit", type=from_one, metavar="N", help="use at most N test images of a data set"
     )
     parser.add_argument("--backbone", help=f"name or file of the CLIP (default: {BACKBONE})")
@@ -63,8 +71,10 @@ def main(argv: list[str]) -> int:
 
     use_plugins(args.plugin)
     load_plugins(args.plugin)
-    if not args.zero_shot and (args.limit or args.backbone):
-        raise UserError("--limit and --backbone need --zero-shot: add it, or leave them out")
+    if not args.zero_shot and (args.limit or args.backbone or args.sentences):
+        raise UserError(
+            "--limit, --backbone and --sentences need --zero-shot: add it, or leave them out"
+        )
     if not args.root:
         raise UserError("the folder of the data sets is not known: give --root, or set DATA")
     root = Path(args.root).expanduser().absolute()
@@ -72,7 +82,7 @@ def main(argv: list[str]) -> int:
         raise UserError(f"'{root}' is not a folder: give --root the folder of the data sets")
     known = checked_datasets()
     names = [check_name("data set", name, known) for name in with_groups(args.names)] or list(known)
-    if args.zero_shot:
+    if args.zero_shot and not args.sentences:
         check_printed(names)
     findings = []
     bar = tqdm(names, leave=False, disable=None)
@@ -90,6 +100,16 @@ def classify(findings: list[Finding], known: dict, args) -> int:
     if not complete:
         return 1
     checker = zero_shot.Checker(args.backbone or BACKBONE, args.limit)
+    if args.sentences:
+        from trainers.prompting.encoders.descriptions import Asked
+
+        asked = [
+            Asked(text, args.sentences_rule, args.sentences_form * text.endswith(".json"), seed=1)
+            for text in args.sentences
+        ]
+        columns = {f.name: try_sentences(checker, known[f.name], f.parts, asked) for f in complete}
+        print(f"\n{side_by_side(args.sentences, columns, checker.backbone)}")
+        return 0
     results = [checker.compare(f.name, known[f.name], f.parts, f.problem) for f in complete]
     print(f"\n{zero_shot.render(results, checker)}")
     ours = [

@@ -86,6 +86,17 @@ class Compared(NamedTuple):
     reason: str = ""
 
 
+def class_names(name: str, train: list, test: list) -> list[str]:
+    """Return the names by label; raises UserError if there are too few, or no test images."""
+    names = [name for _, name in sorted({d.label: d.classname for d in train or test}.items())]
+    if len(names) < 2 or not test:
+        raise UserError(
+            f"{name} has {len(names)} classes and {len(test)} test images, but needs at "
+            "least 2 classes and 1 test image: check its files below --root"
+        )
+    return names
+
+
 def printed_numbers(name: str) -> dict[str, float]:
     """Return the published accuracies (%) of zero-shot CLIP on a data set, by split."""
     by_split: dict[str, float] = {}
@@ -130,15 +141,7 @@ class Checker:
         empty.
         """
         train, _, test = parts
-        names = [name for _, name in sorted({d.label: d.classname for d in train or test}.items())]
-        if len(names) < 2 or not test:
-            raise UserError(
-                f"{name} has {len(names)} classes and {len(test)} test images, but needs at "
-                "least 2 classes and 1 test image: check its files below --root"
-            )
-        chosen = list(test)
-        if self.limit is not None and self.limit < len(test):
-            chosen = random.Random(0).sample(chosen, self.limit)
+        names, chosen = class_names(name, train, test), self.some(test)
         case = self._case(cls.__name__, names, chosen, Counter(d.label for d in test))
         printed = printed_numbers(name)
         shares = self.shares(case)
@@ -147,13 +150,18 @@ class Checker:
             reason = self._reason(case, cls, chosen, printed, flaw)
         return Compared(name, shares, printed, reason)
 
+    def some(self, items: list) -> list:
+        """Return at most as many items as the limit, drawn."""
+        few = self.limit is not None and self.limit < len(items)
+        return random.Random(0).sample(items, self.limit) if few else list(items)
+
     def _case(self, dataset: str, names: list[str], chosen: list, sizes: Counter) -> Case:
         import torch
 
         labels = torch.tensor([item.label for item in chosen])
-        return Case(dataset, names, self._features(dataset, chosen), labels, sizes)
+        return Case(dataset, names, self.features(dataset, chosen), labels, sizes)
 
-    def _features(self, title: str, items: list, interpolation: str = "") -> "torch.Tensor":
+    def features(self, title: str, items: list, interpolation: str = "") -> "torch.Tensor":
         """Return features (n, D) of images, read and transformed as in a run without DRAFT."""
         import torch
         from dassl.config import get_cfg_default
@@ -250,7 +258,7 @@ class Checker:
                     "the spelling of the names: the published numbers come out with "
                     f"'{names[first]}' in place of '{case.names[first]}', and so on"
                 )
-        z = self._features(case.dataset, chosen, "bilinear")
+        z = self.features(case.dataset, chosen, "bilinear")
         if fits(self.shares(case._replace(z=z)), printed):
             yield "the interpolation: images that are resized bilinearly give the published numbers"
         yield (

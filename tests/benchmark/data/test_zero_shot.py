@@ -13,6 +13,7 @@ import train
 from benchmark.__main__ import main
 from benchmark.data import zero_shot
 from benchmark.data.check_data import checked_datasets
+from benchmark.data.try_sentences import side_by_side, try_sentences
 from benchmark.data.zero_shot import Share
 from benchmark.report import published
 from trainers.prompting.use.export import text_classifier
@@ -144,9 +145,9 @@ def test_other_classes_in_the_halves_are_found(right, eurosat, capsys):
 
 
 def test_images_resized_in_another_way_are_found(right, eurosat, printed, capsys, monkeypatch):
-    features = zero_shot.Checker._features
+    features = zero_shot.Checker.features
     monkeypatch.setattr(
-        zero_shot.Checker, "_features",
+        zero_shot.Checker, "features",
         lambda self, title, items, interpolation="": features(
             self, title, items, "" if interpolation else "nearest"
         ),
@@ -227,3 +228,27 @@ def test_options_that_need_zero_shot(eurosat, capsys):
     assert main(["check-data", "eurosat", "--root", str(eurosat), "--limit", "5"]) == 2
     assert "need --zero-shot" in capsys.readouterr().err
     assert main(["check-data", "--zero-shot", "dtd", "--root", str(eurosat)]) == 1
+
+
+def test_sentences_are_compared_on_validation_images(eurosat, tmp_path, capsys):
+    about = tmp_path / "a.json"
+    about.write_text(json.dumps({"Forest": ["a red square"], "*": ["{}, seen from above"]}))
+    own = "a centered satellite photo of {}."
+    assert main(["check-data", "eurosat", "--zero-shot", "--root", str(eurosat), "--sentences",
+                 own, str(about), "--sentences-rule", "score_max"]) == 0  # fmt: skip
+    said = capsys.readouterr().out
+    rows = {line.rsplit(maxsplit=1)[0]: line.split()[-1] for line in said.splitlines() if line}
+    assert rows["own sentence"] == rows[own] != rows[str(about)]
+    assert next(line.split() for line in said.splitlines() if line.startswith("images")) == [
+        "images",
+        "50",
+        "val",
+    ]
+    assert "EuroSAT: " in said and "1 of 5 classes by case, 4 by '*'; 1 for each" in said
+    train, val, test = checked_datasets()["eurosat"].look(eurosat)[1]
+    checker = zero_shot.Checker(CLIP)
+    tried = try_sentences(checker, checked_datasets()["eurosat"], (train, [], test), [])
+    assert (tried.part, tried.n) == ("test", 100)
+    assert "so on test images, where nothing may be chosen: eurosat" in side_by_side(
+        [], {"eurosat": tried}, CLIP
+    )
