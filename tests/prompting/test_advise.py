@@ -21,6 +21,7 @@ from trainers.prompting.record.predictions import read_predictions
 from trainers.prompting.storage.features import read_features
 from trainers.prompting.storage.tables import read_images
 from trainers.prompting.use.commands import main
+from trainers.prompting.use.commands.advise import write_table
 
 CLASSES = ["animal bird", "drink", "face concerned", "heart", "person"]
 ADVISE = ["--backbones", "emoji", "--batch-size", "100"]
@@ -98,12 +99,21 @@ def test_a_second_call_encodes_only_what_is_new(advised, drawings, tmp_path, mon
         patch.setattr(encoding, "load_clip", None)
         assert main(words) == 0
     fill(root, drawings, {"drink": 3}, start=9)
+    (root / "arrow").mkdir()  # without images: CLAP
     tried = []
     read = encoding.read_image
     monkeypatch.setattr(encoding, "read_image", lambda path: tried.append(path) or read(path))
+    words[words.index("emoji")] = "nope emoji"
     assert main(words) == 0 and len(tried) == 3
+    assert any(line.startswith("Left out: nope: No backbone") for line in log_of(out))
     assert json.loads((out / "results.json").read_text())["num_test"] == 45
-    assert len([*out.glob("*/model*")]) == 1
+    run = load_run(out)
+    assert len([*out.glob("*/model*")]) == 1 and run.method == "CLAP" and "arrow" in run.classnames
+
+
+def test_no_cell_is_a_formula(tmp_path):
+    write_table(tmp_path / "a.csv", ["path", "label"], [["./=a.png", "=HYPERLINK(1)"], ["b", "@c"]])
+    assert (tmp_path / "a.csv").read_text() == "path,label\n./=a.png,'=HYPERLINK(1)\nb,'@c\n"
 
 
 def test_a_killed_call_goes_on(drawings, tmp_path, monkeypatch):

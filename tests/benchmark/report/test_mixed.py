@@ -172,7 +172,7 @@ def test_keys_of_the_machine_or_the_run_are_no_settings():
         (("num_test", 90), ["100 test images", "90 test images"]),
         (("data_fingerprint", "b" * 64), [f"images {'a' * 12}", f"images {'b' * 12}"]),
         (("backbone_sha256", "b" * 64), [f"weights {'a' * 12}", f"weights {'b' * 12}"]),
-        (("split", "val"), ["split test", "split val"]),
+        (("split", "folds"), ["split test", "split folds"]),
     ],
     ids=lambda value: value[0],
 )

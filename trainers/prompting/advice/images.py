@@ -152,27 +152,26 @@ def read_picks(collection: Collection, output: Path) -> Collection:
     Raises:
         UserError: the table has mistakes, or another label than the collection.
     """
-    where = output / PICKED
-    how = read_json(where, "delete it, and picks count as chance") if where.exists() else {}
+    picks = output / PICKED
+    how = read_json(picks, "delete it, and picks count as chance") if picks.exists() else {}
     collection.picked = [str(how.get(digest, "")) for digest in collection.digests]
     table = output / NEXT
     given = read_images(table, unlabelled=True, moved=True) if table.exists() else []
     row = {os.path.normpath(path): i for i, path in enumerate(collection.paths)}
-    for entry in given:
-        if entry.label and entry.path in row:
-            i, names = row[entry.path], collection.classnames
-            need(
-                entry.label in names,
-                f"'{table}', line {entry.line}: there is no class '{entry.label}': correct it, or "
-                "name the class with --classnames",
-            )
-            k = names.index(entry.label)
-            need(
-                collection.labels[i] in (-1, k),
-                f"'{table}', line {entry.line}: '{entry.label}' is "
-                f"'{names[collection.labels[i]]}' in '{collection.source}': keep one label",
-            )
-            collection.labels[i] = k
+    names, labels = collection.classnames, collection.labels
+    for entry in (entry for entry in given if entry.label):
+        where, i = f"'{table}', line {entry.line}: ", row.get(entry.path)
+        need(i is not None, f"{where}the image is not in '{collection.source}': remove the line")
+        need(
+            entry.label in names,
+            f"{where}there is no class '{entry.label}': correct it, or name it with --classnames",
+        )
+        k = names.index(entry.label)
+        need(
+            labels[i] in (-1, k),
+            f"{where}'{entry.label}' is '{names[labels[i]]}' in '{collection.source}': keep one",
+        )
+        labels[i] = k
     return collection
 
 

@@ -4,6 +4,7 @@ import csv
 import io
 import math
 import os
+import shlex
 import sys
 import time
 from collections.abc import Iterable, Sequence
@@ -84,6 +85,9 @@ def advise(args: Any, prog: str) -> int:
         several = sum(len(of) > 1 for of in classes.values())
         print(f"{copies:,} are copies, which share a fold; {several:,} images are in two classes")
     spaces = [one.space(collection) for one in encoded]
+    if args.next and known == len(collection.labels):
+        print("Every image has a label, so that --next has none to choose")
+        args.next = None
     if not known:
         need(args.next, "no image has a label: --next N chooses N to label first")
         write_next(args, collection, spaces[0], "CLAP")
@@ -222,17 +226,21 @@ def print_next(args: Any, prog: str) -> None:
 
 
 def align_command(args: Any, encoded: Any, n: int) -> str:
-    """Return the sentence on training prompts, with the time that it may take here."""
-    words = (
-        f"python train.py --root {args.source} --seed 1 --trainer ALIGN --backbone {encoded.name}"
-    )
-    words += " --dataset-config-file configs/datasets/image_folder.yaml"
-    words += " --config-file configs/trainers/ALIGN/few_shot_8_16.yaml --output-dir output/align"
+    """Return the command that trains prompts, with the time that it may take here."""
     from ...advice.encode import duration
 
+    words = ["python", "train.py", "--root", str(args.source), "--backbone", encoded.name]
+    words += ["--seed", "1", "--trainer", "ALIGN", "--output-dir", "output/align"]
+    words += ["--dataset-config-file", "configs/datasets/image_folder.yaml"]
+    words += [
+        "--config-file",
+        "configs/trainers/ALIGN/few_shot_8_16.yaml",
+        "DATASET.NUM_SHOTS",
+        "16",
+    ]
     about = duration(encoded.seconds * n * EPOCHS * TIMES)
     took = f" (roughly {about} here)" if encoded.seconds else ""
-    return f"Prompts, in a checkout of the project{took}:\n  {words} DATASET.NUM_SHOTS 16"
+    return f"Prompts, in a checkout of the project{took}:\n  {shlex.join(words)}"
 
 
 def relative(path: str, folder: Path) -> str:
