@@ -74,6 +74,8 @@ def read(path) -> Golden:
         meta["method"] = "CLAP"
         tensors["logits_eval"] = tensors["logits"]
         meta["config"] = {key: meta["config"][key] for key in ("INIT", "CONSTRAINT", "PREC")}
+    if meta["method"] == "CrossModal":
+        tensors["logits"] = tensors["logits_eval"]
     if meta["method"] == "MMRLpp":  # its terms are without their weights
         alpha, weight = (meta["config"][key] for key in ("ALPHA", "REG_WEIGHT"))
         weights = {"ce": alpha, "ce_rep": 1 - alpha, "reg_image": weight, "reg_text": weight}
@@ -94,6 +96,9 @@ def node_of(golden: Golden, **more) -> dict:
         node["SCALE"] = 100.0  # a constant of the public code
     if meta["method"] == "GDA":  # which the public code searches
         node["ALPHA"] = float(golden.tensors["alpha"])
+    if meta["method"] == "CrossModal":
+        outside = json.loads(meta["config_outside_node"]).items()
+        node |= {key.rpartition(".")[2].upper(): x for key, x in outside if "partial" not in key}
     if meta["method"] == "HiCroPL":
         node["SENTENCES"] = meta["sentences"]
     if meta["method"] == "TPS":

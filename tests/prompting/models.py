@@ -40,6 +40,8 @@ def settings(name: str) -> dict:
             node[key] = 2
         elif key == "ADAPTER_END":
             node[key] = 3
+        elif key == "ITERS":
+            node[key] = 9
         elif key == "FEW_SHOT":
             node[key] = True
         elif key == "REP_LAYERS":

@@ -301,6 +301,7 @@ REFUSED = {
     "both sides": ("MaPLe", [], [], "side of this backbone is closed"),
     "inside": ("CLIPLoRA", [], [], "but the text side of this backbone is closed"),
     "views": ("TDA", ["TRAINER.TDA.VIEWS", "16"], [], "TDA reads 16 random views of each test ima"),
+    "mirrored": ("CrossModal", [], [], "mirrors training images, but a file of features has only"),
     "others": ("CLAP", ["TEST.OOD", "['Emoji']"], [], "TEST.OOD is ['Emoji'], but the run has onl"),
     "a backbone": ("CLAP", [], ["--backbone", "RN50"], "A backbone is named, but the features in"),
     "a key": ("CLAP", ["MODEL.BACKBONE.NAME", "RN50"], [], "A backbone is named, but the features"),

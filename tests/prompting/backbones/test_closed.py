@@ -21,8 +21,8 @@ from trainers.prompting.trainer import config
 NAMES = ["cat", "dog", "snow field"]
 SIZE, D, PAD = 16, 24, 0
 EVERYWHERE = [
-    "CLAP", "CLIPAdapter", "GDA", "LPPlusPlus", "LinearProbe", "MTA", "TDA", "TPS", "TaskRes",
-    "TipAdapter", "TipAdapterF", "TransCLIP", "ZERO", "ZeroshotCLIP",
+    "CLAP", "CLIPAdapter", "CrossModal", "GDA", "LPPlusPlus", "LinearProbe", "MTA", "TDA", "TPS",
+    "TaskRes", "TipAdapter", "TipAdapterF", "TransCLIP", "ZERO", "ZeroshotCLIP",
 ]  # fmt: skip
 
 

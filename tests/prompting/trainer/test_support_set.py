@@ -11,7 +11,7 @@ from paths import ROOT
 from torch import nn
 
 from trainers.prompting import Method, UserError, build_method, load_run
-from trainers.prompting.method import register
+from trainers.prompting.method import METHODS, register
 from trainers.prompting.running.precision import Precision
 from trainers.prompting.storage.features import read_features
 from trainers.prompting.trainer.feature_rows import clip_of
@@ -193,8 +193,9 @@ def test_steps_on_features(tmp_path, kind, monkeypatch):
 
 
 ON_ROWS = {
-    "CLAP", "CLIPAdapter", "CoCoOp", "CoOp", "GDA", "KgCoOp", "LPPlusPlus", "LinearProbe",
-    "ProGrad", "TCP", "TDA", "TaskRes", "TipAdapter", "TipAdapterF", "TransCLIP", "ZeroshotCLIP",
+    "CLAP", "CLIPAdapter", "CoCoOp", "CoOp", "CrossModal", "GDA", "KgCoOp", "LPPlusPlus",
+    "LinearProbe", "ProGrad", "TCP", "TDA", "TaskRes", "TipAdapter", "TipAdapterF", "TransCLIP",
+    "ZeroshotCLIP",
 }  # fmt: skip
 READS = dict.fromkeys(["GalLoP", "LoCoOp", "PLOT", "SOTGLP"], "reads patches")
 INSIDE = {
@@ -210,9 +211,9 @@ INSIDE = {
 
 @pytest.mark.parametrize("name", sorted(ON_ROWS))
 def test_features_stand_for_images(tiny_clip, name):
-    node = {"INSERT_BLOCK": 2} if name == "TCP" else {}
+    node = {"TCP": {"INSERT_BLOCK": 2}, "CrossModal": {"ITERS": 9}}.get(name, {})
     support = {"images": IMAGES[0], "labels": LABELS}
-    many = name in ("CLAP", "GDA", "LPPlusPlus", "LinearProbe", "TipAdapter", "TipAdapterF")
+    many = METHODS[name].support_passes and name != "TransCLIP"
     torch.manual_seed(0)
     model = build_method(name, node, tiny_clip, NAMES, support=support if many else None).eval()
     x = model.clip_features(IMAGES[0])

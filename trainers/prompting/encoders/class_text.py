@@ -75,6 +75,13 @@ class ClassText(NamedTuple):
         features = [encode_sentences(clip_model, row, projection=projection) for row in rows]
         return torch.stack([row.float() for row in features])
 
+    def owners(self) -> torch.Tensor:
+        """Return the class of each feature of `each`, one after another: (n K,) or (S,)."""
+        K = torch.arange(len(self.names))
+        if not self.lists:
+            return K.repeat(len(self.rows))
+        return K.repeat_interleave(torch.tensor([len(sentences) for sentences in self.lists]))
+
     def mean(self, each: torch.Tensor) -> torch.Tensor:
         """Return the means (K, D) over the sentences of each class."""
         if not self.lists:

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 
 from ..encoders.class_text import MEANS, class_text
 from ..encoders.templates import IMAGENET
-from ..errors import need, not_negative, one_of
+from ..errors import from_1, need, not_negative, one_of
 from ..method import Method, register
 from ..teacher import Teacher
 from ..transport.precision import in_float64
@@ -43,8 +43,7 @@ class GDA(Method):
 
     **Published.** `few_shot`: FORM `shrunk`, with RN50, for domain shift with ViT-B/16.
 
-    **Differences.** The public code searches on all validation images, on ImageNet on test images;
-    here on four a class or fewer, on ImageNet of training images (`DATASET.VALIDATION_SHOTS`).
+    **Differences.** The public search sees all validation images, on ImageNet the test images.
 
     **Checkpoint.** Buffers `W`, `b`, `alpha` and, in `base2new`, `rows`. No public one.
     """
@@ -74,11 +73,13 @@ class GDA(Method):
         def __post_init__(self) -> None:
             one_of("FORM", self.FORM, ("shrunk", "base2new"))
             not_negative("ALPHA", self.ALPHA)
-            for key, least in (("AUGMENT_EPOCH", 1), ("NEIGHBORS", 2), ("COPIES", 0)):
-                value = getattr(self, key)
-                need(value >= least, f"{key} is {value}: at least {least} is needed")
+            not_negative("COPIES", self.COPIES)
+            from_1("AUGMENT_EPOCH", self.AUGMENT_EPOCH)
+            need(self.NEIGHBORS >= 2, f"NEIGHBORS is {self.NEIGHBORS}: at least 2 are needed")
 
     settings: Settings
+    W: torch.Tensor
+    b: torch.Tensor
     alpha: torch.Tensor
     rows: torch.Tensor
     of_new: torch.Tensor  # W and b of new classes, (D + 1, K)
@@ -122,16 +123,15 @@ class GDA(Method):
         """Fit the Gaussians to the rows, one pass at a time."""
         K, D, base = self.num_classes, self.width, self.settings.FORM == "base2new"
         passes = F.normalize(features, dim=-1)
-        total = sum(in_float64(f) for f in passes)
+        total = sum((in_float64(f) for f in passes), torch.zeros(()))
         labels = labels.to(total.device)
         sizes = len(passes) * labels.bincount(minlength=K).to(total)
-        few = (sizes <= base).nonzero().flatten().tolist()
-        name = self.classnames[few[0]] if few else ""
-        need(not few, f"The class '{name}' has too few training images for GDA: add some")
+        few = [k for k, size in zip(self.classnames, sizes.tolist(), strict=True) if size <= base]
+        need(not few, f"The class '{few and few[0]}' has too few training images for GDA: add some")
         mu, n = total.new_zeros(K, D).index_add_(0, labels, total) / sizes[:, None], sizes.sum()
-        # base2new: the mean of the covariances of the classes
         weight = 1 / (K * (sizes - 1))[labels, None] if base else 1 / (n - 1).clamp_min(1)
-        S = sum(x.T @ (weight * x) for x in (in_float64(f) - mu[labels] for f in passes))
+        apart = (in_float64(f) - mu[labels] for f in passes)
+        S = sum((x.T @ (weight * x) for x in apart), torch.zeros(()))
         if base:
             self.rows = passes.flatten(0, 1)
             P = torch.linalg.pinv(S, rtol=D * torch.finfo(torch.float32).eps, hermitian=True)
@@ -152,8 +152,8 @@ class GDA(Method):
                 f, h = in_float64(self.rows), in_float64(h)
                 copies, m = self.settings.COPIES, min(self.settings.NEIGHBORS, len(f))
                 near = f[(h @ f.T).topk(m).indices]  # (K, m, D)
-                around = near - h[:, None]
-                P = sum(precision(x.T @ x / (m - 1), m) for x in around) / len(h)
+                each = (precision(x.T @ x / (m - 1), m) for x in near - h[:, None])
+                P = sum(each, torch.zeros(())) / len(h)
                 mu = (near.sum(1) + copies * h) / (m + copies)
                 W, b = self.classifier(mu, P)
                 self.of_new = torch.cat([W, b[None]])

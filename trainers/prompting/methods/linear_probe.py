@@ -84,7 +84,7 @@ class LinearProbe(Method):
     def load_checkpoint(self, checkpoint, classnames):
         """Load as every method does, and check the number of classes."""
         super().load_checkpoint(checkpoint, classnames)
-        number = len(self.classifier.bias)
+        number = len(self.classifier.weight)
         need(
             number == len(classnames),
             f"The checkpoint has a classifier of {number} classes, but there are "
@@ -94,11 +94,15 @@ class LinearProbe(Method):
     def logits(self, image, text):
         """Return w_k . z_j + b_k, (B, K)."""
         need(
-            len(self.classifier.bias),
+            len(self.classifier.weight),
             "The classifier is empty: train the method, load a run of it (--model-dir), or pass "
             "the training images to `build_method` as `support`",
         )
-        return self.classifier(image.z[:, 0])
+        return self.classify(image.z[:, 0])
+
+    def classify(self, z: torch.Tensor) -> torch.Tensor:
+        """Return logits (n, K) of normalised features (n, D)."""
+        return self.classifier(z)
 
     @torch.no_grad()
     def take_support(self, features, labels):

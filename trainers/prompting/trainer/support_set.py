@@ -14,8 +14,9 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Subset
 
+from ..capabilities.mirrored import Mirrored
 from ..capabilities.one_view import OneView
-from ..errors import UserError
+from ..errors import UserError, need
 from ..method import Method
 from ..running.memory import GIB, memory_budget
 from ..running.precision import Precision
@@ -29,12 +30,13 @@ class Passes(Dataset):
     """Images of a data set in a given order, with a fixed seed per augmentation.
 
     So augmentations depend only on the seed, and draw nothing from the run's random numbers. Item i
-    is the image at row i of `rows`, which may be there several times.
+    is the image at row i of `rows`, which may be there several times; every second pass over the
+    images is mirrored if `mirrored`.
     """
 
-    def __init__(self, images: Any, rows: Sequence[int], seed: int):
+    def __init__(self, images: Any, rows: Sequence[int], seed: int, mirrored: bool = False):
         generator = torch.Generator().manual_seed(seed)
-        self.images, self.rows = images, rows
+        self.images, self.rows, self.mirrored = images, rows, mirrored
         self.seeds = torch.randint(2**32, (len(rows),), generator=generator).tolist()
 
     def __len__(self) -> int:
@@ -44,6 +46,8 @@ class Passes(Dataset):
         """Return an item of the data set."""
         with seeded(self.seeds[i]):
             item: dict[str, Any] = self.images[self.rows[i]]
+        if self.mirrored and i // len(self.images) % 2:
+            item["img"] = item["img"].flip(-1)
         return item
 
 
@@ -108,13 +112,19 @@ def take_support(trainer: Any, anew: bool) -> Any:
     passes = method.support_passes
     if not passes or not (anew or method.trains_on_support):
         return trainer.train_loader_x
+    mirrored = isinstance(method, Mirrored)
+    need(
+        not (mirrored and passes > 1 and cfg.DATASET.get("FEATURES")),
+        f"{type(method).__name__} mirrors training images, but a file of features has only rows: "
+        "set IMAGE_AUGMENTATION none",
+    )
     loader = trainer.dm.train_loader_x
     images = copy(loader.dataset)
     images.k_tfm = 1  # one view
     by_view = isinstance(method, OneView)
     if not by_view or method.searches:
         check_room(method, len(images), memory_budget(cfg.TRAINER.MEMORY_BUDGET, trainer.device))
-    seen = Passes(images, [*range(len(images))] * passes, max(cfg.SEED, 0))
+    seen = Passes(images, [*range(len(images))] * passes, max(cfg.SEED, 0), mirrored)
     load = partial(loader_like, loader, batch_size=cfg.DATALOADER.TEST.BATCH_SIZE)
     if by_view:
         views = Encoded(method, seen, trainer.precision, load)

@@ -1,0 +1,180 @@
+"""Cross-modal adaptation (Lin et al., CVPR 2023; arXiv:2301.06267).
+
+Multimodality Helps Unimodality: Cross-Modal Few-Shot Learning with Multimodal Models.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from ..capabilities.fitting import descent, keep_best, train
+from ..capabilities.mirrored import Mirrored
+from ..encoders.class_text import MEANS, class_text
+from ..encoders.templates import IMAGENET
+from ..errors import fraction, from_1, need, not_negative, one_of, positive
+from ..method import Method, register
+from ..teacher import Teacher
+from .clip_adapter import Adapter
+from .linear_probe import LinearProbe
+
+FIRST_RATE = 1e-5  # of the first step
+SHARE = 0.2  # of the adapter
+
+
+@register
+class CrossModal(Mirrored, LinearProbe):
+    """A linear probe that learns from texts, too: half of each batch is images, half is sentences.
+
+        logits_jk = e^LOGIT w_k . a(z_j),   L = CE over both halves
+
+    a(z) = z, or with CLASSIFIER_HEAD `adapter` a(z) = 0.2 ReLU(B ReLU(A z)) + 0.8 z, which learns
+    with w. Images are as they are and, with IMAGE_AUGMENTATION `flip`, mirrored; sentences are one
+    a class, on ImageNet and its variants seven. Both are drawn in passes of their own, without the
+    short last batch, or all of them if they are fewer than half a batch. w_k is not normalised; it
+    starts as the normalised mean of the text features, or with CLASSIFIER_INIT `random` as in
+    nn.Linear. MODALITY `uni_modal` draws images alone. Other classes cannot be named.
+
+    ITERS steps of AdamW: the rate is 1e-5 in step 0, LR t / WARMUP_ITER before step WARMUP_ITER,
+    then LR (1 + cos(pi (t - WARMUP_ITER) / ITERS)) / 2. With SEARCH_HP the first step 0, EVAL_FREQ,
+    2 EVAL_FREQ, .. with the best validation accuracy counts, else the last one. At the end
+    w <- (1 - WISEFT) w + WISEFT w_start (WiSE-FT).
+
+    **Published.** LR, WEIGHT_DECAY and BATCH_SIZE by validation accuracy: `linear` of 1e-3, 1e-4;
+    0, 0.01, 1e-4; 8, 32; `adapter` of 1e-4 to 1e-7; 0, 1e-3, 1e-5; 8. RN50; WISEFT 0.5 next to 0.
+
+    **Differences.** No grid; `tune` tries values. The partial form (IMAGE_LAYER_IDX 1) is missing.
+
+    **Checkpoint.** `head.weight`; of the adapter `head.{0.fc.0,0.fc.2,1}.weight`. No public one.
+    """
+
+    node = "CROSS_MODAL"
+    checkpoint = "cross_modal"
+    rules = MEANS
+    support_passes = property(lambda self: 1 + (self.settings.IMAGE_AUGMENTATION == "flip"))
+
+    @dataclass(frozen=True)
+    class Settings(Method.Settings):
+        """The keys of the public code, and its constants."""
+
+        MODALITY: str = "cross_modal"
+        CLASSIFIER_HEAD: str = "linear"
+        CLASSIFIER_INIT: str = "zeroshot"
+        LOGIT: float = 4.60517
+        IMAGE_LAYER_IDX: int = 0
+        TEXT_LAYER_IDX: int = 0
+        IMAGE_AUGMENTATION: str = "flip"
+        LR: float = 0.001
+        WEIGHT_DECAY: float = 0.01
+        BATCH_SIZE: int = 8
+        ITERS: int = 12800
+        WARMUP_ITER: int = 50
+        EVAL_FREQ: int = 100
+        WISEFT: float = 0.0
+        SEARCH_HP: bool = True
+
+        def __post_init__(self) -> None:
+            one_of("MODALITY", self.MODALITY, ("cross_modal", "uni_modal"))
+            one_of("CLASSIFIER_HEAD", self.CLASSIFIER_HEAD, ("linear", "adapter"))
+            one_of("CLASSIFIER_INIT", self.CLASSIFIER_INIT, ("zeroshot", "random"))
+            one_of("IMAGE_AUGMENTATION", self.IMAGE_AUGMENTATION, ("flip", "none"))
+            for key in ("IMAGE_LAYER_IDX", "TEXT_LAYER_IDX"):
+                need(not getattr(self, key), f"{key} must be 0: no layer of CLIP can be learned")
+            positive("LR", self.LR)
+            for key in ("WEIGHT_DECAY", "WARMUP_ITER"):
+                not_negative(key, getattr(self, key))
+            for key in ("BATCH_SIZE", "ITERS", "EVAL_FREQ"):
+                from_1(key, getattr(self, key))
+            need(abs(self.LOGIT) <= 20, f"LOGIT is {self.LOGIT}, a logarithm: 4.6 is usual")
+            fraction("WISEFT", self.WISEFT)
+
+    settings: Settings  # type: ignore[assignment]
+
+    def build(self, clip_model, classnames, dataset):
+        """Make a head without rows, and the fixed text features."""
+        templates = IMAGENET if dataset.startswith("ImageNet") else ()
+        text = class_text(self.settings, classnames, dataset, templates, "raw_mean")
+        self.teacher = Teacher(clip_model, classnames, text)
+        rows = nn.Linear(self.width, len(classnames), bias=False)
+        adapter = self.settings.CLASSIFIER_HEAD == "adapter"
+        self.head = nn.Sequential(Adapter(self.width, SHARE), rows) if adapter else rows
+        self.make_room(0)
+
+    @property
+    def classifier(self) -> Any:
+        """The rows w."""
+        return self.head[-1] if isinstance(self.head, nn.Sequential) else self.head
+
+    def text_features(self, contexts):
+        """Return the features that w starts from."""
+        return self.teacher.text
+
+    def classify(self, z):
+        """Return e^LOGIT w_k . a(z_j)."""
+        return math.exp(self.settings.LOGIT) * self.head(z)
+
+    @torch.no_grad()
+    def take_support(self, features, labels):
+        """Start the head, and do all steps unless validation follows."""
+        images = F.normalize(features, dim=-1).flatten(0, 1), labels.repeat(len(features))
+        texts = self.teacher.h_each.flatten(0, -2), self.teacher.sentences.owners().to(labels)
+        self.samples = [images, texts][: 1 + (self.settings.MODALITY == "cross_modal")]
+        self.classifier.weight.data = self.teacher.h.clone()
+        if self.settings.CLASSIFIER_INIT == "random":
+            self.classifier.reset_parameters()
+        self.begin = {name: p.detach().clone() for name, p in self.learned().items()}
+        if not self.validation_follows:
+            for _ in self.steps():
+                pass
+            self.mix()
+
+    def steps(self) -> Iterator[int]:
+        """Do the steps from the start, and yield the number of each after it, from 1."""
+        s, samples = self.settings, self.samples
+        size = max(1, s.BATCH_SIZE // len(samples))
+        draws = [drawn(len(y), min(size, len(y))) for _, y in samples]
+
+        def loss(number: int) -> torch.Tensor:
+            rows = [next(draw).to(y.device) for draw, (_, y) in zip(draws, samples, strict=True)]
+            x, y = (torch.cat([part[i] for part, i in zip(parts, rows, strict=True)])
+                    for parts in zip(*samples, strict=True))  # fmt: skip
+            return F.cross_entropy(self.classify(x), y)
+
+        def rate(t: int) -> float:
+            if t < s.WARMUP_ITER:
+                return t / s.WARMUP_ITER if t else FIRST_RATE / s.LR
+            return (1 + math.cos(math.pi * (t - s.WARMUP_ITER) / s.ITERS)) / 2
+
+        learned = self.learned()
+        optimizer = torch.optim.AdamW(
+            learned.values(), s.LR, weight_decay=s.WEIGHT_DECAY, fused=True
+        )
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
+        return train(learned, self.begin, descent(loss, optimizer, schedule), s.ITERS)
+
+    def mix(self) -> None:
+        """Mix the rows with those of the text (WiSE-FT)."""
+        self.classifier.weight.data.lerp_(self.teacher.h, self.settings.WISEFT)
+
+    @torch.no_grad()
+    def take_validation(self, features, labels):
+        """Do the steps from the start, and keep the first best of those that are looked at."""
+        z, every = F.normalize(features, dim=-1), self.settings.EVAL_FREQ
+        seen = (number - 1 for number in self.steps() if (number - 1) % every == 0)
+        best, most = keep_best(
+            self.learned(), seen, lambda: int((self.classify(z).argmax(1) == labels).sum())
+        )
+        self.mix()
+        print(
+            f"Search: step {best} classifies {most} of {len(labels):,} validation images correctly"
+        )
+
+
+def drawn(n: int, size: int) -> Iterator[torch.Tensor]:
+    """Yield the rows of batches of n samples, (size,): pass by pass, without the short last one."""
+    while True:
+        yield from torch.randperm(n)[: n // size * size].split(size)
