@@ -51,7 +51,7 @@ def of(best, labels, fold=None, counts=None, **more):
     best = Candidate("ViT-L/14", "LPPlusPlus", 0, logits, right, 1.0, 0.0, more.get("zero_shot", 0))
     fold = np.arange(n) % 5 if fold is None else fold
     judged = more.get("judged", np.ones(n, bool))
-    return Choice([best], np.arange(n), labels, fold, np.arange(n), 5, np.array(counts), judged)
+    return Choice([best], np.arange(n), labels, np.arange(n), fold, 5, np.array(counts), judged)
 
 
 def answers(right, n, classes=19, each=8):
@@ -84,12 +84,12 @@ def whurs19(clip="rn50", shots=1):
 def test_the_loop_trains_clap_as_published():
     expected = json.loads((ROOT / "tests" / "golden" / "whurs19.json").read_text())
     space, y, rows, test = whurs19()
-    for name, constraint in (("ZS-LP", "none"), ("CLAP", "l2")):
-        model = space.fit("CLAP", rows, y[rows], CONSTRAINT=constraint)
-        with torch.no_grad():
-            right = (model(space.images[test]).argmax(1).numpy() == y[test]).mean()
-        there = expected["rn50"]["few_shot"]["seed1/1shots"][name]
-        assert abs(100 * right - there) < 0.34, name  # one image
+    small = space.span(rows)
+    model = small.fit("CLAP", rows, y[rows], CONSTRAINT="l2")
+    with torch.no_grad():
+        right = (model(small.images[test]).argmax(1).numpy() == y[test]).mean()
+    there = expected["rn50"]["few_shot"]["seed1/1shots"]["CLAP"]
+    assert abs(100 * right - there) < 0.34  # one image
 
 
 @pytest.mark.parametrize("method", ["LPPlusPlus", "GDA", "CLAP"])
@@ -114,7 +114,6 @@ def test_no_fit_draws_from_the_random_numbers_of_the_program():
     "images, text, message",
     [
         (torch.ones(3, D), torch.ones(1, D), "only one class"),
-        (torch.ones(3, D), torch.ones(2, 5), "must have"),
         (torch.ones(3, D).index_fill(0, torch.tensor(1), torch.nan), torch.ones(2, D),
          "not finite for 1 of 3 rows, image 1 first"),
         (torch.ones(3, D), torch.full((2, D), torch.inf), "class 0 first"),
@@ -221,8 +220,6 @@ def test_too_few_labels():
     space, y = clusters()
     with pytest.raises(UserError, match="1 of 40 images have a label: label at least two"):
         choose([space], np.where(np.arange(40) == 7, y, -1))
-    with pytest.raises(UserError, match="other images or classes"):
-        choose([space], y[:-1])
 
 
 def test_many_classes():
@@ -230,7 +227,7 @@ def test_many_classes():
     labels = np.where(np.arange(3000) < 400, y, -1)
     choice = choose([space], labels)
     assert choice.parts == 2 and choice.best.right > 100
-    rows, how = pick_next(space, labels, 3, "LPPlusPlus")
+    rows, how = pick_next(space, labels, 3, "GDA")
     assert len(set(rows)) == 3 and rows.min() >= 400 and how == "clusters 1"
 
 
@@ -266,6 +263,12 @@ def test_what_is_not_said(each, picked, said, unsaid):
     lines = " ".join(statement.sentences())
     assert said in lines and unsaid not in lines.replace("about half", "").replace("about acc", "")
     assert (statement.twice is None) == ("Twice" not in lines) == (picked != "clusters 3")
+
+
+@pytest.mark.parametrize("text", ["yes", "clusters", "margin x", "margin -1", "1"])
+def test_picks_that_nobody_wrote(text):
+    with pytest.raises(UserError, match=f"`picked` has '{text}'"):
+        Statement(answers(147, 152), picked=[text] * 152).sentences()
 
 
 def test_twice_the_labels():

@@ -20,47 +20,30 @@ COOLEST, HOTTEST = 0.05, 300.0  # temperatures that are tried
 
 @dataclass(frozen=True, eq=False)
 class Candidate:
-    """A method on a CLIP, and its answers to labelled images that it had not seen.
-
-    Attributes:
-        clip, method: their names; number: of the CLIP among those that were given.
-        logits: (n, K), out of fold.
-        right: how many of the n answers are right.
-        temperature: the best one for all of them; loss: their mean cross-entropy at it.
-        zero_shot: how many labelled images zero-shot CLIP classifies correctly.
-    """
+    """A method on a CLIP, and its answers to labelled images that it had not seen."""
 
     clip: str
     method: str
-    number: int
-    logits: np.ndarray
-    right: int
-    temperature: float
-    loss: float
-    zero_shot: int
+    number: int  # of the CLIP among those that were given
+    logits: np.ndarray  # (n, K)
+    right: int  # answers
+    temperature: float  # with which the answers are likeliest
+    loss: float  # their mean cross-entropy at it
+    zero_shot: int  # right answers of zero-shot CLIP
 
 
 @dataclass(frozen=True, eq=False)
 class Choice:
-    """The candidates, best first, and what they were compared on.
-
-    Attributes:
-        candidates: at least one.
-        rows, labels, fold: of the n labelled images: their rows, classes and folds.
-        groups: (n,), images that share a fold.
-        parts: the number of folds.
-        counts: (K,), labels of each class.
-        judged: (n,), False where no training part had an image of the class.
-    """
+    """The candidates, best first, and the n labelled images on which they were compared."""
 
     candidates: list[Candidate]
-    rows: np.ndarray
-    labels: np.ndarray
-    fold: np.ndarray
-    groups: np.ndarray
-    parts: int
-    counts: np.ndarray
-    judged: np.ndarray
+    rows: np.ndarray  # (n,)
+    labels: np.ndarray  # (n,)
+    groups: np.ndarray  # (n,), of images that share a fold
+    fold: np.ndarray  # (n,), from 0
+    parts: int  # the number of folds
+    counts: np.ndarray  # (K,), labels of each class
+    judged: np.ndarray  # (n,), False where the fits had no image of the class
 
     @property
     def best(self) -> Candidate:
@@ -74,7 +57,7 @@ class Choice:
 
     @property
     def probabilities(self) -> np.ndarray:
-        """The best candidate's out-of-fold probabilities at its temperature, (n, K)."""
+        """The best candidate's probabilities at its temperature, (n, K)."""
         p: np.ndarray = softmax(self.best.logits / self.best.temperature, axis=1)
         return p
 
@@ -94,9 +77,6 @@ def choose(
         UserError: fewer than two images are labelled, or all of them are of one group.
     """
     every, K = np.asarray(labels), len(spaces[0].text)
-    for space in spaces:
-        fits = len(space.images) == len(every) and len(space.text) == K
-        need(fits, f"{space.name} has other images or classes: compute its features again")
     rows = np.flatnonzero(every >= 0)
     need(
         len(rows) > 1,
@@ -122,7 +102,7 @@ def choose(
             )
     blind = m < 2 or counts.min() == 0  # answers to classes without labels in a part count nothing
     candidates.sort(key=lambda c: (0 if blind else -c.right, c.loss))
-    return Choice(candidates, rows, y, fold, group, parts, counts, (inside[fold, y] < counts[y]))
+    return Choice(candidates, rows, y, group, fold, parts, counts, inside[fold, y] < counts[y])
 
 
 def methods_for(counts: np.ndarray) -> tuple[str, ...]:
@@ -146,13 +126,9 @@ def out_of_fold(
 def calibrate(logits: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
     """Return the temperature with the least mean cross-entropy, and that cross-entropy.
 
-    Args:
-        logits: (n, K).
-        labels: (n,).
-
     Examples:
-        >>> logits = np.array([[4.0, 0.0], [4.0, 0.0], [4.0, 0.0], [4.0, 0.0]])
-        >>> [round(x, 2) for x in calibrate(logits, np.array([0, 0, 0, 1]))]
+        >>> of_four = np.array([[4.0, 0.0]] * 4), np.array([0, 0, 0, 1])
+        >>> [round(x, 2) for x in calibrate(*of_four)]
         [3.64, 0.56]
     """
 

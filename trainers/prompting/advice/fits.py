@@ -4,7 +4,7 @@ Letters: N images, n of them labelled, D the width of the features, K classes.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -29,45 +29,6 @@ SETTINGS: Mapping[str, Mapping[str, Any]] = {
     "CLAP": {"CONSTRAINT": "l2_balanced", "REPETITIONS": 1},
 }
 RATE, FIRST_RATE, MOMENTUM, EPOCHS = 0.1, 1e-5, 0.9, 300  # of CLAP, as published
-
-
-def fit(
-    name: str,
-    clip_model: Any,
-    classnames: Sequence[str],
-    rows: torch.Tensor,
-    labels: torch.Tensor,
-    dataset: str = "",
-    **node: Any,
-) -> Method:
-    """Return a method that is fitted to rows of features.
-
-    Args:
-        name: of the method; SETTINGS are its settings, if it has any there.
-        clip_model: the CLIP of the features.
-        classnames: K names.
-        rows: (n, D), raw or normalised.
-        labels: (n,), int64; of every class for LP++ and GDA.
-        dataset: name of the data set, which selects the sentence.
-        node: settings that differ.
-
-    Raises:
-        UserError: as `build_method`.
-    """
-    rows, support = rows.float(), {"images": rows, "labels": labels}
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)  # LP++ draws its biases
-        settings = {**SETTINGS.get(name, {}), **node}
-        method = build_method(name, settings, clip_model, classnames, dataset, support)
-    if method.trains_on_support:
-        learned = method.learned()
-        optimizer = torch.optim.SGD(learned.values(), RATE, MOMENTUM)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _share)
-        step = descent(lambda number: method.losses(rows, labels)["loss"], optimizer, schedule)
-        begin = {name: p.detach().clone() for name, p in learned.items()}
-        for epoch in train(learned, begin, step, EPOCHS):
-            method.after_epoch(epoch, EPOCHS)
-    return method.eval()
 
 
 def _share(epoch: int) -> float:
@@ -105,7 +66,7 @@ class Space:
         width: of the CLIP, if that of the features is smaller (`span`); else 0.
 
     Raises:
-        UserError: there are fewer than two classes, shapes do not fit, or values are not finite.
+        UserError: there are fewer than two classes, or values are not finite.
     """
 
     name: str
@@ -115,12 +76,6 @@ class Space:
     width: int = 0
 
     def __post_init__(self) -> None:
-        shapes = tuple(self.images.shape), tuple(self.text.shape)
-        need(
-            len(shapes[0]) == len(shapes[1]) == 2 and shapes[0][1] == shapes[1][1],
-            f"{self.name} has features of images {shapes[0]} and of classes {shapes[1]}, but must "
-            "have (N, D) and (K, D)",
-        )
         need(len(self.text) > 1, "There is only one class: add images of another one")
         for kind, x in (("image", self.images), ("class", self.text)):
             odd = (~x.isfinite().all(1)).nonzero().flatten().tolist()
@@ -145,13 +100,28 @@ class Space:
         return logits
 
     def fit(self, method: str, rows: Any, labels: Any, **node: Any) -> Method:
-        """Return a method that is fitted to n rows, given their index and labels (n,)."""
+        """Return a method that is fitted to n rows, given their index and labels (n,).
+
+        `node` are settings that differ from SETTINGS.
+        """
+        node = {**SETTINGS.get(method, {}), **node}
         if method == "GDA" and self.width:  # its precision is proportional to the width
-            alpha = node.get("ALPHA", SETTINGS[method]["ALPHA"])
-            node["ALPHA"] = alpha * self.width / self.images.shape[1]
+            node["ALPHA"] *= self.width / self.images.shape[1]
         names = [str(k) for k in range(len(self.text))]
-        y = torch.as_tensor(labels)
-        return fit(method, self.clip_model, names, self.images[rows], y, **node)
+        x, y = self.images[rows].float(), torch.as_tensor(labels)
+        support = {"images": x, "labels": y}
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)  # LP++ draws its biases
+            built = build_method(method, node, self.clip_model, names, support=support)
+        if built.trains_on_support:
+            learned = built.learned()
+            optimizer = torch.optim.SGD(learned.values(), RATE, MOMENTUM)
+            schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _share)
+            step = descent(lambda number: built.losses(x, y)["loss"], optimizer, schedule)
+            begin = {name: p.detach().clone() for name, p in learned.items()}
+            for epoch in train(learned, begin, step, EPOCHS):
+                built.after_epoch(epoch, EPOCHS)
+        return built.eval()
 
     @torch.no_grad()
     def logits(self, method: str, rows: Any, labels: Any, others: Any) -> np.ndarray:

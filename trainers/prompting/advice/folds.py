@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 import torch.nn.functional as F
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
@@ -36,7 +37,7 @@ def near_copies(spaces: Sequence[Space], rows: np.ndarray, labels: np.ndarray) -
         z = F.normalize(space.images.float(), dim=-1)
         parts.append(F.normalize(z[rows] - z.mean(0), dim=-1))
     for start in range(0, n, CHUNK):
-        cosines = sum(x[start : start + CHUNK] @ x.T for x in parts) / len(parts)
+        cosines = torch.stack([x[start : start + CHUNK] @ x.T for x in parts]).mean(0)
         pairs.append((cosines >= NEAR).nonzero().numpy() + (start, 0))
     group = _connect(np.concatenate(pairs), n)
     for k in np.unique(labels):

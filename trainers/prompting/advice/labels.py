@@ -7,13 +7,14 @@ import warnings
 from collections.abc import Sequence
 
 import numpy as np
-import torch
+import torch.nn.functional as F
 from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA
 from sklearn.exceptions import ConvergenceWarning
 
 from .choice import FEW, Choice, calibrate
 from .fits import Space
+from .statement import read_picks
 
 EXPECTED = 0.5  # correct labels that may be named as wrong ones
 WIDTH = 64  # of the features in which images are clustered
@@ -82,16 +83,16 @@ def pick_next(
     """
     y, K = np.array(labels), len(space.text)
     known = np.flatnonzero(y >= 0)
-    turn = 1 + max((int(text.split()[1]) for text in picked if text), default=0)
-    everything = np.arange(len(y))
-    logits = (
-        space.zero_shot() if not len(known) else space.logits(method, known, y[known], everything)
-    )
+    turn = 1 + max((number for _, number in read_picks(picked)), default=0)
+    logits = space.zero_shot()
+    if len(known):
+        logits = space.logits(method, known, y[known], slice(None))
     free = np.flatnonzero(y < 0)
     if np.median(np.bincount(y[known], minlength=K)) >= FEW:
         two = np.sort(logits[free], axis=1)[:, -2:]
         return free[np.argsort(two[:, 1] - two[:, 0], kind="stable")[:number]], f"margin {turn}"
-    x = _reduced(space.images)
+    z = F.normalize(space.images.float(), dim=-1).numpy()
+    x = PCA(min(WIDTH, *z.shape), random_state=0).fit_transform(z)
     member = np.where(y >= 0, y, logits.argmax(1))
     rows: list[int] = []
     for _ in range(min(number, len(free))):
@@ -103,13 +104,6 @@ def pick_next(
         rows.append(int(row))
         y[row] = k
     return np.array(rows, int), f"clusters {turn}"
-
-
-def _reduced(images: torch.Tensor) -> np.ndarray:
-    """Return the WIDTH first principal components of the normalised features."""
-    z = torch.nn.functional.normalize(images.float(), dim=-1).numpy()
-    x: np.ndarray = PCA(min(WIDTH, *z.shape), random_state=0).fit_transform(z)
-    return x
 
 
 def _typical(x: np.ndarray, known: np.ndarray) -> int:

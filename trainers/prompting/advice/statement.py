@@ -10,6 +10,7 @@ from functools import cached_property
 
 import numpy as np
 
+from ..errors import need, printable
 from .choice import FEW, Choice
 from .fits import Space
 from .folds import folds
@@ -36,13 +37,10 @@ def wilson(p: float, n: int, side: int) -> float:
 
 @dataclass(frozen=True)
 class Curve:
-    """The error of a method against its number of labels: log e = level + slope log n.
+    """The error of a method against its number of labels: log e = level + slope log n."""
 
-    n: numbers of training images; error: the mean error with each.
-    """
-
-    n: tuple[int, ...]
-    error: tuple[float, ...]
+    n: tuple[int, ...]  # that were tried
+    error: tuple[float, ...]  # with each of them
     level: float
     slope: float
 
@@ -52,15 +50,10 @@ class Curve:
 
 
 def error_curve(space: Space, choice: Choice) -> Curve | None:
-    """Return the curve of the best candidate, through 1/4, 1/2 and all but a fold of the labels.
+    """Return the curve of the best candidate near 1/4, 1/2 and all but a fold of the labels.
 
-    Args:
-        space: of its CLIP.
-        choice: its answers are the last point.
-
-    Returns:
-        None with less than FEW labels a class, with classes without labels, or where an error is
-        0 or 1.
+    None with less than FEW labels a class, a class without labels, or an error of 0 or 1. `space`
+    is that of its CLIP.
     """
     y, rows, best, n = choice.labels, choice.rows, choice.best, len(choice.labels)
     if choice.m < FEW or not choice.counts.all():
@@ -98,27 +91,45 @@ def curve_through(sizes: Sequence[int], errors: Sequence[float], tested: int) ->
     return Curve(tuple(sizes), tuple(errors), float(level), float(slope))
 
 
+def read_picks(picked: Sequence[str]) -> list[tuple[str, int]]:
+    """Return how images were picked and in which round, of those that were.
+
+    Raises:
+        UserError: a text is not one that `labels.pick_next` gives.
+
+    Examples:
+        >>> read_picks(["", "clusters 1", "margin 5"])
+        [('clusters', 1), ('margin', 5)]
+    """
+    found = []
+    for text in filter(None, picked):
+        kind, _, number = text.partition(" ")
+        need(
+            kind in ("clusters", "margin") and number.isdecimal(),
+            f"`picked` has '{printable(text)}' but must be 'clusters' or 'margin' and the number "
+            "of a round, or be empty: write what it was",
+        )
+        found.append((kind, int(number)))
+    return found
+
+
 @dataclass(frozen=True, eq=False)
 class Statement:
     """What can be said about the best candidate, trained on all labels.
 
-    Attributes:
-        choice: of the CLIP and the method.
-        curve: of its error, or None.
-        suspicious: how many labels look wrong.
-        picked: (N,), how each image was picked for labelling (`labels.pick_next`), with empty texts
-            for those that came by chance; may be empty.
+    `picked` (N,) says how each image was picked for labelling (`labels.pick_next`), with empty
+    texts for those that came by chance; without it, all did.
     """
 
     choice: Choice
     curve: Curve | None = None
-    suspicious: int = 0
+    suspicious: int = 0  # labels that look wrong
     picked: Sequence[str] = ()
 
     @cached_property
     def _picks(self) -> list[tuple[str, int]]:
         texts = [self.picked[row] for row in self.choice.rows] if self.picked else []
-        return [(text.split()[0], int(text.split()[1])) for text in texts if text]
+        return read_picks(texts)
 
     @property
     def silent(self) -> str:
