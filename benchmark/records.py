@@ -1,6 +1,5 @@
 """Read the record and console output of a run, and check that the record fits the run."""
 
-import ast
 import json
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -16,6 +15,7 @@ from trainers.prompting.storage.files import read_file
 from trainers.prompting.storage.records import RECORD as RESULTS
 from trainers.prompting.storage.records import BadRecord as BadResult
 from trainers.prompting.storage.records import is_number, is_percent
+from trainers.prompting.storage.settings import literal
 
 from .protocols.base import Run
 from .protocols.configs import dataset_name
@@ -240,7 +240,7 @@ def misfit(run: Run, result: dict, keys: dict | None = None) -> str | None:
             return f"{key} {printable(result.get(key))}, not {value}"
     for key, value in ((keys or {}) | read_pairs(run.opts)).items():
         then = value_at(result.get("config"), key)
-        if key not in INCIDENTAL and then is not None and then != literal(value):
+        if key not in INCIDENTAL and then is not None and then != as_recorded(value):
             return f"{key} {printable(then)}, not {value}"
     return None
 
@@ -292,11 +292,7 @@ def unlike(one: dict, other: dict, above: str = "") -> Iterator[str]:
             yield key
 
 
-def literal(value):
+def as_recorded(value):
     """Return a value as yacs parses it from text, in the form that JSON gives back."""
-    if isinstance(value, str):
-        try:
-            value = ast.literal_eval(value)
-        except (ValueError, SyntaxError):
-            return value
+    value = literal(value) if isinstance(value, str) else value
     return list(value) if isinstance(value, tuple) else value

@@ -21,7 +21,7 @@ from trainers.prompting.errors import UserError
 
 from ..protocols.base import Run
 from ..protocols.configs import dataset_class, dataset_files, dataset_name, in_groups
-from ..records import literal
+from ..records import as_recorded
 from .engine import Settings
 
 LEAST = 1 << 16  # bytes that even a run on few images with a small CLIP leaves
@@ -76,7 +76,7 @@ def warn(lacks: list[Lack]) -> None:
 
 def on_cpu(settings: Settings) -> bool:
     """Return True if the command keeps its runs off GPUs, by USE_CUDA False."""
-    return literal(read_pairs(settings.opts).get("USE_CUDA", True)) is False
+    return as_recorded(read_pairs(settings.opts).get("USE_CUDA", True)) is False
 
 
 def idle_device(settings: Settings) -> str:
@@ -143,7 +143,7 @@ def _data(runs: list[Run], settings: Settings) -> Iterator[Lack]:
     on_images = [run for run in runs if not settings.features_of(run)]
     for run in on_images:
         needed[run.dataset].append(run)
-    others = literal(read_pairs(settings.opts).get("TEST.OOD", "[]"))
+    others = as_recorded(read_pairs(settings.opts).get("TEST.OOD", "[]"))
     for name in _files(others) if isinstance(others, list) else ():
         needed[name] = on_images
     absent: dict[str, dict[str, list[Run]]] = defaultdict(dict)

@@ -48,18 +48,13 @@ def check_usable(device: str) -> None:
         raise UserError("--device cuda needs a GPU that PyTorch can use: choose --device cpu")
 
 
-def computing_type(device: str, precision: str) -> torch.dtype:
-    """Return the type in which large matrix products are computed."""
-    return Precision(precision, torch.device(device)).computed_in
-
-
 def product_rate(device: str, precision: str, size: int) -> float:
     """Return the highest rate of a square matrix product, in operations per second of work.
 
     On a CPU, this is the rate of one thread. The product is repeated for `SUSTAINED` seconds, since
     the clock of an idle GPU is slow.
     """
-    dtype = computing_type(device, precision)
+    dtype = Precision(precision, torch.device(device)).computed_in
     a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     times: list[float] = []
     while len(times) < 2 or sum(times) < SUSTAINED:

@@ -26,7 +26,7 @@ from trainers.prompting.running.memory import recomputed_encoders
 from trainers.prompting.running.precision import PRECISIONS
 
 from ..cli import Parser, add_plugin, from_one, write_output
-from ..records import literal
+from ..records import as_recorded
 from ..report.render import as_markdown, as_text
 from .case import Case, Model, check_usable, chip_name, node_of, product_rate
 from .counting import clock, launches, operations, seconds, seconds_of, work_seconds
@@ -245,7 +245,7 @@ def setting(text: str) -> tuple[str, object]:
     key, sign, value = text.partition("=")
     if not key or not sign:
         raise argparse.ArgumentTypeError(f"'{text}' is not KEY=VALUE, as M=8")
-    return key, literal(value)
+    return key, as_recorded(value)
 
 
 def parse(argv: list[str]):

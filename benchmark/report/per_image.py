@@ -155,11 +155,6 @@ class Measure(NamedTuple):
     note: str = ""
 
 
-def accuracy_parts(*runs: Answers) -> tuple[np.ndarray, ...]:
-    """Return the hits of each run."""
-    return tuple(run.hits for run in runs)
-
-
 def joint_parts(base: Answers, new: Answers) -> tuple[np.ndarray, ...]:
     """Return the hits among all classes, weighted by the share of images of each half."""
     halves = [np.asarray(half.joint_hits, float) for half in (base, new)]
@@ -181,7 +176,7 @@ def openworld_parts(base: Answers, new: Answers) -> tuple[np.ndarray, ...]:
 
 # By name; all but accuracy are over base and new classes together, and belong to the rows of H.
 MEASURES = {
-    "accuracy": Measure(accuracy_parts),
+    "accuracy": Measure(lambda *runs: tuple(run.hits for run in runs)),
     "joint_accuracy": Measure(
         joint_parts, "Joint", "Joint is the accuracy on base and new images among all classes."
     ),

@@ -16,7 +16,7 @@ from ..cli import write_output
 from ..launch.engine import Settings
 from ..protocols.base import Run, shots_text
 from ..protocols.tuning import FOR, VALIDATION
-from ..records import Outcome, literal
+from ..records import Outcome, as_recorded
 from ..report import facts
 from ..report.tables import Cell, Table
 
@@ -147,7 +147,7 @@ class Choice:
         keys = read_keys(self.run.config_file)
         # drop values for single data sets, since the choice is for all of them
         keys = {key: value for key, value in keys.items() if plain_key(key) not in chosen}
-        keys |= {key: literal(value) for key, value in chosen.items()}
+        keys |= {key: as_recorded(value) for key, value in chosen.items()}
         failed = sum(trial.average is None for trial in self.trials)
         comment = (
             f"# Chosen by `python -m benchmark tune` among {len(self.trials)} settings"

@@ -58,7 +58,7 @@ class Checkout:
         plugin = root / "trainers" / "prompting"  # only its light modules
         light = ["__init__.py", "beyond.py", "dataset_keys.py", "errors.py", "one_package.py"]
         light += ["record/metrics.py", "record/predictions.py"]
-        light += ["storage/files.py", "storage/records.py", "storage/source.py"]
+        light += [f"storage/{name}.py" for name in ("files", "records", "settings", "source")]
         light += ["trainer/by_run.py"]
         light += ["use/commands/arguments.py"]
         packages = ("embedded", "record", "storage", "trainer", "use", "use/commands")

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from difflib import get_close_matches
-from inspect import Parameter, signature
+from inspect import Parameter, get_annotations, signature
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
@@ -38,7 +38,7 @@ def check_class(cls: type, base: type) -> None:
             has no `node`.
     """
     own = [kind for kind in cls.__mro__ if issubclass(kind, base) and kind is not base]
-    names = {name for kind in base.__mro__[:-1] for name in (*vars(kind), *_annotations(kind))}
+    names = {name for kind in base.__mro__[:-1] for name in (*vars(kind), *get_annotations(kind))}
     hooks = [name for name in names - set(dir(nn.Module)) if not name.startswith("_")]
     read = {name for kind in own for value in vars(kind).values() for name in _read(value)}
     for kind in own:
@@ -96,10 +96,6 @@ def _replaces(value: object, of_base: object) -> bool:
     except TypeError:
         return False
     return True
-
-
-def _annotations(kind: type) -> Mapping[str, object]:
-    return vars(kind).get("__annotations__", {})
 
 
 def with_sentences(kind: Any, settings: Any, clip_model: Any, names: Sequence[str]) -> Any:
