@@ -14,7 +14,7 @@ from PIL import Image
 import datasets  # noqa: F401 (registers them)
 from trainers.prompting import load_run
 from trainers.prompting.advice import encode as encoding
-from trainers.prompting.advice.fits import Space
+from trainers.prompting.advice import fits
 from trainers.prompting.advice.images import Collection, read_collection
 from trainers.prompting.backbones import cached, openai
 from trainers.prompting.record.predictions import read_predictions
@@ -25,6 +25,15 @@ from trainers.prompting.use.commands.advise import write_table
 
 CLASSES = ["animal bird", "drink", "face concerned", "heart", "person"]
 ADVISE = ["--backbones", "emoji", "--batch-size", "100"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_steps():
+    """Shorten the fits, whose numbers are not tested here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(fits.SETTINGS, "LPPlusPlus", {"SEARCH_HP": False, "TRAIN_EPOCH": 20})
+        patch.setattr(fits, "EPOCHS", 20)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -70,13 +79,14 @@ def test_the_advice_ends_the_log_and_is_a_run(advised, capsys):
     assert any(line.endswith("share a fold; 0 images are in two classes") for line in log)
     assert record["evaluated_on"] == record["split"] == "folds" and record["num_test"] == 42
     arrays, run = read_predictions(out), load_run(out)
-    assert record["accuracy"] == 100 * (arrays["prediction"] == arrays["label"]).mean()
+    right = (arrays["prediction"] == arrays["label"]).mean()
+    assert record["accuracy"] == pytest.approx(100 * right)
     assert run.method == record["trainer"] and run.classnames == CLASSES
     found = read_features(out / "features" / "emoji.safetensors")
     paths = dict(digests(root, "paths"))
     images = torch.stack([run.preprocess(run.read(paths[digest])) for digest in found.images])
     torch.testing.assert_close(run.model.clip_features(images), found.image, rtol=1e-4, atol=1e-4)
-    space = Space("", found.image, found.text[encoding.TEMPLATE], found.logit_scale)
+    space = fits.Space("", found.image, found.text[encoding.TEMPLATE], found.logit_scale)
     rows, labels = zip(
         *[(found.images.index(x), y) for x, y in digests(root, "labels")], strict=True
     )
@@ -219,6 +229,7 @@ def test_rounds_of_labels_from_none(drawings, tmp_path, capsys):
         said = capsys.readouterr().out
         assert ("Picked labels say nothing about accuracy before round 3" in said) == (turn == 2)
         assert ("Trained on all of them: about " in said) == (turn == 3)
+        assert ("%), zero-shot " in said) == (turn == 3)  # of the candidates
         rows = read_images(out / "next.csv", unlabelled=True)
         assert len(rows) == (6, 12, 15)[turn - 1] and sum(not row.label for row in rows) == number
         lines = [f"{row.path},{row.path.rpartition('/')[2][:-7]}" for row in rows]

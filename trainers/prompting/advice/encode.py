@@ -169,6 +169,7 @@ def _batches(
     cfg.VERBOSE, cfg.INPUT.TRANSFORMS = False, ["normalize"]
     transform = plain_transform(fit_images(cfg, clip_model)[0])
     method = build_method("ZeroshotCLIP", {}, clip_model, ["a", "b"]).eval()
+    method.to(clip_model.logit_scale.device)
 
     def read(digest: str) -> torch.Tensor | None:
         try:

@@ -9,7 +9,6 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
-from .choice import Choice
 from .images import Collection, read_image
 from .statement import Curve, Statement, wilson
 
@@ -18,37 +17,36 @@ TEMPLATES = Environment(
 )
 SIDE, PAIRS, IMAGES, LABELS = 160, 12, 12, 60  # pixels of an image; shown pairs, images, labels
 WIDE, HIGH, LEFT, LOW = 560, 260, 50, 30  # pixels of the chart, and of its margins
-NOTE = (
-    "From and to: Wilson's interval with z = 2.33, for other images like these; the differences "
-    "between methods are smaller than that between chance and chance."
-)
+NOTE = "From, to: Wilson's interval with z = 2.33, for other images like these."
+
+
+def candidates(said: Statement) -> list[list[str]]:
+    """Return the cells of a table of the candidates, best first; "-" where nothing can be said.
+
+    They are the name, right answers, their share (%), its interval, and zero-shot CLIP's share.
+    """
+    n, rows = len(said.choice.labels), []
+    for one in said.choice.candidates:
+        p = one.right / n
+        shares = (p, *(wilson(p, n, side) for side in (-1, 1)))
+        cells = [f"{one.right:,} of {n:,}", *(f"{100 * share:.1f}" for share in shares)]
+        cells = ["-"] * 4 if said.silent else cells
+        rows.append([f"{one.method} on {one.clip}", *cells, f"{100 * one.zero_shot / n:.1f}"])
+    return rows
 
 
 def page_of(
-    collection: Collection,
-    choice: Choice,
-    said: Statement,
-    curve: Curve | None,
-    named: Any,
-    confusions: list[tuple[int, int, Any]],
+    collection: Collection, said: Statement, named: Any, confusions: list[tuple[int, int, Any]]
 ) -> str:
     """Return the page.
 
     Args:
         collection: the images.
-        choice: the candidates.
-        said: the statement about the best one.
-        curve: its error against the number of labels, or None.
+        said: the statement about them.
         named: labelled images whose labels look wrong, as numbers below n.
         confusions: as from `labels.confusions`.
     """
-    names, files = collection.classnames, collection.names
-    n, rows = len(choice.labels), []
-    for one in choice.candidates:
-        p = one.right / n
-        ends = (f"{100 * wilson(p, n, side):.1f}" for side in (-1, 1))
-        shares = f"{100 * p:.1f}", *ends, f"{100 * one.zero_shot / n:.1f}"
-        rows.append([f"{one.method} on {one.clip}", f"{one.right:,} of {n:,}", *shares])
+    names, files, choice = collection.classnames, collection.names, said.choice
     pairs = [
         {
             "title": f"{names[own]} taken for {names[other]}: {len(of)}",
@@ -68,8 +66,8 @@ def page_of(
     text = TEMPLATES.get_template("page.html.j2").render(
         source=collection.source.name,
         sentences=said.sentences(),
-        chart=_chart(curve, n) if curve else "",
-        candidates=rows,
+        chart=_chart(said.curve, len(choice.labels)) if said.curve and not said.silent else "",
+        candidates=candidates(said),
         note=NOTE,
         confusions=pairs,
         suspicious=wrong,

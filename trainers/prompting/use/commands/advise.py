@@ -68,7 +68,7 @@ def main(argv: list[str], prog: str) -> int:
 def advise(args: Any, prog: str) -> int:
     """Give the advice, and return the exit code."""
     from ...advice import choice, images, labels, statement
-    from ...advice.page import page_of
+    from ...advice.page import candidates, page_of
     from ...advice.save import save_run
 
     begun = time.monotonic()
@@ -97,15 +97,15 @@ def advise(args: Any, prog: str) -> int:
     best = compared.best
     space = spaces[best.number]
     named = labels.suspicious(compared)
-    curve, pairs = statement.error_curve(space, compared), labels.confusions(compared)
+    curve = statement.error_curve(space, compared)
     said = statement.Statement(compared, curve, len(named), collection.picked)
+    pairs = [] if said.silent else labels.confusions(compared)
     temperature = labels.temperature(compared, named)
     save_run(args.output, collection, compared, space, temperature, time.monotonic() - begun)
     write_suspicious(args.output, collection, compared, named)
-    print_candidates(compared)
+    print_candidates(candidates(said))
     print_confusions(collection, pairs)
-    page = page_of(collection, compared, said, curve, named, pairs)
-    write_whole(args.output / "advice.html", page)
+    write_whole(args.output / "advice.html", page_of(collection, said, named, pairs))
     if args.next:
         write_next(args, collection, space, best.method)
     print("\n" + align_command(args, encoded[best.number], len(compared.rows)))
@@ -167,15 +167,12 @@ def encode_all(args: Any, collection: Any) -> tuple[list[Any], Any, bool]:
     return encoded, collection, bool(gone)
 
 
-def print_candidates(compared: Any) -> None:
+def print_candidates(rows: Sequence[Sequence[str]]) -> None:
     """Print the CLIPs and methods, best first."""
-    n = len(compared.labels)
     print("\nRight out of fold, and by zero-shot CLIP:")
-    for one in compared.candidates:
-        print(
-            f"  {one.method} on {one.clip}: {one.right:,} of {n:,} ({100 * one.right / n:.1f}%), "
-            f"zero-shot {100 * one.zero_shot / n:.1f}%"
-        )
+    for name, right, share, low, high, zero_shot in rows:
+        seen = "" if right == "-" else f"{right} ({share}%, {low} to {high}%), "
+        print(f"  {name}: {seen}zero-shot {zero_shot}%")
 
 
 def print_confusions(collection: Any, pairs: Sequence[tuple[int, int, Any]]) -> None:
