@@ -75,21 +75,15 @@ RULES = [
 class TrainerConfigs:
     """Finds the config file of a run: the one asked for, or by the rules of its protocol.
 
-    Args:
-        asked: the value of --config: the name of one of the trainer's files, the path of a `.yaml`
-            file, or the path of a folder (with a slash) that has a folder for each trainer with
-            one file in it.
-        plugins: the plug-ins of train.py; a method from a plug-in may have its config files in a
-            folder of the method's name next to the plug-in.
-        backbone: the value of --backbone, the CLIP to use in place of the config's.
-        features: the value of --features, a file of features to use in place of images; `auto` has
-            the backbone's name in its place.
+    `asked` is the name of one of the trainer's files, the path of a `.yaml` file, or the path of a
+    folder (with a slash) that has a folder for each trainer with one file in it. A method from a
+    plug-in may have its config files in a folder of the method's name next to the plug-in.
     """
 
-    asked: str | None = None
-    plugins: tuple[str, ...] = ()
-    backbone: str | None = None
-    features: str | None = None
+    asked: str | None = None  # the value of --config
+    plugins: tuple[str, ...] = ()  # of train.py
+    backbone: str | None = None  # the value of --backbone, in place of the config's CLIP
+    features: str | None = None  # of --features; for `auto`, the backbone's name is in its place
 
     def name(self, file: Path) -> str:
         """Return the name of a method's settings in folders and tables.

@@ -17,14 +17,12 @@ from .training import Settings
 class Panel(NamedTuple):
     """A panel of a plot.
 
-    Attributes:
-        points: rows of tables, with `curve`, `x`, `y`, and `x_spread` and `y_spread`, half-lengths
-            of bars (NaN for none).
-        ticks: labels of positions on an axis, if any.
+    Points are rows of tables, with `curve`, `x`, `y`, and `x_spread` and `y_spread`, half-lengths
+    of bars (NaN for none).
     """
 
     points: pd.DataFrame
-    ticks: dict[float, str]
+    ticks: dict[float, str]  # labels of positions on an axis, if any
 
 
 def plots(rows: pd.DataFrame) -> Iterator[tuple[pd.DataFrame, Plot]]:

@@ -142,17 +142,14 @@ def _in_order(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 class Measure(NamedTuple):
     """A metric by which two methods are compared.
 
-    Attributes:
-        parts: turns the answers on base and on new images (for plain accuracy: of one run) into
-            one array for each, which takes the place of right and wrong. The metric is the sum of
-            their means if there is a `head`, else it is computed from the means.
-        head: the name of the metric in titles; empty for plain accuracy.
-        note: a sentence for the caption.
+    `parts` turns the answers on base and on new images (for plain accuracy: of one run) into one
+    array for each, which takes the place of right and wrong. The metric is the sum of their means
+    if there is a `head`, else it is computed from the means.
     """
 
     parts: Callable[..., tuple[np.ndarray, ...]]
-    head: str = ""
-    note: str = ""
+    head: str = ""  # its name in titles; empty for plain accuracy
+    note: str = ""  # a sentence for the caption
 
 
 def joint_parts(base: Answers, new: Answers) -> tuple[np.ndarray, ...]:

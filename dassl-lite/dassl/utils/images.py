@@ -14,14 +14,10 @@ class Draft(NamedTuple):
     """A limit to decoding a JPEG at 1/2, 1/4 or 1/8 of its size.
 
     Only a divisor of both sides is taken: others change the proportions of an image.
-
-    Attributes:
-        least: pixels that the shorter side keeps: twice those that it is resized to.
-        most: the greatest divisor.
     """
 
-    least: int
-    most: int = 8
+    least: int  # pixels that the shorter side keeps: twice those that it is resized to
+    most: int = 8  # the greatest divisor
 
     def of_crops(self, scale):
         """Return that of random crops, which halves at most.

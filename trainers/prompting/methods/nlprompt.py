@@ -25,19 +25,12 @@ SCORES = {"out": lambda p: p, "logP": lambda p: p.log_softmax(1), "softmax": lam
 
 
 class Split(NamedTuple):
-    """The division of N training images.
+    """The division of N training images."""
 
-    Attributes:
-        plan: T, (N, K), float64.
-        pseudo_label: (N,), argmax_k T.
-        selected: (N,), True for those of the largest max_k T.
-        clean: (N,), True for selected images whose label is the pseudo label.
-    """
-
-    plan: torch.Tensor
-    pseudo_label: torch.Tensor
-    selected: torch.Tensor
-    clean: torch.Tensor
+    plan: torch.Tensor  # T, (N, K), float64
+    pseudo_label: torch.Tensor  # (N,), argmax_k T
+    selected: torch.Tensor  # (N,), True for those of the largest max_k T
+    clean: torch.Tensor  # (N,), True for selected images whose label is the pseudo label
 
 
 @register

@@ -52,12 +52,9 @@ class Released(Sinkhorn):
     K = exp(-C / reg) is not shifted, u and v start at 1, and a group of problems stops as soon as
     the mean of |u - previous u| over the group is below `tol`. Then v is updated once more. If the
     plans of a group have a nan, K takes the place of its plans, so no costs are refused.
-
-    Attributes:
-        size: number of consecutive problems in a group; None is all.
     """
 
-    size: int | None = None
+    size: int | None = None  # number of consecutive problems in a group; None is all
 
     def scalings(self, C, a, b, padding):
         """Yield the steps for K = exp(-C / reg), for all problems."""

@@ -23,18 +23,12 @@ def widest(device: torch.device) -> torch.dtype:
 
 @dataclass
 class Scalings:
-    """Steps on u and v themselves; letters and shapes as in `solver`.
+    """Steps on u and v themselves; letters and shapes as in `solver`."""
 
-    Attributes:
-        kernel: K, (n, L, P).
-        a, b: the weights, (n, 1, P) and (n, 1, L).
-        columns: the dimension of b that counts the columns.
-    """
-
-    kernel: Tensor
-    a: Tensor
-    b: Tensor
-    columns: ClassVar[int] = -1
+    kernel: Tensor  # K, (n, L, P)
+    a: Tensor  # weights, (n, 1, P)
+    b: Tensor  # weights, (n, 1, L)
+    columns: ClassVar[int] = -1  # the dimension of b that counts the columns
 
     @classmethod
     def of(cls, x: Tensor, a: Tensor, b: Tensor):

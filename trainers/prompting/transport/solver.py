@@ -100,21 +100,14 @@ def sinkhorn(
 
 
 class State(NamedTuple):
-    """The state of n problems in the iteration.
+    """The state of n problems in the iteration, with u, v and w as above, or their logarithms."""
 
-    Attributes:
-        t: number of the next iteration, from 1 on; a tensor in a traced program.
-        u, v, w: as above, or their logarithms.
-        active: True for problems that have not converged, (n, 1, 1).
-        iterations: number of iterations of each problem, (n, 1, 1).
-    """
-
-    t: int | Tensor
+    t: int | Tensor  # number of the next iteration, from 1 on; a tensor in a traced program
     u: Tensor
     v: Tensor
     w: Tensor
-    active: Tensor
-    iterations: Tensor
+    active: Tensor  # (n, 1, 1), True for problems that have not converged
+    iterations: Tensor  # (n, 1, 1), number of those of each problem
 
 
 class PlanDistance(torch.autograd.Function):
