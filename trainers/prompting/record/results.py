@@ -10,8 +10,7 @@ from ..beyond import BEYOND, PER_DATASET, VALIDATION
 from ..embedded import file_sha256
 from ..errors import UserError
 from ..storage.files import write_whole
-from ..storage.records import BadRecord, is_number, is_percent, read_record
-from ..storage.settings import sentences_text
+from ..storage.records import BadRecord, is_number, is_percent, read_record, sentences_text
 from . import predictions
 from .environment import git_commit, peak_memory_mib, versions
 from .metrics import detection, metrics

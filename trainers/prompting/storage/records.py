@@ -1,11 +1,13 @@
 """The record of a run, `results.json`: its numbers, read and checked."""
 
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ..embedded import file_sha256
 from .files import read_file
 
 RECORD = "results.json"
@@ -54,3 +56,10 @@ def read_record(folder: Path, flaw: Callable[[Any], str | None] = flaw) -> dict[
     if why:
         raise BadRecord(f"{path} {why}")
     return record
+
+
+def sentences_text(source: str) -> str:
+    """Return a DATASET.SENTENCES as records have it: of a file its name and what it holds."""
+    if not source.endswith(".json") or not os.path.isfile(source):
+        return source
+    return f"{os.path.basename(source)} {file_sha256(source)[:12]}"

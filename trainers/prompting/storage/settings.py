@@ -5,7 +5,6 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from ..embedded import file_sha256
 from ..errors import UserError
 
 
@@ -33,13 +32,6 @@ def literal(text: str) -> Any:
         return ast.literal_eval(text)
     except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
         return text
-
-
-def sentences_text(source: str) -> str:
-    """Return a DATASET.SENTENCES as records have it: of a file the name and what it holds."""
-    if not source.endswith(".json") or not os.path.isfile(source):
-        return source
-    return f"{os.path.basename(source)} {file_sha256(source)[:12]}"
 
 
 def as_text(value: Any) -> str:

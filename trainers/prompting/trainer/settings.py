@@ -8,8 +8,9 @@ from yacs.config import CfgNode
 from ..embedded import file_sha256
 from ..errors import UserError
 from ..method import METHODS
+from ..storage.records import sentences_text
 from ..storage.saved import UNKNOWN
-from ..storage.settings import as_text, literal, sentences_text
+from ..storage.settings import as_text, literal
 from .by_run import leaves
 
 # Settings that cannot change the outcome of a run, except by rounding.
