@@ -210,19 +210,14 @@ def texts(clip_model: Any, source: Source, more: Sequence[str]) -> dict[str, "to
 
 def sentences(clip_model: Any, source: Source, args: Any) -> dict[str, "torch.Tensor"]:
     """Return features (S, D) of each set of sentences, and the classes (S,) that they are about."""
-    import torch
-
     from trainers.prompting.encoders.descriptions import Asked, describe
 
     tensors: dict[str, torch.Tensor] = {}
     for name, given in zip(sentence_files(args), args.sentences, strict=True):
         text = describe(Asked(given, form=args.sentences_form), source.classnames, clip_model)
         print(f"Sentences: {text.note}")
-        each, K = text.each(clip_model).cpu(), len(text.names)
-        counts = [len(own) for own in text.lists] or [len(text.rows)] * K
-        rows = each.transpose(0, 1).flatten(0, 1) if not text.lists else each
-        tensors[f"sentence/{name}"] = rows
-        tensors[f"sentence_of/{name}"] = torch.arange(K).repeat_interleave(torch.tensor(counts))
+        tensors[f"sentence/{name}"] = text.each(clip_model).cpu().flatten(0, -2)
+        tensors[f"sentence_of/{name}"] = text.owners()
     return tensors
 
 

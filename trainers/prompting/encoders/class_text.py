@@ -50,20 +50,8 @@ class ClassText(NamedTuple):
     asked: Any = None
     about: Mapping[str, Any] | None = None
 
-    @property
-    def seeded(self) -> bool:
-        """True if the seed of a run decides them."""
-        return self.asked is not None and self.asked.source == "waffle"
-
     def each(self, clip_model: Any, projection: torch.Tensor | None = None) -> torch.Tensor:
-        """Return the features of single sentences, float32, not normalised.
-
-        Returns:
-            (n, K, D) of rows, (S, D) of lists.
-
-        Raises:
-            UserError: as `encode_sentences`.
-        """
+        """Return the raw features of single sentences, float32: (n, K, D) of rows, or (S, D)."""
         if self.lists:
             texts = [text for sentences in self.lists for text in sentences]
             return encode_sentences(clip_model, texts, projection=projection).float()
@@ -90,14 +78,9 @@ class ClassText(NamedTuple):
         return torch.stack([part.mean(0) for part in parts])
 
     def features(self, clip_model: Any, projection: torch.Tensor | None = None) -> TextFeatures:
-        """Return h0 and the mean that it is the direction of, without gradient.
+        """Return h0 and the mean that it is the direction of: (1, K, D); of `score_max` (n, K, D).
 
-        Args:
-            clip_model: a CLIP.
-            projection: (W, D) in place of its text projection.
-
-        Returns:
-            Both (1, K, D); with `score_max` (n, K, D).
+        They have no gradient. `projection` (W, D) replaces CLIP's text projection.
         """
         each = self.each(clip_model, projection)
         if self.rule == "raw_mean":

@@ -91,18 +91,12 @@ def with_names(lists: Sequence[Sequence[str]], names: Sequence[str]) -> list[lis
     ]
 
 
-# ---------------------------------------------------------------------- files, and their matching
-
-
 def match(
     about: Mapping[str, Any], names: Sequence[str], where: str
 ) -> tuple[list[list[str]], str]:
     """Return the list of each class, and how they were found: by name, by case, or under `*`.
 
-    In names `_` reads as a space; by case, `-` does, too. A list may be divided by attributes.
-
-    Raises:
-        UserError: a class has none, or several, or one that is not of sentences.
+    In names `_` reads as a space; by case, `-` does, too. Attributes may divide a list.
     """
     alike: tuple[dict[str, list[str]], ...] = defaultdict(list), defaultdict(list)
     for key in about:
@@ -121,8 +115,7 @@ def match(
         need(same, f"{where} has {' and '.join(keys)} for the class '{name}': keep one of them")
         need(
             all(isinstance(text, str) for text in own),
-            f"{where} has structures, not sentences, for the class '{name}': write texts in the "
-            "list",
+            f"{where} has structures, not sentences, for the class '{name}': list texts",
         )
         lists.append(own)
         how[way] += 1

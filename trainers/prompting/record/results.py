@@ -132,7 +132,7 @@ def counts_seed(trainer) -> bool:
     method = getattr(trainer, "method", None)
     if method is None:
         return False
-    random_words = method.settings.sentences is not None and method.settings.sentences.seeded
+    random_words = trainer.cfg.DATASET.get("SENTENCES") == "waffle"
     return bool(method.adapts or method.support_passes or random_words)
 
 
