@@ -1,6 +1,7 @@
 """Measure on labelled features whether the advice of `advise` is right.
 
 Rows are drawn as labels, equally many of every class (balanced) or as they come; all others test.
+Numbers of labels that a class does not have are left out.
 A folder holds one file of features (docs/features.md) for each CLIP, of the same rows. Every
 number is over all draws and CLIPs; differences are in points of accuracy.
 """
@@ -64,11 +65,16 @@ def read_spaces(folder: Path) -> tuple[list[Space], np.ndarray]:
 
 
 def drawn(y: np.ndarray, m: int, balanced: bool, rng: np.random.Generator) -> np.ndarray:
-    """Return rows, m of each class or as many as they come; with one seed, a larger m has more."""
+    """Return rows, m of each class or as they come; of one seed, a larger m has those and more."""
     order = rng.permutation(len(y))
     if not balanced:
         return order[: m * (y.max() + 1)]
     return np.concatenate([order[y[order] == k][:m] for k in range(y.max() + 1)])
+
+
+def sizes(y: np.ndarray, labels: tuple[int, ...], times: int = 1) -> list[int]:
+    """Return the numbers of labels that every class has, so many times and one more."""
+    return [m for m in labels if times * m < np.bincount(y).min()]
 
 
 class Draw:
@@ -115,7 +121,7 @@ def measure_choice(
     spaces: list[Space], y: np.ndarray, seed: int, into: Numbers, balanced: bool
 ) -> None:
     """Add regret, and whether the statement held, of one draw of each size."""
-    for m in LABELS:
+    for m in sizes(y, LABELS):
         rows = drawn(y, m, balanced, np.random.default_rng(seed))
         labels = np.full(len(y), -1)
         labels[rows] = y[rows]
@@ -133,7 +139,7 @@ def measure_choice(
 
 def measure_twice(spaces: list[Space], y: np.ndarray, seed: int, into: Numbers) -> None:
     """Add how near the accuracy with twice the labels is to what was expected, on each CLIP."""
-    for m in (4, 8, 16):
+    for m in sizes(y, LABELS, times=2):
         few, many = (drawn(y, size, True, np.random.default_rng(seed)) for size in (m, 2 * m))
         labels = np.full(len(y), -1)
         labels[few] = y[few]
@@ -162,7 +168,7 @@ def add_statement(choice: Choice, true: float, line: str, m: int, into: Numbers)
 
 def measure_wrong(spaces: list[Space], y: np.ndarray, seed: int, into: Numbers) -> None:
     """Add precision and recall of labels that look wrong, where some were swapped at random."""
-    for m in (8, 16):
+    for m in sizes(y, LABELS[3:]):
         for share in WRONG:
             rng = np.random.default_rng(seed)
             rows = drawn(y, m, True, rng)

@@ -1,0 +1,53 @@
+"""`python -m benchmark check-advice`: the tables, on small files of features."""
+
+import pytest
+import torch
+
+from benchmark.measure import advice
+from trainers.prompting import UserError
+from trainers.prompting.storage.features import write_features
+
+K, EACH, D = 3, 13, 8
+
+
+def write(path, noise, labels=None):
+    random = torch.Generator().manual_seed(0)
+    text = torch.randn(K, D, generator=random)
+    y = torch.arange(K).repeat(EACH) if labels is None else labels
+    image = text[y] + noise * torch.randn(len(y), D, generator=random)
+    split = {"train": list(range(len(y))), "val": [], "test": []}
+    header = {"classnames": ["a", "b", "c"], "split": split, "logit_scale": 20.0}
+    header |= {"normalised": False, "template": "a photo of a {}.", "clip": "mine"}
+    write_features(path, {"image": image, "label": y, "text/a photo of a {}.": text}, header)
+
+
+def lines(text):
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines()]
+    return {row[0]: dict(zip(rows[1], row, strict=True)) for row in rows[3:]}, rows[1]
+
+
+def test_the_tables(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(advice, "LABELS", (2, 16, 16, 4))
+    monkeypatch.setattr(advice, "OTHERS", {"TipAdapter": advice.OTHERS["TipAdapter"][:1]})
+    write(tmp_path / "good.safetensors", 0.3)
+    write(tmp_path / "poor.safetensors", 2.0)
+    advice.main([str(tmp_path), "--draws", "1", "--parts", "balanced wrong"])
+    first, second = capsys.readouterr().out.split("\n| wrong")
+    table, head = lines(first)
+    assert first.startswith("39 rows, 3 classes: good, poor\n")
+    assert head == ["balanced, 1 draws", "2 a class", "4 a class"]
+    assert float(table["accuracy of the choice"]["4 a class"]) > 90
+    assert float(table["regret"]["2 a class"]) < 10
+    assert float(table["lower end held, each CLIP"]["4 a class"]) == 1
+    assert "named of the swapped, 10% swapped" in second
+
+
+@pytest.mark.parametrize("other", [None, torch.zeros(39, dtype=torch.long)])
+def test_folders_that_are_refused(tmp_path, other):
+    message = "no file of features"
+    if other is not None:
+        write(tmp_path / "a.safetensors", 1.0)
+        write(tmp_path / "b.safetensors", 1.0, other)
+        message = "b.safetensors' has other rows: move it away"
+    with pytest.raises(UserError, match=message):
+        advice.main([str(tmp_path)])
