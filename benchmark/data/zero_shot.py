@@ -152,8 +152,9 @@ class Checker:
 
     def some(self, items: list) -> list:
         """Return at most as many items as the limit, drawn."""
-        few = self.limit is not None and self.limit < len(items)
-        return random.Random(0).sample(items, self.limit) if few else list(items)
+        if self.limit is None or self.limit >= len(items):
+            return list(items)
+        return random.Random(0).sample(items, self.limit)
 
     def _case(self, dataset: str, names: list[str], chosen: list, sizes: Counter) -> Case:
         import torch
