@@ -12,6 +12,7 @@ NAMES = ["forest", "sea or lake", "annual crop land"]
 SHALLOW = {
     "TPS": {"SENTENCES": {"*": ["a photo of a {}."]}},
     "TwoSFS": {"STAGE": 1},
+    "CrossModal": {"ITERS": 9},
     "VPT": {"PROMPT_DEPTH_VISION": 2},
     "IVLP": {"PROMPT_DEPTH_VISION": 2, "PROMPT_DEPTH_TEXT": 1, "N_CTX_VISION": 3},
     "MaPLe": {"PROMPT_DEPTH": 2},

@@ -72,6 +72,7 @@ def node_of(name, clip_model):
     kind = METHODS[name]
     node = {"SENTENCES": {n: ["a word."] for n in NAMES}} if "SENTENCES" in kind.defaults else {}
     node |= {"FEW_SHOT": True} if "FEW_SHOT" in kind.defaults else {}
+    node |= {"ITERS": 9} if "ITERS" in kind.defaults else {}
     return node, support_of(name, NAMES, SIZE)
 
 

@@ -23,7 +23,6 @@ from .clip_adapter import Adapter
 from .linear_probe import LinearProbe
 
 FIRST_RATE = 1e-5  # of the first step
-SHARE = 0.2  # of the adapter
 
 
 @register
@@ -101,7 +100,7 @@ class CrossModal(Mirrored, LinearProbe):
         self.teacher = Teacher(clip_model, classnames, text)
         rows = nn.Linear(self.width, len(classnames), bias=False)
         adapter = self.settings.CLASSIFIER_HEAD == "adapter"
-        self.head = nn.Sequential(Adapter(self.width, SHARE), rows) if adapter else rows
+        self.head = nn.Sequential(Adapter(self.width, share=0.2), rows) if adapter else rows
         self.make_room(0)
 
     @property
@@ -110,7 +109,8 @@ class CrossModal(Mirrored, LinearProbe):
         return self.head[-1] if isinstance(self.head, nn.Sequential) else self.head
 
     def text_features(self, contexts):
-        """Return the features that w starts from."""
+        """Return the features that w starts from, and keep those of single sentences."""
+        _ = self.teacher.h_each  # in the precision of the run, outside of which steps read it
         return self.teacher.text
 
     def classify(self, z):
