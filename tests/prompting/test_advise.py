@@ -250,6 +250,7 @@ REFUSED = {
     "no image": ("has no class folders|has no images", {}, ["mkdir"]),
     "one label": ("1 of 1 images have a label: label at least two", {"drink": 1, "heart": 0}, []),
     "no CLIP": ("no CLIP is left: nope: No backbone", PAIR, ["--backbones", "nope"]),
+    "inside": ("where it would be a class", PAIR, ["out"]),
     "none here": ("no CLIP is on this machine: `python -c", PAIR, ["here"]),
 }  # fmt: skip
 
@@ -263,6 +264,7 @@ def test_refused(drawings, tmp_path, capsys, monkeypatch, case):
     fill(root, drawings, numbers)
     monkeypatch.setattr("trainers.prompting.backbones.cached.cached_clips", dict)
     words = [] if more == ["here"] else more if more[:1] == ["--backbones"] else ADVISE
-    assert main(["advise", str(root), "--output", str(tmp_path / "out"), *words]) == 2
+    out = root / "out" if case == "inside" else tmp_path / "out"
+    assert main(["advise", str(root), "--output", str(out), *words]) == 2
     said = capsys.readouterr().err
     assert any(part in said for part in why.split("|")) and said.count("\n") == 1, said

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -80,9 +81,8 @@ class Collection:
         found = [SERIES.fullmatch(os.path.basename(path)) for path in self.paths]
         folders = [os.path.dirname(path) for path in self.paths]
         series = [f"{x}/{of[1]}" if of else "" for x, of in zip(folders, found, strict=True)]
-        several = {x: len({s for s, of in zip(series, folders, strict=True) if of == x}) > 1
-                   for x in {*folders}}  # fmt: skip
-        series = [s if several[x] else "" for s, x in zip(series, folders, strict=True)]
+        number = Counter(x for x, _ in {*zip(folders, series, strict=True)})  # of those in a folder
+        series = [s if number[x] > 1 else "" for s, x in zip(series, folders, strict=True)]
         each = (self.digests, self.groups, series)
         return join(*(np.array([x or f"/{i}" for i, x in enumerate(texts)]) for texts in each))
 

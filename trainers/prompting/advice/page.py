@@ -106,6 +106,6 @@ def _chart(curve: Curve, n: int) -> str:
         x, y = at(labels, 1 - error)
         parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4"/>')
         parts.append(f'<text x="{x - 8:.1f}" y="{HIGH - 8}">{labels:,}</text>')
-    parts.append(f'<text x="{WIDE - 60}" y="{HIGH - 8}">{2 * n:,} labels</text>')
+    parts.append(f'<text x="{WIDE}" y="{HIGH - 8}" text-anchor="end">{2 * n:,} labels</text>')
     alt = f"Accuracy with {curve.n[0]:,} to {2 * n:,} labels"
     return f'<svg viewBox="0 0 {WIDE} {HIGH}" role="img" aria-label="{alt}">{"".join(parts)}</svg>'

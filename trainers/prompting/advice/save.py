@@ -77,7 +77,7 @@ def save_run(
     write_results(
         cfg,
         SimpleNamespace(
-            device=method.device, predictions=predictions, facts=facts, method=method,
+            cfg=cfg, device=method.device, predictions=predictions, facts=facts, method=method,
             dm=SimpleNamespace(dataset=data, num_classes=len(collection.classnames)),
             test_results={"accuracy": 100 * best.right / len(y)},
             num_trained=sum(p.numel() for p in method.learned().values()),

@@ -52,6 +52,10 @@ def main(argv: list[str], prog: str) -> int:
     need(find_spec("sklearn"), "advise needs scikit-learn: run `pip install scikit-learn`")
     from ...dassl_parts import dassl
 
+    need(
+        args.source.resolve() not in args.output.resolve().parents,
+        f"--output '{args.output}' is in '{args.source}', where it would be a class: give another",
+    )
     args.output.mkdir(parents=True, exist_ok=True)
     for left in (*args.output.glob("*.tmp"), *args.output.glob("*/*.tmp")):
         left.unlink()  # a killed call was writing it
@@ -155,16 +159,14 @@ def encode_all(args: Any, collection: Any) -> tuple[list[Any], Any, bool]:
         print(f"Left out: {printable(refused[-1])}")
     need(encoded, f"no CLIP is left: {'; '.join(refused)}")
     bad = unread | {"": "it cannot be opened"}
-    rows = [i for i, digest in enumerate(collection.digests) if digest not in bad]
-    gone = [i for i in range(len(collection.digests)) if collection.digests[i] in bad]
-    if gone:
-        names = collection.names
+    names, digests = collection.names, collection.digests
+    rows = [i for i, digest in enumerate(digests) if digest not in bad]
+    if gone := sorted({*range(len(digests))}.difference(rows)):
         print(f"Left out: {len(gone):,} of {len(names):,} images, which cannot be read:")
         for i in gone:
-            print(printable(f"  {names[i]}: {bad[collection.digests[i]]}"))
+            print(printable(f"  {names[i]}: {bad[digests[i]]}"))
     need(rows, f"no image of '{args.source}' can be read")
-    collection = collection.keep(rows)
-    return encoded, collection, bool(gone)
+    return encoded, collection.keep(rows), bool(gone)
 
 
 def print_candidates(rows: Sequence[Sequence[str]]) -> None:
@@ -229,12 +231,8 @@ def align_command(args: Any, encoded: Any, n: int) -> str:
     words = ["python", "train.py", "--root", str(args.source), "--backbone", encoded.name]
     words += ["--seed", "1", "--trainer", "ALIGN", "--output-dir", "output/align"]
     words += ["--dataset-config-file", "configs/datasets/image_folder.yaml"]
-    words += [
-        "--config-file",
-        "configs/trainers/ALIGN/few_shot_8_16.yaml",
-        "DATASET.NUM_SHOTS",
-        "16",
-    ]
+    words += ["--config-file", "configs/trainers/ALIGN/few_shot_8_16.yaml"]
+    words += ["DATASET.NUM_SHOTS", "16"]
     about = duration(encoded.seconds * n * EPOCHS * TIMES)
     took = f" (roughly {about} here)" if encoded.seconds else ""
     return f"Prompts, in a checkout of the project{took}:\n  {shlex.join(words)}"
