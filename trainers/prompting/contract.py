@@ -25,7 +25,7 @@ from .errors import UserError, need, one_of
 ENCODERS = ("text_encoder", "image_encoder")  # sub-modules of a method that hold the frozen CLIP
 NEAR = 0.85  # how much a name must look like that of a hook to be a misspelling of it
 TENSORS = ("_parameters", "_buffers", "_modules")  # of a module, by name
-OWN_TEXT = ("SENTENCES", "TEMPLATES", "CTX_INIT")  # keys of nodes that say what a run may
+OWN_TEXT = ("SENTENCES", "TEMPLATES", "TEMPLATE", "CTX_INIT")  # keys of nodes that say the same
 POSITIONS = 3  # of the random states that a module is tried on
 ROUNDING = 1e-3  # largest difference, relative to the largest value
 

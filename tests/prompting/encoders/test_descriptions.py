@@ -188,6 +188,12 @@ BESIDE = {
     "prompts": ("CoOp", {}, Asked("clip7"), "CoOp does not start from given sentences"),
     "no text": ("LinearProbe", {}, Asked("clip7"), "LinearProbe does not start from given"),
     "words": ("MTA", {"CTX_INIT": "a"}, Asked("clip7"), "beside TRAINER.MTA.CTX_INIT 'a'"),
+    "a template": (
+        "CLIPSVD",
+        {"TEMPLATE": "a {}"},
+        Asked("clip7"),
+        "TRAINER.CLIPSVD.TEMPLATE 'a {}'",
+    ),
     "own": ("TPS", {"SENTENCES": "emoji"}, Asked("clip7"), "beside TRAINER.TPS.SENTENCES 'emoji'"),
     "scores": ("TaskRes", {}, Asked("clip7", "score_mean"), "TaskRes normalises h0"),
     "max": ("TDA", {}, Asked("clip7", "score_max"), "TDA normalises h0, or compares"),

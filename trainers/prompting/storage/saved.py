@@ -347,7 +347,9 @@ class Saved:
         free = (*method.training_only, *method.test_keys, "PREC")
         names = [method.place(key) for key in method.defaults if key not in free]
         names += ["MODEL.BACKBONE.NAME", "INPUT.DRAFT"]
-        names += [f"DATASET.{key}" for key in SENTENCES] if method.class_bound else []
+        place = "DATASET.NAME"
+        if method.class_bound or self.settings.get(place) == now.settings.get(place):
+            names += [f"DATASET.{key}" for key in SENTENCES]
         theirs, ours = ({k: s[k] for k in names if k in s} for s in (self.settings, now.settings))
         if differing := differing_keys(theirs, ours, method):
             raise UserError(
