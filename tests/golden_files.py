@@ -13,6 +13,10 @@ from trainers.prompting.method import METHODS
 # of all images together, and of sentences: test_transclip.py, test_descriptions.py
 OTHERS = ("tiny_clip_seed0", "transclip", "descriptions_three_rules")
 FILES = sorted(p for p in GOLDEN.glob("*.safetensors") if p.stem not in OTHERS)
+AT_TEST_TIME = (  # no labels
+    "ctpt", "mta", "otpt_lambda18", "tda", "tda_views", "tps", "tpt", "tpt_cocoop", "zero",
+)  # fmt: skip
+ON_SUPPORT = ("lpplusplus", "gda_closed_form", "crossmodal_linear")  # no steps on batches of images
 JSON = (
     "classnames", "config", "sentences", "extra", "templates", "new_classnames", "mixed_classnames"
 )  # fmt: skip
@@ -151,7 +155,10 @@ def near(found: torch.Tensor, expected: torch.Tensor, limit: float = 1e-4) -> bo
 def predicted(method: Method, golden: Golden) -> torch.Tensor:
     """Return the logits of an evaluation, after the stream that a file may begin with."""
     method.eval().reset()
-    for images in golden.tensors.get("stream/image", torch.empty(0)).split(7):
+    device = method.logit_scale.device
+    for images in golden.tensors.get("stream/image", torch.empty(0)).to(device).split(7):
         if len(images):
             method.predict(images)
-    return method.predict(golden.test_images).logits
+    views = golden.test_images
+    one = torch.is_tensor(views)
+    return method.predict(views.to(device) if one else [x.to(device) for x in views]).logits

@@ -1,6 +1,7 @@
 """Every method on a GPU: golden numbers in all precisions, waits of the host, whole runs.
 
 `tests/prompting/test_meta.py` checks devices and waits without a GPU, by shapes in float32.
+`ACCELERATOR=cpu pytest tests/accelerator` computes the numbers on a CPU, as an accelerator does.
 """
 
 import contextlib
@@ -13,7 +14,7 @@ import pytest
 import tiny
 import torch
 from cases import NAMES, PRECISIONS, SETTINGS
-from golden_files import FILES, build, read
+from golden_files import AT_TEST_TIME, FILES, ON_SUPPORT, build, near, predicted, read
 from half import compare, worse
 from paths import GOLDEN
 
@@ -25,10 +26,12 @@ from trainers.prompting.step import training_step
 from trainers.prompting.trainer.trainer import PromptTrainer
 from trainers.prompting.use import commands
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU of CUDA")
 fix_cublas()  # before the first product
 
-CPU, GPU = torch.device("cpu"), torch.device("cuda")
+CPU, GPU = torch.device("cpu"), torch.device(os.environ.get("ACCELERATOR", "cuda"))
+without_gpu = not torch.cuda.is_available()
+pytestmark = pytest.mark.skipif(GPU != CPU and without_gpu, reason="needs a GPU of CUDA")
+on_a_gpu = pytest.mark.skipif(without_gpu, reason="needs a GPU of CUDA")
 TINY = str(GOLDEN / "tiny_clip_seed0.safetensors")
 IMAGES = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 LABELS = torch.tensor([0, 1, 2, 0])
@@ -39,7 +42,8 @@ LOGITS = {"fp32": 1e-4, "fp16": 0.03, "amp": 0.03, "bf16": 0.24}  # 3 bits fewer
 GRADIENTS = {"fp32": 0.99999, "fp16": 0.999, "amp": 0.999, "bf16": 0.999}
 # Bounds against golden numbers, which some methods multiply by 100.
 GOLDEN_LOGITS = {"fp32": 1e-4, "fp16": 0.05, "amp": 0.05}
-GOLDEN_LOSS = {"fp32": 1e-4, "fp16": 0.01, "amp": 0.01}
+GOLDEN_LOSS = {"fp32": 1e-4, "fp16": 0.01, "amp": 0.01}  # of a loss above 1, this part
+RELUS = ("clip_adapter", "promptkd")  # one of hundreds of units that rounding turns on or off
 WITHOUT_FILE = ("UPT", "ALIGN", "ALIGN, independent", "ALIGN, unified", "ALIGN, one side",
                 "ALIGN, small lambda", "ALIGN, regularised")  # fmt: skip
 JUMPS = "ALIGN, regularised"  # its gradient jumps if rounding changes a sign (an L1 loss)
@@ -62,14 +66,19 @@ def exact(monkeypatch):
 
 def placed(method, clip_model, precision, device) -> Precision:
     """Move a method to the device, in its precision; return the precision."""
-    how = Precision(precision, device)
+    how = Precision(precision, device, half_on_cpu=True)
     how.place(method, clip_model)
     method.to(device).train()
+    if device == GPU:
+        method.text_encoder.packs_on = ()  # whole sentences, if it is a CPU, too
     return how
 
 
 def check_waits(method, batch, optimizer, how) -> None:
-    """Do a step, in which the host waits for GradScaler only."""
+    """Do a step, in which the host waits for GradScaler only; for a CPU it never waits."""
+    if how.device == CPU:
+        training_step(method, batch, optimizer, how)
+        return
     with note_waits() as waits:
         training_step(method, batch, optimizer, how)
     assert [wait.split(":")[0] for wait in waits] == [SCALER] * how.scaler.is_enabled(), waits
@@ -91,22 +100,26 @@ def test_golden_numbers(path, precision, tmp_path):
     if hasattr(method.settings, "SINKHORN_MAX_ITER"):  # all are computed, and 100 suffice
         method.settings = replace(method.settings, SINKHORN_MAX_ITER=100)
     how = placed(method, clip_model, precision, GPU)
-    views = [view.to(GPU) for view in golden.views]
-    batch = method.batch(views, golden.tensors["label"].to(GPU))
-    if expected := golden.part("grad/"):
+    with how.autocast():  # before a step, which changes some buffers
+        evaluated = predicted(method, golden)
+    wanted = golden.tensors.get("logits_eval", golden.tensors["logits"])
+    assert near(evaluated.cpu(), wanted, GOLDEN_LOGITS[precision])
+    expected = golden.part("grad/")
+    if expected and path.stem not in AT_TEST_TIME + ON_SUPPORT:
+        method.train()
+        views = [view.to(GPU) for view in golden.views]
+        batch = method.batch(views, golden.tensors["label"].to(GPU))
         optimizer = torch.optim.SGD(method.learned().values(), lr=0.0)
         output, terms = training_step(method, batch, optimizer, how)
         own = method.public_parameters()
         a, b = flat(own[key].grad for key in expected), flat(expected.values())
-        assert torch.cosine_similarity(a, b, dim=0) > GRADIENTS[precision]
-        assert difference(terms["loss"], golden.tensors["loss"]) < GOLDEN_LOSS[precision]
-        assert difference(output.logits, golden.tensors["logits"]) < GOLDEN_LOGITS[precision]
+        jumps = path.stem in RELUS and precision != "fp32"
+        cosine = torch.cosine_similarity(a, b, dim=0)
+        assert cosine > (0.99 if jumps else GRADIENTS[precision])
+        loss = golden.tensors["loss"]
+        assert difference(terms["loss"], loss) < GOLDEN_LOSS[precision] * loss.clamp_min(1)
+        assert near(output.logits.cpu(), golden.tensors["logits"], GOLDEN_LOGITS[precision])
         check_waits(method, batch, optimizer, how)
-    method.eval()
-    with torch.no_grad(), how.autocast():
-        evaluated = method(views[0])
-    wanted = golden.tensors.get("logits_eval", golden.tensors["logits"])
-    assert difference(evaluated, wanted) < GOLDEN_LOGITS[precision]
 
 
 def step(setting, precision, device):
@@ -121,10 +134,7 @@ def step(setting, precision, device):
     output, _ = training_step(method, batch, optimizer, how)
     gradients = flat(p.grad for p in method.learned().values())
     logits = output.logits.detach().clone()
-    if device == GPU:
-        check_waits(method, batch, optimizer, how)
-    else:
-        training_step(method, batch, optimizer, how)
+    check_waits(method, batch, optimizer, how)
     method.eval()
     with torch.no_grad(), how.autocast():
         return logits, gradients, method(batch.images)
@@ -142,6 +152,7 @@ def test_settings_without_a_golden_file(setting, precision):
     assert cosine > (0.98 if jumps else GRADIENTS[precision])
 
 
+@on_a_gpu
 @pytest.mark.slow
 @pytest.mark.parametrize("loud", ["quiet", "start", "blocks"])
 @pytest.mark.parametrize("precision", ["fp16", "amp"])
@@ -151,6 +162,7 @@ def test_errors_of_half_precision_are_those_of_openais_modules(setting, precisio
     assert not worse(compare(setting, precision, GPU, loud, 12))
 
 
+@on_a_gpu
 @pytest.mark.parametrize(("setting", "precision"), [
     pytest.param(*case, marks=[] if case == RUNS[0] else pytest.mark.slow) for case in RUNS
 ])  # fmt: skip
@@ -186,7 +198,7 @@ def test_whole_runs(setting, precision, tmp_path, monkeypatch):
     assert whole["scaler"].get("scale") == parts["scaler"].get("scale")
     records = [tmp_path / x / "results.json" for x in ("whole", "parts", "tested")]
     assert len({json.loads(record.read_text())["accuracy"] for record in records}) == 1
-    (here, _), (there, waits) = predicted(tmp_path, "cpu"), predicted(tmp_path, "cuda")
+    (here, _), (there, waits) = (predictions(tmp_path, device) for device in ("cpu", "cuda"))
     assert max(abs(a - b) for a, b in zip(here, there, strict=True)) < 1e-3
     waits = [wait for wait in waits if not wait.endswith(" main")]
     own = [i for i, wait in enumerate(waits) if wait.endswith(" probabilities")]
@@ -196,7 +208,7 @@ def test_whole_runs(setting, precision, tmp_path, monkeypatch):
     assert all(any(place in wait for place in once) for wait in waits[: own[0]]), waits
 
 
-def predicted(folder, device) -> tuple[list[float], list[str]]:
+def predictions(folder, device) -> tuple[list[float], list[str]]:
     """Probabilities of the 16 test images, in two batches, by `predict`; and what it waited for."""
     images = [str(path) for path in sorted((folder / "tiny_colours").glob("test_*.png"))]
     words = ["predict", "--model-dir", str(folder / "whole"), *images, "--device", device]

@@ -5,7 +5,17 @@ The file is long because many files pin down something that only their method ha
 
 import pytest
 import torch
-from golden_files import FILES, Golden, build, near, node_of, predicted, read
+from golden_files import (
+    AT_TEST_TIME,
+    FILES,
+    ON_SUPPORT,
+    Golden,
+    build,
+    near,
+    node_of,
+    predicted,
+    read,
+)
 from paths import GOLDEN
 
 from trainers.prompting import Method, UserError, build_method, load_clip
@@ -15,10 +25,6 @@ from trainers.prompting.storage.saved import Saved
 from trainers.prompting.trainer.detection import scores
 
 NEWER = ("coprompt", "hicropl", "kgcoop", "mmrl", "mmrlpp", "prograd", "promptsrc", "tcp")
-AT_TEST_TIME = (  # no labels
-    "ctpt", "mta", "otpt_lambda18", "tda", "tda_views", "tps", "tpt", "tpt_cocoop", "zero",
-)  # fmt: skip
-ON_SUPPORT = ("lpplusplus", "gda_closed_form", "crossmodal_linear")  # no steps on batches of images
 STEPS = [path for path in FILES if path.stem not in AT_TEST_TIME + ON_SUPPORT]
 WITH_TEACHER = [GOLDEN / f"{name}.safetensors" for name in NEWER]
 
