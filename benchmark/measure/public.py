@@ -53,13 +53,17 @@ def of_loops(path: Path) -> str:
     return next((trainer for file, trainer in LOOPS.items() if (path / file).is_file()), "")
 
 
-def check_public_precision(path: Path, device: str, precisions: list[str]) -> None:
+def check_public_precision(
+    path: Path, device: str, precisions: list[str], counts: bool = False
+) -> None:
     """Refuse precisions in which a checkout does not compute, as our code beside it (UserError).
 
-    Public code has CUDA's autocast, which is float16 and off on a CPU; loops always have it.
+    Public code has CUDA's autocast, which is float16 and off on a CPU; loops always have it. In
+    trainers it is replaced on a CPU: too slow to be timed, but launches may be counted (`counts`).
     """
     possible = ["amp"] if of_loops(path) else ["fp32", "amp", "fp16"]
-    possible = ["fp32"] if device == "cpu" else possible
+    if device == "cpu":
+        possible = ["fp32"] + ["amp"] * (counts and not of_loops(path))
     if others := [name for name in precisions if name not in possible]:
         raise UserError(
             f"--public '{path}' does not compute in {others[0]} on {device}: choose --precision "

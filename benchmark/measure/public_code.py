@@ -4,6 +4,7 @@ It imports nothing of this repository, since modules of the checkout have the sa
 """
 
 import sys
+from functools import partial
 from types import ModuleType
 
 import packaging.version
@@ -26,6 +27,8 @@ def enter(checkout: str, device: str, precision: str) -> None:
     if device == "cpu":  # several codes move parts to a GPU without asking for the device
         for kind in (torch.Tensor, torch.nn.Module):
             kind.cuda = lambda self, *_, **__: self  # type: ignore[method-assign]
+        cast = partial(torch.autocast, "cpu", torch.float16)  # CUDA's is off
+        torch.cuda.amp.autocast = cast  # type: ignore[assignment,misc]
     if precision == "fp32":  # MaPLe's and PromptSRC's convert parts in each
         torch.nn.Module.half = torch.nn.Module.float  # type: ignore[method-assign]
         torch.Tensor.half = torch.Tensor.float  # type: ignore[method-assign]

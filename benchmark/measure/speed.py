@@ -168,12 +168,14 @@ def launching(case: Case, repeats: int, checkout: Path | None = None) -> dict:
         model.method.train(case.training)  # forgets the text features that are kept
         say(case, "launches" + " of an accelerator's path" * (not packs_on))
         work()
-        times = [seconds_of(work, case.device) for _ in range(repeats)]
+        times = []
+        for _ in range(repeats):
+            times.append(seconds_of(work, case.device))
+            if public and not parts:  # in turn with the path of this device
+                public.step()
         parts.append({"launches": launches(work), **both_times(times)})
     record = {**parts[0], "accelerator": parts[1]}
     if public:
-        for _ in range(repeats):
-            public.step()
         public.close()
         record["public"] = public.record
     return record
@@ -323,7 +325,7 @@ def parse(argv: list[str]):
     check_usable(args.device)
     if args.public:
         check_public(args.public, args.trainers)
-        check_public_precision(args.public, args.device, args.precision)
+        check_public_precision(args.public, args.device, args.precision, args.launches)
     if args.device == "cpu" and "fp16" in args.precision:
         raise UserError("--precision fp16 needs --device cuda: the CPU has the others")
     return args

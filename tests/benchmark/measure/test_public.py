@@ -181,9 +181,11 @@ def test_precisions_of_public_code(files, device, precision, choices, tmp_path):
 
 
 def test_a_precision_is_refused_before_anything_is_measured(checkout, capsys):
-    words = ["--public", str(checkout), "--trainers", "CoOp", "--precision", "amp"]
-    assert main(["speed", *words]) == 2
-    assert "does not compute in amp on cpu: choose --precision fp32" in capsys.readouterr().err
+    words = ["--public", str(checkout), "--trainers", "CoOp", "--precision"]
+    for more, choices in ((["amp"], "fp32\n"), (["bf16", "--launches"], "fp32 or amp\n")):
+        assert main(["speed", *words, *more]) == 2
+        sentence = f"does not compute in {more[0]} on cpu: choose --precision {choices}"
+        assert sentence in capsys.readouterr().err
 
 
 def test_trainers_count_before_loops(tmp_path):

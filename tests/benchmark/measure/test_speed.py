@@ -5,7 +5,6 @@ The file is long because all of them measure one tiny backbone, which is built o
 
 import copy
 import json
-import math
 import multiprocessing
 import os
 import signal
@@ -44,8 +43,10 @@ MEGAFLOP = {
     "PLOTPP": 6598.5, "SOTGLP": 3914.9, "MMRLpp": 1663.3, "ProLIP": 0.0691,
     "NLPrompt": 1039.5, "HiCroPL": 2289.3, "CLIPSVD": 5847.9,
 }  # fmt: skip
-# Launches of a step on an accelerator's path, of these two images and classes, as counted.
-LAUNCHES = {"ALIGN": 1975, "CoOp": 451, "MaPLe": 833, "PromptSRC": 931}
+# Launches of such a step as counted: an accelerator's path, and public code, all deep like ViT-B.
+LAUNCHES = {
+    "ALIGN": (1975, 2787), "CoOp": (451, 673), "MaPLe": (833, 1129), "PromptSRC": (931, 1256),
+}  # fmt: skip
 SMALL = ["--classes", "5", "--batch", "1", "--eval-batch", "2", "--repeats", "1", "--threads", "1"]
 
 
@@ -225,8 +226,10 @@ def test_a_step_takes_no_more_operations_than_it_did(trainer):
     subject = model(trainer, classes=7, batch=2)
     subject.step()
     assert operations(subject.step) / 1e6 <= 1.02 * MEGAFLOP[trainer]
-    subject.method.text_encoder.packs_on = ()
-    assert launches(subject.step) <= 1.02 * LAUNCHES.get(trainer, math.inf)
+    if trainer in LAUNCHES:
+        own, public = LAUNCHES[trainer]
+        subject.method.text_encoder.packs_on = ()
+        assert launches(subject.step) <= 1.02 * own <= 0.8 * public
 
 
 @pytest.mark.parametrize("name", ["CoOp", "TipAdapter"])
