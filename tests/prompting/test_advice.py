@@ -304,7 +304,7 @@ def test_swapped_labels_look_wrong_and_few_others():
     choice = choose([space], given)
     named, given = suspicious(choice), choice.labels
     found = np.isin(choice.rows[named], wrong)
-    assert len(wrong) == 8 and found.sum() >= 6 and (~found).sum() <= 1
+    assert len(wrong) == 8 and found.sum() >= 7 and (~found).sum() <= 1
     own = choice.probabilities[named, given[named]]
     assert (np.diff(own) >= 0).all()
     clean = temperature(choice, named)
@@ -313,7 +313,8 @@ def test_swapped_labels_look_wrong_and_few_others():
                                       np.delete(given, named))[0]  # fmt: skip
 
 
-def test_the_threshold_names_half_a_correct_label_at_most():
+def test_the_threshold_names_half_a_correct_label_at_most(monkeypatch):
+    monkeypatch.setattr(about, "temperature", lambda choice, left_out: 1.0)
     logits = np.log([[0.9, 0.1], [0.8, 0.2], [0.7, 0.3], [0.05, 0.95]])
     choice = of(logits, [0, 0, 0, 0], judged=np.ones(4, bool), counts=[4, 4])
     # sums from below: 0.05, 0.15, 0.35, 0.65: t is 0.3

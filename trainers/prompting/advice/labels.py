@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch.nn.functional as F
+from scipy.special import softmax
 from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA
 from sklearn.exceptions import ConvergenceWarning
@@ -17,6 +18,7 @@ from .fits import Space
 from .statement import read_picks
 
 EXPECTED = 0.5  # correct labels that may be named as wrong ones
+ROUNDS = 10  # at most, in which temperature and named labels settle
 WIDTH = 64  # of the features in which images are clustered
 
 
@@ -25,21 +27,24 @@ def suspicious(choice: Choice) -> np.ndarray:
 
     Those are named whose label has an out-of-fold probability below t, where t is the largest with
     which at most EXPECTED correct labels are expected among them: the sum of all probabilities
-    below t. With less than two labels a class, none is named, nor is a label without another one
-    of its class.
+    below t. The temperature is that of the labels that are not named. With less than two labels a
+    class, none is named, nor is a label without another one of its class.
     """
-    p, y = choice.probabilities, choice.labels
-    if choice.m < 2:
-        return np.empty(0, int)
-    every = np.sort(p[choice.judged], axis=None)
-    beyond = np.flatnonzero(np.cumsum(every) > EXPECTED)
-    own = p[np.arange(len(y)), y]
-    named = np.flatnonzero(choice.judged & (own < (every[beyond[0]] if len(beyond) else 0)))
-    return named[own[named].argsort(kind="stable")]
+    y, named = choice.labels, np.empty(0, int)
+    for _ in range(ROUNDS if choice.m >= 2 else 0):
+        p = softmax(choice.best.logits / temperature(choice, named), axis=1)
+        every = np.sort(p[choice.judged], axis=None)
+        beyond = np.flatnonzero(np.cumsum(every) > EXPECTED)
+        t = every[beyond[0]] if len(beyond) else 0
+        before, named = named, np.flatnonzero(choice.judged & (p[np.arange(len(y)), y] < t))
+        if np.array_equal(before, named):
+            break
+    own = choice.probabilities[named, y[named]]
+    return named[own.argsort(kind="stable")]
 
 
 def temperature(choice: Choice, left_out: np.ndarray) -> float:
-    """Return the temperature without some labelled images, such as those with a wrong label."""
+    """Return the best temperature without some labelled images, such as those just named."""
     stays = np.setdiff1d(np.arange(len(choice.labels)), left_out)
     return calibrate(choice.best.logits[stays], choice.labels[stays])[0]
 
