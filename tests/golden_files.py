@@ -14,7 +14,8 @@ from trainers.prompting.method import METHODS
 OTHERS = ("tiny_clip_seed0", "transclip", "descriptions_three_rules")
 FILES = sorted(p for p in GOLDEN.glob("*.safetensors") if p.stem not in OTHERS)
 AT_TEST_TIME = (  # no labels
-    "ctpt", "mta", "otpt_lambda18", "tda", "tda_views", "tps", "tpt", "tpt_cocoop", "zero",
+    "boostadapter_two_forms", "ctpt", "dpe_three_forms", "mta", "otpt_lambda18", "tda", "tda_views",
+    "tps", "tpt", "tpt_cocoop", "zero",
 )  # fmt: skip
 ON_SUPPORT = ("lpplusplus", "gda_closed_form", "crossmodal_linear")  # no steps on batches of images
 JSON = (
@@ -103,7 +104,7 @@ def node_of(golden: Golden, **more) -> dict:
     if meta["method"] == "CrossModal":
         outside = json.loads(meta["config_outside_node"]).items()
         node |= {key.rpartition(".")[2].upper(): x for key, x in outside if "partial" not in key}
-    if meta["method"] == "HiCroPL":
+    if meta["method"] in ("DPE", "HiCroPL"):
         node["SENTENCES"] = meta["sentences"]
     if meta["method"] == "TPS":
         texts = meta["templates"]

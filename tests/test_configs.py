@@ -1,4 +1,7 @@
-"""Public config files, command lines and nodes are accepted unmodified."""
+"""Public config files, command lines and nodes are accepted unmodified.
+
+The file is long because the tables of published values are.
+"""
 
 import dataclasses
 from pathlib import Path
@@ -90,6 +93,8 @@ BY_DATASET = {
     ("TDA/base2new", "EuroSAT", "TRAINER.TDA.POSITIVE_ALPHA"): (4.0, 2.0),
     ("TDA/cross_dataset", "ImageNetSketch", "TRAINER.TDA.POSITIVE_BETA"): (7.45, 5.0),
     ("TDA/cross_dataset", "ImageNetA", "DATALOADER.TEST.BATCH_SIZE"): (8, 100),
+    ("BoostAdapter/cross_dataset", "StanfordCars", "TRAINER.BOOSTADAPTER.DELTA"): (3, 0),
+    ("DPE/cross_dataset", "EuroSAT", "TRAINER.DPE.LR_IMAGE"): (5e-5, 6e-4),
     ("SOTGLP/few_shot", "FGVCAircraft", "TRAINER.SOTGLP.N_LOCAL_PROMPTS"): (2, 4),
     ("SOTGLP/few_shot", "ImageNet", "OPTIM.LR"): (0.01, 0.005),
     ("SOTGLP/few_shot", "EuroSAT", "DATALOADER.TRAIN_X.BATCH_SIZE"): (10, 128),

@@ -28,7 +28,18 @@ def keys_on(dataset: str, file, shots: int = 16) -> dict:
 
 # Protocols without published settings of a method, and without a config file.
 NONE = {
-    "few_shot": {"CTPT", "MTA", "OTPT", "PromptKD", "TDA", "TPS", "TPT", "ZERO"},
+    "few_shot": {
+        "BoostAdapter",
+        "CTPT",
+        "DPE",
+        "MTA",
+        "OTPT",
+        "PromptKD",
+        "TDA",
+        "TPS",
+        "TPT",
+        "ZERO",
+    },
     "cross_dataset": {"LNOnly", "LoCoOp", "PLOTPP", "TwoSFS"},
 }
 NONE["domain_generalization"] = NONE["cross_dataset"]

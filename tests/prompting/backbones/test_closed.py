@@ -21,8 +21,9 @@ from trainers.prompting.trainer import config
 NAMES = ["cat", "dog", "snow field"]
 SIZE, D, PAD = 16, 24, 0
 EVERYWHERE = [
-    "CLAP", "CLIPAdapter", "CrossModal", "GDA", "LPPlusPlus", "LinearProbe", "MTA", "TDA", "TPS",
-    "TaskRes", "TipAdapter", "TipAdapterF", "TransCLIP", "ZERO", "ZeroshotCLIP",
+    "BoostAdapter", "CLAP", "CLIPAdapter", "CrossModal", "DPE", "GDA", "LPPlusPlus",
+    "LinearProbe", "MTA", "TDA", "TPS", "TaskRes", "TipAdapter", "TipAdapterF", "TransCLIP",
+    "ZERO", "ZeroshotCLIP",
 ]  # fmt: skip
 
 

@@ -193,7 +193,8 @@ def test_steps_on_features(tmp_path, kind, monkeypatch):
 
 
 ON_ROWS = {
-    "CLAP", "CLIPAdapter", "CoCoOp", "CoOp", "CrossModal", "GDA", "KgCoOp", "LPPlusPlus",
+    "BoostAdapter", "CLAP", "CLIPAdapter", "CoCoOp", "CoOp", "CrossModal", "DPE", "GDA",
+    "KgCoOp", "LPPlusPlus",
     "LinearProbe", "ProGrad", "TCP", "TDA", "TaskRes", "TipAdapter", "TipAdapterF", "TransCLIP",
     "ZeroshotCLIP",
 }  # fmt: skip

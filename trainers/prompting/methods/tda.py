@@ -110,8 +110,8 @@ class TDA(Method):
     test_augmix = True
 
     @dataclass(frozen=True)
-    class Settings(Method.Settings):
-        """The keys of the node, with the values for ImageNet."""
+    class Caches(Method.Settings):
+        """The keys of both caches, with the values for ImageNet."""
 
         POSITIVE_ENABLED: bool = True
         POSITIVE_SHOT_CAPACITY: int = 3
@@ -126,7 +126,6 @@ class TDA(Method):
         NEGATIVE_MASK_THRESHOLD_LOWER: float = 0.03
         NEGATIVE_MASK_THRESHOLD_UPPER: float = 1.0
         SCALE: float = 0.0  # of the zero-shot logits; 0 takes the CLIP's own
-        VIEWS: int = 0
 
         def __post_init__(self) -> None:
             for side in ("POSITIVE", "NEGATIVE"):
@@ -143,6 +142,15 @@ class TDA(Method):
                 key = f"NEGATIVE_{name}_THRESHOLD"
                 low, high = (getattr(self, f"{key}_{end}") for end in ("LOWER", "UPPER"))
                 need(low < high, f"{key}_LOWER is {low} but must be below {key}_UPPER, {high}")
+
+    @dataclass(frozen=True)
+    class Settings(Caches):
+        """The keys of the node."""
+
+        VIEWS: int = 0
+
+        def __post_init__(self) -> None:
+            super().__post_init__()
             need(self.VIEWS >= 0, f"VIEWS is {self.VIEWS} but must be 0 or more")
             if self.VIEWS > 1:
                 check_selection(self.VIEWS, SHARE, "VIEWS")
