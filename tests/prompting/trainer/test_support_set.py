@@ -193,7 +193,7 @@ def test_steps_on_features(tmp_path, kind, monkeypatch):
 
 
 ON_ROWS = {
-    "BoostAdapter", "CLAP", "CLIPAdapter", "CoCoOp", "CoOp", "CrossModal", "DPE", "GDA",
+    "CLAP", "CLIPAdapter", "CoCoOp", "CoOp", "CrossModal", "DPE", "GDA",
     "KgCoOp", "LPPlusPlus",
     "LinearProbe", "ProGrad", "TCP", "TDA", "TaskRes", "TipAdapter", "TipAdapterF", "TransCLIP",
     "ZeroshotCLIP",

@@ -89,7 +89,8 @@ class BoostAdapter(TDA):
     positive ALPHA and BETA, and DELTA, are those of each test set, which tables mark. On ImageNet
     the public code has no DELTA, and fails.
 
-    COSTB
+    **Cost.** Beside the encoders: 50,000 images with 64 views and 1,000 classes take two minutes of
+    one core and 18 MiB (made features of width 512).
     """
 
     node = "BOOSTADAPTER"
@@ -115,6 +116,7 @@ class BoostAdapter(TDA):
             check_selection(self.BATCH_SIZE, self.SELECTION_P, "BATCH_SIZE or SELECTION_P")
 
     settings: Settings  # type: ignore[assignment]
+    positive: Boosted
 
     def build(self, clip_model, classnames, dataset):
         """Make the text features, and empty caches."""

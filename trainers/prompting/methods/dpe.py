@@ -58,7 +58,8 @@ class DPE(Method):
     views. ALPHA, BETA, rates and ALIGN are those of each test set, which tables mark; sentences of
     CuPL. The public code keeps r, u and t in half precision.
 
-    COSTD
+    **Cost.** Beside the encoders: with 1,000 classes in the cache an image takes 50 ms of one core,
+    50,000 then 40 minutes, and 43 MiB (600 made features of width 512).
     """
 
     node = "DPE"
