@@ -150,7 +150,7 @@ SENTENCES = {name: [f"a {name}.", f"many {name}s"][: 1 + i % 2] for i, name in e
 MANY = {
     "ZeroshotCLIP": {}, "CLIPAdapter": {}, "TaskRes": {}, "CLAP": {}, "TDA": {}, "MTA": {},
     "ZERO": {}, "TPS": {}, "LPPlusPlus": {}, "ProLIP": {"SIDE": "text"}, "TransCLIP": {}, "GDA": {},
-    "CrossModal": {},
+    "CrossModal": {}, "BoostAdapter": {},
 }  # fmt: skip
 
 
@@ -170,7 +170,13 @@ def test_methods_with_fixed_text_start_from_the_mean_of_given_sentences(tiny_cli
         assert (raw.norm(dim=-1) / lengths).sub(1).abs().max() < 0.1
 
 
-LEARNED = {"CLIPLoRA": {}, "LNOnly": {}, "TwoSFS": {}, "MMRL": {"REP_LAYERS": [2, 3]}}
+LEARNED = {
+    "CLIPLoRA": {},
+    "CLIPSVD": {},
+    "LNOnly": {},
+    "TwoSFS": {},
+    "MMRL": {"REP_LAYERS": [2, 3]},
+}
 
 
 @pytest.mark.parametrize("name", LEARNED)
