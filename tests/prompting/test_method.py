@@ -66,7 +66,7 @@ def build(kind, clip_model, **node):
 def test_keys_of_a_node_are_those_of_the_settings():
     assert Mine.defaults == {"N_CTX": 2, "PREC": "fp32"}
     found = vars(read_node(Mine, {"N_CTX": 3}, "Food101"))
-    assert found == {"N_CTX": 3, "PREC": "fp32", "dataset": "Food101"}
+    assert found == {"N_CTX": 3, "PREC": "fp32", "dataset": "Food101", "sentences": None}
     with pytest.raises(UserError, match="TRAINER.MINE.N_CTX is 'a' but must be a whole number"):
         read_node(Mine, {"N_CTX": "a"})
     with pytest.raises(UserError, match="TRAINER.MINE has no key 'N_CTXT': did you mean"):
