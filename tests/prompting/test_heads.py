@@ -283,7 +283,7 @@ def test_bad_settings_are_one_sentence(name, key, value, sentence):
     ("name", "node", "sentence"),
     [
         ("CoPrompt", {"SENTENCES": 5, "PROMPT_DEPTH": 2}, "SENTENCES is 5 but must be the path"),
-        ("CoPrompt", {"SENTENCES": "a\0", "PROMPT_DEPTH": 2}, "no file or list .a.x00"),
+        ("CoPrompt", {"SENTENCES": "a\0", "PROMPT_DEPTH": 2}, "no list or .json file .a.x00"),
         ("TaskRes", {"ENHANCED_BASE": "x" * 999}, "ENHANCED_BASE is 'x*', which is not a file"),
         ("PromptKD", {"TEACHER": "x" * 999, "PROMPT_DEPTH_VISION": 2}, "TEACHER is 'x*', where"),
         ("VPT", {"N_CTX_VISION": 5_000, "PROMPT_DEPTH_VISION": 2}, "5000: 1,000 at most are"),

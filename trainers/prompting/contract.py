@@ -112,7 +112,7 @@ def with_sentences(kind: Any, settings: Any, clip_model: Any, names: Sequence[st
         f"{kind.__name__} does not start from given sentences (DATASET.SENTENCES), as its text is "
         "learned or stands in its own keys: leave them out, or choose another method",
     )
-    one_of("DATASET.SENTENCES_RULE", asked.rule, ("", *RULES))
+    one_of("DATASET.SENTENCES_RULE", asked.rule or RULES[0], RULES)
     need(
         asked.rule in ("", *kind.rules),
         f"DATASET.SENTENCES_RULE is {asked.rule}, but {kind.__name__} normalises h0, or compares "

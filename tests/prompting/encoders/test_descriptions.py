@@ -14,6 +14,7 @@ from trainers.prompting.encoders.class_text import RULES, SCORES
 from trainers.prompting.encoders.descriptions import Asked, describe, match
 from trainers.prompting.encoders.waffle import waffle
 from trainers.prompting.method import METHODS
+from trainers.prompting.storage.saved import Saved
 
 GIVEN = read(GOLDEN / "descriptions_three_rules.safetensors")
 NAMES = GIVEN.meta["classnames"]
@@ -87,10 +88,13 @@ def test_names_of_public_files_are_matched(form):
 
 def test_one_line_says_what_was_matched_in_a_file(tiny_clip, tmp_path):
     path = tmp_path / "pets.json"
-    path.write_text(json.dumps({"Great-Pyrenees": ["white {}", "big"], "cat_fish": []}))
+    about = {"Great-Pyrenees": ["white {}", "big"], "cat_fish": []}
+    path.write_text(json.dumps(about), "utf-8-sig")
     text = describe(Asked(str(path)), ["great pyrenees", "cat fish"], tiny_clip)
     assert text.note == f"'{path}': 1 of 2 classes by name, 1 by case; 1 to 2 for each"
     assert text.lists == [["white great pyrenees", "big"], ["cat fish"]]
+    asked = Asked({"*": ["fur of a {}"]}, form="{name}, {which}")
+    assert describe(asked, ["cat"], tiny_clip).rows == [("cat, which has fur of a cat",)]
     bare = describe(Asked({"*": ["blue"]}), ["sea", "sky"], tiny_clip)
     assert "none with its name (DATASET.SENTENCES_FORM '{name}, {which}'" in bare.note
     one = describe(Asked("a {}. | the {}"), ["sea"], tiny_clip)
@@ -105,12 +109,14 @@ REFUSED = {
     "two lists": (
         Asked({"Sea": ["a"], "SEA": ["b"], "*": ["c"]}), "has Sea and SEA for the class 'sea'",
     ),
-    "no file": (Asked("clip8"), "no file or list 'clip8': did you mean 'clip80'"),
+    "no file": (Asked("clip8"), "no list or .json file 'clip8': did you mean 'clip80'"),
     "no JSON": (Asked("none.json"), "'none.json' cannot be read .* DATASET.SENTENCES needs one"),
-    "no gap": (Asked("a {}. | the sea"), r"the template \['the sea'\], which lacks {}"),
+    "other file": (Asked(__file__), "no list or .json file '.*test_descriptions.py': choose"),
+    "no gap": (Asked("a {}. | the sea"), r"the template \['the sea'\]: write one {} in it"),
+    "two gaps": (Asked("a {}, the {}."), r"the template \['a {}, the {}.'\]: write one {}"),
     "a form": (Asked({"*": ["x"]}, form="{name}"), "is '{name}', without {name} or {which}"),
     "form and templates": (Asked("clip7", form="{name}, {which}"), "is for descriptors"),
-    "a rule": (Asked("clip7", "median"), "SENTENCES_RULE is 'median' but must be one of"),
+    "a rule": (Asked("clip7", "median"), "is 'median' but must be one of normalised_mean, "),
 }  # fmt: skip
 
 
@@ -142,6 +148,15 @@ def test_random_descriptors_follow_the_seed_and_the_length_of_the_names(tiny_cli
     text = describe(Asked("waffle", seed=1), names, tiny_clip)
     assert text.lists[1][0] == text.lists[0][0].replace(*names)
     assert text.lists[0][0].startswith("A photo of a annual crop, which ")
+
+
+def test_a_run_is_evaluated_with_the_random_words_of_its_training(tiny_clip):
+    method = build_method("TaskRes", {}, tiny_clip, NAMES, sentences="waffle")
+    then = {"DATASET.NAME": "A", "DATASET.SENTENCES": "waffle", "SEED": "1"}
+    Saved(settings=then).check_loaded(Saved(settings=then), method)
+    with pytest.raises(UserError, match="trained with other settings .SEED 1, now 2"):
+        Saved(settings=then).check_loaded(Saved(settings=then | {"SEED": "2"}), method)
+    assert waffle(tiny_clip, NAMES, -1) == waffle(tiny_clip, NAMES, -1)
 
 
 # ------------------------------------------------------------------ the methods

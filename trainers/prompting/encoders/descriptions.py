@@ -9,6 +9,7 @@ from itertools import cycle, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ..dataset_keys import WAFFLE
 from ..errors import UserError, nearest, need, printable
 from ..node import clean
 from ..storage.files import read_json
@@ -18,7 +19,6 @@ from .waffle import FORM, in_form, waffle
 
 TEMPLATES = {"clip7": IMAGENET, "clip80": CLIP}
 FILES = {"emoji": Path(__file__).parents[1] / "embedded" / "emoji_sentences.json"}
-WAFFLE = "waffle"
 LARGEST = 64 << 20  # bytes of a file
 
 
@@ -45,8 +45,8 @@ def describe(asked: Asked, classnames: Sequence[str], clip_model: Any) -> ClassT
         need(not form, f"DATASET.SENTENCES_FORM is for descriptors, not for {where}: leave it out")
         if source not in sets:
             rows = TEMPLATES.get(source) or [clean(row) for row in source.split("|")]
-            wrong = [row for row in rows if "{}" not in row]
-            need(not wrong, f"DATASET.SENTENCES has the template {wrong[:1]}, which lacks {{}}")
+            wrong = [row for row in rows if row.count("{}") != 1]
+            need(not wrong, f"DATASET.SENTENCES has the template {wrong[:1]}: write one {{}} in it")
             return text._replace(rows=rows, note=f"{where}, {len(rows)} for each class")
         about = sets[source]
     elif source == WAFFLE:
@@ -70,8 +70,7 @@ def describe(asked: Asked, classnames: Sequence[str], clip_model: Any) -> ClassT
         )
         pairs = zip(names, lists, strict=True)
         lists = [[in_form(form, name, words) for words in own or [""]] for name, own in pairs]
-    else:
-        lists = with_names(lists, names)
+    lists = with_names(lists, names)
     counts = {len(own) for own in lists}
     note = f"{where}: {how}; {' to '.join(map(str, sorted({min(counts), max(counts)})))} for each"
     pairs = zip(names, lists, strict=True)
@@ -139,9 +138,9 @@ def _flat(value: Any) -> list[Any] | None:
 def read_about(source: str, key: str, more: Collection[str] = ()) -> Mapping[str, Any]:
     """Return the content of a JSON file, or of an embedded one; `more` are other names."""
     path = Path(FILES.get(source, source))
-    if path.suffix != ".json" and not path.exists():
+    if not str(path).endswith(".json"):  # of others, records do not say what they hold
         names = nearest(source, (*TEMPLATES, *FILES, WAFFLE, *more))
-        raise UserError(f"{key}: there is no file or list '{printable(source)}': {names}")
+        raise UserError(f"{key}: there is no list or .json file '{printable(source)}': {names}")
     if path.is_file():
         need(path.stat().st_size <= LARGEST, f"{key}: '{path}' has more than 64 MiB: divide it")
     remedy = f'{key} needs one like {{"class name": ["a sentence about it", ...], ...}}'

@@ -39,7 +39,7 @@ def waffle(clip_model: Any, names: Sequence[str], seed: int, pairs: int = PAIRS)
     Args:
         clip_model: a CLIP.
         names: K names.
-        seed: of the words; below 0, they differ between calls.
+        seed: of the words; below 0, as 0.
         pairs: number of pairs.
 
     Raises:
@@ -51,7 +51,7 @@ def waffle(clip_model: Any, names: Sequence[str], seed: int, pairs: int = PAIRS)
         [9, 10]
     """
     need_open(clip_model, "text", "gives random words of its vocabulary (DATASET.SENTENCES waffle)")
-    draw = random.Random(seed if seed >= 0 else None)
+    draw = random.Random(max(seed, 0))
     decode = family_of(clip_model).tokenizer.decode
     size = len(clip_model.token_embedding.weight)
     texts = (decode([token]).strip() for token in draw.sample(range(size), size))

@@ -7,6 +7,7 @@ from typing import Any
 
 from ..backbones import weights_sha256
 from ..beyond import BEYOND, PER_DATASET, VALIDATION
+from ..dataset_keys import WAFFLE
 from ..embedded import file_sha256
 from ..errors import UserError
 from ..storage.files import write_whole
@@ -132,7 +133,7 @@ def counts_seed(trainer) -> bool:
     method = getattr(trainer, "method", None)
     if method is None:
         return False
-    random_words = trainer.cfg.DATASET.get("SENTENCES") == "waffle"
+    random_words = trainer.cfg.DATASET.get("SENTENCES") == WAFFLE
     return bool(method.adapts or method.support_passes or random_words)
 
 

@@ -52,7 +52,7 @@ def read_json(path: Path, remedy: str) -> dict:
         UserError: the file is missing, or does not hold a JSON object.
     """
     try:
-        text = read_file(path).decode("utf-8")
+        text = read_file(path).decode("utf-8-sig")  # some editors begin with a mark
     except (OSError, ValueError) as error:
         raise UserError(f"'{path}' cannot be read ({in_short(error)}): {remedy}") from error
     return parse_json(text, f"'{path}'", remedy)

@@ -14,7 +14,7 @@ from typing import Any, Self
 
 import torch
 
-from ..dataset_keys import SENTENCES
+from ..dataset_keys import SENTENCES, WAFFLE
 from ..embedded import other_weights
 from ..errors import UserError, need, printable
 from .checkpoints import broken_checkpoint, checkpoint_at, read_checkpoint
@@ -350,6 +350,7 @@ class Saved:
         place = "DATASET.NAME"
         if method.class_bound or self.settings.get(place) == now.settings.get(place):
             names += [f"DATASET.{key}" for key in SENTENCES]
+            names += ["SEED"] * (now.settings.get("DATASET.SENTENCES") == WAFFLE)
         theirs, ours = ({k: s[k] for k in names if k in s} for s in (self.settings, now.settings))
         if differing := differing_keys(theirs, ours, method):
             raise UserError(
