@@ -59,7 +59,7 @@ def _in_full(name, w, size, cost, dtype, look) -> Tensor:
         return torch.full((size,), 1 / size, dtype=dtype, device=cost.device)
     batch = cost.shape[:-2]
     try:
-        fits = w.shape[-1] == size and torch.broadcast_shapes(w.shape[:-1], batch) == batch
+        fits = w.shape[-1] == size and w.expand(*batch, size).shape
     except (RuntimeError, IndexError):
         fits = False
     if not fits:
