@@ -1,9 +1,7 @@
 """Tells data apart by what the image files hold: how they are divided, and images in two parts."""
 
-import errno
 import hashlib
 import os
-import stat
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
@@ -12,31 +10,24 @@ from dassl.data.datasets import DATASET_REGISTRY, Datum
 from tqdm import tqdm
 
 from trainers.prompting.errors import UserError
+from trainers.prompting.storage.image_key import EMPTY, MOST, image_key
 from trainers.prompting.storage.transparency import transparency_note
 
 from .rows import content_keys
 from .splits import PARTS, group_of
 
-MOST = 16 << 20  # bytes that are read of a file at most
-# Formats without compression: two images may have the same middle, and are read from the start.
-PLAIN = (".bmp", ".ppm", ".pgm", ".tif", ".tiff")
-PIECE = 4096  # bytes read of a file: from its middle, since files of one camera begin alike
 THREADS = 8  # which wait for the disk at once
 TOGETHER = 256  # files given to a thread at once
-OPENING = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)  # no wait: a pipe
-EMPTY = -1  # the key of an empty file
 
 
 def read_keys(parts):
     """Return a key of each image in lists of Datum; those of files with equal content are equal.
 
-    A key is a hash of the size and of a piece of the file, and in PLAIN formats of its beginning.
-
     Args:
         parts: lists of Datum.
 
     Returns:
-        dict from path to a number of 64 bits, `EMPTY` for an empty file.
+        dict from path to its `image_key`.
 
     Raises:
         UserError: a file cannot be read.
@@ -44,37 +35,10 @@ def read_keys(parts):
     paths = list(dict.fromkeys(item.impath for item in chain(*parts)))
     groups = [paths[start : start + TOGETHER] for start in range(0, len(paths), TOGETHER)]
     with ThreadPoolExecutor(THREADS) as pool:
-        hashed = pool.map(lambda group: [_key(path) for path in group], groups)
+        hashed = pool.map(lambda group: [image_key(path) for path in group], groups)
         shown = tqdm(hashed, "Comparing images", len(groups), unit=f"*{TOGETHER}", delay=3)
         keys = [key for group in shown for key in group]
     return dict(zip(paths, keys, strict=True))
-
-
-def _key(path):
-    """Return the key of a file; raises UserError if it cannot be read."""
-    try:
-        file = os.open(path, OPENING)
-        try:
-            status = os.fstat(file)
-            if not stat.S_ISREG(status.st_mode):
-                raise OSError(errno.EINVAL, "it is not a regular file")
-            piece = b""
-            if path.lower().endswith(PLAIN):
-                with os.fdopen(os.dup(file), "rb") as start:
-                    piece = start.read(MOST)
-            if status.st_size > PIECE:
-                os.lseek(file, (status.st_size - PIECE) // 2, os.SEEK_SET)
-            piece += os.read(file, PIECE)
-        finally:
-            os.close(file)
-    except OSError as error:
-        raise UserError(
-            f"The image '{path}' cannot be read ({error.strerror}): restore or remove it"
-        ) from None
-    if not status.st_size:
-        return EMPTY
-    digest = hashlib.sha256(status.st_size.to_bytes(8, "little") + piece).digest()
-    return int.from_bytes(digest[:8], "little", signed=True)
 
 
 def division(folder, parts, keys):
