@@ -2,23 +2,29 @@
 
 import errno
 import json
+import shlex
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from dassl.data.datasets import DATASET_REGISTRY
+from dassl.data.datasets import DATASET_REGISTRY, Datum
 from PIL import Image
 
 import datasets  # noqa: F401 (registers them)
+from datasets.contents import check_apart, read_keys
+from datasets.image_folder import ImageFolder, table_items
 from trainers.prompting import load_run
 from trainers.prompting.advice import encode as encoding
 from trainers.prompting.advice import fits
 from trainers.prompting.advice.images import Collection, read_collection
 from trainers.prompting.backbones import cached, openai
+from trainers.prompting.errors import UserError
 from trainers.prompting.record.predictions import read_predictions
 from trainers.prompting.storage.features import read_features
+from trainers.prompting.storage.saved import Saved
 from trainers.prompting.storage.tables import read_images
 from trainers.prompting.use.commands import main
 from trainers.prompting.use.commands.advise import write_table
@@ -93,8 +99,26 @@ def test_the_advice_ends_the_log_and_is_a_run(advised, capsys):
     fitted = space.fit(run.method, list(rows), torch.tensor(labels))
     with torch.no_grad():
         assert (run.model(images) - fitted(run.model.clip_features(images))).abs().max() == 0
+    evaluated = SimpleNamespace(keys=read_keys([[Datum(path) for path in paths.values()]]))
+    evaluated.test = [Datum(path) for path in paths.values()]
+    with pytest.raises(UserError, match="40 of the 40 test images are training images"):
+        Saved.read(out / "lpplusplus" / "model.pth.tar-0").check_unseen(evaluated, "test")
     rows = (out / "suspicious.csv").read_text().splitlines()
     assert rows[0] == "path,label,probability,likelier,its_probability" and len(rows) < 6
+
+
+def test_the_commands_that_are_printed(advised):
+    _, out = advised
+    page, line = (out / "advice.html").read_text(), log_of(out)[-2]
+    words = shlex.split(line.split("`")[1])
+    assert line.startswith("Train prompts, in a checkout of the project (roughly ")
+    assert words[2:4] == ["--root", str(out / "labelled.csv")]
+    for command in (line.split("`")[1], f"promptedclip predict --model-dir {out} IMAGE ..."):
+        assert f"<code>{command}</code>" in page
+    items = table_items(out / "labelled.csv")
+    parts = ImageFolder.divide(out, items)
+    assert len(items) == 42 and all({item.classname for item in x} == {*CLASSES} for x in parts)
+    check_apart(out, parts, read_keys(parts), published=False)  # copies are together
 
 
 def digests(root, other):
@@ -122,8 +146,12 @@ def test_a_second_call_encodes_only_what_is_new(advised, drawings, tmp_path, mon
 
 
 def test_no_cell_is_a_formula(tmp_path):
-    write_table(tmp_path / "a.csv", ["path", "label"], [["./=a.png", "=HYPERLINK(1)"], ["b", "@c"]])
-    assert (tmp_path / "a.csv").read_text() == "path,label\n./=a.png,'=HYPERLINK(1)\nb,'@c\n"
+    table = tmp_path / "a.csv"
+    for name in "ab":
+        (tmp_path / name).touch()
+    write_table(table, ["path", "label"], [["./b", "=HYPERLINK(1)"], ["./a", "@c"]])
+    assert table.read_text() == "path,label\n./b,'=HYPERLINK(1)\n./a,'@c\n"
+    assert [row.label for row in read_images(table)] == ["=HYPERLINK(1)", "@c"]
 
 
 def test_a_killed_call_goes_on(drawings, tmp_path, monkeypatch):

@@ -11,6 +11,7 @@ import torch
 from ..dassl_parts import dassl
 from ..record.results import write_results
 from ..running.precision import Precision
+from ..storage.image_key import image_key
 from ..storage.predictions import Predictions
 from ..trainer.config import add_nodes
 from ..trainer.facts import facts_of_run
@@ -60,8 +61,9 @@ def save_run(
         node[last] = value
     test = [SimpleNamespace(impath=collection.paths[row]) for row in rows]
     data = SimpleNamespace(
-        classnames=collection.classnames, train_x=test, test=test, fingerprint=collection.hash()
-    )
+        classnames=collection.classnames, train_x=test, test=test, fingerprint=collection.hash(),
+        keys={item.impath: image_key(item.impath) for item in test},
+    )  # fmt: skip
     facts = facts_of_run(cfg, method, data, Precision("fp32", method.device), None)
     saved = replace(
         facts, state_dict=PublicLayout(method).state_dict(), method=method.own_state(), epoch=0
