@@ -44,7 +44,8 @@ class Encoded:
         name: of the CLIP; file: with its features.
         rows: digest of an image -> its features (D,).
         text: (K, D), of a sentence for each class, or None.
-        scale: of the logits; seconds: that an image takes here.
+        scale: of the logits.
+        seconds: that an image, and the sentences of all classes, take here; zeros if unknown.
         unread: digest of an image -> why it cannot be read.
     """
 
@@ -53,7 +54,7 @@ class Encoded:
     rows: dict[str, torch.Tensor] = field(default_factory=dict)
     text: torch.Tensor | None = None
     scale: float = 1.0
-    seconds: float = 0.0
+    seconds: tuple[float, float] = (0.0, 0.0)
     unread: dict[str, str] = field(default_factory=dict)
 
     def space(self, collection: Collection) -> Space:
@@ -112,16 +113,18 @@ def encode(
         return one
     clip_model = load_clip(name).to(device)
     one.scale = float(clip_model.logit_scale.detach().exp())
-    one.text = Teacher(clip_model, collection.classnames, [TEMPLATE]).raw.cpu()
     begun, done = time.monotonic(), 0
+    one.text = Teacher(clip_model, collection.classnames, [TEMPLATE]).raw.cpu()
+    one.seconds = one.seconds[0], time.monotonic() - begun
+    begun = time.monotonic()
     with tqdm(total=len(missing), desc=name, unit="image", disable=None) as bar:
         for digests, features, number in _batches(clip_model, missing, batch, one.unread):
             one.rows |= dict(zip(digests, features, strict=True))
             done += number
-            one.seconds = (time.monotonic() - begun) / done
+            one.seconds = (time.monotonic() - begun) / done, one.seconds[1]
             bar.update(number)
             if done == number < len(missing):
-                left = one.seconds * (len(missing) - done)
+                left = one.seconds[0] * (len(missing) - done)
                 if left > most:
                     raise OverBudget(f"{len(missing):,} images would take {duration(left)}")
                 print(f"{name}: {len(missing):,} images in about {duration(left)}")
@@ -151,10 +154,10 @@ def _stored(name: str, file: Path, classnames: Sequence[str]) -> Encoded:
     if features.made_of != sha256 or features.template != TEMPLATE:
         return Encoded(name, file)
     with safe_open(file, "pt") as opened:
-        seconds = json.loads(opened.metadata()[HEADER]).get("seconds", 0.0)
+        seconds = json.loads(opened.metadata()[HEADER]).get("seconds", (0.0, 0.0))
     rows = dict(zip(features.images, features.image, strict=True))
     text = features.text[TEMPLATE] if features.classnames == list(classnames) else None
-    return Encoded(name, file, rows, text, features.logit_scale, float(seconds))
+    return Encoded(name, file, rows, text, features.logit_scale, tuple(seconds))
 
 
 def _batches(

@@ -16,27 +16,29 @@ TEMPLATES = Environment(
     loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined
 )
 SIDE, PAIRS, IMAGES, LABELS = 160, 12, 12, 60  # pixels of an image; shown pairs, images, labels
-WIDE, HIGH, LEFT, LOW = 560, 260, 50, 30  # pixels of the chart, and of its margins
-NOTE = "From, to: Wilson's interval with z = 2.33, for other images like these."
+WIDE, HIGH, LEFT, LOW = 380, 220, 42, 30  # pixels of the chart, and of its margins
 
 
-def candidates(said: Statement) -> list[list[str]]:
-    """Return the cells of a table of the candidates, best first; "-" where nothing can be said.
+def candidates(said: Statement) -> list[tuple[str, str, str, str]]:
+    """Return name, right answers, their interval and zero-shot CLIP's (%) of each, best first.
 
-    They are the name, right answers, their share (%), its interval, and zero-shot CLIP's share.
+    Where nothing can be said about accuracy, right answers and interval are "-".
     """
     n, rows = len(said.choice.labels), []
     for one in said.choice.candidates:
         p = one.right / n
-        shares = (p, *(wilson(p, n, side) for side in (-1, 1)))
-        cells = [f"{one.right:,} of {n:,}", *(f"{100 * share:.1f}" for share in shares)]
-        cells = ["-"] * 4 if said.silent else cells
-        rows.append([f"{one.method} on {one.clip}", *cells, f"{100 * one.zero_shot / n:.1f}"])
+        low, high = (100 * wilson(p, n, side) for side in (-1, 1))
+        own = ("-", "-") if said.silent else (f"{100 * p:.1f}", f"{low:.1f} to {high:.1f}")
+        rows.append((f"{one.method} on {one.clip}", *own, f"{100 * one.zero_shot / n:.1f}"))
     return rows
 
 
 def page_of(
-    collection: Collection, said: Statement, named: Any, confusions: list[tuple[int, int, Any]]
+    collection: Collection,
+    said: Statement,
+    named: Any,
+    confusions: list[tuple[int, int, Any]],
+    commands: dict[str, str],
 ) -> str:
     """Return the page.
 
@@ -45,6 +47,7 @@ def page_of(
         said: the statement about them.
         named: labelled images whose labels look wrong, as numbers below n.
         confusions: as from `labels.confusions`.
+        commands: to run next, by their titles.
     """
     names, files, choice = collection.classnames, collection.names, said.choice
     pairs = [
@@ -66,9 +69,10 @@ def page_of(
     text = TEMPLATES.get_template("page.html.j2").render(
         source=collection.source.name,
         sentences=said.sentences(),
+        commands=commands,
         chart=_chart(said.curve, len(choice.labels)) if said.curve and not said.silent else "",
         candidates=candidates(said),
-        note=NOTE,
+        n=len(choice.labels),
         confusions=pairs,
         suspicious=wrong,
     )
@@ -105,7 +109,7 @@ def _chart(curve: Curve, n: int) -> str:
     for labels, error in zip(curve.n, curve.error, strict=True):
         x, y = at(labels, 1 - error)
         parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4"/>')
-        parts.append(f'<text x="{x - 8:.1f}" y="{HIGH - 8}">{labels:,}</text>')
+        parts.append(f'<text x="{x:.1f}" y="{HIGH - 8}" text-anchor="middle">{labels:,}</text>')
     parts.append(f'<text x="{WIDE}" y="{HIGH - 8}" text-anchor="end">{2 * n:,} labels</text>')
     alt = f"Accuracy with {curve.n[0]:,} to {2 * n:,} labels"
     return f'<svg viewBox="0 0 {WIDE} {HIGH}" role="img" aria-label="{alt}">{"".join(parts)}</svg>'

@@ -186,8 +186,9 @@ class Statement:
             lines.append(f"{self.suspicious} label{'s' * (not one)} look{'s' * one} wrong.")
         if not self.silent:
             lines.append(
-                "It does not hold for other places or cameras, nor for images in series that are "
-                "not marked: with frames of films, 'at least' was too high about half of the time."
+                "The accuracy does not hold for other places or cameras, nor for images in series "
+                "that are not marked: with frames of films, 'at least' was too high about half of "
+                "the time."
             )
         if lacking:
             lines.append(f"{lacking} classes have no label, so nothing is known of them.")

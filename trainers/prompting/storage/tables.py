@@ -50,7 +50,7 @@ def read_images(table: Path, unlabelled: bool = False, moved: bool = False) -> l
     names: list[str] = []
     try:
         for cells in reader:
-            cells = [cell.strip() for cell in cells]
+            cells = [re.sub("^'(?=[-=+@])", "", cell.strip()) for cell in cells]  # see `csv_text`
             if not any(cells):
                 continue
             if not names:

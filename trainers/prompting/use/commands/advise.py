@@ -22,7 +22,8 @@ NO_CLIP = (
     'no CLIP is on this machine: `python -c "from {package} import load_clip; '
     "load_clip('ViT-B/16')\"` downloads one, or try `--backbones emoji`, which comes with this"
 )
-EPOCHS, TIMES = 50, 3  # of ALIGN's training; passes of its step, in encodings of the images
+# of ALIGN's training: its prompts of each side; times that encoding takes with gradients
+EPOCHS, SHOTS, BATCH, PROMPTS, BACKWARD = 40, 16, 4, 4, 3
 
 
 def build_parser(prog: str) -> Parser:
@@ -109,18 +110,21 @@ def advise(args: Any, prog: str) -> int:
     write_suspicious(args.output, collection, compared, named)
     print_candidates(candidates(said))
     print_confusions(collection, pairs)
-    write_whole(args.output / "advice.html", page_of(collection, said, named, pairs))
+    commands = align_command(args, collection, compared, encoded[best.number])
+    predict = [*prog.split()[:-1], "predict", "--model-dir", str(args.output)]
+    commands["Classify images"] = f"{shlex.join(predict)} IMAGE ..."
+    write_whole(args.output / "advice.html", page_of(collection, said, named, pairs, commands))
     if args.next:
         write_next(args, collection, space, best.method)
-    print("\n" + align_command(args, encoded[best.number], len(compared.rows)))
-    print(f"\nLabels that look wrong, the worst first: '{args.output / 'suspicious.csv'}'")
+    print("")
+    if len(named):
+        print(f"Labels that look wrong, the worst first: '{args.output / 'suspicious.csv'}'")
     print(f"With pictures: '{args.output / 'advice.html'}'")
     if args.next:
         print_next(args, prog)
     print("\n" + "\n".join(said.sentences()))
-    print(
-        f"Classify images: `{prog.rpartition(' ')[0]} predict --model-dir {args.output} IMAGE ...`"
-    )
+    for title, command in commands.items():
+        print(f"{title}: `{command}`")
     return int(left_out)
 
 
@@ -169,11 +173,11 @@ def encode_all(args: Any, collection: Any) -> tuple[list[Any], Any, bool]:
     return encoded, collection.keep(rows), bool(gone)
 
 
-def print_candidates(rows: Sequence[Sequence[str]]) -> None:
+def print_candidates(rows: Iterable[Sequence[str]]) -> None:
     """Print the CLIPs and methods, best first."""
-    print("\nRight out of fold, and by zero-shot CLIP:")
-    for name, right, share, low, high, zero_shot in rows:
-        seen = "" if right == "-" else f"{right} ({share}%, {low} to {high}%), "
+    print("\nRight on images that they had not seen, and zero-shot CLIP:")
+    for name, right, interval, zero_shot in rows:
+        seen = "" if right == "-" else f"{right}% ({interval}%), "
         print(f"  {name}: {seen}zero-shot {zero_shot}%")
 
 
@@ -224,18 +228,36 @@ def print_next(args: Any, prog: str) -> None:
     )
 
 
-def align_command(args: Any, encoded: Any, n: int) -> str:
-    """Return the command that trains prompts, with the time that it may take here."""
-    from ...advice.encode import duration
+def align_command(args: Any, collection: Any, compared: Any, encoded: Any) -> dict[str, str]:
+    """Return the command that trains prompts, by its title; none where no image can test them.
 
-    words = ["python", "train.py", "--root", str(args.source), "--backbone", encoded.name]
+    It reads a table of the labelled images, written here, whose groups hold copies together: a
+    training refuses a test on them.
+    """
+    import numpy as np
+
+    from ...advice.encode import duration
+    from ...backbones import absolute
+
+    if compared.counts.max() < 2:
+        return {}
+    table, group = args.output.absolute() / "labelled.csv", collection.folds_apart()
+    size, names = np.bincount(group), collection.classnames
+    rows = []
+    for row, label in zip(compared.rows, compared.labels, strict=True):
+        shared = str(group[row]) if size[group[row]] > 1 else ""
+        rows.append((relative(collection.paths[row], args.output), names[label], shared))
+    write_table(table, ("path", "label", "group"), rows)
+    words = ["python", "train.py", "--root", str(table), "--backbone", absolute(encoded.name)]
     words += ["--seed", "1", "--trainer", "ALIGN", "--output-dir", "output/align"]
     words += ["--dataset-config-file", "configs/datasets/image_folder.yaml"]
     words += ["--config-file", "configs/trainers/ALIGN/few_shot_8_16.yaml"]
-    words += ["DATASET.NUM_SHOTS", "16"]
-    about = duration(encoded.seconds * n * EPOCHS * TIMES)
-    took = f" (roughly {about} here)" if encoded.seconds else ""
-    return f"Prompts, in a checkout of the project{took}:\n  {shlex.join(words)}"
+    words += ["DATASET.NUM_SHOTS", str(SHOTS)]
+    images = np.minimum(compared.counts / 2, SHOTS).sum()  # half are for training
+    of_image, of_text = encoded.seconds
+    took = EPOCHS * BACKWARD * PROMPTS * images * (of_image + of_text / BATCH)
+    about = f" (roughly {duration(took)} here)" if of_image else ""
+    return {f"Train prompts, in a checkout of the project{about}": shlex.join(words)}
 
 
 def relative(path: str, folder: Path) -> str:
