@@ -52,7 +52,7 @@ class Metric(NamedTuple):
 
     head: str
     percent: bool = True  # from 0 to 100, else 0 or more
-    more_is_better: bool = True
+    more_is_better: bool | None = True  # None: neither is
     note: str = ""
     everywhere: bool = True  # else shown only in tables of runs that have it
 
@@ -76,6 +76,25 @@ METRICS = {
     ),
     "joint_accuracy": Metric(
         "Joint (%)", note="Joint the accuracy among base and new classes together", everywhere=False
+    ),
+    "set_coverage": Metric(
+        "Coverage (%)",
+        more_is_better=None,
+        note="Coverage the share of images whose prediction set has their class",
+        everywhere=False,
+    ),
+    "set_size": Metric(
+        "Set size",
+        percent=False,
+        more_is_better=False,
+        note="Set size the mean number of classes in a prediction set",
+        everywhere=False,
+    ),
+    "set_gap": Metric(
+        "Gap (%)",
+        more_is_better=False,
+        note="Gap the mean over classes of how far their coverage is from what was asked",
+        everywhere=False,
     ),
 }
 

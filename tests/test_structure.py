@@ -104,7 +104,7 @@ PACKAGES = {
     "storage": "dassl_parts dataset_keys embedded errors node",
     "transport": "",
     "backbones": "embedded errors storage",
-    "record": "backbones beyond dataset_keys embedded errors running storage",
+    "record": "backbones beyond dataset_keys embedded errors running storage transport",
     "encoders": "backbones dataset_keys errors node storage transport",
     "prompts": "backbones encoders errors",
     "teacher": "encoders errors node storage transport",

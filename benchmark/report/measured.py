@@ -101,7 +101,8 @@ def _cell(mean: float, values: pd.Series, metric: Metric, note: str) -> Cell:
     """Return a cell with `mean ± standard deviation`, whose `value` is larger if better."""
     spread = f" ± {values.std():.2f}" if values.count() > 1 else ""
     better = mean if metric.more_is_better else -mean
-    return Cell(f"{mean:.2f}{spread}{note}", None if note else better)
+    competes = not note and metric.more_is_better is not None
+    return Cell(f"{mean:.2f}{spread}{note}", better if competes else None)
 
 
 def place_of(row: Any, shots: int, column: str) -> dict:

@@ -18,7 +18,7 @@ from benchmark.report.per_image import MEASURES, Answers, joint_parts, openworld
 from trainers.prompting.record.metrics import openworld_auc
 from trainers.prompting.record.predictions import NAME, write_predictions
 
-# The six images of docs/metrics.md.
+# Six images by hand.
 BASE = {
     "label": [0, 1, 0], "prediction": [0, 1, 1], "joint_label": [0, 1, 0],
     "joint_prediction": [0, 2, 1], "joint_probability": [0.95, 0.55, 0.6],

@@ -65,6 +65,26 @@ def test_a_calibration_error_that_is_left_out_is_not_missing():
     assert lines(table)["TransCLIP"][3:] == ["-", "2.00"]
 
 
+def test_prediction_sets_are_shown_where_they_were_measured():
+    sets = [
+        {"set_coverage": x, "set_size": y, "set_gap": 9.0} for x, y in ((90.1, 2.5), (95.0, 3.0))
+    ]
+    outcomes = [
+        found
+        for name, more in zip(("ALIGN", "CoOp"), sets, strict=True)
+        for found in few_shot(name, 16, (60,), negative_log_likelihood=1.5, **more)
+    ]
+    (table,) = Metrics(frame(outcomes)).tables().popitem()[1]
+    assert table.head[-3:] == ["Coverage (%)", "Set size", "Gap (%)"]
+    assert lines(table)["CoOp"][-3:] == ["95.00", "3.00", "9.00"]
+    assert not table.best(-3), "more than was asked is not better"
+    assert lines(table)["ALIGN"][-2] == table.lines[min(table.best(-2))][-2].text
+    assert any(
+        "Set size the mean number of classes in a prediction set" in x for x in table.caption
+    )
+    assert "Coverage (%)" not in Metrics(frame(some())).tables().popitem()[1][0].head
+
+
 def test_base_and_new_are_two_tests():
     outcomes = [outcome("ALIGN", 1, part, 50.0) for part in ("base", "new")]
     _, _, *tables = (

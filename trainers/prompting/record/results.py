@@ -61,18 +61,18 @@ def write_results(
     """
     check_results(trainer)
     peak = earlier_peak or peak_memory_mib(trainer.device)
-    saved = getattr(trainer, "predictions", None)
+    last = getattr(trainer, "predictions", None)
     data, measured, facts = trainer.dm.dataset, {}, getattr(trainer, "facts", None)
     backbone = cfg.MODEL.BACKBONE.NAME
     training = getattr(trainer, "loaded", None) or facts
-    if saved is not None:
-        arrays = predictions.write_predictions(Path(cfg.OUTPUT_DIR), saved.columns())
-        measured = metrics(arrays, data.classnames) | {"temperature": saved.temperature}
-        if saved.note:
-            measured["joint_note"] = saved.note
-        if saved.calibration_note:
+    if last is not None:
+        rows = predictions.write_predictions(Path(cfg.OUTPUT_DIR), last.columns())
+        measured = metrics(rows, data.classnames) | last.more | {"temperature": last.temperature}
+        if last.note:
+            measured["joint_note"] = last.note
+        if last.calibration_note:
             del measured["calibration_error"]
-            measured["calibration_note"] = saved.calibration_note
+            measured["calibration_note"] = last.calibration_note
     if ood := detections(trainer):
         measured |= {"ood": ood, "ood_fingerprints": trainer.detection.fingerprints}
     record: dict[str, Any] = {

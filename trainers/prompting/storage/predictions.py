@@ -2,8 +2,10 @@
 
 import os
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
+import numpy as np
 import torch
 
 TOP = 5  # classes kept for each image
@@ -26,12 +28,16 @@ class Predictions:
         order: the number of each image in the data set, if they come in another order.
         note: why the union of base and new classes is left out; else empty.
         calibration_note: why calibration is left out; else empty.
+        validation: logits (n, K) and labels (n,) of the validation images, if they were read.
+        more: metrics that `columns` has computed.
     """
 
     temperature: float | None = None
     order: Sequence[int] | None = None
     note = ""
     calibration_note = ""
+    validation: Sequence[np.ndarray] | None = None
+    more: Mapping[str, float] = MappingProxyType({})
 
     def __init__(self, scale: torch.Tensor | float = 1.0, new: bool = False):
         self.files: list[str] = []

@@ -17,6 +17,7 @@ from ..encoders.sides import features_width
 from ..errors import ClosedSide, UserError, nearest, need
 from ..method import METHODS, Method, find_method
 from ..node import Settings, check_values
+from ..record import conformal
 from . import schedule
 from .by_run import SECTIONS, for_run, leaves
 from .support_set import given_support
@@ -54,6 +55,8 @@ def add_nodes(cfg: CfgNode) -> None:
         "RECORD", False
     )  # write results.json (train.py of this project always does)
     cfg.TEST.setdefault("OOD", [])  # data sets of other classes, for detection
+    for key, default in conformal.KEYS.items():
+        cfg.TEST.setdefault(key, default)
     cfg.TRAINER.setdefault("MEMORY_BUDGET", 0.0)  # GiB for a step's activations; 0: automatic
     cfg.TRAINER.setdefault("COMPILE", False)  # let torch.compile fuse the blocks
     cfg.TRAINER.setdefault("DETERMINISTIC", False)  # the same bits on a GPU, too, but slower

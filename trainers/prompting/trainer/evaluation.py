@@ -5,13 +5,17 @@ Predictions are over the run's classes, and over base and new classes together.
 
 from collections.abc import Sequence
 from copy import copy
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
+from yacs.config import CfgNode
 
 from ..capabilities.transductive import Transductive
-from ..errors import UserError, in_short, no_exit
+from ..errors import UserError, in_short, need, no_exit
 from ..method import Method, Output
+from ..record.conformal import KEYS, SCORES, SetPredictions
 from ..storage.predictions import Predictions
 from ..storage.saved import Saved
 from .together import NOT_ITS_OWN
@@ -55,12 +59,12 @@ class Recorder:
         self._method, self._other = trainer.method, None
         cfg, dataset = trainer.cfg, trainer.dm.dataset
         new = cfg.DATASET.SUBSAMPLE_CLASSES == "new"
-        self.predictions = Predictions(self._method.logit_scale, new)
+        kind = partial(SetPredictions, cfg.TEST) if cfg.TEST.CONFORMAL else Predictions
+        self.predictions = kind(self._method.logit_scale, new)
         if self._method.stream:
             loader = trainer.val_loader if split == "val" else trainer.test_loader
             self.predictions.order = loader.sampler
-        together = isinstance(self._method, Transductive)
-        if together:
+        if together := isinstance(self._method, Transductive):
             why = f"the logits of {type(self._method).__name__} {NOT_ITS_OWN}"
             print(f"A temperature and the calibration error are left out: {why}")
             self.predictions.calibration_note = why
@@ -72,7 +76,7 @@ class Recorder:
             self._other = self._for_classes(*place)
         of_base = self._other if new else self._method
         if trainer.validation is not None and of_base is not None and not together:
-            self.predictions.temperature = _temperature(of_base, trainer)
+            self.predictions.temperature = _temperature(of_base, trainer, self.predictions)
 
     def _for_classes(self, *place) -> Method | None:
         name = type(self._method).__name__
@@ -128,9 +132,10 @@ def check_joint(method: Method) -> None:
     raise UserError(f"the logits of {kind.__name__} {reason}")
 
 
-def _temperature(method: Method, trainer) -> float | None:
+def _temperature(method: Method, trainer, predictions: Predictions) -> float | None:
     """Fit the temperature on validation images; None if their logits are not finite.
 
+    These logits and the labels become `validation` of the predictions.
     The validation images leave no trace in a method that adapts to a stream.
     """
     logits, labels = [], []
@@ -141,13 +146,43 @@ def _temperature(method: Method, trainer) -> float | None:
             logits.append(method.predict(images).logits)
         labels.append(label)
     method.reset()
-    values, label = torch.cat(logits).cpu().numpy(), torch.cat(labels).cpu().numpy()
+    predictions.validation = values, label = [torch.cat(x).cpu().numpy() for x in (logits, labels)]
     if not np.isfinite(values).all():
         print("No temperature: logits of validation images are not finite")
         return None
     temperature = fit_temperature(values.astype(float), label)
     print(f"Temperature {temperature:.4f}, fitted on {len(label):,} validation images")
     return temperature
+
+
+def check_conformal(method: Method, dataset: Any, cfg: CfgNode) -> None:
+    """Refuse what the prediction sets of a run cannot be measured with (UserError)."""
+    score, alpha, share, _ = (cfg.TEST[key] for key in KEYS)
+    need(score in SCORES, f"TEST.CONFORMAL is '{score}', but must be one of {', '.join(SCORES)}")
+    need(0 < alpha < 1, f"TEST.CONFORMAL_ALPHA is {alpha}, but must be between 0 and 1")
+    need(0 <= share < 1, f"TEST.CONFORMAL_SHARE is {share}, but must be 0 or more and less than 1")
+    need(cfg.TEST.PREDICTIONS, "TEST.CONFORMAL needs predictions: set TEST.PREDICTIONS True")
+    if share:
+        labels = [item.label for item in (dataset.val if cfg.TEST.SPLIT == "val" else dataset.test)]
+        why = "no class has two images to evaluate, one of them for the threshold"
+        need(len(set(labels)) < len(labels), f"TEST.CONFORMAL cannot be measured: {why}")
+        return
+    name = type(method).__name__
+    best = method.trains and cfg.TEST.FINAL_MODEL == "best_val"
+    obstacles = {
+        f"the logits of {name} {NOT_ITS_OWN}": isinstance(method, Transductive),
+        f"{name} chooses settings on them": method.searches,
+        "TEST.FINAL_MODEL best_val chooses the epoch on them": best,
+        "they are of the base classes": cfg.DATASET.SUBSAMPLE_CLASSES == "new",
+        "they are what TEST.SPLIT val evaluates": cfg.TEST.SPLIT == "val",
+        "there are none": not getattr(dataset, "validation", None),
+    }
+    why = next((text for text, holds in obstacles.items() if holds), "")
+    need(
+        not why,
+        f"TEST.CONFORMAL_SHARE 0 takes the validation images, but {why}: set it to 0.5, for half "
+        "of the test images",
+    )
 
 
 def for_classes(
