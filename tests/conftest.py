@@ -141,6 +141,7 @@ def of(tiny_clip, tmp_path):
 @pytest.fixture(autouse=True)
 def unregistered():
     """Remove what a test registers: others use all methods."""
+    from trainers.prompting import methods  # noqa: F401 (registers all, also for a single file)
     from trainers.prompting.method import METHODS
 
     before = dict(METHODS)
