@@ -4,8 +4,9 @@ import io
 import sys
 from contextlib import redirect_stdout
 from importlib import import_module
+from typing import Any
 
-from recipe.configs import read_pairs
+from recipe.configs import SENTENCES, read_pairs
 from trainers.prompting.errors import UserError
 
 from ..protocols.base import Run
@@ -32,9 +33,11 @@ def check_settings(runs: list[Run], settings: Settings) -> None:
 
     from recipe.settings import effective, not_read, unread, unread_note
     from trainers.prompting.backbones import check_known
+    from trainers.prompting.contract import check_sentences
+    from trainers.prompting.encoders.descriptions import read_about
     from trainers.prompting.method import METHODS
     from trainers.prompting.running.precision import Precision
-    from trainers.prompting.trainer.config import read_node, values_in
+    from trainers.prompting.trainer.config import settings_in
 
     one_of_each = {(run.trainer, run.config_file, run.opts): run for run in runs}
     seen: dict[str, Run] = {}
@@ -54,7 +57,12 @@ def check_settings(runs: list[Run], settings: Settings) -> None:
             kinds.append(kind)
             if kind is not None:
                 notes[run.trainer] = unread_note(cfg) if cfg.TRAINER.UNREAD else ""
-                if kind.class_bound is True and run.protocol.new_classes:
+                node = settings_in(cfg, kind)
+                if node.sentences:
+                    check_sentences(kind, node, node.sentences)
+                    if node.sentences.source.endswith(".json"):
+                        read_about(node.sentences.source, SENTENCES)
+                if run.protocol.new_classes and is_class_bound(kind, node):
                     raise UserError(
                         f"{run.trainer} has parameters for each class and cannot be tested on new "
                         f"classes, as {run.protocol.name} does: run it in few_shot"
@@ -65,7 +73,6 @@ def check_settings(runs: list[Run], settings: Settings) -> None:
                         f"so {run.protocol.name} cannot train it on the source: run it in few_shot "
                         "on each target, with --config cross_dataset as published"
                     )
-                node = read_node(kind, values_in(cfg, kind), cfg.DATASET.NAME)
                 if not cfg.DATASET.FEATURES:
                     check_known(cfg.MODEL.BACKBONE.NAME)
                 Precision(node.PREC, device("cpu"))
@@ -77,6 +84,13 @@ def check_settings(runs: list[Run], settings: Settings) -> None:
         raise not_read(min(by_none), kinds[0])
     for note in filter(None, notes.values()):
         print(note, file=sys.stderr)
+
+
+def is_class_bound(kind: Any, settings: Any) -> bool:
+    """Return True if a method with these settings learns something for each class."""
+    method = kind.__new__(kind)  # not built, as there is no CLIP
+    vars(method)["settings"] = settings
+    return bool(getattr(method, "class_bound", False))
 
 
 def _only(run: Run, other: Run) -> str:

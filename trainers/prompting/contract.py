@@ -18,7 +18,7 @@ from torch.func import functional_call
 
 from .encoders.added import SIDES, Added, blocks_of, check_added
 from .encoders.class_text import RULES, SeveralSentences
-from .encoders.descriptions import describe
+from .encoders.descriptions import Asked, describe
 from .encoders.uncalled import check_uncalled
 from .errors import UserError, need, one_of
 
@@ -102,11 +102,17 @@ def with_sentences(kind: Any, settings: Any, clip_model: Any, names: Sequence[st
     """Return the settings of a method with what its run asks for as `ClassText`.
 
     Raises:
-        UserError: the method cannot use it, or as `describe`.
+        UserError: as `check_sentences` or `describe`.
     """
     asked = getattr(settings.sentences, "asked", settings.sentences)
     if asked is None:
         return settings
+    check_sentences(kind, settings, asked)
+    return replace(settings, sentences=describe(asked, names, clip_model))
+
+
+def check_sentences(kind: Any, settings: Any, asked: Asked) -> None:
+    """Raise a UserError if a method cannot use the sentences that its run asks for."""
     need(
         kind.rules,
         f"{kind.__name__} does not start from given sentences (DATASET.SENTENCES), as its text is "
@@ -125,7 +131,6 @@ def with_sentences(kind: Any, settings: Any, clip_model: Any, names: Sequence[st
             f"DATASET.SENTENCES is given beside {kind.place(key)} {own!r:.60}: set one of them to "
             "''",
         )
-    return replace(settings, sentences=describe(asked, names, clip_model))
 
 
 def check_built(method: Any, clip_model: Any) -> None:

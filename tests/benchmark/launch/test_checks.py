@@ -31,6 +31,15 @@ TUNE = ["tune", "emoji", "--seeds", "1"]
             "CLAP has parameters for each class and cannot be tested on new classes",
         ),
         (["base2new", "dtd", "--trainers", "SOTGLP"], "SOTGLP has parameters for each class and"),
+        (
+            ["cross_dataset", "--trainers", "GDA", "TRAINER.GDA.FORM", "shrunk"],
+            "GDA has parameters for each class and cannot be tested on new classes",
+        ),
+        ([*PROTOCOL, "--sentences", "clip7"], "CoOp does not start from given sentences"),
+        (
+            ["few_shot", "dtd", "--trainers", "GDA", "--sentences", "a/b.json"],
+            "a/b.json' cannot be read",
+        ),
         (["cross_dataset", "--trainers", "TipAdapterF"], "new classes, as cross_dataset does: run"),
         (
             ["cross_dataset", "--trainers", "PromptKD"],
