@@ -35,7 +35,7 @@ def untrained(golden, clip_model, monkeypatch, block="", **more):
     assert alike(method.teacher.h, tensors["zero_shot/weight"])
     method.begin = {name: tensors[f"{block}init/{name}"] for name in method.begin}
     drawn = iter([tensors["steps/image_index"], tensors["steps/text_index"]])
-    monkeypatch.setattr(crossmodal, "drawn", lambda n, size: iter(next(drawn)))
+    monkeypatch.setattr(crossmodal, "draw_batches", lambda n, size: iter(next(drawn)))
     return method.eval()
 
 
@@ -97,7 +97,7 @@ def test_the_rates(tiny_clip, golden, monkeypatch):
 
 
 def test_batches_are_drawn_pass_by_pass():
-    draw = crossmodal.drawn(7, 3)
+    draw = crossmodal.draw_batches(7, 3)
     batches = [next(draw) for _ in range(4)]
     assert all(len(rows) == 3 for rows in batches)
     for first, second in (batches[:2], batches[2:]):

@@ -101,9 +101,9 @@ class ClassText(NamedTuple):
         """Return a text encoder for published templates, one sentence, or several as one."""
         if self.lists or (self.asked is not None and len(self.rows) > 1):
             return SeveralSentences(clip_model, self)
-        return TextEncoder(clip_model, self.written(clip_model))
+        return TextEncoder(clip_model, self.tokens(clip_model))
 
-    def written(self, clip_model: Any) -> list[list[Sentence]]:
+    def tokens(self, clip_model: Any) -> list[list[Sentence]]:
         """Return the token ids of the rows, or of the first sentences of the lists."""
         rows = self.rows or [[sentences[0] for sentences in self.lists]]
         pairs = [(row, self.names) if isinstance(row, str) else ("{}", row) for row in rows]
@@ -114,7 +114,7 @@ class SeveralSentences(TextEncoder):
     """CLIP's text encoder for several fixed sentences about each class, which give one feature."""
 
     def __init__(self, clip_model: Any, text: ClassText):
-        super().__init__(clip_model, text.written(clip_model))
+        super().__init__(clip_model, text.tokens(clip_model))
         self._frozen = clip_model, text  # in a tuple, so that it is no sub-module
 
     def _apply(self, fn: Any, recurse: bool = True) -> Self:

@@ -22,8 +22,6 @@ from ..teacher import Teacher
 from .clip_adapter import Adapter
 from .linear_probe import LinearProbe
 
-FIRST_RATE = 1e-5  # of the first step
-
 
 @register
 class CrossModal(Mirrored, LinearProbe):
@@ -54,7 +52,6 @@ class CrossModal(Mirrored, LinearProbe):
     node = "CROSS_MODAL"
     checkpoint = "cross_modal"
     rules = MEANS
-    support_passes = property(lambda self: 1 + (self.settings.IMAGE_AUGMENTATION == "flip"))
 
     @dataclass(frozen=True)
     class Settings(Method.Settings):
@@ -92,6 +89,11 @@ class CrossModal(Mirrored, LinearProbe):
             fraction("WISEFT", self.WISEFT)
 
     settings: Settings  # type: ignore[assignment]
+
+    @property
+    def support_passes(self):
+        """The images as they are and, with `flip`, mirrored."""
+        return 1 + (self.settings.IMAGE_AUGMENTATION == "flip")
 
     def build(self, clip_model, classnames, dataset):
         """Make a head without rows, and the fixed text features."""
@@ -136,7 +138,7 @@ class CrossModal(Mirrored, LinearProbe):
         """Do the steps from the start, and yield the number of each after it, from 1."""
         s, samples = self.settings, self.samples
         size = max(1, s.BATCH_SIZE // len(samples))
-        draws = [drawn(len(y), min(size, len(y))) for _, y in samples]
+        draws = [draw_batches(len(y), min(size, len(y))) for _, y in samples]
 
         def loss(number: int) -> torch.Tensor:
             rows = [next(draw).to(y.device) for draw, (_, y) in zip(draws, samples, strict=True)]
@@ -146,15 +148,13 @@ class CrossModal(Mirrored, LinearProbe):
 
         def rate(t: int) -> float:
             if t < s.WARMUP_ITER:
-                return t / s.WARMUP_ITER if t else FIRST_RATE / s.LR
+                return t / s.WARMUP_ITER if t else 1e-5 / s.LR
             return (1 + math.cos(math.pi * (t - s.WARMUP_ITER) / s.ITERS)) / 2
 
         learned = self.learned()
-        optimizer = torch.optim.AdamW(
-            learned.values(), s.LR, weight_decay=s.WEIGHT_DECAY, fused=True
-        )
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
-        return train(learned, self.begin, descent(loss, optimizer, schedule), s.ITERS)
+        adamw = torch.optim.AdamW(learned.values(), s.LR, weight_decay=s.WEIGHT_DECAY, fused=True)
+        schedule = torch.optim.lr_scheduler.LambdaLR(adamw, rate)
+        return train(learned, self.begin, descent(loss, adamw, schedule), s.ITERS)
 
     def mix(self) -> None:
         """Mix the rows with those of the text (WiSE-FT)."""
@@ -174,7 +174,7 @@ class CrossModal(Mirrored, LinearProbe):
         )
 
 
-def drawn(n: int, size: int) -> Iterator[torch.Tensor]:
+def draw_batches(n: int, size: int) -> Iterator[torch.Tensor]:
     """Yield the rows of batches of n samples, (size,): pass by pass, without the short last one."""
     while True:
         yield from torch.randperm(n)[: n // size * size].split(size)

@@ -54,7 +54,6 @@ class GDA(Method):
     trains = False
     joint = False
     own_classes = True
-    class_bound = property(lambda self: self.settings.FORM == "shrunk")
     support_passes = property(attrgetter("settings.AUGMENT_EPOCH"))
     searches = property(attrgetter("settings.SEARCH_HP"))
 
@@ -83,6 +82,11 @@ class GDA(Method):
     alpha: torch.Tensor
     rows: torch.Tensor
     of_new: torch.Tensor  # W and b of new classes, (D + 1, K)
+
+    @property
+    def class_bound(self):
+        """True if the Gaussians of other classes are not known."""
+        return self.settings.FORM == "shrunk"
 
     def build(self, clip_model, classnames, dataset):
         """Make an empty classifier, and the fixed text features."""
@@ -132,18 +136,15 @@ class GDA(Method):
         weight = 1 / (K * (sizes - 1))[labels, None] if base else 1 / (n - 1).clamp_min(1)
         apart = (in_float64(f) - mu[labels] for f in passes)
         S = sum((x.T @ (weight * x) for x in apart), torch.zeros(()))
-        if base:
-            self.rows = passes.flatten(0, 1)
-            P = torch.linalg.pinv(S, rtol=D * torch.finfo(torch.float32).eps, hermitian=True)
-        else:
-            P = precision(S, n)
+        self.rows = passes.flatten(0, 1) if base else self.rows
+        cut = D * torch.finfo(torch.float32).eps
+        P = torch.linalg.pinv(S, rtol=cut, hermitian=True) if base else precision(S, n)
         self.W, self.b = self.classifier(mu, P)
 
     def classifier(self, mu: torch.Tensor, P: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return W (D, K) and b (K), float32, of means mu (K, D) and P (D, D) in float64."""
         W = P @ mu.T
-        b = -math.log(len(mu)) - (mu.T * W).sum(0) / 2
-        return W.to(self.alpha), b.to(self.alpha)
+        return W.to(self.alpha), (-math.log(len(mu)) - (mu.T * W).sum(0) / 2).to(self.alpha)
 
     def new_classifier(self, h: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return W and b of classes without training images, with text features h (K, D)."""
@@ -154,8 +155,7 @@ class GDA(Method):
                 near = f[(h @ f.T).topk(m).indices]  # (K, m, D)
                 each = (precision(x.T @ x / (m - 1), m) for x in near - h[:, None])
                 P = sum(each, torch.zeros(())) / len(h)
-                mu = (near.sum(1) + copies * h) / (m + copies)
-                W, b = self.classifier(mu, P)
+                W, b = self.classifier((near.sum(1) + copies * h) / (m + copies), P)
                 self.of_new = torch.cat([W, b[None]])
         return self.of_new[:-1], self.of_new[-1]
 
@@ -164,8 +164,8 @@ class GDA(Method):
         """Choose alpha by the accuracy; the first best."""
         z = F.normalize(features, dim=-1)
         zero_shot, own = self.logit_scale * z @ self.text().h[0].T, z @ self.W + self.b
-        found = [((zero_shot + alpha * own).argmax(1) == labels).sum() for alpha in ALPHAS]
-        right = torch.stack(found).tolist()
+        hits = [((zero_shot + alpha * own).argmax(1) == labels).sum() for alpha in ALPHAS]
+        right = torch.stack(hits).tolist()
         self.alpha.fill_(ALPHAS[right.index(max(right))] if any(right) else 0.1)
         print(
             f"Search: alpha {float(self.alpha):.4g} classifies {max(right)} of {len(labels):,} "

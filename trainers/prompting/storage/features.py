@@ -84,9 +84,9 @@ class Features:
 
     def sentences(self, template: str) -> torch.Tensor:
         """Return text features (K, D), float32, of a template in `text`: times `text_norm`."""
-        return self.scaled(self.text[template])
+        return self.as_read(self.text[template])
 
-    def scaled(self, features: torch.Tensor) -> torch.Tensor:
+    def as_read(self, features: torch.Tensor) -> torch.Tensor:
         """Return text features, float32, as methods read them."""
         features = features.float()
         return F.normalize(features, dim=-1) * self.text_norm if self.normalised else features

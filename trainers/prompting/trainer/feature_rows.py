@@ -178,7 +178,7 @@ def clip_of(features: Features, template: str) -> Any:
     sets: dict[str, dict[str, list[str]]] = {}
     for name, (rows, classes) in features.sets.items():
         own = sets[name] = defaultdict(list)
-        for i, (row, k) in enumerate(zip(features.scaled(rows), classes.tolist(), strict=True)):
+        for i, (row, k) in enumerate(zip(features.as_read(rows), classes.tolist(), strict=True)):
             key = clean(f"{name} {i}")
             own[features.classnames[k]].append(key)
             sentences[key] = row
