@@ -144,7 +144,7 @@ def test_a_share_of_the_test_images(images, plain, tmp_path, capsys):
     assert again.keys() == predictions.keys()
     assert all((again[key] == predictions[key]).all() for key in again)
     said = (
-        "Prediction sets (raps, Conf-OT; 0.9 asked, by 50% of the test images): coverage 100.00%, "
+        "Prediction sets (raps, Conf-OT; 90% asked, by 50% of the test images): coverage 100.00%, "
         "5.00 classes, gap by class 10.00%"
     )
     assert said in capsys.readouterr().out
@@ -173,7 +173,7 @@ def test_validation_images(images, tmp_path, monkeypatch, capsys):
     assert found["set_coverage"] == pytest.approx(100 * float(covered.mean()))
     by_class = torch.stack([covered[labels == k].mean() for k in range(5)])
     assert found["set_gap"] == pytest.approx(100 * float((by_class - 0.8).abs().mean()))
-    assert "(lac; 0.8 asked, by the validation images)" in capsys.readouterr().out
+    assert "(lac; 80% asked, by the validation images)" in capsys.readouterr().out
 
 
 TWO, SPENT = [SimpleNamespace(label=k) for k in (0, 0)], "SHARE 0 takes the validation images, but "

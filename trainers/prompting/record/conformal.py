@@ -81,8 +81,8 @@ class SetPredictions(Predictions):
             measured.append(measure(sets, labels[~chosen], alpha))
         coverage, size, gap = np.median(measured, axis=0).tolist()
         print(
-            f"Prediction sets ({kind}{', Conf-OT' * transported}; {1 - alpha:.4g} asked, by "
-            f"{source}): coverage {coverage:.2f}%, {size:.2f} classes, gap by class {gap:.2f}%"
+            f"Prediction sets ({kind}{', Conf-OT' * transported}; {100 - 100 * alpha:.4g}% asked, "
+            f"by {source}): coverage {coverage:.2f}%, {size:.2f} classes, gap by class {gap:.2f}%"
         )
         return {"set_coverage": coverage, "set_size": size, "set_gap": gap}
 
