@@ -75,6 +75,8 @@ def main(argv: list[str]) -> int:
         raise UserError(
             "--limit, --backbone and --sentences need --zero-shot: add it, or leave them out"
         )
+    if not args.sentences and (args.sentences_rule or args.sentences_form):
+        raise UserError("--sentences-rule and --sentences-form need --sentences: add it")
     if not args.root:
         raise UserError("the folder of the data sets is not known: give --root, or set DATA")
     root = Path(args.root).expanduser().absolute()

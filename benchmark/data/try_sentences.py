@@ -34,15 +34,15 @@ def try_sentences(checker: Checker, cls: Any, parts: Sequence[list], asked: Sequ
     tested = {item.impath for item in test}
     free = [item for item in val if item.impath not in tested]  # none on ImageNet
     chosen, part = checker.some(free or test), "val" if free else "test"
+    place = checker.clip, names, cls.__name__
+    models = [build_method(TRAINER, {}, *place, sentences=one).eval() for one in (None, *asked)]
+    for model in models[1:]:
+        print(f"{cls.__name__}: {model.settings.sentences.note}")
     z, labels = checker.features(cls.__name__, chosen), [item.label for item in chosen]
     accuracies = []
-    for one in (None, *asked):
-        place = checker.clip, names, cls.__name__
-        model = build_method(TRAINER, {}, *place, sentences=one).eval().to(checker.device)
-        if one is not None:
-            print(f"{cls.__name__}: {model.settings.sentences.note}")
+    for model in models:
         with torch.inference_mode():
-            guess = model(z.to(checker.device)).argmax(1).cpu()
+            guess = model.to(checker.device)(z.to(checker.device)).argmax(1).cpu()
         accuracies.append(100 * float((guess == torch.tensor(labels)).float().mean()))
     return Tried(part, len(chosen), accuracies)
 

@@ -16,6 +16,8 @@ from benchmark.data.check_data import checked_datasets
 from benchmark.data.try_sentences import side_by_side, try_sentences
 from benchmark.data.zero_shot import Share
 from benchmark.report import published
+from trainers.prompting import UserError
+from trainers.prompting.encoders.descriptions import Asked
 from trainers.prompting.use.export import text_classifier
 
 CLIP = str(GOLDEN / "tiny_clip_seed0.safetensors")
@@ -227,10 +229,12 @@ def test_bad_input_is_reported(eurosat, capsys, words, sentence):
 def test_options_that_need_zero_shot(eurosat, capsys):
     assert main(["check-data", "eurosat", "--root", str(eurosat), "--limit", "5"]) == 2
     assert "need --zero-shot" in capsys.readouterr().err
+    assert main(["check-data", "dtd", "--zero-shot", "--sentences-rule", "raw_mean"]) == 2
+    assert "--sentences-form need --sentences" in capsys.readouterr().err
     assert main(["check-data", "--zero-shot", "dtd", "--root", str(eurosat)]) == 1
 
 
-def test_sentences_are_compared_on_validation_images(eurosat, tmp_path, capsys):
+def test_sentences_are_compared_on_validation_images(eurosat, tmp_path, capsys, monkeypatch):
     about = tmp_path / "a.json"
     about.write_text(json.dumps({"Forest": ["a red square"], "*": ["{}, seen from above"]}))
     own = "a centered satellite photo of {}."
@@ -252,3 +256,8 @@ def test_sentences_are_compared_on_validation_images(eurosat, tmp_path, capsys):
     assert "so on test images, where nothing may be chosen: eurosat" in side_by_side(
         [], {"eurosat": tried}, CLIP
     )
+    monkeypatch.setattr(checker, "features", None)  # bad sentences are refused before images
+    with pytest.raises(UserError, match="'none.json' cannot be read"):
+        try_sentences(
+            checker, checked_datasets()["eurosat"], (train, [], test), [Asked("none.json")]
+        )

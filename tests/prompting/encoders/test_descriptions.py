@@ -15,6 +15,7 @@ from trainers.prompting.encoders.descriptions import Asked, describe, match
 from trainers.prompting.encoders.waffle import waffle
 from trainers.prompting.method import METHODS
 from trainers.prompting.storage.saved import Saved
+from trainers.prompting.trainer.feature_rows import clip_of_rows
 
 GIVEN = read(GOLDEN / "descriptions_three_rules.safetensors")
 NAMES = GIVEN.meta["classnames"]
@@ -148,6 +149,8 @@ def test_random_descriptors_follow_the_seed_and_the_length_of_the_names(tiny_cli
     text = describe(Asked("waffle", seed=1), names, tiny_clip)
     assert text.lists[1][0] == text.lists[0][0].replace(*names)
     assert text.lists[0][0].startswith("A photo of a annual crop, which ")
+    with pytest.raises(UserError, match="choose another backbone or other sentences"):
+        waffle(clip_of_rows(), names, 1)
 
 
 def test_a_run_is_evaluated_with_the_random_words_of_its_training(tiny_clip):

@@ -139,7 +139,7 @@ def read_about(source: str, key: str, more: Collection[str] = ()) -> Mapping[str
     """Return the content of a JSON file, or of an embedded one; `more` are other names."""
     path = Path(FILES.get(source, source))
     if not str(path).endswith(".json"):  # of others, records do not say what they hold
-        names = nearest(source, (*TEMPLATES, *FILES, WAFFLE, *more))
+        names = nearest(source, {*TEMPLATES, *FILES, WAFFLE, *more})
         raise UserError(f"{key}: there is no list or .json file '{printable(source)}': {names}")
     if path.is_file():
         need(path.stat().st_size <= LARGEST, f"{key}: '{path}' has more than 64 MiB: divide it")

@@ -18,13 +18,13 @@ def is_closed(clip_model: Any, side: str) -> bool:
     return isinstance(module, Closed)
 
 
-def need_open(clip_model: Any, side: str, does: str) -> None:
+def need_open(clip_model: Any, side: str, does: str, remedy: str = "") -> None:
     """Raise ClosedSide if a method needs the inside of a closed side, `image` or `text`.
 
     `does` is what the method does there, as in "the method ...".
     """
     if is_closed(clip_model, side):
-        raise ClosedSide(side, does)
+        raise ClosedSide(side, does, remedy)
 
 
 def features_width(clip_model: Any) -> int:

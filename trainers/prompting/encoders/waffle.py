@@ -50,7 +50,8 @@ def waffle(clip_model: Any, names: Sequence[str], seed: int, pairs: int = PAIRS)
         >>> [len(text) for text in waffle(load_clip("emoji"), ["fire fly"], seed=1, pairs=1)]
         [9, 10]
     """
-    need_open(clip_model, "text", "gives random words of its vocabulary (DATASET.SENTENCES waffle)")
+    does = "takes random words of CLIP's vocabulary (DATASET.SENTENCES waffle)"
+    need_open(clip_model, "text", does, "choose another backbone or other sentences")
     draw = random.Random(max(seed, 0))
     decode = family_of(clip_model).tokenizer.decode
     size = len(clip_model.token_embedding.weight)
