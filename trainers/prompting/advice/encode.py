@@ -19,7 +19,7 @@ from tqdm import tqdm
 from ..backbones import absolute, load_clip, weights_sha256
 from ..dassl_parts import dassl
 from ..encoders.class_text import zero_shot_template
-from ..errors import UserError
+from ..errors import UserError, need
 from ..storage.features import HEADER, read_features, write_features
 from ..teacher import Teacher
 from ..trainer.config import add_nodes, build_method, fit_images
@@ -30,10 +30,6 @@ from .images import THREADS, Collection, read_image
 DATASET = "ImageFolder"  # whose sentence the features have
 TEMPLATE = zero_shot_template(DATASET)
 PART = 512  # images after which the file is written, so that a repeated call goes on there
-
-
-class OverBudget(UserError):
-    """A CLIP that would take longer than there is time."""
 
 
 @dataclass(eq=False)
@@ -101,8 +97,7 @@ def encode(
         most: seconds that it may take.
 
     Raises:
-        UserError: the CLIP cannot be loaded.
-        OverBudget: it would take longer.
+        UserError: the CLIP cannot be loaded, or would take longer.
     """
     stem = re.sub("[^A-Za-z0-9.@-]+", "-", name).strip("-").removesuffix(".safetensors")
     one = _stored(name, folder / f"{stem}.safetensors", collection.classnames)
@@ -125,8 +120,11 @@ def encode(
             bar.update(number)
             if done == number < len(missing):
                 left = one.seconds[0] * (len(missing) - done)
-                if left > most:
-                    raise OverBudget(f"{len(missing):,} images would take {duration(left)}")
+                need(
+                    left <= most,
+                    f"{len(missing):,} images would take {duration(left)}, and --budget leaves "
+                    + duration(max(0, most)),
+                )
                 print(f"{name}: {len(missing):,} images in about {duration(left)}")
             if done // PART > (done - number) // PART:
                 one.write(collection)

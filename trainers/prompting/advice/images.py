@@ -10,7 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from .folds import join
 
 PARTS = ("train", "val", "test")  # folders with class folders in them
 NEXT, PICKED = "next.csv", "picked.json"  # in the output: images to label, and how they were picked
+PER_IMAGE = ("paths", "groups", "digests", "picked")  # lists of a collection
 THREADS = 8
 # of frames of one series, such as `film 3_0017.jpg`: a name with a number, and another number
 SERIES = re.compile(r"(.*\d.*)[-_. ](?:frame|img)?[-_]?\d+\.\w+", re.IGNORECASE)
@@ -62,10 +63,8 @@ class Collection:
 
     def keep(self, rows: Sequence[int]) -> "Collection":
         """Return the collection with some of its images."""
-        lists = (self.paths, self.groups, self.digests, self.picked)
-        paths, groups, digests, picked = ([x[row] for row in rows] for x in lists)
-        labels = self.labels[list(rows)]
-        return Collection(self.source, self.classnames, paths, labels, groups, digests, picked)
+        lists = {k: [getattr(self, k)[row] for row in rows] for k in PER_IMAGE}
+        return replace(self, labels=self.labels[[*rows]], **lists)
 
     def hash(self) -> str:
         """Return a hash of the contents of all images, and of their labels."""
@@ -173,12 +172,6 @@ def read_picks(collection: Collection, output: Path) -> Collection:
         )
         labels[i] = k
     return collection
-
-
-def picks_text(collection: Collection) -> str:
-    """Return the content of `picked.json`: how each image was picked, by its digest."""
-    pairs = zip(collection.digests, collection.picked, strict=True)
-    return json.dumps({digest: how for digest, how in pairs if how}, indent=1, sort_keys=True)
 
 
 def read_image(path: str) -> Any:

@@ -53,12 +53,8 @@ def save_run(
     cfg.DATASET.NAME, cfg.DATASET.ROOT = DATASET, os.fspath(collection.source)
     cfg.INPUT.TRANSFORMS, cfg.MODEL.BACKBONE.NAME = ["normalize"], best.clip
     cfg.TRAINER.NAME, cfg.TEST.SPLIT = best.method, FOLDS
-    for key, value in SETTINGS[best.method].items():
-        *path, last = method.place(key).split(".")
-        node = cfg
-        for part in path:
-            node = node[part]
-        node[last] = value
+    settings = SETTINGS[best.method].items()
+    cfg.merge_from_list([x for key, value in settings for x in (method.place(key), value)])
     test = [SimpleNamespace(impath=collection.paths[row]) for row in rows]
     data = SimpleNamespace(
         classnames=collection.classnames, train_x=test, test=test, fingerprint=collection.hash(),

@@ -191,5 +191,6 @@ class Statement:
                 "the time."
             )
         if lacking:
-            lines.append(f"{lacking} classes have no label, so nothing is known of them.")
+            are = ("class has", "it") if lacking == 1 else ("classes have", "them")
+            lines.append(f"{lacking} {are[0]} no label, so nothing is known of {are[1]}.")
         return lines

@@ -2,6 +2,8 @@
 
 import os
 from collections.abc import Iterator
+from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 
 from ..errors import UserError
@@ -17,7 +19,7 @@ def cached_clips() -> dict[str, int]:
     """
     sizes: dict[str, int] = {}
     seen: set[str] = set()
-    for name, files in (*_of_openai(), *_of_open_clip(), *_on_the_hub()):
+    for name, files in (*_of_packages(), *_on_the_hub()):
         real = {os.path.realpath(file) for file in files}
         if real and not real & seen:
             sizes[name] = sum(map(os.path.getsize, real))
@@ -25,29 +27,23 @@ def cached_clips() -> dict[str, int]:
     return dict(sorted(sizes.items(), key=lambda item: -item[1]))
 
 
-def _of_openai() -> Iterator[tuple[str, list[Path]]]:
+def _of_packages() -> Iterator[tuple[str, list[Path]]]:
     for name in openai.RELEASED:
-        if os.path.isfile(file := openai.cached_file(name)):
-            yield name, [Path(file)]
-
-
-def _of_open_clip() -> Iterator[tuple[str, list[Path]]]:
-    try:
+        if (file := Path(openai.cached_file(name))).is_file():
+            yield name, [file]
+    if find_spec("open_clip"):
         import open_clip
-    except ImportError:
-        return
-    for arch, tag in open_clip.list_pretrained():
-        try:
-            yield f"{openclip.PREFIX}{arch}/{tag}", [openclip.find(f"{arch}/{tag}").file]
-        except UserError:  # its weights are not here
-            continue
+
+        for tag in map("/".join, open_clip.list_pretrained()):
+            with suppress(UserError):  # its weights are not here
+                yield openclip.PREFIX + tag, [openclip.find(tag).file]
 
 
 def _on_the_hub() -> Iterator[tuple[str, list[Path]]]:
-    try:
-        from huggingface_hub import constants, scan_cache_dir
-    except ImportError:
+    if not find_spec("huggingface_hub"):
         return
+    from huggingface_hub import constants, scan_cache_dir
+
     if not os.path.isdir(constants.HF_HUB_CACHE):
         return
     for repository in sorted(scan_cache_dir().repos, key=lambda repository: repository.repo_id):
@@ -57,9 +53,6 @@ def _on_the_hub() -> Iterator[tuple[str, list[Path]]]:
             if openclip.CONFIG in files:
                 yield openclip.HUB + repository.repo_id, weights[:1]
             elif "config.json" in files:
-                try:
-                    config = read_json(files["config.json"], "")
-                except UserError:
-                    continue
-                if {"text_config", "vision_config"} <= config.keys():
-                    yield repository.repo_id, weights
+                with suppress(UserError):
+                    if {"text_config", "vision_config"} <= {*read_json(files["config.json"], "")}:
+                        yield repository.repo_id, weights

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 import math
 import os
 import shlex
@@ -50,6 +51,7 @@ def build_parser(prog: str) -> Parser:
 def main(argv: list[str], prog: str) -> int:
     """Run the command; its exit code is 1 if images were left out."""
     args = build_parser(prog).parse_args(argv)
+    args.words = shlex.join([*prog.split(), *argv])
     need(find_spec("sklearn"), "advise needs scikit-learn: run `pip install scikit-learn`")
     from ...dassl_parts import dassl
 
@@ -77,17 +79,16 @@ def advise(args: Any, prog: str) -> int:
     from ...advice.save import save_run
 
     begun = time.monotonic()
-    names = read_names(args.classnames) if args.classnames else ()
-    collection = images.read_collection(args.source.absolute(), names, args.keep_test)
+    more = read_names(args.classnames) if args.classnames else ()
+    collection = images.read_collection(args.source.absolute(), more, args.keep_test)
     collection = images.read_picks(collection, args.output)
     encoded, collection, left_out = encode_all(args, collection)
     known, K = int((collection.labels >= 0).sum()), len(collection.classnames)
     print(f"{len(collection.paths):,} images, {known:,} of them with a label, of {K:,} classes")
-    classes: dict[str, set[int]] = {}
-    for digest, label in zip(collection.digests, collection.labels, strict=True):
-        classes.setdefault(digest, set()).update({label} - {-1})
-    if copies := len(collection.paths) - len(classes):
-        several = sum(len(of) > 1 for of in classes.values())
+    if copies := len(collection.paths) - len({*collection.digests}):
+        given = {*zip(collection.digests, collection.labels.tolist(), strict=True)}
+        labelled = [digest for digest, label in given if label >= 0]
+        several = len(labelled) - len({*labelled})
         print(f"{copies:,} are copies, which share a fold; {several:,} images are in two classes")
     spaces = [one.space(collection) for one in encoded]
     if args.next and known == len(collection.labels):
@@ -96,7 +97,6 @@ def advise(args: Any, prog: str) -> int:
     if not known:
         need(args.next, "no image has a label: --next N chooses N to label first")
         write_next(args, collection, spaces[0], "CLAP")
-        print_next(args, prog)
         return int(left_out)
     compared = choice.choose(spaces, collection.labels, collection.folds_apart())
     best = compared.best
@@ -108,20 +108,25 @@ def advise(args: Any, prog: str) -> int:
     temperature = labels.temperature(compared, named)
     save_run(args.output, collection, compared, space, temperature, time.monotonic() - begun)
     write_suspicious(args.output, collection, compared, named)
-    print_candidates(candidates(said))
-    print_confusions(collection, pairs)
+    print("\nRight on images that they had not seen, and zero-shot CLIP:")
+    for name, right, interval, zero_shot in candidates(said):
+        seen = "" if said.silent else f"{right}% ({interval}%), "
+        print(f"  {name}: {seen}zero-shot {zero_shot}%")
+    if pairs:
+        print("\nTaken for each other most often:")
+    names, files = collection.classnames, collection.names
+    for own, other, rows in pairs[:SHOWN]:
+        such = files[rows[0]]
+        print(printable(f"  {names[own]} for {names[other]}: {len(rows)}, such as '{such}'"))
     commands = align_command(args, collection, compared, encoded[best.number])
     predict = [*prog.split()[:-1], "predict", "--model-dir", str(args.output)]
     commands["Classify images"] = f"{shlex.join(predict)} IMAGE ..."
     write_whole(args.output / "advice.html", page_of(collection, said, named, pairs, commands))
-    if args.next:
-        write_next(args, collection, space, best.method)
-    print("")
+    print(f"\nWith pictures: '{args.output / 'advice.html'}'")
     if len(named):
         print(f"Labels that look wrong, the worst first: '{args.output / 'suspicious.csv'}'")
-    print(f"With pictures: '{args.output / 'advice.html'}'")
     if args.next:
-        print_next(args, prog)
+        write_next(args, collection, space, best.method)
     print("\n" + "\n".join(said.sentences()))
     for title, command in commands.items():
         print(f"{title}: `{command}`")
@@ -137,7 +142,7 @@ def encode_all(args: Any, collection: Any) -> tuple[list[Any], Any, bool]:
     Raises:
         UserError: no CLIP or no image is left.
     """
-    from ...advice.encode import OverBudget, encode
+    from ...advice.encode import encode
     from ...backbones.cached import cached_clips
     from ...running.devices import usable_device, usual_device
 
@@ -145,68 +150,45 @@ def encode_all(args: Any, collection: Any) -> tuple[list[Any], Any, bool]:
     given = args.backbones or [*cached_clips()]
     need(given, NO_CLIP.format(package=__package__.rpartition(".use.")[0]))
     print(f"CLIPs: {', '.join(given)}")
-    end = time.monotonic() + 60 * args.budget
+    end = time.monotonic() + (math.inf if args.backbones else 60 * args.budget)
     encoded, refused = [], []
-    unread: dict[str, str] = {}
     for name in dict.fromkeys(given):
+        most = end - time.monotonic()
         try:
-            most = math.inf if args.backbones else end - time.monotonic()
             one = encode(name, collection, args.output / "features", device, args.batch_size, most)
-        except OverBudget as error:
-            refused.append(f"{name}: {error}, more than is left of --budget {args.budget}")
+            encoded.append(one)
         except UserError as error:
             refused.append(f"{name}: {error}")
-        else:
-            encoded.append(one)
-            unread |= one.unread
-            continue
-        print(f"Left out: {printable(refused[-1])}")
+            print(f"Left out: {printable(refused[-1])}")
     need(encoded, f"no CLIP is left: {'; '.join(refused)}")
-    bad = unread | {"": "it cannot be opened"}
-    names, digests = collection.names, collection.digests
-    rows = [i for i, digest in enumerate(digests) if digest not in bad]
-    if gone := sorted({*range(len(digests))}.difference(rows)):
-        print(f"Left out: {len(gone):,} of {len(names):,} images, which cannot be read:")
-        for i in gone:
-            print(printable(f"  {names[i]}: {bad[digests[i]]}"))
+    bad = {"": "it cannot be opened"}
+    for one in encoded:
+        bad |= one.unread
+    both = [*zip(collection.names, collection.digests, strict=True)]
+    rows = [i for i, (_, digest) in enumerate(both) if digest not in bad]
+    if gone := len(both) - len(rows):
+        print(f"Left out: {gone:,} of {len(both):,} images, which cannot be read:")
+        for name, digest in both:
+            if digest in bad:
+                print(printable(f"  {name}: {bad[digest]}"))
     need(rows, f"no image of '{args.source}' can be read")
     return encoded, collection.keep(rows), bool(gone)
 
 
-def print_candidates(rows: Iterable[Sequence[str]]) -> None:
-    """Print the CLIPs and methods, best first."""
-    print("\nRight on images that they had not seen, and zero-shot CLIP:")
-    for name, right, interval, zero_shot in rows:
-        seen = "" if right == "-" else f"{right}% ({interval}%), "
-        print(f"  {name}: {seen}zero-shot {zero_shot}%")
-
-
-def print_confusions(collection: Any, pairs: Sequence[tuple[int, int, Any]]) -> None:
-    """Print the classes that are most often taken for each other, with an image of each pair."""
-    if pairs:
-        print("\nTaken for each other most often:")
-    paths, names = collection.names, collection.classnames
-    for own, said, rows in pairs[:SHOWN]:
-        print(
-            printable(f"  {names[own]} for {names[said]}: {len(rows)}, such as '{paths[rows[0]]}'")
-        )
-
-
 def write_suspicious(output: Path, collection: Any, compared: Any, named: Iterable[int]) -> None:
     """Write the table of labels that look wrong, the worst first."""
-    paths, names, p = collection.names, collection.classnames, compared.probabilities
-    rows = []
+    names, p, rows = collection.classnames, compared.probabilities, []
     for i in named:
-        own, other = compared.labels[i], compared.best.logits[i].argmax()
-        numbers = f"{p[i, own]:.3g}", f"{p[i, other]:.3g}"
-        rows.append((paths[compared.rows[i]], names[own], numbers[0], names[other], numbers[1]))
+        own, other = compared.labels[i], p[i].argmax()
+        path = collection.paths[compared.rows[i]]
+        rows.append((path, names[own], f"{p[i, own]:.3g}", names[other], f"{p[i, other]:.3g}"))
     head = ("path", "label", "probability", "likelier", "its_probability")
     write_table(output / "suspicious.csv", head, rows)
 
 
 def write_next(args: Any, collection: Any, space: Any, method: str) -> None:
-    """Write the next images to label below those that have been labelled in earlier calls."""
-    from ...advice.images import NEXT, PICKED, picks_text
+    """Write the next images to label below those of earlier calls, and print what to do."""
+    from ...advice.images import NEXT, PICKED
     from ...advice.labels import pick_next
 
     rows, how = pick_next(space, collection.labels, args.next, method, collection.picked)
@@ -214,18 +196,12 @@ def write_next(args: Any, collection: Any, space: Any, method: str) -> None:
     for row in rows:
         collection.picked[row] = how
     names, k = collection.classnames, collection.labels
-    listed = [(relative(collection.paths[i], args.output), names[k[i]]) for i in before]
-    listed += [(relative(collection.paths[i], args.output), "") for i in rows]
-    write_whole(args.output / PICKED, picks_text(collection))
+    listed = [(collection.paths[i], names[k[i]]) for i in before]
+    listed += [(collection.paths[i], "") for i in rows]
+    picks = {k: v for k, v in zip(collection.digests, collection.picked, strict=True) if v}
+    write_whole(args.output / PICKED, json.dumps(picks, indent=1, sort_keys=True))
     write_table(args.output / NEXT, ("path", "label"), listed)
-
-
-def print_next(args: Any, prog: str) -> None:
-    """Print what to do with the table of images to label."""
-    print(
-        f"To label next: write classes into '{args.output / 'next.csv'}', and repeat `{prog}` with "
-        "this --output"
-    )
+    print(f"To label next: write classes into '{args.output / NEXT}', and repeat `{args.words}`")
 
 
 def align_command(args: Any, collection: Any, compared: Any, encoded: Any) -> dict[str, str]:
@@ -246,7 +222,7 @@ def align_command(args: Any, collection: Any, compared: Any, encoded: Any) -> di
     rows = []
     for row, label in zip(compared.rows, compared.labels, strict=True):
         shared = str(group[row]) if size[group[row]] > 1 else ""
-        rows.append((relative(collection.paths[row], args.output), names[label], shared))
+        rows.append((collection.paths[row], names[label], shared))
     write_table(table, ("path", "label", "group"), rows)
     words = ["python", "train.py", "--root", str(table), "--backbone", absolute(encoded.name)]
     words += ["--seed", "1", "--trainer", "ALIGN", "--output-dir", "output/align"]
@@ -260,15 +236,15 @@ def align_command(args: Any, collection: Any, compared: Any, encoded: Any) -> di
     return {f"Train prompts, in a checkout of the project{about}": shlex.join(words)}
 
 
-def relative(path: str, folder: Path) -> str:
-    """Return a path relative to a folder, as a table in it has it."""
-    return os.path.join(".", os.path.relpath(path, folder))
-
-
 def write_table(path: Path, head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Write a CSV file, none of whose cells is a formula in a spreadsheet."""
+    """Write a CSV file, no cell of which is a formula in a spreadsheet.
+
+    Rows begin with the path of an image, which is written relative to the file.
+    """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(head)
-    writer.writerows([csv_text(cell) for cell in row] for row in rows)
+    for image, *cells in rows:
+        place = os.path.join(".", os.path.relpath(image, path.parent))
+        writer.writerow([csv_text(cell) for cell in (place, *cells)])
     write_whole(path, text.getvalue())
