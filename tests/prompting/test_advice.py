@@ -193,7 +193,7 @@ def test_a_class_without_labels_leaves_clap_ordered_by_likelihood():
     assert {c.method for c in choice.candidates} == {"CLAP"}
     assert choice.candidates[0].loss < choice.candidates[1].loss
     assert "3 classes that have labels" in Statement(choice).sentences()[1]
-    assert "1 classes have no label" in Statement(choice).sentences()[-1]
+    assert "1 class has no label" in Statement(choice).sentences()[-1]
 
 
 @pytest.mark.parametrize(
