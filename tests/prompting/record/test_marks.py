@@ -36,6 +36,10 @@ def test_of_the_method():
     assert METHODS["CoPrompt"].takes == ("llm",)
     trainer = SimpleNamespace(method=SimpleNamespace(takes=("teacher", "llm")))
     assert beyond(cfg, trainer) == ["llm", "teacher"]
+    for about, marks in (((("a cat.",),), ["llm"]), ((), [])):
+        settings = SimpleNamespace(sentences=SimpleNamespace(about=about))
+        method = SimpleNamespace(takes=(), settings=settings)
+        assert beyond(cfg, SimpleNamespace(method=method)) == marks
 
 
 @pytest.mark.parametrize(

@@ -142,11 +142,8 @@ def beyond(cfg, trainer) -> list[str]:
     method = getattr(trainer, "method", None)
     best_epoch = cfg.TEST.FINAL_MODEL == "best_val" and getattr(trainer, "num_trained", 0)
     marks = {*getattr(method, "takes", ())}
-    marks |= (
-        {"llm"}
-        if method and method.settings.sentences and method.settings.sentences.about
-        else set()
-    )
+    sentences = getattr(getattr(method, "settings", None), "sentences", None)
+    marks |= {"llm"} if sentences and sentences.about else set()
     marks |= {PER_DATASET} if cfg.TRAINER.PER_DATASET else set()
     marks |= {VALIDATION} if best_epoch or getattr(method, "searches", False) else set()
     return [mark for mark in BEYOND if mark in marks]
