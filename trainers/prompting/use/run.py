@@ -11,6 +11,7 @@ from yacs.config import CfgNode
 from ..backbones import family_of, load_clip, weights_sha256
 from ..dassl_parts import dassl
 from ..encoders.class_text import zero_shot_template
+from ..encoders.descriptions import FILES, TEMPLATES
 from ..encoders.sides import features_width
 from ..encoders.whole import encode_sentences
 from ..errors import UserError, need, no_exit, printable
@@ -175,6 +176,12 @@ def _clip_of(saved: Saved, backbone: str, cfg: CfgNode) -> Any:
         own == template,
         f"{cannot}their sentence is '{printable(own)}', not '{template}': train again on features "
         f"with that of {cfg.DATASET.NAME}",
+    )
+    given = cfg.DATASET.SENTENCES
+    need(
+        not given or "{}" in given or given in (*TEMPLATES, *FILES),
+        f"{cannot}only the features of its sentences '{printable(given)}' are known: train again "
+        "on images, with their file",
     )
     clip_model = load_clip(backbone)
     names = list(saved.features["text"][own])
