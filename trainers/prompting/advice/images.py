@@ -63,7 +63,7 @@ class Collection:
 
     def keep(self, rows: Sequence[int]) -> "Collection":
         """Return the collection with some of its images."""
-        lists = {k: [getattr(self, k)[row] for row in rows] for k in PER_IMAGE}
+        lists: dict[str, Any] = {k: [getattr(self, k)[row] for row in rows] for k in PER_IMAGE}
         return replace(self, labels=self.labels[[*rows]], **lists)
 
     def hash(self) -> str:

@@ -49,42 +49,31 @@ def page_of(
         confusions: as from `labels.confusions`.
         commands: to run next, by their titles.
     """
-    names, files, choice = collection.classnames, collection.names, said.choice
-    pairs = [
-        {
-            "title": f"{names[own]} taken for {names[other]}: {len(of)}",
-            "images": [_image(collection, row, files[row]) for row in of[:IMAGES]],
-        }
-        for own, other, of in confusions[:PAIRS]
-    ]
+    choice, n = said.choice, len(said.choice.labels)
     answers = choice.best.logits.argmax(1)
-    wrong = [
-        _image(
-            collection,
-            choice.rows[i],
-            f"{names[choice.labels[i]]}, likelier {names[answers[i]]}: {files[choice.rows[i]]}",
-        )
-        for i in named[:LABELS]
-    ]
     text = TEMPLATES.get_template("page.html.j2").render(
         source=collection.source.name,
         sentences=said.sentences(),
         commands=commands,
-        chart=_chart(said.curve, len(choice.labels)) if said.curve and not said.silent else "",
+        chart=_chart(said.curve, n) if said.curve and not said.silent else "",
         candidates=candidates(said),
-        n=len(choice.labels),
-        confusions=pairs,
-        suspicious=wrong,
+        n=n,
+        names=collection.classnames,
+        files=collection.names,
+        jpeg=lambda row: _jpeg(collection.paths[row]),
+        confusions=[
+            (own, other, rows[:IMAGES], len(rows)) for own, other, rows in confusions[:PAIRS]
+        ],
+        suspicious=[(choice.rows[i], choice.labels[i], answers[i]) for i in named[:LABELS]],
     )
     return text.encode("ascii", "xmlcharrefreplace").decode()
 
 
-def _image(collection: Collection, row: int, text: str) -> dict[str, str]:
-    image = read_image(collection.paths[row])
+def _jpeg(path: str) -> str:
+    image, content = read_image(path), io.BytesIO()
     image.thumbnail((SIDE, SIDE), Image.Resampling.BICUBIC)
-    content = io.BytesIO()
     image.save(content, "JPEG", quality=85)
-    return {"data": base64.b64encode(content.getvalue()).decode(), "text": text}
+    return base64.b64encode(content.getvalue()).decode()
 
 
 def _chart(curve: Curve, n: int) -> str:
