@@ -268,6 +268,9 @@ def test_rounds_of_labels_from_none(drawings, tmp_path, capsys):
                                      {"clusters 3", "margin 4"}][turn - 1]  # fmt: skip
         if turn == 2:  # as if there had been three rounds
             (out / "picked.json").write_text(json.dumps(dict.fromkeys(picks, "clusters 3")))
+    (out / "picked.json").unlink()  # labels stay
+    assert main([*words, "--next", "1"]) == 0
+    assert sum(bool(row.label) for row in read_images(out / "next.csv", unlabelled=True)) == 15
     (out / "next.csv").write_text(f"path,label\n{rows[0].path},cat\n")
     assert main(words) == 2 and "line 2: there is no class 'cat'" in capsys.readouterr().err
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from ...errors import UserError, need, printable
 from ...storage.files import hold_lock, write_whole
+from ...storage.tables import read_images
 from .arguments import Parser, csv_text, from_one
 from .predict import read_names
 
@@ -187,21 +188,20 @@ def write_suspicious(output: Path, collection: Any, compared: Any, named: Iterab
 
 
 def write_next(args: Any, collection: Any, space: Any, method: str) -> None:
-    """Write the next images to label below those of earlier calls, and print what to do."""
+    """Write the next images to label below those that have a label, and print what to do."""
     from ...advice.images import NEXT, PICKED
     from ...advice.labels import pick_next
 
     rows, how = pick_next(space, collection.labels, args.next, method, collection.picked)
-    before = [i for i, text in enumerate(collection.picked) if text and collection.labels[i] >= 0]
     for row in rows:
         collection.picked[row] = how
-    names, k = collection.classnames, collection.labels
-    listed = [(collection.paths[i], names[k[i]]) for i in before]
-    listed += [(collection.paths[i], "") for i in rows]
+    earlier = read_images(table, True, moved=True) if (table := args.output / NEXT).exists() else []
+    listed = [(row.path, row.label) for row in earlier if row.label]
+    listed += [(collection.paths[row], "") for row in rows]
     picks = {k: v for k, v in zip(collection.digests, collection.picked, strict=True) if v}
     write_whole(args.output / PICKED, json.dumps(picks, indent=1, sort_keys=True))
-    write_table(args.output / NEXT, ("path", "label"), listed)
-    print(f"To label next: write classes into '{args.output / NEXT}', and repeat `{args.words}`")
+    write_table(table, ("path", "label"), listed)
+    print(f"To label next: write classes into '{table}', and repeat `{args.words}`")
 
 
 def align_command(args: Any, collection: Any, compared: Any, encoded: Any) -> dict[str, str]:
