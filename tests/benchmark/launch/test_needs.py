@@ -76,10 +76,8 @@ def test_one_reason_is_one_sentence(say, here):
     assert "dtd not in the working folder (there is no --root): `python -m " in line
     assert "--root DATA`" in line
     (line,) = say("base2new", "image_folder=birds", *emoji[:2], "--root", "none")
-    assert (
-        f"4 runs: ImageFolder reads the folder that --root (DATASET.ROOT) names, but '{here}"
-        in (line)
-    )
+    asked = "ImageFolder reads the folder or table that --root (DATASET.ROOT) names"
+    assert f"4 runs: {asked}, but '{here}" in line
     (line,) = say("base2new", "emoji", "--ood", "imagenet_variants", "--root", "data")
     assert "4 runs: imagenet_a imagenet_r imagenet_sketch imagenetv2 not in" in line
     assert "download imagenet_variants --root" in line
