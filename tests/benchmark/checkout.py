@@ -60,8 +60,8 @@ class Checkout:
         light += ["record/metrics.py", "record/predictions.py"]
         light += [f"storage/{name}.py" for name in ("files", "records", "settings", "source")]
         light += ["trainer/by_run.py"]
-        light += ["use/commands/arguments.py"]
-        packages = ("embedded", "record", "storage", "trainer", "use", "use/commands")
+        light += ["use/commands/arguments.py", "advice/page.css"]
+        packages = ("advice", "embedded", "record", "storage", "trainer", "use", "use/commands")
         for name in (*light, *(f"{package}/__init__.py" for package in packages)):
             (plugin / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(REPOSITORY / "trainers" / "prompting" / name, plugin / name)
