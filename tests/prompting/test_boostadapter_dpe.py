@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from cases import slow_but
 from golden_files import near
 
 from trainers.prompting import UserError, build_method
@@ -83,10 +84,12 @@ def test_views_take_part_for_one_turn(of):
 # ------------------------------------------------------------------ DPE
 
 
-@pytest.mark.parametrize(
-    ("form", "block"), [("plain", "ten/"), ("views", "shift/"), ("surest", "shift_a/")]
-)
-def test_prototypes_that_evolve(of, form, block):
+FORMS = [("plain", "ten/"), ("views", "shift/"), ("surest", "shift_a/")]
+
+
+@pytest.mark.parametrize("case", slow_but(FORMS, FORMS[0]), ids=str)
+def test_prototypes_that_evolve(of, case):
+    form, block = case
     golden, method = of(DPE, FORM=form)
     tensors, views = golden.tensors, golden.test_images
     evolved, logits, steps = [], [], []

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from cases import slow_but
 from dassl.config import get_cfg_default
 from dassl.utils import load_checkpoint
 from other_checkout import EDITED, TWO_LINES, plug_in, run_in, write_checkout
@@ -20,6 +21,9 @@ from trainers.prompting.trainer.config import read_node, resolve, values_in
 
 FILES = sorted((ROOT / "configs" / "trainers").rglob("*.yaml"))
 FILES = [file for file in FILES if file.stem != "features"]  # no data set of others has features
+QUICK = [
+    file for file in FILES if file.parent.name in ("ALIGN", "CoOp", "CoCoOp", "ProGrad", "TCP")
+]
 # CTX_INIT in the nodes of public codes: words or a switch.
 KINDS = {
     "CoOp, MaPLe, PromptSRC": {"COOP": "", "COCOOP": ""},
@@ -203,7 +207,9 @@ def settings_in(nodes, method, file=None, pairs=""):
     return read_node(kind, values_in(resolve(cfg), kind), "Caltech101")
 
 
-@pytest.mark.parametrize("file", FILES, ids=lambda file: f"{file.parent.name}/{file.stem}")
+@pytest.mark.parametrize(
+    "file", slow_but(FILES, *QUICK), ids=lambda file: f"{file.parent.name}/{file.stem}"
+)
 def test_config_files_mean_the_same_for_words_and_for_a_switch(file):
     method = {"coprompt": "CoPrompt"}.get(file.stem, file.parent.name)
     expected = settings_in({}, method, file)

@@ -5,6 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
+from cases import slow_but
 from PIL import Image
 from tiny import run, write_halves
 
@@ -55,7 +56,7 @@ def again(trained, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("finished", [True, False], ids=["finished", "interrupted"])
-@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("change", slow_but(CHANGES, "more images"))
 def test_a_run_does_not_continue_on_other_images(trained, again, change, finished):
     out = trained / "out"
     record = (out / "results.json").read_text()

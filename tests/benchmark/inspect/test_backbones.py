@@ -25,6 +25,7 @@ def test_the_page_has_the_families_of_the_code():
         assert found.keys() == backbones.families().keys()
 
 
+@pytest.mark.slow
 def test_an_architecture_is_checked_without_its_weights(capsys):
     assert main(["backbones", "--check", "open_clip:MobileCLIP-S1"]) == 0
     first, run, *rest = capsys.readouterr().out.splitlines()

@@ -133,7 +133,16 @@ def without_export(monkeypatch):
     monkeypatch.setattr(check_method, "CHECKS", checks)
 
 
-@pytest.mark.parametrize("case", [case for case in MISTAKES if case != "a condition on values"])
+QUICK = (
+    "a parameter of each step",
+    "a misspelled hook",
+    "random contexts",
+    "a term without a gradient",
+)
+SHORT = [case for case in MISTAKES if case != "a condition on values"]
+
+
+@pytest.mark.parametrize("case", slow_but(SHORT, *QUICK))
 def test_a_mistake_is_found(tmp_path, without_export, monkeypatch, case):
     monkeypatch.setattr(check_method, "CHECKS", check_method.CHECKS[2:])  # on the build
     body, said = MISTAKES[case]

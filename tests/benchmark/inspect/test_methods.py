@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from cases import slow_but
 from models import settings
 from paths import ROOT
 from tiny import run
@@ -47,6 +48,7 @@ def trained_parameters(method, node, backbone="ViT-B/16", classes=2):
     return count_trained(build_weightless(method, node, backbone, classes))
 
 
+@pytest.mark.slow
 def test_parameter_counts_are_those_of_papers_and_models(tiny_clip, monkeypatch):
     """CoCoOp's paper gives 35,360 for four context vectors."""
     assert trained_parameters("CoCoOp", {"N_CTX": 4}) == 35360
@@ -81,7 +83,7 @@ FROM_WORDS = {
 }
 
 
-@pytest.mark.parametrize("trainer", FROM_WORDS)
+@pytest.mark.parametrize("trainer", slow_but(FROM_WORDS, "CoOp", "ALIGN"))
 def test_contexts_that_started_from_words_have_these_as_nearest(tmp_path, capsys, trainer):
     out = tmp_path / "out"
     assert run(tmp_path, trainer, out, 1, extra=[*STILL, *FROM_WORDS[trainer]]) == 0

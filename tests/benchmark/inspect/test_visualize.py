@@ -81,6 +81,7 @@ def test_adjacent_fixed_words_share_a_map():
     assert torch.allclose(maps[1].share.flatten(), 16 * both / both.sum())
 
 
+@pytest.mark.slow
 def test_a_sheet_has_a_row_for_each_prompt_and_one_hue_on_grey(tmp_path):
     yellow = np.full((8, 8, 3), (1.0, 1.0, 0.0))
     maps = [Map(word, torch.tensor([[0.5, 1.5]] * 2)) for word in ("context 1", "drink")]

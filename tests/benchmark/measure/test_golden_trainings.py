@@ -21,7 +21,7 @@ METHODS = {
     "CLIPLoRA",
     "CLIPSVD",
 }
-QUICK = [path for path in FILES if path.stem != "clipsvd"]
+QUICK = [path for path in FILES if path.stem in ("align", "coop", "maple", "mmp")]
 MAPLE = next(path for path in FILES if path.stem == "maple")
 
 

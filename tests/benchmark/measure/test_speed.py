@@ -90,6 +90,7 @@ def cells(text: str, name: str) -> list[str]:
 # ---------------------------------------------------------------------- the whole command
 
 
+@pytest.mark.slow
 def test_the_tables_show_what_the_file_has(inline, tmp_path, capsys):
     file = tmp_path / "speed.json"
     words = ["--trainers", "ALIGN", "--format", "markdown", "--json", str(file)]

@@ -3,6 +3,7 @@
 import itertools
 
 import pytest
+from cases import slow_but
 
 from benchmark.protocols import (
     PROTOCOLS,
@@ -46,7 +47,7 @@ NONE["domain_generalization"] = NONE["cross_dataset"]
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-@pytest.mark.parametrize("dataset", ["dtd", "imagenet"])
+@pytest.mark.parametrize("dataset", slow_but(["dtd", "imagenet"], "dtd"))
 def test_every_method_has_a_config_file_or_one_sentence(protocol, dataset):
     methods = METHODS if protocol != "ablation" else ["ALIGN"]
     for method, shots in itertools.product(methods, (1, 2, 4, 8, 16)):

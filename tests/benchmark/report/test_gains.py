@@ -90,6 +90,7 @@ def test_every_format(form):
         assert ("-1.0" in text) if form == "csv" else ("14.67" in text)
 
 
+@pytest.mark.slow
 def test_what_cannot_be_shown_is_said(tmp_path, capsys):
     with pytest.raises(UserError, match="--gains has nothing to show: Few-shot recognition, Accur"
                        "acy: no finished run of ZeroshotCLIP: add it to --trainers"):  # fmt: skip

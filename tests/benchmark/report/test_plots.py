@@ -247,6 +247,7 @@ def test_unknown_methods_have_distinct_looks():
     assert {name: found[name] for name in LOOKS} == LOOKS
 
 
+@pytest.mark.slow
 def test_the_same_numbers_give_the_same_bytes(tmp_path):
     outcomes = few_shot("CoOp", 1, (50, 52)) + few_shot("ALIGN", 1, (60, 62))
     for form in plots.FORMATS:

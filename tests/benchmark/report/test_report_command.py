@@ -183,6 +183,7 @@ def test_no_runs_of_a_protocol_advise_that_protocol(tmp_path, capsys):
     assert "for example `python -m benchmark ablation`" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_page_holds_tables_and_a_view(tmp_path, capsys):
     for trainer in ("CoOp", "ALIGN"):
         leave(tmp_path, [outcome(trainer, 1, part, 50.0) for part in ("base", "new")])

@@ -84,6 +84,7 @@ def test_a_run_has_pictures_and_a_page(run, tmp_path, capsys):
     assert heading < accuracy < picture
 
 
+@pytest.mark.slow
 def test_a_page_has_an_interval_beside_an_accuracy_of_few_images(run, capsys):
     interval = "<small>[30.0, 90.3]</small>"  # Wilson's, of 4 right of 6
     for form, shown in (("html", True), ("text", False), ("latex", False)):

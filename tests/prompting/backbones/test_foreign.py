@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from cases import slow_but
 from foreign import (
     NAMES,
     SENTENCES,
@@ -92,7 +93,10 @@ def loaded(backbones):
     return {library: load_clip(name) for library, name in backbones.items()}
 
 
-@pytest.mark.parametrize("method", METHODS)
+QUICK = ("ALIGN", "CoOp", "MaPLe", "VPT", "GalLoP", "TipAdapterF", "TPT", "CLIPLoRA", "MMRL")
+
+
+@pytest.mark.parametrize("method", slow_but(METHODS, *QUICK))
 @pytest.mark.parametrize("library", ["open_clip", "Hugging Face"])
 def test_every_method_learns_on_them(loaded, library, method):
     kind = METHODS[method]

@@ -201,6 +201,7 @@ def test_the_default_budget_depends_on_the_machine():
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc keeps freed memory")
+@pytest.mark.slow
 def test_freed_memory_is_used_again():
     program = (
         "import resource, torch\n"

@@ -31,7 +31,10 @@ POINTS = {name: (name, {}) for name in OURS} | {
 }
 
 
-@pytest.mark.parametrize("title", POINTS)
+QUICK = "ALIGN", "CoOp", "CoCoOp", "MaPLe", "VPT", "TCP", "TipAdapter", "ZeroshotCLIP", "PLOT"
+
+
+@pytest.mark.parametrize("title", slow_but(POINTS, *QUICK))
 def test_logits_of_both_halves_are_those_of_a_model_of_all_names(tiny_clip, title):
     name, node = POINTS[title]
     torch.manual_seed(0)

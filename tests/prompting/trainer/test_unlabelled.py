@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from cases import slow_but
 from tiny import HALVES, OF_HALVES, run, write_halves
 
 from trainers.prompting import register
@@ -29,7 +30,7 @@ def registered():
     register(Sure)
 
 
-@pytest.mark.parametrize("half", ["base", "new", "all"])
+@pytest.mark.parametrize("half", slow_but(["base", "new", "all"], "new"))
 def test_steps_take_the_images_of_both_halves_without_labels(tmp_path, capsys, half):
     data = write_halves(tmp_path / "data")
     assert run(data, "Sure", tmp_path / "out", 2, extra=[*OF_HALVES, half]) == 0
