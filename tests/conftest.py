@@ -69,7 +69,7 @@ def seeded():
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_fixture_setup(fixturedef):
-    """What tests share is the same after whichever others."""
+    """Make what tests share the same, whichever tests ran before."""
     if fixturedef.scope != "function":
         torch.manual_seed(0)
 

@@ -64,7 +64,7 @@ def read_spaces(folder: Path) -> tuple[list[Space], np.ndarray]:
     return spaces, labels
 
 
-def drawn(y: np.ndarray, m: int, balanced: bool, rng: np.random.Generator) -> np.ndarray:
+def draw_rows(y: np.ndarray, m: int, balanced: bool, rng: np.random.Generator) -> np.ndarray:
     """Return rows, m of each class or as they come; of one seed, a larger m has those and more."""
     order = rng.permutation(len(y))
     if not balanced:
@@ -112,7 +112,7 @@ def right(logits: torch.Tensor, labels: torch.Tensor) -> float:
 
 
 def alone(choice: Choice, number: int) -> Choice:
-    """Return the choice on one CLIP alone."""
+    """Return the choice on a single CLIP."""
     kept = [c for c in choice.candidates if c.number == number]
     return Choice(**{**vars(choice), "candidates": kept})
 
@@ -122,7 +122,7 @@ def measure_choice(
 ) -> None:
     """Add regret, and whether the statement held, of one draw of each size."""
     for m in sizes(y, LABELS):
-        rows = drawn(y, m, balanced, np.random.default_rng(seed))
+        rows = draw_rows(y, m, balanced, np.random.default_rng(seed))
         labels = np.full(len(y), -1)
         labels[rows] = y[rows]
         choice, draw = choose(spaces, labels), Draw(spaces, y, rows)
@@ -140,7 +140,7 @@ def measure_choice(
 def measure_twice(spaces: list[Space], y: np.ndarray, seed: int, into: Numbers) -> None:
     """Add how near the accuracy with twice the labels is to what was expected, on each CLIP."""
     for m in sizes(y, LABELS, times=2):
-        few, many = (drawn(y, size, True, np.random.default_rng(seed)) for size in (m, 2 * m))
+        few, many = (draw_rows(y, size, True, np.random.default_rng(seed)) for size in (m, 2 * m))
         labels = np.full(len(y), -1)
         labels[few] = y[few]
         choice = choose(spaces, labels)
@@ -171,7 +171,7 @@ def measure_wrong(spaces: list[Space], y: np.ndarray, seed: int, into: Numbers) 
     for m in sizes(y, LABELS[3:]):
         for share in WRONG:
             rng = np.random.default_rng(seed)
-            rows = drawn(y, m, True, rng)
+            rows = draw_rows(y, m, True, rng)
             labels, K = np.full(len(y), -1), int(y.max()) + 1
             labels[rows] = y[rows]
             swapped = rng.permutation(rows)[: round(share * len(rows))]

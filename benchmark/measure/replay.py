@@ -64,7 +64,7 @@ def cfg_of(trainer: str, settings: Sequence[str], places: Places):
 def replay(record: Record, places: Places, changes: Sequence[str] = ()) -> Record:
     """Train our method from the start and on the batches of a record of public code.
 
-    `changes` are KEY VALUE pairs of ours alone.
+    `changes` are KEY VALUE pairs for our side.
 
     Returns:
         Our record: `base`, `new` and the tensors; or `why` it cannot be compared step by step.

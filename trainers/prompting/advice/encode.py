@@ -29,12 +29,12 @@ from .images import THREADS, Collection, read_image
 
 DATASET = "ImageFolder"  # whose sentence the features have
 TEMPLATE = zero_shot_template(DATASET)
-PART = 512  # images after which the file is written, so that a repeated call goes on there
+PART = 512  # images after which the file is written, so that a repeated call continues there
 
 
 @dataclass(eq=False)
 class Encoded:
-    """What a CLIP gives for a collection, and where it is kept.
+    """Features of a collection under a CLIP, and the file that keeps them.
 
     Attributes:
         name: of the CLIP; file: with its features.
@@ -100,7 +100,7 @@ def encode(
         UserError: the CLIP cannot be loaded, or would take longer.
     """
     stem = re.sub("[^A-Za-z0-9.@-]+", "-", name).strip("-").removesuffix(".safetensors")
-    one = _stored(name, folder / f"{stem}.safetensors", collection.classnames)
+    one = _read_stored(name, folder / f"{stem}.safetensors", collection.classnames)
     paths = dict(zip(collection.digests, collection.paths, strict=True))
     missing = {digest: paths[digest] for digest in paths if digest and digest not in one.rows}
     if not missing and one.text is not None:
@@ -142,7 +142,7 @@ def duration(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
 
 
-def _stored(name: str, file: Path, classnames: Sequence[str]) -> Encoded:
+def _read_stored(name: str, file: Path, classnames: Sequence[str]) -> Encoded:
     """Return what a file of features has of a CLIP with these weights; no text of other classes."""
     try:
         features = read_features(file)

@@ -35,7 +35,7 @@ def build_earlier(
             saved = {key: trained.value(kind.place(key)) for key in kind.defaults}
             values = {key: value for key, value in saved.items() if value is not None}
             check_values(kind.Settings, values, kind.place)
-            settings = kind.Settings(**values, dataset=dataset, sentences=_asked(trained))
+            settings = kind.Settings(**values, dataset=dataset, sentences=_sentences_of(trained))
         method = kind(settings, clip_model, classnames, dataset)
         method.load_checkpoint(trained, classnames)
     except UserError as error:
@@ -43,7 +43,7 @@ def build_earlier(
     return MethodTeacher(method, classnames, trained, facts)
 
 
-def _asked(trained: Saved) -> Asked | None:
+def _sentences_of(trained: Saved) -> Asked | None:
     """Return the sentences that an earlier run asked for."""
     source, rule, form = (trained.value(f"DATASET.{key}") or "" for key in SENTENCES)
     need(

@@ -100,10 +100,10 @@ def match(
     alike: tuple[dict[str, list[str]], ...] = defaultdict(list), defaultdict(list)
     for key in about:
         alike[0][clean(key)].append(key)
-        alike[1][_folded(key)].append(key)
+        alike[1][_fold(key)].append(key)
     lists, how = [], Counter[str]()
     for name in names:
-        ways = [("name", alike[0].get(name)), ("case", alike[1].get(_folded(name)))]
+        ways = [("name", alike[0].get(name)), ("case", alike[1].get(_fold(name)))]
         way, keys = next(((way, keys) for way, keys in ways if keys), ("'*'", alike[0].get("*")))
         if not keys or (own := _flat(about[keys[0]])) is None:
             raise UserError(
@@ -123,7 +123,7 @@ def match(
     return lists, ", ".join(parts)
 
 
-def _folded(name: str) -> str:
+def _fold(name: str) -> str:
     return clean(name.replace("-", " ")).casefold()
 
 

@@ -13,14 +13,14 @@ import torch
 import torch.nn.functional as F
 
 from ..beyond import STREAM
-from ..encoders.class_text import zero_shot_template
+from ..encoders.class_text import ClassText, zero_shot_template
 from ..encoders.templates import CLIP, IMAGENET
 from ..encoders.text import TextFeatures
 from ..encoders.vision import ImageFeatures
 from ..errors import need, not_negative, one_of
 from ..method import Method, Output, register
 from ..node import clean
-from ..teacher import normalised_lists, sentences_of
+from ..teacher import sentences_of
 from ..transport.precision import no_autocast
 from ..views import check_selection, entropy, marginal_entropy, surest
 from .tda import EIGHTY, SEVEN, Cache
@@ -120,7 +120,7 @@ class DPE(Method):
         if s.SENTENCES:
             more = sentences_of(s.SENTENCES, classnames)
             lists = [own + given for own, given in zip(lists, more, strict=True)]
-        means = torch.stack([x.mean(0) for x in normalised_lists(clip_model, lists)])
+        means = ClassText([], names, lists=lists).features(clip_model).raw[0]
         self.register_buffer("start", means, persistent=False)
         self.register_buffer("evolved", means, persistent=False)
         self.register_buffer("means", torch.zeros_like(means), persistent=False)

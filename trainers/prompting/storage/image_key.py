@@ -1,4 +1,4 @@
-"""The key of an image file, by which copies and images of a training are told."""
+"""The key of an image file, which identifies copies and images of a training."""
 
 import errno
 import hashlib

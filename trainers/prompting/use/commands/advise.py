@@ -16,7 +16,7 @@ from typing import Any
 from ...errors import UserError, need, printable
 from ...storage.files import hold_lock, write_whole
 from ...storage.tables import read_images
-from .arguments import Parser, csv_text, from_one
+from .arguments import Parser, add_device, csv_text, from_one
 from .predict import read_names
 
 SHOWN = 5  # pairs of classes, and images left out, in the log
@@ -43,9 +43,7 @@ def build_parser(prog: str) -> Parser:
     add("--keep-test", action="store_true", help="leave the images in test/ out")
     add("--classnames", type=Path, metavar="FILE",
         help="names of classes that may have no image, one a line")  # fmt: skip
-    add("--batch-size", type=from_one, default=32, help="(default: %(default)s)")
-    add("--device", metavar="NAME",
-        help="cpu, cuda, cuda:1 or mps (default: cuda if it can be used, else cpu)")  # fmt: skip
+    add_device(parser)
     return parser
 
 

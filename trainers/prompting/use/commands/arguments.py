@@ -48,6 +48,14 @@ def add_plugin(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """Add the options for the device, and for the images that it takes at a time."""
+    add = parser.add_argument
+    add("--batch-size", type=from_one, default=32, help="(default: %(default)s)")
+    add("--device", metavar="NAME",
+        help="cpu, cuda, cuda:1 or mps (default: cuda if it can be used, else cpu)")  # fmt: skip
+
+
 def from_one(text: str, least: int = 1) -> int:
     """Return a whole number that is at least 1 (or `least`)."""
     if not re.fullmatch("[0-9]{1,18}", text) or int(text) < least:

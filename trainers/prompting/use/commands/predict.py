@@ -15,7 +15,7 @@ from typing import Any
 from ...errors import UserError, printable
 from ...storage.files import read_file
 from ...storage.transparency import transparency_note
-from .arguments import Parser, csv_text, files_below, from_one
+from .arguments import Parser, add_device, csv_text, files_below, from_one
 from .load import load_run, run_parser
 
 Answer = tuple[str, list[tuple[str, float]]]  # a file, its classes with probabilities
@@ -33,9 +33,7 @@ def build_parser(prog: str) -> Parser:
         help="other classes than those of the run, one name a line")  # fmt: skip
     add("--top", type=from_one, default=5, help="classes of each image (default: %(default)s)")
     add("--format", choices=list(WRITERS), default="text", help="(default: %(default)s)")
-    add("--batch-size", type=from_one, default=32, help="(default: %(default)s)")
-    add("--device", metavar="NAME",
-        help="cpu, cuda, cuda:1 or mps (default: cuda if it can be used, else cpu)")  # fmt: skip
+    add_device(parser)
     return parser
 
 
