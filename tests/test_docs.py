@@ -23,7 +23,7 @@ def test_the_first_page_lists_every_method_and_counts_them_as_the_package_does()
 
 
 def test_the_pages_stay_short():
-    """A first page of 900 words, and 22,000 in all without those that are generated or a list."""
+    """A first page of 900 words, and 23,000 in all without those that are generated or a list."""
     pages = [
         page
         for room in (".", "docs", "assets", "dassl-lite")
@@ -32,7 +32,7 @@ def test_the_pages_stay_short():
     words = {page: len(page.read_text("utf-8").split()) for page in pages}
     assert words[ROOT / "README.md"] <= 900
     assert words.pop(ROOT / "docs" / "all_methods.md") and words.pop(ROOT / "CHANGELOG.md")
-    assert sum(words.values()) <= 22_000, words
+    assert sum(words.values()) <= 23_000, words
 
 
 @pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda page: page.stem)
