@@ -31,7 +31,7 @@ from .storage import state
 from .storage.checkpoints import load_public_state
 from .storage.public import PublicFiles
 from .storage.saved import Saved
-from .transport.precision import no_autocast
+from .transport.precision import gradients_of, no_autocast
 
 METHODS: dict[str, type["Method"]] = {}
 Images = torch.Tensor | Sequence[torch.Tensor]  # one view, or several
@@ -498,11 +498,10 @@ class Method(PublicFiles, nn.Module):
         if scale:
             self.logit_scale.fill_(scale)
 
-    @torch.no_grad()
     def clip_features(self, images: torch.Tensor) -> torch.Tensor:
         """Return features (B, D), float32, of images (B, 3, H, W): no prompts, not normalised.
 
-        Rows of features (B, D) are returned as they are.
+        Rows of features (B, D) are returned as they are. Only images that need a gradient have one.
 
         Raises:
             ValueError: as `output`.
@@ -510,7 +509,8 @@ class Method(PublicFiles, nn.Module):
         if images.shape[1:] == (self.row_width,):
             return images.float()
         self.image_encoder.check(images)
-        return self.image_encoder(images).raw[:, 0].float()  # type: ignore[index]
+        with gradients_of(images):
+            return self.image_encoder(images).raw[:, 0].float()  # type: ignore[index]
 
     @torch.no_grad()
     def text(self) -> TextFeatures:

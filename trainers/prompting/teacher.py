@@ -17,7 +17,7 @@ from .node import clean
 from .storage.checkpoints import is_dense
 from .storage.saved import Saved
 from .storage.state import are_texts
-from .transport.precision import no_autocast
+from .transport.precision import gradients_of, no_autocast
 
 
 def normalised_lists(clip_model: Any, lists: Sequence[Sequence[str]]) -> tuple[torch.Tensor, ...]:
@@ -123,13 +123,13 @@ class Teacher(nn.Module):
                 self._text[name] = compute()
         return self._text[name]
 
-    @torch.no_grad()
     def z(self, images: torch.Tensor) -> torch.Tensor:
         """Return z0, the normalised features (B, D), float32, of images (B, 3, H, W).
 
         A method without visual prompts already has z0 in its output.
         """
-        z: torch.Tensor = self._frozen[1](images).z[:, 0]
+        with gradients_of(images):
+            z: torch.Tensor = self._frozen[1](images).z[:, 0]
         return z.float()
 
     def logits(self, z: torch.Tensor) -> torch.Tensor:

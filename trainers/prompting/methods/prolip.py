@@ -25,7 +25,7 @@ from ..errors import from_1, need, not_negative, one_of
 from ..method import Method, register
 from ..node import Words
 from ..storage.saved import Saved
-from ..transport.precision import no_autocast
+from ..transport.precision import gradients_of, no_autocast
 
 POWERS = {"1/N": 1, "1/N^2": 2, "1/N2": 2}  # lambda as a function of the shots; public spelling
 RATES = tuple(10.0**-i for i in range(2, 9))  # of the search, the outer loop
@@ -163,7 +163,7 @@ class ProLIP(OneView):
         if self.settings.SIDE == "text" or images.shape[1:] == (self.row_width,):
             return super().clip_features(images)
         self.image_encoder.check(images)
-        with torch.no_grad():
+        with gradients_of(images):
             states = self.image_encoder(images).states
         assert states is not None, "it was asked for them"
         return states[:, 0, 0].float()

@@ -23,6 +23,11 @@ def no_autocast(device_type: str):
     return torch.autocast(device_type, enabled=False) if on else nullcontext()
 
 
+def gradients_of(images: torch.Tensor):
+    """Turn gradients off, unless the images need one, such as those that an attack changes."""
+    return torch.set_grad_enabled(images.requires_grad and torch.is_grad_enabled())
+
+
 def in_float64(x: torch.Tensor) -> torch.Tensor:
     """Return a tensor in float64, on the CPU if its device has no such numbers (mps)."""
     return x.to("cpu" if x.device.type == "mps" else x.device, torch.float64)
