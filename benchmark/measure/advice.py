@@ -15,18 +15,22 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from tabulate import tabulate
 
 from trainers.prompting.advice.choice import Choice, choose, methods_for
 from trainers.prompting.advice.fits import Space
 from trainers.prompting.advice.labels import pick_next, suspicious
 from trainers.prompting.advice.statement import LEAST, Statement, error_curve
-from trainers.prompting.errors import UserError, need
+from trainers.prompting.errors import need
 from trainers.prompting.storage.features import read_features
 
 from ..cli import Parser, each, from_one, from_zero, one_of
 
 LABELS = 1, 2, 4, 8, 16  # a class
+TEXT_NORM = 10.0  # of OpenAI's CLIPs, about: published files have normalised features only
 WRONG = 0.05, 0.1  # shares of labels that are swapped
 MOST_CLAP = 2  # labels a class up to which CLAP is compared with: it takes longest
 OTHERS: dict[
@@ -48,19 +52,32 @@ Numbers = defaultdict[tuple, list[float]]  # (line, column) -> a number of each 
 def read_spaces(folder: Path) -> tuple[list[Space], np.ndarray]:
     """Return the CLIPs of a folder, and the labels of their rows, (N,).
 
+    Files of features, or as RS-TransCLIP's are stored, of which assets/whurs19.py makes some.
+
     Raises:
         UserError: it has none, or their rows have other labels.
     """
-    spaces, labels = [], None
+    spaces, labels = [], np.empty(0)
     for path in sorted(folder.glob("*.safetensors")):
-        features = read_features(path)
-        text = features.sentences(features.template)
-        spaces.append(Space(path.stem, features.image.float(), text, features.logit_scale))
-        y = features.label.numpy()
-        need(labels is None or np.array_equal(labels, y), f"'{path}' has other rows: move it away")
+        try:
+            tensors = load_file(path)
+        except SafetensorError:  # `read_features` says what is wrong
+            tensors = {}
+        if "texts" in tensors:
+            print(f"Left out: '{path}' has only sentences")
+            continue
+        if "image_features" in tensors:
+            text = TEXT_NORM * F.normalize(tensors["text/average"].float(), dim=-1)
+            image, scale = tensors["image_features"], float(tensors["logit_scale"])
+            y = tensors["label"].numpy()
+        else:
+            features = read_features(path)
+            text, image = features.sentences(features.template), features.image
+            scale, y = features.logit_scale, features.label.numpy()
+        need(not spaces or np.array_equal(labels, y), f"'{path}' has other rows: move it away")
+        spaces.append(Space(path.stem, image.float(), text, scale))
         labels = y
-    if labels is None:
-        raise UserError(f"There is no file of features (*.safetensors) in '{folder}'")
+    need(spaces, f"There is no file of features (*.safetensors) in '{folder}'")
     return spaces, labels
 
 

@@ -243,6 +243,8 @@ def test_the_sentences():
         "5 labels look wrong.",
     ]
     assert len(lines) == 4 and "films" in lines[3]
+    worse = Statement(answers(120, 152)).sentences()
+    assert worse[2] == "Zero-shot ViT-L/14 is right on more of them: 130."
     accuracy, low, high = Statement(answers(147, 152)).accuracy
     assert (round(accuracy, 4), round(low, 4), round(high, 4)) == (0.9671, 0.9142, 0.9903)
 
@@ -357,6 +359,8 @@ def test_the_next_labels_from_none_to_many():
     margin = np.where(known, np.inf, logits[:, -1] - logits[:, -2])
     assert how == "margin 5" and np.array_equal(rows, margin.argsort(kind="stable")[:5])
     assert len(pick_next(space, labels, 500, "GDA")[0]) == 32
+    asked = pick_next(space, np.full(48, -1), 1, picked=["clusters 1"] * 48)
+    assert asked[1] == "clusters 1"  # again, without a label since
     assert not len(pick_next(space, y, 5, "GDA")[0])
 
 

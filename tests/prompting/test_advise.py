@@ -279,7 +279,8 @@ PAIR = {"drink": 2, "heart": 2}
 REFUSED = {
     "nowhere": ("is no folder and no table", {}, []),
     "one class": ("has 1 class, 'drink', but at least two", {"drink": 4}, []),
-    "no image": ("has no class folders|has no images", {}, ["mkdir"]),
+    "no image": ("has no images in class folders: put some into", {}, ["mkdir"]),
+    "deeper": ("images/all/here', if its folders are classes", PAIR, ["all/here"]),
     "one label": ("1 of 1 images have a label: label at least two", {"drink": 1, "heart": 0}, []),
     "no CLIP": ("no CLIP is left: nope: No backbone", PAIR, ["--backbones", "nope"]),
     "inside": ("where it would be a class", PAIR, ["out"]),
@@ -293,7 +294,7 @@ def test_refused(drawings, tmp_path, capsys, monkeypatch, case):
     root = tmp_path / "images"
     if numbers or more:
         root.mkdir()
-    fill(root, drawings, numbers)
+    fill(root / "all/here" if case == "deeper" else root, drawings, numbers)
     monkeypatch.setattr("trainers.prompting.backbones.cached.cached_clips", dict)
     words = [] if more == ["here"] else more if more[:1] == ["--backbones"] else ADVISE
     out = root / "out" if case == "inside" else tmp_path / "out"

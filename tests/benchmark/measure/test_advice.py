@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
 
 from benchmark.measure import advice
 from trainers.prompting import UserError
@@ -19,6 +21,24 @@ def write(path, noise, labels=None):
     header = {"classnames": ["a", "b", "c"], "split": split, "logit_scale": 20.0}
     header |= {"normalised": False, "template": "a photo of a {}.", "clip": "mine"}
     write_features(path, {"image": image, "label": y, "text/a photo of a {}.": text}, header)
+
+
+def test_published_files(tmp_path, capsys):
+    write(tmp_path / "a.safetensors", 1.0)
+    tensors = load_file(tmp_path / "a.safetensors")
+    tensors["image_features"] = tensors.pop("image").half()
+    tensors |= {
+        "text/average": tensors.pop("text/a photo of a {}."),
+        "logit_scale": torch.tensor([20.0]),
+    }
+    save_file(tensors, tmp_path / "b.safetensors")
+    save_file({"texts": torch.ones(2, K, D)}, tmp_path / "c.safetensors")
+    (one, other), y = advice.read_spaces(tmp_path)
+    assert "c.safetensors' has only sentences" in capsys.readouterr().out
+    assert other.name == "b" and other.scale == one.scale and len(y) == K * EACH
+    torch.testing.assert_close(other.images, one.images, rtol=1e-3, atol=1e-3)
+    assert other.text.norm(dim=1).tolist() == pytest.approx([10.0] * K)
+    torch.testing.assert_close(F.normalize(other.text, dim=-1), F.normalize(one.text, dim=-1))
 
 
 def lines(text):

@@ -107,7 +107,12 @@ def read_collection(
         need(source.is_dir(), f"'{source}' is no folder and no table: give one with images")
         rows, known = _in_folders(source, keep_test)
     names = sorted(known | {*classnames} | {label for _, label, _ in rows} - {""})
-    need(rows, f"'{source}' has no images: put some into a folder a class, or into {UNLABELLED}/")
+    deeper = (x for depth in (3, 4) for x in source.glob("/".join("*" * depth)) if is_image(x.name))
+    if not rows:
+        found = next(deeper, None)
+        fill = f"put some into a folder a class, or into {UNLABELLED}/"
+        give = f"give '{found.parents[1]}', if its folders are classes" if found else fill
+        raise UserError(f"'{source}' has no images in class folders: {give}")
     need(
         len(names) > 1,
         f"'{source}' has {len(names)} class, '{''.join(names)}', but at least two are compared: "

@@ -81,14 +81,15 @@ def pick_next(
         labels: (N,), -1 for unlabelled images; all may be.
         number: of images to pick; all that are unlabelled, if they are fewer.
         method: that was chosen, for the predictions; zero-shot CLIP's without labels.
-        picked: (N,), how labelled images were picked before.
+        picked: (N,), how images were picked before; those without a label count for no round.
 
     Returns:
         Rows, and `clusters R` or `margin R`, where R is the number of the round, from 1.
     """
     y, K = np.array(labels), len(space.text)
     known = np.flatnonzero(y >= 0)
-    turn = 1 + max((number for _, number in read_picks(picked)), default=0)
+    before = read_picks([picked[row] for row in known] if len(picked) else ())
+    turn = 1 + max((number for _, number in before), default=0)
     logits = space.zero_shot()
     if len(known):
         logits = space.logits(method, known, y[known], slice(None))

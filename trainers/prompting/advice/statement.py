@@ -178,6 +178,9 @@ class Statement:
                 f"Trained on all of them: {say}at least {math.floor(100 * low)}%, on photographs "
                 f"like these, of these {of} (zero-shot {100 * best.zero_shot / n:.0f}%)."
             )
+        most = max(choice.candidates, key=lambda c: c.zero_shot)
+        if not self.silent and most.zero_shot > best.right:
+            lines.append(f"Zero-shot {most.clip} is right on more of them: {most.zero_shot:,}.")
         if self.twice is not None:
             within = next(points for least, points in WITHIN.items() if choice.m >= least)
             lines.append(f"Twice the labels: about {100 * self.twice:.0f}% (± {within}).")
