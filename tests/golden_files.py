@@ -10,9 +10,15 @@ from safetensors import safe_open
 from trainers.prompting import Method, build_method
 from trainers.prompting.method import METHODS
 
-# of all images together, of sentences, and of no method: test_transclip.py, test_descriptions.py,
-# test_conformal.py
-OTHERS = ("tiny_clip_seed0", "transclip", "descriptions_three_rules", "conformal_scores")
+# of all images together, of sentences, and of no method: test_transclip.py, test_stata.py,
+# test_descriptions.py, test_conformal.py
+OTHERS = (
+    "tiny_clip_seed0",
+    "transclip",
+    "stata_batches_streams",
+    "descriptions_three_rules",
+    "conformal_scores",
+)
 FILES = sorted(p for p in GOLDEN.glob("*.safetensors") if p.stem not in OTHERS)
 AT_TEST_TIME = (  # no labels
     "boostadapter_two_forms", "ctpt", "dpe_three_forms", "mta", "otpt_lambda18", "tda", "tda_views",

@@ -36,6 +36,7 @@ NONE = {
         "MTA",
         "OTPT",
         "PromptKD",
+        "StatA",
         "TDA",
         "TPS",
         "TPT",

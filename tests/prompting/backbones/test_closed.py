@@ -23,7 +23,7 @@ SIZE, D, PAD = 16, 24, 0
 EVERYWHERE = [
     "BoostAdapter", "CLAP", "CLIPAdapter", "CrossModal", "DPE", "GDA", "LPPlusPlus",
     "LinearProbe", "MTA", "TDA", "TPS", "TaskRes", "TipAdapter", "TipAdapterF", "TransCLIP",
-    "ZERO", "ZeroshotCLIP",
+    "StatA", "ZERO", "ZeroshotCLIP",
 ]  # fmt: skip
 
 

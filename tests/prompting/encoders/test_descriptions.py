@@ -168,7 +168,7 @@ SENTENCES = {name: [f"a {name}.", f"many {name}s"][: 1 + i % 2] for i, name in e
 MANY = {
     "ZeroshotCLIP": {}, "CLIPAdapter": {}, "TaskRes": {}, "CLAP": {}, "TDA": {}, "MTA": {},
     "ZERO": {}, "TPS": {}, "LPPlusPlus": {}, "ProLIP": {"SIDE": "text"}, "TransCLIP": {}, "GDA": {},
-    "CrossModal": {}, "BoostAdapter": {},
+    "StatA": {}, "CrossModal": {}, "BoostAdapter": {},
 }  # fmt: skip
 
 

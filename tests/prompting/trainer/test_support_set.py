@@ -194,7 +194,7 @@ def test_steps_on_features(tmp_path, kind, monkeypatch):
 
 ON_ROWS = {
     "CLAP", "CLIPAdapter", "CoCoOp", "CoOp", "CrossModal", "DPE", "GDA",
-    "KgCoOp", "LPPlusPlus",
+    "KgCoOp", "LPPlusPlus", "StatA",
     "LinearProbe", "ProGrad", "TCP", "TDA", "TaskRes", "TipAdapter", "TipAdapterF", "TransCLIP",
     "ZeroshotCLIP",
 }  # fmt: skip

@@ -240,7 +240,6 @@ class Solver:
     ):
         self.s, self.log_q, self.few_shot = s, log_q, len(shots) > 0
         self.chunk_bytes = chunk_bytes
-        self.power = s.LAMBDA_FS if self.few_shot else s.LAMBDA_ZS
         self.Y = F.one_hot(labels, log_q.shape[1]).to(x)
         self.center = x.mean(0)  # distances of centred features lose fewer digits
         self.x, self.shots = x - self.center, shots - self.center
@@ -256,6 +255,11 @@ class Solver:
         self.joined = torch.cat([self.index[:Q].flatten(), nodes.flatten()])[order]
         self.weights = torch.cat([self.cosine[:Q].flatten(), self.cosine.flatten()])[order]
         self.first = torch.searchsorted(rows, numbers[:Q])
+
+    @property
+    def power(self) -> float:
+        """lambda, of q."""
+        return self.s.LAMBDA_FS if self.few_shot else self.s.LAMBDA_ZS
 
     def edges(self, x: torch.Tensor, shots: torch.Tensor) -> list[Sequence[torch.Tensor]]:
         """Return the nearest test images of test images and of shots, with their cosines."""
@@ -296,13 +300,17 @@ class Solver:
 
     def assign(self, log_z: torch.Tensor, mu: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         """Return log z after Z_ITER computations, each of all images together."""
-        s, mu = self.s, mu - self.center
-        m = self.x @ (mu / v).T - (mu * mu / v).sum(1) / 2  # without |x / v|^2, equal for all k
+        s, m = self.s, self.likeness(mu, v)
         for _ in range(s.Z_ITER):
             z = log_z.exp()
             near = self.of_neighbours(z) / (2 * s.N_NEIGHBORS)
             log_z = (self.power * self.log_prior(log_z) + m / s.TAU + near).log_softmax(-1)
         return log_z
+
+    def likeness(self, mu: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        """Return m (Q, K), without |x / v|^2, which is equal for all classes."""
+        mu = mu - self.center
+        return self.x @ (mu / v).T - (mu * mu / v).sum(1) / 2
 
     def log_prior(self, log_z: torch.Tensor) -> torch.Tensor:
         """Return log q (Q, K), from which z does not stray far."""
