@@ -14,18 +14,15 @@ from torch import nn
 from torch.utils.data import Dataset
 from yacs.config import CfgNode
 
-from ..backbones.assemble import closed_clip
-from ..backbones.closed import Closed
-from ..backbones.family import Family, Tokenizer
+from ..backbones.look_up import LookUp, clip_with
 from ..encoders.class_text import zero_shot_template
 from ..encoders.sentences import around_name
-from ..errors import UserError, need
+from ..errors import need
 from ..method import Method
 from ..node import clean
 from ..storage.features import Features, read_features
 from .support_set import seeded
 
-END = 0  # id of the end of a sentence; every other id is a whole sentence
 OF_DATA = (  # attributes of a trainer that Dassl takes from the data
     "train_loader_x", "train_loader_u", "val_loader", "test_loader", "num_classes",
     "num_source_domains", "lab2cname",
@@ -118,49 +115,6 @@ class Rows(Dataset):
 # ---------------------------------------------------------------------- the CLIP
 
 
-class LookUp(nn.Module):
-    """Text features by the ids of whole sentences, `[id, END]`.
-
-    Args:
-        path: of the file, for messages.
-        templates: those with features, for messages.
-        sentences: sentence -> its feature (D,); their ids are 1, 2, ...
-    """
-
-    table: torch.Tensor
-
-    def __init__(self, path: str, templates: list[str], sentences: dict[str, torch.Tensor]):
-        super().__init__()
-        self.path, self.templates = path, templates
-        self.ids = {sentence: i for i, sentence in enumerate(sentences, start=1)}
-        self.register_buffer("table", torch.stack([*sentences.values()]), persistent=False)
-
-    def encode(self, sentence: str) -> list[int]:
-        """Return the id of a sentence; one that is not known gets the next."""
-        return [self.ids.setdefault(sentence, len(self.ids) + 1)]
-
-    def decode(self, ids: list[int]) -> str:
-        """Return the sentences of ids."""
-        sentences = list(self.ids)
-        return " ".join(sentences[i - 1] for i in ids if i != END)
-
-    def forward(self, ids: torch.Tensor) -> torch.Tensor:
-        """Return features (n, D) of ids (n, 2).
-
-        Raises:
-            UserError: the file does not have a sentence.
-        """
-        if ids.is_meta:  # where it is tried which methods run, and no id can be read
-            return self.table.new_empty(len(ids), self.table.shape[1])
-        if (largest := int(ids[:, 0].max())) > len(self.table):
-            raise UserError(
-                f"The method reads the sentence '{self.decode([largest]):.80}', but '{self.path}' "
-                f"has only text features of {', '.join(f'{t:.60}' for t in self.templates)}: write "
-                "it again with this template, or choose another method"
-            )
-        return self.table[ids[:, 0] - 1]
-
-
 def clip_of(features: Features, template: str) -> Any:
     """Return a CLIP whose sides are closed: rows as they are, and the sentences of the file.
 
@@ -183,18 +137,11 @@ def clip_of(features: Features, template: str) -> Any:
             own[features.classnames[k]].append(key)
             sentences[key] = row
     look_up = LookUp(features.path, [*features.text, *sets], sentences)
-    clip_model = _closed_clip(look_up, features.image.shape[1], features.logit_scale)
+    clip_model = clip_with(look_up, features.image.shape[1], features.logit_scale)
     clip_model.sentence_sets = sets
     return clip_model
 
 
 def clip_of_rows() -> Any:
     """Return a CLIP as of a file of features, without any sentence: to see which methods run."""
-    return _closed_clip(LookUp("", [], {"": torch.zeros(8)}), 8, 1.0)
-
-
-def _closed_clip(look_up: LookUp, D: int, scale: float) -> Any:
-    preparation = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), "bicubic"  # no image is prepared
-    family = Family(Tokenizer(look_up.encode, look_up.decode, None, END), *preparation)
-    image = Closed(nn.Identity(), resolution=1)
-    return closed_clip(image, Closed(look_up), D, family, scale=scale)
+    return clip_with(LookUp("", [], {"": torch.zeros(8)}), 8, 1.0)
