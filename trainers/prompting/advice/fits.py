@@ -12,12 +12,10 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import nn
 
-from ..backbones.assemble import closed_clip
-from ..backbones.closed import Closed
-from ..backbones.family import Family, Tokenizer
+from ..backbones.look_up import LookUp, clip_with
 from ..capabilities.fitting import descent, train
+from ..encoders.class_text import zero_shot_template
 from ..errors import need
 from ..method import Method
 from ..trainer.config import build_method
@@ -29,28 +27,7 @@ SETTINGS: Mapping[str, Mapping[str, Any]] = {
     "CLAP": {"CONSTRAINT": "l2_balanced", "REPETITIONS": 1},
 }
 RATE, FIRST_RATE, MOMENTUM, EPOCHS = 0.1, 1e-5, 0.9, 300  # of CLAP, as published
-
-
-def _share(epoch: int) -> float:
-    """Return the share of RATE in an epoch, from 0: a cosine after the first one."""
-    return (1 + math.cos(math.pi * epoch / EPOCHS)) / 2 if epoch else FIRST_RATE / RATE
-
-
-class _Table(nn.Module):
-    """Text features (K, D) by the ids of sentences: 1 + the number of the class."""
-
-    text: torch.Tensor
-
-    def __init__(self, text: torch.Tensor):
-        super().__init__()
-        self.register_buffer("text", text, persistent=False)
-
-    def forward(self, ids: torch.Tensor) -> torch.Tensor:
-        return self.text[ids[:, 0] - 1]
-
-
-def _number(sentence: str) -> list[int]:
-    return [1 + int("0" + "".join(filter(str.isdecimal, sentence)))]
+TEMPLATE = zero_shot_template("")
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,10 +65,8 @@ class Space:
     @cached_property
     def clip_model(self) -> Any:
         """A CLIP whose images are rows and whose classes are called 0, 1, ..., K - 1."""
-        words = Tokenizer(_number, str, None, 0)
-        family = Family(words, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), "bicubic")  # no image is prepared
-        sides = Closed(nn.Identity(), resolution=1), Closed(_Table(self.text.float()))
-        return closed_clip(*sides, self.text.shape[1], family, scale=self.scale)
+        sentences = {TEMPLATE.format(k): row for k, row in enumerate(self.text.float())}
+        return clip_with(LookUp(self.name, [TEMPLATE], sentences), self.text.shape[1], self.scale)
 
     def zero_shot(self) -> np.ndarray:
         """Return zero-shot logits, (N, K)."""
@@ -116,7 +91,9 @@ class Space:
         if built.trains_on_support:
             learned = built.learned()
             optimizer = torch.optim.SGD(learned.values(), RATE, MOMENTUM)
-            schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _share)
+            shares = [(1 + math.cos(math.pi * i / EPOCHS)) / 2 for i in range(EPOCHS + 1)]
+            shares[0] = FIRST_RATE / RATE
+            schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, shares.__getitem__)
             step = descent(lambda number: built.losses(x, y)["loss"], optimizer, schedule)
             begin = {name: p.detach().clone() for name, p in learned.items()}
             for epoch in train(learned, begin, step, EPOCHS):
