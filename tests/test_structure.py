@@ -122,7 +122,7 @@ PACKAGES = {
     "advice": "backbones capabilities dassl_parts embedded encoders errors method record running "
     "storage teacher trainer",
     "use": "advice backbones capabilities contract dassl_parts dataset_keys embedded encoders "
-    "errors method node plugins prompts running storage teacher trainer",
+    "errors method node plugins prompts record running storage teacher trainer",
 }
 OF_DASSL = {"trainer", "use"}  # the only ones that know Dassl and its cfg
 AROUND = {"dassl", "yacs", "benchmark", "recipe", "train", "datasets"}

@@ -68,6 +68,8 @@ def write_results(
     if last is not None:
         rows = predictions.write_predictions(Path(cfg.OUTPUT_DIR), last.columns())
         measured = metrics(rows, data.classnames) | last.more | {"temperature": last.temperature}
+        if facts and isinstance(facts.calibration, dict):  # see `Calibration`
+            measured["lac_scores"] = [round(x, 7) for x in facts.calibration["scores"].tolist()]
         if last.note:
             measured["joint_note"] = last.note
         if last.calibration_note:

@@ -81,6 +81,16 @@ def _is_probe(value: Any) -> bool:
     return all(map(torch.is_tensor, tensors)) and is_settings(value["where"])
 
 
+def _is_calibration(value: Any) -> bool:
+    if not isinstance(value, dict) or not isinstance(value.get("temperature"), float):
+        return isinstance(value, str)
+    axes = {"scores": 1} | ({"likeness": 1, "centre": 1, "classes": 2} if len(value) > 2 else {})
+    return value.keys() == {"temperature", *axes} and all(
+        torch.is_tensor(x := value[name]) and x.is_floating_point() and x.dim() == axis
+        for name, axis in axes.items()
+    )
+
+
 # What values must be.
 VALID: dict[str, Callable[[Any], bool]] = {
     "settings": is_settings,
@@ -94,6 +104,7 @@ VALID: dict[str, Callable[[Any], bool]] = {
     "epoch": lambda value: isinstance(value, int),
     "drawn": _are_facts,
     "start": _are_facts,
+    "calibration": _is_calibration,
     "probe": _is_probe,
 }
 # What a run needs to resume, if it has it; the last ones are written by some methods and Dassls.
@@ -135,6 +146,7 @@ class Saved:
     backbone: Any = None  # name or file of the CLIP
     backbone_sha256: Any = None  # of its weights
     plugins: Any = None  # modules or files that register methods
+    calibration: Any = None  # fields of a `Calibration`, or a text: why there is none
     probe: Any = None  # of a plug-in, for random images: `logits` (4, K), `loss`; `where`: texts
     place: str = ""  # where it was read; not in the file
 
@@ -148,7 +160,7 @@ class Saved:
         """
         names = {entry.name for entry in fields(cls)} & content.keys()
         known = {name: content[name] for name in names}
-        for name in {"drawn", "start", "probe", "sentences"} & names:
+        for name in {"drawn", "start", "calibration", "probe", "sentences"} & names:
             known[name] = known[name] if VALID[name](known[name]) else None
         return cls(**{"state_dict": content, **known, "place": place})
 

@@ -5,6 +5,7 @@ Predictions are over the run's classes, and over base and new classes together.
 
 from collections.abc import Sequence
 from copy import copy
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -13,13 +14,17 @@ import torch
 from yacs.config import CfgNode
 
 from ..capabilities.transductive import Transductive
+from ..dassl_parts import dassl
 from ..errors import UserError, in_short, need, no_exit
 from ..method import Method, Output
+from ..record.calibration import Calibration
 from ..record.conformal import KEYS, SCORES, SetPredictions
+from ..storage.checkpoints import checkpoint_file
 from ..storage.predictions import Predictions
 from ..storage.saved import Saved
 from .together import NOT_ITS_OWN
 
+UNTESTED = "only the last epoch has one, after its evaluation with TEST.PREDICTIONS"
 BOUNDS = (-3.0, 3.0)  # of the natural logarithm of a temperature
 
 
@@ -167,6 +172,16 @@ def check_conformal(method: Method, dataset: Any, cfg: CfgNode) -> None:
         why = "no class has two images to evaluate, one of them for the threshold"
         need(len(set(labels)) < len(labels), f"TEST.CONFORMAL cannot be measured: {why}")
         return
+    why = spent(method, dataset, cfg)
+    need(
+        not why,
+        f"TEST.CONFORMAL_SHARE 0 takes the validation images, but {why}: set it to 0.5, for half "
+        "of the test images",
+    )
+
+
+def spent(method: Method, dataset: Any, cfg: CfgNode) -> str:
+    """Return a clause why the validation images of a run cannot calibrate it; empty if they can."""
     name = type(method).__name__
     best = method.trains and cfg.TEST.FINAL_MODEL == "best_val"
     obstacles = {
@@ -177,12 +192,36 @@ def check_conformal(method: Method, dataset: Any, cfg: CfgNode) -> None:
         "they are what TEST.SPLIT val evaluates": cfg.TEST.SPLIT == "val",
         "there are none": not getattr(dataset, "validation", None),
     }
-    why = next((text for text, holds in obstacles.items() if holds), "")
-    need(
-        not why,
-        f"TEST.CONFORMAL_SHARE 0 takes the validation images, but {why}: set it to 0.5, for half "
-        "of the test images",
-    )
+    return next((text for text, holds in obstacles.items() if holds), "")
+
+
+def uncalibrated(method: Method, dataset: Any, cfg: CfgNode) -> str:
+    """Return a clause why checkpoints have no calibration: UNTESTED if an evaluation adds one."""
+    if why := spent(method, dataset, cfg):
+        return f"it takes validation images, but {why}"
+    stream = f"the answers of {type(method).__name__} depend on the images before"
+    return stream if method.stream else UNTESTED
+
+
+def calibrate(trainer: Any) -> Saved:
+    """Return the facts of a training, with the calibration by its last evaluation, if it has one.
+
+    That of an evaluation of another run's checkpoint is left out.
+    """
+    facts: Saved = trainer.facts
+    waits = facts.calibration == UNTESTED or isinstance(facts.calibration, dict)
+    if trainer.loaded or not waits or (t := trainer.predictions.temperature) is None:
+        return facts
+    logits, labels = map(torch.from_numpy, trainer.predictions.validation)
+    return replace(facts, calibration=Calibration.fit(logits, labels, t).content())
+
+
+def save_calibration(trainer: Any, folder: str) -> None:
+    """Add the calibration of a training to its last checkpoint, written before the evaluation."""
+    if isinstance(trainer.facts.calibration, dict):
+        saved = Saved.read(checkpoint_file(folder, trainer.max_epoch))
+        saved = replace(saved, calibration=trainer.facts.calibration)
+        dassl("utils").save_checkpoint(saved.content(), folder)
 
 
 def for_classes(

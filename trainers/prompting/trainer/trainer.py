@@ -41,7 +41,7 @@ from .checks import (
 )
 from .config import fit_images, make, resolve, settings_in
 from .detection import Detection
-from .evaluation import Recorder, validation_loader
+from .evaluation import Recorder, calibrate, save_calibration, validation_loader
 from .facts import facts_of_run, load_initial
 from .feature_rows import OF_DATA, read_rows
 from .layout import PublicLayout
@@ -200,7 +200,8 @@ class PromptTrainer(TrainerX):
         if self.cfg.TEST.RECORD:
             remove_results(self.cfg)
         if self.num_trained:
-            return super().train()
+            super().train()
+            return save_calibration(self, self._folder(self.output_dir))
         print(f"{type(self).__name__} has nothing to train: evaluating")
         take_support(self, anew=True)
         take_validation(self)
@@ -364,9 +365,8 @@ class PromptTrainer(TrainerX):
             is_final: ends the process in ATPrompt's Dassl; ignored here.
 
         Raises:
-            UserError: the prompts were neither trained nor loaded (a train.py may have
-                --eval-only and never call `load_model`), or the logits of an image are not
-                finite.
+            UserError: the prompts were neither trained nor loaded (a train.py may never call
+                `load_model`), or the logits of an image are not finite.
         """
         need(
             not (self.untrained and (self.num_trained or self.method.support_passes)),
@@ -384,8 +384,8 @@ class PromptTrainer(TrainerX):
         self.test_results = self.test_results or {"accuracy": result}
         self.watch.check_logits()
         if self.recorder is not None:
-            self.predictions = self.recorder.predictions
-            self.recorder = None
+            self.predictions, self.recorder = self.recorder.predictions, None
+            self.facts = calibrate(self)
         self.detection.evaluate_others(self)
         if self.cfg.TEST.RECORD and split in (None, self.cfg.TEST.SPLIT):
             write_results(self.recorded_cfg, self)

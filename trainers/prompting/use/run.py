@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from yacs.config import CfgNode
 
 from ..backbones import family_of, load_clip, weights_sha256
@@ -15,9 +16,10 @@ from ..encoders.descriptions import FILES, TEMPLATES
 from ..encoders.sides import features_width
 from ..encoders.whole import encode_sentences
 from ..errors import UserError, need, no_exit, printable
-from ..method import METHODS, Method, find_method
+from ..method import METHODS, Method, Output, find_method
 from ..node import clean
 from ..plugins import load_plugins
+from ..record.calibration import Answer, Calibration
 from ..running.precision import Precision
 from ..storage.checkpoints import find_checkpoint
 from ..storage.features import differing_traits
@@ -42,6 +44,7 @@ class Run:
         settings: the cfg of the run, without the keys that do not change results.
         method, backbone: their names.
         path, epoch: the checkpoint that was read.
+        calibration: for `classify`; or a text, why the run has none.
     """
 
     model: Method
@@ -52,11 +55,49 @@ class Run:
     backbone: str
     path: str
     epoch: int
+    calibration: Calibration | str
 
     def read(self, path: str | os.PathLike[str]) -> Any:
         """Return an image file as the run's own evaluation reads it, for `preprocess`."""
         read, draft = dassl("utils").read_image, draft_of(self.preprocess)
         return read(os.fspath(path), draft) if draft else read(os.fspath(path))
+
+    @torch.no_grad()
+    def classify(self, images: Any, error: float = 0.05) -> list[Answer]:
+        """Return a class, several, or none for each image, so that few lack the image's class.
+
+        About this share of images like those that calibrated the run get an answer without their
+        class (docs/use.md).
+
+        Args:
+            images: (B, 3, H, W) from `preprocess`, or a list of views of this shape.
+            error: the share, between 0 and 1.
+
+        Raises:
+            UserError: the error is not between 0 and 1, the run is not calibrated, or the
+                probabilities of an image are not finite.
+        """
+        return self.answers(self.model.predict(images), error)
+
+    def answers(
+        self, output: Output, error: float = 0.05, images: Sequence[Any] = ()
+    ) -> list[Answer]:
+        """Return the answers of `classify`, given the output of `model.predict`.
+
+        `images` are B names for the message about probabilities that are not finite.
+        """
+        finite_softmax(output.logits, images or range(len(output.logits)))
+        z = output.image.z[:, 0]
+        return self.calibrated().answers(output.logits, z, error, self.classnames)
+
+    def calibrated(self) -> Calibration:
+        """Return the calibration; raises UserError if there is none."""
+        if isinstance(self.calibration, str):
+            raise UserError(
+                f"no error can be chosen with '{self.path}', which is not calibrated: "
+                f"{self.calibration} (docs/use.md says which runs are)"
+            )
+        return self.calibration
 
     def __repr__(self) -> str:
         return f"<Run of {self.method}, {len(self.classnames)} classes, {self.path!r}>"
@@ -119,6 +160,7 @@ def load_run(
         backbone,
         saved.place,
         saved.epoch,
+        calibration_of(saved, names, method.width),
     )
 
 
@@ -138,6 +180,39 @@ def read_run(
         "--model-dir, or train again",
     )
     return saved
+
+
+def calibration_of(saved: Saved, names: Sequence[str], width: int | None) -> Calibration | str:
+    """Return the calibration of a checkpoint for classes with these names, or why it has none.
+
+    `width` is that of the features, if it is known.
+    """
+    if names != list(saved.classnames):
+        return "it is for the classes of the training"
+    if not isinstance(content := saved.calibration or "its checkpoint does not say one", dict):
+        return content
+    calibration = Calibration(**content)
+    if (classes := calibration.classes) is None:
+        return calibration
+    fits = len(classes) == len(names) and width in (None, classes.shape[1])
+    return calibration if fits else "that of its checkpoint has other shapes"
+
+
+def finite_softmax(logits: torch.Tensor, images: Sequence[Any]) -> torch.Tensor:
+    """Return probabilities (B, K) on the CPU, given logits and the names of B images.
+
+    Raises:
+        UserError: those of an image, which it names, are not finite.
+    """
+    p = logits.softmax(-1).cpu()  # one wait for the device
+    if not p.isfinite().all():
+        spoiled = images[p.isfinite().all(dim=1).tolist().index(False)]
+        raise UserError(
+            f"the probabilities of '{spoiled}' are not finite: the training of this run has "
+            "failed, so take an earlier epoch with --load-epoch or train again",
+            exit_code=1,
+        )
+    return p
 
 
 def _kind(saved: Saved, trust: bool) -> type[Method]:

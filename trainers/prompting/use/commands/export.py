@@ -30,6 +30,7 @@ UNTRACED = {
     "`predict`",
 }
 MOST_BYTES = 1 << 31
+ERRORS = 0.01, 0.02, 0.05, 0.1, 0.2  # whose thresholds a file has
 LINEAR = (
     "only methods that change nothing in the image encoder and have one feature per class can, "
     "such as CoOp, KgCoOp, ProGrad, TCP, CLAP and ZeroshotCLIP. Write a .pt2 or .onnx instead"
@@ -81,6 +82,10 @@ def facts(run) -> dict[str, str]:
     images = run.settings.INPUT
     resize, _, to = images.RESIZE.partition(" ")
     normal = "normalize" in images.TRANSFORMS
+    calibrated = {}
+    if not isinstance(calibration := run.calibration, str):
+        thresholds = {str(error): calibration.threshold(error) for error in ERRORS}
+        calibrated = {"temperature": calibration.temperature, "lac_thresholds": thresholds}
     return {
         "method": run.method,
         "backbone": run.backbone,
@@ -92,6 +97,7 @@ def facts(run) -> dict[str, str]:
         "resize": resize,
         "resize_to": to or json.dumps(images.SIZE[0]),
         "draft": json.dumps(images.DRAFT),
+        **{name: json.dumps(value) for name, value in calibrated.items()},
     }
 
 

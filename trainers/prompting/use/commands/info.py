@@ -69,11 +69,13 @@ def describe(folder: str, epoch: int | None = None, plugins: list[str] | None = 
         UserError: the run is missing, its checkpoint does not say what made it, or its record
             cannot be used.
     """
-    from ..run import read_run
+    from ..run import calibration_of, read_run
 
     run = fetch_run(folder)
     saved = read_run(run, epoch, plugins or ())
     settings = {key: saved.value(key) for key in saved.settings}
+    calibration = calibration_of(saved, list(saved.classnames), None)
+    none = f"no --error of `predict`, as the run is not calibrated: {calibration}"
     return {
         "method": saved.trainer,
         "classnames": list(saved.classnames),
@@ -85,6 +87,7 @@ def describe(folder: str, epoch: int | None = None, plugins: list[str] | None = 
         "epoch": saved.epoch,
         "plugins": list(saved.plugins or ()),
         "settings": settings,
+        "answers": none if isinstance(calibration, str) else calibration.promise(0.05),
         "changed": sorted(_changed_keys(saved.trainer, settings)),
         "record": _record(run),
     }
@@ -138,6 +141,7 @@ def as_text(facts: dict[str, Any]) -> str:
         "Data": f"{facts['dataset']}, {_shots(facts['shots'])}, seed {facts['seed']}",
         "Checkpoint": f"{facts['checkpoint']}, epoch {facts['epoch']}",
         "Accuracy": _accuracy(facts["record"]),
+        "Answers": facts["answers"],
     }
     if facts["plugins"]:
         lines["Plug-ins"] = ", ".join(facts["plugins"])

@@ -8,17 +8,19 @@ import stat
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from ...errors import UserError, printable
+from ...errors import UserError, need, printable
 from ...storage.files import read_file
 from ...storage.transparency import transparency_note
 from .arguments import Parser, add_device, csv_text, files_below, from_one
 from .load import load_run, run_parser
 
-Answer = tuple[str, list[tuple[str, float]]]  # a file, its classes with probabilities
+# A file, and its classes with probabilities or, with --error, its `Answer`.
+Answered = tuple[str, Any]
 THREADS = min(16, os.cpu_count() or 4)  # that decode images
 EXTRACT = "predict takes single images: extract frames first, e.g. with ffmpeg"
 
@@ -31,7 +33,10 @@ def build_parser(prog: str) -> Parser:
         help="files, folders, or - for a list of these on standard input")  # fmt: skip
     add("--classnames", type=Path, metavar="FILE",
         help="other classes than those of the run, one name a line")  # fmt: skip
-    add("--top", type=from_one, default=5, help="classes of each image (default: %(default)s)")
+    add("--top", type=from_one, help="classes of each image (default: 5)")
+    add("--error", metavar="SHARE",
+        help="name several classes or none, so that about this share of images, such as 0.05, "
+        "lack their class")  # fmt: skip
     add("--format", choices=list(WRITERS), default="text", help="(default: %(default)s)")
     add_device(parser)
     return parser
@@ -41,6 +46,11 @@ def main(argv: list[str], prog: str) -> int:
     """Run the command; its exit code is 1 if some images or folders could not be read."""
     args = build_parser(prog).parse_args(argv)
     names = read_names(args.classnames) if args.classnames else None
+    sets = args.error is not None
+    need(not (sets and args.top), "--top lists classes by probability: leave it or --error out")
+    from ...record.calibration import check_error
+
+    error = check_error(args.error) if sets else None
     shut: list[str] = []
     paths = list(find_files(args.images, shut.append))
     for folder in shut:
@@ -56,9 +66,12 @@ def main(argv: list[str], prog: str) -> int:
     run = load_run(args, names)
     run.model.to(device)
     print(f"{run.method} of '{run.path}', epoch {run.epoch}, on {device}", file=sys.stderr)
+    if error:
+        print(run.calibrated().promise(error), file=sys.stderr)
     failed: list[Path] = []
     run.model.reset()
-    WRITERS[args.format](predict_files(run, paths, args.batch_size, args.top, failed))
+    answer = partial(sets_of, run, error) if sets else partial(likeliest, run, args.top or 5)
+    WRITERS[args.format](predict_files(run, paths, args.batch_size, answer, failed), sets)
     if note := transparency_note([*map(str, paths)]):
         print(note, file=sys.stderr)
     if failed:
@@ -117,9 +130,9 @@ def kind_of(path: Path) -> str:
 
 
 def predict_files(
-    run, paths: list[Path], batch_size: int, top: int, failed: list[Path]
-) -> Iterator[Answer]:
-    """Yield each readable image with its `top` classes, best first.
+    run, paths: list[Path], batch_size: int, answer: Callable, failed: list[Path]
+) -> Iterator[Answered]:
+    """Yield each readable image with what `answer` makes of the output for the images of a batch.
 
     The others are added to `failed`, and named on stderr with the reason.
     """
@@ -159,22 +172,22 @@ def predict_files(
                     waiting += good
                     seen.append(run.model.see(given))
                 else:
-                    yield from top_answers(run, good, run.model.predict(given).logits, top)
+                    yield from answer(good, run.model.predict(given))
             bar.update(len(batch))
         if waiting:
-            yield from top_answers(run, waiting, run.model.together(seen).logits, top)
+            yield from answer(waiting, run.model.together(seen))
 
 
-def top_answers(run, paths: list[Path], logits, top: int) -> Iterator[Answer]:
-    """Yield images with their `top` classes, best first, from logits (B, K)."""
-    p = logits.softmax(-1).cpu()  # one wait for the device
-    if not p.isfinite().all():
-        spoiled = paths[p.isfinite().all(dim=1).tolist().index(False)]
-        raise UserError(
-            f"the probabilities of '{spoiled}' are not finite: the training of this run has "
-            "failed, so take an earlier epoch with --load-epoch or train again",
-            exit_code=1,
-        )
+def sets_of(run, error: float, paths: list[Path], output) -> Iterator[Answered]:
+    """Yield images with their `Answer`, from the output for them."""
+    yield from zip(map(str, paths), run.answers(output, error, paths), strict=True)
+
+
+def likeliest(run, top: int, paths: list[Path], output) -> Iterator[Answered]:
+    """Yield images with their `top` classes, best first, from the output for them."""
+    from ..run import finite_softmax
+
+    p = finite_softmax(output.logits, paths)
     best = p.topk(min(top, p.shape[1]))
     for path, labels, values in zip(paths, best.indices, best.values, strict=True):
         classes = [run.classnames[k] for k in labels.tolist()]
@@ -231,34 +244,47 @@ def read_frame(run, path: Path):
 # Each prints answers as they come, so that an interrupted command has printed what it found.
 
 
-def as_text(answers: Iterable[Answer]) -> None:
+def as_text(answers: Iterable[Answered], sets: bool) -> None:
     """Print one line an image."""
     for file, answer in answers:
-        text = ", ".join(f"{name} {100 * p:.1f}%" for name, p in answer)
+        pairs = zip(answer.classes, answer.p, strict=True) if sets else answer
+        text = ", ".join(f"{name} {100 * p:.1f}%" for name, p in pairs)
+        if sets and len(answer.classes) != 1:
+            text = f"{answer.answer}: {text}".rstrip(": ")
+        if sets and answer.likeness is not None:
+            text += f" (likeness {answer.likeness:.2f})"
         print(printable(f"{file}: {text}"), flush=True)
 
 
-def as_csv(answers: Iterable[Answer]) -> None:
-    """Print one line an image and class, none of it a formula in a spreadsheet."""
+def as_csv(answers: Iterable[Answered], sets: bool) -> None:
+    """Print one line an image and class, or an image; none of it a formula in a spreadsheet."""
     writer = csv.writer(sys.stdout, lineterminator="\n")
-    writer.writerow(["image", "rank", "class", "probability"])
+    head = ["answer", "classes", "p", "likeness"] if sets else ["rank", "class", "probability"]
+    writer.writerow(["image", *head])
     for file, answer in answers:
         if csv_text(file).startswith("'"):  # then it is relative: `./` changes only its form
             file = os.path.join(".", file)
-        writer.writerows(
-            [csv_text(file), i, csv_text(name), f"{p:.6g}"] for i, (name, p) in enumerate(answer, 1)
-        )
+        if sets:
+            classes, p = "; ".join(answer.classes), "; ".join(f"{p:.6g}" for p in answer.p)
+            likeness = "" if answer.likeness is None else f"{answer.likeness:.6g}"
+            rows = [[csv_text(answer.answer), csv_text(classes), p, likeness]]
+        else:
+            rows = [[i, csv_text(name), f"{p:.6g}"] for i, (name, p) in enumerate(answer, 1)]
+        writer.writerows([csv_text(file), *cells] for cells in rows)
         sys.stdout.flush()
 
 
-def as_json(answers: Iterable[Answer]) -> None:
+def as_json(answers: Iterable[Answered], sets: bool) -> None:
     """Print a list of objects with the image and its classes; an error still closes the list."""
     print("[", end="")
     start = "\n"
     try:
         for file, answer in answers:
-            classes = [{"class": name, "probability": p} for name, p in answer]
-            print(start + json.dumps({"image": file, "classes": classes}), end="", flush=True)
+            pairs = zip(answer.classes, answer.p, strict=True) if sets else answer
+            found = {"image": file, **({"answer": answer.answer} if sets else {})}
+            found["classes"] = [{"class": name, "probability": p} for name, p in pairs]
+            found |= {"likeness": answer.likeness} if sets else {}
+            print(start + json.dumps(found), end="", flush=True)
             start = ",\n"
     finally:
         print("\n]", flush=True)

@@ -1,0 +1,114 @@
+"""Answers with a chosen error: thresholds, sets and likeness by hand, promises, bad input."""
+
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from dassl.config import get_cfg_default
+from golden_files import read
+from paths import GOLDEN
+
+from trainers.prompting import UserError
+from trainers.prompting.record.calibration import (
+    NONE,
+    SEVERAL,
+    Calibration,
+    centred,
+    check_error,
+    likeness,
+)
+from trainers.prompting.trainer.config import add_nodes
+from trainers.prompting.trainer.evaluation import UNTESTED, uncalibrated
+
+
+def test_the_lac_scores_of_the_golden_file():
+    golden = read(GOLDEN / "conformal_scores.safetensors")
+    data, expected = golden.part("calibration/"), golden.part("none/lac/")
+    found = Calibration.fit(data["logits"], data["label"], 1.0)
+    rising = expected["calibration_scores"].sort().values
+    torch.testing.assert_close(found.scores, rising, rtol=1e-5, atol=1e-6)
+    assert found.threshold(0.1) == pytest.approx(float(expected["threshold_exact"]), abs=1e-5)
+    test = golden.part("test/")["logits"]
+    p = test.softmax(1)
+    answers = found.answers(test, test, 0.1, [str(k) for k in range(p.shape[1])])
+    for row, inside, answer in zip(p, expected["sets_exact"], answers, strict=True):
+        listed = row.argsort(descending=True, stable=True)
+        own = listed[inside[listed]] if inside.any() else listed[:1]  # never empty
+        assert answer.classes == [str(k) for k in own.tolist()] and answer.likeness is None
+        assert answer.answer == (answer.classes[0] if len(own) == 1 else SEVERAL)
+        assert answer.p == pytest.approx(row[own].tolist())
+
+
+def test_images_unlike_all_classes_are_none_of_these():
+    rng = torch.Generator().manual_seed(0)
+    z, text = torch.randn(6, 4, generator=rng) + 3, torch.randn(2, 4, generator=rng)
+    labels = torch.tensor([0, 0, 0, 1, 1, 1])
+    centre, classes = centred(z, labels, text)
+    x, t = F.normalize(z, dim=1), F.normalize(text, dim=1)
+    torch.testing.assert_close(centre, x.mean(0))
+    for k in range(2):
+        w = F.normalize(t[k] - t.mean(0), dim=0)
+        w = w + F.normalize(x[labels == k] - x.mean(0), dim=1).sum(0)
+        torch.testing.assert_close(classes[k], w / w.norm())
+    others = torch.cat([z, torch.randn(14, 4, generator=rng)])
+    x = F.normalize(others, dim=1)
+    cosines = likeness(others, centre, classes)
+    expected = F.cosine_similarity((x - centre)[:, None], classes[None], dim=2).amax(1)
+    torch.testing.assert_close(cosines, expected)
+    known = torch.linspace(0, 1, 39)
+    one = Calibration(1.0, known, known, centre, classes)
+    assert one.least_likeness(0.05) == known[1] and one.least_likeness(0.02) == -1  # 2 and 0 of 40
+    logits = torch.tensor([[9.0, 0.0]]).repeat(20, 1)
+    for error in (0.3, 0.6):
+        found, least = one.answers(logits, others, error, ["a", "b"]), one.least_likeness(error)
+        assert {answer.answer for answer in found} == {"a", NONE}
+        for answer, cosine in zip(found, cosines.tolist(), strict=True):
+            kept = cosine >= least
+            assert answer.likeness == pytest.approx(cosine) and bool(answer.classes) == kept
+            assert len(answer.p) == kept and (answer.answer == "a") == kept
+    assert "a third to four fifths of images of other classes" in one.promise(0.05)
+
+
+def test_too_few_images_leave_all_classes():
+    one = Calibration.fit(torch.eye(3).repeat(6, 1), torch.arange(3).repeat(6), 0.1)  # 18
+    assert one.threshold(0.05) == 1 and one.threshold(0.1) < 1
+    (answer,) = one.answers(torch.tensor([[2.0, 0, 1]]), torch.zeros(1, 4), 0.05, "abc")
+    assert answer.classes == ["a", "c", "b"] and answer.answer == SEVERAL
+    assert "19 images are needed, and with fewer every answer has all classes" in one.promise(0.05)
+    said = one.promise(0.1)
+    assert said == (
+        "About 10% of images like the 18 that calibrated this run lack their class in the answer "
+        "(22% in a bad draw); of a single class nothing is promised."
+    )
+
+
+@pytest.mark.parametrize("error", [0, 1.5, -1, 1, math.nan, "much", "", None, [0.1], "\x1b[2J"])
+def test_an_error_that_is_no_share_is_refused(error):
+    with pytest.raises(UserError, match="must be a number between 0 and 1") as raised:
+        check_error(error)
+    assert "\x1b" not in str(raised.value)
+    with pytest.raises(UserError, match="The error is"):
+        Calibration(1.0, torch.rand(9)).answers(torch.ones(1, 2), torch.ones(1, 2), error, "ab")
+
+
+WITH = {"validation": [1]}
+REASONS = {
+    "validated": ({}, {}, WITH, UNTESTED),
+    "none": ({}, {}, {}, "it takes validation images, but there are none"),
+    "search": ({"searches": True}, {}, WITH, "but SimpleNamespace chooses settings on them"),
+    "best": ({"trains": True}, {"FINAL_MODEL": "best_val"}, WITH, "best_val chooses the epoch"),
+    "evaluated": ({}, {"SPLIT": "val"}, WITH, "they are what TEST.SPLIT val evaluates"),
+    "stream": ({"stream": True}, {}, WITH, "SimpleNamespace depend on the images before"),
+}
+
+
+@pytest.mark.parametrize("case", REASONS)
+def test_only_images_that_nothing_else_has_read_calibrate(case):
+    of_method, of_test, of_data, sentence = REASONS[case]
+    cfg = get_cfg_default()
+    add_nodes(cfg)
+    cfg.TEST.update(of_test)
+    method = {"trains": False, "searches": False, "stream": False} | of_method
+    assert sentence in uncalibrated(SimpleNamespace(**method), SimpleNamespace(**of_data), cfg)
