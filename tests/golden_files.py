@@ -148,6 +148,8 @@ def build(golden: Golden, clip_model, folder, **more) -> Method:
     place = clip_model, meta["classnames"], meta.get("dataset", "")
     method = build_method(meta["method"], node, *place, support=golden.support)
     method.load_public_state_dict(golden.params)
+    if meta["method"] == "TextRefiner":
+        method.memory.cache = golden.tensors["cache"].clone()
     return method
 
 

@@ -84,6 +84,7 @@ BY_DATASET = {
     ("OTPT/cross_dataset", "ImageNetR", "TRAINER.OTPT.LAMBDA_TERM"): (2.0, 18.0),
     ("CLIPSVD/base2new", "EuroSAT", "TRAINER.CLIPSVD.TEMPLATE"): ("a photo of a {}.", ""),
     ("HiCroPL/few_shot", "ImageNet", "TEST.FINAL_MODEL"): ("last_step", "best_val"),
+    ("TextRefiner/base2new", "ImageNet", "TEST.FINAL_MODEL"): ("last_step", "best_val"),
     ("MMRL/base2new_per_dataset", "EuroSAT", "TRAINER.MMRL.REP_DIM"): (2048, 512),
     ("TipAdapter/few_shot_per_dataset", "OxfordFlowers", "TRAINER.TIP_ADAPTER.INIT_ALPHA"):
         (10.0, 1.17),
@@ -155,6 +156,7 @@ BASE2NEW = {
     "PLOTPP": (32, 0.002, 100),
     "ProLIP": (32, 0.00001, 300),
     "NLPrompt": (32, 0.002, 50),
+    "TextRefiner": (32, 0.002, 10),
 }
 TRAINERS = {"coprompt": "CoPrompt"}  # files that are not in a folder of their method
 

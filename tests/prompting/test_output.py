@@ -223,8 +223,9 @@ def test_resnet_takes_the_methods_without_visual_prompts():
     expected = F.normalize(resnet.encode_image(x), dim=-1)
     local = model_of(resnet, "PLOT", {}).image_encoder.eval()(x)
     assert torch.allclose(local.z[:, 0], expected, atol=1e-5)
-    with pytest.raises(UserError, match="ResNet"):
-        model_of(resnet, "MaPLe", {"PROMPT_DEPTH": 1})
+    for method, node in (("MaPLe", {"PROMPT_DEPTH": 1}), ("TextRefiner", {})):
+        with pytest.raises(UserError, match="ResNet"):
+            model_of(resnet, method, node)
 
 
 def test_golden_folder_covers_every_public_method():

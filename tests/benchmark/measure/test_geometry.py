@@ -9,6 +9,7 @@ from trainers.prompting import UserError, build_clip, build_method
 from trainers.prompting.method import METHODS
 
 NAMES = ["forest", "sea or lake", "annual crop land"]
+OF_LOSS = "mid_image_trans."  # of TextRefiner: logits do not depend on it
 SHALLOW = {
     "TPS": {"SENTENCES": {"*": ["a photo of a {}."]}},
     "TwoSFS": {"STAGE": 1},
@@ -67,7 +68,7 @@ def test_every_method_works_where_all_widths_differ(uneven_clip, method):
         built.take_support(torch.randn(1, 3, built.row_width), torch.arange(3))
     model = built.train()
     images = torch.randn(2, 3, 32, 32)
-    own = model.learned()
+    own = {name: p for name, p in model.learned().items() if not name.startswith(OF_LOSS)}
     with torch.no_grad():  # parameters that start at zero would leave others without a gradient
         for p in own.values():
             p.any() or p.normal_(std=0.02)

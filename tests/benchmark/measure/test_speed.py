@@ -41,7 +41,7 @@ MEGAFLOP = {
     "ProGrad": 1251.9, "PromptSRC": 2325.6, "TCP": 980.1, "TipAdapterF": 625.5, "UPT": 1789.7,
     "VPT": 1500.2, "LNOnly": 1611.5, "TwoSFS": 1611.5, "TaskRes": 625.5, "LoCoOp": 1079.6,
     "PLOTPP": 6598.5, "SOTGLP": 3914.9, "MMRLpp": 1663.3, "ProLIP": 0.0691,
-    "NLPrompt": 1039.5, "HiCroPL": 2289.3, "CLIPSVD": 5847.9,
+    "NLPrompt": 1039.5, "HiCroPL": 2289.3, "CLIPSVD": 5847.9, "TextRefiner": 1095.0,
 }  # fmt: skip
 # Launches of such a step as counted: an accelerator's path, and public code, all deep like ViT-B.
 LAUNCHES = {

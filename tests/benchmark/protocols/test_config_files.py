@@ -40,6 +40,7 @@ NONE = {
         "TDA",
         "TPS",
         "TPT",
+        "TextRefiner",
         "ZERO",
     },
     "cross_dataset": {"LNOnly", "LoCoOp", "PLOTPP", "TwoSFS"},

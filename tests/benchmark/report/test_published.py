@@ -266,6 +266,7 @@ def test_a_misprint_of_a_method_that_was_not_run_is_marked_too():
         (CROSS_DATASET, "ZERO", "eurosat", 16, 34.33, "one test image"),
         (CROSS_DATASET, "CTPT", AVERAGE, 16, 64.57, "one test image"),
         (CROSS_DATASET, "OTPT", AVERAGE, 16, 64.12, "one test image"),  # not printed
+        (DOMAIN_GENERALIZATION, "TextRefiner", AVERAGE, 16, 59.92, "plain"),
         (FEW_SHOT, "LPPlusPlus", AVERAGE, 4, 75.77, "validation"),
         (FEW_SHOT, "TipAdapterF", AVERAGE, 1, 70.62, "validation"),
         (FEW_SHOT, "GDA", AVERAGE, 8, 79.71, "validation"),

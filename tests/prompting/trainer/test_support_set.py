@@ -199,6 +199,7 @@ ON_ROWS = {
     "ZeroshotCLIP",
 }  # fmt: skip
 READS = dict.fromkeys(["GalLoP", "LoCoOp", "PLOT", "SOTGLP"], "reads patches")
+READS["TextRefiner"] = "reads states of inner blocks"
 INSIDE = {
     "ALIGN": {"M": 1, "N": 1, "DEPTH": 2},
     "CLIPLoRA": {},

@@ -57,6 +57,20 @@ def attend(block, q, k, v, mask=None, causal=False) -> torch.Tensor:
     return out.transpose(1, 2).flatten(2)
 
 
+def class_attention(block, x: torch.Tensor) -> torch.Tensor:
+    """Return the attention of position 0 to the others (B, R - 1), a mean over the heads.
+
+    x is the input of the block, (B, R, W), in float32.
+    """
+    W, heads = x.shape[-1], block.attn.num_heads
+    weight, bias = block.attn.in_proj_weight.float(), block.attn.in_proj_bias.float()
+    y = block.ln_1(x)
+    q = F.linear(y[:, 0], weight[:W], bias[:W]).unflatten(-1, (heads, -1))
+    k = F.linear(y, weight[W : 2 * W], bias[W : 2 * W]).unflatten(-1, (heads, -1))
+    S = torch.einsum("bhd,brhd->bhr", q, k) / q.shape[-1] ** 0.5
+    return S.softmax(-1).mean(1)[:, 1:]
+
+
 def norm(block, name: str, added: Added) -> nn.Module:
     """Return `ln_1` or `ln_2` of a block, or what a method puts in its place."""
     return added.norms.get(name) or getattr(block, name)

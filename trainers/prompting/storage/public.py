@@ -31,6 +31,10 @@ class PublicFiles:
         """
         raise NotImplementedError
 
+    def complete(self, saved: Saved, path: str) -> Saved:
+        """Return a checkpoint with what the public code saves beside its file, at `path`."""
+        return saved
+
     def write_public(self) -> Mapping[str, Any]:
         """Return the content of each public file, by its name in `public_files`."""
         raise NotImplementedError
@@ -64,7 +68,7 @@ def find_prompts(method: Any, place: str, epoch: int | None) -> Saved | None:
     if perhaps_public and (public := public_checkpoint(method, place)) is not None:
         return public
     path = find_checkpoint(folder, epoch)
-    saved = Saved.read(path, place)
+    saved = method.complete(Saved.read(path, place), path)
     print(f"Loading prompts from '{path}' (epoch {'?' if saved.epoch is None else saved.epoch})")
     return saved
 
