@@ -61,7 +61,7 @@ class Metric(NamedTuple):
 METRICS = {
     "accuracy": Metric("Accuracy (%)"),
     "macro_f1": Metric("Macro-F1 (%)"),
-    "top5_accuracy": Metric("Top-5 (%)"),
+    "top5_accuracy": Metric("Top-5 (%)", everywhere=False),
     "calibration_error": Metric(
         "ECE (%)", more_is_better=False, note="ECE is the expected calibration error, in {} bins"
     ),
@@ -204,7 +204,7 @@ KINDS: dict[str, tuple[Callable[[Any], bool], Sequence[str]]] = {
         lambda value: isinstance(value, list) and all(mark in list(BEYOND) for mark in value),
         ["beyond"],
     ),
-    "a group of numbers": (_each(is_number), ["drawn"]),
+    "a group of numbers": (_each(is_number), ["drawn", "training_images"]),
     "true or false": (lambda value: isinstance(value, bool), ["as_published"]),
     "a list of texts": (are_texts, ["edited"]),
     "lists of texts": (

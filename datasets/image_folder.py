@@ -1,6 +1,7 @@
 """The data set of a user's own images: a folder of class folders, or a table."""
 
 import os
+from collections import Counter
 from operator import attrgetter
 from pathlib import Path
 
@@ -73,8 +74,12 @@ class ImageFolder(ImageDataset):
             raise UserError(
                 f"Each class of '{source}' has a single image, and so no test image: add more"
             )
-        print(f"Note: '{source}' is divided at random (seed {SPLIT_SEED}): of each class 50% of "
-              "the images for training, 20% for validation, 30% for testing")  # fmt: skip
+        counts = Counter(item.label for item in train).values()
+        print(
+            f"Note: '{source}' is divided at random (seed {SPLIT_SEED}): {len(train):,} images for "
+            f"training ({min(counts)} to {max(counts)} of a class), {len(val):,} for validation, "
+            f"{len(test):,} for testing"
+        )
         return train, val, test
 
     @classmethod

@@ -116,6 +116,8 @@ def test_same_seed_same_bits_and_resuming_changes_nothing(tmp_path, monkeypatch)
         assert all(torch.equal(v, state[k]) for k, v in expected.items())
         assert results(other)["accuracy"] == results(whole)["accuracy"]
         assert results(other)["test_seconds"] > 0
+        counts = results(other)["training_images"]
+        assert 0 < counts["least"] <= counts["most"] <= results(other)["shots"]
     left = [p.name for p in (parts / "MultiModalPromptLearner").glob("model*")]
     assert left == ["model.pth.tar-2"]
 

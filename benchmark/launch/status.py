@@ -13,7 +13,7 @@ from trainers.prompting.errors import UserError, printable
 from ..cli import Parser
 from ..protocols import PROTOCOLS
 from ..protocols.base import Run
-from ..protocols.places import outputs_below
+from ..protocols.places import left_out, outputs_below
 from ..protocols.tuning import TUNING
 from ..records import CONSOLE, Outcome, from_folder
 from .engine import kind
@@ -61,12 +61,14 @@ def main(argv: list[str]) -> None:
     if not output.exists():
         raise UserError(f"'{output}' does not exist: check the path")
     if not states:
-        raise UserError(f"'{output}' contains no runs: start a protocol first")
+        raise UserError(f"'{output}' contains no runs of protocols: start one first")
     for status in states:
         print(printable(status))
     count = Counter(status.state for status in states)
     counts = ", ".join(f"{number} {state}" for state, number in count.items())
     print(f"\n{len(states)} runs: {counts}. {remaining(states, guesses, device)}")
+    if singles := left_out([output]):
+        print(singles, file=sys.stderr)
 
 
 def statuses(output: Path) -> list[Status]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -20,17 +21,25 @@ from ..cli import Parser, each, from_one, seed, write_output
 from ..protocols import PROTOCOLS
 from ..protocols.base import Protocol
 from ..protocols.configs import VARIED
-from ..protocols.places import outputs_below, place_in_output, stands_in
+from ..protocols.places import (
+    is_run,
+    left_out,
+    outputs_below,
+    place_in_output,
+    runs_below,
+    stands_in,
+)
 from ..records import Outcome, from_folder
 from . import logs, received
 from .compare import RESAMPLE, Comparisons
 from .facts import MADE_WITH, made_with
+from .findings import findings
 from .frame import frame
 from .metrics import Classes, Metrics
 from .per_image import MEASURES, bin_anew
 from .render import FORMATS, in_style, render
 from .rows import rows
-from .single import is_run, overview, report_runs, runs_below
+from .single import half_text, overview, read_run, report_runs
 from .tables import Table, seeds_text
 from .views import VIEWS, View, format_views, pictures_of, requested_views, views
 
@@ -129,20 +138,26 @@ def show(args: argparse.Namespace, outputs: list[Path]) -> None:
     Raises:
         UserError: the arguments do not fit the runs, or there are none.
     """
-    if single := [output for output in outputs if is_run(output)]:
-        need(
-            single == outputs and not args.compare and not args.logs,
-            f"'{single[0]}' is a single run: report it without other folders, --compare or --logs",
-        )
+    single = [output for output in outputs if is_run(output)]
+    need(
+        not single or (single == outputs and not args.logs),
+        f"'{single and single[0]}' is a single run: leave out outputs of protocols and --logs",
+    )
+    if single and not args.compare:
         print(report_runs(single, args.format, args.plots))
         return
-    outcomes = choose_outcomes(args, outputs)
+    outcomes = side_by_side(single) if single else choose_outcomes(args, outputs)
     if args.bins != BINS:
         outcomes = [bin_anew(outcome, args.bins) for outcome in outcomes]
     tidy = frame(outcomes)
     if tidy.empty:
         print(nothing(args, outputs))
         return
+    for name, outcome in zip(tidy["name"], tidy["outcome"], strict=True):
+        if single and outcome.run.folder == Path(args.compare):
+            args.compare = name
+    if not single and (singles := left_out(args.outputs)):
+        print(singles, file=sys.stderr)
     origins = handed_on(outcomes, [output for output in outputs if output not in args.outputs])
     table_rows = rows(tidy, args.interval, args.published != "off")
     parts = views(args, tidy)
@@ -151,14 +166,40 @@ def show(args: argparse.Namespace, outputs: list[Path]) -> None:
     if args.format == "html":
         from .page import page_of  # with matplotlib, which is slow to load
 
-        print(page_of(tidy, table_rows, parts, args.published == "all", origins))
+        first = findings(tidy, table_rows)
+        print(page_of(tidy, table_rows, parts, args.published == "all", origins, first))
         return
     if parts:
         print(format_views(parts, args.format))
     else:
-        print(render(table_rows, args.format, args.published == "all", args.deviations))
+        first = [] if args.format == "csv" else findings(tidy, table_rows)
+        print(render(table_rows, args.format, args.published == "all", args.deviations, first))
     if origins and args.format in ("text", "markdown"):
         print(f"\n{in_style({MADE_WITH: origins}, args.format)}")
+
+
+def side_by_side(folders: list[Path]) -> list[Outcome]:
+    """Return the outcomes of single runs, named by their folders where a method has several.
+
+    Raises:
+        UserError: a record cannot be used, or there is one run.
+    """
+    need(
+        len(folders) > 1,
+        f"--compare: '{folders[0]}' is one run: name the folders of two or more",
+    )
+    outcomes = []
+    for outcome in map(read_run, folders):
+        run, half = outcome.run, half_text(outcome.run)
+        outcomes.append(replace(outcome, run=replace(run, dataset=f"{run.dataset}{half}")))
+    trainers = [outcome.run.trainer for outcome in outcomes]
+    around = os.path.commonpath([folder.absolute() for folder in folders])
+    return [
+        replace(x, origin=os.path.relpath(x.run.folder, around))
+        if trainers.count(x.run.trainer) > 1
+        else x
+        for x in outcomes
+    ]
 
 
 def handed_on(outcomes: list[Outcome], archives: list[Path]) -> list[Table]:
@@ -247,7 +288,8 @@ def end_in_table(protocol: Protocol, engine: Any, output: Path) -> int:
     """Print the table of a launcher's runs, save that of all runs, and return the exit code."""
     outcomes = [engine.outcomes[run] for run in engine.runs]
     tidy = frame(outcomes)
-    print(render(rows(tidy), "text"))
+    table_rows = rows(tidy)
+    print(render(table_rows, "text", sentences=findings(tidy, table_rows)))
     varied = tidy[[VARIED.search(outcome.run.config) is not None for outcome in tidy["outcome"]]]
     for _, of_method in varied.groupby("trainer", sort=False):  # the values of --vary
         if not any(outcome.result for outcome in of_method["outcome"]):

@@ -19,6 +19,7 @@ from ..records import Outcome
 from .frame import FACTS, apart_note, computed_note, each_row
 from .measured import averages_title, rows_to_average
 from .names import dataset_title
+from .notes import TOO_FEW
 from .paired import Pair, difference, holm
 from .per_image import MEASURES, answers, classes, each_seed, motifs
 from .published import meaning, with_marks
@@ -170,8 +171,11 @@ class Comparisons:
         where = f"{theirs.name}, {_where(theirs, columns)}"
         if not seeds:
             return [], [*problems, f"{where}: no seed that {self.method} has, too"]
-        if seed_sets and len(seeds) < len(ours.seeds):
-            problems.append(f"{where}: {len(seeds)} of {len(ours.seeds)} seeds")
+        for row in both:
+            has = set(ours.seeds).intersection(*(by_line[row.line, column] for column in columns))
+            if not row.untrained and len(has) < len(ours.seeds):
+                lacking = f"{row.name}, {_where(row, columns)}"
+                problems.append(f"{lacking}: {len(has)} of {len(ours.seeds)} seeds")
 
         def answered(row, column, seed):
             by_seed = by_line[row.line, column]
@@ -275,6 +279,10 @@ def _cell(row) -> Cell:
         return Cell("-")
     p = "p < 0.001" if row.p_holm < 0.001 else f"p {row.p_holm:.3f}"
     text = f"{row.difference:+.2f} [{row.low:+.2f}, {row.high:+.2f}] {p}"
+    if row.low == row.high == 0:
+        text = "equal"
+    marks = ["one seed"] * (len(row.seeds) == 1) + [f"{row.images} images"] * (row.images < TOO_FEW)
+    text += f" ({', '.join(marks)})" if marks else ""
     incomplete = row.average and row.datasets < row.of
     return Cell(f"{text} ({row.datasets} of {row.of})" if incomplete else text)
 

@@ -164,6 +164,7 @@ def _facts(outcome: Outcome) -> dict:
         "embedded": is_embedded(run.dataset),
         "beyond": renew(result.get("beyond") or [], run.trainer),
         "edited": result.get("edited") or [],
+        "least": (result.get("training_images") or {}).get("least"),
         "training": not run.eval_only, **costs(result),
         "classes": result.get(PER_CLASS) or {}, "metrics": metrics, "outcome": outcome,
     }  # fmt: skip

@@ -57,7 +57,7 @@ ARTISTS = {
 
 def is_embedded(dataset: str) -> bool:
     """Return True if a data set comes with the repository."""
-    return dataset.startswith("emoji")
+    return dataset.lower().startswith("emoji")  # single runs have DATASET.NAME
 
 
 def motif(dataset: str, image: str) -> str:

@@ -3,7 +3,6 @@
 import base64
 import datetime
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,27 +11,20 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib.figure import Figure
 
 from trainers.prompting import advice
+from trainers.prompting.errors import printable
 
 from ..protocols.base import Protocol
 from .facts import MADE_WITH, facts
+from .names import dataset_title
+from .notes import bold_note, interval, notes
+from .pictures import SHEET_NAME
 from .plots import WIDTH, Drawing, encode_figure, figures
-from .tables import Cell, Section, Table, number_or_none, tables
+from .tables import Section, Table, tables
 from .views import View, pictures_of
 
 FOLDERS = [Path(__file__).parent, Path(advice.__file__).parent]  # which has the style
 TEMPLATES = Environment(
     loader=FileSystemLoader(FOLDERS), autoescape=True, undefined=StrictUndefined
-)
-
-
-FEW = 1000  # test images; with fewer, an accuracy has an interval
-ONE_RUN = (
-    "[low, high]: 95% interval (Wilson) for other test images, shown for fewer than 1,000; other "
-    "trainings are not in it."
-)
-SEEDS = (
-    "± is not about other test images: with {} of them, the 95% interval (Wilson) of an accuracy "
-    "of 50% reaches from {:.0f} to {:.0f}%."
 )
 
 
@@ -42,6 +34,7 @@ class Picture(NamedTuple):
     sentence: str
     data: str
     least: int
+    photos: bool  # keeps its colours in the dark
 
 
 class Part(NamedTuple):
@@ -60,46 +53,20 @@ class Part(NamedTuple):
         below = [name for name in self.drawn if name not in own]
         for table in sorted(self.tables, key=lambda table: not table.of_averages):
             names = [*below, *([table.picture] if table.picture in self.drawn else [])]
-            yield table, [_picture(*self.drawn[name]) for name in names]
+            yield table, [_picture(*self.drawn[name], name == SHEET_NAME) for name in names]
             below = []
 
 
-def wilson(accuracy: float, images: int) -> tuple[float, float]:
-    """Return Wilson's 95% interval of an accuracy (%)."""
-    from scipy.stats import binomtest  # slow to load
-
-    right = round(images * accuracy / 100)
-    low, high = binomtest(right, images).proportion_ci(method="wilson")
-    return 100 * low, 100 * high
-
-
-def interval(cell: Cell) -> str:
-    """Return the interval of the accuracy of one run on few images; empty for other cells."""
-    if not cell.images or cell.images >= FEW or cell.value is None:
-        return ""
-    low, high = wilson(cell.value, cell.images)
-    return f"[{low:.1f}, {high:.1f}]"
-
-
-def notes(table: Table) -> list[str]:
-    """Return the sentences below a table; with few test images, one on what chance they leave."""
-    cells = list(chain(*table.lines))
-    if any(map(interval, cells)):
-        return [*table.caption, ONE_RUN]
-    tested = {
-        int(row.images) for row in table.rows if not row.average and number_or_none(row.images)
-    }
-    some = sorted(count for count in tested if 0 < count < FEW)
-    if not some or not any("±" in cell.text for cell in cells):
-        return table.caption
-    least = f"{some[0]}" + " (the fewest here)" * (len(tested) > 1)
-    return [*table.caption, SEEDS.format(least, *wilson(50, some[0]))]
-
-
-def _picture(figure: Figure, sentence: str) -> Picture:
+def _picture(figure: Figure, sentence: str, photos: bool) -> Picture:
+    if figure.get_suptitle():  # it and the line below are in the sentence
+        figure.suptitle("")
+        figure.supxlabel("")
+    for part in (figure, *figure.axes):
+        part.patch.set_facecolor("none")  # the page's colour, also in the dark
     data = base64.b64encode(encode_figure(figure, "svg")).decode()
     width = figure.get_figwidth()
-    return Picture(sentence, data, int(96 * width * (0.65 if width <= WIDTH else 0.9)))
+    least = int(96 * width * (0.65 if width <= WIDTH else 0.9))
+    return Picture(sentence, data, least, photos)
 
 
 def page_of(
@@ -108,11 +75,12 @@ def page_of(
     views: Sequence[View] = (),
     all_published: bool = False,
     origins: Sequence[Table] = (),
+    sentences: Sequence[str] = (),
 ) -> str:
     """Return a page with the usual tables and plots of each protocol, of views, and `origins`.
 
-    With `all_published`, methods that were not run have their published numbers, too. `origins` are
-    tables on what the runs were made with.
+    `sentences` come first. With `all_published`, methods that were not run have their published
+    numbers, too. `origins` are tables on what the runs were made with.
     """
     sections: dict[Protocol | Section, list[Part]] = {}
     for protocol, usual in tables(table_rows, all_published).items():
@@ -126,12 +94,27 @@ def page_of(
         sections[MADE_WITH] = [Part("", origins, {})]
     done = tidy["outcome"][tidy["problem"].isna()]
     results = {outcome.run.folder: outcome.result for outcome in done}  # some are in two tables
-    return render_page(sections, results.values())
+    names = list(dict.fromkeys(table_rows["dataset"][~table_rows["average"]]))
+    data = dataset_title(names[0]) if len(names) == 1 else f"{len(names)} data sets"
+    titles = " and ".join(x.title for x in sections if isinstance(x, Protocol))
+    return render_page(printable(f"{titles} on {data}"), sections, results.values(), sentences)
 
 
-def render_page(sections: Mapping[Protocol | Section, list[Part]], results: Iterable[dict]) -> str:
-    """Return a page with these parts, and facts of the records."""
+def render_page(
+    title: str,
+    sections: Mapping[Protocol | Section, list[Part]],
+    results: Iterable[dict],
+    sentences: Sequence[str] = (),
+) -> str:
+    """Return a page with a title, sentences, these parts, and last, facts of the records."""
+
+    def below(table: Table) -> list[str]:
+        return [*notes(table), *bold_note(table)]
+
     template = TEMPLATES.get_template("page.html.j2")
     about = facts(results) | {"Page made on": str(datetime.date.today())}
-    text = template.render(sections=sections, about=about, interval=interval, notes=notes)
+    text = template.render(
+        title=title, sentences=sentences, sections=sections, about=about, interval=interval,
+        notes=below,
+    )  # fmt: skip
     return text.encode("ascii", "xmlcharrefreplace").decode()  # for any console

@@ -20,14 +20,15 @@ from trainers.prompting.record.metrics import BINS, reliability
 
 from ..records import PER_CLASS, Outcome
 from .measured import Measured
-from .names import ARTISTS, method_name
+from .names import ARTISTS
 from .per_image import arrays_of, each_seed
 from .plots import RC, Drawing
 
 COLUMNS = 3  # panels side by side
 MOST_NUMBERS = 12  # with more classes, numbers in cells are unreadable
 MOST_NAMES = 40  # with more classes, class names are unreadable
-SHEET = (4, 5)  # lines, at most, and columns of the sheet of wrong images
+SHEET = (6, 3)  # lines, at most, and columns of the sheet of wrong images
+SHEET_NAME = "mistakes"
 LINE = 28  # letters of a file name in a line below its image
 BARS = "Bars: accuracy in each bin of confidence; dots: the same at its mean confidence; below: {}"
 
@@ -72,7 +73,7 @@ def figures_of_run(outcome: Outcome, where: str) -> Drawing:
         return {}
     drawings = {name: draw_panels({method: pool}, name, where) for name in PICTURES}
     if sheet := _sheet(outcome, pool, where):
-        drawings["mistakes"] = sheet
+        drawings[SHEET_NAME] = sheet
     return drawings
 
 
@@ -114,7 +115,7 @@ def draw_panels(by_method: Mapping[str, Pool], name: str, where: str) -> tuple[F
         used_axes = axes[: len(by_method)]
         pools = zip(used_axes, by_method.items(), strict=True)
         for number, (axis, (method, pool)) in enumerate(pools):
-            image = panel(axis, method_name(method), pool, number % columns == 0)
+            image = panel(axis, method, pool, number % columns == 0)
         if image is not None:
             figure.colorbar(image, ax=list(used_axes), shrink=0.6).set_label(
                 "Share of the true class"
@@ -259,7 +260,7 @@ def _folder_of(root: Path, images: list[str], dataset: str) -> Path | None:
 PICTURES: dict[str, tuple[str, Callable, tuple[float, float], tuple[float, float]]] = {
     "reliability": (BARS, _reliability, (2.4, 3.5), (3.8, 5.6)),
     "confusion": (
-        "Share of the predicted classes in each true class, from white (0) to dark blue (1), "
+        "Share of the predicted classes in each true class, from none (0) to strong blue (1), "
         "in percent where there are few classes",
         _confusion,
         (4.2, 4.32),

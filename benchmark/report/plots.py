@@ -16,7 +16,7 @@ from matplotlib.ticker import MaxNLocator
 
 from ..cli import write_output
 from ..protocols.base import Plot
-from .names import looks, method_name
+from .names import looks
 from .panels import Panel, panels, plots
 from .published import with_marks
 
@@ -89,7 +89,7 @@ def _draw(
     points = pd.concat(panel.points for panel in panels.values())
     styles = {name: style for name, style in _styles(rows).items() if name in set(points["curve"])}
     beyond = dict(zip(points["curve"], points["beyond"], strict=True))
-    names = [with_marks(method_name(name), beyond[name]) for name in styles]
+    names = [with_marks(name, beyond[name]) for name in styles]
     columns = min(COLUMNS, len(panels)) if plot.kind != "targets" else 1
     bands = math.ceil(len(panels) / columns)
     fit = int(100 * WIDTH) // (50 + 7 * max(map(len, names)))  # names in a line

@@ -6,7 +6,7 @@ import json
 import re
 import shutil
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from ..cli import csv_text
 from ..records import COSTS
 from .frame import each_row, setting_texts
 from .latex import PACKAGES, as_latex, number_labels, papers
+from .notes import bold_note, interval, notes
 from .rows import minus_published, published_beside
 from .tables import Table, number_or_none, tables
 
@@ -28,23 +29,36 @@ WIDTH = 120  # characters in a line of text that is not for a terminal; wider ta
 
 
 def render(
-    rows: pd.DataFrame, form: str, all_published: bool = False, deviations: bool = False
+    rows: pd.DataFrame,
+    form: str,
+    all_published: bool = False,
+    deviations: bool = False,
+    sentences: Sequence[str] = (),
 ) -> str:
     """Return all tables of these rows, or in CSV and JSON the rows themselves; not as HTML.
 
     `form` is one of FORMATS. With `all_published`, methods that were not run have their published
     numbers, too; `deviations` shows in LaTeX the spread of each mean, as all other formats always
-    do.
+    do. `sentences` come first, not in CSV.
     """
     if form == "latex":
-        return papers(rows, all_published, deviations)
+        return lead(sentences, form) + papers(rows, all_published, deviations)
     if form in TABLE_STYLES:
-        return in_style(tables(rows, all_published), form)
-    records: dict[str, list[dict]] = {"rows": [], "averages": []}
+        return lead(sentences, form) + in_style(tables(rows, all_published), form)
+    records: dict[str, list] = {"findings": [*sentences]} if sentences else {}
+    records |= {"rows": [], "averages": []}
     for _, line in rows.groupby("line", sort=False):
         numbers = list(each_row(line))
         records["averages" if numbers[0].average else "rows"].append(record(numbers))
     return json.dumps(records, indent=2) if form == "json" else as_csv(records["rows"])
+
+
+def lead(sentences: Sequence[str], form: str) -> str:
+    """Return sentences as they stand before the tables, each in a line; a comment in LaTeX."""
+    mark, end = {"text": ("", "\n"), "markdown": ("", "\n\n"), "latex": ("% ", "\n")}[form]
+    texts = map(_escape, sentences) if form == "markdown" else sentences
+    text = "".join(f"{mark}{sentence}{end}" for sentence in texts)
+    return f"{text}\n" if text and form != "markdown" else text
 
 
 def in_style(groups: Mapping[Any, list[Table]], form: str) -> str:
@@ -57,7 +71,7 @@ def in_style(groups: Mapping[Any, list[Table]], form: str) -> str:
 def as_text(table: Table) -> str:
     """Return a table for the terminal; a wide one is split into pieces."""
     width = shutil.get_terminal_size().columns - 1 if sys.stdout.isatty() else WIDTH
-    lines = [[cell.text for cell in line] for line in table.lines]
+    lines = [[f"{cell.text} {interval(cell)}".rstrip() for cell in line] for line in table.lines]
     first, *others = zip(table.head, *lines, strict=True)
     pieces = [[first]]
     for column in others:
@@ -66,16 +80,19 @@ def as_text(table: Table) -> str:
             pieces.append([first])
         pieces[-1].append(column)
     texts = [_tabulate(list(zip(*piece, strict=True)), "text") for piece in pieces]
-    return "\n".join([table.title, "\n\n".join(texts), *table.caption, *_problems(table)])
+    return "\n".join([table.title, "\n\n".join(texts), *notes(table), *_problems(table)])
 
 
 def as_markdown(table: Table) -> str:
     """Return a table in markdown, with its title and the best of each column in bold."""
-    escaped = [[cell._replace(text=_escape(cell.text)) for cell in line] for line in table.lines]
+    escaped = [
+        [cell._replace(text=_escape(f"{cell.text} {interval(cell)}".rstrip())) for cell in line]
+        for line in table.lines
+    ]
     lines = _bold(replace(table, lines=escaped), lambda t: f"**{t}**")
     head = [_escape(text) for text in table.head]
     parts = [f"**{_escape(table.title)}**", _tabulate([head, *lines], "markdown")]
-    parts.append("\n".join(table.caption))
+    parts.append("\n".join([*notes(table), *bold_note(table)]))
     if table.problems:
         heading, *problems = map(_escape, _problems(table))
         parts += [heading, "\n".join(problems)]

@@ -40,6 +40,7 @@ def rows(tidy: pd.DataFrame, interval: bool = False, beside_published: bool = Tr
     )
     lines["backbones"] = by_line["backbone"].agg(lambda names: set(names.dropna()))
     lines["precisions"] = by_line["precision"].agg(lambda names: set(names.dropna()))
+    lines["least"] = by_line["least"].min()
     lines["other_data"] = by_line["other_data"].any()
     lines["alike"] = by_line["alike"].agg(lambda groups: [*dict.fromkeys(chain(*groups))])
     line_seeds = by_line["seed"].agg(lambda seeds: sorted(set(seeds)))

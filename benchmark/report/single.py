@@ -12,14 +12,12 @@ import pandas as pd
 
 from trainers.prompting.errors import UserError, printable
 
-from ..protocols.base import Protocol, Run, names_in
+from ..protocols.base import Protocol, Run
 from ..protocols.few_shot import FEW_SHOT
-from ..protocols.places import DEPTH
 from ..records import (
     COSTS,
     METRICS,
     PER_CLASS,
-    RESULTS,
     BadResult,
     Outcome,
     at_bound,
@@ -29,9 +27,9 @@ from ..records import (
 )
 from .frame import alike_text, setting_texts
 from .metrics import class_table, explain, images_of_classes
-from .names import method_name
+from .notes import interval
 from .own_sets import name_in
-from .render import TABLE_STYLES, as_csv, in_style
+from .render import TABLE_STYLES, as_csv, in_style, lead
 from .tables import Cell, Section, Table, alike_note
 from .training import INIT, drawn_text, earlier_text, image_changes
 
@@ -39,27 +37,12 @@ if TYPE_CHECKING:
     from .plots import Drawing
 
 
-def is_run(folder: Path) -> bool:
-    """Return True for the folder of a finished run."""
-    return os.path.isfile(folder / RESULTS)
-
-
-def runs_below(folder: Path, depth: int = DEPTH) -> list[Path]:
-    """Return the folders of finished runs in a folder and its subfolders, sorted."""
-    if is_run(folder):
-        return [folder]
-    paths = [folder / name for name in sorted(names_in(folder)) if not name.startswith(".")]
-    if not depth:
-        return []
-    return [run for path in paths if os.path.isdir(path) for run in runs_below(path, depth - 1)]
-
-
 def overview(folders: list[Path], form: str) -> str:
     """Return a table with a line for each of these runs; in other formats, as `report_runs`."""
     if form not in TABLE_STYLES:
         return report_runs(folders, form)
     note = "`report RUN` shows one with its classes."
-    table = _overview({folder: _read(folder) for folder in folders}, [note])
+    table = _overview({folder: read_run(folder) for folder in folders}, [note])
     return in_style({None: [table]}, form)
 
 
@@ -83,7 +66,7 @@ def report_runs(folders: list[Path], form: str, plots: Path | None = None) -> st
         UserError: a record cannot be used.
         OSError: a file cannot be written.
     """
-    runs = {folder: _read(folder) for folder in folders}
+    runs = {folder: read_run(folder) for folder in folders}
     results = {folder: outcome.result or {} for folder, outcome in runs.items()}
     drawn: list[Drawing] = []
     if plots or form == "html":
@@ -105,8 +88,9 @@ def report_runs(folders: list[Path], form: str, plots: Path | None = None) -> st
             for name, accuracy in (result.get(PER_CLASS) or {}).items()
         ])  # fmt: skip
     tables = {folder: _tables(folder, outcome) for folder, outcome in runs.items()}
+    sentences = [printable(_finding(outcome)) for outcome in runs.values()]
     if form != "html":
-        return in_style(tables, form)
+        return lead(sentences, form) + in_style(tables, form)
     from .page import Part, render_page
 
     sections: dict[Protocol | Section, list[Part]] = {}
@@ -118,10 +102,29 @@ def report_runs(folders: list[Path], form: str, plots: Path | None = None) -> st
         measured = [key for key in METRICS if results[folder].get(key) is not None]
         tables[folder][0].caption += explain(measured)
         sections[Section(f"run{i}", printable(title))] = [Part("", tables[folder], of_run)]
-    return render_page(sections, results.values())
+    title = printable(titles[0]) if len(runs) == 1 else f"{len(runs)} runs"
+    return render_page(title, sections, results.values(), sentences)
 
 
-def _read(folder: Path) -> Outcome:
+def _finding(outcome: Outcome) -> str:
+    """Return a sentence on the accuracy of a run, its interval and chance."""
+    record = outcome.result or {}
+    cell = _accuracy(record)
+    text = f"{_where(outcome)}: {cell.text}% of {{}}images are right"
+    text = text.format(f"{cell.images:,} " if cell.images else "")
+    text += f" {interval(cell)}".rstrip()
+    number = record.get("num_classes")
+    return f"{text}; chance is {100 / number:.1f}%." if number else f"{text}."
+
+
+def _accuracy(record: dict) -> Cell:
+    """Return the accuracy of a run with what its interval needs."""
+    images = int(record.get("num_test") or 0) or None
+    return Cell(f"{record['accuracy']:.2f}", record["accuracy"], images=images)
+
+
+def read_run(folder: Path) -> Outcome:
+    """Return a single run, as one of `few_shot`; raises UserError if its record cannot be used."""
     try:
         record = read_record(folder) or {}
     except BadResult as error:
@@ -136,8 +139,12 @@ def _read(folder: Path) -> Outcome:
 
 def _where(outcome: Outcome) -> str:
     run = outcome.run
-    half = f", {run.subsample} classes" if run.subsample in ("base", "new") else ""
-    return f"{method_name(run.trainer)} on {run.dataset}{half}, seed {run.seed}"
+    return f"{run.trainer} on {run.dataset}{half_text(run)}, seed {run.seed}"
+
+
+def half_text(run: Run) -> str:
+    """Return what follows the data set of a run on half of the classes; empty for all."""
+    return f", {run.subsample} classes" if run.subsample in ("base", "new") else ""
 
 
 def _tables(folder: Path, outcome: Outcome) -> list[Table]:
@@ -149,11 +156,11 @@ def _tables(folder: Path, outcome: Outcome) -> list[Table]:
     ]
     halves = {"base": "base", "new": "new"}
     facts = {
-        "Method": record.get("trainer") and method_name(str(record["trainer"])),
+        "Method": record.get("trainer"),
         "Data set": record.get("dataset") and outcome.run.dataset,
         "Classes": record.get("num_classes"),
         "Half of the classes": halves.get(str(record.get("subsample_classes"))),
-        "Shots": _shots(record.get("shots")),
+        "Shots": _shots(record),
         "Training images": ", ".join(setting_texts(image_changes(outcome) or ())) or None,
         "Noise and imbalance": drawn_text(outcome),
         "Initial weights": _start(outcome),
@@ -172,8 +179,7 @@ def _tables(folder: Path, outcome: Outcome) -> list[Table]:
     lines += [(name, _text(value)) for name, value in facts.items() if value is not None]
     notes = alike_note(map(alike_text, record.get("alike") or []))
     cells = _cells(lines)
-    images = int(record.get("num_test") or 0)
-    cells[0][1] = cells[0][1]._replace(value=record["accuracy"], images=images)
+    cells[0][1] = _accuracy(record)
     tables = [Table(f"The run in '{folder}'", ["", ""], cells, notes)]
     if classes := record.get(PER_CLASS):
         numbers = pd.DataFrame({"Accuracy (%)": classes}, dtype=float)
@@ -198,8 +204,14 @@ def _start(outcome: Outcome) -> str | None:
     return path and f"{path} ({text})" if text else path or None
 
 
-def _shots(number: object) -> object:
-    return "all training images" if isinstance(number, int) and number < 1 else number
+def _shots(record: dict) -> str | None:
+    number, counts = record.get("shots"), record.get("training_images")
+    if number is None:
+        return None
+    text = "all training images" if number < 1 else str(number)
+    if counts and counts["least"] != number:
+        text += f" ({counts['least']:.0f} to {counts['most']:.0f} images of a class)"
+    return text
 
 
 def _temperature(value: float | None) -> str | None:

@@ -28,7 +28,8 @@ VIEWS: dict[str, dict[str, Any]] = {
     "--compare": {
         "metavar": "METHOD",
         "help": "show the differences between this method (a name in the tables, such as 'ALIGN, "
-        "BETA 0') and every other, paired by test image, with 95%% intervals and p-values",
+        "BETA 0', or of single runs the folder of one) and every other, paired by test image, "
+        "with 95%% intervals and p-values",
     },
     "--gains": {
         "action": "store_true",

@@ -1,9 +1,12 @@
 """Fixtures: a small checkout, refused commands, planned runs, and a plug-in with two methods."""
 
 import sys
+from dataclasses import replace
 
+import numpy as np
 import pytest
 from checkout import Checkout
+from outcomes import outcome
 
 from benchmark.__main__ import main
 from benchmark.protocols import (
@@ -15,6 +18,8 @@ from benchmark.protocols import (
     configs,
 )
 from benchmark.protocols.configs import TrainerConfigs
+from benchmark.records import Outcome
+from trainers.prompting.record.predictions import write_predictions
 
 PLUGIN = """
 import torch
@@ -39,6 +44,25 @@ class PluggedShift(ZeroshotCLIP):
         return features._replace(z=features.z + self.shift)
 """
 NAMES = ("PluggedCoOp", "PluggedShift")
+
+
+@pytest.fixture
+def answered(tmp_path):
+    """Return a function that makes the outcome of a run: the first `right` of n are right."""
+
+    def make(trainer, seed, part, right, n=40, dataset="emoji", images="image", **more) -> Outcome:
+        label = np.arange(n) % 3
+        prediction = np.where(np.arange(n) < right, label, (label + 1) % 3)
+        found = outcome(trainer, seed, part, 100 * right / n, dataset, **more)
+        run = replace(found.run, folder=tmp_path / found.run.folder)
+        run.folder.mkdir(parents=True)
+        names = [f"{images}{i:03}.png" for i in range(n)]
+        columns = {"image": names, "label": label, "prediction": prediction}
+        columns |= {"top": prediction[:, None], "probability": np.ones((n, 1))}
+        write_predictions(run.folder, columns | {"label_log_probability": np.zeros(n)})
+        return replace(found, run=run)
+
+    return make
 
 
 @pytest.fixture

@@ -38,6 +38,15 @@ def outcome(
     return Outcome(run, None if problem else {"accuracy": accuracy} | result | more, problem)
 
 
+def base2new(answered, trainer, base, new, **more):
+    """Return outcomes of seeds 1, 2, ..., given the numbers of right answers."""
+    return [
+        answered(trainer, seed, part, right, **more)
+        for part, values in (("base", base), ("new", new))
+        for seed, right in enumerate(values, 1)
+    ]
+
+
 def few_shot(trainer, shots, accuracies, dataset="dtd", **more) -> list[Outcome]:
     """Return few-shot outcomes of seeds 1, 2, ..."""
     return [

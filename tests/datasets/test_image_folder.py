@@ -30,7 +30,9 @@ def test_class_folders_are_divided_by_a_fixed_seed(number, parts, tmp_path, caps
     everything = names(dataset.train_x) + names(dataset.val) + names(dataset.test)
     assert len(set(everything)) == number + 40
     assert names(load(tmp_path).train_x) == names(dataset.train_x)
-    assert "divided at random" in capsys.readouterr().out
+    least, most = sorted((parts[0], 20))
+    said = f"{20 + parts[0]} images for training ({least} to {most} of a class), {8 + parts[1]} for"
+    assert said in capsys.readouterr().out
 
 
 def test_three_parts_are_taken_as_they_are(tmp_path, capsys):

@@ -7,46 +7,16 @@ import zipfile
 from collections import defaultdict
 from dataclasses import replace
 
-import numpy as np
 import pytest
-from outcomes import lines, outcome, shown
+from outcomes import base2new, lines, outcome, shown
 
-from benchmark.records import Outcome
 from benchmark.report.compare import Comparisons
 from benchmark.report.frame import frame
 from benchmark.report.names import motif
 from benchmark.report.paired import holm
 from trainers.prompting.embedded import IMAGES
 from trainers.prompting.errors import UserError
-from trainers.prompting.record.predictions import NAME, write_predictions
-
-
-@pytest.fixture
-def answered(tmp_path):
-    """Return a function that makes the outcome of a run: the first `right` of n are right."""
-
-    def make(trainer, seed, part, right, n=40, dataset="emoji", images="image", **more) -> Outcome:
-        label = np.arange(n) % 3
-        prediction = np.where(np.arange(n) < right, label, (label + 1) % 3)
-        found = outcome(trainer, seed, part, 100 * right / n, dataset, **more)
-        run = replace(found.run, folder=tmp_path / found.run.folder)
-        run.folder.mkdir(parents=True)
-        names = [f"{images}{i:03}.png" for i in range(n)]
-        columns = {"image": names, "label": label, "prediction": prediction}
-        columns |= {"top": prediction[:, None], "probability": np.ones((n, 1))}
-        write_predictions(run.folder, columns | {"label_log_probability": np.zeros(n)})
-        return replace(found, run=run)
-
-    return make
-
-
-def base2new(answered, trainer, base, new, **more):
-    """Return outcomes of seeds 1, 2, ..., given the numbers of right answers."""
-    return [
-        answered(trainer, seed, part, right, **more)
-        for part, values in (("base", base), ("new", new))
-        for seed, right in enumerate(values, 1)
-    ]
+from trainers.prompting.record.predictions import NAME
 
 
 def tables(outcomes, method="ALIGN"):
@@ -67,9 +37,20 @@ def test_base_to_new_has_a_line_for_each_other_method(answered):
     assert list(found) == ["ZeroshotCLIP", "CoOp"] and not table.problems
     base, new, h = found["CoOp"]
     assert base == "+10.00 [+0.28, +19.72] p 0.044"  # the t interval of 4 ones and 36 zeros
-    assert new == "+0.00 [+0.00, +0.00] p 1.000"
+    assert new == "equal"
     assert h.startswith(f"{2 * 75 * 50 / 125 - 2 * 65 * 50 / 115:+.2f} [")
     assert found["ZeroshotCLIP"][0].endswith("p < 0.001")
+
+
+def test_the_method_that_lacks_a_seed_is_blamed_once(answered):
+    outcomes = base2new(answered, "ALIGN", [30], [20])
+    for other in ("CoOp", "MaPLe"):
+        outcomes += base2new(answered, other, [28, 27], [20, 20])
+    (table,) = tables(outcomes)
+    assert table.problems == [
+        f"ALIGN, emoji, {columns}: 1 of 2 seeds" for columns in ("Base", "New", "Base, New")
+    ]
+    assert all(line[1].text.endswith(" (one seed)") for line in table.lines)
 
 
 def test_averages_are_over_the_data_sets_that_both_methods_have(answered):
@@ -116,7 +97,7 @@ def test_transfer_has_a_column_for_each_target_and_their_average(answered):
     (table,) = tables(outcomes)
     assert table.head == ["Method", "emoji", "emoji_animals", "emoji_food", "Average"]
     numbers = [cell.partition(" ")[0] for cell in lines(table)["CoOp"]]
-    assert numbers == ["+0.00", "+5.00", "+10.00", "+7.50"]
+    assert numbers == ["equal", "+5.00", "+10.00", "+7.50"]
 
 
 def test_the_settings_of_an_ablation_are_compared_by_name(answered):
@@ -140,7 +121,7 @@ def test_runs_that_cannot_be_compared_are_named(answered):
     (table,) = tables([*outcomes, *without, *other, *stale, *failed])
     found = lines(table)
     assert found["CoOp"][0] == found["CoOp"][2] == found["VPT"][0] == found["UPT"][0] == "-"
-    assert found["CoOp"][1].startswith("+0.00") and found["MaPLe"][0].startswith("+0.00")
+    assert found["CoOp"][1] == "equal" and found["MaPLe"][0] == "equal (one seed)"
     text = "\n".join(table.problems)
     assert (
         "CoOp, emoji, Base: no predictions; repeat the run with TEST.PREDICTIONS True [seeds 1 2]"

@@ -40,7 +40,7 @@ def test_few_shot_has_a_panel_for_each_data_set_and_one_for_the_average():
     assert [y for _, y in curves(drawn["DTD"])] == [[40], [51, 61], [70]]
     assert [tick.get_text() for tick in average.get_xticklabels()] == ["0", "1", "2"]
     legend = figure(outcomes, "few_shot").legends[0]
-    assert [text.get_text() for text in legend.get_texts()] == ["CLIP", "CoOp", "ALIGN"]
+    assert [text.get_text() for text in legend.get_texts()] == ["ZeroshotCLIP", "CoOp", "ALIGN"]
 
 
 def test_points_of_several_methods_stay_at_their_shots():
@@ -62,7 +62,7 @@ def test_the_legend_is_read_row_by_row():
     texts = drawn.legends[0].get_texts()
     box = {text.get_text(): text.get_window_extent() for text in texts}
     read = sorted(box, key=lambda name: (-round(box[name].y0), box[name].x0))
-    assert read == ["CLIP", "CoOp", "VPT", "IVLP", "MaPLe", "ALIGN"]
+    assert read == ["ZeroshotCLIP", "CoOp", "VPT", "IVLP", "MaPLe", "ALIGN"]
 
 
 def test_twelve_panels_are_two_columns_of_a_page_500_pixels_wide():
@@ -208,7 +208,7 @@ def test_a_setting_with_several_values_has_a_plot():
     }
     assert noisy.get_supxlabel() == "LABEL_NOISE" and noisy.get_supylabel() == "Accuracy (%)"
     names = [text.get_text() for text in noisy.legends[0].get_texts()]
-    assert names == ["CLIP", "CoOp", "VPT"]
+    assert names == ["ZeroshotCLIP", "CoOp", "VPT"]
 
 
 def test_of_base_to_new_a_setting_is_plotted_against_h():

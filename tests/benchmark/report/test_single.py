@@ -8,13 +8,14 @@ import shutil
 import numpy as np
 import pytest
 from dassl.utils import read_image
-from outcomes import few_shot
+from outcomes import few_shot, rows
 from PIL import Image
 
 from benchmark.__main__ import main
 from benchmark.report import pictures
 from benchmark.report.frame import frame
 from benchmark.report.metrics import Metrics
+from benchmark.report.render import render
 from trainers.prompting.record.predictions import write_predictions
 
 
@@ -48,6 +49,38 @@ def test_changed_training_images_are_shown(run, capsys):
     (run / "results.json").write_text(json.dumps(record))
     assert main(["report", str(run)]) == 0
     assert "LABEL_NOISE 0.25, IMBALANCE 10" in capsys.readouterr().out
+
+
+def test_the_first_line_says_how_many_are_right_and_shots_are_true(run, capsys):
+    assert main(["report", str(run)]) == 0
+    first, *lines = capsys.readouterr().out.splitlines()
+    assert first.startswith("ALIGN on data, seed 1: 66.67% of 6 images are right [30.0, 90.3]; ")
+    assert first.endswith("chance is 50.0%.")
+    assert any(line.split() == ["Shots", "4"] for line in lines)
+    record = json.loads((run / "results.json").read_text())
+    record |= {"training_images": {"least": 2, "most": 4}, "num_test": 5}
+    (run / "results.json").write_text(json.dumps(record))
+    assert main(["report", str(run)]) == 0
+    shown = capsys.readouterr().out
+    assert "4 (2 to 4 images of a class)" in shown and "] (5 images)" in shown
+    outcomes = few_shot("ALIGN", 4, (60,), training_images={"least": 2, "most": 4}, num_test=500)
+    assert "The smallest class has 2 training images, not all shots." in render(
+        rows(outcomes), "text"
+    )
+
+
+def test_two_runs_stand_side_by_side_and_are_named_where_left_out(run, tmp_path, capsys):
+    other = shutil.copytree(run, tmp_path / "other")
+    assert main(["report", str(run), str(other), "--compare", str(other)]) == 0
+    shown = capsys.readouterr().out
+    assert "Few-shot on data: ALIGN (other) minus each other" in shown
+    assert "ALIGN (run)" in shown and " equal (one seed)" in shown
+    assert main(["report", str(run), "--compare", "ALIGN"]) == 2
+    assert "is one run: name the folders of two or more" in capsys.readouterr().err
+    shutil.copytree(run, tmp_path / "few_shot/data/shots_4/ALIGN/x/seed1")
+    for command in ("report", "status"):
+        assert main([command, str(tmp_path)]) == 0
+        assert capsys.readouterr().err.startswith(f"left out: 2 single runs, such as '{other}', ")
 
 
 def test_classes_show_n_and_a_temperature_at_its_bound_says_so(run, capsys):
@@ -133,9 +166,9 @@ def test_pictures_of_several_runs_are_apart(run, tmp_path, capsys):
 
 
 def test_the_sheet_has_the_most_confident_wrong_images(run, monkeypatch, capsys):
-    from benchmark.report.single import _read
+    from benchmark.report.single import read_run
 
-    outcome = _read(run)
+    outcome = read_run(run)
     figure, sentence = pictures.figures_of_run(outcome, "here")["mistakes"]
     titles = [axis.get_title() for axis in figure.axes if axis.get_title()]
     assert titles == ["cat 95%\nis dog", "dog 60%\nis cat"]
@@ -154,9 +187,9 @@ def test_thumbnails_are_as_the_clip_sees_them(tmp_path, mode, colour):
 
 
 def test_reliability_counts_each_image_once_and_says_what_its_bars_are(run):
-    from benchmark.report.single import _read
+    from benchmark.report.single import read_run
 
-    outcome = _read(run)
+    outcome = read_run(run)
     pool = pictures._pool({1: outcome, 2: outcome, 3: outcome}, "ALIGN", set())
     figure, sentence = pictures.draw_panels({"ALIGN": pool}, "reliability", "here")
     (below,) = figure.axes[0].child_axes

@@ -21,21 +21,21 @@ from trainers.prompting.record.metrics import (
 
 def test_metrics_are_those_of_scikit_learn():
     rng = np.random.default_rng(0)
-    p = rng.dirichlet(np.ones(8), 200)
-    label = np.where(rng.random(200) < 0.5, p.argmax(1), rng.integers(0, 7, 200))  # none of 7
+    p = rng.dirichlet(np.ones(10), 200)
+    label = np.where(rng.random(200) < 0.5, p.argmax(1), rng.integers(0, 9, 200))
     label[label == 7] = 0
     top = np.argsort(-p, axis=1)[:, :5]
-    found = metrics(
-        {
-            "label": label,
-            "prediction": top[:, 0],
-            "top": top,
-            "probability": np.take_along_axis(p, top, 1),
-            "label_log_probability": np.log(p[np.arange(200), label]),
-        },
-        "abcdefgh",
-    )
-    labels = np.arange(8)
+    arrays = {
+        "label": label,
+        "prediction": top[:, 0],
+        "top": top,
+        "probability": np.take_along_axis(p, top, 1),
+        "label_log_probability": np.log(p[np.arange(200), label]),
+    }
+    found = metrics(arrays, "abcdefghij")
+    few = {name: array[label < 9] for name, array in arrays.items()}
+    assert metrics(few, "abcdefghi")["top5_accuracy"] is None
+    labels = np.arange(10)
     assert found["top5_accuracy"] == pytest.approx(
         100 * top_k_accuracy_score(label, p, k=5, labels=labels)
     )

@@ -10,6 +10,7 @@ import numpy as np
 
 from ..errors import UserError
 
+TOP5_FROM = 10  # classes; with fewer, five guesses say little
 BINS = 15  # of the calibration error, of equal width
 
 
@@ -21,8 +22,8 @@ def metrics(arrays: Mapping[str, np.ndarray], classnames: Sequence[str]) -> dict
         classnames: of all classes, by label.
 
     Returns:
-        `top5_accuracy`, `calibration_error` and `per_class_accuracy` in %, the last by class name,
-        as `number_names` writes it (None for a class without images);
+        `top5_accuracy` (None below ten classes), `calibration_error` and `per_class_accuracy` in
+        %, the last by class name, as `number_names` writes it (None for a class without images);
         `negative_log_likelihood` in nats. If their columns are present, also, in %,
         `calibration_error_scaled`, after division by the temperature, and `joint_accuracy`, over
         base and new classes together.
@@ -38,7 +39,9 @@ def metrics(arrays: Mapping[str, np.ndarray], classnames: Sequence[str]) -> dict
         joint_hits = arrays["joint_prediction"] == arrays["joint_label"]
         more["joint_accuracy"] = 100 * float(joint_hits.mean())
     return {
-        "top5_accuracy": 100 * float((arrays["top"] == label[:, None]).any(axis=1).mean()),
+        "top5_accuracy": 100 * float((arrays["top"] == label[:, None]).any(axis=1).mean())
+        if len(classnames) >= TOP5_FROM
+        else None,
         "calibration_error": calibration_error(arrays["probability"][:, 0], hits),
         "negative_log_likelihood": -float(arrays["label_log_probability"].mean(dtype=float)),
         "per_class_accuracy": {

@@ -1,6 +1,7 @@
 """Writes results.json, the record of a complete run."""
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -86,6 +87,9 @@ def write_results(
         "sentences": sentences_text(asked) if (asked := cfg.DATASET.get("SENTENCES")) else None,
         "seed": cfg.SEED,
         "shots": cfg.DATASET.NUM_SHOTS,
+        "training_images": training_images(data)
+        if _steps(trainer) or counts_seed(trainer)
+        else None,
         "subsample_classes": cfg.DATASET.SUBSAMPLE_CLASSES,
         "split": cfg.TEST.SPLIT,
         "evaluated_on": getattr(trainer, "evaluated_on", cfg.TEST.SPLIT),  # or folds, of `advise`
@@ -177,6 +181,12 @@ def check_results(trainer) -> None:
             "evaluator Classification",
             exit_code=1,
         )
+
+
+def training_images(dataset) -> dict[str, int]:
+    """Return the least and largest number of training images of a class."""
+    counts = Counter(item.label for item in dataset.train_x).values()
+    return {"least": min(counts), "most": max(counts)}
 
 
 def _steps(trainer) -> int:
