@@ -8,6 +8,7 @@ number is over all draws and CLIPs; differences are in points of accuracy.
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from statistics import mean
@@ -22,15 +23,17 @@ from tabulate import tabulate
 
 from trainers.prompting.advice.choice import Choice, choose, methods_for
 from trainers.prompting.advice.fits import Space
-from trainers.prompting.advice.labels import pick_next, suspicious
+from trainers.prompting.advice.labels import calibration, pick_next, suspicious
 from trainers.prompting.advice.statement import LEAST, Statement, error_curve
 from trainers.prompting.errors import need
+from trainers.prompting.record.calibration import likeness
 from trainers.prompting.storage.features import read_features
 
 from ..cli import Parser, each, from_one, from_zero, one_of
 
 LABELS = 1, 2, 4, 8, 16  # a class
 TEXT_NORM = 10.0  # of OpenAI's CLIPs, about: published files have normalised features only
+ERRORS = 0.05, 0.1  # of sets
 WRONG = 0.05, 0.1  # shares of labels that are swapped
 MOST_CLAP = 2  # labels a class up to which CLAP is compared with: it takes longest
 OTHERS: dict[
@@ -234,12 +237,52 @@ def measure_next(spaces: list[Space], y: np.ndarray, seed: int, into: Numbers) -
                 into["share of draws below random by 0.5", turn].append(gain[0] < gain[1] - 0.5)
 
 
+def measure_sets(spaces: list[Space], y: np.ndarray, seed: int, into: Numbers) -> None:
+    """Add how many answers with a chosen error have the class, and how many strangers are found.
+
+    Strangers are the images of a sixth of the classes, which are left out for this.
+    """
+    K, rng = int(y.max()) + 1, np.random.default_rng(seed)
+    names, kept = [*map(str, range(K))], np.sort(rng.permutation(K)[max(1, K // 6) :])
+    for m in sizes(y, LABELS[1:]):
+        rows = draw_rows(y, m, True, np.random.default_rng(seed))
+        labels, rest = np.full(len(y), -1), np.setdiff1d(np.arange(len(y)), rows)
+        labels[rows] = y[rows]
+        choice, known = choose(spaces, labels), np.isin(y[rest], kept)
+        for number, space in enumerate(spaces):
+            one, z = alone(choice, number), space.images[rest]
+            of_all = calibration(one, space, suspicious(one))
+            logits = space.span(rows).logits(one.best.method, rows, y[rows], rest)
+            for error in ERRORS:
+                found = of_all.answers(torch.from_numpy(logits), z, error, names)
+                right = [str(k) in a.classes for k, a in zip(y[rest], found, strict=True)]
+                single = [ok for ok, a in zip(right, found, strict=True) if len(a.p) == 1]
+                into[f"class in the answer, {error}", m].append(100 * mean(right))
+                into[f"least of all draws, {error}", m].append(100 * mean(right))
+                into[f"one class named, {error}", m].append(100 * len(single) / len(rest))
+                into[f"right of these, {error}", m].append(100 * mean(single or [True]))
+            few = calibration(without(one, kept), replace(space, text=space.text[kept]), kept[:0])
+            cosines = likeness(z, few.centre, few.classes).numpy()  # type: ignore[arg-type]
+            unlike = 100 * (cosines < few.least_likeness(ERRORS[0]))
+            into["known images kept", m].append(100 - unlike[known].mean())
+            into[f"strangers found, {space.name}", m].append(unlike[~known].mean())
+
+
+def without(choice: Choice, kept: np.ndarray) -> Choice:
+    """Return a choice of which the kept classes, rising, are all classes."""
+    stays, best = np.isin(choice.labels, kept), choice.best
+    best = replace(best, logits=best.logits[np.ix_(stays, kept)])
+    labels, rows = np.searchsorted(kept, choice.labels[stays]), choice.rows[stays]
+    return replace(choice, candidates=[best], rows=rows, labels=labels, fold=choice.fold[stays])
+
+
 MEASURES: dict[str, Callable[[list[Space], np.ndarray, int, Numbers], None]] = {
     "balanced": partial(measure_choice, balanced=True),
     "as-they-come": partial(measure_choice, balanced=False),
     "twice": measure_twice,
     "wrong": measure_wrong,
     "next": measure_next,
+    "sets": measure_sets,
 }
 
 
@@ -264,10 +307,14 @@ def main(argv: list[str]) -> None:
 
 
 def table(part: str, found: Numbers, draws: int) -> str:
-    """Return the means of all numbers, in Markdown."""
+    """Return the means of all numbers, in Markdown; the least where a line says so."""
+
+    def of(line: str) -> Callable[[list[float]], float]:
+        return min if line.startswith("least") else mean
+
     columns = sorted({column for _, column in found})
     lines = [
-        [line, *(mean(found[line, m]) if (line, m) in found else None for m in columns)]
+        [line, *(of(line)(found[line, m]) if (line, m) in found else None for m in columns)]
         for line in dict.fromkeys(line for line, _ in found)
     ]
     head = [f"{part}, {draws} draws", *(f"{m} a class" for m in columns)]

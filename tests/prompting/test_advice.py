@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from paths import ROOT
+from scipy.special import softmax
 
 from trainers.prompting import UserError
 from trainers.prompting.advice import choice as choices
@@ -18,8 +19,15 @@ from trainers.prompting.advice import statement as statements
 from trainers.prompting.advice.choice import Candidate, Choice, choose, methods_for
 from trainers.prompting.advice.fits import Space
 from trainers.prompting.advice.folds import folds, near_copies
-from trainers.prompting.advice.labels import confusions, pick_next, suspicious, temperature
+from trainers.prompting.advice.labels import (
+    calibration,
+    confusions,
+    pick_next,
+    suspicious,
+    temperature,
+)
 from trainers.prompting.advice.statement import Statement, curve_through, error_curve
+from trainers.prompting.record.calibration import centred, likeness
 from trainers.prompting.storage.features import read_features
 
 K, D = 4, 12
@@ -313,6 +321,27 @@ def test_swapped_labels_look_wrong_and_few_others():
     assert clean < choice.best.temperature
     assert clean == choices.calibrate(np.delete(choice.best.logits, named, 0),
                                       np.delete(given, named))[0]  # fmt: skip
+
+
+def test_the_calibration_is_out_of_fold_and_without_named_labels():
+    space, y = clusters(each=5)
+    logits = 2 * np.random.default_rng(0).normal(size=(20, K)) + 3 * np.eye(K)[y]
+    choice, left_out = of(logits, y), np.array([3, 11])
+    found = calibration(choice, space, left_out)
+    stays = np.delete(np.arange(20), left_out)
+    assert found.temperature == temperature(choice, left_out)
+    p = softmax(logits[stays] / found.temperature, axis=1)[np.arange(18), y[stays]]
+    assert found.scores.numpy() == pytest.approx(np.sort(1 - p), abs=1e-6)
+    labels, cosines = torch.from_numpy(y), []
+    for i in stays:
+        others = stays[choice.fold[stays] != choice.fold[i]]
+        apart = centred(space.images[others], labels[others], space.text)
+        cosines.append(float(likeness(space.images[[i]], *apart)))
+    assert found.likeness.numpy() == pytest.approx(np.sort(cosines), abs=1e-6)
+    every = centred(space.images[stays], labels[stays], space.text)
+    for value, expected in zip((found.centre, found.classes), every, strict=True):
+        torch.testing.assert_close(value, expected)
+    assert calibration(of(logits, y, np.zeros(20, int)), space, left_out).likeness is None
 
 
 def test_the_threshold_names_half_a_correct_label_at_most(monkeypatch):

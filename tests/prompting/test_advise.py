@@ -107,6 +107,26 @@ def test_the_advice_ends_the_log_and_is_a_run(advised, capsys):
     assert rows[0] == "path,label,probability,likelier,its_probability" and len(rows) < 6
 
 
+def test_answers_with_a_chosen_error(advised, drawings, capsys):
+    root, out = advised
+    run, named = load_run(out), len((out / "suspicious.csv").read_text().splitlines()) - 1
+    assert len(run.calibration.scores) == len(run.calibration.likeness) == 42 - named
+    record = json.loads((out / "results.json").read_text())
+    assert record["temperature"] == run.calibration.temperature
+    assert record["lac_scores"] == pytest.approx(run.calibration.scores.tolist(), abs=1e-6)
+    known = [path for name in CLASSES for path in drawings[name][:8]]
+    images = torch.stack([run.preprocess(run.read(path)) for path in known])
+    answers = run.classify(images, error=0.1)
+    right = [CLASSES[i // 8] in answer.classes for i, answer in enumerate(answers)]
+    assert sum(right) >= 0.8 * len(right)
+    strange = root.parent / "noise.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)).save(strange)
+    assert main(["predict", "--model-dir", str(out), str(strange), "--error", "0.1"]) == 0
+    told = capsys.readouterr()
+    assert told.out.startswith(f"{strange}: none of these (likeness ")
+    assert "'none of these' finds a third to four fifths of images of other classes" in told.err
+
+
 def test_the_commands_that_are_printed(advised):
     _, out = advised
     page, line = (out / "advice.html").read_text(), log_of(out)[-2]
@@ -266,7 +286,8 @@ def test_rounds_of_labels_from_none(drawings, tmp_path, capsys):
         picks = json.loads((out / "picked.json").read_text())
         assert {*picks.values()} == [{"clusters 1"}, {"clusters 1", "clusters 2"},
                                      {"clusters 3", "margin 4"}][turn - 1]  # fmt: skip
-        if turn == 2:  # as if there had been three rounds
+        if turn == 2:  # then as if there had been three rounds
+            assert load_run(out).calibration.startswith("picked labels say nothing about acc")
             (out / "picked.json").write_text(json.dumps(dict.fromkeys(picks, "clusters 3")))
     (out / "picked.json").unlink()  # labels stay
     assert main([*words, "--next", "1"]) == 0

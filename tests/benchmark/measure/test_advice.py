@@ -51,7 +51,7 @@ def test_the_tables(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(advice, "OTHERS", {"TipAdapter": advice.OTHERS["TipAdapter"][:1]})
     write(tmp_path / "good.safetensors", 0.3)
     write(tmp_path / "poor.safetensors", 2.0)
-    advice.main([str(tmp_path), "--draws", "1", "--parts", "balanced wrong"])
+    advice.main([str(tmp_path), "--draws", "1", "--parts", "balanced wrong sets"])
     first, second = capsys.readouterr().out.split("\n| wrong")
     table, head = lines(first)
     assert first.startswith("39 rows, 3 classes: good, poor\n")
@@ -60,6 +60,8 @@ def test_the_tables(tmp_path, monkeypatch, capsys):
     assert float(table["regret"]["2 a class"]) < 10
     assert float(table["lower end held, each CLIP"]["4 a class"]) == 1
     assert "named of the swapped, 10% swapped" in second
+    table, _ = lines("\n" + second.partition("\n| sets")[2])
+    assert float(table["class in the answer, 0.05"]["4 a class"]) > 80
 
 
 @pytest.mark.parametrize("other", [None, torch.zeros(39, dtype=torch.long)])

@@ -5,14 +5,17 @@ Letters: N images, n of them labelled, K classes, m the median number of labels 
 
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
+import torch
 import torch.nn.functional as F
 from scipy.special import softmax
 from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA
 from sklearn.exceptions import ConvergenceWarning
 
+from ..record.calibration import Calibration, centred, likeness
 from .choice import FEW, Choice, calibrate
 from .fits import Space
 from .statement import read_picks
@@ -47,6 +50,24 @@ def temperature(choice: Choice, left_out: np.ndarray) -> float:
     """Return the best temperature without some labelled images, such as those just named."""
     stays = np.setdiff1d(np.arange(len(choice.labels)), left_out)
     return calibrate(choice.best.logits[stays], choice.labels[stays])[0]
+
+
+def calibration(choice: Choice, space: Space, left_out: np.ndarray) -> Calibration:
+    """Return the calibration by out-of-fold answers and cosines, without some labelled images.
+
+    `space` is that of the CLIP that was chosen.
+    """
+    stays = np.setdiff1d(np.arange(len(choice.labels)), left_out)
+    y, rows, fold = (torch.from_numpy(x[stays]) for x in (choice.labels, choice.rows, choice.fold))
+    logits, z = torch.from_numpy(choice.best.logits[stays]), space.images[rows]
+    one, cosines = Calibration.fit(logits, y, temperature(choice, left_out)), torch.empty(len(y))
+    if len(parts := fold.unique()) < 2:  # no image is left to compare the others with
+        return one
+    for part in parts:
+        held = fold == part
+        cosines[held] = likeness(z[held], *centred(z[~held], y[~held], space.text))
+    centre, classes = centred(z, y, space.text)
+    return replace(one, likeness=cosines.sort().values, centre=centre, classes=classes)
 
 
 def confusions(choice: Choice) -> list[tuple[int, int, np.ndarray]]:

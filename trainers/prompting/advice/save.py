@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import torch
 
 from ..dassl_parts import dassl
+from ..record.calibration import Calibration
 from ..record.results import write_results
 from ..running.precision import Precision
 from ..storage.image_key import image_key
@@ -29,7 +30,8 @@ def save_run(
     collection: Collection,
     choice: Choice,
     space: Space,
-    temperature: float,
+    calibration: Calibration,
+    silent: str,
     seconds: float,
 ) -> None:
     """Fit the method that was chosen to all labelled images, and write its run.
@@ -39,7 +41,8 @@ def save_run(
         collection: the images.
         choice: its answers are those of the record.
         space: features of the CLIP that was chosen.
-        temperature: of the answers, for the record.
+        calibration: by the answers.
+        silent: a sentence why the checkpoint lacks it, or empty; the record has its temperature.
         seconds: that the advice has taken.
 
     Raises:
@@ -61,11 +64,12 @@ def save_run(
         keys={item.impath: image_key(item.impath) for item in test},
     )  # fmt: skip
     facts = facts_of_run(cfg, method, data, Precision("fp32", method.device), None)
+    facts = replace(facts, calibration=silent.lower() or calibration.content())
     saved = replace(
         facts, state_dict=PublicLayout(method).state_dict(), method=method.own_state(), epoch=0
     )
     predictions = Predictions(scale=space.scale)
-    predictions.temperature = temperature
+    predictions.temperature = calibration.temperature
     predictions.add_images([item.impath for item in test], y)
     predictions.add_logits(torch.tensor(best.logits))
     folder.mkdir(parents=True, exist_ok=True)

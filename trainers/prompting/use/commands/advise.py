@@ -104,8 +104,8 @@ def advise(args: Any, prog: str) -> int:
     curve = statement.error_curve(space, compared)
     said = statement.Statement(compared, curve, len(named), collection.picked)
     pairs = [] if said.silent else labels.confusions(compared)
-    temperature = labels.temperature(compared, named)
-    save_run(args.output, collection, compared, space, temperature, time.monotonic() - begun)
+    calibration, seconds = labels.calibration(compared, space, named), time.monotonic() - begun
+    save_run(args.output, collection, compared, space, calibration, said.silent, seconds)
     write_suspicious(args.output, collection, compared, named)
     print("\nRight on images that they had not seen, and zero-shot CLIP:")
     for name, right, interval, zero_shot in candidates(said):
