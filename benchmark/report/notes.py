@@ -7,8 +7,8 @@ from .tables import Cell, Table, number_or_none
 FEW = 1000  # test images; with fewer, an accuracy has an interval
 TOO_FEW = 6  # test images; with fewer, their number stands beside the interval
 ONE_RUN = (
-    "[low, high]: 95% interval (Wilson) for other test images, shown for fewer than 1,000; other "
-    "trainings are not in it."
+    "[low, high]: 95% interval (Wilson) for other test images, shown for fewer than 1,000. It does "
+    "not say how other trainings would differ."
 )
 SEEDS = (
     "± is not about other test images: with {} of them, the 95% interval (Wilson) of an accuracy "
