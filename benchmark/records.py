@@ -74,6 +74,12 @@ METRICS = {
     "negative_log_likelihood": Metric(
         "NLL", percent=False, more_is_better=False, note="NLL the mean of -ln p of the true class"
     ),
+    "clean_accuracy": Metric(
+        "Clean (%)", note="Clean the accuracy on the images of Robust before", everywhere=False
+    ),
+    "robust_accuracy": Metric(
+        "Robust (%)", note="Robust the accuracy on attacked images", everywhere=False
+    ),
     "joint_accuracy": Metric(
         "Joint (%)", note="Joint the accuracy among base and new classes together", everywhere=False
     ),
@@ -213,7 +219,7 @@ KINDS: dict[str, tuple[Callable[[Any], bool], Sequence[str]]] = {
     "a group of keys": (_each(lambda _: True), ["config"]),
     "a group of texts or numbers": (
         _each(lambda fact: isinstance(fact, str | int | float | None)),
-        ["versions", "source", "start", "teacher", "ood_fingerprints"],
+        ["versions", "source", "start", "teacher", "ood_fingerprints", "attack"],
     ),
 }  # fmt: skip
 

@@ -114,11 +114,12 @@ PACKAGES = {
     "capabilities": "beyond dataset_keys encoders errors method node storage teacher transport",
     "methods": "averaging backbones beyond capabilities encoders errors method node prompts "
     "regularizers storage teacher transport views",
+    "robustness": "errors method",
     "plugins": "errors method methods storage",
     "running": "backbones encoders errors",
     "step": "method running",
     "trainer": "backbones capabilities contract dassl_parts dataset_keys embedded encoders errors "
-    "method methods node record running step storage teacher",
+    "method methods node record robustness running step storage teacher",
     "advice": "backbones capabilities dassl_parts embedded encoders errors method record running "
     "storage teacher trainer",
     "use": "advice backbones capabilities contract dassl_parts dataset_keys embedded encoders "

@@ -15,7 +15,7 @@ from trainers.prompting.record.metrics import BINS
 
 from ..protocols.base import Protocol, shots_text
 from ..records import METRICS, OOD, PER_CLASS, Metric, Outcome, at_bound
-from . import joint_metrics
+from . import attacks, joint_metrics
 from .frame import each_row, ood_name
 from .measured import Measured, place_of
 from .names import dataset_title
@@ -94,12 +94,14 @@ class Metrics:
         }
         no_rows, spread = test.numbers[:0], spread_note(test.lines["seeds"].str.len().max())
         problems = test.without(by_metric.get("negative_log_likelihood", no_rows), MISSING)
+        problems += attacks.too_weak(by_metric.get("robust_accuracy", no_rows))
         limits = by_metric.get("temperature", no_rows)
         for name, members in limits[limits["value"].map(at_bound).astype(bool)].groupby(
             "name", sort=False
         ):
             problems.append(f"{name}: {AT_BOUND} [{seeds_text(list(members['seed']))}]")
-        table = test.table(": metrics", metrics, [spread, *explain(metrics, self.bins)], problems)
+        notes = [spread, *explain(metrics, self.bins), *attacks.note(each_row(test.lines))]
+        table = test.table(": metrics", metrics, notes, problems)
         yield replace(table, picture=f"{self.picture}_{test.name}")
         if metrics := {key: each for key, each in _ood(test).items() if key in by_metric}:
             problems = test.without(pd.concat(by_metric[key] for key in metrics), NO_OOD)

@@ -17,7 +17,7 @@ from ..records import COSTS
 from . import published
 from .frame import MEAN, each_row
 from .paired import harmonic
-from .training import INIT
+from .training import INIT, TRAINED
 
 KEYS = CHANGES | SENTENCES
 
@@ -115,7 +115,7 @@ def _comparable(line) -> bool:
     fits = not line.label and line.backbones == {published.BACKBONE} and line.split == "test"
     fits = fits and not line.other_data
     fits = fits and all(
-        key != INIT and KEYS.get(key, value) == value for key, value in line.settings
+        key not in (INIT, TRAINED) and KEYS.get(key, value) == value for key, value in line.settings
     )
     return fits and bool(published.numbers(PROTOCOLS[line.protocol]))
 

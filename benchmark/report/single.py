@@ -31,7 +31,7 @@ from .notes import interval
 from .own_sets import name_in
 from .render import TABLE_STYLES, as_csv, in_style, lead
 from .tables import Cell, Section, Table, alike_note
-from .training import INIT, drawn_text, earlier_text, image_changes
+from .training import ATTACK, INIT, TRAINED, attacks, drawn_text, earlier_text, image_changes
 
 if TYPE_CHECKING:
     from .plots import Drawing
@@ -164,6 +164,8 @@ def _tables(folder: Path, outcome: Outcome) -> list[Table]:
         "Training images": ", ".join(setting_texts(image_changes(outcome) or ())) or None,
         "Noise and imbalance": drawn_text(outcome),
         "Initial weights": _start(outcome),
+        "Attack": dict(attacks(outcome)).get(ATTACK),
+        "Attack in training": dict(attacks(outcome)).get(TRAINED),
         "Seed": record.get("seed"),
         "Code edited since it began": ", ".join(record.get("edited") or ()) or None,
         "Set but not read": ", ".join(value_at(record.get("config"), "TRAINER.UNREAD") or ())

@@ -13,7 +13,7 @@ from trainers.prompting.errors import printable
 from ..protocols import PROTOCOLS
 from ..protocols.base import Protocol, shots_text
 from ..records import COSTS
-from . import published
+from . import attacks, published
 from .frame import apart_note, computed_note, each_row
 from .names import dataset_title, rank
 from .rows import count_text, minus_published, published_beside
@@ -284,6 +284,7 @@ def _caption(rows: list[Any]) -> list[str]:
                 *apart_note(averages)]  # fmt: skip
     spread = spread_note(seeds_of(rows), first.interval)
     sentences = [spread, *h_note(protocol), *edited_note(rows), *computed_note(rows)]
+    sentences += attacks.note(rows)
     if first.tried in protocol.variant_notes:
         sentences.append(protocol.variant_notes[first.tried])
     if names := ", ".join(dict.fromkeys(dataset_title(x.dataset) for x in rows if x.other_data)):

@@ -10,6 +10,7 @@ from ..protocols.base import learns_nothing
 from ..records import Outcome, value_at
 
 INIT, SOURCE = "INIT_WEIGHTS", "SENTENCES"
+ATTACK, TRAINED = "attack", "TRAIN.ATTACK"  # in a test; what a training learned from
 Settings = tuple[tuple[str, Any], ...]  # keys and values
 # What a record counts of each.
 COUNTS = {
@@ -37,6 +38,11 @@ def compared_config(result: Mapping) -> dict:
     defaults |= {SOURCE: result["sentences"]} if result.get("sentences") else {}
     parts = {"DATASET": data | defaults} if defaults else {}
     parts |= {"MODEL": {**model, INIT: ""}} if model.get(INIT) else {}
+    if result.get("attack"):  # which `attacks` names, as the next one
+        test = config.get("TEST") or {}
+        parts["TEST"] = {key: x for key, x in test.items() if not key.startswith("ATTACK")}
+    if value_at(config, TRAINED):
+        parts["TRAIN"] = {key: x for key, x in config["TRAIN"].items() if key != "ATTACK"}
     return config | parts
 
 
@@ -62,7 +68,7 @@ def image_changes(outcome: Outcome) -> Settings | None:
 
 
 def always_named(outcome: Outcome) -> Settings | None:
-    """Return the settings of images, sentences and initial weights, named in any table.
+    """Return the settings of images, sentences, weights and attacks, named in any table.
 
     None if they are unknown.
     """
@@ -71,7 +77,7 @@ def always_named(outcome: Outcome) -> Settings | None:
         return None
     given = compared_config(outcome.result or {}).get("DATASET") or {}
     sentences = tuple((key, given[key]) for key in SENTENCES if given.get(key))
-    return (*changes, *sentences, *initial_weights(outcome))
+    return (*changes, *sentences, *initial_weights(outcome), *attacks(outcome))
 
 
 def earlier_text(outcome: Outcome, key: str) -> str | None:
@@ -109,3 +115,10 @@ def drawn_text(outcome: Outcome) -> str | None:
 def plain(value: Any) -> Any:
     """Return a value of a config as a number or text."""
     return value if isinstance(value, int | float | str) else str(value)
+
+
+def attacks(outcome: Outcome) -> Settings:
+    """Return the attack of the test and that of the training, if any, in words."""
+    result = outcome.result or {}
+    texts = (result.get(ATTACK) or {}).get("text"), value_at(result.get("config"), TRAINED)
+    return tuple(pair for pair in zip((ATTACK, TRAINED), texts, strict=True) if pair[1])

@@ -1,5 +1,8 @@
-"""Attacks on images: gradients, the golden files, records of runs, mistakes."""
+"""Attacks on images: gradients of all methods, and the golden files."""
 
+import json
+
+import golden_files
 import models
 import pytest
 import torch
@@ -8,11 +11,18 @@ from cases import slow_but
 
 from trainers.prompting import build_method
 from trainers.prompting.method import METHODS
+from trainers.prompting.robustness import (
+    TEXTS,
+    attack_step,
+    attackable,
+    cross_entropy,
+    gradient,
+    pgd,
+    to_images,
+)
 
 NAMES = models.NAMES[:2]
 QUICK = ("ALIGN", "CoCoOp", "HiCroPL", "ProLIP", "TPT", "ZeroshotCLIP")
-
-# ------------------------------------------------------------------ gradients
 
 
 @pytest.mark.parametrize("name", slow_but(METHODS, *QUICK))
@@ -33,3 +43,52 @@ def test_gradients_reach_the_pixels(tiny_clip, name):
     with torch.no_grad():
         difference = (loss(x + step) - loss(x - step)) / 2
     assert float((gradient * step).sum()) == pytest.approx(float(difference), rel=0.01)
+
+
+# ------------------------------------------------------------------ the golden files
+
+
+def same(found, expected, share):
+    """Say if at least this share of the pixels is the same."""
+    return ((found - expected).abs() < 1e-5).float().mean() >= share
+
+
+@pytest.mark.parametrize("name", ["zeroshot", "coop", "maple"])
+def test_attacked_images_of_the_public_code(of, name):
+    golden, method = of(f"attack_{name}_eps4")
+    x, y = golden.tensors["image"], golden.tensors["label"]
+    eps, alpha = (float(golden.meta[key]) for key in ("eps", "alpha"))
+    start = golden.tensors["start"].clone().requires_grad_()
+    with attackable(method):
+        g = gradient(cross_entropy(method(to_images(method, start)), y), start)
+    wanted = golden.tensors["start_grad"]
+    assert (g - wanted).norm() < 1e-4 * wanted.norm()
+    for steps, share, limit in ((1, 1, 1e-4), (3, 0.998, 5e-3), (10, 0.995, 2e-2)):
+        found = pgd(method, x, y, eps, alpha, steps, start.detach())
+        assert same(found, golden.tensors[f"adv/{steps}"], share)
+        for images, most in ((found, limit), (golden.tensors[f"adv/{steps}"], 1e-4)):
+            logits = method(to_images(method, images))
+            assert golden_files.near(logits, golden.tensors[f"adv_logits/{steps}"], most)
+    for block, loss in (("plain/", "ce"), ("cw/", "cw")):
+        if f"{block}adv/10" in golden.tensors:
+            found = pgd(method, x, y, eps, alpha, 10, loss=loss)
+            assert same(found, golden.tensors[f"{block}adv/10"], 0.995)
+    learned = [p for p in method.parameters() if p.requires_grad]
+    assert bool(learned) == (name != "zeroshot") and not any(p.grad is not None for p in learned)
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_a_step_of_apt(of, text):
+    golden, method = of("apt_three_forms")
+    tensors, given = golden.tensors, json.loads(golden.meta["training"])
+    size = (given[f"ATTACK_{key}"] for key in ("EPS", "ALPHA", "STEPS"))
+    more = {"prompt_step": given["PALPHA"], "fixed": tensors["constant/text_features"]}
+    x, y = tensors["image"], tensors["label"]
+    adv = attack_step(method.train(), x, y, *size, text, tensors["delta0"], **more)
+    assert same(adv, tensors[f"{text}/adv"], 0.998) and method.training
+    assert torch.equal(method.prompt_learner.ctx, tensors["param/prompt_learner.ctx"])
+    terms = method.losses(to_images(method, adv), y)
+    assert terms["loss"].item() == pytest.approx(float(tensors[f"{text}/loss"]), abs=2e-3)
+    method.backward(terms)
+    wanted = tensors[f"{text}/grad/prompt_learner.ctx"]
+    assert (method.prompt_learner.ctx.grad - wanted).norm() < 1e-3 * wanted.norm()

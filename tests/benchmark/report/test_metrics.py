@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from outcomes import few_shot, leave, lines, outcome, rows
+from outcomes import few_shot, leave, lines, only_table, outcome, rows
 
 from benchmark.protocols import FEW_SHOT
 from benchmark.records import from_folder
@@ -38,6 +38,49 @@ def test_metrics_have_a_line_for_each_method():
     ]  # fmt: skip
     best = {table.lines[i][0].text for i in table.best(4)}, table.best(5)
     assert best == ({"CoOp"}, {1 - next(iter(table.best(4)))})  # lower errors are better
+
+
+def with_config(outcomes, kind):
+    for each in outcomes:
+        each.result["config"] = {"TEST": {"ATTACK": kind, "ATTACK_EPS": len(kind)}, "DATASET": {}}
+    return outcomes
+
+
+def attacked(kind, clean, robust, weak="", form="", dataset="dtd", name="ALIGN"):
+    facts = {"text": f"{kind} 1/255{form}", "eps": 1.0, "images": 64, "weak": weak}
+    more = {"clean_accuracy": clean, "robust_accuracy": robust, "attack": facts}
+    return with_config(few_shot(name, 16, (60, 62), dataset, **MEASURED, **more), kind)
+
+
+def test_robust_accuracy_stands_beside_that_of_the_same_images_before():
+    """It is in no average with others, and weak attacks are named."""
+    pgd, cw = attacked("pgd", 50.0, 20.0), attacked("cw", 50.0, 5.0)
+    others = attacked("pgd", 50.0, 8.0, "no gradient", ", static", name="TPT")
+    clean = with_config(few_shot("CoOp", 16, (50,)), "")
+    on_other = attacked("cw", 50.0, 1.0, dataset="emoji_blur")
+    tidy = frame([*pgd, *cw, *others, *clean, *on_other])
+    table = Metrics(tidy).tables().popitem()[1][0]
+    at = [table.head.index(f"{name} (%)") for name in ("Accuracy", "Clean", "Robust")]
+    found = {line[0].text: [line[i].text for i in at] for line in table.lines}
+    assert found == {
+        "CoOp": ["50.00", "-", "-"],
+        "TPT, attack pgd 1/255, static": [
+            "61.00 ± 1.41",
+            "50.00 ± 0.00",
+            "8.00 ± 0.00",
+        ],
+        "ALIGN, attack cw 1/255": ["61.00 ± 1.41", "50.00 ± 0.00", "5.00 ± 0.00"],
+        "ALIGN, attack pgd 1/255": ["61.00 ± 1.41", "50.00 ± 0.00", "20.00 ± 0.00"],
+    }
+    weak = [problem for problem in table.problems if "too weak" in problem]
+    assert weak == [
+        "TPT, attack pgd 1/255, static: attack too weak: no gradient",
+        "ALIGN, attack pgd 1/255: attack too weak: 5.00% are left by ALIGN, attack cw 1/255",
+    ]
+    caption = " ".join(table.caption)
+    assert "Robust the accuracy on attacked images" in caption and "static: attacked" in caption
+    table = only_table([*pgd, *cw])
+    assert "accuracy is that before it" in " ".join(table.caption)
 
 
 def test_classes_have_a_line_each():

@@ -76,6 +76,7 @@ def write_results(
         if last.calibration_note:
             del measured["calibration_error"]
             measured["calibration_note"] = last.calibration_note
+    measured |= getattr(trainer, "attacked", {})
     if ood := detections(trainer):
         measured |= {"ood": ood, "ood_fingerprints": trainer.detection.fingerprints}
     record: dict[str, Any] = {

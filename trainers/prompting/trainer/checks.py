@@ -20,6 +20,7 @@ from ..record.metrics import number_names
 from ..storage.checkpoints import saved_epochs
 from ..storage.state import is_sound
 from ..teacher import MethodTeacher
+from .attacks import check_attack, check_training_attack
 from .evaluation import check_conformal
 from .feature_rows import check_views
 from .original_dassl import check_warm_up
@@ -113,12 +114,16 @@ def check_method(method: Method, dataset: Any, cfg: CfgNode) -> None:
     """Refuse a method that does not fit its run.
 
     Raises:
-        UserError: as `check_teachers`, `check_conformal` and `check_views`, or it learns nothing
-            and does not say `trains = False`.
+        UserError: as `check_teachers`, `check_conformal`, `check_attack`, `check_training_attack`
+            and `check_views`, or it learns nothing and does not say `trains = False`.
     """
     check_teachers(method, dataset, cfg)
     if cfg.TEST.CONFORMAL:
         check_conformal(method, dataset, cfg)
+    if cfg.TEST.ATTACK:
+        check_attack(method, cfg)
+    if cfg.TRAIN.ATTACK:
+        check_training_attack(method, cfg)
     if method.settings.sentences is not None:
         print(f"Sentences: {method.settings.sentences.note}")
     if file := cfg.DATASET.get("FEATURES", ""):

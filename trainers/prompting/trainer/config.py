@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from yacs.config import CfgNode
 
-from .. import methods  # noqa: F401 (registers those that are built in)
+from .. import methods, robustness  # noqa: F401 (methods registers those that are built in)
 from ..backbones import family_of
 from ..backbones.closed import Closed
 from ..dataset_keys import SENTENCES
@@ -55,8 +55,10 @@ def add_nodes(cfg: CfgNode) -> None:
         "RECORD", False
     )  # write results.json (train.py of this project always does)
     cfg.TEST.setdefault("OOD", [])  # data sets of other classes, for detection
-    for key, default in conformal.KEYS.items():
+    for key, default in (conformal.KEYS | robustness.KEYS).items():
         cfg.TEST.setdefault(key, default)
+    for key, default in robustness.TRAINING_KEYS.items():
+        cfg.TRAIN.setdefault(key, default)
     cfg.TRAINER.setdefault("MEMORY_BUDGET", 0.0)  # GiB for a step's activations; 0: automatic
     cfg.TRAINER.setdefault("COMPILE", False)  # let torch.compile fuse the blocks
     cfg.TRAINER.setdefault("DETERMINISTIC", False)  # the same bits on a GPU, too, but slower

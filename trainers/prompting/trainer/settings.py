@@ -23,6 +23,7 @@ FREE = (
 # Beginnings of settings that matter to a training only, and are recorded as it had them.
 OF_TRAINING = (
     "DATASET.NUM_SHOTS", "DATASET.LABEL_NOISE", "DATASET.IMBALANCE", "OPTIM.", "MODEL.INIT_WEIGHTS",
+    "TRAIN.ATTACK",
 )  # fmt: skip
 
 

@@ -28,6 +28,7 @@ from ..storage.checkpoints import checkpoint_file, marked_epoch, read_checkpoint
 from ..storage.predictions import Predictions
 from ..storage.public import find_prompts
 from ..storage.saved import Saved
+from .attacks import attacked_steps, evaluate_attacked
 from .checks import (
     Watch,
     check_batches,
@@ -169,9 +170,8 @@ class PromptTrainer(TrainerX):
             with first_use(self.method):
                 print(fit(self.method, self.batch_size, budget, self.precision, rows))
         if cfg.TRAINER.COMPILE:
-            obstacle = compile_blocks(self.method)
-            without = f"running without ({obstacle})"
-            print(f"COMPILE: {without if obstacle else 'torch.compile fuses the blocks'}")
+            why = compile_blocks(self.method)
+            print("COMPILE:", f"running without ({why})" if why else "torch.compile fuses blocks")
         self.watch = Watch(self.device, self._folder(self.output_dir))
         self.loaded = load_initial(cfg, self.method, data)
         self.untrained = self.loaded is None
@@ -189,7 +189,7 @@ class PromptTrainer(TrainerX):
         """Begin as Dassl does, and give the method its support."""
         check_batches(self.method, self.train_loader_x)
         super().before_train()
-        self.train_loader_x = take_support(self, anew=not self.start_epoch)
+        self.train_loader_x = attacked_steps(self, take_support(self, anew=not self.start_epoch))
         if not self.start_epoch:
             with self.precision.autocast():  # it may encode
                 self.method.begin_stage(0)
@@ -222,7 +222,7 @@ class PromptTrainer(TrainerX):
         """Begin an epoch as Dassl does; it may have planned steps or, the last one, fewer."""
         super().before_epoch()
         if isinstance(self.method, Planned):
-            self.train_loader_x = planned_loader(self)
+            self.train_loader_x = attacked_steps(self, planned_loader(self))
             self.planned = [*self.planned[: self.epoch], len(self.train_loader_x)]
             return
         before, total = self.count_steps()
@@ -379,7 +379,7 @@ class PromptTrainer(TrainerX):
             self.recorder = Recorder(self, split or self.cfg.TEST.SPLIT)
         self.detection.begin(split)
         self.method.reset()
-        self.repeated, self.test_results = False, {}
+        self.repeated, self.test_results, self.attacked = False, {}, {}
         result = super().test(split)
         self.test_results = self.test_results or {"accuracy": result}
         self.watch.check_logits()
@@ -387,6 +387,7 @@ class PromptTrainer(TrainerX):
             self.predictions, self.recorder = self.recorder.predictions, None
             self.facts = calibrate(self)
         self.detection.evaluate_others(self)
+        self.attacked = evaluate_attacked(self, split)
         if self.cfg.TEST.RECORD and split in (None, self.cfg.TEST.SPLIT):
             write_results(self.recorded_cfg, self)
         return result
@@ -397,11 +398,10 @@ class PromptTrainer(TrainerX):
         The images are a list of views if the method takes several.
         """
         views, label = self.parse_batch_train(batch)
-        input = views if isinstance(batch["img"], list) else views[0]
         self.classified = batch.get("output")
         if self.recorder is not None:
             self.recorder.predictions.add_images(batch["impath"], label)
-        return input, label
+        return (views if isinstance(batch["img"], list) else views[0]), label
 
     def model_inference(self, input):
         """Return the logits (B, K) of a batch; they are recorded, and checked to be finite."""

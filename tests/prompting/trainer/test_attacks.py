@@ -1,0 +1,260 @@
+"""Attacks in tests and trainings: what is attacked, records, weak attacks, mistakes."""
+
+import json
+import re
+from types import SimpleNamespace
+
+import models
+import pytest
+import tiny
+import torch
+from dassl.config import get_cfg_default
+from torchvision import transforms as T
+
+from benchmark.report.single import report_runs
+from trainers.prompting import UserError, build_method
+from trainers.prompting.method import METHODS, register
+from trainers.prompting.robustness import (
+    TEXTS,
+    to_images,
+    to_pixels,
+)
+from trainers.prompting.running.precision import Precision
+from trainers.prompting.trainer.attacks import (
+    AttackedSteps,
+    check_attack,
+    check_training_attack,
+    evaluate_attacked,
+)
+from trainers.prompting.trainer.checks import Watch
+from trainers.prompting.trainer.config import add_nodes
+from trainers.prompting.trainer.trainer import PromptTrainer
+
+NAMES = models.NAMES[:2]
+
+
+# ------------------------------------------------------------------ in a test
+
+
+class Images(torch.utils.data.Dataset):
+    """The images of a golden file of attacks, with what its model says of them as labels."""
+
+    def __init__(self, method, golden):
+        self.pixels = golden.tensors["image"]
+        self.labels = method(to_images(method, self.pixels)).argmax(1)
+        self.names = golden.meta["classnames"]
+        self.transform = lambda image: to_images(method, T.functional.to_tensor(image))
+
+    def __len__(self):
+        return len(self.labels)
+
+    def __getitem__(self, i):
+        image = self.transform(T.functional.to_pil_image(self.pixels[i]))
+        return {"img": image, "label": self.labels[i], "index": i, "impath": f"{i}.png"}
+
+
+def trainer_of(method, images, clip_model, **test):
+    """Return what an attack in a test reads of a trainer."""
+    cfg = get_cfg_default()
+    add_nodes(cfg)
+    cfg.TEST.update({f"ATTACK_{key}" if key else "ATTACK": x for key, x in test.items()})
+    cfg.INPUT.update(SIZE=(32, 32), PIXEL_MEAN=method.mean, PIXEL_STD=method.std)
+    cfg.INPUT.TRANSFORMS = ("normalize",)
+    cfg.DATASET.NAME = "EuroSAT"
+    loader = torch.utils.data.DataLoader(images, batch_size=3)
+    data = SimpleNamespace(classnames=images.names)
+    trainer = SimpleNamespace(
+        cfg=cfg, method=method, clip_model=clip_model, device=torch.device("cpu"),
+        precision=Precision("fp32", torch.device("cpu")), watch=Watch(torch.device("cpu"), ""),
+        dm=SimpleNamespace(test_loader=loader, dataset=data),
+    )  # fmt: skip
+    trainer.parse_batch_train = lambda batch: PromptTrainer.parse_batch_train(trainer, batch)
+    return trainer
+
+
+def attacked(of, clip_model, name="ZeroshotCLIP", node=(), kind="pgd", **test):
+    """Return the metrics of a method on attacked images of a golden file."""
+    golden, zero_shot = of("attack_zeroshot_eps4")
+    place = clip_model, golden.meta["classnames"], golden.meta["dataset"]
+    method = build_method(name, dict(node), *place).eval()
+    test = {"": kind, "EPS": 4.0, "STEPS": 8} | test
+    images = Images(zero_shot, golden)
+    return evaluate_attacked(trainer_of(method, images, clip_model, **test), None)
+
+
+def test_zero_shot_clip_is_not_robust(of, tiny_clip, capsys):
+    state = torch.get_rng_state()
+    found = attacked(of, tiny_clip, STEPS=20)
+    assert torch.equal(state, torch.get_rng_state())
+    assert (found["clean_accuracy"], found["robust_accuracy"]) == (100, 0)
+    text = "pgd 4/255, 20 steps of 0.25, 5 images"
+    facts = {"text": text, "eps": 4.0, "images": 5, "lost": 5, "won": 0, "weak": ""}
+    assert found["attack"] == facts and f"Attack: {text}" in capsys.readouterr().out
+
+
+def test_what_is_attacked_depends_on_the_seed(of, tiny_clip, monkeypatch):
+    few = [attacked(of, tiny_clip, IMAGES=3, START="image", STEPS=1)["attack"] for _ in "ab"]
+    assert few[0] == few[1] and few[0]["text"][-24:] == "from the image, 3 images"
+    starts, sizes = [], {"EPS": 1.0, "STEPS": 1, "IMAGES": 2}
+
+    def noted(method, pixels, labels, eps, alpha, steps, start, loss):
+        assert (start - pixels).abs().max() <= eps + 1e-6
+        return starts.append(start) or start
+
+    monkeypatch.setattr("trainers.prompting.trainer.attacks.pgd", noted)
+    assert attacked(of, tiny_clip, **sizes) == attacked(of, tiny_clip, **sizes)
+    assert torch.equal(*starts) and not torch.equal(*starts[0])
+
+
+def rounded(base):
+    """Register a method that rounds pixels, which hides the gradient of another one."""
+
+    class Rounded(METHODS[base]):
+        def output(self, images):
+            return super().output(to_images(self, (to_pixels(self, images) * 255).round() / 255))
+
+    return register(Rounded).__name__
+
+
+def test_an_attack_without_a_gradient_is_too_weak(of, tiny_clip, capsys):
+    name = rounded("ZeroshotCLIP")
+    found = attacked(of, tiny_clip, name)
+    assert found["robust_accuracy"] == 100
+    weak = "no gradient reaches the pixels of 5 of the 5 images that stay right"
+    assert found["attack"]["weak"] == weak and f"attack too weak: {weak}" in capsys.readouterr().out
+    transferred = attacked(of, tiny_clip, name, kind="transfer-pgd")
+    assert transferred["robust_accuracy"] < 50 and not transferred["attack"]["weak"]
+
+
+def test_the_same_images_are_transferred_to_all_methods(of, tiny_clip, monkeypatch):
+    seen = {}
+    for name in ("ZeroshotCLIP", "CoOp"):
+        predict = METHODS[name].predict
+        monkeypatch.setattr(
+            METHODS[name],
+            "predict",
+            lambda self, x, name=name, do=predict: (
+                seen.setdefault(name, []).append(x) or do(self, x)
+            ),
+        )
+        attacked(of, tiny_clip, name, kind="transfer-cw", STEPS=2)
+    assert len(seen["CoOp"]) == 4 and all(map(torch.equal, *seen.values()))
+
+
+def test_views_are_drawn_from_the_attacked_image(of, tiny_clip, monkeypatch):
+    """In 8 bits, by the same crops as without an attack."""
+    seen, predict = [], METHODS["MTA"].predict
+    monkeypatch.setattr(
+        METHODS["MTA"], "predict", lambda self, x: seen.append(x) or predict(self, x)
+    )
+    found = attacked(of, tiny_clip, "MTA", {"BATCH_SIZE": 16}, EPS=16.0, STEPS=3)
+    assert found["attack"]["text"].endswith("5 images, static")
+    method = build_method("MTA", {}, tiny_clip, NAMES)
+    before, after = seen[0], seen[2]
+    assert len(before) == len(after) == 16 and not torch.equal(before[5], after[5])
+    for x in (before[0], after[0]):
+        pixels = to_pixels(method, x) * 255
+        assert (pixels - pixels.round()).abs().max() < 1e-3
+    moved = [
+        (to_pixels(method, a) - to_pixels(method, b)).abs().max()
+        for a, b in zip(before, after, strict=True)
+    ]
+    assert max(moved) < 20 / 255
+
+
+# ------------------------------------------------------------------ in a training
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_every_view_of_a_step_is_attacked(of, tiny_clip, text):
+    golden, method = of("attack_coop_eps4")
+    trainer = trainer_of(method, Images(method, golden), tiny_clip)
+    step = 0.5 if text == "perturbed" else 0.0
+    trainer.cfg.TRAIN.update(ATTACK="pgd", ATTACK_TEXT=text, ATTACK_TEXT_STEP=step)
+    images = to_images(method, golden.tensors["image"])
+    batch = {"img": [images, images.flip(-1)], "label": golden.tensors["label"]}
+    (found,) = AttackedSteps(trainer, [batch])
+    eps = trainer.cfg.TRAIN.ATTACK_EPS / 255
+    for view, given in zip(found["img"], batch["img"], strict=True):
+        moved = to_pixels(method, view) - to_pixels(method, given)
+        assert eps / 2 < moved.abs().max() <= eps + 1e-6
+        losses = [method.losses(x, batch["label"])["loss"] for x in (view, given)]
+        assert losses[0] > losses[1]
+
+
+# ------------------------------------------------------------------ in runs
+
+
+def result(folder):
+    return json.loads((folder / "results.json").read_text())
+
+
+def test_a_run_that_learns_and_is_tested_under_attack(tmp_path, capsys):
+    """An attack changes nothing that is measured without one."""
+    place, training = (
+        (tmp_path / "data", "CoOp"),
+        ["TRAIN.ATTACK", "pgd", "TRAIN.ATTACK_STEPS", "1"],
+    )
+    attack = ["TEST.ATTACK", "pgd", "TEST.ATTACK_STEPS", "2", "TEST.ATTACK_IMAGES", "5"]
+    assert tiny.run(*place, tmp_path / "plain", 1, extra=training) == 0
+    assert tiny.run(*place, tmp_path / "attacked", 1, extra=[*training, *attack]) == 0
+    plain, found = (result(tmp_path / name) for name in ("plain", "attacked"))
+    free = {"config", "test_seconds", "train_seconds", "peak_memory_mib"}
+    assert all(found[key] == plain[key] for key in plain.keys() - free)
+    assert found.keys() - plain.keys() == {"clean_accuracy", "robust_accuracy", "attack"}
+    assert found["attack"]["images"] == 5
+    text = report_runs([tmp_path / "attacked"], "text")
+    assert "pgd 1/255, 2 steps of 0.25, 5 images" in text and "Attack in training" in text
+
+
+MISTAKES = {
+    "kind": ({"TEST.ATTACK": "fgsm"}, "TEST.ATTACK is 'fgsm' but must be one of pgd, cw, transfer"),
+    "start": ({"TEST.ATTACK_START": "zero"}, "TEST.ATTACK_START is 'zero' but must be one of rand"),
+    "eps": ({"TEST.ATTACK_EPS": 0.0}, "TEST.ATTACK_EPS is 0.0 but must be positive"),
+    "far": ({"TEST.ATTACK_EPS": 256.0}, "TEST.ATTACK_EPS is 256.0 but 255 is the most"),
+    "alpha": ({"TEST.ATTACK_ALPHA": -1.0}, "TEST.ATTACK_ALPHA is -1.0 but must be positive"),
+    "steps": ({"TEST.ATTACK_STEPS": 0}, "TEST.ATTACK_STEPS is 0: at least 1 is needed"),
+    "images": ({"TEST.ATTACK_IMAGES": -1}, "TEST.ATTACK_IMAGES is -1 but must be 0 or more"),
+    "features": ({"DATASET.FEATURES": "a"}, "TEST.ATTACK changes pixels, but DATASET.FEATURES has"),
+    "raw": ({"INPUT.TRANSFORMS": ("random_flip",)}, "add normalize to INPUT.TRANSFORMS"),
+    "trained kind": ({"TRAIN.ATTACK": "cw"}, "TRAIN.ATTACK is 'cw' but must be one of pgd"),
+    "text": ({"TRAIN.ATTACK_TEXT": "off"}, "TRAIN.ATTACK_TEXT is 'off' but must be one of onfly"),
+    "still": ({"TRAIN.ATTACK_TEXT": "perturbed"}, "ATTACK_TEXT perturbed needs a size above 0"),
+    "moving": ({"TRAIN.ATTACK_TEXT_STEP": 1.0}, "ATTACK_TEXT onfly needs none: leave it out"),
+    "trained steps": ({"TRAIN.ATTACK_STEPS": -1}, "TRAIN.ATTACK_STEPS is -1: at least 1 is needed"),
+}
+METHOD_MISTAKES = {
+    "TransCLIP": ("TEST", "the logits of TransCLIP depend on the other test images: leave it out"),
+    "ZeroshotCLIP": ("TRAIN", "ZeroshotCLIP trains nothing: leave it out"),
+    "PromptKD": ("TRAIN", "PromptKD learns from images without labels: leave it out"),
+    "CLAP": ("TRAIN", "CLAP learns from features: leave it out"),
+}
+
+
+def cfg_with(changes):
+    cfg = get_cfg_default()
+    add_nodes(cfg)
+    cfg.INPUT.TRANSFORMS = ("normalize",)
+    cfg.DATASET.FEATURES = ""
+    cfg.merge_from_list([word for pair in changes.items() for word in pair])
+    return cfg
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_mistakes(of, mistake):
+    changes, sentence = MISTAKES[mistake]
+    _, method = of("attack_coop_eps4")
+    trained = next(iter(changes)).startswith("TRAIN.")
+    usual = {"TRAIN.ATTACK" if trained else "TEST.ATTACK": "pgd"}
+    cfg = cfg_with(usual | changes)
+    with pytest.raises(UserError, match=re.escape(sentence)):
+        (check_training_attack if trained else check_attack)(method, cfg)
+
+
+@pytest.mark.parametrize("name", METHOD_MISTAKES)
+def test_methods_that_cannot_be_attacked(tiny_clip, name):
+    node, sentence = METHOD_MISTAKES[name]
+    method = build_method(name, models.settings(name), tiny_clip, NAMES, "EuroSAT")
+    check = {"TEST": check_attack, "TRAIN": check_training_attack}[node]
+    with pytest.raises(UserError, match=sentence):
+        check(method, cfg_with({f"{node}.ATTACK": "pgd"}))

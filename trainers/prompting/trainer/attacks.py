@@ -1,0 +1,270 @@
+"""Attacked images in a run: accuracy on them beside that before, and steps that learn from them.
+
+The equations are in `robustness`.
+"""
+
+import math
+from collections.abc import Iterator
+from copy import copy
+from typing import Any
+
+import torch
+from yacs.config import CfgNode
+
+from ..capabilities.transductive import Transductive
+from ..encoders.class_text import ClassText
+from ..errors import need, one_of, positive
+from ..method import Method, find_method
+from ..robustness import (
+    ATTACKS,
+    KEYS,
+    STARTS,
+    TEXTS,
+    TRANSFER,
+    attack_step,
+    pgd,
+    to_images,
+    to_pixels,
+)
+from .config import make, read_node
+from .support_set import Passes, loader_like, seeded
+from .together import NOT_ITS_OWN
+from .views import Views
+
+STATIC = "static"  # of a method that adapts: attacked before it does, which is less than can be
+WEAK = "no gradient reaches the pixels of {} of the {} images that stay right"
+
+
+def check_attack(method: Method, cfg: CfgNode) -> None:
+    """Refuse what cannot be attacked in a test (UserError)."""
+    given, name = {key: cfg.TEST[key] for key in KEYS}, type(method).__name__
+    one_of("TEST.ATTACK", given["ATTACK"], ATTACKS)
+    one_of("TEST.ATTACK_START", given["ATTACK_START"], STARTS)
+    _check_sizes("TEST", cfg.TEST)
+    images = given["ATTACK_IMAGES"]
+    need(images >= 0, f"TEST.ATTACK_IMAGES is {images} but must be 0 or more; 0 takes all")
+    need(
+        not isinstance(method, Transductive),
+        f"TEST.ATTACK changes images one by one, but the logits of {name} {NOT_ITS_OWN}: leave it "
+        "out, or choose another method",
+    )
+    _check_images("TEST", method, cfg)
+
+
+def check_training_attack(method: Method, cfg: CfgNode) -> None:
+    """Refuse a training that cannot learn from attacked images (UserError)."""
+    given, name = cfg.TRAIN, type(method).__name__
+    one_of("TRAIN.ATTACK", given.ATTACK, ("pgd",))
+    one_of("TRAIN.ATTACK_TEXT", given.ATTACK_TEXT, TEXTS)
+    _check_sizes("TRAIN", given)
+    moving, step = given.ATTACK_TEXT == "perturbed", given.ATTACK_TEXT_STEP
+    need(
+        0 < step < math.inf if moving else not step,
+        f"TRAIN.ATTACK_TEXT_STEP is {step}, but TRAIN.ATTACK_TEXT {given.ATTACK_TEXT} needs "
+        f"{'a size above 0' if moving else 'none: leave it out, or set perturbed'}",
+    )
+    kind = type(method)
+    why = {
+        "trains nothing": not kind.trains,
+        "learns from images without labels": kind.unlabelled,
+        "learns from features": kind.trains_on_support,
+    }
+    for reason, holds in why.items():
+        need(not holds, f"TRAIN.ATTACK changes labelled images, but {name} {reason}: leave it out")
+    _check_images("TRAIN", method, cfg)
+
+
+def _check_sizes(node: str, given: CfgNode) -> None:
+    for key in ("EPS", "ALPHA"):
+        positive(f"{node}.ATTACK_{key}", given[f"ATTACK_{key}"])
+    need(given.ATTACK_EPS <= 255, f"{node}.ATTACK_EPS is {given.ATTACK_EPS} but 255 is the most")
+    steps = given.ATTACK_STEPS
+    need(steps >= 1, f"{node}.ATTACK_STEPS is {steps}: at least 1 is needed")
+
+
+def _check_images(node: str, method: Method, cfg: CfgNode) -> None:
+    need(
+        not cfg.DATASET.get("FEATURES"),
+        f"{node}.ATTACK changes pixels, but DATASET.FEATURES has rows of features: run on images",
+    )
+    need(
+        "normalize" in cfg.INPUT.TRANSFORMS,
+        f"{node}.ATTACK needs images as the CLIP reads them: add normalize to INPUT.TRANSFORMS",
+    )
+    half = method.settings.PREC == "fp16" and cfg.USE_CUDA and torch.cuda.is_available()
+    need(
+        not half,
+        f"{node}.ATTACK needs gradients in float32: set {method.place('PREC')} fp32 or amp",
+    )
+
+
+# ------------------------------------------------------------------ in a test
+
+
+def evaluate_attacked(trainer: Any, split: str | None) -> dict[str, Any]:
+    """Return the metrics of a `PromptTrainer` on attacked images, for its record.
+
+    Returns:
+        `clean_accuracy` and `robust_accuracy` (%), on the same images, and `attack`: what was done,
+        how many right images were `lost`, wrong ones `won`, and why it is `weak`. Empty without
+        TEST.ATTACK, and for validation between epochs (a `split` is given).
+
+    Raises:
+        UserError: the logits of an image are not finite.
+    """
+    test = trainer.cfg.TEST
+    if not test.ATTACK or split is not None:
+        return {}
+    attacked = Attacked(trainer)
+    print(f"Attack: {attacked}")
+    before, _ = attacked.classify(changed=False)
+    after, rests = attacked.classify(changed=True)
+    clean, robust = (100 * float(right.float().mean()) for right in (before, after))
+    facts = {
+        "text": str(attacked),
+        "eps": test.ATTACK_EPS,
+        "images": len(attacked.order),
+        "lost": int((before & ~after).sum()),
+        "won": int((after & ~before).sum()),
+        "weak": WEAK.format(rests, int(after.sum())) if rests else "",
+    }
+    print(f"Accuracy on these images {clean:.2f}%, attacked {robust:.2f}%")
+    if rests:
+        print(f"attack too weak: {facts['weak']}; {TRANSFER}pgd or cw may find more")
+    return {"clean_accuracy": clean, "robust_accuracy": robust, "attack": facts}
+
+
+class Attacked:
+    """The images that are attacked in an evaluation, in order.
+
+    Views of an image are drawn from its pixels, as the CLIP reads them, in 8 bits, with the seeds
+    of an evaluation without an attack.
+
+    Attributes:
+        order: their numbers among the test images.
+        form: `static` for a method that adapts while testing.
+    """
+
+    def __init__(self, trainer: Any):
+        self.trainer, self.method, self.test = trainer, trainer.method, trainer.cfg.TEST
+        cfg, manager = trainer.cfg, trainer.dm
+        loader = manager.val_loader if self.test.SPLIT == "val" else manager.test_loader
+        n, seed = len(loader.dataset), max(cfg.SEED, 0)
+        self.form = STATIC if type(self.method).predict is not Method.predict else ""
+        drawn = torch.randperm(n, generator=torch.Generator().manual_seed(seed)).tolist()
+        some = drawn[: self.test.ATTACK_IMAGES or n]
+        self.order = some if self.method.stream else sorted(some)  # a stream is in this order
+        self.seeds = Passes(loader.dataset, range(n), seed).seeds
+        plain = copy(loader.dataset)
+        size = loader.batch_size
+        self.loader = loader_like(loader, plain, sampler=self.order, batch_size=size)
+        self.views = None
+        if self.method.test_views > 1:
+            given = self.method.test_views, self.method.test_augmix
+            self.views = Views(plain.transform, cfg, *given)
+            self.views.plain = self.views.finish
+        self.source = self._source()
+
+    def __str__(self) -> str:
+        test, words = self.test, [f"{self.test.ATTACK} {self.test.ATTACK_EPS:g}/255"]
+        words += [f"{test.ATTACK_STEPS} steps of {test.ATTACK_ALPHA:g}"]
+        words += ["from the image"] * (test.ATTACK_START == "image")
+        return ", ".join([*words, f"{len(self.order)} images", *filter(None, [self.form])])
+
+    def _source(self) -> Method:
+        """Return the method whose loss is raised: this one, or zero-shot CLIP."""
+        if not self.test.ATTACK.startswith(TRANSFER):
+            return self.method
+        kind, data = find_method("ZeroshotCLIP"), self.trainer.dm.dataset
+        place = self.trainer.clip_model, data.classnames, self.trainer.cfg.DATASET.NAME
+        return make(kind, read_node(kind, {}, place[2]), *place).to(self.method.device).eval()
+
+    def start(self, pixels: torch.Tensor, index: torch.Tensor) -> torch.Tensor | None:
+        """Return where an attack starts, drawn for each image by its number, from the seed."""
+        if self.test.ATTACK_START == "image":
+            return None
+        eps, noise = self.test.ATTACK_EPS / 255, []
+        for i in index.tolist():
+            generator = torch.Generator().manual_seed(self.seeds[i])
+            noise.append(torch.rand(pixels.shape[1:], generator=generator))
+        return (pixels + eps * (2 * torch.stack(noise).to(pixels) - 1)).clamp(0, 1)
+
+    def changed(
+        self, pixels: torch.Tensor, labels: torch.Tensor, index: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return attacked pixels, and which images (B,) the method's own gradient leaves alone."""
+        test, start = self.test, self.start(pixels, index)
+        eps, loss = test.ATTACK_EPS / 255, "cw" if test.ATTACK.endswith("cw") else "ce"
+        size = eps, test.ATTACK_ALPHA * eps, test.ATTACK_STEPS
+        after = pgd(self.source, pixels, labels, *size, start, loss)
+        first = pixels if start is None else start
+        rests = (after == first).flatten(1).all(1)
+        return after, rests & (self.source is self.method)
+
+    def as_read(self, pixels: torch.Tensor, index: torch.Tensor) -> Any:
+        """Return what `predict` takes: images, or views of each."""
+        if self.views is None:
+            return to_images(self.method, pixels)
+        from torchvision.transforms.functional import to_pil_image  # slow to import
+
+        rows = []
+        for own, i in zip((pixels * 255).round().byte().cpu(), index.tolist(), strict=True):
+            with seeded(self.seeds[i]):
+                rows.append(self.views(to_pil_image(own)))
+        return [torch.stack(view).to(pixels.device) for view in zip(*rows, strict=True)]
+
+    @torch.no_grad()
+    def classify(self, changed: bool) -> tuple[torch.Tensor, int]:
+        """Return which images are right, (n,), and how many of them rested under the attack."""
+        trainer, method, right, rests = self.trainer, self.method, [], []
+        method.reset()
+        for batch in self.loader:
+            (images,), labels = trainer.parse_batch_train(batch)
+            pixels, index = to_pixels(method, images), batch["index"]
+            rested = torch.zeros_like(labels, dtype=torch.bool)
+            if changed:
+                pixels, rested = self.changed(pixels, labels, index)
+            with trainer.precision.autocast():
+                logits = method.predict(self.as_read(pixels, index)).logits
+            trainer.watch.see_logits(logits)
+            right.append(logits.argmax(1) == labels)
+            rests.append(rested & right[-1])
+        method.reset()
+        trainer.watch.check_logits()
+        return torch.cat(right).cpu(), int(torch.cat(rests).sum())
+
+
+# ------------------------------------------------------------------ in a training
+
+
+class AttackedSteps:
+    """A loader whose images are attacked as APT's (TRAIN.ATTACK) before each step."""
+
+    def __init__(self, trainer: Any, loader: Any):
+        self.trainer, self.loader, self.fixed = trainer, loader, None
+        if trainer.cfg.TRAIN.ATTACK_TEXT == "constant":
+            text = ClassText(["a photo of a {}"], trainer.dm.dataset.classnames)
+            self.fixed = text.features(trainer.clip_model).raw[0].to(trainer.device)
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """Yield the batches, with attacked images in every view."""
+        trainer, given = self.trainer, self.trainer.cfg.TRAIN
+        eps, method = given.ATTACK_EPS / 255, trainer.method
+        for batch in self.loader:
+            views, labels = trainer.parse_batch_train(batch)
+            size = eps, given.ATTACK_ALPHA * eps, given.ATTACK_STEPS, given.ATTACK_TEXT
+            more = {"prompt_step": given.ATTACK_TEXT_STEP, "fixed": self.fixed}
+            with trainer.precision.autocast():
+                attacked = [
+                    attack_step(method, to_pixels(method, view), labels, *size, **more)
+                    for view in views
+                ]
+            yield batch | {"img": [to_images(method, view) for view in attacked]}
+
+
+def attacked_steps(trainer: Any, loader: Any) -> Any:
+    """Return a loader of training images: the given one, or one that attacks them."""
+    return AttackedSteps(trainer, loader) if trainer.cfg.TRAIN.ATTACK else loader
