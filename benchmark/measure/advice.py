@@ -8,7 +8,6 @@ number is over all draws and CLIPs; differences are in points of accuracy.
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from statistics import mean
@@ -26,7 +25,6 @@ from trainers.prompting.advice.fits import Space
 from trainers.prompting.advice.labels import calibration, pick_next, suspicious
 from trainers.prompting.advice.statement import LEAST, Statement, error_curve
 from trainers.prompting.errors import need
-from trainers.prompting.record.calibration import likeness
 from trainers.prompting.storage.features import read_features
 
 from ..cli import Parser, each, from_one, from_zero, one_of
@@ -238,42 +236,27 @@ def measure_next(spaces: list[Space], y: np.ndarray, seed: int, into: Numbers) -
 
 
 def measure_sets(spaces: list[Space], y: np.ndarray, seed: int, into: Numbers) -> None:
-    """Add how many answers with a chosen error have the class, and how many strangers are found.
-
-    Strangers are the images of a sixth of the classes, which are left out for this.
-    """
-    K, rng = int(y.max()) + 1, np.random.default_rng(seed)
-    names, kept = [*map(str, range(K))], np.sort(rng.permutation(K)[max(1, K // 6) :])
+    """Add how many answers with a chosen error have the class of their image, on each CLIP."""
+    names = [*map(str, range(int(y.max()) + 1))]
     for m in sizes(y, LABELS[1:]):
         rows = draw_rows(y, m, True, np.random.default_rng(seed))
         labels, rest = np.full(len(y), -1), np.setdiff1d(np.arange(len(y)), rows)
         labels[rows] = y[rows]
-        choice, known = choose(spaces, labels), np.isin(y[rest], kept)
+        choice = choose(spaces, labels)
         for number, space in enumerate(spaces):
             one, z = alone(choice, number), space.images[rest]
-            of_all = calibration(one, space, suspicious(one))
+            found = calibration(one, space, suspicious(one))
             logits = space.span(rows).logits(one.best.method, rows, y[rows], rest)
             for error in ERRORS:
-                found = of_all.answers(torch.from_numpy(logits), z, error, names)
-                right = [str(k) in a.classes for k, a in zip(y[rest], found, strict=True)]
-                single = [ok for ok, a in zip(right, found, strict=True) if len(a.p) == 1]
-                into[f"class in the answer, {error}", m].append(100 * mean(right))
-                into[f"least of all draws, {error}", m].append(100 * mean(right))
-                into[f"one class named, {error}", m].append(100 * len(single) / len(rest))
-                into[f"right of these, {error}", m].append(100 * mean(single or [True]))
-            few = calibration(without(one, kept), replace(space, text=space.text[kept]), kept[:0])
-            cosines = likeness(z, few.centre, few.classes).numpy()  # type: ignore[arg-type]
-            unlike = 100 * (cosines < few.least_likeness(ERRORS[0]))
-            into["known images kept", m].append(100 - unlike[known].mean())
-            into[f"strangers found, {space.name}", m].append(unlike[~known].mean())
-
-
-def without(choice: Choice, kept: np.ndarray) -> Choice:
-    """Return a choice of which the kept classes, rising, are all classes."""
-    stays, best = np.isin(choice.labels, kept), choice.best
-    best = replace(best, logits=best.logits[np.ix_(stays, kept)])
-    labels, rows = np.searchsorted(kept, choice.labels[stays]), choice.rows[stays]
-    return replace(choice, candidates=[best], rows=rows, labels=labels, fold=choice.fold[stays])
+                answers = found.answers(torch.from_numpy(logits), z, error, names)
+                pairs = zip(y[rest], answers, strict=True)
+                right = np.array([str(k) in answer.classes for k, answer in pairs])
+                size = np.array([len(answer.classes) for answer in answers])
+                for line in ("class in the answer", "least of these"):
+                    into[f"{line}, {error}", m].append(100 * right.mean())
+                into[f"not 'none of these', {error}", m].append(100 * (size > 0).mean())
+                into[f"one class named, {error}", m].append(100 * (size == 1).mean())
+                into[f"right of these, {error}", m] += [*100.0 * right[size == 1]]
 
 
 MEASURES: dict[str, Callable[[list[Space], np.ndarray, int, Numbers], None]] = {
@@ -314,7 +297,7 @@ def table(part: str, found: Numbers, draws: int) -> str:
 
     columns = sorted({column for _, column in found})
     lines = [
-        [line, *(of(line)(found[line, m]) if (line, m) in found else None for m in columns)]
+        [line, *(of(line)(found[line, m]) if found.get((line, m)) else None for m in columns)]
         for line in dict.fromkeys(line for line, _ in found)
     ]
     head = [f"{part}, {draws} draws", *(f"{m} a class" for m in columns)]

@@ -64,7 +64,7 @@ def save_run(
         keys={item.impath: image_key(item.impath) for item in test},
     )  # fmt: skip
     facts = facts_of_run(cfg, method, data, Precision("fp32", method.device), None)
-    facts = replace(facts, calibration=silent.lower() or calibration.content())
+    facts = replace(facts, calibration=silent.lower() or vars(calibration))
     saved = replace(
         facts, state_dict=PublicLayout(method).state_dict(), method=method.own_state(), epoch=0
     )

@@ -1,13 +1,12 @@
 """Answers with a chosen error: a class, several classes, or none of them (docs/use.md).
 
-Labelled images that nothing else has read calibrate a run. Letters: n of them, K classes, B images,
-D the width of the features.
+Letters: n labelled images that nothing else has read, B other images, K classes, D features.
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -16,15 +15,13 @@ from ..errors import need, printable
 from .conformal import scores, threshold
 
 SEVERAL, NONE = "several", "none of these"
-BAD = 2.2  # times the error, in a bad draw of the images that calibrate (docs/advise.md)
 
 
 class Answer(NamedTuple):
     """The answer to an image.
 
     answer: a class, SEVERAL, or NONE; classes: those that it may be of, likeliest first, none with
-    NONE; p: their probabilities; likeness: the largest centred cosine with a class, from -1 to 1,
-    or None for a run without it.
+    NONE; p: their probabilities; likeness: the largest centred cosine with a class, or None.
     """
 
     answer: str
@@ -35,13 +32,13 @@ class Answer(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Calibration:
-    """What the labelled images say of the probabilities of a run.
+    """What n labelled images say of the probabilities of a run.
 
     Attributes:
         temperature: which the logits are divided by.
         scores: (n,), LAC scores of the images for their own classes, rising.
-        likeness: (n,), the largest centred cosines of the images, rising, if the run has them;
-        centre, classes: and what they are computed with, as from `centred`.
+        likeness: (n,), their largest centred cosines, rising, if the run has them.
+        centre, classes: as from `centred`, then.
     """
 
     temperature: float
@@ -53,48 +50,34 @@ class Calibration:
     @classmethod
     def fit(cls, logits: Tensor, labels: Tensor, temperature: float) -> "Calibration":
         """Return that of logits (n, K), with labels (n,), at a temperature."""
-        own = scores(_probabilities(logits, temperature), "lac").gather(1, labels[:, None])
+        own = scores((logits.float() / temperature).softmax(1), "lac").gather(1, labels[:, None])
         return cls(temperature, own[:, 0].sort().values)
-
-    def content(self) -> dict[str, Any]:
-        """Return what a checkpoint keeps of it."""
-        return {name: value for name, value in vars(self).items() if value is not None}
 
     def threshold(self, error: float) -> float:
         """Return the largest LAC score, 1 - p, of a class in an answer; 1, that of all, at most."""
         return min(threshold(self.scores, error), 1.0)
 
     def least_likeness(self, error: float) -> float:
-        """Return the floor(error (n + 1))-th smallest likeness; less than any other if that is 0.
-
-        It is -1 for a run without likeness, too.
-        """
-        if self.likeness is None or (k := int(error * (len(self.likeness) + 1) + 1e-9)) < 1:
-            return -1.0
-        return float(self.likeness[k - 1])
+        """Return the floor(error (n + 1))-th smallest likeness; -1 if that is 0, or without any."""
+        k = 0 if self.likeness is None else int(error * (len(self.likeness) + 1) + 1e-9)
+        return float(self.likeness[k - 1]) if k else -1.0  # type: ignore[index]
 
     def answers(
         self, logits: Tensor, z: Tensor, error: float, classnames: Sequence[str]
     ) -> list[Answer]:
-        """Return the answers to B images.
-
-        Args:
-            logits: (B, K).
-            z: (B, D), image features.
-            error: share of images of the classes whose answer may lack their class.
-            classnames: K names.
+        """Return the answers to B images, given logits (B, K), features (B, D) and K names.
 
         Raises:
             UserError: as `check_error`.
         """
         limit, least = self.threshold(check_error(error)), self.least_likeness(error)
-        p = _probabilities(logits, self.temperature).cpu()
+        p = (logits.float() / self.temperature).softmax(1).cpu()
         kept = (scores(p, "lac") <= limit) | (p == p.amax(1, keepdim=True))  # never empty
-        like = [None] * len(p)
-        if self.classes is not None:
-            like = likeness(z, self.centre, self.classes).tolist()
+        cosines = [None] * len(p)
+        if self.centre is not None and self.classes is not None:
+            cosines = likeness(z, self.centre, self.classes).tolist()
         answers = []
-        for row, inside, cosine in zip(p, kept, like, strict=True):
+        for row, inside, cosine in zip(p, kept, cosines, strict=True):
             best = row.argsort(descending=True, stable=True)
             best = best[inside[best]] if cosine is None or cosine >= least else best[:0]
             names = [classnames[k] for k in best.tolist()]
@@ -105,10 +88,11 @@ class Calibration:
     def promise(self, error: float) -> str:
         """Return sentences that say what answers with this error promise, and what they do not."""
         n = len(self.scores)
+        bad = min(1, error * (3.2 if n < 100 else 2.2))  # the worst of 60 in docs/advise.md
         lines = [
             f"About {100 * error:.3g}% of images like the {n:,} that calibrated this run lack "
-            f"their class in the answer ({min(100, 100 * BAD * error):.3g}% in a bad draw); of a "
-            "single class nothing is promised."
+            f"their class in the answer ({100 * bad:.3g}% in a bad draw); of a single class "
+            "nothing is promised."
         ]
         if math.isinf(threshold(self.scores, error)):
             few = math.ceil((1 - error) / error - 1e-9)
@@ -119,12 +103,9 @@ class Calibration:
 
 
 def centred(z: Tensor, labels: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
-    """Return a centre (D,), and a centred direction of each class (K, D), from labelled images.
+    """Return a centre (D,), and a centred direction of each class (K, D).
 
-    Args:
-        z: (n, D), image features.
-        labels: (n,).
-        text: (K, D), text features of the classes.
+    They are of image features (n, D) with labels (n,), and of text features (K, D).
     """
     x, t = F.normalize(z.float(), dim=-1), F.normalize(text.float(), dim=-1)
     centre = x.mean(0)
@@ -135,15 +116,12 @@ def centred(z: Tensor, labels: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
 
 def likeness(z: Tensor, centre: Tensor, classes: Tensor) -> Tensor:
     """Return the largest centred cosine of image features (B, D) with a class, (B,)."""
-    x = F.normalize(z.float(), dim=-1) - centre.to(z.device)
-    return (F.normalize(x, dim=-1) @ classes.to(z.device).T).amax(1)
+    x = F.normalize(z.float(), dim=-1)
+    return (F.normalize(x - centre.to(x), dim=-1) @ classes.to(x).T).amax(1)
 
 
 def check_error(error: object) -> float:
-    """Return an error, a share of images, given as a number or a text.
-
-    Raises:
-        UserError: it is not between 0 and 1.
+    """Return an error, given as a number or a text; raises UserError if it is not from 0 to 1.
 
     Examples:
         >>> check_error("0.05")
@@ -156,7 +134,3 @@ def check_error(error: object) -> float:
     shown = printable(error)[:20]
     need(0 < value < 1, f"The error is '{shown}', but must be a number between 0 and 1: take 0.05")
     return value
-
-
-def _probabilities(logits: Tensor, temperature: float) -> Tensor:
-    return (logits.float() / temperature).softmax(1)

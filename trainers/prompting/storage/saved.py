@@ -82,13 +82,12 @@ def _is_probe(value: Any) -> bool:
 
 
 def _is_calibration(value: Any) -> bool:
-    if not isinstance(value, dict) or not isinstance(value.get("temperature"), float):
+    axes = {"temperature": 0, "scores": 1, "likeness": 1, "centre": 1, "classes": 2}
+    if not isinstance(value, dict) or value.keys() != axes.keys():
         return isinstance(value, str)
-    axes = {"scores": 1} | ({"likeness": 1, "centre": 1, "classes": 2} if len(value) > 2 else {})
-    return value.keys() == {"temperature", *axes} and all(
-        torch.is_tensor(x := value[name]) and x.is_floating_point() and x.dim() == axis
-        for name, axis in axes.items()
-    )
+    given = {name: getattr(x, "ndim", 0) for name, x in value.items() if x is not None}
+    warm = isinstance(value["temperature"], float) and value["temperature"] > 0
+    return warm and given in (axes, {"temperature": 0, "scores": 1})
 
 
 # What values must be.

@@ -199,29 +199,25 @@ def uncalibrated(method: Method, dataset: Any, cfg: CfgNode) -> str:
     """Return a clause why checkpoints have no calibration: UNTESTED if an evaluation adds one."""
     if why := spent(method, dataset, cfg):
         return f"it takes validation images, but {why}"
-    stream = f"the answers of {type(method).__name__} depend on the images before"
-    return stream if method.stream else UNTESTED
+    name = type(method).__name__
+    return f"answers of {name} depend on the images before" if method.stream else UNTESTED
 
 
 def calibrate(trainer: Any) -> Saved:
-    """Return the facts of a training, with the calibration by its last evaluation, if it has one.
-
-    That of an evaluation of another run's checkpoint is left out.
-    """
+    """Return the facts of a training, with the calibration by its evaluation, if it has one."""
     facts: Saved = trainer.facts
     waits = facts.calibration == UNTESTED or isinstance(facts.calibration, dict)
     if trainer.loaded or not waits or (t := trainer.predictions.temperature) is None:
         return facts
     logits, labels = map(torch.from_numpy, trainer.predictions.validation)
-    return replace(facts, calibration=Calibration.fit(logits, labels, t).content())
+    return replace(facts, calibration=vars(Calibration.fit(logits, labels, t)))
 
 
 def save_calibration(trainer: Any, folder: str) -> None:
     """Add the calibration of a training to its last checkpoint, written before the evaluation."""
-    if isinstance(trainer.facts.calibration, dict):
+    if isinstance(found := trainer.facts.calibration, dict):
         saved = Saved.read(checkpoint_file(folder, trainer.max_epoch))
-        saved = replace(saved, calibration=trainer.facts.calibration)
-        dassl("utils").save_checkpoint(saved.content(), folder)
+        dassl("utils").save_checkpoint(replace(saved, calibration=found).content(), folder)
 
 
 def for_classes(

@@ -64,14 +64,10 @@ class Run:
 
     @torch.no_grad()
     def classify(self, images: Any, error: float = 0.05) -> list[Answer]:
-        """Return a class, several, or none for each image, so that few lack the image's class.
+        """Return a class, several, or none for each image, (B, 3, H, W) or views of this shape.
 
-        About this share of images like those that calibrated the run get an answer without their
+        The answers to about a share `error` of images like those that calibrated the run lack their
         class (docs/use.md).
-
-        Args:
-            images: (B, 3, H, W) from `preprocess`, or a list of views of this shape.
-            error: the share, between 0 and 1.
 
         Raises:
             UserError: the error is not between 0 and 1, the run is not calibrated, or the
@@ -79,13 +75,8 @@ class Run:
         """
         return self.answers(self.model.predict(images), error)
 
-    def answers(
-        self, output: Output, error: float = 0.05, images: Sequence[Any] = ()
-    ) -> list[Answer]:
-        """Return the answers of `classify`, given the output of `model.predict`.
-
-        `images` are B names for the message about probabilities that are not finite.
-        """
+    def answers(self, output: Output, error: float, images: Sequence[Any] = ()) -> list[Answer]:
+        """Return the answers of `classify`, given an output of the model and names of B images."""
         finite_softmax(output.logits, images or range(len(output.logits)))
         z = output.image.z[:, 0]
         return self.calibrated().answers(output.logits, z, error, self.classnames)
@@ -183,7 +174,7 @@ def read_run(
 
 
 def calibration_of(saved: Saved, names: Sequence[str], width: int | None) -> Calibration | str:
-    """Return the calibration of a checkpoint for classes with these names, or why it has none.
+    """Return the calibration of a checkpoint, or why there is none for these classes.
 
     `width` is that of the features, if it is known.
     """
@@ -191,11 +182,12 @@ def calibration_of(saved: Saved, names: Sequence[str], width: int | None) -> Cal
         return "it is for the classes of the training"
     if not isinstance(content := saved.calibration or "its checkpoint does not say one", dict):
         return content
-    calibration = Calibration(**content)
-    if (classes := calibration.classes) is None:
-        return calibration
-    fits = len(classes) == len(names) and width in (None, classes.shape[1])
-    return calibration if fits else "that of its checkpoint has other shapes"
+    one = Calibration(**content)
+    if one.centre is None or one.classes is None:
+        return one
+    D = len(one.centre)
+    fits = one.classes.shape == (len(names), D) and width in (None, D)
+    return one if fits else "that of its checkpoint has other shapes"
 
 
 def finite_softmax(logits: torch.Tensor, images: Sequence[Any]) -> torch.Tensor:
