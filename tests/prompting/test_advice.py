@@ -59,7 +59,7 @@ def of(best, labels, fold=None, counts=None, **more):
     best = Candidate("ViT-L/14", "LPPlusPlus", 0, logits, right, 1.0, 0.0, more.get("zero_shot", 0))
     fold = np.arange(n) % 5 if fold is None else fold
     judged = more.get("judged", np.ones(n, bool))
-    return Choice([best], np.arange(n), labels, np.arange(n), fold, 5, np.array(counts), judged)
+    return Choice([best], np.arange(n), labels, np.arange(n), fold, np.array(counts), judged)
 
 
 def answers(right, n, classes=19, each=8):

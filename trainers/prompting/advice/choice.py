@@ -41,7 +41,6 @@ class Choice:
     labels: np.ndarray  # (n,)
     groups: np.ndarray  # (n,), of images that share a fold
     fold: np.ndarray  # (n,), from 0
-    parts: int  # the number of folds
     counts: np.ndarray  # (K,), labels of each class
     judged: np.ndarray  # (n,), False where the fits had no image of the class
 
@@ -49,6 +48,11 @@ class Choice:
     def best(self) -> Candidate:
         """The candidate to take."""
         return self.candidates[0]
+
+    @property
+    def parts(self) -> int:
+        """The number of folds."""
+        return int(self.fold.max()) + 1
 
     @property
     def m(self) -> float:
@@ -87,22 +91,25 @@ def choose(
     group = group if groups is None else join(group, groups[rows])
     m = np.median(counts)
     fold = folds(y, group, MOST if m < 2 else min(MOST, int(m)))
-    parts = int(fold.max()) + 1
-    inside = np.stack([np.bincount(y[fold == part], minlength=K) for part in range(parts)])
+    held_out = [fold == part for part in range(fold.max() + 1)]
+    inside = np.stack([np.bincount(y[held], minlength=K) for held in held_out])
     candidates = []
     for number, space in enumerate(spaces):
         zero_shot = int((space.zero_shot()[rows].argmax(1) == y).sum())
         shared = space.span(rows)
         for method in methods_for(counts):
-            logits = out_of_fold(shared, method, rows, y, fold)
-            temperature, loss = calibrate(logits, y)
+            logits = np.empty((len(y), K))
+            for held in held_out:
+                logits[held] = shared.logits(method, rows[~held], y[~held], rows[held])
             right = int((logits.argmax(1) == y).sum())
             candidates.append(
-                Candidate(space.name, method, number, logits, right, temperature, loss, zero_shot)
+                Candidate(
+                    space.name, method, number, logits, right, *calibrate(logits, y), zero_shot
+                )
             )
     blind = m < 2 or counts.min() == 0  # answers to classes without labels in a part count nothing
     candidates.sort(key=lambda c: (0 if blind else -c.right, c.loss))
-    return Choice(candidates, rows, y, group, fold, parts, counts, inside[fold, y] < counts[y])
+    return Choice(candidates, rows, y, group, fold, counts, inside[fold, y] < counts[y])
 
 
 def methods_for(counts: np.ndarray) -> tuple[str, ...]:
@@ -110,17 +117,6 @@ def methods_for(counts: np.ndarray) -> tuple[str, ...]:
     if counts.min() == 0:
         return ("CLAP",)
     return ("LPPlusPlus",) if np.median(counts) < FEW else ("LPPlusPlus", "GDA")
-
-
-def out_of_fold(
-    space: Space, method: str, rows: np.ndarray, labels: np.ndarray, fold: np.ndarray
-) -> np.ndarray:
-    """Return logits (n, K) of each of n rows by a fit to the other folds."""
-    logits = np.empty((len(rows), len(space.text)))
-    for part in np.unique(fold):
-        held = fold == part
-        logits[held] = space.logits(method, rows[~held], labels[~held], rows[held])
-    return logits
 
 
 def calibrate(logits: np.ndarray, labels: np.ndarray) -> tuple[float, float]:

@@ -102,22 +102,16 @@ def encode(
     stem = re.sub("[^A-Za-z0-9.@-]+", "-", name).strip("-").removesuffix(".safetensors")
     one = _read_stored(name, folder / f"{stem}.safetensors", collection.classnames)
     paths = dict(zip(collection.digests, collection.paths, strict=True))
-    missing = {digest: paths[digest] for digest in paths if digest and digest not in one.rows}
-    if not missing and one.text is not None:
-        one.write(collection)  # labels may have changed
-        return one
-    clip_model = load_clip(name).to(device)
-    one.scale = float(clip_model.logit_scale.detach().exp())
-    begun, done = time.monotonic(), 0
-    one.text = Teacher(clip_model, collection.classnames, [TEMPLATE]).raw.cpu()
-    one.seconds = one.seconds[0], time.monotonic() - begun
-    begun = time.monotonic()
-    with tqdm(total=len(missing), desc=name, unit="image", disable=None) as bar:
-        for digests, features, number in _batches(clip_model, missing, batch, one.unread):
-            one.rows |= dict(zip(digests, features, strict=True))
+    missing = [digest for digest in paths if digest and digest not in one.rows]
+    if missing or one.text is None:
+        clip_model, begun = load_clip(name).to(device), time.monotonic()
+        one.scale = float(clip_model.logit_scale.detach().exp())
+        one.text = Teacher(clip_model, collection.classnames, [TEMPLATE]).raw.cpu()
+        one.seconds = one.seconds[0], time.monotonic() - begun
+        begun, done = time.monotonic(), 0
+        for number in _encode_images(one, clip_model, {x: paths[x] for x in missing}, batch):
             done += number
             one.seconds = (time.monotonic() - begun) / done, one.seconds[1]
-            bar.update(number)
             if done == number < len(missing):
                 left = one.seconds[0] * (len(missing) - done)
                 need(
@@ -126,9 +120,9 @@ def encode(
                     + duration(max(0, most)),
                 )
                 print(f"{name}: {len(missing):,} images in about {duration(left)}")
-            if done // PART > (done - number) // PART:
+            if done % PART < number:
                 one.write(collection)
-    one.write(collection)
+    one.write(collection)  # labels may have changed
     return one
 
 
@@ -158,39 +152,39 @@ def _read_stored(name: str, file: Path, classnames: Sequence[str]) -> Encoded:
     return Encoded(name, file, rows, text, features.logit_scale, tuple(seconds))
 
 
-def _batches(
-    clip_model: Any, paths: Mapping[str, str], size: int, unread: dict[str, str]
-) -> Iterator[tuple[list[str], torch.Tensor, int]]:
-    """Yield digests of readable images, their features (n, D), and the number of images tried.
+def _encode_images(
+    one: Encoded, clip_model: Any, paths: Mapping[str, str], size: int
+) -> Iterator[int]:
+    """Add features of images, given by their digests, and yield the size of each batch after it.
 
-    The next batch is read meanwhile. Why others cannot be read is added to `unread`.
+    The next one is read meanwhile.
     """
     cfg = dassl("config").get_cfg_default()
     add_nodes(cfg)
     cfg.VERBOSE, cfg.INPUT.TRANSFORMS = False, ["normalize"]
     transform = plain_transform(fit_images(cfg, clip_model)[0])
     method = build_method("ZeroshotCLIP", {}, clip_model, ["a", "b"]).eval()
-    method.to(clip_model.logit_scale.device)
+    device = clip_model.logit_scale.device
+    method.to(device)
 
     def read(digest: str) -> torch.Tensor | None:
         try:
             image: torch.Tensor = transform(read_image(paths[digest]))
         except UserError as error:
-            unread[digest] = str(error)
+            one.unread[digest] = str(error)
             return None
         return image
 
-    order = list(paths)
-    groups = [order[start : start + size] for start in range(0, len(order), size)]
-    with ThreadPoolExecutor(THREADS) as pool:
-        coming = pool.map(read, groups[0]) if groups else iter(())
-        for i, group in enumerate(groups):
-            images = dict(zip(group, coming, strict=True))
-            coming = pool.map(read, groups[i + 1]) if groups[i + 1 :] else iter(())
+    batches = [[*paths][start : start + size] for start in range(0, len(paths), size)]
+    bar = tqdm(total=len(paths), desc=one.name, unit="image", disable=None)
+    with bar, ThreadPoolExecutor(THREADS) as pool:
+        coming = pool.map(read, batches[0] if batches else ())
+        for now, after in zip(batches, [*batches[1:], []], strict=True):
+            images, coming = dict(zip(now, coming, strict=True)), pool.map(read, after)
             good = {digest: image for digest, image in images.items() if image is not None}
-            rows = torch.empty(0)
             if good:
-                stacked = torch.stack([*good.values()]).to(method.device)
                 with torch.no_grad():
-                    rows = method.clip_features(stacked).cpu()
-            yield [*good], rows, len(group)
+                    z = method.clip_features(torch.stack([*good.values()]).to(device)).cpu()
+                one.rows |= dict(zip(good, z, strict=True))
+            bar.update(len(now))
+            yield len(now)
