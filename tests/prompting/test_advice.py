@@ -252,7 +252,7 @@ def test_the_sentences():
     ]
     assert len(lines) == 4 and "films" in lines[3]
     worse = Statement(answers(120, 152)).sentences()
-    assert worse[2] == "Zero-shot ViT-L/14 is right on more of them: 130."
+    assert worse[2] == "Zero-shot ViT-L/14 is right on more of these: 130 of 152."
     accuracy, low, high = Statement(answers(147, 152)).accuracy
     assert (round(accuracy, 4), round(low, 4), round(high, 4)) == (0.9671, 0.9142, 0.9903)
 

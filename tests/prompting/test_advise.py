@@ -4,6 +4,7 @@ import errno
 import json
 import shlex
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -216,6 +217,17 @@ def test_a_clip_beyond_the_budget(advised, tmp_path):
     collection, cpu = read_collection(advised[0]), torch.device("cpu")
     with pytest.raises(UserError, match="40 images would take .*, and --budget leaves 0 s"):
         encoding.encode("emoji", collection, tmp_path, cpu, 8, 0.0)
+
+
+def test_other_classes_need_only_their_text(advised, tmp_path, monkeypatch):
+    shutil.copytree(advised[1] / "features", tmp_path / "features")
+    monkeypatch.setattr(encoding, "read_image", None)
+    collection = replace(read_collection(advised[0]), classnames=[*"abcde"])
+    words = collection, tmp_path / "features", torch.device("cpu"), 8, 0.0
+    one = encoding.encode("emoji", *words)
+    kept = read_features(one.file)
+    assert kept.classnames == [*"abcde"] and len(kept.images) == len(one.rows) == 40
+    assert torch.equal(one.text, kept.text[encoding.TEMPLATE])
 
 
 def test_clips_in_the_caches(tmp_path, monkeypatch):

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -179,7 +180,7 @@ def _encode_images(
     bar = tqdm(total=len(paths), desc=one.name, unit="image", disable=None)
     with bar, ThreadPoolExecutor(THREADS) as pool:
         coming = pool.map(read, batches[0] if batches else ())
-        for now, after in zip(batches, [*batches[1:], []], strict=True):
+        for now, after in pairwise([*batches, []]):
             images, coming = dict(zip(now, coming, strict=True)), pool.map(read, after)
             good = {digest: image for digest, image in images.items() if image is not None}
             if good:

@@ -180,7 +180,9 @@ class Statement:
             )
         most = max(choice.candidates, key=lambda c: c.zero_shot)
         if not self.silent and most.zero_shot > best.right:
-            lines.append(f"Zero-shot {most.clip} is right on more of them: {most.zero_shot:,}.")
+            lines.append(
+                f"Zero-shot {most.clip} is right on more of these: {most.zero_shot:,} of {n:,}."
+            )
         if self.twice is not None:
             within = next(points for least, points in WITHIN.items() if choice.m >= least)
             lines.append(f"Twice the labels: about {100 * self.twice:.0f}% (± {within}).")
