@@ -58,7 +58,10 @@ def save_run(
     cfg.TRAINER.NAME, cfg.TEST.SPLIT = best.method, FOLDS
     settings = SETTINGS[best.method].items()
     cfg.merge_from_list([x for key, value in settings for x in (method.place(key), value)])
-    test = [SimpleNamespace(impath=collection.paths[row]) for row in rows]
+    test = [
+        SimpleNamespace(impath=collection.paths[row], label=label)
+        for row, label in zip(rows, y.tolist(), strict=True)
+    ]
     data = SimpleNamespace(
         classnames=collection.classnames, train_x=test, test=test, fingerprint=collection.hash(),
         keys={item.impath: image_key(item.impath) for item in test},
