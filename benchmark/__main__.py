@@ -31,7 +31,7 @@ COMMANDS = {
     "twin": ("measure.twin", "compare whole trainings with those of published code"),
     "solver": ("measure.solver", "time the transport solver against POT's"),
     **{name: (OF_PLUG_IN, summary) for name, summary in commands.COMMANDS.items()},
-    "visualize": ("inspect.visualize", "draw token-level transport plans over an image"),
+    "visualize": ("inspect.visualize", "draw what a run sees in images, or all test images"),
     "words": ("inspect.words", "list the vocabulary words nearest to the learned textual prompts"),
 }
 PROG = "python -m benchmark"

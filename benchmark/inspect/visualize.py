@@ -1,12 +1,15 @@
-"""Draw token-level transport plans over images: the patches that each word of a prompt goes to."""
+"""Draw what a run sees in images: transport plans, or similarities of patches to a class and words.
+
+With --map, the features of all test images.
+"""
 
 import io
 import os
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from trainers.prompting.errors import UserError, check_name
+from trainers.prompting.errors import UserError, check_name, need
 
 from ..cli import Parser, each, from_one, from_zero, write_output
 from .load import load_run, run_parser, test_images
@@ -17,19 +20,23 @@ if TYPE_CHECKING:
 
 FORMATS = ("png", "pdf", "svg")
 HUE, MOST_OPAQUE = "#d62728", 0.85  # of the largest share; the grey image stays visible below
+LEARNED, MOST_LEARNED = "context ", 4  # words; more than so many share a map
 GREY = (0.299, 0.587, 0.114)  # of red, green and blue in the luminance
 DARKEST = -0.7  # black is drawn in a light grey, on which the hue is seen
 
 
 class Map(NamedTuple):
-    """The map of a word: its mass on each patch (side, side), as multiples of an even share."""
+    """The map of a word: a value for each patch, (side, side).
+
+    In transport, its mass as multiples of an even share; else a cosine.
+    """
 
     word: str
-    share: "torch.Tensor"
+    values: "torch.Tensor"
 
 
 class Block(NamedTuple):
-    """An image with a title, and the maps of each prompt."""
+    """An image with a title, and rows of maps, by prompt."""
 
     image: "numpy.ndarray"
     title: str
@@ -40,10 +47,16 @@ def build_parser() -> Parser:
     """Return the parser of `python -m benchmark visualize`."""
     parser = run_parser(
         "python -m benchmark visualize",
-        "Draw to which patches of an image each word of a prompt is transported. "
-        "Several classes and test images make a sheet.",
+        "Draw to which patches of an image each word of a prompt is transported; for a run without "
+        "transport, how similar patches are to a class and its words, by zero-shot CLIP and by "
+        "the run. Several classes and test images make a sheet.",
     )
     add = parser.add_argument
+    add("--similarity", action="store_true", help="draw similarities in place of transport")
+    add("--map", action="store_true",
+        help="draw the features of the test images in two dimensions (t-SNE)")  # fmt: skip
+    add("--most", type=from_one, default=2000,
+        help="draw so many images at random if there are more (default: %(default)s)")  # fmt: skip
     add("--image", type=Path, help="an image file (default: a test image of the class)")
     add(
         "--class-name", nargs="+", metavar="NAME",
@@ -51,50 +64,72 @@ def build_parser() -> Parser:
         "for --image)",
     )  # fmt: skip
     add(
-        "--index", type=each(from_zero), default="0",
+        "--index", type=each(from_zero),
         help="numbers of test images of each class, from 0 on, as in '0 1 2' (default: 0)",
     )  # fmt: skip
     add(
         "--prompts",
         type=each(from_one),
-        help="numbers of the prompts to show, from 1 on (default: the first two)",
+        help="numbers of the prompts to show, from 1 on (default: the first two; of "
+        "similarities the first)",
     )
     add(
-        "--output", type=Path, default=Path("transport.png"),
-        help=f"file to write; its name ends in {', '.join(FORMATS)} (default: transport.png)",
+        "--output", type=Path,
+        help=f"file to write; its name ends in {', '.join(FORMATS)} (default: transport.png, "
+        "similarity.png or map.png)",
     )  # fmt: skip
     return parser
 
 
 def main(argv: list[str]) -> int:
-    """Load a run, solve the token level for each image and class, and draw the plans."""
+    """Load a run, compute what is asked for, and draw it."""
     args = build_parser().parse_args(argv)
     for name in ("index", "prompts"):
         if getattr(args, name) == []:
             raise UserError(f"--{name} is empty: give at least one number")
-    if args.output.suffix.lstrip(".") not in FORMATS:
+    if args.output and args.output.suffix.lstrip(".") not in FORMATS:
         raise UserError(
             f"--output is '{args.output}': its name must end in .{' or .'.join(FORMATS)}"
         )
-    run = load_run(args)
-    point = getattr(run.model, "point", None)
-    if point is None or not point.beta:
-        raise UserError(
-            f"the run in '{args.model_dir}' has no token-level transport: choose one that has, "
-            "such as a run of ALIGN"
+    for name in ("image", "class_name", "index", "prompts", "similarity") if args.map else ():
+        need(
+            not getattr(args, name),
+            f"--map draws all test images: leave out --{name.replace('_', '-')}",
         )
-    most = min(max(point.M, 1), max(point.N, 1))
-    prompts = args.prompts or list(range(1, min(most, 2) + 1))
-    if max(prompts) > most:
-        raise UserError(
+    run = load_run(args)
+    if args.map:
+        return draw_all(run, args.most, args.output or Path("map.png"))
+    point: Any = getattr(run.model, "point", None)
+    similar = args.similarity or point is None or not point.beta
+    output = args.output or Path("similarity.png" if similar else "transport.png")
+    prompts = args.prompts or [1]
+    if not similar:
+        most = min(max(point.M, 1), max(point.N, 1))
+        prompts = args.prompts or list(range(1, min(most, 2) + 1))
+        need(
+            max(prompts) <= most,
             f"--prompts has {max(prompts)}, but the run has {most} prompts: give numbers from "
-            f"1 to {most}"
+            f"1 to {most}",
         )
     chosen = choose_images(run, args)
-    blocks = [block(run, path, name, prompts) for path, name in chosen]
-    draw_maps(args.output, blocks)
+    draw = similarity_block if similar else block
+    draw_maps(output, [draw(run, path, name, prompts) for path, name in chosen], not similar)
     for path, name in chosen:
-        print(f"{args.output}: {path} against '{name}'")
+        print(f"{output}: {path} against '{name}'")
+    return 0
+
+
+def draw_all(run, most: int, output: Path) -> int:
+    """Draw the features of at most so many test images."""
+    from .feature_map import choose, draw_feature_map, features_of, two_dimensions
+
+    items, seed = test_images(run), run.settings.SEED
+    found = features_of(run, choose(items, most, seed))
+    n, right = len(found.labels), (found.labels == found.predicted).mean()
+    of = f"{n:,} of {len(items):,}" if n < len(items) else f"{n:,}"
+    title = f"{run.method}: {of} test images of {run.settings.DATASET.NAME}, {right:.1%} right"
+    draw_feature_map(output, found, two_dimensions(found.z, seed), run.classnames, title)
+    print(f"{output}: {title}")
     return 0
 
 
@@ -114,7 +149,7 @@ def choose_images(run, args) -> list[tuple[Path, str]]:
     images, choices = test_images(run), []
     for name in args.class_name or [None]:
         items = [item for item in images if name in (None, item.classname)]
-        for index in args.index:
+        for index in args.index or [0]:
             if index >= len(items):
                 of_class = f" of '{name}'" if name else ""
                 raise UserError(
@@ -126,8 +161,9 @@ def choose_images(run, args) -> list[tuple[Path, str]]:
 
 
 def prepare(run, path: Path) -> "torch.Tensor":
-    """Return an image as the run reads it, (3, H, W)."""
-    return run.preprocess(run.read(path))
+    """Return an image as the run reads it, (3, H, W); of several views, the plain one."""
+    image = run.preprocess(run.read(path))
+    return image[0] if isinstance(image, list) else image
 
 
 def likeliest(run, path: Path) -> str:
@@ -143,23 +179,46 @@ def block(run, path: Path, name: str, prompts: list[int]) -> Block:
     """Compute the maps of some prompts of a class on an image."""
     import torch
 
-    from trainers.prompting.encoders.sentences import SLOT, encode_after
-
     model, k = run.model, run.classnames.index(name)
     image = prepare(run, path)
     with torch.no_grad():
         output = model.output(image[None].to(model.device))
         plans = token_plans(model, output.image, output.text, k)
-    tokenizer = model.text_encoder.tokenizer
-    of_name = encode_after(tokenizer.encode, SLOT, name)
-    of_class = [tokenizer.decode([token]).strip() for token in of_name]
-    maps = {}
+    of_class, maps = words_of(model, name), {}
     for n in prompts:
         words = model.text_encoder.words(k, n - 1)
         # the states of visual prompts follow the patches, and padding the words
         T = plans[n - 1, n - 1, : model.image_encoder.num_patches, : len(words)].cpu()
         maps[f"prompt {n}"] = maps_of(T, words, of_class)
     return Block(denormalize(image, run.settings), f"'{name}'", maps)
+
+
+def similarity_block(run, path: Path, name: str, prompts: list[int]) -> Block:
+    """Compute similarities of an image to a class and its words, before and after the training."""
+    from .similarities import similarities, untrained
+
+    image = prepare(run, path)
+
+    def maps(model, k: int, n: int) -> list[Map]:
+        of_class, cosines, words = similarities(model, image, k, n)
+        each = groups(words, words_of(model, name))
+        of_words = [square(cosines[:, places].mean(1)) for places in each]
+        return [Map("class", square(of_class)), *map(Map, [join(words, p) for p in each], of_words)]
+
+    rows, k = {"zero-shot CLIP": maps(untrained(run, name), 0, 0)}, run.classnames.index(name)
+    for n in prompts:
+        label = run.method if prompts == [1] else f"{run.method}, prompt {n}"
+        rows[label] = maps(run.model, k, n - 1)
+    return Block(denormalize(image, run.settings), f"'{name}'", rows)
+
+
+def words_of(model, name: str) -> list[str]:
+    """Return the words of a class name, as the CLIP's tokenizer has them."""
+    from trainers.prompting.encoders.sentences import SLOT, encode_after
+
+    tokenizer = model.text_encoder.tokenizer
+    tokens = encode_after(tokenizer.encode, SLOT, name)
+    return [tokenizer.decode([token]).strip() for token in tokens]
 
 
 def token_plans(model, image, text, k: int):
@@ -181,23 +240,41 @@ def token_plans(model, image, text, k: int):
 
 
 def maps_of(T, words: list[str], of_class: list[str]) -> list[Map]:
-    """Return maps of a plan T (P, L): of each learned word, and each word of the class name.
+    """Return maps of a plan T (P, L), of each of `groups`."""
+    each = groups(words, of_class)
+    mass = [T[:, places].sum(1) for places in each]
+    shares = [square(m / m.sum() * len(m)) for m in mass]
+    return list(map(Map, [join(words, places) for places in each], shares))
 
-    Adjacent fixed words share a map.
+
+def groups(words: list[str], of_class: list[str]) -> list[list[int]]:
+    """Return the places of words that share a map.
+
+    Words of the class name are alone, as are learned ones if they are few; adjacent fixed words
+    share.
     """
+    many = sum(word.startswith(LEARNED) for word in words) > MOST_LEARNED
 
     def kind(place: int) -> object:
-        alone = words[place].startswith("context ") or words[place] in of_class
-        return place if alone else "fixed"
+        if words[place].startswith(LEARNED):
+            return "learned" if many else place
+        return place if words[place] in of_class else "fixed"
 
-    maps = []
-    for _, places in groupby(range(len(words)), kind):
-        group = list(places)
-        mass = T[:, group].sum(1)
-        side = round(len(mass) ** 0.5)
-        share = (mass / mass.sum() * len(mass)).reshape(side, side)
-        maps.append(Map(" ".join(words[place] for place in group), share))
-    return maps
+    return [list(places) for _, places in groupby(range(len(words)), kind)]
+
+
+def join(words: list[str], places: list[int]) -> str:
+    """Return the title of a map: its words, or the first and the last of learned ones."""
+    first, last = words[places[0]], words[places[-1]]
+    if len(places) > 1 and first.startswith(LEARNED):
+        return f"{first} to {last.removeprefix(LEARNED)}"
+    return " ".join(words[place] for place in places)
+
+
+def square(values: "torch.Tensor") -> "torch.Tensor":
+    """Return values of patches (P,) as (side, side)."""
+    side = round(len(values) ** 0.5)
+    return values.reshape(side, side)
 
 
 def denormalize(image, cfg):
@@ -209,11 +286,12 @@ def denormalize(image, cfg):
     return (image * std + mean).clamp(0, 1).permute(1, 2, 0).numpy()
 
 
-def draw_maps(output: Path, blocks: list[Block]) -> None:
+def draw_maps(output: Path, blocks: list[Block], transport: bool = True) -> None:
     """Draw a block of rows for each image: the image, and a row of maps for each prompt.
 
-    A map is the image in grey with more colour on patches to which more of the word's mass goes.
-    All maps have the same scale.
+    A map is the image in grey with more colour on patches to which more of the word's mass goes, or
+    which are more similar. All maps of transport have the same scale; others each their own, from
+    the smallest value to the largest, which stand below.
     """
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
@@ -223,10 +301,9 @@ def draw_maps(output: Path, blocks: list[Block]) -> None:
     columns = 1 + max(map(len, shown))
     figure = Figure(figsize=(1.4 * columns, 1.55 * len(shown) + 0.7), layout="constrained")
     grid = figure.add_gridspec(len(shown), columns)
-    shares = [word_map.share for maps in shown for word_map in maps]
-    least = min(0.9, *(float(share.min()) for share in shares))
-    most = max(1.1, *(float(share.max()) for share in shares))
-    scale, colours = Normalize(least, most), _colours()
+    ranges = [[float(m.values.min()), float(m.values.max())] for maps in shown for m in maps]
+    least, most = min(0.9, *(r[0] for r in ranges)), max(1.1, *(r[1] for r in ranges))
+    scale, colours = Normalize(least, most) if transport else None, _colours()
     row = 0
     for block in blocks:
         axis = figure.add_subplot(grid[row, 0])
@@ -239,19 +316,25 @@ def draw_maps(output: Path, blocks: list[Block]) -> None:
                 axis = figure.add_subplot(grid[row, column])
                 axis.imshow(block.image @ GREY, cmap="gray", vmin=DARKEST, vmax=1)
                 axis.imshow(
-                    word_map.share.numpy(), extent=(-0.5, edge, edge, -0.5), cmap=colours,
+                    word_map.values.numpy(), extent=(-0.5, edge, edge, -0.5), cmap=colours,
                     norm=scale, interpolation="bicubic",
                 )  # fmt: skip
                 axis.set(xticks=[], yticks=[])
                 axis.set_frame_on(False)
                 axis.set_title(word_map.word, fontsize=9)
+                if not transport:
+                    low, high = word_map.values.min(), word_map.values.max()
+                    axis.set_xlabel(f"{low:.2f} to {high:.2f}", fontsize=7, labelpad=2)
                 if column == 1:
                     axis.set_ylabel(prompt, fontsize=8)
             row += 1
-    bar = figure.colorbar(
-        ScalarMappable(scale, colours), ax=figure.axes, location="bottom", shrink=0.5, aspect=30
-    )
-    bar.set_label("share of the word's mass (1: spread evenly)", fontsize=8)
+    colour = ScalarMappable(scale or Normalize(0, 1), colours)
+    bar = figure.colorbar(colour, ax=figure.axes, location="bottom", shrink=0.5, aspect=30)
+    label = "share of the word's mass (1: spread evenly)"
+    if not transport:
+        label = "cosine of patch and text, from each map's smallest to its largest"
+        bar.set_ticks([])
+    bar.set_label(label, fontsize=8)
     drawn = io.BytesIO()
     form = output.suffix.lstrip(".")
     figure.savefig(drawn, dpi=150, format=form, bbox_inches="tight", pad_inches=0.05)

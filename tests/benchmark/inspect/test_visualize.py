@@ -1,5 +1,6 @@
 """Tests of the transport maps that `visualize` draws, and of its errors."""
 
+import re
 from argparse import Namespace
 from pathlib import Path
 from types import SimpleNamespace
@@ -7,16 +8,22 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from matplotlib.axes import Axes
+from paths import GOLDEN
 from PIL import Image
 
 from benchmark.__main__ import main as command
 from benchmark.inspect import visualize
+from benchmark.inspect.feature_map import Features, choose, draw_feature_map, two_dimensions
+from benchmark.inspect.similarities import patch_features, similarities, untrained
 from benchmark.inspect.visualize import (
     Block,
     Map,
     build_parser,
     choose_images,
     draw_maps,
+    groups,
+    join,
     main,
     maps_of,
     token_plans,
@@ -75,10 +82,148 @@ def test_adjacent_fixed_words_share_a_map():
     maps = maps_of(T, words, ["hot", "dog"])
     assert [found.word for found in maps] == ["context 1", "of a", "hot", "dog", "type"]
     for found in maps:
-        assert found.share.shape == (4, 4)
-        assert float(found.share.mean()) == pytest.approx(1)  # in multiples of an even share
+        assert found.values.shape == (4, 4)
+        assert float(found.values.mean()) == pytest.approx(1)  # in multiples of an even share
     both = T[:, 1] + T[:, 2]
-    assert torch.allclose(maps[1].share.flatten(), 16 * both / both.sum())
+    assert torch.allclose(maps[1].values.flatten(), 16 * both / both.sum())
+
+
+def test_many_learned_words_share_a_map():
+    words = [*(f"context {i}" for i in range(1, 6)), "hot", "dog", "type", "of"]
+    titles = [join(words, places) for places in groups(words, ["hot", "dog"])]
+    assert titles == ["context 1 to 5", "hot", "dog", "type of"]
+    assert len(groups(words[1:], ["hot", "dog"])) == 4 + 3
+
+
+# ------------------------------------------------------------------ similarities
+
+
+IMAGE = torch.randn(3, 32, 32, generator=torch.Generator().manual_seed(1))
+NAMES = ["cat", "sea or lake", "hot dog"]
+TINY = str(GOLDEN / "tiny_clip_seed0.safetensors")
+
+
+@torch.no_grad()
+def built(clip_model, name, node, move=True):
+    model = build_method(name, node, clip_model, NAMES).eval()
+    for parameter in model.learned().values() if move else ():
+        parameter.add_(0.1 * torch.randn_like(parameter))
+    return model
+
+
+@pytest.mark.parametrize(
+    ("name", "node"),
+    [
+        ("ALIGN", NODES["ALIGN"]), ("CoOp", {"N_CTX": 2, "CSC": True}), ("CLIPLoRA", {}),
+        ("PLOT", {"N_CTX": 2}),
+    ],
+)  # fmt: skip
+def test_an_encoder_of_one_class_is_that_of_all(tiny_clip, name, node):
+    model = built(tiny_clip, name, node)
+    text, contexts = model.text(), model.contexts()
+    n = len(text.h) - 1
+    own, cosines, words = similarities(model, IMAGE, 1, n)
+    r = patch_features(model, IMAGE[None], contexts)
+    assert r.shape == (16, 64) and torch.allclose(r.norm(dim=1), torch.ones(16))
+    torch.testing.assert_close(own, r @ text.h[n, 1])
+    before = {key: value for key, value in vars(model.text_encoder).items() if key != "_kept"}
+    some = [x[:, 1:2] if model.text_encoder.class_specific else x for x in contexts.text or ()]
+    alone = model.text_encoder.of_class(1)(some or None, None, model.blocks("text"))
+    torch.testing.assert_close(alone.h[n, 0], text.h[n, 1], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(cosines, r @ alone.s[n, 0].T)
+    assert words[-3:] == ["sea", "or", "lake"] and cosines.shape == (16, len(words))
+    if name == "ALIGN":
+        torch.testing.assert_close(cosines, r @ text.s[n, 1, : len(words)].T, atol=1e-5, rtol=1e-4)
+    assert before.keys() == vars(model.text_encoder).keys() - {"_kept"}
+    assert all(vars(model.text_encoder)[key] is value for key, value in before.items())
+
+
+def test_an_untrained_prompt_sees_as_zero_shot_clip_does(tiny_clip):
+    node = {"CTX_INIT": "a photo of a"}
+    run = SimpleNamespace(
+        backbone=TINY, settings=SimpleNamespace(DATASET=SimpleNamespace(NAME="any"))
+    )
+    zero_shot = similarities(untrained(run, NAMES[1]), IMAGE, 0, 0)
+    fresh = similarities(built(tiny_clip, "CoOp", node, move=False), IMAGE, 1, 0)
+    moved = similarities(built(tiny_clip, "CoOp", node), IMAGE, 1, 0)
+    for i in range(2):
+        torch.testing.assert_close(fresh[i], zero_shot[i], atol=1e-5, rtol=1e-4)
+        assert (moved[i] - zero_shot[i]).abs().max() > 1e-3
+    assert zero_shot[2][:4] == ["a", "photo", "of", "a"] and fresh[2][0] == "context 1"
+
+
+def test_what_learns_on_features_takes_patches(tiny_clip):
+    model = built(tiny_clip, "CLIPAdapter", {})
+    plain = patch_features(built(tiny_clip, "ZeroshotCLIP", {}), IMAGE[None], model.contexts())
+    adapted = patch_features(model, IMAGE[None], model.contexts())
+    torch.testing.assert_close(adapted, model.image_features(plain, model.contexts()).z[:, 0])
+    assert (adapted - plain).abs().max() > 1e-3
+
+
+def test_runs_without_such_similarities(tiny_clip):
+    model = built(tiny_clip, "CoCoOp", {})  # its text depends on the image
+    own, cosines, words = similarities(model, IMAGE, 0, 0)
+    assert own.shape == (16,) and cosines.shape == (16, 0) and words == []
+    with pytest.raises(UserError, match="--prompts has 2, but the run has 1: give 1 to 1"):
+        similarities(model, IMAGE, 0, 1)
+    model.image_encoder.is_closed = True
+    with pytest.raises(UserError, match="closed .docs/backbones.md., so there are no patches"):
+        patch_features(model, IMAGE[None], model.contexts())
+
+
+# ------------------------------------------------------------------ the map
+
+
+def test_a_map_of_two_groups(tmp_path, monkeypatch):
+    centres = np.repeat(np.eye(2, 8), 12, axis=0)
+    z = centres + 0.05 * np.random.default_rng(0).standard_normal((24, 8))
+    labels, predicted = np.repeat([0, 1], 12), np.repeat([0, 1], 12)
+    predicted[:3] = 1
+    places = two_dimensions(z, seed=1)
+    apart = np.linalg.norm(places[:, None] - places[None], axis=-1)
+    np.fill_diagonal(apart, np.inf)
+    assert (labels[apart.argmin(1)] == labels).all()
+    written, write = {}, Axes.text
+    monkeypatch.setattr(
+        Axes, "text", lambda *of, **more: written.update({of[3]: of[1:3]}) or write(*of, **more)
+    )
+    draw_feature_map(tmp_path / "map.svg", Features(z, labels, predicted), places, NAMES, "both")
+    drawn = (tmp_path / "map.svg").read_text()
+    assert all(f"<!-- {text} -->" in drawn for text in ("both", "right (21)", "wrong (3)"))
+    assert (
+        written
+        == {  # the third class has no image
+            "cat": tuple(np.median(places[3:12], axis=0)),
+            "sea or lake": tuple(np.median(places[12:], axis=0)),
+        }
+    )
+
+
+def test_a_draw_of_test_images_is_that_of_its_seed():
+    items = [*range(100)]
+    assert choose(items, 100, seed=1) == items
+    few = choose(items, 10, seed=1)
+    assert few == choose(items, 10, seed=1) == sorted(few) and len({*few}) == 10
+    assert few != choose(items, 10, seed=2)
+
+
+def test_similarities_and_the_map_of_a_run(runs, tmp_path, capsys):
+    asked = ["--model-dir", str(runs / "CoOp"), "--output"]
+    assert main([*asked, str(tmp_path / "similarity.png")]) == 0
+    assert " against '" in capsys.readouterr().out
+    assert Image.open(tmp_path / "similarity.png").width > 500
+    assert main([*asked, str(tmp_path / "map.png"), "--map", "--most", "7"]) == 0
+    (line,) = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(rf"{tmp_path}/map.png: CoOp: 7 of \d+ test images of .*% right", line)
+    with pytest.raises(UserError, match="A map needs 5 test images, but 2 can be read"):
+        main([*asked, str(tmp_path / "map.png"), "--map", "--most", "2"])
+
+
+@pytest.mark.parametrize("option", ["--image a.png", "--index 0", "--prompts 1", "--similarity"])
+def test_a_map_takes_no_choice_of_images(option):
+    said = f"--map draws all test images: leave out {option.partition(' ')[0]}"
+    with pytest.raises(UserError, match=said):
+        main(["--model-dir", "nowhere", "--map", *option.split()])
 
 
 @pytest.mark.slow
