@@ -113,7 +113,7 @@ PACKAGES = {
     "regularizers": "errors method teacher",
     "capabilities": "beyond dataset_keys encoders errors method node storage teacher transport",
     "methods": "averaging backbones beyond capabilities encoders errors method node prompts "
-    "regularizers storage teacher transport views",
+    "regularizers robustness storage teacher transport views",
     "robustness": "errors method",
     "plugins": "errors method methods storage",
     "running": "backbones encoders errors",

@@ -35,6 +35,7 @@ PAPERS = {
     "MultiModalAdapter": "MMA",
     "OTPT": "O-TPT",
     "PLOTPP": "PLOT++",
+    "RTPT": "R-TPT",
     "SOTGLP": "SOT-GLP",
     "TipAdapterF": "Tip-Adapter-F",  # before the name that it begins with
     "TipAdapter": "Tip-Adapter",

@@ -13,7 +13,7 @@ from trainers.prompting.use.export import program, text_classifier
 QUICK = ("CLIPLoRA", "TipAdapterF")
 OURS = [name for name, kind in METHODS.items() if kind.__module__.startswith("trainers.")]
 AT_TEST_TIME = ("TPT", "TDA", "MTA", "ZERO", "TPS", "CTPT", "OTPT", "TransCLIP", "StatA",
-                "BoostAdapter", "DPE")  # fmt: skip
+                "BoostAdapter", "DPE", "TTC", "RTPT")  # fmt: skip
 CASES = slow_but([n for n in OURS if n not in AT_TEST_TIME], *QUICK)
 
 

@@ -116,10 +116,12 @@ class TPT(CoOp):
         c0 = learner.ctx.expand(len(features), -1, -1)
         return c0 + learner.meta_net(features)[:, None] if self.settings.COCOOP else c0
 
+    uncertainty = staticmethod(marginal_entropy)
+
     def entropies(
         self, z: torch.Tensor, h: torch.Tensor, kept: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the entropy (B,) of the mean prediction over the kept views, and their numbers.
+        """Return the `uncertainty` (B,) of the kept views, and their numbers.
 
         Args:
             z: (B, V, D), features of the views.
@@ -129,7 +131,7 @@ class TPT(CoOp):
         with no_autocast(z.device.type):
             logits = self.logit_scale * torch.einsum("bvd,bkd->bvk", z, h.float())
             kept = surest(logits, self.settings.SELECTION_P) if kept is None else kept
-            return marginal_entropy(logits.take_along_dim(kept[..., None], 1)), kept
+            return self.uncertainty(logits.take_along_dim(kept[..., None], 1)), kept
 
     @property
     def updates(self) -> int:
@@ -197,9 +199,11 @@ class TPT(CoOp):
         features = torch.stack([self.clip_features(view) for view in views], 1)
         z, c0 = F.normalize(features, dim=-1), self.initial(features[:, 0])
         pairs = zip(z.split(self.at_once), c0.split(self.at_once), strict=True)
-        return self.classify(
-            features[:, 0], torch.cat([self.adapt_contexts(*pair) for pair in pairs])
-        )
+        return self.answer(features, torch.cat([self.adapt_contexts(*pair) for pair in pairs]))
+
+    def answer(self, features: torch.Tensor, c: torch.Tensor) -> Output:
+        """Return the output for features (B, V, D) of the views, with contexts (B, n, W)."""
+        return self.classify(features[:, 0], c)
 
     def loss(self, output, batch):
         """Return the mean over images of the entropy that the first step descends; no labels."""
