@@ -83,6 +83,12 @@ METRICS = {
     "joint_accuracy": Metric(
         "Joint (%)", note="Joint the accuracy among base and new classes together", everywhere=False
     ),
+    "zero_shot_accuracy": Metric(
+        "Zero-shot (%)",
+        more_is_better=None,
+        note="Zero-shot the accuracy of zero-shot CLIP with the same text, on the same images",
+        everywhere=False,
+    ),
     "set_coverage": Metric(
         "Coverage (%)",
         more_is_better=None,
@@ -217,9 +223,12 @@ KINDS: dict[str, tuple[Callable[[Any], bool], Sequence[str]]] = {
         lambda value: isinstance(value, list) and all(map(are_texts, value)), ["alike"],
     ),
     "a group of keys": (_each(lambda _: True), ["config"]),
+    "groups of accuracies of tasks": (
+        _each(lambda tasks: isinstance(tasks, list) and all(map(is_percent, tasks))), ["tasks"],
+    ),
     "a group of texts or numbers": (
         _each(lambda fact: isinstance(fact, str | int | float | None)),
-        ["versions", "source", "start", "teacher", "ood_fingerprints", "attack"],
+        ["versions", "source", "start", "teacher", "ood_fingerprints", "attack", "stream"],
     ),
 }  # fmt: skip
 

@@ -32,8 +32,8 @@ COMMAND_LINE = "the command line"  # the source of KEY VALUE pairs
 BASE = "the base of "  # begins the name of a source: keys that a config file has from its base
 # Keys that a trainer of other code does not read.
 OF_METHODS = (
-    "TEST.OOD", "TEST.CONFORMAL", "TEST.ATTACK", "TRAIN.ATTACK", "DATASET.FEATURES",
-    "TRAINER.MEMORY_BUDGET", "TRAINER.COMPILE", "TRAINER.DETERMINISTIC",
+    "TEST.OOD", "TEST.CONFORMAL", "TEST.ATTACK", "TEST.STREAM", "TRAIN.ATTACK",
+    "DATASET.FEATURES", "TRAINER.MEMORY_BUDGET", "TRAINER.COMPILE", "TRAINER.DETERMINISTIC",
     "DATALOADER.TRAIN_X.DROP_LAST", *(f"OPTIM.{key}" for key in KEYS),
     *(f"DATASET.{key}" for key in SENTENCES),
 )  # fmt: skip

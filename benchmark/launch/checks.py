@@ -7,7 +7,8 @@ from importlib import import_module
 from typing import Any
 
 from recipe.configs import SENTENCES, read_pairs
-from trainers.prompting.errors import UserError
+from trainers.prompting.dataset_keys import STREAM
+from trainers.prompting.errors import UserError, need
 
 from ..protocols.base import Run
 from .engine import Settings, command
@@ -84,6 +85,27 @@ def check_settings(runs: list[Run], settings: Settings) -> None:
         raise not_read(min(by_none), kinds[0])
     for note in filter(None, notes.values()):
         print(note, file=sys.stderr)
+
+
+def for_streams(runs: list[Run], opts: tuple[str, ...]) -> list[Run]:
+    """Return the runs but those of methods that TEST.STREAM, if it is set, does not change.
+
+    Those left out are printed. `opts` are KEY VALUE pairs of all runs.
+    """
+    key, usual = f"TEST.{next(iter(STREAM))}", next(iter(STREAM.values()))
+    streams = {run: read_pairs((*opts, *run.opts)).get(key, usual) for run in runs}
+    if set(streams.values()) <= {usual}:
+        return runs
+    from trainers.prompting.methods import METHODS
+    from trainers.prompting.trainer.streams import takes_streams
+
+    kinds = {run.trainer: METHODS.get(run.trainer) for run in runs}
+    fixed = {name for name, kind in kinds.items() if kind and not takes_streams(kind)}
+    left_out = [run for run in runs if run.trainer in fixed and streams[run] != usual]
+    for name in dict.fromkeys(run.trainer for run in left_out):
+        print(f"Skipped: {name} classifies each image by itself, in any {key}", file=sys.stderr)
+    need(len(left_out) < len(runs), f"{key} changes none of these methods: choose TDA or StatA")
+    return [run for run in runs if run not in left_out]
 
 
 def is_class_bound(kind: Any, settings: Any) -> bool:

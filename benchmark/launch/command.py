@@ -22,7 +22,7 @@ from ..protocols.configs import (
 from ..protocols.vary import vary
 from .arguments import RESERVED, build_parser, parse
 from .auto_features import AUTO, feature_files, write_lacking
-from .checks import check_settings
+from .checks import check_settings, for_streams
 from .data import Present
 from .engine import Engine, Settings, command
 from .estimate import Guesses, estimate, read_guesses, time_range
@@ -140,6 +140,7 @@ def plan_runs(protocol: Protocol, args: argparse.Namespace) -> tuple[list[Run], 
     runs = protocol.plan(args.output, args.datasets, args.seeds, configs, **own)
     if "vary" not in own:
         runs = vary(runs, args.vary, args.output)
+    runs = for_streams(runs, args.opts)
     check_varied(protocol, runs, args.opts)
     check_new_classes(runs, args.opts)
     datasets = {run.dataset for run in runs}

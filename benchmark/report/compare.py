@@ -21,7 +21,7 @@ from .measured import averages_title, rows_to_average
 from .names import dataset_title
 from .notes import TOO_FEW
 from .paired import Pair, difference, holm
-from .per_image import MEASURES, answers, classes, each_seed, motifs
+from .per_image import MEASURES, answers, classes, each_seed, motifs, tasks_of
 from .published import meaning, with_marks
 from .rows import rows
 from .tables import Cell, Table, first_head, h_note, place_name, protocol_of, seeds_text, table_name
@@ -184,11 +184,15 @@ class Comparisons:
 
         units = []
         for column in columns:
-            images = {answered(row, column, seed).images for row in both for seed in seeds}
-            if len(images) > 1:
+            of_seeds = [{answered(row, column, seed).images for row in both} for seed in seeds]
+            outcome = self._runs[ours.line, column][next(iter(by_line[ours.line, column]))]
+            images = set.union(*of_seeds)
+            # each seed draws its own tasks
+            if max(map(len, of_seeds if tasks_of(outcome) else [images])) > 1:
                 what = f"other test images, or labels, than {self.method} or than other seeds"
                 return [], [*problems, f"{where}: {what}"]
-            outcome = self._runs[ours.line, column][next(iter(by_line[ours.line, column]))]
+            if tasks_of(outcome) and self.resample == "classes":
+                return [], [*problems, f"{where}: tasks are resampled whole, not by class"]
             units.append(self._numbers(outcome, column, images.pop()))
         parts = [
             [self._measure.parts(*(answered(row, column, seed) for column in columns))
@@ -243,6 +247,8 @@ class Comparisons:
         """Return sentences on what a table resamples, and what its intervals therefore cover."""
         motifs = self.resample == "images" and members.iloc[0]["embedded"]
         what = "motifs" if motifs else self.resample
+        if str(dict(members.iloc[0]["ours"].settings).get("STREAM")).startswith("few:"):
+            what = "tasks"
         several = ", each in all data sets at once" if members["average"].any() else ""
         these, nor = ("", "") if what == "classes" else (" of these classes", "classes or ")
         sentences = [

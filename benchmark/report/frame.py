@@ -166,6 +166,7 @@ def _facts(outcome: Outcome) -> dict:
         "edited": result.get("edited") or [],
         "least": (result.get("training_images") or {}).get("least"),
         "training": not run.eval_only, **costs(result),
+        **({"num_test": None} if result.get("tasks") else {}),  # intervals count tasks, not images
         "classes": result.get(PER_CLASS) or {}, "metrics": metrics, "outcome": outcome,
     }  # fmt: skip
 

@@ -19,7 +19,7 @@ from . import attacks, joint_metrics
 from .frame import each_row, ood_name
 from .measured import Measured, place_of
 from .names import dataset_title
-from .per_image import arrays_of
+from .per_image import arrays_of, tasks_of
 from .tables import ONE_SEED, Cell, Table, protocol_of, seeds_text, spread_note
 
 MISSING = "metrics missing in results.json; repeat the run with TEST.PREDICTIONS True"
@@ -93,7 +93,9 @@ class Metrics:
             key: each for key, each in METRICS.items() if each.everywhere or key in by_metric
         }
         no_rows, spread = test.numbers[:0], spread_note(test.lines["seeds"].str.len().max())
-        problems = test.without(by_metric.get("negative_log_likelihood", no_rows), MISSING)
+        of_tasks = test.numbers["outcome"].map(tasks_of).astype(bool)  # without by design
+        counted = test.numbers[(test.numbers["metric"] == "negative_log_likelihood") | of_tasks]
+        problems = test.without(counted, MISSING)
         problems += attacks.too_weak(by_metric.get("robust_accuracy", no_rows))
         limits = by_metric.get("temperature", no_rows)
         for name, members in limits[limits["value"].map(at_bound).astype(bool)].groupby(

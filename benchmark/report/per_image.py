@@ -30,13 +30,18 @@ Tested = TypeVar("Tested")
 Value = TypeVar("Value")
 
 MISSING = "no predictions; repeat the run with TEST.PREDICTIONS True"
+OF_TASKS = "no predictions, since images recur in the tasks of its TEST.STREAM"
 OTHERS = "predictions that do not match results.json; repeat the run"
 NO_JOINT = "no predictions over base and new classes together; repeat the run"
 OTHER_ORDER = "predictions that do not number base classes before new ones; repeat the run"
 
 
 class Answers(NamedTuple):
-    """The answers of one run to n test images; `joint_hits` and `base_score` if asked for."""
+    """The answers of one run to n test images; `joint_hits` and `base_score` if asked for.
+
+    Of a run on tasks (TEST.STREAM), `images` are a hash of its n tasks, which other seeds draw
+    anew, and `hits` their accuracies, from 0 to 1.
+    """
 
     images: str  # a hash of the images and their labels; equal for runs on the same test set
     hits: np.ndarray  # (n,) bool, True where the prediction is right
@@ -69,7 +74,7 @@ def arrays_of(outcome: Outcome) -> dict[str, np.ndarray]:
     """
     arrays = read_predictions(outcome.run.folder)
     if arrays is None:
-        raise UserError(MISSING)
+        raise UserError(OF_TASKS if tasks_of(outcome) else MISSING)
     label, prediction = arrays["label"], arrays["prediction"]
     if abs(100 * (prediction == label).mean() - outcome.accuracy) > 0.01:
         raise UserError(OTHERS)
@@ -79,6 +84,12 @@ def arrays_of(outcome: Outcome) -> dict[str, np.ndarray]:
     return arrays
 
 
+def tasks_of(outcome: Outcome) -> list[float]:
+    """Return the accuracies (%) of the tasks of a run; none if it has none."""
+    tasks: list[float] = ((outcome.result or {}).get("tasks") or {}).get("accuracy") or []
+    return tasks
+
+
 @functools.lru_cache(maxsize=4096)
 def answers(outcome: Outcome, joint: bool = False) -> Answers:
     """Return the answers of a run, if asked with those among base and new classes (cached).
@@ -86,6 +97,9 @@ def answers(outcome: Outcome, joint: bool = False) -> Answers:
     Raises:
         UserError: as `arrays_of`, or `joint_arrays`.
     """
+    if not joint and (tasks := tasks_of(outcome)):
+        order = ((outcome.result or {}).get("stream") or {}).get("order")
+        return Answers(str(order), np.array(tasks) / 100)
     arrays = _in_order(joint_arrays(outcome) if joint else arrays_of(outcome))
     images = hashlib.sha256(arrays["image"].tobytes() + arrays["label"].tobytes()).hexdigest()
     plain = Answers(images, arrays["prediction"] == arrays["label"])
@@ -112,7 +126,12 @@ def joint_arrays(outcome: Outcome) -> dict[str, np.ndarray]:
 
 
 def motifs(outcome: Outcome, column: str) -> list[str]:
-    """Return the motif of each test image of a run, in the order of its answers."""
+    """Return the motif of each test image of a run, in the order of its answers; of tasks numbers.
+
+    Tasks of several seeds that have one number are other draws, as are those of one seed.
+    """
+    if tasks := tasks_of(outcome):
+        return [f"{outcome.run.dataset}/{column}/task {i}" for i in range(len(tasks))]
     image = _in_order(arrays_of(outcome))["image"]
     return [motif(outcome.run.dataset, f"{column}/{name}") for name in image]
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from trainers.prompting.dataset_keys import CHANGES, SENTENCES
+from trainers.prompting.dataset_keys import CHANGES, SENTENCES, STREAM
 
 from ..protocols import PROTOCOLS
 from ..protocols.base import shots_text
@@ -19,7 +19,7 @@ from .frame import MEAN, each_row
 from .paired import harmonic
 from .training import INIT, TRAINED
 
-KEYS = CHANGES | SENTENCES
+KEYS = CHANGES | SENTENCES | STREAM
 
 
 def rows(tidy: pd.DataFrame, interval: bool = False, beside_published: bool = True) -> pd.DataFrame:

@@ -113,13 +113,14 @@ def _finding(outcome: Outcome) -> str:
     text = f"{_where(outcome)}: {cell.text}% of {{}}images are right"
     text = text.format(f"{cell.images:,} " if cell.images else "")
     text += f" {interval(cell)}".rstrip()
-    number = record.get("num_classes")
+    zero_shot, number = record.get("zero_shot_accuracy"), record.get("num_classes")
+    text += "" if zero_shot is None else f"; zero-shot CLIP has {zero_shot:.2f}"
     return f"{text}; chance is {100 / number:.1f}%." if number else f"{text}."
 
 
 def _accuracy(record: dict) -> Cell:
     """Return the accuracy of a run with what its interval needs."""
-    images = int(record.get("num_test") or 0) or None
+    images = None if record.get("tasks") else int(record.get("num_test") or 0) or None
     return Cell(f"{record['accuracy']:.2f}", record["accuracy"], images=images)
 
 
@@ -174,6 +175,7 @@ def _tables(folder: Path, outcome: Outcome) -> list[Table]:
         "Teacher": _teacher(outcome),
         "Images tested on": record.get("num_test"),
         "Split": record.get("split"),
+        "Stream": (record.get("stream") or {}).get("name"),
         "Temperature": _temperature(record.get("temperature")),
     }
     spent = {key: value for key, value in costs(record).items() if value is not None}

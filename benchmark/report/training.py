@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from trainers.prompting.dataset_keys import CHANGES, SENTENCES
+from trainers.prompting.dataset_keys import CHANGES, SENTENCES, STREAM
 
 from ..protocols.base import learns_nothing
 from ..records import Outcome, value_at
@@ -68,16 +68,19 @@ def image_changes(outcome: Outcome) -> Settings | None:
 
 
 def always_named(outcome: Outcome) -> Settings | None:
-    """Return the settings of images, sentences, weights and attacks, named in any table.
+    """Return the settings of images, sentences, streams, weights and attacks, named in any table.
 
     None if they are unknown.
     """
     changes = image_changes(outcome)
     if changes is None:
         return None
-    given = compared_config(outcome.result or {}).get("DATASET") or {}
+    config = compared_config(outcome.result or {})
+    given = config.get("DATASET") or {}
     sentences = tuple((key, given[key]) for key in SENTENCES if given.get(key))
-    return (*changes, *sentences, *initial_weights(outcome), *attacks(outcome))
+    of_test = config.get("TEST") or {}
+    stream = tuple((key, of_test[key]) for key, x in STREAM.items() if of_test.get(key, x) != x)
+    return (*changes, *sentences, *stream, *initial_weights(outcome), *attacks(outcome))
 
 
 def earlier_text(outcome: Outcome, key: str) -> str | None:

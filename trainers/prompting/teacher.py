@@ -140,6 +140,12 @@ class Teacher(nn.Module):
         return logits
 
 
+def nearest(z: torch.Tensor, h: torch.Tensor) -> torch.Tensor:
+    """Return the class (B,) whose feature in h (K, D) is most similar to each z (B, D)."""
+    with no_autocast(z.device.type):
+        return (z @ h.T).argmax(1)
+
+
 class MethodTeacher(nn.Module):
     """A frozen method as the teacher of another one, with its own CLIP, such as a larger one.
 

@@ -1,11 +1,14 @@
 """Invalid settings are refused before the first run, and in a dry run."""
 
+from dataclasses import replace
+
 import pytest
 from outcomes import leave, outcome
 from paths import ROOT
 
 from benchmark.__main__ import main
 from benchmark.launch import checks
+from trainers.prompting.errors import UserError
 
 PROTOCOL = ["base2new", "emoji", "--trainers", "CoOp ALIGN", "--seeds", "1"]
 NO_WORDS = ["TRAINER.COOP.CTX_INIT", ""]
@@ -106,3 +109,15 @@ def test_a_misspelled_key_beside_finished_runs_is_refused(tmp_path, capsys):
     assert main([*one, "TRAINER.ALIGN.BETTA", "0"]) == 2
     said = capsys.readouterr()
     assert "TRAINER.ALIGN has no 'BETTA': did you mean 'BETA'?" in said.err and not said.out
+
+
+def test_methods_that_a_stream_does_not_change_are_skipped(capsys):
+    runs = [outcome(name, 1, "base", 1.0).run for name in ("CoOp", "TDA", "StatA", "Unknown")]
+    assert checks.for_streams(runs, ()) == runs
+    assert checks.for_streams(runs, ("TEST.STREAM", "separate:8")) == runs[1:]
+    said = capsys.readouterr().err
+    assert said == "Skipped: CoOp classifies each image by itself, in any TEST.STREAM\n"
+    varied = [replace(run, opts=("TEST.STREAM", "shuffled")) for run in runs[:1]] + runs[1:]
+    assert checks.for_streams(varied, ("TEST.STREAM", "separate:8")) == varied
+    with pytest.raises(UserError, match="TEST.STREAM changes none of these methods: choose TDA"):
+        checks.for_streams(runs[:1], ("TEST.STREAM", "separate:8"))

@@ -7,11 +7,14 @@ import zipfile
 from collections import defaultdict
 from dataclasses import replace
 
+import numpy as np
 import pytest
-from outcomes import base2new, lines, outcome, shown
+from outcomes import base2new, few_shot, lines, outcome, shown
 
+from benchmark.records import flaw
 from benchmark.report.compare import Comparisons
 from benchmark.report.frame import frame
+from benchmark.report.metrics import Metrics
 from benchmark.report.names import motif
 from benchmark.report.paired import holm
 from trainers.prompting.embedded import IMAGES
@@ -236,3 +239,39 @@ def test_the_motifs_of_the_embedded_images_are_those_of_their_split():
     assert len({name for name, _ in parts}) == len(parts) == 916
     assert [name for (name, _), found in parts.items() if len(found) > 1] == ["1f9cf", "1f9dc"]
     assert sum("test" in found for found in parts.values()) == 403
+
+
+def of_stream(trainer, accuracies, order="few:1-4:64", **more):
+    """Return few-shot outcomes of seeds 1, 2, ... in a stream, from the accuracies of tasks."""
+    found = [
+        outcome(
+            trainer, seed, "all", np.mean(tasks), "dtd", protocol="few_shot", seeded=True,
+            tasks={"accuracy": tasks, "zero_shot_accuracy": tasks},
+            stream={"name": order, "order": f"{more.get('drawn', '')}{seed}"},
+        )
+        for seed, tasks in enumerate(accuracies, 1)
+    ]  # fmt: skip
+    config = {"TEST": {"STREAM": order}}
+    return [replace(one, result=one.result | {"config": config}) for one in found]
+
+
+def test_streams_have_lines_of_their_own_and_tasks_are_paired():
+    """Each seed draws its own tasks; those of one seed and number are compared with each other."""
+    some = np.random.default_rng(0).uniform(20, 90, (2, 50))
+    outcomes = of_stream("TDA", (some + 3).tolist()) + of_stream("StatA", some.tolist())
+    outcomes += of_stream("DPE", some.tolist(), drawn="other")
+    outcomes += few_shot("MTA", 16, (70.0, 70.0), "dtd")
+    assert all(flaw(one.result) is None for one in outcomes)
+    (table,) = tables(outcomes, "TDA, STREAM few:1-4:64")
+    found = lines(table)
+    (text,) = found["StatA, STREAM few:1-4:64"]
+    assert text.startswith("+3.00 [+3.00, +3.00] p < 0.001")
+    assert found["DPE, STREAM few:1-4:64"] == ["-"] and found["MTA"] == ["-"]
+    assert "Resampled: tasks and seeds." in table.caption
+    assert "DPE, STREAM few:1-4:64, dtd, 16 shots, Accuracy: other test images" in str(
+        table.problems
+    ).replace("DTD", "dtd")
+    by_class = Comparisons(frame(outcomes), "TDA, STREAM few:1-4:64", "classes").tables()
+    assert "tasks are resampled whole, not by class" in str(by_class)
+    (of_metrics,) = next(iter(Metrics(frame(outcomes[:4])).tables().values()))
+    assert not of_metrics.problems and "Zero-shot (%)" not in of_metrics.head

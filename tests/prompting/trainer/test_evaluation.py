@@ -16,10 +16,11 @@ from datasets.base import ImageDataset
 from trainers.prompting import Method, build_method, load_run
 from trainers.prompting.errors import UserError
 from trainers.prompting.method import METHODS
-from trainers.prompting.record.predictions import ARRAYS, JOINT, KINDS, read_predictions
+from trainers.prompting.record.predictions import ARRAYS, BESIDE, JOINT, KINDS, read_predictions
 from trainers.prompting.storage.saved import Saved
 from trainers.prompting.trainer.evaluation import Recorder, fit_temperature, for_classes
 
+COLUMNS = KINDS.keys() - BESIDE.keys()
 BASE, NEW = HALVES[:3], HALVES[3:]
 OURS = [
     name
@@ -71,7 +72,7 @@ def test_a_run_predicts_like_a_model_of_all_names(tmp_path, name, capsys):
     loaded = load_run(out["base"], classnames=HALVES)
     for half, record in zip(out, records, strict=True):
         said = read_predictions(out[half])
-        assert said.keys() == KINDS.keys()
+        assert said.keys() == COLUMNS
         names = BASE if half == "base" else NEW
         assert [HALVES[k] for k in said["joint_label"]] == [names[k] for k in said["label"]]
         folders = [data / HALVES[k].replace(" ", "_") for k in said["joint_label"]]
@@ -111,7 +112,7 @@ def test_contexts_of_each_class_leave_the_union_out_and_say_why(tmp_path, capsys
     assert "use it only on those classes" in record["joint_note"]
     assert record["joint_note"] in capsys.readouterr().out
     assert record["temperature"] and "joint_accuracy" not in record
-    assert read_predictions(out).keys() == KINDS.keys() - JOINT.keys()
+    assert read_predictions(out).keys() == COLUMNS - JOINT.keys()
 
 
 def test_a_run_continues_if_the_method_cannot_be_made_for_other_classes(tmp_path, monkeypatch):
@@ -135,7 +136,7 @@ def test_predictions_over_own_classes_keep_their_bits(tmp_path, monkeypatch, hal
     monkeypatch.setattr(trainer, "Recorder", lambda of, split: Recorder(of, "neither"))
     assert run(data, "ALIGN", plain, extra=[*OF_HALVES, half]) == 0
     said, same = read_predictions(out), read_predictions(plain)
-    assert said.keys() == KINDS.keys() and same.keys() == {*ARRAYS, "mcm"}
+    assert said.keys() == COLUMNS and same.keys() == {*ARRAYS, "mcm"}
     assert all((said[name] == same[name]).all() for name in ARRAYS)
 
 
@@ -152,7 +153,7 @@ def test_without_validation_images_there_is_no_temperature(tmp_path, monkeypatch
     record = json.loads((out / "results.json").read_text())
     assert record["temperature"] is None and "calibration_error_scaled" not in record
     lacks = {"scaled_probability", "joint_scaled_probability"}
-    assert read_predictions(out).keys() == KINDS.keys() - lacks
+    assert read_predictions(out).keys() == COLUMNS - lacks
 
 
 def test_a_run_on_all_classes_has_a_temperature_and_no_union(tmp_path):
@@ -161,7 +162,7 @@ def test_a_run_on_all_classes_has_a_temperature_and_no_union(tmp_path):
     record = json.loads((out / "results.json").read_text())
     assert record["temperature"] and "joint_note" not in record
     assert record["calibration_error_scaled"] != record["calibration_error"]
-    assert read_predictions(out).keys() == KINDS.keys() - JOINT.keys()
+    assert read_predictions(out).keys() == COLUMNS - JOINT.keys()
 
 
 def test_the_state_of_a_method_that_learns_for_its_classes_is_refused(tiny_clip):

@@ -13,6 +13,8 @@ from ..encoders.vision import ImageFeatures
 from ..method import Method, Output
 from ..transport.precision import no_autocast
 
+NOT_ITS_OWN = "depend on the other test images"
+
 
 class Seen(NamedTuple):
     """What is kept of a batch until all images are seen: raw (B, D), and prior (B, K) or None."""

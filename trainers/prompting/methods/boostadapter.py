@@ -138,7 +138,8 @@ class BoostAdapter(TDA):
         with no_autocast(z.device.type):
             plain = self.logit_scale * z @ text.h[0].T  # (B, V, K)
             kept = surest(plain, share)[..., None]
-            q, own = z[:, :1], plain[:, :1]
+            q = raw = z[:, :1]
+            own = plain[:, :1]
             z, plain = z.take_along_dim(kept, 1), plain.take_along_dim(kept, 1)
             if self.form == "surest":
                 q, own = z, plain
@@ -147,4 +148,4 @@ class BoostAdapter(TDA):
             self.positive.views = map(OwnViews, z, labels, map(list, rows))
             q, p = q.mean(1), own.softmax(-1).mean(1)
             logits = self.in_turn(q, own.mean(1), p, marginal_entropy(own))
-        return Output(logits, ImageFeatures(q[:, None], None), text)
+        return Output(logits, ImageFeatures(q[:, None], None, raw=raw), text)

@@ -187,6 +187,7 @@ class TDA(Method):
         views = [images] if torch.is_tensor(images) else images
         text = self.text()
         z = torch.stack([F.normalize(self.clip_features(view), dim=-1) for view in views], 1)
+        raw = z[:, :1]  # of the plain image
         with no_autocast(z.device.type):
             plain = self.logit_scale * z @ text.h[0].T  # (B, V, K)
             if len(views) > 1:
@@ -196,7 +197,7 @@ class TDA(Method):
             e, p = marginal_entropy(plain), plain.softmax(-1).mean(1)
             z = z.mean(1)
             logits = self.in_turn(z, plain.mean(1), p, e)
-        return Output(logits, ImageFeatures(z[:, None], None), text)
+        return Output(logits, ImageFeatures(z[:, None], None, raw=raw), text)
 
     def in_turn(
         self, z: torch.Tensor, plain: torch.Tensor, p: torch.Tensor, e: torch.Tensor

@@ -35,6 +35,8 @@ def metrics(arrays: Mapping[str, np.ndarray], classnames: Sequence[str]) -> dict
     more = {}
     if "scaled_probability" in arrays:
         more["calibration_error_scaled"] = calibration_error(arrays["scaled_probability"], hits)
+    if "zero_shot" in arrays:
+        more["zero_shot_accuracy"] = 100 * float((arrays["zero_shot"] == label).mean())
     if "joint_label" in arrays:
         joint_hits = arrays["joint_prediction"] == arrays["joint_label"]
         more["joint_accuracy"] = 100 * float(joint_hits.mean())

@@ -25,6 +25,7 @@ ARRAYS = {
 }
 # Optional columns, and those over base and new classes together: a run has all of JOINT or none.
 MORE = {"mcm": ("f", 1), "scaled_probability": ("f", 1)}
+BESIDE = {"zero_shot": ("i", 1), "turn": ("i", 1)}  # each of some methods
 JOINT = {
     "joint_label": ("i", 1),
     "joint_prediction": ("i", 1),
@@ -33,7 +34,7 @@ JOINT = {
     "joint_label_log_probability": ("f", 1),
     "joint_scaled_probability": ("f", 1),  # where there is `scaled_probability`
 }
-KINDS = ARRAYS | MORE | JOINT
+KINDS = ARRAYS | MORE | BESIDE | JOINT
 
 
 def write_predictions(folder: Path, columns: Mapping) -> dict[str, np.ndarray]:

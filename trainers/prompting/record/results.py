@@ -8,7 +8,7 @@ from typing import Any
 
 from ..backbones import weights_sha256
 from ..beyond import BEYOND, PER_DATASET, VALIDATION
-from ..dataset_keys import WAFFLE
+from ..dataset_keys import STREAM, WAFFLE
 from ..embedded import file_sha256
 from ..errors import UserError
 from ..storage.files import write_whole
@@ -93,9 +93,11 @@ def write_results(
         else None,
         "subsample_classes": cfg.DATASET.SUBSAMPLE_CLASSES,
         "split": cfg.TEST.SPLIT,
+        "stream": stream(cfg, trainer),
         "evaluated_on": getattr(trainer, "evaluated_on", cfg.TEST.SPLIT),  # or folds, of `advise`
         "accuracy": float(trainer.test_results["accuracy"]),
         "macro_f1": trainer.test_results.get("macro_f1"),  # not with the original Dassl
+        **tasks(trainer),
         **measured,
         "data_fingerprint": getattr(data, "fingerprint", None),
         "as_published": getattr(data, "as_published", None),
@@ -135,13 +137,27 @@ def counts_seed(trainer) -> bool:
     """Return True if seed and shots count although nothing may be trained.
 
     So it is for a method that adapts while testing, for a cache of the training images, and with
-    random words.
+    random words or a stream that is drawn.
     """
     method = getattr(trainer, "method", None)
     if method is None:
         return False
     random_words = trainer.cfg.DATASET.get("SENTENCES") == WAFFLE
-    return bool(method.adapts or method.support_passes or random_words)
+    drawn = trainer.cfg.TEST.get("STREAM", STREAM["STREAM"]) != STREAM["STREAM"]
+    return bool(method.adapts or method.support_passes or random_words or drawn)
+
+
+def stream(cfg, trainer) -> dict[str, str] | None:
+    """Return the name of the stream of test images and a digest of its order, if order matters."""
+    loader = trainer.val_loader if cfg.TEST.SPLIT == "val" else trainer.test_loader
+    of_run = getattr(loader, "stream", None)
+    return of_run and {"name": cfg.TEST.STREAM, "order": of_run.digest}
+
+
+def tasks(trainer) -> dict[str, Any]:
+    """Return the accuracies of tasks, of the method and of zero-shot CLIP, and their means."""
+    results = trainer.test_results
+    return {k: results[k] for k in ("zero_shot_accuracy", "tasks") if k in results}
 
 
 def beyond(cfg, trainer) -> list[str]:

@@ -83,6 +83,16 @@ class Predictions:
         for name, values in columns.items():
             self._columns[name].append(values)
 
+    def add(self, name: str, values: torch.Tensor) -> None:
+        """Add the values (B,) of a further column for the last batch."""
+        self._columns[name].append(values)
+
+    def hits(self, name: str) -> torch.Tensor | None:
+        """Return where a column is right, (n,), in the order in which images came; None without."""
+        if name not in self._columns:
+            return None
+        return (torch.cat(self._columns[name]) == torch.cat(self._columns["label"])).cpu()
+
     def _union(self, own, others, labels) -> dict[str, torch.Tensor]:
         """Return the columns over base and new classes together."""
         logits = torch.cat([others, own] if self.new else [own, others], 1)
@@ -109,7 +119,9 @@ class Predictions:
             `prediction` (n,), classes by number; `top` and `probability` (n, 5), the likeliest
             classes, best first (n, K if K < 5); `label_log_probability` (n,), natural logarithm;
             `mcm` (n,), the greatest value of the softmax of logits without their scale;
-            `scaled_probability` (n,), of the prediction after division by the temperature.
+            `scaled_probability` (n,), of the prediction after division by the temperature;
+            `zero_shot` (n,), the prediction of zero-shot CLIP; `turn` (n,), the place in the order
+            in which the images came.
             Over base and new classes together: `joint_label`, `joint_prediction`,
             `joint_probability`, `joint_label_log_probability` and `joint_scaled_probability`
             likewise, and `base_probability`, the greatest of a base class, all (n,).
@@ -120,7 +132,7 @@ class Predictions:
         if self.order is not None:
             place = torch.tensor(self.order).argsort()
             files = [files[i] for i in place]
-            columns = {name: values[place] for name, values in columns.items()}
+            columns = {name: values[place] for name, values in columns.items()} | {"turn": place}
         return {"image": files} | {
             name: values if values.is_floating_point() else values.int()
             for name, values in columns.items()

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from yacs.config import CfgNode
 
-from ..capabilities.transductive import Transductive
+from ..capabilities.transductive import NOT_ITS_OWN, Transductive
 from ..encoders.class_text import ClassText
 from ..errors import need, one_of, positive
 from ..method import Method, find_method
@@ -28,7 +28,6 @@ from ..robustness import (
 )
 from .config import make, read_node
 from .support_set import Passes, loader_like, seeded
-from .together import NOT_ITS_OWN
 from .views import Views
 
 STATIC = "static"  # of a method that adapts: attacked before it does, which is less than can be

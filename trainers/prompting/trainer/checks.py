@@ -26,6 +26,7 @@ from .feature_rows import check_views
 from .original_dassl import check_warm_up
 from .planned import check_planned
 from .schedule import check_optim
+from .streams import check_stream
 from .teachers import check_teachers
 
 MOST = 4  # groups, and classes of one, in a note
@@ -114,10 +115,12 @@ def check_method(method: Method, dataset: Any, cfg: CfgNode) -> None:
     """Refuse a method that does not fit its run.
 
     Raises:
-        UserError: as `check_teachers`, `check_conformal`, `check_attack`, `check_training_attack`
-            and `check_views`, or it learns nothing and does not say `trains = False`.
+        UserError: as `check_teachers`, `check_stream`, `check_conformal`, `check_attack`,
+            `check_training_attack` and `check_views`, or it learns nothing and does not say
+            `trains = False`.
     """
     check_teachers(method, dataset, cfg)
+    check_stream(method, dataset, cfg)
     if cfg.TEST.CONFORMAL:
         check_conformal(method, dataset, cfg)
     if cfg.TEST.ATTACK:

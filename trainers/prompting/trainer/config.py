@@ -11,7 +11,7 @@ from yacs.config import CfgNode
 from .. import methods, robustness  # noqa: F401 (methods registers those that are built in)
 from ..backbones import family_of
 from ..backbones.closed import Closed
-from ..dataset_keys import SENTENCES
+from ..dataset_keys import SENTENCES, STREAM
 from ..encoders.descriptions import Asked
 from ..encoders.sides import features_width
 from ..errors import ClosedSide, UserError, nearest, need
@@ -55,7 +55,7 @@ def add_nodes(cfg: CfgNode) -> None:
         "RECORD", False
     )  # write results.json (train.py of this project always does)
     cfg.TEST.setdefault("OOD", [])  # data sets of other classes, for detection
-    for key, default in (conformal.KEYS | robustness.KEYS).items():
+    for key, default in (conformal.KEYS | robustness.KEYS | STREAM).items():
         cfg.TEST.setdefault(key, default)
     for key, default in robustness.TRAINING_KEYS.items():
         cfg.TRAIN.setdefault(key, default)

@@ -3,7 +3,7 @@
 Predictions are over the run's classes, and over base and new classes together.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import replace
 from functools import partial
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from yacs.config import CfgNode
 
-from ..capabilities.transductive import Transductive
+from ..capabilities.transductive import NOT_ITS_OWN, Transductive
 from ..dassl_parts import dassl
 from ..errors import UserError, in_short, need, no_exit
 from ..method import Method, Output
@@ -22,7 +22,8 @@ from ..record.conformal import KEYS, SCORES, SetPredictions
 from ..storage.checkpoints import checkpoint_file
 from ..storage.predictions import Predictions
 from ..storage.saved import Saved
-from .together import NOT_ITS_OWN
+from ..teacher import Teacher, nearest
+from .streams import Stream
 
 UNTESTED = "only the last epoch has one, after its evaluation with TEST.PREDICTIONS"
 BOUNDS = (-3.0, 3.0)  # of the natural logarithm of a temperature
@@ -66,9 +67,10 @@ class Recorder:
         new = cfg.DATASET.SUBSAMPLE_CLASSES == "new"
         kind = partial(SetPredictions, cfg.TEST) if cfg.TEST.CONFORMAL else Predictions
         self.predictions = kind(self._method.logit_scale, new)
-        if self._method.stream:
-            loader = trainer.val_loader if split == "val" else trainer.test_loader
-            self.predictions.order = loader.sampler
+        loader = trainer.val_loader if split == "val" else trainer.test_loader
+        self._stream: Stream | None = getattr(loader, "stream", None)
+        if self._stream and not self._stream.tasks:
+            self.predictions.order = self._stream.order
         if together := isinstance(self._method, Transductive):
             why = f"the logits of {type(self._method).__name__} {NOT_ITS_OWN}"
             print(f"A temperature and the calibration error are left out: {why}")
@@ -103,6 +105,28 @@ class Recorder:
             others = self._other.from_features(output.image).logits
             in_union = self._as_others(output)
         self.predictions.add_logits(output.logits, others, in_union)
+        if (predictions := zero_shot(self._method, output)) is not None:
+            self.predictions.add("zero_shot", predictions)
+
+    def end(self, results: Mapping[str, Any]) -> tuple[Predictions | None, dict[str, Any]]:
+        """Return the predictions, and the results with the accuracy of zero-shot CLIP.
+
+        Of tasks (`Stream`) there are no predictions, and accuracies are means over `tasks`.
+        """
+        stream = self._stream
+        if not (stream and stream.tasks):
+            if (hits := self.predictions.hits("zero_shot")) is not None:
+                print(f"Zero-shot CLIP on the same images: {100 * float(hits.float().mean()):.2f}%")
+            return self.predictions, {**results}
+        tasks, names = {}, {"accuracy": "prediction", "zero_shot_accuracy": "zero_shot"}
+        for name, column in names.items():
+            if (hits := self.predictions.hits(column)) is not None:
+                parts = hits.split([len(task) for task in stream.batches])
+                tasks[name] = [round(100 * float(part.float().mean()), 4) for part in parts]
+        means = {name: sum(each) / len(each) for name, each in tasks.items()}
+        texts = ", ".join(f"{name} {mean:.2f}%" for name, mean in means.items())
+        print(f"Mean over {len(stream.batches):,} tasks: {texts}".replace("_", " "))
+        return None, {**results, **means, "tasks": tasks}
 
     def _as_others(self, output: Output) -> torch.Tensor | None:
         """Return logits (B, K) computed as for foreign classes; None if that makes no difference.
@@ -117,6 +141,31 @@ class Recorder:
             return self._method.compare(output.image, output.text)
         finally:
             self._method.own_classes = True
+
+
+def is_foreign(kind: type[Method]) -> bool:
+    """Return True for a method of a plug-in."""
+    return not kind.__module__.startswith(Method.__module__.removesuffix("method"))
+
+
+def zero_shot(method: Method, output: Output) -> torch.Tensor | None:
+    """Return the predictions (B,) of zero-shot CLIP, if a method has its text and images anyway.
+
+    They are not known of a plug-in, and are the method's own if it is zero-shot CLIP.
+    """
+    kind, teachers = type(method), [m for m in method.children() if isinstance(m, Teacher)]
+    if is_foreign(kind) or kind.image_features is not Method.image_features:
+        return None
+    if not kind.trains and kind.contexts is Method.contexts:
+        if kind.predict is Method.predict and not method.support_passes:
+            return None
+        h = output.text.h[0]
+    elif teachers and not method.blocks("image") and method.contexts().vision is None:
+        h = teachers[0].h
+    else:
+        return None
+    z = output.image.z if output.image.raw is None else output.image.raw
+    return nearest(z[:, 0].float(), h.float())
 
 
 def check_joint(method: Method) -> None:
@@ -207,7 +256,9 @@ def calibrate(trainer: Any) -> Saved:
     """Return the facts of a training, with the calibration by its evaluation, if it has one."""
     facts: Saved = trainer.facts
     waits = facts.calibration == UNTESTED or isinstance(facts.calibration, dict)
-    if trainer.loaded or not waits or (t := trainer.predictions.temperature) is None:
+    of_images = trainer.predictions is not None  # else of tasks
+    waits = waits and of_images and not trainer.loaded
+    if not waits or (t := trainer.predictions.temperature) is None:
         return facts
     logits, labels = map(torch.from_numpy, trainer.predictions.validation)
     return replace(facts, calibration=vars(Calibration.fit(logits, labels, t)))

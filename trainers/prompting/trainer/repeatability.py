@@ -17,16 +17,11 @@ from ..method import Method, Output
 from ..running.memory import State
 from ..running.precision import Precision
 from ..storage.saved import Saved
-from .evaluation import for_classes
+from .evaluation import for_classes, is_foreign
 from .support_set import seeded
 
 SEED = 20_141  # other than that of a run
 FAR = 1e-2  # largest difference between two machines, relative to the largest value
-
-
-def is_foreign(kind: type[Method]) -> bool:
-    """Return True for a method of a plug-in."""
-    return not kind.__module__.startswith(Method.__module__.removesuffix("method"))
 
 
 def check_rebuilt(trainer: Any, ours: Mapping[str, Any] | None = None) -> None:

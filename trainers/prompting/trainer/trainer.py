@@ -15,7 +15,6 @@ from yacs.config import CfgNode
 from ..backbones import load_clip
 from ..capabilities.one_view import OneView
 from ..capabilities.planned import Planned
-from ..capabilities.transductive import Transductive
 from ..contract import first_use
 from ..errors import need
 from ..method import Batch, Method, Output
@@ -42,19 +41,19 @@ from .checks import (
 )
 from .config import fit_images, make, resolve, settings_in
 from .detection import Detection
-from .evaluation import Recorder, calibrate, save_calibration, validation_loader
+from .evaluation import Recorder, calibrate, is_foreign, save_calibration, validation_loader
 from .facts import facts_of_run, load_initial
 from .feature_rows import OF_DATA, read_rows
 from .layout import PublicLayout
 from .original_dassl import readable
 from .planned import count_planned, planned_loader
-from .repeatability import check_first, check_probe, check_rebuilt, check_second, is_foreign, probe
+from .repeatability import check_first, check_probe, check_rebuilt, check_second, probe
 from .schedule import FirstBatches, epochs, steps
 from .settings import as_trained
 from .stages import Stages
 from .support_set import take_support, take_validation
 from .teachers import facts_of, lacks_teacher
-from .together import Together, for_detection
+from .together import for_detection, in_stream
 from .views import prepare_loader, resize_in
 
 
@@ -63,8 +62,8 @@ class PromptTrainer(TrainerX):
 
     Attributes: Class attributes
         kind: the class of the method.
-        predictions: those of the last evaluation; None before the first, or without
-            TEST.PREDICTIONS.
+        predictions: those of the last evaluation; None before the first, of tasks (TEST.STREAM),
+            or without TEST.PREDICTIONS.
         test_results: of the last evaluation, with the original Dassl only the accuracy.
         half_on_cpu: as of `Precision`.
         loaded: the checkpoint that is evaluated; None in a training.
@@ -151,9 +150,8 @@ class PromptTrainer(TrainerX):
         for loader in ("test_loader", "val_loader", "validation"):
             if getattr(self, loader) is not None:
                 setattr(self, loader, prepare_loader(getattr(self, loader), self.method, cfg))
-        if isinstance(self.method, Transductive):
-            self.test_loader = Together(self, self.test_loader)
-            self.val_loader = self.val_loader and Together(self, self.val_loader)
+        for loader, items in (("test_loader", data.test), ("val_loader", data.val)):
+            setattr(self, loader, in_stream(self, getattr(self, loader), items))
         self.detection.prepare(self.method, cfg)
 
         images = len(self.train_loader_x.dataset)
@@ -384,8 +382,8 @@ class PromptTrainer(TrainerX):
         self.test_results = self.test_results or {"accuracy": result}
         self.watch.check_logits()
         if self.recorder is not None:
-            self.predictions, self.recorder = self.recorder.predictions, None
-            self.facts = calibrate(self)
+            self.predictions, self.test_results = self.recorder.end(self.test_results)
+            self.recorder, self.facts = None, calibrate(self)
         self.detection.evaluate_others(self)
         self.attacked = evaluate_attacked(self, split)
         if self.cfg.TEST.RECORD and split in (None, self.cfg.TEST.SPLIT):

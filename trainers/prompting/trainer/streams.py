@@ -1,0 +1,201 @@
+"""Streams of test images: their order, and the batches or tasks that they come in (TEST.STREAM).
+
+Tasks of few classes, and shares of classes that change, are StatA's (Zanella et al., CVPR 2025),
+and equal its public code with the same seed. docs/metrics.md explains them.
+"""
+
+import hashlib
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from yacs.config import CfgNode
+
+from ..capabilities.transductive import Transductive
+from ..dataset_keys import STREAM
+from ..errors import UserError, need
+from ..method import Method
+
+SHUFFLED = STREAM["STREAM"]
+TASKS = 1000
+FORMS = "shuffled, few:LOW-HIGH:SIZE, stream:GAMMA:SIZE, separate:SIZE, FILE or FILE:SIZE"
+
+
+class Stream(NamedTuple):
+    """Test images in the order in which they come.
+
+    batches: rows of the split, those that come together. tasks: True if each batch is a task of its
+    own, in which images of others recur; else the batches have each image once.
+    """
+
+    batches: Sequence[np.ndarray]
+    tasks: bool = False
+
+    @property
+    def order(self) -> list[int]:
+        """The rows, one after the other."""
+        return np.concatenate(self.batches).tolist()
+
+    @property
+    def digest(self) -> str:
+        """A hash of the order and the sizes of batches."""
+        text = ";".join(",".join(map(str, batch.tolist())) for batch in self.batches)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def takes_streams(kind: type[Method]) -> bool:
+    """Return True for a method whose predictions depend on other test images."""
+    return bool(kind.stream) or issubclass(kind, Transductive)
+
+
+def check_stream(method: Method, dataset: Any, cfg: CfgNode) -> None:
+    """Refuse a TEST.STREAM that does not fit the run; raises UserError, as `read_stream`."""
+    text, name = cfg.TEST.STREAM, type(method).__name__
+    if text == SHUFFLED:
+        return
+    need(
+        takes_streams(type(method)),
+        f"TEST.STREAM is '{text}', but {name} classifies each image by itself, so that no order "
+        "changes anything: leave it out, or choose a method that adapts, such as TDA or StatA",
+    )
+    stream = stream_in(cfg, dataset.val if cfg.TEST.SPLIT == "val" else dataset.test)
+    need(
+        not cfg.TEST.ATTACK,
+        f"TEST.ATTACK has the images in another order than TEST.STREAM {text}: leave one out",
+    )
+    beside = [f"TEST.{key}" for key in ("CONFORMAL", "OOD") if cfg.TEST[key]]
+    need(
+        not (stream.tasks and beside),
+        f"Images recur in the tasks of TEST.STREAM {text}: leave {' and '.join(beside)} out",
+    )
+    need(
+        cfg.TEST.PREDICTIONS or not stream.tasks,
+        "TEST.STREAM counts right answers by task: set TEST.PREDICTIONS True",
+    )
+
+
+def stream_in(cfg: CfgNode, items: Sequence[Any]) -> Stream:
+    """Return the stream of a split's items that TEST.STREAM and the seed give."""
+    labels = np.array([item.label for item in items])
+    return read_stream(cfg.TEST.STREAM, labels, max(cfg.SEED, 0))
+
+
+def read_stream(text: str, labels: np.ndarray, seed: int) -> Stream:
+    """Return the stream that a value of TEST.STREAM gives for images with these labels, (N,).
+
+    Raises:
+        UserError: there is no such stream or file, it does not fit the images, or its numbers are
+            out of range.
+
+    Examples:
+        >>> labels = np.array([0, 1, 0, 1, 2])
+        >>> stream = read_stream("few:1-2:2:10", labels, seed=1)
+        >>> len(stream.batches), max(map(len, stream.batches)), stream.tasks
+        (10, 2, True)
+        >>> labels[read_stream("separate:2", labels, seed=1).order].tolist()
+        [2, 1, 1, 0, 0]
+    """
+    random, where = np.random.RandomState(seed), f"TEST.STREAM is '{text}'"
+    kind, *rest = text.split(":")
+    if match := re.fullmatch(r"few:(\d+)-(\d+):(\d+)(?::(\d+))?", text):
+        low, high, size, count = (TASKS if x is None else int(x) for x in match.groups())
+        need(
+            1 <= low <= high and size and count,
+            f"{where}, but few:LOW-HIGH:SIZE:TASKS needs 1 or more of each, and LOW up to HIGH",
+        )
+        return Stream([*draw_tasks(labels, low, high, size, count, random)], tasks=True)
+    need(kind != "few", f"{where}, but must be few:LOW-HIGH:SIZE or few:LOW-HIGH:SIZE:TASKS")
+    size = int(rest[-1]) if rest and rest[-1].isdigit() else 0
+    if kind in ("stream", "separate"):
+        gamma = number(rest[0]) if kind == "stream" else None
+        need(
+            len(rest) == 1 + (kind == "stream") and 1 <= size <= len(labels) and gamma != 0,
+            f"{where}, but must be stream:GAMMA:SIZE, with GAMMA above 0, or separate:SIZE, with "
+            f"SIZE from 1 to {len(labels)}, the number of images",
+        )
+        shares = np.random.default_rng(seed)
+        order = np.concatenate([*draw_parts(labels, gamma, size, random, shares)])
+    else:
+        order = read_order(text, text.removesuffix(f":{size}") if size else text, len(labels))
+    return Stream(np.split(order, range(size, len(order), size)) if size else [order])
+
+
+def number(text: str) -> float:
+    """Return a positive number of a text, else 0."""
+    try:
+        return max(float(text), 0.0) if np.isfinite(float(text)) else 0.0
+    except ValueError:
+        return 0.0
+
+
+def rows_by_class(labels: np.ndarray) -> list[np.ndarray]:
+    """Return the rows of the images of each class, in their order."""
+    return [np.flatnonzero(labels == k) for k in np.unique(labels)]
+
+
+def draw_tasks(
+    labels: np.ndarray, low: int, high: int, size: int, count: int, random: np.random.RandomState
+) -> Iterator[np.ndarray]:
+    """Yield tasks: at most `size` images of `low` to `high` classes, all if there are no more."""
+    rows = rows_by_class(labels)
+    for _ in range(count):
+        k = random.randint(low, high + 1)
+        chosen = range(len(rows))
+        if k < len(rows):
+            chosen = random.choice(len(rows), k, replace=False)
+        pool = np.concatenate([rows[i] for i in chosen])
+        task = random.choice(pool, size, replace=False) if len(pool) > size else pool
+        random.shuffle(task)
+        yield task
+
+
+def draw_parts(
+    labels: np.ndarray,
+    gamma: float | None,
+    size: int,
+    random: np.random.RandomState,
+    shares: np.random.Generator,
+) -> Iterator[np.ndarray]:
+    """Yield the parts of a stream of N images, each shuffled.
+
+    There are N // size, but no more than classes; a class is shared out over them by a draw from
+    Dirichlet(gamma). With a gamma of None, a part has one class, in random order.
+    """
+    rows = rows_by_class(labels)
+    if gamma is None:
+        parts = [rows[k] for k in random.permutation(len(rows))]
+    else:
+        slots = min(len(labels) // size, len(rows))
+        cut = []
+        for own in rows:
+            ends = np.cumsum(shares.dirichlet([gamma] * slots))[:-1] * len(own)
+            cut.append(np.split(own, ends.astype(int)))
+        parts = [np.concatenate(pieces) for pieces in zip(*cut, strict=True)]
+    for part in parts:
+        random.shuffle(part)
+        yield part
+
+
+def read_order(text: str, path: str, n: int) -> np.ndarray:
+    """Return the rows in a file, one a line, from 0; raises UserError if it lacks one of n.
+
+    `text` is TEST.STREAM, for the message if it is none.
+    """
+    try:
+        words = Path(path).expanduser().read_text("utf-8").split()
+    except (OSError, ValueError):
+        raise UserError(
+            f"TEST.STREAM is '{text}', which is no file and no stream: give {FORMS}"
+        ) from None
+    odd = [word for word in words if not (word.isdecimal() and int(word) < n)]
+    need(not odd, f"'{path}' of TEST.STREAM has '{odd and odd[0]}', but rows are from 0 to {n - 1}")
+    order = np.array(words, dtype=int)
+    counts = np.bincount(order, minlength=n)
+    for found, what in ((counts > 1, "more than once"), (counts == 0, "not at all")):
+        need(
+            not found.any(),
+            f"'{path}' of TEST.STREAM has row {int(found.argmax())} {what}: name each once",
+        )
+    return order
