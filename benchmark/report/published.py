@@ -17,7 +17,8 @@ others, BoostAdapter's second-hand, TPS has only those on top of CoOp, and TDA a
 this CLIP. Of MTA (66.6), zero-shot TransCLIP (70.3) and StatA (69.9) StatA's README prints averages
 over eleven data sets, which no protocol has. The few-shot numbers of LinearProbe, LP++, Tip-
 Adapter, CLIP-LoRA, GDA and CLIP-SVD are averages. Those of TransCLIP and NLPrompt are missing, as
-are HiCroPL's few-shot and transfer, and ProLIP's, which has both with RN50 and ten seeds only.
+are SkipTuning's (a drawing), HiCroPL's few-shot and transfer, and ProLIP's, which has both with
+RN50 and ten seeds only.
 """
 
 import csv

@@ -36,7 +36,7 @@ def settings(name: str) -> dict:
     """Return settings of a method that fit a CLIP with four blocks, for whichever keys it has."""
     node = {}
     for key in METHODS[name].defaults:
-        if "DEPTH" in key or key in ("INSERT_BLOCK", "ADAPTER_START"):
+        if "DEPTH" in key or key in ("INSERT_BLOCK", "ADAPTER_START", "START_LAYER"):
             node[key] = 2
         elif key == "ADAPTER_END":
             node[key] = 3

@@ -25,6 +25,7 @@ SHALLOW = {
     "HiCroPL": {"PROMPT_DEPTH": 2, "CROSS_LAYER": 1, "SENTENCES": {"*": ["a {}."]}},
     "MMRL": {"REP_LAYERS": [1, 2]},
     "MMRLpp": {"REP_LAYERS": [1, 2]},
+    "SkipTuning": {"START_LAYER": 1, "TOP_RATIO": 1.0},
     "CLIPLoRA": {"PARAMS": ["q", "o", "fc", "proj"], "DROPOUT_RATE": 0.0},
     "MMP": {"TEXT_PROMPT_DEPTH": 2, "VISION_PROMPT_NUMBER": 2, "TEXT_PROMPT_NUMBER": 2},
 }

@@ -192,6 +192,7 @@ LEARNED = {
     "CLIPLoRA": {},
     "CLIPSVD": {},
     "LNOnly": {},
+    "SkipTuning": {"START_LAYER": 2},
     "TwoSFS": {},
     "MMRL": {"REP_LAYERS": [2, 3]},
 }

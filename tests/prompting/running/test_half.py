@@ -22,6 +22,7 @@ from trainers.prompting.trainer.trainer import PromptTrainer
 CPU = torch.device("cpu")
 NAMES = ["forest", "sea or lake", "road"]
 LABELS = torch.arange(3)
+HALF = [name for name in METHODS if name != "SkipTuning"]  # test_skiptuning.py
 VIEWS = 10  # of which a tenth is selected
 SEARCHES = "SEARCH", "SEARCH_HP"  # fits for several settings
 
@@ -70,12 +71,12 @@ def outcome(tiny_clip, name, kind) -> torch.Tensor:
     return logits
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", HALF)
 def test_a_step_and_an_evaluation(tiny_clip, name):
     outcome(tiny_clip, name, "fp16")
 
 
-@pytest.mark.parametrize("name", slow_but(METHODS, "ALIGN", "CoOp"))
+@pytest.mark.parametrize("name", slow_but(HALF, "ALIGN", "CoOp"))
 def test_amp_computes_nearly_the_same(tiny_clip, name):
     fp16, amp = (outcome(tiny_clip, name, kind) for kind in ("fp16", "amp"))
     assert (fp16 - amp).abs().max() < 0.01 * amp.abs().max()

@@ -42,6 +42,22 @@ PROGRAD = ZERO_SHOT | {
     "Food101": "a type of food, a photo of {}.",
 }
 
+# the sentences of SkipTuning
+SKIPTUNING = {
+    "ImageNetSketch": "a sketch of a {}.",
+    "ImageNetA": "a bad photo of a {}.",
+    "ImageNetR": "a rendition of a {}.",
+    "Caltech101": "itap of a {}.",
+    "DescribableTextures": "itap of a {}.",
+    "EuroSAT": "a centered satellite photo of {}.",
+    "FGVCAircraft": "a bright photo of a {}, a type of aircraft.",
+    "Food101": "a photo of the nice {}.",
+    "OxfordFlowers": "a close-up photo of a {}.",
+    "OxfordPets": "a bad photo of a {}, a type of pet.",
+    "StanfordCars": "a photo of the {}, a type of car.",
+    "UCF101": "a photo of a {}, a type of sport.",
+}
+
 # TCP: the words after the learned tokens, by default the class name and a full stop
 TCP_ENDS = {
     "OxfordPets": "{}, a type of pet.",
