@@ -43,11 +43,7 @@ def read_image(path, draft=None):
         raise DataError(f"No image at '{path}': check DATASET.ROOT and the data set's layout")
     try:
         with Image.open(path) as image:
-            if image.format == "EPS":  # Pillow would execute it with Ghostscript
-                raise ValueError("PostScript is a program")
-            if draft is not None and image.format in ("JPEG", "MPO"):
-                _shrink(image, draft.divisor(*image.size))
-            return _to_rgb(image, path)
+            return decode_image(image, draft, f"image '{path}'")
     except DataError:
         raise
     except Exception as error:  # decoders raise errors of many types
@@ -56,20 +52,32 @@ def read_image(path, draft=None):
         raise DataError(f"Cannot decode the image '{path}' ({reason}): replace it") from None
 
 
+def decode_image(image, draft=None, name="image"):
+    """Return an image that Pillow has opened as `read_image` does; errors call it `name`.
+
+    Raises DataError if pixels are out of range, and what decoders raise, errors of many types.
+    """
+    if image.format == "EPS":  # Pillow would execute it with Ghostscript
+        raise ValueError("PostScript is a program")
+    if draft is not None and image.format in ("JPEG", "MPO"):
+        _shrink(image, draft.divisor(*image.size))
+    return _to_rgb(image, name)
+
+
 def _shrink(image, divisor):
     if divisor > 1:
         image.draft(None, (image.width // divisor, image.height // divisor))
 
 
-def _to_rgb(image, path):
+def _to_rgb(image, name):
     if image.mode == "F" or image.mode.startswith("I"):  # convert() would clip these
-        image = Image.fromarray(_shades(image, path))
+        image = Image.fromarray(_shades(image, name))
     elif image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")
     return image.convert("RGB")
 
 
-def _shades(image, path):
+def _shades(image, name):
     """Return pixels of 16 or 32 bits as bytes.
 
     Floats are read as 0 to 1 if none is larger, else as 0 to 255. Integers of 32 bits are read as
@@ -83,7 +91,7 @@ def _shades(image, path):
     end = next((end for end in ends if 0 <= low <= high <= end), None)
     if end is None:
         raise DataError(
-            f"The image '{path}' has pixels from {low:.6g} to {high:.6g}, but {kind} must lie in "
+            f"The {name} has pixels from {low:.6g} to {high:.6g}, but {kind} must lie in "
             f"{' or '.join(f'0 to {end}' for end in ends)}: convert it"
         )
     if kind == "whole numbers":

@@ -57,6 +57,11 @@ class Run:
     epoch: int
     calibration: Calibration | str
 
+    def decode(self, image: Any) -> Any:
+        """Return an image that Pillow has opened as `read` returns that of a file."""
+        decode = getattr(dassl("utils"), "decode_image", lambda image, _: image.convert("RGB"))
+        return decode(image, draft_of(self.preprocess))  # a public Dassl has only the latter
+
     def read(self, path: str | os.PathLike[str]) -> Any:
         """Return an image file as the run's own evaluation reads it, for `preprocess`."""
         read, draft = dassl("utils").read_image, draft_of(self.preprocess)
