@@ -26,7 +26,8 @@ from ..storage.tables import read_images
 from .folds import join
 
 PARTS = ("train", "val", "test")  # folders with class folders in them
-NEXT, PICKED = "next.csv", "picked.json"  # in the output: images to label, and how they were picked
+# In the output: images to label, how they were picked, and the call with its classes.
+NEXT, PICKED, CALL = "next.csv", "picked.json", "call.json"
 PER_IMAGE = ("paths", "groups", "digests", "picked")  # lists of a collection
 THREADS = 8
 # of frames of one series, such as `film 3_0017.jpg`: a name with a number, and another number

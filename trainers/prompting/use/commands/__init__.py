@@ -14,6 +14,7 @@ PROG = "promptedclip"
 COMMANDS = {
     "advise": "say which CLIP and method suit your images, how good they are, what to label next",
     "predict": "classify images with a trained run",
+    "serve": "open a page on this machine to classify images that are dropped on it, and to label",
     "export": "write a trained run for use without this project",
     "info": "say what a run is: method, classes, backbone, settings, accuracy",
     "emoji": "write the embedded emoji as a data set to try another checkout with",

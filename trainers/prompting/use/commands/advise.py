@@ -80,6 +80,7 @@ def advise(args: Any, prog: str) -> int:
     begun = time.monotonic()
     more = read_names(args.classnames) if args.classnames else ()
     collection = images.read_collection(args.source.absolute(), more, args.keep_test)
+    keep_call(args, collection.classnames)
     collection = images.read_picks(collection, args.output)
     encoded, collection, left_out = encode_all(args, collection)
     known, K = int((collection.labels >= 0).sum()), len(collection.classnames)
@@ -130,6 +131,19 @@ def advise(args: Any, prog: str) -> int:
     for title, command in commands.items():
         print(f"{title}: `{command}`")
     return int(left_out)
+
+
+def keep_call(args: Any, classnames: list[str]) -> None:
+    """Write the options of this call, for `serve`, which repeats it, and the names of classes."""
+    from ...advice.images import CALL
+    from ...backbones import absolute
+
+    options = {"next": args.next, "budget": args.budget, "batch-size": args.batch_size}
+    options |= {"keep-test": args.keep_test, "device": args.device}
+    options["backbones"] = " ".join(map(absolute, args.backbones or ()))
+    options["classnames"] = args.classnames and os.path.abspath(args.classnames)
+    call = {"source": os.path.abspath(args.source), "options": options, "classes": classnames}
+    write_whole(args.output / CALL, json.dumps(call, indent=1))
 
 
 def encode_all(args: Any, collection: Any) -> tuple[list[Any], Any, bool]:

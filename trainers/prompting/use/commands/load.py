@@ -11,11 +11,14 @@ from .arguments import Parser, add_plugin, from_one
 RUN = "output folder of a run, or hf://USER/REPO[@REVISION][/FOLDER] on the Hugging Face hub"
 
 
-def run_parser(prog: str, description: str) -> Parser:
+def run_parser(prog: str, description: str, positional: bool = False) -> Parser:
     """Return the parser of a command, with the options that `load_run` takes."""
     parser = Parser(prog=prog, description=description)
     add = parser.add_argument
-    add("--model-dir", required=True, metavar="RUN", help=RUN)
+    if positional:
+        add("model_dir", metavar="RUN", help=RUN)
+    else:
+        add("--model-dir", required=True, metavar="RUN", help=RUN)
     add("--load-epoch", type=from_one, help="epoch (default: the best if kept, else the last)")
     add("--backbone", help="name or file of the CLIP, if it has moved since the run")
     add_plugin(parser)

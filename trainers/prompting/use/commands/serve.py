@@ -1,0 +1,81 @@
+"""Open a page on this machine: drop images on it, and label those that `advise --next` picked."""
+
+import contextlib
+import socket
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+from ...errors import UserError, need
+from .arguments import from_one
+from .load import load_run, run_parser
+
+LOCAL = "127.0.0.1"
+OPEN = (
+    "Warning: this page has no password, so that whoever reaches this machine can classify images, "
+    "see those to label, change labels, and train"
+)
+
+
+def main(argv: list[str], prog: str) -> None:
+    """Run the command until it is interrupted."""
+    parser = run_parser(prog, __doc__ or "", positional=True)
+    add = parser.add_argument
+    add("--port", type=lambda text: from_one(text, 0), default=8000,
+        help="0 takes a free one (default: %(default)s)")  # fmt: skip
+    add("--host", default=LOCAL, metavar="ADDRESS",
+        help="to reach it from elsewhere, without a password (default: %(default)s)")  # fmt: skip
+    add("--device", metavar="NAME", help="as for predict")
+    args = parser.parse_args(argv)
+    missing = [name for name in ("starlette", "uvicorn") if not find_spec(name)]
+    need(not missing, f"serve needs {' and '.join(missing)}: `pip install starlette uvicorn`")
+    import uvicorn
+
+    config = uvicorn.Config(build_page(args).app(), log_level="warning", server_header=False)
+    listening = listen(args.host, args.port)
+    if args.host != LOCAL:
+        print(OPEN, file=sys.stderr)
+    host, port = listening.getsockname()[:2]
+    print(f"http://{f'[{host}]' if ':' in host else host}:{port}/ (Ctrl+C ends it)", flush=True)
+    with contextlib.suppress(KeyboardInterrupt):
+        uvicorn.Server(config).run([listening])
+
+
+def build_page(args):
+    """Return the page of a run, or of images to label where no run has been trained yet.
+
+    Raises:
+        UserError: there is neither, or the method classifies images together.
+    """
+    from ...capabilities.transductive import Transductive
+    from ...running.devices import usable_device, usual_device
+    from ..labelling import Labels
+    from ..page import Page
+
+    device = usable_device(usual_device() if args.device is None else args.device)
+    folder = Path(args.model_dir)
+    try:
+        labels: Labels | str = Labels(folder)
+    except UserError as error:
+        labels = str(error)
+
+    def load():
+        if isinstance(labels, Labels) and not any(folder.glob("*/model*")):
+            return None
+        run = load_run(args)
+        together = f"{run.method} classifies images together, and a page one by one: use predict"
+        need(not isinstance(run.model, Transductive), together)
+        run.model.to(device).reset()
+        return run
+
+    return Page(load, labels)
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Return a socket that listens; raises UserError if this is impossible."""
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((host, port), family=family)
+    except (OSError, OverflowError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise UserError(f"Port {port} of '{host}' cannot be opened ({why}): give others") from None
