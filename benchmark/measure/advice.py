@@ -58,7 +58,8 @@ def read_spaces(folder: Path) -> tuple[list[Space], np.ndarray]:
     Raises:
         UserError: it has none, or their rows have other labels.
     """
-    spaces, labels = [], np.empty(0)
+    spaces: list[Space] = []
+    labels = np.empty(0)
     for path in sorted(folder.glob("*.safetensors")):
         try:
             tensors = load_file(path)

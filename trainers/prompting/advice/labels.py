@@ -109,7 +109,7 @@ def pick_next(
     """
     y, K = np.array(labels), len(space.text)
     known = np.flatnonzero(y >= 0)
-    before = read_picks([picked[row] for row in known] if len(picked) else ())
+    before = read_picks([picked[row] for row in known.tolist()] if len(picked) else ())
     turn = 1 + max((number for _, number in before), default=0)
     logits = space.zero_shot()
     if len(known):
