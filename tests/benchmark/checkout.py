@@ -67,14 +67,11 @@ class Checkout:
             shutil.copy(REPOSITORY / "trainers" / "prompting" / name, plugin / name)
         shutil.copy(Path(__file__).parent / "fake_train.py", root / "train.py")
         # settings and data are not checked: that needs Dassl and the methods
-        stub = "def {}:\n    pass\n"
-        for place, function in (
-            ("launch/checks", "check_settings(runs, settings)"),
-            ("tune/validation", "check_validation(engine)"),
-        ):
-            (root / "benchmark" / f"{place}.py").write_text(stub.format(function))
-        with (root / "benchmark/launch/needs.py").open("a") as file:
-            file.write("\n\ndef lacking(*args, **more):\n    return []\n")
+        stub = "def check_validation(engine):\n    pass\n"
+        (root / "benchmark" / "tune" / "validation.py").write_text(stub)
+        for name, function in (("checks", "check_settings"), ("needs", "lacking")):
+            with (root / "benchmark" / "launch" / f"{name}.py").open("a") as file:
+                file.write(f"\n\ndef {function}(*args, **more):\n    return []\n")
         (root / "benchmark" / "launch" / "preload.py").write_text("")
 
     def environment(self, **fake: str) -> dict:
