@@ -12,6 +12,8 @@ from .base2new import BASE2NEW
 
 FORMS = {"convex": "beta", "additive": "additive-beta"}  # BETA_FORM -> name of its variants
 
+BETAS = (0.0, 0.2, 0.5, 0.7, 1.0)
+
 VARIANT = f"{{dataset}}/{METHOD}/{{variant}}/seed{{seed}}"
 
 
@@ -33,15 +35,14 @@ class Ablation(Protocol):
     options = SHOTS | {
         "--betas": {
             "type": each(weight),
-            "default": "0 0.2 0.5 0.7 1",
             "help": "values of beta, the weight of the token level, from 0 to 1, in one argument "
-            "(default: '%(default)s')",
+            f"(default: '{' '.join(f'{beta:g}' for beta in BETAS)}'; with --mn and without --forms "
+            "none)",
         },
         "--forms": {
             "type": each(one_of(FORMS)),
-            "default": "convex",
             "help": "forms of the cost for which the values of beta are tried: convex, additive or "
-            "both, in one argument (default: '%(default)s')",
+            "both, in one argument (default: 'convex')",
         },
         "--mn": {
             "type": number_pairs,
@@ -68,6 +69,8 @@ class Ablation(Protocol):
 
     def plan(self, output, datasets, seeds, configs, shots, betas, forms, mn):
         """Return the runs: each value of beta and pair M, N, for each seed and data set."""
+        if betas is None:
+            betas = () if mn and not forms else BETAS
         if not betas and not mn:
             raise UserError("there is nothing to vary: give --betas or --mn; both are empty")
         runs = []
@@ -75,7 +78,7 @@ class Ablation(Protocol):
             method = self.method(configs, "ALIGN", dataset, seed, shots)
             variants = {
                 f"{FORMS[form]}{beta:g}": beta_opts(beta, form)
-                for form, beta in product(forms, betas)
+                for form, beta in product(forms or ["convex"], betas)
             }
             variants |= {f"M{M}_N{N}": prompt_opts(M, N, method["config_file"]) for M, N in mn}
             for variant, opts in variants.items():

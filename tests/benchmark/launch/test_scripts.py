@@ -71,7 +71,7 @@ def test_scripts_take_variables_and_run_from_anywhere(checkout, tmp_path):
     folders = [call["--output-dir"].split("/")[-2] for call in calls[::2]]
     assert folders == ["beta0.3", "M2_N2", "M1_N3"]
     assert {call["OPTIM.LR"] for call in calls} == {"0.1"}
-    assert len(script("ablation", SEEDS="1", BETAS="", MN="2,2")) == 2
+    assert len(script("ablation", SEEDS="1", MN="2,2")) == 2  # no beta, unless asked
     assert len(script("ablation", SEEDS="1")) == 10
 
 

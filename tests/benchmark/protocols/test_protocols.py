@@ -7,7 +7,10 @@ from pathlib import Path
 import pytest
 import tiny
 
+from benchmark.launch.arguments import build_parser, parse
+from benchmark.launch.command import plan_runs
 from benchmark.protocols import (
+    ABLATION,
     DOMAIN_GENERALIZATION,
     FEW_SHOT,
     PROTOCOLS,
@@ -109,6 +112,15 @@ def test_ablation_varies_the_form_of_the_cost(checkout):
     }
     assert found == {"additive-beta0.5": {"BETA_FORM": "additive", "BETA": "0.5"}}
     assert "ALIGN, BETA_FORM additive, BETA 0.5" in told
+
+
+@pytest.mark.parametrize("words, number", [
+    ([], 5), (["--mn", "2,2 4,4"], 2), (["--mn", "2,2", "--forms", "additive"], 1 + 5),
+    (["--mn", "2,2", "--betas", "0.3"], 1 + 1),
+])  # fmt: skip
+def test_ablation_of_prompts_has_no_betas_unless_asked(words, number):
+    runs, _ = plan_runs(ABLATION, parse(build_parser(ABLATION), words))
+    assert len({run.variant for run in runs}) == number
 
 
 def test_ablation_gives_each_textual_prompt_a_template_where_the_config_lists_them(checkout):
