@@ -266,6 +266,11 @@ class Engine:
         ended = self._durations.get(kind(run))
         return mean(ended) if ended else self.guesses.get(run)
 
+    @property
+    def all_timed(self) -> bool:
+        """True if each run left has a guess, or one of its kind has ended: progress omits tests."""
+        return all(self.seconds_of(run) is not None for run in self.runs_left)
+
     def remaining(self, children: Iterable[Child] = (), at_once: int = 1) -> tuple[float, int]:
         """Estimate the seconds until all runs are done, and count runs without an estimate.
 

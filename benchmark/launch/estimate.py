@@ -252,4 +252,5 @@ def time_range(engine: Engine, guesses: Guesses, at_once: int) -> str:
     unit, name = (60, "minutes") if seconds * MARGIN < 5400 else (3600, "hours")
     low, high = seconds / MARGIN / unit, seconds * MARGIN / unit
     more = f", unknown for {unknown}" if unknown else ""
-    return f"about {low:.1f} to {high:.1f} {name}, {at_once} at once on {guesses.device}{more}"
+    span = f"at least {low:.1f}" if unknown else f"about {low:.1f} to {high:.1f}"
+    return f"{span} {name}, {at_once} at once on {guesses.device}{more}"

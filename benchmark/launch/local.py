@@ -80,7 +80,8 @@ class Local:
                         self._end(child, engine, progress)
                         waiting = self._in_turn(waiting, engine)
                 children = list(self._children.values())
-                progress.tick(children, *engine.remaining(children, self.jobs))
+                left = engine.remaining(children, self.jobs)
+                progress.tick(children, *left, engine.all_timed)
                 time.sleep(TICK if children or waiting else 0)
         finally:
             progress.end()

@@ -56,14 +56,17 @@ class Progress:
             text = outcome.problem
         self.say(f"[{self.done}/{self.total}] {outcome.run}: {text}")
 
-    def tick(self, children: Sequence[Child], seconds: float, unknown: int) -> None:
+    def tick(
+        self, children: Sequence[Child], seconds: float, unknown: int, all_timed: bool
+    ) -> None:
         """Show the latest line of each running child, and the time left for all runs.
 
-        `seconds` is the estimated time left; `unknown` runs cannot be estimated.
+        `seconds` is the estimated time left, the least unless `all_timed`; `unknown` runs cannot
+        be estimated.
         """
-        eta = f"about {clock_text(seconds)} left"
+        eta = f"{'about' if all_timed else 'at least'} {clock_text(seconds)} left"
         if unknown:
-            more = f"{unknown} run{'s' * (unknown > 1)} not timed yet"
+            more = f"{unknown} run{'s' * (unknown > 1)} not timed"
             eta = f"{eta} ({more})" if seconds else "time left not yet known"
         news = [_news(child) for child in children]
         if self.bars:

@@ -165,4 +165,5 @@ def remaining(
     unknown = len(left) - len(forecast)
     more = f", unknown for {unknown} without a similar run that is done" if unknown else ""
     hours = sum(forecast.values()) / 3600
-    return f"Time left: about {hours:.2f} {unit} for {len(forecast)} runs{more}."
+    about = "at least" if unknown else "about"
+    return f"Time left: {about} {hours:.2f} {unit} for {len(forecast)} runs{more}."

@@ -125,6 +125,7 @@ def test_time_left_covers_runs_with_an_estimate_and_counts_others(tmp_path):
         SimpleNamespace(run=runs[1], seconds=100.0, seconds_left=20.0)
     ]  # slower than the first
     assert Engine(runs, Settings()).remaining(children) == (20.0 + 30.0, 3)
+    assert Engine(runs[:3], Settings()).all_timed and not Engine(runs, Settings()).all_timed
     assert Engine(runs, Settings()).remaining(children, at_once=4) == (30.0, 3)
     children.append(SimpleNamespace(run=runs[3], seconds=10.0, seconds_left=None))
     assert Engine(runs, Settings()).remaining(children) == (20.0 + 30.0, 3)

@@ -37,15 +37,16 @@ def test_plain_lines_have_a_heartbeat(monkeypatch):
     run = outcome("CoOp", 1, "base", 50.0).run
     child = SimpleNamespace(run=run, seconds=65.0, latest="epoch 1/2", seconds_left=None)
     progress = Progress(stream)
-    progress.tick([child], 100.0, 0)
+    progress.tick([child], 100.0, 0, True)
     assert stream.getvalue() == ""
     monkeypatch.setattr(progress_module, "HEARTBEAT", -1.0)
-    for seconds, unknown in ((100.0, 0), (100.0, 3), (0.0, 1)):
-        progress.tick([child], seconds, unknown)
+    for left in ((100.0, 0, True), (100.0, 0, False), (100.0, 3, False), (0.0, 1, False)):
+        progress.tick([child], *left)
     of_run = "CoOp on emoji, seed 1, base: epoch 1/2 (1:05 so far) | all: "
     assert stream.getvalue().splitlines() == [
         of_run + "about 1:40 left",
-        of_run + "about 1:40 left (3 runs not timed yet)",
+        of_run + "at least 1:40 left",
+        of_run + "at least 1:40 left (3 runs not timed)",
         of_run + "time left not yet known",
     ]
     assert clock_text(3723) == "1:02:03"
@@ -62,7 +63,7 @@ def test_a_narrow_terminal_shows_the_run_its_loss_and_its_accuracy(monkeypatch):
         monkeypatch.setenv("COLUMNS", str(columns))
         progress = Progress(stream)
         progress.begin(100, 300)
-        progress.tick([child], 4000.0, 100)
+        progress.tick([child], 4000.0, 100, False)
         overall, of_run = (bar.desc for bar in progress.bars)
         progress.end()
         assert len("100/300 runs |##########| 1:02:03 " + overall) < 80

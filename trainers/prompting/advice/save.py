@@ -86,6 +86,6 @@ def save_run(
             dm=SimpleNamespace(dataset=data, num_classes=len(collection.classnames)),
             test_results={"accuracy": 100 * best.right / len(y)},
             num_trained=sum(p.numel() for p in method.learned().values()),
-            train_seconds=seconds, count_steps=lambda: (0, 0), evaluated_on=FOLDS, test_loader=None,
+            train_seconds=seconds, count_steps=lambda: (0, 0), evaluated_on=FOLDS,
         ),
     )  # fmt: skip
