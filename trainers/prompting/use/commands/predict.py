@@ -50,7 +50,7 @@ def main(argv: list[str], prog: str) -> int:
     need(not (sets and args.top), "--top lists classes by probability: leave it or --error out")
     from ...record.calibration import check_error
 
-    error = check_error(args.error) if sets else None
+    error = check_error(args.error) if sets else 0.0
     shut: list[str] = []
     paths = list(find_files(args.images, shut.append))
     for folder in shut:
@@ -269,7 +269,7 @@ def as_csv(answers: Iterable[Answered], sets: bool) -> None:
             likeness = "" if answer.likeness is None else f"{answer.likeness:.6g}"
             rows = [[csv_text(answer.answer), csv_text(classes), p, likeness]]
         else:
-            rows = [[i, csv_text(name), f"{p:.6g}"] for i, (name, p) in enumerate(answer, 1)]
+            rows = [[str(i), csv_text(name), f"{p:.6g}"] for i, (name, p) in enumerate(answer, 1)]
         writer.writerows([csv_text(file), *cells] for cells in rows)
         sys.stdout.flush()
 
