@@ -256,6 +256,9 @@ def test_runs_on_features_are_those_on_images(tmp_path, monkeypatch, name):
             log_p = run.model.predict(torch.stack(tested)).logits.log_softmax(1)
             log_p = log_p[range(len(tested)), rows["label"]].numpy()
             assert abs(log_p - rows["label_log_probability"]).max() == 0, (name, subset)
+            if not run.model.searches:  # the rows calibrate as the images do
+                scores = run.calibration.scores.tolist()
+                assert scores == pytest.approx(record["lac_scores"], abs=1e-4)
 
 
 def test_a_resumed_run_draws_the_same_views(tmp_path):
