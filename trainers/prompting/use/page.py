@@ -59,7 +59,7 @@ HEADERS = [
 
 
 class Page:
-    """What the page shows: a run, and images to label. Models and decoders work in one thread.
+    """A run, and images to label, behind a page. Models and decoders work in one thread.
 
     Attributes:
         run: None until there is one.
