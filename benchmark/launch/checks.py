@@ -96,11 +96,11 @@ def for_streams(runs: list[Run], opts: tuple[str, ...]) -> list[Run]:
     streams = {run: read_pairs((*opts, *run.opts)).get(key, usual) for run in runs}
     if set(streams.values()) <= {usual}:
         return runs
-    from trainers.prompting.methods import METHODS
+    from trainers.prompting import list_methods
+    from trainers.prompting.method import find_method
     from trainers.prompting.trainer.streams import takes_streams
 
-    kinds = {run.trainer: METHODS.get(run.trainer) for run in runs}
-    fixed = {name for name, kind in kinds.items() if kind and not takes_streams(kind)}
+    fixed = {name for name in list_methods() if not takes_streams(find_method(name))}
     left_out = [run for run in runs if run.trainer in fixed and streams[run] != usual]
     for name in dict.fromkeys(run.trainer for run in left_out):
         print(f"Skipped: {name} classifies each image by itself, in any {key}", file=sys.stderr)

@@ -268,7 +268,7 @@ def test_zero_shot_clip_of_methods_that_have_it(tiny_clip, name):
     assert zero_shot(method, output).tolist() == (z @ own.T).argmax(1).tolist()
 
 
-@pytest.mark.parametrize("name", ["ZeroshotCLIP", "CoOp", "PromptSRC", "TPT", "CLIPAdapter"])
+@pytest.mark.parametrize("name", ["ZeroshotCLIP", "CoOp", "PromptSRC", "TPT", "TTC"])
 def test_zero_shot_clip_of_others_is_not_known(tiny_clip, name):
     method = build_method(name, settings(name), tiny_clip, NAMES).eval()
     assert zero_shot(method, method.output(torch.randn(2, 3, 32, 32))) is None

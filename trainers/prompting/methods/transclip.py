@@ -231,7 +231,7 @@ class Solver:
 
     def __init__(
         self,
-        s: TransCLIP.Settings,
+        s: Any,
         x: torch.Tensor,
         log_q: torch.Tensor,
         shots: torch.Tensor,

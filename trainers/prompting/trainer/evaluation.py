@@ -14,6 +14,7 @@ import torch
 from yacs.config import CfgNode
 
 from ..capabilities.transductive import NOT_ITS_OWN, Transductive
+from ..capabilities.views import OfViews
 from ..dassl_parts import dassl
 from ..errors import UserError, in_short, need, no_exit
 from ..method import Method, Output
@@ -23,7 +24,7 @@ from ..storage.checkpoints import checkpoint_file
 from ..storage.predictions import Predictions
 from ..storage.saved import Saved
 from ..teacher import Teacher, nearest
-from .streams import Stream
+from .streams import Stream, takes_streams
 
 UNTESTED = "only the last epoch has one, after its evaluation with TEST.PREDICTIONS"
 BOUNDS = (-3.0, 3.0)  # of the natural logarithm of a temperature
@@ -156,9 +157,8 @@ def zero_shot(method: Method, output: Output) -> torch.Tensor | None:
     kind, teachers = type(method), [m for m in method.children() if isinstance(m, Teacher)]
     if is_foreign(kind) or kind.image_features is not Method.image_features:
         return None
-    if not kind.trains and kind.contexts is Method.contexts:
-        if kind.predict is Method.predict and not method.support_passes:
-            return None
+    of_support = kind.predict is Method.predict and not kind.trains and method.support_passes
+    if of_support or takes_streams(kind) or issubclass(kind, OfViews):
         h = output.text.h[0]
     elif teachers and not method.blocks("image") and method.contexts().vision is None:
         h = teachers[0].h
