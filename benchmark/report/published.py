@@ -15,9 +15,9 @@ entirely.
 Of methods that adapt while testing, C-TPT's numbers and TPT's on other data sets are from tables of
 others, BoostAdapter's second-hand, TPS has only those on top of CoOp, and TDA and DPE none with
 this CLIP. Of MTA (66.6), zero-shot TransCLIP (70.3) and StatA (69.9) StatA's README prints averages
-over eleven data sets, which no protocol has. The few-shot numbers of LinearProbe, LP++, Tip-
-Adapter, CLIP-LoRA, GDA and CLIP-SVD are averages. Those of TransCLIP and NLPrompt are missing, as
-are SkipTuning's (a drawing), HiCroPL's few-shot and transfer, and ProLIP's, which has both with
+over eleven data sets, which no protocol has. The few-shot numbers of LinearProbe, LP++,
+Tip-Adapter, CLIP-LoRA, GDA and CLIP-SVD are averages. Those of TransCLIP and NLPrompt are missing,
+as are SkipTuning's (a drawing), HiCroPL's few-shot and transfer, and ProLIP's, which has both with
 RN50 and ten seeds only.
 """
 

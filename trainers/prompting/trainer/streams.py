@@ -142,10 +142,10 @@ def draw_tasks(
     rows = rows_by_class(labels)
     for _ in range(count):
         k = random.randint(low, high + 1)
-        chosen = range(len(rows))
+        chosen = rows
         if k < len(rows):
-            chosen = random.choice(len(rows), k, replace=False)
-        pool = np.concatenate([rows[i] for i in chosen])
+            chosen = [rows[i] for i in random.choice(len(rows), k, replace=False)]
+        pool = np.concatenate(chosen)
         task = random.choice(pool, size, replace=False) if len(pool) > size else pool
         random.shuffle(task)
         yield task
