@@ -6,7 +6,7 @@
 #
 # Environment: ALSO ("few_shot transfer": protocols after base-to-new), TRAINERS ("ZeroshotCLIP CoOp
 # MaPLe ALIGN"), and of the variables in run.sh SEEDS, DATA (data), OUTPUT (output/paper), CONFIG,
-# PLUGINS, BACKBONE, JOBS and PYTHON. Options, and KEY VALUE pairs for train.py: see `--help`.
+# PLUGINS, BACKBONE, JOBS, SLURM and PYTHON. Options, and KEY VALUE pairs for train.py: see `--help`.
 source "$(dirname "${BASH_SOURCE[0]}")/run.sh"
 
 run paper ${ALSO:+--also "$ALSO"} ${TRAINERS:+--trainers "$TRAINERS"} "$@"

@@ -121,6 +121,8 @@ def own_default(settings: dict) -> dict:
 def parse(parser: Parser, argv: list[str]) -> argparse.Namespace:
     """Parse the arguments: the data sets go to `datasets`, the KEY VALUE pairs to `opts`."""
     args = parser.parse_intermixed_args(argv)
+    if args.estimate and (args.slurm is not None or args.only or args.dry_run):
+        raise UserError("--estimate times this machine: leave --slurm, --only and --dry-run out")
     check_ood(argv)
     args.plugins = tuple(
         os.path.abspath(plugin) if plugin.endswith(".py") else plugin for plugin in args.plugin

@@ -56,8 +56,6 @@ def launch(
     parser = build_parser(protocol)
     argv = site.join_slurm_words(argv, parser)
     args = parse(parser, argv)
-    if args.estimate and (args.slurm is not None or args.only or args.dry_run):
-        raise UserError("--estimate times this machine: leave --slurm, --only and --dry-run out")
     runs, settings = plan_runs(protocol, args)
     chosen = choose_runs(runs, args.only, args.output)
     all_of = {*chosen, *(run.needs for run in chosen)}
@@ -183,11 +181,6 @@ def other_sets(datasets: Collection[str], runs: list[Run]) -> tuple[str, ...]:
 
 def in_jobs(protocol: Protocol, engine: Engine, args: argparse.Namespace, argv: list[str]) -> bool:
     """Submit the runs to Slurm; return True if all have ended, as after `--wait`."""
-    if "SLURM_JOB_ID" in os.environ:
-        raise UserError(
-            f"--slurm does not work inside a Slurm job ({os.environ['SLURM_JOB_ID']}): leave it "
-            "out to do the runs in this job"
-        )
     _, ours = site.build_parser().parse_known_args(argv)
     words = ["benchmark", protocol.name, *(word for word in ours if word != "--dry-run")]
     asked = site.read_site(args.slurm)

@@ -7,6 +7,7 @@ import argparse
 import contextlib
 import io
 import shlex
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -20,12 +21,15 @@ from ..cli import Parser, add_plugin, each, from_one, one_of, seed, words, write
 from ..data.download import TABLE
 from ..protocols import PROTOCOLS
 from ..protocols.base import Run
+from ..records import from_folder
 from .arguments import build_parser, parse, split_words
 from .checks import check_settings
 from .command import plan_runs
 from .engine import Settings
 from .locks import is_held
 from .needs import lacking
+from .slurm import site
+from .slurm.queue import ask
 
 COMMAND = "$ python -m benchmark"
 LOCK, PROOF = ".paper.lock", "zero_shot.txt"
@@ -41,6 +45,7 @@ def arguments(argv: list[str]) -> argparse.Namespace:
         prog="python -m benchmark paper",
         description=__doc__,
         usage="%(prog)s [DATASET ...] [options] [KEY VALUE ...]",
+        parents=[site.build_parser()],
         allow_abbrev=False,
     )
     add = parser.add_argument
@@ -52,6 +57,8 @@ def arguments(argv: list[str]) -> argparse.Namespace:
         "transfer from ImageNet to ten others and to its variants")  # fmt: skip
     add("--anyway", action="store_true", help="continue without a GPU, and with data or zero-shot "
         "accuracies that are not as published")  # fmt: skip
+    add("--estimate", action="store_true", help="only print how long the runs take on this "
+        "machine, once the data are there")  # fmt: skip
     add("--dry-run", action="store_true", help="only print what is missing, and the steps")
     add("--trainers", type=words, help="methods, in one argument (default: the protocols')")
     add("--seeds", type=each(seed), default="1 2 3", help="seeds (default: '%(default)s')")
@@ -63,7 +70,7 @@ def arguments(argv: list[str]) -> argparse.Namespace:
     add_plugin(parser)
     add("--backbone", help="a CLIP by name or file (default: the config's)")
     add("--jobs", type=from_one, help="number of runs at once (default: one for each GPU)")
-    args = parser.parse_intermixed_args(argv)
+    args = parser.parse_intermixed_args(site.join_slurm_words(argv, parser))
     args.datasets, args.opts = split_words(args.words or ["ten"])
     args.datasets = args.datasets or split_words(["ten"])[0]
     args.root, args.output = args.root.expanduser().absolute(), args.output.absolute()
@@ -121,20 +128,33 @@ def main(argv: list[str], call: Call) -> int:
     asked = [*protocols(args)]
     runs: dict[Path, Run] = {}
     settings = Settings()
+    only = [
+        f"--{name}" for name in ("estimate", "dry-run") if getattr(args, name.replace("-", "_"))
+    ]
     for words_ in asked:
         protocol = PROTOCOLS[words_[0]]
-        of_protocol, settings = plan_runs(protocol, parse(build_parser(protocol), words_[1:]))
+        parsed = parse(build_parser(protocol), [*only, *words_[1:]])
+        of_protocol, settings = plan_runs(protocol, parsed)
         check_settings(of_protocol, settings)
         runs |= {run.folder: run for run in of_protocol}
     steps = Steps(call, args.output, [*runs.values()])
-    check_alone(steps)
+    print(outline(args, len(runs)))
+    if args.slurm is None:
+        check_alone(steps)
+    else:
+        site.read_site(args.slurm)
+    if args.estimate:
+        return max([steps.do(*line, "--estimate") for line in asked])
     for lack in lacking(steps.runs, settings):
         print(f"missing for {lack}")
     if args.dry_run:
         for line in (*data_steps(args, steps), *asked, *last_steps(args)):
             print(f"{COMMAND} {shlex.join(line)}")
         return 0
-    check_gpu(len(steps.runs), args.anyway)
+    if args.slurm is None:
+        check_gpu(len(steps.runs), args.anyway)
+    else:
+        ask("scontrol", "show", "config")
     args.output.mkdir(parents=True, exist_ok=True)
     with hold_lock(args.output / LOCK) as alone:
         if not alone:
@@ -152,6 +172,8 @@ def protocols(args: argparse.Namespace) -> Iterator[list[str]]:
             shared += [f"--{name}", str(value)]
     for plugin in args.plugin:
         shared += ["--plugin", plugin]
+    if args.slurm is not None:
+        shared += [f"--slurm={args.slurm}", "--per-job", str(args.per_job), *["--wait"] * args.wait]
     large = [name for name in args.datasets if name == "imagenet"]
     for datasets in filter(None, ([n for n in args.datasets if n not in large], large)):
         yield ["base2new", *datasets, *shared, *args.opts]
@@ -167,9 +189,15 @@ def data_steps(args: argparse.Namespace, steps: Steps) -> list[list[str]]:
     named = dict.fromkeys(name for run in steps.runs for name in (run.source, run.dataset))
     sets = [name for name in read_tree(TABLE) if name in named]
     where = ["--root", str(args.root)]
-    clip = ["--backbone", args.backbone] if args.backbone else []
-    check = ["check-data", *sets, "--zero-shot", *where, *clip]
+    check = ["check-data", *sets, *where]
+    if args.slurm is None or gpu_is_there():
+        check += zero_shot(args)
     return [["download", *sets, *where], check] if sets else []
+
+
+def zero_shot(args: argparse.Namespace) -> list[str]:
+    """Return the words that make a check of the data one of zero-shot CLIP, too."""
+    return ["--zero-shot", *(["--backbone", args.backbone] if args.backbone else [])]
 
 
 def last_steps(args: argparse.Namespace) -> list[list[str]]:
@@ -191,14 +219,32 @@ def busy(output: Path, what: str) -> str:
     return f"{what} of another process works in '{output}': wait for it, or give another --output"
 
 
-def check_gpu(number: int, anyway: bool) -> None:
-    """Raise UserError without a GPU, unless that is accepted."""
+def outline(args: argparse.Namespace, number: int) -> str:
+    """Return what the command does, and where disk, hours and a login node are explained."""
+    place = next(folder for folder in (args.root, *args.root.parents) if folder.exists())
+    free = shutil.disk_usage(place).free / 1e9
+    return (
+        f"{number:,} runs, into '{args.output}'. Data that are missing are downloaded first, into "
+        f"'{args.root}', and CLIP's weights.\n"
+        f"Disk: {free:,.0f} GB are free there; sizes are printed before the first download.\n"
+        "Hours: --estimate times this machine, once the data are there.\n"
+        "On a login node: --slurm OPTIONS (or SLURM=OPTIONS) downloads here and submits the runs."
+    )
+
+
+def gpu_is_there() -> bool:
+    """Return True if PyTorch can use a GPU of this machine."""
     import torch
 
-    if not (torch.cuda.is_available() or anyway):
+    return torch.cuda.is_available()
+
+
+def check_gpu(number: int, anyway: bool) -> None:
+    """Raise UserError without a GPU, unless that is accepted."""
+    if not (gpu_is_there() or anyway):
         raise UserError(
             f"PyTorch finds no GPU, and {number:,} runs may take weeks on a CPU: use a machine "
-            "with one, or continue with --anyway"
+            "with one, submit them with --slurm, or continue with --anyway"
         )
 
 
@@ -214,15 +260,30 @@ def do_all(args: argparse.Namespace, steps: Steps, asked: list[list[str]]) -> in
             "not all data sets are complete (see above): rerun to resume, or name those to do",
             exit_code=1,
         )
+    if of_data and "--zero-shot" not in of_data[1]:
+        print(
+            "without a GPU here, zero-shot CLIP is not compared with the published numbers; on a "
+            f"node, call `{COMMAND[2:]} {shlex.join([*of_data[1], *zero_shot(args)])}`",
+            file=sys.stderr,
+        )
     if of_data and steps.proof(*of_data[1], anyway=args.anyway) and not args.anyway:
         raise UserError(
             "data or zero-shot accuracies are not as published (see above): mend that, or continue "
             "with --anyway",
             exit_code=1,
         )
-    for line in asked:
-        steps.do(*line, "--estimate")
+    if args.slurm is None:
+        for line in asked:
+            steps.do(*line, "--estimate")
     code = max([steps.do(*line) for line in asked])
+    left = sum(from_folder(run).problem is not None for run in steps.runs)
+    if left and args.slurm is not None and not args.wait:
+        print(
+            f"{left:,} of {len(steps.runs):,} runs are not done: rerun when `python -m benchmark "
+            f"status {shlex.quote(str(args.output))}` says that they are, for reports and archive",
+            file=sys.stderr,
+        )
+        return code
     for line, name in zip(last_steps(args), ("report.txt", "report.html"), strict=False):
         print(f"{COMMAND} {shlex.join(line)} > {shlex.quote(str(args.output / name))}", flush=True)
         write_output(args.output / name, steps.run_command(*line)[1])

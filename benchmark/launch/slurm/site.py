@@ -65,8 +65,13 @@ def read_site(options: str) -> Site:
     """Combine the site's defaults with options of the command line, which come last and so win.
 
     Raises:
-        UserError: the file or an option is invalid.
+        UserError: the file or an option is invalid, or this is a Slurm job.
     """
+    if "SLURM_JOB_ID" in os.environ:
+        raise UserError(
+            f"--slurm does not work inside a Slurm job ({os.environ['SLURM_JOB_ID']}): leave it "
+            "out to do the runs in this job"
+        )
     user = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
     path = next((p for p in (ROOT / FILE, user / "align" / FILE) if p.is_file()), None)
     lines_of: dict[str, list[str]] = {key: [] for key in Site._fields}

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -63,11 +64,13 @@ def test_a_bare_machine_is_told_what_is_missing_and_nothing_is_begun(place, caps
     assert time.process_time() - started < 10
     said = capsys.readouterr()
     assert len((said.out + said.err).splitlines()) < 20
-    assert re.match(rf"missing for \d+ runs: {TEN[0]} ", said.out)
+    assert re.search(rf"\nmissing for \d+ runs: {TEN[0]} ", said.out)
     assert "ViT-B/16 are not on" in said.out
+    assert re.match(r"\d+ runs, into .*downloaded first.*\nDisk: .* GB are free.*\nHours: --est.*\n"
+                    r"On a login node: --slurm", said.out)  # fmt: skip
     assert re.fullmatch(
         r"python -m benchmark paper: PyTorch finds no GPU, and \d+ runs may take weeks on a CPU: "
-        r"use a machine with one, or continue with --anyway\n",
+        r"use a machine with one, submit them with --slurm, or continue with --anyway\n",
         said.err,
     )
     assert not list(place.iterdir())
@@ -106,6 +109,37 @@ def test_steps_and_what_is_kept_of_them(place, capsys):
     said = capsys.readouterr()
     assert "some runs have failed" in said.err
     assert f"# done: '{place}/out/zero_shot.txt'\ncheck-data says this\n" in said.out
+
+
+def test_slurm_gets_the_runs_and_a_later_call_reports(place, capsys, monkeypatch):
+    words = ["dtd", *SMALL, "--slurm", "--partition=gpu", "--output", "out"]
+    monkeypatch.setenv("PATH", str(place))
+    with pytest.raises(UserError, match="where Slurm's commands are installed"):
+        paper.main(words, Called())
+    monkeypatch.setattr(paper, "ask", lambda *words: "")
+    call = Called()
+    assert paper.main(words, call) == 0 and call.names == ALL[:3]
+    _, check, submit = call.lines
+    assert "--zero-shot" not in check and "--slurm=--partition=gpu" in submit
+    said = capsys.readouterr().err
+    assert f"call `python -m benchmark {shlex.join(check)} --zero-shot --backbone emoji`" in said
+    assert "2 of 2 runs are not done: rerun when" in said
+    for part, half in (("train_base", "base"), ("test_new", "new")):
+        folder = place / f"out/base2new/{part}/dtd/shots_16/CoOp/base2new@emoji/seed1"
+        folder.mkdir(parents=True)
+        record = {"trainer": "CoOp", "dataset": "DescribableTextures", "seed": 1, "shots": 16}
+        record |= {"subsample_classes": half, "accuracy": 50.0}
+        (folder / "results.json").write_text(json.dumps(record))
+    call = Called()
+    assert paper.main(words, call) == 0
+    assert call.names == [name for name in ALL if name != "check-data"]
+
+
+def test_estimate_times_the_runs_and_does_nothing_else(place):
+    call = Called()
+    assert paper.main(["dtd", "imagenet", *SMALL, "--estimate"], call) == 0
+    assert [line[:2] for line in call.lines] == [["base2new", "dtd"], ["base2new", "imagenet"]]
+    assert all(line[-1] == "--estimate" for line in call.lines) and not list(place.iterdir())
 
 
 def test_a_proof_that_fails_stops_what_follows(place, monkeypatch):
@@ -153,7 +187,9 @@ def test_another_process_in_the_output_stops_it(place):
 @pytest.mark.parametrize("words, why", [
     (["dtdd"], "dtdd"),
     (["dtd", "--also", "ablation"], "'ablation' is not one of few_shot, transfer"),
-    (["dtd", "--slurm", "x"], "unrecognized arguments: --slurm"),
+    (["dtd", "--slurm", "--array=1"], "--slurm: --array cannot be given"),
+    (["dtd", "--slurm", "x", "--estimate"], "--estimate times this machine: leave --slurm"),
+    (["dtd", "--estimate", "--dry-run"], "--estimate times this machine: leave --slurm"),
     (["dtd", "OPTIM.LRR", "1"], "OPTIM.LRR"),
     (["dtd", "--trainers", "TipAdapter"], "TipAdapter has parameters for each class"),
     (["dtd", "--output", __file__], "is a file: give a folder"),
