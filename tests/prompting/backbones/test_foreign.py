@@ -102,7 +102,7 @@ def test_every_method_learns_on_them(loaded, library, method):
     kind = METHODS[method]
     node = {key: 2 for key in kind.defaults if "DEPTH" in key or key == "INSERT_BLOCK"}
     shallow = {"ADAPTER_START": 1, "ADAPTER_END": 2, "REP_LAYERS": [1, 2], "CROSS_LAYER": 1}
-    shallow |= {"ITERS": 9}
+    shallow |= {"ITERS": 9, "START_LAYER": 1}
     node |= {key: value for key, value in shallow.items() if key in kind.defaults}
     if "TOPK" in kind.defaults and kind.outside.get("TOPK") == "topk":
         node["TOPK"] = 2
