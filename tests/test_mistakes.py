@@ -224,10 +224,10 @@ def test_a_missing_config_file_and_one_that_is_not_yaml(tmp_path, capsys, deadli
     assert "': in its folder, did you mean 'bad.yaml'? (valid: " in capsys.readouterr().err
     assert train.run(["--config-file", str(tmp_path / "bad.yaml")]) == 2
     assert "is not YAML" in capsys.readouterr().err
-    for text in ("[" * 100_000, "a: &a {b: *a}"):
+    for text in ("[" * 100_000, "- " * 100_000, "a: &a {b: *a}"):
         (tmp_path / "bad.yaml").write_text(text)
         assert train.run(["--config-file", str(tmp_path / "bad.yaml")]) == 2
-        assert "bad.yaml' is not YAML: maximum recursion depth" in capsys.readouterr().err
+        assert " depth" in capsys.readouterr().err.partition("bad.yaml' is not YAML: ")[2]
     twice = (f"a{i + 1}: &a{i + 1} {{p: *a{i}, q: *a{i}}}\n" for i in range(30))
     (tmp_path / "bad.yaml").write_text("a0: &a0 {}\n" + "".join(twice))
     assert train.run(["--config-file", str(tmp_path / "bad.yaml")]) == 2

@@ -1,5 +1,6 @@
 """Tests of the rules that choose the config file of a run."""
 
+import functools
 import itertools
 
 import pytest
@@ -21,6 +22,9 @@ METHODS = known_trainers()
 
 def config_of(protocol: str, method: str, dataset: str, shots: int, asked=None):
     return TrainerConfigs(asked).find(PROTOCOLS[protocol].rules, method, dataset, shots)
+
+
+read_keys = functools.cache(read_keys)  # of the few files that many runs have
 
 
 def keys_on(dataset: str, file, shots: int = 16) -> dict:
