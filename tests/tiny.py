@@ -1,5 +1,7 @@
 """A tiny data set of 32x32 images, and runs of train.py on it with the golden tests' tiny CLIP."""
 
+import functools
+import io
 import json
 import sys
 from pathlib import Path
@@ -21,6 +23,20 @@ COLOURS = {
 OTHERS = {"tower": (200, 40, 40), "bridge": (40, 200, 200), "snow field": (230, 230, 230)}
 
 
+@functools.cache
+def noisy(*colours, **splits) -> list[tuple[str, str, int, bytes]]:
+    """Return (split, name, number, PNG) of images, which hundreds of runs write."""
+    rng, found = np.random.default_rng(0), []
+    for name, colour in colours:
+        for split, count in splits.items():
+            for i in range(count):
+                pixels = np.array(colour) + rng.integers(-30, 30, (32, 32, 3))
+                file = io.BytesIO()
+                Image.fromarray(pixels.clip(0, 255).astype("uint8")).save(file, "PNG")
+                found.append((split, name, i, file.getvalue()))
+    return found
+
+
 @DATASET_REGISTRY.register()
 class TinyColours(DatasetBase):
     """Noisy squares of one colour per class: 6 training, 2 validation and 4 test images of each."""
@@ -32,18 +48,13 @@ class TinyColours(DatasetBase):
     def __init__(self, cfg):
         folder = Path(cfg.DATASET.ROOT) / self.dataset_dir
         folder.mkdir(parents=True, exist_ok=True)
-        rng = np.random.default_rng(0)
         data = {split: [] for split in self.splits}
-        for label, (name, colour) in enumerate(self.colours.items()):
-            for split, count in self.splits.items():
-                for i in range(count):
-                    path = folder / f"{split}_{name}_{i}.png"
-                    noise = rng.integers(-30, 30, (32, 32, 3))
-                    if not path.exists():
-                        Image.fromarray(
-                            (np.array(colour) + noise).clip(0, 255).astype("uint8")
-                        ).save(path)
-                    data[split].append(Datum(impath=str(path), label=label, classname=name))
+        for split, name, i, content in noisy(*self.colours.items(), **self.splits):
+            path = folder / f"{split}_{name}_{i}.png"
+            if not path.exists():
+                path.write_bytes(content)
+            label = [*self.colours].index(name)
+            data[split].append(Datum(impath=str(path), label=label, classname=name))
         shots = cfg.DATASET.NUM_SHOTS
         few = self.generate_fewshot_dataset(data["train"], num_shots=shots)
         super().__init__(train_x=few, val=data["val"], test=data["test"])

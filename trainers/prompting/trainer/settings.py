@@ -35,12 +35,11 @@ def settings_of(cfg: CfgNode, method=None) -> dict[str, str]:
     """
     keys = {method.place(key) for key in method.defaults} if method else ()
     nodes = {m.node for m in METHODS.values()} - {method.node} if method else set()
-    left_out = FREE + tuple(f"TRAINER.{node}." for node in nodes)
+    left_out = tuple(name.rstrip(".") + "." for name in (*FREE, *(f"TRAINER.{n}" for n in nodes)))
     return {
         key: _text(key, value)
         for key, value in leaves(cfg)
-        if key in keys
-        or not (key + ".").startswith(tuple(name.rstrip(".") + "." for name in left_out))
+        if key in keys or not (key + ".").startswith(left_out)
     }
 
 
