@@ -15,6 +15,8 @@ from paths import GOLDEN, ROOT
 TINY = str(GOLDEN / "tiny_clip_seed0.safetensors")
 sys.path.insert(0, str(ROOT))
 gc.disable()  # until all tests are imported
+# Until then, bytecode is kept for the next call and for the processes that tests start.
+without_bytecode, sys.dont_write_bytecode = sys.dont_write_bytecode, False
 # also in the processes that tests start
 here = [str(ROOT / "dassl-lite"), os.environ.get("PYTHONPATH", "")]
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, here))
@@ -53,6 +55,7 @@ def pytest_collection_modifyitems(items):
 
 def pytest_collection_finish():
     """Search what is imported by now for garbage no more: that was a fifth of a training's time."""
+    sys.dont_write_bytecode = without_bytecode  # tests change plug-ins within a second
     gc.freeze()
     gc.enable()
     gc.collect()
