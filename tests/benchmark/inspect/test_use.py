@@ -308,16 +308,13 @@ def test_repeated_class_names_of_a_run_are_accepted(runs, tmp_path):
     assert load_run(tmp_path).classnames == state["classnames"]
 
 
-SLOW = pytest.param("ALIGN", marks=pytest.mark.slow)  # with visual prompts and transport
-
-
-@pytest.mark.parametrize("method", ["CoOp", SLOW])
-def test_a_torch_program_gives_the_same_logits(runs, capsys, tmp_path, method):
-    code, told = export(capsys, runs / method, tmp_path / "x.pt2")
+def test_a_torch_program_gives_the_same_logits(runs, capsys, tmp_path):
+    """Of other methods: tests/prompting/test_export.py."""
+    code, told = export(capsys, runs / "CoOp", tmp_path / "x.pt2")
     assert code == 0 and "equal to the model's within" in told
     extra = {"run.json": ""}
     program = torch.export.load(tmp_path / "x.pt2", extra_files=extra).module()
-    loaded = load_run(runs / method)
+    loaded = load_run(runs / "CoOp")
     assert json.loads(json.loads(extra["run.json"])["classnames"]) == loaded.classnames
     for count in (1, 6):
         x = torch.randn(count, 3, 32, 32)
@@ -325,13 +322,13 @@ def test_a_torch_program_gives_the_same_logits(runs, capsys, tmp_path, method):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["ALIGN", "CoOp"])
-def test_an_onnx_file_gives_the_same_logits(runs, capsys, tmp_path, method):
+def test_an_onnx_file_gives_the_same_logits(runs, capsys, tmp_path):
+    """With visual prompts and transport; test_use_page.py has CoOp."""
     onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
     pytest.importorskip("onnxscript", reason="onnxscript is not installed")
-    assert export(capsys, runs / method, tmp_path / "x.onnx")[0] == 0
+    assert export(capsys, runs / "ALIGN", tmp_path / "x.onnx")[0] == 0
     session = onnxruntime.InferenceSession(str(tmp_path / "x.onnx"))
-    loaded = load_run(runs / method)
+    loaded = load_run(runs / "ALIGN")
     props = session.get_modelmeta().custom_metadata_map
     assert json.loads(props["classnames"]) == loaded.classnames
     for count in (1, 6):
