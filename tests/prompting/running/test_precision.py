@@ -14,18 +14,19 @@ from trainers.prompting.running.precision import Precision
 from trainers.prompting.step import training_step
 
 # Cases (setting, precision, loud channel) and their numbers of draws. Errors vary little if no
-# channel is loud or if it is loud from the start, and much if every block adds to it.
-QUICK = [("ALIGN", "bf16", "start"), ("MaPLe", "fp16", "start")]
+# channel is loud or if it is loud from the start, and much if every block adds to it. On the CPU,
+# amp is bf16, bit for bit (below).
+QUICK = [("ALIGN", "bf16", "start")]
 SLOW = [
     (setting, kind, loud)
     for setting in ("ALIGN", "MaPLe")
-    for kind in ("fp16", "amp", "bf16")
+    for kind in ("fp16", "amp")
     for loud in ("quiet", "start", "blocks", "gains")
     if setting == "ALIGN" or kind == "fp16" or loud in ("quiet", "start")  # the blocks are ALIGN's
 ]
 SAYS = "this processor computes"
 FALLS = "PREC fp16 needs a GPU: on the CPU this run computes in fp32"
-DRAWS = {"quiet": 12, "start": 12, "blocks": 50, "gains": 50}
+DRAWS = {"quiet": 12, "start": 12, "blocks": 24, "gains": 24}
 
 
 @pytest.mark.parametrize("setting", ["ALIGN", "MaPLe"])
