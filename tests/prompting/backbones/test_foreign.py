@@ -96,9 +96,13 @@ def loaded(backbones):
 QUICK = ("ALIGN", "CoOp", "MaPLe", "VPT", "GalLoP", "TipAdapterF", "TPT", "CLIPLoRA", "MMRL")
 
 
-@pytest.mark.parametrize("method", slow_but(METHODS, *QUICK))
-@pytest.mark.parametrize("library", ["open_clip", "Hugging Face"])
-def test_every_method_learns_on_them(loaded, library, method):
+CASES = [("Hugging Face", name) for name in METHODS] + [("open_clip", name) for name in QUICK]
+QUICK_CASES = [case for case in CASES if case[1] in QUICK]
+
+
+@pytest.mark.parametrize("case", slow_but(CASES, *QUICK_CASES), ids=" ".join)
+def test_every_method_learns_on_them(loaded, case):
+    library, method = case
     kind = METHODS[method]
     node = {key: 2 for key in kind.defaults if "DEPTH" in key or key == "INSERT_BLOCK"}
     shallow = {"ADAPTER_START": 1, "ADAPTER_END": 2, "REP_LAYERS": [1, 2], "CROSS_LAYER": 1}
