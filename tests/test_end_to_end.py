@@ -52,7 +52,7 @@ def test_the_table_holds_the_results_of_the_runs(finished):
             if record["trainer"] == trainer:
                 accuracy[record["subsample_classes"]] = record["accuracy"]
         assert set(accuracy) == {"base", "new"}
-        row = next(line for line in process.stdout.splitlines() if trainer in line)
+        row = next(x for x in process.stdout.splitlines() if x.startswith(f"{trainer} "))
         base, new = accuracy["base"], accuracy["new"]
         for number in (base, new, 2 * base * new / (base + new)):
             assert f"{number:.1f}" in row or f"{number:.2f}" in row
