@@ -176,7 +176,8 @@ def _encode_images(
             return None
         return image
 
-    batches = [[*paths][start : start + size] for start in range(0, len(paths), size)]
+    order = [*paths]
+    batches = [order[start : start + size] for start in range(0, len(order), size)]
     bar = tqdm(total=len(paths), desc=one.name, unit="image", disable=None)
     with bar, ThreadPoolExecutor(THREADS) as pool:
         coming = pool.map(read, batches[0] if batches else ())
