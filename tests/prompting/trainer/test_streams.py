@@ -146,11 +146,11 @@ def place(tmp_path_factory):
     return tmp_path_factory.mktemp("streams")
 
 
-def evaluated(place, trainer, stream, *more):
+def evaluated(place, trainer, stream, out=""):
     """Return the folder, record and predictions of a run on 16 images, its method, features."""
-    out = place / f"{trainer}_{stream.replace(':', '_')}"
+    out = place / (out or stream.replace(":", "_"))
     pairs = ["INPUT.TRANSFORMS", "['normalize']", "DATALOADER.TEST.BATCH_SIZE", "3"]
-    pairs += ["TEST.STREAM", stream, *more]
+    pairs += ["TEST.STREAM", stream]
     assert tiny.run(place / "data", trainer, out, 1, extra=pairs) == 0
     run, folder = load_run(out), place / "data" / "tiny_colours"
     images = [run.preprocess(run.read(folder / f"test_{name}_{i}.png")) for name, i in TEST]
@@ -176,8 +176,10 @@ def test_a_task_begins_with_an_empty_memory(tiny_clip, name):
     trainer = SimpleNamespace(method=method, cfg=new_cfg(), precision=Precision("fp32", CPU))
     trainer.cfg.TEST.STREAM = "few:1-2:5:4"
     trainer.parse_batch_train = lambda batch: ([batch["img"]], batch["label"])
-    loader = torch.utils.data.DataLoader(items, batch_size=2)
-    found = in_stream(trainer, loader, [SimpleNamespace(label=k) for k in LABELS])
+    trainer.test_loader = torch.utils.data.DataLoader(items, batch_size=2)
+    test = [SimpleNamespace(label=k) for k in LABELS]
+    trainer.dm = SimpleNamespace(dataset=SimpleNamespace(test=test))
+    found = in_stream(trainer, "test")
     batches, stream = [*found], read_stream("few:1-2:5:4", LABELS, seed=1)
     assert found.stream.digest == stream.digest and len(found) == len(batches) > 4
     files = [int(file) for batch in batches for file in batch["impath"]]
@@ -232,16 +234,19 @@ def test_a_stream_of_batches(place, capsys):
 
 def test_a_memory_along_a_stream_again_and_again(place):
     """The memory is that of the images before, in the same order when the run is repeated."""
+    order = [*range(15, 0, -2), *range(0, 16, 2)]  # of test images, which are more than others
+    (place / "order.txt").write_text("\n".join(map(str, order)))
     found = []
     for _ in range(2):
-        out, record, predictions, method, x = evaluated(place, "TDA", "separate:4")
+        evaluation = evaluated(place, "TDA", f"{place}/order.txt", out="file")
+        out, record, predictions, method, x = evaluation
         found.append((record["stream"]["order"], predictions["prediction"].tolist()))
         (out / "results.json").unlink()
     assert found[0] == found[1]
     method.reset()
-    order = read_stream("separate:4", LABEL.numpy(), seed=1).order
     logits = torch.cat([method.predict(x[rows]).logits for rows in torch.tensor(order).split(3)])
     assert predictions["prediction"][order].tolist() == logits.argmax(1).tolist()
+    assert predictions["turn"].argsort().tolist() == order
 
 
 # ------------------------------------------------------------------ zero-shot CLIP beside

@@ -149,8 +149,7 @@ def counts_seed(trainer) -> bool:
 
 def stream(cfg, trainer) -> dict[str, str] | None:
     """Return the name of the stream of test images and a digest of its order, if order matters."""
-    loader = trainer.val_loader if cfg.TEST.SPLIT == "val" else trainer.test_loader
-    of_run = getattr(loader, "stream", None)
+    of_run = getattr(getattr(trainer, f"{cfg.TEST.SPLIT}_loader", None), "stream", None)
     return of_run and {"name": cfg.TEST.STREAM, "order": of_run.digest}
 
 

@@ -15,21 +15,23 @@ from .streams import SHUFFLED, Stream, stream_in
 from .support_set import loader_like
 
 
-def in_stream(trainer: Any, loader: DataLoader | None, items: Sequence[Any]) -> Any:
-    """Return the loader of a split's items with the images as TEST.STREAM says.
+def in_stream(trainer: Any, split: str) -> Any:
+    """Return the loader of a split, `test` or `val`, with the images as its method takes them.
 
-    The `stream` of the loader says how, if there is something to say.
+    Those of TEST.SPLIT come as TEST.STREAM says. The `stream` of the loader says how, if there is
+    something to say.
     """
-    method, cfg = trainer.method, trainer.cfg
+    method, cfg, data = trainer.method, trainer.cfg, trainer.dm.dataset
+    loader: DataLoader | None = getattr(trainer, f"{split}_loader")
     together = isinstance(method, Transductive)
     if loader is None or not (together or method.stream):
         return loader
     size = loader.batch_size
-    if cfg.TEST.STREAM == SHUFFLED:
+    if cfg.TEST.STREAM == SHUFFLED or split != cfg.TEST.SPLIT:
         stream = None if together else Stream([np.array(loader.sampler)])
         arranged: Any = Together(trainer, loader) if together else loader
     else:
-        stream = stream_in(cfg, items)
+        stream = stream_in(cfg, data.val if split == "val" else data.test)
         how: Any = {"batch_size": size}
         if together or stream.tasks:
             plain = loader_like(loader, loader.dataset, **how)

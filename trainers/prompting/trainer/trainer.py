@@ -150,8 +150,8 @@ class PromptTrainer(TrainerX):
         for loader in ("test_loader", "val_loader", "validation"):
             if getattr(self, loader) is not None:
                 setattr(self, loader, prepare_loader(getattr(self, loader), self.method, cfg))
-        for loader, items in (("test_loader", data.test), ("val_loader", data.val)):
-            setattr(self, loader, in_stream(self, getattr(self, loader), items))
+        for split in ("test", "val"):
+            setattr(self, f"{split}_loader", in_stream(self, split))
         self.detection.prepare(self.method, cfg)
 
         images = len(self.train_loader_x.dataset)
