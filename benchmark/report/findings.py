@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from math import nan
 from typing import Any
 
 import pandas as pd
@@ -27,7 +28,8 @@ def findings(tidy: pd.DataFrame, table_rows: pd.DataFrame) -> list[str]:
     They name the line with the highest mean in the last column (H, or accuracy with the most
     shots), what it is better than, zero-shot CLIP and chance. A difference is claimed where its
     interval excludes zero and p, times the number of other lines, is below 0.05, and there are
-    several seeds. `table_rows` are as `rows` returns them.
+    several seeds. Without a run of zero-shot CLIP, it is that beside a method, if one has it.
+    `table_rows` are as `rows` returns them.
     """
     texts = (_finding(tidy, place) for place in _places(table_rows))
     return [printable(text) for text in texts if text]
@@ -72,7 +74,12 @@ def _finding(tidy: pd.DataFrame, rows: list[Any]) -> str:
         claim = claims.get(zero.name)
         ending = f", {claim} lower" if claim else "" if claim is None else ", not told apart"
         sentences.append(f"Zero-shot CLIP has {zero.mean:.1f}{ending}.")
-    chance = _chance(tidy, best)
+    for row in rows if zero is None else ():
+        beside = _of_records(tidy, row, lambda record: record.get("zero_shot_accuracy"))
+        if beside == beside:
+            sentences.append(f"Zero-shot CLIP with the text of {row.name} has {beside:.1f}.")
+            break
+    chance = _of_records(tidy, best, lambda record: 100 / (record.get("num_classes") or nan))
     sentences += [f"Chance is {chance:.1f}."] if chance == chance else []
     return " ".join(sentences)
 
@@ -110,10 +117,11 @@ def _list(names: list[str]) -> str:
     return f"{', '.join(first)} and {last}" if first else last
 
 
-def _chance(tidy: pd.DataFrame, best: Any) -> float:
-    """Return the accuracy (%) of guessing, or its H, in the place of a row; NaN if not known."""
-    same = (tidy["group"] == best.group) if best.average else (tidy["line"] == best.line)
-    runs = tidy[same & (tidy["name"] == best.name) & (tidy["dataset"] != tidy["source"])]
-    classes = [(outcome.result or {}).get("num_classes") for outcome in runs["outcome"]]
-    chance = (100 / pd.Series(classes, runs.index, dtype=float)).groupby(runs["column"]).mean()
-    return harmonic(chance["base"], chance["new"]) if best.column == "h" else chance.mean()
+def _of_records(tidy: pd.DataFrame, row: Any, number: Callable[[dict], float | None]) -> float:
+    """Return the mean of a number (%) of a row's records, or its H; NaN if a record has none."""
+    same = (tidy["group"] == row.group) if row.average else (tidy["line"] == row.line)
+    runs = tidy[same & (tidy["name"] == row.name) & (tidy["dataset"] != tidy["source"])]
+    numbers = [number(outcome.result or {}) for outcome in runs["outcome"]]
+    by_column = pd.Series(numbers, runs.index, dtype=float).groupby(runs["column"])
+    means = by_column.agg(lambda column: column.mean(skipna=False))
+    return harmonic(means["base"], means["new"]) if row.column == "h" else means.mean()

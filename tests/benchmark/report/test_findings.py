@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from outcomes import base2new, few_shot, rows, transfer
+from outcomes import base2new, few_shot, outcome, rows, transfer
 
 from benchmark.report.findings import findings
 from benchmark.report.frame import frame
@@ -51,6 +51,22 @@ def test_without_predictions_or_rivals_only_the_numbers_are_named():
         "Few-shot recognition, DTD, 4 shots: ALIGN has the highest accuracy, 91.0."
     ]
     assert found(few_shot("CoOp", 4, (60,), problem="failed: no memory")) == []
+
+
+def test_zero_shot_beside_a_method_is_named_if_it_has_no_run():
+    numbers = ((60, 20.0), (90, 40.0))
+    outcomes = [
+        *(outcome("TDA", 1, part, accuracy, zero_shot_accuracy=zero)
+          for part, (accuracy, zero) in zip(("base", "new"), numbers, strict=True)),
+        outcome("CoOp", 1, "base", 91), outcome("CoOp", 1, "new", 92),
+    ]  # fmt: skip
+    h = 2 * 20 * 40 / 60
+    assert found(outcomes)[0].endswith(f"Zero-shot CLIP with the text of TDA has {h:.1f}.")
+    alone = [outcome("ZeroshotCLIP", 1, part, 30) for part in ("base", "new")]
+    (text,) = found([*outcomes, *alone])
+    assert "Zero-shot CLIP has 30.0" in text and "the text of" not in text
+    outcomes[0].result["zero_shot_accuracy"] = None
+    assert "Zero-shot" not in found(outcomes)[0]
 
 
 def test_an_average_stands_for_its_data_sets_and_the_source_does_not_count():
