@@ -82,7 +82,10 @@ def test_steps_with_two_rates(golden, method):
     expected = golden.part("steps/")
     file = ROOT / "configs/trainers/SkipTuning/base2new.yaml"
     words = ["--config-file", str(file), "--trainer", "SkipTuning", "DATASET.NAME", "EuroSAT"]
-    cfg = train.setup_cfg(train.parse_args(words))
+    words += ["DATASET.NUM_SHOTS"]
+    few, cfg = (train.setup_cfg(train.parse_args([*words, shots])) for shots in "34")
+    samplers = [each.DATALOADER.TRAIN_X.SAMPLER for each in (few, cfg)]
+    assert samplers == ["RandomSampler", "RandomClassSampler"]
     optimizer, scheduler = build_optim(method.train().learned(), cfg.OPTIM, n=25)
     assert scheduler.get_last_lr() == [1e-6, 1e-6]
     for _ in range(2):

@@ -129,7 +129,8 @@ class SkipTuning(Method):
         own = self.public_parameters()
         for place, p in self.named_parameters():
             name = self.public_name(place)
-            theirs = p if name in own else state_dict.get(name, p)
+            if name in own or not torch.is_tensor(theirs := state_dict.get(name)):
+                continue
             need(
                 theirs.shape == p.shape and torch.allclose(theirs.to(p), p, 1e-2, 1e-6),
                 f"The checkpoint has another '{name}' than CLIP, where nothing learns here: set "
