@@ -124,4 +124,5 @@ def _of_records(tidy: pd.DataFrame, row: Any, number: Callable[[dict], float | N
     numbers = [number(outcome.result or {}) for outcome in runs["outcome"]]
     by_column = pd.Series(numbers, runs.index, dtype=float).groupby(runs["column"])
     means = by_column.agg(lambda column: column.mean(skipna=False))
-    return harmonic(means["base"], means["new"]) if row.column == "h" else means.mean()
+    both = row.column == "h"
+    return float(harmonic(means["base"], means["new"]) if both else means.mean())

@@ -61,8 +61,9 @@ def _picture(figure: Figure, sentence: str, photos: bool) -> Picture:
     if figure.get_suptitle():  # it and the line below are in the sentence
         figure.suptitle("")
         figure.supxlabel("")
-    for part in (figure, *figure.axes):
-        part.patch.set_facecolor("none")  # the page's colour, also in the dark
+    figure.set_facecolor("none")  # the page's colour, also in the dark
+    for axes in figure.axes:
+        axes.set_facecolor("none")
     data = base64.b64encode(encode_figure(figure, "svg")).decode()
     width = figure.get_figwidth()
     least = int(96 * width * (0.65 if width <= WIDTH else 0.9))

@@ -60,8 +60,10 @@ OPTIONAL = {
     "folds.py": {"sklearn"},  # an extra
     "labels.py": {"sklearn"},
     "images.py": {"PIL"},
+    "attacks.py": {"torchvision"},
+    "serve.py": {"uvicorn"},  # an extra
     "encode.py": {"tqdm"},
-    "page.py": {"PIL", "jinja2"},  # which torch requires
+    "page.py": {"PIL", "jinja2", "starlette"},  # an extra
     "cached.py": {"open_clip", "huggingface_hub"},
     "results.py": {"yaml"},  # which yacs requires
 }
