@@ -281,7 +281,7 @@ def _caption(rows: list[Any]) -> list[str]:
     averages = [row for row in rows if row.average]
     if first.average:
         return [AVERAGE_NOTE, *h_note(protocol), *edited_note(rows), *computed_note(rows),
-                *apart_note(averages)]  # fmt: skip
+                *apart_note(averages), *attacks.note(rows)]  # fmt: skip
     spread = spread_note(seeds_of(rows), first.interval)
     sentences = [spread, *h_note(protocol), *edited_note(rows), *computed_note(rows)]
     sentences += attacks.note(rows)
