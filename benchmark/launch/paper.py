@@ -279,8 +279,8 @@ def do_all(args: argparse.Namespace, steps: Steps, asked: list[list[str]]) -> in
     left = sum(from_folder(run).problem is not None for run in steps.runs)
     if left and args.slurm is not None and not args.wait:
         print(
-            f"{left:,} of {len(steps.runs):,} runs are not done: rerun when `python -m benchmark "
-            f"status {shlex.quote(str(args.output))}` says that they are, for reports and archive",
+            f"{left:,} of {len(steps.runs):,} runs are not done: rerun when their jobs have ended, "
+            "which submits the others, or makes reports and archive",
             file=sys.stderr,
         )
         return code
