@@ -22,7 +22,7 @@ TRANSFER = [protocol.name for protocol in TRANSFER_PROTOCOLS]
 def test_several_data_sets_end_in_an_average(checkout):
     done = checkout.base2new("emoji", "emoji_food", *ONE)
     assert "Base-to-new on emoji_food" in done.stdout
-    average = done.stdout.partition("average over 2 embedded data sets")[2]
+    average = done.stdout.rpartition("average over 2 embedded data sets")[2]
     row = next(line for line in average.splitlines() if line.startswith("CoOp"))
     assert row.split()[1:] == ["51.00", "61.00", "55.55", "2", "of", "2"]
 
