@@ -4,10 +4,10 @@ import doctest
 
 import numpy as np
 import pytest
-from paths import ROOT
 from sklearn.metrics import log_loss, roc_auc_score, roc_curve, top_k_accuracy_score
 
 from trainers.prompting.errors import UserError
+from trainers.prompting.record import metrics as module
 from trainers.prompting.record.metrics import (
     auroc,
     calibration_error,
@@ -77,8 +77,8 @@ def test_detection_of_known_scores():
     }  # fmt: skip
 
 
-def test_the_example_of_the_documentation():
-    found = doctest.testfile(str(ROOT / "docs" / "metrics.md"), module_relative=False)
+def test_the_examples_of_the_module():
+    found = doctest.testmod(module)
     assert found.attempted > 3 and not found.failed
 
 

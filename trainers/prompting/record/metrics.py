@@ -58,7 +58,7 @@ def number_names(classnames: Sequence[str]) -> list[str]:
     """Return class names with their numbers where a name is not the only one of its kind.
 
     Examples:
-        >>> numbered(["missile", "cat", "missile"])
+        >>> number_names(["missile", "cat", "missile"])
         ['missile (class 0)', 'cat', 'missile (class 2)']
     """
     count = Counter(classnames)
