@@ -47,7 +47,7 @@ OWN_FACTS = {"precision": "precision"}
 def each_row(table: pd.DataFrame) -> Iterator[Any]:
     """Yield the rows, with columns as attributes: as `itertuples`, but sooner for a short table."""
     names = list(table)
-    for values in zip(*(table[name] for name in names), strict=True):
+    for values in table.to_numpy(object):
         yield SimpleNamespace(**dict(zip(names, values, strict=True)))
 
 
