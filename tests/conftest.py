@@ -23,9 +23,12 @@ os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, here))
 
 
 def pytest_xdist_auto_num_workers(config):
-    """Return a worker a core, at most four, as each takes 1.5 GB; none for single files."""
+    """Return a worker a core and one that waits for processes, at most four, of 1.5 GB each.
+
+    None for single files.
+    """
     single = any(".py" in str(argument) for argument in config.args)
-    return 0 if single else min(4, os.cpu_count() or 1)
+    return 0 if single else min(4, 1 + (os.cpu_count() or 1))
 
 
 def pytest_xdist_make_scheduler(config, log):
