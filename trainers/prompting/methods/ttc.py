@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
+from ..beyond import ONE_IMAGE
 from ..encoders.class_text import SCORES, class_text
 from ..encoders.vision import ImageEncoder
 from ..errors import need, not_negative, positive
@@ -44,6 +45,7 @@ class TTC(Method):
     node = "TTC"
     checkpoint = "ttc"
     trains = False
+    takes = (ONE_IMAGE,)
     rules = SCORES
 
     @dataclass(frozen=True)
