@@ -16,8 +16,8 @@ from .space import Setting, as_pairs, read_words, text
 def vary(runs: list[Run], words: Iterable[str], output: Path) -> list[Run]:
     """Return the runs with every choice of values, KEY=VALUE,VALUE, each in a separate folder.
 
-    A key `TRAINER.NODE.*` concerns the methods whose config file has keys of that node; any other
-    key concerns all methods that learn. Other methods are run once.
+    A key `TRAINER.NODE.*` concerns the methods whose config file has keys of that node, `TEST.*`
+    all methods, any other key those that learn. Methods that no key concerns are run once.
 
     Raises:
         UserError: a word has another form, or two have one key, or a key concerns no method.
@@ -46,7 +46,7 @@ def concerns(key: str, trainer: str, file: Path) -> bool:
     """Return True if a key means something to a method with a config file."""
     node = ".".join(key.split(".")[:2])
     if not key.startswith("TRAINER.") or key.count(".") < 2:
-        return not learns_nothing(trainer)
+        return key.startswith("TEST.") or not learns_nothing(trainer)
     of_method = node.upper() == f"TRAINER.{trainer}".upper()
     return of_method or any(other.startswith(f"{node}.") for other in read_keys(file))
 

@@ -1,5 +1,7 @@
 """Two values of a setting: runs in folders of their own, and their comparison."""
 
+from benchmark.protocols.vary import concerns
+
 ONE = ("emoji", "--seeds", "1 2")
 VARY = ("--vary", "TRAINER.ALIGN.BETA=0,1")
 
@@ -48,6 +50,12 @@ def test_several_keys_give_all_choices_and_concern_methods_that_have_them(checko
     assert told.count("# run: ALIGN on emoji, LR 0.1, seed 1, base") == 1
     assert told.count("# run: ALIGN") == 2 * 2 and told.count("# run: CoOp") == 2 * 2 * 3
     assert "emoji+OPTIM.LR=0.1+TRAINER.COOP.W=3/seed1" in told
+
+
+def test_tests_concern_methods_that_learn_nothing(checkout):
+    file = checkout.root / "configs/trainers/ZeroshotCLIP/emoji.yaml"
+    wanted = {"TEST.ATTACK_EPS": True, "OPTIM.LR": False}
+    assert {key: concerns(key, "ZeroshotCLIP", file) for key in wanted} == wanted
 
 
 def test_lists_and_keys_in_lower_case(checkout):
