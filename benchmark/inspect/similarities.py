@@ -15,7 +15,7 @@ from trainers.prompting.encoders.vision import project_values
 from trainers.prompting.errors import UserError, need
 
 
-def untrained(run: Any, name: str) -> Any:
+def initial_method(run: Any, name: str) -> Any:
     """Return zero-shot CLIP for one class, with the CLIP of a run."""
     clip_model, dataset = load_clip(run.backbone), run.settings.DATASET.NAME
     return build_method("ZeroshotCLIP", {}, clip_model, [name], dataset).eval()

@@ -195,7 +195,7 @@ def block(run, path: Path, name: str, prompts: list[int]) -> Block:
 
 def similarity_block(run, path: Path, name: str, prompts: list[int]) -> Block:
     """Compute similarities of an image to a class and its words, before and after the training."""
-    from .similarities import similarities, untrained
+    from .similarities import initial_method, similarities
 
     image = prepare(run, path)
 
@@ -205,7 +205,8 @@ def similarity_block(run, path: Path, name: str, prompts: list[int]) -> Block:
         of_words = [square(cosines[:, places].mean(1)) for places in each]
         return [Map("class", square(of_class)), *map(Map, [join(words, p) for p in each], of_words)]
 
-    rows, k = {"zero-shot CLIP": maps(untrained(run, name), 0, 0)}, run.classnames.index(name)
+    k = run.classnames.index(name)
+    rows = {"zero-shot CLIP": maps(initial_method(run, name), 0, 0)}
     for n in prompts:
         label = run.method if prompts == [1] else f"{run.method}, prompt {n}"
         rows[label] = maps(run.model, k, n - 1)

@@ -27,7 +27,7 @@ from trainers.prompting.advice.labels import (
     temperature,
 )
 from trainers.prompting.advice.statement import Statement, curve_through, error_curve
-from trainers.prompting.record.calibration import centred, likeness
+from trainers.prompting.record.calibration import centre_and_classes, likeness
 from trainers.prompting.storage.features import read_features
 
 K, D = 4, 12
@@ -335,10 +335,10 @@ def test_the_calibration_is_out_of_fold_and_without_named_labels():
     labels, cosines = torch.from_numpy(y), []
     for i in stays:
         others = stays[choice.fold[stays] != choice.fold[i]]
-        apart = centred(space.images[others], labels[others], space.text)
+        apart = centre_and_classes(space.images[others], labels[others], space.text)
         cosines.append(float(likeness(space.images[[i]], *apart)))
     assert found.likeness.numpy() == pytest.approx(np.sort(cosines), abs=1e-6)
-    every = centred(space.images[stays], labels[stays], space.text)
+    every = centre_and_classes(space.images[stays], labels[stays], space.text)
     for value, expected in zip((found.centre, found.classes), every, strict=True):
         torch.testing.assert_close(value, expected)
     assert calibration(of(logits, y, np.zeros(20, int)), space, left_out).likeness is None

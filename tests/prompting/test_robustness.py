@@ -14,8 +14,8 @@ from trainers.prompting.method import METHODS
 from trainers.prompting.robustness import (
     TEXTS,
     adversarial_step,
-    attackable,
     cross_entropy,
+    freeze,
     gradient,
     pgd,
     to_images,
@@ -59,7 +59,7 @@ def test_attacked_images_of_the_public_code(of, name):
     x, y = golden.tensors["image"], golden.tensors["label"]
     eps, alpha = (float(golden.meta[key]) for key in ("eps", "alpha"))
     start = golden.tensors["start"].clone().requires_grad_()
-    with attackable(method):
+    with freeze(method):
         g = gradient(cross_entropy(method(to_images(method, start)), y), start)
     wanted = golden.tensors["start_grad"]
     assert (g - wanted).norm() < 1e-4 * wanted.norm()

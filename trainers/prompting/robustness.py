@@ -74,7 +74,7 @@ def _norm(method: Method, like: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @contextmanager
-def attackable(method: Method) -> Iterator[list[torch.nn.Parameter]]:
+def freeze(method: Method) -> Iterator[list[torch.nn.Parameter]]:
     """Put a method into evaluation mode, with gradients to images alone; yield what it learns."""
     training, learned = method.training, [p for p in method.parameters() if p.requires_grad]
     method.eval().requires_grad_(False)
@@ -133,7 +133,7 @@ def pgd(
         4.0
     """
     one_of("loss", loss, LOSSES)
-    with attackable(method):
+    with freeze(method):
         x = pixels.clone()
         a = x if start is None else start.clone()
         for _ in range(steps):
@@ -181,7 +181,7 @@ def attack_step(
     """
     one_of("text", text, TEXTS)
     moving = text == "perturbed"
-    with attackable(method) as learned:
+    with freeze(method) as learned:
         delta = torch.empty_like(pixels).uniform_(-eps, eps) if start is None else start.clone()
         before = [p.detach().clone() for p in learned if moving]
         for p in learned if moving else ():

@@ -15,7 +15,7 @@ from PIL import Image
 from benchmark.__main__ import main as command
 from benchmark.inspect import visualize
 from benchmark.inspect.feature_map import Features, choose, draw_feature_map, two_dimensions
-from benchmark.inspect.similarities import patch_features, similarities, untrained
+from benchmark.inspect.similarities import initial_method, patch_features, similarities
 from benchmark.inspect.visualize import (
     Block,
     Map,
@@ -143,7 +143,7 @@ def test_an_untrained_prompt_sees_as_zero_shot_clip_does(tiny_clip):
     run = SimpleNamespace(
         backbone=TINY, settings=SimpleNamespace(DATASET=SimpleNamespace(NAME="any"))
     )
-    zero_shot = similarities(untrained(run, NAMES[1]), IMAGE, 0, 0)
+    zero_shot = similarities(initial_method(run, NAMES[1]), IMAGE, 0, 0)
     fresh = similarities(built(tiny_clip, "CoOp", node, move=False), IMAGE, 1, 0)
     moved = similarities(built(tiny_clip, "CoOp", node), IMAGE, 1, 0)
     for i in range(2):

@@ -15,12 +15,12 @@ from trainers.prompting.record.calibration import (
     NONE,
     SEVERAL,
     Calibration,
-    centred,
+    centre_and_classes,
     check_error,
     likeness,
 )
 from trainers.prompting.trainer.config import add_nodes
-from trainers.prompting.trainer.evaluation import UNTESTED, uncalibrated
+from trainers.prompting.trainer.evaluation import UNTESTED, why_uncalibrated
 
 
 def test_the_lac_scores_of_the_golden_file():
@@ -45,7 +45,7 @@ def test_images_unlike_all_classes_are_none_of_these():
     rng = torch.Generator().manual_seed(0)
     z, text = torch.randn(6, 4, generator=rng) + 3, torch.randn(2, 4, generator=rng)
     labels = torch.tensor([0, 0, 0, 1, 1, 1])
-    centre, classes = centred(z, labels, text)
+    centre, classes = centre_and_classes(z, labels, text)
     x, t = F.normalize(z, dim=1), F.normalize(text, dim=1)
     torch.testing.assert_close(centre, x.mean(0))
     for k in range(2):
@@ -112,4 +112,4 @@ def test_only_images_that_nothing_else_has_read_calibrate(case):
     add_nodes(cfg)
     cfg.TEST.update(of_test)
     method = {"trains": False, "searches": False, "stream": False} | of_method
-    assert sentence in uncalibrated(SimpleNamespace(**method), SimpleNamespace(**of_data), cfg)
+    assert sentence in why_uncalibrated(SimpleNamespace(**method), SimpleNamespace(**of_data), cfg)

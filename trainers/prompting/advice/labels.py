@@ -15,7 +15,7 @@ from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA
 from sklearn.exceptions import ConvergenceWarning
 
-from ..record.calibration import Calibration, centred, likeness
+from ..record.calibration import Calibration, centre_and_classes, likeness
 from .choice import FEW, Choice, calibrate
 from .fits import Space
 from .statement import read_picks
@@ -65,8 +65,8 @@ def calibration(choice: Choice, space: Space, left_out: np.ndarray) -> Calibrati
         return one
     for part in parts:
         held = fold == part
-        cosines[held] = likeness(z[held], *centred(z[~held], y[~held], space.text))
-    centre, classes = centred(z, y, space.text)
+        cosines[held] = likeness(z[held], *centre_and_classes(z[~held], y[~held], space.text))
+    centre, classes = centre_and_classes(z, y, space.text)
     return replace(one, likeness=cosines.sort().values, centre=centre, classes=classes)
 
 

@@ -38,7 +38,7 @@ class Calibration:
         temperature: which the logits are divided by.
         scores: (n,), LAC scores of the images for their own classes, rising.
         likeness: (n,), their largest centred cosines, rising, if the run has them.
-        centre, classes: as from `centred`, then.
+        centre, classes: as from `centre_and_classes`, then.
     """
 
     temperature: float
@@ -102,7 +102,7 @@ class Calibration:
         return " ".join(lines)
 
 
-def centred(z: Tensor, labels: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
+def centre_and_classes(z: Tensor, labels: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
     """Return a centre (D,), and a centred direction of each class (K, D).
 
     They are of image features (n, D) with labels (n,), and of text features (K, D).

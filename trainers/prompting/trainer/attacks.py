@@ -188,7 +188,7 @@ class Attacked:
             noise.append(torch.rand(pixels.shape[1:], generator=generator))
         return (pixels + eps * (2 * torch.stack(noise).to(pixels) - 1)).clamp(0, 1)
 
-    def changed(
+    def attack(
         self, pixels: torch.Tensor, labels: torch.Tensor, index: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return attacked pixels, and which images (B,) the method's own gradient leaves alone."""
@@ -200,7 +200,7 @@ class Attacked:
         rests = (after == first).flatten(1).all(1)
         return after, rests & (self.source is self.method)
 
-    def as_read(self, pixels: torch.Tensor, index: torch.Tensor) -> Any:
+    def to_input(self, pixels: torch.Tensor, index: torch.Tensor) -> Any:
         """Return what `predict` takes: images, or views of each."""
         if self.views is None:
             return to_images(self.method, pixels)
@@ -222,9 +222,9 @@ class Attacked:
             pixels, index = to_pixels(method, images), batch["index"]
             rested = torch.zeros_like(labels, dtype=torch.bool)
             if changed:
-                pixels, rested = self.changed(pixels, labels, index)
+                pixels, rested = self.attack(pixels, labels, index)
             with trainer.precision.autocast():
-                logits = method.predict(self.as_read(pixels, index)).logits
+                logits = method.predict(self.to_input(pixels, index)).logits
             trainer.watch.see_logits(logits)
             right.append(logits.argmax(1) == labels)
             rests.append(rested & right[-1])

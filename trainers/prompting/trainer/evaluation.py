@@ -221,7 +221,7 @@ def check_conformal(method: Method, dataset: Any, cfg: CfgNode) -> None:
         why = "no class has two images to evaluate, one of them for the threshold"
         need(len(set(labels)) < len(labels), f"TEST.CONFORMAL cannot be measured: {why}")
         return
-    why = spent(method, dataset, cfg)
+    why = why_spent(method, dataset, cfg)
     need(
         not why,
         f"TEST.CONFORMAL_SHARE 0 takes the validation images, but {why}: set it to 0.5, for half "
@@ -229,7 +229,7 @@ def check_conformal(method: Method, dataset: Any, cfg: CfgNode) -> None:
     )
 
 
-def spent(method: Method, dataset: Any, cfg: CfgNode) -> str:
+def why_spent(method: Method, dataset: Any, cfg: CfgNode) -> str:
     """Return a clause why the validation images of a run cannot calibrate it; empty if they can."""
     name = type(method).__name__
     best = method.trains and cfg.TEST.FINAL_MODEL == "best_val"
@@ -244,9 +244,9 @@ def spent(method: Method, dataset: Any, cfg: CfgNode) -> str:
     return next((text for text, holds in obstacles.items() if holds), "")
 
 
-def uncalibrated(method: Method, dataset: Any, cfg: CfgNode) -> str:
+def why_uncalibrated(method: Method, dataset: Any, cfg: CfgNode) -> str:
     """Return a clause why checkpoints have no calibration: UNTESTED if an evaluation adds one."""
-    if why := spent(method, dataset, cfg):
+    if why := why_spent(method, dataset, cfg):
         return f"it takes validation images, but {why}"
     name = type(method).__name__
     return f"answers of {name} depend on the images before" if method.stream else UNTESTED

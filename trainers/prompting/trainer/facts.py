@@ -14,7 +14,7 @@ from ..running.precision import Precision
 from ..storage.features import read_features
 from ..storage.public import public_checkpoint
 from ..storage.saved import FACTS, UNKNOWN, Saved, are_images
-from .evaluation import uncalibrated
+from .evaluation import why_uncalibrated
 from .settings import settings_of
 from .teachers import teachers_of
 
@@ -49,7 +49,7 @@ def facts_of_run(
         backbone=absolute(name),
         backbone_sha256=weights_sha256(name),
         plugins=list(cfg.TRAINER.PLUGINS),
-        calibration=uncalibrated(method, dataset, cfg),
+        calibration=why_uncalibrated(method, dataset, cfg),
     )
 
 

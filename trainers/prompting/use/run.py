@@ -84,9 +84,9 @@ class Run:
         """Return the answers of `classify`, given an output of the model and names of B images."""
         finite_softmax(output.logits, images or range(len(output.logits)))
         z = output.image.z[:, 0]
-        return self.calibrated().answers(output.logits, z, error, self.classnames)
+        return self.find_calibration().answers(output.logits, z, error, self.classnames)
 
-    def calibrated(self) -> Calibration:
+    def find_calibration(self) -> Calibration:
         """Return the calibration; raises UserError if there is none."""
         if isinstance(self.calibration, str):
             raise UserError(

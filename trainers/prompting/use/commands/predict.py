@@ -67,7 +67,7 @@ def main(argv: list[str], prog: str) -> int:
     run.model.to(device)
     print(f"{run.method} of '{run.path}', epoch {run.epoch}, on {device}", file=sys.stderr)
     if error:
-        print(run.calibrated().promise(error), file=sys.stderr)
+        print(run.find_calibration().promise(error), file=sys.stderr)
     failed: list[Path] = []
     run.model.reset()
     answer = partial(sets_of, run, error) if sets else partial(likeliest, run, args.top or 5)
