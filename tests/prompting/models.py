@@ -42,6 +42,8 @@ def settings(name: str) -> dict:
             node[key] = 3
         elif key == "ITERS":
             node[key] = 9
+        elif key == "NEIGHBORS" and name == "RTPT":
+            node[key] = 3
         elif key == "FEW_SHOT":
             node[key] = True
         elif key == "REP_LAYERS":
