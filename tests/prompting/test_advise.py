@@ -117,6 +117,8 @@ def test_answers_with_a_chosen_error(advised, drawings, capsys):
     assert record["lac_scores"] == pytest.approx(run.calibration.scores.tolist(), abs=1e-6)
     known = [path for name in CLASSES for path in drawings[name][:8]]
     images = torch.stack([run.preprocess(run.read(path)) for path in known])
+    with pytest.raises(UserError, match=r"takes a tensor \(B, 3, H, W\), not list: stack"):
+        run.classify([*images])
     answers = run.classify(images, error=0.1)
     right = [CLASSES[i // 8] in answer.classes for i, answer in enumerate(answers)]
     assert sum(right) >= 0.8 * len(right)

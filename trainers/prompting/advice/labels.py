@@ -21,7 +21,7 @@ from .fits import Space
 from .statement import read_picks
 
 EXPECTED = 0.5  # correct labels that may be named as wrong ones
-ROUNDS = 10  # at most, in which temperature and named labels settle
+ROUNDS = 3  # of naming and the temperature without those named; more name right labels, too
 WIDTH = 64  # of the features in which images are clustered
 
 

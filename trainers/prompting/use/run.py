@@ -75,9 +75,14 @@ class Run:
         class (docs/use.md).
 
         Raises:
-            UserError: the error is not between 0 and 1, the run is not calibrated, or the
-                probabilities of an image are not finite.
+            UserError: the error is not between 0 and 1, the run is not calibrated, the
+                probabilities of an image are not finite, or images are no tensors.
         """
+        need(
+            isinstance(images, torch.Tensor) or self.model.test_views > 1,
+            f"classify takes a tensor (B, 3, H, W), not {type(images).__name__}: stack what "
+            "`run.preprocess` returns for each image",
+        )
         return self.answers(self.model.predict(images), error)
 
     def answers(self, output: Output, error: float, images: Sequence[Any] = ()) -> list[Answer]:
