@@ -4,7 +4,7 @@ import json
 import os
 import signal
 import subprocess
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
 import pytest
 from checkout import alive, wait_for, working
@@ -124,7 +124,8 @@ def test_killing_a_run_ends_no_other_and_leaves_no_lock_of_others(checkout):
         assert alive(third)
         with ExitStack() as stack:
             assert stack.enter_context(hold_lock(checkout.folder("CoOp", 2) / LOCK))
-        os.kill(third, signal.SIGKILL)
+        with suppress(ProcessLookupError):  # on a busy machine it has ended
+            os.kill(third, signal.SIGKILL)
 
 
 def test_a_closed_terminal_or_a_kill_leaves_no_child(checkout):
