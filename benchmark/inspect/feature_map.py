@@ -13,7 +13,7 @@ from ..cli import write_output
 
 BATCH = 32
 PERPLEXITY = 30  # of scikit-learn
-FEWEST = 5  # images, of which neighbours can be told
+FEWEST = 5  # images; fewer have no neighbourhoods
 NAMED = 60  # classes at most whose names are written
 
 

@@ -1,4 +1,4 @@
-"""What tables say of attacks: what was done in a test or a training, and if it was too weak."""
+"""Sentences of tables on attacks: those of a test or a training, and those that are too weak."""
 
 from collections.abc import Iterable
 from typing import Any

@@ -205,23 +205,3 @@ def attack_step(
         for p, value in zip(learned, before, strict=False):
             p.data = value
     return (pixels + delta).clamp(0, 1).detach()
-
-
-def adversarial_step(
-    method: Method,
-    pixels: Tensor,
-    labels: Tensor,
-    eps: float,
-    alpha: float,
-    steps: int,
-    text: str = "onfly",
-    start: Tensor | None = None,
-    prompt_step: float = 0.0,
-    fixed: Tensor | None = None,
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """Return the pixels of `attack_step`, which takes the same, and the terms of the loss on them.
-
-    For a training in plain PyTorch, whose next line is `method.backward(terms)`.
-    """
-    a = attack_step(method, pixels, labels, eps, alpha, steps, text, start, prompt_step, fixed)
-    return a, method.losses(to_images(method, a), labels)

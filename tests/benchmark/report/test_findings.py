@@ -1,4 +1,4 @@
-"""The first lines of a report: what was found, and what cannot be told."""
+"""The first lines of a report: what was found, and what is not claimed."""
 
 import json
 

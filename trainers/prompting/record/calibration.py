@@ -32,7 +32,7 @@ class Answer(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Calibration:
-    """What n labelled images say of the probabilities of a run.
+    """A temperature and thresholds for the probabilities of a run, by n labelled images.
 
     Attributes:
         temperature: which the logits are divided by.
