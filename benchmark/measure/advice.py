@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from tabulate import tabulate
 
-from trainers.prompting.advice.choice import Choice, choose, methods_for
+from trainers.prompting.advice.choice import Candidate, Choice, choose, methods_for
 from trainers.prompting.advice.fits import Space
 from trainers.prompting.advice.labels import calibration, pick_next, suspicious
 from trainers.prompting.advice.statement import LEAST, Statement, error_curve
@@ -38,7 +38,7 @@ OTHERS: dict[
     str, list[dict[str, Any]]
 ] = {  # settings whose best the choice is compared with, besides zero-shot CLIP
     "LPPlusPlus": [{"FORM": "cleared"}],
-    "GDA": [{"ALPHA": alpha} for alpha in (0.1, 1.0, 10.0)],
+    "GDA": [{"ALPHA": alpha} for alpha in (0.1, 1.0, 10.0, 100.0, 1e3)],
     "CLAP": [{}],
     "TipAdapter": [
         {"AUGMENT_EPOCH": 1, "INIT_ALPHA": alpha, "INIT_BETA": beta}
@@ -104,9 +104,11 @@ class Draw:
         self.rest = np.setdiff1d(np.arange(len(y)), rows)
         self.spaces = [space.span(rows) for space in spaces]
 
-    def accuracy(self, number: int, method: str) -> float:
+    def accuracy(self, one: Candidate) -> float:
         """Return the accuracy of a method on a CLIP, in percent."""
-        logits = self.spaces[number].logits(method, self.rows, self.y[self.rows], self.rest)
+        rows, labels = self.rows, self.y[self.rows]
+        space = self.spaces[one.number]
+        logits = space.logits(one.method, rows, labels, self.rest, **one.settings)
         return 100 * float((logits.argmax(1) == self.y[self.rest]).mean())
 
     @torch.no_grad()
@@ -145,7 +147,7 @@ def measure_choice(
         labels = np.full(len(y), -1)
         labels[rows] = y[rows]
         choice, draw = choose(spaces, labels), Draw(spaces, y, rows)
-        true = {c: draw.accuracy(c.number, c.method) for c in choice.candidates}
+        true = {c: draw.accuracy(c) for c in choice.candidates}
         of_choice = true[choice.best]
         into["accuracy of the choice", m].append(of_choice)
         into["regret", m].append(max([*draw.others(), *true.values()]) - of_choice)
@@ -167,9 +169,9 @@ def measure_twice(spaces: list[Space], y: np.ndarray, seed: int, into: Numbers) 
         for number, space in enumerate(spaces):
             one = alone(choice, number)
             if curve := error_curve(space, one):
-                later = double.accuracy(number, one.best.method)
+                later = double.accuracy(one.best)
                 said, seen = 1 - curve.at(2 * len(few)), one.best.right / len(few)
-                into["real gain", m].append(later - now.accuracy(number, one.best.method))
+                into["real gain", m].append(later - now.accuracy(one.best))
                 into["error", m].append(abs(100 * said - later))
                 into["error of 'as now'", m].append(abs(100 * seen - later))
 
@@ -247,7 +249,8 @@ def measure_sets(spaces: list[Space], y: np.ndarray, seed: int, into: Numbers) -
         for number, space in enumerate(spaces):
             one, z = alone(choice, number), space.images[rest]
             found = calibration(one, space, suspicious(one))
-            logits = space.span(rows).logits(one.best.method, rows, y[rows], rest)
+            near, best = space.span(rows), one.best
+            logits = near.logits(best.method, rows, y[rows], rest, **best.settings)
             for error in ERRORS:
                 answers = found.answers(torch.from_numpy(logits), z, error, names)
                 pairs = zip(y[rest], answers, strict=True)

@@ -26,6 +26,7 @@ from trainers.prompting.advice.labels import (
     suspicious,
     temperature,
 )
+from trainers.prompting.advice.page import candidates
 from trainers.prompting.advice.statement import Statement, curve_through, error_curve
 from trainers.prompting.record.calibration import centre_and_classes, likeness
 from trainers.prompting.storage.features import read_features
@@ -186,12 +187,33 @@ def test_the_better_clip_is_chosen_and_folds_are_shared():
     good, _ = clusters(noise=0.7, name="good")
     choice = choose([bad, good], y)
     assert choice.best.clip == "good" and choice.best.number == 1 and choice.parts == 5
-    assert len(choice.candidates) == 4 and choice.judged.all()
+    assert len(choice.candidates) == 10 and choice.judged.all()
     assert choice.best.right == (choice.best.logits.argmax(1) == y).sum() > 30
     rights = [c.right for c in choice.candidates]
     assert rights == sorted(rights, reverse=True)
     some = np.where(np.arange(40) % 2, y, -1)
     assert np.array_equal(choose([good], some).rows, np.arange(1, 40, 2))
+
+
+def test_a_weight_of_gda_for_every_number_of_rows():
+    """Its own weight falls with the rows; one fit of a fold serves all weights."""
+    space, y = clusters(noise=1.5, each=40, text_noise=30.0)
+    choice = choose([space], y)
+    of_gda = {c.settings["ALPHA"]: c for c in choice.candidates if c.method == "GDA"}
+    assert [*sorted(of_gda)] == [1, 10, 100, 1000] and choice.best.right == max(
+        c.right for c in of_gda.values()
+    )
+    assert of_gda[100].right > of_gda[1].right + 20
+    held = choice.fold == 0
+    for alpha, one in of_gda.items():
+        again = space.fit("GDA", choice.rows[~held], y[~held], ALPHA=alpha)
+        with torch.no_grad():
+            logits = again(space.images[choice.rows[held]]).numpy()
+        assert one.logits[held] == pytest.approx(
+            logits, rel=1e-3, abs=1e-3 * float(abs(logits).max())
+        )
+    listed = [name for name, *_ in candidates(Statement(choice))]
+    assert listed == ["GDA on a CLIP", "LPPlusPlus on a CLIP"]
 
 
 def test_a_class_without_labels_leaves_clap_ordered_by_likelihood():

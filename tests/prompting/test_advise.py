@@ -18,6 +18,7 @@ import datasets  # noqa: F401 (registers them)
 from datasets.contents import check_apart, read_keys
 from datasets.image_folder import ImageFolder, table_items
 from trainers.prompting import load_run
+from trainers.prompting.advice import choice as choices
 from trainers.prompting.advice import encode as encoding
 from trainers.prompting.advice import fits
 from trainers.prompting.advice.images import Collection, read_collection
@@ -106,6 +107,16 @@ def test_the_advice_ends_the_log_and_is_a_run(advised, capsys):
         Saved.read(out / "lpplusplus" / "model.pth.tar-0").check_unseen(evaluated, "test")
     rows = (out / "suspicious.csv").read_text().splitlines()
     assert rows[0] == "path,label,probability,likelier,its_probability" and len(rows) < 6
+
+
+def test_a_run_has_the_weight_of_gda_that_was_chosen(advised, tmp_path, monkeypatch):
+    root, out = advised
+    shutil.copytree(out / "features", tmp_path / "features")
+    monkeypatch.setattr(choices, "methods_for", lambda counts: ("GDA",))
+    monkeypatch.setitem(fits.COMPARED, "GDA", [{"ALPHA": 7.0}])
+    assert main(["advise", str(root), "--output", str(tmp_path), *ADVISE]) == 0
+    run = load_run(tmp_path)
+    assert run.settings.TRAINER.GDA.ALPHA == 7 and float(run.model.alpha) == 7
 
 
 def test_answers_with_a_chosen_error(advised, drawings, capsys):

@@ -3,15 +3,15 @@
 Letters: N images, n of them labelled, K classes, m the median number of labels of a class.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
 
 from ..errors import need
-from .fits import Space
+from .fits import COMPARED, Space
 from .folds import MOST, folds, join, near_copies
 
 FEW = 4  # labels a class from which GDA is a candidate: fewer have no scatter in a fold
@@ -30,6 +30,7 @@ class Candidate:
     temperature: float  # with which the answers are likeliest
     loss: float  # their mean cross-entropy at it
     zero_shot: int  # right answers of zero-shot CLIP
+    settings: Mapping[str, float] = field(default_factory=dict)  # besides fits.SETTINGS
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,15 +99,19 @@ def choose(
         zero_shot = int((space.zero_shot()[rows].argmax(1) == y).sum())
         shared = space.span(rows)
         for method in methods_for(counts):
-            logits = np.empty((len(y), K))
+            nodes = COMPARED.get(method, [{}])
+            each = np.empty((len(nodes), len(y), K))
             for held in held_out:
-                logits[held] = shared.logits(method, rows[~held], y[~held], rows[held])
-            right = int((logits.argmax(1) == y).sum())
-            candidates.append(
-                Candidate(
-                    space.name, method, number, logits, right, *calibrate(logits, y), zero_shot
-                )
-            )
+                of = method, rows[~held], y[~held], rows[held]
+                each[:, held] = shared.logits_with(nodes, *of)
+            for node, logits in zip(nodes, each, strict=True):
+                right = int((logits.argmax(1) == y).sum())
+                candidates.append(
+                    Candidate(
+                        space.name, method, number, logits, right, *calibrate(logits, y),
+                        zero_shot, node,
+                    )
+                )  # fmt: skip
     blind = m < 2 or counts.min() == 0  # answers to classes without labels in a part count nothing
     candidates.sort(key=lambda c: (0 if blind else -c.right, c.loss))
     return Choice(candidates, rows, y, group, fold, counts, inside[fold, y] < counts[y])

@@ -4,7 +4,7 @@ Letters: N images, n of them labelled, D the width of the features, K classes.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -25,6 +25,10 @@ SETTINGS: Mapping[str, Mapping[str, Any]] = {
     "LPPlusPlus": {"SEARCH_HP": False},
     "GDA": {"SEARCH_HP": False, "ALPHA": 1.0, "AUGMENT_EPOCH": 1},
     "CLAP": {"CONSTRAINT": "l2_balanced", "REPETITIONS": 1},
+}
+# settings that are compared besides; the weight of GDA's Gaussians falls with the number of rows
+COMPARED: Mapping[str, Sequence[Mapping[str, float]]] = {
+    "GDA": [{"ALPHA": alpha} for alpha in (1.0, 10.0, 100.0, 1000.0)],
 }
 RATE, FIRST_RATE, MOMENTUM, EPOCHS = 0.1, 1e-5, 0.9, 300  # of CLAP, as published
 TEMPLATE = zero_shot_template("")
@@ -68,6 +72,11 @@ class Space:
         sentences = {TEMPLATE.format(k): row for k, row in enumerate(self.text.float())}
         return clip_with(LookUp(self.name, [TEMPLATE], sentences), self.text.shape[1], self.scale)
 
+    @property
+    def _of_width(self) -> float:
+        """The factor of GDA's alpha here: its precision is proportional to the width."""
+        return self.width / self.images.shape[1] if self.width else 1.0
+
     def zero_shot(self) -> np.ndarray:
         """Return zero-shot logits, (N, K)."""
         z, h = (F.normalize(x.float(), dim=-1) for x in (self.images, self.text))
@@ -80,8 +89,8 @@ class Space:
         `node` are settings that differ from SETTINGS.
         """
         node = {**SETTINGS.get(method, {}), **node}
-        if method == "GDA" and self.width:  # its precision is proportional to the width
-            node["ALPHA"] *= self.width / self.images.shape[1]
+        if method == "GDA":
+            node["ALPHA"] *= self._of_width
         names = [str(k) for k in range(len(self.text))]
         x, y = self.images[rows].float(), torch.as_tensor(labels)
         support = {"images": x, "labels": y}
@@ -100,16 +109,27 @@ class Space:
                 built.after_epoch(epoch, EPOCHS)
         return built.eval()
 
-    @torch.no_grad()
-    def logits(self, method: str, rows: Any, labels: Any, others: Any) -> np.ndarray:
+    def logits(self, method: str, rows: Any, labels: Any, others: Any, **node: float) -> np.ndarray:
         """Return logits of t rows by a method that is fitted to n rows, (t, K), float64.
 
         Where a class has no row, CLAP takes the place of the other methods, which need one.
         """
-        every = len(np.unique(labels)) == len(self.text)
-        model = self.fit(method if every else "CLAP", rows, labels)
-        logits: np.ndarray = model(self.images[others].float()).double().numpy()
+        logits: np.ndarray = self.logits_with([node], method, rows, labels, others)[0]
         return logits
+
+    @torch.no_grad()
+    def logits_with(self, nodes: Sequence[Mapping[str, float]], method: str, *of: Any) -> Any:
+        """Return logits as `logits` does, with each of these settings, (S, t, K), by one fit."""
+        *support, others = of
+        if len(np.unique(support[1])) < len(self.text):
+            method, nodes = "CLAP", [{}] * len(nodes)
+        model: Any = self.fit(method, *support, **nodes[0])
+        x, found = self.images[others].float(), []
+        for node in nodes:
+            if "ALPHA" in node:
+                model.alpha.fill_(node["ALPHA"] * self._of_width)
+            found.append(model(x).double().numpy())
+        return np.stack(found)
 
     def span(self, rows: Any) -> "Space":
         """Return the same images in the space that these rows and the classes span, if smaller.

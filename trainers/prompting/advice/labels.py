@@ -90,6 +90,7 @@ def pick_next(
     number: int,
     method: str = "CLAP",
     picked: Sequence[str] = (),
+    **node: float,
 ) -> tuple[np.ndarray, str]:
     """Return the rows of the images to label next, in order, and how they were picked.
 
@@ -103,6 +104,7 @@ def pick_next(
         number: of images to pick; all that are unlabelled, if they are fewer.
         method: that was chosen, for the predictions; zero-shot CLIP's without labels.
         picked: (N,), how images were picked before; those without a label count for no round.
+        node: settings of the method.
 
     Returns:
         Rows, and `clusters R` or `margin R`, where R is the number of the round, from 1.
@@ -113,7 +115,7 @@ def pick_next(
     turn = 1 + max((number for _, number in before), default=0)
     logits = space.zero_shot()
     if len(known):
-        logits = space.logits(method, known, y[known], slice(None))
+        logits = space.logits(method, known, y[known], slice(None), **node)
     free = np.flatnonzero(y < 0)
     if np.median(np.bincount(y[known], minlength=K)) >= FEW:
         two = np.sort(logits[free], axis=1)[:, -2:]

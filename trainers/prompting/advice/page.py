@@ -22,10 +22,12 @@ WIDE, HIGH, LEFT, LOW = 380, 220, 42, 30  # pixels of the chart, and of its marg
 def candidates(said: Statement) -> list[tuple[str, str, str, str]]:
     """Return name, right answers, their interval and zero-shot CLIP's (%) of each, best first.
 
-    Where nothing can be said about accuracy, right answers and interval are "-".
+    Of a method with several settings on a CLIP, these are the best one's. Where nothing can be
+    said about accuracy, right answers and interval are "-".
     """
     n, rows = len(said.choice.labels), []
-    for one in said.choice.candidates:
+    best = {(one.clip, one.method): one for one in reversed(said.choice.candidates)}
+    for one in (one for one in said.choice.candidates if one is best[one.clip, one.method]):
         p = one.right / n
         low, high = (100 * wilson(p, n, side) for side in (-1, 1))
         own = ("-", "-") if said.silent else (f"{100 * p:.1f}", f"{low:.1f} to {high:.1f}")

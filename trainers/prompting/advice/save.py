@@ -49,14 +49,14 @@ def save_run(
         OSError: as the system says.
     """
     best, rows, y = choice.best, choice.rows, torch.tensor(choice.labels)
-    method = space.fit(best.method, rows, y)
+    method = space.fit(best.method, rows, y, **best.settings)
     cfg = dassl("config").get_cfg_default()
     add_nodes(cfg)
     cfg.OUTPUT_DIR, cfg.SEED, cfg.VERBOSE = os.fspath(folder), 0, False
     cfg.DATASET.NAME, cfg.DATASET.ROOT = DATASET, os.fspath(collection.source)
     cfg.INPUT.TRANSFORMS, cfg.MODEL.BACKBONE.NAME = ["normalize"], best.clip
     cfg.TRAINER.NAME, cfg.TEST.SPLIT = best.method, FOLDS
-    settings = SETTINGS[best.method].items()
+    settings = {**SETTINGS[best.method], **best.settings}.items()
     cfg.merge_from_list([x for key, value in settings for x in (method.place(key), value)])
     test = [
         SimpleNamespace(impath=collection.paths[row], label=label)

@@ -63,7 +63,8 @@ def error_curve(space: Space, choice: Choice) -> Curve | None:
         wrong = used = 0
         for seed in range(DRAWS):
             part = folds(y, choice.groups, parts, seed) == 0
-            logits = shared.logits(best.method, rows[part], y[part], rows[~part])
+            few, rest = rows[part], rows[~part]
+            logits = shared.logits(best.method, few, y[part], rest, **best.settings)
             wrong, used = wrong + int((logits.argmax(1) != y[~part]).sum()), used + int(part.sum())
         sizes.append(round(used / DRAWS))
         errors.append(wrong / (DRAWS * n - used))

@@ -126,7 +126,7 @@ def advise(args: Any, prog: str) -> int:
     if len(named):
         print(f"Labels that look wrong, the worst first: '{args.output / 'suspicious.csv'}'")
     if args.next:
-        write_next(args, collection, space, best.method)
+        write_next(args, collection, space, best.method, **best.settings)
     print("\n" + "\n".join(said.sentences()))
     for title, command in commands.items():
         print(f"{title}: `{command}`")
@@ -199,12 +199,13 @@ def write_suspicious(output: Path, collection: Any, compared: Any, named: Iterab
     write_table(output / "suspicious.csv", head, rows)
 
 
-def write_next(args: Any, collection: Any, space: Any, method: str) -> None:
+def write_next(args: Any, collection: Any, space: Any, method: str, **settings: Any) -> None:
     """Write the next images to label below those that have a label, and print what to do."""
     from ...advice.images import NEXT, PICKED
     from ...advice.labels import pick_next
 
-    rows, how = pick_next(space, collection.labels, args.next, method, collection.picked)
+    known = space, collection.labels, args.next, method, collection.picked
+    rows, how = pick_next(*known, **settings)
     for row in rows:
         collection.picked[row] = how
     earlier = read_images(table, True, moved=True) if (table := args.output / NEXT).exists() else []
