@@ -89,7 +89,7 @@ def advise(args: Any, prog: str) -> int:
         given = {*zip(collection.digests, collection.labels.tolist(), strict=True)}
         labelled = [digest for digest, label in given if label >= 0]
         several = len(labelled) - len({*labelled})
-        print(f"{copies:,} are copies, which share a fold; {several:,} images are in two classes")
+        print(f"{copies:,} are copies, which count once; {several:,} images are in two classes")
     spaces = [one.space(collection) for one in encoded]
     if args.next and known == len(collection.labels):
         print("Every image has a label, so that --next has none to choose")
