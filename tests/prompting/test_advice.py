@@ -27,7 +27,7 @@ from trainers.prompting.advice.labels import (
     temperature,
 )
 from trainers.prompting.advice.page import candidates
-from trainers.prompting.advice.statement import Statement, curve_through, error_curve
+from trainers.prompting.advice.statement import Statement, curve_through, error_curve, wilson
 from trainers.prompting.record.calibration import centre_and_classes, likeness
 from trainers.prompting.storage.features import read_features
 
@@ -163,6 +163,22 @@ def test_near_copies_and_groups_share_a_fold():
         choose([one], y, np.zeros(46))
 
 
+def test_copies_count_once_and_images_of_a_group_for_less():
+    space, y = clusters(noise=2.0)
+    copies = np.r_[np.arange(40), np.repeat(np.arange(10), 20)]
+    many = choose([Space("a", space.images[copies], space.text, 30.0)], y[copies])
+    once = choose([space], y)
+    assert many.rows.tolist() == [*range(40)] and np.array_equal(many.counts, once.counts)
+    assert many.best.right == once.best.right and many.effective == once.effective
+    two_labels = np.r_[y[:39], y[:1] + 1]
+    both = choose([Space("a", space.images[[*range(39), 0]], space.text, 30.0)], two_labels)
+    assert len(both.rows) == 40 and both.groups[0] == both.groups[39]
+    films = choose([space], y, np.r_[np.zeros(8), np.arange(32)])
+    sizes = np.unique(films.groups, return_counts=True)[1]
+    assert max(sizes) >= 8 and films.effective == pytest.approx(1600 / (sizes**2).sum())
+    assert Statement(films).accuracy[1] < wilson(Statement(films).accuracy[0], 40, -1) - 0.02
+
+
 def test_classes_that_just_look_alike_are_not_near_copies():
     space, y = clusters(noise=0.1)
     copies = near_copies([space], np.arange(40), y)
@@ -248,7 +264,9 @@ def test_few_and_uneven_labels(counts):
 
 def test_too_few_labels():
     space, y = clusters()
-    with pytest.raises(UserError, match="1 of 40 images have a label: label at least two"):
+    with pytest.raises(
+        UserError, match="1 of 40 images have a label: label at least two different"
+    ):
         choose([space], np.where(np.arange(40) == 7, y, -1))
 
 

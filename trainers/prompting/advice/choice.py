@@ -5,6 +5,7 @@ Letters: N images, n of them labelled, K classes, m the median number of labels 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from hashlib import sha256
 
 import numpy as np
 from scipy.optimize import minimize_scalar
@@ -51,6 +52,12 @@ class Choice:
         return self.candidates[0]
 
     @property
+    def effective(self) -> float:
+        """The number of independent images that these are worth, as images of a group are alike."""
+        sizes = np.unique(self.groups, return_counts=True)[1]
+        return float(sizes.sum() ** 2 / (sizes**2).sum())
+
+    @property
     def parts(self) -> int:
         """The number of folds."""
         return int(self.fold.max()) + 1
@@ -72,6 +79,8 @@ def choose(
 ) -> Choice:
     """Compare the methods that suit the labels on each CLIP, and return all, the best first.
 
+    Labelled images with the same features, and the same label, are copies and count once.
+
     Args:
         spaces: of the same N images and K classes under each CLIP.
         labels: (N,), from 0, and -1 for unlabelled images.
@@ -79,13 +88,14 @@ def choose(
             near-copies.
 
     Raises:
-        UserError: fewer than two images are labelled, or all of them are of one group.
+        UserError: fewer than two images but copies are labelled, or all are of one group.
     """
     every, K = np.asarray(labels), len(spaces[0].text)
-    rows = np.flatnonzero(every >= 0)
+    rows = _without_copies(spaces, every)
     need(
         len(rows) > 1,
-        f"{len(rows)} of {len(every):,} images have a label: label at least two to compare methods",
+        f"{(every >= 0).sum()} of {len(every):,} images have a label: label at least two different "
+        "ones to compare methods",
     )
     y, counts = every[rows], np.bincount(every[rows], minlength=K)
     group = near_copies(spaces, rows, y)
@@ -115,6 +125,14 @@ def choose(
     blind = m < 2 or counts.min() == 0  # answers to classes without labels in a part count nothing
     candidates.sort(key=lambda c: (0 if blind else -c.right, c.loss))
     return Choice(candidates, rows, y, group, fold, counts, inside[fold, y] < counts[y])
+
+
+def _without_copies(spaces: Sequence[Space], labels: np.ndarray) -> np.ndarray:
+    first: dict[tuple[int, bytes], int] = {}
+    for row in np.flatnonzero(labels >= 0).tolist():
+        content = sha256(b"".join(space.images[row].numpy().tobytes() for space in spaces))
+        first.setdefault((labels[row], content.digest()), row)
+    return np.array([*first.values()], int)
 
 
 def methods_for(counts: np.ndarray) -> tuple[str, ...]:

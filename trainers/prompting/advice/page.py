@@ -29,7 +29,7 @@ def candidates(said: Statement) -> list[tuple[str, str, str, str]]:
     best = {(one.clip, one.method): one for one in reversed(said.choice.candidates)}
     for one in (one for one in said.choice.candidates if one is best[one.clip, one.method]):
         p = one.right / n
-        low, high = (100 * wilson(p, n, side) for side in (-1, 1))
+        low, high = (100 * wilson(p, said.choice.effective, side) for side in (-1, 1))
         own = ("-", "-") if said.silent else (f"{100 * p:.1f}", f"{low:.1f} to {high:.1f}")
         rows.append((f"{one.method} on {one.clip}", *own, f"{100 * one.zero_shot / n:.1f}"))
     return rows

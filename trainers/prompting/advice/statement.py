@@ -24,7 +24,7 @@ ROUNDS = 3  # rounds of picked labels before one
 WITHIN = {16: 1, 8: 2, 4: 3}  # labels a class: points from the truth, nine times of ten
 
 
-def wilson(p: float, n: int, side: int) -> float:
+def wilson(p: float, n: float, side: int) -> float:
     """Return the lower (side -1) or upper (1) end of Wilson's interval of a share p of n.
 
     Examples:
@@ -149,8 +149,8 @@ class Statement:
     @property
     def accuracy(self) -> tuple[float, float, float]:
         """The accuracy that is expected, and the lower and upper end of its interval."""
-        choice, n = self.choice, len(self.choice.labels)
-        e = 1 - choice.best.right / n
+        choice, n = self.choice, self.choice.effective
+        e = 1 - choice.best.right / len(choice.labels)
         with_all = e * ((choice.parts - 1) / choice.parts) ** POWER
         return 1 - e, wilson(1 - e, n, -1), wilson(1 - with_all, n, 1)
 
