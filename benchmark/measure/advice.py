@@ -2,7 +2,8 @@
 
 Rows are drawn as labels, equally many of every class (balanced) or as they come; all others test.
 Numbers of labels that a class does not have are left out.
-A folder holds one file of features (docs/features.md) for each CLIP, of the same rows. Every
+Others count for their class's share of the labels.
+A folder has one file of features (docs/features.md) for each CLIP, of the same rows. Every
 number is over all draws and CLIPs; differences are in points of accuracy.
 """
 
@@ -22,6 +23,7 @@ from tabulate import tabulate
 
 from trainers.prompting.advice.choice import Candidate, Choice, choose, methods_for
 from trainers.prompting.advice.fits import Space
+from trainers.prompting.advice.folds import near_pairs
 from trainers.prompting.advice.labels import calibration, pick_next, suspicious
 from trainers.prompting.advice.statement import LEAST, Statement, error_curve
 from trainers.prompting.errors import need
@@ -31,7 +33,7 @@ from ..cli import Parser, each, from_one, from_zero, one_of
 
 LABELS = 1, 2, 4, 8, 16  # a class
 TEXT_NORM = 10.0  # of OpenAI's CLIPs, about: published files have normalised features only
-ERRORS = 0.05, 0.1  # of sets
+ERRORS = 0.05, 0.1, 0.2  # of sets
 WRONG = 0.05, 0.1  # shares of labels that are swapped
 MOST_CLAP = 2  # labels a class up to which CLAP is compared with: it takes longest
 OTHERS: dict[
@@ -51,7 +53,7 @@ Numbers = defaultdict[tuple, list[float]]  # (line, column) -> a number of each 
 
 
 def read_spaces(folder: Path) -> tuple[list[Space], np.ndarray]:
-    """Return the CLIPs of a folder, and the labels of their rows, (N,).
+    """Return the CLIPs of a folder or a file, and the labels of their rows, (N,).
 
     Files of features, or as RS-TransCLIP's are stored, of which assets/whurs19.py makes some.
 
@@ -60,7 +62,7 @@ def read_spaces(folder: Path) -> tuple[list[Space], np.ndarray]:
     """
     spaces: list[Space] = []
     labels = np.empty(0)
-    for path in sorted(folder.glob("*.safetensors")):
+    for path in [folder] if folder.is_file() else sorted(folder.glob("*.safetensors")):
         try:
             tensors = load_file(path)
         except SafetensorError:  # `read_features` says what is wrong
@@ -97,39 +99,55 @@ def sizes(y: np.ndarray, labels: tuple[int, ...], times: int = 1) -> list[int]:
 
 
 class Draw:
-    """One draw of labels, and the accuracy of fits to them on all other rows."""
+    """One draw of labels, and the accuracy of fits to them on all other rows.
+
+    What is said is said of images like the labelled ones, so the others count for their class's
+    share of the labels; with `of_new`, those alone that are no near-copies of labelled ones.
+    """
 
     def __init__(self, spaces: list[Space], y: np.ndarray, rows: np.ndarray):
         self.y, self.rows = y, rows
         self.rest = np.setdiff1d(np.arange(len(y)), rows)
         self.spaces = [space.span(rows) for space in spaces]
+        copies = near_pairs(spaces, self.rest, rows, y[self.rest], y[rows])[:, 0]
+        self.weights = self._weights(np.ones(len(self.rest)))
+        self.of_new = self._weights(1.0 - np.isin(np.arange(len(self.rest)), copies))
+        self.given = np.full(len(y), -1)
+        self.given[rows] = y[rows]
 
-    def accuracy(self, one: Candidate) -> float:
-        """Return the accuracy of a method on a CLIP, in percent."""
-        rows, labels = self.rows, self.y[self.rows]
-        space = self.spaces[one.number]
-        logits = space.logits(one.method, rows, labels, self.rest, **one.settings)
-        return 100 * float((logits.argmax(1) == self.y[self.rest]).mean())
+    def _weights(self, kept: np.ndarray) -> np.ndarray:
+        labels, of = np.bincount(self.y[self.rows]), self.y[self.rest]
+        labels.resize(self.y.max() + 1)
+        others = np.bincount(of, kept, len(labels)).clip(1)
+        weights: np.ndarray = kept * (labels / others)[of]
+        return weights / weights.sum()
+
+    def logits(self, one: Candidate) -> np.ndarray:
+        """Return logits of all other rows by a candidate that is fitted to the labels."""
+        rows, space = self.rows, self.spaces[one.number]
+        return space.logits(one.method, rows, self.y[rows], self.rest, **one.settings)
+
+    def percent(self, hits: np.ndarray, new: bool = False) -> float:
+        """Return the share of the other rows of which something is true, in percent."""
+        return 100 * float(hits @ (self.of_new if new else self.weights))
+
+    def accuracy(self, logits: Any, new: bool = False) -> float:
+        """Return the accuracy of logits of the other rows, in percent."""
+        return self.percent(np.asarray(logits).argmax(1) == self.y[self.rest], new)
 
     @torch.no_grad()
     def others(self) -> Iterator[float]:
         """Yield the accuracies of all settings on all CLIPs; those that need all classes, if so."""
-        labels, truth = (torch.as_tensor(self.y[rows]) for rows in (self.rows, self.rest))
-        K = len(self.spaces[0].text)
+        labels, K = torch.as_tensor(self.y[self.rows]), len(self.spaces[0].text)
         every, many = len(labels.unique()) == K, len(labels) > MOST_CLAP * K
         for space in self.spaces:
-            yield right(torch.from_numpy(space.zero_shot())[self.rest], truth)
+            yield self.accuracy(space.zero_shot()[self.rest])
             for method, nodes in OTHERS.items():
                 if many if method == "CLAP" else not every and method in NEED_ALL:
                     continue
                 for node in nodes:
                     model = space.fit(method, self.rows, labels, **node)
-                    yield right(model(space.images[self.rest]), truth)
-
-
-def right(logits: torch.Tensor, labels: torch.Tensor) -> float:
-    """Return the accuracy of logits (n, K), in percent."""
-    return 100 * float((logits.argmax(1) == labels).float().mean())
+                    yield self.accuracy(model(space.images[self.rest]))
 
 
 def alone(choice: Choice, number: int) -> Choice:
@@ -144,47 +162,53 @@ def measure_choice(
     """Add regret, and whether the statement held, of one draw of each size."""
     for m in sizes(y, LABELS):
         rows = draw_rows(y, m, balanced, np.random.default_rng(seed))
-        labels = np.full(len(y), -1)
-        labels[rows] = y[rows]
-        choice, draw = choose(spaces, labels), Draw(spaces, y, rows)
-        true = {c: draw.accuracy(c) for c in choice.candidates}
+        draw = Draw(spaces, y, rows)
+        choice = choose(spaces, draw.given)
+        logits = {c: draw.logits(c) for c in choice.candidates}
+        true = {c: draw.accuracy(x) for c, x in logits.items()}
         of_choice = true[choice.best]
         into["accuracy of the choice", m].append(of_choice)
         into["regret", m].append(max([*draw.others(), *true.values()]) - of_choice)
         into["regret among the candidates", m].append(max(true.values()) - of_choice)
-        add_statement(choice, of_choice, "all CLIPs", m, into)
-        for number in range(len(spaces)):
-            one = alone(choice, number)
-            add_statement(one, true[one.best], "each CLIP", m, into)
+        each = [alone(choice, number) for number in range(len(spaces))]
+        for line, choices in {"all CLIPs": [choice], "each CLIP": each if each[1:] else []}.items():
+            for one in choices:
+                x = logits[one.best]
+                add_statement(one, true[one.best], draw.accuracy(x, new=True), line, m, into)
 
 
 def measure_twice(spaces: list[Space], y: np.ndarray, seed: int, into: Numbers) -> None:
     """Add how near the accuracy with twice the labels is to what was expected, on each CLIP."""
     for m in sizes(y, LABELS, times=2):
         few, many = (draw_rows(y, size, True, np.random.default_rng(seed)) for size in (m, 2 * m))
-        labels = np.full(len(y), -1)
-        labels[few] = y[few]
-        choice = choose(spaces, labels)
         now, double = Draw(spaces, y, few), Draw(spaces, y, many)
+        choice = choose(spaces, now.given)
         for number, space in enumerate(spaces):
             one = alone(choice, number)
             if curve := error_curve(space, one):
-                later = double.accuracy(one.best)
+                later = double.accuracy(double.logits(one.best))
                 said, seen = 1 - curve.at(2 * len(few)), one.best.right / len(few)
-                into["real gain", m].append(later - now.accuracy(one.best))
+                into["real gain", m].append(later - now.accuracy(now.logits(one.best)))
                 into["error", m].append(abs(100 * said - later))
                 into["error of 'as now'", m].append(abs(100 * seen - later))
 
 
-def add_statement(choice: Choice, true: float, line: str, m: int, into: Numbers) -> None:
-    """Add whether the interval and its lower end held, its half width, and the bias."""
+def add_statement(
+    choice: Choice, true: float, of_new: float, line: str, m: int, into: Numbers
+) -> None:
+    """Add what is said of the accuracy and what is true, also without near-copies."""
     if choice.m < LEAST:
         return
-    said, low, high = (100 * share for share in Statement(choice).accuracy)
-    into[f"lower end held, {line}", m].append(low <= true)
-    into[f"interval held, {line}", m].append(low <= true <= high)
-    into[f"half width, {line}", m].append((high - low) / 2)
-    into[f"out of fold less true, {line}", m].append(said - true)
+    said = Statement(choice)
+    about, low = (100 * share for share in said.accuracy)
+    into[f"'at least', {line}", m].append(low)
+    into[f"'at least' held, {line}", m].append(low <= true)
+    into[f"'at least' held of new images, {line}", m].append(low <= of_new)
+    if not said.at_least:
+        into[f"'about', {line}", m].append(about)
+        into[f"true, {line}", m].append(true)
+        into[f"true of new images, {line}", m].append(of_new)
+        into[f"right out of fold, {line}", m].append(100 * choice.best.right / len(choice.labels))
 
 
 def measure_wrong(spaces: list[Space], y: np.ndarray, seed: int, into: Numbers) -> None:
@@ -242,24 +266,22 @@ def measure_sets(spaces: list[Space], y: np.ndarray, seed: int, into: Numbers) -
     """Add how many answers with a chosen error have the class of their image, on each CLIP."""
     names = [*map(str, range(int(y.max()) + 1))]
     for m in sizes(y, LABELS[1:]):
-        rows = draw_rows(y, m, True, np.random.default_rng(seed))
-        labels, rest = np.full(len(y), -1), np.setdiff1d(np.arange(len(y)), rows)
-        labels[rows] = y[rows]
-        choice = choose(spaces, labels)
+        draw = Draw(spaces, y, draw_rows(y, m, True, np.random.default_rng(seed)))
+        choice = choose(spaces, draw.given)
         for number, space in enumerate(spaces):
-            one, z = alone(choice, number), space.images[rest]
+            one, z = alone(choice, number), space.images[draw.rest]
             found = calibration(one, space, suspicious(one))
-            near, best = space.span(rows), one.best
-            logits = near.logits(best.method, rows, y[rows], rest, **best.settings)
+            logits = torch.from_numpy(draw.logits(one.best))
             for error in ERRORS:
-                answers = found.answers(torch.from_numpy(logits), z, error, names)
-                pairs = zip(y[rest], answers, strict=True)
+                answers = found.answers(logits, z, error, names)
+                pairs = zip(y[draw.rest], answers, strict=True)
                 right = np.array([str(k) in answer.classes for k, answer in pairs])
                 size = np.array([len(answer.classes) for answer in answers])
                 for line in ("class in the answer", "least of these"):
-                    into[f"{line}, {error}", m].append(100 * right.mean())
-                into[f"not 'none of these', {error}", m].append(100 * (size > 0).mean())
-                into[f"one class named, {error}", m].append(100 * (size == 1).mean())
+                    into[f"{line}, {error}", m].append(draw.percent(right))
+                into[f"classes in the answer, {error}", m].append(draw.percent(size) / 100)
+                into[f"not 'none of these', {error}", m].append(draw.percent(size > 0))
+                into[f"one class named, {error}", m].append(draw.percent(size == 1))
                 into[f"right of these, {error}", m] += [*100.0 * right[size == 1]]
 
 
@@ -276,7 +298,8 @@ MEASURES: dict[str, Callable[[list[Space], np.ndarray, int, Numbers], None]] = {
 def main(argv: list[str]) -> None:
     """Run `python -m benchmark check-advice`."""
     parser = Parser(prog="python -m benchmark check-advice", description=__doc__)
-    parser.add_argument("folder", type=Path, help="with a file of features for each CLIP")
+    add = parser.add_argument
+    add("folder", type=Path, help="with a file of features for each CLIP; or one such file")
     parser.add_argument("--draws", type=from_one, default=20, metavar="NUMBER")
     parser.add_argument("--seed", type=from_zero, default=0, metavar="S", help="of the first draw")
     parser.add_argument(

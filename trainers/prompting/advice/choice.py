@@ -52,6 +52,11 @@ class Choice:
         return self.candidates[0]
 
     @property
+    def blind(self) -> bool:
+        """True if likelihood decides, as answers to classes without labels count for nothing."""
+        return self.m < 2 or not self.counts.all()
+
+    @property
     def effective(self) -> float:
         """The number of independent images that these are worth, as images of a group are alike."""
         sizes = np.unique(self.groups, return_counts=True)[1]
@@ -122,9 +127,9 @@ def choose(
                         zero_shot, node,
                     )
                 )  # fmt: skip
-    blind = m < 2 or counts.min() == 0  # answers to classes without labels in a part count nothing
-    candidates.sort(key=lambda c: (0 if blind else -c.right, c.loss))
-    return Choice(candidates, rows, y, group, fold, counts, inside[fold, y] < counts[y])
+    choice = Choice(candidates, rows, y, group, fold, counts, inside[fold, y] < counts[y])
+    candidates.sort(key=lambda c: (0 if choice.blind else -c.right, c.loss))
+    return choice
 
 
 def _without_copies(spaces: Sequence[Space], labels: np.ndarray) -> np.ndarray:

@@ -24,27 +24,42 @@ CHUNK = 1024  # rows that are compared at once
 def near_copies(spaces: Sequence[Space], rows: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Return the number of the group of each labelled image, (n,): near-copies have the same.
 
-    Near-copies are joined by pairs whose centred cosine, the mean over the CLIPs, is NEAR or more.
-    Where all images of a class would be one group, its images just look alike, and stay apart.
+    Near-copies are joined by pairs of one class whose centred cosine, the mean over the CLIPs, is
+    NEAR or more: one of another class makes no answer better. Where all images of a class would be
+    one group, its images just look alike, and stay apart.
 
     Args:
         spaces: under each CLIP, of N images, whose mean is the centre.
         rows: (n,), the labelled images.
         labels: theirs, (n,).
     """
-    parts, pairs, n = [], [np.empty((0, 2), int)], len(rows)
-    for space in spaces:
-        z = F.normalize(space.images.float(), dim=-1)
-        parts.append(F.normalize(z[rows] - z.mean(0), dim=-1))
-    for start in range(0, n, CHUNK):
-        cosines = torch.stack([x[start : start + CHUNK] @ x.T for x in parts]).mean(0)
-        pairs.append((cosines >= NEAR).nonzero().numpy() + (start, 0))
-    group = _connect(np.concatenate(pairs), n)
+    n = len(rows)
+    group = _connect(near_pairs(spaces, rows, rows, labels, labels), n)
     for k in np.unique(labels):
         own = np.flatnonzero(labels == k)
         if len(np.unique(group[own])) == 1:
             group[own] = n + own
     return group
+
+
+def near_pairs(
+    spaces: Sequence[Space], rows: np.ndarray, others: np.ndarray, y: np.ndarray, of: np.ndarray
+) -> np.ndarray:
+    """Return the pairs of near-copies of one class among rows (n,) and others (t,), (P, 2).
+
+    `y` and `of` are the labels of the rows and of the others.
+    """
+    parts, pairs = [], [np.empty((0, 2), int)]
+    for space in spaces:
+        z = F.normalize(space.images.float(), dim=-1)
+        x = z - z.mean(0)
+        parts.append([F.normalize(x[part], dim=-1) for part in (rows, others)])
+    for start in range(0, len(rows), CHUNK):
+        part = slice(start, start + CHUNK)
+        cosines = torch.stack([x[part] @ t.T for x, t in parts]).mean(0).numpy()
+        near = np.nonzero((cosines >= NEAR) & (y[part, None] == of))
+        pairs.append(np.stack(near, 1) + (start, 0))
+    return np.concatenate(pairs)
 
 
 def join(*groups: Sequence[int] | np.ndarray) -> np.ndarray:
