@@ -270,15 +270,19 @@ def measure_sets(spaces: list[Space], y: np.ndarray, seed: int, into: Numbers) -
         choice = choose(spaces, draw.given)
         for number, space in enumerate(spaces):
             one, z = alone(choice, number), space.images[draw.rest]
-            found = calibration(one, space, suspicious(one))
+            found = calibration(one, space)
             logits = torch.from_numpy(draw.logits(one.best))
             for error in ERRORS:
                 answers = found.answers(logits, z, error, names)
                 pairs = zip(y[draw.rest], answers, strict=True)
                 right = np.array([str(k) in answer.classes for k, answer in pairs])
                 size = np.array([len(answer.classes) for answer in answers])
-                for line in ("class in the answer", "least of these"):
-                    into[f"{line}, {error}", m].append(draw.percent(right))
+                lacking = 100 - draw.percent(right)
+                into[f"lacking their class, {error}", m].append(lacking)
+                into[f"the same of new images, {error}", m].append(100 - draw.percent(right, True))
+                unlucky = 100 * found.most_lacking(error)
+                into[f"lacking with bad luck, {error}", m].append(unlucky)
+                into[f"share of draws with more, {error}", m].append(lacking > unlucky)
                 into[f"classes in the answer, {error}", m].append(draw.percent(size) / 100)
                 into[f"not 'none of these', {error}", m].append(draw.percent(size > 0))
                 into[f"one class named, {error}", m].append(draw.percent(size == 1))

@@ -10,6 +10,7 @@ import pytest
 import torch
 from paths import ROOT
 from scipy.special import softmax
+from scipy.stats import rankdata
 
 from trainers.prompting import UserError
 from trainers.prompting.advice import choice as choices
@@ -399,25 +400,43 @@ def test_swapped_labels_look_wrong_and_few_others():
                                       np.delete(given, named))[0]  # fmt: skip
 
 
-def test_the_calibration_is_out_of_fold_and_without_named_labels():
+def test_the_calibration_is_out_of_fold():
     space, y = clusters(each=5)
     logits = 2 * np.random.default_rng(0).normal(size=(20, K)) + 3 * np.eye(K)[y]
-    choice, left_out = of(logits, y), np.array([3, 11])
-    found = calibration(choice, space, left_out)
-    stays = np.delete(np.arange(20), left_out)
-    assert found.temperature == temperature(choice, left_out)
-    p = softmax(logits[stays] / found.temperature, axis=1)[np.arange(18), y[stays]]
-    assert found.scores.numpy() == pytest.approx(np.sort(1 - p), abs=1e-6)
+    choice = replace(of(logits, y), groups=np.arange(20) // 2)
+    found = calibration(choice, space)
+    assert found.temperature == choice.best.temperature and found.effective == 10
+    own = 1 - softmax(logits / found.temperature, axis=1)[np.arange(20), y]
+    assert found.scores.numpy() == pytest.approx(np.sort(own), abs=1e-6)
     labels, cosines = torch.from_numpy(y), []
-    for i in stays:
-        others = stays[choice.fold[stays] != choice.fold[i]]
+    for i in range(20):
+        others = np.flatnonzero(choice.fold != choice.fold[i])
         apart = centre_and_classes(space.images[others], labels[others], space.text)
         cosines.append(float(likeness(space.images[[i]], *apart)))
     assert found.likeness.numpy() == pytest.approx(np.sort(cosines), abs=1e-6)
-    every = centre_and_classes(space.images[stays], labels[stays], space.text)
+    larger = np.maximum(rankdata(own), rankdata(-np.array(cosines)))
+    assert found.ranks.tolist() == sorted(larger)
+    every = centre_and_classes(space.images, labels, space.text)
     for value, expected in zip((found.centre, found.classes), every, strict=True):
         torch.testing.assert_close(value, expected)
-    assert calibration(of(logits, y, np.zeros(20, int)), space, left_out).likeness is None
+    assert calibration(of(logits, y, np.zeros(20, int)), space).likeness is None
+
+
+def test_about_the_error_that_is_asked_lacks_its_class():
+    """Both ways to lack a class, a set without it and `none of these`, spend one error."""
+    lacking = {0.1: [], 0.2: []}
+    for seed in range(12):
+        space, y = clusters(noise=2.0, each=100, seed=seed)
+        rows = np.flatnonzero(np.arange(400) % 100 < 12)
+        choice = choose([space], np.where(np.isin(np.arange(400), rows), y, -1))
+        found, best = calibration(choice, space), choice.best
+        rest = np.setdiff1d(np.arange(400), rows)
+        logits = space.logits(best.method, rows, y[rows], rest, **best.settings)
+        for error, shares in lacking.items():
+            given = found.answers(torch.from_numpy(logits), space.images[rest], error, range(K))
+            pairs = zip(y[rest], given, strict=True)
+            shares.append(np.mean([k not in one.classes for k, one in pairs]))
+    assert all(e / 2 < np.mean(shares) < 1.25 * e for e, shares in lacking.items())
 
 
 def test_the_threshold_names_half_a_correct_label_at_most(monkeypatch):

@@ -99,6 +99,7 @@ BAD = {
     "lax": "no error can be chosen with '{}', which is not calibrated: lax (docs/use.md says",
     7: "its checkpoint does not say one",
     "wide": "that of its checkpoint has other shapes",
+    "beyond": "its checkpoint does not say one",
 }
 
 
@@ -107,8 +108,10 @@ def test_runs_that_are_not_calibrated_are_refused(trained, tmp_path, capsys, cas
     images, folder, _ = trained
     shutil.copytree(folder / "prompt_learner", tmp_path / "prompt_learner")
     state = torch.load(tmp_path / FILE, weights_only=True)
-    wide = {"likeness": torch.ones(2), "centre": torch.ones(3), "classes": torch.ones(5, 3)}
-    state["calibration"] = state["calibration"] | wide if case == "wide" else case
+    n = len(state["calibration"]["scores"])
+    more = {"likeness": torch.ones(n), "centre": torch.ones(3), "classes": torch.ones(5, 3)}
+    more |= {"ranks": torch.arange(n) + (1 if case == "wide" else 2), "effective": 9.5}
+    state["calibration"] = state["calibration"] | more if case in ("wide", "beyond") else case
     torch.save(state, tmp_path / FILE)
     image = str(next(images.glob("sea/*.png")))
     asked = ["predict", "--model-dir", str(tmp_path), image]

@@ -1,14 +1,17 @@
 """Answers with a chosen error: thresholds, sets and likeness by hand, promises, bad input."""
 
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from dassl.config import get_cfg_default
 from golden_files import read
 from paths import GOLDEN
+from scipy.stats import beta
 
 from trainers.prompting import UserError
 from trainers.prompting.record.calibration import (
@@ -57,18 +60,35 @@ def test_images_unlike_all_classes_are_none_of_these():
     cosines = likeness(others, centre, classes)
     expected = F.cosine_similarity((x - centre)[:, None], classes[None], dim=2).amax(1)
     torch.testing.assert_close(cosines, expected)
-    known = torch.linspace(0, 1, 39)
-    one = Calibration(1.0, known, known, centre, classes)
-    assert one.least_likeness(0.05) == known[1] and one.least_likeness(0.02) == -1  # 2 and 0 of 40
+    known, apart = torch.linspace(0, 1, 39), torch.tensor([[9.0, 0.0]]).repeat(39, 1)
+    one = Calibration.fit(apart, torch.zeros(39, dtype=torch.long), 1.0, known)
+    one = replace(one, centre=centre, classes=classes)
+    # scores tie, in the order of the images, whose likeness falls as its rank rises: 39, 38, ...
+    assert one.ranks.tolist() == sorted(max(i, 40 - i) for i in range(1, 40))
+    assert one.limits(0.05)[1] == known[0] and one.limits(0.02) == (1, -1)  # R is 39; too few
+    assert one.limits(0.5)[1] == pytest.approx(float(known[39 - one.ranks[19]]))
     logits = torch.tensor([[9.0, 0.0]]).repeat(20, 1)
     for error in (0.3, 0.6):
-        found, least = one.answers(logits, others, error, ["a", "b"]), one.least_likeness(error)
+        found, least = one.answers(logits, others, error, ["a", "b"]), one.limits(error)[1]
         assert {answer.answer for answer in found} == {"a", NONE}
         for answer, cosine in zip(found, cosines.tolist(), strict=True):
             kept = cosine >= least
             assert answer.likeness == pytest.approx(cosine) and bool(answer.classes) == kept
             assert len(answer.p) == kept and (answer.answer == "a") == kept
-    assert "a third to four fifths of images of other classes" in one.promise(0.05)
+
+
+def test_two_ways_to_lack_a_class_spend_one_error():
+    """By hand: scores and likenesses of ten images, whose ranks are in the table."""
+    p = torch.tensor([0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.65, 0.6, 0.55, 0.5])  # ranks 1 to 10
+    cosines = torch.tensor([0.1, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.95])  # 10, 2, .. 9, 1
+    logits = torch.stack([p.log(), (1 - p).log()], 1)
+    one = Calibration.fit(logits, torch.zeros(10, dtype=torch.long), 1.0, cosines)
+    assert one.ranks.tolist() == [2, 3, 4, 5, 6, 7, 8, 9, 10, 10]
+    # k = ceil(11 * 0.7) = 8: R = 9, so that images 1 and 10 lack their class
+    limit, least = one.limits(0.3)
+    assert (limit, least) == (pytest.approx(0.45), pytest.approx(0.2))
+    assert one.threshold(0.3) == pytest.approx(0.4)  # of an exported file, which has no likeness
+    assert one.limits(0.05) == (1, -1)
 
 
 def test_too_few_images_leave_all_classes():
@@ -79,10 +99,17 @@ def test_too_few_images_leave_all_classes():
     assert "19 images are needed, and with fewer every answer has all classes" in one.promise(0.05)
     said = one.promise(0.1)
     assert said == (
-        "About 10% of images like the 18 that calibrated this run lack their class in the answer "
-        "(32% in a bad draw); of a single class nothing is promised."
+        "About 10% of images like the 18 that calibrated this run lack their class in the answer, "
+        "and with bad luck (once in 20 times) 15% or more; of a single class nothing is promised."
     )
-    assert "(11% in a bad draw)" in Calibration(1.0, torch.rand(100)).promise(0.05)
+    # coverage is Beta(96, 5) with 100 images, and Beta(20, 1.04) if these are worth 20
+    assert "20 times) 9% or more" in Calibration(1.0, torch.rand(100)).promise(0.05)
+    worth = Calibration(1.0, torch.rand(100), 20.0)
+    assert worth.most_lacking(0.05) == pytest.approx(
+        1 - beta(96 * 0.21 * 0.99, 1.04).ppf(0.05), abs=0.01
+    )
+    drawn = 1 - np.sort(np.random.default_rng(0).random((4000, 100)), axis=1)[:, 95]
+    assert np.mean(drawn > Calibration(1.0, torch.rand(100)).most_lacking(0.05)) < 0.06
 
 
 @pytest.mark.parametrize("error", [0, 1.5, -1, 1, math.nan, "much", "", None, [0.1], "\x1b[2J"])

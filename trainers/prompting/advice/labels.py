@@ -52,22 +52,22 @@ def temperature(choice: Choice, left_out: np.ndarray) -> float:
     return calibrate(choice.best.logits[stays], choice.labels[stays])[0]
 
 
-def calibration(choice: Choice, space: Space, left_out: np.ndarray) -> Calibration:
-    """Return the calibration by out-of-fold answers and cosines, without some labelled images.
+def calibration(choice: Choice, space: Space) -> Calibration:
+    """Return the calibration by out-of-fold answers and cosines; labels that look wrong count, too.
 
     `space` is that of the CLIP that was chosen.
     """
-    stays = np.setdiff1d(np.arange(len(choice.labels)), left_out)
-    y, rows, fold = (torch.from_numpy(x[stays]) for x in (choice.labels, choice.rows, choice.fold))
-    logits, z = torch.from_numpy(choice.best.logits[stays]), space.images[rows]
-    one, cosines = Calibration.fit(logits, y, temperature(choice, left_out)), torch.empty(len(y))
-    if len(parts := fold.unique()) < 2:  # no image is left to compare the others with
-        return one
-    for part in parts:
+    y, rows, fold = (torch.from_numpy(x) for x in (choice.labels, choice.rows, choice.fold))
+    logits, z, t = torch.from_numpy(choice.best.logits), space.images[rows], choice.best.temperature
+    cosines = torch.empty(len(y))
+    if choice.parts < 2:  # no image is left to compare the others with
+        return replace(Calibration.fit(logits, y, t), effective=choice.effective)
+    for part in range(choice.parts):
         held = fold == part
         cosines[held] = likeness(z[held], *centre_and_classes(z[~held], y[~held], space.text))
     centre, classes = centre_and_classes(z, y, space.text)
-    return replace(one, likeness=cosines.sort().values, centre=centre, classes=classes)
+    one = Calibration.fit(logits, y, t, cosines)
+    return replace(one, effective=choice.effective, centre=centre, classes=classes)
 
 
 def confusions(choice: Choice) -> list[tuple[int, int, np.ndarray]]:

@@ -5,9 +5,10 @@ Letters: n labelled images that nothing else has read, B other images, K classes
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -15,6 +16,7 @@ from ..errors import need, printable
 from .conformal import scores, threshold
 
 SEVERAL, NONE = "several", "none of these"
+UNLUCKY = 0.05  # share of calibrations that are worse than what is said of bad luck
 
 
 class Answer(NamedTuple):
@@ -37,30 +39,50 @@ class Calibration:
     Attributes:
         temperature: which the logits are divided by.
         scores: (n,), LAC scores of the images for their own classes, rising.
-        likeness: (n,), their largest centred cosines, rising, if the run has them.
-        centre, classes: as from `centre_and_classes`, then.
+        effective: the number of independent images that these are worth; None if all are.
+        likeness: (n,), their largest centred cosines, rising, if the run has them; then also
+        ranks: (n,), of each image the larger of its ranks among the scores and, from above, among
+            the likenesses, from 1; rising.
+        centre, classes: as from `centre_and_classes`.
     """
 
     temperature: float
     scores: Tensor
+    effective: float | None = None
     likeness: Tensor | None = None
+    ranks: Tensor | None = None
     centre: Tensor | None = None
     classes: Tensor | None = None
 
     @classmethod
-    def fit(cls, logits: Tensor, labels: Tensor, temperature: float) -> "Calibration":
-        """Return that of logits (n, K), with labels (n,), at a temperature."""
+    def fit(
+        cls, logits: Tensor, labels: Tensor, temperature: float, likeness: Tensor | None = None
+    ) -> "Calibration":
+        """Return that of logits (n, K) at a temperature, with labels and likeness (n,)."""
         own = scores((logits.float() / temperature).softmax(1), "lac").gather(1, labels[:, None])
-        return cls(temperature, own[:, 0].sort().values)
+        one = cls(temperature, own[:, 0].sort().values)
+        if likeness is None:
+            return one
+        both = torch.stack([own[:, 0].argsort(stable=True), (-likeness).argsort(stable=True)])
+        ranks = 1 + both.argsort(1).amax(0).sort().values
+        return replace(one, likeness=likeness.sort().values, ranks=ranks)
 
     def threshold(self, error: float) -> float:
-        """Return the largest LAC score, 1 - p, of a class in an answer; 1, that of all, at most."""
+        """Return the largest LAC score, 1 - p, of a class in an answer that is never NONE."""
         return min(threshold(self.scores, error), 1.0)
 
-    def least_likeness(self, error: float) -> float:
-        """Return the floor(error (n + 1))-th smallest likeness; -1 if that is 0, or without any."""
-        k = 0 if self.likeness is None else int(error * (len(self.likeness) + 1) + 1e-9)
-        return float(self.likeness[k - 1]) if k else -1.0  # type: ignore[index]
+    def limits(self, error: float) -> tuple[float, float]:
+        """Return the largest LAC score of a class in an answer, and the least likeness.
+
+        An image lacks its class if either fails, so that both spend one error: of n images, all but
+        a share `error` have both ranks at most R.
+        """
+        if self.ranks is None or self.likeness is None:
+            return self.threshold(error), -1.0
+        R = threshold(self.ranks, error)
+        if math.isinf(R):  # too few: all classes
+            return 1.0, -1.0
+        return float(self.scores[int(R) - 1]), float(self.likeness[-int(R)])
 
     def answers(
         self, logits: Tensor, z: Tensor, error: float, classnames: Sequence[str]
@@ -70,7 +92,7 @@ class Calibration:
         Raises:
             UserError: as `check_error`.
         """
-        limit, least = self.threshold(check_error(error)), self.least_likeness(error)
+        limit, least = self.limits(check_error(error))
         p = (logits.float() / self.temperature).softmax(1).cpu()
         kept = (scores(p, "lac") <= limit) | (p == p.amax(1, keepdim=True))  # never empty
         cosines = [None] * len(p)
@@ -85,14 +107,26 @@ class Calibration:
             answers.append(Answer(answer, names, row[best].tolist(), cosine))
         return answers
 
+    def most_lacking(self, error: float) -> float:
+        """Return the share of images lacking their class that few calibrations exceed: UNLUCKY.
+
+        Given one calibration by n independent images, coverage is Beta(n + 1 - l, l), where l is
+        the number of images beyond the threshold, and one (Vovk 2012, arXiv:1209.2673).
+        """
+        from scipy.stats import beta  # slow to import
+
+        n = len(self.scores)
+        share = int((n + 1) * error + 1e-9) / (n + 1)
+        of = (n if self.effective is None else self.effective) + 1
+        return float(1 - beta.ppf(UNLUCKY, of * (1 - share), of * share)) if share else 0.0
+
     def promise(self, error: float) -> str:
         """Return sentences that say what answers with this error promise, and what they do not."""
-        n = len(self.scores)
-        bad = min(1, error * (3.2 if n < 100 else 2.2))  # the worst of 60 in docs/advise.md
         lines = [
-            f"About {100 * error:.3g}% of images like the {n:,} that calibrated this run lack "
-            f"their class in the answer ({100 * bad:.3g}% in a bad draw); of a single class "
-            "nothing is promised."
+            f"About {100 * error:.3g}% of images like the {len(self.scores):,} that calibrated "
+            f"this run lack their class in the answer, and with bad luck (once in {1 / UNLUCKY:g} "
+            f"times) {100 * self.most_lacking(error):.0f}% or more; of a single class nothing is "
+            "promised."
         ]
         if math.isinf(threshold(self.scores, error)):
             few = math.ceil((1 - error) / error - 1e-9)

@@ -82,12 +82,17 @@ def _is_probe(value: Any) -> bool:
 
 
 def _is_calibration(value: Any) -> bool:
-    axes = {"temperature": 0, "scores": 1, "likeness": 1, "centre": 1, "classes": 2}
+    of_any = {"temperature": 0, "scores": 1}
+    axes = of_any | {"effective": 0, "likeness": 1, "ranks": 1, "centre": 1, "classes": 2}
     if not isinstance(value, dict) or value.keys() != axes.keys():
         return isinstance(value, str)
     given = {name: getattr(x, "ndim", 0) for name, x in value.items() if x is not None}
-    warm = isinstance(value["temperature"], float) and value["temperature"] > 0
-    return warm and given in (axes, {"temperature": 0, "scores": 1})
+    numbers = [x for x in (value["temperature"], value["effective"]) if x is not None]
+    if not all(isinstance(x, float) and x > 0 for x in numbers) or given not in (axes, of_any):
+        return False
+    ranks, n = value["ranks"], len(value["scores"])  # ranks are places in the others
+    places = ranks is None or (len(ranks) == len(value["likeness"]) == n and len(ranks))
+    return bool(places and (ranks is None or 1 <= int(ranks.min()) <= int(ranks.max()) <= n))
 
 
 # What values must be.

@@ -105,7 +105,7 @@ def advise(args: Any, prog: str) -> int:
     curve = statement.error_curve(space, compared)
     said = statement.Statement(compared, curve, len(named), collection.picked)
     pairs = [] if said.silent else labels.confusions(compared)
-    calibration, seconds = labels.calibration(compared, space, named), time.monotonic() - begun
+    calibration, seconds = labels.calibration(compared, space), time.monotonic() - begun
     save_run(args.output, collection, compared, space, calibration, said.silent, seconds)
     write_suspicious(args.output, collection, compared, named)
     print("\nRight on images that they had not seen, and zero-shot CLIP:")
