@@ -27,6 +27,7 @@ from trainers.prompting.advice.folds import near_pairs
 from trainers.prompting.advice.labels import calibration, pick_next, suspicious
 from trainers.prompting.advice.statement import LEAST, Statement, error_curve
 from trainers.prompting.errors import need
+from trainers.prompting.record.calibration import likeness
 from trainers.prompting.storage.features import read_features
 
 from ..cli import Parser, each, from_one, from_zero, one_of
@@ -34,6 +35,7 @@ from ..cli import Parser, each, from_one, from_zero, one_of
 LABELS = 1, 2, 4, 8, 16  # a class
 TEXT_NORM = 10.0  # of OpenAI's CLIPs, about: published files have normalised features only
 ERRORS = 0.05, 0.1, 0.2  # of sets
+OTHER = 0.25  # of the classes are strange
 WRONG = 0.05, 0.1  # shares of labels that are swapped
 MOST_CLAP = 2  # labels a class up to which CLAP is compared with: it takes longest
 OTHERS: dict[
@@ -289,6 +291,32 @@ def measure_sets(spaces: list[Space], y: np.ndarray, seed: int, into: Numbers) -
                 into[f"right of these, {error}", m] += [*100.0 * right[size == 1]]
 
 
+def measure_strangers(spaces: list[Space], y: np.ndarray, seed: int, into: Numbers) -> None:
+    """Add how many images of classes that are left out get no class, and what is said of it."""
+    rng, K = np.random.default_rng(seed), int(y.max()) + 1
+    known = np.sort(rng.permutation(K)[: K - round(OTHER * K)])
+    inside = np.isin(y, known)
+    rows, strange = np.flatnonzero(inside), np.flatnonzero(~inside)
+    of_class = 1 / np.bincount(y[strange])[y[strange]]
+    parts = [
+        Space(one.name, one.images[rows], one.text[torch.from_numpy(known)], one.scale)
+        for one in spaces
+    ]
+    inner = np.searchsorted(known, y[rows])
+    for m in sizes(inner, LABELS[1:]):
+        draw = Draw(parts, inner, draw_rows(inner, m, True, rng))
+        choice = choose(parts, draw.given)
+        for number, space in enumerate(parts):
+            found = calibration(alone(choice, number), space)
+            assert found.centre is not None and found.classes is not None
+            cosines = likeness(spaces[number].images[strange], found.centre, found.classes)
+            for error in ERRORS:
+                beyond = (cosines < found.limits(error)[1]).double().numpy()
+                if (said := found.share_of_strangers(error)) is not None:
+                    into[f"said, {error}", m].append(100 * said)
+                    into[f"true, {error}", m].append(100 * np.average(beyond, weights=of_class))
+
+
 MEASURES: dict[str, Callable[[list[Space], np.ndarray, int, Numbers], None]] = {
     "balanced": partial(measure_choice, balanced=True),
     "as-they-come": partial(measure_choice, balanced=False),
@@ -296,6 +324,7 @@ MEASURES: dict[str, Callable[[list[Space], np.ndarray, int, Numbers], None]] = {
     "wrong": measure_wrong,
     "next": measure_next,
     "sets": measure_sets,
+    "strangers": measure_strangers,
 }
 
 

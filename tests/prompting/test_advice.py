@@ -422,6 +422,28 @@ def test_the_calibration_is_out_of_fold():
     assert calibration(of(logits, y, np.zeros(20, int)), space).likeness is None
 
 
+def test_classes_are_left_out_in_turn_with_their_images_and_sentences():
+    space, y = clusters(classes=6, each=5, noise=1.5)
+    labels, found, images = torch.from_numpy(y), [], space.images
+    choice = of(np.eye(6)[y], y)
+    for k in range(6):
+        rest, others = labels != k, torch.arange(6) != k
+        left = labels[rest] - (labels[rest] > k).long()
+        apart = centre_and_classes(images[rest], left, space.text[others])
+        found += likeness(images[~rest], *apart).tolist()
+    one = calibration(choice, space)
+    assert one.strangers.tolist() == pytest.approx(sorted(found), abs=1e-6)
+    share = (np.array(found) < one.limits(0.2)[1]).mean()
+    said = f"When a class was left out, {100 * share:.0f}% of its images were 'none of these'."
+    assert 0 < share < 1 and one.promise(0.2).endswith(said)
+    assert "left out" not in one.promise(0.01)  # too few: all classes
+    some = replace(choice, rows=np.flatnonzero(y < 5))  # five classes with images
+    some = replace(some, labels=y[some.rows], fold=choice.fold[some.rows])
+    best = replace(choice.best, logits=choice.best.logits[some.rows])
+    few = calibration(replace(some, candidates=[best]), space)
+    assert few.strangers is None and "left out" not in few.promise(0.2)
+
+
 def test_about_the_error_that_is_asked_lacks_its_class():
     """Both ways to lack a class, a set without it and `none of these`, spend one error."""
     lacking = {0.1: [], 0.2: []}

@@ -95,10 +95,12 @@ def test_the_line_of_the_page_gives_the_classes_from_an_exported_file(trained):
             assert place["answer"] == answer.classes
 
 
+SHAPES = ("wide", "flat", "beyond")
 BAD = {
     "lax": "no error can be chosen with '{}', which is not calibrated: lax (docs/use.md says",
     7: "its checkpoint does not say one",
     "wide": "that of its checkpoint has other shapes",
+    "flat": "its checkpoint does not say one",
     "beyond": "its checkpoint does not say one",
 }
 
@@ -110,8 +112,9 @@ def test_runs_that_are_not_calibrated_are_refused(trained, tmp_path, capsys, cas
     state = torch.load(tmp_path / FILE, weights_only=True)
     n = len(state["calibration"]["scores"])
     more = {"likeness": torch.ones(n), "centre": torch.ones(3), "classes": torch.ones(5, 3)}
-    more |= {"ranks": torch.arange(n) + (1 if case == "wide" else 2), "effective": 9.5}
-    state["calibration"] = state["calibration"] | more if case in ("wide", "beyond") else case
+    more |= {"ranks": torch.arange(n) + (2 if case == "beyond" else 1), "effective": 9.5}
+    more |= {"strangers": torch.ones((3, 1) if case == "flat" else 3)}
+    state["calibration"] = state["calibration"] | more if case in SHAPES else case
     torch.save(state, tmp_path / FILE)
     image = str(next(images.glob("sea/*.png")))
     asked = ["predict", "--model-dir", str(tmp_path), image]

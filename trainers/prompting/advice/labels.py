@@ -22,6 +22,8 @@ from .statement import read_picks
 
 EXPECTED = 0.5  # correct labels that may be named as wrong ones
 ROUNDS = 3  # of naming and the temperature without those named; more name right labels, too
+MANY = 6  # classes from which one is left out: with fewer, the others are too far apart
+LEFT_OUT = 100  # of them
 WIDTH = 64  # of the features in which images are clustered
 
 
@@ -67,7 +69,28 @@ def calibration(choice: Choice, space: Space) -> Calibration:
         cosines[held] = likeness(z[held], *centre_and_classes(z[~held], y[~held], space.text))
     centre, classes = centre_and_classes(z, y, space.text)
     one = Calibration.fit(logits, y, t, cosines)
-    return replace(one, effective=choice.effective, centre=centre, classes=classes)
+    apart = _strangers(z, y, space.text)
+    return replace(one, effective=choice.effective, centre=centre, classes=classes, strangers=apart)
+
+
+def _strangers(z: torch.Tensor, y: torch.Tensor, text: torch.Tensor) -> torch.Tensor | None:
+    """Return likenesses of images whose class is left out in turn, rising; None if classes are few.
+
+    Args:
+        z: (n, D), features of images.
+        y: (n,), their labels.
+        text: (K, D).
+    """
+    with_images = y.unique()
+    if len(with_images) < MANY:
+        return None
+    chosen = np.random.default_rng(0).permutation(with_images)[:LEFT_OUT].tolist()
+    found = []
+    for k in chosen:
+        rest, others = y != k, torch.arange(len(text)) != k
+        left = y[rest] - (y[rest] > k).long()
+        found.append(likeness(z[~rest], *centre_and_classes(z[rest], left, text[others])))
+    return torch.cat(found).sort().values
 
 
 def confusions(choice: Choice) -> list[tuple[int, int, np.ndarray]]:

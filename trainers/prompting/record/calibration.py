@@ -44,6 +44,7 @@ class Calibration:
         ranks: (n,), of each image the larger of its ranks among the scores and, from above, among
             the likenesses, from 1; rising.
         centre, classes: as from `centre_and_classes`.
+        strangers: likenesses of images whose class was left out, rising, if that was measured.
     """
 
     temperature: float
@@ -53,6 +54,7 @@ class Calibration:
     ranks: Tensor | None = None
     centre: Tensor | None = None
     classes: Tensor | None = None
+    strangers: Tensor | None = None
 
     @classmethod
     def fit(
@@ -120,6 +122,12 @@ class Calibration:
         of = (n if self.effective is None else self.effective) + 1
         return float(1 - beta.ppf(UNLUCKY, of * (1 - share), of * share)) if share else 0.0
 
+    def share_of_strangers(self, error: float) -> float | None:
+        """Return the share of images of a class that is left out that are NONE, if measured."""
+        if self.strangers is None:
+            return None
+        return float((self.strangers < self.limits(error)[1]).float().mean())
+
     def promise(self, error: float) -> str:
         """Return sentences that say what answers with this error promise, and what they do not."""
         lines = [
@@ -131,8 +139,10 @@ class Calibration:
         if math.isinf(threshold(self.scores, error)):
             few = math.ceil((1 - error) / error - 1e-9)
             lines.append(f"{few:,} images are needed, and with fewer every answer has all classes.")
-        if self.likeness is not None:
-            lines.append(f"'{NONE}' finds a third to four fifths of images of other classes.")
+        elif (strange := self.share_of_strangers(error)) is not None:
+            lines.append(
+                f"When a class was left out, {100 * strange:.0f}% of its images were '{NONE}'."
+            )
         return " ".join(lines)
 
 

@@ -84,9 +84,11 @@ def _is_probe(value: Any) -> bool:
 def _is_calibration(value: Any) -> bool:
     of_any = {"temperature": 0, "scores": 1}
     axes = of_any | {"effective": 0, "likeness": 1, "ranks": 1, "centre": 1, "classes": 2}
-    if not isinstance(value, dict) or value.keys() != axes.keys():
+    if not isinstance(value, dict) or value.keys() != {*axes, "strangers"}:
         return isinstance(value, str)
     given = {name: getattr(x, "ndim", 0) for name, x in value.items() if x is not None}
+    if given.pop("strangers", 1) != 1:  # where a class was left out
+        return False
     numbers = [x for x in (value["temperature"], value["effective"]) if x is not None]
     if not all(isinstance(x, float) and x > 0 for x in numbers) or given not in (axes, of_any):
         return False
