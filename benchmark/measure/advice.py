@@ -287,6 +287,8 @@ def measure_sets(spaces: list[Space], y: np.ndarray, seed: int, into: Numbers) -
                 into[f"share of draws with more, {error}", m].append(lacking > unlucky)
                 into[f"classes in the answer, {error}", m].append(draw.percent(size) / 100)
                 into[f"not 'none of these', {error}", m].append(draw.percent(size > 0))
+                into[f"several, {error}", m].append(draw.percent(size > 1))
+                into[f"several said, {error}", m].append(100 * found.share_of_several(error))
                 into[f"one class named, {error}", m].append(draw.percent(size == 1))
                 into[f"right of these, {error}", m] += [*100.0 * right[size == 1]]
 

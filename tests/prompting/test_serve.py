@@ -60,13 +60,13 @@ def run():
     cfg = fit_images(cfg, clip_model)[0]
     model = build_method("ZeroshotCLIP", {}, clip_model, NAMES).eval()
     logits, labels = torch.randn(50, 4), torch.randint(4, (50,))
-    likeness, width = torch.linspace(-1, 0, 50), model.width
+    width = model.width
     calibration = replace(
-        Calibration.fit(logits, labels, 2.0),
-        likeness=likeness, centre=torch.randn(width), classes=torch.randn(4, width),
+        Calibration.fit(logits, labels, 2.0, torch.linspace(-1, 0, 50)),
+        centre=torch.randn(width), classes=torch.randn(4, width),
     )  # fmt: skip
     return Run(model, NAMES, plain_transform(cfg), cfg, "ZeroshotCLIP", "emoji", "out", 0,
-               calibration)  # fmt: skip
+               calibration, 2.0)  # fmt: skip
 
 
 @pytest.fixture

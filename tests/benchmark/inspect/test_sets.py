@@ -40,7 +40,11 @@ def test_checkpoint_and_record_keep_temperature_and_scores(trained):
     _, folder, (logits, labels, temperature) = trained
     expected = 1 - (logits / temperature).softmax(1)[torch.arange(10), labels]
     saved = Saved.read(str(folder / FILE))
-    assert {k for k, x in saved.calibration.items() if x is not None} == {"temperature", "scores"}
+    assert {k for k, x in saved.calibration.items() if x is not None} == {
+        "temperature",
+        "scores",
+        "seconds",
+    }
     torch.testing.assert_close(saved.calibration["scores"], expected.sort().values)
     record = json.loads((folder / "results.json").read_text())
     assert record["temperature"] == saved.calibration["temperature"] == temperature
@@ -58,6 +62,13 @@ def test_every_door_gives_the_same_answers(trained, capsys):
     answers = run.classify(x, error=0.2)
     assert [{*answer.classes} for answer in answers] == sets and len({*map(len, sets)}) > 1
     asked = ["predict", "--model-dir", str(folder), "--error", "0.2", *map(str, paths)]
+    assert json.loads(facts(run)["temperature"]) == run.temperature == run.calibration.temperature
+    assert main([*asked[:3], *map(str, paths), "--format", "json"]) == 0
+    for row, listed in zip(p, json.loads(capsys.readouterr().out), strict=True):
+        best = row.sort(descending=True).values.tolist()
+        assert [c["probability"] for c in listed["classes"]] == pytest.approx(best)
+    other = load_run(folder, [*reversed(run.classnames)])
+    assert other.temperature == run.temperature  # a fact about the method, not about its classes
     found = {}
     for form in ("text", "csv", "json"):
         assert main([*asked, "--format", form]) == 0
@@ -122,7 +133,7 @@ def test_runs_that_are_not_calibrated_are_refused(trained, tmp_path, capsys, cas
     out, err = capsys.readouterr()
     assert BAD[case].format(tmp_path / FILE) in err and not out
     run = load_run(tmp_path)
-    assert "lac_thresholds" not in facts(run) and "temperature" not in facts(run)
+    assert "lac_thresholds" not in facts(run)
     with pytest.raises(UserError, match="not calibrated"):
         run.classify(run.preprocess(Image.open(image))[None])
     assert main(asked) == 0  # without an error it classifies

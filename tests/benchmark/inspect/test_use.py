@@ -249,6 +249,7 @@ def test_without_normalisation_in_training_there_is_none_afterwards():
         backbone="emoji",
         classnames=["a", "b"],
         calibration="",
+        temperature=1.0,
         settings=SimpleNamespace(INPUT=images),
     )
     for names, mean, std in ((["normalize"], 0.4, 0.2), (["random_flip"], 0.0, 1.0)):

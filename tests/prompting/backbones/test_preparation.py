@@ -77,7 +77,9 @@ def test_pixels_are_those_of_the_processor(tmp_path, case):
     levels = torch.tensor(cfg.INPUT.PIXEL_STD)[:, None, None] * 255
     assert found.shape == wanted.shape == (3, SIZE, SIZE)
     assert ((found - wanted) * levels).abs().max() <= 1.01  # levels of 256
-    run = SimpleNamespace(settings=cfg, method="", backbone="", classnames=[], calibration="")
+    run = SimpleNamespace(
+        settings=cfg, method="", backbone="", classnames=[], calibration="", temperature=1.0
+    )
     assert f"{facts(run)['resize']} {facts(run)['resize_to']}".startswith(resize)
     crop = as_resized(lambda image: image.size, cfg, is_train=True)
     assert crop(image) == ((60, 60) if resize.startswith("squash") else image.size)

@@ -96,20 +96,38 @@ def test_too_few_images_leave_all_classes():
     assert one.threshold(0.05) == 1 and one.threshold(0.1) < 1
     (answer,) = one.answers(torch.tensor([[2.0, 0, 1]]), torch.zeros(1, 4), 0.05, "abc")
     assert answer.classes == ["a", "c", "b"] and answer.answer == SEVERAL
-    assert "19 images are needed, and with fewer every answer has all classes" in one.promise(0.05)
+    assert "With fewer than 19 of them, every answer has all classes." in one.promise(0.05)
     said = one.promise(0.1)
     assert said == (
-        "About 10% of images like the 18 that calibrated this run lack their class in the answer, "
-        "and with bad luck (once in 20 times) 15% or more; of a single class nothing is promised."
+        "About 10% of images like the 18 that calibrated this run lack their class in the answer; "
+        "with bad luck (once in 20 times), 15% or more. Of a single class it may be more."
     )
     # coverage is Beta(96, 5) with 100 images, and Beta(20, 1.04) if these are worth 20
-    assert "20 times) 9% or more" in Calibration(1.0, torch.rand(100)).promise(0.05)
-    worth = Calibration(1.0, torch.rand(100), 20.0)
+    hundred = Calibration(1.0, torch.rand(100), torch.ones(100))
+    assert "20 times), 9% or more" in hundred.promise(0.05)
+    worth = Calibration(1.0, torch.rand(100), torch.rand(100), 20.0)
     assert worth.most_lacking(0.05) == pytest.approx(
         1 - beta(96 * 0.21 * 0.99, 1.04).ppf(0.05), abs=0.01
     )
     drawn = 1 - np.sort(np.random.default_rng(0).random((4000, 100)), axis=1)[:, 95]
-    assert np.mean(drawn > Calibration(1.0, torch.rand(100)).most_lacking(0.05)) < 0.06
+    assert np.mean(drawn > hundred.most_lacking(0.05)) < 0.06
+
+
+def test_where_most_answers_are_several_a_larger_error_is_named():
+    rng = np.random.default_rng(0)
+    labels = torch.from_numpy(rng.integers(0, 4, 199))
+    logits = torch.from_numpy(rng.normal(size=(199, 4))) + 1.5 * torch.eye(4)[labels]
+    one = Calibration.fit(logits, labels, 1.0)
+    given = {e: one.answers(logits, logits, e, "abcd") for e in (0.05, 0.1, 0.2)}
+    several = {
+        e: np.mean([answer.answer == SEVERAL for answer in found]) for e, found in given.items()
+    }
+    assert several[0.05] > several[0.1] > 0.5 >= several[0.2]
+    said = f"{several[0.05]:.0%} of answers name several classes; with an error of 20%, "
+    assert one.promise(0.05).endswith(f"{said}{several[0.2]:.0%}.")
+    assert "several" not in one.promise(0.2)
+    lost = Calibration.fit(torch.zeros(199, 4), labels, 1.0)
+    assert lost.promise(0.05).endswith("100% of answers name several classes.")
 
 
 @pytest.mark.parametrize("error", [0, 1.5, -1, 1, math.nan, "much", "", None, [0.1], "\x1b[2J"])
@@ -118,7 +136,9 @@ def test_an_error_that_is_no_share_is_refused(error):
         check_error(error)
     assert "\x1b" not in str(raised.value)
     with pytest.raises(UserError, match="The error is"):
-        Calibration(1.0, torch.rand(9)).answers(torch.ones(1, 2), torch.ones(1, 2), error, "ab")
+        Calibration(1.0, torch.rand(9), torch.rand(9)).answers(
+            torch.ones(1, 2), torch.ones(1, 2), error, "ab"
+        )
 
 
 WITH = {"validation": [1]}

@@ -16,6 +16,7 @@ from ..errors import need, printable
 from .conformal import scores, threshold
 
 SEVERAL, NONE = "several", "none of these"
+LARGER = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5)  # errors that are named where most answers are SEVERAL
 UNLUCKY = 0.05  # share of calibrations that are worse than what is said of bad luck
 
 
@@ -39,6 +40,7 @@ class Calibration:
     Attributes:
         temperature: which the logits are divided by.
         scores: (n,), LAC scores of the images for their own classes, rising.
+        seconds: (n,), those of their second-likeliest classes, rising.
         effective: the number of independent images that these are worth; None if all are.
         likeness: (n,), their largest centred cosines, rising, if the run has them; then also
         ranks: (n,), of each image the larger of its ranks among the scores and, from above, among
@@ -49,6 +51,7 @@ class Calibration:
 
     temperature: float
     scores: Tensor
+    seconds: Tensor
     effective: float | None = None
     likeness: Tensor | None = None
     ranks: Tensor | None = None
@@ -61,11 +64,12 @@ class Calibration:
         cls, logits: Tensor, labels: Tensor, temperature: float, likeness: Tensor | None = None
     ) -> "Calibration":
         """Return that of logits (n, K) at a temperature, with labels and likeness (n,)."""
-        own = scores((logits.float() / temperature).softmax(1), "lac").gather(1, labels[:, None])
-        one = cls(temperature, own[:, 0].sort().values)
+        every = scores((logits.float() / temperature).softmax(1), "lac")
+        own = every.gather(1, labels[:, None])[:, 0]
+        one = cls(temperature, own.sort().values, every.kthvalue(2).values.sort().values)
         if likeness is None:
             return one
-        both = torch.stack([own[:, 0].argsort(stable=True), (-likeness).argsort(stable=True)])
+        both = torch.stack([own.argsort(stable=True), (-likeness).argsort(stable=True)])
         ranks = 1 + both.argsort(1).amax(0).sort().values
         return replace(one, likeness=likeness.sort().values, ranks=ranks)
 
@@ -122,6 +126,10 @@ class Calibration:
         of = (n if self.effective is None else self.effective) + 1
         return float(1 - beta.ppf(UNLUCKY, of * (1 - share), of * share)) if share else 0.0
 
+    def share_of_several(self, error: float) -> float:
+        """Return the share of the images whose answer has several classes."""
+        return float((self.seconds <= self.limits(error)[0]).float().mean())
+
     def share_of_strangers(self, error: float) -> float | None:
         """Return the share of images of a class that is left out that are NONE, if measured."""
         if self.strangers is None:
@@ -132,14 +140,18 @@ class Calibration:
         """Return sentences that say what answers with this error promise, and what they do not."""
         lines = [
             f"About {100 * error:.3g}% of images like the {len(self.scores):,} that calibrated "
-            f"this run lack their class in the answer, and with bad luck (once in {1 / UNLUCKY:g} "
-            f"times) {100 * self.most_lacking(error):.0f}% or more; of a single class nothing is "
-            "promised."
+            "this run lack their class in the answer; with bad luck (once in "
+            f"{1 / UNLUCKY:g} times), {100 * self.most_lacking(error):.0f}% or more. Of a single "
+            "class it may be more."
         ]
-        if math.isinf(threshold(self.scores, error)):
-            few = math.ceil((1 - error) / error - 1e-9)
-            lines.append(f"{few:,} images are needed, and with fewer every answer has all classes.")
-        elif (strange := self.share_of_strangers(error)) is not None:
+        if few := math.isinf(threshold(self.scores, error)):
+            least = math.ceil((1 - error) / error - 1e-9)
+            lines.append(f"With fewer than {least:,} of them, every answer has all classes.")
+        if (several := self.share_of_several(error)) > 0.5:
+            larger = ((e, self.share_of_several(e)) for e in LARGER if e > error)
+            found = [f"; with an error of {e:.0%}, {x:.0%}" for e, x in larger if x <= 0.5]
+            lines.append(f"{several:.0%} of answers name several classes{''.join(found[:1])}.")
+        if (strange := self.share_of_strangers(error)) is not None and not few:
             lines.append(
                 f"When a class was left out, {100 * strange:.0f}% of its images were '{NONE}'."
             )

@@ -82,7 +82,7 @@ def _is_probe(value: Any) -> bool:
 
 
 def _is_calibration(value: Any) -> bool:
-    of_any = {"temperature": 0, "scores": 1}
+    of_any = {"temperature": 0, "scores": 1, "seconds": 1}
     axes = of_any | {"effective": 0, "likeness": 1, "ranks": 1, "centre": 1, "classes": 2}
     if not isinstance(value, dict) or value.keys() != {*axes, "strangers"}:
         return isinstance(value, str)

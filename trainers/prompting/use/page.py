@@ -112,9 +112,7 @@ class Page:
         image = run.preprocess(_decode(content, run.decode))
         batch = send(torch.utils.data.default_collate([image]), run.model.device)
         output = run.model.predict(batch)
-        heat = 1 if isinstance(run.calibration, str) else run.calibration.temperature
-        heated = output._replace(logits=output.logits / heat)
-        ((_, top),) = likeliest(run, TOP, [Path("this image")], heated)
+        ((_, top),) = likeliest(run, TOP, [Path("this image")], output)
         answers = [run.answers(output, check_error(error))[0]._asdict() for error in errors]
         return {"top": top, "answers": answers}
 

@@ -45,6 +45,7 @@ class Run:
         method, backbone: their names.
         path, epoch: the checkpoint that was read.
         calibration: for `classify`; or a text, why the run has none.
+        temperature: which logits are divided by for probabilities; 1 if the run has none.
     """
 
     model: Method
@@ -56,6 +57,7 @@ class Run:
     path: str
     epoch: int
     calibration: Calibration | str
+    temperature: float = 1.0
 
     def decode(self, image: Any) -> Any:
         """Return an image that Pillow has opened as `read` returns that of a file."""
@@ -87,9 +89,25 @@ class Run:
 
     def answers(self, output: Output, error: float, images: Sequence[Any] = ()) -> list[Answer]:
         """Return the answers of `classify`, given an output of the model and names of B images."""
-        finite_softmax(output.logits, images or range(len(output.logits)))
+        self.probabilities(output, images)
         z = output.image.z[:, 0]
         return self.find_calibration().answers(output.logits, z, error, self.classnames)
+
+    def probabilities(self, output: Output, images: Sequence[Any] = ()) -> torch.Tensor:
+        """Return (B, K) on the CPU, at the run's temperature, of an output and names of B images.
+
+        Raises:
+            UserError: those of an image, which it names, are not finite.
+        """
+        p = (output.logits.float() / self.temperature).softmax(-1).cpu()  # one wait for the device
+        if not p.isfinite().all():
+            spoiled = (images or range(len(p)))[p.isfinite().all(dim=1).tolist().index(False)]
+            raise UserError(
+                f"the probabilities of '{spoiled}' are not finite: the training of this run has "
+                "failed, so take an earlier epoch with --load-epoch or train again",
+                exit_code=1,
+            )
+        return p
 
     def find_calibration(self) -> Calibration:
         """Return the calibration; raises UserError if there is none."""
@@ -162,6 +180,7 @@ def load_run(
         saved.place,
         saved.epoch,
         calibration_of(saved, names, method.width),
+        saved.calibration["temperature"] if isinstance(saved.calibration, dict) else 1.0,
     )
 
 
@@ -198,23 +217,6 @@ def calibration_of(saved: Saved, names: Sequence[str], width: int | None) -> Cal
     D = len(one.centre)
     fits = one.classes.shape == (len(names), D) and width in (None, D)
     return one if fits else "that of its checkpoint has other shapes"
-
-
-def finite_softmax(logits: torch.Tensor, images: Sequence[Any]) -> torch.Tensor:
-    """Return probabilities (B, K) on the CPU, given logits and the names of B images.
-
-    Raises:
-        UserError: those of an image, which it names, are not finite.
-    """
-    p = logits.softmax(-1).cpu()  # one wait for the device
-    if not p.isfinite().all():
-        spoiled = images[p.isfinite().all(dim=1).tolist().index(False)]
-        raise UserError(
-            f"the probabilities of '{spoiled}' are not finite: the training of this run has "
-            "failed, so take an earlier epoch with --load-epoch or train again",
-            exit_code=1,
-        )
-    return p
 
 
 def _kind(saved: Saved, trust: bool) -> type[Method]:

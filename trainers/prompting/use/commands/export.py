@@ -82,10 +82,9 @@ def facts(run) -> dict[str, str]:
     images = run.settings.INPUT
     resize, _, to = images.RESIZE.partition(" ")
     normal = "normalize" in images.TRANSFORMS
-    calibrated = {}
+    more = {"temperature": run.temperature}
     if not isinstance(calibration := run.calibration, str):
-        thresholds = {str(error): calibration.threshold(error) for error in ERRORS}
-        calibrated = {"temperature": calibration.temperature, "lac_thresholds": thresholds}
+        more["lac_thresholds"] = {str(error): calibration.threshold(error) for error in ERRORS}
     return {
         "method": run.method,
         "backbone": run.backbone,
@@ -97,7 +96,7 @@ def facts(run) -> dict[str, str]:
         "resize": resize,
         "resize_to": to or json.dumps(images.SIZE[0]),
         "draft": json.dumps(images.DRAFT),
-        **{name: json.dumps(value) for name, value in calibrated.items()},
+        **{name: json.dumps(value) for name, value in more.items()},
     }
 
 

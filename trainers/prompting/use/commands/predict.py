@@ -185,9 +185,7 @@ def sets_of(run, error: float, paths: list[Path], output) -> Iterator[Answered]:
 
 def likeliest(run, top: int, paths: list[Path], output) -> Iterator[Answered]:
     """Yield images with their `top` classes, best first, from the output for them."""
-    from ..run import finite_softmax
-
-    p = finite_softmax(output.logits, paths)
+    p = run.probabilities(output, paths)
     best = p.topk(min(top, p.shape[1]))
     for path, labels, values in zip(paths, best.indices, best.values, strict=True):
         classes = [run.classnames[k] for k in labels.tolist()]
