@@ -24,7 +24,7 @@ from tabulate import tabulate
 from trainers.prompting.advice.choice import Candidate, Choice, choose, methods_for
 from trainers.prompting.advice.fits import Space
 from trainers.prompting.advice.folds import near_pairs
-from trainers.prompting.advice.labels import calibration, pick_next, suspicious
+from trainers.prompting.advice.labels import calibration, pick_next, suspicious, try_suspicious
 from trainers.prompting.advice.statement import LEAST, Statement, error_curve
 from trainers.prompting.errors import need
 from trainers.prompting.record.calibration import likeness
@@ -36,7 +36,7 @@ LABELS = 1, 2, 4, 8, 16  # a class
 TEXT_NORM = 10.0  # of OpenAI's CLIPs, about: published files have normalised features only
 ERRORS = 0.05, 0.1, 0.2  # of sets
 OTHER = 0.25  # of the classes are strange
-WRONG = 0.05, 0.1  # shares of labels that are swapped
+WRONG = (0.05,)  # shares of labels that are swapped
 MOST_CLAP = 2  # labels a class up to which CLAP is compared with: it takes longest
 OTHERS: dict[
     str, list[dict[str, Any]]
@@ -214,26 +214,32 @@ def add_statement(
 
 
 def measure_wrong(spaces: list[Space], y: np.ndarray, seed: int, into: Numbers) -> None:
-    """Add precision and recall of labels that look wrong, where some were swapped at random."""
-    for m in sizes(y, LABELS[3:]):
+    """Add which labels look wrong where some are, and what is said of it, on each CLIP."""
+    for m in sizes(y, LABELS[2:]):
         for share in WRONG:
-            rng = np.random.default_rng(seed)
-            rows = draw_rows(y, m, True, rng)
-            labels, K = np.full(len(y), -1), int(y.max()) + 1
-            labels[rows] = y[rows]
-            swapped = rng.permutation(rows)[: round(share * len(rows))]
-            labels[swapped] = (y[swapped] + rng.integers(1, K, len(swapped))) % K
-            choice = choose(spaces, labels)
-            for number in range(len(spaces)):
-                named = choice.rows[suspicious(alone(choice, number))]
-                hits = np.isin(named, swapped).sum()
-                line = f"{share:.0%} swapped"
-                into[f"right of those named, {line}", m] += [1.0] * hits
-                into[f"right of those named, {line}", m] += [0.0] * (len(named) - hits)
-                into[f"named of the swapped, {line}", m].append(hits / len(swapped))
-                into[f"named of the correct, {line}", m].append(
-                    (len(named) - hits) / (len(rows) - len(swapped))
-                )
+            for way in ("at random", "for the likeliest"):
+                rng = np.random.default_rng(seed)
+                rows = draw_rows(y, m, True, rng)
+                given, K = Draw(spaces, y, rows).given, int(y.max()) + 1
+                swapped = rng.permutation(rows)[: round(share * len(rows))]
+                given[swapped] = (y[swapped] + rng.integers(1, K, len(swapped))) % K
+                if way == "for the likeliest":
+                    besides = np.mean([one.zero_shot()[swapped] for one in spaces], 0)
+                    besides[np.arange(len(swapped)), y[swapped]] = -np.inf
+                    given[swapped] = besides.argmax(1)
+                choice, line = choose(spaces, given), f"{share:.0%} swapped {way}"
+                for number, space in enumerate(spaces):
+                    one = alone(choice, number)
+                    found = suspicious(one)
+                    both = int(np.isin(choice.rows[found], swapped).sum())
+                    trial = try_suspicious(one, space, found)
+                    into[f"right of those named, {line}", m] += [1.0] * both
+                    into[f"right of those named, {line}", m] += [0.0] * (len(found) - both)
+                    if trial:
+                        into[f"right said, {line}", m].append(trial.right)
+                    into[f"named of the swapped, {line}", m].append(both / len(swapped))
+                    if trial:
+                        into[f"named said, {line}", m].append(trial.found)
 
 
 def measure_next(spaces: list[Space], y: np.ndarray, seed: int, into: Numbers) -> None:

@@ -27,10 +27,12 @@ from trainers.prompting.advice.labels import (
     pick_next,
     suspicious,
     temperature,
+    try_suspicious,
 )
 from trainers.prompting.advice.page import candidates
 from trainers.prompting.advice.statement import (
     Statement,
+    Trial,
     curve_through,
     error_curve,
     expect_accuracy,
@@ -333,6 +335,16 @@ def test_the_likelihood_decides_between_candidates_that_are_right_as_often():
     assert expect_accuracy(replace(one, candidates=[worse])) < 0.7
 
 
+def test_what_is_said_of_labels_that_look_wrong():
+    lines = Statement(answers(147, 152), None, 1, Trial(200, 91, 68)).sentences()
+    assert lines[2:4] == [
+        "1 label looks wrong.",
+        "Of 200 labels swapped on purpose, 34% looked wrong, and of all that did, 75% were.",
+    ]
+    none = Statement(answers(147, 152), None, 0, Trial(200, 0, 0)).sentences()
+    assert none[2] == "Of 200 labels swapped on purpose, none looked wrong."
+
+
 @pytest.mark.parametrize(
     "each, picked, said, unsaid",
     [
@@ -346,7 +358,7 @@ def test_the_likelihood_decides_between_candidates_that_are_right_as_often():
 )  # fmt: skip
 def test_what_is_not_said(each, picked, said, unsaid):
     curve = curve_through([38, 76, 122], [0.1, 0.06, 0.05], 152)
-    statement = Statement(answers(147, 152, each=each), curve, 0, ["", picked] * 76)
+    statement = Statement(answers(147, 152, each=each), curve, picked=["", picked] * 76)
     lines = " ".join(statement.sentences())
     assert said in lines and unsaid not in lines.replace("about half", "").replace("about acc", "")
     assert (statement.twice is None) == ("Twice" not in lines) == (picked != "clusters 3")
@@ -398,6 +410,38 @@ def test_swapped_labels_look_wrong_and_few_others():
     assert clean < choice.best.temperature
     assert clean == choices.calibrate(np.delete(choice.best.logits, named, 0),
                                       np.delete(given, named))[0]  # fmt: skip
+
+
+def test_labels_are_swapped_on_purpose_to_see_which_look_wrong(monkeypatch):
+    space, y = clusters(noise=1.5, each=38)
+    choice, n = choose([space], y), 4 * 38 - 2
+    trial = try_suspicious(choice, space, np.arange(2))
+    assert trial.swapped == 4 * round(n / 20) and trial.right > 0.6 and 0.2 < trial.found < 0.9
+    tried = []
+
+    def name_all(one):
+        wrong = y[one.rows] != one.labels
+        tried.append((wrong.sum(), (one.labels == y[choice.rows][2:]).mean()))
+        assert not {*choice.rows[:2]} & {*one.rows} and len(one.labels) == n
+        assert np.array_equal(one.counts, np.bincount(one.labels, minlength=K))
+        refitted = (one.best.logits != choice.best.logits[2:]).any(1)
+        assert {*one.fold[refitted]} == {*range(parts)}
+        return np.flatnonzero(wrong)[:1] if shy else np.arange(n)
+
+    monkeypatch.setattr(about, "suspicious", name_all)
+    shy, parts = False, 5
+    all_named = try_suspicious(choice, space, np.arange(2))
+    assert all_named == (32, 4 * n, 32) and len(tried) == 8 and {x for x, _ in tried} == {8}
+    shy = True
+    assert try_suspicious(choice, space, np.arange(2)) == (32, 4, 4)
+    cost = about.COST[choice.best.method] * n * D * K
+    monkeypatch.setattr(about, "LONGEST", 2 * 4.5 * cost)  # four fits of each way
+    parts, tried[:] = 4, []
+    assert try_suspicious(choice, space, np.arange(2)) is None and len(tried) == 2  # few swaps
+    monkeypatch.setattr(about, "LEAST_SWAPS", 5)
+    assert 5 <= try_suspicious(choice, space, np.arange(2)).swapped <= 8
+    monkeypatch.setattr(about, "LONGEST", cost)
+    assert try_suspicious(choice, space, np.arange(2)) is None
 
 
 def test_the_calibration_is_out_of_fold():

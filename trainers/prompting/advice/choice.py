@@ -16,7 +16,7 @@ from .fits import COMPARED, Space
 from .folds import MOST, folds, join, near_copies
 
 FEW = 4  # labels a class from which GDA is a candidate: fewer have no scatter in a fold
-COOLEST, HOTTEST = 0.05, 300.0  # temperatures that are tried
+COOLEST, HOTTEST = 0.05, 1e6  # temperatures that are tried; logits grow with the weight of GDA
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,7 +108,6 @@ def choose(
     m = np.median(counts)
     fold = folds(y, group, MOST if m < 2 else min(MOST, int(m)))
     held_out = [fold == part for part in range(fold.max() + 1)]
-    inside = np.stack([np.bincount(y[held], minlength=K) for held in held_out])
     candidates = []
     for number, space in enumerate(spaces):
         zero_shot = int((space.zero_shot()[rows].argmax(1) == y).sum())
@@ -127,7 +126,7 @@ def choose(
                         zero_shot, node,
                     )
                 )  # fmt: skip
-    choice = Choice(candidates, rows, y, group, fold, counts, inside[fold, y] < counts[y])
+    choice = Choice(candidates, rows, y, group, fold, counts, find_judged(y, fold))
     candidates.sort(key=lambda c: (0 if choice.blind else -c.right, c.loss))
     return choice
 
@@ -138,6 +137,19 @@ def _without_copies(spaces: Sequence[Space], labels: np.ndarray) -> np.ndarray:
         content = sha256(b"".join(space.images[row].numpy().tobytes() for space in spaces))
         first.setdefault((labels[row], content.digest()), row)
     return np.array([*first.values()], int)
+
+
+def find_judged(labels: np.ndarray, fold: np.ndarray) -> np.ndarray:
+    """Return which images, (n,), have their class in another fold, too, given labels and folds.
+
+    Examples:
+        >>> find_judged(np.array([0, 0, 1, 1]), np.array([0, 1, 0, 0])).tolist()
+        [True, True, False, False]
+    """
+    inside = np.zeros((fold.max() + 1, labels.max() + 1), int)
+    np.add.at(inside, (fold, labels), 1)
+    judged: np.ndarray = inside[fold, labels] < inside.sum(0)[labels]
+    return judged
 
 
 def methods_for(counts: np.ndarray) -> tuple[str, ...]:

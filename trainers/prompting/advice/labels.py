@@ -16,14 +16,17 @@ from sklearn.decomposition import PCA
 from sklearn.exceptions import ConvergenceWarning
 
 from ..record.calibration import Calibration, centre_and_classes, likeness
-from .choice import FEW, Choice, calibrate
+from .choice import FEW, Choice, calibrate, find_judged
 from .fits import Space
-from .statement import read_picks
+from .statement import Trial, read_picks
 
 EXPECTED = 0.5  # correct labels that may be named as wrong ones
 ROUNDS = 3  # of naming and the temperature without those named; more name right labels, too
 MANY = 6  # classes from which one is left out: with fewer, the others are too far apart
 LEFT_OUT = 100  # of them
+SWAPPED, TRIALS, LEAST_SWAPS = 0.05, 4, 30  # share of labels swapped on purpose; how often; in all
+# seconds of a processor for a fit, by its images, width and classes; the longest of all fits
+COST, LONGEST = {"LPPlusPlus": 1.5e-8, "GDA": 1e-9, "CLAP": 3e-8}, 20.0
 WIDTH = 64  # of the features in which images are clustered
 
 
@@ -52,6 +55,66 @@ def temperature(choice: Choice, left_out: np.ndarray) -> float:
     """Return the best temperature without some labelled images, such as those just named."""
     stays = np.setdiff1d(np.arange(len(choice.labels)), left_out)
     return calibrate(choice.best.logits[stays], choice.labels[stays])[0]
+
+
+def try_suspicious(choice: Choice, space: Space, named: np.ndarray) -> Trial | None:
+    """Return how `suspicious` does where labels of this collection are swapped on purpose.
+
+    Labels that are named are left out, and SWAPPED of the others swapped, TRIALS times at random
+    and as often for the class that zero-shot CLIP finds likeliest besides. The worse way counts.
+    Where fits take long, there are fewer trials, and then fewer folds. None with fewer than
+    LEAST_SWAPS.
+
+    Args:
+        choice: its best candidate is fitted again.
+        space: of its CLIP.
+        named: from `suspicious`.
+    """
+    stays, best = np.setdiff1d(np.arange(len(choice.labels)), named), choice.best
+    y, rows, fold, logits = (
+        x[stays] for x in (choice.labels, choice.rows, choice.fold, best.logits)
+    )
+    classes, counts = np.unique(y), np.bincount(y, minlength=len(choice.counts))
+    able = np.flatnonzero(counts[y] >= FEW)  # so that classes stay in every fold
+    number = min(round(SWAPPED * len(y)), len(able))
+    shared, parts = space.span(rows), choice.parts
+    of_fit = COST[best.method] * len(y) * shared.images.shape[1] * len(choice.counts)
+    fits = int(LONGEST / 2 / of_fit)  # of each way to swap
+    if not fits:
+        return None
+    trials, parts = min(TRIALS, max(1, fits // parts)), min(parts, fits)
+    besides = space.zero_shot()[rows]
+    besides[:, counts == 0] = besides[np.arange(len(y)), y] = -np.inf
+    found = []
+    for likeliest in (False, True):
+        wrong = looked = hits = 0
+        for seed in range(trials):
+            rng, given, answers = np.random.default_rng(seed), y.copy(), logits.copy()
+            swapped = rng.permutation(able)[:number]
+            at = np.searchsorted(classes, y[swapped]) + rng.integers(1, len(classes), number)
+            given[swapped] = classes[at % len(classes)]
+            if likeliest:
+                given[swapped] = besides[swapped].argmax(1)
+            for part in range(parts):
+                held = fold == part
+                answers[held] = shared.logits(
+                    best.method, rows[~held], given[~held], rows[held], **best.settings
+                )
+            again = replace(
+                choice, candidates=[replace(best, logits=answers)], rows=rows, labels=given,
+                fold=fold, judged=find_judged(given, fold),
+                counts=np.bincount(given, minlength=len(counts)),
+            )  # fmt: skip
+            looks, is_wrong = np.zeros((2, len(y)), bool)
+            looks[suspicious(again)], is_wrong[swapped] = True, True
+            tried = fold < parts
+            wrong += int((is_wrong & tried).sum())
+            looked += int((looks & tried).sum())
+            hits += int((looks & is_wrong & tried).sum())
+        found.append(Trial(wrong, looked, hits))
+    if sum(trial.swapped for trial in found) < LEAST_SWAPS:
+        return None
+    return min(found, key=lambda trial: trial.right * trial.found)
 
 
 def calibration(choice: Choice, space: Space) -> Calibration:

@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 from scipy.special import log_softmax
@@ -139,6 +140,24 @@ def read_picks(picked: Sequence[str]) -> list[tuple[str, int]]:
     return found
 
 
+class Trial(NamedTuple):
+    """How many labels were swapped on purpose, how many looked wrong, and how many were both."""
+
+    swapped: int
+    looked: int
+    both: int
+
+    @property
+    def right(self) -> float:
+        """The share of labels that looked wrong that were."""
+        return self.both / max(1, self.looked)
+
+    @property
+    def found(self) -> float:
+        """The share of swapped labels that looked wrong."""
+        return self.both / self.swapped
+
+
 @dataclass(frozen=True, eq=False)
 class Statement:
     """What can be said about the best candidate, trained on all labels.
@@ -150,6 +169,7 @@ class Statement:
     choice: Choice
     curve: Curve | None = None
     suspicious: int = 0  # labels that look wrong
+    trial: Trial | None = None  # of naming these
     picked: Sequence[str] = ()
 
     @cached_property
@@ -216,6 +236,13 @@ class Statement:
         if self.suspicious:
             one = self.suspicious == 1
             lines.append(f"{self.suspicious} label{'s' * (not one)} look{'s' * one} wrong.")
+        if self.trial:
+            line = f"Of {self.trial.swapped:,} labels swapped on purpose, "
+            if self.trial.looked:
+                line += f"{self.trial.found:.0%} looked wrong, and of all that did, "
+                lines.append(f"{line}{self.trial.right:.0%} were.")
+            else:
+                lines.append(f"{line}none looked wrong.")
         if not self.silent:
             lines.append(
                 "This does not hold for other places or cameras, nor if images are frames of "

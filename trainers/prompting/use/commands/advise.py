@@ -103,7 +103,8 @@ def advise(args: Any, prog: str) -> int:
     space = spaces[best.number]
     named = labels.suspicious(compared)
     curve = statement.error_curve(space, compared)
-    said = statement.Statement(compared, curve, len(named), collection.picked)
+    trial = labels.try_suspicious(compared, space, named)
+    said = statement.Statement(compared, curve, len(named), trial, collection.picked)
     pairs = [] if said.silent else labels.confusions(compared)
     calibration, seconds = labels.calibration(compared, space), time.monotonic() - begun
     save_run(args.output, collection, compared, space, calibration, said.silent, seconds)
