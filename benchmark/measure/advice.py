@@ -25,7 +25,7 @@ from trainers.prompting.advice.choice import Candidate, Choice, choose, methods_
 from trainers.prompting.advice.fits import Space
 from trainers.prompting.advice.folds import near_pairs
 from trainers.prompting.advice.labels import calibration, pick_next, suspicious, try_suspicious
-from trainers.prompting.advice.statement import LEAST, Statement, error_curve
+from trainers.prompting.advice.statement import LEAST, Statement, accuracy_curve
 from trainers.prompting.errors import need
 from trainers.prompting.record.calibration import likeness
 from trainers.prompting.storage.features import read_features
@@ -95,9 +95,9 @@ def draw_rows(y: np.ndarray, m: int, balanced: bool, rng: np.random.Generator) -
     return np.concatenate([order[y[order] == k][:m] for k in range(y.max() + 1)])
 
 
-def sizes(y: np.ndarray, labels: tuple[int, ...], times: int = 1) -> list[int]:
-    """Return the numbers of labels that every class has, so many times and one more."""
-    return [m for m in labels if times * m < np.bincount(y).min()]
+def sizes(y: np.ndarray, labels: tuple[int, ...]) -> list[int]:
+    """Return the numbers of labels that every class has, and one more."""
+    return [m for m in labels if m < np.bincount(y).min()]
 
 
 class Draw:
@@ -179,20 +179,18 @@ def measure_choice(
                 add_statement(one, true[one.best], draw.accuracy(x, new=True), line, m, into)
 
 
-def measure_twice(spaces: list[Space], y: np.ndarray, seed: int, into: Numbers) -> None:
-    """Add how near the accuracy with twice the labels is to what was expected, on each CLIP."""
-    for m in sizes(y, LABELS, times=2):
-        few, many = (draw_rows(y, size, True, np.random.default_rng(seed)) for size in (m, 2 * m))
-        now, double = Draw(spaces, y, few), Draw(spaces, y, many)
-        choice = choose(spaces, now.given)
+def measure_half(spaces: list[Space], y: np.ndarray, seed: int, into: Numbers) -> None:
+    """Add what is said of half of the labels, and what is true, on each CLIP."""
+    for m in sizes(y, LABELS):
+        all_of_them = Draw(spaces, y, draw_rows(y, m, True, np.random.default_rng(seed)))
+        half = Draw(spaces, y, draw_rows(y, m // 2, True, np.random.default_rng(seed)))
+        choice = choose(spaces, all_of_them.given)
         for number, space in enumerate(spaces):
             one = alone(choice, number)
-            if curve := error_curve(space, one):
-                later = double.accuracy(double.logits(one.best))
-                said, seen = 1 - curve.at(2 * len(few)), one.best.right / len(few)
-                into["real gain", m].append(later - now.accuracy(now.logits(one.best)))
-                into["error", m].append(abs(100 * said - later))
-                into["error of 'as now'", m].append(abs(100 * seen - later))
+            if curve := accuracy_curve(space, one):
+                true = half.accuracy(half.logits(one.best), new=True)
+                into["said", m].append(100 * curve.accuracy[1])
+                into["true of new images", m].append(true)
 
 
 def add_statement(
@@ -328,7 +326,7 @@ def measure_strangers(spaces: list[Space], y: np.ndarray, seed: int, into: Numbe
 MEASURES: dict[str, Callable[[list[Space], np.ndarray, int, Numbers], None]] = {
     "balanced": partial(measure_choice, balanced=True),
     "as-they-come": partial(measure_choice, balanced=False),
-    "twice": measure_twice,
+    "half": measure_half,
     "wrong": measure_wrong,
     "next": measure_next,
     "sets": measure_sets,

@@ -57,7 +57,7 @@ def page_of(
         source=collection.source.name,
         sentences=said.sentences(),
         commands=commands,
-        chart=_chart(said.curve, n) if said.curve and not said.silent else "",
+        chart=_chart(said.curve) if said.curve and not said.silent else "",
         candidates=candidates(said),
         n=n,
         names=collection.classnames,
@@ -78,29 +78,27 @@ def _jpeg(path: str) -> str:
     return base64.b64encode(content.getvalue()).decode()
 
 
-def _chart(curve: Curve, n: int) -> str:
+def _chart(curve: Curve) -> str:
     """Return an SVG of accuracy (%) against the number of labels, which has a logarithmic axis."""
-    first, last = math.log(curve.n[0]), math.log(2 * n)
-    steps = [math.exp(first + (last - first) * i / 40) for i in range(41)]
-    least = min(1 - max(curve.error), 1 - curve.at(curve.n[0]))
-    floor = max(0.0, math.floor(10 * least) / 10)
+    first, last = math.log(curve.n[0]), math.log(curve.n[-1])
+    floor = min(0.9, math.floor(10 * min(curve.accuracy)) / 10)
 
     def at(labels: float, accuracy: float) -> tuple[float, float]:
-        x = LEFT + (WIDE - LEFT - 20) * (math.log(labels) - first) / (last - first)
+        x = LEFT + 20 + (WIDE - LEFT - 50) * (math.log(labels) - first) / (last - first)
         return x, (HIGH - LOW) - (HIGH - LOW - 20) * (accuracy - floor) / (1 - floor)
 
     parts = []
     for tenth in range(round(10 * floor), 11):
-        y = at(n, tenth / 10)[1]
+        y = at(curve.n[0], tenth / 10)[1]
         parts.append(f'<line x1="{LEFT}" x2="{WIDE}" y1="{y:.1f}" y2="{y:.1f}"/>')
         if tenth % (1 if floor >= 0.5 else 2) == 0:
             parts.append(f'<text x="4" y="{y + 4:.1f}">{10 * tenth}%</text>')
-    line = " L".join("{:.1f} {:.1f}".format(*at(x, 1 - curve.at(x))) for x in steps)
-    parts.append(f'<path stroke-width="2" d="M{line}"/>')
-    for labels, error in zip(curve.n, curve.error, strict=True):
-        x, y = at(labels, 1 - error)
+    points = [at(*point) for point in zip(curve.n, curve.accuracy, strict=True)]
+    parts.append(
+        f'<path stroke-width="2" d="M{" L".join(f"{x:.1f} {y:.1f}" for x, y in points)}"/>'
+    )
+    for labels, (x, y) in zip(curve.n, points, strict=True):
         parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4"/>')
         parts.append(f'<text x="{x:.1f}" y="{HIGH - 8}" text-anchor="middle">{labels:,}</text>')
-    parts.append(f'<text x="{WIDE}" y="{HIGH - 8}" text-anchor="end">{2 * n:,} labels</text>')
-    alt = f"Accuracy with {curve.n[0]:,} to {2 * n:,} labels"
+    alt = f"Accuracy with {curve.n[0]:,} to {curve.n[-1]:,} labels"
     return f'<svg viewBox="0 0 {WIDE} {HIGH}" role="img" aria-label="{alt}">{"".join(parts)}</svg>'

@@ -1,4 +1,4 @@
-"""The statement about the method that was chosen: its accuracy, and that with twice the labels.
+"""The statement about the method that was chosen: its accuracy, and what was seen of it.
 
 Letters: n labelled images, K classes, m the median number of labels of a class, e an error.
 """
@@ -19,12 +19,9 @@ from .folds import folds
 
 Z = 2.33  # of the interval
 RESAMPLES = 300  # of the groups, for the accuracy
-POWER = 0.7  # errors fall with the number of labels to this power,
-SPREAD = 0.2  # give or take this
 DRAWS = 5  # parts of the labels for each point of the curve
 LEAST = 2  # labels a class for a statement about accuracy
 ROUNDS = 3  # rounds of picked labels before one
-WITHIN = {16: 1, 8: 2, 4: 3}  # labels a class: points from the truth, nine times of ten
 
 
 def wilson(p: float, n: float, side: int) -> float:
@@ -63,59 +60,32 @@ def expect_accuracy(choice: Choice) -> float:
 
 @dataclass(frozen=True)
 class Curve:
-    """The error of a method against its number of labels: log e = level + slope log n."""
+    """Accuracies of a method that is fitted to parts of the labels, on the others."""
 
-    n: tuple[int, ...]  # that were tried
-    error: tuple[float, ...]  # with each of them
-    level: float
-    slope: float
-
-    def at(self, n: float) -> float:
-        """Return the expected error with n labels."""
-        return min(1.0, math.exp(self.level + self.slope * math.log(n)))
+    n: tuple[int, ...]  # labels that it was fitted to, rising
+    accuracy: tuple[float, ...]  # with each of them
 
 
-def error_curve(space: Space, choice: Choice) -> Curve | None:
-    """Return the curve of the best candidate near 1/4, 1/2 and all but a fold of the labels.
+def accuracy_curve(space: Space, choice: Choice) -> Curve | None:
+    """Return the curve of the best candidate with 1/4, 1/2 and all but a fold of the labels.
 
-    None with less than FEW labels a class, a class without labels, or an error of 0 or 1. `space`
-    is that of its CLIP.
+    None with less than FEW labels a class, or a class without labels. `space` is that of its CLIP.
     """
     y, rows, best, n = choice.labels, choice.rows, choice.best, len(choice.labels)
     if choice.m < FEW or not choice.counts.all():
         return None
-    shared, sizes, errors = space.span(rows), [], []
+    shared, sizes, right = space.span(rows), [], []
     for parts in (4, 2):
-        wrong = used = 0
+        hits = used = 0
         for seed in range(DRAWS):
             part = folds(y, choice.groups, parts, seed) == 0
             few, rest = rows[part], rows[~part]
             logits = shared.logits(best.method, few, y[part], rest, **best.settings)
-            wrong, used = wrong + int((logits.argmax(1) != y[~part]).sum()), used + int(part.sum())
+            hits, used = hits + int((logits.argmax(1) == y[~part]).sum()), used + int(part.sum())
         sizes.append(round(used / DRAWS))
-        errors.append(wrong / (DRAWS * n - used))
+        right.append(hits / (DRAWS * n - used))
     sizes.append(round(n * (choice.parts - 1) / choice.parts))
-    errors.append(1 - best.right / n)
-    return curve_through(sizes, errors, n)
-
-
-def curve_through(sizes: Sequence[int], errors: Sequence[float], tested: int) -> Curve | None:
-    """Return the curve near errors with these numbers of labels; None where one is 0 or 1.
-
-    Examples:
-        >>> curve = curve_through([100, 200, 400], [0.4, 0.2, 0.1], tested=500)
-        >>> round(curve.slope, 2)  # -1 without the prior
-        -0.95
-    """
-    e = np.array(errors)
-    if not 0 < e.min() <= e.max() < 1:
-        return None
-    A = np.stack([np.ones(len(e)), np.log(sizes)], 1)
-    w = np.sqrt(e * tested / (1 - e))
-    # least squares, with the prior of the slope as one more row
-    rows = np.r_[A * w[:, None], [(0, 1 / SPREAD)]]
-    level, slope = np.linalg.lstsq(rows, np.r_[np.log(e) * w, -POWER / SPREAD], rcond=None)[0]
-    return Curve(tuple(sizes), tuple(errors), float(level), float(slope))
+    return Curve(tuple(sizes), (*right, best.right / n))
 
 
 def read_picks(picked: Sequence[str]) -> list[tuple[str, int]]:
@@ -200,13 +170,6 @@ class Statement:
         expected = expect_accuracy(self.choice)
         return expected, wilson(expected, self.choice.effective, -1)
 
-    @property
-    def twice(self) -> float | None:
-        """The accuracy that is expected with twice the labels, if one can be said."""
-        if self.curve is None or self.silent or self.at_least:
-            return None
-        return 1 - self.curve.at(2 * len(self.choice.labels))
-
     def sentences(self) -> list[str]:
         """Return the sentences: the advice first, then what would make it false."""
         choice, best = self.choice, self.choice.best
@@ -230,9 +193,12 @@ class Statement:
             lines.append(
                 f"Zero-shot {most.clip} is right on more of these: {most.zero_shot:,} of {n:,}."
             )
-        if self.twice is not None:
-            within = next(points for least, points in WITHIN.items() if choice.m >= least)
-            lines.append(f"Twice the labels: about {100 * self.twice:.0f}% (± {within}).")
+        if self.curve and not self.silent and not self.at_least:
+            half, all_but_one = (f"{100 * x:.0f}%" for x in self.curve.accuracy[1:])
+            used = f"{1 - 1 / choice.parts:.0%}"
+            lines.append(
+                f"With 50% of these labels it was right on {half}, with {used} on {all_but_one}."
+            )
         if self.suspicious:
             one = self.suspicious == 1
             lines.append(f"{self.suspicious} label{'s' * (not one)} look{'s' * one} wrong.")

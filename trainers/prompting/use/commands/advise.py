@@ -102,7 +102,7 @@ def advise(args: Any, prog: str) -> int:
     best = compared.best
     space = spaces[best.number]
     named = labels.suspicious(compared)
-    curve = statement.error_curve(space, compared)
+    curve = statement.accuracy_curve(space, compared)
     trial = labels.try_suspicious(compared, space, named)
     said = statement.Statement(compared, curve, len(named), trial, collection.picked)
     pairs = [] if said.silent else labels.confusions(compared)
