@@ -144,7 +144,7 @@ def test_the_commands_that_are_printed(advised):
     _, out = advised
     page, line = (out / "advice.html").read_text(), log_of(out)[-2]
     words = shlex.split(line.split("`")[1])
-    assert line.startswith("Train prompts, in a checkout of the project (roughly ")
+    assert line.startswith("Train prompts inside CLIP instead, with half of the labelled images; ")
     assert words[2:4] == ["--root", str(out / "labelled.csv")]
     for command in (line.split("`")[1], f"promptedclip predict --model-dir {out} IMAGE ..."):
         assert f"<code>{command}</code>" in page

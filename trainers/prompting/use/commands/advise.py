@@ -24,8 +24,11 @@ NO_CLIP = (
     'no CLIP is on this machine: `python -c "from {package} import load_clip; '
     "load_clip('ViT-B/16')\"` downloads one, or try `--backbones emoji`, which comes with this"
 )
-# of ALIGN's training: its prompts of each side; times that encoding takes with gradients
-EPOCHS, SHOTS, BATCH, PROMPTS, BACKWARD = 40, 16, 4, 4, 3
+SHOTS = 16  # of ALIGN's training
+TRAIN = (
+    "Train prompts inside CLIP instead, with half of the labelled images; the others test whether "
+    "that is better (in a checkout of the project)"
+)
 
 
 def build_parser(prog: str) -> Parser:
@@ -226,7 +229,6 @@ def align_command(args: Any, collection: Any, compared: Any, encoded: Any) -> di
     """
     import numpy as np
 
-    from ...advice.encode import duration
     from ...backbones import absolute
 
     if compared.counts.max() < 2:
@@ -243,11 +245,7 @@ def align_command(args: Any, collection: Any, compared: Any, encoded: Any) -> di
     words += ["--dataset-config-file", "configs/datasets/image_folder.yaml"]
     words += ["--config-file", "configs/trainers/ALIGN/few_shot_8_16.yaml"]
     words += ["DATASET.NUM_SHOTS", str(SHOTS)]
-    images = np.minimum(compared.counts / 2, SHOTS).sum()  # half are for training
-    of_image, of_text = encoded.seconds
-    took = EPOCHS * BACKWARD * PROMPTS * images * (of_image + of_text / BATCH)
-    about = f" (roughly {duration(took)} here)" if of_image else ""
-    return {f"Train prompts, in a checkout of the project{about}": shlex.join(words)}
+    return {TRAIN: shlex.join(words)}
 
 
 def write_table(path: Path, head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
