@@ -3,7 +3,6 @@
 Letters: N images, D the width of the features, K classes.
 """
 
-import json
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,14 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from tqdm import tqdm
 
 from ..backbones import absolute, load_clip, weights_sha256
 from ..dassl_parts import dassl
 from ..encoders.class_text import zero_shot_template
 from ..errors import UserError, need
-from ..storage.features import HEADER, read_features, write_features
+from ..storage.features import read_features, write_features
 from ..teacher import Teacher
 from ..trainer.config import add_nodes, build_method, fit_images
 from ..trainer.views import plain_transform
@@ -42,7 +40,6 @@ class Encoded:
         rows: digest of an image -> its features (D,).
         text: (K, D), of a sentence for each class, or None.
         scale: of the logits.
-        seconds: that an image, and the sentences of all classes, take here; zeros if unknown.
         unread: digest of an image -> why it cannot be read.
     """
 
@@ -51,7 +48,6 @@ class Encoded:
     rows: dict[str, torch.Tensor] = field(default_factory=dict)
     text: torch.Tensor | None = None
     scale: float = 1.0
-    seconds: tuple[float, float] = (0.0, 0.0)
     unread: dict[str, str] = field(default_factory=dict)
 
     def space(self, collection: Collection) -> Space:
@@ -77,7 +73,6 @@ class Encoded:
             "clip": absolute(self.name),
             "dataset": DATASET,
             "made_of": weights_sha256(self.name) or "",
-            "seconds": self.seconds,
         }
         tensors = {"image": space.images, "label": labels.clamp(0), f"text/{TEMPLATE}": space.text}
         self.file.parent.mkdir(parents=True, exist_ok=True)
@@ -105,16 +100,14 @@ def encode(
     paths = dict(zip(collection.digests, collection.paths, strict=True))
     missing = [digest for digest in paths if digest and digest not in one.rows]
     if missing or one.text is None:
-        clip_model, begun = load_clip(name).to(device), time.monotonic()
+        clip_model = load_clip(name).to(device)
         one.scale = float(clip_model.logit_scale.detach().exp())
         one.text = Teacher(clip_model, collection.classnames, [TEMPLATE]).raw.cpu()
-        one.seconds = one.seconds[0], time.monotonic() - begun
         begun, done = time.monotonic(), 0
         for number in _encode_images(one, clip_model, {x: paths[x] for x in missing}, batch):
             done += number
-            one.seconds = (time.monotonic() - begun) / done, one.seconds[1]
             if done == number < len(missing):
-                left = one.seconds[0] * (len(missing) - done)
+                left = (time.monotonic() - begun) * (len(missing) - done) / done
                 need(
                     left <= most,
                     f"{len(missing):,} images would take {duration(left)}, and --budget leaves "
@@ -146,11 +139,9 @@ def _read_stored(name: str, file: Path, classnames: Sequence[str]) -> Encoded:
     sha256 = weights_sha256(name) or ""
     if features.made_of != sha256 or features.template != TEMPLATE:
         return Encoded(name, file)
-    with safe_open(file, "pt") as opened:
-        seconds = json.loads(opened.metadata()[HEADER]).get("seconds", (0.0, 0.0))
     rows = dict(zip(features.images, features.image, strict=True))
     text = features.text[TEMPLATE] if features.classnames == list(classnames) else None
-    return Encoded(name, file, rows, text, features.logit_scale, tuple(seconds))
+    return Encoded(name, file, rows, text, features.logit_scale)
 
 
 def _encode_images(
