@@ -8,8 +8,9 @@ number is over all draws and CLIPs; differences are in points of accuracy.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+from itertools import product
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -36,11 +37,10 @@ LABELS = 1, 2, 4, 8, 16  # a class
 TEXT_NORM = 10.0  # of OpenAI's CLIPs, about: published files have normalised features only
 ERRORS = 0.05, 0.1, 0.2  # of sets
 OTHER = 0.25  # of the classes are strange
-WRONG = (0.05,)  # shares of labels that are swapped
+WRONG = 20  # of so many labels one is swapped
 MOST_CLAP = 2  # labels a class up to which CLAP is compared with: it takes longest
-OTHERS: dict[
-    str, list[dict[str, Any]]
-] = {  # settings whose best the choice is compared with, besides zero-shot CLIP
+# settings whose best the choice is compared with, besides zero-shot CLIP
+OTHERS: dict[str, list[dict[str, Any]]] = {
     "LPPlusPlus": [{"FORM": "cleared"}],
     "GDA": [{"ALPHA": alpha} for alpha in (0.1, 1.0, 10.0, 100.0, 1e3)],
     "CLAP": [{}],
@@ -158,86 +158,81 @@ def alone(choice: Choice, number: int) -> Choice:
     return Choice(**{**vars(choice), "candidates": kept})
 
 
+def add(into: Numbers, m: int, end: str, found: Mapping[str, float]) -> None:
+    """Add a number to each of these lines, whose names end so, in the column of m labels."""
+    for line, number in found.items():
+        into[line + end, m].append(number)
+
+
 def measure_choice(
     spaces: list[Space], y: np.ndarray, seed: int, into: Numbers, balanced: bool
 ) -> None:
-    """Add regret, and whether the statement held, of one draw of each size."""
+    """Add regret, and what is said of the accuracy beside what is true, of each size."""
     for m in sizes(y, LABELS):
-        rows = draw_rows(y, m, balanced, np.random.default_rng(seed))
-        draw = Draw(spaces, y, rows)
+        draw = Draw(spaces, y, draw_rows(y, m, balanced, np.random.default_rng(seed)))
         choice = choose(spaces, draw.given)
         logits = {c: draw.logits(c) for c in choice.candidates}
         true = {c: draw.accuracy(x) for c, x in logits.items()}
-        of_choice = true[choice.best]
-        into["accuracy of the choice", m].append(of_choice)
-        into["regret", m].append(max([*draw.others(), *true.values()]) - of_choice)
-        into["regret among the candidates", m].append(max(true.values()) - of_choice)
+        best, of_choice = max(true.values()), true[choice.best]
+        add(into, m, "", {
+            "accuracy of the choice": of_choice,
+            "regret": max([best, *draw.others()]) - of_choice,
+            "regret among the candidates": best - of_choice,
+        })  # fmt: skip
         each = [alone(choice, number) for number in range(len(spaces))]
-        for line, choices in {"all CLIPs": [choice], "each CLIP": each if each[1:] else []}.items():
-            for one in choices:
-                x = logits[one.best]
-                add_statement(one, true[one.best], draw.accuracy(x, new=True), line, m, into)
+        lines = [(choice, ", all CLIPs"), *((one, ", each CLIP") for one in each if each[1:])]
+        for one, line in lines if choice.m >= LEAST else ():
+            said, of_new = Statement(one), draw.accuracy(logits[one.best], new=True)
+            about, low = (100 * share for share in said.accuracy)
+            held = {"": low <= true[one.best], " of new images": low <= of_new}
+            add(into, m, line, {"'at least'": low})
+            add(into, m, line, {f"'at least' held{x}": holds for x, holds in held.items()})
+            if not said.at_least:
+                add(into, m, line, {
+                    "'about'": about, "true": true[one.best], "true of new images": of_new,
+                    "right out of fold": 100 * one.best.right / len(one.labels),
+                })  # fmt: skip
 
 
 def measure_half(spaces: list[Space], y: np.ndarray, seed: int, into: Numbers) -> None:
     """Add what is said of half of the labels, and what is true, on each CLIP."""
-    for m in sizes(y, LABELS):
-        all_of_them = Draw(spaces, y, draw_rows(y, m, True, np.random.default_rng(seed)))
-        half = Draw(spaces, y, draw_rows(y, m // 2, True, np.random.default_rng(seed)))
-        choice = choose(spaces, all_of_them.given)
+    for m in sizes(y, LABELS[2:]):
+        every, half = (
+            Draw(spaces, y, draw_rows(y, number, True, np.random.default_rng(seed)))
+            for number in (m, m // 2)
+        )
+        choice = choose(spaces, every.given)
         for number, space in enumerate(spaces):
             one = alone(choice, number)
             if curve := accuracy_curve(space, one):
                 true = half.accuracy(half.logits(one.best), new=True)
-                into["said", m].append(100 * curve.accuracy[1])
-                into["true of new images", m].append(true)
-
-
-def add_statement(
-    choice: Choice, true: float, of_new: float, line: str, m: int, into: Numbers
-) -> None:
-    """Add what is said of the accuracy and what is true, also without near-copies."""
-    if choice.m < LEAST:
-        return
-    said = Statement(choice)
-    about, low = (100 * share for share in said.accuracy)
-    into[f"'at least', {line}", m].append(low)
-    into[f"'at least' held, {line}", m].append(low <= true)
-    into[f"'at least' held of new images, {line}", m].append(low <= of_new)
-    if not said.at_least:
-        into[f"'about', {line}", m].append(about)
-        into[f"true, {line}", m].append(true)
-        into[f"true of new images, {line}", m].append(of_new)
-        into[f"right out of fold, {line}", m].append(100 * choice.best.right / len(choice.labels))
+                add(into, m, "", {"said": 100 * curve.accuracy[1], "true of new images": true})
 
 
 def measure_wrong(spaces: list[Space], y: np.ndarray, seed: int, into: Numbers) -> None:
     """Add which labels look wrong where some are, and what is said of it, on each CLIP."""
-    for m in sizes(y, LABELS[2:]):
-        for share in WRONG:
-            for way in ("at random", "for the likeliest"):
-                rng = np.random.default_rng(seed)
-                rows = draw_rows(y, m, True, rng)
-                given, K = Draw(spaces, y, rows).given, int(y.max()) + 1
-                swapped = rng.permutation(rows)[: round(share * len(rows))]
-                given[swapped] = (y[swapped] + rng.integers(1, K, len(swapped))) % K
-                if way == "for the likeliest":
-                    besides = np.mean([one.zero_shot()[swapped] for one in spaces], 0)
-                    besides[np.arange(len(swapped)), y[swapped]] = -np.inf
-                    given[swapped] = besides.argmax(1)
-                choice, line = choose(spaces, given), f"{share:.0%} swapped {way}"
-                for number, space in enumerate(spaces):
-                    one = alone(choice, number)
-                    found = suspicious(one)
-                    both = int(np.isin(choice.rows[found], swapped).sum())
-                    trial = try_suspicious(one, space, found)
-                    into[f"right of those named, {line}", m] += [1.0] * both
-                    into[f"right of those named, {line}", m] += [0.0] * (len(found) - both)
-                    if trial:
-                        into[f"right said, {line}", m].append(trial.right)
-                    into[f"named of the swapped, {line}", m].append(both / len(swapped))
-                    if trial:
-                        into[f"named said, {line}", m].append(trial.found)
+    K = int(y.max()) + 1
+    for m, way in product(sizes(y, LABELS[2:]), ("at random", "for the likeliest")):
+        rng = np.random.default_rng(seed)
+        rows = draw_rows(y, m, True, rng)
+        given, swapped = (
+            Draw(spaces, y, rows).given,
+            rng.permutation(rows)[: round(len(rows) / WRONG)],
+        )
+        given[swapped] = (y[swapped] + rng.integers(1, K, len(swapped))) % K
+        if way == "for the likeliest":
+            besides = np.mean([one.zero_shot()[swapped] for one in spaces], 0)
+            besides[np.arange(len(swapped)), y[swapped]] = -np.inf
+            given[swapped] = besides.argmax(1)
+        choice, line = choose(spaces, given), f", swapped {way}"
+        for number, space in enumerate(spaces):
+            one = alone(choice, number)
+            found = suspicious(one)
+            both = int(np.isin(choice.rows[found], swapped).sum())
+            into[f"right of those named{line}", m] += [1.0] * both + [0.0] * (len(found) - both)
+            add(into, m, line, {"named of the swapped": both / len(swapped)})
+            if trial := try_suspicious(one, space, found):
+                add(into, m, line, {"right said": trial.right, "named said": trial.found})
 
 
 def measure_next(spaces: list[Space], y: np.ndarray, seed: int, into: Numbers) -> None:
@@ -283,17 +278,18 @@ def measure_sets(spaces: list[Space], y: np.ndarray, seed: int, into: Numbers) -
                 pairs = zip(y[draw.rest], answers, strict=True)
                 right = np.array([str(k) in answer.classes for k, answer in pairs])
                 size = np.array([len(answer.classes) for answer in answers])
-                lacking = 100 - draw.percent(right)
-                into[f"lacking their class, {error}", m].append(lacking)
-                into[f"the same of new images, {error}", m].append(100 - draw.percent(right, True))
-                unlucky = 100 * found.most_lacking(error)
-                into[f"lacking with bad luck, {error}", m].append(unlucky)
-                into[f"share of draws with more, {error}", m].append(lacking > unlucky)
-                into[f"classes in the answer, {error}", m].append(draw.percent(size) / 100)
-                into[f"not 'none of these', {error}", m].append(draw.percent(size > 0))
-                into[f"several, {error}", m].append(draw.percent(size > 1))
-                into[f"several said, {error}", m].append(100 * found.share_of_several(error))
-                into[f"one class named, {error}", m].append(draw.percent(size == 1))
+                lacking, unlucky = 100 - draw.percent(right), 100 * found.most_lacking(error)
+                add(into, m, f", {error}", {
+                    "lacking their class": lacking,
+                    "the same of new images": 100 - draw.percent(right, new=True),
+                    "lacking with bad luck": unlucky,
+                    "share of draws with more": lacking > unlucky,
+                    "classes in the answer": draw.percent(size) / 100,
+                    "not 'none of these'": draw.percent(size > 0),
+                    "one class named": draw.percent(size == 1),
+                    "several": draw.percent(size > 1),
+                    "several said": 100 * found.share_of_several(error),
+                })  # fmt: skip
                 into[f"right of these, {error}", m] += [*100.0 * right[size == 1]]
 
 
@@ -301,13 +297,9 @@ def measure_strangers(spaces: list[Space], y: np.ndarray, seed: int, into: Numbe
     """Add how many images of classes that are left out get no class, and what is said of it."""
     rng, K = np.random.default_rng(seed), int(y.max()) + 1
     known = np.sort(rng.permutation(K)[: K - round(OTHER * K)])
-    inside = np.isin(y, known)
-    rows, strange = np.flatnonzero(inside), np.flatnonzero(~inside)
+    rows, strange = np.flatnonzero(np.isin(y, known)), np.flatnonzero(~np.isin(y, known))
     of_class = 1 / np.bincount(y[strange])[y[strange]]
-    parts = [
-        Space(one.name, one.images[rows], one.text[torch.from_numpy(known)], one.scale)
-        for one in spaces
-    ]
+    parts = [Space(one.name, one.images[rows], one.text[known], one.scale) for one in spaces]
     inner = np.searchsorted(known, y[rows])
     for m in sizes(inner, LABELS[1:]):
         draw = Draw(parts, inner, draw_rows(inner, m, True, rng))
@@ -319,8 +311,8 @@ def measure_strangers(spaces: list[Space], y: np.ndarray, seed: int, into: Numbe
             for error in ERRORS:
                 beyond = (cosines < found.limits(error)[1]).double().numpy()
                 if (said := found.share_of_strangers(error)) is not None:
-                    into[f"said, {error}", m].append(100 * said)
-                    into[f"true, {error}", m].append(100 * np.average(beyond, weights=of_class))
+                    true = 100 * float(np.average(beyond, weights=of_class))
+                    add(into, m, f", {error}", {"said": 100 * said, "true": true})
 
 
 MEASURES: dict[str, Callable[[list[Space], np.ndarray, int, Numbers], None]] = {

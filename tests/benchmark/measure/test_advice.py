@@ -59,7 +59,7 @@ def test_the_tables(tmp_path, monkeypatch, capsys):
     assert float(table["accuracy of the choice"]["4 a class"]) > 90
     assert float(table["regret"]["2 a class"]) < 10
     assert float(table["'at least' held, each CLIP"]["4 a class"]) == 1
-    assert "named of the swapped, 5% swapped at random" in second
+    assert "named of the swapped, swapped at random" in second
     table, _ = lines("\n" + second.partition("\n| sets")[2])
     assert float(table["lacking their class, 0.05"]["4 a class"]) < 20
 

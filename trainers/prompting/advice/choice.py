@@ -116,16 +116,11 @@ def choose(
             nodes = COMPARED.get(method, [{}])
             each = np.empty((len(nodes), len(y), K))
             for held in held_out:
-                of = method, rows[~held], y[~held], rows[held]
-                each[:, held] = shared.logits_with(nodes, *of)
-            for node, logits in zip(nodes, each, strict=True):
-                right = int((logits.argmax(1) == y).sum())
-                candidates.append(
-                    Candidate(
-                        space.name, method, number, logits, right, *calibrate(logits, y),
-                        zero_shot, node,
-                    )
-                )  # fmt: skip
+                each[:, held] = shared.logits_with(nodes, method, rows[~held], y[~held], rows[held])
+            for node, x in zip(nodes, each, strict=True):
+                right, heat = int((x.argmax(1) == y).sum()), calibrate(x, y)
+                one = Candidate(space.name, method, number, x, right, *heat, zero_shot, node)
+                candidates.append(one)
     choice = Choice(candidates, rows, y, group, fold, counts, find_judged(y, fold))
     candidates.sort(key=lambda c: (0 if choice.blind else -c.right, c.loss))
     return choice
@@ -146,9 +141,8 @@ def find_judged(labels: np.ndarray, fold: np.ndarray) -> np.ndarray:
         >>> find_judged(np.array([0, 0, 1, 1]), np.array([0, 1, 0, 0])).tolist()
         [True, True, False, False]
     """
-    inside = np.zeros((fold.max() + 1, labels.max() + 1), int)
-    np.add.at(inside, (fold, labels), 1)
-    judged: np.ndarray = inside[fold, labels] < inside.sum(0)[labels]
+    of_folds = np.unique([labels, fold], axis=1)[0]  # a class as often as there are folds with it
+    judged: np.ndarray = np.bincount(of_folds)[labels] > 1
     return judged
 
 

@@ -72,11 +72,6 @@ class Space:
         sentences = {TEMPLATE.format(k): row for k, row in enumerate(self.text.float())}
         return clip_with(LookUp(self.name, [TEMPLATE], sentences), self.text.shape[1], self.scale)
 
-    @property
-    def _of_width(self) -> float:
-        """The factor of GDA's alpha here: its precision is proportional to the width."""
-        return self.width / self.images.shape[1] if self.width else 1.0
-
     def zero_shot(self) -> np.ndarray:
         """Return zero-shot logits, (N, K)."""
         z, h = (F.normalize(x.float(), dim=-1) for x in (self.images, self.text))
@@ -89,8 +84,8 @@ class Space:
         `node` are settings that differ from SETTINGS.
         """
         node = {**SETTINGS.get(method, {}), **node}
-        if method == "GDA":
-            node["ALPHA"] *= self._of_width
+        if method == "GDA" and self.width:  # its precision is proportional to the width
+            node["ALPHA"] *= self.width / self.images.shape[1]
         names = [str(k) for k in range(len(self.text))]
         x, y = self.images[rows].float(), torch.as_tensor(labels)
         support = {"images": x, "labels": y}
@@ -125,9 +120,10 @@ class Space:
             method, nodes = "CLAP", [{}] * len(nodes)
         model: Any = self.fit(method, *support, **nodes[0])
         x, found = self.images[others].float(), []
+        unit = model.alpha / nodes[0]["ALPHA"] if nodes[0] else 1
         for node in nodes:
-            if "ALPHA" in node:
-                model.alpha.fill_(node["ALPHA"] * self._of_width)
+            if node:  # they differ in the weight of GDA's Gaussians
+                model.alpha.copy_(unit * node["ALPHA"])
             found.append(model(x).double().numpy())
         return np.stack(found)
 

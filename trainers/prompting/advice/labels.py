@@ -71,9 +71,8 @@ def try_suspicious(choice: Choice, space: Space, named: np.ndarray) -> Trial | N
         named: from `suspicious`.
     """
     stays, best = np.setdiff1d(np.arange(len(choice.labels)), named), choice.best
-    y, rows, fold, logits = (
-        x[stays] for x in (choice.labels, choice.rows, choice.fold, best.logits)
-    )
+    of_each = choice.labels, choice.rows, choice.fold, best.logits
+    y, rows, fold, logits = (x[stays] for x in of_each)
     classes, counts = np.unique(y), np.bincount(y, minlength=len(choice.counts))
     able = np.flatnonzero(counts[y] >= FEW)  # so that classes stay in every fold
     number = min(round(SWAPPED * len(y)), len(able))
@@ -87,7 +86,7 @@ def try_suspicious(choice: Choice, space: Space, named: np.ndarray) -> Trial | N
     besides[:, counts == 0] = besides[np.arange(len(y)), y] = -np.inf
     found = []
     for likeliest in (False, True):
-        wrong = looked = hits = 0
+        counted = np.zeros(3, int)
         for seed in range(trials):
             rng, given, answers = np.random.default_rng(seed), y.copy(), logits.copy()
             swapped = rng.permutation(able)[:number]
@@ -105,16 +104,12 @@ def try_suspicious(choice: Choice, space: Space, named: np.ndarray) -> Trial | N
                 fold=fold, judged=find_judged(given, fold),
                 counts=np.bincount(given, minlength=len(counts)),
             )  # fmt: skip
-            looks, is_wrong = np.zeros((2, len(y)), bool)
-            looks[suspicious(again)], is_wrong[swapped] = True, True
-            tried = fold < parts
-            wrong += int((is_wrong & tried).sum())
-            looked += int((looks & tried).sum())
-            hits += int((looks & is_wrong & tried).sum())
-        found.append(Trial(wrong, looked, hits))
-    if sum(trial.swapped for trial in found) < LEAST_SWAPS:
-        return None
-    return min(found, key=lambda trial: trial.right * trial.found)
+            wrong, looks = (np.isin(np.arange(len(y)), x) for x in (swapped, suspicious(again)))
+            counted += [(x & (fold < parts)).sum() for x in (wrong, looks, wrong & looks)]
+        wrong, looked, both = counted.tolist()
+        found.append(Trial(wrong, both / max(1, wrong), both / max(1, looked)))
+    enough = sum(trial.swapped for trial in found) >= LEAST_SWAPS
+    return min(found, key=lambda trial: trial.right * trial.found) if enough else None
 
 
 def calibration(choice: Choice, space: Space) -> Calibration:
@@ -125,8 +120,6 @@ def calibration(choice: Choice, space: Space) -> Calibration:
     y, rows, fold = (torch.from_numpy(x) for x in (choice.labels, choice.rows, choice.fold))
     logits, z, t = torch.from_numpy(choice.best.logits), space.images[rows], choice.best.temperature
     cosines = torch.empty(len(y))
-    if choice.parts < 2:  # no image is left to compare the others with
-        return replace(Calibration.fit(logits, y, t), effective=choice.effective)
     for part in range(choice.parts):
         held = fold == part
         cosines[held] = likeness(z[held], *centre_and_classes(z[~held], y[~held], space.text))
@@ -139,17 +132,12 @@ def calibration(choice: Choice, space: Space) -> Calibration:
 def _strangers(z: torch.Tensor, y: torch.Tensor, text: torch.Tensor) -> torch.Tensor | None:
     """Return likenesses of images whose class is left out in turn, rising; None if classes are few.
 
-    Args:
-        z: (n, D), features of images.
-        y: (n,), their labels.
-        text: (K, D).
+    Features z (n, D), labels y (n,), text features (K, D).
     """
-    with_images = y.unique()
+    found, with_images = [], y.unique()
     if len(with_images) < MANY:
         return None
-    chosen = np.random.default_rng(0).permutation(with_images)[:LEFT_OUT].tolist()
-    found = []
-    for k in chosen:
+    for k in np.random.default_rng(0).permutation(with_images)[:LEFT_OUT].tolist():
         rest, others = y != k, torch.arange(len(text)) != k
         left = y[rest] - (y[rest] > k).long()
         found.append(likeness(z[~rest], *centre_and_classes(z[rest], left, text[others])))

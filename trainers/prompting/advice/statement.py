@@ -1,6 +1,6 @@
 """The statement about the method that was chosen: its accuracy, and what was seen of it.
 
-Letters: n labelled images, K classes, m the median number of labels of a class, e an error.
+Letters: n labelled images, K classes, m the median number of labels of a class.
 """
 
 import math
@@ -111,21 +111,11 @@ def read_picks(picked: Sequence[str]) -> list[tuple[str, int]]:
 
 
 class Trial(NamedTuple):
-    """How many labels were swapped on purpose, how many looked wrong, and how many were both."""
+    """How many labels were swapped on purpose, and how well `labels.suspicious` named them."""
 
     swapped: int
-    looked: int
-    both: int
-
-    @property
-    def right(self) -> float:
-        """The share of labels that looked wrong that were."""
-        return self.both / max(1, self.looked)
-
-    @property
-    def found(self) -> float:
-        """The share of swapped labels that looked wrong."""
-        return self.both / self.swapped
+    found: float  # the share of these that looked wrong
+    right: float  # the share of these among all that looked wrong
 
 
 @dataclass(frozen=True, eq=False)
@@ -203,12 +193,10 @@ class Statement:
             one = self.suspicious == 1
             lines.append(f"{self.suspicious} label{'s' * (not one)} look{'s' * one} wrong.")
         if self.trial:
-            line = f"Of {self.trial.swapped:,} labels swapped on purpose, "
-            if self.trial.looked:
-                line += f"{self.trial.found:.0%} looked wrong, and of all that did, "
-                lines.append(f"{line}{self.trial.right:.0%} were.")
-            else:
-                lines.append(f"{line}none looked wrong.")
+            swapped, found, right = self.trial
+            of_all = f"{found:.0%} looked wrong, and of all that did, {right:.0%} were"
+            which = of_all if found else "none looked wrong"
+            lines.append(f"Of {swapped:,} labels swapped on purpose, {which}.")
         if not self.silent:
             lines.append(
                 "This does not hold for other places or cameras, nor if images are frames of "

@@ -83,18 +83,19 @@ def _is_probe(value: Any) -> bool:
 
 def _is_calibration(value: Any) -> bool:
     of_any = {"temperature": 0, "scores": 1, "seconds": 1}
-    axes = of_any | {"effective": 0, "likeness": 1, "ranks": 1, "centre": 1, "classes": 2}
-    if not isinstance(value, dict) or value.keys() != {*axes, "strangers"}:
+    of_advise = of_any | {"effective": 0, "likeness": 1, "ranks": 1, "centre": 1, "classes": 2}
+    every = of_advise | {"strangers": 1}
+    if not isinstance(value, dict) or value.keys() != every.keys():
         return isinstance(value, str)
     given = {name: getattr(x, "ndim", 0) for name, x in value.items() if x is not None}
-    if given.pop("strangers", 1) != 1:  # where a class was left out
+    numbers = [value[name] for name in given if every[name] == 0]
+    if given not in (of_any, of_advise, every):
         return False
-    numbers = [x for x in (value["temperature"], value["effective"]) if x is not None]
-    if not all(isinstance(x, float) and x > 0 for x in numbers) or given not in (axes, of_any):
-        return False
-    ranks, n = value["ranks"], len(value["scores"])  # ranks are places in the others
-    places = ranks is None or (len(ranks) == len(value["likeness"]) == n and len(ranks))
-    return bool(places and (ranks is None or 1 <= int(ranks.min()) <= int(ranks.max()) <= n))
+    if (ranks := value["ranks"]) is not None:  # which are places in the others
+        n, other = len(ranks), {*ranks.tolist()} - {*range(1, len(ranks) + 1)}
+        if other or not n == len(value["likeness"]) == len(value["scores"]):
+            return False
+    return all(isinstance(x, float) and x > 0 for x in numbers)
 
 
 # What values must be.
