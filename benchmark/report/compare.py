@@ -19,8 +19,7 @@ from ..records import Outcome
 from .frame import FACTS, apart_note, computed_note, each_row
 from .measured import averages_title, rows_to_average
 from .names import dataset_title
-from .notes import TOO_FEW
-from .paired import Pair, difference, holm
+from .paired import LEAST, Pair, difference, holm
 from .per_image import MEASURES, answers, classes, each_seed, motifs, tasks_of
 from .published import meaning, with_marks
 from .rows import rows
@@ -30,7 +29,14 @@ DIFFERENCE = (
     "Difference in points [95% interval], and p, adjusted by Holm for the number of comparisons in "
     "its column."
 )
-ONE_SEED = "Where there is one seed, the interval is not about other seeds."
+ONE_SEED = (
+    "Where there is one seed, the interval is not about other seeds, and methods that train have "
+    "no p."
+)
+TWO_SEEDS = (
+    "Two seeds say so little about others that most intervals are too wide to be of use: "
+    "repeat with a third."
+)
 AVERAGE = "Differences of the means over the data sets."
 
 # Units that may be resampled, each with the function that names the unit of every test image.
@@ -102,8 +108,9 @@ class Comparisons:
                 if members := [pair for pair in pairs if pair[0].dataset in datasets]:
                     records.append(self._compare(members, len(datasets), artist))
         frame = pd.DataFrame(records, dtype=object)
-        p = frame[frame["p"].notna()].groupby(["table", "place"])["p"]
-        p = p.transform(lambda p: holm(list(p)))
+        # those without p are comparisons, too
+        tested = frame[frame["difference"].notna()].fillna({"p": 1.0})
+        p = tested.groupby(["table", "place"])["p"].transform(lambda p: holm(list(p)))
         frame["p_holm"] = p.reindex(frame.index).astype(object).where(frame["p"].notna(), None)
         self.differences = frame
 
@@ -121,7 +128,8 @@ class Comparisons:
             problems += sentences
             blocks += [block] if block else []
         over_both = bool(self._measure.head)
-        result = difference(blocks, over_both) if blocks else [None] * 4
+        trained = not (ours.untrained and theirs.untrained)
+        result = difference(blocks, over_both, trained) if blocks else [None] * 5
         protocol = protocol_of(ours)
         placed = SimpleNamespace(**vars(ours) | {"shots": shots, "average": total is not None})
         return {
@@ -136,7 +144,7 @@ class Comparisons:
             "column": self.metric if over_both else ours.column,
             "method": self.method,
             "other": theirs.name,
-            **dict(zip(("difference", "low", "high", "p"), result, strict=True)),
+            **dict(zip(("difference", "low", "high", "p", "differing"), result, strict=True)),
             "p_holm": None,
             "resampled": self.resample,
             "seeds": sorted({int(seed) for block in blocks for seed in block[0].seeds}),
@@ -256,7 +264,8 @@ class Comparisons:
             f"The intervals are about other {what}{these} and other seeds, not about other {nor}"
             "data sets.",
         ]
-        return [*sentences, ONE_SEED] if (members["seeds"].str.len() == 1).any() else sentences
+        counts = set(members["seeds"].str.len())
+        return [*sentences, *[ONE_SEED] * (1 in counts), *[TWO_SEEDS] * (2 in counts)]
 
     def _title(self, protocol: Protocol, members: pd.DataFrame) -> str:
         first = members.iloc[0]
@@ -283,11 +292,16 @@ def _cell(row) -> Cell:
     """Return the table cell of a difference."""
     if row.difference is None:
         return Cell("-")
-    p = "p < 0.001" if row.p_holm < 0.001 else f"p {row.p_holm:.3f}"
-    text = f"{row.difference:+.2f} [{row.low:+.2f}, {row.high:+.2f}] {p}"
+    text = f"{row.difference:+.2f} [{row.low:+.2f}, {row.high:+.2f}]"
+    if row.p is not None:
+        text += " p < 0.001" if row.p_holm < 0.001 else f" p {row.p_holm:.3f}"
+    marks = ["one seed"] * (len(row.seeds) == 1)
     if row.low == row.high == 0:
         text = "equal"
-    marks = ["one seed"] * (len(row.seeds) == 1) + [f"{row.images} images"] * (row.images < TOO_FEW)
+    elif row.differing < LEAST:
+        marks.append(f"{row.differing} {row.resampled} differ")
+    elif row.low == row.high:
+        marks.append("without variance")
     text += f" ({', '.join(marks)})" if marks else ""
     incomplete = row.average and row.datasets < row.of
     return Cell(f"{text} ({row.datasets} of {row.of})" if incomplete else text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from math import nan
 from typing import Any
@@ -12,64 +13,84 @@ from trainers.prompting.errors import UserError, printable
 
 from ..protocols.base import shots_text
 from .compare import Comparisons
-from .frame import each_row
+from .frame import each_row, setting_texts
 from .gains import ZERO_SHOT
 from .names import dataset_title
 from .paired import harmonic
-from .tables import average_name, protocol_of
+from .rows import count_text
+from .tables import average_name, in_words, protocol_of
+from .training import ATTACK
 
 RIVALS = 4  # lines after the best that it is compared with
 LEVEL = 0.05  # of p times the number of other lines (Bonferroni)
+FEW = {  # by the number of seeds
+    1: "with one seed, nothing is claimed about methods that train",
+    2: "with two seeds, intervals are too wide to claim anything about methods that train",
+}
 
 
 def findings(tidy: pd.DataFrame, table_rows: pd.DataFrame) -> list[str]:
     """Return a sentence or two on each table, or on the average of those that have one.
 
     They name the line with the highest mean in the last column (H, or accuracy with the most
-    shots), what it is better than, zero-shot CLIP and chance. A difference is claimed where its
-    interval excludes zero and p, times the number of other lines, is below 0.05, and there are
-    several seeds. Without a run of zero-shot CLIP, it is that beside a method, if one has it.
-    `table_rows` are as `rows` returns them.
+    shots), what it is better than, zero-shot CLIP, chance, and lines that lack runs. A difference
+    is claimed where its interval excludes zero, `difference` gives p, which times the number of
+    other lines is below 0.05, and methods that train have three seeds or more. Without a run of
+    zero-shot CLIP, it is that beside a method, if one has it. Sentences on attacked images come
+    before those on the others. `table_rows` are as `rows` returns them.
     """
-    texts = (_finding(tidy, place) for place in _places(table_rows))
-    return [printable(text) for text in texts if text]
+    texts = (text for place in _places(table_rows) for text in _findings(tidy, *place))
+    return [*map(printable, texts)]
 
 
-def _places(table_rows: pd.DataFrame) -> Iterator[list[Any]]:
-    """Yield the finished rows that compete, the best first: of averages where there are some."""
-    finished = table_rows[table_rows["complete"] & (table_rows["dataset"] != table_rows["source"])]
-    for _, group in finished.groupby("group", sort=False):
-        averages = group[group["average"]]
-        members = group if averages.empty else averages
+def _places(table_rows: pd.DataFrame) -> Iterator[tuple[list[Any], list[Any]]]:
+    """Yield the rows that compete, of averages where there are some.
+
+    Those that are complete come first, the best first, then those that lack runs.
+    """
+    targets = table_rows[table_rows["dataset"] != table_rows["source"]]
+    for _, group in targets.groupby("group", sort=False):
+        averaged = bool((group["average"] & group["complete"]).any())
+        members = group[group["average"] == averaged]
         for _, place in members.groupby(["table", "dataset"], sort=False):
-            last = place["column"] == list(protocol_of(place).columns)[-1]
-            most = place["shots"].isin([0, place["shots"].max()])
-            rows = [*each_row(place[last & most])]
+            last = place[place["column"] == list(protocol_of(place).columns)[-1]]
+            finished = last[last["complete"]].sort_values("mean", ascending=False, kind="stable")
+            most = [0, finished["shots"].max()]
+            rows = [*each_row(finished[finished["shots"].isin(most)])]
             if rows:
-                yield sorted(rows, key=lambda row: -row.mean)
+                yield rows, [*each_row(last[~last["complete"] & last["shots"].isin(most)])]
 
 
-def _finding(tidy: pd.DataFrame, rows: list[Any]) -> str:
+def _findings(tidy: pd.DataFrame, rows: list[Any], lacking: list[Any]) -> list[str]:
     best, others = rows[0], rows[1:]
     where = average_name(best) if best.average else dataset_title(best.dataset)
     shots = max(row.shots for row in rows)
     details = [f"{protocol_of(best).title}, {where}", *([shots_text(shots)] if shots else [])]
     what = "H" if best.column == "h" else "accuracy"
+    attacked = [f"{', '.join(details)}: {text}" for text in _under_attack(tidy, rows, what)]
+    details += ["before the attack"] * bool(attacked)
     zero = next((row for row in rows if row.trainer == ZERO_SHOT), None)
-    parts = [f"{best.name} has {'the highest' if others else 'the'} {what}, {best.mean:.1f}"]
+    parts = [f"{best.name} has {_number(what, best.mean, others)}"]
     claims: dict[str, str] = {}
-    if others and not best.untrained and len(best.seeds) < 2:
-        parts.append("with one seed, no difference is claimed")
-    elif others:
+    if others:
+        same = (tidy["group"] == best.group) if best.average else (tidy["table"] == best.table)
+        place = tidy[same & tidy["shots"].isin([0, shots]) & (tidy["dataset"] != tidy["source"])]
+        seeds = min(map(len, place.loc[~place["untrained"], "seeds"]), default=0)
         rivals = others[:RIVALS] + [row for row in others[RIVALS:] if row is zero]
-        claims = _claims(tidy, best, rivals, shots, len(others))
+        if seeds in FEW:
+            parts.append(FEW[seeds])
+            rivals = [row for row in rivals if best.untrained and row.untrained]
+        claims = _claims(place, best, rivals, len(others))
         named = [row for row in rivals if row is not zero and row.name in claims]
         above = [row for row in named if claims[row.name]][:1]
         level = [row for row in named if not claims[row.name]]
         parts += [f"{claims[row.name]} above {row.name} ({row.mean:.1f})" for row in above]
         names = [f"{row.name} ({row.mean:.1f})" for row in level]
-        parts += [f"not told apart from {_list(names)}"] if level else []
+        parts += [f"not told apart from {in_words(names)}"] if level else []
     sentences = [f"{', '.join(details)}: {'; '.join(parts)}."]
+    if lacking:
+        names = [row.name + count_text(row) for row in lacking]
+        sentences.append(f"Left out, as runs are missing: {in_words(names)}.")
     if zero is not None and zero is not best:
         claim = claims.get(zero.name)
         ending = f", {claim} lower" if claim else "" if claim is None else ", not told apart"
@@ -81,40 +102,54 @@ def _finding(tidy: pd.DataFrame, rows: list[Any]) -> str:
             break
     chance = _of_records(tidy, best, lambda record: 100 / (record.get("num_classes") or nan))
     sentences += [f"Chance is {chance:.1f}."] if chance == chance else []
-    return " ".join(sentences)
+    return [*attacked, " ".join(sentences)]
 
 
-def _claims(
-    tidy: pd.DataFrame, best: Any, rivals: list[Any], shots: int, others: int
-) -> dict[str, str]:
-    """Compare the best line with rivals.
+def _number(what: str, number: float, others: list[Any]) -> str:
+    article = "a" if what.startswith("r") else "an"
+    return f"the highest {what}, {number:.1f}" if others else f"{article} {what} of {number:.1f}"
+
+
+def _under_attack(tidy: pd.DataFrame, rows: list[Any], what: str) -> Iterator[str]:
+    """Yield sentences on the accuracy under each attack, whose answers no run keeps."""
+    by_attack = defaultdict[str, list[tuple[float, str, Any]]](list)
+    for row in rows:
+        robust = _of_records(tidy, row, lambda record: record.get("robust_accuracy"))
+        if robust == robust:
+            attack, _, form = str(dict(row.settings).get(ATTACK)).partition(" images")
+            others = tuple(pair for pair in row.settings if pair[0] != ATTACK)
+            name = ", ".join([row.method + form, *setting_texts(others)])
+            by_attack[f"{attack} images"].append((robust, name, row))
+    for attack, found in by_attack.items():
+        (robust, name, best), *others = sorted(found, key=lambda each: -each[0])
+        text = f"under {attack}, {name} has {_number(f'robust {what}', robust, others)}"
+        text += "; no difference is claimed, as runs keep no answers under attack" * bool(others)
+        zero = [f" Zero-shot CLIP has {of:.1f}." for of, _, x in others if x.trainer == ZERO_SHOT]
+        yield f"{text}.{''.join(zero)}"
+
+
+def _claims(place: pd.DataFrame, best: Any, rivals: list[Any], others: int) -> dict[str, str]:
+    """Compare the best line with rivals in the rows of a place.
 
     Returns:
         By the name of a rival the difference with its interval, empty where it is not told apart;
         rivals that cannot be compared are left out.
     """
     names = [best.name, *(row.name for row in rivals)]
-    of_place = tidy["name"].isin(names) & tidy["shots"].isin([0, shots])
-    of_place &= (tidy["group"] == best.group) if best.average else (tidy["table"] == best.table)
     try:
-        records = Comparisons(tidy[of_place], best.name).records()
+        records = Comparisons(place[place["name"].isin(names)], best.name).records()
     except UserError:  # all have other CLIPs, or other test images
         return {}
     wanted = {"dataset": best.dataset, "column": best.column, "artist": None}
     return {
         found["other"]: f"{found['difference']:.1f} [{found['low']:.1f}, {found['high']:.1f}]"
-        if found["low"] > 0 and found["p"] * others < LEVEL
+        if found["low"] > 0 and found["p"] is not None and found["p"] * others < LEVEL
         else ""
         for found in records
         if all(found[key] == value for key, value in wanted.items())
         and found["difference"] is not None
         and found["datasets"] == found["of"]
     }
-
-
-def _list(names: list[str]) -> str:
-    *first, last = names
-    return f"{', '.join(first)} and {last}" if first else last
 
 
 def _of_records(tidy: pd.DataFrame, row: Any, number: Callable[[dict], float | None]) -> float:

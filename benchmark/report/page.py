@@ -19,7 +19,7 @@ from .names import dataset_title
 from .notes import bold_note, interval, notes
 from .pictures import SHEET_NAME
 from .plots import WIDTH, Drawing, encode_figure, figures
-from .tables import Section, Table, tables
+from .tables import Section, Table, in_words, tables
 from .views import View, pictures_of
 
 FOLDERS = [Path(__file__).parent, Path(advice.__file__).parent]  # which has the style
@@ -97,7 +97,7 @@ def page_of(
     results = {outcome.run.folder: outcome.result for outcome in done}  # some are in two tables
     names = list(dict.fromkeys(table_rows["dataset"][~table_rows["average"]]))
     data = dataset_title(names[0]) if len(names) == 1 else f"{len(names)} data sets"
-    titles = " and ".join(x.title for x in sections if isinstance(x, Protocol))
+    titles = in_words([x.title for x in sections if isinstance(x, Protocol)])
     return render_page(printable(f"{titles} on {data}"), sections, results.values(), sentences)
 
 

@@ -8,13 +8,15 @@ are fixed. The difference, made linear (H is not), is the sum of a table of cont
 seeds. The variance of such a sum when rows and columns are resampled has a closed form (the
 infinitesimal jackknife, to which a bootstrap converges), without the noise of random draws:
 
-    variance = rows + max(0, columns - cells)
+    variance = columns + max(0, rows - cells)
 
-`rows` is the variance of the units' sums over seeds, `columns` that of the seeds' sums over units.
+`columns` is the variance of the seeds' sums over units, `rows` that of the units' sums over seeds.
 Both contain the variance of single cells (a training's answers to a unit), `cells`, so it is
 subtracted once (Owen, The pigeonhole bootstrap, Annals of Applied Statistics 1, 2007; Cameron,
-Gelbach and Miller, Journal of Business and Economic Statistics 29, 2011). Each part has its own
-quantile of Student's t, because few seeds (or few classes) estimate their variance poorly.
+Gelbach and Miller, Journal of Business and Economic Statistics 29, 2011): from the part of units,
+since few seeds estimate theirs so poorly that the remainder would often be 0. Each part has its
+own quantile of Student's t, because few seeds (or few classes) estimate their variance poorly.
+With one seed, cells and columns are 0, and the interval is about other units alone.
 """
 
 from itertools import cycle
@@ -23,6 +25,8 @@ from typing import NamedTuple
 import numpy as np
 
 LEVEL = 0.95
+LEAST = 6  # units; no five that differ could have p below 0.05, even if all speak for one method
+ROUNDING = 1e-9  # points, of a width that would be 0
 
 
 class Pair(NamedTuple):
@@ -48,13 +52,15 @@ Block = list[Pair]  # one data set: a single pair for plain accuracy, else base 
 class Difference(NamedTuple):
     """Ours minus theirs in points, with its 95% interval and p-value.
 
-    p is below 0.05 exactly where the interval excludes zero.
+    p is below 0.05 exactly where the interval excludes zero. It is None where no difference can be
+    claimed: a method that trains has one seed, fewer than LEAST units differ, or nothing varies.
     """
 
     value: float
     low: float
     high: float
-    p: float
+    p: float | None
+    differing: int  # units that the methods do not answer alike
 
 
 class Variance(NamedTuple):
@@ -74,10 +80,11 @@ class Variance(NamedTuple):
         return float(by_units + by_seeds) ** 0.5
 
 
-def difference(blocks: list[Block], total: bool = False) -> Difference:
+def difference(blocks: list[Block], total: bool = False, trained: bool = True) -> Difference:
     """Compute the difference of two methods, of averages if there are several data sets.
 
-    With `total`, the metric is the sum of the means on base and new images, not their H.
+    With `total`, the metric is the sum of the means on base and new images, not their H. `trained`
+    is False if neither method depends on the seed.
     """
     means = np.mean([[pair.accuracies.mean(axis=1) for pair in block] for block in blocks], axis=0)
     linear = total or len(means) == 1
@@ -86,7 +93,13 @@ def difference(blocks: list[Block], total: bool = False) -> Difference:
     slopes = np.ones_like(means) if linear else _slopes(means)
     variance = _variance(blocks, slopes / len(blocks))
     half = variance.half(1 - LEVEL)
-    return Difference(value, value - half, value + half, _p(abs(value), variance))
+    half = half if half > ROUNDING else 0.0
+    pairs = [pair for block in blocks for pair in block]
+    unlike = [pair.units[(pair.ours != pair.theirs).any(axis=0)] for pair in pairs]
+    differing = len(np.unique(np.concatenate(unlike)))
+    alone = trained and min(len(pair.seeds) for pair in pairs) < 2
+    p = None if alone or differing < LEAST or half == 0 else _p(abs(value), variance)
+    return Difference(value, value - half, value + half, p, differing)
 
 
 def harmonic(base: np.ndarray | float, new: np.ndarray | float) -> np.ndarray:
@@ -140,10 +153,10 @@ def _variance(blocks: list[Block], slopes: np.ndarray) -> Variance:
     by_unit = table.sum(axis=0)
     units = np.bincount(kind, by_unit**2)
     by_chance = ((table - by_unit / S) ** 2).sum()
-    seen = (by_seed**2).sum() - by_chance
+    of_seeds = S / max(S - 1, 1)
     return Variance(
-        units=units.sum(),
-        seeds=max(0.0, seen) * S / max(S - 1, 1),
+        units=max(0.0, units.sum() - by_chance * of_seeds),
+        seeds=(by_seed**2).sum() * of_seeds,
         units_freedom=units.sum() ** 2 / (units**2 / freedom).sum() if units.any() else 1,
         seeds_freedom=max(S - 1, 1),
     )

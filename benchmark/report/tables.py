@@ -330,6 +330,12 @@ def seeds_text(seeds: Sequence[int]) -> str:
     return f"seed{'s' * (len(seeds) > 1)} {' '.join(map(str, seeds))}"
 
 
+def in_words(names: Sequence[str]) -> str:
+    """Return names as in a sentence: `a, b and c`."""
+    *first, last = names
+    return f"{', '.join(first)} and {last}" if first else last
+
+
 def first_head(protocol: Protocol) -> str:
     """Return the head of the first column of a protocol's tables."""
     return "Variant" if protocol.by_variant else "Method"

@@ -28,20 +28,20 @@ def tables(outcomes, method="ALIGN"):
 
 
 def test_base_to_new_has_a_line_for_each_other_method(answered):
-    outcomes = base2new(answered, "ALIGN", [30, 30], [20, 20])
-    outcomes += base2new(answered, "CoOp", [26, 26], [20, 20])
+    outcomes = base2new(answered, "ALIGN", [30] * 3, [20] * 3)
+    outcomes += base2new(answered, "CoOp", [24] * 3, [20] * 3)
     outcomes += base2new(answered, "ZeroshotCLIP", [10], [10])
     (table,) = tables(outcomes)
     assert table.title == (
-        "Base-to-new on emoji: ALIGN minus each other on test images, 16 shots, seeds 1 2"
+        "Base-to-new on emoji: ALIGN minus each other on test images, 16 shots, seeds 1 2 3"
     )
     assert table.head == ["Method", "Base", "New", "H"]
     found = lines(table)
     assert list(found) == ["ZeroshotCLIP", "CoOp"] and not table.problems
     base, new, h = found["CoOp"]
-    assert base == "+10.00 [+0.28, +19.72] p 0.044"  # the t interval of 4 ones and 36 zeros
+    assert base == "+15.00 [+3.43, +26.57] p 0.012"  # the t interval of 6 ones and 34 zeros
     assert new == "equal"
-    assert h.startswith(f"{2 * 75 * 50 / 125 - 2 * 65 * 50 / 115:+.2f} [")
+    assert h.startswith(f"{2 * 75 * 50 / 125 - 2 * 60 * 50 / 110:+.2f} [")
     assert found["ZeroshotCLIP"][0].endswith("p < 0.001")
 
 
@@ -53,7 +53,48 @@ def test_the_method_that_lacks_a_seed_is_blamed_once(answered):
     assert table.problems == [
         f"ALIGN, emoji, {columns}: 1 of 2 seeds" for columns in ("Base", "New", "Base, New")
     ]
-    assert all(line[1].text.endswith(" (one seed)") for line in table.lines)
+    assert all(line[1].text.endswith("] (one seed, 2 images differ)") for line in table.lines)
+
+
+def test_one_seed_has_no_p_where_a_method_trains(answered):
+    """Answers to images say nothing about other trainings."""
+    outcomes = [answered("ALIGN", 1, "all", 40, protocol="few_shot")]
+    outcomes += [answered("CoOp", 1, "all", 4, protocol="few_shot")]
+    untrained = {"protocol": "few_shot", "num_params": 0, "shots": 0}
+    outcomes += [answered("ZeroshotCLIP", 1, "all", 10, **untrained)]
+    outcomes += [answered("StatA", 1, "all", 30, **untrained)]
+    (table,) = tables(outcomes)
+    texts = {name: text for name, (*_, text) in lines(table).items()}
+    assert texts.keys() == {"ZeroshotCLIP", "StatA", "CoOp"}
+    assert all(text.endswith("] (one seed)") for text in texts.values())
+    assert "methods that train have no p" in " ".join(table.caption)
+    (table,) = tables(outcomes, "StatA")
+    texts = {name: " ".join(cells) for name, cells in lines(table).items()}
+    assert "] p < 0.001 (one seed)" in texts["ZeroshotCLIP"]
+    assert "] (one seed)" in texts["CoOp"]
+
+
+@pytest.mark.parametrize("seeds", [2, 3])
+def test_two_seeds_are_called_too_few(answered, seeds):
+    outcomes = base2new(answered, "ALIGN", [30, 31, 30][:seeds], [20] * seeds)
+    outcomes += base2new(answered, "CoOp", [20, 22, 20][:seeds], [20] * seeds)
+    (table,) = tables(outcomes)
+    assert any("repeat with a third" in text for text in table.caption) == (seeds == 2)
+
+
+def test_fewer_than_six_images_that_differ_have_no_p(answered):
+    outcomes = base2new(answered, "ALIGN", [30] * 3, [20] * 3)
+    outcomes += base2new(answered, "CoOp", [25] * 3, [20] * 3)
+    outcomes += base2new(answered, "VPT", [24] * 3, [0] * 3)
+    outcomes += base2new(answered, "MaPLe", [30] * 3, [0] * 3)
+    (table,) = tables(outcomes)
+    found = lines(table)
+    assert found["CoOp"][0].endswith("] (5 images differ)") and found["CoOp"][1] == "equal"
+    assert "] p 0.0" in found["VPT"][0]
+    alone = [answered(name, 1, "all", right, 1, "dtd", protocol="few_shot", num_params=0)
+             for name, right in (("MTA", 1), ("ZERO", 0))]  # fmt: skip
+    (table,) = tables(alone, "MTA")
+    assert lines(table)["ZERO"] == ["+100.00 [+100.00, +100.00] (one seed, 1 images differ)"]
 
 
 def test_averages_are_over_the_data_sets_that_both_methods_have(answered):
@@ -68,7 +109,7 @@ def test_averages_are_over_the_data_sets_that_both_methods_have(answered):
     assert found["CoOp"][0].startswith("+15.00 [")
     assert found["CoOp"][2].startswith(f"{2 * 65 * 50 / 115 - 50:+.2f} [")
     assert found["MaPLe"][0].startswith("+10.00 [") and found["MaPLe"][0].endswith("(1 of 2)")
-    assert "Where there is one seed, the interval is not about other seeds." in table.caption
+    assert any("the interval is not about other seeds" in text for text in table.caption)
 
 
 def test_few_shot_has_a_column_for_each_number_of_shots(answered):
@@ -145,17 +186,17 @@ def test_an_unknown_method_is_refused(answered):
 
 
 def test_every_format_has_the_difference(answered):
-    outcomes = base2new(answered, "ALIGN", [30], [20])
-    outcomes += base2new(answered, "CoOp", [26], [20])
+    outcomes = base2new(answered, "ALIGN", [30] * 3, [20] * 3)
+    outcomes += base2new(answered, "CoOp", [24] * 3, [20] * 3)
     listed = frame(outcomes)
     view = Comparisons(listed, "ALIGN")
     for form in ("text", "markdown", "latex", "html"):
-        assert "+10.00 [" in shown(view, form, listed).replace("{[}", "[")
+        assert "+15.00 [" in shown(view, form, listed).replace("{[}", "[")
     (first, *_) = csv.DictReader(io.StringIO(shown(view, "csv", listed)))
     (same, *_) = json.loads(shown(view, "json", listed))["comparisons"]
-    assert float(first["difference"]) == pytest.approx(10) == pytest.approx(same["difference"])
+    assert float(first["difference"]) == pytest.approx(15) == pytest.approx(same["difference"])
     assert (same["column"], same["other"], same["images"]) == ("base", "CoOp", 40)
-    assert same["p"] == same["p_holm"] == pytest.approx(0.044, abs=5e-4)
+    assert same["p"] == same["p_holm"] == pytest.approx(0.012, abs=5e-4)
 
 
 STYLES = ("emoji", "emoji_blur", "emoji_dither", "emoji_night")
@@ -221,12 +262,17 @@ def test_classes_are_resampled_by_their_names(answered):
 
 
 def test_p_is_adjusted_for_the_comparisons_of_its_column(answered):
-    outcomes = base2new(answered, "ALIGN", [30, 30], [20, 20])
-    for trainer, right in (("CoOp", 24), ("MaPLe", 25), ("VPT", 29)):
-        outcomes += base2new(answered, trainer, [right, right], [20, 20])
+    """Those that have no p, since too few images differ, count."""
+    outcomes = base2new(answered, "ALIGN", [30] * 3, [20] * 3)
+    for trainer, right in (("CoOp", 20), ("MaPLe", 23), ("VPT", 29)):
+        outcomes += base2new(answered, trainer, [right] * 3, [20] * 3)
     records = Comparisons(frame(outcomes), "ALIGN").records()
-    p, adjusted = ([r[key] for r in records if r["column"] == "base"] for key in ("p", "p_holm"))
-    assert adjusted == pytest.approx(holm(p)) and adjusted != pytest.approx(p)
+    by_name = {r["other"]: r for r in records if r["column"] == "base"}
+    p, adjusted = ([r[key] for r in by_name.values()] for key in ("p", "p_holm"))
+    assert by_name["VPT"]["p"] is None is by_name["VPT"]["p_holm"]
+    expected = holm([1 if x is None else x for x in p])
+    assert [x for x in adjusted if x] == pytest.approx([e for e in expected if e < 1])
+    assert by_name["CoOp"]["p_holm"] == pytest.approx(3 * by_name["CoOp"]["p"])
 
 
 def test_the_motifs_of_the_embedded_images_are_those_of_their_split():
@@ -258,14 +304,15 @@ def of_stream(trainer, accuracies, order="few:1-4:64", **more):
 def test_streams_have_lines_of_their_own_and_tasks_are_paired():
     """Each seed draws its own tasks; those of one seed and number are compared with each other."""
     some = np.random.default_rng(0).uniform(20, 90, (2, 50))
-    outcomes = of_stream("TDA", (some + 3).tolist()) + of_stream("StatA", some.tolist())
+    more = some + 3 + np.arange(50) % 2
+    outcomes = of_stream("TDA", more.tolist()) + of_stream("StatA", some.tolist())
     outcomes += of_stream("DPE", some.tolist(), drawn="other")
     outcomes += few_shot("MTA", 16, (70.0, 70.0), "dtd")
     assert all(flaw(one.result) is None for one in outcomes)
     (table,) = tables(outcomes, "TDA, STREAM few:1-4:64")
     found = lines(table)
     (text,) = found["StatA, STREAM few:1-4:64"]
-    assert text.startswith("+3.00 [+3.00, +3.00] p < 0.001")
+    assert text.startswith("+3.50 [+3.36, +3.64] p < 0.001")
     assert found["DPE, STREAM few:1-4:64"] == ["-"] and found["MTA"] == ["-"]
     assert "Resampled: tasks and seeds." in table.caption
     assert "DPE, STREAM few:1-4:64, dtd, 16 shots, Accuracy: other test images" in str(

@@ -1,6 +1,7 @@
 """The first lines of a report: what was found, and what is not claimed."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from outcomes import base2new, few_shot, outcome, rows, transfer
@@ -17,9 +18,9 @@ def found(outcomes):
 
 @pytest.fixture
 def four(answered):
-    outcomes = base2new(answered, "ALIGN", [36, 36], [30, 30], num_classes=3)
-    outcomes += base2new(answered, "MaPLe", [36, 36], [29, 29], num_classes=3)
-    outcomes += base2new(answered, "CoOp", [20, 20], [20, 20], num_classes=3)
+    outcomes = base2new(answered, "ALIGN", [36] * 3, [30] * 3, num_classes=3)
+    outcomes += base2new(answered, "MaPLe", [36] * 3, [29] * 3, num_classes=3)
+    outcomes += base2new(answered, "CoOp", [20] * 3, [20] * 3, num_classes=3)
     return outcomes + base2new(answered, "ZeroshotCLIP", [10], [10], num_classes=3)
 
 
@@ -33,20 +34,91 @@ def test_the_best_line_is_above_one_and_not_told_apart_from_another(four):
     assert rest.endswith("] lower. Chance is 33.3.")
 
 
-def test_one_seed_claims_nothing(answered):
-    outcomes = [answered("ALIGN", 1, "all", 40, protocol="few_shot", num_classes=3)]
-    outcomes += [answered("CoOp", 1, "all", 4, protocol="few_shot", num_classes=3)]
-    assert found(outcomes) == [
-        "Few-shot recognition, emoji, 16 shots: ALIGN has the highest accuracy, 100.0; with one "
-        "seed, no difference is claimed. Chance is 33.3."
+@pytest.mark.parametrize("seeds", [1, 2, 3])
+def test_one_seed_and_two_claim_nothing(answered, seeds):
+    outcomes = [
+        answered(trainer, seed, "all", right - seed, protocol="few_shot", num_classes=3)
+        for trainer, right in (("ALIGN", 40), ("CoOp", 5))
+        for seed in range(1, seeds + 1)
     ]
+    (text,) = found(outcomes)
+    says = {
+        1: "97.5; with one seed, nothing is claimed about methods that train. Chance is 33.3.",
+        2: "96.2; with two seeds, intervals are too wide to claim anything about methods that "
+        "train. Chance is 33.3.",
+        3: "95.0; 87.5 [",
+    }
+    start = "Few-shot recognition, emoji, 16 shots: ALIGN has the highest accuracy, "
+    assert text.startswith(start + says[seeds])
+
+
+def test_one_training_claims_nothing_beside_an_untrained_best(answered):
+    """Two methods that train nothing are told apart by their images alone."""
+    more = {"protocol": "few_shot", "num_classes": 3}
+    outcomes = [answered("CoOp", 1, "all", 4, **more)]
+    for trainer, right in (("ZeroshotCLIP", 36), ("StatA", 10)):
+        outcomes.append(answered(trainer, 1, "all", right, shots=0, num_params=0, **more))
+    (text,) = found(outcomes)
+    assert "nothing is claimed about methods that train; 65.0 [" in text
+    assert "] above StatA (25.0)" in text and "CoOp" not in text
+
+
+def test_lines_that_lack_runs_are_named(answered):
+    outcomes = [answered("ZeroshotCLIP", 1, "all", 10, protocol="few_shot", shots=0)]
+    outcomes += [answered("CoOp", seed, "all", 9, protocol="few_shot") for seed in (1, 2)]
+    outcomes += [answered("LPPlusPlus", 1, "all", 38, protocol="few_shot")]
+    outcomes += few_shot("ALIGN", 16, (0,), "emoji", problem="failed: no memory")
+    (text,) = found(outcomes)
+    assert "ZeroshotCLIP has the highest accuracy, 25.0" in text
+    assert text.endswith(
+        " Left out, as runs are missing: ALIGN (0 of 2) and LPPlusPlus (1 of 2)."
+    )
+    whole = [*outcomes[:3], answered("LPPlusPlus", 1, "all", 38, protocol="few_shot", shots=4)]
+    assert "Left out" not in found(whole)[0]  # it has other shots
+
+
+def test_too_few_images_that_differ_claim_nothing(answered):
+    alone = [answered(name, 1, "all", right, 1, "dtd", protocol="few_shot", num_params=0)
+             for name, right in (("MTA", 1), ("ZERO", 0))]  # fmt: skip
+    assert "100.0; not told apart from ZERO (0.0)" in found(alone)[0]
+
+
+def test_the_first_line_is_about_attacked_images(answered):
+    """Runs keep no answers to attacked images, so nothing is claimed about these."""
+
+    def attacked(trainer, base, new, form="", kind="pgd"):
+        facts = {"text": f"{kind} 4/255, 100 steps of 0.25, 64 images{form}"}
+        more = {"attack": facts, "clean_accuracy": 50.0, "num_params": 0 if form else 10}
+        outcomes = [
+            answered(trainer, seed, part, right, robust_accuracy=robust, variant=kind, **more)
+            for part, (right, robust) in (("base", base), ("new", new))
+            for seed in (1, 2, 3)
+        ]
+        config = {"config": {"TEST": {"ATTACK": kind}}}
+        return [replace(one, result=one.result | config) for one in outcomes]
+
+    outcomes = attacked("CoOp", (36, 10.0), (36, 30.0)) + attacked("ALIGN", (30, 40.0), (30, 40.0))
+    outcomes += attacked("ZeroshotCLIP", (10, 5.0), (10, 5.0), ", static")
+    first, second = found(outcomes)
+    assert first == (
+        "Base-to-new, emoji, 16 shots: under pgd 4/255, 100 steps of 0.25, 64 images, ALIGN has "
+        "the highest robust H, 40.0; no difference is claimed, as runs keep no answers under "
+        "attack. Zero-shot CLIP has 5.0."
+    )
+    assert second.startswith("Base-to-new, emoji, 16 shots, before the attack: CoOp, attack pgd")
+    assert " has the highest H, 90.0; " in second
+    other = attacked("MaPLe", (30, 1.0), (30, 1.0), kind="cw")
+    of_pgd, of_cw, _ = found(outcomes[:6] + other)
+    assert "under pgd 4/255" in of_pgd and ", CoOp has a robust H of 15.0." in of_pgd
+    assert "under cw 4/255" in of_cw and "MaPLe has a robust H of 1.0" in of_cw
 
 
 def test_without_predictions_or_rivals_only_the_numbers_are_named():
     assert found(few_shot("CoOp", 4, (60, 62))) == [
-        "Few-shot recognition, DTD, 4 shots: CoOp has the accuracy, 61.0."
+        "Few-shot recognition, DTD, 4 shots: CoOp has an accuracy of 61.0."
     ]
-    outcomes = few_shot("CoOp", 4, (60, 62), num_classes=50) + few_shot("ALIGN", 4, (90, 92))
+    outcomes = few_shot("CoOp", 4, (60, 61, 62), num_classes=50)
+    outcomes += few_shot("ALIGN", 4, (90, 91, 92))
     assert found(outcomes) == [
         "Few-shot recognition, DTD, 4 shots: ALIGN has the highest accuracy, 91.0."
     ]
