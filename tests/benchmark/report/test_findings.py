@@ -70,9 +70,7 @@ def test_lines_that_lack_runs_are_named(answered):
     outcomes += few_shot("ALIGN", 16, (0,), "emoji", problem="failed: no memory")
     (text,) = found(outcomes)
     assert "ZeroshotCLIP has the highest accuracy, 25.0" in text
-    assert text.endswith(
-        " Left out, as runs are missing: ALIGN (0 of 2) and LPPlusPlus (1 of 2)."
-    )
+    assert text.endswith(" Left out, as runs are missing: ALIGN (0 of 2) and LPPlusPlus (1 of 2).")
     whole = [*outcomes[:3], answered("LPPlusPlus", 1, "all", 38, protocol="few_shot", shots=4)]
     assert "Left out" not in found(whole)[0]  # it has other shots
 

@@ -52,7 +52,7 @@ def motifs(images=MOTIFS):
 
 
 def coverage(units, draws=600, **how):
-    """Return the share of intervals for average H (or accuracy) that have the true difference, 0."""
+    """Return the share of intervals for average H, or accuracy, that hold the true difference, 0."""
     rng, held = np.random.default_rng(1), 0
     for _ in range(draws):
         found = difference(blocks(two_methods(rng, **how), units))
@@ -76,7 +76,7 @@ def test_the_interval_has_its_nominal_coverage(seeds, spread):
 CLOSE = {  # 100 * spread are about 2 points of accuracy
     "accuracy": {"images": (1000,), "data_sets": 1, "seeds": 3, "spread": 0.04},
     "H": {"images": (500, 500), "data_sets": 4, "seeds": 3, "spread": 0.07},
-    "nine seeds": {"images": (1000,), "data_sets": 1, "seeds": 9, "spread": 0.03},
+    "nine seeds": {"images": (1000,), "data_sets": 1, "seeds": 9, "spread": 0.025},
 }
 
 
@@ -85,7 +85,7 @@ CLOSE = {  # 100 * spread are about 2 points of accuracy
 def test_p_is_below_5_percent_in_about_5_percent_of_draws(how):
     """Also where seeds vary about as much as single answers, and both methods fail alike."""
     false = 1 - coverage(motifs(how["images"]), draws=2000, own=0, **how)
-    assert 0.02 <= false <= 0.062
+    assert 0.02 <= false <= 0.06
 
 
 def two_methods_of_halves(rng, measure, images=(60, 50), data_sets=2, seeds=3):
