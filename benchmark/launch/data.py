@@ -7,7 +7,7 @@ from contextlib import redirect_stdout
 
 from trainers.prompting.embedded import file_sha256, other_weights
 from trainers.prompting.errors import UserError, printable
-from trainers.prompting.storage.records import sentences_text
+from trainers.prompting.storage.records import sentences_text, stream_text
 
 from ..protocols.base import Run
 from ..protocols.configs import dataset_class, dataset_name
@@ -81,6 +81,13 @@ def other_sentences(result: dict) -> str | None:
     then, path = result.get("sentences"), value_at(result.get("config"), "DATASET.SENTENCES")
     same = not then or not os.path.isfile(str(path)) or sentences_text(path) == then
     return None if same else f"the sentences {then}, not {sentences_text(path)}"
+
+
+def other_order(result: dict) -> str | None:
+    """Return how the file of a stream has changed since a record; None if it has not."""
+    then, path = value_at(result, "stream.name"), value_at(result, "config.TEST.STREAM")
+    now = stream_text(str(path))
+    return None if not then or now in (then, path) else f"the stream {then}, not {now}"
 
 
 def other_earlier(result: dict) -> str | None:

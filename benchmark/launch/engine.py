@@ -173,7 +173,7 @@ class Engine:
             now = self._now
             why = data.other_data(run, result, root, now) or data.other_clip(result, now)
         why = why or data.other_features(result, file) or data.other_sentences(result)
-        return why or data.other_earlier(result)
+        return why or data.other_order(result) or data.other_earlier(result)
 
     def resumes(self, run: Run) -> bool:
         """Return True if the run resumes from a checkpoint in its folder."""

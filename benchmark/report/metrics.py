@@ -21,6 +21,7 @@ from .measured import Measured, place_of
 from .names import dataset_title
 from .per_image import arrays_of, tasks_of
 from .tables import ONE_SEED, Cell, Table, protocol_of, seeds_text, spread_note
+from .training import prediction_sets
 
 MISSING = "metrics missing in results.json; repeat the run with TEST.PREDICTIONS True"
 AT_BOUND = "the temperature is at its bound, so that ECE scaled could be less"
@@ -29,6 +30,7 @@ OOD_NOTE = (
     "AUROC and FPR95 (%) of telling test images from those of another data set, which stands "
     "before them, by MCM or GL-MCM."
 )
+SETS = {key: metric for key, metric in METRICS.items() if key.startswith("set_")}
 N_NOTE = "n: test images of the class."
 
 
@@ -62,14 +64,17 @@ def _test(rows: pd.DataFrame) -> Measured:
     seeds = rows.groupby("name")["seed"].agg(lambda column: list(dict.fromkeys(column)))
     lines = rows.drop_duplicates("name")
     lines = lines.assign(seeds=lines["name"].map(seeds), problems=[[] for _ in range(len(lines))])
-    return Measured(where, place_of(row, row.of_shots, row.column), protocol, lines, rows)
+    lines = lines.assign(prediction_sets=lines["outcome"].map(prediction_sets))
+    place = place_of(row, row.of_shots, row.column)
+    return Measured(where, place, protocol, lines, rows, more=["prediction_sets"])
 
 
 class Metrics:
     """Tables with a line for each method and a column for each metric.
 
     Tables over base and new classes (accuracies, costs) come first, then those of each test, with
-    the out-of-distribution detection of its runs.
+    the prediction sets of its runs, one table for each setting, and their out-of-distribution
+    detection.
     """
 
     heading = "More metrics"
@@ -90,7 +95,9 @@ class Metrics:
     def _tables(self, test: Measured) -> Iterator[Table]:
         by_metric = dict(tuple(test.numbers.groupby("metric")))
         metrics = {
-            key: each for key, each in METRICS.items() if each.everywhere or key in by_metric
+            key: each
+            for key, each in METRICS.items()
+            if each.everywhere or (key in by_metric and key not in SETS)
         }
         no_rows, spread = test.numbers[:0], spread_note(test.lines["seeds"].str.len().max())
         of_tasks = test.numbers["outcome"].map(tasks_of).astype(bool)  # without by design
@@ -105,6 +112,10 @@ class Metrics:
         notes = [spread, *explain(metrics, self.bins), *attacks.note(each_row(test.lines))]
         table = test.table(": metrics", metrics, notes, problems)
         yield replace(table, picture=f"{self.picture}_{test.name}")
+        with_sets = test.lines[test.lines["name"].isin(by_metric.get("set_size", no_rows)["name"])]
+        for setting, lines in with_sets.groupby("prediction_sets", sort=False):
+            title = f": prediction sets ({setting})"
+            yield test._replace(lines=lines).table(title, SETS, [spread, *explain(SETS)])
         if metrics := {key: each for key, each in _ood(test).items() if key in by_metric}:
             problems = test.without(pd.concat(by_metric[key] for key in metrics), NO_OOD)
             title = ": out-of-distribution detection"

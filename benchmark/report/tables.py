@@ -284,6 +284,7 @@ def _caption(rows: list[Any]) -> list[str]:
                 *apart_note(averages), *attacks.note(rows)]  # fmt: skip
     spread = spread_note(seeds_of(rows), first.interval)
     sentences = [spread, *h_note(protocol), *edited_note(rows), *computed_note(rows)]
+    sentences += repeated_note(rows)
     sentences += attacks.note(rows)
     if first.tried in protocol.variant_notes:
         sentences.append(protocol.variant_notes[first.tried])
@@ -305,6 +306,15 @@ def edited_note(rows: Iterable[Any]) -> list[str]:
     """Return a sentence on the methods whose code was edited after some of the runs, if any."""
     names = dict.fromkeys(f"{row.name} ({', '.join(row.edited)})" for row in rows if row.edited)
     return [f"Code edited after some runs had begun: {', '.join(names)}."] if names else []
+
+
+def repeated_note(rows: Iterable[Any]) -> list[str]:
+    """Return a sentence on the seeds of a line whose losses are all equal, if any are."""
+    names = dict.fromkeys(
+        f"{row.name} ({seeds_text(row.repeated)})" for row in rows if row.repeated
+    )
+    why = "which repeat one training, and are no sample of several"
+    return [f"Seeds whose losses are all equal, {why}: {', '.join(names)}."] if names else []
 
 
 def h_note(protocol: Protocol) -> list[str]:

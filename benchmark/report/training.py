@@ -29,8 +29,9 @@ def unfelt(result: Mapping) -> set[str]:
 def compared_config(result: Mapping) -> dict:
     """Return the config of a record by which runs are compared.
 
-    Label noise and imbalance that are `unfelt` count as none, and a file of sentences as what it
-    holds. Weights that the training started from are always named, and so are left out.
+    Label noise and imbalance that are `unfelt` count as none, and a file of sentences or of a
+    stream as what it holds. Weights that the training started from are always named, and so are
+    left out.
     """
     config = result.get("config") or {}
     data, model = config.get("DATASET") or {}, config.get("MODEL") or {}
@@ -38,8 +39,10 @@ def compared_config(result: Mapping) -> dict:
     defaults |= {SOURCE: result["sentences"]} if result.get("sentences") else {}
     parts = {"DATASET": data | defaults} if defaults else {}
     parts |= {"MODEL": {**model, INIT: ""}} if model.get(INIT) else {}
+    test = config.get("TEST") or {}
+    if stream := (result.get("stream") or {}).get("name"):
+        parts["TEST"] = test | {"STREAM": stream}
     if result.get("attack"):  # which `attacks` names, as the next one
-        test = config.get("TEST") or {}
         parts["TEST"] = {key: x for key, x in test.items() if not key.startswith("ATTACK")}
     if value_at(config, TRAINED):
         parts["TRAIN"] = {key: x for key, x in config["TRAIN"].items() if key != "ATTACK"}
@@ -81,6 +84,17 @@ def always_named(outcome: Outcome) -> Settings | None:
     of_test = config.get("TEST") or {}
     stream = tuple((key, of_test[key]) for key, x in STREAM.items() if of_test.get(key, x) != x)
     return (*changes, *sentences, *stream, *initial_weights(outcome), *attacks(outcome))
+
+
+def prediction_sets(outcome: Outcome) -> str | None:
+    """Return the settings that prediction sets depend on, in words; None if none were measured."""
+    result = outcome.result or {}
+    if result.get("set_size") is None:
+        return None
+    test = value_at(result.get("config"), "TEST") or {}
+    values = {key: test.get(f"CONFORMAL_{key}") for key in ("ALPHA", "SHARE", "OT")}
+    texts = [f"{key} {value}" for key, value in values.items() if value not in (None, False)]
+    return ", ".join([test.get("CONFORMAL") or "unknown score", *texts])
 
 
 def earlier_text(outcome: Outcome, key: str) -> str | None:

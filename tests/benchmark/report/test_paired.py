@@ -52,7 +52,7 @@ def motifs(images=MOTIFS):
 
 
 def coverage(units, draws=600, **how):
-    """Return the share of intervals for average H, or accuracy, that hold the true difference, 0."""
+    """Return the share of intervals (average H, or accuracy) that hold the true difference, 0."""
     rng, held = np.random.default_rng(1), 0
     for _ in range(draws):
         found = difference(blocks(two_methods(rng, **how), units))

@@ -12,6 +12,7 @@ from golden_files import read
 from models import settings
 from paths import GOLDEN
 
+from benchmark.launch.data import other_order
 from trainers.prompting import UserError, build_method, extend_cfg, load_run
 from trainers.prompting.method import METHODS
 from trainers.prompting.record.predictions import read_predictions
@@ -49,6 +50,17 @@ def test_tasks_are_those_of_the_public_code(golden):
         assert rows.tolist() == golden.tensors[f"batch/{i}/index"].tolist()
 
 
+@pytest.mark.parametrize("size", [4, 5, 6])
+def test_a_task_is_drawn_also_where_it_takes_its_whole_pool(size):
+    """As StatA's code does (`>=`): the draw puts the pool of 5 into another order."""
+    (task,) = streams.draw_tasks(np.zeros(5), 1, 1, size, 1, np.random.RandomState(3))
+    random = np.random.RandomState(3)
+    random.randint(1, 2)
+    expected = np.arange(5) if size > 5 else random.choice(5, size, replace=False)
+    random.shuffle(expected)
+    assert task.tolist() == expected.tolist()
+
+
 @pytest.mark.parametrize("gamma", ["0.1", "0.001", "-1"])
 def test_streams_are_those_of_the_public_code(golden, gamma):
     """With other seeds for the shares and the order inside a part; the last batch is kept."""
@@ -73,14 +85,25 @@ def test_an_order_from_a_file(tmp_path):
         assert stream.order == order and [*map(len, stream.batches)] == sizes
 
 
-RANGE = "needs 1 or more of each, and LOW up to HIGH"
+RANGE = "needs 1 or more of each, LOW up to HIGH, and at most 100,000 tasks"
+DIGITS = "1" * 5000
 FORM = "but must be stream:GAMMA:SIZE, with GAMMA above 0, or separate:SIZE, with SIZE from 1 to 12"
 MISTAKES = {
-    "fwe:1-4:64": "TEST.STREAM is 'fwe:1-4:64', which is no file and no stream: give shuffled",
+    "fwe:1-4:64": "TEST.STREAM is 'fwe:1-4:64', which is no file of numbers and no stream: give shuffled",
     "few:0-4:64": RANGE,
     "few:4-1:64": RANGE,
     "few:1-4:0": RANGE,
     "few:1-4:64:0": RANGE,
+    "few:1-2:4:99999999": RANGE,
+    "few:1-2:4:99999999999": "in at most 9 digits",
+    f"few:1-2:{DIGITS}": "few:LOW-HIGH:SIZE:TASKS, in at most 9 digits",
+    f"order.txt:{DIGITS}": "which is no file of numbers and no stream",
+    "/dev/zero": "which is no file of numbers and no stream",
+    "/dev/zero:4": "which is no file of numbers and no stream",
+    "stream": FORM,
+    "separate": FORM,
+    f"separate:{DIGITS}": FORM,
+    "separate:\u00b2": FORM,
     "few:3:64": "but must be few:LOW-HIGH:SIZE or few:LOW-HIGH:SIZE:TASKS",
     "stream:0:4": FORM,
     "stream:nan:4": FORM,
@@ -92,12 +115,13 @@ MISTAKES = {
     "lacking": "has row 3 not at all: name each once",
     "double": "has row 2 more than once: name each once",
     "large": "has '12', but rows are from 0 to 11",
+    "long": "has '1111111111111111111111111111111111111111', but rows are from 0 to 11",
     "words": "has 'cat', but rows are from 0 to 11",
     "empty": "has row 0 not at all",
 }
 FILES = {
     "lacking": [0, 1, 2, *range(4, 12)], "double": [2, *range(12)], "large": [*range(13)],
-    "words": ["cat", *range(12)], "empty": [],
+    "words": ["cat", *range(12)], "empty": [], "long": [DIGITS],
 }  # fmt: skip
 
 
@@ -119,7 +143,7 @@ UNFIT = {
     "ood": (OF_TASKS | {"OOD": ["TinyOthers"]}, "few:1-2:4: leave TEST.OOD out"),
     "attack": ({"STREAM": "separate:4", "ATTACK": "pgd"}, "order than TEST.STREAM separate:4"),
     "unkept": (OF_TASKS | {"PREDICTIONS": False}, "by task: set TEST.PREDICTIONS True"),
-    "file": ({"STREAM": "nowhere.txt"}, "is 'nowhere.txt', which is no file and no stream"),
+    "file": ({"STREAM": "nowhere.txt"}, "is 'nowhere.txt', which is no file of numbers and no"),
 }
 
 
@@ -243,6 +267,13 @@ def test_a_memory_along_a_stream_again_and_again(place):
         found.append((record["stream"]["order"], predictions["prediction"].tolist()))
         (out / "results.json").unlink()
     assert found[0] == found[1]
+    name, digest = record["stream"]["name"].split()
+    assert (name, len(digest), other_order(record)) == ("order.txt", 12, None)
+    (place / "order.txt").write_text("\n".join(map(str, order[::-1])))
+    changed = f"the stream order.txt {digest}, not order.txt "
+    assert other_order(record).startswith(changed)
+    (place / "order.txt").unlink()
+    assert other_order(record) is None
     method.reset()
     logits = torch.cat([method.predict(x[rows]).logits for rows in torch.tensor(order).split(3)])
     assert predictions["prediction"][order].tolist() == logits.argmax(1).tolist()

@@ -11,6 +11,7 @@ from ..embedded import file_sha256
 from .files import read_file
 
 RECORD = "results.json"
+DRAWN = ("shuffled", "few", "stream", "separate")  # first words of a TEST.STREAM that is no file
 
 
 class BadRecord(Exception):
@@ -56,6 +57,25 @@ def read_record(folder: Path, flaw: Callable[[Any], str | None] = flaw) -> dict[
     if why:
         raise BadRecord(f"{path} {why}")
     return record
+
+
+def is_whole(text: str) -> bool:
+    """Return True for a whole number with few enough digits to count images."""
+    return text.isdecimal() and len(text) < 10
+
+
+def order_path(stream: str) -> str:
+    """Return the path in a TEST.STREAM, which may end in the size of a batch."""
+    path, _, size = stream.rpartition(":")
+    return os.path.expanduser(path if path and is_whole(size) else stream)
+
+
+def stream_text(stream: str) -> str:
+    """Return a TEST.STREAM as records have it: of a file its name and what it holds."""
+    path = order_path(stream)
+    if stream.partition(":")[0] in DRAWN or not os.path.isfile(path):
+        return stream
+    return f"{os.path.basename(stream)} {file_sha256(path)[:12]}"
 
 
 def sentences_text(source: str) -> str:

@@ -1,13 +1,13 @@
 """Streams of test images: their order, and the batches or tasks that they come in (TEST.STREAM).
 
-Tasks of few classes, and shares of classes that change, are StatA's (Zanella et al., CVPR 2025),
-and equal its public code with the same seed. docs/metrics.md explains them.
+Tasks of few classes, and shares of classes that change, are StatA's (Zanella et al., CVPR 2025).
+docs/metrics.md explains them. Tasks equal those of its public code with the same seed; shares do
+where they are given, since that code draws them without a seed.
 """
 
 import hashlib
 import re
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,9 +17,11 @@ from ..capabilities.transductive import Transductive
 from ..dataset_keys import STREAM
 from ..errors import UserError, need
 from ..method import Method
+from ..storage.files import read_file
+from ..storage.records import is_whole, order_path
 
 SHUFFLED = STREAM["STREAM"]
-TASKS = 1000
+TASKS, MOST_TASKS = 1000, 100_000
 FORMS = "shuffled, few:LOW-HIGH:SIZE, stream:GAMMA:SIZE, separate:SIZE, FILE or FILE:SIZE"
 
 
@@ -97,19 +99,23 @@ def read_stream(text: str, labels: np.ndarray, seed: int) -> Stream:
         >>> labels[read_stream("separate:2", labels, seed=1).order].tolist()
         [2, 1, 1, 0, 0]
     """
-    random, where = np.random.RandomState(seed), f"TEST.STREAM is '{text}'"
+    random, where = np.random.RandomState(seed), f"TEST.STREAM is '{text:.60}'"
     kind, *rest = text.split(":")
-    if match := re.fullmatch(r"few:(\d+)-(\d+):(\d+)(?::(\d+))?", text):
+    if match := re.fullmatch(r"few:(\d{1,9})-(\d{1,9}):(\d{1,9})(?::(\d{1,9}))?", text):
         low, high, size, count = (TASKS if x is None else int(x) for x in match.groups())
         need(
-            1 <= low <= high and size and count,
-            f"{where}, but few:LOW-HIGH:SIZE:TASKS needs 1 or more of each, and LOW up to HIGH",
+            1 <= low <= high and size and 1 <= count <= MOST_TASKS,
+            f"{where}, but few:LOW-HIGH:SIZE:TASKS needs 1 or more of each, LOW up to HIGH, and "
+            f"at most {MOST_TASKS:,} tasks",
         )
         return Stream([*draw_tasks(labels, low, high, size, count, random)], tasks=True)
-    need(kind != "few", f"{where}, but must be few:LOW-HIGH:SIZE or few:LOW-HIGH:SIZE:TASKS")
-    size = int(rest[-1]) if rest and rest[-1].isdigit() else 0
+    need(
+        kind != "few",
+        f"{where}, but must be few:LOW-HIGH:SIZE or few:LOW-HIGH:SIZE:TASKS, in at most 9 digits",
+    )
+    size = int(rest[-1]) if rest and is_whole(rest[-1]) else 0
     if kind in ("stream", "separate"):
-        gamma = number(rest[0]) if kind == "stream" else None
+        gamma = number(rest[0]) if rest and kind == "stream" else None
         need(
             len(rest) == 1 + (kind == "stream") and 1 <= size <= len(labels) and gamma != 0,
             f"{where}, but must be stream:GAMMA:SIZE, with GAMMA above 0, or separate:SIZE, with "
@@ -118,7 +124,7 @@ def read_stream(text: str, labels: np.ndarray, seed: int) -> Stream:
         shares = np.random.default_rng(seed)
         order = np.concatenate([*draw_parts(labels, gamma, size, random, shares)])
     else:
-        order = read_order(text, text.removesuffix(f":{size}") if size else text, len(labels))
+        order = read_order(text, len(labels))
     return Stream(np.split(order, range(size, len(order), size)) if size else [order])
 
 
@@ -146,7 +152,7 @@ def draw_tasks(
         if k < len(rows):
             chosen = [rows[i] for i in random.choice(len(rows), k, replace=False)]
         pool = np.concatenate(chosen)
-        task = random.choice(pool, size, replace=False) if len(pool) > size else pool
+        task = random.choice(pool, size, replace=False) if len(pool) >= size else pool
         random.shuffle(task)
         yield task
 
@@ -178,18 +184,20 @@ def draw_parts(
         yield part
 
 
-def read_order(text: str, path: str, n: int) -> np.ndarray:
-    """Return the rows in a file, one a line, from 0; raises UserError if it lacks one of n.
+def read_order(text: str, n: int) -> np.ndarray:
+    """Return the rows in the file that a TEST.STREAM names, one a line, from 0.
 
-    `text` is TEST.STREAM, for the message if it is none.
+    Raises:
+        UserError: there is no such file, or it lacks one of n.
     """
+    path = order_path(text)
     try:
-        words = Path(path).expanduser().read_text("utf-8").split()
+        words = read_file(path).decode().split()
     except (OSError, ValueError):
         raise UserError(
-            f"TEST.STREAM is '{text}', which is no file and no stream: give {FORMS}"
+            f"TEST.STREAM is '{text:.60}', which is no file of numbers and no stream: give {FORMS}"
         ) from None
-    odd = [word for word in words if not (word.isdecimal() and int(word) < n)]
+    odd = [word[:40] for word in words if not (is_whole(word) and int(word) < n)]
     need(not odd, f"'{path}' of TEST.STREAM has '{odd and odd[0]}', but rows are from 0 to {n - 1}")
     order = np.array(words, dtype=int)
     counts = np.bincount(order, minlength=n)
