@@ -29,14 +29,8 @@ DIFFERENCE = (
     "Difference in points [95% interval], and p, adjusted by Holm for the number of comparisons in "
     "its column."
 )
-ONE_SEED = (
-    "Where there is one seed, the interval is not about other seeds, and methods that train have "
-    "no p."
-)
-TWO_SEEDS = (
-    "Two seeds say so little about others that most intervals are too wide to be of use: "
-    "repeat with a third."
-)
+ONE_SEED = "With one seed, the interval is not about others, and methods that train have no p."
+TWO_SEEDS = "With two seeds, most intervals are too wide to be of use: repeat with a third."
 AVERAGE = "Differences of the means over the data sets."
 
 # Units that may be resampled, each with the function that names the unit of every test image.

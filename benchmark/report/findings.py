@@ -13,7 +13,7 @@ from trainers.prompting.errors import UserError, printable
 
 from ..protocols.base import shots_text
 from .compare import Comparisons
-from .frame import each_row, setting_texts
+from .frame import each_row
 from .gains import ZERO_SHOT
 from .names import dataset_title
 from .paired import harmonic
@@ -23,10 +23,8 @@ from .training import ATTACK
 
 RIVALS = 4  # lines after the best that it is compared with
 LEVEL = 0.05  # of p times the number of other lines (Bonferroni)
-FEW = {  # by the number of seeds
-    1: "with one seed, nothing is claimed about methods that train",
-    2: "with two seeds, intervals are too wide to claim anything about methods that train",
-}
+NOTHING = "nothing is claimed about methods that train"
+FEW = {1: f"with one seed, {NOTHING}", 2: f"intervals of two seeds are so wide that {NOTHING}"}
 
 
 def findings(tidy: pd.DataFrame, table_rows: pd.DataFrame) -> list[str]:
@@ -44,9 +42,9 @@ def findings(tidy: pd.DataFrame, table_rows: pd.DataFrame) -> list[str]:
 
 
 def _places(table_rows: pd.DataFrame) -> Iterator[tuple[list[Any], list[Any]]]:
-    """Yield the rows that compete, of averages where there are some.
+    """Yield the rows that compete, the best first, and those that lack runs.
 
-    Those that are complete come first, the best first, then those that lack runs.
+    They are of averages where there are some.
     """
     targets = table_rows[table_rows["dataset"] != table_rows["source"]]
     for _, group in targets.groupby("group", sort=False):
@@ -70,7 +68,7 @@ def _findings(tidy: pd.DataFrame, rows: list[Any], lacking: list[Any]) -> list[s
     attacked = [f"{', '.join(details)}: {text}" for text in _under_attack(tidy, rows, what)]
     details += ["before the attack"] * bool(attacked)
     zero = next((row for row in rows if row.trainer == ZERO_SHOT), None)
-    parts = [f"{best.name} has {_number(what, best.mean, others)}"]
+    parts = [_first(best.name, what, best.mean, others)]
     claims: dict[str, str] = {}
     if others:
         same = (tidy["group"] == best.group) if best.average else (tidy["table"] == best.table)
@@ -88,9 +86,8 @@ def _findings(tidy: pd.DataFrame, rows: list[Any], lacking: list[Any]) -> list[s
         names = [f"{row.name} ({row.mean:.1f})" for row in level]
         parts += [f"not told apart from {in_words(names)}"] if level else []
     sentences = [f"{', '.join(details)}: {'; '.join(parts)}."]
-    if lacking:
-        names = [row.name + count_text(row) for row in lacking]
-        sentences.append(f"Left out, as runs are missing: {in_words(names)}.")
+    names = [row.name + count_text(row) for row in lacking]
+    sentences += [f"Left out, as runs are missing: {in_words(names)}."] if names else []
     if zero is not None and zero is not best:
         claim = claims.get(zero.name)
         ending = f", {claim} lower" if claim else "" if claim is None else ", not told apart"
@@ -105,27 +102,25 @@ def _findings(tidy: pd.DataFrame, rows: list[Any], lacking: list[Any]) -> list[s
     return [*attacked, " ".join(sentences)]
 
 
-def _number(what: str, number: float, others: list[Any]) -> str:
-    article = "a" if what.startswith("r") else "an"
-    return f"the highest {what}, {number:.1f}" if others else f"{article} {what} of {number:.1f}"
+def _first(name: str, what: str, number: float, others: Any) -> str:
+    if others:
+        return f"{name} has the highest {what}, {number:.1f}"
+    return f"the {what} of {name} is {number:.1f}"
 
 
 def _under_attack(tidy: pd.DataFrame, rows: list[Any], what: str) -> Iterator[str]:
-    """Yield sentences on the accuracy under each attack, whose answers no run keeps."""
-    by_attack = defaultdict[str, list[tuple[float, str, Any]]](list)
+    """Yield a sentence on each attack; answers to attacked images, no run keeps."""
+    by_attack = defaultdict[str, list[tuple[float, str]]](list)
     for row in rows:
         robust = _of_records(tidy, row, lambda record: record.get("robust_accuracy"))
         if robust == robust:
-            attack, _, form = str(dict(row.settings).get(ATTACK)).partition(" images")
-            others = tuple(pair for pair in row.settings if pair[0] != ATTACK)
-            name = ", ".join([row.method + form, *setting_texts(others)])
-            by_attack[f"{attack} images"].append((robust, name, row))
+            attack = str(dict(row.settings).get(ATTACK)).removesuffix(", static")
+            by_attack[attack].append((robust, row.name.replace(f", {ATTACK} {attack}", "")))
     for attack, found in by_attack.items():
-        (robust, name, best), *others = sorted(found, key=lambda each: -each[0])
-        text = f"under {attack}, {name} has {_number(f'robust {what}', robust, others)}"
-        text += "; no difference is claimed, as runs keep no answers under attack" * bool(others)
-        zero = [f" Zero-shot CLIP has {of:.1f}." for of, _, x in others if x.trainer == ZERO_SHOT]
-        yield f"{text}.{''.join(zero)}"
+        (robust, name), *others = sorted(found, reverse=True)
+        text = f"under {attack}, {_first(name, f'robust {what}', robust, others)}"
+        names = in_words([f"{name} ({robust:.1f})" for robust, name in others[:RIVALS]])
+        yield f"{text}, before {names}; no difference is tested." if others else f"{text}."
 
 
 def _claims(place: pd.DataFrame, best: Any, rivals: list[Any], others: int) -> dict[str, str]:

@@ -94,10 +94,9 @@ class Metrics:
 
     def _tables(self, test: Measured) -> Iterator[Table]:
         by_metric = dict(tuple(test.numbers.groupby("metric")))
+        by_metric = {key: rows for key, rows in by_metric.items() if key not in SETS}
         metrics = {
-            key: each
-            for key, each in METRICS.items()
-            if each.everywhere or (key in by_metric and key not in SETS)
+            key: each for key, each in METRICS.items() if each.everywhere or key in by_metric
         }
         no_rows, spread = test.numbers[:0], spread_note(test.lines["seeds"].str.len().max())
         of_tasks = test.numbers["outcome"].map(tasks_of).astype(bool)  # without by design
@@ -112,8 +111,7 @@ class Metrics:
         notes = [spread, *explain(metrics, self.bins), *attacks.note(each_row(test.lines))]
         table = test.table(": metrics", metrics, notes, problems)
         yield replace(table, picture=f"{self.picture}_{test.name}")
-        with_sets = test.lines[test.lines["name"].isin(by_metric.get("set_size", no_rows)["name"])]
-        for setting, lines in with_sets.groupby("prediction_sets", sort=False):
+        for setting, lines in test.lines.groupby("prediction_sets", sort=False):
             title = f": prediction sets ({setting})"
             yield test._replace(lines=lines).table(title, SETS, [spread, *explain(SETS)])
         if metrics := {key: each for key, each in _ood(test).items() if key in by_metric}:

@@ -310,11 +310,9 @@ def edited_note(rows: Iterable[Any]) -> list[str]:
 
 def repeated_note(rows: Iterable[Any]) -> list[str]:
     """Return a sentence on the seeds of a line whose losses are all equal, if any are."""
-    names = dict.fromkeys(
-        f"{row.name} ({seeds_text(row.repeated)})" for row in rows if row.repeated
-    )
-    why = "which repeat one training, and are no sample of several"
-    return [f"Seeds whose losses are all equal, {why}: {', '.join(names)}."] if names else []
+    names = dict.fromkeys(f"{x.name} ({seeds_text(x.repeated)})" for x in rows if x.repeated)
+    what = "Seeds whose losses are all equal, as of one training"
+    return [f"{what}: {', '.join(names)}."] if names else []
 
 
 def h_note(protocol: Protocol) -> list[str]:
@@ -342,8 +340,7 @@ def seeds_text(seeds: Sequence[int]) -> str:
 
 def in_words(names: Sequence[str]) -> str:
     """Return names as in a sentence: `a, b and c`."""
-    *first, last = names
-    return f"{', '.join(first)} and {last}" if first else last
+    return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
 
 
 def first_head(protocol: Protocol) -> str:

@@ -87,14 +87,11 @@ def always_named(outcome: Outcome) -> Settings | None:
 
 
 def prediction_sets(outcome: Outcome) -> str | None:
-    """Return the settings that prediction sets depend on, in words; None if none were measured."""
-    result = outcome.result or {}
-    if result.get("set_size") is None:
-        return None
-    test = value_at(result.get("config"), "TEST") or {}
-    values = {key: test.get(f"CONFORMAL_{key}") for key in ("ALPHA", "SHARE", "OT")}
-    texts = [f"{key} {value}" for key, value in values.items() if value not in (None, False)]
-    return ", ".join([test.get("CONFORMAL") or "unknown score", *texts])
+    """Return the settings of prediction sets, as `lac, ALPHA 0.1`; None without sets."""
+    test = value_at(outcome.result, "config.TEST") or {}
+    more = {key: x for key, x in test.items() if key.startswith("CONFORMAL_") and x is not False}
+    texts = [f"{key.partition('_')[2]} {x}" for key, x in more.items()]
+    return ", ".join([test["CONFORMAL"], *texts]) if test.get("CONFORMAL") else None
 
 
 def earlier_text(outcome: Outcome, key: str) -> str | None:

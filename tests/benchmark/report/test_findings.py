@@ -44,7 +44,7 @@ def test_one_seed_and_two_claim_nothing(answered, seeds):
     (text,) = found(outcomes)
     says = {
         1: "97.5; with one seed, nothing is claimed about methods that train. Chance is 33.3.",
-        2: "96.2; with two seeds, intervals are too wide to claim anything about methods that "
+        2: "96.2; intervals of two seeds are so wide that nothing is claimed about methods that "
         "train. Chance is 33.3.",
         3: "95.0; 87.5 [",
     }
@@ -100,20 +100,20 @@ def test_the_first_line_is_about_attacked_images(answered):
     first, second = found(outcomes)
     assert first == (
         "Base-to-new, emoji, 16 shots: under pgd 4/255, 100 steps of 0.25, 64 images, ALIGN has "
-        "the highest robust H, 40.0; no difference is claimed, as runs keep no answers under "
-        "attack. Zero-shot CLIP has 5.0."
+        "the highest robust H, 40.0, before CoOp (15.0) and ZeroshotCLIP, static (5.0); no "
+        "difference is tested."
     )
     assert second.startswith("Base-to-new, emoji, 16 shots, before the attack: CoOp, attack pgd")
     assert " has the highest H, 90.0; " in second
     other = attacked("MaPLe", (30, 1.0), (30, 1.0), kind="cw")
     of_pgd, of_cw, _ = found(outcomes[:6] + other)
-    assert "under pgd 4/255" in of_pgd and ", CoOp has a robust H of 15.0." in of_pgd
-    assert "under cw 4/255" in of_cw and "MaPLe has a robust H of 1.0" in of_cw
+    assert "under pgd 4/255" in of_pgd and ", the robust H of CoOp is 15.0." in of_pgd
+    assert "under cw 4/255" in of_cw and "the robust H of MaPLe is 1.0" in of_cw
 
 
 def test_without_predictions_or_rivals_only_the_numbers_are_named():
     assert found(few_shot("CoOp", 4, (60, 62))) == [
-        "Few-shot recognition, DTD, 4 shots: CoOp has an accuracy of 61.0."
+        "Few-shot recognition, DTD, 4 shots: the accuracy of CoOp is 61.0."
     ]
     outcomes = few_shot("CoOp", 4, (60, 61, 62), num_classes=50)
     outcomes += few_shot("ALIGN", 4, (90, 91, 92))

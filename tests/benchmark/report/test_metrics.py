@@ -143,7 +143,7 @@ def test_prediction_sets_of_other_settings_stand_in_other_tables():
     assert len(first.lines) == 5 and not first.problems
     found = {table.title.partition(" sets ")[2]: [*lines(table)] for table in others}
     assert found == {
-        "(lac, ALPHA 0.1, SHARE 0.5)": ["VPT", "CoOp"],
+        "(lac, ALPHA 0.1, SHARE 0.5)": ["CoOp", "VPT"],
         "(aps, ALPHA 0.1, SHARE 0.5, OT True)": ["MaPLe"],
         "(lac, ALPHA 0.5, SHARE 0.5)": ["ALIGN"],
     }

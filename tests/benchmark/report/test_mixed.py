@@ -116,10 +116,7 @@ def test_seeds_whose_losses_are_all_equal_are_named():
     outcomes[2].result["losses"] = {"loss": 2.5, "acc": 41.0}
     others = few_shot("TDA", 1, (50, 50), losses=None) + few_shot("ALIGN", 1, (50, 51))
     (note,) = [text for text in only_table(outcomes + others).caption if "losses" in text]
-    assert note == (
-        "Seeds whose losses are all equal, which repeat one training, and are no sample of "
-        "several: CoOp (seeds 1 2)."
-    )
+    assert note == ("Seeds whose losses are all equal, as of one training: CoOp (seeds 1 2).")
     outcomes[1].result["losses"] = {"loss": 2.6, "acc": 40.0}
     assert not any("losses" in text for text in only_table(outcomes).caption)
 

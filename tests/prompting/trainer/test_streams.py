@@ -89,7 +89,7 @@ RANGE = "needs 1 or more of each, LOW up to HIGH, and at most 100,000 tasks"
 DIGITS = "1" * 5000
 FORM = "but must be stream:GAMMA:SIZE, with GAMMA above 0, or separate:SIZE, with SIZE from 1 to 12"
 MISTAKES = {
-    "fwe:1-4:64": "TEST.STREAM is 'fwe:1-4:64', which is no file of numbers and no stream: give shuffled",
+    "fwe:1-4:64": "TEST.STREAM is 'fwe:1-4:64', which is no file of numbers and no stream: give",
     "few:0-4:64": RANGE,
     "few:4-1:64": RANGE,
     "few:1-4:0": RANGE,

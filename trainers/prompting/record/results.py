@@ -12,14 +12,7 @@ from ..dataset_keys import STREAM, WAFFLE
 from ..embedded import file_sha256
 from ..errors import UserError
 from ..storage.files import write_whole
-from ..storage.records import (
-    BadRecord,
-    is_number,
-    is_percent,
-    read_record,
-    sentences_text,
-    stream_text,
-)
+from ..storage.records import BadRecord, is_number, is_percent, read_record, sentences_text
 from . import predictions
 from .environment import git_commit, peak_memory_mib, versions
 from .metrics import detection, metrics
@@ -157,7 +150,7 @@ def counts_seed(trainer) -> bool:
 def stream(cfg, trainer) -> dict[str, str] | None:
     """Return the name of the stream of test images and a digest of its order, if order matters."""
     of_run = getattr(getattr(trainer, f"{cfg.TEST.SPLIT}_loader", None), "stream", None)
-    return of_run and {"name": stream_text(cfg.TEST.STREAM), "order": of_run.digest}
+    return of_run and {"name": of_run.name, "order": of_run.digest}
 
 
 def tasks(trainer) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from ..dataset_keys import STREAM
 from ..errors import UserError, need
 from ..method import Method
 from ..storage.files import read_file
-from ..storage.records import is_whole, order_path
+from ..storage.records import is_whole, order_path, stream_text
 
 SHUFFLED = STREAM["STREAM"]
 TASKS, MOST_TASKS = 1000, 100_000
@@ -29,11 +29,13 @@ class Stream(NamedTuple):
     """Test images in the order in which they come.
 
     batches: rows of the split, those that come together. tasks: True if each batch is a task of its
-    own, in which images of others recur; else the batches have each image once.
+    own, in which images of others recur; else the batches have each image once. name: as in
+    records.
     """
 
     batches: Sequence[np.ndarray]
     tasks: bool = False
+    name: str = SHUFFLED
 
     @property
     def order(self) -> list[int]:
@@ -81,7 +83,8 @@ def check_stream(method: Method, dataset: Any, cfg: CfgNode) -> None:
 def stream_in(cfg: CfgNode, items: Sequence[Any]) -> Stream:
     """Return the stream of a split's items that TEST.STREAM and the seed give."""
     labels = np.array([item.label for item in items])
-    return read_stream(cfg.TEST.STREAM, labels, max(cfg.SEED, 0))
+    stream = read_stream(cfg.TEST.STREAM, labels, max(cfg.SEED, 0))
+    return stream._replace(name=stream_text(cfg.TEST.STREAM))
 
 
 def read_stream(text: str, labels: np.ndarray, seed: int) -> Stream:
