@@ -1,6 +1,7 @@
 """Attacks on images: gradients of all methods, and the golden files."""
 
 import json
+from copy import deepcopy
 
 import golden_files
 import models
@@ -20,6 +21,7 @@ from trainers.prompting.robustness import (
     pgd,
     to_images,
 )
+from trainers.prompting.transport.solver import Sinkhorn, SinkhornResult
 
 NAMES = models.NAMES[:2]
 QUICK = ("ALIGN", "CoCoOp", "HiCroPL", "ProLIP", "TPT", "ZeroshotCLIP")
@@ -43,6 +45,50 @@ def test_gradients_reach_the_pixels(tiny_clip, name):
     with torch.no_grad():
         difference = (loss(x + step) - loss(x - step)) / 2
     assert float((gradient * step).sum()) == pytest.approx(float(difference), rel=0.01)
+
+
+@pytest.mark.parametrize(("name", "node"), {"ALIGN": {"DEPTH": 3}, "PLOT": {}}.items())
+def test_the_gradient_to_the_image_is_that_with_constant_plans(tiny_clip, monkeypatch, name, node):
+    """In float64 it is the difference in any direction, if the plans stay; if they move, it is not.
+
+    What else is left out would be seen. CLIP's normalisation and the token level take float32.
+    """
+    monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
+    monkeypatch.setattr(type(tiny_clip.visual.ln_pre), "forward", torch.nn.LayerNorm.forward)
+    torch.manual_seed(0)
+    clip = deepcopy(tiny_clip).double()
+    method = build_method(name, {"N": 2, **node}, clip, NAMES).eval().double()
+    x, solve, plans = models.images(1).double(), Sinkhorn.__call__, []
+
+    def loss(images, call=solve):
+        monkeypatch.setattr(Sinkhorn, "__call__", call)
+        return F.cross_entropy(method(images), torch.tensor([0]))
+
+    def keep(solver, cost, a=None, b=None):
+        plans.append(solve(solver, cost, a, b))
+        return plans[-1]
+
+    def held():
+        kept = iter(plans)
+
+        def call(solver, cost, a=None, b=None):
+            plan = next(kept).plan
+            return SinkhornResult(plan, (plan * cost).sum((-2, -1)), *plans[0][2:])
+
+        return call
+
+    images = x.clone().requires_grad_()
+    (own,) = torch.autograd.grad(loss(images), images)
+    with torch.no_grad():
+        loss(x, keep)
+        for seed in range(3):
+            step = torch.randn(x.shape, generator=torch.Generator().manual_seed(seed)).double()
+            step *= 1e-4 / step.norm()
+            along = float((own * step).sum())
+            fixed = float(loss(x + step, held()) - loss(x - step, held())) / 2
+            assert along == pytest.approx(fixed, rel=1e-4)
+            moved = float(loss(x + step) - loss(x - step)) / 2
+            assert along != pytest.approx(moved, rel=1e-3)
 
 
 # ------------------------------------------------------------------ the golden files
