@@ -29,8 +29,10 @@ DIFFERENCE = (
     "Difference in points [95% interval], and p, adjusted by Holm for the number of comparisons in "
     "its column."
 )
-ONE_SEED = "With one seed, the interval is not about others, and methods that train have no p."
-TWO_SEEDS = "With two seeds, most intervals are too wide to be of use: repeat with a third."
+FEW = {  # by the number of seeds
+    1: "With one seed, the interval is not about others; methods that depend on it have no p.",
+    2: "With two seeds, most intervals are too wide to be of use: repeat with a third.",
+}
 AVERAGE = "Differences of the means over the data sets."
 
 # Units that may be resampled, each with the function that names the unit of every test image.
@@ -258,8 +260,7 @@ class Comparisons:
             f"The intervals are about other {what}{these} and other seeds, not about other {nor}"
             "data sets.",
         ]
-        counts = set(members["seeds"].str.len())
-        return [*sentences, *[ONE_SEED] * (1 in counts), *[TWO_SEEDS] * (2 in counts)]
+        return sentences + [FEW[n] for n in sorted(set(members["seeds"].str.len())) if n in FEW]
 
     def _title(self, protocol: Protocol, members: pd.DataFrame) -> str:
         first = members.iloc[0]
@@ -294,8 +295,6 @@ def _cell(row) -> Cell:
         text = "equal"
     elif row.differing < LEAST:
         marks.append(f"{row.differing} {row.resampled} differ")
-    elif row.low == row.high:
-        marks.append("without variance")
     text += f" ({', '.join(marks)})" if marks else ""
     incomplete = row.average and row.datasets < row.of
     return Cell(f"{text} ({row.datasets} of {row.of})" if incomplete else text)

@@ -23,7 +23,7 @@ from .training import ATTACK
 
 RIVALS = 4  # lines after the best that it is compared with
 LEVEL = 0.05  # of p times the number of other lines (Bonferroni)
-NOTHING = "nothing is claimed about methods that train"
+NOTHING = "nothing is claimed about methods that depend on seeds"
 FEW = {1: f"with one seed, {NOTHING}", 2: f"intervals of two seeds are so wide that {NOTHING}"}
 
 
@@ -31,21 +31,17 @@ def findings(tidy: pd.DataFrame, table_rows: pd.DataFrame) -> list[str]:
     """Return a sentence or two on each table, or on the average of those that have one.
 
     They name the line with the highest mean in the last column (H, or accuracy with the most
-    shots), what it is better than, zero-shot CLIP, chance, and lines that lack runs. A difference
-    is claimed where its interval excludes zero, `difference` gives p, which times the number of
-    other lines is below 0.05, and methods that train have three seeds or more. Without a run of
-    zero-shot CLIP, it is that beside a method, if one has it. Sentences on attacked images come
-    before those on the others. `table_rows` are as `rows` returns them.
+    shots), what it is better than, lines that lack runs, zero-shot CLIP (without a run of it, that
+    beside a method) and chance. A difference is claimed where its interval excludes zero, p times
+    the number of other lines is below 0.05, and there are three seeds, or none matters. Attacked
+    images come first. `table_rows` are as `rows` returns them.
     """
     texts = (text for place in _places(table_rows) for text in _findings(tidy, *place))
     return [*map(printable, texts)]
 
 
 def _places(table_rows: pd.DataFrame) -> Iterator[tuple[list[Any], list[Any]]]:
-    """Yield the rows that compete, the best first, and those that lack runs.
-
-    They are of averages where there are some.
-    """
+    """Yield the rows that compete, the best first, and those that lack runs; averages if any."""
     targets = table_rows[table_rows["dataset"] != table_rows["source"]]
     for _, group in targets.groupby("group", sort=False):
         averaged = bool((group["average"] & group["complete"]).any())
@@ -87,7 +83,7 @@ def _findings(tidy: pd.DataFrame, rows: list[Any], lacking: list[Any]) -> list[s
         parts += [f"not told apart from {in_words(names)}"] if level else []
     sentences = [f"{', '.join(details)}: {'; '.join(parts)}."]
     names = [row.name + count_text(row) for row in lacking]
-    sentences += [f"Left out, as runs are missing: {in_words(names)}."] if names else []
+    sentences += [f"Left out, as runs are missing: {in_words(names)}."] * bool(names)
     if zero is not None and zero is not best:
         claim = claims.get(zero.name)
         ending = f", {claim} lower" if claim else "" if claim is None else ", not told apart"
@@ -103,13 +99,12 @@ def _findings(tidy: pd.DataFrame, rows: list[Any], lacking: list[Any]) -> list[s
 
 
 def _first(name: str, what: str, number: float, others: Any) -> str:
-    if others:
-        return f"{name} has the highest {what}, {number:.1f}"
-    return f"the {what} of {name} is {number:.1f}"
+    alone = f"the {what} of {name} is {number:.1f}"
+    return f"{name} has the highest {what}, {number:.1f}" if others else alone
 
 
 def _under_attack(tidy: pd.DataFrame, rows: list[Any], what: str) -> Iterator[str]:
-    """Yield a sentence on each attack; answers to attacked images, no run keeps."""
+    """Yield a sentence on each attack; runs do not keep answers to attacked images."""
     by_attack = defaultdict[str, list[tuple[float, str]]](list)
     for row in rows:
         robust = _of_records(tidy, row, lambda record: record.get("robust_accuracy"))

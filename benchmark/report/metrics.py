@@ -73,8 +73,7 @@ class Metrics:
     """Tables with a line for each method and a column for each metric.
 
     Tables over base and new classes (accuracies, costs) come first, then those of each test, with
-    the prediction sets of its runs, one table for each setting, and their out-of-distribution
-    detection.
+    the prediction sets of each setting, and out-of-distribution detection.
     """
 
     heading = "More metrics"
@@ -93,8 +92,7 @@ class Metrics:
         return by_protocol
 
     def _tables(self, test: Measured) -> Iterator[Table]:
-        by_metric = dict(tuple(test.numbers.groupby("metric")))
-        by_metric = {key: rows for key, rows in by_metric.items() if key not in SETS}
+        by_metric = {key: x for key, x in test.numbers.groupby("metric") if key not in SETS}
         metrics = {
             key: each for key, each in METRICS.items() if each.everywhere or key in by_metric
         }

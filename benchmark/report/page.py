@@ -97,7 +97,8 @@ def page_of(
     results = {outcome.run.folder: outcome.result for outcome in done}  # some are in two tables
     names = list(dict.fromkeys(table_rows["dataset"][~table_rows["average"]]))
     data = dataset_title(names[0]) if len(names) == 1 else f"{len(names)} data sets"
-    titles = in_words([x.title for x in sections if isinstance(x, Protocol)])
+    first, *others = [section.title for section in sections if isinstance(section, Protocol)]
+    titles = in_words([first, *(title[0].lower() + title[1:] for title in others)])
     return render_page(printable(f"{titles} on {data}"), sections, results.values(), sentences)
 
 

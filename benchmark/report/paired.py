@@ -13,10 +13,9 @@ infinitesimal jackknife, to which a bootstrap converges), without the noise of r
 `columns` is the variance of the seeds' sums over units, `rows` that of the units' sums over seeds.
 Both contain the variance of single cells (a training's answers to a unit), `cells`, so it is
 subtracted once (Owen, The pigeonhole bootstrap, Annals of Applied Statistics 1, 2007; Cameron,
-Gelbach and Miller, Journal of Business and Economic Statistics 29, 2011): from the part of units,
-since few seeds estimate theirs so poorly that the remainder would often be 0. Each part has its
-own quantile of Student's t, because few seeds (or few classes) estimate their variance poorly.
-With one seed, cells and columns are 0, and the interval is about other units alone.
+Gelbach and Miller, Journal of Business and Economic Statistics 29, 2011), from the part of units:
+few seeds estimate theirs poorly, and a remainder would often be 0, too narrow with three seeds in
+10% of draws. For the same reason each part has its own quantile of Student's t.
 """
 
 from itertools import cycle
@@ -26,7 +25,6 @@ import numpy as np
 
 LEVEL = 0.95
 LEAST = 6  # units; no five that differ could have p below 0.05, even if all speak for one method
-ROUNDING = 1e-9  # points, of a width that would be 0
 
 
 class Pair(NamedTuple):
@@ -92,13 +90,12 @@ def difference(blocks: list[Block], total: bool = False, trained: bool = True) -
     value = float(ours - theirs)
     slopes = np.ones_like(means) if linear else _slopes(means)
     variance = _variance(blocks, slopes / len(blocks))
-    half = variance.half(1 - LEVEL)
-    half = half if half > ROUNDING else 0.0
+    half = round(variance.half(1 - LEVEL), 9)  # 0 where nothing varies
     pairs = [pair for block in blocks for pair in block]
     unlike = [pair.units[(pair.ours != pair.theirs).any(axis=0)] for pair in pairs]
     differing = len(np.unique(np.concatenate(unlike)))
-    alone = trained and min(len(pair.seeds) for pair in pairs) < 2
-    p = None if alone or differing < LEAST or half == 0 else _p(abs(value), variance)
+    enough = not trained or min(len(pair.seeds) for pair in pairs) > 1
+    p = _p(abs(value), variance) if enough and differing >= LEAST and half else None
     return Difference(value, value - half, value + half, p, differing)
 
 

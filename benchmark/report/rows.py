@@ -3,7 +3,6 @@
 A row is a line of a table and a column of its protocol; averages over data sets are further lines.
 """
 
-import json
 from collections import defaultdict
 from itertools import chain
 from typing import Any
@@ -44,7 +43,10 @@ def rows(tidy: pd.DataFrame, interval: bool = False, beside_published: bool = Tr
     lines["least"] = by_line["least"].min()
     lines["other_data"] = by_line["other_data"].any()
     lines["alike"] = by_line["alike"].agg(lambda groups: [*dict.fromkeys(chain(*groups))])
-    lines["repeated"] = by_line[["column", "seed", "outcome"]].apply(_repeated)
+    losses = tidy["outcome"].map(lambda outcome: str((outcome.result or {}).get("losses") or ""))
+    twice = tidy.assign(losses=losses).duplicated(["line", "column", "losses"], keep=False)
+    repeated = tidy[twice & (losses != "")].groupby("line")["seed"]
+    lines["repeated"] = repeated.agg(lambda seeds: sorted(set(seeds)))
     line_seeds = by_line["seed"].agg(lambda seeds: sorted(set(seeds)))
     lines["seeds"] = lines["seeds"].where(lines["seeds"].notna(), line_seeds)
     lines["of"] = lines["seeds"].str.len()
@@ -71,15 +73,6 @@ def rows(tidy: pd.DataFrame, interval: bool = False, beside_published: bool = Tr
     cells["interval"], cells["average"] = interval, False
     cells["spread"] = _half_interval(cells) if interval else cells["std"]
     return pd.concat([cells, _averages(cells)], ignore_index=True)
-
-
-def _repeated(runs: pd.DataFrame) -> list[int]:
-    """Return the seeds of which all losses equal those of another one."""
-    by_losses = defaultdict[tuple, set](set)
-    for row in each_row(runs):
-        if losses := (row.outcome.result or {}).get("losses"):
-            by_losses[row.column, json.dumps(losses, sort_keys=True)].add(row.seed)
-    return sorted(set().union(*(seeds for seeds in by_losses.values() if len(seeds) > 1)))
 
 
 def of_seeds(accuracies: pd.DataFrame) -> pd.Series:

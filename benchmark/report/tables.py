@@ -284,8 +284,7 @@ def _caption(rows: list[Any]) -> list[str]:
                 *apart_note(averages), *attacks.note(rows)]  # fmt: skip
     spread = spread_note(seeds_of(rows), first.interval)
     sentences = [spread, *h_note(protocol), *edited_note(rows), *computed_note(rows)]
-    sentences += repeated_note(rows)
-    sentences += attacks.note(rows)
+    sentences += [*repeated_note(rows), *attacks.note(rows)]
     if first.tried in protocol.variant_notes:
         sentences.append(protocol.variant_notes[first.tried])
     if names := ", ".join(dict.fromkeys(dataset_title(x.dataset) for x in rows if x.other_data)):
@@ -310,9 +309,9 @@ def edited_note(rows: Iterable[Any]) -> list[str]:
 
 def repeated_note(rows: Iterable[Any]) -> list[str]:
     """Return a sentence on the seeds of a line whose losses are all equal, if any are."""
-    names = dict.fromkeys(f"{x.name} ({seeds_text(x.repeated)})" for x in rows if x.repeated)
-    what = "Seeds whose losses are all equal, as of one training"
-    return [f"{what}: {', '.join(names)}."] if names else []
+    repeated = {row.name: row.repeated for row in rows if isinstance(row.repeated, list)}
+    names = ", ".join(f"{name} ({seeds_text(seeds)})" for name, seeds in repeated.items())
+    return [f"Seeds whose losses are all equal, as of one training: {names}."] if names else []
 
 
 def h_note(protocol: Protocol) -> list[str]:

@@ -29,9 +29,8 @@ def unfelt(result: Mapping) -> set[str]:
 def compared_config(result: Mapping) -> dict:
     """Return the config of a record by which runs are compared.
 
-    Label noise and imbalance that are `unfelt` count as none, and a file of sentences or of a
-    stream as what it holds. Weights that the training started from are always named, and so are
-    left out.
+    Label noise and imbalance that are `unfelt` count as none, and files (of sentences, of a stream)
+    as what they hold. Weights that the training started from are always named, and so left out.
     """
     config = result.get("config") or {}
     data, model = config.get("DATASET") or {}, config.get("MODEL") or {}

@@ -22,6 +22,7 @@ from trainers.prompting import embedded
 from trainers.prompting.backbones import weights_sha256
 from trainers.prompting.embedded import EMBEDDED, file_sha256
 from trainers.prompting.errors import UserError
+from trainers.prompting.storage.records import stream_text
 from trainers.prompting.storage.saved import Saved
 
 COLOURS = itertools.product(range(256), repeat=3)
@@ -322,3 +323,20 @@ def test_a_finished_run_of_a_student_whose_teacher_was_trained_again(output, tmp
     done.refused(a, f"another teacher in '{place}'")
     place.unlink()
     assert done.again(a) == 0
+
+
+def test_a_finished_run_in_another_order_of_the_same_file_is_refused(output, tmp_path):
+    a, order = fill(tmp_path / "a", "ant", "bee"), tmp_path / "order.txt"
+    order.write_text("0 1 2")
+    text = f"{order}:2"
+    config = {"DATASET": {"ROOT": str(a)}, "TEST": {"STREAM": text}}
+    done = Done(output, a, config=config, stream={"name": stream_text(text), "order": "1a2b"})
+    assert done.again(a) == 0
+    order.write_text("2 1 0")
+    done.refused(a, "the stream order.txt:2 [0-9a-f]{12}, not order.txt:2 [0-9a-f]{12}")
+    order.unlink()
+    assert done.again(a) == 0
+    (output / "drawn").mkdir()
+    config["TEST"]["STREAM"] = "separate:2"
+    drawn = Done(output / "drawn", a, config=config, stream={"name": "separate:2", "order": "1"})
+    assert drawn.again(a) == 0

@@ -67,7 +67,7 @@ def test_one_seed_has_no_p_where_a_method_trains(answered):
     texts = {name: text for name, (*_, text) in lines(table).items()}
     assert texts.keys() == {"ZeroshotCLIP", "StatA", "CoOp"}
     assert all(text.endswith("] (one seed)") for text in texts.values())
-    assert "methods that train have no p" in " ".join(table.caption)
+    assert "methods that depend on it have no p" in " ".join(table.caption)
     (table,) = tables(outcomes, "StatA")
     texts = {name: " ".join(cells) for name, cells in lines(table).items()}
     assert "] p < 0.001 (one seed)" in texts["ZeroshotCLIP"]

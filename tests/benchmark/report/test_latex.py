@@ -131,6 +131,12 @@ def some(folder):
     ]  # fmt: skip
 
 
+def of_untrained(folder):
+    """Return outcomes as of methods that train nothing, whose p needs one seed."""
+    outcomes = some(folder)
+    return [replace(one, result=one.result | {"num_params": 0}) for one in outcomes]
+
+
 def recorded(folder):
     """Write the records of runs with predictions, and return their folders."""
     outcomes = some(folder)
@@ -153,7 +159,7 @@ KINDS = {
     "deviations": lambda folder: latex(protocols(folder), deviations=True),
     "ablation": lambda folder: latex(ablation("beta0.5", (50, 51), (60, 61))),
     "comparisons": lambda folder: shown(
-        Comparisons(frame(some(folder)), "ZeroshotCLIP"), "latex", None
+        Comparisons(frame(of_untrained(folder)), "ZeroshotCLIP"), "latex", None
     ),
     "metrics": lambda folder: shown(Metrics(frame(some(folder))), "latex", None),
     "classes": lambda folder: shown(Classes(frame(some(folder))), "latex", None),

@@ -45,6 +45,12 @@ def test_averages_come_first_and_the_page_has_a_dark_mode():
     assert "prefers-color-scheme: dark" in html
 
 
+def test_the_title_names_all_protocols():
+    outcomes = few_shot("CoOp", 1, (48,)) + ablation("beta1", (50,), (50,))
+    title = "<title>Base-to-new, few-shot recognition and ablation on 2 data sets</title>"
+    assert title in page(some_outcomes() + outcomes)
+
+
 @pytest.mark.slow
 def test_all_views_are_parts_of_one_page_with_their_plots(tmp_path, capsys):
     parts = {"base": 50.0, "new": 50.0}

@@ -85,7 +85,7 @@ def test_an_order_from_a_file(tmp_path):
         assert stream.order == order and [*map(len, stream.batches)] == sizes
 
 
-RANGE = "needs 1 or more of each, LOW up to HIGH, and at most 100,000 tasks"
+RANGE = "but numbers must be 1 or more, LOW up to HIGH, TASKS up to 100,000"
 DIGITS = "1" * 5000
 FORM = "but must be stream:GAMMA:SIZE, with GAMMA above 0, or separate:SIZE, with SIZE from 1 to 12"
 MISTAKES = {
@@ -95,8 +95,8 @@ MISTAKES = {
     "few:1-4:0": RANGE,
     "few:1-4:64:0": RANGE,
     "few:1-2:4:99999999": RANGE,
-    "few:1-2:4:99999999999": "in at most 9 digits",
-    f"few:1-2:{DIGITS}": "few:LOW-HIGH:SIZE:TASKS, in at most 9 digits",
+    "few:1-2:4:99999999999": "in up to 9 digits each",
+    f"few:1-2:{DIGITS}": "few:LOW-HIGH:SIZE[:TASKS], in up to 9 digits each",
     f"order.txt:{DIGITS}": "which is no file of numbers and no stream",
     "/dev/zero": "which is no file of numbers and no stream",
     "/dev/zero:4": "which is no file of numbers and no stream",
@@ -104,7 +104,7 @@ MISTAKES = {
     "separate": FORM,
     f"separate:{DIGITS}": FORM,
     "separate:\u00b2": FORM,
-    "few:3:64": "but must be few:LOW-HIGH:SIZE or few:LOW-HIGH:SIZE:TASKS",
+    "few:3:64": "but must be few:LOW-HIGH:SIZE[:TASKS], in up to 9 digits each",
     "stream:0:4": FORM,
     "stream:nan:4": FORM,
     "stream:x:4": FORM,

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -59,15 +60,9 @@ def read_record(folder: Path, flaw: Callable[[Any], str | None] = flaw) -> dict[
     return record
 
 
-def is_whole(text: str) -> bool:
-    """Return True for a whole number with few enough digits to count images."""
-    return text.isdecimal() and len(text) < 10
-
-
 def order_path(stream: str) -> str:
     """Return the path in a TEST.STREAM, which may end in the size of a batch."""
-    path, _, size = stream.rpartition(":")
-    return os.path.expanduser(path if path and is_whole(size) else stream)
+    return os.path.expanduser(re.sub(r":\d{1,9}$", "", stream))
 
 
 def stream_text(stream: str) -> str:

@@ -1,8 +1,8 @@
 """Streams of test images: their order, and the batches or tasks that they come in (TEST.STREAM).
 
 Tasks of few classes, and shares of classes that change, are StatA's (Zanella et al., CVPR 2025).
-docs/metrics.md explains them. Tasks equal those of its public code with the same seed; shares do
-where they are given, since that code draws them without a seed.
+Tasks equal its public code's with the same seed; shares are drawn there without one.
+docs/metrics.md explains them.
 """
 
 import hashlib
@@ -18,10 +18,11 @@ from ..dataset_keys import STREAM
 from ..errors import UserError, need
 from ..method import Method
 from ..storage.files import read_file
-from ..storage.records import is_whole, order_path, stream_text
+from ..storage.records import order_path, stream_text
 
 SHUFFLED = STREAM["STREAM"]
 TASKS, MOST_TASKS = 1000, 100_000
+WHOLE = r"\d{1,9}"
 FORMS = "shuffled, few:LOW-HIGH:SIZE, stream:GAMMA:SIZE, separate:SIZE, FILE or FILE:SIZE"
 
 
@@ -29,8 +30,7 @@ class Stream(NamedTuple):
     """Test images in the order in which they come.
 
     batches: rows of the split, those that come together. tasks: True if each batch is a task of its
-    own, in which images of others recur; else the batches have each image once. name: as in
-    records.
+    own, in which images of others recur; else the batches have each image once. name: of records.
     """
 
     batches: Sequence[np.ndarray]
@@ -104,19 +104,15 @@ def read_stream(text: str, labels: np.ndarray, seed: int) -> Stream:
     """
     random, where = np.random.RandomState(seed), f"TEST.STREAM is '{text:.60}'"
     kind, *rest = text.split(":")
-    if match := re.fullmatch(r"few:(\d{1,9})-(\d{1,9}):(\d{1,9})(?::(\d{1,9}))?", text):
+    if match := re.fullmatch(f"few:({WHOLE})-({WHOLE}):({WHOLE})(?::({WHOLE}))?", text):
         low, high, size, count = (TASKS if x is None else int(x) for x in match.groups())
         need(
             1 <= low <= high and size and 1 <= count <= MOST_TASKS,
-            f"{where}, but few:LOW-HIGH:SIZE:TASKS needs 1 or more of each, LOW up to HIGH, and "
-            f"at most {MOST_TASKS:,} tasks",
+            f"{where}, but numbers must be 1 or more, LOW up to HIGH, TASKS up to {MOST_TASKS:,}",
         )
         return Stream([*draw_tasks(labels, low, high, size, count, random)], tasks=True)
-    need(
-        kind != "few",
-        f"{where}, but must be few:LOW-HIGH:SIZE or few:LOW-HIGH:SIZE:TASKS, in at most 9 digits",
-    )
-    size = int(rest[-1]) if rest and is_whole(rest[-1]) else 0
+    need(kind != "few", f"{where}, but must be few:LOW-HIGH:SIZE[:TASKS], in up to 9 digits each")
+    size = int(rest[-1]) if rest and re.fullmatch(WHOLE, rest[-1]) else 0
     if kind in ("stream", "separate"):
         gamma = number(rest[0]) if rest and kind == "stream" else None
         need(
@@ -188,11 +184,7 @@ def draw_parts(
 
 
 def read_order(text: str, n: int) -> np.ndarray:
-    """Return the rows in the file that a TEST.STREAM names, one a line, from 0.
-
-    Raises:
-        UserError: there is no such file, or it lacks one of n.
-    """
+    """Return the rows in a TEST.STREAM's file, one a line, from 0; raises UserError if not n."""
     path = order_path(text)
     try:
         words = read_file(path).decode().split()
@@ -200,7 +192,7 @@ def read_order(text: str, n: int) -> np.ndarray:
         raise UserError(
             f"TEST.STREAM is '{text:.60}', which is no file of numbers and no stream: give {FORMS}"
         ) from None
-    odd = [word[:40] for word in words if not (is_whole(word) and int(word) < n)]
+    odd = [word[:40] for word in words if not (re.fullmatch(WHOLE, word) and int(word) < n)]
     need(not odd, f"'{path}' of TEST.STREAM has '{odd and odd[0]}', but rows are from 0 to {n - 1}")
     order = np.array(words, dtype=int)
     counts = np.bincount(order, minlength=n)
