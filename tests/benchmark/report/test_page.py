@@ -47,7 +47,7 @@ def test_averages_come_first_and_the_page_has_a_dark_mode():
 
 def test_the_title_names_all_protocols():
     outcomes = few_shot("CoOp", 1, (48,)) + ablation("beta1", (50,), (50,))
-    title = "<title>Base-to-new, few-shot recognition and ablation on 2 data sets</title>"
+    title = "<title>Few-shot recognition, base-to-new and ablation on 2 data sets</title>"
     assert title in page(some_outcomes() + outcomes)
 
 

@@ -1,8 +1,7 @@
 """Streams of test images: their order, and the batches or tasks that they come in (TEST.STREAM).
 
 Tasks of few classes, and shares of classes that change, are StatA's (Zanella et al., CVPR 2025).
-Tasks equal its public code's with the same seed; shares are drawn there without one.
-docs/metrics.md explains them.
+Tasks equal its public code's with the same seed; shares have no seed there (docs/metrics.md).
 """
 
 import hashlib
