@@ -73,6 +73,9 @@ def test_lines_that_lack_runs_are_named(answered):
     assert text.endswith(" Left out, as runs are missing: ALIGN (0 of 2) and LPPlusPlus (1 of 2).")
     whole = [*outcomes[:3], answered("LPPlusPlus", 1, "all", 38, protocol="few_shot", shots=4)]
     assert "Left out" not in found(whole)[0]  # it has other shots
+    both = [one for name in ("dtd", "eurosat") for one in few_shot("CoOp", 4, (60, 61, 62), name)]
+    (text,) = found(both + few_shot("ALIGN", 4, (90, 91, 92)))
+    assert "4 shots: the accuracy of CoOp is 61.0. Left out, as runs are missing: ALIGN (1" in text
 
 
 def test_too_few_images_that_differ_claim_nothing(answered):

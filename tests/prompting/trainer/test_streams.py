@@ -14,9 +14,11 @@ from paths import GOLDEN
 
 from benchmark.launch.data import other_order
 from trainers.prompting import UserError, build_method, extend_cfg, load_run
+from trainers.prompting.embedded import file_sha256
 from trainers.prompting.method import METHODS
 from trainers.prompting.record.predictions import read_predictions
 from trainers.prompting.running.precision import Precision
+from trainers.prompting.storage.records import stream_text
 from trainers.prompting.trainer import streams
 from trainers.prompting.trainer.evaluation import zero_shot
 from trainers.prompting.trainer.streams import check_stream, read_stream
@@ -83,6 +85,17 @@ def test_an_order_from_a_file(tmp_path):
     for size, sizes in (("", [12]), (":5", [5, 5, 2])):
         stream = read_stream(f"{tmp_path}/order.txt{size}", LABELS, seed=1)
         assert stream.order == order and [*map(len, stream.batches)] == sizes
+
+
+def test_what_a_record_says_of_a_stream(tmp_path, monkeypatch):
+    """Of a file also what it holds; a file that has the name of a drawn stream is never read."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("shuffled", "order.txt", "stream:0.1"):
+        (tmp_path / name).write_text("0 1")
+    digest = file_sha256(tmp_path / "order.txt")[:12]
+    said = {"order.txt": f"order.txt {digest}", "order.txt:64": f"order.txt:64 {digest}"}
+    for text in ("shuffled", "stream:0.1:4", "few:1-4:64", "gone.txt:4", *said):
+        assert stream_text(text) == said.get(text, text)
 
 
 RANGE = "but numbers must be 1 or more, LOW up to HIGH, TASKS up to 100,000"
