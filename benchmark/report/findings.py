@@ -16,7 +16,7 @@ from .compare import Comparisons
 from .frame import each_row
 from .gains import ZERO_SHOT
 from .names import dataset_title
-from .paired import harmonic
+from .paired import LEAST, harmonic
 from .rows import count_text
 from .tables import average_name, in_words, protocol_of
 from .training import ATTACK
@@ -138,6 +138,7 @@ def _claims(place: pd.DataFrame, best: Any, rivals: list[Any], others: int) -> d
         for found in records
         if all(found[key] == value for key, value in wanted.items())
         and found["difference"] is not None
+        and (found["p"] is not None or found["differing"] < LEAST)  # else nothing varies
         and found["datasets"] == found["of"]
     }
 

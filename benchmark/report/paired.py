@@ -14,7 +14,7 @@ infinitesimal jackknife, to which a bootstrap converges), without the noise of r
 Both contain the variance of single cells (a training's answers to a unit), `cells`, so it is
 subtracted once (Owen, The pigeonhole bootstrap, Annals of Applied Statistics 1, 2007; Cameron,
 Gelbach and Miller, Journal of Business and Economic Statistics 29, 2011), from the part of units:
-few seeds estimate theirs poorly, and a remainder would often be 0, too narrow with three seeds in
+few seeds estimate theirs so poorly that what remained would often be 0, and p < 0.05 err in up to
 10% of draws. For the same reason each part has its own quantile of Student's t.
 """
 
@@ -51,7 +51,7 @@ class Difference(NamedTuple):
     """Ours minus theirs in points, with its 95% interval and p-value.
 
     p is below 0.05 exactly where the interval excludes zero. It is None where no difference can be
-    claimed: a method that trains has one seed, fewer than LEAST units differ, or nothing varies.
+    claimed: one seed where a seed matters, fewer than LEAST units that differ, or no variance.
     """
 
     value: float

@@ -45,8 +45,7 @@ def rows(tidy: pd.DataFrame, interval: bool = False, beside_published: bool = Tr
     lines["alike"] = by_line["alike"].agg(lambda groups: [*dict.fromkeys(chain(*groups))])
     losses = tidy["outcome"].map(lambda outcome: str((outcome.result or {}).get("losses") or ""))
     twice = tidy.assign(losses=losses).duplicated(["line", "column", "losses"], keep=False)
-    repeated = tidy[twice & (losses != "")].groupby("line")["seed"]
-    lines["repeated"] = repeated.agg(lambda seeds: sorted(set(seeds)))
+    lines["repeated"] = tidy[twice & (losses != "")].groupby("line")["seed"].agg(set)
     line_seeds = by_line["seed"].agg(lambda seeds: sorted(set(seeds)))
     lines["seeds"] = lines["seeds"].where(lines["seeds"].notna(), line_seeds)
     lines["of"] = lines["seeds"].str.len()

@@ -309,7 +309,7 @@ def edited_note(rows: Iterable[Any]) -> list[str]:
 
 def repeated_note(rows: Iterable[Any]) -> list[str]:
     """Return a sentence on the seeds of a line whose losses are all equal, if any are."""
-    repeated = {row.name: row.repeated for row in rows if isinstance(row.repeated, list)}
+    repeated = {row.name: sorted(row.repeated) for row in rows if isinstance(row.repeated, set)}
     names = ", ".join(f"{name} ({seeds_text(seeds)})" for name, seeds in repeated.items())
     return [f"Seeds whose losses are all equal, as of one training: {names}."] if names else []
 

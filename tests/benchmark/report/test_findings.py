@@ -82,6 +82,9 @@ def test_too_few_images_that_differ_claim_nothing(answered):
     alone = [answered(name, 1, "all", right, 1, "dtd", protocol="few_shot", num_params=0)
              for name, right in (("MTA", 1), ("ZERO", 0))]  # fmt: skip
     assert "100.0; not told apart from ZERO (0.0)" in found(alone)[0]
+    more = {"dataset": "eurosat", "protocol": "few_shot", "num_params": 0}
+    alone = [answered(name, 1, "all", right, **more) for name, right in (("MTA", 40), ("ZERO", 0))]
+    assert found(alone)[0].endswith("MTA has the highest accuracy, 100.0.")  # nothing varies
 
 
 def test_the_first_line_is_about_attacked_images(answered):
