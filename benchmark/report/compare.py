@@ -30,7 +30,7 @@ DIFFERENCE = (
     "its column."
 )
 FEW = {  # by the number of seeds
-    1: "With one seed, the interval is not about others; methods that depend on it have no p.",
+    1: "With one seed, an interval is not about other seeds; methods that depend on it have no p.",
     2: "With two seeds, most intervals are too wide to be of use: repeat with a third.",
 }
 AVERAGE = "Differences of the means over the data sets."
