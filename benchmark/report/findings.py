@@ -15,10 +15,10 @@ from ..protocols.base import shots_text
 from .compare import Comparisons
 from .frame import each_row
 from .gains import ZERO_SHOT
-from .names import dataset_title
+from .names import dataset_title, in_words
 from .paired import LEAST, harmonic
 from .rows import count_text
-from .tables import average_name, in_words, protocol_of
+from .tables import average_name, protocol_of
 from .training import ATTACK
 
 RIVALS = 4  # lines after the best that it is compared with

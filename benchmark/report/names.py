@@ -1,7 +1,7 @@
 """Names of data sets and methods as papers write them, their order and looks, and motifs."""
 
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
@@ -139,3 +139,8 @@ def rank(trainer: str) -> tuple[int, str]:
     """Return the sort key of a method: known ones first, in their order."""
     order = list(LOOKS)
     return (order.index(trainer) if trainer in LOOKS else len(order)), trainer
+
+
+def in_words(names: Sequence[str]) -> str:
+    """Return names as in a sentence: `a, b and c`."""
+    return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))

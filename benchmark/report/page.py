@@ -15,11 +15,11 @@ from trainers.prompting.errors import printable
 
 from ..protocols.base import Protocol
 from .facts import MADE_WITH, facts
-from .names import dataset_title
+from .names import dataset_title, in_words
 from .notes import bold_note, interval, notes
 from .pictures import SHEET_NAME
 from .plots import WIDTH, Drawing, encode_figure, figures
-from .tables import Section, Table, in_words, tables
+from .tables import Section, Table, tables
 from .views import View, pictures_of
 
 FOLDERS = [Path(__file__).parent, Path(advice.__file__).parent]  # which has the style

@@ -337,11 +337,6 @@ def seeds_text(seeds: Sequence[int]) -> str:
     return f"seed{'s' * (len(seeds) > 1)} {' '.join(map(str, seeds))}"
 
 
-def in_words(names: Sequence[str]) -> str:
-    """Return names as in a sentence: `a, b and c`."""
-    return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
-
-
 def first_head(protocol: Protocol) -> str:
     """Return the head of the first column of a protocol's tables."""
     return "Variant" if protocol.by_variant else "Method"

@@ -101,26 +101,6 @@ def test_runs_of_other_sentences_are_never_averaged():
     assert list(lines(only_table(zero))) == ["ZeroshotCLIP, SENTENCES clip80"]
 
 
-def test_runs_of_another_order_in_the_same_file_are_never_averaged():
-    outcomes = few_shot("TDA", 16, (90, 80, 70), "emoji", seeded=True)
-    for one, digest in zip(outcomes, ("1a2b", "1a2b", "3c4d"), strict=True):
-        stream = {"name": f"order.txt:64 {digest}", "order": digest}
-        one.result.update(config={"TEST": {"STREAM": "/at/order.txt:64"}}, stream=stream)
-    table = lines(only_table(outcomes))
-    assert [*table] == [f"TDA, STREAM order.txt:64 {digest}" for digest in ("1a2b", "3c4d")]
-    assert table["TDA, STREAM order.txt:64 1a2b"][0].startswith("85.00")
-
-
-def test_seeds_whose_losses_are_all_equal_are_named():
-    outcomes = few_shot("CoOp", 1, (50, 50, 52), losses={"loss": 2.5, "acc": 40.0})
-    outcomes[2].result["losses"] = {"loss": 2.5, "acc": 41.0}
-    others = few_shot("TDA", 1, (50, 50), losses=None) + few_shot("ALIGN", 1, (50, 51))
-    (note,) = [text for text in only_table(outcomes + others).caption if "losses" in text]
-    assert note == ("Seeds whose losses are all equal, as of one training: CoOp (seeds 1 2).")
-    outcomes[1].result["losses"] = {"loss": 2.6, "acc": 40.0}
-    assert not any("losses" in text for text in only_table(outcomes).caption)
-
-
 def test_keys_of_other_methods_are_no_settings():
     """A record has the nodes of all methods; what CoOp does not read splits none of its means."""
     outcomes = few_shot("CoOp", 1, (50, 52)) + few_shot("KgCoOp", 1, (50, 52))
