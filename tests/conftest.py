@@ -146,11 +146,14 @@ def of(tiny_clip, tmp_path):
 
 @pytest.fixture(autouse=True)
 def unregistered():
-    """Remove what a test registers: others use all methods."""
-    from trainers.prompting import methods  # noqa: F401 (registers all, also for a single file)
+    """Remove what a test registers, and plug-ins: others use all methods, and load them again."""
+    from trainers.prompting import methods, plugins  # noqa: F401 (all, also for a single file)
     from trainers.prompting.method import METHODS
 
-    before = dict(METHODS)
+    before, loaded = dict(METHODS), {*plugins._loaded}
     yield
     METHODS.clear()
     METHODS.update(before)
+    for place in plugins._loaded - loaded:
+        sys.modules.pop(os.path.basename(place).removesuffix(".py"), None)
+    plugins._loaded.intersection_update(loaded)
