@@ -151,10 +151,11 @@ def check_built(method: Any, clip_model: Any) -> None:
                 "step: give one for each class (DATASET.SENTENCES)",
             )
             for i, addition in added.items():
+                whole = side == "text" and method.text_encoder.layout.whole
                 need(
-                    addition.enter is None or side == "image" or method.text_encoder.causal,
-                    f"{name} lets tokens enter the text encoder, whose positions attend to later "
-                    "ones in this backbone: choose another method or backbone",
+                    addition.enter is None or not whole or not method.text_encoder.spans,
+                    f"{name} lets tokens enter the text encoder and reads features of words, whose "
+                    "positions attend to later ones in this backbone: choose another one",
                 )
                 place = f"{name} at block {i} of the {side} encoder"
                 _check_positions(place, addition, blocks[i].attn.embed_dim)

@@ -26,8 +26,9 @@ class Family(NamedTuple):
     interpolation: of the resizing, by its name in Dassl's `INPUT.INTERPOLATION`. The image size is
     `visual.input_resolution`. resize: `shortest`, and a crop of the centre, or `squash`, which
     changes the proportions; in `squash 346`, to a size in pixels, from which the centre is cut.
-    reads: the position of a sentence whose state becomes its feature, `eos` or the `last` of the
-    context. causal: False if positions also attend to later ones; the tokenizer then has a `pad`.
+    reads: the position of a sentence whose state becomes its feature: `eos`, the `last` of the
+    context, the `first`, or the `mean` of all. causal: False if positions also attend to later
+    ones; sentences are then padded to the context if the tokenizer has a `pad`, else not.
     """
 
     tokenizer: Tokenizer

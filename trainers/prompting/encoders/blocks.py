@@ -18,7 +18,7 @@ SLOPE = 1.702  # of QuickGELU
 
 
 def project(block, y: torch.Tensor, added: Added, names: str) -> Sequence[torch.Tensor]:
-    """Return some of the queries, keys and values (..., W), heads concatenated, of y = ln_1(x).
+    """Return some of the queries, keys and values (..., W), heads concatenated, of y (`enter`).
 
     Args:
         block: the block.
@@ -76,6 +76,11 @@ def norm(block, name: str, added: Added) -> nn.Module:
     return added.norms.get(name) or getattr(block, name)
 
 
+def enter(block, added: Added, x: torch.Tensor) -> torch.Tensor:
+    """Return y, what the attention reads: ln_1(x), or x where a block normalises sums."""
+    return x if getattr(block, "post_norm", False) else norm(block, "ln_1", added)(x)
+
+
 def finish(block, x, attended, y, added: Added = NOTHING) -> torch.Tensor:
     """Return a block's output after the attention: projection, residuals and MLP, (..., W).
 
@@ -83,11 +88,15 @@ def finish(block, x, attended, y, added: Added = NOTHING) -> torch.Tensor:
         block: the block.
         x: its input, (..., W).
         attended: the output of `attend`, (..., W).
-        y: ln_1(x), (..., W).
+        y: what `enter` returns, (..., W).
         added: a method's additions to the block.
     """
     inner = x + product(block.attn.out_proj, attended, added.weights.get("o"))
-    result = inner + _mlp(block, norm(block, "ln_2", added)(inner), added)
+    if getattr(block, "post_norm", False):
+        inner = norm(block, "ln_1", added)(inner)
+        result = norm(block, "ln_2", added)(inner + _mlp(block, inner, added))
+    else:
+        result = inner + _mlp(block, norm(block, "ln_2", added)(inner), added)
     return result if added.beside is None else result + summand(added.beside, x, y)
 
 

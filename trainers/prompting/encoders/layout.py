@@ -1,9 +1,11 @@
 """The layout of a text encoder's sentences: shared prefixes, and packed suffixes of the classes."""
 
+from copy import copy
 from itertools import accumulate, chain
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from ..transport.token_level import TokenWeights
 from .sentences import Sentence
@@ -35,6 +37,9 @@ class Layout(nn.Module):
     # (N * K, 1, S, P + S), or (1, ...) if all prefixes have the same length: True where a position
     # of a padded suffix sees a position of its prefix or of itself
     mask: torch.Tensor
+    # (N, K, S), or (1, K, S) if all prompts are as long: True where a sentence has a position that
+    # all its positions see; None if causal, or if every sentence has S of them
+    sees: torch.Tensor | None
     # (N, K), or (1, K) if all prompts end alike: the packed position of EOS
     eos: torch.Tensor
     eos_mask: torch.Tensor  # (N, K, P + S), or (1, ...): the row of the mask at EOS
@@ -57,7 +62,8 @@ class Layout(nn.Module):
         causal: bool = True,
     ):
         super().__init__()
-        if spans and causal:
+        count = torch.tensor([[len(s.ids) for s in row] for row in sentences])
+        if spans:
             sentences = lengthen(sentences, spans)
         prefixes = [row[0].ids[:c] for row, c in zip(sentences, cut, strict=True)]
         suffixes = [[s.ids[c:] for s in row] for row, c in zip(sentences, cut, strict=True)]
@@ -85,13 +91,16 @@ class Layout(nn.Module):
         self._keep("pad_index", index.clamp(max=sum(lengths) - 1).flatten())
         owner = torch.repeat_interleave(torch.arange(K), length)
         self._keep("pack_index", owner * S + offset)
+        sees = torch.arange(S) < count[..., None]
+        sees = sees[:1] if bool((sees == sees[0]).all()) else sees
+        self._keep("sees", None if causal or bool(sees.all()) else sees)
         mask = suffix_mask(cut, S) if causal else torch.ones(1, S, S).bool()
         self._keep("mask", mask.repeat_interleave(K if len(mask) > 1 else 1, 0)[:, None])
 
         eos = torch.tensor([[s.eos for s in row] for row in sentences]) - torch.tensor(cut)[:, None]
         eos = eos[:1] if bool((eos == eos[0]).all()) else eos
         rows = torch.arange(len(mask))[:, None]  # one, or as many as there are rows of eos
-        self._keep("eos_mask", mask[rows, eos])
+        self._keep("eos_mask", mask[rows, eos] if self.sees is None else sees)
         self._keep("eos", start + eos)
 
         self._keep_slots(sentences[0])
@@ -122,6 +131,35 @@ class Layout(nn.Module):
         self.token_weights = TokenWeights(mass, shared)
         self._keep("token_index", pad_rows(places).reshape(N, K, -1))
 
+    def split(self, size: int) -> "list[Layout]":
+        """Return the layouts of whole sentences of `size` classes at a time, for their blocks."""
+        parts = []
+        assert self.sees is not None
+        for of_part in self.sees.split(size, dim=1):
+            part = copy(self)
+            part._buffers = {**self._buffers, "sees": of_part}
+            parts.append(part)
+        return parts
+
+    def longer(self, n: int, start: int) -> "Layout":
+        """Return the layout of whole sentences into which n more tokens have entered at `start`."""
+        if not n:
+            return self
+        assert self.token_index is None, "token-level features stay where they are"
+        more, S = copy(self), self.S + n
+
+        def moved(index: torch.Tensor) -> torch.Tensor:
+            p = index % self.S
+            return index // self.S * S + p + n * (p >= start)
+
+        changed = {"eos": moved(self.eos), "eos_mask": F.pad(self.eos_mask, (n, 0), value=True)}
+        if self.sees is not None:
+            changed["sees"] = F.pad(self.sees, (n, 0), value=True)
+        place, *rest = self.suffix_slots
+        changed["suffix_slots"] = torch.stack([moved(place), *rest])
+        more._buffers, more.S = {**self._buffers, **changed}, S
+        return more
+
     def place(self, n: int, k: int, p: int) -> int:
         """Return the index of position p of a sentence in prefix followed by packed suffixes."""
         c = self.cut[n]
@@ -138,10 +176,11 @@ def lengthen(sentences, spans):
     computed.
     """
     beyond = max(
-        span.stop - 1 - s.eos
+        span.stop - len(s.ids)
         for row, row_spans in zip(sentences, spans, strict=True)
         for s, span in zip(row, row_spans, strict=True)
     )
+    beyond = max(beyond, 0)
     return [[s._replace(ids=s.ids + [0] * beyond) for s in row] for row in sentences]
 
 

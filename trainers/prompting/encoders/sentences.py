@@ -208,7 +208,8 @@ class _Writer(NamedTuple):
         stop = after.endswith(".") and len(self.tokenizer.encode(".")) > 0  # some remove it
         if pad is not None:
             ids += [pad] * (self.context_length - len(ids))
-        return Sentence(ids, {}, eos - stop, eos if self.reads == "eos" else len(ids) - 1, first)
+        read = {"last": len(ids) - 1, "first": 0}.get(self.reads, eos)
+        return Sentence(ids, {}, eos - stop, read, first)
 
     def with_slots(self, template: str, name: str, b: int, position: str) -> Sentence:
         """Return a sentence whose first b tokens are learned."""

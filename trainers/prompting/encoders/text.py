@@ -109,6 +109,8 @@ class TextEncoder(nn.Module):
         self.positional_embedding = clip_model.positional_embedding
         self.text_projection = clip_model.text_projection
         self.text_bias = getattr(clip_model, "text_bias", None)  # (D,), of SigLIP
+        self.ln_embed = getattr(clip_model, "ln_embed", None)  # of BERT
+        self.mean = family.reads == "mean"
         self.layout = self._lay_out(class_specific)
         few = not words and self.causal  # features of tokens share those of prefixes, too
         self.whole_layout = self._lay_out(class_specific, whole=True) if few else None
@@ -207,7 +209,10 @@ class TextEncoder(nn.Module):
                 deep = contexts[i].to(shared.dtype)
                 shared = torch.cat([shared[:, :start], deep, shared[:, end:]], dim=1)
             if addition.enter is not None:
-                shared, n = let_in(addition, shared, n, self.start)
+                if layout.whole:
+                    layout, suffix, n = self._let_in(addition, layout, suffix, n)
+                else:
+                    shared, n = let_in(addition, shared, n, self.start)
             if inserted is not None and i == self.insert_block:
                 need(
                     not n,
@@ -225,12 +230,12 @@ class TextEncoder(nn.Module):
                 else:
                     shared, suffix = blocks.run(self._block, recompute, *states, added=addition)
             if i in self.inner:
-                inner[i] = at_eos(layout, suffix)
+                inner[i] = self._pool(layout, suffix)
         if layout.token_index is not None:
             shared = torch.cat([shared[:, : self.start], shared[:, self.start + n :]], 1)
             features = self._features(layout, shared, suffix, addition)
             return features._replace(inner=inner)
-        x = blocks.run(self._read_eos, recompute, *states, added=addition)
+        x = blocks.run(self._read_last, recompute, *states, added=addition)
         raw = self._project(x, addition)
         return TextFeatures(F.normalize(raw, dim=-1).float(), raw.float(), inner=inner)
 
@@ -269,7 +274,15 @@ class TextEncoder(nn.Module):
             shared, suffix = (x + summand(before, x) for x in (shared, suffix))
         shared = shared + self.positional_embedding[: shared.shape[1]]
         suffix = suffix + self.positional_embedding[layout.suffix_positions]
-        return shared.to(dtype), suffix.to(dtype)
+        shared, suffix = shared.to(dtype), suffix.to(dtype)
+        return (shared, suffix) if self.ln_embed is None else (shared, self.ln_embed(suffix))
+
+    def _let_in(
+        self, addition: Added, layout: Layout, suffix: Tensor, n: int
+    ) -> tuple[Layout, Tensor, int]:
+        """Insert tokens into whole sentences, in which n have entered; see `let_in`."""
+        rows, m = let_in(addition, pad_suffixes(layout, suffix), n, self.start)
+        return layout.longer(m - n, self.start), rows.view(len(suffix), -1, rows.shape[-1]), m
 
     @staticmethod
     def _fill_slots(layout: Layout, suffix: Tensor, ctx: Tensor, b: int) -> Tensor:
@@ -321,10 +334,12 @@ class TextEncoder(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Return the output of a block for prefixes (N, P, W) and packed suffixes (N, T, W)."""
         if layout.whole:
-            y = blocks.norm(block, "ln_1", added)(suffix)
+            y = blocks.enter(block, added, suffix)
             own = blocks.project(block, y, added, "qkv")
             q, k, v = (t.reshape(-1, layout.S, t.shape[2]) for t in own)
-            out = blocks.attend(block, q, k, v, causal=self.causal).reshape(suffix.shape)
+            mask = sees(layout, suffix)
+            mask = None if mask is None else mask.flatten(0, 1)[:, None, None]
+            out = blocks.attend(block, q, k, v, mask, self.causal).reshape(suffix.shape)
             return shared, blocks.finish(block, suffix, out, y, added)
         y = blocks.norm(block, "ln_1", added)(shared)
         query, key, value = blocks.project(block, y, added, "qkv")
@@ -337,9 +352,13 @@ class TextEncoder(nn.Module):
 
     def _in_chunks(self, block: Any, layout: Layout, shared: Tensor, suffix: Tensor) -> Tensor:
         """Return a recomputed block's output for sentences that share nothing, some at a time."""
-        size = layout.S * max(1, CHUNK // suffix.shape[0])
-        parts = suffix.split(size, dim=1)
-        done = [blocks.run(self._block, True, block, layout, shared, part) for part in parts]
+        size = max(1, CHUNK // suffix.shape[0])
+        parts = suffix.split(size * layout.S, dim=1)
+        layouts = [layout] * len(parts) if layout.sees is None else layout.split(size)
+        done = [
+            blocks.run(self._block, True, block, of_part, shared, part)
+            for of_part, part in zip(layouts, parts, strict=True)
+        ]
         return torch.cat([part for _, part in done], dim=1)
 
     @staticmethod
@@ -358,16 +377,16 @@ class TextEncoder(nn.Module):
         out = blocks.attend(block, pad_suffixes(layout, own_query), key, value, mask)
         return out.reshape(own_query.shape[0], -1, out.shape[-1]).index_select(1, layout.pack_index)
 
-    @staticmethod
-    def _read_eos(
-        block: Any, layout: Layout, shared: Tensor, suffix: Tensor, added: Added = NOTHING
+    def _read_last(
+        self, block: Any, layout: Layout, shared: Tensor, suffix: Tensor, added: Added = NOTHING
     ) -> Tensor:
-        """Return the last block's output at EOS only, (N, K, W)."""
-        norm = blocks.norm(block, "ln_1", added)
-        y = norm(suffix)
+        """Return what is read of the last block's output, (N, K, W)."""
+        if self.mean:
+            return self._pool(layout, self._block(block, layout, shared, suffix, added)[1])
+        y = blocks.enter(block, added, suffix)
         x, y_eos = at_eos(layout, suffix), at_eos(layout, y)
         N, K, W = x.shape
-        of_prefix = blocks.project(block, norm(shared), added, "kv")
+        of_prefix = blocks.project(block, blocks.enter(block, added, shared), added, "kv")
         pairs = zip(of_prefix, blocks.project(block, y, added, "kv"), strict=True)
         key, value = (pad_suffixes(layout, own, shared) for shared, own in pairs)
         mask = (
@@ -384,12 +403,24 @@ class TextEncoder(nn.Module):
             raw = norm(x) @ self.text_projection
             return raw if self.text_bias is None else raw + self.text_bias
 
+    def _pool(self, layout: Layout, suffix: Tensor) -> Tensor:
+        """Return the states (N, K, W) that features are read from: at EOS, or their mean."""
+        if not self.mean:
+            return at_eos(layout, suffix)
+        x, mask = suffix.unflatten(1, (-1, layout.S)), sees(layout, suffix)
+        if mask is None:
+            return x.mean(2)
+        return (x * mask[..., None]).sum(2) / mask.sum(2, keepdim=True)
+
     def _features(
         self, layout: Layout, shared: Tensor, suffix: Tensor, added: Added
     ) -> TextFeatures:
         """Return the features, with token-level ones, of states (N, P, W) and (N, T, W)."""
         states = self._project(torch.cat([shared, suffix], dim=1), added)
-        raw = at_eos(layout, states[:, layout.P :])
+        if self.mean:
+            raw = self._project(self._pool(layout, suffix), added)
+        else:
+            raw = at_eos(layout, states[:, layout.P :])
         states = F.normalize(states, dim=-1)
         assert layout.token_index is not None, "only then are there token-level features"
         N, K, L = layout.token_index.shape
@@ -408,6 +439,11 @@ def pad_suffixes(
     if shared is None or layout.whole:
         return rows
     return torch.cat([shared.repeat_interleave(layout.K, 0), rows], dim=1)
+
+
+def sees(layout: Layout, suffix: Tensor) -> Tensor | None:
+    """Return `layout.sees` for packed suffixes (N, T, W), (N, K, S); None if all are seen."""
+    return None if layout.sees is None else layout.sees.expand(suffix.shape[0], -1, -1)
 
 
 def at_eos(layout: Layout, suffix: torch.Tensor) -> torch.Tensor:

@@ -108,7 +108,7 @@ class UpperText(TextEncoder):
         *inner, last = self.transformer.resblocks[self.first :]
         for block in inner:
             shared, suffix = blocks.run(self._block, recompute, block, part, shared, suffix)
-        x = blocks.run(self._read_eos, recompute, last, part, shared, suffix)
+        x = blocks.run(self._read_last, recompute, last, part, shared, suffix)
         raw = self._project(x, NOTHING)
         return TextFeatures(F.normalize(raw, dim=-1).float(), raw.float())
 
@@ -125,6 +125,8 @@ def pick(
         begin = S * torch.arange(k, device=classes.device)
         part.K, part.eos = k, layout.eos[:, classes] % S + begin
         part.eos_mask = layout.eos_mask[:, classes]
+        if layout.sees is not None:
+            part.sees = layout.sees[:, classes]
         return part, suffix.unflatten(1, (-1, S))[:, classes].flatten(1, 2)
     own = torch.isin(layout.pack_index // layout.S, classes)
     numbers = classes.tolist()

@@ -156,7 +156,7 @@ class ImageEncoder(nn.Module):
             raise ClosedSide("image", self.more)
         self.shape: ClassToken = getattr(visual, "shape", CLASS_TOKEN)
         need(
-            self.shape.first or states is None,
+            self.shape.first == 1 or states is None,
             "The method reads the class token or tokens next to it, which images of this "
             "backbone do not have: choose another method or backbone",
         )
@@ -234,7 +234,7 @@ class ImageEncoder(nn.Module):
         layers = v.transformer.resblocks
         x = v.conv1(images).to(images.dtype).flatten(2).transpose(1, 2)  # (B, P, W)
         if shape.first:
-            cls = v.class_embedding.to(x.dtype).expand(x.shape[0], 1, -1)
+            cls = v.class_embedding.to(x.dtype).expand(x.shape[0], shape.first, -1)
             x = torch.cat([cls, x], dim=1)
         embedded = x + v.positional_embedding.to(x.dtype)
         pre = added.get(0, NOTHING).norms.get("pre") or v.ln_pre
