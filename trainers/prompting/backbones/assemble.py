@@ -64,7 +64,7 @@ class CLIP(nn.Module):
     def __init__(
         self,
         visual: nn.Module,
-        text: Architecture | Closed,
+        text: Architecture | nn.Module,
         sizes: Sizes,
         family: Family,
         bias: bool,
@@ -81,6 +81,10 @@ class CLIP(nn.Module):
         if isinstance(text, Closed):
             self.text = text
             return
+        if isinstance(text, nn.Module):  # opened
+            for name, part in (*text.named_children(), *text.named_parameters(recurse=False)):
+                setattr(self, name, part)
+            return
         if text_bias:
             self.text_bias = nn.Parameter(torch.empty(sizes.embed_dim))
         self.transformer = openai_model.Transformer(text.width, text.layers, text.heads)
@@ -93,8 +97,8 @@ class CLIP(nn.Module):
 
 
 def closed_clip(
-    image: Closed,
-    text: Closed,
+    image: Any,
+    text: nn.Module,
     width: int,
     family: Family,
     context_length: int = 77,
@@ -233,6 +237,17 @@ def image_encoder(vision: Architecture, sizes: Sizes, shape: str = "class token"
     return visual
 
 
+def clips_norm(norm: nn.Module) -> nn.Module:
+    """Return another library's LayerNorm as OpenAI's, which takes half precision; else itself."""
+    if not isinstance(norm, nn.LayerNorm):
+        return norm
+    made = openai_model.LayerNorm(norm.normalized_shape, eps=norm.eps)
+    weight = norm.weight.detach()
+    bias = torch.zeros_like(weight) if norm.bias is None else norm.bias.detach()
+    made.load_state_dict({"weight": weight, "bias": bias}, assign=True)
+    return made
+
+
 def set_mlps(module: nn.Module, architecture: Architecture) -> None:
     """Set the MLPs and epsilons in a module, which OpenAI's class hard-codes."""
     for part in module.modules():
@@ -256,7 +271,7 @@ def assemble(
     source: str,
     arch: str,
     shape: str = "class token",
-    closed: Mapping[str, Closed] = {},
+    closed: Mapping[str, nn.Module] = {},
 ) -> CLIP:
     """Build the CLIP with these weights, under the names of OpenAI's class, float32, in eval mode.
 
@@ -278,7 +293,10 @@ def assemble(
             f"{source} has {name} of shape {tuple(weights[name].shape)}: give a single number",
         )
         weights[name] = weights[name].reshape(())  # of shape (1,) in some files
-    whole = tuple({"image": "visual.", "text": "text."}[side] for side in closed)
+    whole: tuple[str, ...] = ("visual.",) if "image" in closed else ()
+    if "text" in closed:
+        given = closed["text"]
+        whole += ("text.",) if isinstance(given, Closed) else tuple(given.state_dict())
     own = {n: x for n, x in built.state_dict().items() if not (whole and n.startswith(whole))}
     check_names_and_shapes(own, weights, source, arch)
     built.load_state_dict(weights, strict=not closed, assign=True)

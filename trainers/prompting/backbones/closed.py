@@ -5,6 +5,10 @@ from typing import Self
 import torch
 from torch import nn
 
+from .family import Tokenizer
+
+MOST = 1e-4  # of the largest value, by which two ways to compute a feature may differ
+
 
 class Closed(nn.Module):
     """A side of a CLIP that is closed: `visual` for images, `text` for sentences, or both.
@@ -48,3 +52,45 @@ class Closed(nn.Module):
     def apply(self, fn: object) -> Self:  # type: ignore[override]
         """Change nothing: functions such as OpenAI's `convert_weights` know CLIP's modules only."""
         return self
+
+
+def example_image(size: int) -> torch.Tensor:
+    """Return an image of random pixels, (1, 3, size, size); the same each time."""
+    return torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(0))
+
+
+def example_sentence(words: Tokenizer, length: int = 0) -> torch.Tensor:
+    """Return the token ids (1, L) of a sentence, padded to a length if one is given."""
+    ids = [i for i in (words.sos, *words.encode("a photo"), words.eos) if i is not None]
+    pad = 0 if words.pad is None else words.pad
+    return torch.tensor([[*ids, *[pad] * (length - len(ids))][: length or None]])
+
+
+@torch.no_grad()
+def open_if_equal(
+    closed: Closed,
+    opened: nn.Module | None,
+    x: torch.Tensor,
+    feature: torch.Tensor | None,
+    what: str,
+    why: str = "",
+) -> nn.Module:
+    """Return an opened side where it computes what its package does; else print why not.
+
+    Args:
+        closed: the side as a whole.
+        opened: the same with CLIP's blocks; None if it cannot have them.
+        x: an input (1, ...) of the opened side.
+        feature: that of the closed side of it, (1, D); None on `meta`, where nothing is compared.
+        what: the side, for the message.
+        why: a known reason to leave it closed.
+    """
+    if opened is None or feature is None:
+        return closed if opened is None else opened
+    if not why:
+        gap = float((opened.eval()(x) - feature).abs().max() / feature.abs().max())
+        if not gap <= MOST:
+            why = f"a feature would differ by {gap:.0e} from that of its package"
+    if why:
+        print(f"Note: the {what} stays closed: {why}")
+    return closed if why else opened

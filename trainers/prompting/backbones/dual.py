@@ -1,7 +1,7 @@
-"""Loads other dual encoders of transformers than CLIP: SigLIP open, the rest with closed sides."""
+"""Loads other dual encoders of transformers than CLIP and SigLIP: open where they can be."""
 
 import string
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,8 @@ from torch import nn
 
 from ..errors import UserError, in_short
 from .assemble import CLIP, closed_clip
-from .closed import Closed
+from .bert import OpenText, open_dual_text
+from .closed import Closed, example_image, example_sentence, open_if_equal
 from .family import Family, Tokenizer
 from .tokenizers import translate
 
@@ -36,10 +37,18 @@ class _Side(nn.Module):
         return features
 
 
-def load(transformers: Any, folder: Path, name: str, tokenizer: Any, images: Mapping) -> CLIP:
-    """Load a dual encoder of transformers with closed sides from a folder.
+def load(
+    transformers: Any,
+    folder: Path,
+    name: str,
+    tokenizer: Any,
+    images: Mapping,
+    open_image: Callable[[Any, int], nn.Module | None],
+) -> CLIP:
+    """Load a dual encoder of transformers from a folder.
 
     `images` has `mean`, `std`, `interpolation`, `resize` and `size` of their preparation.
+    `open_image` returns the open image encoder of a model with features of some width, or None.
 
     Raises:
         UserError: it is no dual encoder, or weights are missing or do not fit.
@@ -70,17 +79,21 @@ def load(transformers: Any, folder: Path, name: str, tokenizer: Any, images: Map
     scale = model.logit_scale.exp() if hasattr(model, "logit_scale") else 1 / model.temperature
     bias = getattr(model, "logit_bias", None)
     size, family = images["size"], Family(words, *(images[key] for key in Family._fields[1:5]))
+    closed_image, closed_text = Closed(_Side(model), size), Closed(_Side(model, words.eos))
+    x, ids = example_image(size), example_sentence(words)
     with torch.no_grad():
         scale = float(scale)
-        width = _Side(model)(torch.zeros(1, 3, size, size)).shape[1]
+        z, h = closed_image(x), closed_text(example_sentence(words, MOST_WORDS))
+    width = z.shape[1]
+    image = open_if_equal(closed_image, open_image(model, width), x, z, f"image side of '{name}'")
+    opened = open_dual_text(model)
+    why = opened.unfit(words) if opened else ""
+    text = open_if_equal(closed_text, opened, ids, h, f"text side of '{name}'", why)
+    most = min(MOST_WORDS, int(getattr(tokenizer, "model_max_length", MOST_WORDS)))
+    if isinstance(text, OpenText):
+        family, most = text.family(family), min(most, text.length)
     return closed_clip(
-        Closed(_Side(model), size),
-        Closed(_Side(model, words.eos)),
-        width,
-        family,
-        min(MOST_WORDS, int(getattr(tokenizer, "model_max_length", MOST_WORDS))),
-        scale,
-        None if bias is None else float(bias),
+        image, text, width, family, most, scale, None if bias is None else float(bias)
     )
 
 

@@ -16,7 +16,7 @@ from torch import nn
 from ..errors import UserError, in_short, need
 from ..storage.files import read_json
 from . import dual
-from .assemble import CLIP, Architecture, Sizes, assemble
+from .assemble import CLIP, Architecture, Sizes, assemble, image_encoder
 from .family import Family, Tokenizer
 from .openai import OPENAI
 from .openai_clip import model as openai_model
@@ -28,6 +28,7 @@ INTERPOLATION = {0: "nearest", 2: "bilinear", 3: "bicubic"}  # by Pillow's numbe
 PREPARED = ("processor_config.json", "preprocessor_config.json")  # how images are, in turn
 STEPS = ("do_resize", "do_center_crop", "do_rescale", "do_normalize", "do_convert_rgb")
 SIZES = ({"shortest_edge"}, {"height", "width"})  # of an image processor
+CLIPS_IMAGES = ("ChineseCLIPModel", "AltCLIPModel")  # their image encoder is CLIP's
 OLD_EOS = 2  # a config with this id means the largest token of a sentence
 OPEN = {"clip": "CLIPConfig", "siglip": "SiglipConfig"}  # kinds whose blocks are CLIP's
 
@@ -90,7 +91,7 @@ def load(name: str) -> CLIP:
     if kind not in OPEN:
         prepared = _images(transformers, folder, name, config)
         words = _read_tokenizer(transformers, folder, name)
-        return dual.load(transformers, folder, name, words, prepared)
+        return dual.load(transformers, folder, name, words, prepared, _clips_image)
     try:
         skeleton: Any = getattr(transformers, OPEN[kind]).from_dict(config)
         vision, text = (
@@ -192,6 +193,22 @@ def _architecture(transformers, config) -> Architecture:
         activation,
         config.layer_norm_eps,
     )
+
+
+def _clips_image(model: Any, width: int) -> nn.Module | None:
+    """Return the image encoder of a dual encoder, if it is CLIP's."""
+    if type(model).__name__ not in CLIPS_IMAGES:
+        return None
+    config, state = model.config.vision_config, model.state_dict()
+    state = {n: x for n, x in state.items() if n.startswith(("vision_model.", "visual_proj"))}
+    sizes = Sizes(width, config.image_size, config.patch_size, 1, 1)
+    import transformers
+
+    with torch.device("meta"):
+        visual = image_encoder(_architecture(transformers, config), sizes)
+    weights = {n.removeprefix("visual."): x for n, x in rename_weights(state).items()}
+    visual.load_state_dict(weights, assign=True)
+    return visual
 
 
 def _weights(folder: Path) -> list[Path]:

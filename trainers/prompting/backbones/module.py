@@ -1,4 +1,4 @@
-"""A model of open_clip, or a user's own, as a CLIP: open where its blocks are CLIP's."""
+"""A model of open_clip, or a user's own, as a CLIP: open where its blocks can be CLIP's."""
 
 import re
 from collections.abc import Mapping
@@ -11,10 +11,12 @@ from torch import nn
 
 from ..errors import UserError, in_short, need
 from .assemble import CLIP, Architecture, Sizes, assemble, check_sizes
-from .closed import Closed
-from .family import Family
+from .bert import OpenText, open_hf_text
+from .closed import Closed, example_image, example_sentence, open_if_equal
+from .family import Family, Tokenizer
 from .openai import OPENAI
 from .openai_clip import model as openai_model
+from .timm_vit import open_timm
 from .tokenizers import translate
 
 HEAD = 64  # default width of an attention head
@@ -71,15 +73,16 @@ def from_module(
 ) -> CLIP:
     """Return a model with weights as a CLIP: of open_clip, or your own.
 
-    Sides whose encoder has CLIP's blocks are open; others are closed, and used as a whole.
+    Sides whose encoder has CLIP's blocks, or can be given them (`open_timm`, `open_hf_text`), are
+    open; others are closed, and used as a whole.
 
     Args:
-        model: of open_clip; or of your own, if its `config` makes both sides closed, with the
-            modules `visual`, from images (B, 3, H, W) to (B, D), and `text`, from ids (n, L) to
-            (n, D), the parameter `logit_scale`, a logarithm, and perhaps `logit_bias`.
+        model: of open_clip; or of your own, with the modules `visual`, from images (B, 3, H, W) to
+            (B, D), and `text`, from ids (n, L) to (n, D) or an `OpenText`, the parameter
+            `logit_scale`, a logarithm, and perhaps `logit_bias`.
         config: its architecture, as `open_clip.get_model_config` returns it: `embed_dim` (D),
-            `vision_cfg` with `image_size`, `text_cfg` with `context_length`. A `timm_model_name`
-            and an `hf_model_name`, of whatever text, say that a side is closed.
+            `vision_cfg` with `image_size`, `text_cfg` with `context_length`. Of your own model,
+            `timm_model_name` and `hf_model_name`, any texts, say that sides are not open_clip's.
         tokenizer: as `open_clip.get_tokenizer` returns it, or one of transformers.
         images: their preparation: `mean`, `std`, `interpolation` and `resize_mode` (`shortest` or
             `squash`); those of OpenAI where it has none.
@@ -112,8 +115,8 @@ def from_module(
             f"The config of {arch} needs embed_dim, vision_cfg and text_cfg, as those of open_clip "
             f"have ({in_short(error)}): add what is missing"
         ) from error
-    for part, closed in (("visual", True), ("text", text == "closed"), ("logit_scale", True)):
-        if closed and not isinstance(getattr(model, part, None), nn.Module | torch.Tensor):
+    for part, needed in (("visual", True), ("text", text == "closed"), ("logit_scale", True)):
+        if needed and not isinstance(getattr(model, part, None), nn.Module | torch.Tensor):
             raise UserError(
                 f"{arch} has no `{part}`: give the model the modules `visual` and `text`, and the "
                 "parameter `logit_scale`"
@@ -125,21 +128,21 @@ def from_module(
     if not isinstance(resolution, int):
         raise UserError(f"The images of {arch} are {resolution}, not square: choose another model")
     model = model.float().eval()
-    whole, config = {}, dict(config)
+    whole: dict[str, nn.Module] = {}
+    config = dict(config)
     family = family_from(tokenizer, config, images, arch)
     if image == "closed":
-        whole["image"] = Closed(model.visual, resolution)
-        pixels = torch.zeros(1, 3, resolution, resolution)
-        _check_closed(whole["image"], f"`visual` of {arch}", pixels, width)
+        x, closed = example_image(resolution), Closed(model.visual, resolution)
+        feature = _feature(closed, f"`visual` of {arch}", x, width)
+        opened = open_timm(model.visual, resolution)
+        whole["image"] = open_if_equal(closed, opened, x, feature, f"image side of {arch}")
         config["vision_cfg"] = {"image_size": resolution, "patch_size": 1}
     if text == "closed":
-        whole["text"] = Closed(model.text)
         length = config["text_cfg"].get("context_length", 77)
+        side = whole["text"] = _text_side(model.text, family.tokenizer, length, width, arch)
+        if isinstance(side, OpenText):
+            family, length = side.family(family), min(length, side.length)
         config["text_cfg"] = {"context_length": length}
-        encode, _, sos, eos, pad = family.tokenizer
-        row = [sos, *encode("a photo"), eos, *[pad] * length]
-        ids = torch.tensor([[i for i in row if i is not None][:length]])
-        _check_closed(whole["text"], f"`text` of {arch}", ids, width)
     state = _open_state(model, whole)
     if image == "attention":
         _join(state)
@@ -152,23 +155,41 @@ def from_module(
     )
 
 
-def _check_closed(side: Closed, name: str, x: torch.Tensor, width: int) -> None:
-    """Check that a closed side makes one feature (1, width) of its input; raises a UserError."""
+def _text_side(text: Any, words: Tokenizer, length: int, width: int, arch: str) -> nn.Module:
+    """Return the text encoder of a model, opened if it can be; raises as `_feature`."""
+    if isinstance(text, OpenText):  # a user's own
+        why = text.unfit(words)
+        need(not why, f"`text` of {arch} cannot read the sentences of its tokenizer: {why}")
+        return text
+    side, ids, opened = Closed(text), example_sentence(words), open_hf_text(text)
+    feature = _feature(side, f"`text` of {arch}", example_sentence(words, length), width)
+    why = opened.unfit(words) if opened else ""
+    return open_if_equal(side, opened, ids, feature, f"text side of {arch}", why)
+
+
+def _feature(side: Closed, name: str, x: torch.Tensor, width: int) -> torch.Tensor | None:
+    """Return the feature (1, width) that a closed side makes of its input; None on `meta`.
+
+    Raises:
+        UserError: it makes none.
+    """
     weights = next(side.parameters(), x)
     if weights.is_meta:
-        return
+        return None
     try:
         with torch.no_grad():
-            shape = tuple(side(x.to(weights.device)).shape)
+            feature = side(x.to(weights.device))
     except Exception as error:  # from any library
         raise UserError(
             f"{name} takes no input of shape {tuple(x.shape)} ({in_short(error)}): correct it, or "
             "the sizes in the config"
         ) from error
+    shape = tuple(feature.shape)
     need(
         shape == (1, width),
         f"{name} gives {shape} for one input, but embed_dim is {width}: correct the config",
     )
+    return feature
 
 
 def family_from(tokenizer: Any, config: Mapping, images: Mapping, arch: str) -> Family:
@@ -195,7 +216,7 @@ def family_from(tokenizer: Any, config: Mapping, images: Mapping, arch: str) -> 
     )
 
 
-def _open_state(model: Any, whole: Mapping[str, Closed]) -> dict[str, torch.Tensor]:
+def _open_state(model: Any, whole: Mapping[str, nn.Module]) -> dict[str, torch.Tensor]:
     """Return the weights outside of closed sides, under the names of OpenAI's class."""
     parts = tuple({"image": "visual.", "text": "text."}[side] for side in whole)
     left_out = (*parts, "attn_mask", "text.attn_mask", "text_decoder.")

@@ -71,6 +71,47 @@ class MeanPool:
         return states @ visual.proj.float()
 
 
+class AnyHead:
+    """That of timm: a class token or a mean, registers, and a head of any layers.
+
+    A learned token is a further position of the mean.
+
+    Args:
+        first: number of class and register tokens.
+        mean: True if the feature is the mean of all other positions, not the first one's state.
+        before: True if `ln_post` precedes the mean.
+    """
+
+    def __init__(self, first: int, mean: bool, before: bool):
+        self.first, self.reads, self.before = first, 0 if mean else 1, before
+
+    def features(
+        self, visual: Any, post: nn.Module, x: Tensor, tokens: bool, n: int
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return the features as `ClassToken` does."""
+        raw = self.pooled(visual, post, x)[..., 0, :]
+        own = x[..., self.first + n :, :]
+        r = F.normalize(visual.head(post(own)), dim=-1) if tokens else None
+        return raw, F.normalize(raw, dim=-1), r
+
+    def pooled(self, visual: Any, post: nn.Module, x: Tensor) -> Tensor:
+        """Return the feature as `ClassToken` does."""
+        if self.reads:
+            y = post(x[..., :1, :])
+        elif self.before:
+            y = post(x[..., self.first :, :]).mean(-2, keepdim=True)
+        else:
+            y = post(x[..., self.first :, :].mean(-2, keepdim=True))
+        feature: Tensor = visual.head(y)
+        return feature
+
+    def alone(self, visual: Any, states: Tensor) -> Tensor:
+        """Return features as `ClassToken` does."""
+        dtype = next(visual.head.parameters(), states).dtype  # half, with PREC fp16
+        alone: Tensor = visual.head(states.to(dtype))
+        return alone
+
+
 class Head(nn.Module):
     """SigLIP's head: attention of one query to all positions, then an MLP with a residual."""
 

@@ -69,7 +69,8 @@ class LNOnly(Method):
                 norms[str(i)] = nn.ModuleDict(pair)
             if s.LN_ENDS:
                 post = clip_model.ln_final if text else clip_model.visual.ln_post
-                norms[str(last)]["post"] = tuned_norm(post)
+                if isinstance(post, nn.LayerNorm):  # BERT ends with the last block's ln_2
+                    norms[str(last)]["post"] = tuned_norm(post)
             pre = None if text else clip_model.visual.ln_pre  # the identity in SigLIP and CLIPA
             if s.LN_ENDS and start == 0 and isinstance(pre, nn.LayerNorm):
                 norms["0"]["pre"] = tuned_norm(pre)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from ..errors import fraction, from_1
+from ..errors import fraction, from_1, need
 from ..method import register
 from ..node import MOST_WIDTH
 from ..prompts import normal
@@ -117,6 +117,11 @@ class MMRLpp(MMRL):
     def learn(self, widths):
         """Make the tokens, and the change of CLIP's projection that is their head."""
         s = self.settings
+        need(
+            hasattr(self.image_encoder.visual, "proj"),
+            "MMRLpp learns a change of the projection of images, but this backbone has a head in "
+            "its place: choose another one, or MMRL",
+        )
         size = s.REP_LAYERS, s.N_REP_TOKENS, s.REP_DIM
         self.representation_learner = SharedRepresentation(*size, widths, s.RES_LORA_DIM)
         self.A = nn.Parameter(torch.empty(widths["image"], s.PROJ_LORA_DIM))

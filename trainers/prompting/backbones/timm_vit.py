@@ -1,0 +1,126 @@
+"""Vision Transformers of timm, opened: their blocks under the names of OpenAI's class.
+
+Letters: B images, W the width of the encoder, D of the features, F class and register tokens.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .assemble import Architecture, clips_norm, set_mlps
+from .openai_clip import model as openai_model
+from .shapes import AnyHead
+
+POOLS = ("token", "avg")
+EMPTY = (nn.Identity, nn.Dropout)
+
+
+class TimmViT(nn.Module):
+    """A ViT of timm (`can_open`), with the layers after it, as an open image encoder.
+
+    With one class token, which one matrix or none projects, it is as OpenAI's; else it has a `head`
+    and an `AnyHead`.
+    """
+
+    def __init__(self, trunk: Any, end: Iterable[nn.Module], resolution: int):
+        super().__init__()
+        first, W = trunk.num_prefix_tokens, trunk.embed_dim
+        self.input_resolution = resolution
+        self.conv1, self.ln_pre = trunk.patch_embed.proj, clips_norm(trunk.norm_pre)
+        positions = trunk.pos_embed.detach()[0]
+        if trunk.no_embed_class:
+            positions = torch.cat([positions.new_zeros(first, W), positions])
+        self.positional_embedding = nn.Parameter(positions)
+        leading = [x.detach()[0] for x in (trunk.cls_token, trunk.reg_token) if x is not None]
+        self.class_embedding = nn.Parameter(torch.cat([positions[:0], *leading]))  # (F, W)
+        self.transformer = _transformer(trunk.blocks)
+        before = _is_empty(trunk.fc_norm)
+        self.ln_post = clips_norm(trunk.norm if before else trunk.fc_norm)
+        layers = [layer for layer in (trunk.head, *end) if not isinstance(layer, EMPTY)]
+        linear = len(layers) == 1 and isinstance(layers[0], nn.Linear) and layers[0].bias is None
+        if (linear or not layers) and first == 1 and trunk.global_pool == "token":
+            matrix = layers[0].weight.detach().T if layers else torch.eye(W).to(positions)
+            self.proj = nn.Parameter(matrix)
+        else:
+            self.head = nn.Sequential(*layers)
+            self.shape = AnyHead(first, trunk.global_pool == "avg", before)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return features (B, D) of images (B, 3, H, W)."""
+        x = self.conv1(images).flatten(2).transpose(1, 2)
+        x = torch.cat([self.class_embedding.expand(len(x), -1, -1), x], 1)
+        x = self.ln_pre(x + self.positional_embedding).transpose(0, 1)
+        x = self.transformer(x).transpose(0, 1)
+        if hasattr(self, "proj"):
+            return self.ln_post(x[:, 0]) @ self.proj
+        return self.shape.pooled(self, self.ln_post, x)[:, 0]
+
+
+def _transformer(blocks: Any) -> nn.Module:
+    """Return timm's blocks under the names of OpenAI's class, with LayerScale folded in."""
+    b = blocks[0]
+    hidden, W = b.mlp.fc1.weight.shape
+    with torch.device("meta"):
+        built = openai_model.Transformer(W, len(blocks), b.attn.num_heads)
+        how = W, len(blocks), b.attn.num_heads, hidden, lambda: b.mlp.act, b.norm1.eps
+        set_mlps(built, Architecture(*how))
+    state = {}
+    for i, b in enumerate(blocks):
+        parts = {
+            "attn.in_proj_": (b.attn.qkv, None),
+            "attn.out_proj.": (b.attn.proj, b.ls1),
+            "mlp.c_fc.": (b.mlp.fc1, None),
+            "mlp.c_proj.": (b.mlp.fc2, b.ls2),
+            "ln_1.": (b.norm1, None),
+            "ln_2.": (b.norm2, None),
+        }
+        for name, (part, scale) in parts.items():
+            weight = part.weight.detach()
+            bias = weight.new_zeros(len(weight)) if part.bias is None else part.bias.detach()
+            if hasattr(scale, "gamma"):
+                gamma = scale.gamma.detach()
+                weight, bias = gamma[:, None] * weight, gamma * bias
+            state[f"resblocks.{i}.{name}weight"], state[f"resblocks.{i}.{name}bias"] = weight, bias
+    built.load_state_dict(state, assign=True)
+    return built
+
+
+def open_timm(visual: Any, resolution: int) -> TimmViT | None:
+    """Return open_clip's `TimmModel`, or a model of timm itself, opened; None if it differs."""
+    trunk = getattr(visual, "trunk", visual)
+    end = () if trunk is visual else visual.head
+    return TimmViT(trunk, end, resolution) if can_open(trunk, resolution) else None
+
+
+def can_open(trunk: Any, resolution: int) -> bool:
+    """Return True if a model of timm is a ViT with CLIP's blocks and a known start and end."""
+    known = _is(trunk, "VisionTransformer") and _is(trunk.patch_embed, "PatchEmbed")
+    if not known or trunk.pos_embed is None or getattr(trunk, "attn_pool", None) is not None:
+        return False
+    patches, proj = trunk.patch_embed, trunk.patch_embed.proj
+    start = proj.kernel_size == proj.stride and _is_empty(patches.norm)
+    start = start and patches.num_patches == (resolution // proj.kernel_size[0]) ** 2
+    pool = trunk.global_pool in POOLS and not getattr(trunk, "pool_include_prefix", False)
+    end = pool and (_is_empty(trunk.norm) or _is_empty(trunk.fc_norm))
+    return start and end and _is_empty(trunk.patch_drop) and all(map(_is_clips, trunk.blocks))
+
+
+def _is_clips(b: Any) -> bool:
+    """Return True if a block of timm computes as CLIP's does."""
+    if not (_is(b, "Block") and _is(b.attn, "Attention") and _is(b.mlp, "Mlp")):
+        return False
+    more = b.attn.q_norm, b.attn.k_norm, b.mlp.norm
+    more += tuple(getattr(b.attn, name, None) for name in ("norm", "gate"))
+    return all(map(_is_empty, more)) and all(
+        isinstance(norm, nn.LayerNorm) and norm.weight is not None for norm in (b.norm1, b.norm2)
+    )
+
+
+def _is(module: Any, name: str) -> bool:
+    return type(module).__name__ == name and type(module).__module__.startswith("timm.")
+
+
+def _is_empty(module: Any) -> bool:
+    return module is None or isinstance(module, nn.Identity)
