@@ -1,0 +1,105 @@
+"""Prompts inside BERT, XLM-R and timm's ViTs: parity with public code, and with the packages."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from trainers.prompting import TextEncoder, build_method, write_sentences
+from trainers.prompting.encoders.whole import encode_sentences
+
+open_clip = pytest.importorskip("open_clip", reason="open_clip_torch is not installed")
+pytest.importorskip("transformers", reason="transformers is not installed")
+from open_golden import FILES, near, package_model, read, relative  # noqa: E402
+
+from trainers.prompting.backbones.module import from_module  # noqa: E402
+
+COOP = [path.stem for path in FILES if path.stem.startswith(("coop", "kgcoop", "biomedcoop"))]
+VPT = [path.stem for path in FILES if path.stem.startswith("vpt")]
+DEEP = [path.stem for path in FILES if path.stem.startswith("deep")]
+
+
+@pytest.fixture
+def golden(request, tmp_path):
+    """The metadata and tensors of a file, and its CLIP."""
+    meta, tensors = read(request.param)
+    model, tokenizer, config = package_model(meta, tensors, tmp_path)
+    return meta, tensors, from_module(model, config, tokenizer, {}, request.param)
+
+
+def check_step(method, tensors, learned, grad):
+    """Compare logits, loss and gradient of a step with a file's."""
+    method.train()
+    terms = method.losses(tensors["images"], tensors["labels"])
+    with torch.no_grad():
+        logits = method(tensors["images"])
+    assert near(logits, tensors["logits"])
+    terms["loss"].backward()
+    assert relative(learned.grad, grad) < 1e-5
+    return {name: term.detach() for name, term in terms.items()}
+
+
+@pytest.mark.parametrize("golden", COOP, indirect=True)
+def test_learned_words(golden):
+    meta, tensors, clip_model = golden
+    node = {"N_CTX": 4, "CTX_INIT": meta["ctx_init"]}
+    kind = "KgCoOp" if meta["method"] == "KgCoOp" else "CoOp"
+    node |= {"W": float(meta["W"])} if kind == "KgCoOp" else {}
+    method = build_method(kind, node, clip_model, meta["classnames"])
+    ctx = method.prompt_learner.ctx
+    if "ctx_of_words" in tensors:
+        assert near(ctx.detach(), tensors["ctx_of_words"])
+        with torch.no_grad():
+            output = method.output(tensors["images"])
+        assert near(output.logits, tensors["logits_at_words"])
+        assert near(output.text.raw[0], tensors["text_features_of_words"])
+        assert near(output.image.raw[:, 0], tensors["image_features"])
+    with torch.no_grad():
+        ctx.copy_(tensors["ctx"])
+    if kind == "KgCoOp":
+        terms = check_step(method, tensors, ctx, tensors["grad.ctx"])
+        assert near(terms["ce"], tensors["loss_ce"]) and near(terms["loss"], tensors["loss"])
+    elif "loss_ce" in tensors:  # the other terms of BiomedCoOp are not CoOp's
+        ce = method.losses(tensors["images"], tensors["labels"])["loss"].detach()
+        assert near(ce, tensors["loss_ce"])
+        names = [name.replace("_", " ") for name in meta["classnames"]]
+        sentences = [text for name in names for text in meta["sentences"][name]]
+        raw = encode_sentences(clip_model, sentences)
+        assert near(raw, tensors["fixed_embeddings"].flatten(0, 1))
+    else:
+        terms = check_step(method, tensors, ctx, tensors["grad.ctx"])
+        assert near(terms["loss"], tensors["loss"])
+
+
+@pytest.mark.parametrize("golden", VPT, indirect=True)
+def test_learned_tokens_of_images(golden):
+    meta, tensors, clip_model = golden
+    depth, b, _ = tensors["contexts"].shape
+    node = {"N_CTX_VISION": b, "PROMPT_DEPTH_VISION": depth}
+    method = build_method("VPT", node, clip_model, meta["classnames"])
+    own = [*method.learned().values()]
+    with torch.no_grad():
+        plain = build_method("ZeroshotCLIP", {}, clip_model, meta["classnames"])
+        assert near(plain(tensors["images"]), tensors["logits_without"])
+        for p, value in zip(own, tensors["contexts"], strict=True):
+            p.copy_(value.reshape(p.shape))
+    terms = method.train().losses(tensors["images"], tensors["labels"])
+    terms["loss"].backward()
+    with torch.no_grad():
+        assert near(method(tensors["images"]), tensors["logits"])
+    assert near(terms["loss"].detach(), tensors["loss"])
+    for p, grad in zip(own, tensors["grad.contexts"], strict=True):
+        assert relative(p.grad, grad.reshape(p.shape)) < 1e-5
+
+
+@pytest.mark.parametrize("golden", DEEP, indirect=True)
+def test_learned_states_of_words(golden):
+    meta, tensors, clip_model = golden
+    contexts = tensors["contexts"].clone().requires_grad_()
+    sentences = write_sentences(clip_model, [meta["template"]], meta["classnames"], 2)
+    text = TextEncoder(clip_model, sentences)(list(contexts[:, None]))
+    z = F.normalize(clip_model.visual(tensors["images"]), dim=-1)
+    logits = clip_model.logit_scale.exp() * z @ text.h[0].T
+    loss = F.cross_entropy(logits, tensors["labels"])
+    loss.backward()
+    assert near(logits.detach(), tensors["logits"]) and near(loss.detach(), tensors["loss"])
+    assert relative(contexts.grad, tensors["grad.contexts"]) < 1e-5
