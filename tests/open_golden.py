@@ -8,6 +8,7 @@ from paths import GOLDEN
 from safetensors import safe_open
 
 FILES = sorted((GOLDEN / "open").glob("*.safetensors"))
+VIT = {"img_size": 32, "patch_size": 8, "embed_dim": 48, "depth": 3, "num_heads": 4}
 MORE = {"vit_golden": {}, "vit_golden_reg": {"reg_tokens": 2, "no_embed_class": True,
                                              "init_values": 0.5}}  # fmt: skip
 
@@ -21,6 +22,17 @@ def read(name):
     return {k: v if k in plain else json.loads(v) for k, v in texts.items()}, tensors
 
 
+def register_vit(name, **sizes):
+    """Let timm build a small ViT under a name, with the pool and head that open_clip asks for."""
+    import timm
+
+    def build(pretrained=False, **kwargs):
+        given = {k: v for k, v in kwargs.items() if k in ("num_classes", "global_pool")}
+        return timm.create_model("vit_tiny_patch16_224", **{**VIT, **sizes, **given})
+
+    timm.models._registry._model_entrypoints[name] = build
+
+
 def package_model(meta, tensors, folder):
     """Return the model of open_clip of a file, its tokenizer and its config.
 
@@ -28,18 +40,10 @@ def package_model(meta, tensors, folder):
         folder: where the files of its text encoder and tokenizer are made.
     """
     import open_clip
-    import timm
     import transformers
 
-    def entry(name):
-        def build(pretrained=False, **kwargs):
-            given = {k: v for k, v in kwargs.items() if k in ("num_classes", "global_pool")}
-            return timm.create_model("vit_tiny_patch16_224", **meta["vit"], **MORE[name], **given)
-
-        return build
-
-    for name in MORE:
-        timm.models._registry._model_entrypoints[name] = entry(name)
+    for name, more in MORE.items():
+        register_vit(name, **meta["vit"], **more)
     (folder / "config.json").write_text(json.dumps(meta["bert_config"]))
     (folder / "vocab.txt").write_text(meta["vocab"])
     words = transformers.BertTokenizerFast(str(folder / "vocab.txt"))

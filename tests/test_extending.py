@@ -101,7 +101,7 @@ def page():
     del DATASET_REGISTRY._objects["Scans"]
 
 
-CLASSES = ["Anchored", *re.findall(r"^class (\w+)\(Anchored\)", PAGE, re.MULTILINE)]
+CLASSES = re.findall(r"^class (\w+)\((?:Anchored|Method)\)", PAGE, re.MULTILINE)
 IMAGES, LABELS = (3, 3, 64, 64), torch.tensor([0, 1, 0])
 
 

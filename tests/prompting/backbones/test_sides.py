@@ -10,10 +10,16 @@ from trainers.prompting.errors import ClosedSide
 from trainers.prompting.trainer import config
 
 open_clip = pytest.importorskip("open_clip", reason="open_clip_torch is not installed")
-from trainers.prompting.backbones.module import from_module, sides  # noqa: E402
+from open_golden import register_vit  # noqa: E402
+
+from trainers.prompting.backbones.module import from_module  # noqa: E402
+from trainers.prompting.encoders.sides import kinds  # noqa: E402
 
 TIMM = {"timm_model_name": "test_vit", "timm_model_pretrained": False, "timm_pool": "avg",
         "timm_proj": "linear", "image_size": 160}  # fmt: skip
+register_vit("vit_tiny_siglip", embed_dim=24, class_token=False, global_pool="map")
+SIGLIP = {"timm_model_name": "vit_tiny_siglip", "timm_pool": "map", "timm_proj": "none",
+          "timm_model_pretrained": False, "image_size": 32}  # fmt: skip
 CONVNEXT = TIMM | {"timm_model_name": "test_convnext", "timm_pool": "", "image_size": 32}
 BOTH = TEXT | {"no_causal_mask": True}
 LAST = BOTH | {"pool_type": "last", "proj_bias": True}
@@ -21,7 +27,9 @@ MEAN = VISION | {"no_ln_pre": True, "pool_type": "avg", "final_ln_after_pool": T
 ATTENTION = VISION | {"attentional_pool": True, "attn_pooler_heads": 4}
 CASES = {  # vision, text, sides
     "ConvNeXt": (CONVNEXT, TEXT, ("closed", "causal")),
-    "timm, both": (CONVNEXT, BOTH, ("closed", "both")),
+    "ConvNeXt, both": (CONVNEXT, BOTH, ("closed", "both")),
+    "timm's ViT": (TIMM, BOTH, ("head", "both")),
+    "timm's SigLIP": (SIGLIP, LAST, ("attention", "both")),
     "mean": (MEAN, BOTH | {"pool_type": "last"}, ("mean", "both")),
     "mean, bias": (MEAN, LAST, ("mean", "both")),
     "attention": (ATTENTION, TEXT, ("closed", "causal")),
@@ -44,10 +52,11 @@ def case(request):
     vision, text, expected = CASES[request.param]
     model = spread(open_clip.model.CustomTextCLIP(embed_dim=24, vision_cfg=vision, text_cfg=text))
     found = {"embed_dim": 24, "vision_cfg": vision, "text_cfg": text, "custom_text": True}
-    assert sides(found) == expected
     tokenizer = open_clip.SimpleTokenizer(context_length=24)
     x = images(4, vision["image_size"])
-    return from_module(model, found, tokenizer, {}), model, tokenizer, x, expected
+    ours = from_module(model, found, tokenizer, {})
+    assert kinds(ours) == expected
+    return ours, model, tokenizer, x, expected
 
 
 def test_logits_are_those_of_the_package(case):
@@ -71,6 +80,10 @@ def closed_to(name, expected):
 def test_methods_learn_or_are_refused(case, name, monkeypatch):
     monkeypatch.setattr(config, "methods_on", lambda clip_model: {})  # for time
     ours, _, _, x, expected = case
+    if name == "MMRL" and expected[0] == "attention":
+        with pytest.raises(UserError, match="reads the class token or tokens next to it"):
+            build_method(name, NODES[name], ours, NAMES)
+        return
     if closed_to(name, expected):
         with pytest.raises(ClosedSide, match="side of this backbone is closed"):
             build_method(name, NODES[name], ours, NAMES)

@@ -1,6 +1,5 @@
 """A model of open_clip, or a user's own, as a CLIP: open where its blocks can be CLIP's."""
 
-import re
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -21,50 +20,31 @@ from .tokenizers import translate
 
 HEAD = 64  # default width of an attention head
 PARTS = ("vision_cfg", "text_cfg")
-TIMM = [
-    (r"^visual\.trunk\.pos_embed", "visual.positional_embedding"),
-    (r"^visual\.trunk\.patch_embed\.proj\.", "visual.conv1."),
-    (r"^visual\.trunk\.norm\.", "visual.ln_post."),
-    (r"^visual\.trunk\.attn_pool\.latent", "visual.head.probe"),
-    (r"^visual\.trunk\.attn_pool\.proj\.", "visual.head.attn.out_proj."),
-    (r"^visual\.trunk\.attn_pool\.norm\.", "visual.head.ln."),
-    (r"^visual\.trunk\.attn_pool\.mlp\.fc1\.", "visual.head.mlp.0."),
-    (r"^visual\.trunk\.attn_pool\.mlp\.fc2\.", "visual.head.mlp.2."),
-    (r"^visual\.trunk\.attn_pool\.(q|kv)\.", r"visual.head.attn.\1."),
-    (r"^visual\.trunk\.blocks\.", "visual.transformer.resblocks."),
-    (r"(resblocks\.\d+)\.norm([12])\.", r"\1.ln_\2."),
-    (r"(resblocks\.\d+)\.attn\.qkv\.", r"\1.attn.in_proj_"),
-    (r"(resblocks\.\d+)\.attn\.proj\.", r"\1.attn.out_proj."),
-    (r"(resblocks\.\d+)\.mlp\.fc1\.", r"\1.mlp.c_fc."),
-    (r"(resblocks\.\d+)\.mlp\.fc2\.", r"\1.mlp.c_proj."),
-]  # SigLIP's names in timm, and those of OpenAI's class
 
 
 def sides(config: Mapping) -> tuple[str, str]:
-    """Return how the image and the text encoder of an architecture are used.
+    """Return which encoders of an architecture are open_clip's own, with CLIP's blocks.
 
     Args:
         config: as `open_clip.get_model_config` returns it.
 
     Returns:
-        For images `class token`, `attention`, `mean` (`assemble.image_encoder`) or `closed`; for
-        text `causal`, `both` (positions attend to later ones, too) or `closed`.
+        For images `class token`, `mean` (`assemble.image_encoder`) or `other`; for text `causal`,
+        `both` (positions attend to later ones, too) or `other`.
     """
     vision, text = (config[part] for part in PARTS)
-    timm, square = vision.get("timm_model_name") or "", vision.get("image_size", 224)
-    own = not (timm or vision.get("attentional_pool")) and isinstance(square, int)
+    square = isinstance(vision.get("image_size", 224), int)
+    own = square and not (vision.get("timm_model_name") or vision.get("attentional_pool"))
     unlike_clip = vision.get("no_ln_pre"), vision.get("pool_type", "tok")
-    image = "closed"
-    if re.fullmatch(r"vit_\w+_siglip_\d+", timm) and vision.get("timm_pool") == "map":
-        image = "attention"
-    elif own and unlike_clip in ((None, "tok"), (False, "tok")):
+    image = "other"
+    if own and unlike_clip in ((None, "tok"), (False, "tok")):
         image = "class token"
     elif own and unlike_clip == (True, "avg") and vision.get("final_ln_after_pool"):
         image = "mean"
     foreign = text.get("hf_model_name") or config.get("multimodal_cfg") or text.get("embed_cls")
     reads = text.get("pool_type", "argmax") in ("argmax", "eos", "last")
     if foreign or not reads:
-        return image, "closed"
+        return image, "other"
     return image, "both" if text.get("no_causal_mask") else "causal"
 
 
@@ -115,7 +95,7 @@ def from_module(
             f"The config of {arch} needs embed_dim, vision_cfg and text_cfg, as those of open_clip "
             f"have ({in_short(error)}): add what is missing"
         ) from error
-    for part, needed in (("visual", True), ("text", text == "closed"), ("logit_scale", True)):
+    for part, needed in (("visual", True), ("text", text == "other"), ("logit_scale", True)):
         if needed and not isinstance(getattr(model, part, None), nn.Module | torch.Tensor):
             raise UserError(
                 f"{arch} has no `{part}`: give the model the modules `visual` and `text`, and the "
@@ -131,25 +111,22 @@ def from_module(
     whole: dict[str, nn.Module] = {}
     config = dict(config)
     family = family_from(tokenizer, config, images, arch)
-    if image == "closed":
+    if image == "other":
         x, closed = example_image(resolution), Closed(model.visual, resolution)
         feature = _feature(closed, f"`visual` of {arch}", x, width)
         opened = open_timm(model.visual, resolution)
         whole["image"] = open_if_equal(closed, opened, x, feature, f"image side of {arch}")
         config["vision_cfg"] = {"image_size": resolution, "patch_size": 1}
-    if text == "closed":
+    if text == "other":
         length = config["text_cfg"].get("context_length", 77)
         side = whole["text"] = _text_side(model.text, family.tokenizer, length, width, arch)
         if isinstance(side, OpenText):
             family, length = side.family(family), min(length, side.length)
         config["text_cfg"] = {"context_length": length}
     state = _open_state(model, whole)
-    if image == "attention":
-        _join(state)
-        config = _fill_sizes(config, model)
-    if text != "closed" and "text_projection" not in state:
+    if text != "other" and "text_projection" not in state:
         state["text_projection"] = torch.eye(width)
-    shape = "class token" if image == "closed" else image
+    shape = "class token" if image == "other" else image
     return assemble_open_clip(
         fold_layer_scale(state), config, family, arch, arch, shape=shape, closed=whole
     )
@@ -223,44 +200,12 @@ def _open_state(model: Any, whole: Mapping[str, nn.Module]) -> dict[str, torch.T
     given = {n: x.detach() for n, x in model.state_dict().items() if not n.startswith(left_out)}
     if len(whole) == len(PARTS):  # a user's own may have more
         given = {n: x for n, x in given.items() if n in ("logit_scale", "logit_bias")}
-    state = {}
-    for name, value in given.items():
-        name = name.removeprefix("text.")
-        for pattern, replacement in TIMM:
-            name = re.sub(pattern, replacement, name)
-        state[name] = value
+    state = {name.removeprefix("text."): value for name, value in given.items()}
     if "text_projection.weight" in state:  # a Linear layer
         state["text_projection"] = state.pop("text_projection.weight").T
         if "text_projection.bias" in state:
             state["text_bias"] = state.pop("text_projection.bias")
     return state
-
-
-def _join(state: dict[str, torch.Tensor]) -> None:
-    """Join the matrices of SigLIP's query, and of its keys and values, in place."""
-    state["visual.positional_embedding"] = state["visual.positional_embedding"][0]
-    for kind in ("weight", "bias"):
-        parts = [state.pop(f"visual.head.attn.{part}.{kind}") for part in ("q", "kv")]
-        state[f"visual.head.attn.in_proj_{kind}"] = torch.cat(parts)
-
-
-def _fill_sizes(config: Mapping, model: Any) -> dict:
-    """Return a config with the sizes of a SigLIP of timm, which its own does not say."""
-    trunk: Any = model.visual.trunk
-    block = trunk.blocks[0]
-    width = block.norm1.weight.numel()
-    exact = type(block.mlp.act) is nn.GELU and block.mlp.act.approximate == "none"
-    vision = {
-        **config["vision_cfg"],
-        "width": width,
-        "layers": len(trunk.blocks),
-        "head_width": width // block.attn.num_heads,
-        "patch_size": trunk.patch_embed.patch_size[0],
-        "norm_kwargs": {"eps": block.norm1.eps},
-        "mlp_ratio": block.mlp.fc1.weight.shape[0] / width,
-        "act_kwargs": {"approximate": "none" if exact else "tanh"},
-    }
-    return {**config, "vision_cfg": vision}
 
 
 def fold_layer_scale(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

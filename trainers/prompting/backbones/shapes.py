@@ -1,8 +1,7 @@
 """How an open image encoder unlike OpenAI's ends: its `shape`.
 
-Between its start and its end are CLIP's blocks, which methods work on. `first` is the number of
-positions before the patches, `reads` that of leading positions that the feature is read from, 0
-for all. The functions are those of `encoders.vision.ClassToken`, OpenAI's end.
+Between its start and its end are CLIP's blocks, which methods work on. The attributes and functions
+are those of `encoders.vision.ClassToken`, OpenAI's end.
 """
 
 from typing import Any
@@ -21,6 +20,7 @@ class AttentionPool:
     what the head makes of it alone, so that an image of equal patches has their feature.
     """
 
+    name = "attention"
     first = 0
     reads = 0
 
@@ -50,6 +50,7 @@ class MeanPool:
     A learned token is a further position of the mean.
     """
 
+    name = "mean"
     first = 1
     reads = 0
 
@@ -81,6 +82,8 @@ class AnyHead:
         mean: True if the feature is the mean of all other positions, not the first one's state.
         before: True if `ln_post` precedes the mean.
     """
+
+    name = "head"
 
     def __init__(self, first: int, mean: bool, before: bool):
         self.first, self.reads, self.before = first, 0 if mean else 1, before

@@ -3,7 +3,7 @@
 Letters: B images, W the width of the encoder, D of the features, F class and register tokens.
 """
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,20 +11,20 @@ from torch import Tensor, nn
 
 from .assemble import Architecture, clips_norm, set_mlps
 from .openai_clip import model as openai_model
-from .shapes import AnyHead
+from .shapes import AnyHead, AttentionPool, Head
 
 POOLS = ("token", "avg")
 EMPTY = (nn.Identity, nn.Dropout)
 
 
 class TimmViT(nn.Module):
-    """A ViT of timm (`can_open`), with the layers after it, as an open image encoder.
+    """A ViT of timm (`can_open`) and the layers after it, as an open image encoder.
 
     With one class token, which one matrix or none projects, it is as OpenAI's; else it has a `head`
-    and an `AnyHead`.
+    and a `shape`.
     """
 
-    def __init__(self, trunk: Any, end: Iterable[nn.Module], resolution: int):
+    def __init__(self, trunk: Any, layers: Sequence[Any], resolution: int):
         super().__init__()
         first, W = trunk.num_prefix_tokens, trunk.embed_dim
         self.input_resolution = resolution
@@ -36,16 +36,19 @@ class TimmViT(nn.Module):
         leading = [x.detach()[0] for x in (trunk.cls_token, trunk.reg_token) if x is not None]
         self.class_embedding = nn.Parameter(torch.cat([positions[:0], *leading]))  # (F, W)
         self.transformer = _transformer(trunk.blocks)
-        before = _is_empty(trunk.fc_norm)
+        before, token = _is_empty(trunk.fc_norm), trunk.global_pool == "token"
         self.ln_post = clips_norm(trunk.norm if before else trunk.fc_norm)
-        layers = [layer for layer in (trunk.head, *end) if not isinstance(layer, EMPTY)]
         linear = len(layers) == 1 and isinstance(layers[0], nn.Linear) and layers[0].bias is None
-        if (linear or not layers) and first == 1 and trunk.global_pool == "token":
+        self.head: nn.Module
+        self.shape: Any
+        if _pool(trunk) is not None:
+            self.head, self.shape = _head(_pool(trunk)), AttentionPool()
+        elif token and first == 1 and (linear or not layers):
             matrix = layers[0].weight.detach().T if layers else torch.eye(W).to(positions)
             self.proj = nn.Parameter(matrix)
         else:
             self.head = nn.Sequential(*layers)
-            self.shape = AnyHead(first, trunk.global_pool == "avg", before)
+            self.shape = AnyHead(first, not token, before)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return features (B, D) of images (B, 3, H, W)."""
@@ -87,24 +90,52 @@ def _transformer(blocks: Any) -> nn.Module:
     return built
 
 
+def _head(pool: Any) -> Head:
+    """Return SigLIP's attention pool as the head that is known here."""
+    W, hidden = pool.proj.weight.shape[0], pool.mlp.fc1.weight.shape[0]
+    with torch.device("meta"):
+        head = Head(W, pool.num_heads, hidden, pool.norm.eps, pool.mlp.act)
+    parts = {"attn.out_proj": pool.proj, "ln": pool.norm, "mlp.0": pool.mlp.fc1}
+    state = {"probe": pool.latent.detach()}
+    for kind in ("weight", "bias"):
+        rows = [getattr(part, kind).detach() for part in (pool.q, pool.kv)]
+        state[f"attn.in_proj_{kind}"] = torch.cat(rows)
+        for name, part in {**parts, "mlp.2": pool.mlp.fc2}.items():
+            state[f"{name}.{kind}"] = getattr(part, kind).detach()
+    head.load_state_dict(state, assign=True)
+    return head
+
+
 def open_timm(visual: Any, resolution: int) -> TimmViT | None:
     """Return open_clip's `TimmModel`, or a model of timm itself, opened; None if it differs."""
     trunk = getattr(visual, "trunk", visual)
-    end = () if trunk is visual else visual.head
-    return TimmViT(trunk, end, resolution) if can_open(trunk, resolution) else None
+    if not can_open(trunk, resolution):
+        return None
+    layers = [trunk.head, *(() if trunk is visual else visual.head)]
+    layers = [layer for layer in layers if not isinstance(layer, EMPTY)]
+    return None if layers and _pool(trunk) is not None else TimmViT(trunk, layers, resolution)
 
 
 def can_open(trunk: Any, resolution: int) -> bool:
     """Return True if a model of timm is a ViT with CLIP's blocks and a known start and end."""
     known = _is(trunk, "VisionTransformer") and _is(trunk.patch_embed, "PatchEmbed")
-    if not known or trunk.pos_embed is None or getattr(trunk, "attn_pool", None) is not None:
+    if not known or trunk.pos_embed is None:
         return False
-    patches, proj = trunk.patch_embed, trunk.patch_embed.proj
+    patches, proj, pool = trunk.patch_embed, trunk.patch_embed.proj, _pool(trunk)
     start = proj.kernel_size == proj.stride and _is_empty(patches.norm)
     start = start and patches.num_patches == (resolution // proj.kernel_size[0]) ** 2
-    pool = trunk.global_pool in POOLS and not getattr(trunk, "pool_include_prefix", False)
-    end = pool and (_is_empty(trunk.norm) or _is_empty(trunk.fc_norm))
+    if pool is None:
+        end = trunk.global_pool in POOLS and not getattr(trunk, "pool_include_prefix", False)
+        end = end and (_is_empty(trunk.norm) or _is_empty(trunk.fc_norm))
+    else:
+        plain = pool.q_norm, pool.k_norm, pool.pos_embed, trunk.fc_norm
+        end = all(map(_is_empty, plain)) and pool.latent_len == 1 and trunk.num_prefix_tokens == 0
+        end = end and isinstance(pool.q, nn.Linear) and isinstance(pool.norm, nn.LayerNorm)
     return start and end and _is_empty(trunk.patch_drop) and all(map(_is_clips, trunk.blocks))
+
+
+def _pool(trunk: Any) -> Any:
+    return getattr(trunk, "attn_pool", None)
 
 
 def _is_clips(b: Any) -> bool:

@@ -37,8 +37,9 @@ class Layout(nn.Module):
     # (N * K, 1, S, P + S), or (1, ...) if all prefixes have the same length: True where a position
     # of a padded suffix sees a position of its prefix or of itself
     mask: torch.Tensor
-    # (N, K, S), or (1, K, S) if all prompts are as long: True where a sentence has a position that
-    # all its positions see; None if causal, or if every sentence has S of them
+    # (N, K, S), or (1, K, S) if it is the same for all prompts: False at positions of a padded
+    # suffix that no position sees, its padding (if not causal) and tokens that only read; None
+    # without such positions
     sees: torch.Tensor | None
     # (N, K), or (1, K) if all prompts end alike: the packed position of EOS
     eos: torch.Tensor
@@ -62,7 +63,7 @@ class Layout(nn.Module):
         causal: bool = True,
     ):
         super().__init__()
-        count = torch.tensor([[len(s.ids) for s in row] for row in sentences])
+        seen = torch.tensor([[len(s.ids) - s.unseen for s in row] for row in sentences])
         if spans:
             sentences = lengthen(sentences, spans)
         prefixes = [row[0].ids[:c] for row, c in zip(sentences, cut, strict=True)]
@@ -91,16 +92,23 @@ class Layout(nn.Module):
         self._keep("pad_index", index.clamp(max=sum(lengths) - 1).flatten())
         owner = torch.repeat_interleave(torch.arange(K), length)
         self._keep("pack_index", owner * S + offset)
-        sees = torch.arange(S) < count[..., None]
+        sees = torch.arange(S) < (seen - torch.tensor(cut)[:, None])[..., None]
         sees = sees[:1] if bool((sees == sees[0]).all()) else sees
-        self._keep("sees", None if causal or bool(sees.all()) else sees)
+        if causal and not any(s.unseen for row in sentences for s in row):
+            sees = torch.ones(1, K, S).bool()  # what follows EOS is not seen anyway
+        self._keep("sees", None if sees.all() else sees)
         mask = suffix_mask(cut, S) if causal else torch.ones(1, S, S).bool()
-        self._keep("mask", mask.repeat_interleave(K if len(mask) > 1 else 1, 0)[:, None])
+        of_each = mask[:, None]
+        if self.sees is not None:
+            of_each = of_each & F.pad(sees, (self.P, 0), value=True)[:, :, None]
+        shared = len(of_each) == of_each.shape[1] == 1
+        of_each = of_each.expand(len(of_each), 1 if shared else K, -1, -1)
+        self._keep("mask", of_each.flatten(0, 1)[:, None])
 
         eos = torch.tensor([[s.eos for s in row] for row in sentences]) - torch.tensor(cut)[:, None]
         eos = eos[:1] if bool((eos == eos[0]).all()) else eos
         rows = torch.arange(len(mask))[:, None]  # one, or as many as there are rows of eos
-        self._keep("eos_mask", mask[rows, eos] if self.sees is None else sees)
+        self._keep("eos_mask", mask[rows, eos] if causal or self.sees is None else sees)
         self._keep("eos", start + eos)
 
         self._keep_slots(sentences[0])

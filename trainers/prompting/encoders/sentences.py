@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from ..backbones import family_of
-from ..errors import UserError
+from ..errors import UserError, need
 from ..node import Words, clean
 from .sides import need_open
 
@@ -21,7 +21,8 @@ class Sentence(NamedTuple):
 
     ids: the token ids; slots: position -> index of the learned token at that position; end: the
     position after the last word, which is that of the template's full stop, or of EOS without one;
-    eos: the position of EOS, or of that whose state is read in its place; start: of the first word.
+    eos: the position of EOS, or of that whose state is read in its place; start: of the first word;
+    unseen: the number of last positions that no position sees, whose tokens only read.
     """
 
     ids: list[int]
@@ -29,6 +30,7 @@ class Sentence(NamedTuple):
     end: int
     eos: int
     start: int = 1
+    unseen: int = 0
 
 
 class Keys(NamedTuple):
@@ -167,6 +169,37 @@ def write_sentences(
     return [
         [write.with_slots(template, name, length, position) for name in names]
         for template in templates
+    ]
+
+
+def append_readers(
+    clip_model: Any, sentences: list[list[Sentence]], b: int
+) -> list[list[Sentence]]:
+    """Return the sentences `[1][k]`, followed by b learned tokens that read them and are not seen.
+
+    Raises:
+        UserError: there are several prompts, or a sentence does not fit the text encoder.
+
+    Examples:
+        >>> from trainers.prompting import load_clip
+        >>> clip_model = load_clip("emoji")
+        >>> sentences = write_sentences(clip_model, ["a photo of a {}."], ["cat"])
+        >>> append_readers(clip_model, sentences, 2)[0][0].slots
+        {8: 0, 9: 1}
+    """
+    need(len(sentences) == 1, f"{len(sentences)} prompts are given, but only one can have readers")
+    most = max(len(sentence.ids) for row in sentences for sentence in row) + b
+    need(
+        most <= clip_model.context_length,
+        f"A sentence and {b} tokens that read it have {most} positions, but the text encoder reads "
+        f"{clip_model.context_length}: take fewer tokens, or another backbone",
+    )
+    return [
+        [
+            s._replace(ids=s.ids + [0] * b, slots={len(s.ids) + j: j for j in range(b)}, unseen=b)
+            for s in row
+        ]
+        for row in sentences
     ]
 
 

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from ..backbones import family_of
 from ..backbones.closed import Closed
 from ..errors import ClosedSide
 
@@ -16,6 +17,27 @@ def is_closed(clip_model: Any, side: str) -> bool:
     """
     module = clip_model.visual if side == "image" else getattr(clip_model, "text", None)
     return isinstance(module, Closed)
+
+
+def kinds(clip_model: Any) -> tuple[str, str]:
+    """Return how the image and the text side of a CLIP are read.
+
+    Images: `class token`, `attention`, `mean` or `head` (the `shape` of their encoder), or
+    `ResNet`; text: `causal`, or `both`, if positions attend to later ones, too. Or `closed`.
+
+    Examples:
+        >>> from trainers.prompting import load_clip
+        >>> kinds(load_clip("emoji"))
+        ('class token', 'causal')
+    """
+    visual = clip_model.visual
+    image = getattr(getattr(visual, "shape", None), "name", "class token")
+    if is_closed(clip_model, "image"):
+        image = "closed"
+    elif not hasattr(visual, "transformer"):
+        image = "ResNet"
+    text = "causal" if family_of(clip_model).causal else "both"
+    return image, "closed" if is_closed(clip_model, "text") else text
 
 
 def need_open(clip_model: Any, side: str, does: str, remedy: str = "") -> None:

@@ -109,7 +109,7 @@ class TextEncoder(nn.Module):
         self.positional_embedding = clip_model.positional_embedding
         self.text_projection = clip_model.text_projection
         self.text_bias = getattr(clip_model, "text_bias", None)  # (D,), of SigLIP
-        self.ln_embed = getattr(clip_model, "ln_embed", None)  # of BERT
+        self.ln_embed = getattr(clip_model, "ln_embed", nn.Identity())  # of BERT
         self.mean = family.reads == "mean"
         self.layout = self._lay_out(class_specific)
         few = not words and self.causal  # features of tokens share those of prefixes, too
@@ -201,7 +201,7 @@ class TextEncoder(nn.Module):
         n, inner = 0, {}  # n: tokens that have entered after SOS
         for i in range(first, len(layers)):
             block, addition = layers[i], added.get(i, NOTHING)
-            if contexts and 1 <= i < len(contexts) and layout.whole:
+            if contexts and 1 <= i < len(contexts) and not layout.prefix_slots:
                 suffix = self._fill_slots(layout, suffix, contexts[i], contexts[0].shape[1])
             elif contexts and 1 <= i < len(contexts):  # deep prompts replace states of the slots
                 end = self.start + n + contexts[0].shape[1]
@@ -274,8 +274,7 @@ class TextEncoder(nn.Module):
             shared, suffix = (x + summand(before, x) for x in (shared, suffix))
         shared = shared + self.positional_embedding[: shared.shape[1]]
         suffix = suffix + self.positional_embedding[layout.suffix_positions]
-        shared, suffix = shared.to(dtype), suffix.to(dtype)
-        return (shared, suffix) if self.ln_embed is None else (shared, self.ln_embed(suffix))
+        return shared.to(dtype), self.ln_embed(suffix.to(dtype))
 
     def _let_in(
         self, addition: Added, layout: Layout, suffix: Tensor, n: int
@@ -337,9 +336,12 @@ class TextEncoder(nn.Module):
             y = blocks.enter(block, added, suffix)
             own = blocks.project(block, y, added, "qkv")
             q, k, v = (t.reshape(-1, layout.S, t.shape[2]) for t in own)
-            mask = sees(layout, suffix)
-            mask = None if mask is None else mask.flatten(0, 1)[:, None, None]
-            out = blocks.attend(block, q, k, v, mask, self.causal).reshape(suffix.shape)
+            mask = None
+            if layout.sees is not None:
+                rows = layout.mask if self.causal else layout.sees.flatten(0, 1)[:, None, None]
+                mask = rows.repeat(len(q) // len(rows), 1, 1, 1)
+            causal = self.causal and mask is None
+            out = blocks.attend(block, q, k, v, mask, causal).reshape(suffix.shape)
             return shared, blocks.finish(block, suffix, out, y, added)
         y = blocks.norm(block, "ln_1", added)(shared)
         query, key, value = blocks.project(block, y, added, "qkv")
@@ -373,6 +375,8 @@ class TextEncoder(nn.Module):
     ) -> Tensor:
         """Return the attention of packed suffixes (N, T, W) to keys and values of both parts."""
         mask = extend_mask(layout, key, layout.mask)
+        if layout.sees is not None:
+            mask = mask.repeat(len(own_query) * layout.K // len(mask), 1, 1, 1)
         key, value = pad_suffixes(layout, own_key, key), pad_suffixes(layout, own_value, value)
         out = blocks.attend(block, pad_suffixes(layout, own_query), key, value, mask)
         return out.reshape(own_query.shape[0], -1, out.shape[-1]).index_select(1, layout.pack_index)
@@ -407,7 +411,7 @@ class TextEncoder(nn.Module):
         """Return the states (N, K, W) that features are read from: at EOS, or their mean."""
         if not self.mean:
             return at_eos(layout, suffix)
-        x, mask = suffix.unflatten(1, (-1, layout.S)), sees(layout, suffix)
+        x, mask = suffix.unflatten(1, (-1, layout.S)), layout.sees
         if mask is None:
             return x.mean(2)
         return (x * mask[..., None]).sum(2) / mask.sum(2, keepdim=True)
@@ -439,11 +443,6 @@ def pad_suffixes(
     if shared is None or layout.whole:
         return rows
     return torch.cat([shared.repeat_interleave(layout.K, 0), rows], dim=1)
-
-
-def sees(layout: Layout, suffix: Tensor) -> Tensor | None:
-    """Return `layout.sees` for packed suffixes (N, T, W), (N, K, S); None if all are seen."""
-    return None if layout.sees is None else layout.sees.expand(suffix.shape[0], -1, -1)
 
 
 def at_eos(layout: Layout, suffix: torch.Tensor) -> torch.Tensor:

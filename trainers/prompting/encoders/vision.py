@@ -49,10 +49,12 @@ class ClassToken:
     An encoder that ends otherwise has a `shape` with the same attributes and functions.
 
     Attributes: Class attributes
+        name: of this end, for tables.
         first: number of positions before the patches.
         reads: number of leading positions that the feature is read from; 0 for all.
     """
 
+    name = "class token"
     first = 1
     reads = 1
 
@@ -120,10 +122,12 @@ class ImageEncoder(nn.Module):
             as the public code of SOT-GLP does.
         untouched: True to return z without additions, while gradients are on; not with contexts.
         inner: the blocks, from 0 and without the last one, whose outputs are returned.
+        unseen: True for contexts that only read: no position sees them, nor they each other.
 
     Raises:
         UserError: `vv`, `inner` or more states are asked of a ResNet, more than its feature of a
-            closed side, or there is no such inner block.
+            closed side, there is no such inner block, or unseen contexts are asked where the
+            feature is not read from a class token.
 
     Examples:
         >>> from trainers.prompting import load_clip
@@ -144,11 +148,12 @@ class ImageEncoder(nn.Module):
         untouched: bool = False,
         vv: str = "",
         inner: Collection[int] = (),
+        unseen: bool = False,
     ):
         super().__init__()
         self.visual = visual
         self.patches, self.states, self.values = patches, states, values
-        self.untouched, self.vv, self.inner = untouched, vv, inner
+        self.untouched, self.vv, self.inner, self.unseen = untouched, vv, inner, unseen
         self.recompute = False  # activations of the blocks, in the backward pass
         self.is_vit = hasattr(visual, "transformer")
         self.is_closed = isinstance(visual, Closed)
@@ -159,6 +164,11 @@ class ImageEncoder(nn.Module):
             self.shape.first == 1 or states is None,
             "The method reads the class token or tokens next to it, which images of this "
             "backbone do not have: choose another method or backbone",
+        )
+        need(
+            self.shape.reads or not unseen,
+            "The contexts only read, but all positions make the feature of an image in this "
+            "backbone: choose one with a class token",
         )
         need(
             self.is_vit or not (states or vv or inner),
@@ -248,6 +258,7 @@ class ImageEncoder(nn.Module):
         x = x.flatten(0, 1)  # (B*M, 1+P+b, W)
         n, untouched, inner = 0, None, {}  # n: tokens that have entered after CLS
         path = x[:, start : start + P] if self.vv else None
+        b = contexts[0].shape[1] if contexts and self.unseen else 0  # of contexts that only read
         branch = min(added, default=len(layers) - 1) if torch.is_grad_enabled() else None
         for i, block in enumerate(layers):
             addition = added.get(i, NOTHING)
@@ -267,13 +278,13 @@ class ImageEncoder(nn.Module):
                 inputs = block, x, at, both
                 path = path + blocks.run(self._value_attention, recompute, *inputs, added=addition)
             if i + 1 < len(layers):
-                x = blocks.run(self._block, recompute, block, x, added=addition)
+                x = blocks.run(self._block, recompute, block, x, b, added=addition)
             if i in self.inner:
                 inner[i] = x.unflatten(0, (B, M))
         few = shape.reads and not self.patches
         places = shape.reads + (self.states or 0) if few else x.shape[1]
         patches = slice(start + n, start + n + P) if self.values else None
-        x, values = blocks.run(self._last, recompute, block, x, places, patches, added=addition)
+        x, values = blocks.run(self._last, recompute, block, x, places, patches, b, added=addition)
         x = x.unflatten(0, (B, M))
         post, values = addition.norms.get("post") or v.ln_post, values if path is None else path
         states = None if self.states is None else post(x[:, :, : 1 + self.states])
@@ -295,9 +306,10 @@ class ImageEncoder(nn.Module):
         return z.float()
 
     @staticmethod
-    def _block(block: Any, x: Tensor, added: Added = NOTHING) -> Tensor:
+    def _block(block: Any, x: Tensor, unseen: int = 0, added: Added = NOTHING) -> Tensor:
         y = blocks.norm(block, "ln_1", added)(x)
-        out = blocks.attend(block, *blocks.project(block, y, added, "qkv"))
+        q, k, v = blocks.project(block, y, added, "qkv")
+        out = blocks.attend(block, q, k, v, unseen=unseen)
         return blocks.finish(block, x, out, y, added)
 
     @staticmethod
@@ -316,12 +328,18 @@ class ImageEncoder(nn.Module):
         return out
 
     def _last(
-        self, block: Any, x: Tensor, places: int, patches: slice | None, added: Added = NOTHING
+        self,
+        block: Any,
+        x: Tensor,
+        places: int,
+        patches: slice | None,
+        unseen: int = 0,
+        added: Added = NOTHING,
     ) -> tuple[Tensor, Tensor | None]:
         """Return the last block's output where it is read: (B*M, places, W), and values or None."""
         if places == x.shape[1] and patches is None:
-            return self._block(block, x, added), None
-        y = blocks.norm(block, "ln_1", added)(x)
+            return self._block(block, x, unseen, added), None
+        y = blocks.norm(block, "ln_1", added)(x[:, :-unseen] if unseen else x)
         key, value = blocks.project(block, y, added, "kv")
         # contiguous: otherwise the bits of a matrix product may depend on the memory layout
         first, y_first = (t[:, :places].contiguous() for t in (x, y))
