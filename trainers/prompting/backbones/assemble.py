@@ -16,7 +16,7 @@ from ..errors import UserError, need
 from .closed import Closed
 from .family import Family
 from .openai_clip import model as openai_model
-from .shapes import Head, MeanPool, PatchViT
+from .shapes import AnyHead, Head, PatchViT
 
 FIRST = 3  # names that an error lists
 MOST_LAYERS, MOST = 1_000, 1_000_000  # limits of `layers`, and of any other size
@@ -233,7 +233,7 @@ def image_encoder(vision: Architecture, sizes: Sizes, shape: str = "class token"
     )
     set_mlps(visual, vision)
     if shape == "mean":
-        visual.ln_pre, visual.shape = nn.Identity(), MeanPool()
+        visual.ln_pre, visual.shape = nn.Identity(), AnyHead(1, True, False, "mean")
     return visual
 
 

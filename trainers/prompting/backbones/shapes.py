@@ -44,36 +44,8 @@ class AttentionPool:
         return alone
 
 
-class MeanPool:
-    """CLIPA's: the mean of all positions but the class token passes `ln_post` and the projection.
-
-    A learned token is a further position of the mean.
-    """
-
-    name = "mean"
-    first = 1
-    reads = 0
-
-    def features(
-        self, visual: Any, post: nn.Module, x: Tensor, tokens: bool, n: int
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Return the features as `ClassToken` does."""
-        raw = post(x[..., 1:, :].mean(-2)) @ visual.proj
-        r = F.normalize(post(x[..., 1 + n :, :]) @ visual.proj, dim=-1) if tokens else None
-        return raw, F.normalize(raw, dim=-1), r
-
-    def pooled(self, visual: Any, post: nn.Module, x: Tensor) -> Tensor:
-        """Return the feature as `ClassToken` does."""
-        feature: Tensor = post(x[..., 1:, :].mean(-2, keepdim=True)) @ visual.proj
-        return feature
-
-    def alone(self, visual: Any, states: Tensor) -> Tensor:
-        """Return features as `ClassToken` does."""
-        return states @ visual.proj.float()
-
-
 class AnyHead:
-    """That of timm: a class token or a mean, registers, and a head of any layers.
+    """CLIPA's and timm's: a class token or a mean, perhaps registers, and a head or a projection.
 
     A learned token is a further position of the mean.
 
@@ -81,12 +53,11 @@ class AnyHead:
         first: number of class and register tokens.
         mean: True if the feature is the mean of all other positions, not the first one's state.
         before: True if `ln_post` precedes the mean.
+        name: as in `ClassToken`.
     """
 
-    name = "head"
-
-    def __init__(self, first: int, mean: bool, before: bool):
-        self.first, self.reads, self.before = first, 0 if mean else 1, before
+    def __init__(self, first: int, mean: bool, before: bool, name: str = "head"):
+        self.first, self.reads, self.before, self.name = first, 0 if mean else 1, before, name
 
     def features(
         self, visual: Any, post: nn.Module, x: Tensor, tokens: bool, n: int
@@ -94,25 +65,29 @@ class AnyHead:
         """Return the features as `ClassToken` does."""
         raw = self.pooled(visual, post, x)[..., 0, :]
         own = x[..., self.first + n :, :]
-        r = F.normalize(visual.head(post(own)), dim=-1) if tokens else None
+        r = F.normalize(_project(visual, post(own)), dim=-1) if tokens else None
         return raw, F.normalize(raw, dim=-1), r
 
     def pooled(self, visual: Any, post: nn.Module, x: Tensor) -> Tensor:
         """Return the feature as `ClassToken` does."""
         if self.reads:
-            y = post(x[..., :1, :])
-        elif self.before:
-            y = post(x[..., self.first :, :]).mean(-2, keepdim=True)
-        else:
-            y = post(x[..., self.first :, :].mean(-2, keepdim=True))
-        feature: Tensor = visual.head(y)
-        return feature
+            return _project(visual, post(x[..., :1, :]))
+        own = x[..., self.first :, :]
+        mean = post(own).mean(-2, True) if self.before else post(own.mean(-2, True))
+        return _project(visual, mean)
 
     def alone(self, visual: Any, states: Tensor) -> Tensor:
         """Return features as `ClassToken` does."""
+        if hasattr(visual, "proj"):
+            return states @ visual.proj.float()
         dtype = next(visual.head.parameters(), states).dtype  # half, with PREC fp16
-        alone: Tensor = visual.head(states.to(dtype))
-        return alone
+        return _project(visual, states.to(dtype))
+
+
+def _project(visual: Any, states: Tensor) -> Tensor:
+    """Return features of states by the projection of an image encoder, or by its head."""
+    features: Tensor = states @ visual.proj if hasattr(visual, "proj") else visual.head(states)
+    return features
 
 
 class Head(nn.Module):

@@ -35,7 +35,7 @@ def project(block, y: torch.Tensor, added: Added, names: str) -> Sequence[torch.
     return linear(y, weight, bias, [added.weights.get(name) for name in names])
 
 
-def attend(block, q, k, v, mask=None, causal=False, unseen=0) -> torch.Tensor:
+def attend(block, q, k, v, mask=None, causal=False, *, unseen=0) -> torch.Tensor:
     """Return the scaled dot-product attention over the heads of a block.
 
     Args:

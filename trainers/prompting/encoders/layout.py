@@ -139,33 +139,30 @@ class Layout(nn.Module):
         self.token_weights = TokenWeights(mass, shared)
         self._keep("token_index", pad_rows(places).reshape(N, K, -1))
 
-    def split(self, size: int) -> "list[Layout]":
-        """Return the layouts of whole sentences of `size` classes at a time, for their blocks."""
-        parts = []
-        assert self.sees is not None
-        for of_part in self.sees.split(size, dim=1):
-            part = copy(self)
-            part._buffers = {**self._buffers, "sees": of_part}
-            parts.append(part)
-        return parts
+    def changed(self, **buffers: torch.Tensor | None) -> "Layout":
+        """Return a copy with some buffers in place of its own."""
+        other = copy(self)
+        other._buffers = {**self._buffers, **buffers}
+        return other
 
     def longer(self, n: int, start: int) -> "Layout":
         """Return the layout of whole sentences into which n more tokens have entered at `start`."""
         if not n:
             return self
         assert self.token_index is None, "token-level features stay where they are"
-        more, S = copy(self), self.S + n
 
         def moved(index: torch.Tensor) -> torch.Tensor:
             p = index % self.S
-            return index // self.S * S + p + n * (p >= start)
+            return index // self.S * (self.S + n) + p + n * (p >= start)
 
-        changed = {"eos": moved(self.eos), "eos_mask": F.pad(self.eos_mask, (n, 0), value=True)}
-        if self.sees is not None:
-            changed["sees"] = F.pad(self.sees, (n, 0), value=True)
         place, *rest = self.suffix_slots
-        changed["suffix_slots"] = torch.stack([moved(place), *rest])
-        more._buffers, more.S = {**self._buffers, **changed}, S
+        more = self.changed(
+            eos=moved(self.eos),
+            suffix_slots=torch.stack([moved(place), *rest]),
+            eos_mask=F.pad(self.eos_mask, (n, 0), value=True),
+            sees=None if self.sees is None else F.pad(self.sees, (n, 0), value=True),
+        )
+        more.S += n
         return more
 
     def place(self, n: int, k: int, p: int) -> int:

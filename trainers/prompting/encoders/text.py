@@ -354,14 +354,13 @@ class TextEncoder(nn.Module):
 
     def _in_chunks(self, block: Any, layout: Layout, shared: Tensor, suffix: Tensor) -> Tensor:
         """Return a recomputed block's output for sentences that share nothing, some at a time."""
-        size = max(1, CHUNK // suffix.shape[0])
-        parts = suffix.split(size * layout.S, dim=1)
-        layouts = [layout] * len(parts) if layout.sees is None else layout.split(size)
-        done = [
-            blocks.run(self._block, True, block, of_part, shared, part)
-            for of_part, part in zip(layouts, parts, strict=True)
-        ]
-        return torch.cat([part for _, part in done], dim=1)
+        size, done = max(1, CHUNK // suffix.shape[0]), []
+        for i, part in enumerate(suffix.split(size * layout.S, dim=1)):
+            own = layout
+            if layout.sees is not None:
+                own = layout.changed(sees=layout.sees[:, i * size : (i + 1) * size])
+            done.append(blocks.run(self._block, True, block, own, shared, part)[1])
+        return torch.cat(done, dim=1)
 
     @staticmethod
     def _attend(

@@ -121,12 +121,14 @@ def pick(
     That of whole sentences depends on nothing but k, so that no accelerator is waited for.
     """
     if layout.whole:
-        part, k, S = _shallow(layout), len(classes), layout.S
+        k, S = len(classes), layout.S
         begin = S * torch.arange(k, device=classes.device)
-        part.K, part.eos = k, layout.eos[:, classes] % S + begin
-        part.eos_mask = layout.eos_mask[:, classes]
-        if layout.sees is not None:
-            part.sees = layout.sees[:, classes]
+        part = layout.changed(
+            eos=layout.eos[:, classes] % S + begin,
+            eos_mask=layout.eos_mask[:, classes],
+            sees=None if layout.sees is None else layout.sees[:, classes],
+        )
+        part.K = k
         return part, suffix.unflatten(1, (-1, S))[:, classes].flatten(1, 2)
     own = torch.isin(layout.pack_index // layout.S, classes)
     numbers = classes.tolist()

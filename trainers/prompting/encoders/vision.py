@@ -308,8 +308,7 @@ class ImageEncoder(nn.Module):
     @staticmethod
     def _block(block: Any, x: Tensor, unseen: int = 0, added: Added = NOTHING) -> Tensor:
         y = blocks.norm(block, "ln_1", added)(x)
-        q, k, v = blocks.project(block, y, added, "qkv")
-        out = blocks.attend(block, q, k, v, unseen=unseen)
+        out = blocks.attend(block, *blocks.project(block, y, added, "qkv"), unseen=unseen)
         return blocks.finish(block, x, out, y, added)
 
     @staticmethod
