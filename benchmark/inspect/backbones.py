@@ -12,8 +12,9 @@ from ..report.tables import Cell, Table
 
 HEAD = ["Image", "Text", "Architectures", "Such as", "Methods that run"]
 TITLE = "open_clip: sides of its architectures"
+NOT_HERE = "-", "-"
 CAPTION = (
-    "A side is open (image: class token, ResNet, attention, mean; text: causal, or both: "
+    "A side is open (image: class token, ResNet, attention, mean, head; text: causal, or both: "
     "positions attend to later ones, too) or closed: used as a whole. Methods are built with their "
     "defaults on the architecture that is named."
 )
@@ -69,21 +70,27 @@ def check_lines(name: str) -> list[str]:
 
 
 def families() -> dict[tuple[str, str], list[str]]:
-    """Return the architectures of open_clip by how their image and text side are used."""
+    """Return the architectures of open_clip by the `kinds` of their sides, as they are built.
+
+    Those whose text encoder has its config on the hub only are under `NOT_HERE`.
+    """
     try:
         import open_clip
     except ImportError as error:
         raise UserError(
             "The table is of open_clip's architectures: run `pip install open_clip_torch`"
         ) from error
-    from trainers.prompting.backbones.module import sides
+    from trainers.prompting.backbones import openclip
+    from trainers.prompting.encoders.sides import kinds
 
     by_sides = defaultdict(list)
     for arch in open_clip.list_models():
-        config = open_clip.get_model_config(arch)
-        image, text = sides(config)
-        resnet = isinstance(config["vision_cfg"].get("layers"), list)
-        by_sides["ResNet" if resnet else image, text].append(arch)
+        print(f"{arch} ...", file=sys.stderr)
+        try:
+            sides = kinds(openclip.without_weights(arch))
+        except UserError:
+            sides = NOT_HERE
+        by_sides[sides].append(arch)
     return dict(sorted(by_sides.items()))
 
 
@@ -93,21 +100,13 @@ def families_table() -> Table:
     from trainers.prompting.trainer.config import methods_on
 
     rows = []
-    for (image, text), architectures in families().items():
-        run, shown = "-", architectures[0]
-        for arch in architectures:  # the config of a text encoder may be on the hub only
-            print(f"{arch} ...", file=sys.stderr)
-            try:
-                reasons = methods_on(openclip.without_weights(arch))
-            except UserError as error:
-                run = str(error)
-                continue
+    for sides, (shown, *more) in families().items():
+        run = "their text encoder's config is not on this machine: see --check"
+        if sides != NOT_HERE:
+            reasons = methods_on(openclip.without_weights(shown))
             names = [name for name, reason in reasons.items() if not reason]
             missing = [name for name, reason in reasons.items() if reason]
             some = f"all but {', '.join(missing)}" if len(missing) < len(names) else ""
-            run, shown = (some or ", ".join(names)) if missing else "all", arch
-            break
-        rows.append(
-            [Cell(image), Cell(text), Cell(str(len(architectures))), Cell(shown), Cell(run)]
-        )
+            run = (some or ", ".join(names)) if missing else "all"
+        rows.append([Cell(text) for text in (*sides, str(1 + len(more)), shown, run)])
     return Table(TITLE, HEAD, rows, [CAPTION])
