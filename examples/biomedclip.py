@@ -1,7 +1,7 @@
 """A CLIP of your own: BiomedCLIP's architecture, a timm ViT and BERT, with random weights.
 
-Both sides are closed, so methods run that never look inside. Put your trained modules and the
-tokenizer of their training in place of those made here: `python -m examples.biomedclip`
+Both sides are open, so all methods run. Put your trained modules and the tokenizer of their
+training in place of those made here: `python -m examples.biomedclip`
 """
 
 import string
@@ -13,7 +13,7 @@ import torch
 import transformers
 from torch import nn
 
-from trainers.prompting import build_method, from_module
+from trainers.prompting import OpenText, build_method, from_module
 
 CONFIG = {
     "embed_dim": 512,
@@ -23,31 +23,16 @@ CONFIG = {
 SMALL = {"num_hidden_layers": 2, "hidden_size": 64, "num_attention_heads": 4}
 
 
-class Text(nn.Module):
-    """BERT, the state of its first token, and a projection of two layers."""
-
-    def __init__(self, width: int, **sizes: int):
-        super().__init__()
-        config = transformers.BertConfig(**sizes)
-        self.bert = transformers.BertModel(config, add_pooling_layer=False)
-        hidden = self.bert.config.hidden_size
-        middle = (hidden + width) // 2
-        first, second = (nn.Linear(*n, bias=False) for n in ((hidden, middle), (middle, width)))
-        self.proj = nn.Sequential(first, nn.GELU(), second)
-
-    def forward(self, ids: torch.Tensor) -> torch.Tensor:
-        """Return features (n, D) of token ids (n, L), padded with 0."""
-        states = self.bert(ids, attention_mask=(ids != 0).long()).last_hidden_state
-        return self.proj(states[:, 0])
-
-
 class BiomedCLIP(nn.Module):
     """What `from_module` needs: `visual`, `text` and `logit_scale`, a logarithm."""
 
-    def __init__(self, vit: str, width: int, **bert: int):
+    def __init__(self, vit: str, width: int, **sizes: int):
         super().__init__()
         self.visual = timm.create_model(vit, num_classes=width, img_size=224)
-        self.text = Text(width, **bert)
+        config = transformers.BertConfig(**sizes)
+        bert, hidden = transformers.BertModel(config, add_pooling_layer=False), config.hidden_size
+        first, second = nn.Linear(hidden, 2 * width, bias=False), nn.Linear(2 * width, width)
+        self.text = OpenText(bert, [first, nn.GELU(), second], reads="first")
         self.logit_scale = nn.Parameter(torch.tensor(4.4454))
 
 
@@ -60,13 +45,14 @@ def tokenizer() -> transformers.BertTokenizerFast:
         return transformers.BertTokenizerFast(str(path))
 
 
-def main(vit: str = "vit_base_patch16_224", **bert: int) -> torch.Tensor:
-    """Return the logits (2, 3) of two images under TaskRes."""
+def main(vit: str = "vit_base_patch16_224", **sizes: int) -> torch.Tensor:
+    """Return the logits (2, 3) of two images under ALIGN."""
     torch.manual_seed(0)
-    model = BiomedCLIP(vit, CONFIG["embed_dim"], **bert)
+    model = BiomedCLIP(vit, CONFIG["embed_dim"], **sizes)
     clip_model = from_module(model, CONFIG, tokenizer(), {"resize_mode": "shortest"}, "BiomedCLIP")
     names = ["adenocarcinoma", "benign tissue", "lymphocytes"]
-    method = build_method("TaskRes", {}, clip_model, names)
+    node = {"M": 2, "N": 2, "DEPTH": 2, "CTX_INIT": ""}
+    method = build_method("ALIGN", node, clip_model, names).eval()
     return method(torch.randn(2, 3, 224, 224))
 
 

@@ -22,17 +22,8 @@ def test_the_first_page_lists_every_method_and_counts_them_as_the_package_does()
         assert re.findall(r"and (\d+) other\s+methods", text) == [str(len(ours) - 1)]
 
 
-def test_the_pages_stay_short():
-    """A first page of 900 words, and 23,000 in all without those that are generated or a list."""
-    pages = [
-        page
-        for room in (".", "docs", "assets", "dassl-lite")
-        for page in (ROOT / room).glob("*.md")
-    ]
-    words = {page: len(page.read_text("utf-8").split()) for page in pages}
-    assert words[ROOT / "README.md"] <= 900
-    assert words.pop(ROOT / "docs" / "all_methods.md") and words.pop(ROOT / "CHANGELOG.md")
-    assert sum(words.values()) <= 23_000, words
+def test_the_first_page_stays_short():
+    assert len((ROOT / "README.md").read_text("utf-8").split()) <= 900
 
 
 @pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda page: page.stem)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:  # for type checkers and editors, which do not follow __getatt
     from .backbones import from_module as from_module
     from .backbones import list_backbones as list_backbones
     from .backbones import load_clip as load_clip
+    from .backbones.bert import OpenText as OpenText
     from .capabilities.planned import Planned as Planned
     from .encoders.added import Added as Added
     from .encoders.added import LowRank as LowRank
@@ -47,6 +48,7 @@ _MODULES = {
     "LowRank": "encoders.added",
     "Method": "method",
     "MethodTeacher": "teacher",
+    "OpenText": "backbones.bert",
     "Planned": "capabilities.planned",
     "Stage": "method",
     "Teacher": "teacher",
