@@ -40,6 +40,13 @@ class OpenText(nn.Module):
 
     Raises:
         UserError: the encoder is of another class, or reads positions in another way.
+
+    Examples:
+        >>> from transformers import BertConfig, BertModel
+        >>> sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+        >>> bert = BertModel(BertConfig(**sizes, intermediate_size=64), add_pooling_layer=False)
+        >>> OpenText(bert, [nn.Linear(32, 16)])(torch.tensor([[101, 7, 102]])).shape
+        torch.Size([1, 16])
     """
 
     def __init__(self, bert: Any, end: Iterable[nn.Module], reads: str = "first"):
