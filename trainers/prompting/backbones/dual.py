@@ -80,18 +80,19 @@ def load(
     bias = getattr(model, "logit_bias", None)
     size, family = images["size"], Family(words, *(images[key] for key in Family._fields[1:5]))
     closed_image, closed_text = Closed(_Side(model), size), Closed(_Side(model, words.eos))
+    opened = open_dual_text(model)
+    most = min(MOST_WORDS, int(getattr(tokenizer, "model_max_length", MOST_WORDS)))
+    most = min(most, opened.length) if opened else most
     x, ids = example_image(size), example_sentence(words)
     with torch.no_grad():
         scale = float(scale)
-        z, h = closed_image(x), closed_text(example_sentence(words, MOST_WORDS))
+        z, h = closed_image(x), closed_text(example_sentence(words, most))
     width = z.shape[1]
     image = open_if_equal(closed_image, open_image(model, width), x, z, f"image side of '{name}'")
-    opened = open_dual_text(model)
     why = opened.unfit(words) if opened else ""
     text = open_if_equal(closed_text, opened, ids, h, f"text side of '{name}'", why)
-    most = min(MOST_WORDS, int(getattr(tokenizer, "model_max_length", MOST_WORDS)))
     if isinstance(text, OpenText):
-        family, most = text.family(family), min(most, text.length)
+        family = text.family(family)
     return closed_clip(
         image, text, width, family, most, scale, None if bias is None else float(bias)
     )

@@ -4,6 +4,7 @@ A template is words with `{}` for the class name; without `{}` the name follows,
 word `X` is a placeholder: a learned token that starts there starts at random.
 """
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -13,6 +14,7 @@ from ..node import Words, clean
 from .sides import need_open
 
 SLOT = "X"
+UNSPACED = re.compile("[\u3040-\u30ff\u3400-\u9fff]{2}")  # kana and Chinese characters
 CSC_SLOT = -1  # marks a slot that differs between classes
 
 
@@ -257,6 +259,12 @@ class _Writer(NamedTuple):
                 f"{self.keys.words} '{template}' has {len(head)} tokens before the class name but "
                 f"{self.keys.length} is {b}: lengthen the template or lower {self.keys.length}"
             )
+        words = before.split()
+        if len(head) > len(words) and UNSPACED.search(" ".join(words[:b])):
+            raise UserError(
+                f"{self.keys.words} '{template}' counts as {len(words)} words, one learned token "
+                f"each, but has {len(head)} tokens: put spaces between the characters"
+            )
         if sentence.ids[first : first + b] != head[:b]:
             raise UserError(
                 f"{self.keys.words} '{template}' and the class name '{name}' form one word: put a "
@@ -272,9 +280,9 @@ class _Writer(NamedTuple):
             own, behind = encode(name), encode(name + after)
             head = encode_after(encode, name, before)
         n = len(own)
-        words = [*head[:place], *behind[:n], *head[place:], *behind[n:]]
+        ids = [*head[:place], *behind[:n], *head[place:], *behind[n:]]
         slots = {first + j + (n if j >= place else 0): j for j in range(b)}
-        return self._sentence(words, template, name)._replace(slots=slots)
+        return self._sentence(ids, template, name)._replace(slots=slots)
 
 
 def shared_length(row: list[Sentence], class_specific: bool) -> int:

@@ -162,8 +162,9 @@ class ImageEncoder(nn.Module):
         self.shape: ClassToken = getattr(visual, "shape", CLASS_TOKEN)
         need(
             self.shape.first == 1 or states is None,
-            "The method reads the class token or tokens next to it, which images of this "
-            "backbone do not have: choose another method or backbone",
+            "The method reads the class token or tokens next to it, but in this backbone images "
+            f"have {self.shape.first} tokens before their patches: choose another method or "
+            "backbone",
         )
         need(
             self.shape.reads or not unseen,
