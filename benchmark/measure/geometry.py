@@ -2,13 +2,15 @@
 
 import math
 from functools import cache, partial
+from importlib.util import find_spec
 
 import torch
 from torch import nn
 
-from trainers.prompting import build_clip
+from trainers.prompting import OpenText, build_clip
 from trainers.prompting.backbones.assemble import CLIP, Architecture, Sizes, image_encoder
 from trainers.prompting.backbones.openai import OPENAI
+from trainers.prompting.errors import need
 
 ARGUMENTS = (
     "embed_dim", "image_resolution", "vision_layers", "vision_width", "vision_patch_size",
@@ -21,6 +23,7 @@ GEOMETRY = {
     "narrow": (64, 32, 12, 64, 8, 77, 49408, 64, 1, 12),  # as deep as ViT-B
 }
 SIGLIP = {"SigLIP2-B/16": (768, 224, 12, 768, 16, 64, 256000, 768, 12, 12)}
+BERT = {"BiomedCLIP": (512, 224, 12, 768, 16, 256, 49408, 768, 12, 12)}
 WORDS = [
     "river", "forest", "highway", "pasture", "building", "church", "bridge", "tower", "garden",
     "lake", "desert", "street",
@@ -31,6 +34,8 @@ def untrained_clip(geometry: tuple):
     """Return a CLIP of a geometry: numbers in the order of ARGUMENTS."""
     if geometry in SIGLIP.values():
         return untrained_siglip(*geometry)
+    if geometry in BERT.values():
+        return untrained_biomedclip(*geometry)
     return build_clip(dict(zip(ARGUMENTS, geometry, strict=True)))
 
 
@@ -51,6 +56,38 @@ def untrained_siglip(
     family = OPENAI._replace(tokenizer=words, resize="squash", reads="last", causal=False)
     visual = image_encoder(vision, sizes, "attention")
     model = CLIP(visual, text, sizes, family, bias=True, text_bias=True).eval()
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.normal_(0, 0.02)
+    return model
+
+
+def untrained_biomedclip(
+    embed_dim, resolution, vision_layers, vision_width, patch_size,
+    context_length, vocab_size, width, heads, layers,
+):  # fmt: skip
+    """Return a CLIP of a ViT and a BERT with random weights; OpenAI's words stand for its own.
+
+    Raises:
+        UserError: the package transformers is missing.
+    """
+    need(find_spec("transformers"), "BERT needs transformers: run `pip install transformers`")
+    import transformers
+
+    config = transformers.BertConfig(
+        vocab_size=vocab_size, hidden_size=width, num_hidden_layers=layers,
+        num_attention_heads=heads, intermediate_size=4 * width,
+        max_position_embeddings=context_length,
+    )  # fmt: skip
+    bert = transformers.BertModel(config, add_pooling_layer=False)
+    hidden = (width + embed_dim) // 2
+    first, last = nn.Linear(width, hidden, bias=False), nn.Linear(hidden, embed_dim, bias=False)
+    text = OpenText(bert, [first, nn.GELU(), last])
+    vision = Architecture(
+        vision_width, vision_layers, vision_width // 64, 4 * vision_width, nn.GELU, 1e-6
+    )
+    sizes = Sizes(embed_dim, resolution, patch_size, context_length, vocab_size)
+    model = CLIP(image_encoder(vision, sizes), text, sizes, text.family(OPENAI), bias=False).eval()
     with torch.no_grad():
         for weight in model.parameters():
             weight.normal_(0, 0.02)

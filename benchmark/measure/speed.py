@@ -30,7 +30,7 @@ from ..records import as_recorded
 from ..report.render import as_markdown, as_text
 from .case import Case, Model, check_usable, chip_name, node_of, product_rate
 from .counting import clock, launches, operations, seconds, seconds_of, work_seconds
-from .geometry import GEOMETRY, SIGLIP, class_names, untrained_siglip
+from .geometry import BERT, GEOMETRY, SIGLIP, class_names, untrained_biomedclip, untrained_siglip
 from .process import OutOfMemory, in_process
 from .public import Public, check_public, check_public_precision
 from .speed_tables import launch_tables, tables
@@ -215,7 +215,7 @@ def cases(args) -> list[Case]:
     """List the training cases: all methods, numbers of classes, settings and precisions."""
     return [
         Case(
-            trainer, (GEOMETRY | SIGLIP)[args.backbone], classes, args.batch, args.device,
+            trainer, (GEOMETRY | SIGLIP | BERT)[args.backbone], classes, args.batch, args.device,
             precision, args.threads, args.memory_budget, compile=args.compile,
             plugins=tuple(args.plugin), settings=tuple(settings),
         )
@@ -307,8 +307,8 @@ def parse(argv: list[str]):
         check_name("trainer", trainer, METHODS)
         for key in keys:
             check_name(f"setting of {trainer}", key, METHODS[trainer].defaults)
-    check_name("backbone", args.backbone, GEOMETRY | SIGLIP)
-    if args.backbone in SIGLIP:
+    check_name("backbone", args.backbone, GEOMETRY | SIGLIP | BERT)
+    if args.backbone not in GEOMETRY:
         check_fits(args)
     for precision in args.precision:
         check_name("precision", precision, PRECISIONS)
@@ -332,16 +332,17 @@ def parse(argv: list[str]):
 
 
 def check_fits(args) -> None:
-    """Refuse what cannot run on a SigLIP before the first measurement.
+    """Refuse what cannot run on another family's CLIP before the first measurement.
 
     Raises:
-        UserError: public code is asked for, or a method that needs OpenAI's class token.
+        UserError: public code is asked for, a method that does not run on it, or a package.
     """
     if args.public:
         raise UserError(
             f"--public code has no {args.backbone}: choose {' or '.join(GEOMETRY)}, or leave it out"
         )
-    clip_model = untrained_siglip(64, 32, 12, 64, 16, 64, 49408, 64, 1, 12)  # builds at once
+    build = untrained_siglip if args.backbone in SIGLIP else untrained_biomedclip
+    clip_model = build(64, 32, 12, 64, 16, 64, 49408, 64, 1, 12)  # at once
     for trainer, settings in product(args.trainers, args.set or [[]]):
         build_method(trainer, node_of(trainer, settings, 2), clip_model, class_names(2))
 

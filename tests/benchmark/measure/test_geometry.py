@@ -4,9 +4,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from benchmark.measure.geometry import GEOMETRY, SIGLIP, untrained_clip
+from benchmark.measure.geometry import BERT, GEOMETRY, SIGLIP, untrained_clip
 from trainers.prompting import UserError, build_clip, build_method
 from trainers.prompting.method import METHODS
+from trainers.prompting.trainer.config import methods_on
 
 NAMES = ["forest", "sea or lake", "annual crop land"]
 OF_LOSS = "mid_image_trans."  # of TextRefiner: logits do not depend on it
@@ -121,6 +122,14 @@ def test_the_geometry_of_siglip_is_open_clips():
     assert {n: x.shape for n, x in ours.state_dict().items()} == {
         n: x.shape for n, x in theirs.items()
     }
+
+
+@pytest.mark.slow
+def test_all_methods_run_on_biomedclips_shape():
+    pytest.importorskip("transformers", reason="transformers is not installed")
+    with torch.device("meta"):
+        ours = untrained_clip(BERT["BiomedCLIP"])
+    assert not [name for name, reason in methods_on(ours).items() if reason]
 
 
 def test_the_geometries_are_those_of_clip():

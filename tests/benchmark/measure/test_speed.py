@@ -23,7 +23,7 @@ from benchmark.__main__ import main
 from benchmark.measure import case, counting, speed, speed_tables
 from benchmark.measure.case import Case, Model
 from benchmark.measure.counting import launches, operations
-from benchmark.measure.geometry import SIGLIP
+from benchmark.measure.geometry import BERT, SIGLIP
 from benchmark.measure.process import OutOfMemory, in_process
 from benchmark.measure.waits import note_waits
 from trainers.prompting import UserError
@@ -378,14 +378,29 @@ def test_a_step_on_siglip_is_measured(inline, monkeypatch, capsys):
     assert large - small > 10 * 24 * 2 * 128**2 * (2 * 12 + 2) * 2
 
 
+def test_sentences_of_bert_are_not_padded_to_the_context(inline, monkeypatch, capsys):
+    pytest.importorskip("transformers", reason="transformers is not installed")
+    for name, length in (("tiny", 32), ("long", 256)):
+        monkeypatch.setitem(BERT, name, (64, 32, 2, 64, 16, length, 49408, 128, 2, 3))
+    words = ["--backbone", "tiny", "--trainers", "CoOp", "--classes", "5"]
+    assert main([*inline, *words, "--format", "markdown"]) == 0
+    assert cells(capsys.readouterr().out, "CoOp, 5, fp32")
+    short, long = (
+        operations(Model(Case("CoOp", BERT[name], 5, 1, "cpu", "fp32", 1)).step)
+        for name in ("tiny", "long")
+    )
+    assert short == long
+
+
 @pytest.mark.parametrize(
     "words, sentence",
     [
-        (["--trainers", "CoPrompt", "MMRL"], "class token"),
-        (["--public", "."], "--public code has no SigLIP2-B/16"),
+        (["SigLIP2-B/16", "--trainers", "CoPrompt", "MMRL"], "class token"),
+        (["SigLIP2-B/16", "--public", "."], "--public code has no SigLIP2-B/16"),
+        (["BiomedCLIP", "--public", "."], "--public code has no BiomedCLIP"),
     ],
 )
-def test_what_siglip_does_not_run_is_refused_first(words, sentence, monkeypatch, capsys):
+def test_what_does_not_run_is_refused_first(words, sentence, monkeypatch, capsys):
     monkeypatch.setattr(speed, "in_process", None)  # before any process is started
-    assert main(["speed", "--backbone", "SigLIP2-B/16", *words]) == 2
+    assert main(["speed", "--backbone", *words]) == 2
     assert sentence in capsys.readouterr().err

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from trainers.prompting import TextEncoder, build_method, write_sentences
+from trainers.prompting import Added, TextEncoder, build_method, write_sentences
 from trainers.prompting.encoders.whole import encode_sentences
 
 open_clip = pytest.importorskip("open_clip", reason="open_clip_torch is not installed")
@@ -103,3 +103,32 @@ def test_learned_states_of_words(golden):
     loss.backward()
     assert near(logits.detach(), tensors["logits"]) and near(loss.detach(), tensors["loss"])
     assert relative(contexts.grad, tensors["grad.contexts"]) < 1e-5
+
+
+@pytest.mark.parametrize("golden", ["coop_biomed", "coop_xlm_mean"], indirect=True)
+@torch.no_grad()
+def test_tokens_that_enter_and_adapters(golden):
+    """Tokens follow [CLS] at blocks 1 and 2, and a module is parallel to block 1."""
+    meta, _, clip_model = golden
+    blocks = clip_model.transformer.resblocks
+    W, tokens = blocks[0].attn.embed_dim, torch.randn(2, 3, 32)
+    beside = torch.nn.Linear(W, W)
+
+    class Beside(torch.nn.Module):
+        def forward(self, x, y):
+            return beside(y)
+
+    added = {1: Added(enter=tokens[0], beside=Beside()), 2: Added(enter=tokens[1], share=0.25)}
+    sentences = write_sentences(clip_model, ["a photo of a {}."], meta["classnames"])
+    text = TextEncoder(clip_model, sentences)(added=added)
+    for k, sentence in enumerate(sentences[0]):
+        ids = torch.tensor(sentence.ids)
+        x = clip_model.token_embedding(ids) + clip_model.positional_embedding[: len(ids)]
+        x = blocks[0](clip_model.ln_embed(x)[:, None])[:, 0]
+        x = torch.cat([x[:1], tokens[0], x[1:]])
+        x = blocks[1](x[:, None])[:, 0] + beside(x)
+        mixed = 0.25 * tokens[1] + 0.75 * x[1:4]
+        x = blocks[2](torch.cat([x[:1], mixed, x[4:]])[:, None])[:, 0]
+        x = x[0] if clip_model.family.reads == "first" else x.mean(0)
+        raw = clip_model.ln_final(x) @ clip_model.text_projection
+        assert near(text.raw[0, k], raw)

@@ -34,7 +34,8 @@ class TimmViT(nn.Module):
             positions = torch.cat([positions.new_zeros(first, W), positions])
         self.positional_embedding = nn.Parameter(positions)
         leading = [x.detach()[0] for x in (trunk.cls_token, trunk.reg_token) if x is not None]
-        self.class_embedding = nn.Parameter(torch.cat([positions[:0], *leading]))  # (F, W)
+        if leading:
+            self.class_embedding = nn.Parameter(torch.cat(leading))  # (F, W)
         self.transformer = _transformer(trunk.blocks)
         before, token = _is_empty(trunk.fc_norm), trunk.global_pool == "token"
         self.ln_post = clips_norm(trunk.norm if before else trunk.fc_norm)
@@ -53,7 +54,8 @@ class TimmViT(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Return features (B, D) of images (B, 3, H, W)."""
         x = self.conv1(images).flatten(2).transpose(1, 2)
-        x = torch.cat([self.class_embedding.expand(len(x), -1, -1), x], 1)
+        if hasattr(self, "class_embedding"):
+            x = torch.cat([self.class_embedding.expand(len(x), -1, -1), x], 1)
         x = self.ln_pre(x + self.positional_embedding).transpose(0, 1)
         x = self.transformer(x).transpose(0, 1)
         if hasattr(self, "proj"):
