@@ -4,11 +4,11 @@ import argparse
 import math
 from collections.abc import Callable, Collection
 
+from trainers.prompting.storage.files import csv_text
 from trainers.prompting.use.commands.arguments import (
     Parser,
     add_plugin,
     command_parser,
-    csv_text,
     files_below,
     from_one,
     write_output,

@@ -10,6 +10,7 @@ from dassl.data.datasets import DATASET_REGISTRY, Datum
 from trainers.prompting.errors import UserError
 from trainers.prompting.storage.class_folders import (
     UNLABELLED,
+    check_parts,
     class_folders,
     class_names,
     some,
@@ -91,13 +92,7 @@ class ImageFolder(ImageDataset):
                 "val/ may be renamed), or put the class folders into it without train/"
             )
         parts = {part: folder / part for part in PARTS if (folder / part).is_dir()}
-        others = [x for x in class_folders(folder) if x.lower().startswith(("val", "dev"))]
-        if "val" not in parts and others:
-            raise UserError(
-                f"'{folder}' has {others[0]}/, but validation images are read from val/: rename it"
-            )
-        if unread := [x for x in class_folders(folder) if x not in PARTS]:
-            print(f"Note: '{folder}' has parts, so that other folders are left out: {some(unread)}")
+        check_parts(folder, PARTS)
         for part, path in parts.items():
             if odd := set(folders) ^ set(class_folders(path)):
                 where = [f"'{x}' is only in {'train' if x in folders else part}/" for x in odd]

@@ -6,7 +6,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from trainers.prompting.errors import UserError
-from trainers.prompting.storage.files import hold_lock
+from trainers.prompting.storage.files import CALL, hold_lock, remove_halves
 
 # Seconds to wait for the lock: data loading workers of a killed run hold it until they notice.
 PATIENCE = 10
@@ -19,9 +19,14 @@ def output_folder(folder: Path) -> Iterator[None]:
     The lock is released when this process ends, even if it is killed.
 
     Raises:
-        UserError: another run is writing there.
+        UserError: another run is writing there, or it is an output of `advise`.
         OSError: the system refuses to write or to read.
     """
+    if (folder / CALL).exists():
+        raise UserError(
+            f"The output folder '{folder}' is one of advise, whose files this run would replace: "
+            "choose another --output-dir"
+        )
     with ExitStack() as stack:
         folder.mkdir(parents=True, exist_ok=True)
         if not stack.enter_context(hold_lock(folder / ".lock", PATIENCE)):
@@ -30,8 +35,7 @@ def output_folder(folder: Path) -> Iterator[None]:
                 "it has ended, or choose another --output-dir"
             )
         try:
-            for left in (*folder.glob("*.tmp"), *folder.glob("*/*.tmp")):
-                left.unlink()  # a killed run was writing it
+            remove_halves(folder)
             yield
         except OSError as error:  # a full disk names no file
             if error.errno and not error.filename:

@@ -27,9 +27,8 @@ from trainers.prompting.errors import UserError
 from trainers.prompting.record.predictions import read_predictions
 from trainers.prompting.storage.features import read_features
 from trainers.prompting.storage.saved import Saved
-from trainers.prompting.storage.tables import read_images
+from trainers.prompting.storage.tables import read_answers, read_images, relative_to, write_table
 from trainers.prompting.use.commands import main
-from trainers.prompting.use.commands.advise import write_table
 
 CLASSES = ["animal bird", "drink", "face concerned", "heart", "person"]
 ADVISE = ["--backbones", "emoji", "--batch-size", "100"]
@@ -104,7 +103,8 @@ def test_the_advice_ends_the_log_and_is_a_run(advised, capsys):
     evaluated.test = [Datum(path) for path in paths.values()]
     with pytest.raises(UserError, match="40 of the 40 test images are training images"):
         Saved.read(out / "gda" / "model.pth.tar-0").check_unseen(evaluated, "test")
-    rows = (out / "suspicious.csv").read_text().splitlines()
+    rows = (out / "suspicious.csv").read_text("utf-8-sig").splitlines()
+    assert all((root / row.partition(",")[0]).is_file() for row in rows[1:])
     assert rows[0] == "path,label,probability,likelier,its_probability" and len(rows) < 6
 
 
@@ -145,10 +145,10 @@ def test_the_commands_that_are_printed(advised):
     page, line = (out / "advice.html").read_text(), log_of(out)[-2]
     words = shlex.split(line.split("`")[1])
     assert line.startswith("Train prompts inside CLIP instead, with half of the labelled images; ")
-    assert words[2:4] == ["--root", str(out / "labelled.csv")]
+    assert words[2:4] == ["--root", str(out / "train.csv")]
     for command in (line.split("`")[1], f"promptedclip predict --model-dir {out} IMAGE ..."):
         assert f"<code>{command}</code>" in page
-    items = table_items(out / "labelled.csv")
+    items = table_items(out / "train.csv")
     parts = ImageFolder.divide(out, items)
     assert len(items) == 40 and all({item.classname for item in x} == {*CLASSES} for x in parts)
     check_apart(out, parts, read_keys(parts), published=False)  # copies are together
@@ -180,12 +180,14 @@ def test_a_second_call_encodes_only_what_is_new(advised, drawings, tmp_path, mon
 
 def test_no_cell_is_a_formula(tmp_path):
     table = tmp_path / "a.csv"
-    for name in "ab":
+    for name in "abc":
         (tmp_path / name).touch()
-    rows = [(tmp_path / "b", "=HYPERLINK(1)"), (tmp_path / "a", "@c")]
-    write_table(table, ["path", "label"], rows)
-    assert table.read_text() == "path,label\n./b,'=HYPERLINK(1)\n./a,'@c\n"
-    assert [row.label for row in read_images(table)] == ["=HYPERLINK(1)", "@c"]
+    labels = ["=HYPERLINK(1)", "'=x", "a\u00e9"]
+    rows = [(tmp_path / "b", labels[0]), (tmp_path / "a", labels[1]), (tmp_path / "c", labels[2])]
+    write_table(table, ["path", "label"], [*relative_to(table, rows)])
+    lines = ["path,label", "./b,'=HYPERLINK(1)", "./a,''=x", "./c,a\u00e9", ""]
+    assert table.read_bytes() == b"\xef\xbb\xbf" + "\n".join(lines).encode()
+    assert [row.label for row in read_images(table)] == labels
 
 
 def test_a_killed_call_goes_on(drawings, tmp_path, monkeypatch):
@@ -279,11 +281,11 @@ def test_images_that_cannot_be_read_are_left_out(drawings, tmp_path, capsys):
     (folder / "e.png").symlink_to("nowhere")
     assert main(["advise", str(root), "--output", str(tmp_path / "out"), *ADVISE]) == 1
     said = capsys.readouterr().out
-    assert "Left out: 5 of 17 images, which cannot be read:" in said
-    for line in ("a.png: it is empty", "b.png: ", "c.jpg: it is CMYK", "d.png: it has 16 bits",
+    assert "Left out: 4 of 17 images, which cannot be read:" in said
+    for line in ("a.png: it is empty", "b.png: ", "d.png: it has 16 bits",
                  "e.png: it cannot be opened"):  # fmt: skip
         assert f"  {CLASSES[0]}/{line}" in said
-    assert "12 images, 12 of them with a label, of 2 classes" in said
+    assert "13 images, 13 of them with a label, of 2 classes" in said
 
 
 def test_rounds_of_labels_from_none(drawings, tmp_path, capsys):
@@ -304,7 +306,8 @@ def test_rounds_of_labels_from_none(drawings, tmp_path, capsys):
         assert ("Trained on all of them: about " in said) == (turn == 3)
         assert ("%), zero-shot " in said) == (turn == 3)  # of the candidates
         rows = read_images(out / "next.csv", unlabelled=True)
-        assert len(rows) == (6, 12, 15)[turn - 1] and sum(not row.label for row in rows) == number
+        assert len(rows) == number and not any(row.label for row in rows)
+        assert len(read_answers(out / "labels.csv")) == 6 * (turn - 1)
         lines = [f"{row.path},{row.path.rpartition('/')[2][:-7]}" for row in rows]
         (out / "next.csv").write_text("\n".join(["path,label", *lines]))
         picks = json.loads((out / "picked.json").read_text())
@@ -313,11 +316,15 @@ def test_rounds_of_labels_from_none(drawings, tmp_path, capsys):
         if turn == 2:  # then as if there had been three rounds
             assert load_run(out).calibration.startswith("picked labels say nothing about acc")
             (out / "picked.json").write_text(json.dumps(dict.fromkeys(picks, "clusters 3")))
-    (out / "picked.json").unlink()  # labels stay
-    assert main([*words, "--next", "1"]) == 0
-    assert sum(bool(row.label) for row in read_images(out / "next.csv", unlabelled=True)) == 15
-    (out / "next.csv").write_text(f"path,label\n{rows[0].path},cat\n")
-    assert main(words) == 2 and "line 2: there is no class 'cat'" in capsys.readouterr().err
+    for damage in ("{", "gone", json.dumps(dict.fromkeys(picks, "by eye"))):
+        (out / "picked.json").write_text(damage)
+        if damage == "gone":
+            (out / "picked.json").unlink()
+        capsys.readouterr()
+        assert main([*words, "--next", "1"]) == 0  # labels stay
+        said = capsys.readouterr().out
+        assert "picked.json does not say how 15 of the images with labels by hand were" in said
+        assert "at least" not in said and len(read_answers(out / "labels.csv")) == 15
 
 
 PAIR = {"drink": 2, "heart": 2}

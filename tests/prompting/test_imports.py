@@ -57,6 +57,7 @@ OPTIONAL = {
     "views.py": {"PIL", "torchvision"},  # which Dassl requires
     "transparency.py": {"PIL"},
     "class_folders.py": {"PIL", "tqdm"},
+    "image_files.py": {"PIL"},
     "folds.py": {"sklearn"},  # an extra
     "labels.py": {"sklearn"},
     "images.py": {"PIL"},

@@ -31,7 +31,7 @@ from trainers.prompting.backbones import load_clip  # noqa: E402
 from trainers.prompting.errors import UserError  # noqa: E402
 from trainers.prompting.record.calibration import Calibration  # noqa: E402
 from trainers.prompting.storage.files import hold_lock  # noqa: E402
-from trainers.prompting.storage.tables import read_images  # noqa: E402
+from trainers.prompting.storage.tables import read_answers, read_images  # noqa: E402
 from trainers.prompting.trainer.config import add_nodes, build_method, fit_images  # noqa: E402
 from trainers.prompting.trainer.views import plain_transform  # noqa: E402
 from trainers.prompting.use import page as page_module  # noqa: E402
@@ -86,8 +86,10 @@ def client_of(run=None, labels="there is nothing to label"):
     return TestClient(Page(lambda: run, labels).app(), LOCAL, raise_server_exceptions=False)
 
 
-def table(folder):
-    return [row.label for row in read_images(folder / "next.csv", unlabelled=True)]
+def labels_of(folder):
+    """Return the last label by hand of each image, by the name of its file."""
+    rows = read_answers(folder / "labels.csv")
+    return {os.path.basename(row.path): row.label for row in rows}
 
 
 def refused(reply, words, status=400):
@@ -233,22 +235,50 @@ def test_labels_are_written_at_once_and_taken_back(output):
     client = client_of(labels=Labels(output))
     assert client.get("/about").json()["labels"]
     said = client.get("/next").json()
-    assert said["classes"] == NAMES and said["waiting"] == [0, 1, 2, 3, 4]
+    assert said["classes"] == [*NAMES, "none of these"] and said["waiting"] == [0, 1, 2, 3, 4]
+    asked = (output / "next.csv").read_bytes()
     image = Image.open(io.BytesIO(client.get("/image/3").content))
     assert image.format == "JPEG" and image.getpixel((5, 5))[0] == pytest.approx(150, abs=3)
     client.post("/label/3", params={"class": "=1+1"})
-    assert table(output) == ["", "", "", "=1+1", ""]
-    assert "./../3.png,'=1+1\n" in (output / "next.csv").read_text()
-    lines = (output / "next.csv").read_text().splitlines()
-    (output / "next.csv").write_text("\n".join([lines[0], *lines[:0:-1]]))  # the order is another
+    lines = (output / "labels.csv").read_text("utf-8-sig").splitlines()
+    assert lines[0] == "path,label,digest" and lines[1].startswith("./../3.png,'=1+1,")
+    (output / "labels.csv").write_text("\n".join(lines).replace(",", ";"))  # by a spreadsheet
     client.post("/label/0", params={"class": NAMES[1]})
-    assert dict(zip("43210", table(output), strict=True))["0"] == NAMES[1]
+    client.post("/label/1", params={"class": "none of these"})
+    assert labels_of(output) == {"3.png": "=1+1", "0.png": NAMES[1], "1.png": "none of these"}
     again = client_of(labels=Labels(output))  # after a kill
-    assert again.get("/next").json()["done"] == 2
+    assert again.get("/next").json()["done"] == 3
     said = client.post("/undo").json()
-    assert (said["waiting"], said["done"], said["index"]) == ([4, 2, 1, 0], 1, 0) and said["undo"]
-    assert not client.post("/undo").json()["undo"] and table(output) == [""] * 5
+    assert ({*said["waiting"]}, said["done"], said["index"]) == ({1, 2, 4}, 2, 1) and said["undo"]
+    client.post("/undo")
+    (output / "next.csv").write_text("path,label\n")  # of a training, which asks for others
+    said = client.post("/undo").json()
+    assert not said["undo"] and {*said["waiting"]} == {0, 1, 3}
+    assert {*labels_of(output).values()} == {""}
     refused(client.post("/undo"), "No label is left")
+    assert asked.startswith(b"path,label\n../0.png,\n")
+
+
+def test_two_who_label(output):
+    client = client_of(labels=Labels(output))
+
+    def state(who, path="next", **params):
+        method = "GET" if path == "next" else "POST"
+        return client.request(method, f"/{path}", params=params | {"by": who})
+
+    first = [state(who).json()["waiting"][0] for who in ("a", "b", "c", "a")]
+    assert first == [0, 1, 2, 0]
+    client.get("/image/3?by=a")  # which has skipped
+    assert state("d").json()["waiting"] == [0, 4, 1, 2, 3]
+    state("a", "label/3", **{"class": "bird"})
+    refused(state("b", "label/3", **{"class": "drink"}), "was changed elsewhere: it is 'bird' now")
+    assert state("b", "label/3", **{"class": "bird"}).status_code == 200  # both agree
+    assert len(read_answers(output / "labels.csv")) == 1
+    state("a", "undo")
+    refused(state("d", "undo"), "No label is left")
+    state("d", "label/3", **{"class": "drink"})
+    refused(state("b", "undo"), "was changed elsewhere: it is 'drink' now")
+    assert labels_of(output) == {"3.png": "drink"}
 
 
 def test_labels_that_cannot_be_written(output, capfd):
@@ -259,15 +289,13 @@ def test_labels_that_cannot_be_written(output, capfd):
     refused(client.post("/label/0"), "There is no class ''")
     with hold_lock(output / ".lock"):
         refused(client.post("/label/0?class=bird"), "is being written: label when")
-    (output / "next.csv").write_text("path,label\n../4.png,\n")
-    refused(client.post("/label/0?class=bird"), "0.png' is no longer in")
     (output.parent / "3.png").unlink()
     refused(client.get("/image/3"), "3.png' is gone: skip it")
     (output.parent / "2.png").write_text("no image")
-    refused(client.get("/image/2"), "cannot identify")
+    refused(client.get("/image/2"), "it is no image")
     shutil.rmtree(output)  # meanwhile
     for reply in (client.post("/label/0?class=bird"), client.get("/next")):
-        refused(reply, "next.csv'")
+        refused(reply, "out' is gone: put it back")
     assert not output.exists() and capfd.readouterr().err == ""
     refused(client_of().post("/label/0?class=bird"), "there is nothing to label")
 
@@ -301,14 +329,14 @@ def test_training_again_calls_advise_and_shows_its_lines(output, monkeypatch, ru
         return said["log"]
 
     refused(client.post("/classify", content=png()), "There is no model yet")
-    assert train()[1:] == ["advise", "--next=7", "--keep-test", "--backbones=a b",
+    assert train()[1:] == ["advise", "--page", "--next=7", "--keep-test", "--backbones=a b",
                            f"--output={output}", "--", str(output.parent)]  # fmt: skip
     assert client.post("/classify", content=png()).json()["top"]
     shutil.rmtree(output)
-    refused(client.post("/again"), "next.csv' cannot be read")
+    refused(client.post("/again"), "out' is gone: put it back")
     while page.labels.training:
         time.sleep(0.01)
-    assert "out' is gone, and its labels" in page.labels.log[-1] and not output.exists()
+    assert "out' is gone: put it back" in page.labels.log[-1] and not output.exists()
 
 
 def test_the_command_says_what_is_wrong(tmp_path, capfd, monkeypatch, output):
@@ -433,16 +461,20 @@ def test_from_no_labels_to_a_model_in_a_browser(tab, tmp_path):
     order = [row.path for row in read_images(out / "next.csv", unlabelled=True)]
     tab.click("#names button:nth-child(2)")
     tab.wait("next.done === 1")
-    assert table(out)[0] == "drink"
+    assert [*labels_of(out).values()] == ["drink"]
     tab.press("Backspace")
     tab.wait("next.done === 0")
     for i, path in enumerate(order):
         tab.press(str(1 + names.index(truth[path])))
         tab.wait(f"next.done === {i + 1}")
-    assert table(out) == [truth[path] for path in order]
+    assert labels_of(out) == {os.path.basename(path): truth[path] for path in order}
     tab.click("#again")
-    tab.wait("about.method && !next.training")
-    assert "Take " in tab.run("$('log').textContent") and table(out)[8:] == [""] * 8
+    tab.wait("about.method && !next.training && next.waiting.length === 8")
+    log = tab.run("$('log').textContent")
+    assert "Take " in log and "8 images, on this page" in log and "next.csv" not in log
+    assert tab.run("$('classify').hidden && !$('label').hidden")
+    tab.press("Backspace")  # reaches back over the training
+    tab.wait("next.done === 7 && next.waiting.length === 9")
     drawn(tab)
     trained, files = load_run(out), list(truth)
     expected = trained.model(torch.stack([trained.preprocess(trained.read(x)) for x in files]))

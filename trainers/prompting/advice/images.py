@@ -8,7 +8,7 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,15 +19,37 @@ from PIL import Image
 
 from ..dassl_parts import dassl
 from ..embedded import file_sha256
-from ..errors import UserError, in_short, need
-from ..storage.class_folders import UNLABELLED, class_folders, class_names, is_image, list_images
+from ..errors import UserError, need, printable
+from ..storage.class_folders import (
+    NONE,
+    PARTS,
+    UNLABELLED,
+    check_class,
+    check_parts,
+    class_folders,
+    class_names,
+    is_image,
+    list_images,
+    name_key,
+    note_others,
+)
 from ..storage.files import read_json
-from ..storage.tables import read_images
+from ..storage.image_files import check_image, why_unread
+from ..storage.tables import (
+    Answer,
+    add_answers,
+    read_answers,
+    read_images,
+    relative_to,
+    write_table,
+)
 from .folds import join
+from .statement import UNKNOWN
 
-PARTS = ("train", "val", "test")  # folders with class folders in them
-# In the output: images to label, how they were picked, and the call with its classes.
-NEXT, PICKED, CALL = "next.csv", "picked.json", "call.json"
+# In the output: labels by hand, images to label, and how they were picked.
+LABELS, NEXT, PICKED = "labels.csv", "next.csv", "picked.json"
+EARLIER = "labelled.csv"  # of version 0.5, with labels by hand among others
+PICK = re.compile("(clusters|margin) [0-9]+")
 PER_IMAGE = ("paths", "groups", "digests", "picked")  # lists of a collection
 THREADS = 8
 # of frames of one series, such as `film 3_0017.jpg`: a name with a number, and another number
@@ -101,13 +123,15 @@ def read_collection(
         UserError: there is no such folder or file, it has mistakes or no images, or fewer than two
             classes.
     """
+    given = [(name, "--classnames") for name in classnames]
     if source.is_file():
         rows = [(row.path, row.label, row.group) for row in read_images(source, unlabelled=True)]
-        known = {*classnames}
+        given += [(label, "the table") for _, label, _ in rows if label]
     else:
         need(source.is_dir(), f"'{source}' is no folder and no table: give one with images")
-        rows, known = _in_folders(source, keep_test)
-    names = sorted(known | {*classnames} | {label for _, label, _ in rows} - {""})
+        rows, folders = _in_folders(source, keep_test)
+        given += [(name, f"the folder '{printable(folder)}'") for folder, name in folders]
+    names = _check_names(given)
     deeper = (x for depth in (3, 4) for x in source.glob("/".join("*" * depth)) if is_image(x.name))
     if not rows:
         found = next(deeper, None)
@@ -128,13 +152,38 @@ def read_collection(
     return Collection(source, names, paths, labels, groups, digests, [""] * len(rows))
 
 
+def _check_names(given: Iterable[tuple[str, str]]) -> list[str]:
+    """Return the sorted names of classes, given each name and where it stands.
+
+    Raises:
+        UserError: two folders name one class, names are alike, or one cannot be that of a class.
+    """
+    seen: dict[str, dict[str, str]] = {}  # what is alike -> place -> name
+    for name, where in given:
+        check_class(name, where)
+        seen.setdefault(name_key(name), {})[where] = name
+    for places in seen.values():
+        one, *others = sorted(places, reverse=True)  # folders first
+        for other in others:
+            need(
+                places[one] == places[other] and "folder" not in other,
+                f"{one} ('{places[one]}') and {other} ('{places[other]}') seem to name one class: "
+                "give both one name in one place, or names that differ in letters",
+            )
+    return sorted({name for places in seen.values() for name in places.values()})
+
+
 def _digest(path: str) -> str:
     return file_sha256(path) if os.path.isfile(path) else ""
 
 
-def _in_folders(source: Path, keep_test: bool) -> tuple[list[tuple[str, str, str]], set[str]]:
-    """Return path, label and group of the images in class folders, and the names of the classes."""
+def _in_folders(
+    source: Path, keep_test: bool
+) -> tuple[list[tuple[str, str, str]], set[tuple[str, str]]]:
+    """Return path, label and group of the images in class folders, and (folder, class) of each."""
     divided = (source / "train").is_dir() and class_folders(source / "train")
+    if divided:
+        check_parts(source, (*PARTS, UNLABELLED))
     parts = [source / part for part in PARTS if (source / part).is_dir()] if divided else [source]
     rows, known = [], set()
     for part in parts:
@@ -142,58 +191,115 @@ def _in_folders(source: Path, keep_test: bool) -> tuple[list[tuple[str, str, str
             continue
         folders = [name for name in class_folders(part) if name != UNLABELLED]
         classes = class_names(source, folders)[0] if folders else {}
-        known |= {*classes.values()}
-        filled = {
-            x: name for x, name in classes.items() if any(map(is_image, os.listdir(part / x)))
-        }
-        rows += [(path, name, "") for path, _, name in list_images(part, filled)] if filled else []
-    free = sorted(path for path in (source / UNLABELLED).rglob("*") if is_image(path.name))
-    return rows + [(os.fspath(path), "", "") for path in free], known
+        known |= {*classes.items()}
+        inside = {x: [*filter(_is_visible, os.listdir(part / x))] for x in classes}
+        if any((part / x / name).is_file() for x, names in inside.items() for name in names):
+            filled = {x: name for x, name in classes.items() if inside[x]}
+            rows += [(path, name, "") for path, _, name in list_images(part, filled)]
+    for folder in dict.fromkeys(x / UNLABELLED for x in (source, *parts)):
+        files = sorted(x for x in folder.rglob("*") if not x.is_dir())
+        note_others(folder, [x.name for x in files if not is_image(x.name)])
+        rows += [(os.fspath(path), "", "") for path in files if is_image(path.name)]
+    return rows, known
 
 
-def read_picks(collection: Collection, output: Path) -> Collection:
-    """Return the collection with the labels of `next.csv` of an earlier call, and with its picks.
+def _is_visible(name: str) -> bool:
+    return name[0] != "."
+
+
+def read_labels(collection: Collection, output: Path) -> Collection:
+    """Return the collection with the labels by hand and the picks of an output.
+
+    Answers in `next.csv` are added to `labels.csv` first; then `next.csv` asks for the others.
+    Images that are `NONE` of the classes are left out.
 
     Raises:
-        UserError: the table has mistakes, or another label than the collection.
+        UserError: a table has mistakes, or gives an image another label than another place.
     """
-    picks = output / PICKED
-    how = read_json(picks, "delete it, and picks count as chance") if picks.exists() else {}
-    collection.picked = [str(how.get(digest, "")) for digest in collection.digests]
-    table = output / NEXT
-    given = read_images(table, unlabelled=True, moved=True) if table.exists() else []
-    row = {os.path.normpath(path): i for i, path in enumerate(collection.paths)}
-    names, labels = collection.classnames, collection.labels
-    for entry in (entry for entry in given if entry.label):
-        where, i = f"'{table}', line {entry.line}: ", row.get(entry.path)
-        need(i is not None, f"{where}the image is not in '{collection.source}': remove the line")
+    source, names = collection.source, collection.classnames
+    rows: dict[str, list[int]] = {}
+    for i, digest in enumerate(collection.digests):
+        if digest:
+            rows.setdefault(digest, []).append(i)
+    kept = {x.digest: x for x in read_answers(output / LABELS)}
+    asked = [with_digest(x) for x in read_answers(output / NEXT)]
+    found = [(output / LABELS, x) for x in kept.values() if x.label]
+    found += [(output / NEXT, x) for x in asked if x.label]
+    if not (output / LABELS).exists():
+        old = [x for x in map(with_digest, read_answers(output / EARLIER)) if x.digest in rows]
+        found += [(output / EARLIER, x) for x in old if collection.labels[rows[x.digest][0]] < 0]
+    by_hand: dict[str, tuple[str, str]] = {}  # digest -> label and where it stands
+    for table, x in found:
+        where = f"'{table}', line {x.line}: "
         need(
-            entry.label in names,
-            f"{where}there is no class '{entry.label}': correct it, or name it with --classnames",
+            x.label in (NONE, *names),
+            f"{where}there is no class '{x.label}': correct it, or name it with --classnames",
         )
-        k = names.index(entry.label)
+        here = rows.get(x.digest, [])
         need(
-            labels[i] in (-1, k),
-            f"{where}'{entry.label}' is '{names[labels[i]]}' in '{collection.source}': keep one",
+            here or table.name == LABELS,
+            f"{where}the image '{x.path}' is not in '{source}': put it there, or correct the path",
         )
-        labels[i] = k
-    return collection
+        label, other = by_hand.setdefault(x.digest, (x.label, f"'{table}', line {x.line}"))
+        for i in here:
+            if (k := collection.labels[i]) >= 0 and names[k] != label:
+                label, other = names[k], f"'{collection.paths[i]}'"
+        need(
+            label == x.label,
+            f"{where}'{x.path}' is '{x.label}', but by {other} the same image is '{label}': "
+            "correct one of them",
+        )
+    new = {x.digest: x for _, x in found if x.digest not in kept or not kept[x.digest].label}
+    if new:
+        lines = [(x.path, x.label, digest) for digest, x in new.items()]
+        add_answers(output / LABELS, relative_to(output / LABELS, lines))
+    if any(x.label for x in asked):
+        write_next(output, [x.path for x in asked if not x.label])
+    if absent := sum(digest not in rows for digest in by_hand):
+        print(f"Note: {absent:,} labels of '{output / LABELS}' are of images not in '{source}'")
+    how = picks_of(output)
+    collection.picked = [how.get(digest, "") for digest in collection.digests]
+    none = {digest for digest, (label, _) in by_hand.items() if label == NONE}
+    for digest, (label, _) in by_hand.items():
+        for i in rows.get(digest, ()) if label != NONE else ():
+            if collection.labels[i] < 0:
+                collection.labels[i] = names.index(label)
+                collection.picked[i] = how.get(digest, UNKNOWN)
+    if none:
+        print(f"{len(none):,} images are {NONE}, and are left out")
+    return collection.keep([i for i, x in enumerate(collection.digests) if x not in none])
+
+
+def write_next(output: Path, paths: Iterable[str]) -> None:
+    """Write the table of images to label."""
+    rows = relative_to(output / NEXT, [(path, "") for path in paths])
+    write_table(output / NEXT, ("path", "label"), [*rows])
+
+
+def with_digest(answer: Answer) -> Answer:
+    """Return an answer with the digest of its image, empty if there is no such file."""
+    return answer._replace(digest=_digest(answer.path))
+
+
+def picks_of(output: Path) -> dict[str, str]:
+    """Return how images were picked by their digests, UNKNOWN where the file does not say it."""
+    try:
+        how = read_json(output / PICKED, "") if (output / PICKED).exists() else {}
+    except UserError as error:
+        print(f"Note: {error}it is unknown how images were picked")
+        how = {}
+    return {x: text if PICK.fullmatch(str(text)) else UNKNOWN for x, text in how.items()}
 
 
 def read_image(path: str) -> Any:
     """Return an RGB image as runs read it.
 
     Raises:
-        UserError: it cannot be decoded, or is CMYK or of 16 bits, whose colours would be guessed.
+        UserError: it cannot be decoded, or is refused by `check_image`.
     """
     try:
         with Image.open(path) as image:
-            of_16_bits = image.mode[0] in "IF" or any(";16" in str(tile) for tile in image.tile)
-            need(image.mode != "CMYK", "it is CMYK: convert it to RGB")
-            need(not of_16_bits, "it has 16 bits: convert it to 8")
+            check_image(image)
         return dassl("utils").read_image(path)
-    except UserError:
-        raise
     except Exception as error:  # decoders raise nearly every type there is
-        empty = os.path.isfile(path) and not os.path.getsize(path)
-        raise UserError("it is empty" if empty else in_short(error)) from None
+        raise UserError(why_unread(path, error)) from None

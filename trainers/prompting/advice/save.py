@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import torch
 
 from ..dassl_parts import dassl
+from ..method import METHODS
 from ..record.calibration import Calibration
 from ..record.results import write_results
 from ..running.precision import Precision
@@ -76,8 +77,8 @@ def save_run(
     predictions.add_images([item.impath for item in test], y)
     predictions.add_logits(torch.tensor(best.logits))
     folder.mkdir(parents=True, exist_ok=True)
-    for old in folder.glob("*/model*.pth.tar*"):  # perhaps of another method
-        shutil.rmtree(old.parent, ignore_errors=True)
+    for name in {METHODS[name].checkpoint for name in SETTINGS} - {method.checkpoint}:
+        shutil.rmtree(folder / name, ignore_errors=True)  # of another method, by an earlier call
     dassl("utils").save_checkpoint(saved.content(), os.path.join(folder, method.checkpoint))
     write_results(
         cfg,

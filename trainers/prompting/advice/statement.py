@@ -22,6 +22,7 @@ RESAMPLES = 300  # of the groups, for the accuracy
 DRAWS = 5  # parts of the labels for each point of the curve
 LEAST = 2  # labels a class for a statement about accuracy
 ROUNDS = 3  # rounds of picked labels before one
+UNKNOWN = "unknown"  # in place of how an image was picked
 
 
 def wilson(p: float, n: float, side: int) -> float:
@@ -89,7 +90,7 @@ def accuracy_curve(space: Space, choice: Choice) -> Curve | None:
 
 
 def read_picks(picked: Sequence[str]) -> list[tuple[str, int]]:
-    """Return how images were picked and in which round, of those that were.
+    """Return how images were picked and in which round, of those of which it is known.
 
     Raises:
         UserError: a text is not one that `labels.pick_next` gives.
@@ -99,7 +100,7 @@ def read_picks(picked: Sequence[str]) -> list[tuple[str, int]]:
         [('clusters', 1), ('margin', 5)]
     """
     found = []
-    for text in filter(None, picked):
+    for text in (text for text in picked if text not in ("", UNKNOWN)):
         kind, _, number = text.partition(" ")
         need(
             kind in ("clusters", "margin") and number.isdecimal(),
@@ -133,15 +134,23 @@ class Statement:
     picked: Sequence[str] = ()
 
     @cached_property
+    def _texts(self) -> list[str]:
+        return [self.picked[row] for row in self.choice.rows] if self.picked else []
+
+    @property
     def _picks(self) -> list[tuple[str, int]]:
-        texts = [self.picked[row] for row in self.choice.rows] if self.picked else []
-        return read_picks(texts)
+        return read_picks(self._texts)
 
     @property
     def silent(self) -> str:
         """The reason why nothing is said about accuracy, or an empty text."""
         if self.choice.m < LEAST:
             return "Fewer than two labels a class say nothing about accuracy"
+        if unknown := self._texts.count(UNKNOWN):
+            return (
+                f"picked.json does not say how {unknown:,} of the images with labels by hand were "
+                "picked, so nothing is known about accuracy"
+            )
         if self._picks and max(number for _, number in self._picks) < ROUNDS:
             return f"Picked labels say nothing about accuracy before round {ROUNDS}"
         return ""

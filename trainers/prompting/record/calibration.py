@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import need, printable
+from ..storage.class_folders import NONE, SEVERAL
 from .conformal import scores, threshold
 
-SEVERAL, NONE = "several", "none of these"
 LARGER = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5)  # errors that are named where most answers are SEVERAL
 UNLUCKY = 0.05  # share of calibrations that are worse than what is said of bad luck
 

@@ -3,17 +3,23 @@
 import contextlib
 import json
 import os
+import re
 import time
 from pathlib import Path
 
 from PIL import Image
 from tqdm import tqdm
 
-from ..errors import UserError
+from ..errors import UserError, need, printable
+from ..node import clean
 from .files import read_file, write_whole
 
 IMG_EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+PARTS = ("train", "val", "test")  # folders with class folders in them
+UNREAD = (".heic", ".heif")  # of phones; Pillow does not know them
+SEVERAL, NONE = RESERVED = "several", "none of these"  # answers of a run, and so no classes
 UNLABELLED = "unlabelled"  # a folder beside class folders, of images without a label
+NUMBERED = re.compile(r"\d+[-._ ]+[^\W\d]")  # the name of a folder such as `000.cat`
 MANY = 100_000  # files from which names are cached: on a network, listing them takes minutes
 SETTLED = 2.0  # seconds; a folder changed later than this gets another time stamp
 
@@ -69,33 +75,53 @@ def list_images(parent, classes, source=None):
             f"'{source}' has no name for {len(unnamed):,} of the {len(folders):,} class folders in "
             f"'{parent}' ({some(unnamed)}): add a line for each"
         )
-    items, unread, others = [], [], []
+    items, others = [], []
     listing = file_names(parent, classes)
     for label, (folder, classname) in enumerate(classes.items()):
         path, files = os.path.join(parent, folder), listing[folder]
         names = sorted(filter(is_image, files))
-        unread += [name for name in files if is_other_image(name)]
-        others += sorted(x for x in files if not (x[0] == "." or is_image(x) or is_other_image(x)))
+        others += sorted(x for x in files if not is_image(x))
         if not names:
             remedy = "fill it" if source else "fill or remove it"
+            if unread := sorted(filter(is_other_image, files)):
+                remedy = f"convert such as '{unread[0]}' to JPEG"
             raise UserError(f"The class folder '{path}' has no images: {remedy}")
         items += [(f"{path}/{name}", label, classname) for name in names]
-    if unread:
-        print(
-            f"Note: {len(unread):,} images in '{parent}' are left out, as their formats are not "
-            f"read (only {', '.join(IMG_EXTENSIONS)} are): {some(unread)}"
-        )
-    if others:
-        print(
-            f"Note: {len(others):,} files and folders in the class folders of '{parent}' are left "
-            f"out, as their names do not end like those of images: {some(others)}"
-        )
+    note_others(parent, others)
     if loose := sorted(filter(is_image, set(os.listdir(parent)).difference(folders))):
         print(
             f"Note: {len(loose):,} images in '{parent}' are left out, as they are in no class "
             f"folder: {some(loose)}"
         )
     return items
+
+
+def note_others(folder, names):
+    """Print notes about files in a folder that are no images which are read; hidden ones are."""
+    unread = [name for name in names if is_other_image(name)]
+    others = [name for name in names if name[0] != "." and not is_other_image(name)]
+    if unread:
+        print(
+            f"Note: {len(unread):,} images in '{folder}' are left out, as their formats are not "
+            f"read (only {', '.join(IMG_EXTENSIONS)} are; convert to JPEG): {some(unread)}"
+        )
+    if others:
+        print(
+            f"Note: {len(others):,} files and folders in the class folders of '{folder}' are left "
+            f"out, as their names do not end like those of images: {some(others)}"
+        )
+
+
+def check_parts(folder, used):
+    """Print a note about folders beside train/ that are not used; raises UserError for a val/."""
+    beside = class_folders(folder)
+    others = [x for x in beside if x.lower().startswith(("val", "dev")) and x != "val"]
+    if "val" not in beside and others:
+        raise UserError(
+            f"'{folder}' has {others[0]}/, but validation images are read from val/: rename it"
+        )
+    if unread := [name for name in beside if name not in used]:
+        print(f"Note: '{folder}' has parts, so that other folders are left out: {some(unread)}")
 
 
 def file_names(parent, folders):
@@ -148,7 +174,8 @@ def is_image(name):
 def is_other_image(name):
     """Return True for a visible file with the suffix of an image format that is not read."""
     suffix = os.path.splitext(name)[1].lower()
-    return name[0] != "." and suffix in Image.registered_extensions() and not is_image(name)
+    other = suffix in UNREAD or suffix in Image.registered_extensions()
+    return name[0] != "." and other and not is_image(name)
 
 
 def some(names, most=5):
@@ -188,14 +215,38 @@ def read_classnames(path, folders=()):
 
 
 def class_names(root, folders):
-    """Return folder -> class name in the order of the folders, and the file with names or None."""
+    """Return folder -> class name in the order of the folders, and the file with names or None.
+
+    Raises:
+        UserError: as `read_classnames`, or a name is an answer of a run, or not printable.
+    """
     source = root / "classnames.txt"
     if not source.exists():
         like = [*root.glob("*class*.txt"), *root.glob("*Class*.txt"), *root.glob("*label*.txt")]
         if like := sorted({*like, *root.glob(f"train/{source.name}")}):
             print(f"Note: '{like[0]}' is not read: class names belong in '{source}'")
-        return {folder: folder.replace("_", " ") for folder in folders}, None
-    return dict(sorted(read_classnames(source, folders).items())), source
+        if numbered := [name for name in folders if NUMBERED.match(name)]:
+            print(
+                f"Note: a CLIP reads numbers as part of class names ({some(numbered)}): rename the "
+                f"folders, or write names into '{source}' (a line `{numbered[0].split()[0]} NAME`)"
+            )
+        classes, source = {folder: clean(folder) for folder in folders}, None
+    else:
+        classes = dict(sorted(read_classnames(source, folders).items()))
+    for folder, name in classes.items():
+        check_class(name, f"the folder '{printable(root / folder)}'")
+    return classes, source
+
+
+def check_class(name, where):
+    """Raise a UserError for a class name that is an answer of a run, or not printable."""
+    need(name and printable(name) == name, f"The name of {where} cannot be printed: rename it")
+    need(name not in RESERVED, f"{where} names the class '{name}', an answer of predict: rename it")
+
+
+def name_key(name):
+    """Return what names of one class share: letters, whatever their case, and no spaces."""
+    return clean(name).replace(" ", "").casefold()
 
 
 def read_lines(path):

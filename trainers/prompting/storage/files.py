@@ -4,14 +4,16 @@ import contextlib
 import errno
 import json
 import os
+import re
 import socket
 import stat
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..errors import UserError, in_short
+from ..errors import UserError, in_short, printable
 
+CALL = "call.json"  # marks a folder as an output of `advise`
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)  # errors of a file system without locks
 
 
@@ -31,6 +33,19 @@ def write_whole(path: str | os.PathLike, content: str | bytes) -> None:
         raise OSError(error.errno, error.strerror, os.fspath(path)) from None
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_halves(folder: Path) -> None:
+    """Remove what `write_whole` has left in a folder and those in it when it was killed."""
+    for left in (*folder.glob("*.tmp"), *folder.glob("*/*.tmp")):
+        if re.fullmatch(r".+\..+\.[0-9]+\.tmp", left.name):
+            left.unlink()
+
+
+def csv_text(text: str) -> str:
+    """Return text for a cell of a CSV file: one line, never a formula in a spreadsheet."""
+    text = printable(text)
+    return f"'{text}" if re.match("'*[-=+@]", text) else text
 
 
 def read_file(path: str | os.PathLike) -> bytes:

@@ -1,20 +1,24 @@
-"""Reads a table of images and their labels, CSV or TSV.
+"""Reads tables of images and their labels, CSV or TSV, and adds lines to those of labels by hand.
 
-The first line is `path,label` or `path,label,group`; paths are relative to the table.
+The first line is `path,label` or `path,label,group`; paths are relative to the table. A table of
+labels by hand has `path,label,digest`: the digest tells the image, and its last line counts.
 """
 
 import csv
 import io
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import UserError, printable
-from .files import read_file
+from .class_folders import RESERVED, name_key
+from .files import csv_text, read_file, write_whole
 
 COLUMNS = ("path", "label", "group")
+BY_HAND = ("path", "label", "digest")
+MARK = "\ufeff"  # with which spreadsheets know UTF-8
 LONGEST = 4_096  # letters of a cell
 MOST = 5  # mistakes that an error names
 
@@ -28,37 +32,118 @@ class Row(NamedTuple):
     line: int
 
 
-def read_images(table: Path, unlabelled: bool = False, moved: bool = False) -> list[Row]:
+class Answer(NamedTuple):
+    """A label by hand: path of the image, label, digest of the image if the table has it, line."""
+
+    path: str
+    label: str
+    digest: str
+    line: int
+
+
+def read_images(table: Path, unlabelled: bool = False) -> list[Row]:
     """Return the rows of a table of images.
 
     Args:
         table: the file.
         unlabelled: accept rows without a label.
-        moved: leave out those without a label whose image is gone.
 
     Raises:
         UserError: the table cannot be read, or has mistakes: it names the lines of the first ones.
+    """
+    flaws: list[tuple[int, str]] = []
+    cells = _read_cells(table, flaws, COLUMNS)
+    rows = [Row(by["path"], by["label"], by.get("group", ""), line) for line, by in cells]
+    _refuse(table, [*flaws, *_flaws(rows, unlabelled)])
+    if not rows:
+        raise UserError(f"The table '{table}' has no rows: write path,label and a line an image")
+    return rows
+
+
+def read_answers(table: Path) -> list[Answer]:
+    """Return the lines of a table of labels by hand, some without a label; none if it is missing.
+
+    Raises:
+        UserError: the table cannot be read, or has lines that are none.
+    """
+    if not os.path.lexists(table):
+        return []
+    flaws: list[tuple[int, str]] = []
+    cells = _read_cells(table, flaws, COLUMNS, BY_HAND)
+    rows = [Answer(by["path"], by["label"], by.get("digest", ""), line) for line, by in cells]
+    if any("digest" in by for _, by in cells):
+        flaws += [(x.line, f"no digest '{x.digest:.20}'") for x in rows if not x.digest.isalnum()]
+    _refuse(table, flaws)
+    return rows
+
+
+def add_answers(table: Path, rows: Iterable[Sequence[str]]) -> None:
+    """Add lines of BY_HAND to a table, at its end: what it has stays, byte for byte.
+
+    Raises:
+        OSError: as the system says.
+    """
+    text = read_file(table).decode("utf-8-sig") if table.exists() else ""
+    by = _delimiter(text) if text.strip() else ","
+    head = next(csv.reader(io.StringIO(text), delimiter=by), [])  # a spreadsheet may have saved it
+    order = [BY_HAND.index(cell.strip().lower()) for cell in head] or [0, 1, 2]
+    lines = io.StringIO()
+    writer = csv.writer(lines, delimiter=by, lineterminator="\n")
+    if not head:
+        lines.write(MARK)
+        writer.writerow(BY_HAND)
+    elif not text.endswith("\n"):
+        lines.write("\n")
+    writer.writerows([csv_text(cells[i]) for i in order] for cells in rows)
+    with open(table, "ab") as file:
+        file.write(lines.getvalue().encode())
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def write_table(table: Path, head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Write a CSV file for spreadsheets, no cell of which is a formula there."""
+    text = io.StringIO(MARK)
+    text.seek(0, io.SEEK_END)
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerows([csv_text(cell) for cell in cells] for cells in (head, *rows))
+    write_whole(table, text.getvalue())
+
+
+def relative_to(table: Path, rows: Iterable[Sequence[str]]) -> Iterator[list[str]]:
+    """Yield rows that begin with the path of an image, which is made relative to a table."""
+    for path, *cells in rows:
+        yield [os.path.join(".", os.path.relpath(path, table.parent)), *cells]
+
+
+def _read_cells(
+    table: Path, flaws: list[tuple[int, str]], *heads: Sequence[str]
+) -> list[tuple[int, dict[str, str]]]:
+    """Return line and cells by name of each row, and add lines that are none to `flaws`.
+
+    Raises:
+        UserError: the table cannot be read, or its first line is not the first two or all of a
+            head.
     """
     try:
         text = read_file(table).decode("utf-8-sig")
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or "it is not UTF-8"
         raise UserError(f"The table '{table}' cannot be read ({why}): save it as CSV") from None
-    rows: list[Row] = []
-    flaws: list[tuple[int, str]] = []
+    rows: list[tuple[int, dict[str, str]]] = []
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=_delimiter(text), strict=True)
     names: list[str] = []
     try:
         for cells in reader:
-            cells = [re.sub("^'(?=[-=+@])", "", cell.strip()) for cell in cells]  # see `csv_text`
+            cells = [re.sub("^'(?='*[-=+@])", "", cell.strip()) for cell in cells]  # see `csv_text`
             if not any(cells):
                 continue
             if not names:
                 names = [cell.lower() for cell in cells]
-                if {*names[:2]} != {*COLUMNS[:2]} or names[2:] not in ([], ["group"]):
+                if sorted(names) not in [sorted(head[:n]) for head in heads for n in (2, 3)]:
                     raise UserError(
                         f"The table '{table}' begins with '{printable(','.join(cells)):.60}': let "
-                        "its first line be path,label or path,label,group"
+                        f"its first line be path,label or {' or '.join(map(','.join, heads))}"
                     )
             elif len(cells) != len(names):
                 flaws.append((reader.line_num, f"{len(cells)} cells, not {len(names)}"))
@@ -66,14 +151,16 @@ def read_images(table: Path, unlabelled: bool = False, moved: bool = False) -> l
                 what = f"a cell of {len(long[0]):,} letters, '{printable(long[0]):.20}'"
                 flaws.append((reader.line_num, f"{what}: at most {LONGEST:,} on a line fit"))
             else:
-                by_name = dict(zip(names, cells, strict=True))
-                path = os.path.normpath(os.path.join(table.parent, by_name["path"] or "."))
-                if moved and not by_name["label"] and not os.path.exists(path):
-                    continue
-                rows.append(Row(path, by_name["label"], by_name.get("group", ""), reader.line_num))
+                by = dict(zip(names, cells, strict=True))
+                by["path"] = os.path.abspath(os.path.join(table.parent, by["path"] or "."))
+                rows.append((reader.line_num, by))
     except csv.Error as error:
         flaws.append((reader.line_num, f"no CSV from here on ({error})"))
-    flaws += _flaws(rows, unlabelled)
+    return rows
+
+
+def _refuse(table: Path, flaws: list[tuple[int, str]]) -> None:
+    """Raise a UserError that names the first mistakes, if there are some."""
     if flaws:
         texts = [f"line {line}: {what}" for line, what in sorted(flaws)[:MOST]]
         more = [f"and {len(flaws) - MOST:,} more"] * (len(flaws) > MOST)
@@ -81,9 +168,6 @@ def read_images(table: Path, unlabelled: bool = False, moved: bool = False) -> l
             f"The table '{table}' has mistakes ({'; '.join(texts + more)}): correct these lines, "
             "or remove them"
         )
-    if not rows and not moved:
-        raise UserError(f"The table '{table}' has no rows: write path,label and a line an image")
-    return rows
 
 
 def _delimiter(text: str) -> str:
@@ -108,9 +192,13 @@ def _flaws(rows: Sequence[Row], unlabelled: bool) -> Iterator[tuple[int, str]]:
         if not row.label and not unlabelled:
             yield row.line, f"'{shown}' has no label"
         if row.label:
-            like = labels.setdefault("".join(row.label.replace("_", " ").split()).casefold(), row)
+            like = labels.setdefault(name_key(row.label), row)
             if like.label != row.label:
                 yield row.line, f"'{row.label}' is written '{like.label}' on line {like.line}"
+            if row.label in RESERVED:
+                yield row.line, f"'{row.label}' is an answer of predict: call the class otherwise"
+            if row.label == row.group:
+                yield row.line, f"the group is the class, '{row.label}': a class has several groups"
     known = {row.label for row in rows}
     for row in rows:
         parts = [part.strip() for part in re.split("[;|]", row.label)]

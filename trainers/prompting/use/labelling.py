@@ -4,24 +4,36 @@ import os
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..advice.images import CALL, NEXT
+from ..advice.images import LABELS, NEXT, with_digest
 from ..errors import check_name, need
-from ..storage.files import hold_lock, read_json
-from ..storage.tables import Row, read_images
-from .commands.advise import write_table
+from ..storage.class_folders import NONE
+from ..storage.files import CALL, hold_lock, read_json
+from ..storage.tables import add_answers, read_answers, relative_to
 
 PICKED = "20"  # images to label after training again, unless the earlier call says how many
 AGAIN = "repeat `advise` with --next"
+MOST = 1_000  # labellers that are remembered
+
+
+@dataclass
+class Labeller:
+    """A tab of the page: the index of the image that it shows, and those that it has labelled."""
+
+    shown: int = -1
+    labelled: list[tuple[int, str]] = field(default_factory=list)  # index, label
 
 
 class Labels:
-    """The table of images to label in an output of `advise`; each label is written at once.
+    """The images to label in an output of `advise`; each label is written at once.
 
     Attributes:
-        classes: names.
+        classes: names, and NONE.
         training: whether `train` runs; log: its lines.
     """
 
@@ -31,47 +43,67 @@ class Labels:
         call = read_json(folder / CALL, AGAIN)
         kinds = {"classes": list, "source": str, "options": dict}
         sound = all(isinstance(call.get(key), kind) for key, kind in kinds.items())
-        need(sound, f"'{folder / CALL}' is damaged: {AGAIN}")
-        self.classes: list[str] = call["classes"]
+        need(sound and call["classes"], f"'{folder / CALL}' is damaged: {AGAIN}")
+        self.classes: list[str] = [*call["classes"], NONE]
         self._source, self._options = call["source"], call["options"]
         self.training = False
         self.log: list[str] = []
-        self._number: dict[str, int] = {}  # path -> index, which never changes
-        self._before: list[tuple[str, str]] = []  # paths and labels that `undo` writes
+        self._images: dict[str, str] = {}  # digest -> path; the place is the index
+        self._undone: list[str] = []  # digests, which `next.csv` may no longer ask for
+        self._labellers: dict[str, Labeller] = {}
         self._lock = threading.Lock()
 
-    def state(self) -> dict[str, Any]:
-        """Return what the page shows: `waiting` are the indices of images without a label."""
+    def state(self, who: str) -> dict[str, Any]:
+        """Return what the page shows a labeller.
+
+        `waiting` are the indices of images without a label; those that others see come last.
+        """
         with self._lock:
-            rows = self._rows() if self.table.exists() or not self.folder.exists() else []
-            waiting = [self._number[row.path] for row in rows if not row.label]
+            given, me = self._given(), self._labeller(who)
+            asked = {x.digest: x.path for x in map(with_digest, read_answers(self.table))}
+            asked.pop("", None)  # they are gone
+            self._images |= asked
+            index = {digest: i for i, digest in enumerate(self._images)}
+            listed = dict.fromkeys([*asked, *self._undone])
+            others = {x.shown for x in self._labellers.values() if x is not me}
+            waiting = [index[digest] for digest in listed if not given.get(digest)]
+            waiting.sort(key=lambda i: (i in others, i != me.shown))
+            me.shown = waiting[0] if waiting else -1
+            done = sum(map(bool, given.values()))
             return {
-                "classes": self.classes, "waiting": waiting, "done": len(rows) - len(waiting),
-                "undo": bool(self._before), "training": self.training, "log": self.log,
+                "classes": self.classes, "waiting": waiting, "done": done,
+                "undo": bool(me.labelled), "training": self.training, "log": self.log,
             }  # fmt: skip
 
-    def path(self, index: int) -> str:
-        """Return the file of an image; raises UserError if no image has this index."""
-        need(index < len(self._number), f"No image has the index {index}: load the page again")
-        return [*self._number][index]
+    def path(self, index: int, who: str) -> str:
+        """Return the file of an image, to show it to a labeller; raises UserError without one."""
+        digest = self._digest(index)
+        self._labeller(who).shown = index
+        return self._images[digest]
 
-    def label(self, index: int, name: str) -> None:
+    def label(self, index: int, name: str, who: str) -> None:
         """Write the label of an image.
 
         Raises:
-            UserError: there is no such image or class, or another call is writing.
+            UserError: there is no such image or class, it has another label meanwhile, or another
+                call is writing.
         """
-        path = self.path(index)
+        digest = self._digest(index)
         check_name("class", name, self.classes)
-        with self._lock:
-            self._before.append((path, self._write(path, name)))
+        with self._writing():
+            self._change(digest, "", name)
+            self._labeller(who).labelled.append((index, name))
 
-    def undo(self) -> int:
-        """Take the last label back and return the index of its image; raises as `label`."""
-        with self._lock:
-            need(self._before, "No label is left to take back")
-            self._write(*self._before[-1])
-            return self._number[self._before.pop()[0]]
+    def undo(self, who: str) -> int:
+        """Take the last label of a labeller back, and return its image; raises as `label`."""
+        with self._writing():
+            labelled = self._labeller(who).labelled
+            need(labelled, "No label is left to take back")
+            index, name = labelled.pop()
+            digest = self._digest(index)
+            self._change(digest, name, "")
+            self._undone.append(digest)
+            return index
 
     def train(self) -> None:
         """Call `advise` again, in a process of its own, and wait for it.
@@ -80,7 +112,7 @@ class Labels:
             UserError: the folder is gone.
             OSError: as the system says.
         """
-        need(self.folder.is_dir(), f"'{self.folder}' is gone, and its labels with it: {AGAIN}")
+        need(self.folder.is_dir(), f"'{self.folder}' is gone: put it back")
         package = __package__.rpartition(".")[0]
         code = f"import sys; from {package}.use.commands import main; sys.exit(main())"
         options = {"next": PICKED} | {key: x for key, x in self._options.items() if x}
@@ -88,7 +120,7 @@ class Labels:
         words = [f"--{key}" if x is True else f"--{key}={x}" for key, x in options.items()]
         path = os.pathsep.join(map(os.path.abspath, sys.path))
         with subprocess.Popen(
-            [sys.executable, "-u", "-c", code, "advise", *words, "--", self._source],
+            [sys.executable, "-u", "-c", code, "advise", "--page", *words, "--", self._source],
             env=os.environ | {"PYTHONPATH": path}, stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
         ) as process:  # fmt: skip
@@ -99,23 +131,33 @@ class Labels:
                 else:
                     self.log.append(line.rstrip())
         need(not failed, "Training has failed: the reason is where the page was started")
-        self._before.clear()
 
-    def _rows(self) -> list[Row]:
-        """Return the rows of the table, and number images that are new in it."""
-        rows = read_images(self.table, unlabelled=True, moved=True)
-        for row in rows:
-            self._number.setdefault(row.path, len(self._number))
-        return rows
+    def _labeller(self, who: str) -> Labeller:
+        if who not in self._labellers and len(self._labellers) >= MOST:
+            self._labellers.pop(next(iter(self._labellers)))
+        return self._labellers.setdefault(who, Labeller())
 
-    def _write(self, path: str, name: str) -> str:
-        """Write the label of an image and return the one before; raises as `label`."""
-        need(self.table.is_file(), f"'{self.table}' is gone, and no label can be written: {AGAIN}")
-        with hold_lock(self.folder / ".lock") as free:
+    def _digest(self, index: int) -> str:
+        need(index < len(self._images), f"No image has the index {index}: load the page again")
+        return [*self._images][index]
+
+    def _given(self) -> dict[str, str]:
+        """Return the labels by hand by digest, empty if taken back; raises UserError."""
+        need(self.folder.is_dir(), f"'{self.folder}' is gone: put it back")
+        return {x.digest: x.label for x in read_answers(self.folder / LABELS)}
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        need(self.folder.is_dir(), f"'{self.folder}' is gone: put it back")
+        with self._lock, hold_lock(self.folder / ".lock") as free:
             need(free, f"'{self.folder}' is being written: label when training has ended")
-            rows = self._rows()
-            before = {row.path: row.label for row in rows}
-            need(path in before, f"'{path}' is no longer in '{self.table}': load the page again")
-            table = (before | {path: name}).items()
-            write_table(self.table, ("path", "label"), table)
-            return before[path]
+            yield
+
+    def _change(self, digest: str, before: str, name: str) -> None:
+        """Write a label, unless the image has it; raises UserError if its label is not `before`."""
+        now = self._given().get(digest, "")
+        what = f"is '{now}' now" if now else "has no label now"
+        need(now in (before, name), f"This image was changed elsewhere: it {what}")
+        if now != name:
+            row = self._images[digest], name, digest
+            add_answers(self.folder / LABELS, relative_to(self.folder / LABELS, [row]))

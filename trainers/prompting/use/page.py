@@ -28,6 +28,7 @@ from ..advice import page as advice_page
 from ..advice.images import read_image
 from ..errors import UserError, by_system, in_short, need, printable
 from ..record.calibration import check_error
+from ..storage.image_files import check_image
 from .commands.predict import likeliest, send
 from .labelling import Labels
 from .run import Run
@@ -118,7 +119,7 @@ class Page:
 
     def next(self, request: Request, **more: Any) -> Response:
         """Answer with the images that wait for a label, and what training says."""
-        return JSONResponse(self._labels().state() | more)
+        return JSONResponse(self._labels().state(_who(request)) | more)
 
     def _labels(self) -> Labels:
         if isinstance(self.labels, str):
@@ -127,18 +128,18 @@ class Page:
 
     def image(self, request: Request) -> Response:
         """Answer with an image to label, as a JPEG."""
-        path = self._labels().path(request.path_params["index"])
+        path = self._labels().path(request.path_params["index"], _who(request))
         return Response(self._thread.submit(_jpeg, path).result(), media_type="image/jpeg")
 
     def label(self, request: Request) -> Response:
         """Write a label, `class`."""
         name = request.query_params.get("class", "")
-        self._labels().label(request.path_params["index"], name)
+        self._labels().label(request.path_params["index"], name, _who(request))
         return self.next(request)
 
     def undo(self, request: Request) -> Response:
         """Take the last label back."""
-        return self.next(request, index=self._labels().undo())
+        return self.next(request, index=self._labels().undo(_who(request)))
 
     def again(self, request: Request) -> Response:
         """Begin to train again."""
@@ -156,6 +157,10 @@ class Page:
             labels.log.append(_sentence(error)[0])
         finally:
             labels.training = False
+
+
+def _who(request: Request) -> str:
+    return request.query_params.get("by", "")[:40]
 
 
 class Guard:
@@ -211,19 +216,20 @@ def _decode(content: bytes, decode: Callable[[Any], Any]) -> Any:
     """Return an image in memory as the run's evaluation reads it.
 
     Raises:
-        UserError: it is empty, no image of FORMATS, damaged, or has several frames.
+        UserError: it is empty, no image of FORMATS, damaged, or refused by `check_image`.
     """
     need(content, "It is empty")
     try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
-            frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
-            need(frames == 1, f"It has {frames} frames: send one of them")
+            check_image(image)
             return decode(image)
     except Image.UnidentifiedImageError:
-        raise UserError(f"It is none of the images read here: {', '.join(FORMATS)}") from None
+        raise UserError(
+            f"It is none of the images read here ({', '.join(FORMATS)}): convert it to JPEG"
+        ) from None
     except Exception as error:  # decoders raise nearly every type there is
-        said = error if hasattr(error, "exit_code") else f"It is damaged ({in_short(error)})"
-        raise UserError(str(said)) from None
+        said = str(error) if hasattr(error, "exit_code") else f"It is damaged ({in_short(error)})"
+        raise UserError(said[0].upper() + said[1:]) from None
 
 
 def _jpeg(path: str) -> bytes:

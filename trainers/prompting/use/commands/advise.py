@@ -1,24 +1,25 @@
 """Advise on a collection of images: which CLIP and method, how good, what to label next."""
 
-import csv
-import io
+import argparse
 import json
 import math
 import os
 import shlex
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from ...errors import UserError, need, printable
-from ...storage.files import hold_lock, write_whole
-from ...storage.tables import read_images
-from .arguments import Parser, add_device, csv_text, from_one
+from ...storage.files import CALL, hold_lock, read_json, remove_halves, write_whole
+from ...storage.tables import relative_to, write_table
+from .arguments import Parser, add_device, from_one
 from .predict import read_names
 
+TABLE = "train.csv"  # a table of all labelled images, for a training
 SHOWN = 5  # pairs of classes, and images left out, in the log
 NO_CLIP = (
     'no CLIP is on this machine: `python -c "from {package} import load_clip; '
@@ -46,6 +47,7 @@ def build_parser(prog: str) -> Parser:
     add("--keep-test", action="store_true", help="leave the images in test/ out")
     add("--classnames", type=Path, metavar="FILE",
         help="names of classes that may have no image, one a line")  # fmt: skip
+    add("--page", action="store_true", help=argparse.SUPPRESS)  # its lines are shown on `serve`'s
     add_device(parser)
     return parser
 
@@ -55,18 +57,26 @@ def main(argv: list[str], prog: str) -> int:
     args = build_parser(prog).parse_args(argv)
     args.words = shlex.join([*prog.split(), *argv])
     need(find_spec("sklearn"), "advise needs scikit-learn: run `pip install scikit-learn`")
+    from ...backbones.cached import cached_clips
     from ...dassl_parts import dassl
 
     need(
-        args.source.resolve() not in args.output.resolve().parents,
+        args.source.resolve() not in (args.output.resolve(), *args.output.resolve().parents),
         f"--output '{args.output}' is in '{args.source}', where it would be a class: give another",
     )
+    args.clips = args.backbones or [*cached_clips()]
+    need(args.clips, NO_CLIP.format(package=__package__.rpartition(".use.")[0]))
     args.output.mkdir(parents=True, exist_ok=True)
-    for left in (*args.output.glob("*.tmp"), *args.output.glob("*/*.tmp")):
-        left.unlink()  # a killed call was writing it
+    need(
+        {*os.listdir(args.output)} <= {".lock"} or (args.output / CALL).exists(),
+        f"'{args.output}' is not an output of advise, whose {CALL} it lacks: give another --output",
+    )
     streams = sys.stdout, sys.stderr
     with hold_lock(args.output / ".lock") as free:
         need(free, f"'{args.output}' is being written by another call: wait, or give --output")
+        if not (args.output / CALL).exists():
+            keep_call(args, [])
+        remove_halves(args.output)
         dassl("utils").setup_logger(str(args.output))
         try:
             return advise(args, prog)
@@ -84,7 +94,7 @@ def advise(args: Any, prog: str) -> int:
     more = read_names(args.classnames) if args.classnames else ()
     collection = images.read_collection(args.source.absolute(), more, args.keep_test)
     keep_call(args, collection.classnames)
-    collection = images.read_picks(collection, args.output)
+    collection = images.read_labels(collection, args.output)
     encoded, collection, left_out = encode_all(args, collection)
     known, K = int((collection.labels >= 0).sum()), len(collection.classnames)
     print(f"{len(collection.paths):,} images, {known:,} of them with a label, of {K:,} classes")
@@ -95,11 +105,11 @@ def advise(args: Any, prog: str) -> int:
         print(f"{copies:,} are copies, which count once; {several:,} images are in two classes")
     spaces = [one.space(collection) for one in encoded]
     if args.next and known == len(collection.labels):
-        print("Every image has a label, so that --next has none to choose")
+        print("Every image has a label" + ", so that --next has none to choose" * (not args.page))
         args.next = None
     if not known:
         need(args.next, "no image has a label: --next N chooses N to label first")
-        write_next(args, collection, spaces[0], "CLAP")
+        ask_next(args, collection, spaces[0], "CLAP")
         return int(left_out)
     compared = choice.choose(spaces, collection.labels, collection.folds_apart())
     best = compared.best
@@ -110,6 +120,7 @@ def advise(args: Any, prog: str) -> int:
     said = statement.Statement(compared, curve, len(named), trial, collection.picked)
     pairs = [] if said.silent else labels.confusions(compared)
     calibration, seconds = labels.calibration(compared, space), time.monotonic() - begun
+    fell = why_lower(args.output, collection, said)
     save_run(args.output, collection, compared, space, calibration, said.silent, seconds)
     write_suspicious(args.output, collection, compared, named)
     print("\nRight on images that they had not seen, and zero-shot CLIP:")
@@ -130,16 +141,15 @@ def advise(args: Any, prog: str) -> int:
     if len(named):
         print(f"Labels that look wrong, the worst first: '{args.output / 'suspicious.csv'}'")
     if args.next:
-        write_next(args, collection, space, best.method, **best.settings)
-    print("\n" + "\n".join(said.sentences()))
-    for title, command in commands.items():
+        ask_next(args, collection, space, best.method, **best.settings)
+    print("\n" + "\n".join([*said.sentences(), *fell]))
+    for title, command in commands.items() if not args.page else ():
         print(f"{title}: `{command}`")
     return int(left_out)
 
 
 def keep_call(args: Any, classnames: list[str]) -> None:
     """Write the options of this call, for `serve`, which repeats it, and the names of classes."""
-    from ...advice.images import CALL
     from ...backbones import absolute
 
     options = {"next": args.next, "budget": args.budget, "batch-size": args.batch_size}
@@ -160,16 +170,13 @@ def encode_all(args: Any, collection: Any) -> tuple[list[Any], Any, bool]:
         UserError: no CLIP or no image is left.
     """
     from ...advice.encode import encode
-    from ...backbones.cached import cached_clips
     from ...running.devices import usable_device, usual_device
 
     device = usable_device(usual_device() if args.device is None else args.device)
-    given = args.backbones or [*cached_clips()]
-    need(given, NO_CLIP.format(package=__package__.rpartition(".use.")[0]))
-    print(f"CLIPs: {', '.join(given)}")
+    print(f"CLIPs: {', '.join(args.clips)}")
     end = time.monotonic() + (math.inf if args.backbones else 60 * args.budget)
     encoded, refused = [], []
-    for name in dict.fromkeys(given):
+    for name in dict.fromkeys(args.clips):
         most = end - time.monotonic()
         try:
             one = encode(name, collection, args.output / "features", device, args.batch_size, most)
@@ -192,33 +199,64 @@ def encode_all(args: Any, collection: Any) -> tuple[list[Any], Any, bool]:
     return encoded, collection.keep(rows), bool(gone)
 
 
+def why_lower(output: Path, collection: Any, said: Any) -> list[str]:
+    """Return a sentence if "at least" is lower than in the earlier record of an output: why."""
+    from ...advice.statement import wilson
+    from ...record.predictions import read_predictions
+
+    with suppress(UserError):  # there is none
+        record, then = read_json(output / "results.json", ""), read_predictions(output)
+        if then is None or "lac_scores" not in record or said.silent:  # nothing was, or is, said
+            return []
+        before, n = int((then["prediction"] == then["label"]).sum()), len(then["label"])
+        least = math.floor(100 * wilson(before / n, n, -1))
+        choice, old = said.choice, {*then["image"].tolist()}
+        right = choice.best.logits.argmax(1) == choice.labels
+        parts = [collection.paths[row].split(os.sep) for row in choice.rows]
+        new = [old.isdisjoint("/".join(x[i:]) for i in range(len(x))) for x in parts]
+        known = right[[not x for x in new]]
+        if math.floor(100 * said.accuracy[1]) < least:
+            return [
+                f"'At least' was {least}%: of the {n:,} labels then, {before:,} were right and "
+                f"{known.sum():,} of {len(known):,} are now; of the {sum(new):,} since, "
+                f"{right[new].sum():,} are."
+            ]
+    return []
+
+
 def write_suspicious(output: Path, collection: Any, compared: Any, named: Iterable[int]) -> None:
     """Write the table of labels that look wrong, the worst first."""
-    names, p, rows = collection.classnames, compared.probabilities, []
+    names, files, p = collection.classnames, collection.names, compared.probabilities
+    rows = []
     for i in named:
         own, other = compared.labels[i], p[i].argmax()
-        path = collection.paths[compared.rows[i]]
-        rows.append((path, names[own], f"{p[i, own]:.3g}", names[other], f"{p[i, other]:.3g}"))
+        rows.append(
+            (
+                files[compared.rows[i]],
+                names[own],
+                f"{p[i, own]:.3g}",
+                names[other],
+                f"{p[i, other]:.3g}",
+            )
+        )
     head = ("path", "label", "probability", "likelier", "its_probability")
     write_table(output / "suspicious.csv", head, rows)
 
 
-def write_next(args: Any, collection: Any, space: Any, method: str, **settings: Any) -> None:
-    """Write the next images to label below those that have a label, and print what to do."""
-    from ...advice.images import NEXT, PICKED
+def ask_next(args: Any, collection: Any, space: Any, method: str, **settings: Any) -> None:
+    """Write the next images to label, and print what to do."""
+    from ...advice.images import NEXT, PICKED, picks_of, write_next
     from ...advice.labels import pick_next
 
+    picked = dict(zip(collection.digests, collection.picked, strict=True))
     known = space, collection.labels, args.next, method, collection.picked
     rows, how = pick_next(*known, **settings)
-    for row in rows:
-        collection.picked[row] = how
-    earlier = read_images(table, True, moved=True) if (table := args.output / NEXT).exists() else []
-    listed = [(row.path, row.label) for row in earlier if row.label]
-    listed += [(collection.paths[row], "") for row in rows]
-    picks = {k: v for k, v in zip(collection.digests, collection.picked, strict=True) if v}
+    picks = picks_of(args.output) | {digest: text for digest, text in picked.items() if text}
+    picks |= {collection.digests[row]: how for row in rows}
     write_whole(args.output / PICKED, json.dumps(picks, indent=1, sort_keys=True))
-    write_table(table, ("path", "label"), listed)
-    print(f"To label next: write classes into '{table}', and repeat `{args.words}`")
+    write_next(args.output, [collection.paths[row] for row in rows])
+    fill = f"write classes into '{args.output / NEXT}', and repeat `{args.words}`"
+    print(f"To label next: {f'{len(rows):,} images, on this page' if args.page else fill}")
 
 
 def align_command(args: Any, collection: Any, compared: Any, encoded: Any) -> dict[str, str]:
@@ -233,30 +271,16 @@ def align_command(args: Any, collection: Any, compared: Any, encoded: Any) -> di
 
     if compared.counts.max() < 2:
         return {}
-    table, group = args.output.absolute() / "labelled.csv", collection.folds_apart()
+    table, group = args.output.absolute() / TABLE, collection.folds_apart()
     size, names = np.bincount(group), collection.classnames
     rows = []
     for row, label in zip(compared.rows, compared.labels, strict=True):
-        shared = str(group[row]) if size[group[row]] > 1 else ""
+        shared = f"copies {group[row]}" if size[group[row]] > 1 else ""
         rows.append((collection.paths[row], names[label], shared))
-    write_table(table, ("path", "label", "group"), rows)
+    write_table(table, ("path", "label", "group"), [*relative_to(table, rows)])
     words = ["python", "train.py", "--root", str(table), "--backbone", absolute(encoded.name)]
     words += ["--seed", "1", "--trainer", "ALIGN", "--output-dir", "output/align"]
     words += ["--dataset-config-file", "configs/datasets/image_folder.yaml"]
     words += ["--config-file", "configs/trainers/ALIGN/few_shot_8_16.yaml"]
     words += ["DATASET.NUM_SHOTS", str(SHOTS)]
     return {TRAIN: shlex.join(words)}
-
-
-def write_table(path: Path, head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Write a CSV file, no cell of which is a formula in a spreadsheet.
-
-    Rows begin with the path of an image, which is written relative to the file.
-    """
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(head)
-    for image, *cells in rows:
-        place = os.path.join(".", os.path.relpath(image, path.parent))
-        writer.writerow([csv_text(cell) for cell in (place, *cells)])
-    write_whole(path, text.getvalue())

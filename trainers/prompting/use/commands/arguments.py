@@ -97,9 +97,3 @@ def write_output(path: Path, content: str | bytes) -> None:
     """Write an output file, and make the folders above it; raises OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, content)
-
-
-def csv_text(text: str) -> str:
-    """Return text for a cell of a CSV file: one line, never a formula in a spreadsheet."""
-    text = printable(text)
-    return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text

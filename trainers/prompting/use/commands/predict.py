@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import UserError, need, printable
-from ...storage.files import read_file
+from ...storage.class_folders import UNREAD
+from ...storage.files import csv_text, read_file
+from ...storage.image_files import check_image, why_unread
 from ...storage.transparency import transparency_note
-from .arguments import Parser, add_device, csv_text, files_below, from_one
+from .arguments import Parser, add_device, files_below, from_one
 from .load import load_run, run_parser
 
 # A file, and its classes with probabilities or, with --error, its `Answer`.
@@ -125,6 +127,8 @@ def list_words(words: Iterable[str]) -> Iterator[str]:
 
 def kind_of(path: Path) -> str:
     """Return `image` or `video` by the suffix of a file, else an empty text."""
+    if path.suffix.lower() in UNREAD:  # which a system may not know
+        return "image"
     kind = (mimetypes.guess_type(path.name)[0] or "").partition("/")[0]
     return kind if kind in ("image", "video") else ""
 
@@ -217,7 +221,7 @@ def read_frame(run, path: Path):
     """Read an image as the run's evaluation does; of a phone's photo (MPO), the first frame.
 
     Raises:
-        UserError: it cannot be decoded, or has several frames.
+        UserError: it cannot be decoded, or is refused by `check_image`.
     """
     from PIL import Image
 
@@ -226,15 +230,12 @@ def read_frame(run, path: Path):
     if not path.is_file():
         raise UserError(f"'{path}' does not exist or is not a file")
     try:
-        image = run.read(path)
         with Image.open(path) as opened:
-            frames = getattr(opened, "n_frames", 1)
-            several = frames > 1 and opened.format != "MPO"
+            check_image(opened)
+        return run.read(path)
     except Exception as error:  # decoders raise nearly every type there is
-        raise UserError(str(error)) from error
-    if several:
-        raise UserError(f"'{path}' has {frames} frames: {EXTRACT}")
-    return image
+        why = why_unread(str(path), error)
+        raise UserError(why if str(path) in why else f"'{path}': {why}") from error
 
 
 # ---------------------------------------------------------------------- how it is printed

@@ -1,0 +1,28 @@
+"""Says which image files are not read: those whose colours or frame would be guessed."""
+
+from pathlib import Path
+from typing import Any
+
+from PIL import UnidentifiedImageError
+
+from ..errors import in_short, need
+from .class_folders import UNREAD
+
+
+def check_image(image: Any) -> None:
+    """Raise a UserError for an image, as Pillow has opened it, of 16 bits or of several frames."""
+    frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)  # a phone's photo
+    need(frames == 1, f"it has {frames} frames: give one of them as an image")
+    of_16_bits = image.mode[0] in "IF" or any(";16" in str(tile) for tile in image.tile)
+    need(not of_16_bits, "it has 16 bits: convert it to 8")
+
+
+def why_unread(path: str, error: Exception) -> str:
+    """Return why a file that a decoder refuses with an error is no image, and what to do."""
+    if hasattr(error, "exit_code"):  # a user's mistake, also one of Dassl's
+        return str(error)
+    if path.lower().endswith(UNREAD):
+        return "it is HEIC: convert it to JPEG"
+    if Path(path).is_file() and not Path(path).stat().st_size:
+        return "it is empty"
+    return "it is no image" if isinstance(error, UnidentifiedImageError) else in_short(error)
