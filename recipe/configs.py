@@ -220,7 +220,10 @@ def read_pairs(words: Sequence[str]) -> dict[str, str]:
 def check_no_equals(word: str) -> None:
     """Raise UserError if a word sets a key as `KEY=VALUE`."""
     if re.match(r"[A-Z]\w*(\.\w+)+=", word):
-        raise UserError(f"'{word}' has the form KEY=VALUE: write KEY VALUE, as in OPTIM.LR 0.01")
+        several = f"; for several values, --vary {word} of a script" * ("," in word)
+        raise UserError(
+            f"'{word}' has the form KEY=VALUE: write KEY VALUE, as in OPTIM.LR 0.01{several}"
+        )
 
 
 def merge(cfg, keys: Mapping[str, object], source: str) -> None:
@@ -251,6 +254,8 @@ def merge(cfg, keys: Mapping[str, object], source: str) -> None:
             raise UserError(
                 f"{source} sets '{key}' to '{value}', but it must be of type "
                 f"{type(default).__name__}, like its default {default!r}"
+                + f" (several values are for --vary {key}={value} of a script)"
+                * ("," in str(value))
             )
 
 

@@ -27,7 +27,7 @@ class Finding:
 
     name: str
     expected: tuple  # published counts
-    found: bool  # True if its folder exists
+    found: bool  # True if its folder has files
     counts: tuple = (None,) * len(COUNTS)
     problem: str = ""
     parts: tuple[list, ...] = ()  # train, val and test
@@ -138,7 +138,8 @@ def check_set(name: str, cls, root: Path) -> Finding:
     from datasets.base import check_labels
 
     folder = root / cls.dataset_dir
-    finding = Finding(name, cls.expected or (None,) * len(COUNTS), folder.is_dir())
+    found = any(path.is_file() or path.is_symlink() for path in folder.rglob("*"))  # or it is empty
+    finding = Finding(name, cls.expected or (None,) * len(COUNTS), found)
     if not finding.found:
         return finding
     printed = io.StringIO()

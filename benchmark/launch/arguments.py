@@ -162,7 +162,7 @@ def split_words(given: list[str]) -> tuple[list[str], tuple[str, ...]]:
     """Split words into data sets and KEY VALUE pairs, which begin with the first KEY."""
     start = next((i for i, word in enumerate(given) if KEY.fullmatch(word)), len(given))
     datasets, opts = with_groups(words(" ".join(given[:start]))), tuple(given[start:])
-    for key in (*datasets, *opts[::2]):
+    for key in (*given[:start], *opts[::2]):
         check_no_equals(key)
         if key in RESERVED:
             raise UserError(f"{key} cannot be given as KEY VALUE: {RESERVED[key]} sets it")

@@ -433,7 +433,8 @@ def test_images_are_dropped_in_a_browser(run, tab, tmp_path):
     end = time.monotonic() + 30
     while not (saved := tmp_path / "down" / "answers.csv").exists() and time.monotonic() < end:
         time.sleep(0.05)
-    assert [*csv.reader(io.StringIO(saved.read_text()))] == rows
+    assert [*csv.reader(io.StringIO(saved.read_text("utf-8-sig")))] == rows
+    assert saved.read_bytes().startswith(b"\xef\xbb\xbf")
 
 
 @pytest.mark.slow

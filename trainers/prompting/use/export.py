@@ -12,7 +12,7 @@ from ..contract import ENCODERS
 from ..encoders.added import merge, without_updates
 from ..encoders.text import TextFeatures
 from ..errors import UserError
-from ..method import Method
+from ..method import METHODS, Method
 from ..prompts import Contexts
 from ..teacher import MethodTeacher, Teacher
 
@@ -100,12 +100,18 @@ def _twin(method: Method) -> Method:
     return own
 
 
+def adapting_methods() -> list[str]:
+    """Return the names of the methods that adapt to the images that they classify."""
+    return sorted(name for name, kind in METHODS.items() if kind.predict is not Method.predict)
+
+
 def check_fixed(method: Method) -> None:
     """Refuse a method that adapts to the images that it classifies; raises UserError."""
     if type(method).predict is not Method.predict:
         raise UserError(
             f"{type(method).__name__} adapts to the images that it classifies (`predict`), which "
-            "an exported file cannot: use `predict`, or `load_run` in Python"
+            "an exported file cannot: use `predict`, or `load_run` in Python (so do "
+            f"{', '.join(adapting_methods())})"
         )
 
 

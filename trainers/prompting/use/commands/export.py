@@ -122,7 +122,7 @@ def export_program(run):
     """
     import torch
 
-    from ..export import program, random_images
+    from ..export import adapting_methods, program, random_images
 
     size = run.settings.INPUT.SIZE[0]
     try:
@@ -136,8 +136,8 @@ def export_program(run):
             (r for words, r in UNTRACED.items() if words in str(error)), "change its code"
         )
         raise UserError(
-            f"{run.method} is a plug-in that torch.export cannot trace ({reason}): {remedy}. All "
-            "methods of this project but TPT and TDA can be exported"
+            f"{run.method} is a plug-in that torch.export cannot trace ({reason}): {remedy}. "
+            f"None that adapts can be either: {', '.join(adapting_methods())}"
         ) from error
     images = random_images(run.model)
     with torch.no_grad():
