@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 from ..dataset_keys import WAFFLE
 from ..errors import UserError, nearest, need, printable
 from ..node import clean
-from ..storage.files import read_json
+from ..storage.class_folders import some
+from ..storage.files import once, read_json
 from .class_text import ClassText
 from .templates import CLIP, IMAGENET
 from .waffle import FORM, in_form, waffle
@@ -101,7 +102,7 @@ def match(
     for key in about:
         alike[0][clean(key)].append(key)
         alike[1][_fold(key)].append(key)
-    lists, how = [], Counter[str]()
+    lists, how, own_names, used = [], Counter[str](), {*names}, {"*"}
     for name in names:
         ways = [("name", alike[0].get(name)), ("case", alike[1].get(_fold(name)))]
         way, keys = next(((way, keys) for way, keys in ways if keys), ("'*'", alike[0].get("*")))
@@ -110,6 +111,8 @@ def match(
                 f"{where} has no list of sentences for the class '{name}': add one, or one under "
                 "'*' for all classes that are not listed"
             )
+        written = [key for key in alike[1].get(_fold(name), ()) if clean(key) not in own_names]
+        keys = [*dict.fromkeys([*keys, *(written if way != "'*'" else ())])]
         same = all(about[key] == about[keys[0]] for key in keys)
         need(same, f"{where} has {' and '.join(keys)} for the class '{name}': keep one of them")
         need(
@@ -117,9 +120,17 @@ def match(
             f"{where} has structures, not sentences, for the class '{name}': list texts",
         )
         lists.append(own)
+        used |= {*keys}
         how[way] += 1
     parts = [f"{how[way]} by {way}" for way in ("name", "case", "'*'") if how[way]]
     parts[0] = parts[0].replace(" by", f" of {len(names)} classes by")
+    bare = [
+        name for name, own in zip(names, lists, strict=True) if not all(map(str.strip, own or [""]))
+    ]
+    if bare:
+        parts.append(f"the name alone where a list or text is empty ({some(bare)})")
+    if "*" in about and (unused := [key for key in about if key not in used]):
+        parts.append(f"of no class: {some(unused)}")
     return lists, ", ".join(parts)
 
 
@@ -144,4 +155,4 @@ def read_about(source: str, key: str, more: Collection[str] = ()) -> Mapping[str
     if path.is_file():
         need(path.stat().st_size <= LARGEST, f"{key}: '{path}' has more than 64 MiB: divide it")
     remedy = f'{key} needs one like {{"class name": ["a sentence about it", ...], ...}}'
-    return read_json(path, remedy)
+    return read_json(path, remedy, once)

@@ -8,7 +8,7 @@ import re
 import socket
 import stat
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ..errors import UserError, in_short, printable
@@ -60,23 +60,31 @@ def read_file(path: str | os.PathLike) -> bytes:
     return Path(path).read_bytes()
 
 
-def read_json(path: Path, remedy: str) -> dict:
+def read_json(path: Path, remedy: str, pairs: Callable | None = None) -> dict:
     """Return the object in a JSON file; `remedy` ends the message if it cannot be read.
 
     Raises:
-        UserError: the file is missing, or does not hold a JSON object.
+        UserError: the file is missing, does not hold a JSON object, or `pairs` (`once`) refuses it.
     """
     try:
         text = read_file(path).decode("utf-8-sig")  # some editors begin with a mark
     except (OSError, ValueError) as error:
         raise UserError(f"'{path}' cannot be read ({in_short(error)}): {remedy}") from error
-    return parse_json(text, f"'{path}'", remedy)
+    return parse_json(text, f"'{path}'", remedy, pairs)
 
 
-def parse_json(text: str, source: str, remedy: str) -> dict:
+def once(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """Return the pairs of a JSON object as a dict; raises ValueError for a key given twice."""
+    if len(found := dict(pairs)) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"the key '{next(key for key in keys if keys.count(key) > 1)}' is twice")
+    return found
+
+
+def parse_json(text: str, source: str, remedy: str, pairs: Callable | None = None) -> dict:
     """Return the object in a JSON text; raises as `read_json`."""
     try:
-        content = json.loads(text)
+        content = json.loads(text, object_pairs_hook=pairs)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{source} cannot be read ({in_short(error)}): {remedy}") from error
     if not isinstance(content, dict):
