@@ -129,6 +129,9 @@ def test_answers_with_a_chosen_error(advised, drawings, capsys):
     images = torch.stack([run.preprocess(run.read(path)) for path in known])
     with pytest.raises(UserError, match=r"takes a tensor \(B, 3, H, W\), not list: stack"):
         run.classify([*images])
+    with pytest.raises(UserError, match="must be a number between 0 and 1"):
+        run.classify(images, "a tenth")
+    assert run.classify(images, "0.1") == run.classify(images, 0.1)
     answers = run.classify(images, error=0.1)
     right = [CLASSES[i // 8] in answer.classes for i, answer in enumerate(answers)]
     assert sum(right) >= 0.8 * len(right)

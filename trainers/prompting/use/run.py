@@ -19,7 +19,7 @@ from ..errors import UserError, need, no_exit, printable
 from ..method import METHODS, Method, Output, find_method
 from ..node import clean
 from ..plugins import load_plugins
-from ..record.calibration import Answer, Calibration
+from ..record.calibration import Answer, Calibration, check_error
 from ..running.precision import Precision
 from ..storage.checkpoints import find_checkpoint
 from ..storage.features import differing_traits
@@ -85,7 +85,7 @@ class Run:
             f"classify takes a tensor (B, 3, H, W), not {type(images).__name__}: stack what "
             "`run.preprocess` returns for each image",
         )
-        return self.answers(self.model.predict(images), error)
+        return self.answers(self.model.predict(images), check_error(error))
 
     def answers(self, output: Output, error: float, images: Sequence[Any] = ()) -> list[Answer]:
         """Return the answers of `classify`, given an output of the model and names of B images."""
