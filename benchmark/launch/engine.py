@@ -9,6 +9,7 @@ from statistics import mean
 
 from recipe.configs import FEATURES, prompts_for, read_pairs
 from trainers.prompting.errors import UserError
+from trainers.prompting.storage.settings import BY_PROCESS
 from trainers.prompting.storage.source import other_source
 from trainers.prompting.trainer.by_run import for_run
 
@@ -251,7 +252,8 @@ class Engine:
             return Outcome(run, problem=f"failed: it ended without {RESULTS}")
         why = self._misfit(run, result)
         if why:
-            return Outcome(run, problem=f"failed: its results are of {why}")
+            cause = f"; {BY_PROCESS}" * why.startswith("other classes")
+            return Outcome(run, problem=f"failed: its results are of {why}{cause}")
         return Outcome(run, result)
 
     def finish(self, outcome: Outcome, seconds: float | None = None) -> None:

@@ -19,7 +19,7 @@ from ..embedded import other_weights
 from ..errors import UserError, need, printable
 from .checkpoints import broken_checkpoint, checkpoint_at, read_checkpoint
 from .features import differing_traits
-from .settings import begun_otherwise, differing_keys, literal, no_settings
+from .settings import BY_PROCESS, begun_otherwise, differing_keys, literal, no_settings
 from .state import are_texts, is_settings
 
 TYPES = {"float32", "bfloat16", "float16"}
@@ -402,6 +402,38 @@ class Saved:
             not why,
             f"The prompts were trained with {why}: give --backbone the file of those weights, or "
             "train again",
+        )
+
+    def check_halves(self, now: "Saved", dataset: Any) -> None:
+        """Refuse base and new classes, or a division of images, other than those of the training.
+
+        Raises:
+            UserError: the data set, whose base classes were trained on, now names others.
+        """
+        of, root = ("DATASET.NAME", "DATASET.SUBSAMPLE_CLASSES"), "DATASET.ROOT"
+        then, here = self.settings or {}, now.settings
+        (name, trained), (same, half) = (
+            [literal(x.get(key, "")) for key in of] for x in (then, here)
+        )
+        if (name, trained) != (same, "base") or half not in ("base", "new"):
+            return
+        base, others = {*self.classnames}, {*getattr(dataset, "other_classnames", ())}
+        is_base = {*now.classnames} if half == "base" else others or base
+        if not others and base != {*now.classnames}:  # the data set does not name the other half
+            is_base = base - {*now.classnames} if half == "new" else is_base
+        before, divided = ((x.images or {}).get("division") for x in (self, now))
+        if then.get(root) != here.get(root) or (self.features is None) != (now.features is None):
+            before = None
+        what = ""
+        if base != is_base:
+            what = f"base classes were {', '.join(sorted(base)[:MOST])}, ..., and are others now"
+        elif before and divided and before != divided:
+            part = next(k for k in {**before, **divided} if before.get(k) != divided.get(k))
+            what = f"{part}: {before.get(part, 'none')}, now {divided.get(part, 'none')}"
+        need(
+            not what,
+            f"{name} is not divided as in the training of '{self.place}' ({what}): {BY_PROCESS}, "
+            "then train again",
         )
 
     def check_unseen(self, dataset: Any, split: str) -> None:

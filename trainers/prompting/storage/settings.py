@@ -7,6 +7,11 @@ from typing import Any
 
 from ..errors import UserError
 
+BY_PROCESS = (
+    "if the files are the same, the code of the data set depends on the process (the order of a "
+    "set, hash, a shuffle without a seed): sort names, and seed what is drawn"
+)
+
 
 def differing_keys(saved: Mapping[str, str], now: Mapping[str, str], method: Any = None) -> str:
     """Describe the keys whose values differ; a key that only one side has is of another checkout.

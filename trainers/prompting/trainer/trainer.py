@@ -441,6 +441,7 @@ class PromptTrainer(TrainerX):
         if (saved := find_prompts(self.method, directory, epoch)) is None:
             return
         saved.check_loaded(self.facts, self.method)
+        saved.check_halves(self.facts, self.dm.dataset)
         self.facts = saved.continue_facts(self.facts, self._folder(directory))
         saved.check_unseen(self.dm.dataset, self.cfg.TEST.SPLIT)
         self.method.load_checkpoint(saved, self.dm.dataset.classnames)

@@ -1,0 +1,238 @@
+"""A sheet of odd inputs as people have them: a row each with files, a command, what must be said.
+
+The next kind of input costs a line.
+"""
+
+import hashlib
+import io
+import shlex
+
+import numpy as np
+import pytest
+from PIL import Image
+from tiny import arguments
+
+import train
+from benchmark.__main__ import main as benchmark
+from trainers.prompting.advice import fits
+from trainers.prompting.backbones import load_clip
+from trainers.prompting.encoders.descriptions import Asked, describe
+from trainers.prompting.errors import UserError
+from trainers.prompting.use.commands import main
+
+
+def image(mode="RGB", form="PNG", seed=0, frames=1):
+    rng, content = np.random.default_rng(seed), io.BytesIO()
+    made = [Image.fromarray(rng.integers(0, 256, (16, 16, 3), np.uint8)) for _ in range(frames)]
+    if mode == "I;16":
+        made = [Image.fromarray(rng.integers(0, 65_536, (16, 16)).astype(np.uint16))]
+    first, *more = [one if mode == "I;16" else one.convert(mode) for one in made]
+    first.save(content, form, **({"save_all": True, "append_images": more} if more else {}))
+    return content.getvalue()
+
+
+SIX = image(seed=6)  # of which there are copies
+DIGEST = hashlib.sha256(SIX).hexdigest()
+ODD = {  # what a file holds; other texts are written as they are, numbers are images
+    "16 bits": image("I;16"),
+    "frames": image(form="GIF", frames=2),
+    "CMYK": image("CMYK", "JPEG"),
+    "cut": image()[:200],
+    "": b"",
+    "SIX": SIX,
+}
+TWO = {"IN/cat/0.png": 0, "IN/cat/1.png": 1, "IN/dog/2.png": 2, "IN/dog/3.png": 3}
+POOL = TWO | {"IN/unlabelled/4.png": 4, "IN/unlabelled/5.png": 5, "IN/unlabelled/6.png": "SIX"}
+OUT = {"OUT/call.json": "{}"}  # marks an output of advise
+NEXT, LABELS = "path,label\n", "path,label,digest\n"
+ADVISE = "advise IN --output OUT --backbones emoji"
+PREDICT = "predict --model-dir RUN"
+SHEET = {
+    # ---------------------------------------------------- folders and names of classes
+    "spaces": ({"IN/a b/0.png": 0, "IN/a_b/1.png": 1}, ADVISE, 2, "seem to name one class"),
+    "case": (TWO | {"IN/Cat/5.png": 5}, ADVISE, 2, "('Cat') seem to name one class"),
+    "one name twice": (
+        TWO | {"IN/classnames.txt": "cat a pet\ndog a pet"}, ADVISE, 2, "dog' ('a pet') and the",
+    ),
+    "a name in other letters": (
+        {"IN/animal_bird/0.png": 0, "IN/dog/1.png": 1, "names": "Animal Bird"},
+        f"{ADVISE} --classnames names", 2, "('animal bird') and --classnames ('Animal Bird') seem",
+    ),
+    "the same name": (TWO | {"names": "cat\ncow"}, f"{ADVISE} --classnames names", 0, "3 classes"),
+    "beside parts": (
+        {f"IN/train/{k[3:]}": x for k, x in TWO.items()} | {"IN/bird/4.png": 4}, ADVISE, 0,
+        "IN' has parts, so that other folders are left out: bird",
+    ),
+    "valid": ({"IN/train/cat/0.png": 0, "IN/valid/cat/1.png": 1}, ADVISE, 2, "from val/: rename"),
+    "unlabelled in a part": (
+        {f"IN/train/{k[3:]}": x for k, x in POOL.items()}, ADVISE, 0,
+        "7 images, 4 of them with a label, of 2 classes",
+    ),
+    "deeper": (TWO | {"IN/cow/2019/4.png": 4}, ADVISE, 2, "IN/cow' has no images: fill or remove"),
+    "numbers": ({f"IN/00{k[3:]}".replace("00", "000.", 1): x for k, x in TWO.items()}, ADVISE, 0,
+                "a CLIP reads numbers as part of class names (000.cat, 000.dog): rename"),
+    "a number as a word": ({"IN/3d/0.png": 0, "IN/18/1.png": 1}, ADVISE, 0, "!reads numbers"),
+    "several": (TWO | {"IN/several/4.png": 4}, ADVISE, 2, "names the class 'several', an answer"),
+    "none of these": (TWO | {"names": "none of these"}, f"{ADVISE} --classnames names", 2,
+                      "--classnames names the class 'none of these', an answer of predict"),
+    "a class in a table": ({"IN/0.png": 0, "t.csv": NEXT + "IN/0.png,several"},
+                           "advise t.csv --output OUT --backbones emoji", 2, "'several' is an ans"),
+    "escape": (TWO | {"IN/a\x1b[2J/4.png": 4}, ADVISE, 2, "cannot be printed: rename it"),
+    "a group that is the class": (
+        {"IN/0.png": 0, "t.csv": "path,label,group\nIN/0.png,cat,cat"},
+        "advise t.csv --output OUT --backbones emoji", 2, "line 2: the group is the class, 'cat'",
+    ),
+    "several, for training": ({f"IN/several/{i}.png": i for i in range(9)} | TWO, "train.py IN", 2,
+                              "names the class 'several', an answer"),
+    # ---------------------------------------------------- the output
+    "the images as output": (TWO, "advise IN --output IN --backbones emoji", 2, "would be a class"),
+    "files of others": (TWO | {"OUT/thesis.tmp": "x"}, ADVISE, 2, "OUT' is not an output of adv"),
+    "a run": (TWO | {"OUT/gda/model.pth.tar-1": "x"}, ADVISE, 2, "whose call.json it lacks: give"),
+    "a killed call": (TWO | {"OUT/.lock": ""}, ADVISE, 0, "Take "),
+    "train.py into advice": (TWO | OUT, "train.py IN", 2, "OUT' is one of advise, whose files"),
+    # ---------------------------------------------------- labels by hand
+    "another than a folder": (
+        POOL | OUT | {"OUT/next.csv": NEXT + "../IN/cat/0.png,dog"}, ADVISE, 2,
+        "cat/0.png' is 'dog', but by '/", "cat/0.png' the same image is 'cat': correct one",
+    ),
+    "copies": (
+        POOL | OUT | {"IN/unlabelled/7.png": "SIX", "OUT/next.csv": NEXT
+                      + "../IN/unlabelled/6.png,dog\n../IN/unlabelled/7.png,cat"}, ADVISE, 2,
+        "line 3: ", "7.png' is 'cat', but by 'OUT/next.csv', line 2 the same image is 'dog'",
+    ),
+    "an earlier label": (
+        POOL | OUT | {"OUT/labels.csv": f"{LABELS}gone.png,dog,{DIGEST}\n",
+                      "OUT/next.csv": NEXT + "../IN/unlabelled/6.png,cat"}, ADVISE, 2,
+        "next.csv', line 2: ", "is 'cat', but by 'OUT/labels.csv', line 2 the same image is 'dog'",
+    ),
+    "the same label": (
+        POOL | OUT | {"OUT/labels.csv": f"{LABELS}gone.png,dog,{DIGEST}\n",
+                      "OUT/next.csv": NEXT + "../IN/unlabelled/6.png,dog"}, ADVISE, 0,
+        "7 images, 5 of them with a label",
+    ),
+    "a copy in a folder": (
+        POOL | OUT | {"IN/cat/7.png": "SIX", "OUT/next.csv": NEXT + "../IN/unlabelled/6.png,dog"},
+        ADVISE, 2, "6.png' is 'dog', but by '/", "cat/7.png' the same image is 'cat'",
+    ),
+    "the last line counts": (
+        POOL | OUT | {"OUT/labels.csv": f"{LABELS}x,dog,{DIGEST}\nx,,{DIGEST}"}, ADVISE, 0,
+        "7 images, 4 of them with a label",
+    ),
+    "no such class": (POOL | OUT | {"OUT/next.csv": NEXT + "../IN/unlabelled/4.png,cow"}, ADVISE,
+                      2, "line 2: there is no class 'cow': correct it, or name it with --class"),
+    "no class": (POOL | OUT | {"OUT/next.csv": NEXT + "../IN/unlabelled/4.png,none of these"},
+                 ADVISE, 0, "1 images are none of these, and are left out", "6 images, 4 of"),
+    "an image elsewhere": (
+        POOL | OUT | {"x.png": 9, "OUT/next.csv": NEXT + "../x.png,cat"}, ADVISE, 2,
+        "x.png' is not in '", "IN': put it there, or correct the path",
+    ),
+    "a label of an image that is gone": (
+        POOL | OUT | {"OUT/labels.csv": f"{LABELS}x,dog,{'0' * 64}\n"}, ADVISE, 0,
+        "Note: 1 labels of 'OUT/labels.csv' are of images not in '",
+    ),
+    "a digest": (POOL | OUT | {"OUT/labels.csv": f"{LABELS}x,dog,?\n"}, ADVISE, 2, "no digest '?'"),
+    "half a line": (POOL | OUT | {"OUT/labels.csv": f"{LABELS}x,d"}, ADVISE, 2, "2 cells, not 3"),
+    "labels of 0.5": (
+        POOL | OUT | {"OUT/labelled.csv": "path,label,group\n../IN/unlabelled/6.png,dog,\n"
+                      "../IN/cat/0.png,dog,\nmoved.png,dog,\n"}, ADVISE, 0,
+        "7 images, 5 of them with a label", "picked.json does not say how 1 of the images",
+    ),
+    "labels of 0.5, read once": (
+        POOL | OUT | {"OUT/labelled.csv": "path,label,group\n../IN/unlabelled/6.png,dog,\n",
+                      "OUT/labels.csv": LABELS}, ADVISE, 0, "7 images, 4 of them with a label",
+    ),
+    # ---------------------------------------------------- files of images
+    "HEIC alone": (TWO | {"IN/cow/a.HEIC": "x"}, ADVISE, 2, "convert such as 'a.HEIC' to JPEG"),
+    "HEIC beside": (TWO | {"IN/dog/a.HEIC": "x"}, ADVISE, 0, "convert to JPEG): a.HEIC"),
+    "HEIC unlabelled": (POOL | {"IN/unlabelled/a.heic": "x"}, ADVISE, 0, "to JPEG): a.heic"),
+    "text unlabelled": (POOL | {"IN/unlabelled/a.txt": "x"}, ADVISE, 0, "like those of images: a"),
+    "16 bits": (TWO | {"IN/dog/a.png": "16 bits"}, ADVISE, 1, "dog/a.png: it has 16 bits"),
+    "frames": (TWO | {"IN/dog/a.png": "frames"}, ADVISE, 1, "dog/a.png: it has 2 frames: give one"),
+    "CMYK": (TWO | {"IN/dog/a.jpg": "CMYK"}, ADVISE, 0, "5 images, 5 of them with a label"),
+    "predict: HEIC": ({"p/a.HEIC": "x"}, f"{PREDICT} p", 1, "a.HEIC': it is HEIC: convert it to J"),
+    "predict: 16 bits": ({"p/a.png": "16 bits"}, f"{PREDICT} p", 1, "a.png': it has 16 bits: con"),
+    "predict: frames": ({"p/a.gif": "frames"}, f"{PREDICT} p", 1, "a.gif': it has 2 frames: give"),
+    "predict: CMYK": ({"p/a.jpg": "CMYK"}, f"{PREDICT} p", 0, "p/a.jpg: "),
+    "predict: text": ({"a.png": "x"}, f"{PREDICT} a.png", 1, "'a.png': it is no image"),
+    "predict: empty": ({"a.png": ""}, f"{PREDICT} a.png", 1, "'a.png': it is empty"),
+    # ---------------------------------------------------- sentences, of the classes cat and dog
+    "a key twice": ({"s.json": '{"cat": ["a"], "cat": ["b"]}'}, "sentences", 2, "'cat' is twice"),
+    "an empty list": ({"s.json": '{"cat": [], "*": ["a {}"]}'}, "sentences", 0, "is empty (cat)"),
+    "an empty text": ({"s.json": '{"cat": [" ", "a"], "*": ["b"]}'}, "sentences", 0, "empty (cat)"),
+    "no attributes": ({"s.json": '{"cat": {}, "dog": ["a"]}'}, "sentences", 0, "is empty (cat)"),
+    "a text": ({"s.json": '{"cat": "", "dog": ["a"]}'}, "sentences", 2, "for the class 'cat': add"),
+    "unused": ({"s.json": '{"kat": ["a"], "*": ["{}"]}'}, "sentences", 0, "of no class: kat"),
+    "two of one class": ({"s.json": '{"cat": ["a"], "Cat": ["b"], "*": ["{}"]}'}, "sentences", 2,
+                         "has cat and Cat for the class 'cat': keep one of them"),
+    # ---------------------------------------------------- commands for researchers
+    "nothing": ({"data/eurosat/2750/.DS": ""}, "check-data eurosat --root data", 1, "1 of 1 found"),
+    "an empty folder": ({"data/eurosat/2750": None}, "check-data eurosat --root data", 1,
+                        "0 of 1 found below"),
+    "values with =": ({}, "base2new emoji TRAINER.ALIGN.BETA=0,1", 2,
+                      "for several values, --vary TRAINER.ALIGN.BETA=0,1"),
+    "values": ({}, "base2new emoji --trainers ALIGN TRAINER.ALIGN.BETA 0,1 --dry-run", 2,
+               "--vary TRAINER.ALIGN.BETA=0,1 of a script)"),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_steps():
+    """Shorten the fits, whose numbers are not tested here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(fits.SETTINGS, "LPPlusPlus", {"SEARCH_HP": False, "TRAIN_EPOCH": 2})
+        patch.setattr(fits, "EPOCHS", 2)
+        yield
+
+
+def write(folder, files):
+    for name, content in files.items():
+        path = folder / name
+        (path if content is None else path.parent).mkdir(parents=True, exist_ok=True)
+        if isinstance(content, int):
+            content = image(seed=content)
+        if content is not None:
+            given = ODD.get(content, content) if isinstance(content, str) else content
+            path.write_bytes(given.encode() if isinstance(given, str) else given)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    write(folder, TWO)
+    words = ["advise", str(folder / "IN"), "--output", str(folder / "OUT"), "--backbones", "emoji"]
+    assert main(words) == 0
+    return folder / "OUT"
+
+
+def call(words, run):
+    """Do a command and return its exit code."""
+    words = [str(run) if word == "RUN" else word for word in shlex.split(words)]
+    if words[0] == "train.py":
+        flags = ["--output-dir", "OUT", "DATASET.NAME", "ImageFolder", "DATASET.ROOT", "IN"]
+        return train.run([*arguments(".", "CoOp", "OUT"), *flags[2:]])
+    if words[0] == "sentences":
+        try:
+            print(describe(Asked("s.json"), ["cat", "dog"], load_clip("emoji")).note)
+        except UserError as error:
+            print(error)
+            return 2
+        return 0
+    return main(words) if words[0] in ("advise", "predict") else benchmark(words)
+
+
+@pytest.mark.parametrize("case", SHEET)
+def test_what_is_said_of_odd_inputs(case, run, tmp_path, monkeypatch, capsys):
+    files, words, code, *said = SHEET[case]
+    write(tmp_path, files)
+    monkeypatch.chdir(tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.*") if path.is_file()}
+    before.pop(tmp_path / "OUT/call.json", None)  # of this call
+    found = call(words, run)
+    out, err = capsys.readouterr()
+    for part in said:
+        assert (part.strip("!") in out + err) != part.startswith("!"), out + err
+    assert found == code, out + err
+    assert "Traceback" not in out + err
+    if code == 2:  # one sentence, and nothing that a person wrote is changed
+        assert err.count("\n") <= 1
+        assert all(path.read_bytes() == content for path, content in before.items())
