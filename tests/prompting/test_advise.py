@@ -13,14 +13,16 @@ import pytest
 import torch
 from dassl.data.datasets import DATASET_REGISTRY, Datum
 from PIL import Image
+from rounds import documented, fill_in
 
 import datasets  # noqa: F401 (registers them)
+from benchmark.__main__ import main as benchmark
 from datasets.contents import check_apart, read_keys
 from datasets.image_folder import ImageFolder, table_items
 from trainers.prompting import load_run
 from trainers.prompting.advice import choice as choices
 from trainers.prompting.advice import encode as encoding
-from trainers.prompting.advice import fits
+from trainers.prompting.advice import fits, images
 from trainers.prompting.advice.images import Collection, read_collection
 from trainers.prompting.backbones import cached, openai
 from trainers.prompting.errors import UserError
@@ -29,6 +31,7 @@ from trainers.prompting.storage.features import read_features
 from trainers.prompting.storage.saved import Saved
 from trainers.prompting.storage.tables import read_answers, read_images, relative_to, write_table
 from trainers.prompting.use.commands import main
+from trainers.prompting.use.labelling import Labels
 
 CLASSES = ["animal bird", "drink", "face concerned", "heart", "person"]
 ADVISE = ["--backbones", "emoji", "--batch-size", "100"]
@@ -328,6 +331,89 @@ def test_rounds_of_labels_from_none(drawings, tmp_path, capsys):
         said = capsys.readouterr().out
         assert "picked.json does not say how 15 of the images with labels by hand were" in said
         assert "at least" not in said and len(read_answers(out / "labels.csv")) == 15
+
+
+@pytest.mark.parametrize("place", ["relative", "absolute"])
+def test_the_command_of_the_page_is_repeated_from_no_labels_to_a_model(
+    drawings, tmp_path, monkeypatch, capsys, place
+):
+    monkeypatch.chdir(tmp_path)
+    for name in CLASSES[:2]:
+        (tmp_path / "my_images" / name.replace(" ", "_")).mkdir(parents=True)
+    fill(tmp_path / "my_images/unlabelled", drawings, dict.fromkeys(CLASSES[:2], 12))
+    words = documented()
+    words[-1] = "5"  # --next
+    if place == "absolute":
+        words = [str(tmp_path / word) if "my_" in word or "/" in word else word for word in words]
+    out, labelled = tmp_path / "output/mine", 0
+    for _ in range(4):
+        assert benchmark([*words, *ADVISE]) == 0, capsys.readouterr().err
+        assert len(read_answers(out / "labels.csv")) == labelled
+        labelled += fill_in(out / "next.csv")
+    assert benchmark([*words, *ADVISE]) == 0 and "Take " in capsys.readouterr().out
+    (out / "next.csv").unlink()  # it only asks
+    kept = (out / "labels.csv").read_bytes()
+    assert benchmark([*words[:-2], *ADVISE]) == 0 and (out / "labels.csv").read_bytes() == kept
+    assert f"24 images, {labelled} of them with a label" in capsys.readouterr().out
+    image = str(next((tmp_path / "my_images/unlabelled/drink").iterdir()))
+    assert benchmark(["predict", "--model-dir", "output/mine", image]) == 0
+
+
+def test_a_kill_between_the_tables_loses_no_label(drawings, tmp_path, monkeypatch):
+    root, out = tmp_path / "images", tmp_path / "out"
+    fill(root, drawings, dict.fromkeys(CLASSES[:2], 3))
+    (root / "unlabelled").mkdir()
+    shutil.copy(drawings["heart"][0], root / "unlabelled" / "drink 0.webp")
+    words = ["advise", str(root), "--output", str(out), *ADVISE, "--next", "1"]
+    assert main(words) == 0 and fill_in(out / "next.csv") == 1
+    written = images.write_next
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(images, "write_next", killed)
+    assert main(words) == 130
+    assert [row.label for row in read_answers(out / "labels.csv")] == ["drink"]
+    monkeypatch.setattr(images, "write_next", written)
+    assert main(words) == 0
+    assert len(read_answers(out / "labels.csv")) == 1 and read_answers(out / "next.csv") == []
+
+
+NAMES = ["'=x", " lead", "two\nlines", "a__b", "@c", "=1+1", '\u00e9 "q", ;']
+
+
+def test_what_the_page_takes_advise_takes(drawings, tmp_path):
+    root, out = tmp_path / "images", tmp_path / "out"
+    paths = [path for name in CLASSES for path in drawings[name]]
+    for i, name in enumerate(NAMES):
+        (root / name).mkdir(parents=True)
+        shutil.copy(paths[i], root / name / "a.webp")
+    (root / "unlabelled").mkdir()
+    for path in paths[20:40]:
+        shutil.copy(path, root / "unlabelled")
+    words = ["advise", str(root), "--output", str(out), *ADVISE, "--next", "9"]
+    assert main(words) == 0
+    page = Labels(out)
+    assert len(page.classes) == len(NAMES) + 1 and "two lines" in page.classes
+    for index, name in enumerate(page.classes):
+        assert index in page.state("a")["waiting"]
+        page.label(index, name, "a")
+    assert main(words) == 0 and page.state("a")["done"] == len(NAMES) + 1
+    labels = {row.label for row in read_answers(out / "labels.csv")}
+    assert labels == {*page.classes} and load_run(out).classnames == page.classes[:-1]
+
+
+def test_nothing_of_others_is_removed(advised, tmp_path):
+    root, out = advised[0], tmp_path / "out"
+    shutil.copytree(advised[1], out)
+    others = [out / name for name in ("mine/model.pth.tar-1", "notes.tmp", "mine/a.tmp")]
+    for path in others:
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    half = out / "advice.html.a.host.17.tmp"  # of a call that was killed
+    half.touch()
+    assert main(["advise", str(root), "--output", str(out), *ADVISE]) == 0
+    assert all(path.exists() for path in others) and not half.exists()
 
 
 PAIR = {"drink": 2, "heart": 2}
