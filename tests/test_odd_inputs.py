@@ -153,7 +153,7 @@ SHEET = {
     "predict: 16 bits": ({"p/a.png": "16 bits"}, f"{PREDICT} p", 1, "a.png': it has 16 bits: con"),
     "predict: frames": ({"p/a.gif": "frames"}, f"{PREDICT} p", 1, "a.gif': it has 2 frames: give"),
     "predict: CMYK": ({"p/a.jpg": "CMYK"}, f"{PREDICT} p", 0, "p/a.jpg: "),
-    "predict: text": ({"a.png": "x"}, f"{PREDICT} a.png", 1, "'a.png': it is no image"),
+    "predict: text": ({"a.png": "x"}, f"{PREDICT} a.png", 1, "'a.png': it is not an image"),
     "predict: empty": ({"a.png": ""}, f"{PREDICT} a.png", 1, "'a.png': it is empty"),
     # ---------------------------------------------------- sentences, of the classes cat and dog
     "a key twice": ({"s.json": '{"cat": ["a"], "cat": ["b"]}'}, "sentences", 2, "'cat' is twice"),

@@ -292,7 +292,7 @@ def test_labels_that_cannot_be_written(output, capfd):
     (output.parent / "3.png").unlink()
     refused(client.get("/image/3"), "3.png' is gone: skip it")
     (output.parent / "2.png").write_text("no image")
-    refused(client.get("/image/2"), "it is no image")
+    refused(client.get("/image/2"), "it is not an image")
     shutil.rmtree(output)  # meanwhile
     for reply in (client.post("/label/0?class=bird"), client.get("/next")):
         refused(reply, "out' is gone: put it back")

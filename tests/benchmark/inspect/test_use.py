@@ -97,7 +97,7 @@ def test_unreadable_images_are_reported_and_skipped(runs, capsys, tmp_path, monk
     monkeypatch.setattr(sys, "stdin", io.StringIO(f"{good}\n\n{broken}\n{video}\n{moving}\n"))
     code, out, err = predict(capsys, "--model-dir", runs / "CoOp", "-")
     assert code == 1 and out.startswith(f"{good}: ") and out.count("\n") == 1
-    assert f"'{broken}': it is no image" in err and f"'{video}' is a video" in err
+    assert f"'{broken}': it is not an image" in err and f"'{video}' is a video" in err
     assert f"'{moving}': it has 2 frames" in err and "3 of 4 images could not be read" in err
 
 

@@ -77,7 +77,7 @@ FOUND = {
     "CuPL": ([1, 2], "2 of 2 classes by name"),
     "DCLIP": (
         [1, 0],
-        "2 of 2 classes by case, the name alone where a list or text is empty (wheaten terrier)",
+        "2 of 2 classes by case, only the name where a list or text is empty (wheaten terrier)",
     ),
     "TAP": ([3, 1], "2 of 2 classes by case"),
     "AWT": ([1, 2], "1 of 2 classes by name, 1 by '*'"),
@@ -95,7 +95,7 @@ def test_one_line_says_what_was_matched_in_a_file(tiny_clip, tmp_path):
     about = {"Great-Pyrenees": ["white {}", "big"], "cat_fish": []}
     path.write_text(json.dumps(about), "utf-8-sig")
     text = describe(Asked(str(path)), ["great pyrenees", "cat fish"], tiny_clip)
-    bare = "the name alone where a list or text is empty (cat fish)"
+    bare = "only the name where a list or text is empty (cat fish)"
     assert text.note == f"'{path}': 1 of 2 classes by name, 1 by case, {bare}; 1 to 2 for each"
     assert text.lists == [["white great pyrenees", "big"], ["cat fish"]]
     asked = Asked({"*": ["fur of a {}"]}, form="{name}, {which}")

@@ -128,7 +128,7 @@ def match(
         name for name, own in zip(names, lists, strict=True) if not all(map(str.strip, own or [""]))
     ]
     if bare:
-        parts.append(f"the name alone where a list or text is empty ({some(bare)})")
+        parts.append(f"only the name where a list or text is empty ({some(bare)})")
     if "*" in about and (unused := [key for key in about if key not in used]):
         parts.append(f"of no class: {some(unused)}")
     return lists, ", ".join(parts)

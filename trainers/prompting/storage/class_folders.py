@@ -113,7 +113,7 @@ def note_others(folder, names):
 
 
 def check_parts(folder, used):
-    """Print a note about folders beside train/ that are not used; raises UserError for a val/."""
+    """Print a note about unused folders beside train/; raises UserError for a misspelled val/."""
     beside = class_folders(folder)
     others = [x for x in beside if x.lower().startswith(("val", "dev")) and x != "val"]
     if "val" not in beside and others:

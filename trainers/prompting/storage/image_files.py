@@ -25,4 +25,4 @@ def why_unread(path: str, error: Exception) -> str:
         return "it is HEIC: convert it to JPEG"
     if Path(path).is_file() and not Path(path).stat().st_size:
         return "it is empty"
-    return "it is no image" if isinstance(error, UnidentifiedImageError) else in_short(error)
+    return "it is not an image" if isinstance(error, UnidentifiedImageError) else in_short(error)
