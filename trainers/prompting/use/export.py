@@ -102,7 +102,8 @@ def _twin(method: Method) -> Method:
 
 def adapting_methods() -> list[str]:
     """Return the names of the methods that adapt to the images that they classify."""
-    return sorted(name for name, kind in METHODS.items() if kind.predict is not Method.predict)
+    kinds = (kind for kind in METHODS.values() if issubclass(kind, Method))  # not code of others
+    return sorted(kind.__name__ for kind in kinds if kind.predict is not Method.predict)
 
 
 def check_fixed(method: Method) -> None:
