@@ -2,6 +2,7 @@
 
 import errno
 import json
+import re
 import shlex
 import shutil
 from dataclasses import replace
@@ -23,7 +24,9 @@ from trainers.prompting import load_run
 from trainers.prompting.advice import choice as choices
 from trainers.prompting.advice import encode as encoding
 from trainers.prompting.advice import fits, images
+from trainers.prompting.advice import labels as labelling
 from trainers.prompting.advice.images import Collection, read_collection
+from trainers.prompting.advice.steps import next_steps
 from trainers.prompting.backbones import cached, openai
 from trainers.prompting.errors import UserError
 from trainers.prompting.record.predictions import read_predictions
@@ -158,6 +161,73 @@ def test_the_commands_that_are_printed(advised):
     parts = ImageFolder.divide(out, items)
     assert len(items) == 40 and all({item.classname for item in x} == {*CLASSES} for x in parts)
     check_apart(out, parts, read_keys(parts), published=False)  # copies are together
+
+
+def test_the_page_ends_with_what_to_do(advised, tmp_path, monkeypatch):
+    root, out = advised[0], tmp_path / "out"
+    shutil.copytree(advised[1], out)
+    monkeypatch.setattr(labelling, "suspicious", lambda choice: np.array([3]))
+    assert main(["advise", str(root), "--output", str(out), *ADVISE]) == 0
+    text = (out / "advice.html").read_text()
+    row = (out / "suspicious.csv").read_text("utf-8-sig").splitlines()[1]
+    assert (root / row.partition(",")[0]).is_file()  # relative to the images
+    parts = re.findall('<h2(?: id="\\w+")?>(.*?)</h2>', text)
+    assert parts[-1] == "What to do next" and "Wilson" not in text
+    assert parts.index("Labels that look wrong") < parts.index("Classes taken for each other")
+    assert text.index("Zero-shot, it knows only") < text.index("<h2")  # a word, where it begins
+    last = text.partition('<h2 id="next">')[2]
+    assert "move the image to the folder of its class" in text and 'href="#labels"' in last
+    assert re.search("Of 100 such images, up to \\d+ get a wrong class: enough to ", last)
+    assert "Add images, first of these classes: " in last and "promptedclip predict" in last
+
+
+def test_why_at_least_is_lower_than_before(drawings, advised, tmp_path, capsys):
+    root, out = (shutil.copytree(x, tmp_path / x.name) for x in advised)
+    words = ["advise", str(root), "--output", str(out), *ADVISE, "--page"]
+    call = json.loads((out / "call.json").read_text())
+    then = read_predictions(out)
+    fill(root, drawings, {"drink": 5}, start=9)
+    (out / "call.json").write_text(json.dumps(call | {"at_least": 99}))
+    assert main(words) == 0
+    said, now = capsys.readouterr().out, read_predictions(out)
+    right = dict(zip(now["image"], now["prediction"] == now["label"], strict=True))
+    old = sum(hit for x, hit in right.items() if x in then["image"])
+    before = (then["prediction"] == then["label"]).sum()
+    assert (
+        f"'At least' was 99%: of the 42 labels then, {before} were right and {old} of 42 are now; "
+        f"of the 5 since, {sum(right.values()) - old} are." in said
+    )
+    assert json.loads((out / "call.json").read_text())["at_least"] < 99
+    assert "`" not in said  # no command on the page
+    assert main(words) == 0 and "'At least' was" not in capsys.readouterr().out
+
+
+STEPS = {  # least accuracy, labels of each class, those answered wrongly -> what is said
+    "by far": ((0.97, 0.951), (9, 9), (0, 0), ["up to 5 get a wrong class: enough to sort"]),
+    "nearly": ((0.99, 0.949), (9, 9), (0, 1), ["6 get a wrong class: enough to sort images that",
+                                                "of these classes: b (1 of 9 wrong)."]),
+    "not": ((0.7, 0.5), (9, 0, 4), (2, 0, 2), ["enough to find examples of a class, not to",
+                                              "b (0 labels), c (2 of 4 wrong), a (2 of 9 wrong)."]),
+    "silent": ("Too few", (2, 1), (1, 1), ["for a purpose is not known. Too few.",
+                                          "b (1 labels), a (2 labels)."]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", STEPS)
+@pytest.mark.parametrize("command", ["advise --next 9", ""])
+def test_what_is_enough_for_what_and_what_to_label(case, command):
+    accuracy, counts, wrong, said = STEPS[case]
+    K, y = len(counts), np.repeat(np.arange(len(counts)), counts)
+    answers = y.copy()
+    for k in range(K):
+        answers[np.flatnonzero(y == k)[: wrong[k]]] = (k + 1) % K
+    silent = accuracy if isinstance(accuracy, str) else ""
+    best = SimpleNamespace(logits=np.eye(K)[answers])
+    choice = SimpleNamespace(labels=y, counts=np.array(counts), best=best)
+    told = SimpleNamespace(silent=silent, accuracy=accuracy, choice=choice)
+    lines = next_steps(told, "abc"[:K], command)
+    assert len(lines) == len(said) and all(map(str.__contains__, lines, said)), lines
+    assert len(lines) == 1 or lines[1].startswith("Label more" if command else "Add images")
 
 
 def digests(root, other):

@@ -11,6 +11,7 @@ from PIL import Image
 
 from .images import Collection, read_image
 from .statement import Curve, Statement, wilson
+from .steps import explain
 
 TEMPLATES = Environment(
     loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined
@@ -41,6 +42,7 @@ def page_of(
     named: Any,
     confusions: list[tuple[int, int, Any]],
     commands: dict[str, str],
+    steps: list[str],
 ) -> str:
     """Return the page.
 
@@ -50,6 +52,7 @@ def page_of(
         named: labelled images whose labels look wrong, as numbers below n.
         confusions: as from `labels.confusions`.
         commands: to run next, by their titles.
+        steps: as from `next_steps`.
     """
     choice, n = said.choice, len(said.choice.labels)
     answers = choice.best.logits.argmax(1)
@@ -57,6 +60,9 @@ def page_of(
         source=collection.source.name,
         sentences=said.sentences(),
         commands=commands,
+        steps=steps,
+        words=explain(said),
+        table="" if collection.source.is_dir() else collection.source.name,
         chart=_chart(said.curve) if said.curve and not said.silent else "",
         candidates=candidates(said),
         n=n,

@@ -8,7 +8,6 @@ import shlex
 import sys
 import time
 from collections.abc import Iterable
-from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -56,6 +55,7 @@ def main(argv: list[str], prog: str) -> int:
     """Run the command; its exit code is 1 if images were left out."""
     args = build_parser(prog).parse_args(argv)
     args.words = shlex.join([*prog.split(), *argv])
+    args.least = None  # percent that an earlier call said, then this one
     need(find_spec("sklearn"), "advise needs scikit-learn: run `pip install scikit-learn`")
     from ...backbones.cached import cached_clips
     from ...dassl_parts import dassl
@@ -74,7 +74,9 @@ def main(argv: list[str], prog: str) -> int:
     streams = sys.stdout, sys.stderr
     with hold_lock(args.output / ".lock") as free:
         need(free, f"'{args.output}' is being written by another call: wait, or give --output")
-        if not (args.output / CALL).exists():
+        if (args.output / CALL).exists():
+            args.least = read_json(args.output / CALL, "remove it").get("at_least")
+        else:
             keep_call(args, [])
         remove_halves(args.output)
         dassl("utils").setup_logger(str(args.output))
@@ -89,6 +91,7 @@ def advise(args: Any, prog: str) -> int:
     from ...advice import choice, images, labels, statement
     from ...advice.page import candidates, page_of
     from ...advice.save import save_run
+    from ...advice.steps import next_steps
 
     begun = time.monotonic()
     more = read_names(args.classnames) if args.classnames else ()
@@ -120,7 +123,8 @@ def advise(args: Any, prog: str) -> int:
     said = statement.Statement(compared, curve, len(named), trial, collection.picked)
     pairs = [] if said.silent else labels.confusions(compared)
     calibration, seconds = labels.calibration(compared, space), time.monotonic() - begun
-    fell = why_lower(args.output, collection, said)
+    fell = why_lower(args, collection, said)
+    keep_call(args, collection.classnames)
     save_run(args.output, collection, compared, space, calibration, said.silent, seconds)
     write_suspicious(args.output, collection, compared, named)
     print("\nRight on images that they had not seen, and zero-shot CLIP:")
@@ -136,7 +140,11 @@ def advise(args: Any, prog: str) -> int:
     commands = align_command(args, collection, compared, encoded[best.number])
     predict = [*prog.split()[:-1], "predict", "--model-dir", str(args.output)]
     commands["Classify images"] = f"{shlex.join(predict)} IMAGE ..."
-    write_whole(args.output / "advice.html", page_of(collection, said, named, pairs, commands))
+    again = f"{args.words}{'' if args.next else ' --next 20'}"
+    chosen = {"Choose images to label": again} if known < len(collection.labels) else {}
+    steps = [*fell, *next_steps(said, collection.classnames, again if chosen else "")]
+    shown = page_of(collection, said, named, pairs, chosen | commands, steps)
+    write_whole(args.output / "advice.html", shown)
     print(f"\nWith pictures: '{args.output / 'advice.html'}'")
     if len(named):
         print(f"Labels that look wrong, the worst first: '{args.output / 'suspicious.csv'}'")
@@ -157,6 +165,7 @@ def keep_call(args: Any, classnames: list[str]) -> None:
     options["backbones"] = " ".join(map(absolute, args.backbones or ()))
     options["classnames"] = args.classnames and os.path.abspath(args.classnames)
     call = {"source": os.path.abspath(args.source), "options": options, "classes": classnames}
+    call |= {"at_least": args.least}
     write_whole(args.output / CALL, json.dumps(call, indent=1))
 
 
@@ -199,29 +208,25 @@ def encode_all(args: Any, collection: Any) -> tuple[list[Any], Any, bool]:
     return encoded, collection.keep(rows), bool(gone)
 
 
-def why_lower(output: Path, collection: Any, said: Any) -> list[str]:
-    """Return a sentence if "at least" is lower than in the earlier record of an output: why."""
-    from ...advice.statement import wilson
+def why_lower(args: Any, collection: Any, said: Any) -> list[str]:
+    """Return a sentence if "at least" is lower than what an earlier call said: why."""
+    import numpy as np
+
     from ...record.predictions import read_predictions
 
-    with suppress(UserError):  # there is none
-        record, then = read_json(output / "results.json", ""), read_predictions(output)
-        if then is None or "lac_scores" not in record or said.silent:  # nothing was, or is, said
-            return []
-        before, n = int((then["prediction"] == then["label"]).sum()), len(then["label"])
-        least = math.floor(100 * wilson(before / n, n, -1))
-        choice, old = said.choice, {*then["image"].tolist()}
-        right = choice.best.logits.argmax(1) == choice.labels
-        parts = [collection.paths[row].split(os.sep) for row in choice.rows]
-        new = [old.isdisjoint("/".join(x[i:]) for i in range(len(x))) for x in parts]
-        known = right[[not x for x in new]]
-        if math.floor(100 * said.accuracy[1]) < least:
-            return [
-                f"'At least' was {least}%: of the {n:,} labels then, {before:,} were right and "
-                f"{known.sum():,} of {len(known):,} are now; of the {sum(new):,} since, "
-                f"{right[new].sum():,} are."
-            ]
-    return []
+    then, choice = read_predictions(args.output), said.choice
+    least = None if said.silent else math.floor(100 * said.accuracy[1])
+    before, args.least = args.least, least
+    if then is None or before is None or least is None or least >= before:
+        return []
+    old, right = {*then["image"].tolist()}, choice.best.logits.argmax(1) == choice.labels
+    parts = [collection.paths[row].split(os.sep) for row in choice.rows]
+    new = np.array([old.isdisjoint("/".join(x[i:]) for i in range(len(x))) for x in parts])
+    return [
+        f"'At least' was {before}%: of the {len(then['label']):,} labels then, "
+        f"{(then['prediction'] == then['label']).sum():,} were right and {right[~new].sum():,} of "
+        f"{(~new).sum():,} are now; of the {new.sum():,} since, {right[new].sum():,} are."
+    ]
 
 
 def write_suspicious(output: Path, collection: Any, compared: Any, named: Iterable[int]) -> None:
