@@ -131,6 +131,10 @@ SHEET = {
         "Note: 1 labels of 'OUT/labels.csv' are of images not in '",
     ),
     "a digest": (POOL | OUT | {"OUT/labels.csv": f"{LABELS}x,dog,?\n"}, ADVISE, 2, "no digest '?'"),
+    "labels by path": (
+        POOL | OUT | {"OUT/labels.csv": NEXT + "../IN/unlabelled/6.png,dog\ngone.png,dog\n"},
+        ADVISE, 0, "7 images, 5 of them with a label", "Note: 1 labels of 'OUT/labels.csv' are",
+    ),
     "half a line": (POOL | OUT | {"OUT/labels.csv": f"{LABELS}x,d"}, ADVISE, 2, "2 cells, not 3"),
     "labels of 0.5": (
         POOL | OUT | {"OUT/labelled.csv": "path,label,group\n../IN/unlabelled/6.png,dog,\n"

@@ -174,7 +174,7 @@ def test_the_page_ends_with_what_to_do(advised, tmp_path, monkeypatch):
     parts = re.findall('<h2(?: id="\\w+")?>(.*?)</h2>', text)
     assert parts[-1] == "What to do next" and "Wilson" not in text
     assert parts.index("Labels that look wrong") < parts.index("Classes taken for each other")
-    assert text.index("Zero-shot, it knows only") < text.index("<h2")  # a word, where it begins
+    assert text.index("zero-shot, it knows only") < text.index("<h2")  # a word, where it begins
     last = text.partition('<h2 id="next">')[2]
     assert "move the image to the folder of its class" in text and 'href="#labels"' in last
     assert re.search("Of 100 such images, up to \\d+ get a wrong class: enough to ", last)

@@ -35,14 +35,7 @@ from ..storage.class_folders import (
 )
 from ..storage.files import read_json
 from ..storage.image_files import check_image, why_unread
-from ..storage.tables import (
-    Answer,
-    add_answers,
-    read_answers,
-    read_images,
-    relative_to,
-    write_table,
-)
+from ..storage.tables import Row, add_answers, read_answers, read_images, relative_to, write_table
 from .folds import join
 from .statement import UNKNOWN
 
@@ -192,7 +185,7 @@ def _in_folders(
         folders = [name for name in class_folders(part) if name != UNLABELLED]
         classes = class_names(source, folders)[0] if folders else {}
         known |= {*classes.items()}
-        inside = {x: [*filter(_is_visible, os.listdir(part / x))] for x in classes}
+        inside = {x: [name for name in os.listdir(part / x) if name[0] != "."] for x in classes}
         if any((part / x / name).is_file() for x, names in inside.items() for name in names):
             filled = {x: name for x, name in classes.items() if inside[x]}
             rows += [(path, name, "") for path, _, name in list_images(part, filled)]
@@ -201,10 +194,6 @@ def _in_folders(
         note_others(folder, [x.name for x in files if not is_image(x.name)])
         rows += [(os.fspath(path), "", "") for path in files if is_image(path.name)]
     return rows, known
-
-
-def _is_visible(name: str) -> bool:
-    return name[0] != "."
 
 
 def read_labels(collection: Collection, output: Path) -> Collection:
@@ -221,7 +210,8 @@ def read_labels(collection: Collection, output: Path) -> Collection:
     for i, digest in enumerate(collection.digests):
         if digest:
             rows.setdefault(digest, []).append(i)
-    kept = {x.digest: x for x in read_answers(output / LABELS)}
+    by_digest = (with_digest(x) for x in read_answers(output / LABELS))
+    kept = {x.digest or x.path: x._replace(digest=x.digest or x.path) for x in by_digest}
     asked = [with_digest(x) for x in read_answers(output / NEXT)]
     found = [(output / LABELS, x) for x in kept.values() if x.label]
     found += [(output / NEXT, x) for x in asked if x.label]
@@ -251,8 +241,7 @@ def read_labels(collection: Collection, output: Path) -> Collection:
         )
     new = {x.digest: x for _, x in found if x.digest not in kept or not kept[x.digest].label}
     if new:
-        lines = [(x.path, x.label, digest) for digest, x in new.items()]
-        add_answers(output / LABELS, relative_to(output / LABELS, lines))
+        add_answers(output / LABELS, [(x.path, x.label, x.digest) for x in new.values()])
     if any(x.label for x in asked):
         write_next(output, [x.path for x in asked if not x.label])
     if absent := sum(digest not in rows for digest in by_hand):
@@ -276,9 +265,9 @@ def write_next(output: Path, paths: Iterable[str]) -> None:
     write_table(output / NEXT, ("path", "label"), [*rows])
 
 
-def with_digest(answer: Answer) -> Answer:
-    """Return an answer with the digest of its image, empty if there is no such file."""
-    return answer._replace(digest=_digest(answer.path))
+def with_digest(answer: Row) -> Row:
+    """Return an answer with the digest of its image, empty if it has none and the file is gone."""
+    return answer._replace(digest=answer.digest or _digest(answer.path))
 
 
 def picks_of(output: Path) -> dict[str, str]:

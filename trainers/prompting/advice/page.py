@@ -11,7 +11,6 @@ from PIL import Image
 
 from .images import Collection, read_image
 from .statement import Curve, Statement, wilson
-from .steps import explain
 
 TEMPLATES = Environment(
     loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined
@@ -61,7 +60,6 @@ def page_of(
         sentences=said.sentences(),
         commands=commands,
         steps=steps,
-        words=explain(said),
         table="" if collection.source.is_dir() else collection.source.name,
         chart=_chart(said.curve) if said.curve and not said.silent else "",
         candidates=candidates(said),

@@ -17,22 +17,6 @@ ENOUGH = {
     0: "to find examples of a class, not to sort or count images",
 }
 SHOWN = 5  # classes
-WORDS = {
-    "GDA": "GDA compares an image with the mean of the labelled images of each class, and its name",
-    "LPPlusPlus": "LPPlusPlus (LP++) learns how each class looks, and how much its name counts",
-    "CLAP": "CLAP starts from the names of the classes, and learns to stay near them",
-}
-
-
-def explain(said: Statement) -> str:
-    """Return what the words in the statement mean."""
-    tried, clip = said.choice.candidates, said.choice.best.clip
-    lines = [
-        f"A CLIP, such as {clip}, is a network that compares images with words",
-        "Zero-shot, it knows only the names of the classes",
-        *dict.fromkeys(WORDS[one.method] for one in tried),
-    ]
-    return f"{'. '.join(lines)}."
 
 
 def next_steps(said: Statement, names: Sequence[str], command: str) -> list[str]:

@@ -410,24 +410,21 @@ class Saved:
         Raises:
             UserError: the data set, whose base classes were trained on, now names others.
         """
-        of, root = ("DATASET.NAME", "DATASET.SUBSAMPLE_CLASSES"), "DATASET.ROOT"
-        then, here = self.settings or {}, now.settings
-        (name, trained), (same, half) = (
-            [literal(x.get(key, "")) for key in of] for x in (then, here)
+        keys, then, here = ("NAME", "SUBSAMPLE_CLASSES", "ROOT"), self.settings or {}, now.settings
+        was, (name, half, root) = (
+            [literal(x.get(f"DATASET.{key}", "")) for key in keys] for x in (then, here)
         )
-        if (name, trained) != (same, "base") or half not in ("base", "new"):
+        if was[:2] != [name, "base"] or half == "all":
             return
-        base, others = {*self.classnames}, {*getattr(dataset, "other_classnames", ())}
-        is_base = {*now.classnames} if half == "base" else others or base
-        if not others and base != {*now.classnames}:  # the data set does not name the other half
-            is_base = base - {*now.classnames} if half == "new" else is_base
-        before, divided = ((x.images or {}).get("division") for x in (self, now))
-        if then.get(root) != here.get(root) or (self.features is None) != (now.features is None):
-            before = None
+        base, tested = {*self.classnames}, {*now.classnames}
+        named = {*getattr(dataset, "other_classnames", ())}  # or its code names no other half
+        of_base = tested if half == "base" else named or (base - tested if base != tested else base)
+        before, divided = ((x.images or {}).get("division") or {} for x in (self, now))
+        alike = was[2] == root and (self.features is None) == (now.features is None)
         what = ""
-        if base != is_base:
+        if base != of_base:
             what = f"base classes were {', '.join(sorted(base)[:MOST])}, ..., and are others now"
-        elif before and divided and before != divided:
+        elif alike and before and divided and before != divided:
             part = next(k for k in {**before, **divided} if before.get(k) != divided.get(k))
             what = f"{part}: {before.get(part, 'none')}, now {divided.get(part, 'none')}"
         need(

@@ -18,27 +18,23 @@ from .files import csv_text, read_file, write_whole
 
 COLUMNS = ("path", "label", "group")
 BY_HAND = ("path", "label", "digest")
+DIGEST = re.compile("[0-9a-f]{64}")
 MARK = "\ufeff"  # with which spreadsheets know UTF-8
 LONGEST = 4_096  # letters of a cell
 MOST = 5  # mistakes that an error names
 
 
 class Row(NamedTuple):
-    """A line of a table: path of the image, label and group (empty if it has none), number."""
+    """A line of a table: path of the image, label and group (empty if it has none), number.
+
+    `digest` tells the image in a table of labels by hand.
+    """
 
     path: str
     label: str
     group: str
     line: int
-
-
-class Answer(NamedTuple):
-    """A label by hand: path of the image, label, digest of the image if the table has it, line."""
-
-    path: str
-    label: str
-    digest: str
-    line: int
+    digest: str = ""
 
 
 def read_images(table: Path, unlabelled: bool = False) -> list[Row]:
@@ -51,16 +47,14 @@ def read_images(table: Path, unlabelled: bool = False) -> list[Row]:
     Raises:
         UserError: the table cannot be read, or has mistakes: it names the lines of the first ones.
     """
-    flaws: list[tuple[int, str]] = []
-    cells = _read_cells(table, flaws, COLUMNS)
-    rows = [Row(by["path"], by["label"], by.get("group", ""), line) for line, by in cells]
+    rows, flaws = _read_rows(table, COLUMNS)
     _refuse(table, [*flaws, *_flaws(rows, unlabelled)])
     if not rows:
         raise UserError(f"The table '{table}' has no rows: write path,label and a line an image")
     return rows
 
 
-def read_answers(table: Path) -> list[Answer]:
+def read_answers(table: Path) -> list[Row]:
     """Return the lines of a table of labels by hand, some without a label; none if it is missing.
 
     Raises:
@@ -68,17 +62,16 @@ def read_answers(table: Path) -> list[Answer]:
     """
     if not os.path.lexists(table):
         return []
-    flaws: list[tuple[int, str]] = []
-    cells = _read_cells(table, flaws, COLUMNS, BY_HAND)
-    rows = [Answer(by["path"], by["label"], by.get("digest", ""), line) for line, by in cells]
-    if any("digest" in by for _, by in cells):
-        flaws += [(x.line, f"no digest '{x.digest:.20}'") for x in rows if not x.digest.isalnum()]
-    _refuse(table, flaws)
+    rows, flaws = _read_rows(table, COLUMNS, BY_HAND)
+    wrong = [row for row in rows if row.digest and not DIGEST.fullmatch(row.digest)]
+    _refuse(table, [*flaws, *((row.line, f"no digest '{row.digest:.20}'") for row in wrong)])
     return rows
 
 
 def add_answers(table: Path, rows: Iterable[Sequence[str]]) -> None:
-    """Add lines of BY_HAND to a table, at its end: what it has stays, byte for byte.
+    """Add lines of path, label and digest to a table of labels by hand, at its end.
+
+    What the table has stays, byte for byte.
 
     Raises:
         OSError: as the system says.
@@ -86,15 +79,15 @@ def add_answers(table: Path, rows: Iterable[Sequence[str]]) -> None:
     text = read_file(table).decode("utf-8-sig") if table.exists() else ""
     by = _delimiter(text) if text.strip() else ","
     head = next(csv.reader(io.StringIO(text), delimiter=by), [])  # a spreadsheet may have saved it
-    order = [BY_HAND.index(cell.strip().lower()) for cell in head] or [0, 1, 2]
-    lines = io.StringIO()
-    writer = csv.writer(lines, delimiter=by, lineterminator="\n")
+    names, lines = [cell.strip().lower() for cell in head] or BY_HAND, io.StringIO()
+    writer = csv.DictWriter(lines, names, "", "ignore", delimiter=by, lineterminator="\n")
     if not head:
         lines.write(MARK)
-        writer.writerow(BY_HAND)
+        writer.writeheader()
     elif not text.endswith("\n"):
         lines.write("\n")
-    writer.writerows([csv_text(cells[i]) for i in order] for cells in rows)
+    for cells in relative_to(table, rows):
+        writer.writerow(dict(zip(BY_HAND, map(csv_text, cells), strict=True)))
     with open(table, "ab") as file:
         file.write(lines.getvalue().encode())
         file.flush()
@@ -103,11 +96,10 @@ def add_answers(table: Path, rows: Iterable[Sequence[str]]) -> None:
 
 def write_table(table: Path, head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Write a CSV file for spreadsheets, no cell of which is a formula there."""
-    text = io.StringIO(MARK)
-    text.seek(0, io.SEEK_END)
+    text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerows([csv_text(cell) for cell in cells] for cells in (head, *rows))
-    write_whole(table, text.getvalue())
+    write_whole(table, MARK + text.getvalue())
 
 
 def relative_to(table: Path, rows: Iterable[Sequence[str]]) -> Iterator[list[str]]:
@@ -116,21 +108,19 @@ def relative_to(table: Path, rows: Iterable[Sequence[str]]) -> Iterator[list[str
         yield [os.path.join(".", os.path.relpath(path, table.parent)), *cells]
 
 
-def _read_cells(
-    table: Path, flaws: list[tuple[int, str]], *heads: Sequence[str]
-) -> list[tuple[int, dict[str, str]]]:
-    """Return line and cells by name of each row, and add lines that are none to `flaws`.
+def _read_rows(table: Path, *heads: Sequence[str]) -> tuple[list[Row], list[tuple[int, str]]]:
+    """Return the rows of a table, and line and mistake of lines that are none.
 
     Raises:
-        UserError: the table cannot be read, or its first line is not the first two or all of a
-            head.
+        UserError: it cannot be read, or its first line is not the first two or all of a head.
     """
     try:
         text = read_file(table).decode("utf-8-sig")
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or "it is not UTF-8"
         raise UserError(f"The table '{table}' cannot be read ({why}): save it as CSV") from None
-    rows: list[tuple[int, dict[str, str]]] = []
+    rows: list[Row] = []
+    flaws: list[tuple[int, str]] = []
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=_delimiter(text), strict=True)
     names: list[str] = []
     try:
@@ -152,11 +142,12 @@ def _read_cells(
                 flaws.append((reader.line_num, f"{what}: at most {LONGEST:,} on a line fit"))
             else:
                 by = dict(zip(names, cells, strict=True))
-                by["path"] = os.path.abspath(os.path.join(table.parent, by["path"] or "."))
-                rows.append((reader.line_num, by))
+                path = os.path.abspath(os.path.join(table.parent, by["path"] or "."))
+                more = by.get("group", ""), reader.line_num, by.get("digest", "")
+                rows.append(Row(path, by["label"], *more))
     except csv.Error as error:
         flaws.append((reader.line_num, f"no CSV from here on ({error})"))
-    return rows
+    return rows, flaws
 
 
 def _refuse(table: Path, flaws: list[tuple[int, str]]) -> None:

@@ -14,7 +14,7 @@ from ..advice.images import LABELS, NEXT, with_digest
 from ..errors import check_name, need
 from ..storage.class_folders import NONE
 from ..storage.files import CALL, hold_lock, read_json
-from ..storage.tables import add_answers, read_answers, relative_to
+from ..storage.tables import add_answers, read_answers
 
 PICKED = "20"  # images to label after training again, unless the earlier call says how many
 AGAIN = "repeat `advise` with --next"
@@ -144,7 +144,7 @@ class Labels:
     def _given(self) -> dict[str, str]:
         """Return the labels by hand by digest, empty if taken back; raises UserError."""
         need(self.folder.is_dir(), f"'{self.folder}' is gone: put it back")
-        return {x.digest: x.label for x in read_answers(self.folder / LABELS)}
+        return {x.digest: x.label for x in map(with_digest, read_answers(self.folder / LABELS))}
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
@@ -159,5 +159,4 @@ class Labels:
         what = f"is '{now}' now" if now else "has no label now"
         need(now in (before, name), f"This image was changed elsewhere: it {what}")
         if now != name:
-            row = self._images[digest], name, digest
-            add_answers(self.folder / LABELS, relative_to(self.folder / LABELS, [row]))
+            add_answers(self.folder / LABELS, [(self._images[digest], name, digest)])
