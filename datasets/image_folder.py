@@ -11,8 +11,8 @@ from trainers.prompting.errors import UserError
 from trainers.prompting.storage.class_folders import (
     UNLABELLED,
     check_parts,
-    class_folders,
     class_names,
+    labelled_folders,
     some,
 )
 from trainers.prompting.storage.tables import read_images
@@ -52,9 +52,9 @@ class ImageFolder(ImageDataset):
         if folder.is_file():
             return cls.divide(folder, table_items(folder))
         train = folder / "train"
-        if train.is_dir() and (folders := class_folders(train)):  # else `train` may be a class
+        if train.is_dir() and (folders := labelled_folders(train)):  # else `train` may be a class
             return cls.read_parts(folder, folders)
-        folders = [name for name in class_folders(folder) if name != UNLABELLED]
+        folders = labelled_folders(folder)
         if not folders:
             raise UserError(
                 f"'{folder}' has no class folders: put the images of each class into a separate "
@@ -94,7 +94,9 @@ class ImageFolder(ImageDataset):
         parts = {part: folder / part for part in PARTS if (folder / part).is_dir()}
         check_parts(folder, PARTS)
         for part, path in parts.items():
-            if odd := set(folders) ^ set(class_folders(path)):
+            if (path / UNLABELLED).is_dir():
+                print(f"Note: '{path / UNLABELLED}' is left out")
+            if odd := set(folders) ^ set(labelled_folders(path)):
                 where = [f"'{x}' is only in {'train' if x in folders else part}/" for x in odd]
                 raise UserError(
                     f"train/ and {part}/ of '{folder}' must have the same class folders, but "

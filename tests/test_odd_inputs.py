@@ -82,6 +82,10 @@ SHEET = {
         {"IN/0.png": 0, "t.csv": "path,label,group\nIN/0.png,cat,cat"},
         "advise t.csv --output OUT --backbones emoji", 2, "line 2: the group is the class, 'cat'",
     ),
+    "unlabelled in a part, for training": (
+        {f"IN/{part}/{k[3:]}": 10 * n + i for n, part in enumerate(("train", "val", "test"))
+         for i, k in enumerate(POOL)}, "train.py IN", 0, "IN/test/unlabelled' is left out",
+    ),
     "several, for training": ({f"IN/several/{i}.png": i for i in range(9)} | TWO, "train.py IN", 2,
                               "names the class 'several', an answer"),
     # ---------------------------------------------------- the output
@@ -90,6 +94,10 @@ SHEET = {
     "a run": (TWO | {"OUT/gda/model.pth.tar-1": "x"}, ADVISE, 2, "whose call.json it lacks: give"),
     "a killed call": (TWO | {"OUT/.lock": ""}, ADVISE, 0, "Take "),
     "train.py into advice": (TWO | OUT, "train.py IN", 2, "OUT' is one of advise, whose files"),
+    "damaged files of its own": (
+        TWO | {"OUT/call.json": "{", "OUT/predictions.npz": "x", "OUT/results.json": "x"},
+        ADVISE, 0, "Take ",
+    ),
     # ---------------------------------------------------- labels by hand
     "another than a folder": (
         POOL | OUT | {"OUT/next.csv": NEXT + "../IN/cat/0.png,dog"}, ADVISE, 2,

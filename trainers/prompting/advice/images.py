@@ -26,9 +26,9 @@ from ..storage.class_folders import (
     UNLABELLED,
     check_class,
     check_parts,
-    class_folders,
     class_names,
     is_image,
+    labelled_folders,
     list_images,
     name_key,
     note_others,
@@ -174,7 +174,7 @@ def _in_folders(
     source: Path, keep_test: bool
 ) -> tuple[list[tuple[str, str, str]], set[tuple[str, str]]]:
     """Return path, label and group of the images in class folders, and (folder, class) of each."""
-    divided = (source / "train").is_dir() and class_folders(source / "train")
+    divided = (source / "train").is_dir() and labelled_folders(source / "train")
     if divided:
         check_parts(source, (*PARTS, UNLABELLED))
     parts = [source / part for part in PARTS if (source / part).is_dir()] if divided else [source]
@@ -182,7 +182,7 @@ def _in_folders(
     for part in parts:
         if keep_test and divided and part.name == "test":
             continue
-        folders = [name for name in class_folders(part) if name != UNLABELLED]
+        folders = labelled_folders(part)
         classes = class_names(source, folders)[0] if folders else {}
         known |= {*classes.items()}
         inside = {x: [name for name in os.listdir(part / x) if name[0] != "."] for x in classes}

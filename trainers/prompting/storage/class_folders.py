@@ -53,6 +53,11 @@ def class_folders(parent):
     return names
 
 
+def labelled_folders(parent):
+    """Return the class folders but UNLABELLED; raises as `class_folders`."""
+    return [name for name in class_folders(parent) if name != UNLABELLED]
+
+
 def list_images(parent, classes, source=None):
     """Return the images in class folders: (path, label, class name), by class and file name.
 
@@ -228,7 +233,7 @@ def class_names(root, folders):
         if numbered := [name for name in folders if NUMBERED.match(name)]:
             print(
                 f"Note: a CLIP reads numbers as part of class names ({some(numbered)}): rename the "
-                f"folders, or write names into '{source}' (a line `{numbered[0].split()[0]} NAME`)"
+                f"folders, or write names into '{source}' (a line `{numbered[0]} NAME`)"
             )
         classes, source = {folder: clean(folder) for folder in folders}, None
     else:

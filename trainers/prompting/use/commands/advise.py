@@ -8,6 +8,7 @@ import shlex
 import sys
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,8 @@ def build_parser(prog: str) -> Parser:
 def main(argv: list[str], prog: str) -> int:
     """Run the command; its exit code is 1 if images were left out."""
     args = build_parser(prog).parse_args(argv)
-    args.words = shlex.join([*prog.split(), *argv])
+    args.words = shlex.join([*prog.split(), *(word for word in argv if word != "--page")])
+    args.asked = args.next
     args.least = None  # percent that an earlier call said, then this one
     need(find_spec("sklearn"), "advise needs scikit-learn: run `pip install scikit-learn`")
     from ...backbones.cached import cached_clips
@@ -74,9 +76,9 @@ def main(argv: list[str], prog: str) -> int:
     streams = sys.stdout, sys.stderr
     with hold_lock(args.output / ".lock") as free:
         need(free, f"'{args.output}' is being written by another call: wait, or give --output")
-        if (args.output / CALL).exists():
-            args.least = read_json(args.output / CALL, "remove it").get("at_least")
-        else:
+        with suppress(UserError):  # there is none
+            args.least = read_json(args.output / CALL, "").get("at_least")
+        if not (args.output / CALL).exists():
             keep_call(args, [])
         remove_halves(args.output)
         dassl("utils").setup_logger(str(args.output))
@@ -160,7 +162,7 @@ def keep_call(args: Any, classnames: list[str]) -> None:
     """Write the options of this call, for `serve`, which repeats it, and the names of classes."""
     from ...backbones import absolute
 
-    options = {"next": args.next, "budget": args.budget, "batch-size": args.batch_size}
+    options = {"next": args.asked, "budget": args.budget, "batch-size": args.batch_size}
     options |= {"keep-test": args.keep_test, "device": args.device}
     options["backbones"] = " ".join(map(absolute, args.backbones or ()))
     options["classnames"] = args.classnames and os.path.abspath(args.classnames)
@@ -214,10 +216,12 @@ def why_lower(args: Any, collection: Any, said: Any) -> list[str]:
 
     from ...record.predictions import read_predictions
 
-    then, choice = read_predictions(args.output), said.choice
-    least = None if said.silent else math.floor(100 * said.accuracy[1])
-    before, args.least = args.least, least
-    if then is None or before is None or least is None or least >= before:
+    then, choice = None, said.choice
+    before, args.least = args.least, None if said.silent else math.floor(100 * said.accuracy[1])
+    with suppress(UserError):  # they are damaged
+        then = read_predictions(args.output)
+    fell = isinstance(before, int) and args.least is not None and args.least < before
+    if not fell or then is None:
         return []
     old, right = {*then["image"].tolist()}, choice.best.logits.argmax(1) == choice.labels
     parts = [collection.paths[row].split(os.sep) for row in choice.rows]
