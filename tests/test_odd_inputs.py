@@ -72,6 +72,8 @@ SHEET = {
     "numbers": ({f"IN/00{k[3:]}".replace("00", "000.", 1): x for k, x in TWO.items()}, ADVISE, 0,
                 "a CLIP reads numbers as part of class names (000.cat, 000.dog): rename"),
     "a number as a word": ({"IN/3d/0.png": 0, "IN/18/1.png": 1}, ADVISE, 0, "!reads numbers"),
+    "copies in two folders": (TWO | {"IN/cat/4.png": "SIX", "IN/dog/5.png": "SIX"}, ADVISE, 0,
+                              "1 images are in two classes, such as 'cat/4.png' and 'dog/5.png'"),
     "several": (TWO | {"IN/several/4.png": 4}, ADVISE, 2, "names the class 'several', an answer"),
     "none of these": (TWO | {"names": "none of these"}, f"{ADVISE} --classnames names", 2,
                       "--classnames names the class 'none of these', an answer of predict"),

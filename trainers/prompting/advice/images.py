@@ -82,6 +82,13 @@ class Collection:
         lists: dict[str, Any] = {k: [getattr(self, k)[row] for row in rows] for k in PER_IMAGE}
         return replace(self, labels=self.labels[[*rows]], **lists)
 
+    def contradictions(self) -> list[tuple[str, str]]:
+        """Return the names of copies with two labels, in pairs."""
+        first: dict[str, int] = {}
+        labelled, names = np.flatnonzero(self.labels >= 0).tolist(), self.names
+        pairs = [(first.setdefault(self.digests[i], i), i) for i in labelled]
+        return [(names[i], names[j]) for i, j in pairs if self.labels[i] != self.labels[j]]
+
     def hash(self) -> str:
         """Return a hash of the contents of all images, and of their labels."""
         lines = sorted(zip(self.digests, self.labels.tolist(), strict=True))

@@ -104,10 +104,10 @@ def advise(args: Any, prog: str) -> int:
     known, K = int((collection.labels >= 0).sum()), len(collection.classnames)
     print(f"{len(collection.paths):,} images, {known:,} of them with a label, of {K:,} classes")
     if copies := len(collection.paths) - len({*collection.digests}):
-        given = {*zip(collection.digests, collection.labels.tolist(), strict=True)}
-        labelled = [digest for digest, label in given if label >= 0]
-        several = len(labelled) - len({*labelled})
-        print(f"{copies:,} are copies, which count once; {several:,} images are in two classes")
+        apart = collection.contradictions()
+        such = f", such as '{apart[0][0]}' and '{apart[0][1]}'" if apart else ""
+        several = f"{len(apart):,} images are in two classes{such}"
+        print(printable(f"{copies:,} are copies, which count once; {several}"))
     spaces = [one.space(collection) for one in encoded]
     if args.next and known == len(collection.labels):
         print("Every image has a label" + ", so that --next has none to choose" * (not args.page))
