@@ -1,4 +1,7 @@
-"""`promptedclip advise` on drawings with the embedded CLIP: the advice, its files, bad input."""
+"""`promptedclip advise` on drawings with the embedded CLIP: the advice, its files, labels by hand.
+
+It is long because all of it needs the same drawings, short fits and output.
+"""
 
 import errno
 import json
