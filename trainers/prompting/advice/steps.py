@@ -1,4 +1,4 @@
-"""What to do after the advice: what it is enough for, and which classes to label.
+"""Says what an advice is enough for, and which classes to label next.
 
 Letters: n labelled images, K classes.
 """
