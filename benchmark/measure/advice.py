@@ -118,10 +118,9 @@ class Draw:
         self.given[rows] = y[rows]
 
     def _weights(self, kept: np.ndarray) -> np.ndarray:
-        labels, of = np.bincount(self.y[self.rows]), self.y[self.rest]
-        labels.resize(self.y.max() + 1)
-        others = np.bincount(of, kept, len(labels)).clip(1)
-        weights: np.ndarray = kept * (labels / others)[of]
+        K, of = self.y.max() + 1, self.y[self.rest]
+        labels = np.bincount(self.y[self.rows], minlength=K)
+        weights: np.ndarray = kept * (labels / np.bincount(of, kept, K).clip(1))[of]
         return weights / weights.sum()
 
     def logits(self, one: Candidate) -> np.ndarray:

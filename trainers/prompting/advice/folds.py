@@ -45,15 +45,11 @@ def near_copies(spaces: Sequence[Space], rows: np.ndarray, labels: np.ndarray) -
 def near_pairs(
     spaces: Sequence[Space], rows: np.ndarray, others: np.ndarray, y: np.ndarray, of: np.ndarray
 ) -> np.ndarray:
-    """Return the pairs of near-copies of one class among rows (n,) and others (t,), (P, 2).
-
-    `y` and `of` are the labels of the rows and of the others.
-    """
+    """Return pairs (P, 2) of near-copies of one class: rows (n,), others (t,), their labels."""
     parts, pairs = [], [np.empty((0, 2), int)]
     for space in spaces:
         z = F.normalize(space.images.float(), dim=-1)
-        x = z - z.mean(0)
-        parts.append([F.normalize(x[part], dim=-1) for part in (rows, others)])
+        parts.append([F.normalize(z[part] - z.mean(0), dim=-1) for part in (rows, others)])
     for start in range(0, len(rows), CHUNK):
         part = slice(start, start + CHUNK)
         cosines = torch.stack([x[part] @ t.T for x, t in parts]).mean(0).numpy()

@@ -20,18 +20,17 @@ WIDE, HIGH, LEFT, LOW = 380, 220, 42, 30  # pixels of the chart, and of its marg
 
 
 def candidates(said: Statement) -> list[tuple[str, str, str, str]]:
-    """Return name, right answers, their interval and zero-shot CLIP's (%) of each, best first.
+    """Return name, right answers, at least how many others are, zero-shot (%) of each, best first.
 
     Of a method with several settings on a CLIP, these are the best one's. Where nothing can be
-    said about accuracy, right answers and interval are "-".
+    said about accuracy, the first two are "-".
     """
     n, rows = len(said.choice.labels), []
     best = {(one.clip, one.method): one for one in reversed(said.choice.candidates)}
     for one in (one for one in said.choice.candidates if one is best[one.clip, one.method]):
-        p = one.right / n
-        low, high = (100 * wilson(p, said.choice.effective, side) for side in (-1, 1))
-        own = ("-", "-") if said.silent else (f"{100 * p:.1f}", f"{low:.1f} to {high:.1f}")
-        rows.append((f"{one.method} on {one.clip}", *own, f"{100 * one.zero_shot / n:.1f}"))
+        of_each = one.right / n, wilson(one.right / n, said.choice.effective)
+        own, low = ("-" if said.silent else f"{100 * share:.1f}" for share in of_each)
+        rows.append((f"{one.method} on {one.clip}", own, low, f"{100 * one.zero_shot / n:.1f}"))
     return rows
 
 

@@ -25,15 +25,15 @@ ROUNDS = 3  # rounds of picked labels before one
 UNKNOWN = "unknown"  # in place of how an image was picked
 
 
-def wilson(p: float, n: float, side: int) -> float:
-    """Return the lower (side -1) or upper (1) end of Wilson's interval of a share p of n.
+def wilson(p: float, n: float) -> float:
+    """Return the lower end of Wilson's interval of a share p of n.
 
     Examples:
-        >>> round(wilson(147 / 152, 152, -1), 3)
+        >>> round(wilson(147 / 152, 152), 3)
         0.914
     """
     middle, half = p + Z * Z / (2 * n), Z * math.sqrt(p * (1 - p) / n + Z * Z / (4 * n * n))
-    return (middle + side * half) / (1 + Z * Z / n)
+    return (middle - half) / (1 + Z * Z / n)
 
 
 def expect_accuracy(choice: Choice) -> float:
@@ -167,7 +167,7 @@ class Statement:
     def accuracy(self) -> tuple[float, float]:
         """The accuracy that is expected, and the lower end of its interval."""
         expected = expect_accuracy(self.choice)
-        return expected, wilson(expected, self.choice.effective, -1)
+        return expected, wilson(expected, self.choice.effective)
 
     def sentences(self) -> list[str]:
         """Return the sentences: the advice first, then what would make it false."""

@@ -85,8 +85,7 @@ class Calibration:
         """
         if self.ranks is None or self.likeness is None:
             return self.threshold(error), -1.0
-        R = threshold(self.ranks, error)
-        if math.isinf(R):  # too few: all classes
+        if math.isinf(R := threshold(self.ranks, error)):  # too few: all classes
             return 1.0, -1.0
         return float(self.scores[int(R) - 1]), float(self.likeness[-int(R)])
 

@@ -121,6 +121,7 @@ def advise(args: Any, prog: str) -> int:
     space = spaces[best.number]
     named = labels.suspicious(compared)
     curve = statement.accuracy_curve(space, compared)
+    print("Some labels are swapped on purpose, to try which look wrong (20 s at most)")
     trial = labels.try_suspicious(compared, space, named)
     said = statement.Statement(compared, curve, len(named), trial, collection.picked)
     pairs = [] if said.silent else labels.confusions(compared)
@@ -130,8 +131,8 @@ def advise(args: Any, prog: str) -> int:
     save_run(args.output, collection, compared, space, calibration, said.silent, seconds)
     write_suspicious(args.output, collection, compared, named)
     print("\nRight on images that they had not seen, and zero-shot CLIP:")
-    for name, right, interval, zero_shot in candidates(said):
-        seen = "" if said.silent else f"{right}% ({interval}%), "
+    for name, right, low, zero_shot in candidates(said):
+        seen = "" if said.silent else f"{right}% (at least {low}%), "
         print(f"  {name}: {seen}zero-shot {zero_shot}%")
     if pairs:
         print("\nTaken for each other most often:")
