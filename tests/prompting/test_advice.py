@@ -339,10 +339,10 @@ def test_what_is_said_of_labels_that_look_wrong():
     lines = Statement(answers(147, 152), None, 1, Trial(200, 0.34, 0.75)).sentences()
     assert lines[2:4] == [
         "1 label looks wrong.",
-        "Of 200 labels swapped on purpose, 34% looked wrong, and of all that did, 75% were.",
+        "Of 200 labels swapped in a trial, 34% looked wrong, and of all that did, 75% were.",
     ]
     none = Statement(answers(147, 152), None, 0, Trial(200, 0.0, 0.0)).sentences()
-    assert none[2] == "Of 200 labels swapped on purpose, none looked wrong."
+    assert none[2] == "Of 200 labels swapped in a trial, none looked wrong."
 
 
 @pytest.mark.parametrize(

@@ -205,11 +205,11 @@ class Statement:
             swapped, found, right = self.trial
             of_all = f"{found:.0%} looked wrong, and of all that did, {right:.0%} were"
             which = of_all if found else "none looked wrong"
-            lines.append(f"Of {swapped:,} labels swapped on purpose, {which}.")
+            lines.append(f"Of {swapped:,} labels swapped in a trial, {which}.")
         if not self.silent:
             lines.append(
-                "This does not hold for other places or cameras, nor if images are frames of "
-                "series that are not marked."
+                "The accuracy does not hold for other places or cameras, nor for images in series "
+                "that are not marked."
             )
         if lacking:
             are = ("class has", "it") if lacking == 1 else ("classes have", "them")
