@@ -193,11 +193,8 @@ def measure_choice(
 def measure_half(spaces: list[Space], y: np.ndarray, seed: int, into: Numbers) -> None:
     """Add what is said of half of the labels, and what is true, on each CLIP."""
     for m in sizes(y, LABELS[2:]):
-        every, half = (
-            Draw(spaces, y, draw_rows(y, number, True, np.random.default_rng(seed)))
-            for number in (m, m // 2)
-        )
-        choice = choose(spaces, every.given)
+        few, rows = (draw_rows(y, x, True, np.random.default_rng(seed)) for x in (m // 2, m))
+        choice, half = choose(spaces, Draw(spaces, y, rows).given), Draw(spaces, y, few)
         for number, space in enumerate(spaces):
             one = alone(choice, number)
             if curve := accuracy_curve(space, one):
@@ -211,10 +208,8 @@ def measure_wrong(spaces: list[Space], y: np.ndarray, seed: int, into: Numbers) 
     for m, way in product(sizes(y, LABELS[2:]), ("at random", "for the likeliest")):
         rng = np.random.default_rng(seed)
         rows = draw_rows(y, m, True, rng)
-        given, swapped = (
-            Draw(spaces, y, rows).given,
-            rng.permutation(rows)[: round(len(rows) / WRONG)],
-        )
+        given = Draw(spaces, y, rows).given
+        swapped = rng.permutation(rows)[: round(len(rows) / WRONG)]
         given[swapped] = (y[swapped] + rng.integers(1, K, len(swapped))) % K
         if way == "for the likeliest":
             besides = np.mean([one.zero_shot()[swapped] for one in spaces], 0)

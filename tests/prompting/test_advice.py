@@ -545,6 +545,8 @@ def test_the_next_labels_from_none_to_many():
     margin = np.where(known, np.inf, logits[:, -1] - logits[:, -2])
     assert how == "margin 5" and np.array_equal(rows, margin.argsort(kind="stable")[:5])
     assert len(pick_next(space, labels, 500, "GDA")[0]) == 32
+    one, other = (pick_next(space, labels, 5, "GDA", picked, ALPHA=x)[0] for x in (1.0, 0.01))
+    assert np.array_equal(one, rows) and not np.array_equal(other, rows)
     asked = pick_next(space, np.full(48, -1), 1, picked=["clusters 1"] * 48)
     assert asked[1] == "clusters 1"  # again, without a label since
     assert not len(pick_next(space, y, 5, "GDA")[0])
