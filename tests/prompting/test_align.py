@@ -4,7 +4,9 @@ import itertools
 
 import pytest
 import torch
+from golden_files import near
 from models import NAMES, align, images, model_of, outcome
+from naive import naive
 
 from trainers.prompting import UserError, build_clip, sinkhorn
 from trainers.prompting.method import METHODS
@@ -142,6 +144,15 @@ def test_every_number_of_prompts_trains(tiny_clip, M, N, beta):
     assert all(g is not None and g.isfinite().all() and g.abs().sum() > 0 for g in grads.values())
     frozen = [p for e in (model.text_encoder, model.image_encoder) for p in e.parameters()]
     assert not any(p.requires_grad for p in frozen)
+
+
+@pytest.mark.parametrize("M, N", [(1, 3), (3, 1), (1, 1)])
+@pytest.mark.parametrize("beta", [0.0, 1.0])
+def test_one_prompt_on_a_side_against_the_naive_form(tiny_clip, M, N, beta):
+    """Only one prompt on both sides and no token level leave nothing to transport."""
+    model = align(tiny_clip, M, N, BETA=beta).eval()
+    with torch.no_grad():
+        assert near(model(images()), naive(tiny_clip, NAMES, model)(images()), 1e-3)
 
 
 def test_prompts_never_start_equal(tiny_clip):

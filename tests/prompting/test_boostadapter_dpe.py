@@ -4,10 +4,12 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from cases import slow_but
 from golden_files import near
 
 from trainers.prompting import UserError, build_method
+from trainers.prompting.methods.boostadapter import Boosted, Latest, OwnViews
 
 NAMES = ["forest", "sea", "road"]
 BOOST, DPE = "boostadapter_two_forms", "dpe_three_forms"
@@ -79,6 +81,42 @@ def test_views_take_part_for_one_turn(of):
     assert method.positive.n <= 6 * 3 and not method.own_state()
     _, off = of(BOOST, POSITIVE_ENABLED=False, NEGATIVE_ENABLED=False)
     assert near(predicted(off, views)[0].logits, golden.tensors["ten/zeroshot"])
+
+
+@pytest.mark.parametrize("more", [0, 1, 2])
+def test_views_above_the_capacity_of_two_classes(more):
+    """In each class, of its images and views, the C + DELTA of least entropy count."""
+    x, C, beta = F.normalize(torch.randn(12, 6), dim=-1), 2, 3.0
+    cache = Boosted(3, C, 6, masks=False)
+    cache.more = more
+    kept = [(0, 0.5), (1, 0.1), (0, 0.9), (1, 0.8), (2, 0.3)]
+    for i, (y, e) in enumerate(kept):
+        cache.insert(y, e, x[i], y)
+    rows = [(0, 0.6), (1, 0.2), (0, 0.4), (1, 0.7), (1, 0.05), (0, 0.95)]
+    views = OwnViews(x[5:11], torch.tensor([y for y, _ in rows]), rows)
+    z, wanted = x[11], torch.zeros(3)
+    for y in range(3):
+        own = sorted((e, i) for i, (label, e) in enumerate(kept + rows) if label == y)
+        for _, i in own[: C + more]:
+            wanted[y] += torch.exp(-beta * (1 - z @ x[i]))
+    for _ in range(2):  # the views are forgotten
+        cache.views = iter([views])
+        assert near(cache.likeness(z, beta), wanted, 1e-5)
+    assert cache.n == len(kept)
+
+
+def test_the_latest_images_of_a_class_replace_the_oldest():
+    cache, x = Latest(2, 2, 3, masks=True), torch.randn(6, 3)
+    masks = torch.rand(6, 2) > 0.5
+    for i, y in enumerate([0, 0, 1, 0, 0, 0]):
+        cache.insert(y, 1.0 - i / 10, x[i], masks[i])
+    assert cache.n == 3 and [len(own) for own in cache.items.values()] == [2, 1]
+    rows = [row for _, row in cache.items[0]]
+    assert torch.equal(cache.keys[rows], x[4:6])
+    assert torch.equal(cache.values[rows], masks[4:6].float())
+    z = F.normalize(torch.randn(3), dim=0)
+    near_z = torch.exp(2 * (x[[2, 4, 5]] @ z - 1))
+    assert near(cache.likeness(z, 2.0), near_z @ masks[[2, 4, 5]].float(), 1e-5)
 
 
 # ------------------------------------------------------------------ DPE

@@ -60,6 +60,22 @@ def test_each_alpha_and_the_sentences_of_imagenet(tiny_clip, golden):
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("least", [1e-4, 0.01, 100.0])
+def test_the_least_of_equally_good_alphas_is_taken(tiny_clip, golden, least, capsys):
+    """W is 0, and b lets one class win from `least` on."""
+    method, z = fit(golden, tiny_clip), golden.tensors["val/features"][:3]
+    x, h = torch.nn.functional.normalize(z, dim=-1), method.text().h[0]
+    plain = method.logit_scale * x @ h.T
+    label = int(plain.sum(0).argmin())
+    method.W.zero_()
+    method.b.zero_()
+    method.b[label] = (plain.amax() - plain[:, label].amin() + 1) / (0.9 * least)
+    method.take_validation(z, torch.full((3,), label))
+    assert float(method.alpha) == pytest.approx(least)
+    assert f"alpha {least:g} classifies 3 of 3 validation" in capsys.readouterr().out
+
+
+@torch.no_grad()
 def test_new_classes(tiny_clip, golden):
     names, tensors = golden.meta["new_classnames"], golden.tensors
     checkpoint = saved(fit(golden, tiny_clip, FORM="base2new"))

@@ -83,6 +83,19 @@ def test_each_half_takes_its_rows_of_the_teachers_features(golden, tiny_clip, tm
     assert (terms["kd"] - golden.tensors["loss/kd"]).abs() < 1e-5
 
 
+def test_a_temperature_other_than_1(golden, tiny_clip, tmp_path):
+    """L = KD_WEIGHT tau^2 mean_jk p log(p / q)."""
+    method = build(golden, tiny_clip, tmp_path, TEMPERATURE=2.0, KD_WEIGHT=3.0).train()
+    image = golden.tensors["image"]
+    with torch.no_grad():
+        terms = method.losses(image, torch.empty(0))
+        own, theirs = method(image), method.teacher.output(image).logits
+    p, q = (theirs / 2).softmax(-1), (own / 2).softmax(-1)
+    kd = 4 * (p * (p / q).log()).mean()
+    torch.testing.assert_close(terms["kd"], kd, rtol=1e-4, atol=0)
+    torch.testing.assert_close(terms["loss"], 3 * kd, rtol=1e-4, atol=0)
+
+
 # ------------------------------------------------------------------ mistakes
 
 
