@@ -263,6 +263,13 @@ BAD = [
     ("CLIPLoRA", "ALPHA", 0.0, "ALPHA is 0.0 but must be positive"),
     ("MultiModalAdapter", "ADAPTER_DIM", 999_999, "ADAPTER_DIM is 999999 but must be from 1 to"),
     ("MultiModalAdapter", "ADAPTER_SCALE", float("inf"), "ADAPTER_SCALE is inf but must be"),
+    ("MultiModalAdapter", "ADAPTER_START", 13, "ADAPTER_START is 13 and ADAPTER_END 12: give 0"),
+    ("MultiModalAdapter", "ADAPTER_START", -1, "ADAPTER_START is -1 and ADAPTER_END 12: give 0"),
+    ("LoCoOp", "TOPK", 0, "topk is 0: at least 1 is needed"),
+    ("LoCoOp", "LAMBDA_VALUE", -1.0, "lambda_value is -1.0 but must be 0 or more"),
+    ("CoOp", "N_CTX", 0, "N_CTX is 0: at least 1 is needed"),
+    ("CoOp", "CTX_INIT", "a\tb", "CTX_INIT has 2 templates"),
+    ("CTPT", "LAMBDA_TERM", -1.0, "LAMBDA_TERM is -1.0 but must be 0 or more"),
     ("TCP", "INSERT_BLOCK", 0, "INSERT_BLOCK is 0: at least 1 is needed"),
     ("GalLoP", "N_GLOBAL_PROMPTS", 999_999, "is 999999 but must be from 1 to 1,000"),
     ("TDA", "VIEWS", 999_999, "An image has 999,999 views: lower VIEWS, to 10,000 at most"),
@@ -277,6 +284,29 @@ BAD = [
 def test_bad_settings_are_one_sentence(name, key, value, sentence):
     with pytest.raises(UserError, match=sentence):
         read_node(METHODS[name], {key: value})
+
+
+def inherited():
+    """Yield the cases of methods whose settings are based on those of a method in BAD."""
+    for name, key, value, sentence in BAD:
+        of = METHODS[name].Settings
+        for other, kind in METHODS.items():
+            if kind.Settings is not of and issubclass(kind.Settings, of):
+                yield pytest.param(other, key, value, sentence, id=f"{other}, {key} {value}")
+
+
+@pytest.mark.parametrize(("name", "key", "value", "sentence"), [*inherited()])
+def test_settings_refuse_what_those_that_they_are_based_on_refuse(name, key, value, sentence):
+    with pytest.raises(UserError, match=sentence):
+        read_node(METHODS[name], {key: value})
+
+
+def test_settings_at_a_bound_are_valid():
+    read_node(METHODS["MultiModalAdapter"], {"ADAPTER_START": 12})
+    read_node(METHODS["MultiModalAdapter"], {"ADAPTER_START": 0})
+    read_node(METHODS["TipAdapter"], {"SEARCH_STEP": [1000, 1000]})
+    with pytest.raises(UserError, match="which tries 1,001,000 pairs"):
+        read_node(METHODS["TipAdapter"], {"SEARCH_STEP": [1001, 1000]})
 
 
 @pytest.mark.parametrize(

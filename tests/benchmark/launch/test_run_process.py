@@ -80,3 +80,17 @@ def test_console_keeps_lines_but_no_progress_bars(checkout):
     assert lines[0].startswith("$ ") and "--trainer CoOp" in lines[0]
     assert "epoch [1/2] batch [1/4] loss 0.5 eta 0:00:01" in lines
     assert not any("10%" in line for line in lines)
+
+
+def test_the_note_of_a_failure_ends_the_console(planned, tmp_path):
+    path = tmp_path / "console.txt"
+    for note in ("# failed: the disk is full", None):
+        with open(path, "w") as console:
+            process = Process({}, exec, "print('epoch [1/2]'); raise SystemExit('no memory')")
+            child = Child(planned[FEW_SHOT][0], process, console, ExitStack())
+            wait_for(child.poll)
+            assert child.failure() == "no memory"
+            child.close(note)
+        said = ["epoch [1/2]", "no memory"]
+        assert sorted(path.read_text().splitlines()[:2]) == said
+        assert path.read_text().splitlines()[2:] == ([note] if note else [])

@@ -16,6 +16,7 @@ from trainers.prompting.record.metrics import (
     joint_metrics,
     metrics,
     openworld_auc,
+    reliability,
 )
 
 
@@ -50,6 +51,17 @@ def test_calibration_error_of_two_bins():
     hits = np.array([1, 1, 1, 0, 0, 0, 1, 1], bool)
     assert calibration_error(confidence, hits) == pytest.approx(47.5)
     assert calibration_error(np.ones(3), np.ones(3, bool)) == 0
+
+
+def test_a_bin_has_its_upper_edge_and_not_its_lower_one():
+    confidence = np.array([0.0, 0.25, 0.26, 0.5, 0.51, 1.0], np.float32)
+    hits = np.array([0, 1, 1, 0, 1, 1], bool)
+    mean, accuracy, counts = reliability(confidence, hits, 4)
+    assert counts.tolist() == [2, 2, 1, 1]
+    assert mean == pytest.approx([0.125, 0.38, 0.51, 1.0])
+    assert accuracy.tolist() == [0.5, 0.5, 1.0, 1.0]
+    gaps = 2 * 0.375 + 2 * 0.12 + 0.49
+    assert calibration_error(confidence, hits, 4) == pytest.approx(100 * gaps / 6)
 
 
 @pytest.mark.parametrize("digits", [8, 1])  # with one digit most scores are tied

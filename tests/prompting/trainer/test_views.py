@@ -15,6 +15,7 @@ import train
 from trainers.prompting import load_run
 from trainers.prompting.methods.tda import TDA
 from trainers.prompting.record.predictions import read_predictions
+from trainers.prompting.trainer import views as module
 from trainers.prompting.trainer.support_set import seeded
 from trainers.prompting.trainer.views import OPERATIONS, augmix
 
@@ -157,6 +158,22 @@ def test_predict_draws_views_from_the_pixels(tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(views, again.preprocess(image), strict=True))
     logits = loaded.model.predict([view[None] for view in views]).logits
     assert logits.shape == (1, len(tiny.COLOURS)) and logits.isfinite().all()
+
+
+def test_augmix_mixes_three_chains_of_one_to_three_operations(monkeypatch):
+    monkeypatch.setattr(module, "OPERATIONS", [lambda changes: changes + 1])
+    lengths = []
+
+    def finish(changes):
+        lengths.append(changes)
+        return torch.ones(1)
+
+    with seeded(0):
+        drawn = torch.stack([augmix(0, finish) for _ in range(30)])
+    assert torch.allclose(drawn, torch.ones(1))  # the weights sum to 1
+    plain, *chains = zip(*(lengths[i : i + 4] for i in range(0, 120, 4)), strict=True)
+    assert set(plain) == {0} and len(chains) == 3
+    assert all(set(chain) == {1, 2, 3} for chain in chains)
 
 
 def test_augmix_mixes_the_image_with_changed_ones():
