@@ -49,10 +49,7 @@ def waits_for_processes(file):
 
 
 def pytest_collection_modifyitems(items):
-    """Tests that wait for processes come last, and have a second try."""
-    for item in items:
-        if item.get_closest_marker("processes"):
-            item.add_marker(pytest.mark.flaky(reruns=1))
+    """Tests that wait for processes come last."""
     items.sort(key=lambda item: item.get_closest_marker("processes") is not None)
 
 
@@ -92,7 +89,7 @@ def streams():
 def deadline():
     """A test that waits for ever, as for what nobody writes into a pipe, fails."""
     before = signal.signal(signal.SIGALRM, lambda *_: pytest.fail("still waiting"))
-    signal.alarm(30)
+    signal.alarm(120)  # seconds, also on a busy machine
     yield
     signal.alarm(0)
     signal.signal(signal.SIGALRM, before)

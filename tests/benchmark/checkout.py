@@ -142,7 +142,7 @@ class Checkout:
     def separately(self, command: str, *words: str, code: int = 0, **more):
         """Run `python -m benchmark COMMAND ...` in a separate process, as `protocol` does here."""
         process = self.start(*words, command=command, **more)
-        process.stdout, process.stderr = process.communicate(timeout=300)
+        process.stdout, process.stderr = process.communicate(timeout=PATIENCE)
         assert process.returncode == code, process.stderr
         return process
 
@@ -155,7 +155,7 @@ class Checkout:
             env=self.environment() | variables,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=PATIENCE,
         )
 
     def calls(self) -> list[dict]:
@@ -163,6 +163,11 @@ class Checkout:
         if not self.calls_file.exists():
             return []
         return [json.loads(line) for line in self.calls_file.read_text().splitlines()]
+
+    def begun(self) -> int:
+        """Return how many of these calls have trained, and print nothing more before they end."""
+        folders = (Path(call["folder"]) for call in self.calls())
+        return sum((folder / "prompt_learner" / "checkpoint").exists() for folder in folders)
 
     def runs(self) -> list[str]:
         """Return the runs of these calls, as trainer/seed/classes."""
@@ -191,7 +196,10 @@ def hear_interrupts():
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-def wait_for(condition, seconds=120.0):  # many tests may share the machine
+PATIENCE = 300  # seconds for what takes one: many tests may share the machine
+
+
+def wait_for(condition, seconds=PATIENCE):
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "waited in vain"
@@ -212,12 +220,11 @@ SLOW = {"CoOp/1/base": "slow"}
 @contextmanager
 def working(checkout, *words, calls=1, fake=SLOW, **variables):
     """Run a base2new in the background during a `with` block; interrupt it at the end."""
-    before = len(checkout.calls())
+    before = checkout.begun()
     process = checkout.start(*words, fake=fake, **variables)
-    wait_for(lambda: len(checkout.calls()) == before + calls)
-    time.sleep(0.2)  # the fake writes its checkpoint just after
     try:
+        wait_for(lambda: checkout.begun() == before + calls)
         yield process
     finally:
         process.send_signal(signal.SIGINT)
-        process.communicate(timeout=20)
+        process.communicate(timeout=PATIENCE)

@@ -74,12 +74,12 @@ def run(words=None) -> None:
 
     if args.eval_only and args.model_dir:
         assert (Path(args.model_dir) / "prompt_learner" / "checkpoint").exists(), "nothing to load"
+    print("epoch [1/2] batch [1/4] loss 0.5 eta 0:00:01", flush=True)
+    print("\r10%\r20%\r", end="", file=sys.stderr, flush=True)
     if not args.eval_only:
         model.mkdir(parents=True, exist_ok=True)
         (model / "model.pth.tar-1").write_text("prompts")
         (model / "checkpoint").write_text("model.pth.tar-1\n")
-    print("epoch [1/2] batch [1/4] loss 0.5 eta 0:00:01")
-    print("\r10%\r20%\r", end="", file=sys.stderr)
 
     if wrong == "error":
         print("UserWarning: this is no error", file=sys.stderr)
@@ -90,10 +90,10 @@ def run(words=None) -> None:
     if wrong == "full":  # a disk that is full before the results are complete
         (folder / "results.tmp").write_text('{"accuracy": 50.0, "tra')
         raise OSError(28, "No space left on device")
-    if wrong == "a while":
-        time.sleep(4)
+    while wrong == "until told" and not Path(os.environ["FAKE_CALLS"]).with_name("go").exists():
+        time.sleep(0.05)
     if wrong == "slow" or (wrong == "slow once" and not args.resume):
-        time.sleep(60)
+        time.sleep(3600)  # until it is killed
     if wrong != "silent":
         accuracy = (50.0 if subsample == "base" else 60.0) + seed + 10 * (args.trainer == "ALIGN")
         accuracy += 10 * float(rate)

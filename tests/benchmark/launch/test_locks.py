@@ -4,7 +4,7 @@ import os
 import signal
 
 import pytest
-from checkout import alive, wait_for, working
+from checkout import PATIENCE, alive, wait_for, working
 
 pytestmark = pytest.mark.processes
 
@@ -23,7 +23,7 @@ def test_a_run_that_another_launcher_does_is_waited_for_and_others_are_done(chec
             child = checkout.calls()[0]["pid"]
             assert alive(child) and second.poll() is None
             os.kill(child, signal.SIGKILL)
-            stdout, stderr = second.communicate(timeout=30)
+            stdout, stderr = second.communicate(timeout=PATIENCE)
         finally:
             second.kill()
     assert second.returncode == 0, stderr
@@ -33,16 +33,22 @@ def test_a_run_that_another_launcher_does_is_waited_for_and_others_are_done(chec
 
 
 @pytest.mark.slow
-def test_runs_shared_by_two_commands_are_done_once(checkout):
-    fake = {"CoOp/1/all": "a while"}
-    words = ("--jobs", "2")
-    first = checkout.start(*EMOJI, *words, command="cross_dataset", fake=fake)
-    try:
+def test_runs_shared_by_two_commands_are_done_once(checkout, tmp_path):
+    words, told = (*EMOJI, "--jobs", "2"), tmp_path / "told"
+    fake = {"CoOp/1/all": "until told"}
+    first = checkout.start(*words, command="cross_dataset", fake=fake)
+    with open(told, "w") as file:
+        more = {"command": "domain_generalization", "stderr": file}
         wait_for(lambda: "CoOp/1/all" in checkout.runs())
-        second = checkout.protocol("domain_generalization", *EMOJI, *words, "emoji_pixels")
-        first.communicate(timeout=60)
+        second = checkout.start(*words, "emoji_pixels", **more)
+    try:
+        said = "CoOp on emoji, seed 1, source: running in another launcher"
+        wait_for(lambda: said in told.read_text())
+        checkout.calls_file.with_name("go").touch()
+        for process in (first, second):
+            process.communicate(timeout=PATIENCE)
     finally:
         first.kill()
-    assert first.returncode == 0
-    assert "CoOp on emoji, seed 1, source: running in another launcher" in second.stderr
+        second.kill()
+    assert first.returncode == second.returncode == 0
     assert checkout.folders().count("transfer/emoji/shots_16/CoOp/emoji/seed1") == 1

@@ -8,6 +8,7 @@ import struct
 import termios
 from types import SimpleNamespace
 
+from checkout import PATIENCE
 from outcomes import outcome
 
 from benchmark.launch import progress as progress_module
@@ -28,7 +29,7 @@ def test_on_a_terminal_a_bar_is_drawn(checkout):
     except OSError:  # the other side is closed
         pass
     os.close(ours)
-    process.communicate(timeout=20)
+    process.communicate(timeout=PATIENCE)
     assert b"2 runs |" in seen and b"[2/2] CoOp on emoji, seed 1, new: 61.00%" in seen
 
 

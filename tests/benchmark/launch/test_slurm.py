@@ -8,7 +8,7 @@ import sys
 import time
 
 import pytest
-from checkout import alive, hear_interrupts, wait_for
+from checkout import PATIENCE, alive, hear_interrupts, wait_for
 from fake_slurm import RUNNING, FakeSlurm
 
 from benchmark.launch.slurm.queue import read_book
@@ -101,7 +101,7 @@ def test_a_test_of_a_queued_training_is_waited_for(checkout, slurm):
         wait_for(lambda: len(slurm.calls()) == 2)
         wait_for(lambda: len(read_book(checkout.output)) == 3)
         work(checkout, slurm)
-        _, stderr = process.communicate(timeout=60)
+        _, stderr = process.communicate(timeout=PATIENCE)
     finally:
         process.kill()
     assert process.returncode == 0 and "[3/3] CoOp on emoji_animals from emoji" in stderr
@@ -152,7 +152,7 @@ def test_waiting_ends_in_the_table_and_a_failed_run_in_code_1(checkout, slurm):
     try:
         wait_for(lambda: slurm.jobs())
         work(checkout, slurm, **fake)
-        stdout, stderr = process.communicate(timeout=60)
+        stdout, stderr = process.communicate(timeout=PATIENCE)
     finally:
         process.kill()
     assert process.returncode == 1
@@ -209,7 +209,7 @@ def test_a_job_that_slurm_interrupts_is_requeued_and_resumes(checkout, slurm):
     )  # fmt: skip
     wait_for((folder / "prompt_learner" / "checkpoint").exists)
     process.send_signal(10)  # SIGUSR1
-    _, told = process.communicate(timeout=20)
+    _, told = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130
     assert "Job 6_1 is requeued and resumes from the last epoch." in told
     assert "requeue 6_1" in (slurm.folder / "scontrol").read_text()
@@ -227,7 +227,7 @@ def test_a_job_whose_launcher_is_killed_leaves_no_training(checkout, slurm):
     time.sleep(0.5)  # a training that prints would notice
     process.kill()
     process.wait()
-    wait_for(lambda: not alive(checkout.calls()[0]["pid"]), seconds=30)
+    wait_for(lambda: not alive(checkout.calls()[0]["pid"]))
 
 
 @pytest.mark.parametrize(

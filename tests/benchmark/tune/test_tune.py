@@ -6,7 +6,7 @@ import signal
 
 import pytest
 import yaml
-from checkout import wait_for
+from checkout import PATIENCE, wait_for
 from fake_slurm import FakeSlurm
 
 from benchmark.protocols.configs import TrainerConfigs
@@ -119,7 +119,7 @@ def test_an_interruption_loses_nothing(tuned):
     process = tuned.start(*words, command="tune", fake={"OPTIM.LR 0.3": "slow once"})
     wait_for(lambda: any((tuned.output / "tune").rglob("OPTIM.LR=0.3/seed1/*/checkpoint")))
     process.send_signal(signal.SIGINT)
-    _, told = process.communicate(timeout=20)
+    _, told = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130 and "Rerun the same command to resume" in told
     assert not (tuned.output / CHOSEN).exists()
     tuned.protocol("tune", *words)

@@ -32,7 +32,7 @@ def test_one_process_holds_a_lock_until_it_is_killed(tmp_path, monkeypatch, hard
     path, queue = tmp_path / "lock", CONTEXT.Queue()
     other = CONTEXT.Process(target=keep, args=(path, queue))
     other.start()
-    assert queue.get(timeout=20)
+    assert queue.get(timeout=300)
     with hold_lock(path) as is_held:
         assert not is_held
     os.kill(other.pid, signal.SIGKILL)
