@@ -1,0 +1,131 @@
+"""What the solver chooses before it computes: the kernel, steps, chunks, and what it refuses."""
+
+import math
+
+import pytest
+import torch
+
+from trainers.prompting import transport
+from trainers.prompting.transport.fused import fused
+from trainers.prompting.transport.precision import gradients_of
+from trainers.prompting.transport.scalings import LogScalings, Scalings, SmallScalings
+from trainers.prompting.transport.solver import Sinkhorn, plain_scalings, sinkhorn
+from trainers.prompting.transport.token_level import TokenWeights
+
+
+class Kernels:
+    """Stands in for the module of the fused kernel."""
+
+    why = None
+
+    def obstacle(self, solver, C, a, b, dtype):
+        return self.why
+
+    def solve(self, solver, C, a, b, dtype):
+        return "fused", C.dtype, dtype
+
+
+@pytest.mark.parametrize(
+    ("change", "is_fused"),
+    [
+        ({}, True),
+        ({"interpret": "0"}, False),
+        ({"spread": None}, False),
+        ({"n": 0}, False),
+        ({"reg": 0.005, "spread": 20.0}, False),  # needs logarithms
+        ({"why": "no compiler"}, False),
+    ],
+    ids=str,
+)
+def test_the_fused_kernel_is_asked_for_what_it_can_solve(monkeypatch, capsys, change, is_fused):
+    now = {"interpret": "1", "spread": 2.0, "n": 3, "reg": 0.1, "why": None} | change
+    kernels = Kernels()
+    kernels.why = now["why"]
+    monkeypatch.setattr(transport, "triton_kernels", kernels, raising=False)
+    monkeypatch.setenv("TRITON_INTERPRET", now["interpret"])
+    C = torch.rand(now["n"], 5, 4).half()
+    a, b = torch.full((now["n"], 1, 4), 1 / 4), torch.full((now["n"], 1, 5), 1 / 5)
+    solver = Sinkhorn(now["reg"], spread=now["spread"])
+    found = fused(solver, C, a, b, True)
+    if is_fused:
+        assert found == ("fused", torch.float32, torch.float32)
+    else:
+        assert torch.equal(found[0], solver.solve(C, a, b, True)[0])
+    assert ("without the fused kernel: no compiler" in capsys.readouterr().out) == bool(now["why"])
+
+
+def test_steps_of_small_problems_and_of_others():
+    assert plain_scalings(torch.rand(9, 8, 8)) is SmallScalings
+    assert plain_scalings(torch.rand(9, 5, 13)) is Scalings
+    assert plain_scalings(torch.rand(9, 8, 8, device="meta")) is Scalings
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+@pytest.mark.parametrize(("L", "P", "most"), [(8, 8, 1 << 18), (8, 50, 1 << 20), (999, 999, 0)])
+def test_chunks_fit_into_the_cache_of_the_threads(L, P, most, dtype):
+    C = torch.empty(1, L, P, dtype=dtype)
+    n, bytes_ = Sinkhorn().chunk_size(C), L * P * max(4, dtype.itemsize)
+    most *= torch.get_num_threads()
+    assert n * bytes_ <= most < (n + 1) * bytes_ or (n == 1 and most < bytes_)
+    elsewhere = Sinkhorn().chunk_size(C.to("meta"))
+    assert elsewhere * bytes_ <= 1 << 28 < (elsewhere + 1) * bytes_
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"reg": math.inf}, "reg is inf: it must be positive and finite"),
+        ({"tol": math.nan}, "tol is nan: it must not be negative"),
+        ({"max_iter": -1}, "max_iter is -1: at least 1 is needed"),
+    ],
+)
+def test_settings_without_a_meaning_are_refused(settings, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        Sinkhorn(**settings)
+
+
+def test_rounded_weights_are_of_one_mass():
+    """Weights of a narrow type sum to 1 up to its rounding; the columns take the rows' mass."""
+    C = torch.rand(7, 5)
+    a = torch.full((7,), 1 / 7).bfloat16()
+    assert sinkhorn(C, a).plan.sum() == pytest.approx(float(a.float().sum()), rel=1e-6)
+    for wrong in (a.float(), a.bfloat16() * 1.02):
+        with pytest.raises(ValueError, match="do not sum to the same mass"):
+            sinkhorn(C, wrong)
+    with pytest.raises(ValueError, match="do not sum to the same mass"):
+        sinkhorn(C, torch.full((7,), 1.0002 / 7))
+    sinkhorn(C, torch.full((7,), 1.00005 / 7))
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+@pytest.mark.parametrize("of_images", [True, False])
+def test_images_get_a_gradient_if_they_need_one_and_gradients_are_on(wanted, of_images):
+    images = torch.rand(2, requires_grad=of_images)
+    with torch.set_grad_enabled(wanted):
+        with gradients_of(images):
+            assert torch.is_grad_enabled() == (wanted and of_images)
+        assert torch.is_grad_enabled() == wanted
+
+
+def test_classes_are_grouped_by_their_tokens():
+    mass = torch.tensor([[[1.0, 0, 0], [1, 1, 0], [1, 0, 0], [1, 1, 1]]])
+    groups = TokenWeights(mass, shared=2).groups
+    assert [(length, classes.tolist()) for length, classes in groups] == [(2, [0, 1, 2]), (3, [3])]
+    groups = TokenWeights(mass).groups
+    assert [(n, k.tolist()) for n, k in groups] == [(1, [0, 2]), (2, [1]), (3, [3])]
+
+
+@pytest.mark.parametrize("columns", [4, 30])
+def test_logarithms_give_the_plans_of_plain_steps(columns):
+    """A reg that needs logarithms only for other problems of the batch."""
+    C = torch.rand(3, columns, 5, dtype=torch.float64)
+    a, b = torch.full((3, 1, 5), 1 / 5), torch.full((3, 1, columns), 1 / columns)
+    v = torch.rand(3, 1, columns).double() + 0.5
+    plain, logs = (kind.of(-C / 0.1, a.double(), b.double()) for kind in (Scalings, LogScalings))
+    u = plain.u(v)
+    assert torch.allclose(logs.u(v.log()).exp(), u)
+    w = plain.w(u)
+    assert torch.allclose(logs.w(u.log()).exp(), w)
+    assert torch.allclose(logs.v(w.log()).exp(), plain.v(w))
+    assert torch.allclose(logs.error(v.log(), w.log()), plain.error(v, w))
+    assert torch.allclose(logs.plan(u.log(), v.log()), plain.plan(u, v))
