@@ -10,8 +10,9 @@ printed as diffs.
 The working tree is copied, and only copies are changed. First, all tests run once in a copy, under
 coverage, with a context for each test and each fixture that several tests share: that says which
 tests reach a line, and how long each takes. Lines that run when a module is imported are reached by
-all tests of the module. `--reach FILE` keeps this for the next call with the same tests. What only
-a process that a test starts reaches, as train.py, is not seen.
+all tests of the module. `--reach FILE` keeps this for later calls; with `--tests`, they measure
+those anew, as after a change of some tests. What only a process that a test starts reaches, as
+train.py, is not seen.
 
 Why no library: mutmut changes functions only, through wrappers, and cosmic-ray runs one command for
 every mutant, in place. Neither draws a number of mutants, or drops statements.
@@ -113,9 +114,16 @@ def with_parents(node):
 
 
 def is_spared(node) -> bool:
-    """Say if a node is an annotation or decorator, or in a text, where 3.11 gives no place."""
+    """Say if a node is no behaviour, or in a text, where Python 3.11 gives no place.
+
+    That is an annotation, a decorator, an assertion, or `strict` of zip.
+    """
     field = getattr(node, "field", "")
-    return isinstance(node, ast.JoinedStr) or field in ("annotation", "returns", "decorator_list")
+    return (
+        isinstance(node, ast.JoinedStr | ast.Assert)
+        or field in ("annotation", "returns", "decorator_list")
+        or (isinstance(node, ast.keyword) and node.arg == "strict")
+    )
 
 
 def replaced(node, **fields) -> str:
@@ -230,7 +238,7 @@ class Copy:
     def first_failure(self, tests: list[str], reach: Reach) -> str | None:
         """Run tests until one fails, and return what failed; None if none did."""
         for some in filter(None, (tests[:FIRST], tests[FIRST:])):
-            limit = 60 + 5 * sum(reach.tests[name] for name in some)
+            limit = 60 + 5 * sum(reach.seconds[name] for name in some)
             chosen = self.root / "chosen.json"
             chosen.write_text(json.dumps(some))
             files = dict.fromkeys(name.partition("::")[0] for name in some)
@@ -255,7 +263,7 @@ def try_mutant(mutant: Mutant, copy: Copy, reach: Reach, seconds: float) -> str 
     """Return what catches a mutant; None if it survives tests that together take so long."""
     tests, total = [], 0.0
     for name in reach.of(mutant.file, mutant.lines):
-        total += reach.tests[name]
+        total += reach.seconds[name]
         if tests and total > seconds:
             break
         tests.append(name)
@@ -295,17 +303,18 @@ def main(arguments=None) -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the draw")
     parser.add_argument("--seconds", type=float, default=60, help="of tests for a mutant")
     parser.add_argument("--jobs", type=int, default=1, help="processes at a time")
-    parser.add_argument("--tests", nargs="+", default=["tests"], help="files or folders of tests")
-    parser.add_argument("--reach", type=Path, help="a file with what tests reach, read or written")
+    parser.add_argument("--tests", nargs="+", help="files or folders of tests (default: all)")
+    parser.add_argument("--reach", type=Path, help="a file with what tests reach, kept for later")
     args = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as folder:
         copies = [Copy(Path(folder, str(i))) for i in range(args.jobs)]
+        reach = Reach({}, {})
         if args.reach and args.reach.exists():
             reach = Reach(**json.loads(args.reach.read_text()))
-        else:
-            reach = measure(copies[0], args.rooms, args.tests, args.jobs)
-            if args.reach:
-                args.reach.write_text(json.dumps(vars(reach)))
+        if args.tests or not reach.seconds:
+            reach.update(measure(copies[0], args.rooms, args.tests or ["tests"], args.jobs))
+        if args.reach:
+            args.reach.write_text(json.dumps(vars(reach)))
         left = 0
         for room in args.rooms:
             left += report(room, args, copies, reach)

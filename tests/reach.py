@@ -87,27 +87,35 @@ if ROOMS in os.environ:  # from before the first import of what is measured
 
 @dataclass
 class Reach:
-    """The tests that passed, with their seconds, and which of them, by number, reach each line.
+    """The seconds of each test that passed, and which of them reach each line of each file."""
 
-    A line that is reached when a module is imported has -1.
-    """
-
-    tests: dict[str, float]
-    lines: dict[str, dict[str, list[int]]]
+    seconds: dict[str, float]
+    lines: dict[str, dict[str, list[str]]]
 
     def of(self, file: str, lines: range) -> list[str]:
         """Return the tests that reach any of the lines, then others of the file: cheapest first.
 
         What is kept from one test to the next, as by functools.cache, is reached by the first only.
         """
-        names, found = [*self.tests], self.lines.get(file, {})
-        here = {i for line in lines for i in found.get(str(line), []) if i >= 0}
-        others = {i for own in found.values() for i in own if i >= 0} - here
+        found = self.lines.get(file, {})
+        here = {name for line in lines for name in found.get(str(line), [])}
+        others = {name for names in found.values() for name in names} - here
         return [
-            name
-            for part in (here, others)
-            for name in sorted((names[i] for i in part), key=self.tests.__getitem__)
+            *sorted(here, key=self.seconds.__getitem__),
+            *sorted(others, key=self.seconds.__getitem__),
         ]
+
+    def update(self, new: "Reach") -> None:
+        """Take what newer runs of some files of tests say, in place of what is known of them."""
+        files = {name.partition("::")[0] for name in new.seconds}
+        old = {name for name in self.seconds if name.partition("::")[0] in files}
+        for name in old:
+            del self.seconds[name]
+        self.seconds |= new.seconds
+        for file in self.lines.keys() | new.lines.keys():
+            ours, theirs = self.lines.setdefault(file, {}), new.lines.get(file, {})
+            for line in ours.keys() | theirs.keys():
+                ours[line] = sorted(({*ours.get(line, [])} - old).union(theirs.get(line, [])))
 
 
 def read(folder: Path, root: Path) -> Reach:
@@ -120,17 +128,16 @@ def read(folder: Path, root: Path) -> Reach:
     passed = {name: every[name]["seconds"] for name in every if outcomes[name] == {"passed"}}
     failed = sorted(name for name in every if "failed" in outcomes[name])
     print(f"{len(passed):,} tests pass; these fail and are left out: {failed}", flush=True)
-    numbers: dict[str, list[int]] = defaultdict(list)
-    for i, name in enumerate(passed):
-        for context in (name, *every[name]["fixtures"]):
-            numbers[context].append(i)
-    numbers[""] = [-1]
-    lines: dict[str, dict[str, set[int]]] = defaultdict(lambda: defaultdict(set))
+    users = {name: [name] for name in passed}  # of each context
+    for name in passed:
+        for context in every[name]["fixtures"]:
+            users.setdefault(context, []).append(name)
+    lines: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
     for path in {*folder.iterdir()} - {*folder.glob("*.json")}:
         data = CoverageData(str(path))
         data.read()
         for file in data.measured_files():
             own = lines[str(Path(file).relative_to(root))]
             for line, contexts in data.contexts_by_lineno(file).items():
-                own[str(line)].update(i for context in contexts for i in numbers[context])
+                own[str(line)].update(name for c in contexts for name in users.get(c, []))
     return Reach(passed, {f: {n: sorted(i) for n, i in own.items()} for f, own in lines.items()})

@@ -18,6 +18,8 @@ def area(a: Literal[1], b=0.5) -> None:
     a, c = -a, pow(a, b)
     c.most = "é", True
     c = c + a
+    assert c == 1
+    zip(a, strict=True)
     return dist(c * c, [a] + [b])
 '''
 CHANGES = [
@@ -26,7 +28,7 @@ CHANGES = [
     "if a < 1 and not b:", "pass",
     "a, c = a, pow(a, b)", "a, c = -a, pow(b, a)",
     'c.most = "é", False', "pass",
-    "c = c - a", "pass",
+    "c = c - a", "pass", "pass",
     "return dist(c / c, [a] + [b])", "return dist([a] + [b], c * c)",
 ]  # fmt: skip
 
@@ -40,7 +42,7 @@ def test_changes_of_each_kind():
     assert sorted(after) == sorted(CHANGES)
     kinds = [mutant.kind for mutant in found]
     assert {kind: kinds.count(kind) for kind in kinds} == {
-        "comparison": 4, "sign": 3, "constant": 3, "dropped": 3, "swapped": 2
+        "comparison": 4, "sign": 3, "constant": 3, "dropped": 4, "swapped": 2
     }  # fmt: skip
 
 
