@@ -1,0 +1,245 @@
+"""Functions on the files of checkpoints, and what values in them must be, at their bounds."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from trainers.prompting import UserError
+from trainers.prompting.storage.checkpoints import (
+    broken_checkpoint,
+    check_dense,
+    checkpoint_at,
+    find_checkpoint,
+    is_dense,
+    load_public_state,
+    marked_epoch,
+    remove_earlier,
+    saved_epochs,
+)
+from trainers.prompting.storage.records import flaw, is_number, is_percent
+from trainers.prompting.storage.saved import VALID, Saved
+from trainers.prompting.storage.settings import differing_keys, literal
+from trainers.prompting.storage.state import are_texts, digests_by_class, is_settings, is_sound
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A folder with checkpoints of epochs 2, 3, 10, and other files."""
+    folder = tmp_path / "prompt_learner"
+    folder.mkdir()
+    for name in ("-2", "-10", "-3", "-x", ""):
+        (folder / f"model.pth.tar{name}").touch()
+    (folder / "checkpoint").write_text("model.pth.tar-3\nmodel.pth.tar-9\n")
+    return folder
+
+
+def test_the_epochs_of_a_folder(folder):
+    assert saved_epochs(str(folder)) == [2, 3, 10] and saved_epochs(str(folder / "no")) == []
+    assert marked_epoch(str(folder)) == 3 and marked_epoch(str(folder / "no")) == 0
+    for text in ("", "model.pth.tar-x", "\xff"):
+        (folder / "checkpoint").write_text(text, encoding="latin-1")
+        assert marked_epoch(str(folder)) == 0
+    assert find_checkpoint(str(folder), None).endswith("tar-10")
+    assert find_checkpoint(str(folder), 2).endswith("tar-2")
+    with pytest.raises(UserError, match="no checkpoint '.*tar-4': give --model-dir"):
+        find_checkpoint(str(folder), 4)
+    (folder / "model-best.pth.tar").touch()
+    assert find_checkpoint(str(folder), None).endswith("model-best.pth.tar")
+    with pytest.raises(UserError, match="no checkpoint '.*model-best"):
+        find_checkpoint(str(folder / "no"), None)
+
+
+@pytest.mark.parametrize(
+    ("epoch", "every", "left"),
+    [(10, 0, [10]), (10, 2, [2, 10]), (10, 3, [3, 10]), (3, 0, [3, 10]), (10, -1, [10]),
+     (11, 5, [10])],
+)  # fmt: skip
+def test_earlier_epochs_are_removed_but_every_so_many(folder, epoch, every, left):
+    remove_earlier(str(folder), epoch, every)
+    assert saved_epochs(str(folder)) == left
+
+
+def test_the_remedies_for_a_broken_checkpoint(folder):
+    said = str(broken_checkpoint(str(folder), 10, "is odd"))
+    assert "tar-10' is odd: delete '" in said and "write 'model.pth.tar-3' into it" in said
+    for epoch in (2, 3):
+        (folder / f"model.pth.tar-{epoch}").unlink()
+    assert str(broken_checkpoint(str(folder), 10, "is odd")).endswith("to train from the start")
+
+
+def test_the_checkpoint_at_a_place(folder):
+    at = [checkpoint_at(str(folder / name), "KEY", "do") for name in ("model.pth.tar-2", "")]
+    assert [path.rpartition("-")[2] for path in at] == ["2", "10"]
+    assert checkpoint_at(str(folder.parent), "KEY", "do") == at[1]
+    with pytest.raises(UserError, match="KEY is '.*no', where there is no checkpoint: do"):
+        checkpoint_at(str(folder / "no"), "KEY", "do")
+    (folder / "other").mkdir()
+    (folder / "other" / "model.pth.tar-1").touch()
+    with pytest.raises(UserError, match="where there is several checkpoints: do"):
+        checkpoint_at(str(folder), "KEY", "do")
+
+
+def test_tensors_that_can_be_loaded():
+    dense = torch.ones(2)
+    others = [1, None, dense.to_sparse(), dense.to("meta"), dense.to(torch.complex64),
+              torch.quantize_per_tensor(dense, 1.0, 0, torch.qint8)]  # fmt: skip
+    assert is_dense(dense) and is_dense(dense.long()) and not any(map(is_dense, others))
+    for value in others:
+        with pytest.raises(UserError, match="'x' is a .* and not a dense tensor"):
+            check_dense("x", value)
+    check_dense("x", dense.long())
+    with pytest.raises(UserError, match="'x' is a Tensor of torch.int64"):
+        check_dense("x", dense.long(), trained=True)
+
+
+def test_parameters_take_the_values_of_their_public_names():
+    def load(state, **sizes):
+        own = {f"m.{name}": torch.nn.Parameter(torch.zeros(size)) for name, size in sizes.items()}
+        load_public_state(own, state, lambda name: name == "old", "m")
+        return own
+
+    x = torch.arange(6.0).view(2, 3)
+    assert torch.equal(load({"m.x": x, "old": 1}, x=(2, 3))["m.x"], x)
+    assert torch.equal(load({"x": x}, x=(1, 2, 3))["m.x"], x[None])
+    assert torch.equal(load({"x": x[None, None]}, x=(2, 3))["m.x"], x)
+    assert torch.equal(load({"x": x}, x=(0, 3))["m.x"], x)  # a length that was not known
+    for state, sizes, said in (
+        ({"x": x, "y": x}, {"x": (2, 3)}, "has 'y', which this method lacks"),
+        ({"x": x}, {"x": (2, 3), "y": (1,)}, "lacks 'm.y'"),
+        ({"x": x}, {"x": (3, 2)}, r"shape \(2, 3\) but the configuration asks for \(3, 2\)"),
+        ({"x": x}, {"x": (0, 2)}, r"shape \(3,\) but the configuration asks for \(2,\)"),
+        ({"x": x / 0}, {"x": (2, 3)}, "numbers that are not finite"),
+        ([x], {"x": (2, 3)}, "is a list and not tensors by name"),
+        ({1: x}, {"x": (2, 3)}, "is a dict and not tensors by name"),
+    ):
+        with pytest.raises(UserError, match=said):
+            load(state, **sizes)
+
+
+def test_numbers_of_records():
+    largest = 1.7976931348623157e308
+    assert all(map(is_number, (0, 0.0, 1, largest)))
+    assert not any(map(is_number, (-1e-9, float("inf"), float("nan"), True, "1", None)))
+    assert is_percent(0) and is_percent(100.0) and not is_percent(100.001)
+    assert flaw({"accuracy": 0}) is None and flaw({"accuracy": 100}) is None
+    for record in ([], {}, {"accuracy": None}):
+        assert flaw(record) == "holds no accuracy"
+    assert flaw({"accuracy": "x" * 50}) == f'holds accuracy "{"x" * 39}, which is not from 0 to 100'
+
+
+def test_settings_are_compared_where_both_have_them():
+    method = SimpleNamespace(defaults={"N": 2, "W": [1]}, place=lambda key: f"T.{key}")
+    same = {"T.N": "None", "T.W": "[1]", "ONLY": "1"}, {"T.N": "2", "T.W": "None", "OTHER": "1"}
+    assert differing_keys(*same, method) == ""
+    assert differing_keys({"b": "1", "a": "x"}, {"a": "y", "b": "2"}) == "a x, now y, b 1, now 2"
+    assert differing_keys(*same) == "T.N None, now 2, T.W [1], now None"
+    assert [literal(text) for text in ("1", "[1.5]", "None", "a/b", "1 +")] == [
+        1, [1.5], None, "a/b", "1 +"
+    ]  # fmt: skip
+
+
+def test_values_by_their_kind():
+    assert are_texts(["a"]) and are_texts(()) and not are_texts("a") and not are_texts(["a", 1])
+    assert is_settings({}) and is_settings({"a": "b"})
+    assert not any(map(is_settings, ({"a": 1}, {1: "a"}, ["ab"])))
+    assert is_sound(torch.tensor([1.0, float("inf")])) and is_sound("text")
+    assert not is_sound(torch.tensor([1.0, float("nan")]))
+    assert is_sound(torch.tensor([[float("nan")]]).to_sparse())
+    buffers = {"a": torch.zeros(3, 2), "b": torch.zeros(2), "c": torch.zeros(0, 3), "d": "text"}
+    found = digests_by_class(buffers, 3)
+    assert [*found] == ["a"] and found["a"] != digests_by_class({"a": torch.ones(3, 2)}, 3)["a"]
+
+
+COMPUTED = {"precision": "float32 + float16", "processor": "a CPU"}
+IMAGES = {"division": None, "trained_on": torch.tensor([1])}
+TRAITS = {"logit_scale": 1.0, "normalised": True, "width": 2, "text": {"{}": {"a": torch.ones(2)}}}
+PROBE = {"logits": torch.ones(4, 2), "where": {"device": "cpu"}}
+ONE = torch.ones(1)
+# Names of `VALID`, with values that are valid and values that are not.
+VALUES = {
+    "computed": ([COMPUTED], [{}, COMPUTED | {"precision": "float64"}, COMPUTED | {"more": "x"}]),
+    "images": (
+        [IMAGES, IMAGES | {"division": {"train": "x"}}],
+        [{}, [], {"division": None}, IMAGES | {"division": {"train": 1}},
+         IMAGES | {"trained_on": [1]}, IMAGES | {"trained_on": torch.ones(1)}],
+    ),
+    "features": (
+        [TRAITS, TRAITS | {"text": {}}],
+        [{}, None, TRAITS | {"width": "2"}, TRAITS | {"text": []}, TRAITS | {"text": {"{}": []}},
+         TRAITS | {"width": 3}, TRAITS | {"text": {"{}": {"a": [1, 2]}}}, TRAITS | {"more": 1}],
+    ),
+    "sentences": ([{}, {"a": ["b"]}], [[], {1: ["b"]}]),
+    "drawn": ([{}, {"a": 1, "b": 0.5, "c": "d"}], [[], {1: 1}, {"a": None}, {"a": []}]),
+    "start": ([{"a": 1}], [None]),
+    "probe": (
+        [PROBE, PROBE | {"loss": torch.ones(())}],
+        [{}, [], PROBE | {"logits": 1}, PROBE | {"where": {"a": 1}}, PROBE | {"more": ONE}],
+    ),
+    "classnames": ([["a"]], ["a", None]),
+    "epoch": ([1], ["1", None]),
+    "trainer": (["CoOp"], [None, 1]),
+    "backbone": (["RN50"], [None]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_what_values_of_a_checkpoint_must_be(name):
+    valid, wrong = VALUES[name]
+    assert all(VALID[name](value) is True for value in valid)
+    assert not any(VALID[name](value) for value in wrong)
+
+
+MADE = {"settings": {"OPTIM.MAX_EPOCH": "5"}, "classnames": ["a", "b"], "trainer": "CoOp"}
+MADE |= {"backbone": "RN50", "epoch": 5}
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [({}, True), ({"plugins": ["a.py"]}, True), ({"plugins": "a.py"}, False),
+     ({"classnames": ["a"]}, False), ({"epoch": None}, False), ({"backbone": None}, False)],
+)  # fmt: skip
+def test_what_made_a_checkpoint(change, says):
+    assert Saved.of(MADE | change).says_what_made_it == says
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [({}, None), ({"settings": None, "trainer": None}, None), ({"trainer": None}, "what made it"),
+     ({"classnames": "ab"}, "what made it"), ({"state_dict": 1}, "what made it"),
+     ({"epoch": 4}, "has done 4 of its 5 epochs"), ({"epoch": 6}, None), ({"epoch": 0}, None),
+     ({"epoch": 4, "settings": {"OPTIM.MAX_EPOCH": "5", "OPTIM.STEPS": "9"}}, None),
+     ({"epoch": 4, "settings": {}}, None)],
+)  # fmt: skip
+def test_a_training_on_which_another_builds_has_ended(tmp_path, change, said):
+    torch.save({"state_dict": {}} | MADE | change, tmp_path / "model.pth.tar-5")
+    if said is None:
+        assert Saved.find(str(tmp_path), "KEY", "do").place == str(tmp_path)
+    else:
+        with pytest.raises(UserError, match=said):
+            Saved.find(str(tmp_path), "KEY", "do")
+
+
+def test_facts_about_a_training():
+    saved = Saved.of(MADE | {"state_dict": {"a": ONE, "b": 1}, "backbone": "/x/RN50.pt"}, "place")
+    facts = saved.facts()
+    assert facts["backbone"] == "RN50.pt" and facts["place"] == "place"
+    assert facts["shots"] == "unknown" and Saved.of({}).facts()["backbone"] == "unknown"
+    other = Saved.of({"state_dict": {"a": 2 * ONE}})
+    assert len(saved.digest()) == 16 and saved.digest() != other.digest()
+    assert saved.digest() == Saved.of({"state_dict": {"a": ONE}}).digest()
+    assert "place" not in saved.content() and saved.content()["val_result"] is None
+    assert "rng" not in saved.content()
+
+
+def test_images_of_the_training_are_not_evaluated():
+    keys = {f"{i}.png": i for i in range(4)}
+    items = [SimpleNamespace(impath=name) for name in keys]
+    data = SimpleNamespace(keys=keys, val=items[:2], test=items[2:])
+    saved = Saved.of({"images": IMAGES}, "the run")
+    saved.check_unseen(data, "test")
+    with pytest.raises(UserError, match="1 of the 2 val images are training images of 'the run'"):
+        saved.check_unseen(data, "val")
+    saved.check_unseen(SimpleNamespace(val=items), "val")
+    Saved.of({}).check_unseen(data, "val")
+    Saved.of({"images": IMAGES}).check_unseen(SimpleNamespace(keys=keys, val=None), "val")
