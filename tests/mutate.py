@@ -115,9 +115,9 @@ def with_parents(node):
 
 
 def is_spared(node) -> bool:
-    """Say if a node is no behaviour, or in a text, where Python 3.11 gives no place.
+    """Say if a node has no behaviour, or is in an f-string, where Python 3.11 gives no place.
 
-    That is an annotation, a decorator, an assertion, or `strict` of zip.
+    An annotation, a decorator, an assertion and `strict` of zip have none.
     """
     field = getattr(node, "field", "")
     return (
@@ -216,8 +216,10 @@ class Copy:
         (self.root / file).write_text(text)
         os.utime(self.root / file, (self.written * 10, self.written * 10))
 
-    def pytest(self, arguments, more: dict, limit: float | None, show=False) -> tuple[int, str]:
-        """Run pytest; return its exit status, or -1 if it took longer than so many seconds."""
+    def pytest(
+        self, arguments: list[str], more: dict, limit: float | None, show: bool = False
+    ) -> tuple[int | None, str]:
+        """Run pytest; return its exit status, or None if it took longer than so many seconds."""
         path = os.pathsep.join([f"{self.root}/tests", os.environ.get("PYTHONPATH", "")])
         command = [*PYTEST, *arguments]
         kept = {name: os.environ[name] for name in os.environ if not name.startswith(PREFIX)}
@@ -230,7 +232,7 @@ class Copy:
             out, _ = process.communicate(timeout=limit)
             return process.returncode, out or ""
         except subprocess.TimeoutExpired:
-            return -1, ""
+            return None, ""
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)  # also what tests have started
@@ -240,12 +242,12 @@ class Copy:
         """Run tests until one fails, and return what failed; None if none did."""
         for some in filter(None, (tests[:FIRST], tests[FIRST:])):
             limit = 60 + 5 * sum(reach.seconds[name] for name in some)
-            chosen = self.root / "chosen.json"
+            chosen = self.root.with_suffix(".json")
             chosen.write_text(json.dumps(some))
             named = dict.fromkeys(name.partition("::")[0] for name in some)
             files = [file for file in named if (self.root / file).exists()]
             code, out = self.pytest(["-n", "0", "-x", *files], {CHOSEN: str(chosen)}, limit)
-            if code < 0:
+            if code is None:
                 return f"more than {limit:.0f} s"
             if code not in (0, NO_TESTS):
                 failed = [line for line in out.splitlines() if line.startswith(("FAILED", "ERROR"))]
@@ -277,7 +279,7 @@ def try_mutant(mutant: Mutant, copy: Copy, reach: Reach, seconds: float) -> str 
         copy.write(mutant.file, before)
 
 
-def survivors(chosen: list[Mutant], copies: list[Copy], reach: Reach, seconds: float):
+def outcomes(chosen: list[Mutant], copies: list[Copy], reach: Reach, seconds: float):
     """Try mutants, as many at a time as there are copies; yield each with what catches it."""
     free: SimpleQueue[Copy] = SimpleQueue()
     for copy in copies:
@@ -315,6 +317,8 @@ def main(arguments=None) -> int:
             reach = Reach(**json.loads(args.reach.read_text()))
         if args.tests or not reach.seconds:
             reach.update(measure(copies[0], args.rooms, args.tests or ["tests"], args.jobs))
+        if not reach.seconds:
+            sys.exit("No test passes: without a mutant, they should")
         if args.reach:
             args.reach.write_text(json.dumps(vars(reach)))
         left = 0
@@ -332,7 +336,7 @@ def report(room: str, args: argparse.Namespace, copies: list[Copy], reach: Reach
     chosen = random.Random(args.seed).sample(every, min(args.number, len(every)))
     print(f"{room}: {len(chosen)} of {len(every):,} mutants", flush=True)
     alive = []
-    for i, (mutant, caught) in enumerate(survivors(chosen, copies, reach, args.seconds), 1):
+    for i, (mutant, caught) in enumerate(outcomes(chosen, copies, reach, args.seconds), 1):
         place = f"{mutant.file}:{mutant.lines[-1]} {mutant.kind}"
         print(f"[{i}/{len(chosen)}] {place}: {caught or 'SURVIVES'}", flush=True)
         alive += [] if caught else [mutant]
