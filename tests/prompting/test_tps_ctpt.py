@@ -164,3 +164,9 @@ MISTAKES = [
 def test_mistakes(tiny_clip, name, node, sentence):
     with pytest.raises(UserError, match=sentence):
         build_method(name, node, tiny_clip, NAMES).text()
+
+
+def test_too_few_views(tiny_clip):
+    method = build_method("TPS", {"WITH_CONCEPTS": False}, tiny_clip, NAMES).eval()
+    with pytest.raises(UserError, match="The surest 0.1 of 2 views of an image is no view"):
+        method.predict([torch.zeros(2, 3, 32, 32)] * 2)
