@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from golden_files import near
 
 from trainers.prompting import UserError, build_method
-from trainers.prompting.robustness import to_images
+from trainers.prompting.robustness import to_images, to_pixels
 
 NAMES = ["forest", "sea", "road"]
 
@@ -25,6 +25,15 @@ def test_a_counterattack(of, side):
     assert stays.any() and not stays.all() and near(d[stays], wanted["delta0"][stays], 1e-6)
     assert near(method(to_images(method, x + d)), wanted["logits_eval"], 2e-2)
     assert near(method.text().h[0], golden.tensors["text_features"], 1e-6)
+
+
+def test_the_counterattack_is_added_to_the_pixels(of):
+    golden, method = of("ttc_eps4", TTC_EPS=0.2, TTC_STEPSIZE=0.1)
+    images = to_images(method, golden.tensors["image"])
+    pixels, found = to_pixels(method, images), method.predict(images).logits
+    d = method.counterattack(pixels)[0]
+    assert near(found, method(to_images(method, pixels + d)), 1e-3)
+    assert not near(found, method(to_images(method, pixels - d)), 1e-2)
 
 
 def test_noise_depends_on_the_image_only(of):
