@@ -8,6 +8,7 @@ import torch
 from trainers.prompting import transport
 from trainers.prompting.transport.fused import fused
 from trainers.prompting.transport.precision import gradients_of
+from trainers.prompting.transport.released import sinkhorn_released
 from trainers.prompting.transport.scalings import LogScalings, Scalings, SmallScalings
 from trainers.prompting.transport.solver import Sinkhorn, plain_scalings, sinkhorn
 from trainers.prompting.transport.token_level import TokenWeights
@@ -129,3 +130,43 @@ def test_logarithms_give_the_plans_of_plain_steps(columns):
     assert torch.allclose(logs.v(w.log()).exp(), plain.v(w))
     assert torch.allclose(logs.error(v.log(), w.log()), plain.error(v, w))
     assert torch.allclose(logs.plan(u.log(), v.log()), plain.plan(u, v))
+
+
+@pytest.mark.parametrize(
+    ("spread", "device", "found"),
+    [
+        (2.0, "meta", (Scalings, torch.float32)),
+        (10.0, "meta", (Scalings, torch.float64)),
+        (100.0, "meta", (LogScalings, torch.float64)),
+        (2.0, "cpu", (SmallScalings, torch.float32)),
+        (None, "cpu", (SmallScalings, torch.float32)),
+    ],
+)
+def test_the_first_arithmetic_that_is_safe_is_taken(spread, device, found):
+    """With reg 0.1, float32 is safe up to 2.2 and float64 up to 17.7."""
+    (choice,) = Sinkhorn(spread=spread).arithmetics(torch.rand(2, 3, 4).to(device))
+    assert choice == (*found, slice(None))
+
+
+def test_each_problem_gets_its_own_arithmetic():
+    costs = torch.tensor([1.0, 2.2, 2.3, 17.7, 17.8, 1.5])[:, None, None] * torch.ones(6, 3, 4)
+    for spread in (None, 20.0):  # which float32 does not hold, so that costs are read
+        found = Sinkhorn(spread=spread).arithmetics(costs)
+        assert [(*kind, index.tolist()) for *kind, index in found] == [
+            (SmallScalings, torch.float32, [0, 1, 5]),
+            (SmallScalings, torch.float64, [2, 3]),
+            (LogScalings, torch.float64, [4]),
+        ]
+
+
+def test_convergence_is_tested_in_the_first_iterations_and_in_every_fourth():
+    tests = [t for t in range(1, 19) if not Sinkhorn(max_iter=18).waits(t)]
+    assert tests == [1, 2, 3, 4, 8, 12, 16, 18]
+    found = sinkhorn(torch.rand(400, 6, 5, generator=torch.Generator().manual_seed(1)), reg=0.05)
+    assert {1, 2, 3, 4, *range(8, 101, 4)}.issuperset(found.iterations.tolist())
+
+
+def test_the_released_rule_stops_below_the_tolerance_and_not_at_it():
+    for tol, iterations in ((0.0, 7), (1e-9, 2)):  # u changes in the first iteration alone
+        found = sinkhorn_released(torch.zeros(2, 3, 4), tol=tol, max_iter=7)
+        assert found.iterations.tolist() == [iterations] * 2
