@@ -170,3 +170,12 @@ def test_the_released_rule_stops_below_the_tolerance_and_not_at_it():
     for tol, iterations in ((0.0, 7), (1e-9, 2)):  # u changes in the first iteration alone
         found = sinkhorn_released(torch.zeros(2, 3, 4), tol=tol, max_iter=7)
         assert found.iterations.tolist() == [iterations] * 2
+
+
+@pytest.mark.parametrize("tol", [1e-1, 1e-2, 1e-3, 1e-4])
+def test_rows_without_mass_do_not_count_in_the_released_rule(tol):
+    C = torch.rand(2, 3, 4, generator=torch.Generator().manual_seed(2))
+    alone = sinkhorn_released(C, tol=tol)
+    padded = torch.cat([C, torch.zeros(2, 30, 4)], 1)
+    a = torch.cat([torch.full((3,), 1 / 3), torch.zeros(30)])
+    assert torch.equal(sinkhorn_released(padded, a, tol=tol).iterations, alone.iterations)
