@@ -144,13 +144,12 @@ def comparisons(node):
 
 
 def signs(node):
+    minus = isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub)
     if isinstance(node, ast.BinOp | ast.AugAssign) and type(node.op) in SIGNS:
         sides = [node.value] if isinstance(node, ast.AugAssign) else [node.left, node.right]
         if not any(is_text(side) for side in sides):
             yield replaced(node, op=SIGNS[type(node.op)]())
-    elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
-        if isinstance(node.operand, ast.Constant):
-            return  # it has mutants of its own
+    elif minus and not isinstance(node.operand, ast.Constant):  # which has mutants of its own
         yield ast.unparse(node.operand)
 
 
@@ -329,9 +328,10 @@ def main(arguments=None) -> int:
 
 def report(room: str, args: argparse.Namespace, copies: list[Copy], reach: Reach) -> int:
     """Try mutants of a room, print what catches them, and return the number of survivors."""
-    path = ROOT / room
+    root = copies[0].root  # which stays as it is, whatever is edited meanwhile
+    path = root / room
     files = sorted(path.rglob("*.py")) if path.is_dir() else [path]
-    sources = {str(file.relative_to(ROOT)): file.read_text() for file in files}
+    sources = {str(file.relative_to(root)): file.read_text() for file in files}
     every = [mutant for name, source in sources.items() for mutant in mutants(name, source)]
     chosen = random.Random(args.seed).sample(every, min(args.number, len(every)))
     print(f"{room}: {len(chosen)} of {len(every):,} mutants", flush=True)
