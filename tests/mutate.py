@@ -172,7 +172,7 @@ def constants(node):
 
 
 def drops(node):
-    """Statements whose absence is no error of names: calls, changes of what is already there."""
+    """Yield `pass` for statements whose absence leaves no name undefined."""
     is_call = isinstance(node, ast.Expr) and isinstance(node.value, ast.Call)
     leaves = isinstance(node, ast.Raise | ast.Return | ast.Continue | ast.Break)
     inner = isinstance(getattr(node, "parent", None), ast.If | ast.For | ast.While | ast.With)
@@ -328,7 +328,7 @@ def main(arguments=None) -> int:
 
 def report(room: str, args: argparse.Namespace, copies: list[Copy], reach: Reach) -> int:
     """Try mutants of a room, print what catches them, and return the number of survivors."""
-    root = copies[0].root  # which stays as it is, whatever is edited meanwhile
+    root = copies[0].root  # stays the same while the working tree is edited
     path = root / room
     files = sorted(path.rglob("*.py")) if path.is_dir() else [path]
     sources = {str(file.relative_to(root)): file.read_text() for file in files}

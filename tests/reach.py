@@ -1,4 +1,4 @@
-"""Which tests reach which lines: a plug-in of pytest, and what it leaves, for `mutate`.
+"""The tests that reach each line, for `mutate`: a plug-in of pytest, and its results.
 
 Coverage gets a context for each test, and one for each fixture that several tests share.
 """

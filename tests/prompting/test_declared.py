@@ -1,4 +1,4 @@
-"""What classes of methods declare, and what follows from settings alone."""
+"""Unusual attributes of the classes of methods, and the classes of public checkpoints."""
 
 import pytest
 from golden_files import node_of, read

@@ -32,7 +32,7 @@ def test_keys_of_image_files(tmp_path):
     middle = bytes(range(256)) * (PIECE // 256)
     large = b"a" * 5000 + middle + b"b" * 5000
     assert key(b"") == EMPTY and key(b"x") != key(b"y") and key(b"xy") != key(b"x")
-    assert key(large) == key(b"c" * 5000 + middle + b"d" * 5000)  # of its middle alone
+    assert key(large) == key(b"c" * 5000 + middle + b"d" * 5000)  # from the middle
     for place in (5000, 5000 + PIECE - 1):  # the first and the last byte of the middle
         assert key(large) != key(large[:place] + b"!" + large[place + 1 :])
     for place in (4999, 5000 + PIECE):

@@ -1,4 +1,4 @@
-"""What the solver chooses before it computes: the kernel, steps, chunks, and what it refuses."""
+"""Choices of the solver before it computes: kernel, steps, chunks, arithmetic; refusals."""
 
 import math
 
@@ -167,7 +167,7 @@ def test_convergence_is_tested_in_the_first_iterations_and_in_every_fourth():
 
 
 def test_the_released_rule_stops_below_the_tolerance_and_not_at_it():
-    for tol, iterations in ((0.0, 7), (1e-9, 2)):  # u changes in the first iteration alone
+    for tol, iterations in ((0.0, 7), (1e-9, 2)):  # after the first iteration u stays
         found = sinkhorn_released(torch.zeros(2, 3, 4), tol=tol, max_iter=7)
         assert found.iterations.tolist() == [iterations] * 2
 
