@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from trainers.prompting import UserError
+from trainers.prompting import UserError, build_method, load_clip
 from trainers.prompting.storage.checkpoints import (
     broken_checkpoint,
     check_dense,
@@ -242,3 +242,12 @@ def test_images_of_the_training_are_not_evaluated():
     saved.check_unseen(SimpleNamespace(val=items), "val")
     Saved.of({}).check_unseen(data, "val")
     Saved.of({"images": IMAGES}).check_unseen(SimpleNamespace(keys=keys, val=None), "val")
+
+
+def test_a_checkpoint_of_other_code_takes_the_settings_of_the_call(capsys):
+    method = build_method("CoOp", {}, load_clip("emoji"), ["a", "b"])
+    now = Saved(backbone="emoji", settings={"DATASET.NAME": "x"})
+    Saved.of({"state_dict": {}}).check_loaded(now, method)
+    assert "no settings: those of this call are used" in capsys.readouterr().out
+    with pytest.raises(UserError, match="no valid settings in its entry 'settings'"):
+        Saved.of({"settings": {"a": 1}}).check_loaded(now, method)
