@@ -240,7 +240,7 @@ class Copy:
     def first_failure(self, tests: list[str], reach: Reach) -> str | None:
         """Run tests until one fails, and return what failed; None if none did."""
         for some in filter(None, (tests[:FIRST], tests[FIRST:])):
-            limit = 60 + 5 * sum(reach.seconds[name] for name in some)
+            limit = 120 + 5 * sum(reach.seconds[name] for name in some)
             chosen = self.root.with_suffix(".json")
             chosen.write_text(json.dumps(some))
             named = dict.fromkeys(name.partition("::")[0] for name in some)
