@@ -4,8 +4,10 @@ from types import SimpleNamespace
 
 from matplotlib.colors import is_color_like
 from matplotlib.markers import MarkerStyle
+from outcomes import few_shot
 
-from benchmark.report.frame import computed_note
+from benchmark.report.frame import computed_note, frame
+from benchmark.report.gains import Gains
 from benchmark.report.names import LOOKS, OTHER_COLOURS, OTHER_MARKERS, looks
 
 
@@ -28,3 +30,22 @@ def test_methods_have_a_look_each_that_can_be_drawn():
     assert (found["Other012"].color, found["Other014"].marker) == (
         OTHER_COLOURS[1], OTHER_MARKERS[1]
     )  # fmt: skip
+
+
+def test_the_best_gains_of_complete_lines_are_marked():
+    numbers = {"ZeroshotCLIP": (40, 50), "CoOp": (60, 58), "ALIGN": (50, 62)}
+    runs = [
+        run
+        for trainer, values in numbers.items()
+        for name, value in zip(("dtd", "eurosat"), values, strict=True)
+        for run in few_shot(trainer, 0 if trainer == "ZeroshotCLIP" else 16, (value,), name)
+    ]
+    ((table,),) = Gains(frame(runs)).tables().values()
+    names = [line[0].text for line in table.lines]
+    best = {table.head[i]: {names[line] for line in table.best(i)} for i in (2, 3, 5, 6)}
+    assert best == {
+        "Gain": {"CoOp"},
+        "Worst gain": {"ALIGN"},
+        "DTD": {"CoOp"},
+        "EuroSAT": {"ALIGN"},
+    }
