@@ -7,6 +7,8 @@ import torch.nn.functional as F
 from scipy.special import softmax
 from test_advice import clusters, of
 
+from trainers.prompting.advice.fits import Space
+from trainers.prompting.advice.folds import near_copies
 from trainers.prompting.advice.labels import suspicious, temperature
 from trainers.prompting.advice.page import candidates
 from trainers.prompting.advice.statement import Statement, wilson
@@ -40,3 +42,11 @@ def test_right_answers_have_wilsons_interval_in_percent():
     ((_, right, interval, _),) = candidates(said)
     low, high = (100 * wilson(0.75, said.choice.effective, side) for side in (-1, 1))
     assert (right, interval) == ("75.0", f"{low:.1f} to {high:.1f}") and 50 < low < 65 < 80 < high
+
+
+def test_images_of_a_class_that_look_alike_are_joined_with_no_other():
+    space, y = clusters(noise=3.0, each=6)
+    images = space.images.clone()
+    images[y == 1] = space.images[1]
+    alike = Space("a CLIP", images, space.text, 30.0)
+    assert len(np.unique(near_copies([alike], np.arange(24), y))) == 24
