@@ -1,14 +1,17 @@
-"""Sentences on rows of a table, from the frame of all runs; looks of methods in plots."""
+"""Parts of tables: sentences on rows, looks of methods, marks of gains, means and p at bounds."""
 
 from types import SimpleNamespace
 
+import numpy as np
+import pytest
 from matplotlib.colors import is_color_like
 from matplotlib.markers import MarkerStyle
 from outcomes import few_shot
 
-from benchmark.report.frame import computed_note, frame
+from benchmark.report.frame import alike_text, computed_note, frame
 from benchmark.report.gains import Gains
 from benchmark.report.names import LOOKS, OTHER_COLOURS, OTHER_MARKERS, looks
+from benchmark.report.paired import harmonic, holm
 
 
 def test_the_precision_is_said_where_there_are_several():
@@ -49,3 +52,12 @@ def test_the_best_gains_of_complete_lines_are_marked():
         "DTD": {"CoOp"},
         "EuroSAT": {"ALIGN"},
     }
+
+
+def test_harmonic_means_and_adjusted_p_at_their_bounds():
+    found = harmonic(np.array([0.0, 0.0, 0.25, 100.0]), np.array([0.0, 50.0, 0.75, 50.0]))
+    assert found.tolist() == pytest.approx([0.0, 0.0, 0.375, 200 / 3])
+    assert holm([0.5, 0.01, 0.4]) == pytest.approx([0.8, 0.03, 0.8])
+    assert holm([0.9, 0.6, 0.7]) == [1.0, 1.0, 1.0] and holm([]) == []
+    assert alike_text(list("abcde")) == "a = b = c = d = e"
+    assert alike_text(list("abcdef")) == "a = b = c = d = e = ..."
