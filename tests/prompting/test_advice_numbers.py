@@ -1,4 +1,4 @@
-"""Numbers of the advice, computed again: zero-shot logits, labels that look wrong, intervals."""
+"""Numbers of the advice, computed again: zero-shot logits, labels that look wrong, near-copies."""
 
 import numpy as np
 import pytest
@@ -10,8 +10,6 @@ from test_advice import clusters, of
 from trainers.prompting.advice.fits import Space
 from trainers.prompting.advice.folds import near_copies
 from trainers.prompting.advice.labels import suspicious, temperature
-from trainers.prompting.advice.page import candidates
-from trainers.prompting.advice.statement import Statement, wilson
 
 
 def test_zero_shot_logits_are_scaled_cosines():
@@ -33,15 +31,6 @@ def test_half_a_correct_label_is_expected_among_those_that_look_wrong(seed):
     others = np.delete(own, named)
     assert len(named) and p[p <= own[named].max()].sum() < 0.55  # of the last round but one: 0.5
     assert p[p <= others.min()].sum() > 0.45
-
-
-def test_right_answers_have_wilsons_interval_in_percent():
-    y = np.arange(40) % 4
-    logits = np.eye(4)[np.where(np.arange(40) < 30, y, (y + 1) % 4)]
-    said = Statement(of(3 * logits, y))
-    ((_, right, interval, _),) = candidates(said)
-    low, high = (100 * wilson(0.75, said.choice.effective, side) for side in (-1, 1))
-    assert (right, interval) == ("75.0", f"{low:.1f} to {high:.1f}") and 50 < low < 65 < 80 < high
 
 
 def test_images_of_a_class_that_look_alike_are_joined_with_no_other():
