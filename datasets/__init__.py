@@ -9,6 +9,7 @@ from . import (  # noqa: F401 (registers them)
     feature_files,
     image_folder,
     imagenet,
+    medical,
 )
 from .base import ImageDataset
 

@@ -48,7 +48,7 @@ def main(argv: list[str]) -> int:
         "names",
         nargs="*",
         metavar="NAME",
-        help=f"data sets, or {', '.join(GROUPS)} (default: the 15 public ones, and plug-ins')",
+        help=f"data sets, or {', '.join(GROUPS)} (default: all but the medical, and plug-ins')",
     )
     parser.add_argument(
         "--zero-shot", action="store_true",
@@ -83,7 +83,8 @@ def main(argv: list[str]) -> int:
     if not root.is_dir():
         raise UserError(f"'{root}' is not a folder: give --root the folder of the data sets")
     known = checked_datasets()
-    names = [check_name("data set", name, known) for name in with_groups(args.names)] or list(known)
+    asked = with_groups(args.names) or [name for name in known if name not in GROUPS["medical"]]
+    names = [check_name("data set", name, known) for name in asked]
     if args.zero_shot and not args.sentences:
         check_printed(names)
     findings = []

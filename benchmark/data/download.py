@@ -27,6 +27,7 @@ from .archives import (
 )
 
 TABLE = CONFIGS / "downloads.yaml"
+IMAGES = "https://huggingface.co/datasets/TahaKoleilat/BiomedCoOp"
 COPY = "copy.zip"  # local name for a copy of a whole data set: an original file may have its name
 
 
@@ -98,7 +99,7 @@ def provide(name: str, entry: dict, root: Path, mirror: str | None) -> bool:
     folder = root / entry["folder"]
     sources = [Source(**file) for file in entry["files"]]
     todo = [source for source in sources if lacks(folder, source.gives)]
-    if not todo and not official(entry, folder):
+    if not todo and not official(entry, folder) and not images_missing(entry, folder):
         print(f"{name}: is already complete in '{folder}'")
         return True
     if todo and "note" in entry and not mirror:
@@ -127,6 +128,7 @@ def provide(name: str, entry: dict, root: Path, mirror: str | None) -> bool:
         archive.name for archive in official(entry, folder) if lacks(folder, archive.gives)
     ]:
         problems.append(entry["by_hand"].format(archives=", ".join(absent), folder=folder))
+    problems += images_missing(entry, folder)
     for problem in problems:
         print(f"{name}: {problem}", file=sys.stderr)
     if not problems:
@@ -140,6 +142,18 @@ def official(entry: dict, folder: Path) -> list[Source]:
     """Return the archives of ImageNet that missing images need; none for other data sets."""
     archives = imagenet.wanted(folder) if "by_hand" in entry else {}
     return [Source(name, md5=md5) for name, md5 in archives.items()]
+
+
+def images_missing(entry: dict, folder: Path) -> list[str]:
+    """Return a sentence on where to get the images that are the user's to get, if they lack."""
+    images = folder / folder.name
+    if "images" not in entry or images.is_dir():
+        return []
+    return [
+        f"the images are yours to get: {folder.name}.zip of {IMAGES} has them in the split file's "
+        f"folders, and {entry['images']} has their licence; put the folders of the classes into "
+        f"'{images}'"
+    ]
 
 
 def attempt(

@@ -28,7 +28,11 @@ GROUPS = {
     "all": ["imagenet", *TEN],  # of the papers
     "ten": TEN,
     "imagenet_variants": ["imagenetv2", "imagenet_sketch", "imagenet_a", "imagenet_r"],
-}
+    "medical": [  # of BiomedCoOp
+        "btmri", "busi", "chmnist", "covid", "ctkidney", "dermamnist", "kneexray", "kvasir",
+        "lungcolon", "octmnist", "retina",
+    ],
+}  # fmt: skip
 ON_FEATURES = "features"  # the config of methods on files of features
 IMAGE_FOLDER = "image_folder"  # the user's own images; `image_folder=NAME` names one of several
 _plugins: list[str] = []  # of this command

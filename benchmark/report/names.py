@@ -5,6 +5,8 @@ from collections.abc import Collection, Iterable, Sequence
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
+from ..protocols.configs import GROUPS
+
 # By name of the config file, in the order of the papers; other data sets come after these.
 DATASETS = {
     "imagenet": "ImageNet",
@@ -23,6 +25,10 @@ DATASETS = {
     "imagenet_a": "ImageNet-A",
     "imagenet_r": "ImageNet-R",
 }
+_MEDICAL = (
+    "BTMRI BUSI CHMNIST COVID-QU-Ex CTKidney DermaMNIST KneeXray Kvasir LC25000 OCTMNIST RETINA"
+)
+DATASETS |= dict(zip(GROUPS["medical"], _MEDICAL.split(), strict=True))
 
 # Methods that papers call by another name than ours.
 PAPERS = {

@@ -1,6 +1,7 @@
 """Tests of `python -m benchmark download`, from a local server into the layout that runs read."""
 
 import hashlib
+import json
 import re
 
 import pytest
@@ -10,6 +11,7 @@ from served import CLASSNAMES, PUBLIC, TREE, arrived, tar, zipped
 
 import datasets  # noqa: F401 (registers the data sets)
 from benchmark.data import archives, download
+from benchmark.protocols.configs import GROUPS
 from trainers.prompting.storage.files import hold_lock
 
 REAL = yaml.safe_load(download.TABLE.read_text())
@@ -28,8 +30,9 @@ def test_the_table_of_downloads_is_complete_and_consistent():
         assert entry["folder"] == dataset.dataset_dir
         sources = [download.Source(**file) for file in entry["files"]]
         given = {path for source in sources for path in source.gives}
-        assert name == "imagenet" or re.fullmatch(r"https://.*/[0-9a-f]{40}/.*\.zip", entry["copy"])
-        assert dataset.image_dir.split("/")[0] in given | {"", "images"}
+        own = name == "imagenet" or "images" in entry
+        assert own or re.fullmatch(r"https://.*/[0-9a-f]{40}/.*\.zip", entry["copy"])
+        assert "images" in entry or dataset.image_dir.split("/")[0] in given | {"", "images"}
         assert not dataset.split_file or dataset.split_file in given
         for source in sources:
             assert source.urls or source.drive
@@ -38,11 +41,33 @@ def test_the_table_of_downloads_is_complete_and_consistent():
             assert re.fullmatch(r"([0-9a-f]{32})?", source.md5)
             assert re.fullmatch(r"([0-9a-f]{40})?", source.git_blob)
             if source.name in (dataset.split_file, "classnames.txt"):  # as if it came from CoOp
-                assert len(source.urls) == 2 and (source.sha256 or source.git_blob)
+                assert len(source.urls) == 2 - ("images" in entry)
+                assert source.sha256 or source.git_blob
                 assert all(re.search("/[0-9a-f]{40}/", url) for url in source.urls)
             # A mirror is a single folder, so a name must mean one file.
             assert origins.setdefault(source.name, source) == source
-    assert len(REAL) == 15 and set(PUBLIC) == set(REAL) - {"imagenet"}
+    assert len(REAL) == 26 and set(PUBLIC) == set(REAL) - {"imagenet", *GROUPS["medical"]}
+
+
+def test_medical_images_are_the_users_to_get(server, get, table, tmp_path):
+    split = {"train": [["a_b/1 (1).png", 1, "a b"], ["c/1.tif", 0, "c"]], "val": [], "test": []}
+    server.files = {"split_BUSI.json": json.dumps(split).encode()}
+    table({"busi": with_hashes_of(server.files, REAL["busi"])})
+    ran = get("busi", "--mirror", server.url)
+    folder = tmp_path / "data" / "BUSI"
+    assert ran.code == 1 and f"put the folders of the classes into '{folder / 'BUSI'}'" in ran.err
+    assert "BUSI.zip of https://huggingface.co/" in ran.err and REAL["busi"]["images"] in ran.err
+    assert [path.name for path in folder.iterdir()] == ["split_BUSI.json"]
+    assert get("busi", "--mirror", server.url).err == ran.err  # it does not get anything twice
+    for image, *_ in split["train"]:
+        (folder / "BUSI" / image).parent.mkdir(parents=True)
+        (folder / "BUSI" / image).write_bytes(b"")
+    assert get("busi").out == f"busi: is already complete in '{folder}'\n"
+    assert [item.classname for item in reader("busi").read(folder)[0]] == ["a b", "c"]
+    (folder / "split_BUSI.json").unlink()
+    server.files["split_BUSI.json"] = b"{}"
+    ran = get("busi", "--mirror", server.url)
+    assert ran.code == 1 and "because its git_blob is" in ran.err
 
 
 def with_hashes_of(files, entry):

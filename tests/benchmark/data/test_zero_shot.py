@@ -15,6 +15,7 @@ from benchmark.data import zero_shot
 from benchmark.data.check_data import checked_datasets
 from benchmark.data.try_sentences import side_by_side, try_sentences
 from benchmark.data.zero_shot import Share
+from benchmark.protocols.configs import GROUPS
 from benchmark.report import published
 from trainers.prompting import UserError
 from trainers.prompting.encoders.descriptions import Asked
@@ -205,7 +206,8 @@ def test_intervals_cover_and_close():
 
 
 def test_every_public_data_set_has_published_accuracies():
-    assert all(zero_shot.printed_numbers(name) for name in checked_datasets())
+    papers = set(checked_datasets()) - set(GROUPS["medical"])
+    assert all(zero_shot.printed_numbers(name) for name in papers)
     assert zero_shot.printed_numbers("eurosat")["base"] == 56.48
     assert zero_shot.printed_numbers("eurosat")["new"] == 64.05
     assert zero_shot.deciding_splits(zero_shot.printed_numbers("imagenetv2")) == ["all"]
