@@ -16,6 +16,7 @@ SETTINGS = {
     "PromptSRC": ("PromptSRC", {"PROMPT_DEPTH_VISION": 2, "PROMPT_DEPTH_TEXT": 2}),
     "TCP": ("TCP", {"INSERT_BLOCK": 2}),
     "CoPrompt": ("CoPrompt", {"PROMPT_DEPTH": 2, "SENTENCES": SENTENCES}),
+    "BiomedCoOp": ("BiomedCoOp", {"SENTENCES": SENTENCES, "N_PROMPTS": 2}),
     "ALIGN": ("ALIGN", ALIGN),
     "ALIGN, independent": ("ALIGN", ALIGN | {"COUPLING": "independent"}),
     "ALIGN, unified": ("ALIGN", ALIGN | {"COUPLING": "unified"}),

@@ -46,6 +46,7 @@ PUBLIC = {
     "ProGrad/rn50": (32, 0.002, 200, {"CTX_INIT": True}),
     "ProGrad/rn50_ep100": (32, 0.002, 100, {"CTX_INIT": True}),
     "ProGrad/rn50_ep50": (32, 0.002, 50, {"CTX_INIT": True}),
+    "BiomedCoOp/few_shot": (4, 0.0025, 100, {"N_CTX": 4, "N_PROMPTS": 50, "TAU": 1.5}),
     "PromptSRC/vit_b16_c2_ep20_batch4_4+4ctx": (4, 0.0025, 20, {"GPA_MEAN": 15, "GPA_STD": 1}),
     "PromptSRC/vit_b16_c2_ep20_batch4_4+4ctx_cross_datasets": (
         4, 0.0025, 20, {"GPA_MEAN": 6, "GPA_STD": 10, "PROMPT_DEPTH_TEXT": 3},
@@ -101,6 +102,10 @@ BY_DATASET = {
     ("SOTGLP/few_shot", "ImageNet", "OPTIM.LR"): (0.01, 0.005),
     ("SOTGLP/few_shot", "EuroSAT", "DATALOADER.TRAIN_X.BATCH_SIZE"): (10, 128),
     ("MMRL/few_shot_per_dataset", "StanfordCars", "TRAINER.MMRL.REG_WEIGHT"): (7.0, 1.0),
+    ("BiomedCoOp/few_shot", "KneeXray", "TRAINER.BIOMEDCOOP.TAU"): (1.75, 1.5),
+    ("BiomedCoOp/few_shot", "DermaMNIST", "TRAINER.BIOMEDCOOP.KDSP_LAMBDA"): (20.0, 1.0),
+    ("BiomedCoOp/base2new", "COVID_19", "TRAINER.BIOMEDCOOP.SCCM_LAMBDA"): (20.0, 1.0),
+    ("BiomedCoOp/base2new", "RETINA", "TRAINER.BIOMEDCOOP.TAU"): (2.0, 1.5),
     ("MMRL/base2new", "ImageNet", "DATALOADER.TRAIN_X.BATCH_SIZE"): (32, 4),
     ("PromptSRC/vit_b16_c2_ep50_batch4_4+4ctx_few_shot", "FGVCAircraft",
      "TRAINER.PROMPTSRC.GPA_STD"): (5, 30),
@@ -143,6 +148,7 @@ BASE2NEW = {
     "PromptSRC": (4, 0.0025, 20),
     "TCP": (32, 0.002, 50),
     "CoPrompt": (4, 0.0035, 8),
+    "BiomedCoOp": (4, 0.0025, 50),
     "CLIPLoRA": (32, 0.0002, 8000),
     "CLIPSVD": (32, 0.0004, 20),
     "SkipTuning": (4, 0.00002, 20),
@@ -269,7 +275,8 @@ def test_base_to_new_values(method):
     cfg = cfg_of(ROOT / "configs" / "trainers" / method / "base2new.yaml")
     length = cfg.OPTIM.STEPS or cfg.OPTIM.MAX_EPOCH
     assert (cfg.DATALOADER.TRAIN_X.BATCH_SIZE, cfg.OPTIM.LR, length) == BASE2NEW[method]
-    assert cfg.MODEL.BACKBONE.NAME == "ViT-B/16"
+    own = {"BiomedCoOp": "hf-hub:microsoft/BiomedCLIP-PubMedBERT_256-vit_base_patch16_224"}
+    assert own.get(method, "ViT-B/16") == cfg.MODEL.BACKBONE.NAME
 
 
 def test_every_method_has_its_base_to_new_config():

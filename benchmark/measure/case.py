@@ -67,7 +67,7 @@ def node_of(trainer: str, settings: tuple[tuple[str, Any], ...], classes: int) -
     defaults: dict[str, Any] = METHODS[trainer].defaults
     node: dict[str, Any] = dict(settings)
     if "SENTENCES" in defaults:
-        node.setdefault("SENTENCES", {"*": ["a photo of a {}."]})
+        node.setdefault("SENTENCES", {"*": ["a photo of a {}."] * defaults.get("N_PROMPTS", 1)})
     if isinstance(topk := defaults.get("TOPK"), int):  # LoCoOp's is for 1000 classes
         node.setdefault("TOPK", max(1, min(topk, classes // 5)))
     return node

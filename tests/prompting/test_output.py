@@ -230,7 +230,7 @@ def test_resnet_takes_the_methods_without_visual_prompts():
 
 def test_golden_folder_covers_every_public_method():
     """UPT has no golden file, as it was not compared with published code."""
-    stems = " ".join(p.stem for p in GOLDEN.glob("*.safetensors"))
+    stems = " ".join(p.stem for p in GOLDEN.rglob("*.safetensors"))
     prefix = {"MMP": "align_released", "ALIGN": "align_paper", "ZeroshotCLIP": "zeroshot_clip"}
     prefix |= {"MultiModalAdapter": "mma", "CLIPAdapter": "clip_adapter"}
     prefix |= {"TipAdapter": "tip_adapter", "TipAdapterF": "tip_adapter_f", "LNOnly": "ln_only"}

@@ -290,9 +290,10 @@ def read_sentences(source: Any, classnames: Sequence[str]) -> list[list[str]]:
     """Read sentences about each class, `{class name: [sentence, ...], ...}`.
 
     Args:
-        source: a JSON file, `emoji` for the file of the embedded data sets, or a mapping with the
-            content of such a file. In a class name `_` reads as a space. The sentences under `*`,
-            with `{}` for the class name, are for every class that is not listed.
+        source: a JSON file, `emoji` for that of the embedded data sets, `medical` for that of
+            BiomedCoOp's, or a mapping with the content of such a file. In a class name `_` reads
+            as a space. The sentences under `*`, with `{}` for the class name, are for every class
+            that is not listed.
         classnames: K names.
 
     Returns:

@@ -49,8 +49,9 @@ NONE = {
         "TextRefiner",
         "ZERO",
     },
-    "cross_dataset": {"LNOnly", "LoCoOp", "PLOTPP", "TwoSFS"},
+    "cross_dataset": {"BiomedCoOp", "LNOnly", "LoCoOp", "PLOTPP", "TwoSFS"},
 }
+BIOMEDCLIP = "microsoft/BiomedCLIP-PubMedBERT_256-vit_base_patch16_224"
 NONE["domain_generalization"] = NONE["cross_dataset"]
 
 
@@ -64,7 +65,8 @@ def test_every_method_has_a_config_file_or_one_sentence(protocol, dataset):
                 config_of(protocol, method, dataset, shots)
             continue
         keys = read_keys(config_of(protocol, method, dataset, shots))
-        assert keys["MODEL.BACKBONE.NAME"] == ("RN50" if method == "TaskRes" else "ViT-B/16")
+        others = {"TaskRes": "RN50", "BiomedCoOp": f"hf-hub:{BIOMEDCLIP}"}
+        assert keys["MODEL.BACKBONE.NAME"] == others.get(method, "ViT-B/16")
 
 
 # Published batch size, learning rate and epochs for 1, 2, 4, 8 and 16 shots.

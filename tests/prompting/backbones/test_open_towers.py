@@ -42,8 +42,10 @@ def check_step(method, tensors, learned, grad):
 def test_learned_words(golden):
     meta, tensors, clip_model = golden
     node = {"N_CTX": 4, "CTX_INIT": meta["ctx_init"]}
-    kind = "KgCoOp" if meta["method"] == "KgCoOp" else "CoOp"
-    node |= {"W": float(meta["W"])} if kind == "KgCoOp" else {}
+    kind = meta["method"]
+    own = ("W", "SCCM_LAMBDA", "KDSP_LAMBDA", "TAU", "N_PROMPTS")
+    node |= {key: meta[key] for key in own if key in meta}
+    node |= {"SENTENCES": meta["sentences"]} if "sentences" in meta else {}
     method = build_method(kind, node, clip_model, meta["classnames"])
     ctx = method.prompt_learner.ctx
     if "ctx_of_words" in tensors:
@@ -55,19 +57,24 @@ def test_learned_words(golden):
         assert near(output.image.raw[:, 0], tensors["image_features"])
     with torch.no_grad():
         ctx.copy_(tensors["ctx"])
-    if kind == "KgCoOp":
-        terms = check_step(method, tensors, ctx, tensors["grad.ctx"])
-        assert near(terms["ce"], tensors["loss_ce"]) and near(terms["loss"], tensors["loss"])
-    elif "loss_ce" in tensors:  # the other terms of BiomedCoOp are not CoOp's
-        ce = method.losses(tensors["images"], tensors["labels"])["loss"].detach()
-        assert near(ce, tensors["loss_ce"])
-        names = [name.replace("_", " ") for name in meta["classnames"]]
-        sentences = [text for name in names for text in meta["sentences"][name]]
-        raw = encode_sentences(clip_model, sentences)
+    terms = check_step(method, tensors, ctx, tensors["grad.ctx"])
+    for name in ("ce", "sccm", "kdsp"):
+        assert f"loss_{name}" not in tensors or near(terms[name], tensors[f"loss_{name}"])
+    assert near(terms["loss"], tensors["loss"])
+    if kind == "BiomedCoOp":
+        raw = encode_sentences(
+            clip_model, [text for row in meta["sentences"].values() for text in row]
+        )
         assert near(raw, tensors["fixed_embeddings"].flatten(0, 1))
-    else:
-        terms = check_step(method, tensors, ctx, tensors["grad.ctx"])
-        assert near(terms["loss"], tensors["loss"])
+        z = method.output(tensors["images"]).image.z[:, 0]
+        scores = method.a(z, method.teacher.h_each).detach()
+        assert near(scores, tensors["scores"])
+        assert torch.equal(method.kept(scores), tensors["kept"])
+        package = {f"text_encoder.model.{k}": v for k, v in tensors.items() if "state." in k}
+        package |= {"prompt_learner.ZS_image_encoder.trunk.cls_token": ctx, "logit_scale": ctx}
+        package |= {"prompt_learner.token_prefix": ctx, "image_encoder.trunk.cls_token": ctx}
+        method.load_public_state_dict(package | {"prompt_learner.ctx": tensors["ctx"] + 1})
+        assert torch.equal(ctx, tensors["ctx"] + 1)
 
 
 @pytest.mark.parametrize("golden", VPT, indirect=True)

@@ -19,7 +19,8 @@ from .templates import CLIP, IMAGENET
 from .waffle import FORM, in_form, waffle
 
 TEMPLATES = {"clip7": IMAGENET, "clip80": CLIP}
-FILES = {"emoji": Path(__file__).parents[1] / "embedded" / "emoji_sentences.json"}
+EMBEDDED = Path(__file__).parents[1] / "embedded"
+FILES = {name: EMBEDDED / f"{name}_sentences.json" for name in ("emoji", "medical")}
 LARGEST = 64 << 20  # bytes of a file
 
 
