@@ -235,6 +235,18 @@ def test_text_features_are_a_classifier(runs, capsys, tmp_path):
     assert not list(tmp_path.glob("y.*"))
 
 
+def test_a_folder_for_open_clip(runs, capsys, tmp_path):
+    words = ["export", "--format", "open_clip", "--output", str(tmp_path / "clip"), "--model-dir"]
+    assert main([*words, str(runs / "CoOp")]) == 2
+    assert "CoOp cannot be written as a CLIP: it learns" in capsys.readouterr().err
+    assert main([*words, str(runs / "ZeroshotCLIP")]) == 0
+    assert f"create_model('local-dir:{tmp_path / 'clip'}')" in capsys.readouterr().out
+    facts = json.loads((tmp_path / "clip" / "run.json").read_text())
+    assert [*facts["sentences"]] == load_run(runs / "ZeroshotCLIP").classnames
+    assert main([*words, str(runs / "ZeroshotCLIP")]) == 2
+    assert "is not an empty folder: name another one" in capsys.readouterr().err
+
+
 def test_without_normalisation_in_training_there_is_none_afterwards():
     images = SimpleNamespace(
         SIZE=(32, 32),

@@ -43,7 +43,7 @@ def load(name: str) -> CLIP:
         UserError: the package is missing, the model is unknown, or its weights, its tokenizer or a
             config that it needs are not on this machine.
     """
-    open_clip = _package(name)
+    open_clip = package(name)
     source = find(name)
     text = source.config["text_cfg"]
     tokenizer = open_clip_tokenizer(open_clip, text, source.arch, source.file.parent)
@@ -58,7 +58,7 @@ def load(name: str) -> CLIP:
 
 def find(name: str) -> Source:
     """Return where the weights of a model are and what else is known; raises as `load`."""
-    return _source(_package(name), name.removeprefix(PREFIX))
+    return _source(package(name), name.removeprefix(PREFIX))
 
 
 def files(name: str) -> list[Path]:
@@ -83,7 +83,7 @@ def without_weights(arch: str) -> CLIP:
     Raises:
         UserError: there is none of this name, or a config that it needs is not here.
     """
-    open_clip = _package(PREFIX + arch)
+    open_clip = package(PREFIX + arch)
     config = _config_of(open_clip, arch)
     with torch.device("meta"):
         model = _module(open_clip, config, arch)
@@ -104,7 +104,8 @@ class _AnyWords:
         return [3] * len(text.split())
 
 
-def _package(name: str) -> Any:
+def package(name: str) -> Any:
+    """Return the package; raises a UserError that names a backbone if it is not installed."""
     try:
         import open_clip
     except ImportError as error:

@@ -55,13 +55,18 @@ class ClassText(NamedTuple):
         if self.lists:
             texts = [text for sentences in self.lists for text in sentences]
             return encode_sentences(clip_model, texts, projection=projection).float()
+        rows = zip(*self.sentences(), strict=True)
+        features = [encode_sentences(clip_model, row, projection=projection) for row in rows]
+        return torch.stack([row.float() for row in features])
+
+    def sentences(self) -> list[list[str]]:
+        """Return K lists of sentences."""
         names = [clean(name) for name in self.names]
         rows = [
             [row.replace("{}", name) for name in names] if isinstance(row, str) else row
             for row in self.rows
         ]
-        features = [encode_sentences(clip_model, row, projection=projection) for row in rows]
-        return torch.stack([row.float() for row in features])
+        return [list(own) for own in self.lists or zip(*rows, strict=True)]
 
     def owners(self) -> torch.Tensor:
         """Return the class of each feature of `each`, one after another: (n K,) or (S,)."""
@@ -77,12 +82,18 @@ class ClassText(NamedTuple):
         parts = each.split([len(sentences) for sentences in self.lists])
         return torch.stack([part.mean(0) for part in parts])
 
-    def features(self, clip_model: Any, projection: torch.Tensor | None = None) -> TextFeatures:
+    def features(
+        self,
+        clip_model: Any = None,
+        projection: torch.Tensor | None = None,
+        each: torch.Tensor | None = None,
+    ) -> TextFeatures:
         """Return h0 and the mean that it is the direction of: (1, K, D); of `score_max` (n, K, D).
 
-        They have no gradient. `projection` (W, D) replaces CLIP's text projection.
+        They have no gradient. `projection` (W, D) replaces CLIP's text projection; `each` is what
+        the method of that name returns, if it is known.
         """
-        each = self.each(clip_model, projection)
+        each = self.each(clip_model, projection) if each is None else each
         if self.rule == "raw_mean":
             raw = self.mean(each)[None]
             return TextFeatures(F.normalize(raw, dim=-1), raw)
@@ -101,7 +112,9 @@ class ClassText(NamedTuple):
         """Return a text encoder for published templates, one sentence, or several as one."""
         if self.lists or (self.asked is not None and len(self.rows) > 1):
             return SeveralSentences(clip_model, self)
-        return TextEncoder(clip_model, self.tokens(clip_model))
+        encoder = TextEncoder(clip_model, self.tokens(clip_model))
+        encoder.class_text = self
+        return encoder
 
     def tokens(self, clip_model: Any) -> list[list[Sentence]]:
         """Return the token ids of the rows, or of the first sentences of the lists."""
@@ -116,6 +129,7 @@ class SeveralSentences(TextEncoder):
     def __init__(self, clip_model: Any, text: ClassText):
         super().__init__(clip_model, text.tokens(clip_model))
         self._frozen = clip_model, text  # in a tuple, so that it is no sub-module
+        self.class_text = text
 
     def _apply(self, fn: Any, recurse: bool = True) -> Self:
         self._frozen[0]._apply(fn)

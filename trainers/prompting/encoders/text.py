@@ -95,6 +95,7 @@ class TextEncoder(nn.Module):
         # kinds of device on which few sentences share prefixes, too
         self.packs_on: tuple[str, ...] = ("cpu",)
         self._kept: tuple[tuple[object, ...], Sequence[torch.Tensor]] | None = None
+        self.class_text: Any = None  # the fixed sentences that it was made from
         self.closed: Any = clip_model.text if is_closed(clip_model, "text") else None
         if self.closed is not None:
             if words or inner or sentences[0][0].slots:

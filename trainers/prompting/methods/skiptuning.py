@@ -106,7 +106,9 @@ class SkipTuning(Method):
             "step: give one for each class (DATASET.SENTENCES)",
         )
         self.teacher = Teacher(clip_model, classnames, given)
-        return UpperText(own, clip_model, given.tokens(own), first), UpperImage(own.visual)
+        text = UpperText(own, clip_model, given.tokens(own), first)
+        text.class_text = given
+        return text, UpperImage(own.visual)
 
     def build(self, clip_model, classnames, dataset):
         """Draw the ranks; a run that resumes draws the same, by its seed."""

@@ -42,6 +42,11 @@ def main(argv: list[str], prog: str) -> int:
     forms = ", ".join(f"{suffix} ({what})" for suffix, what in FORMATS.items())
     parser = run_parser(prog, f"{__doc__} As {forms}.")
     add = parser.add_argument
+    add(
+        "--format",
+        choices=["open_clip"],
+        help="open_clip: --output is a folder, for a CLIP whose own weights the run has tuned",
+    )
     add("--output", type=Path, required=True,
         help=f"a file that ends in {', '.join(FORMATS)}, or one that the method's public code "
         "reads, such as lora_weights.pt")  # fmt: skip
@@ -49,6 +54,11 @@ def main(argv: list[str], prog: str) -> int:
     args = parser.parse_args(argv)
     names = read_names(args.classnames) if args.classnames else None
     run = load_run(args, names)
+    if args.format:
+        from ..open_clip_folder import write_open_clip
+
+        print(f"{args.output}: {write_open_clip(run, args.output, facts(run))}")
+        return 0
     if beside := names_beside(args.output.name, run.model.public_files):
         for pattern, content in run.model.write_public().items():
             write_output(args.output.with_name(beside[pattern]), as_file(content))
