@@ -209,7 +209,7 @@ def _paper(group: list[Table], deviations: bool) -> str:
     caption.append("Best in bold, second best underlined.")
     cited = {trainer for table in group for trainer in table.cited.values()}
     marks = {mark for row in rows for mark in row.beyond}
-    sources = published.caption(protocol, cited, marks)
+    sources = published.caption(protocol, cited, marks, first.group_published)
     sources = [sentence.replace("Published", PUBLISHED + " Published") for sentence in sources]
     fit = len(" ".join(sources)) <= LONG
     caption += sources if fit else []
@@ -241,7 +241,8 @@ def _printed_columns(table: Table, names: Mapping[str, str], deviations: bool) -
     lines = []
     for number, (name, *cells) in enumerate(table.lines):
         if trainer := table.cited.get(number):
-            kinds = published.kinds(protocol_of(table.rows[0]), trainer)
+            row = table.rows[0]
+            kinds = published.kinds(protocol_of(row), trainer, row.group_published)
             name = Cell(published.with_marks(method_name(trainer) + PUBLISHED, kinds))
         elif name.beside:
             continue

@@ -12,6 +12,9 @@ CLIP-SVD, DiscoVL, HiCroPL, HPT, HPT++, LLaMP, ProDA, ProLIP and TAP there is on
 LwEIB only its H; DeKg, GalLoP, LoCoOp, MMRL++, ProMetaR, ProVP, QNet and TAC are missing
 entirely.
 
+Numbers on BiomedCoOp's medical data sets are for BiomedCLIP, in files whose names begin with
+`medical_`; there are only averages, of base-to-new without BUSI, for which it has no settings.
+
 Of methods that adapt while testing, C-TPT's numbers and TPT's on other data sets are from tables of
 others, BoostAdapter's second-hand, TPS has only those on top of CoOp, and TDA and DPE none with
 this CLIP. Of MTA (66.6), zero-shot TransCLIP (70.3) and StatA (69.9) StatA's README prints averages
@@ -34,10 +37,14 @@ from trainers.prompting.beyond import BEYOND, renew
 from trainers.prompting.errors import UserError, need
 
 from ..protocols.base import Protocol
+from ..protocols.configs import GROUPS
 from .names import DATASETS, PAPERS, method_name
 
 FOLDER = Path(__file__).parent / "published_csv"
 BACKBONE = "ViT-B/16"
+MEDICAL = "medical"
+BIOMEDCLIP = "hf-hub:microsoft/BiomedCLIP-PubMedBERT_256-vit_base_patch16_224"
+BACKBONES = {"": BACKBONE, MEDICAL: BIOMEDCLIP}
 SHOTS = 16
 AVERAGE = "average"
 SOURCE = "imagenet"  # of the papers' transfers: not a target
@@ -75,11 +82,20 @@ class Key(NamedTuple):
     shots: int
 
 
+def group_of(datasets: Iterable[str]) -> str:
+    """Return whose numbers those on some data sets are: MEDICAL if all are medical, else empty."""
+    return MEDICAL if set(datasets) <= set(GROUPS[MEDICAL]) else ""
+
+
 @functools.cache
-def numbers(protocol: Protocol) -> dict[Key, Published]:
-    """Return all published numbers of a protocol; raises UserError if a line of a file is wrong."""
+def numbers(protocol: Protocol, group: str = "") -> dict[Key, Published]:
+    """Return all published numbers of a protocol on a group of data sets, as of `group_of`.
+
+    Raises:
+        UserError: a line of a file is wrong.
+    """
     printed: dict[Key, Published] = {}
-    for path in sorted(FOLDER.glob(f"{protocol.name}*.csv")):
+    for path in sorted(FOLDER.glob(f"{group and group + '_'}{protocol.name}*.csv")):
         with path.open(newline="", encoding="utf-8") as file:
             reader = csv.DictReader(file)
             for line in reader:
@@ -143,28 +159,31 @@ def _accuracy(name: str, text: str) -> float:
     return float(text)
 
 
-def datasets(protocol: Protocol) -> set[str]:
-    """Return the data sets with published numbers."""
+def datasets(protocol: Protocol, group: str = "") -> set[str]:
+    """Return the data sets that published averages are over."""
+    if group:
+        return set(GROUPS[group]) - ({"busi"} if "h" in protocol.columns else set())
     return {key.dataset for key in numbers(protocol)} - {AVERAGE}
 
 
-def trainers(protocol: Protocol) -> list[str]:
+def trainers(protocol: Protocol, group: str = "") -> list[str]:
     """Return the methods with published numbers."""
-    return list(dict.fromkeys(key.trainer for key in numbers(protocol)))
+    return list(dict.fromkeys(key.trainer for key in numbers(protocol, group)))
 
 
-def find(protocol: Protocol, trainer: str, dataset: str, shots: int) -> Published | None:
+def find(
+    protocol: Protocol, trainer: str, dataset: str, shots: int, group: str = ""
+) -> Published | None:
     """Return the published numbers of a method in a setting; None if there are none."""
     # Shots are 0 for an untrained method: use those of the table, unless shots are its columns.
     shots = shots if protocol.across == "shots" else shots or SHOTS
-    return numbers(protocol).get(Key(trainer, dataset, shots))
+    return numbers(protocol, group).get(Key(trainer, dataset, shots))
 
 
-def kinds(protocol: Protocol, trainer: str) -> list[str]:
+def kinds(protocol: Protocol, trainer: str, group: str = "") -> list[str]:
     """Return the marks of a method with published numbers; empty if it is plain."""
-    return in_order(
-        next(theirs.kinds for key, theirs in numbers(protocol).items() if key.trainer == trainer)
-    )
+    found = numbers(protocol, group).items()
+    return in_order(next(theirs.kinds for key, theirs in found if key.trainer == trainer))
 
 
 def in_order(marks: Iterable[str]) -> list[str]:
@@ -185,16 +204,19 @@ def meaning(marks: Iterable[str]) -> list[str]:
     return [f"Beyond labelled training images, {'; '.join(meanings)}."] if meanings else []
 
 
-def caption(protocol: Protocol, shown: Iterable[str], marks: Iterable[str] = ()) -> list[str]:
+def caption(
+    protocol: Protocol, shown: Iterable[str], marks: Iterable[str] = (), group: str = ""
+) -> list[str]:
     """Return sentences on the sources of the published numbers of methods, and on all marks."""
     shown, methods = set(shown), defaultdict[str, list[str]](list)
     if not shown:
         return meaning(marks)
-    for key, theirs in numbers(protocol).items():
+    for key, theirs in numbers(protocol, group).items():
         name = method_name(key.trainer)
         if key.trainer in shown and name not in methods[theirs.source]:
             methods[theirs.source].append(name)
     citations = [f"{', '.join(names)}: {source}" for source, names in methods.items() if names]
-    sentences = meaning(set(marks).union(*(kinds(protocol, trainer) for trainer in shown)))
-    citation = f"Published ({BACKBONE}): {'; '.join(citations)}."
+    sentences = meaning(set(marks).union(*(kinds(protocol, trainer, group) for trainer in shown)))
+    backbone = "BiomedCLIP" if group else BACKBONE
+    citation = f"Published ({backbone}): {'; '.join(citations)}."
     return [*sentences, citation] if citations else sentences

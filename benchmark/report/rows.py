@@ -49,6 +49,7 @@ def rows(tidy: pd.DataFrame, interval: bool = False, beside_published: bool = Tr
     line_seeds = by_line["seed"].agg(lambda seeds: sorted(set(seeds)))
     lines["seeds"] = lines["seeds"].where(lines["seeds"].notna(), line_seeds)
     lines["of"] = lines["seeds"].str.len()
+    lines["group_published"] = [published.group_of([name]) for name in lines["dataset"]]
     lines["comparable"] = [beside_published and _comparable(line) for line in each_row(lines)]
     trainings = tidy[tidy["training"] & tidy["problem"].isna()]
     lines = lines.join(
@@ -99,7 +100,7 @@ def published_beside(row: Any, trainer: str = "") -> published.Published | None:
     """
     protocol = PROTOCOLS[row.protocol]
     theirs = row.comparable and published.find(
-        protocol, trainer or row.trainer, row.dataset, row.shots
+        protocol, trainer or row.trainer, row.dataset, row.shots, row.group_published
     )
     return theirs if theirs and row.column in theirs.values else None
 
@@ -115,12 +116,13 @@ def minus_published(row: Any) -> float | None:
 
 def _comparable(line) -> bool:
     """Return True if a line has the setting of published numbers."""
-    fits = not line.label and line.backbones == {published.BACKBONE} and line.split == "test"
-    fits = fits and not line.other_data
+    group = line.group_published
+    fits = not line.label and line.backbones == {published.BACKBONES[group]}
+    fits = fits and line.split == "test" and not line.other_data
     fits = fits and all(
         key not in (INIT, TRAINED) and KEYS.get(key, value) == value for key, value in line.settings
     )
-    return fits and bool(published.numbers(PROTOCOLS[line.protocol]))
+    return fits and bool(published.numbers(PROTOCOLS[line.protocol], group))
 
 
 def _half_interval(cells: pd.DataFrame) -> pd.Series:
@@ -169,6 +171,7 @@ def _averages(cells: pd.DataFrame) -> pd.DataFrame:
     )  # fmt: skip
     averages = averages.sort_values("rank", kind="stable").drop_duplicates([*MEAN, "column"])
     keys = [*zip(*(averages[key] for key in (*MEAN, "column")), strict=True)]
+    averages["group_published"] = [published.group_of(sets[g]) for g in averages["group"]]
     edited = targets.groupby(MEAN)["edited"].agg(lambda lists: sorted({*sum(lists, [])}))
     return averages.assign(
         mean=[numbers.get(key, float("nan")) for key in keys],
@@ -177,7 +180,8 @@ def _averages(cells: pd.DataFrame) -> pd.DataFrame:
         edited=[edited[key[:-1]] for key in keys],
         comparable=[
             row.comparable
-            and sets[row.group] == published.datasets(PROTOCOLS[row.protocol]) - {row.source}
+            and sets[row.group]
+            == published.datasets(PROTOCOLS[row.protocol], row.group_published) - {row.source}
             for row in each_row(averages)
         ],
     )

@@ -155,18 +155,19 @@ def _table(rows: list[Any], all_published: bool) -> Table:
             cited[len(lines)] = row.trainer
             name = Cell(f"{row.name}, difference", beside=True)
             lines += [theirs, [name, *map(_difference, ours)]]
-    others = published.trainers(protocol) if all_published else []
+    group = first.group_published
+    others = published.trainers(protocol, group) if all_published else []
     for trainer in sorted(set(others) - {row.trainer for row in rows}, key=rank):
         if theirs := _published_line(trainer, trainer, places.values()):
             cited[len(lines)] = trainer
             lines.append(theirs)
     lines = [line + [Cell("")] * (len(head) - len(line)) for line in lines]
     marks = set().union(*(row.beyond for row in rows))
-    caption = _caption(rows) + published.caption(protocol, cited.values(), marks)
+    caption = _caption(rows) + published.caption(protocol, cited.values(), marks, group)
     if any(cell.text.endswith(MISPRINT) for line in lines for cell in line):
         caption.append(published.MISPRINT)
     comparable = {row.trainer for row in rows if row.comparable}
-    if "ALIGN" in comparable and "ALIGN" not in published.trainers(protocol):
+    if not group and "ALIGN" in comparable and "ALIGN" not in published.trainers(protocol):
         caption.append(published.NO_ALIGN)
     problems = [
         problem if row.average else f"{row.name}, {place}: {problem}"

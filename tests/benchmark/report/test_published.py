@@ -15,6 +15,7 @@ from benchmark.protocols import (
     FEW_SHOT,
     PROTOCOLS,
 )
+from benchmark.protocols.configs import GROUPS
 from benchmark.report import published
 from benchmark.report.names import DATASETS
 from benchmark.report.paired import harmonic
@@ -99,6 +100,38 @@ def test_base_to_new_has_published_numbers_for_each_data_set_and_the_average():
     assert lines(average)["CoOp, difference"][:2] == ["-3.69", "-22.22"]
     (*_, average), *_ = tables(rows(base2new(datasets=ELEVEN[:10]))).values()
     assert list(lines(average)) == ["CoOp"]  # the papers' average is over other data sets
+
+
+BIOMED = {"backbone": published.BACKBONES["medical"]}
+
+
+def test_medical_averages_are_those_of_biomedclip():
+    sets = set(GROUPS["medical"])
+    without = base2new("BiomedCoOp", sorted(sets - {"busi"}), **BIOMED)
+    *_, average = tables(rows(without), all_published=True)[BASE2NEW]
+    assert lines(average)["BiomedCoOp, published (llm, per data set)"][:3] == [
+        "76.26", "73.92", "75.07",
+    ]  # fmt: skip
+    assert lines(average)["BiomedCoOp, difference"][:2] == ["+2.74", "-32.92"]
+    assert lines(average)["ZeroshotCLIP, published"][2] == "53.81"
+    said = " ".join(average.caption)
+    assert "Published (BiomedCLIP): " in said and "dropout in BERT while training" in said
+    assert "ALIGN" not in said and "TCP, published" not in lines(average)
+    shots = [few_shot("CoOp", 4, (60,), name, **BIOMED) for name in sets]
+    *_, average = tables(rows(sum(shots, [])))[FEW_SHOT]
+    assert lines(average)["CoOp, published"] == ["59.75"]
+
+
+@pytest.mark.parametrize("other", ["backbone", "a set too few", "a set too many"])
+def test_medical_averages_of_other_settings_are_not_compared(other):
+    sets, more = [*GROUPS["medical"]], dict(BIOMED)
+    if other == "backbone":
+        more = {}
+    sets = sets[1:] if other == "a set too few" else sets
+    sets += ["dtd"] * (other == "a set too many")
+    shots = [few_shot("CoOp", 4, (60,), name, **more) for name in sets]
+    *_, average = tables(rows(sum(shots, [])))[FEW_SHOT]
+    assert [*lines(average)] == ["CoOp"]
 
 
 def test_transfer_has_published_numbers_for_source_targets_and_average():
