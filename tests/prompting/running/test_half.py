@@ -25,6 +25,7 @@ LABELS = torch.arange(3)
 HALF = [name for name in METHODS if name != "SkipTuning"]  # test_skiptuning.py
 VIEWS = 10  # of which a tenth is selected
 SEARCHES = "SEARCH", "SEARCH_HP"  # fits for several settings
+SIGNS = {"TTC": 0.05}  # pixels move along the sign of a gradient, which rounding can change
 
 
 def take_support(method, name, how) -> None:
@@ -79,7 +80,8 @@ def test_a_step_and_an_evaluation(tiny_clip, name):
 @pytest.mark.parametrize("name", slow_but(HALF, "ALIGN", "CoOp"))
 def test_amp_computes_nearly_the_same(tiny_clip, name):
     fp16, amp = (outcome(tiny_clip, name, kind) for kind in ("fp16", "amp"))
-    assert (fp16 - amp).abs().max() < 0.01 * amp.abs().max()
+    share = SIGNS.get(name, 0.01)
+    assert (fp16 - amp).abs().max() < share * amp.abs().max()
 
 
 def test_a_killed_run_goes_on_with_its_loss_scale(tmp_path, monkeypatch):
