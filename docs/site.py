@@ -10,7 +10,8 @@ PATTERNS = [
     "*.md", "*.cff", "LICENSE", "docs/**/*.md", "docs/**/*.svg", "docs/site.*s",
     "docs/katex/*.*s", "docs/katex/LICENSE", "docs/katex/fonts/*",
     "assets/README.md", "assets/*.txt", "dassl-lite/README.md", "examples/*.py", "examples/*.ipynb",
-    "scripts/*.sh", "trainers/prompting/**/*.py", "benchmark/report/*.py",
+    "scripts/*.sh", "trainers/prompting/**/*.py",
+    "trainers/prompting/embedded/*.txt", "benchmark/report/*.py",
 ]  # fmt: skip
 
 

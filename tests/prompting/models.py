@@ -52,7 +52,7 @@ def settings(name: str) -> dict:
             node[key] = {"*": ["a photo of a {}.", "a {} from above."]}
         elif key == "TEACHER":
             node |= teacher()
-        elif key in ("M", "N") or key.endswith("PROMPT_NUMBER"):
+        elif key in ("M", "N", "N_PROMPTS") or key.endswith("PROMPT_NUMBER"):
             node[key] = 2
         elif key in ("CROSS_LAYER", "GPA_MEAN") or (key == "TOPK" and name == "LoCoOp"):
             node[key] = 1

@@ -111,7 +111,10 @@ def test_every_method_learns_on_them(loaded, case):
     if "TOPK" in kind.defaults and kind.outside.get("TOPK") == "topk":
         node["TOPK"] = 2
     if "SENTENCES" in kind.defaults:
-        node["SENTENCES"] = {name.replace("_", " "): ["a word."] for name in NAMES}
+        words = ["a word.", "a photo."]
+        node["SENTENCES"] = {name.replace("_", " "): words for name in NAMES}
+    if "N_PROMPTS" in kind.defaults:
+        node["N_PROMPTS"] = 2
     if "TEACHER" in kind.defaults:
         node |= teacher()
     if "FEW_SHOT" in kind.defaults:

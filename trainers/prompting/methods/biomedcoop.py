@@ -69,6 +69,7 @@ class BiomedCoOp(CoOp):
 
         def __post_init__(self) -> None:
             super().__post_init__()
+            need(self.N_CTX >= 1, f"N_CTX is {self.N_CTX}: at least 1 is needed")
             not_negative("SCCM_LAMBDA", self.SCCM_LAMBDA)
             not_negative("KDSP_LAMBDA", self.KDSP_LAMBDA)
             need(self.TAU >= 1, f"TAU is {self.TAU} but must be 1 or more, to keep any sentence")
