@@ -67,7 +67,8 @@ def test_a_run_without_an_output_folder_or_without_locks(tmp_path, monkeypatch):
 
 def test_temporary_files_of_a_killed_run_are_removed(tmp_path):
     out = tmp_path / "out"
-    halves = [out / "results.json.17.tmp", out / "prompt_learner" / "model.pth.tar-1.17.tmp"]
+    names = ("results.json", "prompt_learner/model.pth.tar-1", "prompt_learner/checkpoint")
+    halves = [out / f"{name}.17.tmp" for name in names]
     for half in halves:
         half.parent.mkdir(parents=True, exist_ok=True)
         half.touch()

@@ -36,9 +36,12 @@ def write_whole(path: str | os.PathLike, content: str | bytes) -> None:
 
 
 def remove_halves(folder: Path) -> None:
-    """Remove what `write_whole` has left in a folder and those in it when it was killed."""
+    """Remove what killed processes were writing in a folder and those in it.
+
+    The names of `write_whole` and of Dassl end in a process and .tmp; other files stay.
+    """
     for left in (*folder.glob("*.tmp"), *folder.glob("*/*.tmp")):
-        if re.fullmatch(r".+\..+\.[0-9]+\.tmp", left.name):
+        if re.fullmatch(r".+\.[0-9]+\.tmp", left.name):
             left.unlink()
 
 
