@@ -236,6 +236,7 @@ def test_text_features_are_a_classifier(runs, capsys, tmp_path):
 
 
 def test_a_folder_for_open_clip(runs, capsys, tmp_path):
+    pytest.importorskip("open_clip", reason="open_clip_torch is not installed")
     words = ["export", "--format", "open_clip", "--output", str(tmp_path / "clip"), "--model-dir"]
     assert main([*words, str(runs / "CoOp")]) == 2
     assert "CoOp cannot be written as a CLIP: it learns" in capsys.readouterr().err
