@@ -19,7 +19,7 @@ ROOMS, MEASURED, CHOSEN = (PREFIX + name for name in ("ROOMS", "MEASURED", "CHOS
 
 
 class Measurement:
-    """What each test reaches, by contexts of coverage, how long it takes, and its fixtures."""
+    """The code that each test reaches, by contexts of coverage, its time and its fixtures."""
 
     def __init__(self, rooms: list[str], folder: str):
         from coverage import Coverage

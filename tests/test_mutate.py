@@ -47,7 +47,7 @@ def test_changes_of_each_kind():
 
 
 def test_a_room_with_a_survivor(tmp_path):
-    """What a shared fixture runs is reached by all its tests; the working tree stays as it is."""
+    """Code of a shared fixture is reached by all its tests; the working tree stays as it is."""
     files = {
         "room/area.py": "SIDES = 4\n\n\ndef area(a, b):\n    return a * b\n",
         "tests/test_area.py": "import pytest\nfrom room.area import area\n\n\n"

@@ -44,7 +44,9 @@ def test_the_first_sentences_are_read_and_pull_the_context(tiny_clip):
 )
 def test_outliers_are_pruned_also_where_most_scores_are_equal(scores, kept, tiny_clip):
     method = build("BiomedCoOp", tiny_clip, SENTENCES=about(2), N_PROMPTS=2)
-    assert method.kept(torch.tensor(scores, dtype=torch.float32)).tolist() == [*map(bool, kept)]
+    assert method.find_kept(torch.tensor(scores, dtype=torch.float32)).tolist() == [
+        *map(bool, kept)
+    ]
 
 
 def test_repeated_sentences_give_a_finite_loss(tiny_clip):

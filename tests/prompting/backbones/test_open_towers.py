@@ -67,9 +67,9 @@ def test_learned_words(golden):
         )
         assert near(raw, tensors["fixed_embeddings"].flatten(0, 1))
         z = method.output(tensors["images"]).image.z[:, 0]
-        scores = method.a(z, method.teacher.h_each).detach()
+        scores = method.score_sentences(z, method.teacher.h_each).detach()
         assert near(scores, tensors["scores"])
-        assert torch.equal(method.kept(scores), tensors["kept"])
+        assert torch.equal(method.find_kept(scores), tensors["kept"])
         package = {f"text_encoder.model.{k}": v for k, v in tensors.items() if "state." in k}
         package |= {"prompt_learner.ZS_image_encoder.trunk.cls_token": ctx, "logit_scale": ctx}
         package |= {"prompt_learner.token_prefix": ctx, "image_encoder.trunk.cls_token": ctx}

@@ -139,8 +139,8 @@ class Layout(nn.Module):
         self.token_weights = TokenWeights(mass, shared)
         self._keep("token_index", pad_rows(places).reshape(N, K, -1))
 
-    def changed(self, **buffers: torch.Tensor | None) -> "Layout":
-        """Return a copy with some buffers in place of its own."""
+    def replace(self, **buffers: torch.Tensor | None) -> "Layout":
+        """Return a copy with other buffers of these names."""
         other = copy(self)
         other._buffers = {**self._buffers, **buffers}
         return other
@@ -151,14 +151,14 @@ class Layout(nn.Module):
             return self
         assert self.token_index is None, "token-level features stay where they are"
 
-        def moved(index: torch.Tensor) -> torch.Tensor:
+        def shift(index: torch.Tensor) -> torch.Tensor:
             p = index % self.S
             return index // self.S * (self.S + n) + p + n * (p >= start)
 
         place, *rest = self.suffix_slots
-        more = self.changed(
-            eos=moved(self.eos),
-            suffix_slots=torch.stack([moved(place), *rest]),
+        more = self.replace(
+            eos=shift(self.eos),
+            suffix_slots=torch.stack([shift(place), *rest]),
             eos_mask=F.pad(self.eos_mask, (n, 0), value=True),
             sees=None if self.sees is None else F.pad(self.sees, (n, 0), value=True),
         )

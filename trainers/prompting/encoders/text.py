@@ -359,7 +359,7 @@ class TextEncoder(nn.Module):
         for i, part in enumerate(suffix.split(size * layout.S, dim=1)):
             own = layout
             if layout.sees is not None:
-                own = layout.changed(sees=layout.sees[:, i * size : (i + 1) * size])
+                own = layout.replace(sees=layout.sees[:, i * size : (i + 1) * size])
             done.append(blocks.run(self._block, True, block, own, shared, part)[1])
         return torch.cat(done, dim=1)
 

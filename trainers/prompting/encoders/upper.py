@@ -123,7 +123,7 @@ def pick(
     if layout.whole:
         k, S = len(classes), layout.S
         begin = S * torch.arange(k, device=classes.device)
-        part = layout.changed(
+        part = layout.replace(
             eos=layout.eos[:, classes] % S + begin,
             eos_mask=layout.eos_mask[:, classes],
             sees=None if layout.sees is None else layout.sees[:, classes],

@@ -108,11 +108,11 @@ class BiomedCoOp(CoOp):
             )
         return ClassText([*zip(*(own[:n] for own in lists), strict=True)], classnames)
 
-    def kept(self, a: torch.Tensor) -> torch.Tensor:
+    def find_kept(self, a: torch.Tensor) -> torch.Tensor:
         """Return which sentences are kept, (n,), by their scores a (n,)."""
         return (a - a.mean()).abs() <= self.settings.TAU * a.std()
 
-    def a(self, z: torch.Tensor, h: torch.Tensor) -> torch.Tensor:
+    def score_sentences(self, z: torch.Tensor, h: torch.Tensor) -> torch.Tensor:
         """Return the scores (n,) of sentences by features z (B, D) and h (n, K, D)."""
         return (self.logit_scale * torch.einsum("bd,nkd->nbk", z, h)).amax(-1).mean(-1)
 
@@ -121,7 +121,7 @@ class BiomedCoOp(CoOp):
         s, z, h = self.settings, output.image.z[:, 0], output.text.h[0]
         each = self.teacher.h_each
         with torch.no_grad():
-            weights = self.kept(self.a(z, each)).to(each.dtype)
+            weights = self.find_kept(self.score_sentences(z, each)).to(each.dtype)
             t = F.normalize(torch.einsum("n,nkd->kd", weights, each), dim=-1)
             q = (self.logit_scale * z @ t.T).log_softmax(1)
         p = output.logits.log_softmax(1)

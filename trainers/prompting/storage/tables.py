@@ -1,7 +1,7 @@
 """Reads tables of images and their labels, CSV or TSV, and adds lines to those of labels by hand.
 
 The first line is `path,label` or `path,label,group`; paths are relative to the table. A table of
-labels by hand has `path,label,digest`: the digest tells the image, and its last line counts.
+labels by hand has `path,label,digest`: the digest identifies the image, whose last line counts.
 """
 
 import csv
@@ -27,7 +27,7 @@ MOST = 5  # mistakes that an error names
 class Row(NamedTuple):
     """A line of a table: path of the image, label and group (empty if it has none), number.
 
-    `digest` tells the image in a table of labels by hand.
+    `digest` identifies the image in a table of labels by hand.
     """
 
     path: str

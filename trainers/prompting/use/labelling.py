@@ -59,7 +59,7 @@ class Labels:
         `waiting` are the indices of images without a label; those that others see come last.
         """
         with self._lock:
-            given, me = self._given(), self._labeller(who)
+            given, me = self._read_labels(), self._labeller(who)
             asked = {x.digest: x.path for x in map(with_digest, read_answers(self.table))}
             asked.pop("", None)  # they are gone
             self._images |= asked
@@ -141,7 +141,7 @@ class Labels:
         need(index < len(self._images), f"No image has the index {index}: load the page again")
         return [*self._images][index]
 
-    def _given(self) -> dict[str, str]:
+    def _read_labels(self) -> dict[str, str]:
         """Return the labels by hand by digest, empty if taken back; raises UserError."""
         need(self.folder.is_dir(), f"'{self.folder}' is gone: put it back")
         return {x.digest: x.label for x in map(with_digest, read_answers(self.folder / LABELS))}
@@ -155,7 +155,7 @@ class Labels:
 
     def _change(self, digest: str, before: str, name: str) -> None:
         """Write a label, unless the image has it; raises UserError if its label is not `before`."""
-        now = self._given().get(digest, "")
+        now = self._read_labels().get(digest, "")
         what = f"is '{now}' now" if now else "has no label now"
         need(now in (before, name), f"This image was changed elsewhere: it {what}")
         if now != name:
