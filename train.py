@@ -14,13 +14,14 @@ from recipe.configs import (
     SENTENCES,
     TRAINERS,
     prompts_for,
-    read_apart,
     read_as,
     read_pairs,
+    read_tree,
     with_located_files,
 )
 from trainers.prompting import UserError, __version__
 from trainers.prompting.errors import by_system, open_stdout, printable
+from trainers.prompting.trainer.base_config import split_base
 
 KEY = re.compile(r"[A-Z]+(\.\w+)+")  # a key of a cfg, such as OPTIM.LR
 EXAMPLES = """\
@@ -150,7 +151,9 @@ def read_sources(args) -> list[tuple[str, Mapping[str, object]]]:
     files = [path for path in (args.dataset_config_file, args.config_file) if path]
     of_files = []
     for path in files:
-        inherited, own = read_apart(path)  # the first name begins as recipe.settings.BASE
+        inherited, own = split_base(
+            path, read_tree
+        )  # the first name begins as recipe.settings.BASE
         of_files += [(f"the base of '{path}'", inherited), (f"'{path}'", own)]
     flags = {
         "DATASET.ROOT": args.root,

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from trainers.prompting.errors import UserError, nearest
 from trainers.prompting.storage.records import BadRecord, read_record
-from trainers.prompting.trainer.by_run import leaves, plain_key
+from trainers.prompting.trainer.base_config import split_base
+from trainers.prompting.trainer.by_run import leaves
 
 MOST_VALUES = 100_000  # in a config file
 DRAFT = "INPUT.DRAFT"  # decode large JPEGs at a part of their size
@@ -20,42 +21,13 @@ SENTENCES = "DATASET.SENTENCES"  # about the classes: a JSON file, a list by nam
 TRAINERS = Path(__file__).resolve().parents[1] / "configs" / "trainers"
 
 
-def read_keys(path: str | os.PathLike, derived: tuple[str, ...] = ()) -> dict[str, object]:
+def read_keys(path: str | os.PathLike) -> dict[str, object]:
     """Return the dotted keys (`OPTIM.LR`) and values of a config file, with those of its base.
 
-    A file that begins with `BASE: METHOD/CONFIG` has all keys of that config file, with its own in
-    their place: of METHOD/CONFIG.yaml next to its folder, or else in configs/trainers. `derived`
-    are the files that have this one as their base.
-
-    Raises:
-        UserError: as `read_tree`, or the base does not exist, or a file is its own base.
+    A file with `BASE: METHOD/CONFIG` has all keys of that file, with its own in their place.
     """
-    inherited, own = read_apart(path, derived)
+    inherited, own = split_base(path, read_tree)
     return inherited | own
-
-
-def read_apart(
-    path: str | os.PathLike, derived: tuple[str, ...] = ()
-) -> tuple[dict[str, object], dict[str, object]]:
-    """Return the keys that a config file has from its base, and its own; as `read_keys`."""
-    keys = dict(leaves(read_tree(path)))
-    if "BASE" not in keys:
-        return {}, keys
-    name, above = keys.pop("BASE"), (*derived, os.path.realpath(path))
-    places = [folder / f"{name}.yaml" for folder in (Path(path).absolute().parents[1], TRAINERS)]
-    base = next((place for place in places if place.is_file()), None)
-    if not isinstance(name, str) or not re.fullmatch(r"[\w-]+/[\w.+-]+", name) or base is None:
-        raise UserError(
-            f"The config file '{path}' has BASE {name!r:.100}, but there is no such file in "
-            f"'{TRAINERS}': give METHOD/CONFIG, as in CoOp/base2new"
-        )
-    if os.path.realpath(base) in above:
-        raise UserError(
-            f"The config file '{path}' is its own base (BASE {name}): remove one of them"
-        )
-    own_keys = {plain_key(key) for key in keys}
-    kept = {key: v for key, v in read_keys(base, above).items() if plain_key(key) not in own_keys}
-    return kept, keys
 
 
 def read_tree(path: str | os.PathLike) -> dict:
@@ -184,18 +156,6 @@ def read_as(folder: str) -> dict[str, object]:
     config = (record or {}).get("config")
     then = leaves(config) if isinstance(config, Mapping) else ()
     return {key: value for key, value in then if key == DRAFT}
-
-
-def nest(keys: Mapping[str, object]) -> dict:
-    """Return dotted keys as nested mappings: the inverse of `leaves`."""
-    tree: dict = {}
-    for key, value in keys.items():
-        *path, last = key.split(".")
-        node = tree
-        for part in path:
-            node = node.setdefault(part, {})
-        node[last] = value
-    return tree
 
 
 def read_pairs(words: Sequence[str]) -> dict[str, str]:

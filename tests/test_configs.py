@@ -20,7 +20,7 @@ from trainers.prompting import build_method, extend_cfg
 from trainers.prompting.method import METHODS
 from trainers.prompting.trainer.config import read_node, resolve, values_in
 
-FILES = sorted((ROOT / "configs" / "trainers").rglob("*.yaml"))
+FILES = sorted((ROOT / "configs" / "trainers").glob("[!_]*/*.yaml"))
 
 # Files of the public repositories: batch, learning rate, epochs, and settings in the node.
 PUBLIC = {

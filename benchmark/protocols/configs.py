@@ -201,7 +201,7 @@ def _keys_in(path: Path, modified: int) -> dict[str, object]:
 
 def known_trainers() -> list[str]:
     """List the trainers that have config files in the repository."""
-    return sorted(path.name for path in (CONFIGS / "trainers").iterdir() if path.is_dir())
+    return sorted(path.name for path in (CONFIGS / "trainers").glob("[!_]*") if path.is_dir())
 
 
 def with_groups(datasets: Iterable[str]) -> list[str]:

@@ -9,8 +9,8 @@ from statistics import mean
 
 import yaml
 
-from recipe.configs import nest, prompts_for, read_keys, read_pairs
-from trainers.prompting.trainer.by_run import plain_key
+from recipe.configs import prompts_for, read_keys, read_pairs
+from trainers.prompting.trainer.by_run import nest, plain_key
 
 from ..cli import write_output
 from ..launch.engine import Settings

@@ -1,9 +1,18 @@
 """Config files that name another one as their base."""
 
-import pytest
+import pickle
 
-from recipe.configs import read_keys
+import pytest
+from dassl.config import get_cfg_default
+from paths import ROOT
+
+from recipe.configs import merge, read_keys
+from trainers.prompting import extend_cfg
 from trainers.prompting.errors import UserError
+
+FILES = [ROOT / "configs" / "trainers" / f"{name}.yaml" for name in (
+    "ALIGN/emoji", "ALIGN/cross_dataset", "TPT/cross_dataset"
+)]  # fmt: skip
 
 
 def write(folder, name, text):
@@ -25,10 +34,15 @@ def test_a_base_of_the_repository(tmp_path):
     assert keys["OPTIM.LR"] == 0.5 and keys["MODEL.BACKBONE.NAME"] == "emoji"
 
 
-@pytest.mark.parametrize("base", ["CoOp/none", "../../secret", "/etc/passwd", "[a]", "CoOp", "7"])
-def test_no_such_base(tmp_path, base):
-    with pytest.raises(UserError, match="there is no such file .* give METHOD/CONFIG"):
+@pytest.mark.parametrize("base", ["../../secret", "/etc/passwd", "[a]", "CoOp", "7"])
+def test_a_base_is_named_by_method_and_config(tmp_path, base):
+    with pytest.raises(UserError, match="give METHOD/CONFIG"):
         read_keys(write(tmp_path, "Mine/x", f"BASE: {base}\n"))
+
+
+def test_a_file_copied_without_its_base(tmp_path):
+    with pytest.raises(UserError, match="there is no such file .* copy Their/few_shot.yaml, too"):
+        read_keys(write(tmp_path, "Mine/x", "BASE: Their/few_shot\n"))
 
 
 def test_a_file_that_is_its_own_base(tmp_path):
@@ -36,3 +50,48 @@ def test_a_file_that_is_its_own_base(tmp_path):
     path = write(tmp_path, "B/two", "BASE: A/one\n")
     with pytest.raises(UserError, match="is its own base"):
         read_keys(path)
+
+
+def test_yacs_reads_bases_with_our_keys(tmp_path):
+    """As train.py of other checkouts reads a file: merged, then cloned, frozen and pickled."""
+    write(tmp_path, "A/one", "OPTIM: {LR: 1.0, NAME: sgd}\nTRAINER: {ALIGN: {M: 3}}\n")
+    text = "BASE: A/one\nOPTIM: {LR: 3e-4}\nBY_SHOTS: {other: {OPTIM: {MAX_EPOCH: 2}}}\n"
+    path = write(tmp_path, "B/two", text)
+    cfg = get_cfg_default()
+    extend_cfg(cfg)
+    before = cfg.clone()
+    extend_cfg(cfg)  # a second time changes nothing
+    copy = pickle.loads(pickle.dumps(cfg.clone()))
+    copy.merge_from_file(str(path))
+    copy.freeze()
+    assert (copy.OPTIM.LR, copy.OPTIM.NAME, copy.TRAINER.ALIGN.M) == (3e-4, "sgd", 3)
+    assert copy.BY_SHOTS.other.OPTIM.MAX_EPOCH == 2
+    assert cfg == before
+
+
+def test_yacs_reads_files_without_a_base_as_before(tmp_path):
+    cfg = get_cfg_default()
+    extend_cfg(cfg)
+    cfg.merge_from_file(str(write(tmp_path, "A/one", "OPTIM: {LR: 0.5}\n")))
+    assert cfg.OPTIM.LR == 0.5
+    with pytest.raises(KeyError, match="OPTIM.LEARNING"):
+        cfg.merge_from_file(str(write(tmp_path, "A/two", "OPTIM: {LEARNING: 0.5}\n")))
+    with pytest.raises(KeyError, match="OPTIM.LEARNING"):
+        cfg.merge_from_file(str(write(tmp_path, "B/three", "BASE: A/two\n")))
+
+
+def test_yacs_says_which_base_is_missing(tmp_path):
+    cfg = get_cfg_default()
+    extend_cfg(cfg)
+    with pytest.raises(UserError, match="copy Their/few_shot.yaml, too"):
+        cfg.merge_from_file(str(write(tmp_path, "Mine/x", "BASE: Their/few_shot\n")))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_yacs_reads_each_config_as_train_py_does(path):
+    read, merged = get_cfg_default(), get_cfg_default()
+    for cfg in (read, merged):
+        extend_cfg(cfg)
+    merge(read, read_keys(path), "the file")
+    merged.merge_from_file(str(path))
+    assert merged == read

@@ -103,3 +103,15 @@ def leaves(tree: Mapping, prefix: str = "") -> Iterator[tuple[str, object]]:
             yield from leaves(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
+
+
+def nest(keys: Mapping[str, object]) -> dict:
+    """Return dotted keys as nested mappings: the inverse of `leaves`."""
+    tree: dict = {}
+    for key, value in keys.items():
+        *path, last = key.split(".")
+        node = tree
+        for part in path:
+            node = node.setdefault(part, {})
+        node[last] = value
+    return tree

@@ -4,6 +4,7 @@ from dassl.engine import TRAINER_REGISTRY
 from yacs.config import CfgNode
 
 from ..method import METHODS
+from .base_config import read_bases
 from .config import add_nodes
 from .trainer import PromptTrainer
 
@@ -13,11 +14,14 @@ TAKEN = "Prompted"  # prefix of a method whose name the surrounding checkout alr
 def extend_cfg(cfg: CfgNode) -> None:
     """Add the keys of all methods to a Dassl cfg, and register their trainers with Dassl.
 
+    Its config files may then name another as their BASE.
+
     A method whose name is taken by a trainer of the surrounding checkout is registered with the
     prefix `Prompted`. So call this after all trainers of the checkout have been imported, as they
     are where its `train.py` sets up the cfg.
     """
     add_nodes(cfg)
+    read_bases(cfg)
     for name, method in METHODS.items():
         names = TRAINER_REGISTRY.registered_names()
         ours = [n for n in names if getattr(TRAINER_REGISTRY.get(n), "kind", None) is method]
