@@ -59,7 +59,7 @@ class Checkout:
         light = ["__init__.py", "beyond.py", "dataset_keys.py", "errors.py", "one_package.py"]
         light += ["record/metrics.py", "record/predictions.py"]
         light += [f"storage/{name}.py" for name in ("files", "records", "settings", "source")]
-        light += ["trainer/by_run.py"]
+        light += ["trainer/base_config.py", "trainer/by_run.py"]
         light += ["use/commands/arguments.py", "advice/page.css"]
         packages = ("advice", "embedded", "record", "storage", "trainer", "use", "use/commands")
         for name in (*light, *(f"{package}/__init__.py" for package in packages)):
