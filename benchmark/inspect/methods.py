@@ -3,12 +3,11 @@
 import csv
 import inspect
 import io
-import re
 import sys
 
 import torch
 
-from trainers.prompting.method import METHODS, Method
+from trainers.prompting.method import METHODS, Method, find_method
 from trainers.prompting.plugins import load_plugins
 from trainers.prompting.trainer.config import build_method
 
@@ -32,27 +31,24 @@ CAPTION = (
 PAGE = """\
 # All methods
 
-Look up a method: its place among the others, its equations, keys, config files and checkpoints.
+Look up a method: its place among the others, its paper and its file.
 
 ```bash
 python -m benchmark methods  # this table, with your plug-ins
+python -m benchmark methods CoPrompt  # equations, keys with defaults, published settings
 ```
 
-The page is made from the classes: `python -m benchmark methods --format page`. The notation is that
-of [methods.md](methods.md), which has the equations of methods with M, N and beta. s is the logit
-scale, z0 and h0 are features of the untouched CLIP, CE is the mean cross-entropy of the logits, W
-the width of an encoder. Blocks are counted from 0 unless a key counts from 1; a block is
-x' = x + Attn(LN1 x), out = x' + MLP(LN2 x'). *Published* settings are those of the config files.
+Below this table the site has what the class of each method says. The page is made from the classes:
+`python -m benchmark methods --format page`. The notation is that of [methods.md](methods.md), which
+has the equations of methods with M, N and beta. s is the logit scale, z0 and h0 are features of the
+untouched CLIP, CE is the mean cross-entropy of the logits, W the width of an encoder. Blocks are
+counted from 0 unless a key counts from 1; a block is x' = x + Attn(LN1 x), out = x' + MLP(LN2 x').
+*Published* settings are those of the config files.
 """
 SECTION = """
 ## {method}
 
-{summary}
-
-- Paper: {paper}
-- Computed by [`{file}`](../trainers/prompting/methods/{file}){equations}
-- Keys of `TRAINER.{node}`, with their defaults: {keys}
-- Config files in `configs/trainers/{method}/`: {configs}{text}"""
+{summary} {paper} Computed by [`{file}`](../trainers/prompting/methods/{file}){equations}."""
 POINTS = (
     "; equations: [3. Scores](methods.md#3-scores), "
     "[4. The methods as points](methods.md#4-the-methods-as-points)"
@@ -106,54 +102,58 @@ def render(backbone: str, form: str) -> str:
 
 
 def page(backbone: str) -> str:
-    """Return docs/all_methods.md: the table, then each method with what its docstring says."""
+    """Return docs/all_methods.md: the table, then a line on each method."""
     exact = (ROOT / "docs" / "methods.md").read_text("utf-8")
     table = [HEAD, ["---"] * len(HEAD)]
     sections = []
-    for method, made in sorted(METHODS.items()):
+    for method, kind in sorted(METHODS.items()):
         table.append([f"[{method}](#{method.lower()})", *row(method, backbone)[1:]])
-        paper = inspect.getdoc(sys.modules[made.__module__]) or ""
-        summary, _, text = (inspect.getdoc(made) or "").partition("\n")
-        places = {key: made.outside.get(key, key) for key in made.defaults}
-        keys = [f"`{places[key]}` {value!r}" for key, value in made.defaults.items()]
-        configs = sorted((CONFIGS / "trainers" / method).glob("*.yaml"))
         sections.append(
             SECTION.format(
                 method=method,
-                summary=summary,
-                text=_link_sections(text, exact),
-                file=f"{made.__module__.rpartition('.')[2]}.py",
-                paper=" ".join(paper.split("\n\n")[:2]),
+                summary=(inspect.getdoc(kind) or "").partition("\n")[0],
+                file=f"{kind.__module__.rpartition('.')[2]}.py",
+                paper=_paper(kind),
                 equations=POINTS if f"\n| {method} |" in exact else "",
-                node=made.node,
-                keys=", ".join(keys),
-                configs=", ".join(f"`{path.stem}`" for path in configs),
             )
         )
     lines = [f"| {' | '.join(cells)} |" for cells in table]
     return "\n".join([PAGE, *lines, "", CAPTION.format(backbone=backbone), *sections])
 
 
-def _link_sections(text: str, page: str) -> str:
-    """Return text of a docstring with links to the sections of docs/methods.md that it cites."""
-    anchors = {
-        heading.partition(".")[0]: re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
-        for heading in re.findall(r"^## (\d+\..+)$", page, re.MULTILINE)
-    }
-    return re.sub(
-        r"docs/methods\.md,\s+section\s+(\d+)",
-        lambda match: f"[section {match[1]}](methods.md#{anchors[match[1]]})",
-        "\n" + text if text else "",
+def describe(method: str) -> str:
+    """Return what is known of a method: its docstring, paper, keys with defaults, config files."""
+    kind = find_method(method)
+    text = inspect.getdoc(kind) or ""
+    keys = [f"  {kind.place(key)} {value!r}" for key, value in kind.defaults.items()]
+    configs = sorted((CONFIGS / "trainers" / method).glob("*.yaml"))
+    names = ", ".join(path.stem for path in configs) or "none"
+    return "\n".join(
+        [method, "", text, "", _paper(kind), f"File: {inspect.getsourcefile(kind)}"]
+        + [
+            "Keys, with their defaults:",
+            *keys,
+            f"Config files in configs/trainers/{method}: {names}",
+        ]
     )
+
+
+def _paper(kind: type[Method]) -> str:
+    text = inspect.getdoc(sys.modules[kind.__module__]) or ""
+    return " ".join(" ".join(text.split("\n\n")[:2]).split())
 
 
 def main(argv: list[str]) -> int:
     """Run `python -m benchmark methods`."""
     parser = Parser(prog="python -m benchmark methods", description=__doc__)
+    parser.add_argument("method", metavar="METHOD", nargs="?", help="tell about one method")
     parser.add_argument("--backbone", default="ViT-B/16", choices=GEOMETRY)
     parser.add_argument("--format", choices=[*TABLE_STYLES, "csv", "page"], default="text")
     add_plugin(parser)
     args = parser.parse_args(argv)
     load_plugins(args.plugin)
+    if args.method:
+        print(describe(args.method))
+        return 0
     print(page(args.backbone) if args.format == "page" else render(args.backbone, args.format))
     return 0

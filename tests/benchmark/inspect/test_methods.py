@@ -1,6 +1,8 @@
 """Tests of the table of methods, and of the words nearest to learned contexts."""
 
 import functools
+import importlib
+import re
 
 import pytest
 import torch
@@ -54,6 +56,27 @@ def test_the_page_of_all_methods_is_up_to_date(monkeypatch, capsys):
     assert page == capsys.readouterr().out, (
         "python -m benchmark methods --format page > docs/all_methods.md"
     )
+
+
+def test_the_site_adds_what_each_class_says(monkeypatch):
+    pytest.importorskip("mkdocs")
+    monkeypatch.syspath_prepend(str(ROOT / "docs"))
+    site = importlib.import_module("site_pages")
+    page = site.with_docstrings((ROOT / "docs" / "all_methods.md").read_text("utf-8"))
+    sections = dict(re.findall(r"^## (\w+)\n(.*?)(?=^## |\Z)", page, re.DOTALL | re.MULTILINE))
+    assert "A(x) = ReLU(W2 ReLU(W1 x))" in sections["CoPrompt"]
+    assert "`base2new`, `cross_dataset`, `emoji`." in sections["CoPrompt"]
+    assert "[section 5](methods.md#5-where-align-starts)" in sections["ALIGN"]
+    assert all("Config files in `configs" in text for text in sections.values())
+
+
+def test_one_method_is_told_in_the_terminal(capsys):
+    assert main(["methods", "CoPrompt"]) == 0
+    told = capsys.readouterr().out
+    assert "A(x) = ReLU(W2 ReLU(W1 x))" in told and "  TRAINER.W 8.0\n" in told
+    assert "arXiv:2306.01195" in told and "base2new, cross_dataset, emoji" in told
+    assert main(["methods", "CoPromt"]) == 2
+    assert "CoPrompt" in capsys.readouterr().err
 
 
 def trained_parameters(method, node, backbone="ViT-B/16", classes=2):
