@@ -1,32 +1,32 @@
 """Download files over HTTP with resume, and unpack archives safely, never outside a folder."""
 
+import glob
 import gzip
 import hashlib
 import lzma
 import os
-import re
 import shutil
 import sys
 import tarfile
-import time
 import zipfile
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import gdown
 import requests
 import urllib3
 from gdown.exceptions import DownloadError, FileURLRetrievalError
+from requests.structures import CaseInsensitiveDict
 from tqdm import tqdm
 
 from trainers.prompting.errors import UserError
 
 CHUNK = 1 << 20
 TIMEOUT = (10, 60)  # seconds to connect, and between two pieces
-TRIES = 3  # failed connections in a row, without new bytes, after which a download is given up
-PAUSE = 1.0  # seconds before the next connection
+PLAIN = {"Accept-Encoding": "identity"}  # so that lengths are those of the file itself
+RETRIES = 3  # of a connection that breaks off, each after a longer pause
 
 # Exceptions that zipfile and tarfile raise for a damaged archive.
 BROKEN = (
@@ -63,143 +63,107 @@ def is_archive(name: str) -> bool:
     return name.endswith((".zip", ".tar", ".tar.gz", ".tgz"))
 
 
-def fetch(url: str, target: Path) -> Path:
-    """Download `url` to a temporary file next to `target` and return it, complete but unchecked.
+def ask(url: str) -> CaseInsensitiveDict[str]:
+    """Return the headers of the file at an address, with those of redirections; empty if none."""
+    headers: CaseInsensitiveDict[str] = CaseInsensitiveDict()
+    with (
+        suppress(requests.RequestException),
+        requests.head(url, headers=PLAIN, allow_redirects=True, timeout=TIMEOUT) as answer,
+    ):
+        for part in (*answer.history, answer) if answer.ok else ():
+            headers.update(part.headers)
+    return headers
 
-    The download resumes an earlier one if the server supports that.
 
-    Raises:
-        UserError: the server has no such file, the connection keeps breaking off, or the disk is
-            too small.
+def stated_size(headers: Mapping[str, str]) -> int | None:
+    """Return the size in bytes that headers state; None if they state none."""
+    size = headers.get("X-Linked-Size") or headers.get("Content-Length", "")
+    return int(size) if size.isdecimal() else None
+
+
+def fetch(url: str, target: Path, headers: Mapping[str, str]) -> Path:
+    """Download `url` to a file next to `target` and return it, complete but unchecked.
+
+    A download that broke off is resumed, if the server can, while `headers` (of `ask`) have the
+    same ETag or date.
     """
-    part = target.with_name(target.name + ".part")
-    tries, most = 0, _size(part)
-    while True:
-        try:
-            _receive(url, part, archive=is_archive(target.name))
-            return part
-        except requests.exceptions.SSLError:
-            raise UserError(f"the certificate of '{url}' is not valid") from None
-        except (requests.RequestException, urllib3.exceptions.HTTPError):
-            # not since the last connection: a server that refuses to resume begins again and again
-            tries = 0 if _size(part) > most else tries + 1
-            most = max(most, _size(part))
-            if tries == TRIES:
-                have = tqdm.format_sizeof(_size(part), "B")
-                what = f"breaks off ({have} are kept)" if most else "cannot be reached"
-                raise UserError(f"'{url}' {what}") from None
-            time.sleep(PAUSE)
-
-
-def stated_size(url: str) -> int | None:
-    """Return the size in bytes of the file at an address; None if the server does not state it."""
-    headers = {"Accept-Encoding": "identity"}
+    if headers.get("Content-Type", "").startswith("text/html"):
+        raise UserError(
+            f"'{url}' answers with a web page instead of the file, such as a login page"
+        )
+    version = f"{url} {headers.get('ETag') or headers.get('Last-Modified')}"
+    done = target.with_name(f"{target.name}.{hashlib.sha256(version.encode()).hexdigest()[:8]}")
+    for half in parts(done):
+        if _size(half) == stated_size(headers):  # an earlier call was stopped just before this
+            return half.rename(done)
     try:
-        with requests.head(url, headers=headers, allow_redirects=True, timeout=TIMEOUT) as answer:
-            length = header_of(answer, "X-Linked-Size") or answer.headers.get("Content-Length", "")
-            return int(length) if answer.ok and length.isdecimal() else None
-    except requests.RequestException:
-        return None
+        if "gzip" in headers.get("Content-Encoding", ""):
+            return _receive_raw(url, done)
+        try:
+            return _receive(done, url=url)
+        except DownloadError as error:
+            if "byte range" not in str(error):
+                raise
+            for half in parts(done):  # the server cannot resume: begin again
+                half.unlink()
+            return _receive(done, url=url)
+    except requests.HTTPError as error:
+        answer = error.response
+        raise UserError(f"'{url}' answers {answer.status_code} {answer.reason}") from None
+    except requests.exceptions.SSLError:
+        raise UserError(f"the certificate of '{url}' is not valid") from None
+    except (DownloadError, requests.RequestException, urllib3.exceptions.HTTPError):
+        have = sum(map(_size, parts(done)))
+        kept = f"breaks off ({tqdm.format_sizeof(have, 'B')} are kept)"
+        raise UserError(f"'{url}' {kept if have else 'cannot be reached'}") from None
 
 
-def check_stated(received: Path) -> None:
-    """Raise UserError if a downloaded file differs from the SHA-256 that its server stated, if any.
+def fetch_drive(file_id: str, target: Path) -> Path:
+    """Download a file from Google Drive, as `fetch` does from an address."""
+    try:
+        return _receive(target.with_name(target.name + ".drive"), id=file_id)
+    except FileURLRetrievalError:
+        raise UserError(
+            f"Google Drive refuses downloads by programs, often for a day after many requests: "
+            f"try a browser at https://drive.google.com/file/d/{file_id}/view"
+        ) from None
+    except (DownloadError, requests.RequestException):
+        raise UserError("Google Drive cannot be reached, or the connection broke") from None
 
-    Hugging Face states the SHA-256 of large files in the response that redirects to them.
-    """
-    stated = received.with_name(received.name + ".sha256")
-    if stated.exists():
-        check_sum(received, "sha256", stated.read_text())
 
-
-def header_of(answer: requests.Response, header: str) -> str:
-    """Return a header of a response or of one that redirected to it; empty if none has it."""
-    values = [part.headers.get(header) for part in (*answer.history, answer)]
-    return next((text for text in values if text), "")
+def parts(done: Path) -> list[Path]:
+    """Return what gdown has kept of downloads to a file, or to a version of it."""
+    return sorted(done.parent.glob(f"{glob.escape(done.name)}*.part"))
 
 
 def _size(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
 
 
-def _receive(url: str, part: Path, archive: bool) -> None:
-    """Make one connection: append the missing bytes to `part`, or write the file from the start."""
-    have = _size(part)
-    tag = part.with_name(part.name + ".etag")
-    headers = {"Accept-Encoding": "identity"}  # so that lengths are those of the file itself
-    if have:
-        headers["Range"] = f"bytes={have}-"
-        if tag.exists():  # if the file has changed since, the server sends all of it
-            headers["If-Range"] = tag.read_text()
-    with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as answer:
-        if answer.status_code == 416 and have:
-            if answer.headers.get("Content-Range") == f"bytes */{have}":
-                return  # complete: an earlier call was stopped just before it renamed the file
-            part.unlink()
-            raise requests.ConnectionError
-        if not answer.ok:
-            raise UserError(f"'{url}' answers {answer.status_code} {answer.reason}")
-        if answer.headers.get("Content-Type", "").startswith("text/html"):
-            raise UserError(
-                f"'{url}' answers with a web page instead of the file, such as a login page"
-            )
-        if answer.status_code != 206:
-            have = 0
-            _remember(tag, answer.headers.get("ETag", ""))
-            sha256 = part.with_name(part.name + ".sha256")
-            stated = header_of(answer, "X-Linked-ETag").strip('"')
-            sha256.unlink(missing_ok=True)  # it may be of a file from another address
-            if re.fullmatch("[0-9a-f]{64}", stated):
-                sha256.write_text(stated)
-        length = answer.headers.get("Content-Length", "")
-        total = have + int(length) if length.isdecimal() else None
-        if total:  # an archive of images needs about the same space again when it is unpacked
-            check_space(part.parent, total - have + total * archive)
-        name = part.name.removesuffix(".part")
-        with open(part, "ab" if have else "wb") as file, progress(name, total, have) as bar:
-            # Without decoding: some servers declare a .tgz as a gzip encoding of a .tar.
-            for chunk in answer.raw.stream(CHUNK, decode_content=False):
-                file.write(chunk)
-                bar.update(len(chunk))
-    if total and _size(part) < total:
-        raise requests.ConnectionError
+def _receive(done: Path, **source: str) -> Path:
+    """Download a file, or what is missing of it; `source` is its `url`, or `id` on Google Drive."""
+    with progress(done.stem, None) as bar:
 
-
-def _remember(tag: Path, etag: str) -> None:
-    """Store the ETag for a later resume if it is a strong one, else remove the stored one."""
-    if etag.startswith('"'):
-        tag.write_text(etag)
-    else:
-        tag.unlink(missing_ok=True)
-
-
-def fetch_drive(file_id: str, target: Path) -> Path:
-    """Download a file from Google Drive, as `fetch` does from an address."""
-    done = target.with_name(target.name + ".drive")
-    with progress(target.name, None) as bar:
-
-        def told(received: int, total: int | None) -> None:
+        def advance(received: int, total: int | None) -> None:
             if total and bar.total is None:
-                check_space(target.parent, total - received + total * is_archive(target.name))
+                # an archive of images needs about the same space again when it is unpacked
+                check_space(done.parent, total - received + total * is_archive(done.stem))
                 bar.total = total
             bar.update(received - bar.n)
 
-        try:
-            gdown.download(
-                id=file_id,
-                output=str(done),
-                quiet=True,
-                use_cookies=False,
-                resume=True,
-                progress=told,
-            )
-        except FileURLRetrievalError:
-            raise UserError(
-                f"Google Drive refuses downloads by programs, often for a day after many requests: "
-                f"try a browser at https://drive.google.com/file/d/{file_id}/view"
-            ) from None
-        except (DownloadError, requests.RequestException):
-            raise UserError("Google Drive cannot be reached, or the connection broke") from None
+        gdown.download(
+            **source, output=str(done), quiet=True, use_cookies=False, resume=True,
+            progress=advance, timeout=TIMEOUT, retries=RETRIES,
+        )  # fmt: skip
+    return done
+
+
+def _receive_raw(url: str, done: Path) -> Path:
+    """Download a file as it is, without resuming: gdown would decode it."""
+    with requests.get(url, headers=PLAIN, stream=True, timeout=TIMEOUT) as answer:
+        answer.raise_for_status()
+        with open(done, "wb") as file:
+            shutil.copyfileobj(answer.raw, file)
     return done
 
 

@@ -1,8 +1,8 @@
 """Download public data sets, check the files, and lay them out as datasets/ reads them."""
 
+import re
 import sys
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from urllib.parse import quote
 
@@ -16,18 +16,20 @@ from ..cli import Parser
 from ..protocols.configs import CONFIGS, GROUPS, with_groups
 from . import imagenet
 from .archives import (
-    check_stated,
+    ask,
     check_sum,
     fetch,
     fetch_drive,
     find,
+    parts,
     place,
     stated_size,
     unpack_archive,
-)
+)  # fmt: skip
 
 TABLE = CONFIGS / "downloads.yaml"
 IMAGES = "https://huggingface.co/datasets/TahaKoleilat/BiomedCoOp"
+DRIVE = "Google Drive"
 COPY = "copy.zip"  # local name for a copy of a whole data set: an original file may have its name
 
 
@@ -132,7 +134,7 @@ def provide(name: str, entry: dict, root: Path, mirror: str | None) -> bool:
     for problem in problems:
         print(f"{name}: {problem}", file=sys.stderr)
     if not problems:
-        for part in folder.glob(f"{COPY}.part*"):  # not needed: the files came from elsewhere
+        for part in parts(folder / COPY):  # not needed: the files came from elsewhere
             part.unlink()
         print(f"{name}: is complete in '{folder}'")
     return not problems
@@ -188,7 +190,7 @@ def sizes(names: list[str], table: dict, root: Path, mirror: str | None) -> str:
         for source in sources + (official(table[name], folder) if mirror else []):
             if lacks(folder, source.gives) and not (folder / source.name).exists():
                 first = addresses(source, mirror)[:1]
-                size = stated_size(first[0]) if first else None
+                size = stated_size(ask(first[0])) if first else None
                 known = tqdm.format_sizeof(size, "B") if size else "size unknown"
                 files.append(f"{source.name} ({known})")
         if files:
@@ -248,26 +250,32 @@ def download(source: Source, path: Path, mirror: str | None) -> None:
     Raises:
         UserError: no address works. A file with a wrong hash is kept as NAME.wrong.
     """
-    ways = {url: partial(fetch, url) for url in addresses(source, mirror)}
-    if source.drive and not mirror:
-        ways["Google Drive"] = partial(fetch_drive, source.drive)
+    ways: list[str] = addresses(source, mirror)
+    ways += [DRIVE] * bool(source.drive and not mirror)
     reasons = []
-    for where, get in ways.items():
+    for where in ways:
         print(f"{source.name}: from {where}", flush=True)
+        sha256 = ""
         try:
-            received = get(path)
+            if where == DRIVE:
+                received = fetch_drive(source.drive, path)
+            else:
+                headers = ask(where)
+                received = fetch(where, path, headers)
+                sha256 = headers.get("X-Linked-ETag", "").strip('"')  # of Hugging Face
         except UserError as error:
             reasons.append(str(error))
             continue
         try:
             source.check(received)
-            check_stated(received)
+            if re.fullmatch("[0-9a-f]{64}", sha256):
+                check_sum(received, "sha256", sha256)
         except UserError as error:
             wrong = received.rename(path.with_name(path.name + ".wrong"))
             reasons.append(f"the file from {where} is kept as '{wrong}' because {error}")
             continue
         received.rename(path)
-        for rest in (".part", ".part.etag", ".part.sha256"):
-            path.with_name(path.name + rest).unlink(missing_ok=True)
+        for part in parts(path):
+            part.unlink()
         return
     raise UserError(f"{'; '.join(reasons)}; rerun to resume, or put the file at '{path}' yourself")
