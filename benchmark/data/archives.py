@@ -28,6 +28,8 @@ TIMEOUT = (10, 60)  # seconds to connect, and between two pieces
 PLAIN = {"Accept-Encoding": "identity"}  # so that lengths are those of the file itself
 RETRIES = 3  # of a connection that breaks off, each after a longer pause
 
+DRIVE = "https://drive.google.com/uc?id="
+
 # Exceptions that zipfile and tarfile raise for a damaged archive.
 BROKEN = (
     zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, zlib.error, lzma.LZMAError, EOFError,
@@ -100,13 +102,13 @@ def fetch(url: str, target: Path, headers: Mapping[str, str]) -> Path:
         if "gzip" in headers.get("Content-Encoding", ""):
             return _receive_raw(url, done)
         try:
-            return _receive(done, url=url)
+            return _receive(done, url)
         except DownloadError as error:
             if "byte range" not in str(error):
                 raise
             for half in parts(done):  # the server cannot resume: begin again
                 half.unlink()
-            return _receive(done, url=url)
+            return _receive(done, url)
     except requests.HTTPError as error:
         answer = error.response
         raise UserError(f"'{url}' answers {answer.status_code} {answer.reason}") from None
@@ -121,7 +123,7 @@ def fetch(url: str, target: Path, headers: Mapping[str, str]) -> Path:
 def fetch_drive(file_id: str, target: Path) -> Path:
     """Download a file from Google Drive, as `fetch` does from an address."""
     try:
-        return _receive(target.with_name(target.name + ".drive"), id=file_id)
+        return _receive(target.with_name(target.name + ".drive"), f"{DRIVE}{file_id}")
     except FileURLRetrievalError:
         raise UserError(
             f"Google Drive refuses downloads by programs, often for a day after many requests: "
@@ -140,8 +142,8 @@ def _size(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
 
 
-def _receive(done: Path, **source: str) -> Path:
-    """Download a file, or what is missing of it; `source` is its `url`, or `id` on Google Drive."""
+def _receive(done: Path, url: str) -> Path:
+    """Download a file, or what is missing of it."""
     with progress(done.stem, None) as bar:
 
         def advance(received: int, total: int | None) -> None:
@@ -152,7 +154,7 @@ def _receive(done: Path, **source: str) -> Path:
             bar.update(received - bar.n)
 
         gdown.download(
-            **source, output=str(done), quiet=True, use_cookies=False, resume=True,
+            url, output=str(done), quiet=True, use_cookies=False, resume=True,
             progress=advance, timeout=TIMEOUT, retries=RETRIES,
         )  # fmt: skip
     return done

@@ -13,7 +13,6 @@ from served import JPEG, TREE, arrived, link, tar, tar_of, zip_of, zipped
 
 import datasets  # noqa: F401 (registers the data sets)
 
-
 CHUNK = 524_288  # what gdown keeps of a connection that breaks off: whole chunks
 
 
