@@ -13,6 +13,7 @@ import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import cast
 
 import gdown
 import requests
@@ -110,7 +111,7 @@ def fetch(url: str, target: Path, headers: Mapping[str, str]) -> Path:
                 half.unlink()
             return _receive(done, url)
     except requests.HTTPError as error:
-        answer = error.response
+        answer = cast(requests.Response, error.response)
         raise UserError(f"'{url}' answers {answer.status_code} {answer.reason}") from None
     except requests.exceptions.SSLError:
         raise UserError(f"the certificate of '{url}' is not valid") from None
