@@ -3,14 +3,15 @@
 import hashlib
 import json
 import re
+import subprocess
 
 import pytest
 import yaml
 from dassl.data.datasets import DATASET_REGISTRY
-from served import CLASSNAMES, PUBLIC, TREE, arrived, tar, zipped
+from served import CLASSNAMES, PUBLIC, TREE, arrived, tar, under, zipped
 
 import datasets  # noqa: F401 (registers the data sets)
-from benchmark.data import archives, download
+from benchmark.data import archives, download, grocery
 from benchmark.protocols.configs import GROUPS
 from trainers.prompting.storage.files import hold_lock
 
@@ -26,6 +27,8 @@ def reader(name):
 def test_the_table_of_downloads_is_complete_and_consistent():
     origins = {}
     for name, entry in REAL.items():
+        if name == "grocery":  # read as anyone's own images
+            continue
         dataset = reader(name)
         assert entry["folder"] == dataset.dataset_dir
         sources = [download.Source(**file) for file in entry["files"]]
@@ -46,7 +49,8 @@ def test_the_table_of_downloads_is_complete_and_consistent():
                 assert all(re.search("/[0-9a-f]{40}/", url) for url in source.urls)
             # A mirror is a single folder, so a name must mean one file.
             assert origins.setdefault(source.name, source) == source
-    assert len(REAL) == 26 and set(PUBLIC) == set(REAL) - {"imagenet", *GROUPS["medical"]}
+    others = {"imagenet", "grocery", *GROUPS["medical"]}
+    assert len(REAL) == 27 and set(PUBLIC) == set(REAL) - others
 
 
 def test_medical_images_are_the_users_to_get(server, get, table, tmp_path):
@@ -203,6 +207,58 @@ def test_imagenet_is_left_to_the_user(server, get, table, tmp_path):
     for part in ("train", "val"):
         (folder / "images" / part).mkdir(parents=True)
     assert get("imagenet").out == f"imagenet: is already complete in '{folder}'\n"
+
+
+GROCERY = {
+    "classes.csv": b"Class Name (str),Class ID (int),Coarse Class Name (str),Coarse Class ID (int),"
+    b"Iconic Image Path (str),Product Description Path (str)\n"
+    b"Pink-Lady,0,Apple,0,/i/P.jpg,/i/P.txt\nRed-Delicious,1,Apple,0,/i/R.jpg,/i/R.txt\n"
+    b"Sour-Milk,2,Sour-Milk,1,/i/S.jpg,/i/S.txt\n",
+    "i/P.txt": b"Sweet\nand crisp. A pink lady is red.",
+    "i/R.txt": b"Dark red.", "i/S.txt": b"Sour.",
+    "train.txt": b"train/P/1.jpg, 0, 0\ntrain/R/1.jpg, 1, 0\ntrain/S/1.jpg, 2, 1\n",
+    "val.txt": b"val/P/1.jpg, 0, 0\n",
+    "test.txt": b"test/P/1.jpg, 0, 0\ntest/R/2.jpg, 1, 0\ntest/S/1.jpg, 2, 1\n",
+} | under("train", "P/1.jpg", "R/1.jpg", "S/1.jpg") | under(
+    "test", "P/1.jpg", "R/2.jpg", "S/1.jpg") | under("val", "P/1.jpg")  # fmt: skip
+
+
+def test_groceries_become_class_folders_with_sentences(server, get, tmp_path, monkeypatch):
+    top = {f"GroceryStoreDataset-fc80ba9/dataset/{name}": body for name, body in GROCERY.items()}
+    server.files = {"GroceryStoreDataset.zip": zipped(top)}
+    ran = get("grocery", "--mirror", server.url)
+    assert ran.code == 1 and f"not {grocery.TREE}, to git" in ran.err
+    kept = "GroceryStoreDataset.zip"  # which was there before the second call
+    tree = re.search("dataset' of the archive is ([0-9a-f]{40})", ran.err)[1]
+    assert tree == written_by_git(tmp_path / "git", GROCERY)
+    monkeypatch.setattr(grocery, "TREE", tree)
+    assert get("grocery", "--mirror", server.url).code == 0
+    folder = tmp_path / "data" / "grocery"
+    assert {path.name for path in folder.iterdir()} == {"grocery", "grocery_coarse", kept}
+    train, val, test = DATASET_REGISTRY.get("ImageFolder").read(folder / "grocery")
+    assert [item.classname for item in test] == ["Pink Lady", "Red Delicious", "Sour Milk"]
+    assert len(train) + len(val) == 4
+    train, val, test = DATASET_REGISTRY.get("ImageFolder").read(folder / "grocery_coarse")
+    assert [item.classname for item in test] == ["Apple", "Apple", "Sour Milk"]
+    sentences = json.loads((folder / "grocery_coarse/sentences.json").read_text())
+    assert sentences == {
+        "Apple": [
+            "Pink Lady: Sweet and crisp.",
+            "A pink lady is red.",
+            "Red Delicious: Dark red.",
+        ],
+        "Sour Milk": ["Sour Milk: Sour."],
+    }
+
+
+def written_by_git(folder, files):
+    """Return the tree id that git gives to files."""
+    for name, body in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(body)
+    for words in (["init", "-q"], ["add", "-A"], ["write-tree"]):
+        done = subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True)
+    return done.stdout.strip()
 
 
 def test_an_existing_archive_is_used_and_kept(server, toy, get, tmp_path):
