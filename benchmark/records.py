@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from recipe.configs import read_pairs
 from trainers.prompting.beyond import BEYOND
 from trainers.prompting.errors import printable
+from trainers.prompting.record.hashes import edited_files
 from trainers.prompting.storage import records
 from trainers.prompting.storage.files import read_file
 from trainers.prompting.storage.records import RECORD as RESULTS
@@ -18,7 +19,7 @@ from trainers.prompting.storage.records import is_number, is_percent
 from trainers.prompting.storage.settings import literal
 
 from .protocols.base import Run
-from .protocols.configs import dataset_name
+from .protocols.configs import dataset_name, given_plugins
 
 CONSOLE = "console.txt"
 
@@ -228,7 +229,7 @@ KINDS: dict[str, tuple[Callable[[Any], bool], Sequence[str]]] = {
     ),
     "a group of texts or numbers": (
         _each(lambda fact: isinstance(fact, str | int | float | None)),
-        ["versions", "source", "start", "teacher", "ood_fingerprints", "attack", "stream"],
+        ["versions", "code", "start", "teacher", "ood_fingerprints", "attack", "stream"],
     ),
 }  # fmt: skip
 
@@ -243,6 +244,21 @@ def flaw(result) -> str | None:
             if value is not None and not holds(value):
                 return f"holds {key} {json.dumps(value)[:40]}, which is not {wanted}"
     return None
+
+
+def edited_since(record: dict) -> list[str]:
+    """Return what of the code of `results.json` or `begun.json` has been edited since.
+
+    It is looked for next to this command's plug-ins, then next to the files that the record names.
+    """
+    named = record.get("plugins") or value_at(record.get("config"), "TRAINER.PLUGINS")
+    files = [name for name in named if name.endswith(".py")] if are_texts(named) else []
+    return edited_files(record.get("code"), [*given_plugins, *files])
+
+
+def other_code(record: dict) -> list[str]:
+    """Return what of the code of a run was edited while it trained, or since."""
+    return sorted({*(record.get("edited") or ()), *edited_since(record)})
 
 
 def at_bound(temperature: float | None) -> bool:

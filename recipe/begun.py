@@ -5,10 +5,15 @@ from pathlib import Path
 
 from trainers.prompting.errors import UserError, need
 from trainers.prompting.method import METHODS
-from trainers.prompting.record.environment import git_commit
-from trainers.prompting.storage.files import hold_lock, read_json, write_whole
-from trainers.prompting.storage.settings import begun_otherwise, differing_keys, no_settings
-from trainers.prompting.storage.source import BEGUN, edited_files, other_source, set_aside
+from trainers.prompting.record.hashes import edited_files
+from trainers.prompting.storage.files import hold_lock, read_json, set_aside, write_whole
+from trainers.prompting.storage.settings import (
+    BEGUN,
+    begun_otherwise,
+    differing_keys,
+    no_settings,
+    of_other_code,
+)
 from trainers.prompting.storage.state import is_settings
 from trainers.prompting.trainer.settings import settings_of
 
@@ -41,13 +46,13 @@ def check_begun(cfg, accept: bool) -> list[str]:
             raise begun_otherwise(folder, f"settings ({keys})")
     now = _edited_files(folder, cfg)
     if now and not accept:
-        raise other_source(folder, now)
+        raise of_other_code(folder, now)
     return sorted({*begun.get("edited", []), *now})
 
 
-def note_begun(cfg, source: dict[str, str], files: list[str]) -> None:
-    """Write what resuming this training will need: digests of its source, and edited files."""
-    begun: dict = {"source": source, "edited": files, "git": git_commit()}
+def note_begun(cfg, code: dict[str, str], files: list[str]) -> None:
+    """Write what resuming this training will need: hashes of its code, and edited files."""
+    begun: dict = {"code": code, "edited": files}
     begun["plugins"] = list(cfg.TRAINER.PLUGINS)
     if cfg.TRAINER.NAME not in METHODS:
         begun["settings"] = settings_of(cfg)
@@ -59,7 +64,7 @@ def _edited_files(folder: Path, cfg) -> list[str]:
     if not any(folder.glob("*/checkpoint")):
         return []
     begun = _read_begun(folder)
-    return edited_files(begun.get("source"), cfg.TRAINER.PLUGINS, begun.get("git"))
+    return edited_files(begun.get("code"), cfg.TRAINER.PLUGINS)
 
 
 def _read_begun(folder: Path) -> dict:
@@ -68,6 +73,6 @@ def _read_begun(folder: Path) -> dict:
     if not path.exists():
         return {}
     content = read_json(path, "delete that folder")
-    if not all(is_settings(content.get(key, {})) for key in ("source", "settings")):
+    if not all(is_settings(content.get(key, {})) for key in ("code", "settings")):
         raise UserError(f"'{path}' is not of this project: delete that folder")
     return content

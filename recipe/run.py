@@ -11,7 +11,7 @@ from dassl.engine import build_trainer
 from dassl.utils import collect_env_info, set_random_seed, setup_logger
 
 from trainers.prompting.errors import UserError, by_system, no_exit, printable
-from trainers.prompting.plugins import source_of
+from trainers.prompting.plugins import code_of
 from trainers.prompting.record.results import peak_in_record, remove_results, write_results
 from trainers.prompting.running.devices import device_name, idle_gpus
 from trainers.prompting.running.memory import gpu_is_full
@@ -52,9 +52,9 @@ def do_run(cfg, args) -> None:
         if keys := prompts_for(args.backbone, args.config_file):
             print(f"{args.backbone}.yaml replaces for this backbone: {', '.join(keys)}")
         trainer = build_trainer(cfg)  # with its data
-        source = source_of(getattr(trainer, "kind", type(trainer)))
+        code = code_of(getattr(trainer, "kind", type(trainer)))
         if trains and getattr(trainer, "num_trained", True):
-            note_begun(cfg, source, edited)
+            note_begun(cfg, code, edited)
         earlier = peak_in_record(cfg) if trains else None
         train_or_evaluate(trainer, args)
         tested = args.eval_only or not (args.no_train or cfg.TEST.NO_TEST)
@@ -62,7 +62,7 @@ def do_run(cfg, args) -> None:
             cfg = getattr(trainer, "recorded_cfg", trainer.cfg)  # with the CLIP's images
             name_replaced(trainer.cfg, cfg, args)
             again = trains and trainer.start_epoch >= trainer.max_epoch  # it was only evaluated
-            write_results(cfg, trainer, source, edited, earlier if again else None)
+            write_results(cfg, trainer, code, edited, earlier if again else None)
             if not (args.eval_only or cfg.DATASET.FEATURES) and hasattr(trainer, "method"):
                 print(f"Classify images with this run:\n{predict_command(cfg, trainer)}")
 

@@ -119,7 +119,7 @@ PACKAGES = {
     "methods": "averaging backbones beyond capabilities encoders errors method node prompts "
     "regularizers robustness storage teacher transport views",
     "robustness": "errors method",
-    "plugins": "errors method methods storage",
+    "plugins": "errors method methods record",
     "running": "backbones encoders errors",
     "step": "method running",
     "trainer": "backbones capabilities contract dassl_parts dataset_keys embedded encoders errors "

@@ -95,7 +95,7 @@ def build_parser(protocol: Protocol) -> Parser:
         help="number of runs at once (default: one for each GPU, or for each core up to four)",
     )
     add("--redo", action="store_true", help="do runs of other code anew, in place of the old ones")
-    add("--accept-edited", action="store_true", help="keep runs of other code, with a note")
+    add("--accept-edited", action="store_true", help="resume trainings of other code, with a note")
     add(
         "--estimate",
         action="store_true",

@@ -32,7 +32,7 @@ from .progress import Progress
 from .slurm import site
 from .slurm.executor import Slurm
 from .slurm.queue import requeue
-from .sources import settle
+from .sources import rename
 from .start import INTERRUPTS
 
 
@@ -103,7 +103,7 @@ def launch(
         print(summary(read(), guesses, local))
         return 0
     if not args.dry_run:
-        settle(engine.accepted, filter(engine.todo.__contains__, engine.aside))
+        rename(filter(engine.todo.__contains__, engine.aside))
     if local is None:
         done = in_jobs(protocol, engine, args, argv)
         return conclude(protocol, engine, args.output) if done else 0

@@ -9,8 +9,7 @@ from statistics import mean
 
 from recipe.configs import FEATURES, prompts_for, read_pairs
 from trainers.prompting.errors import UserError
-from trainers.prompting.storage.settings import BY_PROCESS
-from trainers.prompting.storage.source import other_source
+from trainers.prompting.storage.settings import BY_PROCESS, of_other_code
 from trainers.prompting.trainer.by_run import for_run
 
 from .. import records
@@ -20,7 +19,7 @@ from ..protocols.roots import Roots
 from ..records import RESULTS, BadResult, Outcome
 from . import data
 from .run_process import Child, last_command
-from .sources import accept_record, edited_since, read_begun
+from .sources import read_begun
 
 
 @dataclass(frozen=True)
@@ -92,11 +91,10 @@ class Engine:
 
     Attributes:
         aside: the runs whose folders `--redo` renames: they are of other code.
-        accepted: records of finished runs of other code, which `--accept-edited` keeps.
 
     Raises:
-        UserError: the folder of a run has the record of a run with other settings, or of other
-            code without one of these options.
+        UserError: the folder of a run has the record of a run with other settings, or a run would
+            resume a training of other code without `--accept-edited` or `--redo`.
     """
 
     def __init__(
@@ -112,13 +110,18 @@ class Engine:
         self.outcomes: dict[Run, Outcome] = {}
         self.todo: dict[Run, None] = {}  # in order
         self.aside: list[Run] = []
-        self.accepted: dict[Run, dict] = {}
         self.notes: list[str] = []
         self._durations: dict[tuple, list[float]] = defaultdict(list)
         self._now = now or data.Present()
+        self._edited: list[Run] = []  # finished runs of other code
         self._seen = {run: records.stamp(run) for run in runs}
         for run in runs:
             self._look(run)
+        if self._edited:
+            self.notes.append(
+                f"{len(self._edited):,} finished runs are of other code, such as {self._edited[0]}:"
+                " tables say so; --redo does them anew"
+            )
 
     def _look(self, run: Run) -> None:
         """Enter a run as finished or to do; raises UserError if its folder has another's record."""
@@ -128,8 +131,9 @@ class Engine:
             self.notes.append(f"{error}: the run counts as unfinished")
             result = None
         if result is None:
-            if self.resumes(run):
-                self._edited_files(run, read_begun(run.folder))
+            edited = self.resumes(run) and self._edited_files(run, read_begun(run.folder))
+            if edited and not (self.settings.redo or self.settings.accept_edited):
+                raise of_other_code(run.folder, edited)
             self.todo[run] = None
             return
         needed = run.needs in self.todo
@@ -142,22 +146,20 @@ class Engine:
                 + self._offer(why)
                 + "choose another --output, or remove that folder"
             )
-        files = [] if needed and not self.settings.redo else self._edited_files(run, result)
+        edited = self._edited_files(run, result)
         if needed or run in self.aside:
             self.todo[run] = None
             return
-        if files:
-            result = self.accepted[run] = accept_record(result, files, self.settings.plugins)
+        if edited:
+            self._edited.append(run)
         self.finish(Outcome(run, result))
 
     def _edited_files(self, run: Run, record: dict) -> list[str]:
-        """Return the edited files of the code of a run; raises UserError if no option allows it."""
-        files = edited_since(record, self.settings.plugins)
-        if files and self.settings.redo:
+        """Return the edited files of the code of a run, which `--redo` then does anew."""
+        edited = records.edited_since(record)
+        if edited and self.settings.redo:
             self.aside.append(run)
-        elif files and not self.settings.accept_edited:
-            raise other_source(run.folder, files)
-        return files
+        return edited
 
     def _offer(self, why: str) -> str:
         """Return an advice for a record that differs in a KEY VALUE pair of the command."""

@@ -15,7 +15,7 @@ from ..protocols import PROTOCOLS
 from ..protocols.base import Run
 from ..protocols.places import left_out, outputs_below
 from ..protocols.tuning import TUNING
-from ..records import CONSOLE, Outcome, from_folder
+from ..records import CONSOLE, Outcome, from_folder, other_code
 from .engine import kind
 from .estimate import read_guesses
 from .locks import is_held
@@ -107,7 +107,9 @@ def _status(
     outcome = from_folder(run)
     kind_, _, why = (outcome.problem or "").partition(": ")
     if outcome.problem is None:
-        return Status(outcome, DONE, f"{outcome.accuracy:.2f}%", 0.0)
+        others = other_code(outcome.result or {})
+        note = f", other code than the present: {', '.join(others)}" if others else ""
+        return Status(outcome, DONE, f"{outcome.accuracy:.2f}%{note}", 0.0)
     if kind_ == "failed" and task and 0 < task.started <= _last_change(run):
         return Status(outcome, FAILED, f"{why}; see {run.folder / CONSOLE}")
     if task and task.state == "RUNNING" and busy.setdefault(task.job, run) is not run:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from recipe.configs import FEATURES, read_keys
 from trainers.prompting.errors import UserError, check_name, nearest, need
-from trainers.prompting.storage.source import plugin_folder
+from trainers.prompting.record.hashes import plugin_folder
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = ROOT / "configs"
@@ -35,7 +35,7 @@ GROUPS = {
 }  # fmt: skip
 ON_FEATURES = "features"  # the config of methods on files of features
 IMAGE_FOLDER = "image_folder"  # the user's own images; `image_folder=NAME` names one of several
-_plugins: list[str] = []  # of this command
+given_plugins: list[str] = []  # of this command
 _beside: dict[str, Path] = {}  # the config files of their data sets
 # suffixes of a backbone or of features given as a file
 WEIGHTS = (".pt", ".bin", ".safetensors")
@@ -258,9 +258,9 @@ def use_plugins(plugins: Iterable[str]) -> None:
     Raises:
         UserError: such a file has the name of another data set.
     """
-    _plugins[:] = plugins
+    given_plugins[:] = plugins
     _beside.clear()
-    folders = {folder for name in _plugins if (folder := plugin_folder(name))}
+    folders = {folder for name in given_plugins if (folder := plugin_folder(name))}
     for path in (path for folder in sorted(folders) for path in folder.glob("[!.]*.yaml")):
         if re.search(rb"^DATASET\b", path.read_bytes(), re.MULTILINE):
             other = dataset_files().get(path.stem, path)
@@ -293,7 +293,7 @@ def dataset_class(dataset: str) -> Any:
     from trainers.prompting.plugins import load_plugins
 
     if dataset in _beside:
-        load_plugins(_plugins)
+        load_plugins(given_plugins)
     name, known = dataset_name(dataset) or dataset, DATASET_REGISTRY.registered_names()
     kind = DATASET_REGISTRY.get(check_name("data set", name, known))
     need(

@@ -19,7 +19,7 @@ from trainers.prompting.dataset_keys import CHANGES
 from ..protocols import PROTOCOLS
 from ..protocols.base import learns_nothing
 from ..protocols.configs import known_trainers, plain_name, varied_words
-from ..records import METRICS, OOD, PER_CLASS, Outcome, costs, unlike, value_at
+from ..records import METRICS, OOD, PER_CLASS, Outcome, costs, other_code, unlike, value_at
 from . import published
 from .names import DATASETS, is_embedded, rank
 from .own_sets import name_folders
@@ -163,7 +163,7 @@ def _facts(outcome: Outcome) -> dict:
         "start": earlier_text(outcome, "start"),
         "embedded": is_embedded(run.dataset),
         "beyond": renew(result.get("beyond") or [], run.trainer),
-        "edited": result.get("edited") or [],
+        "edited": other_code(result),
         "least": (result.get("training_images") or {}).get("least"),
         "training": not run.eval_only, **costs(result),
         **({"num_test": None} if result.get("tasks") else {}),  # intervals count tasks, not images

@@ -25,6 +25,7 @@ from .tables import (
     Cell,
     Table,
     average_name,
+    edited_note,
     h_note,
     protocol_of,
     seeds_of,
@@ -213,7 +214,7 @@ def _paper(group: list[Table], deviations: bool) -> str:
     sources = [sentence.replace("Published", PUBLISHED + " Published") for sentence in sources]
     fit = len(" ".join(sources)) <= LONG
     caption += sources if fit else []
-    caption += h_note(protocol)
+    caption += [*h_note(protocol), *edited_note(rows)]
     caption += apart_note(row for row in rows if row.average)
     if protocol.across == "dataset":
         bodies = [_targets(*printed)]

@@ -123,7 +123,7 @@ def _problems(table: Table) -> list[str]:
     return ["Not complete:", *(f"- {what}" for what in table.problems)] if table.problems else []
 
 
-OPTIONAL = ("source", "settings", "beyond", "differing", "origin")  # left out where empty
+OPTIONAL = ("source", "settings", "beyond", "other_code", "differing", "origin")  # not if empty
 
 
 def record(line: list[Any]) -> dict:
@@ -134,6 +134,7 @@ def record(line: list[Any]) -> dict:
         names = ["protocol", "shots", "method"]
     values = {name: getattr(first, name) for name in names}
     values |= {"settings": ", ".join(setting_texts(first.settings)), "beyond": first.beyond}
+    values |= {"other_code": first.edited}
     if first.average:
         values |= {"datasets": first.count, "of": first.of, "differing": first.apart}
         values |= {row.column: row.mean for row in line if first.count}

@@ -22,6 +22,7 @@ from ..records import (
     Outcome,
     at_bound,
     costs,
+    other_code,
     read_record,
     value_at,
 )
@@ -168,7 +169,7 @@ def _tables(folder: Path, outcome: Outcome) -> list[Table]:
         "Attack": dict(attacks(outcome)).get(ATTACK),
         "Attack in training": dict(attacks(outcome)).get(TRAINED),
         "Seed": record.get("seed"),
-        "Code edited since it began": ", ".join(record.get("edited") or ()) or None,
+        "Other code than the present": ", ".join(other_code(record)) or None,
         "Set but not read": ", ".join(value_at(record.get("config"), "TRAINER.UNREAD") or ())
         or None,
         "Backbone": record.get("backbone"),

@@ -303,9 +303,9 @@ def _caption(rows: list[Any]) -> list[str]:
 
 
 def edited_note(rows: Iterable[Any]) -> list[str]:
-    """Return a sentence on the methods whose code was edited after some of the runs, if any."""
+    """Return a sentence on the methods with runs of other code than the present, if any."""
     names = dict.fromkeys(f"{row.name} ({', '.join(row.edited)})" for row in rows if row.edited)
-    return [f"Code edited after some runs had begun: {', '.join(names)}."] if names else []
+    return [f"Other code than the present, at least in part: {', '.join(names)}."] if names else []
 
 
 def repeated_note(rows: Iterable[Any]) -> list[str]:

@@ -57,8 +57,8 @@ class Checkout:
             shutil.copytree(REPOSITORY / folder, root / folder, ignore=ignored)
         plugin = root / "trainers" / "prompting"  # only its light modules
         light = ["__init__.py", "beyond.py", "dataset_keys.py", "errors.py", "one_package.py"]
-        light += ["record/metrics.py", "record/predictions.py"]
-        light += [f"storage/{name}.py" for name in ("files", "records", "settings", "source")]
+        light += ["record/hashes.py", "record/metrics.py", "record/predictions.py"]
+        light += [f"storage/{name}.py" for name in ("files", "records", "settings")]
         light += ["trainer/base_config.py", "trainer/by_run.py"]
         light += ["use/commands/arguments.py", "advice/page.css"]
         packages = ("advice", "embedded", "record", "storage", "trainer", "use", "use/commands")

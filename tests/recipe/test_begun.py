@@ -8,7 +8,7 @@ from dassl.engine import TRAINER_REGISTRY
 from tiny import run
 
 from trainers.prompting import plugins
-from trainers.prompting.storage.source import BEGUN
+from trainers.prompting.storage.settings import BEGUN
 from trainers.prompting.trainer.trainer import PromptTrainer
 
 METHOD = """
@@ -28,8 +28,8 @@ def halved(tmp_path, monkeypatch):
     path = tmp_path / "halved.py"
     trainers = dict(TRAINER_REGISTRY._objects)
 
-    def call(factor="0.5", *flags, comment=""):
-        path.write_text(METHOD.replace("0.5", factor) + comment)
+    def call(factor="0.5", *flags):
+        path.write_text(METHOD.replace("0.5", factor))
         monkeypatch.setattr(plugins, "_loaded", set())
         monkeypatch.setattr(plugins, "_plugins", [])
         monkeypatch.setattr(TRAINER_REGISTRY, "_objects", dict(trainers))
@@ -47,8 +47,8 @@ def record(folder):
 def test_a_finished_training_of_other_code(tmp_path, halved, capsys):
     out = tmp_path / "output"
     assert halved() == 0
-    assert "halved.py" in record(out)["source"] and record(out)["edited"] == []
-    assert halved(comment="# a comment\n") == 0
+    assert "halved.py" in record(out)["code"] and record(out)["edited"] == []
+    assert halved() == 0, "the same code"
     before = record(out)
     assert halved("0.0") == 2
     said = capsys.readouterr().err.splitlines()[-1]
@@ -61,7 +61,7 @@ def test_a_finished_training_of_other_code(tmp_path, halved, capsys):
     assert halved("0.0", "--redo") == 0
     assert record(tmp_path / "output.old") == before
     again = record(out)
-    assert again["source"] != before["source"] and again["edited"] == []
+    assert again["code"] != before["code"] and again["edited"] == []
     assert (out / "prompt_learner" / "model.pth.tar-2").is_file()
     assert halved("0.0", "--redo") == 0, "there is nothing to redo now"
     assert not (tmp_path / "output.old2").exists()
@@ -103,7 +103,7 @@ def test_options_that_contradict(tmp_path, capsys, flags, sentence):
     assert sentence in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("content", ["{", "[]", '{"source": {"a.py": 1}}', '{"source": []}'])
+@pytest.mark.parametrize("content", ["{", "[]", '{"code": {"a.py": 1}}', '{"code": []}'])
 def test_a_broken_file(tmp_path, capsys, content):
     model = tmp_path / "output" / "prompt_learner"
     model.mkdir(parents=True)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from . import methods  # noqa: F401 (registers their names, which a plug-in must not take)
 from .errors import UserError
 from .method import METHODS
-from .storage.source import PACKAGE, digest, name_of
+from .record.hashes import OWN, PACKAGE, file_hash, name_of, package_hash
 
 
 class Plugin(NamedTuple):
@@ -77,33 +77,31 @@ def load_plugins(names: Iterable[str]) -> None:
         print(f"Plug-in '{name}': {', '.join(sorted(registered))}", file=sys.stderr)
 
 
-def source_of(kind: type) -> dict[str, str]:
-    """Return the digests of the code of a method or trainer, by file (`storage.source`).
+def code_of(kind: type) -> dict[str, str]:
+    """Return the hashes of the code of a method or trainer, by file (`record.hashes`).
 
-    The files are those of the classes that it inherits from and those that its plug-ins have
-    imported from below their folders; installed packages do not count.
+    They are of this package as a whole, of the files of other classes that it inherits from, and of
+    those that its plug-ins have imported from below their folders; installed packages do not count.
     """
     own = {cls.__module__ for cls in kind.__mro__}
     ours = [plugin for plugin in _plugins if own & plugin.added]
-    files = {name: path for name in own if (path := _file(name))}
+    files = {path for name in own if (path := _file(name))}
     for plugin in ours:
         others = frozenset[str]().union(*(other.added for other in _plugins if other is not plugin))
-        for name in sys.modules.keys() - plugin.before - others | plugin.added:
-            path = _file(name)
-            if path and path.is_relative_to(plugin.folder) and not path.is_relative_to(PACKAGE):
-                files[name] = path
+        added = map(_file, sys.modules.keys() - plugin.before - others | plugin.added)
+        files |= {path for path in added if path and path.is_relative_to(plugin.folder)}
     folders = [plugin.folder for plugin in ours]
-    return {name_of(path, folders): digest(path) for _, path in sorted(files.items())}
+    return {OWN: package_hash()} | {name_of(path, folders): file_hash(path) for path in files}
 
 
 def _file(name: str) -> Path | None:
-    """Return the Python file of a module; None for one of Python, Dassl or an installed package."""
+    """Return the Python file of a module; None for Python, Dassl, this package, or installed."""
     path = getattr(sys.modules.get(name), "__file__", None) or ""
     if name.partition(".")[0] in {*sys.stdlib_module_names, "dassl"} or not path.endswith(".py"):
         return None
     file = Path(path).resolve()
     installed = {"site-packages", "dist-packages"} & {*file.parts}
-    return None if installed and not file.is_relative_to(PACKAGE) else file
+    return None if installed or file.is_relative_to(PACKAGE) else file
 
 
 def _trainers() -> set[str]:

@@ -44,7 +44,7 @@ def peak_in_record(cfg) -> float | None:
 
 
 def write_results(
-    cfg, trainer, source=None, edited: Sequence[str] = (), earlier_peak: float | None = None
+    cfg, trainer, code=None, edited: Sequence[str] = (), earlier_peak: float | None = None
 ) -> None:
     """Write the predictions of the trainer's last evaluation, then `results.json`.
 
@@ -52,8 +52,8 @@ def write_results(
         cfg: of the run.
         trainer: a trainer of Dassl. If it is not of this project, the record lacks `NOT_KNOWN`,
             and the seconds of a training that it does not measure.
-        source: digests of the source files, by name; None if they are not known.
-        edited: those of them that were edited since the training began.
+        code: hashes of the code, by file (`plugins.code_of`); None if they are not known.
+        edited: those files that were edited since the training began.
         earlier_peak: the peak memory of a training that had ended before, in MiB.
 
     Raises:
@@ -119,7 +119,7 @@ def write_results(
         "config": cfg,
         "versions": versions(trainer.device),
         "git": git_commit(),
-        "source": source,
+        "code": code,
         "edited": [*edited],
     }
     if not hasattr(trainer, "method"):

@@ -2,11 +2,12 @@
 
 import ast
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ..errors import UserError
 
+BEGUN = "begun.json"  # in the folder of a training: the code and settings that it was begun with
 BY_PROCESS = (
     "if the files are the same, the code of the data set depends on the process (the order of a "
     "set, hash, a shuffle without a seed): sort names, and seed what is drawn"
@@ -54,4 +55,13 @@ def begun_otherwise(folder: str | os.PathLike[str], what: str) -> UserError:
     return UserError(
         f"The run in '{folder}' was begun with other {what}: give this one another --output-dir, "
         "or delete that folder to train again"
+    )
+
+
+def of_other_code(folder: str | os.PathLike[str], files: Iterable[str]) -> UserError:
+    """Return the error about a run of other code, with both ways out."""
+    return UserError(
+        f"'{folder}' holds a run of other code ({', '.join(files)} has been edited since): add "
+        "--redo to rename that folder and do the run anew, or --accept-edited to keep it, which "
+        "tables then say"
     )

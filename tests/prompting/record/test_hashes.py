@@ -1,0 +1,147 @@
+"""Hashes of the code that makes a run: what they are of, and what counts as an edit."""
+
+import importlib
+import shutil
+import sys
+
+import pytest
+from fresh import run_fresh
+
+from trainers.prompting import plugins
+from trainers.prompting.method import find_method
+from trainers.prompting.plugins import code_of, load_plugins
+from trainers.prompting.record import hashes
+from trainers.prompting.record.hashes import OWN, PACKAGE, edited_files, package_hash
+from trainers.prompting.storage.files import set_aside
+
+
+@pytest.fixture
+def copied(tmp_path, monkeypatch):
+    """A copy of the package in the place of the package, and a function that hashes it anew."""
+    package = tmp_path / "trainers" / "prompting"
+    shutil.copytree(PACKAGE, package, ignore=lambda _, names: {n for n in names if "safet" in n})
+    monkeypatch.setattr(hashes, "PACKAGE", package)
+    monkeypatch.setattr(hashes, "package_hash", package_hash.__wrapped__)  # now and here
+    return package, package_hash.__wrapped__
+
+
+def test_any_edit_of_the_package_is_another_code(copied):
+    package, hashed = copied
+    seen = [hashed()]
+    assert seen == [package_hash()], "the same files at another place"
+    for name, edit in {
+        "transport/solver.py": "x = 1\n",
+        "methods/align.py": "x = 1\n",
+        "methods/coop.py": "# a comment\n",
+    }.items():
+        (package / name).write_text((package / name).read_text() + edit)
+        seen.append(hashed())
+    align = package / "methods" / "align.py"
+    align.write_text(align.read_text().replace("x = 1", "x = 2"))
+    seen.append(hashed())
+    align.rename(align.with_name("aligned.py"))
+    seen.append(hashed())
+    (package / "methods" / "new.py").touch()
+    seen.append(hashed())
+    assert len({*seen}) == len(seen) and all(len(x) == 16 for x in seen)
+
+
+def test_what_computes_nothing_is_no_edit(copied):
+    package, hashed = copied
+    before = hashed()
+    for name in ("__pycache__/x.pyc", "methods/.hidden.py", ".notes/x.py", "configs/x.yaml",
+                 "dassl_lite/x.py", "../../tests/test_x.py"):  # fmt: skip
+        (package / name).parent.mkdir(parents=True, exist_ok=True)
+        (package / name).write_text("x = 1\n")
+    align = package / "methods" / "align.py"
+    align.write_bytes(align.read_bytes().replace(b"\n", b"\r\n"))
+    assert hashed() == before
+
+
+def test_a_copy_in_another_checkout_has_its_own(copied, tmp_path):
+    package, hashed = copied
+    code = "from trainers.prompting.record.hashes import package_hash as h; print(h())"
+    assert run_fresh(code, cwd=tmp_path).stdout.strip() == package_hash()
+    (package / "transport" / "solver.py").write_text("raise SystemExit\n")
+    assert run_fresh(code, cwd=tmp_path).stdout.strip() == hashed() != package_hash()
+
+
+@pytest.fixture
+def plugged(tmp_path, monkeypatch):
+    """A folder with two plug-ins, one of which imports a helper, and an installed package."""
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(plugins, "_loaded", set())
+    monkeypatch.setattr(plugins, "_plugins", [])
+    modules = set(sys.modules)
+    installed = tmp_path / "venv" / "site-packages"
+    installed.mkdir(parents=True)
+    monkeypatch.syspath_prepend(installed)
+    (installed / "of_others.py").write_text("y = 1\n")
+    (tmp_path / "its_helper.py").write_text("x = 1\n")
+    (tmp_path / "late_helper.py").write_text("x = 1\n")
+    method = (
+        "{}from trainers.prompting import register\n"
+        "from trainers.prompting.methods.coop import CoOp\n\n"
+        "@register\nclass {}(CoOp):\n"
+        "    def build(self, *args):\n        import late_helper\n        super().build(*args)\n"
+    )
+    (tmp_path / "with_helper.py").write_text(
+        method.format("import its_helper, of_others\n", "WithHelper")
+    )
+    (tmp_path / "without.py").write_text(method.format("", "Without"))
+    load_plugins([str(tmp_path / "with_helper.py"), str(tmp_path / "without.py")])
+    yield tmp_path
+    for name in set(sys.modules) - modules:
+        del sys.modules[name]
+
+
+def test_a_method_is_the_package_and_what_its_plug_in_imports(plugged):
+    assert code_of(find_method("ALIGN")) == {OWN: package_hash()}
+    assert code_of(find_method("Without")).keys() == {OWN, "without.py"}
+    mine = code_of(find_method("WithHelper"))
+    assert mine.keys() == {OWN, "with_helper.py", "its_helper.py"}
+    importlib.import_module("late_helper")
+
+    more = code_of(find_method("WithHelper"))
+    assert more.keys() - mine.keys() == {"late_helper.py"}
+
+
+def test_an_edit_of_any_of_its_files_is_found_wherever_the_plug_in_is_now(plugged):
+    mine = code_of(find_method("WithHelper"))
+    there = str(plugged / "moved" / "with_helper.py")
+    assert edited_files(mine, [there]) == [], "a folder that is not here"
+    (plugged / "moved").mkdir()
+    for name in ("with_helper.py", "its_helper.py"):
+        (plugged / name).rename(plugged / "moved" / name)
+    assert edited_files(mine, [there]) == []
+    (plugged / "moved" / "its_helper.py").write_text("x = 1  # one\n")
+    assert edited_files(mine, [there]) == ["its_helper.py"]
+    gone = edited_files(mine, [str(plugged / "with_helper.py")])
+    assert {*gone} == {"its_helper.py", "with_helper.py"}
+
+
+def test_an_edit_of_the_package_is_found(copied):
+    package, hashed = copied
+    code = {OWN: hashed()}
+    assert edited_files(code) == []
+    (package / "transport" / "solver.py").write_text("")
+    assert edited_files(code) == [OWN]
+
+
+@pytest.mark.parametrize(
+    ("code", "edited"),
+    [
+        (None, []), ([], []), ({}, []), ({OWN: 1}, [OWN]), ({"/dev/zero": ""}, []),
+        ({"/dev/zero": "1"}, ["/dev/zero"]), ({"a\0.py": "1"}, ["a\0.py"]),
+    ],
+)  # fmt: skip
+def test_odd_records(tmp_path, code, edited):
+    assert edited_files(code, [str(tmp_path / "a.py")]) == edited
+
+
+def test_an_old_folder_gets_a_free_name(tmp_path):
+    names = []
+    for _ in range(3):
+        (tmp_path / "seed1").mkdir()
+        names.append(set_aside(tmp_path / "seed1").name)
+    assert names == ["seed1.old", "seed1.old2", "seed1.old3"]
