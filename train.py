@@ -207,6 +207,7 @@ def setup_cfg(args):
     from recipe.settings import build_cfg
 
     cfg = build_cfg(sources, args.plugin, args.shared)
+    cfg.TRAINER.ACCEPT_EDITED |= args.accept_edited
     cfg.freeze()
     return cfg
 

@@ -14,57 +14,51 @@ from trainers.prompting.storage.settings import (
     no_settings,
     of_other_code,
 )
-from trainers.prompting.storage.state import is_settings
+from trainers.prompting.storage.state import are_texts, is_settings
 from trainers.prompting.trainer.settings import settings_of
 
 
 def redo(cfg) -> None:
-    """Rename the folder of a training of other code; raises UserError if a run writes there."""
+    """Rename the folder of a training of other or unknown code; UserError if a run writes there."""
     folder = Path(cfg.OUTPUT_DIR).absolute()
-    if not _edited_files(folder, cfg):
+    if not any(folder.glob("*/checkpoint")):
+        return
+    code = _read_begun(folder).get("code")
+    if code is not None and not edited_files(code, cfg.TRAINER.PLUGINS):
         return
     with hold_lock(folder / ".lock") as free:
         need(free, f"'{folder}' is being written by another run: wait until it has ended")
         print(f"'{folder}' holds a run of other code: it is '{set_aside(folder)}' now")
 
 
-def check_begun(cfg, accept: bool) -> list[str]:
+def check_begun(cfg) -> list[str]:
     """Return the files that were edited since the training that the run resumes, if accepted.
 
+    None for a method of this project, whose checkpoints are checked in place of that.
+
     Raises:
-        UserError: it would resume a training of other code, or (for a trainer of other code, whose
-            checkpoints lack them) one that was begun with other settings.
+        UserError: it would resume a training of other code, or one begun with other settings.
     """
     folder = Path(cfg.RESUME or cfg.OUTPUT_DIR)
-    if not any(folder.glob("*/checkpoint")):
+    if cfg.TRAINER.NAME in METHODS or not any(folder.glob("*/checkpoint")):
         return []
     begun = _read_begun(folder)
-    if cfg.TRAINER.NAME not in METHODS:
-        if "settings" not in begun:
-            no_settings(folder)
-        elif keys := differing_keys(begun["settings"], settings_of(cfg)):
-            raise begun_otherwise(folder, f"settings ({keys})")
-    now = _edited_files(folder, cfg)
-    if now and not accept:
+    if "settings" not in begun:
+        no_settings(folder)
+    elif keys := differing_keys(begun["settings"], settings_of(cfg)):
+        raise begun_otherwise(folder, f"settings ({keys})")
+    now = edited_files(begun.get("code"), cfg.TRAINER.PLUGINS)
+    if now and not cfg.TRAINER.ACCEPT_EDITED:
         raise of_other_code(folder, now)
     return sorted({*begun.get("edited", []), *now})
 
 
 def note_begun(cfg, code: dict[str, str], files: list[str]) -> None:
     """Write what resuming this training will need: hashes of its code, and edited files."""
-    begun: dict = {"code": code, "edited": files}
-    begun["plugins"] = list(cfg.TRAINER.PLUGINS)
+    begun: dict = {"code": code, "edited": files, "plugins": list(cfg.TRAINER.PLUGINS)}
     if cfg.TRAINER.NAME not in METHODS:
         begun["settings"] = settings_of(cfg)
     write_whole(Path(cfg.OUTPUT_DIR) / BEGUN, json.dumps(begun, indent=1) + "\n")
-
-
-def _edited_files(folder: Path, cfg) -> list[str]:
-    """Return the files of the code of a training that were edited since; none if none is there."""
-    if not any(folder.glob("*/checkpoint")):
-        return []
-    begun = _read_begun(folder)
-    return edited_files(begun.get("code"), cfg.TRAINER.PLUGINS)
 
 
 def _read_begun(folder: Path) -> dict:
@@ -73,6 +67,7 @@ def _read_begun(folder: Path) -> dict:
     if not path.exists():
         return {}
     content = read_json(path, "delete that folder")
-    if not all(is_settings(content.get(key, {})) for key in ("code", "settings")):
+    groups = all(is_settings(content.get(key, {})) for key in ("code", "settings"))
+    if not (groups and are_texts(content.get("edited", []))):
         raise UserError(f"'{path}' is not of this project: delete that folder")
     return content

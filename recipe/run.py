@@ -42,10 +42,7 @@ def do_run(cfg, args) -> None:
     if args.redo:
         redo(cfg)
     with output_folder(Path(cfg.OUTPUT_DIR)):
-        edited = check_begun(cfg, args.accept_edited) if trains else []
-        cfg.defrost()
-        cfg.TRAINER.EDITED = edited
-        cfg.freeze()
+        edited = check_begun(cfg) if trains else []
         setup_run(cfg)
         if cfg.TRAINER.UNREAD:
             print(unread_note(cfg))
@@ -53,10 +50,8 @@ def do_run(cfg, args) -> None:
             print(f"{args.backbone}.yaml replaces for this backbone: {', '.join(keys)}")
         trainer = build_trainer(cfg)  # with its data
         code = code_of(getattr(trainer, "kind", type(trainer)))
-        if trains and getattr(trainer, "num_trained", True):
-            note_begun(cfg, code, edited)
         earlier = peak_in_record(cfg) if trains else None
-        train_or_evaluate(trainer, args)
+        train_or_evaluate(trainer, args, lambda: note_begun(cfg, code, edited))
         tested = args.eval_only or not (args.no_train or cfg.TEST.NO_TEST)
         if cfg.OUTPUT_DIR and (tested or hasattr(trainer, "test_results")):
             cfg = getattr(trainer, "recorded_cfg", trainer.cfg)  # with the CLIP's images
@@ -90,9 +85,10 @@ def setup_run(cfg) -> None:
     print(f"Config:\n{cfg_text(cfg)}\n\nEnvironment:\n{collect_env_info()}\n", file=log)
 
 
-def train_or_evaluate(trainer, args) -> None:
+def train_or_evaluate(trainer, args, begin: Callable[[], None]) -> None:
     """Train or evaluate, as the flags say, and remove the results of an earlier run.
 
+    `begin` is called when a training begins or goes on.
     They stay if the run is refused, because it must not load or resume from a checkpoint.
     """
     if args.eval_only:
@@ -104,6 +100,7 @@ def train_or_evaluate(trainer, args) -> None:
 
         def before_train():
             resume()
+            begin()
             remove_results(trainer.cfg)
 
         trainer.before_train = before_train

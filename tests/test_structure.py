@@ -123,7 +123,7 @@ PACKAGES = {
     "running": "backbones encoders errors",
     "step": "method running",
     "trainer": "backbones capabilities contract dassl_parts dataset_keys embedded encoders errors "
-    "method methods node record robustness running step storage teacher",
+    "method methods node plugins record robustness running step storage teacher",
     "advice": "backbones capabilities dassl_parts embedded encoders errors method record running "
     "storage teacher trainer",
     "use": "advice backbones capabilities contract dassl_parts dataset_keys embedded encoders "

@@ -22,6 +22,9 @@ class Halved(CoOp):
 """
 
 
+EVAL = ("--eval-only", "--model-dir")
+
+
 @pytest.fixture
 def halved(tmp_path, monkeypatch):
     """A function that runs the plug-in with a factor, as if in a new process; its exit code."""
@@ -54,8 +57,8 @@ def test_a_finished_training_of_other_code(tmp_path, halved, capsys):
     said = capsys.readouterr().err.splitlines()[-1]
     assert said == (
         f"error: '{out}' holds a run of other code (halved.py has been edited since): add --redo "
-        "to rename that folder and do the run anew, or --accept-edited to keep it, which tables "
-        "then say"
+        "to rename that folder and do the run anew, or --accept-edited (in another train.py "
+        "TRAINER.ACCEPT_EDITED True) to keep it, which tables then say"
     )
     assert record(out) == before
     assert halved("0.0", "--redo") == 0
@@ -81,6 +84,7 @@ def test_a_training_that_was_edited_on_the_way(tmp_path, halved, capsys, monkeyp
     with pytest.raises(Killed):
         halved()
     monkeypatch.setattr(PromptTrainer, "after_epoch", after_epoch)
+    (tmp_path / "output" / BEGUN).unlink()  # as of another train.py
     assert halved("0.25") == 2
     assert "(halved.py has been edited since)" in capsys.readouterr().err
     assert halved("0.25", "--accept-edited") == 0
@@ -88,6 +92,30 @@ def test_a_training_that_was_edited_on_the_way(tmp_path, halved, capsys, monkeyp
     assert record(tmp_path / "output")["edited"] == ["halved.py"]
     assert halved("0.25") == 0, "it was accepted"
     assert record(tmp_path / "output")["edited"] == ["halved.py"]
+    evaluated = run(tmp_path, "Halved", tmp_path / "again", 2, *EVAL, str(tmp_path / "output"))
+    assert evaluated == 0 and record(tmp_path / "again")["edited"] == ["halved.py"]
+
+
+def test_an_edit_of_the_package_counts_for_every_method(tmp_path, capsys, monkeypatch):
+    out = tmp_path / "output"
+    with monkeypatch.context() as before:
+        before.setattr(plugins, "package_hash", lambda: "0" * 16)
+        assert run(tmp_path, "ALIGN", None, 1) == 0
+    evaluate = (*EVAL, str(out))
+    assert run(tmp_path, "ALIGN", tmp_path / "again", 1, *evaluate) == 0
+    assert record(tmp_path / "again")["edited"] == ["trainers/prompting"]
+    assert run(tmp_path, "ALIGN", None, 1) == 2
+    assert "(trainers/prompting has been edited since)" in capsys.readouterr().err
+    assert run(tmp_path, "ALIGN", None, 1, extra=["TRAINER.ACCEPT_EDITED", "True"]) == 0
+    assert record(out)["edited"] == ["trainers/prompting"]
+
+
+def test_a_training_of_unknown_code_is_redone(tmp_path):
+    assert run(tmp_path, "CoOp", None, 1) == 0
+    (tmp_path / "output" / BEGUN).unlink()
+    assert run(tmp_path, "CoOp", None, 1, "--redo") == 0
+    assert (tmp_path / "output.old" / "results.json").is_file()
+    assert (tmp_path / "output" / BEGUN).is_file()
 
 
 @pytest.mark.parametrize(
@@ -103,11 +131,13 @@ def test_options_that_contradict(tmp_path, capsys, flags, sentence):
     assert sentence in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("content", ["{", "[]", '{"code": {"a.py": 1}}', '{"code": []}'])
+@pytest.mark.parametrize(
+    "content", ["{", "[]", '{"code": {"a.py": 1}}', '{"code": []}', '{"edited": 1}']
+)
 def test_a_broken_file(tmp_path, capsys, content):
     model = tmp_path / "output" / "prompt_learner"
     model.mkdir(parents=True)
     (model / "checkpoint").write_text("model.pth.tar-1\n")
     (tmp_path / "output" / BEGUN).write_text(content)
-    assert run(tmp_path, "CoOp", None, 1) == 2
+    assert run(tmp_path, "CoOp", None, 1, "--redo") == 2
     assert f"{BEGUN}'" in (said := capsys.readouterr().err) and "delete that folder" in said

@@ -52,8 +52,8 @@ def write_results(
         cfg: of the run.
         trainer: a trainer of Dassl. If it is not of this project, the record lacks `NOT_KNOWN`,
             and the seconds of a training that it does not measure.
-        code: hashes of the code, by file (`plugins.code_of`); None if they are not known.
-        edited: those files that were edited since the training began.
+        code: hashes of the code of a trainer that is not of this project (`plugins.code_of`).
+        edited: those files of it that were edited since the training began.
         earlier_peak: the peak memory of a training that had ended before, in MiB.
 
     Raises:
@@ -119,8 +119,8 @@ def write_results(
         "config": cfg,
         "versions": versions(trainer.device),
         "git": git_commit(),
-        "code": code,
-        "edited": [*edited],
+        "code": facts.code if facts else code,
+        "edited": [*((facts.edited or ()) if facts else edited)],
     }
     if not hasattr(trainer, "method"):
         unmeasured = [key for key in ("train_seconds", "test_seconds") if not record[key]]

@@ -19,7 +19,14 @@ from ..embedded import other_weights
 from ..errors import UserError, need, printable
 from .checkpoints import broken_checkpoint, checkpoint_at, read_checkpoint
 from .features import differing_traits
-from .settings import BY_PROCESS, begun_otherwise, differing_keys, literal, no_settings
+from .settings import (
+    BY_PROCESS,
+    begun_otherwise,
+    differing_keys,
+    literal,
+    no_settings,
+    of_other_code,
+)
 from .state import are_texts, is_settings
 
 TYPES = {"float32", "bfloat16", "float16"}
@@ -113,11 +120,13 @@ VALID: dict[str, Callable[[Any], bool]] = {
     "start": _are_facts,
     "calibration": _is_calibration,
     "probe": _is_probe,
+    "code": is_settings,
+    "edited": are_texts,
 }
 # What a run needs to resume, if it has it; the last ones are written by some methods and Dassls.
 RESUMED = (
     "optimizer", "scheduler", "method", "scaler", "computed", "classnames", "images", "planned",
-    "rng", "train_seconds",
+    "code", "rng", "train_seconds",
 )  # fmt: skip
 OF_DASSL = ("optimizer", "scheduler", "val_result")  # which it reads, so they are written as None
 
@@ -153,6 +162,8 @@ class Saved:
     backbone: Any = None  # name or file of the CLIP
     backbone_sha256: Any = None  # of its weights
     plugins: Any = None  # modules or files that register methods
+    code: Any = None  # hashes of the package and of files of plug-ins, by name
+    edited: Any = None  # names of what of it was edited while it trained
     calibration: Any = None  # fields of a `Calibration`, or a text: why there is none
     probe: Any = None  # of a plug-in, for random images: `logits` (4, K), `loss`; `where`: texts
     place: str = ""  # where it was read; not in the file
@@ -167,7 +178,15 @@ class Saved:
         """
         names = {entry.name for entry in fields(cls)} & content.keys()
         known = {name: content[name] for name in names}
-        for name in {"drawn", "start", "calibration", "probe", "sentences"} & names:
+        for name in {
+            "drawn",
+            "start",
+            "calibration",
+            "probe",
+            "sentences",
+            "code",
+            "edited",
+        } & names:
             known[name] = known[name] if VALID[name](known[name]) else None
         return cls(**{"state_dict": content, **known, "place": place})
 
@@ -244,9 +263,13 @@ class Saved:
     def continue_facts(self, facts: "Saved", folder: str) -> "Saved":
         """Return the facts about a run that uses it, and say if that computes in other ways.
 
+        What of the code was edited since is among them.
+
         Raises:
             UserError: the checkpoint, which is in `folder`, has no valid precision.
         """
+        if edited := {*(self.edited or ()), *self._edited_since(facts)}:
+            facts = replace(facts, edited=sorted(edited))
         then, now = self.computed, facts.computed
         if then is None:  # it is of other code
             return facts
@@ -270,15 +293,23 @@ class Saved:
             "train again",
         )
 
-    def check_resumed(self, now: "Saved", folder: str, method: Any) -> None:
+    def _edited_since(self, now: "Saved") -> list[str]:
+        """Return the names of what has another hash in the code of a run now."""
+        return [
+            name for name, then in (self.code or {}).items() if (now.code or {}).get(name) != then
+        ]
+
+    def check_resumed(
+        self, now: "Saved", folder: str, method: Any, accept_edited: bool = False
+    ) -> None:
         """Refuse to resume another run than that of the checkpoint, or one without its full state.
 
         A checkpoint without settings was written by other code: it is accepted, and may lack parts
         of the state. `now` is what a checkpoint of the present run, of `method`, would hold.
 
         Raises:
-            UserError: names settings, classes, images or weights that differ, or parts of the state
-                that are missing or not valid.
+            UserError: names settings, classes, images, weights or code (if that is not accepted)
+                that differ, or parts of the state that are missing or not valid.
         """
         broken = partial(broken_checkpoint, folder, self.epoch)
         if self.settings is None:
@@ -298,6 +329,8 @@ class Saved:
             if then.get("digest") != facts.get("digest"):
                 raise begun_otherwise(folder, f"prompts of its teacher in '{facts['place']}'")
         self.check_weights(now.backbone, now.backbone_sha256)
+        if not accept_edited and (edited := self._edited_since(now)):
+            raise of_other_code(os.path.dirname(folder), edited)
 
     def _check_same(self, now: "Saved", folder: str, method: Any) -> None:
         names, others = self.classnames, now.classnames

@@ -62,6 +62,6 @@ def of_other_code(folder: str | os.PathLike[str], files: Iterable[str]) -> UserE
     """Return the error about a run of other code, with both ways out."""
     return UserError(
         f"'{folder}' holds a run of other code ({', '.join(files)} has been edited since): add "
-        "--redo to rename that folder and do the run anew, or --accept-edited to keep it, which "
-        "tables then say"
+        "--redo to rename that folder and do the run anew, or --accept-edited (in another train.py "
+        "TRAINER.ACCEPT_EDITED True) to keep it, which tables then say"
     )

@@ -63,7 +63,7 @@ def add_nodes(cfg: CfgNode) -> None:
     cfg.TRAINER.setdefault("COMPILE", False)  # let torch.compile fuse the blocks
     cfg.TRAINER.setdefault("DETERMINISTIC", False)  # the same bits on a GPU, too, but slower
     cfg.TRAINER.setdefault("PLUGINS", [])  # modules or files that register methods
-    cfg.TRAINER.setdefault("EDITED", [])  # files of the method edited since its training began
+    cfg.TRAINER.setdefault("ACCEPT_EDITED", False)  # resume a training of other code
     cfg.TRAINER.setdefault("UNREAD", [])  # keys of other nodes in config files: nobody reads them
     cfg.TRAINER.setdefault("PER_DATASET", [])  # keys of the method that a config sets by data set
 

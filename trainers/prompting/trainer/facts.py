@@ -9,6 +9,7 @@ from yacs.config import CfgNode
 from ..backbones import absolute, weights_sha256
 from ..errors import need
 from ..method import Method
+from ..plugins import code_of
 from ..running.devices import processor
 from ..running.precision import Precision
 from ..storage.features import read_features
@@ -49,6 +50,7 @@ def facts_of_run(
         backbone=absolute(name),
         backbone_sha256=weights_sha256(name),
         plugins=list(cfg.TRAINER.PLUGINS),
+        code=code_of(type(method)),
         calibration=why_uncalibrated(method, dataset, cfg),
     )
 

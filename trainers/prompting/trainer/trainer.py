@@ -324,7 +324,8 @@ class PromptTrainer(TrainerX):
     def check_checkpoint(self, checkpoint, folder):
         """Refuse a checkpoint that this run must not resume from; raises as `Saved`."""
         self.resumed = Saved.of(checkpoint)
-        self.resumed.check_resumed(self.state(0), folder, self.method)
+        accept = self.cfg.TRAINER.ACCEPT_EDITED
+        self.resumed.check_resumed(self.state(0), folder, self.method, accept)
 
     def resume_model_if_exist(self, directory):
         """Resume as Dassl does, with all that `save_model` saves; raises as `check_checkpoint`."""
@@ -339,7 +340,7 @@ class PromptTrainer(TrainerX):
                 self.check_checkpoint(read_checkpoint(checkpoint_file(folder, epoch)), folder)
             self.facts = self.resumed.continue_facts(self.facts, folder)
             self.planned = self.resumed.restore(self.method, self.precision, folder)
-            if not self.cfg.TRAINER.EDITED:  # the edits were accepted
+            if not self.facts.edited:  # the edits were accepted
                 check_probe(self.resumed, self.method, self.clip_model, self.precision, True)
         return epoch
 
