@@ -258,7 +258,7 @@ def edited_since(record: dict) -> list[str]:
 
 def other_code(record: dict) -> list[str]:
     """Return what of the code of a run was edited while it trained, or since."""
-    return sorted({*(record.get("edited") or ()), *edited_since(record)})
+    return sorted({*map(printable, (*(record.get("edited") or ()), *edited_since(record)))})
 
 
 def at_bound(temperature: float | None) -> bool:

@@ -12,7 +12,7 @@ from trainers.prompting.storage.settings import (
     begun_otherwise,
     differing_keys,
     no_settings,
-    of_other_code,
+    other_code,
 )
 from trainers.prompting.storage.state import are_texts, is_settings
 from trainers.prompting.trainer.settings import settings_of
@@ -49,7 +49,7 @@ def check_begun(cfg) -> list[str]:
         raise begun_otherwise(folder, f"settings ({keys})")
     now = edited_files(begun.get("code"), cfg.TRAINER.PLUGINS)
     if now and not cfg.TRAINER.ACCEPT_EDITED:
-        raise of_other_code(folder, now)
+        raise other_code(folder, now)
     return sorted({*begun.get("edited", []), *now})
 
 

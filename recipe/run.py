@@ -88,8 +88,8 @@ def setup_run(cfg) -> None:
 def train_or_evaluate(trainer, args, begin: Callable[[], None]) -> None:
     """Train or evaluate, as the flags say, and remove the results of an earlier run.
 
-    `begin` is called when a training begins or goes on.
-    They stay if the run is refused, because it must not load or resume from a checkpoint.
+    They stay if the run is refused, because it must not load or resume from a checkpoint. `begin`
+    is called when a training begins or goes on.
     """
     if args.eval_only:
         trainer.load_model(args.model_dir, epoch=epoch_to_load(trainer, args))

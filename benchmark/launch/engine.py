@@ -9,7 +9,7 @@ from statistics import mean
 
 from recipe.configs import FEATURES, prompts_for, read_pairs
 from trainers.prompting.errors import UserError
-from trainers.prompting.storage.settings import BY_PROCESS, of_other_code
+from trainers.prompting.storage.settings import BY_PROCESS, other_code
 from trainers.prompting.trainer.by_run import for_run
 
 from .. import records
@@ -133,7 +133,7 @@ class Engine:
         if result is None:
             edited = self.resumes(run) and self._edited_files(run, read_begun(run.folder))
             if edited and not (self.settings.redo or self.settings.accept_edited):
-                raise of_other_code(run.folder, edited)
+                raise other_code(run.folder, edited)
             self.todo[run] = None
             return
         needed = run.needs in self.todo

@@ -23,6 +23,7 @@ class Plugin(NamedTuple):
     added: frozenset[str]
 
 
+package_hash()  # now: a process may live longer than the files that it has imported
 _loaded: set[str] = set()
 _plugins: list[Plugin] = []
 # The functions `extend_cfg` of plug-ins with trainers of Dassl: each adds their keys to a cfg.

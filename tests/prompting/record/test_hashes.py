@@ -62,8 +62,12 @@ def test_a_copy_in_another_checkout_has_its_own(copied, tmp_path):
     package, hashed = copied
     code = "from trainers.prompting.record.hashes import package_hash as h; print(h())"
     assert run_fresh(code, cwd=tmp_path).stdout.strip() == package_hash()
-    (package / "transport" / "solver.py").write_text("raise SystemExit\n")
+    (package / "transport" / "solver.py").write_text("x = 1\n")
     assert run_fresh(code, cwd=tmp_path).stdout.strip() == hashed() != package_hash()
+    before = hashed()
+    late = "import os, trainers.prompting.plugins; os.remove('trainers/prompting/averaging.py')"
+    imported = run_fresh(f"{late}; {code}", cwd=tmp_path).stdout.strip()
+    assert imported == before != hashed(), "what was imported counts"
 
 
 @pytest.fixture

@@ -28,9 +28,10 @@ def file_hash(path: Path) -> str:
 
 @functools.cache
 def package_hash() -> str:
-    """Return the hash of all Python files of this package, as they were when it was imported.
+    """Return the hash of all Python files of this package.
 
-    It is the same in a checkout, in the installed package and in a copy.
+    They are as when it was first called: `plugins` calls it. It is the same in a checkout, in the
+    installed package and in a copy.
     """
     names = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py"))
     own = (name for name in names if not name.startswith((IN_WHEEL, ".")) and "/." not in name)

@@ -19,14 +19,7 @@ from ..embedded import other_weights
 from ..errors import UserError, need, printable
 from .checkpoints import broken_checkpoint, checkpoint_at, read_checkpoint
 from .features import differing_traits
-from .settings import (
-    BY_PROCESS,
-    begun_otherwise,
-    differing_keys,
-    literal,
-    no_settings,
-    of_other_code,
-)
+from .settings import BY_PROCESS, begun_otherwise, differing_keys, literal, no_settings, other_code
 from .state import are_texts, is_settings
 
 TYPES = {"float32", "bfloat16", "float16"}
@@ -128,6 +121,8 @@ RESUMED = (
     "optimizer", "scheduler", "method", "scaler", "computed", "classnames", "images", "planned",
     "code", "rng", "train_seconds",
 )  # fmt: skip
+# What counts as missing if it is not valid.
+NOT_NEEDED = {"drawn", "start", "calibration", "probe", "sentences", "code", "edited"}
 OF_DASSL = ("optimizer", "scheduler", "val_result")  # which it reads, so they are written as None
 
 
@@ -178,15 +173,7 @@ class Saved:
         """
         names = {entry.name for entry in fields(cls)} & content.keys()
         known = {name: content[name] for name in names}
-        for name in {
-            "drawn",
-            "start",
-            "calibration",
-            "probe",
-            "sentences",
-            "code",
-            "edited",
-        } & names:
+        for name in names & NOT_NEEDED:
             known[name] = known[name] if VALID[name](known[name]) else None
         return cls(**{"state_dict": content, **known, "place": place})
 
@@ -261,9 +248,9 @@ class Saved:
         return known | {"backbone": backbone or UNKNOWN}
 
     def continue_facts(self, facts: "Saved", folder: str) -> "Saved":
-        """Return the facts about a run that uses it, and say if that computes in other ways.
+        """Return the facts about a run that uses it, with what of the code was edited.
 
-        What of the code was edited since is among them.
+        Say if it computes in other ways.
 
         Raises:
             UserError: the checkpoint, which is in `folder`, has no valid precision.
@@ -330,7 +317,7 @@ class Saved:
                 raise begun_otherwise(folder, f"prompts of its teacher in '{facts['place']}'")
         self.check_weights(now.backbone, now.backbone_sha256)
         if not accept_edited and (edited := self._edited_since(now)):
-            raise of_other_code(os.path.dirname(folder), edited)
+            raise other_code(os.path.dirname(folder), edited)
 
     def _check_same(self, now: "Saved", folder: str, method: Any) -> None:
         names, others = self.classnames, now.classnames

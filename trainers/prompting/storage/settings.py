@@ -58,7 +58,7 @@ def begun_otherwise(folder: str | os.PathLike[str], what: str) -> UserError:
     )
 
 
-def of_other_code(folder: str | os.PathLike[str], files: Iterable[str]) -> UserError:
+def other_code(folder: str | os.PathLike[str], files: Iterable[str]) -> UserError:
     """Return the error about a run of other code, with both ways out."""
     return UserError(
         f"'{folder}' holds a run of other code ({', '.join(files)} has been edited since): add "
