@@ -23,6 +23,7 @@ from rounds import documented, fill_in
 from trainers import prompting
 from trainers.prompting import __version__
 from trainers.prompting.dassl_parts import dassl
+from trainers.prompting.record.hashes import package_hash
 
 FOLDER = ROOT / "trainers" / "prompting"
 
@@ -284,6 +285,8 @@ def test_the_wheel_is_installed_and_used_outside_of_the_repository(installed):
     place, same = run(where, folder, python=python).split()
     assert str(folder / "venv") in place and same == "True"
     assert (Path(place).parent / "configs" / "ALIGN" / "base2new.yaml").is_file()
+    code = "from promptedclip.record.hashes import package_hash as h; print(h())"
+    assert run(code, folder, python=python).strip() == package_hash()
     trained = make_run(folder / "run")
     assert run(LOAD.format(run=trained), folder, python=python) == "4 (2, 4) False\n"
     emoji = "import promptedclip as p; print(p.load_clip('emoji').visual.input_resolution)"

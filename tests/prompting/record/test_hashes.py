@@ -62,7 +62,8 @@ def test_a_copy_in_another_checkout_has_its_own(copied, tmp_path):
     package, hashed = copied
     code = "from trainers.prompting.record.hashes import package_hash as h; print(h())"
     assert run_fresh(code, cwd=tmp_path).stdout.strip() == package_hash()
-    (package / "transport" / "solver.py").write_text("x = 1\n")
+    with (package / "transport" / "solver.py").open("a") as solver:
+        solver.write("# a comment\n")
     assert run_fresh(code, cwd=tmp_path).stdout.strip() == hashed() != package_hash()
     before = hashed()
     late = "import os, trainers.prompting.plugins; os.remove('trainers/prompting/averaging.py')"
