@@ -13,7 +13,7 @@ from mkdocs.structure.files import File
 ROOT = Path(__file__).parents[1]
 # documents, and the files that they link to
 PATTERNS = [
-    "*.md", "*.cff", "LICENSE", "docs/**/*.md", "docs/**/*.svg", "docs/site.*s",
+    "*.md", "*.cff", "LICENSE", "docs/**/*.md", "docs/**/*.svg", "docs/*.jpg", "docs/site.*s",
     "docs/katex/*.*s", "docs/katex/LICENSE", "docs/katex/fonts/*",
     "assets/README.md", "assets/*.txt", "dassl-lite/README.md", "examples/*.py", "examples/*.ipynb",
     "scripts/*.sh", "trainers/prompting/**/*.py",
