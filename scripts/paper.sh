@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The tables of the papers from a bare GPU machine: downloads data, compares zero-shot CLIP with the
-# published numbers, does the runs, and makes a report and an archive to hand on. Rerun to resume.
+# published numbers, does the runs, and makes a report. Rerun to resume.
 #
 #   bash scripts/paper.sh [DATASET ...] [options] [KEY VALUE ...]      (default: ten, base-to-new)
 #

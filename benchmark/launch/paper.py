@@ -1,4 +1,4 @@
-"""From a bare GPU machine to the tables of the papers: data, proof, runs, report and archive.
+"""From a bare GPU machine to the tables of the papers: data, proof, runs and report.
 
 Each step is a command of this project, printed when it starts. Called again, it resumes.
 """
@@ -201,9 +201,9 @@ def zero_shot(args: argparse.Namespace) -> list[str]:
 
 
 def last_steps(args: argparse.Namespace) -> list[list[str]]:
-    """Return the commands that make the reports and the archive."""
+    """Return the commands that make the reports."""
     report = ["report", str(args.output)]
-    return [report, [*report, "--format", "html"], ["archive", str(args.output)]]
+    return [report, [*report, "--format", "html"]]
 
 
 def check_alone(steps: Steps) -> None:
@@ -280,14 +280,13 @@ def do_all(args: argparse.Namespace, steps: Steps, asked: list[list[str]]) -> in
     if left and args.slurm is not None and not args.wait:
         print(
             f"{left:,} of {len(steps.runs):,} runs are not done: rerun when their jobs have ended, "
-            "which submits the others, or makes reports and archive",
+            "which submits the others, or makes the reports",
             file=sys.stderr,
         )
         return code
     for line, name in zip(last_steps(args), ("report.txt", "report.html"), strict=False):
         print(f"{COMMAND} {shlex.join(line)} > {shlex.quote(str(args.output / name))}", flush=True)
         write_output(args.output / name, steps.run_command(*line)[1])
-    steps.do(*last_steps(args)[-1])
     if code:
         print("some runs have failed: rerun to repeat them", file=sys.stderr)
     return code

@@ -15,7 +15,6 @@ import pandas as pd
 
 from trainers.prompting.errors import UserError, need
 from trainers.prompting.record.metrics import BINS
-from trainers.prompting.record.predictions import NAME as PREDICTIONS
 
 from ..cli import Parser, each, from_one, seed, write_output
 from ..protocols import PROTOCOLS
@@ -30,17 +29,16 @@ from ..protocols.places import (
     stands_in,
 )
 from ..records import Outcome, from_folder
-from . import logs, received
+from . import logs
 from .compare import RESAMPLE, Comparisons
-from .facts import MADE_WITH, made_with
 from .findings import findings
 from .frame import frame
 from .metrics import Classes, Metrics
 from .per_image import MEASURES, bin_anew
-from .render import FORMATS, in_style, render
+from .render import FORMATS, render
 from .rows import rows
 from .single import half_text, overview, read_run, report_runs
-from .tables import Table, seeds_text
+from .tables import seeds_text
 from .views import VIEWS, View, format_views, pictures_of, requested_views, views
 
 PUBLISHED = ("on", "off", "all")
@@ -48,9 +46,8 @@ PUBLISHED = ("on", "off", "all")
 OPTIONS: dict[str, dict[str, Any]] = {
     "outputs": {
         "type": Path, "nargs": "*", "default": [Path("output")], "metavar": "OUTPUT",
-        "help": "folders that contain runs of protocols (subfolders are searched), archives that "
-        "`archive` has written, or folders of single runs, which are shown with the accuracy of "
-        "each class (default: output)",
+        "help": "folders that contain runs of protocols (subfolders are searched), or folders of "
+        "single runs, which are shown with the accuracy of each class (default: output)",
     },
     "--format": {
         "choices": FORMATS, "default": "text", "help": "output format (default: %(default)s)",
@@ -128,8 +125,7 @@ def main(argv: list[str]) -> None:
         f"--format html, whose diagrams have {BINS} bins",
     )
     requested_views(args)
-    with received.open_archives(list(dict.fromkeys(args.outputs))) as outputs:
-        show(args, outputs)
+    show(args, list(dict.fromkeys(args.outputs)))
 
 
 def show(args: argparse.Namespace, outputs: list[Path]) -> None:
@@ -158,7 +154,6 @@ def show(args: argparse.Namespace, outputs: list[Path]) -> None:
             args.compare = name
     if not single and (singles := left_out(args.outputs)):
         print(singles, file=sys.stderr)
-    origins = handed_on(outcomes, [output for output in outputs if output not in args.outputs])
     table_rows = rows(tidy, args.interval, args.published != "off")
     parts = views(args, tidy)
     if args.plots:
@@ -167,15 +162,13 @@ def show(args: argparse.Namespace, outputs: list[Path]) -> None:
         from .page import page_of  # with matplotlib, which is slow to load
 
         first = findings(tidy, table_rows)
-        print(page_of(tidy, table_rows, parts, args.published == "all", origins, first))
+        print(page_of(tidy, table_rows, parts, args.published == "all", first))
         return
     if parts:
         print(format_views(parts, args.format))
     else:
         first = [] if args.format == "csv" else findings(tidy, table_rows)
         print(render(table_rows, args.format, args.published == "all", args.deviations, first))
-    if origins and args.format in ("text", "markdown"):
-        print(f"\n{in_style({MADE_WITH: origins}, args.format)}")
 
 
 def side_by_side(folders: list[Path]) -> list[Outcome]:
@@ -202,14 +195,6 @@ def side_by_side(folders: list[Path]) -> list[Outcome]:
     ]
 
 
-def handed_on(outcomes: list[Outcome], archives: list[Path]) -> list[Table]:
-    """Return a table of what the runs of archives were made with; none without archives."""
-    theirs = [x for x in outcomes if any(map(x.run.folder.is_relative_to, archives))]
-    done = [outcome for outcome in theirs if outcome.result]
-    bare = sum(not (outcome.run.folder / PREDICTIONS).exists() for outcome in done)
-    return [made_with(done, bare)] if archives else []
-
-
 def choose_outcomes(args: argparse.Namespace, outputs: list[Path]) -> list[Outcome]:
     """Return the outcomes of the runs and logs that the arguments name.
 
@@ -224,7 +209,6 @@ def choose_outcomes(args: argparse.Namespace, outputs: list[Path]) -> list[Outco
         need(not output.is_file(), f"'{output}' is a file: unpack it, and name the folder")
         exists = len(outputs) == 1 or output.exists()
         need(exists, f"'{output}' does not exist: check the path")
-    archives = [output for output in outputs if output not in args.outputs]
     protocols = [PROTOCOLS[name] for name in args.protocols or PROTOCOLS]
     folders: list[tuple[Path, str]] = []
     for output in outputs:
@@ -235,8 +219,6 @@ def choose_outcomes(args: argparse.Namespace, outputs: list[Path]) -> list[Outco
     for folder, place in folders:
         searched = [p for p in protocols if not place or stands_in(p, place)]
         in_folder = [outcome for protocol in searched for outcome in on_disk(folder, protocol)]
-        if any(map(folder.is_relative_to, archives)):
-            in_folder = received.check_outcomes(in_folder)
         if len(folders) > 1:
             origin = folder.name if names.count(folder.name) == 1 else ""
             in_folder = [replace(x, origin=origin or str(folder)) for x in in_folder]

@@ -1,14 +1,11 @@
 """Versions, devices and settings that runs were made with, from their records."""
 
-from collections import defaultdict
 from collections.abc import Iterable
 
 from trainers.prompting.errors import printable
 
-from ..records import Outcome, value_at
-from .tables import Cell, Section, Table
+from ..records import value_at
 
-MADE_WITH = Section("made_with", "What the runs were made with")
 SHARED = {"OPTIM.NAME": "OPTIM", "OPTIM.LR": "LR", "OPTIM.MAX_EPOCH": "MAX_EPOCH",
           "OPTIM.STEPS": "STEPS", "DATALOADER.TRAIN_X.BATCH_SIZE": "BATCH_SIZE"}  # fmt: skip
 
@@ -30,26 +27,6 @@ def facts(results: Iterable[dict]) -> dict[str, str]:
     }
     terms["Runs"] = f"{len(results):,}"
     return {term: printable(text) for term, text in terms.items() if text}
-
-
-def made_with(outcomes: Iterable[Outcome], unchecked: int) -> Table:
-    """Return a table of versions and settings of runs that somebody handed on.
-
-    Of the finished runs, `unchecked` have no predictions, by which their records are checked.
-    """
-    results = [outcome.result for outcome in outcomes if outcome.result]
-    values: dict[str, dict[str, dict]] = defaultdict(lambda: defaultdict(dict))
-    for result in results:
-        for key, value in training_settings(result).items():
-            values[str(result.get("trainer"))][key][str(value)] = None
-    notes = [f"Records that agree with their predictions: {len(results) - unchecked}."]
-    if unchecked:
-        notes.append(f"Without predictions, and so not checked: {unchecked}.")
-    for trainer, keys in values.items():
-        texts = [f"{key} {' or '.join(choices)}" for key, choices in keys.items()]
-        notes.append(printable(f"Settings of {trainer}: {', '.join(texts)}."))
-    cells = [[Cell(text) for text in line] for line in facts(results).items()]
-    return Table(MADE_WITH.title, ["", ""], cells, notes)
 
 
 def training_settings(result: dict) -> dict[str, object]:

@@ -11,13 +11,12 @@ from ..protocols.configs import IMAGE_FOLDER, dataset_name
 from ..records import Outcome, value_at
 
 NAME = f"{IMAGE_FOLDER}="
-OF_ARCHIVES = "DATA"  # what stands for the folder in an archive
 
 
 def images_folder(result: dict | None) -> Path | None:
     """Return the folder of the images of a record, if it says one that has a name."""
     root = Path(str(value_at((result or {}).get("config"), "DATASET.ROOT") or ""))
-    return None if root.name in ("", "..") or root == Path(OF_ARCHIVES) else root
+    return None if root.name in ("", "..") else root
 
 
 def name_folders(outcomes: Iterable[Outcome]) -> list[Outcome]:

@@ -14,7 +14,7 @@ from trainers.prompting import advice
 from trainers.prompting.errors import printable
 
 from ..protocols.base import Protocol
-from .facts import MADE_WITH, facts
+from .facts import facts
 from .names import dataset_title, in_words
 from .notes import bold_note, interval, notes
 from .pictures import SHEET_NAME
@@ -75,13 +75,12 @@ def page_of(
     table_rows: pd.DataFrame,
     views: Sequence[View] = (),
     all_published: bool = False,
-    origins: Sequence[Table] = (),
     sentences: Sequence[str] = (),
 ) -> str:
-    """Return a page with the usual tables and plots of each protocol, of views, and `origins`.
+    """Return a page with the usual tables and plots of each protocol, and of views.
 
     `sentences` come first. With `all_published`, methods that were not run have their published
-    numbers, too. `origins` are tables on what the runs were made with.
+    numbers, too.
     """
     sections: dict[Protocol | Section, list[Part]] = {}
     for protocol, usual in tables(table_rows, all_published).items():
@@ -91,13 +90,11 @@ def page_of(
     for view in views:
         for protocol, of_view in view.tables().items():
             sections[protocol] += [Part(view.heading, of_view, pictures_of(view, told, protocol))]
-    if origins:
-        sections[MADE_WITH] = [Part("", origins, {})]
     done = tidy["outcome"][tidy["problem"].isna()]
     results = {outcome.run.folder: outcome.result for outcome in done}  # some are in two tables
     names = list(dict.fromkeys(table_rows["dataset"][~table_rows["average"]]))
     data = dataset_title(names[0]) if len(names) == 1 else f"{len(names)} data sets"
-    first, *others = [section.title for section in sections if isinstance(section, Protocol)]
+    first, *others = [section.title for section in sections]
     titles = in_words([first, *(title[0].lower() + title[1:] for title in others)])
     return render_page(printable(f"{titles} on {data}"), sections, results.values(), sentences)
 

@@ -7,7 +7,6 @@ import shlex
 import signal
 import subprocess
 import sys
-import tarfile
 import time
 from pathlib import Path
 
@@ -55,7 +54,7 @@ def place(tmp_path, monkeypatch):
     return tmp_path
 
 
-ALL = ["download", "check-data", "base2new", "report", "report", "archive"]
+ALL = ["download", "check-data", "base2new", "report", "report"]
 
 
 def test_a_bare_machine_is_told_what_is_missing_and_nothing_is_begun(place, capsys):
@@ -88,7 +87,7 @@ def test_dry_run_lists_the_steps(place, capsys):
     ]  # fmt: skip
     assert {"imagenetv2", "imagenet_r", "--zero-shot", "emoji"} <= set(lines[1])
     assert all(line[-2:] == ["OPTIM.LR", "0.1"] for line in lines[2:7])
-    assert [line[0] for line in lines[7:]] == ["report", "report", "archive"]
+    assert [line[0] for line in lines[7:]] == ["report", "report"]
     assert not list(place.iterdir())
 
 
@@ -241,7 +240,7 @@ def records(output: Path) -> dict[Path, int]:
 
 @pytest.mark.slow
 @pytest.mark.processes
-def test_from_made_data_to_an_archive_with_two_kills(tmp_path, capsys):
+def test_from_made_data_to_a_report_with_two_kills(tmp_path):
     make_sets(tmp_path / "data")
     output, console = tmp_path / "output", tmp_path / "console.txt"
     words = ["bash", ROOT / "scripts" / "paper.sh", "--anyway", "OPTIM.STEPS", "2"]
@@ -280,15 +279,3 @@ def test_from_made_data_to_an_archive_with_two_kills(tmp_path, capsys):
     assert first.items() <= second.items() <= last.items() and len(last) == 20  # none done twice
     assert "zero_shot.txt" in told and "0 of 10 agree with the published" in told
     assert "average over 10 data sets" in (output / "report.txt").read_text()
-    file = tmp_path / "elsewhere" / "theirs.tar.xz"
-    file.parent.mkdir()
-    (output / "results.tar.xz").rename(file)
-    assert file.stat().st_size < 1 << 20
-    with tarfile.open(file) as archive:
-        content = [archive.extractfile(member).read() for member in archive]
-    assert not [data for data in content if str(tmp_path).encode() in data]
-    capsys.readouterr()
-    assert main(["report", str(file)]) == 0
-    told = capsys.readouterr().out
-    assert told.startswith((output / "report.txt").read_text().rstrip("\n"))
-    assert "Records that agree with their predictions: 20.\n" in told
