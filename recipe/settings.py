@@ -33,7 +33,7 @@ BASE = "the base of "  # begins the name of a source: keys that a config file ha
 # Keys that a trainer of other code does not read.
 OF_METHODS = (
     "TEST.OOD", "TEST.CONFORMAL", "TEST.ATTACK", "TEST.STREAM", "TRAIN.ATTACK",
-    "DATASET.FEATURES", "TRAINER.MEMORY_BUDGET", "TRAINER.COMPILE", "TRAINER.DETERMINISTIC",
+    "DATASET.FEATURES", "TRAINER.MEMORY_BUDGET", "TRAINER.DETERMINISTIC",
     "DATALOADER.TRAIN_X.DROP_LAST", *(f"OPTIM.{key}" for key in KEYS),
     *(f"DATASET.{key}" for key in SENTENCES),
 )  # fmt: skip

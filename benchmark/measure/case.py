@@ -11,7 +11,6 @@ import torch.nn.functional as F
 from trainers.prompting import UserError, build_method
 from trainers.prompting.errors import check_name
 from trainers.prompting.method import METHODS, Method
-from trainers.prompting.running.compiling import compile_blocks
 from trainers.prompting.running.memory import fit, keep_freed_memory
 from trainers.prompting.running.precision import Precision
 from trainers.prompting.step import training_step
@@ -36,7 +35,6 @@ class Case:
     threads: int  # of the CPU
     memory_budget: float = 0.0  # GiB for the activations of a step; 0: by the machine's memory
     training: bool = True  # else evaluation
-    compile: bool = False  # the blocks with torch.compile, as TRAINER.COMPILE does
     plugins: tuple[str, ...] = ()  # modules or files that register methods
     settings: tuple[tuple[str, Any], ...] = ()  # keys of the method, where not its defaults
 
@@ -104,7 +102,7 @@ class Model:
         """Put the model on its device and set it up as the trainers do.
 
         Raises:
-            UserError: the model cannot be compiled, or a step does not fit into the budget.
+            UserError: a step does not fit into the budget.
         """
         case = self.case
         if case.device == "cpu":
@@ -114,8 +112,6 @@ class Model:
         if case.training:
             features = self.method.trains_on_support
             fit(self.method, case.batch, case.memory_budget, self.precision, features)
-        if case.compile and (obstacle := compile_blocks(self.method)):
-            raise UserError(f"--compile does not work on this machine ({obstacle}): leave it out")
 
     def step(self):
         """Run a training step, as the trainers do."""

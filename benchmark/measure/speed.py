@@ -216,7 +216,7 @@ def cases(args) -> list[Case]:
     return [
         Case(
             trainer, (GEOMETRY | SIGLIP | BERT)[args.backbone], classes, args.batch, args.device,
-            precision, args.threads, args.memory_budget, compile=args.compile,
+            precision, args.threads, args.memory_budget,
             plugins=tuple(args.plugin), settings=tuple(settings),
         )
         for trainer in args.trainers
@@ -277,10 +277,6 @@ def parse(argv: list[str]):
         "--memory-budget", type=float, default=0.0, metavar="GIB",
         help="memory for the activations of a step, as TRAINER.MEMORY_BUDGET "
         "(default: decided by the machine's memory)",
-    )  # fmt: skip
-    add(
-        "--compile", action="store_true",
-        help="compile the blocks with torch.compile, as TRAINER.COMPILE does",
     )  # fmt: skip
     add(
         "--set", nargs="+", action="append", type=setting, default=[], metavar="KEY=VALUE",

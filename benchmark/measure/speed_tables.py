@@ -135,8 +135,6 @@ def table(title: str, rows: dict[str, dict[str, str]], caption: list[str]) -> Ta
 def tables(args, records: list[dict]) -> list[Table]:
     """Return the tables of training and of evaluation, without empty ones."""
     where = f"{args.backbone}, {args.device}, {args.threads} threads"
-    if args.compile:
-        where += ", compiled"
     repeats = f"Medians of {args.repeats} repeats (least-greatest) with random weights."
     trained = {case_name(r): training_cells(r["training"]) for r in records if "training" in r}
     evaluated = {case_name(r): evaluation_cells(r["evaluation"]) for r in records}

@@ -152,29 +152,6 @@ def test_each_set_of_settings_has_a_row(inline, tmp_path, capsys):
     assert 1.8 < counted[1] / counted[0] < 2.2  # images are encoded M times, texts are kept
 
 
-@pytest.mark.slow
-def test_compiled_blocks_have_the_same_count(inline, tmp_path, capsys, monkeypatch):
-    """Traced as for the compiler of C++, which takes a minute for them."""
-    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
-    counted = []
-    for more in ([], ["--compile"]):
-        file = tmp_path / "speed.json"
-        assert main([*inline, "--trainers", "ALIGN", *more, "--json", str(file)]) == 0
-        assert ("1 threads, compiled, batch" in capsys.readouterr().out) == bool(more)
-        (record,) = json.loads(file.read_text())["records"]
-        counted.append(record["training"]["operations"])
-    assert counted[0] == counted[1]
-
-
-def test_a_machine_that_cannot_compile_is_reported(monkeypatch):
-    def refuse(function):
-        raise RuntimeError("No working C++ compiler found")
-
-    monkeypatch.setattr(torch, "compile", refuse)
-    with pytest.raises(UserError, match="--compile does not work on this machine .*: leave it out"):
-        model(compile=True)
-
-
 # Transport, tokens, and updates; prompts that adapt, a stream, support, all images together.
 DIFFERENT = ["ALIGN", "GalLoP", "CLIPLoRA", "TPT", "TDA", "TipAdapterF", "ProLIP", "TransCLIP"]
 

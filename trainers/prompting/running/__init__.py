@@ -1,1 +1,1 @@
-"""The execution of a model: precision, memory and compiling."""
+"""The execution of a model: precision and memory."""

@@ -60,7 +60,6 @@ def add_nodes(cfg: CfgNode) -> None:
     for key, default in robustness.TRAINING_KEYS.items():
         cfg.TRAIN.setdefault(key, default)
     cfg.TRAINER.setdefault("MEMORY_BUDGET", 0.0)  # GiB for a step's activations; 0: automatic
-    cfg.TRAINER.setdefault("COMPILE", False)  # let torch.compile fuse the blocks
     cfg.TRAINER.setdefault("DETERMINISTIC", False)  # the same bits on a GPU, too, but slower
     cfg.TRAINER.setdefault("PLUGINS", [])  # modules or files that register methods
     cfg.TRAINER.setdefault("ACCEPT_EDITED", False)  # resume a training of other code

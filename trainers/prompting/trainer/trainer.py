@@ -19,7 +19,6 @@ from ..contract import first_use
 from ..errors import need
 from ..method import Batch, Method, Output
 from ..record.results import remove_results, write_results
-from ..running.compiling import compile_blocks
 from ..running.memory import fit, keep_freed_memory
 from ..running.precision import Precision, make_deterministic
 from ..step import training_step
@@ -167,9 +166,6 @@ class PromptTrainer(TrainerX):
             rows = self.method.trains_on_support or bool(file)
             with first_use(self.method):
                 print(fit(self.method, self.batch_size, budget, self.precision, rows))
-        if cfg.TRAINER.COMPILE:
-            why = compile_blocks(self.method)
-            print("COMPILE:", f"running without ({why})" if why else "torch.compile fuses blocks")
         self.watch = Watch(self.device, self._folder(self.output_dir))
         self.loaded = load_initial(cfg, self.method, data)
         self.untrained = self.loaded is None
