@@ -10,7 +10,6 @@ from trainers.prompting.use import commands
 from .cli import command_parser
 
 OF_PLUG_IN = "trainers.prompting"
-PAPER = "paper"  # the command that calls others
 
 # The commands besides the protocols: a module, whose `main(argv)` is called, and a summary. A
 # module is imported only when its command is called: some need PyTorch.
@@ -21,7 +20,6 @@ COMMANDS = {
     "tune": ("tune.command", "choose settings of methods on validation images"),
     "status": ("launch.status", "show for each run whether it is done, running, queued or failed"),
     "report": ("report.command", "print the tables again from the run folders of an output"),
-    PAPER: ("launch.paper", "make the tables of the papers: data, proof, runs, report"),
     "backbones": ("inspect.backbones", "print which methods run on which CLIPs, or on one"),
     "methods": ("inspect.methods", "print the methods as points in one space, with their sizes"),
     "check-method": ("inspect.check_method", "check a method of your own for mistakes"),
@@ -61,8 +59,7 @@ def run_command(name: str, argv: list[str]) -> int:
     place = COMMANDS[name][0]
     if place == OF_PLUG_IN:
         return commands.run_command(name, argv, f"{PROG} {name}", INSTALL)
-    module = importlib.import_module(f"{__package__}.{place}")
-    return (module.main(argv, run_command) if name == PAPER else module.main(argv)) or 0
+    return importlib.import_module(f"{__package__}.{place}").main(argv) or 0
 
 
 def end_in_table(*ended) -> int:

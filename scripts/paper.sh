@@ -1,12 +1,83 @@
 #!/usr/bin/env bash
 # The tables of the papers from a bare GPU machine: downloads data, compares zero-shot CLIP with the
-# published numbers, does the runs, and makes a report. Rerun to resume.
+# published numbers, does the runs, and writes reports. Rerun to resume.
 #
 #   bash scripts/paper.sh [DATASET ...] [options] [KEY VALUE ...]      (default: ten, base-to-new)
 #
 # Environment: ALSO ("few_shot transfer": protocols after base-to-new), TRAINERS ("ZeroshotCLIP CoOp
-# MaPLe ALIGN"), and of the variables in run.sh SEEDS, DATA (data), OUTPUT (output/paper), CONFIG,
-# PLUGINS, BACKBONE, JOBS, SLURM and PYTHON. Options, and KEY VALUE pairs for train.py: see `--help`.
+# MaPLe ALIGN"), ANYWAY (1: continue with data or accuracies that are not as published), DATA (data),
+# OUTPUT (output/paper), and the other variables in run.sh. Options, and KEY VALUE pairs for train.py:
+# see `--help`.
 source "$(dirname "${BASH_SOURCE[0]}")/run.sh"
 
-run paper ${ALSO:+--also "$ALSO"} ${TRAINERS:+--trainers "$TRAINERS"} "$@"
+export DATA=${DATA:-data} OUTPUT=${OUTPUT:-output/paper}
+datasets=()
+while (($#)) && [[ $1 != -* && $1 != [[:upper:]]* ]]; do
+    datasets+=("$1")
+    shift
+done
+((${#datasets[@]})) || datasets=(ten)
+[[ " $* " != *" --help "* ]] || run base2new --help
+
+protocols=(base2new) public=()
+for also in ${ALSO:-}; do
+    case $also in
+    few_shot) protocols+=(few_shot) ;;
+    transfer) protocols+=(cross_dataset domain_generalization) public+=(all imagenet_variants) ;;
+    *)
+        echo "paper.sh: ALSO has '$also' but there are only few_shot and transfer" >&2
+        exit 2
+        ;;
+    esac
+done
+for dataset in "${datasets[@]}"; do # all others are here, or the user's
+    case $dataset in emoji* | whurs19* | image_folder*) ;; *) public+=("$dataset") ;; esac
+done
+
+do_runs() { # ARGUMENTS: call the protocols, also after one with a failed run; return the last code
+    local protocol words worst=0
+    for protocol in "${protocols[@]}"; do
+        words=(${TRAINERS:+--trainers "$TRAINERS"} "$@")
+        case $protocol in base2new | few_shot) words=("${datasets[@]}" ${words[@]+"${words[@]}"}) ;; esac
+        (run "$protocol" ${words[@]+"${words[@]}"}) || worst=$?
+        ((worst != 130)) || return 130 # Ctrl-C
+    done
+    return "$worst"
+}
+
+if [[ " $* " == *" --dry-run "* ]]; then
+    do_runs "$@"
+    exit
+fi
+do_runs "$@" --dry-run >/dev/null # finds mistakes before the first download
+mkdir -p "$OUTPUT"
+if ((${#public[@]})); then
+    (benchmark download "${public[@]}" --root "$DATA")
+    check=(check-data "${public[@]}" --root "$DATA")
+    if [[ ${SLURM+set} || " $*" == *" --slurm"* ]]; then # a login node has no GPU
+        echo "paper.sh: on a GPU, call \`python -m benchmark ${check[*]} --zero-shot\`" >&2
+    else
+        check+=(--zero-shot ${BACKBONE:+--backbone "$BACKBONE"})
+    fi
+    proof=$OUTPUT/zero_shot.txt said="${check[*]}${ANYWAY:+, anyway}"
+    if [[ ! -f $proof || $(head -n 1 "$proof") != "$said" ]]; then # else it has been done
+        echo "$said" >"$proof.new"
+        if ! (benchmark "${check[@]}") | tee -a "$proof.new" && [[ ! ${ANYWAY:-} ]]; then
+            echo "paper.sh: mend that, or continue with ANYWAY=1" >&2
+            exit 1
+        fi
+        mv "$proof.new" "$proof"
+    fi
+fi
+code=0
+do_runs "$@" || code=$?
+((code != 130)) || exit 130
+case $( (benchmark status "$OUTPUT") | tail -n 1) in
+*" queued"* | *" running"*)
+    echo "paper.sh: jobs are open: rerun when they have ended" >&2
+    exit "$code"
+    ;;
+esac
+(benchmark report "$OUTPUT") | tee "$OUTPUT/report.txt"
+(benchmark report "$OUTPUT" --format html) >"$OUTPUT/report.html"
+exit "$code"

@@ -6,15 +6,20 @@
 # for sbatch: submit the runs), PYTHON (python).
 set -euo pipefail
 
-run() {
-    local protocol=$1 root plugin plugins=()
-    shift
+benchmark() { # COMMAND ...: become `python -m benchmark COMMAND ...`
+    local root
     root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
     export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}"
+    exec "${PYTHON:-python}" -m benchmark "$@"
+}
+
+run() {
+    local protocol=$1 plugin plugins=()
+    shift
     for plugin in ${PLUGINS:-}; do
         plugins+=(--plugin "$plugin")
     done
-    exec "${PYTHON:-python}" -m benchmark "$protocol" \
+    benchmark "$protocol" \
         ${SEEDS:+--seeds "$SEEDS"} \
         ${SHOTS:+--shots "$SHOTS"} \
         ${DATA:+--root "$DATA"} \

@@ -150,7 +150,7 @@ def test_commands_in_tables_can_be_pasted(page, checkout, monkeypatch):
         text,
     )
     found = calls(checkout, "\n".join(spans))
-    assert len(found) == len(spans) > 1
+    assert len(found) >= len(spans) > 0  # some scripts call several
     for call in found:
         check(call, monkeypatch)
 

@@ -1,9 +1,7 @@
-"""The command `paper`: its steps and what stops it, and all of it on made data."""
+"""scripts/paper.sh: its steps and what stops it, and all of it on made data."""
 
 import json
 import os
-import re
-import shlex
 import signal
 import subprocess
 import sys
@@ -11,195 +9,125 @@ import time
 from pathlib import Path
 
 import pytest
-import torch
 import yaml
 from dassl.data.datasets import DATASET_REGISTRY
 from paths import ROOT
 from PIL import Image
 
 import datasets  # noqa: F401 (registers them)
-from benchmark.__main__ import main
-from benchmark.launch import paper
-from benchmark.launch.locks import LOCK
 from benchmark.protocols.configs import TEN, dataset_name
-from trainers.prompting.backbones import openai
-from trainers.prompting.errors import UserError
-from trainers.prompting.storage.files import hold_lock
 
-SMALL = ["--backbone", "emoji", "--trainers", "CoOp", "--seeds", "1"]
-
-
-class Called:
-    """Stands in for the other commands: notes them, and ends with a given code each."""
-
-    def __init__(self):
-        self.lines, self.codes = [], {}
-
-    def __call__(self, name, argv):
-        self.lines.append([name, *argv])
-        print(f"{name} says this")
-        return self.codes.get(name, 0)
-
-    @property
-    def names(self):
-        return [line[0] for line in self.lines if "--estimate" not in line]
+SCRIPT = ROOT / "scripts" / "paper.sh"
+# Stands in for Python: notes its arguments, says so, and ends with the code in CODES, or $DRY for
+# a dry run.
+PROGRAM = """#!/usr/bin/env bash
+shift 2
+printf '%s\\n' "$*" >>calls
+echo "$1 says this"
+[[ $1 != status ]] || echo "2 runs: ${STATUS:-2 done}. Nothing remains."
+[[ " $* " != *" --dry-run "* ]] || exit "${DRY:-0}"
+for pair in ${CODES:-}; do [[ ${pair%=*} != "$1" ]] || exit "${pair#*=}"; done
+"""
+DATA = ["download", "check-data"]
+ALL = [*DATA, "base2new", "status", "report", "report"]
 
 
 @pytest.fixture
-def place(tmp_path, monkeypatch):
-    """Work in an empty folder, on a machine without weights, data, network and GPU."""
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(openai, "CACHE", str(tmp_path / "cache"))
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+def paper(tmp_path):
+    """A function that calls the script; it returns the exit code, the steps, and what was said."""
+    program = tmp_path / "python"
+    program.write_text(PROGRAM)
+    program.chmod(0o755)
+
+    def call(*words, **variables):
+        kept = {key: value for key, value in os.environ.items() if key != "SLURM"}
+        done = subprocess.run(
+            ["bash", SCRIPT, *words], cwd=tmp_path, text=True, capture_output=True,
+            env=kept | {"PYTHON": str(program)} | variables,
+        )  # fmt: skip
+        calls = tmp_path / "calls"
+        lines = calls.read_text().splitlines() if calls.exists() else []
+        calls.unlink(missing_ok=True)
+        return done.returncode, lines, done.stdout + done.stderr
+
+    return call
 
 
-ALL = ["download", "check-data", "base2new", "report", "report"]
+def names(lines: list[str]) -> list[str]:
+    return [line.split()[0] for line in lines if "--dry-run" not in line]
 
 
-def test_a_bare_machine_is_told_what_is_missing_and_nothing_is_begun(place, capsys):
-    started = time.process_time()
-    assert main(["paper"]) == 2
-    assert time.process_time() - started < 10
-    said = capsys.readouterr()
-    assert len((said.out + said.err).splitlines()) < 20
-    assert re.search(rf"\nmissing for \d+ runs: {TEN[0]} ", said.out)
-    assert "ViT-B/16 are not on" in said.out
-    assert re.match(r"\d+ runs, into .*downloaded first.*\nDisk: .* GB are free.*\nHours: --est.*\n"
-                    r"On a login node: --slurm", said.out)  # fmt: skip
-    assert re.fullmatch(
-        r"python -m benchmark paper: PyTorch finds no GPU, and \d+ runs may take weeks on a CPU: "
-        r"use a machine with one, submit them with --slurm, or continue with --anyway\n",
-        said.err,
-    )
-    assert not list(place.iterdir())
+def test_the_steps_and_their_words(paper, tmp_path):
+    shared = {"ALSO": "few_shot transfer", "TRAINERS": "CoOp MaPLe", "SEEDS": "1 2", "DATA": "my"}
+    code, lines, said = paper("dtd", "emoji", "--jobs", "2", "OPTIM.LR", "0.1", **shared)
+    assert code == 0, said
+    four = ["base2new", "few_shot", "cross_dataset", "domain_generalization"]
+    assert [line.split()[0] for line in lines[:4]] == four  # a check of the settings
+    assert all(line.endswith("OPTIM.LR 0.1 --dry-run") for line in lines[:4])
+    assert names(lines) == [*DATA, *four, *ALL[3:]]
+    sets = "all imagenet_variants dtd --root my"
+    assert lines[4:6] == [f"download {sets}", f"check-data {sets} --zero-shot"]
+    more = "--seeds 1 2 --root my --output output/paper --trainers CoOp MaPLe --jobs 2 OPTIM.LR 0.1"
+    of_sets = more.replace("paper ", "paper dtd emoji ")
+    assert lines[6:10] == [f"{name} {of_sets}" for name in four[:2]] + [
+        f"{name} {more}" for name in four[2:]
+    ]
+    assert (tmp_path / "output/paper/report.txt").read_text() == "report says this\n"
+    assert lines[-1] == "report output/paper --format html"
+    assert paper()[1][0] == "base2new --root data --output output/paper ten --dry-run"
+    code, lines, _ = paper("dtd", "--dry-run")
+    assert lines == ["base2new --root data --output output/paper dtd --dry-run"]
+    assert names(paper("emoji")[1]) == ALL[2:]  # nothing to download
 
 
-def test_dry_run_lists_the_steps(place, capsys):
-    words = ["dtd", "imagenet", "--also", "few_shot transfer", *SMALL, "OPTIM.LR", "0.1"]
-    assert main(["paper", *words, "--dry-run"]) == 0
-    lines = [x.split()[4:] for x in capsys.readouterr().out.splitlines() if x[0] == "$"]
-    assert [line[:3] for line in lines][:7] == [
-        ["download", "caltech101", "oxford_pets"], ["check-data", "caltech101", "oxford_pets"],
-        ["base2new", "dtd", "--root"], ["base2new", "imagenet", "--root"],
-        ["few_shot", "dtd", "imagenet"], ["cross_dataset", "--root", f"{place}/data"],
-        ["domain_generalization", "--root", f"{place}/data"],
-    ]  # fmt: skip
-    assert {"imagenetv2", "imagenet_r", "--zero-shot", "emoji"} <= set(lines[1])
-    assert all(line[-2:] == ["OPTIM.LR", "0.1"] for line in lines[2:7])
-    assert [line[0] for line in lines[7:]] == ["report", "report"]
-    assert not list(place.iterdir())
+def test_later_protocols_come_after_a_failed_run(paper):
+    code, lines, _ = paper("dtd", ALSO="few_shot", CODES="base2new=1")
+    assert code == 1 and names(lines) == [*ALL[:3], "few_shot", *ALL[3:]]
+    code, lines, _ = paper("dtd", ALSO="few_shot", CODES="base2new=130")  # Ctrl-C
+    assert code == 130 and names(lines) == ["download", "base2new"]
 
 
-def test_steps_and_what_is_kept_of_them(place, capsys):
-    call, words = Called(), ["dtd", *SMALL, "--anyway", "--output", "out"]
-    assert paper.main(words, call) == 0 and call.names == ALL
-    (estimate,) = (line for line in call.lines if "--estimate" in line)
-    assert estimate[:-1] == call.lines[3] and estimate == call.lines[2]
-    assert "report says this" not in capsys.readouterr().out
-    (place / "out/zero_shot.txt").write_text("")  # as a power loss leaves it
-    call.lines.clear()
-    assert paper.main(words, call) == 0 and call.names == ALL
-    assert (place / "out/report.html").read_text() == "report says this\n"
-    call.lines.clear()
-    call.codes["base2new"] = 1  # some runs fail, and the report shows the others
-    assert paper.main(words, call) == 1
-    assert call.names == [name for name in ALL if name != "check-data"]
-    said = capsys.readouterr()
-    assert "some runs have failed" in said.err
-    assert f"# done: '{place}/out/zero_shot.txt'\ncheck-data says this\n" in said.out
+def test_the_proof_is_done_once(paper, tmp_path):
+    assert names(paper("dtd")[1]) == ALL
+    assert names(paper("dtd")[1]) == [name for name in ALL if name != "check-data"]
+    assert names(paper("dtd", "eurosat")[1]) == names(paper("dtd", DATA="others")[1]) == ALL
+    (tmp_path / "output/paper/zero_shot.txt").write_text("")  # as a power loss leaves it
+    assert names(paper("dtd")[1]) == ALL
 
 
-def test_slurm_gets_the_runs_and_a_later_call_reports(place, capsys, monkeypatch):
-    words = ["dtd", *SMALL, "--slurm", "--partition=gpu", "--output", "out"]
-    monkeypatch.setenv("PATH", str(place))
-    with pytest.raises(UserError, match="where Slurm's commands are installed"):
-        paper.main(words, Called())
-    monkeypatch.setattr(paper, "ask", lambda *words: "")
-    call = Called()
-    assert paper.main(words, call) == 0 and call.names == ALL[:3]
-    _, check, submit = call.lines
-    assert "--zero-shot" not in check and "--slurm=--partition=gpu" in submit
-    said = capsys.readouterr().err
-    assert f"call `python -m benchmark {shlex.join(check)} --zero-shot --backbone emoji`" in said
-    assert "2 of 2 runs are not done: rerun when" in said
-    for part, half in (("train_base", "base"), ("test_new", "new")):
-        folder = place / f"out/base2new/{part}/dtd/shots_16/CoOp/base2new@emoji/seed1"
-        folder.mkdir(parents=True)
-        record = {"trainer": "CoOp", "dataset": "DescribableTextures", "seed": 1, "shots": 16}
-        record |= {"subsample_classes": half, "accuracy": 50.0}
-        (folder / "results.json").write_text(json.dumps(record))
-    call = Called()
-    assert paper.main(words, call) == 0
-    assert call.names == [name for name in ALL if name != "check-data"]
-
-
-def test_estimate_times_the_runs_and_does_nothing_else(place):
-    call = Called()
-    assert paper.main(["dtd", "imagenet", *SMALL, "--estimate"], call) == 0
-    assert [line[:2] for line in call.lines] == [["base2new", "dtd"], ["base2new", "imagenet"]]
-    assert all(line[-1] == "--estimate" for line in call.lines) and not list(place.iterdir())
-
-
-def test_a_proof_that_fails_stops_what_follows(place, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    call, words = Called(), ["dtd", *SMALL]
-    call.codes["download"] = 1
-    with pytest.raises(UserError, match="not all data sets are complete .* rerun to resume"):
-        paper.main(words, call)
-    assert call.names == ALL[:1]
-    call.codes = {"check-data": 1}
+def test_a_proof_that_fails_stops_what_follows(paper):
+    code, lines, _ = paper("dtd", CODES="download=1")
+    assert code == 1 and names(lines) == ALL[:1]
     for _ in range(2):  # it is repeated: the data may have been mended
-        call.lines.clear()
-        with pytest.raises(
-            UserError, match="not as published .* mend that, or continue with --any"
-        ):
-            paper.main(words, call)
-        assert call.names == ALL[:2]
-    call.lines.clear()
-    assert paper.main([*words, "--anyway"], call) == 0
-    assert call.names == [name for name in ALL if name != "check-data"]
-    call.lines.clear()
-    assert paper.main([*words, "--root", "others", "--anyway"], call) == 0
-    assert call.names == ALL
+        code, lines, said = paper("dtd", CODES="check-data=1")
+        assert code == 1 and names(lines) == DATA
+        assert "mend that, or continue with ANYWAY=1" in said
+    code, lines, _ = paper("dtd", CODES="check-data=1", ANYWAY="1")
+    assert code == 0 and names(lines) == ALL
+    code, lines, _ = paper("dtd", CODES="check-data=1", ANYWAY="1")
+    assert code == 0 and names(lines) == [name for name in ALL if name != "check-data"]
+    assert names(paper("dtd", CODES="check-data=1")[1]) == DATA  # accepted there, not here
 
 
-def test_another_process_in_the_output_stops_it(place):
-    words = ["emoji", *SMALL, "--anyway", "--output", "out"]
-    (place / "out").mkdir()
-    with (
-        hold_lock(place / "out" / paper.LOCK),
-        pytest.raises(UserError, match="`paper` of another"),
-    ):
-        paper.main(words, Called())
-    run = place / "out/base2new/train_base/emoji/shots_16/CoOp/emoji/seed1"
-    run.mkdir(parents=True)
-    with (
-        hold_lock(run / LOCK),
-        pytest.raises(UserError, match=f"base of another .* '{place}/out': "),
-    ):
-        paper.main(words, Called())
-    call = Called()
-    assert paper.main(words, call) == 0 and call.names == ALL[2:]  # nothing to download
+@pytest.mark.parametrize("state", ["1 done, 1 running", "2 queued", "1 not queued, 1 failed"])
+def test_there_is_no_report_while_jobs_are_open(paper, tmp_path, state):
+    code, lines, said = paper("dtd", SLURM="--partition=gpu", STATUS=state)
+    assert code == 0 and names(lines) == ALL[:4] and "jobs are open: rerun when" in said
+    assert (
+        "--zero-shot" not in lines[2] and "on a GPU, call `python -m benchmark check-data" in said
+    )
+    assert "--slurm=--partition=gpu" in lines[3]
+    assert not (tmp_path / "output/paper/report.txt").exists()
+    assert (
+        names(paper("dtd", SLURM="--partition=gpu", STATUS="1 done, 1 failed")[1])[-1] == "report"
+    )
 
 
-@pytest.mark.parametrize("words, why", [
-    (["dtdd"], "dtdd"),
-    (["dtd", "--also", "ablation"], "'ablation' is not one of few_shot, transfer"),
-    (["dtd", "--slurm", "--array=1"], "--slurm: --array cannot be given"),
-    (["dtd", "--slurm", "x", "--estimate"], "--estimate times this machine: leave --slurm"),
-    (["dtd", "--estimate", "--dry-run"], "--estimate times this machine: leave --slurm"),
-    (["dtd", "OPTIM.LRR", "1"], "OPTIM.LRR"),
-    (["dtd", "--trainers", "TipAdapter"], "TipAdapter has parameters for each class"),
-    (["dtd", "--output", __file__], "is a file: give a folder"),
-])  # fmt: skip
-def test_mistakes_are_found_before_the_first_step(place, capsys, words, why):
-    try:
-        code = main(["paper", *words, "--backbone", "emoji", "--anyway"])
-    except SystemExit as ended:
-        code = ended.code
-    said = capsys.readouterr()
-    assert code == 2 and said.err.count("\n") == 1 and why in said.err and "$" not in said.out
+def test_mistakes_are_found_before_the_first_step(paper):
+    code, lines, _ = paper("dtdd", DRY="2")
+    assert code == 2 and not names(lines)
+    code, lines, said = paper("dtd", ALSO="few_shot ablation")
+    assert (code, lines) == (2, []) and "ALSO has 'ablation'" in said
 
 
 # ---- all of it
@@ -243,39 +171,36 @@ def records(output: Path) -> dict[Path, int]:
 def test_from_made_data_to_a_report_with_two_kills(tmp_path):
     make_sets(tmp_path / "data")
     output, console = tmp_path / "output", tmp_path / "console.txt"
-    words = ["bash", ROOT / "scripts" / "paper.sh", "--anyway", "OPTIM.STEPS", "2"]
+    words = ["bash", SCRIPT, "OPTIM.STEPS", "2"]
     asked = {"DATA": "data", "OUTPUT": "output", "TRAINERS": "CoOp", "SEEDS": "1", "JOBS": "1"}
-    asked |= {"BACKBONE": "emoji", "CONFIG": "emoji", "PYTHON": sys.executable}
+    asked |= {"BACKBONE": "emoji", "CONFIG": "emoji", "PYTHON": sys.executable, "ANYWAY": "1"}
     asked |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
     def call(end: signal.Signals | None = None, after: int = 0) -> int:
-        """Call the script; end it when it has done so many runs."""
+        """Call the script; end all of it, as a terminal does, when it has done so many runs."""
         with (
             open(console, "a") as file,
             subprocess.Popen(
-                words, cwd=tmp_path, env=os.environ | asked, stdout=file, stderr=file
+                words, cwd=tmp_path, env=os.environ | asked, stdout=file, stderr=file,
+                start_new_session=True,
             ) as script,
-        ):
+        ):  # fmt: skip
             while end and script.poll() is None and len(records(output)) < after:
                 time.sleep(0.1)
             if end:
-                script.send_signal(end)
+                os.killpg(script.pid, end)
             return script.wait()
 
-    assert call(signal.SIGTERM, after=3) != 0, console.read_text()
+    assert call(signal.SIGINT, after=3) != 0, console.read_text()
     first = records(output)
     assert call(signal.SIGKILL, after=len(first) + 3) == -signal.SIGKILL, console.read_text()
     second = records(output)
     assert 3 <= len(first) < len(second) < 20
-    busy = "of another process works in"  # a run outlives its launcher for a moment
-    console.write_text(busy)
-    while busy in console.read_text():
-        console.write_text("")
-        code = call()
+    console.write_text("")
+    code = call()
     told = console.read_text()
     assert code == 0, told
-    assert "runs to do: " in told
     last = records(output)
     assert first.items() <= second.items() <= last.items() and len(last) == 20  # none done twice
-    assert "zero_shot.txt" in told and "0 of 10 agree with the published" in told
+    assert "0 of 10 agree with the published" in (output / "zero_shot.txt").read_text()
     assert "average over 10 data sets" in (output / "report.txt").read_text()
