@@ -14,8 +14,6 @@ from trainers.prompting.errors import UserError, check_name
 from ..cli import Parser, add_plugin, from_one
 from ..protocols.configs import GROUPS, dataset_class, dataset_files, use_plugins, with_groups
 from . import zero_shot
-from .other_protocol import beside
-from .try_sentences import side_by_side, try_sentences
 from .zero_shot import BACKBONE, check_printed
 
 COUNTS = ("classes", "train", "val", "test")
@@ -110,18 +108,13 @@ def classify(findings: list[Finding], known: dict, args) -> int:
             Asked(text, args.sentences_rule, args.sentences_form * text.endswith(".json"), seed=1)
             for text in args.sentences
         ]
-        columns = {f.name: try_sentences(checker, known[f.name], f.parts, asked) for f in complete}
-        print(f"\n{side_by_side(args.sentences, columns, checker.backbone)}")
+        tried = {f.name: checker.try_sentences(f.name, known[f.name], f.parts, asked)
+                 for f in complete}  # fmt: skip
+        print(f"\n{zero_shot.render_sentences(args.sentences, tried, checker.backbone)}")
         return 0
-    results = [checker.compare(f.name, known[f.name], f.parts, f.problem) for f in complete]
+    results = [checker.compare(f.name, known[f.name], f.parts) for f in complete]
     print(f"\n{zero_shot.render(results, checker)}")
-    ours = [
-        (result.name, known[result.name].__name__, result.shares["all"].accuracy)
-        for result in results
-    ]
-    if line := beside(checker.backbone, ours):
-        print(line)
-    return int(any(result.reason for result in results))
+    return int(not all(result.agrees for result in results))
 
 
 def checked_datasets() -> dict:

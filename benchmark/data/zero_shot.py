@@ -1,17 +1,16 @@
 """Compare zero-shot CLIP on public data sets with published accuracies, before any training.
 
-If they agree, data, split, class names, templates, weights and preprocessing are right. If not, the
-most likely cause is reported.
+If they agree, data, split, class names, templates, weights and preprocessing are right.
 
 Letters: n images, K classes, D the width of features.
 """
 
 import math
 import random
-import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from operator import eq
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tabulate import tabulate
@@ -67,23 +66,17 @@ class Share(NamedTuple):
         return f"{self.accuracy:.2f}" + (f" [{low:.1f}, {high:.1f}]" if self.n < self.N else "")
 
 
-class Case(NamedTuple):
-    """A data set to classify: features of its images, and its classes."""
-
-    dataset: str  # name of its class, which selects the template
-    names: list[str]
-    z: "torch.Tensor"  # (n, D), normalised
-    labels: "torch.Tensor"  # (n,)
-    sizes: Counter  # number of test images by label
-
-
 class Compared(NamedTuple):
-    """A data set's accuracies, the published ones, and the reason if they differ."""
+    """A data set's accuracies, and the published ones."""
 
     name: str
     shares: dict[str, Share]
     printed: dict[str, float]
-    reason: str = ""
+
+    @property
+    def agrees(self) -> bool:
+        """True if the accuracies agree in the splits that decide."""
+        return all(self.shares[x].agrees(self.printed[x]) for x in deciding_splits(self.printed))
 
 
 def class_names(name: str, train: list, test: list) -> list[str]:
@@ -134,21 +127,44 @@ class Checker:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.clip = load_clip(backbone).to(self.device)
 
-    def compare(self, name: str, cls: Any, parts: Sequence[list], flaw: str) -> Compared:
+    def compare(self, name: str, cls: Any, parts: Sequence[list]) -> Compared:
         """Classify the test images of a data set and compare with the published accuracies.
 
-        `parts` are train, val and test, lists of Datum; `flaw` is a problem of its counts, or
-        empty.
+        `parts` are train, val and test, lists of Datum.
         """
         train, _, test = parts
         names, chosen = class_names(name, train, test), self.some(test)
-        case = self._case(cls.__name__, names, chosen, Counter(d.label for d in test))
-        printed = printed_numbers(name)
-        shares = self.shares(case)
-        reason = ""
-        if not fits(shares, printed):
-            reason = self._reason(case, cls, chosen, printed, flaw)
-        return Compared(name, shares, printed, reason)
+        logits = self._logits(cls.__name__, names, self.features(cls.__name__, chosen))
+        return Compared(name, shares(logits, chosen, test), printed_numbers(name))
+
+    def try_sentences(
+        self, name: str, cls: Any, parts: Sequence[list], asked: Sequence[Any]
+    ) -> list[float]:
+        """Return accuracies (%) on validation images: of the data set's own sentence, then others.
+
+        Args:
+            name: of the data set.
+            cls: its class.
+            parts: train, val and test, lists of Datum.
+            asked: an `Asked` for each.
+
+        Raises:
+            UserError: there are no validation images apart from the test images.
+        """
+        train, val, test = parts
+        names, title = class_names(name, train, test), cls.__name__
+        if not val or {item.impath for item in val} & {item.impath for item in test}:
+            raise UserError(
+                f"{name} lacks validation images apart from its test images, on which no sentence "
+                "may be chosen: leave it out"
+            )
+        for one in asked:  # bad sentences are refused before images are read
+            note = self._method(title, names, one).settings.sentences.note
+            print(f"{title}: {note}")
+        chosen = self.some(val)
+        z, labels = self.features(title, chosen), [item.label for item in chosen]
+        guesses = (self._logits(title, names, z, one).argmax(1).tolist() for one in (None, *asked))
+        return [100 * sum(map(eq, guess, labels)) / len(labels) for guess in guesses]
 
     def some(self, items: list) -> list:
         """Return at most as many items as the limit, drawn."""
@@ -156,13 +172,7 @@ class Checker:
             return list(items)
         return random.Random(0).sample(items, self.limit)
 
-    def _case(self, dataset: str, names: list[str], chosen: list, sizes: Counter) -> Case:
-        import torch
-
-        labels = torch.tensor([item.label for item in chosen])
-        return Case(dataset, names, self.features(dataset, chosen), labels, sizes)
-
-    def features(self, title: str, items: list, interpolation: str = "") -> "torch.Tensor":
+    def features(self, title: str, items: list) -> "torch.Tensor":
         """Return features (n, D) of images, read and transformed as in a run without DRAFT."""
         import torch
         from dassl.config import get_cfg_default
@@ -175,9 +185,6 @@ class Checker:
         add_nodes(cfg)
         cfg.VERBOSE, cfg.INPUT.TRANSFORMS = False, ["normalize"]
         cfg, _ = fit_images(cfg, self.clip)
-        if interpolation:
-            cfg.defrost()
-            cfg.INPUT.INTERPOLATION = interpolation
         transform = plain_transform(cfg)
         model = self._method(title, ["cat", "dog"])  # the image encoder ignores class names
         features = []
@@ -191,119 +198,38 @@ class Checker:
                 bar.update(len(some))
         return torch.cat(features)
 
-    def _method(self, dataset: str, names: list[str]) -> Any:
+    def _method(self, dataset: str, names: list[str], sentences: Any = None) -> Any:
         from trainers.prompting import build_method
 
-        return build_method(TRAINER, {}, self.clip, names, dataset).eval().to(self.device)
+        method = build_method(TRAINER, {}, self.clip, names, dataset, sentences=sentences)
+        return method.eval().to(self.device)
 
-    def _weight(self, case: Case, names: list[str] | None = None) -> "torch.Tensor":
-        """Return normalised text features (K, D) of the classes."""
-        from trainers.prompting.use.export import text_classifier
-
-        model = self._method(case.dataset, names or case.names)
-        return text_classifier(model)["weight"].cpu()
-
-    def shares(self, case: Case, names: list[str] | None = None, order: str = "") -> dict:
-        """Return the Share of each split, with other `names` of the classes if they are given.
-
-        Before they are halved, classes are sorted by name if `order` is `names`, by label if it is
-        empty.
-        """
+    def _logits(
+        self, dataset: str, names: list[str], z: "torch.Tensor", sentences: Any = None
+    ) -> "torch.Tensor":
+        """Return logits (n, K) of images with these features (n, D)."""
         import torch
 
-        K, weight = len(case.names), self._weight(case, names)
-        classes = list(range(K))
-        if order:
-            classes.sort(key=lambda k: case.names[k].lower())
-        half = (K + 1) // 2
-        by_split = {}
-        for split, members in zip(SPLITS, (classes[:half], classes[half:], classes), strict=True):
-            columns = torch.tensor(members)
-            rows = torch.isin(case.labels, columns)
-            guess = columns[(case.z[rows] @ weight[columns].T).argmax(-1)]
-            right = int((guess == case.labels[rows]).sum())
-            by_split[split] = Share(right, int(rows.sum()), sum(case.sizes[k] for k in members))
-        return by_split
-
-    def _reason(self, case: Case, cls: Any, chosen: list, printed: dict, flaw: str) -> str:
-        """Return the first cause that explains why accuracies differ from the published ones."""
-        if foreign := self._foreign_weights():
-            return foreign
-        if flaw:
-            return f"classes or split, which are of another source than CoOp's ({flaw})"
-        return next(self._causes(case, cls, chosen, printed))
-
-    def _foreign_weights(self) -> str:
-        from trainers.prompting.backbones import weights_sha256
-
-        if weights_sha256(self.backbone) == weights_sha256(BACKBONE):
-            return ""
-        return (
-            f"the weights are those of another CLIP: '{self.backbone}' is not OpenAI's {BACKBONE}, "
-            "to which the published numbers belong"
-        )
-
-    def _causes(self, case: Case, cls: Any, chosen: list, printed: dict) -> Iterator[str]:
-        """Yield the causes that fit, the most likely first; the last one is always yielded."""
-        if others := self._of_other_labels(case):
-            yield others
-        if fits(self.shares(case, order="names"), printed):
-            yield (
-                "the order of the classes: halved in the order of their names they give the "
-                "published numbers, so the labels of the split are not CoOp's"
-            )
-        for names in spellings(case.names, getattr(cls, "class_names", {})):
-            if fits(self.shares(case, names), printed):
-                first = next(i for i, name in enumerate(names) if name != case.names[i])
-                yield (
-                    "the spelling of the names: the published numbers come out with "
-                    f"'{names[first]}' in place of '{case.names[first]}', and so on"
-                )
-        z = self.features(case.dataset, chosen, "bilinear")
-        if fits(self.shares(case._replace(z=z)), printed):
-            yield "the interpolation: images that are resized bilinearly give the published numbers"
-        yield (
-            "neither the order and spelling of the names nor the interpolation explains it: the "
-            "split probably comes from another source than CoOp's, or the images were changed "
-            "(resized, compressed again); download both again with `python -m benchmark download`"
-        )
-
-    def _of_other_labels(self, case: Case) -> str:
-        """Return a sentence if most classes are taken for another one, else an empty string."""
-        import torch
-
-        guess = (case.z @ self._weight(case).T).argmax(-1)
-        taken = {
-            k: Counter(guess[case.labels == k].tolist()).most_common(1)[0]
-            for k in torch.unique(case.labels).tolist()
-        }
-        moved = {k: other for k, (other, _) in taken.items() if other != k}
-        hits = sum(count for _, count in taken.values()) / len(guess)
-        if len(set(moved.values())) <= len(taken) / 2 or hits < 0.5:
-            return ""
-        k, other = next(iter(moved.items()))
-        return (
-            f"the order of the names: {len(moved)} of {len(taken)} classes are mostly taken for "
-            f"another, such as '{case.names[k]}' for '{case.names[other]}', so names belong to "
-            "labels of other classes"
-        )
+        with torch.inference_mode():
+            return self._method(dataset, names, sentences)(z.to(self.device)).cpu()
 
 
-def fits(shares: dict[str, Share], printed: dict[str, float]) -> bool:
-    """Return True if the accuracies agree with the published ones in the splits that decide."""
-    return all(shares[split].agrees(printed[split]) for split in deciding_splits(printed))
+def shares(logits: "torch.Tensor", chosen: list, test: list) -> dict[str, Share]:
+    """Return the Share of each split: the first half of the classes, the others, and all.
 
+    `chosen` are the classified images, drawn from `test`.
+    """
+    import torch
 
-def spellings(names: list[str], table: dict[str, str]) -> Iterator[list[str]]:
-    """Yield other spellings of class names: by the folders of `table`, and as separate words."""
-    words = [re.sub("(?<=[a-z])(?=[A-Z])", " ", name).replace("_", " ") for name in names]
-    folders = {"".join(name.split()).lower(): theirs for name, theirs in table.items()}
-    proper = [folders.get("".join(name.split()).lower(), name) for name in words]
-    seen = [names]
-    for variant in (proper, words, [name.lower() for name in words]):
-        if variant not in seen:
-            seen.append(variant)
-            yield variant
+    labels, K = torch.tensor([item.label for item in chosen]), logits.shape[1]
+    sizes, half = Counter(item.label for item in test), (K + 1) // 2
+    by_split = {}
+    for split, members in zip(SPLITS, (range(half), range(half, K), range(K)), strict=True):
+        of_split = (labels >= members.start) & (labels < members.stop)
+        guess = members.start + logits[of_split, members.start : members.stop].argmax(-1)
+        right = int((guess == labels[of_split]).sum())
+        by_split[split] = Share(right, int(of_split.sum()), sum(sizes[k] for k in members))
+    return by_split
 
 
 def render(results: list[Compared], checker: Checker) -> str:
@@ -323,7 +249,7 @@ def render(results: list[Compared], checker: Checker) -> str:
     ]
     rows = [["-" if cell == "nan" else cell for cell in row] for row in rows]
     table = tabulate(rows, head, colalign=["left", *["right"] * 7], disable_numparse=True)
-    wrong = [case for case in results if case.reason]
+    wrong = [case.name for case in results if not case.agrees]
     note = f"{checker.backbone} in float32 on {checker.device.type}."
     if any(case.shares["all"].n < case.shares["all"].N for case in results):
         note += " Of some test images; in brackets 99% intervals for all of them."
@@ -333,8 +259,17 @@ def render(results: list[Compared], checker: Checker) -> str:
     )
     last = f"{len(results) - len(wrong)} of {len(results)} agree with the published numbers"
     if wrong:
-        last += "; most likely different is"
-    return "\n".join([table, note, last, *(f"- {case.name}: {case.reason}" for case in wrong)])
+        last += f", which are of OpenAI's {BACKBONE}; these do not: {', '.join(wrong)}"
+    return "\n".join([table, note, last])
+
+
+def render_sentences(sentences: Sequence[str], tried: dict[str, list[float]], backbone: str) -> str:
+    """Return the table of accuracies by sentences and data set."""
+    columns = [[f"{value:.2f}" for value in accuracies] for accuracies in tried.values()]
+    rows = zip(["own sentence", *sentences], *columns, strict=True)
+    align = ["left", *["right"] * len(columns)]
+    table = tabulate(rows, ["Sentences", *tried], colalign=align, disable_numparse=True)
+    return f"{table}\nZero-shot CLIP ({backbone}), accuracy in % on validation images."
 
 
 def check_printed(names: Sequence[str]) -> None:
