@@ -96,12 +96,6 @@ def build_parser(protocol: Protocol) -> Parser:
     )
     add("--redo", action="store_true", help="do runs of other code anew, in place of the old ones")
     add("--accept-edited", action="store_true", help="resume trainings of other code, with a note")
-    add(
-        "--estimate",
-        action="store_true",
-        help="only time a few steps and tests of each method here, and print how long the runs "
-        "take; kept below the output",
-    )
     add("--dry-run", action="store_true", help="only print the commands, or Slurm's scripts")
     add(
         "--only",
@@ -121,8 +115,6 @@ def own_default(settings: dict) -> dict:
 def parse(parser: Parser, argv: list[str]) -> argparse.Namespace:
     """Parse the arguments: the data sets go to `datasets`, the KEY VALUE pairs to `opts`."""
     args = parser.parse_intermixed_args(argv)
-    if args.estimate and (args.slurm is not None or args.only or args.dry_run):
-        raise UserError("--estimate times this machine: leave --slurm, --only and --dry-run out")
     check_ood(argv)
     args.plugins = tuple(
         os.path.abspath(plugin) if plugin.endswith(".py") else plugin for plugin in args.plugin

@@ -25,7 +25,6 @@ from .auto_features import AUTO, feature_files, write_lacking
 from .checks import check_settings, for_streams
 from .data import Present
 from .engine import Engine, Settings, command
-from .estimate import Guesses, estimate, read_guesses, time_range
 from .local import Local
 from .needs import Lack, idle_device, lacking, refuse, warn
 from .progress import Progress
@@ -59,11 +58,11 @@ def launch(
     runs, settings = plan_runs(protocol, args)
     chosen = choose_runs(runs, args.only, args.output)
     all_of = {*chosen, *(run.needs for run in chosen)}
-    guesses, now = read_guesses(args.output), Present()
+    now = Present()
 
     def read() -> Engine:
         mine = [run for run in runs if run in all_of]
-        engine = Engine(mine, settings, guesses.of(mine, args.output), now)
+        engine = Engine(mine, settings, now)
         engine.only(chosen)
         return engine
 
@@ -75,7 +74,7 @@ def launch(
                 return  # there may be no file to check with
             refuse(lacking(asked, settings, fetch=True), len(asked))
             write_lacking(asked, settings)
-        if local and asked and not (args.dry_run or args.estimate):
+        if local and asked and not args.dry_run:
             local.warm_up()
         check_settings(asked, settings)
 
@@ -95,20 +94,16 @@ def launch(
             refuse(lacks, len(engine.todo))
             if engine.todo and (note := idle_device(settings)):
                 print(note, file=sys.stderr)
-        if not (args.dry_run or args.estimate):
+        if not args.dry_run:
             before(engine)
         engine = read()  # again: jobs may have ended during the checks
-    if local and args.estimate:
-        guesses = estimate(engine, args.output, local)
-        print(summary(read(), guesses, local))
-        return 0
     if not args.dry_run:
         rename(filter(engine.todo.__contains__, engine.aside))
     if local is None:
         done = in_jobs(protocol, engine, args, argv)
         return conclude(protocol, engine, args.output) if done else 0
     if args.dry_run:
-        print(listing(engine, lacks), f"# {summary(engine, guesses, local)}", sep="\n")
+        print(listing(engine, lacks), f"# {summary(engine)}", sep="\n")
         return 0
     execute(engine, local, args.output, in_job=bool(args.only))
     if args.only:  # a job
@@ -262,11 +257,9 @@ def listing(engine: Engine, lacks: list[Lack]) -> str:
     return "\n".join([*lines, *(f"# missing for {lack}" for lack in lacks)])
 
 
-def summary(engine: Engine, guesses: Guesses, local: Local) -> str:
-    """Return what there is to do in one line, with the time that it takes if there are guesses."""
+def summary(engine: Engine) -> str:
+    """Return what there is to do in one line."""
     todo, done = list(engine.todo), len(engine.runs) - len(engine.todo)
     trained = sum(not (run.eval_only or learns_nothing(run.trainer)) for run in todo)
     counts = f"{trained} with training, {len(todo) - trained} without; finished: {done}"
-    return "; ".join(
-        filter(None, [f"runs to do: {counts}", time_range(engine, guesses, local.jobs)])
-    )
+    return f"runs to do: {counts}"

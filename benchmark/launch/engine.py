@@ -2,10 +2,8 @@
 
 import shlex
 import sys
-from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
-from statistics import mean
 
 from recipe.configs import FEATURES, prompts_for, read_pairs
 from trainers.prompting.errors import UserError
@@ -20,6 +18,7 @@ from ..records import RESULTS, BadResult, Outcome
 from . import data
 from .run_process import Child, last_command
 from .sources import read_begun
+from .time_left import TimeLeft
 
 
 @dataclass(frozen=True)
@@ -85,9 +84,8 @@ class Engine:
 
     A finished run is not repeated, unless the run that it needs must be done (again). An unfinished
     run resumes from its checkpoint if the same command wrote it, else it starts anew. A failed run
-    stops only those that need it. An executor (`Local` or `Slurm`) does the runs. `guesses` are
-    seconds of runs, from `--estimate`; `now` is what records are compared with, read anew without
-    it.
+    stops only those that need it. An executor (`Local` or `Slurm`) does the runs. `now` is
+    what records are compared with, read anew without it.
 
     Attributes:
         aside: the runs whose folders `--redo` renames: they are of other code.
@@ -97,21 +95,14 @@ class Engine:
             resume a training of other code without `--accept-edited` or `--redo`.
     """
 
-    def __init__(
-        self,
-        runs: list[Run],
-        settings: Settings,
-        guesses: Mapping[Run, float] | None = None,
-        now: data.Present | None = None,
-    ):
+    def __init__(self, runs: list[Run], settings: Settings, now: data.Present | None = None):
         self.runs = runs
         self.settings = settings
-        self.guesses = guesses or {}
         self.outcomes: dict[Run, Outcome] = {}
         self.todo: dict[Run, None] = {}  # in order
         self.aside: list[Run] = []
         self.notes: list[str] = []
-        self._durations: dict[tuple, list[float]] = defaultdict(list)
+        self._time = TimeLeft()
         self._now = now or data.Present()
         self._edited: list[Run] = []  # finished runs of other code
         self._seen = {run: records.stamp(run) for run in runs}
@@ -258,49 +249,22 @@ class Engine:
             return Outcome(run, problem=f"failed: its results are of {why}{cause}")
         return Outcome(run, result)
 
-    def finish(self, outcome: Outcome, seconds: float | None = None) -> None:
-        """Enter the outcome of a run; `seconds` override the time in its record."""
+    def finish(self, outcome: Outcome) -> None:
+        """Enter the outcome of a run."""
         self.outcomes[outcome.run] = outcome
-        if outcome.problem is None:
-            duration = outcome.seconds if seconds is None else seconds
-            self._durations[kind(outcome.run)].append(duration)
+        self._time.add(outcome)
 
     def seconds_of(self, run: Run) -> float | None:
-        """Return the mean seconds of the runs of its kind that have ended, or its guess."""
-        ended = self._durations.get(kind(run))
-        return mean(ended) if ended else self.guesses.get(run)
+        """Return the mean seconds of the runs of its kind that have ended; None without any."""
+        return self._time.of(run)
 
     @property
     def all_timed(self) -> bool:
-        """True if each run left has a guess, or one of its kind has ended: progress omits tests."""
+        """True if one of the kind of each run left has ended: progress omits tests."""
         return all(self.seconds_of(run) is not None for run in self.runs_left)
 
     def remaining(self, children: Iterable[Child] = (), at_once: int = 1) -> tuple[float, int]:
-        """Estimate the seconds until all runs are done, and count runs without an estimate.
-
-        A run without a guess has an estimate once it, or another of its `kind`, makes progress.
-        """
-        running = {child.run: child for child in children}
-        guesses = {kind: mean(seconds) for kind, seconds in self._durations.items()}
-        for run, child in running.items():
-            if child.seconds_left is not None:
-                guesses.setdefault(kind(run), child.seconds + child.seconds_left)
-        todo, unknown = [0.0], 0
-        for run in self.runs_left:
-            seconds = guesses.get(kind(run), self.guesses.get(run))
-            if run in running:
-                child = running[run]
-                if child.seconds_left is not None:
-                    seconds = child.seconds_left
-                elif seconds is not None:
-                    seconds = max(0.0, seconds - child.seconds)
-            if seconds is None:
-                unknown += 1
-            else:
-                todo.append(seconds)
-        return max(sum(todo) / at_once, max(todo)), unknown
-
-
-def kind(run: Run) -> tuple:
-    """Return a key that is equal for runs that take about the same time."""
-    return run.trainer, run.dataset, run.shots, run.variant, run.eval_only
+        """Estimate the seconds until all runs are done, and count runs without an estimate."""
+        advances = {child.run: child.advance for child in children}
+        seconds, unknown = self._time.left(self.runs_left, advances)
+        return max(sum(seconds) / at_once, max(seconds, default=0.0)), unknown

@@ -168,7 +168,7 @@ class Local:
             child.close()
         else:
             child.close(f"{FAILED}{outcome.problem.removeprefix('failed: ')}")
-        engine.finish(outcome, child.seconds)
+        engine.finish(outcome)
         progress.report_end(outcome)
 
     def _stop(self) -> None:

@@ -100,7 +100,8 @@ class Progress:
 
 def _news(child: Child) -> str:
     """Return a line with the run and its loss first: a narrow terminal cuts off the end."""
-    left = f", {clock_text(child.seconds_left)} left" if child.seconds_left else ""
+    seconds = child.advance.left
+    left = f", {clock_text(seconds)} left" if seconds else ""
     return f"{child.run}: {child.latest or STARTING}{left} ({clock_text(child.seconds)} so far)"
 
 

@@ -13,6 +13,7 @@ from typing import TextIO
 from ..protocols.base import Run
 from ..records import COMMAND, CONSOLE, console_lines
 from .start import Process
+from .time_left import Advance, Pace
 
 LOSS = re.compile(r"\bloss (-?\d\S*|nan|-?inf)(?: \((\S+)\))?")  # the average is in brackets
 ACCURACY = re.compile(r"\bacc (\d+\.?\d*)(?: \((\d+\.?\d*)\))?")
@@ -59,9 +60,9 @@ class Child:
         return time.monotonic() - self.started
 
     @property
-    def seconds_left(self) -> float | None:
-        """Estimated seconds of training left; None until they can be estimated."""
-        return self.pace.estimate(self.seconds)
+    def advance(self) -> Advance:
+        """How far it is."""
+        return self.pace.at(self.seconds)
 
     def poll(self) -> bool:
         """Read new output; return True if the process has ended, after killing its workers."""
@@ -153,27 +154,6 @@ class _Pipe:
     def close(self) -> None:
         """Close the pipe."""
         self._end.close()
-
-
-class Pace:
-    """The speed of a training since its first progress line; start-up time does not count."""
-
-    def __init__(self) -> None:
-        self._first: tuple[float, float] | None = None  # seconds, and the fraction done by then
-        self._last: tuple[float, float] | None = None
-
-    def see(self, seconds: float, fraction: float | None) -> None:
-        """Record the fraction of the training done after so many seconds; None is ignored."""
-        if fraction is not None and (self._last is None or fraction > self._last[1]):
-            self._first = self._first or (seconds, fraction)
-            self._last = (seconds, fraction)
-
-    def estimate(self, seconds: float) -> float | None:
-        """Estimate the seconds left at time `seconds`; None until two fractions are recorded."""
-        if self._first is None or self._last is None or self._first == self._last:
-            return None
-        (start, before), (then, done) = self._first, self._last
-        return max(0.0, then + (then - start) / (done - before) * (1 - done) - seconds)
 
 
 def state(line: str) -> str:

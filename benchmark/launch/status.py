@@ -2,11 +2,9 @@
 
 import shutil
 import sys
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import mean
 
 from trainers.prompting.errors import UserError, printable
 
@@ -16,11 +14,10 @@ from ..protocols.base import Run
 from ..protocols.places import left_out, outputs_below
 from ..protocols.tuning import TUNING
 from ..records import CONSOLE, Outcome, from_folder, other_code
-from .engine import kind
-from .estimate import read_guesses
 from .locks import is_held
 from .run_process import last_epoch
 from .slurm.queue import Entry, Task, ending, read_book, read_queue, relative
+from .time_left import Advance, TimeLeft
 
 DONE, RUNNING, QUEUED, FAILED, MISSING = "done", "running", "queued", "failed", "not queued"
 
@@ -30,13 +27,13 @@ class Status:
     """The state of one run.
 
     The outcome is judged by the run's folder only. `state` is DONE, RUNNING, QUEUED, FAILED or
-    MISSING; `left` is the fraction that is still to be done, from 0 to 1.
+    MISSING; `done` is the fraction of its training.
     """
 
     outcome: Outcome
     state: str
     detail: str = ""
-    left: float = 1.0
+    done: float = 0.0
 
     def __str__(self) -> str:
         return f"{self.outcome.run}: {self.state}{self.detail and f' ({self.detail})'}"
@@ -51,13 +48,8 @@ def main(argv: list[str]) -> None:
     )  # fmt: skip
     output = parser.parse_args(argv).output.absolute()
     states: list[Status] = []
-    guesses: dict[Run, float] = {}
-    device = ""
     for place in outputs_below(output):
-        its, guessed = statuses(place), read_guesses(place)
-        states += its
-        guesses |= guessed.of([status.outcome.run for status in its], place)
-        device = guessed.device or device
+        states += statuses(place)
     if not output.exists():
         raise UserError(f"'{output}' does not exist: check the path")
     if not states:
@@ -66,7 +58,7 @@ def main(argv: list[str]) -> None:
         print(printable(status))
     count = Counter(status.state for status in states)
     counts = ", ".join(f"{number} {state}" for state, number in count.items())
-    print(f"\n{len(states)} runs: {counts}. {remaining(states, guesses, device)}")
+    print(f"\n{len(states)} runs: {counts}. {remaining(states)}")
     if singles := left_out([output]):
         print(singles, file=sys.stderr)
 
@@ -109,7 +101,7 @@ def _status(
     if outcome.problem is None:
         others = other_code(outcome.result or {})
         note = f", other code than the present: {', '.join(others)}" if others else ""
-        return Status(outcome, DONE, f"{outcome.accuracy:.2f}%{note}", 0.0)
+        return Status(outcome, DONE, f"{outcome.accuracy:.2f}%{note}")
     if kind_ == "failed" and task and 0 < task.started <= _last_change(run):
         return Status(outcome, FAILED, f"{why}; see {run.folder / CONSOLE}")
     if task and task.state == "RUNNING" and busy.setdefault(task.job, run) is not run:
@@ -117,7 +109,7 @@ def _status(
     if (task and task.state == "RUNNING") or (not task and is_held(run)):
         latest, part = last_epoch(run)
         where = f"job {task.job}, " if task else ""
-        return Status(outcome, RUNNING, f"{where}{latest or 'starting'}", 1 - (part or 0.0))
+        return Status(outcome, RUNNING, f"{where}{latest or 'starting'}", part or 0.0)
     if task and not task.has_ended:
         return Status(outcome, QUEUED, f"job {task.job}, {task.state}, {task.reason}")
     if kind_ != "unfinished":
@@ -135,37 +127,17 @@ def _last_change(run: Run) -> float:
         return 0.0
 
 
-def remaining(
-    runs: Iterable[Status], guesses: Mapping[Run, float] | None = None, device: str = ""
-) -> str:
-    """Return a sentence that estimates the time left.
-
-    Finished runs tell of others of their `kind`; `guesses` are seconds of other runs, from
-    `--estimate` on `device`.
-    """
-    taken = defaultdict(list)
-    devices = set()
-    for status in runs:
-        if status.state == DONE:
-            taken[kind(status.outcome.run)].append(status.outcome.seconds)
-            versions = (status.outcome.result or {}).get("versions") or {}
-            devices.add(versions.get("device"))
-    left = [status for status in runs if status.state != DONE]
+def remaining(runs: list[Status]) -> str:
+    """Return a sentence that estimates the time left."""
+    left = {x.outcome.run: Advance(x.done) for x in runs if x.state != DONE}
     if not left:
         return "Nothing remains."
-    forecast = {}
-    for status in left:
-        run = status.outcome.run
-        seconds = mean(taken[kind(run)]) if kind(run) in taken else (guesses or {}).get(run)
-        if seconds is not None:
-            forecast[run] = status.left * seconds
-    if not forecast:
-        return (
-            "The time left is unknown: no similar run is done yet, and --estimate was not called."
-        )
-    unit = "hours on the CPU" if (devices or {device}) == {"cpu"} else "GPU-hours"
-    unknown = len(left) - len(forecast)
+    done = [status.outcome for status in runs if status.state == DONE]
+    seconds, unknown = TimeLeft(done).left(left, left)
+    if not seconds:
+        return "The time left is unknown: no similar run is done yet."
+    devices = {((outcome.result or {}).get("versions") or {}).get("device") for outcome in done}
+    unit = "hours on the CPU" if devices == {"cpu"} else "GPU-hours"
     more = f", unknown for {unknown} without a similar run that is done" if unknown else ""
-    hours = sum(forecast.values()) / 3600
     about = "at least" if unknown else "about"
-    return f"Time left: {about} {hours:.2f} {unit} for {len(forecast)} runs{more}."
+    return f"Time left: {about} {sum(seconds) / 3600:.2f} {unit} for {len(seconds)} runs{more}."

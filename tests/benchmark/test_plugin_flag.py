@@ -13,7 +13,6 @@ from benchmark import records
 from benchmark.__main__ import main
 from benchmark.launch.data import fingerprint_at
 from benchmark.launch.engine import Engine, Settings
-from benchmark.launch.estimate import work_of
 from benchmark.launch.needs import lacking
 from benchmark.protocols import FEW_SHOT
 from benchmark.protocols.configs import TrainerConfigs, use_plugins
@@ -111,8 +110,6 @@ def test_runs_know_its_fingerprint_work_and_folder(boxes, tmp_path):
     run.folder.mkdir(parents=True)
     (run.folder / "results.json").write_text(json.dumps(record))
     assert before and not Engine([run], Settings(root)).todo
-    work = work_of(run, given)
-    assert (work.classes, work.images) == (2, 6)
     assert not lacking([run], given)
     (lack,) = lacking([run], settings(boxes, tmp_path))
     assert "Boxes was looked for in" in str(lack)

@@ -11,6 +11,7 @@ from checkout import working
 from benchmark.__main__ import main
 from benchmark.launch.engine import Engine, Settings
 from benchmark.launch.local import Local
+from benchmark.launch.time_left import Advance
 from benchmark.protocols import BASE2NEW
 from benchmark.protocols.base import Run
 from benchmark.protocols.configs import TrainerConfigs
@@ -121,28 +122,31 @@ def test_time_left_covers_runs_with_an_estimate_and_counts_others(tmp_path):
     (runs[0].folder / "results.json").write_text(json.dumps(finished))
     assert Engine(runs[:3], Settings()).remaining() == (60.0, 0)
     assert Engine(runs, Settings()).remaining() == (60.0, 3)
-    children = [
-        SimpleNamespace(run=runs[1], seconds=100.0, seconds_left=20.0)
-    ]  # slower than the first
+    children = [SimpleNamespace(run=runs[1], advance=Advance(0.8, 100.0, 20.0))]  # slower
     assert Engine(runs, Settings()).remaining(children) == (20.0 + 30.0, 3)
     assert Engine(runs[:3], Settings()).all_timed and not Engine(runs, Settings()).all_timed
     assert Engine(runs, Settings()).remaining(children, at_once=4) == (30.0, 3)
-    children.append(SimpleNamespace(run=runs[3], seconds=10.0, seconds_left=None))
+    children.append(SimpleNamespace(run=runs[3], advance=Advance(0.5)))  # resumed, no pace yet
     assert Engine(runs, Settings()).remaining(children) == (20.0 + 30.0, 3)
+    children[1].advance = Advance(0.6, 50.0, 20.0)  # then the others of its kind take 50
+    assert Engine(runs, Settings()).remaining(children) == (20.0 + 30.0 + 20.0 + 2 * 50.0, 0)
+    children[0].advance = Advance(0.5)
+    assert Engine(runs[:3], Settings()).remaining(children[:1]) == (15.0 + 30.0, 0)
 
 
 class Scripted:
     """A child that ends after some ticks, of runs that take as long as their method says."""
 
     SECONDS: ClassVar = {"ZeroshotCLIP": 2, "CoOp": 9, "MaPLe": 8, "ALIGN": 33}
-    seconds_left, close, interrupt, kill, failure = None, *[lambda self, *words: None] * 4
+    close = interrupt = kill = failure = lambda self, *words: None
+    advance = Advance()
 
     def __init__(self, run):
-        self.run, self.ticks, self.seconds = run, 0, float(self.SECONDS[run.trainer])
+        self.run, self.ticks = run, 0
 
     def poll(self):
         self.ticks += 1
-        return self.ticks >= self.seconds
+        return self.ticks >= self.SECONDS[self.run.trainer]
 
 
 @pytest.mark.parametrize("jobs, ticks", [(1, 152), (2, 77)])
@@ -156,7 +160,11 @@ def test_the_longest_runs_do_not_come_last(tmp_path, monkeypatch, jobs, ticks):
     monkeypatch.setattr(
         Local, "_launch", lambda self, run, *_: started.append(run) or Scripted(run)
     )
-    monkeypatch.setattr(engine, "judge", lambda run, failure: Outcome(run, {}))
+    monkeypatch.setattr(
+        engine,
+        "judge",
+        lambda run, failure: Outcome(run, {"train_seconds": Scripted.SECONDS[run.trainer]}),
+    )
     monkeypatch.setattr("benchmark.launch.local.time.sleep", lambda seconds: None)
     outcomes = Local(jobs).execute(engine, progress)
     assert [outcome.run for outcome in outcomes] == engine.runs

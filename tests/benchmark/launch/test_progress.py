@@ -13,6 +13,7 @@ from outcomes import outcome
 
 from benchmark.launch import progress as progress_module
 from benchmark.launch.progress import Progress, clock_text
+from benchmark.launch.time_left import Advance
 
 ONE = ("--trainers", "CoOp", "--seeds", "1")
 
@@ -36,7 +37,7 @@ def test_on_a_terminal_a_bar_is_drawn(checkout):
 def test_plain_lines_have_a_heartbeat(monkeypatch):
     stream = io.StringIO()
     run = outcome("CoOp", 1, "base", 50.0).run
-    child = SimpleNamespace(run=run, seconds=65.0, latest="epoch 1/2", seconds_left=None)
+    child = SimpleNamespace(run=run, seconds=65.0, latest="epoch 1/2", advance=Advance())
     progress = Progress(stream)
     progress.tick([child], 100.0, 0, True)
     assert stream.getvalue() == ""
@@ -56,7 +57,7 @@ def test_plain_lines_have_a_heartbeat(monkeypatch):
 def test_a_narrow_terminal_shows_the_run_its_loss_and_its_accuracy(monkeypatch):
     run = outcome("PromptSRC", 1, "base", 50.0, "describable_textures").run
     state = "loss 0.2345, acc 93.8%, epoch 12/50"
-    child = SimpleNamespace(run=run, seconds=65.0, latest=state, seconds_left=12.0)
+    child = SimpleNamespace(run=run, seconds=65.0, latest=state, advance=Advance(left=12.0))
     shown = f"PromptSRC on describable_textures, seed 1, base: {state}, 0:12 left (1:05 so far)"
     for columns in (80, 120):
         stream = io.StringIO()

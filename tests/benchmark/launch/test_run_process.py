@@ -5,8 +5,9 @@ from contextlib import ExitStack
 import pytest
 from checkout import wait_for
 
-from benchmark.launch.run_process import Child, Pace, fraction_done, last_sentence, state
+from benchmark.launch.run_process import Child, fraction_done, last_sentence, state
 from benchmark.launch.start import Process
+from benchmark.launch.time_left import Advance, Pace
 from benchmark.protocols import FEW_SHOT
 
 pytestmark = pytest.mark.processes
@@ -30,11 +31,11 @@ def test_time_left_ignores_start_up_and_earlier_epochs():
     pace = Pace()
     pace.see(30.0, None)
     pace.see(60.0, 0.5)  # a minute of start-up, resumed in the middle
-    assert pace.estimate(60.0) is None
+    assert pace.at(60.0) == Advance(0.5)
     pace.see(70.0, 0.6)
     pace.see(70.5, 0.6)  # another line of the same batch
-    assert pace.estimate(70.0) == pytest.approx(40.0) and pace.estimate(75.0) == pytest.approx(35.0)
-    assert pace.estimate(200.0) == 0
+    assert pace.at(70.0) == pytest.approx((0.6, 100.0, 40.0))
+    assert pace.at(75.0).left == pytest.approx(35.0) and pace.at(200.0).left == 0
 
 
 @pytest.mark.parametrize(
