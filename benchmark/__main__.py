@@ -17,7 +17,10 @@ COMMANDS = {
     "download": ("data.download", "download public data sets into the layout that runs read"),
     "check-data": ("data.check_data", "compare data sets with published counts or accuracies"),
     "features": ("data.encoding", "write files of features, which methods take in place of images"),
-    "tune": ("tune.command", "choose settings of methods on validation images"),
+    "tune": (
+        "tune.command",
+        "choose among settings, by runs on validation images",
+    ),
     "status": ("launch.status", "show for each run whether it is done, running, queued or failed"),
     "report": ("report.command", "print the tables again from the run folders of an output"),
     "backbones": ("inspect.backbones", "print which methods run on which CLIPs, or on one"),

@@ -1,7 +1,6 @@
 """Argument types and helpers that commands share, including those of `trainers.prompting`."""
 
 import argparse
-import math
 from collections.abc import Callable, Collection
 
 from trainers.prompting.storage.files import csv_text
@@ -16,7 +15,7 @@ from trainers.prompting.use.commands.arguments import (
 
 __all__ = [
     "Parser", "add_plugin", "command_parser", "csv_text", "each", "files_below", "from_one",
-    "from_zero", "number_pairs", "one_of", "seed", "weight", "words", "write_output",
+    "from_zero", "one_of", "seed", "words", "write_output",
 ]  # fmt: skip
 
 
@@ -42,17 +41,6 @@ def seed(text: str) -> int:
     return int(text)
 
 
-def weight(text: str) -> float:
-    """Argument type: a number from 0 to 1."""
-    try:
-        number = float(text)
-    except ValueError:
-        number = math.nan
-    if not 0 <= number <= 1:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a number from 0 to 1")
-    return number
-
-
 def one_of(known: Collection[str]) -> Callable[[str], str]:
     """Make an argument type: one of the known words."""
 
@@ -62,14 +50,3 @@ def one_of(known: Collection[str]) -> Callable[[str], str]:
         return text
 
     return word
-
-
-def number_pairs(text: str) -> list[tuple[int, int]]:
-    """Argument type: pairs `M,N` of whole numbers from 1 on, separated by spaces, no duplicates."""
-    pairs = []
-    for word in text.split():
-        pair = word.split(",")
-        if len(pair) != 2:
-            raise argparse.ArgumentTypeError(f"'{word}' is not a pair M,N")
-        pairs.append((from_one(pair[0]), from_one(pair[1])))
-    return list(dict.fromkeys(pairs))

@@ -72,12 +72,7 @@ fi
 code=0
 do_runs "$@" || code=$?
 ((code != 130)) || exit 130
-case $( (benchmark status "$OUTPUT") | tail -n 1) in
-*" queued"* | *" running"*)
-    echo "paper.sh: jobs are open: rerun when they have ended" >&2
-    exit "$code"
-    ;;
-esac
+! jobs_are_open || exit "$code"
 (benchmark report "$OUTPUT") | tee "$OUTPUT/report.txt"
 (benchmark report "$OUTPUT" --format html) >"$OUTPUT/report.html"
 exit "$code"

@@ -33,3 +33,25 @@ run() {
         ${SLURM+"--slurm=$SLURM"} \
         "$@"
 }
+
+worst=0 last=()
+
+try_all() { # PROTOCOL ...: do its runs; go on after a failed run, but not after a mistake or Ctrl-C
+    last=("$@")
+    (run "$@") || worst=$?
+    ((worst < 2)) || exit "$worst"
+}
+
+jobs_are_open() { # return 0, with a message, if runs in OUTPUT are queued or running
+    case $( (benchmark status "$OUTPUT") | tail -n 1) in
+    *" queued"* | *" running"*) echo "$(basename "$0"): jobs are open: rerun when they have ended" >&2 ;;
+    *) return 1 ;;
+    esac
+}
+
+end_with() { # COMMAND ...: call a command about all runs, unless they were only listed or submitted
+    case " ${last[*]-} " in *" --dry-run "* | *" --help "* | *" -h "*) exit ;; esac
+    ! jobs_are_open || exit "$worst"
+    (benchmark "$@") || worst=$?
+    exit "$worst"
+}

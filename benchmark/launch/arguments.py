@@ -53,12 +53,11 @@ def build_parser(protocol: Protocol) -> Parser:
     )
     for flag, settings in protocol.options.items():
         add(flag, **(own_default(settings) if flag == "--trainers" else settings))
-    if "--vary" not in protocol.options:
-        add(
-            "--vary", action="append", default=[], metavar="KEY=VALUE,VALUE",
-            help="do the runs with each of these values, in separate folders, and compare "
-            "them; may be repeated",
-        )  # fmt: skip
+    add(
+        "--vary", action="append", default=[], metavar="KEY=VALUE,VALUE",
+        help="do the runs with each of these values, in separate folders, and compare "
+        "them; may be repeated",
+    )  # fmt: skip
     add("--seeds", type=each(seed), default="1 2 3", help="seeds (default: '%(default)s')")
     add("--root", type=Path, metavar="DATA", help="folder of the data sets")
     add("--output", type=Path, default=Path("output"), help="output folder (default: %(default)s)")

@@ -51,8 +51,8 @@ def check_settings(runs: list[Run], settings: Settings) -> None:
             if run.opts and (other := seen.setdefault(effective(cfg), run)) is not run:
                 raise UserError(
                     f"{run.trainer} does the same with {_only(run, other)} as with "
-                    f"{_only(other, run)}: give keys that mean something to it (below BY_TRAINER "
-                    "in a --space file), or leave it out"
+                    f"{_only(other, run)}: give keys that mean something to it, or leave it "
+                    "out"
                 )
             kind = METHODS.get(cfg.TRAINER.NAME)
             kinds.append(kind)

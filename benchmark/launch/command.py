@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Collection
 from pathlib import Path
 
+from recipe.configs import read_pairs
 from trainers.prompting.errors import UserError, check_name
 
 from ..protocols.base import Protocol, Run, check_new_classes, learns_nothing
@@ -33,18 +34,17 @@ from .slurm.executor import Slurm
 from .slurm.queue import requeue
 from .sources import rename
 from .start import INTERRUPTS
+from .validation import check_validation, on_validation
 
 
 def launch(
     protocol: Protocol,
     argv: list[str],
     conclude: Callable[[Protocol, Engine, Path], int],
-    before: Callable[[Engine], None] = lambda engine: None,
 ) -> int:
     """Run `python -m benchmark PROTOCOL` with the arguments after its name.
 
-    `before` is a check before the first run. `conclude` is called at the end with the output
-    folder; it returns the exit code.
+    `conclude` is called at the end with the output folder; it returns the exit code.
 
     Returns:
         The exit code: 0 if all runs are complete, 1 if any failed.
@@ -94,8 +94,8 @@ def launch(
             refuse(lacks, len(engine.todo))
             if engine.todo and (note := idle_device(settings)):
                 print(note, file=sys.stderr)
-        if not args.dry_run:
-            before(engine)
+        if not args.dry_run and on_validation(read_pairs(args.opts)):
+            check_validation(engine)
         engine = read()  # again: jobs may have ended during the checks
     if not args.dry_run:
         rename(filter(engine.todo.__contains__, engine.aside))
@@ -131,8 +131,9 @@ def plan_runs(protocol: Protocol, args: argparse.Namespace) -> tuple[list[Run], 
     check_datasets(args.datasets)
     own = {flag[2:]: getattr(args, flag[2:]) for flag in protocol.options}
     runs = protocol.plan(args.output, args.datasets, args.seeds, configs, **own)
-    if "vary" not in own:
-        runs = vary(runs, args.vary, args.output)
+    runs = vary(runs, args.vary, args.output)
+    if on_validation(read_pairs(args.opts)):  # new classes and targets must stay unseen until then
+        runs = [run for run in runs if not run.eval_only]
     runs = for_streams(runs, args.opts)
     check_varied(protocol, runs, args.opts)
     check_new_classes(runs, args.opts)

@@ -12,7 +12,6 @@ from ..cli import Parser
 from ..protocols import PROTOCOLS
 from ..protocols.base import Run
 from ..protocols.places import left_out, outputs_below
-from ..protocols.tuning import TUNING
 from ..records import CONSOLE, Outcome, from_folder, other_code
 from .locks import is_held
 from .run_process import last_epoch
@@ -69,8 +68,7 @@ def statuses(output: Path) -> list[Status]:
     Raises:
         UserError: jobs were submitted, and Slurm is installed but does not answer.
     """
-    protocols = (*PROTOCOLS.values(), TUNING)
-    runs = {run.folder: run for protocol in protocols for run in protocol.on_disk(output)}
+    runs = {run.folder: run for protocol in PROTOCOLS.values() for run in protocol.on_disk(output)}
     book = read_book(output)
     if book and not shutil.which("squeue"):
         print(

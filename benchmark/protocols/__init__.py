@@ -1,6 +1,5 @@
 """The protocols: each plans the runs of a table. PROTOCOLS has them in the order of a report."""
 
-from .ablation import ABLATION
 from .base import Protocol
 from .base2new import BASE2NEW
 from .few_shot import FEW_SHOT
@@ -8,5 +7,5 @@ from .transfer import CROSS_DATASET, DOMAIN_GENERALIZATION
 
 PROTOCOLS: dict[str, Protocol] = {
     protocol.name: protocol
-    for protocol in (FEW_SHOT, BASE2NEW, CROSS_DATASET, DOMAIN_GENERALIZATION, ABLATION)
+    for protocol in (FEW_SHOT, BASE2NEW, CROSS_DATASET, DOMAIN_GENERALIZATION)
 }

@@ -62,7 +62,7 @@ class Plot(NamedTuple):
     """
 
     name: str  # of the files
-    x: str  # a column; for curves `shots`, or the only setting that an ablation varies
+    x: str  # a column; for curves `shots`, or a setting that runs vary
     y: str  # a column
     x_label: str
     y_label: str
@@ -87,7 +87,6 @@ class Run:
     config_file: Path = Path()  # not known for runs that were found on disk
     needs: "Run | None" = None  # the training whose prompts an evaluation loads
     source: str = ""  # in transfer protocols, the data set trained on
-    variant: str = ""  # in ablations and tuning, the name of the settings
     opts: tuple[str, ...] = ()  # KEY VALUE pairs of only this run
 
     def __str__(self) -> str:
@@ -95,8 +94,6 @@ class Run:
         details = [f"{self.trainer} on {self.dataset}" + f" from {self.source}" * transferred]
         if self.protocol.across == "shots":
             details.append(shots_text(self.shots))
-        if self.variant:
-            details.append(self.variant)
         details += [f"{key} {value:g}" if isinstance(value, float) else f"{key} {value}"
                  for key, value in varied_words(self.config)]  # fmt: skip
         details.append(f"seed {self.seed}")
@@ -120,10 +117,8 @@ class Protocol(ABC):
     untrained_once: bool = True  # one run of an untrained method counts for all shots, too
     new_classes: bool = False  # prompts are tested on other classes than they were trained on
     across: str = "columns"  # side by side in a table: these, or the rows' `shots` or `dataset`
-    by_variant: bool = False  # the lines of a table are settings of an ablation, not methods
     costs: bool = False  # a table shows parameters, time and memory of training
     table_title: str  # of one table; names in braces are fields of a row
-    variant_notes: dict[str, str] = {}  # notes below a table, by the key that an ablation varies
     plot: Plot | None = None
 
     @abstractmethod

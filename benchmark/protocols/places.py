@@ -9,12 +9,9 @@ from trainers.prompting.storage.records import RECORD
 
 from . import PROTOCOLS
 from .base import Protocol, names_in
-from .tuning import TUNING
 
 PLACES = {
-    part.folder.split("/")[0]
-    for protocol in (*PROTOCOLS.values(), TUNING)
-    for part in protocol.parts.values()
+    part.folder.split("/")[0] for protocol in PROTOCOLS.values() for part in protocol.parts.values()
 }
 DEPTH = 3  # levels of subfolders that are searched
 

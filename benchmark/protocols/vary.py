@@ -1,16 +1,21 @@
 """Plan the runs of --vary: those of a protocol, with each of several values of keys."""
 
-from collections.abc import Iterable
+import contextlib
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
+
+import yaml
 
 from recipe.configs import read_keys
 from trainers.prompting.errors import UserError
 
 from .base import Run, learns_nothing
 from .configs import varied_name
-from .space import Setting, as_pairs, read_words, text
+
+WORD = re.compile(r"([A-Za-z]\w*(?:\.\w+)*)=(.*)", re.DOTALL)
 
 
 def vary(runs: list[Run], words: Iterable[str], output: Path) -> list[Run]:
@@ -36,10 +41,32 @@ def vary(runs: list[Run], words: Iterable[str], output: Path) -> list[Run]:
     for run in runs:
         keys = concerned[run.trainer]
         for values in product(*(grid[key] for key in keys)):
-            chosen = tuple(map(text, values))
-            needs = by_choice[run.needs, chosen] if run.needs else None
-            by_choice[run, chosen] = _with(run, dict(zip(keys, values, strict=True)), needs, output)
+            needs = by_choice[run.needs, values] if run.needs else None
+            by_choice[run, values] = _with(run, dict(zip(keys, values, strict=True)), needs, output)
     return list(by_choice.values())
+
+
+def read_words(words: Iterable[str]) -> dict[str, list[str]]:
+    """Parse words such as `OPTIM.LR=0.01,0.1`; return values by key, as train.py reads them.
+
+    Raises:
+        UserError: a word has another form, or two have the same key.
+    """
+    grid: dict[str, list[str]] = {}
+    for word in words:
+        match, values = WORD.fullmatch(word), []
+        if match:
+            with contextlib.suppress(yaml.YAMLError):
+                values = yaml.safe_load(f"[{match[2]}]")
+        if not match or not values:
+            raise UserError(
+                f"'{word}' is not a list of values: write KEY=VALUE,VALUE, as in OPTIM.LR=0.01,0.1"
+            )
+        if match[1] in grid:
+            raise UserError(f"{match[1]} is given twice: write all of its values in one KEY=...")
+        texts = (value if isinstance(value, str) else repr(value) for value in values)
+        grid[match[1]] = list(dict.fromkeys(texts))
+    return grid
 
 
 def concerns(key: str, trainer: str, file: Path) -> bool:
@@ -51,10 +78,10 @@ def concerns(key: str, trainer: str, file: Path) -> bool:
     return of_method or any(other.startswith(f"{node}.") for other in read_keys(file))
 
 
-def _with(run: Run, setting: Setting, needs: Run | None, output: Path) -> Run:
+def _with(run: Run, setting: Mapping[str, str], needs: Run | None, output: Path) -> Run:
     if not setting:
         return run
-    config = run.config + varied_name({key: text(value) for key, value in setting.items()})
+    config = run.config + varied_name(setting)
     place = run.protocol.parts[run.part].folder.format(**vars(run) | {"config": config})
-    opts = run.opts + as_pairs(setting)
+    opts = run.opts + tuple(word for pair in setting.items() for word in pair)
     return replace(run, config=config, folder=output / place, opts=opts, needs=needs)

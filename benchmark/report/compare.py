@@ -23,7 +23,7 @@ from .paired import LEAST, Pair, difference, holm
 from .per_image import MEASURES, answers, classes, each_seed, motifs, tasks_of
 from .published import meaning, with_marks
 from .rows import rows
-from .tables import Cell, Table, first_head, h_note, place_name, protocol_of, seeds_text, table_name
+from .tables import Cell, Table, h_note, place_name, protocol_of, seeds_text, table_name
 
 DIFFERENCE = (
     "Difference in points [95% interval], and p, adjusted by Holm for the number of comparisons in "
@@ -244,7 +244,7 @@ class Comparisons:
         caption += apart_note(both) if average else []
         refused = self._refused.get(members.iloc[0]["ours"].table, [])
         problems = list(dict.fromkeys([*members["problems"].explode().dropna(), *refused]))
-        head = [first_head(protocol), *places]
+        head = ["Method", *places]
         return Table(self._title(protocol, members), head, lines, caption, problems)
 
     def _describe_units(self, members: pd.DataFrame) -> list[str]:

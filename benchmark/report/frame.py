@@ -26,13 +26,12 @@ from .own_sets import name_folders
 from .training import Settings, always_named, compared_config, earlier_text, plain, unfelt
 
 # Runs that agree in these are of one training setting; with the same settings, of one line.
-METHOD = ["protocol", "source", "dataset", "shots", "trainer", "label", "config", "variant",
-          "origin"]  # fmt: skip
+METHOD = ["protocol", "source", "dataset", "shots", "trainer", "label", "config", "origin"]
 LINE = [*METHOD, "settings"]
 # Lines that agree in these share an average over data sets.
 MEAN = ["group", "name", "shots"]
 # Runs that agree in these may be averaged over data sets, as far as the protocol lets them.
-GROUP = ["protocol", "source", "embedded", "shots", "tried"]
+GROUP = ["protocol", "source", "embedded", "shots"]
 
 # Keys of records that runs of one table must share, with their names; each is compared among runs
 # that agree in those before it (of test images: `split` and those after it).
@@ -138,7 +137,6 @@ def ood_name(dataset: str, key: str) -> str:
 def _facts(outcome: Outcome) -> dict:
     """Return the columns of a run that are its own."""
     run, protocol, result = outcome.run, outcome.run.protocol, outcome.result or {}
-    tried = variant_settings(run.variant)
     params = result.get("num_params")
     metrics = {key: result.get(key) for key in (*METRICS, "temperature")}
     metrics |= {ood_name(name, key): measured[key]
@@ -148,12 +146,12 @@ def _facts(outcome: Outcome) -> dict:
         "protocol": protocol.name, "across": protocol.across, "once": protocol.untrained_once,
         "source": run.source, "dataset": run.dataset,
         "shots": run.shots, "trainer": run.trainer, "label": getattr(run, "label", ""),
-        "config": plain_name(run.config), "variant": run.variant, "origin": outcome.origin,
+        "config": plain_name(run.config), "origin": outcome.origin,
         "seed": run.seed, "column": protocol.parts[run.part].column, "problem": outcome.problem,
         "alike": [alike_text(names) for names in result.get("alike") or []],
         "other_data": result.get("as_published") is False,
-        "teacher": earlier_text(outcome, "teacher"), "tried": " and ".join(dict(tried)),
-        "settings": tried + tuple(
+        "teacher": earlier_text(outcome, "teacher"),
+        "settings": tuple(
             (key, CHANGES[key] if key in unfelt(result) else value)
             for key, value in varied_words(run.config)
         ),
@@ -317,16 +315,6 @@ def _sort_key(run) -> tuple:
     line = rank(run.trainer), run.label, run.config, settings, run.origin
     dataset = run.embedded, run.dataset != run.source, place, run.dataset
     return list(PROTOCOLS).index(run.protocol), run.source, *dataset, run.shots, line
-
-
-def variant_settings(variant: str) -> Settings:
-    """Parse the variant of an ablation: `M2_N4` is M 2, N 4; `additive-beta0.5` has two keys."""
-    settings: dict[str, Any] = {}
-    for name, number in re.findall(r"([A-Za-z-]+?)([\d.]+)(?=_|$)", variant):
-        form, _, key = name.rpartition("-")
-        settings |= {"BETA_FORM": form} if form else {}
-        settings[key.upper()] = float(number)
-    return tuple(settings.items())
 
 
 def setting_texts(settings: Settings) -> Iterator[str]:

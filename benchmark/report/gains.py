@@ -13,7 +13,7 @@ from .measured import averages_title, place_of
 from .names import dataset_title
 from .published import meaning, with_marks
 from .rows import count_text, rows
-from .tables import Cell, Table, first_head, h_note, protocol_of
+from .tables import Cell, Table, h_note, protocol_of
 
 ZERO_SHOT = "ZeroshotCLIP"
 NOTE = (
@@ -110,7 +110,7 @@ def _table(group: Group, problems: list[str]) -> Table:
     title = [averages_title(zero, len(group.datasets), ""), shots_text(first.shots)]
     if len(protocol.columns) > 1:
         title.append(protocol.columns[zero.column])
-    head = [first_head(protocol), "Average", "Gain", "Worst gain", "on"]
+    head = ["Method", "Average", "Gain", "Worst gain", "on"]
     head += [dataset_title(name) for name in group.datasets]
     lines = [[Cell(zero.name), _average(zero), *[Cell("-")] * (len(head) - 2)]]
     marks = set()

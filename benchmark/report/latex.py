@@ -2,7 +2,7 @@
 
 The best number of a column is bold, the second best underlined. Base-to-new is one table of blocks
 (the average, then each data set) as in CoCoOp's Table 1, and so is few-shot; each transfer protocol
-is one table. Everything else (ablations, views) becomes a plain table.
+is one table. Everything else (views) becomes a plain table.
 """
 
 from __future__ import annotations
@@ -72,12 +72,9 @@ def papers(rows: pd.DataFrame, all_published: bool, deviations: bool = False) ->
     """
     texts = [PACKAGES]
     for _, members in rows.groupby("group", sort=False):
-        ((protocol, group),) = tables(members, all_published).items()
+        (group,) = tables(members, all_published).values()
         group.sort(key=lambda table: not table.of_averages)
-        if protocol.by_variant:
-            texts += [as_latex(table) for table in group if not table.of_averages]
-        else:
-            texts.append(_paper(group, deviations))
+        texts.append(_paper(group, deviations))
     return "\n\n".join(number_labels(texts))
 
 

@@ -11,7 +11,7 @@ from .frame import each_row
 from .names import by_artist
 from .published import meaning, with_marks
 from .rows import averaged_over, with_h
-from .tables import Cell, Table, first_head, number_or_none, protocol_of
+from .tables import Cell, Table, number_or_none, protocol_of
 
 
 class Measured(NamedTuple):
@@ -53,7 +53,7 @@ class Measured(NamedTuple):
             + [cells.get((row.name, key), Cell("-")) for key in metrics]
             for row in each_row(self.lines)
         ]
-        head = [first_head(self.protocol), *(metric.head for metric in metrics.values())]
+        head = ["Method", *(metric.head for metric in metrics.values())]
         caption = [*caption, *meaning(self.lines["beyond"].explode().dropna())]
         return Table(f"{self.where}{what}", head, lines, caption, list(problems))
 

@@ -60,7 +60,7 @@ def _test(rows: pd.DataFrame) -> Measured:
         what[1] += f" from {dataset_title(row.source)}"
     if len(protocol.columns) > 1:
         what.append(protocol.columns[row.column].lower())
-    where = ", ".join([*what, *filter(None, [row.tried]), shots_text(row.of_shots)])
+    where = ", ".join([*what, shots_text(row.of_shots)])
     seeds = rows.groupby("name")["seed"].agg(lambda column: list(dict.fromkeys(column)))
     lines = rows.drop_duplicates("name")
     lines = lines.assign(seeds=lines["name"].map(seeds), problems=[[] for _ in range(len(lines))])

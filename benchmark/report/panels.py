@@ -27,20 +27,11 @@ class Panel(NamedTuple):
 
 def plots(rows: pd.DataFrame) -> Iterator[tuple[pd.DataFrame, Plot]]:
     """Yield each plot with its rows; their `curve` is the name of the curve that they belong to."""
-    # of an ablation, a plot for each group of settings that was varied
-    for _, members in rows.groupby(["protocol", "tried"], sort=False):
+    for _, members in rows.groupby("protocol", sort=False):
         protocol = protocol_of(members)
-        plot = protocol.plot
-        if plot is None:
+        if protocol.plot is None:
             continue
-        tried = members["tried"].iloc[0] if protocol.by_variant else ""
-        if tried and tried != plot.x:
-            words = tried.replace(" and ", ", ")
-            stem = f"ablation_{words.replace(', ', '_').lower()}"
-            plot = plot._replace(name=stem, x="", x_label=words, sentence=f"H against {words}")
-        yield members.assign(curve=members["method" if tried else "name"]), plot
-        if protocol.by_variant:
-            continue
+        yield members.assign(curve=members["name"]), protocol.plot
         y, label = [*protocol.columns.items()][-1]  # of base-to-new H
         for key in _varied_settings(members):
             yield members.assign(curve=[_without(key, row) for row in each_row(members)]), Plot(

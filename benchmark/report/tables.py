@@ -130,7 +130,7 @@ def protocol_of(rows: Any) -> Protocol:
 
 
 def _table(rows: list[Any], all_published: bool) -> Table:
-    """Return a table with a line for each method, or for each setting of an ablation.
+    """Return a table with a line for each method and setting.
 
     Its columns are those of the protocol, data sets, or numbers of shots: see `Protocol.across`.
     """
@@ -142,7 +142,7 @@ def _table(rows: list[Any], all_published: bool) -> Table:
         methods[row.line if protocol.across == "columns" else row.name][place_name(row)] = row
     for row in rows:
         places.setdefault(place_name(row), row)
-    head = [first_head(protocol), *places, *more(first)]
+    head = ["Method", *places, *more(first)]
     lines: list[list[Cell]] = []
     cited: dict[int, str] = {}
     for by_head in methods.values():
@@ -267,7 +267,7 @@ def _title(rows: list[Any]) -> str:
 def table_name(row: Any) -> str:
     """Return the name of a table by its protocol and data set, as `Few-shot on DTD`."""
     return protocol_of(row).table_title.format(
-        dataset=dataset_title(row.dataset), source=dataset_title(row.source), tried=row.tried
+        dataset=dataset_title(row.dataset), source=dataset_title(row.source)
     )
 
 
@@ -286,8 +286,6 @@ def _caption(rows: list[Any]) -> list[str]:
     spread = spread_note(seeds_of(rows), first.interval)
     sentences = [spread, *h_note(protocol), *edited_note(rows), *computed_note(rows)]
     sentences += [*repeated_note(rows), *attacks.note(rows)]
-    if first.tried in protocol.variant_notes:
-        sentences.append(protocol.variant_notes[first.tried])
     if names := ", ".join(dict.fromkeys(dataset_title(x.dataset) for x in rows if x.other_data)):
         sentences.append(OTHER_DATA.format(names))
     sentences += alike_note(chain.from_iterable(row.alike for row in rows))
@@ -336,11 +334,6 @@ def seeds_of(rows: Iterable[Any]) -> int:
 def seeds_text(seeds: Sequence[int]) -> str:
     """Return seeds in words, as `seeds 1 2 3`."""
     return f"seed{'s' * (len(seeds) > 1)} {' '.join(map(str, seeds))}"
-
-
-def first_head(protocol: Protocol) -> str:
-    """Return the head of the first column of a protocol's tables."""
-    return "Variant" if protocol.by_variant else "Method"
 
 
 def spread_note(seeds: int, interval: bool = False) -> str:

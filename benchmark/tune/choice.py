@@ -1,24 +1,55 @@
 """Choose the best setting of a method; write a table of all settings, and a config file."""
 
 import json
+import shlex
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean
+from typing import NamedTuple
 
 import yaml
 
-from recipe.configs import prompts_for, read_keys, read_pairs
+from recipe.configs import FEATURES, prompts_for, read_keys, read_pairs
+from trainers.prompting.errors import need
 from trainers.prompting.trainer.by_run import nest, plain_key
 
 from ..cli import write_output
-from ..launch.engine import Settings
+from ..launch.run_process import last_command
+from ..launch.validation import SPLIT, on_validation
+from ..protocols import PROTOCOLS
 from ..protocols.base import Run, shots_text
-from ..protocols.tuning import FOR, VALIDATION
-from ..records import Outcome, as_recorded
+from ..protocols.configs import VARIED, plain_name
+from ..records import Outcome, as_recorded, from_folder
 from ..report import facts
 from ..report.tables import Cell, Table
+
+OF_RUN = ("DATASET.NUM_SHOTS", "DATASET.SUBSAMPLE_CLASSES", FEATURES, SPLIT)  # of the launcher
+
+
+class Command(NamedTuple):
+    """What the command of a run says."""
+
+    config_file: str
+    backbone: str | None
+    varied: dict[str, str]  # values of --vary by key, as text
+    shared: dict[str, str]  # its other settings
+
+    @classmethod
+    def of(cls, run: Run) -> "Command | None":
+        """Return that of a run of --vary on validation images; None for any other."""
+        words = shlex.split(last_command(run) or "")
+        keys = [part.partition("=")[0] for part in VARIED.split(run.config)[1:]]
+        if not keys or OF_RUN[0] not in words:
+            return None
+        pairs = read_pairs(words[words.index(OF_RUN[0]) :])
+        if not on_validation(pairs):
+            return None
+        flags = dict(zip(words, words[1:], strict=False))
+        varied = {key: pairs[key] for key in pairs if key in keys}
+        shared = {key: pairs[key] for key in pairs if key not in (*varied, *OF_RUN)}
+        return cls(flags["--config-file"], flags.get("--backbone"), varied, shared)
 
 
 @dataclass
@@ -26,26 +57,19 @@ class Trial:
     """One setting of a method, with the outcomes of its runs."""
 
     outcomes: list[Outcome]
-
-    @property
-    def run(self) -> Run:
-        """The first of its runs."""
-        return self.outcomes[0].run
-
-    @property
-    def pairs(self) -> dict[str, str]:
-        """The values by key, as text."""
-        return read_pairs(self.run.opts[: -len(VALIDATION)])
+    command: Command  # of all of them
+    lacking: str = ""  # runs that other settings have
 
     @property
     def name(self) -> str:
         """The setting in words."""
-        return ", ".join(f"{key} {value}" for key, value in self.pairs.items())
+        return ", ".join(f"{key} {value}" for key, value in self.command.varied.items())
 
     @property
     def problems(self) -> list[str]:
         """The problems of its runs; a setting with any is not chosen."""
-        return [f"{o.run}: {o.problem}" for o in self.outcomes if o.problem]
+        failed = [f"{o.run}: {o.problem}" for o in self.outcomes if o.problem]
+        return failed + [f"{self.name}: {self.lacking}"] * bool(self.lacking)
 
     @property
     def accuracies(self) -> dict[str, float | None]:
@@ -60,7 +84,9 @@ class Trial:
 
     @property
     def average(self) -> float | None:
-        """The mean over the data sets; None if any run failed."""
+        """The mean over the data sets; None if any run failed, or is lacking."""
+        if self.lacking:
+            return None
         values = [accuracy for accuracy in self.accuracies.values() if accuracy is not None]
         return mean(values) if len(values) == len(self.accuracies) else None
 
@@ -72,13 +98,13 @@ class Choice:
     trials: list[Trial]
 
     def __post_init__(self):
-        # The sort is stable: of equal settings, the first of the search space wins.
+        # The sort is stable: of equal settings, the first by its name wins.
         self.trials.sort(key=comparable, reverse=True)
 
     @property
     def run(self) -> Run:
         """A run of the method."""
-        return self.trials[0].run
+        return self.trials[0].outcomes[0].run
 
     @property
     def best(self) -> Trial | None:
@@ -91,7 +117,7 @@ class Choice:
         best = self.best
         n = sum(comparable(trial) == comparable(best) for trial in self.trials) - 1 if best else 0
         have = "1 other has" if n == 1 else f"{n} others have"
-        return f"{have} the same accuracy: the first in the search space is taken." if n else ""
+        return f"{have} the same accuracy: the first by its name is taken." if n else ""
 
     @property
     def seeds(self) -> list[int]:
@@ -102,10 +128,10 @@ class Choice:
     def title(self) -> str:
         """The title of the table."""
         seeds = f"seed{'s' * (len(self.seeds) > 1)} {' '.join(map(str, self.seeds))}"
-        protocol = FOR[self.run.part]
         classes = f"{self.run.subsample} classes" if self.run.subsample != "all" else "all classes"
         return (
-            f"{self.run.trainer} ({self.run.config}), tuned for {protocol.name}: accuracy (%) on "
+            f"{self.run.trainer} ({plain_name(self.run.config)}), tuned for "
+            f"{self.run.protocol.name}: accuracy (%) on "
             f"validation images of {classes}, {shots_text(self.run.shots)}, {seeds}"
         )
 
@@ -129,7 +155,7 @@ class Choice:
             "title": self.title,
             "settings": [
                 {
-                    "setting": trial.pairs,
+                    "setting": trial.command.varied,
                     "accuracy": trial.accuracies,
                     "average": trial.average,
                     "problems": trial.problems,
@@ -138,13 +164,14 @@ class Choice:
             ],
         }
 
-    def config(self, best: Trial, settings: Settings) -> str:
+    def config(self, best: Trial) -> str:
         """Return the method's config file with the best values and the settings of the command."""
-        chosen = prompts_for(settings.backbone, self.run.config_file)
-        if settings.backbone:
-            chosen["MODEL.BACKBONE.NAME"] = settings.backbone
-        chosen |= read_pairs(best.run.opts[: -len(VALIDATION)] + settings.opts)
-        keys = read_keys(self.run.config_file)
+        backbone, file = best.command.backbone, best.command.config_file
+        chosen = prompts_for(backbone, file)
+        if backbone:
+            chosen["MODEL.BACKBONE.NAME"] = backbone
+        chosen |= best.command.varied | best.command.shared
+        keys = read_keys(Path(file))
         # drop values for single data sets, since the choice is for all of them
         keys = {key: value for key, value in keys.items() if plain_key(key) not in chosen}
         keys |= {key: as_recorded(value) for key, value in chosen.items()}
@@ -164,18 +191,33 @@ def comparable(trial: Trial) -> float:
     return -1.0 if trial.average is None else round(trial.average, 6)
 
 
-def choices(outcomes: Iterable[Outcome]) -> list[Choice]:
-    """Return the choice of each method, in the order of the runs.
+def choices_in(output: Path) -> list[Choice]:
+    """Return the choice of each method among the runs of --vary on validation images in an output.
 
-    Runs that were computed in another precision than most of their method and PREC count as failed.
+    Raises:
+        UserError: as `choices`.
     """
-    outcomes = list(outcomes)
+    runs = {run.folder: run for protocol in PROTOCOLS.values() for run in protocol.on_disk(output)}
+    commands = {run: Command.of(run) for run in runs.values()}
+    return choices((from_folder(run), command) for run, command in commands.items() if command)
+
+
+def choices(tried: Iterable[tuple[Outcome, Command]]) -> list[Choice]:
+    """Return the choice of each method, number of shots and protocol, in the order of the runs.
+
+    Runs that were computed in another precision than most of their method and PREC count as failed,
+    as do settings that lack runs which others have.
+
+    Raises:
+        UserError: runs of a method differ in settings that are not varied.
+    """
+    tried = list(tried)
     precisions: dict[tuple, Counter[str]] = defaultdict(Counter)
-    for outcome in outcomes:
+    for outcome, _ in tried:
         if precision := _precision(outcome):
             precisions[_method_and_precision(outcome)][precision] += 1
-    by_trainer: dict[str, dict[str, list[Outcome]]] = defaultdict(lambda: defaultdict(list))
-    for outcome in outcomes:
+    groups: dict[tuple, dict[str, Trial]] = defaultdict(dict)
+    for outcome, command in tried:
         precision = _precision(outcome)
         if precision and precision != (
             usual := precisions[_method_and_precision(outcome)].most_common(1)[0][0]
@@ -183,8 +225,26 @@ def choices(outcomes: Iterable[Outcome]) -> list[Choice]:
             why = f"computed in {precision}, not in {usual} as most: "
             why += "delete its folder, and run it where those were"
             outcome = replace(outcome, result=None, problem=why)
-        by_trainer[outcome.run.trainer][outcome.run.variant].append(outcome)
-    return [Choice([Trial(seeds) for seeds in trials.values()]) for trials in by_trainer.values()]
+        run = outcome.run
+        group = groups[run.protocol, run.trainer, plain_name(run.config), run.shots]
+        group.setdefault(run.config, Trial([], command)).outcomes.append(outcome)
+        first = next(iter(group.values()))
+        need(
+            command._replace(varied={}) == first.command._replace(varied={}),
+            f"{run} and {first.outcomes[0].run} differ in settings that are not varied: choose "
+            "among each in another output",
+        )
+    for group in groups.values():
+        every = {place(o.run) for trial in group.values() for o in trial.outcomes}
+        for trial in group.values():
+            missing = sorted(every - {place(outcome.run) for outcome in trial.outcomes})
+            trial.lacking = ", ".join(f"no run on {name}, seed {seed}" for name, seed in missing)
+    return [Choice([*trials.values()]) for trials in groups.values()]
+
+
+def place(run: Run) -> tuple[str, int]:
+    """Return the data set and the seed of a run."""
+    return run.dataset, run.seed
 
 
 def _method_and_precision(outcome: Outcome) -> tuple:
@@ -196,15 +256,17 @@ def _precision(outcome: Outcome) -> str | None:
     return (outcome.result or {}).get("precision")
 
 
-def write_choice(choice: Choice, folder: Path, settings: Settings) -> Path | None:
+def write_choice(choice: Choice, output: Path) -> Path | None:
     """Write the table, and the config of a chosen setting; return its path; raises OSError."""
-    folder, name = folder / choice.run.trainer, f"{choice.run.config}_tuned"
+    run = choice.run
+    name = f"{plain_name(run.config)}_tuned_{run.shots}"
+    folder = output / run.protocol.name / "chosen" / run.trainer
     write_output(folder / f"{name}.json", json.dumps(choice.record(), indent=1) + "\n")
     path = folder / f"{name}.yaml"
     if choice.best is None:
         path.unlink(missing_ok=True)  # of an earlier call
         return None
-    write_output(path, choice.config(choice.best, settings))
+    write_output(path, choice.config(choice.best))
     return path
 
 

@@ -1,39 +1,43 @@
-"""The command `python -m benchmark tune`: run a search space, and choose the best settings."""
+"""The command `python -m benchmark tune`: choose among settings by runs on validation images."""
 
 import sys
 from pathlib import Path
 
-from ..launch.command import launch
-from ..launch.engine import Engine
-from ..protocols.base import Protocol
-from ..protocols.space import WORD
-from ..protocols.tuning import TUNING
+from trainers.prompting.errors import UserError
+
+from ..cli import Parser
+from ..protocols.places import outputs_below
 from ..report.render import as_text
-from .choice import choices, write_choice
-from .validation import check_validation
+from .choice import choices_in, write_choice
 
 
 def main(argv: list[str]) -> int:
-    """Run `python -m benchmark tune`; return 0 if a setting was chosen for every method, else 1.
+    """Run `python -m benchmark tune OUTPUT`; return 1 if no setting of a method can be chosen.
 
     Raises:
-        UserError: something in the arguments does not exist, or contradicts something else.
+        UserError: there are no runs to choose among, or their other settings differ.
     """
-    words = [
-        f"--vary={word}" if WORD.fullmatch(word) and before != "--vary" else word
-        for before, word in zip(["", *argv], argv, strict=False)
-    ]
-    return launch(TUNING, words, conclude, before=check_validation)
-
-
-def conclude(protocol: Protocol, engine: Engine, output: Path) -> int:
-    """Print the tables, and write the chosen settings; return the exit code."""
-    chosen = choices(engine.outcomes[run] for run in engine.runs)
-    folder = output / protocol.name / engine.runs[0].part / "chosen"
-    print("\n\n".join(as_text(choice.table()) for choice in chosen))
-    written = [write_choice(choice, folder, engine.settings) for choice in chosen]
+    parser = Parser(
+        prog="python -m benchmark tune",
+        description="Choose the best settings among the runs of --vary with TEST.SPLIT val. "
+        "scripts/tune.sh does these, and calls this.",
+    )
+    parser.add_argument(
+        "output", type=Path, nargs="?", default=Path("output/tune"),
+        help="output folder of the runs (default: %(default)s)",
+    )  # fmt: skip
+    output = parser.parse_args(argv).output.absolute()
+    chosen = [(choice, folder) for folder in outputs_below(output) for choice in choices_in(folder)]
+    if not chosen:
+        raise UserError(
+            f"'{output}' has no runs of --vary on validation images: do some with "
+            "`bash scripts/tune.sh`, or add TEST.SPLIT val to a protocol"
+        )
+    print("\n\n".join(as_text(choice.table()) for choice, _ in chosen))
+    written = [write_choice(*one) for one in chosen]
     for path in filter(None, written):
         print(path, file=sys.stderr)
-    if any(written):
+    if first := next(filter(None, written), None):
+        folder = first.parent.parent
         print(f"Use with --config: one of these files, or {folder} for all", file=sys.stderr)
     return int(not all(written))

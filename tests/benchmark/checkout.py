@@ -20,8 +20,7 @@ from benchmark.launch import command as launch_command
 from benchmark.launch import engine, local
 from benchmark.launch.slurm import executor, site
 from benchmark.launch.start import INTERRUPTS
-from benchmark.protocols import configs, tuning
-from benchmark.tune import command as tune_command
+from benchmark.protocols import configs
 
 REPOSITORY = Path(__file__).parents[2]
 TRAINERS = ("ZeroshotCLIP", "CoOp", "MaPLe", "ALIGN")
@@ -67,9 +66,8 @@ class Checkout:
             shutil.copy(REPOSITORY / "trainers" / "prompting" / name, plugin / name)
         shutil.copy(Path(__file__).parent / "fake_train.py", root / "train.py")
         # settings and data are not checked: that needs Dassl and the methods
-        stub = "def check_validation(engine):\n    pass\n"
-        (root / "benchmark" / "tune" / "validation.py").write_text(stub)
-        for name, function in (("checks", "check_settings"), ("needs", "lacking")):
+        replaced = ("checks", "check_settings"), ("validation", "check_validation")
+        for name, function in (*replaced, ("needs", "lacking")):
             with (root / "benchmark" / "launch" / f"{name}.py").open("a") as file:
                 file.write(f"\n\ndef {function}(*args, **more):\n    return []\n")
         (root / "benchmark" / "launch" / "preload.py").write_text("")
@@ -123,13 +121,11 @@ class Checkout:
     def _here(self, environment: dict):
         """Let this process be one that was started in the checkout."""
         places = [(module, "ROOT", self.root) for module in (engine, executor, site)]
-        places += [(module, "CONFIGS", self.root / "configs") for module in (configs, tuning)]
+        places += [(configs, "CONFIGS", self.root / "configs")]
         places += [(local, "train", fake_train.be)]
         places += [(launch_command, "check_settings", unchecked)]
-        places += [
-            (launch_command, "lacking", nothing),
-            (tune_command, "check_validation", unchecked),
-        ]
+        places += [(launch_command, "check_validation", unchecked)]
+        places += [(launch_command, "lacking", nothing)]
         with ExitStack() as stack:
             for number in INTERRUPTS:
                 stack.callback(signal.signal, number, signal.getsignal(number))

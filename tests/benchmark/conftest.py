@@ -10,7 +10,6 @@ from outcomes import outcome
 
 from benchmark.__main__ import main
 from benchmark.protocols import (
-    ABLATION,
     BASE2NEW,
     CROSS_DATASET,
     DOMAIN_GENERALIZATION,
@@ -100,13 +99,11 @@ def planned(checkout, monkeypatch):
     output, seeds = checkout.output, [1, 2]
     every = {"trainers": ["ZeroshotCLIP", "CoOp", "ALIGN"]}
     transfer = {"shots": 16, "source": "emoji"} | every
-    varied = {"shots": 16, "betas": [0, 0.5], "mn": [(1, 2)], "forms": ["convex", "additive"]}
     asked = {
         BASE2NEW: (["emoji", "dtd"], {"trainers": ["ALIGN"], "shots": 4}),
         FEW_SHOT: (["emoji"], every | {"shots": [1, 4]}),
         CROSS_DATASET: (["emoji_food", "emoji_animals"], transfer),
         DOMAIN_GENERALIZATION: (["emoji_food", "emoji_animals"], transfer),
-        ABLATION: (["emoji"], varied),
     }
     return {
         protocol: protocol.plan(output, datasets, seeds, TrainerConfigs(), **options)

@@ -28,7 +28,7 @@ def outcome(
     trainer, seed, part, accuracy, dataset="emoji", problem=None, protocol="base2new", **more
 ) -> Outcome:
     """Return an outcome; `more` are further fields of the run or of its record."""
-    names = {"config": "emoji", "shots": 16, "source": "", "variant": ""}
+    names = {"config": "emoji", "shots": 16, "source": ""}
     result = {"split": "test", "backbone": "ViT-B/16", "num_params": 10, "train_seconds": 60.0}
     if trainer == "ZeroshotCLIP":
         result["num_params"] = 0
@@ -55,10 +55,10 @@ def few_shot(trainer, shots, accuracies, dataset="dtd", **more) -> list[Outcome]
     ]
 
 
-def ablation(variant, base, new, dataset="emoji", **more) -> list[Outcome]:
-    """Return ablation outcomes of seeds 1, 2, ... on the base and the new classes."""
+def varied(setting, base, new, dataset="emoji", **more) -> list[Outcome]:
+    """Return base-to-new outcomes of ALIGN with a setting of --vary, of seeds 1, 2, ..."""
     return [
-        outcome("ALIGN", seed, part, value, dataset, protocol="ablation", variant=variant, **more)
+        outcome("ALIGN", seed, part, value, dataset, config=f"emoji+{setting}", **more)
         for part, values in (("base", base), ("new", new))
         for seed, value in enumerate(values, 1)
     ]

@@ -162,6 +162,14 @@ def test_prompts_never_start_equal(tiny_clip):
             assert (ctx[i] - ctx[j]).abs().max() > 1e-3
 
 
+def test_one_template_in_a_list_is_that_of_all_prompts(tiny_clip):
+    starts = []
+    for words in (["a photo of a"], ["a photo of a"] * 3):
+        torch.manual_seed(0)
+        starts.append(align(tiny_clip, 2, 3, CTX_INIT=words).prompt_learner.ctx)
+    assert torch.equal(*starts)
+
+
 def test_same_seed_same_bits(tiny_clip):
     runs = []
     for _ in range(2):

@@ -257,7 +257,7 @@ BAD = {
     "convex beta": ("ALIGN", {"BETA": 2.0, "BETA_FORM": "convex"}, "BETA is 2.0"),
     "unknown key": ("ALIGN", {"N_CTXX": 2}, "did you mean 'N_CTX'"),
     "unknown coupling": ("ALIGN", {"COUPLING": "both"}, "independent"),
-    "too few templates": ("ALIGN", {"CTX_INIT": ["a photo"]}, "1 templates but N = 4"),
+    "too few templates": ("ALIGN", {"CTX_INIT": ["a photo", "a"]}, "2 templates but N = 4"),
     "short template": ("ALIGN", {"CTX_INIT": "photo", "N_CTX": 3}, "N_CTX is 3"),
     "regularisation": ("ALIGN", {"LAMBDA": 0.0}, "LAMBDA is 0.0"),
     "context too long": ("CoOp", {"N_CTX": 75}, "too long"),

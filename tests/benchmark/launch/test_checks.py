@@ -12,7 +12,7 @@ from trainers.prompting.errors import UserError
 
 PROTOCOL = ["base2new", "emoji", "--trainers", "CoOp ALIGN", "--seeds", "1"]
 NO_WORDS = ["TRAINER.COOP.CTX_INIT", ""]
-TUNE = ["tune", "emoji", "--seeds", "1"]
+TUNE = ["few_shot", "emoji", "--shots", "4", "--trainers", "CoOp ALIGN", "--vary"]
 
 
 @pytest.mark.parametrize(
@@ -55,12 +55,12 @@ TUNE = ["tune", "emoji", "--seeds", "1"]
         ([*TUNE, "LR=x,y"], "sets 'LR', but the cfg has no 'LR'"),
         ([*TUNE, "OPTIM.LR=x,y"], "'OPTIM.LR' to 'x', but it must be of type float"),
         (
-            ["tune", "emoji", "--seeds", "1", "--trainers", "TipAdapter", "OPTIM.LR=0.1,0.2"],
+            ["few_shot", "emoji", "--trainers", "TipAdapter", "--vary", "OPTIM.LR=0.1,0.2"],
             "TipAdapter does the same with OPTIM.LR 0.2 as with OPTIM.LR 0.1: give keys that mean",
         ),
         (
-            [*TUNE, "--trainers", "CoOp", "TRAINER.MAPLE.N_CTX=2,4"],
-            "N_CTX, which CoOp does not read",
+            [*TUNE, "TRAINER.MAPLE.N_CTX=2,4"],
+            "--vary TRAINER.MAPLE.N_CTX: none of CoOp, ALIGN has this key",
         ),
         (
             [*PROTOCOL[:3], "CoOp", "--vary", "OPTIM.LR=0.1,0.2", "--vary", "OPTIM.LR=0.3"],

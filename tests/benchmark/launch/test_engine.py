@@ -91,10 +91,11 @@ def test_a_repeated_training_repeats_its_targets(checkout):
 
 
 def test_results_of_another_beta_are_refused(checkout):
-    checkout.protocol("ablation", "--seeds", "1", "--betas", "0.5")
-    folder = checkout.output / "ablation/train_base/emoji/shots_16/ALIGN/emoji"
-    (folder / "beta0.5").rename(folder / "beta0.2")
-    refused = checkout.protocol("ablation", "--seeds", "1", "--betas", "0.2", code=2)
+    words = ("--trainers", "ALIGN", "--seeds", "1", "--vary")
+    checkout.base2new(*words, "TRAINER.ALIGN.BETA=0.5")
+    folder = checkout.output / "base2new/train_base/emoji/shots_16/ALIGN"
+    (folder / "emoji+TRAINER.ALIGN.BETA=0.5").rename(folder / "emoji+TRAINER.ALIGN.BETA=0.2")
+    refused = checkout.base2new(*words, "TRAINER.ALIGN.BETA=0.2", code=2)
     assert "another run (TRAINER.ALIGN.BETA 0.5, not 0.2)" in refused.stderr
 
 

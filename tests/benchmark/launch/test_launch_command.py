@@ -92,7 +92,7 @@ def test_the_config_follows_the_data_set(checkout):
 
 
 def test_dry_run_lists_every_protocol_and_writes_nothing(checkout):
-    counts = {"few_shot": 1 + 3 * 3 * 5, "ablation": 2 * 3 * 5}
+    counts = {"few_shot": 1 + 3 * 3 * 5}
     counts |= dict.fromkeys(TRANSFER, 2 * (1 + 3 * 3))
     for protocol, count in counts.items():
         words = ("--source", "emoji", "emoji_food") if protocol in TRANSFER else ()
@@ -153,14 +153,6 @@ def test_bad_input_is_one_sentence(refused, words, sentence):
         ("cross_dataset", ["--source", "emoji", "emoji"], "the source emoji cannot be a target"),
         ("cross_dataset", ["--source", "emoji", "emojy_food"], "did you mean 'emoji_food'?"),
         ("domain_generalization", ["--source", "emoji"], "There is no data set 'emoji_blur'"),
-        ("ablation", ["--betas", "1.5"], "argument --betas: '1.5' is not a number from 0 to 1"),
-        ("ablation", ["--betas", "nan"], "argument --betas: 'nan' is not a number"),
-        ("ablation", ["--betas", ""], "there is nothing to vary"),
-        ("ablation", ["--forms", "none"], "'none' is not one of convex, additive"),
-        ("ablation", ["--mn", "4"], "argument --mn: '4' is not a pair M,N"),
-        ("ablation", ["--mn", "4,0"], "argument --mn: '0' is not a whole number, 1 or more"),
-        ("ablation", ["--trainers", "CoOp"], "unrecognized arguments: --trainers"),
-        ("ablation", ["TRAINER.ALIGN.BETA", "1"], "TRAINER.ALIGN.BETA cannot be given as"),
     ],
 )
 def test_bad_input_of_a_protocol_is_one_sentence(refused, protocol, words, sentence):

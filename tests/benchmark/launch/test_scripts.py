@@ -1,6 +1,8 @@
 """The scripts of the protocols."""
 
+import json
 import shlex
+from pathlib import Path
 
 from checkout import REPOSITORY
 
@@ -67,12 +69,35 @@ def test_scripts_take_variables_and_run_from_anywhere(checkout, tmp_path):
         assert calls[2]["--root"] == str(tmp_path / "my data")
         assert calls[2]["--backbone"] == "ViT-B/16"
     assert len(script("cross_dataset", SOURCE="emoji", TRAINERS="CoOp", SEEDS="1")) == 3
-    calls = script("ablation", "OPTIM.LR", "0.1", **shared, SHOTS="2", BETAS="0.3", MN="2,2 1,3")
-    folders = [call["--output-dir"].split("/")[-2] for call in calls[::2]]
-    assert folders == ["beta0.3", "M2_N2", "M1_N3"]
+    words = {"SHOTS": "2", "BETAS": "0.3 0", "FORMS": "convex additive", "MN": "2,2 1,3"}
+    calls = script("ablation", "OPTIM.LR", "0.1", **shared, **words)
+    place = "my output/base2new/train_base/emoji/shots_2/ALIGN/emoji@ViT-B-16"
+    key = "+TRAINER.ALIGN."
+    assert [Path(call["--output-dir"]).relative_to(tmp_path).parent.as_posix()
+            for call in calls if "--model-dir" not in call] == [
+        *(f"{place}{key}BETA={beta}{key}BETA_FORM={form}"
+          for form in ("convex", "additive") for beta in ("0.3", "0")),
+        f"{place}{key}M=2{key}N=2", f"{place}{key}M=1{key}N=3",
+    ]  # fmt: skip
     assert {call["OPTIM.LR"] for call in calls} == {"0.1"}
-    assert len(script("ablation", SEEDS="1", MN="2,2")) == 2  # no beta, unless asked
-    assert len(script("ablation", SEEDS="1")) == 10
+    for more, number in (({}, 5), ({"MN": "2,2 4,4"}, 2), ({"MN": "2,2", "BETAS": "0.3"}, 2),
+                         ({"MN": "2,2", "FORMS": "additive"}, 6)):  # fmt: skip
+        assert len(script("ablation", SEEDS="1", **more)) == 2 * number
+
+
+def test_after_its_last_call_ablation_shows_all_variants_in_one_table(checkout):
+    script = checkout.root / "scripts" / "ablation.sh"
+    asked = {"SEEDS": "1", "BETAS": "0 1", "MN": "1,1 2,4"}
+    failing = json.dumps({"ALIGN/1/new": "error"})
+    done = checkout.run("bash", script, **asked, FAKE=failing)
+    assert done.returncode == 1 and done.stdout.count("not finite") == 2 + 1 + 1 + 4
+    done = checkout.run("bash", script, **asked)
+    assert done.returncode == 0, done.stderr
+    last = done.stdout.rpartition("Base-to-new on emoji: ")[2]
+    for name in ("BETA 0, BETA_FORM convex", "BETA 1, BETA_FORM convex", "M 1, N 1", "M 2, N 4"):
+        assert f"ALIGN, {name}" in last
+    refused = checkout.run("bash", script, MN="4")
+    assert refused.returncode == 2 and "'4', which is not a pair M,N" in refused.stderr
 
 
 def test_every_protocol_has_a_script():

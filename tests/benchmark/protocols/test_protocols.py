@@ -1,16 +1,11 @@
 """Tests of the protocols' runs, run folders and options, with a train.py that learns nothing."""
 
 import json
-import shlex
-from pathlib import Path
 
 import pytest
 import tiny
 
-from benchmark.launch.arguments import build_parser, parse
-from benchmark.launch.command import plan_runs
 from benchmark.protocols import (
-    ABLATION,
     DOMAIN_GENERALIZATION,
     FEW_SHOT,
     PROTOCOLS,
@@ -76,64 +71,6 @@ def test_targets_use_the_config_of_their_source(checkout):
     assert files == {"ZeroshotCLIP/emoji.yaml", "CoOp/emoji.yaml"}
 
 
-def test_ablation_varies_beta_and_the_prompts(checkout):
-    words = ("--seeds", "1", "--betas", "0 .5", "--mn", "1,1 2,4")
-    done = checkout.protocol("ablation", *words)
-    found = {}
-    for call in checkout.calls():
-        part, _, _, _, _, variant, _ = call["folder"].removeprefix(
-            f"{checkout.output}/ablation/").split("/")  # fmt: skip
-        keys = {key.removeprefix("TRAINER.ALIGN."): value for key, value in call["opts"].items()}
-        found[part, variant] = {key: keys[key] for key in keys if not key.startswith("DATASET")}
-        assert bool(call["model_dir"]) == (part == "test_new")
-        assert call["model_dir"].endswith(f"{variant}/seed1") or not call["model_dir"]
-    expected = {
-        "beta0": {"BETA_FORM": "convex", "BETA": "0.0"},
-        "beta0.5": {"BETA_FORM": "convex", "BETA": "0.5"},
-        "M1_N1": {"M": "1", "N": "1"},
-        "M2_N4": {"M": "2", "N": "4"},
-    }
-    parts = ("train_base", "test_new")
-    assert found == {(p, name): expected[name] for p in parts for name in expected}
-    assert done.stdout.count("65.62") == 4  # H of 61 and 71
-    assert "8 runs, 0 to do; " in checkout.protocol("ablation", *words).stderr
-
-
-def test_ablation_varies_the_form_of_the_cost(checkout):
-    words = ("--seeds", "1", "--betas", "0.5", "--forms", "additive")
-    told = checkout.protocol("ablation", *words).stdout
-    found = {
-        Path(call["folder"]).parts[-2]: {
-            key.rpartition(".")[2]: value
-            for key, value in call["opts"].items()
-            if key.startswith("TRAINER.ALIGN")
-        }
-        for call in checkout.calls()
-    }
-    assert found == {"additive-beta0.5": {"BETA_FORM": "additive", "BETA": "0.5"}}
-    assert "ALIGN, BETA_FORM additive, BETA 0.5" in told
-
-
-@pytest.mark.parametrize("words, number", [
-    ([], 5), (["--mn", "2,2 4,4"], 2), (["--mn", "2,2", "--forms", "additive"], 1 + 5),
-    (["--mn", "2,2", "--betas", "0.3"], 1 + 1),
-])  # fmt: skip
-def test_ablation_of_prompts_has_no_betas_unless_asked(words, number):
-    runs, _ = plan_runs(ABLATION, parse(build_parser(ABLATION), words))
-    assert len({run.variant for run in runs}) == number
-
-
-def test_ablation_gives_each_textual_prompt_a_template_where_the_config_lists_them(checkout):
-    config = checkout.root / "configs/trainers/ALIGN/emoji.yaml"
-    config.write_text("TRAINER:\n  ALIGN:\n    CTX_INIT: ['a photo of a', 'X X of a']\n")
-    words = ("--betas", "", "--mn", "4,1 1,3", "--seeds", "1", "--dry-run")
-    lines = checkout.protocol("ablation", *words).stdout.splitlines()
-    commands = [shlex.split(line) for line in lines if not line.startswith("#")]
-    key = "TRAINER.ALIGN.CTX_INIT"
-    templates = [command[command.index(key) + 1] for command in commands]
-    assert templates[::2] == ["['a photo of a']", "['a photo of a', 'X X of a', 'a photo of a']"]
-
-
 def test_planned_runs_are_found_on_disk(checkout, planned):
     def found(protocol) -> set:
         return {run.folder for run in protocol.on_disk(checkout.output)}
@@ -148,7 +85,7 @@ def test_planned_runs_are_found_on_disk(checkout, planned):
         for run in planned[protocol]:
             twin = known[run.folder]
             for name in ("trainer", "dataset", "config", "seed", "shots", "subsample", "part",
-                         "protocol", "eval_only", "source", "variant"):  # fmt: skip
+                         "protocol", "eval_only", "source"):  # fmt: skip
                 assert getattr(twin, name) == getattr(run, name)
     (checkout.output / "few_shot/emoji/shots_x/CoOp/emoji/seed1").mkdir(parents=True)
     assert len(found(FEW_SHOT)) == len(planned[FEW_SHOT])

@@ -146,8 +146,8 @@ def test_transfer_has_a_column_for_each_target_and_their_average(answered):
 
 def test_the_settings_of_an_ablation_are_compared_by_name(answered):
     outcomes = []
-    for variant, right in (("beta0", 20), ("beta0.5", 24), ("M2_N2", 20)):
-        more = {"protocol": "ablation", "variant": variant}
+    for setting, right in (("BETA=0", 20), ("BETA=0.5", 24), ("M=2", 20)):
+        more = {"config": f"emoji+TRAINER.ALIGN.{setting}"}
         outcomes += base2new(answered, "ALIGN", [right], [20], **more)
     (table,) = tables(outcomes, "ALIGN, BETA 0.5")
     assert lines(table)["ALIGN, BETA 0"][0].startswith("+10.00 [")

@@ -94,7 +94,7 @@ def test_the_first_line_is_about_attacked_images(answered):
         facts = {"text": f"{kind} 4/255, 100 steps of 0.25, 64 images{form}"}
         more = {"attack": facts, "clean_accuracy": 50.0, "num_params": 0 if form else 10}
         outcomes = [
-            answered(trainer, seed, part, right, robust_accuracy=robust, variant=kind, **more)
+            answered(trainer, seed, part, right, robust_accuracy=robust, **more)
             for part, (right, robust) in (("base", base), ("new", new))
             for seed in (1, 2, 3)
         ]

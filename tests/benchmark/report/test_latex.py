@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from outcomes import ablation, few_shot, outcome, rows, shown, transfer
+from outcomes import few_shot, outcome, rows, shown, transfer
 
 from benchmark.protocols import CROSS_DATASET
 from benchmark.report.compare import Comparisons
@@ -157,7 +157,6 @@ def protocols(folder):
 KINDS = {
     "protocols": lambda folder: latex(protocols(folder), all_published=True),
     "deviations": lambda folder: latex(protocols(folder), deviations=True),
-    "ablation": lambda folder: latex(ablation("beta0.5", (50, 51), (60, 61))),
     "comparisons": lambda folder: shown(
         Comparisons(frame(of_untrained(folder)), "ZeroshotCLIP"), "latex", None
     ),
@@ -169,7 +168,6 @@ KINDS = {
 READ = {
     "protocols": ["CLIP\u2020", "A 1&\u02c6<[", "[B]"],
     "deviations": ["\u00b1"],
-    "ablation": ["ALIGN, BETA 0.5", "(1 \u2212 BETA) (1 \u2212 cos)"],
     "comparisons": ["CLIP minus each other", "p < 0.001", "\u2212"],
     "metrics": ["\u2212ln p", "CLIP"],
     "classes": ["class 59 & <59>", "100.00"],

@@ -4,7 +4,17 @@ import datetime
 import re
 
 import pytest
-from outcomes import COLUMNS, ablation, few_shot, leave, only_table, outcome, page, some_outcomes
+from outcomes import (
+    COLUMNS,
+    few_shot,
+    leave,
+    only_table,
+    outcome,
+    page,
+    some_outcomes,
+    transfer,
+    varied,
+)
 
 from benchmark.__main__ import main
 from benchmark.report.page import interval, notes
@@ -13,7 +23,7 @@ from trainers.prompting.record.predictions import write_predictions
 
 
 def test_page_is_self_contained_and_accessible():
-    outcomes = some_outcomes() + few_shot("<b>", 1, (48,)) + ablation("beta1", (50,), (50,))
+    outcomes = some_outcomes() + few_shot("<b>", 1, (48,)) + varied("A=1", (50,), (50,))
     html = page(outcomes)
     assert "<b>" not in html and "&lt;b&gt;" in html
     assert not re.search(r"(src|href)=\"(?!data:|#)", html) and "<script" not in html
@@ -46,8 +56,8 @@ def test_averages_come_first_and_the_page_has_a_dark_mode():
 
 
 def test_the_title_names_all_protocols():
-    outcomes = few_shot("CoOp", 1, (48,)) + ablation("beta1", (50,), (50,))
-    title = "<title>Few-shot recognition, base-to-new and ablation on 2 data sets</title>"
+    outcomes = few_shot("CoOp", 1, (48,)) + transfer("CoOp", "emoji", {"emoji": 50, "dtd": 50})
+    title = "<title>Few-shot recognition, base-to-new and cross-dataset on 2 data sets</title>"
     assert title in page(some_outcomes() + outcomes)
 
 

@@ -4,7 +4,7 @@ from itertools import combinations
 
 import pytest
 from matplotlib.contour import QuadContourSet
-from outcomes import ablation, few_shot, outcome, rows, transfer
+from outcomes import few_shot, outcome, rows, transfer, varied
 
 from benchmark.cli import write_output
 from benchmark.report import plots
@@ -147,21 +147,15 @@ def test_the_sentence_says_only_what_is_drawn():
 
 
 def test_beta_has_error_bars_and_the_order_of_beta():
-    outcomes = ablation("beta1", (50, 54), (50, 54)) + ablation("beta0", (40, 40), (40, 40))
-    outcomes += ablation("M2_N2", (40,), (40,))
-    (axis,) = figure(outcomes, "ablation_beta").axes
+    """Figure D1: runs of other settings have no place in it."""
+    beta = "TRAINER.ALIGN.BETA="
+    outcomes = varied(f"{beta}1", (50, 54), (50, 54)) + varied(f"{beta}0", (40, 40), (40, 40))
+    outcomes += varied("TRAINER.ALIGN.M=2+TRAINER.ALIGN.N=2", (40,), (40,))
+    (axis,) = figure(outcomes, "base2new_beta").axes
     assert curves(axis) == [([0.0, 1.0], [40.0, 52.0])]
     (bars,) = [c for c in axis.collections if len(c.get_segments()) == 1]
     low, high = (y for _, y in bars.get_segments()[0])
     assert (high - low) / 2 == pytest.approx(8**0.5)
-
-
-def test_an_ablation_of_several_settings_has_a_place_for_each_choice():
-    outcomes = ablation("M2_N2", (40, 42), (40, 42)) + ablation("M4_N1", (50,), (50,))
-    (axis,) = figure(outcomes, "ablation_m_n").axes
-    assert curves(axis)[0] == ([0, 1], [41, 50])
-    assert [tick.get_text() for tick in axis.get_xticklabels()] == ["2, 2", "4, 1"]
-    assert axis.figure.get_supxlabel().startswith("M, N\n")
 
 
 def inside(figure, artists) -> bool:
@@ -175,10 +169,6 @@ def inside(figure, artists) -> bool:
 
 @pytest.mark.slow
 def test_labels_neither_overlap_nor_are_cut():
-    outcomes = [o for name in ("emoji", "emoji_food") for i in (1, 2, 4, 8, 16)
-                for o in ablation(f"M{i}_N{i}", (40 + i,), (40,), dataset=name)]  # fmt: skip
-    drawn = figure(outcomes, "ablation_m_n")
-    assert all(inside(drawn, axis.get_xticklabels()) for axis in drawn.axes)
     outcomes = [outcome("CoOp", 1, part, value, dataset, config=f"a_config_of_a_long_name_{config}")
                 for part, value in (("base", 30 + 9 * len("ab")), ("new", 80))
                 for dataset in ("dtd", "eurosat") for config in "ab"]  # fmt: skip

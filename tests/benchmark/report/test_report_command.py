@@ -179,8 +179,8 @@ def test_no_runs_are_one_sentence(tmp_path, capsys):
 
 
 def test_no_runs_of_a_protocol_advise_that_protocol(tmp_path, capsys):
-    assert main(["report", str(tmp_path), "--protocol", "ablation"]) == 2
-    assert "for example `python -m benchmark ablation`" in capsys.readouterr().err
+    assert main(["report", str(tmp_path), "--protocol", "cross_dataset"]) == 2
+    assert "for example `python -m benchmark cross_dataset`" in capsys.readouterr().err
 
 
 @pytest.mark.slow

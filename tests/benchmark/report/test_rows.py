@@ -97,10 +97,10 @@ def test_average_is_h_of_the_averages_over_complete_data_sets():
     assert average.best(1) == set()  # only one method is complete
 
 
-def test_problems_of_an_ablation_name_the_variant():
+def test_problems_name_the_setting():
     found = [
-        outcome("ALIGN", seed, part, 50.0, name, protocol="ablation", variant=variant)
-        for variant, seeds in (("M1_N1", (1, 2)), ("M2_N2", (1,)))
+        outcome("ALIGN", seed, part, 50.0, name, config=f"emoji+M={M}+N={M}")
+        for M, seeds in ((1, (1, 2)), (2, (1,)))
         for name in ("emoji", "emoji_food")
         for part in ("base", "new")
         for seed in seeds

@@ -3,9 +3,9 @@
 import json
 
 import pytest
-from outcomes import ablation, few_shot, leave, lines, only_table, outcome, rows, transfer
+from outcomes import few_shot, leave, lines, only_table, outcome, rows, transfer, varied
 
-from benchmark.protocols import ABLATION, CROSS_DATASET, DOMAIN_GENERALIZATION, FEW_SHOT
+from benchmark.protocols import BASE2NEW, CROSS_DATASET, DOMAIN_GENERALIZATION, FEW_SHOT
 from benchmark.records import COSTS, Cost
 from benchmark.report.frame import frame
 from benchmark.report.metrics import Metrics
@@ -97,15 +97,24 @@ def test_one_seed_has_no_deviation():
     assert STD in only_table(one_of_two).caption
 
 
-def test_ablation_is_in_the_order_of_its_settings():
-    outcomes = ablation("beta1", (50, 52), (50, 52)) + ablation("beta0.2", (60, 62), (60, 62))
-    outcomes += ablation("M4_N4", (40,), (40,)) + ablation("M16_N1", (41,), (41,))
-    beta, prompts = tables(rows(outcomes))[ABLATION]
-    assert list(lines(beta)) == ["ALIGN, BETA 0.2", "ALIGN, BETA 1"]
-    assert lines(beta)["ALIGN, BETA 1"][2] == "51.00 ± 1.41"
-    assert list(lines(prompts)) == ["ALIGN, M 4, N 4", "ALIGN, M 16, N 1"]
-    assert "Ablation of M and N on emoji" in prompts.title and "2 shots" not in beta.title
-    assert prompts.title.endswith("seed 1")  # seeds of the other table do not count
+def test_settings_are_in_order_and_in_one_table():
+    outcomes = [
+        one
+        for setting, values in (
+            ("BETA=1+BETA_FORM=convex", (50, 52)),
+            ("BETA=1+BETA_FORM=additive", (52, 52)),
+            ("BETA=0.2+BETA_FORM=convex", (60, 62)),
+            ("M=16+N=1", (41,)),
+            ("M=4+N=4", (40,)),
+        )
+        for one in varied(setting, values, values)
+    ]
+    (table,) = tables(rows(outcomes))[BASE2NEW]
+    assert list(lines(table)) == [
+        "ALIGN, BETA 0.2, BETA_FORM convex", "ALIGN, BETA 1, BETA_FORM additive",
+        "ALIGN, BETA 1, BETA_FORM convex", "ALIGN, M 4, N 4", "ALIGN, M 16, N 1",
+    ]  # fmt: skip
+    assert lines(table)["ALIGN, BETA 1, BETA_FORM convex"][2] == "51.00 ± 1.41"
 
 
 @pytest.mark.parametrize("form", ["text", "latex"])

@@ -1,21 +1,15 @@
 """The choice among settings whose runs were computed in several precisions."""
 
-from dataclasses import replace
-from pathlib import Path
-
 from outcomes import outcome
 
-from benchmark.protocols.tuning import TUNING, VALIDATION
-from benchmark.tune.choice import choices
+from benchmark.tune.choice import Command, choices
 
 
 def tried(value, seed, accuracy, precision, key="OPTIM.LR"):
     """Return the outcome of a run of CoOp with a value of a key, here the learning rate."""
-    one = outcome("CoOp", seed, "base", accuracy, precision=precision)
-    setting = (key, str(value))
-    names = {"protocol": TUNING, "part": "base2new", "variant": f"{key}={value}"}
-    run = replace(one.run, config_file=Path("emoji.yaml"), opts=setting + VALIDATION, **names)
-    return replace(one, run=run)
+    config = f"emoji+{key}={value}"
+    one = outcome("CoOp", seed, "base", accuracy, precision=precision, config=config)
+    return one, Command("emoji.yaml", None, {key: str(value)}, {})
 
 
 def test_runs_in_another_precision_than_most_are_not_averaged():
@@ -39,11 +33,13 @@ def test_precisions_that_are_tried_and_old_records_do_not_fail():
         for seed in (1, 2):
             outcomes.append(tried(asked, seed, 50.0 + seed, computed, "TRAINER.COOP.PREC"))
             config = {"TRAINER": {"COOP": {"PREC": asked}}}
-            outcomes[-1].result.update(trainer="CoOp", config=config)
-    del outcomes[-1].result["precision"]
+            outcomes[-1][0].result.update(trainer="CoOp", config=config)
+    del outcomes[-1][0].result["precision"]
     (choice,) = choices(outcomes)
     assert choice.table().problems == [] and [t.average for t in choice.trials] == [51.5, 51.5]
+    outcomes.append(tried("fp32", 3, 51.5, "float32", "TRAINER.COOP.PREC"))
     outcomes.append(tried("amp", 3, 90.0, "float16", "TRAINER.COOP.PREC"))
-    outcomes[-1].result.update(trainer="CoOp", config=config)
+    outcomes[-2][0].result.update(trainer="CoOp", config={"TRAINER": {"COOP": {"PREC": "fp32"}}})
+    outcomes[-1][0].result.update(trainer="CoOp", config=config)
     (choice,) = choices(outcomes)
     assert [trial.average for trial in choice.trials] == [51.5, None]

@@ -1,20 +1,17 @@
-"""`python -m benchmark tune`: runs, chosen settings and refusals."""
+"""scripts/tune.sh and `python -m benchmark tune`: runs, chosen settings and refusals."""
 
 import json
 import shlex
-import signal
 
 import pytest
-import yaml
-from checkout import PATIENCE, wait_for
 from fake_slurm import FakeSlurm
 
 from benchmark.protocols.configs import TrainerConfigs
 from recipe.configs import read_keys
 
-RATES = "OPTIM.LR=0.1,0.3,0.2"
+RATES = ("--vary", "OPTIM.LR=0.1,0.3,0.2")
 ONE = ("--trainers", "CoOp", "--seeds", "1")
-CHOSEN = "tune/base2new/chosen"
+CHOSEN = "base2new/chosen"
 
 
 @pytest.fixture
@@ -26,16 +23,27 @@ def tuned(checkout):
     return checkout
 
 
+@pytest.fixture
+def tune(tuned):
+    """A function that tries settings on validation images, and chooses among all in the output."""
+
+    def call(*words, code=0, **more):
+        tuned.protocol("base2new", *words, "TEST.SPLIT", "val", code=int("fake" in more), **more)
+        return tuned.protocol("tune", "output", code=code)
+
+    return call
+
+
 def chosen(tuned, trainer: str = "CoOp") -> dict:
-    return read_keys(tuned.output / CHOSEN / trainer / "emoji_tuned.yaml")
+    return read_keys(tuned.output / CHOSEN / trainer / "emoji_tuned_16.yaml")
 
 
-def test_the_best_on_all_data_sets_together_is_chosen(tuned):
-    words = ("emoji", "emoji_food", RATES, "--trainers", "CoOp", "--seeds", "1 2")
-    words += ("--backbone", "some.pt", "DATALOADER.NUM_WORKERS", "0")
-    done = tuned.protocol("tune", *words)
-    assert len(tuned.calls()) == 2 * 2 * 3  # data sets, seeds, settings
-    for call in tuned.calls():
+def test_the_best_on_all_data_sets_together_is_chosen(tuned, tune):
+    words = ("emoji", "emoji_food", *RATES, "--trainers", "ZeroshotCLIP CoOp", "--seeds", "1 2")
+    done = tune(*words, "DATALOADER.NUM_WORKERS", "0")
+    tried = [call for call in tuned.calls() if call["run"].startswith("CoOp")]
+    assert len(tried) == 2 * 2 * 3  # data sets, seeds, settings
+    for call in tuned.calls():  # new classes stay unseen
         assert call["opts"]["TEST.SPLIT"] == "val"
         assert call["opts"]["DATASET.SUBSAMPLE_CLASSES"] == "base"
     title, head, _, *lines = done.stdout.splitlines()
@@ -52,142 +60,122 @@ def test_the_best_on_all_data_sets_together_is_chosen(tuned):
     ]
     assert chosen(tuned) == {
         "OPTIM.NAME": "sgd", "OPTIM.LR": 0.3, "DATALOADER.NUM_WORKERS": 0,
-        "MODEL.BACKBONE.NAME": "some.pt",
         "BY_DATASET.Emoji.OPTIM.WARMUP_EPOCH": 1,
     }  # fmt: skip
-    record = json.loads((tuned.output / CHOSEN / "CoOp/emoji_tuned.json").read_text())
+    record = json.loads((tuned.output / CHOSEN / "CoOp/emoji_tuned_16.json").read_text())
     assert record["settings"][0]["average"] == 54.5
     assert record["settings"][0]["setting"] == {"OPTIM.LR": "0.3"}
-    again = tuned.protocol("tune", *words)
-    assert again.stdout == done.stdout and len(tuned.calls()) == 12
+
+
+def test_the_backbone_is_kept(tuned, tune):
+    tune(*RATES, *ONE, "--backbone", "some.pt")
+    keys = read_keys(tuned.output / CHOSEN / "CoOp" / "emoji@some_tuned_16.yaml")
+    assert keys["MODEL.BACKBONE.NAME"] == "some.pt"
 
 
 @pytest.mark.parametrize("values, said", [("2,1", "1 other has"), ("2,1,3", "2 others have")])
-def test_a_tie_is_named(tuned, values, said):
-    done = tuned.protocol("tune", f"OPTIM.WARMUP_EPOCH={values}", *ONE)
-    tie = f"{said} the same accuracy: the first in the search space is taken."
-    assert done.stdout.splitlines()[-1] == f"Chosen: OPTIM.WARMUP_EPOCH 2. {tie}"
-    assert f"\n# {tie}\n" in (tuned.output / CHOSEN / "CoOp/emoji_tuned.yaml").read_text()
-    tuned.protocol("tune", RATES, *ONE)
-    assert "same accuracy" not in (tuned.output / CHOSEN / "CoOp/emoji_tuned.yaml").read_text()
+def test_a_tie_is_named(tuned, tune, values, said):
+    done = tune("--vary", f"OPTIM.WARMUP_EPOCH={values}", *ONE)
+    tie = f"{said} the same accuracy: the first by its name is taken."
+    assert done.stdout.splitlines()[-1] == f"Chosen: OPTIM.WARMUP_EPOCH 1. {tie}"
+    assert f"\n# {tie}\n" in (tuned.output / CHOSEN / "CoOp/emoji_tuned_16.yaml").read_text()
 
 
-@pytest.mark.parametrize("words", [("--vary", RATES), (f"--vary={RATES}",)])
-def test_vary_can_be_written_out(tuned, words):
-    done = tuned.protocol("tune", *words, *ONE, "--dry-run")
-    assert all(f"OPTIM.LR={rate}" in done.stdout for rate in (0.1, 0.3, 0.2))
+def test_several_calls_are_one_choice(tuned, tune):
+    tune("--vary", "OPTIM.NAME=sgd", *RATES, *ONE)
+    done = tune("--vary", "OPTIM.NAME=adam", "--vary", "OPTIM.LR=0.4,0.5", *ONE)
+    assert done.stdout.splitlines()[-1] == "Chosen: OPTIM.NAME adam, OPTIM.LR 0.5."
+    assert "among 5 settings" in (tuned.output / CHOSEN / "CoOp/emoji_tuned_16.yaml").read_text()
 
 
-def test_the_chosen_files_serve_the_other_commands(tuned):
-    tuned.protocol("tune", "OPTIM.LR=0.1,0.3", "--seeds", "1")
+def test_the_chosen_files_serve_the_other_commands(tuned, tune):
+    tune(*RATES, "--trainers", "CoOp ALIGN", "--seeds", "1")
     folder = tuned.output / CHOSEN
     asked = ("--trainers", "CoOp ALIGN", "--config", str(folder), "--seeds", "1")
     listed = tuned.base2new(*asked, "--dry-run").stdout
     for name in ("CoOp", "ALIGN"):
-        assert listed.count(shlex.quote(str(folder / f"{name}/emoji_tuned.yaml"))) == 2
+        assert listed.count(shlex.quote(str(folder / f"{name}/emoji_tuned_16.yaml"))) == 2
     (folder / "CoOp/other.yaml").touch()
     refused = tuned.base2new(*asked, code=2)
-    assert "exactly one .yaml file, but holds emoji_tuned.yaml, other.yaml" in refused.stderr
+    assert "exactly one .yaml file, but holds emoji_tuned_16.yaml, other.yaml" in refused.stderr
 
 
-def test_a_setting_that_fails_is_named_and_not_chosen(tuned):
-    done = tuned.protocol("tune", RATES, *ONE, fake={"OPTIM.LR 0.3": "error"})
+def test_a_setting_that_fails_is_named_and_not_chosen(tuned, tune):
+    done = tune(*RATES, *ONE, fake={"OPTIM.LR 0.3": "error"})
     assert chosen(tuned)["OPTIM.LR"] == 0.2
     assert ["OPTIM.LR", "0.3", "failed"] in [line.split() for line in done.stdout.splitlines()]
-    failed = "OPTIM.LR=0.3, seed 1, base2new: failed: The loss is not finite at step 31"
-    assert failed in done.stdout
+    assert "LR 0.3, seed 1, base: failed: The loss is not finite at step 31" in done.stdout
 
 
-def test_a_setting_that_fails_with_a_single_seed_is_not_chosen(tuned):
-    words = (RATES, "--trainers", "CoOp", "--seeds", "1 2", "--jobs", "1")
-    tuned.protocol("tune", *words, fake={"CoOp/2/base": "error"}, code=1)
-    assert not (tuned.output / CHOSEN / "CoOp/emoji_tuned.yaml").exists()
-    tuned.protocol("tune", *words)  # repeats the failed runs
-    assert len(tuned.calls()) == 6 + 3 and chosen(tuned)["OPTIM.LR"] == 0.3
+def test_a_setting_that_lacks_a_run_is_not_chosen(tuned, tune):
+    tune(*RATES, *ONE)
+    done = tune("--vary", "OPTIM.LR=0.1,0.2", "--trainers", "CoOp", "--seeds", "2")
+    assert chosen(tuned)["OPTIM.LR"] == 0.2
+    assert "OPTIM.LR 0.3: no run on emoji, seed 2" in done.stdout
 
 
-def test_if_all_settings_fail_an_earlier_choice_is_deleted(tuned):
-    tuned.protocol("tune", RATES, *ONE)
-    other = ("OPTIM.LR=0.4,0.5", *ONE)
-    done = tuned.protocol("tune", *other, fake={"emoji": "crash"}, code=1)
+def test_if_all_settings_fail_an_earlier_choice_is_deleted(tuned, tune):
+    tune(*RATES, *ONE)
+    for record in tuned.output.rglob("results.json"):
+        record.unlink()
+    done = tuned.protocol("tune", "output", code=1)
     assert "None is chosen: each has failed." in done.stdout
-    assert not (tuned.output / CHOSEN / "CoOp/emoji_tuned.yaml").exists()
+    assert not (tuned.output / CHOSEN / "CoOp/emoji_tuned_16.yaml").exists()
 
 
-def test_an_interruption_loses_nothing(tuned):
-    words = (RATES, *ONE, "--jobs", "1")
-    process = tuned.start(*words, command="tune", fake={"OPTIM.LR 0.3": "slow once"})
-    wait_for(lambda: any((tuned.output / "tune").rglob("OPTIM.LR=0.3/seed1/*/checkpoint")))
-    process.send_signal(signal.SIGINT)
-    _, told = process.communicate(timeout=PATIENCE)
-    assert process.returncode == 130 and "Rerun the same command to resume" in told
-    assert not (tuned.output / CHOSEN).exists()
-    tuned.protocol("tune", *words)
-    assert [bool(call["resume"]) for call in tuned.calls()] == [False, False, True, False]
-    assert chosen(tuned)["OPTIM.LR"] == 0.3
+def test_what_cannot_be_chosen_among(tuned, tune):
+    tuned.base2new(*RATES, *ONE)  # on test images
+    tuned.base2new(*ONE, "--output", "val", "TEST.SPLIT", "val")  # one setting
+    for output in ("output", "val", "nowhere"):
+        refused = tuned.protocol("tune", output, code=2).stderr
+        assert f"{output}' has no runs of --vary on validation images: do some" in refused
+    for epochs in ("2", "3"):
+        more = ("--output", "mixed", "OPTIM.MAX_EPOCH", epochs, "TEST.SPLIT", "val")
+        tuned.base2new("--vary", f"OPTIM.LR=0.{epochs}", *ONE, *more)
+    refused = tuned.protocol("tune", "mixed", code=2).stderr
+    assert "differ in settings that are not varied: choose among each in another out" in refused
+
+
+def test_the_script_tries_and_chooses(tuned):
+    script = tuned.root / "scripts" / "tune.sh"
+    asked = {"TRAINERS": "CoOp", "SEEDS": "1"}
+    done = tuned.run("bash", script, "emoji", "OPTIM.LR=0.1,0.3,0.2", **asked)
+    assert done.returncode == 0 and done.stdout.endswith("Chosen: OPTIM.LR 0.3.\n"), done.stderr
+    assert (tuned.output / "tune" / CHOSEN / "CoOp/emoji_tuned_16.yaml").exists()
+    refused = tuned.run("bash", script, "emoji", "OPTIM.LR=", **asked)
+    assert refused.returncode == 2 and "is not a list of values" in refused.stderr
+
+
+def test_the_script_has_settings_to_try_and_takes_a_protocol(tuned, tmp_path):
+    def listed(*words, **variables) -> str:
+        script = tuned.root / "scripts" / "tune.sh"
+        more = {"SEEDS": "1", "TRAINERS": "ALIGN"} | variables
+        done = tuned.run("bash", script, *words, "--dry-run", cwd=tmp_path, **more)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    assert listed().count("# run: ") == 2 * 2
+    assert listed("dtd").count("# run: ") == 5
+    of_few = listed("emoji", "--vary", "A=1,2", "--jobs", "1", "B.C", "3", PROTOCOL="few_shot")
+    assert of_few.count("# run: ") == 2 == of_few.count("DATASET.SUBSAMPLE_CLASSES all A ")
+    assert (
+        of_few.count("B.C 3 TEST.SPLIT val") == 2 and f"{tmp_path}/output/tune/few_shot" in of_few
+    )
+    source = {"PROTOCOL": "cross_dataset", "SOURCE": "emoji"}
+    assert listed("OPTIM.LR=1,2", **source).count("# run: ") == 2  # trained, and not transferred
 
 
 @pytest.mark.slow
 def test_as_slurm_jobs(tuned, tmp_path):
     slurm = FakeSlurm(tmp_path / "slurm")
-    words = (RATES, *ONE, "--per-job", "2", "--slurm=--time=5")
-    told = tuned.protocol("tune", *words, **slurm.variables)
-    assert "3 have been submitted" in told.stderr and told.stdout == ""
-    asked = tuned.protocol("status", **slurm.variables)
-    assert "CoOp on emoji, OPTIM.LR=0.2, seed 1, base2new: queued" in asked.stdout
-    tuned.write_code()
+    script, words = tuned.root / "scripts" / "tune.sh", ("OPTIM.LR=0.1,0.3", "--per-job", "2")
+    asked = {"TRAINERS": "CoOp", "SEEDS": "1", "SLURM": "--time=5"} | slurm.variables
+    told = tuned.run("bash", script, *words, **asked)
+    assert "2 have been submitted" in told.stderr and "jobs are open: rerun" in told.stderr
+    assert told.stdout == ""
     slurm.work(tuned.environment() | slurm.variables)
-    tuned.protocol("tune", *words, **slurm.variables)
-    assert len(tuned.calls()) == 3 and chosen(tuned)["OPTIM.LR"] == 0.3
-
-
-@pytest.mark.slow
-def test_the_script_tunes_for_a_protocol_by_a_space_file(tuned, tmp_path):
-    space = {"OPTIM.LR": [0.1, 0.2], "BY_TRAINER": {"ALIGN": {"TRAINER.ALIGN.BETA": [0, 1]}}}
-    (tmp_path / "space.yaml").write_text(yaml.safe_dump(space))
-    script = tuned.root / "scripts" / "tune.sh"
-    asked = {"SPACE": "space.yaml", "PROTOCOL": "few_shot", "SHOTS": "2", "SEEDS": "1"}
-    asked |= {"TRAINERS": "ZeroshotCLIP CoOp ALIGN", "OUTPUT": "my output"}
-    done = tuned.run("bash", script, "--dry-run", cwd=tmp_path, **asked)
-    assert done.returncode == 0 and done.stdout.count("# run: ") == 2 + 4, done.stderr
-    assert done.stdout.count("DATASET.SUBSAMPLE_CLASSES all ") == 6
-    assert "Left out, as it learns nothing: ZeroshotCLIP" in done.stderr
-    assert "(CoOp 2, ALIGN 4): with --budget 2 all get the same number" in done.stderr
-    same = tuned.run("bash", script, "--dry-run", cwd=tmp_path, **asked, BUDGET="2")
-    assert same.stdout.count("# run: ") == 2 + 2 and "effort" not in same.stderr
-
-
-@pytest.mark.parametrize(
-    ("words", "sentence"),
-    [
-        (["OPTIM.LR=0.1"], "CoOp has a single setting, so there is nothing to choose: give"),
-        (["OPTIM.LR=0.1,0.1"], "CoOp has a single setting"),
-        (["OPTIM.LR="], "'OPTIM.LR=' is not a list of values: write KEY="),
-        (["OPTIM.LR=[0.1"], "'OPTIM.LR=[0.1' is not a list of values"),
-        ([RATES, "--budget", "1"], "--budget 1 leaves nothing to choose: give 2 or more"),
-        ([RATES, "OPTIM.LR", "0.2"], "OPTIM.LR cannot be given as KEY VALUE: tune sets it"),
-        ([RATES, "TEST.SPLIT", "test"], "TEST.SPLIT cannot be given as KEY VALUE: tune sets it"),
-        (["DATASET.NUM_SHOTS=1,2"], "DATASET.NUM_SHOTS cannot be varied: --shots sets it"),
-        (["SEED=1,2"], "SEED cannot be varied: --seeds sets it"),
-        ([RATES, "--trainers", "ZeroshotCLIP"], "--trainers has no method that learns"),
-        ([RATES, "--protocol", "ablation"], "invalid choice: 'ablation'"),
-        ([RATES, "--space", "no.yaml"], "There is no config file 'no.yaml'"),
-        (
-            ["emoji", "dtd", RATES, "--trainers", "ALIGN"],
-            "ALIGN has different config files on these data sets (emoji for emoji, base2new for "
-            "dtd): tune them separately",
-        ),
-    ],
-)
-def test_mistakes_are_one_sentence(tuned, refused, words, sentence):
-    said = refused("tune", *words)
-    assert sentence in said.err.splitlines()[-1] and said.out == ""
-    assert not tuned.calls()
-
-
-def test_a_key_with_lower_case_letters_is_a_setting(tuned):
-    listed = tuned.protocol("tune", RATES, *ONE, "--dry-run", "TRAINER.CoPrompt.N_CTX", "4").stdout
-    assert listed.count("TRAINER.CoPrompt.N_CTX 4") == 3
+    told = tuned.run("bash", script, *words, **asked)
+    assert told.stdout.endswith("Chosen: OPTIM.LR 0.3.\n") and len(tuned.calls()) == 2
 
 
 def test_a_folder_of_config_files_must_have_one_of_the_trainer(tmp_path):

@@ -108,14 +108,14 @@ def expand_templates(words: Words, N: int, length: int, keep_fixed: bool = True)
     than four learned tokens, every prompt is `X X ... X`.
 
     Args:
-        words: a template, a list of N templates, or an empty string.
+        words: a template, a list of N templates or of one for all, or an empty string.
         N: number of textual prompts.
         length: b, learned tokens of a prompt.
         keep_fixed: prompts 2..N keep the fixed words after the learned ones (the paper); the
             published code of ALIGN drops them.
 
     Raises:
-        UserError: the list does not have N templates.
+        UserError: the list has another number of templates.
     """
     slots = [SLOT] * length
     if not words or length > 4:
@@ -124,6 +124,8 @@ def expand_templates(words: Words, N: int, length: int, keep_fixed: bool = True)
     if isinstance(words, str):
         other = " ".join(slots + (given[0].split(" ")[length:] if keep_fixed else []))
         given = (*given, *[other] * (N - len(given)))[:N]
+    elif len(given) == 1:
+        given *= N
     if len(given) != N:
         raise UserError(
             f"CTX_INIT gives {len(given)} templates but N = {N}: set CTX_INIT, too, to one "

@@ -6,8 +6,8 @@ import pytest
 from paths import ROOT
 
 from benchmark.__main__ import main
+from benchmark.launch.validation import check
 from benchmark.protocols import BASE2NEW
-from benchmark.tune.validation import check
 from train import parse_args, setup_cfg
 from trainers.prompting.errors import UserError
 
@@ -16,23 +16,18 @@ EMOJI = ["--dataset-config-file", str(ROOT / "configs/datasets/emoji.yaml")]
 
 def tune(tmp_path, capsys, *words) -> str:
     asked = ["--trainers", "CoOp", "--seeds", "1", "--output", str(tmp_path / "output")]
-    assert main(["tune", *words, *asked]) == 2
+    assert main(["base2new", *words, *asked, "TEST.SPLIT", "val"]) == 2
     assert not (tmp_path / "output").exists()
     (line,) = capsys.readouterr().err.splitlines()
     return line
 
 
 def test_data_without_validation_images(tmp_path, capsys):
-    line = tune(tmp_path, capsys, "emoji_food", "--root", str(tmp_path), "OPTIM.LR=0.1,0.2")
+    line = tune(tmp_path, capsys, "emoji_food", "--root", str(tmp_path))
     assert line == (
-        "python -m benchmark tune: emoji_food lacks validation images: tune on other "
+        "python -m benchmark base2new: emoji_food lacks validation images: tune on other "
         "data sets, and use the settings chosen there (--config)"
     )
-
-
-def test_a_key_that_does_not_exist(tmp_path, capsys):
-    line = tune(tmp_path, capsys, "emoji", "--root", str(tmp_path), "OPTIM.RATE=0.1,0.2")
-    assert "the command line sets 'OPTIM.RATE', but OPTIM has no 'RATE'" in line
 
 
 def test_validation_images_that_are_test_images(tmp_path):
@@ -46,12 +41,14 @@ def test_validation_images_that_are_test_images(tmp_path):
 
 @pytest.mark.slow
 def test_a_real_tuning_uses_validation_images_only(tmp_path):
-    words = ["emoji", "OPTIM.LR=0.003,0.03", "--trainers", "CoOp", "--seeds", "1", "--shots", "2"]
-    assert main(["tune", *words, "--output", str(tmp_path), "OPTIM.MAX_EPOCH", "1"]) == 0
+    words = ["emoji", "--vary", "OPTIM.LR=0.003,0.03", "--trainers", "CoOp", "--seeds", "1"]
+    words += ["--shots", "2", "--output", str(tmp_path), "OPTIM.MAX_EPOCH", "1"]
+    assert main(["base2new", *words, "TEST.SPLIT", "val"]) == 0
+    assert main(["tune", str(tmp_path)]) == 0
     results = [json.loads(path.read_text()) for path in tmp_path.rglob("results.json")]
     assert [(r["split"], r["num_classes"], r["num_test"]) for r in results] == [("val", 19, 38)] * 2
     best = max(results, key=lambda result: result["accuracy"])
-    (chosen,) = tmp_path.rglob("emoji_tuned.yaml")
+    (chosen,) = tmp_path.rglob("emoji_tuned_2.yaml")
     cfg = setup_cfg(parse_args(["--config-file", str(chosen), "--trainer", "CoOp", *EMOJI]))
     assert (cfg.OPTIM.LR, cfg.OPTIM.MAX_EPOCH) in {
         (r["config"]["OPTIM"]["LR"], 1) for r in results if r["accuracy"] == best["accuracy"]

@@ -1,12 +1,20 @@
-"""Check, before the first run of a tuning, that its data sets have validation images."""
+"""Runs on validation images, to choose settings by: which runs, and on which data sets."""
 
 import io
+from collections.abc import Mapping
 from contextlib import redirect_stdout
 
 from trainers.prompting.errors import UserError
 
-from ..launch.engine import Engine, command
 from ..protocols.base import Run
+from .engine import Engine, command
+
+SPLIT = "TEST.SPLIT"
+
+
+def on_validation(pairs: Mapping[str, str]) -> bool:
+    """Return True if KEY VALUE pairs of runs test them on validation images."""
+    return pairs.get(SPLIT) == "val"
 
 
 def check_validation(engine: Engine) -> None:
