@@ -61,7 +61,7 @@ class Child:
 
     @property
     def advance(self) -> Advance:
-        """How far it is."""
+        """The advance of its training."""
         return self.pace.at(self.seconds)
 
     def poll(self) -> bool:

@@ -13,7 +13,7 @@ from ..records import Outcome
 
 
 class Advance(NamedTuple):
-    """How far a run is."""
+    """The advance of a training."""
 
     done: float = 0.0  # the fraction of its training
     whole: float | None = None  # seconds of its whole training at its own pace, if that is known
@@ -34,7 +34,7 @@ class Pace:
             self._last = (seconds, fraction)
 
     def at(self, seconds: float) -> Advance:
-        """Return how far the training is after so many seconds."""
+        """Return the advance after so many seconds."""
         if self._first is None or self._last is None:
             return Advance()
         (start, before), (then, done) = self._first, self._last
@@ -45,7 +45,7 @@ class Pace:
 
 
 class TimeLeft:
-    """Estimates seconds of runs; a run that has ended tells of others of its `kind`."""
+    """Estimates seconds of runs by those of others of their `kind`."""
 
     def __init__(self, outcomes: Iterable[Outcome] = ()):
         self._ended: dict[tuple, list[float]] = defaultdict(list)

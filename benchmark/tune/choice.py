@@ -29,7 +29,7 @@ OF_RUN = ("DATASET.NUM_SHOTS", "DATASET.SUBSAMPLE_CLASSES", FEATURES, SPLIT)  # 
 
 
 class Command(NamedTuple):
-    """What the command of a run says."""
+    """The command of a run, parsed."""
 
     config_file: str
     backbone: str | None
