@@ -34,15 +34,13 @@ for dataset in "${datasets[@]}"; do # all others are here, or the user's
     case $dataset in emoji* | whurs19* | image_folder*) ;; *) public+=("$dataset") ;; esac
 done
 
-do_runs() { # ARGUMENTS: call the protocols, also after one with a failed run; return the last code
-    local protocol words worst=0
+do_runs() { # ARGUMENTS: call the protocols, one after the other
+    local protocol words
     for protocol in "${protocols[@]}"; do
         words=(${TRAINERS:+--trainers "$TRAINERS"} "$@")
         case $protocol in base2new | few_shot) words=("${datasets[@]}" ${words[@]+"${words[@]}"}) ;; esac
-        (run "$protocol" ${words[@]+"${words[@]}"}) || worst=$?
-        ((worst != 130)) || return 130 # Ctrl-C
+        try_all "$protocol" ${words[@]+"${words[@]}"}
     done
-    return "$worst"
 }
 
 if [[ " $* " == *" --dry-run "* ]]; then
@@ -69,10 +67,8 @@ if ((${#public[@]})); then
         mv "$proof.new" "$proof"
     fi
 fi
-code=0
-do_runs "$@" || code=$?
-((code != 130)) || exit 130
-! jobs_are_open || exit "$code"
+do_runs "$@"
+! jobs_are_open || exit "$worst"
 (benchmark report "$OUTPUT") | tee "$OUTPUT/report.txt"
 (benchmark report "$OUTPUT" --format html) >"$OUTPUT/report.html"
-exit "$code"
+exit "$worst"

@@ -44,7 +44,9 @@ try_all() { # PROTOCOL ...: do its runs; go on after a failed run, but not after
 
 jobs_are_open() { # return 0, with a message, if runs in OUTPUT are queued or running
     case $( (benchmark status "$OUTPUT") | tail -n 1) in
-    *" queued"* | *" running"*) echo "$(basename "$0"): jobs are open: rerun when they have ended" >&2 ;;
+    *[0-9]" queued"* | *[0-9]" running"*)
+        echo "$(basename "$0"): jobs are open: rerun when they have ended" >&2
+        ;;
     *) return 1 ;;
     esac
 }
