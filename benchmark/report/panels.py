@@ -79,11 +79,6 @@ def panels(rows: pd.DataFrame, plot: Plot) -> dict[str, Panel]:
         places = sorted(rows["shots"].unique())
         ticks = {i: str(shots) for i, shots in enumerate(places)}
         cells["x"] = cells["shots"].map(places.index)
-    elif not plot.x:  # several settings: a place for each choice of their values
-        places = list(rows.sort_values("rank")["settings"].unique())
-        ticks = {i: ", ".join(f"{v:g}" if isinstance(v, float) else str(v) for _, v in settings)
-                 for i, settings in enumerate(places)}  # fmt: skip
-        cells["x"] = cells["settings"].map(places.index)
     else:
         x = cells["settings"].map(lambda settings: _numbers(settings).get(plot.x, math.nan))
         concerns = cells["curve"].isin(cells["curve"][x.notna()])

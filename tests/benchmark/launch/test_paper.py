@@ -119,7 +119,8 @@ def test_there_is_no_report_while_jobs_are_open(paper, tmp_path, state):
     assert "--slurm=--partition=gpu" in lines[3]
     assert not (tmp_path / "output/paper/report.txt").exists()
     assert (
-        names(paper("dtd", SLURM="--partition=gpu", STATUS="1 failed, 1 not queued")[1])[-1] == "report"
+        names(paper("dtd", SLURM="--partition=gpu", STATUS="1 failed, 1 not queued")[1])[-1]
+        == "report"
     )
 
 
