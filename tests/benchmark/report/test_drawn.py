@@ -1,0 +1,123 @@
+"""What `report --plots` draws: sizes of figures, the lines and bars in them, and their labels."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from matplotlib.colors import to_hex
+from outcomes import few_shot, transfer
+
+from trainers.prompting.record.predictions import write_predictions
+
+METHODS = ["CoOp", "VPT", "MaPLe", "KgCoOp", "ProGrad", "TCP", "ALIGN"]  # as in tables
+
+
+@pytest.fixture
+def predicted(tmp_path):
+    """Return a function that makes a few-shot outcome, given labels, answers and confidences."""
+
+    def predicted(trainer, label, prediction, confidence=0.99, seed=1, **more):
+        label, prediction = np.array(label), np.array(prediction)
+        (one,) = few_shot(trainer, 16, (100 * (label == prediction).mean(),), **more)
+        run = replace(one.run, folder=tmp_path / one.run.folder, seed=seed)
+        run = replace(run, folder=run.folder.with_name(f"seed{seed}"))
+        run.folder.mkdir(parents=True)
+        columns = {"image": [f"{i:03}.png" for i in range(len(label))], "label": label}
+        columns |= {"prediction": prediction, "top": prediction[:, None]}
+        columns |= {"probability": np.broadcast_to(confidence, len(label))[:, None]}
+        columns |= {"label_log_probability": np.zeros(len(label))}
+        write_predictions(run.folder, columns)
+        return replace(one, run=run)
+
+    return predicted
+
+
+@pytest.mark.parametrize(
+    "number, reliability, confusion", [(1, (3.8, 5.6), (5.2, 4.92)), (2, (4.8, 4.1), (8.4, 4.92)),
+                                       (4, (7.2, 7.6), (12.6, 9.24))],
+)  # fmt: skip
+def test_a_figure_grows_with_its_panels(predicted, drawn, number, reliability, confusion):
+    outcomes = [predicted(name, [0, 1], [0, 0]) for name in METHODS[:number]]
+    for flag, size in (("--metrics", reliability), ("--classes", confusion)):
+        (figure,) = drawn(outcomes, flag).values()
+        assert figure.get_size_inches().tolist() == pytest.approx(size)
+        titled = [axis for axis in figure.axes if axis.get_title()]
+        assert [axis.get_title() for axis in titled] == METHODS[:number]
+        labels = [axis.get_ylabel() for axis in titled]
+        what = "Accuracy" if flag == "--metrics" else "True class"
+        assert labels == [what, "", "", what][:number]  # the first of each line
+    bar = figure.axes[-1]
+    assert bar.get_ylabel() == "Share of the true class" and len(figure.axes) == number + 1
+
+
+def test_bars_of_confidence_stand_over_their_bins_beside_the_diagonal(predicted, drawn):
+    confidence = [0.03, 0.5, 0.5, 0.52, 0.99, 0.98]  # in the bins 0, 7 and 14 of 15
+    one = predicted("ALIGN", [0] * 6, [0, 0, 1, 0, 0, 0], confidence)
+    twice = [one, predicted("ALIGN", [0] * 6, [0, 0, 1, 0, 0, 0], confidence, seed=2)]
+    one = replace(one, result=one.result | {"calibration_error": 10.0})
+    twice = [one, replace(twice[1], result=one.result | {"calibration_error": 20.0})]
+    (figure,) = drawn(twice, "--metrics").values()
+    axis = figure.axes[0]
+    assert axis.get_xlim() == axis.get_ylim() == (0, 1)
+    found = {round(bar.get_x() + bar.get_width() / 2, 4): bar.get_height() for bar in axis.patches}
+    assert found == pytest.approx({round(0.5 / 15, 4): 1, 0.5: 2 / 3, round(14.5 / 15, 4): 1})
+    assert all(bar.get_width() == pytest.approx(0.95 / 15) for bar in axis.patches)
+    dots, diagonal = axis.lines
+    assert dots.get_ydata().tolist() == pytest.approx([1, 2 / 3, 1])
+    assert dots.get_xdata().tolist() == pytest.approx([0.03, 1.52 / 3, 0.985], abs=1e-3)
+    assert diagonal.get_xydata().tolist() == [[0, 0], [1, 1]] and diagonal.get_linestyle() == "--"
+    (below,) = axis.child_axes
+    assert [bar.get_height() for bar in below.patches] == [1, 3, 2]  # once an image, of two seeds
+    assert axis.get_title() == "ALIGN: ECE 15.0%"
+    assert "images, mean of 2 seeds" in figure.get_supxlabel()
+
+
+def test_numbers_in_the_cells_of_a_few_classes(predicted, drawn):
+    def cells(classes):
+        label = np.repeat(np.arange(classes), 4)
+        said = label.copy()
+        said[1:3], said[4] = 1, 0  # half of the first class, a quarter of the second
+        names = {f"name {k}": 50.0 for k in range(classes)}
+        one = predicted("ALIGN", label, said, seed=classes, per_class_accuracy=names)
+        (figure,) = drawn([one], "--classes").values()
+        axis = figure.axes[0]
+        texts = {text.get_position()[::-1]: text for text in axis.texts}
+        names = [text for text in axis.get_xticklabels() if "name" in text.get_text()]
+        return axis, texts, names
+
+    axis, texts, names = cells(12)
+    shown = {place: (text.get_text(), text.get_color()) for place, text in texts.items()}
+    assert shown == {(0, 0): ("50", "black"), (0, 1): ("50", "black"), (1, 0): ("25", "black"),
+                     (1, 1): ("75", "white")} | {
+                         (k, k): ("100", "white") for k in range(2, 12)
+                     }  # fmt: skip
+    (image,) = axis.images
+    assert image.get_array()[1, :2].tolist() == [0.25, 0.75] and image.get_clim() == (0, 1)
+    assert to_hex(image.to_rgba(np.ones((1, 1)))[0, 0]) == to_hex(image.get_cmap()(1.0))
+    assert len(names) == 12 and {text.get_fontsize() for text in names} == {8}
+    _, texts, names = cells(13)
+    assert not texts and len(names) == 13 and {text.get_fontsize() for text in names} == {6}
+    assert len(cells(40)[2]) == 40 and not cells(41)[2]
+
+
+@pytest.mark.parametrize("number, step", [(2, 0.12), (7, 0.1)])
+def test_methods_below_each_other_stay_in_the_row_of_their_data_set(drawn, number, step):
+    found = {"imagenet": 70, "dtd": 40, "fgvc_aircraft": 20}
+    outcomes = []
+    for i, name in enumerate(METHODS[:number]):
+        outcomes += transfer(name, "imagenet", {key: x + i for key, x in found.items()})
+    (axis,) = drawn(outcomes)["cross_dataset"].axes
+    lines = [line for line in axis.lines if line.get_marker() not in ("None", "|", "_")]
+    of_methods = [line.get_xydata() for line in lines if len(line.get_xdata())]
+    names = [text.get_text() for text in axis.get_yticklabels()]
+    rows = dict(zip(names, axis.get_yticks(), strict=True))
+    assert names == ["ImageNet", "FGVC-Aircraft", "DTD", "Average"]
+    for name, x in (("ImageNet", 70), ("DTD", 40), ("Average", 30)):
+        here = {x: y for points in of_methods for x, y in points if abs(y - rows[name]) < 0.5}
+        assert [*here] == pytest.approx([x + i for i in range(number)])  # downwards
+        assert np.mean([*here.values()]) == pytest.approx(rows[name])
+        assert np.diff([*here.values()]) == pytest.approx([-step] * (number - 1))
+    assert axis.get_ylim() == (min(rows.values()) - 0.5, max(rows.values()) + 0.5)
+    between = [line.get_ydata()[0] for line in axis.lines if len({*line.get_ydata()}) == 1
+               and list(line.get_xdata()) == [0, 1]]  # fmt: skip
+    assert between == [y - 0.5 for y in rows.values()]

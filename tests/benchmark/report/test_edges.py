@@ -1,0 +1,95 @@
+"""What `report` prints where a number is at its limit, or a line is apart from the others."""
+
+import json
+import re
+from dataclasses import replace
+
+import pytest
+from outcomes import base2new, few_shot, outcome, transfer
+
+OTHER_CLIP = "another CLIP or other test images"
+
+
+def test_methods_on_another_clip_are_named_and_not_compared(answered, reported):
+    outcomes = base2new(answered, "ALIGN", [30, 31, 30], [20] * 3)
+    outcomes += base2new(answered, "CoOp", [20, 22, 20], [20] * 3)
+    other = base2new(answered, "VPT", [20, 22, 20], [20] * 3, backbone="RN50")
+    said = reported(outcomes + other, "--compare", "ALIGN, backbone ViT-B/16")
+    assert f"Not complete:\n- VPT, backbone RN50: {OTHER_CLIP}" in said
+    assert re.search(r"\nCoOp, backbone ViT-B/16 +\+2", said) and "\nVPT" not in said
+    alone = outcomes[:6] + other
+    refused = reported(alone, "--compare", "ALIGN, backbone ViT-B/16", status=2)
+    assert f"--compare: VPT, backbone RN50: {OTHER_CLIP}" in refused
+
+
+def test_heads_of_the_source_and_the_targets(reported):
+    """Heads are turned where there are more than six."""
+    targets = ["dtd", "eurosat", "ucf101", "food101", "sun397"]
+    for number, turned in ((4, False), (5, True)):
+        found = {"imagenet": 70.0} | dict.fromkeys(targets[:number], 40.0)
+        outcomes = transfer("CoOp", "imagenet", found) + transfer("ALIGN", "imagenet", found)
+        text = reported(outcomes, "--format", "latex", "--published", "off")
+        assert rf"\begin{{tabular}}{{l{'c' * (number + 2)}}}" in text
+        columns = rf"\multicolumn{{1}}{{c}}{{Source}} & \multicolumn{{{number + 1}}}{{c}}{{Target}}"
+        assert rf" & {columns} \\" in text
+        assert rf"\cmidrule(lr){{2-2}}\cmidrule(l){{3-{number + 3}}}" in text
+        assert (r"\rotatebox{90}{DTD}" in text) == turned
+        of_targets = [one for one in outcomes if one.run.dataset != "imagenet"]
+        text = reported(of_targets, "--format", "latex", "--published", "off")
+        assert rf"\multicolumn{{{number + 1}}}{{c}}{{Target}} \\" in text and "Source" not in text
+        assert rf"\cmidrule(l){{2-{number + 2}}}" in text
+
+
+def test_code_that_was_edited_after_any_run_of_a_line_is_named(reported):
+    outcomes = []
+    for seed, edited in ((1, ["a.py"]), (2, ["b.py", "a.py"]), (3, [])):
+        for dataset in ("dtd", "eurosat"):
+            (one,) = few_shot("ALIGN", 4, (50.0,), dataset, edited=edited)
+            folder = one.run.folder.with_name(f"seed{seed}")
+            outcomes.append(replace(one, run=replace(one.run, seed=seed, folder=folder)))
+    said = reported(outcomes)
+    assert said.count("Code edited after some runs had begun: ALIGN (a.py, b.py).") == 3
+
+
+@pytest.mark.parametrize("images, shown", [(999, True), (1000, False)])
+def test_fewer_than_a_thousand_images_have_an_interval(reported, images, shown):
+    said = reported(few_shot("CoOp", 4, (50.0,), num_test=images))
+    assert ("50.00 [" in said) == ("95% interval (Wilson)" in said) == shown
+    several = reported(few_shot("CoOp", 4, (50.0, 52.0), num_test=images))
+    assert (f"with {images} of them" in several) == shown
+
+
+def test_the_smallest_class_is_named_where_it_lacks_shots(reported):
+    for least, said in ((4, ""), (3, "3 training images, not all"), (1, "1 training image, not")):
+        text = reported(few_shot("CoOp", 4, (50.0,), training_images={"least": least, "most": 4}))
+        assert ("The smallest class has" in text) == bool(said) and said in text
+
+
+def test_classes_that_are_read_alike_are_counted_after_four(reported):
+    groups = [[f"a{i}", f"b{i}"] for i in range(6)]
+    shown = "; ".join(f"a{i} = b{i}" for i in range(4))
+    for number, more in ((4, ""), (5, "; 1 groups more"), (6, "; 2 groups more")):
+        said = reported(few_shot("CoOp", 4, (50.0,), alike=groups[:number]))
+        assert f"The CLIP reads alike: {shown}{more}; only" in said
+    said = reported(few_shot("CoOp", 4, (50.0, 51.0), alike=groups[:1]))
+    assert said.count("a0 = b0") == 1  # of both seeds
+
+
+@pytest.mark.parametrize("form", ["csv", "json"])
+def test_files_have_means_spreads_counts_and_costs(reported, form):
+    outcomes = [outcome("CoOp", seed, part, value + 2 * seed, train_steps=50, peak_memory_mib=1536)
+                for part, value in (("base", 60), ("new", 40)) for seed in (1, 2)]  # fmt: skip
+    said = reported(outcomes, "--format", form, "--published", "off")
+    if form == "csv":
+        head, line = (row.split(",") for row in said.splitlines())
+        found = dict(zip(head, line, strict=True))
+        assert found["seeds"] == "1; 2"
+    else:
+        (found,) = json.loads(said)["rows"]
+        assert found["seeds"] == [1, 2]
+    wanted = {"base_mean": 63, "base_std": 2**0.5, "base_n": 2, "new_mean": 43, "new_n": 2}
+    wanted |= {"h_mean": 2 * 63 * 43 / 106, "num_params": 10, "train_seconds": 60}
+    wanted |= {"step_seconds": 1.2, "peak_memory_mib": 1536}
+    assert {key: float(found[key]) for key in wanted} == pytest.approx(wanted)
+    of_seeds = [2 * b * n / (b + n) for b, n in ((62, 42), (64, 44))]
+    assert float(found["h_std"]) == pytest.approx((of_seeds[1] - of_seeds[0]) / 2**0.5)
