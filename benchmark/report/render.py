@@ -75,7 +75,10 @@ def as_text(table: Table) -> str:
     first, *others = zip(table.head, *lines, strict=True)
     pieces = [[first]]
     for column in others:
-        widths = [max(map(len, other)) + 2 for other in (*pieces[-1], column)]
+        # tabulate makes a column two wider than its head
+        widths = [
+            2 + max([2 + len(head), *map(len, rest)]) for head, *rest in (*pieces[-1], column)
+        ]
         if sum(widths) - 2 > width:
             pieces.append([first])
         pieces[-1].append(column)

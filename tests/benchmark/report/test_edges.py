@@ -75,6 +75,17 @@ def test_classes_that_are_read_alike_are_counted_after_four(reported):
     assert said.count("a0 = b0") == 1  # of both seeds
 
 
+def test_a_table_is_split_where_it_is_wider_than_a_line(reported):
+    """A line has 120 characters; the first column is repeated."""
+    whole, split = [], []
+    for length in range(26, 33):
+        outcomes = [outcome("A" * length, seed, part, 50.0 + seed, num_params=12)
+                    for part in ("base", "new") for seed in (1, 2)]  # fmt: skip
+        rows = [line for line in reported(outcomes).splitlines() if line.startswith("A" * length)]
+        (whole if len(rows) == 1 else split).append(max(map(len, rows)))
+    assert max(whole) == 120 and split and max(split) < 120
+
+
 @pytest.mark.parametrize("form", ["csv", "json"])
 def test_files_have_means_spreads_counts_and_costs(reported, form):
     outcomes = [outcome("CoOp", seed, part, value + 2 * seed, train_steps=50, peak_memory_mib=1536)
