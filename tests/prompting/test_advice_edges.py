@@ -1,0 +1,306 @@
+"""Edges of the advice: classes that are swapped, the chart, the page, the budget, names of classes.
+
+The fits are short, since their numbers are not tested here.
+"""
+
+import doctest
+import re
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from test_advice import K, answers, clusters, of, short  # noqa: F401 (a fixture)
+
+from trainers.prompting.advice import encode as encoding
+from trainers.prompting.advice import folds as parts
+from trainers.prompting.advice import labels as about
+from trainers.prompting.advice import page as pages
+from trainers.prompting.advice.choice import choose
+from trainers.prompting.advice.fits import Space
+from trainers.prompting.advice.images import Collection, read_collection
+from trainers.prompting.advice.labels import pick_next, suspicious, try_suspicious
+from trainers.prompting.advice.page import candidates, page_of
+from trainers.prompting.advice.statement import Curve, Statement
+from trainers.prompting.errors import UserError
+from trainers.prompting.storage.features import read_features
+
+# ---------------------------------------------------------------------- labels
+
+
+def test_labels_are_swapped_for_the_likeliest_class_that_has_labels(monkeypatch):
+    """Of zero-shot CLIP, besides their own."""
+    space, y = clusters(noise=1.5, each=40)
+    text = space.text.clone()
+    text[K - 1] = space.images.mean(0) * 3  # a class without labels, which is often likeliest
+    space = Space("a CLIP", space.images, text, 30.0)
+    choice = choose([space], np.where(y == K - 1, -1, y))
+    assert choice.best.method == "CLAP" and (space.zero_shot().argmax(1) == K - 1).sum() > 10
+    tried = []
+    monkeypatch.setattr(about, "suspicious", lambda one: tried.append(one) or np.arange(3))
+    try_suspicious(choice, space, np.empty(0, int))
+    by_chance, likeliest = tried[: len(tried) // 2], tried[len(tried) // 2 :]
+    expected = space.zero_shot()[choice.rows][:, : K - 1]
+    expected[np.arange(len(choice.labels)), choice.labels] = -np.inf
+    expected = expected.argmax(1)
+    for one, other in zip(by_chance, likeliest, strict=True):
+        swapped = one.labels != choice.labels
+        assert swapped.sum() == round(0.05 * len(swapped)) and {*one.labels} == {0, 1, 2}
+        assert np.array_equal(swapped, other.labels != choice.labels)
+        assert np.array_equal(other.labels[swapped], expected[swapped])
+    assert not np.array_equal(by_chance[0].labels, by_chance[1].labels)  # by seed
+    assert {*np.concatenate([one.labels[one.labels != choice.labels] for one in by_chance])} == {
+        0, 1, 2
+    }  # fmt: skip
+
+
+def test_a_trial_needs_so_many_swaps_and_the_worse_way_counts(monkeypatch):
+    space, y = clusters(noise=1.5, each=38)
+    choice = choose([space], y)
+    swaps = 2 * 4 * round(0.05 * len(y))
+    monkeypatch.setattr(about, "LEAST_SWAPS", swaps + 1)
+    assert try_suspicious(choice, space, np.empty(0, int)) is None
+    monkeypatch.setattr(about, "LEAST_SWAPS", swaps)
+    calls = []
+
+    def name(one):
+        """Name all swapped labels in the first way, and half of them in the second."""
+        calls.append(one)
+        wrong = np.flatnonzero(one.labels != y[one.rows])
+        return wrong[:: 1 if len(calls) <= 4 else 2]
+
+    monkeypatch.setattr(about, "suspicious", name)
+    assert try_suspicious(choice, space, np.empty(0, int)) == (swaps // 2, 0.5, 1)
+
+
+def test_images_of_classes_with_few_labels_are_not_swapped(monkeypatch):
+    """With four labels of a class they may be."""
+    space, y = clusters(noise=1.5, each=30)
+    counts = [30, 30, 4, 3]
+    rows = np.concatenate([np.flatnonzero(y == k)[:n] for k, n in enumerate(counts)])
+    choice = choose([space], np.where(np.isin(np.arange(len(y)), rows), y, -1))
+    monkeypatch.setattr(about, "SWAPPED", 1.0)
+    tried = []
+    monkeypatch.setattr(about, "suspicious", lambda one: tried.append(one) or np.arange(3))
+    try_suspicious(choice, space, np.empty(0, int))
+    for one in tried[: len(tried) // 2]:
+        assert np.array_equal(one.labels != choice.labels, choice.labels != 3)
+
+
+def test_no_label_looks_wrong_below_two_a_class():
+    logits = np.log([[0.9, 0.1], [0.8, 0.2], [0.7, 0.3], [0.05, 0.95]])
+    for counts, named in (([2, 2], [3]), ([1, 2], [])):  # the median is 1.5
+        assert suspicious(of(logits, [0, 0, 0, 0], counts=counts)).tolist() == named
+
+
+def test_the_classes_with_the_fewest_labels_come_first_and_of_those_the_largest():
+    space, y = clusters(noise=0.2, text_noise=0.05, each=6)
+    keep = np.flatnonzero((y > 0) | (np.arange(len(y)) < 2 * K))  # two of the first, six of others
+    one, of = Space("a CLIP", space.images[keep], space.text, 30.0), y[keep]
+    labels = np.full(len(keep), -1)
+    rows, _ = pick_next(one, labels, 4)
+    assert of[rows].tolist() == [1, 2, 3, 0]
+    labels[np.flatnonzero(of == 2)[0]] = 2
+    rows, _ = pick_next(one, labels, 4)
+    assert of[rows].tolist() == [1, 3, 0, 1]  # one more of 1 than of 2, which has fewer left
+    labels = np.where(of == 2, 2, -1)
+    assert 2 not in of[pick_next(one, labels, 99)[0]]
+
+
+def test_near_copies_are_found_in_parts(monkeypatch):
+    space, y = clusters(noise=2.0)
+    images, y = torch.cat([space.images, space.images[:6] + 0.01]), np.r_[y, y[:6]]
+    one, rows = Space("a", images, space.text, 30.0), np.arange(46)
+    whole = parts.near_pairs([one], rows, rows, y, y)
+    monkeypatch.setattr(parts, "CHUNK", 7)
+    assert np.array_equal(parts.near_pairs([one], rows, rows, y, y), whole)
+    assert {(i, 40 + i) for i in range(6)} <= {*map(tuple, whole.tolist())}
+    others = rows[10:]
+    some = parts.near_pairs([one], rows[:20], others, y[:20], y[10:])
+    expected = {(i, j - 10) for i, j in whole.tolist() if i < 20 and j >= 10}
+    assert {*map(tuple, some.tolist())} == expected
+
+
+# ---------------------------------------------------------------------- the statement
+
+
+@pytest.mark.parametrize("right, said", [(129, True), (130, False)])
+def test_zero_shot_is_named_where_it_is_right_on_more(right, said):
+    text = " ".join(Statement(answers(right, 152)).sentences())
+    assert ("is right on more of these" in text) == said
+
+
+@pytest.mark.parametrize(
+    "each, about_said, silent",
+    [(1.5, False, True), (2, False, False), (3.5, False, False), (4, True, False)],
+)
+def test_what_is_said_at_the_limits_of_labels_a_class(each, about_said, silent):
+    counts = [int(each), int(each + 0.5)] * 2  # the median is between them
+    labels = np.arange(40) % 4
+    text = " ".join(Statement(of(10 * np.eye(4)[labels], labels, counts=counts)).sentences())
+    assert ("about 100%" in text) == about_said
+    assert ("Fewer than two labels a class" in text) == silent
+
+
+# ---------------------------------------------------------------------- the page
+
+
+@pytest.mark.parametrize(
+    "accuracy, floor, labelled",
+    [((0.62, 0.7, 0.85), 0.6, [60, 70, 80, 90, 100]), ((0.5, 0.8, 0.9), 0.5, range(50, 101, 10)),
+     ((0.47, 0.6, 0.9), 0.4, [40, 60, 80, 100]), ((0.93, 0.97, 1.0), 0.9, [90, 100]),
+     ((1.0, 1.0, 1.0), 0.9, [90, 100])],
+)  # fmt: skip
+def test_the_chart_has_a_logarithmic_axis_of_labels(accuracy, floor, labelled):
+    svg = pages._chart(Curve((100, 200, 1600), accuracy))
+    rules = re.findall('<line x1="([^"]*)" x2="([^"]*)" y1="([^"]*)" y2="([^"]*)"/>', svg)
+    levels = {float(y) for *_, y in rules}
+    assert len(rules) == len(levels) == round(10 * (1 - floor)) + 1
+    assert all((x1, x2) == ("42", "380") and y1 == y2 for x1, x2, y1, y2 in rules)
+    percents = re.findall(r'<text x="4" y="([^"]*)">(\d+)%</text>', svg)
+    assert [int(text) for _, text in percents] == [*labelled]
+    bottom, top = 190, 20
+
+    def height(share):
+        return bottom + (top - bottom) * (share - floor) / (1 - floor)
+
+    for y, text in percents:
+        assert float(y) - 4 == pytest.approx(height(int(text) / 100), abs=0.11)
+    tenths = np.arange(round(10 * floor), 11) / 10
+    assert sorted(levels) == pytest.approx(sorted(map(height, tenths)), abs=0.06)
+    circles = [
+        (float(x), float(y)) for x, y in re.findall('<circle cx="([^"]*)" cy="([^"]*)"', svg)
+    ]
+    assert [x for x, _ in circles] == pytest.approx(
+        [62, 134, 350], abs=0.06
+    )  # 1 and 3 of 4 octaves
+    assert [y for _, y in circles] == pytest.approx([height(x) for x in accuracy], abs=0.06)
+    (path,) = re.findall('d="M([^"]*)"', svg)
+    assert [tuple(map(float, point.split())) for point in path.split(" L")] == circles
+    under = re.findall('<text x="([^"]*)" y="212" text-anchor="middle">([^<]*)</text>', svg)
+    assert [text for _, text in under] == ["100", "200", "1,600"]
+    assert [float(x) for x, _ in under] == [x for x, _ in circles]
+    assert 'viewBox="0 0 380 220"' in svg and "with 100 to 1,600 labels" in svg
+
+
+def test_the_page_shows_twelve_pairs_of_twelve_images_and_sixty_labels(monkeypatch):
+    monkeypatch.setattr(pages, "_jpeg", lambda path: "")
+    labels = np.arange(76) % 19
+    said = Statement(of(10 * np.eye(19)[labels], labels, counts=[4] * 19))
+    names = [f"class{k:02}" for k in range(19)]
+    paths = [f"{i:02}.png" for i in range(76)]
+    empty = [""] * 76
+    collection = Collection(Path(), names, paths, labels, empty, empty, empty)
+    pairs = [(k, k + 1, np.arange(13 - k)) for k in range(13)]
+    html = page_of(collection, said, np.arange(61), pairs, {}, [])
+    assert len(re.findall("<h3>", html)) == 12
+    assert "<h3>class00 taken for class01: 13</h3>" in html and "class12 taken for" not in html
+    shown = html.partition("<h3>class00")[2].partition("<h3>")[0]
+    assert [f"{i:02}.png" for i in range(12)] == re.findall("<figcaption>(.*?)</", shown)
+    wrong = html.partition('id="labels"')[2].partition("<h2")[0]
+    texts = re.findall("<figcaption>(.*?)</", wrong)
+    assert texts == [f"{names[k % 19]}, likelier {names[k % 19]}: {k:02}.png" for k in range(60)]
+
+
+def test_an_image_of_the_page_is_at_most_160_pixels_wide(tmp_path):
+    import base64
+    import io
+
+    Image.new("RGB", (400, 200), (9, 99, 199)).save(tmp_path / "a.png")
+    with Image.open(io.BytesIO(base64.b64decode(pages._jpeg(str(tmp_path / "a.png"))))) as image:
+        assert image.size == (160, 80) and image.format == "JPEG"
+        assert np.abs(np.array(image)[40, 80] - (9.0, 99, 199)).max() < 5
+
+
+def test_candidates_have_shares_in_percent():
+    rows = candidates(Statement(answers(147, 152)))
+    assert rows == [("LPPlusPlus on ViT-L/14", "96.7", "91.4", "85.5")]
+    silent = candidates(Statement(answers(147, 152, each=1)))
+    assert silent == [("LPPlusPlus on ViT-L/14", "-", "-", "85.5")]
+
+
+# ---------------------------------------------------------------------- images and features
+
+
+def collection_of(labels, digests="", classes="ab"):
+    n = len(labels)
+    digests = [*digests] or [f"d{i}" for i in range(n)]
+    paths = [f"{i}.png" for i in range(n)]
+    return Collection(Path(), [*classes], paths, np.array(labels), [""] * n, digests, [""] * n)
+
+
+def test_copies_with_two_labels_are_named_in_pairs():
+    one = collection_of([-1, 0, 1, 0, 1, 1], "xxxyyz")
+    assert one.contradictions() == [("1.png", "2.png"), ("3.png", "4.png")]
+    assert collection_of([0, 0, -1, 1], "xxxy").contradictions() == []
+
+
+@pytest.mark.parametrize("most, left_out", [(30.0, False), (29.5, True), (-5.0, True)])
+def test_the_time_of_all_images_is_estimated_from_the_first(monkeypatch, tmp_path, capsys, most,
+                                                            left_out):  # fmt: skip
+    """Two of eight images take 10 s, so that the other six take 30."""
+    clock = [100.0]
+
+    def batches(one, clip_model, paths, size):
+        order = [*paths]
+        for start in range(0, len(order), size):
+            clock[0] += 10
+            one.rows |= {
+                x: torch.full((128,), 1 + float(x[1:])) for x in order[start : start + size]
+            }
+            yield len(order[start : start + size])
+
+    monkeypatch.setattr(encoding, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    monkeypatch.setattr(encoding, "_encode_images", batches)
+    one = collection_of([0, -1, 1, -1, 0, 1, 1, 0])
+    call = "emoji", one, tmp_path, torch.device("cpu")
+    if left_out:
+        left = f"{max(0.0, most):.0f} s"
+        said = f"8 images would take 30 s, and --budget leaves {left}"
+        with pytest.raises(UserError, match=f"^{said}$"):
+            encoding.encode(*call, 2, most)
+        assert len(encoding.encode(*call, 8, 0.0).rows) == 8  # at once: there is none left to wait
+        return
+    done = encoding.encode(*call, 2, most)
+    assert "emoji: 8 images in about 30 s" in capsys.readouterr().out and len(done.rows) == 8
+    kept = read_features(done.file)
+    assert kept.split["train"] == [0, 2, 4, 5, 6, 7] and not kept.split["test"]
+    assert [kept.label[i] for i in kept.split["train"]] == [0, 1, 0, 1, 1, 0]
+    assert kept.image[:, 0].tolist() == [*range(1, 9)] and kept.images == one.digests
+
+
+def test_durations_in_words():
+    run = doctest.testmod(encoding, optionflags=doctest.ELLIPSIS)
+    assert run.attempted and not run.failed
+    assert [encoding.duration(x) for x in (89, 90, 120, 1000)] == ["89 s", "2 min", "2 min",
+                                                                   "17 min"]  # fmt: skip
+
+
+@pytest.fixture
+def folders(tmp_path):
+    """Return a folder with two class folders, each with an image."""
+    for name in ("cat", "dog_a"):
+        (tmp_path / name).mkdir()
+        Image.new("RGB", (8, 8), {"cat": "red"}.get(name, "blue")).save(tmp_path / name / "a.png")
+    return tmp_path
+
+
+def test_names_of_classes_may_repeat_those_of_folders(folders):
+    one = read_collection(folders, ["dog a", "owl", "cat"])
+    assert one.classnames == ["cat", "dog a", "owl"] and one.labels.tolist() == [0, 1]
+
+
+@pytest.mark.parametrize(
+    "folder, names, said",
+    [
+        ("Cat", [], "the folder 'cat' ('cat') and the folder 'Cat' ('Cat') seem to name one class"),
+        ("owl", ["Cat"], "the folder 'cat' ('cat') and --classnames ('Cat') seem to name one"),
+        ("dog a", [], "the folder 'dog_a' ('dog a') and the folder 'dog a' ('dog a') seem to name"),
+    ],
+)
+def test_two_names_of_one_class_are_refused(folders, folder, names, said):
+    (folders / folder).mkdir()
+    with pytest.raises(UserError, match=f"^{re.escape(said)}"):
+        read_collection(folders, names)
