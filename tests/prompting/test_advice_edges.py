@@ -109,6 +109,13 @@ def test_the_classes_with_the_fewest_labels_come_first_and_of_those_the_largest(
     assert 2 not in of[pick_next(one, labels, 99)[0]]
 
 
+def test_a_hundred_classes_are_left_out_in_turn():
+    """Of 102, drawn by chance; each has one image."""
+    space, y = clusters(each=1, classes=102)
+    found = about.calibration(of(10 * np.eye(102)[y], y), space)
+    assert len(found.strangers) == 100 and (found.strangers.diff() >= 0).all()
+
+
 def test_near_copies_are_found_in_parts(monkeypatch):
     space, y = clusters(noise=2.0)
     images, y = torch.cat([space.images, space.images[:6] + 0.01]), np.r_[y, y[:6]]
