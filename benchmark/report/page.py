@@ -63,7 +63,8 @@ def _picture(figure: Figure, sentence: str, photos: bool) -> Picture:
         figure.supxlabel("")
     figure.set_facecolor("none")  # the page's colour, also in the dark
     for axes in figure.axes:
-        axes.set_facecolor("none")
+        for part in (axes, *axes.child_axes):
+            part.set_facecolor("none")
     data = base64.b64encode(encode_figure(figure, "svg")).decode()
     width = figure.get_figwidth()
     least = int(96 * width * (0.65 if width <= WIDTH else 0.9))
