@@ -1,11 +1,13 @@
 """What `report --plots` draws: sizes of figures, the lines and bars in them, and their labels."""
 
+import base64
+import re
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from matplotlib.colors import to_hex
-from outcomes import few_shot, transfer
+from outcomes import few_shot, outcome, transfer
 
 from trainers.prompting.record.predictions import write_predictions
 
@@ -121,3 +123,94 @@ def test_methods_below_each_other_stay_in_the_row_of_their_data_set(drawn, numbe
     between = [line.get_ydata()[0] for line in axis.lines if len({*line.get_ydata()}) == 1
                and list(line.get_xdata()) == [0, 1]]  # fmt: skip
     assert between == [y - 0.5 for y in rows.values()]
+
+
+def shots_of(names, sets=1, values=(50.0, 52.0)):
+    """Return few-shot outcomes of methods with one shot and two."""
+    datasets = ["dtd", "eurosat", "ucf101"][:sets]
+    return [one for name in names for dataset in datasets for shots in (1, 2)
+            for one in few_shot(name, shots, values, dataset)]  # fmt: skip
+
+
+LONG = [f"{letter * 10}" for letter in "ABCDE"]  # 4 in a line
+LONGER = [f"{letter * 12}" for letter in "ABCDE"]  # 3
+
+
+@pytest.mark.parametrize(
+    "names, sets, grid, height, legend",
+    [(METHODS[:1], 1, (1, 1), 3.2 + 0.2 + 0.4, 0), (METHODS[:2], 1, (1, 1), 3.2 + 0.2 + 0.4, 2),
+     (METHODS[:5], 1, (1, 1), 3.2 + 0.4 + 0.4, 4), (LONG, 1, (1, 1), 3.2 + 0.4 + 0.4, 4),
+     (LONGER, 1, (1, 1), 3.2 + 0.4 + 0.4, 3), (["A" * 80, "B"], 1, (1, 1), 3.2 + 0.4 + 0.4, 1),
+     (METHODS[:2], 2, (2, 2), 2 * 2.3 + 0.2 + 0.4, 2), (METHODS[:1], 3, (2, 2), 2 * 2.3 + 0.6, 0)],
+)  # fmt: skip
+def test_a_plot_grows_with_its_panels_and_its_legend(drawn, names, sets, grid, height, legend):
+    figure = drawn(shots_of(names, sets))["few_shot"]
+    assert figure.get_size_inches().tolist() == pytest.approx([5.2, height])
+    assert figure.axes[0].get_gridspec().get_geometry() == grid
+    assert len(figure.axes) == sets + (sets > 1)
+    legends = figure.legends
+    assert (legends[0]._ncols if legends else 0) == legend
+    if sets == 1:
+        alone = f"{names[0]}: DTD" if len(names) == 1 else "DTD"
+        assert figure.axes[0].get_title() == alone
+
+
+def test_two_panels_stand_side_by_side(drawn):
+    outcomes = []
+    for shots in (1, 16):
+        for noise in (0, 0.5):
+            config = f"emoji+DATASET.LABEL_NOISE={noise}"
+            outcomes += few_shot("CoOp", shots, (50.0,), config=config)
+    figure = drawn(outcomes)["few_shot_label_noise"]
+    assert figure.axes[0].get_gridspec().get_geometry() == (1, 2)
+    assert figure.get_size_inches().tolist() == pytest.approx([5.2, 2.6 + 0.2 + 0.4])
+
+
+def test_targets_have_room_for_their_methods(drawn):
+    for number in (1, 3):
+        found = {"imagenet": 70, "dtd": 40, "fgvc_aircraft": 20}
+        outcomes = [one for name in METHODS[:number] for one in transfer(name, "imagenet", found)]
+        outcomes += [one for name in METHODS[:number] for one in transfer(name, "dtd", found)]
+        figure = drawn(outcomes)["cross_dataset"]
+        height = 2 * (0.6 + 4 * (0.16 + 0.065 * number)) + 0.2 + 0.4  # of two sources
+        assert figure.get_size_inches().tolist() == pytest.approx([5.2, height])
+        assert figure.axes[0].get_gridspec().get_geometry() == (2, 1)
+
+
+def test_the_star_of_zero_shot_is_large_and_level_with_a_line(drawn):
+    outcomes = few_shot("ZeroshotCLIP", 0, (40.0,)) + shots_of(["CoOp"])
+    (axis,) = drawn(outcomes)["few_shot"].axes
+    of_markers = {line.get_marker(): line for line in axis.lines if len(line.get_xdata())}
+    assert of_markers["*"].get_markersize() == 8 and of_markers["X"].get_markersize() == 4.5
+    assert of_markers["*"].get_xydata().tolist() == [[0, 40]]
+    (level,) = [line for line in axis.lines if line.get_linestyle() == ":"]
+    assert {*level.get_ydata()} == {40} and level.get_color() == of_markers["*"].get_color()
+    bars = [bar for bar in axis.collections if bar.get_segments()]
+    (bars,) = bars  # of CoOp alone
+    segments = np.array(bars.get_segments())
+    assert segments[:, :, 0].tolist() == [[1, 1], [2, 2]]
+    assert segments[:, :, 1].tolist()[0] == pytest.approx([51 - 2**0.5, 51 + 2**0.5])
+
+
+def test_a_plane_has_bars_both_ways(drawn):
+    parts = (("base", 60, 2), ("new", 40, 4))
+    outcomes = [outcome("CoOp", seed, part, value + rise * seed)
+                for part, value, rise in parts for seed in (1, 2)]  # fmt: skip
+    (axis,) = drawn(outcomes)["base2new"].axes
+    across, up = (np.array(bar.get_segments())[0] for bar in axis.collections[:2])
+    half = 2**0.5
+    assert across.tolist() == [pytest.approx([63 - half, 46]), pytest.approx([63 + half, 46])]
+    assert up.tolist() == [pytest.approx([63, 46 - 2 * half]), pytest.approx([63, 46 + 2 * half])]
+
+
+def test_figures_of_the_page_are_clear_and_have_no_title_of_their_own(predicted, reported):
+    """Their sentences have it; wide ones shrink less."""
+    outcomes = [predicted(name, [0, 1], [0, 0]) for name in METHODS[:3]]
+    html = reported(outcomes, "--format", "html", "--metrics")
+    pictures = re.findall(r'min-width: (\d+)px" src="data:image/svg\+xml;base64,(.*?)"', html)
+    assert [int(least) for least, _ in pictures] == [int(96 * 5.2 * 0.65), int(96 * 7.2 * 0.9)]
+    for _, data in pictures:
+        svg = base64.b64decode(data).decode()
+        assert "fill: #ffffff" not in svg
+        assert "<!-- Few-shot" not in svg and "<!-- Bars" not in svg
+    assert "<!-- CoOp -->" in svg and "Bars: accuracy in each bin of confidence" in html
