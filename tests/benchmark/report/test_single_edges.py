@@ -1,0 +1,159 @@
+"""What `report RUN` and the tables say of single runs, memory, gains and predictions at limits."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+from outcomes import few_shot
+
+from benchmark.__main__ import main
+from trainers.prompting.record.predictions import write_predictions
+
+
+@pytest.fixture
+def facts(tmp_path, capsys):
+    """Return a function that writes a record, and returns what `report` says of it by its names."""
+
+    def facts(**more):
+        (one,) = few_shot("ALIGN", 4, (60.0,))
+        record = one.result | {"trainer": "ALIGN", "dataset": "DTD", "seed": 1, "shots": 4}
+        kept = {key: value for key, value in (record | more).items() if value is not None}
+        (tmp_path / "results.json").write_text(json.dumps(kept))
+        assert main(["report", str(tmp_path)]) == 0
+        first, *lines = capsys.readouterr().out.splitlines()
+        pairs = [re.split("  +", line.strip(), maxsplit=1) for line in lines]
+        return dict(pair for pair in pairs if len(pair) == 2) | {"": first}
+
+    return facts
+
+
+@pytest.mark.parametrize(
+    "record, name, said",
+    [
+        ({"temperature": 1.0}, "Temperature", "1.00"),
+        ({"temperature": 0.9994}, "Temperature", "0.999"),
+        ({"shots": 0}, "Shots", "all training images"),
+        ({"shots": -1}, "Shots", "all training images"),
+        ({"shots": 1}, "Shots", "1"),
+        ({"training_images": {"least": 4, "most": 4}}, "Shots", "4"),
+        ({"peak_memory_mib": 1024}, "Peak memory", "1.0 GiB"),
+        ({"peak_memory_mib": 1023}, "Peak memory", "1023 MiB"),
+        ({"num_params": 12345}, "Trained parameters", "12,345"),
+        ({"train_seconds": 90.0, "train_steps": 60}, "Step", "1.500 s"),
+        ({"train_seconds": 1234.5}, "Training", "1,234 s"),
+        ({"calibration_error": 4.125}, "ECE (%)", "4.12"),
+    ],
+)
+def test_facts_of_a_run(facts, record, name, said):
+    assert facts(**record)[name] == said
+
+
+def test_facts_that_a_record_lacks_are_left_out(facts):
+    shown = facts(train_seconds=None, shots=None, num_params=None)
+    assert {"Shots", "Training", "Step", "Temperature", "Trained parameters"}.isdisjoint(shown)
+
+
+@pytest.mark.parametrize(
+    "record, said",
+    [
+        ({}, "ALIGN on DTD, seed 1: 60.00% of images are right."),
+        ({"num_classes": 3}, "60.00% of images are right; chance is 33.3%."),
+        ({"num_test": 1000}, "60.00% of 1,000 images are right."),
+        ({"num_test": 999}, "60.00% of 999 images are right [56.9, 63.0]."),
+        ({"zero_shot_accuracy": 0.0}, "are right; zero-shot CLIP has 0.00."),
+        ({"subsample_classes": "new"}, "ALIGN on DTD, new classes, seed 1: 60.00%"),
+    ],
+)
+def test_the_first_sentence_of_a_run(facts, record, said):
+    assert said in facts(**record)[""]
+
+
+def test_classes_of_a_run_are_in_the_order_of_their_accuracies(tmp_path, capsys):
+    (one,) = few_shot("ALIGN", 4, (60.0,))
+    record = one.result | {"trainer": "ALIGN", "dataset": "DTD", "seed": 1, "shots": 4}
+    record["per_class_accuracy"] = {"b": 70.0, "d": 50.0, "a": 70.0, "c": 60.0}
+    (tmp_path / "results.json").write_text(json.dumps(record))
+    assert main(["report", str(tmp_path)]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert [line for line in lines if line[:1] and line[0] in "abcd"] == [
+        ["d", "50.00"], ["c", "60.00"], ["b", "70.00"], ["a", "70.00"]
+    ]  # fmt: skip
+
+
+def cells(text, name):
+    """Return the cells of the line of a table in text."""
+    (line,) = (line for line in text.splitlines() if line.startswith(f"{name}  "))
+    return re.split("  +", line.strip())[1:]
+
+
+def test_gains_name_the_first_of_the_worst_data_sets_and_no_minus_zero(reported):
+    accuracies = {"ZeroshotCLIP": (40.0, 50.0, 60.0), "CoOp": (45.0, 49.996, 59.999),
+                  "ALIGN": (39.0, 49.0, 61.0), "MaPLe": (42.0, None, 63.0)}  # fmt: skip
+    outcomes = [one for name, values in accuracies.items()
+                for dataset, value in zip(("dtd", "eurosat", "ucf101"), values, strict=True)
+                for one in few_shot(name, 0 if name == "ZeroshotCLIP" else 4, (value,), dataset)
+                if value is not None]  # fmt: skip
+    said = reported(outcomes, "--gains")
+    assert cells(said, "Method")[:4] == ["Average", "Gain", "Worst gain", "on"]
+    datasets = cells(said, "Method")[4:]
+    assert datasets == ["DTD", "EuroSAT", "UCF101"]
+    assert cells(said, "ZeroshotCLIP") == ["50.00", *["-"] * 6]
+    assert cells(said, "CoOp") == ["51.66", "+1.66", "+0.00", "EuroSAT", "+5.00", "+0.00", "+0.00"]
+    assert cells(said, "ALIGN") == ["49.67", "-0.33", "-1.00", "DTD", "-1.00", "-1.00", "+1.00"]
+    average, *others = cells(said, "MaPLe")
+    assert average.endswith("(2 of 3)") and others == ["-", "+2.00", "DTD", "+2.00", "-", "+3.00"]
+    records = json.loads(reported(outcomes, "--gains", "--format", "json"))["gains"]
+    of_coop = {x["dataset"]: x for x in records if x["method"] == "CoOp"}
+    assert {name for name, x in of_coop.items() if x["worst"]} == {"eurosat"}
+    assert of_coop["dtd"]["gain"] == pytest.approx(5) and of_coop["dtd"]["accuracy"] == 45
+    alone = [one for one in outcomes if one.run.dataset == "dtd"]
+    assert "only one data set" in reported(alone, "--gains", status=2)
+    without = [one for one in outcomes if one.run.trainer != "ZeroshotCLIP"]
+    assert "no finished run of ZeroshotCLIP" in reported(without, "--gains", status=2)
+
+
+@pytest.mark.parametrize("change, used", [({}, True), ({"num_classes": 3}, True),
+                                          ({"num_classes": 2}, False), ({"accuracy": 75.009}, True),
+                                          ({"accuracy": 75.011}, False)])  # fmt: skip
+def test_predictions_are_used_where_they_match_their_record(answered, reported, change, used):
+    outcomes = [answered(name, seed, "all", right, protocol="few_shot")
+                for name, right in (("ALIGN", 30), ("CoOp", 20)) for seed in (1, 2)]  # fmt: skip
+    outcomes[0].result.update(change)
+    said = reported(outcomes, "--compare", "ALIGN")
+    where = "ALIGN, emoji, 16 shots, Accuracy"
+    refused = f"{where}: predictions that do not match results.json; repeat the run [seed 1]"
+    assert (refused in said) == (f"{where}: 1 of 2 seeds" in said) == (not used)
+
+
+def test_differences_of_one_image_in_forty_and_their_words(answered, reported):
+    outcomes = [answered(name, seed, "all", right, protocol="few_shot")
+                for name, right in (("ALIGN", 30), ("CoOp", 29), ("VPT", 30), ("TCP", 24))
+                for seed in (1, 2, 3)]  # fmt: skip
+    said = reported(outcomes, "--compare", "ALIGN")
+    assert cells(said, "VPT") == ["equal"]
+    assert cells(said, "CoOp")[0].startswith("+2.50 [")
+    assert cells(said, "CoOp")[0].endswith("] (1 images differ)")
+    assert re.fullmatch(r"\+15.00 \[.*\] p 0.0\d\d", cells(said, "TCP")[0])
+    first = json.loads(reported(outcomes, "--compare", "ALIGN", "--format", "json"))
+    by_name = {x["other"]: x for x in first["comparisons"]}
+    # those without p are comparisons, too
+    assert by_name["TCP"]["p_holm"] == pytest.approx(3 * by_name["TCP"]["p"])
+    assert by_name["CoOp"]["p"] is None and by_name["CoOp"]["p_holm"] is None
+    assert by_name["CoOp"]["differing"] == 1 and by_name["TCP"]["seeds"] == [1, 2, 3]
+
+
+def test_reliability_with_other_bins(tmp_path, reported):
+    """Three images at 0.6, of which two are right, and one at 0.9: in 2 bins one error."""
+    (one,) = few_shot("ALIGN", 16, (75.0,), calibration_error=1.0)
+    folder = tmp_path / one.run.folder
+    folder.mkdir(parents=True)
+    said = np.array([0, 0, 1, 0])
+    columns = {"image": [*"abcd"], "label": np.zeros(4, int), "prediction": said}
+    columns |= {"top": said[:, None], "probability": np.array([[0.6], [0.6], [0.6], [0.9]])}
+    write_predictions(folder, columns | {"label_log_probability": np.zeros(4)})
+    by_bins = {bins: reported([one], "--metrics", "--bins", bins) for bins in ("1", "2", "5")}
+    assert "ECE is the expected calibration error, in 5 bins" in by_bins["5"]
+    shown = {bins: cells(text, "ALIGN")[2] for bins, text in by_bins.items()}
+    apart = (3 * abs(2 / 3 - 0.6) + 0.1) / 4
+    assert shown == {"1": "7.50", "2": "7.50", "5": f"{100 * apart:.2f}"}
