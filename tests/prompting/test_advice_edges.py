@@ -4,6 +4,7 @@ The fits are short, since their numbers are not tested here.
 """
 
 import doctest
+import json
 import re
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,10 +21,11 @@ from trainers.prompting.advice import labels as about
 from trainers.prompting.advice import page as pages
 from trainers.prompting.advice.choice import choose
 from trainers.prompting.advice.fits import Space
-from trainers.prompting.advice.images import Collection, read_collection
+from trainers.prompting.advice.images import Collection, read_collection, read_labels
 from trainers.prompting.advice.labels import pick_next, suspicious, try_suspicious
 from trainers.prompting.advice.page import candidates, page_of
 from trainers.prompting.advice.statement import Curve, Statement
+from trainers.prompting.advice.steps import next_steps
 from trainers.prompting.errors import UserError
 from trainers.prompting.storage.features import read_features
 
@@ -149,6 +151,32 @@ def test_what_is_said_at_the_limits_of_labels_a_class(each, about_said, silent):
     text = " ".join(Statement(of(10 * np.eye(4)[labels], labels, counts=counts)).sentences())
     assert ("about 100%" in text) == about_said
     assert ("Fewer than two labels a class" in text) == silent
+
+
+@pytest.mark.parametrize(
+    "low, purpose",
+    [(1.0, "to sort or count images without"), (0.95, "to sort or count images without"),
+     (0.9499, "to sort images that someone looks"), (0.8, "to sort images that someone looks"),
+     (0.7999, "to find examples"), (0.0, "to find examples")],
+)  # fmt: skip
+def test_for_what_an_accuracy_is_enough(low, purpose):
+    y = np.arange(4) % 2
+    told = SimpleNamespace(silent="", accuracy=(1.0, low), choice=of(np.eye(2)[y], y))
+    (line,) = next_steps(told, ["a", "b"], "")
+    assert line.startswith(f"Of 100 such images, up to {100 - int(100 * low)} get a wrong class: ")
+    assert f"enough {purpose}" in line
+
+
+def test_five_classes_are_named_first_those_without_labels():
+    y = np.repeat(np.arange(7), [0, 10, 4, 4, 4, 0, 5])
+    wrong = {1: 5, 2: 1, 3: 2, 4: 3, 6: 0}
+    said = y.copy()
+    for k, number in wrong.items():
+        said[np.flatnonzero(y == k)[:number]] = 0
+    told = SimpleNamespace(silent="", accuracy=(1.0, 0.9), choice=of(np.eye(7)[said], y))
+    *_, line = next_steps(told, [*"abcdefg"], "advise")
+    shares = "e (3 of 4 wrong), b (5 of 10 wrong), d (2 of 4 wrong)"
+    assert line.endswith(f"first of these classes: a (0 labels), f (0 labels), {shares}.")
 
 
 # ---------------------------------------------------------------------- the page
@@ -283,6 +311,47 @@ def test_durations_in_words():
     assert run.attempted and not run.failed
     assert [encoding.duration(x) for x in (89, 90, 120, 1000)] == ["89 s", "2 min", "2 min",
                                                                    "17 min"]  # fmt: skip
+
+
+@pytest.fixture
+def by_hand(tmp_path):
+    """Return a function that reads labels by hand, given by the names of images, and picks.
+
+    Two images are in class folders, and of four without labels two are copies.
+    """
+    root, out = tmp_path / "images", tmp_path / "out"
+    places = ["cat/a", "dog/b", "unlabelled/c", "unlabelled/d", "unlabelled/e", "unlabelled/f"]
+    colours = dict(zip("abcdef", (1, 2, 3, 3, 4, 5), strict=True))
+    for place in places:
+        (root / place).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8), (50 * colours[place[-1]], 0, 0)).save(root / f"{place}.png")
+    out.mkdir()
+
+    def by_hand(labels, picks=()):
+        collection = read_collection(root)
+        digest = {Path(x).stem: sha for x, sha in zip(collection.names, collection.digests)}  # noqa: B905
+        lines = [f"x.png,{label},{digest[name]}" for name, label in labels]
+        (out / "labels.csv").write_text("\n".join(["path,label,digest", *lines, ""]))
+        (out / "picked.json").write_text(json.dumps({digest[x]: text for x, text in picks}))
+        read = read_labels(collection, out)
+        names = [Path(x).stem for x in read.names]
+        return dict(zip(names, zip(read.labels.tolist(), read.picked, strict=True), strict=True))
+
+    return by_hand
+
+
+def test_how_images_with_labels_by_hand_were_picked(by_hand):
+    """Those in class folders came by chance, also if they are in the table."""
+    labels = [("a", "cat"), ("b", "dog"), ("c", "dog"), ("e", "cat")]
+    found = by_hand(labels, [("c", "clusters 2"), ("f", "margin 1")])
+    assert found == {"a": (0, ""), "b": (1, ""), "c": (1, "clusters 2"), "d": (1, "clusters 2"),
+                     "e": (0, "unknown"), "f": (-1, "margin 1")}  # fmt: skip
+
+
+def test_images_of_none_of_the_classes_are_left_out_with_their_copies(by_hand, capsys):
+    found = by_hand([("d", "none of these"), ("e", "dog"), ("e", "cat")])
+    assert found.keys() == {"a", "b", "e", "f"} and found["e"][0] == 0  # the last line counts
+    assert "1 images are none of these, and are left out" in capsys.readouterr().out
 
 
 @pytest.fixture
