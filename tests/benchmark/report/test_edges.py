@@ -104,3 +104,67 @@ def test_files_have_means_spreads_counts_and_costs(reported, form):
     assert {key: float(found[key]) for key in wanted} == pytest.approx(wanted)
     of_seeds = [2 * b * n / (b + n) for b, n in ((62, 42), (64, 44))]
     assert float(found["h_std"]) == pytest.approx((of_seeds[1] - of_seeds[0]) / 2**0.5)
+
+
+def test_four_rivals_and_zero_shot_clip_are_named(answered, reported):
+    """p counts all other lines: 0.012 for each is too much for one of six, not for one of two."""
+    names = ["CoOp", "VPT", "MaPLe", "TCP", "UPT"]
+    outcomes = [answered(name, seed, "all", right, protocol="few_shot")
+                for name, right in [("ALIGN", 30), *((name, 24) for name in names)]
+                for seed in (1, 2, 3)]  # fmt: skip
+    zero = answered("ZeroshotCLIP", 1, "all", 10, protocol="few_shot", shots=0, num_params=0)
+    first, *_ = reported([*outcomes, zero]).splitlines()
+    level = "not told apart from CoOp (60.0), VPT (60.0), MaPLe (60.0) and UPT (60.0). Zero-shot"
+    assert f"ALIGN has the highest accuracy, 75.0; {level} CLIP has 25.0, 50.0 [" in first
+    assert first.endswith("] lower.") and "above" not in first
+    first, *_ = reported([*outcomes[:6], zero]).splitlines()
+    assert "75.0; 15.0 [3.4, 26.6] above CoOp (60.0). Zero-shot CLIP has 25.0, 50.0 [" in first
+
+
+def test_four_rivals_under_attack_are_named(reported):
+    outcomes = []
+    for i, name in enumerate(["ALIGN", "CoOp", "VPT", "MaPLe", "TCP", "UPT"]):
+        facts = {"text": "pgd 4/255, 100 steps of 0.25, 64 images"}
+        outcomes += few_shot(name, 4, (60.0,), attack=facts, robust_accuracy=40.0 - i)
+    first, *_ = reported(outcomes).splitlines()
+    assert "ALIGN has the highest robust accuracy, 40.0, before CoOp (39.0), VPT (38.0), " in first
+    assert first.endswith("MaPLe (37.0) and TCP (36.0); no difference is tested.")
+
+
+def test_tables_and_lines_are_in_the_order_of_papers(reported):
+    """Known data sets first, those of the repository last; settings by their numbers."""
+    outcomes = [one for name in ("emoji", "aaa", "ucf101", "dtd", "zzz") for shots in (16, 4)
+                for one in few_shot("CoOp", shots, (50.0,), name)]  # fmt: skip
+    said = reported(outcomes, "--published", "off")
+    titles = re.findall(r"^Few-shot on (\w+):", said, re.MULTILINE)
+    assert titles == ["DTD", "UCF101", "aaa", "zzz", "emoji"]
+    assert re.search(r"\nMethod +4 shots +16 shots\n", said)
+    assert [record["shots"] for record in json.loads(reported(outcomes, "--format", "json"))["rows"]
+            ][:2] == [4, 16]  # fmt: skip
+    configs = ["emoji"] + [f"emoji+TRAINER.ALIGN.BETA={beta}" for beta in (2, 0.5, 10)]
+    outcomes = [outcome("ALIGN", 1, part, 50.0, config=config)
+                for config in configs for part in ("base", "new")]  # fmt: skip
+    outcomes += [outcome("CoOp", 1, part, 50.0) for part in ("base", "new")]
+    names = re.findall(r"^((?:ALIGN|CoOp)\S*(?: BETA \S+)?)  ", reported(outcomes), re.MULTILINE)
+    assert names == ["CoOp", "ALIGN", "ALIGN, BETA 0.5", "ALIGN, BETA 2", "ALIGN, BETA 10"]
+
+
+def test_lines_are_named_by_the_facts_in_which_they_differ(reported):
+    """Hashes are shortened; what all share is not said."""
+    outcomes = []
+    for name, value in (("one", "0123456789abcdef" * 4), ("two", "f" * 64)):
+        more = {"config": f"emoji+TRAINER.CTX={name}", "data_fingerprint": value, "num_test": 8}
+        outcomes += few_shot("CoOp", 4, (50.0,), **more)
+    said = reported(outcomes)
+    assert "CTX one, images 0123456789ab  " in said and "CTX two, images ffffffffffff  " in said
+    assert "test images" not in said.partition("\nMethod")[2].partition("\nOne seed")[0]
+
+
+def test_seeds_with_equal_losses_are_named(reported):
+    outcomes = few_shot("CoOp", 4, (50.0, 51.0, 52.0), losses=[1.0, 0.5])
+    outcomes[2].result["losses"] = [1.0, 0.4]
+    assert "as of one training: CoOp (seeds 1 2)." in reported(outcomes)
+    outcomes[1].result["losses"] = [1.0, 0.3]
+    assert "as of one training" not in reported(outcomes)
+    without = few_shot("CoOp", 4, (50.0, 51.0))  # of which nothing is known
+    assert "as of one training" not in reported(without)
