@@ -132,6 +132,22 @@ def test_near_copies_are_found_in_parts(monkeypatch):
     assert {*map(tuple, some.tolist())} == expected
 
 
+@pytest.mark.parametrize("alpha", [0.5, 1.0, 40.0])
+def test_one_weight_of_gda_is_that_of_a_fit_with_it(alpha):
+    space, y = clusters(noise=1.5)
+    rows, others = np.arange(20), np.arange(20, 40)
+    fitted = space.fit("GDA", rows, y[:20], ALPHA=alpha)
+    with torch.no_grad():
+        expected = fitted(space.images[others]).numpy()
+    near = {"rel": 1e-4, "abs": 1e-4 * float(abs(expected).max())}
+    alone = space.logits("GDA", rows, y[:20], others, ALPHA=alpha)
+    assert alone == pytest.approx(expected, **near)
+    nodes = [{"ALPHA": 7.0}, {"ALPHA": alpha}]
+    assert space.logits_with(nodes, "GDA", rows, y[:20], others)[1] == pytest.approx(
+        expected, **near
+    )
+
+
 # ---------------------------------------------------------------------- the statement
 
 
