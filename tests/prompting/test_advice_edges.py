@@ -19,15 +19,16 @@ from trainers.prompting.advice import encode as encoding
 from trainers.prompting.advice import folds as parts
 from trainers.prompting.advice import labels as about
 from trainers.prompting.advice import page as pages
-from trainers.prompting.advice.choice import choose
+from trainers.prompting.advice.choice import calibrate, choose
 from trainers.prompting.advice.fits import Space
 from trainers.prompting.advice.images import Collection, read_collection, read_labels
 from trainers.prompting.advice.labels import pick_next, suspicious, try_suspicious
 from trainers.prompting.advice.page import candidates, page_of
 from trainers.prompting.advice.statement import Curve, Statement
 from trainers.prompting.advice.steps import next_steps
+from trainers.prompting.backbones import weights_sha256
 from trainers.prompting.errors import UserError
-from trainers.prompting.storage.features import read_features
+from trainers.prompting.storage.features import read_features, write_features
 
 # ---------------------------------------------------------------------- labels
 
@@ -320,6 +321,46 @@ def test_the_time_of_all_images_is_estimated_from_the_first(monkeypatch, tmp_pat
     assert kept.split["train"] == [0, 2, 4, 5, 6, 7] and not kept.split["test"]
     assert [kept.label[i] for i in kept.split["train"]] == [0, 1, 0, 1, 1, 0]
     assert kept.image[:, 0].tolist() == [*range(1, 9)] and kept.images == one.digests
+
+
+def stored(file, images, number=7.0, **header):
+    """Write a file of features of the embedded CLIP, such as a call has left."""
+    kept = {"classnames": ["a", "b"], "split": {"train": [], "val": [], "test": []}}
+    kept |= {"images": images, "logit_scale": 20.0, "normalised": False, "clip": "emoji"}
+    kept |= {"template": encoding.TEMPLATE, "dataset": "ImageFolder"}
+    kept |= {"made_of": weights_sha256("emoji") or ""} | header
+    n = len(images)
+    tensors = {"image": torch.full((n, 128), number), "label": torch.zeros(n, dtype=torch.long)}
+    write_features(file, tensors | {f"text/{kept['template']}": torch.eye(2, 128)}, kept)
+
+
+@pytest.mark.parametrize(
+    "header, used",
+    [({}, True), ({"made_of": "0" * 64}, False), ({"template": "a drawing of a {}."}, False)],
+    ids=["the same", "other weights", "another sentence"],
+)
+def test_features_of_other_weights_or_sentences_are_computed_again(monkeypatch, tmp_path, header,
+                                                                   used):  # fmt: skip
+    asked = []
+
+    def encode_images(one, clip_model, paths, size):
+        asked.extend(paths)
+        one.rows |= {x: torch.ones(128) for x in paths}
+        yield len(paths)
+
+    monkeypatch.setattr(encoding, "_encode_images", encode_images)
+    stored(tmp_path / "emoji.safetensors", ["d0", "d2", "gone"], **header)
+    collection = collection_of([0, -1, 1])
+    one = encoding.encode("emoji", collection, tmp_path, torch.device("cpu"), 8, 1e9)
+    assert asked == (["d1"] if used else ["d0", "d1", "d2"])
+    space = one.space(collection)
+    assert space.images[:, 0].tolist() == ([7, 1, 7] if used else [1, 1, 1])
+
+
+def test_temperatures_at_their_bounds():
+    y = np.arange(8) % 4
+    assert calibrate(0.01 * np.eye(4)[y], y)[0] == pytest.approx(0.05, rel=1e-3)
+    assert calibrate(1e7 * np.eye(4)[(y + 1) % 4], y)[0] == pytest.approx(1e6, rel=1e-3)
 
 
 def test_durations_in_words():
