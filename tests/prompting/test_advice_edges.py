@@ -5,6 +5,7 @@ The fits are short, since their numbers are not tested here.
 
 import doctest
 import json
+import math
 import re
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,6 +17,7 @@ from PIL import Image
 from test_advice import K, answers, clusters, of, short  # noqa: F401 (a fixture)
 
 from trainers.prompting.advice import encode as encoding
+from trainers.prompting.advice import fits
 from trainers.prompting.advice import folds as parts
 from trainers.prompting.advice import labels as about
 from trainers.prompting.advice import page as pages
@@ -29,6 +31,7 @@ from trainers.prompting.advice.steps import next_steps
 from trainers.prompting.backbones import weights_sha256
 from trainers.prompting.errors import UserError
 from trainers.prompting.storage.features import read_features, write_features
+from trainers.prompting.trainer.config import build_method
 
 # ---------------------------------------------------------------------- labels
 
@@ -147,6 +150,26 @@ def test_one_weight_of_gda_is_that_of_a_fit_with_it(alpha):
     assert space.logits_with(nodes, "GDA", rows, y[:20], others)[1] == pytest.approx(
         expected, **near
     )
+
+
+def test_clap_is_trained_by_the_published_schedule():
+    """In a plain loop: SGD at 0.1 with momentum 0.9, 1e-5 in the first of 300 epochs, a cosine."""
+    space, y = clusters(noise=1.5, each=4)
+    fitted = space.fit("CLAP", slice(None), y)
+    x, labels, names = space.images, torch.from_numpy(y), [*"0123"]
+    plain = build_method("CLAP", fits.SETTINGS["CLAP"], space.clip_model, names,
+                         support={"images": x, "labels": labels})  # fmt: skip
+    learned = plain.learned()
+    optimizer = torch.optim.SGD(learned.values(), 0.1, 0.9)
+    for epoch in range(300):
+        rate = 0.05 * (1 + math.cos(math.pi * epoch / 300)) if epoch else 1e-5
+        optimizer.param_groups[0]["lr"] = rate
+        optimizer.zero_grad()
+        plain.losses(x, labels)["loss"].backward()
+        optimizer.step()
+        plain.after_epoch(epoch + 1, 300)
+    for name, p in fitted.learned().items():
+        torch.testing.assert_close(p, learned[name], rtol=1e-6, atol=1e-6)
 
 
 # ---------------------------------------------------------------------- the statement
