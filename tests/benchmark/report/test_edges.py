@@ -7,6 +7,8 @@ from dataclasses import replace
 import pytest
 from outcomes import base2new, few_shot, outcome, transfer
 
+from benchmark.report import published
+
 OTHER_CLIP = "another CLIP or other test images"
 
 
@@ -168,3 +170,28 @@ def test_seeds_with_equal_losses_are_named(reported):
     assert "as of one training" not in reported(outcomes)
     without = few_shot("CoOp", 4, (50.0, 51.0))  # of which nothing is known
     assert "as of one training" not in reported(without)
+
+
+@pytest.mark.parametrize(
+    "line, why",
+    [
+        ("CoOp,dtd,79.44,,54.24,plain,here", "the new is missing"),
+        ("CoOp,dtd,,41.18,54.24,plain,here", "the base is missing"),
+        ("CoOp,dtd,79.44,41.18,,plain,here", "the h is missing"),
+        ("CoOp,dtd,,,,plain,here", "the h is missing"),
+        ("CoOp,dtd,100.01,41.18,54.24,plain,here", "base is '100.01', not a number from 0 to 100"),
+        ("CoOp,dtd,100,41.18,58.34,plain,here", ""),
+        ("CoOp,dtd,,,54.24,plain,here", ""),
+    ],
+)
+def test_published_lines_have_all_columns_or_h_alone(tmp_path, monkeypatch, reported, line, why):
+    (tmp_path / "base2new.csv").write_text(f"method,dataset,base,new,h,kind,source\n{line}\n")
+    monkeypatch.setattr(published, "FOLDER", tmp_path)
+    published.numbers.cache_clear()
+    try:
+        outcomes = [outcome("CoOp", 1, part, 50.0, "dtd", config="base2new")
+                    for part in ("base", "new")]  # fmt: skip
+        said = reported(outcomes, status=2 if why else 0)
+        assert why in said and ("CoOp, published" in said) == (not why)
+    finally:
+        published.numbers.cache_clear()
