@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from test_advice import K, answers, clusters, of, short  # noqa: F401 (a fixture)
+from test_advice import D, K, answers, clusters, of, short  # noqa: F401 (a fixture)
 
 from trainers.prompting.advice import encode as encoding
 from trainers.prompting.advice import fits
@@ -32,6 +32,7 @@ from trainers.prompting.backbones import weights_sha256
 from trainers.prompting.errors import UserError
 from trainers.prompting.storage.features import read_features, write_features
 from trainers.prompting.trainer.config import build_method
+from trainers.prompting.use.commands import main
 
 # ---------------------------------------------------------------------- labels
 
@@ -150,6 +151,14 @@ def test_one_weight_of_gda_is_that_of_a_fit_with_it(alpha):
     assert space.logits_with(nodes, "GDA", rows, y[:20], others)[1] == pytest.approx(
         expected, **near
     )
+
+
+def test_the_span_is_taken_where_it_is_smaller():
+    """Of n rows and K classes, and one number more."""
+    space, _ = clusters()
+    small = space.span(np.arange(D - K - 2))
+    assert small.images.shape == (40, D - 1) and small.width == D
+    assert space.span(np.arange(D - K - 1)) is space
 
 
 def test_clap_is_trained_by_the_published_schedule():
@@ -336,7 +345,9 @@ def test_the_time_of_all_images_is_estimated_from_the_first(monkeypatch, tmp_pat
         said = f"8 images would take 30 s, and --budget leaves {left}"
         with pytest.raises(UserError, match=f"^{said}$"):
             encoding.encode(*call, 2, most)
-        assert len(encoding.encode(*call, 8, 0.0).rows) == 8  # at once: there is none left to wait
+        capsys.readouterr()
+        assert len(encoding.encode(*call, 8, -1.0).rows) == 8  # at once: none is left to wait for
+        assert " in about " not in capsys.readouterr().out
         return
     done = encoding.encode(*call, 2, most)
     assert "emoji: 8 images in about 30 s" in capsys.readouterr().out and len(done.rows) == 8
@@ -460,3 +471,18 @@ def test_two_names_of_one_class_are_refused(folders, folder, names, said):
     (folders / folder).mkdir()
     with pytest.raises(UserError, match=f"^{re.escape(said)}"):
         read_collection(folders, names)
+
+
+def test_the_record_of_an_advice(tmp_path):
+    """It is of a fit, which has no steps."""
+    random, root, out = np.random.default_rng(0), tmp_path / "images", tmp_path / "out"
+    for i in range(6):
+        path = root / ("cat", "dog")[i % 2] / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(random.integers(0, 256, (32, 32, 3), np.uint8)).save(path)
+    assert main(["advise", str(root), "--output", str(out), "--backbones", "emoji"]) == 0
+    record = json.loads((out / "results.json").read_text())
+    expected = {"train_steps": 0, "seed": 0, "num_test": 6, "evaluated_on": "folds"}
+    expected |= {"split": "folds", "trainer": "LPPlusPlus", "backbone": "emoji", "num_classes": 2}
+    assert {key: record[key] for key in expected} == expected
+    assert record["config"]["DATASET"]["ROOT"] == str(root) and record["train_seconds"] > 0
