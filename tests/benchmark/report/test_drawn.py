@@ -214,3 +214,30 @@ def test_figures_of_the_page_are_clear_and_have_no_title_of_their_own(predicted,
         assert "fill: #ffffff" not in svg
         assert "<!-- Few-shot" not in svg and "<!-- Bars" not in svg
     assert "<!-- CoOp -->" in svg and "Bars: accuracy in each bin of confidence" in html
+
+
+def test_lines_markers_and_letters_can_be_seen_and_are_not_heavy(predicted, drawn):
+    """In points: lines of 0.4 to 1.5, caps of bars and markers of 3 to 8, letters of 5 to 12."""
+    outcomes = shots_of(METHODS[:3]) + few_shot("ZeroshotCLIP", 0, (40.0,))
+    outcomes += few_shot("CoOp", 4, (50.0,))  # lacks a seed
+    for part in ("base", "new"):
+        for trainer in METHODS[:2]:
+            outcomes += [outcome(trainer, seed, part, 50.0 + 9 * seed) for seed in (1, 2)]
+    outcomes += transfer("CoOp", "imagenet", {"imagenet": 70, "dtd": 40, "eurosat": 20})
+    outcomes += [predicted(name, [0, 1, 2], [0, 0, 2], dataset="eurosat") for name in METHODS[:2]]
+    figures = drawn(outcomes) | drawn(outcomes[-2:], "--metrics", "--classes")
+    kinds = {name.partition("_few")[0] for name in figures}
+    assert kinds == {"few_shot", "base2new", "cross_dataset", "reliability", "confusion"}
+    widths, markers, letters = [], [], []
+    for figure in figures.values():
+        figure.draw_without_rendering()
+        for axis in [*figure.axes, *(x for above in figure.axes for x in above.child_axes)]:
+            drawn_lines = [line for line in axis.lines if len(line.get_xdata())]
+            widths += [x.get_linewidth() for x in drawn_lines if x.get_linestyle() != "None"]
+            markers += [x.get_markersize() for x in drawn_lines if x.get_marker() != "None"]
+            widths += [x for of in axis.collections for x in of.get_linewidths()]
+            labels = [*axis.get_xticklabels(), *axis.get_yticklabels(), *axis.texts]
+            labels += [axis.title, axis.xaxis.label, axis.yaxis.label]
+            letters += [text.get_fontsize() for text in labels if text.get_text()]
+    for found, low, high in ((widths, 0.4, 1.5), (markers, 3, 8), (letters, 5, 12)):
+        assert len(found) > 20 and low <= min(found) and max(found) <= high
