@@ -7,6 +7,7 @@ import doctest
 import json
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -80,6 +81,27 @@ def test_a_trial_needs_so_many_swaps_and_the_worse_way_counts(monkeypatch):
 
     monkeypatch.setattr(about, "suspicious", name)
     assert try_suspicious(choice, space, np.empty(0, int)) == (swaps // 2, 0.5, 1)
+
+
+@pytest.mark.parametrize(
+    "method, n, classes", [("LPPlusPlus", 1600, 80), ("GDA", 4800, 400), ("CLAP", 1600, 40)]
+)
+def test_a_trial_takes_twenty_seconds_at_most(monkeypatch, method, n, classes):
+    """As measured a fit takes about a second here: two trials of five, once for each way."""
+    y, random = np.arange(n) % classes, torch.Generator().manual_seed(0)
+    images = torch.randn(n, 512, generator=random)
+    space = Space("a CLIP", images, torch.randn(classes, 512, generator=random), 30.0)
+    choice, fits = of(np.eye(classes)[y], y), []
+    choice = replace(choice, candidates=[replace(choice.best, method=method)])
+
+    def logits(self, of, rows, labels, others, **node):
+        fits.append(of)
+        return np.zeros((len(others), classes))
+
+    monkeypatch.setattr(Space, "logits", logits)
+    monkeypatch.setattr(about, "suspicious", lambda one: np.arange(3))
+    assert try_suspicious(choice, space, np.empty(0, int)).swapped == 2 * round(0.05 * n)
+    assert fits == [method] * 20
 
 
 def test_images_of_classes_with_few_labels_are_not_swapped(monkeypatch):
@@ -486,3 +508,14 @@ def test_the_record_of_an_advice(tmp_path):
     expected |= {"split": "folds", "trainer": "LPPlusPlus", "backbone": "emoji", "num_classes": 2}
     assert {key: record[key] for key in expected} == expected
     assert record["config"]["DATASET"]["ROOT"] == str(root) and record["train_seconds"] > 0
+    assert record["config"]["TRAINER"]["LPPLUSPLUS"]["SEARCH_HP"] is False  # takes labels
+
+
+@pytest.mark.parametrize(
+    "name, said",
+    [("several", "--classnames names the class 'several', an answer of predict: rename it"),
+     ("a\x1b[1m", "The name of --classnames cannot be printed: rename it")],
+)  # fmt: skip
+def test_names_of_no_class_are_refused(folders, name, said):
+    with pytest.raises(UserError, match=f"^{said}$"):
+        read_collection(folders, [name])

@@ -195,3 +195,15 @@ def test_published_lines_have_all_columns_or_h_alone(tmp_path, monkeypatch, repo
         assert why in said and ("CoOp, published" in said) == (not why)
     finally:
         published.numbers.cache_clear()
+
+
+def test_chance_is_that_of_each_table(reported):
+    """Runs of one method in other protocols, and of other methods, have other classes."""
+    outcomes = few_shot("CoOp", 4, (50.0, 52.0), num_classes=10)
+    outcomes += [outcome("CoOp", 1, part, 50.0, num_classes=classes)
+                 for part, classes in (("base", 5), ("new", 4))]  # fmt: skip
+    outcomes += few_shot("ALIGN", 4, (40.0,), problem="failed: x")
+    said = reported(outcomes)
+    second, first = [line for line in said.splitlines() if "Chance is" in line]
+    assert first.startswith("Base-to-new") and first.endswith("Chance is 22.2.")  # H of 20 and 25
+    assert second.startswith("Few-shot") and second.endswith("Chance is 10.0.")
