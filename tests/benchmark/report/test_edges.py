@@ -207,3 +207,15 @@ def test_chance_is_that_of_each_table(reported):
     second, first = [line for line in said.splitlines() if "Chance is" in line]
     assert first.startswith("Base-to-new") and first.endswith("Chance is 22.2.")  # H of 20 and 25
     assert second.startswith("Few-shot") and second.endswith("Chance is 10.0.")
+
+
+def test_splits_are_compared_on_one_data_set(reported):
+    outcomes = []
+    for dataset, split in (("dtd", "test"), ("eurosat", "val")):
+        for name in ("CoOp", "ALIGN"):
+            outcomes += few_shot(name, 4, (50.0,), dataset, split=split)
+    said = reported(outcomes, "--published", "off")
+    assert ", split" not in said
+    assert "accuracy (%) on test images" in said and "accuracy (%) on val images" in said
+    outcomes[0].result["split"] = "val"
+    assert "\nCoOp, split val  " in reported(outcomes, "--published", "off")

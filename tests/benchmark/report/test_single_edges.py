@@ -49,6 +49,16 @@ def test_facts_of_a_run(facts, record, name, said):
     assert facts(**record)[name] == said
 
 
+@pytest.mark.parametrize(
+    "path, start, said",
+    [("a/b", None, "a/b"), ("a/b", {"method": "CoOp", "backbone": "RN50"}, "a/b (CoOp trained on"),
+     ("", None, None)],
+)  # fmt: skip
+def test_from_which_weights_a_training_started(facts, path, start, said):
+    shown = facts(config={"MODEL": {"INIT_WEIGHTS": path}}, start=start)
+    assert str(shown.get("Initial weights")).startswith(str(said))
+
+
 def test_facts_that_a_record_lacks_are_left_out(facts):
     shown = facts(train_seconds=None, shots=None, num_params=None)
     assert {"Shots", "Training", "Step", "Temperature", "Trained parameters"}.isdisjoint(shown)
