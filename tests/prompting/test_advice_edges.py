@@ -7,6 +7,7 @@ import doctest
 import json
 import math
 import re
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -143,6 +144,15 @@ def test_a_hundred_classes_are_left_out_in_turn():
     space, y = clusters(each=1, classes=102)
     found = about.calibration(of(10 * np.eye(102)[y], y), space)
     assert len(found.strangers) == 100 and (found.strangers.diff() >= 0).all()
+
+
+def test_classes_with_fewer_labels_than_folds_are_no_warning():
+    y = np.repeat([0, 1, 2], [9, 9, 2])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for groups in (np.arange(20), np.arange(20) // 2):
+            fold = parts.folds(y, groups, 5)
+            assert {*fold} == {*range(5)}
 
 
 def test_near_copies_are_found_in_parts(monkeypatch):
@@ -519,3 +529,13 @@ def test_the_record_of_an_advice(tmp_path):
 def test_names_of_no_class_are_refused(folders, name, said):
     with pytest.raises(UserError, match=f"^{said}$"):
         read_collection(folders, [name])
+
+
+def test_a_table_may_have_images_without_a_label(folders):
+    table, copy = folders / "table.csv", folders / "copy.png"
+    copy.write_bytes((folders / "cat" / "a.png").read_bytes())
+    table.write_text("path,label,group\ncat/a.png,cat,x\ndog_a/a.png,,y\ncopy.png,dog,\n")
+    one = read_collection(table)
+    assert one.classnames == ["cat", "dog"] and one.labels.tolist() == [0, -1, 1]
+    assert one.groups == ["x", "y", ""] and one.names == ["cat/a.png", "dog_a/a.png", "copy.png"]
+    assert one.contradictions() == [("cat/a.png", "copy.png")]
