@@ -320,6 +320,19 @@ def test_the_page_shows_twelve_pairs_of_twelve_images_and_sixty_labels(monkeypat
     assert texts == [f"{names[k % 19]}, likelier {names[k % 19]}: {k:02}.png" for k in range(60)]
 
 
+def test_names_on_the_page_are_text(monkeypatch):
+    monkeypatch.setattr(pages, "_jpeg", lambda path: "")
+    labels = np.arange(8) % 2
+    said = Statement(of(10 * np.eye(2)[labels], labels))
+    names, empty = ["<b>cat</b>", 'dog" onerror="x'], [""] * 8
+    paths = [f"<i>{i}.png" for i in range(8)]
+    collection = Collection(Path("<u>.csv"), names, paths, labels, empty, empty, empty)
+    pairs = [(0, 1, np.arange(2))]
+    html = page_of(collection, said, np.arange(2), pairs, {"<s>": "a <tt>"}, ["<em>"])
+    assert not any(mark in html for mark in ("<b>", "<i>", "<u>", "<s>", "<tt>", "<em>"))
+    assert 'onerror="x' not in html and "&lt;b&gt;cat&lt;/b&gt;" in html
+
+
 def test_an_image_of_the_page_is_at_most_160_pixels_wide(tmp_path):
     import base64
     import io

@@ -219,3 +219,14 @@ def test_splits_are_compared_on_one_data_set(reported):
     assert "accuracy (%) on test images" in said and "accuracy (%) on val images" in said
     outcomes[0].result["split"] = "val"
     assert "\nCoOp, split val  " in reported(outcomes, "--published", "off")
+
+
+def test_clips_are_compared_on_all_data_sets_of_an_average(reported):
+    """Runs with other CLIPs share no average."""
+    outcomes = few_shot("CoOp", 4, (50.0,), "dtd") + few_shot("CoOp", 4, (60.0,), "eurosat")
+    said = reported(outcomes, "--published", "off")
+    assert "average over 2 data sets" in said and "backbone" not in said
+    outcomes[1].result["backbone"] = "RN50"
+    said = reported(outcomes, "--published", "off")
+    assert said.count("\nCoOp, backbone RN50  ") == said.count("\nCoOp, backbone ViT-B/16  ") == 2
+    assert said.count("(1 of 2)") == 2  # each of the averages lacks a data set
