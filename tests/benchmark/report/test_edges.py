@@ -230,3 +230,19 @@ def test_clips_are_compared_on_all_data_sets_of_an_average(reported):
     said = reported(outcomes, "--published", "off")
     assert said.count("\nCoOp, backbone RN50  ") == said.count("\nCoOp, backbone ViT-B/16  ") == 2
     assert said.count("(1 of 2)") == 2  # each of the averages lacks a data set
+
+
+def test_classes_that_are_read_alike_in_either_half_are_named(reported):
+    outcomes = [outcome("CoOp", 1, part, 50.0, alike=[pair])
+                for part, pair in (("base", ["a", "b"]), ("new", ["c", "d"]))]  # fmt: skip
+    assert "The CLIP reads alike: a = b; c = d; only" in reported(outcomes)
+
+
+def test_each_config_of_a_method_has_its_published_numbers_below_it(reported):
+    outcomes = few_shot("CoOp", 16, (60.0,), config="a") + few_shot("CoOp", 16, (61.0,), config="b")
+    said = reported(outcomes)
+    for name, mean in (("CoOp (a)", 60), ("CoOp (b)", 61)):
+        found = re.findall(rf"^{re.escape(name)}(.*?)  +([-+.\d]+)$", said, re.MULTILINE)
+        assert [what for what, _ in found] == ["", ", published", ", difference"]
+        ours, theirs, apart = (float(number) for _, number in found)
+        assert ours == mean and apart == pytest.approx(ours - theirs)
