@@ -1,6 +1,6 @@
 """Edges of the advice: classes that are swapped, the chart, the page, the budget, names of classes.
 
-The fits are short, since their numbers are not tested here.
+It is long because the advice has many parts, each with limits of its own. Most fits are short.
 """
 
 import doctest
