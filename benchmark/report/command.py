@@ -77,10 +77,6 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "help": "metric that --compare uses; all but accuracy are over base and new classes "
         "together (default: %(default)s)",
     },
-    "--across": {
-        "action": "store_true",
-        "help": "let --compare also compare runs with other CLIPs or test images",
-    },
     "--bins": {
         "type": from_one, "default": BINS, "metavar": "N",
         "help": "bins of the calibration error in the tables of --metrics (default: %(default)s)",
@@ -112,9 +108,10 @@ def build_parser() -> Parser:
 def main(argv: list[str]) -> None:
     """Run `python -m benchmark report OUTPUT ...`."""
     args = build_parser().parse_args(argv)
-    flag = "--across" if args.across else f"--metric {args.metric}"
-    of_others = args.across or args.metric != "accuracy"
-    need(args.compare or not of_others, f"{flag} needs --compare METHOD: name a method to compare")
+    need(
+        args.compare or args.metric == "accuracy",
+        f"--metric {args.metric} needs --compare METHOD: name a method to compare",
+    )
     need(
         args.format == "latex" or not args.deviations,
         "--deviations needs --format latex: the other formats always show deviations",

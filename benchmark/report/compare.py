@@ -38,7 +38,7 @@ AVERAGE = "Differences of the means over the data sets."
 # Units that may be resampled, each with the function that names the unit of every test image.
 RESAMPLE: dict[str, Callable[[Outcome, str], list[str]]] = {"images": motifs, "classes": classes}
 
-OTHER_BASIS = "another CLIP or other test images; --across compares them anyway"
+OTHER_BASIS = "another CLIP or other test images"
 
 # Fields that place a comparison in the tables; the records leave them out.
 PLACE = ["ours", "theirs", "table", "place", "average"]
@@ -47,8 +47,8 @@ PLACE = ["ours", "theirs", "table", "place", "average"]
 class Comparisons:
     """All comparisons of one method with the others of the same tables.
 
-    `resample` is a key of RESAMPLE, `metric` of MEASURES. With `across`, runs with other CLIPs or
-    test images are compared, too.
+    `resample` is a key of RESAMPLE, `metric` of MEASURES. Runs with other CLIPs or test images are
+    not compared.
 
     Raises:
         UserError: no line has this name, there is no other method to compare with, or no runs have
@@ -61,7 +61,6 @@ class Comparisons:
         method: str,
         resample: str = "images",
         metric: str = "accuracy",
-        across: bool = False,
     ):
         """Compare; comparisons that are impossible are listed as problems."""
         self.method, self.resample = method, resample
@@ -89,7 +88,7 @@ class Comparisons:
         averages, by_average = rows_to_average(measured), defaultdict[tuple, list](list)
         records = []
         for ours, theirs in _pairs(measured, method):
-            if not across and _basis(ours) != _basis(theirs):
+            if _basis(ours) != _basis(theirs):
                 self._refused[ours.table].append(f"{theirs.name}: {OTHER_BASIS}")
                 continue
             records.append(self._compare([(ours, theirs)]))
