@@ -30,7 +30,7 @@ from ..protocols.places import (
 )
 from ..records import Outcome, from_folder
 from . import logs
-from .compare import RESAMPLE, Comparisons
+from .compare import Comparisons
 from .findings import findings
 from .frame import frame
 from .metrics import Classes, Metrics
@@ -66,11 +66,6 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "action": "store_true",
         "help": "with --format latex: standard deviations (or, with --interval, intervals) after "
         "the means",
-    },
-    "--resample": {
-        "choices": RESAMPLE, "default": "images",
-        "help": "units that --compare resamples besides seeds: test images (for the embedded data "
-        "sets: motifs, in all of them at once) or whole classes (default: %(default)s)",
     },
     "--metric": {
         "choices": MEASURES, "default": "accuracy",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
 from functools import partial
 from itertools import chain, product
 from types import SimpleNamespace
@@ -20,7 +19,7 @@ from .frame import FACTS, apart_note, computed_note, each_row
 from .measured import averages_title, rows_to_average
 from .names import dataset_title
 from .paired import LEAST, Pair, difference, holm
-from .per_image import MEASURES, answers, classes, each_seed, motifs, tasks_of
+from .per_image import MEASURES, answers, each_seed, motifs, tasks_of
 from .published import meaning, with_marks
 from .rows import rows
 from .tables import Cell, Table, h_note, place_name, protocol_of, seeds_text, table_name
@@ -35,9 +34,6 @@ FEW = {  # by the number of seeds
 }
 AVERAGE = "Differences of the means over the data sets."
 
-# Units that may be resampled, each with the function that names the unit of every test image.
-RESAMPLE: dict[str, Callable[[Outcome, str], list[str]]] = {"images": motifs, "classes": classes}
-
 OTHER_BASIS = "another CLIP or other test images"
 
 # Fields that place a comparison in the tables; the records leave them out.
@@ -47,8 +43,7 @@ PLACE = ["ours", "theirs", "table", "place", "average"]
 class Comparisons:
     """All comparisons of one method with the others of the same tables.
 
-    `resample` is a key of RESAMPLE, `metric` of MEASURES. Runs with other CLIPs or test images are
-    not compared.
+    `metric` is a key of MEASURES. Runs with other CLIPs or test images are not compared.
 
     Raises:
         UserError: no line has this name, there is no other method to compare with, or no runs have
@@ -59,11 +54,10 @@ class Comparisons:
         self,
         tidy: pd.DataFrame,
         method: str,
-        resample: str = "images",
         metric: str = "accuracy",
     ):
         """Compare; comparisons that are impossible are listed as problems."""
-        self.method, self.resample = method, resample
+        self.method = method
         self.heading = f"{method} minus each other"
         self.metric, self._measure = metric, MEASURES[metric]
         table_rows = rows(tidy, beside_published=False)
@@ -141,7 +135,6 @@ class Comparisons:
             "other": theirs.name,
             **dict(zip(("difference", "low", "high", "p", "differing"), result, strict=True)),
             "p_holm": None,
-            "resampled": self.resample,
             "seeds": sorted({int(seed) for block in blocks for seed in block[0].seeds}),
             "images": sum(len(pair.units) for block in blocks for pair in block),
             "problems": problems,
@@ -194,8 +187,6 @@ class Comparisons:
             if max(map(len, of_seeds if tasks_of(outcome) else [images])) > 1:
                 what = f"other test images, or labels, than {self.method} or than other seeds"
                 return [], [*problems, f"{where}: {what}"]
-            if tasks_of(outcome) and self.resample == "classes":
-                return [], [*problems, f"{where}: tasks are resampled whole, not by class"]
             units.append(self._numbers(outcome, column, images.pop()))
         parts = [
             [self._measure.parts(*(answered(row, column, seed) for column in columns))
@@ -210,10 +201,10 @@ class Comparisons:
         ], problems
 
     def _numbers(self, outcome: Outcome, column: str, images: str) -> np.ndarray:
-        """Return the number of the unit (motif or class) of each test image, (n,)."""
+        """Return the number of the motif of each test image, (n,)."""
         key = outcome.run.dataset, column, images
         if key not in self._units:
-            names = RESAMPLE[self.resample](outcome, column)
+            names = motifs(outcome, column)
             number = [self._names.setdefault(name, len(self._names)) for name in names]
             self._units[key] = np.array(number)
         return self._units[key]
@@ -248,16 +239,14 @@ class Comparisons:
 
     def _describe_units(self, members: pd.DataFrame) -> list[str]:
         """Return sentences on what a table resamples, and what its intervals therefore cover."""
-        motifs = self.resample == "images" and members.iloc[0]["embedded"]
-        what = "motifs" if motifs else self.resample
+        what = "motifs" if members.iloc[0]["embedded"] else "images"
         if str(dict(members.iloc[0]["ours"].settings).get("STREAM")).startswith("few:"):
             what = "tasks"
         several = ", each in all data sets at once" if members["average"].any() else ""
-        these, nor = ("", "") if what == "classes" else (" of these classes", "classes or ")
         sentences = [
             f"Resampled: {what} and seeds{several}.",
-            f"The intervals are about other {what}{these} and other seeds, not about other {nor}"
-            "data sets.",
+            f"The intervals are about other {what} of these classes and other seeds, not about "
+            "other classes or data sets.",
         ]
         return sentences + [FEW[n] for n in sorted(set(members["seeds"].str.len())) if n in FEW]
 
@@ -293,7 +282,7 @@ def _cell(row) -> Cell:
     if row.low == row.high == 0:
         text = "equal"
     elif row.differing < LEAST:
-        marks.append(f"{row.differing} {row.resampled} differ")
+        marks.append(f"{row.differing} images differ")
     text += f" ({', '.join(marks)})" if marks else ""
     incomplete = row.average and row.datasets < row.of
     return Cell(f"{text} ({row.datasets} of {row.of})" if incomplete else text)

@@ -22,7 +22,7 @@ from trainers.prompting.errors import UserError, need
 from trainers.prompting.record.metrics import BINS, calibration_error, joint_metrics
 from trainers.prompting.record.predictions import read_predictions
 
-from ..records import PER_CLASS, Outcome
+from ..records import Outcome
 from .names import motif
 from .tables import seeds_text
 
@@ -134,19 +134,6 @@ def motifs(outcome: Outcome, column: str) -> list[str]:
         return [f"{outcome.run.dataset}/{column}/task {i}" for i in range(len(tasks))]
     image = _in_order(arrays_of(outcome))["image"]
     return [motif(outcome.run.dataset, f"{column}/{name}") for name in image]
-
-
-def classes(outcome: Outcome, column: str) -> list[str]:
-    """Return the class of each test image of a run, in the order of its answers.
-
-    A class is given by its name, which data sets may share, or by its number if class names repeat.
-    """
-    label = _in_order(arrays_of(outcome))["label"]
-    result = outcome.result or {}
-    names = list(result.get(PER_CLASS) or {})
-    if len(names) != result.get("num_classes"):
-        return [f"{outcome.run.dataset}/{column}/{number}" for number in label]
-    return [names[number] for number in label]
 
 
 def _in_order(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -63,7 +63,7 @@ def views(args: argparse.Namespace, tidy: pd.DataFrame) -> list[View]:
     """Return the views that are asked for, as in VIEWS; raises UserError if one shows nothing."""
     chosen: list[View] = []
     if args.compare:
-        chosen.append(Comparisons(tidy, args.compare, args.resample, args.metric))
+        chosen.append(Comparisons(tidy, args.compare, args.metric))
     chosen += [Gains(tidy)] if args.gains else []
     chosen += [Metrics(tidy, args.bins)] if args.metrics else []
     return chosen + ([Classes(tidy)] if args.classes else [])

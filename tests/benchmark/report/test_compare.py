@@ -238,29 +238,6 @@ def test_averages_over_each_artist_are_compared_too(answered):
     assert "over 2 OpenMoji data sets" in one.title  # the other drew one: no average
 
 
-def test_classes_are_resampled_by_their_names(answered):
-    named = {"per_class_accuracy": {"cat": 1, "dog": 2, "owl": 3}, "num_classes": 3}
-    outcomes = []
-    for dataset in ("dtd", "eurosat"):
-        for trainer, right in (("ALIGN", 30), ("CoOp", 26)):
-            outcomes += base2new(answered, trainer, [right], [20], dataset=dataset, **named)
-    listed = frame(outcomes)
-    view = Comparisons(listed, "ALIGN", resample="classes")
-    *single, average = view.tables()[outcomes[0].run.protocol]
-    base = lines(average)["CoOp"][0]
-    assert base == lines(single[0])["CoOp"][0]  # both have the same three classes
-    assert base != lines(tables(outcomes)[0])["CoOp"][0]
-    assert "Resampled: classes and seeds, each in all data sets at once." in average.caption
-    about = "about other classes and other seeds, not about other data sets"
-    assert any(about in sentence for sentence in average.caption)
-    for one in outcomes:  # without names, data sets share no classes
-        one.result.pop("per_class_accuracy")
-    *_, average = Comparisons(listed, "ALIGN", resample="classes").tables()[
-        outcomes[0].run.protocol
-    ]
-    assert lines(average)["CoOp"][0] != base
-
-
 def test_p_is_adjusted_for_the_comparisons_of_its_column(answered):
     """Those that have no p, since too few images differ, count."""
     outcomes = base2new(answered, "ALIGN", [30] * 3, [20] * 3)
@@ -318,7 +295,5 @@ def test_streams_have_lines_of_their_own_and_tasks_are_paired():
     assert "DPE, STREAM few:1-4:64, dtd, 16 shots, Accuracy: other test images" in str(
         table.problems
     ).replace("DTD", "dtd")
-    by_class = Comparisons(frame(outcomes), "TDA, STREAM few:1-4:64", "classes").tables()
-    assert "tasks are resampled whole, not by class" in str(by_class)
     (of_metrics,) = next(iter(Metrics(frame(outcomes[:4])).tables().values()))
     assert not of_metrics.problems and "Zero-shot (%)" not in of_metrics.head
