@@ -22,14 +22,13 @@ from ..records import PER_CLASS, Outcome
 from .measured import Measured
 from .names import ARTISTS
 from .per_image import arrays_of, each_seed
-from .plots import RC, WIDTH, Drawing
+from .plots import RC, Drawing
 
 COLUMNS = 3  # panels side by side
 MOST_NUMBERS = 12  # with more classes, numbers in cells are unreadable
 MOST_NAMES = 40  # with more classes, class names are unreadable
 SHEET = (6, 3)  # lines, at most, and columns of the sheet of wrong images
 SHEET_NAME = "mistakes"
-PARTS = 10  # of a stream, over each of which accuracy is averaged
 LINE = 28  # letters of a file name in a line below its image
 BARS = "Bars: accuracy in each bin of confidence; dots: the same at its mean confidence; below: {}"
 
@@ -73,40 +72,9 @@ def figures_of_run(outcome: Outcome, where: str) -> Drawing:
     if pool is None:
         return {}
     drawings = {name: draw_panels({method: pool}, name, where) for name in PICTURES}
-    if drawing := _along(outcome, method, where):
-        drawings["stream"] = drawing
     if sheet := _sheet(outcome, pool, where):
         drawings[SHEET_NAME] = sheet
     return drawings
-
-
-def _along(outcome: Outcome, method: str, where: str) -> tuple[Figure, str] | None:
-    """Draw how accuracy runs along the stream of images, beside zero-shot CLIP; None without one.
-
-    An accuracy is over a tenth of the images, up to each of them.
-    """
-    arrays = arrays_of(outcome)
-    if "turn" not in arrays:
-        return None
-    order, colors = arrays["turn"].argsort(), {"zero_shot": "#999999", "prediction": "#332288"}
-    labels = {"zero_shot": "ZeroshotCLIP", "prediction": method}
-    window = max(1, len(order) // PARTS)
-    name = ((outcome.result or {}).get("stream") or {}).get("name", "")
-    sentence = f"Accuracy over the last {window:,} images of the stream ({name}); dotted: over all"
-    with matplotlib.rc_context(RC):
-        figure = Figure(figsize=(WIDTH, 3.2), layout="constrained")
-        axis = figure.subplots()
-        for column in filter(arrays.__contains__, colors):
-            hits = (arrays[column] == arrays["label"])[order]
-            last = np.convolve(hits, np.full(window, 100 / window), "valid")
-            look: Any = {"color": colors[column], "linewidth": 1.2}
-            axis.plot(np.arange(window, len(hits) + 1), last, label=labels[column], **look)
-            axis.axhline(100 * hits.mean(), linestyle=":", **look)
-        axis.set_title(where, fontsize="medium", wrap=True)
-        axis.set_xlabel(f"Images seen\n{sentence}", fontsize="x-small")
-        axis.set_ylabel("Accuracy (%)")
-        axis.legend(frameon=False, ncols=2)
-    return figure, f"{sentence}; {where}."
 
 
 def _pool(outcomes: Mapping[int, Outcome], where: str, told: set[str]) -> Pool | None:
