@@ -17,7 +17,6 @@ from ..protocols.base import Protocol
 from .facts import facts
 from .names import dataset_title, in_words
 from .notes import bold_note, interval, notes
-from .pictures import SHEET_NAME
 from .plots import WIDTH, Drawing, encode_figure, figures
 from .tables import Section, Table, tables
 from .views import View, pictures_of
@@ -34,7 +33,6 @@ class Picture(NamedTuple):
     sentence: str
     data: str
     least: int
-    photos: bool  # keeps its colours in the dark
 
 
 class Part(NamedTuple):
@@ -53,11 +51,11 @@ class Part(NamedTuple):
         below = [name for name in self.drawn if name not in own]
         for table in sorted(self.tables, key=lambda table: not table.of_averages):
             names = [*below, *([table.picture] if table.picture in self.drawn else [])]
-            yield table, [_picture(*self.drawn[name], name == SHEET_NAME) for name in names]
+            yield table, [_picture(*self.drawn[name]) for name in names]
             below = []
 
 
-def _picture(figure: Figure, sentence: str, photos: bool) -> Picture:
+def _picture(figure: Figure, sentence: str) -> Picture:
     if figure.get_suptitle():  # it and the line below are in the sentence
         figure.suptitle("")
         figure.supxlabel("")
@@ -68,7 +66,7 @@ def _picture(figure: Figure, sentence: str, photos: bool) -> Picture:
     data = base64.b64encode(encode_figure(figure, "svg")).decode()
     width = figure.get_figwidth()
     least = int(96 * width * (0.65 if width <= WIDTH else 0.9))
-    return Picture(sentence, data, least, photos)
+    return Picture(sentence, data, least)
 
 
 def page_of(

@@ -1,11 +1,10 @@
-"""Reliability diagrams, confusion matrices and sheets of wrong images, drawn from predictions."""
+"""Reliability diagrams and confusion matrices, drawn from predictions."""
 
 import math
 import sys
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from statistics import mean
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import matplotlib
 import numpy as np
@@ -13,23 +12,18 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.ticker import MaxNLocator
-from PIL import Image
 
 from trainers.prompting.errors import printable
 from trainers.prompting.record.metrics import BINS, reliability
 
 from ..records import PER_CLASS, Outcome
 from .measured import Measured
-from .names import ARTISTS
 from .per_image import arrays_of, each_seed
 from .plots import RC, Drawing
 
 COLUMNS = 3  # panels side by side
 MOST_NUMBERS = 12  # with more classes, numbers in cells are unreadable
 MOST_NAMES = 40  # with more classes, class names are unreadable
-SHEET = (6, 3)  # lines, at most, and columns of the sheet of wrong images
-SHEET_NAME = "mistakes"
-LINE = 28  # letters of a file name in a line below its image
 BARS = "Bars: accuracy in each bin of confidence; dots: the same at its mean confidence; below: {}"
 
 
@@ -66,15 +60,12 @@ def figures(tests: list[Measured], name: str, told: set[str]) -> Drawing:
 
 
 def figures_of_run(outcome: Outcome, where: str) -> Drawing:
-    """Draw the confusion matrix and reliability diagram of a run, and its wrong images."""
+    """Draw the confusion matrix and reliability diagram of a run."""
     method = str((outcome.result or {}).get("trainer"))
     pool = _pool({outcome.run.seed: outcome}, method, set())
     if pool is None:
         return {}
-    drawings = {name: draw_panels({method: pool}, name, where) for name in PICTURES}
-    if sheet := _sheet(outcome, pool, where):
-        drawings[SHEET_NAME] = sheet
-    return drawings
+    return {name: draw_panels({method: pool}, name, where) for name in PICTURES}
 
 
 def _pool(outcomes: Mapping[int, Outcome], where: str, told: set[str]) -> Pool | None:
@@ -174,85 +165,6 @@ def _confusion(axis: Axes, name: str, pool: Pool, first: bool) -> AxesImage:
     if first:
         axis.set_ylabel("True class")
     return image
-
-
-def _sheet(outcome: Outcome, pool: Pool, where: str) -> tuple[Figure, str] | None:
-    """Return a sheet of the wrong images with the most confident predictions, and a sentence.
-
-    None, and a line on stderr, if nothing is wrong or the images are not where the run read them.
-    """
-    mistakes = np.flatnonzero(pool.label != pool.prediction)
-    mistakes = mistakes[np.argsort(-pool.confidence[mistakes].astype(float), kind="stable")]
-    images = arrays_of(outcome)["image"]
-    data = ((outcome.result or {}).get("config") or {}).get("DATASET") or {}
-    root = Path(data.get("ROOT") or "data")
-    base = _folder_of(root, [str(image) for image in images], outcome.run.dataset)
-    if base is None or not len(mistakes):
-        why = "no image is wrong" if base else f"'{root}' does not have the test images"
-        print(f"no sheet of wrong images: {why}", file=sys.stderr)
-        return None
-    most, columns = SHEET
-    lines = min(most, math.ceil(len(mistakes) / columns))
-    with matplotlib.rc_context(RC):
-        figure = Figure(figsize=(1.5 * columns, 2 * lines + 0.5), layout="constrained")
-        figure.suptitle(f"{where}\nwrong, the most confident first", fontsize="medium", wrap=True)
-        for number, axis in enumerate(figure.subplots(lines, columns, squeeze=False).flatten()):
-            axis.axis("off")
-            if number >= len(mistakes) or not (file := base / images[mistakes[number]]).is_file():
-                continue
-            index = mistakes[number]
-            axis.imshow(_thumbnail(file))
-            predicted = _class(pool, pool.prediction[index])
-            true = _class(pool, pool.label[index])
-            text = f"{predicted} {100 * pool.confidence[index]:.0f}%\nis {true}"
-            axis.set_title(text, fontsize=6.5)
-            below: Any = {"transform": axis.transAxes, "ha": "center", "va": "top", "fontsize": 5.5}
-            axis.text(0.5, -0.03, _file_name(images[index]), **below)
-    sentence = "The most confident wrong predictions, with the true classes and the files"
-    return figure, f"{sentence}; {where}."
-
-
-def _file_name(image: str) -> str:
-    """Return the name of a file in up to two lines; of a long one, the beginning and the end."""
-    name = printable(Path(image).name)
-    if len(name) > 2 * LINE:
-        name = f"{name[: LINE - 3]}...{name[-LINE:]}"
-    half = len(name) if len(name) <= LINE else len(name) // 2
-    return f"{name[:half]}\n{name[half:]}".rstrip()
-
-
-def _class(pool: Pool, number: int) -> str:
-    return printable(pool.names[number])[:24] if number < len(pool.names) else f"class {number}"
-
-
-def _thumbnail(file: Path) -> Image.Image:
-    with Image.open(file) as image:
-        seen = image.convert("RGBA").convert("RGB")  # without transparency, as the CLIP sees it
-    seen.thumbnail((160, 160))
-    return seen
-
-
-def _folder(root: Path) -> Path:
-    """Return the folder of a data set that is a table; any other root as it is."""
-    return root.parent if root.is_file() else root
-
-
-def _folder_of(root: Path, images: list[str], dataset: str) -> Path | None:
-    """Return the folder below the root that has all test images; None if there is not just one.
-
-    Several artists drew the motifs of an embedded data set, in folders of their names.
-    """
-    first = images[0]
-    bases = [
-        base
-        for file in sorted(_folder(root).rglob(Path(first).name))
-        if file.as_posix().endswith(f"/{first}")
-        if all(((base := Path(str(file)[: -len(first)])) / image).is_file() for image in images)
-    ]
-    for artist, datasets in ARTISTS.items():
-        if len(bases) > 1 and dataset.lower() in datasets:
-            bases = [base for base in bases if base.name == artist.lower().replace(" ", "_")]
-    return bases[0] if len(bases) == 1 else None
 
 
 # By kind: a description, the function that draws a panel, its width and height in inches, and those

@@ -1,4 +1,4 @@
-"""A single run: facts, classes with their images, pictures and a page."""
+"""A single run: facts, classes, pictures and a page."""
 
 import json
 import math
@@ -7,27 +7,22 @@ import shutil
 
 import numpy as np
 import pytest
-from dassl.utils import read_image
 from outcomes import few_shot, rows
-from PIL import Image
 
 from benchmark.__main__ import main
 from benchmark.report import pictures
 from benchmark.report.frame import frame
 from benchmark.report.metrics import Metrics
 from benchmark.report.render import render
+from benchmark.report.single import read_run
 from trainers.prompting.record.predictions import write_predictions
 
 
 @pytest.fixture
 def run(tmp_path):
-    """Return the folder of a run on six images, two of them wrong, and write the images."""
-    folder, data = tmp_path / "run", tmp_path / "data" / "test"
+    """Return the folder of a run on six images, two of them wrong."""
+    folder, names = tmp_path / "run", [f"a/{i}.png" for i in range(6)]
     folder.mkdir()
-    (data / "a").mkdir(parents=True)
-    names = [f"a/{i}.png" for i in range(6)]
-    for name in names:
-        Image.new("RGB", (8, 8), "red").save(data / name)
     label, prediction = np.array([0, 0, 0, 0, 1, 1]), np.array([0, 0, 1, 0, 1, 0])
     probability = np.array([[0.9], [0.8], [0.6], [0.7], [0.9], [0.95]])
     columns = {"image": names, "label": label, "prediction": prediction}
@@ -101,13 +96,13 @@ def test_classes_show_n_and_a_temperature_at_its_bound_says_so(run, capsys):
 def test_a_run_has_pictures_and_a_page(run, tmp_path, capsys):
     assert main(["report", str(run), "--plots", str(tmp_path / "plots")]) == 0
     stems = {path.stem for path in (tmp_path / "plots").iterdir()}
-    assert stems == {"confusion", "reliability", "mistakes"}
+    assert stems == {"confusion", "reliability"}
     capsys.readouterr()
     assert main(["report", str(run), "--format", "html"]) == 0
     html = capsys.readouterr().out
-    assert html.count("<img alt=") == 3 and html.count("<table") == 2
+    assert html.count("<img alt=") == 2 and html.count("<table") == 2
     assert all(first.isupper() for first in re.findall("<figcaption>(.)", html))
-    assert html.count(".</figcaption>") == 3
+    assert html.count(".</figcaption>") == 2
     order = ["<h1>ALIGN on data, seed 1</h1>", "% of 6 images are right", "Accuracy (%)", "<img "]
     places = [html.index(part) for part in order]
     assert places == sorted(places)
@@ -133,19 +128,6 @@ def test_a_table_of_facts_has_no_empty_head(run, capsys):
     assert not re.search(r"<th[^>]*></th>", html)
 
 
-@pytest.mark.parametrize(
-    ("name", "lines"),
-    [
-        ("a.png", ["a.png"]),
-        ("x" * 36 + ".png", ["x" * 20, "x" * 16 + ".png"]),
-        ("b" * 90 + ".jpg", ["b" * 25 + "...", "b" * 24 + ".jpg"]),
-        ("\x1b[1m.png", [r"\x1b[1m.png"]),
-    ],
-)
-def test_long_names_of_files_are_shortened(name, lines):
-    assert pictures._file_name(f"some folder/{name}").split("\n") == lines
-
-
 @pytest.mark.slow
 def test_pictures_of_several_runs_are_apart(run, tmp_path, capsys):
     """Run folders are often called `seed1`."""
@@ -154,37 +136,14 @@ def test_pictures_of_several_runs_are_apart(run, tmp_path, capsys):
     plots = tmp_path / "plots"
     runs = [str(tmp_path / name) for name in ("one/seed1", "other/seed1")]
     assert main(["report", *runs, "--plots", str(plots)]) == 0
-    assert len(list(plots.glob("one/seed1/*.png"))) == len(list(plots.rglob("*.png"))) / 2 == 3
+    assert len(list(plots.glob("one/seed1/*.png"))) == len(list(plots.rglob("*.png"))) / 2 == 2
     capsys.readouterr()
     assert main(["report", *runs, "--format", "html"]) == 0
     heads = re.findall("<h2[^>]*>(.*?)</h2>", capsys.readouterr().out)
     assert heads == ["All runs", *(f"ALIGN on data, seed 1: {folder}" for folder in runs)]
 
 
-def test_the_sheet_has_the_most_confident_wrong_images(run, monkeypatch, capsys):
-    from benchmark.report.single import read_run
-
-    outcome = read_run(run)
-    figure, sentence = pictures.figures_of_run(outcome, "here")["mistakes"]
-    titles = [axis.get_title() for axis in figure.axes if axis.get_title()]
-    assert titles == ["cat 95%\nis dog", "dog 60%\nis cat"]
-    assert [text.get_text() for axis in figure.axes for text in axis.texts] == ["5.png", "2.png"]
-    assert sentence.startswith("The most confident wrong predictions")
-    next((run.parent / "data").rglob("5.png")).unlink()  # another data set than the run's
-    assert "mistakes" not in pictures.figures_of_run(outcome, "here")
-    assert "no sheet of wrong images: " in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("mode, colour", [("RGBA", (9, 99, 199, 0)), ("LA", (9, 0))])
-def test_thumbnails_are_as_the_clip_sees_them(tmp_path, mode, colour):
-    file = tmp_path / "a.png"
-    Image.new(mode, (8, 8), colour).save(file)
-    assert pictures._thumbnail(file).tobytes() == read_image(str(file)).tobytes()
-
-
 def test_reliability_counts_each_image_once_and_says_what_its_bars_are(run):
-    from benchmark.report.single import read_run
-
     outcome = read_run(run)
     pool = pictures._pool({1: outcome, 2: outcome, 3: outcome}, "ALIGN", set())
     figure, sentence = pictures.draw_panels({"ALIGN": pool}, "reliability", "here")
