@@ -11,7 +11,6 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from itertools import chain
 from typing import TYPE_CHECKING
 
 from trainers.prompting.errors import printable
@@ -50,17 +49,11 @@ ESCAPED = str.maketrans(
     }
 )
 SMALL = r"\small\setlength{\tabcolsep}{4pt}"
-TALL = 52  # lines of a table on a page, in these letters
-COLUMN = 46  # characters, with two for each column of a table, of a line that fits in a column
-SMALLEST = r"\tiny"
-PAGES = {r"\footnotesize": 64, r"\scriptsize": 79, SMALLEST: 106}  # lines on a page, with rules
-LINE = 150  # characters of the blocks in a row, counted as in COLUMN; about 130 before they shrink
-LONG = 700  # characters of a caption; a longer one leaves the sources to the text
+BLOCKS = r"\footnotesize\setlength{\tabcolsep}{3pt}\lineskip=6pt"  # TeX breaks their lines
 MINUS = re.compile(r"(?<![\w-])-(?=\d|ln )|(?<= )-(?= )")
 QUOTED = re.compile(r"(?<!\w)'([^']*)'(?!\w)")
 FIT = r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%"  # if it is wider
 LABEL = re.compile(r"\\label\{(tab:[^}]+)\}")
-SAME = r"\addtocounter{table}{-1}"  # of a table that is continued
 PACKAGES = r"% \usepackage{booktabs,graphicx}"
 
 
@@ -92,19 +85,11 @@ def number_labels(texts: Iterable[str]) -> list[str]:
 
 
 def as_latex(table: Table) -> str:
-    """Return one table as a float, followed by comments on what is missing.
-
-    The float is as wide as the page where a column is too narrow, and continued where a page is too
-    short.
-    """
+    """Return one table as a float, followed by comments on what is missing."""
     head, lines = _row(map(escape, table.head)), mark_best(table)
-    bodies = [
-        [SMALL, *tabular("l" + "r" * (len(table.head) - 1), [head], lines[start : start + TALL])]
-        for start in range(0, max(1, len(lines)), TALL)
-    ]
-    kind = "table*" if _width(table) > COLUMN else "table"
+    body = [SMALL, *tabular("l" + "r" * (len(table.head) - 1), [head], lines)]
     label = re.sub(r"[^a-z0-9]+", "-", table.title.lower()).strip("-")
-    return floats(kind, table.title, table.caption, label, bodies, table.problems)
+    return as_float(table.title, table.caption, label, body, table.problems)
 
 
 def escape(text: str) -> str:
@@ -133,51 +118,34 @@ def mark_best(table: Table) -> list[list[str]]:
     return [[mark(i, j, cell) for j, cell in enumerate(line)] for i, line in enumerate(table.lines)]
 
 
-def floats(
-    kind: str,
-    title: str,
-    caption: Sequence[str],
-    label: str,
-    bodies: Sequence[Sequence[str]],
-    problems: Sequence[str],
+def as_float(
+    title: str, caption: Sequence[str], label: str, body: Sequence[str], problems: Sequence[str]
 ) -> str:
-    """Return a float for each body, all with one number, and comments on what is missing."""
-    parts = []
-    for number, body in enumerate(bodies):
-        text = " ".join([f"{title} (continued)."] if number else [f"{title}.", *caption])
-        parts.append("\n".join([
-            rf"\begin{{{kind}}}[t]",
-            r"\centering",
-            *([SAME] if number else []),
-            rf"\caption{{{escape(text)}}}",
-            *([] if number else [rf"\label{{tab:{label}}}"]),
-            r"\vspace{4pt}",
-            *body,
-            rf"\end{{{kind}}}",
-            *([] if number else [f"% Not complete: {printable(what)}" for what in problems]),
-        ]))  # fmt: skip
-    return "\n\n".join(parts)
+    """Return a float as wide as the page, and comments on what is missing."""
+    return "\n".join([
+        r"\begin{table*}[t]",
+        r"\centering",
+        rf"\caption{{{escape(' '.join([f'{title}.', *caption]))}}}",
+        rf"\label{{tab:{label}}}",
+        r"\vspace{4pt}",
+        *body,
+        r"\end{table*}",
+        *(f"% Not complete: {printable(what)}" for what in problems),
+    ])  # fmt: skip
 
 
-def tabular(columns: str, head: Sequence[str], lines: list[list[str]]) -> list[str]:
-    """Return a tabular with the rows of a head, and lines of cells in LaTeX."""
-    return [FIT, rf"\begin{{tabular}}{{{columns}}}", r"\toprule", *head, r"\midrule",
-            *map(_row, lines), r"\bottomrule", r"\end{tabular}}"]  # fmt: skip
+def tabular(
+    columns: str, head: Sequence[str], lines: list[list[str]], title: str = ""
+) -> list[str]:
+    """Return a tabular with a title, the rows of a head, and lines of cells in LaTeX."""
+    begin = [r"\begin{tabular}[t]", title] if title else [r"\begin{tabular}"]
+    begin[0] += f"{{{columns}}}"
+    return [FIT, *begin, r"\toprule", *head, r"\midrule", *map(_row, lines), r"\bottomrule",
+            r"\end{tabular}}"]  # fmt: skip
 
 
 def _row(cells: Iterable[str]) -> str:
     return rf"{' & '.join(cells)} \\"
-
-
-def _width(table: Table) -> int:
-    """Return the characters of the widest line, with two for each column."""
-    columns = zip(*([*map(Cell, table.head)], *table.lines), strict=True)
-    return sum(2 + max(map(_length, column)) for column in columns)
-
-
-def _length(cell: Cell) -> int:
-    text = cell.text.replace(PUBLISHED, "+").replace(INCOMPLETE, "*")
-    return len(text) + (0 if cell.spread is None else 6)  # a spread is set in smaller letters
 
 
 # ------------------------------------------------------------------------ the tables of protocols
@@ -209,14 +177,9 @@ def _paper(group: list[Table], deviations: bool) -> str:
     marks = {mark for row in rows for mark in row.beyond}
     sources = published.caption(protocol, cited, marks, first.group_published)
     sources = [sentence.replace("Published", PUBLISHED + " Published") for sentence in sources]
-    fit = len(" ".join(sources)) <= LONG
-    caption += sources if fit else []
-    caption += [*h_note(protocol), *edited_note(rows)]
+    caption += [*sources, *h_note(protocol), *edited_note(rows)]
     caption += apart_note(row for row in rows if row.average)
-    if protocol.across == "dataset":
-        bodies = [_targets(*printed)]
-    else:
-        bodies = _sheets(printed, len(" ".join(caption)) // 100)
+    body = _targets(*printed) if protocol.across == "dataset" else _blocks(printed)
     problems = [
         problem
         if row.average
@@ -224,11 +187,7 @@ def _paper(group: list[Table], deviations: bool) -> str:
         for row in rows
         for problem in row.problems
     ]
-    label = "-".join(place)
-    text = floats("table*", f"{what}: accuracy (%)", caption, label, bodies, problems)
-    if fit:
-        return text
-    return f"{text}\n" rf"\paragraph{{Table~\ref{{tab:{label}}}}} {escape(' '.join(sources))}"
+    return as_float(f"{what}: accuracy (%)", caption, "-".join(place), body, problems)
 
 
 def _printed_columns(table: Table, names: Mapping[str, str], deviations: bool) -> Table:
@@ -251,28 +210,17 @@ def _printed_columns(table: Table, names: Mapping[str, str], deviations: bool) -
     return replace(table, head=[corner, *names.values()], lines=lines)
 
 
-def _sheets(group: list[Table], caption: int) -> list[list[str]]:
-    """Return the bodies of floats that each fit on a page, with a block for each table.
-
-    `caption` is the number of lines of the caption.
-    """
-    beside = max(1, min(3, LINE // max(map(_width, group))))
-    blocks = []
+def _blocks(group: list[Table]) -> list[str]:
+    """Return the body of a float with a block for each table, as many beside as fit."""
+    blocks = [BLOCKS]
     for number, table in enumerate(group):
-        row = table.rows[0]
+        row, width = table.rows[0], len(table.head)
         what = average_name(row).capitalize() if row.average else dataset_title(row.dataset)
-        head = _row(map(escape, table.head))
-        blocks.append([
-            rf"\begin{{minipage}}[t]{{{0.95 / beside:.2f}\textwidth}}\centering",
-            rf"{escape(f'({chr(97 + number)}) {what}')}\\[2pt]",
-            *tabular("l" + "c" * (len(table.head) - 1), [head], mark_best(table)),
-            r"\vspace*{6pt}\end{minipage}",
-        ])  # fmt: skip
-    tallest = max(map(len, blocks))
-    letters = next((size for size, page in PAGES.items() if tallest + caption <= page), SMALLEST)
-    fit = beside * max(1, (PAGES[letters] - caption) // tallest)  # TeX breaks the lines
-    begin = rf"{letters}\setlength{{\tabcolsep}}{{3pt}}"
-    return [[begin, *chain(*blocks[start : start + fit])] for start in range(0, len(blocks), fit)]
+        title = rf"\multicolumn{{{width}}}{{c}}{{{escape(f'({chr(97 + number)}) {what}')}}} \\[2pt]"
+        head = [_row(map(escape, table.head))]
+        blocks += tabular("l" + "c" * (width - 1), head, mark_best(table), title)
+        blocks.append(r"\hspace{1em}")
+    return blocks
 
 
 def _targets(table: Table) -> list[str]:
@@ -287,9 +235,7 @@ def _targets(table: Table) -> list[str]:
         groups.append(rf"\multicolumn{{{len(names) - 1}}}{{c}}{{Target}}")
         rules = rf"\cmidrule(lr){{2-2}}\cmidrule(l){{3-{1 + len(names)}}}"
     head = [_row(["", *groups]), rules, _row(["", *heads])]
-    wide = turned and _has_spread([table])
-    body = tabular("l" + "c" * len(names), head, mark_best(table))
-    return [r"\scriptsize\setlength{\tabcolsep}{2pt}" if wide else SMALL, *body]
+    return [SMALL, *tabular("l" + "c" * len(names), head, mark_best(table))]
 
 
 def _has_spread(group: Sequence[Table]) -> bool:
