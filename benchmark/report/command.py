@@ -36,8 +36,8 @@ from .frame import frame
 from .metrics import Classes, Metrics
 from .per_image import MEASURES, bin_anew
 from .render import FORMATS, render
-from .rows import rows
 from .single import half_text, overview, read_run, report_runs
+from .summary import summarise
 from .tables import seeds_text
 from .views import VIEWS, View, format_views, pictures_of, requested_views, views
 
@@ -146,7 +146,7 @@ def show(args: argparse.Namespace, outputs: list[Path]) -> None:
             args.compare = name
     if not single and (singles := left_out(args.outputs)):
         print(singles, file=sys.stderr)
-    table_rows = rows(tidy, args.interval, args.published != "off")
+    table_rows = summarise(tidy, args.interval, args.published != "off")
     parts = views(args, tidy)
     if args.plots:
         write_plots(table_rows, parts, args.plots)
@@ -262,7 +262,7 @@ def end_in_table(protocol: Protocol, engine: Any, output: Path) -> int:
     """Print the table of a launcher's runs, save that of all runs, and return the exit code."""
     outcomes = [engine.outcomes[run] for run in engine.runs]
     tidy = frame(outcomes)
-    table_rows = rows(tidy)
+    table_rows = summarise(tidy)
     print(render(table_rows, "text", sentences=findings(tidy, table_rows)))
     varied = tidy[[VARIED.search(outcome.run.config) is not None for outcome in tidy["outcome"]]]
     for _, of_method in varied.groupby("trainer", sort=False):  # the values of --vary
@@ -280,7 +280,7 @@ def keep_table(protocol: Protocol, output: Path) -> None:
     path, outcomes = output / protocol.name / "table.json", on_disk(output, protocol)
     if not outcomes:  # no folder of a run could be made
         return
-    write_output(path, render(rows(frame(outcomes)), "json") + "\n")
+    write_output(path, render(summarise(frame(outcomes)), "json") + "\n")
     print(
         f"The table shows the runs of this command; {path} has all runs of {protocol.name} in "
         f"{output}",

@@ -16,12 +16,12 @@ from trainers.prompting.errors import UserError, check_name
 from ..protocols.base import Protocol, shots_text
 from ..records import Outcome
 from .frame import FACTS, apart_note, computed_note, each_row
-from .measured import averages_title, rows_to_average
+from .grids import averages_title
 from .names import dataset_title
 from .paired import LEAST, Pair, difference, holm
 from .per_image import MEASURES, answers, each_seed, motifs, tasks_of
 from .published import meaning, with_marks
-from .rows import rows
+from .summary import sets_to_average, summarise
 from .tables import Cell, Table, h_note, place_name, protocol_of, seeds_text, table_name
 
 DIFFERENCE = (
@@ -60,7 +60,7 @@ class Comparisons:
         self.method = method
         self.heading = f"{method} minus each other"
         self.metric, self._measure = metric, MEASURES[metric]
-        table_rows = rows(tidy, beside_published=False)
+        table_rows = summarise(tidy, beside_published=False)
         measured = table_rows[~table_rows["average"]]
         check_name("method to compare", method, list(dict.fromkeys(measured["name"])))
         if self._measure.head:
@@ -79,7 +79,7 @@ class Comparisons:
         self._names: dict[str, int] = {}  # the number of each unit
         self._units: dict[tuple, np.ndarray] = {}  # the unit of each image, by test set
         self._refused: dict[int, list[str]] = defaultdict(list)  # sentences by table
-        averages, by_average = rows_to_average(measured), defaultdict[tuple, list](list)
+        averages, by_average = sets_to_average(measured), defaultdict[tuple, list](list)
         records = []
         for ours, theirs in _pairs(measured, method):
             if _basis(ours) != _basis(theirs):

@@ -17,7 +17,7 @@ from .frame import each_row
 from .gains import ZERO_SHOT
 from .names import dataset_title, in_words
 from .paired import LEAST, harmonic
-from .rows import count_text
+from .summary import count_text
 from .tables import average_name, protocol_of
 from .training import ATTACK
 

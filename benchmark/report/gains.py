@@ -9,10 +9,10 @@ from trainers.prompting.errors import UserError
 
 from ..protocols.base import Protocol, shots_text
 from .frame import each_row
-from .measured import averages_title, place_of
+from .grids import averages_title, place_of
 from .names import dataset_title
 from .published import meaning, with_marks
-from .rows import count_text, rows
+from .summary import count_text, summarise
 from .tables import Cell, Table, h_note, protocol_of
 
 ZERO_SHOT = "ZeroshotCLIP"
@@ -55,7 +55,7 @@ class Gains:
     heading = "Gains over zero-shot CLIP"
 
     def __init__(self, tidy: pd.DataFrame):
-        cells = rows(tidy, beside_published=False)
+        cells = summarise(tidy, beside_published=False)
         cells = cells[(cells["dataset"] != cells["source"]) & cells["mean"].notna()]
         self.groups: list[Group] = []
         self.problems: dict[Protocol, list[str]] = {}

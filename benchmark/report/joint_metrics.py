@@ -10,17 +10,16 @@ from trainers.prompting.record.metrics import BINS
 from ..protocols.base import shots_text
 from ..records import COSTS, Metric
 from .frame import apart_note, each_row
-from .measured import Measured, averages_title, place_of, rows_to_average
+from .grids import Grid, averages_title, place_of
 from .per_image import each_seed, joint
 from .published import AVERAGE
-from .rows import count_text, of_seeds, rows, with_h
+from .summary import count_text, sets_to_average, summarise
 from .tables import (
     AVERAGE_NOTE,
     H_NOTE,
     Cell,
     Table,
     more,
-    protocol_of,
     seeds_text,
     spread_note,
     table_name,
@@ -50,47 +49,55 @@ H = {"h": JOINT["h"]}
 RELATIVE = {key: cost.head for key, cost in COSTS.items() if cost.multiples}
 
 
-def both(tidy: pd.DataFrame, bins: int = BINS) -> list[Measured]:
+def both(tidy: pd.DataFrame, bins: int = BINS) -> list[Grid]:
     """Return accuracies, joint metrics and costs on each data set, then averages over data sets.
 
     Returns:
         Numbers with the keys of JOINT.
     """
-    halves = tidy[tidy["column"].isin(("base", "new"))]
-    done = halves[(halves["metric"] == "accuracy") & halves["value"].notna()]
+    halves = tidy[tidy["column"].isin(("base", "new")) & (tidy["metric"] == "accuracy")]
+    done = halves[halves["value"].notna()]
     if done.empty:
         return []
-    table_rows = rows(halves[halves["line"].isin(done["line"])], beside_published=False)
-    lines = table_rows[~table_rows["average"] & (table_rows["column"] == "h")]
+    scores, problems = _scores(done, bins)
+    runs = pd.concat([halves[halves["line"].isin(done["line"])], scores], ignore_index=True)
+    numbers = summarise(runs, beside_published=False, artists=True)
+    accuracies = numbers["metric"] == "accuracy"
+    numbers["metric"] = numbers["metric"].where(~accuracies, numbers["column"])
+    noted = accuracies | numbers["average"]
+    numbers["note"] = [count_text(row) for row in each_row(numbers)]
+    numbers["note"] = numbers["note"].where(noted, "")
+    lines = numbers[(numbers["metric"] == "h") & ~numbers["average"]]
     unit = lines[lines["name"] == RELATIVE_TO].drop_duplicates("table").set_index("table")
     for key in RELATIVE:
         theirs, ours = (members[key].astype(float) for members in (unit, lines))
         lines = lines.assign(**{key + TIMES: ours / lines["table"].map(theirs[theirs > 0])})
-    costs = [*COSTS, *(key + TIMES for key in RELATIVE)]
-    numbers, problems = _numbers(done, bins)
     lines = lines.assign(problems=lines["line"].map(problems))
-    numbers = numbers.merge(lines[["line", "name", "dataset"]], on="line")
-    notes = table_rows.assign(
-        note=[*map(count_text, each_row(table_rows))], metric=table_rows["column"]
-    )
-    numbers = numbers.merge(notes[["line", "metric", "note"]], "left", ["line", "metric"])
-    numbers["note"] = numbers["note"].fillna("")
-    groups = []
+    grids, costs = [], [*COSTS, *(key + TIMES for key in RELATIVE)]
     for _, members in lines.groupby("table", sort=False):
-        row, values = next(each_row(members)), numbers[numbers["line"].isin(members["line"])]
-        place = place_of(row, row.shots, BOTH)
-        groups.append(
-            Measured(table_name(row), place, protocol_of(row), members, values, more=costs)
+        row = next(each_row(members))
+        own = numbers[numbers["line"].isin(members["line"])]
+        grids.append(
+            Grid(table_name(row), place_of(row, row.shots, BOTH), members, own, more=costs)
         )
-    for group, artists in rows_to_average(lines).items():
-        for artist, datasets in artists.items():
+    for group, by_artist in sets_to_average(numbers).items():
+        for artist, datasets in by_artist.items():
             members = lines[(lines["group"] == group) & lines["dataset"].isin(datasets)]
-            groups.append(_average(members, numbers[numbers["line"].isin(members["line"])], artist))
-    return groups
+            own = numbers[(numbers["table"] == group) & (numbers["artist"] == artist)]
+            row, counts = next(each_row(members)), own.drop_duplicates("name").set_index("name")
+            members = members.drop_duplicates("name")
+            members = members.assign(
+                datasets=members["name"].map(counts["count"]), of=len(datasets),
+                problems=[[] for _ in range(len(members))],
+            )  # fmt: skip
+            place = place_of(row, row.shots, BOTH) | {"dataset": AVERAGE, "artist": artist or None}
+            where = averages_title(row, len(datasets), artist)
+            grids.append(Grid(where, place, members, own, ("problems", "datasets", "of")))
+    return grids
 
 
-def _numbers(done: pd.DataFrame, bins: int) -> tuple[pd.DataFrame, dict[int, list[str]]]:
-    """Return a row for each line, seed and key of JOINT; and by line what is missing."""
+def _scores(done: pd.DataFrame, bins: int) -> tuple[pd.DataFrame, dict[int, list[str]]]:
+    """Return a row for each training and metric over both halves; and by line what is missing."""
     entries, problems = [], {}
     for line, members in done.groupby("line", sort=False):
         base, new = (
@@ -99,60 +106,43 @@ def _numbers(done: pd.DataFrame, bins: int) -> tuple[pd.DataFrame, dict[int, lis
         )
         pairs = {seed: (base.get(seed), new.get(seed)) for seed in sorted(base | new)}
         by_seed, problems[line] = each_seed(pairs, partial(joint, bins=bins))
-        entries += [(line, *item) for metrics in by_seed.values() for item in metrics.items()]
-    columns = ["line", "metric", "value"]
-    accuracies = of_seeds(done).rename_axis(index={"column": "metric"}).reset_index(name="value")
-    return pd.concat([accuracies[columns], pd.DataFrame(entries, columns=columns)]), problems
+        entries += [
+            (line, BOTH, seed, *item)
+            for seed, metrics in by_seed.items()
+            for item in metrics.items()
+        ]
+    scores = pd.DataFrame(entries, columns=["line", "column", "seed", "metric", "value"])
+    facts = done.drop_duplicates("line").drop(columns=["column", "seed", "metric", "value"])
+    return facts.merge(scores, on="line"), problems
 
 
-def _average(lines: pd.DataFrame, numbers: pd.DataFrame, artist: str) -> Measured:
-    """Return averages over data sets, with H from the averages; `artist` drew all, or is "".
-
-    A data set counts for a method only if it has H there.
-    """
-    row, total = next(each_row(lines)), lines["dataset"].nunique()
-    of_sets = numbers.groupby(["name", "dataset", "metric"])["value"].mean().unstack()
-    of_sets = with_h(of_sets.reindex(columns=list(JOINT))).dropna(subset="h").groupby("name")
-    means, counts = with_h(of_sets.mean()), of_sets.count()
-    averages = means.melt(ignore_index=False, var_name="metric")
-    averages["note"] = [f" ({n} of {total})" * (n < total) for n in counts.melt()["value"]]
-    lines = lines.drop_duplicates("name")
-    datasets = [int(counts["h"].get(name, 0)) for name in lines["name"]]
-    lines = lines.assign(datasets=datasets, of=total, problems=[[] for _ in datasets])
-    place = place_of(row, row.shots, BOTH) | {"dataset": AVERAGE, "artist": artist or None}
-    where, fields = averages_title(row, total, artist), ("problems", "datasets", "of")
-    return Measured(where, place, protocol_of(row), lines, averages.dropna().reset_index(), fields)
-
-
-def joint_tables(measured: Measured, bins: int = BINS) -> Iterator[Table]:
+def joint_tables(grid: Grid, bins: int = BINS) -> Iterator[Table]:
     """Yield the tables of numbers that `both` returns: joint metrics, then costs, if shown."""
-    first, what = next(each_row(measured.lines)), ": base and new classes together"
+    first, what = next(each_row(grid.lines)), ": base and new classes together"
     shots = shots_text(first.shots)
-    if measured.place["dataset"] == AVERAGE:
+    if grid.place["dataset"] == AVERAGE:
         notes = [AVERAGE_NOTE, H_NOTE, JOINT_NOTE.format(bins)]
-        table = measured.table(f"{what}, {shots}", JOINT, notes)
-        table.caption += apart_note(each_row(measured.lines))
+        table = grid.table(f"{what}, {shots}", JOINT, notes)
+        table.caption += apart_note(each_row(grid.lines))
         yield table
         return
     runs = f"{shots}, {seeds_text(first.seeds)}"
-    spread = spread_note(measured.numbers.groupby(["line", "metric"]).size().max())
-    problem_rows = measured.lines[["name", "problems"]].explode("problems").dropna()
+    spread = spread_note(grid.numbers["count"].max())
+    problem_rows = grid.lines[["name", "problems"]].explode("problems").dropna()
     problems = [
         f"{', '.join(names)}: {why}"
         for why, names in problem_rows.groupby("problems", sort=False)["name"]
     ]
     notes = [spread, H_NOTE, JOINT_NOTE.format(bins)]
-    yield measured.table(f"{what}, {runs}", JOINT, notes, problems)
-    if measured.protocol.costs:
+    yield grid.table(f"{what}, {runs}", JOINT, notes, problems)
+    if grid.protocol.costs:
         note = "Training is the mean over the seeds."
-        yield _costs(
-            measured, measured.table(f": accuracy and cost, {runs}", H, [spread, H_NOTE, note])
-        )
+        yield _costs(grid, grid.table(f": accuracy and cost, {runs}", H, [spread, H_NOTE, note]))
 
 
-def _costs(measured: Measured, table: Table) -> Table:
+def _costs(grid: Grid, table: Table) -> Table:
     """Add the columns of costs to a table."""
-    for line, row in zip(table.lines, each_row(measured.lines), strict=True):
+    for line, row in zip(table.lines, each_row(grid.lines), strict=True):
         costs = more(row)
         for key, name in RELATIVE.items():
             times = getattr(row, key + TIMES)

@@ -5,7 +5,7 @@ computed from predictions.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
@@ -17,7 +17,7 @@ from ..protocols.base import Protocol, shots_text
 from ..records import METRICS, OOD, PER_CLASS, Metric, Outcome, at_bound
 from . import attacks, joint_metrics
 from .frame import each_row, ood_name
-from .measured import Measured, place_of
+from .grids import Grid, place_of
 from .names import dataset_title
 from .per_image import arrays_of, tasks_of
 from .tables import ONE_SEED, Cell, Table, protocol_of, seeds_text, spread_note
@@ -34,7 +34,33 @@ SETS = {key: metric for key, metric in METRICS.items() if key.startswith("set_")
 N_NOTE = "n: test images of the class."
 
 
-def tests(tidy: pd.DataFrame) -> list[Measured]:
+@dataclass
+class Test(Grid):
+    """The means of several methods on the same test images, with their runs."""
+
+    runs: pd.DataFrame = field(default_factory=pd.DataFrame)  # rows of the frame
+
+    @property
+    def name(self) -> str:
+        """The place as a file name."""
+        return "_".join(self.where.replace(",", "").replace("-", "_").split()).lower()
+
+    def outcomes(self, method: str) -> dict[int, Outcome]:
+        """Return the outcomes of a method, by seed."""
+        members = self.runs[self.runs["name"] == method]
+        return dict(zip(members["seed"], members["outcome"], strict=True))
+
+    def without(self, numbers: pd.DataFrame, why: str) -> list[str]:
+        """Return a sentence for each method with seeds that `numbers` lacks."""
+        pairs = set(zip(numbers["name"], numbers["seed"], strict=True))
+        return [
+            f"{row.name}: {why} [seed {', '.join(map(str, lack))}]"
+            for row in each_row(self.lines)
+            if (lack := [seed for seed in row.seeds if (row.name, seed) not in pairs])
+        ]
+
+
+def tests(tidy: pd.DataFrame) -> list[Test]:
     """Return all tests that the runs contain, in their order."""
     # zero-shot runs appear with every number of shots
     trained = tidy[tidy["shots"] > 0].groupby("table")["shots"].agg(set)
@@ -49,24 +75,25 @@ def tests(tidy: pd.DataFrame) -> list[Measured]:
         ["line", "place", "seed"], kind="stable"
     )
     same = ["table", "dataset", "of_shots", "column"]
-    return [_test(members.assign(note="")) for _, members in measured.groupby(same, sort=False)]
+    return [_test(members) for _, members in measured.groupby(same, sort=False)]
 
 
-def _test(rows: pd.DataFrame) -> Measured:
+def _test(runs: pd.DataFrame) -> Test:
     """Return the test of these rows; `of_shots` is its number of shots."""
-    row, protocol = next(each_row(rows)), protocol_of(rows)
+    row, protocol = next(each_row(runs)), protocol_of(runs)
     what = [protocol.title, dataset_title(row.dataset)]
     if row.source not in ("", row.dataset):
         what[1] += f" from {dataset_title(row.source)}"
     if len(protocol.columns) > 1:
         what.append(protocol.columns[row.column].lower())
     where = ", ".join([*what, shots_text(row.of_shots)])
-    seeds = rows.groupby("name")["seed"].agg(lambda column: list(dict.fromkeys(column)))
-    lines = rows.drop_duplicates("name")
+    seeds = runs.groupby("name")["seed"].agg(lambda column: list(dict.fromkeys(column)))
+    lines = runs.drop_duplicates("name")
     lines = lines.assign(seeds=lines["name"].map(seeds), problems=[[] for _ in range(len(lines))])
     lines = lines.assign(prediction_sets=lines["outcome"].map(prediction_sets))
+    numbers = runs.groupby(["name", "metric"])["value"].agg(["mean", "std"]).reset_index()
     place = place_of(row, row.of_shots, row.column)
-    return Measured(where, place, protocol, lines, rows, more=["prediction_sets"])
+    return Test(where, place, lines, numbers.assign(note=""), more=["prediction_sets"], runs=runs)
 
 
 class Metrics:
@@ -85,20 +112,20 @@ class Metrics:
     def tables(self) -> dict[Protocol, list[Table]]:
         """Return the tables of each protocol."""
         by_protocol: dict[Protocol, list[Table]] = {test.protocol: [] for test in self.tests}
-        for measured in self.both:
-            by_protocol[measured.protocol].extend(joint_metrics.joint_tables(measured, self.bins))
+        for grid in self.both:
+            by_protocol[grid.protocol].extend(joint_metrics.joint_tables(grid, self.bins))
         for test in self.tests:
             by_protocol[test.protocol].extend(self._tables(test))
         return by_protocol
 
-    def _tables(self, test: Measured) -> Iterator[Table]:
-        by_metric = {key: x for key, x in test.numbers.groupby("metric") if key not in SETS}
+    def _tables(self, test: Test) -> Iterator[Table]:
+        by_metric = {key: x for key, x in test.runs.groupby("metric") if key not in SETS}
         metrics = {
             key: each for key, each in METRICS.items() if each.everywhere or key in by_metric
         }
-        no_rows, spread = test.numbers[:0], spread_note(test.lines["seeds"].str.len().max())
-        of_tasks = test.numbers["outcome"].map(tasks_of).astype(bool)  # without by design
-        counted = test.numbers[(test.numbers["metric"] == "negative_log_likelihood") | of_tasks]
+        no_rows, spread = test.runs[:0], spread_note(test.lines["seeds"].str.len().max())
+        of_tasks = test.runs["outcome"].map(tasks_of).astype(bool)  # without by design
+        counted = test.runs[(test.runs["metric"] == "negative_log_likelihood") | of_tasks]
         problems = test.without(counted, MISSING)
         problems += attacks.too_weak(by_metric.get("robust_accuracy", no_rows))
         limits = by_metric.get("temperature", no_rows)
@@ -111,7 +138,7 @@ class Metrics:
         yield replace(table, picture=f"{self.picture}_{test.name}")
         for setting, lines in test.lines.groupby("prediction_sets", sort=False):
             title = f": prediction sets ({setting})"
-            yield test._replace(lines=lines).table(title, SETS, [spread, *explain(SETS)])
+            yield replace(test, lines=lines).table(title, SETS, [spread, *explain(SETS)])
         if metrics := {key: each for key, each in _ood(test).items() if key in by_metric}:
             problems = test.without(pd.concat(by_metric[key] for key in metrics), NO_OOD)
             title = ": out-of-distribution detection"
@@ -120,7 +147,7 @@ class Metrics:
     def records(self) -> list[dict]:
         """Return the lines of the tables as plain numbers."""
         joint_records = [
-            record for measured in self.both for record in measured.records(joint_metrics.JOINT)
+            record for grid in self.both for record in grid.records(joint_metrics.JOINT)
         ]
         return joint_records + [
             record for test in self.tests for record in test.records([*METRICS, *_ood(test)])
@@ -133,10 +160,10 @@ def explain(keys: Iterable[str], bins: int = BINS) -> list[str]:
     return [f"{'; '.join(notes)}."] if notes else []
 
 
-def _ood(test: Measured) -> dict[str, Metric]:
+def _ood(test: Test) -> dict[str, Metric]:
     """Return the metrics of out-of-distribution detection, by name in the frame."""
     first = ood_name("{}", next(iter(OOD))).split("{}")
-    shown = [key for key in dict.fromkeys(test.numbers["metric"]) if key.startswith(first[0])]
+    shown = [key for key in dict.fromkeys(test.runs["metric"]) if key.startswith(first[0])]
     sets = [key[len(first[0]) : -len(first[1])] for key in shown if key.endswith(first[1])]
     return {
         ood_name(name, key): metric._replace(head=f"{dataset_title(name)}: {metric.head}")
@@ -160,7 +187,7 @@ class Classes:
         for test in self.tests:
             several = test.lines["seeds"].str.len().max() > 1
             caption = ["Mean over the seeds." if several else ONE_SEED]
-            with_classes = test.numbers[test.numbers["classes"].map(bool)]
+            with_classes = test.runs[test.runs["classes"].map(bool)]
             title = f"{test.where}: accuracy (%) of each class"
             table = class_table(
                 title, *_of_classes(test), caption, test.without(with_classes, MISSING)
@@ -201,12 +228,12 @@ def _cell(accuracy: float) -> Cell:
     return Cell("-") if np.isnan(accuracy) else Cell(f"{accuracy:.2f}", accuracy)
 
 
-def _of_classes(test: Measured) -> tuple[pd.DataFrame, dict[str, int]]:
+def _of_classes(test: Test) -> tuple[pd.DataFrame, dict[str, int]]:
     """Return means over the seeds, a row a class with test images and a column a method.
 
     Also return the number of test images of each class; none if no run says it.
     """
-    runs = test.numbers[test.numbers["metric"] == "accuracy"]
+    runs = test.runs[test.runs["metric"] == "accuracy"]
     entries = [(row.name, *item) for row in each_row(runs) for item in row.classes.items()]
     numbers = pd.DataFrame(entries, columns=["name", "class", "value"]).dropna()
     numbers = numbers.astype({"value": float}).groupby(["class", "name"], sort=False)

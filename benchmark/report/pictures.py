@@ -17,7 +17,7 @@ from trainers.prompting.errors import printable
 from trainers.prompting.record.metrics import BINS, reliability
 
 from ..records import PER_CLASS, Outcome
-from .measured import Measured
+from .metrics import Test
 from .per_image import arrays_of, each_seed
 from .plots import RC, Drawing
 
@@ -38,7 +38,7 @@ class Pool(NamedTuple):
     errors: list[float]  # expected calibration errors (%), as in the table
 
 
-def figures(tests: list[Measured], name: str, told: set[str]) -> Drawing:
+def figures(tests: list[Test], name: str, told: set[str]) -> Drawing:
     """Draw a figure of each test, with a panel for each method.
 
     `name` is a key of PICTURES. Tests without predictions are skipped, which adds a sentence to
@@ -52,7 +52,7 @@ def figures(tests: list[Measured], name: str, told: set[str]) -> Drawing:
         by_method = {
             method: pool
             for method in test.lines["name"]
-            if (pool := _pool(test.runs(method), f"{method}, {test.where}", told))
+            if (pool := _pool(test.outcomes(method), f"{method}, {test.where}", told))
         }
         if by_method:
             drawings[f"{name}_{test.name}"] = draw_panels(by_method, name, test.where)

@@ -17,7 +17,7 @@ from ..records import COSTS
 from .frame import each_row, setting_texts
 from .latex import PACKAGES, as_latex, number_labels, papers
 from .notes import bold_note, interval, notes
-from .rows import minus_published, published_beside
+from .summary import minus_published, published_beside
 from .tables import Table, number_or_none, tables
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from ..records import COSTS
 from . import attacks, published
 from .frame import apart_note, computed_note, each_row
 from .names import dataset_title, rank
-from .rows import count_text, minus_published, published_beside
+from .summary import count_text, minus_published, published_beside
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -7,7 +7,7 @@ import numpy as np
 
 from benchmark.protocols import PROTOCOLS
 from benchmark.records import Outcome
-from benchmark.report import rows as of_rows
+from benchmark.report import summary
 from benchmark.report.frame import each_row, frame
 from benchmark.report.page import page_of
 from benchmark.report.tables import Table, tables
@@ -88,7 +88,7 @@ def some_outcomes():
 
 def rows(outcomes, **options):
     """Return the rows of the tables of these outcomes."""
-    return of_rows.rows(frame(outcomes), **options)
+    return summary.summarise(frame(outcomes), **options)
 
 
 def numbers(outcomes, **options) -> list[dict]:
@@ -105,7 +105,7 @@ def page(outcomes) -> str:
 def shown(view, form: str, tidy) -> str:
     """Return a view in any format."""
     if form == "html":
-        return page_of(tidy, of_rows.rows(tidy), [view])
+        return page_of(tidy, summary.summarise(tidy), [view])
     return format_views([view], form)
 
 

@@ -11,7 +11,7 @@ from benchmark.protocols import BASE2NEW
 from benchmark.report.frame import frame
 from benchmark.report.paired import harmonic
 from benchmark.report.render import as_text, render
-from benchmark.report.rows import minus_published, published_beside
+from benchmark.report.summary import minus_published, published_beside
 from benchmark.report.tables import H_NOTE, tables
 
 

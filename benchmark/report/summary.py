@@ -1,0 +1,226 @@
+"""Means over seeds and over data sets, from which every table, plot and file is cut.
+
+A row of a summary is a line of a table, a column of its protocol and a metric. Averages over data
+sets are further lines.
+"""
+
+from collections import defaultdict
+from itertools import chain
+from typing import Any
+
+import pandas as pd
+
+from trainers.prompting.dataset_keys import CHANGES, SENTENCES, STREAM
+
+from ..protocols import PROTOCOLS
+from ..protocols.base import shots_text
+from ..records import COSTS
+from . import published
+from .frame import each_row
+from .names import by_artist
+from .paired import harmonic
+from .training import INIT, TRAINED
+
+KEYS = CHANGES | SENTENCES | STREAM
+AVERAGED = ["name", "shots"]  # lines of a group that agree in these share its averages
+
+
+def summarise(
+    tidy: pd.DataFrame,
+    interval: bool = False,
+    beside_published: bool = True,
+    artists: bool = False,
+) -> pd.DataFrame:
+    """Return the means of the lines of tables, in their order; averages come last.
+
+    Each line has a row of `accuracy` for every column of its protocol, H among them, and one of
+    every other metric that its runs have. The spread is the standard deviation or, with `interval`,
+    half of the 95% interval. With `artists`, embedded data sets are also averaged by artist.
+
+    Raises:
+        UserError: a file of published numbers has a wrong line.
+    """
+    if tidy.empty:
+        return tidy
+    others, tidy = tidy[tidy["metric"] != "accuracy"], tidy[tidy["metric"] == "accuracy"]
+    lines = _lines(tidy, beside_published)
+    texts = tidy["problem"] + " [seed " + tidy["seed"].astype(str) + "]"
+    problems = tidy.assign(problems=texts).groupby(["line", "column"])["problems"]
+    numbers = of_seeds(tidy).groupby(["line", "column"]).agg(["mean", "std", "count"])
+    means = with_h(numbers.pop("mean").unstack("column")).stack().rename("mean")
+    cells = lines.explode("column").reset_index()
+    images = tidy.groupby(["line", "column"])["num_test"].max().rename("images")
+    for values in (numbers, means, images, problems.agg(lambda texts: list(texts.dropna()))):
+        cells = cells.join(values, on=["line", "column"])
+    if len(others):
+        measured = others.groupby(["line", "column", "metric"], sort=False)["value"]
+        numbers = measured.agg(["mean", "std", "count"]).reset_index()
+        more = lines.drop(columns=["column", "metric"]).reset_index()
+        cells = pd.concat([cells, more.merge(numbers, on="line")], ignore_index=True)
+    cells["problems"] = cells["problems"].map(lambda each: each if isinstance(each, list) else [])
+    cells["count"] = cells["count"].fillna(0).astype(int)
+    enough = cells["untrained"] | (cells["count"] == cells["of"])
+    cells["complete"] = (cells["count"] > 0) & enough
+    cells["interval"], cells["average"], cells["artist"] = interval, False, ""
+    cells["spread"] = _half_interval(cells) if interval else cells["std"]
+    averages = [
+        _average(cells, group, datasets, artist)
+        for group, by_name in sets_to_average(cells).items()
+        for artist, datasets in by_name.items()
+        if artists or not artist
+    ]
+    if averages:  # in the order of the lines
+        averages = [
+            pd.concat(averages).sort_index(kind="stable").sort_values("rank", kind="stable")
+        ]
+    return pd.concat([cells, *averages], ignore_index=True)
+
+
+def _lines(tidy: pd.DataFrame, beside_published: bool) -> pd.DataFrame:
+    """Return what holds for each line, from its runs; `column` lists those of its protocol."""
+    by_line = tidy.groupby("line", sort=False)
+    lines = tidy.drop_duplicates("line").set_index("line").drop(columns=["problem", *COSTS])
+    lines["split"] = by_line["split"].agg(
+        lambda splits: " and ".join(sorted(set(splits.fillna("test"))))
+    )
+    for name, key in (("backbones", "backbone"), ("precisions", "precision")):
+        lines[name] = by_line[key].agg(lambda names: set(names.dropna()))
+    lines["least"] = by_line["least"].min()
+    lines["other_data"] = by_line["other_data"].any()
+    lines["alike"] = by_line["alike"].agg(lambda groups: [*dict.fromkeys(chain(*groups))])
+    losses = tidy["outcome"].map(lambda outcome: str((outcome.result or {}).get("losses") or ""))
+    twice = tidy.assign(losses=losses).duplicated(["line", "column", "losses"], keep=False)
+    lines["repeated"] = tidy[twice & (losses != "")].groupby("line")["seed"].agg(set)
+    line_seeds = by_line["seed"].agg(lambda seeds: sorted(set(seeds)))
+    lines["seeds"] = lines["seeds"].where(lines["seeds"].notna(), line_seeds)
+    lines["of"] = lines["seeds"].str.len()
+    lines["group_published"] = [published.group_of([name]) for name in lines["dataset"]]
+    lines["comparable"] = [beside_published and _comparable(line) for line in each_row(lines)]
+    trainings = tidy[tidy["training"] & tidy["problem"].isna()]
+    lines = lines.join(
+        trainings.groupby("line").agg({key: cost.over_seeds for key, cost in COSTS.items()})
+    )
+    of_trained = [key for key, cost in COSTS.items() if cost.if_trained]
+    lines.loc[lines["untrained"], of_trained] = None
+    lines["column"] = [list(PROTOCOLS[name].columns) for name in lines["protocol"]]
+    return lines
+
+
+def of_seeds(accuracies: pd.DataFrame) -> pd.Series:
+    """Return the accuracy of each line, seed and column, and H; NaN where there is none."""
+    columns = accuracies.pivot(index=["line", "seed"], columns="column", values="value")
+    return with_h(columns).stack(future_stack=True)
+
+
+def with_h(numbers: pd.DataFrame) -> pd.DataFrame:
+    """Add H as the column h to numbers that have the columns base and new."""
+    if not {"base", "new"} <= set(numbers):
+        return numbers
+    return numbers.assign(h=harmonic(numbers["base"], numbers["new"]))
+
+
+def count_text(row: Any) -> str:
+    """Return what follows the mean of a row that lacks seeds or data sets; empty if it does not."""
+    return "" if row.complete else f" ({row.count} of {row.of})"
+
+
+def published_beside(row: Any, trainer: str = "") -> published.Published | None:
+    """Return the published numbers of a method (or the row's own) with the number of a row's place.
+
+    None if there are none, or the setting is another.
+    """
+    protocol = PROTOCOLS[row.protocol]
+    theirs = row.comparable and published.find(
+        protocol, trainer or row.trainer, row.dataset, row.shots, row.group_published
+    )
+    return theirs if theirs and row.column in theirs.values else None
+
+
+def minus_published(row: Any) -> float | None:
+    """Return a mean minus the published number; None if one is missing or cannot be right."""
+    theirs = published_beside(row)
+    lacking = row.mean != row.mean or (row.average and not row.complete)
+    if theirs is None or theirs.misprint or lacking:
+        return None
+    return row.mean - theirs.values[row.column]
+
+
+def _comparable(line) -> bool:
+    """Return True if a line has the setting of published numbers."""
+    group = line.group_published
+    fits = not line.label and line.backbones == {published.BACKBONES[group]}
+    fits = fits and line.split == "test" and not line.other_data
+    fits = fits and all(
+        key not in (INIT, TRAINED) and KEYS.get(key, value) == value for key, value in line.settings
+    )
+    return fits and bool(published.numbers(PROTOCOLS[line.protocol], group))
+
+
+def _half_interval(cells: pd.DataFrame) -> pd.Series:
+    """Return half of the 95% interval of each mean (Student's t); none for fewer than two seeds."""
+    from scipy.special import stdtrit
+
+    count = cells["count"].where(cells["count"] > 1)
+    return stdtrit(count - 1, 0.975) * cells["std"] / count**0.5
+
+
+def sets_to_average(cells: pd.DataFrame) -> dict[int, dict[str, set[str]]]:
+    """Return the data sets of averages by group: all with the key "", then those of each artist.
+
+    Outputs that share no data set have none.
+    """
+    targets = cells[~cells["average"] & (cells["dataset"] != cells["source"])]
+    targets = targets[targets.groupby("group")["dataset"].transform("nunique") > 1]
+    of_line = targets.groupby(["group", "name"])["dataset"].transform("nunique")
+    apart = targets["origin"].astype(bool) & (of_line == 1)
+    targets = targets[~apart.groupby(targets["group"]).transform("all").astype(bool)]
+    by_group = {}
+    for group, members in targets.groupby("group", sort=False):
+        datasets = set(members["dataset"])
+        # in transfer tables, the average is a column
+        artists = by_artist(datasets) if (members["across"] != "dataset").all() else {}
+        groups = {"": datasets} | artists
+        by_group[group] = {artist: names for artist, names in groups.items() if len(names) > 1}
+    return by_group
+
+
+def _average(cells: pd.DataFrame, group: int, datasets: set[str], artist: str) -> pd.DataFrame:
+    """Return the averages of a group over some data sets; H is that of the averages.
+
+    Each is over those data sets on which a method has all columns.
+    """
+    targets = cells[(cells["group"] == group) & cells["dataset"].isin(datasets)]
+    targets = targets[targets["dataset"] != targets["source"]]
+    protocol = PROTOCOLS[targets["protocol"].iloc[0]]
+    accuracies = targets[targets["metric"] == "accuracy"]
+    has_all = accuracies.groupby("line")["mean"].count() == len(protocol.columns)
+    counted = targets["mean"].where(targets["line"].map(has_all))
+    by_place = counted.groupby([targets[key] for key in (*AVERAGED, "metric", "column")])
+    numbers = with_h(by_place.mean().unstack("column")).stack().to_dict()
+    problems = defaultdict(list)
+    last = accuracies["column"] == list(protocol.columns)[-1]  # of base, new and h: h
+    for row in each_row(accuracies[last & counted.notna() & ~accuracies["complete"]]):
+        place = f"{row.name}, {row.dataset}, {shots_text(row.shots)}"
+        text = f"{place}: a mean over {row.count} of {row.of} seeds"
+        problems[row.name, row.shots, "accuracy", row.column].append(text)
+    edited = targets.groupby(AVERAGED)["edited"].agg(lambda lists: sorted({*sum(lists, [])}))
+    comparable = targets.groupby(AVERAGED)["comparable"].all()
+    whose = published.group_of(datasets)
+    if comparable.any():  # else no file is read
+        of_papers = published.datasets(protocol, whose) - {targets["source"].iloc[0]}
+        comparable &= datasets == of_papers
+    averages = targets.assign(
+        dataset=published.AVERAGE, table=group, average=True, artist=artist,
+        line=-1 - targets["line"], std=float("nan"), spread=float("nan"),
+        count=by_place.transform("count"), of=len(datasets), group_published=whose,
+    )  # fmt: skip
+    places = [*AVERAGED, "metric", "column"]
+    averages = averages.sort_values("rank", kind="stable").drop_duplicates(places)
+    keys = [*zip(*(averages[key] for key in places), strict=True)]
+    return averages.assign(
+        mean=[numbers.get(key, float("nan")) for key in keys],
+        complete=averages["count"] == averages["of"],
+        problems=[problems[key] for key in keys],
+        edited=[edited[key[:2]] for key in keys],
+        comparable=[comparable[key[:2]] for key in keys],
+    )
