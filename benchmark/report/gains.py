@@ -1,7 +1,8 @@
 """Gains over zero-shot CLIP on each data set: their mean, and the worst one."""
 
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from collections import defaultdict
+from itertools import chain
+from typing import Any
 
 import pandas as pd
 
@@ -11,7 +12,7 @@ from ..protocols.base import Protocol, shots_text
 from .frame import each_row
 from .grids import averages_title, place_of
 from .names import dataset_title
-from .published import meaning, with_marks
+from .published import AVERAGE, meaning, with_marks
 from .summary import count_text, summarise
 from .tables import Cell, Table, h_note, protocol_of
 
@@ -22,27 +23,6 @@ NOTE = (
 )
 WITHOUT = "no finished run of ZeroshotCLIP: add it to --trainers"
 ONE_SET = "only one data set: the worst of several is shown"
-
-
-class Gain(NamedTuple):
-    """A line of a table: rows of the method's average and of its data sets, and its gains."""
-
-    average: Any
-    rows: dict[str, Any]
-    gains: dict[str, float]
-
-    @property
-    def worst(self) -> str:
-        """The data set with the least gain, the first of several."""
-        return min(self.gains, key=lambda name: round(self.gains[name], 2))
-
-
-class Group(NamedTuple):
-    """A table: the average of zero-shot CLIP, the data sets, and the lines."""
-
-    zero: Any
-    datasets: list[str]
-    lines: list[Gain]
 
 
 class Gains:
@@ -57,81 +37,78 @@ class Gains:
     def __init__(self, tidy: pd.DataFrame):
         cells = summarise(tidy, beside_published=False)
         cells = cells[(cells["dataset"] != cells["source"]) & cells["mean"].notna()]
-        self.groups: list[Group] = []
-        self.problems: dict[Protocol, list[str]] = {}
+        self._tables: dict[Protocol, list[Table]] = defaultdict(list)
+        self._records: list[dict] = []
+        problems: dict[Protocol, list[str]] = defaultdict(list)
         clips = cells["backbones"].map(sorted).map(" ".join)
         for _, members in cells.groupby(["group", "column", clips], sort=False):
-            self._add(list(each_row(members)))
-        if not self.groups:
-            reasons = [sentence for sentences in self.problems.values() for sentence in sentences]
-            raise UserError(f"--gains has nothing to show: {(reasons or [WITHOUT])[0]}")
+            rows = [*each_row(members.sort_values("rank", kind="stable"))]
+            of_zero = [row for row in rows if row.trainer == ZERO_SHOT]
+            zero = {row.dataset: row for row in of_zero if row.name == of_zero[0].name}
+            protocol, sets = protocol_of(rows[0]), len(zero.keys() - {AVERAGE})
+            if sets > 1:
+                self._add([row for row in rows if row.trainer != ZERO_SHOT], zero)
+            else:
+                where = f"{protocol.title}, {protocol.columns[rows[0].column]}"
+                problems[protocol].append(f"{where}: {ONE_SET if sets else WITHOUT}")
+        if not self._tables:
+            why = next(chain(*problems.values()), WITHOUT)
+            raise UserError(f"--gains has nothing to show: {why}")
+        for protocol, (first, *_) in self._tables.items():
+            first.problems = problems[protocol]
 
-    def _add(self, cells: list[Any]) -> None:
+    def _add(self, rows: list[Any], zero: dict[str, Any]) -> None:
         """Add the tables of a protocol and column, one for each number of shots."""
-        protocol, column = protocol_of(cells[0]), cells[0].column
-        by_name: dict[tuple[int, str], dict[str, Any]] = {}
-        for cell in sorted(cells, key=lambda cell: cell.rank):
-            by_dataset = by_name.setdefault((cell.shots, cell.name), {})
-            by_dataset["" if cell.average else cell.dataset] = cell
-        zeros = [x for x in by_name.values() if next(iter(x.values())).trainer == ZERO_SHOT]
-        zero = {name: cell for name, cell in zeros[0].items() if name} if zeros else {}
-        if len(zero) < 2:
-            where = f"{protocol.title}, {protocol.columns[column]}"
-            why = ONE_SET if zero else WITHOUT
-            self.problems.setdefault(protocol, []).append(f"{where}: {why}")
-            return
-        for shots in sorted({shots for shots, _ in by_name}):
-            lines = []
-            for (own_shots, _), by_dataset in by_name.items():
-                ours = {name: by_dataset[name] for name in zero if name in by_dataset}
-                if own_shots == shots and by_dataset not in zeros and ours:
-                    gains = {name: row.mean - zero[name].mean for name, row in ours.items()}
-                    lines.append(Gain(by_dataset.get(""), ours, gains))
+        first, sets = next(iter(zero.values())), [name for name in zero if name != AVERAGE]
+        protocol, column = protocol_of(first), first.column
+        head = ["Method", "Average", "Gain", "Worst gain", "on"]
+        head += [dataset_title(name) for name in sets]
+        by_line: dict[tuple[int, str], dict[str, Any]] = defaultdict(dict)
+        for row in rows:
+            by_line[row.shots, row.name][row.dataset] = row
+        for shots in sorted({shots for shots, _ in by_line}):
+            lines, marks = [], set()
+            for (shots_of_line, _), ours in by_line.items():
+                gains = {name: ours[name].mean - zero[name].mean for name in zero if name in ours}
+                average = gains.pop(AVERAGE, None)
+                if shots_of_line != shots or not gains:
+                    continue
+                if average is not None and not (ours[AVERAGE].complete and zero[AVERAGE].complete):
+                    average = None
+                worst = min(gains, key=lambda name: round(gains[name], 2))
+                row = ours[next(iter(gains))]
+                marks.update(row.beyond)
+                lines.append([
+                    Cell(with_marks(row.name, row.beyond)),
+                    _average(ours),
+                    _points(average),
+                    _points(gains[worst], compared=len(gains) == len(sets)),
+                    Cell(dataset_title(worst)),
+                    *(_points(gains.get(name)) for name in sets),
+                ])  # fmt: skip
+                for name, gain in gains.items():
+                    numbers = {"accuracy": ours[name].mean, "gain": gain, "worst": name == worst}
+                    place = place_of(ours[name], shots, column) | {"method": row.name}
+                    self._records.append(place | numbers)
             if lines:
-                self.groups.append(Group(zeros[0].get(""), list(zero), lines))
+                title = [averages_title(first, len(sets), ""), shots_text(shots)]
+                title += [protocol.columns[column]] * (len(protocol.columns) > 1)
+                lines.insert(0, [Cell(first.name), _average(zero), *[Cell("-")] * (len(head) - 2)])
+                caption = [NOTE, *(h_note(protocol) if column == "h" else []), *meaning(marks)]
+                what = f"{', '.join(title)}: gains over zero-shot CLIP"
+                self._tables[protocol].append(Table(what, head, lines, caption))
 
     def tables(self) -> dict[Protocol, list[Table]]:
         """Return the tables of each protocol."""
-        by_protocol: dict[Protocol, list[Table]] = {}
-        for group in self.groups:
-            protocol = protocol_of(group.zero)
-            problems = [] if protocol in by_protocol else self.problems.get(protocol, [])
-            by_protocol.setdefault(protocol, []).append(_table(group, problems))
-        return by_protocol
+        return self._tables
 
     def records(self) -> list[dict]:
         """Return the cells of the tables as plain numbers, one for each method and data set."""
-        return [record for group in self.groups for record in _records(group)]
+        return self._records
 
 
-def _table(group: Group, problems: list[str]) -> Table:
-    zero, protocol = group.zero, protocol_of(group.zero)
-    first = next(iter(group.lines[0].rows.values()))
-    title = [averages_title(zero, len(group.datasets), ""), shots_text(first.shots)]
-    if len(protocol.columns) > 1:
-        title.append(protocol.columns[zero.column])
-    head = ["Method", "Average", "Gain", "Worst gain", "on"]
-    head += [dataset_title(name) for name in group.datasets]
-    lines = [[Cell(zero.name), _average(zero), *[Cell("-")] * (len(head) - 2)]]
-    marks = set()
-    for line in group.lines:
-        row, on_all = next(iter(line.rows.values())), len(line.gains) == len(group.datasets)
-        complete = line.average is not None and line.average.complete and zero.complete
-        gain = line.average.mean - zero.mean if complete else None
-        marks.update(row.beyond)
-        lines.append([
-            Cell(with_marks(row.name, row.beyond)),
-            _average(line.average),
-            _points(gain),
-            _points(line.gains[line.worst], on_all),
-            Cell(dataset_title(line.worst)),
-            *(_points(line.gains.get(name)) for name in group.datasets),
-        ])  # fmt: skip
-    caption = [NOTE, *(h_note(protocol) if zero.column == "h" else []), *meaning(marks)]
-    return Table(f"{', '.join(title)}: gains over zero-shot CLIP", head, lines, caption, problems)
-
-
-def _average(row: Any) -> Cell:
+def _average(by_dataset: dict[str, Any]) -> Cell:
+    row = by_dataset.get(AVERAGE)
     if row is None:
         return Cell("-")
     text = f"{row.mean:.2f}{count_text(row)}"
@@ -143,10 +120,3 @@ def _points(gain: float | None, compared: bool = True) -> Cell:
     if gain is None:
         return Cell("-")
     return Cell(f"{round(gain, 2) + 0.0:+.2f}", gain if compared else None)
-
-
-def _records(group: Group) -> Iterator[dict]:
-    for line in group.lines:
-        for name, row in line.rows.items():
-            numbers = {"accuracy": row.mean, "gain": line.gains[name], "worst": name == line.worst}
-            yield place_of(row, row.shots, row.column) | {"method": row.name} | numbers

@@ -60,8 +60,8 @@ def both(tidy: pd.DataFrame, bins: int = BINS) -> list[Grid]:
     if done.empty:
         return []
     scores, problems = _scores(done, bins)
-    runs = pd.concat([halves[halves["line"].isin(done["line"])], scores], ignore_index=True)
-    numbers = summarise(runs, beside_published=False, artists=True)
+    halves = halves[halves["line"].isin(done["line"])]
+    numbers = summarise(halves, beside_published=False, scores=scores)
     accuracies = numbers["metric"] == "accuracy"
     numbers["metric"] = numbers["metric"].where(~accuracies, numbers["column"])
     noted = accuracies | numbers["average"]
@@ -106,14 +106,8 @@ def _scores(done: pd.DataFrame, bins: int) -> tuple[pd.DataFrame, dict[int, list
         )
         pairs = {seed: (base.get(seed), new.get(seed)) for seed in sorted(base | new)}
         by_seed, problems[line] = each_seed(pairs, partial(joint, bins=bins))
-        entries += [
-            (line, BOTH, seed, *item)
-            for seed, metrics in by_seed.items()
-            for item in metrics.items()
-        ]
-    scores = pd.DataFrame(entries, columns=["line", "column", "seed", "metric", "value"])
-    facts = done.drop_duplicates("line").drop(columns=["column", "seed", "metric", "value"])
-    return facts.merge(scores, on="line"), problems
+        entries += [(line, BOTH, *item) for metrics in by_seed.values() for item in metrics.items()]
+    return pd.DataFrame(entries, columns=["line", "column", "metric", "value"]), problems
 
 
 def joint_tables(grid: Grid, bins: int = BINS) -> Iterator[Table]:

@@ -29,20 +29,21 @@ def summarise(
     tidy: pd.DataFrame,
     interval: bool = False,
     beside_published: bool = True,
-    artists: bool = False,
+    scores: pd.DataFrame | None = None,
 ) -> pd.DataFrame:
     """Return the means of the lines of tables, in their order; averages come last.
 
-    Each line has a row of `accuracy` for every column of its protocol, H among them, and one of
-    every other metric that its runs have. The spread is the standard deviation or, with `interval`,
-    half of the 95% interval. With `artists`, embedded data sets are also averaged by artist.
+    Each line has a row of `accuracy` for every column of its protocol, H among them. The spread is
+    the standard deviation or, with `interval`, half of the 95% interval. `scores` have the line,
+    column, metric and value of further metrics; with them, embedded data sets are also averaged by
+    artist.
 
     Raises:
         UserError: a file of published numbers has a wrong line.
     """
     if tidy.empty:
         return tidy
-    others, tidy = tidy[tidy["metric"] != "accuracy"], tidy[tidy["metric"] == "accuracy"]
+    tidy = tidy[tidy["metric"] == "accuracy"]
     lines = _lines(tidy, beside_published)
     texts = tidy["problem"] + " [seed " + tidy["seed"].astype(str) + "]"
     problems = tidy.assign(problems=texts).groupby(["line", "column"])["problems"]
@@ -52,8 +53,8 @@ def summarise(
     images = tidy.groupby(["line", "column"])["num_test"].max().rename("images")
     for values in (numbers, means, images, problems.agg(lambda texts: list(texts.dropna()))):
         cells = cells.join(values, on=["line", "column"])
-    if len(others):
-        measured = others.groupby(["line", "column", "metric"], sort=False)["value"]
+    if scores is not None:
+        measured = scores.groupby(["line", "column", "metric"], sort=False)["value"]
         numbers = measured.agg(["mean", "std", "count"]).reset_index()
         more = lines.drop(columns=["column", "metric"]).reset_index()
         cells = pd.concat([cells, more.merge(numbers, on="line")], ignore_index=True)
@@ -67,7 +68,7 @@ def summarise(
         _average(cells, group, datasets, artist)
         for group, by_name in sets_to_average(cells).items()
         for artist, datasets in by_name.items()
-        if artists or not artist
+        if scores is not None or not artist
     ]
     if averages:  # in the order of the lines
         averages = [
