@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -29,17 +29,17 @@ from ..protocols.places import (
     stands_in,
 )
 from ..records import Outcome, from_folder
-from . import logs
 from .compare import Comparisons
 from .findings import findings
 from .frame import frame
-from .metrics import Classes, Metrics
-from .per_image import MEASURES, bin_anew
+from .per_image import MEASURES
 from .render import FORMATS, render
-from .single import half_text, overview, read_run, report_runs
 from .summary import summarise
 from .tables import seeds_text
-from .views import VIEWS, View, format_views, pictures_of, requested_views, views
+from .views import VIEWS, format_views, has_pictures, pictures_of, requested_views, views
+
+if TYPE_CHECKING:
+    from .views import View
 
 PUBLISHED = ("on", "off", "all")
 
@@ -132,10 +132,14 @@ def show(args: argparse.Namespace, outputs: list[Path]) -> None:
         f"'{single and single[0]}' is a single run: leave out outputs of protocols and --logs",
     )
     if single and not args.compare:
+        from .single import report_runs
+
         print(report_runs(single, args.format, args.plots))
         return
     outcomes = side_by_side(single) if single else choose_outcomes(args, outputs)
     if args.bins != BINS:
+        from .per_image import bin_anew
+
         outcomes = [bin_anew(outcome, args.bins) for outcome in outcomes]
     tidy = frame(outcomes)
     if tidy.empty:
@@ -169,6 +173,8 @@ def side_by_side(folders: list[Path]) -> list[Outcome]:
     Raises:
         UserError: a record cannot be used, or there is one run.
     """
+    from .single import half_text, read_run
+
     need(
         len(folders) > 1,
         f"--compare: '{folders[0]}' is one run: name the folders of two or more",
@@ -216,6 +222,8 @@ def choose_outcomes(args: argparse.Namespace, outputs: list[Path]) -> list[Outco
             in_folder = [replace(x, origin=origin or str(folder)) for x in in_folder]
         outcomes += in_folder
     if args.logs:
+        from . import logs
+
         logged, unknown = logs.read(args.logs)
         outcomes += [outcome for outcome in logged if outcome.run.protocol in protocols]
         if unknown:
@@ -246,6 +254,8 @@ def nothing(args: argparse.Namespace, outputs: list[Path]) -> str:
             f"{' '.join(flags)} needs runs of protocols, and '{searched[0]}' has only single runs: "
             "name the folder of one to see its classes and metrics",
         )
+        from .single import overview
+
         return overview(alone, args.format)
     need(args.outputs[0].exists(), f"'{args.outputs[0]}' does not exist: check the path")
     what = " or ".join(args.protocols or ["any protocol"])
@@ -292,7 +302,7 @@ def write_plots(table_rows: pd.DataFrame, parts: Sequence[View], folder: Path) -
     """Write the plots that belong to the tables into a folder, and print their paths."""
     from . import plots  # matplotlib is slow to load
 
-    of_views = [view for view in parts if isinstance(view, Metrics | Classes)]
+    of_views = [view for view in parts if has_pictures(view)]
     drawing = {} if parts and len(of_views) == len(parts) else plots.figures(table_rows)
     told: set[str] = set()
     for view in of_views:

@@ -1,10 +1,20 @@
 """Versions, devices and settings that runs were made with, from their records."""
 
 from collections.abc import Iterable
+from typing import NamedTuple
 
 from trainers.prompting.errors import printable
 
 from ..records import value_at
+
+
+class Section(NamedTuple):
+    """A section of the page: its anchor, heading, and a sentence without its period."""
+
+    name: str
+    title: str
+    summary: str = ""
+
 
 SHARED = {"OPTIM.NAME": "OPTIM", "OPTIM.LR": "LR", "OPTIM.MAX_EPOCH": "MAX_EPOCH",
           "OPTIM.STEPS": "STEPS", "DATALOADER.TRAIN_X.BATCH_SIZE": "BATCH_SIZE"}  # fmt: skip

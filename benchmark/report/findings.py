@@ -14,8 +14,7 @@ from trainers.prompting.errors import UserError, printable
 from ..protocols.base import shots_text
 from .compare import Comparisons
 from .frame import each_row
-from .gains import ZERO_SHOT
-from .names import dataset_title, in_words
+from .names import ZERO_SHOT, dataset_title, in_words
 from .paired import LEAST, harmonic
 from .summary import count_text
 from .tables import average_name, protocol_of

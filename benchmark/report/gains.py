@@ -10,13 +10,12 @@ from trainers.prompting.errors import UserError
 
 from ..protocols.base import Protocol, shots_text
 from .frame import each_row
-from .grids import averages_title, place_of
-from .names import dataset_title
+from .grids import place_of
+from .names import ZERO_SHOT, dataset_title
 from .published import AVERAGE, meaning, with_marks
 from .summary import count_text, summarise
-from .tables import Cell, Table, h_note, protocol_of
+from .tables import Cell, Table, averages_title, h_note, protocol_of
 
-ZERO_SHOT = "ZeroshotCLIP"
 NOTE = (
     "Means over the data sets, and gains over zero-shot CLIP in points: of the mean, the worst one "
     "and that of each data set."

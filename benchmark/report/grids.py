@@ -77,9 +77,3 @@ def place_of(row: Any, shots: int, column: str) -> dict:
     """Return the place of a row as plain values."""
     place = {name: getattr(row, name) for name in ("protocol", "source", "dataset")}
     return place | {"shots": shots, "column": column}
-
-
-def averages_title(row: Any, count: int, artist: str) -> str:
-    """Return the protocol of an average and its data sets in words."""
-    kind = f"{artist or 'embedded'} " if row.embedded else ""
-    return f"{protocol_of(row).title}, average over {count} {kind}data sets"

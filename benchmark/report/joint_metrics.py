@@ -10,7 +10,7 @@ from trainers.prompting.record.metrics import BINS
 from ..protocols.base import shots_text
 from ..records import COSTS, Metric
 from .frame import apart_note, each_row
-from .grids import Grid, averages_title, place_of
+from .grids import Grid, place_of
 from .per_image import each_seed, joint
 from .published import AVERAGE
 from .summary import count_text, sets_to_average, summarise
@@ -19,6 +19,7 @@ from .tables import (
     H_NOTE,
     Cell,
     Table,
+    averages_title,
     more,
     seeds_text,
     spread_note,
@@ -107,7 +108,8 @@ def _scores(done: pd.DataFrame, bins: int) -> tuple[pd.DataFrame, dict[int, list
         pairs = {seed: (base.get(seed), new.get(seed)) for seed in sorted(base | new)}
         by_seed, problems[line] = each_seed(pairs, partial(joint, bins=bins))
         entries += [(line, BOTH, *item) for metrics in by_seed.values() for item in metrics.items()]
-    return pd.DataFrame(entries, columns=["line", "column", "metric", "value"]), problems
+    scores = pd.DataFrame(entries, columns=["line", "column", "metric", "value"])
+    return scores.astype({"value": float}), problems
 
 
 def joint_tables(grid: Grid, bins: int = BINS) -> Iterator[Table]:

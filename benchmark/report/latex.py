@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 PUBLISHED = r"$^\dagger$"  # after the name of a method with published numbers
-NOTHING = Cell("--")
 ESCAPED = str.maketrans(
     {
         **{character: f"\\{character}" for character in "&%$#_{}"},
@@ -63,25 +62,30 @@ def papers(rows: pd.DataFrame, all_published: bool, deviations: bool = False) ->
     With `all_published`, methods that were not run have their published numbers, too; `deviations`
     adds the spread over the seeds to each mean.
     """
-    texts = [PACKAGES]
+    texts = []
     for _, members in rows.groupby("group", sort=False):
         (group,) = tables(members, all_published).values()
         group.sort(key=lambda table: not table.of_averages)
         texts.append(_paper(group, deviations))
-    return "\n\n".join(number_labels(texts))
+    return _document(texts)
 
 
-def number_labels(texts: Iterable[str]) -> list[str]:
-    """Return the LaTeX of tables, whose labels are numbered where they would be the same."""
+def as_document(tables: Iterable[Table]) -> str:
+    """Return the LaTeX of tables, one after the other."""
+    return _document(map(as_latex, tables))
+
+
+def _document(texts: Iterable[str]) -> str:
+    """Join the LaTeX of tables, whose labels are numbered where they would be the same."""
     counts: Counter[str] = Counter()
-    numbered = []
+    numbered = [PACKAGES]
     for text in texts:
         if label := LABEL.search(text):
             counts[label[1]] += 1
             if (number := counts[label[1]]) > 1:
                 text = text.replace(f"{{{label[1]}}}", f"{{{label[1]}-{number}}}")
         numbered.append(text)
-    return numbered
+    return "\n\n".join(numbered)
 
 
 def as_latex(table: Table) -> str:
@@ -101,14 +105,15 @@ def escape(text: str) -> str:
     return text
 
 
-def mark_best(table: Table) -> list[list[str]]:
+def mark_best(table: Table, deviations: bool = False) -> list[list[str]]:
     """Return the cells in LaTeX, with the best and second best of each column marked."""
     best = table.all_best()
     second = table.all_best(1)
 
     def mark(i: int, j: int, cell: Cell) -> str:
         text = escape(cell.text)
-        spread = "" if cell.spread is None else rf"$_{{\pm{cell.spread:.2f}}}$"
+        shown = deviations and cell.spread is not None
+        spread = rf"$_{{\pm{cell.spread:.2f}}}$" if shown else ""
         if i in best[j]:
             text = rf"\textbf{{{text}}}"
         elif i in second[j]:
@@ -167,9 +172,12 @@ def _paper(group: list[Table], deviations: bool) -> str:
         "shots": {shots_text(number): str(number) for number in sorted({r.shots for r in rows})},
         "dataset": {name: name for name in group[0].head[1:]},
     }[protocol.across]
-    printed = [_printed_columns(table, names, deviations) for table in group]
+    printed = [_printed_columns(table, names) for table in group]
     means, seeds = "Means", seeds_of(rows)
-    if _has_spread(printed):
+    deviations = deviations and any(
+        cell.spread is not None for table in printed for line in table.lines for cell in line
+    )
+    if deviations:
         means += " ± 95% intervals" if first.interval else " ± standard deviations"
     caption = [f"{means} over {seeds} seeds." if seeds > 1 else spread_note(seeds)]
     caption.append("Best in bold, second best underlined.")
@@ -179,7 +187,8 @@ def _paper(group: list[Table], deviations: bool) -> str:
     sources = [sentence.replace("Published", PUBLISHED + " Published") for sentence in sources]
     caption += [*sources, *h_note(protocol), *edited_note(rows)]
     caption += apart_note(row for row in rows if row.average)
-    body = _targets(*printed) if protocol.across == "dataset" else _blocks(printed)
+    make_body = _targets if protocol.across == "dataset" else _blocks
+    body = make_body(printed, deviations)
     problems = [
         problem
         if row.average
@@ -190,7 +199,7 @@ def _paper(group: list[Table], deviations: bool) -> str:
     return as_float(f"{what}: accuracy (%)", caption, "-".join(place), body, problems)
 
 
-def _printed_columns(table: Table, names: Mapping[str, str], deviations: bool) -> Table:
+def _printed_columns(table: Table, names: Mapping[str, str]) -> Table:
     """Return a table as in a paper: without differences, counts and costs.
 
     `names` are the columns shown, by their heads in the table, with their heads in the paper.
@@ -204,13 +213,13 @@ def _printed_columns(table: Table, names: Mapping[str, str], deviations: bool) -
         elif name.beside:
             continue
         by_head = dict(zip(table.head[1:], cells, strict=True))
-        shown = [(by_head[head].paper if head in by_head else None) or NOTHING for head in names]
-        lines.append([name, *(x if deviations else x._replace(spread=None) for x in shown)])
+        shown = [by_head.get(head, Cell("-")) for head in names]
+        lines.append([name, *(cell._replace(text=cell.short or "--") for cell in shown)])
     corner = "Shots" if protocol_of(table.rows[0]).across == "shots" else ""
     return replace(table, head=[corner, *names.values()], lines=lines)
 
 
-def _blocks(group: list[Table]) -> list[str]:
+def _blocks(group: list[Table], deviations: bool) -> list[str]:
     """Return the body of a float with a block for each table, as many beside as fit."""
     blocks = [BLOCKS]
     for number, table in enumerate(group):
@@ -218,13 +227,14 @@ def _blocks(group: list[Table]) -> list[str]:
         what = average_name(row).capitalize() if row.average else dataset_title(row.dataset)
         title = rf"\multicolumn{{{width}}}{{c}}{{{escape(f'({chr(97 + number)}) {what}')}}} \\[2pt]"
         head = [_row(map(escape, table.head))]
-        blocks += tabular("l" + "c" * (width - 1), head, mark_best(table), title)
+        blocks += tabular("l" + "c" * (width - 1), head, mark_best(table, deviations), title)
         blocks.append(r"\hspace{1em}")
     return blocks
 
 
-def _targets(table: Table) -> list[str]:
+def _targets(group: list[Table], deviations: bool) -> list[str]:
     """Return the body of a table of a transfer protocol: the source, targets and average."""
+    (table,) = group
     first, (_, *names) = table.rows[0], table.head
     turned = len(names) > 6
     heads = [rf"\rotatebox{{90}}{{{escape(name)}}}" if turned else escape(name) for name in names]
@@ -235,8 +245,4 @@ def _targets(table: Table) -> list[str]:
         groups.append(rf"\multicolumn{{{len(names) - 1}}}{{c}}{{Target}}")
         rules = rf"\cmidrule(lr){{2-2}}\cmidrule(l){{3-{1 + len(names)}}}"
     head = [_row(["", *groups]), rules, _row(["", *heads])]
-    return [SMALL, *tabular("l" + "c" * len(names), head, mark_best(table))]
-
-
-def _has_spread(group: Sequence[Table]) -> bool:
-    return any(cell.spread is not None for table in group for line in table.lines for cell in line)
+    return [SMALL, *tabular("l" + "c" * len(names), head, mark_best(table, deviations))]

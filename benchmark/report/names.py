@@ -30,6 +30,8 @@ _MEDICAL = (
 )
 DATASETS |= dict(zip(GROUPS["medical"], _MEDICAL.split(), strict=True))
 
+ZERO_SHOT = "ZeroshotCLIP"
+
 # Methods that papers call by another name than ours.
 PAPERS = {
     "ZeroshotCLIP": "CLIP",

@@ -1,10 +1,12 @@
 """A self-contained HTML page with all tables and plots."""
 
+from __future__ import annotations
+
 import base64
 import datetime
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -14,12 +16,15 @@ from trainers.prompting import advice
 from trainers.prompting.errors import printable
 
 from ..protocols.base import Protocol
-from .facts import facts
+from .facts import Section, facts
 from .names import dataset_title, in_words
 from .notes import bold_note, interval, notes
 from .plots import WIDTH, Drawing, encode_figure, figures
-from .tables import Section, Table, tables
-from .views import View, pictures_of
+from .tables import Table, tables
+from .views import pictures_of
+
+if TYPE_CHECKING:
+    from .views import View
 
 FOLDERS = [Path(__file__).parent, Path(advice.__file__).parent]  # which has the style
 TEMPLATES = Environment(

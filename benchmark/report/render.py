@@ -8,6 +8,7 @@ import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from tabulate import tabulate
@@ -15,7 +16,6 @@ from tabulate import tabulate
 from ..cli import csv_text
 from ..records import COSTS
 from .frame import each_row, setting_texts
-from .latex import PACKAGES, as_latex, number_labels, papers
 from .notes import bold_note, interval, notes
 from .summary import minus_published, published_beside
 from .tables import Table, number_or_none, tables
@@ -42,6 +42,8 @@ def render(
     do. `sentences` come first, not in CSV.
     """
     if form == "latex":
+        from .latex import papers
+
         return lead(sentences, form) + papers(rows, all_published, deviations)
     if form in TABLE_STYLES:
         return lead(sentences, form) + in_style(tables(rows, all_published), form)
@@ -63,9 +65,12 @@ def lead(sentences: Sequence[str], form: str) -> str:
 
 def in_style(groups: Mapping[Any, list[Table]], form: str) -> str:
     """Return these tables as `text`, `markdown` or `latex`."""
-    makers = {"text": as_text, "markdown": as_markdown, "latex": as_latex}
-    texts = [makers[form](table) for group in groups.values() for table in group]
-    return "\n\n".join([PACKAGES, *number_labels(texts)] if form == "latex" else texts)
+    tables = [*chain(*groups.values())]
+    if form == "latex":
+        from .latex import as_document
+
+        return as_document(tables)
+    return "\n\n".join(map({"text": as_text, "markdown": as_markdown}[form], tables))
 
 
 def as_text(table: Table) -> str:

@@ -26,12 +26,13 @@ from ..records import (
     read_record,
     value_at,
 )
+from .facts import Section
 from .frame import alike_text, setting_texts
 from .metrics import class_table, explain, images_of_classes
 from .notes import interval
 from .own_sets import name_in
 from .render import TABLE_STYLES, as_csv, in_style, lead
-from .tables import Cell, Section, Table, alike_note
+from .tables import Cell, Table, alike_note
 from .training import ATTACK, INIT, TRAINED, attacks, drawn_text, earlier_text, image_changes
 
 if TYPE_CHECKING:

@@ -38,22 +38,14 @@ INCOMPLETE = r"$^*$"  # in a paper, after a mean that lacks seeds or data sets
 MISPRINT = "(misprint)"
 
 
-class Section(NamedTuple):
-    """A section of the page: its anchor, heading, and a sentence without its period."""
-
-    name: str
-    title: str
-    summary: str = ""
-
-
 class Cell(NamedTuple):
     """A cell of a table."""
 
     text: str
     value: float | None = None  # competes for the best of its column; higher is better
     beside: bool = False  # True for the first cell of a line of published numbers or differences
-    spread: float | None = None  # shown after the text in a paper
-    paper: Cell | None = None  # the cell in its place in a paper, if any
+    short: str = ""  # the text in a paper; empty where a paper has none
+    spread: float | None = None  # shown after it there
     images: int | None = None  # tested on by the one run that the value is of
 
 
@@ -96,7 +88,8 @@ class Table:
         """
         if self.by_line:
             return {i for i, line in enumerate(self.lines) if column in _best(line, place)}
-        return _best([line[column] for line in self.lines], place)
+        # published numbers compete in a paper, where no line stands beside another
+        return _best([Cell("") if x[0].beside else x[column] for x in self.lines], place)
 
     def all_best(self, place: int = 0) -> list[set[int]]:
         """Return `best` of each column."""
@@ -196,9 +189,10 @@ def _ours(row: Any) -> Cell:
         return Cell(problems[0].partition(":")[0] if problems else "-")
     mean, spread = f"{row.mean:.2f}", number_or_none(row.spread)
     text = mean if spread is None else f"{mean} ± {spread:.2f}"
+    text += count_text(row)
     if row.complete:
-        return Cell(text, row.mean, paper=Cell(mean, row.mean, spread=spread))
-    return Cell(text + count_text(row), paper=Cell(mean + INCOMPLETE, spread=spread))
+        return Cell(text, row.mean, short=mean, spread=spread)
+    return Cell(text, short=mean + INCOMPLETE, spread=spread)
 
 
 def _of_one_run(row: Any) -> Cell:
@@ -220,7 +214,7 @@ def _published_line(name: str, trainer: str, rows: Iterable[Any]) -> list[Cell]:
 
 def _theirs(number: float, misprint: bool) -> Cell:
     text = f"{number:.2f} {MISPRINT}" if misprint else f"{number:.2f}"
-    return Cell(text, paper=Cell(text, None if misprint else number))  # it competes there
+    return Cell(text, None if misprint else number, short=text)
 
 
 def _difference(row: Any) -> Cell:
@@ -274,6 +268,12 @@ def table_name(row: Any) -> str:
 def average_name(row: Any) -> str:
     """Describe an average in words: `average over 11 data sets`."""
     return f"average over {row.of} {'embedded ' if row.embedded else ''}data sets"
+
+
+def averages_title(row: Any, count: int, artist: str) -> str:
+    """Return the protocol of an average and its data sets in words."""
+    kind = f"{artist or 'embedded'} " if row.embedded else ""
+    return f"{protocol_of(row).title}, average over {count} {kind}data sets"
 
 
 def _caption(rows: list[Any]) -> list[str]:

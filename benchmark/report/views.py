@@ -6,22 +6,22 @@ import argparse
 import json
 from collections.abc import Sequence
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import pandas as pd
 
 from trainers.prompting.errors import need
 
 from ..protocols.base import Protocol
-from .compare import Comparisons
-from .gains import Gains
-from .metrics import Classes, Metrics
 from .render import as_csv, in_style
 
 if TYPE_CHECKING:
+    from .compare import Comparisons
+    from .gains import Gains
+    from .metrics import Classes, Metrics
     from .plots import Drawing
 
-View = Comparisons | Gains | Metrics | Classes
+    View = Comparisons | Gains | Metrics | Classes
 
 # In HTML they follow the usual tables, else they take their place.
 VIEWS: dict[str, dict[str, Any]] = {
@@ -63,10 +63,19 @@ def views(args: argparse.Namespace, tidy: pd.DataFrame) -> list[View]:
     """Return the views that are asked for, as in VIEWS; raises UserError if one shows nothing."""
     chosen: list[View] = []
     if args.compare:
+        from .compare import Comparisons
+
         chosen.append(Comparisons(tidy, args.compare, args.metric))
-    chosen += [Gains(tidy)] if args.gains else []
-    chosen += [Metrics(tidy, args.bins)] if args.metrics else []
-    return chosen + ([Classes(tidy)] if args.classes else [])
+    if args.gains:
+        from .gains import Gains
+
+        chosen.append(Gains(tidy))
+    if args.metrics or args.classes:
+        from .metrics import Classes, Metrics
+
+        chosen += [Metrics(tidy, args.bins)] if args.metrics else []
+        chosen += [Classes(tidy)] if args.classes else []
+    return chosen
 
 
 def format_views(chosen: Sequence[View], form: str) -> str:
@@ -79,12 +88,17 @@ def format_views(chosen: Sequence[View], form: str) -> str:
     return in_style(dict(enumerate(groups)), form)
 
 
+def has_pictures(view: View) -> TypeGuard[Metrics | Classes]:
+    """Return True if a view has figures of its own."""
+    return hasattr(view, "picture")
+
+
 def pictures_of(view: View, told: set[str], protocol: Protocol | None = None) -> Drawing:
     """Return the figures of a view by name, or those of one protocol; none of some views.
 
     `told` is as in `pictures.figures`.
     """
-    if not isinstance(view, Metrics | Classes):
+    if not has_pictures(view):
         return {}
     from . import pictures  # matplotlib is slow to load
 
