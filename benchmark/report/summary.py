@@ -200,7 +200,8 @@ def _average(cells: pd.DataFrame, group: int, datasets: set[str], artist: str) -
     numbers = with_h(by_place.mean().unstack("column")).stack().to_dict()
     problems = defaultdict(list)
     last = accuracies["column"] == list(protocol.columns)[-1]  # of base, new and h: h
-    for row in each_row(accuracies[last & counted.notna() & ~accuracies["complete"]]):
+    averaged = counted[accuracies.index].notna()
+    for row in each_row(accuracies[last & averaged & ~accuracies["complete"]]):
         place = f"{row.name}, {row.dataset}, {shots_text(row.shots)}"
         text = f"{place}: a mean over {row.count} of {row.of} seeds"
         problems[row.name, row.shots, "accuracy", row.column].append(text)
