@@ -17,6 +17,7 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 from trainers.prompting.errors import UserError
+from trainers.prompting.record.metrics import wilson
 
 from ..protocols import PROTOCOLS
 from ..report import published
@@ -49,10 +50,8 @@ class Share(NamedTuple):
         if self.n in (0, self.N):
             return (0.0, 100.0) if not self.n else (self.accuracy, self.accuracy)
         n = self.n * (self.N - 1) / (self.N - self.n)  # drawn without replacement
-        p, spread = self.right / self.n, Z * Z / n
-        centre = (p + spread / 2) / (1 + spread)
-        half = math.sqrt(p * (1 - p) * spread + spread * spread / 4) / (1 + spread)
-        return 100 * max(0, centre - half), 100 * min(1, centre + half)
+        low, high = wilson(self.right / self.n, n, Z)
+        return 100 * low, 100 * high
 
     def agrees(self, printed: float) -> bool:
         """Return True if a published accuracy (%) can be the accuracy on all N images."""

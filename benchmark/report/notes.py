@@ -2,6 +2,8 @@
 
 from itertools import chain
 
+from trainers.prompting.record.metrics import wilson
+
 from .tables import Cell, Table, number_or_none
 
 FEW = 1000  # test images; with fewer, an accuracy has an interval
@@ -16,22 +18,14 @@ SEEDS = (
 )
 
 
-def wilson(accuracy: float, images: int) -> tuple[float, float]:
-    """Return Wilson's 95% interval of an accuracy (%)."""
-    from scipy.stats import binomtest  # slow to load
-
-    right = round(images * accuracy / 100)
-    low, high = binomtest(right, images).proportion_ci(method="wilson")
-    return 100 * low, 100 * high
-
-
 def interval(cell: Cell) -> str:
     """Return the interval of the accuracy of one run on few images; empty for other cells."""
     if not cell.images or cell.images >= FEW or cell.value is None:
         return ""
-    low, high = wilson(cell.value, cell.images)
+    right = round(cell.images * cell.value / 100)
+    low, high = wilson(right / cell.images, cell.images)
     few = f" ({cell.images} images)" if cell.images < TOO_FEW else ""
-    return f"[{low:.1f}, {high:.1f}]{few}"
+    return f"[{100 * low:.1f}, {100 * high:.1f}]{few}"
 
 
 def notes(table: Table) -> list[str]:
@@ -46,7 +40,8 @@ def notes(table: Table) -> list[str]:
     if not some or not any("±" in cell.text for cell in cells):
         return caption
     least = f"{some[0]}" + " (the fewest here)" * (len(tested) > 1)
-    return [*caption, SEEDS.format(least, *wilson(50, some[0]))]
+    low, high = wilson(round(some[0] / 2) / some[0], some[0])
+    return [*caption, SEEDS.format(least, 100 * low, 100 * high)]
 
 
 def _shots_note(table: Table) -> list[str]:

@@ -36,7 +36,7 @@ from trainers.prompting.advice.statement import (
     Trial,
     accuracy_curve,
     expect_accuracy,
-    wilson,
+    least_share,
 )
 from trainers.prompting.record.calibration import centre_and_classes, likeness
 from trainers.prompting.storage.features import read_features
@@ -186,7 +186,7 @@ def test_copies_count_once_and_images_of_a_group_for_less():
     films = choose([space], y, np.r_[np.zeros(8), np.arange(32)])
     sizes = np.unique(films.groups, return_counts=True)[1]
     assert max(sizes) >= 8 and films.effective == pytest.approx(1600 / (sizes**2).sum())
-    assert Statement(films).accuracy[1] < wilson(Statement(films).accuracy[0], 40) - 0.02
+    assert Statement(films).accuracy[1] < least_share(Statement(films).accuracy[0], 40) - 0.02
 
 
 def test_classes_that_just_look_alike_are_not_near_copies():
@@ -304,7 +304,7 @@ def test_the_sentences():
     worse = Statement(answers(120, 152)).sentences()
     assert worse[2] == "Zero-shot ViT-L/14 is right on more of these: 130 of 152."
     accuracy, low = Statement(answers(147, 152)).accuracy
-    assert accuracy == pytest.approx(0.9671, abs=0.002) and low == wilson(accuracy, 152)
+    assert accuracy == pytest.approx(0.9671, abs=0.002) and low == least_share(accuracy, 152)
 
 
 def test_the_accuracy_of_the_best_of_many_is_not_the_best_one_s():

@@ -10,7 +10,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
 from .images import Collection, read_image
-from .statement import Curve, Statement, wilson
+from .statement import Curve, Statement, least_share
 
 TEMPLATES = Environment(
     loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined
@@ -28,7 +28,7 @@ def candidates(said: Statement) -> list[tuple[str, str, str, str]]:
     n, rows = len(said.choice.labels), []
     best = {(one.clip, one.method): one for one in reversed(said.choice.candidates)}
     for one in (one for one in said.choice.candidates if one is best[one.clip, one.method]):
-        of_each = one.right / n, wilson(one.right / n, said.choice.effective)
+        of_each = one.right / n, least_share(one.right / n, said.choice.effective)
         own, low = ("-" if said.silent else f"{100 * share:.1f}" for share in of_each)
         rows.append((f"{one.method} on {one.clip}", own, low, f"{100 * one.zero_shot / n:.1f}"))
     return rows

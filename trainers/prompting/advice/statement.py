@@ -13,6 +13,7 @@ import numpy as np
 from scipy.special import log_softmax
 
 from ..errors import need, printable
+from ..record.metrics import wilson
 from .choice import FEW, Choice
 from .fits import Space
 from .folds import folds
@@ -25,15 +26,14 @@ ROUNDS = 3  # rounds of picked labels before one
 UNKNOWN = "unknown"  # in place of how an image was picked
 
 
-def wilson(p: float, n: float) -> float:
+def least_share(p: float, n: float) -> float:
     """Return the lower end of Wilson's interval of a share p of n.
 
     Examples:
-        >>> round(wilson(147 / 152, 152), 3)
+        >>> round(least_share(147 / 152, 152), 3)
         0.914
     """
-    middle, half = p + Z * Z / (2 * n), Z * math.sqrt(p * (1 - p) / n + Z * Z / (4 * n * n))
-    return (middle - half) / (1 + Z * Z / n)
+    return wilson(p, n, Z)[0]
 
 
 def expect_accuracy(choice: Choice) -> float:
@@ -167,7 +167,7 @@ class Statement:
     def accuracy(self) -> tuple[float, float]:
         """The accuracy that is expected, and the lower end of its interval."""
         expected = expect_accuracy(self.choice)
-        return expected, wilson(expected, self.choice.effective)
+        return expected, least_share(expected, self.choice.effective)
 
     def sentences(self) -> list[str]:
         """Return the sentences: the advice first, then what would make it false."""

@@ -3,6 +3,7 @@
 docs/metrics.md defines them. Needs no PyTorch.
 """
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
@@ -145,6 +146,17 @@ def fpr95(inside: np.ndarray, outside: np.ndarray) -> float:
     n, _ = _sizes(inside, outside)
     threshold = np.sort(inside)[n - -(-95 * n // 100)]
     return float((np.asarray(outside) >= threshold).mean())
+
+
+def wilson(p: float, n: float, z: float = 1.959963984540054) -> tuple[float, float]:
+    """Return Wilson's interval of a share p of n, which may be a fraction; z gives the coverage.
+
+    Examples:
+        >>> [round(bound, 3) for bound in wilson(4 / 6, 6)]
+        [0.3, 0.903]
+    """
+    middle, half = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    return max(0.0, middle - half) / (1 + z * z / n), min(1.0, (middle + half) / (1 + z * z / n))
 
 
 def _sizes(*sides: np.ndarray) -> list[int]:
