@@ -121,11 +121,7 @@ def main(argv: list[str]) -> None:
 
 
 def show(args: argparse.Namespace, outputs: list[Path]) -> None:
-    """Print what the arguments ask for, of runs in these folders.
-
-    Raises:
-        UserError: the arguments do not fit the runs, or there are none.
-    """
+    """Print what the arguments ask for, of runs in these folders."""
     single = [output for output in outputs if is_run(output)]
     need(
         not single or (single == outputs and not args.logs),
@@ -168,11 +164,7 @@ def show(args: argparse.Namespace, outputs: list[Path]) -> None:
 
 
 def side_by_side(folders: list[Path]) -> list[Outcome]:
-    """Return the outcomes of single runs, named by their folders where a method has several.
-
-    Raises:
-        UserError: a record cannot be used, or there is one run.
-    """
+    """Return the outcomes of single runs, named by their folders where a method has several."""
     from .single import half_text, read_run
 
     need(
@@ -199,9 +191,6 @@ def choose_outcomes(args: argparse.Namespace, outputs: list[Path]) -> list[Outco
     Runs are those in the outputs, or in their nearest subfolders with runs, or those of protocols
     in a folder of an output, such as `output/base2new`. Where these are several folders, each
     outcome names its origin.
-
-    Raises:
-        UserError: one of several outputs does not exist, or one is a file; or as `logs.read`.
     """
     for output in outputs:
         need(not output.is_file(), f"'{output}' is a file: unpack it, and name the folder")
@@ -241,11 +230,7 @@ def on_disk(output: Path, protocol: Protocol) -> list[Outcome]:
 
 
 def nothing(args: argparse.Namespace, outputs: list[Path]) -> str:
-    """Return an overview of the single runs in these folders, which have no runs of protocols.
-
-    Raises:
-        UserError: there are none.
-    """
+    """Return an overview of the single runs in these folders, which have no runs of protocols."""
     searched = [] if args.protocols or args.seeds or args.logs else outputs
     flags = requested_views(args)
     if alone := [run for output in searched for run in runs_below(output)]:

@@ -24,7 +24,7 @@ from .summary import sets_to_average, summarise
 from .tables import (
     Cell,
     Table,
-    averages_title,
+    average_name,
     h_note,
     place_name,
     protocol_of,
@@ -51,7 +51,8 @@ PLACE = ["ours", "theirs", "table", "place", "average"]
 class Comparisons:
     """All comparisons of one method with the others of the same tables.
 
-    `metric` is a key of MEASURES. Runs with other CLIPs or test images are not compared.
+    `metric` is a key of MEASURES, `table_rows` the summary of these runs. Runs with other CLIPs or
+    test images are not compared.
 
     Raises:
         UserError: no line has this name, there is no other method to compare with, or no runs have
@@ -63,12 +64,14 @@ class Comparisons:
         tidy: pd.DataFrame,
         method: str,
         metric: str = "accuracy",
+        table_rows: pd.DataFrame | None = None,
     ):
         """Compare; comparisons that are impossible are listed as problems."""
         self.method = method
         self.heading = f"{method} minus each other"
         self.metric, self._measure = metric, MEASURES[metric]
-        table_rows = summarise(tidy, beside_published=False)
+        if table_rows is None:
+            table_rows = summarise(tidy, beside_published=False)
         measured = table_rows[~table_rows["average"]]
         check_name("method to compare", method, list(dict.fromkeys(measured["name"])))
         if self._measure.head:
@@ -263,7 +266,8 @@ class Comparisons:
         if not first["average"] or protocol.across == "dataset":
             what = table_name(first["ours"])
         else:
-            what = averages_title(first["ours"], first["of"], first["artist"])
+            average = average_name(first["ours"], first["of"], first["artist"])
+            what = f"{protocol.title}, {average}"
         splits = " and ".join(sorted({row.split for row in members["ours"]}))
         metric = f"{self._measure.head}, " if self._measure.head else ""
         name = with_marks(self.method, first["ours"].beyond)

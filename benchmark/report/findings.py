@@ -35,7 +35,7 @@ def findings(tidy: pd.DataFrame, table_rows: pd.DataFrame) -> list[str]:
     the number of other lines is below 0.05, and there are three seeds, or none matters. Attacked
     images come first. `table_rows` are as `rows` returns them.
     """
-    texts = (text for place in _places(table_rows) for text in _findings(tidy, *place))
+    texts = (text for place in _places(table_rows) for text in _findings(tidy, table_rows, *place))
     return [*map(printable, texts)]
 
 
@@ -54,7 +54,9 @@ def _places(table_rows: pd.DataFrame) -> Iterator[tuple[list[Any], list[Any]]]:
                 yield rows, [*each_row(last[~last["complete"] & last["shots"].isin(most)])]
 
 
-def _findings(tidy: pd.DataFrame, rows: list[Any], lacking: list[Any]) -> list[str]:
+def _findings(
+    tidy: pd.DataFrame, table_rows: pd.DataFrame, rows: list[Any], lacking: list[Any]
+) -> list[str]:
     best, others = rows[0], rows[1:]
     where = average_name(best) if best.average else dataset_title(best.dataset)
     shots = max(row.shots for row in rows)
@@ -66,14 +68,16 @@ def _findings(tidy: pd.DataFrame, rows: list[Any], lacking: list[Any]) -> list[s
     parts = [_first(best.name, what, best.mean, others)]
     claims: dict[str, str] = {}
     if others:
-        same = (tidy["group"] == best.group) if best.average else (tidy["table"] == best.table)
-        place = tidy[same & tidy["shots"].isin([0, shots]) & (tidy["dataset"] != tidy["source"])]
+        place = table_rows[~table_rows["average"] & table_rows["shots"].isin([0, shots])]
+        place = place[place["dataset"] != place["source"]]
+        same = "group" if best.average else "table"
+        place = place[place[same] == getattr(best, same)]
         seeds = min(map(len, place.loc[~place["untrained"], "seeds"]), default=0)
         rivals = others[:RIVALS] + [row for row in others[RIVALS:] if row is zero]
         if seeds in FEW:
             parts.append(FEW[seeds])
             rivals = [row for row in rivals if best.untrained and row.untrained]
-        claims = _claims(place, best, rivals, len(others))
+        claims = _claims(tidy, place, best, rivals, len(others))
         named = [row for row in rivals if row is not zero and row.name in claims]
         above = [row for row in named if claims[row.name]][:1]
         level = [row for row in named if not claims[row.name]]
@@ -117,16 +121,19 @@ def _under_attack(tidy: pd.DataFrame, rows: list[Any], what: str) -> Iterator[st
         yield f"{text}, before {names}; no difference is tested." if others else f"{text}."
 
 
-def _claims(place: pd.DataFrame, best: Any, rivals: list[Any], others: int) -> dict[str, str]:
+def _claims(
+    tidy: pd.DataFrame, place: pd.DataFrame, best: Any, rivals: list[Any], others: int
+) -> dict[str, str]:
     """Compare the best line with rivals in the rows of a place.
 
     Returns:
         By the name of a rival the difference with its interval, empty where it is not told apart;
         rivals that cannot be compared are left out.
     """
-    names = [best.name, *(row.name for row in rivals)]
+    place = place[place["name"].isin([best.name, *(row.name for row in rivals)])]
+    runs = tidy[tidy["line"].isin(place["line"])]
     try:
-        records = Comparisons(place[place["name"].isin(names)], best.name).records()
+        records = Comparisons(runs, best.name, table_rows=place).records()
     except UserError:  # all have other CLIPs, or other test images
         return {}
     wanted = {"dataset": best.dataset, "column": best.column, "artist": None}

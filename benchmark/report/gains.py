@@ -14,7 +14,7 @@ from .grids import place_of
 from .names import ZERO_SHOT, dataset_title
 from .published import AVERAGE, meaning, with_marks
 from .summary import count_text, summarise
-from .tables import Cell, Table, averages_title, h_note, protocol_of
+from .tables import Cell, Table, average_name, h_note, protocol_of
 
 NOTE = (
     "Means over the data sets, and gains over zero-shot CLIP in points: of the mean, the worst one "
@@ -25,11 +25,7 @@ ONE_SET = "only one data set: the worst of several is shown"
 
 
 class Gains:
-    """Tables with a line for each method, for the protocol of one setting without validation.
-
-    Raises:
-        UserError: there is no zero-shot CLIP, or there is one data set.
-    """
+    """Tables with a line for each method, for the protocol of one setting without validation."""
 
     heading = "Gains over zero-shot CLIP"
 
@@ -90,7 +86,7 @@ class Gains:
                     place = place_of(ours[name], shots, column) | {"method": row.name}
                     self._records.append(place | numbers)
             if lines:
-                title = [averages_title(first, len(sets), ""), shots_text(shots)]
+                title = [protocol.title, average_name(first, len(sets)), shots_text(shots)]
                 title += [protocol.columns[column]] * (len(protocol.columns) > 1)
                 lines.insert(0, [Cell(first.name), _average(zero), *[Cell("-")] * (len(head) - 2)])
                 caption = [NOTE, *(h_note(protocol) if column == "h" else []), *meaning(marks)]

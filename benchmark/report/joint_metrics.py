@@ -19,8 +19,9 @@ from .tables import (
     H_NOTE,
     Cell,
     Table,
-    averages_title,
+    average_name,
     more,
+    protocol_of,
     seeds_text,
     spread_note,
     table_name,
@@ -92,7 +93,8 @@ def both(tidy: pd.DataFrame, bins: int = BINS) -> list[Grid]:
                 problems=[[] for _ in range(len(members))],
             )  # fmt: skip
             place = place_of(row, row.shots, BOTH) | {"dataset": AVERAGE, "artist": artist or None}
-            where = averages_title(row, len(datasets), artist)
+            average = average_name(row, len(datasets), artist)
+            where = f"{protocol_of(row).title}, {average}"
             grids.append(Grid(where, place, members, own, ("problems", "datasets", "of")))
     return grids
 

@@ -63,10 +63,6 @@ def read(specs: Iterable[str]) -> tuple[list[Outcome], list[Path]]:
 
     Returns:
         The outcomes of the runs, and the folders of logs whose names do not identify a run.
-
-    Raises:
-        UserError: a folder does not exist or has no log in a known place, or two logs of one run
-            disagree.
     """
     runs, unknown = [], []
     for of_runs, others in map(_read, specs):

@@ -89,11 +89,7 @@ def group_of(datasets: Iterable[str]) -> str:
 
 @functools.cache
 def numbers(protocol: Protocol, group: str = "") -> dict[Key, Published]:
-    """Return all published numbers of a protocol on a group of data sets, as of `group_of`.
-
-    Raises:
-        UserError: a line of a file is wrong.
-    """
+    """Return all published numbers of a protocol on a group of data sets, as of `group_of`."""
     printed: dict[Key, Published] = {}
     for path in sorted(FOLDER.glob(f"{group and group + '_'}{protocol.name}*.csv")):
         with path.open(newline="", encoding="utf-8") as file:

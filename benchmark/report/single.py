@@ -63,10 +63,6 @@ def report_runs(folders: list[Path], form: str, plots: Path | None = None) -> st
     """Return the tables of finished runs, or in CSV and JSON their records.
 
     `form` is one of FORMATS, of which `html` has pictures, too; `plots` is a folder for pictures.
-
-    Raises:
-        UserError: a record cannot be used.
-        OSError: a file cannot be written.
     """
     runs = {folder: read_run(folder) for folder in folders}
     results = {folder: outcome.result or {} for folder, outcome in runs.items()}

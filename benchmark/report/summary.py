@@ -37,9 +37,6 @@ def summarise(
     the standard deviation or, with `interval`, half of the 95% interval. `scores` have the line,
     column, metric and value of further metrics; with them, embedded data sets are also averaged by
     artist.
-
-    Raises:
-        UserError: a file of published numbers has a wrong line.
     """
     if tidy.empty:
         return tidy

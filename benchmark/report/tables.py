@@ -265,15 +265,10 @@ def table_name(row: Any) -> str:
     )
 
 
-def average_name(row: Any) -> str:
-    """Describe an average in words: `average over 11 data sets`."""
-    return f"average over {row.of} {'embedded ' if row.embedded else ''}data sets"
-
-
-def averages_title(row: Any, count: int, artist: str) -> str:
-    """Return the protocol of an average and its data sets in words."""
+def average_name(row: Any, count: int | None = None, artist: str = "") -> str:
+    """Describe an average (or that of `count` data sets) in words: `average over 11 data sets`."""
     kind = f"{artist or 'embedded'} " if row.embedded else ""
-    return f"{protocol_of(row).title}, average over {count} {kind}data sets"
+    return f"average over {count or row.of} {kind}data sets"
 
 
 def _caption(rows: list[Any]) -> list[str]:
