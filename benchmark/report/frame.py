@@ -134,36 +134,44 @@ def ood_name(dataset: str, key: str) -> str:
     return f"ood_{dataset}_{key}"
 
 
+def _identity(outcome: Outcome) -> dict:
+    """Return the columns that say which run it is: its protocol, method, data, seed and place."""
+    run, protocol = outcome.run, outcome.run.protocol
+    return {
+        "protocol": protocol.name, "across": protocol.across, "once": protocol.untrained_once,
+        "source": run.source, "dataset": run.dataset, "embedded": is_embedded(run.dataset),
+        "shots": run.shots, "trainer": run.trainer, "label": getattr(run, "label", ""),
+        "config": plain_name(run.config), "settings": varied_words(run.config),
+        "origin": outcome.origin, "seed": run.seed, "column": protocol.parts[run.part].column,
+        "training": not run.eval_only,
+    }  # fmt: skip
+
+
 def _facts(outcome: Outcome) -> dict:
     """Return the columns of a run that are its own."""
-    run, protocol, result = outcome.run, outcome.run.protocol, outcome.result or {}
+    run, result, identity = outcome.run, outcome.result or {}, _identity(outcome)
     params = result.get("num_params")
     metrics = {key: result.get(key) for key in (*METRICS, "temperature")}
     metrics |= {ood_name(name, key): measured[key]
                 for name, measured in (result.get("ood") or {}).items()
                 for key in OOD if key in measured}  # fmt: skip
-    return {key: result.get(key) for key in (*FACTS, *OWN_FACTS)} | {
-        "protocol": protocol.name, "across": protocol.across, "once": protocol.untrained_once,
-        "source": run.source, "dataset": run.dataset,
-        "shots": run.shots, "trainer": run.trainer, "label": getattr(run, "label", ""),
-        "config": plain_name(run.config), "origin": outcome.origin,
-        "seed": run.seed, "column": protocol.parts[run.part].column, "problem": outcome.problem,
+    return {key: result.get(key) for key in (*FACTS, *OWN_FACTS)} | identity | {
+        "problem": outcome.problem,
         "alike": [alike_text(names) for names in result.get("alike") or []],
         "other_data": result.get("as_published") is False,
         "teacher": earlier_text(outcome, "teacher"),
         "settings": tuple(
             (key, CHANGES[key] if key in unfelt(result) else value)
-            for key, value in varied_words(run.config)
+            for key, value in identity["settings"]
         ),
         "keys": _own_keys(run.trainer, compared_config(result)),
         "seeded": bool(result.get("seeded")),
         "untrained": None if params is None else params == 0, "changes": always_named(outcome),
         "start": earlier_text(outcome, "start"),
-        "embedded": is_embedded(run.dataset),
         "beyond": renew(result.get("beyond") or [], run.trainer),
         "edited": other_code(result),
         "least": (result.get("training_images") or {}).get("least"),
-        "training": not run.eval_only, **costs(result),
+        **costs(result),
         **({"num_test": None} if result.get("tasks") else {}),  # intervals count tasks, not images
         "classes": result.get(PER_CLASS) or {}, "metrics": metrics, "outcome": outcome,
     }  # fmt: skip

@@ -16,13 +16,13 @@ from ..protocols import PROTOCOLS
 from ..protocols.base import shots_text
 from ..records import COSTS
 from . import published
-from .frame import each_row
+from .frame import MEAN, each_row
 from .names import by_artist
 from .paired import harmonic
 from .training import INIT, TRAINED
 
 KEYS = CHANGES | SENTENCES | STREAM
-AVERAGED = ["name", "shots"]  # lines of a group that agree in these share its averages
+AVERAGED = MEAN[1:]  # within a group
 
 
 def summarise(

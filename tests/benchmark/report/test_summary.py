@@ -1,4 +1,4 @@
-"""Rows: counts, averages and names."""
+"""Summaries: counts, averages and names."""
 
 import json
 import math
