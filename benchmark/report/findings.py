@@ -33,7 +33,7 @@ def findings(tidy: pd.DataFrame, table_rows: pd.DataFrame) -> list[str]:
     shots), what it is better than, lines that lack runs, zero-shot CLIP (without a run of it, that
     beside a method) and chance. A difference is claimed where its interval excludes zero, p times
     the number of other lines is below 0.05, and there are three seeds, or none matters. Attacked
-    images come first. `table_rows` are as `rows` returns them.
+    images come first. `table_rows` are their summary.
     """
     texts = (text for place in _places(table_rows) for text in _findings(tidy, table_rows, *place))
     return [*map(printable, texts)]

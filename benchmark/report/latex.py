@@ -220,7 +220,7 @@ def _printed_columns(table: Table, names: Mapping[str, str]) -> Table:
 
 
 def _blocks(group: list[Table], deviations: bool) -> list[str]:
-    """Return the body of a float with a block for each table, as many beside as fit."""
+    """Return the body of a float with a block for each table, as many in a row as fit."""
     blocks = [BLOCKS]
     for number, table in enumerate(group):
         row, width = table.rows[0], len(table.head)

@@ -1,4 +1,4 @@
-"""What `report` prints in every format, kept: a refactoring changes no digit of it.
+"""Keep what `report` prints in every format: a refactoring changes no digit of it.
 
 `REPORT_KEEP=1 pytest` writes the file anew, after a change that is meant to be seen.
 """
