@@ -44,8 +44,8 @@ def summarise(
     lines = _lines(tidy, beside_published)
     texts = tidy["problem"] + " [seed " + tidy["seed"].astype(str) + "]"
     problems = tidy.assign(problems=texts).groupby(["line", "column"])["problems"]
-    numbers = of_seeds(tidy).groupby(["line", "column"]).agg(["mean", "std", "count"])
-    means = with_h(numbers.pop("mean").unstack("column")).stack().rename("mean")
+    numbers = _of_seeds(tidy).groupby(["line", "column"]).agg(["mean", "std", "count"])
+    means = _with_h(numbers.pop("mean").unstack("column")).stack().rename("mean")
     cells = lines.explode("column").reset_index()
     images = tidy.groupby(["line", "column"])["num_test"].max().rename("images")
     for values in (numbers, means, images, problems.agg(lambda texts: list(texts.dropna()))):
@@ -104,13 +104,13 @@ def _lines(tidy: pd.DataFrame, beside_published: bool) -> pd.DataFrame:
     return lines
 
 
-def of_seeds(accuracies: pd.DataFrame) -> pd.Series:
+def _of_seeds(accuracies: pd.DataFrame) -> pd.Series:
     """Return the accuracy of each line, seed and column, and H; NaN where there is none."""
     columns = accuracies.pivot(index=["line", "seed"], columns="column", values="value")
-    return with_h(columns).stack(future_stack=True)
+    return _with_h(columns).stack(future_stack=True)
 
 
-def with_h(numbers: pd.DataFrame) -> pd.DataFrame:
+def _with_h(numbers: pd.DataFrame) -> pd.DataFrame:
     """Add H as the column h to numbers that have the columns base and new."""
     if not {"base", "new"} <= set(numbers):
         return numbers
@@ -194,7 +194,7 @@ def _average(cells: pd.DataFrame, group: int, datasets: set[str], artist: str) -
     has_all = accuracies.groupby("line")["mean"].count() == len(protocol.columns)
     counted = targets["mean"].where(targets["line"].map(has_all))
     by_place = counted.groupby([targets[key] for key in (*AVERAGED, "metric", "column")])
-    numbers = with_h(by_place.mean().unstack("column")).stack().to_dict()
+    numbers = _with_h(by_place.mean().unstack("column")).stack().to_dict()
     problems = defaultdict(list)
     last = accuracies["column"] == list(protocol.columns)[-1]  # of base, new and h: h
     averaged = counted[accuracies.index].notna()
