@@ -48,10 +48,10 @@ OTHERS |= sys.stdlib_module_names
 # imported in functions or guarded, by file
 OPTIONAL = {
     "triton_kernels.py": {"triton"},
-    "openclip.py": {"open_clip", "huggingface_hub"},
-    "hugging_face.py": {"transformers", "huggingface_hub"},
+    "openclip.py": {"open_clip"},
+    "hugging_face.py": {"transformers"},
     "hub.py": {"huggingface_hub"},
-    "tokenizers.py": {"huggingface_hub"},
+    "tokenizers.py": {"open_clip"},
     "export.py": {"onnxruntime", "onnxscript"},
     "predict.py": {"PIL", "tqdm"},  # which torchvision and clip require
     "views.py": {"PIL", "torchvision"},  # which Dassl requires

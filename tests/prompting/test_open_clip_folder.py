@@ -180,7 +180,7 @@ def test_encoders_of_other_packages_are_refused_without_the_hub(tmp_path, monkey
 
 def test_a_clip_that_open_clip_would_compute_otherwise_is_refused(tmp_path, monkeypatch):
     given = open_clip.create_model
-    wrong = lambda name: given(name, force_quick_gelu=False).apply(lambda m: setattr(m, "eps", 0.5))  # noqa: E731
+    wrong = lambda name, **how: given(name, **how).apply(lambda m: setattr(m, "eps", 0.5))  # noqa: E731
     monkeypatch.setattr(open_clip, "create_model", wrong)
     with pytest.raises(UserError, match="with its weights, logits are off by"):
         write_open_clip(tuned("LNOnly", {}, TINY), tmp_path / "clip", FACTS)

@@ -27,9 +27,9 @@ def hub(tmp_path, monkeypatch):
         kind = next(kind for part, kind in OUTSIDE.items() if part in name)
         config = getattr(transformers, kind)()
         config.save_pretrained(tmp_path / kind)
-        return str(tmp_path / kind)
+        return tmp_path / kind
 
-    monkeypatch.setattr(openclip, "_hub_config", folder)
+    monkeypatch.setattr(openclip, "_encoder_folder", folder)
 
 
 @pytest.mark.slow

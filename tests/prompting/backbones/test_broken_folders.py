@@ -197,6 +197,34 @@ def test_a_snapshot_of_the_hub_is_a_folder_of_open_clip(backbones, tmp_path, mon
     refused(folder, f"it is a model of open_clip, so write open_clip:{folder}")
 
 
+def test_loading_opens_no_connection(backbones, tmp_path, monkeypatch):
+    """Not even where something is missing; the packages' own loaders would download it."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    opened = []
+
+    def refuse(*args, **kwargs):
+        opened.append(args)
+        raise OSError("no network")
+
+    for name in ("socket.socket.connect", "socket.create_connection", "socket.getaddrinfo"):
+        monkeypatch.setattr(name, refuse)
+    for name in backbones.values():
+        assert load_clip(name).logit_scale.isfinite()
+    refused("hf-hub:o/clip", "or run `hf download o/clip`")
+    refused("o/clip", "or run `hf download o/clip`")
+    refused("open_clip:ViT-B-16/laion2b_s34b_b88k", "are not on this machine")
+    refused("open_clip:ViT-B-16-SigLIP/webli", "are not on this machine")
+    folder = shutil.copytree(backbones["open_clip"].removeprefix("open_clip:"), tmp_path / "model")
+    edit(CONFIG, *TEXT_CFG, hf_tokenizer_name="o/words")(folder)
+    refused(f"open_clip:{folder}", "needs the tokenizer of o/words, not here yet")
+    edit(CONFIG, *TEXT_CFG, hf_tokenizer_name=None, hf_model_name="o/text")(folder)
+    refused(f"open_clip:{folder}", "is o/text, whose config.json is not on this machine")
+    edit(CONFIG, *TEXT_CFG, hf_model_name=None)(folder)
+    edit(CONFIG, *VISION_CFG, timm_model_name="resnet18", timm_model_pretrained=True)(folder)
+    refused(f"open_clip:{folder}", "does not hold weights of model that fit CLIP")
+    assert not opened
+
+
 def test_weights_of_hugging_face_in_several_files(backbones, tmp_path):
     folder = shutil.copytree(backbones["Hugging Face"], tmp_path / "model")
     state = load_file(folder / "model.safetensors")

@@ -84,6 +84,16 @@ def test_wrong_configs(folder, files, case):
     refused(folder, said)
 
 
+def test_sizes_that_take_any_memory_are_compared_first(folder, files):
+    """A table of 128 GB is never allocated, and no random number is drawn."""
+    config = json.loads(files[1].read_text())
+    config["model_cfg"]["text_cfg"]["vocab_size"] = 10**9
+    files[1].write_text(json.dumps(config))
+    state = torch.get_rng_state()
+    refused(folder, r"of shape \(49408, 32\) instead of \(1000000000, 32\)")
+    assert torch.equal(torch.get_rng_state(), state)
+
+
 @pytest.mark.parametrize("part", ["vision_cfg", "text_cfg", "embed_dim"])
 def test_a_config_that_lacks_a_part(folder, files, part):
     config = json.loads(files[1].read_text())

@@ -10,7 +10,7 @@ from dassl.config import get_cfg_default
 from PIL import Image
 
 from trainers.prompting import UserError, extend_cfg
-from trainers.prompting.backbones import Family, hugging_face
+from trainers.prompting.backbones import hugging_face
 from trainers.prompting.trainer.config import fit_images
 from trainers.prompting.trainer.views import as_resized, plain_transform
 from trainers.prompting.use.commands.export import facts
@@ -60,9 +60,8 @@ def read_preparation(folder, how):
 @pytest.mark.parametrize("case", READ)
 def test_pixels_are_those_of_the_processor(tmp_path, case):
     how, resize = READ[case]
-    found = read_preparation(tmp_path, how)
-    assert found["resize"] == resize and found["size"] == SIZE
-    family = Family(None, *(found[key] for key in Family._fields[1:5]))
+    family, size = read_preparation(tmp_path, how)
+    assert family.resize == resize and size == SIZE
     visual = SimpleNamespace(input_resolution=SIZE)
     cfg = get_cfg_default()
     extend_cfg(cfg)

@@ -238,6 +238,19 @@ def test_other_dual_encoders_are_closed(tmp_path):
         load_clip(str(tmp_path))
 
 
+def test_dual_encoders_with_broken_files(tmp_path):
+    model = dual_folder(tmp_path)
+    with torch.no_grad():
+        model.text_projection.weight[0, 0] = torch.nan
+    model.save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="'text_projection.weight' in it holds numbers .* finite"):
+        load_clip(str(tmp_path))
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"vision_config": [1]}))
+    with pytest.raises(UserError, match="does not say how to prepare images .*AttributeError"):
+        load_clip(str(tmp_path))
+
+
 def test_what_is_no_dual_encoder_is_refused(tmp_path):
     config = transformers.BertConfig(
         hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1, vocab_size=9

@@ -1,7 +1,5 @@
-"""Loads other dual encoders of transformers than CLIP and SigLIP: open where they can be."""
+"""Other dual encoders of transformers than CLIP and SigLIP: open where they can be."""
 
-import string
-from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +10,11 @@ from ..errors import UserError, in_short
 from .assemble import CLIP, closed_clip
 from .bert import OpenText, open_dual_text
 from .closed import Closed, example_image, example_sentence, open_if_equal
-from .family import Family, Tokenizer
-from .tokenizers import translate
+from .family import Family
+from .tokenizers import LOCAL, translate
+from .weights import find_flaw, unreadable_weights
 
 MOST_WORDS = 77  # positions of a sentence, where a text encoder reads more
-_NO_MARKS = str.maketrans("", "", string.punctuation)
 
 
 class _Side(nn.Module):
@@ -37,83 +35,61 @@ class _Side(nn.Module):
         return features
 
 
-def load(
-    transformers: Any,
-    folder: Path,
-    name: str,
-    tokenizer: Any,
-    images: Mapping,
-    open_image: Callable[[Any, int], nn.Module | None],
-) -> CLIP:
-    """Load a dual encoder of transformers from a folder.
-
-    `images` has `mean`, `std`, `interpolation`, `resize` and `size` of their preparation.
-    `open_image` returns the open image encoder of a model with features of some width, or None.
-
-    Raises:
-        UserError: it is no dual encoder, or weights are missing or do not fit.
-    """
+def read(transformers: Any, folder: Path, name: str) -> Any:
+    """Return the dual encoder in a folder, with all its weights."""
     try:
         with torch.random.fork_rng(devices=[]):
-            model, info = transformers.AutoModel.from_pretrained(
-                folder, local_files_only=True, trust_remote_code=False, output_loading_info=True
-            )
+            how = LOCAL | {"output_loading_info": True}
+            model, info = transformers.AutoModel.from_pretrained(folder, **how)
     except Exception as error:  # of many types
         raise UserError(
             f"'{name}' cannot be loaded ({in_short(error)}): take another copy of its folder"
         ) from error
+    kind = type(model).__name__
     parts = "get_image_features", "get_text_features"
     scaled = hasattr(model, "logit_scale") or hasattr(model, "temperature")
     if not (all(hasattr(model, part) for part in parts) and scaled):
         raise UserError(
-            f"'{name}' is a {type(model).__name__}, which compares no images with sentences: "
+            f"'{name}' is a {kind}, which compares no images with sentences: "
             "choose a dual encoder, such as openai/clip-vit-base-patch16"
         )
-    if info["missing_keys"]:
-        raise UserError(
-            f"'{folder}' has no weights for {sorted(info['missing_keys'])[0]} of "
-            f"{type(model).__name__}: take another copy"
-        )
-    model = model.float().eval()
-    words = translate(tokenizer, MOST_WORDS, True, f"'{name}'")
-    scale = model.logit_scale.exp() if hasattr(model, "logit_scale") else 1 / model.temperature
-    bias = getattr(model, "logit_bias", None)
-    size, family = images["size"], Family(words, *(images[key] for key in Family._fields[1:5]))
+    if missing := sorted(info["missing_keys"]):
+        raise UserError(f"'{folder}' has no weights for {missing[0]} of {kind}: take another copy")
+    if reason := find_flaw(model.state_dict()):
+        raise unreadable_weights(folder, reason)
+    return model.float().eval()
+
+
+def as_clip(
+    model: Any, image: nn.Module | None, tokenizer: Any, family: Family, size: int, name: str
+) -> CLIP:
+    """Return a dual encoder as a CLIP.
+
+    Args:
+        model: as `read` returns it.
+        image: its open image encoder, or None.
+        tokenizer: of transformers.
+        family: how images are prepared.
+        size: of the images.
+        name: of the backbone, for messages.
+    """
+    words = translate(tokenizer, True, f"'{name}'")
+    family = family._replace(tokenizer=words)
     closed_image, closed_text = Closed(_Side(model), size), Closed(_Side(model, words.eos))
     opened = open_dual_text(model)
     most = min(MOST_WORDS, int(getattr(tokenizer, "model_max_length", MOST_WORDS)))
     most = min(most, opened.length) if opened else most
     x, ids = example_image(size), example_sentence(words)
+    bias = getattr(model, "logit_bias", None)
     with torch.no_grad():
-        scale = float(scale)
+        scale = float(
+            model.logit_scale.exp() if hasattr(model, "logit_scale") else 1 / model.temperature
+        )
+        bias = None if bias is None else float(bias)
         z, h = closed_image(x), closed_text(example_sentence(words, most))
-    width = z.shape[1]
-    image = open_if_equal(closed_image, open_image(model, width), x, z, f"image side of '{name}'")
+    side = open_if_equal(closed_image, image, x, z, f"image side of '{name}'")
     why = opened.unfit(words) if opened else ""
     text = open_if_equal(closed_text, opened, ids, h, f"text side of '{name}'", why)
     if isinstance(text, OpenText):
         family = text.family(family)
-    return closed_clip(
-        image, text, width, family, most, scale, None if bias is None else float(bias)
-    )
-
-
-def siglip_tokenizer(tokenizer: Any, length: int, name: str) -> Tokenizer:
-    """Return SigLIP's tokenizer, which removes marks and capitals; raises as `translated`."""
-    return translate(_Canonical(tokenizer), length, True, f"'{name}'")
-
-
-class _Canonical:
-    """A tokenizer of transformers for text as in SigLIP's training."""
-
-    def __init__(self, tokenizer: Any):
-        self.tokenizer = tokenizer
-
-    def clean_fn(self, text: str) -> str:
-        """Return a text in lower case and without marks."""
-        return " ".join(text.translate(_NO_MARKS).lower().split())
-
-    def __call__(self, texts: list[str], length: int) -> torch.Tensor:
-        texts = [self.clean_fn(text) for text in texts]
-        encoded = self.tokenizer(texts, padding="max_length", max_length=length)
-        return torch.tensor(encoded.input_ids)
+    return closed_clip(side, text, z.shape[1], family, most, scale, bias)

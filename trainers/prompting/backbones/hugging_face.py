@@ -5,6 +5,7 @@ A name is looked up in the local cache of the hub; nothing is downloaded.
 
 import os
 import re
+import string
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -18,9 +19,10 @@ from ..storage.files import read_json
 from . import dual
 from .assemble import CLIP, Architecture, Sizes, assemble, image_encoder
 from .family import Family, Tokenizer
+from .hub import model_folder, package
 from .openai import OPENAI
 from .openai_clip import model as openai_model
-from .tokenizers import files_of_tokenizer, unreadable_tokenizer
+from .tokenizers import LOCAL, files_of_tokenizer, read, translate
 from .weights import read_weights, unreadable_weights
 
 NAME = re.compile(r"(?!ViT-|RN)[\w.-]+/[\w.-]+")  # owner/model on the hub
@@ -31,32 +33,34 @@ SIZES = ({"shortest_edge"}, {"height", "width"})  # of an image processor
 CLIPS_IMAGES = ("ChineseCLIPModel", "AltCLIPModel")  # their image encoder is CLIP's
 OLD_EOS = 2  # a config with this id means the largest token of a sentence
 OPEN = {"clip": "CLIPConfig", "siglip": "SiglipConfig"}  # kinds whose blocks are CLIP's
+NO_MARKS = str.maketrans("", "", string.punctuation)
 
-RENAMED = [
-    (r"^text_model\.embeddings\.token_embedding\.", "token_embedding."),
-    (r"^text_model\.embeddings\.position_embedding\.weight", "positional_embedding"),
-    (r"^text_model\.final_layer_norm\.", "ln_final."),
-    (r"^text_model\.encoder\.layers\.", "transformer.resblocks."),
-    (r"^vision_model\.embeddings\.class_embedding", "visual.class_embedding"),
-    (r"^vision_model\.embeddings\.patch_embedding\.", "visual.conv1."),
-    (r"^vision_model\.embeddings\.position_embedding\.weight", "visual.positional_embedding"),
-    (r"^vision_model\.pre_layrnorm\.", "visual.ln_pre."),
-    (r"^vision_model\.post_layernorm\.", "visual.ln_post."),
-    (r"^vision_model\.encoder\.layers\.", "visual.transformer.resblocks."),
-    (r"^text_projection\.weight", "text_projection"),
-    (r"^visual_projection\.weight", "visual.proj"),
-    (r"^vision_model\.head\.probe", "visual.head.probe"),
-    (r"^vision_model\.head\.attention\.", "visual.head.attn."),
-    (r"^vision_model\.head\.layernorm\.", "visual.head.ln."),
-    (r"^vision_model\.head\.mlp\.fc1\.", "visual.head.mlp.0."),
-    (r"^vision_model\.head\.mlp\.fc2\.", "visual.head.mlp.2."),
-    (r"^text_model\.head\.weight", "text_projection"),
-    (r"^text_model\.head\.bias", "text_bias"),
-    (r"\.layer_norm([12])\.", r".ln_\1."),
-    (r"\.mlp\.fc1\.", ".mlp.c_fc."),
-    (r"\.mlp\.fc2\.", ".mlp.c_proj."),
-    (r"\.self_attn\.", ".attn."),
-]
+# parts of names of weights, and those of OpenAI's class, in turn
+RENAMED = {
+    "vision_model.": "visual.",
+    "text_model.head.weight": "text_projection",
+    "text_model.head.bias": "text_bias",
+    "text_model.": "",
+    "encoder.layers.": "transformer.resblocks.",
+    "embeddings.position_embedding.weight": "positional_embedding",
+    "embeddings.token_embedding.": "token_embedding.",
+    "embeddings.class_embedding": "class_embedding",
+    "embeddings.patch_embedding.": "conv1.",
+    "pre_layrnorm.": "ln_pre.",
+    "post_layernorm.": "ln_post.",
+    "final_layer_norm.": "ln_final.",
+    "layer_norm1.": "ln_1.",
+    "layer_norm2.": "ln_2.",
+    "self_attn.": "attn.",
+    "head.attention.": "head.attn.",
+    "head.layernorm.": "head.ln.",
+    "head.mlp.fc1.": "head.mlp.0.",
+    "head.mlp.fc2.": "head.mlp.2.",
+    "mlp.fc1.": "mlp.c_fc.",
+    "mlp.fc2.": "mlp.c_proj.",
+    "visual_projection.weight": "visual.proj",
+    "text_projection.weight": "text_projection",
+}
 
 
 def is_name(name: str) -> bool:
@@ -65,13 +69,8 @@ def is_name(name: str) -> bool:
 
 
 def load(name: str) -> CLIP:
-    """Load a model as `load_clip` does.
-
-    Raises:
-        UserError: the package is missing, the model is not on this machine, or is not a CLIP.
-    """
-    transformers = _package(name)
-    folder = find(name)
+    """Load a model as `load_clip` does."""
+    transformers, folder = package("transformers", "transformers", name), find(name)
     remedy = f"run `hf download {name}`, or name a folder from save_pretrained"
     if not (folder / "config.json").exists() and (folder / "open_clip_config.json").exists():
         form = "open_clip" if folder == Path(name) else "hf-hub"
@@ -89,101 +88,58 @@ def load(name: str) -> CLIP:
             "squares: choose one of fixed size, such as google/siglip2-base-patch16-224"
         )
     if kind not in OPEN:
-        prepared = _images(transformers, folder, name, config)
-        words = _read_tokenizer(transformers, folder, name)
-        return dual.load(transformers, folder, name, words, prepared, _clips_image)
+        family, size = _images(transformers, folder, name, config)
+        words = _tokenizer(transformers, folder, name)
+        model = dual.read(transformers, folder, name)
+        return dual.as_clip(model, _clips_image(model), words, family, size, name)
     try:
         skeleton: Any = getattr(transformers, OPEN[kind]).from_dict(config)
         vision, text = (
             _architecture(transformers, c) for c in (skeleton.vision_config, skeleton.text_config)
         )
-        prepared = _images(transformers, folder, name, config)
-    except UserError:
-        raise
     except Exception as error:  # a wrong config raises errors of many types
         raise UserError(
-            f"'{folder}' does not say what CLIP it is ({in_short(error)}): correct its config.json "
-            "and preprocessor_config.json"
+            f"'{folder}' does not say what CLIP it is ({in_short(error)}): correct its config.json"
         ) from error
-    size = skeleton.vision_config.image_size
+    family, size = _images(transformers, folder, name, config)
+    own = skeleton.vision_config.image_size
     need(
-        prepared["size"] == size,
-        f"'{name}' prepares images of {prepared['size']} pixels, but its image encoder reads "
-        f"{size}: correct preprocessor_config.json in '{folder}'",
+        size == own,
+        f"'{name}' prepares images of {size} pixels, but its image encoder reads {own}: correct "
+        f"preprocessor_config.json in '{folder}'",
     )
-    siglip, length = kind == "siglip", skeleton.text_config.max_position_embeddings
-    if siglip:
-        words = _read_tokenizer(transformers, folder, name)
-        tokenizer = dual.siglip_tokenizer(words, length, name)
+    words, of_text = _tokenizer(transformers, folder, name), skeleton.text_config
+    if kind == "siglip":  # padded, and every position sees all
+        tokenizer = translate(words, True, f"'{name}'", _without_marks)
+        family = family._replace(tokenizer=tokenizer, reads="last", causal=False)
+        width, shape = of_text.projection_size, "attention"
     else:
-        tokenizer = _tokenizer(transformers, folder, name, skeleton.text_config)
-    sizes = Sizes(
-        skeleton.text_config.projection_size if siglip else skeleton.projection_dim,
-        size,
-        skeleton.vision_config.patch_size,
-        length,
-        skeleton.text_config.vocab_size,
-    )
-    family = Family(tokenizer, *(prepared[key] for key in Family._fields[1:5]))
-    if siglip:  # padded, and every position sees all
-        family = family._replace(reads="last", causal=False)
-    shape = "attention" if siglip else "class token"
+        family = family._replace(tokenizer=_clips_tokenizer(words, of_text, name))
+        width, shape = skeleton.projection_dim, "class token"
+    lengths = of_text.max_position_embeddings, of_text.vocab_size
+    sizes = Sizes(width, size, skeleton.vision_config.patch_size, *lengths)
     where = f"'{folder}'", f"'{name}'"
     return assemble(_state(folder), vision, text, sizes, family, *where, shape)
 
 
 def find(name: str) -> Path:
-    """Return the folder of a model: `name` itself, or the folder in the hub's cache.
-
-    Raises:
-        UserError: the package is missing, or the model is not on this machine.
-    """
-    _package(name)
-    return Path(name) if Path(name).is_dir() else snapshot(name)
-
-
-def snapshot(name: str) -> Path:
-    """Return the folder of OWNER/NAME[@REVISION] in the hub's cache; raises as `find`."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
-
-    repo, _, revision = name.partition("@")
-    try:
-        return Path(snapshot_download(repo, revision=revision or None, local_files_only=True))
-    except (LocalEntryNotFoundError, HFValidationError, OSError) as error:
-        option = f" --revision {revision}" if revision else ""
-        raise UserError(
-            f"There is no file '{name}', and no such model of Hugging Face in the cache of this "
-            f"machine: check the name, or run `hf download {repo}{option}`"
-        ) from error
+    """Return the folder of a model: `name` itself, or the folder in the hub's cache."""
+    package("transformers", "transformers", name)
+    return Path(name) if os.path.isdir(name) else model_folder(name)
 
 
 def files(name: str) -> list[Path]:
-    """Return the files that loading a model reads; raises as `find`."""
+    """Return the files that loading a model reads."""
     folder = find(name)
     more = [file for form in (*PREPARED, "*.index.json") for file in folder.glob(form)]
     return [*_weights(folder), *files_of_tokenizer(folder), *more]
 
 
-def _package(name: str) -> Any:
-    try:
-        import transformers
-    except ImportError as error:
-        raise UserError(
-            f"The backbone '{name}' is a model of Hugging Face, which needs the package "
-            "transformers, also for its tokenizer: run `pip install transformers`"
-        ) from error
-    return transformers
-
-
-def _architecture(transformers, config) -> Architecture:
+def _architecture(transformers: Any, config: Any) -> Architecture:
     name = config.hidden_act
-    if name == "quick_gelu":
-        activation = openai_model.QuickGELU
-    elif name == "gelu":
-        activation = nn.GELU
-    else:
-        activation = partial(transformers.activations.get_activation, name)
+    activation = {"quick_gelu": openai_model.QuickGELU, "gelu": nn.GELU}.get(
+        name, partial(transformers.activations.get_activation, name)
+    )
     activation()  # or an error about its name
     return Architecture(
         config.hidden_size,
@@ -195,24 +151,27 @@ def _architecture(transformers, config) -> Architecture:
     )
 
 
-def _clips_image(model: Any, width: int) -> nn.Module | None:
+def _clips_image(model: Any) -> nn.Module | None:
     """Return the image encoder of a dual encoder, if it is CLIP's."""
     if type(model).__name__ not in CLIPS_IMAGES:
         return None
-    config, state = model.config.vision_config, model.state_dict()
-    state = {n: x for n, x in state.items() if n.startswith(("vision_model.", "visual_proj"))}
-    sizes = Sizes(width, config.image_size, config.patch_size, 1, 1)
     import transformers
 
+    config, state = model.config.vision_config, model.state_dict()
+    state = {n: x for n, x in state.items() if n.startswith(("vision_model.", "visual_proj"))}
+    width = len(model.visual_projection.weight)
     with torch.device("meta"):
-        visual = image_encoder(_architecture(transformers, config), sizes)
-    weights = {n.removeprefix("visual."): x for n, x in rename_weights(state).items()}
+        visual = image_encoder(
+            _architecture(transformers, config),
+            Sizes(width, config.image_size, config.patch_size, 1, 1),
+        )
+    weights = {n.removeprefix("visual."): x for n, x in _renamed(state).items()}
     visual.load_state_dict(weights, assign=True)
     return visual
 
 
 def _weights(folder: Path) -> list[Path]:
-    """Return the files of weights in a folder; raises a UserError if there are none."""
+    """Return the files of weights in a folder."""
     for form in ("model*.safetensors", "pytorch_model*.bin"):
         if found := sorted(folder.glob(form)):
             return found
@@ -223,93 +182,83 @@ def _state(folder: Path) -> dict[str, torch.Tensor]:
     """Read the weights of a folder, in one or more files, under the names of OpenAI's class."""
     state = {n: value for file in _weights(folder) for n, value in read_weights(file).items()}
     try:
-        return rename_weights(state)
+        return _renamed(state)
     except Exception as error:
         raise unreadable_weights(folder, in_short(error)) from error
 
 
-def rename_weights(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def _renamed(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Return Hugging Face's weights under the names of OpenAI's class."""
     weights = {}
     for name, value in state.items():
-        for pattern, replacement in RENAMED:
-            name = re.sub(pattern, replacement, name)
-        weights[name] = value
-    for name in {"text_projection", "visual.proj"} & weights.keys():
-        weights[name] = weights[name].T
+        for part, other in RENAMED.items():
+            name = name.replace(part, other)
+        if not name.endswith("position_ids"):
+            weights[name] = value.T if name in ("text_projection", "visual.proj") else value
     for name in [name for name in weights if ".attn.q_proj." in name]:
         parts = [weights.pop(name.replace("q_proj", f"{x}_proj")) for x in "qkv"]
         weights[name.replace("q_proj.", "in_proj_")] = torch.cat(parts)
-    return {name: value for name, value in weights.items() if not name.endswith("position_ids")}
+    return weights
 
 
-def _tokenizer(transformers, folder: Path, name: str, config) -> Tokenizer:
-    """Load the tokenizer of a folder, and check that it fits the text encoder.
+def _tokenizer(transformers: Any, folder: Path, name: str) -> Any:
+    """Return the tokenizer of a folder, of transformers."""
 
-    Raises:
-        UserError: it is missing, damaged, or that of another model.
-    """
-    tokenizer = _read_tokenizer(transformers, folder, name)
-    sos, eos, ids = (
-        tokenizer.bos_token_id,
-        tokenizer.eos_token_id,
-        list(tokenizer.get_vocab().values()),
-    )
+    def load() -> Any:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **LOCAL)
+        tokenizer.get_vocab()
+        tokenizer.encode("a photo")
+        return tokenizer
+
+    remedy = f"put its tokenizer.json there (`hf download {name}` has it), or vocab.json and "
+    return read(load, f"of '{name}' in '{folder}'", remedy + "merges.txt")
+
+
+def _clips_tokenizer(tokenizer: Any, config: Any, name: str) -> Tokenizer:
+    """Return the tokenizer of a CLIP, if it fits the config of its text encoder."""
+    sos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
+    ids = [*tokenizer.get_vocab().values()]
     expected = config.vocab_size - 1 if config.eos_token_id == OLD_EOS else config.eos_token_id
     fits = sos is not None and max(ids) < config.vocab_size and len(ids) == len(set(ids))
-    if eos != expected or not fits:
-        raise UserError(
-            f"'{name}' ends a sentence with token {config.eos_token_id} of {config.vocab_size} in "
-            f"its config.json, but its tokenizer with {eos} of {len(set(ids))}, or the tokenizer "
-            "has no start token, or one id for two words: use the tokenizer of its training"
-        )
+    need(
+        eos == expected and fits,
+        f"'{name}' ends a sentence with token {config.eos_token_id} of {config.vocab_size} in "
+        f"its config.json, but its tokenizer with {eos} of {len(set(ids))}, or the tokenizer "
+        "has no start token, or one id for two words: use the tokenizer of its training",
+    )
 
     def decode(ids: list[int]) -> str:
         # decode strips the space after a word
         ends = tokenizer.convert_ids_to_tokens(ids)[-1].endswith("</w>")
         return tokenizer.decode(ids, clean_up_tokenization_spaces=False).rstrip() + " " * ends
 
-    return Tokenizer(
-        lambda text: tokenizer.encode(text, add_special_tokens=False), decode, sos, eos
-    )
+    return Tokenizer(partial(tokenizer.encode, add_special_tokens=False), decode, sos, eos)
 
 
-def _read_tokenizer(transformers: Any, folder: Path, name: str) -> Any:
-    """Return the tokenizer of a folder; raises a UserError if it is missing or damaged."""
-    try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(
-            folder, local_files_only=True, trust_remote_code=False
-        )
-        tokenizer.get_vocab()
-        tokenizer.encode("a photo")
-    except Exception as error:  # from several libraries, one of them in Rust
-        remedy = (
-            f"put its tokenizer.json there (`hf download {name}` has it), or vocab.json and "
-            "merges.txt"
-        )
-        raise unreadable_tokenizer(error, f"of '{name}' in '{folder}'", remedy) from error
-    return tokenizer
+def _without_marks(text: str) -> str:
+    """Return a text as in SigLIP's training: in lower case and without marks."""
+    return " ".join(text.translate(NO_MARKS).lower().split())
 
 
-def _images(transformers: Any, folder: Path, name: str, config: Mapping) -> dict[str, Any]:
-    """Read how images are prepared from one of two files, under the names of `Family`.
+def _images(transformers: Any, folder: Path, name: str, config: Mapping) -> tuple[Family, int]:
+    """Read how images are prepared, and their size, from one of two files.
 
-    `size` is that of the images, which the config of the image encoder has if that file does not.
+    Sizes that the file lacks are that in the config of the image encoder. The family's tokenizer
+    is OpenAI's.
     """
     remedy = f"run `hf download {name}`, or take another copy of its folder"
-    side = (config.get("vision_config") or {}).get("image_size", 224)
     nested, path = (folder / file for file in PREPARED)
     given = read_json(nested, remedy).get("image_processor") if nested.exists() else None
     if given is not None:
         path = nested
     elif path.exists():
         given = read_json(path, remedy)
-    else:
-        print(f"Note: '{name}' has no {path.name}: images are prepared as for OpenAI")
-        return {**OPENAI._asdict(), "size": side}
     try:
-        read = transformers.AutoImageProcessor.from_pretrained
-        how = read(folder, local_files_only=True, trust_remote_code=False).to_dict()
+        side = (config.get("vision_config") or {}).get("image_size", 224)
+        if given is None:
+            print(f"Note: '{name}' has no {path.name}: images are prepared as for OpenAI")
+            return OPENAI, side
+        how = transformers.AutoImageProcessor.from_pretrained(folder, **LOCAL).to_dict()
         size = how["size"] if "size" in given else dict.fromkeys(how["size"], side)
         crop = how["crop_size"] if "crop_size" in given else {"height": side, "width": side}
         return _preparation(how, size, crop if how.get("do_center_crop") else None)
@@ -321,8 +270,8 @@ def _images(transformers: Any, folder: Path, name: str, config: Mapping) -> dict
         ) from error
 
 
-def _preparation(how: Mapping, size: Mapping, crop: Mapping | None) -> dict[str, Any]:
-    """Translate the preparation of an image processor of transformers; raises a UserError."""
+def _preparation(how: Mapping, size: Mapping, crop: Mapping | None) -> tuple[Family, int]:
+    """Translate the preparation of an image processor of transformers."""
     others = [k for k, v in how.items() if v and k.startswith(("do_", "include_top"))]
     others = [key for key in others if key not in STEPS]
     need(not others, f"{', '.join(others)} is not known here")
@@ -340,10 +289,10 @@ def _preparation(how: Mapping, size: Mapping, crop: Mapping | None) -> dict[str,
     f = 255 * how["rescale_factor"] if scaled else 255
     offset = 1 if scaled and how.get("rescale_offset") else 0
     mean, std = (how["image_mean"], how["image_std"]) if normal else ((0.0,) * 3, (1.0,) * 3)
-    return {
+    prepared: dict[str, Any] = {
         "mean": tuple((offset + value) / f for value in mean),
         "std": tuple(value / f for value in std),
         "interpolation": INTERPOLATION[how["resample"]],
         "resize": resize if first == last else f"{resize} {first}",
-        "size": last,
     }
+    return OPENAI._replace(**prepared), last

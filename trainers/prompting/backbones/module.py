@@ -175,7 +175,7 @@ def family_from(tokenizer: Any, config: Mapping, images: Mapping, arch: str) -> 
     length = text.get("context_length", 77)
     check_sizes(arch, {"embed_dim": config["embed_dim"], "context_length": length})
     causal = sides(config)[1] == "causal"
-    translator = translate(tokenizer, length, not causal, arch)
+    translator = translate(tokenizer, not causal, arch)
     if text.get("pool_type") == "eos" and text.get("eos_id", translator.eos) != translator.eos:
         raise UserError(
             f"{arch} ends sentences with token {text['eos_id']}, its tokenizer with "

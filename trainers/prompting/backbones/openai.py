@@ -164,12 +164,11 @@ def _arch(path: Path) -> dict:
 
 
 class NoValues(TorchFunctionMode):
-    """Leave out what would only change values, which tensors on `meta` do not have.
+    """Leave out functions that would only change values which are not read."""
 
-    PyTorch imports its compiler for these functions there, which takes as long as all else.
-    """
-
-    skipped = nn.init.normal_, torch.Tensor.mul, torch.Tensor.div, torch.Tensor.triu_
+    def __init__(self, *skipped: Callable):
+        super().__init__()
+        self.skipped = skipped
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         """Call a function, or return the tensor that it would change."""
@@ -181,10 +180,12 @@ class NoValues(TorchFunctionMode):
 def _fill(build: Callable[[], nn.Module], weights: dict[str, torch.Tensor], path):
     """Return a model with exactly these weights.
 
-    It is first built without memory, since wrong sizes could take any amount.
+    It is first built without memory, since wrong sizes could take any amount. PyTorch imports its
+    compiler for some functions there, which takes as long as all else.
     """
+    skipped = nn.init.normal_, torch.Tensor.mul, torch.Tensor.div, torch.Tensor.triu_
     try:
-        with torch.device("meta"), NoValues(), warnings.catch_warnings():
+        with torch.device("meta"), NoValues(*skipped), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # copying to `meta` does nothing, and warns
             build().load_state_dict(weights)
         loaded = build().float()

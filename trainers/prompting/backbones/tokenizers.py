@@ -1,61 +1,64 @@
 """Tokenizers of other libraries, found on this machine and translated to `family.Tokenizer`."""
 
-import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from ..errors import UserError, in_short, need
 from .family import Tokenizer
+from .hub import cached_folder
 
-FILES = ("tokenizer.json", "tokenizer_config.json")
-NEEDED = (*FILES, "config.json")  # without a class or a padding token in the second
+NEEDED = "tokenizer.json tokenizer_config.json config.json"  # the last: for class or padding
 WORDS = "a photo"
 LENGTH = 16  # of a sentence that shows how one begins and ends
 # files from which a tokenizer of Hugging Face can be made: as saved, SentencePiece, BPE, WordPiece
 ANY = ("tokenizer.json", "*.model", "vocab.json", "vocab.txt")
 READ = ("*token*.json", "config.json", "vocab.*", "merges.txt", "*.model")  # to make one
+LOCAL = {"local_files_only": True, "trust_remote_code": False}
 
 
-def open_clip_tokenizer(open_clip: Any, text: Mapping, arch: str, place: Path) -> Any:
-    """Return the tokenizer of open_clip's `text_cfg`; nothing is downloaded.
+def open_clip_tokenizer(text: Mapping, arch: str, place: Path) -> Any:
+    """Return the tokenizer of open_clip's `text_cfg`.
 
-    Its files are looked for in the folder of the weights first.
-
-    Raises:
-        UserError: it is not on this machine, or cannot be read.
+    Its files are looked for in the folder of the weights first: `open_clip.get_tokenizer` takes
+    them from there or from the hub, where it downloads them.
     """
-    kwargs = dict(text.get("tokenizer_kwargs") or {})
+    from open_clip import tokenizer
+
     length, name = text.get("context_length", 77), text.get("hf_tokenizer_name")
+    how = {**(text.get("tokenizer_kwargs") or {}), "context_length": length}
     if not name:
-        return open_clip.tokenizer.SimpleTokenizer(context_length=length, **kwargs)
+        return tokenizer.SimpleTokenizer(**how)
     folder = tokenizer_folder(name, place)
-    remedy = f"run `hf download {name} {' '.join(NEEDED)}`, or put these files next to the weights"
+    remedy = f"run `hf download {name} {NEEDED}`, or put these files next to the weights"
     if folder is None:
         raise UserError(f"open_clip:{arch} needs the tokenizer of {name}, not here yet: {remedy}")
+    how |= {"tokenizer_mode": text.get("tokenizer_mode"), **LOCAL}
+    whose = f"of open_clip:{arch} in '{folder}'"
+    return read(lambda: tokenizer.HFTokenizer(str(folder), **how), whose, remedy)
+
+
+def read(load: Callable[[], Any], whose: str, remedy: str) -> Any:
+    """Return a tokenizer; raises a UserError if it cannot be read, perhaps for want of a package.
+
+    Args:
+        load: makes it.
+        whose: it is, for the message.
+        remedy: what to do then.
+    """
     try:
-        return open_clip.tokenizer.HFTokenizer(
-            str(folder),
-            context_length=length,
-            tokenizer_mode=text.get("tokenizer_mode"),
-            local_files_only=True,
-            trust_remote_code=False,
-            **kwargs,
-        )
+        return load()
     except Exception as error:  # from several libraries, one of them in Rust
-        raise unreadable_tokenizer(error, f"of open_clip:{arch} in '{folder}'", remedy) from error
-
-
-def unreadable_tokenizer(error: Exception, whose: str, remedy: str) -> UserError:
-    """Return the error about a tokenizer that cannot be read, perhaps for want of a package."""
-    if isinstance(error, ImportError):
-        remedy = "run `pip install sentencepiece protobuf`, which read some tokenizers"
-    return UserError(f"The tokenizer {whose} cannot be read ({in_short(error)}): {remedy}")
+        if isinstance(error, ImportError):
+            remedy = "run `pip install sentencepiece protobuf`, which read some tokenizers"
+        why = in_short(error)
+        raise UserError(f"The tokenizer {whose} cannot be read ({why}): {remedy}") from error
 
 
 def tokenizer_folder(name: str, place: Path) -> Path | None:
     """Return the folder of a tokenizer of the hub: that of the weights, else of the hub's cache."""
-    return place if any(any(place.glob(form)) for form in ANY) else _cached_folder(name)
+    folders = [place, cached_folder(name)]
+    return next((x for x in folders if x and any(any(x.glob(form)) for form in ANY)), None)
 
 
 def files_of_tokenizer(folder: Path | None) -> list[Path]:
@@ -63,28 +66,17 @@ def files_of_tokenizer(folder: Path | None) -> list[Path]:
     return [file for form in READ for file in folder.glob(form)] if folder else []
 
 
-def _cached_folder(name: str) -> Path | None:
-    """Return the folder of a tokenizer in the hub's cache, or None."""
-    from huggingface_hub import try_to_load_from_cache
-
-    for file in (*FILES, "vocab.json", "vocab.txt", "spiece.model", "sentencepiece.bpe.model"):
-        if isinstance(path := try_to_load_from_cache(name, file), str):
-            return Path(os.path.dirname(path))
-    return None
-
-
-def translate(tokenizer: Any, length: int, pads: bool, arch: str) -> Tokenizer:
+def translate(
+    tokenizer: Any, pads: bool, arch: str, clean: Callable[[str], str] = str
+) -> Tokenizer:
     """Return a tokenizer of open_clip, or of transformers, as this project reads it.
 
     Args:
         tokenizer: text -> ids (1, length), with `encode` and `decode`, or the tokenizer of
             transformers inside it as `tokenizer`; or one of transformers itself.
-        length: of the context.
         pads: True if the encoder reads the padding.
         arch: name of the model, for the message.
-
-    Raises:
-        UserError: it is no tokenizer, or sentences begin or end in a way that is not known.
+        clean: what is done with a text first, unless the tokenizer has a `clean_fn`.
     """
     if hasattr(tokenizer, "sot_token_id"):  # CLIP's own in open_clip
         sos, eos = tokenizer.sot_token_id, tokenizer.eot_token_id
@@ -95,22 +87,22 @@ def translate(tokenizer: Any, length: int, pads: bool, arch: str) -> Tokenizer:
         f"The tokenizer of {arch} is {tokenizer!r:.80}: give one of open_clip or transformers, "
         "with `encode` and `decode`",
     )
-    clean = getattr(tokenizer, "clean_fn", str)
+    clean = getattr(tokenizer, "clean_fn", clean)
 
     def encode(text: str) -> list[int]:
         ids: list[int] = inner.encode(clean(text), add_special_tokens=False)
         return ids
 
-    words, some = encode(WORDS), max(LENGTH, min(length, LENGTH))
+    words = encode(WORDS)
     try:
         if inner is tokenizer:
-            row = tokenizer(clean(WORDS), padding="max_length", max_length=some).input_ids
+            row = tokenizer(clean(WORDS), padding="max_length", max_length=LENGTH).input_ids
         else:
-            row = tokenizer([WORDS], some)[0].tolist()
+            row = tokenizer([WORDS], LENGTH)[0].tolist()
     except Exception as error:  # from several libraries
         raise UserError(
             f"The tokenizer of {arch} does not pad sentences ({in_short(error)}): use that of its "
-            f"training, with all its files ({', '.join(NEEDED)})"
+            f"training, with all its files ({NEEDED})"
         ) from error
     start = row.index(words[0]) if words and words[0] in row else len(row)
     end, *rest = row[start + len(words) :] or [-1]

@@ -39,7 +39,7 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
     try:
         state = _content(Path(path))
         state = state.get("state_dict", state) if isinstance(state, dict) else state
-        flaw = _flaw(state)
+        flaw = find_flaw(state)
     except UserError:
         raise
     except Exception as error:  # a broken file raises errors of many types
@@ -68,7 +68,7 @@ def _content(path: Path):
     return torch.load(path, map_location="cpu", weights_only=True)
 
 
-def _flaw(state) -> str | None:
+def find_flaw(state) -> str | None:
     """Return why an object from a file cannot be a CLIP's state dict; None if it can."""
     if not isinstance(state, dict) or not all(
         isinstance(name, str) and is_dense(value) for name, value in state.items()

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from ..backbones import load_clip, openclip
+from ..backbones.hub import package
 from ..backbones.module import sides
 from ..backbones.openai_clip.model import QuickGELU
 from ..encoders.added import SIDES, merge
@@ -109,7 +110,8 @@ def write_open_clip(run: Any, folder: Path, facts: Mapping[str, str]) -> str:
     check_fixed(method)
     empty = not os.path.lexists(folder) or (folder.is_dir() and not any(folder.iterdir()))
     need(empty, f"--output is '{folder}', which is not an empty folder: name another one")
-    open_clip, clip_model = openclip.package(backbone), load_clip(backbone)
+    open_clip = package("open_clip", "open_clip_torch", backbone)
+    clip_model = load_clip(backbone)
     text: Any = getattr(method.text_encoder, "class_text", None)
     tuned, rest = tuned_clip(method, clip_model)
     own, refused = rest == [CLASSIFIER], f"{name} cannot be written as a CLIP: "
@@ -132,9 +134,10 @@ def write_open_clip(run: Any, folder: Path, facts: Mapping[str, str]) -> str:
             content = {"model_cfg": config, "preprocess_cfg": prepared}
             (made / openclip.CONFIG).write_text(json.dumps(content, indent=1))
             with torch.random.fork_rng(devices=[]):
-                package = open_clip.create_model(f"local-dir:{made}").eval()
-            z = package.encode_image(images, normalize=True)
-            each = torch.cat([package.encode_text(part) for part in ids.split(CHUNK)])
+                how = {"require_pretrained": True}
+                theirs = open_clip.create_model(f"local-dir:{made}", **how).eval()
+            z = theirs.encode_image(images, normalize=True)
+            each = torch.cat([theirs.encode_text(part) for part in ids.split(CHUNK)])
         except Exception as error:  # of an architecture that is not CLIP's, of many types
             why = f"open_clip has no class for '{backbone}' ({in_short(error)})"
             raise UserError(f"{refused}{why}; {INSTEAD}") from error
