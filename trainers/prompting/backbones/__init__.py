@@ -78,9 +78,6 @@ def check_weights(name: str, fetch: bool = False) -> None:
     Args:
         name: as `load_clip` takes it.
         fetch: download those of OpenAI's release if they are not, as `load_clip` does.
-
-    Raises:
-        UserError: they are not, or the name is unknown.
     """
     module = _module_of(name)
     if module is openai:

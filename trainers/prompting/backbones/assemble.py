@@ -130,9 +130,6 @@ def closed_clip(
         >>> method = build_method("ZeroshotCLIP", {}, clip_model, ["cat", "dog"])
         >>> method(torch.zeros(1, 3, 8, 8)).shape
         torch.Size([1, 2])
-
-    Raises:
-        UserError: the family's preparation of images is impossible.
     """
     check_images("The CLIP", family)
     sizes = Sizes(width, image.input_resolution, 1, context_length, 1)
@@ -150,9 +147,6 @@ def check_sizes(source: str, sizes: Mapping[str, Any]) -> None:
         source: of the architecture, for the message.
         sizes: the known sizes by name. A name that ends in `layers` may have a list of four (a
             ResNet); one that ends in `heads` must divide the `width` with the same prefix.
-
-    Raises:
-        UserError: a size is wrong; the message names the first.
     """
     for name, value in sizes.items():
         most = MOST_LAYERS if name.endswith("layers") else MOST
@@ -171,7 +165,7 @@ def check_sizes(source: str, sizes: Mapping[str, Any]) -> None:
 def _check(
     source: str, vision: Architecture, text: Architecture, sizes: Sizes, family: Family
 ) -> None:
-    """Check all values of an architecture; raises as `check_sizes`."""
+    """Check all values of an architecture."""
     encoders = {"vision": vision._asdict(), "text": text._asdict()}
     keys = ("width", "layers", "heads", "hidden")
     of_encoders = {f"{side} {k}": shape[k] for side, shape in encoders.items() for k in keys}
@@ -182,7 +176,7 @@ def _check(
 
 
 def check_images(source: str, family: Family) -> None:
-    """Check the preparation of images; raises as `check_sizes`."""
+    """Check the preparation of images."""
     for name, value, known in (
         ("interpolation", family.interpolation, INTERPOLATIONS),
         ("resize_mode", family.resize.partition(" ")[0], RESIZES),
@@ -277,9 +271,6 @@ def assemble(
 
     `state` may include `logit_bias` and `text_bias`; sides in `closed`, `image` or `text`, have
     their own weights. `source` and `arch` are for messages.
-
-    Raises:
-        UserError: the architecture is impossible, or names or shapes do not agree.
     """
     _check(arch, vision, text, sizes, family)
     with torch.device("meta"):  # draws no random numbers, and takes no memory

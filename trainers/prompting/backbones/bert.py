@@ -38,9 +38,6 @@ class OpenText(nn.Module):
     Attributes:
         length: the most positions of a sentence.
 
-    Raises:
-        UserError: the encoder is of another class, or reads positions in another way.
-
     Examples:
         >>> from transformers import BertConfig, BertModel
         >>> sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}

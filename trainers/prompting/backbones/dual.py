@@ -50,8 +50,8 @@ def read(transformers: Any, folder: Path, name: str) -> Any:
     scaled = hasattr(model, "logit_scale") or hasattr(model, "temperature")
     if not (all(hasattr(model, part) for part in parts) and scaled):
         raise UserError(
-            f"'{name}' is a {kind}, which compares no images with sentences: "
-            "choose a dual encoder, such as openai/clip-vit-base-patch16"
+            f"'{name}' is a {kind}, which compares no images with sentences: choose a dual "
+            "encoder, such as openai/clip-vit-base-patch16"
         )
     if missing := sorted(info["missing_keys"]):
         raise UserError(f"'{folder}' has no weights for {missing[0]} of {kind}: take another copy")
@@ -65,13 +65,7 @@ def as_clip(
 ) -> CLIP:
     """Return a dual encoder as a CLIP.
 
-    Args:
-        model: as `read` returns it.
-        image: its open image encoder, or None.
-        tokenizer: of transformers.
-        family: how images are prepared.
-        size: of the images.
-        name: of the backbone, for messages.
+    `image` is its open image encoder, or None; `family` and `size` are those of the images.
     """
     words = translate(tokenizer, True, f"'{name}'")
     family = family._replace(tokenizer=words)

@@ -40,11 +40,7 @@ class LookUp(nn.Module):
         return " ".join(sentences[i - 1] for i in ids if i != END)
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
-        """Return features (n, D) of ids (n, 2).
-
-        Raises:
-            UserError: the file does not have a sentence.
-        """
+        """Return features (n, D) of ids (n, 2)."""
         if ids.is_meta:  # where it is tried which methods run, and no id can be read
             return self.table.new_empty(len(ids), self.table.shape[1])
         if (largest := int(ids[:, 0].max())) > len(self.table):

@@ -68,9 +68,6 @@ def from_module(
             `squash`); those of OpenAI where it has none.
         arch: the model's name, for messages.
 
-    Raises:
-        UserError: the config lacks something, or contradicts the model.
-
     Examples:
         >>> from types import SimpleNamespace
         >>> model = torch.nn.Module()
@@ -133,7 +130,7 @@ def from_module(
 
 
 def _text_side(text: Any, words: Tokenizer, length: int, width: int, arch: str) -> nn.Module:
-    """Return the text encoder of a model, opened if it can be; raises as `_feature`."""
+    """Return the text encoder of a model, opened if it can be."""
     if isinstance(text, OpenText):  # a user's own
         why = text.unfit(words)
         need(not why, f"`text` of {arch} cannot read the sentences of its tokenizer: {why}")
@@ -145,11 +142,7 @@ def _text_side(text: Any, words: Tokenizer, length: int, width: int, arch: str) 
 
 
 def _feature(side: Closed, name: str, x: torch.Tensor, width: int) -> torch.Tensor | None:
-    """Return the feature (1, width) that a closed side makes of its input; None on `meta`.
-
-    Raises:
-        UserError: it makes none.
-    """
+    """Return the feature (1, width) that a closed side makes of its input; None on `meta`."""
     weights = next(side.parameters(), x)
     if weights.is_meta:
         return None
@@ -228,11 +221,7 @@ def assemble_open_clip(
     source: Path | str,
     **how: Any,
 ) -> CLIP:
-    """Return the CLIP of an architecture of open_clip; `how` goes to `assemble`.
-
-    Raises:
-        UserError: the config does not say what it is, or the weights do not fit it.
-    """
+    """Return the CLIP of an architecture of open_clip; `how` goes to `assemble`."""
     try:
         vision, text, sizes = _shape(config)
     except UserError:

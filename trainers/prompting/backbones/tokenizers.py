@@ -39,13 +39,7 @@ def open_clip_tokenizer(text: Mapping, arch: str, place: Path) -> Any:
 
 
 def read(load: Callable[[], Any], whose: str, remedy: str) -> Any:
-    """Return a tokenizer; raises a UserError if it cannot be read, perhaps for want of a package.
-
-    Args:
-        load: makes it.
-        whose: it is, for the message.
-        remedy: what to do then.
-    """
+    """Return what `load` does; a UserError names the tokenizer if it cannot be read."""
     try:
         return load()
     except Exception as error:  # from several libraries, one of them in Rust

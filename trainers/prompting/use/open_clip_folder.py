@@ -99,10 +99,6 @@ def write_open_clip(run: Any, folder: Path, facts: Mapping[str, str]) -> str:
     The folder has open_clip's own two files; `run.json` with the facts, the sentences of each
     class, the rule that makes one feature of them, and the factor of the run's logits; and
     `classifier.safetensors`, `weight` (K, D), of a method that learns one.
-
-    Raises:
-        UserError: the method does not end in CLIP's own weights, the folder is not empty, or
-            open_clip does not compute the run's logits.
     """
     from safetensors.torch import save_file
 
