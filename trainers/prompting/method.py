@@ -209,6 +209,12 @@ class Method(PublicFiles, nn.Module):
     class Settings(nodes.Settings):
         """Base of the `Settings` of every method."""
 
+    @dataclass(frozen=True)
+    class Scaled(Settings):
+        """Base of the `Settings` of methods whose logits may have another scale than the CLIP's."""
+
+        SCALE: float = 0.0  # of the logits; 0 takes the CLIP's own; public code often has 100
+
     settings: Any
     logit_scale: torch.Tensor
     logit_bias: torch.Tensor | None
@@ -237,6 +243,8 @@ class Method(PublicFiles, nn.Module):
         self.text_encoder, self.image_encoder = self.encoders(clip_model, classnames, dataset)
         scale, bias = clip_model.logit_scale.detach().exp(), getattr(clip_model, "logit_bias", None)
         self.register_buffer("logit_scale", scale, persistent=False)
+        if isinstance(settings, Method.Scaled):
+            self.set_scale(settings.SCALE)
         self.register_buffer("logit_bias", bias if bias is None else bias.detach(), False)
         self._kept = KeptText()
         self.build(clip_model, classnames, dataset)

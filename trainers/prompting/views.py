@@ -35,7 +35,8 @@ def check_most(V: int, keys: str) -> None:
 
 
 def check_selection(V: int, share: float, keys: str) -> None:
-    """Refuse very many views V, and a share of them that has none; raises UserError."""
+    """Refuse very many views V, and a share of them (SELECTION_P) that has none."""
+    need(share <= 1, f"SELECTION_P is {share} but must be 1 or less")
     check_most(V, keys)
     need(
         int(V * share) >= 1,

@@ -112,7 +112,6 @@ class BoostAdapter(TDA):
             super().__post_init__()
             one_of("FORM", self.FORM, FORMS)
             need(self.DELTA >= 0, f"DELTA is {self.DELTA} but must be 0 or more")
-            need(self.SELECTION_P <= 1, f"SELECTION_P is {self.SELECTION_P} but must be 1 or less")
             check_selection(self.BATCH_SIZE, self.SELECTION_P, "BATCH_SIZE or SELECTION_P")
 
     settings: Settings  # type: ignore[assignment]

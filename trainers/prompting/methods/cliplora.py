@@ -77,7 +77,7 @@ class CLIPLoRA(Updated):
     training_only = ("DROPOUT_RATE",)
 
     @dataclass(frozen=True)
-    class Settings(Method.Settings):
+    class Settings(Method.Scaled):
         """The arguments of the public code, in upper case, and its constants."""
 
         ENCODER: str = "both"  # or text, vision
@@ -88,7 +88,6 @@ class CLIPLoRA(Updated):
         R: int = 2
         ALPHA: float = 1.0
         DROPOUT_RATE: float = 0.25
-        SCALE: float = 0.0  # of the logits; 0 takes the CLIP's own; the public code has 100
 
         def __post_init__(self) -> None:
             check_name("ENCODER", self.ENCODER, ("both", "text", "vision"))
@@ -107,7 +106,6 @@ class CLIPLoRA(Updated):
 
     def build(self, clip_model, classnames, dataset):
         """Make the updates of each side, block and matrix."""
-        self.set_scale(self.settings.SCALE)
         encoders = {"text": ("both", "text"), "image": ("both", "vision")}
         self.sides = nn.ModuleDict()
         for side in SIDES:

@@ -107,7 +107,7 @@ class CLIPSVD(Updated):
     public_files = (FILE,)
 
     @dataclass(frozen=True)
-    class Settings(Method.Settings):
+    class Settings(Method.Scaled):
         """The keys of the public config files, in upper case, and its constants."""
 
         INCLUDE_TRAIN_LAYERS: str = "all"
@@ -120,7 +120,6 @@ class CLIPSVD(Updated):
         TRAIN_O_PROJ: bool = True
         RANK: float = 1.0  # the share of the singular values that stay
         TEMPLATE: str = ""
-        SCALE: float = 0.0  # of the logits; 0 takes the CLIP's own; the public code has 100
 
         def __post_init__(self) -> None:
             one_of("INCLUDE_TRAIN_LAYERS", self.INCLUDE_TRAIN_LAYERS, LAYERS)
@@ -160,7 +159,6 @@ class CLIPSVD(Updated):
     def build(self, clip_model, classnames, dataset):
         """Make the updates of each side, block and matrix."""
         s = self.settings
-        self.set_scale(s.SCALE)
         self.sides = nn.ModuleDict()
         for side in SIDES:
             blocks, self.sides[side] = blocks_of(clip_model, side), nn.ModuleDict()

@@ -14,7 +14,6 @@ import torch.nn.functional as F
 
 from ..beyond import STREAM
 from ..encoders.class_text import ClassText, zero_shot_template
-from ..encoders.templates import CLIP, IMAGENET
 from ..encoders.text import TextFeatures
 from ..encoders.vision import ImageFeatures
 from ..errors import need, not_negative, one_of
@@ -23,7 +22,7 @@ from ..node import clean
 from ..teacher import sentences_of
 from ..transport.precision import no_autocast
 from ..views import check_selection, entropy, marginal_entropy, surest
-from .tda import EIGHTY, SEVEN, Cache
+from .tda import Cache, templates_of
 
 FORMS = ("published", "plain", "views", "surest")
 PUBLISHED = dict.fromkeys(("ImageNet", "ImageNetV2", "ImageNetR", "ImageNetSketch"), "views")
@@ -69,7 +68,7 @@ class DPE(Method):
     test_augmix = True
 
     @dataclass(frozen=True)
-    class Settings(Method.Settings):
+    class Settings(Method.Scaled):
         """The keys of the node, with the values for ImageNet."""
 
         SHOT_CAPACITY: int = 3
@@ -83,7 +82,6 @@ class DPE(Method):
         BATCH_SIZE: int = 64  # views
         SELECTION_P: float = 0.1
         SENTENCES: str | Mapping | None = None  # a JSON file
-        SCALE: float = 0.0  # of the logits; 0 takes the CLIP's own; the public code has 100
         FORM: str = "published"  # for the data set; or plain, views, surest
 
         def __post_init__(self) -> None:
@@ -91,7 +89,6 @@ class DPE(Method):
             need(self.SHOT_CAPACITY >= 1, f"SHOT_CAPACITY is {self.SHOT_CAPACITY}: 1 is the least")
             for key in ("TTA_STEPS", "ALPHA", "BETA", "LR_TEXT", "LR_IMAGE", "ALIGN"):
                 not_negative(key, getattr(self, key))
-            need(self.SELECTION_P <= 1, f"SELECTION_P is {self.SELECTION_P} but must be 1 or less")
             check_selection(self.BATCH_SIZE, self.SELECTION_P, "BATCH_SIZE or SELECTION_P")
 
     settings: Settings
@@ -112,10 +109,8 @@ class DPE(Method):
     def build(self, clip_model, classnames, dataset):
         """Make h, and an empty cache."""
         s, names = self.settings, [clean(name) for name in classnames]
-        self.set_scale(s.SCALE)
         self.form = PUBLISHED.get(dataset, "plain") if s.FORM == "published" else s.FORM
-        usual = IMAGENET if dataset in SEVEN else CLIP if dataset in EIGHTY else ()
-        usual = usual or (zero_shot_template(dataset),)
+        usual = templates_of(dataset) or (zero_shot_template(dataset),)
         lists = [[template.replace("{}", name) for template in usual] for name in names]
         if s.SENTENCES:
             more = sentences_of(s.SENTENCES, classnames)

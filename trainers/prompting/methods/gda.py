@@ -58,11 +58,10 @@ class GDA(Method):
     searches = property(attrgetter("settings.SEARCH_HP"))
 
     @dataclass(frozen=True)
-    class Settings(Method.Settings):
+    class Settings(Method.Scaled):
         """The keys of the public code, and its constants."""
 
         AUGMENT_EPOCH: int = 10
-        SCALE: float = 0.0  # 0 takes the CLIP's own; public: 100
         ALPHA: float = 0.1
         SEARCH_HP: bool = True
         FORM: str = "shrunk"  # or base2new
@@ -90,7 +89,6 @@ class GDA(Method):
 
     def build(self, clip_model, classnames, dataset):
         """Make an empty classifier, and the fixed text features."""
-        self.set_scale(self.settings.SCALE)
         templates = IMAGENET if dataset.startswith("ImageNet") else ()
         text = class_text(self.settings, classnames, dataset, templates)
         self.teacher = Teacher(clip_model, classnames, text)

@@ -96,7 +96,7 @@ class MMRL(Method):
     outside = {"TASK": "TASK", "SUBSAMPLE_CLASSES": "DATASET.SUBSAMPLE_CLASSES"}
 
     @dataclass(frozen=True)
-    class Settings(Method.Settings):
+    class Settings(Method.Scaled):
         """The keys of the node, and those that the public code keeps elsewhere."""
 
         ALPHA: float = 0.7
@@ -104,7 +104,6 @@ class MMRL(Method):
         REP_LAYERS: list[int] = field(default_factory=lambda: [6, 7, 8, 9, 10, 11, 12])
         REP_DIM: int = 512
         N_REP_TOKENS: int = 5
-        SCALE: float = 0.0  # of the logits; 0 takes the CLIP's own; the public code has 100
         TASK: str = "B2N"  # or FS, CD
         SUBSAMPLE_CLASSES: str = "all"
 
@@ -133,7 +132,6 @@ class MMRL(Method):
     def build(self, clip_model, classnames, dataset):
         """Make the tokens and their head, and the teacher, which has the same sentence."""
         settings = self.settings
-        self.set_scale(settings.SCALE)
         widths = {}
         for side in SIDES:
             blocks = blocks_of(clip_model, side)

@@ -76,7 +76,7 @@ class ProLIP(OneView):
     support_passes = property(attrgetter("settings.AUG_VIEWS"))
 
     @dataclass(frozen=True)
-    class Settings(Method.Settings):
+    class Settings(Method.Scaled):
         """The keys of the public code, and its constants."""
 
         LAMBDA: object = "1/N"  # or 1/N^2, or a number
@@ -134,7 +134,6 @@ class ProLIP(OneView):
 
     def build(self, clip_model, classnames, dataset):
         """Make the projection, as CLIP has it."""
-        self.set_scale(self.settings.SCALE)
         visual, self.epochs = clip_model.visual, self.settings.TRAIN_EPOCH
         if self.settings.SIDE == "text":
             self.text_projection = _copy(clip_model.text_projection)

@@ -52,10 +52,9 @@ class StatA(Transductive):
     trains = False
 
     @dataclass(frozen=True)
-    class Settings(Method.Settings):
+    class Settings(Method.Scaled):
         """The keys of the node, with the values of the public code, and FORM."""
 
-        SCALE: float = 0.0  # of the zero-shot logits; 0 takes the CLIP's own
         ALPHA: float = 1.0
         LAMBDA_Y: float = 1.0
         LAMBDA_LAPLACIAN: float = 1.0
@@ -78,7 +77,6 @@ class StatA(Transductive):
 
     def build(self, clip_model, classnames, dataset):
         """Set the scale of the zero-shot logits."""
-        self.set_scale(self.settings.SCALE)
 
     def predict_all(self, image, text, prior=None):
         """Return log z (Q, K)."""

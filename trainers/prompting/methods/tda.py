@@ -28,6 +28,11 @@ IN_VIEWS = ("ImageNetA", "ImageNetV2", "ImageNetR", "ImageNetSketch")
 SHARE = 0.1  # of the views that are kept
 
 
+def templates_of(dataset: str) -> tuple[str, ...]:
+    """Return the templates for a data set, empty for zero-shot CLIP's."""
+    return IMAGENET if dataset in SEVEN else CLIP if dataset in EIGHTY else ()
+
+
 class Cache(nn.Module):
     """The surest images of each predicted class: at most C of a class, those of least entropy.
 
@@ -110,7 +115,7 @@ class TDA(Method):
     test_augmix = True
 
     @dataclass(frozen=True)
-    class Caches(Method.Settings):
+    class Caches(Method.Scaled):
         """The keys of both caches, with the values for ImageNet."""
 
         POSITIVE_ENABLED: bool = True
@@ -125,7 +130,6 @@ class TDA(Method):
         NEGATIVE_ENTROPY_THRESHOLD_UPPER: float = 0.5
         NEGATIVE_MASK_THRESHOLD_LOWER: float = 0.03
         NEGATIVE_MASK_THRESHOLD_UPPER: float = 1.0
-        SCALE: float = 0.0  # of the zero-shot logits; 0 takes the CLIP's own
 
         def __post_init__(self) -> None:
             for side in ("POSITIVE", "NEGATIVE"):
@@ -165,9 +169,7 @@ class TDA(Method):
     def build(self, clip_model, classnames, dataset):
         """Make the text features, and empty caches."""
         s, K = self.settings, len(classnames)
-        self.set_scale(s.SCALE)
-        templates = IMAGENET if dataset in SEVEN else CLIP if dataset in EIGHTY else ()
-        text = class_text(s, classnames, dataset, templates)
+        text = class_text(s, classnames, dataset, templates_of(dataset))
         self.teacher = Teacher(clip_model, classnames, text)
         self.positive = Cache(K, s.POSITIVE_SHOT_CAPACITY, self.width, masks=False)
         self.negative = Cache(K, s.NEGATIVE_SHOT_CAPACITY, self.width, masks=True)

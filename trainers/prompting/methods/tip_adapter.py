@@ -120,12 +120,11 @@ class TipAdapter(Method):
     searches = property(attrgetter("settings.SEARCH_HP"))
 
     @dataclass(frozen=True)
-    class Settings(Method.Settings):
+    class Settings(Method.Scaled):
         """The keys of the node; defaults as published for ImageNet, but without the search."""
 
         INIT_ALPHA: float = 1.17
         INIT_BETA: float = 1.0
-        SCALE: float = 0.0  # of the zero-shot logits; 0 takes the CLIP's own
         AUGMENT_EPOCH: int = 10
         SEARCH_HP: bool = False
         SEARCH_SCALE: list[float] = field(default_factory=lambda: [7, 3])  # largest beta, alpha
@@ -154,7 +153,6 @@ class TipAdapter(Method):
     def build(self, clip_model, classnames, dataset):
         """Make an empty cache; on ImageNet, the text features are those of several sentences."""
         settings = self.settings
-        self.set_scale(settings.SCALE)
         self.adapter = Cache(self.width, len(classnames), trained=type(self).trains)
         self.adapter.alpha.fill_(settings.INIT_ALPHA)
         self.adapter.beta.fill_(settings.INIT_BETA)

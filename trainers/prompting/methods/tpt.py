@@ -77,7 +77,6 @@ class TPT(CoOp):
             only_template(self.CTX_INIT)
             need(0 <= self.LR < math.inf, f"LR is {self.LR} but must be finite, 0 or more")
             need(self.TTA_STEPS >= 0, f"TTA_STEPS is {self.TTA_STEPS} but must be 0 or more")
-            need(self.SELECTION_P <= 1, f"SELECTION_P is {self.SELECTION_P} but must be 1 or less")
             check_selection(self.BATCH_SIZE, self.SELECTION_P, "BATCH_SIZE or SELECTION_P")
 
     settings: Settings  # type: ignore[assignment]

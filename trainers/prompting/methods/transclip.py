@@ -86,10 +86,9 @@ class TransCLIP(Transductive):
     searches = property(attrgetter("settings.searches"))
 
     @dataclass(frozen=True)
-    class Settings(Method.Settings):
+    class Settings(Method.Scaled):
         """The keys of the node, which are constants of the public code, and FEW_SHOT to PRIOR."""
 
-        SCALE: float = 0.0  # of the zero-shot logits; 0 takes the CLIP's own
         MAX_ITER: int = 10
         Z_ITER: int = 5
         N_NEIGHBORS: int = 3
@@ -139,7 +138,6 @@ class TransCLIP(Transductive):
     def build(self, clip_model, classnames, dataset):
         """Make room for labelled images, and the method of PRIOR."""
         s, self.classnames = self.settings, list(classnames)
-        self.set_scale(s.SCALE)
         self.teacher: MethodTeacher | None = None
         if s.PRIOR:
             key = type(self).place("PRIOR")
