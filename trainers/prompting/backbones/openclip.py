@@ -64,8 +64,10 @@ def load(name: str) -> CLIP:
 def find(name: str) -> Source:
     """Return where the weights of a model are and what else is known."""
     open_clip, name = package("open_clip", "open_clip_torch", name), name.removeprefix(PREFIX)
-    if name.startswith(HUB) or os.path.isdir(name):
-        return _folder(model_folder(name.removeprefix(HUB)) if name.startswith(HUB) else Path(name))
+    if name.startswith(HUB):
+        return _folder(model_folder(name.removeprefix(HUB)))
+    if os.path.isdir(name):
+        return _folder(Path(name))
     arch, _, tag = name.partition("/")
     config, tags = _config(open_clip, arch), open_clip.list_pretrained_tags_by_model(arch)
     if os.path.isfile(tag):
@@ -229,9 +231,10 @@ def _folder(folder: Path) -> Source:
 def _cached_file(arch: str, tag: str, images: Mapping) -> Path:
     """Find the file of released weights in the caches that open_clip uses."""
     repo, _, file = images.get("hf_hub", "").rpartition("/")
-    folder = cached_folder(repo) or Path(os.devnull)
-    places = [folder / name for name in ((file,) if file else FILES)]
-    for path in (*places, Path(CACHE, os.path.basename(images.get("url", "")))):
+    places = [Path(CACHE, os.path.basename(images.get("url", "")))]
+    if folder := cached_folder(repo):
+        places[:0] = [folder / name for name in ((file,) if file else FILES)]
+    for path in places:
         if path.is_file():
             return path
     raise UserError(
