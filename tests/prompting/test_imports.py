@@ -67,6 +67,7 @@ OPTIONAL = {
     "page.py": {"PIL", "jinja2", "starlette"},  # an extra
     "cached.py": {"open_clip", "huggingface_hub"},
     "results.py": {"yaml"},  # which yacs requires
+    "base_config.py": {"yaml"},
 }
 SOURCES = sorted((ROOT / "trainers" / "prompting").rglob("*.py"))
 
