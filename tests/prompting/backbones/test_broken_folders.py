@@ -150,6 +150,10 @@ BROKEN_OPEN_CLIP = {
     "no size": (edit(CONFIG, "model_cfg", embed_dim=None), "has None for embed_dim"),
     "mean": (edit(CONFIG, preprocess_cfg={"mean": [1, 2]}), "has [1, 2] for image mean, where a"),
     "how": (edit(CONFIG, preprocess_cfg={"interpolation": "no"}), "has 'no' for interpolation"),
+    "tokenizer": (edit(CONFIG, *TEXT_CFG, tokenizer_kwargs={"x": 1}), "tokenizer_kwargs in its"),
+    "tokenizer list": (edit(CONFIG, *TEXT_CFG, tokenizer_kwargs=[1]), "tokenizer_kwargs in its"),
+    "words": (edit(CONFIG, *TEXT_CFG, hf_tokenizer_name=3), "needs the tokenizer of 3, not here"),
+    "encoder": (edit(CONFIG, *TEXT_CFG, hf_model_name=3), "is 3, whose config.json is not on this"),
     "quick": (edit(CONFIG, "model_cfg", text_cfg={"width": "32"}), "does not say what CLIP it is"),
 }
 

@@ -23,7 +23,7 @@ def cached_folder(name: str) -> Path | None:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
-    repo, _, revision = name.partition("@")
+    repo, _, revision = str(name).partition("@")  # a config may have a number in its place
     try:
         return Path(snapshot_download(repo, revision=revision or None, local_files_only=True))
     except (LocalEntryNotFoundError, HFValidationError, OSError):

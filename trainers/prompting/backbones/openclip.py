@@ -144,7 +144,7 @@ def _empty(config: Mapping, arch: str, device: str) -> nn.Module:
 
 def _encoder_folder(name: str, arch: str) -> Path:
     """Return the folder with the config of a text encoder; raises a UserError if it is not here."""
-    folder = Path(name) if os.path.isdir(name) else cached_folder(name)
+    folder = Path(name) if os.path.isdir(str(name)) else cached_folder(name)
     if folder is None or not (folder / "config.json").is_file():
         raise UserError(
             f"The text encoder of {PREFIX}{arch} is {name}, whose config.json is not on this "

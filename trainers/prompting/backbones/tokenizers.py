@@ -26,16 +26,18 @@ def open_clip_tokenizer(text: Mapping, arch: str, place: Path) -> Any:
     from open_clip import tokenizer
 
     length, name = text.get("context_length", 77), text.get("hf_tokenizer_name")
-    how = {**(text.get("tokenizer_kwargs") or {}), "context_length": length}
+    more, whose = text.get("tokenizer_kwargs") or {}, f"of open_clip:{arch}"
+    how = {"context_length": length}
     if not name:
-        return tokenizer.SimpleTokenizer(**how)
+        remedy = "correct tokenizer_kwargs in its config"
+        return read(lambda: tokenizer.SimpleTokenizer(**{**more, **how}), whose, remedy)
     folder = tokenizer_folder(name, place)
     remedy = f"run `hf download {name} {NEEDED}`, or put these files next to the weights"
     if folder is None:
         raise UserError(f"open_clip:{arch} needs the tokenizer of {name}, not here yet: {remedy}")
     how |= {"tokenizer_mode": text.get("tokenizer_mode"), **LOCAL}
-    whose = f"of open_clip:{arch} in '{folder}'"
-    return read(lambda: tokenizer.HFTokenizer(str(folder), **how), whose, remedy)
+    whose += f" in '{folder}'"
+    return read(lambda: tokenizer.HFTokenizer(str(folder), **{**more, **how}), whose, remedy)
 
 
 def read(load: Callable[[], Any], whose: str, remedy: str) -> Any:
