@@ -108,7 +108,7 @@ def test_the_archives_come_from_a_mirror(own, server, get):
     ran = get("imagenet", "--mirror", server.url)
     assert ran.code == 0, ran.err
     assert tree(folder / "images") == SORTED and ran.out.startswith(f"imagenet: {TRAIN} (")
-    assert (TRAIN, "bytes=5000-", 206) in server.log
+    assert [name for name, *_ in server.log].count(TRAIN) == 2  # a broken chunk is not kept
 
 
 def test_what_is_missing_is_said_and_the_rest_is_sorted(own, get):
