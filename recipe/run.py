@@ -12,7 +12,12 @@ from dassl.utils import collect_env_info, set_random_seed, setup_logger
 
 from trainers.prompting.errors import UserError, by_system, no_exit, printable
 from trainers.prompting.plugins import code_of
-from trainers.prompting.record.results import peak_in_record, remove_results, write_results
+from trainers.prompting.record.results import (
+    Evaluation,
+    peak_in_record,
+    remove_results,
+    write_results,
+)
 from trainers.prompting.running.devices import device_name, idle_gpus
 from trainers.prompting.running.memory import gpu_is_full
 from trainers.prompting.storage.checkpoints import find_checkpoint, saved_epochs
@@ -54,12 +59,14 @@ def do_run(cfg, args) -> None:
         train_or_evaluate(trainer, args, lambda: note_begun(cfg, code, edited))
         tested = args.eval_only or not (args.no_train or cfg.TEST.NO_TEST)
         if cfg.OUTPUT_DIR and (tested or hasattr(trainer, "test_results")):
-            cfg = getattr(trainer, "recorded_cfg", trainer.cfg)  # with the CLIP's images
-            name_replaced(trainer.cfg, cfg, args)
+            of_method = hasattr(trainer, "evaluation")
+            other = {"code": code, "edited": edited}
+            last = trainer.evaluation() if of_method else Evaluation.of(trainer, **other)
+            name_replaced(trainer.cfg, last.cfg, args)  # with the CLIP's images
             again = trains and trainer.start_epoch >= trainer.max_epoch  # it was only evaluated
-            write_results(cfg, trainer, code, edited, earlier if again else None)
-            if not (args.eval_only or cfg.DATASET.FEATURES) and hasattr(trainer, "method"):
-                print(f"Classify images with this run:\n{predict_command(cfg, trainer)}")
+            write_results(last, earlier if again else None)
+            if not (args.eval_only or cfg.DATASET.FEATURES) and of_method:
+                print(f"Classify images with this run:\n{predict_command(last)}")
 
 
 def same_folder(one: str, other: str) -> bool:
@@ -140,9 +147,9 @@ def name_replaced(cfg, recorded, args) -> None:
         print(f"The record has settings of the training: {differences}")
 
 
-def predict_command(cfg, trainer) -> str:
+def predict_command(last: Evaluation) -> str:
     """Return the command that classifies an image of the evaluated split with the trained run."""
-    data, folder = trainer.dm.dataset, cfg.OUTPUT_DIR
+    cfg, data, folder = last.cfg, last.dataset, last.cfg.OUTPUT_DIR
     image = (data.val if cfg.TEST.SPLIT == "val" else data.test)[0].impath
     call = "python -m benchmark predict"
     before = ""

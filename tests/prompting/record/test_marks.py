@@ -6,10 +6,18 @@ import pytest
 
 from recipe.settings import build_cfg
 from trainers.prompting.method import METHODS
-from trainers.prompting.record.results import beyond
+from trainers.prompting.record.results import Evaluation
 
 MMRL = {"TRAINER.NAME": "MMRL", "DATASET.NAME": "EuroSAT"}
 WEIGHT = "TRAINER.MMRL.REG_WEIGHT"
+
+
+def beyond(cfg, num_trained=0, **method):
+    """Return the marks of an evaluation of a method with these attributes, or of other code."""
+    plain = {"takes": (), "searches": False, "settings": SimpleNamespace(sentences=None)}
+    method = SimpleNamespace(**plain | method) if method else None
+    of_run = {"cfg": cfg, "method": method, "num_trained": num_trained}
+    return Evaluation(dataset=None, num_classes=2, device=None, results={}, **of_run).beyond()
 
 
 @pytest.mark.parametrize(
@@ -28,18 +36,16 @@ WEIGHT = "TRAINER.MMRL.REG_WEIGHT"
 def test_settings_per_data_set(sources, keys):
     cfg = build_cfg([("the config", MMRL), *(("a file", source) for source in sources)])
     assert keys == cfg.TRAINER.PER_DATASET
-    assert beyond(cfg, SimpleNamespace()) == (["per data set"] if keys else [])
+    assert beyond(cfg) == (["per data set"] if keys else [])
 
 
 def test_of_the_method():
     cfg = build_cfg([("the config", MMRL)])
     assert METHODS["CoPrompt"].takes == ("llm",)
-    trainer = SimpleNamespace(method=SimpleNamespace(takes=("teacher", "llm")))
-    assert beyond(cfg, trainer) == ["llm", "teacher"]
+    assert beyond(cfg, takes=("teacher", "llm")) == ["llm", "teacher"]
     for about, marks in (((("a cat.",),), ["llm"]), ((), [])):
         settings = SimpleNamespace(sentences=SimpleNamespace(about=about))
-        method = SimpleNamespace(takes=(), settings=settings)
-        assert beyond(cfg, SimpleNamespace(method=method)) == marks
+        assert beyond(cfg, settings=settings) == marks
 
 
 @pytest.mark.parametrize(
@@ -53,5 +59,4 @@ def test_of_the_method():
 )
 def test_what_is_chosen_on_validation_images(final, searches, trained, marks):
     cfg = build_cfg([("the config", MMRL | {"TEST.FINAL_MODEL": final})])
-    method = SimpleNamespace(takes=(), searches=searches)
-    assert beyond(cfg, SimpleNamespace(method=method, num_trained=trained)) == marks
+    assert beyond(cfg, trained, searches=searches) == marks

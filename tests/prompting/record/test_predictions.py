@@ -17,10 +17,10 @@ from trainers.prompting.record.predictions import (
     JOINT,
     KINDS,
     NAME,
+    Predictions,
     read_predictions,
     write_predictions,
 )
-from trainers.prompting.storage.predictions import Predictions
 
 
 def test_predictions_agree_with_the_accuracy_and_can_be_switched_off(tmp_path):

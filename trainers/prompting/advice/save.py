@@ -11,10 +11,10 @@ import torch
 from ..dassl_parts import dassl
 from ..method import METHODS
 from ..record.calibration import Calibration
-from ..record.results import write_results
+from ..record.predictions import Predictions
+from ..record.results import Evaluation, write_results
 from ..running.precision import Precision
 from ..storage.image_key import image_key
-from ..storage.predictions import Predictions
 from ..trainer.config import add_nodes
 from ..trainer.facts import facts_of_run
 from ..trainer.layout import PublicLayout
@@ -81,12 +81,10 @@ def save_run(
         shutil.rmtree(folder / name, ignore_errors=True)  # of another method, by an earlier call
     dassl("utils").save_checkpoint(saved.content(), os.path.join(folder, method.checkpoint))
     write_results(
-        cfg,
-        SimpleNamespace(
-            cfg=cfg, device=method.device, predictions=predictions, facts=facts, method=method,
-            dm=SimpleNamespace(dataset=data, num_classes=len(collection.classnames)),
-            test_results={"accuracy": 100 * best.right / len(y)},
+        Evaluation(
+            cfg=cfg, dataset=data, num_classes=len(collection.classnames), device=method.device,
+            results={"accuracy": 100 * best.right / len(y)}, train_seconds=seconds, method=method,
+            facts=facts, predictions=predictions, evaluated_on=FOLDS,
             num_trained=sum(p.numel() for p in method.learned().values()),
-            train_seconds=seconds, count_steps=lambda: (0, 0), evaluated_on=FOLDS,
         ),
     )  # fmt: skip

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..storage.predictions import Predictions
 from ..transport.scalings import LogScalings
+from .predictions import Predictions
 
 # Keys of a cfg's node TEST, with defaults.
 KEYS = {

@@ -18,7 +18,8 @@ from yacs.config import CfgNode
 from ..errors import UserError
 from ..method import Method, Output
 from ..node import clean
-from ..storage.predictions import confidence
+from ..record.metrics import detection
+from ..record.predictions import confidence
 from .views import prepare_loader, resize_in
 
 Columns = dict[str, torch.Tensor]  # `mcm`, and `gl_mcm` where a method has patches: (n,)
@@ -107,6 +108,22 @@ class Detection:
                 trainer.model_inference(trainer.parse_batch_test(batch)[0])
             trainer.watch.check_logits()
             self._keep(name)
+
+    def measure(self) -> dict[str, Any]:
+        """Print the metrics of the last evaluation, and return them for the record."""
+        others = {
+            name: {k: x.numpy() for k, x in each.items()} for name, each in self.columns.items()
+        }
+        own, ood = others.pop(self.own, {}), {}
+        for name, arrays in others.items():
+            measured = ood[name] = detection(own, arrays)
+            texts = "; ".join(
+                f"{score.upper().replace('_', '-')}: AUROC {measured[f'auroc_{score}']:.2f}%, "
+                f"FPR95 {measured[f'fpr95_{score}']:.2f}%"
+                for score in own
+            )
+            print(f"Out of distribution: {name} ({measured['images']:,} images): {texts}")
+        return {"ood": ood, "ood_fingerprints": self.fingerprints} if ood else {}
 
     def _keep(self, name: str) -> None:
         assert self._batches is not None

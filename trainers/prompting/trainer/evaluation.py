@@ -20,8 +20,8 @@ from ..errors import UserError, in_short, need, no_exit
 from ..method import Method, Output
 from ..record.calibration import Calibration
 from ..record.conformal import KEYS, SCORES, SetPredictions
+from ..record.predictions import Predictions
 from ..storage.checkpoints import checkpoint_file
-from ..storage.predictions import Predictions
 from ..storage.saved import Saved
 from ..teacher import Teacher, nearest
 from .streams import Stream, takes_streams

@@ -18,12 +18,12 @@ from ..capabilities.planned import Planned
 from ..contract import first_use
 from ..errors import need
 from ..method import Batch, Method, Output
-from ..record.results import remove_results, write_results
+from ..record.predictions import Predictions
+from ..record.results import Evaluation, remove_results, write_results
 from ..running.memory import fit, keep_freed_memory
 from ..running.precision import Precision, make_deterministic
 from ..step import training_step
 from ..storage.checkpoints import checkpoint_file, marked_epoch, read_checkpoint, remove_earlier
-from ..storage.predictions import Predictions
 from ..storage.public import find_prompts
 from ..storage.saved import Saved
 from .attacks import attacked_steps, evaluate_attacked
@@ -340,16 +340,6 @@ class PromptTrainer(TrainerX):
                 check_probe(self.resumed, self.method, self.clip_model, self.precision, True)
         return epoch
 
-    @property
-    def teacher_facts(self):
-        """The facts about a teacher that was trained before, for the record; None without one."""
-        return facts_of(self.method)
-
-    @property
-    def recorded_cfg(self) -> CfgNode:
-        """The cfg for the record: in an evaluation, the settings of the training are of that."""
-        return as_trained(self.cfg, self.loaded.settings, self.method) if self.loaded else self.cfg
-
     # ------------------------------------------------------------------ evaluate
 
     def test(self, split=None, is_final=False):
@@ -384,8 +374,32 @@ class PromptTrainer(TrainerX):
         self.detection.evaluate_others(self)
         self.attacked = evaluate_attacked(self, split)
         if self.cfg.TEST.RECORD and split in (None, self.cfg.TEST.SPLIT):
-            write_results(self.recorded_cfg, self)
+            write_results(self.evaluation())
         return result
+
+    def evaluation(self) -> Evaluation:
+        """Return the last evaluation, for the record; raises as `Evaluation.of`.
+
+        If a training was loaded, settings of that are as it had them.
+        """
+        cfg, then = self.cfg, self.loaded
+        loader = self.val_loader if cfg.TEST.SPLIT == "val" else self.test_loader
+        stream = getattr(loader, "stream", None)
+        trained = getattr(self, "train_seconds", 0.0)  # not measured by the original Dassl
+        return Evaluation.of(
+            self,
+            cfg=as_trained(cfg, then.settings, self.method) if then else cfg,
+            method=self.method,
+            facts=self.facts,
+            training=then,
+            predictions=self.predictions,
+            more=self.attacked | self.detection.measure(),
+            stream=stream and {"name": stream.name, "order": stream.digest},
+            num_trained=self.num_trained,
+            steps=self.count_steps()[1] if trained else 0,
+            alike=self.alike,
+            teacher=facts_of(self.method),
+        )
 
     def parse_batch_test(self, batch):
         """Return the images and labels of a batch, and record the file names.
