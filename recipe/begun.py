@@ -14,7 +14,7 @@ from trainers.prompting.storage.settings import (
     no_settings,
     other_code,
 )
-from trainers.prompting.storage.state import are_texts, is_settings
+from trainers.prompting.storage.values import are_texts, is_settings
 from trainers.prompting.trainer.settings import settings_of
 
 

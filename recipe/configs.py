@@ -11,8 +11,8 @@ from pathlib import Path
 
 from trainers.prompting.errors import UserError, nearest
 from trainers.prompting.storage.records import BadRecord, read_record
+from trainers.prompting.storage.settings import leaves
 from trainers.prompting.trainer.base_config import split_base
-from trainers.prompting.trainer.by_run import leaves
 
 MOST_VALUES = 100_000  # in a config file
 DRAFT = "INPUT.DRAFT"  # decode large JPEGs at a part of their size

@@ -21,7 +21,7 @@ from trainers.prompting.record.results import (
 from trainers.prompting.running.devices import device_name, idle_gpus
 from trainers.prompting.running.memory import gpu_is_full
 from trainers.prompting.storage.checkpoints import find_checkpoint, saved_epochs
-from trainers.prompting.trainer.by_run import leaves
+from trainers.prompting.storage.settings import leaves
 
 from .begun import check_begun, note_begun, redo
 from .configs import prompts_for, read_pairs

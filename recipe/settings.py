@@ -22,7 +22,8 @@ from trainers.prompting.errors import UserError, check_name, need
 from trainers.prompting.method import METHODS
 from trainers.prompting.plugins import extenders, load_plugins
 from trainers.prompting.storage.features import read_header
-from trainers.prompting.trainer.by_run import by_dataset, check_sections, for_run, leaves, plain_key
+from trainers.prompting.storage.settings import leaves
+from trainers.prompting.trainer.by_run import by_dataset, check_sections, for_run, plain_key
 from trainers.prompting.trainer.schedule import KEYS, check_optim
 
 from .configs import find, merge

@@ -124,8 +124,8 @@ PACKAGES = {
     "step": "method running",
     "trainer": "backbones capabilities contract dassl_parts dataset_keys embedded encoders errors "
     "method methods node plugins record robustness running step storage teacher",
-    "advice": "backbones capabilities dassl_parts embedded encoders errors method record running "
-    "storage teacher trainer",
+    "advice": "backbones capabilities dassl_parts embedded encoders errors method plugins record "
+    "running storage teacher trainer",
     "use": "advice backbones capabilities contract dassl_parts dataset_keys embedded encoders "
     "errors method node plugins prompts record running storage teacher trainer",
 }

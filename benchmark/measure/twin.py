@@ -21,7 +21,7 @@ from trainers.prompting import load_clip
 from trainers.prompting.backbones import openai_clip
 from trainers.prompting.errors import UserError, check_name
 from trainers.prompting.method import METHODS
-from trainers.prompting.trainer.by_run import leaves
+from trainers.prompting.storage.settings import leaves
 
 from ..cli import Parser, from_one
 from ..report.tables import Cell, Table

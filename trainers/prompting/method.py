@@ -31,6 +31,7 @@ from .storage import state
 from .storage.checkpoints import load_public_state
 from .storage.public import PublicFiles
 from .storage.saved import Saved
+from .storage.values import are_texts
 from .transport.precision import gradients_of, no_autocast
 
 METHODS: dict[str, type["Method"]] = {}
@@ -565,6 +566,11 @@ class Method(PublicFiles, nn.Module):
         named = self.saves_submodule
         return named if isinstance(named, str) else "prompt_learner"
 
+    @classmethod
+    def other_nodes(cls) -> set[str]:
+        """Return the nodes of the cfg that belong to other methods only."""
+        return {method.node for method in METHODS.values()} - {cls.node}
+
     def load_public_state_dict(self, state_dict: Mapping[str, torch.Tensor]) -> None:
         """Load what is learned from a public checkpoint (docs/methods.md, section 7).
 
@@ -607,7 +613,7 @@ class Method(PublicFiles, nn.Module):
             UserError: it does not fit the method, or cannot be used for other classes.
         """
         name, saved = type(self).__name__, checkpoint.classnames
-        if saved is not None and not state.are_texts(saved):
+        if saved is not None and not are_texts(saved):
             raise UserError(
                 "The checkpoint does not name its classes: take another, or train again"
             )

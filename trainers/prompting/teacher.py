@@ -14,9 +14,7 @@ from .encoders.vision import ImageEncoder
 from .encoders.whole import encode_sentences
 from .errors import UserError, need
 from .node import clean
-from .storage.checkpoints import is_dense
-from .storage.saved import Saved
-from .storage.state import are_texts
+from .storage.values import are_texts, is_dense
 from .transport.precision import gradients_of, no_autocast
 
 
@@ -156,7 +154,7 @@ class MethodTeacher(nn.Module):
     Args:
         method: a trained method, which is put into eval mode and frozen; None if it is missing.
         classnames: its K names.
-        trained: the training that it comes from, if known.
+        trained: the checkpoint (`Saved`) that it comes from, if known.
         facts: what records say of it, if other than `trained` does; `digest` identifies it.
         why: what is missing, and what to do, for the error if it is needed all the same.
 
@@ -173,7 +171,7 @@ class MethodTeacher(nn.Module):
         self,
         method: Any = None,
         classnames: Sequence[str] = (),
-        trained: Saved | None = None,
+        trained: Any = None,
         facts: Mapping[str, Any] | None = None,
         why: str = "The teacher is missing",
     ):

@@ -8,10 +8,8 @@ import torch
 from trainers.prompting import UserError, build_method, load_clip
 from trainers.prompting.storage.checkpoints import (
     broken_checkpoint,
-    check_dense,
     checkpoint_at,
     find_checkpoint,
-    is_dense,
     load_public_state,
     marked_epoch,
     remove_earlier,
@@ -20,7 +18,14 @@ from trainers.prompting.storage.checkpoints import (
 from trainers.prompting.storage.records import flaw, is_number, is_percent
 from trainers.prompting.storage.saved import VALID, Saved
 from trainers.prompting.storage.settings import differing_keys, literal
-from trainers.prompting.storage.state import are_texts, digests_by_class, is_settings, is_sound
+from trainers.prompting.storage.state import digests_by_class
+from trainers.prompting.storage.values import (
+    are_texts,
+    check_dense,
+    is_dense,
+    is_settings,
+    is_sound,
+)
 
 
 @pytest.fixture

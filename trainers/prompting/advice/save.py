@@ -10,6 +10,7 @@ import torch
 
 from ..dassl_parts import dassl
 from ..method import METHODS
+from ..plugins import code_of
 from ..record.calibration import Calibration
 from ..record.predictions import Predictions
 from ..record.results import Evaluation, write_results
@@ -68,7 +69,8 @@ def save_run(
         keys={item.impath: image_key(item.impath) for item in test},
     )  # fmt: skip
     facts = facts_of_run(cfg, method, data, Precision("fp32", method.device), None)
-    facts = replace(facts, calibration=silent.lower() or vars(calibration))
+    calibrated = silent.lower() or vars(calibration)
+    facts = replace(facts, code=code_of(type(method)), calibration=calibrated)
     saved = replace(
         facts, state_dict=PublicLayout(method).state_dict(), method=method.own_state(), epoch=0
     )

@@ -15,8 +15,8 @@ from types import SimpleNamespace
 import torch
 
 from ..errors import UserError, in_short
-from ..storage.checkpoints import is_dense
 from ..storage.files import damaged_part
+from ..storage.values import is_dense
 
 MOST_TENSORS = 5_000  # the largest CLIPs have about 1,500
 DTYPES = {

@@ -20,9 +20,9 @@ from ..encoders.vision import ImageFeatures
 from ..errors import UserError, need, not_negative, positive
 from ..method import Method, find_method, register
 from ..node import Settings
-from ..storage.checkpoints import check_dense
 from ..storage.public import prompt_sizes
 from ..storage.saved import Saved
+from ..storage.values import check_dense
 from ..teacher import MethodTeacher
 from ..transport.precision import no_autocast
 from .ivlp import IVLP

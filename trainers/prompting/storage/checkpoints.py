@@ -11,6 +11,7 @@ from torch import nn
 from ..dassl_parts import dassl
 from ..errors import UserError
 from .files import damaged_part
+from .values import check_dense
 
 
 @torch.no_grad()
@@ -68,25 +69,6 @@ def load_public_state(
         if not parameter.numel():
             parameter.data = parameter.new_empty(tensors[name].shape)
         parameter.copy_(tensors[name].reshape(parameter.shape))
-
-
-def is_dense(value) -> bool:
-    """Return True for a dense tensor of real numbers: not sparse, quantised or on `meta`."""
-    return (
-        torch.is_tensor(value)
-        and value.layout == torch.strided
-        and not (value.is_quantized or value.is_complex() or value.is_meta)
-    )
-
-
-def check_dense(name: str, value, trained: bool = False) -> None:
-    """Refuse a value that is no dense tensor, of floating point if it is trained (UserError)."""
-    if not is_dense(value) or (trained and not value.is_floating_point()):
-        kind = f" of {value.dtype} ({value.layout})" if torch.is_tensor(value) else ""
-        raise UserError(
-            f"The checkpoint's '{name}' is a {type(value).__name__}{kind} and not a dense tensor "
-            "of real numbers: take another checkpoint, or train again"
-        )
 
 
 def _trim(shape: tuple[int, ...]) -> tuple[int, ...]:

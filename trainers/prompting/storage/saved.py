@@ -20,7 +20,7 @@ from ..errors import UserError, need, printable
 from .checkpoints import broken_checkpoint, checkpoint_at, read_checkpoint
 from .features import differing_traits
 from .settings import BY_PROCESS, begun_otherwise, differing_keys, literal, no_settings, other_code
-from .state import are_texts, is_settings
+from .values import are_texts, is_settings
 
 TYPES = {"float32", "bfloat16", "float16"}
 AND = " + "  # between the precisions, and the processors, of a run that was resumed

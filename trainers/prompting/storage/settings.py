@@ -2,7 +2,7 @@
 
 import ast
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from ..errors import UserError
@@ -30,6 +30,15 @@ def differing_keys(saved: Mapping[str, str], now: Mapping[str, str], method: Any
         for key in sorted(saved.keys() & now.keys())
         if saved[key] != now[key]
     )
+
+
+def leaves(tree: Mapping, prefix: str = "") -> Iterator[tuple[str, object]]:
+    """Yield the dotted key and the value of every entry of a config."""
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
 
 
 def literal(text: str) -> Any:

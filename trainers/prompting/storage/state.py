@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from ..errors import UserError
-from .checkpoints import check_dense, is_dense
+from .values import check_dense, is_dense, is_sound
 
 
 @torch.no_grad()
@@ -64,12 +64,6 @@ def _check_value(key: str, value, own: torch.Tensor) -> None:
         )
 
 
-def is_sound(value) -> torch.Tensor:
-    """Return a boolean on the device: True for a buffer without nan; infinities are allowed."""
-    dense = torch.is_tensor(value) and value.layout == torch.strided
-    return ~value.isnan().any() if dense else torch.tensor(True)
-
-
 def digests_by_class(buffers: Mapping[str, torch.Tensor], num_classes: int) -> dict[str, str]:
     """Return the digests of the buffers that may have a row for each class, by name."""
     return {
@@ -118,15 +112,3 @@ def check_other_classes(
                 "register what `build` makes from class names with persistent=False, or set "
                 "`class_bound = True` in the class"
             )
-
-
-def are_texts(value) -> bool:
-    """Return True for a list or tuple of strings."""
-    return isinstance(value, (list, tuple)) and all(isinstance(text, str) for text in value)
-
-
-def is_settings(value) -> bool:
-    """Return True for a mapping from texts to texts, as the settings of a run are saved."""
-    return isinstance(value, Mapping) and all(
-        isinstance(text, str) for pair in value.items() for text in pair
-    )

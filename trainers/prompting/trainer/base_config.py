@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from .by_run import leaves, nest, plain_key
+from ..storage.settings import leaves
+from .by_run import nest, plain_key
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 CONFIGS = _PACKAGE / "configs"  # of the package that pip installs

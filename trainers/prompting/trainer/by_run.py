@@ -15,7 +15,7 @@ where a section does not name the run's value. Sections may be nested. Needs no 
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 
 from ..errors import UserError, check_name, need
 
@@ -94,15 +94,6 @@ def _choose(keys, run: dict[str, str]) -> dict[str, object]:
 
 def _below(keys, name: str) -> dict[str, object]:
     return {k.removeprefix(f"{name}."): v for k, v in keys.items() if k.startswith(f"{name}.")}
-
-
-def leaves(tree: Mapping, prefix: str = "") -> Iterator[tuple[str, object]]:
-    """Yield the dotted key and the value of every entry of a config."""
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def nest(keys: Mapping[str, object]) -> dict:

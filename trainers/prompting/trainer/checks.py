@@ -18,7 +18,7 @@ from ..errors import UserError, need
 from ..method import METHODS, Method
 from ..record.metrics import number_names
 from ..storage.checkpoints import saved_epochs
-from ..storage.state import is_sound
+from ..storage.values import is_sound
 from ..teacher import MethodTeacher
 from .attacks import check_attack, check_training_attack
 from .evaluation import check_conformal

@@ -18,8 +18,9 @@ from ..errors import ClosedSide, UserError, nearest, need
 from ..method import METHODS, Method, find_method
 from ..node import Settings, check_values
 from ..record import conformal
+from ..storage.settings import leaves
 from . import schedule
-from .by_run import SECTIONS, for_run, leaves
+from .by_run import SECTIONS, for_run
 from .support_set import given_support
 
 

@@ -4,18 +4,14 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from yacs.config import CfgNode
 
 from ..backbones import absolute, weights_sha256
 from ..errors import need
-from ..method import Method
-from ..plugins import code_of
 from ..running.devices import processor
 from ..running.precision import Precision
 from ..storage.features import read_features
 from ..storage.public import public_checkpoint
 from ..storage.saved import FACTS, UNKNOWN, Saved, are_images
-from .evaluation import why_uncalibrated
 from .settings import settings_of
 from .teachers import teachers_of
 
@@ -23,13 +19,13 @@ Facts = dict[str, Any]
 
 
 def facts_of_run(
-    cfg: CfgNode, method: Method, dataset: Any, precision: Precision, initial: Saved | None
+    cfg: Any, method: Any, dataset: Any, precision: Precision, initial: Saved | None
 ) -> Saved:
     """Return the facts about a run that do not change while it trains.
 
     The data set may say how it is divided (`division`: texts by part and class) and what its files
     hold (`keys`: numbers by path, equal for files of equal content). `initial` is the checkpoint of
-    MODEL.INIT_WEIGHTS.
+    MODEL.INIT_WEIGHTS. Hashes of the code and the calibration are the caller's.
     """
     name = cfg.MODEL.BACKBONE.NAME
     earlier = [teacher.trained.images for teacher in teachers_of(method) if teacher.trained]
@@ -50,8 +46,6 @@ def facts_of_run(
         backbone=absolute(name),
         backbone_sha256=weights_sha256(name),
         plugins=list(cfg.TRAINER.PLUGINS),
-        code=code_of(type(method)),
-        calibration=why_uncalibrated(method, dataset, cfg),
     )
 
 
@@ -72,7 +66,7 @@ def images_of(dataset: Any, unlabelled: bool, earlier: list[Any]) -> Facts:
     }
 
 
-def load_initial(cfg: CfgNode, method: Method, dataset: Any) -> Saved | None:
+def load_initial(cfg: Any, method: Any, dataset: Any) -> Saved | None:
     """Load the prompts of MODEL.INIT_WEIGHTS; return their checkpoint, or None if it is not set.
 
     Its `start` is that of its own training. Files of public code do not name theirs.
@@ -99,7 +93,7 @@ def load_initial(cfg: CfgNode, method: Method, dataset: Any) -> Saved | None:
     return replace(saved, settings=settings, drawn=None, start=start)
 
 
-def drawn_for(dataset: Any, method: Method) -> Facts | None:
+def drawn_for(dataset: Any, method: Any) -> Facts | None:
     """Return what label noise and imbalance have changed for a method, in numbers of images.
 
     For a method that reads no labels of training images, that is nothing.

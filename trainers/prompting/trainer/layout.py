@@ -1,14 +1,14 @@
 """The part of a model that Dassl's checkpoints hold."""
 
-from torch import nn
+from typing import Any
 
-from ..method import Method
+from torch import nn
 
 
 class PublicLayout(nn.Module):
     """Wraps a method so that Dassl saves and loads only what is learned, by its public names."""
 
-    def __init__(self, method: Method):
+    def __init__(self, method: Any):
         super().__init__()
         self.method = method  # `train()` and `eval()` reach it through this module
         self.prefix = f"{method.submodule}." if method.saves_submodule else ""

@@ -2,16 +2,13 @@
 
 import os
 from collections.abc import Mapping
-
-from yacs.config import CfgNode
+from typing import Any
 
 from ..embedded import file_sha256
 from ..errors import UserError
-from ..method import METHODS
 from ..storage.records import sentences_text
 from ..storage.saved import UNKNOWN
-from ..storage.settings import as_text, literal
-from .by_run import leaves
+from ..storage.settings import as_text, leaves, literal
 
 # Settings that cannot change the outcome of a run, except by rounding.
 FREE = (
@@ -27,14 +24,14 @@ OF_TRAINING = (
 )  # fmt: skip
 
 
-def settings_of(cfg: CfgNode, method=None) -> dict[str, str]:
+def settings_of(cfg: Any, method=None) -> dict[str, str]:
     """Return every setting that can change the outcome of a run: dotted key -> text.
 
     Nodes of other methods are left out, except for keys that this method reads there. A trainer of
     other code, which has no `method`, may read all of them.
     """
     keys = {method.place(key) for key in method.defaults} if method else ()
-    nodes = {m.node for m in METHODS.values()} - {method.node} if method else set()
+    nodes = method.other_nodes() if method else set()
     left_out = tuple(name.rstrip(".") + "." for name in (*FREE, *(f"TRAINER.{n}" for n in nodes)))
     return {
         key: _text(key, value)
@@ -63,7 +60,7 @@ def value_of(text: str, default: object) -> object:
         ValueError: it has another type.
     """
     value = literal(text)
-    if default is None or (value is None and not isinstance(default, CfgNode)):
+    if default is None or (value is None and not isinstance(default, Mapping)):
         return value
     if isinstance(default, str):
         return value if isinstance(value, str) else text
@@ -74,7 +71,7 @@ def value_of(text: str, default: object) -> object:
     return value
 
 
-def as_trained(cfg: CfgNode, saved: Mapping[str, str] | None, method) -> CfgNode:
+def as_trained(cfg: Any, saved: Mapping[str, str] | None, method) -> Any:
     """Return the cfg for the record of an evaluation: what concerns the training is that of it.
 
     If the checkpoint has no settings (`saved` is None), they are UNKNOWN. The seed of a method that

@@ -7,7 +7,6 @@ from torch import nn
 from ..backbones import weights_sha256
 from ..embedded import other_weights
 from ..errors import need
-from ..method import Method
 from ..storage.saved import Saved
 from ..teacher import MethodTeacher
 from .settings import settings_of
@@ -28,7 +27,7 @@ def facts_of(method: nn.Module) -> dict[str, Any] | None:
     return next((teacher.facts for teacher in teachers_of(method) if teacher.facts), None)
 
 
-def check_teachers(method: Method, dataset, cfg) -> None:
+def check_teachers(method: Any, dataset, cfg) -> None:
     """Refuse teachers that were trained on what this run tests.
 
     A teacher of another data set, or of which no images are known, is allowed, and recorded.

@@ -18,6 +18,7 @@ from ..capabilities.planned import Planned
 from ..contract import first_use
 from ..errors import need
 from ..method import Batch, Method, Output
+from ..plugins import code_of
 from ..record.predictions import Predictions
 from ..record.results import Evaluation, remove_results, write_results
 from ..running.memory import fit, keep_freed_memory
@@ -40,7 +41,14 @@ from .checks import (
 )
 from .config import fit_images, make, resolve, settings_in
 from .detection import Detection
-from .evaluation import Recorder, calibrate, is_foreign, save_calibration, validation_loader
+from .evaluation import (
+    Recorder,
+    calibrate,
+    is_foreign,
+    save_calibration,
+    validation_loader,
+    why_uncalibrated,
+)
 from .facts import facts_of_run, load_initial
 from .feature_rows import OF_DATA, read_rows
 from .layout import PublicLayout
@@ -169,7 +177,11 @@ class PromptTrainer(TrainerX):
         self.watch = Watch(self.device, self._folder(self.output_dir))
         self.loaded = load_initial(cfg, self.method, data)
         self.untrained = self.loaded is None
-        self.facts = facts_of_run(cfg, self.method, data, self.precision, self.loaded)
+        self.facts = replace(
+            facts_of_run(cfg, self.method, data, self.precision, self.loaded),
+            code=code_of(kind),
+            calibration=why_uncalibrated(self.method, data, cfg),
+        )
         self.optim = self.sched = None
         if self.num_trained:
             self.stages = Stages(self.method, cfg.OPTIM, self.epoch_steps)

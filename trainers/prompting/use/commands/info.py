@@ -98,7 +98,7 @@ def _changed_keys(method: str, settings: dict[str, Any]) -> list[str]:
     from ...dassl_parts import dassl
     from ...dataset_keys import CHANGES
     from ...method import METHODS
-    from ...trainer.by_run import leaves
+    from ...storage.settings import leaves
     from ...trainer.config import add_nodes
 
     cfg = dassl("config").get_cfg_default()
