@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from recipe.configs import read_pairs
 from trainers.prompting.beyond import BEYOND
+from trainers.prompting.checkpoint.settings import literal
 from trainers.prompting.errors import printable
 from trainers.prompting.record.hashes import edited_files
 from trainers.prompting.storage import records
@@ -16,7 +17,6 @@ from trainers.prompting.storage.files import read_file
 from trainers.prompting.storage.records import RECORD as RESULTS
 from trainers.prompting.storage.records import BadRecord as BadResult
 from trainers.prompting.storage.records import is_number, is_percent
-from trainers.prompting.storage.settings import literal
 
 from .protocols.base import Run
 from .protocols.configs import dataset_name, given_plugins

@@ -3,19 +3,19 @@
 import json
 from pathlib import Path
 
-from trainers.prompting.errors import UserError, need
-from trainers.prompting.method import METHODS
-from trainers.prompting.record.hashes import edited_files
-from trainers.prompting.storage.files import hold_lock, read_json, set_aside, write_whole
-from trainers.prompting.storage.settings import (
+from trainers.prompting.checkpoint.cfg_settings import settings_of
+from trainers.prompting.checkpoint.settings import (
     BEGUN,
     begun_otherwise,
     differing_keys,
     no_settings,
     other_code,
 )
+from trainers.prompting.errors import UserError, need
+from trainers.prompting.method import METHODS
+from trainers.prompting.record.hashes import edited_files
+from trainers.prompting.storage.files import hold_lock, read_json, set_aside, write_whole
 from trainers.prompting.storage.values import are_texts, is_settings
-from trainers.prompting.trainer.settings import settings_of
 
 
 def redo(cfg) -> None:

@@ -10,6 +10,8 @@ import torch
 from dassl.engine import build_trainer
 from dassl.utils import collect_env_info, set_random_seed, setup_logger
 
+from trainers.prompting.checkpoint.files import find_checkpoint, saved_epochs
+from trainers.prompting.checkpoint.settings import leaves
 from trainers.prompting.errors import UserError, by_system, no_exit, printable
 from trainers.prompting.plugins import code_of
 from trainers.prompting.record.results import (
@@ -20,8 +22,6 @@ from trainers.prompting.record.results import (
 )
 from trainers.prompting.running.devices import device_name, idle_gpus
 from trainers.prompting.running.memory import gpu_is_full
-from trainers.prompting.storage.checkpoints import find_checkpoint, saved_epochs
-from trainers.prompting.storage.settings import leaves
 
 from .begun import check_begun, note_begun, redo
 from .configs import prompts_for, read_pairs

@@ -19,10 +19,10 @@ from test_golden import check_step
 from recipe.configs import read_keys
 from recipe.settings import build_cfg, cfg_text
 from trainers.prompting import UserError, build_clip, build_method, load_run, plugins
+from trainers.prompting.checkpoint.cfg_settings import settings_of
+from trainers.prompting.checkpoint.saved import Saved
 from trainers.prompting.method import METHODS
-from trainers.prompting.storage.saved import Saved
 from trainers.prompting.trainer.schedule import build_optim
-from trainers.prompting.trainer.settings import settings_of
 
 FILES = sorted((GOLDEN / "examples").glob("*.safetensors"))
 EXAMPLES = [str(ROOT / "examples" / name) for name in ("atprompt.py", "dept.py")]

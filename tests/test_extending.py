@@ -22,10 +22,10 @@ from trainers.prompting import (
     load_clip,
     write_sentences,
 )
+from trainers.prompting.checkpoint.public import PublicFiles
 from trainers.prompting.encoders.text import TextFeatures
 from trainers.prompting.encoders.vision import ImageFeatures
 from trainers.prompting.method import METHODS
-from trainers.prompting.storage.public import PublicFiles
 from trainers.prompting.trainer.config import _fill
 from trainers.prompting.trainer.evaluation import for_classes
 

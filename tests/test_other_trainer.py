@@ -9,8 +9,8 @@ from tiny import run
 
 from benchmark.__main__ import main
 from trainers.prompting import plugins
+from trainers.prompting.checkpoint.settings import BEGUN
 from trainers.prompting.method import METHODS
-from trainers.prompting.storage.settings import BEGUN
 
 TOY = (Path(__file__).parent / "dassl" / "toy_trainer.py").read_text()
 PAIRS = ["INPUT.SIZE", "(8, 8)", "MODEL.BACKBONE.NAME", "toy"]

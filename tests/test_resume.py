@@ -11,7 +11,7 @@ from tiny import arguments, run
 
 import train
 from trainers.prompting import UserError
-from trainers.prompting.storage.saved import Saved
+from trainers.prompting.checkpoint.saved import Saved
 
 REFUSED = UserError, utils.UserError
 

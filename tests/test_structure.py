@@ -105,29 +105,30 @@ PACKAGES = {
     "averaging": "",
     "views": "errors",
     "node": "errors",
-    "storage": "dassl_parts dataset_keys embedded errors node",
+    "storage": "embedded errors node",
     "transport": "",
     "backbones": "embedded errors storage",
-    "record": "backbones beyond dataset_keys embedded errors running storage transport",
     "encoders": "backbones dataset_keys errors node storage transport",
+    "running": "backbones encoders errors",
     "prompts": "backbones encoders errors",
     "teacher": "encoders errors node storage transport",
+    "checkpoint": "backbones dassl_parts dataset_keys embedded errors running storage teacher",
+    "record": "backbones beyond checkpoint dataset_keys embedded errors running storage transport",
     "contract": "encoders errors",
-    "method": "backbones contract encoders errors node prompts storage transport",
+    "method": "backbones checkpoint contract encoders errors node prompts storage transport",
     "regularizers": "errors method teacher",
-    "capabilities": "beyond dataset_keys encoders errors method node storage teacher transport",
-    "methods": "averaging backbones beyond capabilities encoders errors method node prompts "
-    "regularizers robustness storage teacher transport views",
+    "capabilities": "beyond checkpoint dataset_keys encoders errors method node teacher transport",
+    "methods": "averaging backbones beyond capabilities checkpoint encoders errors method node "
+    "prompts regularizers robustness storage teacher transport views",
     "robustness": "errors method",
     "plugins": "errors method methods record",
-    "running": "backbones encoders errors",
     "step": "method running",
-    "trainer": "backbones capabilities contract dassl_parts dataset_keys embedded encoders errors "
-    "method methods node plugins record robustness running step storage teacher",
-    "advice": "backbones capabilities dassl_parts embedded encoders errors method plugins record "
-    "running storage teacher trainer",
-    "use": "advice backbones capabilities contract dassl_parts dataset_keys embedded encoders "
-    "errors method node plugins prompts record running storage teacher trainer",
+    "trainer": "backbones capabilities checkpoint contract dassl_parts dataset_keys encoders "
+    "errors method methods node plugins record robustness running step storage teacher",
+    "advice": "backbones capabilities checkpoint dassl_parts embedded encoders errors method "
+    "plugins record running storage teacher trainer",
+    "use": "advice backbones capabilities checkpoint contract dassl_parts dataset_keys embedded "
+    "encoders errors method node plugins prompts record running storage teacher trainer",
 }
 OF_DASSL = {"trainer", "use"}  # the only ones that know Dassl and its cfg
 AROUND = {"dassl", "yacs", "benchmark", "recipe", "train", "datasets"}
@@ -183,7 +184,7 @@ def texts_like(pattern: str) -> set[tuple[str, str]]:
 def test_the_keys_of_a_checkpoint_stand_in_one_class():
     keys = "optimizer|scheduler|scaler|val_result|rng|class_buffers|planned"
     paths = {path for path, _ in texts_like(f'"({keys})"')}
-    assert paths == {"trainers/prompting/storage/saved.py"}
+    assert paths == {"trainers/prompting/checkpoint/saved.py"}
 
 
 def test_only_the_trainer_sets_its_attributes():

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from trainers.prompting.checkpoint.files import checkpoint_file, saved_epochs
+from trainers.prompting.checkpoint.saved import Saved
 from trainers.prompting.errors import UserError
-from trainers.prompting.storage.checkpoints import checkpoint_file, saved_epochs
-from trainers.prompting.storage.saved import Saved
 
 from ..protocols.configs import ROOT
 

@@ -99,7 +99,7 @@ def other_earlier(result: dict) -> str | None:
     for name in ("teacher", "start"):
         earlier = result.get(name) or {}
         try:
-            from trainers.prompting.storage.saved import Saved  # with PyTorch
+            from trainers.prompting.checkpoint.saved import Saved  # with PyTorch
 
             now = Saved.find(str(earlier["place"]), "", "").digest()
         except (KeyError, UserError, OSError, ModuleNotFoundError):

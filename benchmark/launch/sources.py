@@ -5,9 +5,9 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
+from trainers.prompting.checkpoint.settings import BEGUN
 from trainers.prompting.errors import UserError
 from trainers.prompting.storage.files import read_json, set_aside
-from trainers.prompting.storage.settings import BEGUN
 
 from ..protocols.base import Run
 from .locks import hold

@@ -19,9 +19,9 @@ import torch
 from recipe.configs import TRAINERS, read_keys
 from trainers.prompting import load_clip
 from trainers.prompting.backbones import openai_clip
+from trainers.prompting.checkpoint.settings import leaves
 from trainers.prompting.errors import UserError, check_name
 from trainers.prompting.method import METHODS
-from trainers.prompting.storage.settings import leaves
 
 from ..cli import Parser, from_one
 from ..report.tables import Cell, Table

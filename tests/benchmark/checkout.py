@@ -57,10 +57,12 @@ class Checkout:
         plugin = root / "trainers" / "prompting"  # only its light modules
         light = ["__init__.py", "beyond.py", "dataset_keys.py", "errors.py", "one_package.py"]
         light += ["record/hashes.py", "record/metrics.py", "record/predictions.py"]
-        light += [f"storage/{name}.py" for name in ("files", "records", "settings")]
+        light += [f"storage/{name}.py" for name in ("files", "records")]
+        light += ["checkpoint/settings.py"]
         light += ["trainer/base_config.py", "trainer/by_run.py"]
         light += ["use/commands/arguments.py", "advice/page.css"]
-        packages = ("advice", "embedded", "record", "storage", "trainer", "use", "use/commands")
+        packages = ("advice", "checkpoint", "embedded", "record", "storage", "trainer", "use")
+        packages = (*packages, "use/commands")
         for name in (*light, *(f"{package}/__init__.py" for package in packages)):
             (plugin / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(REPOSITORY / "trainers" / "prompting" / name, plugin / name)

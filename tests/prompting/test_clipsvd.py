@@ -7,9 +7,9 @@ from paths import ROOT
 
 import train
 from trainers.prompting import UserError, build_method
+from trainers.prompting.checkpoint.public import public_checkpoint
+from trainers.prompting.checkpoint.saved import Saved
 from trainers.prompting.methods.clipsvd import Spectrum
-from trainers.prompting.storage.public import public_checkpoint
-from trainers.prompting.storage.saved import Saved
 from trainers.prompting.trainer.schedule import build_optim
 
 FILE, NAMES = "clipsvd_all", ["forest", "sea"]

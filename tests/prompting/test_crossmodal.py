@@ -7,9 +7,9 @@ from golden_files import node_of, read
 from paths import GOLDEN
 
 from trainers.prompting import build_method
+from trainers.prompting.checkpoint.saved import Saved
 from trainers.prompting.encoders.class_text import ClassText
 from trainers.prompting.methods import crossmodal
-from trainers.prompting.storage.saved import Saved
 from trainers.prompting.trainer.support_set import Passes
 
 BLOCKS = {

@@ -5,8 +5,8 @@ from golden_files import node_of, read
 from paths import GOLDEN
 
 from trainers.prompting import build_method
+from trainers.prompting.checkpoint.saved import Saved
 from trainers.prompting.method import METHODS
-from trainers.prompting.storage.saved import Saved
 
 # The value of an attribute that is not the usual one, and the methods that have it.
 DECLARED = {

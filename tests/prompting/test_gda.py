@@ -7,7 +7,7 @@ from golden_files import near, node_of, read
 from paths import GOLDEN
 
 from trainers.prompting import UserError, build_method
-from trainers.prompting.storage.saved import Saved
+from trainers.prompting.checkpoint.saved import Saved
 
 PREFIX = {"shrunk": "", "base2new": "base2new/"}
 

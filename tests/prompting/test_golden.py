@@ -19,9 +19,9 @@ from golden_files import (
 from paths import GOLDEN
 
 from trainers.prompting import Method, UserError, build_method, load_clip
+from trainers.prompting.checkpoint.saved import Saved
 from trainers.prompting.encoders import templates
 from trainers.prompting.method import METHODS
-from trainers.prompting.storage.saved import Saved
 from trainers.prompting.trainer.detection import scores
 
 NEWER = ("coprompt", "hicropl", "kgcoop", "mmrl", "mmrlpp", "prograd", "promptsrc", "tcp")

@@ -8,9 +8,9 @@ from paths import GOLDEN
 from test_golden import check_step, read
 
 from trainers.prompting import UserError, build_method, load_run
+from trainers.prompting.checkpoint.files import read_checkpoint
+from trainers.prompting.checkpoint.saved import Saved
 from trainers.prompting.record.predictions import read_predictions
-from trainers.prompting.storage.checkpoints import read_checkpoint
-from trainers.prompting.storage.saved import Saved
 
 FILES = {
     "TipAdapter": "tip_adapter_f",

@@ -8,9 +8,9 @@ from paths import GOLDEN
 from sklearn.linear_model import LogisticRegression
 
 from trainers.prompting import UserError, build_method
+from trainers.prompting.checkpoint.saved import Saved
 from trainers.prompting.methods.linear_probe import solve_regression
 from trainers.prompting.methods.lpplusplus import LPPlusPlus
-from trainers.prompting.storage.saved import Saved
 
 NAMES = ["cat", "dog", "fish"]
 

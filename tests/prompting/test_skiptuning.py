@@ -10,9 +10,9 @@ from paths import GOLDEN, ROOT
 
 import train
 from trainers.prompting import UserError, build_method
+from trainers.prompting.checkpoint.saved import Saved
 from trainers.prompting.running.precision import Precision
 from trainers.prompting.step import training_step
-from trainers.prompting.storage.saved import Saved
 from trainers.prompting.trainer.schedule import build_optim
 
 NAMES = ["forest", "sea or lake", "annual crop land", "road"]

@@ -12,8 +12,8 @@ from test_golden import check_step
 from tiny import run
 
 from trainers.prompting import UserError, build_method
-from trainers.prompting.storage.checkpoints import read_checkpoint
-from trainers.prompting.storage.saved import Saved
+from trainers.prompting.checkpoint.files import read_checkpoint
+from trainers.prompting.checkpoint.saved import Saved
 from trainers.prompting.trainer.detection import scores
 from trainers.prompting.transport.released import sinkhorn_released
 

@@ -7,9 +7,9 @@ import torch
 from golden_files import near, node_of
 
 from trainers.prompting import UserError, build_method
+from trainers.prompting.checkpoint.public import find_prompts
+from trainers.prompting.checkpoint.saved import Saved
 from trainers.prompting.running.memory import within_memory
-from trainers.prompting.storage.public import find_prompts
-from trainers.prompting.storage.saved import Saved
 
 FILE, NAMES = "textrefiner_coop", ["forest", "sea"]
 

@@ -10,10 +10,10 @@ from paths import GOLDEN
 
 from benchmark.__main__ import main
 from trainers.prompting import UserError, build_method, load_run
+from trainers.prompting.checkpoint.saved import Saved
+from trainers.prompting.checkpoint.teachers import other_backbone
 from trainers.prompting.encoders.text import TextFeatures
 from trainers.prompting.encoders.vision import ImageFeatures
-from trainers.prompting.storage.saved import Saved
-from trainers.prompting.trainer.teachers import other_backbone
 
 NAMES = ["cat", "dog", "fish"]
 SHOTS = ["TRAINER.TRANSCLIP.FEW_SHOT", "True", "TRAINER.TRANSCLIP.SEARCH_HP", "False"]

@@ -8,7 +8,7 @@ from dassl.engine import TRAINER_REGISTRY
 from tiny import run
 
 from trainers.prompting import plugins
-from trainers.prompting.storage.settings import BEGUN
+from trainers.prompting.checkpoint.settings import BEGUN
 from trainers.prompting.trainer.trainer import PromptTrainer
 
 METHOD = """

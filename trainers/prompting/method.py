@@ -16,6 +16,10 @@ from torch import nn
 
 from . import node as nodes
 from .backbones import family_of
+from .checkpoint import state
+from .checkpoint.files import load_public_state
+from .checkpoint.public import PublicFiles
+from .checkpoint.saved import Saved
 from .contract import ENCODERS, check_built, check_class, check_logits, with_sentences
 from .encoders.added import NONE, Additions
 from .encoders.class_text import class_text
@@ -27,10 +31,6 @@ from .encoders.uncalled import uncalled_modules
 from .encoders.vision import ImageEncoder, ImageFeatures
 from .errors import UserError, check_name, need
 from .prompts import Contexts, public_name
-from .storage import state
-from .storage.checkpoints import load_public_state
-from .storage.public import PublicFiles
-from .storage.saved import Saved
 from .storage.values import are_texts
 from .transport.precision import gradients_of, no_autocast
 

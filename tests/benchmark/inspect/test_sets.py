@@ -16,7 +16,7 @@ from PIL import Image
 
 from benchmark.__main__ import main
 from trainers.prompting import UserError, load_run
-from trainers.prompting.storage.saved import Saved
+from trainers.prompting.checkpoint.saved import Saved
 from trainers.prompting.trainer import evaluation
 from trainers.prompting.use.commands.export import ERRORS, facts
 

@@ -20,10 +20,10 @@ from benchmark.protocols import FEW_SHOT
 from benchmark.protocols.configs import TrainerConfigs
 from trainers.prompting import embedded
 from trainers.prompting.backbones import weights_sha256
+from trainers.prompting.checkpoint.saved import Saved
 from trainers.prompting.embedded import EMBEDDED, file_sha256
 from trainers.prompting.errors import UserError
 from trainers.prompting.storage.records import stream_text
-from trainers.prompting.storage.saved import Saved
 
 COLOURS = itertools.product(range(256), repeat=3)
 

@@ -16,7 +16,7 @@ from paths import ROOT
 from slurm_cluster import MOST_JOBS, MOST_TASKS, Cluster, why_not
 
 from benchmark.records import COMMAND
-from trainers.prompting.storage.checkpoints import saved_epochs
+from trainers.prompting.checkpoint.files import saved_epochs
 
 pytestmark = [
     pytest.mark.slow,

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
+from trainers.prompting.checkpoint.settings import BEGUN
 from trainers.prompting.record.hashes import OWN, file_hash, package_hash
-from trainers.prompting.storage.settings import BEGUN
 
 CODE = "def logits(x):\n    return 2 * x\n"
 OTHER = CODE.replace("2", "3")

@@ -10,11 +10,11 @@ from paths import GOLDEN
 
 from trainers.prompting import UserError, build_method
 from trainers.prompting.backbones.openai_clip import clip
+from trainers.prompting.checkpoint.saved import Saved
 from trainers.prompting.encoders.class_text import RULES, SCORES
 from trainers.prompting.encoders.descriptions import Asked, describe, match
 from trainers.prompting.encoders.waffle import waffle
 from trainers.prompting.method import METHODS
-from trainers.prompting.storage.saved import Saved
 from trainers.prompting.trainer.feature_rows import clip_of_rows
 
 GIVEN = read(GOLDEN / "descriptions_three_rules.safetensors")

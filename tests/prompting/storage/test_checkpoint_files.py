@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from trainers.prompting import UserError, build_method, load_clip
-from trainers.prompting.storage.checkpoints import (
+from trainers.prompting.checkpoint.files import (
     broken_checkpoint,
     checkpoint_at,
     find_checkpoint,
@@ -15,10 +15,10 @@ from trainers.prompting.storage.checkpoints import (
     remove_earlier,
     saved_epochs,
 )
+from trainers.prompting.checkpoint.saved import VALID, Saved
+from trainers.prompting.checkpoint.settings import differing_keys, literal
+from trainers.prompting.checkpoint.state import digests_by_class
 from trainers.prompting.storage.records import flaw, is_number, is_percent
-from trainers.prompting.storage.saved import VALID, Saved
-from trainers.prompting.storage.settings import differing_keys, literal
-from trainers.prompting.storage.state import digests_by_class
 from trainers.prompting.storage.values import (
     are_texts,
     check_dense,

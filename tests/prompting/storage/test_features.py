@@ -13,10 +13,10 @@ from feature_files import NAMES, TEMPLATE, content, write
 from paths import ROOT
 from safetensors.torch import load_file, save_file
 
+from trainers.prompting.checkpoint.saved import Saved
 from trainers.prompting.errors import UserError
 from trainers.prompting.method import Method
 from trainers.prompting.storage.features import HEADER, read_features, read_header, write_features
-from trainers.prompting.storage.saved import Saved
 
 
 def test_what_is_written_is_read(tmp_path):

@@ -15,10 +15,10 @@ from tiny import run
 from benchmark.__main__ import main
 from trainers.prompting import UserError as Ours
 from trainers.prompting import build_method, register
+from trainers.prompting.checkpoint.public import names_beside, public_checkpoint
+from trainers.prompting.checkpoint.saved import Saved
 from trainers.prompting.method import METHODS
 from trainers.prompting.methods.coop import CoOp
-from trainers.prompting.storage.public import names_beside, public_checkpoint
-from trainers.prompting.storage.saved import Saved
 
 
 class Filed(CoOp):

@@ -7,9 +7,9 @@ from tiny import run
 from torch import nn
 
 from trainers.prompting import Contexts, Stage, UserError, load_run, register
+from trainers.prompting.checkpoint.saved import Saved
 from trainers.prompting.method import METHODS
 from trainers.prompting.methods.coop import CoOp
-from trainers.prompting.storage.saved import Saved
 from trainers.prompting.trainer import repeatability, trainer
 
 

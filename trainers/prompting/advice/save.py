@@ -8,6 +8,8 @@ from types import SimpleNamespace
 
 import torch
 
+from ..checkpoint.facts import facts_of_run
+from ..checkpoint.layout import PublicLayout
 from ..dassl_parts import dassl
 from ..method import METHODS
 from ..plugins import code_of
@@ -17,8 +19,6 @@ from ..record.results import Evaluation, write_results
 from ..running.precision import Precision
 from ..storage.image_key import image_key
 from ..trainer.config import add_nodes
-from ..trainer.facts import facts_of_run
-from ..trainer.layout import PublicLayout
 from .choice import Choice
 from .encode import DATASET
 from .fits import SETTINGS, Space

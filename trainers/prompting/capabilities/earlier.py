@@ -3,12 +3,12 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ..checkpoint.saved import Saved
 from ..dataset_keys import SENTENCES
 from ..encoders.descriptions import Asked
 from ..errors import UserError, need
 from ..method import Method, find_method
 from ..node import Settings, check_values
-from ..storage.saved import Saved
 from ..teacher import MethodTeacher
 
 

@@ -11,11 +11,11 @@ from typing import Any
 from torch import nn
 
 from ..capabilities.updated import Updated
+from ..checkpoint.saved import Saved
 from ..encoders.added import MATRICES, SIDES, LowRank, blocks_of
 from ..encoders.class_text import MEANS
 from ..errors import UserError, check_name, need, positive
 from ..method import Method, register
-from ..storage.saved import Saved
 
 # The numbers, from 0, of the adapted blocks of an encoder with L blocks.
 POSITIONS: dict[str, Callable[[int], range]] = {

@@ -12,13 +12,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ..checkpoint.saved import Saved
 from ..encoders.sentences import Keys, around_name, write_sentences
 from ..encoders.text import TextEncoder, TextFeatures
 from ..encoders.vision import ImageEncoder, ImageFeatures, project_values
 from ..errors import UserError, from_1, need
 from ..method import Method, register
 from ..prompts import Contexts, word_embeddings
-from ..storage.saved import Saved
 from ..transport.precision import no_autocast
 
 MOST_PROMPTS = 1_000  # global or local ones; more would fill the memory

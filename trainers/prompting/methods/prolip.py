@@ -15,6 +15,7 @@ from torch import nn
 
 from ..capabilities.fitting import descent, keep_best, train
 from ..capabilities.one_view import OneView
+from ..checkpoint.saved import Saved
 from ..encoders.class_text import MEANS, class_text
 from ..encoders.sentences import fixed_sentence, only_template
 from ..encoders.sides import need_open
@@ -24,7 +25,6 @@ from ..encoders.vision import CLASS_TOKEN, ImageEncoder, ImageFeatures
 from ..errors import from_1, need, not_negative, one_of
 from ..method import Method, register
 from ..node import Words
-from ..storage.saved import Saved
 from ..transport.precision import gradients_of, no_autocast
 
 POWERS = {"1/N": 1, "1/N^2": 2, "1/N2": 2}  # lambda as a function of the shots; public spelling

@@ -10,12 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ..checkpoint.saved import Saved
 from ..encoders.class_text import MEANS, class_text
 from ..encoders.templates import DEFAULT, IMAGENET
 from ..encoders.text import TextFeatures
 from ..errors import ClosedSide, UserError, need, positive
 from ..method import Method, register
-from ..storage.saved import Saved
 
 BASE = "base_text_features"  # in public checkpoints
 

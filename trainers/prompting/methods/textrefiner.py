@@ -13,12 +13,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ..checkpoint.files import read_checkpoint
 from ..encoders.blocks import class_attention
 from ..encoders.vision import ImageEncoder
 from ..errors import from_1, need, not_negative, positive
 from ..method import register
 from ..node import MOST_WIDTH
-from ..storage.checkpoints import read_checkpoint
 from ..transport.precision import no_autocast
 from .coop import CoOp
 

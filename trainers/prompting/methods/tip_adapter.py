@@ -12,13 +12,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ..checkpoint.saved import Saved
 from ..encoders.class_text import MEANS, class_text
 from ..encoders.kept import mark
 from ..encoders.templates import IMAGENET
 from ..errors import UserError, from_1, need, not_negative
 from ..method import Method, register
 from ..node import MOST
-from ..storage.saved import Saved
 from ..teacher import Teacher
 
 

@@ -1,1 +1,1 @@
-"""Storage: checkpoints, predictions, atomic writes of files, and locks."""
+"""Storage: files, their atomic writes and locks, records, and files of features."""

@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from ..checkpoint.settings import leaves
 from ..errors import UserError
-from ..storage.settings import leaves
 from .by_run import nest, plain_key
 
 _PACKAGE = Path(__file__).resolve().parents[1]

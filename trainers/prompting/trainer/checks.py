@@ -11,13 +11,14 @@ import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 from yacs.config import CfgNode
 
+from ..checkpoint.files import saved_epochs
+from ..checkpoint.teachers import check_teachers
 from ..contract import ENCODERS, check_registered
 from ..encoders.alike import alike
 from ..encoders.uncalled import check_uncalled
 from ..errors import UserError, need
 from ..method import METHODS, Method
 from ..record.metrics import number_names
-from ..storage.checkpoints import saved_epochs
 from ..storage.values import is_sound
 from ..teacher import MethodTeacher
 from .attacks import check_attack, check_training_attack
@@ -27,7 +28,6 @@ from .original_dassl import check_warm_up
 from .planned import check_planned
 from .schedule import check_optim
 from .streams import check_stream
-from .teachers import check_teachers
 
 MOST = 4  # groups, and classes of one, in a note
 EVERY = 20  # steps between two reads of the loss on an accelerator

@@ -11,6 +11,7 @@ from yacs.config import CfgNode
 from .. import methods, robustness  # noqa: F401 (methods registers those that are built in)
 from ..backbones import family_of
 from ..backbones.closed import Closed
+from ..checkpoint.settings import leaves
 from ..dataset_keys import SENTENCES, STREAM
 from ..encoders.descriptions import Asked
 from ..encoders.sides import features_width
@@ -18,7 +19,6 @@ from ..errors import ClosedSide, UserError, nearest, need
 from ..method import METHODS, Method, find_method
 from ..node import Settings, check_values
 from ..record import conformal
-from ..storage.settings import leaves
 from . import schedule
 from .by_run import SECTIONS, for_run
 from .support_set import given_support

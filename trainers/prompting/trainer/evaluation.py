@@ -15,14 +15,14 @@ from yacs.config import CfgNode
 
 from ..capabilities.transductive import NOT_ITS_OWN, Transductive
 from ..capabilities.views import OfViews
+from ..checkpoint.files import checkpoint_file
+from ..checkpoint.saved import Saved
 from ..dassl_parts import dassl
 from ..errors import UserError, in_short, need, no_exit
 from ..method import Method, Output
 from ..record.calibration import Calibration
 from ..record.conformal import KEYS, SCORES, SetPredictions
 from ..record.predictions import Predictions
-from ..storage.checkpoints import checkpoint_file
-from ..storage.saved import Saved
 from ..teacher import Teacher, nearest
 from .streams import Stream, takes_streams
 

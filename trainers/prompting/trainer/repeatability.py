@@ -11,12 +11,12 @@ from typing import Any
 
 import torch
 
+from ..checkpoint.saved import Saved
 from ..contract import ROUNDING, check_logits
 from ..errors import UserError, in_short, need, no_exit
 from ..method import Method, Output
 from ..running.memory import State
 from ..running.precision import Precision
-from ..storage.saved import Saved
 from .evaluation import for_classes, is_foreign
 from .support_set import seeded
 

@@ -16,11 +16,11 @@ from torch.utils.data import DataLoader, Dataset, Subset
 
 from ..capabilities.mirrored import Mirrored
 from ..capabilities.one_view import OneView
+from ..checkpoint.facts import load_initial
 from ..errors import UserError, need
 from ..method import Method
 from ..running.memory import GIB, memory_budget
 from ..running.precision import Precision
-from .facts import load_initial
 
 CHUNK = 64  # images that are encoded at a time
 Batches = Iterable[tuple[torch.Tensor, torch.Tensor]]  # images (B, 3, H, W) and labels (B,)

@@ -15,6 +15,13 @@ from yacs.config import CfgNode
 from ..backbones import load_clip
 from ..capabilities.one_view import OneView
 from ..capabilities.planned import Planned
+from ..checkpoint.cfg_settings import as_trained
+from ..checkpoint.facts import facts_of_run, load_initial
+from ..checkpoint.files import checkpoint_file, marked_epoch, read_checkpoint, remove_earlier
+from ..checkpoint.layout import PublicLayout
+from ..checkpoint.public import find_prompts
+from ..checkpoint.saved import Saved
+from ..checkpoint.teachers import facts_of, lacks_teacher
 from ..contract import first_use
 from ..errors import need
 from ..method import Batch, Method, Output
@@ -24,9 +31,6 @@ from ..record.results import Evaluation, remove_results, write_results
 from ..running.memory import fit, keep_freed_memory
 from ..running.precision import Precision, make_deterministic
 from ..step import training_step
-from ..storage.checkpoints import checkpoint_file, marked_epoch, read_checkpoint, remove_earlier
-from ..storage.public import find_prompts
-from ..storage.saved import Saved
 from .attacks import attacked_steps, evaluate_attacked
 from .checks import (
     Watch,
@@ -49,17 +53,13 @@ from .evaluation import (
     validation_loader,
     why_uncalibrated,
 )
-from .facts import facts_of_run, load_initial
 from .feature_rows import OF_DATA, read_rows
-from .layout import PublicLayout
 from .original_dassl import readable
 from .planned import count_planned, planned_loader
 from .repeatability import check_first, check_probe, check_rebuilt, check_second, probe
 from .schedule import FirstBatches, epochs, steps
-from .settings import as_trained
 from .stages import Stages
 from .support_set import take_support, take_validation
-from .teachers import facts_of, lacks_teacher
 from .together import for_detection, in_stream
 from .views import prepare_loader, resize_in
 

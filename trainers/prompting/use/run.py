@@ -10,6 +10,9 @@ import torch
 from yacs.config import CfgNode
 
 from ..backbones import family_of, load_clip, weights_sha256
+from ..checkpoint.cfg_settings import value_of
+from ..checkpoint.files import find_checkpoint
+from ..checkpoint.saved import Saved
 from ..dassl_parts import dassl
 from ..encoders.class_text import zero_shot_template
 from ..encoders.descriptions import FILES, TEMPLATES
@@ -21,13 +24,10 @@ from ..node import clean
 from ..plugins import load_plugins
 from ..record.calibration import Answer, Calibration, check_error
 from ..running.precision import Precision
-from ..storage.checkpoints import find_checkpoint
 from ..storage.features import differing_traits
 from ..storage.hub import fetch_run
-from ..storage.saved import Saved
 from ..trainer.config import add_nodes, fit_images, make, settings_in
 from ..trainer.repeatability import check_probe
-from ..trainer.settings import value_of
 from ..trainer.views import draft_of, plain_transform, views_by_content
 
 

@@ -8,9 +8,9 @@ from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any
 
+from ...checkpoint.public import names_beside
 from ...errors import UserError
 from ...method import METHODS
-from ...storage.public import names_beside
 from .arguments import write_output
 from .load import load_run, run_parser
 from .predict import read_names

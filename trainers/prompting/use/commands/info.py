@@ -95,10 +95,10 @@ def describe(folder: str, epoch: int | None = None, plugins: list[str] | None = 
 
 def _changed_keys(method: str, settings: dict[str, Any]) -> list[str]:
     """Return the keys whose value is not a default of Dassl or the method."""
+    from ...checkpoint.settings import leaves
     from ...dassl_parts import dassl
     from ...dataset_keys import CHANGES
     from ...method import METHODS
-    from ...storage.settings import leaves
     from ...trainer.config import add_nodes
 
     cfg = dassl("config").get_cfg_default()

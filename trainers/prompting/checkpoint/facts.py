@@ -10,9 +10,9 @@ from ..errors import need
 from ..running.devices import processor
 from ..running.precision import Precision
 from ..storage.features import read_features
-from ..storage.public import public_checkpoint
-from ..storage.saved import FACTS, UNKNOWN, Saved, are_images
-from .settings import settings_of
+from .cfg_settings import settings_of
+from .public import public_checkpoint
+from .saved import FACTS, UNKNOWN, Saved, are_images
 from .teachers import teachers_of
 
 Facts = dict[str, Any]

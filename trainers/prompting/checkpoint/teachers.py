@@ -7,9 +7,9 @@ from torch import nn
 from ..backbones import weights_sha256
 from ..embedded import other_weights
 from ..errors import need
-from ..storage.saved import Saved
 from ..teacher import MethodTeacher
-from .settings import settings_of
+from .cfg_settings import settings_of
+from .saved import Saved
 
 
 def teachers_of(method: nn.Module) -> list[MethodTeacher]:

@@ -7,8 +7,8 @@ from typing import Any
 from ..embedded import file_sha256
 from ..errors import UserError
 from ..storage.records import sentences_text
-from ..storage.saved import UNKNOWN
-from ..storage.settings import as_text, leaves, literal
+from .saved import UNKNOWN
+from .settings import as_text, leaves, literal
 
 # Settings that cannot change the outcome of a run, except by rounding.
 FREE = (

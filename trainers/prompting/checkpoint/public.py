@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 
 from ..errors import UserError, need
-from .checkpoints import find_checkpoint, read_checkpoint, saved_epochs
+from .files import find_checkpoint, read_checkpoint, saved_epochs
 from .saved import Saved
 
 

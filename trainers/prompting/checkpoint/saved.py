@@ -17,10 +17,10 @@ import torch
 from ..dataset_keys import SENTENCES, WAFFLE
 from ..embedded import other_weights
 from ..errors import UserError, need, printable
-from .checkpoints import broken_checkpoint, checkpoint_at, read_checkpoint
-from .features import differing_traits
+from ..storage.features import differing_traits
+from ..storage.values import are_texts, is_settings
+from .files import broken_checkpoint, checkpoint_at, read_checkpoint
 from .settings import BY_PROCESS, begun_otherwise, differing_keys, literal, no_settings, other_code
-from .values import are_texts, is_settings
 
 TYPES = {"float32", "bfloat16", "float16"}
 AND = " + "  # between the precisions, and the processors, of a run that was resumed

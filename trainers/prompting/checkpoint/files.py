@@ -10,8 +10,8 @@ from torch import nn
 
 from ..dassl_parts import dassl
 from ..errors import UserError
-from .files import damaged_part
-from .values import check_dense
+from ..storage.files import damaged_part
+from ..storage.values import check_dense
 
 
 @torch.no_grad()

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from ..errors import UserError
-from .values import check_dense, is_dense, is_sound
+from ..storage.values import check_dense, is_dense, is_sound
 
 
 @torch.no_grad()
