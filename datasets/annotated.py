@@ -6,7 +6,7 @@ from pathlib import PurePosixPath
 
 from dassl.data.datasets import DATASET_REGISTRY, Datum
 
-from trainers.prompting.storage.class_folders import read_lines
+from trainers.prompting.images.class_folders import read_lines
 
 from .base import Counts, ImageDataset
 from .files import read_mat, read_table

@@ -12,8 +12,8 @@ from dassl.data.datasets import DatasetBase, Datum
 
 from trainers.prompting.backbones.openai import OPENAI
 from trainers.prompting.errors import UserError
+from trainers.prompting.images.class_folders import class_folders, some
 from trainers.prompting.node import clean
-from trainers.prompting.storage.class_folders import class_folders, some
 
 from . import contents, noise
 from .contents import check_copies, division, fingerprint, read_keys

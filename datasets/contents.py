@@ -10,8 +10,8 @@ from dassl.data.datasets import DATASET_REGISTRY, Datum
 from tqdm import tqdm
 
 from trainers.prompting.errors import UserError
-from trainers.prompting.storage.image_key import EMPTY, MOST, image_key
-from trainers.prompting.storage.transparency import transparency_note
+from trainers.prompting.images.image_key import EMPTY, MOST, image_key
+from trainers.prompting.images.transparency import transparency_note
 
 from .rows import content_keys
 from .splits import PARTS, group_of

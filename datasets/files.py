@@ -3,7 +3,7 @@
 from dassl.data.datasets import Datum
 
 from trainers.prompting.errors import UserError
-from trainers.prompting.storage.class_folders import list_images, read_lines
+from trainers.prompting.images.class_folders import list_images, read_lines
 
 
 def read_folders(parent, classes, source=None):

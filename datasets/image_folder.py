@@ -8,14 +8,14 @@ from pathlib import Path
 from dassl.data.datasets import DATASET_REGISTRY, Datum
 
 from trainers.prompting.errors import UserError
-from trainers.prompting.storage.class_folders import (
+from trainers.prompting.images.class_folders import (
     UNLABELLED,
     check_parts,
     class_names,
     labelled_folders,
     some,
 )
-from trainers.prompting.storage.tables import read_images
+from trainers.prompting.images.tables import read_images
 
 from .base import ImageDataset
 from .files import read_folders
@@ -31,7 +31,7 @@ class ImageFolder(ImageDataset):
     with spaces for `_`, or by a classnames.txt (lines of a folder, a space and a name). A folder
     `unlabelled` is left out.
 
-    DATASET.ROOT may also be a table (`storage.tables`), which is divided 50/20/30; images of one
+    DATASET.ROOT may also be a table (`images.tables`), which is divided 50/20/30; images of one
     `group` stay in one part.
     """
 

@@ -2,7 +2,7 @@
 
 from dassl.data.datasets import DATASET_REGISTRY
 
-from trainers.prompting.storage.class_folders import class_folders, read_classnames, some
+from trainers.prompting.images.class_folders import class_folders, read_classnames, some
 
 from .base import Counts, ImageDataset
 from .files import read_folders

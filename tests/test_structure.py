@@ -106,14 +106,16 @@ PACKAGES = {
     "views": "errors",
     "node": "errors",
     "storage": "embedded errors node",
+    "images": "errors node storage",
     "transport": "",
     "backbones": "embedded errors storage",
-    "encoders": "backbones dataset_keys errors node storage transport",
+    "encoders": "backbones dataset_keys errors images node storage transport",
     "running": "backbones encoders errors",
     "prompts": "backbones encoders errors",
     "teacher": "encoders errors node storage transport",
     "checkpoint": "backbones dassl_parts dataset_keys embedded errors running storage teacher",
-    "record": "backbones beyond checkpoint dataset_keys embedded errors running storage transport",
+    "record": "backbones beyond checkpoint dataset_keys embedded errors images running storage "
+    "transport",
     "contract": "encoders errors",
     "method": "backbones checkpoint contract encoders errors node prompts storage transport",
     "regularizers": "errors method teacher",
@@ -125,10 +127,10 @@ PACKAGES = {
     "step": "method running",
     "trainer": "backbones capabilities checkpoint contract dassl_parts dataset_keys encoders "
     "errors method methods node plugins record robustness running step storage teacher",
-    "advice": "backbones capabilities checkpoint dassl_parts embedded encoders errors method "
-    "plugins record running storage teacher trainer",
+    "advice": "backbones capabilities checkpoint dassl_parts embedded encoders errors images "
+    "method plugins record running storage teacher trainer",
     "use": "advice backbones capabilities checkpoint contract dassl_parts dataset_keys embedded "
-    "encoders errors method node plugins prompts record running storage teacher trainer",
+    "encoders errors images method node plugins prompts record running storage teacher trainer",
 }
 OF_DASSL = {"trainer", "use"}  # the only ones that know Dassl and its cfg
 AROUND = {"dassl", "yacs", "benchmark", "recipe", "train", "datasets"}

@@ -10,7 +10,7 @@ from own_images import counts, fill, load
 from PIL import Image
 
 from trainers.prompting.errors import UserError
-from trainers.prompting.storage import class_folders as files
+from trainers.prompting.images import class_folders as files
 
 
 def names(items):

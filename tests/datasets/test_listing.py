@@ -5,8 +5,8 @@ import os
 
 import pytest
 
-from trainers.prompting.storage import class_folders as files
-from trainers.prompting.storage.class_folders import file_names
+from trainers.prompting.images import class_folders as files
+from trainers.prompting.images.class_folders import file_names
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import pytest
 from own_images import counts, fill, load
 
 from trainers.prompting.errors import UserError
-from trainers.prompting.storage.tables import read_images
+from trainers.prompting.images.tables import read_images
 
 
 @pytest.fixture

@@ -33,9 +33,9 @@ from trainers.prompting.advice.steps import next_steps
 from trainers.prompting.backbones import cached, openai
 from trainers.prompting.checkpoint.saved import Saved
 from trainers.prompting.errors import UserError
+from trainers.prompting.images.tables import read_answers, read_images, relative_to, write_table
 from trainers.prompting.record.predictions import read_predictions
 from trainers.prompting.storage.features import read_features
-from trainers.prompting.storage.tables import read_answers, read_images, relative_to, write_table
 from trainers.prompting.use.commands import main
 from trainers.prompting.use.labelling import Labels
 

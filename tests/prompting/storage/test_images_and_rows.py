@@ -7,6 +7,8 @@ import torch
 from PIL import Image
 
 from trainers.prompting import UserError
+from trainers.prompting.images.image_key import EMPTY, MOST, PIECE, image_key
+from trainers.prompting.images.transparency import is_transparent, transparency_note
 from trainers.prompting.record.predictions import Predictions
 from trainers.prompting.storage.feature_checks import (
     APART,
@@ -20,8 +22,6 @@ from trainers.prompting.storage.feature_checks import (
 )
 from trainers.prompting.storage.features import differing_traits
 from trainers.prompting.storage.files import damaged_part, read_file, read_json, write_whole
-from trainers.prompting.storage.image_key import EMPTY, MOST, PIECE, image_key
-from trainers.prompting.storage.transparency import is_transparent, transparency_note
 
 
 def test_keys_of_image_files(tmp_path):

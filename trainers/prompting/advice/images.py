@@ -20,7 +20,7 @@ from PIL import Image
 from ..dassl_parts import dassl
 from ..embedded import file_sha256
 from ..errors import UserError, need, printable
-from ..storage.class_folders import (
+from ..images.class_folders import (
     NONE,
     PARTS,
     UNLABELLED,
@@ -33,9 +33,9 @@ from ..storage.class_folders import (
     name_key,
     note_others,
 )
+from ..images.image_files import check_image, why_unread
+from ..images.tables import Row, add_answers, read_answers, read_images, relative_to, write_table
 from ..storage.files import read_json
-from ..storage.image_files import check_image, why_unread
-from ..storage.tables import Row, add_answers, read_answers, read_images, relative_to, write_table
 from .folds import join
 from .statement import UNKNOWN
 

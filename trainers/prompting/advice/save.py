@@ -11,13 +11,13 @@ import torch
 from ..checkpoint.facts import facts_of_run
 from ..checkpoint.layout import PublicLayout
 from ..dassl_parts import dassl
+from ..images.image_key import image_key
 from ..method import METHODS
 from ..plugins import code_of
 from ..record.calibration import Calibration
 from ..record.predictions import Predictions
 from ..record.results import Evaluation, write_results
 from ..running.precision import Precision
-from ..storage.image_key import image_key
 from ..trainer.config import add_nodes
 from .choice import Choice
 from .encode import DATASET

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 from ..dataset_keys import WAFFLE
 from ..errors import UserError, nearest, need, printable
+from ..images.class_folders import some
 from ..node import clean
-from ..storage.class_folders import some
 from ..storage.files import once, read_json
 from .class_text import ClassText
 from .templates import CLIP, IMAGENET

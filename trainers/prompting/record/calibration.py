@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import need, printable
-from ..storage.class_folders import NONE, SEVERAL
+from ..images.class_folders import NONE, SEVERAL
 from .conformal import scores, threshold
 
 LARGER = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5)  # errors that are named where most answers are SEVERAL

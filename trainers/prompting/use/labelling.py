@@ -12,9 +12,9 @@ from typing import Any
 
 from ..advice.images import LABELS, NEXT, with_digest
 from ..errors import check_name, need
-from ..storage.class_folders import NONE
+from ..images.class_folders import NONE
+from ..images.tables import add_answers, read_answers
 from ..storage.files import CALL, hold_lock, read_json
-from ..storage.tables import add_answers, read_answers
 
 PICKED = "20"  # images to label after training again, unless the earlier call says how many
 AGAIN = "repeat `advise` with --next"

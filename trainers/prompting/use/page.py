@@ -27,8 +27,8 @@ from starlette.routing import Route
 from ..advice import page as advice_page
 from ..advice.images import read_image
 from ..errors import UserError, by_system, in_short, need, printable
+from ..images.image_files import check_image
 from ..record.calibration import check_error
-from ..storage.image_files import check_image
 from .commands.predict import likeliest, send
 from .labelling import Labels
 from .run import Run

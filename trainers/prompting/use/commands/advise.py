@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import UserError, need, printable
+from ...images.tables import relative_to, write_table
 from ...storage.files import CALL, hold_lock, read_json, remove_halves, write_whole
-from ...storage.tables import relative_to, write_table
 from .arguments import Parser, add_device, from_one
 from .predict import read_names
 

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import UserError, need, printable
-from ...storage.class_folders import UNREAD
+from ...images.class_folders import UNREAD
+from ...images.image_files import check_image, why_unread
+from ...images.transparency import transparency_note
 from ...storage.files import csv_text, read_file
-from ...storage.image_files import check_image, why_unread
-from ...storage.transparency import transparency_note
 from .arguments import Parser, add_device, files_below, from_one
 from .load import load_run, run_parser
 

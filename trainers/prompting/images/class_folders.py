@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from ..errors import UserError, need, printable
 from ..node import clean
-from .files import read_file, write_whole
+from ..storage.files import read_file, write_whole
 
 IMG_EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 PARTS = ("train", "val", "test")  # folders with class folders in them

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import UserError, printable
+from ..storage.files import csv_text, read_file, write_whole
 from .class_folders import RESERVED, name_key
-from .files import csv_text, read_file, write_whole
 
 COLUMNS = ("path", "label", "group")
 BY_HAND = ("path", "label", "digest")

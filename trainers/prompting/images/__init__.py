@@ -1,0 +1,1 @@
+"""Images and their labels: files, folders of classes, and tables."""
