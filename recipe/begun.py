@@ -3,13 +3,13 @@
 import json
 from pathlib import Path
 
-from trainers.prompting.checkpoint.cfg_settings import settings_of
 from trainers.prompting.checkpoint.settings import (
     BEGUN,
     begun_otherwise,
-    differing_keys,
+    differing,
     no_settings,
     other_code,
+    settings_of,
 )
 from trainers.prompting.errors import UserError, need
 from trainers.prompting.method import METHODS
@@ -45,8 +45,8 @@ def check_begun(cfg) -> list[str]:
     begun = _read_begun(folder)
     if "settings" not in begun:
         no_settings(folder)
-    elif keys := differing_keys(begun["settings"], settings_of(cfg)):
-        raise begun_otherwise(folder, f"settings ({keys})")
+    elif what := differing(begun["settings"], settings_of(cfg)):
+        raise begun_otherwise(folder, what)
     now = edited_files(begun.get("code"), cfg.TRAINER.PLUGINS)
     if now and not cfg.TRAINER.ACCEPT_EDITED:
         raise other_code(folder, now)

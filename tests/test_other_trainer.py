@@ -55,7 +55,8 @@ def test_it_resumes_only_with_the_settings_that_it_began_with(tmp_path, toy, cap
     assert trained(toy, "TRAIN.CHECKPOINT_FREQ", "1") == 0
     record = (tmp_path / "output" / "results.json").read_bytes()
     assert trained(toy, "OPTIM.LR", "0.5") == 2
-    assert "settings (OPTIM.LR 0.01, now 0.5): give this one another" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "other settings (OPTIM.LR 0.01, now 0.5): go back to those, give this one" in said
     assert (tmp_path / "output" / "results.json").read_bytes() == record
     assert trained(toy, "TRAIN.PRINT_FREQ", "1") == 0
     assert "will resume training" in capsys.readouterr().out

@@ -18,7 +18,7 @@ from trainers.prompting import (
     list_methods,
     write_sentences,
 )
-from trainers.prompting.checkpoint.layout import PublicLayout
+from trainers.prompting.checkpoint.state import PublicLayout
 from trainers.prompting.method import METHODS, Batch, register
 from trainers.prompting.prompts import Textual
 from trainers.prompting.trainer.config import read_node

@@ -10,8 +10,8 @@ from paths import GOLDEN
 
 from benchmark.__main__ import main
 from trainers.prompting import UserError, build_method, load_run
+from trainers.prompting.checkpoint.facts import other_backbone
 from trainers.prompting.checkpoint.saved import Saved
-from trainers.prompting.checkpoint.teachers import other_backbone
 from trainers.prompting.encoders.text import TextFeatures
 from trainers.prompting.encoders.vision import ImageFeatures
 

@@ -336,4 +336,5 @@ def test_another_file_does_not_resume(tmp_path, capsys):
     assert "features of another encoder (logit_scale 10.0, not 20.0)" in capsys.readouterr().err
     write(file, seed=1)
     assert train.run(own_words(tmp_path / "run", file, "CLAP", ["OPTIM.MAX_EPOCH", "2"])) == 2
-    assert "was begun with other settings (DATASET.FEATURES" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "was begun with other settings and images (" in said and "DATASET.FEATURES " in said

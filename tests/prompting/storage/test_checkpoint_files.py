@@ -16,7 +16,7 @@ from trainers.prompting.checkpoint.files import (
     saved_epochs,
 )
 from trainers.prompting.checkpoint.saved import VALID, Saved
-from trainers.prompting.checkpoint.settings import differing_keys, literal
+from trainers.prompting.checkpoint.settings import differing, literal
 from trainers.prompting.checkpoint.state import digests_by_class
 from trainers.prompting.storage.records import flaw, is_number, is_percent
 from trainers.prompting.storage.values import (
@@ -135,9 +135,11 @@ def test_numbers_of_records():
 def test_settings_are_compared_where_both_have_them():
     method = SimpleNamespace(defaults={"N": 2, "W": [1]}, place=lambda key: f"T.{key}")
     same = {"T.N": "None", "T.W": "[1]", "ONLY": "1"}, {"T.N": "2", "T.W": "None", "OTHER": "1"}
-    assert differing_keys(*same, method) == ""
-    assert differing_keys({"b": "1", "a": "x"}, {"a": "y", "b": "2"}) == "a x, now y, b 1, now 2"
-    assert differing_keys(*same) == "T.N None, now 2, T.W [1], now None"
+    assert differing(*same, method) == ""
+    assert (
+        differing({"b": "1", "a": "x"}, {"a": "y", "b": "2"}) == "settings (b 1, now 2; a x, now y)"
+    )
+    assert differing(*same) == "settings (T.N None, now 2; T.W [1], now None)"
     assert [literal(text) for text in ("1", "[1.5]", "None", "a/b", "1 +")] == [
         1, [1.5], None, "a/b", "1 +"
     ]  # fmt: skip

@@ -8,8 +8,6 @@ import hashlib
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
-from functools import partial
-from itertools import zip_longest
 from typing import Any, Self
 
 import torch
@@ -20,12 +18,20 @@ from ..errors import UserError, need, printable
 from ..storage.features import differing_traits
 from ..storage.values import are_texts, is_settings
 from .files import broken_checkpoint, checkpoint_at, read_checkpoint
-from .settings import BY_PROCESS, begun_otherwise, differing_keys, literal, no_settings, other_code
+from .settings import (
+    BY_PROCESS,
+    DIVIDED,
+    UNKNOWN,
+    begun_otherwise,
+    differing,
+    literal,
+    no_settings,
+    other_code,
+)  # fmt: skip
 
 TYPES = {"float32", "bfloat16", "float16"}
 AND = " + "  # between the precisions, and the processors, of a run that was resumed
 MOST = 3  # parts of a division in a message
-UNKNOWN = "unknown"  # of public checkpoints, which do not say it
 # What records say of an earlier training, with its keys.
 FACTS = {
     "dataset": "DATASET.NAME",
@@ -121,6 +127,8 @@ RESUMED = (
     "optimizer", "scheduler", "method", "scaler", "computed", "classnames", "images", "planned",
     "code", "rng", "train_seconds",
 )  # fmt: skip
+# What a run that goes on is compared with, beside its code.
+COMPARED = {"settings": "settings", "classnames": "class names", "images": "images"}
 # What counts as missing if it is not valid.
 NOT_NEEDED = {"drawn", "start", "calibration", "probe", "sentences", "code", "edited"}
 OF_DASSL = ("optimizer", "scheduler", "val_result")  # which it reads, so they are written as None
@@ -231,6 +239,23 @@ class Saved:
         """Return the value of a setting by its dotted key; None if the checkpoint lacks it."""
         return literal((self.settings or {}).get(place, "None"))
 
+    def fingerprint(self) -> dict[str, str]:
+        """Return what a run that goes on must have in common with it, as texts by name.
+
+        They are settings, class names, parts of the images, and prompts of teachers.
+        """
+        texts = dict(self.settings or {})
+        if self._valid("classnames"):
+            texts |= {"classes": str(len(self.classnames))}
+            texts |= {f"class {k}": f"'{name}'" for k, name in enumerate(self.classnames)}
+        if self._valid("images") and (parts := self.images["division"]) is not None:
+            texts |= {DIVIDED: "", **{f"images of {name}:": text for name, text in parts.items()}}
+        for name, state in self.method.items() if isinstance(self.method, Mapping) else ():
+            facts = state.get("facts") if isinstance(state, Mapping) else None
+            if isinstance(facts, Mapping) and facts:
+                texts[f"teacher {name}"] = str(facts.get("digest"))
+        return texts
+
     def digest(self) -> str:
         """Return a hash that identifies what was learned."""
         sha256 = hashlib.sha256()
@@ -298,47 +323,20 @@ class Saved:
             UserError: names settings, classes, images, weights or code (if that is not accepted)
                 that differ, or parts of the state that are missing or not valid.
         """
-        broken = partial(broken_checkpoint, folder, self.epoch)
         if self.settings is None:
             no_settings(folder)
         else:
-            if not self._valid("settings"):
-                raise broken("has no valid settings")
             wanted = {name for name in RESUMED if getattr(now, name) is not None}
-            if lacking := sorted(name for name in wanted if getattr(self, name) is None):
-                raise broken(f"lacks {', '.join(lacking)}")
-            for name, what in (("classnames", "class names"), ("images", "images")):
-                if not self._valid(name):
-                    raise broken(f"has no valid {what}")
-            self._check_same(now, folder, method)
-        for name, facts in _teachers(now.method).items():
-            then = _teachers(self.method).get(name, facts)
-            if then.get("digest") != facts.get("digest"):
-                raise begun_otherwise(folder, f"prompts of its teacher in '{facts['place']}'")
+            lacking = sorted(name for name in wanted if getattr(self, name) is None)
+            flaws = [f"lacks {', '.join(lacking)}"] if lacking else []
+            flaws += [f"has no valid {x}" for name, x in COMPARED.items() if not self._valid(name)]
+            if flaws:
+                raise broken_checkpoint(folder, self.epoch, flaws[0])
+        if what := differing(self.fingerprint(), now.fingerprint(), method):
+            raise begun_otherwise(folder, what)
         self.check_weights(now.backbone, now.backbone_sha256)
         if not accept_edited and (edited := self._edited_since(now)):
             raise other_code(os.path.dirname(folder), edited)
-
-    def _check_same(self, now: "Saved", folder: str, method: Any) -> None:
-        names, others = self.classnames, now.classnames
-        if differing := differing_keys(self.settings, now.settings, method):
-            raise begun_otherwise(folder, f"settings ({differing})")
-        if list(names) != list(others):
-            pairs = zip_longest(names, others, fillvalue="none")
-            k, (one, other) = next((k, pair) for k, pair in enumerate(pairs) if pair[0] != pair[1])
-            sizes = f"{len(names)}, now {len(others)}"
-            raise begun_otherwise(folder, f"classes ({sizes}; class {k} '{one}', now '{other}')")
-        then, here = self.images["division"], now.images["division"]
-        if then is None or here is None or then == here:
-            return
-        parts = [name for name in {**then, **here} if then.get(name) != here.get(name)]
-        texts = [f"{n}: {then.get(n, 'none')}, now {here.get(n, 'none')}" for n in parts[:MOST]]
-        more = [f"and {len(parts) - MOST} more"] * (len(parts) > MOST)
-        raise UserError(
-            f"The run in '{folder}' was begun with other images, or with another division of them "
-            f"({'; '.join(texts + more)}): restore them, give this run another --output-dir, or "
-            "delete that folder to train again"
-        )
 
     def restore(self, method: Any, precision: Any, folder: str) -> list[int]:
         """Load the buffers of the method and the loss scale; return the steps that were planned.
@@ -391,11 +389,8 @@ class Saved:
             names += [f"DATASET.{key}" for key in SENTENCES]
             names += ["SEED"] * (now.settings.get("DATASET.SENTENCES") == WAFFLE)
         theirs, ours = ({k: s[k] for k in names if k in s} for s in (self.settings, now.settings))
-        if differing := differing_keys(theirs, ours, method):
-            raise UserError(
-                f"The prompts were trained with other settings ({differing}): set these as in the "
-                "training"
-            )
+        what = differing(theirs, ours, method)
+        need(not what, f"The prompts were trained with other {what}: set these as in the training")
 
     def check_features(self) -> None:
         """Refuse a checkpoint of a training on features without valid traits of their encoder."""
@@ -471,10 +466,3 @@ class Saved:
                 f"'{self.place}', such as '{seen[0]}': its folder may have been divided anew, so "
                 "restore the images of the training, or evaluate on others"
             )
-
-
-def _teachers(own: Any) -> dict[str, Mapping[str, Any]]:
-    """Return the facts about the teachers of a method, by name, in its buffers."""
-    states = own.items() if isinstance(own, Mapping) else ()
-    facts = {k: x["facts"] for k, x in states if isinstance(x, Mapping) and "facts" in x}
-    return {name: x for name, x in facts.items() if isinstance(x, Mapping) and x}

@@ -1,12 +1,38 @@
-"""The settings of a run, as its checkpoints hold them: their comparison, and its errors."""
+"""The settings of a run as texts, as its checkpoints hold them, and what differs between two."""
 
 import ast
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from ..embedded import file_sha256
 from ..errors import UserError
+from ..storage.records import sentences_text
 
+UNKNOWN = "unknown"  # of public checkpoints, which do not say it
+MOST = 8  # differences in a message
+DIVIDED = "division"  # in a fingerprint that has the parts of the images
+# Beginnings of names -> the name that a fingerprint has if it has all of them.
+WHOLE = {"class": "classes", "images": DIVIDED}
+# First words of names that are no settings -> what they are.
+KINDS = {
+    "classes": "classes",
+    "class": "classes",
+    "images": "images",
+    "teacher": "prompts of its teacher",
+}
+# Settings that cannot change the outcome of a run, except by rounding.
+FREE = (
+    "OUTPUT_DIR", "RESUME", "DATASET.METHODS", "VERBOSE", "USE_CUDA", "VERSION", "TEST.",
+    "TRAIN.PRINT_FREQ", "TRAIN.CHECKPOINT_FREQ", "DATALOADER.NUM_WORKERS", "DATALOADER.TEST.",
+    "DATALOADER.TRAIN_U.", "TRAINER.MEMORY_BUDGET", "TRAINER.DETERMINISTIC",
+    "TRAINER.PLUGINS", "TRAINER.PER_DATASET", "TRAINER.ACCEPT_EDITED", "TRAINER.UNREAD",
+)  # fmt: skip
+# Beginnings of settings that matter to a training only, and are recorded as it had them.
+OF_TRAINING = (
+    "DATASET.NUM_SHOTS", "DATASET.LABEL_NOISE", "DATASET.IMBALANCE", "OPTIM.", "MODEL.INIT_WEIGHTS",
+    "TRAIN.ATTACK",
+)  # fmt: skip
 BEGUN = "begun.json"  # in the folder of a training: the code and settings that it was begun with
 BY_PROCESS = (
     "if the files are the same, the code of the data set depends on the process (the order of a "
@@ -14,22 +40,29 @@ BY_PROCESS = (
 )
 
 
-def differing_keys(saved: Mapping[str, str], now: Mapping[str, str], method: Any = None) -> str:
-    """Describe the keys whose values differ; a key that only one side has is of another checkout.
+def differing(then: Mapping[str, str], now: Mapping[str, str], method: Any = None) -> str:
+    """Return what differs between two fingerprints (`Saved.fingerprint`), or is empty.
 
-    None stands for the method's default, which the cfg of another checkout may spell out.
+    What only one side has is of another checkout, except for classes and images. None stands for
+    the method's default, which the cfg of another checkout may spell out.
+
+    Examples:
+        >>> differing({"SEED": "1", "class 0": "'cat'"}, {"SEED": "2", "class 0": "'dog'"})
+        "settings and classes (SEED 1, now 2; class 0 'cat', now 'dog')"
     """
     own = method.defaults if method else {}
     defaults = {method.place(key): as_text(default) for key, default in own.items()}
-    saved, now = (
-        {name: defaults.get(name, text) if text == "None" else text for name, text in s.items()}
-        for s in (saved, now)
+    then, now = (
+        {name: defaults.get(name, text) if text == "None" else text for name, text in texts.items()}
+        for texts in (then, now)
     )
-    return ", ".join(
-        f"{key} {saved[key]}, now {now[key]}"
-        for key in sorted(saved.keys() & now.keys())
-        if saved[key] != now[key]
-    )
+    both = then.keys() & now.keys()
+    names = [x for x in {**then, **now} if x in both or WHOLE.get(x.partition(" ")[0]) in both]
+    texts = {name: (then.get(name, "none"), now.get(name, "none")) for name in names}
+    found = [f"{name} {x}, now {y}" for name, (x, y) in texts.items() if x != y]
+    kinds = dict.fromkeys(KINDS.get(text.partition(" ")[0], "settings") for text in found)
+    more = [f"and {len(found) - MOST:,} more"] * (len(found) > MOST)
+    return f"{' and '.join(kinds)} ({'; '.join(found[:MOST] + more)})" if found else ""
 
 
 def leaves(tree: Mapping, prefix: str = "") -> Iterator[tuple[str, object]]:
@@ -62,8 +95,8 @@ def no_settings(folder: str | os.PathLike[str]) -> None:
 def begun_otherwise(folder: str | os.PathLike[str], what: str) -> UserError:
     """Return the error about a run that was begun with other settings, classes or images."""
     return UserError(
-        f"The run in '{folder}' was begun with other {what}: give this one another --output-dir, "
-        "or delete that folder to train again"
+        f"The run in '{folder}' was begun with other {what}: go back to those, give this one "
+        "another --output-dir, or delete that folder to train again"
     )
 
 
@@ -74,3 +107,83 @@ def other_code(folder: str | os.PathLike[str], files: Iterable[str]) -> UserErro
         "--redo to rename that folder and do the run anew, or --accept-edited (in another train.py "
         "TRAINER.ACCEPT_EDITED True) to keep it, which tables then say"
     )
+
+
+def settings_of(cfg: Any, method=None) -> dict[str, str]:
+    """Return every setting that can change the outcome of a run: dotted key -> text.
+
+    Nodes of other methods are left out, except for keys that this method reads there. A trainer of
+    other code, which has no `method`, may read all of them.
+    """
+    keys = {method.place(key) for key in method.defaults} if method else ()
+    nodes = method.other_nodes() if method else set()
+    left_out = tuple(name.rstrip(".") + "." for name in (*FREE, *(f"TRAINER.{n}" for n in nodes)))
+    return {
+        key: _text(key, value)
+        for key, value in leaves(cfg)
+        if key in keys or not (key + ".").startswith(left_out)
+    }
+
+
+def _text(key: str, value) -> str:
+    if key == "DATASET.ROOT":  # empty for the embedded data, which lie elsewhere
+        return os.path.realpath(os.path.expanduser(value)) if value else ""
+    if key == "DATASET.SENTENCES":
+        return sentences_text(value)
+    if key == "DATASET.FEATURES":  # what it holds counts, wherever it lies
+        return file_sha256(value) if value else ""
+    if key == "MODEL.BACKBONE.NAME":  # a file may lie elsewhere; open_clip's tags need the rest
+        arch = value.partition("/")[0] + "/" if value.startswith(("open_clip:", "hf-hub:")) else ""
+        return arch + os.path.basename(value)
+    return as_text(value)
+
+
+def value_of(text: str, default: object) -> object:
+    """Return the value of a setting, of the type of its default; a default of None allows any.
+
+    Raises:
+        ValueError: it has another type.
+    """
+    value = literal(text)
+    if default is None or (value is None and not isinstance(default, Mapping)):
+        return value
+    if isinstance(default, str):
+        return value if isinstance(value, str) else text
+    kinds = {list: (list, tuple), tuple: (list, tuple), float: (int, float)}
+    kind = kinds.get(type(default), type(default))
+    if not isinstance(value, kind):
+        raise ValueError(f"{value!r} is not a {kind}")
+    return value
+
+
+def as_trained(cfg: Any, saved: Mapping[str, str] | None, method) -> Any:
+    """Return the cfg for the record of an evaluation: what concerns the training is that of it.
+
+    If the checkpoint has no settings (`saved` is None), they are UNKNOWN. The seed of a method that
+    adapts while testing stays that of the evaluation.
+
+    Raises:
+        UserError: a setting of the checkpoint is impossible.
+    """
+    keys = {method.place(key) for key in method.training_only} - {"SEED"}
+    keys |= set() if method.adapts else {"SEED"}
+    cfg = cfg.clone()
+    cfg.defrost()
+    for key, value in [*leaves(cfg)]:
+        if key not in keys and not key.startswith(OF_TRAINING):
+            continue
+        text = (saved or {}).get(key, _text(key, value))
+        try:
+            then = value_of(text, value) if saved or key == "MODEL.INIT_WEIGHTS" else UNKNOWN
+        except ValueError as error:
+            raise UserError(
+                f"The checkpoint has '{text:.50}' for the setting {key}, which is impossible: take "
+                "another checkpoint, or train again"
+            ) from error
+        *path, name = key.split(".")
+        node = cfg
+        for part in path:
+            node = node[part]
+        node[name] = then
+    cfg.freeze()
+    return cfg

@@ -11,8 +11,8 @@ import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 from yacs.config import CfgNode
 
+from ..checkpoint.facts import check_teachers
 from ..checkpoint.files import saved_epochs
-from ..checkpoint.teachers import check_teachers
 from ..contract import ENCODERS, check_registered
 from ..encoders.alike import alike
 from ..encoders.uncalled import check_uncalled

@@ -15,13 +15,12 @@ from yacs.config import CfgNode
 from ..backbones import load_clip
 from ..capabilities.one_view import OneView
 from ..capabilities.planned import Planned
-from ..checkpoint.cfg_settings import as_trained
-from ..checkpoint.facts import facts_of_run, load_initial
+from ..checkpoint.facts import facts_of, facts_of_run, lacks_teacher, load_initial
 from ..checkpoint.files import checkpoint_file, marked_epoch, read_checkpoint, remove_earlier
-from ..checkpoint.layout import PublicLayout
 from ..checkpoint.public import find_prompts
 from ..checkpoint.saved import Saved
-from ..checkpoint.teachers import facts_of, lacks_teacher
+from ..checkpoint.settings import as_trained
+from ..checkpoint.state import PublicLayout
 from ..contract import first_use
 from ..errors import need
 from ..method import Batch, Method, Output

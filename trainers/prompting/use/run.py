@@ -10,9 +10,9 @@ import torch
 from yacs.config import CfgNode
 
 from ..backbones import family_of, load_clip, weights_sha256
-from ..checkpoint.cfg_settings import value_of
 from ..checkpoint.files import find_checkpoint
 from ..checkpoint.saved import Saved
+from ..checkpoint.settings import value_of
 from ..dassl_parts import dassl
 from ..encoders.class_text import zero_shot_template
 from ..encoders.descriptions import FILES, TEMPLATES
