@@ -173,3 +173,18 @@ def checkpoint_at(place: str, key: str, remedy: str) -> str:
         what = "several checkpoints" if folders else "no checkpoint"
         raise UserError(f"{key} is '{place}', where there is {what}: {remedy}")
     return find_checkpoint(str(folders.pop()), None)
+
+
+def model_folder(folder: Path) -> str:
+    """Return the folder of the model in a run folder."""
+    if not os.path.isdir(folder):
+        what = "is a file" if os.path.exists(folder) else "does not exist"
+        raise UserError(f"'{folder}' {what}: give the output folder of a run")
+    folders = sorted({path.parent for path in folder.glob("*/model*.pth.tar*")})
+    if len(folders) != 1:
+        what = "no checkpoint (model.pth.tar-EPOCH)" if not folders else "several models"
+        raise UserError(
+            f"'{folder}' holds no run to load: it has {what} in its folders; give the output "
+            "folder of a run"
+        )
+    return os.fspath(folders[0])

@@ -16,8 +16,15 @@ from ..dataset_keys import SENTENCES, WAFFLE
 from ..embedded import other_weights
 from ..errors import UserError, need, printable
 from ..storage.features import differing_traits
+from ..storage.hub import fetch_run
 from ..storage.values import are_texts, is_settings
-from .files import broken_checkpoint, checkpoint_at, read_checkpoint
+from .files import (
+    broken_checkpoint,
+    checkpoint_at,
+    find_checkpoint,
+    model_folder,
+    read_checkpoint,
+)
 from .settings import (
     BY_PROCESS,
     DIVIDED,
@@ -189,6 +196,22 @@ class Saved:
     def read(cls, path: str, place: str = "") -> Self:
         """Read a file, which belongs to a place; raises as `read_checkpoint`."""
         return cls.of(read_checkpoint(path), place or path)
+
+    @classmethod
+    def of_run(cls, folder: str | os.PathLike[str], epoch: int | None = None) -> Self:
+        """Read a run's checkpoint, which says what made it; arguments are those of `load_run`.
+
+        Raises:
+            UserError: the run is missing, or it does not say what made it.
+        """
+        saved = cls.read(find_checkpoint(model_folder(fetch_run(folder)), epoch))
+        if not saved.says_what_made_it:
+            raise UserError(
+                f"The checkpoint '{saved.place}' does not say what made it (class names, "
+                "settings), like those of public code: evaluate it with train.py and its config "
+                "files, --eval-only and --model-dir, or train again"
+            )
+        return saved
 
     @classmethod
     def find(cls, place: str, key: str, remedy: str) -> Self:

@@ -163,6 +163,11 @@ class Views:
         return [self.plain(image), *(mixed(crop, self.finish) for crop in crops)]
 
 
+def preprocess_of(method: Method, cfg: CfgNode) -> Callable[..., Any]:
+    """Return what makes of an RGB image what a method takes, as in the run's own evaluation."""
+    return views_by_content(plain_transform(cfg), method, cfg)
+
+
 def views_by_content(plain: Finish, method: Method, cfg: CfgNode) -> Callable[..., Any]:
     """Return a transform to what `method.predict` takes of an image without a number.
 

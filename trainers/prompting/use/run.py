@@ -3,32 +3,21 @@
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from yacs.config import CfgNode
 
-from ..backbones import family_of, load_clip, weights_sha256
-from ..checkpoint.files import find_checkpoint
+from ..backbones import family_of
 from ..checkpoint.saved import Saved
-from ..checkpoint.settings import value_of
 from ..dassl_parts import dassl
-from ..encoders.class_text import zero_shot_template
-from ..encoders.descriptions import FILES, TEMPLATES
-from ..encoders.sides import features_width
-from ..encoders.whole import encode_sentences
-from ..errors import UserError, need, no_exit, printable
+from ..errors import UserError, need
 from ..method import METHODS, Method, Output, find_method
 from ..node import clean
 from ..plugins import load_plugins
 from ..record.calibration import Answer, Calibration, check_error
-from ..running.precision import Precision
-from ..storage.features import differing_traits
-from ..storage.hub import fetch_run
-from ..trainer.config import add_nodes, fit_images, make, settings_in
-from ..trainer.repeatability import check_probe
-from ..trainer.views import draft_of, plain_transform, views_by_content
+from ..trainer.rebuild import clip_of, rebuild
+from ..trainer.views import draft_of, preprocess_of
 
 
 @dataclass(frozen=True, repr=False)
@@ -155,51 +144,24 @@ def load_run(
         Traceback (most recent call last):
         UserError: 'no/run' is not there: give the output folder of one training
     """
-    saved = read_run(folder, epoch, plugins)
+    load_plugins(plugins)
+    saved = Saved.of_run(folder, epoch)
     kind = _kind(saved, trust)
-    cfg = _cfg(saved)
-    backbone = saved.backbone if backbone is None else backbone
-    cfg.MODEL.BACKBONE.NAME = backbone
-    clip_model = _clip_of(saved, backbone, cfg)
-    cfg, _ = fit_images(cfg, clip_model)
+    cfg, clip_model = clip_of(saved, backbone)
     names = list(saved.classnames) if classnames is None else _check_names(classnames, clip_model)
-    with no_exit(kind.__name__):
-        method = make(
-            kind, settings_in(cfg, kind, saved.sentences), clip_model, names, cfg.DATASET.NAME
-        )
-    method.load_checkpoint(saved, names)
-    check_probe(saved, method, clip_model, Precision("fp32", method.device))
-    plain = plain_transform(cfg)
+    method, cfg = rebuild(saved, kind, cfg, clip_model, names)
     return Run(
         method.eval().requires_grad_(False),
         names,
-        views_by_content(plain, method, cfg),
+        preprocess_of(method, cfg),
         cfg,
         kind.__name__,
-        backbone,
+        cfg.MODEL.BACKBONE.NAME,
         saved.place,
         saved.epoch,
         calibration_of(saved, names, method.width),
         saved.calibration["temperature"] if isinstance(saved.calibration, dict) else 1.0,
     )
-
-
-def read_run(
-    folder: str | os.PathLike[str], epoch: int | None = None, plugins: Iterable[str] = ()
-) -> Saved:
-    """Return a run's checkpoint, which says what made it.
-
-    Arguments and errors are those of `load_run` that do not concern the backbone.
-    """
-    load_plugins(plugins)
-    saved = Saved.read(find_checkpoint(_model_folder(fetch_run(folder)), epoch))
-    need(
-        saved.says_what_made_it,
-        f"The checkpoint '{saved.place}' does not say what made it (class names, settings), like "
-        "those of public code: evaluate it with train.py and its config files, --eval-only and "
-        "--model-dir, or train again",
-    )
-    return saved
 
 
 def calibration_of(saved: Saved, names: Sequence[str], width: int | None) -> Calibration | str:
@@ -230,90 +192,6 @@ def _kind(saved: Saved, trust: bool) -> type[Method]:
             )
         load_plugins(theirs)
     return find_method(saved.trainer)
-
-
-def _clip_of(saved: Saved, backbone: str, cfg: CfgNode) -> Any:
-    """Return the CLIP of a run; that of a run on features is compared with what it was trained on.
-
-    Raises:
-        UserError: it has other weights, or features are not known to be of it.
-    """
-    sha256 = weights_sha256(backbone)
-    saved.check_weights(backbone, sha256)
-    if not cfg.DATASET.get("FEATURES", ""):
-        return load_clip(backbone)
-    cannot = f"The run in '{saved.place}' was trained on features and cannot read images, as "
-    need(
-        saved.backbone_sha256,
-        f"{cannot}it does not have the SHA-256 of their CLIP '{saved.backbone}': train again where "
-        "that CLIP is",
-    )
-    need(sha256, f"{cannot}their CLIP '{backbone}' is not here: give --backbone its file")
-    saved.check_features()
-    template, own = zero_shot_template(cfg.DATASET.NAME), next(iter(saved.features["text"]), "")
-    need(
-        own == template,
-        f"{cannot}their sentence is '{printable(own)}', not '{template}': train again on features "
-        f"with that of {cfg.DATASET.NAME}",
-    )
-    given = cfg.DATASET.SENTENCES
-    need(
-        not given or "{}" in given or given in (*TEMPLATES, *FILES),
-        f"{cannot}only the features of its sentences '{printable(given)}' are known: train again "
-        "on images, with their file",
-    )
-    clip_model = load_clip(backbone)
-    names = list(saved.features["text"][own])
-    rows = encode_sentences(clip_model, [own.replace("{}", name) for name in names]).cpu()
-    now = {
-        "width": features_width(clip_model), "normalised": False,
-        "logit_scale": float(clip_model.logit_scale.detach().exp()),
-        "text": {own: dict(zip(names, rows, strict=True))},
-    }  # fmt: skip
-    why = differing_traits(saved.features, now)
-    need(not why, f"{cannot}'{backbone}' gives others ({why}): train again on features of it")
-    cfg.INPUT.TRANSFORMS = ["normalize"]  # rows need none
-    return clip_model
-
-
-def _model_folder(folder: Path) -> str:
-    """Return the folder of the model in a run folder."""
-    if not os.path.isdir(folder):
-        what = "is a file" if os.path.exists(folder) else "does not exist"
-        raise UserError(f"'{folder}' {what}: give the output folder of a run")
-    folders = sorted({path.parent for path in folder.glob("*/model*.pth.tar*")})
-    if len(folders) != 1:
-        what = "no checkpoint (model.pth.tar-EPOCH)" if not folders else "several models"
-        raise UserError(
-            f"'{folder}' holds no run to load: it has {what} in its folders; give the output "
-            "folder of a run"
-        )
-    return os.fspath(folders[0])
-
-
-def _cfg(saved: Saved) -> CfgNode:
-    """Rebuild the cfg of a checkpoint from its settings, which are stored as repr strings.
-
-    Raises:
-        UserError: a setting is a value in place of a node, or has the wrong type.
-    """
-    cfg: CfgNode = dassl("config").get_cfg_default()
-    add_nodes(cfg)
-    for place, text in saved.settings.items():
-        *above, key = place.split(".")
-        node = cfg
-        for part in above:
-            node = node.setdefault(part, CfgNode()) if isinstance(node, CfgNode) else None
-        try:
-            default = node.get(key)
-            node[key] = value_of(text, default)
-        except (AttributeError, ValueError) as error:
-            raise UserError(
-                f"The checkpoint '{saved.place}' has '{text:.50}' for the setting {place:.100}, "
-                "which is impossible: take another checkpoint, or train again"
-            ) from error
-    cfg.VERBOSE = False
-    return cfg
 
 
 def _check_names(names: Sequence[str], clip_model: Any) -> list[str]:

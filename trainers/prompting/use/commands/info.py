@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import UserError, need, printable
+from ...plugins import load_plugins
 from ...storage.hub import START, fetch_run
 from ...storage.records import RECORD, BadRecord, read_record
 from .arguments import Parser, add_plugin, from_one, write_output
@@ -69,10 +70,12 @@ def describe(folder: str, epoch: int | None = None, plugins: list[str] | None = 
         UserError: the run is missing, its checkpoint does not say what made it, or its record
             cannot be used.
     """
-    from ..run import calibration_of, read_run
+    from ...checkpoint.saved import Saved
+    from ..run import calibration_of
 
     run = fetch_run(folder)
-    saved = read_run(run, epoch, plugins or ())
+    load_plugins(plugins or ())
+    saved = Saved.of_run(run, epoch)
     settings = {key: saved.value(key) for key in saved.settings}
     calibration = calibration_of(saved, list(saved.classnames), None)
     none = f"no --error of `predict`, as the run is not calibrated: {calibration}"

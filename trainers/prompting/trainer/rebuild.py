@@ -1,0 +1,114 @@
+"""A trained method built again from its checkpoint, without its data set."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from yacs.config import CfgNode
+
+from ..backbones import load_clip, weights_sha256
+from ..checkpoint.saved import Saved
+from ..checkpoint.settings import value_of
+from ..dassl_parts import dassl
+from ..encoders.class_text import zero_shot_template
+from ..encoders.descriptions import FILES, TEMPLATES
+from ..encoders.sides import features_width
+from ..encoders.whole import encode_sentences
+from ..errors import UserError, need, no_exit, printable
+from ..method import Method
+from ..running.precision import Precision
+from ..storage.features import differing_traits
+from .config import add_nodes, fit_images, make, settings_in
+from .repeatability import check_probe
+
+
+def rebuild(
+    saved: Saved, kind: type[Method], cfg: CfgNode, clip_model: Any, names: Sequence[str]
+) -> tuple[Method, CfgNode]:
+    """Return the trained method for class names, on the CPU, and the cfg of what it reads.
+
+    Raises:
+        UserError: it cannot be built, as `Method.load_checkpoint`, or it computes something else
+            now.
+    """
+    with no_exit(kind.__name__):
+        cfg, _ = fit_images(cfg, clip_model)
+        settings = settings_in(cfg, kind, saved.sentences)
+        method = make(kind, settings, clip_model, names, cfg.DATASET.NAME)
+    method.load_checkpoint(saved, names)
+    check_probe(saved, method, clip_model, Precision("fp32", method.device))
+    return method, cfg
+
+
+def clip_of(saved: Saved, backbone: str | None = None) -> tuple[CfgNode, Any]:
+    """Return the cfg of a run, and its CLIP.
+
+    `backbone` is its name or file, if it has moved. That of a run on features is compared with what
+    it was trained on.
+
+    Raises:
+        UserError: it has other weights, or features are not known to be of it.
+    """
+    cfg = _cfg(saved)
+    backbone = cfg.MODEL.BACKBONE.NAME = saved.backbone if backbone is None else backbone
+    sha256 = weights_sha256(backbone)
+    saved.check_weights(backbone, sha256)
+    if not cfg.DATASET.get("FEATURES", ""):
+        clip_model = load_clip(backbone)
+        return cfg, clip_model
+    cannot = f"The run in '{saved.place}' was trained on features and cannot read images, as "
+    need(
+        saved.backbone_sha256,
+        f"{cannot}it does not have the SHA-256 of their CLIP '{saved.backbone}': train again where "
+        "that CLIP is",
+    )
+    need(sha256, f"{cannot}their CLIP '{backbone}' is not here: give --backbone its file")
+    saved.check_features()
+    template, own = zero_shot_template(cfg.DATASET.NAME), next(iter(saved.features["text"]), "")
+    need(
+        own == template,
+        f"{cannot}their sentence is '{printable(own)}', not '{template}': train again on features "
+        f"with that of {cfg.DATASET.NAME}",
+    )
+    given = cfg.DATASET.SENTENCES
+    need(
+        not given or "{}" in given or given in (*TEMPLATES, *FILES),
+        f"{cannot}only the features of its sentences '{printable(given)}' are known: train again "
+        "on images, with their file",
+    )
+    clip_model = load_clip(backbone)
+    names = list(saved.features["text"][own])
+    rows = encode_sentences(clip_model, [own.replace("{}", name) for name in names]).cpu()
+    now = {
+        "width": features_width(clip_model), "normalised": False,
+        "logit_scale": float(clip_model.logit_scale.detach().exp()),
+        "text": {own: dict(zip(names, rows, strict=True))},
+    }  # fmt: skip
+    why = differing_traits(saved.features, now)
+    need(not why, f"{cannot}'{backbone}' gives others ({why}): train again on features of it")
+    cfg.INPUT.TRANSFORMS = ["normalize"]  # rows need none
+    return cfg, clip_model
+
+
+def _cfg(saved: Saved) -> CfgNode:
+    """Rebuild the cfg of a checkpoint from its settings, which are stored as repr strings.
+
+    Raises:
+        UserError: a setting is a value in place of a node, or has the wrong type.
+    """
+    cfg: CfgNode = dassl("config").get_cfg_default()
+    add_nodes(cfg)
+    for place, text in saved.settings.items():
+        *above, key = place.split(".")
+        node = cfg
+        for part in above:
+            node = node.setdefault(part, CfgNode()) if isinstance(node, CfgNode) else None
+        try:
+            default = node.get(key)
+            node[key] = value_of(text, default)
+        except (AttributeError, ValueError) as error:
+            raise UserError(
+                f"The checkpoint '{saved.place}' has '{text:.50}' for the setting {place:.100}, "
+                "which is impossible: take another checkpoint, or train again"
+            ) from error
+    cfg.VERBOSE = False
+    return cfg
