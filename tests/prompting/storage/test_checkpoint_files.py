@@ -258,3 +258,29 @@ def test_a_checkpoint_of_other_code_takes_the_settings_of_the_call(capsys):
     assert "no settings: those of this call are used" in capsys.readouterr().out
     with pytest.raises(UserError, match="no valid settings in its entry 'settings'"):
         Saved.of({"settings": {"a": 1}}).check_loaded(now, method)
+
+
+def test_what_a_resumed_run_must_share():
+    """Settings that one side lacks are of another checkout; classes and images are not."""
+    run = {"settings": {"SEED": "1", "A": "1"}, "classnames": ["a", "b"]}
+    run |= {"images": IMAGES | {"division": {"train": "x", "val": "y"}}}
+    run |= {"method": {"t": {"facts": {"digest": "1", "place": "p"}}, "buffer": ONE}}
+    changes = [
+        ({}, ""),
+        ({"settings": {"SEED": "2", "B": "3"}}, "settings (SEED 1, now 2)"),
+        ({"classnames": ["a", "c"]}, "classes (class 1 'b', now 'c')"),
+        ({"classnames": ["a"]}, "classes (classes 2, now 1; class 1 'b', now none)"),
+        ({"classnames": None}, ""),
+        ({"images": IMAGES | {"division": {"train": "x"}}}, "images (images of val: y, now none)"),
+        ({"images": IMAGES}, ""),  # of code that does not say how it divides them
+        ({"method": {"t": {"facts": {"digest": "2"}}}},
+         "prompts of its teacher (teacher t 1, now 2)"),
+        ({"method": {"t": {"facts": {"digest": "1", "place": "q"}}}}, ""),  # it was moved
+        ({"settings": {"SEED": "2"}, "classnames": ["b", "a"]},
+         "settings and classes (SEED 1, now 2; class 0 'a', now 'b'; class 1 'b', now 'a')"),
+    ]  # fmt: skip
+    then = Saved.of(run).fingerprint()
+    for change, said in changes:
+        assert differing(then, Saved.of(run | change).fingerprint()) == said
+    many = {str(k): "x" for k in range(10)}, {str(k): "y" for k in range(10)}
+    assert differing(*many).endswith("7 x, now y; and 2 more)")
