@@ -172,7 +172,11 @@ READ = {
     "comparisons": ["CLIP minus each other", "p < 0.001", "\u2212"],
     "metrics": ["\u2212ln p", "CLIP"],
     "classes": ["class 59 & <59>", "100.00"],
-    "runs": ["class 59 & <59>", "ALIGN on Emoji food, base classes, seed 1", "\u2018runs/ALIGNbase\u2019"],
+    "runs": [
+        "class 59 & <59>",
+        "ALIGN on Emoji food, base classes, seed 1",
+        "\u2018runs/ALIGNbase\u2019",
+    ],
     "overview": ["Single runs", "ALIGNbase", "75.00", "CLIP"],
 }
 
