@@ -128,6 +128,7 @@ PACKAGES = {
     "storage teacher trainer",
     "use": "advice backbones capabilities contract dassl_parts dataset_keys embedded encoders "
     "errors method node plugins prompts record running storage teacher trainer",
+    "conformance": "backbones capabilities contract errors method running step trainer use",
 }
 OF_DASSL = {"trainer", "use"}  # the only ones that know Dassl and its cfg
 AROUND = {"dassl", "yacs", "benchmark", "recipe", "train", "datasets"}

@@ -1,6 +1,6 @@
 """`check-method` finds mistakes that authors make, and passes every method of the registry.
 
-More mistakes are in `test_probes.py`, and those that runs find in `test_contract.py`,
+More mistakes are in `test_steps.py`, and those that runs find in `test_contract.py`,
 `test_contract_steps.py` and `test_again.py`.
 """
 
@@ -15,6 +15,7 @@ from benchmark.__main__ import main
 from benchmark.inspect import check_method
 from benchmark.protocols.configs import RULES, TrainerConfigs
 from trainers.prompting import Contexts, Stage, register
+from trainers.prompting.conformance import checks
 from trainers.prompting.method import METHODS
 from trainers.prompting.methods.coop import CoOp
 from trainers.prompting.trainer import repeatability
@@ -114,7 +115,7 @@ MISTAKES = {
 }  # fmt: skip
 
 
-def found(kind, file=EMOJI, folder="", pairs=None, checks=None):
+def found(kind, file=EMOJI, folder="", pairs=None):
     """Return what is wrong with a method."""
     sources = check_method.short_keys(file, kind.__name__, folder, pairs or {})
 
@@ -122,15 +123,15 @@ def found(kind, file=EMOJI, folder="", pairs=None, checks=None):
         register(kind)
         return check_method.train_briefly(sources, [])
 
-    return [why for state, _, why in check_method.lines(run) if state == "wrong"]
+    return [why for state, _, why in checks.lines(run) if state == "wrong"]
 
 
 @pytest.fixture
 def without_export(monkeypatch):
     """Leave out the export, and the step on `meta`, which take longer than all the rest."""
-    slow = check_method.check_export, check_method.check_devices
-    checks = tuple(c for c in check_method.CHECKS if c not in slow)
-    monkeypatch.setattr(check_method, "CHECKS", checks)
+    slow = checks.check_export, checks.check_devices
+    rest = tuple(c for c in checks.CHECKS if c not in slow)
+    monkeypatch.setattr(checks, "CHECKS", rest)
 
 
 QUICK = (
@@ -144,7 +145,7 @@ SHORT = [case for case in MISTAKES if case != "a condition on values"]
 
 @pytest.mark.parametrize("case", slow_but(SHORT, *QUICK))
 def test_a_mistake_is_found(tmp_path, without_export, monkeypatch, case):
-    monkeypatch.setattr(check_method, "CHECKS", check_method.CHECKS[2:])  # on the build
+    monkeypatch.setattr(checks, "CHECKS", checks.CHECKS[2:])  # on the build
     body, said = MISTAKES[case]
     name = f"Mistaken{[*MISTAKES].index(case)}"  # which Dassl's registry keeps
     wrong = found(type(name, (CoOp,), dict(body)), folder=str(tmp_path))
@@ -166,7 +167,7 @@ MMP = {
     for key in ("VISION_PROMPT_NUMBER", "TEXT_PROMPT_NUMBER", "TEXT_PROMPT_DEPTH")
 }
 BUILT_IN = sorted(name for name, m in METHODS.items() if m.__module__.startswith("trainers."))
-# A cache, a stream, stages; test_probes.py has a method with prompts.
+# A cache, a stream, stages; test_steps.py has a method with prompts.
 QUICK = ("TipAdapterF", "TDA", "TwoSFS")
 
 
@@ -192,8 +193,8 @@ def test_every_method_passes(tmp_path, without_export, monkeypatch, name):
     monkeypatch.setattr(
         repeatability, "rebuilt_apart", lambda *of: apart.update(rebuilt(*of)) or apart
     )
-    lines = [*check_method.lines(lambda: check_method.train_briefly(sources, []))]
-    assert len(lines) == 1 + len(check_method.CHECKS)
+    lines = [*checks.lines(lambda: check_method.train_briefly(sources, []))]
+    assert len(lines) == 1 + len(checks.CHECKS)
     assert not [line for line in lines if line[0] == "wrong"]
     assert set(apart.values()) == {0.0}
 

@@ -1,4 +1,4 @@
-"""Checks of `check-method` that look at how a method is built, and at single steps of it."""
+"""Checks of how a method is built, and of single steps of it."""
 
 import gc
 import math
@@ -6,7 +6,7 @@ import random
 from copy import deepcopy
 from typing import Any
 
-from trainers.prompting.errors import UserError
+from ..errors import UserError
 
 LARGEST = 20  # of a first loss, in units of that of equal logits, ln K
 TEMPERATURES = 0.2, 20.0  # the usual ones, of validation images
@@ -19,8 +19,7 @@ class Skipped(Exception):
 
 def check_clip(run: Any) -> None:
     """CLIP's weights, logit scale and normalisation are as they were loaded."""
-    from trainers.prompting import load_clip
-    from trainers.prompting.backbones import family_of
+    from ..backbones import family_of, load_clip
 
     method, own = run.method, run.trainer.clip_model.state_dict()
     fresh = load_clip(run.trainer.cfg.MODEL.BACKBONE.NAME)
@@ -51,8 +50,8 @@ def check_seeds(run: Any) -> None:
     import numpy as np
     import torch
 
-    from trainers.prompting.trainer.config import make
-    from trainers.prompting.trainer.support_set import seeded
+    from ..trainer.config import make
+    from ..trainer.support_set import seeded
 
     trainer, states = run.trainer, []
     names, dataset = trainer.dm.dataset.classnames, trainer.cfg.DATASET.NAME
@@ -90,8 +89,8 @@ def check_steps(run: Any) -> None:
     import torch
     from torch.multiprocessing.reductions import StorageWeakRef
 
-    from trainers.prompting.running.memory import State
-    from trainers.prompting.trainer.support_set import seeded
+    from ..running.memory import State
+    from ..trainer.support_set import seeded
 
     if not run.trainer.num_trained:
         raise Skipped("it trains nothing")
@@ -137,7 +136,7 @@ def _backward(run: Any, batch: Any, scale: float) -> None:
     """Write the gradients of a scaled loss, and refuse terms that `loss` leaves out."""
     import torch
 
-    from trainers.prompting.method import Method
+    from ..method import Method
 
     method = run.method.train()
     with run.trainer.precision.autocast():
@@ -163,8 +162,8 @@ def check_temperature(run: Any) -> None:
     """Its logits have the scale of logarithms of probabilities."""
     import torch
 
-    from trainers.prompting.capabilities.transductive import Transductive
-    from trainers.prompting.trainer.evaluation import fit_temperature
+    from ..capabilities.transductive import Transductive
+    from ..trainer.evaluation import fit_temperature
 
     trainer, method = run.trainer, run.method
     if method.adapts or isinstance(method, Transductive):

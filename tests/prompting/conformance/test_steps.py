@@ -10,8 +10,8 @@ import torch
 from paths import GOLDEN
 from torch import nn
 
-from benchmark.inspect import check_method, probes
 from trainers.prompting import UserError, load_clip
+from trainers.prompting.conformance import checks, steps
 from trainers.prompting.methods.coop import CoOp
 from trainers.prompting.running.precision import Precision
 from trainers.prompting.trainer.config import read_node
@@ -45,7 +45,7 @@ def run_of(kind, losses=(1.0,)):
         validation=[(images, labels)],
         parse_batch_test=lambda batch: batch,
     )
-    return check_method.Run(trainer, "", list(losses))
+    return checks.Run(trainer, "", list(losses))
 
 
 def built(make):
@@ -74,8 +74,8 @@ def frozen(self, output, batch):
     return CoOp.loss(self, output, batch)
 
 
-CLIP, SEEDS, STEPS = probes.check_clip, probes.check_seeds, probes.check_steps
-DEVICES, TEMPERATURE = probes.check_devices, probes.check_temperature
+CLIP, SEEDS, STEPS = steps.check_clip, steps.check_seeds, steps.check_steps
+DEVICES, TEMPERATURE = steps.check_devices, steps.check_temperature
 MISTAKES = {
     "PyTorch's seed": (SEEDS, built(lambda *_: torch.manual_seed(0)), "of PyTorch are the same"),
     "NumPy's seed": (SEEDS, built(lambda *_: np.random.seed(0)), "of NumPy are the same for all"),
@@ -107,7 +107,7 @@ MISTAKES = {
         DEVICES, scored(lambda m, x: x * torch.arange(1.0, 4)), "on two devices: aten.mul",
     ),
     "a parameter that is frozen in a step": (
-        check_method.check_gradients, {"loss": frozen}, "'prompt_learner.ctx' no longer requires",
+        checks.check_gradients, {"loss": frozen}, "'prompt_learner.ctx' no longer requires",
     ),
 }  # fmt: skip
 
@@ -124,13 +124,13 @@ def test_a_mistake_is_found(case):
 
 def test_a_method_without_mistakes():
     run = run_of(CoOp)
-    for check in (CLIP, SEEDS, STEPS, TEMPERATURE, DEVICES, probes.check_first_loss):
+    for check in (CLIP, SEEDS, STEPS, TEMPERATURE, DEVICES, steps.check_first_loss):
         check(run)
 
 
 def test_a_first_loss_that_is_too_large():
     with pytest.raises(UserError, match=r"The first loss is 100, above 22 \(20 ln K\)"):
-        probes.check_first_loss(run_of(CoOp, [100.0]))
+        steps.check_first_loss(run_of(CoOp, [100.0]))
 
 
 def test_logits_that_are_not_float32():
@@ -139,12 +139,12 @@ def test_logits_that_are_not_float32():
 
 
 def test_sys_exit_is_no_success():
-    ((state, _, why),) = check_method.lines(lambda: sys.exit(0))
+    ((state, _, why),) = checks.lines(lambda: sys.exit(0))
     assert state == "wrong" and why.startswith("It calls sys.exit(0), which ends the run")
 
 
 def test_a_changed_clip_ends_the_checks():
     """As what follows would blame something else."""
     kind = type("Mistaken", (CoOp,), MISTAKES["a mean"][1])
-    states = [state for state, *_ in check_method.lines(lambda: run_of(kind))]
+    states = [state for state, *_ in checks.lines(lambda: run_of(kind))]
     assert states == ["ok", "wrong"]
