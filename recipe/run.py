@@ -10,6 +10,7 @@ import torch
 from dassl.engine import build_trainer
 from dassl.utils import collect_env_info, set_random_seed, setup_logger
 
+from trainers.prompting.conformance.stamp import check_once
 from trainers.prompting.errors import UserError, by_system, no_exit, printable
 from trainers.prompting.plugins import code_of
 from trainers.prompting.record.results import peak_in_record, remove_results, write_results
@@ -48,6 +49,7 @@ def do_run(cfg, args) -> None:
             print(unread_note(cfg))
         if keys := prompts_for(args.backbone, args.config_file):
             print(f"{args.backbone}.yaml replaces for this backbone: {', '.join(keys)}")
+        checked = check_once(cfg) if trains else None
         trainer = build_trainer(cfg)  # with its data
         code = code_of(getattr(trainer, "kind", type(trainer)))
         earlier = peak_in_record(cfg) if trains else None
@@ -57,7 +59,7 @@ def do_run(cfg, args) -> None:
             cfg = getattr(trainer, "recorded_cfg", trainer.cfg)  # with the CLIP's images
             name_replaced(trainer.cfg, cfg, args)
             again = trains and trainer.start_epoch >= trainer.max_epoch  # it was only evaluated
-            write_results(cfg, trainer, code, edited, earlier if again else None)
+            write_results(cfg, trainer, code, edited, earlier if again else None, checked)
             if not (args.eval_only or cfg.DATASET.FEATURES) and hasattr(trainer, "method"):
                 print(f"Classify images with this run:\n{predict_command(cfg, trainer)}")
 
@@ -95,7 +97,7 @@ def train_or_evaluate(trainer, args, begin: Callable[[], None]) -> None:
         trainer.load_model(args.model_dir, epoch=epoch_to_load(trainer, args))
     elif args.no_train:
         return
-    if not args.eval_only and getattr(trainer, "num_trained", True):
+    if not args.eval_only and getattr(trainer, "trains", True):
         resume = trainer.before_train
 
         def before_train():

@@ -3,10 +3,10 @@
 It is trained for some steps with its emoji settings. A line each says what holds, or what to do.
 """
 
-import io
+import os
 import tempfile
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack, redirect_stdout
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -16,68 +16,23 @@ from ..cli import Parser, add_plugin
 from ..protocols.configs import CONFIGS, RULES, TrainerConfigs
 from .processes import Trainings
 
-STEPS, BATCH = 6, 4
-SHORT: dict[str, Any] = {
-    "DATASET.NUM_SHOTS": 1,
-    "DATASET.SUBSAMPLE_CLASSES": "base",
-    "DATALOADER.NUM_WORKERS": 0,
-    "DATALOADER.TRAIN_X.BATCH_SIZE": BATCH,
-    "DATALOADER.TEST.BATCH_SIZE": BATCH,
-    "OPTIM.STEPS": STEPS,
-    "OPTIM.WARMUP_EPOCH": 0,
-    "TEST.NO_TEST": True,
-}
-BY_EPOCH = {"OPTIM.STEPS": 0, "OPTIM.MAX_EPOCH": 2}  # at least as many steps
 
-
-def short(name: str) -> dict[str, Any]:
-    """Return the settings of a short training; a method that plans its steps counts epochs."""
-    from trainers.prompting.capabilities.planned import Planned
-    from trainers.prompting.method import METHODS, Method
-
-    return SHORT | (BY_EPOCH if issubclass(METHODS.get(name, Method), Planned) else {})
-
-
-def short_keys(file: Path, name: str, output: str, pairs: dict[str, str]) -> list[tuple[str, dict]]:
-    """Return the settings of a short training, as `build_cfg` takes them."""
-    of_run = {"TRAINER.NAME": name, "OUTPUT_DIR": output, "SEED": 1, "DATASET.NAME": "Emoji"}
-    keys = short(name) | of_run
-    return [(f"'{file}'", read_keys(file)), ("check-method", keys), ("the command line", pairs)]
-
-
-def train_briefly(sources: list[tuple[str, dict]], plugins: list[str]) -> Any:
-    """Build a method and train it for some steps; return the `Run`, or raise a UserError."""
-    from dassl.engine import build_trainer
-    from dassl.utils import set_random_seed
-
+def short_run(
+    file: Path, name: str, folder: str, pairs: Mapping[str, str], plugins: Sequence[str] = ()
+) -> Any:
+    """Return the short training (`conformance.short.Run`) of a method by a config file."""
     from recipe.settings import build_cfg
-    from trainers.prompting.conformance.checks import Run
+    from trainers.prompting.conformance.short import Run, short_keys, shorten
 
-    printed, shown = io.StringIO(), []
-    with redirect_stdout(printed):
-        cfg = build_cfg(sources, plugins)
-        cfg.freeze()
-        set_random_seed(cfg.SEED)
-        trainer = build_trainer(cfg)
-        trainer.test = lambda: None  # of all images; without a training it is not left out
-        step = trainer.forward_backward
-
-        def step_and_keep(batch: Any) -> dict:
-            shown.append(step(batch))
-            return shown[-1]
-
-        trainer.forward_backward = step_and_keep
-        trainer.train()
-        trainer.set_model_mode("eval")
-    return Run(trainer, printed.getvalue(), [terms["loss"] for terms in shown])
-
-
-# ------------------------------------------------------------------ the command
+    own = short_keys(name) | {"TRAINER.NAME": name, "SEED": 1, "DATASET.NAME": "Emoji"}
+    sources = (f"'{file}'", read_keys(file)), ("check-method", own), ("the command line", pairs)
+    return Run(shorten(build_cfg(sources, plugins), folder))
 
 
 def main(argv: list[str]) -> int:
     """Run `python -m benchmark check-method`; return 1 if something is wrong."""
-    from trainers.prompting.conformance.checks import lines
+    from trainers.prompting.conformance.checks import CHECKS, lines
+    from trainers.prompting.conformance.short import STEPS, short_keys
     from trainers.prompting.plugins import load_plugins
 
     parser = Parser(prog="python -m benchmark check-method", description=__doc__)
@@ -93,24 +48,34 @@ def main(argv: list[str]) -> int:
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="settings that differ")
     args = parser.parse_intermixed_args(argv)
     file = TrainerConfigs(args.config_file, tuple(args.plugin)).find(RULES, args.name, "emoji", 1)
-    pairs, wrong = read_pairs(args.opts), 0
+    pairs, wrong, runs = read_pairs(args.opts), 0, []
     load_plugins(args.plugin)
 
-    def processes(run: Any) -> Sequence[Callable]:
-        if args.quick or not run.trainer.num_trained:
-            return ()
-        flags = ["--trainer", args.name, "--seed", "1", "--config-file", str(file.absolute())]
-        flags += ["--dataset-config-file", str(CONFIGS / "datasets" / "emoji.yaml")]
-        flags += [word for name in run.trainer.cfg.TRAINER.PLUGINS for word in ("--plugin", name)]
-        flags += [str(word) for pair in (short(args.name) | pairs).items() for word in pair]
-        place = run.method.place("PREC")
-        trainings = Trainings(flags, Path(folder, "processes"), place, STEPS)
-        last.callback(trainings.close)
-        return trainings.check_resumed, trainings.check_half
+    def build() -> Any:
+        runs.append(short_run(file, args.name, folder, pairs, args.plugin))
+        return runs[0]
 
-    with tempfile.TemporaryDirectory() as folder, ExitStack() as last:
-        sources = short_keys(file, args.name, folder, pairs)
-        for state, title, why in lines(lambda: train_briefly(sources, args.plugin), processes):
+    def checks() -> Iterator[Callable]:
+        if args.quick or not runs[0].trainer.num_trained:
+            yield from CHECKS
+            return
+        words = ["--trainer", args.name, "--seed", "1", "--config-file", str(file.absolute())]
+        words += ["--dataset-config-file", str(CONFIGS / "datasets" / "emoji.yaml")]
+        words += [word for name in args.plugin for word in ("--plugin", absolute(name))]
+        words += [str(word) for pair in (short_keys(args.name) | pairs).items() for word in pair]
+        place = runs[0].method.place("PREC")
+        with closing(Trainings(words, Path(folder, "processes"), place, STEPS)) as trainings:
+            yield from CHECKS
+            yield trainings.check_resumed
+            yield trainings.check_half
+
+    with tempfile.TemporaryDirectory() as folder:
+        for state, title, why in lines(build, checks()):
             wrong += state == "wrong"
             print(f"{state:6s} {title}{why and ': '}{why}", flush=True)
     return int(wrong > 0)
+
+
+def absolute(plugin: str) -> str:
+    """Return the name of a plug-in as processes in another folder find it."""
+    return os.path.abspath(plugin) if plugin.endswith(".py") else plugin

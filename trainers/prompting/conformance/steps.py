@@ -1,81 +1,61 @@
-"""Checks of how a method is built, and of single steps of it."""
+"""Checks of training steps: gradients, terms of the loss, devices."""
 
 import gc
 import math
-import random
 from copy import deepcopy
 from typing import Any
 
+import torch
+import torch.nn.functional as F
+from torch.multiprocessing.reductions import StorageWeakRef
+
+from ..contract import tensors_below
 from ..errors import UserError
+from ..method import Batch, Method
+from .findings import Note, Skipped, Slow
+from .meta import step_on_meta
+from .short import Run
 
+NOTES = ("No gradient reaches", "No gradient comes from")  # what a run prints about its first step
 LARGEST = 20  # of a first loss, in units of that of equal logits, ln K
-TEMPERATURES = 0.2, 20.0  # the usual ones, of validation images
-SCALE = 4.0  # of a loss
+SCALE = 65_536.0  # of a loss: the largest that half precision takes
+CERTAIN = 20.0  # a logit beside which others do not count
+ROUNDING = 1e-2  # of gradients, relative to the largest
 
 
-class Skipped(Exception):
-    """Says why a check does not concern a method."""
-
-
-def check_clip(run: Any) -> None:
-    """CLIP's weights, logit scale and normalisation are as they were loaded."""
-    from ..backbones import family_of, load_clip
-
-    method, own = run.method, run.trainer.clip_model.state_dict()
-    fresh = load_clip(run.trainer.cfg.MODEL.BACKBONE.NAME)
-    for name, value in fresh.state_dict().items():
-        if name not in own or not value.to(own[name]).equal(own[name]):
-            raise UserError(
-                f"It has changed '{name}' of CLIP, which other methods and teachers share: return "
-                "additions from `blocks`, or change a deepcopy"
-            )
-    scale = fresh.logit_scale.detach().exp()
-    given = getattr(method.settings, "SCALE", 0)
-    if "logit_scale" in dict(method.named_parameters()) or not (
-        given or method.logit_scale.isclose(scale)
-    ):
-        raise UserError(
-            "It has replaced `logit_scale`, of which checkpoints hold nothing: change it with "
-            "`set_scale` by a key SCALE, or learn a parameter of another name"
-        )
-    if (method.mean, method.std) != family_of(fresh)[1:3]:
-        raise UserError(
-            "It has replaced `mean` or `std`, but images are normalised by those of the CLIP: set "
-            "INPUT.PIXEL_MEAN and INPUT.PIXEL_STD"
-        )
-
-
-def check_seeds(run: Any) -> None:
-    """Random numbers after `build` are those of the run's seed."""
-    import numpy as np
-    import torch
-
-    from ..trainer.config import make
-    from ..trainer.support_set import seeded
-
-    trainer, states = run.trainer, []
-    names, dataset = trainer.dm.dataset.classnames, trainer.cfg.DATASET.NAME
-    for seed in (1, 2):
-        with seeded(seed):
-            make(type(run.method), run.method.settings, trainer.clip_model, names, dataset)
-            states.append(
-                {
-                    "PyTorch": torch.get_rng_state().numpy().tobytes(),
-                    "NumPy": np.random.get_state(legacy=False)["state"]["key"].tobytes(),
-                    "Python": random.getstate(),
-                }
-            )
-    if same := [name for name, state in states[0].items() if state == states[1][name]]:
-        raise UserError(
-            f"After `build` the random numbers of {same[0]} are the same for all seeds of runs: "
-            "draw from a generator of your own, torch.Generator().manual_seed(n)"
-        )
-
-
-def check_first_loss(run: Any) -> None:
-    """The first loss is not far above that of equal logits."""
-    if not run.losses:
+def needs_training(run: Run) -> None:
+    """Skip a check of steps for a method that trains nothing."""
+    if not run.trainer.num_trained:
         raise Skipped("it trains nothing")
+
+
+def check_gradients(run: Run) -> None:
+    """Gradients reach what is learned, and nothing else.
+
+    Finds a term of a loss that is detached.
+    """
+    notes = [line for line in run.printed.splitlines() if line.startswith(NOTES)]
+    if notes:
+        raise UserError(notes[0])
+    own = run.method.learned()
+    stopped = [name for name, p in own.items() if not p.requires_grad]
+    if stopped and len(list(run.method.stages())) == 1:
+        raise UserError(
+            f"'{stopped[0]}' no longer requires a gradient after the training, so that its last "
+            "steps have not trained it: freeze parameters in `build`, or name them in `stages`"
+        )
+    learned = {id(p) for p in own.values()}
+    for place, value in tensors_below(run.method):
+        if value.is_leaf and value.grad is not None and id(value) not in learned:
+            raise UserError(f"'{place}' has a gradient but is not learned: detach what it enters")
+
+
+def check_first_loss(run: Run) -> None:
+    """The first loss is not far above that of equal logits.
+
+    Finds cosines that are multiplied by the scale twice.
+    """
+    needs_training(run)
     most = LARGEST * math.log(run.method.num_classes)
     if float(run.losses[0]) > most:
         raise UserError(
@@ -84,41 +64,57 @@ def check_first_loss(run: Any) -> None:
         )
 
 
-def check_steps(run: Any) -> None:
-    """A step reaches all terms of its loss, follows their scale, and frees its images."""
-    import torch
-    from torch.multiprocessing.reductions import StorageWeakRef
+def check_terms(run: Run) -> None:
+    """All terms with a gradient are in the `loss` that is minimised.
 
-    from ..running.memory import State
-    from ..trainer.support_set import seeded
+    Finds `{"loss": ce, "far": far}`.
+    """
+    needs_training(run)
+    if type(run.method).backward is not Method.backward:
+        raise Skipped("it takes terms by itself (`backward`)")
+    parts = run.in_step(lambda method, output, batch: method.loss(output, batch))
+    if not (isinstance(parts, dict) and "loss" in parts and parts["loss"].requires_grad):
+        return
+    learn = {key: x for key, x in parts.items() if key != "loss" and x.requires_grad}
+    reached = torch.autograd.grad(
+        parts["loss"], [*learn.values()], allow_unused=True
+    ) if learn else ()  # fmt: skip
+    for key, gradient in zip(learn, reached, strict=True):
+        if gradient is None:
+            raise UserError(
+                f"The term '{key}' has a gradient, but `loss` is not computed from it: add "
+                "that tensor to `loss`, or `detach` it if it is only shown"
+            )
 
-    if not run.trainer.num_trained:
-        raise Skipped("it trains nothing")
-    method, given = run.method, _batch(run)
-    places, gradients = [], []
-    for scale in (1.0, SCALE):
-        views = [view.clone() for view in given.views]
-        places.append([StorageWeakRef(view.untyped_storage()) for view in views])
-        state, start = State(method), {p: p.detach().clone() for p in method.learned().values()}
-        method.zero_grad()
-        try:
-            with seeded(0):
-                _backward(run, given._replace(views=views), scale)
-        finally:
-            method.eval()
-        state.restore()
-        for p, value in start.items():  # `backward` may set them, as that of HiCroPL does
-            p.data.copy_(value)
-        del views
-        kept = [p.grad.clone() for p in method.learned().values() if p.grad is not None]
-        gradients.append(torch.cat([x.flatten() for x in kept]))
-        method.zero_grad()
-    once, more = gradients
-    if not (SCALE * once - more).abs().max() <= 1e-2 * more.abs().max():
+
+def check_scale(run: Run) -> None:
+    """Gradients follow the scale of the loss, up to that of half precision.
+
+    Finds `clip_grad_norm_` of scaled gradients in `backward`.
+    """
+    needs_training(run)
+    batch = run.step_batch()
+    once, more = (torch.cat([g.flatten() for g in run.step(batch, s)]) for s in (1.0, SCALE))
+    if not (SCALE * once - more).abs().max() <= ROUNDING * more.abs().max():
         raise UserError(
             "`backward` does not multiply gradients by its scale, without which those of half "
-            "precision vanish: call `scale(loss).backward()` for each loss"
+            "precision vanish: call `scale(loss).backward()` for each loss, and change gradients "
+            "only in ways that do not depend on their size"
         )
+
+
+def check_freed(run: Run) -> None:
+    """A step frees its images.
+
+    Finds a list of the images of all steps.
+    """
+    needs_training(run)
+    given, places = run.step_batch(), []
+    for _ in range(2):  # a method may keep those of the last step
+        views = [view.clone() for view in given.views]
+        places.append([StorageWeakRef(view.untyped_storage()) for view in views])
+        run.step(given._replace(views=views))
+        del views
     if not all(place.expired() for place in places[0]):
         gc.collect()
     if not all(place.expired() for place in places[0]):
@@ -128,76 +124,93 @@ def check_steps(run: Any) -> None:
         )
 
 
-def _batch(run: Any) -> Any:
-    return run.trainer.batch_of(next(iter(run.trainer.train_loader_x)))
+def check_labels(run: Run) -> None:
+    """The loss falls where the logit of the label rises, also from a wrong and certain one.
 
+    Finds labels that are shifted by one, and a softmax before the cross-entropy.
+    """
+    needs_training(run)
+    if run.method.unlabelled:
+        raise Skipped("its images have no labels (`unlabelled`)")
 
-def _backward(run: Any, batch: Any, scale: float) -> None:
-    """Write the gradients of a scaled loss, and refuse terms that `loss` leaves out."""
-    import torch
+    def slopes(method: Method, output: Any, batch: Batch) -> list[torch.Tensor | None]:
+        right = batch.labels[:, None]
+        wrong = CERTAIN * F.one_hot((batch.labels + 1) % method.num_classes, method.num_classes)
+        found = []
+        for logits in (output.logits, wrong.float().requires_grad_()):
+            total, gradient = method.terms(output._replace(logits=logits), batch)["loss"], None
+            if logits.requires_grad and total.requires_grad:
+                (gradient,) = torch.autograd.grad(
+                    total, logits, allow_unused=True, retain_graph=True
+                )
+            found.append(None if gradient is None else gradient.gather(1, right))
+        return found
 
-    from ..method import Method
-
-    method = run.method.train()
-    with run.trainer.precision.autocast():
-        output = method.output(batch.images)
-        parts = method.loss(output, batch)
-        own = type(method).backward is not Method.backward  # it may take terms by themselves
-        if not own and isinstance(parts, dict) and "loss" in parts and parts["loss"].requires_grad:
-            learn = {key: x for key, x in parts.items() if key != "loss" and x.requires_grad}
-            reached = torch.autograd.grad(
-                parts["loss"], [*learn.values()], retain_graph=True, allow_unused=True
-            ) if learn else ()  # fmt: skip
-            for key, gradient in zip(learn, reached, strict=True):
-                if gradient is None:
-                    raise UserError(
-                        f"The term '{key}' has a gradient, but `loss` is not computed from it: add "
-                        "that tensor to `loss`, or `detach` it if it is only shown"
-                    )
-        terms = method.terms(output, batch)
-    method.backward(terms, lambda loss: scale * loss)
-
-
-def check_temperature(run: Any) -> None:
-    """Its logits have the scale of logarithms of probabilities."""
-    import torch
-
-    from ..capabilities.transductive import Transductive
-    from ..trainer.evaluation import fit_temperature
-
-    trainer, method = run.trainer, run.method
-    if method.adapts or isinstance(method, Transductive):
-        raise Skipped("it adapts to the test images")
-    if trainer.validation is None:
-        raise Skipped("there are no validation images")
-    if method.searches:
-        raise Skipped("it chooses settings by its accuracy on the validation images")
-    logits, labels = [], []
-    for batch in trainer.validation:  # one image of each class
-        images, label = trainer.parse_batch_test(batch)
-        with torch.no_grad(), trainer.precision.autocast():
-            logits.append(method.predict(images).logits.double())
-        labels.append(label)
-    found = fit_temperature(torch.cat(logits).cpu().numpy(), torch.cat(labels).cpu().numpy())
-    low, high = TEMPERATURES
-    if not low <= found <= high:
+    usual, certain = run.in_step(slopes)
+    if usual is None or not usual.any():
+        raise Skipped("its loss does not read the logits")
+    if (usual < 0).float().mean() < 0.5:
         raise UserError(
-            f"The temperature that fits its logits is {found:.2g}, not between {low} and {high:g}: "
-            "multiply cosines by `logit_scale`, once"
+            "The loss rises with the logits of the labels: compare logits (B, K) with "
+            "`batch.labels`, as they are"
+        )
+    if certain is not None and certain.abs().max() * len(certain) < 1e-3:
+        raise Note(
+            "The loss hardly changes for images that are classified wrongly with certainty: "
+            "`F.cross_entropy` takes logits, not probabilities"
         )
 
 
-def check_devices(run: Any) -> None:
-    """A step reads no value, and mixes no devices."""
-    from .meta import step_on_meta
+def check_mean(run: Run) -> None:
+    """The loss is a mean over the images of a batch.
 
-    trainer = run.trainer
-    method, clip_model = deepcopy((run.method, trainer.clip_model))
-    try:
-        step_on_meta(method, clip_model, _batch(run))
-    except (NotImplementedError, RuntimeError) as error:
+    Finds `reduction="sum"`.
+    """
+    needs_training(run)
+    batch = run.step_batch()
+    index = None if batch.index is None else torch.cat([batch.index] * 2)
+    twice = Batch([torch.cat([x, x]) for x in batch.views], torch.cat([batch.labels] * 2), index)
+    once, both = (
+        float(run.in_step(lambda m, output, b: m.terms(output, b)["loss"], b).detach())
+        for b in (batch, twice)
+    )
+    if 1.9 < both / once < 2.1:
+        raise Note(
+            "The loss is a sum over the images of a batch, so that OPTIM.LR depends on "
+            "DATALOADER.TRAIN_X.BATCH_SIZE: take the mean"
+        )
+
+
+def check_used(run: Run) -> None:
+    """What is trained enters the evaluation.
+
+    Finds text features that `build` computes, or that are kept from an evaluation before.
+    """
+    needs_training(run)
+    if run.before is None:
+        raise Skipped("there is nothing to compare before it has its support")
+    if run.before.equal(run.predict(run.validation)):
         raise UserError(
-            f"A step reads the value of a tensor, for which an accelerator must wait, or mixes "
-            f"devices ({' '.join(str(error).split())[:150]}): compute with tensors, made on the "
-            "device of the images"
+            "Logits of evaluations are the same before and after the training, so that they do "
+            "not depend on what it trains: compute them from the contexts and parameters of now"
+        )
+
+
+def check_devices(run: Run) -> None:
+    """A step reads no value, and mixes no devices.
+
+    Finds `.item()`, and tensors that are made on the CPU.
+    """
+    method, clip_model = deepcopy((run.method, run.trainer.clip_model))
+    try:
+        step_on_meta(method, clip_model, run.step_batch())
+    except (NotImplementedError, RuntimeError) as error:
+        why = " ".join(str(error).split())[:150]
+        if "two devices" in why:
+            raise UserError(
+                f"A step mixes devices ({why}): make tensors on the device of the images"
+            ) from error
+        raise Slow(
+            f"A step reads the value of a tensor, for which an accelerator must wait ({why}): "
+            "compute with tensors"
         ) from error

@@ -44,7 +44,12 @@ def peak_in_record(cfg) -> float | None:
 
 
 def write_results(
-    cfg, trainer, code=None, edited: Sequence[str] = (), earlier_peak: float | None = None
+    cfg,
+    trainer,
+    code=None,
+    edited: Sequence[str] = (),
+    earlier_peak: float | None = None,
+    checked: str | None = None,
 ) -> None:
     """Write the predictions of the trainer's last evaluation, then `results.json`.
 
@@ -55,6 +60,7 @@ def write_results(
         code: hashes of the code of a trainer that is not of this project (`plugins.code_of`).
         edited: those files of it that were edited since the training began.
         earlier_peak: the peak memory of a training that had ended before, in MiB.
+        checked: how the method of a plug-in was checked before the run (`conformance`).
 
     Raises:
         OSError: as the system says.
@@ -121,6 +127,7 @@ def write_results(
         "git": git_commit(),
         "code": facts.code if facts else code,
         "edited": [*((facts.edited or ()) if facts else edited)],
+        "checked": checked,
     }
     if not hasattr(trainer, "method"):
         unmeasured = [key for key in ("train_seconds", "test_seconds") if not record[key]]

@@ -37,6 +37,7 @@ from .checks import (
     check_optimised,
     check_unlabelled,
     note_alike,
+    updates_buffers,
 )
 from .config import fit_images, make, resolve, settings_in
 from .detection import Detection
@@ -46,7 +47,7 @@ from .feature_rows import OF_DATA, read_rows
 from .layout import PublicLayout
 from .original_dassl import readable
 from .planned import count_planned, planned_loader
-from .repeatability import check_first, check_probe, check_rebuilt, check_second, probe
+from .repeatability import check_first, check_rebuilt
 from .schedule import FirstBatches, epochs, steps
 from .settings import as_trained
 from .stages import Stages
@@ -90,7 +91,6 @@ class PromptTrainer(TrainerX):
     predictions: Predictions | None = None
     test_results: dict[str, float]
     recorder: Recorder | None = None  # of the evaluation in progress
-    repeated = False  # True after its first batch
     classified: Output | None = None  # of its batch, if classified together with others
 
     # ------------------------------------------------------------------ build
@@ -160,6 +160,7 @@ class PromptTrainer(TrainerX):
             self.alike = note_alike(self.method, classnames, cfg.MODEL.BACKBONE.NAME)
         trained = [p for p in self.method.learned().values() if kind.trains]
         self.num_trained = sum(p.numel() for p in trained)
+        self.trains = bool(trained) or updates_buffers(kind)
         print(f"Trained parameters: {self.num_trained:,}")
         if trained and not lacks_teacher(self.method):  # else it is only evaluated
             budget, file = cfg.TRAINER.MEMORY_BUDGET, cfg.DATASET.get("FEATURES", "")
@@ -171,7 +172,7 @@ class PromptTrainer(TrainerX):
         self.untrained = self.loaded is None
         self.facts = facts_of_run(cfg, self.method, data, self.precision, self.loaded)
         self.optim = self.sched = None
-        if self.num_trained:
+        if self.trains:
             self.stages = Stages(self.method, cfg.OPTIM, self.epoch_steps)
             self.optim, self.sched = self.stages.optimizer(step=0)
         layout = PublicLayout(self.method)  # what checkpoints hold
@@ -193,14 +194,12 @@ class PromptTrainer(TrainerX):
         self.untrained, self.loaded = False, None
         if self.cfg.TEST.RECORD:
             remove_results(self.cfg)
-        if self.num_trained:
+        if self.trains:
             super().train()
             return save_calibration(self, self._folder(self.output_dir))
         print(f"{type(self).__name__} has nothing to train: evaluating")
         take_support(self, anew=True)
         take_validation(self)
-        if is_foreign(self.kind):
-            self.facts = replace(self.facts, probe=probe(self.method, self.precision))
         self.test()
         if self.output_dir:
             self.save_model(-1, self.output_dir)  # for `load_run`
@@ -283,11 +282,9 @@ class PromptTrainer(TrainerX):
         if epoch == self.max_epoch:
             take_validation(self)
         first = self.rebuilt_in != self.stages.current
-        if is_foreign(self.kind):
-            self.facts = replace(self.facts, probe=probe(self.method, self.precision))
-            if first or epoch == self.max_epoch:
-                check_rebuilt(self, self.facts.probe)
-                self.rebuilt_in = self.stages.current
+        if is_foreign(self.kind) and (first or epoch == self.max_epoch):
+            check_rebuilt(self)
+            self.rebuilt_in = self.stages.current
         self.watch.check_learned(self.method, epoch)
         super().after_epoch()
         every = self.cfg.TRAIN.CHECKPOINT_FREQ
@@ -327,7 +324,7 @@ class PromptTrainer(TrainerX):
         """Resume as Dassl does, with all that `save_model` saves; raises as `check_checkpoint`."""
         folder = self._folder(directory)
         last = marked_epoch(folder) * self.epoch_steps - 1
-        if self.num_trained and last > 0 and self.stages.at(last):
+        if self.trains and last > 0 and self.stages.at(last):
             self._enter_stage(last)  # whose optimiser is in the checkpoint
         with readable():
             epoch = super().resume_model_if_exist(directory)
@@ -336,8 +333,6 @@ class PromptTrainer(TrainerX):
                 self.check_checkpoint(read_checkpoint(checkpoint_file(folder, epoch)), folder)
             self.facts = self.resumed.continue_facts(self.facts, folder)
             self.planned = self.resumed.restore(self.method, self.precision, folder)
-            if not self.facts.edited:  # the edits were accepted
-                check_probe(self.resumed, self.method, self.clip_model, self.precision, True)
         return epoch
 
     @property
@@ -364,7 +359,7 @@ class PromptTrainer(TrainerX):
                 `load_model`), or the logits of an image are not finite.
         """
         need(
-            not (self.untrained and (self.num_trained or self.method.support_passes)),
+            not (self.untrained and (self.trains or self.method.support_passes)),
             "The prompts were neither trained nor loaded: call `trainer.load_model(folder)` in "
             "train.py before `trainer.test()`, or give MODEL.INIT_WEIGHTS the checkpoint; "
             "`load_model('')` evaluates them as they are initialised",
@@ -374,7 +369,7 @@ class PromptTrainer(TrainerX):
             self.recorder = Recorder(self, split or self.cfg.TEST.SPLIT)
         self.detection.begin(split)
         self.method.reset()
-        self.repeated, self.test_results, self.attacked = False, {}, {}
+        self.test_results, self.attacked = {}, {}
         result = super().test(split)
         self.test_results = self.test_results or {"accuracy": result}
         self.watch.check_logits()
@@ -403,9 +398,6 @@ class PromptTrainer(TrainerX):
         with self.precision.autocast():
             with first_use(self.method):
                 output = self.classified or self.method.predict(input)
-            if not (self.repeated or self.classified) and is_foreign(self.kind):
-                check_second(self.method, input, output.logits)
-            self.repeated = True
             if self.recorder is not None:
                 self.recorder.add(output)
         self.detection.see(self.method, output)
@@ -442,5 +434,4 @@ class PromptTrainer(TrainerX):
         self.facts = saved.continue_facts(self.facts, self._folder(directory))
         saved.check_unseen(self.dm.dataset, self.cfg.TEST.SPLIT)
         self.method.load_checkpoint(saved, self.dm.dataset.classnames)
-        check_probe(saved, self.method, self.clip_model, self.precision)
         self.untrained, self.loaded = False, saved

@@ -20,13 +20,11 @@ from ..method import METHODS, Method, Output, find_method
 from ..node import clean
 from ..plugins import load_plugins
 from ..record.calibration import Answer, Calibration, check_error
-from ..running.precision import Precision
 from ..storage.checkpoints import find_checkpoint
 from ..storage.features import differing_traits
 from ..storage.hub import fetch_run
 from ..storage.saved import Saved
 from ..trainer.config import add_nodes, fit_images, make, settings_in
-from ..trainer.repeatability import check_probe
 from ..trainer.settings import value_of
 from ..trainer.views import draft_of, plain_transform, views_by_content
 
@@ -168,7 +166,6 @@ def load_run(
             kind, settings_in(cfg, kind, saved.sentences), clip_model, names, cfg.DATASET.NAME
         )
     method.load_checkpoint(saved, names)
-    check_probe(saved, method, clip_model, Precision("fp32", method.device))
     plain = plain_transform(cfg)
     return Run(
         method.eval().requires_grad_(False),
