@@ -14,6 +14,7 @@ from trainers.prompting.conformance.predictions import check_export, check_kept
 from trainers.prompting.conformance.steps import check_devices
 from trainers.prompting.method import METHODS
 from trainers.prompting.methods.coop import CoOp
+from trainers.prompting.plugins import load_plugins
 from trainers.prompting.trainer import repeatability
 
 EMOJI = ROOT / "configs" / "trainers" / "CoOp" / "emoji.yaml"
@@ -72,6 +73,7 @@ MMP = {
 }
 BUILT_IN = sorted(name for name, m in METHODS.items() if m.__module__.startswith("trainers."))
 # A cache, a stream, stages; test_mistakes.py has a method with prompts.
+EXAMPLES = {name: ROOT / "examples" / name / "emoji.yaml" for name in ("ATPrompt", "DePT")}
 FAST = ("TipAdapterF", "TDA", "TwoSFS")
 
 
@@ -85,10 +87,14 @@ def settings_of(name, tmp_path):
         teacher = str(tmp_path / "teacher")
         check_method.short_run(file, "PromptSRC", teacher, {}).train()
         pairs = {"TRAINER.PROMPTKD.TEACHER": teacher}
-    return TrainerConfigs().find(RULES, name, "emoji", 1), pairs
+    of_plugin = name in EXAMPLES
+    file = EXAMPLES[name] if of_plugin else TrainerConfigs().find(RULES, name, "emoji", 1)
+    if of_plugin:
+        load_plugins([str(ROOT / "examples" / f"{name.lower()}.py")])
+    return file, pairs
 
 
-@pytest.mark.parametrize("name", slow_but(BUILT_IN, *FAST))
+@pytest.mark.parametrize("name", slow_but([*BUILT_IN, *EXAMPLES], *FAST))
 def test_every_method_passes(tmp_path, monkeypatch, name):
     """Built again from its state, it computes the same bits."""
     file, pairs = settings_of(name, tmp_path)

@@ -147,10 +147,11 @@ def check_order(run: Run) -> None:
     of_own_classes(run)
     if isinstance(run.method, Transductive):
         raise Skipped("it classifies all images together (`Transductive`)")
-    images, method = run.batches[0], run.for_classes(names[::-1])
-    method.own_classes = run.method.own_classes
+    images, other = run.batches[0], run.for_classes(names[::-1])
+    with run.as_other_classes():
+        logits = run.predict(images)
     alike(
-        run.predict(images), [run.predict(images, method).flip(1)],
+        logits, [run.predict(images, other).flip(1)],
         "gives classes other logits if their names come in another order: keep the order of "
         "`classnames`, and let nothing depend on the number of a class",
     )  # fmt: skip
@@ -168,13 +169,10 @@ def check_union(run: Run) -> None:
     except UserError as error:
         raise Skipped(str(error)) from None
     images, others = run.batches[0], data.other_classnames
-    own_classes = method.own_classes
-    if own_classes:
-        method.own_classes = False  # classes of the training are scored otherwise
-    output = run.output(images)
+    with run.as_other_classes():
+        output = run.output(images)
     with torch.no_grad(), run.precision.autocast():
         theirs = run.for_classes(others).from_features(output.image).logits
-    method.own_classes = own_classes
     whole = run.predict(images, run.for_classes([*data.classnames, *others]))
     alike(
         whole, [torch.cat([output.logits, theirs], 1)],
