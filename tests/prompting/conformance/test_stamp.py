@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import tiny
+from cases import slow_but
 from yacs.config import CfgNode
 
 import train
@@ -184,7 +185,7 @@ SPLITS = {  # how names are numbered
 }
 
 
-@pytest.mark.parametrize("name", SPLITS)
+@pytest.mark.parametrize("name", slow_but(SPLITS, "OfASet"))  # each starts a process
 def test_the_split_of_a_data_set(tmp_path, checked, capsys, name):
     names, number, said = SPLITS[name]
     arguments = tiny.arguments(tmp_path, "CoOp", None, 1)

@@ -5,6 +5,7 @@ import json
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, redirect_stdout
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,20 @@ BY_EPOCH = {"OPTIM.STEPS": 0, "OPTIM.MAX_EPOCH": 2}  # at least as many steps
 Images = torch.Tensor | list[torch.Tensor]  # of a batch; of several views a list
 
 
+@cache
+def first_images() -> dict[str, list[tuple[bytes, str, str]]]:
+    """Return the first image of each embedded class, with its path and class, by part."""
+    found = {}
+    with zipfile.ZipFile(IMAGES) as file:
+        for part, rows in json.loads(file.read("split_emoji.json")).items():
+            first = {label: (path, name) for path, label, name in reversed(rows)}
+            found[part] = [
+                (file.read(f"images/{path}"), path.replace("/", "_"), name)
+                for _, (path, name) in sorted(first.items())
+            ]
+    return found
+
+
 @DATASET_REGISTRY.register()
 class OneOfEach(DatasetBase):
     """An embedded image of each base class for training, and one for validation, in ROOT.
@@ -46,32 +61,28 @@ class OneOfEach(DatasetBase):
 
     def __init__(self, cfg: CfgNode):
         self.root = Path(cfg.DATASET.ROOT)
-        with zipfile.ZipFile(IMAGES) as file:
-            split = json.loads(file.read("split_emoji.json"))
-        first: dict[str, list[Datum]] = {}
-        for part, rows in split.items():
-            by_label = {label: (path, name) for path, label, name in reversed(rows)}
-            first[part] = [
-                Datum(str(self.root / "images" / path), label, 0, name)
-                for label, (path, name) in sorted(by_label.items())
-            ]
+        self.root.mkdir(parents=True, exist_ok=True)
+        first = {
+            part: [Datum(str(self.root / path), k, 0, name) for k, (_, path, name) in enumerate(of)]
+            for part, of in first_images().items()
+        }
         half = -(-len(first["train"]) // 2)
         self.other_classnames = [item.classname for item in first["train"][half:]]
         self.validation = first["val"][:half]
-        self._write([*first["train"], *self.validation])
+        self._write("train")
+        self._write("val")
         super().__init__(
             train_x=first["train"][:half], train_u=first["train"], val=self.validation,
             test=first["test"][: 2 * BATCH],
         )  # fmt: skip
 
-    def _write(self, items: Sequence[Datum]) -> None:
-        with zipfile.ZipFile(IMAGES) as file:
-            for item in items:
-                file.extract(Path(item.impath).relative_to(self.root).as_posix(), self.root)
+    def _write(self, part: str) -> None:
+        for content, path, _ in first_images()[part]:
+            (self.root / path).write_bytes(content)
 
     def write_tests(self) -> None:
         """Write the test images, which nothing may read before."""
-        self._write(self.test)
+        self._write("test")
 
 
 def short_keys(name: str) -> dict[str, Any]:
