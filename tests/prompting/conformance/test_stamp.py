@@ -1,12 +1,16 @@
 """Runs of a plug-in check its method once for its code and keys, and say so."""
 
 import json
+import os
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import pytest
 import tiny
 from cases import slow_but
+from paths import ROOT
 from yacs.config import CfgNode
 
 import train
@@ -196,3 +200,34 @@ def test_the_split_of_a_data_set(tmp_path, checked, capsys, name):
     assert code == (2 if said else 0)
     if said:
         assert said in capsys.readouterr().err.strip().splitlines()[-1]
+
+
+ALONE = """
+from dassl.config import get_cfg_default
+from trainers.prompting import extend_cfg
+from trainers.prompting.conformance import stamp
+from trainers.prompting.plugins import load_plugins
+
+stamp.STAMPS = stamp.Path("stamps")
+load_plugins(["lonely_plugin.py"])
+cfg = get_cfg_default()
+extend_cfg(cfg)
+cfg.TRAINER.NAME, cfg.TRAINER.PLUGINS = "Lonely", ["lonely_plugin.py"]
+cfg.DATASET.NAME, cfg.OPTIM.NAME = "OneOfEach", "sgd"
+print(stamp.check_once(cfg))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.processes
+def test_only_the_package_is_needed(tmp_path):
+    """No config files, data sets or launcher are there."""
+    write(tmp_path / "alone", "Lonely")
+    (tmp_path / "alone" / "trainers").mkdir()
+    (tmp_path / "alone" / "trainers" / "prompting").symlink_to(ROOT / "trainers" / "prompting")
+    path = os.pathsep.join([str(tmp_path / "alone"), str(ROOT / "dassl-lite")])
+    done = subprocess.run(
+        [sys.executable, "-c", ALONE], cwd=tmp_path / "alone", capture_output=True, text=True,
+        check=True, env={**os.environ, "PYTHONPATH": path, "HOME": str(tmp_path)},
+    )  # fmt: skip
+    assert done.stdout.splitlines()[-1] == "with the run's keys", done.stdout

@@ -147,11 +147,11 @@ def check_order(run: Run) -> None:
     of_own_classes(run)
     if isinstance(run.method, Transductive):
         raise Skipped("it classifies all images together (`Transductive`)")
+    if run.method.own_classes is not None:
+        raise Skipped("it scores the classes of its training in another way (`own_classes`)")
     images, other = run.batches[0], run.for_classes(names[::-1])
-    with run.as_other_classes():
-        logits = run.predict(images)
     alike(
-        logits, [run.predict(images, other).flip(1)],
+        run.predict(images), [run.predict(images, other).flip(1)],
         "gives classes other logits if their names come in another order: keep the order of "
         "`classnames`, and let nothing depend on the number of a class",
     )  # fmt: skip
@@ -169,8 +169,10 @@ def check_union(run: Run) -> None:
     except UserError as error:
         raise Skipped(str(error)) from None
     images, others = run.batches[0], data.other_classnames
-    with run.as_other_classes():
-        output = run.output(images)
+    own_classes = method.own_classes
+    method.own_classes = own_classes and False  # classes of the training are scored otherwise
+    output = run.output(images)
+    method.own_classes = own_classes
     with torch.no_grad(), run.precision.autocast():
         theirs = run.for_classes(others).from_features(output.image).logits
     whole = run.predict(images, run.for_classes([*data.classnames, *others]))

@@ -3,8 +3,8 @@
 import io
 import json
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext, redirect_stdout
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext, redirect_stdout, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -180,7 +180,8 @@ class Run:
             torch.set_rng_state(self._random)
             self.validation = trainer.parse_batch_test(next(iter(trainer.validation)))[0]
             if trainer.num_trained and not method.support_passes:
-                self.before = self.predict(self.validation, method.eval())
+                with suppress(Exception):  # `begin_stage` may make what predictions need
+                    self.before = self.predict(self.validation, method.eval())
                 method.train()
             trainer.train()
         self.read_tests()
@@ -223,16 +224,6 @@ class Run:
         trainer = self.trainer
         place = trainer.clip_model, trainer.dm.dataset.classnames, names, trainer.cfg.DATASET.NAME
         return for_classes(self.method, *place)
-
-    @contextmanager
-    def as_other_classes(self) -> Iterator[None]:
-        """Let the method score the classes of its training as it does others."""
-        before, method = self.method.own_classes, self.method
-        method.own_classes = before and False
-        try:
-            yield
-        finally:
-            method.own_classes = before
 
     @torch.no_grad()
     def output(self, images: Images, method: Method | None = None) -> Output:

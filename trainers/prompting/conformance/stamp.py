@@ -43,7 +43,8 @@ def check_once(cfg: CfgNode) -> str | None:
     kind, data = METHODS.get(cfg.TRAINER.NAME), DATASET_REGISTRY.get(cfg.DATASET.NAME)
     if not cfg.TRAINER.PLUGINS:
         return None
-    if data.__module__.partition(".")[0] not in OURS and hasattr(data, "look"):
+    images = not cfg.DATASET.get("FEATURES", "")
+    if images and data.__module__.partition(".")[0] not in OURS and hasattr(data, "look"):
         _once(data, cfg.DATASET.ROOT, lambda: check_split(cfg))
     if kind is None or not is_foreign(kind):
         return None

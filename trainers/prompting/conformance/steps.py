@@ -188,7 +188,7 @@ def check_used(run: Run) -> None:
     """
     needs_training(run)
     if run.before is None:
-        raise Skipped("there is nothing to compare before it has its support")
+        raise Skipped("it predicts nothing before its training")
     if run.before.equal(run.predict(run.validation)):
         raise UserError(
             "Logits of evaluations are the same before and after the training, so that they do "
