@@ -4,14 +4,14 @@ Built-in methods do, which tests show. A method of a plug-in is checked in its r
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
-from ..contract import ROUNDING, check_logits
+from ..contract import ROUNDING
 from ..errors import UserError, in_short, need
-from ..method import Method, Output
+from ..method import Method
 from ..running.memory import State
 from ..running.precision import Precision
 from .evaluation import for_classes
@@ -124,15 +124,3 @@ def outcome(method: Method, precision: Precision) -> dict[str, torch.Tensor]:
     method.train(training)
     state.restore()
     return {name: x.cpu() for name, x in values.items()}
-
-
-def check_first(method: Method, output: Output, terms: Mapping[str, torch.Tensor]) -> None:
-    """Check what the first training step of a method has given.
-
-    Raises:
-        UserError: as `check_logits` and `check_first_step`.
-    """
-    from .checks import check_first_step  # which needs Dassl, as trainings do
-
-    check_logits(method, output)
-    check_first_step(method, terms)

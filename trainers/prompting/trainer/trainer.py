@@ -15,7 +15,7 @@ from yacs.config import CfgNode
 from ..backbones import load_clip
 from ..capabilities.one_view import OneView
 from ..capabilities.planned import Planned
-from ..contract import first_use
+from ..contract import check_logits, first_use
 from ..errors import need
 from ..method import Batch, Method, Output
 from ..record.results import remove_results, write_results
@@ -33,6 +33,7 @@ from .checks import (
     check_cfg,
     check_classes,
     check_clip_keys,
+    check_first_step,
     check_method,
     check_optimised,
     check_unlabelled,
@@ -47,7 +48,7 @@ from .feature_rows import OF_DATA, read_rows
 from .layout import PublicLayout
 from .original_dassl import readable
 from .planned import count_planned, planned_loader
-from .repeatability import check_first, check_rebuilt
+from .repeatability import check_rebuilt
 from .schedule import FirstBatches, epochs, steps
 from .settings import as_trained
 from .stages import Stages
@@ -238,7 +239,8 @@ class PromptTrainer(TrainerX):
         with nullcontext() if self.stepped else first_use(self.method):
             output, terms = training_step(self.method, batch, self.optim, self.precision)
         if not self.stepped:
-            check_first(self.method, output, terms)
+            check_logits(self.method, output)
+            check_first_step(self.method, terms)
             check_optimised(self.method, self.optim, self.stages.learned())
             self.stepped = True
         self.watch.check_loss(terms["loss"], self.epoch, self.batch_idx, self.num_batches)
