@@ -1,4 +1,7 @@
-"""Each check of the room finds the mistake that it is for, and nothing in a method without any."""
+"""Each check of the room finds the mistake that it is for, and nothing in a method without any.
+
+It is long because it is one table.
+"""
 
 import os
 import random
@@ -321,6 +324,12 @@ def test_every_check_has_its_mistake():
 def test_a_method_without_mistakes(tmp_path):
     found = [*lines(lambda: run_of(type("Sound", (CoOp,), {}), tmp_path, train=None), QUICK)]
     assert {state for state, *_ in found} == {"ok", "-"} and len(found) == 1 + len(QUICK)
+
+
+def test_a_hinge_is_no_mistake(tmp_path):
+    """Its gradient is 0 for most images."""
+    hinge = lost(lambda self, o, b: F.multi_margin_loss(o.logits, b.labels, margin=0.1))
+    S.check_labels(run_of(mistaken(hinge), tmp_path))
 
 
 def test_the_time_is_up(tmp_path):
