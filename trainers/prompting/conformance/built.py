@@ -50,7 +50,7 @@ def check_hooks(run: Run) -> None:
     hooks = [name for name in names - set(dir(torch.nn.Module)) if not name.startswith("_")]
     read = {name for kind in own for value in vars(kind).values() for name in names_read(value)}
     for kind in own:
-        for name in {*vars(kind)} - names - read:
+        for name in sorted({*vars(kind)} - names - read):
             if meant := OF_OTHERS.get(name):
                 raise Note(f"Nothing calls `{name}` of {kind.__name__}: write {meant}")
             for meant in () if name.startswith("_") else get_close_matches(name, hooks, 1, NEAR):

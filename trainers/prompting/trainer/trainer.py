@@ -74,6 +74,7 @@ class PromptTrainer(TrainerX):
         facts: what every checkpoint of the run says of it; of what it resumes or evaluates, too.
         method: the method, built for the backbone and the classes of the run.
         alike: groups of class names that the CLIP reads alike.
+        trains: True if the method takes steps, to learn parameters or to update buffers.
         detection: scores of the run's own images and of those of the data sets in TEST.OOD.
     """
 
