@@ -209,7 +209,7 @@ KINDS: dict[str, tuple[Callable[[Any], bool], Sequence[str]]] = {
     "a text": (
         lambda value: isinstance(value, str),
         ["split", "backbone", "backbone_sha256", "features", "git", "data_fingerprint",
-         "precision", "joint_note", "calibration_note"],
+         "precision", "joint_note", "calibration_note", "checked"],
     ),
     "accuracies by class": (_each(lambda of: of is None or is_percent(of)), [PER_CLASS]),
     "groups of numbers": (_each(_each(is_number)), ["ood"]),

@@ -4,6 +4,7 @@ import os
 import random
 from collections import Counter
 from itertools import chain
+from numbers import Integral
 from pathlib import Path
 from types import SimpleNamespace
 from typing import NamedTuple
@@ -279,8 +280,15 @@ def check_labels(dataset, train, val, test):
     If validation or test images have another name, a note is printed: these names are not used.
 
     Raises:
-        UserError: a label has no name, or two.
+        UserError: a label is no whole number, or has no name, or two.
     """
+    for item in chain(train, val, test):
+        if not isinstance(item.label, Integral):
+            raise UserError(
+                f"{dataset}: the label of '{item.impath}' is {item.label!r}, but labels are whole "
+                "numbers from 0: number the classes, as in {name: k for k, name in "
+                "enumerate(sorted(names))}"
+            )
     first: dict[int, Datum] = {}  # label to an image of it
     for item in train:
         seen = first.setdefault(item.label, item)

@@ -4,6 +4,7 @@ import os
 import shlex
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -12,6 +13,7 @@ from dassl.utils import collect_env_info, set_random_seed, setup_logger
 
 from trainers.prompting.checkpoint.files import find_checkpoint, saved_epochs
 from trainers.prompting.checkpoint.settings import leaves
+from trainers.prompting.conformance.stamp import check_once
 from trainers.prompting.errors import UserError, by_system, no_exit, printable
 from trainers.prompting.plugins import code_of
 from trainers.prompting.record.results import (
@@ -53,6 +55,7 @@ def do_run(cfg, args) -> None:
             print(unread_note(cfg))
         if keys := prompts_for(args.backbone, args.config_file):
             print(f"{args.backbone}.yaml replaces for this backbone: {', '.join(keys)}")
+        checked = check_once(cfg) if trains else None
         trainer = build_trainer(cfg)  # with its data
         code = code_of(getattr(trainer, "kind", type(trainer)))
         earlier = peak_in_record(cfg) if trains else None
@@ -64,7 +67,7 @@ def do_run(cfg, args) -> None:
             last = trainer.evaluation() if of_method else Evaluation.of(trainer, **other)
             name_replaced(trainer.cfg, last.cfg, args)  # with the CLIP's images
             again = trains and trainer.start_epoch >= trainer.max_epoch  # it was only evaluated
-            write_results(last, earlier if again else None)
+            write_results(replace(last, checked=checked), earlier if again else None)
             if not (args.eval_only or cfg.DATASET.FEATURES) and of_method:
                 print(f"Classify images with this run:\n{predict_command(last)}")
 
@@ -102,7 +105,7 @@ def train_or_evaluate(trainer, args, begin: Callable[[], None]) -> None:
         trainer.load_model(args.model_dir, epoch=epoch_to_load(trainer, args))
     elif args.no_train:
         return
-    if not args.eval_only and getattr(trainer, "num_trained", True):
+    if not args.eval_only and getattr(trainer, "trains", True):
         resume = trainer.before_train
 
         def before_train():

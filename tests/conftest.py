@@ -121,6 +121,14 @@ def loaded_once():
     openai.load = load
 
 
+@pytest.fixture(autouse=True, scope="session")
+def stamps(tmp_path_factory):
+    """Keep what plug-ins were checked for in a folder of this session."""
+    from trainers.prompting.conformance import stamp
+
+    stamp.STAMPS = tmp_path_factory.mktemp("checked")
+
+
 @pytest.fixture(scope="session")
 def tiny_clip():
     """The tiny CLIP of the golden numbers: 4 blocks of width 128, 32x32 images, 16 patches."""

@@ -131,8 +131,10 @@ PACKAGES = {
     "method plugins record running storage teacher trainer",
     "use": "advice backbones capabilities checkpoint contract dassl_parts dataset_keys embedded "
     "encoders errors images method node plugins prompts record running storage teacher trainer",
+    "conformance": "backbones capabilities contract embedded errors method plugins running "
+    "step record storage teacher trainer use",
 }
-OF_DASSL = {"trainer", "use"}  # the only ones that know Dassl and its cfg
+OF_DASSL = {"trainer", "use", "conformance"}  # the only ones that know Dassl and its cfg
 AROUND = {"dassl", "yacs", "benchmark", "recipe", "train", "datasets"}
 
 

@@ -1,5 +1,9 @@
-"""Short trainings of a method in processes of their own: killed and resumed, in half precision."""
+"""Short trainings of a method in processes of their own: killed and resumed, in half precision.
 
+`python -m benchmark.inspect.processes STEP ...` runs train.py, and kills itself before that step.
+"""
+
+import os
 import signal
 import subprocess
 import sys
@@ -28,7 +32,7 @@ class Trainings:
         self.whole, self.killed = self._start("whole"), self._start("killed", kill=True)
 
     def _start(self, name: str, *pairs: str, kill: bool = False) -> subprocess.Popen:
-        program = ["-m", "benchmark.inspect.killed", str(self.last)] if kill else ["train.py"]
+        program = ["-m", __name__, str(self.last)] if kill else ["train.py"]
         output = ["--output-dir", str(self.folder / name)]
         return subprocess.Popen(
             [sys.executable, *program, *output, *self.arguments, *pairs],
@@ -90,3 +94,25 @@ def _same(one: Any, other: Any) -> bool:
     if torch.is_tensor(one) and torch.is_tensor(other):
         return torch.equal(one, other)
     return type(one) is type(other) and str(one) == str(other)
+
+
+def main(argv: list[str]) -> int:
+    """Run train.py with the arguments after the first, the number of the step, from 1."""
+    import train
+    from trainers.prompting.trainer import trainer
+
+    last, do_step, seen = int(argv[0]), trainer.training_step, 0
+
+    def counted(*given):
+        nonlocal seen
+        seen += 1
+        if seen == last:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return do_step(*given)
+
+    trainer.training_step = counted  # type: ignore[assignment]
+    return train.run(argv[1:])
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,6 +1,6 @@
 """Every method on a GPU: golden numbers in all precisions, waits of the host, whole runs.
 
-`tests/prompting/test_meta.py` checks devices and waits without a GPU, by shapes in float32.
+`tests/prompting/conformance/test_meta.py` checks devices and waits without one, in float32.
 `ACCELERATOR=cpu pytest tests/accelerator` computes the numbers on a CPU, as an accelerator does.
 """
 

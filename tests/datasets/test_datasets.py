@@ -5,11 +5,12 @@ import random
 from collections import Counter
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from dassl.data.datasets import Datum
 from paths import GOLDEN
 
-from datasets.base import ImageDataset, subsample_classes
+from datasets.base import ImageDataset, check_labels, subsample_classes
 from trainers.prompting.errors import UserError
 
 PROTOCOL = json.loads((GOLDEN / "protocol.json").read_text())
@@ -157,6 +158,14 @@ def test_broken_splits_are_one_sentence(tmp_path, split, words):
         Small(config(tmp_path))
     assert caught.value.exit_code == 2
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("label", ["1", 1.0, None])
+def test_labels_of_another_type(label):
+    own, other = (Datum("a.png", k, 0, f"class {k}") for k in (0, label))
+    check_labels("Small", [own], [], [Datum("b.png", np.int64(0), 0, "")])
+    with pytest.raises(UserError, match=f"label of 'a.png' is {label!r}, but labels are whole"):
+        check_labels("Small", [own, other], [], [])
 
 
 def test_a_missing_folder_says_where_and_what(tmp_path):

@@ -24,38 +24,6 @@ from trainers.prompting.method import METHODS
 # ------------------------------------------------------------------ what the class body says
 
 
-@pytest.mark.parametrize(
-    ("name", "meant"),
-    [
-        ("image_feature", "image_features"),
-        ("class_bounded", "class_bound"),
-        ("after_epochs", "after_epoch"),
-        ("context", "contexts"),
-        ("take_supports", "take_support"),
-    ],
-)
-def test_a_name_near_that_of_a_hook(name, meant):
-    kind = type("Typo", (Mine,), {name: lambda self: None})
-    with pytest.raises(UserError, match=f"Typo defines `{name}`, .* write `{meant}` if"):
-        register(kind)
-    with pytest.raises(UserError, match="Typo defines"):  # in a base, too
-        register(type("Derived", (kind,), {}))
-    assert "Typo" not in METHODS and "Derived" not in METHODS
-
-
-def test_a_name_that_the_class_reads_is_its_own():
-    class Helped(Mine):
-        stage = 0
-
-        def image_feature(self, image):
-            return [image for _ in range(self.stage)]
-
-        def logits(self, image, text):
-            return [self.image_feature(image) for _ in text]
-
-    register(Helped)
-
-
 def test_forward_is_not_overridden():
     with pytest.raises(UserError, match="Own overrides `forward`, which no training calls"):
         register(type("Own", (Mine,), {"forward": lambda self, images: None}))

@@ -14,6 +14,7 @@ import trainers.prompting
 DASSL = {
     "dassl.config": {"get_cfg_default", "clean_cfg"},
     "dassl.data": {"DataManager"},
+    "dassl.data.datasets": {"DATASET_REGISTRY", "DatasetBase", "Datum", "build_dataset"},
     "dassl.data.transforms": {"build_transform"},
     "dassl.engine": {
         "TRAINER_REGISTRY", "build_trainer", "TrainerBase", "SimpleTrainer", "SimpleNet",
@@ -68,6 +69,7 @@ OPTIONAL = {
     "cached.py": {"open_clip", "huggingface_hub"},
     "results.py": {"yaml"},  # which yacs requires
     "base_config.py": {"yaml"},
+    "stamp.py": {"yaml"},
 }
 SOURCES = sorted((ROOT / "trainers" / "prompting").rglob("*.py"))
 

@@ -53,7 +53,7 @@ def test_a_finished_training_of_other_code(tmp_path, halved, capsys):
     assert "halved.py" in record(out)["code"] and record(out)["edited"] == []
     assert halved() == 0, "the same code"
     before = record(out)
-    assert halved("0.0") == 2
+    assert halved("0.75") == 2
     said = capsys.readouterr().err.splitlines()[-1]
     assert said == (
         f"error: '{out}' holds a run of other code (halved.py has been edited since): add --redo "
@@ -61,12 +61,12 @@ def test_a_finished_training_of_other_code(tmp_path, halved, capsys):
         "TRAINER.ACCEPT_EDITED True) to keep it, which tables then say"
     )
     assert record(out) == before
-    assert halved("0.0", "--redo") == 0
+    assert halved("0.75", "--redo") == 0
     assert record(tmp_path / "output.old") == before
     again = record(out)
     assert again["code"] != before["code"] and again["edited"] == []
     assert (out / "prompt_learner" / "model.pth.tar-2").is_file()
-    assert halved("0.0", "--redo") == 0, "there is nothing to redo now"
+    assert halved("0.75", "--redo") == 0, "there is nothing to redo now"
     assert not (tmp_path / "output.old2").exists()
 
 

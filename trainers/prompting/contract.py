@@ -7,8 +7,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from difflib import get_close_matches
-from inspect import Parameter, get_annotations, signature
+from inspect import Parameter, signature
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
@@ -23,7 +22,6 @@ from .encoders.uncalled import check_uncalled
 from .errors import UserError, need, one_of
 
 ENCODERS = ("text_encoder", "image_encoder")  # sub-modules of a method that hold the frozen CLIP
-NEAR = 0.85  # how much a name must look like that of a hook to be a misspelling of it
 TENSORS = ("_parameters", "_buffers", "_modules")  # of a module, by name
 OWN_TEXT = ("SENTENCES", "TEMPLATES", "TEMPLATE", "CTX_INIT")  # keys of nodes that say the same
 POSITIONS = 3  # of the random states that a module is tried on
@@ -31,26 +29,12 @@ ROUNDING = 1e-3  # largest difference, relative to the largest value
 
 
 def check_class(cls: type, base: type) -> None:
-    """Refuse names in the bodies of a class and its bases that are near those of hooks.
+    """Refuse what no method can be, in the bodies of a class and its bases.
 
     Raises:
-        UserError: it has such a name, overrides `forward`, replaces a function by another one, or
-            has no `node`.
+        UserError: it overrides `forward`, replaces a function by another one, or has no `node`.
     """
-    own = [kind for kind in cls.__mro__ if issubclass(kind, base) and kind is not base]
-    names = {name for kind in base.__mro__[:-1] for name in (*vars(kind), *get_annotations(kind))}
-    hooks = [name for name in names - set(dir(nn.Module)) if not name.startswith("_")]
-    read = {name for kind in own for value in vars(kind).values() for name in _read(value)}
-    for kind in own:
-        for name in vars(kind):
-            if name in names | read or name.startswith("_"):
-                continue
-            for meant in get_close_matches(name, hooks, n=1, cutoff=NEAR):
-                need(
-                    False,
-                    f"{kind.__name__} defines `{name}`, which nothing reads: write `{meant}` if "
-                    "you mean that, or choose a name that is less like it",
-                )
+    for kind in (kind for kind in cls.__mro__ if issubclass(kind, base) and kind is not base):
         need(
             "forward" not in vars(kind),
             f"{kind.__name__} overrides `forward`, which no training calls: override `output`, or "
@@ -58,7 +42,7 @@ def check_class(cls: type, base: type) -> None:
             "`logits`)",
         )
         need(
-            "__init__" not in vars(kind) or "__init__" in _read(vars(kind)["__init__"]),
+            "__init__" not in vars(kind) or "__init__" in names_read(vars(kind)["__init__"]),
             f"`__init__` of {kind.__name__} does not call super().__init__(settings, clip_model, "
             "classnames, dataset): call it, or make what the method learns in `build`",
         )
@@ -75,13 +59,13 @@ def check_class(cls: type, base: type) -> None:
     )
 
 
-def _read(value: object) -> Iterator[str]:
+def names_read(value: object) -> Iterator[str]:
     """Yield the names of attributes that a function, or a property, reads."""
     code = getattr(getattr(value, "fget", value), "__code__", value)
     if isinstance(code, CodeType):
         yield from code.co_names
         for inner in code.co_consts:
-            yield from _read(inner)
+            yield from names_read(inner)
 
 
 def _replaces(value: object, of_base: object) -> bool:

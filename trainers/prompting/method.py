@@ -126,7 +126,10 @@ class Method(PublicFiles, nn.Module):
             the seed of the run. May be a property.
         unlabelled: True if steps take unlabelled images, of all classes of the data set (Dassl's
             `train_u`), in place of labelled ones; `take_classes` gets the names.
-        trains: False if nothing is trained and the method is only evaluated.
+        trains: False if nothing is trained and the method is only evaluated. One without parameters
+            trains if its `backward` updates buffers.
+        rates: factors of OPTIM.LR, by beginnings of the names of what is learned; the longest that
+            fits counts.
         takes: keys of `BEYOND`, for what the method uses besides labelled images; tables show
             them. May be a property that depends on the settings.
         class_bound: True if something is learned for each class, such as prototypes or a cache
@@ -195,6 +198,7 @@ class Method(PublicFiles, nn.Module):
     stream: bool = False
     unlabelled: ClassVar[bool] = False
     trains: ClassVar[bool] = True
+    rates: ClassVar[Mapping[str, float]] = {}
     takes: tuple[str, ...] = ()
     class_bound: bool = False
     rules: ClassVar[tuple[str, ...]] = ()
@@ -404,6 +408,9 @@ class Method(PublicFiles, nn.Module):
 
     def begin_stage(self, stage: int) -> None:
         """Do what precedes the first step of a stage, counted from 0; not when a run resumes."""
+
+    def after_step(self) -> None:
+        """Do what follows each step of the optimiser, such as an average of what is learned."""
 
     def after_epoch(self, epoch: int, last: int) -> None:
         """Do what follows the last step of an epoch, 1 to `last`, before it is saved or tested."""

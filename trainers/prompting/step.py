@@ -10,7 +10,7 @@ from .running.precision import Precision
 def training_step(
     method: Method, batch: Batch, optimizer: torch.optim.Optimizer, precision: Precision
 ) -> tuple[Output, dict[str, torch.Tensor]]:
-    """Do one training step: forward, backward, update.
+    """Do one training step: forward, backward, update, `after_step`.
 
     Returns:
         The output, and the terms of the loss by name, including the total `loss`.
@@ -27,4 +27,5 @@ def training_step(
     output, terms = within_memory(method, gradients)
     precision.scaler.step(optimizer)
     precision.scaler.update()
+    method.after_step()
     return output, terms

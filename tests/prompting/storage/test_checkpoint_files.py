@@ -160,7 +160,6 @@ def test_values_by_their_kind():
 COMPUTED = {"precision": "float32 + float16", "processor": "a CPU"}
 IMAGES = {"division": None, "trained_on": torch.tensor([1])}
 TRAITS = {"logit_scale": 1.0, "normalised": True, "width": 2, "text": {"{}": {"a": torch.ones(2)}}}
-PROBE = {"logits": torch.ones(4, 2), "where": {"device": "cpu"}}
 ONE = torch.ones(1)
 # Names of `VALID`, with values that are valid and values that are not.
 VALUES = {
@@ -178,10 +177,6 @@ VALUES = {
     "sentences": ([{}, {"a": ["b"]}], [[], {1: ["b"]}]),
     "drawn": ([{}, {"a": 1, "b": 0.5, "c": "d"}], [[], {1: 1}, {"a": None}, {"a": []}]),
     "start": ([{"a": 1}], [None]),
-    "probe": (
-        [PROBE, PROBE | {"loss": torch.ones(())}],
-        [{}, [], PROBE | {"logits": 1}, PROBE | {"where": {"a": 1}}, PROBE | {"more": ONE}],
-    ),
     "classnames": ([["a"]], ["a", None]),
     "epoch": ([1], ["1", None]),
     "trainer": (["CoOp"], [None, 1]),

@@ -1,4 +1,4 @@
-"""Methods of plug-ins that compute something else from their checkpoint, or on a second call."""
+"""Methods of plug-ins that compute something else from their checkpoint."""
 
 import pytest
 import torch
@@ -6,11 +6,11 @@ import torch.nn.functional as F
 from tiny import run
 from torch import nn
 
-from trainers.prompting import Contexts, Stage, UserError, load_run, register
-from trainers.prompting.checkpoint.saved import Saved
+from trainers.prompting import Stage, register
 from trainers.prompting.method import METHODS
 from trainers.prompting.methods.coop import CoOp
 from trainers.prompting.trainer import repeatability, trainer
+from trainers.prompting.trainer.evaluation import is_foreign
 
 
 class InATensor(CoOp):
@@ -72,39 +72,11 @@ class MadeLate(CoOp):
         return super().loss(output, batch)
 
 
-class NoisyContexts(CoOp):
-    """Contexts that are random in evaluations, too."""
-
-    def contexts(self):
-        return Contexts([c + 0.1 * torch.randn_like(c) for c in super().contexts().text])
-
-
-class Adapting(CoOp):
-    """Predictions that depend on those before, without `stream`."""
-
-    shift = 0.0
-
-    def predict(self, images):
-        output = self.output(images)
-        self.shift = self.shift + output.logits.detach().softmax(1).mean(0)
-        return output._replace(logits=output.logits - self.shift)
-
-
 class NotANumber(CoOp):
     """A mean over the images of the third class, which a batch may not have."""
 
     def loss(self, output, batch):
         return super().loss(output, batch) + output.logits[batch.labels == 2].mean()
-
-
-class Probable(CoOp):
-    def logits(self, image, text):
-        return super().logits(image, text).softmax(1)
-
-
-class Logarithms(CoOp):
-    def logits(self, image, text):
-        return super().logits(image, text).log_softmax(1)
 
 
 WHOLE = ["DATALOADER.TRAIN_X.BATCH_SIZE", "16"]  # all images in one batch, four of each class
@@ -116,10 +88,6 @@ SAID = {
     AtTheEnd: f"The logits of AtTheEnd, {BUILT}",
     MadeLate: "MadeLate cannot be built again from its own checkpoint",
     NotANumber: "The loss of NotANumber is nan for random images, two of each of two classes",
-    NoisyContexts: "NoisyContexts predicts otherwise on a second call (off by",
-    Adapting: "Adapting predicts otherwise on a second call (off by",
-    Probable: "The logits of Probable are probabilities, which sum to one over its own classes",
-    Logarithms: "The logits of Logarithms are logarithms of probabilities over its own classes",
 }
 
 
@@ -178,65 +146,6 @@ def test_what_the_checks_leave_behind(tmp_path, monkeypatch):
         states.append(torch.load(next(output.glob("*/model.pth.tar-3")), weights_only=False))
     assert len(checked) == 2, "after the first epoch and the last"
     assert states[0]["rng"]
-    assert repeatability.is_foreign(METHODS["AsCoOp"]) and not repeatability.is_foreign(CoOp)
+    assert is_foreign(METHODS["AsCoOp"]) and not is_foreign(CoOp)
     (ctx, rng), others = ((*state["state_dict"].values(), state["rng"]) for state in states)
     assert torch.equal(ctx, others[0]) and str(rng) == str(others[1])
-
-
-OUTSIDE = {"logits": 1.0, "loss": 1.0}  # as what a file, the environment or a global may hold
-
-
-class FromOutside(CoOp):
-    """A factor that is read when the method is built, and one of its loss."""
-
-    def build(self, *given):
-        super().build(*given)
-        self.factor = OUTSIDE["logits"]
-
-    def logits(self, image, text):
-        return self.factor * super().logits(image, text)
-
-    def loss(self, output, batch):
-        return OUTSIDE["loss"] * super().loss(output, batch)
-
-
-def test_what_has_changed_outside_is_found(tmp_path, capsys, monkeypatch):
-    """Where a run resumes, is evaluated or loaded, for other classes, too."""
-    register(FromOutside)
-    output = tmp_path / "trained"
-    more = [*WHOLE, "TRAIN.CHECKPOINT_FREQ", "1"]
-    assert run(tmp_path, "FromOutside", output, 2, extra=more) == 0
-    folder = next(output.glob("*/checkpoint")).parent
-    saved = Saved.read(f"{folder}/model.pth.tar-2")
-    assert saved.probe["logits"].shape == (4, 4) and saved.probe["where"]["device"] == "cpu"
-    (folder / "model.pth.tar-2").unlink()
-    (folder / "checkpoint").write_text("model.pth.tar-1\n")
-    (output / "results.json").unlink()
-
-    def resumed():
-        return run(tmp_path, "FromOutside", output, 2, "--resume", str(output), extra=more)
-
-    def evaluated():
-        flags = ["--eval-only", "--model-dir", str(output)]
-        return run(tmp_path, "FromOutside", None, 2, *flags, extra=WHOLE)
-
-    monkeypatch.setitem(OUTSIDE, "loss", 1.1)
-    assert evaluated() == 0 and resumed() == 2
-    assert "The loss of FromOutside for random images is off by 0.1, " in capsys.readouterr().err
-    monkeypatch.setitem(OUTSIDE, "loss", 1.0)
-    monkeypatch.setitem(OUTSIDE, "logits", 0.5)
-    assert evaluated() == resumed() == 2
-    assert capsys.readouterr().err.count("The logits of FromOutside for random images is off") == 2
-    with pytest.raises(UserError, match="an environment variable, the order of a set"):
-        load_run(output, ["tower", "bridge"])
-    monkeypatch.setitem(OUTSIDE, "logits", 1.0)
-    load_run(output, ["tower", "bridge"])
-    assert resumed() == 0
-    resumed_once = Saved.read(f"{folder}/model.pth.tar-2")
-    assert torch.equal(resumed_once.probe["logits"], saved.probe["logits"])
-
-
-@pytest.mark.parametrize("kind", [Probable, Logarithms])
-def test_a_method_may_say_that_classes_depend_on_each_other(tmp_path, kind):
-    register(type("Closed", (kind,), {"joint": False}))
-    assert run(tmp_path, "Closed", None, 1) == 0

@@ -37,7 +37,7 @@ def test_steps_take_the_images_of_both_halves_without_labels(tmp_path, capsys, h
     names, *batches = SEEN
     own = {"base": HALVES[:3], "new": HALVES[3:], "all": HALVES}[half]
     assert names[: len(own)] == own and sorted(names) == HALVES
-    again = [(4, 0), names, (4, 0)]  # a plug-in's method, also built again, after both epochs
+    again = [names, (4, 0), (4, 0)]  # a plug-in's method is built again, after both epochs
     assert batches == ([(4, 0)] * 6 + again) * 2  # 25 images
     assert "batch [6/6]" in (said := capsys.readouterr().out) and " acc " not in said
 

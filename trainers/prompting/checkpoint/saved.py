@@ -88,12 +88,6 @@ def _are_facts(value: Any) -> bool:
     )
 
 
-def _is_probe(value: Any) -> bool:
-    valid = isinstance(value, dict) and value.keys() - {"loss"} == {"logits", "where"}
-    tensors = [x for name, x in value.items() if name != "where"] if valid else [None]
-    return all(map(torch.is_tensor, tensors)) and is_settings(value["where"])
-
-
 def _is_calibration(value: Any) -> bool:
     of_any = {"temperature": 0, "scores": 1, "seconds": 1}
     of_advise = of_any | {"effective": 0, "likeness": 1, "ranks": 1, "centre": 1, "classes": 2}
@@ -125,7 +119,6 @@ VALID: dict[str, Callable[[Any], bool]] = {
     "drawn": _are_facts,
     "start": _are_facts,
     "calibration": _is_calibration,
-    "probe": _is_probe,
     "code": is_settings,
     "edited": are_texts,
 }
@@ -137,7 +130,7 @@ RESUMED = (
 # What a run that goes on is compared with, beside its code.
 COMPARED = {"settings": "settings", "classnames": "class names", "images": "images"}
 # What counts as missing if it is not valid.
-NOT_NEEDED = {"drawn", "start", "calibration", "probe", "sentences", "code", "edited"}
+NOT_NEEDED = {"drawn", "start", "calibration", "sentences", "code", "edited"}
 OF_DASSL = ("optimizer", "scheduler", "val_result")  # which it reads, so they are written as None
 
 
@@ -175,7 +168,6 @@ class Saved:
     code: Any = None  # hashes of the package and of files of plug-ins, by name
     edited: Any = None  # names of what of it was edited while it trained
     calibration: Any = None  # fields of a `Calibration`, or a text: why there is none
-    probe: Any = None  # of a plug-in, for random images: `logits` (4, K), `loss`; `where`: texts
     place: str = ""  # where it was read; not in the file
 
     # ------------------------------------------------------------------ reading and writing

@@ -69,6 +69,7 @@ class Evaluation:
     facts: Saved | None = None  # of the run; code and edits are those in it
     training: Saved | None = None  # facts of what was trained, if that was another run
     predictions: Predictions | None = None  # None of tasks, or if they are not kept
+    checked: str | None = None  # how the method of a plug-in was, before the run (`conformance`)
     more: Mapping[str, Any] = field(default_factory=dict)  # metrics of attacks and of detection
     stream: Mapping[str, str] | None = None  # `name`, and `order`: its digest, if order matters
     num_trained: int = 0  # parameters
@@ -182,6 +183,7 @@ class Evaluation:
             "git": git_commit(),
             "code": facts.code if facts else self.code,
             "edited": [*((facts.edited or ()) if facts else self.edited)],
+            "checked": self.checked,
         }
 
 

@@ -26,7 +26,7 @@ from .evaluation import check_conformal
 from .feature_rows import check_views
 from .original_dassl import check_warm_up
 from .planned import check_planned
-from .schedule import check_optim
+from .schedule import NONE, check_optim
 from .streams import check_stream
 
 MOST = 4  # groups, and classes of one, in a note
@@ -132,11 +132,16 @@ def check_method(method: Method, dataset: Any, cfg: CfgNode) -> None:
     if file := cfg.DATASET.get("FEATURES", ""):
         check_views(method, file)
     kind = type(method)
-    if kind.trains and not method.learned():
+    if kind.trains and not (method.learned() or updates_buffers(kind)):
         raise UserError(
             f"{kind.__name__} trains nothing: give it prompts (M or N above 0) or other parameters,"
-            " or set `trains = False` in its class"
+            " update its buffers in `backward`, or set `trains = False` in its class"
         )
+
+
+def updates_buffers(kind: type[Method]) -> bool:
+    """Return True if a method may train without parameters."""
+    return kind.trains and kind.backward is not Method.backward
 
 
 def check_first_step(method: Method, terms: Mapping[str, torch.Tensor]) -> None:
@@ -150,7 +155,7 @@ def check_first_step(method: Method, terms: Mapping[str, torch.Tensor]) -> None:
     check_registered(method)
     learning = {place: p.grad for place, p in method.learned().items() if p.requires_grad}
     idle = [place for place, gradient in learning.items() if gradient is None]
-    if len(idle) == len(learning):
+    if len(idle) == len(learning) and method.learned():
         raise UserError(
             f"`backward` of {name} leaves no gradient in what is learned: call "
             "`backward` of a loss that depends on it, or set `.grad`"
@@ -177,7 +182,9 @@ def check_optimised(
 
     `learned` is what the present stage of the optimiser trains, by name.
     """
-    optimised = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    optimised = {
+        id(p) for group in optimizer.param_groups for p in group["params"] if p is not NONE
+    }
     new = [place for place, p in learned.items() if id(p) not in optimised]
     lost = len(optimised) - (len(learned) - len(new))
     need(

@@ -295,8 +295,10 @@ def for_classes(
     return other.to(method.device).eval()
 
 
-def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
-    """Return the temperature, from exp(-3) to exp(3), with the least negative log-likelihood.
+def fit_temperature(
+    logits: np.ndarray, labels: np.ndarray, bounds: tuple[float, float] = BOUNDS
+) -> float:
+    """Return the temperature with the least negative log-likelihood; its logarithm has bounds.
 
     Logits are (n, K), float64, and labels (n,).
     """
@@ -308,4 +310,4 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     def loss(log_t: float) -> float:
         return -float(log_softmax(logits / np.exp(log_t), axis=1)[rows, labels].mean())
 
-    return float(np.exp(minimize_scalar(loss, bounds=BOUNDS, method="bounded").x))
+    return float(np.exp(minimize_scalar(loss, bounds=bounds, method="bounded").x))

@@ -6,6 +6,7 @@ Letters: E epochs of n steps each; the last epoch may have fewer.
 import math
 from collections.abc import Iterator, Mapping
 from itertools import islice
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from yacs.config import CfgNode
 
 from ..errors import UserError
 
+NONE = nn.Parameter(torch.empty(0))  # of optimisers that have nothing to learn
 KEYS = {
     "ADAM_EPS": 1e-8,  # Dassl itself leaves it to PyTorch
     "STEPS": 0,  # above 0: replaces MAX_EPOCH, and implies LR_BY_STEP
@@ -74,11 +76,15 @@ def by_step(optim: CfgNode) -> bool:
 
 
 def build_optim(
-    learned: Mapping[str, nn.Parameter], optim: CfgNode, n: int
+    learned: Mapping[str, nn.Parameter],
+    optim: CfgNode,
+    n: int,
+    rates: Mapping[str, float] = MappingProxyType({}),
 ) -> tuple[torch.optim.Optimizer, Any]:
     """Build the optimiser of what is learned, by name, and its scheduler.
 
-    OPTIM.NEW_LAYERS names the first parts of names. If the learning rate changes by step,
+    OPTIM.NEW_LAYERS names the first parts of names; `rates` are as those of a method. Where nothing
+    is learned, the optimiser has an empty parameter. If the learning rate changes by step,
     everything that Dassl counts in epochs is counted in steps, including the warm-up.
     """
     from dassl.optim import build_lr_scheduler, build_optimizer  # only a training needs Dassl
@@ -89,7 +95,12 @@ def build_optim(
     model = nn.Module()
     for name, part in parts.items():
         model.add_module(name, part)
-    optimizer = build_optimizer(model, optim)
+    by_rate: dict[float, list[nn.Parameter]] = {} if learned else {1.0: [NONE]}
+    for name, parameter in learned.items() if rates else ():
+        start = max(filter(name.startswith, rates), key=len, default="")
+        by_rate.setdefault(rates.get(start, 1.0), []).append(parameter)
+    groups = [{"params": own, "lr": rate * optim.LR} for rate, own in by_rate.items()]
+    optimizer = build_optimizer(model, optim, groups or None)
     for group in optimizer.param_groups:
         if "eps" in group:
             group["eps"] = optim.ADAM_EPS

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from yacs.config import CfgNode
 
-from ..errors import UserError
+from ..errors import UserError, need
 from ..method import Method
 from .schedule import build_optim, by_step, steps
 
@@ -22,11 +22,22 @@ class Stages:
         by_step: True if the learning rate changes after every step, and not after every epoch.
 
     Raises:
-        UserError: a stage has no step.
+        UserError: a stage has no step, or `rates` of the method name nothing that it learns.
     """
 
     def __init__(self, method: Method, optim: CfgNode, n: int):
         self.method, self.optim, self.n = method, optim, n
+        for names in method.rates:
+            need(
+                any(name.startswith(names) for name in method.learned()),
+                f"`rates` of {type(method).__name__} has '{names}', but it learns nothing of that "
+                f"name: choose beginnings of {', '.join(method.learned())}",
+            )
+        need(
+            not (method.rates and optim.STAGED_LR),
+            f"OPTIM.STAGED_LR is True, but {type(method).__name__} has `rates` of its own: leave "
+            "one of them out",
+        )
         self.stages, total = list(method.stages()), steps(optim, n)
         self.ends = [int(share * total) for share in accumulate(s.share for s in self.stages)]
         self.ends[-1] = total
@@ -68,4 +79,4 @@ class Stages:
             optim.update(stage.optim)
             optim.STEPS = self.ends[i] - self.starts[i]
             print(f"Stage {i + 1} of {len(self.stages)}: {', '.join(stage.parameters)}")
-        return build_optim(self.learned(), optim, self.n)
+        return build_optim(self.learned(), optim, self.n, self.method.rates)

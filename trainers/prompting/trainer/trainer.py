@@ -21,7 +21,7 @@ from ..checkpoint.public import find_prompts
 from ..checkpoint.saved import Saved
 from ..checkpoint.settings import as_trained
 from ..checkpoint.state import PublicLayout
-from ..contract import first_use
+from ..contract import check_logits, first_use
 from ..errors import need
 from ..method import Batch, Method, Output
 from ..plugins import code_of
@@ -37,10 +37,12 @@ from .checks import (
     check_cfg,
     check_classes,
     check_clip_keys,
+    check_first_step,
     check_method,
     check_optimised,
     check_unlabelled,
     note_alike,
+    updates_buffers,
 )
 from .config import fit_images, make, resolve, settings_in
 from .detection import Detection
@@ -55,7 +57,7 @@ from .evaluation import (
 from .feature_rows import OF_DATA, read_rows
 from .original_dassl import readable
 from .planned import count_planned, planned_loader
-from .repeatability import check_first, check_probe, check_rebuilt, check_second, probe
+from .repeatability import check_rebuilt
 from .schedule import FirstBatches, epochs, steps
 from .stages import Stages
 from .support_set import take_support, take_validation
@@ -79,6 +81,7 @@ class PromptTrainer(TrainerX):
         facts: what every checkpoint of the run says of it; of what it resumes or evaluates, too.
         method: the method, built for the backbone and the classes of the run.
         alike: groups of class names that the CLIP reads alike.
+        trains: True if the method takes steps, to learn parameters or to update buffers.
         detection: scores of the run's own images and of those of the data sets in TEST.OOD.
     """
 
@@ -97,7 +100,6 @@ class PromptTrainer(TrainerX):
     predictions: Predictions | None = None
     test_results: dict[str, float]
     recorder: Recorder | None = None  # of the evaluation in progress
-    repeated = False  # True after its first batch
     classified: Output | None = None  # of its batch, if classified together with others
 
     # ------------------------------------------------------------------ build
@@ -167,6 +169,7 @@ class PromptTrainer(TrainerX):
             self.alike = note_alike(self.method, classnames, cfg.MODEL.BACKBONE.NAME)
         trained = [p for p in self.method.learned().values() if kind.trains]
         self.num_trained = sum(p.numel() for p in trained)
+        self.trains = bool(trained) or updates_buffers(kind)
         print(f"Trained parameters: {self.num_trained:,}")
         if trained and not lacks_teacher(self.method):  # else it is only evaluated
             budget, file = cfg.TRAINER.MEMORY_BUDGET, cfg.DATASET.get("FEATURES", "")
@@ -182,7 +185,7 @@ class PromptTrainer(TrainerX):
             calibration=why_uncalibrated(self.method, data, cfg),
         )
         self.optim = self.sched = None
-        if self.num_trained:
+        if self.trains:
             self.stages = Stages(self.method, cfg.OPTIM, self.epoch_steps)
             self.optim, self.sched = self.stages.optimizer(step=0)
         layout = PublicLayout(self.method)  # what checkpoints hold
@@ -204,14 +207,12 @@ class PromptTrainer(TrainerX):
         self.untrained, self.loaded = False, None
         if self.cfg.TEST.RECORD:
             remove_results(self.cfg)
-        if self.num_trained:
+        if self.trains:
             super().train()
             return save_calibration(self, self._folder(self.output_dir))
         print(f"{type(self).__name__} has nothing to train: evaluating")
         take_support(self, anew=True)
         take_validation(self)
-        if is_foreign(self.kind):
-            self.facts = replace(self.facts, probe=probe(self.method, self.precision))
         self.test()
         if self.output_dir:
             self.save_model(-1, self.output_dir)  # for `load_run`
@@ -250,7 +251,8 @@ class PromptTrainer(TrainerX):
         with nullcontext() if self.stepped else first_use(self.method):
             output, terms = training_step(self.method, batch, self.optim, self.precision)
         if not self.stepped:
-            check_first(self.method, output, terms)
+            check_logits(self.method, output)
+            check_first_step(self.method, terms)
             check_optimised(self.method, self.optim, self.stages.learned())
             self.stepped = True
         self.watch.check_loss(terms["loss"], self.epoch, self.batch_idx, self.num_batches)
@@ -294,11 +296,9 @@ class PromptTrainer(TrainerX):
         if epoch == self.max_epoch:
             take_validation(self)
         first = self.rebuilt_in != self.stages.current
-        if is_foreign(self.kind):
-            self.facts = replace(self.facts, probe=probe(self.method, self.precision))
-            if first or epoch == self.max_epoch:
-                check_rebuilt(self, self.facts.probe)
-                self.rebuilt_in = self.stages.current
+        if is_foreign(self.kind) and (first or epoch == self.max_epoch):
+            check_rebuilt(self)
+            self.rebuilt_in = self.stages.current
         self.watch.check_learned(self.method, epoch)
         super().after_epoch()
         every = self.cfg.TRAIN.CHECKPOINT_FREQ
@@ -338,7 +338,7 @@ class PromptTrainer(TrainerX):
         """Resume as Dassl does, with all that `save_model` saves; raises as `check_checkpoint`."""
         folder = self._folder(directory)
         last = marked_epoch(folder) * self.epoch_steps - 1
-        if self.num_trained and last > 0 and self.stages.at(last):
+        if self.trains and last > 0 and self.stages.at(last):
             self._enter_stage(last)  # whose optimiser is in the checkpoint
         with readable():
             epoch = super().resume_model_if_exist(directory)
@@ -347,8 +347,6 @@ class PromptTrainer(TrainerX):
                 self.check_checkpoint(read_checkpoint(checkpoint_file(folder, epoch)), folder)
             self.facts = self.resumed.continue_facts(self.facts, folder)
             self.planned = self.resumed.restore(self.method, self.precision, folder)
-            if not self.facts.edited:  # the edits were accepted
-                check_probe(self.resumed, self.method, self.clip_model, self.precision, True)
         return epoch
 
     # ------------------------------------------------------------------ evaluate
@@ -365,7 +363,7 @@ class PromptTrainer(TrainerX):
                 `load_model`), or the logits of an image are not finite.
         """
         need(
-            not (self.untrained and (self.num_trained or self.method.support_passes)),
+            not (self.untrained and (self.trains or self.method.support_passes)),
             "The prompts were neither trained nor loaded: call `trainer.load_model(folder)` in "
             "train.py before `trainer.test()`, or give MODEL.INIT_WEIGHTS the checkpoint; "
             "`load_model('')` evaluates them as they are initialised",
@@ -375,7 +373,7 @@ class PromptTrainer(TrainerX):
             self.recorder = Recorder(self, split or self.cfg.TEST.SPLIT)
         self.detection.begin(split)
         self.method.reset()
-        self.repeated, self.test_results, self.attacked = False, {}, {}
+        self.test_results, self.attacked = {}, {}
         result = super().test(split)
         self.test_results = self.test_results or {"accuracy": result}
         self.watch.check_logits()
@@ -428,9 +426,6 @@ class PromptTrainer(TrainerX):
         with self.precision.autocast():
             with first_use(self.method):
                 output = self.classified or self.method.predict(input)
-            if not (self.repeated or self.classified) and is_foreign(self.kind):
-                check_second(self.method, input, output.logits)
-            self.repeated = True
             if self.recorder is not None:
                 self.recorder.add(output)
         self.detection.see(self.method, output)
@@ -467,5 +462,4 @@ class PromptTrainer(TrainerX):
         self.facts = saved.continue_facts(self.facts, self._folder(directory))
         saved.check_unseen(self.dm.dataset, self.cfg.TEST.SPLIT)
         self.method.load_checkpoint(saved, self.dm.dataset.classnames)
-        check_probe(saved, self.method, self.clip_model, self.precision)
         self.untrained, self.loaded = False, saved

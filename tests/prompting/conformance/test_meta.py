@@ -1,4 +1,4 @@
-"""Steps of every method on the device `meta` (benchmark/inspect/meta.py).
+"""Steps of every method on the device `meta` (trainers/prompting/conformance/meta.py).
 
 `tests/accelerator` has the numbers, on a GPU.
 """
@@ -9,8 +9,8 @@ from cases import NAMES, SETTINGS, slow_but
 from golden_files import FILES, build, read
 from paths import GOLDEN
 
-from benchmark.inspect.meta import META, OneDevice, step_on_meta
 from trainers.prompting import Teacher, build_method, load_clip
+from trainers.prompting.conformance.meta import META, OneDevice, step_on_meta
 from trainers.prompting.transport.solver import Sinkhorn
 
 DEPTH = 3  # a first block, one with deep prompts or other additions, and the last

@@ -11,9 +11,9 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from trainers.prompting.method import Batch, Method
-from trainers.prompting.running.precision import Precision
-from trainers.prompting.step import training_step
+from ..method import Batch, Method
+from ..running.precision import Precision
+from ..step import training_step
 
 META = torch.device("meta")
 

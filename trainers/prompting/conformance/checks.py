@@ -1,0 +1,63 @@
+"""All checks of a method, in order, and what each says of a short training."""
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
+from typing import Any
+
+from ..errors import UserError, in_short, no_exit
+from . import built, predictions, steps
+from .findings import Skipped
+from .short import Run
+
+Check = Callable[[Any], None]  # of a `Run`; the first line of its docstring is the title
+
+# In a second or two; runs of plug-ins do them, too.
+QUICK: tuple[Check, ...] = (
+    built.check_clip, built.check_hooks, built.check_fields, built.check_frozen,
+    built.check_seeds, built.check_built_twice,
+    steps.check_gradients, steps.check_first_loss, steps.check_terms, steps.check_labels,
+    steps.check_mean, steps.check_scale, steps.check_freed, steps.check_used,
+    predictions.check_again, predictions.check_scores, predictions.check_repeats,
+    predictions.check_temperature, predictions.check_batches, predictions.check_others,
+    predictions.check_order, predictions.check_union, predictions.check_kept,
+    predictions.check_support, steps.check_devices,
+)  # fmt: skip
+TIME_IS_UP = "the time was up"
+CHECKS = (*QUICK, predictions.check_export)
+
+
+def lines(
+    build: Callable[[], Run], checks: Iterable[Check] = CHECKS, seconds: float = float("inf")
+) -> Iterator[tuple[str, str, str]]:
+    """Yield for each check its state, title and sentence.
+
+    States are ok, wrong, slow, note, or - if it does not apply. Nothing begins after so many
+    seconds, and after a changed CLIP, for which others would give wrong advice.
+    """
+    runs: list[Run] = []
+    until = time.monotonic() + seconds
+
+    def train(_: Any) -> None:
+        """It is built, and trains."""
+        runs.append(build())
+        runs[0].train()
+
+    for check in chain((train,), checks):
+        title = (check.__doc__ or "").partition(".\n")[0].removesuffix(".")
+        if time.monotonic() > until:
+            yield "-", title, TIME_IS_UP
+            continue
+        state, why = "ok", ""
+        try:
+            with no_exit("It"):
+                check(runs and runs[0])
+        except Skipped as reason:
+            state, why = reason.state, str(reason)
+        except UserError as error:
+            state, why = "wrong", str(error)
+        except Exception as error:  # of the method
+            state, why = "wrong", in_short(error)
+        yield state, title, why
+        if state == "wrong" and check in (train, built.check_clip):
+            return
