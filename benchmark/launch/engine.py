@@ -13,6 +13,7 @@ from trainers.prompting.trainer.by_run import for_run
 from .. import records
 from ..protocols.base import Run
 from ..protocols.configs import ROOT, dataset_file, dataset_name, features_of, keys_in
+from ..protocols.launches import LAUNCH, read_launch, write_launch
 from ..protocols.roots import Roots
 from ..records import RESULTS, BadResult, Outcome
 from . import data
@@ -127,6 +128,12 @@ class Engine:
                 raise other_code(run.folder, edited)
             self.todo[run] = None
             return
+        launch = read_launch(run.folder)
+        if launch is None or launch.run.place != run.place:
+            what = f"another run ({launch.run})" if launch else f"a run without {LAUNCH}, as of 0.5"
+            raise UserError(
+                f"{run.folder} holds {what}: choose another --output, or remove that folder"
+            )
         needed = run.needs in self.todo
         why = None if needed else self._misfit(run, result)
         if why:
@@ -180,15 +187,16 @@ class Engine:
         """Return the run's command as in console.txt: without Python's path and --resume."""
         return shlex.join(command(run, self.settings)[1:])
 
-    def clear(self, run: Run, resume: bool) -> None:
-        """Delete files of an earlier run in the folder, and records that depend on this run.
+    def prepare(self, run: Run, resume: bool) -> None:
+        """Write launch.json, and delete files of an earlier run and records that depend on this.
 
         Checkpoints are deleted unless the run resumes, since a trainer would resume from them by
         itself. Records are always deleted: corrupt ones, and those of runs that need this one.
 
         Raises:
-            OSError: a file cannot be deleted.
+            OSError: a file cannot be written or deleted.
         """
+        self.describe(run)
         if not resume:
             for mark in run.folder.glob("*/checkpoint"):
                 for checkpoint in mark.parent.glob("model*"):
@@ -197,6 +205,10 @@ class Engine:
                 mark.unlink()
         for stale in (run, *(other for other in self.todo if other.needs == run)):
             (stale.folder / RESULTS).unlink(missing_ok=True)
+
+    def describe(self, run: Run) -> None:
+        """Write launch.json into the folder of a run; raises OSError."""
+        write_launch(run, self.settings.backbone, self.settings.opts)
 
     def outcome_if_blocked(self, run: Run) -> Outcome | None:
         """Return the outcome of a run that cannot be done because the run it needs failed."""

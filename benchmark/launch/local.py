@@ -154,7 +154,7 @@ class Local:
             environment["CUDA_VISIBLE_DEVICES"] = self.gpus[slot % len(self.gpus)]
         with contextlib.ExitStack() as stack:
             console = stack.enter_context(open_console(run))
-            engine.clear(run, resume)
+            engine.prepare(run, resume)
             console.write(f"{COMMAND}{engine.shown_command(run)}\n")
             words = command(run, engine.settings, resume)[1:]
             child = Child(run, Process(environment, train, words), console, lock)

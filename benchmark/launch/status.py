@@ -9,9 +9,8 @@ from pathlib import Path
 from trainers.prompting.errors import UserError, printable
 
 from ..cli import Parser
-from ..protocols import PROTOCOLS
 from ..protocols.base import Run
-from ..protocols.places import left_out, outputs_below
+from ..protocols.places import find
 from ..records import CONSOLE, Outcome, from_folder, other_code
 from .locks import is_held
 from .run_process import last_epoch
@@ -46,9 +45,10 @@ def main(argv: list[str]) -> None:
         help="output folder of protocols (default: %(default)s)",
     )  # fmt: skip
     output = parser.parse_args(argv).output.absolute()
-    states: list[Status] = []
-    for place in outputs_below(output):
-        states += statuses(place)
+    found = find(output)
+    states = [status for place, runs in found.runs.items() for status in statuses(place, runs)]
+    for note in found.notes:
+        print(note, file=sys.stderr)
     if not output.exists():
         raise UserError(f"'{output}' does not exist: check the path")
     if not states:
@@ -58,17 +58,15 @@ def main(argv: list[str]) -> None:
     count = Counter(status.state for status in states)
     counts = ", ".join(f"{number} {state}" for state, number in count.items())
     print(f"\n{len(states)} runs: {counts}. {remaining(states)}")
-    if singles := left_out([output]):
-        print(singles, file=sys.stderr)
 
 
-def statuses(output: Path) -> list[Status]:
-    """Return the state of each run that has a folder in the output.
+def statuses(output: Path, found: list[Run]) -> list[Status]:
+    """Return the state of each run that was found in the output.
 
     Raises:
         UserError: jobs were submitted, and Slurm is installed but does not answer.
     """
-    runs = {run.folder: run for protocol in PROTOCOLS.values() for run in protocol.on_disk(output)}
+    runs = {run.folder: run for run in found}
     book = read_book(output)
     if book and not shutil.which("squeue"):
         print(

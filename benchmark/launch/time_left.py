@@ -82,4 +82,4 @@ class TimeLeft:
 
 def kind(run: Run) -> tuple:
     """Return a key that is equal for runs that take about the same time."""
-    return run.trainer, run.dataset, run.config, run.shots, run.eval_only
+    return run.trainer, run.dataset, run.config, run.opts, run.shots, run.eval_only

@@ -1,11 +1,8 @@
 """The base class of protocols: runs and their folders, command-line options, and the table."""
 
-import fnmatch
-import os
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,7 +10,7 @@ from recipe.configs import read_keys, read_pairs
 from trainers.prompting.errors import UserError
 
 from ..cli import from_one, words
-from .configs import Rule, TrainerConfigs, varied_words
+from .configs import Rule, TrainerConfigs, varied_name
 
 # The accuracy of an untrained method depends on neither seed nor shots: one run with this seed, and
 # in most protocols with this number of shots, counts for all.
@@ -84,10 +81,22 @@ class Run:
     subsample: str  # its classes: `all`, `base` or `new`
     folder: Path
     eval_only: bool = False
-    config_file: Path = Path()  # not known for runs that were found on disk
+    config_file: Path = Path()
     needs: "Run | None" = None  # the training whose prompts an evaluation loads
     source: str = ""  # in transfer protocols, the data set trained on
     opts: tuple[str, ...] = ()  # KEY VALUE pairs of only this run
+
+    @property
+    def place(self) -> str:
+        """The planned folder, below the output."""
+        config = self.config + varied_name(read_pairs(self.opts))
+        return self.protocol.parts[self.part].folder.format(**vars(self) | {"config": config})
+
+    @property
+    def varied(self) -> tuple[tuple[str, float | str], ...]:
+        """The last words of the keys of `opts`, sorted, with their values."""
+        pairs = sorted(read_pairs(self.opts).items())
+        return tuple((key.rpartition(".")[2], number_or_text(value)) for key, value in pairs)
 
     def __str__(self) -> str:
         transferred = self.source not in ("", self.dataset)
@@ -95,7 +104,7 @@ class Run:
         if self.protocol.across == "shots":
             details.append(shots_text(self.shots))
         details += [f"{key} {value:g}" if isinstance(value, float) else f"{key} {value}"
-                 for key, value in varied_words(self.config)]  # fmt: skip
+                    for key, value in self.varied]  # fmt: skip
         details.append(f"seed {self.seed}")
         if len(self.protocol.parts) > 1 and not transferred:
             details.append(self.part)
@@ -141,35 +150,12 @@ class Protocol(ABC):
             UserError: a config file or data set does not exist, or there is nothing to run.
         """
 
-    def on_disk(self, output: Path) -> list[Run]:
-        """Return all runs of this protocol in `output`; raises UserError for unreadable ones."""
-        return [run for part in self.parts for run in self.runs_in(output, part)]
-
-    def runs_in(self, output: Path, part: str) -> list[Run]:
-        """Return the runs of one part that have a run folder in `output`."""
-        place = self.parts[part].folder
-        pattern = re.compile(re.sub(r"\{(\w+)\}", r"(?P<\1>[^/]+)", place))
-        places = [folder.relative_to(output).as_posix() for folder in folders(output, place)]
-        runs = []
-        for match in filter(None, map(pattern.fullmatch, places)):
-            if match["shots"].isdecimal() and match["seed"].isdecimal():
-                names: dict[str, Any] = match.groupdict()
-                names |= {"shots": int(match["shots"]), "seed": int(match["seed"])}
-                names.setdefault("dataset", names.get("source"))
-                runs.append(self.run(output, part, **names))
-        return runs
-
     def run(self, output: Path, part: str, **names) -> Run:
         """Make a run; `names` are its other fields, including all that the folder's name needs."""
         _, _, subsample, eval_only = self.parts[part]
-        return Run(
-            protocol=self,
-            part=part,
-            folder=output / self.parts[part].folder.format(**names),
-            subsample=subsample,
-            eval_only=eval_only,
-            **names,
-        )
+        more: dict[str, Any] = {"subsample": subsample, "eval_only": eval_only}
+        run = Run(protocol=self, part=part, folder=output, **more, **names)
+        return replace(run, folder=output / run.place)
 
     def method(
         self, configs: TrainerConfigs, trainer: str, dataset: str, seed: int, shots: int
@@ -180,41 +166,6 @@ class Protocol(ABC):
         file = configs.find(self.rules, trainer, dataset, shots)
         names = {"trainer": trainer, "config": configs.name(file), "config_file": file}
         return names | {"seed": seed, "shots": shots}
-
-
-def folders(output: Path, place: str) -> list[Path]:
-    """List the folders below `output` that match a part's folder, sorted.
-
-    `glob` is not used because it skips folders that cannot be read.
-
-    Raises:
-        UserError: a folder on the way cannot be read.
-    """
-    places = [output]
-    for pattern in re.sub(r"\{\w+\}", "*", place).split("/"):
-        if "*" in pattern:
-            names = [
-                (folder, sorted(fnmatch.filter(names_in(folder), pattern))) for folder in places
-            ]
-            places = [folder / name for folder, inside in names for name in inside]
-        else:
-            places = [folder / pattern for folder in places]
-    return places
-
-
-def names_in(folder: Path) -> list[str]:
-    """List the names in a folder, if it exists; raises UserError if it is unreadable."""
-    try:
-        with os.scandir(folder) as entries:
-            return [entry.name for entry in entries]
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-    except OSError as error:
-        raise UserError(
-            f"'{folder}' cannot be read ({error.strerror}) and may hold runs: change its "
-            "permissions",
-            exit_code=1,
-        ) from None
 
 
 def base_and_new(protocol: Protocol, output: Path, **names) -> list[Run]:
@@ -236,6 +187,14 @@ def check_new_classes(runs: Iterable[Run], opts: tuple[str, ...]) -> None:
                     f"{trainer} with a context for each class (CSC) can be tested only on the "
                     f"classes it was trained on: set {key} False"
                 )
+
+
+def number_or_text(text: str) -> float | str:
+    """Return the number that a text is, or else the text."""
+    try:
+        return float(text)
+    except ValueError:
+        return text
 
 
 def shots_text(number: int) -> str:

@@ -41,9 +41,6 @@ _beside: dict[str, Path] = {}  # the config files of their data sets
 WEIGHTS = (".pt", ".bin", ".safetensors")
 
 
-VARIED = re.compile(r"\+(?=[A-Za-z][\w.]*=)")  # separates the keys in the name of a varied config
-
-
 class Rule(NamedTuple):
     """A rule: runs on these data sets, of these trainers, with at most `most_shots`, use `config`.
 
@@ -155,24 +152,6 @@ def varied_name(pairs: Mapping[str, object]) -> str:
             plain += "-" + hashlib.sha256(str(value).encode()).hexdigest()[:8]
         suffix += f"+{key}={plain}"
     return suffix
-
-
-def plain_name(config: str) -> str:
-    """Return the name of a config without what --vary added."""
-    return VARIED.split(config)[0]
-
-
-def varied_words(config: str) -> tuple[tuple[str, object], ...]:
-    """Return the last words of the keys in what --vary added to a config's name, with values."""
-    pairs = (part.partition("=") for part in VARIED.split(config)[1:])
-    return tuple((key.rpartition(".")[2], _number(value)) for key, _, value in pairs)
-
-
-def _number(text: str) -> object:
-    try:
-        return float(text)
-    except ValueError:
-        return text
 
 
 def only_file(folder: Path) -> Path:

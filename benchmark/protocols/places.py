@@ -1,77 +1,160 @@
-"""Find output folders, which hold the runs of protocols, in a folder and its subfolders."""
+"""Find runs below folders: those that a launcher started, by their launch.json, and single runs."""
 
 import os
-from collections.abc import Iterable
+import re
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from trainers.prompting.errors import printable
-from trainers.prompting.storage.records import RECORD
+from trainers.prompting.errors import UserError, printable
 
+from ..records import CONSOLE, RESULTS
 from . import PROTOCOLS
-from .base import Protocol, names_in
+from .base import Run
+from .launches import LAUNCH, Launch, read_launch
+from .transfer import places_of_sources, shared_trainings
 
-PLACES = {
-    part.folder.split("/")[0] for protocol in PROTOCOLS.values() for part in protocol.parts.values()
-}
-DEPTH = 3  # levels of subfolders that are searched
+DEPTH = 12  # levels of subfolders that are searched
+OLD = re.compile(r"\.old\d*$")  # ends the names of folders that --redo renamed
 
 
-def outputs_below(folder: Path, depth: int = DEPTH) -> list[Path]:
-    """Return the folder itself if it is an output, else the nearest outputs below it.
+@dataclass
+class Found:
+    """The runs below a folder.
+
+    `runs` are those of launchers, by output: the folder that holds the folders of protocols. Of
+    outputs inside one another only the outer one counts.
+    """
+
+    runs: dict[Path, list[Run]] = field(default_factory=dict)
+    singles: list[Path] = field(default_factory=list)  # finished runs of train.py itself
+    undescribed: list[Path] = field(default_factory=list)  # of a launcher, without a launch.json
+    problems: list[str] = field(default_factory=list)  # sentences
+
+    @property
+    def notes(self) -> list[str]:
+        """Sentences on what `runs` do not show as it is on disk."""
+        notes = list(dict.fromkeys(self.problems))
+        if self.undescribed:
+            notes.append(f"left out: {_several(self.undescribed, 'runs')}, made by 0.5: run again")
+        if self.singles:
+            notes.append(
+                f"left out: {_several(self.singles, 'single runs')}, which `report RUN` shows"
+            )
+        return [*map(printable, notes)]
+
+
+def find(root: Path) -> Found:
+    """Return the runs in a folder and below it, by protocol and part, then by folder.
 
     Raises:
         UserError: a folder on the way cannot be read.
     """
-    names = names_in(folder)
-    if PLACES.intersection(names):
-        return [folder]
-    if not depth:
-        return []
-    inside = [folder / name for name in sorted(names) if not name.startswith(".")]
-    return [
-        output
-        for path in inside
-        if os.path.isdir(path)
-        for output in outputs_below(path, depth - 1)
-    ]
+    found, placed, moved = Found(), defaultdict(list), []
+    for folder, names in _folders(root):
+        if LAUNCH not in names:
+            (found.undescribed if CONSOLE in names else found.singles).append(folder)
+        elif not (launch := _read(folder, found.problems)):
+            continue
+        elif output := _output(launch.run, root):
+            placed[output].append(launch.run)
+        else:
+            moved.append(launch.run)
+    outer = {path: path.absolute().parents for path in placed}
+    for output, runs in placed.items():
+        if not any(other.absolute() in outer[output] for other in placed):
+            found.runs[output] = runs
+    for run in moved:
+        around = (path for path in found.runs if path in run.folder.parents)
+        found.runs.setdefault(next(around, root), []).append(run)
+    for output, runs in found.runs.items():
+        for place in places_of_sources(runs):
+            if source := _read(output / place, found.problems):
+                runs.append(source.run)
+        shared = shared_trainings(_each_once(runs, output, found.problems))
+        found.runs[output] = sorted(shared, key=_rank)
+    return found
 
 
-def place_in_output(folder: Path) -> tuple[Path, str] | None:
-    """Return the output around a folder of protocols, such as `output/base2new`, and its name.
-
-    None for any other folder.
-    """
-    folder = folder.resolve()
-    if folder.name not in PLACES or not folder.is_dir() or outputs_below(folder):
-        return None
-    return folder.parent, folder.name
-
-
-def stands_in(protocol: Protocol, place: str) -> bool:
-    """Return True if runs of a protocol are in a folder of this name in the output."""
-    return any(part.folder.split("/")[0] == place for part in protocol.parts.values())
+def runs_in(output: Path) -> list[Run]:
+    """Return the runs of one output; raises UserError as `find`."""
+    return find(output).runs.get(output, [])
 
 
 def is_run(folder: Path) -> bool:
     """Return True for the folder of a finished run."""
-    return os.path.isfile(folder / RECORD)
+    return os.path.isfile(folder / RESULTS)
 
 
-def runs_below(folder: Path, depth: int = DEPTH) -> list[Path]:
-    """Return the folders of finished single runs in a folder and its subfolders, sorted."""
-    if is_run(folder):
-        return [folder]
-    if not depth:
-        return []
-    names = sorted(name for name in names_in(folder) if name not in PLACES and name[0] != ".")
-    paths = [folder / name for name in names]
-    return [run for path in paths if os.path.isdir(path) for run in runs_below(path, depth - 1)]
+def _folders(root: Path) -> Iterator[tuple[Path, Collection[str]]]:
+    """Yield the folders of runs at a folder or below, with the names in them."""
+    seen: set[tuple[int, int]] = set()  # links may lead around in a circle
+    left = [(root, 0)]
+    while left:
+        folder, depth = left.pop()
+        try:
+            status = os.stat(folder)
+            with os.scandir(folder) as entries:
+                inside = {entry.name: entry.is_dir() for entry in entries}
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except OSError as error:
+            raise UserError(
+                f"'{folder}' cannot be read ({error.strerror}) and may hold runs: change its "
+                "permissions",
+                exit_code=1,
+            ) from None
+        if (place := (status.st_dev, status.st_ino)) in seen:
+            continue
+        seen.add(place)
+        if not inside.keys().isdisjoint((LAUNCH, RESULTS, CONSOLE)):
+            yield folder, inside.keys()
+        elif depth < DEPTH:
+            names = [name for name, is_folder in inside.items() if is_folder]
+            names = [name for name in names if name[0] != "." and not OLD.search(name)]
+            left += [(folder / name, depth + 1) for name in sorted(names, reverse=True)]
 
 
-def left_out(outputs: Iterable[Path]) -> str:
-    """Return a sentence on the single runs in outputs of protocols; empty if there are none."""
-    runs = list(dict.fromkeys(run for output in outputs for run in runs_below(output)))
-    if not runs:
-        return ""
-    which = f"{len(runs)} single runs, such as '{runs[0]}'" if runs[1:] else f"'{runs[0]}'"
-    return printable(f"left out: {which}, which `report RUN` shows")
+def _rank(run: Run) -> tuple[int, int]:
+    """Return the places of a run's protocol and part among others."""
+    return [*PROTOCOLS].index(run.protocol.name), [*run.protocol.parts].index(run.part)
+
+
+def _read(folder: Path, problems: list[str]) -> Launch | None:
+    """Return what was started in a folder; None if nothing, or if a new problem says why not."""
+    try:
+        return read_launch(folder)
+    except UserError as error:
+        problems.append(f"left out: {error}")
+        return None
+
+
+def _output(run: Run, root: Path) -> Path | None:
+    """Return the output around a run, if it is in its planned place there."""
+    output, place = str(run.folder.absolute()), f"/{run.place}"
+    if not output.endswith(place):
+        return None
+    whole, given = Path(output.removesuffix(place)), root.absolute()
+    return root / whole.relative_to(given) if whole.is_relative_to(given) else whole
+
+
+def _each_once(runs: list[Run], output: Path, problems: list[str]) -> Iterable[Run]:
+    """Return the runs without copies; of several, the one in its planned place counts."""
+    once: dict[tuple, Run] = {}
+    for run in runs:
+        other = once.setdefault((run.protocol, run.place), run)
+        if other is not run:
+            first, second = other, run
+            if run.folder.absolute() == (output / run.place).absolute():
+                first, second = run, other
+            once[run.protocol, run.place] = first
+            problems.append(
+                f"left out: '{second.folder}', the same run as '{first.folder}' ({run})"
+            )
+    return once.values()
+
+
+def _several(folders: list[Path], what: str) -> str:
+    """Return the number of folders with one of them, or the only one."""
+    return f"{len(folders)} {what}, such as '{folders[0]}'" if folders[1:] else f"'{folders[0]}'"

@@ -4,11 +4,14 @@ The targets have other classes (cross-dataset) or the same classes in other styl
 generalization).
 """
 
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from itertools import product
 
 from trainers.prompting.errors import UserError
 
-from .base import METHOD, SHOTS, TRAINERS, Part, Plot, Protocol, learns_nothing
+from .base import METHOD, SHOTS, TRAINERS, Part, Plot, Protocol, Run, learns_nothing
 from .configs import ANY, GROUPS, Rule, check_datasets
 
 
@@ -81,24 +84,30 @@ class Transfer(Protocol):
                 runs.append(self.run(output, "target", dataset=target, **method, needs=needs))
         return list(dict.fromkeys(runs))
 
-    def on_disk(self, output):
-        """Return the runs in `output`; a training belongs to each protocol that tests it."""
-        runs = super().on_disk(output)
-        if not runs:
-            return []
-        mine = {_training(run) for run in runs if run.part == "target"}
-        others = {
-            _training(run)
-            for protocol in TRANSFER
-            if protocol is not self
-            for run in protocol.runs_in(output, "target")
-        }
-        return [run for run in runs if _training(run) not in others - mine]
-
 
 def _training(run) -> tuple:
     """Return the fields that identify a run's training."""
-    return run.source, run.shots, run.trainer, run.config, run.seed
+    return run.source, run.shots, run.trainer, run.config, run.opts, run.seed
+
+
+def shared_trainings(runs: Iterable[Run]) -> Iterator[Run]:
+    """Yield the runs, and a training on a source once for each protocol that tests it."""
+    protocols: dict[tuple, dict[Protocol, None]] = defaultdict(dict)
+    runs = list(runs)
+    for run in runs:
+        if run.part == "target":
+            protocols[_training(run)][run.protocol] = None
+    for run in runs:
+        tested = protocols.get(_training(run)) if run.part == "source" else None
+        yield from (replace(run, protocol=protocol) for protocol in tested or [run.protocol])
+
+
+def places_of_sources(runs: list[Run]) -> list[str]:
+    """Return the planned folders of trainings on sources whose tests are among the runs."""
+    known = {_training(run) for run in runs if run.part == "source"}
+    tests = {_training(run): run for run in runs if run.part == "target"}
+    alone = [run for training, run in tests.items() if training not in known]
+    return [replace(run, part="source", dataset=run.source).place for run in alone]
 
 
 class CrossDataset(Transfer):

@@ -13,7 +13,6 @@ from recipe.configs import read_keys
 from trainers.prompting.errors import UserError
 
 from .base import Run, learns_nothing
-from .configs import varied_name
 
 WORD = re.compile(r"([A-Za-z]\w*(?:\.\w+)*)=(.*)", re.DOTALL)
 
@@ -81,7 +80,6 @@ def concerns(key: str, trainer: str, file: Path) -> bool:
 def _with(run: Run, setting: Mapping[str, str], needs: Run | None, output: Path) -> Run:
     if not setting:
         return run
-    config = run.config + varied_name(setting)
-    place = run.protocol.parts[run.part].folder.format(**vars(run) | {"config": config})
     opts = run.opts + tuple(word for pair in setting.items() for word in pair)
-    return replace(run, config=config, folder=output / place, opts=opts, needs=needs)
+    run = replace(run, opts=opts, needs=needs)
+    return replace(run, folder=output / run.place)

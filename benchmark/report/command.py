@@ -19,15 +19,7 @@ from trainers.prompting.record.metrics import BINS
 from ..cli import Parser, each, from_one, seed, write_output
 from ..protocols import PROTOCOLS
 from ..protocols.base import Protocol
-from ..protocols.configs import VARIED
-from ..protocols.places import (
-    is_run,
-    left_out,
-    outputs_below,
-    place_in_output,
-    runs_below,
-    stands_in,
-)
+from ..protocols.places import Found, find, is_run, runs_in
 from ..records import Outcome, from_folder
 from .compare import Comparisons
 from .findings import findings
@@ -132,20 +124,21 @@ def show(args: argparse.Namespace, outputs: list[Path]) -> None:
 
         print(report_runs(single, args.format, args.plots))
         return
-    outcomes = side_by_side(single) if single else choose_outcomes(args, outputs)
+    found = {} if single else {output: find(output) for output in outputs}
+    outcomes = side_by_side(single) if single else choose_outcomes(args, found)
     if args.bins != BINS:
         from .per_image import bin_anew
 
         outcomes = [bin_anew(outcome, args.bins) for outcome in outcomes]
     tidy = frame(outcomes)
     if tidy.empty:
-        print(nothing(args, outputs))
+        print(nothing(args, found))
         return
     for name, outcome in zip(tidy["name"], tidy["outcome"], strict=True):
         if single and outcome.run.folder == Path(args.compare):
             args.compare = name
-    if not single and (singles := left_out(args.outputs)):
-        print(singles, file=sys.stderr)
+    for note in dict.fromkeys(note for of_folder in found.values() for note in of_folder.notes):
+        print(note, file=sys.stderr)
     table_rows = summarise(tidy, args.interval, args.published != "off")
     parts = views(args, tidy)
     if args.plots:
@@ -185,28 +178,23 @@ def side_by_side(folders: list[Path]) -> list[Outcome]:
     ]
 
 
-def choose_outcomes(args: argparse.Namespace, outputs: list[Path]) -> list[Outcome]:
+def choose_outcomes(args: argparse.Namespace, found: dict[Path, Found]) -> list[Outcome]:
     """Return the outcomes of the runs and logs that the arguments name.
 
-    Runs are those in the outputs, or in their nearest subfolders with runs, or those of protocols
-    in a folder of an output, such as `output/base2new`. Where these are several folders, each
-    outcome names its origin.
+    Runs are those found in the folders given. Where they are of several outputs, each outcome names
+    its origin.
     """
-    for output in outputs:
+    for output in found:
         need(not output.is_file(), f"'{output}' is a file: unpack it, and name the folder")
-        exists = len(outputs) == 1 or output.exists()
+        exists = len(found) == 1 or output.exists()
         need(exists, f"'{output}' does not exist: check the path")
     protocols = [PROTOCOLS[name] for name in args.protocols or PROTOCOLS]
-    folders: list[tuple[Path, str]] = []
-    for output in outputs:
-        part = place_in_output(output)
-        folders += [part] if part else [(folder, "") for folder in outputs_below(output)]
-    names = [folder.name for folder, _ in folders]
+    runs = [pair for of_folder in found.values() for pair in of_folder.runs.items()]
+    names = [folder.name for folder, _ in runs]
     outcomes = []
-    for folder, place in folders:
-        searched = [p for p in protocols if not place or stands_in(p, place)]
-        in_folder = [outcome for protocol in searched for outcome in on_disk(folder, protocol)]
-        if len(folders) > 1:
+    for folder, of_output in runs:
+        in_folder = [from_folder(run) for run in of_output if run.protocol in protocols]
+        if len(runs) > 1:
             origin = folder.name if names.count(folder.name) == 1 else ""
             in_folder = [replace(x, origin=origin or str(folder)) for x in in_folder]
         outcomes += in_folder
@@ -224,20 +212,15 @@ def choose_outcomes(args: argparse.Namespace, outputs: list[Path]) -> list[Outco
     return [outcome for outcome in outcomes if not args.seeds or outcome.run.seed in args.seeds]
 
 
-def on_disk(output: Path, protocol: Protocol) -> list[Outcome]:
-    """Return the outcomes of all runs of a protocol in an output folder."""
-    return [from_folder(run) for run in protocol.on_disk(output)]
-
-
-def nothing(args: argparse.Namespace, outputs: list[Path]) -> str:
+def nothing(args: argparse.Namespace, found: dict[Path, Found]) -> str:
     """Return an overview of the single runs in these folders, which have no runs of protocols."""
-    searched = [] if args.protocols or args.seeds or args.logs else outputs
+    searched = [] if args.protocols or args.seeds or args.logs else found.values()
     flags = requested_views(args)
-    if alone := [run for output in searched for run in runs_below(output)]:
+    if alone := [run for of_folder in searched for run in of_folder.singles]:
         need(
             not flags,
-            f"{' '.join(flags)} needs runs of protocols, and '{searched[0]}' has only single runs: "
-            "name the folder of one to see its classes and metrics",
+            f"{' '.join(flags)} needs runs of protocols, and '{args.outputs[0]}' has only single "
+            "runs: name the folder of one to see its classes and metrics",
         )
         from .single import overview
 
@@ -259,7 +242,7 @@ def end_in_table(protocol: Protocol, engine: Any, output: Path) -> int:
     tidy = frame(outcomes)
     table_rows = summarise(tidy)
     print(render(table_rows, "text", sentences=findings(tidy, table_rows)))
-    varied = tidy[[VARIED.search(outcome.run.config) is not None for outcome in tidy["outcome"]]]
+    varied = tidy[[bool(outcome.run.opts) for outcome in tidy["outcome"]]]
     for _, of_method in varied.groupby("trainer", sort=False):  # the values of --vary
         if not any(outcome.result for outcome in of_method["outcome"]):
             continue
@@ -272,7 +255,8 @@ def end_in_table(protocol: Protocol, engine: Any, output: Path) -> int:
 
 def keep_table(protocol: Protocol, output: Path) -> None:
     """Save the table of all runs of a protocol, and print its path; raises OSError."""
-    path, outcomes = output / protocol.name / "table.json", on_disk(output, protocol)
+    path = output / protocol.name / "table.json"
+    outcomes = [from_folder(run) for run in runs_in(output) if run.protocol is protocol]
     if not outcomes:  # no folder of a run could be made
         return
     write_output(path, render(summarise(frame(outcomes)), "json") + "\n")

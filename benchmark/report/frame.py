@@ -18,7 +18,7 @@ from trainers.prompting.dataset_keys import CHANGES
 
 from ..protocols import PROTOCOLS
 from ..protocols.base import learns_nothing
-from ..protocols.configs import known_trainers, plain_name, varied_words
+from ..protocols.configs import known_trainers
 from ..records import METRICS, OOD, PER_CLASS, Outcome, costs, other_code, unlike, value_at
 from . import published
 from .names import DATASETS, is_embedded, rank
@@ -141,7 +141,7 @@ def _identity(outcome: Outcome) -> dict:
         "protocol": protocol.name, "across": protocol.across, "once": protocol.untrained_once,
         "source": run.source, "dataset": run.dataset, "embedded": is_embedded(run.dataset),
         "shots": run.shots, "trainer": run.trainer, "label": getattr(run, "label", ""),
-        "config": plain_name(run.config), "settings": varied_words(run.config),
+        "config": run.config, "settings": run.varied,
         "origin": outcome.origin, "seed": run.seed, "column": protocol.parts[run.part].column,
         "training": not run.eval_only,
     }  # fmt: skip

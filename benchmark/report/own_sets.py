@@ -8,6 +8,7 @@ from pathlib import Path
 from trainers.prompting.errors import printable
 
 from ..protocols.configs import IMAGE_FOLDER, dataset_name
+from ..protocols.launches import read_launch
 from ..records import Outcome, value_at
 
 NAME = f"{IMAGE_FOLDER}="
@@ -65,13 +66,10 @@ def _around(folder: Path) -> tuple[str, ...]:
 
 
 def name_in(folder: Path, record: dict) -> str:
-    """Return the name of the data set of a single run: of own images, that of their folder.
-
-    In the folder of a protocol, the name that was given counts.
-    """
+    """Return the name of the data set of a run: of own images, the one given, or their folder's."""
     dataset = str(record.get("dataset"))
     if dataset != dataset_name(IMAGE_FOLDER):
         return dataset
-    given = [part for part in folder.absolute().parts if part.startswith(NAME)]
-    images = images_folder(record)
-    return printable(given[-1].removeprefix(NAME) if given else images.name if images else dataset)
+    launch, images = read_launch(folder), images_folder(record)
+    given = launch.run.dataset.partition("=")[2] if launch else ""
+    return printable(given or (images.name if images else dataset))

@@ -1,55 +1,25 @@
 """Choose the best setting of a method; write a table of all settings, and a config file."""
 
 import json
-import shlex
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean
-from typing import NamedTuple
 
 import yaml
 
-from recipe.configs import FEATURES, prompts_for, read_keys, read_pairs
+from recipe.configs import prompts_for, read_keys, read_pairs
 from trainers.prompting.errors import need
 from trainers.prompting.trainer.by_run import nest, plain_key
 
 from ..cli import write_output
-from ..launch.run_process import last_command
 from ..launch.validation import SPLIT, on_validation
-from ..protocols import PROTOCOLS
 from ..protocols.base import Run, shots_text
-from ..protocols.configs import VARIED, plain_name
+from ..protocols.launches import Launch, read_launch
 from ..records import Outcome, as_recorded, from_folder
 from ..report import facts
 from ..report.tables import Cell, Table
-
-OF_RUN = ("DATASET.NUM_SHOTS", "DATASET.SUBSAMPLE_CLASSES", FEATURES, SPLIT)  # of the launcher
-
-
-class Command(NamedTuple):
-    """The command of a run, parsed."""
-
-    config_file: str
-    backbone: str | None
-    varied: dict[str, str]  # values of --vary by key, as text
-    shared: dict[str, str]  # its other settings
-
-    @classmethod
-    def of(cls, run: Run) -> "Command | None":
-        """Return that of a run of --vary on validation images; None for any other."""
-        words = shlex.split(last_command(run) or "")
-        keys = [part.partition("=")[0] for part in VARIED.split(run.config)[1:]]
-        if not keys or OF_RUN[0] not in words:
-            return None
-        pairs = read_pairs(words[words.index(OF_RUN[0]) :])
-        if not on_validation(pairs):
-            return None
-        flags = dict(zip(words, words[1:], strict=False))
-        varied = {key: pairs[key] for key in pairs if key in keys}
-        shared = {key: pairs[key] for key in pairs if key not in (*varied, *OF_RUN)}
-        return cls(flags["--config-file"], flags.get("--backbone"), varied, shared)
 
 
 @dataclass
@@ -57,13 +27,18 @@ class Trial:
     """One setting of a method, with the outcomes of its runs."""
 
     outcomes: list[Outcome]
-    command: Command  # of all of them
+    launch: Launch  # of one of them
     lacking: str = ""  # runs that other settings have
 
     @property
     def name(self) -> str:
         """The setting in words."""
-        return ", ".join(f"{key} {value}" for key, value in self.command.varied.items())
+        return ", ".join(f"{key} {value}" for key, value in self.varied.items())
+
+    @property
+    def varied(self) -> dict[str, str]:
+        """The values of --vary, by key."""
+        return read_pairs(self.launch.run.opts)
 
     @property
     def problems(self) -> list[str]:
@@ -130,7 +105,7 @@ class Choice:
         seeds = f"seed{'s' * (len(self.seeds) > 1)} {' '.join(map(str, self.seeds))}"
         classes = f"{self.run.subsample} classes" if self.run.subsample != "all" else "all classes"
         return (
-            f"{self.run.trainer} ({plain_name(self.run.config)}), tuned for "
+            f"{self.run.trainer} ({self.run.config}), tuned for "
             f"{self.run.protocol.name}: accuracy (%) on "
             f"validation images of {classes}, {shots_text(self.run.shots)}, {seeds}"
         )
@@ -155,7 +130,7 @@ class Choice:
             "title": self.title,
             "settings": [
                 {
-                    "setting": trial.command.varied,
+                    "setting": trial.varied,
                     "accuracy": trial.accuracies,
                     "average": trial.average,
                     "problems": trial.problems,
@@ -166,12 +141,13 @@ class Choice:
 
     def config(self, best: Trial) -> str:
         """Return the method's config file with the best values and the settings of the command."""
-        backbone, file = best.command.backbone, best.command.config_file
+        backbone, file = best.launch.backbone, best.launch.run.config_file
         chosen = prompts_for(backbone, file)
         if backbone:
             chosen["MODEL.BACKBONE.NAME"] = backbone
-        chosen |= best.command.varied | best.command.shared
-        keys = read_keys(Path(file))
+        shared = {key: value for key, value in best.launch.shared.items() if key != SPLIT}
+        chosen |= best.varied | shared
+        keys = read_keys(file)
         # drop values for single data sets, since the choice is for all of them
         keys = {key: value for key, value in keys.items() if plain_key(key) not in chosen}
         keys |= {key: as_recorded(value) for key, value in chosen.items()}
@@ -191,18 +167,17 @@ def comparable(trial: Trial) -> float:
     return -1.0 if trial.average is None else round(trial.average, 6)
 
 
-def choices_in(output: Path) -> list[Choice]:
-    """Return the choice of each method among the runs of --vary on validation images in an output.
+def choices_among(runs: Iterable[Run]) -> list[Choice]:
+    """Return the choice of each method among those of the runs that tune it.
 
-    Raises:
-        UserError: as `choices`.
+    These are the runs of --vary on validation images. Otherwise as `choices`.
     """
-    runs = {run.folder: run for protocol in PROTOCOLS.values() for run in protocol.on_disk(output)}
-    commands = {run: Command.of(run) for run in runs.values()}
-    return choices((from_folder(run), command) for run, command in commands.items() if command)
+    launches = [launch for run in runs if run.opts and (launch := read_launch(run.folder))]
+    tried = [launch for launch in launches if on_validation(launch.shared)]
+    return choices((from_folder(launch.run), launch) for launch in tried)
 
 
-def choices(tried: Iterable[tuple[Outcome, Command]]) -> list[Choice]:
+def choices(tried: Iterable[tuple[Outcome, Launch]]) -> list[Choice]:
     """Return the choice of each method, number of shots and protocol, in the order of the runs.
 
     Runs that were computed in another precision than most of their method and PREC count as failed,
@@ -216,8 +191,8 @@ def choices(tried: Iterable[tuple[Outcome, Command]]) -> list[Choice]:
     for outcome, _ in tried:
         if precision := _precision(outcome):
             precisions[_method_and_precision(outcome)][precision] += 1
-    groups: dict[tuple, dict[str, Trial]] = defaultdict(dict)
-    for outcome, command in tried:
+    groups: dict[tuple, dict[tuple, Trial]] = defaultdict(dict)
+    for outcome, launch in tried:
         precision = _precision(outcome)
         if precision and precision != (
             usual := precisions[_method_and_precision(outcome)].most_common(1)[0][0]
@@ -226,11 +201,11 @@ def choices(tried: Iterable[tuple[Outcome, Command]]) -> list[Choice]:
             why += "delete its folder, and run it where those were"
             outcome = replace(outcome, result=None, problem=why)
         run = outcome.run
-        group = groups[run.protocol, run.trainer, plain_name(run.config), run.shots]
-        group.setdefault(run.config, Trial([], command)).outcomes.append(outcome)
+        group = groups[run.protocol, run.trainer, run.config, run.shots]
+        group.setdefault(run.varied, Trial([], launch)).outcomes.append(outcome)
         first = next(iter(group.values()))
         need(
-            command._replace(varied={}) == first.command._replace(varied={}),
+            _shared(launch) == _shared(first.launch),
             f"{run} and {first.outcomes[0].run} differ in settings that are not varied: choose "
             "among each in another output",
         )
@@ -240,6 +215,11 @@ def choices(tried: Iterable[tuple[Outcome, Command]]) -> list[Choice]:
             missing = sorted(every - {place(outcome.run) for outcome in trial.outcomes})
             trial.lacking = ", ".join(f"no run on {name}, seed {seed}" for name, seed in missing)
     return [Choice([*trials.values()]) for trials in groups.values()]
+
+
+def _shared(launch: Launch) -> tuple:
+    """Return the settings of a run that are not varied."""
+    return launch.run.config_file, launch.backbone, launch.shared
 
 
 def place(run: Run) -> tuple[str, int]:
@@ -259,7 +239,7 @@ def _precision(outcome: Outcome) -> str | None:
 def write_choice(choice: Choice, output: Path) -> Path | None:
     """Write the table, and the config of a chosen setting; return its path; raises OSError."""
     run = choice.run
-    name = f"{plain_name(run.config)}_tuned_{run.shots}"
+    name = f"{run.config}_tuned_{run.shots}"
     folder = output / run.protocol.name / "chosen" / run.trainer
     write_output(folder / f"{name}.json", json.dumps(choice.record(), indent=1) + "\n")
     path = folder / f"{name}.yaml"

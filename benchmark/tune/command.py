@@ -6,9 +6,9 @@ from pathlib import Path
 from trainers.prompting.errors import UserError
 
 from ..cli import Parser
-from ..protocols.places import outputs_below
+from ..protocols.places import find
 from ..report.render import as_text
-from .choice import choices_in, write_choice
+from .choice import choices_among, write_choice
 
 
 def main(argv: list[str]) -> int:
@@ -27,7 +27,10 @@ def main(argv: list[str]) -> int:
         help="output folder of the runs (default: %(default)s)",
     )  # fmt: skip
     output = parser.parse_args(argv).output.absolute()
-    chosen = [(choice, folder) for folder in outputs_below(output) for choice in choices_in(folder)]
+    found = find(output)
+    for note in found.notes:
+        print(note, file=sys.stderr)
+    chosen = [(choice, at) for at, runs in found.runs.items() for choice in choices_among(runs)]
     if not chosen:
         raise UserError(
             f"'{output}' has no runs of --vary on validation images: do some with "

@@ -1,11 +1,13 @@
 """Make outcomes of runs that never ran, for tests of tables and plots."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from benchmark.protocols import PROTOCOLS
+from benchmark.protocols.launches import write_launch
 from benchmark.records import Outcome
 from benchmark.report import summary
 from benchmark.report.frame import each_row, frame
@@ -28,7 +30,7 @@ def outcome(
     trainer, seed, part, accuracy, dataset="emoji", problem=None, protocol="base2new", **more
 ) -> Outcome:
     """Return an outcome; `more` are further fields of the run or of its record."""
-    names = {"config": "emoji", "shots": 16, "source": ""}
+    names = {"config": "emoji", "shots": 16, "source": "", "opts": ()}
     result = {"split": "test", "backbone": "ViT-B/16", "num_params": 10, "train_seconds": 60.0}
     if trainer == "ZeroshotCLIP":
         result["num_params"] = 0
@@ -57,8 +59,17 @@ def few_shot(trainer, shots, accuracies, dataset="dtd", **more) -> list[Outcome]
 
 def varied(setting, base, new, dataset="emoji", **more) -> list[Outcome]:
     """Return base-to-new outcomes of ALIGN with a setting of --vary, of seeds 1, 2, ..."""
+    opts = tuple(setting.replace("=", "+").split("+"))
     return [
-        outcome("ALIGN", seed, part, value, dataset, config=f"emoji+{setting}", **more)
+        outcome(
+            "ALIGN",
+            seed,
+            part,
+            value,
+            dataset,
+            opts=opts,
+            **more,
+        )
         for part, values in (("base", base), ("new", new))
         for seed, value in enumerate(values, 1)
     ]
@@ -122,10 +133,9 @@ def only_table(outcomes, **options) -> Table:
 def leave(output: Path, outcomes) -> None:
     """Write the records of base-to-new or few-shot outcomes into run folders."""
     for run, result in ((o.run, o.result) for o in outcomes):
-        place = {"base": "base2new/train_base", "new": "base2new/test_new", "all": "few_shot"}
-        method = f"{run.dataset}/shots_{run.shots}/{run.trainer}/{run.config}/seed{run.seed}"
-        folder = output / place[run.part] / method
+        folder = output / run.place
         folder.mkdir(parents=True)
         keys = {"trainer": run.trainer, "dataset": run.dataset, "seed": run.seed}
         keys |= {"shots": run.shots, "subsample_classes": run.subsample}
+        write_launch(replace(run, folder=folder), None, ())
         (folder / "results.json").write_text(json.dumps(result | keys))

@@ -16,6 +16,7 @@ from benchmark.launch.engine import Engine, Settings
 from benchmark.launch.needs import lacking
 from benchmark.protocols import FEW_SHOT
 from benchmark.protocols.configs import TrainerConfigs, use_plugins
+from benchmark.protocols.launches import write_launch
 from trainers.prompting import plugins
 from trainers.prompting.errors import UserError
 from trainers.prompting.storage.features import read_features
@@ -109,6 +110,7 @@ def test_runs_know_its_fingerprint_work_and_folder(boxes, tmp_path):
     record |= {"config": {"DATASET": {"ROOT": str(tmp_path / "elsewhere")}}}
     run.folder.mkdir(parents=True)
     (run.folder / "results.json").write_text(json.dumps(record))
+    write_launch(run, None, ())
     assert before and not Engine([run], Settings(root)).todo
     assert not lacking([run], given)
     (lack,) = lacking([run], settings(boxes, tmp_path))

@@ -104,7 +104,7 @@ class Slurm:
                 for run in set(engine.runs_left).difference(busy):
                     (run.folder / RESULTS).unlink(missing_ok=True)
                 for tasks in arrays:
-                    self._submit(tasks)
+                    self._submit(tasks, engine)
                     done += sum(tasks, [])
         except (OSError, UserError) as error:
             why = by_system(error) or error
@@ -152,7 +152,7 @@ class Slurm:
         ]
         return "\n".join(lines) + "\n"
 
-    def _submit(self, tasks: list[list[Run]]) -> None:
+    def _submit(self, tasks: list[list[Run]], engine: Engine) -> None:
         """Submit one array, and enter it into the book."""
         name, folder = f"{self.name}-{secrets.token_hex(4)}", self.output / LOGS
         book, entries = read_book(self.output), {}
@@ -168,8 +168,9 @@ class Slurm:
             write_whole(folder / BOOK, json.dumps(book))
             (folder / f"{name}.sh").unlink()
             raise
-        for run in sum(tasks, []):  # the tables and `status` find runs by their folders
+        for run in sum(tasks, []):  # the tables and `status` show runs that wait
             run.folder.mkdir(parents=True, exist_ok=True)
+            engine.describe(run)
 
     def _wait(self, ours: set[Run], engine: Engine, progress: Progress) -> None:
         """Wait until these runs have an outcome."""

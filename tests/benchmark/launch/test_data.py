@@ -18,6 +18,7 @@ from benchmark.launch.engine import Engine, Settings
 from benchmark.launch.needs import lacking
 from benchmark.protocols import FEW_SHOT
 from benchmark.protocols.configs import TrainerConfigs
+from benchmark.protocols.launches import write_launch
 from trainers.prompting import embedded
 from trainers.prompting.backbones import weights_sha256
 from trainers.prompting.checkpoint.saved import Saved
@@ -49,6 +50,7 @@ class Done:
         record |= {"data_fingerprint": data.fingerprint} | changes
         run.folder.mkdir(parents=True)
         (run.folder / "results.json").write_text(json.dumps(record))
+        write_launch(run, None, ())
 
     def run(self):
         configs = TrainerConfigs(asked="emoji")

@@ -15,6 +15,7 @@ from benchmark.launch.time_left import Advance
 from benchmark.protocols import BASE2NEW
 from benchmark.protocols.base import Run
 from benchmark.protocols.configs import TrainerConfigs
+from benchmark.protocols.launches import write_launch
 from benchmark.records import Outcome
 
 ONE = ("--trainers", "CoOp", "--seeds", "1")
@@ -96,7 +97,7 @@ def test_results_of_another_beta_are_refused(checkout):
     folder = checkout.output / "base2new/train_base/emoji/shots_16/ALIGN"
     (folder / "emoji+TRAINER.ALIGN.BETA=0.5").rename(folder / "emoji+TRAINER.ALIGN.BETA=0.2")
     refused = checkout.base2new(*words, "TRAINER.ALIGN.BETA=0.2", code=2)
-    assert "another run (TRAINER.ALIGN.BETA 0.5, not 0.2)" in refused.stderr
+    assert "holds another run (ALIGN on emoji, BETA 0.5, seed 1, base)" in refused.stderr
 
 
 def test_results_of_an_older_config_file_are_refused(checkout):
@@ -121,6 +122,7 @@ def test_time_left_covers_runs_with_an_estimate_and_counts_others(tmp_path):
     finished |= {"subsample_classes": "base", "train_seconds": 20.0, "test_seconds": 10.0}
     runs[0].folder.mkdir(parents=True)
     (runs[0].folder / "results.json").write_text(json.dumps(finished))
+    write_launch(runs[0], None, ())
     assert Engine(runs[:3], Settings()).remaining() == (60.0, 0)
     assert Engine(runs, Settings()).remaining() == (60.0, 3)
     children = [SimpleNamespace(run=runs[1], advance=Advance(0.8, 100.0, 20.0))]  # slower

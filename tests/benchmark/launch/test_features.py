@@ -13,6 +13,7 @@ from benchmark.launch.command import plan_runs
 from benchmark.launch.data import other_features
 from benchmark.launch.engine import Engine, command
 from benchmark.protocols import PROTOCOLS
+from benchmark.protocols.launches import write_launch
 from trainers.prompting.embedded import file_sha256
 from trainers.prompting.errors import UserError
 
@@ -90,6 +91,7 @@ def test_a_finished_run_is_skipped_until_its_features_change(tmp_path):
         "config": {"MODEL": {"BACKBONE": {"NAME": "RN50"}}},
     }  # fmt: skip
     (run.folder / "results.json").write_text(json.dumps(record))
+    write_launch(run, None, ())
     assert not Engine(runs, settings).todo
     write(file, seed=1)
     with pytest.raises(UserError, match=r"the results of another run .features [0-9a-f]{8}"):

@@ -61,7 +61,7 @@ def test_tests_concern_methods_that_learn_nothing(checkout):
 def test_lists_and_keys_in_lower_case(checkout):
     words = ("emoji", "--seeds", "1", "--trainers", "ALIGN", "--dry-run")
     told = checkout.base2new(*words, "--vary", "OPTIM.STEPSIZE=[1],[2]").stdout
-    assert told.count("# run: ALIGN on emoji, STEPSIZE _1_-") == 2
+    assert told.count("# run: ALIGN on emoji, STEPSIZE [1], ") == 2
     told = checkout.base2new(*words, "--vary", "topk=1,2").stdout
     assert told.count("# run: ALIGN on emoji, topk 1, seed 1") == 2
 

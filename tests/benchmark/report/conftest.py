@@ -2,12 +2,14 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from matplotlib.figure import Figure
 
 from benchmark.__main__ import main
+from benchmark.protocols.launches import write_launch
 
 
 @pytest.fixture
@@ -20,15 +22,17 @@ def reported(tmp_path, capsys):
     def reported(outcomes, *words, status=0):
         folders = {}
         for one in outcomes:
-            folders[tmp_path / one.run.folder] = keys = dict(one.result or {})
+            run = replace(one.run, folder=tmp_path / one.run.folder)
+            folders[run] = keys = dict(one.result or {})
             keys |= {"trainer": one.run.trainer, "dataset": one.run.dataset, "seed": one.run.seed}
             keys |= {"shots": one.run.shots, "subsample_classes": one.run.subsample}
         for record in [*(tmp_path / "nowhere").rglob("results.json")]:
-            if record.parent not in folders:
+            if record.parent not in [run.folder for run in folders]:
                 shutil.rmtree(record.parent)
-        for folder, keys in folders.items():
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / "results.json").write_text(json.dumps(keys))
+        for run, keys in folders.items():
+            run.folder.mkdir(parents=True, exist_ok=True)
+            write_launch(run, None, ())
+            (run.folder / "results.json").write_text(json.dumps(keys))
         capsys.readouterr()
         code = main(["report", str(tmp_path / "nowhere"), *words])
         said = capsys.readouterr()

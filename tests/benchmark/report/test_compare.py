@@ -147,7 +147,7 @@ def test_transfer_has_a_column_for_each_target_and_their_average(answered):
 def test_the_settings_of_an_ablation_are_compared_by_name(answered):
     outcomes = []
     for setting, right in (("BETA=0", 20), ("BETA=0.5", 24), ("M=2", 20)):
-        more = {"config": f"emoji+TRAINER.ALIGN.{setting}"}
+        more = {"opts": tuple(f"TRAINER.ALIGN.{setting}".split("="))}
         outcomes += base2new(answered, "ALIGN", [right], [20], **more)
     (table,) = tables(outcomes, "ALIGN, BETA 0.5")
     assert lines(table)["ALIGN, BETA 0"][0].startswith("+10.00 [")

@@ -159,8 +159,8 @@ def test_two_panels_stand_side_by_side(drawn):
     outcomes = []
     for shots in (1, 16):
         for noise in (0, 0.5):
-            config = f"emoji+DATASET.LABEL_NOISE={noise}"
-            outcomes += few_shot("CoOp", shots, (50.0,), config=config)
+            opts = ("DATASET.LABEL_NOISE", str(noise))
+            outcomes += few_shot("CoOp", shots, (50.0,), opts=opts)
     figure = drawn(outcomes)["few_shot_label_noise"]
     assert figure.axes[0].get_gridspec().get_geometry() == (1, 2)
     assert figure.get_size_inches().tolist() == pytest.approx([5.2, 2.6 + 0.2 + 0.4])

@@ -143,9 +143,9 @@ def test_tables_and_lines_are_in_the_order_of_papers(reported):
     assert re.search(r"\nMethod +4 shots +16 shots\n", said)
     assert [record["shots"] for record in json.loads(reported(outcomes, "--format", "json"))["rows"]
             ][:2] == [4, 16]  # fmt: skip
-    configs = ["emoji"] + [f"emoji+TRAINER.ALIGN.BETA={beta}" for beta in (2, 0.5, 10)]
-    outcomes = [outcome("ALIGN", 1, part, 50.0, config=config)
-                for config in configs for part in ("base", "new")]  # fmt: skip
+    settings = [(), *(("TRAINER.ALIGN.BETA", str(beta)) for beta in (2, 0.5, 10))]
+    outcomes = [outcome("ALIGN", 1, part, 50.0, opts=opts)
+                for opts in settings for part in ("base", "new")]  # fmt: skip
     outcomes += [outcome("CoOp", 1, part, 50.0) for part in ("base", "new")]
     names = re.findall(r"^((?:ALIGN|CoOp)\S*(?: BETA \S+)?)  ", reported(outcomes), re.MULTILINE)
     assert names == ["CoOp", "ALIGN", "ALIGN, BETA 0.5", "ALIGN, BETA 2", "ALIGN, BETA 10"]
@@ -155,7 +155,7 @@ def test_lines_are_named_by_the_facts_in_which_they_differ(reported):
     """Hashes are shortened; what all share is not said."""
     outcomes = []
     for name, value in (("one", "0123456789abcdef" * 4), ("two", "f" * 64)):
-        more = {"config": f"emoji+TRAINER.CTX={name}", "data_fingerprint": value, "num_test": 8}
+        more = {"opts": ("TRAINER.CTX", name), "data_fingerprint": value, "num_test": 8}
         outcomes += few_shot("CoOp", 4, (50.0,), **more)
     said = reported(outcomes)
     assert "CTX one, images 0123456789ab  " in said and "CTX two, images ffffffffffff  " in said

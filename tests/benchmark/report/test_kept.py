@@ -6,12 +6,14 @@
 import difflib
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from outcomes import few_shot, leave, outcome
 
 from benchmark.__main__ import main
+from benchmark.protocols.launches import write_launch
 from trainers.prompting.record.predictions import write_predictions
 
 KEPT = Path(__file__).with_name("kept.txt")
@@ -85,9 +87,11 @@ def make(output):
         dataset = record.parts[-6]
         right = RIGHT[name][seed - 1][part == "new"] + (dataset == "dtd")
         write_predictions(record.parent, columns(part, right, 3 * seed + len(name)))
-    failed = output / "base2new/test_new/eurosat/shots_16/CoOp/emoji/seed2"
-    failed.mkdir(parents=True)
-    (failed / "console.txt").write_text("$ train.py\n# failed: out of memory\n")
+    failed = outcome("CoOp", 2, "new", 0.0, "eurosat").run
+    failed = replace(failed, folder=output / failed.place)
+    failed.folder.mkdir(parents=True)
+    write_launch(failed, None, ())
+    (failed.folder / "console.txt").write_text("$ train.py\n# failed: out of memory\n")
     leave(output, few_shot("CoOp", 1, (45.2, 47.1)) + few_shot("CoOp", 16, (63.0, 64.2)))
     leave(output, few_shot("ALIGN", 16, (69.4,), "ucf101"))
 

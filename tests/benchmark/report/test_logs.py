@@ -3,6 +3,7 @@
 import json
 import os
 
+import outcomes
 import pytest
 from outcomes import few_shot, rows
 
@@ -127,13 +128,7 @@ def test_logs_are_shown_next_to_ours_with_what_is_missing(tmp_path, capsys):
     leave(theirs / BASE.format(part="test_new", seed=1), result(800))
     leave(theirs / BASE.format(part="test_new", seed=2), "CUDA out of memory")
     leave(theirs / "elsewhere", result(100))
-    folder = ours / "base2new/train_base/eurosat/shots_16/MaPLe/base2new/seed1"
-    leave(
-        folder,
-        '{"trainer": "MaPLe", "dataset": "eurosat", "seed": 1, "shots": 16, "accuracy": 90.0,'
-        ' "subsample_classes": "base"}',
-        "results.json",
-    )
+    outcomes.leave(ours, [outcomes.outcome("MaPLe", 1, "base", 90.0, "eurosat", backbone=None)])
     assert main(["report", str(ours), "--logs", f"published={theirs}"]) == 0
     told = capsys.readouterr()
     mine, others = [

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from outcomes import few_shot, leave, lines, only_table, outcome, rows
 
-from benchmark.protocols import FEW_SHOT
+from benchmark.protocols.places import runs_in
 from benchmark.records import from_folder
 from benchmark.report import command, pictures
 from benchmark.report.frame import frame
@@ -225,7 +225,7 @@ def test_each_view_draws_its_plots(tmp_path, capsys, flag, name):
     drawn = sorted(path.name for path in plots.iterdir())
     stem = f"{name}_few_shot_recognition_dtd_16_shots"
     assert drawn == [f"{stem}.{form}" for form in ("pdf", "png", "svg")]
-    listed = rows([from_folder(run) for run in FEW_SHOT.on_disk(output)])
+    listed = rows([from_folder(run) for run in runs_in(output)])
     view = {"reliability": Metrics, "confusion": Classes}[name](listed)
     ((figure, _),) = pictures.figures(view.tests, name, set()).values()
     first, *_ = figure.axes

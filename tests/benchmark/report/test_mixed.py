@@ -57,9 +57,9 @@ def test_values_of_vary_that_change_nothing_are_one_line():
     """Two equal rows, and a comparison of +0.00, of a method that reads no labels."""
     outcomes = []
     for value in (0, 0.5):
-        config = f"emoji+DATASET.LABEL_NOISE={value}"
+        opts = ("DATASET.LABEL_NOISE", str(value))
         for trainer, wrong in (("PromptKD", 0), ("CoOp", 2)):
-            (one,) = few_shot(trainer, 4, (50 + value,), "emoji", config=config)
+            (one,) = few_shot(trainer, 4, (50 + value,), "emoji", opts=opts)
             drawn = {"wrong_labels": wrong, "left_out": 0} if value else None
             one.result.update(config={"DATASET": {"LABEL_NOISE": value}}, drawn=drawn)
             outcomes.append(one)
@@ -127,7 +127,7 @@ def test_a_name_is_the_same_on_every_data_set():
 def test_what_vary_set_is_told_apart_from_runs_with_another_clip():
     """Runs with other settings, each with its own CLIP, were named by both."""
     outcomes = few_shot("ALIGN", 1, (50, 52), "emoji", backbone="ViT-L/14", config="emoji")
-    more = {"backbone": "emoji", "config": "emoji+TRAINER.ALIGN.M=2"}
+    more = {"backbone": "emoji", "opts": ("TRAINER.ALIGN.M", "2")}
     outcomes += few_shot("ALIGN", 1, (60, 62), "emoji", **more)
     assert sorted(lines(only_table(outcomes))) == [
         "ALIGN, M 2, backbone emoji", "ALIGN, backbone ViT-L/14"

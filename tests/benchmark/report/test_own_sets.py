@@ -7,6 +7,7 @@ import pytest
 from outcomes import few_shot, leave, transfer
 
 from benchmark.__main__ import main
+from benchmark.protocols.launches import write_launch
 from benchmark.report.frame import frame
 from benchmark.report.own_sets import name_folders, name_in
 from benchmark.report.plots import figures
@@ -80,7 +81,10 @@ def test_a_folder_without_a_name_keeps_that_of_the_set(root):
 def test_a_single_run_has_the_name_that_was_given_or_of_its_folder(tmp_path):
     record = {"dataset": "ImageFolder", "config": {"DATASET": {"ROOT": "/x/birds$\n"}}}
     assert name_in(tmp_path, record) == r"birds$\n"
-    given = tmp_path / "few_shot" / "image_folder=pets" / "seed1"
+    given = tmp_path / "seed1"
+    given.mkdir()
+    (pets,) = own("/x/birds", name="image_folder=pets")
+    write_launch(replace(pets.run, folder=given), None, ())
     assert name_in(given, record) == "pets"
     assert name_in(tmp_path, {"dataset": "ImageFolder"}) == "ImageFolder"
     assert name_in(given, {"dataset": "DescribableTextures"}) == "DescribableTextures"

@@ -185,8 +185,8 @@ def test_a_setting_with_several_values_has_a_plot():
     outcomes = few_shot("ZeroshotCLIP", 0, (40,)) + few_shot("VPT", 1, (45,))
     for shots in (1, 16):
         for noise in (0, 0.25, 0.5):
-            config = f"emoji+DATASET.LABEL_NOISE={noise}"
-            outcomes += few_shot("CoOp", shots, (50 + shots - 20 * noise,), config=config)
+            opts = ("DATASET.LABEL_NOISE", str(noise))
+            outcomes += few_shot("CoOp", shots, (50 + shots - 20 * noise,), opts=opts)
     drawn = plots.figures(rows(outcomes))
     assert list(drawn) == ["few_shot", "few_shot_label_noise"]
     noisy = drawn["few_shot_label_noise"][0]
@@ -204,8 +204,8 @@ def test_of_base_to_new_a_setting_is_plotted_against_h():
     outcomes = []
     for beta, value in ((0, 30), (1, 60)):
         for part in ("base", "new"):
-            config = f"emoji+TRAINER.ALIGN.BETA={beta}"
-            outcomes += [outcome("ALIGN", 1, part, value, config=config)]
+            opts = ("TRAINER.ALIGN.BETA", str(beta))
+            outcomes += [outcome("ALIGN", 1, part, value, opts=opts)]
     drawn = plots.figures(rows(outcomes))["base2new_beta"][0]
     assert curves(drawn.axes[0]) == [([0, 1], [30, 60])] and drawn.get_supylabel() == "H (%)"
 

@@ -4,12 +4,14 @@ import json
 import math
 import re
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from outcomes import few_shot, rows
 
 from benchmark.__main__ import main
+from benchmark.protocols.launches import write_launch
 from benchmark.report import pictures
 from benchmark.report.frame import frame
 from benchmark.report.metrics import Metrics
@@ -72,7 +74,9 @@ def test_two_runs_stand_side_by_side_and_are_named_where_left_out(run, tmp_path,
     assert "ALIGN (run)" in shown and " equal (one seed)" in shown
     assert main(["report", str(run), "--compare", "ALIGN"]) == 2
     assert "is one run: name the folders of two or more" in capsys.readouterr().err
-    shutil.copytree(run, tmp_path / "few_shot/data/shots_4/ALIGN/x/seed1")
+    (tmp_path / "mine").mkdir()
+    (ours,) = few_shot("CoOp", 4, (50.0,))
+    write_launch(replace(ours.run, folder=tmp_path / "mine"), None, ())
     for command in ("report", "status"):
         assert main([command, str(tmp_path)]) == 0
         assert capsys.readouterr().err.startswith(f"left out: 2 single runs, such as '{other}', ")

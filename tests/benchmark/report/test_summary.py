@@ -98,7 +98,7 @@ def test_average_is_h_of_the_averages_over_complete_data_sets():
 
 def test_problems_name_the_setting():
     found = [
-        outcome("ALIGN", seed, part, 50.0, name, config=f"emoji+M={M}+N={M}")
+        outcome("ALIGN", seed, part, 50.0, name, opts=("M", str(M), "N", str(M)))
         for M, seeds in ((1, (1, 2)), (2, (1,)))
         for name in ("emoji", "emoji_food")
         for part in ("base", "new")

@@ -2,14 +2,14 @@
 
 from outcomes import outcome
 
-from benchmark.tune.choice import Command, choices
+from benchmark.protocols.launches import Launch
+from benchmark.tune.choice import choices
 
 
 def tried(value, seed, accuracy, precision, key="OPTIM.LR"):
     """Return the outcome of a run of CoOp with a value of a key, here the learning rate."""
-    config = f"emoji+{key}={value}"
-    one = outcome("CoOp", seed, "base", accuracy, precision=precision, config=config)
-    return one, Command("emoji.yaml", None, {key: str(value)}, {})
+    one = outcome("CoOp", seed, "base", accuracy, precision=precision, opts=(key, str(value)))
+    return one, Launch(one.run, None, {})
 
 
 def test_runs_in_another_precision_than_most_are_not_averaged():
