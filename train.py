@@ -52,7 +52,7 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog=f"{EXAMPLES}\nmethods, each with its config files in configs/trainers/METHOD/:\n"
         f"{textwrap.fill(methods, 78, initial_indent='  ', subsequent_indent='  ')}\n\n"
-        "data sets: configs/datasets/DATASET.yaml; what methods are: python -m benchmark methods",
+        "data sets: configs/datasets/DATASET.yaml; what methods are: python -m benchmark info",
     )
     parser.add_argument("--version", action="version", version=f"ALIGN {__version__}")
     parser.add_argument("--root", default="", help="folder of the data sets (emoji needs none)")

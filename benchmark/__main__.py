@@ -11,29 +11,34 @@ from .cli import command_parser
 
 OF_PLUG_IN = "trainers.prompting"
 
-# The commands besides the protocols: a module, whose `main(argv)` is called, and a summary. A
-# module is imported only when its command is called: some need PyTorch.
-COMMANDS = {
-    "download": ("data.download", "download public data sets into the layout that runs read"),
-    "check-data": ("data.check_data", "compare data sets with published counts or accuracies"),
-    "features": ("data.encoding", "write files of features, which methods take in place of images"),
-    "tune": (
-        "tune.command",
-        "choose among settings, by runs on validation images",
-    ),
-    "status": ("launch.status", "show for each run whether it is done, running, queued or failed"),
-    "report": ("report.command", "print the tables again from the run folders of an output"),
-    "backbones": ("inspect.backbones", "print which methods run on which CLIPs, or on one"),
-    "methods": ("inspect.methods", "print the methods as points in one space, with their sizes"),
-    "check-method": ("inspect.check_method", "check a method of your own for mistakes"),
-    "check-advice": ("measure.advice", "measure on labelled features whether advice is right"),
-    "speed": ("measure.speed", "measure time, memory and operations of training and evaluation"),
-    "twin": ("measure.twin", "compare whole trainings with those of published code"),
-    "solver": ("measure.solver", "time the transport solver against POT's"),
-    **{name: (OF_PLUG_IN, summary) for name, summary in commands.COMMANDS.items()},
-    "visualize": ("inspect.visualize", "draw what a run sees in images, or all test images"),
-    "words": ("inspect.words", "list the vocabulary words nearest to the learned textual prompts"),
+# The commands besides the protocols, by reader: a module, whose `main(argv)` is called, and a
+# summary. A module is imported only when its command is called: some need PyTorch.
+RUNS = "Runs"
+GROUPS: dict[str, dict[str, tuple[str, str]]] = {
+    RUNS: {
+        "download": ("data.download", "download public data sets into the layout that runs read"),
+        "check-data": ("data.check_data", "compare data sets with published counts or accuracies"),
+        "features": ("data.encoding", "write files of features, to train on in place of images"),
+        "status": ("launch.status", "show which runs are done, running, queued or failed"),
+    },
+    "Results": {
+        "report": ("report.command", "print the tables again from the run folders of an output"),
+        "tune": ("tune.command", "choose among settings, by runs on validation images"),
+        "visualize": ("inspect.visualize", "draw what a run sees in images, or all test images"),
+        "words": ("inspect.words", "list the words nearest to the learned textual prompts"),
+    },
+    "Your images": {
+        name: (OF_PLUG_IN, commands.COMMANDS[name])
+        for name in ("advise", "predict", "serve", "export")
+    },
+    "Methods and CLIPs": {
+        "info": ("inspect.methods", commands.COMMANDS["info"]),
+        "check-method": ("inspect.check_method", "check a method of your own for mistakes"),
+        "measure": ("measure.command", "measure speed, twin, solver or advice"),
+        "emoji": (OF_PLUG_IN, commands.COMMANDS["emoji"]),
+    },
 }
+COMMANDS = {name: command for group in GROUPS.values() for name, command in group.items()}
 PROG = "python -m benchmark"
 INSTALL = "-r requirements.txt"
 
@@ -73,9 +78,13 @@ def end_in_table(*ended) -> int:
 
 
 def parse_command(argv: list[str], protocols: dict[str, str]) -> str:
-    """Parse the name of the command; --help lists all, the protocols first."""
-    summaries = protocols | {name: summary for name, (_, summary) in COMMANDS.items()}
-    return command_parser(PROG, f"ALIGN {__version__}", summaries).parse_args(argv).command
+    """Parse the name of the command; --help lists all by reader, the protocols first."""
+    groups = {
+        title: {name: summary for name, (_, summary) in group.items()}
+        for title, group in GROUPS.items()
+    }
+    groups[RUNS] = protocols | groups[RUNS]
+    return command_parser(PROG, f"ALIGN {__version__}", groups).parse_args(argv).command
 
 
 if __name__ == "__main__":

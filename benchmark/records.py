@@ -20,8 +20,7 @@ from trainers.prompting.storage.records import is_number, is_percent
 
 from .protocols.base import Run
 from .protocols.configs import dataset_name, given_plugins
-
-CONSOLE = "console.txt"
+from .protocols.launches import CONSOLE
 
 # Keys of the config that may differ between equal runs: they do not change what is computed, or
 # they are taken from the backbone.

@@ -78,11 +78,11 @@ for part in $PARTS; do
     tests) add Correctness -m pytest -q --tb=line -m "slow or not slow" tests/accelerator ;;
     speed)
         for batch in 4 32; do
-            add "Steps of $batch images" -m benchmark speed "${measured[@]}" --batch "$batch" \
+            add "Steps of $batch images" -m benchmark measure speed "${measured[@]}" --batch "$batch" \
                 --trainers "${trainers[@]}" --precision "${precisions[@]}" ${PUBLIC:+--public "$PUBLIC"}
         done
         ;;
-    solver) add "Transport solver" -m benchmark solver "${measured[@]}" ;;
+    solver) add "Transport solver" -m benchmark measure solver "${measured[@]}" ;;
     esac
 done
 echo "$page"

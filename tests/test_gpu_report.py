@@ -39,8 +39,10 @@ def test_the_page_has_all_parts_and_names_a_failed_one(tmp_path):
     common = "--device cpu --format markdown --classes 5"
     for batch in (4, 32):
         more = f"--batch {batch} --trainers CoOp ALIGN --precision fp32"
-        assert f"called: -m benchmark speed {common} {more}\n" in text
-    assert text.endswith(f"called: -m benchmark solver {common}\n\n**It ended with code 1.**\n")
+        assert f"called: -m benchmark measure speed {common} {more}\n" in text
+    assert text.endswith(
+        f"called: -m benchmark measure solver {common}\n\n**It ended with code 1.**\n"
+    )
     public = tmp_path / "public"
     for name in ("train.py", "trainers", "clip"):
         (public / name).mkdir(parents=True)

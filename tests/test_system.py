@@ -37,7 +37,7 @@ def test_a_name_of_300_characters(tmp_path, capsys):
 @pytest.mark.slow
 def test_a_closed_standard_output(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "stdout", None)
-    assert main(["methods"]) == 0
+    assert main(["info"]) == 0
     sys.stdout.close()
     monkeypatch.setattr(sys, "stdout", None)
     assert train.run(arguments(tmp_path, "CoOp", tmp_path / "out", 1, "--no-train")) == 0

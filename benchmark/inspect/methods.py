@@ -1,22 +1,24 @@
-"""Print the methods with M, N and beta, as in the paper's Table 1, and what each one learns."""
+"""`info`: tables of the methods with M, N and beta, as in the paper's Table 1, and of CLIPs."""
 
 import csv
 import inspect
 import io
-import sys
 
 import torch
 
-from trainers.prompting.method import METHODS, Method, find_method
+from trainers.prompting.method import METHODS, Method
 from trainers.prompting.plugins import load_plugins
 from trainers.prompting.trainer.config import build_method
+from trainers.prompting.use.commands import info
 
-from ..cli import Parser, add_plugin
 from ..measure.geometry import GEOMETRY, class_names, weightless_clip
 from ..protocols.configs import CONFIGS, ROOT
 from ..report.render import TABLE_STYLES, in_style
 from ..report.tables import Cell, Table
+from .backbones import TITLE as FAMILIES
+from .backbones import families_table
 
+OPEN_CLIP = "open_clip"
 SHOTS = 16  # images per class, for methods that train a parameter for each image
 HEAD = [
     "Method", "M", "N", "beta", "Coupling", "Length", "Depth", "Learned", "Trained parameters"
@@ -34,12 +36,12 @@ PAGE = """\
 Look up a method: its place among the others, its paper and its file.
 
 ```bash
-python -m benchmark methods  # this table, with your plug-ins
-python -m benchmark methods CoPrompt  # equations, keys with defaults, published settings
+python -m benchmark info  # this table, with your plug-ins
+python -m benchmark info CoPrompt  # equations, keys with defaults, published settings
 ```
 
 Below this table the site has what the class of each method says. The page is made from the classes:
-`python -m benchmark methods --format page`. The notation is that of [methods.md](methods.md), which
+`python -m benchmark info --style page`. The notation is that of [methods.md](methods.md), which
 has the equations of methods with M, N and beta. s is the logit scale, z0 and h0 are features of the
 untouched CLIP, CE is the mean cross-entropy of the logits, W the width of an encoder. Blocks are
 counted from 0 unless a key counts from 1; a block is x' = x + Attn(LN1 x), out = x' + MLP(LN2 x').
@@ -113,7 +115,7 @@ def page(backbone: str) -> str:
                 method=method,
                 summary=(inspect.getdoc(kind) or "").partition("\n")[0],
                 file=f"{kind.__module__.rpartition('.')[2]}.py",
-                paper=_paper(kind),
+                paper=info.paper(kind),
                 equations=POINTS if f"\n| {method} |" in exact else "",
             )
         )
@@ -121,39 +123,30 @@ def page(backbone: str) -> str:
     return "\n".join([PAGE, *lines, "", CAPTION.format(backbone=backbone), *sections])
 
 
-def describe(method: str) -> str:
-    """Return what is known of a method: its docstring, paper, keys with defaults, config files."""
-    kind = find_method(method)
-    text = inspect.getdoc(kind) or ""
-    keys = [f"  {kind.place(key)} {value!r}" for key, value in kind.defaults.items()]
-    configs = sorted((CONFIGS / "trainers" / method).glob("*.yaml"))
-    names = ", ".join(path.stem for path in configs) or "none"
-    return "\n".join(
-        [method, "", text, "", _paper(kind), f"File: {inspect.getsourcefile(kind)}"]
-        + [
-            "Keys, with their defaults:",
-            *keys,
-            f"Config files in configs/trainers/{method}: {names}",
-        ]
-    )
-
-
-def _paper(kind: type[Method]) -> str:
-    text = inspect.getdoc(sys.modules[kind.__module__]) or ""
-    return " ".join(" ".join(text.split("\n\n")[:2]).split())
-
-
 def main(argv: list[str]) -> int:
-    """Run `python -m benchmark methods`."""
-    parser = Parser(prog="python -m benchmark methods", description=__doc__)
-    parser.add_argument("method", metavar="METHOD", nargs="?", help="tell about one method")
-    parser.add_argument("--backbone", default="ViT-B/16", choices=GEOMETRY)
-    parser.add_argument("--format", choices=[*TABLE_STYLES, "csv", "page"], default="text")
-    add_plugin(parser)
+    """Run `python -m benchmark info`: without a name, the table of all methods.
+
+    `open_clip` names the table of its architectures; all else is as in the installed package.
+    """
+    parser = info.build_parser("python -m benchmark info")
+    parser.epilog = (
+        "Without a name: all methods as points in one space, with their sizes. `open_clip`: the "
+        "families of its architectures, with the methods that run on each."
+    )
+    add = parser.add_argument_group("tables of methods and families").add_argument
+    add("--backbone", default="ViT-B/16", choices=GEOMETRY, help="of the table of methods")
+    add("--style", choices=[*TABLE_STYLES, "csv", "page"], default="text",
+        help="of a table; csv and page are for that of methods")  # fmt: skip
     args = parser.parse_args(argv)
     load_plugins(args.plugin)
-    if args.method:
-        print(describe(args.method))
-        return 0
-    print(page(args.backbone) if args.format == "page" else render(args.backbone, args.format))
+    if args.name == OPEN_CLIP:
+        print(in_style({FAMILIES: [families_table()]}, args.style))
+    elif args.name:
+        info.show(args)
+        if args.name in METHODS:
+            configs = sorted((CONFIGS / "trainers" / args.name).glob("*.yaml"))
+            names = ", ".join(path.stem for path in configs) or "none"
+            print(f"Config files in configs/trainers/{args.name}: {names}")
+    else:
+        print(page(args.backbone) if args.style == "page" else render(args.backbone, args.style))
     return 0

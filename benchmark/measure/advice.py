@@ -316,8 +316,8 @@ MEASURES: dict[str, Callable[[list[Space], np.ndarray, int, Numbers], None]] = {
 
 
 def main(argv: list[str]) -> None:
-    """Run `python -m benchmark check-advice`."""
-    parser = Parser(prog="python -m benchmark check-advice", description=__doc__)
+    """Run `python -m benchmark measure advice`."""
+    parser = Parser(prog="python -m benchmark measure advice", description=__doc__)
     add = parser.add_argument
     add("folder", type=Path, help="with a file of features for each CLIP; or one such file")
     add("--draws", type=from_one, default=20, metavar="NUMBER")

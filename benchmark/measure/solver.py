@@ -229,8 +229,8 @@ def table(args, records: list[dict]) -> Table:
 
 
 def main(argv: list[str]) -> int:
-    """Run `python -m benchmark solver`; return 1 if the two solvers find different distances."""
-    parser = Parser(prog="python -m benchmark solver", description=__doc__)
+    """Run `measure solver`; return 1 if the two solvers find different distances."""
+    parser = Parser(prog="python -m benchmark measure solver", description=__doc__)
     parser.add_argument(
         "--classes", nargs="+", type=partial(from_one, least=2), default=[10, 50, 150, 1000],
         metavar="NUMBER",

@@ -256,7 +256,7 @@ def parse(argv: list[str]):
     Raises:
         UserError: a name is not known, or this machine cannot measure what is asked for.
     """
-    parser = Parser(prog="python -m benchmark speed", description=__doc__)
+    parser = Parser(prog="python -m benchmark measure speed", description=__doc__)
     add = parser.add_argument
     add(
         "--trainers", nargs="+", metavar="TRAINER",
@@ -344,7 +344,7 @@ def check_fits(args) -> None:
 
 
 def main(argv: list[str]) -> None:
-    """Run `python -m benchmark speed`."""
+    """Run `python -m benchmark measure speed`."""
     args = parse(argv)
     records = []
     for case in cases(args):

@@ -1,4 +1,4 @@
-"""Tables of `python -m benchmark speed`, made from its records."""
+"""Tables of `python -m benchmark measure speed`, made from its records."""
 
 from statistics import median
 

@@ -207,7 +207,7 @@ def parse(argv: list[str]):
     Raises:
         UserError: a folder is no checkout, or a method is not known or cannot be compared.
     """
-    parser = Parser(prog="python -m benchmark twin", description=__doc__)
+    parser = Parser(prog="python -m benchmark measure twin", description=__doc__)
     add = parser.add_argument
     add("checkout", type=Path, metavar="CHECKOUT", help="folder of published code, such as MaPLe's")
     add("--trainers", nargs="+", metavar="TRAINER", required=True, help="methods that it has")
@@ -251,7 +251,7 @@ def parse(argv: list[str]):
 
 
 def main(argv: list[str]) -> int:
-    """Run `python -m benchmark twin`; return 1 if a method differs, else 0."""
+    """Run `python -m benchmark measure twin`; return 1 if a method differs, else 0."""
     args = parse(argv)
     torch.set_num_threads(args.threads)
     clip_model = load_clip(args.backbone) if args.backbone else reacting_clip()

@@ -13,7 +13,7 @@ from trainers.prompting.storage.files import read_json, write_whole
 from . import PROTOCOLS
 from .base import Run
 
-LAUNCH = "launch.json"
+LAUNCH, CONSOLE = "launch.json", "console.txt"  # of a launcher, in the folder of a run
 NAMES = ("protocol", "part", "source", "dataset", "trainer", "config", "subsample")
 NUMBERS = ("seed", "shots")
 PAIRS = ("keys", "shared")  # KEY VALUE pairs of this run (--vary), and of all runs of the command

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from trainers.prompting.errors import UserError, printable
+from trainers.prompting.storage.records import RECORD
 
-from ..records import CONSOLE, RESULTS
 from . import PROTOCOLS
 from .base import Run
-from .launches import LAUNCH, Launch, read_launch
+from .launches import CONSOLE, LAUNCH, Launch, read_launch
 from .transfer import places_of_sources, shared_trainings
 
 DEPTH = 12  # levels of subfolders that are searched
@@ -84,7 +84,7 @@ def runs_in(output: Path) -> list[Run]:
 
 def is_run(folder: Path) -> bool:
     """Return True for the folder of a finished run."""
-    return os.path.isfile(folder / RESULTS)
+    return os.path.isfile(folder / RECORD)
 
 
 def _folders(root: Path) -> Iterator[tuple[Path, Collection[str]]]:
@@ -108,7 +108,7 @@ def _folders(root: Path) -> Iterator[tuple[Path, Collection[str]]]:
         if (place := (status.st_dev, status.st_ino)) in seen:
             continue
         seen.add(place)
-        if not inside.keys().isdisjoint((LAUNCH, RESULTS, CONSOLE)):
+        if not inside.keys().isdisjoint((LAUNCH, RECORD, CONSOLE)):
             yield folder, inside.keys()
         elif depth < DEPTH:
             names = [name for name, is_folder in inside.items() if is_folder]

@@ -1,12 +1,13 @@
 """Tests of `python -m benchmark` itself: help, and errors before a command starts."""
 
+import re
 import sys
 
 import pytest
 
-from benchmark.protocols import (
-    PROTOCOLS,
-)
+from benchmark.__main__ import COMMANDS
+from benchmark.measure.command import MEASURES
+from benchmark.protocols import PROTOCOLS
 
 
 def test_an_unknown_command_is_refused(checkout):
@@ -27,7 +28,22 @@ def test_an_interrupted_command_says_so_in_a_line(checkout):
     assert interrupted.stderr == "python -m benchmark base2new: interrupted\n"
 
 
-@pytest.mark.parametrize("command", ["", "report", *PROTOCOLS])
+@pytest.mark.parametrize("command", ["", "report", "measure solver", "info", *PROTOCOLS])
 def test_every_command_has_help(checkout, command):
     told = checkout.protocol(*command.split(), "--help").stdout
     assert told.startswith("usage: python -m benchmark")
+
+
+def test_help_lists_at_most_twenty_commands_by_reader(checkout):
+    told = checkout.protocol("--help").stdout
+    names = re.findall(r"^  ([a-z][\w-]+)  +\w", told.partition("\nRuns:\n")[2], re.MULTILINE)
+    assert set(names) == {*PROTOCOLS, *COMMANDS} and len(names) == 20
+    assert re.findall(r"^(\S.*):$", told.partition("\nRuns:\n")[2], re.MULTILINE) == [
+        "Results", "Your images", "Methods and CLIPs",
+    ]  # fmt: skip
+
+
+def test_what_is_measured_is_named_in_its_errors(checkout):
+    assert "'sped': did you mean 'speed'?" in checkout.protocol("measure", "sped", code=2).stderr
+    told = checkout.protocol("measure", "--help").stdout
+    assert all(re.search(rf"^  {name} ", told, re.MULTILINE) for name in MEASURES)

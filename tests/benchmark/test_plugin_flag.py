@@ -47,7 +47,7 @@ class Foreign(DatasetBase):
 
 @pytest.mark.slow
 def test_methods_of_a_plug_in_are_listed(plugged, capsys):
-    assert main(["methods", "--format", "csv", "--plugin", plugged]) == 0
+    assert main(["info", "--style", "csv", "--plugin", plugged]) == 0
     out = capsys.readouterr().out
     assert "PluggedCoOp,0,1,0,none,16 / -,1 / -,prompt_learner,8192" in out
     assert "PluggedShift,-,-,-,-,-,-,shift,512" in out

@@ -304,7 +304,7 @@ def test_the_wheel_is_installed_and_used_outside_of_the_repository(installed):
     assert code == 0, err
     record = json.loads((trained / "results.json").read_text())
     assert len(json.loads(out)[0]["classes"]) == record["num_classes"]
-    code, out, err = command("info", "--model-dir", trained)
+    code, out, err = command("info", trained)
     assert code == 0 and f"{record['accuracy']:.2f}%" in out, err
     code, _, err = command("export", "--model-dir", trained, "--output", "x.safetensors")
     assert code == 0 and (folder / "x.safetensors").is_file(), err

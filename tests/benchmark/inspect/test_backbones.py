@@ -6,6 +6,7 @@ from paths import ROOT
 from benchmark.__main__ import main
 from benchmark.inspect import backbones
 from trainers.prompting.backbones import openclip
+from trainers.prompting.use.commands.info import describe_clip
 
 open_clip = pytest.importorskip("open_clip", reason="open_clip_torch is not installed")
 OUTSIDE = {  # texts whose config is on the hub only
@@ -52,20 +53,20 @@ def test_architectures_whose_config_is_not_here():
 
 @pytest.mark.slow
 def test_an_architecture_is_checked_without_its_weights(capsys):
-    assert main(["backbones", "--check", "open_clip:MobileCLIP-S1"]) == 0
+    assert main(["info", "open_clip:MobileCLIP-S1"]) == 0
     first, run, *rest = capsys.readouterr().out.splitlines()
     assert first.endswith("MobileCLIP-S1: image side closed") and "CoOp, " in run
     assert any(line.startswith("ALIGN, ") and "image side" in line for line in rest)
-    assert main(["backbones", "--check", "emoji"]) == 0
+    assert main(["info", "emoji"]) == 0
     assert "no side closed" in capsys.readouterr().out
-    assert main(["backbones", "--check", "open_clip:MobileCLIP-S9"]) == 2
+    assert main(["info", "open_clip:MobileCLIP-S9"]) == 2
     assert "did you mean 'MobileCLIP-S" in capsys.readouterr().err
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["ViT-B-32-SigLIP2-256", "RN50"])
 def test_sides_decide_what_runs(name):
-    first, run, *rest = backbones.check_lines(f"open_clip:{name}")
+    first, run, *rest = describe_clip(f"open_clip:{name}")
     assert ("ALIGN" in run) == (name != "RN50") and "CoOp" in run and rest
     if name != "RN50":
         refused = sorted(", ".join(line.partition(":")[0] for line in rest).split(", "))

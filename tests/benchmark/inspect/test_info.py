@@ -16,7 +16,7 @@ from trainers.prompting.use.commands.info import as_text, describe
 
 
 def info(capsys, folder, *more):
-    code = main(["info", "--model-dir", str(folder), *more])
+    code = main(["info", str(folder), *more])
     out = capsys.readouterr()
     return code, out.out, out.err
 
@@ -48,9 +48,9 @@ def test_what_was_trained_on(runs, shots, text):
 
 
 def test_the_package_has_the_same_command(runs, capsys):
-    assert commands.main(["info", "--model-dir", str(runs / "CoOp")]) == 0
+    assert commands.main(["info", str(runs / "CoOp")]) == 0
     assert "Method:     CoOp" in capsys.readouterr().out
-    assert commands.main(["info", "--model-dir", str(runs)]) == 2
+    assert commands.main(["info", str(runs)]) == 2
     assert capsys.readouterr().err.startswith(f"promptedclip info: '{runs}' holds no run to load")
     assert commands.main(["inform"]) == 2
     assert "promptedclip: There is no command 'inform': did you mean" in capsys.readouterr().err
@@ -123,3 +123,25 @@ def test_a_published_run_is_used_from_the_hub_as_its_card_says(runs, capsys, tmp
         assert info(capsys, "hf://user/repo")[0] == 0
         code, _, err = info(capsys, "hf://user/repo", "--card")
         assert code == 2 and "--card writes into a folder" in err
+
+
+def test_emoji_alone_is_the_clip_and_names_of_methods_are_methods(tmp_path, capsys, monkeypatch):
+    (tmp_path / "emoji/prompt_learner").mkdir(parents=True)
+    (tmp_path / "emoji/results.json").write_text("{}")
+    (tmp_path / "CoOp").mkdir()
+    monkeypatch.chdir(tmp_path)
+    for call, prefix in ((main, "python -m benchmark"), (commands.main, "promptedclip")):
+        assert call(["info", "emoji"]) == 0
+        assert capsys.readouterr().out.startswith("emoji: no side closed\nRun: ")
+        assert call(["info", "CoOp"]) == 0
+        assert "TRAINER.COOP.N_CTX 16\n" in capsys.readouterr().out
+        for name in ("emoji", "CoOp"):
+            assert call(["info", name, "--format", "json"]) == 2
+            said = capsys.readouterr().err
+            assert f"{prefix} info: --format json is for runs, and '{name}' is not" in said
+        assert call(["info", "CoPromt"]) == 2
+        said = capsys.readouterr().err
+        assert "neither a run nor a method (did you mean 'CoPrompt'?" in said
+        assert "As a CLIP: No backbone and no file is called 'CoPromt'" in said
+    assert commands.main(["info"]) == 0
+    assert "\nZeroshotCLIP  " in capsys.readouterr().out

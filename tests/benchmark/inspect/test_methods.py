@@ -31,7 +31,7 @@ def built_once():
 def test_the_table_has_every_method_in_every_format(monkeypatch, capsys):
     lines = {}
     for form in ("text", "markdown", "latex", "csv"):
-        assert main(["methods", "--format", form]) == 0
+        assert main(["info", "--style", form]) == 0
         lines[form] = capsys.readouterr().out.splitlines()
         for method in METHODS:
             shown = method_name(method) if form == "latex" else method
@@ -43,7 +43,7 @@ def test_the_table_has_every_method_in_every_format(monkeypatch, capsys):
     assert table["PLOTPP"].startswith("4,4,N/A,independent,")
     assert table["ZeroshotCLIP"] == "-,-,-,-,-,-,-,0"
     monkeypatch.setattr(methods, "METHODS", {"PLOT": METHODS["PLOT"]})
-    assert main(["methods", "--backbone", "ViT-L/14", "--format", "csv"]) == 0
+    assert main(["info", "--backbone", "ViT-L/14", "--style", "csv"]) == 0
     large = f"PLOT,0,4,N/A,none,16 / -,1 / -,prompt_learner,{4 * 16 * 768}"
     assert large in capsys.readouterr().out
 
@@ -51,10 +51,10 @@ def test_the_table_has_every_method_in_every_format(monkeypatch, capsys):
 def test_the_page_of_all_methods_is_up_to_date(monkeypatch, capsys):
     ours = {name: kind for name, kind in METHODS.items() if kind.__module__.startswith("trainers.")}
     monkeypatch.setattr(methods, "METHODS", ours)
-    assert main(["methods", "--format", "page"]) == 0
+    assert main(["info", "--style", "page"]) == 0
     page = (ROOT / "docs" / "all_methods.md").read_text("utf-8")
     assert page == capsys.readouterr().out, (
-        "python -m benchmark methods --format page > docs/all_methods.md"
+        "python -m benchmark info --style page > docs/all_methods.md"
     )
 
 
@@ -71,11 +71,11 @@ def test_the_site_adds_what_each_class_says(monkeypatch):
 
 
 def test_one_method_is_told_in_the_terminal(capsys):
-    assert main(["methods", "CoPrompt"]) == 0
+    assert main(["info", "CoPrompt"]) == 0
     told = capsys.readouterr().out
     assert "A(x) = ReLU(W2 ReLU(W1 x))" in told and "  TRAINER.W 8.0\n" in told
     assert "arXiv:2306.01195" in told and "base2new, cross_dataset, emoji" in told
-    assert main(["methods", "CoPromt"]) == 2
+    assert main(["info", "CoPromt"]) == 2
     assert "CoPrompt" in capsys.readouterr().err
 
 

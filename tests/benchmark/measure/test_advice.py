@@ -1,4 +1,4 @@
-"""`python -m benchmark check-advice`: the tables, on small files of features."""
+"""`python -m benchmark measure advice`: the tables, on small files of features."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Tests of `python -m benchmark speed --public`, with a checkout that has one small method."""
+"""Tests of `measure speed --public`, with a checkout that has one small method."""
 
 import json
 
@@ -159,7 +159,7 @@ def test_code_with_loops_of_its_own_is_timed(trainer, training, products, tmp_pa
 
 def test_code_of_one_method_is_not_timed_beside_others(tmp_path, capsys):
     folder = written(LOOPS["TPT"], tmp_path)
-    assert main(["speed", "--public", str(folder), "--trainers", "TPT", "CoOp"]) == 2
+    assert main(["measure", "speed", "--public", str(folder), "--trainers", "TPT", "CoOp"]) == 2
     assert "is the code of TPT alone: add --trainers TPT" in capsys.readouterr().err
 
 
@@ -183,7 +183,7 @@ def test_precisions_of_public_code(files, device, precision, choices, tmp_path):
 def test_a_precision_is_refused_before_anything_is_measured(checkout, capsys):
     words = ["--public", str(checkout), "--trainers", "CoOp", "--precision"]
     for more, choices in ((["amp"], "fp32\n"), (["bf16", "--launches"], "fp32 or amp\n")):
-        assert main(["speed", *words, *more]) == 2
+        assert main(["measure", "speed", *words, *more]) == 2
         sentence = f"does not compute in {more[0]} on cpu: choose --precision {choices}"
         assert sentence in capsys.readouterr().err
 
@@ -232,7 +232,7 @@ def test_other_folders_are_refused(tmp_path, capsys, parts, sentence):
         folder.mkdir()
         for name in parts:
             (folder / name).touch()
-    assert main(["speed", "--public", str(folder)]) == 2
+    assert main(["measure", "speed", "--public", str(folder)]) == 2
     out, err = capsys.readouterr()
     assert not out and err.count("\n") == 1
-    assert err.startswith(f"python -m benchmark speed: --public '{folder}' {sentence}")
+    assert err.startswith(f"python -m benchmark measure speed: --public '{folder}' {sentence}")

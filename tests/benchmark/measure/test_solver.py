@@ -1,4 +1,4 @@
-"""Tests of `python -m benchmark solver`: both solve the same problems; differences are found."""
+"""Tests of `measure solver`: both solve the same problems; differences are found."""
 
 import json
 import sys
@@ -12,7 +12,7 @@ from benchmark.measure import solver
 from benchmark.measure.solver import ALIGN, Problems, Shape, shapes
 from trainers.prompting.transport.solver import Sinkhorn
 
-SMALL = ["solver", "--classes", "2", "--repeats", "1", "--threads", "1"]
+SMALL = ["measure", "solver", "--classes", "2", "--repeats", "1", "--threads", "1"]
 
 
 @pytest.fixture
@@ -128,16 +128,16 @@ def test_both_sides_do_the_same_work(threads, lengths, monkeypatch):
 def test_bad_input_is_one_sentence(words, sentence, monkeypatch, capsys):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     try:
-        code = main(["solver", *words.split()])
+        code = main(["measure", "solver", *words.split()])
     except SystemExit as ended:
         code = ended.code
     out, err = capsys.readouterr()
     assert code == 2 and not out and err.count("\n") == 1
-    assert err.startswith(f"python -m benchmark solver: {sentence}")
+    assert err.startswith(f"python -m benchmark measure solver: {sentence}")
 
 
 def test_a_missing_pot_is_named(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "ot", None)
     monkeypatch.delitem(sys.modules, "benchmark.measure.solver")
-    assert main(["solver"]) == 2
+    assert main(["measure", "solver"]) == 2
     assert "`pip install -r requirements.txt`" in capsys.readouterr().err

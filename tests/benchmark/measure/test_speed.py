@@ -1,4 +1,4 @@
-"""Tests of `python -m benchmark speed`: its counts, comparisons and tables, but not its times.
+"""Tests of `measure speed`: its counts, comparisons and tables, but not its times.
 
 The file is long because all of them measure one tiny backbone, which is built once.
 """
@@ -57,7 +57,7 @@ def tiny(monkeypatch):
     monkeypatch.setitem(speed.GEOMETRY, "tiny", TINY)
     monkeypatch.setitem(speed.PRODUCT, "cpu", 128)
     threads = torch.get_num_threads()
-    yield ["speed", "--backbone", "tiny", *SMALL]
+    yield ["measure", "speed", "--backbone", "tiny", *SMALL]
     torch.set_num_threads(threads)
 
 
@@ -313,12 +313,12 @@ def test_bad_input_is_one_sentence(words, sentence, monkeypatch, capsys):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(speed, "in_process", None)  # refused before any process is started
     try:
-        code = main(["speed", *words.split()])
+        code = main(["measure", "speed", *words.split()])
     except SystemExit as ended:
         code = ended.code
     out, err = capsys.readouterr()
     assert code == 2 and not out and err.count("\n") == 1
-    assert err.startswith(f"python -m benchmark speed: {sentence}")
+    assert err.startswith(f"python -m benchmark measure speed: {sentence}")
 
 
 def test_a_file_that_cannot_be_written_is_reported(inline, tmp_path, capsys):
@@ -379,5 +379,5 @@ def test_sentences_of_bert_are_not_padded_to_the_context(inline, monkeypatch, ca
 )
 def test_what_does_not_run_is_refused_first(words, sentence, monkeypatch, capsys):
     monkeypatch.setattr(speed, "in_process", None)  # before any process is started
-    assert main(["speed", "--backbone", *words]) == 2
+    assert main(["measure", "speed", "--backbone", *words]) == 2
     assert sentence in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Tests of `python -m benchmark twin`, with a checkout whose CoOp is written here."""
+"""Tests of `python -m benchmark measure twin`, with a checkout whose CoOp is written here."""
 
 import shutil
 from contextlib import redirect_stdout, suppress
@@ -120,7 +120,7 @@ def checkout(tmp_path_factory):
 
 def twin(checkout, *words):
     threads = torch.get_num_threads()
-    words = ["twin", checkout, "--backbone", TINY, "--threads", "1", *words]
+    words = ["measure", "twin", checkout, "--backbone", TINY, "--threads", "1", *words]
     code = main([str(word) for word in words])
     torch.set_num_threads(threads)
     return code
@@ -309,5 +309,5 @@ def test_a_clip_of_another_class_is_refused(checkout, capsys, monkeypatch):
 
 
 def test_a_folder_that_is_no_checkout(tmp_path, capsys):
-    assert main(["twin", str(tmp_path), "--trainers", "CoOp"]) == 2
+    assert main(["measure", "twin", str(tmp_path), "--trainers", "CoOp"]) == 2
     assert "CHECKOUT '" in capsys.readouterr().err

@@ -16,7 +16,7 @@ COMMANDS = {
     "predict": "classify images with a trained run",
     "serve": "open a page on this machine to classify images that are dropped on it, and to label",
     "export": "write a trained run for use without this project",
-    "info": "say what a run is: method, classes, backbone, settings, accuracy",
+    "info": "say what a method, a CLIP or a run is",
     "emoji": "write the embedded emoji as a data set to try another checkout with",
 }
 BESIDES = (
@@ -30,7 +30,7 @@ def main(argv: list[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else argv
 
     def command() -> int:
-        parser = command_parser(PROG, f"{PROG} {__version__}", COMMANDS, BESIDES)
+        parser = command_parser(PROG, f"{PROG} {__version__}", {"": COMMANDS}, BESIDES)
         name = check_name("command", parser.parse_args(words[:1]).command, COMMANDS)
         return run_command(name, words[1:], f"{PROG} {name}")
 

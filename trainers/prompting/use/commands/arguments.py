@@ -20,15 +20,20 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {printable(message)}\n")
 
 
-def command_parser(prog: str, version: str, summaries: Mapping[str, str], note: str = "") -> Parser:
-    """Return a parser for the name of a command; --help lists all of them, above a note."""
-    width = max(map(len, summaries)) + 2
+def command_parser(
+    prog: str, version: str, groups: Mapping[str, Mapping[str, str]], note: str = ""
+) -> Parser:
+    """Return a parser for the name of a command; --help lists all by groups, above a note."""
+    width = max(len(name) for summaries in groups.values() for name in summaries) + 2
     most = shutil.get_terminal_size().columns - 2  # as argparse
-    listed = [
-        textwrap.fill(summary, most, initial_indent=f"  {name:{width}}",
-                      subsequent_indent=" " * (width + 2))
-        for name, summary in summaries.items()
-    ]  # fmt: skip
+    listed = []
+    for title, summaries in groups.items():
+        listed += ["", f"{title}:"] * bool(title)
+        listed += [
+            textwrap.fill(summary, most, initial_indent=f"  {name:{width}}",
+                          subsequent_indent=" " * (width + 2))
+            for name, summary in summaries.items()
+        ]  # fmt: skip
     parser = Parser(
         prog=prog,
         usage="%(prog)s COMMAND ...   (see COMMAND --help)",

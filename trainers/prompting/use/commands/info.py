@@ -1,12 +1,21 @@
-"""Say what a run is: method, classes, backbone, settings, and accuracy if it has a record."""
+"""Say what a method, a CLIP or a run is.
 
+Of a method: what its class says, its paper and its keys. Of a CLIP, by name, file or folder
+(`emoji` is the embedded one): which methods run on it. Of a run, by its folder: classes, backbone,
+settings, and accuracy if it has a record.
+"""
+
+import argparse
+import inspect
 import json
 import os
 import shlex
+import sys
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from ...errors import UserError, need, printable
+from ...errors import UserError, nearest, need, printable
 from ...plugins import load_plugins
 from ...storage.hub import START, fetch_run
 from ...storage.records import RECORD, BadRecord, read_record
@@ -45,22 +54,116 @@ Classes, in the order of the logits:
 
 
 def main(argv: list[str], prog: str) -> int:
-    """Run the command and return its exit code."""
-    parser = Parser(prog=prog, description=__doc__)
-    add = parser.add_argument
-    add("--model-dir", required=True, metavar="RUN", help=RUN)
-    add("--load-epoch", type=from_one, help="epoch (default: the best if kept, else the last)")
-    add("--format", choices=("text", "json"), default="text", help="(default: %(default)s)")
-    add("--card", nargs="?", const="USER/REPO", metavar="USER/REPO",
-        help="write README.md into the folder, which the hub will show")  # fmt: skip
-    add_plugin(parser)
-    args = parser.parse_args(argv)
-    facts = describe(args.model_dir, args.load_epoch, args.plugin)
-    if args.card:
-        write_card(args.model_dir, args.card, facts)
-        return 0
-    print(json.dumps(facts, indent=1) if args.format == "json" else as_text(facts))
+    """Run the command and return its exit code; without a name, list the methods."""
+    from ...method import METHODS
+
+    args = build_parser(prog).parse_args(argv)
+    load_plugins(args.plugin)
+    if args.name:
+        show(args)
+    else:
+        for name, kind in sorted(METHODS.items()):
+            print(f"{name:20}{(inspect.getdoc(kind) or '').partition(chr(10))[0]}")
     return 0
+
+
+def build_parser(prog: str) -> Parser:
+    """Return the parser of the command."""
+    parser = Parser(
+        prog=prog, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("name", metavar="METHOD|CLIP|RUN", nargs="?", help=f"a run is an {RUN}")
+    add("--load-epoch", type=from_one,
+        help="epoch of a run (default: the best if kept, else the last)")  # fmt: skip
+    add("--format", default="text", choices=("text", "json"),
+        help="of a run (default: %(default)s)")  # fmt: skip
+    add("--card", nargs="?", const="USER/REPO", metavar="USER/REPO",
+        help="write README.md into the folder of a run, which the hub will show")  # fmt: skip
+    add_plugin(parser)
+    return parser
+
+
+def show(args: argparse.Namespace) -> None:
+    """Print what is asked of a method, a CLIP or a run; its plug-ins are loaded."""
+    from ...method import METHODS
+
+    name = args.name
+    if is_run(name):
+        facts = describe(name, args.load_epoch, args.plugin)
+        if args.card:
+            write_card(name, args.card, facts)
+        else:
+            print(json.dumps(facts, indent=1) if args.format == "json" else as_text(facts))
+        return
+    flags = {"--card": args.card, "--load-epoch": args.load_epoch}
+    flags[f"--format {args.format}"] = args.format != "text"
+    for flag in (flag for flag, given in flags.items() if given):
+        raise UserError(f"{flag} is for runs, and '{name}' is not the folder of one: leave it out")
+    print(describe_method(name) if name in METHODS else "\n".join(describe_clip(name)))
+
+
+def is_run(name: str) -> bool:
+    """Return True for the folder of a run, also on the hub, and for one that has runs inside."""
+    folder = Path(name)
+    if name.startswith(START):
+        return True
+    marks = ("*/checkpoint", "*/model.pth*", "*/model-*.pth*", RECORD, f"*/{RECORD}")
+    return name != "emoji" and any(any(folder.glob(mark)) for mark in marks)
+
+
+def describe_method(method: str) -> str:
+    """Return what is known of a method: its docstring, paper, file, and keys with defaults."""
+    from ...method import find_method
+
+    kind = find_method(method)
+    keys = [f"  {kind.place(key)} {value!r}" for key, value in kind.defaults.items()]
+    text, file = inspect.getdoc(kind) or "", inspect.getsourcefile(kind)
+    lines = [method, "", text, "", paper(kind), f"File: {file}", "Keys, with their defaults:"]
+    return "\n".join([*lines, *keys])
+
+
+def paper(kind: type) -> str:
+    """Return what the module of a method says of its paper."""
+    text = inspect.getdoc(sys.modules[kind.__module__]) or ""
+    return " ".join(" ".join(text.split("\n\n")[:2]).split())
+
+
+def describe_clip(name: str) -> list[str]:
+    """Return lines on which methods run on a CLIP.
+
+    Args:
+        name: as `--backbone` takes it, or `open_clip:ARCHITECTURE`, whose weights and tokenizer
+            need not be on this machine.
+    """
+    from ... import load_clip
+    from ...backbones import check_known, openclip
+    from ...encoders.sides import is_closed
+    from ...method import METHODS
+    from ...trainer.config import methods_on
+
+    architecture = name.removeprefix(openclip.PREFIX)
+    if name.startswith(openclip.PREFIX) and "/" not in architecture:
+        clip_model: Any = openclip.without_weights(architecture)
+    else:
+        try:
+            check_known(name)
+        except UserError as error:
+            raise UserError(
+                f"'{name}' is neither a run nor a method ({nearest(name, METHODS)}). As a CLIP: "
+                f"{error}"
+            ) from None
+        clip_model = load_clip(name)
+    reasons = methods_on(clip_model)
+    run = [method for method, reason in reasons.items() if not reason]
+    closed = [side for side in ("image", "text") if is_closed(clip_model, side)]
+    lines = [f"{name}: {' and '.join(closed) or 'no'} side closed", f"Run: {', '.join(run)}"]
+    groups = defaultdict(list)
+    for method, reason in reasons.items():
+        groups[reason].append(method)
+    return lines + [
+        f"{', '.join(methods)}: {reason}" for reason, methods in groups.items() if reason
+    ]
 
 
 def describe(folder: str, epoch: int | None = None, plugins: list[str] | None = None) -> dict:
