@@ -43,14 +43,14 @@ def build_parser(protocol: Protocol) -> Parser:
     )
     trainers = protocol.options.get("--trainers", {}).get("default", "")
     parser.set_defaults(usual=protocol.datasets, usual_trainers=trainers)
-    add = parser.add_argument
-    add(
+    parser.add_argument(
         "words",
         nargs="*",
         metavar=f"{name} ... KEY VALUE ...",
         help=f"data sets, by their names in configs/datasets, or {', '.join(GROUPS)} (default: "
         f"{usual}), then settings for train.py",
     )
+    add = parser.add_argument_group("which runs").add_argument
     for flag, settings in protocol.options.items():
         add(flag, **(own_default(settings) if flag == "--trainers" else settings))
     add(
@@ -59,6 +59,7 @@ def build_parser(protocol: Protocol) -> Parser:
         "them; may be repeated",
     )  # fmt: skip
     add("--seeds", type=each(seed), default="1 2 3", help="seeds (default: '%(default)s')")
+    add = (on := parser.add_argument_group("on what")).add_argument
     add("--root", type=Path, metavar="DATA", help="folder of the data sets")
     add("--output", type=Path, default=Path("output"), help="output folder (default: %(default)s)")
     add(
@@ -67,7 +68,7 @@ def build_parser(protocol: Protocol) -> Parser:
         ".yaml file, or a folder with TRAINER/*.yaml (default: 'emoji' for the emoji data sets, "
         "else the protocol's)",
     )
-    add_plugin(parser)
+    add_plugin(on)
     add("--backbone", help="a CLIP by name or file (default: the config's)")
     add(
         "--features",
@@ -88,6 +89,7 @@ def build_parser(protocol: Protocol) -> Parser:
         help="data sets of other classes, in one argument: measure how well each run separates its "
         "test images from theirs (docs/metrics.md)",
     )
+    add = parser.add_argument_group("how they are done").add_argument
     add(
         "--jobs",
         type=from_one,

@@ -35,51 +35,57 @@ if TYPE_CHECKING:
 
 PUBLISHED = ("on", "off", "all")
 
-OPTIONS: dict[str, dict[str, Any]] = {
-    "outputs": {
-        "type": Path, "nargs": "*", "default": [Path("output")], "metavar": "OUTPUT",
-        "help": "folders that contain runs of protocols (subfolders are searched), or folders of "
-        "single runs, which are shown with the accuracy of each class (default: output)",
+OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
+    "which runs": {
+        "outputs": {
+            "type": Path, "nargs": "*", "default": [Path("output")], "metavar": "OUTPUT",
+            "help": "folders that contain runs of protocols (subfolders are searched), or folders "
+            "of single runs, which are shown with the accuracy of each class (default: output)",
+        },
+        "--protocol": {
+            "choices": PROTOCOLS, "action": "append", "dest": "protocols",
+            "help": "report only this protocol; may be repeated (default: all)",
+        },
+        "--seeds": {
+            "type": each(seed), "help": "report only runs with these seeds (default: all)",
+        },
+        "--logs": {
+            "action": "append", "default": [], "metavar": "[NAME=]FOLDER",
+            "help": "also read the log.txt files of CoOp, MaPLe and similar repositories below "
+            "FOLDER; NAME is the method's name in the tables; may be repeated",
+        },
     },
-    "--format": {
-        "choices": FORMATS, "default": "text", "help": "output format (default: %(default)s)",
+    "how they are shown": {
+        "--format": {
+            "choices": FORMATS, "default": "text", "help": "output format (default: %(default)s)",
+        },
+        "--interval": {
+            "action": "store_true", "help": "95%% intervals in place of standard deviations",
+        },
+        "--deviations": {
+            "action": "store_true",
+            "help": "with --format latex: standard deviations (or, with --interval, intervals) "
+            "after the means",
+        },
+        "--published": {
+            "choices": PUBLISHED, "default": "on",
+            "help": "published numbers next to yours, where the setting is the same: off, on, or "
+            "all (also of methods that you did not run) (default: %(default)s)",
+        },
+        "--plots": {
+            "type": Path, "metavar": "DIR", "help": "also write plots to DIR, as pdf, png and svg",
+        },
     },
-    "--protocol": {
-        "choices": PROTOCOLS, "action": "append", "dest": "protocols",
-        "help": "report only this protocol; may be repeated (default: all)",
-    },
-    "--seeds": {
-        "type": each(seed), "help": "report only runs with these seeds (default: all)",
-    },
-    "--interval": {
-        "action": "store_true", "help": "95%% intervals in place of standard deviations",
-    },
-    "--deviations": {
-        "action": "store_true",
-        "help": "with --format latex: standard deviations (or, with --interval, intervals) after "
-        "the means",
-    },
-    "--metric": {
-        "choices": MEASURES, "default": "accuracy",
-        "help": "metric that --compare uses; all but accuracy are over base and new classes "
-        "together (default: %(default)s)",
-    },
-    "--bins": {
-        "type": from_one, "default": BINS, "metavar": "N",
-        "help": "bins of the calibration error in the tables of --metrics (default: %(default)s)",
-    },
-    "--published": {
-        "choices": PUBLISHED, "default": "on",
-        "help": "published numbers next to yours, where the setting is the same: off, on, or all "
-        "(also of methods that you did not run) (default: %(default)s)",
-    },
-    "--plots": {
-        "type": Path, "metavar": "DIR", "help": "also write plots to DIR, as pdf, png and svg",
-    },
-    "--logs": {
-        "action": "append", "default": [], "metavar": "[NAME=]FOLDER",
-        "help": "also read the log.txt files of CoOp, MaPLe and similar repositories below "
-        "FOLDER; NAME is the method's name in the tables; may be repeated",
+    "more tables": VIEWS | {
+        "--metric": {
+            "choices": MEASURES, "default": "accuracy",
+            "help": "metric that --compare uses; all but accuracy are over base and new classes "
+            "together (default: %(default)s)",
+        },
+        "--bins": {
+            "type": from_one, "default": BINS, "metavar": "N",
+            "help": "bins of the calibration error in tables of --metrics (default: %(default)s)",
+        },
     },
 }  # fmt: skip
 
@@ -87,8 +93,10 @@ OPTIONS: dict[str, dict[str, Any]] = {
 def build_parser() -> Parser:
     """Return the parser of `report`."""
     parser = Parser(prog="python -m benchmark report", description=__doc__)
-    for name, settings in (OPTIONS | VIEWS).items():
-        parser.add_argument(name, **settings)
+    for title, options in OPTIONS.items():
+        group = parser.add_argument_group(title)
+        for name, settings in options.items():
+            group.add_argument(name, **settings)
     return parser
 
 

@@ -59,6 +59,9 @@ def test_scripts_take_variables_and_run_from_anywhere(checkout, tmp_path):
     shared |= {"BACKBONE": "ViT-B/16", "JOBS": "1", "TRAINERS": "ALIGN"}
     shots = [call["DATASET.NUM_SHOTS"] for call in script("few_shot", SHOTS="2 8", **shared)]
     assert shots == ["2", "8"]
+    options = ("--shots", "4", "--shots", "1", "OPTIM.LR", "1", "OPTIM.LR", "2")
+    (call,) = script("few_shot", *options, SHOTS="2 8", **shared)  # over variables; the last wins
+    assert (call["DATASET.NUM_SHOTS"], call["OPTIM.LR"]) == ("1", "2")
     both = {"SOURCE": "emoji_food", "TARGETS": "emoji_pixels dtd", "SHOTS": "2"}
     for name in TRANSFER:
         calls = script(name, **shared, **both)

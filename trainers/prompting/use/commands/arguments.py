@@ -45,7 +45,7 @@ def command_parser(
     return parser
 
 
-def add_plugin(parser: argparse.ArgumentParser) -> None:
+def add_plugin(parser: argparse._ActionsContainer) -> None:
     """Add the option for plug-ins."""
     parser.add_argument(
         "--plugin", action="append", default=[], metavar="NAME",
