@@ -96,7 +96,8 @@ def launch(
                 print(note, file=sys.stderr)
         if not args.dry_run and on_validation(read_pairs(args.opts)):
             check_validation(engine)
-        engine = read()  # again: jobs may have ended during the checks
+        if settings.auto and not args.dry_run:
+            engine = read()  # again: of the files of features that were just written
     if not args.dry_run:
         rename(filter(engine.todo.__contains__, engine.aside))
     if local is None:

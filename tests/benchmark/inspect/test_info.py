@@ -126,9 +126,9 @@ def test_a_published_run_is_used_from_the_hub_as_its_card_says(runs, capsys, tmp
 
 
 def test_emoji_alone_is_the_clip_and_names_of_methods_are_methods(tmp_path, capsys, monkeypatch):
-    (tmp_path / "emoji/prompt_learner").mkdir(parents=True)
-    (tmp_path / "emoji/results.json").write_text("{}")
-    (tmp_path / "CoOp").mkdir()
+    for name in ("emoji", "CoOp"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "results.json").write_text("{}")
     monkeypatch.chdir(tmp_path)
     for call, prefix in ((main, "python -m benchmark"), (commands.main, "promptedclip")):
         assert call(["info", "emoji"]) == 0
@@ -143,5 +143,6 @@ def test_emoji_alone_is_the_clip_and_names_of_methods_are_methods(tmp_path, caps
         said = capsys.readouterr().err
         assert "neither a run nor a method (did you mean 'CoPrompt'?" in said
         assert "As a CLIP: No backbone and no file is called 'CoPromt'" in said
+    assert main(["info", "./emoji"]) == 2 and "no run to load" in capsys.readouterr().err
     assert commands.main(["info"]) == 0
     assert "\nZeroshotCLIP  " in capsys.readouterr().out

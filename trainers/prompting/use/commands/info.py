@@ -104,12 +104,19 @@ def show(args: argparse.Namespace) -> None:
 
 
 def is_run(name: str) -> bool:
-    """Return True for the folder of a run, also on the hub, and for one that has runs inside."""
+    """Return True for the folder of a run, also on the hub, and for one that has runs inside.
+
+    `emoji` and names of methods are no folders: `./emoji` is.
+    """
+    from ...method import METHODS
+
     folder = Path(name)
+    if name == "emoji" or name in METHODS:
+        return False
     if name.startswith(START):
         return True
     marks = ("*/checkpoint", "*/model.pth*", "*/model-*.pth*", RECORD, f"*/{RECORD}")
-    return name != "emoji" and any(any(folder.glob(mark)) for mark in marks)
+    return any(any(folder.glob(mark)) for mark in marks)
 
 
 def describe_method(method: str) -> str:
