@@ -1,10 +1,12 @@
 """Find runs below folders: those that a launcher started, by their launch.json, and single runs."""
 
+import operator
 import os
 import re
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import compress
 from pathlib import Path
 
 from trainers.prompting.errors import UserError, printable
@@ -96,7 +98,8 @@ def _folders(root: Path) -> Iterator[tuple[Path, Collection[str]]]:
         try:
             status = os.stat(folder)
             with os.scandir(folder) as entries:
-                inside = {entry.name: entry.is_dir() for entry in entries}
+                inside = {entry.name: entry for entry in entries}
+                names = [name for name in sorted(inside, reverse=True) if inside[name].is_dir()]
         except (FileNotFoundError, NotADirectoryError):
             continue
         except OSError as error:
@@ -111,9 +114,11 @@ def _folders(root: Path) -> Iterator[tuple[Path, Collection[str]]]:
         if not inside.keys().isdisjoint((LAUNCH, RECORD, CONSOLE)):
             yield folder, inside.keys()
         elif depth < DEPTH:
-            names = [name for name, is_folder in inside.items() if is_folder]
             names = [name for name in names if name[0] != "." and not OLD.search(name)]
-            left += [(folder / name, depth + 1) for name in sorted(names, reverse=True)]
+            below = [(folder / name, depth + 1) for name in names]
+            links = [inside[name].is_symlink() for name in names]  # they come last
+            left[:0] = compress(below, links)
+            left += compress(below, map(operator.not_, links))
 
 
 def _rank(run: Run) -> tuple[int, int]:
