@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -86,10 +87,10 @@ class Run:
     source: str = ""  # in transfer protocols, the data set trained on
     opts: tuple[str, ...] = ()  # KEY VALUE pairs of only this run
 
-    @property
+    @cached_property
     def place(self) -> str:
         """The planned folder, below the output."""
-        config = self.config + varied_name(read_pairs(self.opts))
+        config = self.config + (varied_name(read_pairs(self.opts)) if self.opts else "")
         return self.protocol.parts[self.part].folder.format(**vars(self) | {"config": config})
 
     @property

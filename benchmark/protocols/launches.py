@@ -1,13 +1,12 @@
 """`launch.json`: what a launcher started in a folder; reports read it, not the folder's name."""
 
 import json
-import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from recipe.configs import read_pairs
-from trainers.prompting.errors import need
+from trainers.prompting.errors import UserError
 from trainers.prompting.storage.files import read_json, write_whole
 
 from . import PROTOCOLS
@@ -43,32 +42,34 @@ def read_launch(folder: Path) -> Launch | None:
     Raises:
         UserError: its launch.json cannot be read, or is of something else.
     """
-    path = folder / LAUNCH
-    if not path.exists():
-        return None
-    remedy = "run again, or remove it"
-    content = read_json(path, remedy)
+    path, remedy = folder / LAUNCH, "run again, or remove it"
+    try:
+        content = read_json(path, remedy)
+    except UserError as error:
+        if isinstance(error.__cause__, FileNotFoundError | NotADirectoryError):
+            return None
+        raise
     backbone, file = content.get("backbone"), content.get("config_file")
     holds = {key: _is_name(content.get(key)) for key in NAMES}
     holds |= {key: type(content.get(key)) is int for key in NUMBERS}
     holds |= {key: _are_texts(content.get(key)) for key in PAIRS}
     holds |= {"config_file": isinstance(file, str), "backbone": isinstance(backbone, str | None)}
-    for key, fits in holds.items():
-        need(fits, f"'{path}' does not say which run it is of (`{key}`): {remedy}")
+    for key in (key for key, fits in holds.items() if not fits):
+        raise UserError(f"'{path}' does not say which run it is of (`{key}`): {remedy}")
     names = {key: content[key] for key in (*NAMES, *NUMBERS)}
     protocol = PROTOCOLS.get(names["protocol"])
-    known = protocol is not None and names["part"] in protocol.parts
-    need(known, f"'{path}' is of a protocol that is not known here, {names['protocol']}: {remedy}")
-    assert protocol is not None
-    run = Run(**names | {"protocol": protocol}, folder=folder, config_file=Path(str(file)))
+    if protocol is None or names["part"] not in protocol.parts:
+        why = f"is of a protocol that is not known here, {names['protocol']}"
+        raise UserError(f"'{path}' {why}: {remedy}")
+    names |= {"protocol": protocol, "eval_only": protocol.parts[names["part"]].eval_only}
     opts = tuple(word for pair in content["keys"].items() for word in pair)
-    eval_only = protocol.parts[run.part].eval_only
-    return Launch(replace(run, opts=opts, eval_only=eval_only), backbone, content["shared"])
+    run = Run(**names, folder=folder, config_file=Path(str(file)), opts=opts)
+    return Launch(run, backbone, content["shared"])
 
 
 def _is_name(value: object) -> bool:
     """Return True for a text that can be the name of a folder, or is empty."""
-    return isinstance(value, str) and not re.search(r"[/\x00]|^\.\.?$", value)
+    return isinstance(value, str) and not (value in (".", "..") or "/" in value or "\0" in value)
 
 
 def _are_texts(value: object) -> bool:

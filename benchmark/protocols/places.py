@@ -59,17 +59,16 @@ def find(root: Path) -> Found:
             (found.undescribed if CONSOLE in names else found.singles).append(folder)
         elif not (launch := _read(folder, found.problems)):
             continue
-        elif output := _output(launch.run, root):
-            placed[output].append(launch.run)
+        elif around := _output(launch.run):
+            placed[around].append(launch.run)
         else:
             moved.append(launch.run)
-    outer = {path: path.absolute().parents for path in placed}
-    for output, runs in placed.items():
-        if not any(other.absolute() in outer[output] for other in placed):
-            found.runs[output] = runs
+    for place, runs in placed.items():
+        if not any(place.startswith(f"{other}/") for other in placed):
+            found.runs[_as_given(place, root)] = runs
     for run in moved:
-        around = (path for path in found.runs if path in run.folder.parents)
-        found.runs.setdefault(next(around, root), []).append(run)
+        outputs = (path for path in found.runs if path in run.folder.parents)
+        found.runs.setdefault(next(outputs, root), []).append(run)
     for output, runs in found.runs.items():
         for place in places_of_sources(runs):
             if source := _read(output / place, found.problems):
@@ -99,7 +98,9 @@ def _folders(root: Path) -> Iterator[tuple[Path, Collection[str]]]:
             status = os.stat(folder)
             with os.scandir(folder) as entries:
                 inside = {entry.name: entry for entry in entries}
-                names = [name for name in sorted(inside, reverse=True) if inside[name].is_dir()]
+            is_leaf = not inside.keys().isdisjoint((LAUNCH, RECORD, CONSOLE))
+            names = [] if is_leaf else sorted(inside, reverse=True)
+            names = [name for name in names if inside[name].is_dir()]
         except (FileNotFoundError, NotADirectoryError):
             continue
         except OSError as error:
@@ -111,7 +112,7 @@ def _folders(root: Path) -> Iterator[tuple[Path, Collection[str]]]:
         if (place := (status.st_dev, status.st_ino)) in seen:
             continue
         seen.add(place)
-        if not inside.keys().isdisjoint((LAUNCH, RECORD, CONSOLE)):
+        if is_leaf:
             yield folder, inside.keys()
         elif depth < DEPTH:
             names = [name for name in names if name[0] != "." and not OLD.search(name)]
@@ -135,12 +136,15 @@ def _read(folder: Path, problems: list[str]) -> Launch | None:
         return None
 
 
-def _output(run: Run, root: Path) -> Path | None:
-    """Return the output around a run, if it is in its planned place there."""
-    output, place = str(run.folder.absolute()), f"/{run.place}"
-    if not output.endswith(place):
-        return None
-    whole, given = Path(output.removesuffix(place)), root.absolute()
+def _output(run: Run) -> str | None:
+    """Return the absolute output around a run, if it is in its planned place there."""
+    folder, place = os.path.abspath(run.folder), f"/{run.place}"
+    return folder.removesuffix(place) if folder.endswith(place) else None
+
+
+def _as_given(output: str, root: Path) -> Path:
+    """Return an output relative to the folder that was given, if it is in that."""
+    whole, given = Path(output), Path(os.path.abspath(root))
     return root / whole.relative_to(given) if whole.is_relative_to(given) else whole
 
 
@@ -151,7 +155,7 @@ def _each_once(runs: list[Run], output: Path, problems: list[str]) -> Iterable[R
         other = once.setdefault((run.protocol, run.place), run)
         if other is not run:
             first, second = other, run
-            if run.folder.absolute() == (output / run.place).absolute():
+            if os.path.abspath(run.folder) == os.path.abspath(output / run.place):
                 first, second = run, other
             once[run.protocol, run.place] = first
             problems.append(
