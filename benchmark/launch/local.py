@@ -14,13 +14,13 @@ from trainers.prompting.embedded import known_hashes
 from trainers.prompting.errors import by_system
 
 from ..protocols.base import Run
-from ..records import COMMAND, FAILED, Outcome
+from ..records import COMMAND, CONSOLE, FAILED, Outcome
 from .engine import Engine, command
 from .locks import hold
 from .machine import cores, default_jobs, gpus
 from .progress import Progress
-from .run_process import Child, open_console
-from .start import Process, warm_up
+from .run_process import Child, write_line
+from .start import warm_up
 
 TICK = 0.1  # seconds between checks of the children
 PATIENCE = 1.0  # seconds between checks of a run that another launcher is doing
@@ -152,14 +152,10 @@ class Local:
         environment = known_hashes()
         if self.gpus:
             environment["CUDA_VISIBLE_DEVICES"] = self.gpus[slot % len(self.gpus)]
-        with contextlib.ExitStack() as stack:
-            console = stack.enter_context(open_console(run))
-            engine.prepare(run, resume)
-            console.write(f"{COMMAND}{engine.shown_command(run)}\n")
-            words = command(run, engine.settings, resume)[1:]
-            child = Child(run, Process(environment, train, words), console, lock)
-            stack.pop_all()  # the child owns the console now
-        return child
+        engine.prepare(run, resume)
+        write_line(run.folder / CONSOLE, f"{COMMAND}{engine.shown_command(run)}")
+        words = command(run, engine.settings, resume)[1:]
+        return Child(run, lock, environment, train, words)
 
     def _end(self, child: Child, engine: Engine, progress: Progress) -> None:
         """Enter the outcome of a child that has ended."""

@@ -1,14 +1,11 @@
-"""A train.py that a launcher has started: its output is read and kept, and gives the time left."""
+"""A train.py that a launcher has started: its console.txt shows its state and the time left."""
 
-import codecs
 import contextlib
 import os
 import re
 import signal
 import time
-from collections import deque
-from multiprocessing.connection import Connection
-from typing import TextIO
+from pathlib import Path
 
 from ..protocols.base import Run
 from ..records import COMMAND, CONSOLE, console_lines
@@ -19,16 +16,18 @@ LOSS = re.compile(r"\bloss (-?\d\S*|nan|-?inf)(?: \((\S+)\))?")  # the average i
 ACCURACY = re.compile(r"\bacc (\d+\.?\d*)(?: \((\d+\.?\d*)\))?")
 EPOCH = re.compile(r"epoch \[(\d+)/(\d+)\]")
 BATCH = re.compile(r"batch \[(\d+)/(\d+)\]")
-ESCAPES = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 TESTING = re.compile(r"Evaluate on|batch \[\d+/\d+\]")  # without an epoch
-END = re.compile(r"(\r\n|\n|\r(?!\Z))")  # not a \r at the very end: its \n may still come
 
 GRACE = 5.0  # seconds that a child has to end by itself
 
 
-def open_console(run: Run) -> TextIO:
-    """Open the run's console.txt for appending."""
-    return open(run.folder / CONSOLE, "a", encoding="utf-8", buffering=1)
+def write_line(console: Path, line: str) -> None:
+    """Append a line to a console.txt, on a line of its own; raises OSError."""
+    with open(console, "ab+") as file:
+        if file.tell():
+            file.seek(-1, os.SEEK_END)
+            line = line if file.read() == b"\n" else f"\n{line}"
+        file.write(f"{line}\n".encode(errors="backslashreplace"))
 
 
 def last_command(run: Run) -> str | None:
@@ -38,21 +37,20 @@ def last_command(run: Run) -> str | None:
 
 
 class Child:
-    """A running train.py; its output is read whenever `ended` is called.
+    """A running train.py, which writes the run's console.txt; `poll` reads what is new there.
 
-    `close` closes the run's open `console` (console.txt), and releases the lock on its folder.
+    `call` is a function and its arguments; `close` releases the `lock` on the run's folder.
     """
 
-    def __init__(self, run: Run, process: Process, console: TextIO, lock: contextlib.ExitStack):
+    def __init__(self, run: Run, lock: contextlib.ExitStack, environment: dict[str, str], *call):
         self.run = run
         self.latest = ""
         self.pace = Pace()
         self.started = time.monotonic()
-        self._console = console
+        self._console = run.folder / CONSOLE
+        self._read_until = self._console.stat().st_size
         self._lock = lock
-        self._process = process
-        self._errors: deque[str] = deque(maxlen=200)
-        self._pipes = [_Pipe(process.out), _Pipe(process.errors)]
+        self._process = Process(self._console, environment, *call)
 
     @property
     def seconds(self) -> float:
@@ -79,18 +77,13 @@ class Child:
             return None
         if code < 0:
             return f"killed by {signal.Signals(-code).name}"
-        return last_sentence(self._errors) or f"exit code {code} without a message"
+        return self._process.last_error() or f"exit code {code} without a message"
 
     def close(self, note: str | None = None) -> None:
         """Write a last line to console.txt, if any, and release the folder's lock."""
-        self._read()
-        with contextlib.suppress(OSError):  # a full disk
-            if note:
-                self._console.write(f"{note}\n")
-        with contextlib.suppress(OSError):
-            self._console.close()
-        for pipe in self._pipes:
-            pipe.close()
+        if note:
+            with contextlib.suppress(OSError):  # a full disk
+                write_line(self._console, note)
         self._lock.close()
 
     def interrupt(self) -> None:
@@ -110,50 +103,15 @@ class Child:
             os.killpg(self._process.pid, number)
 
     def _read(self) -> None:
-        """Read what the process has written since the last call."""
-        out, errors = self._pipes
-        for pipe in (out, errors):
-            for text, end in pipe.lines():
-                self._hear(text, end, pipe is errors)
-
-    def _hear(self, line: str, end: str, is_error: bool) -> None:
-        text = ESCAPES.sub("", line).rstrip()
-        self.latest = state(text) or self.latest
-        self.pace.see(self.seconds, fraction_done(text))
-        # A line that ends with a bare carriage return is part of a progress bar: it is the latest
-        # news, but not kept, as on a terminal.
-        if end == "\r":
-            return
-        if is_error and text:
-            self._errors.append(text)
-        with contextlib.suppress(OSError, ValueError):  # a full disk must not end the run
-            self._console.write(f"{text}\n")
-
-
-class _Pipe:
-    """The read end of a pipe, read without blocking, line by line."""
-
-    def __init__(self, end: Connection):
-        self._end = end
-        self._decode = codecs.getincrementaldecoder("utf-8")("replace").decode
-        self._rest = ""
-        os.set_blocking(end.fileno(), False)
-
-    def lines(self) -> list[tuple[str, str]]:
-        """Return the lines that are complete by now, each with the characters that end it."""
-        try:
-            while piece := os.read(self._end.fileno(), 1 << 16):
-                self._rest += self._decode(piece)
-            if self._rest and not self._rest.endswith("\r"):
-                self._rest += "\n"  # the last line may lack a line break
-        except BlockingIOError:
-            pass
-        *complete, self._rest = END.split(self._rest)
-        return list(zip(complete[::2], complete[1::2], strict=True))
-
-    def close(self) -> None:
-        """Close the pipe."""
-        self._end.close()
+        """Read the lines that the process has completed since the last call."""
+        with contextlib.suppress(OSError), open(self._console, "rb") as file:
+            file.seek(self._read_until)
+            for line in file:
+                if line.endswith(b"\n"):
+                    self._read_until += len(line)
+                    text = line.decode(errors="replace")
+                    self.latest = state(text) or self.latest
+                    self.pace.see(self.seconds, fraction_done(text))
 
 
 def state(line: str) -> str:
@@ -185,16 +143,3 @@ def last_epoch(run: Run) -> tuple[str, float | None]:
     latest = next(filter(None, map(state, reversed(lines[begun:]))), "")
     fractions = map(fraction_done, reversed(lines[begun:]))
     return latest, next((part for part in fractions if part is not None), None)
-
-
-def last_sentence(lines) -> str:
-    """Return the error message at the end of a program's stderr.
-
-    That is the last line, or after a traceback the first line of the message.
-    """
-    lines = list(lines)
-    for start in range(len(lines) - 1, -1, -1):
-        if lines[start].startswith("Traceback (most recent call last)"):
-            lines = [line for line in lines[start + 1 :] if not line[0].isspace()][:1]
-            break
-    return lines[-1].strip().removeprefix("error: ") if lines else ""

@@ -1,18 +1,26 @@
 """A child process: its output, its failure and the time left."""
 
 from contextlib import ExitStack
+from dataclasses import replace
 
 import pytest
 from checkout import wait_for
 
-from benchmark.launch.run_process import Child, fraction_done, last_sentence, state
-from benchmark.launch.start import Process
+from benchmark.launch.run_process import Child, fraction_done, state, write_line
+from benchmark.launch.start import last_sentence
 from benchmark.launch.time_left import Advance, Pace
 from benchmark.protocols import FEW_SHOT
+from benchmark.records import CONSOLE
 
 pytestmark = pytest.mark.processes
 
 ONE = ("--trainers", "CoOp", "--seeds", "1")
+
+
+@pytest.fixture
+def run(planned, tmp_path):
+    (tmp_path / "run").mkdir()
+    return replace(planned[FEW_SHOT][0], folder=tmp_path / "run")
 
 
 def test_last_sentence():
@@ -54,25 +62,34 @@ def test_only_the_state_of_a_run_is_shown_of_its_log(line, expected):
     assert state(line) == expected
 
 
-def test_a_run_ends_well_if_its_console_cannot_be_written(planned):
-    with open("/dev/full", "w", buffering=1) as console:
-        program = "print('x' * 1000000); print('epoch [1/2] batch [1/4]')"
-        child = Child(planned[FEW_SHOT][0], Process({}, exec, program), console, ExitStack())
-        wait_for(child.poll)
-        assert child.failure() is None and child.advance == Advance(1 / 8)
-        child.close("# failed: a note for which the disk has no room")
-        assert console.closed
+def child_of(run, program: str) -> Child:
+    """Return the child of a run that does what the program says, when it has ended."""
+    write_line(run.folder / CONSOLE, "$ train.py")
+    child = Child(run, ExitStack(), {}, exec, program)
+    wait_for(child.poll)
+    return child
 
 
-def test_the_latest_state_stays_until_the_next(planned, tmp_path):
-    said = "epoch [1/2] batch [4/4]\\tloss 0.5\\nCheckpoint saved to /a/long/path/model.pth.tar-1"
-    with open(tmp_path / "console.txt", "w") as console:
-        process = Process({}, exec, f"print('{said}')")
-        child = Child(planned[FEW_SHOT][0], process, console, ExitStack())
-        wait_for(child.poll)
-        assert child.latest == "loss 0.5, epoch 1/2"
-        child.close()
-    assert "Checkpoint saved" in (tmp_path / "console.txt").read_text()
+def test_the_latest_state_stays_until_the_next(run):
+    write_line(console := run.folder / CONSOLE, "epoch [2/2] batch [4/4] loss 7 of an earlier time")
+    said = "epoch [1/2] batch [1/4]\\tloss 0.5\\nCheckpoint saved to /a/long/path/model.pth.tar-1"
+    child = child_of(run, f"print('{said}')")
+    assert child.latest == "loss 0.5, epoch 1/2" and child.advance == Advance(1 / 8)
+    child.close()
+    assert "Checkpoint saved" in console.read_text()
+
+
+def test_lines_are_read_when_they_are_complete(run):
+    (run.folder / CONSOLE).touch()
+    child = Child(run, ExitStack(), {}, exec, "import time; time.sleep(60)")
+    with open(run.folder / CONSOLE, "ab", buffering=0) as console:
+        for part, latest in ((b"epoch [1/2", ""), (b"]\xff loss 3\nepo", "loss 3, epoch 1/2")):
+            console.write(part)
+            assert not child.poll()
+            assert child.latest == latest
+    child.kill(grace=0)
+    assert child.failure() == "killed by SIGKILL"
+    child.close()
 
 
 def test_console_keeps_lines_but_no_progress_bars(checkout):
@@ -83,15 +100,17 @@ def test_console_keeps_lines_but_no_progress_bars(checkout):
     assert not any("10%" in line for line in lines)
 
 
-def test_the_note_of_a_failure_ends_the_console(planned, tmp_path):
-    path = tmp_path / "console.txt"
+def test_the_note_of_a_failure_is_a_line_at_the_end_of_the_console(run):
     for note in ("# failed: the disk is full", None):
-        with open(path, "w") as console:
-            process = Process({}, exec, "print('epoch [1/2]'); raise SystemExit('no memory')")
-            child = Child(planned[FEW_SHOT][0], process, console, ExitStack())
-            wait_for(child.poll)
-            assert child.failure() == "no memory"
-            child.close(note)
-        lines = [line for line in path.read_text().splitlines() if line]
-        assert sorted(lines[:2]) == ["epoch [1/2]", "no memory"]
-        assert lines[2:] == ([note] if note else [])
+        child = child_of(run, "import os; os.write(1, b'no end'); raise SystemExit('no memory')")
+        assert child.failure() == "no memory"
+        child.close(note)
+    lines = ["$ train.py", "no endno memory", "# failed: the disk is full"]
+    lines += ["$ train.py", "no endno memory"]
+    assert (run.folder / CONSOLE).read_text().splitlines() == lines
+    (run.folder / CONSOLE).write_bytes(b"cut of")
+    write_line(run.folder / CONSOLE, "$ train.py \udcff")
+    assert (run.folder / CONSOLE).read_text() == "cut of\n$ train.py \\udcff\n"
+    (run.folder / CONSOLE).unlink()
+    (run.folder / CONSOLE).symlink_to("/dev/full")
+    child.close("# failed: a note for which the disk has no room")

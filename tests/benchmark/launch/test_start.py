@@ -38,11 +38,15 @@ sys.exit("in one sentence")
 """
 
 
-def finish(process: Process) -> tuple[int, bytes, bytes]:
-    """Return the exit code of a process, and what it wrote to its two streams."""
+def finish(process: Process) -> int | None:
+    """Wait for the end of a process; return its exit code."""
     wait_for(lambda: process.poll() is not None)
-    written = [os.read(end.fileno(), 1 << 16) for end in (process.out, process.errors)]
-    return process.poll(), *written
+    return process.poll()
+
+
+@pytest.fixture
+def console(tmp_path):
+    return tmp_path / "console.txt"
 
 
 @pytest.mark.slow
@@ -71,22 +75,75 @@ def test_a_protocol_in_a_process_that_has_computed_in_threads(tmp_path):
     assert "1 runs, 1 to do" in done.stderr and "[1/1]" in done.stderr
 
 
-def test_what_a_process_has(monkeypatch, tmp_path):
+def test_what_a_process_has(monkeypatch, tmp_path, console):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LATE", "set after the fork server has started")
-    code, out, errors = finish(Process({"GIVEN": "a variable"}, exec, PROBE))
-    first = f"/dev/null {tmp_path} a variable set after the fork server has started\n"
-    assert out.decode() == f"{first}backslashreplace True True \\udcff\n"
-    assert (code, errors) == (1, b"in one sentence\n")
+    process = Process(console, {"GIVEN": "a variable"}, exec, PROBE)
+    assert (finish(process), process.last_error()) == (1, "in one sentence")
+    first = f"/dev/null {tmp_path} a variable set after the fork server has started"
+    second = "backslashreplace True True \\udcff"
+    assert console.read_text().splitlines() == [first, second, "in one sentence"]
 
 
-def test_signals_and_exit_codes():
-    hears = Process({}, exec, "import time; print('ready'); time.sleep(60)")
-    assert os.read(hears.out.fileno(), 100) == b"ready\n" and hears.poll() is None
+def test_signals_and_exit_codes(console):
+    hears = Process(console, {}, exec, "import time; print('ready'); time.sleep(60)")
+    wait_for(lambda: console.exists() and console.read_bytes() == b"ready\n")
+    assert hears.poll() is None
     os.killpg(hears.pid, signal.SIGTERM)
-    assert finish(hears)[0] == -signal.SIGTERM
-    assert finish(Process({}, exec, "raise SystemExit(3)"))[0] == 3
-    assert finish(Process({}, exec, ""))[0] == 0
+    assert finish(hears) == -signal.SIGTERM and hears.last_error() == ""
+    assert finish(Process(console, {}, exec, "raise SystemExit(3)")) == 3
+    assert finish(Process(console, {}, exec, "")) == 0
+
+
+# What a process prints, what its console then has, and what it says last on stderr.
+PRINTED = {
+    "print('a', 1, end=''); print('\\n\\n \\x1b[1mb\\x1b[0m '); print('c\\r\\nd', end='')":
+        ("a 1\n\n b\nc\nd\n", ""),
+    "for n in (1, 2): sys.stderr.write(f'\\r{n}%')\nprint('a'); sys.stderr.write('\\r  \\r')":
+        ("a\n", ""),
+    "for n in (1, 2): sys.stderr.write(f'\\r{n}%')\nsys.stderr.write('\\n')": ("2%\n", "2%"),
+    "os.write(1, b'\\xff\\n'); print('\\udcff', file=sys.stderr)": ("\ufffd\n\\udcff\n", "\\udcff"),
+    "print('error: a', file=sys.stderr); print('b'); os.system('echo c >&2')":
+        ("error: a\nb\nc\n", "a"),
+    "print('é' * 3000, file=sys.stderr, end='')": ("é" * 3000 + "\n", "é" * 2000),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("program, expected", PRINTED.items())
+def test_what_a_process_prints(console, program, expected):
+    process = Process(console, {}, exec, f"import os, sys\n{program}")
+    assert finish(process) == 0
+    assert (console.read_text(errors="replace"), process.last_error()) == expected
+
+
+def test_an_exception_is_the_last_error(console):
+    process = Process(console, {}, exec, "print('a'); raise RuntimeError('b:\\n  c')")
+    assert finish(process) == 1 and process.last_error() == "RuntimeError: b:"
+    first, *trace, message, more = console.read_text().splitlines()
+    assert (first, message, more) == ("a", "RuntimeError: b:", "  c") and len(trace) > 1
+
+
+def test_a_process_that_prints_megabytes_needs_no_reader(console):
+    program = "import sys\nfor file in (sys.stdout, sys.stderr) * 9: print('x' * 999999, file=file)"
+    assert finish(Process(console, {}, exec, program)) == 0
+    assert console.stat().st_size == 18_000_000
+
+
+def test_a_full_disk_ends_a_process_with_a_sentence(console):
+    console.symlink_to("/dev/full")
+    program = """if True:
+        import sys, train
+        def read_sources(_):
+            print("warning: this has no room", file=sys.stderr)
+            sys.stdout.write("a line of the log\\n")
+        train.check_one_process = lambda: None
+        train.read_sources = read_sources
+        sys.exit(train.run(["--trainer", "CoOp"]))
+    """
+    process = Process(console, {}, exec, program)
+    assert finish(process) == 1
+    sentence = process.last_error()
+    assert sentence.startswith("A file cannot be written or read (No space left on device): free")
 
 
 @pytest.mark.slow
@@ -100,8 +157,8 @@ def test_a_process_computes_what_a_program_computes(tmp_path):
         words += ["--output-dir", str(tmp_path / name), "DATASET.NUM_SHOTS", "1"]
         words += ["OPTIM.MAX_EPOCH", "1"]
         if name == "process":
-            code, _, errors = finish(Process({}, train, words))
-            assert code == 0, errors
+            console = tmp_path / "console.txt"
+            assert finish(Process(console, {}, train, words)) == 0, console.read_text()
         else:
             subprocess.run([sys.executable, *words], check=True, cwd=ROOT, capture_output=True)
         checkpoint = tmp_path / name / "prompt_learner" / "model.pth.tar-1"
@@ -113,7 +170,7 @@ def test_a_process_computes_what_a_program_computes(tmp_path):
         assert torch.equal(value, theirs[name]), name
 
 
-def test_without_a_fork_server_no_pipe_stays_open(monkeypatch):
+def test_without_a_fork_server_no_pipe_stays_open(monkeypatch, console):
     def refuse(_):
         raise EOFError
 
@@ -121,6 +178,6 @@ def test_without_a_fork_server_no_pipe_stays_open(monkeypatch):
     open_files = []
     for _ in range(2):
         with pytest.raises(OSError, match="the fork server has ended"):
-            Process({}, exec, "")
+            Process(console, {}, exec, "")
         open_files.append(len(os.listdir("/proc/self/fd")))
     assert open_files[0] == open_files[1]
