@@ -144,9 +144,6 @@ def read_sources(args) -> list[tuple[str, Mapping[str, object]]]:
 
     Later sources replace earlier ones: the two config files, the training that is evaluated, the
     keys that the backbone needs, the flags, the KEY VALUE pairs.
-
-    Raises:
-        UserError: a config file cannot be read, or no method or no data set is named.
     """
     files = [path for path in (args.dataset_config_file, args.config_file) if path]
     of_files = []
@@ -198,11 +195,7 @@ def read_sources(args) -> list[tuple[str, Mapping[str, object]]]:
 
 
 def setup_cfg(args):
-    """Return the frozen cfg of a run: the defaults of Dassl and of all methods, then its sources.
-
-    Raises:
-        UserError: as `read_sources`, or a key, value or name is invalid.
-    """
+    """Return the frozen cfg of a run: defaults of Dassl and of all methods, then its sources."""
     sources = read_sources(args)
     from recipe.settings import build_cfg
 

@@ -177,11 +177,7 @@ class ImageDataset(DatasetBase):
 
     @classmethod
     def look(cls, root):
-        """Return the folder below a root, and the three lists in it, without writing a split.
-
-        Raises:
-            UserError: as a run would.
-        """
+        """Return the folder below a root, and the three lists in it, without writing a split."""
         cfg = SimpleNamespace(DATASET=SimpleNamespace(ROOT=os.fspath(root or "")))
         folder = cls.locate(cls.__new__(cls), cfg)
         if cls.split_file and not os.path.lexists(folder / cls.split_file):
@@ -190,11 +186,7 @@ class ImageDataset(DatasetBase):
 
     @classmethod
     def own_split(cls, folder):
-        """Return the lists of `make_split`, with its errors turned into one sentence.
-
-        Raises:
-            UserError: an annotation file or an image is missing, or a file has another format.
-        """
+        """Return the lists of `make_split`, with its errors turned into one sentence."""
         lacks = f"no {cls.split_file} and " if cls.split_file else ""
         try:
             parts = cls.make_split(folder)
@@ -278,9 +270,6 @@ def check_labels(dataset, train, val, test):
     """Check that every label up to the highest has one name, given by training images.
 
     If validation or test images have another name, a note is printed: these names are not used.
-
-    Raises:
-        UserError: a label is no whole number, or has no name, or two.
     """
     for item in chain(train, val, test):
         if not isinstance(item.label, Integral):

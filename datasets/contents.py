@@ -28,9 +28,6 @@ def read_keys(parts):
 
     Returns:
         dict from path to its `image_key`.
-
-    Raises:
-        UserError: a file cannot be read.
     """
     paths = list(dict.fromkeys(item.impath for item in chain(*parts)))
     groups = [paths[start : start + TOGETHER] for start in range(0, len(paths), TOGETHER)]
@@ -85,9 +82,6 @@ def check_copies(kind, source, parts, keys, rows=None):
     Nothing is asked of embedded or only tested images. `parts` are train, val and test, lists of
     Datum; `keys` are those of `read_keys` or `row_keys`; `rows` is the content of a file of
     features, which may name another data set, or None.
-
-    Raises:
-        UserError: as `check_apart`.
     """
     if kind.embedded or kind.only_tested:
         return
@@ -107,9 +101,6 @@ def check_apart(source, parts, keys, published, whole=_whole):
     Of public data as they were `published`, only a file that is also for training is refused: some
     have copies of images, and ImageNet's validation images are its test images. Values of `whole`,
     a function of a path, are equal for equal images; `source` is the folder, for messages.
-
-    Raises:
-        UserError: gives the number of such images, and two of them.
     """
     places: dict[int, int] = {}  # a bit for each part with files of this key
     for bit, items in enumerate(parts):

@@ -13,11 +13,7 @@ def read_folders(parent, classes, source=None):
 
 
 def read_table(path, columns):
-    """Return the lines of a text file as lists of `columns` words; the last may contain spaces.
-
-    Raises:
-        UserError: a line has fewer words.
-    """
+    """Return the lines of a text file as lists of `columns` words; the last may contain spaces."""
     rows = [line.split(maxsplit=columns - 1) for line in read_lines(path)]
     for row in rows:
         if len(row) < columns:

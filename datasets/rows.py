@@ -22,9 +22,6 @@ def read_rows(cls, file):
 
     Returns:
         `Features`, and three lists of Datum, whose `impath` is the place of the row.
-
-    Raises:
-        UserError: the file cannot be read, is of another data set, or lacks training or test rows.
     """
     features = read_features(file)
     wanted = cls.rows_of or cls.__name__

@@ -23,11 +23,7 @@ OWN_SPLIT = (
 
 
 def read_split(path, image_dir):
-    """Read a split file of the public format into three lists of Datum: train, val, test.
-
-    Raises:
-        UserError: the file is missing or is not of that format, or an image is missing.
-    """
+    """Read a split file of the public format into three lists of Datum: train, val, test."""
     try:
         split = json.loads(read_file(path).decode("utf-8-sig"), object_pairs_hook=each_once)
         parts = [
@@ -76,11 +72,7 @@ def inside(path):
 
 
 def write_split(path, image_dir, parts):
-    """Write a split that was made here, and print a note; if that is refused, the run continues.
-
-    Raises:
-        UserError: images have further attributes, which the file cannot hold.
-    """
+    """Write a split that was made here, and print a note; if that is refused, the run continues."""
     plain = vars(Datum()).keys()
     if any(type(x) is not Datum or vars(x).keys() != plain for items in parts for x in items):
         raise UserError(
@@ -126,9 +118,6 @@ def divide(items):
     """Divide the images of each class by chance: 50% training, 20% validation, 30% test.
 
     Of a class with two images, one is for testing. If images have groups, see `divide_groups`.
-
-    Raises:
-        UserError: training needs all groups.
     """
     if any(map(group_of, items)):
         train, val, test = divide_groups(items, (0.5, 0.2, 0.3), needed=(0, 2))

@@ -20,9 +20,6 @@ def held_out(items, shots, most, seed):
 
     Images in `shots`, those of the run, are left out. The seed has a generator of its own, so that
     no other draw changes.
-
-    Raises:
-        UserError: all images of a class are shots.
     """
     drawn = {item.impath for item in shots}
     classes: dict[int, list] = {item.label: [] for item in items}

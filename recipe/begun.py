@@ -35,9 +35,6 @@ def check_begun(cfg) -> list[str]:
     """Return the files that were edited since the training that the run resumes, if accepted.
 
     None for a method of this project, whose checkpoints are checked in place of that.
-
-    Raises:
-        UserError: it would resume a training of other code, or one begun with other settings.
     """
     folder = Path(cfg.RESUME or cfg.OUTPUT_DIR)
     if cfg.TRAINER.NAME in METHODS or not any(folder.glob("*/checkpoint")):

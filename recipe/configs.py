@@ -39,11 +39,7 @@ def read_tree(path: str | os.PathLike) -> dict:
 
 
 def read_yaml(path: str | os.PathLike) -> object:
-    """Return the content of a YAML file; an empty mapping if the file is empty.
-
-    Raises:
-        UserError: the file is missing, is not YAML, has a key twice, or has too many values.
-    """
+    """Return the content of a YAML file; an empty mapping if the file is empty."""
     import yaml  # here, so that train.py can say that it is missing
 
     try:
@@ -159,11 +155,7 @@ def read_as(folder: str) -> dict[str, object]:
 
 
 def read_pairs(words: Sequence[str]) -> dict[str, str]:
-    """Return the KEY VALUE pairs at the end of a command line; the last value of a key wins.
-
-    Raises:
-        UserError: a key has no value, or is an option.
-    """
+    """Return the KEY VALUE pairs at the end of a command line; the last value of a key wins."""
     words = words[1:] if words and words[0] == "--" else words
     if options := [key for key in words[::2] if key.startswith("--")]:
         raise UserError(f"{options[0]} follows a KEY VALUE pair: put options before all pairs")
@@ -187,11 +179,7 @@ def check_no_equals(word: str) -> None:
 
 
 def merge(cfg, keys: Mapping[str, object], source: str) -> None:
-    """Set dotted keys of a cfg; a text that is a Python literal is read as such.
-
-    Raises:
-        UserError: a key is unknown (the message names the nearest), or a value has the wrong type.
-    """
+    """Set dotted keys of a cfg; a text that is a Python literal is read as such."""
     for key, value in keys.items():
         parent, name = find(cfg, key, source)
         default = parent[name]

@@ -19,7 +19,6 @@ def output_folder(folder: Path) -> Iterator[None]:
     The lock is released when this process ends, even if it is killed.
 
     Raises:
-        UserError: another run is writing there, or it is an output of `advise`.
         OSError: the system refuses to write or to read.
     """
     if (folder / CALL).exists():

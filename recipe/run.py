@@ -35,11 +35,7 @@ NEXT = " \\\n    "  # continues a command on the next line
 
 
 def do_run(cfg, args) -> None:
-    """Do one run in its folder and write its results.
-
-    Raises:
-        UserError: an evaluation would replace the record of the training that it loads.
-    """
+    """Do one run in its folder and write its results."""
     if args.eval_only and args.model_dir and same_folder(args.model_dir, cfg.OUTPUT_DIR):
         raise UserError(
             f"--output-dir is the folder of --model-dir, '{args.model_dir}', where the evaluation "
@@ -126,9 +122,6 @@ def epoch_to_load(trainer, args) -> int | None:
     """Return the epoch for `load_model`; None takes the best, or the last.
 
     Trainers of other code only take the best, so they get the number of the last epoch without one.
-
-    Raises:
-        UserError: there is no checkpoint of a trainer of other code.
     """
     epoch: int | None = args.load_epoch
     if hasattr(trainer, "method") or not args.model_dir:

@@ -52,11 +52,6 @@ def build_cfg(
             for some runs only (`by_run`) replace the others.
         plugins: modules or files with methods, besides those that a source names.
         shared: True if the command line may set keys that only other methods read.
-
-    Raises:
-        UserError: a plug-in, key, value, trainer or data set is unknown or invalid, or the method
-            does not read a key of the command line. For values that dassl-lite checks, it is
-            dassl-lite's own class of this name.
     """
     settings = [(source, dict(keys)) for source, keys in sources]
     plugins = list(plugins)
@@ -220,11 +215,7 @@ def _drop(node, place: str) -> None:
 
 
 def _names(value: object) -> list[str]:
-    """Return a value as a list of names: it is a list or one name, on a command line as text.
-
-    Raises:
-        UserError: the text is neither.
-    """
+    """Return a value as a list of names: it is a list or one name, on a command line as text."""
     try:
         value = yaml.safe_load(value) if isinstance(value, str) else value
     except yaml.YAMLError:

@@ -192,9 +192,6 @@ def unpack_archive(archive: Path, folder: Path, inside: str = "") -> Iterator[Pa
 
     Yields:
         The folder with the content; it is deleted afterwards.
-
-    Raises:
-        UserError: the archive is broken, or a member would leave the folder.
     """
     shutil.rmtree(folder, ignore_errors=True)  # left by a call that was killed
     try:
@@ -258,11 +255,7 @@ def find(folder: Path, name: str) -> Path:
 
 
 def place(content: Path, target: Path) -> None:
-    """Move unpacked content to its place.
-
-    Raises:
-        UserError: the content is a link, or holds one that leads out of it.
-    """
+    """Move unpacked content to its place."""
     if content.is_symlink():
         raise UserError(f"the archive is unsafe: '{content.name}' is a link")
     for parent, folders, files in os.walk(content):

@@ -212,10 +212,6 @@ def install(source: Source, folder: Path, mirror: str | None) -> None:
     """Download a file, unpack it if it is an archive, and put the content into the folder.
 
     An archive that already exists in the folder is used and kept: it may be the user's.
-
-    Raises:
-        UserError: the file is unavailable, an existing archive is another one, or the archive
-            lacks something.
     """
     path = folder / source.name
     exists = path.exists()
@@ -247,11 +243,7 @@ def install(source: Source, folder: Path, mirror: str | None) -> None:
 
 
 def download(source: Source, path: Path, mirror: str | None) -> None:
-    """Download a file from the first of its addresses that works, and check it.
-
-    Raises:
-        UserError: no address works. A file with a wrong hash is kept as NAME.wrong.
-    """
+    """Download a file from the first of its addresses that works, and check it."""
     ways: list[str] = addresses(source, mirror)
     ways += [DRIVE] * bool(source.drive and not mirror)
     reasons = []

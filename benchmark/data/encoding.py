@@ -106,9 +106,6 @@ def write(name: str, load: Callable[[], Any], args: Any) -> str:
     """Write the file of a data set, unless it is complete, and return a sentence that says so.
 
     `load` returns the CLIP, on its device.
-
-    Raises:
-        UserError: there is a file of something else, and `args.redo` is not set.
     """
     import torch
 

@@ -44,11 +44,7 @@ def sentence_files(args: Any) -> dict[str, str]:
 def check_complete(
     path: Path, fingerprint: str, templates: Collection[str], views_of: list[int], args: Any
 ) -> None:
-    """Check that a finished file has what the command asks for, with views of these rows.
-
-    Raises:
-        UserError: the file cannot be read, or differs; it names in what.
-    """
+    """Check that a finished file has what the command asks for, with views of these rows."""
     import torch
 
     from trainers.prompting.storage.features import read_features

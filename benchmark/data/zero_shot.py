@@ -112,9 +112,6 @@ class Checker:
     """Classifies test images by their class names with a CLIP, and compares the accuracies.
 
     It takes at most `limit` images of a data set; None takes all.
-
-    Raises:
-        UserError: the weights cannot be loaded.
     """
 
     def __init__(self, backbone: str = BACKBONE, limit: int | None = None):
@@ -146,9 +143,6 @@ class Checker:
             cls: its class.
             parts: train, val and test, lists of Datum.
             asked: an `Asked` for each.
-
-        Raises:
-            UserError: there are no validation images apart from the test images.
         """
         train, val, test = parts
         names, title = class_names(name, train, test), cls.__name__

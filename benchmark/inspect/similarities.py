@@ -39,10 +39,6 @@ def similarities(
     Returns:
         (P,) of the class, (P, L) of the words, and these; L is 0 if the sentence of a class is not
         the method's alone: it depends on the image, or there are several.
-
-    Raises:
-        UserError: the image side is closed, or patches are of another width than text; or there is
-            no such prompt.
     """
     h, contexts, text = model.output(image[None]).text.h, model.contexts(), model.text_encoder
     prompts = 1 if model.conditional else len(h)

@@ -223,11 +223,7 @@ def words_of(model, name: str) -> list[str]:
 
 
 def token_plans(model, image, text, k: int):
-    """Return the plans T (M, N, P, L) between the tokens of one image and class k, as scored.
-
-    Raises:
-        UserError: a subclass computes other distances, but does not return their plans.
-    """
+    """Return the plans T (M, N, P, L) between the tokens of one image and class k, as scored."""
     import torch
 
     kind = type(model)

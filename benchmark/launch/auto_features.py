@@ -36,7 +36,6 @@ def write_lacking(runs: list[Run], settings: Settings) -> None:
     """Write the files that these runs need and that are not there, or are of other images or CLIPs.
 
     Raises:
-        UserError: a method does not run on rows of features, or a setting is wrong.
         SystemExit: `python -m benchmark features`, which has said why, has failed.
     """
     assert settings.auto is not None, "the files are to be written"

@@ -15,12 +15,7 @@ from .engine import Settings, command
 
 
 def check_settings(runs: list[Run], settings: Settings) -> None:
-    """Check the settings of each method and variant; without PyTorch, print that this is skipped.
-
-    Raises:
-        UserError: a key is unknown, no method reads it, a value is invalid, a method cannot
-            classify the new classes of the protocol, or two settings of a method mean the same.
-    """
+    """Check the settings of each method; without PyTorch, print that this is skipped."""
     if not runs:
         return
     try:

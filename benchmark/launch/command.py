@@ -48,9 +48,6 @@ def launch(
 
     Returns:
         The exit code: 0 if all runs are complete, 1 if any failed.
-
-    Raises:
-        UserError: something in the arguments does not exist, or contradicts something else.
     """
     parser = build_parser(protocol)
     argv = site.join_slurm_words(argv, parser)
@@ -113,11 +110,7 @@ def launch(
 
 
 def plan_runs(protocol: Protocol, args: argparse.Namespace) -> tuple[list[Run], Settings]:
-    """Return the runs that the arguments ask for, and the settings that they share.
-
-    Raises:
-        UserError: something in the arguments does not exist, or contradicts something else.
-    """
+    """Return the runs that the arguments ask for, and the settings that they share."""
     auto = args.features == AUTO
     if auto and not args.backbone:
         raise UserError(f"--features {AUTO} writes features of a CLIP: name it with --backbone")
@@ -157,11 +150,7 @@ def plan_runs(protocol: Protocol, args: argparse.Namespace) -> tuple[list[Run], 
 
 
 def other_sets(datasets: Collection[str], runs: list[Run]) -> tuple[str, ...]:
-    """Return the KEY VALUE pair that tests runs on other data sets, too; empty without any.
-
-    Raises:
-        UserError: a data set does not exist, or is not out of distribution.
-    """
+    """Return the KEY VALUE pair that tests runs on other data sets, too; empty without any."""
     datasets = with_groups(datasets)
     check_datasets(datasets)
     tested = {run.dataset for run in runs} if datasets else set()

@@ -90,10 +90,6 @@ class Engine:
 
     Attributes:
         aside: the runs whose folders `--redo` renames: they are of other code.
-
-    Raises:
-        UserError: the folder of a run has the record of a run with other settings, or a run would
-            resume a training of other code without `--accept-edited` or `--redo`.
     """
 
     def __init__(self, runs: list[Run], settings: Settings, now: data.Present | None = None):

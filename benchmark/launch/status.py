@@ -61,11 +61,7 @@ def main(argv: list[str]) -> None:
 
 
 def statuses(output: Path, found: list[Run]) -> list[Status]:
-    """Return the state of each run that was found in the output.
-
-    Raises:
-        UserError: jobs were submitted, and Slurm is installed but does not answer.
-    """
+    """Return the state of each run that was found in the output."""
     runs = {run.folder: run for run in found}
     book = read_book(output)
     if book and not shutil.which("squeue"):

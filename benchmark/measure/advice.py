@@ -56,9 +56,6 @@ def read_spaces(folder: Path) -> tuple[list[Space], np.ndarray]:
     """Return the CLIPs of a folder or a file, and the labels of their rows, (N,).
 
     Files of features, or as RS-TransCLIP's are stored, of which assets/whurs19.py makes some.
-
-    Raises:
-        UserError: it has none, or their rows have other labels.
     """
     spaces: list[Space] = []
     labels = np.empty(0)

@@ -99,11 +99,7 @@ class Model:
             self.optim = torch.optim.SGD(trained, lr=1e-5, momentum=0.9)
 
     def place(self, clip_model) -> None:
-        """Put the model on its device and set it up as the trainers do.
-
-        Raises:
-            UserError: a step does not fit into the budget.
-        """
+        """Put the model on its device and set it up as the trainers do."""
         case = self.case
         if case.device == "cpu":
             keep_freed_memory()

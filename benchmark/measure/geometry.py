@@ -66,11 +66,7 @@ def untrained_biomedclip(
     embed_dim, resolution, vision_layers, vision_width, patch_size,
     context_length, vocab_size, width, heads, layers,
 ):  # fmt: skip
-    """Return a CLIP of a ViT and a BERT with random weights; OpenAI's words stand for its own.
-
-    Raises:
-        UserError: the package transformers is missing.
-    """
+    """Return a CLIP of a ViT and a BERT with random weights; OpenAI's words stand for its own."""
     need(find_spec("transformers"), "BERT needs transformers: run `pip install transformers`")
     import transformers
 

@@ -32,11 +32,7 @@ def check_checkout(path: Path, option: str = "--public") -> None:
 
 
 def check_public(path: Path, trainers: list[str]) -> None:
-    """Check that a folder is a checkout whose steps can be timed, of these methods.
-
-    Raises:
-        UserError: it is none, or the code of one method with loops of its own, and not of these.
-    """
+    """Check that a folder is a checkout whose steps can be timed, of these methods."""
     trainer = of_loops(path)
     if not trainer:
         check_checkout(path)

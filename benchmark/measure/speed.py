@@ -251,11 +251,7 @@ def setting(text: str) -> tuple[str, object]:
 
 
 def parse(argv: list[str]):
-    """Parse and check the options.
-
-    Raises:
-        UserError: a name is not known, or this machine cannot measure what is asked for.
-    """
+    """Parse and check the options."""
     parser = Parser(prog="python -m benchmark measure speed", description=__doc__)
     add = parser.add_argument
     add(
@@ -328,11 +324,7 @@ def parse(argv: list[str]):
 
 
 def check_fits(args) -> None:
-    """Refuse what cannot run on another family's CLIP before the first measurement.
-
-    Raises:
-        UserError: public code is asked for, a method that does not run on it, or a package.
-    """
+    """Refuse what cannot run on another family's CLIP before the first measurement."""
     if args.public:
         raise UserError(
             f"--public code has no {args.backbone}: choose {' or '.join(GEOMETRY)}, or leave it out"

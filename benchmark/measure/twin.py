@@ -91,9 +91,6 @@ def record_public(
     """Train public code in another process, and return its record, which is written to `file`.
 
     With `start`, a record, it trains from its start and on its batches.
-
-    Raises:
-        UserError: a key or value is invalid, or the checkout ends with an error.
     """
     keys = dict(leaves(cfg_of(trainer, settings, places)))
     request = {
@@ -202,11 +199,7 @@ def openai_state(clip_model) -> dict[str, torch.Tensor]:
 
 
 def parse(argv: list[str]):
-    """Parse and check the options.
-
-    Raises:
-        UserError: a folder is no checkout, or a method is not known or cannot be compared.
-    """
+    """Parse and check the options."""
     parser = Parser(prog="python -m benchmark measure twin", description=__doc__)
     add = parser.add_argument
     add("checkout", type=Path, metavar="CHECKOUT", help="folder of published code, such as MaPLe's")

@@ -146,9 +146,6 @@ class Protocol(ABC):
         Seeds come before trainers, so that the first seed of every method is done early and shows
         how long the rest takes. Without `datasets`, the default ones are run; `options` are
         values of the protocol's own options, and `args` is always empty.
-
-        Raises:
-            UserError: a config file or data set does not exist, or there is nothing to run.
         """
 
     def run(self, output: Path, part: str, **names) -> Run:

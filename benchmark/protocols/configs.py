@@ -232,11 +232,7 @@ def check_datasets(datasets: Iterable[str]) -> None:
 
 
 def use_plugins(plugins: Iterable[str]) -> None:
-    """Find the data sets of a command's plug-ins, by the config files next to them.
-
-    Raises:
-        UserError: such a file has the name of another data set.
-    """
+    """Find the data sets of a command's plug-ins, by the config files next to them."""
     given_plugins[:] = plugins
     _beside.clear()
     folders = {folder for name in given_plugins if (folder := plugin_folder(name))}
@@ -262,9 +258,6 @@ def dataset_class(dataset: str) -> Any:
     """Return the class of a data set, after loading the plug-ins for one of theirs. Needs PyTorch.
 
     The data set is named by its config file, or as DATASET.NAME.
-
-    Raises:
-        UserError: a plug-in does not load, or there is no such class that reads as ours do.
     """
     from dassl.data.datasets import DATASET_REGISTRY
 
@@ -289,11 +282,7 @@ def features_of(dataset: str) -> str:
 
 
 def usual_methods(datasets: Iterable[str], usual: list[str]) -> list[str]:
-    """Return the methods of runs on data sets if none are named: of their configs, or the usual.
-
-    Raises:
-        UserError: they differ.
-    """
+    """Return the methods of runs on data sets if none are named: of their configs, or the usual."""
     methods = {}
     for dataset in datasets:
         listed = keys_in(dataset_file(dataset)).get("DATASET.METHODS")

@@ -37,11 +37,7 @@ def write_launch(run: Run, backbone: str | None, opts: tuple[str, ...]) -> None:
 
 
 def read_launch(folder: Path) -> Launch | None:
-    """Return what was started in a folder; None if nothing was.
-
-    Raises:
-        UserError: its launch.json cannot be read, or is of something else.
-    """
+    """Return what was started in a folder; None if nothing was."""
     path, remedy = folder / LAUNCH, "run again, or remove it"
     try:
         content = read_json(path, remedy)

@@ -48,11 +48,7 @@ class Found:
 
 
 def find(root: Path) -> Found:
-    """Return the runs in a folder and below it, by protocol and part, then by folder.
-
-    Raises:
-        UserError: a folder on the way cannot be read.
-    """
+    """Return the runs in a folder and below it, by protocol and part, then by folder."""
     found, placed, moved = Found(), defaultdict(list), []
     for folder, names in _folders(root):
         if LAUNCH not in names:

@@ -22,9 +22,6 @@ def vary(runs: list[Run], words: Iterable[str], output: Path) -> list[Run]:
 
     A key `TRAINER.NODE.*` concerns the methods whose config file has keys of that node, `TEST.*`
     all methods, any other key those that learn. Methods that no key concerns are run once.
-
-    Raises:
-        UserError: a word has another form, or two have one key, or a key concerns no method.
     """
     grid = read_words(words)
     files = {run.trainer: run.config_file for run in runs}
@@ -46,11 +43,7 @@ def vary(runs: list[Run], words: Iterable[str], output: Path) -> list[Run]:
 
 
 def read_words(words: Iterable[str]) -> dict[str, list[str]]:
-    """Parse words such as `OPTIM.LR=0.01,0.1`; return values by key, as train.py reads them.
-
-    Raises:
-        UserError: a word has another form, or two have the same key.
-    """
+    """Parse words such as `OPTIM.LR=0.01,0.1`; return values by key, as train.py reads them."""
     grid: dict[str, list[str]] = {}
     for word in words:
         match, values = WORD.fullmatch(word), []

@@ -53,10 +53,6 @@ class Comparisons:
 
     `metric` is a key of MEASURES, `table_rows` the summary of these runs. Runs with other CLIPs or
     test images are not compared.
-
-    Raises:
-        UserError: no line has this name, there is no other method to compare with, or no runs have
-            the metric.
     """
 
     def __init__(

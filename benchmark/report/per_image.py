@@ -67,11 +67,7 @@ def each_seed(
 
 
 def arrays_of(outcome: Outcome) -> dict[str, np.ndarray]:
-    """Return the predictions of a finished run.
-
-    Raises:
-        UserError: the run saved none, or they do not match its record.
-    """
+    """Return the predictions of a finished run."""
     arrays = read_predictions(outcome.run.folder)
     if arrays is None:
         raise UserError(OF_TASKS if tasks_of(outcome) else MISSING)
@@ -92,11 +88,7 @@ def tasks_of(outcome: Outcome) -> list[float]:
 
 @functools.lru_cache(maxsize=4096)
 def answers(outcome: Outcome, joint: bool = False) -> Answers:
-    """Return the answers of a run, if asked with those among base and new classes (cached).
-
-    Raises:
-        UserError: as `arrays_of`, or `joint_arrays`.
-    """
+    """Return the answers of a run, if asked with those among base and new classes (cached)."""
     if not joint and (tasks := tasks_of(outcome)):
         order = ((outcome.result or {}).get("stream") or {}).get("order")
         return Answers(str(order), np.array(tasks) / 100)
@@ -110,12 +102,7 @@ def answers(outcome: Outcome, joint: bool = False) -> Answers:
 
 
 def joint_arrays(outcome: Outcome) -> dict[str, np.ndarray]:
-    """Return the predictions of a run on base or new classes, with the joint columns.
-
-    Raises:
-        UserError: as `arrays_of`; or the joint columns are missing, or do not number base classes
-            before new ones.
-    """
+    """Return the predictions of a run on base or new classes, with the joint columns."""
     arrays = arrays_of(outcome)
     if "joint_label" not in arrays:
         raise UserError((outcome.result or {}).get("joint_note") or NO_JOINT)
@@ -192,11 +179,7 @@ MEASURES = {
 
 
 def joint(runs: tuple[Outcome | None, Outcome | None], bins: int = BINS) -> dict[str, float]:
-    """Return `joint_metrics` of one training, from its runs on base and on new classes.
-
-    Raises:
-        UserError: a run is missing, or its joint columns, or the runs have different classes.
-    """
+    """Return `joint_metrics` of one training, from its runs on base and on new classes."""
     for run, half in zip(runs, ("base", "new"), strict=True):
         need(run, f"no finished run on {half} classes")
     base, new = map(joint_arrays, filter(None, runs))

@@ -182,9 +182,6 @@ def choices(tried: Iterable[tuple[Outcome, Launch]]) -> list[Choice]:
 
     Runs that were computed in another precision than most of their method and PREC count as failed,
     as do settings that lack runs which others have.
-
-    Raises:
-        UserError: runs of a method differ in settings that are not varied.
     """
     tried = list(tried)
     precisions: dict[tuple, Counter[str]] = defaultdict(Counter)

@@ -12,11 +12,7 @@ from .choice import choices_among, write_choice
 
 
 def main(argv: list[str]) -> int:
-    """Run `python -m benchmark tune OUTPUT`; return 1 if no setting of a method can be chosen.
-
-    Raises:
-        UserError: there are no runs to choose among, or their other settings differ.
-    """
+    """Run `python -m benchmark tune OUTPUT`; return 1 if no setting of a method can be chosen."""
     parser = Parser(
         prog="python -m benchmark tune",
         description="Choose the best settings among the runs of --vary with TEST.SPLIT val. "

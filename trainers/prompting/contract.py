@@ -29,11 +29,7 @@ ROUNDING = 1e-3  # largest difference, relative to the largest value
 
 
 def check_class(cls: type, base: type) -> None:
-    """Refuse what no method can be, in the bodies of a class and its bases.
-
-    Raises:
-        UserError: it overrides `forward`, replaces a function by another one, or has no `node`.
-    """
+    """Refuse what no method can be, in the bodies of a class and its bases."""
     for kind in (kind for kind in cls.__mro__ if issubclass(kind, base) and kind is not base):
         need(
             "forward" not in vars(kind),
@@ -83,11 +79,7 @@ def _replaces(value: object, of_base: object) -> bool:
 
 
 def with_sentences(kind: Any, settings: Any, clip_model: Any, names: Sequence[str]) -> Any:
-    """Return the settings of a method with what its run asks for as `ClassText`.
-
-    Raises:
-        UserError: as `check_sentences` or `describe`.
-    """
+    """Return the settings of a method with what its run asks for as `ClassText`."""
     asked = getattr(settings.sentences, "asked", settings.sentences)
     if asked is None:
         return settings
@@ -214,11 +206,7 @@ def _check_shapes(
 
 
 def check_registered(method: Any) -> None:
-    """Refuse tensors that learn but are no parameters of a method, which nothing would train.
-
-    Raises:
-        UserError: an attribute, a list, tuple or dict holds such a tensor, or an encoder.
-    """
+    """Refuse tensors that learn but are no parameters of a method, which nothing would train."""
     own = {id(p) for _, p in method.own_parameters()}
     for place, value in tensors_below(method):
         need(
@@ -293,11 +281,7 @@ def _mixing(module: nn.Module, W: int, inputs: int) -> float:
 
 @contextmanager
 def first_use(method: Any) -> Iterator[None]:
-    """Say what to do about an attribute that a method lacks; a base class may have made it.
-
-    Raises:
-        UserError: code in the block reads an attribute that the method does not have.
-    """
+    """Say what to do about an attribute that a method lacks; a base class may have made it."""
     name = type(method).__name__
     try:
         yield

@@ -52,9 +52,6 @@ def check_values(
     """Check the types of the values in a node, by key, against the fields of the settings.
 
     `place` returns the dotted place of a key in the cfg, for the message.
-
-    Raises:
-        UserError: a value does not fit the type of its field.
     """
     types = get_type_hints(settings)
     for key, value in values.items():

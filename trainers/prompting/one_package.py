@@ -18,11 +18,7 @@ NAMES = ("trainers.prompting", "promptedclip")
 
 
 def share(own: str, version: str) -> None:
-    """Let the other names stand for the package that is being imported.
-
-    Raises:
-        UserError: a copy that does not share is already imported under another name.
-    """
+    """Let the other names stand for the package that is being imported."""
     for other in NAMES:
         loaded = sys.modules.get(other)
         if loaded not in (None, sys.modules.get(own)):

@@ -31,11 +31,7 @@ extenders: list[Callable[[Any], object]] = []
 
 
 def load_plugins(names: Iterable[str]) -> None:
-    """Import modules or `.py` files not imported before, and print to stderr what they register.
-
-    Raises:
-        UserError: a plug-in does not import, or registers nothing or a name that is taken.
-    """
+    """Import modules or `.py` files not imported before, and print to stderr what they register."""
     for name in names:
         place = os.path.abspath(name) if name.endswith(".py") else name
         if place in _loaded:

@@ -303,10 +303,6 @@ def check_size(clip_model: Any, side: str, size: Size, count: int = 1) -> None:
         side: `text` or `image`.
         size: of the contexts.
         count: number of prompts.
-
-    Raises:
-        UserError: b or J is below 1, J exceeds the blocks of the encoder, or there are very many
-            tokens, in all or in a sequence.
     """
     for key, value in zip(size.keys, (size.b, size.J), strict=True):
         from_1(key, value)

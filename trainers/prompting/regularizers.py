@@ -72,12 +72,7 @@ PUBLISHED = {"kg": 8.0, "scl_text": 25.0, "scl_image": 10.0, "scl_logits": 1.0}
 
 
 def weights_of(names: Sequence[str], weights: Sequence[float]) -> dict[str, float]:
-    """Return the weights of the terms that a config names; without weights, the published ones.
-
-    Raises:
-        UserError: there is no such term, it is named twice, or there are too few or too many
-            weights.
-    """
+    """Return the weights of the terms that a config names; without weights, the published ones."""
     for name in names:
         check_name("regulariser", name, REGULARIZERS)
     if len(set(names)) < len(names):

@@ -121,9 +121,6 @@ def pgd(
         start: the first a; None takes the images themselves.
         loss: `ce`, or `cw` for the margin between the logits.
 
-    Raises:
-        UserError: the loss is unknown.
-
     Examples:
         >>> from trainers.prompting import build_method, load_clip
         >>> method = build_method("ZeroshotCLIP", {}, load_clip("emoji"), ["cat", "dog"])
@@ -175,9 +172,6 @@ def attack_step(
         start: the first delta; None draws it, uniformly in -eps to eps.
         prompt_step: times the gradient of what is learned, if it is perturbed.
         fixed: (K, D), features of sentences about the classes.
-
-    Raises:
-        UserError: `text` is unknown.
     """
     one_of("text", text, TEXTS)
     moving = text == "perturbed"

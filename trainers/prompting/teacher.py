@@ -264,9 +264,6 @@ def sentences_of(source: Any, classnames: Sequence[str]) -> list[list[str]]:
     Returns:
         K lists of sentences.
 
-    Raises:
-        UserError: the file does not exist, or it lacks a class.
-
     Examples:
         >>> sentences_of({"Cat": ["a cat.", "cats"], "*": ["a {}."]}, ["cat", "dog"])
         [['a cat.', 'cats'], ['a dog.']]

@@ -86,9 +86,6 @@ class Slurm:
 
         Returns:
             The runs that are in the queue or have just ended, and those submitted now.
-
-        Raises:
-            UserError: Slurm refuses, or a file cannot be written; jobs submitted before remain.
         """
         done: list[Run] = []
         try:

@@ -113,11 +113,7 @@ def requeue(advanced: bool) -> str:
 
 
 def read_book(output: Path) -> dict[str, Entry]:
-    """Return the last job of each run, by the folder of the run below the output.
-
-    Raises:
-        UserError: the book cannot be read.
-    """
+    """Return the last job of each run, by the folder of the run below the output."""
     path = output / LOGS / BOOK
     try:
         book = json.loads(read_file(path).decode())
@@ -133,11 +129,7 @@ def read_book(output: Path) -> dict[str, Entry]:
 
 
 def read_queue(output: Path) -> dict[str, Task]:
-    """Return the tasks that wait, run, or ended lately, by the folder of the run below the output.
-
-    Raises:
-        UserError: squeue fails, or the book cannot be read.
-    """
+    """Return the tasks that wait, run, or ended lately, by the folder of the run."""
     book = read_book(output)
     form = "%j|%F|%K|%T|%S|%r"
     listing = ask("squeue", "--me", "-h", "-r", "-t", "all", "-o", form) if book else ""

@@ -62,11 +62,7 @@ def join_slurm_words(argv: list[str], parser: argparse.ArgumentParser) -> list[s
 
 
 def read_site(options: str) -> Site:
-    """Combine the site's defaults with options of the command line, which come last and so win.
-
-    Raises:
-        UserError: the file or an option is invalid, or this is a Slurm job.
-    """
+    """Combine the site's defaults with options of the command line, which come last and so win."""
     if "SLURM_JOB_ID" in os.environ:
         raise UserError(
             f"--slurm does not work inside a Slurm job ({os.environ['SLURM_JOB_ID']}): leave it "

@@ -91,9 +91,6 @@ def choose(
         labels: (N,), from 0, and -1 for unlabelled images.
         groups: (N,), images that must share a fold, such as frames of one film, besides
             near-copies.
-
-    Raises:
-        UserError: fewer than two images but copies are labelled, or all are of one group.
     """
     every, K = np.asarray(labels), len(spaces[0].text)
     rows = _without_copies(spaces, every)

@@ -91,9 +91,6 @@ def encode(
         device: for the CLIP.
         batch: images at a time.
         most: seconds that it may take.
-
-    Raises:
-        UserError: the CLIP cannot be loaded, or would take longer.
     """
     stem = re.sub("[^A-Za-z0-9.@-]+", "-", name).strip("-").removesuffix(".safetensors")
     one = _read_stored(name, folder / f"{stem}.safetensors", collection.classnames)

@@ -45,9 +45,6 @@ class Space:
             starts from them.
         scale: of the logits, the factor itself and not its logarithm.
         width: of the CLIP, if that of the features is smaller (`span`); else 0.
-
-    Raises:
-        UserError: there are fewer than two classes, or values are not finite.
     """
 
     name: str

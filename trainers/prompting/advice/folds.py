@@ -86,9 +86,6 @@ def folds(labels: np.ndarray, groups: np.ndarray, parts: int, seed: int = 0) -> 
         groups: (n,); images of one group share a fold.
         parts: the number of folds; fewer if there are fewer groups.
         seed: of the shuffle.
-
-    Raises:
-        UserError: all images are of one group.
     """
     _, group = np.unique(groups, return_inverse=True)
     number = int(group.max()) + 1

@@ -118,10 +118,6 @@ def read_collection(
         source: class folders, `train/`, `val/` and `test/` with class folders, or a table.
         classnames: of classes that may have no image.
         keep_test: leave the images in `test/` out.
-
-    Raises:
-        UserError: there is no such folder or file, it has mistakes or no images, or fewer than two
-            classes.
     """
     given = [(name, "--classnames") for name in classnames]
     if source.is_file():
@@ -153,11 +149,7 @@ def read_collection(
 
 
 def _check_names(given: Iterable[tuple[str, str]]) -> list[str]:
-    """Return the sorted names of classes, given each name and where it stands.
-
-    Raises:
-        UserError: two folders name one class, names are alike, or one cannot be that of a class.
-    """
+    """Return the sorted names of classes, given each name and where it stands."""
     seen: dict[str, dict[str, str]] = {}  # what is alike -> place -> name
     for name, where in given:
         check_class(name, where)
@@ -208,9 +200,6 @@ def read_labels(collection: Collection, output: Path) -> Collection:
 
     Answers in `next.csv` are added to `labels.csv` first; then `next.csv` asks for the others.
     Images that are `NONE` of the classes are left out.
-
-    Raises:
-        UserError: a table has mistakes, or gives an image another label than another place.
     """
     source, names = collection.source, collection.classnames
     rows: dict[str, list[int]] = {}
@@ -288,11 +277,7 @@ def picks_of(output: Path) -> dict[str, str]:
 
 
 def read_image(path: str) -> Any:
-    """Return an RGB image as runs read it.
-
-    Raises:
-        UserError: it cannot be decoded, or is refused by `check_image`.
-    """
+    """Return an RGB image as runs read it."""
     try:
         with Image.open(path) as image:
             check_image(image)

@@ -92,9 +92,6 @@ def accuracy_curve(space: Space, choice: Choice) -> Curve | None:
 def read_picks(picked: Sequence[str]) -> list[tuple[str, int]]:
     """Return how images were picked and in which round, as far as this is known.
 
-    Raises:
-        UserError: a text is not one that `labels.pick_next` gives.
-
     Examples:
         >>> read_picks(["", "clusters 1", "margin 5"])
         [('clusters', 1), ('margin', 5)]

@@ -32,9 +32,6 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
     Args:
         path: of a `.safetensors` file, a TorchScript archive, or a file of `torch.save` with
             tensors by name, at the top or under `state_dict`.
-
-    Raises:
-        UserError: the file is missing or damaged, or holds something else.
     """
     try:
         state = _content(Path(path))

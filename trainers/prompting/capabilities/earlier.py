@@ -26,9 +26,6 @@ def build_earlier(
 
     `settings` of None are taken from the checkpoint; `facts` are what records say of it, and `what`
     is the beginning of the message if it does not fit.
-
-    Raises:
-        UserError: it does not fit the CLIP or the classes.
     """
     try:
         if settings is None:
@@ -59,10 +56,6 @@ def earlier_method(
     """Return the method of a run of this project, for these K classes, on the same CLIP.
 
     `place` is the output folder of the run; `key` is the setting that gives it, for messages.
-
-    Raises:
-        UserError: there is no such run, its method adapts to the images that it classifies, or it
-            does not fit the CLIP or the classes.
     """
     trained = Saved.find(place, key, "give the output folder of a run that has ended")
     need(

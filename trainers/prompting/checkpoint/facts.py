@@ -72,10 +72,6 @@ def load_initial(cfg: Any, method: Any, dataset: Any) -> Saved | None:
     """Load the prompts of MODEL.INIT_WEIGHTS; return their checkpoint, or None if it is not set.
 
     Its `start` is that of its own training. Files of public code do not name theirs.
-
-    Raises:
-        UserError: the method learns nothing, they do not fit it, or were trained on images that are
-            now evaluated.
     """
     path = cfg.MODEL.INIT_WEIGHTS
     if not path:
@@ -127,10 +123,6 @@ def check_teachers(method: Any, dataset, cfg) -> None:
     """Refuse teachers that were trained on what this run tests.
 
     A teacher of another data set, or of which no images are known, is allowed, and recorded.
-
-    Raises:
-        UserError: a teacher has seen test images, or new classes of this data set, or it shares
-            the CLIP of the method but was trained with another one.
     """
     for teacher in teachers_of(method):
         trained = teacher.trained

@@ -25,9 +25,6 @@ def load_public_state(
 
     Names of `state` are as in the whole published model, or as in its `submodule` only;
     `is_ignored` is True for a name without a parameter that may be skipped.
-
-    Raises:
-        UserError: as `Method.load_public_state_dict`.
     """
     if not isinstance(state, Mapping) or not all(isinstance(name, str) for name in state):
         raise UserError(
@@ -83,9 +80,6 @@ def read_checkpoint(path: str, kind: type = dict) -> Any:
 
     Files of old versions of PyTorch have no checksums; these are read unchecked. `kind` is `object`
     if the file may hold something else than a dict.
-
-    Raises:
-        UserError: there is no such file, it is damaged, or it holds something else.
     """
     utils = dassl("utils")  # late: importing this module needs no Dassl
 
@@ -140,11 +134,7 @@ def broken_checkpoint(folder: str, epoch: int, what: str) -> UserError:
 
 
 def find_checkpoint(folder: str, epoch: int | None) -> str:
-    """Return the path of an epoch's checkpoint; None takes `model-best.pth.tar`, or the last epoch.
-
-    Raises:
-        UserError: there is no such file.
-    """
+    """Return the path of an epoch's checkpoint; None takes model-best.pth.tar, or the last one."""
     path = os.path.join(folder, "model-best.pth.tar")
     if epoch is not None:
         path = checkpoint_file(folder, epoch)
@@ -160,11 +150,7 @@ def find_checkpoint(folder: str, epoch: int | None) -> str:
 
 
 def checkpoint_at(place: str, key: str, remedy: str) -> str:
-    """Return the path of the checkpoint at a place: its file, its folder, or that of the run.
-
-    Raises:
-        UserError: there is none, or there are several.
-    """
+    """Return the path of the checkpoint at a place: its file, its folder, or that of the run."""
     if os.path.isfile(place):
         return place
     files: Iterable[Path] = Path(place).glob("**/model*.pth.tar*") if os.path.isdir(place) else ()

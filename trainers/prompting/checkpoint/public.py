@@ -24,11 +24,7 @@ class PublicFiles:
     public_files: ClassVar[tuple[str, ...]] = ()
 
     def read_public(self, files: Mapping[str, Any]) -> Saved:
-        """Return a checkpoint made from public files, unchecked, by name in `public_files`.
-
-        Raises:
-            UserError: a file is missing, or of another method or setting.
-        """
+        """Return a checkpoint made from public files, unchecked, by name in `public_files`."""
         raise NotImplementedError
 
     def complete(self, saved: Saved, path: str) -> Saved:
@@ -50,9 +46,6 @@ def find_prompts(method: Any, place: str, epoch: int | None) -> Saved | None:
 
     Returns:
         The checkpoint; None if neither the method nor the training has learned anything.
-
-    Raises:
-        UserError: there is none, only the training has learned, or as `public_checkpoint`.
     """
     folder = os.path.join(place, method.checkpoint)
     if not (method.public_parameters() or method.own_state()):
@@ -82,9 +75,6 @@ def public_checkpoint(method: PublicFiles, path: str) -> Saved | None:
 
     Returns:
         As `read_public`; None if there is no such file.
-
-    Raises:
-        UserError: there are several checkpoints, a file is broken, or as `read_public`.
     """
     files = _files(path, method.public_files)
     if not files:
@@ -98,9 +88,6 @@ def prompt_sizes(saved: Saved, key: str) -> dict[str, Any]:
     """Return the sizes of the prompts in a public checkpoint of PromptSRC, by their keys.
 
     `key` is the setting that names it, for the message.
-
-    Raises:
-        UserError: it has no such prompts.
     """
     text, vision = (
         [x for name, x in saved.state_dict.items() if name.startswith(side) and "VPT" in name]

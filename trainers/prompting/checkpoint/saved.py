@@ -191,11 +191,7 @@ class Saved:
 
     @classmethod
     def of_run(cls, folder: str | os.PathLike[str], epoch: int | None = None) -> Self:
-        """Read a run's checkpoint, which says what made it; arguments are those of `load_run`.
-
-        Raises:
-            UserError: the run is missing, or it does not say what made it.
-        """
+        """Read a run's checkpoint, which says what made it; arguments are those of `load_run`."""
         saved = cls.read(find_checkpoint(model_folder(fetch_run(folder)), epoch))
         if not saved.says_what_made_it:
             raise UserError(
@@ -211,9 +207,6 @@ class Saved:
 
         `place` is the output folder of a run, the folder of a public checkpoint, or its file; `key`
         is the setting that gives it, and `remedy` what to do without one, for messages.
-
-        Raises:
-            UserError: there is none, it is broken, or its training has not ended.
         """
         place = os.path.normpath(place)
         saved = cls.read(checkpoint_at(place, key, remedy), place)
@@ -291,9 +284,6 @@ class Saved:
         """Return the facts about a run that uses it, with what of the code was edited.
 
         Say if it computes in other ways.
-
-        Raises:
-            UserError: the checkpoint, which is in `folder`, has no valid precision.
         """
         if edited := {*(self.edited or ()), *self._edited_since(facts)}:
             facts = replace(facts, edited=sorted(edited))
@@ -333,10 +323,6 @@ class Saved:
 
         A checkpoint without settings was written by other code: it is accepted, and may lack parts
         of the state. `now` is what a checkpoint of the present run, of `method`, would hold.
-
-        Raises:
-            UserError: names settings, classes, images, weights or code (if that is not accepted)
-                that differ, or parts of the state that are missing or not valid.
         """
         if self.settings is None:
             no_settings(folder)
@@ -354,11 +340,7 @@ class Saved:
             raise other_code(os.path.dirname(folder), edited)
 
     def restore(self, method: Any, precision: Any, folder: str) -> list[int]:
-        """Load the buffers of the method and the loss scale; return the steps that were planned.
-
-        Raises:
-            UserError: the checkpoint, which is in `folder`, has no valid ones.
-        """
+        """Load the buffers of the method and the loss scale; return the steps that were planned."""
         try:
             method.load_own_state(self.method or {})
             precision.load_scale(self.scaler or {})
@@ -372,13 +354,7 @@ class Saved:
         return planned
 
     def check_loaded(self, now: "Saved", method: Any) -> None:
-        """Refuse to evaluate it with another method setting, backbone or draft than in training.
-
-        Raises:
-            UserError: the backbone, INPUT.DRAFT or keys of the method's node differ (it names
-                them), or the checkpoint has no valid settings; or both are on features, of
-                encoders that differ.
-        """
+        """Refuse to evaluate it with another method setting, backbone or draft than in training."""
         self.check_weights(now.backbone, now.backbone_sha256)
         if self.features is not None and now.features is not None:
             self.check_features()
@@ -418,9 +394,6 @@ class Saved:
         """Refuse weights of the backbone other than those of the training.
 
         `sha256` is that of the weights with this name; None where they are not on this machine.
-
-        Raises:
-            UserError: they differ, or the checkpoint has something else for a SHA-256.
         """
         need(
             isinstance(self.backbone_sha256, str | None),
@@ -435,11 +408,7 @@ class Saved:
         )
 
     def check_halves(self, now: "Saved", dataset: Any) -> None:
-        """Refuse base and new classes, or a division of images, other than those of the training.
-
-        Raises:
-            UserError: the data set, whose base classes were trained on, now names others.
-        """
+        """Refuse base and new classes, or a division of images, other than in the training."""
         keys, then, here = ("NAME", "SUBSAMPLE_CLASSES", "ROOT"), self.settings or {}, now.settings
         was, (name, half, root) = (
             [literal(x.get(f"DATASET.{key}", "")) for key in keys] for x in (then, here)
@@ -464,11 +433,7 @@ class Saved:
         )
 
     def check_unseen(self, dataset: Any, split: str) -> None:
-        """Refuse to evaluate images of its training.
-
-        Raises:
-            UserError: gives the number of such images, and one of them.
-        """
+        """Refuse to evaluate images of its training."""
         keys = getattr(dataset, "keys", {})
         if not keys or not self._valid("images"):
             return

@@ -161,9 +161,6 @@ def as_trained(cfg: Any, saved: Mapping[str, str] | None, method) -> Any:
 
     If the checkpoint has no settings (`saved` is None), they are UNKNOWN. The seed of a method that
     adapts while testing stays that of the evaluation.
-
-    Raises:
-        UserError: a setting of the checkpoint is impossible.
     """
     keys = {method.place(key) for key in method.training_only} - {"SEED"}
     keys |= set() if method.adapts else {"SEED"}

@@ -20,11 +20,7 @@ from ..storage.values import check_dense, is_dense, is_sound
 def load_buffers(
     module: nn.Module, own: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor]
 ) -> None:
-    """Load the persistent buffers of a method, by name, from those in a checkpoint.
-
-    Raises:
-        UserError: the state is of another method, or a value does not fit.
-    """
+    """Load the persistent buffers of a method, by name, from those in a checkpoint."""
     name = type(module).__name__
     if not isinstance(state, Mapping):
         raise UserError(
@@ -94,9 +90,6 @@ def check_other_classes(
         state: the buffers of the checkpoint.
         made: `digests_by_class` of the trained method before its training.
         digests: `digests_by_class` of the present method.
-
-    Raises:
-        UserError: a buffer depends on the classes, and the message names it; or `made` is broken.
     """
     if not isinstance(made, Mapping):
         raise UserError(

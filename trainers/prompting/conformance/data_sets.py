@@ -24,9 +24,6 @@ def check_split(cfg: CfgNode) -> str:
     """Another process, with other hashes of texts, divides the images of a data set alike.
 
     Finds classes that are numbered in the order of a set. Returns a word for the stamp.
-
-    Raises:
-        UserError: it does not, so that runs would be compared on other images or classes.
     """
     name = cfg.DATASET.NAME
     words = [name, cfg.DATASET.ROOT, *cfg.TRAINER.PLUGINS]

@@ -36,9 +36,6 @@ def check_once(cfg: CfgNode) -> str | None:
 
     Returns:
         How the method was checked, for the record; None for a built-in one or another trainer.
-
-    Raises:
-        UserError: a check says that something is wrong.
     """
     kind, data = METHODS.get(cfg.TRAINER.NAME), DATASET_REGISTRY.get(cfg.DATASET.NAME)
     if not cfg.TRAINER.PLUGINS:

@@ -84,11 +84,7 @@ def split_templates(words: Words) -> tuple[str, ...]:
 
 
 def only_template(words: Words) -> str:
-    """Return the template in a `CTX_INIT` of a method that has one prompt; empty without words.
-
-    Raises:
-        UserError: it has several.
-    """
+    """Return the template in a `CTX_INIT` of a method that has one prompt; empty without words."""
     given = split_templates(words or "")
     if len(given) != 1:
         raise UserError(f"CTX_INIT has {len(given)} templates but this method takes one")
@@ -113,9 +109,6 @@ def expand_templates(words: Words, N: int, length: int, keep_fixed: bool = True)
         length: b, learned tokens of a prompt.
         keep_fixed: prompts 2..N keep the fixed words after the learned ones (the paper); the
             published code of ALIGN drops them.
-
-    Raises:
-        UserError: the list has another number of templates.
     """
     slots = [SLOT] * length
     if not words or length > 4:
@@ -180,9 +173,6 @@ def append_readers(
     clip_model: Any, sentences: list[list[Sentence]], b: int
 ) -> list[list[Sentence]]:
     """Return the sentences `[1][k]`, followed by b learned tokens that read them and are not seen.
-
-    Raises:
-        UserError: there are several prompts, or a sentence does not fit the text encoder.
 
     Examples:
         >>> from trainers.prompting import load_clip

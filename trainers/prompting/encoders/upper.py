@@ -27,9 +27,6 @@ def with_upper_copies(clip_model: Any, first: int) -> Any:
 
     What follows are the last LayerNorms and projections, or the head. All else is shared with the
     given CLIP, which stays as it is.
-
-    Raises:
-        UserError: an encoder has no such block, or no blocks.
     """
     result = _shallow(clip_model)
     result.visual = _shallow(clip_model.visual)

@@ -42,9 +42,6 @@ def waffle(clip_model: Any, names: Sequence[str], seed: int, pairs: int = PAIRS)
         seed: of the words; below 0, as 0.
         pairs: number of pairs.
 
-    Raises:
-        UserError: the text encoder is closed, so that its vocabulary is not known.
-
     Examples:
         >>> from trainers.prompting import load_clip
         >>> [len(text) for text in waffle(load_clip("emoji"), ["fire fly"], seed=1, pairs=1)]

@@ -29,9 +29,6 @@ def encode_sentences(
 
     Returns:
         (n, D), not normalised.
-
-    Raises:
-        UserError: a sentence is empty or too long for the encoder.
     """
     device, parts = clip_model.logit_scale.device, []
     for i in range(0, len(sentences), chunk):

@@ -25,12 +25,7 @@ SETTLED = 2.0  # seconds; a folder changed later than this gets another time sta
 
 
 def class_folders(parent):
-    """Return the names of the visible folders in `parent`, sorted.
-
-    Raises:
-        UserError: `parent` is missing, a link in it leads nowhere, or a name is not UTF-8 and
-            cannot be part of a prompt.
-    """
+    """Return the names of the visible folders in `parent`, sorted."""
     try:
         with os.scandir(parent) as entries:
             visible = [entry for entry in entries if not entry.name.startswith(".")]
@@ -65,9 +60,6 @@ def list_images(parent, classes, source=None):
         parent: the folder of the class folders.
         classes: folder -> class name, in the order of the labels.
         source: the file with the class names, if it must name every folder.
-
-    Raises:
-        UserError: a folder is missing, has no name or has no images.
     """
     folders = class_folders(parent)
     if missing := sorted(classes.keys() - folders):
@@ -134,9 +126,6 @@ def file_names(parent, folders):
 
     If there are many files, their names are cached in `PARENT.files.json`; folders that have
     changed since are listed again.
-
-    Raises:
-        UserError: a folder cannot be read.
     """
     kept = Path(f"{parent}.files.json")
     cached = kept_names(kept)
@@ -194,9 +183,6 @@ def read_classnames(path, folders=()):
     Args:
         path: the file, such as ImageNet's classnames.txt.
         folders: existing folders, so that names with spaces are recognised.
-
-    Raises:
-        UserError: the file is missing, a line has no name, or a folder has two lines.
     """
     try:
         lines = read_lines(path)
@@ -220,11 +206,7 @@ def read_classnames(path, folders=()):
 
 
 def class_names(root, folders):
-    """Return folder -> class name in the order of the folders, and the file with names or None.
-
-    Raises:
-        UserError: as `read_classnames`, or a name is an answer of a run, or not printable.
-    """
+    """Return folder -> class name in the order of the folders, and the file with names or None."""
     source = root / "classnames.txt"
     if not source.exists():
         like = [*root.glob("*class*.txt"), *root.glob("*Class*.txt"), *root.glob("*label*.txt")]

@@ -19,9 +19,6 @@ def image_key(path: str) -> int:
     """Return a number of 64 bits that files with equal content share; `EMPTY` for an empty one.
 
     It is a hash of the size and of a piece of the file, and in PLAIN formats of its beginning.
-
-    Raises:
-        UserError: the file cannot be read.
     """
     try:
         file = os.open(path, OPENING)

@@ -43,9 +43,6 @@ def read_images(table: Path, unlabelled: bool = False) -> list[Row]:
     Args:
         table: the file.
         unlabelled: accept rows without a label.
-
-    Raises:
-        UserError: the table cannot be read, or has mistakes: it names the lines of the first ones.
     """
     rows, flaws = _read_rows(table, COLUMNS)
     _refuse(table, [*flaws, *_flaws(rows, unlabelled)])
@@ -55,11 +52,7 @@ def read_images(table: Path, unlabelled: bool = False) -> list[Row]:
 
 
 def read_answers(table: Path) -> list[Row]:
-    """Return the lines of a table of labels by hand, some without a label; none if it is missing.
-
-    Raises:
-        UserError: the table cannot be read, or has lines that are none.
-    """
+    """Return the lines of a table of labels by hand, some without a label; [] if it is missing."""
     if not os.path.lexists(table):
         return []
     rows, flaws = _read_rows(table, COLUMNS, BY_HAND)
@@ -109,11 +102,7 @@ def relative_to(table: Path, rows: Iterable[Sequence[str]]) -> Iterator[list[str
 
 
 def _read_rows(table: Path, *heads: Sequence[str]) -> tuple[list[Row], list[tuple[int, str]]]:
-    """Return the rows of a table, and line and mistake of lines that are none.
-
-    Raises:
-        UserError: it cannot be read, or its first line is not the first two or all of a head.
-    """
+    """Return the rows of a table, and line and mistake of lines that are none."""
     try:
         text = read_file(table).decode("utf-8-sig")
     except (OSError, ValueError) as error:

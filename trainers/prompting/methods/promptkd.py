@@ -117,11 +117,7 @@ class PromptKD(VPT):
         self._resize(method.width if method else USUAL_WIDTH.get(name, self.width))
 
     def _find_teacher(self, clip_model: Any, dataset: str) -> Callable[..., MethodTeacher]:
-        """Return what makes the teacher for class names.
-
-        Raises:
-            UserError: there is no checkpoint, or it is of another method or CLIP.
-        """
+        """Return what makes the teacher for class names."""
         place, name = self.settings.TEACHER, self.settings.TEACHER_NAME
         need(
             place,

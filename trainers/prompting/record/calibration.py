@@ -92,11 +92,7 @@ class Calibration:
     def answers(
         self, logits: Tensor, z: Tensor, error: float, classnames: Sequence[str]
     ) -> list[Answer]:
-        """Return the answers to B images, given logits (B, K), features (B, D) and K names.
-
-        Raises:
-            UserError: as `check_error`.
-        """
+        """Return the answers to B images, given logits (B, K), features (B, D) and K names."""
         limit, least = self.limits(check_error(error))
         p = (logits.float() / self.temperature).softmax(1).cpu()
         kept = (scores(p, "lac") <= limit) | (p == p.amax(1, keepdim=True))  # never empty

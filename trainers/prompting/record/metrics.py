@@ -118,9 +118,6 @@ def auroc(inside: np.ndarray, outside: np.ndarray) -> float:
         inside: (n,), scores of images of the run's classes.
         outside: (m,), scores of other images.
 
-    Raises:
-        UserError: one of the two has no images.
-
     Examples:
         >>> inside, outside = np.array([0.9, 0.6, 0.5]), np.array([0.6, 0.4, 0.2])
         >>> round(auroc(inside, outside), 4)  # 7 of 9 pairs in order, one tied: 7.5 / 9
@@ -179,9 +176,6 @@ def openworld_auc(
         base_right: (n,), True where they are classified correctly among base classes.
         new_score: (m,), the same score for images of new classes.
         new_right: (m,), True where they are classified correctly among new classes.
-
-    Raises:
-        UserError: there are no images of base classes, or of new ones.
     """
     n, m = _sizes(base_score, new_score)
     base, new = base_score[base_right.astype(bool)], new_score[new_right.astype(bool)]
@@ -205,9 +199,6 @@ def joint_metrics(
         half's images, `calibration_error` and `calibration_error_scaled` (if there is a
         temperature), all over all classes; `openworld_auc`, and `auroc` of base against new images
         by the probability of a base class. None if an evaluation lacks the columns.
-
-    Raises:
-        UserError: these are not one evaluation of base classes and one of new ones.
     """
     if "joint_label" not in base or "joint_label" not in new:
         return None

@@ -195,11 +195,7 @@ def write_predictions(folder: Path, columns: Mapping) -> dict[str, np.ndarray]:
 
 
 def read_predictions(folder: Path) -> dict[str, np.ndarray] | None:
-    """Read a run's arrays: all of `ARRAYS`, some of the others. None if there is no file.
-
-    Raises:
-        UserError: the file is damaged, or not of this project.
-    """
+    """Read a run's arrays: all of `ARRAYS`, some of the others. None if there is no file."""
     path = folder / NAME
     try:
         with NpzFile(io.BytesIO(read_file(path))) as file:  # reads no pickled objects

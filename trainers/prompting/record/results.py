@@ -79,11 +79,7 @@ class Evaluation:
 
     @classmethod
     def of(cls, trainer: Any, **more: Any) -> Self:
-        """Return that of any trainer of Dassl, which may not measure times and losses.
-
-        Raises:
-            UserError: the trainer has no results of its evaluation.
-        """
+        """Return that of any trainer of Dassl, which may not measure times and losses."""
         results = getattr(trainer, "test_results", {})
         if not is_percent(results.get("accuracy")):
             raise UserError(

@@ -12,11 +12,7 @@ DRIVER = Path("/proc/driver/nvidia/gpus")  # where Linux lists the GPUs of NVIDI
 
 
 def usable_device(name: str) -> torch.device:
-    """Return the device of this name, such as `cpu`, `cuda`, `cuda:1` or `mps`.
-
-    Raises:
-        UserError: PyTorch cannot use it on this machine, or has no such name.
-    """
+    """Return the device of this name, such as `cpu`, `cuda`, `cuda:1` or `mps`."""
     usable = _usable()
     if name not in usable:
         raise UserError(

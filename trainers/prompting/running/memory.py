@@ -110,9 +110,6 @@ def fit(method: Any, batch: int, gib: float, precision: Any, features: bool = Fa
 
     Returns:
         A sentence on what was decided.
-
-    Raises:
-        UserError: the budget is too small; says what would be enough.
     """
     budget = memory_budget(gib, precision.device)
     method.chunk_bytes = min(method.chunk_bytes, budget // 16)
@@ -196,9 +193,6 @@ def memory_budget(gib: float, device: torch.device) -> int:
             the accelerator does not report its free memory, 0 takes a quarter of the machine's
             memory: other runs need memory, too.
         device: where the method computes.
-
-    Raises:
-        UserError: it is negative, or not finite.
     """
     if not 0 <= gib < math.inf:
         raise UserError(f"MEMORY_BUDGET is {gib} but must be a number of GiB, or 0 for the default")

@@ -75,9 +75,6 @@ class Precision:
         name: the precision that is used.
         computed_in: the type of most products.
         scaler: a `GradScaler`, disabled where gradients cannot vanish.
-
-    Raises:
-        UserError: unknown name.
     """
 
     def __init__(self, name: str, device: torch.device, half_on_cpu: bool = False):

@@ -124,9 +124,6 @@ def differing_traits(then: Mapping[str, Any], now: Mapping[str, Any]) -> str | N
 def read_features(path: str | os.PathLike[str]) -> Features:
     """Read and check a file of features; an unchanged file is read once.
 
-    Raises:
-        UserError: the file is missing or damaged, or what it holds does not fit together.
-
     Examples:
         >>> read_features("no.safetensors")
         Traceback (most recent call last):
@@ -154,7 +151,6 @@ def write_features(
         header: its keys, and any others that JSON can hold.
 
     Raises:
-        UserError: what would be written could not be read again.
         OSError: as the system says.
     """
     from safetensors.torch import save

@@ -64,11 +64,7 @@ def read_file(path: str | os.PathLike) -> bytes:
 
 
 def read_json(path: Path, remedy: str, pairs: Callable | None = None) -> dict:
-    """Return the object in a JSON file; `remedy` ends the message if it cannot be read.
-
-    Raises:
-        UserError: the file is missing, does not hold a JSON object, or `pairs` (`once`) refuses it.
-    """
+    """Return the object in a JSON file; `remedy` ends the message if it cannot be read."""
     try:
         text = read_file(path).decode("utf-8-sig")  # some editors begin with a mark
     except (OSError, ValueError) as error:

@@ -25,10 +25,6 @@ def fetch_run(folder: str | os.PathLike[str]) -> Path:
     Args:
         folder: a folder on this machine, which is returned as it is, or a name on the hub. Its
             revision is a branch (`main` by default), a tag or a commit, with %2F for a slash.
-
-    Raises:
-        UserError: the name has another form, huggingface_hub is missing, the hub refuses, it
-            cannot be reached and the run is not in the cache, or there is no run.
     """
     name = os.fspath(folder)
     if not name.startswith(START):

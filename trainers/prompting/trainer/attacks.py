@@ -107,9 +107,6 @@ def evaluate_attacked(trainer: Any, split: str | None) -> dict[str, Any]:
         `clean_accuracy` and `robust_accuracy` (%), on the same images, and `attack`: what was done,
         how many right images were `lost`, wrong ones `won`, and why it is `weak`. Empty without
         TEST.ATTACK, and for validation between epochs (a `split` is given).
-
-    Raises:
-        UserError: the logits of an image are not finite.
     """
     test = trainer.cfg.TEST
     if not test.ATTACK or split is not None:

@@ -33,9 +33,6 @@ def split_base(
         path: of the file.
         read: returns the nested keys of a file.
         derived: the files that have this one as their base.
-
-    Raises:
-        UserError: the base does not exist, or a file is its own base.
     """
     keys = dict(leaves(read(path)))
     if "BASE" not in keys:

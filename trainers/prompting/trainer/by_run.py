@@ -34,11 +34,7 @@ def for_run(
 
 
 def plain_key(key: str) -> str:
-    """Return the key that an entry sets: OPTIM.MAX_EPOCH for `BY_SHOTS.1.OPTIM.MAX_EPOCH`.
-
-    Raises:
-        UserError: the entry names no runs, or sets no key.
-    """
+    """Return the key that an entry sets: OPTIM.MAX_EPOCH for `BY_SHOTS.1.OPTIM.MAX_EPOCH`."""
     return _split(key)[1]
 
 
@@ -58,9 +54,6 @@ def check_sections(keys: Iterable[str], source: str, datasets: Iterable[str]) ->
     """Check that the sections of a config (dotted keys) name runs that exist.
 
     `source` says where they come from, for the message; `datasets` are the names of all data sets.
-
-    Raises:
-        UserError: a section names something else, or sets no key.
     """
     names = {"BY_CLASSES": ("all", "base", "new", OTHER), "BY_DATASET": (*datasets, OTHER)}
     for section, name in {pair for key in keys for pair in _split(key)[0]}:

@@ -46,9 +46,6 @@ class Watch:
         """Check the losses, scalars, of an epoch so far; on an accelerator, not in each step.
 
         Epochs and steps are counted from 0; the epoch has `steps` of them.
-
-        Raises:
-            UserError: names the first step whose loss was not finite.
         """
         is_first = ~torch.isfinite(loss.detach()) & (self.first_bad < 0)
         self.first_bad = torch.where(is_first, step, self.first_bad)
@@ -95,12 +92,7 @@ class Watch:
 
 
 def check_cfg(cfg: CfgNode, kind: type[Method]) -> None:
-    """Refuse, before data are loaded, what no run of a method can be.
-
-    Raises:
-        UserError: as `check_optim`, `check_warm_up` and `check_planned`, or a record is wanted
-            without an output folder.
-    """
+    """Refuse, before data are loaded, what no run of a method can be."""
     check_optim(cfg.OPTIM)
     if kind.trains:
         check_warm_up(cfg.OPTIM)
@@ -112,13 +104,7 @@ def check_cfg(cfg: CfgNode, kind: type[Method]) -> None:
 
 
 def check_method(method: Method, dataset: Any, cfg: CfgNode) -> None:
-    """Refuse a method that does not fit its run.
-
-    Raises:
-        UserError: as `check_teachers`, `check_stream`, `check_conformal`, `check_attack`,
-            `check_training_attack` and `check_views`, or it learns nothing and does not say
-            `trains = False`.
-    """
+    """Refuse a method that does not fit its run."""
     check_teachers(method, dataset, cfg)
     check_stream(method, dataset, cfg)
     if cfg.TEST.CONFORMAL:
@@ -145,11 +131,7 @@ def updates_buffers(kind: type[Method]) -> bool:
 
 
 def check_first_step(method: Method, terms: Mapping[str, torch.Tensor]) -> None:
-    """Name what the first training step does not train, and the terms of its loss that do nothing.
-
-    Raises:
-        UserError: nothing has a gradient, or as `check_registered` and `check_uncalled`.
-    """
+    """Name what the first step does not train, and the terms of its loss that do nothing."""
     name = type(method).__name__
     check_uncalled(name, method.uncalled)
     check_registered(method)

@@ -145,11 +145,7 @@ def settings_in(
 
 
 def asked_in(cfg: CfgNode, about: Mapping[str, Any] | None = None) -> Asked | None:
-    """Return the sentences that a cfg asks for; `about` is the content of the file that it names.
-
-    Raises:
-        UserError: it says what to do with sentences, but asks for none.
-    """
+    """Return the sentences that a cfg asks for; `about` is the content of its file."""
     source, rule, form = (cfg.DATASET[key] for key in SENTENCES)
     need(
         source or not (rule or form),
@@ -198,9 +194,6 @@ def read_node(
             defaults. A printed warning names keys that the method ignores.
         dataset: name of the data set.
         sentences: those that the run asks for.
-
-    Raises:
-        UserError: unknown key, or a value of the wrong kind.
     """
     for key in values:
         if key not in method.defaults and key not in method.ignored:
@@ -269,12 +262,7 @@ def methods_on(clip_model: Any) -> dict[str, str]:
 def make(
     kind: type[Method], settings: Settings, clip_model: Any, names: Sequence[str], dataset: str
 ) -> Method:
-    """Return a method that is built for a CLIP.
-
-    Raises:
-        UserError: as the method; if a side of the CLIP is closed to it, the message names the
-            methods that run.
-    """
+    """Return a method that is built for a CLIP."""
     try:
         return kind(settings, clip_model, names, dataset)
     except ClosedSide as error:

@@ -54,9 +54,6 @@ class Detection:
 
     Attributes:
         columns: scores of the last evaluation by data set, the run's own included.
-
-    Raises:
-        UserError: a data set is the run's own, shares classes or files with it, or is missing.
     """
 
     def __init__(self, cfg: CfgNode, dataset):
@@ -93,9 +90,6 @@ class Detection:
         """Keep the scores of the run's own images, then evaluate the other data sets.
 
         `model_inference` of the trainer calls `see`.
-
-        Raises:
-            UserError: the logits of an image are not finite.
         """
         if self._batches is None:
             return
@@ -142,11 +136,7 @@ def check_files(name: str, others: Iterable[Any], own: Iterable[Any]) -> None:
 
 
 def load_other_data(cfg: CfgNode, name: str, classnames: list[str]) -> DataManager:
-    """Return a data set that shares no class with the run, and is read in the same way.
-
-    Raises:
-        UserError: it is the run's own, or shares classes with it.
-    """
+    """Return a data set that shares no class with the run, and is read in the same way."""
     if name == cfg.DATASET.NAME:
         raise UserError(f"TEST.OOD names {name}, which is the run's own data set: name others")
     cfg = cfg.clone()

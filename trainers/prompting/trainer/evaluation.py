@@ -169,11 +169,7 @@ def zero_shot(method: Method, output: Output) -> torch.Tensor | None:
 
 
 def check_joint(method: Method) -> None:
-    """Refuse a method whose logits of a class are others among more classes.
-
-    Raises:
-        UserError: it says so, adapts to the test images, or cannot compare features with others.
-    """
+    """Refuse a method whose logits of a class are others among more classes."""
     kind = type(method)
     if not method.joint:
         reason = "depend on all classes, or it cannot name others"
@@ -277,9 +273,6 @@ def for_classes(
     """Return a trained method, which stays as it is, rebuilt for other class names, in eval mode.
 
     The modules of the CLIP that it was built from are shared again.
-
-    Raises:
-        UserError: the method works only for its own classes, or a name does not fit.
     """
     with torch.random.fork_rng(devices=[]), no_exit(type(method).__name__):
         other = type(method)(method.settings, clip_model, others, dataset)

@@ -30,11 +30,7 @@ OF_DATA = (  # attributes of a trainer that Dassl takes from the data
 
 
 def read_rows(cfg: CfgNode, file: str) -> tuple[CfgNode, Any, DataManager]:
-    """Return the cfg of a run on a file of features, its CLIP, and loaders of its rows.
-
-    Raises:
-        UserError: the file cannot be read, or TEST.OOD names data sets, which are not in it.
-    """
+    """Return the cfg of a run on a file of features, its CLIP, and loaders of its rows."""
     cfg = cfg.clone()
     cfg.defrost()
     cfg.DATALOADER.NUM_WORKERS = 0  # rows are in memory

@@ -15,11 +15,7 @@ from ..errors import UserError
 
 
 def check_warm_up(optim: CfgNode) -> None:
-    """Check, before data are loaded, that the warm-up of the installed Dassl can be built.
-
-    Raises:
-        UserError: it gives PyTorch's scheduler an argument that recent versions no longer take.
-    """
+    """Check, before data are loaded, that the warm-up of the installed Dassl can be built."""
     from dassl.config import get_cfg_default
     from dassl.optim import build_lr_scheduler
 
@@ -39,11 +35,7 @@ def check_warm_up(optim: CfgNode) -> None:
 
 @contextmanager
 def readable() -> Iterator[None]:
-    """Let Dassl read a checkpoint to resume from.
-
-    Raises:
-        UserError: PyTorch refuses the scheduler in it, since Dassl does not say that it is trusted.
-    """
+    """Let Dassl read a checkpoint to resume from."""
     try:
         yield
     except pickle.UnpicklingError as error:

@@ -17,11 +17,7 @@ WHOLE = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
 def check_planned(kind: type[Method], optim: CfgNode) -> None:
-    """Refuse what needs to know the number of steps, for a method that plans them.
-
-    Raises:
-        UserError: OPTIM counts in steps, or the method has stages or steps of another kind.
-    """
+    """Refuse what needs to know the number of steps, for a method that plans them."""
     if not issubclass(kind, Planned):
         return
     name = kind.__name__
@@ -38,11 +34,7 @@ def check_planned(kind: type[Method], optim: CfgNode) -> None:
 
 
 def planned_loader(trainer: Any) -> Any:
-    """Return the loader of the steps that the method of a `PromptTrainer` plans for its epoch.
-
-    Raises:
-        UserError: the plan has no step, an empty one, or rows that do not exist.
-    """
+    """Return the loader of the steps that the method of a `PromptTrainer` plans for its epoch."""
     method, epoch = trainer.method, trainer.epoch + 1
     loader = trainer.dm.train_loader_u if method.unlabelled else trainer.dm.train_loader_x
     rng = random.Random(f"{max(trainer.cfg.SEED, 0)} {epoch}")
@@ -72,9 +64,6 @@ def check_plan(plan: Iterable[Any], n: int, name: str) -> list[list[int]]:
         plan: as `plan_epoch` returns it.
         n: number of training images.
         name: of the method.
-
-    Raises:
-        UserError: see `planned_loader`.
 
     Examples:
         >>> check_plan([torch.tensor([2, 0]), [1]], 3, "CoOp")

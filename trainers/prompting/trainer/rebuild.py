@@ -22,11 +22,7 @@ from .config import add_nodes, fit_images, make, settings_in
 def rebuild(
     saved: Saved, kind: type[Method], cfg: CfgNode, clip_model: Any, names: Sequence[str]
 ) -> tuple[Method, CfgNode]:
-    """Return the trained method for class names, on the CPU, and the cfg of what it reads.
-
-    Raises:
-        UserError: it cannot be built, as `Method.load_checkpoint`.
-    """
+    """Return the trained method for class names, on the CPU, and the cfg of what it reads."""
     with no_exit(kind.__name__):
         cfg, _ = fit_images(cfg, clip_model)
         settings = settings_in(cfg, kind, saved.sentences)
@@ -40,9 +36,6 @@ def clip_of(saved: Saved, backbone: str | None = None) -> tuple[CfgNode, Any]:
 
     `backbone` is its name or file, if it has moved. That of a run on features is compared with what
     it was trained on.
-
-    Raises:
-        UserError: it has other weights, or features are not known to be of it.
     """
     cfg = _cfg(saved)
     backbone = cfg.MODEL.BACKBONE.NAME = saved.backbone if backbone is None else backbone
@@ -86,11 +79,7 @@ def clip_of(saved: Saved, backbone: str | None = None) -> tuple[CfgNode, Any]:
 
 
 def _cfg(saved: Saved) -> CfgNode:
-    """Rebuild the cfg of a checkpoint from its settings, which are stored as repr strings.
-
-    Raises:
-        UserError: a setting is a value in place of a node, or has the wrong type.
-    """
+    """Rebuild the cfg of a checkpoint from its settings, which are stored as repr strings."""
     cfg: CfgNode = dassl("config").get_cfg_default()
     add_nodes(cfg)
     for place, text in saved.settings.items():

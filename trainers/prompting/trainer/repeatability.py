@@ -25,9 +25,6 @@ def check_rebuilt(trainer: Any) -> None:
     """Check that the method of a `PromptTrainer`, built again from its state, computes the same.
 
     Random numbers, buffers and modes are as before.
-
-    Raises:
-        UserError: it cannot be built again, or its logits or loss differ or are nan.
     """
     method, data = trainer.method, trainer.dm.dataset
     others = getattr(data, "other_classnames", ())
@@ -62,9 +59,6 @@ def rebuilt_apart(
     Returns:
         The largest differences of logits and, for a method that trains, of the loss and its terms,
         relative to the largest value; nan where both have nan.
-
-    Raises:
-        UserError: the method cannot be built again from its state.
     """
     state = State(method)
     try:

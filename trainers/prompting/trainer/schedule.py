@@ -27,11 +27,7 @@ KEYS = {
 
 
 def check_optim(optim: CfgNode) -> None:
-    """Check the keys that this project adds to OPTIM.
-
-    Raises:
-        UserError: a value is out of range, or a key is set that the schedule does not read.
-    """
+    """Check the keys that this project adds to OPTIM."""
     if not 0 <= optim.STEPS <= 10**9:
         raise UserError(
             f"OPTIM.STEPS is {optim.STEPS} but must be a whole number, 0 or more, {10**9:,} at most"

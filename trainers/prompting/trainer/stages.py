@@ -20,9 +20,6 @@ class Stages:
 
     Attributes:
         by_step: True if the learning rate changes after every step, and not after every epoch.
-
-    Raises:
-        UserError: a stage has no step, or `rates` of the method name nothing that it learns.
     """
 
     def __init__(self, method: Method, optim: CfgNode, n: int):

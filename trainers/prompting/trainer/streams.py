@@ -89,10 +89,6 @@ def stream_in(cfg: CfgNode, items: Sequence[Any]) -> Stream:
 def read_stream(text: str, labels: np.ndarray, seed: int) -> Stream:
     """Return the stream that a value of TEST.STREAM gives for images with these labels, (N,).
 
-    Raises:
-        UserError: there is no such stream or file, it does not fit the images, or its numbers are
-            out of range.
-
     Examples:
         >>> labels = np.array([0, 1, 0, 1, 2])
         >>> stream = read_stream("few:1-2:2:10", labels, seed=1)

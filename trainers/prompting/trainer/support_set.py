@@ -91,10 +91,6 @@ def take_support(trainer: Any, anew: bool) -> Any:
 
     Returns:
         The loader of its steps: that of the trainer, or one of these features.
-
-    Raises:
-        UserError: the features do not fit into memory, or the method needs validation images and
-            the data set has only test images.
     """
     method, cfg = trainer.method, trainer.cfg
     key = "SEARCH_HP" if "SEARCH_HP" in method.defaults else "SEARCH"
@@ -272,9 +268,6 @@ def given_support(method: Method, support: Mapping[str, torch.Tensor]) -> None:
         method: one that takes a support.
         support: `images`, (n, 3, H, W) or (P, n, 3, H, W), normalised, or their features, (n, D) or
             (P, n, D), and `labels`, (n,).
-
-    Raises:
-        UserError: the method takes none, or `support` has other keys, types, shapes or labels.
     """
     name, W = type(method).__name__, method.row_width
     if not method.support_passes:

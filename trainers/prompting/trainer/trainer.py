@@ -236,11 +236,7 @@ class PromptTrainer(TrainerX):
             self.train_loader_x = FirstBatches(self.train_loader_x, total - before)
 
     def forward_backward(self, batch):
-        """Do one training step, and return its losses and accuracy for Dassl to print.
-
-        Raises:
-            UserError: the loss is not finite; the last checkpoint stays as it is.
-        """
+        """Do one training step, and return its losses and accuracy for Dassl to print."""
         assert self.optim is not None, "nothing is trained without one"
         step = self.count_steps()[0] + self.batch_idx
         if self.stages.begins(step):
@@ -284,11 +280,7 @@ class PromptTrainer(TrainerX):
         return views, batch["label"].to(self.device, non_blocking=True)
 
     def after_epoch(self):
-        """End an epoch as Dassl does, and save it so that an interrupted run can resume.
-
-        Raises:
-            UserError: a trained parameter or buffer is no longer finite.
-        """
+        """End an epoch as Dassl does, and save it so that an interrupted run can resume."""
         epoch = self.epoch + 1
         self.method.after_epoch(epoch, self.max_epoch)
         assert self.optim is not None, "epochs are of a training"
@@ -357,10 +349,6 @@ class PromptTrainer(TrainerX):
         Args:
             split: as in Dassl.
             is_final: ends the process in ATPrompt's Dassl; ignored here.
-
-        Raises:
-            UserError: the prompts were neither trained nor loaded (a train.py may never call
-                `load_model`), or the logits of an image are not finite.
         """
         need(
             not (self.untrained and (self.trains or self.method.support_passes)),
@@ -443,10 +431,6 @@ class PromptTrainer(TrainerX):
                 empty, the prompts keep their initial values.
             others: the epoch, as in Dassl, or the cfg, which CLAP's train.py passes.
             epoch: the epoch; None takes `model-best.pth.tar`, or else the last epoch.
-
-        Raises:
-            UserError: there is no such checkpoint, it does not fit the method, or it was trained on
-                images that are now evaluated.
         """
         epoch = next((other for other in others if not isinstance(other, CfgNode)), epoch)
         if not directory:

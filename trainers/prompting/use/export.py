@@ -117,11 +117,7 @@ def check_fixed(method: Method) -> None:
 
 
 def program(method: Method, size: int) -> torch.export.ExportedProgram:
-    """Return a `torch.export` program, from images (B, 3, size, size) to logits (B, K).
-
-    Raises:
-        UserError: the method adapts to the images that it classifies.
-    """
+    """Return a `torch.export` program, from images (B, 3, size, size) to logits (B, K)."""
     check_fixed(method)
     images = torch.randn(TRACED, 3, size, size, device=method.device)
     batch = torch.export.Dim("batch")
@@ -138,10 +134,6 @@ def text_classifier(method: Method) -> Mapping[str, torch.Tensor]:
     Returns:
         `weight` (K, D), normalised; `logit_scale` (); `logit_bias` () where the CLIP has one. The
         logits of an image with normalised features z are logit_scale * weight z + logit_bias.
-
-    Raises:
-        UserError: the method's logits are not an inner product with one feature per class, or the
-            classifier gives other logits than the method.
     """
     check_fixed(method)
     if not is_linear(method):

@@ -82,12 +82,7 @@ class Labels:
         return self._images[digest]
 
     def label(self, index: int, name: str, who: str) -> None:
-        """Write the label of an image.
-
-        Raises:
-            UserError: there is no such image or class, it has another label meanwhile, or another
-                call is writing.
-        """
+        """Write the label of an image."""
         digest = self._digest(index)
         check_name("class", name, self.classes)
         with self._writing():
@@ -109,7 +104,6 @@ class Labels:
         """Call `advise` again, in a process of its own, and wait for it.
 
         Raises:
-            UserError: the folder is gone.
             OSError: as the system says.
         """
         need(self.folder.is_dir(), f"'{self.folder}' is gone: put it back")

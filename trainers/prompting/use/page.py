@@ -213,11 +213,7 @@ def _sentence(error: Exception) -> tuple[str, int]:
 
 
 def _decode(content: bytes, decode: Callable[[Any], Any]) -> Any:
-    """Return an image in memory as the run's evaluation reads it.
-
-    Raises:
-        UserError: it is empty, no image of FORMATS, damaged, or refused by `check_image`.
-    """
+    """Return an image in memory as the run's evaluation reads it."""
     need(content, "It is empty")
     try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:

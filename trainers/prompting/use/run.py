@@ -64,10 +64,6 @@ class Run:
 
         The answers to about a share `error` of images like those that calibrated the run lack their
         class (docs/use.md).
-
-        Raises:
-            UserError: the error is not between 0 and 1, the run is not calibrated, the
-                probabilities of an image are not finite, or images are no tensors.
         """
         need(
             isinstance(images, torch.Tensor) or self.model.test_views > 1,
@@ -83,11 +79,7 @@ class Run:
         return self.find_calibration().answers(output.logits, z, error, self.classnames)
 
     def probabilities(self, output: Output, images: Sequence[Any] = ()) -> torch.Tensor:
-        """Return (B, K) on the CPU, at the run's temperature, of an output and names of B images.
-
-        Raises:
-            UserError: those of an image, which it names, are not finite.
-        """
+        """Return (B, K) on the CPU, at the run's temperature, of an output of B named images."""
         p = (output.logits.float() / self.temperature).softmax(-1).cpu()  # one wait for the device
         if not p.isfinite().all():
             spoiled = (images or range(len(p)))[p.isfinite().all(dim=1).tolist().index(False)]
@@ -195,11 +187,7 @@ def _kind(saved: Saved, trust: bool) -> type[Method]:
 
 
 def _check_names(names: Sequence[str], clip_model: Any) -> list[str]:
-    """Return class names that a user gives.
-
-    Raises:
-        UserError: there are fewer than two, or CLIP reads two of them alike.
-    """
+    """Return class names that a user gives."""
     names = list(names)
     if len(names) < 2:
         raise UserError(f"The number of class names is {len(names)}: give at least 2")

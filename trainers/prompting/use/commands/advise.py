@@ -177,9 +177,6 @@ def encode_all(args: Any, collection: Any) -> tuple[list[Any], Any, bool]:
 
     Returns:
         What the CLIPs give, the images that can be read, and whether some cannot.
-
-    Raises:
-        UserError: no CLIP or no image is left.
     """
     from ...advice.encode import encode
     from ...running.devices import usable_device, usual_device

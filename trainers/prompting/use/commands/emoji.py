@@ -37,7 +37,6 @@ def write_emoji(root: Path) -> tuple[int, int]:
     """Write the data set below a root, the split file last; return the numbers of images, classes.
 
     Raises:
-        UserError: the folder exists.
         OSError: a file cannot be written.
     """
     folder = root / FOLDER

@@ -125,11 +125,7 @@ def text_features(run) -> tuple[bytes, str]:
 
 
 def export_program(run):
-    """Return the program of a run, two images, and how far its logits are from the model's.
-
-    Raises:
-        UserError: the method is a plug-in that cannot be traced.
-    """
+    """Return the program of a run, two images, and how far its logits are from the model's."""
     import torch
 
     from ..export import adapting_methods, program, random_images

@@ -174,12 +174,7 @@ def describe_clip(name: str) -> list[str]:
 
 
 def describe(folder: str, epoch: int | None = None, plugins: list[str] | None = None) -> dict:
-    """Return the facts about a run from its checkpoint and its record, without its backbone.
-
-    Raises:
-        UserError: the run is missing, its checkpoint does not say what made it, or its record
-            cannot be used.
-    """
+    """Return the facts about a run from its checkpoint and its record, without its backbone."""
     from ...checkpoint.saved import Saved
     from ..run import calibration_of
 
@@ -276,9 +271,6 @@ def write_card(folder: str, repository: str, facts: dict[str, Any]) -> None:
     """Write the README.md of a run for the hub, and print the command that publishes the run.
 
     `repository` is where it will be published, USER/REPO.
-
-    Raises:
-        UserError: the run is on the hub already, or its folder has a README.md.
     """
     path = Path(folder) / "README.md"
     need(not folder.startswith(START), f"--card writes into a folder, but '{folder}' is on the hub")

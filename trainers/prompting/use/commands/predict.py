@@ -94,9 +94,6 @@ def find_files(words: Iterable[str], shut: Callable[[str], object]) -> Iterator[
     """Yield the files that paths, or `-` for those on stdin, name; of a folder, images and videos.
 
     `shut` is called with a sentence about each folder that cannot be read.
-
-    Raises:
-        UserError: an argument is neither a file nor a folder.
     """
     for word in list_words(words):
         if not word:
@@ -218,11 +215,7 @@ def send(images, device):
 
 
 def read_frame(run, path: Path):
-    """Read an image as the run's evaluation does; of a phone's photo (MPO), the first frame.
-
-    Raises:
-        UserError: it cannot be decoded, or is refused by `check_image`.
-    """
+    """Read an image as the run's evaluation does; of a phone's photo (MPO), the first frame."""
     from PIL import Image
 
     if kind_of(path) == "video":

@@ -42,11 +42,7 @@ def main(argv: list[str], prog: str) -> None:
 
 
 def build_page(args):
-    """Return the page of a run, or of images to label where no run has been trained yet.
-
-    Raises:
-        UserError: there is neither, or the method classifies images together.
-    """
+    """Return the page of a run, or of images to label where no run has been trained yet."""
     from ...capabilities.transductive import Transductive
     from ...running.devices import usable_device, usual_device
     from ..labelling import Labels
