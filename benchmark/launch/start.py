@@ -160,8 +160,9 @@ class _Stream(io.TextIOWrapper):
         self.latest.extend(filter(None, lines))
         try:
             super().write("".join(f"{line}\n" for line in lines))
-        except OSError:
+        except OSError as error:
             if not self._is_stderr:
+                error.filename = str(self.name)  # for the sentence about a full disk
                 raise
         return len(text)
 

@@ -143,7 +143,8 @@ def test_a_full_disk_ends_a_process_with_a_sentence(console):
     process = Process(console, {}, exec, program)
     assert finish(process) == 1
     sentence = process.last_error()
-    assert sentence.startswith("A file cannot be written or read (No space left on device): free")
+    why = f"'{console}' cannot be written or read (No space left on device): free some disk space"
+    assert sentence.startswith(why)
 
 
 @pytest.mark.slow
