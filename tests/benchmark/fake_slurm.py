@@ -47,7 +47,7 @@ class FakeSlurm:
 
     def keep(self, job: dict) -> None:
         """Write a job to its file."""
-        (self.folder / f"job{job['id']:04}.json").write_text(json.dumps(job))
+        keep(self.folder, job)
 
     def work(self, environment: dict) -> None:
         """Run all pending tasks in order and remove them from the queue."""
@@ -94,9 +94,16 @@ def sbatch(slurm: Path, words: list[str]) -> int:
         "tasks": dict.fromkeys(map(str, range(last + 1)), PENDING),
         "script": script,
     }
-    (slurm / f"job{job['id']:04}.json").write_text(json.dumps(job))
+    keep(slurm, job)
     print(job["id"])
     return 0
+
+
+def keep(slurm: Path, job: dict) -> None:
+    """Write a job to its file, whole: others read it at any time."""
+    half = slurm / f"half{job['id']:04}-{os.getpid()}"
+    half.write_text(json.dumps(job))
+    half.replace(slurm / f"job{job['id']:04}.json")
 
 
 def squeue(slurm: Path) -> int:
