@@ -21,7 +21,7 @@ def test_the_page_has_all_parts_and_names_a_failed_one(tmp_path):
     python = tmp_path / "python"  # prints the calls; `solver` fails
     python.write_text(
         f'#!/bin/bash\n[[ $1 == - ]] && exec {sys.executable} "$@"\necho "called: $*"\n'
-        "[[ $3 != solver ]]\n"
+        "[[ $4 != solver ]]\n"
     )
     python.chmod(0o755)
     made = {"OUTPUT": str(tmp_path / "gpu"), "PYTHON": str(python), "TRAINERS": "CoOp ALIGN"}

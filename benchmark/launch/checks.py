@@ -19,7 +19,7 @@ def check_settings(runs: list[Run], settings: Settings) -> None:
     if not runs:
         return
     try:
-        train = import_module("train")
+        import_module("train")
     except ModuleNotFoundError as error:
         print(f"{error.name} is not installed: settings are not checked here", file=sys.stderr)
         return
@@ -39,8 +39,8 @@ def check_settings(runs: list[Run], settings: Settings) -> None:
     seen: dict[str, Run] = {}
     kinds, notes = [], {}
     for run in one_of_each.values():
-        with redirect_stdout(io.StringIO()):  # each run prints the same
-            cfg = train.setup_cfg(train.parse_args(command(run, settings)[2:]))
+        cfg = cfg_of(run, settings)
+        with redirect_stdout(io.StringIO()):
             build_transform(cfg, is_train=True)
             build_lr_scheduler(build_optimizer(nn.Linear(1, 1).parameters(), cfg.OPTIM), cfg.OPTIM)
             if run.opts and (other := seen.setdefault(effective(cfg), run)) is not run:
@@ -80,6 +80,14 @@ def check_settings(runs: list[Run], settings: Settings) -> None:
         raise not_read(min(by_none), kinds[0])
     for note in filter(None, notes.values()):
         print(note, file=sys.stderr)
+
+
+def cfg_of(run: Run, settings: Settings) -> Any:
+    """Return the frozen cfg that train.py makes of a run's command. Needs PyTorch."""
+    from train import parse_args, setup_cfg
+
+    with redirect_stdout(io.StringIO()):  # each run prints the same
+        return setup_cfg(parse_args(command(run, settings)[2:]))
 
 
 def for_streams(runs: list[Run], opts: tuple[str, ...]) -> list[Run]:

@@ -7,7 +7,8 @@ from contextlib import redirect_stdout
 from trainers.prompting.errors import UserError
 
 from ..protocols.base import Run
-from .engine import Engine, command
+from .checks import cfg_of
+from .engine import Engine
 
 SPLIT = "TEST.SPLIT"
 
@@ -19,13 +20,11 @@ def on_validation(pairs: Mapping[str, str]) -> bool:
 
 def check_validation(engine: Engine) -> None:
     """Raise a UserError if a data set lacks validation images apart from its test images."""
-    from dassl.data.datasets import build_dataset
-
-    from train import parse_args, setup_cfg  # with PyTorch: not for a dry run
+    from dassl.data.datasets import build_dataset  # with PyTorch: not for a dry run
 
     for run in {run.dataset: run for run in engine.todo}.values():
         with redirect_stdout(io.StringIO()):  # each run prints the same
-            data = build_dataset(setup_cfg(parse_args(command(run, engine.settings)[2:])))
+            data = build_dataset(cfg_of(run, engine.settings))
         check(run, {item.impath for item in data.val or ()}, {item.impath for item in data.test})
 
 

@@ -99,7 +99,7 @@ def _folders(root: Path) -> Iterator[tuple[Path, Collection[str]]]:
             names = [name for name in names if inside[name].is_dir()]
         except (FileNotFoundError, NotADirectoryError):
             continue
-        except OSError as error:
+        except PermissionError as error:
             raise UserError(
                 f"'{folder}' cannot be read ({error.strerror}) and may hold runs: change its "
                 "permissions",

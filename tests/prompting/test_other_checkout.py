@@ -122,8 +122,8 @@ def test_next_to_the_trainers_and_clip_of_another_checkout(tmp_path, order, deta
     assert (run / "MultiModalPromptLearner" / "model.pth.tar-1").is_file()
     assert len(read_predictions(run)["label"]) == 6
     assert main(["report", str(checkout / "out"), "--format", "json"]) == 0
-    (row,) = json.loads(capsys.readouterr().out)["rows"]
-    assert (row["method"], row["seeds"], row["base_n"], row["problems"]) == ("ALIGN", [1], 1, [])
+    (found,) = json.loads(capsys.readouterr().out)
+    assert (found["folder"], found["trainer"], found["seed"]) == (str(run), "ALIGN", 1)
     assert not list(checkout.glob("out/[!b]*/results.json"))  # without the key
     context = load_checkpoint(str(checkout / "out/PromptedCoOp/prompt_learner/model.pth.tar-1"))
     assert len(context["state_dict"]["ctx"]) == 7  # as the checkout's own node says

@@ -199,7 +199,9 @@ def test_steps_of_public_code_are_timed_in_turn_with_ours(checkout, tmp_path, mo
     monkeypatch.setitem(speed.PRODUCT, "cpu", 128)
     monkeypatch.setattr(speed, "in_process", lambda function, *args: function(*args))
     file = tmp_path / "speed.json"
-    words = "speed --backbone tiny --classes 5 --batch 1 --eval-batch 1 --repeats 2 --threads 1"
+    words = (
+        "measure speed --backbone tiny --classes 5 --batch 1 --eval-batch 1 --repeats 2 --threads 1"
+    )
     words += f" --trainers CoOp KgCoOp --format markdown --public {checkout} --json {file}"
     threads = torch.get_num_threads()
     assert main(words.split()) == 0

@@ -10,6 +10,9 @@ from outcomes import COLUMNS, leave, outcome
 from tiny import COLOURS, run
 
 from benchmark.__main__ import main
+from benchmark.protocols import PROTOCOLS
+from benchmark.protocols.base import Run
+from benchmark.protocols.launches import write_launch
 from benchmark.report import command as report
 from trainers.prompting.errors import UserError
 from trainers.prompting.record.predictions import (
@@ -45,6 +48,9 @@ def test_runs_are_compared_by_their_predictions(tmp_path, capsys):
     for trainer in ("ALIGN", "ZeroshotCLIP"):
         out = tmp_path / "output/few_shot/TinyColours/shots_4" / trainer / "tiny/seed1"
         assert run(tmp_path, trainer, out, 4) == 0
+        (part,) = (protocol := PROTOCOLS["few_shot"]).parts
+        one = {"trainer": trainer, "dataset": "TinyColours", "config": "tiny", "subsample": "all"}
+        write_launch(Run(protocol, part, seed=1, shots=4, folder=out, **one), None, ())
         accuracy[trainer] = json.loads((out / "results.json").read_text())["accuracy"]
     capsys.readouterr()
     report.main([str(tmp_path / "output"), "--compare", "ALIGN", "--format", "json"])
