@@ -103,14 +103,14 @@ def main(argv: list[str]) -> int:
 
     last, do_step, seen = int(argv[0]), trainer.training_step, 0
 
-    def counted(*given):
+    def count_step(*given):
         nonlocal seen
         seen += 1
         if seen == last:
             os.kill(os.getpid(), signal.SIGKILL)
         return do_step(*given)
 
-    trainer.training_step = counted  # type: ignore[assignment]
+    trainer.training_step = count_step  # type: ignore[assignment]
     return train.run(argv[1:])
 
 

@@ -274,5 +274,5 @@ class Engine:
     def remaining(self, children: Iterable[Child] = (), at_once: int = 1) -> tuple[float, int]:
         """Estimate the seconds until all runs are done, and count runs without an estimate."""
         advances = {child.run: child.advance for child in children}
-        seconds, unknown = self._time.left(self.runs_left, advances)
+        seconds, unknown = self._time.estimate(self.runs_left, advances)
         return max(sum(seconds) / at_once, max(seconds, default=0.0)), unknown

@@ -125,7 +125,7 @@ def remaining(runs: list[Status]) -> str:
     if not left:
         return "Nothing remains."
     done = [status.outcome for status in runs if status.state == DONE]
-    seconds, unknown = TimeLeft(done).left(left, left)
+    seconds, unknown = TimeLeft(done).estimate(left, left)
     if not seconds:
         return "The time left is unknown: no similar run is done yet."
     devices = {((outcome.result or {}).get("versions") or {}).get("device") for outcome in done}

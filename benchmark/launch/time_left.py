@@ -62,7 +62,9 @@ class TimeLeft:
         ended = self._ended.get(kind(run))
         return mean(ended) if ended else None
 
-    def left(self, runs: Iterable[Run], advances: Mapping[Run, Advance]) -> tuple[list[float], int]:
+    def estimate(
+        self, runs: Iterable[Run], advances: Mapping[Run, Advance]
+    ) -> tuple[list[float], int]:
         """Return the seconds that each run still takes, and the number of those not known.
 
         A run takes as long as others of its kind: those that have ended, else one in `advances`.

@@ -202,7 +202,7 @@ def choices(tried: Iterable[tuple[Outcome, Launch]]) -> list[Choice]:
         group.setdefault(run.varied, Trial([], launch)).outcomes.append(outcome)
         first = next(iter(group.values()))
         need(
-            _shared(launch) == _shared(first.launch),
+            _fixed_settings(launch) == _fixed_settings(first.launch),
             f"{run} and {first.outcomes[0].run} differ in settings that are not varied: choose "
             "among each in another output",
         )
@@ -214,7 +214,7 @@ def choices(tried: Iterable[tuple[Outcome, Launch]]) -> list[Choice]:
     return [Choice([*trials.values()]) for trials in groups.values()]
 
 
-def _shared(launch: Launch) -> tuple:
+def _fixed_settings(launch: Launch) -> tuple:
     """Return the settings of a run that are not varied."""
     return launch.run.config_file, launch.backbone, launch.shared
 

@@ -29,7 +29,7 @@ def test_a_broken_connection_is_resumed(server, toy, get, tmp_path):
 
 @pytest.fixture
 def broken_off(server, toy, get, tmp_path):
-    """What is kept of a download that has broken off after a megabyte."""
+    """The part file of a download that has broken off after a megabyte."""
     toy(tar(TREE))
     server.cuts["toy.tar.gz"] = [1_000_000, 0, 0, 0]
     ran = get("toy")

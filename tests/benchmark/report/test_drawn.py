@@ -1,4 +1,4 @@
-"""What `report --plots` draws: sizes of figures, the lines and bars in them, and their labels."""
+"""Tests of `report --plots`: sizes of figures, the lines and bars in them, and their labels."""
 
 import base64
 import re

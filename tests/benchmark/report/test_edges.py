@@ -1,4 +1,4 @@
-"""What `report` prints where a number is at its limit, or a line is apart from the others."""
+"""Tests of `report` where a number is at its limit, or a line is apart from the others."""
 
 import json
 import re

@@ -165,7 +165,7 @@ def _clips_image(model: Any) -> nn.Module | None:
             _architecture(transformers, config),
             Sizes(width, config.image_size, config.patch_size, 1, 1),
         )
-    weights = {n.removeprefix("visual."): x for n, x in _renamed(state).items()}
+    weights = {n.removeprefix("visual."): x for n, x in _rename(state).items()}
     visual.load_state_dict(weights, assign=True)
     return visual
 
@@ -182,12 +182,12 @@ def _state(folder: Path) -> dict[str, torch.Tensor]:
     """Read the weights of a folder, in one or more files, under the names of OpenAI's class."""
     state = {n: value for file in _weights(folder) for n, value in read_weights(file).items()}
     try:
-        return _renamed(state)
+        return _rename(state)
     except Exception as error:
         raise unreadable_weights(folder, in_short(error)) from error
 
 
-def _renamed(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def _rename(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Return Hugging Face's weights under the names of OpenAI's class."""
     weights = {}
     for name, value in state.items():

@@ -212,17 +212,17 @@ def check_support(run: Run) -> None:
         rows = rows + rows.std() * torch.randn_like(rows)
         labels, order = torch.arange(K).repeat(2), torch.randperm(2 * K)
 
-    def taken(index: torch.Tensor, seed: int) -> torch.Tensor:
+    def predict(index: torch.Tensor, seed: int) -> torch.Tensor:
         method = run.fresh().eval()
         method.make_room(2 * K)
         with seeded(seed), run.precision.autocast():
             method.take_support(rows[:, index], labels[index])
         return run.predict(run.batches[0], method)
 
-    logits = taken(torch.arange(2 * K), 0)
-    by_chance = apart(logits, [taken(torch.arange(2 * K), 1)])  # of a method that draws from them
+    logits = predict(torch.arange(2 * K), 0)
+    by_chance = apart(logits, [predict(torch.arange(2 * K), 1)])  # of a method that draws from them
     alike(
-        logits, [taken(order, 0)],
+        logits, [predict(order, 0)],
         "takes another state from the same training images in another order: go by the labels of "
         "the rows, and weigh them alike",
         max(FAR, 2 * by_chance),
