@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from recipe.configs import read_pairs
-from trainers.prompting.beyond import BEYOND
-from trainers.prompting.checkpoint.settings import literal
+from trainers.prompting.checkpoint.cfg_texts import literal
 from trainers.prompting.errors import printable
+from trainers.prompting.marks import BEYOND
 from trainers.prompting.record.hashes import edited_files
-from trainers.prompting.storage import records
+from trainers.prompting.storage import run_record
 from trainers.prompting.storage.files import read_file
-from trainers.prompting.storage.records import RECORD as RESULTS
-from trainers.prompting.storage.records import BadRecord as BadResult
-from trainers.prompting.storage.records import is_number, is_percent
+from trainers.prompting.storage.run_record import RECORD as RESULTS
+from trainers.prompting.storage.run_record import BadRecord as BadResult
+from trainers.prompting.storage.run_record import is_number, is_percent
 
 from .protocols.base import Run
 from .protocols.configs import dataset_name, given_plugins
@@ -181,7 +181,7 @@ class Outcome:
 
 def read_record(folder: Path) -> dict | None:
     """Return the record in the folder of a run, if any; raises BadResult if it cannot be used."""
-    return records.read_record(folder, flaw)
+    return run_record.read_record(folder, flaw)
 
 
 BOUND = 3.0  # of the natural logarithm of a temperature, either way
@@ -235,7 +235,7 @@ KINDS: dict[str, tuple[Callable[[Any], bool], Sequence[str]]] = {
 
 def flaw(result) -> str | None:
     """Return how a record differs from the format of train.py; None if it does not."""
-    if why := records.flaw(result):
+    if why := run_record.flaw(result):
         return why
     for wanted, (holds, keys) in KINDS.items():
         for key in keys:

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from trainers.prompting.checkpoint.settings import (
+from trainers.prompting.checkpoint.cfg_texts import (
     BEGUN,
     begun_otherwise,
     differing,

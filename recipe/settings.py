@@ -17,7 +17,7 @@ except ImportError:  # the original Dassl checks nothing
 
 from datasets import ImageDataset, noise
 from trainers.prompting import extend_cfg
-from trainers.prompting.checkpoint.settings import leaves
+from trainers.prompting.checkpoint.cfg_texts import leaves
 from trainers.prompting.dataset_keys import CHANGES, SENTENCES
 from trainers.prompting.errors import UserError, check_name, need
 from trainers.prompting.method import METHODS

@@ -19,8 +19,8 @@ from test_golden import check_step
 from recipe.configs import read_keys
 from recipe.settings import build_cfg, cfg_text
 from trainers.prompting import UserError, build_clip, build_method, load_run, plugins
+from trainers.prompting.checkpoint.cfg_texts import settings_of
 from trainers.prompting.checkpoint.saved import Saved
-from trainers.prompting.checkpoint.settings import settings_of
 from trainers.prompting.method import METHODS
 from trainers.prompting.trainer.schedule import build_optim
 

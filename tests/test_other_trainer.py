@@ -9,7 +9,7 @@ from tiny import run
 
 from benchmark.__main__ import main
 from trainers.prompting import plugins
-from trainers.prompting.checkpoint.settings import BEGUN
+from trainers.prompting.checkpoint.cfg_texts import BEGUN
 from trainers.prompting.method import METHODS
 
 TOY = (Path(__file__).parent / "dassl" / "toy_trainer.py").read_text()

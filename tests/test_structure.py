@@ -96,33 +96,35 @@ def test_no_import_circle():
 
 # The packages and modules of trainers/prompting/, each with those that it may import, acyclic.
 PACKAGES = {
-    "beyond": "",
+    "marks": "",
     "dataset_keys": "",
     "errors": "",
     "dassl_parts": "",
     "one_package": "errors",
     "embedded": "",
     "averaging": "",
-    "views": "errors",
+    "full_precision": "",
+    "sure_views": "errors",
     "node": "errors",
     "storage": "embedded errors node",
     "images": "errors node storage",
-    "transport": "",
+    "transport": "full_precision",
     "backbones": "embedded errors storage",
-    "encoders": "backbones dataset_keys errors images node storage transport",
+    "encoders": "backbones dataset_keys errors full_precision images node storage transport",
     "running": "backbones encoders errors",
     "prompts": "backbones encoders errors",
-    "teacher": "encoders errors node storage transport",
+    "teacher": "encoders errors full_precision node storage",
     "checkpoint": "backbones dassl_parts dataset_keys embedded errors running storage teacher",
-    "record": "backbones beyond checkpoint dataset_keys embedded errors images running storage "
+    "record": "backbones checkpoint dataset_keys embedded errors images marks running storage "
     "transport",
     "contract": "encoders errors",
-    "method": "backbones checkpoint contract encoders errors node prompts storage transport",
+    "method": "backbones checkpoint contract encoders errors full_precision node prompts storage",
     "regularizers": "errors method teacher",
-    "capabilities": "beyond checkpoint dataset_keys encoders errors method node teacher transport",
-    "methods": "averaging backbones beyond capabilities checkpoint encoders errors method node "
-    "prompts regularizers robustness storage teacher transport views",
+    "capabilities": "checkpoint dataset_keys encoders errors full_precision marks method node "
+    "teacher",
     "robustness": "errors method",
+    "methods": "averaging backbones capabilities checkpoint encoders errors full_precision marks "
+    "method node prompts regularizers robustness storage sure_views teacher transport",
     "plugins": "errors method methods record",
     "step": "method running",
     "trainer": "backbones capabilities checkpoint contract dassl_parts dataset_keys encoders "
@@ -131,8 +133,8 @@ PACKAGES = {
     "method plugins record running storage teacher trainer",
     "use": "advice backbones capabilities checkpoint contract dassl_parts dataset_keys embedded "
     "encoders errors images method node plugins prompts record running storage teacher trainer",
-    "conformance": "backbones capabilities contract embedded errors method plugins running "
-    "step record storage teacher trainer use",
+    "conformance": "backbones capabilities contract embedded errors method plugins record running "
+    "step storage teacher trainer use",
 }
 OF_DASSL = {"trainer", "use", "conformance"}  # the only ones that know Dassl and its cfg
 AROUND = {"dassl", "yacs", "benchmark", "recipe", "train", "datasets"}

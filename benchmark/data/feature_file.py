@@ -28,7 +28,7 @@ def is_made_of(then: str, fingerprint: str | None, backbone: str) -> bool:
 
 def sentence_files(args: Any) -> dict[str, str]:
     """Return what `args.sentences` of the command are, with the form, by their names in files."""
-    from trainers.prompting.storage.records import sentences_text
+    from trainers.prompting.storage.run_record import sentences_text
 
     names = [Path(given).stem for given in args.sentences]
     for name, given in zip(names, args.sentences, strict=True):

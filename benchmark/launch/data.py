@@ -7,7 +7,7 @@ from contextlib import redirect_stdout
 
 from trainers.prompting.embedded import file_sha256, other_weights
 from trainers.prompting.errors import UserError, printable
-from trainers.prompting.storage.records import sentences_text, stream_text
+from trainers.prompting.storage.run_record import sentences_text, stream_text
 
 from ..protocols.base import Run
 from ..protocols.configs import dataset_class, dataset_name

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from trainers.prompting.checkpoint.settings import BEGUN
+from trainers.prompting.checkpoint.cfg_texts import BEGUN
 from trainers.prompting.errors import UserError
 from trainers.prompting.storage.files import read_json, set_aside
 

@@ -19,7 +19,7 @@ import torch
 from recipe.configs import TRAINERS, read_keys
 from trainers.prompting import load_clip
 from trainers.prompting.backbones import openai_clip
-from trainers.prompting.checkpoint.settings import leaves
+from trainers.prompting.checkpoint.cfg_texts import leaves
 from trainers.prompting.errors import UserError, check_name
 from trainers.prompting.method import METHODS
 

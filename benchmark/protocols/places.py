@@ -10,7 +10,7 @@ from itertools import compress
 from pathlib import Path
 
 from trainers.prompting.errors import UserError, printable
-from trainers.prompting.storage.records import RECORD
+from trainers.prompting.storage.run_record import RECORD
 
 from . import PROTOCOLS
 from .base import Run

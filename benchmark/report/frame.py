@@ -13,8 +13,8 @@ from typing import Any
 
 import pandas as pd
 
-from trainers.prompting.beyond import renew
 from trainers.prompting.dataset_keys import CHANGES
+from trainers.prompting.marks import renew
 
 from ..protocols import PROTOCOLS
 from ..protocols.base import learns_nothing

@@ -33,8 +33,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import NamedTuple
 
-from trainers.prompting.beyond import BEYOND, renew
 from trainers.prompting.errors import UserError, need
+from trainers.prompting.marks import BEYOND, renew
 
 from ..protocols.base import Protocol
 from ..protocols.configs import GROUPS

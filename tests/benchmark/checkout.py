@@ -58,7 +58,7 @@ class Checkout:
         light = ["__init__.py", "beyond.py", "dataset_keys.py", "errors.py", "one_package.py"]
         light += ["record/hashes.py", "record/metrics.py", "record/predictions.py"]
         light += [f"storage/{name}.py" for name in ("files", "records")]
-        light += ["checkpoint/settings.py"]
+        light += ["checkpoint/cfg_texts.py"]
         light += ["trainer/base_config.py", "trainer/by_run.py"]
         light += ["use/commands/arguments.py", "advice/page.css"]
         packages = ("advice", "checkpoint", "embedded", "record", "storage", "trainer", "use")

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from golden_files import near
 
 from trainers.prompting import Teacher, UserError, build_method
-from trainers.prompting.views import entropy, surest
+from trainers.prompting.sure_views import entropy, surest
 
 NAMES = ["forest", "sea", "road"]
 

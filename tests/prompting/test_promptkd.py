@@ -15,7 +15,7 @@ from tiny import HALVES, OF_HALVES, run, write_halves
 
 from benchmark.launch.data import other_earlier
 from trainers.prompting import UserError, build_method, load_run
-from trainers.prompting.checkpoint.facts import images_of
+from trainers.prompting.checkpoint.provenance import images_of
 from trainers.prompting.use.export import program
 
 TINY = str(GOLDEN / "tiny_clip_seed0.safetensors")

@@ -9,7 +9,7 @@ from golden_files import predicted
 from trainers.prompting import UserError, build_method
 from trainers.prompting.methods.tpt import TPT
 from trainers.prompting.prompts import word_embeddings
-from trainers.prompting.views import entropy, surest
+from trainers.prompting.sure_views import entropy, surest
 
 NAMES = ["forest", "sea", "road"]
 

@@ -10,7 +10,7 @@ from paths import GOLDEN
 
 from benchmark.__main__ import main
 from trainers.prompting import UserError, build_method, load_run
-from trainers.prompting.checkpoint.facts import other_backbone
+from trainers.prompting.checkpoint.provenance import other_backbone
 from trainers.prompting.checkpoint.saved import Saved
 from trainers.prompting.encoders.text import TextFeatures
 from trainers.prompting.encoders.vision import ImageFeatures

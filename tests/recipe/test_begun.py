@@ -8,7 +8,7 @@ from dassl.engine import TRAINER_REGISTRY
 from tiny import run
 
 from trainers.prompting import plugins
-from trainers.prompting.checkpoint.settings import BEGUN
+from trainers.prompting.checkpoint.cfg_texts import BEGUN
 from trainers.prompting.trainer.trainer import PromptTrainer
 
 METHOD = """

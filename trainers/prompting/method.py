@@ -23,16 +23,16 @@ from .checkpoint.saved import Saved
 from .contract import ENCODERS, check_built, check_class, check_logits, with_sentences
 from .encoders.added import NONE, Additions
 from .encoders.class_text import class_text
-from .encoders.kept import KeptText
 from .encoders.sentences import check_names
 from .encoders.sides import features_width, widths
 from .encoders.text import TextEncoder, TextFeatures
+from .encoders.text_cache import TextCache
 from .encoders.uncalled import uncalled_modules
 from .encoders.vision import ImageEncoder, ImageFeatures
 from .errors import UserError, check_name, need
+from .full_precision import gradients_of, no_autocast
 from .prompts import Contexts, public_name
 from .storage.values import are_texts
-from .transport.precision import gradients_of, no_autocast
 
 METHODS: dict[str, type["Method"]] = {}
 Images = torch.Tensor | Sequence[torch.Tensor]  # one view, or several
@@ -251,7 +251,7 @@ class Method(PublicFiles, nn.Module):
         if isinstance(settings, Method.Scaled):
             self.set_scale(settings.SCALE)
         self.register_buffer("logit_bias", bias if bias is None else bias.detach(), False)
-        self._kept = KeptText()
+        self._text_cache = TextCache()
         self.build(clip_model, classnames, dataset)
         check_built(self, clip_model)
         self._thawed = any(p.requires_grad for p in self.text_encoder.parameters())  # of a copy
@@ -303,9 +303,9 @@ class Method(PublicFiles, nn.Module):
         inside = bool(contexts.text or added) or contexts.inserted is not None or self._thawed
         training = inside and (torch.is_grad_enabled() or self.training)
         if training and any(p.requires_grad for _, p in self.own_parameters()):
-            self._kept.forget()
+            self._text_cache.forget()
             return self.text_encoder(contexts.text, contexts.inserted, added)
-        return self._kept.features(self.text_encoder, contexts.text, contexts.inserted, added)
+        return self._text_cache.features(self.text_encoder, contexts.text, contexts.inserted, added)
 
     def logits(self, image: ImageFeatures, text: TextFeatures) -> torch.Tensor:
         """Return logits (B, K) of features in float32: by default s cos(z, h), s the scale."""

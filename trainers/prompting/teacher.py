@@ -9,13 +9,13 @@ from torch import nn
 
 from .encoders.class_text import ClassText
 from .encoders.descriptions import match, read_about, with_names
+from .encoders.sentence_features import encode_sentences
 from .encoders.text import TextFeatures
 from .encoders.vision import ImageEncoder
-from .encoders.whole import encode_sentences
 from .errors import UserError, need
+from .full_precision import gradients_of, no_autocast
 from .node import clean
 from .storage.values import are_texts, is_dense
-from .transport.precision import gradients_of, no_autocast
 
 
 def normalised_lists(clip_model: Any, lists: Sequence[Sequence[str]]) -> tuple[torch.Tensor, ...]:

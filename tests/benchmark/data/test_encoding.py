@@ -15,7 +15,7 @@ from benchmark.__main__ import main
 from benchmark.data import encoding
 from trainers.prompting import UserError, load_clip
 from trainers.prompting.encoders.descriptions import Asked, describe
-from trainers.prompting.encoders.whole import encode_sentences
+from trainers.prompting.encoders.sentence_features import encode_sentences
 from trainers.prompting.method import Method
 from trainers.prompting.storage.features import read_features
 from trainers.prompting.teacher import Teacher

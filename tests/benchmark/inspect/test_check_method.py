@@ -10,7 +10,7 @@ from benchmark.inspect import check_method
 from benchmark.protocols.configs import RULES, TrainerConfigs
 from trainers.prompting import Added, LowRank, UserError, register
 from trainers.prompting.conformance.checks import QUICK, lines
-from trainers.prompting.conformance.predictions import check_export, check_kept
+from trainers.prompting.conformance.evaluations import check_export, check_kept
 from trainers.prompting.conformance.steps import check_devices
 from trainers.prompting.method import METHODS
 from trainers.prompting.methods.coop import CoOp

@@ -24,7 +24,7 @@ from trainers.prompting.backbones import weights_sha256
 from trainers.prompting.checkpoint.saved import Saved
 from trainers.prompting.embedded import EMBEDDED, file_sha256
 from trainers.prompting.errors import UserError
-from trainers.prompting.storage.records import stream_text
+from trainers.prompting.storage.run_record import stream_text
 
 COLOURS = itertools.product(range(256), repeat=3)
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from trainers.prompting.checkpoint.settings import BEGUN
+from trainers.prompting.checkpoint.cfg_texts import BEGUN
 from trainers.prompting.record.hashes import OWN, file_hash, package_hash
 
 CODE = "def logits(x):\n    return 2 * x\n"

@@ -139,7 +139,7 @@ def test_every_precision_keeps_the_weights(both, name):
     if name == "fp16":  # as on a GPU; here in bfloat16
         precision.name = name
     precision.place(method, both)
-    method._kept.forget()
+    method._text_cache.forget()
     with precision.autocast():
         found = method(images())
     assert both.visual.inner[0].weight.dtype == torch.float32

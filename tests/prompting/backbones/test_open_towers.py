@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from trainers.prompting import Added, TextEncoder, build_method, write_sentences
-from trainers.prompting.encoders.whole import encode_sentences
+from trainers.prompting.encoders.sentence_features import encode_sentences
 
 open_clip = pytest.importorskip("open_clip", reason="open_clip_torch is not installed")
 pytest.importorskip("transformers", reason="transformers is not installed")

@@ -7,8 +7,8 @@ import torch
 from foreign import NAMES, SENTENCES, TEXT, VISION, VOCABULARY, images, spread, write_words
 
 from trainers.prompting import ImageEncoder, OpenText, UserError, build_method, load_clip
+from trainers.prompting.encoders.sentence_features import encode_sentences
 from trainers.prompting.encoders.sides import kinds
-from trainers.prompting.encoders.whole import encode_sentences
 
 open_clip = pytest.importorskip("open_clip", reason="open_clip_torch is not installed")
 transformers = pytest.importorskip("transformers", reason="transformers is not installed")

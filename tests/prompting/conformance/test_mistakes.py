@@ -18,7 +18,7 @@ from dassl.config import get_cfg_default
 from torch import nn
 
 from trainers.prompting import Contexts, Stage, Teacher, UserError, register
-from trainers.prompting.conformance import built, predictions, steps
+from trainers.prompting.conformance import built, evaluations, steps
 from trainers.prompting.conformance.checks import CHECKS, QUICK, lines
 from trainers.prompting.conformance.findings import Note, Slow
 from trainers.prompting.conformance.short import Run, shorten
@@ -161,7 +161,7 @@ def seeds(what):
     return built.check_seeds, what, "are the same for all seeds"
 
 
-B, S, P = built, steps, predictions
+B, S, P = built, steps, evaluations
 TWO_STAGES = {"stages": lambda self: [Stage(share=0.5)] * 2}
 FOUND = {  # the check, the mistake, what is said
     "a misspelled hook": (B.check_hooks, {"image_feature": lambda self: 0}, "`image_features` if"),

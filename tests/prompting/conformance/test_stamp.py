@@ -17,7 +17,7 @@ import train
 from trainers.prompting.conformance import stamp
 from trainers.prompting.conformance.built import check_seeds
 from trainers.prompting.conformance.checks import QUICK
-from trainers.prompting.conformance.predictions import check_scores
+from trainers.prompting.conformance.evaluations import check_scores
 
 CODE = """
 from dataclasses import dataclass

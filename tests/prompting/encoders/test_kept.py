@@ -68,7 +68,7 @@ def test_kept_features_follow_what_enters(tiny_clip, case):
     change(method)
     after = method(IMAGES)
     assert len(made) == 2 and not torch.allclose(after, before)
-    method._kept.forget()
+    method._text_cache.forget()
     assert torch.equal(method(IMAGES), after)
 
 

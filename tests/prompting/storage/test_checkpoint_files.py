@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from trainers.prompting import UserError, build_method, load_clip
+from trainers.prompting.checkpoint.cfg_texts import differing, literal
 from trainers.prompting.checkpoint.files import (
     broken_checkpoint,
     checkpoint_at,
@@ -16,9 +17,8 @@ from trainers.prompting.checkpoint.files import (
     saved_epochs,
 )
 from trainers.prompting.checkpoint.saved import VALID, Saved
-from trainers.prompting.checkpoint.settings import differing, literal
 from trainers.prompting.checkpoint.state import digests_by_class
-from trainers.prompting.storage.records import flaw, is_number, is_percent
+from trainers.prompting.storage.run_record import flaw, is_number, is_percent
 from trainers.prompting.storage.values import (
     are_texts,
     check_dense,

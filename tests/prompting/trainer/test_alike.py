@@ -13,7 +13,7 @@ from tiny import run
 from benchmark.__main__ import main
 from trainers.prompting import build_method, load_run
 from trainers.prompting.backbones.closed import Closed
-from trainers.prompting.encoders.alike import alike
+from trainers.prompting.encoders.indistinct import find_indistinct
 from trainers.prompting.method import places
 
 OWN = ["DATASET.NAME", "ImageFolder"]
@@ -60,17 +60,17 @@ def test_classes_that_the_clip_reads_alike_are_named(flowers, tmp_path, capsys):
 def test_a_teacher_reads_for_its_student(tiny_clip):
     names = ["rose", "sea", "tulip"]
     method = build_method("CoOp", {}, tiny_clip, names)
-    assert alike(method.text_encoder) == [[0, 2]]
+    assert find_indistinct(method.text_encoder) == [[0, 2]]
     known = build_method("CoOp", {}, tiny_clip, ["sea", "road", "forest"])
-    assert alike(known.text_encoder) == []
+    assert find_indistinct(known.text_encoder) == []
 
 
 def test_a_closed_encoder_is_judged_by_its_features():
     h = torch.tensor([[[1.0, 0], [0, 1], [1, 0]], [[1.0, 0], [0, 1], [1, 0]]])
     encoder = Mock(closed=Closed(torch.nn.Identity()), return_value=SimpleNamespace(h=h))
-    assert alike(encoder) == [[0, 2]]
+    assert find_indistinct(encoder) == [[0, 2]]
     h[1, 2] = torch.tensor([0.6, 0.8])  # the second prompt tells them apart
-    assert alike(encoder) == []
+    assert find_indistinct(encoder) == []
 
 
 def test_two_classes_of_one_name_stay_apart(twice, tmp_path, capsys):

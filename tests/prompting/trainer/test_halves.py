@@ -10,7 +10,7 @@ from tiny import HALVES, run, write_halves
 from benchmark.launch.engine import Engine, Settings
 from datasets.base import ImageDataset, subsample_classes
 from datasets.splits import divide
-from trainers.prompting.checkpoint.settings import BY_PROCESS
+from trainers.prompting.checkpoint.cfg_texts import BY_PROCESS
 
 NOW = {}  # what depends on the process
 

@@ -8,7 +8,7 @@ from tiny import run
 
 from trainers.prompting import Planned, Stage, UserError, register
 from trainers.prompting.methods.coop import CoOp
-from trainers.prompting.trainer.planned import check_plan
+from trainers.prompting.trainer.planned_steps import check_plan
 
 STEPS, READ = [], []  # rows and labels of each step; what is read before each epoch
 

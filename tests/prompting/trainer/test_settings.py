@@ -14,7 +14,7 @@ from tiny import arguments
 import train
 from trainers.prompting import UserError, load_run
 from trainers.prompting.backbones import weights_sha256
-from trainers.prompting.checkpoint.facts import images_of
+from trainers.prompting.checkpoint.provenance import images_of
 from trainers.prompting.checkpoint.saved import Saved
 from trainers.prompting.method import METHODS
 
@@ -130,7 +130,7 @@ def test_data_without_a_root_stay_without_one(monkeypatch, tmp_path):
     """The embedded data set does not lie in the working folder."""
     from dassl.config import get_cfg_default
 
-    from trainers.prompting.checkpoint.settings import _text
+    from trainers.prompting.checkpoint.cfg_texts import _text
 
     monkeypatch.chdir(tmp_path)
     assert _text("DATASET.ROOT", get_cfg_default().DATASET.ROOT) == ""

@@ -18,7 +18,7 @@ from trainers.prompting.embedded import file_sha256
 from trainers.prompting.method import METHODS
 from trainers.prompting.record.predictions import read_predictions
 from trainers.prompting.running.precision import Precision
-from trainers.prompting.storage.records import stream_text
+from trainers.prompting.storage.run_record import stream_text
 from trainers.prompting.trainer import streams
 from trainers.prompting.trainer.evaluation import zero_shot
 from trainers.prompting.trainer.streams import check_stream, read_stream

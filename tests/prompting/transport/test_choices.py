@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from trainers.prompting import transport
+from trainers.prompting.full_precision import gradients_of
 from trainers.prompting.transport.fused import fused
-from trainers.prompting.transport.precision import gradients_of
 from trainers.prompting.transport.released import sinkhorn_released
 from trainers.prompting.transport.scalings import LogScalings, Scalings, SmallScalings
 from trainers.prompting.transport.solver import Sinkhorn, plain_scalings, sinkhorn

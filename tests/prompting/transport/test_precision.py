@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from trainers.prompting.transport.precision import full_precision
+from trainers.prompting.full_precision import full_precision
 from trainers.prompting.transport.solver import sinkhorn
 
 matmul = torch.backends.cuda.matmul

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import torch
 
-from ..checkpoint.facts import facts_of_run
+from ..checkpoint.provenance import facts_of_run
 from ..checkpoint.state import PublicLayout
 from ..dassl_parts import dassl
 from ..images.image_key import image_key

@@ -6,12 +6,12 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
-from ..beyond import WHOLE
 from ..encoders.class_text import SCORES
 from ..encoders.text import TextFeatures
 from ..encoders.vision import ImageFeatures
+from ..full_precision import no_autocast
+from ..marks import WHOLE
 from ..method import Method, Output
-from ..transport.precision import no_autocast
 
 NOT_ITS_OWN = "depend on the other test images"
 

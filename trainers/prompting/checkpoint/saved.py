@@ -18,14 +18,7 @@ from ..errors import UserError, need, printable
 from ..storage.features import differing_traits
 from ..storage.hub import fetch_run
 from ..storage.values import are_texts, is_settings
-from .files import (
-    broken_checkpoint,
-    checkpoint_at,
-    find_checkpoint,
-    model_folder,
-    read_checkpoint,
-)
-from .settings import (
+from .cfg_texts import (
     BY_PROCESS,
     DIVIDED,
     UNKNOWN,
@@ -35,6 +28,13 @@ from .settings import (
     no_settings,
     other_code,
 )  # fmt: skip
+from .files import (
+    broken_checkpoint,
+    checkpoint_at,
+    find_checkpoint,
+    model_folder,
+    read_checkpoint,
+)
 
 TYPES = {"float32", "bfloat16", "float16"}
 AND = " + "  # between the precisions, and the processors, of a run that was resumed

@@ -6,7 +6,7 @@ from itertools import chain
 from typing import Any
 
 from ..errors import UserError, in_short, no_exit
-from . import built, predictions, steps
+from . import built, evaluations, steps
 from .findings import Skipped
 from .short import Run
 
@@ -18,13 +18,13 @@ QUICK: tuple[Check, ...] = (
     built.check_seeds, built.check_built_twice,
     steps.check_gradients, steps.check_first_loss, steps.check_terms, steps.check_labels,
     steps.check_mean, steps.check_scale, steps.check_freed, steps.check_used,
-    predictions.check_again, predictions.check_scores, predictions.check_repeats,
-    predictions.check_temperature, predictions.check_batches, predictions.check_others,
-    predictions.check_order, predictions.check_union, predictions.check_kept,
-    predictions.check_support, steps.check_devices,
+    evaluations.check_again, evaluations.check_scores, evaluations.check_repeats,
+    evaluations.check_temperature, evaluations.check_batches, evaluations.check_others,
+    evaluations.check_order, evaluations.check_union, evaluations.check_kept,
+    evaluations.check_support, steps.check_devices,
 )  # fmt: skip
 TIME_IS_UP = "the time was up"
-CHECKS = (*QUICK, predictions.check_export)
+CHECKS = (*QUICK, evaluations.check_export)
 
 
 def lines(

@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 
 from ..node import clean
+from .sentence_features import encode_sentences
 from .sentences import Sentence, write_sentences
 from .templates import ZERO_SHOT, template_of
 from .text import TextEncoder, TextFeatures
-from .whole import encode_sentences
 
 RULES: tuple[str, ...] = ("normalised_mean", "raw_mean", "score_mean", "score_max")
 MEANS = RULES[:2]  # of all methods that start from h0

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from ..backbones import family_of
 from ..errors import ClosedSide, need
-from ..transport.precision import no_autocast
+from ..full_precision import no_autocast
 from ..transport.token_level import TokenWeights
 from . import blocks
 from .added import NONE, NOTHING, Added, Additions, check_inner, let_in, summand

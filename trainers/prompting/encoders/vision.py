@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..backbones.closed import Closed
 from ..errors import ClosedSide, UserError, need
-from ..transport.precision import no_autocast
+from ..full_precision import no_autocast
 from . import blocks
 from .added import NONE, NOTHING, Added, Additions, check_inner, let_in, summand
 

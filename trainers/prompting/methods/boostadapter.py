@@ -15,9 +15,9 @@ import torch.nn.functional as F
 
 from ..encoders.vision import ImageFeatures
 from ..errors import need, one_of
+from ..full_precision import no_autocast
 from ..method import Output, register
-from ..transport.precision import no_autocast
-from ..views import check_selection, entropy, marginal_entropy, surest
+from ..sure_views import check_selection, entropy, marginal_entropy, surest
 from .tda import IN_VIEWS, TDA, Cache
 
 FORMS = ("plain", "surest", "published")

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import torch
 
 from ..errors import not_negative, one_of
+from ..full_precision import no_autocast
 from ..method import register
-from ..transport.precision import no_autocast
 from .tpt import TPT
 
 

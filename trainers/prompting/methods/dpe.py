@@ -12,16 +12,16 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from ..beyond import STREAM
 from ..encoders.class_text import ClassText, zero_shot_template
 from ..encoders.text import TextFeatures
 from ..encoders.vision import ImageFeatures
 from ..errors import need, not_negative, one_of
+from ..full_precision import no_autocast
+from ..marks import STREAM
 from ..method import Method, Output, register
 from ..node import clean
+from ..sure_views import check_selection, entropy, marginal_entropy, surest
 from ..teacher import sentences_of
-from ..transport.precision import no_autocast
-from ..views import check_selection, entropy, marginal_entropy, surest
 from .tda import Cache, templates_of
 
 FORMS = ("published", "plain", "views", "surest")

@@ -17,9 +17,9 @@ from ..encoders.sentences import Keys, around_name, write_sentences
 from ..encoders.text import TextEncoder, TextFeatures
 from ..encoders.vision import ImageEncoder, ImageFeatures, project_values
 from ..errors import UserError, from_1, need
+from ..full_precision import no_autocast
 from ..method import Method, register
 from ..prompts import Contexts, word_embeddings
-from ..transport.precision import no_autocast
 
 MOST_PROMPTS = 1_000  # global or local ones; more would fill the memory
 

@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from ..encoders.class_text import MEANS, class_text
 from ..encoders.templates import IMAGENET
 from ..errors import from_1, need, not_negative, one_of
+from ..full_precision import in_float64
 from ..method import Method, register
 from ..teacher import Teacher
-from ..transport.precision import in_float64
 
 ALPHAS = tuple(10.0**power for power in range(-4, 3))  # of the search
 

@@ -17,12 +17,12 @@ from torch import nn
 
 from ..encoders.class_text import ClassText
 from ..errors import need, not_negative, one_of
+from ..full_precision import no_autocast
 from ..method import Method, register
 from ..node import Words
 from ..prompts import Contexts, Size, Textual, normal, size_of, visual_width
 from ..regularizers import apart
 from ..teacher import Teacher, sentences_of
-from ..transport.precision import no_autocast
 from .prompted import Point, Prompted
 
 HEADS = 8  # of every attention between prompts

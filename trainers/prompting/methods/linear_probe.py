@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..errors import need, not_negative, positive
+from ..full_precision import in_float64
 from ..method import Method, register
-from ..transport.precision import in_float64
 
 ROUNDS, STARTS = 1000, 5  # of L-BFGS: a new start follows a line search that fails
 TOLERANCE = 1e-8  # of the gradient

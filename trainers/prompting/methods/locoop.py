@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from ..encoders.text import TextFeatures
 from ..encoders.vision import ImageEncoder, ImageFeatures, project_values
 from ..errors import from_1, need, not_negative
+from ..full_precision import no_autocast
 from ..method import register
-from ..transport.precision import no_autocast
 from .coop import CoOp
 
 

@@ -15,12 +15,12 @@ from ..encoders.class_text import MEANS, zero_shot_template
 from ..encoders.text import TextFeatures
 from ..encoders.vision import ImageEncoder, ImageFeatures
 from ..errors import check_name, fraction, from_1, need, not_negative
+from ..full_precision import no_autocast
 from ..method import Method, register
 from ..node import MOST_WIDTH
 from ..prompts import MOST_LENGTH, normal
 from ..regularizers import apart
 from ..teacher import Teacher
-from ..transport.precision import no_autocast
 
 
 class Representation(nn.Module):

@@ -12,10 +12,10 @@ from operator import attrgetter
 import torch
 import torch.nn.functional as F
 
-from ..capabilities.views import OfViews
+from ..capabilities.of_views import OfViews
 from ..errors import from_1, need, not_negative, positive
 from ..method import register
-from ..views import check_most
+from ..sure_views import check_most
 
 NEAR = 1e-6  # smaller changes end a loop
 INNER = 5  # most updates in a loop

@@ -14,17 +14,17 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..backbones import load_clip, weights_sha256
-from ..beyond import EQUAL
 from ..capabilities.earlier import build_earlier
 from ..checkpoint.public import prompt_sizes
 from ..checkpoint.saved import Saved
 from ..encoders.vision import ImageFeatures
 from ..errors import UserError, need, not_negative, positive
+from ..full_precision import no_autocast
+from ..marks import EQUAL
 from ..method import Method, find_method, register
 from ..node import Settings
 from ..storage.values import check_dense
 from ..teacher import MethodTeacher
-from ..transport.precision import no_autocast
 from .ivlp import IVLP
 from .promptsrc import PromptSRC
 from .vpt import VPT

@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 
 from ..errors import from_1, need, positive
+from ..full_precision import no_autocast
 from ..method import register
-from ..transport.precision import no_autocast
-from ..views import entropy
+from ..sure_views import entropy
 from .tpt import TPT
 
 

@@ -12,15 +12,15 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..beyond import STREAM
 from ..encoders.class_text import SCORES, class_text
 from ..encoders.templates import CLIP, IMAGENET
 from ..encoders.vision import ImageFeatures
 from ..errors import need
+from ..full_precision import no_autocast
+from ..marks import STREAM
 from ..method import Method, Output, register
+from ..sure_views import check_selection, marginal_entropy, surest
 from ..teacher import Teacher
-from ..transport.precision import no_autocast
-from ..views import check_selection, marginal_entropy, surest
 
 SEVEN = ("ImageNet", "ImageNetA", "ImageNetV2", "Caltech101", "StanfordCars", "SUN397")
 EIGHTY = ("ImageNetR", "ImageNetSketch")

@@ -17,9 +17,9 @@ from ..checkpoint.files import read_checkpoint
 from ..encoders.blocks import class_attention
 from ..encoders.vision import ImageEncoder
 from ..errors import from_1, need, not_negative, positive
+from ..full_precision import no_autocast
 from ..method import register
 from ..node import MOST_WIDTH
-from ..transport.precision import no_autocast
 from .coop import CoOp
 
 MOMENTUM, TOP = 0.8, 5  # constants of the public code

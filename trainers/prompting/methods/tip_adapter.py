@@ -14,8 +14,8 @@ from torch import nn
 
 from ..checkpoint.saved import Saved
 from ..encoders.class_text import MEANS, class_text
-from ..encoders.kept import mark
 from ..encoders.templates import IMAGENET
+from ..encoders.text_cache import mark
 from ..errors import UserError, from_1, need, not_negative
 from ..method import Method, register
 from ..node import MOST

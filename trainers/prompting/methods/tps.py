@@ -15,17 +15,17 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from ..beyond import ONE_IMAGE
-from ..capabilities.views import OfViews
+from ..capabilities.of_views import OfViews
 from ..encoders.class_text import MEANS, class_text
 from ..encoders.sentences import fixed_sentence
 from ..encoders.templates import CLIP
 from ..encoders.text import TextFeatures
 from ..errors import need
+from ..marks import ONE_IMAGE
 from ..method import register
 from ..node import Words, clean
+from ..sure_views import check_selection, marginal_entropy, surest
 from ..teacher import normalised_lists, sentences_of
-from ..views import check_selection, marginal_entropy, surest
 
 ENTRIES = 1 << 24  # of shifts that are learned at a time, to bound the memory
 

@@ -12,16 +12,16 @@ from operator import attrgetter
 import torch
 import torch.nn.functional as F
 
-from ..beyond import ONE_IMAGE
 from ..encoders.sentences import only_template
 from ..encoders.text import TextFeatures
 from ..encoders.vision import ImageFeatures
 from ..errors import need
+from ..full_precision import no_autocast
+from ..marks import ONE_IMAGE
 from ..method import Method, Output, register
 from ..node import Words
 from ..prompts import Contexts
-from ..transport.precision import no_autocast
-from ..views import check_selection, marginal_entropy, surest
+from ..sure_views import check_selection, marginal_entropy, surest
 from .cocoop import CoCoOp, MetaNet
 from .coop import CoOp
 

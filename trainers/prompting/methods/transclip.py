@@ -17,10 +17,10 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 
-from ..beyond import EQUAL, WHOLE
 from ..capabilities.earlier import earlier_method
 from ..capabilities.transductive import Transductive
 from ..errors import from_1, need, not_negative, one_of, positive
+from ..marks import EQUAL, WHOLE
 from ..method import Method, register
 from ..teacher import MethodTeacher
 

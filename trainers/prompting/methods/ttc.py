@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 import torch
 
-from ..beyond import ONE_IMAGE
 from ..encoders.class_text import SCORES, class_text
 from ..encoders.vision import ImageEncoder
 from ..errors import need, not_negative, positive
+from ..marks import ONE_IMAGE
 from ..method import Method, register
 from ..node import clean
 from ..robustness import gradient, to_images, to_pixels

@@ -11,10 +11,10 @@ from operator import attrgetter
 import torch
 import torch.nn.functional as F
 
-from ..capabilities.views import OfViews
+from ..capabilities.of_views import OfViews
 from ..errors import need, one_of
 from ..method import register
-from ..views import check_selection, entropy
+from ..sure_views import check_selection, entropy
 
 TEMPERATURE = 2.0**-10  # the machine epsilon of float16
 

@@ -10,13 +10,13 @@ from typing import Any, Self
 import torch
 
 from ..backbones import weights_sha256
-from ..beyond import BEYOND, PER_DATASET, VALIDATION
 from ..checkpoint.saved import Saved
 from ..dataset_keys import STREAM, WAFFLE
 from ..embedded import file_sha256
 from ..errors import UserError
+from ..marks import BEYOND, PER_DATASET, VALIDATION
 from ..storage.files import write_whole
-from ..storage.records import BadRecord, is_number, is_percent, read_record, sentences_text
+from ..storage.run_record import BadRecord, is_number, is_percent, read_record, sentences_text
 from .environment import git_commit, peak_memory_mib, versions
 from .metrics import metrics
 from .predictions import NAME, Predictions, write_predictions

@@ -8,7 +8,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from ..errors import UserError, in_short, need
-from .records import RECORD
+from .run_record import RECORD
 
 START = "hf://"
 FORM = re.compile(

@@ -11,10 +11,10 @@ import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 from yacs.config import CfgNode
 
-from ..checkpoint.facts import check_teachers
 from ..checkpoint.files import saved_epochs
+from ..checkpoint.provenance import check_teachers
 from ..contract import ENCODERS, check_registered
-from ..encoders.alike import alike
+from ..encoders.indistinct import find_indistinct
 from ..encoders.uncalled import check_uncalled
 from ..errors import UserError, need
 from ..method import METHODS, Method
@@ -25,7 +25,7 @@ from .attacks import check_attack, check_training_attack
 from .evaluation import check_conformal
 from .feature_rows import check_views
 from .original_dassl import check_warm_up
-from .planned import check_planned
+from .planned_steps import check_planned
 from .schedule import NONE, check_optim
 from .streams import check_stream
 
@@ -231,7 +231,7 @@ def note_alike(method: Method, classnames: list[str], backbone: str) -> list[lis
     teachers = [m.method for m in method.children() if isinstance(m, MethodTeacher) and m.method]
     encoder = (teachers or [method])[0].text_encoder
     names, K = number_names(classnames), len(classnames)
-    groups = [[k for k in group if k < K] for group in alike(encoder)]
+    groups = [[k for k in group if k < K] for group in find_indistinct(encoder)]
     groups = [group for group in groups if len(group) > 1]
     odd = [group for group in groups if len({classnames[k] for k in group}) > 1]
     if odd:

@@ -11,7 +11,7 @@ from yacs.config import CfgNode
 from .. import methods, robustness  # noqa: F401 (methods registers those that are built in)
 from ..backbones import family_of
 from ..backbones.closed import Closed
-from ..checkpoint.settings import leaves
+from ..checkpoint.cfg_texts import leaves
 from ..dataset_keys import SENTENCES, STREAM
 from ..encoders.descriptions import Asked
 from ..encoders.sides import features_width

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from yacs.config import CfgNode
 
+from ..capabilities.of_views import OfViews
 from ..capabilities.transductive import NOT_ITS_OWN, Transductive
-from ..capabilities.views import OfViews
 from ..checkpoint.files import checkpoint_file
 from ..checkpoint.saved import Saved
 from ..dassl_parts import dassl

@@ -6,13 +6,13 @@ from typing import Any
 from yacs.config import CfgNode
 
 from ..backbones import load_clip, weights_sha256
+from ..checkpoint.cfg_texts import value_of
 from ..checkpoint.saved import Saved
-from ..checkpoint.settings import value_of
 from ..dassl_parts import dassl
 from ..encoders.class_text import zero_shot_template
 from ..encoders.descriptions import FILES, TEMPLATES
+from ..encoders.sentence_features import encode_sentences
 from ..encoders.sides import features_width
-from ..encoders.whole import encode_sentences
 from ..errors import UserError, need, no_exit, printable
 from ..method import Method
 from ..storage.features import differing_traits

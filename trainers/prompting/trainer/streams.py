@@ -17,7 +17,7 @@ from ..dataset_keys import STREAM
 from ..errors import UserError, need
 from ..method import Method
 from ..storage.files import read_file
-from ..storage.records import order_path, stream_text
+from ..storage.run_record import order_path, stream_text
 
 SHUFFLED = STREAM["STREAM"]
 TASKS, MOST_TASKS = 1000, 100_000

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 
 from ..capabilities.mirrored import Mirrored
 from ..capabilities.one_view import OneView
-from ..checkpoint.facts import load_initial
+from ..checkpoint.provenance import load_initial
 from ..errors import UserError, need
 from ..method import Method
 from ..running.memory import GIB, memory_budget

@@ -15,11 +15,11 @@ from yacs.config import CfgNode
 from ..backbones import load_clip
 from ..capabilities.one_view import OneView
 from ..capabilities.planned import Planned
-from ..checkpoint.facts import facts_of, facts_of_run, lacks_teacher, load_initial
+from ..checkpoint.cfg_texts import as_trained
 from ..checkpoint.files import checkpoint_file, marked_epoch, read_checkpoint, remove_earlier
+from ..checkpoint.provenance import facts_of, facts_of_run, lacks_teacher, load_initial
 from ..checkpoint.public import find_prompts
 from ..checkpoint.saved import Saved
-from ..checkpoint.settings import as_trained
 from ..checkpoint.state import PublicLayout
 from ..contract import check_logits, first_use
 from ..errors import need
@@ -56,7 +56,7 @@ from .evaluation import (
 )
 from .feature_rows import OF_DATA, read_rows
 from .original_dassl import readable
-from .planned import count_planned, planned_loader
+from .planned_steps import count_planned, planned_loader
 from .repeatability import check_rebuilt
 from .schedule import FirstBatches, epochs, steps
 from .stages import Stages

@@ -33,9 +33,9 @@ import torch
 from torch import Tensor
 from torch._higher_order_ops.while_loop import while_loop
 
+from ..full_precision import full_precision
 from .fused import fused
 from .inputs import check_solver_settings, full_weights
-from .precision import full_precision
 from .scalings import LogScalings, Scalings, SmallScalings, exponent_bound, widest
 
 SMALL = 64  # costs of a problem; on a CPU, matrix products of larger ones win

@@ -18,7 +18,7 @@ from typing import Any
 from ...errors import UserError, nearest, need, printable
 from ...plugins import load_plugins
 from ...storage.hub import START, fetch_run
-from ...storage.records import RECORD, BadRecord, read_record
+from ...storage.run_record import RECORD, BadRecord, read_record
 from .arguments import Parser, add_plugin, from_one, write_output
 from .load import RUN
 
@@ -203,7 +203,7 @@ def describe(folder: str, epoch: int | None = None, plugins: list[str] | None = 
 
 def _changed_keys(method: str, settings: dict[str, Any]) -> list[str]:
     """Return the keys whose value is not a default of Dassl or the method."""
-    from ...checkpoint.settings import leaves
+    from ...checkpoint.cfg_texts import leaves
     from ...dassl_parts import dassl
     from ...dataset_keys import CHANGES
     from ...method import METHODS

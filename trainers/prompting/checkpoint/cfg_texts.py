@@ -7,7 +7,7 @@ from typing import Any
 
 from ..embedded import file_sha256
 from ..errors import UserError
-from ..storage.records import sentences_text
+from ..storage.run_record import sentences_text
 
 UNKNOWN = "unknown"  # of public checkpoints, which do not say it
 MOST = 8  # differences in a message

@@ -5,13 +5,13 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from ..beyond import ONE_IMAGE
 from ..encoders.class_text import SCORES, class_text
 from ..encoders.sentences import fixed_sentence, only_template
 from ..encoders.vision import ImageEncoder, ImageFeatures
+from ..full_precision import no_autocast
+from ..marks import ONE_IMAGE
 from ..method import Method, Output
 from ..node import Words
-from ..transport.precision import no_autocast
 
 
 class OfViews(Method):

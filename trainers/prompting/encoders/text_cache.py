@@ -8,7 +8,7 @@ from .added import Additions
 from .text import TextEncoder, TextFeatures
 
 
-class KeptText:
+class TextCache:
     """The last text features without a gradient, until what enters the encoder has other values.
 
     Contexts and tokens are compared by value, since they may come from anything. Modules of

@@ -10,7 +10,7 @@ from .text import TextEncoder
 
 
 @torch.no_grad()
-def alike(encoder: TextEncoder) -> list[list[int]]:
+def find_indistinct(encoder: TextEncoder) -> list[list[int]]:
     """Return groups of classes whose sentences are the same to a CLIP, by number.
 
     So are equal names, and words that a tokenizer does not know or whose embeddings are equal.
@@ -23,7 +23,7 @@ def alike(encoder: TextEncoder) -> list[list[int]]:
         >>> from trainers.prompting import build_method, load_clip
         >>> names = ["cat", "rose", "dog", "tulip"]  # flowers are not in its vocabulary
         >>> method = build_method("ZeroshotCLIP", {}, load_clip("emoji"), names)
-        >>> alike(method.text_encoder)
+        >>> find_indistinct(method.text_encoder)
         [[1, 3]]
     """
     if encoder.closed is not None or isinstance(encoder, SeveralSentences):

@@ -13,9 +13,9 @@ from ..running.devices import processor
 from ..running.precision import Precision
 from ..storage.features import read_features
 from ..teacher import MethodTeacher
+from .cfg_texts import UNKNOWN, settings_of
 from .public import public_checkpoint
 from .saved import FACTS, Saved, are_images
-from .settings import UNKNOWN, settings_of
 
 Facts = dict[str, Any]
 

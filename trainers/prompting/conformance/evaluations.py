@@ -190,7 +190,7 @@ def check_kept(run: Run) -> None:
     """
     images = run.batches[0]
     before = run.predict(images)
-    run.method._kept.forget()
+    run.method._text_cache.forget()
     alike(
         run.predict(images), [before],
         "keeps text features of an earlier state: let all that changes enter by `contexts` or "
