@@ -20,8 +20,8 @@ from recipe.configs import (
     with_located_files,
 )
 from trainers.prompting import UserError, __version__
+from trainers.prompting.building.base_config import split_base
 from trainers.prompting.errors import by_system, open_stdout, printable
-from trainers.prompting.trainer.base_config import split_base
 
 KEY = re.compile(r"[A-Z]+(\.\w+)+")  # a key of a cfg, such as OPTIM.LR
 EXAMPLES = """\

@@ -9,10 +9,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 
+from trainers.prompting.building.base_config import split_base
 from trainers.prompting.checkpoint.cfg_texts import leaves
 from trainers.prompting.errors import UserError, nearest
 from trainers.prompting.storage.run_record import BadRecord, read_record
-from trainers.prompting.trainer.base_config import split_base
 
 MOST_VALUES = 100_000  # in a config file
 DRAFT = "INPUT.DRAFT"  # decode large JPEGs at a part of their size

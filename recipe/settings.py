@@ -17,14 +17,14 @@ except ImportError:  # the original Dassl checks nothing
 
 from datasets import ImageDataset, noise
 from trainers.prompting import extend_cfg
+from trainers.prompting.building.by_run import by_dataset, check_sections, for_run, plain_key
+from trainers.prompting.building.optim import KEYS, check_optim
 from trainers.prompting.checkpoint.cfg_texts import leaves
 from trainers.prompting.dataset_keys import CHANGES, SENTENCES
 from trainers.prompting.errors import UserError, check_name, need
 from trainers.prompting.method import METHODS
 from trainers.prompting.plugins import extenders, load_plugins
 from trainers.prompting.storage.features import read_header
-from trainers.prompting.trainer.by_run import by_dataset, check_sections, for_run, plain_key
-from trainers.prompting.trainer.schedule import KEYS, check_optim
 
 from .configs import find, merge
 

@@ -17,8 +17,8 @@ from paths import ROOT
 import train
 from benchmark.launch.engine import Settings
 from trainers.prompting import build_method, extend_cfg
+from trainers.prompting.building.config import read_node, resolve, values_in
 from trainers.prompting.method import METHODS
-from trainers.prompting.trainer.config import read_node, resolve, values_in
 
 FILES = sorted((ROOT / "configs" / "trainers").glob("[!_]*/*.yaml"))
 

@@ -22,12 +22,12 @@ from trainers.prompting import (
     load_clip,
     write_sentences,
 )
+from trainers.prompting.building.config import _fill
+from trainers.prompting.building.rebuild import for_classes
 from trainers.prompting.checkpoint.public import PublicFiles
 from trainers.prompting.encoders.text import TextFeatures
 from trainers.prompting.encoders.vision import ImageFeatures
 from trainers.prompting.method import METHODS
-from trainers.prompting.trainer.config import _fill
-from trainers.prompting.trainer.evaluation import for_classes
 
 PAGE = (ROOT / "docs" / "extending.md").read_text("utf-8")
 OF_CHECKPOINTS = (ROOT / "docs" / "checkouts.md").read_text("utf-8")

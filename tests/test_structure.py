@@ -127,16 +127,18 @@ PACKAGES = {
     "method node prompts regularizers robustness storage sure_views teacher transport",
     "plugins": "errors method methods record",
     "step": "method running",
-    "trainer": "backbones capabilities checkpoint contract dassl_parts dataset_keys encoders "
-    "errors method methods node plugins record robustness running step storage teacher",
-    "advice": "backbones capabilities checkpoint dassl_parts embedded encoders errors images "
-    "method plugins record running storage teacher trainer",
-    "use": "advice backbones capabilities checkpoint contract dassl_parts dataset_keys embedded "
-    "encoders errors images method node plugins prompts record running storage teacher trainer",
-    "conformance": "backbones capabilities contract embedded errors method plugins record running "
-    "step storage teacher trainer use",
+    "building": "backbones checkpoint dassl_parts dataset_keys encoders errors method methods node "
+    "record robustness running storage",
+    "trainer": "backbones building capabilities checkpoint contract dassl_parts dataset_keys "
+    "encoders errors method node plugins record robustness running step storage teacher",
+    "advice": "backbones building capabilities checkpoint dassl_parts embedded encoders errors "
+    "images method plugins record running storage teacher",
+    "use": "advice backbones building capabilities checkpoint contract dassl_parts dataset_keys "
+    "embedded encoders errors images method node plugins prompts record running storage teacher",
+    "conformance": "backbones building capabilities contract embedded errors method plugins record "
+    "running step storage teacher trainer use",
 }
-OF_DASSL = {"trainer", "use", "conformance"}  # the only ones that know Dassl and its cfg
+OF_DASSL = {"building", "trainer", "use", "conformance"}  # they alone know its cfg
 AROUND = {"dassl", "yacs", "benchmark", "recipe", "train", "datasets"}
 
 

@@ -249,7 +249,7 @@ class Encoder:
         from dassl.data.transforms import build_transform
 
         from trainers.prompting import build_method
-        from trainers.prompting.trainer.config import add_nodes, fit_images
+        from trainers.prompting.building.config import add_nodes, fit_images
 
         cfg = get_cfg_default()
         add_nodes(cfg)
@@ -303,7 +303,7 @@ class Encoder:
         import torch
         from dassl.utils import read_image
 
-        from trainers.prompting.trainer.support_set import seeded
+        from trainers.prompting.running.seeding import seeded
 
         def read(item):
             return read_image(item.impath)

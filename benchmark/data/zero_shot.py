@@ -171,8 +171,8 @@ class Checker:
         from dassl.config import get_cfg_default
         from dassl.utils import read_image
 
-        from trainers.prompting.trainer.config import add_nodes, fit_images
-        from trainers.prompting.trainer.views import plain_transform
+        from trainers.prompting.building.config import add_nodes, fit_images
+        from trainers.prompting.building.transforms import plain_transform
 
         cfg = get_cfg_default()
         add_nodes(cfg)

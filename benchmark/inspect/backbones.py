@@ -45,7 +45,7 @@ def families() -> dict[tuple[str, str], list[str]]:
 def families_table() -> Table:
     """Return the table of families."""
     from trainers.prompting.backbones import openclip
-    from trainers.prompting.trainer.config import methods_on
+    from trainers.prompting.building.config import methods_on
 
     rows = []
     for sides, (shown, *more) in families().items():

@@ -6,9 +6,9 @@ import io
 
 import torch
 
+from trainers.prompting.building.config import build_method
 from trainers.prompting.method import METHODS, Method
 from trainers.prompting.plugins import load_plugins
-from trainers.prompting.trainer.config import build_method
 from trainers.prompting.use.commands import info
 
 from ..measure.geometry import GEOMETRY, class_names, weightless_clip

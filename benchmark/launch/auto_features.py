@@ -77,7 +77,7 @@ def _fits(dataset: str, root: str | None, settings: Settings) -> bool:
 
 
 def _check_methods(names: set[str]) -> None:
-    from trainers.prompting.trainer.config import methods_on
+    from trainers.prompting.building.config import methods_on
     from trainers.prompting.trainer.feature_rows import clip_of_rows
 
     reasons = methods_on(clip_of_rows())

@@ -29,11 +29,11 @@ def check_settings(runs: list[Run], settings: Settings) -> None:
 
     from recipe.settings import effective, not_read, unread, unread_note
     from trainers.prompting.backbones import check_known
+    from trainers.prompting.building.config import settings_in
     from trainers.prompting.contract import check_sentences
     from trainers.prompting.encoders.descriptions import read_about
     from trainers.prompting.method import METHODS
     from trainers.prompting.running.precision import Precision
-    from trainers.prompting.trainer.config import settings_in
 
     one_of_each = {(run.trainer, run.config_file, run.opts): run for run in runs}
     seen: dict[str, Run] = {}

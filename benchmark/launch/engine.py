@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from recipe.configs import FEATURES, prompts_for, read_pairs
+from trainers.prompting.building.by_run import for_run
 from trainers.prompting.checkpoint.cfg_texts import BY_PROCESS, other_code
 from trainers.prompting.errors import UserError
-from trainers.prompting.trainer.by_run import for_run
 
 from .. import records
 from ..protocols.base import Run

@@ -10,8 +10,8 @@ from statistics import mean
 import yaml
 
 from recipe.configs import prompts_for, read_keys, read_pairs
+from trainers.prompting.building.by_run import nest, plain_key
 from trainers.prompting.errors import need
-from trainers.prompting.trainer.by_run import nest, plain_key
 
 from ..cli import write_output
 from ..launch.validation import SPLIT, on_validation

@@ -55,13 +55,13 @@ class Checkout:
             ignored = shutil.ignore_patterns("__pycache__")
             shutil.copytree(REPOSITORY / folder, root / folder, ignore=ignored)
         plugin = root / "trainers" / "prompting"  # only its light modules
-        light = ["__init__.py", "beyond.py", "dataset_keys.py", "errors.py", "one_package.py"]
+        light = ["__init__.py", "marks.py", "dataset_keys.py", "errors.py", "one_package.py"]
         light += ["record/hashes.py", "record/metrics.py", "record/predictions.py"]
-        light += [f"storage/{name}.py" for name in ("files", "records")]
+        light += [f"storage/{name}.py" for name in ("files", "run_record")]
         light += ["checkpoint/cfg_texts.py"]
-        light += ["trainer/base_config.py", "trainer/by_run.py"]
+        light += ["building/base_config.py", "building/by_run.py"]
         light += ["use/commands/arguments.py", "advice/page.css"]
-        packages = ("advice", "checkpoint", "embedded", "record", "storage", "trainer", "use")
+        packages = ("advice", "checkpoint", "embedded", "record", "storage", "building", "use")
         packages = (*packages, "use/commands")
         for name in (*light, *(f"{package}/__init__.py" for package in packages)):
             (plugin / name).parent.mkdir(parents=True, exist_ok=True)

@@ -31,9 +31,9 @@ from trainers.prompting.advice.page import candidates, page_of
 from trainers.prompting.advice.statement import Curve, Statement
 from trainers.prompting.advice.steps import next_steps
 from trainers.prompting.backbones import weights_sha256
+from trainers.prompting.building.config import build_method
 from trainers.prompting.errors import UserError
 from trainers.prompting.storage.features import read_features, write_features
-from trainers.prompting.trainer.config import build_method
 from trainers.prompting.use.commands import main
 
 # ---------------------------------------------------------------------- labels

@@ -9,9 +9,9 @@ from models import NAMES, align, images, model_of, outcome
 from naive import naive
 
 from trainers.prompting import UserError, build_clip, sinkhorn
+from trainers.prompting.building.config import read_node
 from trainers.prompting.method import METHODS
 from trainers.prompting.methods import align as module
-from trainers.prompting.trainer.config import read_node
 
 # ------------------------------------------------------------------ the family
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from trainers.prompting import UserError, build_method
+from trainers.prompting.building.config import read_node
 from trainers.prompting.method import METHODS
-from trainers.prompting.trainer.config import read_node
 
 BAD = [
     ("TipAdapter", "INIT_ALPHA", -1.0, "INIT_ALPHA is -1.0 but must be 0 or more"),

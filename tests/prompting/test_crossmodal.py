@@ -10,7 +10,7 @@ from trainers.prompting import build_method
 from trainers.prompting.checkpoint.saved import Saved
 from trainers.prompting.encoders.class_text import ClassText
 from trainers.prompting.methods import crossmodal
-from trainers.prompting.trainer.support_set import Passes
+from trainers.prompting.trainer.loaders import Passes
 
 BLOCKS = {
     "": {},

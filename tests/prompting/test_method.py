@@ -18,10 +18,10 @@ from trainers.prompting import (
     list_methods,
     write_sentences,
 )
+from trainers.prompting.building.config import read_node
 from trainers.prompting.checkpoint.state import PublicLayout
 from trainers.prompting.method import METHODS, Batch, register
 from trainers.prompting.prompts import Textual
-from trainers.prompting.trainer.config import read_node
 from trainers.prompting.use.export import Program
 
 NAMES = ["forest", "sea", "road"]

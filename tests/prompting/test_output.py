@@ -10,10 +10,10 @@ from paths import GOLDEN
 
 from trainers.prompting import Contexts, UserError, build_clip
 from trainers.prompting.backbones.openai_clip import clip
+from trainers.prompting.building.config import read_node
 from trainers.prompting.encoders.class_text import zero_shot_template
 from trainers.prompting.method import METHODS
 from trainers.prompting.running.precision import Precision
-from trainers.prompting.trainer.config import read_node
 
 LABELS = torch.tensor([0, 1, 2])
 

@@ -8,12 +8,12 @@ from paths import GOLDEN
 from test_golden import check_other_classes, check_step
 
 from trainers.prompting import UserError, build_clip, build_method, load_run
+from trainers.prompting.building.config import read_node
 from trainers.prompting.checkpoint.public import public_checkpoint
 from trainers.prompting.checkpoint.saved import Saved
 from trainers.prompting.encoders.class_text import ClassText
 from trainers.prompting.encoders.templates import IMAGENET
 from trainers.prompting.methods.prolip import ProLIP
-from trainers.prompting.trainer.config import read_node
 
 NAMES = ["cat", "dog", "fish"]
 

@@ -5,8 +5,8 @@ import math
 import pytest
 
 from trainers.prompting import UserError
+from trainers.prompting.building.config import read_node
 from trainers.prompting.method import METHODS
-from trainers.prompting.trainer.config import read_node
 
 FROM_0, ABOVE_0 = ([0.0, 1e30], [-1e-9, math.inf]), ([1e-9, 1e30], [0.0, math.inf])
 UNIT = [0.0, 1.0], [-1e-9, 1.0000001]

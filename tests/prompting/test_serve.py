@@ -28,12 +28,12 @@ from starlette.testclient import TestClient  # noqa: E402
 
 import datasets  # noqa: E402, F401 (registers them)
 from trainers.prompting.backbones import load_clip  # noqa: E402
+from trainers.prompting.building.config import add_nodes, build_method, fit_images  # noqa: E402
+from trainers.prompting.building.transforms import plain_transform  # noqa: E402
 from trainers.prompting.errors import UserError  # noqa: E402
 from trainers.prompting.images.tables import read_answers, read_images  # noqa: E402
 from trainers.prompting.record.calibration import Calibration  # noqa: E402
 from trainers.prompting.storage.files import hold_lock  # noqa: E402
-from trainers.prompting.trainer.config import add_nodes, build_method, fit_images  # noqa: E402
-from trainers.prompting.trainer.views import plain_transform  # noqa: E402
 from trainers.prompting.use import page as page_module  # noqa: E402
 from trainers.prompting.use.commands import main, serve  # noqa: E402
 from trainers.prompting.use.labelling import Labels  # noqa: E402

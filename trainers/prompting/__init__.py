@@ -16,6 +16,7 @@ if TYPE_CHECKING:  # for type checkers and editors, which do not follow __getatt
     from .backbones import list_backbones as list_backbones
     from .backbones import load_clip as load_clip
     from .backbones.bert import OpenText as OpenText
+    from .building.config import build_method as build_method
     from .capabilities.planned import Planned as Planned
     from .encoders.added import Added as Added
     from .encoders.added import LowRank as LowRank
@@ -34,7 +35,6 @@ if TYPE_CHECKING:  # for type checkers and editors, which do not follow __getatt
     from .teacher import MethodTeacher as MethodTeacher
     from .teacher import Teacher as Teacher
     from .teacher import read_sentences as read_sentences
-    from .trainer.config import build_method as build_method
     from .transport.solver import sinkhorn as sinkhorn
     from .use.run import load_run as load_run
 
@@ -56,7 +56,7 @@ _MODULES = {
     "UserError": "errors",
     "blocks_of": "encoders.added",
     "build_clip": "backbones",
-    "build_method": "trainer.config",
+    "build_method": "building.config",
     "from_module": "backbones",
     "list_backbones": "backbones",
     "list_methods": "methods",

@@ -126,7 +126,7 @@ def test_an_encoder_of_one_class_is_that_of_all(tiny_clip, name, node):
     r = patch_features(model, IMAGE[None], contexts)
     assert r.shape == (16, 64) and torch.allclose(r.norm(dim=1), torch.ones(16))
     torch.testing.assert_close(own, r @ text.h[n, 1])
-    before = {key: value for key, value in vars(model.text_encoder).items() if key != "_text_cache"}
+    before = {key: value for key, value in vars(model.text_encoder).items() if key != "_kept"}
     some = [x[:, 1:2] if model.text_encoder.class_specific else x for x in contexts.text or ()]
     alone = model.text_encoder.of_class(1)(some or None, None, model.blocks("text"))
     torch.testing.assert_close(alone.h[n, 0], text.h[n, 1], atol=1e-5, rtol=1e-4)
@@ -134,7 +134,7 @@ def test_an_encoder_of_one_class_is_that_of_all(tiny_clip, name, node):
     assert words[-3:] == ["sea", "or", "lake"] and cosines.shape == (16, len(words))
     if name == "ALIGN":
         torch.testing.assert_close(cosines, r @ text.s[n, 1, : len(words)].T, atol=1e-5, rtol=1e-4)
-    assert before.keys() == vars(model.text_encoder).keys() - {"_text_cache"}
+    assert before.keys() == vars(model.text_encoder).keys() - {"_kept"}
     assert all(vars(model.text_encoder)[key] is value for key, value in before.items())
 
 

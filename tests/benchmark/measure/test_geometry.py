@@ -6,8 +6,8 @@ import torch.nn.functional as F
 
 from benchmark.measure.geometry import BERT, GEOMETRY, SIGLIP, untrained_clip
 from trainers.prompting import UserError, build_clip, build_method
+from trainers.prompting.building.config import methods_on
 from trainers.prompting.method import METHODS
-from trainers.prompting.trainer.config import methods_on
 
 NAMES = ["forest", "sea or lake", "annual crop land"]
 OF_LOSS = "mid_image_trans."  # of TextRefiner: logits do not depend on it

@@ -14,8 +14,8 @@ from benchmark.protocols.base import check_new_classes
 from benchmark.protocols.configs import TrainerConfigs, known_trainers
 from benchmark.protocols.transfer import TRANSFER as TRANSFER_PROTOCOLS
 from recipe.configs import read_keys
+from trainers.prompting.building.by_run import for_run
 from trainers.prompting.errors import UserError
-from trainers.prompting.trainer.by_run import for_run
 
 METHODS = known_trainers()
 

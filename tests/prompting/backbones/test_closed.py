@@ -10,13 +10,13 @@ from trainers.prompting import ImageEncoder, TextEncoder, UserError, build_metho
 from trainers.prompting.backbones.assemble import closed_clip
 from trainers.prompting.backbones.closed import Closed
 from trainers.prompting.backbones.family import Family, Tokenizer
+from trainers.prompting.building import config
 from trainers.prompting.encoders.added import Added
 from trainers.prompting.encoders.sides import need_open
 from trainers.prompting.errors import ClosedSide
 from trainers.prompting.method import METHODS
 from trainers.prompting.prompts import word_embeddings
 from trainers.prompting.running.precision import Precision
-from trainers.prompting.trainer import config
 
 NAMES = ["cat", "dog", "snow field"]
 SIZE, D, PAD = 16, 24, 0

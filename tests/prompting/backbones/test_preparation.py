@@ -11,8 +11,8 @@ from PIL import Image
 
 from trainers.prompting import UserError, extend_cfg
 from trainers.prompting.backbones import hugging_face
-from trainers.prompting.trainer.config import fit_images
-from trainers.prompting.trainer.views import as_resized, plain_transform
+from trainers.prompting.building.config import fit_images
+from trainers.prompting.building.transforms import as_resized, plain_transform
 from trainers.prompting.use.commands.export import facts
 
 transformers = pytest.importorskip("transformers", reason="transformers is not installed")

@@ -6,8 +6,8 @@ from foreign import NAMES, SENTENCES, TEXT, VISION, images, spread
 
 from trainers.prompting import UserError, build_method
 from trainers.prompting.backbones import family_of
+from trainers.prompting.building import config
 from trainers.prompting.errors import ClosedSide
-from trainers.prompting.trainer import config
 
 open_clip = pytest.importorskip("open_clip", reason="open_clip_torch is not installed")
 from open_golden import register_vit  # noqa: E402

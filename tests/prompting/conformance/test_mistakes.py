@@ -18,12 +18,12 @@ from dassl.config import get_cfg_default
 from torch import nn
 
 from trainers.prompting import Contexts, Stage, Teacher, UserError, register
+from trainers.prompting.building.config import add_nodes
 from trainers.prompting.conformance import built, evaluations, steps
 from trainers.prompting.conformance.checks import CHECKS, QUICK, lines
 from trainers.prompting.conformance.findings import Note, Slow
 from trainers.prompting.conformance.short import Run, shorten
 from trainers.prompting.methods.coop import CoOp
-from trainers.prompting.trainer.config import add_nodes
 
 
 def run_of(kind, folder, train=False):

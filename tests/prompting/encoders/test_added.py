@@ -26,9 +26,9 @@ from trainers.prompting import (
     write_sentences,
 )
 from trainers.prompting.backbones.openai import clip
+from trainers.prompting.building.config import build_method, read_node
 from trainers.prompting.encoders.added import MATRICES, merge, tuned_norm
 from trainers.prompting.running.memory import LEVELS
-from trainers.prompting.trainer.config import build_method, read_node
 from trainers.prompting.use.export import Program
 
 W = 128  # of both encoders of the tiny CLIP

@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from trainers.prompting import Added, Contexts, build_method
+from trainers.prompting.building.config import read_node
 from trainers.prompting.methods.coop import CoOp
-from trainers.prompting.trainer.config import read_node
 
 NAMES, IMAGES = ["forest", "sea"], torch.randn(2, 3, 32, 32)
 RAMP = torch.linspace(-1, 1, 128)  # which a LayerNorm does not remove

@@ -14,6 +14,7 @@ from paths import GOLDEN
 from scipy.stats import beta
 
 from trainers.prompting import UserError
+from trainers.prompting.building.config import add_nodes
 from trainers.prompting.record.calibration import (
     NONE,
     SEVERAL,
@@ -22,7 +23,6 @@ from trainers.prompting.record.calibration import (
     check_error,
     likeness,
 )
-from trainers.prompting.trainer.config import add_nodes
 from trainers.prompting.trainer.evaluation import UNTESTED, why_uncalibrated
 
 

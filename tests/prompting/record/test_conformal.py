@@ -12,6 +12,7 @@ from golden_files import read
 from paths import GOLDEN
 
 from trainers.prompting import UserError
+from trainers.prompting.building.config import add_nodes
 from trainers.prompting.record.conformal import (
     SetPredictions,
     draw_images,
@@ -22,7 +23,6 @@ from trainers.prompting.record.conformal import (
 )
 from trainers.prompting.record.predictions import read_predictions
 from trainers.prompting.trainer import evaluation
-from trainers.prompting.trainer.config import add_nodes
 from trainers.prompting.trainer.evaluation import check_conformal
 
 WAYS, KINDS = ("none", "confot", "confot_uniform"), ("lac", "aps", "raps")

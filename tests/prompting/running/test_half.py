@@ -11,12 +11,12 @@ from cases import slow_but
 from models import images, model_of, settings, support_of
 
 from trainers.prompting import Teacher
+from trainers.prompting.building.support import encode
 from trainers.prompting.capabilities.one_view import OneView
 from trainers.prompting.method import METHODS
 from trainers.prompting.running import precision
 from trainers.prompting.running.precision import INIT_SCALE, Precision
 from trainers.prompting.step import training_step
-from trainers.prompting.trainer.support_set import encode
 from trainers.prompting.trainer.trainer import PromptTrainer
 
 CPU = torch.device("cpu")

@@ -12,6 +12,7 @@ from models import NAMES, align, images, model_of, outcome
 from paths import ROOT
 
 from trainers.prompting import UserError, build_method
+from trainers.prompting.building.config import read_node
 from trainers.prompting.methods.cliplora import CLIPLoRA
 from trainers.prompting.running.memory import (
     GIB,
@@ -22,7 +23,6 @@ from trainers.prompting.running.memory import (
 )
 from trainers.prompting.running.precision import Precision
 from trainers.prompting.step import training_step
-from trainers.prompting.trainer.config import read_node
 
 PLENTY = 8 * GIB
 

@@ -13,6 +13,7 @@ from torchvision import transforms as T
 
 from benchmark.report.single import report_runs
 from trainers.prompting import UserError, build_method
+from trainers.prompting.building.config import add_nodes
 from trainers.prompting.method import METHODS, register
 from trainers.prompting.robustness import (
     TEXTS,
@@ -27,7 +28,6 @@ from trainers.prompting.trainer.attacks import (
     evaluate_attacked,
 )
 from trainers.prompting.trainer.checks import Watch
-from trainers.prompting.trainer.config import add_nodes
 from trainers.prompting.trainer.trainer import PromptTrainer
 
 NAMES = models.NAMES[:2]

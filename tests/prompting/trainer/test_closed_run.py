@@ -14,8 +14,8 @@ from safetensors.torch import load_file
 import train
 from benchmark.__main__ import main
 from trainers.prompting import load_run
+from trainers.prompting.building.transforms import views_by_content
 from trainers.prompting.trainer.trainer import PromptTrainer
-from trainers.prompting.trainer.views import views_by_content
 
 pytest.importorskip("open_clip", reason="open_clip_torch is not installed")
 

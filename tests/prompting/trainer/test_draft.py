@@ -17,7 +17,7 @@ import train
 from benchmark.records import unlike
 from recipe.configs import read_as, read_keys
 from trainers.prompting import UserError, load_run
-from trainers.prompting.trainer import views
+from trainers.prompting.building import transforms
 from trainers.prompting.use.commands import predict
 
 ON = ["DATASET.NAME", "ImageFolder", "INPUT.DRAFT", "True"]
@@ -113,7 +113,7 @@ def test_predict_reads_as_the_evaluation(trained):
     loaded, path = load_run(trained.parent / "run"), next(trained.glob("*/*.jpg"))
     image = loaded.read(path)
     assert image.size == (80, 64) and predict.read_frame(loaded, path).tobytes() == image.tobytes()
-    transform = views.plain_transform(loaded.settings)
+    transform = transforms.plain_transform(loaded.settings)
     assert torch.equal(loaded.preprocess(image), transform(image))
     png = trained.parent / "photo.png"
     Image.open(path).save(png)
@@ -132,7 +132,7 @@ def test_squashed_images_keep_the_draft(trained):
     cfg = load_run(trained.parent / "run").settings.clone()
     cfg.defrost()
     cfg.INPUT.RESIZE = "squash"
-    transform = views.plain_transform(cfg)
+    transform = transforms.plain_transform(cfg)
     assert transform.draft == Draft(64, 8)
     assert transform(Image.fromarray(np.zeros((64, 80, 3), np.uint8))).shape == (3, 32, 32)
 
@@ -145,6 +145,6 @@ def test_a_dassl_that_decodes_all_pixels_is_refused(trained, monkeypatch, capsys
     assert said in capsys.readouterr().err
     cfg = load_run(trained.parent / "run").settings
     parts = type("Parts", (), {"build_transform": staticmethod(lambda *_, **__: T.Compose([]))})
-    monkeypatch.setattr(views, "dassl", lambda _: parts)
+    monkeypatch.setattr(transforms, "dassl", lambda _: parts)
     with pytest.raises(UserError, match="decodes all pixels"):
-        views.plain_transform(cfg)
+        transforms.plain_transform(cfg)

@@ -14,11 +14,12 @@ from tiny import HALVES, OF_HALVES, run, write_halves
 import trainers.prompting.trainer.trainer as trainer
 from datasets.base import ImageDataset
 from trainers.prompting import Method, build_method, load_run
+from trainers.prompting.building.rebuild import for_classes
 from trainers.prompting.checkpoint.saved import Saved
 from trainers.prompting.errors import UserError
 from trainers.prompting.method import METHODS
 from trainers.prompting.record.predictions import ARRAYS, BESIDE, JOINT, KINDS, read_predictions
-from trainers.prompting.trainer.evaluation import Recorder, fit_temperature, for_classes
+from trainers.prompting.trainer.evaluation import Recorder, fit_temperature
 
 COLUMNS = KINDS.keys() - BESIDE.keys()
 BASE, NEW = HALVES[:3], HALVES[3:]

@@ -11,11 +11,13 @@ from paths import ROOT
 from torch import nn
 
 from trainers.prompting import Method, UserError, build_method, load_run
+from trainers.prompting.building.support import encode
 from trainers.prompting.method import METHODS, register
 from trainers.prompting.running.precision import Precision
 from trainers.prompting.storage.features import read_features
 from trainers.prompting.trainer.feature_rows import clip_of
-from trainers.prompting.trainer.support_set import Passes, Rows, encode
+from trainers.prompting.trainer.loaders import Passes
+from trainers.prompting.trainer.support_set import Rows
 
 NAMES = ["forest", "sea", "road"]
 IMAGES, LABELS = torch.randn(2, 5, 3, 32, 32), torch.tensor([0, 1, 2, 2, 0])

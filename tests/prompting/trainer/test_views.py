@@ -13,11 +13,11 @@ from tiny import OF_HALVES, arguments, run, write_halves
 
 import train
 from trainers.prompting import load_run
+from trainers.prompting.building import transforms as module
+from trainers.prompting.building.transforms import OPERATIONS, augmix
 from trainers.prompting.methods.tda import TDA
 from trainers.prompting.record.predictions import read_predictions
-from trainers.prompting.trainer import views as module
-from trainers.prompting.trainer.support_set import seeded
-from trainers.prompting.trainer.views import OPERATIONS, augmix
+from trainers.prompting.running.seeding import seeded
 
 TPT = ["TRAINER.TPT.BATCH_SIZE", "6", "TRAINER.TPT.SELECTION_P", "0.4"]
 TPT += ["TRAINER.TPT.CTX_INIT", "a photo of a"]

@@ -16,13 +16,13 @@ import torch
 from tqdm import tqdm
 
 from ..backbones import absolute, load_clip, weights_sha256
+from ..building.config import add_nodes, build_method, fit_images
+from ..building.transforms import plain_transform
 from ..dassl_parts import dassl
 from ..encoders.class_text import zero_shot_template
 from ..errors import UserError, need
 from ..storage.features import read_features, write_features
 from ..teacher import Teacher
-from ..trainer.config import add_nodes, build_method, fit_images
-from ..trainer.views import plain_transform
 from .fits import Space
 from .images import THREADS, Collection, read_image
 

@@ -14,11 +14,11 @@ import torch
 import torch.nn.functional as F
 
 from ..backbones.look_up import LookUp, clip_with
+from ..building.config import build_method
 from ..capabilities.fitting import descent, train
 from ..encoders.class_text import zero_shot_template
 from ..errors import need
 from ..method import Method
-from ..trainer.config import build_method
 
 # the settings of each method; none is searched for, which would take labels
 SETTINGS: Mapping[str, Mapping[str, Any]] = {

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import torch
 
+from ..building.config import add_nodes
 from ..checkpoint.provenance import facts_of_run
 from ..checkpoint.state import PublicLayout
 from ..dassl_parts import dassl
@@ -18,7 +19,6 @@ from ..record.calibration import Calibration
 from ..record.predictions import Predictions
 from ..record.results import Evaluation, write_results
 from ..running.precision import Precision
-from ..trainer.config import add_nodes
 from .choice import Choice
 from .encode import DATASET
 from .fits import SETTINGS, Space

@@ -15,7 +15,7 @@ from ..backbones import family_of, load_clip
 from ..contract import names_read
 from ..errors import UserError
 from ..method import Method
-from ..trainer.support_set import seeded
+from ..running.seeding import seeded
 from .findings import Note
 from .short import Run
 

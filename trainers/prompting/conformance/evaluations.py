@@ -4,10 +4,10 @@ import torch
 
 from ..capabilities.transductive import Transductive
 from ..errors import UserError, need
+from ..running.seeding import seeded
 from ..teacher import Teacher
 from ..trainer.evaluation import check_joint, fit_temperature
 from ..trainer.repeatability import ROUNDING, check_rebuilt
-from ..trainer.support_set import seeded
 from ..use.export import check_fixed, program
 from .findings import FAR, Note, Skipped, alike, apart
 from .short import Run

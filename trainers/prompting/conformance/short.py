@@ -14,13 +14,13 @@ from dassl.config import get_cfg_default
 from dassl.data.datasets import DATASET_REGISTRY, DatasetBase, Datum
 from yacs.config import CfgNode
 
+from ..building.config import add_nodes, make
+from ..building.rebuild import for_classes
 from ..capabilities.planned import Planned
 from ..embedded import IMAGES
 from ..method import METHODS, Batch, Method, Output
 from ..running.memory import State
-from ..trainer.config import add_nodes, make
-from ..trainer.evaluation import for_classes
-from ..trainer.support_set import seeded
+from ..running.seeding import seeded
 from ..trainer.trainer import PromptTrainer
 
 STEPS, BATCH, SEED = 6, 4, 1

@@ -15,9 +15,9 @@ from ..errors import UserError, in_short
 from ..method import METHODS, Method
 from ..plugins import code_of
 from ..record.hashes import plugin_folder
+from ..running.seeding import seeded
 from ..storage.files import hold_lock, write_whole
 from ..trainer.evaluation import is_foreign
-from ..trainer.support_set import seeded
 from .checks import QUICK, TIME_IS_UP, lines
 from .data_sets import check_split
 from .short import SEED, Run, read, shorten

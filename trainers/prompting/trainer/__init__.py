@@ -1,1 +1,1 @@
-"""The interface to Dassl: the trainer, its cfg nodes and its settings."""
+"""What is Dassl's: the trainer, its registry and its loaders."""

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from yacs.config import CfgNode
 
+from ..building.config import make, read_node
+from ..building.transforms import RandomViews
 from ..capabilities.transductive import NOT_ITS_OWN, Transductive
 from ..encoders.class_text import ClassText
 from ..errors import need, one_of, positive
@@ -26,9 +28,8 @@ from ..robustness import (
     to_images,
     to_pixels,
 )
-from .config import make, read_node
-from .support_set import Passes, loader_like, seeded
-from .views import Views
+from ..running.seeding import seeded
+from .loaders import Passes, loader_like
 
 STATIC = "static"  # of a method that adapts: attacked before it does, which is less than can be
 WEAK = "no gradient reaches the pixels of {} of the {} images that stay right"
@@ -157,7 +158,7 @@ class Attacked:
         self.views = None
         if self.method.test_views > 1:
             given = self.method.test_views, self.method.test_augmix
-            self.views = Views(plain.transform, cfg, *given)
+            self.views = RandomViews(plain.transform, cfg, *given)
             self.views.plain = self.views.finish
         self.source = self._source()
 

@@ -11,6 +11,7 @@ import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 from yacs.config import CfgNode
 
+from ..building.optim import check_optim
 from ..checkpoint.files import saved_epochs
 from ..checkpoint.provenance import check_teachers
 from ..contract import ENCODERS, check_registered
@@ -26,7 +27,7 @@ from .evaluation import check_conformal
 from .feature_rows import check_views
 from .original_dassl import check_warm_up
 from .planned_steps import check_planned
-from .schedule import NONE, check_optim
+from .schedule import NONE
 from .streams import check_stream
 
 MOST = 4  # groups, and classes of one, in a note

@@ -20,7 +20,7 @@ from ..method import Method, Output
 from ..node import clean
 from ..record.metrics import detection
 from ..record.predictions import confidence
-from .views import prepare_loader, resize_in
+from .loaders import prepare_loader, resize_in
 
 Columns = dict[str, torch.Tensor]  # `mcm`, and `gl_mcm` where a method has patches: (n,)
 

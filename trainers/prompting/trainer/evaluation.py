@@ -3,7 +3,7 @@
 Predictions are over the run's classes, and over base and new classes together.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from copy import copy
 from dataclasses import replace
 from functools import partial
@@ -13,12 +13,13 @@ import numpy as np
 import torch
 from yacs.config import CfgNode
 
+from ..building.rebuild import for_classes
 from ..capabilities.of_views import OfViews
 from ..capabilities.transductive import NOT_ITS_OWN, Transductive
 from ..checkpoint.files import checkpoint_file
 from ..checkpoint.saved import Saved
 from ..dassl_parts import dassl
-from ..errors import UserError, in_short, need, no_exit
+from ..errors import UserError, in_short, need
 from ..method import Method, Output
 from ..record.calibration import Calibration
 from ..record.conformal import KEYS, SCORES, SetPredictions
@@ -265,27 +266,6 @@ def save_calibration(trainer: Any, folder: str) -> None:
     if isinstance(found := trainer.facts.calibration, dict):
         saved = Saved.read(checkpoint_file(folder, trainer.max_epoch))
         dassl("utils").save_checkpoint(replace(saved, calibration=found).content(), folder)
-
-
-def for_classes(
-    method: Method, clip_model, classnames: Sequence[str], others: Sequence[str], dataset: str
-) -> Method:
-    """Return a trained method, which stays as it is, rebuilt for other class names, in eval mode.
-
-    The modules of the CLIP that it was built from are shared again.
-    """
-    with torch.random.fork_rng(devices=[]), no_exit(type(method).__name__):
-        other = type(method)(method.settings, clip_model, others, dataset)
-    state = Saved(
-        state_dict=method.public_state_dict(),
-        method=method.own_state(),
-        class_buffers=method.class_buffers,
-        classnames=list(classnames),
-        trainer=type(method).__name__,
-    )
-    other.load_checkpoint(state, others)
-    other.chunk_bytes, other.training_classnames = method.chunk_bytes, method.training_classnames
-    return other.to(method.device).eval()
 
 
 def fit_temperature(

@@ -20,8 +20,8 @@ from ..encoders.sentences import around_name
 from ..errors import need
 from ..method import Method
 from ..node import clean
+from ..running.seeding import seeded
 from ..storage.features import Features, read_features
-from .support_set import seeded
 
 OF_DATA = (  # attributes of a trainer that Dassl takes from the data
     "train_loader_x", "train_loader_u", "val_loader", "test_loader", "num_classes",

@@ -11,7 +11,7 @@ from ..capabilities.planned import Planned
 from ..contract import first_use
 from ..errors import UserError, need
 from ..method import Batch, Method
-from .support_set import Passes, loader_like
+from .loaders import Passes, loader_like
 
 WHOLE = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 

@@ -3,9 +3,9 @@
 from dassl.engine import TRAINER_REGISTRY
 from yacs.config import CfgNode
 
+from ..building.base_config import read_bases
+from ..building.config import add_nodes
 from ..method import METHODS
-from .base_config import read_bases
-from .config import add_nodes
 from .trainer import PromptTrainer
 
 TAKEN = "Prompted"  # prefix of a method whose name the surrounding checkout already uses

@@ -9,13 +9,13 @@ from typing import Any
 
 import torch
 
+from ..building.rebuild import for_classes
 from ..contract import ROUNDING
 from ..errors import UserError, in_short, need
 from ..method import Method
 from ..running.memory import State
 from ..running.precision import Precision
-from .evaluation import for_classes
-from .support_set import seeded
+from ..running.seeding import seeded
 
 SEED = 20_141  # other than that of a run
 SMALL = 1e-2  # share of the loss below which a term is compared with this share

@@ -3,17 +3,15 @@
 Letters: n training images, each seen P times under other augmentations; D width of a feature.
 """
 
-import random
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
 from copy import copy
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Subset
 
+from ..building.support import Batches, encode, give_support
 from ..capabilities.mirrored import Mirrored
 from ..capabilities.one_view import OneView
 from ..checkpoint.provenance import load_initial
@@ -21,65 +19,7 @@ from ..errors import UserError, need
 from ..method import Method
 from ..running.memory import GIB, memory_budget
 from ..running.precision import Precision
-
-CHUNK = 64  # images that are encoded at a time
-Batches = Iterable[tuple[torch.Tensor, torch.Tensor]]  # images (B, 3, H, W) and labels (B,)
-
-
-class Passes(Dataset):
-    """Images of a data set in a given order, with a fixed seed per augmentation.
-
-    So augmentations depend only on the seed, and draw nothing from the run's random numbers. Item i
-    is the image at row i of `rows`, which may be there several times; every second pass over the
-    images is mirrored if `mirrored`.
-    """
-
-    def __init__(self, images: Any, rows: Sequence[int], seed: int, mirrored: bool = False):
-        generator = torch.Generator().manual_seed(seed)
-        self.images, self.rows, self.mirrored = images, rows, mirrored
-        self.seeds = torch.randint(2**32, (len(rows),), generator=generator).tolist()
-
-    def __len__(self) -> int:
-        return len(self.seeds)
-
-    def __getitem__(self, i: int) -> dict[str, Any]:
-        """Return an item of the data set."""
-        with seeded(self.seeds[i]):
-            item: dict[str, Any] = self.images[self.rows[i]]
-        if self.mirrored and i // len(self.images) % 2:
-            item["img"] = item["img"].flip(-1)
-        return item
-
-
-def loader_like(loader: DataLoader, images: Dataset, **how: Any) -> DataLoader:
-    """Return a loader of other images, in order, with the workers of a given one.
-
-    It takes nothing from the run's random numbers. `how` are arguments of `DataLoader` on its
-    batches.
-    """
-    return DataLoader(
-        images,
-        num_workers=loader.num_workers,
-        multiprocessing_context=loader.multiprocessing_context,
-        pin_memory=loader.pin_memory,
-        generator=torch.Generator(),
-        **how,
-    )
-
-
-@contextmanager
-def seeded(seed: int):
-    """Seed the generators of the CPU inside the block; as dassl-lite's `local_seed`."""
-    before = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    random.seed(seed)
-    np.random.seed(seed)
-    torch.default_generator.manual_seed(seed)
-    try:
-        yield
-    finally:
-        random.setstate(before[0])
-        np.random.set_state(before[1])
-        torch.set_rng_state(before[2])
+from .loaders import Passes, loader_like
 
 
 def take_support(trainer: Any, anew: bool) -> Any:
@@ -130,7 +70,7 @@ def take_support(trainer: Any, anew: bool) -> Any:
     print(f"Support: features of {len(images):,} training images, each seen {passes} times")
     if anew:
         method.validation_follows = method.searches
-        _give(method, features, labels, passes)
+        give_support(method, features, labels, passes)
         load_initial(cfg, method, trainer.dm.dataset)
     if not method.trains_on_support:
         return trainer.train_loader_x
@@ -232,70 +172,5 @@ def check_room(method: Method, n: int, budget: int) -> None:
         )
 
 
-@torch.no_grad()
-def encode(
-    method: Method, batches: Batches, precision: Precision
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return features (., D), float32, not normalised, and labels (.,) on the method's device."""
-    training = method.training
-    method.eval()
-    with precision.autocast():
-        method.text()  # cached: the method may read them outside of autocast
-    features, labels = [], []
-    for images, label in batches:
-        with precision.autocast():
-            features.append(method.clip_features(images.to(precision.device)))
-        labels.append(label.to(precision.device))
-    method.train(training)
-    return torch.cat(features), torch.cat(labels)
-
-
 def _of_loader(loader: Any) -> Batches:
     return ((batch["img"], batch["label"]) for batch in loader)
-
-
-def _give(method: Method, features: torch.Tensor, labels: torch.Tensor, passes: int) -> None:
-    """Give a method its support: features (P n, D) and labels (P n,), one pass after another."""
-    n = len(labels) // passes
-    method.make_room(n)
-    method.take_support(features.unflatten(0, (passes, n)), labels[:n])
-
-
-def given_support(method: Method, support: Mapping[str, torch.Tensor]) -> None:
-    """Give a method its support from images in memory.
-
-    Args:
-        method: one that takes a support.
-        support: `images`, (n, 3, H, W) or (P, n, 3, H, W), normalised, or their features, (n, D) or
-            (P, n, D), and `labels`, (n,).
-    """
-    name, W = type(method).__name__, method.row_width
-    if not method.support_passes:
-        raise UserError(f"{name} takes no support: leave `support` out")
-    images, labels = (support.get(key) for key in ("images", "labels"))
-    if not (torch.is_tensor(images) and torch.is_tensor(labels) and len(support) == 2):
-        raise UserError(
-            f"The support of {name} has {', '.join(map(repr, support)) or 'nothing'}: give it two "
-            "tensors, `images` (n, 3, H, W) or (passes, n, 3, H, W), and `labels` (n,)"
-        )
-    if images.dim() in (2, 4):
-        images = images[None]
-    n, K = len(labels), method.num_classes
-    known = images.dim() == 5 or images.shape[2:] == (W,)
-    fits = known and labels.shape == images.shape[1:2] and n > 0 < len(images)
-    if not fits or labels.is_floating_point():
-        raise UserError(
-            f"The support of {name} has images {tuple(support['images'].shape)} and labels "
-            f"{tuple(labels.shape)} of {labels.dtype}, but must have (n, 3, H, W) or "
-            f"(passes, n, 3, H, W), or features of them (n, {W}), and n whole numbers"
-        )
-    if not 0 <= int(labels.min()) <= int(labels.max()) < K:
-        raise UserError(
-            f"The labels of the support of {name} range from {int(labels.min())} to "
-            f"{int(labels.max())} but must be from 0 to {K - 1}, of {K} classes"
-        )
-    passes = len(images)
-    every = images.flatten(0, 1).split(CHUNK), labels.repeat(passes).split(CHUNK)
-    precision = Precision("fp32", method.device)
-    features, labels = encode(method, zip(*every, strict=True), precision)
-    _give(method, features, labels, passes)

@@ -11,8 +11,8 @@ from yacs.config import CfgNode
 from ..capabilities.transductive import NOT_ITS_OWN, Seen, Transductive
 from ..contract import first_use
 from ..method import Method, Output
+from .loaders import loader_like
 from .streams import SHUFFLED, Stream, stream_in
-from .support_set import loader_like
 
 
 def in_stream(trainer: Any, split: str) -> Any:

@@ -13,6 +13,8 @@ from dassl.utils import save_checkpoint
 from yacs.config import CfgNode
 
 from ..backbones import load_clip
+from ..building.config import fit_images, make, resolve, settings_in
+from ..building.optim import epochs, steps
 from ..capabilities.one_view import OneView
 from ..capabilities.planned import Planned
 from ..checkpoint.cfg_texts import as_trained
@@ -44,7 +46,6 @@ from .checks import (
     note_alike,
     updates_buffers,
 )
-from .config import fit_images, make, resolve, settings_in
 from .detection import Detection
 from .evaluation import (
     Recorder,
@@ -55,14 +56,13 @@ from .evaluation import (
     why_uncalibrated,
 )
 from .feature_rows import OF_DATA, read_rows
+from .loaders import FirstBatches, prepare_loader, resize_in
 from .original_dassl import readable
 from .planned_steps import count_planned, planned_loader
 from .repeatability import check_rebuilt
-from .schedule import FirstBatches, epochs, steps
 from .stages import Stages
 from .support_set import take_support, take_validation
 from .together import for_detection, in_stream
-from .views import prepare_loader, resize_in
 
 
 class PromptTrainer(TrainerX):

@@ -9,6 +9,8 @@ import torch
 from yacs.config import CfgNode
 
 from ..backbones import family_of
+from ..building.rebuild import clip_of, rebuild
+from ..building.transforms import draft_of, preprocess_of
 from ..checkpoint.saved import Saved
 from ..dassl_parts import dassl
 from ..errors import UserError, need
@@ -16,8 +18,6 @@ from ..method import METHODS, Method, Output, find_method
 from ..node import clean
 from ..plugins import load_plugins
 from ..record.calibration import Answer, Calibration, check_error
-from ..trainer.rebuild import clip_of, rebuild
-from ..trainer.views import draft_of, preprocess_of
 
 
 @dataclass(frozen=True, repr=False)

@@ -145,9 +145,9 @@ def describe_clip(name: str) -> list[str]:
     """
     from ... import load_clip
     from ...backbones import check_known, openclip
+    from ...building.config import methods_on
     from ...encoders.sides import is_closed
     from ...method import METHODS
-    from ...trainer.config import methods_on
 
     architecture = name.removeprefix(openclip.PREFIX)
     if name.startswith(openclip.PREFIX) and "/" not in architecture:
@@ -203,11 +203,11 @@ def describe(folder: str, epoch: int | None = None, plugins: list[str] | None = 
 
 def _changed_keys(method: str, settings: dict[str, Any]) -> list[str]:
     """Return the keys whose value is not a default of Dassl or the method."""
+    from ...building.config import add_nodes
     from ...checkpoint.cfg_texts import leaves
     from ...dassl_parts import dassl
     from ...dataset_keys import CHANGES
     from ...method import METHODS
-    from ...trainer.config import add_nodes
 
     cfg = dassl("config").get_cfg_default()
     add_nodes(cfg)

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from yacs.config import CfgNode
 
 from ..backbones import load_clip, weights_sha256
@@ -97,3 +98,24 @@ def _cfg(saved: Saved) -> CfgNode:
             ) from error
     cfg.VERBOSE = False
     return cfg
+
+
+def for_classes(
+    method: Method, clip_model, classnames: Sequence[str], others: Sequence[str], dataset: str
+) -> Method:
+    """Return a trained method, which stays as it is, rebuilt for other class names, in eval mode.
+
+    The modules of the CLIP that it was built from are shared again.
+    """
+    with torch.random.fork_rng(devices=[]), no_exit(type(method).__name__):
+        other = type(method)(method.settings, clip_model, others, dataset)
+    state = Saved(
+        state_dict=method.public_state_dict(),
+        method=method.own_state(),
+        class_buffers=method.class_buffers,
+        classnames=list(classnames),
+        trainer=type(method).__name__,
+    )
+    other.load_checkpoint(state, others)
+    other.chunk_bytes, other.training_classnames = method.chunk_bytes, method.training_classnames
+    return other.to(method.device).eval()

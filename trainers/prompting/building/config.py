@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from yacs.config import CfgNode
 
-from .. import methods, robustness  # noqa: F401 (methods registers those that are built in)
+from ...prompting import methods, robustness  # noqa: F401 (methods registers those that are built in)
 from ..backbones import family_of
 from ..backbones.closed import Closed
 from ..checkpoint.cfg_texts import leaves
@@ -19,9 +19,9 @@ from ..errors import ClosedSide, UserError, nearest, need
 from ..method import METHODS, Method, find_method
 from ..node import Settings, check_values
 from ..record import conformal
-from . import schedule
+from . import optim
 from .by_run import SECTIONS, for_run
-from .support_set import given_support
+from .support import given_support
 
 
 def add_nodes(cfg: CfgNode) -> None:
@@ -49,7 +49,7 @@ def add_nodes(cfg: CfgNode) -> None:
         cfg.DATASET.setdefault(key, default)
     cfg.DATASET.setdefault("VALIDATION_SHOTS", 0)  # of a class; 0: as CoOp, -1: as many as shots
     cfg.DATALOADER.TRAIN_X.setdefault("DROP_LAST", True)  # the last batch, if it is short
-    for key, default in schedule.KEYS.items():
+    for key, default in optim.KEYS.items():
         cfg.OPTIM.setdefault(key, default)
     cfg.TEST.setdefault("PREDICTIONS", True)  # keep the prediction of each test image
     cfg.TEST.setdefault(

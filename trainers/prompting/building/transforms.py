@@ -1,26 +1,20 @@
-"""Test images for methods that adapt at test time: views of each image, in an order of the seed.
-
-Both depend only on the seed of the run and the number of the image, and draw nothing from the run's
-random numbers.
-"""
+"""What makes of an image what a method takes: Dassl's transform, as INPUT says, or random views."""
 
 import random
 import zlib
 from collections.abc import Callable
-from copy import copy
 from threading import Lock
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps
-from torch.utils.data import DataLoader
 from yacs.config import CfgNode
 
 from ..dassl_parts import dassl
 from ..errors import need
 from ..method import Method
-from .support_set import Passes, loader_like, seeded
+from ..running.seeding import seeded
 
 CHAINS, LONGEST = 3, 3  # AugMix: chains of operations that are mixed, operations of a chain
 Finish = Callable[[Image.Image], torch.Tensor]
@@ -103,40 +97,7 @@ def plain_transform(cfg: CfgNode) -> Finish:
     return transform
 
 
-def resize_in(manager: Any, cfg: CfgNode) -> None:
-    """Change the transforms of a `DataManager` of Dassl as `as_resized` does, and say so."""
-    if cfg.INPUT.RESIZE != "shortest" and cfg.VERBOSE:
-        print(f"Before its transform, each image is resized: INPUT.RESIZE {cfg.INPUT.RESIZE}")
-    seen: set[int] = set()
-    for part in ("train_loader_x", "train_loader_u", "val_loader", "test_loader"):
-        loader = getattr(manager, part)
-        if loader is not None and id(loader.dataset) not in seen:
-            seen.add(id(loader.dataset))
-            images = loader.dataset
-            check_draft(images.transform, cfg)
-            images.transform = as_resized(images.transform, cfg, part.startswith("train"))
-
-
-def prepare_loader(loader: DataLoader, method: Method, cfg: CfgNode) -> DataLoader:
-    """Return a loader of plain images, in order, as `method.predict` takes them.
-
-    `test_views`, `test_augmix` and `stream` say what is needed; for most methods it is the same
-    one.
-    """
-    if not method.adapts:
-        return loader
-    images: Any = copy(loader.dataset)
-    seed = max(cfg.SEED, 0)
-    if method.test_views > 1:
-        images.transform = Views(images.transform, cfg, method.test_views, method.test_augmix)
-    order: Any = range(len(images))
-    if method.stream:
-        order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed)).tolist()
-    drawn = Passes(images, range(len(images)), seed)
-    return loader_like(loader, drawn, sampler=order, batch_size=loader.batch_size)
-
-
-class Views:
+class RandomViews:
     """A transform from an image to n views: the plain one, then random crops and flips.
 
     INPUT has the size, the scale of crops and the normalisation. With `augmix`, each crop is mixed
@@ -171,11 +132,11 @@ def preprocess_of(method: Method, cfg: CfgNode) -> Callable[..., Any]:
 def views_by_content(plain: Finish, method: Method, cfg: CfgNode) -> Callable[..., Any]:
     """Return a transform to what `method.predict` takes of an image without a number.
 
-    Views are drawn from the seed of the run and the pixels of the image. Threads may call it.
+    RandomViews are drawn from the seed of the run and the pixels of the image. Threads may call it.
     """
     if method.test_views < 2:
         return plain
-    views, lock = Views(plain, cfg, method.test_views, method.test_augmix), Lock()
+    views, lock = RandomViews(plain, cfg, method.test_views, method.test_augmix), Lock()
 
     def draw(image: Image.Image) -> list[torch.Tensor]:
         with lock, seeded(zlib.crc32(image.tobytes(), max(cfg.SEED, 0))):

@@ -1,0 +1,1 @@
+"""From a cfg to a method: its keys, its settings, its transforms; what needs no training."""

@@ -1,0 +1,80 @@
+"""The support of a method: features of training images that it takes before its first step.
+
+Letters: n training images, each seen P times under other augmentations; D width of a feature.
+"""
+
+from collections.abc import Iterable, Mapping
+
+import torch
+
+from ..errors import UserError
+from ..method import Method
+from ..running.precision import Precision
+
+CHUNK = 64  # images that are encoded at a time
+Batches = Iterable[tuple[torch.Tensor, torch.Tensor]]  # images (B, 3, H, W) and labels (B,)
+
+
+@torch.no_grad()
+def encode(
+    method: Method, batches: Batches, precision: Precision
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return features (., D), float32, not normalised, and labels (.,) on the method's device."""
+    training = method.training
+    method.eval()
+    with precision.autocast():
+        method.text()  # cached: the method may read them outside of autocast
+    features, labels = [], []
+    for images, label in batches:
+        with precision.autocast():
+            features.append(method.clip_features(images.to(precision.device)))
+        labels.append(label.to(precision.device))
+    method.train(training)
+    return torch.cat(features), torch.cat(labels)
+
+
+def give_support(method: Method, features: torch.Tensor, labels: torch.Tensor, passes: int) -> None:
+    """Give a method its support: features (P n, D) and labels (P n,), one pass after another."""
+    n = len(labels) // passes
+    method.make_room(n)
+    method.take_support(features.unflatten(0, (passes, n)), labels[:n])
+
+
+def given_support(method: Method, support: Mapping[str, torch.Tensor]) -> None:
+    """Give a method its support from images in memory.
+
+    Args:
+        method: one that takes a support.
+        support: `images`, (n, 3, H, W) or (P, n, 3, H, W), normalised, or their features, (n, D) or
+            (P, n, D), and `labels`, (n,).
+    """
+    name, W = type(method).__name__, method.row_width
+    if not method.support_passes:
+        raise UserError(f"{name} takes no support: leave `support` out")
+    images, labels = (support.get(key) for key in ("images", "labels"))
+    if not (torch.is_tensor(images) and torch.is_tensor(labels) and len(support) == 2):
+        raise UserError(
+            f"The support of {name} has {', '.join(map(repr, support)) or 'nothing'}: give it two "
+            "tensors, `images` (n, 3, H, W) or (passes, n, 3, H, W), and `labels` (n,)"
+        )
+    if images.dim() in (2, 4):
+        images = images[None]
+    n, K = len(labels), method.num_classes
+    known = images.dim() == 5 or images.shape[2:] == (W,)
+    fits = known and labels.shape == images.shape[1:2] and n > 0 < len(images)
+    if not fits or labels.is_floating_point():
+        raise UserError(
+            f"The support of {name} has images {tuple(support['images'].shape)} and labels "
+            f"{tuple(labels.shape)} of {labels.dtype}, but must have (n, 3, H, W) or "
+            f"(passes, n, 3, H, W), or features of them (n, {W}), and n whole numbers"
+        )
+    if not 0 <= int(labels.min()) <= int(labels.max()) < K:
+        raise UserError(
+            f"The labels of the support of {name} range from {int(labels.min())} to "
+            f"{int(labels.max())} but must be from 0 to {K - 1}, of {K} classes"
+        )
+    passes = len(images)
+    every = images.flatten(0, 1).split(CHUNK), labels.repeat(passes).split(CHUNK)
+    precision = Precision("fp32", method.device)
+    features, labels = encode(method, zip(*every, strict=True), precision)
+    give_support(method, features, labels, passes)
