@@ -138,21 +138,51 @@ PACKAGES = {
     "conformance": "backbones building capabilities contract embedded errors method plugins record "
     "running step storage teacher trainer use",
 }
+# The same for what stands around the plug-in.
+AROUND_IT = {
+    "plug-in": "",
+    "benchmark": "",
+    "datasets": "plug-in",
+    "recipe": "datasets plug-in",
+    "train": "plug-in recipe",
+    "cli": "plug-in",
+    "protocols": "cli datasets plug-in recipe",
+    "records": "plug-in protocols recipe",
+    "report": "cli plug-in protocols records",
+    "data": "cli datasets plug-in protocols recipe report",
+    "measure": "cli plug-in recipe records report train",
+    "launch": "cli data datasets plug-in protocols recipe records train",
+    "inspect": "cli datasets measure plug-in protocols recipe report train",
+    "tune": "cli launch plug-in protocols recipe records report",
+    "__main__": "cli launch plug-in protocols report",
+}
 OF_DASSL = {"building", "trainer", "use", "conformance"}  # they alone know its cfg
 AROUND = {"dassl", "yacs", "benchmark", "recipe", "train", "datasets"}
 
 
-def test_the_packages_of_the_plug_in_import_in_one_direction():
-    base = "trainers.prompting."
-    allowed = {package: set(others.split()) for package, others in PACKAGES.items()}
+def room_around(module: str) -> str:
+    """Return the room of a module; all of the plug-in is one."""
+    first, _, rest = module.partition(".")
+    if first == "trainers":
+        return "plug-in"
+    return rest.partition(".")[0] if first == "benchmark" and rest else first
+
+
+@pytest.mark.parametrize(
+    ("rooms", "below", "room_of"),
+    [
+        (PACKAGES, ("trainers/prompting",), lambda module: module.split(".")[2:3]),
+        (AROUND_IT, PROGRAM, lambda module: [room_around(module)]),
+    ],
+)
+def test_rooms_import_in_one_direction(rooms, below, room_of):
+    allowed = {room: set(others.split()) for room, others in rooms.items()}
     graphlib.TopologicalSorter(allowed).prepare()
-    used: dict[str, set[str]] = {package: set() for package in PACKAGES}
-    for module, imported in import_graph(modules("trainers/prompting")).items():
-        if module.startswith(base):
-            package = module.removeprefix(base).partition(".")[0]
-            found = {name.removeprefix(base).partition(".")[0] for name in imported}
-            used[package] |= found - {package, base.partition(".")[0]}
-            assert used[package] <= allowed[package], module
+    used: dict[str, set[str]] = {room: set() for room in rooms}
+    for module, imported in import_graph(modules(*below)).items():
+        for room in room_of(module):
+            used[room] |= {other for name in imported for other in room_of(name)} - {room}
+            assert used[room] <= allowed[room], module
     assert used == allowed
 
 
