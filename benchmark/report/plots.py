@@ -160,7 +160,6 @@ def _plane(axis: Axes, curves: Curves, ticks: dict, styles: dict[str, dict]) -> 
     h = 2 * np.outer(new, base) / np.maximum(np.add.outer(new, base), 1e-9)
     levels = MaxNLocator(5).tick_values(h.min(), h.max())
     small: Any = {"fontsize": 7, "color": "#666666", "annotation_clip": False}
-    white: Any = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}
     labelled = []
     for level in levels[(levels > h.min()) & (levels < min(h.max(), 100))]:
         # at the end of its line, as labels inside may overlap markers
@@ -169,8 +168,6 @@ def _plane(axis: Axes, curves: Curves, ticks: dict, styles: dict[str, dict]) -> 
             axis.annotate(f" H {level:g}", (base[-1], right), va="center", **small)
         elif base[0] <= top <= base[-1]:
             axis.annotate(f"H {level:g}", (top, new[-1]), ha="center", va="bottom", **small)
-        elif place := _free(level, base, new, pd.concat([*curves.values()])):
-            axis.annotate(f"H {level:g}", place, ha="center", va="center", bbox=white, **small)
         else:
             continue
         labelled.append(level)
@@ -179,24 +176,6 @@ def _plane(axis: Axes, curves: Curves, ticks: dict, styles: dict[str, dict]) -> 
         axis.contour(base, new, h, **lines)
     axis.grid(False)
     return handles
-
-
-def _free(
-    h: float, base: np.ndarray, new: np.ndarray, points: pd.DataFrame
-) -> tuple[float, float] | None:
-    """Return where a line of equal H is the farthest from all points; None if it is too short.
-
-    `base` and `new` are accuracies along the axis; points have `x` and `y`.
-    """
-    (left, right), (low, high) = np.quantile(base, [0.12, 0.88]), np.quantile(new, [0.06, 0.94])
-    line = [(x, y) for x in base if left <= x <= right and low <= (y := _other(h, x)) <= high]
-    if not line:
-        return None
-    x, y = np.array(line).T
-    across = np.subtract.outer(x, points["x"].to_numpy()) / np.ptp(base)
-    up = np.subtract.outer(y, points["y"].to_numpy()) / np.ptp(new)
-    place = np.hypot(across, up).min(axis=1).argmax()
-    return x[place], y[place]
 
 
 def _other(h: float, accuracy: float) -> float:

@@ -103,7 +103,7 @@ def test_every_line_of_equal_h_is_labelled():
         outcomes += [outcome(trainer, 1, "new", new, **more)]
     drawn = figure(outcomes, "base2new")
     drawn.draw_without_rendering()
-    for title, axis in panels(drawn).items():
+    for axis in panels(drawn).values():
         (lines,) = [of for of in axis.collections if isinstance(of, QuadContourSet)]
         names = [text.get_text().strip() for text in axis.texts]
         assert names == [f"H {level:g}" for level in lines.levels] and len(names) > 2
@@ -111,9 +111,6 @@ def test_every_line_of_equal_h_is_labelled():
         for text, level in zip(axis.texts, lines.levels, strict=True):
             x, y = text.xy
             assert 2 * x * y / (x + y) == pytest.approx(level)
-        if title == "emoji":  # the line of H 56 ends at the left and at the bottom
-            box, label = axis.get_window_extent(), axis.texts[0].get_window_extent()
-            assert names[0] == "H 56" and box.x0 < label.x0 and label.x1 < box.x1
 
 
 def test_transfer_has_a_line_for_each_data_set_and_the_average():
