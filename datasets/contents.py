@@ -23,9 +23,6 @@ TOGETHER = 256  # files given to a thread at once
 def read_keys(parts):
     """Return a key of each image in lists of Datum; those of files with equal content are equal.
 
-    Args:
-        parts: lists of Datum.
-
     Returns:
         dict from path to its `image_key`.
     """

@@ -69,7 +69,6 @@ def noisy(items, names, noise, kind, seed):
     all n images, so that classes have more or less of them.
 
     Args:
-        items: list of Datum.
         names: label -> class name, with K >= 2 labels from 0.
         noise: the share, from 0 to below 1.
         kind: one of `KINDS`.

@@ -170,7 +170,6 @@ def divide_groups(items, shares, needed):
     lacks most of its images.
 
     Args:
-        items: list of Datum.
         shares: of the parts; they add up to 1.
         needed: numbers of the parts that should have all classes, the most important first.
 

@@ -31,7 +31,6 @@ def similarities(
     all that the method has learned; under several visual prompts, their mean.
 
     Args:
-        model: a method, in eval mode.
         image: (3, H, W), normalised.
         k: number of the class, from 0.
         n: number of the prompt, from 0.

@@ -44,8 +44,6 @@ def training(case: Case, repeats: int, size: int, checkout: Path | None = None) 
     """Measure training steps, each followed by a large matrix product for the peak rate.
 
     Args:
-        case: the method and the size of its problem.
-        repeats: number of steps.
         size: of the square matrices of the product.
         checkout: of public code, whose steps are timed in turn.
 

@@ -80,7 +80,6 @@ def initial_contexts(
 
     Args:
         templates: the words of the first prompts; there may be fewer than `count`.
-        count: number of prompts.
         length: number of tokens of each.
         embedding: (vocabulary, W), CLIP's token embedding.
         encode: its tokenizer's function from words to token ids.
@@ -296,14 +295,7 @@ def visual_width(clip_model: Any) -> int:
 
 
 def check_size(clip_model: Any, side: str, size: Size, count: int = 1) -> None:
-    """Refuse contexts that an encoder of a CLIP cannot take.
-
-    Args:
-        clip_model: a CLIP from `load_clip`.
-        side: `text` or `image`.
-        size: of the contexts.
-        count: number of prompts.
-    """
+    """Refuse contexts that an encoder of a CLIP cannot take."""
     for key, value in zip(size.keys, (size.b, size.J), strict=True):
         from_1(key, value)
     need_open(clip_model, side, f"has {'visual' if side == 'image' else 'textual'} prompts")

@@ -117,7 +117,6 @@ def pgd(
         labels: (B,).
         eps: in units of the pixels, as alpha.
         alpha: the size of a step.
-        steps: their number.
         start: the first a; None takes the images themselves.
         loss: `ce`, or `cw` for the margin between the logits.
 
@@ -165,7 +164,6 @@ def attack_step(
         labels: (B,).
         eps: the most that a pixel changes.
         alpha: the size of a step.
-        steps: their number.
         text: `onfly`: the attack reads what is learned as it is; `constant`: features of classes
             that are `fixed`; `perturbed`: what is learned ascends the mean loss in each step, too,
             and is put back.

@@ -49,10 +49,6 @@ class LowRank(nn.Module):
     a mask for every matrix and position. An evaluation in float32 adds scale B A to the matrix.
 
     Args:
-        inputs: columns of the matrix.
-        outputs: its rows.
-        rank: R.
-        scale: factor of the update.
         dropout: rate of the dropout on the branch's input.
 
     Examples:

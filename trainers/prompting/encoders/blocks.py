@@ -21,9 +21,7 @@ def project(block, y: torch.Tensor, added: Added, names: str) -> Sequence[torch.
     """Return some of the queries, keys and values (..., W), heads concatenated, of y (`enter`).
 
     Args:
-        block: the block.
         y: (..., W).
-        added: a method's additions to the block.
         names: `qkv`; `q` for positions that attend to the keys of others; `kv` for positions whose
             output is not read.
     """
@@ -39,7 +37,6 @@ def attend(block, q, k, v, mask=None, causal=False, *, unseen=0) -> torch.Tensor
     """Return the scaled dot-product attention over the heads of a block.
 
     Args:
-        block: the block, for its number of heads.
         q: (B, Q, W), queries.
         k: (B, R, W), keys.
         v: (B, R, W), values.
@@ -86,11 +83,9 @@ def finish(block, x, attended, y, added: Added = NOTHING) -> torch.Tensor:
     """Return a block's output after the attention: projection, residuals and MLP, (..., W).
 
     Args:
-        block: the block.
         x: its input, (..., W).
         attended: the output of `attend`, (..., W).
         y: what `enter` returns, (..., W).
-        added: a method's additions to the block.
     """
     inner = x + product(block.attn.out_proj, attended, added.weights.get("o"))
     if getattr(block, "post_norm", False):

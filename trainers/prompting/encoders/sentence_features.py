@@ -21,7 +21,6 @@ def encode_sentences(
     """Return features of whole sentences from CLIP's untouched text encoder, without gradient.
 
     Args:
-        clip_model: a CLIP (see `backbones`).
         sentences: n sentences, in which `_` reads as a space. The common beginning of a chunk is
             computed once, so order them by template.
         chunk: number of sentences encoded at a time.

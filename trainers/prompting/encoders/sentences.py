@@ -105,7 +105,6 @@ def expand_templates(words: Words, N: int, length: int, keep_fixed: bool = True)
 
     Args:
         words: a template, a list of N templates or of one for all, or an empty string.
-        N: number of textual prompts.
         length: b, learned tokens of a prompt.
         keep_fixed: prompts 2..N keep the fixed words after the learned ones (the paper); the
             published code of ALIGN drops them.

@@ -64,7 +64,6 @@ class ClassToken:
         """Return features of the last states.
 
         Args:
-            visual: the image encoder.
             post: its `ln_post`, or what a method puts in its place.
             x: states (..., L, W); of the leading `reads` positions, if that is not 0.
             tokens: True to return the features of positions, too; x then has all of them.

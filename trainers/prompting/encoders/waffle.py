@@ -37,10 +37,7 @@ def waffle(clip_model: Any, names: Sequence[str], seed: int, pairs: int = PAIRS)
     As many words as class names have on average, of CLIP's vocabulary, cut to their mean length.
 
     Args:
-        clip_model: a CLIP.
-        names: K names.
         seed: of the words; below 0, as 0.
-        pairs: number of pairs.
 
     Examples:
         >>> from trainers.prompting import load_clip

@@ -88,7 +88,6 @@ class TwoWay(nn.Module):
     """Textual and visual prompts between which knowledge flows: Eq. 1 and 2 of `HiCroPL`.
 
     Args:
-        clip_model: a CLIP from `load_clip`.
         templates: of the one textual prompt.
         size: b and J.
         k: the number of first blocks whose visual prompts get the flow.

@@ -37,7 +37,6 @@ class Adapters(nn.Module):
         places: the numbers j; 0 is before the first block, j in parallel to block j - 1.
         widths: W of each side.
         dim: width of the middle layer.
-        scale: factor of the adapters' outputs.
     """
 
     def __init__(self, places: range, widths: dict[str, int], dim: int, scale: float):

@@ -93,7 +93,6 @@ class Anchored(Solver):
     """The rounds of StatA; v (K, D) of a state are variances of the classes.
 
     Args:
-        s: the settings.
         x: (Q, D), normalised features.
         log_q: (Q, K).
         h: (K, D), normalised, the anchors.

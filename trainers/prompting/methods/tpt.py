@@ -146,7 +146,6 @@ class TPT(CoOp):
             z: (B, V, D), features of the views.
             c: (B, n, W), contexts.
             kept: the views; None in the first step.
-            step: its number.
         """
         return self.entropies(z, self.text_encoder([c]).h, kept)
 

@@ -219,7 +219,6 @@ class Solver:
     """The rounds of TransCLIP for some images.
 
     Args:
-        s: the settings.
         x: (Q, D), normalised features.
         log_q: (Q, K).
         shots: (S, D), normalised; none without FEW_SHOT.

@@ -74,7 +74,6 @@ def reliability(
     Args:
         confidence: (n,), probabilities of the predictions.
         hits: (n,), True where a prediction is correct.
-        bins: their number.
 
     Returns:
         For each bin, the mean confidence, the accuracy (both from 0 to 1; 0 in an empty bin) and

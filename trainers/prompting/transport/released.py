@@ -28,7 +28,6 @@ def sinkhorn_released(
         cost: C, shape (..., P, L), floating.
         a: weights of the rows, (..., P), as in `sinkhorn`.
         b: weights of the columns, (..., L).
-        reg: the regularisation.
         tol: a group of problems stops as soon as u changes by less than this on average.
         max_iter: the most updates of u.
         group_dims: number of trailing batch dimensions that make a group; None is all of them.

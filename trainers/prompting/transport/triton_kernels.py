@@ -63,7 +63,6 @@ def solve(solver: Any, C: Tensor, a: Tensor, b: Tensor, dtype: torch.dtype) -> R
     """Return the plans (n, L, P), distances, iterations and errors (n,) of n problems.
 
     Args:
-        solver: the `Sinkhorn`.
         C: costs, (n, L, P).
         a: weights of the rows, (n, 1, P).
         b: weights of the columns, (n, 1, L).
