@@ -24,9 +24,9 @@ from ..records import Outcome, from_folder
 from .compare import Comparisons
 from .findings import findings
 from .frame import frame
-from .per_image import MEASURES
+from .per_image import MEASURES, further_scores
 from .render import FORMATS, render
-from .summary import summarise
+from .summary import accuracies, summarise
 from .tables import seeds_text
 from .views import VIEWS, format_views, has_pictures, pictures_of, requested_views, views
 
@@ -147,8 +147,10 @@ def show(args: argparse.Namespace, outputs: list[Path]) -> None:
             args.compare = name
     for note in dict.fromkeys(note for of_folder in found.values() for note in of_folder.notes):
         print(note, file=sys.stderr)
-    table_rows = summarise(tidy, args.interval, args.published != "off")
-    parts = views(args, tidy)
+    scores = further_scores(tidy, args.bins) if args.metrics else None
+    numbers = summarise(tidy, args.interval, args.published != "off", scores)
+    table_rows = accuracies(numbers)
+    parts = views(args, tidy, numbers)
     if args.plots:
         write_plots(table_rows, parts, args.plots)
     if args.format == "html":
@@ -255,7 +257,8 @@ def end_in_table(protocol: Protocol, engine: Any, output: Path) -> int:
         if not any(outcome.result for outcome in of_method["outcome"]):
             continue
         with contextlib.suppress(UserError):  # a single value has been tried
-            view = Comparisons(of_method, of_method["name"].iloc[0])
+            in_tables = table_rows[table_rows["line"].isin(of_method["line"])]
+            view = Comparisons(of_method, in_tables, of_method["name"].iloc[0])
             print(f"\n{format_views([view], 'text')}")
     keep_table(protocol, output)
     return int(any(outcome.problem for outcome in outcomes))

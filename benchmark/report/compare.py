@@ -20,7 +20,7 @@ from .names import dataset_title
 from .paired import LEAST, Pair, difference, holm
 from .per_image import MEASURES, answers, each_seed, motifs, tasks_of
 from .published import meaning, with_marks
-from .summary import sets_to_average, summarise
+from .summary import sets_to_average
 from .tables import (
     Cell,
     Table,
@@ -58,16 +58,14 @@ class Comparisons:
     def __init__(
         self,
         tidy: pd.DataFrame,
+        table_rows: pd.DataFrame,
         method: str,
         metric: str = "accuracy",
-        table_rows: pd.DataFrame | None = None,
     ):
         """Compare; comparisons that are impossible are listed as problems."""
         self.method = method
         self.heading = f"{method} minus each other"
         self.metric, self._measure = metric, MEASURES[metric]
-        if table_rows is None:
-            table_rows = summarise(tidy, beside_published=False)
         measured = table_rows[~table_rows["average"]]
         check_name("method to compare", method, list(dict.fromkeys(measured["name"])))
         if self._measure.head:

@@ -133,7 +133,7 @@ def _claims(
     place = place[place["name"].isin([best.name, *(row.name for row in rivals)])]
     runs = tidy[tidy["line"].isin(place["line"])]
     try:
-        records = Comparisons(runs, best.name, table_rows=place).records()
+        records = Comparisons(runs, place, best.name).records()
     except UserError:  # all have other CLIPs, or other test images
         return {}
     wanted = {"dataset": best.dataset, "column": best.column, "artist": None}

@@ -13,7 +13,7 @@ from .frame import each_row
 from .grids import place_of
 from .names import ZERO_SHOT, dataset_title
 from .published import AVERAGE, meaning, with_marks
-from .summary import count_text, summarise
+from .summary import count_text
 from .tables import Cell, Table, average_name, h_note, protocol_of
 
 NOTE = (
@@ -29,9 +29,9 @@ class Gains:
 
     heading = "Gains over zero-shot CLIP"
 
-    def __init__(self, tidy: pd.DataFrame):
-        cells = summarise(tidy, beside_published=False)
-        cells = cells[(cells["dataset"] != cells["source"]) & cells["mean"].notna()]
+    def __init__(self, table_rows: pd.DataFrame):
+        cells = table_rows[table_rows["dataset"] != table_rows["source"]]
+        cells = cells[cells["mean"].notna()]
         self._tables: dict[Protocol, list[Table]] = defaultdict(list)
         self._records: list[dict] = []
         problems: dict[Protocol, list[str]] = defaultdict(list)

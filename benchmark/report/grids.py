@@ -1,16 +1,27 @@
-"""Tables and records of several methods in one place: a line for each, a column for each metric."""
+"""Cut tables and records of several methods in one place from a summary.
+
+They have a line for each method, and a column for each metric.
+"""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pandas as pd
 
-from ..protocols.base import Protocol
-from ..records import Metric
+from ..protocols.base import Protocol, shots_text
+from ..records import COSTS, Metric, Outcome
 from .frame import each_row
+from .names import dataset_title
+from .per_image import BOTH
 from .published import meaning, with_marks
-from .tables import Cell, Table, number_or_none, protocol_of
+from .summary import count_text, sets_to_average
+from .tables import Cell, Table, average_name, number_or_none, protocol_of, table_name
+from .training import prediction_sets
+
+RELATIVE_TO = "CoOp"  # costs are multiples of this method's
+TIMES = "_x_coop"
+RELATIVE = {key: cost.head for key, cost in COSTS.items() if cost.multiples}
 
 
 @dataclass
@@ -77,3 +88,109 @@ def place_of(row: Any, shots: int, column: str) -> dict:
     """Return the place of a row as plain values."""
     place = {name: getattr(row, name) for name in ("protocol", "source", "dataset")}
     return place | {"shots": shots, "column": column}
+
+
+@dataclass
+class Test(Grid):
+    """The means of several methods on the same test images, with their runs."""
+
+    runs: pd.DataFrame = field(default_factory=pd.DataFrame)  # rows of the frame
+
+    @property
+    def name(self) -> str:
+        """The place as a file name."""
+        return "_".join(self.where.replace(",", "").replace("-", "_").split()).lower()
+
+    def outcomes(self, method: str) -> dict[int, Outcome]:
+        """Return the outcomes of a method, by seed."""
+        members = self.runs[self.runs["name"] == method]
+        return dict(zip(members["seed"], members["outcome"], strict=True))
+
+    def without(self, numbers: pd.DataFrame, why: str) -> list[str]:
+        """Return a sentence for each method with seeds that `numbers` lacks."""
+        pairs = set(zip(numbers["name"], numbers["seed"], strict=True))
+        return [
+            f"{row.name}: {why} [seed {', '.join(map(str, lack))}]"
+            for row in each_row(self.lines)
+            if (lack := [seed for seed in row.seeds if (row.name, seed) not in pairs])
+        ]
+
+
+def tests(tidy: pd.DataFrame, numbers: pd.DataFrame) -> list[Test]:
+    """Return all tests that have finished runs, in the order of the summary."""
+    finished = numbers["column"].isin(set(tidy["column"])) & (numbers["count"] > 0)
+    finished = numbers[finished & ~numbers["average"]]
+    # zero-shot runs appear with every number of shots
+    trained = numbers[numbers["shots"] > 0].groupby("table")["shots"].agg(set)
+    shots = [
+        [shots] if shots else sorted(trained.get(table, {0}))
+        for shots, table in zip(finished["shots"], finished["table"], strict=True)
+    ]
+    finished = finished.assign(of_shots=shots, note="").explode("of_shots")
+    runs = tidy[tidy["value"].notna()].sort_values(["line", "seed"], kind="stable")
+    by_place = dict([*runs.groupby(["table", "dataset", "column"])])
+    same = ["table", "dataset", "column", "of_shots"]
+    by_test = finished.groupby(same, sort=False)
+    return [_test(members, by_place[tuple(place)]) for (*place, _), members in by_test]
+
+
+def _test(numbers: pd.DataFrame, runs: pd.DataFrame) -> Test:
+    """Return the test of these numbers; `of_shots` is its number of shots."""
+    row, protocol = next(each_row(numbers)), protocol_of(numbers)
+    what = [protocol.title, dataset_title(row.dataset)]
+    if row.source not in ("", row.dataset):
+        what[1] += f" from {dataset_title(row.source)}"
+    if len(protocol.columns) > 1:
+        what.append(protocol.columns[row.column].lower())
+    where = ", ".join([*what, shots_text(row.of_shots)])
+    runs = runs[runs["line"].isin(numbers["line"])]
+    seeds = runs.groupby("name")["seed"].agg(lambda column: list(dict.fromkeys(column)))
+    lines = numbers.drop_duplicates("name")
+    lines = lines.assign(seeds=lines["name"].map(seeds), problems=[[] for _ in range(len(lines))])
+    sets = runs.drop_duplicates("name").set_index("name")["outcome"].map(prediction_sets)
+    lines = lines.assign(prediction_sets=lines["name"].map(sets))
+    place = place_of(row, row.of_shots, row.column)
+    return Test(where, place, lines, numbers, more=["prediction_sets"], runs=runs)
+
+
+def both_halves(numbers: pd.DataFrame) -> Iterator[Grid]:
+    """Yield accuracies, joint metrics and costs on each data set, then averages over data sets.
+
+    Accuracies have the column as their metric.
+    """
+    accuracy = (numbers["metric"] == "accuracy") & numbers["column"].isin(("base", "new", "h"))
+    numbers = numbers[accuracy | (numbers["column"] == BOTH)]
+    notes = [count_text(row) for row in each_row(numbers)]
+    numbers = numbers.assign(
+        metric=numbers["metric"].mask(accuracy, numbers["column"]),
+        note=pd.Series(notes, numbers.index).where(accuracy | numbers["average"], ""),
+    )
+    halves = numbers[numbers["metric"].isin(("base", "new")) & ~numbers["average"]]
+    done = halves[halves["count"] > 0]
+    problems = numbers[numbers["column"] == BOTH].groupby("line")["problems"].sum()
+    lines = numbers[(numbers["metric"] == "h") & numbers["line"].isin(done["line"])]
+    unit = lines[lines["name"] == RELATIVE_TO].drop_duplicates("table").set_index("table")
+    for key in RELATIVE:
+        theirs, ours = (members[key].astype(float) for members in (unit, lines))
+        lines = lines.assign(**{key + TIMES: ours / lines["table"].map(theirs[theirs > 0])})
+    lines = lines.assign(problems=lines["line"].map(problems))
+    costs = [*COSTS, *(key + TIMES for key in RELATIVE)]
+    for _, members in lines.groupby("table", sort=False):
+        row = next(each_row(members))
+        own = numbers[numbers["line"].isin(members["line"])]
+        yield Grid(table_name(row), place_of(row, row.shots, BOTH), members, own, more=costs)
+    averages = numbers[numbers["average"]]
+    for group, by_artist in sets_to_average(numbers).items():
+        names = lines.loc[lines["group"] == group, "name"]
+        for artist in by_artist:
+            own = averages[(averages["group"] == group) & (averages["artist"] == artist)]
+            members = own[(own["metric"] == "h") & own["name"].isin(names)]
+            if members.empty:
+                continue
+            members = members.assign(
+                datasets=members["count"], problems=[[] for _ in range(len(members))]
+            )
+            row = next(each_row(members))
+            place = place_of(row, row.shots, BOTH) | {"artist": artist or None}
+            where = f"{protocol_of(row).title}, {average_name(row, artist=artist)}"
+            yield Grid(where, place, members, own, ("problems", "datasets", "of"))

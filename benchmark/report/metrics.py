@@ -1,11 +1,7 @@
-"""Tables of further metrics, and of the accuracy of each class.
-
-Metrics of single tests are those of the frame; metrics over base and new classes together are
-computed from predictions.
-"""
+"""Tables of further metrics, and of the accuracy of each class."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -15,13 +11,12 @@ from trainers.prompting.record.metrics import BINS
 
 from ..protocols.base import Protocol, shots_text
 from ..records import METRICS, OOD, PER_CLASS, Metric, Outcome, at_bound
-from . import attacks, joint_metrics
-from .frame import each_row, ood_name
-from .grids import Grid, place_of
+from . import attacks
+from .frame import apart_note, each_row, ood_name
+from .grids import RELATIVE, RELATIVE_TO, TIMES, Grid, Test, both_halves, tests
 from .names import dataset_title
 from .per_image import arrays_of, tasks_of
-from .tables import ONE_SEED, Cell, Table, protocol_of, seeds_text, spread_note
-from .training import prediction_sets
+from .tables import AVERAGE_NOTE, H_NOTE, ONE_SEED, Cell, Table, more, seeds_text, spread_note
 
 MISSING = "metrics missing in results.json; repeat the run with TEST.PREDICTIONS True"
 AT_BOUND = "the temperature is at its bound, so that ECE scaled could be less"
@@ -32,68 +27,23 @@ OOD_NOTE = (
 )
 SETS = {key: metric for key, metric in METRICS.items() if key.startswith("set_")}
 N_NOTE = "n: test images of the class."
-
-
-@dataclass
-class Test(Grid):
-    """The means of several methods on the same test images, with their runs."""
-
-    runs: pd.DataFrame = field(default_factory=pd.DataFrame)  # rows of the frame
-
-    @property
-    def name(self) -> str:
-        """The place as a file name."""
-        return "_".join(self.where.replace(",", "").replace("-", "_").split()).lower()
-
-    def outcomes(self, method: str) -> dict[int, Outcome]:
-        """Return the outcomes of a method, by seed."""
-        members = self.runs[self.runs["name"] == method]
-        return dict(zip(members["seed"], members["outcome"], strict=True))
-
-    def without(self, numbers: pd.DataFrame, why: str) -> list[str]:
-        """Return a sentence for each method with seeds that `numbers` lacks."""
-        pairs = set(zip(numbers["name"], numbers["seed"], strict=True))
-        return [
-            f"{row.name}: {why} [seed {', '.join(map(str, lack))}]"
-            for row in each_row(self.lines)
-            if (lack := [seed for seed in row.seeds if (row.name, seed) not in pairs])
-        ]
-
-
-def tests(tidy: pd.DataFrame) -> list[Test]:
-    """Return all tests that the runs contain, in their order."""
-    # zero-shot runs appear with every number of shots
-    trained = tidy[tidy["shots"] > 0].groupby("table")["shots"].agg(set)
-    measured = tidy[tidy["value"].notna()]
-    shots = [
-        [shots] if shots else sorted(trained.get(table, {0}))
-        for shots, table in zip(measured["shots"], measured["table"], strict=True)
-    ]
-    measured = measured.assign(of_shots=shots).explode("of_shots")
-    columns = {column: i for i, column in enumerate(dict.fromkeys(measured["column"]))}
-    measured = measured.assign(place=measured["column"].map(columns)).sort_values(
-        ["line", "place", "seed"], kind="stable"
-    )
-    same = ["table", "dataset", "of_shots", "column"]
-    return [_test(members) for _, members in measured.groupby(same, sort=False)]
-
-
-def _test(runs: pd.DataFrame) -> Test:
-    """Return the test of these rows; `of_shots` is its number of shots."""
-    row, protocol = next(each_row(runs)), protocol_of(runs)
-    what = [protocol.title, dataset_title(row.dataset)]
-    if row.source not in ("", row.dataset):
-        what[1] += f" from {dataset_title(row.source)}"
-    if len(protocol.columns) > 1:
-        what.append(protocol.columns[row.column].lower())
-    where = ", ".join([*what, shots_text(row.of_shots)])
-    seeds = runs.groupby("name")["seed"].agg(lambda column: list(dict.fromkeys(column)))
-    lines = runs.drop_duplicates("name")
-    lines = lines.assign(seeds=lines["name"].map(seeds), problems=[[] for _ in range(len(lines))])
-    lines = lines.assign(prediction_sets=lines["outcome"].map(prediction_sets))
-    numbers = runs.groupby(["name", "metric"])["value"].agg(["mean", "std"]).reset_index()
-    place = place_of(row, row.of_shots, row.column)
-    return Test(where, place, lines, numbers.assign(note=""), more=["prediction_sets"], runs=runs)
+# Columns (in %) of the table over base and new classes together.
+JOINT = {
+    "base": Metric("Base"),
+    "new": Metric("New"),
+    "h": Metric("H"),
+    "joint_accuracy": Metric("Joint"),
+    "openworld_auc": Metric("OpenworldAUC"),
+    "auroc": Metric("AUROC"),
+    "calibration_error": Metric("ECE", more_is_better=False),
+    "calibration_error_scaled": Metric("ECE scaled", more_is_better=False),
+}
+JOINT_NOTE = (
+    "Joint, ECE (expected calibration error, in {} bins) and ECE scaled (after division of the "
+    "logits by a temperature) are over all classes; OpenworldAUC and AUROC over pairs of a base "
+    "and a new image. All in %."
+)
+TRAINING_NOTE = "Training is the mean over the seeds."
 
 
 class Metrics:
@@ -106,14 +56,14 @@ class Metrics:
     heading = "More metrics"
     picture = "reliability"  # the kind of plot, a key of `pictures.PICTURES`
 
-    def __init__(self, tidy: pd.DataFrame, bins: int = BINS):
-        self.tests, self.both, self.bins = tests(tidy), joint_metrics.both(tidy, bins), bins
+    def __init__(self, tidy: pd.DataFrame, numbers: pd.DataFrame, bins: int = BINS):
+        self.tests, self.both, self.bins = tests(tidy, numbers), [*both_halves(numbers)], bins
 
     def tables(self) -> dict[Protocol, list[Table]]:
         """Return the tables of each protocol."""
         by_protocol: dict[Protocol, list[Table]] = {test.protocol: [] for test in self.tests}
         for grid in self.both:
-            by_protocol[grid.protocol].extend(joint_metrics.joint_tables(grid, self.bins))
+            by_protocol[grid.protocol].extend(_of_halves(grid, self.bins))
         for test in self.tests:
             by_protocol[test.protocol].extend(self._tables(test))
         return by_protocol
@@ -146,12 +96,39 @@ class Metrics:
 
     def records(self) -> list[dict]:
         """Return the lines of the tables as plain numbers."""
-        joint_records = [
-            record for grid in self.both for record in grid.records(joint_metrics.JOINT)
-        ]
-        return joint_records + [
-            record for test in self.tests for record in test.records([*METRICS, *_ood(test)])
-        ]
+        of_tests = [(test, [*METRICS, *_ood(test)]) for test in self.tests]
+        grids = [*((grid, [*JOINT]) for grid in self.both), *of_tests]
+        return [record for grid, metrics in grids for record in grid.records(metrics)]
+
+
+def _of_halves(grid: Grid, bins: int) -> Iterator[Table]:
+    """Yield the tables of base and new classes together: joint metrics, then costs, if shown."""
+    first, what = next(each_row(grid.lines)), ": base and new classes together"
+    shots, notes = shots_text(first.shots), [H_NOTE, JOINT_NOTE.format(bins)]
+    if first.average:
+        table = grid.table(f"{what}, {shots}", JOINT, [AVERAGE_NOTE, *notes])
+        table.caption += apart_note(each_row(grid.lines))
+        yield table
+        return
+    runs = f"{shots}, {seeds_text(first.seeds)}"
+    spread = spread_note(grid.numbers["count"].max())
+    problem_rows = grid.lines[["name", "problems"]].explode("problems").dropna()
+    problems = [
+        f"{', '.join(names)}: {why}"
+        for why, names in problem_rows.groupby("problems", sort=False)["name"]
+    ]
+    yield grid.table(f"{what}, {runs}", JOINT, [spread, *notes], problems)
+    if grid.protocol.costs:
+        caption = [spread, H_NOTE, TRAINING_NOTE]
+        table = grid.table(f": accuracy and cost, {runs}", {"h": JOINT["h"]}, caption)
+        for line, row in zip(table.lines, each_row(grid.lines), strict=True):
+            costs = more(row)
+            for key, name in RELATIVE.items():
+                times = getattr(row, key + TIMES)
+                costs[f"{name}, x {RELATIVE_TO}"] = "-" if pd.isna(times) else f"{times:.2f}"
+            line += map(Cell, costs.values())
+        table.head += costs
+        yield table
 
 
 def explain(keys: Iterable[str], bins: int = BINS) -> list[str]:
@@ -178,8 +155,8 @@ class Classes:
     heading = "Classes"
     picture = "confusion"
 
-    def __init__(self, tidy: pd.DataFrame):
-        self.tests = tests(tidy)
+    def __init__(self, tidy: pd.DataFrame, numbers: pd.DataFrame):
+        self.tests = tests(tidy, numbers)
 
     def tables(self) -> dict[Protocol, list[Table]]:
         """Return the tables of each protocol."""

@@ -17,6 +17,7 @@ from dataclasses import replace
 from typing import NamedTuple, TypeVar
 
 import numpy as np
+import pandas as pd
 
 from trainers.prompting.errors import UserError, need
 from trainers.prompting.record.metrics import BINS, calibration_error, joint_metrics
@@ -26,6 +27,7 @@ from ..records import Outcome
 from .names import motif
 from .tables import seeds_text
 
+BOTH = "base and new"  # the column of metrics over both halves together
 Tested = TypeVar("Tested")
 Value = TypeVar("Value")
 
@@ -176,6 +178,27 @@ MEASURES = {
         "OpenworldAUC is the share of pairs of a base and a new image in order, and both right.",
     ),
 }
+
+
+def further_scores(tidy: pd.DataFrame, bins: int = BINS) -> pd.DataFrame:
+    """Return the metrics but accuracy of each run, and those of each training over both halves.
+
+    The latter have the column BOTH, and a problem for each line and reason that some are missing.
+    """
+    halves = tidy[tidy["column"].isin(("base", "new")) & (tidy["metric"] == "accuracy")]
+    joint_scores = []
+    for line, members in halves[halves["value"].notna()].groupby("line", sort=False):
+        base, new = (
+            members[members["column"] == half].set_index("seed")["outcome"].to_dict()
+            for half in ("base", "new")
+        )
+        pairs = {seed: (base.get(seed), new.get(seed)) for seed in sorted(base | new)}
+        by_seed, problems = each_seed(pairs, functools.partial(joint, bins=bins))
+        joint_scores += [(line, *item, None) for of in by_seed.values() for item in of.items()]
+        joint_scores += [(line, "joint_accuracy", None, why) for why in problems]
+    together = pd.DataFrame(joint_scores, columns=["line", "metric", "value", "problem"])
+    together = together.assign(column=BOTH).astype({"value": float})
+    return pd.concat([tidy[tidy["metric"] != "accuracy"][[*together]], together])
 
 
 def joint(runs: tuple[Outcome | None, Outcome | None], bins: int = BINS) -> dict[str, float]:

@@ -34,27 +34,30 @@ def summarise(
     """Return the means of the lines of tables, in their order; averages come last.
 
     Each line has a row of `accuracy` for every column of its protocol, H among them. The spread is
-    the standard deviation or, with `interval`, half of the 95% interval. `scores` have the line,
-    column, metric and value of further metrics; with them, embedded data sets are also averaged by
+    the standard deviation or, with `interval`, half of the 95% interval. With `scores`, those of
+    `further_scores`, there are rows of further metrics, and embedded data sets are also averaged by
     artist.
     """
     if tidy.empty:
         return tidy
     tidy = tidy[tidy["metric"] == "accuracy"]
     lines = _lines(tidy, beside_published)
-    texts = tidy["problem"] + " [seed " + tidy["seed"].astype(str) + "]"
-    problems = tidy.assign(problems=texts).groupby(["line", "column"])["problems"]
+    failed = tidy[tidy["problem"].notna()]
+    texts = failed["problem"] + " [seed " + failed["seed"].astype(str) + "]"
+    problems = texts.groupby([failed["line"], failed["column"]]).agg(list).rename("problems")
     numbers = _of_seeds(tidy).groupby(["line", "column"]).agg(["mean", "std", "count"])
     means = _with_h(numbers.pop("mean").unstack("column")).stack().rename("mean")
     cells = lines.explode("column").reset_index()
     images = tidy.groupby(["line", "column"])["num_test"].max().rename("images")
-    for values in (numbers, means, images, problems.agg(lambda texts: list(texts.dropna()))):
+    for values in (numbers, means, images, problems):
         cells = cells.join(values, on=["line", "column"])
     if scores is not None:
-        measured = scores.groupby(["line", "column", "metric"], sort=False)["value"]
-        numbers = measured.agg(["mean", "std", "count"]).reset_index()
+        by_metric = scores.groupby(["line", "column", "metric"], sort=False)
+        numbers = by_metric["value"].agg(["mean", "std", "count"])
+        numbers["problems"] = by_metric["problem"].agg(lambda texts: list(texts.dropna()))
         more = lines.drop(columns=["column", "metric"]).reset_index()
-        cells = pd.concat([cells, more.merge(numbers, on="line")], ignore_index=True)
+        more = more.merge(numbers.reset_index(), on="line")
+        cells = pd.concat([cells, more], ignore_index=True)
     cells["problems"] = cells["problems"].map(lambda each: each if isinstance(each, list) else [])
     cells["count"] = cells["count"].fillna(0).astype(int)
     enough = cells["untrained"] | (cells["count"] == cells["of"])
@@ -72,6 +75,13 @@ def summarise(
             pd.concat(averages).sort_index(kind="stable").sort_values("rank", kind="stable")
         ]
     return pd.concat([cells, *averages], ignore_index=True)
+
+
+def accuracies(numbers: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of a summary that the usual tables show."""
+    if numbers.empty:
+        return numbers
+    return numbers[(numbers["metric"] == "accuracy") & (numbers["artist"] == "")]
 
 
 def _lines(tidy: pd.DataFrame, beside_published: bool) -> pd.DataFrame:

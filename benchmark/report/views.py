@@ -14,6 +14,7 @@ from trainers.prompting.errors import need
 
 from ..protocols.base import Protocol
 from .render import as_csv, in_style
+from .summary import accuracies
 
 if TYPE_CHECKING:
     from .compare import Comparisons
@@ -59,22 +60,25 @@ def requested_views(args: argparse.Namespace) -> list[str]:
     return flags
 
 
-def views(args: argparse.Namespace, tidy: pd.DataFrame) -> list[View]:
-    """Return the views that are asked for, as in VIEWS; raises UserError if one shows nothing."""
+def views(args: argparse.Namespace, tidy: pd.DataFrame, numbers: pd.DataFrame) -> list[View]:
+    """Return the views that are asked for, as in VIEWS, of runs and their summary.
+
+    Raises UserError if one shows nothing.
+    """
     chosen: list[View] = []
     if args.compare:
         from .compare import Comparisons
 
-        chosen.append(Comparisons(tidy, args.compare, args.metric))
+        chosen.append(Comparisons(tidy, accuracies(numbers), args.compare, args.metric))
     if args.gains:
         from .gains import Gains
 
-        chosen.append(Gains(tidy))
+        chosen.append(Gains(accuracies(numbers)))
     if args.metrics or args.classes:
         from .metrics import Classes, Metrics
 
-        chosen += [Metrics(tidy, args.bins)] if args.metrics else []
-        chosen += [Classes(tidy)] if args.classes else []
+        chosen += [Metrics(tidy, numbers, args.bins)] if args.metrics else []
+        chosen += [Classes(tidy, numbers)] if args.classes else []
     return chosen
 
 

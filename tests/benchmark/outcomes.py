@@ -10,8 +10,12 @@ from benchmark.protocols import PROTOCOLS
 from benchmark.protocols.launches import write_launch
 from benchmark.records import Outcome
 from benchmark.report import summary
+from benchmark.report.compare import Comparisons
 from benchmark.report.frame import each_row, frame
+from benchmark.report.gains import Gains
+from benchmark.report.metrics import Classes, Metrics
 from benchmark.report.page import page_of
+from benchmark.report.per_image import further_scores
 from benchmark.report.tables import Table, tables
 from benchmark.report.views import format_views
 
@@ -111,6 +115,26 @@ def numbers(outcomes, **options) -> list[dict]:
 def page(outcomes) -> str:
     """Return the HTML page of these outcomes."""
     return page_of(frame(outcomes), rows(outcomes))
+
+
+def metrics(tidy) -> Metrics:
+    """Return the tables of `--metrics` of these runs."""
+    return Metrics(tidy, summary.summarise(tidy, scores=further_scores(tidy)))
+
+
+def classes(tidy) -> Classes:
+    """Return the tables of `--classes` of these runs."""
+    return Classes(tidy, summary.summarise(tidy))
+
+
+def gains(tidy) -> Gains:
+    """Return the tables of `--gains` of these runs."""
+    return Gains(summary.summarise(tidy))
+
+
+def comparisons(tidy, *asked, **options) -> Comparisons:
+    """Return the tables of `--compare` of these runs."""
+    return Comparisons(tidy, summary.summarise(tidy), *asked, **options)
 
 
 def shown(view, form: str, tidy) -> str:

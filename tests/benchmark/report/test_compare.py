@@ -9,12 +9,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from outcomes import base2new, few_shot, lines, outcome, shown
+from outcomes import base2new, comparisons, few_shot, lines, metrics, outcome, shown
 
 from benchmark.records import flaw
-from benchmark.report.compare import Comparisons
 from benchmark.report.frame import frame
-from benchmark.report.metrics import Metrics
 from benchmark.report.names import motif
 from benchmark.report.paired import holm
 from trainers.prompting.embedded import IMAGES
@@ -23,7 +21,7 @@ from trainers.prompting.record.predictions import NAME
 
 
 def tables(outcomes, method="ALIGN"):
-    (found,) = Comparisons(frame(outcomes), method).tables().values()
+    (found,) = comparisons(frame(outcomes), method).tables().values()
     return found
 
 
@@ -180,16 +178,16 @@ def test_runs_that_cannot_be_compared_are_named(answered):
 def test_an_unknown_method_is_refused(answered):
     outcomes = base2new(answered, "ALIGN", [30], [20])
     with pytest.raises(UserError, match="method to compare 'Align': did you mean 'ALIGN'"):
-        Comparisons(frame(outcomes), "Align")
+        comparisons(frame(outcomes), "Align")
     with pytest.raises(UserError, match="only ALIGN was found"):
-        Comparisons(frame(outcomes), "ALIGN")
+        comparisons(frame(outcomes), "ALIGN")
 
 
 def test_every_format_has_the_difference(answered):
     outcomes = base2new(answered, "ALIGN", [30] * 3, [20] * 3)
     outcomes += base2new(answered, "CoOp", [24] * 3, [20] * 3)
     listed = frame(outcomes)
-    view = Comparisons(listed, "ALIGN")
+    view = comparisons(listed, "ALIGN")
     for form in ("text", "markdown", "latex", "html"):
         assert "+15.00 [" in shown(view, form, listed).replace("{[}", "[")
     (first, *_) = csv.DictReader(io.StringIO(shown(view, "csv", listed)))
@@ -232,7 +230,7 @@ def test_averages_over_each_artist_are_compared_too(answered):
     assert fluent.title.startswith("Base-to-new, average over 2 Fluent 3D data sets: ALIGN minus")
     assert list(lines(openmoji)) == ["CoOp"]
     assert lines(fluent)["MaPLe"][0].endswith("(1 of 2)")
-    records = Comparisons(frame(outcomes), "ALIGN").records()
+    records = comparisons(frame(outcomes), "ALIGN").records()
     assert {record["artist"] for record in records} == {None, "OpenMoji", "Fluent 3D"}
     *_, one = tables(of_styles(answered, ["emoji_hue", "emoji_fog", "emoji_motion"]))
     assert "over 2 OpenMoji data sets" in one.title  # the other drew one: no average
@@ -243,7 +241,7 @@ def test_p_is_adjusted_for_the_comparisons_of_its_column(answered):
     outcomes = base2new(answered, "ALIGN", [30] * 3, [20] * 3)
     for trainer, right in (("CoOp", 20), ("MaPLe", 23), ("VPT", 29)):
         outcomes += base2new(answered, trainer, [right] * 3, [20] * 3)
-    records = Comparisons(frame(outcomes), "ALIGN").records()
+    records = comparisons(frame(outcomes), "ALIGN").records()
     by_name = {r["other"]: r for r in records if r["column"] == "base"}
     p, adjusted = ([r[key] for r in by_name.values()] for key in ("p", "p_holm"))
     assert by_name["VPT"]["p"] is None is by_name["VPT"]["p_holm"]
@@ -295,5 +293,5 @@ def test_streams_have_lines_of_their_own_and_tasks_are_paired():
     assert "DPE, STREAM few:1-4:64, dtd, 16 shots, Accuracy: other test images" in str(
         table.problems
     ).replace("DTD", "dtd")
-    (of_metrics,) = next(iter(Metrics(frame(outcomes[:4])).tables().values()))
+    (of_metrics,) = next(iter(metrics(frame(outcomes[:4])).tables().values()))
     assert not of_metrics.problems and "Zero-shot (%)" not in of_metrics.head

@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 from matplotlib.colors import is_color_like
 from matplotlib.markers import MarkerStyle
-from outcomes import few_shot
+from outcomes import few_shot, gains
 
 from benchmark.report.frame import alike_text, computed_note, frame
-from benchmark.report.gains import Gains
 from benchmark.report.names import LOOKS, OTHER_COLOURS, OTHER_MARKERS, looks
 from benchmark.report.paired import harmonic, holm
 
@@ -43,7 +42,7 @@ def test_the_best_gains_of_complete_lines_are_marked():
         for name, value in zip(("dtd", "eurosat"), values, strict=True)
         for run in few_shot(trainer, 0 if trainer == "ZeroshotCLIP" else 16, (value,), name)
     ]
-    ((table,),) = Gains(frame(runs)).tables().values()
+    ((table,),) = gains(frame(runs)).tables().values()
     names = [line[0].text for line in table.lines]
     best = {table.head[i]: {names[line] for line in table.best(i)} for i in (2, 3, 5, 6)}
     assert best == {

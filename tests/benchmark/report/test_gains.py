@@ -3,11 +3,10 @@
 import json
 
 import pytest
-from outcomes import few_shot, leave, lines, outcome, shown, transfer
+from outcomes import few_shot, gains, leave, lines, outcome, shown, transfer
 
 from benchmark.report import command
 from benchmark.report.frame import frame
-from benchmark.report.gains import Gains
 from trainers.prompting.errors import UserError
 
 CLIP = {"dtd": 40.0, "eurosat": 50.0, "food101": 85.0}
@@ -24,7 +23,7 @@ def trained(trainer, *accuracies, shots=16, **more):
 
 
 def tables(outcomes):
-    return [table for of in Gains(frame(outcomes)).tables().values() for table in of]
+    return [table for of in gains(frame(outcomes)).tables().values() for table in of]
 
 
 def test_the_mean_gain_and_the_worst():
@@ -73,16 +72,16 @@ def test_each_clip_has_its_own_zero_shot():
     some = [*zero_shot(), *trained("CoOp", 55, 80, 84)]
     of = {"config": "emoji@RN50", "backbone": "RN50"}
     some += [*zero_shot(**of), *trained("CoOp", 30, 40, 70, **of)]
-    gains = {record["method"]: record["gain"] for record in Gains(frame(some)).records()
+    found = {record["method"]: record["gain"] for record in gains(frame(some)).records()
              if record["dataset"] == "dtd"}  # fmt: skip
     names = "CoOp (emoji), backbone ViT-B/16", "CoOp (emoji@RN50), backbone RN50"
-    assert gains == dict(zip(names, (15.0, -10.0), strict=True))
+    assert found == dict(zip(names, (15.0, -10.0), strict=True))
 
 
 @pytest.mark.parametrize("form", ["text", "markdown", "latex", "csv", "json", "html"])
 def test_every_format(form):
     tidy = frame([*zero_shot(), *trained("CoOp", 55, 80, 84)])
-    text = shown(Gains(tidy), form, tidy)
+    text = shown(gains(tidy), form, tidy)
     if form == "json":
         record = json.loads(text)["gains"][0]
         assert (record["dataset"], record["gain"], record["worst"]) == ("food101", -1.0, True)
@@ -94,13 +93,13 @@ def test_every_format(form):
 def test_what_cannot_be_shown_is_said(tmp_path, capsys):
     with pytest.raises(UserError, match="--gains has nothing to show: Few-shot recognition, Accur"
                        "acy: no finished run of ZeroshotCLIP: add it to --trainers"):  # fmt: skip
-        Gains(frame(trained("CoOp", 55, 80)))
+        gains(frame(trained("CoOp", 55, 80)))
     one = [*few_shot("ZeroshotCLIP", 0, (40.0,)), *few_shot("CoOp", 16, (50.0,))]
     with pytest.raises(UserError, match="only one data set: the worst of several is shown"):
-        Gains(frame(one))
+        gains(frame(one))
     base = [outcome("CoOp", 1, part, 50.0) for part in ("base", "new")]
     with pytest.raises(UserError, match="nothing to show"):
-        Gains(frame(base))
+        gains(frame(base))
     some = [*zero_shot(), *trained("CoOp", 55, 80, 84)]
     leave(tmp_path, some)
     command.main([str(tmp_path), "--gains", "--plots", str(tmp_path / "plots")])

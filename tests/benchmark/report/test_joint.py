@@ -7,13 +7,21 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from outcomes import few_shot, leave, lines, only_table, outcome, shown, some_outcomes
+from outcomes import (
+    comparisons,
+    few_shot,
+    leave,
+    lines,
+    metrics,
+    only_table,
+    outcome,
+    shown,
+    some_outcomes,
+)
 from scipy.special import stdtrit
 
 from benchmark.__main__ import main
-from benchmark.report.compare import Comparisons
 from benchmark.report.frame import frame
-from benchmark.report.metrics import Metrics
 from benchmark.report.per_image import MEASURES, Answers, joint_parts, openworld_parts
 from trainers.prompting.record.metrics import openworld_auc
 from trainers.prompting.record.predictions import NAME, write_predictions
@@ -62,7 +70,7 @@ def without_union(columns):
 
 
 def joint_table(outcomes):
-    return Metrics(frame(outcomes)).tables().popitem()[1][0]
+    return metrics(frame(outcomes)).tables().popitem()[1][0]
 
 
 def test_base_to_new_has_a_table_over_base_and_new_classes(tested):
@@ -93,7 +101,7 @@ def test_averages_are_over_the_data_sets_of_a_method(tested):
     outcomes += tested("CoOp", 1)
     plain = without_union(BASE), without_union(NEW)
     outcomes += tested("VPT", 1) + tested("VPT", 1, *plain, dataset="emoji_animals")
-    _, _, _, _, table, *_ = (view := Metrics(frame(outcomes))).tables().popitem()[1]
+    _, _, _, _, table, *_ = (view := metrics(frame(outcomes))).tables().popitem()[1]
     assert table.title == (
         "Base-to-new, average over 2 embedded data sets: base and new classes together, 16 shots"
     )
@@ -109,7 +117,7 @@ def test_averages_are_over_the_data_sets_of_a_method(tested):
 
 def test_the_data_sets_of_each_artist_have_an_average(tested):
     names = ("emoji_openmoji_a", "emoji_openmoji_b", "emoji_symbola_a")
-    view = Metrics(frame([run for name in names for run in tested("ALIGN", 1, dataset=name)]))
+    view = metrics(frame([run for name in names for run in tested("ALIGN", 1, dataset=name)]))
     assert any(" 2 OpenMoji data sets: " in t.title for t in view.tables().popitem()[1])
     found = [(r["artist"], r["of"]) for r in view.records() if r["dataset"] == "average"]
     assert found == [(None, 3), ("OpenMoji", 2)]
@@ -203,9 +211,9 @@ def two_methods(tested):
 def test_comparisons_match_the_numbers_in_the_table(tested, metric):
     outcomes = two_methods(tested)
     listed = frame(outcomes)
-    records = [r for r in Metrics(listed).records() if r["column"] == "base and new"]
+    records = [r for r in metrics(listed).records() if r["column"] == "base and new"]
     of = {record["method"]: record[metric] for record in records}
-    view = Comparisons(listed, "ALIGN", metric=metric)
+    view = comparisons(listed, "ALIGN", metric=metric)
     (found,) = view.records()
     assert found["difference"] == pytest.approx(of["ALIGN"] - of["CoOp"]) and of["ALIGN"] > 30
     assert found["low"] < found["difference"] < found["high"]
@@ -221,7 +229,7 @@ def test_comparisons_match_the_numbers_in_the_table(tested, metric):
 def test_with_one_seed_the_interval_is_that_of_two_samples(tested):
     """Base and new images are independent samples, each with its variance and freedom."""
     outcomes = [each for each in two_methods(tested) if each.run.seed == 1]
-    (found,) = Comparisons(frame(outcomes), "ALIGN", metric="joint_accuracy").records()
+    (found,) = comparisons(frame(outcomes), "ALIGN", metric="joint_accuracy").records()
     variances, freedoms = [], []
     for half in ("base", "new"):
         right = []
@@ -241,7 +249,7 @@ def test_runs_that_cannot_be_compared_over_all_classes_are_named(tested):
     outcomes = two_methods(tested)
     plain = [without_union(half) for half in (BASE, NEW)]
     outcomes += tested("VPT", 1, *plain, dataset="dtd", joint_note="VPT is made for its classes")
-    (table,) = Comparisons(frame(outcomes), "ALIGN", metric="joint_accuracy").tables().popitem()[1]
+    (table,) = comparisons(frame(outcomes), "ALIGN", metric="joint_accuracy").tables().popitem()[1]
     assert lines(table)["VPT"] == ["-"] and lines(table)["CoOp"] != ["-"]
     assert "VPT, DTD, Base: VPT is made for its classes [seed 1]" in table.problems
     # the same images with other class numbers
@@ -252,7 +260,7 @@ def test_runs_that_cannot_be_compared_over_all_classes_are_named(tested):
     for half, shift in zip(shuffled, (0, 2), strict=True):
         half["joint_label"] = half["label"] + shift
     both = tested("ALIGN", 1) + tested("CoOp", 1, *shuffled)
-    (table,) = Comparisons(frame(both), "ALIGN", metric="openworld_auc").tables().popitem()[1]
+    (table,) = comparisons(frame(both), "ALIGN", metric="openworld_auc").tables().popitem()[1]
     assert lines(table)["CoOp"] == ["-"]
     assert any("other test images, or labels, than ALIGN" in what for what in table.problems)
 
@@ -281,7 +289,7 @@ def test_costs_are_multiples_of_those_of_coop(tested):
     more = {"num_params": 5120, "train_seconds": 50.0, "train_steps": 20}
     outcomes += tested("ALIGN", 1, **taken | more)
     outcomes += tested("ZeroshotCLIP", 1, **taken | {"train_seconds": 0.0, "train_steps": 0})
-    view = Metrics(frame(outcomes))
+    view = metrics(frame(outcomes))
     _, table, *_ = view.tables().popitem()[1]
     assert table.title.endswith("accuracy and cost, 16 shots, seed 1")
     assert table.head[-3:] == ["Training, x CoOp", "Step, x CoOp", "Peak memory, x CoOp"]
@@ -290,7 +298,7 @@ def test_costs_are_multiples_of_those_of_coop(tested):
     (record,) = [r for r in view.records() if r["method"] == "ALIGN" and "train_seconds" in r]
     assert (record["train_seconds_x_coop"], record["peak_memory_mib_x_coop"]) == (2.5, 1)
     without = [each for each in outcomes if each.run.trainer != "CoOp"]
-    _, table, *_ = Metrics(frame(without)).tables().popitem()[1]
+    _, table, *_ = metrics(frame(without)).tables().popitem()[1]
     assert lines(table)["ALIGN"][-3:] == ["-", "-", "-"]
 
 
@@ -302,7 +310,7 @@ def test_detection_is_a_separate_table():
     outcomes = few_shot("ALIGN", 16, (60,), ood=ood(90.0, 20.0, auroc_gl_mcm=95.0), **more)
     outcomes += few_shot("CoOp", 16, (50,), ood=ood(80.0, 30.0), **more)
     outcomes += few_shot("VPT", 16, (50,), **more)
-    view = Metrics(frame(outcomes))
+    view = metrics(frame(outcomes))
     _, table = view.tables().popitem()[1]
     assert table.title == "Few-shot recognition, DTD, 16 shots: out-of-distribution detection"
     assert table.head[1:] == [
@@ -320,7 +328,7 @@ def test_detection_is_a_separate_table():
 
 def test_every_format_has_the_numbers_of_both_halves(tested):
     listed = frame(tested("CoOp", 1) + tested("ALIGN", 1))
-    view = Metrics(listed)
+    view = metrics(listed)
     for form in ("text", "markdown", "latex", "html"):
         text = shown(view, form, listed)
         assert "OpenworldAUC" in text and "88.89" in text

@@ -9,12 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from outcomes import few_shot, outcome, rows, shown, transfer
+from outcomes import classes, comparisons, few_shot, metrics, outcome, rows, shown, transfer
 
 from benchmark.protocols import CROSS_DATASET
-from benchmark.report.compare import Comparisons
 from benchmark.report.frame import frame
-from benchmark.report.metrics import Classes, Metrics
 from benchmark.report.names import DATASETS
 from benchmark.report.render import render
 from benchmark.report.single import overview, report_runs
@@ -159,10 +157,10 @@ KINDS = {
     "protocols": lambda folder: latex(protocols(folder)),
     "deviations": lambda folder: latex(protocols(folder), deviations=True),
     "comparisons": lambda folder: shown(
-        Comparisons(frame(of_untrained(folder)), "ZeroshotCLIP"), "latex", None
+        comparisons(frame(of_untrained(folder)), "ZeroshotCLIP"), "latex", None
     ),
-    "metrics": lambda folder: shown(Metrics(frame(some(folder))), "latex", None),
-    "classes": lambda folder: shown(Classes(frame(some(folder))), "latex", None),
+    "metrics": lambda folder: shown(metrics(frame(some(folder))), "latex", None),
+    "classes": lambda folder: shown(classes(frame(some(folder))), "latex", None),
     "runs": lambda folder: report_runs(recorded(folder)[-2:], "latex"),
     "overview": lambda folder: overview(recorded(folder), "latex"),
 }

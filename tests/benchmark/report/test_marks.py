@@ -4,14 +4,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from outcomes import few_shot, numbers, only_table, outcome, rows
+from outcomes import comparisons, few_shot, metrics, numbers, only_table, outcome, rows
 
 from benchmark.protocols import FEW_SHOT
 from benchmark.records import flaw
 from benchmark.report import plots, published
-from benchmark.report.compare import Comparisons
 from benchmark.report.frame import frame
-from benchmark.report.metrics import Metrics
 from benchmark.report.render import as_csv, as_text, record, render
 from benchmark.report.tables import tables as tables_of
 from trainers.prompting.record.predictions import write_predictions
@@ -42,7 +40,7 @@ def outcomes(tmp_path):
 
 def test_marks_are_in_tables_of_every_kind(outcomes):
     found, tidy = rows(outcomes), frame(outcomes)
-    views = [Metrics(tidy), Comparisons(tidy, "CoOp"), Comparisons(tidy, "MMRL")]
+    views = [metrics(tidy), comparisons(tidy, "CoOp"), comparisons(tidy, "MMRL")]
     tables = [table for view in views[:2] for of in view.tables().values() for table in of]
     (of_protocol,) = tables_of(found).values()
     tables += of_protocol

@@ -5,13 +5,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from outcomes import few_shot, leave, lines, only_table, outcome, rows
+from outcomes import classes, few_shot, leave, lines, metrics, only_table, outcome
 
 from benchmark.protocols.places import runs_in
 from benchmark.records import from_folder
 from benchmark.report import command, pictures
 from benchmark.report.frame import frame
-from benchmark.report.metrics import Classes, Metrics
 from benchmark.report.render import as_markdown
 from trainers.prompting.errors import UserError
 from trainers.prompting.record.predictions import write_predictions
@@ -30,7 +29,7 @@ def some():
 
 
 def test_metrics_have_a_line_for_each_method():
-    (table,) = Metrics(frame(some())).tables().popitem()[1]
+    (table,) = metrics(frame(some())).tables().popitem()[1]
     assert table.title == "Few-shot recognition, DTD, 16 shots: metrics"
     assert table.head[3:] == ["Top-5 (%)", "ECE (%)", "NLL"]
     assert lines(table)["ALIGN"] == [
@@ -59,7 +58,7 @@ def test_robust_accuracy_stands_beside_that_of_the_same_images_before():
     clean = with_config(few_shot("CoOp", 16, (50,)), "")
     on_other = attacked("cw", 50.0, 1.0, dataset="emoji_blur")
     tidy = frame([*pgd, *cw, *others, *clean, *on_other])
-    table = Metrics(tidy).tables().popitem()[1][0]
+    table = metrics(tidy).tables().popitem()[1][0]
     at = [table.head.index(f"{name} (%)") for name in ("Accuracy", "Clean", "Robust")]
     found = {line[0].text: [line[i].text for i in at] for line in table.lines}
     assert found == {
@@ -84,7 +83,7 @@ def test_robust_accuracy_stands_beside_that_of_the_same_images_before():
 
 
 def test_classes_have_a_line_each():
-    (table,) = Classes(frame(some())).tables().popitem()[1]
+    (table,) = classes(frame(some())).tables().popitem()[1]
     assert table.head == ["Class", "CoOp", "ALIGN"]
     assert lines(table) == {"cat": ["80.00", "100.00"], "dog": ["40.00", "20.00"]}
     assert table.all_best() == [set(), {1}, {0}], "the best method of each class"
@@ -93,7 +92,7 @@ def test_classes_have_a_line_each():
 
 def test_results_without_metrics_are_named():
     outcomes = [*some(), *few_shot("VPT", 16, (50, 51))]
-    for view in (Metrics(frame(outcomes)), Classes(frame(outcomes))):
+    for view in (metrics(frame(outcomes)), classes(frame(outcomes))):
         (table,) = view.tables().popitem()[1]
         assert len(table.problems) == 1
         assert table.problems[0].startswith("VPT: metrics missing in results.json")
@@ -103,7 +102,7 @@ def test_results_without_metrics_are_named():
 def test_a_calibration_error_that_is_left_out_is_not_missing():
     outcomes = some()
     of_all = few_shot("TransCLIP", 16, (70,), negative_log_likelihood=2.0, top5_accuracy=90.0)
-    (table,) = Metrics(frame([*outcomes, *of_all])).tables().popitem()[1]
+    (table,) = metrics(frame([*outcomes, *of_all])).tables().popitem()[1]
     assert not table.problems
     assert lines(table)["TransCLIP"][3:] == ["-", "2.00"]
 
@@ -118,7 +117,7 @@ def with_sets(name, coverage, size, score="lac", **more):
 
 def test_prediction_sets_are_shown_where_they_were_measured():
     outcomes = with_sets("ALIGN", 90.1, 2.5) + with_sets("CoOp", 95.0, 3.0)
-    first, table = Metrics(frame(outcomes)).tables().popitem()[1]
+    first, table = metrics(frame(outcomes)).tables().popitem()[1]
     assert "Coverage (%)" not in first.head
     assert table.title.endswith(": prediction sets (lac, ALPHA 0.1, SHARE 0.5)")
     assert table.head == ["Method", "Coverage (%)", "Set size", "Gap (%)"]
@@ -128,7 +127,7 @@ def test_prediction_sets_are_shown_where_they_were_measured():
     assert any(
         "Set size the mean number of classes in a prediction set" in x for x in table.caption
     )
-    assert len(Metrics(frame(some())).tables().popitem()[1]) == 1
+    assert len(metrics(frame(some())).tables().popitem()[1]) == 1
 
 
 def test_prediction_sets_of_other_settings_stand_in_other_tables():
@@ -138,7 +137,7 @@ def test_prediction_sets_of_other_settings_stand_in_other_tables():
     outcomes += with_sets("VPT", 91.0, 2.9) + few_shot(
         "KgCoOp", 16, (60,), negative_log_likelihood=1.5
     )
-    view = Metrics(frame(outcomes))
+    view = metrics(frame(outcomes))
     first, *others = view.tables().popitem()[1]
     assert len(first.lines) == 5 and not first.problems
     found = {table.title.partition(" sets ")[2]: [*lines(table)] for table in others}
@@ -150,7 +149,7 @@ def test_prediction_sets_of_other_settings_stand_in_other_tables():
     settings = {record["method"]: record["prediction_sets"] for record in view.records()}
     assert settings["ALIGN"] == "lac, ALPHA 0.5, SHARE 0.5" and settings["KgCoOp"] is None
     both = with_sets("ALIGN", 49.0, 1.2, CONFORMAL_ALPHA=0.5) + with_sets("ALIGN", 90.0, 3.0)
-    _, *others = Metrics(frame(both)).tables().popitem()[1]
+    _, *others = metrics(frame(both)).tables().popitem()[1]
     assert [[*lines(table)] for table in others] == [
         ["ALIGN, CONFORMAL_ALPHA 0.1"], ["ALIGN, CONFORMAL_ALPHA 0.5"],
     ]  # fmt: skip
@@ -159,7 +158,7 @@ def test_prediction_sets_of_other_settings_stand_in_other_tables():
 def test_base_and_new_are_two_tests():
     outcomes = [outcome("ALIGN", 1, part, 50.0) for part in ("base", "new")]
     _, _, *tables = (
-        Metrics(frame(outcomes)).tables().popitem()[1]
+        metrics(frame(outcomes)).tables().popitem()[1]
     )  # two over all classes come first
     titles = [table.title for table in tables]
     assert titles == [f"Base-to-new, emoji, {part}, 16 shots: metrics" for part in ("base", "new")]
@@ -171,7 +170,7 @@ def test_outputs_that_share_no_data_set_have_no_averages(apart):
         replace(outcome(trainer, 1, part, 50.0, name), origin=name if apart else "")
         for trainer in ("ALIGN", "CoOp") for name in ("dtd", "eurosat") for part in ("base", "new")
     ]  # fmt: skip
-    titles = [table.title for table in Metrics(frame(outcomes)).tables().popitem()[1]]
+    titles = [table.title for table in metrics(frame(outcomes)).tables().popitem()[1]]
     assert len(titles) > 4 and any("average" in title for title in titles) != apart
 
 
@@ -225,8 +224,8 @@ def test_each_view_draws_its_plots(tmp_path, capsys, flag, name):
     drawn = sorted(path.name for path in plots.iterdir())
     stem = f"{name}_few_shot_recognition_dtd_16_shots"
     assert drawn == [f"{stem}.{form}" for form in ("pdf", "png", "svg")]
-    listed = rows([from_folder(run) for run in runs_in(output)])
-    view = {"reliability": Metrics, "confusion": Classes}[name](listed)
+    listed = frame([from_folder(run) for run in runs_in(output)])
+    view = {"reliability": metrics, "confusion": classes}[name](listed)
     ((figure, _),) = pictures.figures(view.tests, name, set()).values()
     first, *_ = figure.axes
     if name == "confusion":  # of classes 0, 1 and 2, all right

@@ -8,13 +8,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from outcomes import few_shot, rows
+from outcomes import few_shot, metrics, rows
 
 from benchmark.__main__ import main
 from benchmark.protocols.launches import write_launch
 from benchmark.report import pictures
 from benchmark.report.frame import frame
-from benchmark.report.metrics import Metrics
 from benchmark.report.render import render
 from benchmark.report.single import read_run
 from trainers.prompting.record.predictions import write_predictions
@@ -90,7 +89,7 @@ def test_classes_show_n_and_a_temperature_at_its_bound_says_so(run, capsys):
     (temperature,) = [line for line in lines if line[:1] == ["Temperature"]]
     assert temperature[1:5] == ["20.09,", "at", "its", "bound:"]
     outcomes = few_shot("ALIGN", 4, (60,), temperature=20.08, negative_log_likelihood=1.0)
-    (table,) = Metrics(frame(outcomes)).tables().popitem()[1]
+    (table,) = metrics(frame(outcomes)).tables().popitem()[1]
     assert table.problems == [
         "ALIGN: the temperature is at its bound, so that ECE scaled could be less [seed 1]"
     ]

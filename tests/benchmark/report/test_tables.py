@@ -3,12 +3,11 @@
 import json
 
 import pytest
-from outcomes import few_shot, leave, lines, only_table, outcome, rows, transfer, varied
+from outcomes import few_shot, leave, lines, metrics, only_table, outcome, rows, transfer, varied
 
 from benchmark.protocols import BASE2NEW, CROSS_DATASET, DOMAIN_GENERALIZATION, FEW_SHOT
 from benchmark.records import COSTS, Cost
 from benchmark.report.frame import frame
-from benchmark.report.metrics import Metrics
 from benchmark.report.render import render
 from benchmark.report.single import report_runs
 from benchmark.report.tables import STD, tables
@@ -25,7 +24,7 @@ def test_a_cost_is_one_line(tmp_path, monkeypatch):
         "CoOp": "0.5 s",
         "VPT": "-",
     }
-    _, costs, *_ = Metrics(frame(found)).tables().popitem()[1]
+    _, costs, *_ = metrics(frame(found)).tables().popitem()[1]
     assert costs.head == ["Method", "H", *table.head[4:], *costs.head[-3:]]
     records = json.loads(render(rows(found), "json"))["rows"]
     assert {of["trainer"]: of["test_seconds"] for of in records} == {"CoOp": 0.5, "VPT": None}
