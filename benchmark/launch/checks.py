@@ -1,7 +1,9 @@
-"""Check the settings of every method before the first run."""
+"""Check the settings of every method, and data sets to choose by, before the first run."""
 
+import functools
 import io
 import sys
+from collections.abc import Mapping
 from contextlib import redirect_stdout
 from importlib import import_module
 from typing import Any
@@ -11,7 +13,9 @@ from trainers.prompting.dataset_keys import STREAM
 from trainers.prompting.errors import UserError, need
 
 from ..protocols.base import Run
-from .engine import Settings, command
+from .engine import Engine, Settings, command
+
+SPLIT = "TEST.SPLIT"
 
 
 def check_settings(runs: list[Run], settings: Settings) -> None:
@@ -82,8 +86,9 @@ def check_settings(runs: list[Run], settings: Settings) -> None:
         print(note, file=sys.stderr)
 
 
+@functools.cache
 def cfg_of(run: Run, settings: Settings) -> Any:
-    """Return the frozen cfg that train.py makes of a run's command. Needs PyTorch."""
+    """Return the frozen cfg that train.py makes of a run's command, once. Needs PyTorch."""
     from train import parse_args, setup_cfg
 
     with redirect_stdout(io.StringIO()):  # each run prints the same
@@ -109,6 +114,33 @@ def for_streams(runs: list[Run], opts: tuple[str, ...]) -> list[Run]:
         print(f"Skipped: {name} classifies each image by itself, in any {key}", file=sys.stderr)
     need(len(left_out) < len(runs), f"{key} changes none of these methods: choose TDA or StatA")
     return [run for run in runs if run not in left_out]
+
+
+def on_validation(pairs: Mapping[str, str]) -> bool:
+    """Return True if KEY VALUE pairs of runs test them on validation images."""
+    return pairs.get(SPLIT) == "val"
+
+
+def check_validation(engine: Engine) -> None:
+    """Raise a UserError if a data set lacks validation images apart from its test images."""
+    from dassl.data.datasets import build_dataset  # with PyTorch: not for a dry run
+
+    for run in {run.dataset: run for run in engine.todo}.values():
+        with redirect_stdout(io.StringIO()):  # each run prints the same
+            data = build_dataset(cfg_of(run, engine.settings))
+        check(run, {item.impath for item in data.val or ()}, {item.impath for item in data.test})
+
+
+def check(run: Run, validation: set[str], test: set[str]) -> None:
+    """Raise a UserError if validation images are missing, or are test images."""
+    what_to_do = "tune on other data sets, and use the settings chosen there (--config)"
+    if not validation:
+        raise UserError(f"{run.dataset} lacks validation images: {what_to_do}")
+    if validation & test:
+        raise UserError(
+            f"The validation images of {run.dataset} are its test images, on which settings must "
+            f"not be chosen: {what_to_do}"
+        )
 
 
 def is_class_bound(kind: Any, settings: Any) -> bool:

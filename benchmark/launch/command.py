@@ -23,7 +23,7 @@ from ..protocols.configs import (
 from ..protocols.vary import vary
 from .arguments import RESERVED, build_parser, parse
 from .auto_features import AUTO, feature_files, write_lacking
-from .checks import check_settings, for_streams
+from .checks import check_settings, check_validation, for_streams, on_validation
 from .data import Present
 from .engine import Engine, Settings, command
 from .local import Local
@@ -32,9 +32,7 @@ from .progress import Progress
 from .slurm import site
 from .slurm.executor import Slurm
 from .slurm.queue import requeue
-from .sources import rename
 from .start import INTERRUPTS
-from .validation import check_validation, on_validation
 
 
 def launch(
@@ -96,7 +94,7 @@ def launch(
         if settings.auto and not args.dry_run:
             engine = read()  # again: of the files of features that were just written
     if not args.dry_run:
-        rename(filter(engine.todo.__contains__, engine.aside))
+        engine.set_aside()
     if local is None:
         done = in_jobs(protocol, engine, args, argv)
         return conclude(protocol, engine, args.output) if done else 0

@@ -1,14 +1,17 @@
 """Keep track of the runs of a protocol: which are done, which are to do, and their outcomes."""
 
+import contextlib
 import shlex
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 from recipe.configs import FEATURES, prompts_for, read_pairs
 from trainers.prompting.building.by_run import for_run
-from trainers.prompting.checkpoint.cfg_texts import BY_PROCESS, other_code
+from trainers.prompting.checkpoint.cfg_texts import BEGUN, BY_PROCESS, other_code
 from trainers.prompting.errors import UserError
+from trainers.prompting.storage.files import read_json, set_aside
 
 from .. import records
 from ..protocols.base import Run
@@ -17,12 +20,12 @@ from ..protocols.launches import LAUNCH, read_launch, write_launch
 from ..protocols.roots import Roots
 from ..records import RESULTS, BadResult, Outcome
 from . import data
+from .locks import hold
 from .run_process import Child, last_command
-from .sources import read_begun
 from .time_left import TimeLeft
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Settings(Roots):
     """The settings that all runs of one command share."""
 
@@ -80,6 +83,13 @@ def command(run: Run, settings: Settings, resume: bool = False) -> list[str]:
     return [str(word) for word in (*words, *run.opts, *settings.opts)]
 
 
+def _read_begun(folder: Path) -> dict:
+    """Return what a training was begun with; empty if it does not say so."""
+    with contextlib.suppress(UserError):  # train.py reports it
+        return read_json(folder / BEGUN, "")
+    return {}
+
+
 class Engine:
     """Keeps track of a list of runs, in which each run comes after the one that it needs.
 
@@ -119,7 +129,7 @@ class Engine:
             self.notes.append(f"{error}: the run counts as unfinished")
             result = None
         if result is None:
-            edited = self.resumes(run) and self._edited_files(run, read_begun(run.folder))
+            edited = self.resumes(run) and self._edited_files(run, _read_begun(run.folder))
             if edited and not (self.settings.redo or self.settings.accept_edited):
                 raise other_code(run.folder, edited)
             self.todo[run] = None
@@ -147,6 +157,13 @@ class Engine:
         if edited:
             self._edited.append(run)
         self.finish(Outcome(run, result))
+
+    def set_aside(self) -> None:
+        """Rename the folders of `aside`, unless another launcher works there; raises OSError."""
+        for run in filter(self.todo.__contains__, self.aside):
+            with hold(run) or contextlib.nullcontext() as lock:
+                if lock:
+                    print(f"{run}: the old run is in '{set_aside(run.folder)}'", file=sys.stderr)
 
     def _edited_files(self, run: Run, record: dict) -> list[str]:
         """Return the edited files of the code of a run, which `--redo` then does anew."""

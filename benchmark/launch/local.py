@@ -3,6 +3,7 @@
 import contextlib
 import math
 import os
+import subprocess
 import sys
 import time
 from collections.abc import Iterable
@@ -17,7 +18,6 @@ from ..protocols.base import Run
 from ..records import COMMAND, CONSOLE, FAILED, Outcome
 from .engine import Engine, command
 from .locks import hold
-from .machine import cores, default_jobs, gpus
 from .progress import Progress
 from .run_process import Child, write_line
 from .start import warm_up
@@ -179,6 +179,38 @@ class Local:
         for child in self._children.values():
             child.close()
         self._children.clear()
+
+
+def cores() -> int:
+    """Return the number of cores that this process may use; in a Slurm job, those of the job."""
+    mine = os.environ.get("SLURM_CPUS_ON_NODE", "")
+    allotted = [int(mine)] if mine.isdecimal() else []
+    if hasattr(os, "sched_getaffinity"):
+        return min([len(os.sched_getaffinity(0)), *allotted])
+    return min([os.cpu_count() or 1, *allotted])
+
+
+def gpus() -> list[str]:
+    """Return the GPUs that runs may use, as named by CUDA_VISIBLE_DEVICES; empty without any."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        ask = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
+        try:
+            answer = subprocess.run(ask, capture_output=True, text=True, timeout=20, check=True)
+        except (OSError, subprocess.SubprocessError):
+            return []
+        visible = ",".join(answer.stdout.split())
+    devices = [name.strip() for name in visible.split(",")]
+    return [name for name in devices if name not in ("", "-1")]
+
+
+def default_jobs(devices: list[str]) -> int:
+    """Return the number of runs at once: one for each GPU, or one for each core, at most four.
+
+    Small runs on the CPU are faster with one core each than one after the other on all cores.
+    Memory sets the limit.
+    """
+    return len(devices) or min(cores(), 4)
 
 
 def train(words: list[str]) -> NoReturn:

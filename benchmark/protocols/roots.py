@@ -10,7 +10,7 @@ from trainers.prompting.errors import UserError
 from .configs import IMAGE_FOLDER, dataset_file, features_of, keys_in
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # hashed by identity: a dict is not hashable
 class Roots:
     """The folder --root of a command, and files of features by data set."""
 

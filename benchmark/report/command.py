@@ -28,7 +28,7 @@ from .per_image import MEASURES, further_scores
 from .render import FORMATS, render
 from .summary import accuracies, summarise
 from .tables import seeds_text
-from .views import VIEWS, format_views, has_pictures, pictures_of, requested_views, views
+from .views import VIEWS, format_views, pictures_of, requested_views, views
 
 if TYPE_CHECKING:
     from .views import View
@@ -282,7 +282,7 @@ def write_plots(table_rows: pd.DataFrame, parts: Sequence[View], folder: Path) -
     """Write the plots that belong to the tables into a folder, and print their paths."""
     from . import plots  # matplotlib is slow to load
 
-    of_views = [view for view in parts if has_pictures(view)]
+    of_views = [view for view in parts if view.picture]
     drawing = {} if parts and len(of_views) == len(parts) else plots.figures(table_rows)
     told: set[str] = set()
     for view in of_views:

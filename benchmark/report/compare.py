@@ -55,6 +55,9 @@ class Comparisons:
     test images are not compared.
     """
 
+    picture = ""
+    tests = ()
+
     def __init__(
         self,
         tidy: pd.DataFrame,

@@ -23,7 +23,7 @@ from ..records import METRICS, OOD, PER_CLASS, Outcome, costs, other_code, unlik
 from . import published
 from .names import DATASETS, is_embedded, rank
 from .own_sets import name_folders
-from .training import Settings, always_named, compared_config, earlier_text, plain, unfelt
+from .training import ATTACK, Settings, always_named, compared_config, earlier_text, plain, unfelt
 
 # Runs that agree in these are of one training setting; with the same settings, of one line.
 METHOD = ["protocol", "source", "dataset", "shots", "trainer", "label", "config", "origin"]
@@ -41,6 +41,16 @@ FACTS = {"backbone": "backbone", "backbone_sha256": "weights", "features": "feat
          "teacher": "teacher"}  # fmt: skip
 # Those that the runs of one method must share.
 OWN_FACTS = {"precision": "precision"}
+
+
+ATTACK_NOTE = (
+    "Of lines with an attack, accuracy is that before it; `report --metrics` has Robust, the "
+    "accuracy on attacked images."
+)
+STATIC_NOTE = (
+    "static: attacked before the method adapts to the image, which an adaptive attack would not "
+    "wait for."
+)
 
 
 def each_row(table: pd.DataFrame) -> Iterator[Any]:
@@ -134,35 +144,27 @@ def ood_name(dataset: str, key: str) -> str:
     return f"ood_{dataset}_{key}"
 
 
-def _identity(outcome: Outcome) -> dict:
-    """Return the columns that say which run it is: its protocol, method, data, seed and place."""
-    run, protocol = outcome.run, outcome.run.protocol
-    return {
-        "protocol": protocol.name, "across": protocol.across, "once": protocol.untrained_once,
-        "source": run.source, "dataset": run.dataset, "embedded": is_embedded(run.dataset),
-        "shots": run.shots, "trainer": run.trainer, "label": getattr(run, "label", ""),
-        "config": run.config, "settings": run.varied,
-        "origin": outcome.origin, "seed": run.seed, "column": protocol.parts[run.part].column,
-        "training": not run.eval_only,
-    }  # fmt: skip
-
-
 def _facts(outcome: Outcome) -> dict:
     """Return the columns of a run that are its own."""
-    run, result, identity = outcome.run, outcome.result or {}, _identity(outcome)
+    run, protocol, result = outcome.run, outcome.run.protocol, outcome.result or {}
     params = result.get("num_params")
     metrics = {key: result.get(key) for key in (*METRICS, "temperature")}
     metrics |= {ood_name(name, key): measured[key]
                 for name, measured in (result.get("ood") or {}).items()
                 for key in OOD if key in measured}  # fmt: skip
-    return {key: result.get(key) for key in (*FACTS, *OWN_FACTS)} | identity | {
+    return {key: result.get(key) for key in (*FACTS, *OWN_FACTS)} | {
+        "protocol": protocol.name, "across": protocol.across, "once": protocol.untrained_once,
+        "source": run.source, "dataset": run.dataset, "embedded": is_embedded(run.dataset),
+        "shots": run.shots, "trainer": run.trainer, "label": getattr(run, "label", ""),
+        "config": run.config, "origin": outcome.origin, "seed": run.seed,
+        "column": protocol.parts[run.part].column, "training": not run.eval_only,
         "problem": outcome.problem,
         "alike": [alike_text(names) for names in result.get("alike") or []],
         "other_data": result.get("as_published") is False,
         "teacher": earlier_text(outcome, "teacher"),
         "settings": tuple(
             (key, CHANGES[key] if key in unfelt(result) else value)
-            for key, value in identity["settings"]
+            for key, value in run.varied
         ),
         "keys": _own_keys(run.trainer, compared_config(result)),
         "seeded": bool(result.get("seeded")),
@@ -287,6 +289,12 @@ def apart_note(rows: Iterable[Any]) -> list[str]:
     """Return a sentence on the settings in which the data sets of averages differ, if any."""
     names = dict.fromkeys(f"{row.name} ({row.apart})" for row in rows if row.apart)
     return [f"Settings that differ between the data sets: {', '.join(names)}."] if names else []
+
+
+def attack_note(rows: Iterable[Any]) -> list[str]:
+    """Return sentences on the attacks of rows of tables, if there are any."""
+    texts = [text for row in rows if (text := dict(row.settings).get(ATTACK))]
+    return [ATTACK_NOTE] * bool(texts) + [STATIC_NOTE] * any("static" in text for text in texts)
 
 
 def computed_note(rows: Iterable[Any]) -> list[str]:

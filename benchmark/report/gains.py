@@ -28,6 +28,8 @@ class Gains:
     """Tables with a line for each method, for the protocol of one setting without validation."""
 
     heading = "Gains over zero-shot CLIP"
+    picture = ""
+    tests = ()
 
     def __init__(self, table_rows: pd.DataFrame):
         cells = table_rows[table_rows["dataset"] != table_rows["source"]]

@@ -181,15 +181,14 @@ def both_halves(numbers: pd.DataFrame) -> Iterator[Grid]:
         yield Grid(table_name(row), place_of(row, row.shots, BOTH), members, own, more=costs)
     averages = numbers[numbers["average"]]
     for group, by_artist in sets_to_average(numbers).items():
-        names = lines.loc[lines["group"] == group, "name"]
-        for artist in by_artist:
+        for artist, datasets in by_artist.items():
             own = averages[(averages["group"] == group) & (averages["artist"] == artist)]
-            members = own[(own["metric"] == "h") & own["name"].isin(names)]
+            names = lines[(lines["group"] == group) & lines["dataset"].isin(datasets)]["name"]
+            members = own[own["metric"] == "h"].set_index("name", drop=False).loc[names.unique()]
             if members.empty:
                 continue
-            members = members.assign(
-                datasets=members["count"], problems=[[] for _ in range(len(members))]
-            )
+            none: list[list] = [[] for _ in members.index]
+            members = members.assign(datasets=members["count"], problems=none)
             row = next(each_row(members))
             place = place_of(row, row.shots, BOTH) | {"artist": artist or None}
             where = f"{protocol_of(row).title}, {average_name(row, artist=artist)}"

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,12 +12,12 @@ from trainers.prompting.record.metrics import BINS
 
 from ..protocols.base import Protocol, shots_text
 from ..records import METRICS, OOD, PER_CLASS, Metric, Outcome, at_bound
-from . import attacks
-from .frame import apart_note, each_row, ood_name
+from .frame import apart_note, attack_note, each_row, ood_name
 from .grids import RELATIVE, RELATIVE_TO, TIMES, Grid, Test, both_halves, tests
 from .names import dataset_title
 from .per_image import arrays_of, tasks_of
 from .tables import AVERAGE_NOTE, H_NOTE, ONE_SEED, Cell, Table, more, seeds_text, spread_note
+from .training import ATTACK
 
 MISSING = "metrics missing in results.json; repeat the run with TEST.PREDICTIONS True"
 AT_BOUND = "the temperature is at its bound, so that ECE scaled could be less"
@@ -77,13 +78,13 @@ class Metrics:
         of_tasks = test.runs["outcome"].map(tasks_of).astype(bool)  # without by design
         counted = test.runs[(test.runs["metric"] == "negative_log_likelihood") | of_tasks]
         problems = test.without(counted, MISSING)
-        problems += attacks.too_weak(by_metric.get("robust_accuracy", no_rows))
+        problems += _too_weak(by_metric.get("robust_accuracy", no_rows))
         limits = by_metric.get("temperature", no_rows)
         for name, members in limits[limits["value"].map(at_bound).astype(bool)].groupby(
             "name", sort=False
         ):
             problems.append(f"{name}: {AT_BOUND} [{seeds_text(list(members['seed']))}]")
-        notes = [spread, *explain(metrics, self.bins), *attacks.note(each_row(test.lines))]
+        notes = [spread, *explain(metrics, self.bins), *attack_note(each_row(test.lines))]
         table = test.table(": metrics", metrics, notes, problems)
         yield replace(table, picture=f"{self.picture}_{test.name}")
         for setting, lines in test.lines.groupby("prediction_sets", sort=False):
@@ -129,6 +130,34 @@ def _of_halves(grid: Grid, bins: int) -> Iterator[Table]:
             line += map(Cell, costs.values())
         table.head += costs
         yield table
+
+
+def _too_weak(numbers: pd.DataFrame) -> list[str]:
+    """Return a sentence for each attack that others show to be weak, or that found no gradient.
+
+    `numbers` are rows of the metric `robust_accuracy` in one place.
+    """
+    found = {}
+    for row in each_row(numbers.drop_duplicates("name")):
+        if why := _attack(row).get("weak"):
+            found[row.name] = f"{row.name}: attack too weak: {why}"
+    for _, members in numbers.assign(of=[*map(_place, each_row(numbers))]).groupby("of"):
+        means = members.groupby("name")["value"].mean()
+        best = means.idxmin()
+        for name in means.index[means > means[best] + 1]:
+            text = f"{name}: attack too weak: {means[best]:.2f}% are left by {best}"
+            found.setdefault(name, text)
+    return [*found.values()]
+
+
+def _place(row: Any) -> tuple:
+    """Return what attacks of the same method that may be compared share."""
+    facts, others = _attack(row), [pair for pair in row.settings if pair[0] != ATTACK]
+    return row.method, str(others), facts.get("eps"), facts.get("images")
+
+
+def _attack(row: Any) -> dict:
+    return row.outcome.result.get(ATTACK) or {}
 
 
 def explain(keys: Iterable[str], bins: int = BINS) -> list[str]:

@@ -16,7 +16,6 @@ from trainers.prompting import advice
 from trainers.prompting.errors import printable
 
 from ..protocols.base import Protocol
-from .facts import Section, facts
 from .names import dataset_title, in_words
 from .notes import bold_note, interval, notes
 from .plots import WIDTH, Drawing, encode_figure, figures
@@ -38,6 +37,14 @@ class Picture(NamedTuple):
     sentence: str
     data: str
     least: int
+
+
+class Section(NamedTuple):
+    """A section of the page: its anchor, heading, and a sentence without its period."""
+
+    name: str
+    title: str
+    summary: str = ""
 
 
 class Part(NamedTuple):
@@ -115,9 +122,28 @@ def render_page(
         return [*notes(table), *bold_note(table)]
 
     template = TEMPLATES.get_template("page.html.j2")
-    about = facts(results) | {"Page made on": str(datetime.date.today())}
+    about = _facts(results) | {"Page made on": str(datetime.date.today())}
     text = template.render(
         title=title, sentences=sentences, sections=sections, about=about, interval=interval,
         notes=below,
     )  # fmt: skip
     return text.encode("ascii", "xmlcharrefreplace").decode()  # for any console
+
+
+def _facts(results: Iterable[dict]) -> dict[str, str]:
+    """Return facts about runs (backbone, commit, versions, ...) by term, from their records."""
+    results = list(results)
+    versions = [result.get("versions") or {} for result in results]
+    said = {
+        "Backbone": [result.get("backbone") for result in results],
+        "Commit": [(result.get("git") or "")[:12] for result in results],
+        "PyTorch": [version.get("torch") for version in versions],
+        "Python": [version.get("python") for version in versions],
+        "Precision": [result.get("precision") for result in results],
+        "Device": [version.get("device") for version in versions],
+    }
+    terms = {
+        term: ", ".join(sorted({str(v) for v in values if v})) for term, values in said.items()
+    }
+    terms["Runs"] = f"{len(results):,}"
+    return {term: printable(text) for term, text in terms.items() if text}

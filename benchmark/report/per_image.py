@@ -186,7 +186,7 @@ def further_scores(tidy: pd.DataFrame, bins: int = BINS) -> pd.DataFrame:
     The latter have the column BOTH, and a problem for each line and reason that some are missing.
     """
     halves = tidy[tidy["column"].isin(("base", "new")) & (tidy["metric"] == "accuracy")]
-    joint_scores = []
+    joint_scores: list[tuple] = []
     for line, members in halves[halves["value"].notna()].groupby("line", sort=False):
         base, new = (
             members[members["column"] == half].set_index("seed")["outcome"].to_dict()

@@ -26,7 +26,6 @@ from ..records import (
     read_record,
     value_at,
 )
-from .facts import Section
 from .frame import alike_text, setting_texts
 from .metrics import class_table, explain, images_of_classes
 from .notes import interval
@@ -89,7 +88,7 @@ def report_runs(folders: list[Path], form: str, plots: Path | None = None) -> st
     sentences = [printable(_finding(outcome)) for outcome in runs.values()]
     if form != "html":
         return lead(sentences, form) + in_style(tables, form)
-    from .page import Part, render_page
+    from .page import Part, Section, render_page
 
     sections: dict[Protocol | Section, list[Part]] = {}
     if len(runs) > 1:

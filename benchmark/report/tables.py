@@ -13,8 +13,8 @@ from trainers.prompting.errors import printable
 from ..protocols import PROTOCOLS
 from ..protocols.base import Protocol, shots_text
 from ..records import COSTS
-from . import attacks, published
-from .frame import apart_note, computed_note, each_row
+from . import published
+from .frame import apart_note, attack_note, computed_note, each_row
 from .names import dataset_title, rank
 from .summary import count_text, minus_published, published_beside
 
@@ -277,10 +277,10 @@ def _caption(rows: list[Any]) -> list[str]:
     averages = [row for row in rows if row.average]
     if first.average:
         return [AVERAGE_NOTE, *h_note(protocol), *edited_note(rows), *computed_note(rows),
-                *apart_note(averages), *attacks.note(rows)]  # fmt: skip
+                *apart_note(averages), *attack_note(rows)]  # fmt: skip
     spread = spread_note(seeds_of(rows), first.interval)
     sentences = [spread, *h_note(protocol), *edited_note(rows), *computed_note(rows)]
-    sentences += [*repeated_note(rows), *attacks.note(rows)]
+    sentences += [*repeated_note(rows), *attack_note(rows)]
     if names := ", ".join(dict.fromkeys(dataset_title(x.dataset) for x in rows if x.other_data)):
         sentences.append(OTHER_DATA.format(names))
     sentences += alike_note(chain.from_iterable(row.alike for row in rows))

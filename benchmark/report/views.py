@@ -6,7 +6,7 @@ import argparse
 import json
 from collections.abc import Sequence
 from itertools import chain
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -92,17 +92,12 @@ def format_views(chosen: Sequence[View], form: str) -> str:
     return in_style(dict(enumerate(groups)), form)
 
 
-def has_pictures(view: View) -> TypeGuard[Metrics | Classes]:
-    """Return True if a view has figures of its own."""
-    return hasattr(view, "picture")
-
-
 def pictures_of(view: View, told: set[str], protocol: Protocol | None = None) -> Drawing:
     """Return the figures of a view by name, or those of one protocol; none of some views.
 
     `told` is as in `pictures.figures`.
     """
-    if not has_pictures(view):
+    if not view.picture:
         return {}
     from . import pictures  # matplotlib is slow to load
 

@@ -14,11 +14,10 @@ from trainers.prompting.building.by_run import nest, plain_key
 from trainers.prompting.errors import need
 
 from ..cli import write_output
-from ..launch.validation import SPLIT, on_validation
+from ..launch.checks import SPLIT, on_validation
 from ..protocols.base import Run, shots_text
 from ..protocols.launches import Launch, read_launch
-from ..records import Outcome, as_recorded, from_folder
-from ..report import facts
+from ..records import Outcome, as_recorded, from_folder, value_at
 from ..report.tables import Cell, Table
 
 
@@ -226,7 +225,10 @@ def place(run: Run) -> tuple[str, int]:
 
 def _method_and_precision(outcome: Outcome) -> tuple:
     """Return the method and its PREC, which may be what is tuned."""
-    return outcome.run.trainer, facts.training_settings(outcome.result or {}).get("PREC")
+    trainer = outcome.run.trainer
+    nodes = value_at(outcome.result, "config.TRAINER")
+    own = [name for name in nodes or () if name.replace("_", "").upper() == trainer.upper()]
+    return trainer, value_at(nodes, f"{own[0]}.PREC") if own else None
 
 
 def _precision(outcome: Outcome) -> str | None:

@@ -68,7 +68,7 @@ class Checkout:
             shutil.copy(REPOSITORY / "trainers" / "prompting" / name, plugin / name)
         shutil.copy(Path(__file__).parent / "fake_train.py", root / "train.py")
         # settings and data are not checked: that needs Dassl and the methods
-        replaced = ("checks", "check_settings"), ("validation", "check_validation")
+        replaced = ("checks", "check_settings"), ("checks", "check_validation")
         for name, function in (*replaced, ("needs", "lacking")):
             with (root / "benchmark" / "launch" / f"{name}.py").open("a") as file:
                 file.write(f"\n\ndef {function}(*args, **more):\n    return []\n")

@@ -304,7 +304,7 @@ def test_the_scripts_take_options_from_the_environment(checkout, slurm):
 
 
 def test_cores_are_those_of_the_job(monkeypatch):
-    from benchmark.launch.machine import cores
+    from benchmark.launch.local import cores
 
     monkeypatch.setenv("SLURM_CPUS_ON_NODE", "1")
     assert cores() == 1

@@ -6,7 +6,7 @@ import pytest
 from paths import ROOT
 
 from benchmark.__main__ import main
-from benchmark.launch.validation import check
+from benchmark.launch.checks import check
 from benchmark.protocols import BASE2NEW
 from train import parse_args, setup_cfg
 from trainers.prompting.errors import UserError
