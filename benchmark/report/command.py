@@ -24,7 +24,7 @@ from ..records import Outcome, from_folder
 from .compare import Comparisons
 from .findings import findings
 from .frame import frame
-from .per_image import MEASURES, further_scores
+from .per_image import MEASURES, joint_scores
 from .render import FORMATS, render
 from .summary import accuracies, summarise
 from .tables import seeds_text
@@ -147,7 +147,7 @@ def show(args: argparse.Namespace, outputs: list[Path]) -> None:
             args.compare = name
     for note in dict.fromkeys(note for of_folder in found.values() for note in of_folder.notes):
         print(note, file=sys.stderr)
-    scores = further_scores(tidy, args.bins) if args.metrics else None
+    scores = joint_scores(tidy, args.bins) if args.metrics else None
     numbers = summarise(tidy, args.interval, args.published != "off", scores)
     table_rows = accuracies(numbers)
     parts = views(args, tidy, numbers)
@@ -156,13 +156,13 @@ def show(args: argparse.Namespace, outputs: list[Path]) -> None:
     if args.format == "html":
         from .page import page_of  # with matplotlib, which is slow to load
 
-        first = findings(tidy, table_rows)
+        first = findings(tidy, numbers)
         print(page_of(tidy, table_rows, parts, args.published == "all", first))
         return
     if parts:
         print(format_views(parts, args.format))
     else:
-        first = [] if args.format == "csv" else findings(tidy, table_rows)
+        first = [] if args.format == "csv" else findings(tidy, numbers)
         print(render(table_rows, args.format, args.published == "all", args.deviations, first))
 
 
@@ -250,8 +250,9 @@ def end_in_table(protocol: Protocol, engine: Any, output: Path) -> int:
     """Print the table of a launcher's runs, save that of all runs, and return the exit code."""
     outcomes = [engine.outcomes[run] for run in engine.runs]
     tidy = frame(outcomes)
-    table_rows = summarise(tidy)
-    print(render(table_rows, "text", sentences=findings(tidy, table_rows)))
+    numbers = summarise(tidy)
+    table_rows = accuracies(numbers)
+    print(render(table_rows, "text", sentences=findings(tidy, numbers)))
     varied = tidy[[bool(outcome.run.opts) for outcome in tidy["outcome"]]]
     for _, of_method in varied.groupby("trainer", sort=False):  # the values of --vary
         if not any(outcome.result for outcome in of_method["outcome"]):
@@ -270,7 +271,7 @@ def keep_table(protocol: Protocol, output: Path) -> None:
     outcomes = [from_folder(run) for run in runs_in(output) if run.protocol is protocol]
     if not outcomes:  # no folder of a run could be made
         return
-    write_output(path, render(summarise(frame(outcomes)), "json") + "\n")
+    write_output(path, render(accuracies(summarise(frame(outcomes))), "json") + "\n")
     print(
         f"The table shows the runs of this command; {path} has all runs of {protocol.name} in "
         f"{output}",

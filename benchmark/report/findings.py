@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from math import nan
 from typing import Any
 
@@ -15,8 +15,8 @@ from ..protocols.base import shots_text
 from .compare import Comparisons
 from .frame import each_row
 from .names import ZERO_SHOT, dataset_title, in_words
-from .paired import LEAST, harmonic
-from .summary import count_text
+from .paired import LEAST
+from .summary import accuracies, count_text
 from .tables import average_name, protocol_of
 from .training import ATTACK
 
@@ -26,16 +26,17 @@ NOTHING = "nothing is claimed about methods that depend on seeds"
 FEW = {1: f"with one seed, {NOTHING}", 2: f"intervals of two seeds are so wide that {NOTHING}"}
 
 
-def findings(tidy: pd.DataFrame, table_rows: pd.DataFrame) -> list[str]:
+def findings(tidy: pd.DataFrame, numbers: pd.DataFrame) -> list[str]:
     """Return a sentence or two on each table, or on the average of those that have one.
 
     They name the line with the highest mean in the last column (H, or accuracy with the most
     shots), what it is better than, lines that lack runs, zero-shot CLIP (without a run of it, that
     beside a method) and chance. A difference is claimed where its interval excludes zero, p times
     the number of other lines is below 0.05, and there are three seeds, or none matters. Attacked
-    images come first. `table_rows` are their summary.
+    images come first. `numbers` are the summary of these runs.
     """
-    texts = (text for place in _places(table_rows) for text in _findings(tidy, table_rows, *place))
+    places = _places(accuracies(numbers))
+    texts = (text for place in places for text in _findings(tidy, numbers, *place))
     return [*map(printable, texts)]
 
 
@@ -55,20 +56,20 @@ def _places(table_rows: pd.DataFrame) -> Iterator[tuple[list[Any], list[Any]]]:
 
 
 def _findings(
-    tidy: pd.DataFrame, table_rows: pd.DataFrame, rows: list[Any], lacking: list[Any]
+    tidy: pd.DataFrame, numbers: pd.DataFrame, rows: list[Any], lacking: list[Any]
 ) -> list[str]:
     best, others = rows[0], rows[1:]
     where = average_name(best) if best.average else dataset_title(best.dataset)
     shots = max(row.shots for row in rows)
     details = [f"{protocol_of(best).title}, {where}", *([shots_text(shots)] if shots else [])]
     what = "H" if best.column == "h" else "accuracy"
-    attacked = [f"{', '.join(details)}: {text}" for text in _under_attack(tidy, rows, what)]
+    attacked = [f"{', '.join(details)}: {text}" for text in _under_attack(numbers, rows, what)]
     details += ["before the attack"] * bool(attacked)
     zero = next((row for row in rows if row.trainer == ZERO_SHOT), None)
     parts = [_first(best.name, what, best.mean, others)]
     claims: dict[str, str] = {}
     if others:
-        place = table_rows[~table_rows["average"] & table_rows["shots"].isin([0, shots])]
+        place = accuracies(numbers[~numbers["average"] & numbers["shots"].isin([0, shots])])
         place = place[place["dataset"] != place["source"]]
         same = "group" if best.average else "table"
         place = place[place[same] == getattr(best, same)]
@@ -92,11 +93,11 @@ def _findings(
         ending = f", {claim} lower" if claim else "" if claim is None else ", not told apart"
         sentences.append(f"Zero-shot CLIP has {zero.mean:.1f}{ending}.")
     for row in rows if zero is None else ():
-        beside = _of_records(tidy, row, lambda record: record.get("zero_shot_accuracy"))
+        beside = _mean(numbers, row, "zero_shot_accuracy")
         if beside == beside:
             sentences.append(f"Zero-shot CLIP with the text of {row.name} has {beside:.1f}.")
             break
-    chance = _of_records(tidy, best, lambda record: 100 / (record.get("num_classes") or nan))
+    chance = _mean(numbers, best, "chance")
     sentences += [f"Chance is {chance:.1f}."] if chance == chance else []
     return [*attacked, " ".join(sentences)]
 
@@ -106,11 +107,11 @@ def _first(name: str, what: str, number: float, others: Any) -> str:
     return f"{name} has the highest {what}, {number:.1f}" if others else alone
 
 
-def _under_attack(tidy: pd.DataFrame, rows: list[Any], what: str) -> Iterator[str]:
+def _under_attack(numbers: pd.DataFrame, rows: list[Any], what: str) -> Iterator[str]:
     """Yield a sentence on each attack; runs do not keep answers to attacked images."""
     by_attack = defaultdict[str, list[tuple[float, str]]](list)
     for row in rows:
-        robust = _of_records(tidy, row, lambda record: record.get("robust_accuracy"))
+        robust = _mean(numbers, row, "robust_accuracy")
         if robust == robust:
             attack = str(dict(row.settings).get(ATTACK)).removesuffix(", static")
             by_attack[attack].append((robust, row.name.replace(f", {ATTACK} {attack}", "")))
@@ -149,12 +150,9 @@ def _claims(
     }
 
 
-def _of_records(tidy: pd.DataFrame, row: Any, number: Callable[[dict], float | None]) -> float:
-    """Return the mean of a number (%) of a row's records, or its H; NaN if a record has none."""
-    same = (tidy["group"] == row.group) if row.average else (tidy["line"] == row.line)
-    runs = tidy[same & (tidy["name"] == row.name) & (tidy["dataset"] != tidy["source"])]
-    numbers = [number(outcome.result or {}) for outcome in runs["outcome"]]
-    by_column = pd.Series(numbers, runs.index, dtype=float).groupby(runs["column"])
-    means = by_column.agg(lambda column: column.mean(skipna=False))
-    both = row.column == "h"
-    return float(harmonic(means["base"], means["new"]) if both else means.mean())
+def _mean(numbers: pd.DataFrame, row: Any, metric: str) -> float:
+    """Return the mean of another metric of a row; NaN if runs or data sets lack it."""
+    same = (numbers["line"] == row.line) & (numbers["artist"] == "")
+    place = (numbers["metric"] == metric) & (numbers["column"] == row.column)
+    found = numbers[same & place & (numbers["count"] == row.count)]["mean"]
+    return float(found.iloc[0]) if len(found) else nan

@@ -63,9 +63,10 @@ def each_row(table: pd.DataFrame) -> Iterator[Any]:
 def frame(outcomes: Iterable[Outcome]) -> pd.DataFrame:
     """Return a row for each run and metric, sorted as in the tables.
 
-    Metrics are those of METRICS, `temperature`, and those of OOD under `ood_name`. A failed run has
-    a row with the metric `accuracy`, a `problem` and no value. An image folder without a name has
-    that of its folder (`own_sets`). The columns are those of `_facts`, and what each step adds.
+    Metrics are those of METRICS, `temperature`, `chance` (that of guessing, in %), and those of OOD
+    under `ood_name`. A failed run has a row with the metric `accuracy`, a `problem` and no value.
+    An image folder without a name has that of its folder (`own_sets`). The columns are those of
+    `_facts`, and what each step adds.
     """
     runs = pd.DataFrame([_facts(outcome) for outcome in name_folders(outcomes)])
     if runs.empty:
@@ -149,6 +150,8 @@ def _facts(outcome: Outcome) -> dict:
     run, protocol, result = outcome.run, outcome.run.protocol, outcome.result or {}
     params = result.get("num_params")
     metrics = {key: result.get(key) for key in (*METRICS, "temperature")}
+    classes = result.get("num_classes")
+    metrics["chance"] = 100 / classes if classes else None
     metrics |= {ood_name(name, key): measured[key]
                 for name, measured in (result.get("ood") or {}).items()
                 for key in OOD if key in measured}  # fmt: skip

@@ -180,13 +180,13 @@ MEASURES = {
 }
 
 
-def further_scores(tidy: pd.DataFrame, bins: int = BINS) -> pd.DataFrame:
-    """Return the metrics but accuracy of each run, and those of each training over both halves.
+def joint_scores(tidy: pd.DataFrame, bins: int = BINS) -> pd.DataFrame:
+    """Return the metrics of each training over both halves, as values of the column BOTH.
 
-    The latter have the column BOTH, and a problem for each line and reason that some are missing.
+    A line has a problem for each reason that some are missing.
     """
     halves = tidy[tidy["column"].isin(("base", "new")) & (tidy["metric"] == "accuracy")]
-    joint_scores: list[tuple] = []
+    scores: list[tuple] = []
     for line, members in halves[halves["value"].notna()].groupby("line", sort=False):
         base, new = (
             members[members["column"] == half].set_index("seed")["outcome"].to_dict()
@@ -194,11 +194,11 @@ def further_scores(tidy: pd.DataFrame, bins: int = BINS) -> pd.DataFrame:
         )
         pairs = {seed: (base.get(seed), new.get(seed)) for seed in sorted(base | new)}
         by_seed, problems = each_seed(pairs, functools.partial(joint, bins=bins))
-        joint_scores += [(line, *item, None) for of in by_seed.values() for item in of.items()]
-        joint_scores += [(line, "joint_accuracy", None, why) for why in problems]
-    together = pd.DataFrame(joint_scores, columns=["line", "metric", "value", "problem"])
-    together = together.assign(column=BOTH).astype({"value": float})
-    return pd.concat([tidy[tidy["metric"] != "accuracy"][[*together]], together])
+        for seed, metrics in by_seed.items():
+            scores += [(line, seed, *item, None) for item in metrics.items()]
+        scores += [(line, None, "joint_accuracy", None, why) for why in problems]
+    together = pd.DataFrame(scores, columns=["line", "seed", "metric", "value", "problem"])
+    return together.assign(column=BOTH).astype({"value": float})
 
 
 def joint(runs: tuple[Outcome | None, Outcome | None], bins: int = BINS) -> dict[str, float]:

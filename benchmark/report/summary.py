@@ -21,6 +21,9 @@ from .names import by_artist
 from .paired import harmonic
 from .training import INIT, TRAINED
 
+PLACE = ["line", "column", "metric"]  # what a mean over seeds is of
+HALVES = ("base", "new")
+WITH_H = ("accuracy", "robust_accuracy", "zero_shot_accuracy", "chance")
 KEYS = CHANGES | SENTENCES | STREAM
 AVERAGED = MEAN[1:]  # within a group
 
@@ -33,31 +36,30 @@ def summarise(
 ) -> pd.DataFrame:
     """Return the means of the lines of tables, in their order; averages come last.
 
-    Each line has a row of `accuracy` for every column of its protocol, H among them. The spread is
-    the standard deviation or, with `interval`, half of the 95% interval. With `scores`, those of
-    `further_scores`, there are rows of further metrics, and embedded data sets are also averaged by
-    artist.
+    Each line has a row of `accuracy` for every column of its protocol, H among them, and rows of
+    its other metrics; `scores` are further ones, those of `joint_scores`. The spread is the
+    standard deviation or, with `interval`, half of the 95% interval. Embedded data sets are also
+    averaged by artist.
     """
     if tidy.empty:
         return tidy
-    tidy = tidy[tidy["metric"] == "accuracy"]
-    lines = _lines(tidy, beside_published)
     failed = tidy[tidy["problem"].notna()]
     texts = failed["problem"] + " [seed " + failed["seed"].astype(str) + "]"
-    problems = texts.groupby([failed["line"], failed["column"]]).agg(list).rename("problems")
-    numbers = _of_seeds(tidy).groupby(["line", "column"]).agg(["mean", "std", "count"])
-    means = _with_h(numbers.pop("mean").unstack("column")).stack().rename("mean")
+    values = tidy[[*PLACE, "seed", "value"]].assign(problem=texts)
+    values = pd.concat([values, scores], ignore_index=True)
+    numbers = _of_seeds(values).groupby(PLACE, sort=False).agg(["mean", "std", "count"])
+    means = numbers["mean"].drop("h", level="column", errors="ignore")
+    numbers["mean"] = pd.concat([means, _h(means)])
+    problems = values[values["problem"].notna()].groupby(PLACE)["problem"].agg(list)
+    numbers = numbers.join(problems.rename("problems"), how="outer")
+    tidy = tidy[tidy["metric"] == "accuracy"]
+    lines = _lines(tidy, beside_published)
     cells = lines.explode("column").reset_index()
+    others = numbers.drop("accuracy", level="metric").index.to_frame(index=False)
+    lines = lines.drop(columns=["column", "metric"]).reset_index()
+    cells = pd.concat([cells, lines.merge(others, on="line")], ignore_index=True)
     images = tidy.groupby(["line", "column"])["num_test"].max().rename("images")
-    for values in (numbers, means, images, problems):
-        cells = cells.join(values, on=["line", "column"])
-    if scores is not None:
-        by_metric = scores.groupby(["line", "column", "metric"], sort=False)
-        numbers = by_metric["value"].agg(["mean", "std", "count"])
-        numbers["problems"] = by_metric["problem"].agg(lambda texts: list(texts.dropna()))
-        more = lines.drop(columns=["column", "metric"]).reset_index()
-        more = more.merge(numbers.reset_index(), on="line")
-        cells = pd.concat([cells, more], ignore_index=True)
+    cells = cells.join(images, on=["line", "column"]).join(numbers, on=PLACE)
     cells["problems"] = cells["problems"].map(lambda each: each if isinstance(each, list) else [])
     cells["count"] = cells["count"].fillna(0).astype(int)
     enough = cells["untrained"] | (cells["count"] == cells["of"])
@@ -68,7 +70,6 @@ def summarise(
         _average(cells, group, datasets, artist)
         for group, by_name in sets_to_average(cells).items()
         for artist, datasets in by_name.items()
-        if scores is not None or not artist
     ]
     if averages:  # in the order of the lines
         averages = [
@@ -114,17 +115,20 @@ def _lines(tidy: pd.DataFrame, beside_published: bool) -> pd.DataFrame:
     return lines
 
 
-def _of_seeds(accuracies: pd.DataFrame) -> pd.Series:
-    """Return the accuracy of each line, seed and column, and H; NaN where there is none."""
-    columns = accuracies.pivot(index=["line", "seed"], columns="column", values="value")
-    return _with_h(columns).stack(future_stack=True)
+def _of_seeds(values: pd.DataFrame) -> pd.Series:
+    """Return each value, and H of each seed that has both halves; NaN where there is none."""
+    by_place = values.set_index([*PLACE, "seed"])["value"]
+    return pd.concat([by_place, _h(by_place)])
 
 
-def _with_h(numbers: pd.DataFrame) -> pd.DataFrame:
-    """Add H as the column h to numbers that have the columns base and new."""
-    if not {"base", "new"} <= set(numbers):
-        return numbers
-    return numbers.assign(h=harmonic(numbers["base"], numbers["new"]))
+def _h(numbers: pd.Series) -> pd.Series:
+    """Return H, with the column h, of numbers with the columns base and new in their index."""
+    of_halves = numbers.index.isin(HALVES, level="column")
+    halves = numbers[of_halves & numbers.index.isin(WITH_H, level="metric")].unstack("column")
+    if not {*HALVES} <= set(halves):
+        return numbers[:0]
+    h = pd.Series(harmonic(halves["base"], halves["new"]))
+    return pd.concat({"h": h}, names=["column"]).reorder_levels(numbers.index.names)
 
 
 def count_text(row: Any) -> str:
@@ -204,7 +208,8 @@ def _average(cells: pd.DataFrame, group: int, datasets: set[str], artist: str) -
     has_all = accuracies.groupby("line")["mean"].count() == len(protocol.columns)
     counted = targets["mean"].where(targets["line"].map(has_all))
     by_place = counted.groupby([targets[key] for key in (*AVERAGED, "metric", "column")])
-    numbers = _with_h(by_place.mean().unstack("column")).stack().to_dict()
+    means = by_place.mean().drop("h", level="column", errors="ignore")
+    numbers = pd.concat([means, _h(means)]).to_dict()
     problems = defaultdict(list)
     last = accuracies["column"] == list(protocol.columns)[-1]  # of base, new and h: h
     averaged = counted[accuracies.index].notna()

@@ -15,7 +15,7 @@ from benchmark.report.frame import each_row, frame
 from benchmark.report.gains import Gains
 from benchmark.report.metrics import Classes, Metrics
 from benchmark.report.page import page_of
-from benchmark.report.per_image import further_scores
+from benchmark.report.per_image import joint_scores
 from benchmark.report.tables import Table, tables
 from benchmark.report.views import format_views
 
@@ -103,7 +103,7 @@ def some_outcomes():
 
 def rows(outcomes, **options):
     """Return the rows of the tables of these outcomes."""
-    return summary.summarise(frame(outcomes), **options)
+    return summary.accuracies(summary.summarise(frame(outcomes), **options))
 
 
 def numbers(outcomes, **options) -> list[dict]:
@@ -119,7 +119,7 @@ def page(outcomes) -> str:
 
 def metrics(tidy) -> Metrics:
     """Return the tables of `--metrics` of these runs."""
-    return Metrics(tidy, summary.summarise(tidy, scores=further_scores(tidy)))
+    return Metrics(tidy, summary.summarise(tidy, scores=joint_scores(tidy)))
 
 
 def classes(tidy) -> Classes:
@@ -129,18 +129,18 @@ def classes(tidy) -> Classes:
 
 def gains(tidy) -> Gains:
     """Return the tables of `--gains` of these runs."""
-    return Gains(summary.summarise(tidy))
+    return Gains(summary.accuracies(summary.summarise(tidy)))
 
 
 def comparisons(tidy, *asked, **options) -> Comparisons:
     """Return the tables of `--compare` of these runs."""
-    return Comparisons(tidy, summary.summarise(tidy), *asked, **options)
+    return Comparisons(tidy, summary.accuracies(summary.summarise(tidy)), *asked, **options)
 
 
 def shown(view, form: str, tidy) -> str:
     """Return a view in any format."""
     if form == "html":
-        return page_of(tidy, summary.summarise(tidy), [view])
+        return page_of(tidy, summary.accuracies(summary.summarise(tidy)), [view])
     return format_views([view], form)
 
 

@@ -10,10 +10,12 @@ from benchmark.report.findings import findings
 from benchmark.report.frame import frame
 from benchmark.report.page import page_of
 from benchmark.report.render import FORMATS, render
+from benchmark.report.summary import summarise
 
 
 def found(outcomes):
-    return findings(frame(outcomes), rows(outcomes))
+    tidy = frame(outcomes)
+    return findings(tidy, summarise(tidy))
 
 
 @pytest.fixture
