@@ -3,7 +3,8 @@
 import io
 import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from matplotlib.ticker import MaxNLocator
 
 from ..cli import write_output
 from ..protocols.base import Plot
-from .names import looks
+from .names import METHODS
 from .panels import Panel, panels, plots
 from .published import with_marks
 
@@ -24,6 +25,22 @@ from .published import with_marks
 # these markers in place of its own.
 VARIANTS = [("-", "full"), ("--", "left"), (":", "bottom"), ("-.", "right")]
 MARKERS = "^sDPv<>pdHhX8"
+
+# Colours and markers of METHODS; no two curves differ by colour only. The first ten colours are
+# Paul Tol's palette "muted", safe for the colour-blind, with black for zero-shot CLIP; the others
+# are his "vibrant".
+COLOURS = [
+    "#000000", "#332288", "#DDCC77", "#999933", "#88CCEE", "#117733", "#CC6677", "#44AA99",
+    "#0077BB", "#EE7733", "#CC3311", "#EE3377", "#009988", "#AA4499", "#882255",
+]  # fmt: skip
+LOOKS = dict(zip(METHODS, zip(COLOURS, "*XvD<sP^>pd8Hho", strict=True), strict=True))
+
+# For other methods, in turn. 11 colours and 13 markers are coprime, so that 143 looks differ.
+OTHER_COLOURS = [
+    "#555555", "#E69F00", "#56B4E9", "#7F3C8D", "#80BA5A", "#A5761D", "#3969AC", "#F2B701",
+    "#8C564B", "#B2B2B2", "#666699",
+]  # fmt: skip
+OTHER_MARKERS = "p>d8HXvD<sP^h"
 
 RC: Any = {
     "font.size": 9,
@@ -204,6 +221,14 @@ DRAWINGS: dict[str, Callable[[Axes, Curves, dict, dict], dict]] = {
 }
 
 
+def looks(trainers: Iterable[str]) -> dict[str, tuple[str, str]]:
+    """Return a distinct colour and marker for each of these methods."""
+    trainers = set(trainers)
+    others = zip(cycle(OTHER_COLOURS), cycle(OTHER_MARKERS), strict=False)
+    of_others = dict(zip(sorted(trainers - LOOKS.keys()), others, strict=False))
+    return {name: look for name, look in LOOKS.items() if name in trainers} | of_others
+
+
 def _styles(rows: pd.DataFrame) -> dict[str, dict]:
     """Return the style of each method's curve, in the order of the methods."""
     first = rows.sort_values("rank", kind="stable").drop_duplicates("curve")
@@ -212,10 +237,10 @@ def _styles(rows: pd.DataFrame) -> dict[str, dict]:
     for curve, trainer, i in zip(first["curve"], first["trainer"], number, strict=True):
         turn, variant = divmod(i, len(VARIANTS))
         line, fill = VARIANTS[variant]
-        marker = look[trainer].marker
+        colour, marker = look[trainer]
         markers = marker + MARKERS.replace(marker, "")
         styles[curve] = {
-            "color": look[trainer].color, "marker": markers[turn % len(markers)],
+            "color": colour, "marker": markers[turn % len(markers)],
             "linestyle": line, "fillstyle": fill, "markerfacecoloralt": "white",
         }  # fmt: skip
     return styles

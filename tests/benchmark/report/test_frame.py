@@ -9,8 +9,8 @@ from matplotlib.markers import MarkerStyle
 from outcomes import few_shot, gains
 
 from benchmark.report.frame import alike_text, computed_note, frame
-from benchmark.report.names import LOOKS, OTHER_COLOURS, OTHER_MARKERS, looks
 from benchmark.report.paired import harmonic, holm
+from benchmark.report.plots import LOOKS, OTHER_COLOURS, OTHER_MARKERS, looks
 
 
 def test_the_precision_is_said_where_there_are_several():
@@ -27,11 +27,9 @@ def test_methods_have_a_look_each_that_can_be_drawn():
     found = looks([*LOOKS, *others])
     assert found.keys() == {*LOOKS, *others} and len({found[name] for name in others}) == 143
     assert len({*LOOKS.values()}) == len(LOOKS)
-    for look in found.values():
-        assert is_color_like(look.color) and MarkerStyle(look.marker).get_path().vertices.size
-    assert (found["Other012"].color, found["Other014"].marker) == (
-        OTHER_COLOURS[1], OTHER_MARKERS[1]
-    )  # fmt: skip
+    for colour, marker in found.values():
+        assert is_color_like(colour) and MarkerStyle(marker).get_path().vertices.size
+    assert (found["Other012"][0], found["Other014"][1]) == (OTHER_COLOURS[1], OTHER_MARKERS[1])
 
 
 def test_the_best_gains_of_complete_lines_are_marked():

@@ -8,7 +8,8 @@ from outcomes import few_shot, outcome, rows, transfer, varied
 
 from benchmark.cli import write_output
 from benchmark.report import plots
-from benchmark.report.names import DATASETS, LOOKS, looks
+from benchmark.report.names import DATASETS
+from benchmark.report.plots import LOOKS, looks
 
 
 def figure(outcomes, name):
@@ -209,8 +210,8 @@ def test_of_base_to_new_a_setting_is_plotted_against_h():
 
 def test_methods_differ_by_colour_and_by_marker():
     assert len(LOOKS) == len(set(LOOKS.values()))
-    for attribute in ("color", "marker"):
-        assert len({getattr(look, attribute) for look in LOOKS.values()}) == len(LOOKS)
+    for values in zip(*LOOKS.values(), strict=True):
+        assert len({*values}) == len(LOOKS)
     outcomes = few_shot("ALIGN", 1, (50,), config="a") + few_shot("ALIGN", 1, (51,), config="b")
     outcomes += few_shot("Other", 1, (52,))
     listed = rows(outcomes)
