@@ -43,15 +43,7 @@ def summarise(
     """
     if tidy.empty:
         return tidy
-    failed = tidy[tidy["problem"].notna()]
-    texts = failed["problem"] + " [seed " + failed["seed"].astype(str) + "]"
-    values = tidy[[*PLACE, "seed", "value"]].assign(problem=texts)
-    values = pd.concat([values, scores], ignore_index=True)
-    numbers = _of_seeds(values).groupby(PLACE, sort=False).agg(["mean", "std", "count"])
-    means = numbers["mean"].drop("h", level="column", errors="ignore")
-    numbers["mean"] = pd.concat([means, _h(means)])
-    problems = values[values["problem"].notna()].groupby(PLACE)["problem"].agg(list)
-    numbers = numbers.join(problems.rename("problems"), how="outer")
+    numbers = _means(tidy, scores)
     tidy = tidy[tidy["metric"] == "accuracy"]
     lines = _lines(tidy, beside_published)
     cells = lines.explode("column").reset_index()
@@ -85,6 +77,24 @@ def accuracies(numbers: pd.DataFrame) -> pd.DataFrame:
     return numbers[(numbers["metric"] == "accuracy") & (numbers["artist"] == "")]
 
 
+def _means(tidy: pd.DataFrame, scores: pd.DataFrame | None) -> pd.DataFrame:
+    """Return mean, std, count and problems by PLACE.
+
+    H is that of the means; its deviation and count are over the seeds that have both halves.
+    """
+    failed = tidy[tidy["problem"].notna()]
+    texts = failed["problem"] + " [seed " + failed["seed"].astype(str) + "]"
+    values = tidy[[*PLACE, "seed", "value"]].assign(problem=texts)
+    values = pd.concat([values, scores], ignore_index=True)
+    by_seed = values.set_index([*PLACE, "seed"])["value"]
+    by_seed = pd.concat([by_seed, _h(by_seed)])
+    numbers = by_seed.groupby(PLACE, sort=False).agg(["mean", "std", "count"])
+    means = numbers["mean"].drop("h", level="column", errors="ignore")
+    numbers["mean"] = pd.concat([means, _h(means)])
+    problems = values[values["problem"].notna()].groupby(PLACE)["problem"].agg(list)
+    return numbers.join(problems.rename("problems"), how="outer")
+
+
 def _lines(tidy: pd.DataFrame, beside_published: bool) -> pd.DataFrame:
     """Return what holds for each line, from its runs; `column` lists those of its protocol."""
     by_line = tidy.groupby("line", sort=False)
@@ -113,12 +123,6 @@ def _lines(tidy: pd.DataFrame, beside_published: bool) -> pd.DataFrame:
     lines.loc[lines["untrained"], of_trained] = None
     lines["column"] = [list(PROTOCOLS[name].columns) for name in lines["protocol"]]
     return lines
-
-
-def _of_seeds(values: pd.DataFrame) -> pd.Series:
-    """Return each value, and H of each seed that has both halves; NaN where there is none."""
-    by_place = values.set_index([*PLACE, "seed"])["value"]
-    return pd.concat([by_place, _h(by_place)])
 
 
 def _h(numbers: pd.Series) -> pd.Series:

@@ -5,9 +5,12 @@ import json
 import pytest
 from paths import ROOT
 
+import train
 from benchmark.__main__ import main
-from benchmark.launch.checks import check
+from benchmark.launch.checks import check, check_settings, check_validation
+from benchmark.launch.engine import Engine, Settings
 from benchmark.protocols import BASE2NEW
+from benchmark.protocols.configs import TrainerConfigs
 from train import parse_args, setup_cfg
 from trainers.prompting.errors import UserError
 
@@ -37,6 +40,20 @@ def test_validation_images_that_are_test_images(tmp_path):
     with pytest.raises(UserError, match="of imagenet are its test images, on which settings must"):
         check(run, {"a.png", "b.png"}, {"b.png"})
     check(run, {"a.png"}, {"b.png"})
+
+
+def test_settings_are_resolved_once(tmp_path, monkeypatch):
+    """For each method on one data set, and for one of them on each other data set."""
+    resolved = []
+    monkeypatch.setattr(train, "setup_cfg", lambda args: resolved.append(args) or setup_cfg(args))
+    asked = {"trainers": ["CoOp", "KgCoOp"], "shots": 2}
+    runs = BASE2NEW.plan(tmp_path, ["emoji", "emoji_openmoji_a"], [1, 2], TrainerConfigs(), **asked)
+    settings = Settings(opts=("TEST.SPLIT", "val"))
+    check_settings(runs, settings)
+    check_validation(Engine(runs, settings))
+    assert len(resolved) == 2 + 1
+    check_settings(runs, Settings(opts=("TEST.SPLIT", "val", "OPTIM.LR", "0.1")))
+    assert [args.opts[-1] for args in resolved[3:]] == ["0.1", "0.1"]
 
 
 @pytest.mark.slow

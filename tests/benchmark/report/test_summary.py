@@ -11,7 +11,7 @@ from benchmark.protocols import BASE2NEW
 from benchmark.report.frame import frame
 from benchmark.report.paired import harmonic
 from benchmark.report.render import as_text, render
-from benchmark.report.summary import minus_published, published_beside
+from benchmark.report.summary import minus_published, published_beside, summarise
 from benchmark.report.tables import H_NOTE, tables
 
 
@@ -39,6 +39,29 @@ def test_other_seeds_in_each_half_are_marked():
     ]  # fmt: skip
     del found[2]
     assert lines(only_table(found))["ALIGN"][2] == f"{2 * 50 * 30 / 80:.2f} (0 of 3)"
+
+
+def test_every_metric_is_averaged_and_accuracies_have_h():
+    robust = {"base": [20.0, 40.0], "new": [60.0, 20.0]}
+    found = [
+        outcome(
+            "ALIGN", seed, part, 70.0, name, num_classes=4 if part == "base" else 5,
+            robust_accuracy=value + 10 * (name == "dtd"), calibration_error=value,
+        )
+        for name in ("dtd", "eurosat") for part in robust
+        for seed, value in enumerate(robust[part], 1)
+    ]  # fmt: skip
+    summary = summarise(frame(found)).set_index(["dataset", "column", "metric"])
+    of_dtd, average = summary.loc["dtd"], summary.loc["average"]
+    base = of_dtd.loc["base", "robust_accuracy"]
+    assert (base["mean"], base["count"]) == (40, 2)
+    assert base["std"] == pytest.approx(200**0.5)
+    assert of_dtd.loc["h", "robust_accuracy"]["mean"] == pytest.approx(harmonic(40, 50))
+    assert average.loc["base", "robust_accuracy"]["mean"] == 35
+    assert average.loc["h", "robust_accuracy"]["mean"] == pytest.approx(harmonic(35, 45))
+    assert average.loc["h", "chance"]["mean"] == pytest.approx(harmonic(25, 20))
+    assert average.loc["new", "calibration_error"]["mean"] == 40
+    assert ("h", "calibration_error") not in average.index, "that of errors means nothing"
 
 
 def test_a_difference_is_that_of_h_as_the_papers_compute_it():
