@@ -24,8 +24,7 @@ from trainers.prompting import __version__
 from trainers.prompting.errors import UserError
 
 from ..cli import Parser, add_plugin, each, from_one, from_zero, seed
-from ..protocols.configs import check_datasets, dataset_class, use_plugins
-from ..protocols.roots import Roots
+from ..protocols.configs import Roots, check_datasets, dataset_class, use_plugins
 from .feature_file import check_complete, made_of, path_of, sentence_files
 
 if TYPE_CHECKING:

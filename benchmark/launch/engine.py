@@ -15,9 +15,8 @@ from trainers.prompting.storage.files import read_json, set_aside
 
 from .. import records
 from ..protocols.base import Run
-from ..protocols.configs import ROOT, dataset_file, dataset_name, features_of, keys_in
+from ..protocols.configs import ROOT, Roots, dataset_file, dataset_name, features_of, keys_in
 from ..protocols.launches import LAUNCH, read_launch, write_launch
-from ..protocols.roots import Roots
 from ..records import RESULTS, BadResult, Outcome
 from . import data
 from .locks import hold

@@ -3,7 +3,7 @@
 from outcomes import outcome
 
 from benchmark.protocols.launches import Launch
-from benchmark.tune.choice import choices
+from benchmark.tune.command import choices
 
 
 def tried(value, seed, accuracy, precision, key="OPTIM.LR"):
