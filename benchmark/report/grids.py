@@ -167,13 +167,13 @@ def both_halves(numbers: pd.DataFrame) -> Iterator[Grid]:
     )
     halves = numbers[numbers["metric"].isin(("base", "new")) & ~numbers["average"]]
     done = halves[halves["count"] > 0]
-    problems = numbers[numbers["column"] == BOTH].groupby("line")["problems"].sum()
+    problems = numbers[numbers["column"] == BOTH].groupby("line")["problems"].sum().to_dict()
     lines = numbers[(numbers["metric"] == "h") & numbers["line"].isin(done["line"])]
     unit = lines[lines["name"] == RELATIVE_TO].drop_duplicates("table").set_index("table")
     for key in RELATIVE:
         theirs, ours = (members[key].astype(float) for members in (unit, lines))
         lines = lines.assign(**{key + TIMES: ours / lines["table"].map(theirs[theirs > 0])})
-    lines = lines.assign(problems=lines["line"].map(problems))
+    lines = lines.assign(problems=[problems.get(line, []) for line in lines["line"]])
     costs = [*COSTS, *(key + TIMES for key in RELATIVE)]
     for _, members in lines.groupby("table", sort=False):
         row = next(each_row(members))
