@@ -23,6 +23,7 @@ from .training import INIT, TRAINED
 
 PLACE = ["line", "column", "metric"]  # what a mean over seeds is of
 HALVES = ("base", "new")
+# metrics whose harmonic mean over base and new classes means something
 WITH_H = ("accuracy", "robust_accuracy", "zero_shot_accuracy", "chance")
 KEYS = CHANGES | SENTENCES | STREAM
 AVERAGED = MEAN[1:]  # within a group
@@ -48,8 +49,8 @@ def summarise(
     lines = _lines(tidy, beside_published)
     cells = lines.explode("column").reset_index()
     others = numbers.drop("accuracy", level="metric").index.to_frame(index=False)
-    lines = lines.drop(columns=["column", "metric"]).reset_index()
-    cells = pd.concat([cells, lines.merge(others, on="line")], ignore_index=True)
+    others = lines.drop(columns=["column", "metric"]).reset_index().merge(others, on="line")
+    cells = pd.concat([cells, others], ignore_index=True)
     images = tidy.groupby(["line", "column"])["num_test"].max().rename("images")
     cells = cells.join(images, on=["line", "column"]).join(numbers, on=PLACE)
     cells["problems"] = cells["problems"].map(lambda each: each if isinstance(each, list) else [])
