@@ -102,16 +102,12 @@ def _teachers(runs: list[Run], settings: Settings) -> tuple[list[Lack], dict[str
         kind = METHODS.get(run.trainer)
         if kind is None or run.eval_only:
             continue
+        keys = settings.expected_values(run) if kind.taught_by else {}
+        fields = {"run": run.folder, "seed": run.seed, "dataset": dataset_name(run.dataset) or ""}
         for pair in kind.taught_by.items():
-            keys, fields = (
-                settings.expected_values(run),
-                {"run": str(run.folder), "seed": str(run.seed)},
-            )
-            fields["dataset"] = dataset_name(run.dataset) or ""
-            of_key = {key: str(keys.get(kind.place(key), kind.defaults[key])) for key in pair}
-            place, clip = of_key.values()
-            for name, text in fields.items():
-                place = place.replace(f"{{{name}}}", text)
+            place, clip = (str(keys.get(kind.place(key), kind.defaults[key])) for key in pair)
+            for name, value in fields.items():
+                place = place.replace(f"{{{name}}}", str(value))
             clips[clip].append(run)
             if not (place and os.path.exists(place)) and os.path.abspath(place) not in planned:
                 what = f"'{place}', which does not exist" if place else "not set"

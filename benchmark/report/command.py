@@ -170,10 +170,7 @@ def side_by_side(folders: list[Path]) -> list[Outcome]:
     """Return the outcomes of single runs, named by their folders where a method has several."""
     from .single import half_text, read_run
 
-    need(
-        len(folders) > 1,
-        f"--compare: '{folders[0]}' is one run: name the folders of two or more",
-    )
+    need(len(folders) > 1, f"--compare: '{folders[0]}' is one run: name the folders of two or more")
     outcomes = []
     for outcome in map(read_run, folders):
         run, half = outcome.run, half_text(outcome.run)

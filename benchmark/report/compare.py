@@ -59,11 +59,7 @@ class Comparisons:
     tests = ()
 
     def __init__(
-        self,
-        tidy: pd.DataFrame,
-        table_rows: pd.DataFrame,
-        method: str,
-        metric: str = "accuracy",
+        self, tidy: pd.DataFrame, table_rows: pd.DataFrame, method: str, metric: str = "accuracy"
     ):
         """Compare; comparisons that are impossible are listed as problems."""
         self.method = method
