@@ -168,9 +168,8 @@ def explain(keys: Iterable[str], bins: int = BINS) -> list[str]:
 
 def _ood(test: Test) -> dict[str, Metric]:
     """Return the metrics of out-of-distribution detection, by name in the frame."""
-    first = ood_name("{}", next(iter(OOD))).split("{}")
-    shown = [key for key in dict.fromkeys(test.runs["metric"]) if key.startswith(first[0])]
-    sets = [key[len(first[0]) : -len(first[1])] for key in shown if key.endswith(first[1])]
+    results = [outcome.result for outcome in test.runs["outcome"]]
+    sets = dict.fromkeys(name for result in results for name in result.get("ood") or ())
     return {
         ood_name(name, key): metric._replace(head=f"{dataset_title(name)}: {metric.head}")
         for name in sets
