@@ -117,9 +117,8 @@ def _lines(tidy: pd.DataFrame, beside_published: bool) -> pd.DataFrame:
     lines["group_published"] = [published.group_of([name]) for name in lines["dataset"]]
     lines["comparable"] = [beside_published and _comparable(line) for line in each_row(lines)]
     trainings = tidy[tidy["training"] & tidy["problem"].isna()]
-    lines = lines.join(
-        trainings.groupby("line").agg({key: cost.over_seeds for key, cost in COSTS.items()})
-    )
+    costs = trainings.groupby("line").agg({key: cost.over_seeds for key, cost in COSTS.items()})
+    lines = lines.join(costs.astype(object))  # numbers of parameters stay whole
     of_trained = [key for key, cost in COSTS.items() if cost.if_trained]
     lines.loc[lines["untrained"], of_trained] = None
     lines["column"] = [list(PROTOCOLS[name].columns) for name in lines["protocol"]]
