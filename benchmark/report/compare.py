@@ -97,9 +97,9 @@ class Comparisons:
             reason = f"only {method} was found: run another method in the same setting"
             raise UserError(f"--compare: {next(iter(self._refused.values()), [reason])[0]}")
         for (group, *_), pairs in by_average.items():
-            for artist, datasets in averages.get(group, {}).items():
-                if members := [pair for pair in pairs if pair[0].dataset in datasets]:
-                    records.append(self._compare(members, len(datasets), artist))
+            datasets = averages.get(group, set())
+            if members := [pair for pair in pairs if pair[0].dataset in datasets]:
+                records.append(self._compare(members, len(datasets)))
         frame = pd.DataFrame(records, dtype=object)
         # those without p are comparisons, too
         tested = frame[frame["difference"].notna()].fillna({"p": 1.0})
@@ -107,11 +107,10 @@ class Comparisons:
         frame["p_holm"] = p.reindex(frame.index).astype(object).where(frame["p"].notna(), None)
         self.differences = frame
 
-    def _compare(self, pairs: list[tuple], total: int | None = None, artist: str = "") -> dict:
+    def _compare(self, pairs: list[tuple], total: int | None = None) -> dict:
         """Compare two methods, on one data set or on average, and return the record.
 
-        `pairs` are our row and theirs on each data set; an average is of `total` data sets, and of
-        the images of one artist where there is one for each.
+        `pairs` are our row and theirs on each data set; an average is of `total` data sets.
         """
         ours, theirs = pairs[0]
         shots = max(ours.shots, theirs.shots)
@@ -130,7 +129,6 @@ class Comparisons:
             "source": ours.source,
             "dataset": ours.dataset if total is None else "average",
             "embedded": ours.embedded,
-            "artist": artist or None,
             "datasets": len(blocks),  # number of data sets, and how many there should be
             "of": total or 1,
             "shots": shots,
@@ -144,7 +142,7 @@ class Comparisons:
             "problems": problems,
             "ours": ours,
             "theirs": theirs,
-            "table": (ours.table if total is None else ours.group, artist),
+            "table": ours.table if total is None else ours.group,
             "place": self._measure.head or place_name(placed),
             "average": total is not None,
         }
@@ -259,7 +257,7 @@ class Comparisons:
         if not first["average"] or protocol.across == "dataset":
             what = table_name(first["ours"])
         else:
-            average = average_name(first["ours"], first["of"], first["artist"])
+            average = average_name(first["ours"], first["of"])
             what = f"{protocol.title}, {average}"
         splits = " and ".join(sorted({row.split for row in members["ours"]}))
         metric = f"{self._measure.head}, " if self._measure.head else ""

@@ -137,7 +137,7 @@ def _claims(
         records = Comparisons(runs, place, best.name).records()
     except UserError:  # all have other CLIPs, or other test images
         return {}
-    wanted = {"dataset": best.dataset, "column": best.column, "artist": None}
+    wanted = {"dataset": best.dataset, "column": best.column}
     return {
         found["other"]: f"{found['difference']:.1f} [{found['low']:.1f}, {found['high']:.1f}]"
         if found["low"] > 0 and found["p"] is not None and found["p"] * others < LEVEL
@@ -152,7 +152,7 @@ def _claims(
 
 def _mean(numbers: pd.DataFrame, row: Any, metric: str) -> float:
     """Return the mean of another metric of a row; NaN if runs or data sets lack it."""
-    same = (numbers["line"] == row.line) & (numbers["artist"] == "")
-    place = (numbers["metric"] == metric) & (numbers["column"] == row.column)
-    found = numbers[same & place & (numbers["count"] == row.count)]["mean"]
+    place = numbers["metric"].eq(metric) & numbers["column"].eq(row.column)
+    place &= numbers["line"].eq(row.line) & numbers["count"].eq(row.count)
+    found = numbers[place]["mean"]
     return float(found.iloc[0]) if len(found) else nan

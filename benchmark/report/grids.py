@@ -180,16 +180,15 @@ def both_halves(numbers: pd.DataFrame) -> Iterator[Grid]:
         own = numbers[numbers["line"].isin(members["line"])]
         yield Grid(table_name(row), place_of(row, row.shots, BOTH), members, own, more=costs)
     averages = numbers[numbers["average"]]
-    for group, by_artist in sets_to_average(numbers).items():
-        for artist, datasets in by_artist.items():
-            own = averages[(averages["group"] == group) & (averages["artist"] == artist)]
-            names = lines[(lines["group"] == group) & lines["dataset"].isin(datasets)]["name"]
-            members = own[own["metric"] == "h"].set_index("name", drop=False).loc[names.unique()]
-            if members.empty:
-                continue
-            none: list[list] = [[] for _ in members.index]
-            members = members.assign(datasets=members["count"], problems=none)
-            row = next(each_row(members))
-            place = place_of(row, row.shots, BOTH) | {"artist": artist or None}
-            where = f"{protocol_of(row).title}, {average_name(row, artist=artist)}"
-            yield Grid(where, place, members, own, ("problems", "datasets", "of"))
+    for group in sets_to_average(numbers):
+        own = averages[averages["group"] == group]
+        names = lines[(lines["group"] == group) & (lines["dataset"] != lines["source"])]["name"]
+        members = own[own["metric"] == "h"].set_index("name", drop=False).loc[names.unique()]
+        if members.empty:
+            continue
+        none: list[list] = [[] for _ in members.index]
+        members = members.assign(datasets=members["count"], problems=none)
+        row = next(each_row(members))
+        where = f"{protocol_of(row).title}, {average_name(row)}"
+        place = place_of(row, row.shots, BOTH)
+        yield Grid(where, place, members, own, ("problems", "datasets", "of"))

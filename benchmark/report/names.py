@@ -1,7 +1,7 @@
 """Names of data sets and methods as papers write them, their order, and motifs."""
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from pathlib import PurePosixPath
 
 from ..protocols.configs import GROUPS
@@ -49,19 +49,6 @@ PAPERS = {
     "TwoSFS": "2SFS",
 }
 
-# The embedded data sets with base and new classes, by artist; all show the same motifs.
-ARTISTS = {
-    "OpenMoji": [
-        "emoji", "emoji_blur", "emoji_fog", "emoji_hue", "emoji_openmoji_a", "emoji_openmoji_b",
-    ],
-    "Fluent 3D": [
-        "emoji_dither", "emoji_motion", "emoji_night", "emoji_pixels", "emoji_fluent_a",
-        "emoji_fluent_b",
-    ],
-    "EmojiOne": ["emoji_emojione_a", "emoji_emojione_b"],
-    "Symbola": ["emoji_symbola_a", "emoji_symbola_b"],
-}  # fmt: skip
-
 
 def is_embedded(dataset: str) -> bool:
     """Return True if a data set comes with the repository."""
@@ -78,13 +65,6 @@ def motif(dataset: str, image: str) -> str:
         return f"{dataset}/{image}"
     emoji = re.sub("-200d-264[02]$", "", PurePosixPath(image).stem)  # without its gender sign
     return re.sub("^1f46[89](?=-200d)", "1f9d1", emoji)  # man or woman with an object: a person
-
-
-def by_artist(datasets: Collection[str]) -> dict[str, set[str]]:
-    """Group data sets by artist; empty unless there are several artists."""
-    groups = {artist: set(datasets) & set(members) for artist, members in ARTISTS.items()}
-    groups = {artist: members for artist, members in groups.items() if members}
-    return groups if len(groups) > 1 else {}
 
 
 def dataset_title(dataset: str) -> str:

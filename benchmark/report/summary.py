@@ -17,7 +17,6 @@ from ..protocols.base import shots_text
 from ..records import COSTS
 from . import published
 from .frame import MEAN, each_row
-from .names import by_artist
 from .paired import harmonic
 from .training import INIT, TRAINED
 
@@ -39,8 +38,7 @@ def summarise(
 
     Each line has a row of `accuracy` for every column of its protocol, H among them, and rows of
     its other metrics; `scores` are further ones, those of `joint_scores`. The spread is the
-    standard deviation or, with `interval`, half of the 95% interval. Embedded data sets are also
-    averaged by artist.
+    standard deviation or, with `interval`, half of the 95% interval.
     """
     if tidy.empty:
         return tidy
@@ -57,13 +55,9 @@ def summarise(
     cells["count"] = cells["count"].fillna(0).astype(int)
     enough = cells["untrained"] | (cells["count"] == cells["of"])
     cells["complete"] = (cells["count"] > 0) & enough
-    cells["interval"], cells["average"], cells["artist"] = interval, False, ""
+    cells["interval"], cells["average"] = interval, False
     cells["spread"] = _half_interval(cells) if interval else cells["std"]
-    averages = [
-        _average(cells, group, datasets, artist)
-        for group, by_name in sets_to_average(cells).items()
-        for artist, datasets in by_name.items()
-    ]
+    averages = [_average(cells, *of_group) for of_group in sets_to_average(cells).items()]
     if averages:  # in the order of the lines
         averages = [
             pd.concat(averages).sort_index(kind="stable").sort_values("rank", kind="stable")
@@ -73,9 +67,7 @@ def summarise(
 
 def accuracies(numbers: pd.DataFrame) -> pd.DataFrame:
     """Return the rows of a summary that the usual tables show."""
-    if numbers.empty:
-        return numbers
-    return numbers[(numbers["metric"] == "accuracy") & (numbers["artist"] == "")]
+    return numbers if numbers.empty else numbers[numbers["metric"] == "accuracy"]
 
 
 def _means(tidy: pd.DataFrame, scores: pd.DataFrame | None) -> pd.DataFrame:
@@ -180,28 +172,18 @@ def _half_interval(cells: pd.DataFrame) -> pd.Series:
     return stdtrit(count - 1, 0.975) * cells["std"] / count**0.5
 
 
-def sets_to_average(cells: pd.DataFrame) -> dict[int, dict[str, set[str]]]:
-    """Return the data sets of averages by group: all with the key "", then those of each artist.
-
-    Outputs that share no data set have none.
-    """
+def sets_to_average(cells: pd.DataFrame) -> dict[int, set[str]]:
+    """Return the data sets of averages by group; outputs that share no data set have none."""
     targets = cells[~cells["average"] & (cells["dataset"] != cells["source"])]
     targets = targets[targets.groupby("group")["dataset"].transform("nunique") > 1]
     of_line = targets.groupby(["group", "name"])["dataset"].transform("nunique")
     apart = targets["origin"].astype(bool) & (of_line == 1)
     targets = targets[~apart.groupby(targets["group"]).transform("all").astype(bool)]
-    by_group = {}
-    for group, members in targets.groupby("group", sort=False):
-        datasets = set(members["dataset"])
-        # in transfer tables, the average is a column
-        artists = by_artist(datasets) if (members["across"] != "dataset").all() else {}
-        groups = {"": datasets} | artists
-        by_group[group] = {artist: names for artist, names in groups.items() if len(names) > 1}
-    return by_group
+    return targets.groupby("group", sort=False)["dataset"].agg(set).to_dict()
 
 
-def _average(cells: pd.DataFrame, group: int, datasets: set[str], artist: str) -> pd.DataFrame:
-    """Return the averages of a group over some data sets; H is that of the averages.
+def _average(cells: pd.DataFrame, group: int, datasets: set[str]) -> pd.DataFrame:
+    """Return the averages of a group over its data sets; H is that of the averages.
 
     Each is over those data sets on which a method has all columns.
     """
@@ -228,7 +210,7 @@ def _average(cells: pd.DataFrame, group: int, datasets: set[str], artist: str) -
         of_papers = published.datasets(protocol, whose) - {targets["source"].iloc[0]}
         comparable &= datasets == of_papers
     averages = targets.assign(
-        dataset=published.AVERAGE, table=group, average=True, artist=artist,
+        dataset=published.AVERAGE, table=group, average=True,
         line=-1 - targets["line"], std=float("nan"), spread=float("nan"),
         count=by_place.transform("count"), of=len(datasets), group_published=whose,
     )  # fmt: skip

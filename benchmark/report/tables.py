@@ -265,9 +265,9 @@ def table_name(row: Any) -> str:
     )
 
 
-def average_name(row: Any, count: int | None = None, artist: str = "") -> str:
+def average_name(row: Any, count: int | None = None) -> str:
     """Describe an average (or that of `count` data sets) in words: `average over 11 data sets`."""
-    kind = f"{artist or 'embedded'} " if row.embedded else ""
+    kind = "embedded " * row.embedded
     return f"average over {count or row.of} {kind}data sets"
 
 

@@ -211,7 +211,7 @@ def of_styles(answered, datasets=STYLES):
 
 def test_motifs_are_resampled_in_all_data_sets_at_once(answered):
     """Four data sets with the same answers to the same motifs are worth as much as one."""
-    *single, average, _, _ = tables(of_styles(answered))
+    *single, average = tables(of_styles(answered))
     assert lines(average)["CoOp"][0] == lines(single[0])["CoOp"][0]
     assert "Resampled: motifs and seeds, each in all data sets at once." in average.caption
     about = "about other motifs of these classes and other seeds, not about other classes or data"
@@ -220,20 +220,6 @@ def test_motifs_are_resampled_in_all_data_sets_at_once(answered):
     (one, *_), average = lines(public[0])["CoOp"], lines(public[-1])["CoOp"][0]
     assert average != one and average.partition(" ")[0] == one.partition(" ")[0]
     assert "Resampled: images and seeds, each in all data sets at once." in public[-1].caption
-
-
-def test_averages_over_each_artist_are_compared_too(answered):
-    outcomes = of_styles(answered)
-    outcomes += base2new(answered, "MaPLe", [20], [16], dataset="emoji_night")
-    *_, openmoji, fluent = tables(outcomes)
-    assert openmoji.title.startswith("Base-to-new, average over 2 OpenMoji data sets: ALIGN minus")
-    assert fluent.title.startswith("Base-to-new, average over 2 Fluent 3D data sets: ALIGN minus")
-    assert list(lines(openmoji)) == ["CoOp"]
-    assert lines(fluent)["MaPLe"][0].endswith("(1 of 2)")
-    records = comparisons(frame(outcomes), "ALIGN").records()
-    assert {record["artist"] for record in records} == {None, "OpenMoji", "Fluent 3D"}
-    *_, one = tables(of_styles(answered, ["emoji_hue", "emoji_fog", "emoji_motion"]))
-    assert "over 2 OpenMoji data sets" in one.title  # the other drew one: no average
 
 
 def test_p_is_adjusted_for_the_comparisons_of_its_column(answered):

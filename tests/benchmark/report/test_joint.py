@@ -115,14 +115,6 @@ def test_averages_are_over_the_data_sets_of_a_method(tested):
     assert [record[key] for key in ("h", "datasets", "of")] == [pytest.approx(h), 2, 2]
 
 
-def test_the_data_sets_of_each_artist_have_an_average(tested):
-    names = ("emoji_openmoji_a", "emoji_openmoji_b", "emoji_symbola_a")
-    view = metrics(frame([run for name in names for run in tested("ALIGN", 1, dataset=name)]))
-    assert any(" 2 OpenMoji data sets: " in t.title for t in view.tables().popitem()[1])
-    found = [(r["artist"], r["of"]) for r in view.records() if r["dataset"] == "average"]
-    assert found == [(None, 3), ("OpenMoji", 2)]
-
-
 def test_runs_without_joint_columns_are_named(tested):
     plain = without_union(BASE), without_union(NEW)
     outcomes = tested("CoOp", 1, *plain) + tested("VPT", 1, *plain) + tested("ALIGN", 1)
