@@ -60,6 +60,7 @@ def test_labels_are_swapped_for_the_likeliest_class_that_has_labels(monkeypatch)
         assert np.array_equal(swapped, other.labels != choice.labels)
         assert np.array_equal(other.labels[swapped], expected[swapped])
     assert not np.array_equal(by_chance[0].labels, by_chance[1].labels)  # by seed
+    assert not np.array_equal(by_chance[0].labels, likeliest[0].labels)
     assert {*np.concatenate([one.labels[one.labels != choice.labels] for one in by_chance])} == {
         0, 1, 2
     }  # fmt: skip

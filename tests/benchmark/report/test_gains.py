@@ -109,5 +109,8 @@ def test_what_cannot_be_shown_is_said(tmp_path, capsys):
     assert told.index("gains over zero-shot CLIP") < told.index("16 shots: metrics")
     command.main([str(tmp_path), "--gains", "--metrics", "--format", "json"])
     assert list(json.loads(capsys.readouterr().out)) == ["gains", "metrics"]
+
+
+def test_a_file_for_spreadsheets_has_one_view(tmp_path):
     with pytest.raises(UserError, match="csv takes one of --gains and --metrics, as their columns"):
         command.main([str(tmp_path), "--gains", "--metrics", "--format", "csv"])

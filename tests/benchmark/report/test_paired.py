@@ -172,6 +172,12 @@ def test_one_seed_is_the_paired_t_test():
     assert difference([[pair(ours, theirs)]]) == found._replace(p=None)
 
 
+def test_two_images_have_one_degree_of_freedom():
+    ours, theirs = np.array([[True, True], [False, True]])
+    expected = ttest_rel(100.0 * ours, 100.0 * theirs).confidence_interval()
+    assert difference([[pair(ours, theirs)]], trained=False)[1:3] == pytest.approx(tuple(expected))
+
+
 def test_if_only_seeds_differ_it_is_the_paired_t_test_of_seeds():
     share = np.array([[70, 80, 90], [60, 50, 55]])
     ours, theirs = np.arange(100) < share[..., None]

@@ -339,3 +339,15 @@ def test_a_wrong_line_is_one_sentence(tmp_path, monkeypatch, line, why):
         assert len(rows(base2new(), beside_published=False))
     finally:
         numbers.cache_clear()
+
+
+def test_shots_of_a_published_line_are_whole_numbers(tmp_path, monkeypatch):
+    head, line = "method,dataset,shots,accuracy,kind,source", "CoOp,dtd,many,44.66,plain,here"
+    (tmp_path / "few_shot.csv").write_text(f"{head}\n{line}\n")
+    monkeypatch.setattr(published, "FOLDER", tmp_path)
+    numbers.cache_clear()
+    try:
+        with pytest.raises(UserError, match="line 2: shots are 'many', not a whole number"):
+            rows(few_shot("CoOp", 1, (50,), "dtd"))
+    finally:
+        numbers.cache_clear()
