@@ -14,7 +14,7 @@ from trainers.prompting.storage.files import hold_lock
 
 from ..cli import Parser
 from ..protocols.configs import CONFIGS, GROUPS, with_groups
-from . import grocery, imagenet
+from . import imagenet, repositories
 from .archives import (
     ask,
     check_sum,
@@ -225,8 +225,8 @@ def install(source: Source, folder: Path, mirror: str | None) -> None:
         except UserError as error:
             raise UserError(f"'{path}' is not the expected file, move it away: {error}") from None
     with unpack_archive(path, folder / ".unpacking", source.inside) as content:
-        if folder.name == grocery.NAME:
-            content = grocery.arrange(content)
+        if folder.name == repositories.NAME:
+            content = repositories.arrange(content)
         missing = []
         for name, origin in source.holds.items():
             if not (folder / name).exists():

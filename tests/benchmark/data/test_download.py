@@ -11,7 +11,7 @@ from dassl.data.datasets import DATASET_REGISTRY
 from served import CLASSNAMES, PUBLIC, TREE, arrived, tar, under, zipped
 
 import datasets  # noqa: F401 (registers the data sets)
-from benchmark.data import archives, download, grocery
+from benchmark.data import archives, download, repositories
 from benchmark.protocols.configs import GROUPS
 from trainers.prompting.storage.files import hold_lock
 
@@ -227,11 +227,11 @@ def test_groceries_become_class_folders_with_sentences(server, get, tmp_path, mo
     top = {f"GroceryStoreDataset-fc80ba9/dataset/{name}": body for name, body in GROCERY.items()}
     server.files = {"GroceryStoreDataset.zip": zipped(top)}
     ran = get("grocery", "--mirror", server.url)
-    assert ran.code == 1 and f"not {grocery.TREE}, to git" in ran.err
+    assert ran.code == 1 and f"not {repositories.TREE}, to git" in ran.err
     kept = "GroceryStoreDataset.zip"  # which was there before the second call
     tree = re.search("dataset' of the archive is ([0-9a-f]{40})", ran.err)[1]
     assert tree == written_by_git(tmp_path / "git", GROCERY)
-    monkeypatch.setattr(grocery, "TREE", tree)
+    monkeypatch.setattr(repositories, "TREE", tree)
     assert get("grocery", "--mirror", server.url).code == 0
     folder = tmp_path / "data" / "grocery"
     assert {path.name for path in folder.iterdir()} == {"grocery", "grocery_coarse", kept}
