@@ -9,11 +9,11 @@ from pathlib import Path
 from tabulate import tabulate
 from tqdm import tqdm
 
-from trainers.prompting.errors import UserError, check_name
+from trainers.prompting.errors import UserError, check_name, need
 
 from ..cli import Parser, add_plugin, from_one
 from ..protocols.configs import GROUPS, dataset_class, dataset_files, use_plugins, with_groups
-from . import zero_shot
+from . import stored_rows, zero_shot
 from .zero_shot import BACKBONE, check_printed
 
 COUNTS = ("classes", "train", "val", "test")
@@ -46,7 +46,8 @@ def main(argv: list[str]) -> int:
         "names",
         nargs="*",
         metavar="NAME",
-        help=f"data sets, or {', '.join(GROUPS)} (default: all but the medical, and plug-ins')",
+        help=f"data sets, or {', '.join(GROUPS)} (default: all but the medical, and plug-ins'); "
+        f"{stored_rows.NAME} alone is encoded and compared with its features in assets/",
     )
     parser.add_argument(
         "--zero-shot", action="store_true",
@@ -80,6 +81,13 @@ def main(argv: list[str]) -> int:
     root = Path(args.root).expanduser().absolute()
     if not root.is_dir():
         raise UserError(f"'{root}' is not a folder: give --root the folder of the data sets")
+    if stored_rows.NAME in args.names:
+        need(
+            args.zero_shot and args.names == [stored_rows.NAME] and not args.sentences,
+            f"{stored_rows.NAME} is compared with its features: name it alone, with --zero-shot "
+            "and without --sentences",
+        )
+        return stored_rows.check(root, args.backbone, args.limit)
     known = checked_datasets()
     asked = with_groups(args.names) or [name for name in known if name not in GROUPS["medical"]]
     names = [check_name("data set", name, known) for name in asked]

@@ -44,6 +44,7 @@ class Source:
     md5: str = ""
     git_blob: str = ""
     inside: str = ""
+    tree: dict[str, str] = field(default_factory=dict)
     holds: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -225,8 +226,8 @@ def install(source: Source, folder: Path, mirror: str | None) -> None:
         except UserError as error:
             raise UserError(f"'{path}' is not the expected file, move it away: {error}") from None
     with unpack_archive(path, folder / ".unpacking", source.inside) as content:
-        if folder.name == repositories.NAME:
-            content = repositories.arrange(content)
+        if source.tree:
+            content = repositories.arrange(content, source.tree)
         missing = []
         for name, origin in source.holds.items():
             if not (folder / name).exists():

@@ -1,7 +1,6 @@
-"""Lay out the Grocery Store Dataset as folders of classes, with a description of each class.
+"""Lay out data sets that are folders of public repositories as folders of classes.
 
-Klasson et al., A Hierarchical Grocery Store Image Dataset with Visual and Semantic Labels (WACV
-2019): 5,421 photographs by a phone, of 81 groceries of 43 kinds; MIT License.
+git's name of the folder is checked: the same archive, made again, may have another checksum.
 """
 
 import csv
@@ -10,29 +9,40 @@ import json
 import os
 import re
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 from trainers.prompting.errors import need
+from trainers.prompting.images.class_folders import read_lines
 
 from .archives import find
 
-NAME = "grocery"
-TREE = "e7756d505f53e3eef89ae1ee97f3a799a9885475"  # git's name of the folder `dataset`
 # val.txt lacks 21 of the classes: runs hold out validation images of each class
 LISTS = {"train": ("train", "val"), "test": ("test",)}
 SETS = {"grocery": "Class Name (str)", "grocery_coarse": "Coarse Class Name (str)"}
 
 
-def arrange(content: Path) -> Path:
-    """Return a folder, inside the unpacked `content`, with each of SETS as class folders.
+def arrange(content: Path, tree: Mapping[str, str]) -> Path:
+    """Return a folder, inside the unpacked `content`, with the data set as class folders.
 
-    Each has train/ and test/, classnames.txt and, from the descriptions, sentences.json: one by
-    one, since whole descriptions are too long for a CLIP. Raises UserError if the content is not
-    that of TREE.
+    `tree` has the name of the data set's folder in the repository, and git's name of what is in it.
+    Raises UserError if the content is another one.
     """
-    source, target = find(content, "dataset"), content / "arranged"
-    tree = git_tree(source)
-    need(tree == TREE, f"the folder 'dataset' of the archive is {tree}, not {TREE}, to git")
+    ((name, expected),) = tree.items()
+    source, target = find(content, name), content / "arranged"
+    sha = git_tree(source)
+    need(sha == expected, f"the folder '{name}' of the archive is {sha}, not {expected}, to git")
+    {"dataset": arrange_grocery, "WHURS19": arrange_whurs19}[name](source, target)
+    return target
+
+
+def arrange_grocery(source: Path, target: Path) -> None:
+    """Lay out the Grocery Store Dataset: 5,421 photographs by a phone, of 81 or of 43 groceries.
+
+    Klasson et al., A Hierarchical Grocery Store Image Dataset with Visual and Semantic Labels (WACV
+    2019). Each of SETS has train/ and test/, classnames.txt and, from the descriptions,
+    sentences.json: one by one, since whole descriptions are too long for a CLIP.
+    """
     with open(source / "classes.csv", encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     for name, column in SETS.items():
@@ -42,7 +52,6 @@ def arrange(content: Path) -> Path:
                 for line in (source / f"{of}.txt").read_text("utf-8").splitlines():
                     image, label, _ = line.split(", ")
                     folder = target / name / part / folder_of[label]
-                    folder.mkdir(parents=True, exist_ok=True)
                     _link(source / image, folder / f"{of}_{Path(image).name}")
         sentences: dict[str, list[str]] = {}
         for row in rows:
@@ -52,19 +61,33 @@ def arrange(content: Path) -> Path:
             own = [x if thing.lower() in x.lower() else f"{thing}: {x}" for x in said if x]
             sentences.setdefault(row[column].replace("-", " "), []).extend(own)
         (target / name / "sentences.json").write_text(json.dumps(sentences, indent=1), "utf-8")
-        lines = (f"{folder} {folder.replace('-', ' ')}\n" for folder in dict.fromkeys(
-            folder_of.values()
-        ))  # fmt: skip
-        (target / name / "classnames.txt").write_text("".join(lines), "utf-8")
-    return target
+        _write_names(target / name, {x: x.replace("-", " ") for x in folder_of.values()})
+
+
+def arrange_whurs19(source: Path, target: Path) -> None:
+    """Lay out WHU-RS19: 1,005 aerial photographs of 19 classes, whose files are `CLASS_NUMBER.jpg`.
+
+    Xia et al., Structural High-resolution Satellite Image Indexing (ISPRS TC VII Symposium 2010).
+    """
+    for image in (source / "images").iterdir():
+        _link(image, target / "images" / image.stem.rpartition("_")[0] / image.name)
+    lists = (read_lines(source / f"{name}.txt") for name in ("classes", "class_changes"))
+    _write_names(target / "images", dict(zip(*lists, strict=True)))
 
 
 def _link(image: Path, target: Path) -> None:
     """Let two names stand for an image, so that two sets take the space of one, if the disk can."""
+    target.parent.mkdir(parents=True, exist_ok=True)
     try:
         os.link(image, target)
     except OSError:
         shutil.copyfile(image, target)
+
+
+def _write_names(folder: Path, names: Mapping[str, str]) -> None:
+    """Write the classnames.txt of class folders."""
+    lines = (f"{of} {name}\n" for of, name in names.items())
+    (folder / "classnames.txt").write_text("".join(lines), "utf-8")
 
 
 def git_tree(folder: Path) -> str:

@@ -11,11 +11,12 @@ from dassl.data.datasets import DATASET_REGISTRY
 from served import CLASSNAMES, PUBLIC, TREE, arrived, tar, under, zipped
 
 import datasets  # noqa: F401 (registers the data sets)
-from benchmark.data import archives, download, repositories
+from benchmark.data import archives, download
 from benchmark.protocols.configs import GROUPS
 from trainers.prompting.storage.files import hold_lock
 
 REAL = yaml.safe_load(download.TABLE.read_text())
+REPOSITORIES = ("grocery", "whurs19-images")
 
 
 def reader(name):
@@ -27,7 +28,7 @@ def reader(name):
 def test_the_table_of_downloads_is_complete_and_consistent():
     origins = {}
     for name, entry in REAL.items():
-        if name == "grocery":  # read as anyone's own images
+        if name in REPOSITORIES:  # read as anyone's own images
             continue
         dataset = reader(name)
         assert entry["folder"] == dataset.dataset_dir
@@ -49,8 +50,8 @@ def test_the_table_of_downloads_is_complete_and_consistent():
                 assert all(re.search("/[0-9a-f]{40}/", url) for url in source.urls)
             # A mirror is a single folder, so a name must mean one file.
             assert origins.setdefault(source.name, source) == source
-    others = {"imagenet", "grocery", *GROUPS["medical"]}
-    assert len(REAL) == 27 and set(PUBLIC) == set(REAL) - others
+    others = {"imagenet", *REPOSITORIES, *GROUPS["medical"]}
+    assert len(REAL) == 28 and set(PUBLIC) == set(REAL) - others
 
 
 def test_medical_images_are_the_users_to_get(server, get, table, tmp_path):
@@ -223,18 +224,52 @@ GROCERY = {
     "test", "P/1.jpg", "R/2.jpg", "S/1.jpg") | under("val", "P/1.jpg")  # fmt: skip
 
 
-def test_groceries_become_class_folders_with_sentences(server, get, tmp_path, monkeypatch):
-    top = {f"GroceryStoreDataset-fc80ba9/dataset/{name}": body for name, body in GROCERY.items()}
-    server.files = {"GroceryStoreDataset.zip": zipped(top)}
-    ran = get("grocery", "--mirror", server.url)
-    assert ran.code == 1 and f"not {repositories.TREE}, to git" in ran.err
-    kept = "GroceryStoreDataset.zip"  # which was there before the second call
-    tree = re.search("dataset' of the archive is ([0-9a-f]{40})", ran.err)[1]
-    assert tree == written_by_git(tmp_path / "git", GROCERY)
-    monkeypatch.setattr(repositories, "TREE", tree)
-    assert get("grocery", "--mirror", server.url).code == 0
-    folder = tmp_path / "data" / "grocery"
-    assert {path.name for path in folder.iterdir()} == {"grocery", "grocery_coarse", kept}
+WHURS19 = {
+    "classes.txt": b"port\nrailwaystation\n", "class_changes.txt": b"port\nrailway station\n",
+    **under("images", *(f"{of}_{i}.jpg" for of in ("port", "railwaystation") for i in "123")),
+}  # fmt: skip
+
+
+@pytest.fixture
+def from_repository(server, table, get, tmp_path):
+    """A function that downloads a data set whose repository's folder has these files.
+
+    Its archive, with `others` in it, is refused until the table has the folder's name to git.
+    """
+
+    def call(name, folder, files, **others):
+        entry = json.loads(json.dumps(REAL[name]))
+        (archive,) = entry["files"]
+        tree = {f"{folder}/{path}": body for path, body in files.items()} | others
+        server.files = {archive["name"]: zipped({f"top/{path}": x for path, x in tree.items()})}
+        table({name: entry})
+        ran = get(name, "--mirror", server.url)
+        ((short, right),) = archive["tree"].items()
+        assert ran.code == 1 and f"not {right}, to git" in ran.err
+        found = re.search(f"'{short}' of the archive is ([0-9a-f]{{40}})", ran.err)[1]
+        assert found == written_by_git(tmp_path / "git", files)
+        archive["tree"][short] = found
+        table({name: entry})
+        assert get(name, "--mirror", server.url).code == 0
+        given = {path.name for path in (tmp_path / "data" / name).iterdir()}
+        assert given == {*archive["holds"], archive["name"]}  # which the first call has left there
+        return tmp_path / "data" / name
+
+    return call
+
+
+def test_whurs19_becomes_class_folders(from_repository):
+    folder = from_repository(
+        "whurs19-images", "datasets/WHURS19", WHURS19, **{"results/WHURS19": b""}
+    )
+    train, val, test = DATASET_REGISTRY.get("ImageFolder").read(folder / "images")
+    assert [len(part) for part in (train, val, test)] == [4, 0, 2]
+    assert [item.classname for item in test] == ["port", "railway station"]
+    assert "no licence of the photographs is stated" in REAL["whurs19-images"]["note"]
+
+
+def test_groceries_become_class_folders_with_sentences(from_repository):
+    folder = from_repository("grocery", "dataset", GROCERY)
     train, val, test = DATASET_REGISTRY.get("ImageFolder").read(folder / "grocery")
     assert [item.classname for item in test] == ["Pink Lady", "Red Delicious", "Sour Milk"]
     assert len(train) + len(val) == 4
