@@ -22,7 +22,8 @@ def about(n):
 
 def test_the_first_sentences_are_read_and_pull_the_context(tiny_clip):
     method = build("BiomedCoOp", tiny_clip, SENTENCES=about(6), N_PROMPTS=4)
-    assert method.takes == ("llm",)
+    assert method.takes == ("sentences",)
+    assert build("BiomedCoOp", tiny_clip, SENTENCES="medical").takes == ("llm",)
     assert method.teacher.h_each.shape == (4, len(NAMES), 64)
     assert method.teacher.sentences.rows[3] == tuple(f"one {name}" for name in NAMES)
     method.train()

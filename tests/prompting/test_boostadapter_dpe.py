@@ -177,7 +177,7 @@ def test_settings_of_the_public_code(tiny_clip):
     assert built("DPE", "EuroSAT").takes == ("test stream",)
     texts = {"*": ["one {}.", "two {}."]}
     told = built("DPE", "EuroSAT", SENTENCES=texts)
-    assert told.takes == ("test stream", "llm")
+    assert told.takes == ("test stream", "sentences")
     assert not near(told.text().h, built("DPE", "EuroSAT").text().h, 1e-2)
 
 

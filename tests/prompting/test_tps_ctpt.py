@@ -31,7 +31,7 @@ def test_the_texts_of_tps(of):
     for k in range(6):
         every = torch.cat([own[k], tensors[f"embeds/concepts/{k}"]])
         assert near(macro.w[k], every.mean(0), 1e-6)
-    assert method.takes == ("one test image", "llm") and plain.takes == ("one test image",)
+    assert method.takes == ("one test image", "sentences") and plain.takes == ("one test image",)
 
 
 def test_a_step_of_tps(of):

@@ -26,7 +26,7 @@ def test_a_run_records_and_keeps_the_sentences_of_its_file(tmp_path, capsys):
     assert f"Sentences: '{file}': " in capsys.readouterr().out
     record = json.loads((tmp_path / "run" / "results.json").read_text())
     name, digest = record["sentences"].split()
-    assert (name, len(digest), "llm" in record["beyond"]) == ("a.json", 12, True)
+    assert (name, len(digest), record["beyond"]) == ("a.json", 12, ["sentences"])
     assert record["config"]["DATASET"]["SENTENCES"] == file and other_sentences(record) is None
     evaluates = "--eval-only", "--model-dir", str(tmp_path / "run")
     write(tmp_path / "a.json", "from below")

@@ -8,9 +8,11 @@ VALIDATION = "validation"
 ONE_IMAGE = "one test image"
 STREAM = "test stream"
 WHOLE = "whole test set"
+FILE = "sentences"
 TEST_IMAGES = "test images"  # of older records and files, in place of the three before
 BEYOND = {
     "llm": "words or sentences of a language model",
+    FILE: "sentences about the classes, from a file",
     "unlabelled": "unlabelled images of the target",
     VALIDATION: "settings or the epoch chosen on labelled validation images",
     PER_DATASET: "settings chosen for each data set",

@@ -87,7 +87,7 @@ def test_an_older_mark_is_shown_as_that_of_its_method(trainer, mark, meaning):
 def test_a_record_with_unknown_marks_is_refused(marks):
     why = flaw({"accuracy": 50.0, "beyond": marks})
     kinds = (
-        "llm, unlabelled, validation, per data set, teacher, equal teacher, one test image, test "
-        "stream, whole test set, test images"
+        "llm, sentences, unlabelled, validation, per data set, teacher, equal teacher, one test "
+        "image, test stream, whole test set, test images"
     )
     assert why.startswith("holds beyond") and why.endswith(f"a list of {kinds}")

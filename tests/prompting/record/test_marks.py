@@ -41,9 +41,9 @@ def test_settings_per_data_set(sources, keys):
 
 def test_of_the_method():
     cfg = build_cfg([("the config", MMRL)])
-    assert METHODS["CoPrompt"].takes == ("llm",)
+    assert METHODS["CoPrompt"].takes == ("sentences",)
     assert beyond(cfg, takes=("teacher", "llm")) == ["llm", "teacher"]
-    for about, marks in (((("a cat.",),), ["llm"]), ((), [])):
+    for about, marks in (((("a cat.",),), ["sentences"]), ((), [])):
         settings = SimpleNamespace(sentences=SimpleNamespace(about=about))
         assert beyond(cfg, settings=settings) == marks
 

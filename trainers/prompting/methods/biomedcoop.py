@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from ..encoders.class_text import ClassText
 from ..encoders.templates import CLIP, ZERO_SHOT, template_of
 from ..errors import need, not_negative
+from ..marks import FILE
 from ..method import register
 from ..node import Words, clean
 from ..teacher import Teacher, sentences_of
@@ -79,8 +80,9 @@ class BiomedCoOp(CoOp):
 
     @property
     def takes(self):
-        """The marks: SENTENCES are of a language model, templates are not."""
-        return ("llm",) if self.settings.SENTENCES else ()
+        """The marks: `medical` is of a language model, a file may be of anyone."""
+        given = self.settings.SENTENCES
+        return ("llm",) if given == "medical" else (FILE,) if given else ()
 
     @property
     def start(self):

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 
 from ..encoders.class_text import ClassText
 from ..errors import not_negative, one_of
+from ..marks import FILE
 from ..method import register
 from ..regularizers import apart
 from ..teacher import Teacher, read_sentences
@@ -49,7 +50,7 @@ class CoPrompt(MaPLe):
     node = "CoPrompt"
     dead_weights = ("model_distill.",)
     views = 2
-    takes = ("llm",)
+    takes = (FILE,)
     training_only = ("W", "DISTILL", "SENTENCES")
     outside = {"W": "TRAINER.W", "DISTILL": "TRAINER.DISTILL"}
 

@@ -17,7 +17,7 @@ from ..encoders.text import TextFeatures
 from ..encoders.vision import ImageFeatures
 from ..errors import need, not_negative, one_of
 from ..full_precision import no_autocast
-from ..marks import STREAM
+from ..marks import FILE, STREAM
 from ..method import Method, Output, register
 from ..node import clean
 from ..sure_views import check_selection, entropy, marginal_entropy, surest
@@ -98,8 +98,8 @@ class DPE(Method):
 
     @property
     def takes(self):
-        """The marks: SENTENCES are those of a language model."""
-        return (STREAM, "llm") if self.settings.SENTENCES else (STREAM,)
+        """The marks: SENTENCES are of a file."""
+        return (STREAM, FILE) if self.settings.SENTENCES else (STREAM,)
 
     @property
     def test_views(self):

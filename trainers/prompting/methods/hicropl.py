@@ -18,6 +18,7 @@ from torch import nn
 from ..encoders.class_text import ClassText
 from ..errors import need, not_negative, one_of
 from ..full_precision import no_autocast
+from ..marks import FILE
 from ..method import Method, register
 from ..node import Words
 from ..prompts import Contexts, Size, Textual, normal, size_of, visual_width
@@ -208,7 +209,7 @@ class HiCroPL(Prompted):
     node = "HICROPL"
     checkpoint = "VLPromptLearner"
     dead_weights = ("ZS_image_encoder.", "cross_prompts_text.0")  # the latter is ctx
-    takes = ("llm",)
+    takes = (FILE,)
     training_only = ("LAMBD",)
     ignored = ("TEACHER_NAME",)
     point = Point(M=1, N=1, coupling="independent")

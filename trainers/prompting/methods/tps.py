@@ -21,7 +21,7 @@ from ..encoders.sentences import fixed_sentence
 from ..encoders.templates import CLIP
 from ..encoders.text import TextFeatures
 from ..errors import need
-from ..marks import ONE_IMAGE
+from ..marks import FILE, ONE_IMAGE
 from ..method import register
 from ..node import Words, clean
 from ..sure_views import check_selection, marginal_entropy, surest
@@ -95,9 +95,9 @@ class TPS(OfViews):
 
     @property
     def takes(self):
-        """The marks: WITH_CONCEPTS has sentences of a language model."""
+        """The marks: WITH_CONCEPTS has sentences of a file."""
         own = self.settings.WITH_CONCEPTS and self.settings.sentences is None
-        return (ONE_IMAGE, "llm") if own else (ONE_IMAGE,)
+        return (ONE_IMAGE, FILE) if own else (ONE_IMAGE,)
 
     def build(self, clip_model, classnames, dataset):
         """Keep what w is computed from when it is first read."""

@@ -14,7 +14,7 @@ from ..checkpoint.saved import Saved
 from ..dataset_keys import STREAM, WAFFLE
 from ..embedded import file_sha256
 from ..errors import UserError
-from ..marks import BEYOND, PER_DATASET, VALIDATION
+from ..marks import BEYOND, FILE, PER_DATASET, VALIDATION
 from ..storage.files import write_whole
 from ..storage.run_record import BadRecord, is_number, is_percent, read_record, sentences_text
 from .environment import git_commit, peak_memory_mib, versions
@@ -113,7 +113,7 @@ class Evaluation:
         best_epoch = self.cfg.TEST.FINAL_MODEL == "best_val" and self.num_trained
         marks = {*method.takes} if method else set()
         sentences = method and method.settings.sentences
-        marks |= {"llm"} if sentences and sentences.about else set()
+        marks |= {FILE} if sentences and sentences.about else set()
         marks |= {PER_DATASET} if self.cfg.TRAINER.PER_DATASET else set()
         marks |= {VALIDATION} if best_epoch or (method and method.searches) else set()
         return [mark for mark in BEYOND if mark in marks]
