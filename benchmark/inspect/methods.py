@@ -12,7 +12,7 @@ from trainers.prompting.plugins import load_plugins
 from trainers.prompting.use.commands import info
 
 from ..measure.geometry import GEOMETRY, class_names, weightless_clip
-from ..protocols.configs import CONFIGS, ROOT
+from ..protocols.configs import CONFIGS
 from ..report.render import TABLE_STYLES, in_style
 from ..report.tables import Cell, Table
 from .backbones import TITLE as FAMILIES
@@ -24,37 +24,41 @@ HEAD = [
     "Method", "M", "N", "beta", "Coupling", "Length", "Depth", "Learned", "Trained parameters"
 ]  # fmt: skip
 TITLE = "Every method with its defaults, for {}"
-CAPTION = (
+POINTS = (
     "M visual and N textual prompts; beta is the weight of the token level, N/A for methods with "
     "another equation. Length and depth (the number of first blocks with prompts) are given as "
-    "text / vision. Learned: the modules that hold what is learned. Parameters are for "
-    "{backbone}, two classes and 16 images of each."
+    "text / vision."
+)
+CAPTION = (
+    POINTS + " Learned: the modules that hold what is learned. Parameters are for {backbone}, two "
+    "classes and 16 images of each."
 )
 PAGE = """\
 # All methods
 
-Look up a method: its place among the others, its paper and its file.
+Look up a method: what it does, its paper and its file. The terminal shows more:
 
 ```bash
-python -m benchmark info  # this table, with your plug-ins
 python -m benchmark info CoPrompt  # equations, keys with defaults, published settings
+python -m benchmark info           # all methods in one table, with your plug-ins
 ```
 
-Below this table the site has what the class of each method says. The page is made from the classes:
-`python -m benchmark info --style page`. The notation is that of [methods.md](methods.md), which
-has the equations of methods with M, N and beta. s is the logit scale, z0 and h0 are features of the
-untouched CLIP, CE is the mean cross-entropy of the logits, W the width of an encoder. Blocks are
-counted from 0 unless a key counts from 1; a block is x' = x + Attn(LN1 x), out = x' + MLP(LN2 x').
-*Published* settings are those of the config files.
+The site has the first below each method, too. The page is made from the classes by
+`python -m benchmark info --style page`.
+
+These methods are points in one space, of numbers of prompts and how they are coupled and compared
+([equations](methods.md)):
 """
+NOTATION = """
+Numbers of trained parameters are for {backbone}, two classes and 16 images of each. In what the
+classes say, s is the logit scale, z0 and h0 are features of the untouched CLIP, CE is the mean
+cross-entropy of the logits, W the width of an encoder. Blocks are counted from 0 unless a key
+counts from 1; a block is x' = x + Attn(LN1 x), out = x' + MLP(LN2 x'). *Published* settings are
+those of the config files."""
 SECTION = """
 ## {method}
 
-{summary} {paper} Computed by [`{file}`](../trainers/prompting/methods/{file}){equations}."""
-POINTS = (
-    "; equations: [3. Scores](methods.md#3-scores), "
-    "[4. The methods as points](methods.md#4-the-methods-as-points)"
-)
+{summary} {paper}{trained} In [`{file}`](../trainers/prompting/methods/{file})."""
 
 
 def build_weightless(method: str, node: dict, backbone: str, classes: int = 2) -> Method:
@@ -104,23 +108,24 @@ def render(backbone: str, form: str) -> str:
 
 
 def page(backbone: str) -> str:
-    """Return docs/all_methods.md: the table, then a line on each method."""
-    exact = (ROOT / "docs" / "methods.md").read_text("utf-8")
-    table = [HEAD, ["---"] * len(HEAD)]
-    sections = []
+    """Return docs/all_methods.md: a table of points, then a line on each method."""
+    table, sections = [HEAD[:7], ["---"] * 7], []
     for method, kind in sorted(METHODS.items()):
-        table.append([f"[{method}](#{method.lower()})", *row(method, backbone)[1:]])
+        _, *point, _, count = row(method, backbone)
+        if point[0] != "-":
+            table.append([f"[{method}](#{method.lower()})", *(x.replace(" ", "") for x in point)])
         sections.append(
             SECTION.format(
                 method=method,
                 summary=(inspect.getdoc(kind) or "").partition("\n")[0],
                 file=f"{kind.__module__.rpartition('.')[2]}.py",
                 paper=info.paper(kind),
-                equations=POINTS if f"\n| {method} |" in exact else "",
+                trained=f" {count} trained parameters." * (count != "0"),
             )
         )
     lines = [f"| {' | '.join(cells)} |" for cells in table]
-    return "\n".join([PAGE, *lines, "", CAPTION.format(backbone=backbone), *sections])
+    notation = NOTATION.format(backbone=backbone)
+    return "\n".join([PAGE, *lines, "", POINTS, notation, *sections])
 
 
 def main(argv: list[str]) -> int:
