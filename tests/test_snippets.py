@@ -52,6 +52,7 @@ def checkout(tmp_path, monkeypatch):
             (tmp_path / name).symlink_to(ROOT / name)
     for name in ("programs", "my_sets/birds/robin", "my_sets/cars/van", "photos"):
         (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "mine.safetensors").symlink_to(ROOT / "assets/whurs19_vit_b_32.safetensors")
     trainer = (ROOT / "tests/dassl/toy_trainer.py").read_text().replace("ToyPrompts", "Theirs")
     (tmp_path / "theirs.py").write_text(trainer)
     files = [f"output/tune/base2new/chosen/{name}/tuned" for name in ("CoOp", "KgCoOp", "ALIGN")]
