@@ -259,9 +259,8 @@ def from_repository(server, table, get, tmp_path):
 
 
 def test_whurs19_becomes_class_folders(from_repository):
-    folder = from_repository(
-        "whurs19-images", "datasets/WHURS19", WHURS19, **{"results/WHURS19": b""}
-    )
+    other = {"results/WHURS19": b""}
+    folder = from_repository("whurs19-images", "datasets/WHURS19", WHURS19, **other)
     train, val, test = DATASET_REGISTRY.get("ImageFolder").read(folder / "images")
     assert [len(part) for part in (train, val, test)] == [4, 0, 2]
     assert [item.classname for item in test] == ["port", "railway station"]
