@@ -43,10 +43,10 @@ python -m benchmark info CoPrompt  # equations, keys with defaults, published se
 python -m benchmark info           # all methods in one table, with your plug-ins
 ```
 
-The site has the first below each method, too. The page is made from the classes by
+The site also has what the first prints, below each method. The page is made from the classes:
 `python -m benchmark info --style page`.
 
-These methods are points in one space, of numbers of prompts and how they are coupled and compared
+These methods differ in the numbers of their prompts and in how prompts are coupled and compared
 ([equations](methods.md)):
 """
 NOTATION = """
