@@ -13,9 +13,10 @@ from trainers.prompting.errors import UserError, check_name, need
 
 from ..cli import Parser, add_plugin, from_one
 from ..protocols.configs import GROUPS, dataset_class, dataset_files, use_plugins, with_groups
-from . import stored_rows, zero_shot
+from . import zero_shot
 from .zero_shot import BACKBONE, check_printed
 
+PHOTOGRAPHS = "whurs19-images"  # of which assets/ has features
 COUNTS = ("classes", "train", "val", "test")
 
 
@@ -46,8 +47,8 @@ def main(argv: list[str]) -> int:
         "names",
         nargs="*",
         metavar="NAME",
-        help=f"data sets, or {', '.join(GROUPS)} (default: all but the medical, and plug-ins'); "
-        f"{stored_rows.NAME} alone is encoded and compared with its features in assets/",
+        help=f"data sets, or {', '.join(GROUPS)} (default: all but the medical, and plug-ins'); or "
+        f"{PHOTOGRAPHS}, to encode them and compare with their features in assets/",
     )
     parser.add_argument(
         "--zero-shot", action="store_true",
@@ -81,13 +82,12 @@ def main(argv: list[str]) -> int:
     root = Path(args.root).expanduser().absolute()
     if not root.is_dir():
         raise UserError(f"'{root}' is not a folder: give --root the folder of the data sets")
-    if stored_rows.NAME in args.names:
-        need(
-            args.zero_shot and args.names == [stored_rows.NAME] and not args.sentences,
-            f"{stored_rows.NAME} is compared with its features: name it alone, with --zero-shot "
-            "and without --sentences",
-        )
-        return stored_rows.check(root, args.backbone, args.limit)
+    if PHOTOGRAPHS in args.names:
+        alone = args.names == [PHOTOGRAPHS] and args.zero_shot and not args.sentences
+        need(alone, f"{PHOTOGRAPHS} needs --zero-shot, no --sentences and no other data set")
+        from .stored_rows import check
+
+        return check(root / PHOTOGRAPHS, args.backbone or "ViT-B/32", args.limit)
     known = checked_datasets()
     asked = with_groups(args.names) or [name for name in known if name not in GROUPS["medical"]]
     names = [check_name("data set", name, known) for name in asked]

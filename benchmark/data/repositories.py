@@ -23,10 +23,9 @@ SETS = {"grocery": "Class Name (str)", "grocery_coarse": "Coarse Class Name (str
 
 
 def arrange(content: Path, tree: Mapping[str, str]) -> Path:
-    """Return a folder, inside the unpacked `content`, with the data set as class folders.
+    """Return a folder, inside the unpacked `content`, with class folders of what `tree` names.
 
-    `tree` has the name of the data set's folder in the repository, and git's name of what is in it.
-    Raises UserError if the content is another one.
+    That is a folder of the repository, with git's name of what is in it.
     """
     ((name, expected),) = tree.items()
     source, target = find(content, name), content / "arranged"
@@ -86,8 +85,8 @@ def _link(image: Path, target: Path) -> None:
 
 def _write_names(folder: Path, names: Mapping[str, str]) -> None:
     """Write the classnames.txt of class folders."""
-    lines = (f"{of} {name}\n" for of, name in names.items())
-    (folder / "classnames.txt").write_text("".join(lines), "utf-8")
+    text = "".join(f"{of} {name}\n" for of, name in names.items())
+    (folder / "classnames.txt").write_text(text, "utf-8")
 
 
 def git_tree(folder: Path) -> str:

@@ -24,14 +24,10 @@ HEAD = [
     "Method", "M", "N", "beta", "Coupling", "Length", "Depth", "Learned", "Trained parameters"
 ]  # fmt: skip
 TITLE = "Every method with its defaults, for {}"
-POINTS = (
+CAPTION = (
     "M visual and N textual prompts; beta is the weight of the token level, N/A for methods with "
     "another equation. Length and depth (the number of first blocks with prompts) are given as "
-    "text / vision."
-)
-CAPTION = (
-    POINTS + " Learned: the modules that hold what is learned. Parameters are for {backbone}, two "
-    "classes and 16 images of each."
+    "text / vision. Parameters are for {backbone}, two classes and 16 images of each."
 )
 PAGE = """\
 # All methods
@@ -50,10 +46,9 @@ These methods differ in the numbers of their prompts and in how prompts are coup
 ([equations](methods.md)):
 """
 NOTATION = """
-Numbers of trained parameters are for {backbone}, two classes and 16 images of each. In what the
-classes say, s is the logit scale, z0 and h0 are features of the untouched CLIP, CE is the mean
-cross-entropy of the logits, W the width of an encoder. Blocks are counted from 0 unless a key
-counts from 1; a block is x' = x + Attn(LN1 x), out = x' + MLP(LN2 x'). *Published* settings are
+In what the classes say, s is the logit scale, z0 and h0 are features of the untouched CLIP, CE is
+the mean cross-entropy of the logits, W the width of an encoder. Blocks are counted from 0 unless a
+key counts from 1; a block is x' = x + Attn(LN1 x), out = x' + MLP(LN2 x'). *Published* settings are
 those of the config files."""
 SECTION = """
 ## {method}
@@ -124,8 +119,7 @@ def page(backbone: str) -> str:
             )
         )
     lines = [f"| {' | '.join(cells)} |" for cells in table]
-    notation = NOTATION.format(backbone=backbone)
-    return "\n".join([PAGE, *lines, "", POINTS, notation, *sections])
+    return "\n".join([PAGE, *lines, "", CAPTION.format(backbone=backbone), NOTATION, *sections])
 
 
 def main(argv: list[str]) -> int:

@@ -8,6 +8,7 @@ from torch.nn.functional import normalize
 
 from benchmark.__main__ import main
 from benchmark.data import stored_rows
+from benchmark.data.check_data import PHOTOGRAPHS
 from trainers.prompting.storage.features import read_features, write_features
 
 NAMES = ("port", "railway station")
@@ -19,7 +20,7 @@ def photographs(tmp_path_factory):
     """Write ten images, of coloured squares."""
     root, rng = tmp_path_factory.mktemp("data"), np.random.default_rng(0)
     for name in NAMES:
-        folder = root / stored_rows.NAME / "images" / name
+        folder = root / PHOTOGRAPHS / "images" / name
         folder.mkdir(parents=True)
         for i in range(EACH):
             pixels = rng.integers(0, 255, (9, 9, 3)).astype("uint8")
@@ -33,7 +34,7 @@ def encoded(photographs, tmp_path_factory):
     """Return the features of these images as `benchmark features` writes them."""
     out = tmp_path_factory.mktemp("features")
     words = ["image_folder=images", "--backbone", "emoji", "--output"]
-    root = str(photographs / stored_rows.NAME)
+    root = str(photographs / PHOTOGRAPHS)
     assert main(["features", *words, str(out), "--root", root]) == 0
     return read_features(next(out.glob("*.safetensors")))
 
@@ -55,7 +56,7 @@ def check(photographs, encoded, tmp_path, monkeypatch, capsys):
         monkeypatch.setattr(stored_rows, "ASSETS", tmp_path)
         capsys.readouterr()
         words = ["--zero-shot", "--root", str(root), "--backbone", "emoji"]
-        code = main(["check-data", *words, stored_rows.NAME, *more])
+        code = main(["check-data", *words, PHOTOGRAPHS, *more])
         return code, "".join(capsys.readouterr())
 
     return call
@@ -102,18 +103,18 @@ def test_images_that_are_read_otherwise_do_not_agree(check, photographs, tmp_pat
 
 
 def test_bad_input_is_one_sentence(check, tmp_path, capsys):
-    assert "has other classes than" in check(names=("port", "beach"))[1]
-    code, said = check(root=tmp_path)
-    assert code == 2 and "there are no photographs in" in said and "download whurs19-images" in said
+    for more in ({"names": ("port", "beach")}, {"root": tmp_path}):
+        code, said = check(**more)
+        assert code == 2 and "have the classes of WHU-RS19: `python -m benchmark down" in said
     code, said = check("--backbone", "RN50x4")
     assert code == 2 and "assets/ has features of emoji, not of 'RN50x4'" in said
-    assert "name it alone" in check("eurosat")[1]
-    assert "name it alone" in check("--sentences", "clip7")[1]
-    assert main(["check-data", stored_rows.NAME, "--root", str(tmp_path)]) == 2
-    assert "with --zero-shot" in capsys.readouterr().err
+    assert "no other data set" in check("eurosat")[1]
+    assert "no --sentences" in check("--sentences", "clip7")[1]
+    assert main(["check-data", PHOTOGRAPHS, "--root", str(tmp_path)]) == 2
+    assert "needs --zero-shot" in capsys.readouterr().err
 
 
 def test_the_real_features_are_of_1005_photographs_under_three_clips():
     files = [read_features(path) for path in stored_rows.ASSETS.glob("whurs19_*.safetensors")]
     assert {file.clip for file in files} == {"RN50", "ViT-B/32", "ViT-L/14"}
-    assert all(len(file.label) == 1005 for file in files) and stored_rows.BACKBONE == "ViT-B/32"
+    assert all(len(file.label) == 1005 for file in files)
