@@ -7,6 +7,8 @@ import pytest
 import yaml
 from paths import ROOT
 
+from benchmark.__main__ import COMMANDS
+from benchmark.protocols import PROTOCOLS
 from trainers import prompting
 from trainers.prompting.method import find_method
 
@@ -69,6 +71,13 @@ def test_equations_are_typeset_on_the_pages_of_repositories_too():
             assert not re.search(r"\\(operatorname|mbox|phantom)", equation), (page.name, equation)
         count += len(displayed + inline)
     assert count > 80
+
+
+def test_the_list_of_all_commands_has_all():
+    page = (ROOT / "docs" / "running.md").read_text("utf-8")
+    section = page.partition("\n## All commands\n")[2]
+    named = set(re.findall(r"`([a-z2-]\w*(?:-\w+)?)(?: [^`]*)?`", section))
+    assert not {*COMMANDS, *PROTOCOLS} - named
 
 
 def test_hosted_ci_runs_the_commands_of_the_readme():
