@@ -11,6 +11,10 @@ from benchmark.__main__ import COMMANDS
 from benchmark.protocols import PROTOCOLS
 from trainers import prompting
 from trainers.prompting.method import find_method
+from trainers.prompting.record.conformal import SCORES
+from trainers.prompting.robustness import ATTACKS
+
+STREAMS = ("stream", "separate", "few", "order")  # beside what a run does by itself
 
 
 def test_the_first_page_lists_every_method_and_counts_them_as_the_package_does():
@@ -78,6 +82,13 @@ def test_the_list_of_all_commands_has_all():
     section = page.partition("\n## All commands\n")[2]
     named = set(re.findall(r"`([a-z2-]\w*(?:-\w+)?)(?: [^`]*)?`", section))
     assert not {*COMMANDS, *PROTOCOLS} - named
+
+
+def test_each_attack_stream_and_prediction_set_has_a_command():
+    page = (ROOT / "docs" / "metrics.md").read_text("utf-8")
+    commands = "\n".join(re.findall(r"^```bash\n(.*?)^```", page, re.DOTALL | re.MULTILINE))
+    for key, values in {"ATTACK": ATTACKS, "STREAM": STREAMS, "CONFORMAL": SCORES}.items():
+        assert set(values) <= set(re.findall(rf"TEST\.{key} ([\w-]+)", commands)), key
 
 
 def test_hosted_ci_runs_the_commands_of_the_readme():
