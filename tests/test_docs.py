@@ -14,7 +14,7 @@ from trainers.prompting.method import find_method
 from trainers.prompting.record.conformal import SCORES
 from trainers.prompting.robustness import ATTACKS
 
-STREAMS = ("stream", "separate", "few", "order")  # beside what a run does by itself
+STREAMS = ("shuffled", "stream", "separate", "few", "order.txt")
 
 
 def test_the_first_page_lists_every_method_and_counts_them_as_the_package_does():
@@ -88,7 +88,8 @@ def test_each_attack_stream_and_prediction_set_has_a_command():
     page = (ROOT / "docs" / "metrics.md").read_text("utf-8")
     commands = "\n".join(re.findall(r"^```bash\n(.*?)^```", page, re.DOTALL | re.MULTILINE))
     for key, values in {"ATTACK": ATTACKS, "STREAM": STREAMS, "CONFORMAL": SCORES}.items():
-        assert set(values) <= set(re.findall(rf"TEST\.{key} ([\w-]+)", commands)), key
+        varied = ",".join(re.findall(rf"--vary TEST\.{key}=(\S+)", commands)).split(",")
+        assert set(values) <= {value.partition(":")[0] for value in varied}, key
 
 
 def test_hosted_ci_runs_the_commands_of_the_readme():

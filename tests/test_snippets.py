@@ -50,7 +50,12 @@ def checkout(tmp_path, monkeypatch):
     for name in os.listdir(ROOT):
         if not name.startswith(".") and name not in ("data", "output"):
             (tmp_path / name).symlink_to(ROOT / name)
-    for name in ("programs", "my_sets/birds/robin", "my_sets/cars/van", "photos"):
+    for name in (
+        "programs",
+        "data/grocery/grocery/kiwi",
+        "data/grocery/grocery_coarse/kiwi",
+        "photos",
+    ):
         (tmp_path / name).mkdir(parents=True)
     (tmp_path / "mine.safetensors").symlink_to(ROOT / "assets/whurs19_vit_b_32.safetensors")
     trainer = (ROOT / "tests/dassl/toy_trainer.py").read_text().replace("ToyPrompts", "Theirs")
