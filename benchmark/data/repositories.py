@@ -23,10 +23,7 @@ SETS = {"grocery": "Class Name (str)", "grocery_coarse": "Coarse Class Name (str
 
 
 def arrange(content: Path, tree: Mapping[str, str]) -> Path:
-    """Return a folder, inside the unpacked `content`, with class folders of what `tree` names.
-
-    That is a folder of the repository, with git's name of what is in it.
-    """
+    """Return a folder, in the unpacked `content`, with the data set that `tree` has by folder."""
     ((name, expected),) = tree.items()
     source, target = find(content, name), content / "arranged"
     sha = git_tree(source)
