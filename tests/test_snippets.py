@@ -142,8 +142,8 @@ def test_commands_can_be_pasted(page, checkout, monkeypatch):
             check(call, monkeypatch)
 
 
-# Pages with commands in a table, and the heading of its section if others have commands, too.
-TABLES = {"coming_from": "", "faq": "", "running": "\n## The paper's tables\n"}
+# Pages with commands in a table or a list, and the heading of its section if others have commands, too.
+TABLES = {"coming_from": "", "running": "\n## The paper's tables\n"}
 
 
 @pytest.mark.parametrize("page", TABLES)
