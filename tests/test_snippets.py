@@ -142,7 +142,7 @@ def test_commands_can_be_pasted(page, checkout, monkeypatch):
             check(call, monkeypatch)
 
 
-# Pages with commands in a table or a list, and the heading of its section if others have commands, too.
+# Pages with commands in a table or list, and the heading of its section if others have some, too.
 TABLES = {"coming_from": "", "running": "\n## The paper's tables\n"}
 
 
