@@ -24,12 +24,12 @@ PARTS = {
     "optimizer": "has no state of the optimiser",
     "scheduler": "has no state of the scheduler",
     "rng": "has broken states of the random number generators",
-    "method": "has no state of the method",
+    "method": "has no valid 'method'",
     "scaler": "has no state of the method, or of its loss scale",
-    "settings": "has no valid settings",
-    "computed": "has no valid precision",
-    "classnames": "has no valid class names",
-    "images": "has no valid images",
+    "settings": "has no valid 'settings'",
+    "computed": "has no valid 'computed'",
+    "classnames": "has no valid 'classnames'",
+    "images": "has no valid 'images'",
     "train_seconds": "has no valid training time",
 }
 OTHERWISE = {

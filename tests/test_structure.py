@@ -118,7 +118,7 @@ PACKAGES = {
     "record": "backbones checkpoint dataset_keys embedded errors images marks running storage "
     "transport",
     "contract": "encoders errors",
-    "method": "backbones checkpoint contract encoders errors full_precision node prompts storage",
+    "method": "backbones checkpoint contract encoders errors full_precision node prompts",
     "regularizers": "errors method teacher",
     "capabilities": "checkpoint dataset_keys encoders errors full_precision marks method node "
     "teacher",

@@ -310,7 +310,8 @@ def test_the_wheel_is_installed_and_used_outside_of_the_repository(installed):
     assert code == 0 and (folder / "x.safetensors").is_file(), err
     code, _, err = command("predict", "--model-dir", "nowhere", image)
     assert code == 2 and err == (
-        "promptedclip predict: 'nowhere' does not exist: give the output folder of a run\n"
+        "promptedclip predict: 'nowhere' holds no run to load, as there is no such "
+        "folder: give the output folder of one run\n"
     )
     code, out, err = command("emoji", "data")
     assert code == 0 and (folder / "data" / "caltech-101").is_dir(), err

@@ -130,13 +130,13 @@ def fails(clip_model, said, **node):
 def test_teachers_that_cannot_be(golden, tiny_clip, tmp_path):
     given = teacher(golden, tmp_path)
     fails(tiny_clip, "has no teacher: train a PromptSRC on a larger CLIP")
-    fails(tiny_clip, "no', where there is no checkpoint: train", TEACHER=str(tmp_path / "no"))
+    fails(tiny_clip, "no' holds no run to load, as .*: train", TEACHER=str(tmp_path / "no"))
     fails(tiny_clip, "reads images of 64 pixels, but this", **given | {"TEACHER_NAME": "emoji"})
     coop = tmp_path / "coop.pt"
     torch.save({"state_dict": {"ctx": torch.zeros(4, 128)}}, coop)
     fails(tiny_clip, "has no prompts of PromptSRC", **given | {"TEACHER": str(coop)})
-    torch.save({"settings": {}, "state_dict": {}}, coop)
-    fails(tiny_clip, "does not say what made it", **given | {"TEACHER": str(coop)})
+    torch.save({"settings": 1, "state_dict": {}}, coop)
+    fails(tiny_clip, "has no valid 'settings'", **given | {"TEACHER": str(coop)})
     narrow = golden.part("teacher/param/")
     narrow["prompt_learner.ctx"] = narrow["prompt_learner.ctx"][:, :64]
     torch.save({"state_dict": narrow}, coop)
@@ -176,7 +176,7 @@ def test_the_teacher_may_have_another_width(golden, tiny_clip, tmp_path):
     given = teacher(golden, tmp_path) | {"TEACHER_NAME": other_clip(tmp_path, 32)}
     method = build_method("PromptKD", node_of(golden) | given, tiny_clip, ["cat", "dog"])
     assert method.output(golden.tensors["image"]).text.h.shape == (1, 2, 32)
-    with pytest.raises(UserError, match="has shape .* but the configuration asks for"):
+    with pytest.raises(UserError, match="has shape .* but the method's has"):
         method.load_public_state_dict(golden.params)
 
 
@@ -247,7 +247,7 @@ def test_runs_on_both_halves_the_second_without_the_teacher(trained, tmp_path, c
     with pytest.raises(UserError, match="no text features of 'tower'. TRAINER.PROMPTKD.TEACHER is"):
         load_run(out, ["sea", "tower"]).model(images)
     assert run(data, "PromptKD", tmp_path / "bad", 2, extra=[*BASE, *place]) == 2
-    assert "where there is no checkpoint: train a PromptSRC" in capsys.readouterr().err
+    assert "as there is no such folder: train a PromptSRC" in capsys.readouterr().err
 
 
 def refused(said, capsys, *args, extra):

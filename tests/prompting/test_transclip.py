@@ -255,7 +255,7 @@ def test_on_top_of_runs(tmp_path, tiny_clip):
     public = tmp_path / "public.pth.tar"
     torch.save({"state_dict": earlier.public_state_dict()}, public)
     for place, names, why in (
-        (tmp_path / "no", NAMES, f"{top} is '.*no', where there is no checkpoint: give the output"),
+        (tmp_path / "no", NAMES, f"{top}: '.*no' holds no run to load, as there is no such"),
         (out, NAMES, "TransCLIP, the method of the run in '.*', adapts to the images"),
         (public, NAMES, "is of public code, which does not say its settings: give TRAINER.TRANS"),
         (tmp_path / "LinearProbe", NAMES, "of LinearProbe in '.*', of TRAINER.TRANSCLIP.PRIOR, ca"),

@@ -17,7 +17,6 @@ from torch import nn
 from . import node as nodes
 from .backbones import family_of
 from .checkpoint import state
-from .checkpoint.files import load_public_state
 from .checkpoint.public import PublicFiles
 from .checkpoint.saved import Saved
 from .contract import ENCODERS, check_built, check_class, check_logits, with_sentences
@@ -32,7 +31,6 @@ from .encoders.vision import ImageEncoder, ImageFeatures
 from .errors import UserError, check_name, need
 from .full_precision import gradients_of, no_autocast
 from .prompts import Contexts, public_name
-from .storage.values import are_texts
 
 METHODS: dict[str, type["Method"]] = {}
 Images = torch.Tensor | Sequence[torch.Tensor]  # one view, or several
@@ -588,7 +586,8 @@ class Method(PublicFiles, nn.Module):
         Raises:
             UserError: a name is unknown or missing, or a shape does not fit.
         """
-        load_public_state(self.public_parameters(), state_dict, self._is_ignored, self.submodule)
+        own = self.public_parameters()
+        state.load_parameters(own, state_dict, self._is_ignored, self.submodule)
 
     def _is_ignored(self, name: str) -> bool:
         """Return True if a name in a public checkpoint is that of a frozen or unused weight."""
@@ -620,10 +619,6 @@ class Method(PublicFiles, nn.Module):
             UserError: it does not fit the method, or cannot be used for other classes.
         """
         name, saved = type(self).__name__, checkpoint.classnames
-        if saved is not None and not are_texts(saved):
-            raise UserError(
-                "The checkpoint does not name its classes: take another, or train again"
-            )
         self.training_classnames = list(saved or classnames)
         others = saved is not None and list(saved) != list(classnames)
         some = []  # for each class of the method, its number in the checkpoint

@@ -159,16 +159,18 @@ def test_runs_that_cannot_be_loaded_are_reported(runs, capsys, tmp_path):
     assert predict(capsys, "--model-dir", tmp_path, image, "--backbone", moved)[0] == 0
     for broken in ({"settings": "x"}, {"classnames": 7}, {"epoch": None}, {"plugins": [3]}):
         torch.save({**state, **broken}, path)
-        with pytest.raises(UserError, match="does not say what made it"):
+        (name,) = broken
+        what = "does not say what made it" if name == "epoch" else f"has no valid '{name}'"
+        with pytest.raises(UserError, match=what):
             load_run(tmp_path)
     sparse = state["state_dict"]["ctx"].to_sparse()
-    for model, kind in (
-        ("x", "str"),
-        ({"ctx": "x"}, "str"),
-        ({"ctx": sparse}, r"Tensor of torch.float32 \(torch.sparse_coo\)"),
+    for model, said in (
+        ("x", "has no valid 'state_dict'"),
+        ({"ctx": "x"}, "is a str and not a dense tensor"),
+        ({"ctx": sparse}, r"is a Tensor of torch.float32 \(torch.sparse_coo\) and not a dense"),
     ):
         torch.save({**state, "state_dict": model}, path)
-        with pytest.raises(UserError, match=f"is a {kind} and no"):
+        with pytest.raises(UserError, match=said):
             load_run(tmp_path)
     ctx = state["state_dict"]["ctx"]
     for value in (ctx.long(), ctx.to(torch.complex64), ctx.to_sparse(), ctx.double() + 1e300):
@@ -188,8 +190,9 @@ def test_runs_that_cannot_be_loaded_are_reported(runs, capsys, tmp_path):
 def test_paths_that_are_not_a_run_folder_are_reported(runs, capsys, tmp_path):
     file = tmp_path / "file"
     file.touch()
-    for folder, what in ((tmp_path / "gone", "does not exist"), (file, "is a file")):
-        with pytest.raises(UserError, match=f"'{folder}' {what}: give the output folder"):
+    for folder in (tmp_path / "gone", file):
+        why = "holds no run to load, as there is no such folder: give the output folder of one run"
+        with pytest.raises(UserError, match=f"'{folder}' {why}"):
             load_run(folder)
     (tmp_path / "prompt_learner" / "model.pth.tar-1").mkdir(parents=True)
     code, _, err = predict(capsys, "--model-dir", tmp_path, images_of(runs)[0])

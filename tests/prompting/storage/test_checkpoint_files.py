@@ -1,5 +1,6 @@
 """Functions on the files of checkpoints, and what values in them must be, at their bounds."""
 
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
@@ -9,15 +10,14 @@ from trainers.prompting import UserError, build_method, load_clip
 from trainers.prompting.checkpoint.cfg_texts import differing, literal
 from trainers.prompting.checkpoint.files import (
     broken_checkpoint,
-    checkpoint_at,
     find_checkpoint,
-    load_public_state,
     marked_epoch,
+    only_model,
     remove_earlier,
     saved_epochs,
 )
 from trainers.prompting.checkpoint.saved import VALID, Saved
-from trainers.prompting.checkpoint.state import digests_by_class
+from trainers.prompting.checkpoint.state import digests_by_class, load_parameters
 from trainers.prompting.storage.run_record import flaw, is_number, is_percent
 from trainers.prompting.storage.values import (
     are_texts,
@@ -73,16 +73,20 @@ def test_the_remedies_for_a_broken_checkpoint(folder):
     assert str(broken_checkpoint(str(folder), 10, "is odd")).endswith("to train from the start")
 
 
-def test_the_checkpoint_at_a_place(folder):
-    at = [checkpoint_at(str(folder / name), "KEY", "do") for name in ("model.pth.tar-2", "")]
-    assert [path.rpartition("-")[2] for path in at] == ["2", "10"]
-    assert checkpoint_at(str(folder.parent), "KEY", "do") == at[1]
-    with pytest.raises(UserError, match="KEY is '.*no', where there is no checkpoint: do"):
-        checkpoint_at(str(folder / "no"), "KEY", "do")
+def test_the_one_model_in_a_place(folder):
+    for place, below in ((folder, ""), (folder, "**/"), (folder.parent, "*/")):
+        assert only_model(place, below, "x", "do") == str(folder)
     (folder / "other").mkdir()
     (folder / "other" / "model.pth.tar-1").touch()
-    with pytest.raises(UserError, match="where there is several checkpoints: do"):
-        checkpoint_at(str(folder), "KEY", "do")
+    assert only_model(folder.parent, "*/", "x", "do") == str(folder)
+    for place, below, why in (
+        (folder / "no", "**/", "there is no such folder"),
+        (folder / "model.pth.tar-2", "**/", "there is no such folder"),
+        (folder.parent, "", "it has no checkpoint .model.pth.tar-EPOCH."),
+        (folder, "**/", "it has several models"),
+    ):
+        with pytest.raises(UserError, match=f"^x holds no run to load, as {why}: do$"):
+            only_model(place, below, "x", "do")
 
 
 def test_tensors_that_can_be_loaded():
@@ -100,7 +104,7 @@ def test_tensors_that_can_be_loaded():
 def test_parameters_take_the_values_of_their_public_names():
     def load(state, **sizes):
         own = {f"m.{name}": torch.nn.Parameter(torch.zeros(size)) for name, size in sizes.items()}
-        load_public_state(own, state, lambda name: name == "old", "m")
+        load_parameters(own, state, lambda name: name == "old", "m")
         return own
 
     x = torch.arange(6.0).view(2, 3)
@@ -111,11 +115,9 @@ def test_parameters_take_the_values_of_their_public_names():
     for state, sizes, said in (
         ({"x": x, "y": x}, {"x": (2, 3)}, "has 'y', which this method lacks"),
         ({"x": x}, {"x": (2, 3), "y": (1,)}, "lacks 'm.y'"),
-        ({"x": x}, {"x": (3, 2)}, r"shape \(2, 3\) but the configuration asks for \(3, 2\)"),
-        ({"x": x}, {"x": (0, 2)}, r"shape \(3,\) but the configuration asks for \(2,\)"),
+        ({"x": x}, {"x": (3, 2)}, r"shape \(2, 3\), but the method's has \(3, 2\)"),
+        ({"x": x}, {"x": (0, 2)}, r"shape \(3,\), but the method's has \(2,\)"),
         ({"x": x / 0}, {"x": (2, 3)}, "numbers that are not finite"),
-        ([x], {"x": (2, 3)}, "is a list and not tensors by name"),
-        ({1: x}, {"x": (2, 3)}, "is a dict and not tensors by name"),
     ):
         with pytest.raises(UserError, match=said):
             load(state, **sizes)
@@ -181,6 +183,11 @@ VALUES = {
     "epoch": ([1], ["1", None]),
     "trainer": (["CoOp"], [None, 1]),
     "backbone": (["RN50"], [None]),
+    "backbone_sha256": (["2" * 64], [5]),
+    "state_dict": ([{}, {"a": ONE}], [[ONE], {1: ONE}]),
+    "method": ([{}, {"a": ONE}], [7, {1: ONE}]),
+    "class_buffers": ([{}, {"a": "b"}], [7, {"a": 1}]),
+    "plugins": ([["a.py"]], ["a.py"]),
 }  # fmt: skip
 
 
@@ -197,17 +204,21 @@ MADE |= {"backbone": "RN50", "epoch": 5}
 
 @pytest.mark.parametrize(
     ("change", "says"),
-    [({}, True), ({"plugins": ["a.py"]}, True), ({"plugins": "a.py"}, False),
-     ({"classnames": ["a"]}, False), ({"epoch": None}, False), ({"backbone": None}, False)],
+    [({}, None), ({"plugins": ["a.py"]}, None), ({"plugins": "a.py"}, "has no valid 'plugins'"),
+     ({"classnames": ["a"]}, "what made it"), ({"epoch": None}, "what made it"),
+     ({"backbone": None}, "what made it"), ({"images": []}, "tar-5' has no valid 'images': take")],
 )  # fmt: skip
-def test_what_made_a_checkpoint(change, says):
-    assert Saved.of(MADE | change).says_what_made_it == says
+def test_what_made_a_checkpoint(tmp_path, change, says):
+    (tmp_path / "model").mkdir()
+    torch.save({"state_dict": {}} | MADE | change, tmp_path / "model" / "model.pth.tar-5")
+    with pytest.raises(UserError, match=says) if says else nullcontext():
+        assert Saved.of_run(tmp_path).classnames == ["a", "b"]
 
 
 @pytest.mark.parametrize(
     ("change", "said"),
-    [({}, None), ({"settings": None, "trainer": None}, None), ({"trainer": None}, "what made it"),
-     ({"classnames": "ab"}, "what made it"), ({"state_dict": 1}, "what made it"),
+    [({}, None), ({"settings": None, "trainer": None}, None), ({"trainer": 1}, "valid 'trainer'"),
+     ({"classnames": "ab"}, "valid 'classnames'"), ({"state_dict": 1}, "valid 'state_dict'"),
      ({"epoch": 4}, "has done 4 of its 5 epochs"), ({"epoch": 6}, None), ({"epoch": 0}, None),
      ({"epoch": 4, "settings": {"OPTIM.MAX_EPOCH": "5", "OPTIM.STEPS": "9"}}, None),
      ({"epoch": 4, "settings": {}}, None)],
@@ -251,8 +262,6 @@ def test_a_checkpoint_of_other_code_takes_the_settings_of_the_call(capsys):
     now = Saved(backbone="emoji", settings={"DATASET.NAME": "x"})
     Saved.of({"state_dict": {}}).check_loaded(now, method)
     assert "no settings: those of this call are used" in capsys.readouterr().out
-    with pytest.raises(UserError, match="no valid settings in its entry 'settings'"):
-        Saved.of({"settings": {"a": 1}}).check_loaded(now, method)
 
 
 def test_what_a_resumed_run_must_share():

@@ -251,7 +251,7 @@ def test_contexts_of_each_class_are_not_those_of_others(tmp_path, capsys, monkey
 
 
 BROKEN = {
-    "no mapping": (lambda own: 7, "has a int"),
+    "no mapping": (lambda own: 7, "has no valid 'method'"),
     "no tensor": (lambda own: own | {"steps": "x"}, "'steps' is a str"),
     "shape": (lambda own: own | {"steps": torch.zeros(3)}, "'steps' has shape (3,)"),
     "nan": (lambda own: own | {"cache": own["cache"] * torch.nan}, "'cache' holds"),
@@ -278,13 +278,13 @@ def test_invalid_class_names_in_a_checkpoint(runs, tmp_path, capsys):
     torch.save(saved | {"classnames": 7}, tmp_path / "prompt_learner" / "model.pth.tar-2")
     flags = "--eval-only", "--model-dir", str(tmp_path)
     assert tiny.run(runs, "Kept", tmp_path / "eval", 2, *flags) == 2
-    assert "does not name its classes" in capsys.readouterr().err.splitlines()[-1]
+    assert "has no valid 'classnames'" in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_a_checkpoint_that_does_not_say_what_depends_on_its_classes(runs, tmp_path):
     _, saved = checkpoint(runs / "Taught")
     (tmp_path / "prompt_learner").mkdir()
-    torch.save(saved | {"class_buffers": 7}, tmp_path / "prompt_learner" / "model.pth.tar-2")
+    torch.save(saved | {"class_buffers": None}, tmp_path / "prompt_learner" / "model.pth.tar-2")
     assert load_run(tmp_path).classnames == list(tiny.COLOURS)
     with pytest.raises(UserError, match="does not say which buffers depend on its classes"):
         load_run(tmp_path, classnames=OTHERS)

@@ -47,12 +47,11 @@ def clip_of(saved: Saved, backbone: str | None = None) -> tuple[CfgNode, Any]:
         return cfg, clip_model
     cannot = f"The run in '{saved.place}' was trained on features and cannot read images, as "
     need(
-        saved.backbone_sha256,
+        saved.backbone_sha256 and saved.features,
         f"{cannot}it does not have the SHA-256 of their CLIP '{saved.backbone}': train again where "
         "that CLIP is",
     )
     need(sha256, f"{cannot}their CLIP '{backbone}' is not here: give --backbone its file")
-    saved.check_features()
     template, own = zero_shot_template(cfg.DATASET.NAME), next(iter(saved.features["text"]), "")
     need(
         own == template,

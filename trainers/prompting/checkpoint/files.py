@@ -1,78 +1,12 @@
-"""Checkpoints: loads parameters by their public names, and finds the files of a run."""
+"""The files of checkpoints: read, found, named and removed."""
 
 import os
-from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import nn
-
 from ..dassl_parts import dassl
-from ..errors import UserError
+from ..errors import UserError, need
 from ..storage.files import damaged_part
-from ..storage.values import check_dense
-
-
-@torch.no_grad()
-def load_public_state(
-    own: Mapping[str, nn.Parameter],
-    state: Mapping[str, torch.Tensor],
-    is_ignored: Callable[[str], bool],
-    submodule: str,
-) -> None:
-    """Load parameters, by their public names, from a checkpoint of this project or a public one.
-
-    Names of `state` are as in the whole published model, or as in its `submodule` only;
-    `is_ignored` is True for a name without a parameter that may be skipped.
-    """
-    if not isinstance(state, Mapping) or not all(isinstance(name, str) for name in state):
-        raise UserError(
-            f"The checkpoint's model is a {type(state).__name__} and not tensors by name: take "
-            "another checkpoint, or train again"
-        )
-    tensors = {}
-    for name, value in state.items():
-        full = name if name in own else f"{submodule}.{name}"
-        if full in own:
-            tensors[full] = value
-        elif not is_ignored(name):
-            raise UserError(
-                f"The checkpoint has '{name}', which this method lacks: it is of another "
-                "method, or of deeper prompts"
-            )
-    for name, parameter in own.items():
-        if name not in tensors:
-            raise UserError(
-                f"The checkpoint lacks '{name}': it is of another method, or of shallower prompts"
-            )
-        value = tensors[name]
-        check_dense(name, value, trained=True)
-        expected, given = tuple(parameter.shape), tuple(value.shape)
-        if not parameter.numel():  # its length was not known before training
-            given, expected = given[1:], expected[1:]
-        if _trim(given) != _trim(expected):  # a single prompt may lack its leading axis
-            raise UserError(
-                f"The checkpoint's '{name}' has shape {given} but the configuration asks for "
-                f"{expected}: make the settings, the classes and the backbone those of the trained "
-                "model"
-            )
-        if not torch.isfinite(value.to(parameter.dtype)).all():
-            raise UserError(
-                f"The checkpoint's '{name}' holds numbers that are not finite: its training "
-                "failed, so take an earlier epoch or train again"
-            )
-    for name, parameter in own.items():
-        if not parameter.numel():
-            parameter.data = parameter.new_empty(tensors[name].shape)
-        parameter.copy_(tensors[name].reshape(parameter.shape))
-
-
-def _trim(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Return a shape without its leading axes of length 1."""
-    while shape[:1] == (1,):
-        shape = shape[1:]
-    return shape
 
 
 def read_checkpoint(path: str, kind: type = dict) -> Any:
@@ -149,28 +83,14 @@ def find_checkpoint(folder: str, epoch: int | None) -> str:
     return path
 
 
-def checkpoint_at(place: str, key: str, remedy: str) -> str:
-    """Return the path of the checkpoint at a place: its file, its folder, or that of the run."""
-    if os.path.isfile(place):
-        return place
-    files: Iterable[Path] = Path(place).glob("**/model*.pth.tar*") if os.path.isdir(place) else ()
-    folders = {file.parent for file in files}
-    if len(folders) != 1:
-        what = "several checkpoints" if folders else "no checkpoint"
-        raise UserError(f"{key} is '{place}', where there is {what}: {remedy}")
-    return find_checkpoint(str(folders.pop()), None)
+def only_model(place: str | os.PathLike[str], below: str, what: str, remedy: str) -> str:
+    """Return the one folder with checkpoints in a place.
 
-
-def model_folder(folder: Path) -> str:
-    """Return the folder of the model in a run folder."""
-    if not os.path.isdir(folder):
-        what = "is a file" if os.path.exists(folder) else "does not exist"
-        raise UserError(f"'{folder}' {what}: give the output folder of a run")
-    folders = sorted({path.parent for path in folder.glob("*/model*.pth.tar*")})
-    if len(folders) != 1:
-        what = "no checkpoint (model.pth.tar-EPOCH)" if not folders else "several models"
-        raise UserError(
-            f"'{folder}' holds no run to load: it has {what} in its folders; give the output "
-            "folder of a run"
-        )
+    `below` is where they may be, the beginning of a pattern; `what` and `remedy` are the beginning
+    and the end of the error.
+    """
+    folders = sorted({path.parent for path in Path(place).glob(f"{below}model*.pth.tar*")})
+    has = "it has several models" if folders else "it has no checkpoint (model.pth.tar-EPOCH)"
+    has = has if os.path.isdir(place) else "there is no such folder"
+    need(len(folders) == 1, f"{what} holds no run to load, as {has}: {remedy}")
     return os.fspath(folders[0])

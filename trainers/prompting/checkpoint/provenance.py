@@ -84,7 +84,6 @@ def load_initial(cfg: Any, method: Any, dataset: Any) -> Saved | None:
     saved = public or Saved.read(path)
     saved.check_unseen(dataset, cfg.TEST.SPLIT)
     method.load_public_state_dict(saved.state_dict)
-    saved.check_origin()
     unknown = dict.fromkeys(("method", "backbone", *FACTS), UNKNOWN) | {"place": path}
     settings = saved.settings and {**saved.settings, "MODEL.INIT_WEIGHTS": path}
     start = unknown if public else saved.facts()
@@ -136,12 +135,10 @@ def check_teachers(method: Any, dataset, cfg) -> None:
             "this run",
         )
         trained.check_unseen(dataset, cfg.TEST.SPLIT)
-        halves = {"base": list(dataset.classnames)}
-        halves["new"] = list(getattr(dataset, "other_classnames", ()))
+        base, new = {*dataset.classnames}, {*getattr(dataset, "other_classnames", ())}
         if cfg.DATASET.SUBSAMPLE_CLASSES == "new":
-            halves = dict(zip(("new", "base"), halves.values(), strict=True))
-        foreign = {*halves["new"]} - {*halves["base"]}
-        seen = [name for name in trained.classnames or () if name in foreign]
+            base, new = new, base
+        seen = [name for name in trained.classnames or () if name in new - base]
         need(
             not seen or trained.value("DATASET.NAME") != cfg.DATASET.NAME,
             f"The teacher in '{trained.place}' was trained on {len(seen)} of the new classes, such "

@@ -1,11 +1,10 @@
 """Reads and writes checkpoints of public code that does not use Dassl's folders."""
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
-
-import torch
 
 from ..errors import UserError, need
 from .files import find_checkpoint, read_checkpoint, saved_epochs
@@ -84,41 +83,13 @@ def public_checkpoint(method: PublicFiles, path: str) -> Saved | None:
     return replace(method.read_public(contents), place=path)
 
 
-def prompt_sizes(saved: Saved, key: str) -> dict[str, Any]:
-    """Return the sizes of the prompts in a public checkpoint of PromptSRC, by their keys.
-
-    `key` is the setting that names it, for the message.
-    """
-    text, vision = (
-        [x for name, x in saved.state_dict.items() if name.startswith(side) and "VPT" in name]
-        for side in ("text_encoder.", "image_encoder.")
-    )
-    ctx = saved.state_dict.get("prompt_learner.ctx")
-    need(
-        torch.is_tensor(ctx) and vision,
-        f"The checkpoint '{saved.place}' of the teacher has no prompts of PromptSRC: change {key}",
-    )
-    return {
-        "N_CTX_TEXT": len(ctx),
-        "N_CTX_VISION": len(vision[0]),
-        "PROMPT_DEPTH_TEXT": 1 + len(text),
-        "PROMPT_DEPTH_VISION": len(vision),
-    }
-
-
 def names_beside(name: str, patterns: Sequence[str]) -> dict[str, str]:
     """Return the names of the files that belong to one, by pattern; empty if it fits no pattern."""
     for pattern in patterns:
-        if (part := _part(name, pattern)) is not None:
+        if match := re.fullmatch(re.escape(pattern).replace(r"\*", "(.+)"), name):
+            part = "".join(match.groups())
             return {other: other.replace("*", part) for other in patterns}
     return {}
-
-
-def _part(name: str, pattern: str) -> str | None:
-    """Return the part of a name that matches `*` in a pattern; None if the name does not fit."""
-    before, star, after = pattern.partition("*")
-    part = name.removeprefix(before).removesuffix(after)
-    return part if f"{before}{part}{after}" == name and bool(part) == bool(star) else None
 
 
 def _files(path: str, patterns: Sequence[str]) -> dict[str, str]:

@@ -28,13 +28,7 @@ from .cfg_texts import (
     no_settings,
     other_code,
 )  # fmt: skip
-from .files import (
-    broken_checkpoint,
-    checkpoint_at,
-    find_checkpoint,
-    model_folder,
-    read_checkpoint,
-)
+from .files import broken_checkpoint, find_checkpoint, only_model, read_checkpoint
 
 TYPES = {"float32", "bfloat16", "float16"}
 AND = " + "  # between the precisions, and the processors, of a run that was resumed
@@ -53,39 +47,35 @@ FACTS = {
 
 def are_images(value: Any) -> bool:
     """Return True for what `Saved.images` may be."""
-    if not isinstance(value, dict) or value.keys() != {"division", "trained_on"}:
-        return False
-    division, keys = value["division"], value["trained_on"]
-    valid = division is None or is_settings(division)  # both are texts by name
-    return valid and torch.is_tensor(keys) and keys.dtype == torch.int64
+    match value:
+        case {"division": None | dict() as division, "trained_on": torch.Tensor() as keys, **more}:
+            return not more and is_settings(division or {}) and keys.dtype == torch.int64
+    return False
 
 
 def _is_computed(value: Any) -> bool:
-    valid = is_settings(value) and value.keys() == {"precision", "processor"}
-    return valid and {*value["precision"].split(AND)} <= TYPES
+    match value:
+        case {"precision": str() as precision, "processor": str(), **more}:
+            return not more and {*precision.split(AND)} <= TYPES
+    return False
 
 
 def _are_traits(value: Any) -> bool:
-    numbers = {"logit_scale", "normalised", "width"}
-    if not isinstance(value, dict) or value.keys() != {*numbers, "text"}:
-        return False
-    text, shape = value["text"], (value["width"],)
-    return (
-        all(isinstance(value[name], int | float) for name in numbers)
-        and isinstance(text, dict)
-        and all(isinstance(rows, dict) for rows in text.values())
-        and all(
-            torch.is_tensor(row) and row.shape == shape
-            for rows in text.values()
-            for row in rows.values()
-        )
-    )
+    match value:
+        case {"logit_scale": float() | int(), "normalised": int(), "width": int() as D, **more}:
+            text = more.pop("text", None)
+            tables = [*text.values()] if isinstance(text, dict) and not more else [None]
+            rows = [row for x in tables for row in (x.values() if isinstance(x, dict) else [x])]
+            return all(torch.is_tensor(row) and row.shape == (D,) for row in rows)
+    return False
+
+
+def _is_named(value: Any) -> bool:
+    return isinstance(value, Mapping) and are_texts([*value])
 
 
 def _are_facts(value: Any) -> bool:
-    return isinstance(value, dict) and all(
-        isinstance(key, str) and isinstance(fact, str | int | float) for key, fact in value.items()
-    )
+    return _is_named(value) and all(isinstance(fact, str | int | float) for fact in value.values())
 
 
 def _is_calibration(value: Any) -> bool:
@@ -105,32 +95,28 @@ def _is_calibration(value: Any) -> bool:
     return all(isinstance(x, float) and x > 0 for x in numbers)
 
 
-# What values must be.
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+# What entries must be, if they are there.
 VALID: dict[str, Callable[[Any], bool]] = {
-    "settings": is_settings,
-    "computed": _is_computed,
-    "classnames": are_texts,
+    **dict.fromkeys(("state_dict", "method", "sentences"), _is_named),
+    **dict.fromkeys(("settings", "class_buffers", "code"), is_settings),
+    **dict.fromkeys(("classnames", "plugins", "edited"), are_texts),
+    **dict.fromkeys(("trainer", "backbone", "backbone_sha256"), _is_text),
+    **dict.fromkeys(("drawn", "start"), _are_facts),
+    "epoch": lambda value: isinstance(value, int),
     "images": are_images,
     "features": _are_traits,
-    "sentences": lambda value: isinstance(value, dict) and are_texts([*value]),
-    "trainer": lambda value: isinstance(value, str),
-    "backbone": lambda value: isinstance(value, str),
-    "epoch": lambda value: isinstance(value, int),
-    "drawn": _are_facts,
-    "start": _are_facts,
+    "computed": _is_computed,
     "calibration": _is_calibration,
-    "code": is_settings,
-    "edited": are_texts,
 }
 # What a run needs to resume, if it has it; the last ones are written by some methods and Dassls.
 RESUMED = (
     "optimizer", "scheduler", "method", "scaler", "computed", "classnames", "images", "planned",
     "code", "rng", "train_seconds",
 )  # fmt: skip
-# What a run that goes on is compared with, beside its code.
-COMPARED = {"settings": "settings", "classnames": "class names", "images": "images"}
-# What counts as missing if it is not valid.
-NOT_NEEDED = {"drawn", "start", "calibration", "sentences", "code", "edited"}
 OF_DASSL = ("optimizer", "scheduler", "val_result")  # which it reads, so they are written as None
 
 
@@ -174,31 +160,37 @@ class Saved:
 
     @classmethod
     def of(cls, content: Mapping[Any, Any], place: str = "") -> Self:
-        """Return the checkpoint with this content; facts that are not valid count as missing.
-
-        Without `state_dict`, all of it is what is learned.
-        """
+        """Return the checkpoint with this content; without `state_dict`, all of it is learned."""
         names = {entry.name for entry in fields(cls)} & content.keys()
-        known = {name: content[name] for name in names}
-        for name in names & NOT_NEEDED:
-            known[name] = known[name] if VALID[name](known[name]) else None
-        return cls(**{"state_dict": content, **known, "place": place})
+        return cls(**{"state_dict": content, **{x: content[x] for x in names}, "place": place})
 
     @classmethod
     def read(cls, path: str, place: str = "") -> Self:
-        """Read a file, which belongs to a place; raises as `read_checkpoint`."""
-        return cls.of(read_checkpoint(path), place or path)
+        """Read a file, which belongs to a place, and refuse one with entries of other kinds."""
+        saved = cls.of(read_checkpoint(path), place or path)
+        flaw = saved.flaw()
+        need(not flaw, f"The checkpoint '{path}' {flaw}: take another one, or train again")
+        return saved
+
+    def flaw(self) -> str:
+        """Return what is not as this project writes it; empty if all that is there is."""
+        given = {name: x for name in VALID if (x := getattr(self, name)) is not None}
+        wrong = [name for name, value in given.items() if not VALID[name](value)]
+        return f"has no valid '{wrong[0]}'" if wrong else ""
 
     @classmethod
     def of_run(cls, folder: str | os.PathLike[str], epoch: int | None = None) -> Self:
         """Read a run's checkpoint, which says what made it; arguments are those of `load_run`."""
-        saved = cls.read(find_checkpoint(model_folder(fetch_run(folder)), epoch))
-        if not saved.says_what_made_it:
-            raise UserError(
-                f"The checkpoint '{saved.place}' does not say what made it (class names, "
-                "settings), like those of public code: evaluate it with train.py and its config "
-                "files, --eval-only and --model-dir, or train again"
-            )
+        place = fetch_run(folder)
+        of_model = only_model(place, "*/", f"'{place}'", "give the output folder of one run")
+        saved = cls.read(find_checkpoint(of_model, epoch))
+        names = "settings", "classnames", "trainer", "backbone", "epoch"
+        need(
+            all(getattr(saved, name) is not None for name in names) and len(saved.classnames) > 1,
+            f"The checkpoint '{saved.place}' does not say what made it (class names, settings), "
+            "like those of public code: evaluate it with train.py and its config files, "
+            "--eval-only and --model-dir, or train again",
+        )
         return saved
 
     @classmethod
@@ -208,13 +200,14 @@ class Saved:
         `place` is the output folder of a run, the folder of a public checkpoint, or its file; `key`
         is the setting that gives it, and `remedy` what to do without one, for messages.
         """
-        place = os.path.normpath(place)
-        saved = cls.read(checkpoint_at(place, key, remedy), place)
-        saved.check_origin()
+        path = place = os.path.normpath(place)
+        if not os.path.isfile(place):
+            path = find_checkpoint(only_model(place, "**/", f"{key}: '{place}'", remedy), None)
+        saved = cls.read(path, place)
         epoch, last = saved.epoch, saved.value("OPTIM.MAX_EPOCH")
-        by_epochs = isinstance(epoch, int) and isinstance(last, int) and os.path.isdir(place)
+        by_epochs = epoch and isinstance(last, int) and os.path.isdir(place)
         need(
-            not (by_epochs and epoch) or saved.value("OPTIM.STEPS") or epoch >= last,
+            not by_epochs or saved.value("OPTIM.STEPS") or epoch >= last,
             f"The training in '{place}' has done {epoch} of its {last} epochs: let it end, or "
             "give the file of a checkpoint",
         )
@@ -225,16 +218,6 @@ class Saved:
         values = {name: x for name, x in vars(self).items() if x is not None or name in OF_DASSL}
         del values["place"]
         return values
-
-    def _valid(self, *names: str) -> bool:
-        return all(VALID[name](getattr(self, name)) for name in names)
-
-    @property
-    def says_what_made_it(self) -> bool:
-        """True if the method can be built from it, without a cfg."""
-        names = "settings", "classnames", "trainer", "backbone", "epoch"
-        named = self.plugins is None or are_texts(self.plugins)
-        return self._valid(*names) and len(self.classnames) > 1 and named
 
     def outcome(self) -> dict[str, Any]:
         """Return what two equal trainings have in common, by name."""
@@ -247,18 +230,23 @@ class Saved:
         """Return the value of a setting by its dotted key; None if the checkpoint lacks it."""
         return literal((self.settings or {}).get(place, "None"))
 
+    @property
+    def division(self) -> Mapping[str, str]:
+        """The parts of the images, as texts by name; empty if it is not known."""
+        return (self.images or {}).get("division") or {}
+
     def fingerprint(self) -> dict[str, str]:
         """Return what a run that goes on must have in common with it, as texts by name.
 
         They are settings, class names, parts of the images, and prompts of teachers.
         """
         texts = dict(self.settings or {})
-        if self._valid("classnames"):
+        if self.classnames is not None:
             texts |= {"classes": str(len(self.classnames))}
             texts |= {f"class {k}": f"'{name}'" for k, name in enumerate(self.classnames)}
-        if self._valid("images") and (parts := self.images["division"]) is not None:
+        if parts := self.division:
             texts |= {DIVIDED: "", **{f"images of {name}:": text for name, text in parts.items()}}
-        for name, state in self.method.items() if isinstance(self.method, Mapping) else ():
+        for name, state in (self.method or {}).items():
             facts = state.get("facts") if isinstance(state, Mapping) else None
             if isinstance(facts, Mapping) and facts:
                 texts[f"teacher {name}"] = str(facts.get("digest"))
@@ -276,9 +264,8 @@ class Saved:
         """Return what records say of the training: place, digest, method, backbone and FACTS."""
         facts = {"place": self.place, "digest": self.digest(), "method": self.trainer}
         facts |= {name: self.value(place) for name, place in FACTS.items()}
-        backbone = isinstance(self.backbone, str) and os.path.basename(self.backbone)
         known = {name: UNKNOWN if value is None else value for name, value in facts.items()}
-        return known | {"backbone": backbone or UNKNOWN}
+        return known | {"backbone": os.path.basename(self.backbone or UNKNOWN)}
 
     def continue_facts(self, facts: "Saved", folder: str) -> "Saved":
         """Return the facts about a run that uses it, with what of the code was edited.
@@ -290,8 +277,6 @@ class Saved:
         then, now = self.computed, facts.computed
         if then is None:  # it is of other code
             return facts
-        if not self._valid("computed"):
-            raise broken_checkpoint(folder, self.epoch, "has no valid precision")
         if then != now:
             begun, here = (f"{x['precision']} ({printable(x['processor'])})" for x in (then, now))
             print(f"Computed in {here}; begun in {begun}")
@@ -299,16 +284,6 @@ class Saved:
         return replace(facts, computed=both)
 
     # ------------------------------------------------------------------ may a run use it?
-
-    def check_origin(self) -> None:
-        """Refuse a checkpoint of which only a part says what made it; raises UserError."""
-        need(
-            isinstance(self.state_dict, Mapping)
-            and (self.settings is None or self._valid("trainer", "settings"))
-            and are_texts(self.classnames or []),
-            f"The checkpoint in '{self.place}' does not say what made it: take another one, or "
-            "train again",
-        )
 
     def _edited_since(self, now: "Saved") -> list[str]:
         """Return the names of what has another hash in the code of a run now."""
@@ -324,15 +299,15 @@ class Saved:
         A checkpoint without settings was written by other code: it is accepted, and may lack parts
         of the state. `now` is what a checkpoint of the present run, of `method`, would hold.
         """
+        wanted = {name for name in RESUMED if getattr(now, name) is not None}
+        lacking = sorted(name for name in wanted if getattr(self, name) is None)
+        flaw = self.flaw()
         if self.settings is None:
             no_settings(folder)
-        else:
-            wanted = {name for name in RESUMED if getattr(now, name) is not None}
-            lacking = sorted(name for name in wanted if getattr(self, name) is None)
-            flaws = [f"lacks {', '.join(lacking)}"] if lacking else []
-            flaws += [f"has no valid {x}" for name, x in COMPARED.items() if not self._valid(name)]
-            if flaws:
-                raise broken_checkpoint(folder, self.epoch, flaws[0])
+        elif lacking:
+            flaw = f"lacks {', '.join(lacking)}"
+        if flaw:
+            raise broken_checkpoint(folder, self.epoch, flaw)
         if what := differing(self.fingerprint(), now.fingerprint(), method):
             raise begun_otherwise(folder, what)
         self.check_weights(now.backbone, now.backbone_sha256)
@@ -357,7 +332,6 @@ class Saved:
         """Refuse to evaluate it with another method setting, backbone or draft than in training."""
         self.check_weights(now.backbone, now.backbone_sha256)
         if self.features is not None and now.features is not None:
-            self.check_features()
             why = differing_traits(self.features, now.features)
             need(
                 not why,
@@ -367,11 +341,6 @@ class Saved:
         if self.settings is None:
             print("The checkpoint has no settings: those of this call are used")
             return
-        need(
-            self._valid("settings"),
-            "The checkpoint has no valid settings in its entry 'settings': take another "
-            "--load-epoch, or train again",
-        )
         free = (*method.training_only, *method.test_keys, "PREC")
         names = [method.place(key) for key in method.defaults if key not in free]
         names += ["MODEL.BACKBONE.NAME", "INPUT.DRAFT"]
@@ -383,23 +352,11 @@ class Saved:
         what = differing(theirs, ours, method)
         need(not what, f"The prompts were trained with other {what}: set these as in the training")
 
-    def check_features(self) -> None:
-        """Refuse a checkpoint of a training on features without valid traits of their encoder."""
-        need(
-            self._valid("features"),
-            "The checkpoint has no valid encoder: take another --load-epoch, or train again",
-        )
-
     def check_weights(self, name: str, sha256: str | None) -> None:
         """Refuse weights of the backbone other than those of the training.
 
         `sha256` is that of the weights with this name; None where they are not on this machine.
         """
-        need(
-            isinstance(self.backbone_sha256, str | None),
-            f"The checkpoint has {self.backbone_sha256!r:.40} for the SHA-256 of its backbone: "
-            "take another --load-epoch, or train again",
-        )
         why = other_weights(name, self.backbone_sha256, sha256)
         need(
             not why,
@@ -409,17 +366,15 @@ class Saved:
 
     def check_halves(self, now: "Saved", dataset: Any) -> None:
         """Refuse base and new classes, or a division of images, other than in the training."""
-        keys, then, here = ("NAME", "SUBSAMPLE_CLASSES", "ROOT"), self.settings or {}, now.settings
-        was, (name, half, root) = (
-            [literal(x.get(f"DATASET.{key}", "")) for key in keys] for x in (then, here)
-        )
+        keys = ("DATASET.NAME", "DATASET.SUBSAMPLE_CLASSES", "DATASET.ROOT")
+        was, (name, half, root) = ([x.value(key) for key in keys] for x in (self, now))
         if was[:2] != [name, "base"] or half == "all":
             return
-        base, tested = {*self.classnames}, {*now.classnames}
+        base, tested = {*(self.classnames or ())}, {*now.classnames}
         named = {*getattr(dataset, "other_classnames", ())}  # or its code names no other half
         of_base = tested if half == "base" else named or (base - tested if base != tested else base)
-        before, divided = ((x.images or {}).get("division") or {} for x in (self, now))
         alike = was[2] == root and (self.features is None) == (now.features is None)
+        before, divided = self.division, now.division
         what = ""
         if base != of_base:
             what = f"base classes were {', '.join(sorted(base)[:MOST])}, ..., and are others now"
@@ -435,7 +390,7 @@ class Saved:
     def check_unseen(self, dataset: Any, split: str) -> None:
         """Refuse to evaluate images of its training."""
         keys = getattr(dataset, "keys", {})
-        if not keys or not self._valid("images"):
+        if not keys or self.images is None:
             return
         trained = {*self.images["trained_on"].tolist()}
         items = (dataset.val if split == "val" else dataset.test) or []

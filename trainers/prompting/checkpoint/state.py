@@ -1,4 +1,4 @@
-"""The state of a method: its buffers, saved and loaded with its trained parameters.
+"""The state of a method: what it learns, by public names, and its buffers.
 
 Buffers that depend on the classes must not be loaded for other classes. A method declares them in
 one of two ways: `persistent=False` for a buffer that `build` makes from the class names, or
@@ -6,14 +6,78 @@ one of two ways: `persistent=False` for a buffer that `build` makes from the cla
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import nn
 
-from ..errors import UserError
+from ..errors import UserError, need
 from ..storage.values import check_dense, is_dense, is_sound
+
+
+@torch.no_grad()
+def load_parameters(
+    own: Mapping[str, nn.Parameter],
+    state: Mapping[str, torch.Tensor],
+    is_ignored: Callable[[str], bool],
+    submodule: str,
+) -> None:
+    """Load parameters, by their public names, from a checkpoint of this project or a public one.
+
+    Names of `state` are as in the whole published model, or as in its `submodule` only;
+    `is_ignored` is True for a name without a parameter that may be skipped.
+    """
+    tensors = {}
+    for name, value in state.items():
+        full = name if name in own else f"{submodule}.{name}"
+        if full in own:
+            tensors[full] = value
+        else:
+            need(
+                is_ignored(name),
+                f"The checkpoint has '{name}', which this method lacks: it is of another method, "
+                "or of deeper prompts",
+            )
+    for name, parameter in own.items():
+        need(
+            name in tensors,
+            f"The checkpoint lacks '{name}': it is of another method, or of shallower prompts",
+        )
+        value = tensors[name]
+        check_dense(name, value, trained=True)
+        expected, given = tuple(parameter.shape), tuple(value.shape)
+        if not parameter.numel():  # its length was not known before training
+            given, expected = given[1:], expected[1:]
+        fits = _trim(given) == _trim(expected)  # a single prompt may lack its leading axis
+        _check_numbers(name, fits, given, expected, value.to(parameter.dtype).isfinite().all())
+    for name, parameter in own.items():
+        if not parameter.numel():
+            parameter.data = parameter.new_empty(tensors[name].shape)
+        parameter.copy_(tensors[name].reshape(parameter.shape))
+
+
+def _trim(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return a shape without its leading axes of length 1."""
+    while shape[:1] == (1,):
+        shape = shape[1:]
+    return shape
+
+
+def _check_numbers(
+    name: str, fits: bool, given: tuple[int, ...], expected: tuple[int, ...], sound: Any
+) -> None:
+    """Refuse a tensor whose shape does not fit, or whose numbers are not sound."""
+    need(
+        fits,
+        f"The checkpoint's '{name}' has shape {given}, but the method's has {expected}: make the "
+        "settings, the classes and the backbone those of the trained model",
+    )
+    need(
+        sound,
+        f"The checkpoint's '{name}' holds numbers that are not finite: its training failed, so "
+        "take an earlier epoch or train again",
+    )
 
 
 @torch.no_grad()
@@ -21,44 +85,25 @@ def load_buffers(
     module: nn.Module, own: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor]
 ) -> None:
     """Load the persistent buffers of a method, by name, from those in a checkpoint."""
-    name = type(module).__name__
-    if not isinstance(state, Mapping):
-        raise UserError(
-            f"The checkpoint has a {type(state).__name__} with the prompts, where the buffers "
-            f"of {name} belong: take another checkpoint, or train again"
-        )
     made_again = dict(module.named_buffers()).keys()
-    if own.keys() - state.keys() or state.keys() - own.keys() - made_again:
-        raise UserError(
-            f"The checkpoint keeps {sorted(state)} with the prompts, but {name} has "
-            f"{sorted(own)}: it is of another method"
-        )
+    need(
+        not (own.keys() - state.keys() or state.keys() - own.keys() - made_again),
+        f"The checkpoint keeps {sorted(state)} with the prompts, but {type(module).__name__} has "
+        f"{sorted(own)}: it is of another method",
+    )
     given = {key: state[key] for key in own}
     for key, value in given.items():
         if not torch.is_tensor(own[key]):  # extra state, which its module checks itself
             continue
-        _check_value(key, value, own[key])
-        if value.shape != own[key].shape:  # it was empty: its length was not known before training
+        if is_dense(own[key]) or not torch.is_tensor(value):
+            check_dense(key, value)
+        expected, shape = tuple(own[key].shape), tuple(value.shape)
+        fits = shape == expected or not own[key].numel()  # length not known before training
+        _check_numbers(key, fits, shape, expected, is_sound(value))
+        if shape != expected:
             owner, _, leaf = key.rpartition(".")
-            setattr(module.get_submodule(owner), leaf, own[key].new_empty(value.shape))
+            setattr(module.get_submodule(owner), leaf, own[key].new_empty(shape))
     module.load_state_dict(given, strict=False)
-
-
-def _check_value(key: str, value, own: torch.Tensor) -> None:
-    """Check that a value fits a buffer; raise a UserError if not."""
-    if is_dense(own) or not torch.is_tensor(value):
-        check_dense(key, value)
-    if own.numel() and value.shape != own.shape:
-        raise UserError(
-            f"The checkpoint's '{key}' has shape {tuple(value.shape)} but the method's has "
-            f"{tuple(own.shape)}: make the settings, the classes and the backbone those of the "
-            "trained model. A buffer whose length is not known before training starts empty"
-        )
-    if not is_sound(value):
-        raise UserError(
-            f"The checkpoint's '{key}' holds numbers that are not finite: its training failed, so "
-            "take an earlier epoch or train again"
-        )
 
 
 def digests_by_class(buffers: Mapping[str, torch.Tensor], num_classes: int) -> dict[str, str]:
@@ -78,34 +123,30 @@ def _digest(value: torch.Tensor) -> str:
 def check_other_classes(
     name: str,
     own: Mapping[str, torch.Tensor],
-    state: Mapping,
+    given: Mapping[str, Any],
     made: Mapping[str, str] | None,
     digests: Mapping[str, str],
 ) -> None:
     """Refuse buffers that depend on the classes of the training, when loading for other classes.
 
-    Args:
-        name: of the method.
-        own: its buffers, built for the present classes.
-        state: the buffers of the checkpoint.
-        made: `digests_by_class` of the trained method before its training.
-        digests: `digests_by_class` of the present method.
+    `own` are the buffers of a method, built for the present classes, and `given` those of the
+    checkpoint; `made` and `digests` are `digests_by_class` of the trained method before its
+    training, and of the present one.
     """
-    if not isinstance(made, Mapping):
+    if made is None:
         raise UserError(
             "The checkpoint does not say which buffers depend on its classes: take another, or "
             "train again"
         )
-    given = state if isinstance(state, Mapping) else {}
     for key, value in own.items():
         both = torch.is_tensor(value) and torch.is_tensor(given.get(key))
         resized = both and value.numel() and given[key].shape != value.shape
-        if resized or (key in made and key in digests and made[key] != digests[key]):
-            raise UserError(
-                f"The checkpoint's '{key}' of {name} depends on the classes of its training: "
-                "register what `build` makes from class names with persistent=False, or set "
-                "`class_bound = True` in the class"
-            )
+        need(
+            not resized and not (key in made and key in digests and made[key] != digests[key]),
+            f"The checkpoint's '{key}' of {name} depends on the classes of its training: register "
+            "what `build` makes from class names with persistent=False, or set `class_bound = "
+            "True` in the class",
+        )
 
 
 class PublicLayout(nn.Module):

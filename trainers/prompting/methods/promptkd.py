@@ -15,7 +15,6 @@ from torch import nn
 
 from ..backbones import load_clip, weights_sha256
 from ..capabilities.earlier import build_earlier
-from ..checkpoint.public import prompt_sizes
 from ..checkpoint.saved import Saved
 from ..encoders.vision import ImageFeatures
 from ..errors import UserError, need, not_negative, positive
@@ -128,7 +127,7 @@ class PromptKD(VPT):
         kind: type[Method] = PromptSRC
         settings: Settings | None = None  # those of the run
         if saved.trainer is None:
-            settings = PromptSRC.Settings(**prompt_sizes(saved, KEY), dataset=dataset)
+            settings = PromptSRC.Settings(**_prompt_sizes(saved), dataset=dataset)
         else:
             kind = find_method(saved.trainer)
             need(
@@ -230,3 +229,22 @@ class Projection(nn.Module):
         """Return f (B, D_T) of u (B, D)."""
         f: torch.Tensor = self.conv1(u[:, :, None, None])
         return f.flatten(1)
+
+
+def _prompt_sizes(saved: Saved) -> dict[str, Any]:
+    """Return the sizes of the prompts in a public checkpoint of PromptSRC, by their keys."""
+    text, vision = (
+        [x for name, x in saved.state_dict.items() if name.startswith(side) and "VPT" in name]
+        for side in ("text_encoder.", "image_encoder.")
+    )
+    ctx = saved.state_dict.get("prompt_learner.ctx")
+    need(
+        torch.is_tensor(ctx) and vision,
+        f"The checkpoint '{saved.place}' of the teacher has no prompts of PromptSRC: change {KEY}",
+    )
+    return {
+        "N_CTX_TEXT": len(ctx),
+        "N_CTX_VISION": len(vision[0]),
+        "PROMPT_DEPTH_TEXT": 1 + len(text),
+        "PROMPT_DEPTH_VISION": len(vision),
+    }

@@ -134,7 +134,7 @@ def load_run(
     Examples:
         >>> load_run("no/run")
         Traceback (most recent call last):
-        UserError: 'no/run' is not there: give the output folder of one training
+        UserError: 'no/run' holds no run to load, as there is no such folder: give ...
     """
     load_plugins(plugins)
     saved = Saved.of_run(folder, epoch)
