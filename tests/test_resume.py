@@ -120,12 +120,12 @@ def test_another_precision_or_kind_of_processor_is_said(killed, capsys):
     record = json.loads((root / "output" / "results.json").read_text())
     assert record["precision"] == "float16 + float32"
     run_now = Saved(computed=now)
-    assert Saved.of(checkpoint).continue_facts(run_now, "").computed == now
+    assert Saved.of(checkpoint).extend(run_now).computed == now
     assert not capsys.readouterr().out
     then = Saved(computed=now | {"processor": "cpu, \x1b"})
     both = {"precision": "float32", "processor": f"cpu, \x1b + {now['processor']}"}
     for _ in range(2):  # the second time as if it was killed on this processor, too
-        then = then.continue_facts(run_now, "")
+        then = then.extend(run_now)
         assert then.computed == both
         said = capsys.readouterr().out
         assert said.startswith(f"Computed in {here}; begun in float32 (cpu, \\x1b")

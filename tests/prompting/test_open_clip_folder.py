@@ -23,7 +23,7 @@ open_clip = pytest.importorskip("open_clip", reason="open_clip_torch is not inst
 
 NAMES = ["forest", "sea_or_lake", "boeing 737-800"]
 TINY = str(GOLDEN / "tiny_clip_seed0.safetensors")
-FACTS = {
+METADATA = {
     "image_mean": "[0.4, 0.4, 0.4]", "image_std": "[0.2, 0.3, 0.2]", "interpolation": "bicubic",
     "resize": "shortest", "method": "x",
 }  # fmt: skip
@@ -88,7 +88,7 @@ def test_open_clip_computes_the_logits_of_the_run(case, tmp_path):
         run.model.begin_stage(1)
     images = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(1))
     folder = tmp_path / "new" / "clip"
-    told = write_open_clip(run, folder, FACTS)
+    told = write_open_clip(run, folder, METADATA)
     assert f"local-dir:{folder}" in told
     found, model, prepare = logits_of_package(folder, images)
     untouched = build_method(name, node, load_clip(backbone), NAMES, "EuroSAT").eval()
@@ -125,7 +125,7 @@ def test_several_sentences_for_a_class(tmp_path):
     text = describe(Asked(several), NAMES, clip_model)
     method = build_method("ZeroshotCLIP", {}, clip_model, NAMES, sentences=text).eval()
     run = SimpleNamespace(model=method, method="ZeroshotCLIP", backbone=TINY, classnames=NAMES)
-    write_open_clip(run, tmp_path / "clip", FACTS)
+    write_open_clip(run, tmp_path / "clip", METADATA)
     images = torch.randn(2, 3, 32, 32)
     found, _, _ = logits_of_package(tmp_path / "clip", images)
     assert float((found - method(images)).abs().max()) <= 1e-5 * float(found.abs().max())
@@ -146,7 +146,7 @@ def test_what_is_more_than_a_clip_is_told_what_to_write(name, tmp_path):
     node = {"PROMPT_DEPTH": 2} if "PROMPT_DEPTH" in METHODS[name].defaults else {}
     run = tuned(name, node, TINY, support_of(name, NAMES))
     with pytest.raises(UserError, match=REFUSED[name]) as error:
-        write_open_clip(run, tmp_path / "clip", FACTS)
+        write_open_clip(run, tmp_path / "clip", METADATA)
     assert "\n" not in str(error.value) and not any(tmp_path.iterdir())
 
 
@@ -157,10 +157,10 @@ def test_a_folder_that_is_not_empty_stays_as_it_is(tmp_path):
         file.write_text("kept")
         place = tmp_path / file.relative_to(tmp_path).parts[0]
         with pytest.raises(UserError, match="is not an empty folder: name another one"):
-            write_open_clip(run, place, FACTS)
+            write_open_clip(run, place, METADATA)
         assert file.read_text() == "kept"
     (tmp_path / "empty").mkdir()
-    write_open_clip(run, tmp_path / "empty", FACTS)
+    write_open_clip(run, tmp_path / "empty", METADATA)
     assert (tmp_path / "empty" / "open_clip_config.json").exists()
 
 
@@ -174,7 +174,7 @@ def test_encoders_of_other_packages_are_refused_without_the_hub(tmp_path, monkey
     monkeypatch.setattr(openclip, "find", lambda name: other)
     monkeypatch.setattr(open_clip, "create_model", None)
     with pytest.raises(UserError, match="has an encoder of another package.*: write a program"):
-        write_open_clip(run, tmp_path / "clip", FACTS)
+        write_open_clip(run, tmp_path / "clip", METADATA)
     assert [path.name for path in tmp_path.iterdir()] == ["given"]
 
 
@@ -183,5 +183,5 @@ def test_a_clip_that_open_clip_would_compute_otherwise_is_refused(tmp_path, monk
     wrong = lambda name, **how: given(name, **how).apply(lambda m: setattr(m, "eps", 0.5))  # noqa: E731
     monkeypatch.setattr(open_clip, "create_model", wrong)
     with pytest.raises(UserError, match="with its weights, logits are off by"):
-        write_open_clip(tuned("LNOnly", {}, TINY), tmp_path / "clip", FACTS)
+        write_open_clip(tuned("LNOnly", {}, TINY), tmp_path / "clip", METADATA)
     assert not any(tmp_path.iterdir())

@@ -145,9 +145,9 @@ def test_teachers_that_cannot_be(golden, tiny_clip, tmp_path):
 
 STATES = {
     "a text": "text",
-    "no names": {"facts": {}, "raw": None},
-    "other classes": {"facts": {}, "classnames": ["a", "b"], "raw": torch.ones(1, 3, 8)},
-    "no numbers": {"facts": {}, "classnames": ["a"], "raw": torch.full((1, 1, 8), torch.nan)},
+    "no names": {"origin": {}, "raw": None},
+    "other classes": {"origin": {}, "classnames": ["a", "b"], "raw": torch.ones(1, 3, 8)},
+    "no numbers": {"origin": {}, "classnames": ["a"], "raw": torch.full((1, 1, 8), torch.nan)},
 }
 
 
@@ -168,7 +168,7 @@ def test_tables_say_whether_the_teacher_is_larger(golden, tiny_clip, tmp_path, l
     assert method.takes == ("unlabelled", "teacher" if larger else "equal teacher")
     unknown = {"digest", "place", "method", "backbone", "larger"}
     assert all(
-        method.teacher.facts[key] == "unknown" for key in method.teacher.facts.keys() - unknown
+        method.teacher.origin[key] == "unknown" for key in method.teacher.origin.keys() - unknown
     )
 
 

@@ -149,13 +149,13 @@ class MethodTeacher(nn.Module):
 
     As `Teacher`, it learns nothing and moves with the method that has it as an attribute. Its text
     features are computed when they are first read, and kept. Checkpoints of that method hold them
-    with the class names and `facts`, so that it classifies where the teacher is missing.
+    with the class names and `origin`, so that it classifies where the teacher is missing.
 
     Args:
         method: a trained method, which is put into eval mode and frozen; None if it is missing.
         classnames: its K names.
         trained: the checkpoint (`Saved`) that it comes from, if known.
-        facts: what records say of it, if other than `trained` does; `digest` identifies it.
+        origin: as `Saved.origin`; `digest` identifies it.
         why: what is missing, and what to do, for the error if it is needed all the same.
 
     Example:
@@ -172,13 +172,13 @@ class MethodTeacher(nn.Module):
         method: Any = None,
         classnames: Sequence[str] = (),
         trained: Any = None,
-        facts: Mapping[str, Any] | None = None,
+        origin: Mapping[str, Any] | None = None,
         why: str = "The teacher is missing",
     ):
         super().__init__()
         self._frozen = (method and method.eval().requires_grad_(False),)  # as in `Teacher`
         self.classnames, self.trained, self.why = list(classnames), trained, why
-        self.facts = dict(facts or {})
+        self.origin = dict(origin or {})
         self._text: TextFeatures | None = None
 
     @property
@@ -222,9 +222,9 @@ class MethodTeacher(nn.Module):
         return self.need().output(images)
 
     def get_extra_state(self) -> dict[str, Any]:
-        """Return what checkpoints hold: facts, class names, text features if they were read."""
+        """Return what checkpoints hold: origin, class names, text features if they were read."""
         raw = None if self._text is None else self._text.raw.cpu()
-        return {"facts": self.facts, "classnames": self.classnames, "raw": raw}
+        return {"origin": self.origin, "classnames": self.classnames, "raw": raw}
 
     def set_extra_state(self, state: Any) -> None:
         """Take what `get_extra_state` returned; another teacher than that one counts as missing.
@@ -233,8 +233,8 @@ class MethodTeacher(nn.Module):
             UserError: the state is broken.
         """
         content: Any = state if isinstance(state, Mapping) else {}
-        facts, names, raw = content.get("facts"), content.get("classnames"), content.get("raw")
-        sound = isinstance(facts, Mapping) and are_texts(names)
+        origin, names, raw = content.get("origin"), content.get("classnames"), content.get("raw")
+        sound = isinstance(origin, Mapping) and are_texts(names)
         if sound and raw is not None:
             sound = is_dense(raw) and raw.dim() == 3 and raw.shape[1] == len(names)
             sound = sound and bool(raw.isfinite().all())
@@ -242,14 +242,14 @@ class MethodTeacher(nn.Module):
             sound,
             "The checkpoint has no valid state of its teacher: take another one, or train again",
         )
-        if self.method is not None and self.facts.get("digest") == facts.get("digest"):
+        if self.method is not None and self.origin.get("digest") == origin.get("digest"):
             return
         if self.method is not None:
-            place = self.facts.get("place")
+            place = self.origin.get("place")
             self.why = f"The teacher in '{place}' is not that of the training: restore that one"
             print(f"{self.why}; its text features in the checkpoint are used")
         self._frozen, self.trained = (None,), None
-        self.facts, self.classnames = dict(facts), list(names)
+        self.origin, self.classnames = dict(origin), list(names)
         if raw is not None:
             self._text = TextFeatures(F.normalize(raw, dim=-1), raw)
 

@@ -18,7 +18,7 @@ from benchmark.__main__ import main
 from trainers.prompting import UserError, load_run
 from trainers.prompting.checkpoint.saved import Saved
 from trainers.prompting.trainer import evaluation
-from trainers.prompting.use.commands.export import ERRORS, facts
+from trainers.prompting.use.commands.export import ERRORS, metadata
 
 FILE = "prompt_learner/model.pth.tar-1"
 
@@ -62,7 +62,8 @@ def test_every_door_gives_the_same_answers(trained, capsys):
     answers = run.classify(x, error=0.2)
     assert [{*answer.classes} for answer in answers] == sets and len({*map(len, sets)}) > 1
     asked = ["predict", "--model-dir", str(folder), "--error", "0.2", *map(str, paths)]
-    assert json.loads(facts(run)["temperature"]) == run.temperature == run.calibration.temperature
+    assert run.temperature == run.calibration.temperature
+    assert json.loads(metadata(run)["temperature"]) == run.temperature
     assert main([*asked[:3], *map(str, paths), "--format", "json"]) == 0
     for row, listed in zip(p, json.loads(capsys.readouterr().out), strict=True):
         best = row.sort(descending=True).values.tolist()
@@ -96,12 +97,12 @@ def test_the_line_of_the_page_gives_the_classes_from_an_exported_file(trained):
     (code,) = [block for block in blocks if "lac_thresholds" in block]
     run = load_run(folder)
     x = torch.stack([run.preprocess(Image.open(path)) for path in sorted(images.glob("*/0.png"))])
-    metadata = facts(run)
-    assert [*map(float, json.loads(metadata["lac_thresholds"]))] == [*ERRORS]
+    found = metadata(run)
+    assert [*map(float, json.loads(found["lac_thresholds"]))] == [*ERRORS]
     for error in ERRORS:
         for row, answer in zip(run.model(x).numpy(), run.classify(x, error), strict=True):
             place = {"np": np, "json": json, "names": run.classnames}
-            place |= {"logits": row[None], "facts": metadata}
+            place |= {"logits": row[None], "facts": found}
             exec(code.replace('"0.05"', f'"{error}"'), place)
             assert place["answer"] == answer.classes
 
@@ -136,7 +137,7 @@ def test_runs_that_are_not_calibrated_are_refused(trained, tmp_path, capsys, cas
     if "valid" in BAD[case]:
         return
     run = load_run(tmp_path)
-    assert "lac_thresholds" not in facts(run)
+    assert "lac_thresholds" not in metadata(run)
     with pytest.raises(UserError, match="not calibrated"):
         run.classify(run.preprocess(Image.open(image))[None])
     assert main(asked) == 0  # without an error it classifies

@@ -27,7 +27,7 @@ from benchmark.__main__ import main
 from trainers.prompting import UserError, load_clip, load_run
 from trainers.prompting.method import METHODS
 from trainers.prompting.methods.coop import CoOp
-from trainers.prompting.use.commands.export import export_program, facts, text_features
+from trainers.prompting.use.commands.export import export_program, metadata, text_features
 
 NAMES = sorted(COLOURS)
 
@@ -270,7 +270,7 @@ def test_without_normalisation_in_training_there_is_none_afterwards():
     )
     for names, mean, std in ((["normalize"], 0.4, 0.2), (["random_flip"], 0.0, 1.0)):
         images.TRANSFORMS = names
-        found = facts(run)
+        found = metadata(run)
         assert json.loads(found["image_mean"]) == [mean] * 3
         assert json.loads(found["image_std"]) == [std] * 3 and found["draft"] == "true"
 

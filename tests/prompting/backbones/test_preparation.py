@@ -13,7 +13,7 @@ from trainers.prompting import UserError, extend_cfg
 from trainers.prompting.backbones import hugging_face
 from trainers.prompting.building.config import fit_images
 from trainers.prompting.building.transforms import as_resized, plain_transform
-from trainers.prompting.use.commands.export import facts
+from trainers.prompting.use.commands.export import metadata
 
 transformers = pytest.importorskip("transformers", reason="transformers is not installed")
 SIZE = 32  # of the images that the model reads
@@ -79,7 +79,7 @@ def test_pixels_are_those_of_the_processor(tmp_path, case):
     run = SimpleNamespace(
         settings=cfg, method="", backbone="", classnames=[], calibration="", temperature=1.0
     )
-    assert f"{facts(run)['resize']} {facts(run)['resize_to']}".startswith(resize)
+    assert f"{metadata(run)['resize']} {metadata(run)['resize_to']}".startswith(resize)
     crop = as_resized(lambda image: image.size, cfg, is_train=True)
     assert crop(image) == ((60, 60) if resize.startswith("squash") else image.size)
 

@@ -232,11 +232,11 @@ def test_a_training_on_which_another_builds_has_ended(tmp_path, change, said):
             Saved.find(str(tmp_path), "KEY", "do")
 
 
-def test_facts_about_a_training():
+def test_the_origin_of_a_training():
     saved = Saved.of(MADE | {"state_dict": {"a": ONE, "b": 1}, "backbone": "/x/RN50.pt"}, "place")
-    facts = saved.facts()
-    assert facts["backbone"] == "RN50.pt" and facts["place"] == "place"
-    assert facts["shots"] == "unknown" and Saved.of({}).facts()["backbone"] == "unknown"
+    origin = saved.origin()
+    assert origin["backbone"] == "RN50.pt" and origin["place"] == "place"
+    assert origin["shots"] == "unknown" and Saved.of({}).origin()["backbone"] == "unknown"
     other = Saved.of({"state_dict": {"a": 2 * ONE}})
     assert len(saved.digest()) == 16 and saved.digest() != other.digest()
     assert saved.digest() == Saved.of({"state_dict": {"a": ONE}}).digest()
@@ -268,7 +268,7 @@ def test_what_a_resumed_run_must_share():
     """Settings that one side lacks are of another checkout; classes and images are not."""
     run = {"settings": {"SEED": "1", "A": "1"}, "classnames": ["a", "b"]}
     run |= {"images": IMAGES | {"division": {"train": "x", "val": "y"}}}
-    run |= {"method": {"t": {"facts": {"digest": "1", "place": "p"}}, "buffer": ONE}}
+    run |= {"method": {"t": {"origin": {"digest": "1", "place": "p"}}, "buffer": ONE}}
     changes = [
         ({}, ""),
         ({"settings": {"SEED": "2", "B": "3"}}, "settings (SEED 1, now 2)"),
@@ -277,9 +277,9 @@ def test_what_a_resumed_run_must_share():
         ({"classnames": None}, ""),
         ({"images": IMAGES | {"division": {"train": "x"}}}, "images (images of val: y, now none)"),
         ({"images": IMAGES}, ""),  # of code that does not say how it divides them
-        ({"method": {"t": {"facts": {"digest": "2"}}}},
+        ({"method": {"t": {"origin": {"digest": "2"}}}},
          "prompts of its teacher (teacher t 1, now 2)"),
-        ({"method": {"t": {"facts": {"digest": "1", "place": "q"}}}}, ""),  # it was moved
+        ({"method": {"t": {"origin": {"digest": "1", "place": "q"}}}}, ""),  # it was moved
         ({"settings": {"SEED": "2"}, "classnames": ["b", "a"]},
          "settings and classes (SEED 1, now 2; class 0 'a', now 'b'; class 1 'b', now 'a')"),
     ]  # fmt: skip

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import torch
 
 from ..building.config import add_nodes
-from ..checkpoint.provenance import facts_of_run
+from ..checkpoint.provenance import provenance_of
 from ..checkpoint.state import PublicLayout
 from ..dassl_parts import dassl
 from ..images.image_key import image_key
@@ -68,11 +68,14 @@ def save_run(
         classnames=collection.classnames, train_x=test, test=test, fingerprint=collection.hash(),
         keys={item.impath: image_key(item.impath) for item in test},
     )  # fmt: skip
-    facts = facts_of_run(cfg, method, data, Precision("fp32", method.device), None)
+    provenance = provenance_of(cfg, method, data, Precision("fp32", method.device), None)
     calibrated = silent.lower() or vars(calibration)
-    facts = replace(facts, code=code_of(type(method)), calibration=calibrated)
+    provenance = replace(provenance, code=code_of(type(method)), calibration=calibrated)
     saved = replace(
-        facts, state_dict=PublicLayout(method).state_dict(), method=method.own_state(), epoch=0
+        provenance,
+        state_dict=PublicLayout(method).state_dict(),
+        method=method.own_state(),
+        epoch=0,
     )
     predictions = Predictions(scale=space.scale)
     predictions.temperature = calibration.temperature
@@ -86,7 +89,7 @@ def save_run(
         Evaluation(
             cfg=cfg, dataset=data, num_classes=len(collection.classnames), device=method.device,
             results={"accuracy": 100 * best.right / len(y)}, train_seconds=seconds, method=method,
-            facts=facts, predictions=predictions, evaluated_on=FOLDS,
+            provenance=provenance, predictions=predictions, evaluated_on=FOLDS,
             num_trained=sum(p.numel() for p in method.learned().values()),
         ),
     )  # fmt: skip

@@ -18,13 +18,13 @@ def build_earlier(
     settings: Settings | None,
     clip_model: Any,
     what: str,
-    facts: Mapping[str, Any],
+    origin: Mapping[str, Any],
     dataset: str,
     classnames: Sequence[str],
 ) -> MethodTeacher:
     """Return a method as its checkpoint says, on its CLIP, for a data set and K class names.
 
-    `settings` of None are taken from the checkpoint; `facts` are what records say of it, and `what`
+    `settings` of None are taken from the checkpoint; `origin` is what records say of it, and `what`
     is the beginning of the message if it does not fit.
     """
     try:
@@ -37,7 +37,7 @@ def build_earlier(
         method.load_checkpoint(trained, classnames)
     except UserError as error:
         raise UserError(f"{what} ({error})") from None
-    return MethodTeacher(method, classnames, trained, facts)
+    return MethodTeacher(method, classnames, trained, origin)
 
 
 def _sentences_of(trained: Saved) -> Asked | None:
@@ -70,5 +70,5 @@ def earlier_method(
         f"it classifies: give {key} a run of another method, such as CoOp",
     )
     what = f"The run of {kind.__name__} in '{trained.place}', of {key}, cannot be used here"
-    facts = trained.facts()
-    return build_earlier(trained, kind, None, clip_model, what, facts, dataset, classnames)
+    origin = trained.origin()
+    return build_earlier(trained, kind, None, clip_model, what, origin, dataset, classnames)

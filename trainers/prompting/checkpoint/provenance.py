@@ -1,4 +1,4 @@
-"""The facts about a run that its checkpoints hold, and about trainings on which it builds."""
+"""What checkpoints say of a run while it trains, and of trainings on which it builds."""
 
 from dataclasses import replace
 from typing import Any
@@ -15,15 +15,13 @@ from ..storage.features import read_features
 from ..teacher import MethodTeacher
 from .cfg_texts import UNKNOWN, settings_of
 from .public import public_checkpoint
-from .saved import FACTS, Saved, are_images
-
-Facts = dict[str, Any]
+from .saved import ORIGIN, Saved, are_images
 
 
-def facts_of_run(
+def provenance_of(
     cfg: Any, method: Any, dataset: Any, precision: Precision, initial: Saved | None
 ) -> Saved:
-    """Return the facts about a run that do not change while it trains.
+    """Return what checkpoints of a run say of it, which does not change while it trains.
 
     The data set may say how it is divided (`division`: texts by part and class) and what its files
     hold (`keys`: numbers by path, equal for files of equal content). `initial` is the checkpoint of
@@ -51,7 +49,7 @@ def facts_of_run(
     )
 
 
-def images_of(dataset: Any, unlabelled: bool, earlier: list[Any]) -> Facts:
+def images_of(dataset: Any, unlabelled: bool, earlier: list[Any]) -> dict[str, Any]:
     """Return `division` and `trained_on`, as in `Saved`; n is 0 if the data set has no keys.
 
     With `unlabelled`, a run trains on the images `train_u`. `earlier` is the same of trainings on
@@ -84,13 +82,13 @@ def load_initial(cfg: Any, method: Any, dataset: Any) -> Saved | None:
     saved = public or Saved.read(path)
     saved.check_unseen(dataset, cfg.TEST.SPLIT)
     method.load_public_state_dict(saved.state_dict)
-    unknown = dict.fromkeys(("method", "backbone", *FACTS), UNKNOWN) | {"place": path}
+    unknown = dict.fromkeys(("method", "backbone", *ORIGIN), UNKNOWN) | {"place": path}
     settings = saved.settings and {**saved.settings, "MODEL.INIT_WEIGHTS": path}
-    start = unknown if public else saved.facts()
+    start = unknown if public else saved.origin()
     return replace(saved, settings=settings, drawn=None, start=start)
 
 
-def drawn_for(dataset: Any, method: Any) -> Facts | None:
+def drawn_for(dataset: Any, method: Any) -> dict[str, Any] | None:
     """Return what label noise and imbalance have changed for a method, in numbers of images.
 
     For a method that reads no labels of training images, that is nothing.
@@ -98,7 +96,7 @@ def drawn_for(dataset: Any, method: Any) -> Facts | None:
     Returns:
         `images`, `wrong_labels`, `left_out`; None without noise and imbalance.
     """
-    drawn: Facts | None = getattr(dataset, "drawn", None)
+    drawn: dict[str, Any] | None = getattr(dataset, "drawn", None)
     trains = type(method).trains and not type(method).unlabelled
     return drawn if drawn is None or trains or method.support_passes else dict.fromkeys(drawn, 0)
 
@@ -113,9 +111,9 @@ def lacks_teacher(method: nn.Module) -> bool:
     return any(teacher.method is None for teacher in teachers_of(method))
 
 
-def facts_of(method: nn.Module) -> dict[str, Any] | None:
+def teacher_origin(method: nn.Module) -> dict[str, Any] | None:
     """Return what records say of the teacher of a method; None without one."""
-    return next((teacher.facts for teacher in teachers_of(method) if teacher.facts), None)
+    return next((teacher.origin for teacher in teachers_of(method) if teacher.origin), None)
 
 
 def check_teachers(method: Any, dataset, cfg) -> None:

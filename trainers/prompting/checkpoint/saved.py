@@ -34,7 +34,7 @@ TYPES = {"float32", "bfloat16", "float16"}
 AND = " + "  # between the precisions, and the processors, of a run that was resumed
 MOST = 3  # parts of a division in a message
 # What records say of an earlier training, with its keys.
-FACTS = {
+ORIGIN = {
     "dataset": "DATASET.NAME",
     "classes": "DATASET.SUBSAMPLE_CLASSES",
     "shots": "DATASET.NUM_SHOTS",
@@ -74,8 +74,8 @@ def _is_named(value: Any) -> bool:
     return isinstance(value, Mapping) and are_texts([*value])
 
 
-def _are_facts(value: Any) -> bool:
-    return _is_named(value) and all(isinstance(fact, str | int | float) for fact in value.values())
+def _are_plain(value: Any) -> bool:
+    return _is_named(value) and all(isinstance(x, str | int | float) for x in value.values())
 
 
 def _is_calibration(value: Any) -> bool:
@@ -105,7 +105,7 @@ VALID: dict[str, Callable[[Any], bool]] = {
     **dict.fromkeys(("settings", "class_buffers", "code"), is_settings),
     **dict.fromkeys(("classnames", "plugins", "edited"), are_texts),
     **dict.fromkeys(("trainer", "backbone", "backbone_sha256"), _is_text),
-    **dict.fromkeys(("drawn", "start"), _are_facts),
+    **dict.fromkeys(("drawn", "start"), _are_plain),
     "epoch": lambda value: isinstance(value, int),
     "images": are_images,
     "features": _are_traits,
@@ -147,7 +147,7 @@ class Saved:
     features: Any = None  # traits of the encoder, of a training on a file of features
     computed: Any = None  # `precision` and `processor`, of all sessions of the run, joined by AND
     drawn: Any = None  # what label noise and imbalance have changed, in numbers of images
-    start: Any = None  # facts about the training of MODEL.INIT_WEIGHTS
+    start: Any = None  # the origin of MODEL.INIT_WEIGHTS
     backbone: Any = None  # name or file of the CLIP
     backbone_sha256: Any = None  # of its weights
     plugins: Any = None  # modules or files that register methods
@@ -224,7 +224,7 @@ class Saved:
         names = "state_dict", "method", "optimizer", "rng"
         return {name: getattr(self, name) for name in names}
 
-    # ------------------------------------------------------------------ facts
+    # ------------------------------------------------------------------ what it says
 
     def value(self, place: str) -> Any:
         """Return the value of a setting by its dotted key; None if the checkpoint lacks it."""
@@ -247,9 +247,9 @@ class Saved:
         if parts := self.division:
             texts |= {DIVIDED: "", **{f"images of {name}:": text for name, text in parts.items()}}
         for name, state in (self.method or {}).items():
-            facts = state.get("facts") if isinstance(state, Mapping) else None
-            if isinstance(facts, Mapping) and facts:
-                texts[f"teacher {name}"] = str(facts.get("digest"))
+            origin = state.get("origin") if isinstance(state, Mapping) else None
+            if isinstance(origin, Mapping) and origin:
+                texts[f"teacher {name}"] = str(origin.get("digest"))
         return texts
 
     def digest(self) -> str:
@@ -260,28 +260,28 @@ class Saved:
                 sha256.update(value.float().cpu().contiguous().numpy().tobytes())
         return sha256.hexdigest()[:16]
 
-    def facts(self) -> dict[str, Any]:
-        """Return what records say of the training: place, digest, method, backbone and FACTS."""
-        facts = {"place": self.place, "digest": self.digest(), "method": self.trainer}
-        facts |= {name: self.value(place) for name, place in FACTS.items()}
-        known = {name: UNKNOWN if value is None else value for name, value in facts.items()}
+    def origin(self) -> dict[str, Any]:
+        """Return what records say of the training: place, digest, method, backbone and ORIGIN."""
+        said = {"place": self.place, "digest": self.digest(), "method": self.trainer}
+        said |= {name: self.value(place) for name, place in ORIGIN.items()}
+        known = {name: UNKNOWN if value is None else value for name, value in said.items()}
         return known | {"backbone": os.path.basename(self.backbone or UNKNOWN)}
 
-    def continue_facts(self, facts: "Saved", folder: str) -> "Saved":
-        """Return the facts about a run that uses it, with what of the code was edited.
+    def extend(self, provenance: "Saved") -> "Saved":
+        """Return the provenance of a run that uses it, with what of the code was edited.
 
         Say if it computes in other ways.
         """
-        if edited := {*(self.edited or ()), *self._edited_since(facts)}:
-            facts = replace(facts, edited=sorted(edited))
-        then, now = self.computed, facts.computed
+        if edited := {*(self.edited or ()), *self._edited_since(provenance)}:
+            provenance = replace(provenance, edited=sorted(edited))
+        then, now = self.computed, provenance.computed
         if then is None:  # it is of other code
-            return facts
+            return provenance
         if then != now:
             begun, here = (f"{x['precision']} ({printable(x['processor'])})" for x in (then, now))
             print(f"Computed in {here}; begun in {begun}")
         both = {key: AND.join(dict.fromkeys([*then[key].split(AND), now[key]])) for key in now}
-        return replace(facts, computed=both)
+        return replace(provenance, computed=both)
 
     # ------------------------------------------------------------------ may a run use it?
 

@@ -51,8 +51,8 @@ def check_once(cfg: CfgNode) -> str | None:
 
 def _once(kind: type, more: str, check: Callable[[], str]) -> str:
     """Return what a check says, or what it said of the same code and text before."""
-    facts = json.dumps([code_of(kind), more], sort_keys=True).encode()
-    file = STAMPS.expanduser() / f"{kind.__name__}-{hashlib.sha256(facts).hexdigest()[:16]}.txt"
+    content = json.dumps([code_of(kind), more], sort_keys=True).encode()
+    file = STAMPS.expanduser() / f"{kind.__name__}-{hashlib.sha256(content).hexdigest()[:16]}.txt"
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with hold_lock(file.with_suffix(".lock"), PATIENCE):

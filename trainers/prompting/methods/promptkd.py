@@ -96,7 +96,7 @@ class PromptKD(VPT):
     @property
     def takes(self):
         """The marks; a teacher may be no larger than the student."""
-        return "unlabelled", "teacher" if self.teacher.facts.get("larger", True) else EQUAL
+        return "unlabelled", "teacher" if self.teacher.origin.get("larger", True) else EQUAL
 
     def fixed_template(self):
         """Return the template of the student's sentences, which nothing reads."""
@@ -150,9 +150,9 @@ class PromptKD(VPT):
         )
         own, theirs = (sum(p.numel() for p in model.parameters()) for model in (clip_model, clip))
         of_clip = {"method": kind.__name__, "backbone": os.path.basename(name)}
-        facts = saved.facts() | of_clip | {"larger": theirs > own}
+        origin = saved.origin() | of_clip | {"larger": theirs > own}
         what = f"The teacher in '{saved.place}' does not fit its CLIP {name}, of TEACHER_NAME"
-        return partial(build_earlier, saved, kind, settings, clip, what, facts, dataset)
+        return partial(build_earlier, saved, kind, settings, clip, what, origin, dataset)
 
     def _resize(self, width: int) -> None:
         self.VPT_image_trans = Projection(self.width, width).to(self.device)

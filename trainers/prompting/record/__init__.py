@@ -1,1 +1,1 @@
-"""The record of a run: its predictions, metrics and facts. Reading them needs no PyTorch."""
+"""The record of a run: its predictions, metrics and provenance. Reading them needs no PyTorch."""

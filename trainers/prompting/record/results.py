@@ -66,8 +66,8 @@ class Evaluation:
     edited: Sequence[str] = ()  # names of what of it was edited since the training began
     evaluated_on: str = ""  # the split, if empty
     method: Any = None
-    facts: Saved | None = None  # of the run; code and edits are those in it
-    training: Saved | None = None  # facts of what was trained, if that was another run
+    provenance: Saved | None = None  # of the run; code and edits are those in it
+    training: Saved | None = None  # what was trained, if that was another run
     predictions: Predictions | None = None  # None of tasks, or if they are not kept
     checked: str | None = None  # how the method of a plug-in was, before the run (`conformance`)
     more: Mapping[str, Any] = field(default_factory=dict)  # metrics of attacks and of detection
@@ -75,7 +75,7 @@ class Evaluation:
     num_trained: int = 0  # parameters
     steps: int = 0  # of the training; 0 if nothing was trained
     alike: Sequence[Sequence[str]] | None = None  # groups of class names
-    teacher: Mapping[str, Any] | None = None  # facts about its training
+    teacher: Mapping[str, Any] | None = None  # its origin
 
     @classmethod
     def of(cls, trainer: Any, **more: Any) -> Self:
@@ -125,8 +125,8 @@ class Evaluation:
             rows = write_predictions(Path(self.cfg.OUTPUT_DIR), last.columns())
             measured = metrics(rows, self.dataset.classnames)
             measured |= {**last.more, "temperature": last.temperature}
-            if self.facts and isinstance(self.facts.calibration, dict):  # see `Calibration`
-                scores = self.facts.calibration["scores"]
+            if (known := self.provenance) and isinstance(known.calibration, dict):
+                scores = known.calibration["scores"]  # see `Calibration`
                 measured["lac_scores"] = [round(x, 7) for x in scores.tolist()]
             if last.note:
                 measured["joint_note"] = last.note
@@ -137,13 +137,13 @@ class Evaluation:
 
     def record(self, peak: float | None) -> dict[str, Any]:
         """Return the content of the record, given the peak memory in MiB; write the predictions."""
-        cfg, data, facts, results = self.cfg, self.dataset, self.facts, self.results
-        backbone, training = cfg.MODEL.BACKBONE.NAME, self.training or facts
+        cfg, data, known, results = self.cfg, self.dataset, self.provenance, self.results
+        backbone, training = cfg.MODEL.BACKBONE.NAME, self.training or known
         return {
             "trainer": cfg.TRAINER.NAME,
             "dataset": cfg.DATASET.NAME,
             "backbone": backbone,
-            "backbone_sha256": facts.backbone_sha256 if facts else weights_sha256(backbone),
+            "backbone_sha256": known.backbone_sha256 if known else weights_sha256(backbone),
             "features": file_sha256(file) if (file := cfg.DATASET.get("FEATURES", "")) else None,
             "sentences": sentences_text(asked) if (asked := cfg.DATASET.get("SENTENCES")) else None,
             "seed": cfg.SEED,
@@ -168,7 +168,7 @@ class Evaluation:
             "losses": self.losses,
             "test_seconds": self.test_seconds,
             "peak_memory_mib": peak,
-            "precision": facts and facts.computed["precision"],
+            "precision": known and known.computed["precision"],
             "beyond": self.beyond(),
             "alike": self.alike,
             "teacher": self.teacher,
@@ -177,8 +177,8 @@ class Evaluation:
             "config": cfg,
             "versions": versions(self.device),
             "git": git_commit(),
-            "code": facts.code if facts else self.code,
-            "edited": [*((facts.edited or ()) if facts else self.edited)],
+            "code": known.code if known else self.code,
+            "edited": [*((known.edited or ()) if known else self.edited)],
             "checked": self.checked,
         }
 

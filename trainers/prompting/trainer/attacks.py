@@ -117,7 +117,7 @@ def evaluate_attacked(trainer: Any, split: str | None) -> dict[str, Any]:
     before, _ = attacked.classify(changed=False)
     after, rests = attacked.classify(changed=True)
     clean, robust = (100 * float(right.float().mean()) for right in (before, after))
-    facts = {
+    about = {
         "text": str(attacked),
         "eps": test.ATTACK_EPS,
         "images": len(attacked.order),
@@ -127,8 +127,8 @@ def evaluate_attacked(trainer: Any, split: str | None) -> dict[str, Any]:
     }
     print(f"Accuracy on these images {clean:.2f}%, attacked {robust:.2f}%")
     if rests:
-        print(f"attack too weak: {facts['weak']}; {TRANSFER}pgd or cw may find more")
-    return {"clean_accuracy": clean, "robust_accuracy": robust, "attack": facts}
+        print(f"attack too weak: {about['weak']}; {TRANSFER}pgd or cw may find more")
+    return {"clean_accuracy": clean, "robust_accuracy": robust, "attack": about}
 
 
 class Attacked:

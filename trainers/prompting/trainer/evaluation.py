@@ -250,20 +250,20 @@ def why_uncalibrated(method: Method, dataset: Any, cfg: CfgNode) -> str:
 
 
 def calibrate(trainer: Any) -> Saved:
-    """Return the facts of a training, with the calibration by its evaluation, if it has one."""
-    facts: Saved = trainer.facts
-    waits = facts.calibration == UNTESTED or isinstance(facts.calibration, dict)
+    """Return the provenance of a training, with the calibration by its evaluation, if any."""
+    known: Saved = trainer.provenance
+    waits = known.calibration == UNTESTED or isinstance(known.calibration, dict)
     of_images = trainer.predictions is not None  # else of tasks
     waits = waits and of_images and not trainer.loaded
     if not waits or (t := trainer.predictions.temperature) is None:
-        return facts
+        return known
     logits, labels = map(torch.from_numpy, trainer.predictions.validation)
-    return replace(facts, calibration=vars(Calibration.fit(logits, labels, t)))
+    return replace(known, calibration=vars(Calibration.fit(logits, labels, t)))
 
 
 def save_calibration(trainer: Any, folder: str) -> None:
     """Add the calibration of a training to its last checkpoint, written before the evaluation."""
-    if isinstance(found := trainer.facts.calibration, dict):
+    if isinstance(found := trainer.provenance.calibration, dict):
         saved = Saved.read(checkpoint_file(folder, trainer.max_epoch))
         dassl("utils").save_checkpoint(replace(saved, calibration=found).content(), folder)
 

@@ -19,7 +19,7 @@ from ..capabilities.one_view import OneView
 from ..capabilities.planned import Planned
 from ..checkpoint.cfg_texts import as_trained
 from ..checkpoint.files import checkpoint_file, marked_epoch, read_checkpoint, remove_earlier
-from ..checkpoint.provenance import facts_of, facts_of_run, lacks_teacher, load_initial
+from ..checkpoint.provenance import lacks_teacher, load_initial, provenance_of, teacher_origin
 from ..checkpoint.public import find_prompts
 from ..checkpoint.saved import Saved
 from ..checkpoint.state import PublicLayout
@@ -78,7 +78,7 @@ class PromptTrainer(TrainerX):
         planned: the number of steps of each epoch so far, of a method that plans them.
 
     Attributes:
-        facts: what every checkpoint of the run says of it; of what it resumes or evaluates, too.
+        provenance: what checkpoints of the run say of it, and of what it resumes or evaluates.
         method: the method, built for the backbone and the classes of the run.
         alike: groups of class names that the CLIP reads alike.
         trains: True if the method takes steps, to learn parameters or to update buffers.
@@ -90,7 +90,7 @@ class PromptTrainer(TrainerX):
     model: Method
     cfg: CfgNode
     optim: torch.optim.Optimizer | None
-    facts: Saved
+    provenance: Saved
     half_on_cpu = False
     loaded: Saved | None = None
     resumed: Saved  # the checkpoint that the run was resumed from
@@ -179,8 +179,8 @@ class PromptTrainer(TrainerX):
         self.watch = Watch(self.device, self._folder(self.output_dir))
         self.loaded = load_initial(cfg, self.method, data)
         self.untrained = self.loaded is None
-        self.facts = replace(
-            facts_of_run(cfg, self.method, data, self.precision, self.loaded),
+        self.provenance = replace(
+            provenance_of(cfg, self.method, data, self.precision, self.loaded),
             code=code_of(kind),
             calibration=why_uncalibrated(self.method, data, cfg),
         )
@@ -303,7 +303,7 @@ class PromptTrainer(TrainerX):
     def state(self, epoch, val_result=None) -> Saved:
         """Return what a checkpoint after so many epochs holds: all that resuming needs."""
         return replace(
-            self.facts,
+            self.provenance,
             state_dict=self._models[self.method.checkpoint].state_dict(),
             method=self.method.own_state(),
             optimizer=self.optim and self.optim.state_dict(),
@@ -316,7 +316,7 @@ class PromptTrainer(TrainerX):
         )
 
     def save_model(self, epoch, directory, is_best=False, val_result=None, model_name=""):
-        """Save the prompts as Dassl does, with all that resuming needs and the facts."""
+        """Save the prompts as Dassl does, with all that resuming needs and its provenance."""
         content, folder = self.state(epoch + 1, val_result).content(), self._folder(directory)
         save_checkpoint(content, folder, is_best=is_best, model_name=model_name)
 
@@ -337,7 +337,7 @@ class PromptTrainer(TrainerX):
         if epoch:
             if not hasattr(super(), "check_checkpoint"):  # dassl-lite has checked it already
                 self.check_checkpoint(read_checkpoint(checkpoint_file(folder, epoch)), folder)
-            self.facts = self.resumed.continue_facts(self.facts, folder)
+            self.provenance = self.resumed.extend(self.provenance)
             self.planned = self.resumed.restore(self.method, self.precision, folder)
         return epoch
 
@@ -367,7 +367,7 @@ class PromptTrainer(TrainerX):
         self.watch.check_logits()
         if self.recorder is not None:
             self.predictions, self.test_results = self.recorder.end(self.test_results)
-            self.recorder, self.facts = None, calibrate(self)
+            self.recorder, self.provenance = None, calibrate(self)
         self.detection.evaluate_others(self)
         self.attacked = evaluate_attacked(self, split)
         if self.cfg.TEST.RECORD and split in (None, self.cfg.TEST.SPLIT):
@@ -387,7 +387,7 @@ class PromptTrainer(TrainerX):
             self,
             cfg=as_trained(cfg, then.settings, self.method) if then else cfg,
             method=self.method,
-            facts=self.facts,
+            provenance=self.provenance,
             training=then,
             predictions=self.predictions,
             more=self.attacked | self.detection.measure(),
@@ -395,7 +395,7 @@ class PromptTrainer(TrainerX):
             num_trained=self.num_trained,
             steps=self.count_steps()[1] if trained else 0,
             alike=self.alike,
-            teacher=facts_of(self.method),
+            teacher=teacher_origin(self.method),
         )
 
     def parse_batch_test(self, batch):
@@ -441,9 +441,9 @@ class PromptTrainer(TrainerX):
             return
         if (saved := find_prompts(self.method, directory, epoch)) is None:
             return
-        saved.check_loaded(self.facts, self.method)
-        saved.check_halves(self.facts, self.dm.dataset)
-        self.facts = saved.continue_facts(self.facts, self._folder(directory))
+        saved.check_loaded(self.provenance, self.method)
+        saved.check_halves(self.provenance, self.dm.dataset)
+        self.provenance = saved.extend(self.provenance)
         saved.check_unseen(self.dm.dataset, self.cfg.TEST.SPLIT)
         self.method.load_checkpoint(saved, self.dm.dataset.classnames)
         self.untrained, self.loaded = False, saved

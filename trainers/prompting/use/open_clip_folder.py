@@ -93,10 +93,10 @@ def _sizes(blocks: Any) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def write_open_clip(run: Any, folder: Path, facts: Mapping[str, str]) -> str:
+def write_open_clip(run: Any, folder: Path, metadata: Mapping[str, str]) -> str:
     """Write a run's CLIP into an empty folder, compare it with the run, and return a sentence.
 
-    The folder has open_clip's own two files; `run.json` with the facts, the sentences of each
+    The folder has open_clip's own two files; `run.json` with the metadata, the sentences of each
     class, the rule that makes one feature of them, and the factor of the run's logits; and
     `classifier.safetensors`, `weight` (K, D), of a method that learns one.
     """
@@ -116,15 +116,15 @@ def write_open_clip(run: Any, folder: Path, facts: Mapping[str, str]) -> str:
     sentences = text.sentences()
     more = {"sentences": dict(zip(run.classnames, sentences, strict=True)), "rule": text.rule}
     more["logit_scale"] = float(method.logit_scale)
-    prepared = {key: json.loads(facts[f"image_{key}"]) for key in ("mean", "std")}
-    prepared |= {"interpolation": facts["interpolation"], "resize_mode": facts["resize"]}
+    prepared = {key: json.loads(metadata[f"image_{key}"]) for key in ("mean", "std")}
+    prepared |= {"interpolation": metadata["interpolation"], "resize_mode": metadata["resize"]}
     config = model_config(clip_model, backbone)
     folder.parent.mkdir(parents=True, exist_ok=True)
     made = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
         state = {key: value.contiguous() for key, value in tuned.state_dict().items()}
         save_file(state, made / openclip.FILES[0])
-        (made / "run.json").write_text(json.dumps({**facts, **more}, indent=1))
+        (made / "run.json").write_text(json.dumps({**metadata, **more}, indent=1))
         images, ids = random_images(method), _ids(tuned, sum(sentences, []))
         try:
             content = {"model_cfg": config, "preprocess_cfg": prepared}

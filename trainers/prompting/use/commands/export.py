@@ -57,7 +57,7 @@ def main(argv: list[str], prog: str) -> int:
     if args.format:
         from ..open_clip_folder import write_open_clip
 
-        print(f"{args.output}: {write_open_clip(run, args.output, facts(run))}")
+        print(f"{args.output}: {write_open_clip(run, args.output, metadata(run))}")
         return 0
     if beside := names_beside(args.output.name, run.model.public_files):
         for pattern, content in run.model.write_public().items():
@@ -87,7 +87,7 @@ def as_file(content: object) -> bytes:
     return stream.getvalue()
 
 
-def facts(run) -> dict[str, str]:
+def metadata(run) -> dict[str, str]:
     """Return the metadata of an exported file: names as text, all else as JSON."""
     images = run.settings.INPUT
     resize, _, to = images.RESIZE.partition(" ")
@@ -121,7 +121,7 @@ def text_features(run) -> tuple[bytes, str]:
         raise UserError(f"{run.method} cannot be written as text features: {LINEAR}")
     tensors = text_classifier(run.model)
     shape = " x ".join(map(str, tensors["weight"].shape))
-    return save(dict(tensors), facts(run)), f"text features of {run.method}, {shape}"
+    return save(dict(tensors), metadata(run)), f"text features of {run.method}, {shape}"
 
 
 def export_program(run):
@@ -163,7 +163,7 @@ def torch_program(run) -> tuple[bytes, str]:
 
     made, _, apart = export_program(run)
     stream = io.BytesIO()
-    torch.export.save(made, stream, extra_files={"run.json": json.dumps(facts(run))})
+    torch.export.save(made, stream, extra_files={"run.json": json.dumps(metadata(run))})
     return stream.getvalue(), describe_program(run, apart)
 
 
@@ -181,7 +181,7 @@ def onnx_program(run) -> tuple[bytes, str]:
     made, images, _ = export_program(run)
     onnx: Any = torch.onnx.export(made, (), dynamo=True, input_names=["images"],
                                   output_names=["logits"], verbose=False)  # fmt: skip
-    onnx.model.metadata_props.update(facts(run))
+    onnx.model.metadata_props.update(metadata(run))
     proto = onnx.model_proto
     if proto.ByteSize() >= MOST_BYTES:
         raise UserError("this CLIP is larger than the 2 GiB of an ONNX file: write a .pt2")

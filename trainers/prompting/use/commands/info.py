@@ -32,7 +32,7 @@ tags: [clip, prompt-learning, {method}]
 # {method}{on}
 
 ```
-{facts}
+{summary}
 ```
 
 To classify images with it (`pip install git+URL` of the project ALIGN, and `huggingface_hub`):
@@ -90,11 +90,11 @@ def show(args: argparse.Namespace) -> None:
 
     name = args.name
     if is_run(name):
-        facts = describe(name, args.load_epoch, args.plugin)
+        summary = describe(name, args.load_epoch, args.plugin)
         if args.card:
-            write_card(name, args.card, facts)
+            write_card(name, args.card, summary)
         else:
-            print(json.dumps(facts, indent=1) if args.format == "json" else as_text(facts))
+            print(json.dumps(summary, indent=1) if args.format == "json" else as_text(summary))
         return
     flags = {"--card": args.card, "--load-epoch": args.load_epoch}
     flags[f"--format {args.format}"] = args.format != "text"
@@ -174,7 +174,7 @@ def describe_clip(name: str) -> list[str]:
 
 
 def describe(folder: str, epoch: int | None = None, plugins: list[str] | None = None) -> dict:
-    """Return the facts about a run from its checkpoint and its record, without its backbone."""
+    """Return what is known of a run from its checkpoint and its record, without its backbone."""
     from ...checkpoint.saved import Saved
     from ..run import calibration_of
 
@@ -238,23 +238,23 @@ def _shots(shots: object) -> str:
     return f"{shots} shot{'s' * (shots > 1)}"
 
 
-def as_text(facts: dict[str, Any]) -> str:
+def as_text(summary: dict[str, Any]) -> str:
     """Return a line for each fact, and the settings that are not defaults."""
-    names = facts["classnames"]
+    names = summary["classnames"]
     more = f", and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     lines = {
-        "Method": facts["method"],
+        "Method": summary["method"],
         "Classes": f"{len(names)}: {', '.join(names[:SHOWN])}{more}",
-        "Backbone": facts["backbone"],
-        "Data": f"{facts['dataset']}, {_shots(facts['shots'])}, seed {facts['seed']}",
-        "Checkpoint": f"{facts['checkpoint']}, epoch {facts['epoch']}",
-        "Accuracy": _accuracy(facts["record"]),
-        "Answers": facts["answers"],
+        "Backbone": summary["backbone"],
+        "Data": f"{summary['dataset']}, {_shots(summary['shots'])}, seed {summary['seed']}",
+        "Checkpoint": f"{summary['checkpoint']}, epoch {summary['epoch']}",
+        "Accuracy": _accuracy(summary["record"]),
+        "Answers": summary["answers"],
     }
-    if facts["plugins"]:
-        lines["Plug-ins"] = ", ".join(facts["plugins"])
+    if summary["plugins"]:
+        lines["Plug-ins"] = ", ".join(summary["plugins"])
     texts = [printable(f"{title + ':':12}{text}") for title, text in lines.items()]
-    settings = [printable(f"  {key} {facts['settings'][key]}") for key in facts["changed"]]
+    settings = [printable(f"  {key} {summary['settings'][key]}") for key in summary["changed"]]
     return "\n".join([*texts, "Settings that are not defaults (--format json has all):", *settings])
 
 
@@ -267,7 +267,7 @@ def _accuracy(record: dict[str, Any] | None) -> str:
     )
 
 
-def write_card(folder: str, repository: str, facts: dict[str, Any]) -> None:
+def write_card(folder: str, repository: str, summary: dict[str, Any]) -> None:
     """Write the README.md of a run for the hub, and print the command that publishes the run.
 
     `repository` is where it will be published, USER/REPO.
@@ -275,31 +275,31 @@ def write_card(folder: str, repository: str, facts: dict[str, Any]) -> None:
     path = Path(folder) / "README.md"
     need(not folder.startswith(START), f"--card writes into a folder, but '{folder}' is on the hub")
     need(not path.exists(), f"'{path}' already exists: remove it to write another")
-    write_output(path, card(facts, f"{START}{repository}"))
+    write_output(path, card(summary, f"{START}{repository}"))
     words = ["hf", "upload", repository, folder, "."]
     for name in (path.name, RECORD, "*/model*"):
         words += ["--include", name]
     print(f"{path}\nTo publish this run:\n{shlex.join(words)}")
 
 
-def card(facts: dict[str, Any], name: str) -> str:
+def card(summary: dict[str, Any], name: str) -> str:
     """Return the README of a run on the hub; paths of this machine are left out."""
     shown = {
-        **facts,
-        "backbone": _last(facts["backbone"]),
-        "checkpoint": _last(facts["checkpoint"]),
-        "plugins": [_last(plugin) for plugin in facts["plugins"]],
-        "settings": {key: _last(value) for key, value in facts["settings"].items()},
+        **summary,
+        "backbone": _last(summary["backbone"]),
+        "checkpoint": _last(summary["checkpoint"]),
+        "plugins": [_last(plugin) for plugin in summary["plugins"]],
+        "settings": {key: _last(value) for key, value in summary["settings"].items()},
     }
     plugins = f", plugins={shown['plugins']}" if shown["plugins"] else ""
     return CARD.format(
-        method=facts["method"],
-        on=f" on {facts['dataset']}" if facts["dataset"] else "",
-        facts=as_text(shown),
+        method=summary["method"],
+        on=f" on {summary['dataset']}" if summary["dataset"] else "",
+        summary=as_text(shown),
         name=name,
         more="".join(f" --plugin {plugin}" for plugin in shown["plugins"]),
         plugins=plugins,
-        classes=", ".join(f"`{printable(name)}`" for name in facts["classnames"]),
+        classes=", ".join(f"`{printable(name)}`" for name in summary["classnames"]),
     )
 
 
