@@ -20,13 +20,13 @@ from .processes import Trainings
 def short_run(
     file: Path, name: str, folder: str, pairs: Mapping[str, str], plugins: Sequence[str] = ()
 ) -> Any:
-    """Return the short training (`conformance.short.Run`) of a method by a config file."""
+    """Return the short training (`conformance.short.ShortRun`) of a method by a config file."""
     from recipe.settings import build_cfg
-    from trainers.prompting.conformance.short import Run, short_keys, shorten
+    from trainers.prompting.conformance.short import ShortRun, short_keys, shorten
 
     own = short_keys(name) | {"TRAINER.NAME": name, "SEED": 1, "DATASET.NAME": "Emoji"}
     sources = (f"'{file}'", read_keys(file)), ("check-method", own), ("the command line", pairs)
-    return Run(shorten(build_cfg(sources, plugins), folder))
+    return ShortRun(shorten(build_cfg(sources, plugins), folder))
 
 
 def main(argv: list[str]) -> int:

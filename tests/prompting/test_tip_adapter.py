@@ -3,11 +3,11 @@
 import torch
 from golden_files import near
 
-from trainers.prompting.methods.tip_adapter import Cache
+from trainers.prompting.methods.tip_adapter import KeyValueCache
 
 
 def test_labels_take_the_place_of_a_product_of_values():
-    cache = Cache(4, 3, trained=True)
+    cache = KeyValueCache(4, 3, trained=True)
     cache.weight.data = torch.randn(5, 4)
     a = torch.rand(2, 5)
 

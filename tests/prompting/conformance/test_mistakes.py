@@ -22,7 +22,7 @@ from trainers.prompting.building.config import add_nodes
 from trainers.prompting.conformance import built, evaluations, steps
 from trainers.prompting.conformance.checks import CHECKS, QUICK, lines
 from trainers.prompting.conformance.findings import Note, Slow
-from trainers.prompting.conformance.short import Run, shorten
+from trainers.prompting.conformance.short import ShortRun, shorten
 from trainers.prompting.methods.coop import CoOp
 
 
@@ -33,7 +33,7 @@ def run_of(kind, folder, train=False):
     add_nodes(cfg)
     cfg.TRAINER.NAME, cfg.OPTIM.LR, cfg.OPTIM.NAME = kind.__name__, 0.1, "sgd"
     cfg.INPUT.TRANSFORMS = ["normalize"]
-    run = Run(shorten(cfg, str(folder), {"N_CTX": 4}))
+    run = ShortRun(shorten(cfg, str(folder), {"N_CTX": 4}))
     if train is False:
         run.losses = [torch.tensor(1.0)]
         run.read_tests()

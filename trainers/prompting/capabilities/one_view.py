@@ -7,7 +7,7 @@ import torch
 from ..method import Method
 
 
-class Views(Protocol):
+class ViewFeatures(Protocol):
     """The features (n, D) of all n training images, by the number of the view."""
 
     def __len__(self) -> int: ...
@@ -24,5 +24,5 @@ class OneView(Method):
 
     trains_on_support = True
 
-    def take_views(self, views: Views, labels: torch.Tensor) -> None:
+    def take_views(self, views: ViewFeatures, labels: torch.Tensor) -> None:
         """Take the V views of the training images, with labels (n,), before the first step."""

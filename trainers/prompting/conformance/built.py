@@ -17,7 +17,7 @@ from ..errors import UserError
 from ..method import Method
 from ..running.seeding import seeded
 from .findings import Note
-from .short import Run
+from .short import ShortRun
 
 OF_RUNS = ("PREC", "SEARCH", "SEARCH_HP")  # keys that runs read for all methods
 NEAR = 0.85  # how much a name must look like that of a hook to be a misspelling of it
@@ -40,7 +40,7 @@ OF_OTHERS = {  # what students of other libraries take for hooks, and what is me
 }
 
 
-def check_hooks(run: Run) -> None:
+def check_hooks(run: ShortRun) -> None:
     """No name in its class is nearly that of a hook, or a hook of another library.
 
     Finds `image_feature`, which nothing calls.
@@ -64,7 +64,7 @@ def _own_classes(method: Method) -> list[type[Method]]:
     return [kind for kind in type(method).__mro__ if issubclass(kind, Method)][:-1]
 
 
-def check_fields(run: Run) -> None:
+def check_fields(run: ShortRun) -> None:
     """Its code reads all keys of its `Settings`.
 
     Finds a weight that is a key, where the loss has a number.
@@ -84,7 +84,7 @@ def check_fields(run: Run) -> None:
                 raise Note(f"No code of {kind.__name__} reads its key {key}: read it, or remove it")
 
 
-def check_frozen(run: Run) -> None:
+def check_frozen(run: ShortRun) -> None:
     """`build` has frozen no part of it as a whole.
 
     Finds `requires_grad_(False)` on too much.
@@ -96,7 +96,7 @@ def check_frozen(run: Run) -> None:
             raise Note(f"`build` has frozen '{part}', which is saved but not trained")
 
 
-def check_clip(run: Run) -> None:
+def check_clip(run: ShortRun) -> None:
     """CLIP's weights, logit scale and normalisation are as they were loaded.
 
     Finds `ln_final.weight.mul_(2)` in `build`.
@@ -125,7 +125,7 @@ def check_clip(run: Run) -> None:
         )
 
 
-def check_seeds(run: Run) -> None:
+def check_seeds(run: ShortRun) -> None:
     """Random numbers are those of the run's seed, also after `build` and `begin_stage`.
 
     Finds `torch.manual_seed(0)` in either.
@@ -152,7 +152,7 @@ def check_seeds(run: Run) -> None:
             )
 
 
-def check_built_twice(run: Run) -> None:
+def check_built_twice(run: ShortRun) -> None:
     """Built twice from one seed, it begins with the same values.
 
     Finds numbers from the clock, or from `np.random.default_rng()`.

@@ -8,9 +8,9 @@ from typing import Any
 from ..errors import UserError, in_short, no_exit
 from . import built, evaluations, steps
 from .findings import Skipped
-from .short import Run
+from .short import ShortRun
 
-Check = Callable[[Any], None]  # of a `Run`; the first line of its docstring is the title
+Check = Callable[[Any], None]  # of a `ShortRun`; the first line of its docstring is the title
 
 # In a second or two; runs of plug-ins do them, too.
 QUICK: tuple[Check, ...] = (
@@ -28,14 +28,14 @@ CHECKS = (*QUICK, evaluations.check_export)
 
 
 def lines(
-    build: Callable[[], Run], checks: Iterable[Check] = CHECKS, seconds: float = float("inf")
+    build: Callable[[], ShortRun], checks: Iterable[Check] = CHECKS, seconds: float = float("inf")
 ) -> Iterator[tuple[str, str, str]]:
     """Yield for each check its state, title and sentence.
 
     States are ok, wrong, slow, note, or - if it does not apply. Nothing begins after so many
     seconds, and after a changed CLIP, for which others would give wrong advice.
     """
-    runs: list[Run] = []
+    runs: list[ShortRun] = []
     until = time.monotonic() + seconds
 
     def train(_: Any) -> None:

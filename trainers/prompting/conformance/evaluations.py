@@ -10,7 +10,7 @@ from ..trainer.evaluation import check_joint, fit_temperature
 from ..trainer.repeatability import ROUNDING, check_rebuilt
 from ..use.export import check_fixed, program
 from .findings import FAR, Note, Skipped, alike, apart
-from .short import Run
+from .short import ShortRun
 
 TEMPERATURES = 0.2, 20.0  # the usual ones, of validation images
 WIDE = -8.0, 8.0  # bounds of the logarithm of a temperature here
@@ -18,7 +18,7 @@ LITTLE = 0.05  # of ln K: what logits must say of the labels for a temperature t
 WILD = 5.0  # or their standard deviation; that of cosines with the scale is about 1.5
 
 
-def check_again(run: Run) -> None:
+def check_again(run: ShortRun) -> None:
     """Built again from its checkpoint, it computes the same.
 
     Finds a factor in an attribute.
@@ -26,7 +26,7 @@ def check_again(run: Run) -> None:
     check_rebuilt(run.trainer)
 
 
-def check_scores(run: Run) -> None:
+def check_scores(run: ShortRun) -> None:
     """Logits are float32, and no probabilities.
 
     Finds a softmax in `logits`.
@@ -50,7 +50,7 @@ def check_scores(run: Run) -> None:
     )
 
 
-def check_repeats(run: Run) -> None:
+def check_repeats(run: ShortRun) -> None:
     """Evaluations repeat, and `reset` empties what images have filled.
 
     Finds noise in `contexts`, and a stream without `reset`.
@@ -84,7 +84,7 @@ def check_repeats(run: Run) -> None:
     )
 
 
-def check_batches(run: Run) -> None:
+def check_batches(run: ShortRun) -> None:
     """An image is classified alike in a batch and alone.
 
     Finds features that are centred over the batch.
@@ -113,13 +113,13 @@ def check_batches(run: Run) -> None:
     )  # fmt: skip
 
 
-def of_own_classes(run: Run) -> None:
+def of_own_classes(run: ShortRun) -> None:
     """Skip a check of other class names for a method that has only its own."""
     if run.method.class_bound:
         raise Skipped("it is only for the classes of its training (`class_bound`)")
 
 
-def check_others(run: Run) -> None:
+def check_others(run: ShortRun) -> None:
     """It can be used with other class names.
 
     Finds a buffer of the class names that is saved.
@@ -128,7 +128,7 @@ def check_others(run: Run) -> None:
     run.predict(run.batches[0], run.for_classes(run.trainer.dm.dataset.other_classnames))
 
 
-def check_order(run: Run) -> None:
+def check_order(run: ShortRun) -> None:
     """Its classes are in the order of their names, also those of teachers in its loss.
 
     Finds `Teacher(clip_model, sorted(classnames), ...)`.
@@ -157,7 +157,7 @@ def check_order(run: Run) -> None:
     )  # fmt: skip
 
 
-def check_union(run: Run) -> None:
+def check_union(run: ShortRun) -> None:
     """Base and new classes together have the logits that they have apart.
 
     Finds logits that are divided by their norm over the classes.
@@ -183,7 +183,7 @@ def check_union(run: Run) -> None:
     )  # fmt: skip
 
 
-def check_kept(run: Run) -> None:
+def check_kept(run: ShortRun) -> None:
     """Kept text features are those of the present state.
 
     Finds a number in an attribute that an addition reads.
@@ -199,7 +199,7 @@ def check_kept(run: Run) -> None:
     )  # fmt: skip
 
 
-def check_support(run: Run) -> None:
+def check_support(run: ShortRun) -> None:
     """The order of the training images makes no difference to what it takes from them.
 
     Finds a running mean, and `features.view(K, shots, D)`.
@@ -229,7 +229,7 @@ def check_support(run: Run) -> None:
     )  # fmt: skip
 
 
-def check_temperature(run: Run) -> None:
+def check_temperature(run: ShortRun) -> None:
     """Its logits have the scale of logarithms of probabilities.
 
     Finds cosines without `logit_scale`, or with its square.
@@ -257,7 +257,7 @@ def check_temperature(run: Run) -> None:
     )
 
 
-def check_export(run: Run) -> None:
+def check_export(run: ShortRun) -> None:
     """An exported program gives the same logits.
 
     Finds a condition on the values of images.

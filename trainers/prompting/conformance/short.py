@@ -19,7 +19,7 @@ from ..building.rebuild import for_classes
 from ..capabilities.planned import Planned
 from ..embedded import IMAGES
 from ..method import METHODS, Batch, Method, Output
-from ..running.memory import State
+from ..running.memory import Snapshot
 from ..running.seeding import seeded
 from ..trainer.trainer import PromptTrainer
 
@@ -140,7 +140,7 @@ class ShortTrainer(PromptTrainer):
         return terms
 
 
-class Run:
+class ShortRun:
     """A short training of a method; `train` does it, and raises a UserError for what it finds.
 
     Attributes:
@@ -242,7 +242,7 @@ class Run:
     def step(self, batch: Batch, scale: float = 1.0) -> list[torch.Tensor]:
         """Return the gradients of a training step with a scaled loss; the method stays as it is."""
         method = self.method
-        state, start = State(method), {p: p.detach().clone() for p in method.learned().values()}
+        state, start = Snapshot(method), {p: p.detach().clone() for p in method.learned().values()}
         method.train().zero_grad()
         try:
             with seeded(0):
@@ -263,7 +263,7 @@ class Run:
     ) -> Any:
         """Return what is computed from the output of a training step, which leaves no trace."""
         method, batch = self.method, batch or self.step_batch()
-        state = State(method)
+        state = Snapshot(method)
         method.train()
         try:
             with seeded(0), self.precision.autocast():

@@ -20,7 +20,7 @@ from ..storage.files import hold_lock, write_whole
 from ..trainer.evaluation import is_foreign
 from .checks import QUICK, TIME_IS_UP, lines
 from .data_sets import check_split
-from .short import SEED, Run, read, shorten
+from .short import SEED, ShortRun, read, shorten
 
 STAMPS = Path("~/.cache/align/checked")
 SECONDS = 15.0  # after which no further check begins
@@ -70,7 +70,7 @@ def _check(cfg: CfgNode, kind: type[Method], values: Mapping[str, Any]) -> str:
     with tempfile.TemporaryDirectory() as folder, seeded(SEED):
         for which, tried in _keys(cfg, kind, values):
             try:
-                run = Run(shorten(cfg, folder, tried))
+                run = ShortRun(shorten(cfg, folder, tried))
             except Exception as error:  # deeper than the embedded CLIP, another teacher, a mistake
                 why = why or in_short(error)
                 continue
@@ -95,7 +95,7 @@ def _keys(
     yield "its default keys", {}
 
 
-def _say(name: str, which: str, run: Run) -> str:
+def _say(name: str, which: str, run: ShortRun) -> str:
     """Print what the quick checks find, and return what the record says of them."""
     left = 0
     for state, _, why in lines(lambda: run, QUICK, SECONDS):

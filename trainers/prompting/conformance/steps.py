@@ -14,7 +14,7 @@ from ..errors import UserError
 from ..method import Batch, Method
 from .findings import Note, Skipped, Slow
 from .meta import step_on_meta
-from .short import Run
+from .short import ShortRun
 
 NOTES = ("No gradient reaches", "No gradient comes from")  # what a run prints about its first step
 LARGEST = 20  # of a first loss, in units of that of equal logits, ln K
@@ -23,13 +23,13 @@ CERTAIN = 20.0  # a logit beside which others do not count
 ROUNDING = 1e-2  # of gradients, relative to the largest
 
 
-def needs_training(run: Run) -> None:
+def needs_training(run: ShortRun) -> None:
     """Skip a check of steps for a method that trains nothing."""
     if not run.trainer.num_trained:
         raise Skipped("it trains nothing")
 
 
-def check_gradients(run: Run) -> None:
+def check_gradients(run: ShortRun) -> None:
     """Gradients reach what is learned, and nothing else.
 
     Finds a term of a loss that is detached.
@@ -50,7 +50,7 @@ def check_gradients(run: Run) -> None:
             raise UserError(f"'{place}' has a gradient but is not learned: detach what it enters")
 
 
-def check_first_loss(run: Run) -> None:
+def check_first_loss(run: ShortRun) -> None:
     """The first loss is not far above that of equal logits.
 
     Finds cosines that are multiplied by the scale twice.
@@ -64,7 +64,7 @@ def check_first_loss(run: Run) -> None:
         )
 
 
-def check_terms(run: Run) -> None:
+def check_terms(run: ShortRun) -> None:
     """All terms with a gradient are in the `loss` that is minimised.
 
     Finds `{"loss": ce, "far": far}`.
@@ -87,7 +87,7 @@ def check_terms(run: Run) -> None:
             )
 
 
-def check_scale(run: Run) -> None:
+def check_scale(run: ShortRun) -> None:
     """Gradients follow the scale of the loss, up to that of half precision.
 
     Finds `clip_grad_norm_` of scaled gradients in `backward`.
@@ -103,7 +103,7 @@ def check_scale(run: Run) -> None:
         )
 
 
-def check_freed(run: Run) -> None:
+def check_freed(run: ShortRun) -> None:
     """A step frees its images.
 
     Finds a list of the images of all steps.
@@ -124,7 +124,7 @@ def check_freed(run: Run) -> None:
         )
 
 
-def check_labels(run: Run) -> None:
+def check_labels(run: ShortRun) -> None:
     """The loss falls where the logit of the label rises, also from a wrong and certain one.
 
     Finds labels that are shifted by one, and a softmax before the cross-entropy.
@@ -161,7 +161,7 @@ def check_labels(run: Run) -> None:
         )
 
 
-def check_mean(run: Run) -> None:
+def check_mean(run: ShortRun) -> None:
     """The loss is a mean over the images of a batch.
 
     Finds `reduction="sum"`.
@@ -181,7 +181,7 @@ def check_mean(run: Run) -> None:
         )
 
 
-def check_used(run: Run) -> None:
+def check_used(run: ShortRun) -> None:
     """What is trained enters the evaluation.
 
     Finds text features that `build` computes, or that are kept from an evaluation before.
@@ -196,7 +196,7 @@ def check_used(run: Run) -> None:
         )
 
 
-def check_devices(run: Run) -> None:
+def check_devices(run: ShortRun) -> None:
     """A step reads no value, and mixes no devices.
 
     Finds `.item()`, and tensors that are made on the CPU.

@@ -14,7 +14,7 @@ from torch import Tensor
 from ..capabilities.transductive import Transductive
 from ..errors import from_1, not_negative, one_of, positive
 from ..method import Method, register
-from .transclip import LEAST, Solver, State
+from .transclip import LEAST, Mixture, Solver
 
 CHUNK = 2500  # images, of the public code's first variance
 
@@ -120,9 +120,9 @@ class Anchored(Solver):
         """Return sum_i z_ik (x_i - mu_k)^2, (K, D)."""
         return z.T @ x.square() - 2 * mu * (z.T @ x) + z.sum(0)[:, None] * mu.square()
 
-    def start(self) -> State:
+    def start(self) -> Mixture:
         """Return z = q, mu = h and v = v0 of each class."""
-        return State(self.log_q, self.h, self.v0.expand_as(self.h))
+        return Mixture(self.log_q, self.h, self.v0.expand_as(self.h))
 
     def likeness(self, mu: Tensor, v: Tensor) -> Tensor:
         """Return m (Q, K)."""

@@ -22,7 +22,7 @@ from ..node import MOST
 from ..teacher import Teacher
 
 
-class Cache(nn.Module):
+class KeyValueCache(nn.Module):
     """A key-value cache of n training images: features as keys, weighted labels as values.
 
     Keys are (n, D), a parameter `weight` if they are `trained`, else a buffer `keys`.
@@ -153,7 +153,7 @@ class TipAdapter(Method):
     def build(self, clip_model, classnames, dataset):
         """Make an empty cache; on ImageNet, the text features are those of several sentences."""
         settings = self.settings
-        self.adapter = Cache(self.width, len(classnames), trained=type(self).trains)
+        self.adapter = KeyValueCache(self.width, len(classnames), trained=type(self).trains)
         self.adapter.alpha.fill_(settings.INIT_ALPHA)
         self.adapter.beta.fill_(settings.INIT_BETA)
         several = dataset.startswith("ImageNet")

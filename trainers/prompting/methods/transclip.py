@@ -28,7 +28,7 @@ TINY = 1e-37  # smallest probability of a prior
 LEAST = 1e-10  # variance, of images that are all alike
 
 
-class State(NamedTuple):
+class Mixture(NamedTuple):
     """log z (Q, K), and the means mu (K, D) and variance v (D) that it was computed with."""
 
     log_z: torch.Tensor
@@ -197,9 +197,9 @@ class TransCLIP(Transductive):
         )
         shots = (self.shots, self.labels) if s.FEW_SHOT else (x[:0], x.new_zeros(0).long())
         inputs = s, x, log_q, *shots, self.chunk_bytes
-        return Released(*inputs, given=given) if s.FORM == "released" else Solver(*inputs)
+        return ReleasedRounds(*inputs, given=given) if s.FORM == "released" else Solver(*inputs)
 
-    def _best(self, solver: "Solver", x: torch.Tensor) -> State:
+    def _best(self, solver: "Solver", x: torch.Tensor) -> Mixture:
         """Return the end of the first gamma with the best validation accuracy."""
         gammas = self.settings.GAMMA if self.searches else self.settings.GAMMA[:1]
         need(
@@ -209,7 +209,7 @@ class TransCLIP(Transductive):
         )
         nearest = neighbours(self.val, x, 1, chunk_bytes=self.chunk_bytes)[0][:, 0]
 
-        def right(state: State) -> int:
+        def right(state: Mixture) -> int:
             return int((state.log_z.argmax(1)[nearest] == self.val_labels).sum())
 
         return max(solver.ends(gammas), key=right)
@@ -266,7 +266,7 @@ class Solver:
         """Return the N_NEIGHBORS images nearest to each row, and their cosines."""
         return neighbours(rows, x, self.s.N_NEIGHBORS, chunk_bytes=self.chunk_bytes, **more)
 
-    def start(self) -> State:
+    def start(self) -> Mixture:
         """Return z = q, mu and v before the first round."""
         q, D = self.log_q.exp(), self.x.shape[1]
         weights, nodes = self.Y, self.shots
@@ -274,23 +274,23 @@ class Solver:
             least = q.topk(min(self.s.N_CONFIDENT, len(q)), dim=0).values[-1]
             weights, nodes = q * (q >= least), self.x  # all that tie, in whatever order they come
         mu = weights.T @ nodes + weights.sum(0)[:, None] * self.center
-        return State(self.log_q, F.normalize(mu, dim=-1), self.x.new_full((D,), 1 / D))
+        return Mixture(self.log_q, F.normalize(mu, dim=-1), self.x.new_full((D,), 1 / D))
 
-    def rounds(self, state: State, gamma: float) -> Iterator[State]:
+    def rounds(self, state: Mixture, gamma: float) -> Iterator[Mixture]:
         """Yield the state after each round's computation of z, and after the last one."""
         log_z, mu, v = state
         for last in range(self.s.MAX_ITER, -1, -1):
             log_z = self.assign(log_z, mu, v)
-            yield State(log_z, mu, v)
+            yield Mixture(log_z, mu, v)
             if last:
                 mu, v = self.fit(log_z.exp(), mu, gamma)
 
-    def ends(self, gammas: Iterable[float]) -> Iterator[State]:
+    def ends(self, gammas: Iterable[float]) -> Iterator[Mixture]:
         """Yield the state after all rounds with each gamma."""
         for gamma in gammas:
             yield self.last(self.start(), gamma)
 
-    def last(self, state: State, gamma: float) -> State:
+    def last(self, state: Mixture, gamma: float) -> Mixture:
         """Return the state after all rounds."""
         *_, end = self.rounds(state, gamma)
         return end
@@ -333,7 +333,7 @@ class Solver:
         return mu, (v / mass.sum()).clamp_min(LEAST)
 
 
-class Released(Solver):
+class ReleasedRounds(Solver):
     """The rounds of the public code; `given` is True if q was given by another method.
 
     Then q is z, unless there are shots.

@@ -29,7 +29,7 @@ LEVELS = ((0, False), (1, False), (2, False), (1, True), (2, True))
 Result = TypeVar("Result")
 
 
-class State:
+class Snapshot:
     """The random state and the buffers of a method, to undo a step that did not end."""
 
     def __init__(self, method: Any):
@@ -80,7 +80,7 @@ def within_memory(method: Any, work: Callable[[], Result]) -> Result:
     """
     text, image = method.text_encoder, method.image_encoder
     for level in LEVELS[LEVELS.index((text.recompute, image.recompute)) + 1 :]:
-        state = State(method)
+        state = Snapshot(method)
         try:
             return work()
         except RuntimeError as error:
@@ -153,7 +153,7 @@ def step_bytes(
 
     def of(count: int) -> int:  # one image would be too few for a BatchNorm
         images = torch.zeros(min(count, batch), *shape, device=precision.device)
-        state = State(method)
+        state = Snapshot(method)
         with precision.autocast():
             saved = saved_bytes(method, partial(method.output, images))
         state.restore()

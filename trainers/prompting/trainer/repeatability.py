@@ -13,7 +13,7 @@ from ..building.rebuild import for_classes
 from ..contract import ROUNDING
 from ..errors import UserError, in_short, need
 from ..method import Method
-from ..running.memory import State
+from ..running.memory import Snapshot
 from ..running.precision import Precision
 from ..running.seeding import seeded
 
@@ -60,7 +60,7 @@ def rebuilt_apart(
         The largest differences of logits and, for a method that trains, of the loss and its terms,
         relative to the largest value; nan where both have nan.
     """
-    state = State(method)
+    state = Snapshot(method)
     try:
         with seeded(SEED):
             rebuilt = for_classes(method, clip_model, classnames, classnames, dataset)
@@ -95,7 +95,7 @@ def outcome(method: Method, precision: Precision) -> dict[str, torch.Tensor]:
     Losses are those of a method that trains: `loss`, and its terms by name. The method stays as it
     is.
     """
-    state, training = State(method), method.training
+    state, training = Snapshot(method), method.training
     size = method.image_encoder.visual.input_resolution
     random = torch.Generator().manual_seed(0)
     count = max(method.test_views, method.views)
