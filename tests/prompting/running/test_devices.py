@@ -5,7 +5,7 @@ import torch
 
 from trainers.prompting import UserError
 from trainers.prompting.running import devices as named
-from trainers.prompting.running.devices import idle_gpus, usable_device, usual_device
+from trainers.prompting.running.devices import idle_gpus, usable_device
 
 
 @pytest.fixture
@@ -38,9 +38,9 @@ def test_devices_that_are_here(devices):
 
 def test_the_usual_device_is_a_gpu_of_cuda_or_the_cpu(devices):
     devices(cuda=1)
-    assert usual_device() == "cuda"
+    assert usable_device(None) == torch.device("cuda")
     devices(mps=1)
-    assert usual_device() == "cpu"
+    assert usable_device(None) == torch.device("cpu")
 
 
 @pytest.fixture

@@ -36,19 +36,11 @@ def save_run(
     silent: str,
     seconds: float,
 ) -> None:
-    """Fit the method that was chosen to all labelled images, and write its run.
+    """Fit the method that was chosen to all labelled images, and write its run; raises OSError.
 
-    Args:
-        folder: of the run.
-        collection: the images.
-        choice: its answers are those of the record.
-        space: features of the CLIP that was chosen.
-        calibration: by the answers.
-        silent: a sentence why the checkpoint lacks it, or empty; the record has its temperature.
-        seconds: that the advice has taken.
-
-    Raises:
-        OSError: as the system says.
+    `space` has the features of the CLIP that was chosen. The record has the answers of `choice` and
+    the temperature of the calibration; `silent` is a sentence why the checkpoint lacks this one, or
+    empty. `seconds` are what the advice has taken.
     """
     best, rows, y = choice.best, choice.rows, torch.tensor(choice.labels)
     method = space.fit(best.method, rows, y, **best.settings)

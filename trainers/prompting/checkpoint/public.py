@@ -38,13 +38,9 @@ class PublicFiles:
 def find_prompts(method: Any, place: str, epoch: int | None) -> Saved | None:
     """Read the checkpoint of a run of this project, or of a method's public code.
 
-    Args:
-        method: the method that will load it.
-        place: the output folder of the run, or one of the public files, or their folder.
-        epoch: that of the checkpoint; None takes `model-best.pth.tar`, or else the last one.
-
-    Returns:
-        The checkpoint; None if neither the method nor the training has learned anything.
+    `place` is the output folder of the run, or one of the public files, or their folder. An epoch
+    of None takes `model-best.pth.tar`, or else the last one. Return None if neither the method nor
+    the training has learned anything.
     """
     folder = os.path.join(place, method.checkpoint)
     if not (method.public_parameters() or method.own_state()):
@@ -66,14 +62,9 @@ def find_prompts(method: Any, place: str, epoch: int | None) -> Saved | None:
 
 
 def public_checkpoint(method: PublicFiles, path: str) -> Saved | None:
-    """Read a checkpoint from the public files of a method.
+    """Read a checkpoint from the public files of a method; `path` is one of them, or their folder.
 
-    Args:
-        method: the method that will load it.
-        path: one of the files, or their folder.
-
-    Returns:
-        As `read_public`; None if there is no such file.
+    Return as `read_public`; None if there is no such file.
     """
     files = _files(path, method.public_files)
     if not files:

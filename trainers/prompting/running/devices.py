@@ -11,19 +11,19 @@ KINDS = ("cpu", "cuda", "mps", "xpu")
 DRIVER = Path("/proc/driver/nvidia/gpus")  # where Linux lists the GPUs of NVIDIA's driver
 
 
-def usable_device(name: str) -> torch.device:
-    """Return the device of this name, such as `cpu`, `cuda`, `cuda:1` or `mps`."""
+def usable_device(name: str | None) -> torch.device:
+    """Return the device of this name, such as `cpu`, `cuda`, `cuda:1` or `mps`.
+
+    None takes `cuda` if PyTorch can use it here, else `cpu`.
+    """
     usable = _usable()
+    if name is None:
+        name = "cuda" if "cuda" in usable else "cpu"
     if name not in usable:
         raise UserError(
             f"PyTorch cannot use the device '{name:.100}' here: give {' or '.join(usable)}"
         )
     return torch.device(name)
-
-
-def usual_device() -> str:
-    """Return `cuda` if PyTorch can use it here, else `cpu`."""
-    return "cuda" if "cuda" in _usable() else "cpu"
 
 
 def device_name(device: torch.device | str) -> str:

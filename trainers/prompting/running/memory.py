@@ -71,9 +71,8 @@ def gpu_is_full(error: BaseException) -> bool:
 def within_memory(method: Any, work: Callable[[], Result]) -> Result:
     """Return `work()`; while memory runs out, repeat it and recompute more, by `LEVELS`.
 
-    Args:
-        method: the `Method`; its random state and buffers are set back before a repetition.
-        work: computes gradients, and changes nothing else that outlasts it.
+    The random state and the buffers of the method are set back before a repetition. `work` computes
+    gradients, and changes nothing else that outlasts it.
 
     Raises:
         RuntimeError: it does not fit even so (`gpu_is_full`), or `work` fails otherwise.

@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_leaves
 from ..contract import ENCODERS
 from ..encoders.added import merge, without_updates
 from ..encoders.text import TextFeatures
-from ..errors import UserError
+from ..errors import UserError, need
 from ..method import METHODS, Method
 from ..prompts import Contexts
 from ..teacher import MethodTeacher, Teacher
@@ -136,11 +136,14 @@ def text_classifier(method: Method) -> Mapping[str, torch.Tensor]:
         logits of an image with normalised features z are logit_scale * weight z + logit_bias.
     """
     check_fixed(method)
-    if not is_linear(method):
-        raise UserError(
-            "The text features of this method are not a classifier: it has prompts in the image "
-            "encoder, several features per class, or text features that depend on the image"
-        )
+    need(
+        type(method).output is Method.output
+        and not method.contexts().vision
+        and len(method.text().h) == 1,
+        f"{type(method).__name__} cannot be written as text features: only methods that change "
+        "nothing in the image encoder and have one feature per class can, such as CoOp, KgCoOp, "
+        "ProGrad, TCP, CLAP and ZeroshotCLIP. Write a .pt2 or .onnx instead",
+    )
     tensors = {"weight": method.text().h[0], "logit_scale": method.logit_scale}
     if method.logit_bias is not None:
         tensors["logit_bias"] = method.logit_bias
@@ -163,11 +166,3 @@ def random_images(method: Method) -> torch.Tensor:
     size = method.image_encoder.visual.input_resolution
     images = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
     return images.to(method.device)
-
-
-@torch.no_grad()
-def is_linear(method: Method) -> bool:
-    """Return True if a method compares images without prompts with one feature per class."""
-    if type(method).output is not Method.output or method.contexts().vision:
-        return False
-    return len(method.text().h) == 1

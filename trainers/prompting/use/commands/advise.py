@@ -179,9 +179,9 @@ def encode_all(args: Any, collection: Any) -> tuple[list[Any], Any, bool]:
         What the CLIPs give, the images that can be read, and whether some cannot.
     """
     from ...advice.encode import encode
-    from ...running.devices import usable_device, usual_device
+    from ...running.devices import usable_device
 
-    device = usable_device(usual_device() if args.device is None else args.device)
+    device = usable_device(args.device)
     print(f"CLIPs: {', '.join(args.clips)}")
     end = time.monotonic() + (math.inf if args.backbones else 60 * args.budget)
     encoded, refused = [], []

@@ -31,10 +31,6 @@ UNTRACED = {
 }
 MOST_BYTES = 1 << 31
 ERRORS = 0.01, 0.02, 0.05, 0.1, 0.2  # whose thresholds a file has
-LINEAR = (
-    "only methods that change nothing in the image encoder and have one feature per class can, "
-    "such as CoOp, KgCoOp, ProGrad, TCP, CLAP and ZeroshotCLIP. Write a .pt2 or .onnx instead"
-)
 
 
 def main(argv: list[str], prog: str) -> int:
@@ -114,11 +110,8 @@ def text_features(run) -> tuple[bytes, str]:
     """Return a safetensors file with `weight` (K, D) and `logit_scale`, and a line about it."""
     from safetensors.torch import save
 
-    from ..export import check_fixed, is_linear, text_classifier
+    from ..export import text_classifier
 
-    check_fixed(run.model)
-    if not is_linear(run.model):
-        raise UserError(f"{run.method} cannot be written as text features: {LINEAR}")
     tensors = text_classifier(run.model)
     shape = " x ".join(map(str, tensors["weight"].shape))
     return save(dict(tensors), metadata(run)), f"text features of {run.method}, {shape}"

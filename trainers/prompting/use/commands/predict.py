@@ -62,9 +62,9 @@ def main(argv: list[str], prog: str) -> int:
             f"there are no images in {', '.join(args.images)}: give image files, or folders that "
             "hold some"
         )
-    from ...running.devices import usable_device, usual_device
+    from ...running.devices import usable_device
 
-    device = usable_device(usual_device() if args.device is None else args.device)
+    device = usable_device(args.device)
     run = load_run(args, names)
     run.model.to(device)
     print(f"{run.method} of '{run.path}', epoch {run.epoch}, on {device}", file=sys.stderr)

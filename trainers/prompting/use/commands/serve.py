@@ -44,11 +44,11 @@ def main(argv: list[str], prog: str) -> None:
 def build_page(args):
     """Return the page of a run, or of images to label where no run has been trained yet."""
     from ...capabilities.transductive import Transductive
-    from ...running.devices import usable_device, usual_device
+    from ...running.devices import usable_device
     from ..labelling import Labels
     from ..page import Page
 
-    device = usable_device(usual_device() if args.device is None else args.device)
+    device = usable_device(args.device)
     folder = Path(args.model_dir)
     try:
         labels: Labels | str = Labels(folder)
