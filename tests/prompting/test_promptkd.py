@@ -284,7 +284,7 @@ def test_teachers_that_would_show_too_much(trained, tmp_path, capsys):
 def test_a_student_has_seen_what_its_teacher_has(trained, tmp_path, capsys):
     """Both are the training images of the base classes here, but only the teacher is of `other`."""
     images = {"division": None, "trained_on": torch.tensor([7])}
-    found = images_of(SimpleNamespace(train_x=[], train_u=[]), True, [images, None, {"x": 1}])
+    found = images_of(SimpleNamespace(train_x=[], train_u=[]), True, [images, None])
     assert found["trained_on"].tolist() == [7]
 
 

@@ -148,6 +148,7 @@ def test_flipped_bits_are_found_without_dassl_lite(tmp_path, capsys, monkeypatch
     unlooked = SimpleNamespace(is_zipfile=lambda path: False)
     monkeypatch.setattr(checkpoints, "zipfile", unlooked)
     monkeypatch.delattr(TrainerBase, "check_checkpoint")
+    monkeypatch.delattr("dassl.utils.load_content")
     ways = {
         "evaluation": (["--eval-only", "--model-dir", str(tmp_path / "output")], []),
         "resume": (["--resume", str(tmp_path / "output")], []),

@@ -16,14 +16,11 @@ def read_checkpoint(path: str, kind: type = dict) -> Any:
     if the file may hold something else than a dict.
     """
     utils = dassl("utils")  # late: importing this module needs no Dassl
-
-    if damaged := damaged_part(path):
-        raise UserError(
-            f"The checkpoint '{path}' is broken ('{damaged}' has changed since it was "
-            "written): copy it again, take another epoch, or train again"
-        )
-    if kind is not dict and hasattr(utils, "load_content"):  # the original Dassl lacks it
-        return utils.load_content(path)
+    remedy = "copy it again, take another epoch, or train again"
+    if hasattr(utils, "load_content"):  # of dassl-lite, which compares them itself
+        return (utils.load_checkpoint if kind is dict else utils.load_content)(path, remedy)
+    damaged = damaged_part(path)
+    need(not damaged, f"The checkpoint '{path}' is broken ('{damaged}' has changed): {remedy}")
     return utils.load_checkpoint(path)
 
 

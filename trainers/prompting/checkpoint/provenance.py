@@ -15,7 +15,7 @@ from ..storage.features import read_features
 from ..teacher import MethodTeacher
 from .cfg_texts import UNKNOWN, settings_of
 from .public import public_checkpoint
-from .saved import ORIGIN, Saved, are_images
+from .saved import ORIGIN, Saved
 
 
 def provenance_of(
@@ -53,12 +53,12 @@ def images_of(dataset: Any, unlabelled: bool, earlier: list[Any]) -> dict[str, A
     """Return `division` and `trained_on`, as in `Saved`; n is 0 if the data set has no keys.
 
     With `unlabelled`, a run trains on the images `train_u`. `earlier` is the same of trainings on
-    which it builds; what is not valid in it is left out.
+    which it builds, or None.
     """
     keys = getattr(dataset, "keys", {})
     items = (dataset.train_u if unlabelled else None) or dataset.train_x
     trained = {keys[item.impath] for item in items if item.impath in keys}
-    for images in filter(are_images, earlier):
+    for images in filter(None, earlier):
         trained |= {*images["trained_on"].tolist()}
     return {
         "division": getattr(dataset, "division", None),
@@ -122,8 +122,7 @@ def check_teachers(method: Any, dataset, cfg) -> None:
     A teacher of another data set, or of which no images are known, is allowed, and recorded.
     """
     for teacher in teachers_of(method):
-        trained = teacher.trained
-        if trained is None:
+        if (trained := teacher.trained) is None:
             continue
         same = teacher.method.image_encoder.visual is method.image_encoder.visual
         why = other_backbone(trained, cfg) if same else None

@@ -45,8 +45,7 @@ ORIGIN = {
 }
 
 
-def are_images(value: Any) -> bool:
-    """Return True for what `Saved.images` may be."""
+def _are_images(value: Any) -> bool:
     match value:
         case {"division": None | dict() as division, "trained_on": torch.Tensor() as keys, **more}:
             return not more and is_settings(division or {}) and keys.dtype == torch.int64
@@ -107,7 +106,7 @@ VALID: dict[str, Callable[[Any], bool]] = {
     **dict.fromkeys(("trainer", "backbone", "backbone_sha256"), _is_text),
     **dict.fromkeys(("drawn", "start"), _are_plain),
     "epoch": lambda value: isinstance(value, int),
-    "images": are_images,
+    "images": _are_images,
     "features": _are_traits,
     "computed": _is_computed,
     "calibration": _is_calibration,
