@@ -5,9 +5,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from yacs.config import CfgNode
 
 from trainers.prompting import UserError, build_method, load_clip
-from trainers.prompting.checkpoint.cfg_texts import differing, literal
+from trainers.prompting.checkpoint.cfg_texts import differing, literal, put
 from trainers.prompting.checkpoint.files import (
     broken_checkpoint,
     find_checkpoint,
@@ -145,6 +146,21 @@ def test_settings_are_compared_where_both_have_them():
     assert [literal(text) for text in ("1", "[1.5]", "None", "a/b", "1 +")] == [
         1, [1.5], None, "a/b", "1 +"
     ]  # fmt: skip
+
+
+def test_settings_are_put_into_a_cfg():
+    cfg = CfgNode({"A": {"RATE": 1.0, "NAME": "x", "SIZES": [1], "NODE": {}, "FREE": None}})
+    texts = {"RATE": "2", "NAME": "5", "SIZES": "(1, 2)", "FREE": "'q'", "NEW.KEY": "3"}
+    for key, text in texts.items():
+        put(cfg, f"A.{key}", text, "place")
+    new = {"RATE": 2, "NAME": "5", "SIZES": (1, 2), "NODE": {}, "FREE": "q", "NEW": {"KEY": 3}}
+    assert cfg == {"A": new}
+    for key, text in (("RATE", "'x'"), ("NAME.KEY", "1"), ("NODE", "None"), ("SIZES", "1")):
+        said = f"'place' has '{text}' for the setting A.{key}, which is impossible"
+        with pytest.raises(UserError, match=said):
+            put(cfg, f"A.{key}", text, "place")
+    put(cfg, "A.NAME", "None", "place")  # of a key whose default is the method's
+    assert cfg.A.NAME is None
 
 
 def test_values_by_their_kind():

@@ -7,14 +7,14 @@ import torch
 from yacs.config import CfgNode
 
 from ..backbones import load_clip, weights_sha256
-from ..checkpoint.cfg_texts import value_of
+from ..checkpoint.cfg_texts import put
 from ..checkpoint.saved import Saved
 from ..dassl_parts import dassl
 from ..encoders.class_text import zero_shot_template
 from ..encoders.descriptions import FILES, TEMPLATES
 from ..encoders.sentence_features import encode_sentences
 from ..encoders.sides import features_width
-from ..errors import UserError, need, no_exit, printable
+from ..errors import need, no_exit, printable
 from ..method import Method
 from ..storage.features import differing_traits
 from .config import add_nodes, fit_images, make, settings_in
@@ -82,19 +82,8 @@ def _cfg(saved: Saved) -> CfgNode:
     """Rebuild the cfg of a checkpoint from its settings, which are stored as repr strings."""
     cfg: CfgNode = dassl("config").get_cfg_default()
     add_nodes(cfg)
-    for place, text in saved.settings.items():
-        *above, key = place.split(".")
-        node = cfg
-        for part in above:
-            node = node.setdefault(part, CfgNode()) if isinstance(node, CfgNode) else None
-        try:
-            default = node.get(key)
-            node[key] = value_of(text, default)
-        except (AttributeError, ValueError) as error:
-            raise UserError(
-                f"The checkpoint '{saved.place}' has '{text:.50}' for the setting {place:.100}, "
-                "which is impossible: take another checkpoint, or train again"
-            ) from error
+    for key, text in saved.settings.items():
+        put(cfg, key, text, saved.place)
     cfg.VERBOSE = False
     return cfg
 

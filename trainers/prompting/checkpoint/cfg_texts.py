@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from ..embedded import file_sha256
-from ..errors import UserError
+from ..errors import UserError, need
 from ..storage.run_record import sentences_text
 
 UNKNOWN = "unknown"  # of public checkpoints, which do not say it
@@ -138,49 +138,48 @@ def _text(key: str, value) -> str:
     return as_text(value)
 
 
-def value_of(text: str, default: object) -> object:
-    """Return the value of a setting, of the type of its default; a default of None allows any.
+def put(cfg: Any, key: str, text: str, place: str) -> None:
+    """Set a key of a cfg, by its dotted name, to a setting of the checkpoint at a place.
 
-    Raises:
-        ValueError: it has another type.
+    The value must be of the type of that before, which allows any if it is None or missing.
     """
-    value = literal(text)
-    if default is None or (value is None and not isinstance(default, Mapping)):
-        return value
-    if isinstance(default, str):
-        return value if isinstance(value, str) else text
+    node, name = _node_of(cfg, key)
+    value, default = literal(text), None if node is None else node.get(name)
+    free = default is None or (value is None and not isinstance(default, Mapping))
+    if isinstance(default, str) and not free and not isinstance(value, str):
+        value = text
     kinds = {list: (list, tuple), tuple: (list, tuple), float: (int, float)}
-    kind = kinds.get(type(default), type(default))
-    if not isinstance(value, kind):
-        raise ValueError(f"{value!r} is not a {kind}")
-    return value
+    need(
+        node is not None and (free or isinstance(value, kinds.get(type(default), type(default)))),
+        f"The checkpoint '{place}' has '{text:.50}' for the setting {key:.100}, which is "
+        "impossible: take another checkpoint, or train again",
+    )
+    node[name] = value
 
 
-def as_trained(cfg: Any, saved: Mapping[str, str] | None, method) -> Any:
+def _node_of(cfg: Any, key: str) -> tuple[Any, str]:
+    """Return the node of a key, or None if a value is above it, and the last part of the key."""
+    *above, name = key.split(".")
+    for part in above:
+        cfg = cfg.setdefault(part, type(cfg)()) if isinstance(cfg, dict) else None
+    return (cfg if isinstance(cfg, dict) else None), name
+
+
+def as_trained(cfg: Any, saved: Mapping[str, str] | None, method: Any, place: str) -> Any:
     """Return the cfg for the record of an evaluation: what concerns the training is that of it.
 
-    If the checkpoint has no settings (`saved` is None), they are UNKNOWN. The seed of a method that
-    adapts while testing stays that of the evaluation.
+    If the checkpoint, at a place, has no settings (`saved` is None), they are UNKNOWN. The seed of
+    a method that adapts while testing stays that of the evaluation.
     """
     keys = {method.place(key) for key in method.training_only} - {"SEED"}
     keys |= set() if method.adapts else {"SEED"}
     cfg = cfg.clone()
     cfg.defrost()
-    for key, value in [*leaves(cfg)]:
-        if key not in keys and not key.startswith(OF_TRAINING):
-            continue
-        text = (saved or {}).get(key, _text(key, value))
-        try:
-            then = value_of(text, value) if saved or key == "MODEL.INIT_WEIGHTS" else UNKNOWN
-        except ValueError as error:
-            raise UserError(
-                f"The checkpoint has '{text:.50}' for the setting {key}, which is impossible: take "
-                "another checkpoint, or train again"
-            ) from error
-        *path, name = key.split(".")
-        node = cfg
-        for part in path:
-            node = node[part]
-        node[name] = then
+    for key in [key for key, _ in leaves(cfg) if key in keys or key.startswith(OF_TRAINING)]:
+        if saved and key in saved:
+            put(cfg, key, saved[key], place)
+        elif not saved and key != "MODEL.INIT_WEIGHTS":
+            node, name = _node_of(cfg, key)
+            node[name] = UNKNOWN
     cfg.freeze()
     return cfg

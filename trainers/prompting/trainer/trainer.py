@@ -385,7 +385,7 @@ class PromptTrainer(TrainerX):
         trained = getattr(self, "train_seconds", 0.0)  # not measured by the original Dassl
         return Evaluation.of(
             self,
-            cfg=as_trained(cfg, then.settings, self.method) if then else cfg,
+            cfg=as_trained(cfg, then.settings, self.method, then.place) if then else cfg,
             method=self.method,
             provenance=self.provenance,
             training=then,
