@@ -20,7 +20,11 @@ def read_checkpoint(path: str, kind: type = dict) -> Any:
     if hasattr(utils, "load_content"):  # of dassl-lite, which compares them itself
         return (utils.load_checkpoint if kind is dict else utils.load_content)(path, remedy)
     damaged = damaged_part(path)
-    need(not damaged, f"The checkpoint '{path}' is broken ('{damaged}' has changed): {remedy}")
+    need(
+        not damaged,
+        f"The checkpoint '{path}' is broken ('{damaged}' has changed since it was "
+        f"written): {remedy}",
+    )
     return utils.load_checkpoint(path)
 
 

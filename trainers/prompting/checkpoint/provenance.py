@@ -1,4 +1,4 @@
-"""What checkpoints say of a run while it trains, and of trainings on which it builds."""
+"""The provenance of a run, which its checkpoints hold, and trainings on which it builds."""
 
 from dataclasses import replace
 from typing import Any

@@ -237,15 +237,8 @@ def write_suspicious(output: Path, collection: Any, compared: Any, named: Iterab
     rows = []
     for i in named:
         own, other = compared.labels[i], p[i].argmax()
-        rows.append(
-            (
-                files[compared.rows[i]],
-                names[own],
-                f"{p[i, own]:.3g}",
-                names[other],
-                f"{p[i, other]:.3g}",
-            )
-        )
+        words = [word for k in (own, other) for word in (names[k], f"{p[i, k]:.3g}")]
+        rows.append([files[compared.rows[i]], *words])
     head = ("path", "label", "probability", "likelier", "its_probability")
     write_table(output / "suspicious.csv", head, rows)
 

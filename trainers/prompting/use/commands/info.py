@@ -137,11 +137,9 @@ def paper(kind: type) -> str:
 
 
 def describe_clip(name: str) -> list[str]:
-    """Return lines on which methods run on a CLIP.
+    """Return lines on which methods run on a CLIP, named as `--backbone` takes it.
 
-    Args:
-        name: as `--backbone` takes it, or `open_clip:ARCHITECTURE`, whose weights and tokenizer
-            need not be on this machine.
+    Weights and tokenizer of `open_clip:ARCHITECTURE` need not be on this machine.
     """
     from ... import load_clip
     from ...backbones import check_known, openclip
