@@ -235,6 +235,7 @@ def test_what_made_a_checkpoint(tmp_path, change, says):
     ("change", "said"),
     [({}, None), ({"settings": None, "trainer": None}, None), ({"trainer": 1}, "valid 'trainer'"),
      ({"classnames": "ab"}, "valid 'classnames'"), ({"state_dict": 1}, "valid 'state_dict'"),
+     ({"state_dict": None}, "valid 'state_dict'"),
      ({"epoch": 4}, "has done 4 of its 5 epochs"), ({"epoch": 6}, None), ({"epoch": 0}, None),
      ({"epoch": 4, "settings": {"OPTIM.MAX_EPOCH": "5", "OPTIM.STEPS": "9"}}, None),
      ({"epoch": 4, "settings": {}}, None)],

@@ -173,8 +173,8 @@ class Saved:
 
     def flaw(self) -> str:
         """Return what is not as this project writes it; empty if all that is there is."""
-        given = {name: x for name in VALID if (x := getattr(self, name)) is not None}
-        wrong = [name for name, value in given.items() if not VALID[name](value)]
+        known = {**self.content(), "state_dict": self.state_dict}  # without what it lacks
+        wrong = [name for name, valid in VALID.items() if name in known and not valid(known[name])]
         return f"has no valid '{wrong[0]}'" if wrong else ""
 
     @classmethod
