@@ -112,5 +112,6 @@ def test_what_cannot_be_shown_is_said(tmp_path, capsys):
 
 
 def test_a_file_for_spreadsheets_has_one_view(tmp_path):
+    leave(tmp_path, [*zero_shot(), *trained("CoOp", 55, 80, 84)])
     with pytest.raises(UserError, match="csv takes one of --gains and --metrics, as their columns"):
         command.main([str(tmp_path), "--gains", "--metrics", "--format", "csv"])
