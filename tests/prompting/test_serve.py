@@ -346,7 +346,7 @@ def test_the_command_says_what_is_wrong(tmp_path, capfd, monkeypatch, output):
         assert main(["serve", *map(str, words)]) == code
         return capfd.readouterr()
 
-    assert "'no/run' does not exist" in said("no/run", code=2).err
+    assert "'no/run' holds no run to load" in said("no/run", code=2).err
     assert "Port 99999 of '127.0.0.1' cannot be opened" in said(output, "--port", 99999, code=2).err
     with serve.listen("127.0.0.1", 0) as taken:
         port = taken.getsockname()[1]
