@@ -52,8 +52,7 @@ class Checkout:
         if (root / "train.py").exists():
             return
         for folder in ("benchmark", "recipe", "scripts"):
-            ignored = shutil.ignore_patterns("__pycache__")
-            shutil.copytree(REPOSITORY / folder, root / folder, ignore=ignored)
+            shutil.copytree(REPOSITORY / folder, root / folder)
         plugin = root / "trainers" / "prompting"  # only its light modules
         light = ["__init__.py", "marks.py", "dataset_keys.py", "errors.py", "one_package.py"]
         light += ["record/hashes.py", "record/metrics.py", "record/predictions.py"]

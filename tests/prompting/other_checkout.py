@@ -253,8 +253,7 @@ def files_below(folder):
 def plug_in(folder):
     """Copy the plug-in as docs/checkouts.md says; `write_checkout` wrote the two lines."""
     before = files_below(folder)
-    shutil.copytree(ROOT / "trainers" / "prompting", folder / "trainers" / "prompting",
-                    ignore=shutil.ignore_patterns("__pycache__"))  # fmt: skip
+    shutil.copytree(ROOT / "trainers" / "prompting", folder / "trainers" / "prompting")
     assert before.items() <= files_below(folder).items()
 
 

@@ -69,12 +69,19 @@ TUNE = ["few_shot", "emoji", "--shots", "4", "--trainers", "CoOp ALIGN", "--vary
         ([*TUNE, "OPTIM.MAX_EPOCH=2,0"], "MAX_EPOCH is 0 but must be a whole number"),
     ],
 )
-@pytest.mark.parametrize("more", [["--dry-run"], ["--slurm", "--dry-run"], []], ids=str)
-def test_invalid_settings_are_refused(words, more, sentence, tmp_path, capsys):
+def test_invalid_settings_are_refused(words, sentence, tmp_path, capsys):
     output = tmp_path / "output"
-    assert main([*words, "--output", str(output), *more]) == 2
+    assert main([*words, "--output", str(output), "--dry-run"]) == 2
     said = capsys.readouterr()
     assert sentence in said.err and not said.out and not output.exists()
+
+
+@pytest.mark.parametrize("more", [["--slurm", "--dry-run"], []], ids=str)
+def test_they_are_refused_before_runs_and_jobs(more, tmp_path, capsys):
+    output = tmp_path / "output"
+    assert main([*PROTOCOL, "OPTIM.LR", "x", "--output", str(output), *more]) == 2
+    said = capsys.readouterr()
+    assert "'OPTIM.LR' to 'x', but" in said.err and not said.out and not output.exists()
 
 
 def test_a_key_of_one_method_is_for_several_and_config_files_are_named(tmp_path, capsys):
