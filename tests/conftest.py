@@ -152,13 +152,22 @@ def of(tiny_clip, tmp_path):
 @pytest.fixture(autouse=True)
 def unregistered():
     """Remove what a test registers, and plug-ins: others use all methods, and load them again."""
+    from dassl.data.datasets import DATASET_REGISTRY
+    from dassl.engine import TRAINER_REGISTRY
+
     from trainers.prompting import methods, plugins  # noqa: F401 (all, also for a single file)
     from trainers.prompting.method import METHODS
 
-    before, loaded = dict(METHODS), {*plugins._loaded}
+    before, loaded, extended = dict(METHODS), {*plugins._loaded}, len(plugins.extenders)
     yield
     METHODS.clear()
     METHODS.update(before)
-    for place in plugins._loaded - loaded:
-        sys.modules.pop(os.path.basename(place).removesuffix(".py"), None)
+    new = {os.path.basename(place).removesuffix(".py") for place in plugins._loaded - loaded}
+    for registry in (DATASET_REGISTRY, TRAINER_REGISTRY):
+        kinds = registry._objects
+        for name in [name for name, kind in kinds.items() if kind.__module__ in new]:
+            del kinds[name]
+    for name in new:
+        sys.modules.pop(name, None)
     plugins._loaded.intersection_update(loaded)
+    del plugins.extenders[extended:]

@@ -8,7 +8,6 @@ from dassl.engine import TRAINER_REGISTRY
 from tiny import run
 
 from benchmark.__main__ import main
-from trainers.prompting import plugins
 from trainers.prompting.checkpoint.cfg_texts import BEGUN
 from trainers.prompting.method import METHODS
 
@@ -17,16 +16,11 @@ PAIRS = ["INPUT.SIZE", "(8, 8)", "MODEL.BACKBONE.NAME", "toy"]
 
 
 @pytest.fixture
-def toy(tmp_path, monkeypatch):
-    """The file of a trainer like those of public code; it is unloaded at the end."""
-    monkeypatch.setattr(plugins, "_loaded", set())
-    monkeypatch.setattr(plugins, "extenders", [])
-    monkeypatch.setattr("recipe.settings.extenders", plugins.extenders)
-    monkeypatch.setattr(TRAINER_REGISTRY, "_objects", dict(TRAINER_REGISTRY._objects))
+def toy(tmp_path):
+    """The file of a trainer like those of public code."""
     path = tmp_path / "their_trainer.py"
     path.write_text(TOY.replace("ToyPrompts", "Theirs"))
-    yield path
-    plugins.sys.modules.pop("their_trainer", None)
+    return path
 
 
 def trained(toy, *extra, flags=(), out=None, epochs=2):
@@ -101,8 +95,9 @@ def test_a_trainer_without_results_is_refused(tmp_path, toy, capsys):
     assert not (tmp_path / "output" / "results.json").exists()
 
 
-def test_the_name_of_a_method_is_taken(tmp_path, toy, capsys):
+def test_the_name_of_a_method_is_taken(toy, capsys, monkeypatch):
     toy.write_text(TOY.replace("ToyPrompts", "CoOp"))
-    TRAINER_REGISTRY._objects.pop("CoOp", None)
+    others = {name: kind for name, kind in TRAINER_REGISTRY._objects.items() if name != "CoOp"}
+    monkeypatch.setattr(TRAINER_REGISTRY, "_objects", others)
     assert "CoOp" in METHODS and trained(toy) == 2
     assert "registers a trainer 'CoOp', but that is a method of this" in capsys.readouterr().err

@@ -1,10 +1,11 @@
-"""The snippets of all pages, and of tables of commands, can be pasted.
+"""The snippets of all pages, and of tables of commands, can be pasted; the notebook runs.
 
 Each bash block runs in a folder like a checkout, with programs that only write down how they are
 called. What they were called with is then given to the real parsers, which start nothing.
 """
 
 import argparse
+import json
 import os
 import pydoc
 import re
@@ -13,7 +14,6 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from dassl.engine import TRAINER_REGISTRY
 from paths import ROOT
 
 import train
@@ -23,7 +23,6 @@ from benchmark.launch.command import plan_runs
 from benchmark.launch.engine import command
 from benchmark.launch.slurm import site
 from benchmark.protocols import PROTOCOLS
-from trainers.prompting import plugins
 
 # tests/test_extending.py runs the commands of extending.md
 PAGES = ["README.md", *(f"docs/{page.name}" for page in sorted((ROOT / "docs").glob("*.md"))
@@ -64,10 +63,6 @@ def checkout(tmp_path, monkeypatch):
     for file in ("theirs", *files):
         (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / f"{file}.yaml").write_text("OPTIM: {MAX_EPOCH: 1}\n")
-    monkeypatch.setattr(plugins, "_loaded", set())
-    monkeypatch.setattr(plugins, "extenders", [])
-    monkeypatch.setattr("recipe.settings.extenders", plugins.extenders)
-    monkeypatch.setattr(TRAINER_REGISTRY, "_objects", dict(TRAINER_REGISTRY._objects))
     programs = tmp_path / "programs"
     for name in ("python", "pip", "pytest", "git", "mkdocs", "hf", "cp"):
         (programs / name).write_text(WRITE_DOWN)
@@ -152,8 +147,7 @@ def test_commands_in_tables_can_be_pasted(page, checkout, monkeypatch):
     if heading := TABLES[page]:
         text = text.partition(heading)[2].partition("\n## ")[0]
     spans = re.findall(
-        r"`((?:\w+=(?:\S+|\".+?\") )*(?:bash scripts/|python -m benchmark [a-z-]+ ).+?)`",
-        text,
+        r"`((?:\w+=(?:\S+|\".+?\") )*(?:bash scripts/|python -m benchmark [a-z-]+ ).+?)`", text
     )
     found = calls(checkout, "\n".join(spans))
     assert len(found) >= len(spans) > 0  # some scripts call several
@@ -174,3 +168,28 @@ def test_python_of_the_first_page():
     names = {}
     exec(block, names)
     assert names["logits"].shape == (8, 2) and names["logits"].isfinite().all()
+
+
+NOTEBOOK = ROOT / "examples" / "first_steps.ipynb"
+
+
+def test_outputs_of_the_notebook_are_not_kept():
+    cells = json.loads(NOTEBOOK.read_text("utf-8"))["cells"]
+    code = [cell for cell in cells if cell["cell_type"] == "code"]
+    assert len(code) > 5
+    assert not any(cell["outputs"] or cell["execution_count"] for cell in code)
+
+
+@pytest.mark.slow
+def test_the_notebook_trains_and_draws():
+    nbclient = pytest.importorskip("nbclient", reason="nbclient is not installed")
+    pytest.importorskip("ipykernel", reason="ipykernel is not installed")
+    import nbformat
+
+    notebook = nbformat.read(NOTEBOOK, 4)
+    check = nbformat.v4.new_code_cell("assert after > before + 3, (before, after)")
+    notebook.cells.append(check)
+    resources = {"metadata": {"path": str(NOTEBOOK.parent)}}
+    nbclient.NotebookClient(notebook, timeout=600, resources=resources).execute()
+    drawn = [cell for cell in notebook.cells if "image/png" in json.dumps(cell)]
+    assert len(drawn) == 2

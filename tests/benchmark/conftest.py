@@ -1,6 +1,5 @@
 """Fixtures: a small checkout, refused commands, planned runs, and a plug-in with two methods."""
 
-import sys
 from dataclasses import replace
 
 import numpy as np
@@ -9,13 +8,7 @@ from checkout import Checkout
 from outcomes import outcome
 
 from benchmark.__main__ import main
-from benchmark.protocols import (
-    BASE2NEW,
-    CROSS_DATASET,
-    DOMAIN_GENERALIZATION,
-    FEW_SHOT,
-    configs,
-)
+from benchmark.protocols import BASE2NEW, CROSS_DATASET, DOMAIN_GENERALIZATION, FEW_SHOT, configs
 from benchmark.protocols.configs import TrainerConfigs
 from benchmark.records import Outcome
 from trainers.prompting.record.predictions import write_predictions
@@ -120,5 +113,4 @@ def plugged(tmp_path):
     for name in NAMES:
         (folder / name).mkdir()
         (folder / name / "base2new.yaml").write_text("MODEL: {BACKBONE: {NAME: ViT-B/16}}\n")
-    yield str(folder / "plugged.py")
-    sys.modules.pop("plugged", None)
+    return str(folder / "plugged.py")

@@ -1,10 +1,8 @@
 """Tests of `--plugin`: methods in lists, and data sets in every command that reads one."""
 
 import json
-import sys
 
 import pytest
-from dassl.data.datasets import DATASET_REGISTRY
 from paths import GOLDEN
 from PIL import Image
 
@@ -17,8 +15,7 @@ from benchmark.launch.needs import lacking
 from benchmark.protocols import FEW_SHOT
 from benchmark.protocols.configs import TrainerConfigs, use_plugins
 from benchmark.protocols.launches import write_launch
-from trainers.prompting import plugins
-from trainers.prompting.errors import UserError
+from trainers.prompting import UserError
 from trainers.prompting.storage.features import read_features
 
 TINY = str(GOLDEN / "tiny_clip_seed0.safetensors")
@@ -66,11 +63,8 @@ def boxes(tmp_path, monkeypatch):
     for i in range(20):
         Image.new("RGB", (32, 32), (12 * i, 0, 0)).save(data / f"{i}.png")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(plugins, "_loaded", set())
-    monkeypatch.setattr(DATASET_REGISTRY, "_objects", dict(DATASET_REGISTRY._objects))
     yield str(folder / "boxes.py")
     use_plugins([])
-    sys.modules.pop("boxes", None)
 
 
 def planned(output, shots=4):
