@@ -1,5 +1,6 @@
 """Few-shot sampling, samplers, transforms and loaders, also with broken images."""
 
+import io
 import json
 import multiprocessing
 import random
@@ -13,10 +14,10 @@ import pytest
 import torch
 from dassl.data import DataManager, DatasetWrapper, data_manager
 from dassl.data.data_manager import build_data_loader
-from dassl.data.datasets import DatasetBase, Datum, build_dataset
+from dassl.data.datasets import DatasetBase, Datum
 from dassl.data.samplers import RandomClassSampler, RandomSampler, SeededIndex, build_sampler
 from dassl.data.transforms.transforms import build_transform
-from dassl.utils import DataError, UserError, read_image, set_random_seed
+from dassl.utils import DataError, UserError, read_image
 from PIL import EpsImagePlugin, Image
 from torchvision import transforms as T
 
@@ -25,18 +26,6 @@ PROTOCOL = json.loads((Path(__file__).parents[1] / "golden" / "protocol.json").r
 
 def data_of(part):
     return [Datum(path, label, 0, name) for path, label, name in PROTOCOL["split"][part]]
-
-
-@pytest.mark.parametrize("case", PROTOCOL["picks"])
-def test_few_shot_picks(case):
-    seed, shots = map(int, re.findall(r"\d+", case))
-    train, val = data_of("train"), data_of("val")
-    dataset = DatasetBase(train_x=train, val=val, test=data_of("test"))
-    set_random_seed(seed)
-    picked = dataset.generate_fewshot_dataset(train, num_shots=shots)
-    picked_val = dataset.generate_fewshot_dataset(val, num_shots=min(shots, 4))
-    assert [item.impath for item in picked] == PROTOCOL["picks"][case]["train"]
-    assert [item.impath for item in picked_val] == PROTOCOL["picks"][case]["val"]
 
 
 def test_few_shot_corner_cases(capsys):
@@ -67,8 +56,6 @@ def test_manager(make_cfg, capsys):
     assert set(batch) == {"img", "label", "domain", "impath", "index"}
     (unlabelled,) = dm.train_loader_u
     assert unlabelled["img"].shape == (4, 3, 8, 8)
-    with pytest.raises(UserError, match="Unknown dataset 'ToyImage': did you mean ToyImages"):
-        build_dataset(make_cfg("DATASET.NAME", "ToyImage"))
 
 
 def test_custom_transforms_and_wrapper(make_cfg):
@@ -162,8 +149,6 @@ def test_class_sampler():
     assert len({data[i].label for i in many[:200]}) == 2
     with pytest.raises(UserError, match="cannot fill a batch of 8"):
         RandomClassSampler(data, batch_size=8, n_ins=16)
-    with pytest.raises(UserError, match="SAMPLER 'Random': did you mean RandomSampler"):
-        build_sampler("Random", data_source=data)
 
 
 ALL = [
@@ -187,16 +172,6 @@ def test_every_transform_gives_an_image_of_the_right_size(make_cfg, choices):
             assert torch.isfinite(result).all()
 
 
-def test_test_transform(make_cfg):
-    cfg = make_cfg(
-        "INPUT.SIZE", (8, 8), "INPUT.PIXEL_MEAN", [0.5] * 3, "INPUT.PIXEL_STD", [0.5] * 3
-    )
-    image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (24, 16, 3), np.uint8))
-    resized = image.resize((8, 12), Image.Resampling.BICUBIC).crop((0, 2, 8, 10))
-    expected = torch.from_numpy(np.asarray(resized) / 127.5 - 1).permute(2, 0, 1)
-    assert torch.allclose(build_transform(cfg, is_train=False)(image).double(), expected, atol=1e-6)
-
-
 @pytest.mark.parametrize("mode", ["bicubic", "bilinear", "nearest"])
 @pytest.mark.parametrize("shape", [(24, 16), (33, 97), (8, 8), (9, 11), (5, 7), (8, 301)])
 def test_pixels_are_those_of_torchvision(make_cfg, mode, shape):
@@ -209,13 +184,6 @@ def test_pixels_are_those_of_torchvision(make_cfg, mode, shape):
             steps = [T.Resize(resized, T.InterpolationMode(mode)), T.CenterCrop(size), *finish]
             found = build_transform(cfg, is_train)(image)
             assert torch.equal(found, T.Compose(steps)(image))
-
-
-def test_unknown_transforms(make_cfg):
-    with pytest.raises(UserError, match="'random_flap': did you mean random_flip"):
-        build_transform(make_cfg("INPUT.TRANSFORMS", ["random_flap"]))
-    with pytest.raises(UserError, match="INTERPOLATION 'cubic': did you mean bicubic"):
-        build_transform(make_cfg("INPUT.INTERPOLATION", "cubic"))
 
 
 def test_images_of_every_mode_become_rgb(tmp_path):
@@ -234,28 +202,20 @@ def test_images_of_every_mode_become_rgb(tmp_path):
     assert np.array_equal(np.asarray(read_image(str(deep)))[..., 0], ramp)
 
 
-def test_images_of_floats(tmp_path):
+@pytest.mark.parametrize(
+    ("dtype", "scale", "too_large", "rule"),
+    [("float32", 1 / 255, 256, "but floats must"), ("int32", 257, 65536, "but whole numbers")],
+)
+def test_images_of_large_numbers(tmp_path, dtype, scale, too_large, rule):
     ramp = np.linspace(0, 255, 64).reshape(8, 8).round()
-    path = tmp_path / "floats.tiff"
-    for pixels in (ramp, ramp / 255):
-        Image.fromarray(pixels.astype(np.float32)).save(path)
+    path = tmp_path / "large.tiff"
+    for factor in (1, scale):
+        Image.fromarray((ramp * factor).astype(dtype)).save(path)
         assert np.array_equal(np.asarray(read_image(str(path)))[..., 1], ramp)
-    for bad, said in ((np.nan, "from nan to nan"), (-1, "from -1 to 255"), (256, "from 0 to 256")):
-        Image.fromarray(np.where(ramp == ramp[3, 3], bad, ramp).astype(np.float32)).save(path)
-        with pytest.raises(DataError, match=f"floats.tiff' has pixels {said}, but floats must lie"):
-            read_image(str(path))
-
-
-def test_images_of_32_bit_integers(tmp_path):
-    ramp = np.linspace(0, 255, 64).reshape(8, 8).round().astype(np.int32)
-    path = tmp_path / "whole.tiff"
-    for pixels in (ramp, ramp * 257):
-        Image.fromarray(pixels).save(path)
-        assert Image.open(path).mode == "I"
-        assert np.array_equal(np.asarray(read_image(str(path)))[..., 1], ramp)
-    for bad, said in ((-1, "from -1 to 255"), (65536, "from 0 to 65536")):
-        Image.fromarray(np.where(ramp == ramp[3, 3], bad, ramp).astype(np.int32)).save(path)
-        with pytest.raises(DataError, match=f"whole.tiff' has pixels {said}, but whole numbers"):
+    bad = {-1: "from -1 to 255", too_large: f"from 0 to {too_large}"}
+    for value, said in (bad | ({np.nan: "from nan to nan"} if dtype == "float32" else {})).items():
+        Image.fromarray(np.where(ramp == ramp[3, 3], value, ramp).astype(dtype)).save(path)
+        with pytest.raises(DataError, match=f"large.tiff' has pixels {said}, {rule}"):
             read_image(str(path))
 
 
@@ -269,18 +229,17 @@ def test_postscript_is_not_run(tmp_path, monkeypatch):
     assert not ran
 
 
-def test_an_orientation_in_the_exif_data_is_not_applied(tmp_path):
-    exif = Image.Exif()
-    exif[0x0112] = 6  # rotate by 90 degrees
-    path = tmp_path / "turned.jpg"
-    Image.new("RGB", (8, 4)).save(path, exif=exif)
-    assert read_image(str(path)).size == (8, 4)
+NOISE = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
+Image.fromarray(NOISE).save(PNG := io.BytesIO(), "PNG")
 
 
 @pytest.mark.parametrize(
     ("content", "reason"),
-    [(b"", "it is empty"), (b"no image", "cannot identify"), (None, "No image at")],
-)
+    [
+        (b"", "it is empty"), (b"no image", "cannot identify"), (None, "No image at"),
+        (PNG.getvalue()[:5000], "Cannot decode"),
+    ],
+)  # fmt: skip
 def test_broken_images_are_named(tmp_path, content, reason):
     path = tmp_path / "broken.png"
     if content is not None:
@@ -289,14 +248,6 @@ def test_broken_images_are_named(tmp_path, content, reason):
         read_image(str(path))
     assert str(path) in str(error.value)
     assert error.value.exit_code == 1
-
-
-def test_truncated_image(tmp_path):
-    path = tmp_path / "cut.png"
-    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)).save(path)
-    path.write_bytes(path.read_bytes()[:5000])
-    with pytest.raises(DataError, match="Cannot decode"):
-        read_image(str(path))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="workers are forked on Linux only")

@@ -1,7 +1,4 @@
-"""Config, registry, errors, logger, meters, evaluation and small helpers.
-
-It is long because there are many helpers, each tested in a few lines.
-"""
+"""Config, registry, errors, logger, meters, evaluation and small helpers."""
 
 import io
 import os
@@ -29,34 +26,15 @@ from dassl.utils import (
     tolist_if_not,
     write_json,
 )
+from paths import ROOT
 from sklearn.metrics import confusion_matrix, f1_score
 from torch import nn
 
 
-def test_public_config_files_are_accepted(tmp_path):
-    """The keys and types of values in config files of CoOp and MaPLe."""
-    (tmp_path / "public.yaml").write_text(
-        """
-DATALOADER:
-  TRAIN_X: {BATCH_SIZE: 32}
-  TEST: {BATCH_SIZE: 100}
-  NUM_WORKERS: 8
-INPUT:
-  SIZE: (224, 224)
-  INTERPOLATION: "bicubic"
-  PIXEL_MEAN: [0.48145466, 0.4578275, 0.40821073]
-  PIXEL_STD: [0.26862954, 0.26130258, 0.27577711]
-  TRANSFORMS: ["random_resized_crop", "random_flip", "normalize"]
-OPTIM: {NAME: "sgd", LR: 0.002, MAX_EPOCH: 200, LR_SCHEDULER: "cosine", WARMUP_EPOCH: 1,
-        WARMUP_TYPE: "constant", WARMUP_CONS_LR: 1e-5}
-TRAIN: {PRINT_FREQ: 5}
-MODEL: {BACKBONE: {NAME: "ViT-B/16"}}
-"""
-    )
+def test_public_config_files_are_accepted():
     cfg = get_cfg_default()
-    cfg.merge_from_file(str(tmp_path / "public.yaml"))
-    assert cfg.INPUT.SIZE == (224, 224)
-    assert cfg.OPTIM.WARMUP_CONS_LR == 1e-5
+    cfg.merge_from_file(str(ROOT / "configs" / "trainers" / "CoOp" / "rn50.yaml"))
+    assert (cfg.INPUT.SIZE, cfg.OPTIM.WARMUP_CONS_LR, cfg.OPTIM.LR) == ((224, 224), 1e-5, 0.002)
     assert get_cfg_default().OPTIM.LR == 0.0003  # the defaults have not changed
     cfg.TRAINER.COOP, cfg.TRAINER.MAPLE = get_cfg_default().TEST, get_cfg_default().TEST
     clean_cfg(cfg, "CoOp")
@@ -179,9 +157,6 @@ def test_evaluator(tmp_path, capsys):
     )
     matrix = torch.load(tmp_path / "new" / "cmat.pt", weights_only=True)
     assert torch.allclose(matrix, torch.tensor([[2 / 3, 1 / 3], [1 / 2, 1 / 2]]).double())
-    cfg.TEST.EVALUATOR = "Classificaton"
-    with pytest.raises(UserError, match="Unknown evaluator .* did you mean Classification"):
-        build_evaluator(cfg)
 
 
 def test_metrics_are_those_of_scikit_learn(tmp_path):
