@@ -4,19 +4,14 @@ import io
 import json
 import os
 import random
-from types import SimpleNamespace
 
 import numpy as np
-import yaml
-from dassl.data.datasets import DATASET_REGISTRY
-from paths import GOLDEN, ROOT
+from own_images import read, registered
 from PIL import Image
 from scipy.io import savemat
 
-import datasets  # noqa: F401 (registers them)
 from datasets.splits import PARTS
 
-PROTOCOL = json.loads((GOLDEN / "protocol.json").read_text())
 JPEG = io.BytesIO()
 Image.new("RGB", (8, 8), (200, 40, 40)).save(JPEG, "JPEG")
 
@@ -29,12 +24,9 @@ NAMES = {
 }  # fmt: skip
 
 
-def load(name, root, shots=-1, subset="all", seed=1, **keys):
+def load(name, root, *run, **keys):
     """Load the data set that configs/datasets/<name>.yaml names."""
-    file = ROOT / "configs" / "datasets" / f"{name}.yaml"
-    cls = DATASET_REGISTRY.get(yaml.safe_load(file.read_text())["DATASET"]["NAME"])
-    node = SimpleNamespace(ROOT=str(root), NUM_SHOTS=shots, SUBSAMPLE_CLASSES=subset, **keys)
-    return cls(SimpleNamespace(DATASET=node, SEED=seed))
+    return read(registered(name), root, *run, **keys)
 
 
 def jpegs(folder, *names):
@@ -47,10 +39,6 @@ def jpegs(folder, *names):
 def lines(path, *rows):
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(f"{row}\n" for row in rows), encoding="utf8")
-
-
-def counts(dataset):
-    return tuple(map(len, (dataset.train_x, dataset.val, dataset.test)))
 
 
 def labels(items):

@@ -3,18 +3,18 @@
 import json
 import random
 from collections import Counter
-from types import SimpleNamespace
+from functools import partial
 
 import numpy as np
 import pytest
 from dassl.data.datasets import Datum
+from own_images import read
 from paths import GOLDEN
 
-from datasets.base import ImageDataset, check_labels, subsample_classes
-from trainers.prompting.errors import UserError
+from datasets.base import ImageDataset, check_labels
+from trainers.prompting import UserError
 
 PROTOCOL = json.loads((GOLDEN / "protocol.json").read_text())
-PARTS = ("train", "val", "test")
 
 
 class Small(ImageDataset):
@@ -22,9 +22,7 @@ class Small(ImageDataset):
     split_file = "split.json"
 
 
-def config(root, shots=-1, subset="all", seed=1):
-    dataset = SimpleNamespace(ROOT=str(root), NUM_SHOTS=shots, SUBSAMPLE_CLASSES=subset)
-    return SimpleNamespace(DATASET=dataset, SEED=seed)
+small = partial(read, Small)
 
 
 def write(root, split, missing=()):
@@ -54,7 +52,7 @@ def paths(root, items):
 def test_few_shot_picks_are_the_published_ones(protocol_root, run):
     seed, shots = (int(part.lstrip("sedhot")) for part in run.split("-"))
     random.seed(99)  # earlier random numbers do not matter
-    dataset = Small(config(protocol_root, shots, seed=seed))
+    dataset = small(protocol_root, shots, seed=seed)
     assert paths(protocol_root, dataset.train_x) == PROTOCOL["picks"][run]["train"]
     assert paths(protocol_root, dataset.val) == PROTOCOL["picks"][run]["val"]
     assert len(dataset.test) == len(PROTOCOL["split"]["test"])
@@ -65,7 +63,7 @@ def test_base_and_new_are_relabelled_halves(protocol_root, subset):
     expected = PROTOCOL["subsample"][subset]
     per_class = [label for _, label, _ in expected["train"]]
     shots = max(map(per_class.count, per_class))
-    dataset = Small(config(protocol_root, shots, subset))
+    dataset = small(protocol_root, shots, subset)
     rows = [
         [path, item.label, item.classname]
         for path, item in zip(paths(protocol_root, dataset.train_x), dataset.train_x, strict=True)
@@ -78,12 +76,12 @@ def test_base_and_new_are_relabelled_halves(protocol_root, subset):
 @pytest.mark.parametrize("subset", ["all", "base", "new"])
 def test_the_other_half_and_the_validation_images_of_base_classes(protocol_root, subset):
     """A run on new classes has the validation images and labels of a run on base classes."""
-    dataset = Small(config(protocol_root, 2, subset))
+    dataset = small(protocol_root, 2, subset)
     base, new = (PROTOCOL["subsample"][half]["classnames"] for half in ("base", "new"))
     assert dataset.other_classnames == {"all": [], "base": new, "new": base}[subset]
-    every = Small(config(protocol_root, -1, "all")).train_x
+    every = small(protocol_root, -1, "all").train_x
     assert [item.impath for item in dataset.train_u] == [item.impath for item in every]
-    like = Small(config(protocol_root, 2, "all" if subset == "all" else "base"))
+    like = small(protocol_root, 2, "all" if subset == "all" else "base")
     found, expected = (
         sorted((item.impath, item.label, item.classname) for item in items)
         for items in (dataset.validation, like.val)
@@ -92,7 +90,7 @@ def test_the_other_half_and_the_validation_images_of_base_classes(protocol_root,
 
 
 def test_validation_images_are_few_the_same_and_not_those_of_the_test(protocol_root):
-    whole, again = Small(config(protocol_root)), Small(config(protocol_root))
+    whole, again = small(protocol_root), small(protocol_root)
     paths = [item.impath for item in whole.validation]
     assert paths == [item.impath for item in again.validation] and set(paths) < {
         item.impath for item in whole.val
@@ -106,27 +104,13 @@ def test_validation_images_are_few_the_same_and_not_those_of_the_test(protocol_r
             return train, val, val
 
     for subset in ("all", "base", "new"):
-        assert Tested(config(protocol_root, subset=subset)).validation == []
-
-
-def test_an_odd_number_of_classes_gives_base_the_larger_half():
-    items = [Datum(f"{i}.jpg", i, 0, str(i)) for i in range(5)]
-    (base,) = subsample_classes(items, subset="base")
-    (new,) = subsample_classes(items, subset="new")
-    assert [item.classname for item in base] == ["0", "1", "2"]
-    assert [(item.label, item.classname) for item in new] == [(0, "3"), (1, "4")]
-
-
-def test_all_images_without_shots(protocol_root):
-    dataset = Small(config(protocol_root))
-    for part, items in zip(PARTS, (dataset.train_x, dataset.val, dataset.test), strict=True):
-        assert len(items) == len(PROTOCOL["split"][part])
+        assert read(Tested, protocol_root, subset=subset).validation == []
 
 
 def test_names_with_spaces_and_other_letters(tmp_path):
     rows = [["crème brûlée/a b.jpg", 0, "crème brûlée"], ["x/y.jpg", 1, "寿司"]]
     write(tmp_path, {"train": rows, "val": [], "test": rows})
-    assert Small(config(tmp_path)).classnames == ["crème brûlée", "寿司"]
+    assert small(tmp_path).classnames == ["crème brûlée", "寿司"]
 
 
 def broken(rows, **changes):
@@ -155,7 +139,7 @@ def test_broken_splits_are_one_sentence(tmp_path, split, words):
     (tmp_path / "small" / "images").mkdir(parents=True)
     write(tmp_path, split)
     with pytest.raises(UserError, match=words) as caught:
-        Small(config(tmp_path))
+        small(tmp_path)
     assert caught.value.exit_code == 2
     assert "\n" not in str(caught.value)
 
@@ -168,37 +152,30 @@ def test_labels_of_another_type(label):
         check_labels("Small", [own, other], [], [])
 
 
-def test_a_missing_folder_says_where_and_what(tmp_path):
-    with pytest.raises(UserError) as caught:
-        Small(config(tmp_path))
-    for words in (str(tmp_path / "small"), "small/", "images/", "split.json", "`emoji`"):
-        assert words in str(caught.value)
-
-
 def test_a_missing_image_is_named(tmp_path):
     write(tmp_path, broken(ROWS), missing=["b/1.jpg"])
     with pytest.raises(UserError, match=r"b/1\.jpg.*2 of 4 images are missing\): restore them"):
-        Small(config(tmp_path))
+        small(tmp_path)
 
 
 def test_a_split_file_may_start_with_a_mark(tmp_path):
     write(tmp_path, broken(ROWS))
     file = tmp_path / "small" / "split.json"
     file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
-    assert Small(config(tmp_path)).classnames == ["ant", "bee"]
+    assert small(tmp_path).classnames == ["ant", "bee"]
 
 
 def test_other_names_than_in_training_are_reported(tmp_path, capsys):
     swapped = [["b/1.jpg", 0, "bee"], ["a/1.jpg", 1, "ant"], ["a/2.jpg", 0, ""]]
     write(tmp_path, broken(ROWS, val=swapped))
-    assert Small(config(tmp_path)).classnames == ["ant", "bee"]
+    assert small(tmp_path).classnames == ["ant", "bee"]
     said = capsys.readouterr().out
     assert "gives 2 images" in said and "b/1.jpg', a 'bee' and not 'ant': are the labels" in said
 
 
 def test_classes_without_test_images_are_reported(tmp_path, capsys):
     write(tmp_path, broken(ROWS, test=ROWS[:1]))
-    Small(config(tmp_path))
+    small(tmp_path)
     assert "has no test images of these classes: bee\n" in capsys.readouterr().out
 
 
@@ -212,24 +189,24 @@ def test_a_file_that_is_not_a_split_is_named(tmp_path, text):
     (tmp_path / "small").mkdir()
     (tmp_path / "small" / "split.json").write_text(text)
     with pytest.raises(UserError, match=r"split\.json' is not a split file"):
-        Small(config(tmp_path))
+        small(tmp_path)
 
 
 def test_a_missing_split_file_is_named(tmp_path):
     (tmp_path / "small").mkdir()
     with pytest.raises(UserError, match=r"no split file '.*split\.json'"):
-        Small(config(tmp_path))
+        small(tmp_path)
 
 
 def test_an_unknown_half_is_refused(protocol_root):
     with pytest.raises(UserError, match="all, base or new, not 'old'"):
-        Small(config(protocol_root, subset="old"))
+        small(protocol_root, subset="old")
 
 
 def test_a_half_with_one_class_is_refused(tmp_path):
     write(tmp_path, broken([*ROWS, ["c/1.jpg", 2, "cat"]]))
     with pytest.raises(UserError, match="only the class 'cat'"):
-        Small(config(tmp_path, subset="new"))
+        small(tmp_path, subset="new")
 
 
 def test_shots_are_drawn_by_any_dassl(protocol_root, monkeypatch, capsys):
@@ -240,7 +217,7 @@ def test_shots_are_drawn_by_any_dassl(protocol_root, monkeypatch, capsys):
         return data_sources[0]
 
     monkeypatch.setattr(Small, "generate_fewshot_dataset", draw)
-    Small(config(protocol_root, 16))
+    small(protocol_root, 16)
     lines = capsys.readouterr().out.splitlines()
     assert "Training: Creating a 16-shot dataset" in lines
     assert "Validation: Creating a 4-shot dataset" in lines

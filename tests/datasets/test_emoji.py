@@ -1,4 +1,4 @@
-"""The embedded benchmark: its archive, its data sets and its weights."""
+"""The embedded benchmark: its archives and its data sets."""
 
 import errno
 import hashlib
@@ -6,105 +6,108 @@ import json
 import multiprocessing
 import os
 import zipfile
+from collections import Counter
 from pathlib import Path
-from types import SimpleNamespace
 
-import numpy as np
 import pytest
-import torch
-from cases import slow_but
-from dassl.data.datasets import DATASET_REGISTRY
-from embedded import CLASSES as OF_ARTISTS
-from embedded import CLIP, DATASETS, PRETRAINING, SHARES
+from own_images import read, registered
 from paths import ROOT
-from PIL import Image
-from torchvision.transforms.functional import normalize
 
+from benchmark.report.names import motif
 from datasets import emoji as datasets_emoji
-from datasets.emoji import ARCHIVE, unpack
-from trainers.prompting import load_clip
-from trainers.prompting.backbones.openai import OPENAI
-from trainers.prompting.backbones.openai_clip import clip
-from trainers.prompting.errors import UserError
+from datasets.emoji import ARCHIVE, ARTISTS, unpack
+from trainers.prompting import UserError
 
-NAMES = [*DATASETS, "emoji_animals", "emoji_food"]
-CLASSES = {
-    "Emoji": 37,
-    "EmojiBlur": 37,
-    "EmojiFog": 37,
-    "EmojiHue": 37,
-    "EmojiDither": 37,
-    "EmojiMotion": 37,
-    "EmojiNight": 37,
-    "EmojiPixels": 37,
-    "EmojiAnimals": 129,
-    "EmojiFood": 128,
-}
+# Emoji sets and icon sets whose pictures the CLIP was trained on. No data set has any of them.
+PRETRAINING = {
+    "noto", "twemoji", "fluent-emoji-flat", "noto-v1", "fxemoji", "fluent-emoji-high-contrast",
+    "fa6-solid", "fluent", "game-icons", "healthicons", "icon-park-outline", "icon-park-solid",
+    "icon-park-twotone", "iconoir", "lucide", "material-symbols", "mdi", "mingcute", "ph", "solar",
+    "tabler",
+}  # fmt: skip
 WEIGHTS = ROOT / "trainers" / "prompting" / "embedded" / "emoji_clip.safetensors"
-PROMPT = "a photo of a {}."
+# SHA-256 of the list of emoji that the CLIP was trained without, in any style
+WITHHELD = "81bb662626413a908272b3dc1729cc2d256ae7b1cdc969d9c145b5b5556f4e7c"
+STYLES = ("", "_blur", "_fog", "_hue", "_dither", "_motion", "_night", "_pixels")
+OF_STYLES = [f"emoji{style}" for style in STYLES]
+NAMES = [*OF_STYLES, "emoji_animals", "emoji_food"]
+BY_ARTIST = [f"emoji_{name}_{half}" for name in ("openmoji", "fluent", "emojione", "symbola")
+             for half in "ab"]  # fmt: skip
+OF_ARTISTS = [name.title().replace("_", "") for name in BY_ARTIST]
+CLASSES = {name.title().replace("_", ""): 37 for name in OF_STYLES}
+CLASSES |= {"EmojiAnimals": 129, "EmojiFood": 128} | dict.fromkeys(OF_ARTISTS, 22)
+SHA256 = {
+    WEIGHTS: "faa25e55890f0d7a27e6d5fea357022a605c26b132af9c2925c26108655cc7a5",
+    ARCHIVE: "769788084d38f31ebad0292949014c92a6ce948344f425ff955d52bdfcf8c351",
+    ARTISTS: "5f18812c00669370ef5fe64ab5e0656f5fc20eb6335303e089e5ae26e7eeb2a0",
+}
 
 
 @pytest.fixture(scope="module")
-def archive():
-    with zipfile.ZipFile(ARCHIVE) as file:
-        yield file
+def archives():
+    with zipfile.ZipFile(ARCHIVE) as emoji, zipfile.ZipFile(ARTISTS) as artists:
+        yield {"emoji": emoji, "artists": artists}
 
 
 @pytest.fixture(scope="module")
-def splits(archive):
-    return {name: json.loads(archive.read(f"split_{name}.json")) for name in NAMES}
+def splits(archives):
+    pairs = [("emoji", name) for name in NAMES] + [("artists", name) for name in BY_ARTIST]
+    return {name: json.loads(archives[of].read(f"split_{name}.json")) for of, name in pairs}
 
 
-# ---- the shipped archive
+# ---- the shipped archives
 
 
-def test_archive_holds_what_its_splits_name_and_nothing_else(archive, splits):
-    named = {row[0] for split in splits.values() for rows in split.values() for row in rows}
-    texts = {"ATTRIBUTION.txt", "LICENSE-MIT.txt"} | {f"split_{name}.json" for name in NAMES}
+@pytest.mark.parametrize(("of", "stated", "more"), [
+    ("emoji", "ATTRIBUTION.txt", set()), ("artists", "ATTRIBUTION-ARTISTS.txt", {"withheld.json"}),
+])  # fmt: skip
+def test_an_archive_holds_what_its_splits_name_and_nothing_else(archives, splits, of, stated, more):
+    archive = archives[of]
+    names = BY_ARTIST if of == "artists" else NAMES
+    named = {row[0] for name in names for rows in splits[name].values() for row in rows}
+    texts = {stated, "LICENSE-MIT.txt"} | {f"split_{name}.json" for name in names} | more
     assert set(archive.namelist()) == {f"images/{path}" for path in named} | texts
-    attribution = archive.read("ATTRIBUTION.txt").decode()
-    assert attribution == (ROOT / "assets" / "ATTRIBUTION.txt").read_text("utf-8")
+    attribution = archive.read(stated).decode()
+    assert attribution == (ROOT / "assets" / stated).read_text("utf-8")
     styles = {path.split("/")[0] for path in named}
     assert all(f"images/{style}" in attribution for style in styles)
     assert not styles & PRETRAINING
 
 
-@pytest.mark.slow
-def test_every_image_is_64_by_64(archive):
-    for name in archive.namelist():
-        if name.startswith("images/"):
-            with Image.open(archive.open(name)) as image:
-                assert image.convert("RGB").size == (64, 64), name
-
-
 def test_an_emoji_is_in_one_part_only(splits):
     part_of = {}
-    for part, rows in splits["emoji"].items():
-        for path, label, _ in rows:
-            assert part_of.setdefault(Path(path).stem, (part, label)) == (part, label)
-    sizes = {part: sum(p == part for p, _ in part_of.values()) for part in splits["emoji"]}
-    for part, share in SHARES.items():
-        assert sizes[part] / len(part_of) == pytest.approx(share, abs=0.02)
-    for name in DATASETS:
+    for name in OF_STYLES:
         for part, rows in splits[name].items():
-            assert {part_of[Path(path).stem][0] for path, _, _ in rows} == {part}
+            for path, label, _ in rows:
+                assert part_of.setdefault(Path(path).stem, (part, label)) == (part, label)
 
 
-def test_the_data_sets_are_large_enough_to_compare_methods(splits):
-    assert sum(len(splits[name]["test"]) for name in DATASETS) >= 2500
+def test_a_motif_is_in_one_part_and_class_of_all_artists(splits):
+    place, images = {}, Counter()
+    for name in BY_ARTIST:
+        for part, rows in splits[name].items():
+            for path, _, label in rows:
+                shown = motif(name, path)
+                assert place.setdefault(shown, (part, label)) == (part, label), path
+                images[name, shown] += 1
+    assert set(images.values()) == {1}  # so test images show different things
+    counts = Counter((part, label) for part, label in place.values())
+    assert {counts[part, label] for part, label in counts if part != "test"} == {16, 4}
+    assert len(place) == 22 * 20 + 338
 
 
-def test_assets_stay_small():
-    archives = ARCHIVE.stat().st_size + datasets_emoji.ARTISTS.stat().st_size
-    assert archives + WEIGHTS.stat().st_size < 20 * 2**20
+def test_test_motifs_of_artists_are_withheld_from_pretraining(archives, splits):
+    listed = archives["artists"].read("withheld.json")
+    assert hashlib.sha256(listed).hexdigest() == WITHHELD
+    withheld = set(json.loads(listed))
+    for split in map(splits.get, BY_ARTIST):
+        of = {part: {Path(row[0]).stem for row in rows} for part, rows in split.items()}
+        assert of["val"] | of["test"] <= withheld
+        assert not of["train"] & withheld
+    assert {"1f436", "1f415"} <= withheld or not {"1f436", "1f415"} & withheld  # dog face and dog
 
 
 # ---- the data sets
-
-
-def config(root, subset="all", shots=-1):
-    dataset = SimpleNamespace(ROOT=str(root), NUM_SHOTS=shots, SUBSAMPLE_CLASSES=subset)
-    return SimpleNamespace(DATASET=dataset, SEED=1)
 
 
 @pytest.fixture(scope="module")
@@ -114,24 +117,24 @@ def data_root(tmp_path_factory):
 
 @pytest.mark.parametrize("name", CLASSES)
 def test_data_sets(data_root, name):
-    dataset = DATASET_REGISTRY.get(name)(config(data_root))
+    assert name in map(registered, (*NAMES, *BY_ARTIST))
+    dataset = read(name, data_root)
     assert dataset.num_classes == len(dataset.classnames) == CLASSES[name]
     assert {item.label for item in dataset.test} == set(range(CLASSES[name]))
     assert Path(dataset.test[0].impath).is_file()
 
 
-def test_base_to_new(data_root):
-    base, new = (datasets_emoji.Emoji(config(data_root, s, 16)) for s in ("base", "new"))
-    assert (base.num_classes, new.num_classes) == (19, 18)
+@pytest.mark.parametrize("name, shots, numbers", [
+    ("Emoji", 16, (19, 18, 16, 4)), *((name, 4, (11, 11, 4, 4)) for name in OF_ARTISTS),
+])  # fmt: skip
+def test_base_to_new(data_root, name, shots, numbers):
+    base, new = (read(name, data_root, shots, subset) for subset in ("base", "new"))
     assert not set(base.classnames) & set(new.classnames)
-    assert max(sum(i.label == k for i in base.train_x) for k in range(19)) == 16
-    assert max(sum(i.label == k for i in base.val) for k in range(19)) == 4
-
-
-def test_config_files_name_the_data_sets():
-    files = [ROOT / "configs" / "datasets" / f"{name}.yaml" for name in NAMES]
-    names = [file.read_text().split('"')[1] for file in files]
-    assert names == list(CLASSES)
+    parts = (base.train_x, base.val)
+    most = (max(Counter(item.label for item in part).values()) for part in parts)
+    assert (base.num_classes, new.num_classes, *most) == numbers
+    again = {item.impath for item in read(name, data_root, shots, "base", seed=2).train_x}
+    assert len(again & {item.impath for item in base.train_x}) < len(again)
 
 
 def test_images_are_never_unpacked_into_the_root(tmp_path, monkeypatch):
@@ -139,7 +142,7 @@ def test_images_are_never_unpacked_into_the_root(tmp_path, monkeypatch):
     own = tmp_path / "my_images"
     own.mkdir()
     monkeypatch.setattr(datasets_emoji, "REPOSITORY", tmp_path)
-    dataset = datasets_emoji.Emoji(config(own))
+    dataset = read("Emoji", own)
     assert Path(dataset.test[0].impath).is_relative_to(tmp_path / "data" / "emoji")
     assert not list(own.iterdir())
     monkeypatch.setattr(os, "access", lambda *_: False)
@@ -223,57 +226,13 @@ def test_a_failure_to_unpack_says_what_to_do(tmp_path, monkeypatch, number, reme
 
 def test_a_lost_image_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(datasets_emoji, "REPOSITORY", tmp_path)
-    dataset = datasets_emoji.Emoji(config(tmp_path))
+    dataset = read("Emoji", tmp_path)
     lost = Path(dataset.test[3].impath)
     lost.unlink()
     with pytest.raises(UserError, match=lost.name):
-        datasets_emoji.Emoji(config(tmp_path))
+        read("Emoji", tmp_path)
 
 
-# ---- the shipped weights
-
-
-def test_the_weights_are_those_that_were_trained_without_these_styles():
-    assert hashlib.sha256(WEIGHTS.read_bytes()).hexdigest() == CLIP
-
-
-@pytest.fixture(scope="module")
-def emoji_clip():
-    return load_clip("emoji").float()
-
-
-def sentences(emoji_clip, texts):
-    with torch.no_grad():
-        return torch.nn.functional.normalize(emoji_clip.encode_text(clip.tokenize(texts)), dim=-1)
-
-
-def test_every_word_of_the_class_names_was_trained(emoji_clip, splits):
-    """But for single animals and food: pre-training withholds a third of the emoji."""
-    names = {r[2] for name in DATASETS for rows in splits[name].values() for r in rows}
-    names |= set(OF_ARTISTS)
-    tokens = clip.tokenize([PROMPT.format(name) for name in sorted(names)]).unique()[1:]
-    assert emoji_clip.token_embedding.weight[tokens].abs().sum(1).gt(0).all()
-
-
-@pytest.mark.parametrize("name", slow_but(DATASETS, "emoji"))
-def test_zero_shot_is_above_chance_and_leaves_room(emoji_clip, archive, splits, name):
-    rows = splits[name]["test"]
-    files = (archive.open(f"images/{path}") for path, _, _ in rows)
-    pixels = np.stack([np.array(Image.open(file).convert("RGB")) for file in files])
-    images = normalize(torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255, OPENAI.mean, OPENAI.std)
-    labels = torch.tensor([label for _, label, _ in rows])
-    names = dict(sorted((row[1], row[2]) for row in rows))
-    half = (len(names) + 1) // 2
-    texts = sentences(emoji_clip, [PROMPT.format(n) for n in names.values()])
-    with torch.no_grad():
-        scores = emoji_clip.encode_image(images) @ texts.T
-    for low, high in ((0, half), (half, len(names))):
-        chosen = (labels >= low) & (labels < high)
-        hits = scores[chosen, low:high].argmax(1) + low == labels[chosen]
-        assert 2 / (high - low) <= hits.float().mean() < 0.65
-
-
-def test_context_words_matter(emoji_clip):
-    texts = [PROMPT, "a silhouette of a {}.", "a line drawing of a {}."]
-    plain, *others = sentences(emoji_clip, [text.format("dog") for text in texts])
-    assert max(float(plain @ other) for other in others) < 0.95
+def test_weights_and_images_are_those_that_pages_have_numbers_of():
+    for file, digest in SHA256.items():
+        assert hashlib.sha256(file.read_bytes()).hexdigest() == digest, file

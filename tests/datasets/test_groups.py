@@ -4,14 +4,14 @@ import math
 from collections import Counter
 from itertools import combinations
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from dassl.data.datasets import Datum
+from own_images import read
 
 from datasets import ImageDataset
 from datasets.splits import divide, hold_out
-from trainers.prompting.errors import UserError
+from trainers.prompting import UserError
 
 K = 4
 
@@ -47,11 +47,6 @@ def scans(folder="", patients=40):
             path.write_text(str(path))
         items.append(Scan(str(path), (patient + i % 2) % K, f"patient {patient}"))
     return items
-
-
-def config(root, **changes):
-    node = {"ROOT": str(root), "NUM_SHOTS": 2, "SUBSAMPLE_CLASSES": "all"} | changes
-    return SimpleNamespace(DATASET=SimpleNamespace(**node), SEED=1)
 
 
 def groups(items):
@@ -109,14 +104,13 @@ def test_training_that_needs_all_groups(tmp_path):
 
     scans(tmp_path / "scans", 1)
     with pytest.raises(UserError, match="Training needs all groups of images.*add groups"):
-        OnePatient(config(tmp_path))
+        read(OnePatient, tmp_path, 2)
 
 
 @pytest.mark.parametrize("subset", ["all", "base", "new"])
 def test_attributes_stay_in_halves_and_under_label_noise(tmp_path, subset):
     scans(tmp_path / "scans")
-    settings = {"LABEL_NOISE": 0.5, "NUM_SHOTS": 8, "SUBSAMPLE_CLASSES": subset}
-    dataset = Scans(config(tmp_path, **settings))
+    dataset = read(Scans, tmp_path, 8, subset, LABEL_NOISE=0.5)
     assert dataset.drawn["wrong_labels"] > 0
     for item in (*dataset.train_x, *dataset.train_u, *dataset.val, *dataset.test):
         assert type(item) is Scan and Path(item.impath).stem.startswith(f"{item.group[8:]}_")
@@ -132,7 +126,7 @@ def test_a_draw_says_when_test_images_share_a_group_with_it(tmp_path, capsys):
             return items[::2], [], items[1::2]
 
     scans(tmp_path / "scans")
-    dataset = Mixed(config(tmp_path))
+    dataset = read(Mixed, tmp_path, 2)
     shared = [x for x in dataset.test if x.group in groups(dataset.train_x)]
     assert 0 < len(shared) < len(dataset.test)
     said = capsys.readouterr().out
@@ -140,7 +134,7 @@ def test_a_draw_says_when_test_images_share_a_group_with_it(tmp_path, capsys):
         f"Note: {len(shared)} of the 80 test images of Mixed share a group with training images, "
         f"such as '{shared[0].impath}' (group '{shared[0].group}'): accuracy may be lower"
     ) in said
-    Scans(config(tmp_path))
+    read(Scans, tmp_path, 2)
     assert "share a group" not in capsys.readouterr().out
 
 
@@ -150,5 +144,5 @@ def test_a_split_file_cannot_hold_attributes(tmp_path):
 
     scans(tmp_path / "scans")
     with pytest.raises(UserError, match="split.json' would lose .* leave its `split_file` empty"):
-        Written(config(tmp_path))
+        read(Written, tmp_path, 2)
     assert not (tmp_path / "scans" / "split.json").exists()

@@ -9,7 +9,7 @@ from dassl.utils import DataError, read_image
 from own_images import counts, fill, load
 from PIL import Image
 
-from trainers.prompting.errors import UserError
+from trainers.prompting import UserError
 from trainers.prompting.images import class_folders as files
 
 
@@ -68,23 +68,6 @@ def test_names_come_from_a_file(tmp_path):
         assert load(tmp_path).classnames == ["Herr Müllers Katze", "寿司", "crème brûlée"]
 
 
-@pytest.mark.parametrize(
-    "text, words",
-    [
-        ("ant Ameise\n", "no name for 1 of the 2 class folders .*bee"),
-        ("ant Ameise\nbee\n", "no class name after 'bee'"),
-        ("ant Ameise\nbee Biene\ncat Katze", "lacks 1 of its 3 class folders .cat"),
-        ("ant \xff", "cannot be read"),
-    ],
-)
-def test_class_names_that_do_not_fit_are_reported(text, words, tmp_path):
-    fill(tmp_path, ant=2, bee=2)
-    (tmp_path / "classnames.txt").write_text(text, encoding="latin1")
-    with pytest.raises(UserError, match=words) as caught:
-        load(tmp_path)
-    assert "\n" not in str(caught.value)
-
-
 def test_other_files_are_skipped(tmp_path):
     fill(tmp_path, ant=4, bee=4)
     for name in (".hidden.png", "._ant 00.png", "Thumbs.db", "notes.txt"):
@@ -126,48 +109,69 @@ def test_what_is_left_out_is_reported(tmp_path, capsys):
     assert f"Note: '{tmp_path}/classes.txt' is not read: class names belong in " in said
 
 
-def test_an_unknown_home_is_no_folder():
-    with pytest.raises(UserError, match="but '~no-such-user/x' is not a folder"):
-        load("~no-such-user/x")
+TRAINING = {"train/ant": 2, "train/bee": 2}
+REFUSED = {  # class folders and numbers of images in them, and what is said
+    "no class folders": ({}, "has no class folders"),
+    "single images": ({"a": 1, "b": 1}, "has a single image, and so no test image"),
+    "no test": (TRAINING, "has train/ but no test/"),
+    "other classes": (TRAINING | {"test/ant": 1, "test/cat": 1},
+                      "'bee' is only in train/, 'cat' is only in test/"),
+    "an empty class": (TRAINING | {"train/dog": 0, "test/ant": 1, "test/bee": 1, "test/dog": 0},
+                       "train/dog' has no images"),
+    "valid": (TRAINING | {"valid/ant": 2, "test/ant": 2}, "has valid/, but .* read from val/: ren"),
+    "images in parts": ({"train": 3, "test": 3}, "parts are called train, val and test, and have"),
+    "capitals": ({"Train/ant": 3, "Test/ant": 3}, "parts are called train, val and test, and have"),
+    "not UTF-8": ({"ant": 4, os.fsdecode(b"caf\xe9"): 4},
+                  "class folder 'caf\udce9', whose name is not UTF-8: rename"),
+}  # fmt: skip
 
 
-def test_one_name_for_two_folders_is_reported(tmp_path, capsys):
-    fill(tmp_path, red_fox=4, **{"red fox": 4})
-    assert load(tmp_path).classnames == ["red fox", "red fox"]
-    said = "one name, so that only a method with something for each class can distinguish them: red"
-    assert said in capsys.readouterr().out
+@pytest.mark.parametrize("case", REFUSED)
+def test_an_unusable_folder_is_one_sentence(tmp_path, case):
+    folders, words = REFUSED[case]
+    fill(tmp_path, **folders)
+    with pytest.raises(UserError, match=words) as caught:
+        load(tmp_path)
+    assert "\n" not in str(caught.value) and caught.value.exit_code == 2
 
 
-def test_names_that_differ_only_in_case_are_reported(tmp_path, capsys):
-    fill(tmp_path, Cat=4, cat=4, dog=4)
-    assert load(tmp_path).classnames == ["Cat", "cat", "dog"]
-    assert (
-        "only a method with something for each class can distinguish them: Cat, cat\n"
-        in capsys.readouterr().out
-    )
+@pytest.mark.parametrize("root", ["", "nowhere", "~no-such-user/x"])
+def test_what_is_no_folder_is_refused(root):
+    with pytest.raises(UserError, match=f"'{root}' is not a folder"):
+        load(root)
 
 
-def test_an_unusable_folder_is_one_sentence(tmp_path):
-    def refused(words, root=tmp_path):
-        with pytest.raises(UserError, match=words) as caught:
-            load(root)
-        assert "\n" not in str(caught.value)
-        assert caught.value.exit_code == 2
+def names_are(text):
+    return lambda folder: (folder / "classnames.txt").write_text(text, encoding="latin1")
 
-    refused("'' is not a folder", root="")
-    refused("nowhere' is not a folder", root=tmp_path / "nowhere")
-    refused(f"'{tmp_path}' has no class folders")
-    for name in "ab":
-        fill(tmp_path / "single", **{name: 1})
-    refused("single' has a single image, and so no test image", root=tmp_path / "single")
-    fill(tmp_path / "train", ant=2, bee=2)
-    refused("has train/ but no test/")
-    fill(tmp_path / "test", ant=1, cat=1)
-    refused("'bee' is only in train/, 'cat' is only in test/")
-    (tmp_path / "test" / "cat").rename(tmp_path / "test" / "bee")
-    (tmp_path / "train" / "dog").mkdir()
-    (tmp_path / "test" / "dog").mkdir()
-    refused("train/dog' has no images")
+
+def link(name):
+    return lambda folder: (folder / name).symlink_to("nowhere")
+
+
+ODD, UNREAD = "ant/odd.png", r"image '.*odd\.png' cannot be read \(.*: restore or remove"
+SPOILT = {  # what is done to the folder of ants and bees, and what is said
+    "a name too few": (names_are("ant Ameise\n"), "no name for 1 of the 2 class folders .*bee"),
+    "no name": (names_are("ant Ameise\nbee\n"), "no class name after 'bee'"),
+    "a folder too few": (names_are("ant A\nbee B\ncat K"), "lacks 1 of its 3 class folders .cat"),
+    "not UTF-8": (names_are("ant \xff"), "cannot be read"),
+    "a pipe of names": (lambda folder: os.mkfifo(folder / "classnames.txt"),
+                        "classnames.txt', which names the classes, cannot be read"),
+    "a class that leads nowhere": (link("cow"), "has the link 'cow', which leads nowhere: restore"),
+    "an image that leads nowhere": (link(ODD), UNREAD),
+    "a pipe": (lambda folder: os.mkfifo(folder / ODD), UNREAD),
+    "a folder": (lambda folder: (folder / ODD).mkdir(), UNREAD),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", SPOILT)
+def test_odd_files_and_names_are_one_sentence(tmp_path, deadline, case):
+    fill(tmp_path, ant=4, bee=4)
+    spoil, words = SPOILT[case]
+    spoil(tmp_path)
+    with pytest.raises(UserError, match=words) as caught:
+        load(tmp_path)
+    assert "\n" not in str(caught.value)
 
 
 def test_an_empty_image_is_named(tmp_path):
@@ -184,77 +188,79 @@ def test_an_empty_image_is_named(tmp_path):
         read_image(path)
 
 
-def test_a_class_whose_name_is_not_utf_8_is_refused(tmp_path):
-    """A prompt cannot contain such a name."""
-    fill(tmp_path, **{"ant": 4, os.fsdecode(b"caf\xe9"): 4})
-    with pytest.raises(
-        UserError, match="class folder 'caf\udce9', whose name is not UTF-8: rename"
-    ):
-        load(tmp_path)
-
-
 @pytest.mark.parametrize(
     "one, other",
-    [("caf\u00e9", "cafe\u0301"), ("cat &amp; dog", "cat & dog"), ("\ufb01sh", "fish"),
-     ("half-timbered", "half - timbered")],
-    ids=["accents", "entities", "ligatures", "spaces"],
+    [("red fox", "red fox"), ("Cat", "cat"), ("caf\u00e9", "cafe\u0301"), ("\ufb01sh", "fish"),
+     ("cat &amp; dog", "cat & dog"), ("half-timbered", "half - timbered")],
+    ids=["same", "case", "accents", "ligatures", "entities", "spaces"],
 )  # fmt: skip
 def test_names_that_clip_reads_alike_are_reported(tmp_path, capsys, one, other):
     fill(tmp_path, ant=4, bee=4, cow=4)
     lines = f"ant {one}\nbee {other}\ncow cow"
     (tmp_path / "classnames.txt").write_text(lines, encoding="utf8")
     load(tmp_path)
-    said = f"only a method with something for each class can distinguish them: {one}, {other}\n"
+    both = one if one == other else f"{one}, {other}"
+    said = f"only a method with something for each class can distinguish them: {both}\n"
     assert said in capsys.readouterr().out
 
 
-def test_other_names_of_val_are_refused(tmp_path):
-    for part in ("train", "valid", "test"):
-        fill(tmp_path / part, ant=3, bee=3)
-    with pytest.raises(UserError, match=r"has valid/, but .* are read from val/: rename it"):
-        load(tmp_path)
+# ---- the cache of file names: a folder is listed again only after it has changed
 
 
-def test_parts_without_class_folders_are_not_classes(tmp_path):
-    for name in ("train", "test"):
-        fill(tmp_path / "lower", **{name: 3})
-        fill(tmp_path / "upper" / name.title(), ant=3, bee=3)
-    for folder in ("lower", "upper"):
-        with pytest.raises(UserError, match="parts are called train, val and test, and have class"):
-            load(tmp_path / folder)
+@pytest.fixture
+def parent(tmp_path, monkeypatch):
+    """Two class folders, last changed a minute ago; a lower MANY makes few files count as many."""
+    monkeypatch.setattr(files, "MANY", 3)
+    parent = tmp_path / "train"
+    for name in ("n01.jpg", "n02.jpg"):
+        for folder in ("n0", "n1"):
+            (parent / folder).mkdir(parents=True, exist_ok=True)
+            (parent / folder / name).touch()
+    for folder in parent.iterdir():
+        age(folder, 60)
+    return parent
 
 
-def test_a_class_folder_that_is_a_broken_link_is_refused(tmp_path):
-    fill(tmp_path, ant=3, bee=3)
-    (tmp_path / "cow").symlink_to("nowhere")
-    with pytest.raises(UserError, match="has the link 'cow', which leads nowhere: restore"):
-        load(tmp_path)
+def age(folder, seconds):
+    then = folder.stat().st_mtime - seconds
+    os.utime(folder, (then, then))
 
 
-@pytest.mark.parametrize("odd", ["a pipe", "a folder", "a broken link"])
-def test_what_is_not_a_file_is_refused(tmp_path, odd, deadline):
-    fill(tmp_path, ant=4, bee=4)
-    path = tmp_path / "ant" / "odd.png"
-    make = {"a pipe": os.mkfifo, "a folder": os.mkdir}
-    make.get(odd, lambda path: path.symlink_to("nowhere"))(path)
-    with pytest.raises(
-        UserError, match=r"image '.*odd\.png' cannot be read \(.*: restore or remove"
-    ):
-        load(tmp_path)
+def listed(parent, monkeypatch) -> list[str]:
+    """Return the folders that a call of `file_names` lists."""
+    seen, listdir = [], os.listdir
+    monkeypatch.setattr(
+        os, "listdir", lambda path: seen.append(os.path.basename(path)) or listdir(path)
+    )
+    found = files.file_names(parent, ["n0", "n1"])
+    monkeypatch.undo()
+    monkeypatch.setattr(files, "MANY", 3)
+    assert {name: sorted(names) for name, names in found.items()} == {
+        folder.name: sorted(path.name for path in folder.iterdir()) for folder in parent.iterdir()
+    }
+    return seen
 
 
-@pytest.mark.parametrize("kept", ["[]", '{"ant": 5}', "[" * 200_000], ids=["list", "int", "deep"])
-def test_a_damaged_list_of_files_is_made_again(tmp_path, monkeypatch, kept):
-    monkeypatch.setattr(files, "MANY", 1)
-    fill(tmp_path / "images", ant=4)
-    path = tmp_path / "images.files.json"
-    path.write_text(kept)
-    assert len(files.file_names(tmp_path / "images", ["ant"])["ant"]) == 4
-    assert json.loads(path.read_text()).keys() == {"ant"}
+def test_a_second_run_lists_nothing_and_a_changed_folder_again(parent, monkeypatch):
+    assert listed(parent, monkeypatch) == ["n0", "n1"]
+    assert listed(parent, monkeypatch) == []
+    (parent / "n1" / "n03.jpg").touch()
+    age(parent / "n1", 30)
+    assert listed(parent, monkeypatch) == ["n1"] and listed(parent, monkeypatch) == []
 
 
-def test_a_pipe_in_place_of_the_class_names_is_reported(tmp_path, deadline):
-    fill(tmp_path, ant=4, bee=4)
-    os.mkfifo(tmp_path / "classnames.txt")
-    with pytest.raises(UserError, match="classnames.txt', which names the classes, cannot be read"):
-        load(tmp_path)
+def test_a_folder_that_changes_right_now_is_not_trusted(parent, monkeypatch):
+    (parent / "n0" / "n03.jpg").touch()
+    assert listed(parent, monkeypatch) == ["n0", "n1"]
+    assert listed(parent, monkeypatch) == ["n0"]
+
+
+def test_a_damaged_list_and_few_files(parent, monkeypatch):
+    kept = parent.with_name("train.files.json")
+    for damaged in ("{", "[]", '{"n0": 5}', "[" * 200_000):
+        kept.write_text(damaged)
+        assert listed(parent, monkeypatch) == ["n0", "n1"] and json.loads(kept.read_text())
+    kept.unlink()
+    monkeypatch.setattr(files, "MANY", 100)
+    files.file_names(parent, ["n0", "n1"])
+    assert not kept.exists()

@@ -3,12 +3,10 @@
 import json
 
 import pytest
-import yaml
-from paths import ROOT
-from public_layouts import counts, jpegs, load
+from own_images import counts, registered
+from public_layouts import jpegs, load
 
 from benchmark.protocols.configs import GROUPS
-from trainers.prompting.errors import UserError
 
 # not in alphabetical order, with names that have spaces and brackets, as the public files have
 CLASSES = ["glioma tumor", "meningioma tumor", "pituitary tumor", "normal brain"]
@@ -23,11 +21,6 @@ def made(root, name):
     jpegs(root / name / name, *(row[0] for rows in split.values() for row in rows))
     (root / name / f"split_{name}.json").write_text(json.dumps(split))
     return split
-
-
-def registered(config):
-    text = (ROOT / "configs" / "datasets" / f"{config}.yaml").read_text()
-    return yaml.safe_load(text)["DATASET"]["NAME"]
 
 
 @pytest.mark.parametrize("config", GROUPS["medical"])
@@ -46,25 +39,3 @@ def test_a_missing_split_is_made_anew_and_said(tmp_path, capsys):
     names = load("busi", tmp_path).classnames
     assert names == sorted(title.replace(" ", "_") for title in CLASSES)
     assert "not the published one" in capsys.readouterr().out
-
-
-def leave(split):
-    split["val"][0][0] = "../../elsewhere.tif"
-    return json.dumps(split)
-
-
-@pytest.mark.parametrize(
-    ("damage", "sentence"),
-    [
-        (lambda split: json.dumps(split)[:99], "is not a split file .*: download it again"),
-        (lambda split: json.dumps({"train": split["train"]}), "is not a split file .*'val'"),
-        (leave, "leads out of the folder of the images"),
-        (lambda split: json.dumps(split).replace("val (1)", "val 1"), "4 of 12 images are missing"),
-    ],
-)
-def test_a_damaged_split_is_refused(damage, sentence, tmp_path):
-    split = made(tmp_path, "RETINA")
-    (tmp_path / "RETINA" / "split_RETINA.json").write_text(damage(split))
-    with pytest.raises(UserError, match=sentence) as error:
-        load("retina", tmp_path)
-    assert "\n" not in str(error.value)

@@ -3,17 +3,16 @@
 import json
 import random
 from collections import Counter
-from types import SimpleNamespace
+from functools import partial
 
 import pytest
 import tiny
 import torch
 from dassl.data.datasets import DATASET_REGISTRY, Datum
+from own_images import read
 
-import datasets  # noqa: F401 (registers them)
 from benchmark.report.frame import CHANGES
 from datasets import noise
-from trainers.prompting.errors import UserError
 
 K = 6
 NAMES = {label: f"class {label}" for label in range(K)}
@@ -106,9 +105,7 @@ def test_sizes_fall_exponentially():
 # ---- in a data set
 
 
-def load(root, shots=5, subset="all", seed=1, **more):
-    node = SimpleNamespace(ROOT=str(root), NUM_SHOTS=shots, SUBSAMPLE_CLASSES=subset, **more)
-    return DATASET_REGISTRY.get("ImageFolder")(SimpleNamespace(DATASET=node, SEED=seed))
+load = partial(read, "ImageFolder", shots=5)
 
 
 @pytest.fixture(scope="module")
@@ -150,16 +147,10 @@ def test_images_that_stand_in_for_training_images_stay(root):
     class Tested(DATASET_REGISTRY.get("ImageFolder")):
         only_tested = True
 
-    node = SimpleNamespace(ROOT=str(root), NUM_SHOTS=5, SUBSAMPLE_CLASSES="all")
-    clean = Tested(SimpleNamespace(DATASET=node, SEED=1))
-    node.LABEL_NOISE, node.IMBALANCE = 0.5, 10
-    assert rows(Tested(SimpleNamespace(DATASET=node, SEED=1)).train_x) == rows(clean.train_x)
-
-
-def test_one_class_has_no_other_label(root, tmp_path):
-    (tmp_path / "sea").symlink_to(root / "sea")
-    with pytest.raises(UserError, match="at least two are needed"):
-        load(tmp_path, LABEL_NOISE=0.5)
+    clean, noisy = (
+        read(Tested, root, 5, **keys) for keys in ({}, {"LABEL_NOISE": 0.5, "IMBALANCE": 10})
+    )
+    assert rows(noisy.train_x) == rows(clean.train_x)
 
 
 # ---- in a run
@@ -174,8 +165,8 @@ def test_a_cache_of_training_images_has_the_wrong_labels(root, tmp_path, capsys)
     assert tiny.run(root, "TipAdapter", out, extra=[*NOISY, *keys]) == 0
     state = torch.load(next((out / "tip_adapter").glob("model*")), weights_only=True)
     values = state["method"]["adapter.values"].argmax(1).tolist()
-    found = load(root, 4, "base", LABEL_NOISE=0.5, LABEL_NOISE_KIND="pair").train_x
-    assert values == labels(found) != labels(load(root, 4, "base").train_x)
+    found = load(root, shots=4, subset="base", LABEL_NOISE=0.5, LABEL_NOISE_KIND="pair").train_x
+    assert values == labels(found) != labels(load(root, shots=4, subset="base").train_x)
     record = json.loads((out / "results.json").read_text())
     assert record["config"]["DATASET"]["LABEL_NOISE"] == 0.5 and record["seeded"]
     assert "6 of 12 labels are wrong (LABEL_NOISE 0.5, pair)" in (out / "log.txt").read_text()

@@ -6,7 +6,7 @@ from dassl.data.datasets import DATASET_REGISTRY
 from feature_files import TEMPLATE, content, write
 
 from recipe.settings import build_cfg
-from trainers.prompting.errors import UserError
+from trainers.prompting import UserError
 
 
 def data_set(file, name="FeatureFile"):

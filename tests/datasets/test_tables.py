@@ -5,7 +5,7 @@ import re
 import pytest
 from own_images import counts, fill, load
 
-from trainers.prompting.errors import UserError
+from trainers.prompting import UserError
 from trainers.prompting.images.tables import read_images
 
 
