@@ -7,8 +7,7 @@ from dassl.config import get_cfg_default
 from paths import ROOT
 
 from recipe.configs import merge, read_keys
-from trainers.prompting import extend_cfg
-from trainers.prompting.errors import UserError
+from trainers.prompting import UserError, extend_cfg
 
 FILES = [ROOT / "configs" / "trainers" / f"{name}.yaml" for name in (
     "ALIGN/emoji", "ALIGN/cross_dataset", "TPT/cross_dataset"
@@ -27,11 +26,8 @@ def test_keys_of_a_base_are_replaced_with_their_sections(tmp_path):
     write(tmp_path, "B/two", "BASE: A/one\nTRAINER: {B: {N: 1}}\n")
     path = write(tmp_path, "C/three", "BASE: B/two\nOPTIM: {LR: 3}\n")
     assert read_keys(path) == {"OPTIM.NAME": "sgd", "OPTIM.LR": 3, "TRAINER.B.N": 1}
-
-
-def test_a_base_of_the_repository(tmp_path):
     keys = read_keys(write(tmp_path, "Mine/emoji", "BASE: CoOp/emoji\nOPTIM: {LR: 0.5}\n"))
-    assert keys["OPTIM.LR"] == 0.5 and keys["MODEL.BACKBONE.NAME"] == "emoji"
+    assert keys["OPTIM.LR"] == 0.5 and keys["MODEL.BACKBONE.NAME"] == "emoji"  # of the repository
 
 
 @pytest.mark.parametrize("base", ["../../secret", "/etc/passwd", "[a]", "CoOp", "7"])
@@ -41,8 +37,12 @@ def test_a_base_is_named_by_method_and_config(tmp_path, base):
 
 
 def test_a_file_copied_without_its_base(tmp_path):
-    with pytest.raises(UserError, match="there is no such file .* copy Their/few_shot.yaml, too"):
-        read_keys(write(tmp_path, "Mine/x", "BASE: Their/few_shot\n"))
+    path = write(tmp_path, "Mine/x", "BASE: Their/few_shot\n")
+    cfg = get_cfg_default()
+    extend_cfg(cfg)
+    for read in (read_keys, lambda path: cfg.merge_from_file(str(path))):
+        with pytest.raises(UserError, match="no such file .* copy Their/few_shot.yaml, too"):
+            read(path)
 
 
 def test_a_file_that_is_its_own_base(tmp_path):
@@ -78,13 +78,6 @@ def test_yacs_reads_files_without_a_base_as_before(tmp_path):
         cfg.merge_from_file(str(write(tmp_path, "A/two", "OPTIM: {LEARNING: 0.5}\n")))
     with pytest.raises(KeyError, match="OPTIM.LEARNING"):
         cfg.merge_from_file(str(write(tmp_path, "B/three", "BASE: A/two\n")))
-
-
-def test_yacs_says_which_base_is_missing(tmp_path):
-    cfg = get_cfg_default()
-    extend_cfg(cfg)
-    with pytest.raises(UserError, match="copy Their/few_shot.yaml, too"):
-        cfg.merge_from_file(str(write(tmp_path, "Mine/x", "BASE: Their/few_shot\n")))
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}/{path.stem}")

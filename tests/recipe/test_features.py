@@ -18,12 +18,11 @@ from paths import GOLDEN, ROOT
 import train
 from datasets import ImageDataset
 from recipe.settings import build_cfg
-from trainers.prompting import build_method, load_clip, load_run
+from trainers.prompting import Teacher, build_method, load_clip, load_run
 from trainers.prompting.backbones.openai import OPENAI
 from trainers.prompting.embedded import file_sha256
 from trainers.prompting.record.predictions import read_predictions
 from trainers.prompting.storage.features import read_features
-from trainers.prompting.teacher import Teacher
 from trainers.prompting.trainer.feature_rows import clip_of
 
 EXPECTED = json.loads((ROOT / "tests" / "golden" / "whurs19.json").read_text())

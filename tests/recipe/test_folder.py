@@ -76,27 +76,22 @@ def test_temporary_files_of_a_killed_run_are_removed(tmp_path):
         assert not any(half.exists() for half in halves)
 
 
-def test_a_folder_in_place_of_the_results_is_reported(tmp_path, capsys):
-    (tmp_path / "out" / "results.json").mkdir(parents=True)
-    assert run(tmp_path, "ZeroshotCLIP", tmp_path / "out") == 1
-    assert "results.json' cannot be written or read (Is a directory)" in capsys.readouterr().err
+BELONGS = "File exists): a folder belongs there: remove that"
 
 
-@pytest.mark.parametrize("name", ["tensorboard", "prompt_learner"])
-def test_a_file_in_place_of_a_folder_is_reported(tmp_path, capsys, name):
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / name).touch()
-    assert run(tmp_path, "CoOp", tmp_path / "out", 1) == 1
-    said = f"{name}' cannot be written or read (File exists): a folder belongs there: remove that"
-    assert said in capsys.readouterr().err
-
-
-def test_an_impossible_output_folder_is_reported(tmp_path, capsys):
-    (tmp_path / "file").touch()
-    for place, why in (("file", "File exists"), ("file/x", "Not a directory")):
-        assert run(tmp_path, "CoOp", tmp_path / place) == 1
-        line = capsys.readouterr().err.splitlines()[-1]
-        assert f"error: '{tmp_path / place}' cannot be written or read ({why}): " in line
+@pytest.mark.parametrize(("there", "folder", "why"), [
+    ("out/results.json/", "out", "Is a directory"), ("out/tensorboard", "out", BELONGS),
+    ("out/prompt_learner", "out", BELONGS), ("out", "out", BELONGS),
+    ("a", "a/x", "Not a directory"),
+])  # fmt: skip
+def test_what_is_in_the_way_is_named(tmp_path, capsys, there, folder, why):
+    path = tmp_path / there
+    path.parent.mkdir(exist_ok=True)
+    path.mkdir() if there.endswith("/") else path.touch()
+    assert run(tmp_path, "CoOp", tmp_path / folder, 1) == 1
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith("error: '") and f"' cannot be written or read ({why}" in line
+    assert f"'{path if folder in there else tmp_path / folder}'" in line
 
 
 def test_results_of_an_earlier_run_do_not_outlive_the_start_of_another(tmp_path, monkeypatch):

@@ -1,9 +1,102 @@
-"""The cfg of a run, as the log shows it."""
+"""Settings of a run: what its log shows, and keys that its method does not read."""
+
+import json
+from dataclasses import dataclass
 
 import pytest
+from dassl.engine import TRAINER_REGISTRY
+from paths import ROOT
+from tiny import run
 
+import train
+from benchmark.__main__ import main
 from recipe.configs import read_keys
-from recipe.settings import build_cfg, cfg_text
+from recipe.settings import build_cfg, cfg_text, changed_settings, effective
+from trainers.prompting import register
+from trainers.prompting.method import METHODS
+from trainers.prompting.methods.coop import CoOp
+
+EMOJI = ["--dataset-config-file", str(ROOT / "configs/datasets/emoji.yaml")]
+
+
+@pytest.fixture
+def mine(tmp_path, monkeypatch):
+    """A CoOp with a node of its own and a config file on top of CoOp's; returns that file."""
+
+    monkeypatch.setattr(TRAINER_REGISTRY, "_objects", dict(TRAINER_REGISTRY._objects))
+
+    @register
+    class Renamed(CoOp):
+        node = "RENAMED"
+
+        @dataclass(frozen=True)
+        class Settings(CoOp.Settings):
+            WEIGHT: float = 1.0
+
+    file = tmp_path / "Renamed" / "emoji.yaml"
+    file.parent.mkdir()
+    file.write_text("BASE: CoOp/emoji\nTRAINER: {RENAMED: {WEIGHT: 2.0}}\n")
+    yield file
+    del METHODS["Renamed"]
+
+
+def cfg(trainer, file, *words, flags=()):
+    words = ["--trainer", trainer, "--config-file", str(file), *EMOJI, *flags, *words]
+    return train.setup_cfg(train.parse_args(words))
+
+
+@pytest.mark.parametrize(
+    ("key", "hint"),
+    [
+        ("TRAINER.COOP.N_CTX", "set TRAINER.RENAMED.N_CTX, or leave it out"),
+        ("TRAINER.ALIGN.BETA", "leave it out"),
+    ],
+)
+def test_on_a_command_line_they_are_refused(mine, tmp_path, capsys, key, hint):
+    assert run(tmp_path, "Renamed", None, 1, extra=[key, "4"]) == 2
+    assert capsys.readouterr().err == (
+        f"error: The command line sets {key}, which Renamed does not read (its node is "
+        f"TRAINER.RENAMED): {hint}\n"
+    )
+    assert not (tmp_path / "output").exists()
+    assert cfg("Renamed", mine, key, "4", flags=["--shared"]).TRAINER.RENAMED.WEIGHT == 2
+
+
+def test_keys_of_a_shared_node_that_only_another_method_reads(tmp_path, capsys):
+    assert run(tmp_path, "CoOp", None, 1, extra=["TRAINER.COOP.W", "4"]) == 2
+    assert "sets TRAINER.COOP.W, which CoOp does not read" in capsys.readouterr().err
+
+
+def test_in_a_config_file_they_are_named_and_recorded(mine, tmp_path, capsys):
+    file = tmp_path / "short.yaml"
+    file.write_text("TRAINER: {COOP: {N_CTX: 2}, RENAMED: {WEIGHT: 1.0}, ALIGN: {M: 3}}\n")
+    assert run(tmp_path, "Renamed", None, 1, "--config-file", str(file)) == 0
+    said = capsys.readouterr().out
+    assert (
+        "warning: config files set TRAINER.ALIGN.M, TRAINER.COOP.N_CTX, which Renamed does not "
+        "read: its node is TRAINER.RENAMED\n"
+    ) in said
+    record = json.loads((tmp_path / "output" / "results.json").read_text())
+    assert record["config"]["TRAINER"]["UNREAD"] == ["TRAINER.ALIGN.M", "TRAINER.COOP.N_CTX"]
+    assert main(["report", str(tmp_path / "output")]) == 0
+    assert "TRAINER.ALIGN.M, TRAINER.COOP.N_CTX" in capsys.readouterr().out
+
+
+def test_those_of_another_method_count_and_those_of_a_base_do_not(mine):
+    assert cfg("Renamed", mine).TRAINER.UNREAD == []
+    mine.write_text(mine.read_text().replace("TRAINER: {", "TRAINER: {COOP: {N_CTX: 2}, "))
+    assert cfg("Renamed", mine).TRAINER.UNREAD == ["TRAINER.COOP.N_CTX"]
+    of_align = cfg("CoOp", ROOT / "configs/trainers/ALIGN/emoji.yaml").TRAINER.UNREAD
+    assert "TRAINER.ALIGN.N_CTX" in of_align
+    assert cfg("CoOp", ROOT / "configs/trainers/CoOp/emoji.yaml").TRAINER.UNREAD == []
+
+
+def test_keys_that_all_methods_read_are_shown_though_one_has_them_for_its_own():
+    """PromptSRC has OPTIM.MAX_EPOCH among its keys."""
+    file = ROOT / "configs/trainers/CoOp/emoji.yaml"
+    two, three = (cfg("CoOp", file, "OPTIM.MAX_EPOCH", n, "SEED", "5") for n in "23")
+    assert {"OPTIM.MAX_EPOCH: 3", "SEED: 5"} < {*changed_settings(three).splitlines()}
+    assert effective(two) != effective(three)
 
 
 @pytest.mark.parametrize(
