@@ -6,7 +6,6 @@ from paths import ROOT
 from benchmark.__main__ import main
 from benchmark.inspect import backbones
 from trainers.prompting.backbones import openclip
-from trainers.prompting.use.commands.info import describe_clip
 
 open_clip = pytest.importorskip("open_clip", reason="open_clip_torch is not installed")
 OUTSIDE = {  # texts whose config is on the hub only
@@ -65,8 +64,9 @@ def test_an_architecture_is_checked_without_its_weights(capsys):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["ViT-B-32-SigLIP2-256", "RN50"])
-def test_sides_decide_what_runs(name):
-    first, run, *rest = describe_clip(f"open_clip:{name}")
+def test_sides_decide_what_runs(name, capsys):
+    assert main(["info", f"open_clip:{name}"]) == 0
+    _, run, *rest = capsys.readouterr().out.splitlines()
     assert ("ALIGN" in run) == (name != "RN50") and "CoOp" in run and rest
     if name != "RN50":
         refused = sorted(", ".join(line.partition(":")[0] for line in rest).split(", "))

@@ -8,7 +8,6 @@ import sys
 
 import pytest
 from PIL import Image
-from tiny import run
 
 from benchmark.__main__ import main
 from trainers.prompting.use.commands import predict as module
@@ -16,21 +15,12 @@ from trainers.prompting.use.commands import predict as module
 HOSTILE = b"\xff\x1b[2J.png"  # not UTF-8; would clear a terminal
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """Return the folder of a run."""
-    root, streams = tmp_path_factory.mktemp("runs"), (sys.stdout, sys.stderr)
-    assert run(root, "CoOp", root / "CoOp", 1) == 0
-    sys.stdout, sys.stderr = streams
-    return root / "CoOp"
-
-
 @pytest.fixture
-def predict(trained, capsys):
+def predict(runs, capsys):
     """A function that runs predict, checks its exit code and returns its output."""
 
     def call(*words, code=0):
-        assert main(["predict", "--model-dir", str(trained), *map(str, words)]) == code
+        assert main(["predict", "--model-dir", str(runs / "CoOp"), *map(str, words)]) == code
         return capsys.readouterr()
 
     return call

@@ -38,8 +38,7 @@ def program(having: str) -> str:
 
 @pytest.mark.slow  # traces a model, and imports PyTorch or onnxruntime in another process
 @pytest.mark.parametrize(
-    ("file", "missing"),
-    [("mine.pt2", OURS), ("mine.onnx", [*OURS, "torch", "torchvision"])],
+    ("file", "missing"), [("mine.pt2", OURS), ("mine.onnx", [*OURS, "torch", "torchvision"])]
 )
 def test_an_exported_file_is_used_without_this_project(runs, tmp_path, file, missing):
     if file == "mine.onnx":

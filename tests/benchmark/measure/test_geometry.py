@@ -3,57 +3,33 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from models import settings
 
 from benchmark.measure.geometry import BERT, GEOMETRY, SIGLIP, untrained_clip
-from trainers.prompting import UserError, build_clip, build_method
+from trainers.prompting import UserError, build_method
 from trainers.prompting.building.config import methods_on
 from trainers.prompting.method import METHODS
 
 NAMES = ["forest", "sea or lake", "annual crop land"]
 OF_LOSS = "mid_image_trans."  # of TextRefiner: logits do not depend on it
-SHALLOW = {
-    "TPS": {"SENTENCES": {"*": ["a photo of a {}."]}},
+OWN = {  # settings besides those that fit four blocks
     "TwoSFS": {"STAGE": 1},
-    "CrossModal": {"ITERS": 9},
-    "VPT": {"PROMPT_DEPTH_VISION": 2},
-    "IVLP": {"PROMPT_DEPTH_VISION": 2, "PROMPT_DEPTH_TEXT": 1, "N_CTX_VISION": 3},
-    "MaPLe": {"PROMPT_DEPTH": 2},
-    "UPT": {"PROMPT_DEPTH": 2},
-    "ALIGN": {"DEPTH": 2, "M": 2, "N": 3},
-    "PromptSRC": {"PROMPT_DEPTH_VISION": 2, "PROMPT_DEPTH_TEXT": 2},
-    "CoPrompt": {"PROMPT_DEPTH": 2},
-    "MultiModalAdapter": {"ADAPTER_START": 0, "ADAPTER_END": 2},
-    "HiCroPL": {"PROMPT_DEPTH": 2, "CROSS_LAYER": 1, "SENTENCES": {"*": ["a {}."]}},
-    "MMRL": {"REP_LAYERS": [1, 2]},
-    "MMRLpp": {"REP_LAYERS": [1, 2]},
-    "SkipTuning": {"START_LAYER": 1, "TOP_RATIO": 1.0},
+    "SkipTuning": {"TOP_RATIO": 1.0},
+    "TransCLIP": {"FEW_SHOT": False},
     "CLIPLoRA": {"PARAMS": ["q", "o", "fc", "proj"], "DROPOUT_RATE": 0.0},
-    "MMP": {"TEXT_PROMPT_DEPTH": 2, "VISION_PROMPT_NUMBER": 2, "TEXT_PROMPT_NUMBER": 2},
 }
 
 
-def small_clip(vision_layers, vision_width, patch, resolution):
+def small_clip(vision_layers, vision_width, patch, resolution, text_layers=3):
     torch.manual_seed(0)
-    return build_clip(
-        {
-            "embed_dim": 32,
-            "image_resolution": resolution,
-            "vision_layers": vision_layers,
-            "vision_width": vision_width,
-            "vision_patch_size": patch,
-            "context_length": 77,
-            "vocab_size": 49408,
-            "transformer_width": 64,
-            "transformer_heads": 1,
-            "transformer_layers": 3,
-        }
-    )
+    vision = resolution, vision_layers, vision_width, patch
+    return untrained_clip((32, *vision, 77, 49408, 64, 1, text_layers))
 
 
 @pytest.fixture(scope="module")
 def uneven_clip():
-    """Return a CLIP with text width 64, image width 128, feature width 32; 3 and 2 blocks."""
-    return small_clip(2, 128, 8, 32)
+    """Return a CLIP with text width 64, image width 128, feature width 32; 5 and 4 blocks."""
+    return small_clip(4, 128, 8, 32, text_layers=5)
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +39,7 @@ def resnet():
 
 @pytest.mark.parametrize("method", [name for name in METHODS if name != "PromptKD"])  # no teacher
 def test_every_method_works_where_all_widths_differ(uneven_clip, method):
-    node = SHALLOW.get(method, {}) | ({"INSERT_BLOCK": 1} if method == "TCP" else {})
+    node = settings(method) | OWN.get(method, {})
     built = build_method(method, node, uneven_clip, NAMES)
     if built.support_passes:
         built.make_room(3)
@@ -87,7 +63,7 @@ def test_every_method_works_where_all_widths_differ(uneven_clip, method):
 )
 def test_visual_prompts_need_a_vit(resnet, method):
     with pytest.raises(UserError, match="backbone is a ResNet") as error:
-        build_method(method, SHALLOW[method], resnet, NAMES)
+        build_method(method, settings(method), resnet, NAMES)
     assert "choose a ViT" in str(error.value) and "\n" not in str(error.value)
 
 

@@ -9,7 +9,7 @@ from benchmark.__main__ import main
 from benchmark.measure import speed, speed_tables
 from benchmark.measure.case import Case
 from benchmark.measure.public import Public, check_public, check_public_precision
-from trainers.prompting.errors import UserError
+from trainers.prompting import UserError
 
 TINY = (64, 32, 2, 64, 16, 77, 49408, 64, 1, 2)
 FILES = {
@@ -157,10 +157,11 @@ def test_code_with_loops_of_its_own_is_timed(trainer, training, products, tmp_pa
     assert len(public.record["processor_seconds"]) == 1
 
 
-def test_code_of_one_method_is_not_timed_beside_others(tmp_path, capsys):
-    folder = written(LOOPS["TPT"], tmp_path)
-    assert main(["measure", "speed", "--public", str(folder), "--trainers", "TPT", "CoOp"]) == 2
-    assert "is the code of TPT alone: add --trainers TPT" in capsys.readouterr().err
+def test_code_of_one_method_is_not_timed_beside_others(tmp_path, refusal):
+    said = refusal(
+        "speed", "--public", written(LOOPS["TPT"], tmp_path), "--trainers", "TPT", "CoOp"
+    )
+    assert "is the code of TPT alone: add --trainers TPT" in said
 
 
 @pytest.mark.parametrize(("files", "device", "precision", "choices"), [
@@ -180,12 +181,11 @@ def test_precisions_of_public_code(files, device, precision, choices, tmp_path):
     )
 
 
-def test_a_precision_is_refused_before_anything_is_measured(checkout, capsys):
-    words = ["--public", str(checkout), "--trainers", "CoOp", "--precision"]
-    for more, choices in ((["amp"], "fp32\n"), (["bf16", "--launches"], "fp32 or amp\n")):
-        assert main(["measure", "speed", *words, *more]) == 2
-        sentence = f"does not compute in {more[0]} on cpu: choose --precision {choices}"
-        assert sentence in capsys.readouterr().err
+@pytest.mark.parametrize(("more", "choices"), [("amp", "fp32"), ("bf16 --launches", "fp32 or amp")])
+def test_a_precision_is_refused_before_anything_is_measured(checkout, refusal, more, choices):
+    words = ["--public", checkout, "--trainers", "CoOp", "--precision", *more.split()]
+    said = refusal("speed", *words)
+    assert f"compute in {more[:4].strip()} on cpu: choose --precision {choices}\n" in said
 
 
 def test_trainers_count_before_loops(tmp_path):
@@ -221,20 +221,7 @@ def test_steps_of_public_code_are_timed_in_turn_with_ours(checkout, tmp_path, mo
     assert "Public / ours" in out
 
 
-@pytest.mark.parametrize(
-    ("parts", "sentence"),
-    [
-        (None, "is not a folder: give a checkout of published code"),
-        (["train.py"], "has no trainers and no clip: give a checkout of CoOp, MaPLe, ALIGN or"),
-    ],
-)
-def test_other_folders_are_refused(tmp_path, capsys, parts, sentence):
-    folder = tmp_path / "folder"
-    if parts is not None:
-        folder.mkdir()
-        for name in parts:
-            (folder / name).touch()
-    assert main(["measure", "speed", "--public", str(folder)]) == 2
-    out, err = capsys.readouterr()
-    assert not out and err.count("\n") == 1
-    assert err.startswith(f"python -m benchmark measure speed: --public '{folder}' {sentence}")
+def test_other_folders_are_refused(tmp_path, refusal):
+    (tmp_path / "train.py").touch()
+    said = refusal("speed", "--public", tmp_path)
+    assert said.startswith(f"--public '{tmp_path}' has no trainers and no clip: give a checkout of")

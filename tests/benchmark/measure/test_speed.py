@@ -78,6 +78,20 @@ def inline(tiny, monkeypatch):
     return tiny
 
 
+@pytest.fixture
+def measured(inline, tmp_path, capsys):
+    """Return a function that gives the records of a measurement, and what it prints."""
+
+    def call(*words):
+        file = tmp_path / "speed.json"
+        assert main([*inline, *words, "--format", "markdown", "--json", str(file)]) == 0
+        found, (out, err) = json.loads(file.read_text()), capsys.readouterr()
+        assert found["arguments"]["classes"] == [5] and found["torch"] == torch.__version__
+        return found["records"], out, err
+
+    return call
+
+
 def model(trainer="ALIGN", classes=5, batch=1, **more):
     return Model(Case(trainer, TINY, classes, batch, "cpu", "fp32", 1, **more))
 
@@ -92,15 +106,9 @@ def cells(text: str, name: str) -> list[str]:
 
 
 @pytest.mark.slow
-def test_the_tables_show_what_the_file_has(inline, tmp_path, capsys):
-    file = tmp_path / "speed.json"
-    words = ["--trainers", "ALIGN", "--format", "markdown", "--json", str(file)]
-    assert main([*inline, *words]) == 0
-    out, err = capsys.readouterr()
-    found = json.loads(file.read_text())
-    assert found["arguments"]["classes"] == [5] and found["torch"] == torch.__version__
+def test_the_tables_show_what_the_file_has(measured):
+    (record,), out, err = measured("--trainers", "ALIGN")
     assert "ALIGN, 5 classes, fp32: step 1 of 1" in err
-    (record,) = found["records"]
     training, evaluation = record["training"], record["evaluation"]
     assert f"{training['operations'] / 1e12:.3g}" in cells(out, "ALIGN, 5, fp32")
     shown = cells(out, "ALIGN, 5, fp32")
@@ -121,13 +129,11 @@ def test_a_plug_in_is_measured_here_and_in_separate_processes(how, request, plug
 
 
 @pytest.mark.slow
-def test_shares_of_the_peak_do_not_see_what_other_programs_take(inline, tmp_path, monkeypatch):
+def test_shares_of_the_peak_do_not_see_what_other_programs_take(measured, monkeypatch):
     """Each call waits an hour for the processor."""
-    hours, measured = count(), counting.time.perf_counter
-    monkeypatch.setattr(counting.time, "perf_counter", lambda: measured() + 3600 * next(hours))
-    file = tmp_path / "speed.json"
-    assert main([*inline, "--trainers", "ALIGN", "--json", str(file)]) == 0
-    (record,) = json.loads(file.read_text())["records"]
+    hours, clock = count(), counting.time.perf_counter
+    monkeypatch.setattr(counting.time, "perf_counter", lambda: clock() + 3600 * next(hours))
+    (record,), *_ = measured("--trainers", "ALIGN")
     for part in (record["training"], record["evaluation"]):
         (wall,), (processor,), rate = part["seconds"], part["processor_seconds"], part["peak_rate"]
         assert wall > 3600 > processor and rate > 2 * 128**3  # a second for a product
@@ -139,11 +145,9 @@ def test_shares_of_the_peak_do_not_see_what_other_programs_take(inline, tmp_path
 
 
 @pytest.mark.slow
-def test_each_set_of_settings_has_a_row(inline, tmp_path, capsys):
-    file = tmp_path / "speed.json"
-    words = ["--set", "M=1", "--set", "M=2", "N=1", "--format", "markdown", "--json", str(file)]
-    assert main([*inline, "--trainers", "ALIGN", *words]) == 0
-    out, (one, other) = capsys.readouterr().out, json.loads(file.read_text())["records"]
+def test_each_set_of_settings_has_a_row(measured):
+    words = ["--trainers", "ALIGN", "--set", "M=1", "--set", "M=2", "N=1"]
+    (one, other), out, _ = measured(*words)
     assert [one["settings"], other["settings"]] == [{"M": 1}, {"M": 2, "N": 1}]
     for record, name in ((one, "ALIGN, 5, fp32, M 1"), (other, "ALIGN, 5, fp32, M 2, N 1")):
         for part in ("training", "evaluation"):
@@ -161,13 +165,10 @@ DIFFERENT = ["ALIGN", "GalLoP", "CLIPLoRA", "TPT", "TDA", "TipAdapterF", "ProLIP
     [["ZeroshotCLIP", "CoOp"], pytest.param(DIFFERENT, marks=pytest.mark.slow)],
     ids=["few", "more"],
 )
-def test_methods_side_by_side(inline, tmp_path, capsys, monkeypatch, asked):
+def test_methods_side_by_side(measured, monkeypatch, asked):
     every = {name: kind for name, kind in METHODS.items() if name in asked or kind.unlabelled}
     monkeypatch.setattr(speed, "METHODS", every)  # all that are labelled, if none is named
-    file = tmp_path / "speed.json"
-    words = ["--format", "markdown", "--json", str(file)]
-    assert main([*inline, "--precision", "amp", *words]) == 0
-    records = json.loads(file.read_text())["records"]
+    records, out, _ = measured("--precision", "amp")
     assert {record["trainer"] for record in records} == {*asked}
     for record in records:
         assert ("training" in record) == (record["trainer"] in TRAINED)
@@ -175,13 +176,12 @@ def test_methods_side_by_side(inline, tmp_path, capsys, monkeypatch, asked):
         transport = record["trainer"] in TRANSPORT
         if "training" in record:
             assert (record["training"]["transport_share"] is not None) == transport
-    out = capsys.readouterr().out
     assert all(out.count(f"{name}, 5, amp") == 1 + (name in TRAINED) for name in asked)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("part", ["training", "evaluation"])
-def test_out_of_memory_ends_one_case_only(inline, part, monkeypatch, capsys, tmp_path):
+def test_out_of_memory_ends_one_case_only(measured, part, monkeypatch):
     measure = getattr(speed, part)
 
     def full(case, *args):
@@ -190,12 +190,8 @@ def test_out_of_memory_ends_one_case_only(inline, part, monkeypatch, capsys, tmp
         return measure(case, *args)
 
     monkeypatch.setattr(speed, part, full)
-    file = tmp_path / "speed.json"
-    words = ["--trainers", "MaPLe", "CoOp", "--json", str(file), "--format", "markdown"]
-    assert main([*inline, *words]) == 0
-    out, err = capsys.readouterr()
+    (maple, coop), out, err = measured("--trainers", "MaPLe", "CoOp")
     assert "MaPLe, 5 classes, fp32: out of memory" in err
-    maple, coop = json.loads(file.read_text())["records"]
     assert maple.pop(part) == {"problem": "out of memory"}
     assert maple["evaluation" if part == "training" else "training"]["seconds"]
     assert coop["training"]["seconds"] and coop["evaluation"]["seconds"]
@@ -218,13 +214,10 @@ def test_a_step_takes_no_more_operations_than_it_did(trainer):
 
 
 @pytest.mark.parametrize("name", ["CoOp", "TipAdapter"])
-def test_launches_are_counted_and_shown(inline, name, tmp_path, capsys):
-    file = tmp_path / "speed.json"
-    words = ["--launches", "--trainers", name, "--format", "markdown", "--json", str(file)]
-    assert main([*inline, *words]) == 0
-    (record,) = json.loads(file.read_text())["records"]
+def test_launches_are_counted_and_shown(measured, name):
+    (record,), out, _ = measured("--launches", "--trainers", name)
     assert ("training" in record) == METHODS[name].trains
-    row = cells(capsys.readouterr().out, f"{name}, 5, fp32")
+    row = cells(out, f"{name}, 5, fp32")
     subject = model(name, classes=5, batch=1) if METHODS[name].trains else None
     for part in (record[key] for key in ("training", "evaluation") if key in record):
         assert min(part["processor_seconds"] + part["accelerator"]["processor_seconds"]) > 0
@@ -307,18 +300,15 @@ def test_a_budget_that_is_too_small_is_reported(call):
         ("--public . --trainers ALIGN --set BETA=0", "--set is passed on to public code"),
         ("--format pdf", "argument --format: invalid choice: 'pdf'"),
         ("--speed 3", "unrecognized arguments: --speed 3"),
+        ("--backbone SigLIP2-B/16 --trainers CoPrompt MMRL", "class token"),
+        ("--backbone SigLIP2-B/16 --public .", "--public code has no SigLIP2-B/16"),
+        ("--backbone BiomedCLIP --public .", "--public code has no BiomedCLIP"),
+        ("--public nowhere", "'nowhere' is not a folder: give a checkout of published code"),
     ],
 )
-def test_bad_input_is_one_sentence(words, sentence, monkeypatch, capsys):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+def test_bad_input_is_one_sentence(words, sentence, monkeypatch, refusal):
     monkeypatch.setattr(speed, "in_process", None)  # refused before any process is started
-    try:
-        code = main(["measure", "speed", *words.split()])
-    except SystemExit as ended:
-        code = ended.code
-    out, err = capsys.readouterr()
-    assert code == 2 and not out and err.count("\n") == 1
-    assert err.startswith(f"python -m benchmark measure speed: {sentence}")
+    assert sentence in refusal("speed", *words.split())
 
 
 def test_a_file_that_cannot_be_written_is_reported(inline, tmp_path, capsys):
@@ -367,17 +357,3 @@ def test_sentences_of_bert_are_not_padded_to_the_context(inline, monkeypatch, ca
         for name in ("tiny", "long")
     )
     assert short == long
-
-
-@pytest.mark.parametrize(
-    "words, sentence",
-    [
-        (["SigLIP2-B/16", "--trainers", "CoPrompt", "MMRL"], "class token"),
-        (["SigLIP2-B/16", "--public", "."], "--public code has no SigLIP2-B/16"),
-        (["BiomedCLIP", "--public", "."], "--public code has no BiomedCLIP"),
-    ],
-)
-def test_what_does_not_run_is_refused_first(words, sentence, monkeypatch, capsys):
-    monkeypatch.setattr(speed, "in_process", None)  # before any process is started
-    assert main(["measure", "speed", "--backbone", *words]) == 2
-    assert sentence in capsys.readouterr().err

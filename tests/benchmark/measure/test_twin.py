@@ -302,12 +302,11 @@ def test_a_key_goes_to_the_methods_that_read_it():
     assert "TRAINER.IVLP.N_CTX_TEXT" not in vpt and "TRAINER.VPT.N_CTX_VISION" not in ivlp
 
 
-def test_a_clip_of_another_class_is_refused(checkout, capsys, monkeypatch):
+def test_a_clip_of_another_class_is_refused(checkout, refusal, monkeypatch):
     monkeypatch.setattr("benchmark.measure.twin.load_clip", lambda name: torch.nn.Identity())
-    assert twin(checkout, "--trainers", "CoOp") == 2
-    assert "is not of the class that published code builds" in capsys.readouterr().err
+    said = refusal("twin", checkout, "--trainers", "CoOp", "--backbone", TINY)
+    assert "is not of the class that published code builds" in said
 
 
-def test_a_folder_that_is_no_checkout(tmp_path, capsys):
-    assert main(["measure", "twin", str(tmp_path), "--trainers", "CoOp"]) == 2
-    assert "CHECKOUT '" in capsys.readouterr().err
+def test_a_folder_that_is_no_checkout(tmp_path, refusal):
+    assert "CHECKOUT '" in refusal("twin", tmp_path, "--trainers", "CoOp")

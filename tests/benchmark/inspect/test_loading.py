@@ -1,0 +1,197 @@
+"""Loading runs: what is refused in a checkpoint, and plug-ins that it names and nobody trusts."""
+
+import os
+import re
+
+import dassl.utils
+import pytest
+import torch
+from paths import GOLDEN
+
+from benchmark.__main__ import main
+from trainers.prompting import UserError, load_run
+from trainers.prompting.plugins import load_plugins
+
+FILE = "prompt_learner/model.pth.tar-1"
+
+
+def images_of(root):
+    return sorted((root / "tiny_colours").glob("test_*.png"))
+
+
+@pytest.fixture
+def state(runs):
+    """The content of CoOp's checkpoint."""
+    return torch.load(runs / "CoOp" / FILE, weights_only=True)
+
+
+def save(state, folder):
+    (folder / FILE).parent.mkdir(parents=True, exist_ok=True)
+    torch.save(state, folder / FILE)
+    return folder
+
+
+def predict(capsys, folder, image, *more):
+    code = main(["predict", "--model-dir", str(folder), str(image), *map(str, more)])
+    out = capsys.readouterr()
+    return code, out.out, out.err
+
+
+def changed(**parts):
+    return lambda state: state | parts
+
+
+def setting(key, text):
+    """Return a change of a setting, and what is said of it."""
+    change = lambda state: state | {"settings": state["settings"] | {key: text}}  # noqa: E731
+    return change, f"for the setting {key}, which is impossible"
+
+
+def context(change):
+    return lambda state: state | {"state_dict": {"ctx": change(state["state_dict"]["ctx"])}}
+
+
+NOTHING = "does not say what made it"
+WRONG = {  # the change of a checkpoint, and what is said
+    "of public code": (lambda x: {k: x[k] for k in ("state_dict", "epoch")}, NOTHING),
+    "settings": (changed(settings="x"), "has no valid 'settings'"),
+    "class names": (changed(classnames=7), "has no valid 'classnames'"),
+    "epoch": (changed(epoch=None), NOTHING),
+    "plug-ins": (changed(plugins=[3]), "has no valid 'plugins'"),
+    "weights": (changed(backbone="/gone/clip.pt"), "no weight file '/gone/clip.pt'"),
+    "a text for all": (changed(state_dict="x"), "has no valid 'state_dict'"),
+    "a text": (context(lambda ctx: "x"), "is a str and no"),
+    "sparse": (context(torch.Tensor.to_sparse), "is a Tensor of torch.float32 (torch.sparse_coo)"),
+    "whole numbers": (context(torch.Tensor.long), "is a Tensor of torch.int64"),
+    "complex": (context(lambda ctx: ctx.to(torch.complex64)), "is a Tensor of torch.complex64"),
+    "too large": (context(lambda ctx: ctx.double() + 1e300), "are not finite"),
+    "a key": setting("OPTIM.LR.X", "1"),
+    "a value for a node": setting("MODEL", "3"),
+    "nothing for a node": setting("MODEL.BACKBONE", "None"),
+    "a node for a method": setting("TRAINER.COOP", "'x'"),
+    "a node for a value": setting("TRAINER.NAME.X", "1"),
+    "a number for a list": setting("INPUT.TRANSFORMS", "7"),
+    "a word for a number": setting("DATASET.NUM_SHOTS", "many"),
+    "too deep to read": setting("DATASET.NUM_SHOTS", "-" * 100_000 + "1"),
+    "no key of a mapping": setting("DATASET.NUM_SHOTS", "{[]: 1}"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_a_checkpoint_that_cannot_be_used_is_one_sentence(runs, state, capsys, tmp_path, case):
+    change, said = WRONG[case]
+    save(change(state), tmp_path)
+    with pytest.raises(UserError, match=re.escape(said)) as error:
+        load_run(tmp_path)
+    assert len(str(error.value)) < 500
+    code, out, err = predict(capsys, tmp_path, images_of(runs)[0])
+    assert code == 2 and not out and err.count("\n") == 1 and said in err
+
+
+def test_a_run_whose_weights_have_moved(runs, state, capsys, tmp_path):
+    save(state | {"backbone": "/gone/clip.pt"}, tmp_path)
+    moved = "--backbone", GOLDEN / "tiny_clip_seed0.safetensors"
+    assert predict(capsys, tmp_path, images_of(runs)[0], *moved)[0] == 0
+
+
+def test_a_context_for_each_class_has_no_other_classes(state, tmp_path):
+    save(state | {"settings": state["settings"] | {"TRAINER.COOP.CSC": "True"}}, tmp_path)
+    with pytest.raises(UserError, match=r"of its training: use it only on those classes"):
+        load_run(tmp_path, classnames=["river", "forest"])
+
+
+def test_paths_that_are_not_a_run_folder_are_reported(runs, capsys, tmp_path):
+    file = tmp_path / "file"
+    file.touch()
+    for folder in (tmp_path / "gone", file):
+        why = "holds no run to load, as there is no such folder: give the output folder of one run"
+        with pytest.raises(UserError, match=f"'{folder}' {why}"):
+            load_run(folder)
+    with pytest.raises(UserError, match=f"'{tmp_path}' holds no run to load"):
+        load_run(tmp_path)
+    (tmp_path / "prompt_learner" / "model.pth.tar-1").mkdir(parents=True)
+    code, _, err = predict(capsys, tmp_path, images_of(runs)[0])
+    assert code == 2 and "model.pth.tar-1' is a folder, but a checkpoint is a file" in err
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs a pipe")
+def test_a_pipe_in_place_of_a_checkpoint_is_refused_at_once(state, tmp_path):
+    save(state, tmp_path)
+    (tmp_path / FILE).unlink()
+    os.mkfifo(tmp_path / FILE)
+    with pytest.raises(dassl.utils.UserError, match="There is no checkpoint"):
+        load_run(tmp_path)
+
+
+def test_a_run_loads_without_its_record(state, tmp_path):
+    """The checkpoint is enough; even a folder called results.json does not matter."""
+    names = [*state["classnames"][:3], state["classnames"][0]]  # as some classes of ImageNet have
+    save(state | {"classnames": names}, tmp_path)
+    (tmp_path / "results.json").mkdir()
+    assert load_run(tmp_path).classnames == names
+
+
+PLUGIN = """
+from pathlib import Path
+from trainers.prompting import register
+from trainers.prompting.methods.coop import CoOp
+
+Path(__file__).with_name("imported").touch()
+
+
+@register
+class Mine(CoOp):
+    node = "MINE"
+"""
+
+
+@pytest.fixture
+def run_of_plugin(state, tmp_path):
+    """Return the folder of a run whose checkpoint names a plug-in: `mine.py` in that folder."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "mine.py").write_text(PLUGIN)
+    state |= {"trainer": "Mine", "plugins": [str(folder / "mine.py")]}
+    settings = state["settings"].items()
+    state["settings"] = {k.replace("TRAINER.COOP", "TRAINER.MINE"): v for k, v in settings}
+    return save(state, folder)
+
+
+def commands(folder, runs):
+    use = {
+        "predict": [str(images_of(runs)[0])],
+        "export": ["--output", str(folder / "x.safetensors")],
+        "words": [],
+        "visualize": [],
+    }
+    return [[name, "--model-dir", str(folder), *more] for name, more in use.items()]
+
+
+@pytest.mark.parametrize("i", range(4), ids=["predict", "export", "words", "visualize"])
+def test_a_plugin_that_only_a_checkpoint_names_is_not_imported(run_of_plugin, runs, capsys, i):
+    plugin = run_of_plugin / "mine.py"
+    command = commands(run_of_plugin, runs)[i]
+    assert main(command) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"is of Mine, a method of the plug-in '{plugin}', which is code" in line
+    assert "--plugin" in line and "--trust-run" in line
+    assert not (run_of_plugin / "imported").exists()
+    with pytest.raises(UserError, match="which is code"):
+        load_run(run_of_plugin)
+
+
+@pytest.mark.parametrize("how", ["--plugin", "--trust-run", "plugins", "trust", "imported"])
+def test_a_plugin_that_the_user_names_or_trusts_is_imported_and_printed(
+    run_of_plugin, runs, capsys, how
+):
+    plugin = str(run_of_plugin / "mine.py")
+    if how.startswith("--"):
+        command, *_ = commands(run_of_plugin, runs)
+        assert main([*command, how, *([plugin] if how == "--plugin" else [])]) == 0
+    else:
+        if how == "imported":
+            load_plugins([plugin])
+        load_run(run_of_plugin, **{"plugins": {how: [plugin]}, "trust": {how: True}}.get(how, {}))
+    out = capsys.readouterr()
+    assert f"Plug-in '{plugin}': Mine" in out.err.splitlines() and "Plug-in" not in out.out
+    assert (run_of_plugin / "imported").exists()
