@@ -1,11 +1,10 @@
-"""Rules for the whole source: directions of imports, required packages, lengths of files."""
+"""Rules for the whole source: directions of imports, and required packages."""
 
 import ast
 import functools
 import graphlib
 import importlib.metadata
 import importlib.util
-import inspect
 import re
 import runpy
 import sys
@@ -17,12 +16,9 @@ from packaging.requirements import Requirement
 from paths import ROOT
 
 from trainers.prompting import __version__
-from trainers.prompting.method import Method
-from trainers.prompting.methods import METHODS
 
 PROGRAM = ("train.py", "recipe", "trainers", "benchmark", "datasets")
 UNLIKE = {"open_clip"}  # of open_clip_torch, which is unknown here unless it is installed
-MOST_LINES = 350
 # Takes a hundredth of the time of `ast` for all tests, and sees the programs in their strings.
 IMPORT = re.compile(
     r"^ *(?:from (\w+)[\w.]* import|import (\w+)[\w.]*(?: as \w+)?(?: *#.*)?$)", re.MULTILINE
@@ -196,42 +192,6 @@ def test_methods_know_no_dassl_and_nothing_of_the_repository_around_them():
     assert users["dassl"] | users["yacs"] == OF_DASSL
 
 
-def test_what_replaces_a_hook_leaves_its_types_to_the_base():
-    """A function of a method that no base has is annotated in full."""
-    kinds = {kind for method in METHODS.values() for kind in method.__mro__}
-    built_in = (kind for kind in kinds if kind.__module__.startswith("trainers."))
-    for kind in (kind for kind in built_in if issubclass(kind, Method) and kind is not Method):
-        for name, value in vars(kind).items():
-            function = inspect.unwrap(getattr(value, "fget", value))
-            if inspect.isfunction(function) and function.__name__ == name and name[:2] != "__":
-                code, typed = function.__code__, set(function.__annotations__)
-                of_base = any(name in vars(base) for base in kind.__mro__[1:])
-                arguments = {*code.co_varnames[: code.co_argcount], "return"} - {"self"}
-                assert typed == (set() if of_base else arguments), f"{kind.__name__}.{name}"
-
-
-def texts_like(pattern: str) -> set[tuple[str, str]]:
-    """Return (path, text) of what matches in the code of a run."""
-    found = set()
-    for path in python_files("trainers", "recipe", "examples", "benchmark/inspect"):
-        for text in re.findall(pattern, path.read_text("utf-8")):
-            found.add((path.relative_to(ROOT).as_posix(), text))
-    return found
-
-
-def test_the_keys_of_a_checkpoint_stand_in_one_class():
-    keys = "optimizer|scheduler|scaler|val_result|rng|class_buffers|planned"
-    paths = {path for path, _ in texts_like(f'"({keys})"')}
-    assert paths == {"trainers/prompting/checkpoint/saved.py"}
-
-
-def test_only_the_trainer_sets_its_attributes():
-    assert not texts_like(r"setattr\(trainer,")
-    found = texts_like(r"\btrainer\.(\w+)(?:, [\w.]+)* = ")
-    of_any_dassl = {("recipe/run.py", "before_train")}
-    assert {(path, name) for path, name in found if "inspect" not in path} == of_any_dassl
-
-
 def required() -> set[str]:
     """Return the normalised names of the distributions in the requirements files."""
     lists = "requirements.txt", "requirements-extra.txt"
@@ -264,16 +224,6 @@ def test_every_imported_package_is_required():
             if not {name.lower().replace("_", "-") for name in names} & listed:
                 missing.setdefault(package, set()).add(module_name(path))
     assert missing.keys() <= UNLIKE, missing
-
-
-def test_a_long_file_says_why():
-    long = {}
-    for path in python_files(*PROGRAM, "dassl-lite", "tests"):
-        text = path.read_text("utf-8")
-        lines = len(text.splitlines())
-        if lines > MOST_LINES and "long because" not in (ast.get_docstring(parse(path)) or ""):
-            long[str(path.relative_to(ROOT))] = lines
-    assert not long, f"longer than {MOST_LINES} lines: split, or say 'long because ...' on top"
 
 
 def test_one_version(capsys):
