@@ -91,19 +91,11 @@ def test_a_failed_run_is_named_and_the_others_continue_and_detect_other_classes(
         assert all(0 < number < 100 for number in found.values())
 
 
-@pytest.mark.parametrize(
-    "args, environment, part",
-    [
-        (["emojis"], {}, "did you mean 'emoji'"),
-        (["emoji"], {"TRAINERS": "Align"}, "did you mean 'ALIGN'"),
-        (["emoji"], {"SEEDS": "one"}, "one"),
-    ],
-)
-def test_mistakes_are_reported_before_anything_runs(tmp_path, args, environment, part):
-    process = bash(tmp_path, *args, **environment)
+def test_mistakes_are_reported_before_anything_runs(tmp_path):
+    process = bash(tmp_path, "emoji", TRAINERS="Align")
     assert process.returncode == 2
-    assert part in process.stderr and len(process.stderr.strip().splitlines()) == 1
-    assert not (tmp_path / "out").exists()
+    (line,) = process.stderr.strip().splitlines()
+    assert "did you mean 'ALIGN'" in line and not (tmp_path / "out").exists()
 
 
 @pytest.mark.slow

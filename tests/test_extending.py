@@ -14,14 +14,7 @@ import torch
 from dassl.data.datasets import DATASET_REGISTRY
 from paths import ROOT
 
-from trainers.prompting import (
-    Added,
-    Method,
-    TextEncoder,
-    build_method,
-    load_clip,
-    write_sentences,
-)
+from trainers.prompting import Added, Method, TextEncoder, build_method, load_clip, write_sentences
 from trainers.prompting.building.config import _fill
 from trainers.prompting.building.rebuild import for_classes
 from trainers.prompting.checkpoint.public import PublicFiles
@@ -46,7 +39,7 @@ def checkout(tmp_path):
     for name in (*folders.split(), "train.py"):
         source = ROOT / name
         if source.is_dir():
-            shutil.copytree(source, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+            shutil.copytree(source, tmp_path / name)
         else:
             shutil.copy(source, tmp_path)
     (tmp_path / "anchored.py").write_text(blocks("python")[0])

@@ -50,14 +50,6 @@ def test_the_page_has_all_parts_and_names_a_failed_one(tmp_path):
     assert page.read_text().count(f"--precision fp32 amp fp16 --public {public}") == 4
 
 
-@pytest.mark.slow
-def test_a_part_on_a_cpu(tmp_path):
-    run = report(OUTPUT=str(tmp_path), PARTS="solver", CLASSES="2")
-    assert run.returncode == 0, run.stderr
-    (page,) = tmp_path.iterdir()
-    assert "| token, 4 x 2, 198 x 4, even " in page.read_text()
-
-
 @pytest.mark.parametrize(
     ("variables", "sentence"),
     [

@@ -14,10 +14,9 @@ from tiny import arguments
 
 import train
 from benchmark.__main__ import main as benchmark
+from trainers.prompting import UserError, load_clip
 from trainers.prompting.advice import fits
-from trainers.prompting.backbones import load_clip
 from trainers.prompting.encoders.descriptions import Asked, describe
-from trainers.prompting.errors import UserError
 from trainers.prompting.use.commands import main
 
 

@@ -96,17 +96,6 @@ def test_an_earlier_checkpoint_is_offered(killed, trainer):
     file.with_name("model.pth.tar-1").unlink()
 
 
-@pytest.mark.parametrize("key", ["epoch", "optimizer", "scheduler", "rng"])
-def test_the_same_command_ends_without_a_traceback(killed, capsys, key):
-    root, file, checkpoint = killed
-    torch.save(broken(checkpoint, key, "nonsense"), file)
-    assert run(root) == 2
-    (line,) = capsys.readouterr().err.strip().splitlines()
-    assert line.startswith(f"error: The checkpoint '{file}' {PARTS[key]}")
-    torch.save(checkpoint, file)
-    assert run(root) == 0
-
-
 def test_another_precision_or_kind_of_processor_is_said(killed, capsys):
     root, file, checkpoint = killed
     now = checkpoint["computed"]

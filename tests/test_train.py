@@ -10,7 +10,6 @@ import sys
 import pytest
 import torch
 from paths import GOLDEN, ROOT
-from PIL import Image
 from tiny import arguments, run
 
 import train
@@ -180,30 +179,6 @@ def test_a_small_memory_budget_changes_no_result(tmp_path):
     assert "blocks will be recomputed" in (tmp_path / "little/log.txt").read_text()
     plenty, little = (prompts(tmp_path / name, 1) for name in ("plenty", "little"))
     assert all(torch.allclose(plenty[key], little[key], atol=1e-6) for key in plenty)
-
-
-def test_missing_or_foreign_checkpoints(tmp_path, capsys):
-    out = tmp_path / "out"
-    assert run(tmp_path, "ALIGN", None, 1, "--eval-only", "--model-dir", str(out)) == 2
-    assert "There is no checkpoint" in capsys.readouterr().err
-    assert run(tmp_path, "ALIGN", out, 1) == 0
-    flags = ("--eval-only", "--model-dir", str(out))
-    assert run(tmp_path, "ALIGN", None, 1, *flags, extra=["TRAINER.ALIGN.DEPTH", "3"]) == 2
-    assert "other settings (TRAINER.ALIGN.DEPTH 2, now 3)" in capsys.readouterr().err
-    assert run(tmp_path, "ALIGN", None, 1, *flags, "--load-epoch", "7") == 2
-    assert "model.pth.tar-7" in capsys.readouterr().err
-
-
-def test_a_broken_image_is_named(tmp_path, capsys):
-    assert run(tmp_path, "ZeroshotCLIP") == 0
-    broken = tmp_path / "tiny_colours" / "test_sea_0.png"
-    for content, workers in ((b"", "0"), (b"not an image", "1")):
-        broken.write_bytes(content)
-        assert run(tmp_path, "ZeroshotCLIP", extra=["DATALOADER.NUM_WORKERS", workers]) == 1
-        line = capsys.readouterr().err.strip().splitlines()[-1]
-        assert line.startswith("error: ") and "test_sea_0.png" in line
-    Image.new("L", (32, 32)).save(broken)
-    assert run(tmp_path, "ZeroshotCLIP") == 0
 
 
 def test_one_class_is_too_few(tmp_path, capsys, monkeypatch):

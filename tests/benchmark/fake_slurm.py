@@ -27,10 +27,7 @@ class FakeSlurm:
             program = bin_folder / name
             program.write_text(f'#!/bin/sh\nexec {sys.executable} {__file__} {name} "$@"\n')
             program.chmod(0o755)
-        self.variables = {
-            "PATH": f"{bin_folder}:{os.environ['PATH']}",
-            "FAKE_SLURM": str(folder),
-        }
+        self.variables = {"PATH": f"{bin_folder}:{os.environ['PATH']}", "FAKE_SLURM": str(folder)}
 
     def calls(self) -> list[str]:
         """Return the calls of sbatch until now."""

@@ -65,15 +65,7 @@ def varied(setting, base, new, dataset="emoji", **more) -> list[Outcome]:
     """Return base-to-new outcomes of ALIGN with a setting of --vary, of seeds 1, 2, ..."""
     opts = tuple(setting.replace("=", "+").split("+"))
     return [
-        outcome(
-            "ALIGN",
-            seed,
-            part,
-            value,
-            dataset,
-            opts=opts,
-            **more,
-        )
+        outcome("ALIGN", seed, part, value, dataset, opts=opts, **more)
         for part, values in (("base", base), ("new", new))
         for seed, value in enumerate(values, 1)
     ]
