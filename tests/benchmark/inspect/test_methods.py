@@ -157,7 +157,7 @@ def test_words_without_an_embedding_are_left_out(tiny_clip):
 def test_runs_without_words_to_show_are_refused(tmp_path, capsys):
     out = tmp_path / "out"
     assert main(["words", "--model-dir", str(out)]) == 2
-    assert "does not exist" in capsys.readouterr().err
+    assert "holds no run to load" in capsys.readouterr().err
     assert run(tmp_path, "VPT", out, 1, extra=["TRAINER.VPT.PROMPT_DEPTH_VISION", "1"]) == 0
     capsys.readouterr()
     assert main(["words", "--model-dir", str(out)]) == 2
