@@ -244,7 +244,7 @@ def test_runs_on_both_halves_the_second_without_the_teacher(trained, tmp_path, c
     loaded = load_run(out, HALVES).model
     assert torch.equal(loaded(images), logits)
     assert program(loaded, 32).module()(images).shape == (2, 5)
-    with pytest.raises(UserError, match="no text features of 'tower'. TRAINER.PROMPTKD.TEACHER is"):
+    with pytest.raises(UserError, match="no text features of 'tower'. TRAINER.PROMPTKD.TEACHER: "):
         load_run(out, ["sea", "tower"]).model(images)
     assert run(data, "PromptKD", tmp_path / "bad", 2, extra=[*BASE, *place]) == 2
     assert "as there is no such folder: train a PromptSRC" in capsys.readouterr().err
