@@ -8,9 +8,7 @@ from golden_files import near
 from models import NAMES, align, images, model_of, outcome
 from naive import naive
 
-from trainers.prompting import UserError, build_clip, sinkhorn
-from trainers.prompting.building.config import read_node
-from trainers.prompting.method import METHODS
+from trainers.prompting import build_clip, sinkhorn
 from trainers.prompting.methods import align as module
 
 # ------------------------------------------------------------------ the family
@@ -194,24 +192,6 @@ def test_a_single_class_and_names_with_a_common_start(tiny_clip):
         for beta in (0.0, 1.0):
             logits = align(tiny_clip, 2, 2, names, BETA=beta)(images())
             assert logits.shape == (3, len(names)) and logits.isfinite().all()
-
-
-@pytest.mark.parametrize(
-    ("node", "sentence"),
-    [
-        ({"FORM": "released"}, "FORM is 'released': use --trainer MMP"),
-        ({"FORM": "cosine"}, "FORM is 'cosine' but must be one of paper"),
-        ({"COUPLING": "none"}, "COUPLING is 'none' but M = 4 and N = 4"),
-        ({"BETA": -0.5}, r"BETA is -0.5: it must lie in \[0, inf\)"),
-        ({"BETA_FORM": "mean"}, "BETA_FORM is 'mean' but must be one of additive, convex"),
-        ({"SINKHORN_TOL": 0.0}, "SINKHORN_TOL is 0.0: it must be positive"),
-        ({"SINKHORN_MAX_ITER": 0}, "SINKHORN_MAX_ITER is 0: at least 1"),
-    ],
-)
-def test_invalid_settings_are_refused_before_anything_is_built(node, sentence):
-    with pytest.raises(UserError, match=sentence) as error:
-        read_node(METHODS["ALIGN"], node)
-    assert "\n" not in str(error.value)
 
 
 def test_the_columns_of_the_logits_follow_the_names(tiny_clip):

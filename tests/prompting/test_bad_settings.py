@@ -1,113 +1,320 @@
 """Settings of methods that are refused, each in one sentence, and those that just are not."""
 
+import math
+
 import pytest
 import torch
+from models import NAMES, images, settings
 
 from trainers.prompting import UserError, build_method
 from trainers.prompting.building.config import read_node
 from trainers.prompting.method import METHODS
 
-BAD = [
-    ("TipAdapter", "INIT_ALPHA", -1.0, "INIT_ALPHA is -1.0 but must be 0 or more"),
-    ("TipAdapterF", "INIT_BETA", float("nan"), "INIT_BETA is nan but must be 0 or more"),
-    ("TipAdapter", "AUGMENT_EPOCH", 0, "AUGMENT_EPOCH is 0: at least 1 is needed"),
-    ("TipAdapter", "SEARCH_STEP", [200, 0], "SEARCH_STEP is .* but must be two numbers"),
-    ("TipAdapter", "SEARCH_SCALE", [7], "SEARCH_SCALE is .* but must be two numbers"),
-    ("TipAdapter", "SEARCH_SCALE", ["7", "3"], "but must be a list of numbers, such as"),
-    ("CLIPAdapter", "RATIO", 1.5, "RATIO is 1.5 but must be from 0 to 1"),
-    ("CLAP", "CONSTRAINT", "l3", "CONSTRAINT is 'l3' but must be one of none, l2, cosine"),
-    ("CLAP", "CONSTRAINT", "l2_more", "The part of CONSTRAINT after _ is 'more' but must be one"),
-    ("CLAP", "INIT", "TR", "INIT is 'TR' but must be one of ZS, RANDOM"),
-    ("CLAP", "INIT", "RANDOM", "INIT is RANDOM but CONSTRAINT is l2, which keeps prototypes"),
-    ("CLAP", "ENHANCED_BASE", "x", "ENHANCED_BASE is 'x' but must be one of none"),
-    ("LinearProbe", "C", 0.0, "C is 0.0 but must be positive"),
-    ("LinearProbe", "NUM_STEP", -1, "NUM_STEP is -1 but must be 0 or more"),
-    ("LPPlusPlus", "FORM", "paper", "FORM is 'paper' but must be one of released, cleared"),
-    ("LPPlusPlus", "TRAIN_EPOCH", 0, "TRAIN_EPOCH is 0: at least 1 is needed"),
-    ("CLAP", "REPETITIONS", 0, "REPETITIONS is 0: at least 1 is needed"),
-    ("CrossModal", "IMAGE_LAYER_IDX", 1, "IMAGE_LAYER_IDX must be 0: no layer of CLIP can be"),
-    ("GDA", "FORM", "paper", "FORM is 'paper' but must be one of shrunk, base2new"),
-    ("GDA", "NEIGHBORS", 1, "NEIGHBORS is 1: at least 2 are needed"),
-    ("ProLIP", "LAMBDA", "1/M", r"LAMBDA is '1/M' but must be one of 1/N, 1/N\^2, a number"),
-    ("ProLIP", "LAMBDA", "-1", "LAMBDA is -1.0 but must be 0 or more"),
-    ("ProLIP", "AUG_VIEWS", 0, "AUG_VIEWS is 0: at least 1 is needed"),
-    ("ProLIP", "SIDE", "both", "SIDE is 'both' but must be one of visual, text"),
-    ("GalLoP", "TOPK", 5, "TOPK is 5 but must be a list of whole numbers, such as"),
-    ("MMRL", "REP_LAYERS", [1.5], "but must be a list of whole numbers"),
-    ("MMRL", "REP_LAYERS", ["a"], "REP_LAYERS is .* but must be a list of whole numbers"),
-    ("GalLoP", "TOPK", ["a"], "TOPK is .* but must be a list of whole numbers"),
-    ("MMRL", "N_REP_TOKENS", 100_000, "N_REP_TOKENS is 100000 but must be from 1 to 1,000"),
-    ("MMRLpp", "BETA", 1.5, r"BETA is 1.5 but must be in \[0, 1\]"),
-    ("MMRLpp", "RES_LORA_DIM", 0, "RES_LORA_DIM is 0 but must be from 1 to 10,000"),
-    ("KgCoOp", "W", -1.0, "W is -1.0 but must be 0 or more"),
-    ("CoPrompt", "W", float("nan"), "TRAINER.W is nan but must be 0 or more"),
-    ("MMRL", "REG_WEIGHT", -1.0, "REG_WEIGHT is -1.0 but must be 0 or more"),
-    ("PromptSRC", "TEXT_LOSS_WEIGHT", -1, "TEXT_LOSS_WEIGHT is -1 but must be 0 or more"),
-    ("PromptSRC", "N_CTX_VISION", -1, "N_CTX_VISION is -1 but must be 0 or more"),
-    ("IVLP", "PROMPT_DEPTH_VISION", -1, "PROMPT_DEPTH_VISION is -1 but must be 0 or more"),
-    ("ProGrad", "T", 0.0, "LOSS.T is 0.0 but must be positive"),
-    ("ProGrad", "LAMBDA", -1.0, "LOSS.LAMBDA is -1.0 but must be 0 or more"),
-    ("PromptKD", "KD_WEIGHT", -1.0, "KD_WEIGHT is -1.0 but must be 0 or more"),
-    ("CLIPLoRA", "ALPHA", 0.0, "ALPHA is 0.0 but must be positive"),
-    ("MultiModalAdapter", "ADAPTER_DIM", 999_999, "ADAPTER_DIM is 999999 but must be from 1 to"),
-    ("MultiModalAdapter", "ADAPTER_SCALE", float("inf"), "ADAPTER_SCALE is inf but must be"),
-    ("MultiModalAdapter", "ADAPTER_START", 13, "ADAPTER_START is 13 and ADAPTER_END 12: give 0"),
-    ("MultiModalAdapter", "ADAPTER_START", -1, "ADAPTER_START is -1 and ADAPTER_END 12: give 0"),
-    ("LoCoOp", "TOPK", 0, "topk is 0: at least 1 is needed"),
-    ("LoCoOp", "LAMBDA_VALUE", -1.0, "lambda_value is -1.0 but must be 0 or more"),
-    ("CoOp", "N_CTX", 0, "N_CTX is 0: at least 1 is needed"),
-    ("CoOp", "CTX_INIT", "a\tb", "CTX_INIT has 2 templates"),
-    ("CTPT", "LAMBDA_TERM", -1.0, "LAMBDA_TERM is -1.0 but must be 0 or more"),
-    ("TCP", "INSERT_BLOCK", 0, "INSERT_BLOCK is 0: at least 1 is needed"),
-    ("GalLoP", "N_GLOBAL_PROMPTS", 999_999, "is 999999 but must be from 1 to 1,000"),
-    ("TDA", "VIEWS", 999_999, "An image has 999,999 views: lower VIEWS, to 10,000 at most"),
-    ("TPT", "BATCH_SIZE", 999_999, "An image has 999,999 views: lower BATCH_SIZE or SELECTION_P"),
-    ("TipAdapter", "INIT_ALPHA", 1e300, r"INIT_ALPHA is 1e\+300 but must be a number, 3.4e\+38"),
-    ("TipAdapter", "SEARCH_STEP", [1e9, 1e9], "1,000,000,000,000,000,000 pairs of beta and alpha"),
-    ("ALIGN", "REGULARIZERS", "kg", "REGULARIZERS is 'kg' but must be a list of words"),
+INF, NAN = math.inf, math.nan
+FROM_0, ABOVE_0 = ([0.0, 1e30], [-1e-9, INF, NAN]), ([1e-9, 1e30], [0.0, INF, NAN])
+UNIT = [0.0, 1.0], [-1e-9, 1.0000001, NAN]
+COUNT, LENGTH = ([1, 1_000_000], [0, -1]), ([0, 1_000_000], [-1])
+WIDTH, TOKENS = ([1, 10_000], [0, 10_001]), ([1, 1_000], [0, 1_001])
+SHARE, STEPS = ([1.0], [1.0000001, NAN]), ([0, 1], [-1])
+VIEWS = [10, 10_000], [9, 10_001]  # of which a tenth is kept
+WORDS = ["a photo of a", ""], [5, "a\tb", ["a", "b"]]
+
+# Of methods, keys with the values that are valid and those that are not. Methods whose settings are
+# based on those of another have its ranges, too.
+RANGES = {
+    "ALIGN": {
+        "M": LENGTH, "N": LENGTH, "BETA": FROM_0, "LAMBDA": ([1e-30, 1e30], [9e-31, INF]),
+        "SINKHORN_TOL": ([1e-9], [0.0]), "SINKHORN_MAX_ITER": COUNT,
+        "COUPLING": (["independent", "project", "unified"], ["none", "both"]),
+        "FORM": (["paper"], ["cosine", "released"]), "BETA_FORM": (["convex"], ["mean"]),
+        "REGULARIZERS": ([["kg"], []], [["kg", "kg"], "kg"]),
+        "REGULARIZER_WEIGHTS": ([[]], [["one"]]),
+    },
+    "BiomedCoOp": {"N_PROMPTS": ([2], [1]), "TAU": ([1.0], [0.999, NAN]), "KDSP_LAMBDA": FROM_0},
+    "BoostAdapter": {
+        "DELTA": STEPS, "SELECTION_P": SHARE, "BATCH_SIZE": VIEWS, "POSITIVE_SHOT_CAPACITY": COUNT,
+        "FORM": (["plain", "surest"], ["views"]),
+    },
+    "CLAP": {
+        "REPETITIONS": COUNT, "INIT": (["ZS"], ["RANDOM", "TR"]), "ENHANCED_BASE": ([], ["x"]),
+        "CONSTRAINT": (["none", "l2", "cosine", "l2_balanced"], ["l3", "l2_none"]),
+    },
+    "CLIPAdapter": {"RATIO": UNIT},
+    "CLIPLoRA": {
+        "ALPHA": ABOVE_0, "DROPOUT_RATE": ([0.0, 0.999], [-1e-9, 1.0]),
+        "PARAMS": ([["q"]], [["x"]]), "POSITION": (["top3", "up"], ["top"]),
+        "ENCODER": (["text", "vision"], ["image"]),
+    },
+    "CLIPSVD": {
+        "RANK": ([1e-9, 1.0], [0.0, 1.0000001, NAN]), "INCLUDE_TRAIN_LAYERS": (["top"], ["up"]),
+        "TEMPLATE": (["a {}", ""], ["a", "{} {}"]),
+    },
+    "CTPT": {"LAMBDA_TERM": FROM_0},
+    "CoOp": {
+        "N_CTX": COUNT, "CTX_INIT": WORDS, "PREC": (["amp"], [16]), "CSC": ([False], ["yes"]),
+        "CLASS_TOKEN_POSITION": (["end", "middle", "front"], ["up"]),
+    },
+    "CoPrompt": {"W": FROM_0, "DISTILL": (["mse"], ["l1"])},
+    "CrossModal": {
+        "LR": ABOVE_0, "WEIGHT_DECAY": FROM_0, "WARMUP_ITER": LENGTH, "BATCH_SIZE": COUNT,
+        "ITERS": COUNT, "EVAL_FREQ": COUNT, "LOGIT": ([20.0, -20.0], [20.01, -20.01]),
+        "WISEFT": UNIT, "IMAGE_LAYER_IDX": ([0], [1]), "TEXT_LAYER_IDX": ([0], [1]),
+    },
+    "DPE": {
+        "SHOT_CAPACITY": COUNT, "TTA_STEPS": STEPS, "ALPHA": FROM_0, "BETA": FROM_0,
+        "LR_TEXT": FROM_0, "LR_IMAGE": FROM_0, "ALIGN": FROM_0, "SELECTION_P": SHARE,
+        "BATCH_SIZE": VIEWS, "FORM": (["plain", "views", "surest"], ["best"]),
+    },
+    "GDA": {
+        "ALPHA": FROM_0, "COPIES": LENGTH, "AUGMENT_EPOCH": COUNT, "NEIGHBORS": ([2], [1]),
+        "FORM": (["shrunk", "base2new"], ["paper"]),
+    },
+    "GalLoP": {
+        "N_GLOBAL_PROMPTS": TOKENS, "N_LOCAL_PROMPTS": ([4], [0]), "GLOBAL_DROPOUT_P": UNIT,
+        "TOPK": ([[1], [9]], [[0], [], 5, ["a"], [5, 10]]), "TEMPLATE": (["a {}"], ["a", "{}"]),
+    },
+    "HiCroPL": {
+        "LAMBD": FROM_0, "CROSS_LAYER": ([1, 8], [0, 9]),
+        "FORM": (["released", "paper"], ["other"]),
+    },
+    "IVLP": {"N_CTX_VISION": STEPS, "PROMPT_DEPTH_VISION": STEPS},
+    "KgCoOp": {"W": FROM_0},
+    "LPPlusPlus": {"TRAIN_EPOCH": COUNT, "FORM": (["released", "cleared"], ["paper"])},
+    "LinearProbe": {"C": ABOVE_0, "NUM_STEP": LENGTH},
+    "LoCoOp": {"TOPK": COUNT, "LAMBDA_VALUE": FROM_0},
+    "MMP": {"TEXT_PROMPT_NUMBER": LENGTH, "VISION_PROMPT_NUMBER": LENGTH},
+    "MMRL": {
+        "REP_LAYERS": ([[1], [2, 5]], [[], [0, 2], [5, 2], [2, 2], [1.5], ["a"]]),
+        "REP_DIM": WIDTH, "N_REP_TOKENS": TOKENS, "REG_WEIGHT": FROM_0, "ALPHA": UNIT,
+        "TASK": (["B2N", "CD", "FS"], ["XD"]),
+    },
+    "MMRLpp": {"BETA": UNIT, "PROJ_LORA_DIM": WIDTH, "RES_LORA_DIM": WIDTH},
+    "MTA": {
+        "LAMBDA_Y": ABOVE_0, "LAMBDA_Q": FROM_0, "MAX_ITER": COUNT, "CTX_INIT": WORDS,
+        "BANDWIDTH_P": ([0.1, 1.0], [0.0, 1.0000001]), "BATCH_SIZE": ([10_000], [10_001]),
+    },
+    "MaPLe": {"CTX_INIT": (["a photo of a"], [True])},
+    "MultiModalAdapter": {
+        "ADAPTER_START": ([0, 12], [-1, 13]), "ADAPTER_DIM": WIDTH, "ADAPTER_SCALE": ABOVE_0,
+    },
+    "NLPrompt": {
+        "REG_E": ABOVE_0, "CURRICLUM_EPOCH": LENGTH, "BEGIN_RATE": UNIT, "PMODE": (["out"], ["p"]),
+        "CURRICLUM_MODE": (["linear", "exp"], ["customize"]), "FORM": (["log"], ["plain"]),
+    },
+    "OTPT": {"TERM": (["released", "frobenius"], ["paper"])},
+    "PLOT": {"N": COUNT},
+    "PLOTPP": {
+        "N": ([1, 4], [0, 5]), "M": COUNT, "PRETRAIN_DIR": ([""], ["folder"]),
+        "MODEL_UPD": (["stages", "vision", "joint"], ["text"]),
+    },
+    "ProGrad": {"LAMBDA": FROM_0, "T": ABOVE_0, "NAME": (["", "prograd"], ["ce"])},
+    "ProLIP": {
+        "AUG_VIEWS": COUNT, "SIDE": (["visual", "text"], ["both"]),
+        "LAMBDA": (["1/N", "1/N^2", "0", "2.5"], ["-1e-9", "inf", "1/M"]),
+    },
+    "PromptKD": {"TEMPERATURE": ABOVE_0, "KD_WEIGHT": FROM_0},
+    "PromptSRC": {
+        "TEXT_LOSS_WEIGHT": LENGTH, "IMAGE_LOSS_WEIGHT": LENGTH, "GPA_STD": ([1], [0]),
+    },
+    "RTPT": {
+        "NEIGHBORS": ([1, 63], [0, 64]), "WEIGHT_TAU": ABOVE_0,
+        "BATCH_SIZE": ([21, 10_000], [20, 10_001]),
+    },
+    "SOTGLP": {"INIT_METHOD": (["random", "gram"], ["xavier"])},
+    "SkipTuning": {
+        "TOP_RATIO": ([1e-9], [0.0, NAN]), "MAX_TOP": COUNT, "DROP_RATIO": ([0.0], [0.1]),
+        "LAMBDA": ([1e-9, 1e6], [0.0, 1.0001e6]),
+    },
+    "StatA": {
+        "Z_ITER": COUNT, "N_NEIGHBORS": COUNT, "ALPHA": FROM_0, "LAMBDA_Y": FROM_0,
+        "LAMBDA_LAPLACIAN": FROM_0, "MAX_ITER": LENGTH, "TAU": ABOVE_0,
+        "FORM": (["aligned", "released"], ["best"]),
+    },
+    "TCP": {"INSERT_BLOCK": COUNT, "CSC": ([False], [True])},
+    "TDA": {
+        "POSITIVE_SHOT_CAPACITY": COUNT, "NEGATIVE_SHOT_CAPACITY": COUNT, "POSITIVE_ALPHA": FROM_0,
+        "POSITIVE_BETA": FROM_0, "NEGATIVE_ALPHA": FROM_0, "NEGATIVE_BETA": FROM_0,
+        "NEGATIVE_ENTROPY_THRESHOLD_LOWER": ([0.49], [0.5]),
+        "NEGATIVE_MASK_THRESHOLD_UPPER": ([0.04], [0.03]),
+        "VIEWS": ([0, 1, 10, 10_000], [-1, 2, 9, 10_001]),
+    },
+    "TPS": {
+        "LR": FROM_0, "TTA_STEPS": STEPS, "SELECTION_P": SHARE, "BATCH_SIZE": VIEWS,
+        "TEMPLATES": ([["{}", "a {}"], []], [["{}", "a"]]),
+    },
+    "TPT": {
+        "LR": FROM_0, "TTA_STEPS": STEPS, "SELECTION_P": SHARE, "BATCH_SIZE": VIEWS,
+        "CTX_INIT": WORDS,
+    },
+    "TTC": {
+        "TTC_EPS": ([1e-9, 1.0], [0.0, 1.0000001]), "TTC_STEPSIZE": ABOVE_0, "TTC_STEPS": STEPS,
+        "TAU_THRES": FROM_0, "BETA": FROM_0, "TEMPLATE": (["a {}", ""], ["a", "{} {}"]),
+    },
+    "TaskRes": {"RESIDUAL_SCALE": ABOVE_0},
+    "TextRefiner": {
+        "MEMORY_SIZE": WIDTH, "BALANCE": ABOVE_0, "ALPHA": ABOVE_0, "DISTILL": FROM_0,
+    },
+    "TipAdapter": {
+        "INIT_ALPHA": FROM_0, "INIT_BETA": FROM_0, "AUGMENT_EPOCH": COUNT,
+        "SEARCH_SCALE": ([[0.1, 3]], [[0.09, 3], [3, INF], [3], [3, 3, 3], ["7", "3"]]),
+        "SEARCH_STEP": ([[1, 1], [1000, 1000], [1, 10**6]], [[0.9, 9], [1001, 1000], [1000, 1001]]),
+    },
+    "TransCLIP": {
+        "Z_ITER": COUNT, "N_NEIGHBORS": COUNT, "N_CONFIDENT": COUNT, "MAX_ITER": LENGTH,
+        "LAMBDA_ZS": FROM_0, "LAMBDA_FS": FROM_0, "TAU": ABOVE_0,
+        "GAMMA": ([[0.0], [1.0, 0.5]], [[], [1.0, -1e-9], [INF]]),
+        "FORM": (["aligned", "released"], ["paper"]),
+    },
+    "TwoSFS": {"N_ITERS_FRAC": ([1e-9, 0.999], [0.0, 1.0]), "STAGE": ([0, 1, 2], [-1, 3])},
+    "VPT": {"CTX_INIT": WORDS},
+    "ZERO": {"GAMMA": ([0.1, 0.999], [1.0, 0.01]), "FORM": (["paper", "released"], ["half"])},
+}  # fmt: skip
+
+
+def ranges_of(kind):
+    """Return the ranges of a method's keys, own ones and those of settings that it is based on."""
+    found = {}
+    for name, ranges in RANGES.items():
+        if issubclass(kind.Settings, METHODS[name].Settings):
+            found |= ranges
+    return found | RANGES.get(kind.__name__, {})
+
+
+CASES = [(name, key) for name, kind in METHODS.items() for key in ranges_of(kind)]
+
+
+@pytest.mark.parametrize(("name", "key"), CASES)
+def test_a_range_ends_where_it_should(name, key):
+    kind = METHODS[name]
+    valid, wrong = ranges_of(kind)[key]
+    for value in valid:
+        assert read_node(kind, {key: value})
+    for value in wrong:
+        with pytest.raises(UserError) as error:
+            read_node(kind, {key: value})
+        said = str(error.value)
+        assert key.lower() in said.lower() and "\n" not in said
+        if type(value) in (int, float):
+            assert str(value) in said.replace(",", "") or "must be 0" in said
+
+
+TOGETHER = [
+    ("ALIGN", {"BETA_FORM": "convex", "BETA": 1.0}),
+    ("ALIGN", {"COUPLING": "none", "M": 0}),
+    ("ALIGN", {"COUPLING": "none", "N": 0}),
+    ("CLAP", {"INIT": "RANDOM", "CONSTRAINT": "none"}),
+    ("CoOp", {"N_CTX": 0, "CTX_INIT": "a photo"}),
+    ("GalLoP", {"N_LOCAL_PROMPTS": 2, "TOPK": [1, 2]}),
+    ("GalLoP", {"USE_GLOBAL_LOSS": False}),
+    ("GalLoP", {"USE_LOCAL_LOSS": False}),
+    ("PLOT", {"CSC": True, "N": 1}),
+    ("PromptSRC", {"GPA_MEAN": 15, "MAX_EPOCH": 15}),
 ]
 
 
-@pytest.mark.parametrize(("name", "key", "value", "sentence"), BAD)
-def test_bad_settings_are_one_sentence(name, key, value, sentence):
-    with pytest.raises(UserError, match=sentence):
-        read_node(METHODS[name], {key: value})
+@pytest.mark.parametrize(("name", "node"), TOGETHER, ids=str)
+def test_settings_that_are_valid_together(name, node):
+    assert read_node(METHODS[name], node)
 
 
-def inherited():
-    """Yield the cases of methods whose settings are based on those of a method in BAD."""
-    for name, key, value, sentence in BAD:
-        of = METHODS[name].Settings
-        for other, kind in METHODS.items():
-            if kind.Settings is not of and issubclass(kind.Settings, of):
-                yield pytest.param(other, key, value, sentence, id=f"{other}, {key} {value}")
+# What a CLIP, sentences or other keys do not allow, and the words that the sentence must have.
+TWO = {"*": ["a {}.", "the {}."]}
+REFUSED = [
+    ("ALIGN", {"FORM": "released"}, "use --trainer MMP"),
+    ("ALIGN", {"COUPLING": "none"}, "M = 2 and N = 2"),
+    ("ALIGN", {"BETA_FORM": "convex", "BETA": 1.001}, "BETA is 1.001"),
+    ("ALIGN", {"DEPTH": 5}, "DEPTH is 5 but the text encoder of this backbone has 4 blocks: lower"),
+    ("ALIGN", {"N_CTX": 0}, "N_CTX is 0"),
+    ("ALIGN", {"N_CTXX": 2}, "did you mean 'N_CTX'"),
+    ("ALIGN", {"N": 4, "CTX_INIT": ["a photo", "a"]}, "2 templates but N = 4"),
+    ("ALIGN", {"CTX_INIT": "photo", "N_CTX": 3}, "N_CTX is 3: lengthen the template or lower N_C"),
+    ("ALIGN", {"CTX_INIT": ["a photo", 1]}, "must be words"),
+    ("ALIGN", {"M": 2.5}, "TRAINER.ALIGN.M is 2.5 but must be a whole number"),
+    ("ALIGN", {"BETA": "much"}, "TRAINER.ALIGN.BETA is 'much' but must be a number"),
+    ("ALIGN", {"REGULARIZERS": ["kq"]}, "did you mean 'kg'"),
+    ("ALIGN", {"REGULARIZERS": ["kg"], "REGULARIZER_WEIGHTS": [1, 2]}, "has 2 numbers for 1"),
+    ("BiomedCoOp", {"SENTENCES": TWO, "N_PROMPTS": 50}, "there are 2 sentences for 'annual"),
+    ("BiomedCoOp", {"SENTENCES": "medical"}, "'medical' has no list of sentences for the class"),
+    ("BiomedCoOp", {"SENTENCES": None, "N_PROMPTS": 99}, "N_PROMPTS is 99 but there are 81 sent"),
+    ("CLIPLoRA", {"R": 0}, "R is 0 but must be from 1 to 128"),
+    ("CLIPLoRA", {"R": 129}, "R is 129 but must be from 1 to 128"),
+    ("CLIPSVD", {"INCLUDE_TRAIN_LAYERS": "top"}, "the text encoder has blocks 0 to 3: choose all"),
+    ("CLIPSVD", {f"TRAIN_{side}_ENCODER": False for side in ("TEXT", "IMAGE")}, "learn nothing"),
+    ("CLIPSVD", {f"TRAIN_{x}": False for x in ("Q", "K", "V", "O_PROJ", "MLP")}, "learn nothing"),
+    ("CoOp", {"N_CTX": 75}, "too long"),
+    ("CoPrompt", {"SENTENCES": 5}, "SENTENCES is 5 but must be the path of a JSON file"),
+    ("CoPrompt", {"SENTENCES": "a\0"}, "no list or .json file 'a\\x00'"),
+    ("CoPrompt", {"SENTENCES": "no.json"}, "'no.json' cannot be read"),
+    ("GalLoP", {"N_LOCAL_PROMPTS": 2, "TOPK": [1, 2, 3]}, "TOPK is [1, 2, 3]"),
+    ("GalLoP", {"USE_LOCAL_LOSS": False, "USE_GLOBAL_LOSS": False}, "set one to True"),
+    ("HiCroPL", {"N_CTX": 0}, "N_CTX is 0: at least 1"),
+    ("HiCroPL", {"CROSS_LAYER": 2}, "must be from 1 to PROMPT_DEPTH - 1, which is 1"),
+    ("HiCroPL", {"PROMPT_DEPTH": 5}, "PROMPT_DEPTH is 5 but the text encoder of this"),
+    ("HiCroPL", {"SENTENCES": None}, "Sentences about the classes are missing: set SENTENCES"),
+    ("HiCroPL", {"SENTENCES": {"forest": ["a"]}}, "no list of sentences for the class 'annual"),
+    ("IVLP", {"N_CTX_TEXT": 0}, "N_CTX_TEXT is 0: at least 1"),
+    ("IVLP", {"N_CTX_TEXT": 3, "CTX_INIT": "a photo"}, "2 tokens before the class name"),
+    ("IVLP", {"N_CTX_TEXT": 3, "CTX_INIT": "a photo"}, "lower N_CTX_TEXT"),
+    ("MMRL", {"REP_LAYERS": [12]}, "REP_LAYERS has 12 but the text encoder has 4 blocks"),
+    ("MTA", {"BATCH_SIZE": 4}, "The nearest 0.3 of the other 3 views of an image are no"),
+    ("MultiModalAdapter", {"ADAPTER_END": 12}, "ADAPTER_END is 12 but the text encoder has 4"),
+    ("MultiModalAdapter", {"ADAPTER_START": 3, "ADAPTER_END": 2}, "0 <= ADAPTER_START <= ADAPTER"),
+    ("NLPrompt", {"NOISE_RATE": 0.5}, "no key 'NOISE_RATE'"),
+    ("PLOT", {"CSC": True, "N": 2}, "CSC needs N = 1, but N is 2"),
+    ("PLOTPP", {"N_CTX_V": 0}, "N_CTX_V is 0: at least 1"),
+    ("PromptKD", {"TEACHER": "x" * 999}, "xxx', where there is no checkpoint"),
+    ("PromptSRC", {"GPA_MEAN": 16, "MAX_EPOCH": 15}, "is centred on epoch 16"),
+    ("ProGrad", {"T": True}, "LOSS.T is True but must be a number"),
+    ("SOTGLP", {"TOPK": [20]}, "TOPK is [20] but an image has 16 patches: lower it"),
+    ("SkipTuning", {"START_LAYER": 4}, "START_LAYER is 4 but the text encoder has blocks 0 to 3"),
+    ("SkipTuning", {"START_LAYER": -1}, "START_LAYER is -1"),
+    ("SkipTuning", {"PREC": "fp16"}, "set amp, bf16 or fp32"),
+    ("TCP", {"INSERT_BLOCK": 8}, "INSERT_BLOCK is 8 but the text encoder of this"),
+    ("TPS", {"SENTENCES": None}, "Sentences about the classes are missing: set SENTENCES"),
+    ("TPS", {"SENTENCES": {"sea": ["a sea"]}}, "SENTENCES has no list of sentences for the class"),
+    ("DPE", {"SENTENCES": {"sea": ["a sea"]}}, "SENTENCES has no list of sentences for the class"),
+    ("TaskRes", {"ENHANCED_BASE": "x" * 999}, "xxx', which is not a file"),
+    ("TipAdapter", {"INIT_ALPHA": 1e300}, "INIT_ALPHA is 1e+300 but must be a number, 3.4e+38"),
+    ("TipAdapter", {"SEARCH_STEP": [1e9, 1e9]}, "1,000,000,000,000,000,000 pairs of beta and"),
+    ("VPT", {"N_CTX_VISION": 5_000}, "5000: 1,000 at most"),
+    ("VPT", {"PROMPT_DEPTH_VISION": 5}, "PROMPT_DEPTH_VISION is 5 but the image encoder of this"),
+    *(
+        (name, {"SCALE": -1e-9}, "SCALE is -1e-09")
+        for name, kind in METHODS.items()
+        if "SCALE" in kind.defaults
+    ),
+]
 
 
-@pytest.mark.parametrize(("name", "key", "value", "sentence"), [*inherited()])
-def test_settings_refuse_what_those_that_they_are_based_on_refuse(name, key, value, sentence):
-    with pytest.raises(UserError, match=sentence):
-        read_node(METHODS[name], {key: value})
+@pytest.mark.parametrize(("name", "node", "words"), REFUSED, ids=lambda x: str(x)[:50])
+def test_what_is_refused_with_a_clip(tiny_clip, name, node, words):
+    with pytest.raises(UserError) as error:
+        method = build_method(name, settings(name) | node, tiny_clip, NAMES, "EuroSAT")
+        method.text()
+        method.losses([images()] * method.views, torch.tensor([0, 1, 2]))
+    assert words in str(error.value) and "\n" not in str(error.value)
 
 
-def test_settings_at_a_bound_are_valid():
-    read_node(METHODS["MultiModalAdapter"], {"ADAPTER_START": 12})
-    read_node(METHODS["MultiModalAdapter"], {"ADAPTER_START": 0})
-    read_node(METHODS["TipAdapter"], {"SEARCH_STEP": [1000, 1000]})
-    with pytest.raises(UserError, match="which tries 1,001,000 pairs"):
-        read_node(METHODS["TipAdapter"], {"SEARCH_STEP": [1001, 1000]})
+SUREST = "The surest 0.1 of {} views of an image is no view"
+FEW = [
+    ("BoostAdapter", 2, SUREST.format(2)),
+    ("DPE", 2, SUREST.format(2)),
+    ("MTA", 1, "of an image are no view"),
+    ("RTPT", 12, "but there are 12 views"),
+    ("TPS", 2, SUREST.format(2)),
+    ("TPT", 1, "The surest 0.1 of 1 view of an image is no view"),
+    ("ZERO", 1, "of an image is no view"),
+]
 
 
-@pytest.mark.parametrize(
-    ("name", "node", "sentence"),
-    [
-        ("CoPrompt", {"SENTENCES": 5, "PROMPT_DEPTH": 2}, "SENTENCES is 5 but must be the path"),
-        ("CoPrompt", {"SENTENCES": "a\0", "PROMPT_DEPTH": 2}, "no list or .json file .a.x00"),
-        ("TaskRes", {"ENHANCED_BASE": "x" * 999}, "ENHANCED_BASE is 'x*', which is not a file"),
-        ("PromptKD", {"TEACHER": "x" * 999, "PROMPT_DEPTH_VISION": 2}, "TEACHER is 'x*', where"),
-        ("VPT", {"N_CTX_VISION": 5_000, "PROMPT_DEPTH_VISION": 2}, "5000: 1,000 at most are"),
-    ],
-)
-def test_files_and_sizes_of_any_kind_are_one_sentence(tiny_clip, name, node, sentence):
-    with pytest.raises(UserError, match=sentence):
-        images = torch.zeros(2, 3, 32, 32)
-        build_method(name, node, tiny_clip, ["cat", "dog"]).losses([images] * 2, torch.arange(2))
+@pytest.mark.parametrize(("name", "views", "words"), FEW)
+def test_too_few_views_of_an_image(tiny_clip, name, views, words):
+    node = {"WITH_CONCEPTS": False} if name == "TPS" else {}
+    method = build_method(name, node, tiny_clip, NAMES, "ImageNetV2").eval()
+    with pytest.raises(UserError, match=words):
+        method.predict([images()] * views)
+
+
+def test_rows_of_features_where_pixels_are_changed(tiny_clip):
+    with pytest.raises(UserError, match="TTC changes pixels, so it takes images"):
+        build_method("TTC", {}, tiny_clip, NAMES).eval().predict(torch.zeros(2, 64))

@@ -85,22 +85,3 @@ def test_the_embedded_sentences_are_about_the_medical_classes():
     assert len(GROUPS["medical"]) == len(MEDICAL)
     for name, own in zip(MEDICAL, sentences_of("medical", MEDICAL), strict=True):
         assert len(own) == 50 and all(text and "{" not in text for text in own), name
-
-
-MISTAKES = [
-    ({"SENTENCES": about(2)}, "N_PROMPTS is 50 but there are 2 sentences for 'forest': lower it"),
-    ({"N_PROMPTS": 99}, "N_PROMPTS is 99 but there are 81 sentences"),
-    ({"SENTENCES": "medical"}, "medical.* has no list of sentences for the class 'forest'"),
-    ({"SENTENCES": {"forest": ["a"] * 50}}, "no list of sentences for the class 'sea or lake'"),
-    ({"N_PROMPTS": 1}, "N_PROMPTS is 1: at least 2 are needed"),
-    ({"TAU": 0.5}, "TAU is 0.5 but must be 1 or more"),
-    ({"TAU": float("nan")}, "TAU is nan but must be 1 or more"),
-    ({"KDSP_LAMBDA": -1.0}, "KDSP_LAMBDA is -1.0 but must be 0 or more"),
-]
-
-
-@pytest.mark.parametrize(("node", "sentence"), MISTAKES, ids=[m[1][:30] for m in MISTAKES])
-def test_mistakes_are_one_sentence(node, sentence, tiny_clip):
-    with pytest.raises(UserError, match=sentence) as error:
-        build("BiomedCoOp", tiny_clip, **node).train().losses(IMAGES, LABELS)
-    assert "\n" not in str(error.value)

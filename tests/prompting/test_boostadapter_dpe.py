@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from cases import slow_but
 from golden_files import near
 
-from trainers.prompting import UserError, build_method
+from trainers.prompting import build_method
 from trainers.prompting.methods.boostadapter import Boosted, Latest, OwnViews
 
 NAMES = ["forest", "sea", "road"]
@@ -179,32 +179,3 @@ def test_settings_of_the_public_code(tiny_clip):
     told = built("DPE", "EuroSAT", SENTENCES=texts)
     assert told.takes == ("test stream", "sentences")
     assert not near(told.text().h, built("DPE", "EuroSAT").text().h, 1e-2)
-
-
-MISTAKES = [
-    ("BoostAdapter", {"FORM": "views"}, "FORM is 'views' but must be one of plain, s"),
-    ("BoostAdapter", {"DELTA": -1}, "DELTA is -1 but must be 0 or more"),
-    ("BoostAdapter", {"BATCH_SIZE": 9}, "surest 0.1 of 9 views of an image is no view: raise"),
-    ("BoostAdapter", {"SELECTION_P": 2.0}, "SELECTION_P is 2.0 but must be 1 or less"),
-    ("BoostAdapter", {"POSITIVE_SHOT_CAPACITY": 0}, "POSITIVE_SHOT_CAPACITY is 0"),
-    ("DPE", {"FORM": "best"}, "FORM is 'best' but must be one of published, plain, v"),
-    ("DPE", {"SHOT_CAPACITY": 0}, "SHOT_CAPACITY is 0: 1 is the least"),
-    ("DPE", {"LR_TEXT": float("inf")}, "LR_TEXT is inf but must be 0 or more"),
-    ("DPE", {"TTA_STEPS": -1}, "TTA_STEPS is -1 but must be 0 or more"),
-    ("DPE", {"BATCH_SIZE": 9}, "surest 0.1 of 9 views of an image is no view: raise"),
-    ("DPE", {"SENTENCES": {"sea": ["a sea"]}}, "SENTENCES has no list of sentences for the class"),
-    ("DPE", {"SCALE": -1.0}, "SCALE is -1.0"),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(("name", "node", "sentence"), MISTAKES, ids=lambda x: str(x)[:40])
-def test_mistakes(tiny_clip, name, node, sentence):
-    with pytest.raises(UserError, match=sentence):
-        build_method(name, node, tiny_clip, NAMES)
-
-
-@pytest.mark.parametrize("name", ["BoostAdapter", "DPE"])
-def test_too_few_views(tiny_clip, name):
-    method = build_method(name, {}, tiny_clip, NAMES, "ImageNetV2").eval()
-    with pytest.raises(UserError, match="The surest 0.1 of 2 views of an image is no view"):
-        method.predict([torch.zeros(2, 3, 32, 32)] * 2)

@@ -130,21 +130,3 @@ def test_the_published_schedule_swings(of):
         optimizer.step()
         scheduler.step()
     assert rates == pytest.approx(wanted.tolist())
-
-
-MISTAKES = [
-    ({"INCLUDE_TRAIN_LAYERS": "up"}, "INCLUDE_TRAIN_LAYERS is 'up' but must be one of all, bottom"),
-    ({"INCLUDE_TRAIN_LAYERS": "top"}, "is top but the text encoder has blocks 0 to 3: choose all"),
-    ({"RANK": 0.0}, "RANK is 0.0 but must be above 0, and 1 at most"),
-    ({"RANK": float("nan")}, "RANK is nan but must be above 0"),
-    ({"TEMPLATE": "a photo"}, "TEMPLATE is 'a photo' but must have one {}, for the class name"),
-    ({f"TRAIN_{side}_ENCODER": False for side in ("TEXT", "IMAGE")}, "CLIPSVD would learn nothing"),
-    ({f"TRAIN_{m}": False for m in ("Q", "K", "V", "O_PROJ", "MLP")}, "would learn nothing: set"),
-    ({"SCALE": -1.0}, "SCALE is -1.0"),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(("node", "sentence"), MISTAKES, ids=lambda x: str(x)[:40])
-def test_mistakes(tiny_clip, node, sentence):
-    with pytest.raises(UserError, match=sentence):
-        build_method("CLIPSVD", node, tiny_clip, NAMES)

@@ -6,12 +6,11 @@ import dataclasses
 import pytest
 import torch
 import torch.nn.functional as F
-from golden_files import near, node_of, read
+from golden_files import near
 from models import NAMES, images, settings
-from paths import GOLDEN
 from test_golden import check_other_classes
 
-from trainers.prompting import UserError, build_method
+from trainers.prompting import build_method
 
 LABELS = torch.tensor([0, 1, 2])
 
@@ -191,23 +190,3 @@ def test_a_weight_changes_the_loss_alone(of):
     method.settings = dataclasses.replace(method.settings, LAMBD=0.0)
     second = method.losses(image, label)
     assert torch.equal(second["loss"], second["ce"]) and torch.equal(first["ce"], second["ce"])
-
-
-MISTAKES = [
-    ({"CROSS_LAYER": 0}, "CROSS_LAYER is 0 but must be from 1 to PROMPT_DEPTH - 1, which is 3"),
-    ({"CROSS_LAYER": 4}, "CROSS_LAYER is 4 but must be from 1 to PROMPT_DEPTH - 1, which is 3"),
-    ({"FORM": "other"}, "FORM is 'other' but must be one of released, paper"),
-    ({"LAMBD": -1.0}, "LAMBD is -1.0 but must be 0 or more"),
-    ({"N_CTX": 0}, "N_CTX is 0: at least 1 is needed"),
-    ({"PROMPT_DEPTH": 5}, "PROMPT_DEPTH is 5 but the text encoder of this backbone has 4 blocks"),
-    ({"SENTENCES": None}, "Sentences about the classes are missing: set SENTENCES"),
-    ({"SENTENCES": {"forest": ["a"]}}, "has no list of sentences for the class 'annual crop land'"),
-]
-
-
-@pytest.mark.parametrize(("more", "sentence"), MISTAKES, ids=lambda x: str(x)[:20])
-def test_mistakes_are_one_sentence(tiny_clip, more, sentence):
-    node = node_of(read(GOLDEN / "hicropl.safetensors"), **more)
-    with pytest.raises(UserError, match=sentence) as error:
-        build_method("HiCroPL", node, tiny_clip, NAMES)(images())
-    assert "\n" not in str(error.value)

@@ -272,27 +272,6 @@ def test_a_name_is_registered_once():
     assert register(Mine) is Mine
 
 
-@pytest.mark.parametrize(
-    ("method", "node", "sentence"),
-    [
-        ("MaPLe", {"CTX_INIT": True}, "TRAINER.MAPLE.CTX_INIT is True but must be words"),
-        ("CoOp", {"CTX_INIT": 5}, "TRAINER.COOP.CTX_INIT is 5 but must be words"),
-        ("CoOp", {"CTX_INIT": ["a", "b"]}, "CTX_INIT has 2 templates but this method takes one"),
-        ("VPT", {"CTX_INIT": ["a", "b"]}, "CTX_INIT has 2 templates but this method takes one"),
-        ("ALIGN", {"CTX_INIT": ["a photo", 1]}, "but must be words"),
-        ("ALIGN", {"M": 2.5}, "TRAINER.ALIGN.M is 2.5 but must be a whole number"),
-        ("ALIGN", {"BETA": "much"}, "TRAINER.ALIGN.BETA is 'much' but must be a number"),
-        ("PLOT", {"CTX_INIT": 5}, "TRAINER.PLOT.CTX_INIT is 5 but must be words"),
-        ("ProGrad", {"T": True}, "LOSS.T is True but must be a number"),
-        ("CoOp", {"PREC": 16}, "TRAINER.COOP.PREC is 16 but must be a word"),
-        ("CoOp", {"CSC": "yes"}, "TRAINER.COOP.CSC is 'yes' but must be True or False"),
-    ],
-)
-def test_values_of_the_wrong_kind(method, node, sentence):
-    with pytest.raises(UserError, match=sentence):
-        read_node(METHODS[method], node)
-
-
 def test_a_setting_without_a_default_is_refused_with_its_class():
     before = dict(METHODS), list_methods()
     with pytest.raises(UserError) as error:

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from golden_files import near
 
-from trainers.prompting import Teacher, UserError, build_method
+from trainers.prompting import Teacher, build_method
 from trainers.prompting.sure_views import entropy, surest
 
 NAMES = ["forest", "sea", "road"]
@@ -95,30 +95,3 @@ def test_images_together_as_alone(of, name):
 def test_their_sentences(tiny_clip, words, sentence):
     method = build_method("MTA", {"CTX_INIT": words}, tiny_clip, NAMES, "EuroSAT")
     assert near(method.text().h[0], Teacher(tiny_clip, NAMES, [sentence]).h, 1e-6)
-
-
-MISTAKES = [
-    ("MTA", {"BATCH_SIZE": 4}, "The nearest 0.3 of the other 3 views of an image are no view"),
-    ("MTA", {"BATCH_SIZE": 999_999}, "An image has 999,999 views: lower BATCH_SIZE, to 10,000"),
-    ("MTA", {"LAMBDA_Y": 0.0}, "LAMBDA_Y is 0.0 but must be positive"),
-    ("MTA", {"LAMBDA_Q": -1.0}, "LAMBDA_Q is -1.0 but must be 0 or more"),
-    ("MTA", {"MAX_ITER": 0}, "MAX_ITER is 0: at least 1 is needed"),
-    ("MTA", {"BANDWIDTH_P": 1.5}, "BANDWIDTH_P is 1.5 but must be above 0, and 1 or less"),
-    ("MTA", {"CTX_INIT": "a\tb"}, "CTX_INIT has 2 templates"),
-    ("ZERO", {"GAMMA": 1.0}, "GAMMA is 1.0 but must be below 1: other views break ties"),
-    ("ZERO", {"GAMMA": 0.01}, "surest 0.01 of 64 views of an image is no view: raise NUM_VIEWS"),
-    ("ZERO", {"FORM": "half"}, "FORM is 'half' but must be one of paper, released"),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(("name", "node", "sentence"), MISTAKES, ids=lambda x: str(x)[:50])
-def test_mistakes(tiny_clip, name, node, sentence):
-    with pytest.raises(UserError, match=sentence):
-        build_method(name, node, tiny_clip, NAMES)
-
-
-@pytest.mark.parametrize("name", ["MTA", "ZERO"])
-def test_too_few_views(tiny_clip, name):
-    method = build_method(name, {}, tiny_clip, NAMES).eval()
-    with pytest.raises(UserError, match="of an image (is|are) no view"):
-        method.predict(torch.zeros(2, 3, 32, 32))

@@ -243,52 +243,6 @@ def test_golden_folder_covers_every_public_method():
 # ------------------------------------------------------------------ mistakes
 
 
-BAD = {
-    "too deep for the text encoder": (
-        "ALIGN", {"DEPTH": 5},
-        "DEPTH is 5 but the text encoder of this backbone has 4 blocks: lower it",
-    ),
-    "too deep for the image encoder": (
-        "VPT", {"PROMPT_DEPTH_VISION": 5},
-        "PROMPT_DEPTH_VISION is 5 but the image encoder of this backbone has 4 blocks",
-    ),
-    "negative M": ("ALIGN", {"M": -1}, "M is -1"),
-    "no tokens": ("ALIGN", {"N_CTX": 0}, "N_CTX is 0"),
-    "convex beta": ("ALIGN", {"BETA": 2.0, "BETA_FORM": "convex"}, "BETA is 2.0"),
-    "unknown key": ("ALIGN", {"N_CTXX": 2}, "did you mean 'N_CTX'"),
-    "unknown coupling": ("ALIGN", {"COUPLING": "both"}, "independent"),
-    "too few templates": ("ALIGN", {"CTX_INIT": ["a photo", "a"]}, "2 templates but N = 4"),
-    "short template": ("ALIGN", {"CTX_INIT": "photo", "N_CTX": 3}, "N_CTX is 3"),
-    "regularisation": ("ALIGN", {"LAMBDA": 0.0}, "LAMBDA is 0.0"),
-    "context too long": ("CoOp", {"N_CTX": 75}, "too long"),
-    "negative number of prompts": (
-        "MMP", {"TEXT_PROMPT_NUMBER": -1}, "^TEXT_PROMPT_NUMBER is -1: the number of prompts is 0",
-    ),
-    "no textual tokens": (
-        "IVLP", {"N_CTX_TEXT": 0, "PROMPT_DEPTH_TEXT": 2, "PROMPT_DEPTH_VISION": 2},
-        "^N_CTX_TEXT is 0: at least 1 is needed",
-    ),
-    "more tokens than words": (
-        "IVLP",
-        {"N_CTX_TEXT": 3, "PROMPT_DEPTH_TEXT": 2, "PROMPT_DEPTH_VISION": 2, "CTX_INIT": "a photo"},
-        "2 tokens before the class name but N_CTX_TEXT is 3: .* lower N_CTX_TEXT$",
-    ),
-    "no words to learn": (
-        "GalLoP", {"TEMPLATE": "{}"}, "^TEMPLATE is '{}' but needs words, which are learned",
-    ),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("case", BAD)
-def test_bad_settings_are_one_sentence(tiny_clip, case):
-    method, node, part = BAD[case]
-    if "DEPTH" not in node and method == "ALIGN":
-        node = {"DEPTH": 2, **node}
-    with pytest.raises(UserError, match=part) as error:
-        model_of(tiny_clip, method, node)
-    assert "\n" not in str(error.value)
-
-
 def test_a_class_name_that_is_too_long_is_named(tiny_clip):
     with pytest.raises(UserError, match="'very very.*' is too long"):
         align(tiny_clip, 1, 1, ["very " * 80, "cat"])

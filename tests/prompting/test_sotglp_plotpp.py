@@ -233,25 +233,3 @@ def test_the_stages_of_plotpp(tiny_clip, tmp_path, capsys):
     assert torch.equal(of_vision["prompt_learner.ctx"], words)
     joint = checkpoint(parts / "joint", 2)["state_dict"]
     assert all(torch.equal(joint[key], value) for key, value in of_vision.items())
-
-
-# ------------------------------------------------------------------ mistakes
-
-BAD = [
-    ("SOTGLP", {"TOPK": [20]}, r"TOPK is \[20\] but an image has 16 patches: lower it"),
-    ("SOTGLP", {"TOPK": [1, 2]}, r"TOPK is \[1, 2\] but must be one number of patches, or one for"),
-    ("SOTGLP", {"TEMPLATE": "a photo of"}, "TEMPLATE is 'a photo of' but needs words, which are"),
-    ("SOTGLP", {"TOPK": []}, r"TOPK is \[\] but must be one number of patches"),
-    ("SOTGLP", {"INIT_METHOD": "xavier"}, "INIT_METHOD is 'xavier' but must be one of random"),
-    ("PLOTPP", {"N": 5}, "N is 5: there are words for 1 to 4 textual prompts"),
-    ("PLOTPP", {"M": 0}, "M is 0: at least 1 is needed"),
-    ("PLOTPP", {"N_CTX_V": 0}, "N_CTX_V is 0: at least 1 is needed"),
-    ("PLOTPP", {"MODEL_UPD": "text"}, "MODEL_UPD is 'text' but must be one of stages, vision"),
-    ("PLOTPP", {"PRETRAIN_DIR": "a"}, "PRETRAIN_DIR is 'a': give it as MODEL.INIT_WEIGHTS"),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(("name", "node", "sentence"), BAD)
-def test_mistakes_are_one_sentence(tiny_clip, name, node, sentence):
-    with pytest.raises(UserError, match=sentence):
-        build_method(name, node, tiny_clip, ["forest", "sea"])

@@ -5,7 +5,7 @@ import torch
 from golden_files import near, read
 from paths import GOLDEN
 
-from trainers.prompting import UserError, build_method
+from trainers.prompting import build_method
 from trainers.prompting.encoders.text import TextFeatures
 from trainers.prompting.encoders.vision import ImageFeatures
 
@@ -88,12 +88,3 @@ def test_one_image_and_a_class_without_any(golden, tiny_clip):
     others = [i for i in range(6) if i != k]
     assert end.log_z.isfinite().all() and near(end.mu[others], h[others], 1e-5)
     assert not near(end.mu[k], h[k], 1e-2)
-
-
-MISTAKES = {"FORM": "best", "ALPHA": -1.0, "TAU": 0.0, "N_NEIGHBORS": 0, "Z_ITER": 0}
-
-
-@pytest.mark.parametrize(("key", "value"), MISTAKES.items())
-def test_mistakes(tiny_clip, key, value):
-    with pytest.raises(UserError, match=f"{key} is"):
-        build_method("StatA", {key: value}, tiny_clip, ["cat", "dog"])

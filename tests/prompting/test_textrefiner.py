@@ -127,19 +127,3 @@ def test_a_run_of_the_public_code(of, tmp_path):
     (tmp_path / "Memory" / "model.pth.tar-10").unlink()
     with pytest.raises(UserError, match=r"The checkpoint lacks 'memory.extractor.weight'"):
         method.load_checkpoint(find_prompts(method, str(tmp_path), 10), NAMES)
-
-
-MISTAKES = [
-    ({"MEMORY_SIZE": 0}, "MEMORY_SIZE is 0"),
-    ({"ALPHA": 0.0}, "ALPHA is 0.0"),
-    ({"BALANCE": 0.0}, "BALANCE is 0.0"),
-    ({"BALANCE": float("nan")}, "BALANCE is nan"),
-    ({"DISTILL": -1.0}, "DISTILL is -1.0"),
-    ({"CLASS_TOKEN_POSITION": "up"}, "CLASS_TOKEN_POSITION is 'up'"),
-]
-
-
-@pytest.mark.parametrize(("node", "sentence"), MISTAKES, ids=str)
-def test_mistakes(tiny_clip, node, sentence):
-    with pytest.raises(UserError, match=sentence):
-        build_method("TextRefiner", node, tiny_clip, NAMES)

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from golden_files import near
 
-from trainers.prompting import UserError, build_method
+from trainers.prompting import build_method
 
 NAMES = ["forest", "sea", "road"]
 
@@ -141,32 +141,3 @@ def test_otpt_is_a_point_of_ctpt(of, tiny_clip):
     assert (method.settings.TERM, type(method).defaults["LAMBDA_TERM"]) == ("released", 18)
     many = F.normalize(torch.randn(1, 2000, 2), dim=-1)  # (K, K, K) would be 32 GB
     assert method.term(many).isfinite().all()
-
-
-# ------------------------------------------------------------------ mistakes
-
-
-MISTAKES = [
-    ("TPS", {}, "Sentences about the classes are missing: set SENTENCES to a JSON file"),
-    ("TPS", {"SENTENCES": {"sea": ["a sea"]}}, "SENTENCES has no list of sentences for the class"),
-    ("TPS", {"TEMPLATES": ["a photo"]}, r"TEMPLATES has \['a photo'\], which lacks {}"),
-    ("TPS", {"SELECTION_P": 0.01}, "surest 0.01 of 64 views of an image is no view"),
-    ("TPS", {"SELECTION_P": 2.0}, "SELECTION_P is 2.0 but must be 1 or less"),
-    ("TPS", {"TTA_STEPS": -1}, "TTA_STEPS is -1 but must be 0 or more"),
-    ("TPS", {"LR": float("nan")}, "LR is nan but must be finite"),
-    ("CTPT", {"LAMBDA_TERM": -1.0}, "LAMBDA_TERM is -1.0 but must be 0 or more"),
-    ("OTPT", {"TERM": "paper"}, "TERM is 'paper' but must be one of dispersion, released, frobe"),
-    ("CTPT", {"LR": float("inf")}, "LR is inf but must be finite"),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(("name", "node", "sentence"), MISTAKES, ids=lambda x: str(x)[:50])
-def test_mistakes(tiny_clip, name, node, sentence):
-    with pytest.raises(UserError, match=sentence):
-        build_method(name, node, tiny_clip, NAMES).text()
-
-
-def test_too_few_views(tiny_clip):
-    method = build_method("TPS", {"WITH_CONCEPTS": False}, tiny_clip, NAMES).eval()
-    with pytest.raises(UserError, match="The surest 0.1 of 2 views of an image is no view"):
-        method.predict([torch.zeros(2, 3, 32, 32)] * 2)

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from cases import slow_but
 from golden_files import predicted
 
-from trainers.prompting import UserError, build_method
+from trainers.prompting import build_method
 from trainers.prompting.methods.tpt import TPT
 from trainers.prompting.prompts import word_embeddings
 from trainers.prompting.sure_views import entropy, surest
@@ -206,38 +206,3 @@ def test_sentences_and_views_of_tda(tiny_clip):
     assert made("ImageNetV2", VIEWS=1).test_views == 1 and made("EuroSAT").stream
     assert made("EuroSAT").logit_scale == tiny_clip.logit_scale.exp()
     assert made("EuroSAT", SCALE=100.0).logit_scale == 100
-
-
-# ------------------------------------------------------------------ mistakes
-
-MISTAKES = [
-    ("TPT", {"SELECTION_P": 0.01}, "surest 0.01 of 64 views of an image is no view: raise BATCH_S"),
-    ("TPT", {"BATCH_SIZE": 9}, "surest 0.1 of 9 views of an image is no view"),
-    ("TPT", {"BATCH_SIZE": 0}, "is no view"),
-    ("TPT", {"SELECTION_P": 1.5}, "SELECTION_P is 1.5 but must be 1 or less"),
-    ("TPT", {"SELECTION_P": float("nan")}, "SELECTION_P is nan but must be 1 or less"),
-    ("TPT", {"TTA_STEPS": -1}, "TTA_STEPS is -1 but must be 0 or more"),
-    ("TPT", {"LR": float("inf")}, "LR is inf but must be finite"),
-    ("TPT", {"CTX_INIT": "a\tb"}, "CTX_INIT has 2 templates"),
-    ("TDA", {"POSITIVE_SHOT_CAPACITY": 0}, "CAPACITY is 0: .* POSITIVE_ENABLED False"),
-    ("TDA", {"NEGATIVE_SHOT_CAPACITY": 0}, "NEGATIVE_SHOT_CAPACITY is 0: at least 1"),
-    ("TDA", {"NEGATIVE_ENTROPY_THRESHOLD_LOWER": 0.6}, "LOWER is 0.6 but must be below NEG"),
-    ("TDA", {"NEGATIVE_MASK_THRESHOLD_UPPER": 0.03}, "MASK_THRESHOLD_LOWER is 0.03 but must"),
-    ("TDA", {"POSITIVE_ALPHA": -1.0}, "POSITIVE_ALPHA is -1.0 but must be finite, 0 or more"),
-    ("TDA", {"NEGATIVE_BETA": float("nan")}, "NEGATIVE_BETA is nan but must be finite"),
-    ("TDA", {"VIEWS": 5}, "surest 0.1 of 5 views of an image is no view: raise VIEWS"),
-    ("TDA", {"VIEWS": -1}, "VIEWS is -1"),
-    ("TDA", {"SCALE": -1.0}, "SCALE is -1.0"),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(("name", "node", "sentence"), MISTAKES, ids=lambda x: str(x)[:50])
-def test_mistakes(tiny_clip, name, node, sentence):
-    with pytest.raises(UserError, match=sentence):
-        build_method(name, node, tiny_clip, NAMES)
-
-
-def test_too_few_views(tiny_clip):
-    method = build_method("TPT", {}, tiny_clip, NAMES).eval()
-    with pytest.raises(UserError, match="The surest 0.1 of 1 view of an image is no view"):
-        method.predict(torch.zeros(2, 3, 32, 32))

@@ -5,7 +5,6 @@ import torch
 import torch.nn.functional as F
 from golden_files import near
 
-from trainers.prompting import UserError, build_method
 from trainers.prompting.robustness import to_images, to_pixels
 
 NAMES = ["forest", "sea", "road"]
@@ -65,32 +64,3 @@ def test_a_step_of_rtpt(of):
     assert near(method.weights(z), tensors["self_out/weight"], 1e-5)
     found = method.predict(views)
     assert near(found.logits, tensors["self_out/logits_eval"], 3e-4) and found.text.h.dim() == 3
-
-
-MISTAKES = [
-    ("TTC", {"TTC_EPS": 0.0}, "TTC_EPS is 0.0 but must be positive"),
-    ("TTC", {"TTC_EPS": 4.0}, "TTC_EPS is 4.0 but pixels go from 0 to 1"),
-    ("TTC", {"TTC_STEPSIZE": -1.0}, "TTC_STEPSIZE is -1.0 but must be positive"),
-    ("TTC", {"TTC_STEPS": -1}, "TTC_STEPS is -1 but must be 0 or more"),
-    ("TTC", {"TAU_THRES": -1.0}, "TAU_THRES is -1.0 but must be 0 or more"),
-    ("TTC", {"BETA": float("inf")}, "BETA is inf but must be 0 or more"),
-    ("TTC", {"TEMPLATE": "a photo"}, "TEMPLATE is 'a photo' but must have one {}"),
-    ("RTPT", {"NEIGHBORS": 0}, "NEIGHBORS is 0: at least 1 is needed"),
-    ("RTPT", {"WEIGHT_TAU": 0.0}, "WEIGHT_TAU is 0.0 but must be positive"),
-    ("RTPT", {"BATCH_SIZE": 20}, "compared with NEIGHBORS 20 others, but there are 20 views"),
-]
-
-
-@pytest.mark.parametrize(("name", "node", "sentence"), MISTAKES, ids=lambda x: str(x)[:40])
-def test_mistakes(tiny_clip, name, node, sentence):
-    with pytest.raises(UserError, match=sentence):
-        build_method(name, node, tiny_clip, NAMES)
-
-
-def test_what_cannot_be_classified(tiny_clip):
-    rows = torch.zeros(2, 64)
-    with pytest.raises(UserError, match="TTC changes pixels, so it takes images"):
-        build_method("TTC", {}, tiny_clip, NAMES).eval().predict(rows)
-    method = build_method("RTPT", {}, tiny_clip, NAMES).eval()
-    with pytest.raises(UserError, match="but there are 12 views"):
-        method.predict([torch.zeros(2, 3, 32, 32)] * 12)

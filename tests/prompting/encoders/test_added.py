@@ -436,52 +436,6 @@ def test_additions_that_do_not_fit(tiny_clip, sentence):
         method_with(MISTAKES[sentence], tiny_clip)
 
 
-SETTINGS = {
-    "CLIPLoRA": [
-        ({"R": 0}, "R is 0 but must be from 1 to 128"),
-        ({"R": 129}, "R is 129 but must be from 1 to 128"),
-        ({"PARAMS": ["q", "x"]}, "no matrix in PARAMS 'x'"),
-        ({"POSITION": "top"}, "no POSITION 'top'"),
-        ({"ENCODER": "image"}, "no ENCODER 'image'"),
-        ({"DROPOUT_RATE": 1.0}, "DROPOUT_RATE is 1.0"),
-        ({"SCALE": -1.0}, "SCALE is -1.0 but must be positive"),
-    ],
-    "MultiModalAdapter": [
-        ({}, "ADAPTER_END is 12 but the text encoder has 4 blocks"),
-        ({"ADAPTER_START": 3, "ADAPTER_END": 2}, "give 0 <= ADAPTER_START <= ADAPTER_END"),
-        ({"ADAPTER_DIM": 0}, "ADAPTER_DIM is 0"),
-        ({"ADAPTER_SCALE": 0.0}, "ADAPTER_SCALE is 0.0 but must be positive"),
-    ],
-    "MMRL": [
-        ({}, "REP_LAYERS has 12 but the text encoder has 4 blocks"),
-        ({"REP_LAYERS": []}, r"REP_LAYERS is \[\] but"),
-        ({"REP_LAYERS": [2, 2]}, r"REP_LAYERS is \[2, 2\] but"),
-        ({"REP_LAYERS": [0, 1]}, r"REP_LAYERS is \[0, 1\] but"),
-        ({"REP_LAYERS": [2], "N_REP_TOKENS": 0}, "N_REP_TOKENS is 0"),
-        ({"REP_LAYERS": [2], "ALPHA": 1.5}, "ALPHA is 1.5 but must be in"),
-        ({"REP_LAYERS": [2], "TASK": "XD"}, "no TASK 'XD'"),
-    ],
-    "GalLoP": [
-        (
-            {"TOPK": [5, 10]},
-            r"TOPK is \[5, 10\] but must be one number of patches, or one",
-        ),
-        ({"TOPK": [0]}, r"TOPK is \[0\]"),
-        ({"N_LOCAL_PROMPTS": 0}, "N_LOCAL_PROMPTS is 0"),
-        ({"GLOBAL_DROPOUT_P": -0.1}, "GLOBAL_DROPOUT_P is -0.1"),
-        ({"USE_GLOBAL_LOSS": False, "USE_LOCAL_LOSS": False}, "are False: set one to True"),
-    ],
-}
-
-
-@pytest.mark.parametrize(
-    ("name", "node", "sentence"), [(name, *case) for name, of in SETTINGS.items() for case in of]
-)
-def test_invalid_settings_are_refused(tiny_clip, name, node, sentence):
-    with pytest.raises(UserError, match=sentence):
-        build_method(name, node, tiny_clip, NAMES)
-
-
 @pytest.mark.parametrize(
     ("name", "node"),
     [
