@@ -18,6 +18,7 @@ import torch
 from PIL import Image
 from test_advice import D, K, answers, clusters, of, short  # noqa: F401 (a fixture)
 
+from trainers.prompting import UserError, build_method
 from trainers.prompting.advice import encode as encoding
 from trainers.prompting.advice import fits
 from trainers.prompting.advice import folds as parts
@@ -31,8 +32,6 @@ from trainers.prompting.advice.page import candidates, page_of
 from trainers.prompting.advice.statement import Curve, Statement
 from trainers.prompting.advice.steps import next_steps
 from trainers.prompting.backbones import weights_sha256
-from trainers.prompting.building.config import build_method
-from trainers.prompting.errors import UserError
 from trainers.prompting.storage.features import read_features, write_features
 from trainers.prompting.use.commands import main
 

@@ -23,7 +23,7 @@ import datasets  # noqa: F401 (registers them)
 from benchmark.__main__ import main as benchmark
 from datasets.contents import check_apart, read_keys
 from datasets.image_folder import ImageFolder, table_items
-from trainers.prompting import load_run
+from trainers.prompting import UserError, load_run
 from trainers.prompting.advice import choice as choices
 from trainers.prompting.advice import encode as encoding
 from trainers.prompting.advice import fits, images
@@ -32,7 +32,6 @@ from trainers.prompting.advice.images import Collection, read_collection
 from trainers.prompting.advice.steps import next_steps
 from trainers.prompting.backbones import cached, openai
 from trainers.prompting.checkpoint.saved import Saved
-from trainers.prompting.errors import UserError
 from trainers.prompting.images.tables import read_answers, read_images, relative_to, write_table
 from trainers.prompting.record.predictions import read_predictions
 from trainers.prompting.storage.features import read_features

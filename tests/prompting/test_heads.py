@@ -10,6 +10,8 @@ from test_golden import check_step, read
 from trainers.prompting import UserError, build_method, load_run
 from trainers.prompting.checkpoint.files import read_checkpoint
 from trainers.prompting.checkpoint.saved import Saved
+from trainers.prompting.method import METHODS
+from trainers.prompting.methods.tip_adapter import KeyValueCache
 from trainers.prompting.record.predictions import read_predictions
 
 FILES = {
@@ -17,17 +19,22 @@ FILES = {
     "TipAdapterF": "tip_adapter_f",
     "CLIPAdapter": "clip_adapter",
     "CLAP": "clap",
+    "LinearProbe": "linear_probe",
+    "LPPlusPlus": "lpplusplus",
+    "CrossModal": "crossmodal_linear",
 }
+ADAPTED = {"CLASSIFIER_HEAD": "adapter", "ITERS": 3}  # settings of CrossModal
 
 
-def made(name, clip_model, dataset=None, support=True, **node):
+def made(name, clip_model, dataset=None, support=True, names=None, **node):
     """Return a method with the settings of its golden file, untrained, and the file."""
     golden = read(GOLDEN / f"{FILES[name]}.safetensors")
     meta = golden.meta
-    config = {key.upper(): value for key, value in meta["config"].items()} | node
+    own = {key.upper(): value for key, value in meta["config"].items()}
+    config = {key: value for key, value in own.items() if key in METHODS[name].defaults} | node
     if name.startswith("TipAdapter"):
         config = {"SCALE": 100.0} | config  # a constant of the public code
-    place = clip_model, meta["classnames"], dataset or meta["dataset"]
+    place = clip_model, names or meta["classnames"], dataset or meta["dataset"]
     return build_method(name, config, *place, golden.support if support else None), golden
 
 
@@ -171,23 +178,23 @@ def test_public_checkpoints(tiny_clip, name, file):
             other.load_checkpoint(Saved.of(checkpoint), few)
 
 
-@pytest.mark.parametrize("name", ["TipAdapter", "TipAdapterF", "CLAP"])
+@pytest.mark.parametrize("name", [name for name in FILES if name != "CLIPAdapter"])
 def test_some_of_the_classes(tiny_clip, name):
     """Some variants of ImageNet have 200 of its classes."""
-    method, golden = made(name, tiny_clip)
+    node = ADAPTED if name == "CrossModal" else {}
+    method, golden = made(name, tiny_clip, **node)
     names, images = golden.meta["classnames"], golden.tensors["image"]
     state = {"state_dict": method.public_state_dict(), "method": method.own_state()}
     state |= {"trainer": name, "classnames": names, "class_buffers": method.class_buffers}
     few = [names[4], names[1]]
-    scale = {"SCALE": 100.0} if name.startswith("TipAdapter") else {}
-    other = build_method(
-        name, method.defaults | {"PREC": "fp32"} | scale, tiny_clip, few, "EuroSAT"
-    )
+    other, _ = made(name, tiny_clip, support=False, names=few, **node)
     other.load_checkpoint(Saved.of(state), few)
-    expected = method.eval()(images)[:, [4, 1]]
-    near(other.eval()(images), expected, atol=1e-4)
-    other.load_checkpoint(Saved.of(state | {"classnames": [*names[:3], names[1], *names[4:]]}), few)
-    near(other(images), expected, atol=1e-4)
+    with torch.no_grad():
+        expected = method.eval()(images)[:, [4, 1]]
+        near(other.eval()(images), expected, atol=1e-4)
+        names = [*names[:3], names[1], *names[4:]]  # twice
+        other.load_checkpoint(Saved.of(state | {"classnames": names}), few)
+        near(other(images), expected, atol=1e-4)
     assert all(len(few) in buffer.shape for key, buffer in other.own_state().items()
                if key.rpartition(".")[2] in ("values", "rho"))  # fmt: skip
     with pytest.raises(UserError, match="has parameters for each class of its training"):
@@ -217,17 +224,47 @@ def test_a_checkpoint_of_a_subclass_keeps_the_order_of_classes(tiny_clip):
 # ------------------------------------------------------------------ bad input
 
 
-def test_adapters_and_supports_that_do_not_fit(tiny_clip):
+def test_adapters_that_do_not_fit(tiny_clip):
     with pytest.raises(UserError, match="REDUCTION is 65 but must be from 1 to 64, the width"):
         build_method("CLIPAdapter", {"REDUCTION": 65}, tiny_clip, ["cat", "dog"])
-    support = {"images": torch.zeros(2, 3, 32, 32), "labels": torch.zeros(2, dtype=torch.long)}
-    with pytest.raises(UserError, match="The class 'dog' has no training image, but CLAP"):
-        build_method("CLAP", {}, tiny_clip, ["cat", "dog"], support=support)
-    with pytest.raises(UserError, match="CONSTRAINT l2.* needs the training images: pass them to"):
-        build_method("CLAP", {}, tiny_clip, ["cat", "dog"]).losses(*support.values())
-    empty = build_method("TipAdapter", {}, tiny_clip, ["cat", "dog"]).eval()
-    with pytest.raises(UserError, match="The cache of training images is empty"):
-        empty(torch.zeros(1, 3, 32, 32))
+    state = {"classifier.weight": torch.zeros(4, 64), "classifier.bias": torch.zeros(4)}
+    for name, more in (("LinearProbe", {}), ("LPPlusPlus", {"alpha_vec": torch.zeros(1, 4)})):
+        with pytest.raises(UserError, match="has a classifier of 4 classes, but there are 2"):
+            place = tiny_clip, ["cat", "dog"]
+            build_method(name, {}, *place).load_checkpoint(Saved.of(state | more), place[1])
+
+
+UNFITTED = {
+    "CLAP": "CONSTRAINT l2.* needs the training images: pass them to",
+    "GDA": "The Gaussians are not fitted: train the method",
+    "LPPlusPlus": "The classifier is empty: train the method",
+    "LinearProbe": "The classifier is empty: train the method",
+    "TipAdapter": "The cache of training images is empty",
+}
+
+
+@pytest.mark.parametrize("name", UNFITTED)
+def test_methods_without_training_images(tiny_clip, name):
+    method, images = build_method(name, {}, tiny_clip, ["cat", "dog"]), torch.zeros(2, 3, 32, 32)
+    with pytest.raises(UserError, match=UNFITTED[name]):
+        method.losses(images, torch.tensor([0, 1])) if name == "CLAP" else method.eval()(images)
+
+
+FEW = {
+    ("CLAP", ""): (1, "The class 'dog' has no training image, but CLAP"),
+    ("LPPlusPlus", ""): (1, r"The class 'dog' has no training image, but LP\+\+"),
+    ("GDA", "shrunk"): (1, "The class 'dog' has too few training images"),
+    ("GDA", "base2new"): (2, "The class 'cat' has too few training images"),
+}
+
+
+@pytest.mark.parametrize("case", FEW, ids=" ".join)
+def test_classes_with_too_few_images(tiny_clip, case):
+    (name, form), (classes, words) = case, FEW[case]
+    support = {"images": torch.eye(2, 64), "labels": torch.arange(2) % classes}
+    with pytest.raises(UserError, match=words):
+        node = {"FORM": form} if form else {}
+        build_method(name, node, tiny_clip, ["cat", "dog"], support=support)
 
 
 # ------------------------------------------------------------------ runs
@@ -267,3 +304,24 @@ def test_as_many_likeliest_classes_as_there_are_select_no_patch(tiny_clip):
     method = build_method("LoCoOp", {"TOPK": 3}, tiny_clip, ["cat", "dog", "owl"])
     with pytest.raises(UserError, match="topk is 3 of 3 classes, .* no patch is selected"):
         method.begin_stage(0)
+
+
+def test_labels_take_the_place_of_a_product_of_values():
+    cache = KeyValueCache(4, 3, trained=True)
+    cache.weight.data = torch.randn(5, 4)
+    a = torch.rand(2, 5)
+
+    def labels(values):
+        cache.values = values
+        near(cache.likeness(a, 2.0), torch.exp(2 * a - 2) @ values)
+        return cache.labels()
+
+    one_hot = torch.eye(3)[[0, 2, 2, 1, 0]] * torch.rand(5, 1)
+    assert labels(one_hot)[0].tolist() == [0, 2, 2, 1, 0]
+    assert cache.labels()[1] is cache.labels()[1]
+    cache.values[0] = torch.tensor([0.0, 3.0, 0.0])  # in place, as a checkpoint is loaded
+    assert cache.labels()[0].tolist() == [1, 2, 2, 1, 0]
+    assert labels(one_hot[:, 1:])[1][4] == 0  # of no class that is kept
+    assert labels(torch.rand(5, 3)) is None
+    with torch.inference_mode():
+        assert labels(one_hot.clone()) is not None

@@ -1,6 +1,7 @@
-"""The plug-in imports only what other checkouts have, and uses only what Dassl 0.6.3 has."""
+"""The plug-in imports only what other checkouts and Dassl 0.6.3 have; its public names."""
 
 import ast
+import doctest
 import subprocess
 import sys
 
@@ -9,8 +10,8 @@ import tiny
 from paths import ROOT
 
 import trainers.prompting
+from trainers.prompting import methods  # noqa: F401 (registers the built-in methods)
 
-# The names that these packages of Dassl 0.6.3 offer.
 DASSL = {
     "dassl.config": {"get_cfg_default", "clean_cfg"},
     "dassl.data": {"DataManager"},
@@ -136,8 +137,8 @@ def test_predict_and_runs_on_features_import_no_torchvision_or_compiler(tmp_path
 
 
 def test_names_are_listed():
-    methods = trainers.prompting.list_methods()
-    assert {"ALIGN", "CoOp", "ZeroshotCLIP"} <= set(methods) and methods == sorted(methods)
+    names = trainers.prompting.list_methods()
+    assert {"ALIGN", "CoOp", "ZeroshotCLIP"} <= set(names) and names == sorted(names)
     assert {"emoji", "ViT-B/16"} <= set(trainers.prompting.list_backbones())
 
 
@@ -148,3 +149,14 @@ def test_no_path_leads_out_of_the_folder():
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Subscript) and getattr(node.value, "attr", "") == "parents":
                 assert int(ast.unparse(node.slice)) < depth, path
+
+
+@pytest.mark.parametrize("name", trainers.prompting.__all__)
+def test_the_example_of_a_public_name(name):
+    (example,) = doctest.DocTestFinder(recurse=False).find(getattr(trainers.prompting, name), name)
+    assert example.examples, f"{name} has none"
+    if "transformers" in example.docstring:
+        pytest.importorskip("transformers", reason="transformers is not installed")
+    runner = doctest.DocTestRunner(optionflags=doctest.IGNORE_EXCEPTION_DETAIL)
+    said = []
+    assert not runner.run(example, out=said.append).failed, "".join(said)

@@ -1,16 +1,21 @@
-"""Linear probes: LinearProbe and LP++, beyond test_golden.py."""
+"""Classifiers on features (LinearProbe, LP++, GDA, CrossModal), beyond test_golden.py."""
 
+import numpy as np
 import pytest
 import tiny
 import torch
-from golden_files import near, read
+import torch.nn.functional as F
+from golden_files import near, node_of, read
 from paths import GOLDEN
 from sklearn.linear_model import LogisticRegression
 
 from trainers.prompting import UserError, build_method
 from trainers.prompting.checkpoint.saved import Saved
+from trainers.prompting.encoders.class_text import ClassText
+from trainers.prompting.methods import crossmodal
 from trainers.prompting.methods.linear_probe import solve_regression
 from trainers.prompting.methods.lpplusplus import LPPlusPlus
+from trainers.prompting.trainer.loaders import Passes
 
 NAMES = ["cat", "dog", "fish"]
 
@@ -128,33 +133,227 @@ def test_sentences_of_imagenet(tiny_clip):
     assert near(method.text().h, tip.text().h, 1e-6)
 
 
-@pytest.mark.parametrize("name", ["LinearProbe", "LPPlusPlus"])
-def test_some_of_the_classes(tiny_clip, name):
-    file = {"LinearProbe": "linear_probe"}.get(name, "lpplusplus")
-    method, tensors = made(name, tiny_clip, file)
-    names = read(GOLDEN / f"{file}.safetensors").meta["classnames"]
+# ------------------------------------------------------------------ GDA
+
+PREFIX = {"shrunk": "", "base2new": "base2new/"}
+
+
+@pytest.fixture(scope="module")
+def of_gda():
+    return read(GOLDEN / "gda_closed_form.safetensors")
+
+
+def fit_gda(of_gda, clip_model, dataset="EuroSAT", support=None, **node):
+    place = clip_model, of_gda.meta["classnames"], dataset
+    return build_method("GDA", node_of(of_gda, **node), *place, support or of_gda.support).eval()
+
+
+def saved(method):
     state = {"state_dict": method.public_state_dict(), "method": method.own_state()}
-    state |= {"trainer": name, "classnames": names, "class_buffers": method.class_buffers}
-    other = build_method(name, {}, tiny_clip, [names[4], names[1]], "EuroSAT").eval()
-    other.load_checkpoint(Saved.of(state), [names[4], names[1]])
+    names = {"classnames": method.classnames, "class_buffers": method.class_buffers}
+    return Saved.of(state | names | {"trainer": "GDA"})
+
+
+def alike(found, expected):
+    return float((found - expected).abs().max()) <= 1e-4 * float(expected.abs().max())
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("form", PREFIX)
+def test_the_gaussians_and_the_search(tiny_clip, of_gda, form, capsys):
+    method, tensors, prefix = fit_gda(of_gda, tiny_clip, FORM=form), of_gda.tensors, PREFIX[form]
+    method.take_validation(tensors["val/features"], tensors["val/label"])
+    n = len(tensors["val/label"])
+    right = round(n * float(tensors[f"{prefix}val/best"]) / 100)
+    assert f"alpha 10 classifies {right} of {n} validation" in capsys.readouterr().out
+    for name in ("W", "b", "alpha"):
+        assert alike(getattr(method, name), tensors[prefix + name]), name
+    assert alike(method(tensors["image"]), tensors[f"{prefix}logits_eval"])
+
+
+@torch.no_grad()
+def test_each_alpha_and_the_sentences_of_imagenet(tiny_clip, of_gda):
+    method, tensors = fit_gda(of_gda, tiny_clip), of_gda.tensors
+    for a in ("0.0001", "0.1", "100"):
+        method.alpha.fill_(float(a))
+        assert alike(method(tensors["image"]), tensors[f"alpha_{a}/logits_eval"])
+    method = fit_gda(of_gda, tiny_clip, "ImageNet")
+    method.take_validation(tensors["val/features"], tensors["val/label"])
+    assert method.alpha == tensors["seven/alpha"]
+    assert alike(method(tensors["image"]), tensors["seven/logits_eval"])
+    method.take_validation(tensors["val/features"][:2], torch.tensor([-1, -1]))
+    assert method.alpha == torch.tensor(0.1)  # none is right
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("least", [1e-4, 0.01, 100.0])
+def test_the_least_of_equally_good_alphas_is_taken(tiny_clip, of_gda, least, capsys):
+    """W is 0, and b lets one class win from `least` on."""
+    method, z = fit_gda(of_gda, tiny_clip), of_gda.tensors["val/features"][:3]
+    x, h = torch.nn.functional.normalize(z, dim=-1), method.text().h[0]
+    plain = method.logit_scale * x @ h.T
+    label = int(plain.sum(0).argmin())
+    method.W.zero_()
+    method.b.zero_()
+    method.b[label] = (plain.amax() - plain[:, label].amin() + 1) / (0.9 * least)
+    method.take_validation(z, torch.full((3,), label))
+    assert float(method.alpha) == pytest.approx(least)
+    assert f"alpha {least:g} classifies 3 of 3 validation" in capsys.readouterr().out
+
+
+@torch.no_grad()
+def test_new_classes(tiny_clip, of_gda):
+    names, tensors = of_gda.meta["new_classnames"], of_gda.tensors
+    checkpoint = saved(fit_gda(of_gda, tiny_clip, FORM="base2new"))
+    new = build_method("GDA", {"FORM": "base2new", "SCALE": 100.0}, tiny_clip, names, "EuroSAT")
+    new.eval().load_checkpoint(checkpoint, names)
+    assert alike(new(tensors["new/image"]), tensors["base2new/new/logits_eval"])
+    assert alike(new.of_new[:-1], tensors["base2new/new/W"])
+    few = build_method("GDA", {}, tiny_clip, names)
+    with pytest.raises(UserError, match="GDA has parameters for each class of its training"):
+        few.load_checkpoint(checkpoint, names)
+
+
+@torch.no_grad()
+def test_variants_have_some_of_the_classes(tiny_clip, of_gda):
+    method, tensors = fit_gda(of_gda, tiny_clip, "ImageNet"), of_gda.tensors
+    names = [method.classnames[k] for k in (4, 1)]
+    variant = build_method("GDA", node_of(of_gda), tiny_clip, names, "ImageNetA").eval()
+    variant.load_checkpoint(saved(method), names)
+    assert near(variant(tensors["image"]), method(tensors["image"])[:, [4, 1]])
+
+
+def test_small_eigenvalues_are_cut_as_in_float32(tiny_clip):
+    seeded = torch.Generator().manual_seed(0)
+    x, labels = torch.randn(6, 64, generator=seeded), torch.tensor([0, 1] * 3)
+    node = {"FORM": "base2new", "ALPHA": 1.0}
+    support = {"images": x, "labels": labels}
+    method = build_method("GDA", node, tiny_clip, ["cat", "dog"], support=support)
+    f = x.double().numpy()
+    f /= np.linalg.norm(f, axis=1, keepdims=True)
+    mu = np.stack([f[labels == k].mean(0) for k in range(2)])
+    S = sum(np.cov(f[labels == k].T) for k in range(2)) / 2
+    values, vectors = np.linalg.eigh(S)
+    kept = values > values[-1] * 64 * np.finfo(np.float32).eps
+    assert kept.sum() == 4
+    P = (vectors[:, kept] / values[kept]) @ vectors[:, kept].T
+    assert alike(method.W, torch.from_numpy(P @ mu.T).float())
+
+
+# ------------------------------------------------------------------ few or no images
+
+
+def test_one_row_a_class_leaves_the_text(tiny_clip, of_gda):
+    x, labels = of_gda.support["images"][:1, ::4], of_gda.support["labels"][::4]
+    method = fit_gda(of_gda, tiny_clip, support={"images": x, "labels": labels}, ALPHA=1.0)
+    zero_shot = of_gda.tensors["zero_shot/logits"] - torch.tensor(6.0).log()
     with torch.no_grad():
-        assert near(other(tensors["image"]), method(tensors["image"])[:, [4, 1]], 1e-5)
+        assert near(method(of_gda.tensors["image"]), zero_shot, 1e-3)
 
 
-# ------------------------------------------------------------------ bad input
+# ------------------------------------------------------------------ CrossModal
+
+BLOCKS = {
+    "": {},
+    "adapter/": {"CLASSIFIER_HEAD": "adapter"},
+    "uni_modal/": {"MODALITY": "uni_modal", "CLASSIFIER_INIT": "random", "BATCH_SIZE": 4},
+}
 
 
-@pytest.mark.parametrize("name", ["LinearProbe", "LPPlusPlus"])
-def test_a_probe_without_training_images_or_with_other_classes(tiny_clip, name):
-    images = torch.zeros(2, 3, 32, 32)
-    empty = build_method(name, {}, tiny_clip, NAMES).eval()
-    with pytest.raises(UserError, match="The classifier is empty: train the method"):
-        empty(images)
-    state = {"classifier.weight": torch.zeros(4, 64), "classifier.bias": torch.zeros(4)}
-    state |= {"alpha_vec": torch.zeros(1, 4)} if name == "LPPlusPlus" else {}
-    with pytest.raises(UserError, match="has a classifier of 4 classes, but there are 3"):
-        empty.load_checkpoint(Saved.of(state), NAMES)
-    if name == "LPPlusPlus":
-        support = {"images": images, "labels": torch.tensor([0, 1])}
-        with pytest.raises(UserError, match=r"The class 'fish' has no training image, but LP\+\+"):
-            build_method(name, {}, tiny_clip, NAMES, support=support)
+@pytest.fixture(scope="module")
+def of_crossmodal():
+    return read(GOLDEN / "crossmodal_linear.safetensors")
+
+
+def untrained(of_crossmodal, clip_model, monkeypatch, block="", **more):
+    """Return a method at the start of the file, which draws as the file does."""
+    meta, tensors = of_crossmodal.meta, of_crossmodal.tensors
+    node = node_of(of_crossmodal, **BLOCKS[block] | more)
+    method = build_method("CrossModal", node, clip_model, meta["classnames"], meta["dataset"])
+    method.validation_follows = True
+    method.make_room(len(of_crossmodal.support["labels"]))
+    method.take_support(of_crossmodal.support["images"], of_crossmodal.support["labels"])
+    assert alike(method.teacher.h, tensors["zero_shot/weight"])
+    method.begin = {name: tensors[f"{block}init/{name}"] for name in method.begin}
+    drawn = iter([tensors["steps/image_index"], tensors["steps/text_index"]])
+    monkeypatch.setattr(crossmodal, "draw_batches", lambda n, size: iter(next(drawn)))
+    return method.eval()
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_a_whole_training(tiny_clip, of_crossmodal, monkeypatch, capsys, block, share):
+    method = untrained(of_crossmodal, tiny_clip, monkeypatch, block, WISEFT=share)
+    tensors = of_crossmodal.tensors
+    method.take_validation(tensors["val/features"], tensors["val/label"])
+    best, accuracy = int(tensors[f"{block}best/iter"]), tensors[f"{block}val/accuracy"]
+    right = round(float(accuracy.max()) * len(tensors["val/label"]))
+    assert f"Search: step {best} classifies {right} of 18" in capsys.readouterr().out
+    with torch.no_grad():
+        logits = method(tensors["image"])
+    assert alike(logits, tensors[f"{block}{'wiseft' if share else 'best'}/logits_eval"])
+    if not share:
+        found = method.public_state_dict()
+        assert all(alike(p, tensors[f"{block}best/{name}"]) for name, p in found.items())
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+def test_a_batch(tiny_clip, of_crossmodal, monkeypatch, block):
+    """The loss of the first step, from the file's parameters, and its gradients."""
+    method = untrained(of_crossmodal, tiny_clip, monkeypatch, block, ITERS=1, LR=1e-30)
+    state = of_crossmodal.part(f"{block}param/")
+    method.load_public_state_dict(state)
+    method.begin, grads = state, {}
+    for name, p in method.learned().items():
+        p.register_hook(lambda grad, name=name: grads.update({name: grad}))
+    losses, cross_entropy = [], F.cross_entropy
+    monkeypatch.setattr(
+        F, "cross_entropy", lambda *given: losses.append(cross_entropy(*given)) or losses[-1]
+    )
+    assert [*method.steps()] == [1]
+    assert alike(losses[0].detach(), of_crossmodal.tensors[f"{block}loss"][0])
+    expected = of_crossmodal.part(f"{block}grad/")
+    assert grads.keys() == expected.keys()
+    assert all(alike(grads[name], value) for name, value in expected.items())
+
+
+def test_the_rates(tiny_clip, of_crossmodal, monkeypatch):
+    method = untrained(of_crossmodal, tiny_clip, monkeypatch)
+    made, schedule = [], torch.optim.lr_scheduler.LambdaLR
+    monkeypatch.setattr(
+        torch.optim.lr_scheduler,
+        "LambdaLR",
+        lambda *given: made.append(schedule(*given)) or made[0],
+    )
+    rates = []
+    for _ in method.steps():
+        rates += made[0].get_last_lr()  # of the next step
+    expected = of_crossmodal.tensors["steps/lr"]
+    torch.testing.assert_close(torch.tensor(rates[:-1]), expected[1:])
+    assert made[0].lr_lambdas[0](0) * method.settings.LR == pytest.approx(float(expected[0]))
+
+
+def test_batches_are_drawn_pass_by_pass():
+    draw = crossmodal.draw_batches(7, 3)
+    batches = [next(draw) for _ in range(4)]
+    assert all(len(rows) == 3 for rows in batches)
+    for first, second in (batches[:2], batches[2:]):
+        assert len({*first.tolist(), *second.tolist()}) == 6
+
+
+def test_the_classes_of_sentences():
+    assert ClassText(["a {}.", "{}"], ["cat", "dog"]).owners().tolist() == [0, 1, 0, 1]
+    lists = ClassText((), ["cat", "dog"], lists=[["a"], ["b", "c"]])
+    assert lists.owners().tolist() == [0, 1, 1]
+
+
+def test_images_of_every_second_pass_are_mirrored():
+    class Images(list):
+        def __getitem__(self, i):
+            return {"img": super().__getitem__(i)}
+
+    images = list(torch.randn(2, 3, 4, 4))
+    passes = Passes(Images(images), [0, 1] * 3, 1, mirrored=True)
+    seen = [passes[i]["img"] for i in range(6)]
+    expected = [*images, *(image.flip(-1) for image in images), *images]
+    assert all(torch.equal(*pair) for pair in zip(seen, expected, strict=True))

@@ -1,4 +1,4 @@
-"""The hooks of a method, what is learned and saved, and the errors for bad settings."""
+"""The hooks of a method, what is learned and saved, what is declared, and how mistakes end."""
 
 import copy
 from dataclasses import dataclass, field
@@ -7,6 +7,8 @@ import pytest
 import tiny
 import torch
 import torch.nn.functional as F
+from golden_files import node_of, read
+from paths import GOLDEN
 from torch import nn
 
 from trainers.prompting import (
@@ -15,12 +17,15 @@ from trainers.prompting import (
     Teacher,
     TextEncoder,
     UserError,
+    build_method,
     list_methods,
+    register,
     write_sentences,
 )
 from trainers.prompting.building.config import read_node
+from trainers.prompting.checkpoint.saved import Saved
 from trainers.prompting.checkpoint.state import PublicLayout
-from trainers.prompting.method import METHODS, Batch, register
+from trainers.prompting.method import METHODS, Batch
 from trainers.prompting.prompts import Textual
 from trainers.prompting.use.export import Program
 
@@ -297,3 +302,53 @@ def test_a_method_that_trains_nothing(tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(METHODS, "Idle", Idle)
     assert tiny.run(tmp_path, "Idle") == 2
     assert "Idle trains nothing: give it prompts" in capsys.readouterr().err
+
+
+DECLARED = {
+    "trains": (
+        False, "BoostAdapter CTPT CrossModal DPE GDA LPPlusPlus LinearProbe MTA OTPT RTPT StatA "
+        "TDA TPS TPT TTC TipAdapter TransCLIP ZERO ZeroshotCLIP",
+    ),
+    "joint": (False, "GDA MTA StatA TPS TransCLIP ZERO"),
+    "stream": (True, "BoostAdapter DPE TDA"),
+    "unlabelled": (True, "PromptKD"),
+    "single": (False, "ALIGN MMP PLOT"),
+    "trains_on_support": (True, "CLAP ProLIP"),
+    "patches": (True, "PLOT"),
+    "own_classes": (True, "GDA MMRL MMRLpp"),
+    "test_augmix": (True, "DPE TDA"),
+    "views": (2, "CoPrompt"),
+    "support_passes": (1, "LPPlusPlus LinearProbe"),
+    "class_bound": (
+        True, "CLAP CrossModal LPPlusPlus LinearProbe SOTGLP TaskRes TipAdapter TipAdapterF",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", DECLARED)
+def test_what_is_unusual_about_methods(name):
+    value, methods = DECLARED[name]
+    found = {own for own, kind in METHODS.items() if getattr(kind, name, None) is value}
+    assert found & {*OWN} == {*methods.split()}
+
+
+OWN = [name for name, kind in METHODS.items() if kind.__module__.startswith("trainers.prompting.")]
+
+
+@pytest.mark.parametrize(
+    ("task", "half", "dataset", "is_own"),
+    [
+        ("FS", "all", "EuroSAT", True),
+        ("B2N", "base", "EuroSAT", True),
+        ("B2N", "new", "EuroSAT", False),
+        ("B2N", "all", "ImageNet", False),
+        ("CD", "all", "ImageNet", True),
+        ("CD", "base", "EuroSAT", False),
+    ],
+)
+def test_whose_classes_a_public_checkpoint_of_mmrl_has(tiny_clip, task, half, dataset, is_own):
+    golden = read(GOLDEN / "mmrl.safetensors")
+    node, names = node_of(golden, TASK=task, SUBSAMPLE_CLASSES=half), golden.meta["classnames"]
+    method = build_method("MMRL", node, tiny_clip, names, dataset)
+    method.load_checkpoint(Saved.of({"state_dict": golden.params}), names)
+    assert method.own_classes == is_own

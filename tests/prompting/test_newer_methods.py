@@ -1,16 +1,43 @@
-"""KgCoOp, ProGrad, PromptSRC and TCP: cases that golden files do not cover, and mistakes."""
+"""Methods with a regulariser of a frozen CLIP, and ALIGN with theirs, beyond test_golden.py."""
+
+import dataclasses
+import json
 
 import pytest
 import torch
-from newer import IMAGES, LABELS, OTHERS, build, pairs
+from golden_files import read
+from paths import GOLDEN
 from tiny import run
 
-from trainers.prompting import Teacher, UserError
+from benchmark.protocols.configs import GROUPS
+from trainers.prompting import Teacher, UserError, build_method, read_sentences
 from trainers.prompting.averaging import GaussianMean
-from trainers.prompting.encoders.templates import KGCOOP, PROGRAD, TCP, template_of
+from trainers.prompting.encoders.templates import CLIP, KGCOOP, PROGRAD, TCP, template_of
+from trainers.prompting.methods import align
+from trainers.prompting.regularizers import PUBLISHED, REGULARIZERS
+from trainers.prompting.teacher import sentences_of
 from trainers.prompting.trainer.trainer import PromptTrainer
 
-# ------------------------------------------------------------------ where a context starts
+NAMES = ["forest", "sea or lake", "annual crop land"]
+OTHERS = ["highway or road", "boeing 737-800"]
+IMAGES = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+LABELS = torch.tensor([0, 1, 2, 0])
+SMALL = {
+    "PromptSRC": {"PROMPT_DEPTH_VISION": 2, "PROMPT_DEPTH_TEXT": 2},
+    "TCP": {"INSERT_BLOCK": 2},
+    "CoPrompt": {"PROMPT_DEPTH": 2},
+    "ALIGN": {"DEPTH": 2},
+}
+
+
+def small(name, clip_model, names=NAMES, dataset="EuroSAT", **node):
+    return build_method(name, SMALL.get(name, {}) | node, clip_model, names, dataset)
+
+
+def pairs(name: str) -> list[str]:
+    """Return the small settings of a method as KEY VALUE pairs of a command line."""
+    node = {"CoPrompt": "CoPrompt", "PromptSRC": "PROMPTSRC", "TCP": "COOP"}.get(name, "")
+    return [w for k, v in SMALL.get(name, {}).items() for w in (f"TRAINER.{node}.{k}", str(v))]
 
 
 @pytest.mark.parametrize(
@@ -23,7 +50,7 @@ from trainers.prompting.trainer.trainer import PromptTrainer
     ],
 )
 def test_prograds_context_ends_with_the_words_of_the_data_set(tiny_clip, dataset, words, fixed):
-    method = build("ProGrad", tiny_clip, dataset=dataset, CTX_INIT=True, N_CTX=10)
+    method = small("ProGrad", tiny_clip, dataset=dataset, CTX_INIT=True, N_CTX=10)
     tokenizer = method.text_encoder.tokenizer
     tokens = tokenizer.encode(words)
     count = len(words.split())
@@ -35,15 +62,15 @@ def test_prograds_context_ends_with_the_words_of_the_data_set(tiny_clip, dataset
     rest = tokenizer.decode(sentence.ids[11 : sentence.eos]).strip()
     assert rest.split() == f"{fixed} forest .".split()
     with pytest.raises(UserError, match=f"N_CTX is 3 but .* which is {count} words"):
-        build("ProGrad", tiny_clip, dataset=dataset, CTX_INIT=True, N_CTX=3)
+        small("ProGrad", tiny_clip, dataset=dataset, CTX_INIT=True, N_CTX=3)
 
 
 @pytest.mark.parametrize("name", ["KgCoOp", "ProGrad", "TCP"])
 def test_ctx_init_is_a_switch(tiny_clip, name):
-    random = build(name, tiny_clip, CTX_INIT=False, N_CTX=6)
+    random = small(name, tiny_clip, CTX_INIT=False, N_CTX=6)
     assert random.templates()[0].split()[:6] == ["X"] * 6
     assert 0.01 < random.prompt_learner.ctx.std() < 0.03
-    words = build(name, tiny_clip, CTX_INIT="whatever it says", N_CTX=6)
+    words = small(name, tiny_clip, CTX_INIT="whatever it says", N_CTX=6)
     assert "whatever" not in words.templates()[0] and "photo of" in words.templates()[0]
     assert words.text_size.b == (6 if name == "ProGrad" else 4)
 
@@ -52,7 +79,7 @@ def test_the_sentences_of_tcp_differ_by_data_set(tiny_clip):
     ends = {"StanfordCars": "X X X X {}, a type of car", "UCF101": "X X X X person doing {}.",
             "DescribableTextures": "X X X X {} texture.", "ImageNet": "X X X X {}."}  # fmt: skip
     for dataset, template in ends.items():
-        assert build("TCP", tiny_clip, dataset=dataset).templates() == [template]
+        assert small("TCP", tiny_clip, dataset=dataset).templates() == [template]
     assert template_of(KGCOOP, "FGVCAircraft") == "a photo of a {}, a type of aircraft."
     assert template_of(PROGRAD, "FGVCAircraft") == "a type of aircraft, a photo of a {}."
     assert template_of(TCP, "FGVCAircraft") == "a photo of an aircraft {}."
@@ -63,8 +90,8 @@ def test_the_sentences_of_tcp_differ_by_data_set(tiny_clip):
 
 def test_the_teacher_has_the_test_classes(tiny_clip):
     """TCP's tokens come from the text features of the test classes (base-to-new)."""
-    trained = build("TCP", tiny_clip)
-    new = build("TCP", tiny_clip, OTHERS)
+    trained = small("TCP", tiny_clip)
+    new = small("TCP", tiny_clip, OTHERS)
     new.load_public_state_dict(trained.public_state_dict())
     tokens = new.tokens()
     assert tokens.shape == (2, 4, 128)
@@ -73,7 +100,7 @@ def test_the_teacher_has_the_test_classes(tiny_clip):
 
 
 def test_kept_text_features_follow_tcps_network(tiny_clip):
-    method = build("TCP", tiny_clip).eval()
+    method = small("TCP", tiny_clip).eval()
     before = method(IMAGES)
     with torch.no_grad():
         method.prompt_learner.meta_net.linear2.bias.normal_()
@@ -84,7 +111,7 @@ def test_kept_text_features_follow_tcps_network(tiny_clip):
 
 
 def test_without_a_distillation_gradient_nothing_is_projected(tiny_clip):
-    method = build("ProGrad", tiny_clip, N_CTX=4)
+    method = small("ProGrad", tiny_clip, N_CTX=4)
     (ctx,) = method.learned().values()
     terms = method.train().losses(IMAGES, LABELS)
     (plain,) = torch.autograd.grad(terms["ce"], ctx, retain_graph=True)
@@ -94,14 +121,14 @@ def test_without_a_distillation_gradient_nothing_is_projected(tiny_clip):
 
 def test_an_overflow_of_the_gradient_is_kept(tiny_clip):
     """The gradient scaler can then skip the step, as for any method."""
-    method = build("ProGrad", tiny_clip, N_CTX=4)
+    method = small("ProGrad", tiny_clip, N_CTX=4)
     terms = method.train().losses(IMAGES, LABELS)
     method.backward(terms | {"kd": float("inf") * terms["kd"]})
     assert not method.prompt_learner.ctx.grad.isfinite().all()
 
 
 def test_the_projection_leaves_nothing_against_the_teacher(tiny_clip):
-    method = build("ProGrad", tiny_clip, N_CTX=4)
+    method = small("ProGrad", tiny_clip, N_CTX=4)
     (ctx,) = method.learned().values()
     terms = method.train().losses(IMAGES, LABELS)
     (kd,) = torch.autograd.grad(terms["kd"], ctx, retain_graph=True)
@@ -179,9 +206,9 @@ def test_a_mistake_is_one_sentence(tmp_path, capsys, trainer, mistake, part):
 
 
 def test_contexts_of_each_class_do_not_fit_others(tiny_clip):
-    trained = build("KgCoOp", tiny_clip, CSC=True, N_CTX=2)
+    trained = small("KgCoOp", tiny_clip, CSC=True, N_CTX=2)
     assert trained.prompt_learner.ctx.shape == (3, 2, 128)
-    other = build("KgCoOp", tiny_clip, OTHERS, CSC=True, N_CTX=2)
+    other = small("KgCoOp", tiny_clip, OTHERS, CSC=True, N_CTX=2)
     with pytest.raises(
         UserError, match=r"shape \(3, 2, 128\) but .* make the settings, the classes"
     ):
@@ -205,7 +232,7 @@ def test_the_published_test_scripts_leave_out_what_only_training_reads(tmp_path,
 
 
 def test_the_stage_of_two_sfs_follows_from_its_public_tensors(tiny_clip):
-    trained, other = (build("TwoSFS", tiny_clip).eval() for _ in range(2))
+    trained, other = (small("TwoSFS", tiny_clip).eval() for _ in range(2))
     other.load_public_state_dict(trained.public_state_dict())
     assert not other.second and int(other.stage) == 1
     trained.begin_stage(1)
@@ -220,5 +247,222 @@ def test_residuals_that_start_at_zero_can_be_evaluated(tmp_path):
 
 @pytest.mark.parametrize("words", [False, [], ""])
 def test_no_words_are_no_words(tiny_clip, words):
-    method = build("VPT", tiny_clip, PROMPT_DEPTH_VISION=2, CTX_INIT=words)
+    method = small("VPT", tiny_clip, PROMPT_DEPTH_VISION=2, CTX_INIT=words)
     assert method.fixed_template() == "{}."
+
+
+# ------------------------------------------------------------------ ALIGN
+
+
+def test_align_takes_the_regularisers_of_promptsrc(tiny_clip):
+    """With settings that make ALIGN the same as IVLP, its terms are those of PromptSRC."""
+    golden = read(GOLDEN / "promptsrc.safetensors")
+    node = {"M": 1, "N": 1, "BETA": 0, "COUPLING": "independent", "N_CTX": 4, "DEPTH": 3}
+    names = ["scl_text", "scl_image", "scl_logits"]
+    method = build_method(
+        "ALIGN",
+        node | {"REGULARIZERS": names},
+        tiny_clip,
+        golden.meta["classnames"],
+        golden.meta["dataset"],
+    )
+    with torch.no_grad():
+        own = method.public_parameters()
+        for name, value in golden.params.items():
+            own[name].copy_(value.reshape(own[name].shape))
+    terms = method.train().losses(golden.tensors["image"], golden.tensors["label"])
+    assert set(terms) == {"loss", "ce", *names}
+    for name, value in golden.part("loss/").items():
+        assert terms[name].item() == pytest.approx(value.item(), abs=2e-4)
+
+
+def test_align_takes_kgcoops_regulariser_with_any_number_of_prompts(tiny_clip):
+    node = {"M": 2, "N": 3, "REGULARIZERS": ["kg", "scl_image"]}
+    method = small("ALIGN", tiny_clip, **node, REGULARIZER_WEIGHTS=[2.0, 0.5])
+    terms = method.train().losses(IMAGES, LABELS)
+    method.backward(terms)
+    grads = {name: p.grad for name, p in method.public_parameters().items()}
+    output = method.output(IMAGES)
+    h0 = Teacher(tiny_clip, NAMES, [template_of(KGCOOP, "EuroSAT")]).h
+    z0 = Teacher(tiny_clip, NAMES, []).z(IMAGES)
+    kg = 2 * (1 - (output.text.h * h0).sum(-1).mean())
+    assert terms["kg"].item() == pytest.approx(kg.item(), abs=1e-5)
+    image = 0.5 * (output.image.z - z0[:, None]).abs().mean()
+    assert terms["scl_image"].item() == pytest.approx(image.item(), abs=1e-5)
+    assert all(grad.isfinite().all() and grad.any() for grad in grads.values())
+    plain = small("ALIGN", tiny_clip, M=2, N=3)
+    assert set(plain.train().losses(IMAGES, LABELS)) == {"loss"}
+    assert set(PUBLISHED) == set(REGULARIZERS)
+
+
+def test_align_without_regularisers_has_no_teacher(tiny_clip, monkeypatch):
+    def refuse(*args):
+        raise AssertionError("a teacher, or a regulariser, without need")
+
+    monkeypatch.setattr(align, "Teacher", refuse)
+    monkeypatch.setattr(align, "regularize", refuse)
+    assert set(small("ALIGN", tiny_clip, M=2, N=2).losses(IMAGES, LABELS)) == {"loss"}
+
+
+# ------------------------------------------------------------------ CoPrompt
+
+
+def test_coprompt_draws_one_sentence_for_all_classes_in_each_step(tiny_clip):
+    about = {name: [f"a photo of a {name}.", f"many {name}.", f"a bad {name}."] for name in NAMES}
+    method = small("CoPrompt", tiny_clip, SENTENCES=about)
+    second = torch.randn(4, 3, 32, 32)
+
+    def losses(count):
+        torch.manual_seed(3)
+        found = [method.train().losses([IMAGES, second], LABELS) for _ in range(count)]
+        return [terms["kd_text"].item() for terms in found]
+
+    drawn = losses(12)
+    h = method.output(IMAGES).text.h[0].detach()
+    possible = [8 * (1 - (h * h0).sum(-1).mean()).item() for h0 in method.teacher.h_each]
+    nearest = [min(range(3), key=lambda i: abs(possible[i] - value)) for value in drawn]
+    assert set(nearest) == {0, 1, 2}
+    assert all(abs(possible[i] - v) < 1e-4 for i, v in zip(nearest, drawn, strict=True))
+    assert losses(12) == drawn
+
+
+def test_coprompt_compares_with_the_second_view(tiny_clip):
+    method = small("CoPrompt", tiny_clip, SENTENCES={name: [name] for name in NAMES}, W=1.0)
+    other = torch.randn(4, 3, 32, 32)
+    first = method.train().losses([IMAGES, IMAGES], LABELS)
+    second = method.losses([IMAGES, other], LABELS)
+    assert first["ce"] == second["ce"] and first["kd_image"] != second["kd_image"]
+    z, z0 = method.output(IMAGES).image.z[:, 0], method.teacher.z(other)
+    assert second["kd_image"].item() == pytest.approx(
+        (1 - (z * z0).sum(-1).mean()).item(), abs=1e-5
+    )
+    method.settings = dataclasses.replace(method.settings, DISTILL="mse")
+    squared = method.losses([IMAGES, other], LABELS)["kd_image"]
+    assert squared.item() == pytest.approx((z - z0).square().mean().item(), abs=1e-5)
+
+
+def test_sentences_are_found_by_names_with_spaces_or_underscores(tmp_path):
+    path = tmp_path / "about.json"
+    path.write_text(json.dumps({"sea_or_lake": ["blue", "wet"], "forest": ["green", "dark"]}))
+    assert read_sentences(str(path), ["forest", "sea_or lake"]) == [
+        ["green", "blue"],
+        ["dark", "wet"],
+    ]
+
+
+def test_sentences_about_classes_that_are_not_named():
+    about = {"forest": ["green", "dark"], "*": ["a {}.", "the {}."]}
+    assert read_sentences(about, ["forest", "blue sea"]) == [
+        ["green", "a blue sea."],
+        ["dark", "the blue sea."],
+    ]
+    embedded = read_sentences("emoji", ["heart", "a class that nobody has seen"])
+    assert embedded[0] == ["a red heart.", "a photo of a a class that nobody has seen."]
+
+
+SENTENCES = {
+    "none": (None, "set SENTENCES to a JSON file"),
+    "no file": ("nowhere.json", "'nowhere.json' cannot be read .*: SENTENCES needs one"),
+    "no JSON": ("{", "cannot be read .*: SENTENCES needs one"),
+    "deep": ("[" * 200_000, "cannot be read .RecursionError"),
+    "no object": ("[1]", "is a list, not an object: SENTENCES"),
+    "a class": ({"forest": ["green"]}, "no list of sentences for the class 'sea'"),
+    "no list": ({"forest": "green", "sea": "b"}, "no list of sentences for the class 'forest'"),
+    "lengths": (
+        {"forest": ["green", "dark"], "sea": ["blue"]},
+        "has 2 sentences for 'forest' but 1 for 'sea': give all classes the same number",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", SENTENCES)
+def test_invalid_sentences_are_refused(tmp_path, case):
+    content, part = SENTENCES[case]
+    source = content
+    if content and source != "nowhere.json":
+        source = str(tmp_path / "about.json")
+        text = content if isinstance(content, str) else json.dumps(content)
+        (tmp_path / "about.json").write_text(text)
+    with pytest.raises(UserError, match=part) as error:
+        read_sentences(source, ["forest", "sea"])
+    assert "\n" not in str(error.value)
+
+
+# ------------------------------------------------------------------ BiomedCoOp
+
+MEDICAL = [
+    "glioma tumor", "benign_tumor", "tumour epithelium", "covid lungs", "cyst kidney", "melanoma",
+    "healthy knee", "dyed resection margins", "lung squamous cell carcinoma", "drusen", "cataract",
+]  # fmt: skip
+
+
+def about(n):
+    words = ["a", "the", "my", "one", "some", "no"][:n]
+    return {name: [f"{word} {name}" for word in words] for name in NAMES}
+
+
+def test_the_first_sentences_are_read_and_pull_the_context(tiny_clip):
+    method = small("BiomedCoOp", tiny_clip, SENTENCES=about(6), N_PROMPTS=4)
+    assert method.takes == ("sentences",)
+    assert small("BiomedCoOp", tiny_clip, SENTENCES="medical").takes == ("llm",)
+    assert method.teacher.h_each.shape == (4, len(NAMES), 64)
+    assert method.teacher.sentences.rows[3] == tuple(f"one {name}" for name in NAMES)
+    method.train()
+    weak, strong = (
+        small("BiomedCoOp", tiny_clip, SENTENCES=about(4), N_PROMPTS=4, SCCM_LAMBDA=w).train()
+        for w in (1.0, 3.0)
+    )
+    losses = [each.losses(IMAGES, LABELS)["sccm"].item() for each in (weak, strong)]
+    assert losses[1] == pytest.approx(3 * losses[0]) and losses[0] > 0
+
+
+@pytest.mark.parametrize(
+    ("scores", "kept"),
+    [
+        ([1, 1, 1, 2, 3, 1], [1, 1, 1, 1, 0, 1]),  # the median deviation is 0: nan in public code
+        ([17.3, 17.3, 17.3], [1, 1, 1]),
+        ([0, 1, 2, 3, 40], [1, 1, 1, 1, 0]),
+    ],
+)
+def test_outliers_are_pruned_also_where_most_scores_are_equal(scores, kept, tiny_clip):
+    method = small("BiomedCoOp", tiny_clip, SENTENCES=about(2), N_PROMPTS=2)
+    assert method.find_kept(torch.tensor(scores, dtype=torch.float32)).tolist() == [
+        *map(bool, kept)
+    ]
+
+
+def test_repeated_sentences_give_a_finite_loss(tiny_clip):
+    same = {name: [f"a {name}"] * 5 for name in NAMES}
+    method = small("BiomedCoOp", tiny_clip, SENTENCES=same, N_PROMPTS=5).train()
+    terms = method.losses(IMAGES, LABELS)
+    terms["loss"].backward()
+    assert terms["loss"].isfinite() and method.prompt_learner.ctx.grad.isfinite().all()
+
+
+def test_templates_stand_for_sentences_and_a_note_says_so(tiny_clip, capsys):
+    method = small("BiomedCoOp", tiny_clip, N_PROMPTS=3)
+    assert method.takes == () and capsys.readouterr().out == ""
+    rows = method.teacher.sentences.rows
+    first = "a centered satellite photo of"  # of EuroSAT
+    assert rows[0] == tuple(f"{first} {name}." for name in NAMES)
+    assert rows[1] == tuple(CLIP[0].replace("{}", name) for name in NAMES)
+    assert f"takes 3 templates, such as '{first} {{}}.'" in capsys.readouterr().out
+
+
+def test_an_evaluation_needs_no_sentences(tiny_clip):
+    method = small("BiomedCoOp", tiny_clip, SENTENCES="not_there.json").eval()
+    assert method(IMAGES).shape == (4, len(NAMES))
+    with pytest.raises(UserError, match="not_there.json' cannot be read"):
+        method.train().losses(IMAGES, LABELS)
+
+
+def test_the_context_starts_at_random_with_another_number_of_tokens(tiny_clip):
+    assert small("BiomedCoOp", tiny_clip).start == "a photo of a"
+    other = small("BiomedCoOp", tiny_clip, N_CTX=3, CSC=True)
+    assert other.start == "" and other.prompt_learner.ctx.shape[:2] == (len(NAMES), 3)
+
+
+def test_the_embedded_sentences_are_about_the_medical_classes():
+    assert len(GROUPS["medical"]) == len(MEDICAL)
+    for name, own in zip(MEDICAL, sentences_of("medical", MEDICAL), strict=True):
+        assert len(own) == 50 and all(text and "{" not in text for text in own), name

@@ -12,9 +12,8 @@ from models import support_of
 from paths import GOLDEN
 from safetensors.torch import load_file
 
-from trainers.prompting import UserError, build_method, load_clip
+from trainers.prompting import UserError, build_clip, build_method, load_clip
 from trainers.prompting.backbones import openclip
-from trainers.prompting.backbones.openai import build_clip
 from trainers.prompting.encoders.descriptions import Asked, describe
 from trainers.prompting.method import METHODS
 from trainers.prompting.use.open_clip_folder import model_config, write_open_clip

@@ -27,10 +27,9 @@ from dassl.data.datasets import DATASET_REGISTRY  # noqa: E402
 from starlette.testclient import TestClient  # noqa: E402
 
 import datasets  # noqa: E402, F401 (registers them)
-from trainers.prompting.backbones import load_clip  # noqa: E402
-from trainers.prompting.building.config import add_nodes, build_method, fit_images  # noqa: E402
+from trainers.prompting import UserError, build_method, load_clip, load_run  # noqa: E402
+from trainers.prompting.building.config import add_nodes, fit_images  # noqa: E402
 from trainers.prompting.building.transforms import plain_transform  # noqa: E402
-from trainers.prompting.errors import UserError  # noqa: E402
 from trainers.prompting.images.tables import read_answers, read_images  # noqa: E402
 from trainers.prompting.record.calibration import Calibration  # noqa: E402
 from trainers.prompting.storage.files import hold_lock  # noqa: E402
@@ -38,7 +37,7 @@ from trainers.prompting.use import page as page_module  # noqa: E402
 from trainers.prompting.use.commands import main, serve  # noqa: E402
 from trainers.prompting.use.labelling import Labels  # noqa: E402
 from trainers.prompting.use.page import ERRORS, LARGEST, Page  # noqa: E402
-from trainers.prompting.use.run import Run, dassl, load_run  # noqa: E402
+from trainers.prompting.use.run import Run, dassl  # noqa: E402
 
 NAMES = ["bird", "<script>alert(1)</script>", "=1+1", "drink"]
 LOCAL = "http://127.0.0.1:8000"

@@ -6,9 +6,8 @@ import torch.nn.functional as F
 from cases import slow_but
 from golden_files import predicted
 
-from trainers.prompting import build_method
+from trainers.prompting import build_method, word_embeddings
 from trainers.prompting.methods.tpt import TPT
-from trainers.prompting.prompts import word_embeddings
 from trainers.prompting.sure_views import entropy, surest
 
 NAMES = ["forest", "sea", "road"]

@@ -6,16 +6,22 @@ import torch.nn.functional as F
 from models import support_of
 from torch import nn
 
-from trainers.prompting import ImageEncoder, TextEncoder, UserError, build_method, write_sentences
+from trainers.prompting import (
+    Added,
+    ImageEncoder,
+    TextEncoder,
+    UserError,
+    build_method,
+    word_embeddings,
+    write_sentences,
+)
 from trainers.prompting.backbones.assemble import closed_clip
 from trainers.prompting.backbones.closed import Closed
 from trainers.prompting.backbones.family import Family, Tokenizer
 from trainers.prompting.building import config
-from trainers.prompting.encoders.added import Added
 from trainers.prompting.encoders.sides import need_open
 from trainers.prompting.errors import ClosedSide
 from trainers.prompting.method import METHODS
-from trainers.prompting.prompts import word_embeddings
 from trainers.prompting.running.precision import Precision
 
 NAMES = ["cat", "dog", "snow field"]

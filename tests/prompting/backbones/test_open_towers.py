@@ -11,7 +11,7 @@ open_clip = pytest.importorskip("open_clip", reason="open_clip_torch is not inst
 pytest.importorskip("transformers", reason="transformers is not installed")
 from open_golden import FILES, near, package_model, read, relative  # noqa: E402
 
-from trainers.prompting.backbones.module import from_module  # noqa: E402
+from trainers.prompting import from_module  # noqa: E402
 
 COOP = [path.stem for path in FILES if path.stem.startswith(("coop", "kgcoop", "biomedcoop"))]
 VPT = [path.stem for path in FILES if path.stem.startswith("vpt")]

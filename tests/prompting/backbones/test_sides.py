@@ -12,7 +12,7 @@ from trainers.prompting.errors import ClosedSide
 open_clip = pytest.importorskip("open_clip", reason="open_clip_torch is not installed")
 from open_golden import register_vit  # noqa: E402
 
-from trainers.prompting.backbones.module import from_module  # noqa: E402
+from trainers.prompting import from_module  # noqa: E402
 from trainers.prompting.encoders.sides import kinds  # noqa: E402
 
 TIMM = {"timm_model_name": "test_vit", "timm_model_pretrained": False, "timm_pool": "avg",

@@ -8,11 +8,15 @@ import torch
 import torch.nn.functional as F
 from foreign import NAMES, SENTENCES, VOCABULARY, images, spread, write_tokenizer, write_words
 
-from trainers.prompting import UserError, build_method, load_clip
+from trainers.prompting import (
+    ImageEncoder,
+    TextEncoder,
+    UserError,
+    build_method,
+    load_clip,
+    write_sentences,
+)
 from trainers.prompting.backbones import family_of
-from trainers.prompting.encoders.sentences import write_sentences
-from trainers.prompting.encoders.text import TextEncoder
-from trainers.prompting.encoders.vision import ImageEncoder
 from trainers.prompting.errors import ClosedSide
 
 transformers = pytest.importorskip("transformers", reason="transformers is not installed")

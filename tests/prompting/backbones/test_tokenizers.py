@@ -13,10 +13,15 @@ from foreign import (
     zero_shot,
 )
 
-from trainers.prompting import UserError, build_method, load_clip, word_embeddings
+from trainers.prompting import (
+    TextEncoder,
+    UserError,
+    build_method,
+    load_clip,
+    word_embeddings,
+    write_sentences,
+)
 from trainers.prompting.backbones import family_of
-from trainers.prompting.encoders.sentences import write_sentences
-from trainers.prompting.encoders.text import TextEncoder
 
 open_clip = pytest.importorskip("open_clip", reason="open_clip_torch is not installed")
 pytest.importorskip("transformers", reason="transformers is not installed")

@@ -23,11 +23,13 @@ from trainers.prompting import (
     UserError,
     blocks_of,
     build_clip,
+    build_method,
+    tuned_norm,
     write_sentences,
 )
 from trainers.prompting.backbones.openai import clip
-from trainers.prompting.building.config import build_method, read_node
-from trainers.prompting.encoders.added import MATRICES, merge, tuned_norm
+from trainers.prompting.building.config import read_node
+from trainers.prompting.encoders.added import MATRICES, merge
 from trainers.prompting.running.memory import LEVELS
 from trainers.prompting.use.export import Program
 

@@ -1,12 +1,28 @@
-"""Sentences of templates with and without words after the class name."""
+"""Sentences of templates, their layout, and tokens that only read them."""
 
 import pytest
+import torch
+import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
+from open_golden import package_model, read
 
-from trainers.prompting import UserError
+from trainers.prompting import (
+    ImageEncoder,
+    TextEncoder,
+    UserError,
+    from_module,
+    load_clip,
+    write_sentences,
+)
 from trainers.prompting.backbones.openai import OPENAI, clip
-from trainers.prompting.encoders.sentences import Keys, shared_length, write_sentences
+from trainers.prompting.encoders.layout import Layout
+from trainers.prompting.encoders.sentences import (
+    Keys,
+    Sentence,
+    append_readers,
+    shared_length,
+)
 
 NAMES = st.text("abcdefg -().'é", min_size=1, max_size=20).map(str.strip).filter(bool)
 
@@ -92,3 +108,150 @@ def test_mistakes_name_the_keys_that_the_user_has_set(tiny_clip):
 def test_a_fixed_sentence_has_no_places_for_learned_tokens(tiny_clip):
     sentence = write(tiny_clip, "a photo of a {}.", "sea_or  lake", 0)
     assert not sentence.slots and text(sentence) == "a photo of a sea or lake ."
+
+
+# ------------------------------------------------------------------ layout
+
+TAILS = st.lists(st.lists(st.integers(1, 3), min_size=1, max_size=5), min_size=1, max_size=4)
+HEAD = st.lists(st.integers(4, 9), min_size=2, max_size=6)
+END = st.lists(st.integers(4, 9), max_size=2)
+PROMPTS = st.lists(st.tuples(HEAD, END), min_size=1, max_size=3)
+
+
+def sentences_of(prompts, tails):
+    """Return sentences [N][K]: SOS, the prompt's head, the class's tail, the prompt's end, EOS.
+
+    The first two tokens of a head are slots.
+    """
+    return [
+        [
+            Sentence(
+                ids := [100, *head, *tail, *end, 101], {1: 0, 2: 1}, len(ids) - 2, len(ids) - 1
+            )
+            for tail in tails
+        ]
+        for head, end in prompts
+    ]
+
+
+@given(PROMPTS, TAILS, st.booleans())
+def test_every_position_is_found(prompts, tails, own):
+    sentences = sentences_of(prompts, tails)
+    cut = [shared_length(row, own) for row in sentences]
+    spans = [[range(1, s.end) for s in row] for row in sentences]
+    layout = Layout(sentences, cut, spans)
+    ids = torch.cat([layout.prefix_ids, layout.suffix_ids], dim=1)
+    positions = torch.cat(
+        [torch.arange(layout.P).expand(len(cut), -1), layout.suffix_positions], dim=1
+    )
+    for n, row in enumerate(sentences):
+        for k, sentence in enumerate(row):
+            places = [layout.place(n, k, p) for p in range(len(sentence.ids))]
+            assert ids[n, places].tolist() == sentence.ids
+            assert positions[n, places].tolist() == list(range(len(sentence.ids)))
+            at = n % len(layout.eos)
+            assert ids[n, layout.P + layout.eos[at, k]] == 101
+            real = layout.token_weights.mass[n, k] > 0
+            assert layout.token_index[n, k, real].tolist() == places[1 : sentence.end]
+            torch.testing.assert_close(layout.token_weights.mass[n, k].sum(), torch.tensor(1.0))
+            # EOS sees all positions of its sentence and no others
+            mask = layout.eos_mask[n % len(layout.eos_mask), k]
+            assert mask.sum() == len(sentence.ids)
+    packed = layout.suffix_ids[0]
+    assert torch.equal(packed[layout.pad_index][layout.pack_index], packed)
+    slots = layout.prefix_slots + layout.suffix_slots.shape[1] / len(tails)
+    assert slots == 2
+    assert {b.dtype for b in layout.buffers()} <= {torch.long, torch.bool, torch.float32}
+    assert not layout.state_dict()
+
+
+# ------------------------------------------------------------------ readers
+
+CLASSES, B = ["cat", "red panda", "dog"], 3
+
+
+@pytest.fixture(params=["causal", "both", "mean"])
+def clip_model(request, tmp_path):
+    if request.param == "causal":
+        return load_clip("emoji")
+    pytest.importorskip("open_clip", reason="open_clip_torch is not installed")
+    name = {"both": "coop_biomed", "mean": "coop_xlm_mean"}[request.param]
+    model, tokenizer, config = package_model(*read(name), tmp_path)
+    return from_module(model, config, tokenizer, {})
+
+
+def halves(block, x, readers, causal):
+    """Return the outputs of a block for positions (L, W), and for tokens (b, W) that read them."""
+    post = getattr(block, "post_norm", False)
+    ln_1, ln_2 = block.ln_1, block.ln_2
+    done = []
+    for query in (x, readers):
+        keys = x if post else ln_1(x)
+        mask = torch.ones(len(x), len(x)).triu(1).bool() if causal and query is x else None
+        own = query if post else ln_1(query)
+        seen = block.attn(own, keys, keys, attn_mask=mask, need_weights=False)[0]
+        y = query + seen
+        if post:
+            y = ln_1(y)
+            done.append(ln_2(y + block.mlp(y)))
+        else:
+            done.append(y + block.mlp(ln_2(y)))
+    return done
+
+
+@torch.no_grad()
+def test_sentences(clip_model):
+    plain = write_sentences(clip_model, ["a photo of a {}."], CLASSES)
+    sentences = append_readers(clip_model, plain, B)
+    words = [[range(len(s.ids) - B, len(s.ids)) for s in row] for row in sentences]
+    ctx = torch.randn(1, B, clip_model.token_embedding.weight.shape[1])
+    encoder = TextEncoder(clip_model, sentences, words)
+    text, without = encoder([ctx]), TextEncoder(clip_model, plain)().h
+    whole = TextEncoder(clip_model, sentences)
+    whole.packs_on = ()  # as on an accelerator
+    for h in (text.h, whole([ctx]).h):
+        torch.testing.assert_close(h, without, atol=1e-6, rtol=0)
+    for k, sentence in enumerate(plain[0]):
+        ids, L = torch.tensor(sentence.ids), len(sentence.ids)
+        norm = getattr(clip_model, "ln_embed", torch.nn.Identity())
+        x = norm(clip_model.token_embedding(ids) + clip_model.positional_embedding[:L])
+        readers = norm(ctx[0] + clip_model.positional_embedding[L : L + B])
+        for block in clip_model.transformer.resblocks:
+            x, readers = halves(block, x, readers, encoder.causal)
+        s = F.normalize(encoder._project(readers, type("No", (), {"norms": {}})), dim=-1)
+        torch.testing.assert_close(text.s[0, k], s, atol=1e-5, rtol=0)
+
+
+@torch.no_grad()
+def test_images(clip_model):
+    visual = clip_model.visual
+    x = torch.randn(2, 3, visual.input_resolution, visual.input_resolution)
+    if hasattr(visual, "shape") and not visual.shape.reads:
+        with pytest.raises(UserError, match="all positions make the feature of an image"):
+            ImageEncoder(visual, unseen=True)
+        return
+    ctx = torch.randn(1, B, visual.ln_post.weight.shape[0])
+    image = ImageEncoder(visual, patches=True, unseen=True)(x, [ctx])
+    plain = ImageEncoder(visual, patches=True)(x)
+    few = ImageEncoder(visual, unseen=True)(x, [ctx])
+    for z in (image.z, few.z):
+        torch.testing.assert_close(z, plain.z, atol=1e-6, rtol=0)
+    torch.testing.assert_close(image.r[:, :, :-B], plain.r, atol=1e-6, rtol=0)
+    for one in range(2):
+        states = visual.conv1(x[one : one + 1]).flatten(2)[0].T
+        states = torch.cat([visual.class_embedding.reshape(1, -1), states])
+        states = visual.ln_pre(states + visual.positional_embedding)
+        readers = visual.ln_pre(ctx[0])
+        for block in visual.transformer.resblocks:
+            states, readers = halves(block, states, readers, False)
+        r = F.normalize(visual.ln_post(readers) @ visual.proj, dim=-1)
+        torch.testing.assert_close(image.r[one, 0, -B:], r, atol=1e-5, rtol=0)
+
+
+def test_what_does_not_fit_is_refused():
+    clip_model = load_clip("emoji")
+    two = write_sentences(clip_model, ["a {}.", "the {}."], CLASSES)
+    with pytest.raises(UserError, match="2 prompts are given, but only one can have readers"):
+        append_readers(clip_model, two, 1)
+    with pytest.raises(UserError, match=r"have \d+ positions, but the text encoder reads"):
+        append_readers(clip_model, two[:1], 75)

@@ -1,21 +1,27 @@
-"""Half precision is at least as close to float32 as OpenAI's modules in half precision."""
+"""Half precision: as close to float32 as OpenAI's modules, and every method in float16."""
 
 import copy
+import json
+import shutil
+from copy import deepcopy
 
 import pytest
+import tiny
 import torch
+from cases import slow_but
 from half import CPU, compare, errors, exact, step, worse
-from models import images, model_of, settings
+from models import images, model_of, settings, support_of
 from torch import nn
 
-from trainers.prompting.method import Batch
+from trainers.prompting import Teacher
+from trainers.prompting.building.support import encode
+from trainers.prompting.capabilities.one_view import OneView
+from trainers.prompting.method import METHODS, Batch
 from trainers.prompting.running import precision as running
-from trainers.prompting.running.precision import Precision
+from trainers.prompting.running.precision import INIT_SCALE, Precision
 from trainers.prompting.step import training_step
+from trainers.prompting.trainer.trainer import PromptTrainer
 
-# Cases (setting, precision, loud channel) and their numbers of draws. Errors vary little if no
-# channel is loud or if it is loud from the start, and much if every block adds to it. On the CPU,
-# amp is bf16, bit for bit (below).
 QUICK = [("ALIGN", "bf16", "start")]
 SLOW = [
     (setting, kind, loud)
@@ -141,3 +147,93 @@ def test_features_that_losses_read_are_float32(tiny_clip, name, kind):
     found = {x.dtype for x in (image.z, image.raw, text.h, text.raw)}
     assert found == {torch.float32}
     assert (image.r is None) == (name != "ALIGN")
+
+
+# ------------------------------------------------------------------ float16
+
+NAMES = ["forest", "sea or lake", "road"]
+LABELS = torch.arange(3)
+HALF = [name for name in METHODS if name != "SkipTuning"]  # test_skiptuning.py
+VIEWS = 10  # of which a tenth is selected
+SEARCHES = "SEARCH", "SEARCH_HP"  # fits for several settings
+SIGNS = {"TTC": 0.05}  # pixels move along the sign of a gradient, which rounding can change
+
+
+def take_support(method, name, how) -> None:
+    """Give a method its support as a trainer does: encoded in the precision of the run."""
+    support = support_of(name, NAMES)
+    features, labels = encode(method, [(support["images"][0], support["labels"])], how)
+    method.make_room(len(labels))
+    if isinstance(method, OneView):
+        method.take_views([features], labels)
+    else:
+        method.take_support(features[None], labels)
+
+
+def outcome(tiny_clip, name, kind) -> torch.Tensor:
+    """Do a step, and return the logits of an evaluation: all finite, and no step is skipped."""
+    embedding = tiny_clip.token_embedding.weight  # large, and never written to
+    clip_model = deepcopy(tiny_clip, {id(embedding): embedding})
+    how = Precision(kind, CPU, half_on_cpu=True)
+    torch.manual_seed(0)
+    node = settings(name) | {key: False for key in SEARCHES if key in METHODS[name].defaults}
+    method = model_of(clip_model, name, node, NAMES)
+    for teacher in (part for part in method.modules() if isinstance(part, Teacher)):
+        del teacher.sentences.rows[2:]
+    how.place(method, clip_model)
+    if method.support_passes:
+        take_support(method, name, how)
+    inputs = images()
+    if method.trains:
+        with how.autocast():
+            method.begin_stage(0)
+            rows = method.clip_features(inputs) if method.trains_on_support else inputs
+        batch = method.batch([rows] * method.views, LABELS[: 0 if method.unlabelled else 3])
+        learned = method.learned().values()
+        before = [p.detach().clone() for p in learned]
+        _, terms = training_step(method.train(), batch, torch.optim.SGD(learned, lr=0.01), how)
+        assert terms["loss"].isfinite() and how.scaler.get_scale() == INIT_SCALE
+        assert all(p.isfinite().all() for p in learned)
+        assert not all(map(torch.equal, before, learned))
+    method.eval().reset()
+    with torch.no_grad(), how.autocast():
+        views = [inputs[:1] + shift for shift in torch.randn(VIEWS)]
+        logits = method.predict(views if method.test_views > 1 else inputs).logits
+    assert logits.dtype == torch.float32 and logits.isfinite().all()
+    return logits
+
+
+@pytest.mark.parametrize("name", HALF)
+def test_a_step_and_an_evaluation(tiny_clip, name):
+    outcome(tiny_clip, name, "fp16")
+
+
+@pytest.mark.parametrize("name", slow_but(HALF, "ALIGN", "CoOp"))
+def test_amp_computes_nearly_the_same(tiny_clip, name):
+    fp16, amp = (outcome(tiny_clip, name, kind) for kind in ("fp16", "amp"))
+    share = SIGNS.get(name, 0.01)
+    assert (fp16 - amp).abs().max() < share * amp.abs().max()
+
+
+def test_a_killed_run_goes_on_with_its_loss_scale(tmp_path, monkeypatch):
+    """It begins so high that steps are skipped in the first epoch: from it, others would be."""
+    monkeypatch.setattr(PromptTrainer, "half_on_cpu", True)
+    monkeypatch.setattr(running, "INIT_SCALE", 2.0**18)
+    prec = ["TRAINER.ALIGN.PREC", "fp16"]
+
+    def after_epoch(self, done=PromptTrainer.after_epoch):
+        done(self)
+        if self.epoch == 0:  # what a run that is killed here leaves
+            shutil.copytree(tmp_path / "whole", tmp_path / "parts")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PromptTrainer, "after_epoch", after_epoch)
+        assert tiny.run(tmp_path, "ALIGN", tmp_path / "whole", 2, extra=prec) == 0
+    assert tiny.run(tmp_path, "ALIGN", tmp_path / "parts", 2, extra=prec) == 0
+    file = "MultiModalPromptLearner/model.pth.tar-2"
+    whole, parts = (torch.load(tmp_path / x / file, weights_only=True) for x in ("whole", "parts"))
+    assert whole["scaler"] == parts["scaler"] and 1 < whole["scaler"]["scale"] < 2.0**18
+    for name, value in whole["state_dict"].items():
+        assert torch.equal(value, parts["state_dict"][name]), name
+    record = json.loads((tmp_path / "parts" / "results.json").read_text())
+    assert record["precision"] == "float16"

@@ -1,16 +1,17 @@
-"""Choices of the solver before it computes: kernel, steps, chunks, arithmetic; refusals."""
+"""Choices of the solver before it computes, its precision, and the solver of published codes."""
 
 import math
 
 import pytest
 import torch
 
-from trainers.prompting import transport
-from trainers.prompting.full_precision import gradients_of
+from trainers.prompting import sinkhorn, transport
+from trainers.prompting.full_precision import full_precision, gradients_of
+from trainers.prompting.transport import solver
 from trainers.prompting.transport.fused import fused
 from trainers.prompting.transport.released import sinkhorn_released
 from trainers.prompting.transport.scalings import LogScalings, Scalings, SmallScalings
-from trainers.prompting.transport.solver import Sinkhorn, plain_scalings, sinkhorn
+from trainers.prompting.transport.solver import Sinkhorn, plain_scalings
 from trainers.prompting.transport.token_level import TokenWeights
 
 
@@ -179,3 +180,184 @@ def test_rows_without_mass_do_not_count_in_the_released_rule(tol):
     padded = torch.cat([C, torch.zeros(2, 30, 4)], 1)
     a = torch.cat([torch.full((3,), 1 / 3), torch.zeros(30)])
     assert torch.equal(sinkhorn_released(padded, a, tol=tol).iterations, alone.iterations)
+
+
+matmul = torch.backends.cuda.matmul
+NEW = hasattr(matmul, "fp32_precision")  # since PyTorch 2.9
+
+
+def switches():
+    """Return the value of each switch, or the name of the error if PyTorch refuses to read it."""
+    found = {}
+    for name, read in (
+        ("old", torch.get_float32_matmul_precision),
+        ("tf32", lambda: matmul.allow_tf32),
+        ("cuda", lambda: matmul.fp32_precision),
+        ("mkldnn", lambda: torch.backends.mkldnn.matmul.fp32_precision),
+        ("all", lambda: torch.backends.fp32_precision),
+    ):
+        try:
+            found[name] = read()
+        except (RuntimeError, AttributeError) as error:
+            found[name] = type(error).__name__
+    return found
+
+
+def set_to(name, value):
+    match name:
+        case "old":
+            torch.set_float32_matmul_precision(value)
+        case "tf32":
+            matmul.allow_tf32 = value
+        case "cuda":
+            matmul.fp32_precision = value
+        case "mkldnn":
+            torch.backends.mkldnn.matmul.fp32_precision = value
+        case "all":
+            torch.backends.fp32_precision = value
+
+
+@pytest.fixture
+def restored():
+    yield
+    torch.set_float32_matmul_precision("highest")
+    if NEW:
+        torch.backends.fp32_precision = "none"
+        matmul.fp32_precision = torch.backends.mkldnn.matmul.fp32_precision = "none"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("old", "highest"),
+        ("old", "high"),
+        ("old", "medium"),
+        ("tf32", True),
+        ("cuda", "tf32"),
+        ("mkldnn", "bf16"),
+        ("all", "tf32"),
+    ],
+)
+def test_switches_read_inside_say_full_precision(restored, name, value):
+    if not NEW and name in ("cuda", "mkldnn", "all"):
+        pytest.skip("this PyTorch has only the old switches")
+    set_to(name, value)
+    before = switches()
+    with full_precision("cpu"):
+        inside = switches()
+    assert inside["old"] == "highest" and inside["tf32"] is False
+    if NEW:
+        assert {inside["cuda"], inside["mkldnn"]} <= {"none", "ieee"}
+    assert switches() == before
+
+
+@pytest.mark.parametrize("precision", ["high", "medium"])
+def test_the_solver_stays_exact(restored, precision):
+    generator = torch.Generator().manual_seed(9)
+    cost = 2 * torch.rand(8, 64, 8, generator=generator)
+    expected = sinkhorn(cost)
+    torch.set_float32_matmul_precision(precision)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        result = sinkhorn(cost)
+        assert torch.is_autocast_enabled("cpu")
+    assert torch.equal(result.plan, expected.plan)
+
+
+def test_switches_are_restored_after_an_error(restored):
+    torch.set_float32_matmul_precision("high")
+    with pytest.raises(ZeroDivisionError), full_precision("cpu"):
+        raise ZeroDivisionError
+    assert torch.get_float32_matmul_precision() == "high" and torch.is_grad_enabled()
+
+
+# ------------------------------------------------------------------ released
+
+
+def test_group_dims_must_exist():
+    with pytest.raises(ValueError, match="group_dims is 2"):
+        sinkhorn_released(torch.rand(2, 3, 4), group_dims=2)
+
+
+def naive_released(cost, a, b, reg=0.1, tol=1e-2, max_iter=100):
+    """Solve one group (n, P, L) as the public code does; return plans and iterations."""
+    K = torch.exp(-cost / reg)
+    r, c = torch.ones_like(a), torch.ones_like(b)
+    for t in range(max_iter):  # noqa: B007
+        r0 = r
+        r = a / torch.matmul(K, c.unsqueeze(-1)).squeeze(-1)
+        c = b / torch.matmul(K.transpose(1, 2), r.unsqueeze(-1)).squeeze(-1)
+        if (r - r0).abs().mean() < tol:
+            break
+    T = r.unsqueeze(-1) * c.unsqueeze(-2) * K
+    return (K if T.isnan().any() else T), t + 1
+
+
+@pytest.mark.parametrize("scale", [1.0, 2.0, 8.0])
+def test_released_rule_with_padding(scale, monkeypatch):
+    """As at the token level: a group of M * N problems for each image and class, with padding."""
+    B, K, M, N, P, L = 2, 3, 2, 2, 13, 6
+    g = torch.Generator().manual_seed(0)
+    cost = scale * torch.rand(B, K, M, N, P, L, generator=g)
+    lengths = torch.tensor([6, 2, 4])
+    b = (torch.arange(L) < lengths[:, None]) / lengths[:, None]
+    for k in range(K):
+        cost[:, k, ..., lengths[k] :] = math.nan
+    cost.requires_grad_()
+    result = sinkhorn_released(cost, None, b[:, None, None], group_dims=2)
+    for i in range(B):
+        for k in range(K):
+            n = lengths[k]
+            inner = cost.detach()[i, k, ..., :n].reshape(M * N, P, n)
+            expected, t = naive_released(
+                inner, torch.full((M * N, P), 1 / P), b[k, :n].expand(M * N, n)
+            )
+            torch.testing.assert_close(result.plan[i, k, ..., :n].reshape(M * N, P, n), expected)
+            assert (result.plan[i, k, ..., n:] == 0).all()
+            assert (result.iterations[i, k] == t).all()
+            distance = (expected * inner).sum((1, 2)).view(M, N)
+            torch.testing.assert_close(result.distance[i, k].detach(), distance)
+    result.distance.sum().backward()
+    assert torch.equal(cost.grad, result.plan)
+    monkeypatch.setattr(Sinkhorn, "chunk_size", lambda self, C: 4)
+    chunked = sinkhorn_released(cost, None, b[:, None, None], group_dims=2)
+    assert torch.equal(chunked.plan, result.plan)
+
+
+@pytest.mark.parametrize("scale", [1.0, 2.0])
+def test_released_rule_over_everything(scale):
+    """As at the prompt level and in PLOT: all problems are one group."""
+    cost = scale * torch.rand(20, 4, 4, generator=torch.Generator().manual_seed(12))
+    expected, t = naive_released(cost, torch.full((20, 4), 0.25), torch.full((20, 4), 0.25))
+    result = sinkhorn_released(cost.view(5, 4, 4, 4))
+    torch.testing.assert_close(result.plan.view(20, 4, 4), expected)
+    assert (result.iterations == t).all()
+
+
+def test_released_rule_falls_back_to_the_kernel():
+    cost = torch.full((2, 3, 4, 5), 0.5)
+    cost[1, 2] = 1e4  # K underflows to 0 everywhere
+    result = sinkhorn_released(cost, group_dims=1)
+    expected, t = naive_released(cost[1], torch.full((3, 4), 0.25), torch.full((3, 5), 0.2))
+    assert t == 100
+    assert torch.equal(result.plan[1], expected)
+    torch.testing.assert_close(result.plan[0], torch.full((3, 4, 5), 1 / 20))
+    assert (result.iterations[1] == 100).all()
+    assert (result.iterations[0] < 100).all()
+
+
+def test_the_host_reads_no_values():
+    """Runs on the meta device, which has no values: reading one on the host raises."""
+    cost, b = torch.rand(2, 3, 5, 4, device="meta"), torch.rand(4, device="meta")
+    assert sinkhorn_released(cost, b=b).plan.shape == cost.shape
+
+
+@pytest.mark.parametrize("group_dims", [0, 1, 2])
+def test_without_reads_the_result_is_the_same(group_dims, monkeypatch):
+    """If the host reads no values, as on an accelerator, each group still stops separately."""
+    cost = torch.rand(6, 4, 9, 5, generator=torch.Generator().manual_seed(1))
+    expected = sinkhorn_released(cost, group_dims=group_dims)
+    assert (expected.iterations < 100).all()
+    monkeypatch.setattr(solver, "looks_are_free", lambda device: False)
+    result = sinkhorn_released(cost, group_dims=group_dims)
+    for name in ("plan", "distance", "iterations", "marginal_error"):
+        assert torch.equal(getattr(result, name), getattr(expected, name))

@@ -12,9 +12,10 @@ from cases import slow_but
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from trainers.prompting import sinkhorn
 from trainers.prompting.transport import solver
 from trainers.prompting.transport.released import sinkhorn_released
-from trainers.prompting.transport.solver import Sinkhorn, sinkhorn
+from trainers.prompting.transport.solver import Sinkhorn
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 quick = settings(max_examples=25, deadline=None, derandomize=True)
