@@ -33,7 +33,6 @@ from trainers.prompting.advice.statement import Curve, Statement
 from trainers.prompting.advice.steps import next_steps
 from trainers.prompting.backbones import weights_sha256
 from trainers.prompting.storage.features import read_features, write_features
-from trainers.prompting.use.commands import main
 
 # ---------------------------------------------------------------------- labels
 
@@ -272,8 +271,18 @@ def test_five_classes_are_named_first_those_without_labels():
         said[np.flatnonzero(y == k)[:number]] = 0
     told = SimpleNamespace(silent="", accuracy=(1.0, 0.9), choice=of(np.eye(7)[said], y))
     *_, line = next_steps(told, [*"abcdefg"], "advise")
+    assert line.startswith("Label more images")
     shares = "e (3 of 4 wrong), b (5 of 10 wrong), d (2 of 4 wrong)"
     assert line.endswith(f"first of these classes: a (0 labels), f (0 labels), {shares}.")
+
+
+def test_an_accuracy_that_is_not_known_is_enough_for_nothing():
+    y = np.repeat([0, 1], [2, 1])
+    told = SimpleNamespace(silent="Too few", accuracy="Too few", choice=of(np.eye(2)[1 - y], y))
+    assert next_steps(told, "ab", "") == [
+        "Whether it is enough for a purpose is not known. Too few.",
+        "Add images, first of these classes: b (1 labels), a (2 labels).",
+    ]
 
 
 # ---------------------------------------------------------------------- the page
@@ -532,22 +541,6 @@ def test_two_names_of_one_class_are_refused(folders, folder, names, said):
     (folders / folder).mkdir()
     with pytest.raises(UserError, match=f"^{re.escape(said)}"):
         read_collection(folders, names)
-
-
-def test_the_record_of_an_advice(tmp_path):
-    """It is of a fit, which has no steps."""
-    random, root, out = np.random.default_rng(0), tmp_path / "images", tmp_path / "out"
-    for i in range(6):
-        path = root / ("cat", "dog")[i % 2] / f"{i}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(random.integers(0, 256, (32, 32, 3), np.uint8)).save(path)
-    assert main(["advise", str(root), "--output", str(out), "--backbones", "emoji"]) == 0
-    record = json.loads((out / "results.json").read_text())
-    expected = {"train_steps": 0, "seed": 0, "num_test": 6, "evaluated_on": "folds"}
-    expected |= {"split": "folds", "trainer": "LPPlusPlus", "backbone": "emoji", "num_classes": 2}
-    assert {key: record[key] for key in expected} == expected
-    assert record["config"]["DATASET"]["ROOT"] == str(root) and record["train_seconds"] > 0
-    assert record["config"]["TRAINER"]["LPPLUSPLUS"]["SEARCH_HP"] is False  # takes labels
 
 
 @pytest.mark.parametrize(

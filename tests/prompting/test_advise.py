@@ -29,10 +29,10 @@ from trainers.prompting.advice import encode as encoding
 from trainers.prompting.advice import fits, images
 from trainers.prompting.advice import labels as labelling
 from trainers.prompting.advice.images import Collection, read_collection
-from trainers.prompting.advice.steps import next_steps
 from trainers.prompting.backbones import cached, openai
 from trainers.prompting.checkpoint.saved import Saved
 from trainers.prompting.images.tables import read_answers, read_images, relative_to, write_table
+from trainers.prompting.method import METHODS
 from trainers.prompting.record.predictions import read_predictions
 from trainers.prompting.storage.features import read_features
 from trainers.prompting.use.commands import main
@@ -97,6 +97,11 @@ def test_the_advice_ends_the_log_and_is_a_run(advised, capsys):
     right = (arrays["prediction"] == arrays["label"]).mean()
     assert record["accuracy"] == pytest.approx(100 * right)
     assert run.method == record["trainer"] and run.classnames == CLASSES
+    expected = {"train_steps": 0, "seed": 0, "backbone": "emoji", "num_classes": 5}
+    assert {key: record[key] for key in expected} == expected and record["train_seconds"] > 0
+    cfg = run.settings
+    assert cfg.DATASET.ROOT == record["config"]["DATASET"]["ROOT"] == str(root)
+    assert cfg.TRAINER[METHODS[run.method].node].SEARCH_HP is False  # takes labels
     found = read_features(out / "features" / "emoji.safetensors")
     paths = dict(digests(root, "paths"))
     images = torch.stack([run.preprocess(run.read(paths[digest])) for digest in found.images])
@@ -203,34 +208,6 @@ def test_why_at_least_is_lower_than_before(drawings, advised, tmp_path, capsys):
     assert json.loads((out / "call.json").read_text())["at_least"] < 99
     assert "`" not in said  # no command on the page
     assert main(words) == 0 and "'At least' was" not in capsys.readouterr().out
-
-
-STEPS = {  # least accuracy, labels of each class, those answered wrongly -> what is said
-    "by far": ((0.97, 0.951), (9, 9), (0, 0), ["up to 5 get a wrong class: enough to sort"]),
-    "nearly": ((0.99, 0.949), (9, 9), (0, 1), ["6 get a wrong class: enough to sort images that",
-                                                "of these classes: b (1 of 9 wrong)."]),
-    "not": ((0.7, 0.5), (9, 0, 4), (2, 0, 2), ["enough to find examples of a class, not to",
-                                              "b (0 labels), c (2 of 4 wrong), a (2 of 9 wrong)."]),
-    "silent": ("Too few", (2, 1), (1, 1), ["for a purpose is not known. Too few.",
-                                          "b (1 labels), a (2 labels)."]),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("case", STEPS)
-@pytest.mark.parametrize("command", ["advise --next 9", ""])
-def test_what_is_enough_for_what_and_what_to_label(case, command):
-    accuracy, counts, wrong, said = STEPS[case]
-    K, y = len(counts), np.repeat(np.arange(len(counts)), counts)
-    answers = y.copy()
-    for k in range(K):
-        answers[np.flatnonzero(y == k)[: wrong[k]]] = (k + 1) % K
-    silent = accuracy if isinstance(accuracy, str) else ""
-    best = SimpleNamespace(logits=np.eye(K)[answers])
-    choice = SimpleNamespace(labels=y, counts=np.array(counts), best=best)
-    told = SimpleNamespace(silent=silent, accuracy=accuracy, choice=choice)
-    lines = next_steps(told, "abc"[:K], command)
-    assert len(lines) == len(said) and all(map(str.__contains__, lines, said)), lines
-    assert len(lines) == 1 or lines[1].startswith("Label more" if command else "Add images")
 
 
 def digests(root, other):

@@ -5,10 +5,10 @@ import json
 import pytest
 import tiny
 import torch
-from test_method import IMAGES, LABELS, NAMES, Mine, build
+from test_method import IMAGES, LABELS, Mine, build
 from torch import nn
 
-from trainers.prompting import Contexts, Method, UserError, build_method, register
+from trainers.prompting import Contexts, Method, UserError, register
 from trainers.prompting.method import METHODS
 from trainers.prompting.methods.coop import CoOp
 from trainers.prompting.running.precision import Precision
@@ -91,23 +91,27 @@ SHAPES = {
 }
 
 
+def like(name, **functions):
+    """Return a method like another, but with these functions."""
+    return type("Changed", (METHODS[name],), functions)
+
+
 @pytest.mark.parametrize("case", SHAPES)
-def test_contexts_that_do_not_fit(tiny_clip, monkeypatch, case):
+def test_contexts_that_do_not_fit(tiny_clip, case):
     node = {"N_CTX_TEXT": 4, "N_CTX_VISION": 4, "PROMPT_DEPTH_TEXT": 2, "PROMPT_DEPTH_VISION": 2}
     for good in (contexts_of(), contexts_of((4, 2)), contexts_of(None, None)):
-        monkeypatch.setattr(METHODS["IVLP"], "contexts", lambda self, good=good: good)
-        assert build_method("IVLP", node, tiny_clip, NAMES)(IMAGES).shape == (4, 3)
-    monkeypatch.setattr(METHODS["IVLP"], "contexts", lambda self: SHAPES[case])
+        kind = like("IVLP", contexts=lambda self, good=good: good)
+        assert build(kind, tiny_clip, **node)(IMAGES).shape == (4, 3)
     side = "image" if "visual" in case else "text"
     with pytest.raises(UserError, match=f"The {side} encoder has 4 blocks.*contexts") as error:
-        build_method("IVLP", node, tiny_clip, NAMES)
+        build(like("IVLP", contexts=lambda self: SHAPES[case]), tiny_clip, **node)
     assert "\n" not in str(error.value)
 
 
-def test_text_contexts_of_a_method_without_textual_prompts(tiny_clip, monkeypatch):
-    monkeypatch.setattr(METHODS["VPT"], "contexts", lambda self: contexts_of((4, 4)))
+def test_text_contexts_of_a_method_without_textual_prompts(tiny_clip):
     with pytest.raises(UserError, match="and sentences with 0 learned tokens"):
-        build_method("VPT", {"PROMPT_DEPTH_VISION": 2}, tiny_clip, NAMES)
+        kind = like("VPT", contexts=lambda self: contexts_of((4, 4)))
+        build(kind, tiny_clip, PROMPT_DEPTH_VISION=2)
 
 
 def test_settings_that_are_no_dataclass():
@@ -160,17 +164,14 @@ def test_a_mistake_in_a_method_stops_the_run(tmp_path, capsys, monkeypatch, case
     assert line.startswith("error: ") and ASTRAY[case] in line
 
 
-def test_features_without_additions_need_an_encoder_without_prompts(tiny_clip, monkeypatch):
-    encoders = METHODS["VPT"].encoders
-
+def test_features_without_additions_need_an_encoder_without_prompts(tiny_clip):
     def with_untouched(self, *args):
-        text, image = encoders(self, *args)
+        text, image = METHODS["VPT"].encoders(self, *args)
         image.untouched = True
         return text, image
 
-    monkeypatch.setattr(METHODS["VPT"], "encoders", with_untouched)
     with pytest.raises(UserError, match="has visual prompts, with which .* `teacher.z"):
-        build_method("VPT", {"PROMPT_DEPTH_VISION": 2}, tiny_clip, NAMES)
+        build(like("VPT", encoders=with_untouched), tiny_clip, PROMPT_DEPTH_VISION=2)
 
 
 def test_inserted_tokens_without_a_block_for_them(tiny_clip):

@@ -13,7 +13,7 @@ from paths import ROOT
 
 from trainers.prompting import UserError, build_method
 from trainers.prompting.building.config import read_node
-from trainers.prompting.methods.cliplora import CLIPLoRA
+from trainers.prompting.method import METHODS
 from trainers.prompting.running import devices as named
 from trainers.prompting.running.devices import idle_gpus, usable_device
 from trainers.prompting.running.memory import (
@@ -135,7 +135,7 @@ def test_a_budget_too_small_says_what_suffices(tiny_clip):
 # ------------------------------------------------------------------------------- by trying
 
 
-class Short(CLIPLoRA):
+class Short(METHODS["CLIPLoRA"]):
     """Changes a buffer and draws random numbers, then runs out of memory, `short` times."""
 
     node = "SHORT"
@@ -152,11 +152,11 @@ class Short(CLIPLoRA):
         return loss
 
 
-def one_step(clip_model, short):
+def one_step(clip_model, short, kind=Short):
     """Do a training step that runs out of memory `short` times; return the method."""
     torch.manual_seed(7)
-    settings = read_node(Short, {"DROPOUT_RATE": 0.5})
-    method = Short(settings, copy.deepcopy(clip_model), NAMES, "").train()
+    settings = read_node(kind, {"DROPOUT_RATE": 0.5})
+    method = kind(settings, copy.deepcopy(clip_model), NAMES, "").train()
     method.register_buffer("seen", torch.zeros(()))
     method.short = short
     optimizer = torch.optim.SGD(method.learned().values(), lr=0.1)
@@ -180,13 +180,15 @@ def test_a_step_that_does_not_fit_is_repeated(tiny_clip, capsys, short, wanted):
 
 
 @pytest.mark.parametrize("library", ["CUBLAS", "CUDNN"])
-def test_a_library_that_lacks_memory_counts(tiny_clip, monkeypatch, library):
-    monkeypatch.setattr(Short, "error", RuntimeError)
-    monkeypatch.setattr(Short, "said", f"CUDA error: {library}_STATUS_ALLOC_FAILED when calling")
-    assert recomputed_encoders(one_step(tiny_clip, 1)) == STEPS[0]
-    monkeypatch.setattr(Short, "said", f"CUDA error: {library}_STATUS_EXECUTION_FAILED")
+def test_a_library_that_lacks_memory_counts(tiny_clip, library):
+    class OfLibrary(Short):
+        error = RuntimeError
+        said = f"CUDA error: {library}_STATUS_ALLOC_FAILED when calling"
+
+    assert recomputed_encoders(one_step(tiny_clip, 1, OfLibrary)) == STEPS[0]
+    OfLibrary.said = f"CUDA error: {library}_STATUS_EXECUTION_FAILED"
     with pytest.raises(RuntimeError, match="EXECUTION_FAILED"):
-        one_step(tiny_clip, 1)
+        one_step(tiny_clip, 1, OfLibrary)
 
 
 def test_a_step_that_never_fits_is_an_error(tiny_clip):
