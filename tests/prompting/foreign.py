@@ -28,6 +28,13 @@ def spread(model):
     return model.eval()
 
 
+def learns(method, x):
+    """Do the gradients of a step, which are finite for every learned parameter."""
+    method.train().backward(method.losses([x] * method.views, torch.tensor([0, 1, 2, 0])))
+    for name, p in method.learned().items():
+        assert p.grad is not None and p.grad.isfinite().all(), name
+
+
 def zero_shot(folder):
     clip_model = load_clip(str(folder))
     return build_method("ZeroshotCLIP", {}, clip_model, NAMES).eval()

@@ -20,6 +20,7 @@ from trainers.prompting import (
 )
 from trainers.prompting.encoders.sentence_features import encode_sentences
 from trainers.prompting.encoders.sides import kinds
+from trainers.prompting.errors import ClosedSide
 
 open_clip = pytest.importorskip("open_clip", reason="open_clip_torch is not installed")
 transformers = pytest.importorskip("transformers", reason="transformers is not installed")
@@ -214,6 +215,29 @@ def test_dual_encoders_of_transformers(case, tmp_path):
     logits = build_method("ZeroshotCLIP", {}, ours, NAMES)(x)
     if end == "</s>":  # the package takes an end that pads for padding
         torch.testing.assert_close(logits, found, atol=1e-5, rtol=1e-5)
+    else:
+        with pytest.raises(ClosedSide, match="the text side of this backbone is closed"):
+            build_method("CoOp", {}, ours, NAMES)
+
+
+def test_dual_encoders_with_broken_files(tmp_path):
+    model = dual(tmp_path, "AltCLIP", {"project_dim": 32}, "</s>")
+    config = json.loads((tmp_path / "config.json").read_text())
+    prepared = tmp_path / "preprocessor_config.json"
+    good, oblong = prepared.read_text(), json.dumps({"size": {"height": 32, "width": 64}})
+    for how, vision, words in (
+        (oblong, config["vision_config"], "as squares .*choose another model"),
+        (good, [1], "does not say how to prepare images .*AttributeError"),
+    ):
+        prepared.write_text(how)
+        (tmp_path / "config.json").write_text(json.dumps(config | {"vision_config": vision}))
+        with pytest.raises(UserError, match=words):
+            load_clip(str(tmp_path))
+    with torch.no_grad():
+        model.text_projection.weight[0, 0] = torch.nan
+    model.save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="'text_projection.weight' in it holds numbers .* finite"):
+        load_clip(str(tmp_path))
 
 
 # ------------------------------------------------------------------ an-own-CLIP

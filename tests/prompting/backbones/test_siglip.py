@@ -6,7 +6,15 @@ import json
 import pytest
 import torch
 import torch.nn.functional as F
-from foreign import NAMES, SENTENCES, VOCABULARY, images, spread, write_tokenizer, write_words
+from foreign import (
+    NAMES,
+    SENTENCES,
+    VOCABULARY,
+    images,
+    learns,
+    spread,
+    write_words,
+)
 
 from trainers.prompting import (
     ImageEncoder,
@@ -17,7 +25,6 @@ from trainers.prompting import (
     write_sentences,
 )
 from trainers.prompting.backbones import family_of
-from trainers.prompting.errors import ClosedSide
 
 transformers = pytest.importorskip("transformers", reason="transformers is not installed")
 LENGTH = 24
@@ -134,12 +141,7 @@ NODES = {
 
 @pytest.mark.parametrize("name", NODES)
 def test_a_step_gives_finite_gradients_everywhere(pair, name):
-    method = build_method(name, NODES[name], pair[0], NAMES)
-    x = images()
-    terms = method.losses([x] * method.views, torch.tensor([0, 1, 2, 0]))
-    method.backward(terms)
-    for own, p in method.learned().items():
-        assert p.grad is not None and p.grad.isfinite().all(), own
+    learns(build_method(name, NODES[name], pair[0], NAMES), images())
 
 
 def test_deep_prompts_read_no_value(pair):
@@ -202,57 +204,6 @@ def test_recomputation_changes_nothing(chunk, most, pair, monkeypatch):
 def test_mmrl_is_refused(pair):
     with pytest.raises(UserError, match="class token"):
         build_method("MMRL", {"REP_LAYERS": [1, 2]}, pair[0], NAMES)
-
-
-def dual_folder(folder, **changes):
-    """Write a tiny AltCLIP (RoBERTa and a ViT), with CLIP's tokenizer; return the model."""
-    torch.manual_seed(0)
-    tower = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
-    tower |= {"num_attention_heads": 4, "projection_dim": 24}
-    config = transformers.AltCLIPConfig(
-        text_config={**tower, "vocab_size": 49408, "project_dim": 32, "pad_token_id": 49407,
-                     "max_position_embeddings": 49500},
-        vision_config={**tower, "image_size": 32, "patch_size": 8},
-        projection_dim=24,
-    )  # fmt: skip
-    model = spread(transformers.AltCLIPModel(config))
-    model.save_pretrained(folder)
-    write_tokenizer(folder)
-    prepared = PREPARED | {"size": {"shortest_edge": 36}, "crop_size": 32, "do_center_crop": True}
-    (folder / "preprocessor_config.json").write_text(json.dumps(prepared | changes))
-    return model
-
-
-def test_other_dual_encoders_are_closed(tmp_path):
-    model, x = dual_folder(tmp_path), images()
-    ours = load_clip(str(tmp_path))
-    assert family_of(ours).resize == "shortest 36"
-    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path)
-    words = tokenizer(SENTENCES, padding="max_length", max_length=77, return_tensors="pt")
-    with torch.no_grad():
-        found = model(**words, pixel_values=x)
-    logits = build_method("ZeroshotCLIP", {}, ours, NAMES)(x)
-    torch.testing.assert_close(logits, found.logits_per_image, atol=1e-5, rtol=1e-5)
-    with pytest.raises(ClosedSide, match="the text side of this backbone is closed"):
-        build_method("CoOp", {}, ours, NAMES)
-    (tmp_path / "preprocessor_config.json").write_text(
-        json.dumps({"size": {"height": 32, "width": 64}})
-    )
-    with pytest.raises(UserError, match="as squares .*choose another model"):
-        load_clip(str(tmp_path))
-
-
-def test_dual_encoders_with_broken_files(tmp_path):
-    model = dual_folder(tmp_path)
-    with torch.no_grad():
-        model.text_projection.weight[0, 0] = torch.nan
-    model.save_pretrained(tmp_path)
-    with pytest.raises(UserError, match="'text_projection.weight' in it holds numbers .* finite"):
-        load_clip(str(tmp_path))
-    config = json.loads((tmp_path / "config.json").read_text())
-    (tmp_path / "config.json").write_text(json.dumps(config | {"vision_config": [1]}))
-    with pytest.raises(UserError, match="does not say how to prepare images .*AttributeError"):
-        load_clip(str(tmp_path))
 
 
 def test_what_is_no_dual_encoder_is_refused(tmp_path):
