@@ -81,15 +81,13 @@ def test_methods_that_exist_have_no_such_name():
 # ------------------------------------------------------------------ what is learned
 
 
+LEARNED = torch.ones(2, requires_grad=True)
 HIDDEN = {
     "a list": (lambda self, clip: setattr(self, "own", [nn.Linear(2, 2)]), "own.0.weight"),
     "a dict": (lambda self, clip: setattr(self, "own", {"a": nn.Linear(2, 2)}), "own.a.weight"),
-    "a tensor": (lambda self, clip: setattr(self, "own", torch.ones(2).requires_grad_()), "own"),
+    "a tensor": (lambda self, clip: setattr(self, "own", LEARNED), "own"),
     "deep": (lambda self, clip: setattr(self, "own", ({"a": [nn.Parameter(IMAGES)]},)), "own.0.a"),
-    "a buffer": (
-        lambda self, clip: self.register_buffer("own", torch.ones(2, requires_grad=True)),
-        "own",
-    ),
+    "a buffer": (lambda self, clip: self.register_buffer("own", LEARNED), "own"),
     "of a module": (
         lambda self, clip: setattr(self.prompt_learner, "own", [nn.Parameter(IMAGES)]),
         "prompt_learner.own.0",

@@ -69,6 +69,7 @@ def both(*changes):
     return lambda folder: [change(folder) for change in changes]
 
 
+PREPARED = "preprocessor_config.json"
 BROKEN_HUGGING_FACE = {
     "weights": (cut("model.safetensors"), "model.safetensors' holds no CLIP weights"),
     "pickle": (both(pickled(), cut("pytorch_model.bin")), "pytorch_model.bin' holds no CLIP w"),
@@ -85,15 +86,9 @@ BROKEN_HUGGING_FACE = {
     "odd heads": (edit("config.json", "vision_config", num_attention_heads=5), "heads"),
     "width": (edit("config.json", "vision_config", hidden_size=-1), "vision width|size .-1. is"),
     "patch": (edit("config.json", "vision_config", patch_size=0), "has 0 for patch_size"),
-    "layers": (
-        edit("config.json", "text_config", num_hidden_layers=10**5),
-        "has 100000 for text l",
-    ),
+    "layers": (edit("config.json", "text_config", num_hidden_layers=10**5), "has 100000 for text"),
     "act": (edit("config.json", "text_config", hidden_act="no"), "does not say what CLIP it is"),
-    "eps": (
-        edit("config.json", "text_config", layer_norm_eps=-1.0),
-        "has -1.0 for text eps, where a number",
-    ),
+    "eps": (edit("config.json", "text_config", layer_norm_eps=-1.0), "has -1.0 for text eps"),
     "vocabulary": (cut("vocab.json"), "cannot be read"),
     "vocabulary list": (write("vocab.json", [1]), "cannot be read"),
     "small vocabulary": (write("vocab.json", {"a": 1}), "tokenizer"),
@@ -101,25 +96,13 @@ BROKEN_HUGGING_FACE = {
     "id too large": (edit("vocab.json", **{"cat</w>": 50_000}), "use the tokenizer of its"),
     "tokenizer": (write("tokenizer.json", '{"version": "1.0"'), "cannot be read"),
     "merges": (write("merges.txt", b"\xff\xfe"), "cannot be read"),
-    "images": (write("preprocessor_config.json", [1]), "is a list, not an object"),
-    "mean": (
-        edit("preprocessor_config.json", image_mean=[0.5]),
-        "has [0.5] for image mean, where a list",
-    ),
-    "words": (
-        edit("preprocessor_config.json", image_mean=["a", 1, 2]),
-        "not say how to prepare images",
-    ),
-    "std": (
-        edit("preprocessor_config.json", image_std=[0, 1, 1]),
-        "has [0.0, 1.0, 1.0] for image std, where",
-    ),
-    "none": (edit("preprocessor_config.json", image_std=None), "not say how to prepare images"),
-    "resample": (edit("preprocessor_config.json", resample=[3]), "not say how to prepare images"),
-    "size": (
-        edit("preprocessor_config.json", size=48, crop_size=48),
-        "prepares images of 48 pixels, but its image encoder reads 32",
-    ),
+    "images": (write(PREPARED, [1]), "is a list, not an object"),
+    "mean": (edit(PREPARED, image_mean=[0.5]), "has [0.5] for image mean, where a list"),
+    "words": (edit(PREPARED, image_mean=["a", 1, 2]), "not say how to prepare images"),
+    "std": (edit(PREPARED, image_std=[0, 1, 1]), "has [0.0, 1.0, 1.0] for image std, where"),
+    "none": (edit(PREPARED, image_std=None), "not say how to prepare images"),
+    "resample": (edit(PREPARED, resample=[3]), "not say how to prepare images"),
+    "size": (edit(PREPARED, size=48, crop_size=48), "images of 48 pixels, but its image enc"),
 }
 CONFIG, WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
 VISION_CFG, TEXT_CFG = ("model_cfg", "vision_cfg"), ("model_cfg", "text_cfg")
@@ -136,10 +119,7 @@ BROKEN_OPEN_CLIP = {
     "images": (edit(CONFIG, preprocess_cfg=[1]), "is not the config of an open_clip model"),
     "heads": (edit(CONFIG, *TEXT_CFG, heads=0), "has 0 for text heads, where a whole number"),
     "head": (edit(CONFIG, *VISION_CFG, head_width=0), "does not say what CLIP it is (ZeroDivision"),
-    "odd heads": (
-        edit(CONFIG, *TEXT_CFG, heads=5),
-        "has 5 for text heads, where a divisor of",
-    ),
+    "odd heads": (edit(CONFIG, *TEXT_CFG, heads=5), "has 5 for text heads, where a div"),
     "width": (edit(CONFIG, *TEXT_CFG, width=-1), "has -1 for text width"),
     "patch": (edit(CONFIG, *VISION_CFG, patch_size=0), "has 0 for patch_size"),
     "layers": (edit(CONFIG, *TEXT_CFG, layers=100_000), "has 100000 for text layers"),

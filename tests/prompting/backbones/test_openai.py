@@ -146,16 +146,10 @@ NO_ARCH = {
     "deep": ("[" * 200_000, "cannot be read (RecursionError"),
     "cut": ('{"embed_dim": 3', "cannot be read (JSONDecodeError"),
     "heads": ({"transformer_heads": 0}, "has 0 for transformer_heads, where a whole number"),
-    "odd heads": (
-        {"transformer_heads": 3},
-        "3 for transformer_heads, where a divisor of the width 64",
-    ),
+    "odd heads": ({"transformer_heads": 3}, "3 for transformer_heads, where a divisor of"),
     "width": ({"vision_width": -1}, "has -1 for vision_width"),
     "patch": ({"vision_patch_size": 0}, "has 0 for patch_size"),
-    "large patch": (
-        {"vision_patch_size": 64},
-        "has 64 for patch_size, where at most the resolution 32",
-    ),
+    "large patch": ({"vision_patch_size": 64}, "has 64 for patch_size, where at most the"),
     "layers": ({"transformer_layers": 100_000}, "has 100000 for transformer_layers"),
     "stages": ({"vision_layers": [1, 1, 0, 1]}, "has [1, 1, 0, 1] for vision_layers"),
     "words": ({"vocab_size": 10**12}, "has 1000000000000 for vocab_size"),

@@ -41,12 +41,7 @@ VITS = {  # sizes of timm's ViT, pool and projection of open_clip, kind of the s
     "no bias": ({"qkv_bias": False}, "", "linear", "class token"),
     "normalised keys": ({"qk_norm": True}, "", "linear", "closed"),
     "mean with the class token": ({"pool_include_prefix": True}, "avg", "linear", "closed"),
-    "attention and a matrix": (
-        {"class_token": False, "global_pool": "map"},
-        "map",
-        "linear",
-        "closed",
-    ),
+    "attention, matrix": ({"class_token": False, "global_pool": "map"}, "map", "linear", "closed"),
 }
 BERTS = {"BERT": "BertConfig", "RoBERTa": "RobertaConfig", "XLM-R": "XLMRobertaConfig"}
 POOLERS = ("cls_pooler", "cls_last_hidden_state_pooler", "mean_pooler")

@@ -73,12 +73,10 @@ PUBLIC = {  # each in the form of a public file
     },
     "AWT": {"great_pyrenees": ["big and white"], "*": ["a {}.", "one {}"]},
 }
+BARE = "only the name where a list or text is empty"
 FOUND = {
     "CuPL": ([1, 2], "2 of 2 classes by name"),
-    "DCLIP": (
-        [1, 0],
-        "2 of 2 classes by case, only the name where a list or text is empty (wheaten terrier)",
-    ),
+    "DCLIP": ([1, 0], f"2 of 2 classes by case, {BARE} (wheaten terrier)"),
     "TAP": ([3, 1], "2 of 2 classes by case"),
     "AWT": ([1, 2], "1 of 2 classes by name, 1 by '*'"),
 }
@@ -95,8 +93,10 @@ def test_one_line_says_what_was_matched_in_a_file(tiny_clip, tmp_path):
     about = {"Great-Pyrenees": ["white {}", "big"], "cat_fish": []}
     path.write_text(json.dumps(about), "utf-8-sig")
     text = describe(Asked(str(path)), ["great pyrenees", "cat fish"], tiny_clip)
-    bare = "only the name where a list or text is empty (cat fish)"
-    assert text.note == f"'{path}': 1 of 2 classes by name, 1 by case, {bare}; 1 to 2 for each"
+    assert (
+        text.note
+        == f"'{path}': 1 of 2 classes by name, 1 by case, {BARE} (cat fish); 1 to 2 for each"
+    )
     assert text.lists == [["white great pyrenees", "big"], ["cat fish"]]
     asked = Asked({"*": ["fur of a {}"]}, form="{name}, {which}")
     assert describe(asked, ["cat"], tiny_clip).rows == [("cat, which has fur of a cat",)]
@@ -217,12 +217,7 @@ BESIDE = {
     "prompts": ("CoOp", {}, Asked("clip7"), "CoOp does not start from given sentences"),
     "no text": ("LinearProbe", {}, Asked("clip7"), "LinearProbe does not start from given"),
     "words": ("MTA", {"CTX_INIT": "a"}, Asked("clip7"), "beside TRAINER.MTA.CTX_INIT 'a'"),
-    "a template": (
-        "CLIPSVD",
-        {"TEMPLATE": "a {}"},
-        Asked("clip7"),
-        "TRAINER.CLIPSVD.TEMPLATE 'a {}'",
-    ),
+    "a template": ("CLIPSVD", {"TEMPLATE": "a {}"}, Asked("clip7"), "CLIPSVD.TEMPLATE 'a {}'"),
     "own": ("TPS", {"SENTENCES": "emoji"}, Asked("clip7"), "beside TRAINER.TPS.SENTENCES 'emoji'"),
     "scores": ("TaskRes", {}, Asked("clip7", "score_mean"), "TaskRes normalises h0"),
     "max": ("TDA", {}, Asked("clip7", "score_max"), "TDA normalises h0, or compares"),
