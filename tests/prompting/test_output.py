@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from models import NAMES, align, images, model_of
 
-from trainers.prompting import Contexts, UserError, build_clip
+from trainers.prompting import UserError, build_clip
 from trainers.prompting.backbones.openai_clip import clip
 from trainers.prompting.building.config import read_node
 from trainers.prompting.encoders.class_text import zero_shot_template
@@ -48,39 +48,6 @@ def test_prompted_text_agrees_with_stock_clip_on_77_positions(tiny_clip):
 
 
 # ------------------------------------------------------------------ kept text, and gradients
-
-
-@torch.no_grad()
-def test_text_features_are_computed_once_until_a_prompt_changes(tiny_clip):
-    model = align(tiny_clip, 1, 2).eval()
-    made = encoded(model)
-    before = model(images())
-    model(images())
-    assert len(made) == 1
-    model.prompt_learner.ctx.add_(0.1)
-    after = model(images())
-    assert len(made) == 2 and not torch.allclose(before, after)
-    assert torch.equal(model.text().h, model.text().h) and len(made) == 2
-
-
-@torch.no_grad()
-def test_text_features_follow_the_buffers_that_are_saved(tiny_clip):
-    class Moved(METHODS["CoOp"]):
-        def build(self, clip_model, classnames, dataset):
-            super().build(clip_model, classnames, dataset)
-            self.register_buffer("by", torch.zeros(128))
-
-        def contexts(self):
-            return Contexts([context + self.by for context in super().contexts().text])
-
-    method = Moved(read_node(Moved, {"N_CTX": 4}), tiny_clip, NAMES).eval()
-    made = encoded(method)
-    before = method(images())
-    method.by += 0.1 * torch.randn(128)
-    after = method(images())
-    assert len(made) == 2 and not torch.allclose(before, after)
-    method.load_own_state({"by": torch.zeros(128)})
-    assert torch.equal(method(images()), before) and len(made) == 3
 
 
 @torch.no_grad()

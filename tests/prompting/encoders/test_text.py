@@ -300,15 +300,16 @@ RAMP = torch.linspace(-1, 1, 128)  # which a LayerNorm does not remove
 
 
 class Moved(CoOp):
-    """Contexts that are moved by something that is neither learned nor saved."""
+    """Contexts that are moved by something that is saved, or neither learned nor saved."""
 
     def build(self, clip_model, classnames, dataset):
         super().build(clip_model, classnames, dataset)
+        self.register_buffer("saved", torch.zeros(128))
         self.register_buffer("passing", torch.zeros(128), persistent=False)
         self.plain, self.numbers = torch.zeros(128), [0.0] * 128
 
     def contexts(self):
-        by = self.passing + self.plain + torch.tensor(self.numbers)
+        by = self.saved + self.passing + self.plain + torch.tensor(self.numbers)
         return Contexts([context + by for context in super().contexts().text])
 
 
@@ -333,6 +334,8 @@ class Shift(nn.Module):
 
 
 CHANGES = {
+    "prompt": (Moved, lambda method: method.prompt_learner.ctx.add_(RAMP)),
+    "saved buffer": (Moved, lambda method: method.load_own_state({"saved": RAMP})),
     "buffer": (Moved, lambda method: method.passing.add_(RAMP)),
     "buffer through data": (Moved, lambda method: method.passing.data.add_(RAMP)),
     "tensor": (Moved, lambda method: setattr(method, "plain", RAMP)),
