@@ -106,6 +106,9 @@ def test_steps_of_the_keys(tiny_clip):
 def test_several_sentences_of_imagenet(tiny_clip):
     method, golden = made("TipAdapter", tiny_clip, dataset="ImageNetV2")
     near(method.text().h[0], golden.tensors["ensemble/text_features"])
+    for name in ("LPPlusPlus", "ProLIP"):
+        same = build_method(name, {}, tiny_clip, golden.meta["classnames"], "ImageNetV2")
+        near(same.text().h[0], golden.tensors["ensemble/text_features"])
     clap, golden = made("CLAP", tiny_clip, dataset="ImageNet", CONSTRAINT="none")
     clap.text()
     near(clap.adapter.prototypes, golden.tensors["imagenet/base_text_features"])

@@ -122,48 +122,6 @@ def test_settings_that_are_no_dataclass():
     assert before == METHODS
 
 
-class Astray(Mine):
-    """A method that makes the mistake `case`."""
-
-    node, case = "ASTRAY", ""
-
-    def build(self, clip_model, classnames, dataset):
-        super().build(clip_model, classnames, dataset)
-        if self.case == "name":
-            self.other = nn.Parameter(torch.ones(2, 128))
-        if self.case == "clip":
-            self.norm = clip_model.ln_final
-
-    def public_name(self, name):
-        return "prompt_learner.ctx" if self.case == "name" else super().public_name(name)
-
-    def contexts(self):
-        contexts = super().contexts()
-        return Contexts(contexts.text * 9) if self.case == "contexts" else contexts
-
-    def text_features(self, contexts):
-        features = super().text_features(contexts)
-        h = torch.cat([features.h, features.h], dim=1)
-        return features._replace(h=h) if self.case == "more" else features
-
-
-ASTRAY = {
-    "name": "Astray has two parameters that checkpoints call prompt_learner.ctx",
-    "clip": "Astray would train 'norm.weight', a parameter of CLIP itself",
-    "contexts": "The text encoder has 4 blocks, and sentences with 2 learned tokens, but",
-    "more": "The logits of Astray have the shape (4, 8) but must have (4, 4)",
-}
-
-
-@pytest.mark.parametrize("case", ASTRAY)
-def test_a_mistake_in_a_method_stops_the_run(tmp_path, capsys, monkeypatch, case):
-    monkeypatch.setattr(Astray, "case", case)
-    monkeypatch.setitem(METHODS, "Astray", Astray)
-    assert tiny.run(tmp_path, "Astray", None, 1) == 2
-    line = capsys.readouterr().err.strip().splitlines()[-1]
-    assert line.startswith("error: ") and ASTRAY[case] in line
-
-
 def test_features_without_additions_need_an_encoder_without_prompts(tiny_clip):
     def with_untouched(self, *args):
         text, image = METHODS["VPT"].encoders(self, *args)

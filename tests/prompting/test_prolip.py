@@ -98,10 +98,8 @@ def test_the_projection_of_the_text(golden, tiny_clip, tmp_path):
     check_step(method, golden, "text/")
 
 
-def test_imagenet_has_seven_sentences(tiny_clip):
-    theirs = build_method("LPPlusPlus", {}, tiny_clip, NAMES, "ImageNetV2").text().h
+def test_sentences_of_imagenet_are_averaged_before_the_projection(tiny_clip):
     place = tiny_clip, NAMES, "ImageNetV2"
-    assert near(build_method("ProLIP", {}, *place).text().h, theirs, 1e-6)
     method = build_method("ProLIP", {"SIDE": "text"}, *place)
     raw = ClassText(IMAGENET, NAMES, "raw_mean").features(tiny_clip)
     assert near(method.text().h, raw.h, 1e-5)
