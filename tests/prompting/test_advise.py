@@ -283,12 +283,6 @@ def test_a_full_disk_is_one_sentence(advised, tmp_path, monkeypatch, capsys):
     assert "emoji.safetensors' cannot be written or read (No space" in capsys.readouterr().err
 
 
-def test_a_clip_beyond_the_budget(advised, tmp_path):
-    collection, cpu = read_collection(advised[0]), torch.device("cpu")
-    with pytest.raises(UserError, match="40 images would take .*, and --budget leaves 0 s"):
-        encoding.encode("emoji", collection, tmp_path, cpu, 8, 0.0)
-
-
 def test_other_classes_need_only_their_text(advised, tmp_path, monkeypatch):
     shutil.copytree(advised[1] / "features", tmp_path / "features")
     monkeypatch.setattr(encoding, "read_image", None)
