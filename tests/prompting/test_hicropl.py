@@ -11,8 +11,6 @@ from test_golden import check_other_classes
 
 from trainers.prompting import build_method
 
-LABELS = torch.tensor([0, 1, 2])
-
 
 def logits_of(method, golden):
     with torch.no_grad():

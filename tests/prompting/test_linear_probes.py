@@ -17,8 +17,6 @@ from trainers.prompting.methods.linear_probe import solve_regression
 from trainers.prompting.methods.lpplusplus import LPPlusPlus
 from trainers.prompting.trainer.loaders import Passes
 
-NAMES = ["cat", "dog", "fish"]
-
 
 def made(name, clip_model, file, **node):
     golden = read(GOLDEN / f"{file}.safetensors")

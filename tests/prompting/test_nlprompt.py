@@ -10,7 +10,6 @@ from paths import GOLDEN
 
 from trainers.prompting.method import Batch
 
-NAMES = ["forest", "sea", "road"]
 FILE = read(GOLDEN / "nlprompt.safetensors")
 TRAIN = FILE.part("train/")
 

@@ -144,8 +144,6 @@ def test_a_step_of_apt(of, text):
 
 # ------------------------------------------------------------------ TTC-and-R-TPT
 
-THREE = ["forest", "sea", "road"]
-
 
 @pytest.mark.parametrize("side", ["clean", "attacked"])
 def test_a_counterattack(of, side):
