@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from paths import GOLDEN
 
-from trainers.prompting import build_method
+from trainers.prompting import build_clip, build_method
+from trainers.prompting.checkpoint.saved import Saved
 from trainers.prompting.method import METHODS
 
 NAMES = ["annual crop land", "forest", "sea_or_lake", "boeing 737-800", "highway or road"]
@@ -20,6 +21,26 @@ MORE = {
     "CoOp with a context for each class": ("CoOp", {"CSC": True}),
     "CoOp, names in the middle": ("CoOp", {"CLASS_TOKEN_POSITION": "middle"}),
 }
+
+
+ARCH = {
+    "embed_dim": 32, "image_resolution": 32, "vision_layers": 2, "vision_width": 64,
+    "vision_patch_size": 16, "context_length": 77, "vocab_size": 49408, "transformer_width": 64,
+    "transformer_heads": 1, "transformer_layers": 2,
+}  # fmt: skip
+RESNET = {"vision_layers": (1, 1, 1, 1), "vision_width": 16, "vision_patch_size": None}
+
+
+def clip_of(**sizes):
+    """Return a random CLIP, small but for these sizes."""
+    return build_clip(ARCH | sizes)
+
+
+def saved(method, names, **more) -> Saved:
+    """Return what a run of a method on these classes saves."""
+    state = {"state_dict": method.public_state_dict(), "method": method.own_state()}
+    state |= {"classnames": names, "class_buffers": method.class_buffers}
+    return Saved.of(state | {"trainer": type(method).__name__} | more)
 
 
 FOLDER = tempfile.TemporaryDirectory()

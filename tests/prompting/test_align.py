@@ -5,10 +5,10 @@ import itertools
 import pytest
 import torch
 from golden_files import near
-from models import NAMES, align, images, model_of, outcome
+from models import NAMES, align, clip_of, images, model_of, outcome
 from naive import naive
 
-from trainers.prompting import build_clip, sinkhorn
+from trainers.prompting import sinkhorn
 
 # ------------------------------------------------------------------ the family
 
@@ -26,13 +26,7 @@ SAME = {
 @pytest.fixture(scope="module")
 def twelve_blocks():
     """Return a CLIP with the depth of ViT-B/16, into which the defaults fit."""
-    return build_clip(
-        {
-            "embed_dim": 32, "image_resolution": 32, "vision_layers": 12, "vision_width": 64,
-            "vision_patch_size": 16, "context_length": 77, "vocab_size": 49408,
-            "transformer_width": 64, "transformer_heads": 1, "transformer_layers": 12,
-        }
-    )  # fmt: skip
+    return clip_of(vision_layers=12, transformer_layers=12)
 
 
 @pytest.mark.parametrize("name", SAME)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from models import saved
 from paths import GOLDEN
 from test_golden import check_step, read
 
@@ -82,9 +83,8 @@ def test_alpha_and_beta_are_searched_on_validation_images(tiny_clip, name, capsy
     expected = tensors["logits_searched" if trained else "tip/logits_searched"]
     near(method.eval()(tensors["image"]), expected, atol=1e-4)
     other, _ = made(name, tiny_clip, support=False)  # what was chosen is loaded
-    state = {"state_dict": method.public_state_dict(), "method": method.own_state()}
-    state |= {"trainer": name, "classnames": golden.meta["classnames"]}
-    other.load_checkpoint(Saved.of(state), golden.meta["classnames"])
+    names = golden.meta["classnames"]
+    other.load_checkpoint(saved(method, names), names)
     assert torch.equal(other.eval()(tensors["image"]), method(tensors["image"]))
 
 
@@ -187,22 +187,21 @@ def test_some_of_the_classes(tiny_clip, name):
     node = ADAPTED if name == "CrossModal" else {}
     method, golden = made(name, tiny_clip, **node)
     names, images = golden.meta["classnames"], golden.tensors["image"]
-    state = {"state_dict": method.public_state_dict(), "method": method.own_state()}
-    state |= {"trainer": name, "classnames": names, "class_buffers": method.class_buffers}
     few = [names[4], names[1]]
     other, _ = made(name, tiny_clip, support=False, names=few, **node)
-    other.load_checkpoint(Saved.of(state), few)
+    state = saved(method, names)
+    other.load_checkpoint(state, few)
     with torch.no_grad():
         expected = method.eval()(images)[:, [4, 1]]
         near(other.eval()(images), expected, atol=1e-4)
-        names = [*names[:3], names[1], *names[4:]]  # twice
-        other.load_checkpoint(Saved.of(state | {"classnames": names}), few)
+        twice = [*names[:3], names[1], *names[4:]]
+        other.load_checkpoint(saved(method, twice), few)
         near(other(images), expected, atol=1e-4)
     assert all(len(few) in buffer.shape for key, buffer in other.own_state().items()
                if key.rpartition(".")[2] in ("values", "rho"))  # fmt: skip
     with pytest.raises(UserError, match="has parameters for each class of its training"):
         build_method(name, {}, tiny_clip, ["moon", names[1]]).load_checkpoint(
-            Saved.of(state), ["moon", names[1]]
+            state, ["moon", names[1]]
         )
 
 
@@ -213,15 +212,12 @@ def test_a_checkpoint_of_a_subclass_keeps_the_order_of_classes(tiny_clip):
     trained = build_method("CLAP", {}, tiny_clip, names).eval()
     trained.start()
     trained.adapter.prototypes.data.normal_()
-    checkpoint = {"state_dict": trained.public_state_dict(), "classnames": names,
-                  "method": trained.own_state(), "trainer": "Derived"}  # fmt: skip
     other = build_method("CLAP", {}, tiny_clip, names[::-1]).eval()
-    other.load_checkpoint(Saved.of(checkpoint), names[::-1])
+    other.load_checkpoint(saved(trained, names, trainer="Derived", class_buffers=None), names[::-1])
     near(other(images).flip(1), trained(images), atol=1e-4)
     residuals = build_method("TaskRes", {}, tiny_clip, names)
-    checkpoint |= {"state_dict": residuals.public_state_dict(), "method": residuals.own_state()}
     with pytest.raises(UserError, match="of another method and has no 'base_text_features'"):
-        residuals.load_checkpoint(Saved.of(checkpoint), names)
+        residuals.load_checkpoint(saved(residuals, names, trainer="Derived"), names)
 
 
 # ------------------------------------------------------------------ bad input

@@ -6,11 +6,11 @@ import tiny
 import torch
 import torch.nn.functional as F
 from golden_files import near, node_of, read
+from models import saved
 from paths import GOLDEN
 from sklearn.linear_model import LogisticRegression
 
 from trainers.prompting import UserError, build_method
-from trainers.prompting.checkpoint.saved import Saved
 from trainers.prompting.encoders.class_text import ClassText
 from trainers.prompting.methods import crossmodal
 from trainers.prompting.methods.linear_probe import solve_regression
@@ -140,12 +140,6 @@ def fit_gda(of_gda, clip_model, dataset="EuroSAT", support=None, **node):
     return build_method("GDA", node_of(of_gda, **node), *place, support or of_gda.support).eval()
 
 
-def saved(method):
-    state = {"state_dict": method.public_state_dict(), "method": method.own_state()}
-    names = {"classnames": method.classnames, "class_buffers": method.class_buffers}
-    return Saved.of(state | names | {"trainer": "GDA"})
-
-
 def alike(found, expected):
     return float((found - expected).abs().max()) <= 1e-4 * float(expected.abs().max())
 
@@ -196,7 +190,8 @@ def test_the_least_of_equally_good_alphas_is_taken(tiny_clip, of_gda, least, cap
 @torch.no_grad()
 def test_new_classes(tiny_clip, of_gda):
     names, tensors = of_gda.meta["new_classnames"], of_gda.tensors
-    checkpoint = saved(fit_gda(of_gda, tiny_clip, FORM="base2new"))
+    base = fit_gda(of_gda, tiny_clip, FORM="base2new")
+    checkpoint = saved(base, base.classnames)
     new = build_method("GDA", {"FORM": "base2new", "SCALE": 100.0}, tiny_clip, names, "EuroSAT")
     new.eval().load_checkpoint(checkpoint, names)
     assert alike(new(tensors["new/image"]), tensors["base2new/new/logits_eval"])
@@ -211,7 +206,7 @@ def test_variants_have_some_of_the_classes(tiny_clip, of_gda):
     method, tensors = fit_gda(of_gda, tiny_clip, "ImageNet"), of_gda.tensors
     names = [method.classnames[k] for k in (4, 1)]
     variant = build_method("GDA", node_of(of_gda), tiny_clip, names, "ImageNetA").eval()
-    variant.load_checkpoint(saved(method), names)
+    variant.load_checkpoint(saved(method, method.classnames), names)
     assert near(variant(tensors["image"]), method(tensors["image"])[:, [4, 1]])
 
 

@@ -5,9 +5,9 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
-from models import NAMES, align, images, model_of
+from models import NAMES, RESNET, align, clip_of, images, model_of
 
-from trainers.prompting import UserError, build_clip
+from trainers.prompting import UserError
 from trainers.prompting.backbones.openai_clip import clip
 from trainers.prompting.building.config import read_node
 from trainers.prompting.encoders.class_text import zero_shot_template
@@ -171,13 +171,8 @@ def test_a_whole_public_model_loads_and_its_frozen_part_is_ignored(tiny_clip):
 
 
 def test_resnet_takes_the_methods_without_visual_prompts():
-    arch = {
-        "embed_dim": 64, "image_resolution": 64, "vision_layers": (1, 1, 1, 1), "vision_width": 16,
-        "vision_patch_size": None, "context_length": 77, "vocab_size": 49408,
-        "transformer_width": 64, "transformer_heads": 1, "transformer_layers": 2,
-    }  # fmt: skip
     torch.manual_seed(0)
-    resnet = build_clip(arch)
+    resnet = clip_of(**RESNET, embed_dim=64, image_resolution=64)
     x = torch.randn(2, 3, 64, 64)
     for method, node in (("CoOp", {"N_CTX": 4}), ("PLOT", {}), ("ZeroshotCLIP", {}),
                          ("CLIPLoRA", {"ENCODER": "text"}),

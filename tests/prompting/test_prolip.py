@@ -4,13 +4,13 @@ import pytest
 import tiny
 import torch
 from golden_files import build, near, node_of, read
+from models import RESNET, clip_of, saved
 from paths import GOLDEN
 from test_golden import check_other_classes, check_step
 
-from trainers.prompting import UserError, build_clip, build_method, load_run
+from trainers.prompting import UserError, build_method, load_run
 from trainers.prompting.building.config import read_node
 from trainers.prompting.checkpoint.public import public_checkpoint
-from trainers.prompting.checkpoint.saved import Saved
 from trainers.prompting.encoders.class_text import ClassText
 from trainers.prompting.encoders.templates import IMAGENET
 from trainers.prompting.methods.prolip import ProLIP
@@ -20,12 +20,7 @@ NAMES = ["cat", "dog", "fish"]
 
 @pytest.fixture
 def resnet():
-    arch = {
-        "embed_dim": 32, "image_resolution": 64, "vision_layers": (1, 1, 1, 1), "vision_width": 16,
-        "vision_patch_size": None, "context_length": 77, "vocab_size": 49408,
-        "transformer_width": 64, "transformer_heads": 1, "transformer_layers": 2,
-    }  # fmt: skip
-    return build_clip(arch)
+    return clip_of(**RESNET, image_resolution=64)
 
 
 @pytest.fixture
@@ -70,8 +65,7 @@ def test_from_base_to_new_classes(golden, tiny_clip):
     assert near(base(tensors["image"]), tensors["base/logits_eval"])
     names = meta["classnames"][m:]
     new = build_method("ProLIP", node_of(golden), tiny_clip, names, meta["dataset"]).eval()
-    state = {"state_dict": base.public_state_dict(), "classnames": meta["classnames"][:m]}
-    new.load_checkpoint(Saved.of(state | {"trainer": "ProLIP"}), names)
+    new.load_checkpoint(saved(base, meta["classnames"][:m]), names)
     assert near(new(tensors["image"]), tensors["base/logits_eval_new"])
     check_other_classes(golden, "new_classnames", "logits_eval_new", tiny_clip, meta["dataset"])
 

@@ -5,12 +5,11 @@ from copy import deepcopy
 import pytest
 import torch
 from golden_files import Golden, near, read
-from models import images
+from models import images, saved
 from paths import GOLDEN, ROOT
 
 import train
 from trainers.prompting import UserError, build_method
-from trainers.prompting.checkpoint.saved import Saved
 from trainers.prompting.running.precision import Precision
 from trainers.prompting.step import training_step
 from trainers.prompting.trainer.schedule import build_optim
@@ -72,8 +71,7 @@ def test_all_classes_and_evaluations(golden, method, tiny_clip):
     assert near(method.eval()(tensors["image"]), tensors["logits_eval"])
     names = golden.meta["new_classnames"]
     other = build_method("SkipTuning", golden.meta["config"], tiny_clip, names, "EuroSAT").eval()
-    saved = {"state_dict": method.public_state_dict(), "classnames": golden.meta["classnames"]}
-    other.load_checkpoint(Saved.of(saved), names)
+    other.load_checkpoint(saved(method, golden.meta["classnames"]), names)
     assert near(other(tensors["image"]), tensors["logits_eval_new"])
 
 

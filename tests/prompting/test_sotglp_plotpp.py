@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from golden_files import build, node_of, read
+from models import saved
 from paths import GOLDEN
 from test_golden import check_step
 from tiny import run
@@ -109,17 +110,16 @@ def test_where_local_prompts_start(tiny_clip, how):
 def test_classes_of_sotglp(of, tiny_clip):
     golden, method, output = of("sotglp")
     names, node = golden.meta["classnames"], node_of(golden)
-    saved = {"state_dict": method.public_state_dict(), "classnames": names}
     few = [names[4], names[1]]
     other = build_method("SOTGLP", node, tiny_clip, few).eval()
-    other.load_checkpoint(Saved.of(saved), few)
+    other.load_checkpoint(saved(method, names), few)
     wanted = method.text().h[:, [4, 1]]
     assert near(other.text().h, wanted)
     new = [names[0], "moon"]
     with pytest.raises(UserError, match="has parameters for each class of its training"):
-        build_method("SOTGLP", node, tiny_clip, new).load_checkpoint(Saved.of(saved), new)
+        build_method("SOTGLP", node, tiny_clip, new).load_checkpoint(saved(method, names), new)
     with pytest.raises(UserError, match="has local prompts of 6 classes, but there are 2"):
-        other.load_checkpoint(Saved.of({"state_dict": saved["state_dict"]}), few)
+        other.load_checkpoint(Saved.of({"state_dict": method.public_state_dict()}), few)
 
 
 def test_a_public_file_lacks_what_was_not_learned(of):

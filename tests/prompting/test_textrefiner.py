@@ -5,13 +5,13 @@ from functools import partial
 import pytest
 import torch
 from golden_files import build, near, node_of, read
+from models import saved
 from paths import GOLDEN, ROOT
 from test_golden import check_other_classes
 
 import train
 from trainers.prompting import UserError, build_method
 from trainers.prompting.checkpoint.public import find_prompts, public_checkpoint
-from trainers.prompting.checkpoint.saved import Saved
 from trainers.prompting.methods.clipsvd import Spectrum
 from trainers.prompting.running.memory import within_memory
 from trainers.prompting.trainer.schedule import build_optim
@@ -56,9 +56,7 @@ def test_what_is_read_and_written(of, tiny_clip):
 
     names = golden.meta["new_classnames"]
     other = build_method("TextRefiner", node_of(golden), tiny_clip, names, "EuroSAT").eval()
-    content = {"state_dict": method.public_state_dict(), "method": method.own_state()}
-    content |= {"trainer": "TextRefiner", "class_buffers": method.class_buffers}
-    other.load_checkpoint(Saved.of(content | {"classnames": golden.meta["classnames"]}), names)
+    other.load_checkpoint(saved(method, golden.meta["classnames"]), names)
     assert near(other(image), tensors["logits_eval_new"])
 
     optimizer = torch.optim.SGD(
@@ -103,9 +101,7 @@ def test_a_step_that_is_done_again_or_resumed_writes_once(of):
 def test_a_cache_as_large_as_a_class_list_is_of_no_classes(tiny_clip):
     node, names = {"MEMORY_SIZE": 2}, [["forest", "sea"], ["cat", "dog"]]
     one, other = (build_method("TextRefiner", node, tiny_clip, each) for each in names)
-    content = {"state_dict": one.public_state_dict(), "method": one.own_state()}
-    content |= {"trainer": "TextRefiner", "class_buffers": one.class_buffers}
-    other.load_checkpoint(Saved.of(content | {"classnames": names[0]}), names[1])
+    other.load_checkpoint(saved(one, names[0]), names[1])
     assert one.class_buffers and torch.equal(one.memory.cache, other.memory.cache)
 
 
@@ -160,8 +156,7 @@ def test_other_classes(of, tiny_clip):
     golden, method = of(SVD)
     names = golden.meta["new_classnames"]
     other = build_method("CLIPSVD", node_of(golden), tiny_clip, names, "EuroSAT").eval()
-    saved = {"state_dict": method.public_state_dict(), "classnames": golden.meta["classnames"]}
-    other.load_checkpoint(Saved.of(saved), names)
+    other.load_checkpoint(saved(method, golden.meta["classnames"]), names)
     assert near(other(golden.tensors["image"]), golden.tensors["logits_eval_new"])
 
 

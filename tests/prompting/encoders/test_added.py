@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import pytest
 import torch
 import torch.nn.functional as F
-from models import NAMES, images
+from models import NAMES, RESNET, clip_of, images
 from torch import nn
 
 from trainers.prompting import (
@@ -22,7 +22,6 @@ from trainers.prompting import (
     TextEncoder,
     UserError,
     blocks_of,
-    build_clip,
     build_method,
     tuned_norm,
     write_sentences,
@@ -447,14 +446,7 @@ def test_additions_that_do_not_fit(tiny_clip, sentence):
     ],
 )
 def test_a_resnet_has_no_blocks(name, node):
-    resnet = build_clip(
-        {
-            "embed_dim": 32, "image_resolution": 32, "vision_layers": (1, 1, 1, 1),
-            "vision_width": 8, "vision_patch_size": None, "context_length": 77,
-            "vocab_size": 49408, "transformer_width": 64, "transformer_heads": 1,
-            "transformer_layers": 2,
-        }
-    )  # fmt: skip
+    resnet = clip_of(**RESNET | {"vision_width": 8})
     with pytest.raises(UserError, match="The backbone has a ResNet .* choose a ViT"):
         build_method(name, node, resnet, NAMES)
     gallop = build_method("GalLoP", {"TOPK": [9]}, resnet, NAMES)  # more than its one patch
