@@ -12,9 +12,9 @@ from sklearn.linear_model import LogisticRegression
 
 from trainers.prompting import UserError, build_method
 from trainers.prompting.encoders.class_text import ClassText
+from trainers.prompting.method import METHODS
 from trainers.prompting.methods import crossmodal
 from trainers.prompting.methods.linear_probe import solve_regression
-from trainers.prompting.methods.lpplusplus import LPPlusPlus
 from trainers.prompting.trainer.loaders import Passes
 
 
@@ -103,8 +103,9 @@ def test_the_last_of_the_best_steps_counts(tiny_clip, capsys):
 
 
 def test_a_run_with_the_search_does_the_steps_once(tmp_path, monkeypatch):
-    started, steps = [], LPPlusPlus.steps
-    monkeypatch.setattr(LPPlusPlus, "steps", lambda self: started.append(1) or steps(self))
+    started, kind = [], METHODS["LPPlusPlus"]
+    steps = kind.steps
+    monkeypatch.setattr(kind, "steps", lambda self: started.append(1) or steps(self))
     extra = [*tiny.OF_HALVES, "all", "DATASET.NUM_SHOTS", "2", "TRAINER.LPPLUSPLUS.TRAIN_EPOCH"]
     data = tiny.write_halves(tmp_path / "data")
     assert tiny.run(data, "LPPlusPlus", tmp_path / "run", 1, extra=[*extra, "9"]) == 0

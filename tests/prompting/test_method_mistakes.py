@@ -10,7 +10,6 @@ from torch import nn
 
 from trainers.prompting import Contexts, Method, UserError, register
 from trainers.prompting.method import METHODS
-from trainers.prompting.methods.coop import CoOp
 from trainers.prompting.running.precision import Precision
 from trainers.prompting.step import training_step
 from trainers.prompting.trainer.checks import check_first_step
@@ -148,6 +147,9 @@ def test_logits_with_one_dimension_more(tiny_clip):
 
     with pytest.raises(UserError, match=r"logits of Kept have the shape \(4, 1, 3\) but must have"):
         build(Kept, tiny_clip).losses(IMAGES, LABELS)
+
+
+CoOp = METHODS["CoOp"]
 
 
 def mistaken(name, **functions):

@@ -13,7 +13,7 @@ from trainers.prompting.building.config import read_node
 from trainers.prompting.checkpoint.public import public_checkpoint
 from trainers.prompting.encoders.class_text import ClassText
 from trainers.prompting.encoders.templates import IMAGENET
-from trainers.prompting.methods.prolip import ProLIP
+from trainers.prompting.method import METHODS
 
 NAMES = ["cat", "dog", "fish"]
 
@@ -157,14 +157,15 @@ def keys(**more):
 @pytest.fixture
 def encoded(monkeypatch):
     """Collect the sums of the first pixels of a row, whenever ten images are encoded."""
-    found, before = [], ProLIP.clip_features
+    found, kind = [], METHODS["ProLIP"]
+    before = kind.clip_features
 
     def clip_features(self, images):
         if images.dim() == 4 and len(images) == 10:
             found.append(float(images[..., 0].sum()))
         return before(self, images)
 
-    monkeypatch.setattr(ProLIP, "clip_features", clip_features)
+    monkeypatch.setattr(kind, "clip_features", clip_features)
     return found
 
 
@@ -209,4 +210,4 @@ def test_a_number_for_a_key_of_words(tmp_path):
                                "DATASET.NAME", "TinyColours", "DATASET.ROOT", "2024"])
     )  # fmt: skip
     assert (cfg.TRAINER.PROLIP.LAMBDA, cfg.DATASET.ROOT) == ("0.5", "2024")
-    assert read_node(ProLIP, dict(cfg.TRAINER.PROLIP)).weight() == 0.5
+    assert read_node(METHODS["ProLIP"], dict(cfg.TRAINER.PROLIP)).weight() == 0.5

@@ -22,7 +22,7 @@ from trainers.prompting.building.config import read_node
 from trainers.prompting.encoders import blocks, text
 from trainers.prompting.encoders.added import NONE
 from trainers.prompting.encoders.class_text import encode_sentences
-from trainers.prompting.methods.coop import CoOp
+from trainers.prompting.method import METHODS
 
 NAMES = ["annual crop land", "forest", "sea_or_lake", "annual meadow", "highway or road"]
 
@@ -293,7 +293,7 @@ PAIR, IMAGES = ["forest", "sea"], torch.randn(2, 3, 32, 32)
 RAMP = torch.linspace(-1, 1, 128)  # which a LayerNorm does not remove
 
 
-class Moved(CoOp):
+class Moved(METHODS["CoOp"]):
     """Contexts that are moved by something that is saved, or neither learned nor saved."""
 
     def build(self, clip_model, classnames, dataset):
@@ -307,7 +307,7 @@ class Moved(CoOp):
         return Contexts([context + by for context in super().contexts().text])
 
 
-class Entering(CoOp):
+class Entering(METHODS["CoOp"]):
     """Tokens that enter a block, and a module beside it."""
 
     def build(self, clip_model, classnames, dataset):
