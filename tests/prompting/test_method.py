@@ -7,8 +7,6 @@ import pytest
 import tiny
 import torch
 import torch.nn.functional as F
-from golden_files import node_of, read
-from paths import GOLDEN
 from torch import nn
 
 from trainers.prompting import (
@@ -17,13 +15,11 @@ from trainers.prompting import (
     Teacher,
     TextEncoder,
     UserError,
-    build_method,
     list_methods,
     register,
     write_sentences,
 )
 from trainers.prompting.building.config import read_node
-from trainers.prompting.checkpoint.saved import Saved
 from trainers.prompting.checkpoint.state import PublicLayout
 from trainers.prompting.method import METHODS, Batch
 from trainers.prompting.prompts import Textual
@@ -333,22 +329,3 @@ def test_what_is_unusual_about_methods(name):
 
 
 OWN = [name for name, kind in METHODS.items() if kind.__module__.startswith("trainers.prompting.")]
-
-
-@pytest.mark.parametrize(
-    ("task", "half", "dataset", "is_own"),
-    [
-        ("FS", "all", "EuroSAT", True),
-        ("B2N", "base", "EuroSAT", True),
-        ("B2N", "new", "EuroSAT", False),
-        ("B2N", "all", "ImageNet", False),
-        ("CD", "all", "ImageNet", True),
-        ("CD", "base", "EuroSAT", False),
-    ],
-)
-def test_whose_classes_a_public_checkpoint_of_mmrl_has(tiny_clip, task, half, dataset, is_own):
-    golden = read(GOLDEN / "mmrl.safetensors")
-    node, names = node_of(golden, TASK=task, SUBSAMPLE_CLASSES=half), golden.meta["classnames"]
-    method = build_method("MMRL", node, tiny_clip, names, dataset)
-    method.load_checkpoint(Saved.of({"state_dict": golden.params}), names)
-    assert method.own_classes == is_own

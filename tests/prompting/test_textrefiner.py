@@ -10,8 +10,12 @@ from paths import GOLDEN, ROOT
 from test_golden import check_other_classes
 
 import train
-from trainers.prompting import UserError, build_method
+from trainers.prompting import (
+    UserError,
+    build_method,
+)
 from trainers.prompting.checkpoint.public import find_prompts, public_checkpoint
+from trainers.prompting.checkpoint.saved import Saved
 from trainers.prompting.methods.clipsvd import Spectrum
 from trainers.prompting.running.memory import within_memory
 from trainers.prompting.trainer.schedule import build_optim
@@ -278,3 +282,25 @@ def test_steps_of_mmrlpp(tiny_clip, tmp_path):
     with torch.no_grad():
         logits = method.eval()(golden.tensors["image"])
     assert near(logits, golden.tensors["steps/logits_eval"], 2e-4)
+
+
+# ------------------------------------------------------------------ MMRL
+
+
+@pytest.mark.parametrize(
+    ("task", "half", "dataset", "is_own"),
+    [
+        ("FS", "all", "EuroSAT", True),
+        ("B2N", "base", "EuroSAT", True),
+        ("B2N", "new", "EuroSAT", False),
+        ("B2N", "all", "ImageNet", False),
+        ("CD", "all", "ImageNet", True),
+        ("CD", "base", "EuroSAT", False),
+    ],
+)
+def test_whose_classes_a_public_checkpoint_of_mmrl_has(tiny_clip, task, half, dataset, is_own):
+    golden = read(GOLDEN / "mmrl.safetensors")
+    node, names = node_of(golden, TASK=task, SUBSAMPLE_CLASSES=half), golden.meta["classnames"]
+    method = build_method("MMRL", node, tiny_clip, names, dataset)
+    method.load_checkpoint(Saved.of({"state_dict": golden.params}), names)
+    assert method.own_classes == is_own

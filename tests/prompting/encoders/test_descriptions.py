@@ -9,7 +9,7 @@ from golden_files import read
 from paths import GOLDEN
 
 from trainers.prompting import UserError, build_method
-from trainers.prompting.backbones.openai_clip import clip
+from trainers.prompting.backbones.openai import clip
 from trainers.prompting.checkpoint.saved import Saved
 from trainers.prompting.encoders.class_text import RULES, SCORES
 from trainers.prompting.encoders.descriptions import Asked, describe, match
