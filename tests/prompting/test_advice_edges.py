@@ -274,6 +274,8 @@ def test_five_classes_are_named_first_those_without_labels():
     assert line.startswith("Label more images")
     shares = "e (3 of 4 wrong), b (5 of 10 wrong), d (2 of 4 wrong)"
     assert line.endswith(f"first of these classes: a (0 labels), f (0 labels), {shares}.")
+    told.choice = of(np.eye(2)[[0, 0, 0]], [0, 0, 1])
+    assert next_steps(told, "ab", "")[1].endswith("first of these classes: b (1 of 1 wrong).")
 
 
 def test_an_accuracy_that_is_not_known_is_enough_for_nothing():
