@@ -262,7 +262,7 @@ REFUSED = [
     ("NLPrompt", {"NOISE_RATE": 0.5}, "no key 'NOISE_RATE'"),
     ("PLOT", {"CSC": True, "N": 2}, "CSC needs N = 1, but N is 2"),
     ("PLOTPP", {"N_CTX_V": 0}, "N_CTX_V is 0: at least 1"),
-    ("PromptKD", {"TEACHER": "x" * 999}, "xxx', where there is no checkpoint"),
+    ("PromptKD", {"TEACHER": "x" * 999}, "xxx' holds no run to load, as there is no such folder"),
     ("PromptSRC", {"GPA_MEAN": 16, "MAX_EPOCH": 15}, "is centred on epoch 16"),
     ("ProGrad", {"T": True}, "LOSS.T is True but must be a number"),
     ("SOTGLP", {"TOPK": [20]}, "TOPK is [20] but an image has 16 patches: lower it"),

@@ -90,8 +90,10 @@ def only_model(place: str | os.PathLike[str], below: str, what: str, remedy: str
     `below` is where they may be, the beginning of a pattern; `what` and `remedy` are the beginning
     and the end of the error.
     """
-    folders = sorted({path.parent for path in Path(place).glob(f"{below}model*.pth.tar*")})
+    is_there = os.path.isdir(place)  # not with a name that is too long
+    found = Path(place).glob(f"{below}model*.pth.tar*") if is_there else ()
+    folders = sorted({path.parent for path in found})
     has = "it has several models" if folders else "it has no checkpoint (model.pth.tar-EPOCH)"
-    has = has if os.path.isdir(place) else "there is no such folder"
+    has = has if is_there else "there is no such folder"
     need(len(folders) == 1, f"{what} holds no run to load, as {has}: {remedy}")
     return os.fspath(folders[0])
