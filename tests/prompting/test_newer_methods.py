@@ -204,7 +204,7 @@ def test_contexts_of_each_class_do_not_fit_others(tiny_clip):
     assert trained.prompt_learner.ctx.shape == (3, 2, 128)
     other = small("KgCoOp", tiny_clip, OTHERS, CSC=True, N_CTX=2)
     with pytest.raises(
-        UserError, match=r"shape \(3, 2, 128\) but .* make the settings, the classes"
+        UserError, match=r"shape \(3, 2, 128\), but .* make the settings, the classes"
     ):
         other.load_public_state_dict(trained.public_state_dict())
 
