@@ -3,7 +3,6 @@
 The equations are in `robustness`.
 """
 
-import math
 from collections.abc import Iterator
 from copy import copy
 from typing import Any
@@ -15,19 +14,9 @@ from ..building.config import make, read_node
 from ..building.transforms import RandomViews
 from ..capabilities.transductive import NOT_ITS_OWN, Transductive
 from ..encoders.class_text import ClassText
-from ..errors import need, one_of, positive
+from ..errors import need
 from ..method import Method, find_method
-from ..robustness import (
-    ATTACKS,
-    KEYS,
-    STARTS,
-    TEXTS,
-    TRANSFER,
-    attack_step,
-    pgd,
-    to_images,
-    to_pixels,
-)
+from ..robustness import TRANSFER, attack_step, pgd, to_images, to_pixels
 from ..running.seeding import seeded
 from .loaders import Passes, loader_like
 
@@ -35,67 +24,28 @@ STATIC = "static"  # of a method that adapts: attacked before it does, which is 
 WEAK = "no gradient reaches the pixels of {} of the {} images that stay right"
 
 
-def check_attack(method: Method, cfg: CfgNode) -> None:
-    """Refuse what cannot be attacked in a test (UserError)."""
-    given, name = {key: cfg.TEST[key] for key in KEYS}, type(method).__name__
-    one_of("TEST.ATTACK", given["ATTACK"], ATTACKS)
-    one_of("TEST.ATTACK_START", given["ATTACK_START"], STARTS)
-    _check_sizes("TEST", cfg.TEST)
-    images = given["ATTACK_IMAGES"]
-    need(images >= 0, f"TEST.ATTACK_IMAGES is {images} but must be 0 or more; 0 takes all")
-    need(
-        not isinstance(method, Transductive),
-        f"TEST.ATTACK changes images one by one, but the logits of {name} {NOT_ITS_OWN}: leave it "
-        "out, or choose another method",
-    )
-    _check_images("TEST", method, cfg)
-
-
-def check_training_attack(method: Method, cfg: CfgNode) -> None:
-    """Refuse a training that cannot learn from attacked images (UserError)."""
-    given, name = cfg.TRAIN, type(method).__name__
-    one_of("TRAIN.ATTACK", given.ATTACK, ("pgd",))
-    one_of("TRAIN.ATTACK_TEXT", given.ATTACK_TEXT, TEXTS)
-    _check_sizes("TRAIN", given)
-    moving, step = given.ATTACK_TEXT == "perturbed", given.ATTACK_TEXT_STEP
-    need(
-        0 < step < math.inf if moving else not step,
-        f"TRAIN.ATTACK_TEXT_STEP is {step}, but TRAIN.ATTACK_TEXT {given.ATTACK_TEXT} needs "
-        f"{'a size above 0' if moving else 'none: leave it out, or set perturbed'}",
-    )
-    kind = type(method)
-    why = {
-        "trains nothing": not kind.trains,
-        "learns from images without labels": kind.unlabelled,
-        "learns from features": kind.trains_on_support,
-    }
-    for reason, holds in why.items():
-        need(not holds, f"TRAIN.ATTACK changes labelled images, but {name} {reason}: leave it out")
-    _check_images("TRAIN", method, cfg)
-
-
-def _check_sizes(node: str, given: CfgNode) -> None:
-    for key in ("EPS", "ALPHA"):
-        positive(f"{node}.ATTACK_{key}", given[f"ATTACK_{key}"])
-    need(given.ATTACK_EPS <= 255, f"{node}.ATTACK_EPS is {given.ATTACK_EPS} but 255 is the most")
-    steps = given.ATTACK_STEPS
-    need(steps >= 1, f"{node}.ATTACK_STEPS is {steps}: at least 1 is needed")
-
-
-def _check_images(node: str, method: Method, cfg: CfgNode) -> None:
-    need(
-        not cfg.DATASET.get("FEATURES"),
-        f"{node}.ATTACK changes pixels, but DATASET.FEATURES has rows of features: run on images",
-    )
-    need(
-        "normalize" in cfg.INPUT.TRANSFORMS,
-        f"{node}.ATTACK needs images as the CLIP reads them: add normalize to INPUT.TRANSFORMS",
-    )
+def check_attacks(method: Method, cfg: CfgNode) -> None:
+    """Refuse attacks, in a training or a test, that a method cannot have (UserError)."""
+    kind, name = type(method), type(method).__name__
     half = method.settings.PREC == "fp16" and cfg.USE_CUDA and torch.cuda.is_available()
-    need(
-        not half,
-        f"{node}.ATTACK needs gradients in float32: set {method.place('PREC')} fp32 or amp",
-    )
+    obstacles = {
+        "TRAIN": {
+            f"{name} trains nothing": not kind.trains,
+            f"{name} learns from images without labels": kind.unlabelled,
+            f"{name} learns from features": kind.trains_on_support,
+        },
+        "TEST": {f"the logits of {name} {NOT_ITS_OWN}": isinstance(method, Transductive)},
+    }
+    for node in (node for node in obstacles if cfg[node].ATTACK):
+        for why, holds in obstacles[node].items():
+            need(
+                not holds,
+                f"{node}.ATTACK changes labelled images one by one, but {why}: leave it out",
+            )
+        need(
+            not half,
+            f"{node}.ATTACK needs gradients in float32: set {method.place('PREC')} fp32 or amp",
+        )
 
 
 # ------------------------------------------------------------------ in a test

@@ -11,7 +11,7 @@ import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 from yacs.config import CfgNode
 
-from ..building.optim import check_optim
+from ..building.keys import check_keys
 from ..checkpoint.files import saved_epochs
 from ..checkpoint.provenance import check_teachers
 from ..contract import ENCODERS, check_registered
@@ -22,7 +22,7 @@ from ..method import METHODS, Method
 from ..record.metrics import number_names
 from ..storage.values import is_sound
 from ..teacher import MethodTeacher
-from .attacks import check_attack, check_training_attack
+from .attacks import check_attacks
 from .evaluation import check_conformal
 from .feature_rows import check_views
 from .original_dassl import check_warm_up
@@ -94,14 +94,10 @@ class Watch:
 
 def check_cfg(cfg: CfgNode, kind: type[Method]) -> None:
     """Refuse, before data are loaded, what no run of a method can be."""
-    check_optim(cfg.OPTIM)
+    check_keys(cfg)
     if kind.trains:
         check_warm_up(cfg.OPTIM)
     check_planned(kind, cfg.OPTIM)
-    need(
-        cfg.OUTPUT_DIR or not cfg.TEST.RECORD,
-        "TEST.RECORD True writes into the output folder: add --output-dir FOLDER",
-    )
 
 
 def check_method(method: Method, dataset: Any, cfg: CfgNode) -> None:
@@ -110,10 +106,7 @@ def check_method(method: Method, dataset: Any, cfg: CfgNode) -> None:
     check_stream(method, dataset, cfg)
     if cfg.TEST.CONFORMAL:
         check_conformal(method, dataset, cfg)
-    if cfg.TEST.ATTACK:
-        check_attack(method, cfg)
-    if cfg.TRAIN.ATTACK:
-        check_training_attack(method, cfg)
+    check_attacks(method, cfg)
     if method.settings.sentences is not None:
         print(f"Sentences: {method.settings.sentences.note}")
     if file := cfg.DATASET.get("FEATURES", ""):

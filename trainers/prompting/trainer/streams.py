@@ -64,10 +64,6 @@ def check_stream(method: Method, dataset: Any, cfg: CfgNode) -> None:
         "changes anything: leave it out, or choose a method that adapts, such as TDA or StatA",
     )
     stream = stream_in(cfg, dataset.val if cfg.TEST.SPLIT == "val" else dataset.test)
-    need(
-        not cfg.TEST.ATTACK,
-        f"TEST.ATTACK has the images in another order than TEST.STREAM {text}: leave one out",
-    )
     beside = [f"TEST.{key}" for key in ("CONFORMAL", "OOD") if cfg.TEST[key]]
     need(
         not (stream.tasks and beside),

@@ -14,7 +14,6 @@ from yacs.config import CfgNode
 
 from ..backbones import load_clip
 from ..building.config import fit_images, make, resolve, settings_in
-from ..building.optim import epochs, steps
 from ..capabilities.one_view import OneView
 from ..capabilities.planned import Planned
 from ..checkpoint.cfg_texts import as_trained
@@ -60,6 +59,7 @@ from .loaders import FirstBatches, prepare_loader, resize_in
 from .original_dassl import readable
 from .planned_steps import count_planned, planned_loader
 from .repeatability import check_rebuilt
+from .schedule import epochs, steps
 from .stages import Stages
 from .support_set import take_support, take_validation
 from .together import for_detection, in_stream
