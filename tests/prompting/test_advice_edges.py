@@ -23,7 +23,7 @@ from trainers.prompting.advice import fits
 from trainers.prompting.advice import folds as parts
 from trainers.prompting.advice import labels as about
 from trainers.prompting.advice import page as pages
-from trainers.prompting.advice.choice import calibrate, choose
+from trainers.prompting.advice.choice import TEMPERATURES, choose
 from trainers.prompting.advice.fits import Space
 from trainers.prompting.advice.images import Collection, read_collection, read_labels
 from trainers.prompting.advice.labels import pick_next, suspicious, try_suspicious
@@ -33,6 +33,7 @@ from trainers.prompting.advice.steps import next_steps
 from trainers.prompting.backbones import weights_sha256
 from trainers.prompting.building.config import build_method
 from trainers.prompting.errors import UserError
+from trainers.prompting.record.calibration import fit_temperature
 from trainers.prompting.storage.features import read_features, write_features
 from trainers.prompting.use.commands import main
 
@@ -455,8 +456,9 @@ def test_features_of_other_weights_or_sentences_are_computed_again(monkeypatch, 
 
 def test_temperatures_at_their_bounds():
     y = np.arange(8) % 4
-    assert calibrate(0.01 * np.eye(4)[y], y)[0] == pytest.approx(0.05, rel=1e-3)
-    assert calibrate(1e7 * np.eye(4)[(y + 1) % 4], y)[0] == pytest.approx(1e6, rel=1e-3)
+    for scale, found, right in ((0.01, 0.05, y), (1e7, 1e6, (y + 1) % 4)):
+        t, _ = fit_temperature(scale * np.eye(4)[right], y, TEMPERATURES)
+        assert t == pytest.approx(found, rel=1e-3)
 
 
 def test_durations_in_words():

@@ -21,14 +21,13 @@ from ..checkpoint.saved import Saved
 from ..dassl_parts import dassl
 from ..errors import UserError, in_short, need
 from ..method import Method, Output
-from ..record.calibration import Calibration
+from ..record.calibration import Calibration, fit_temperature
 from ..record.conformal import SetPredictions
 from ..record.predictions import Predictions
 from ..teacher import Teacher, nearest
 from .streams import Stream, takes_streams
 
 UNTESTED = "only the last epoch has one, after its evaluation with TEST.PREDICTIONS"
-BOUNDS = (-3.0, 3.0)  # of the natural logarithm of a temperature
 
 
 def validation_loader(loader, dataset) -> torch.utils.data.DataLoader | None:
@@ -201,7 +200,7 @@ def _temperature(method: Method, trainer, predictions: Predictions) -> float | N
     if not np.isfinite(values).all():
         print("No temperature: logits of validation images are not finite")
         return None
-    temperature = fit_temperature(values.astype(float), label)
+    temperature, _ = fit_temperature(values.astype(float), label)
     print(f"Temperature {temperature:.4f}, fitted on {len(label):,} validation images")
     return temperature
 
@@ -261,21 +260,3 @@ def save_calibration(trainer: Any, folder: str) -> None:
     if isinstance(found := trainer.provenance.calibration, dict):
         saved = Saved.read(checkpoint_file(folder, trainer.max_epoch))
         dassl("utils").save_checkpoint(replace(saved, calibration=found).content(), folder)
-
-
-def fit_temperature(
-    logits: np.ndarray, labels: np.ndarray, bounds: tuple[float, float] = BOUNDS
-) -> float:
-    """Return the temperature with the least negative log-likelihood; its logarithm has bounds.
-
-    Logits are (n, K), float64, and labels (n,).
-    """
-    from scipy.optimize import minimize_scalar  # slow to import
-    from scipy.special import log_softmax
-
-    rows = np.arange(len(labels))
-
-    def loss(log_t: float) -> float:
-        return -float(log_softmax(logits / np.exp(log_t), axis=1)[rows, labels].mean())
-
-    return float(np.exp(minimize_scalar(loss, bounds=bounds, method="bounded").x))
