@@ -98,7 +98,6 @@ PACKAGES = {
     "dassl_parts": "",
     "one_package": "errors",
     "embedded": "",
-    "averaging": "",
     "full_precision": "",
     "sure_views": "errors",
     "node": "errors",
@@ -119,7 +118,7 @@ PACKAGES = {
     "capabilities": "checkpoint dataset_keys encoders errors full_precision marks method node "
     "teacher",
     "robustness": "errors method",
-    "methods": "averaging backbones capabilities checkpoint encoders errors full_precision marks "
+    "methods": "backbones capabilities checkpoint encoders errors full_precision marks "
     "method node prompts regularizers robustness storage sure_views teacher transport",
     "plugins": "errors method methods record",
     "step": "method running",

@@ -6,8 +6,8 @@ from newer import IMAGES, LABELS, OTHERS, build, pairs
 from tiny import run
 
 from trainers.prompting import Teacher, UserError
-from trainers.prompting.averaging import GaussianMean
 from trainers.prompting.encoders.templates import KGCOOP, PROGRAD, TCP, template_of
+from trainers.prompting.methods.promptsrc import GaussianMean
 from trainers.prompting.trainer.trainer import PromptTrainer
 
 # ------------------------------------------------------------------ where a context starts
