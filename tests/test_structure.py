@@ -122,10 +122,10 @@ PACKAGES = {
     "method node prompts regularizers robustness storage sure_views teacher transport",
     "plugins": "errors method methods record",
     "step": "method running",
-    "building": "backbones checkpoint dassl_parts dataset_keys encoders errors method methods node "
-    "record robustness running storage",
-    "trainer": "backbones building capabilities checkpoint contract dassl_parts dataset_keys "
-    "encoders errors method node plugins record robustness running step storage teacher",
+    "building": "backbones checkpoint dassl_parts dataset_keys encoders errors images method "
+    "methods node record robustness running storage",
+    "trainer": "backbones building capabilities checkpoint contract dassl_parts encoders errors "
+    "method node plugins record robustness running step storage teacher",
     "advice": "backbones building capabilities checkpoint dassl_parts embedded encoders errors "
     "images method plugins record running storage teacher",
     "use": "advice backbones building capabilities checkpoint contract dassl_parts dataset_keys "

@@ -21,7 +21,7 @@ from trainers.prompting.robustness import (
 )
 from trainers.prompting.running.precision import Precision
 from trainers.prompting.trainer.attacks import (
-    AttackedSteps,
+    attacked_steps,
     check_attacks,
     evaluate_attacked,
 )
@@ -172,7 +172,7 @@ def test_every_view_of_a_step_is_attacked(of, tiny_clip, text):
     trainer.cfg.TRAIN.update(ATTACK="pgd", ATTACK_TEXT=text, ATTACK_TEXT_STEP=step)
     images = to_images(method, golden.tensors["image"])
     batch = {"img": [images, images.flip(-1)], "label": golden.tensors["label"]}
-    (found,) = AttackedSteps(trainer, [batch])
+    (found,) = attacked_steps(trainer, [batch])
     eps = trainer.cfg.TRAIN.ATTACK_EPS / 255
     for view, given in zip(found["img"], batch["img"], strict=True):
         moved = to_pixels(method, view) - to_pixels(method, given)

@@ -29,7 +29,7 @@ PART = 512  # images after which the file is written, so that a repeated call co
 
 
 @dataclass(eq=False)
-class Encoded:
+class CollectionFeatures:
     """Features of a collection under a CLIP, and the file that keeps them.
 
     Attributes:
@@ -78,7 +78,7 @@ class Encoded:
 
 def encode(
     name: str, collection: Collection, folder: Path, device: torch.device, batch: int, most: float
-) -> Encoded:
+) -> CollectionFeatures:
     """Return the features of a collection under a CLIP; those in its file are not computed again.
 
     Args:
@@ -124,22 +124,22 @@ def duration(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
 
 
-def _read_stored(name: str, file: Path, classnames: Sequence[str]) -> Encoded:
+def _read_stored(name: str, file: Path, classnames: Sequence[str]) -> CollectionFeatures:
     """Return what a file of features has of a CLIP with these weights; no text of other classes."""
     try:
         features = read_features(file)
     except UserError:  # there is none, or a damaged one
-        return Encoded(name, file)
+        return CollectionFeatures(name, file)
     sha256 = weights_sha256(name) or ""
     if features.made_of != sha256 or features.template != TEMPLATE:
-        return Encoded(name, file)
+        return CollectionFeatures(name, file)
     rows = dict(zip(features.images, features.image, strict=True))
     text = features.text[TEMPLATE] if features.classnames == list(classnames) else None
-    return Encoded(name, file, rows, text, features.logit_scale)
+    return CollectionFeatures(name, file, rows, text, features.logit_scale)
 
 
 def _encode_images(
-    one: Encoded, clip_model: Any, paths: Mapping[str, str], size: int
+    one: CollectionFeatures, clip_model: Any, paths: Mapping[str, str], size: int
 ) -> Iterator[int]:
     """Add features of images, given by their digests, and yield the size of each batch after it."""
     method, cfg = plain_encoder(clip_model, ["normalize"])

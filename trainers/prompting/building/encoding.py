@@ -2,13 +2,13 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import pairwise
 from typing import Any, TypeVar
 
 import torch
 from yacs.config import CfgNode
 
 from ..dassl_parts import dassl
+from ..images.image_files import read_ahead
 from ..method import Method
 from .config import add_nodes, build_method, fit_images
 
@@ -34,7 +34,7 @@ def encode_images(
     read: Callable[[T], Any],
     size: int,
     finish: Callable[[T, Any], torch.Tensor] = lambda item, image: image,
-) -> Iterator[tuple[Sequence[T], list[T], torch.Tensor]]:
+) -> Iterator[tuple[list[T], list[T], torch.Tensor]]:
     """Yield batches of items, those of them that could be read, and their features, on the CPU.
 
     Args:
@@ -45,16 +45,11 @@ def encode_images(
         finish: makes an input (3, H, W) of an item and its image; called in this thread alone, so
             that it may seed random numbers.
     """
-    batches = [items[start : start + size] for start in range(0, len(items), size)]
     with ThreadPoolExecutor(THREADS) as pool:
-        coming = pool.map(read, batches[0] if batches else ())
-        for batch, after in pairwise([*batches, []]):
-            images, coming = [*coming], pool.map(read, after)
-            pairs = zip(batch, images, strict=True)
-            inputs = [(item, finish(item, image)) for item, image in pairs if image is not None]
-            z = torch.empty(0)
+        for batch, images in read_ahead(pool, read, items, size):
+            found = [(item, x) for item, x in zip(batch, images, strict=True) if x is not None]
+            inputs, z = [finish(item, image) for item, image in found], torch.empty(0)
             if inputs:
                 with torch.no_grad():
-                    x = torch.stack([tensor for _, tensor in inputs]).to(method.device)
-                    z = method.clip_features(x).cpu()
-            yield batch, [item for item, _ in inputs], z
+                    z = method.clip_features(torch.stack(inputs).to(method.device)).cpu()
+            yield batch, [item for item, _ in found], z

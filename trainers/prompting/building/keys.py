@@ -5,7 +5,7 @@ them.
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from ..dataset_keys import SENTENCES, STREAM
@@ -22,6 +22,7 @@ class Key(NamedTuple):
     holds: Callable[[Any], bool] = lambda value: True
 
 
+SHUFFLED = STREAM["STREAM"]
 Range = tuple[str, Callable[[Any], bool]]
 
 
@@ -105,60 +106,41 @@ def check_keys(cfg: Any) -> None:
         except TypeError:  # in other checkouts any key may be None
             good = False
         need(good, f"{place} is {value!r:.40} but must be {key.wanted}")
-    for holds, sentence in _rules(cfg):
+    for sentence, holds in _rules(cfg).items():
         need(holds, sentence)
 
 
-def _rules(cfg: Any) -> Iterator[tuple[object, str]]:
-    """Yield what must hold between keys, and the sentence that says so."""
+def _rules(cfg: Any) -> dict[str, object]:
+    """Return what must hold between keys, by the sentence that says so."""
     optim, test, train = cfg.OPTIM, cfg.TEST, cfg.TRAIN
-    cosine = optim.LR_SCHEDULER == "cosine"
-    yield (
-        0 <= optim.LR_MIN <= optim.LR,
-        f"OPTIM.LR_MIN is {optim.LR_MIN} but must be from 0 to OPTIM.LR ({optim.LR})",
-    )
-    yield (
-        cosine or not optim.LR_MIN,
-        f"OPTIM.LR_MIN is {optim.LR_MIN}, which needs OPTIM.LR_SCHEDULER cosine and not "
-        f"{optim.LR_SCHEDULER}",
-    )
-    yield (
-        cosine and (optim.STEPS or optim.LR_BY_STEP) or not optim.COSINE_STEPS,
-        f"OPTIM.COSINE_STEPS is {optim.COSINE_STEPS}, which needs OPTIM.LR_SCHEDULER cosine, "
-        "and OPTIM.LR_BY_STEP True or OPTIM.STEPS",
-    )
-    moves, step = train.ATTACK_TEXT == "perturbed", train.ATTACK_TEXT_STEP
-    yield (
-        0 < step < math.inf if moves else not step,
+    rate, least, cosine = optim.LR, optim.LR_MIN, optim.LR_SCHEDULER == "cosine"
+    by_step, moves = optim.STEPS or optim.LR_BY_STEP, train.ATTACK_TEXT == "perturbed"
+    rows, step = cfg.DATASET.get("FEATURES"), train.ATTACK_TEXT_STEP
+    attacked = " and ".join(f"{node}.ATTACK" for node in ("TRAIN", "TEST") if cfg[node].ATTACK)
+    return {
+        f"OPTIM.LR_MIN is {least} but must be from 0 to OPTIM.LR ({rate})": 0 <= least <= rate,
+        f"OPTIM.LR_MIN is {least}, which needs OPTIM.LR_SCHEDULER cosine and not "
+        f"{optim.LR_SCHEDULER}": cosine or not least,
+        f"OPTIM.COSINE_STEPS is {optim.COSINE_STEPS}, which needs OPTIM.LR_SCHEDULER cosine, and "
+        "OPTIM.LR_BY_STEP True or OPTIM.STEPS": (cosine and by_step) or not optim.COSINE_STEPS,
         f"TRAIN.ATTACK_TEXT_STEP is {step}, but TRAIN.ATTACK_TEXT {train.ATTACK_TEXT} needs "
-        f"{'a size above 0' if moves else 'none: leave it out, or set perturbed'}",
-    )
-    for name in ("TRAIN", "TEST"):
-        attacked = cfg[name].ATTACK
-        yield (
-            not (attacked and cfg.DATASET.get("FEATURES")),
-            f"{name}.ATTACK changes pixels, but DATASET.FEATURES has rows of features: run on "
-            "images",
-        )
-        yield (
-            not attacked or "normalize" in cfg.INPUT.TRANSFORMS,
-            f"{name}.ATTACK needs images as the CLIP reads them: add normalize to INPUT.TRANSFORMS",
-        )
-    yield (
-        not test.ATTACK or STREAM["STREAM"] == test.STREAM,
+        f"{'a size above 0' if moves else 'none: leave it out, or set perturbed'}": (
+            0 < step < math.inf if moves else not step
+        ),
+        f"{attacked} changes pixels, but DATASET.FEATURES has rows of features: run on images": (
+            not (attacked and rows)
+        ),
+        f"{attacked} needs images as the CLIP reads them: add normalize to INPUT.TRANSFORMS": (
+            not attacked or "normalize" in cfg.INPUT.TRANSFORMS
+        ),
         f"TEST.ATTACK has the images in another order than TEST.STREAM {test.STREAM}: leave one "
-        "out",
-    )
-    yield (
-        not (test.OOD and cfg.DATASET.get("FEATURES")),
+        "out": not test.ATTACK or test.STREAM == SHUFFLED,
         f"TEST.OOD is {list(test.OOD)}, but the run has only the features of DATASET.FEATURES: "
-        "leave it out",
-    )
-    yield (
-        cfg.OUTPUT_DIR or not test.RECORD,
-        "TEST.RECORD True writes into the output folder: add --output-dir FOLDER",
-    )
-    yield (
-        test.PREDICTIONS or not test.CONFORMAL,
-        "TEST.CONFORMAL needs predictions: set TEST.PREDICTIONS True",
-    )
+        "leave it out": not (test.OOD and rows),
+        "TEST.RECORD True writes into the output folder: add --output-dir FOLDER": (
+            cfg.OUTPUT_DIR or not test.RECORD
+        ),
+        "TEST.CONFORMAL needs predictions: set TEST.PREDICTIONS True": (
+            test.PREDICTIONS or not test.CONFORMAL
+        ),
+    }

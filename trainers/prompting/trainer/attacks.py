@@ -3,7 +3,6 @@
 The equations are in `robustness`.
 """
 
-from collections.abc import Iterator
 from copy import copy
 from typing import Any
 
@@ -18,7 +17,7 @@ from ..errors import need
 from ..method import Method, find_method
 from ..robustness import TRANSFER, attack_step, pgd, to_images, to_pixels
 from ..running.seeding import seeded
-from .loaders import Passes, loader_like
+from .loaders import GeneratedLoader, SeededImages, loader_like
 
 STATIC = "static"  # of a method that adapts: attacked before it does, which is less than can be
 WEAK = "no gradient reaches the pixels of {} of the {} images that stay right"
@@ -101,7 +100,7 @@ class Attacked:
         drawn = torch.randperm(n, generator=torch.Generator().manual_seed(seed)).tolist()
         some = drawn[: self.test.ATTACK_IMAGES or n]
         self.order = some if self.method.stream else sorted(some)  # a stream is in this order
-        self.seeds = Passes(loader.dataset, range(n), seed).seeds
+        self.seeds = SeededImages(loader.dataset, range(n), seed).seeds
         plain = copy(loader.dataset)
         size = loader.batch_size
         self.loader = loader_like(loader, plain, sampler=self.order, batch_size=size)
@@ -184,34 +183,23 @@ class Attacked:
 # ------------------------------------------------------------------ in a training
 
 
-class AttackedSteps:
-    """A loader whose images are attacked as APT's (TRAIN.ATTACK) before each step."""
-
-    def __init__(self, trainer: Any, loader: Any):
-        self.trainer, self.loader, self.fixed = trainer, loader, None
-        if trainer.cfg.TRAIN.ATTACK_TEXT == "constant":
-            text = ClassText(["a photo of a {}"], trainer.dm.dataset.classnames)
-            self.fixed = text.features(trainer.clip_model).raw[0].to(trainer.device)
-
-    def __len__(self) -> int:
-        return len(self.loader)
-
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        """Yield the batches, with attacked images in every view."""
-        trainer, given = self.trainer, self.trainer.cfg.TRAIN
-        eps, method = given.ATTACK_EPS / 255, trainer.method
-        for batch in self.loader:
-            views, labels = trainer.parse_batch_train(batch)
-            size = eps, given.ATTACK_ALPHA * eps, given.ATTACK_STEPS, given.ATTACK_TEXT
-            more = {"prompt_step": given.ATTACK_TEXT_STEP, "fixed": self.fixed}
-            with trainer.precision.autocast():
-                attacked = [
-                    attack_step(method, to_pixels(method, view), labels, *size, **more)
-                    for view in views
-                ]
-            yield batch | {"img": [to_images(method, view) for view in attacked]}
-
-
 def attacked_steps(trainer: Any, loader: Any) -> Any:
-    """Return a loader of training images: the given one, or one that attacks them."""
-    return AttackedSteps(trainer, loader) if trainer.cfg.TRAIN.ATTACK else loader
+    """Return a loader of training images, or one that attacks them as APT does (TRAIN.ATTACK)."""
+    given, method = trainer.cfg.TRAIN, trainer.method
+    if not given.ATTACK:
+        return loader
+    size = given.ATTACK_EPS / 255, given.ATTACK_ALPHA * given.ATTACK_EPS / 255, given.ATTACK_STEPS
+    how = {"text": given.ATTACK_TEXT, "prompt_step": given.ATTACK_TEXT_STEP}
+    if given.ATTACK_TEXT == "constant":
+        text = ClassText(["a photo of a {}"], trainer.dm.dataset.classnames)
+        how["fixed"] = text.features(trainer.clip_model).raw[0].to(trainer.device)
+
+    def attack(batch: dict[str, Any]) -> dict[str, Any]:
+        views, labels = trainer.parse_batch_train(batch)
+        with trainer.precision.autocast():
+            attacked = [
+                attack_step(method, to_pixels(method, view), labels, *size, **how) for view in views
+            ]
+        return batch | {"img": [to_images(method, view) for view in attacked]}
+
+    return GeneratedLoader(lambda: map(attack, loader), len(loader))

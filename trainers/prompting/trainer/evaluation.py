@@ -25,6 +25,7 @@ from ..record.calibration import Calibration, fit_temperature
 from ..record.conformal import SetPredictions
 from ..record.predictions import Predictions
 from ..teacher import Teacher, nearest
+from .loaders import loader_like
 from .streams import Stream, takes_streams
 
 UNTESTED = "only the last epoch has one, after its evaluation with TEST.PREDICTIONS"
@@ -39,14 +40,7 @@ def validation_loader(loader, dataset) -> torch.utils.data.DataLoader | None:
         return None
     images = copy(loader.dataset)
     images.data_source = items
-    return torch.utils.data.DataLoader(
-        images,
-        batch_size=loader.batch_size,
-        num_workers=loader.num_workers,
-        multiprocessing_context=loader.multiprocessing_context,
-        pin_memory=loader.pin_memory,
-        generator=torch.Generator(),  # takes nothing from the run's random numbers
-    )
+    return loader_like(loader, images, batch_size=loader.batch_size)
 
 
 class Recorder:

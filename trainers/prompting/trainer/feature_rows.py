@@ -42,7 +42,7 @@ def read_rows(cfg: CfgNode, file: str) -> tuple[CfgNode, Any, DataManager]:
     if template != features.template:
         print(f"Its template '{features.template}' stands for '{template}'")
     same = nn.Identity()  # no transform of images is built, which would import torchvision
-    data = DataManager(cfg, same, same, dataset_wrapper=partial(Rows, features))
+    data = DataManager(cfg, same, same, dataset_wrapper=partial(FeatureRows, features))
     return cfg, clip_of(features, template), data
 
 
@@ -55,7 +55,7 @@ def check_views(method: Method, file: str) -> None:
     )
 
 
-class Rows(Dataset):
+class FeatureRows(Dataset):
     """Rows of a file of features as items of a data set, with Dassl's arguments of a wrapper.
 
     A training row of which the file has views is one of them, drawn as an augmentation is.

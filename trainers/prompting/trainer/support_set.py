@@ -19,7 +19,7 @@ from ..errors import UserError, need
 from ..method import Method
 from ..running.memory import GIB, memory_budget
 from ..running.precision import Precision
-from .loaders import Passes, loader_like
+from .loaders import GeneratedLoader, SeededImages, loader_like
 
 
 def take_support(trainer: Any, anew: bool) -> Any:
@@ -60,12 +60,16 @@ def take_support(trainer: Any, anew: bool) -> Any:
     by_view = isinstance(method, OneView)
     if not by_view or method.searches:
         check_room(method, len(images), memory_budget(cfg.TRAINER.MEMORY_BUDGET, trainer.device))
-    seen = Passes(images, [*range(len(images))] * passes, max(cfg.SEED, 0), mirrored)
+    seen = SeededImages(images, [*range(len(images))] * passes, max(cfg.SEED, 0), mirrored)
     load = partial(loader_like, loader, batch_size=cfg.DATALOADER.TEST.BATCH_SIZE)
     if by_view:
-        views = Encoded(method, seen, trainer.precision, load)
+        views = EncodedViews(method, seen, trainer.precision, load)
         method.take_views(views, views.labels)
-        return ViewOfEpoch(views, trainer)
+
+        def view_of_epoch() -> Iterator[dict[str, torch.Tensor]]:
+            yield {"img": views[(trainer.epoch + 1) % len(views)], "label": views.labels}
+
+        return GeneratedLoader(view_of_epoch, 1)
     features, labels = encode(method, _of_loader(load(seen)), trainer.precision)
     print(f"Support: features of {len(images):,} training images, each seen {passes} times")
     if anew:
@@ -74,8 +78,8 @@ def take_support(trainer: Any, anew: bool) -> Any:
         load_initial(cfg, method, trainer.dm.dataset)
     if not method.trains_on_support:
         return trainer.train_loader_x
-    size, batches = cfg.DATALOADER.TRAIN_X.BATCH_SIZE, len(trainer.train_loader_x)
-    return Rows(features, labels, size, batches)
+    size = cfg.DATALOADER.TRAIN_X.BATCH_SIZE
+    return shuffled_rows(features, labels, size, len(trainer.train_loader_x))
 
 
 def take_validation(trainer: Any) -> None:
@@ -85,7 +89,7 @@ def take_validation(trainer: Any) -> None:
         method.take_validation(*encode(method, _of_loader(trainer.validation), trainer.precision))
 
 
-class Encoded:
+class EncodedViews:
     """The views of the training images as features (n, D), each encoded when it is read.
 
     Views are kept if the method searches. `seen` has the images in all views; `load` makes a loader
@@ -98,7 +102,7 @@ class Encoded:
     def __init__(
         self,
         method: Method,
-        seen: Passes,
+        seen: SeededImages,
         precision: Precision,
         load: Callable[[Dataset], DataLoader],
     ):
@@ -122,42 +126,22 @@ class Encoded:
         return features
 
 
-class ViewOfEpoch:
-    """A loader of one batch, all training images in the view of the trainer's epoch."""
+def shuffled_rows(
+    features: torch.Tensor, labels: torch.Tensor, size: int, most: int
+) -> GeneratedLoader:
+    """Return a loader of features (P n, D) with labels (P n,) in random order.
 
-    def __init__(self, views: Encoded, trainer: Any):
-        self.views, self.trainer = views, trainer
-
-    def __len__(self) -> int:
-        return 1
-
-    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
-        view = (self.trainer.epoch + 1) % len(self.views)
-        yield {"img": self.views[view], "label": self.views.labels}
-
-
-class Rows:
-    """A loader of features in random order, which replaces the loader of images.
-
-    Args:
-        features: (P n, D).
-        labels: (P n,).
-        size: B, of a batch; all rows if there are fewer.
-        batches: the most that an epoch has; fewer if the rows do not suffice.
+    Batches have `size` rows, or all if there are fewer; an epoch has at most so many batches.
     """
+    size = min(size, len(labels))
+    count = min(most, -(-len(labels) // size))
 
-    def __init__(self, features: torch.Tensor, labels: torch.Tensor, size: int, batches: int):
-        self.features, self.labels = features, labels
-        self.size = min(size, len(labels))
-        self.batches = min(batches, -(-len(labels) // self.size))
+    def generate() -> Iterator[dict[str, torch.Tensor]]:
+        order = torch.randperm(len(labels))[: count * size]
+        for rows in order.to(labels.device).split(size):
+            yield {"img": features[rows], "label": labels[rows]}
 
-    def __len__(self) -> int:
-        return self.batches
-
-    def __iter__(self):
-        order = torch.randperm(len(self.labels))[: self.batches * self.size]
-        for rows in order.to(self.labels.device).split(self.size):
-            yield {"img": self.features[rows], "label": self.labels[rows]}
+    return GeneratedLoader(generate, count)
 
 
 def check_room(method: Method, n: int, budget: int) -> None:

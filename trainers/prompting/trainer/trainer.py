@@ -55,14 +55,14 @@ from .evaluation import (
     why_uncalibrated,
 )
 from .feature_rows import OF_DATA, read_rows
-from .loaders import FirstBatches, prepare_loader, resize_in
+from .loaders import first_batches, prepare_loader, resize_in
 from .original_dassl import readable
 from .planned_steps import count_planned, planned_loader
 from .repeatability import check_rebuilt
 from .schedule import epochs, steps
 from .stages import Stages
+from .streams import arranged_loader
 from .support_set import take_support, take_validation
-from .together import for_detection, in_stream
 
 
 class PromptTrainer(TrainerX):
@@ -132,7 +132,7 @@ class PromptTrainer(TrainerX):
             check_unlabelled(self.kind.__name__, self.cfg, self.train_loader_u)
             self.train_loader_x = self.train_loader_u
         self.validation = validation_loader(self.test_loader, self.dm.dataset)
-        self.detection = Detection(for_detection(self.cfg, self.kind), self.dm.dataset)
+        self.detection = Detection(self.cfg, self.kind, self.dm.dataset)
         if not self.cfg.DATALOADER.TRAIN_X.DROP_LAST:
             self.train_loader_x.batch_sampler.drop_last = False
         self.epoch_steps = 1 if issubclass(self.kind, OneView) else len(self.train_loader_x)
@@ -159,7 +159,7 @@ class PromptTrainer(TrainerX):
             if getattr(self, loader) is not None:
                 setattr(self, loader, prepare_loader(getattr(self, loader), self.method, cfg))
         for split in ("test", "val"):
-            setattr(self, f"{split}_loader", in_stream(self, split))
+            setattr(self, f"{split}_loader", arranged_loader(self, split))
         self.detection.prepare(self.method, cfg)
 
         images = len(self.train_loader_x.dataset)
@@ -233,7 +233,7 @@ class PromptTrainer(TrainerX):
             return
         before, total = self.count_steps()
         if total - before < self.epoch_steps:
-            self.train_loader_x = FirstBatches(self.train_loader_x, total - before)
+            self.train_loader_x = first_batches(self.train_loader_x, total - before)
 
     def forward_backward(self, batch):
         """Do one training step, and return its losses and accuracy for Dassl to print."""
