@@ -95,6 +95,14 @@ class Watch:
 def check_cfg(cfg: CfgNode, kind: type[Method]) -> None:
     """Refuse, before data are loaded, what no run of a method can be."""
     check_keys(cfg)
+    need(
+        not cfg.INPUT.NO_TRANSFORM,
+        "INPUT.NO_TRANSFORM is True, but a CLIP reads tensors: leave it out",
+    )
+    need(
+        cfg.MODEL.BACKBONE.PRETRAINED,
+        "MODEL.BACKBONE.PRETRAINED is False, but methods adapt a trained CLIP: leave it out",
+    )
     if kind.trains:
         check_warm_up(cfg.OPTIM)
     check_planned(kind, cfg.OPTIM)
@@ -171,10 +179,14 @@ def check_optimised(
     )
 
 
-def check_unlabelled(name: str, cfg: CfgNode, loader: object) -> None:
-    """Refuse a run without unlabelled images, or with other batches of them (UserError)."""
+def check_data(kind: type[Method], cfg: CfgNode, manager: Any) -> None:
+    """Refuse a data set (`DataManager`) that a method cannot learn (UserError)."""
+    name, K = kind.__name__, len(manager.dataset.classnames)
+    need(K > 1, f"The data set has {K} class: at least 2 are needed")
+    if not kind.unlabelled:
+        return
     need(
-        loader is not None,
+        manager.train_loader_u is not None,
         f"{name} learns from unlabelled images, but {cfg.DATASET.NAME} has none (`train_u`): "
         "choose a data set with training images",
     )
@@ -196,25 +208,6 @@ def check_batches(method: Method, loader: Any) -> None:
         f"images in batches of {batch} one has only one: set DATALOADER.TRAIN_X.BATCH_SIZE to "
         "another number of 2 or more, or DATALOADER.TRAIN_X.DROP_LAST True",
     )
-
-
-def check_clip_keys(cfg: CfgNode) -> None:
-    """Refuse keys of Dassl that would take away what a CLIP needs; raises UserError."""
-    need(
-        not cfg.INPUT.NO_TRANSFORM,
-        "INPUT.NO_TRANSFORM is True, but a CLIP reads tensors: leave it out",
-    )
-    need(
-        cfg.MODEL.BACKBONE.PRETRAINED,
-        "MODEL.BACKBONE.PRETRAINED is False, but methods adapt a trained CLIP: leave it out",
-    )
-
-
-def check_classes(classnames: list[str]) -> list[str]:
-    """Return the class names; raises UserError if there are fewer than two."""
-    if len(classnames) < 2:
-        raise UserError(f"The data set has {len(classnames)} class: at least 2 are needed")
-    return classnames
 
 
 def note_alike(method: Method, classnames: list[str], backbone: str) -> list[list[str]]:
