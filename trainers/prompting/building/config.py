@@ -19,8 +19,8 @@ from ..errors import ClosedSide, UserError, nearest, need
 from ..method import METHODS, Method, find_method
 from ..node import Settings, check_values
 from .by_run import SECTIONS, for_run
-from .keys import KEYS, value_of
-from .support import given_support
+from .keys import KEYS, value_at
+from .support import give_images
 
 
 def add_nodes(cfg: CfgNode) -> None:
@@ -43,7 +43,7 @@ def add_nodes(cfg: CfgNode) -> None:
         cfg.setdefault(section, CfgNode(new_allowed=True))
     for place, (default, *_) in KEYS.items():
         section, _, key = place.rpartition(".")
-        value_of(cfg, section).setdefault(key, copy.copy(default))
+        value_at(cfg, section).setdefault(key, copy.copy(default))
 
 
 def resolve(cfg: CfgNode) -> CfgNode:
@@ -132,7 +132,7 @@ def values_in(cfg: CfgNode, method: type[Method]) -> dict[str, Any]:
     printed warning names keys that were set but mean nothing to the method.
     """
     keys = (*method.defaults, *method.ignored)
-    values = {key: _fill(value_of(cfg, method.place(key)), cfg) for key in keys}
+    values = {key: _fill(value_at(cfg, method.place(key)), cfg) for key in keys}
     places = _places()
     node = cfg.TRAINER.get(method.node, {})
     others = [key for key in node if key not in values]
@@ -286,5 +286,5 @@ def build_method(
     settings = read_node(kind, node, dataset, asked)
     method = make(kind, settings, clip_model, classnames, dataset)
     if support is not None:
-        given_support(method, support)
+        give_images(method, support)
     return method

@@ -89,7 +89,7 @@ NOT_OF_METHODS = (
 )  # fmt: skip
 
 
-def value_of(cfg: Any, place: str) -> Any:
+def value_at(cfg: Any, place: str) -> Any:
     """Return the value of a cfg at a dotted place; None if it has none."""
     node = cfg
     for part in place.split("."):
@@ -100,7 +100,7 @@ def value_of(cfg: Any, place: str) -> Any:
 def check_keys(cfg: Any) -> None:
     """Refuse values of `KEYS` out of their range, and those that contradict others (UserError)."""
     for place, key in KEYS.items():
-        value = value_of(cfg, place)
+        value = value_at(cfg, place)
         try:
             good = key.holds(value)
         except TypeError:  # in other checkouts any key may be None

@@ -40,7 +40,7 @@ def give_support(method: Method, features: torch.Tensor, labels: torch.Tensor, p
     method.take_support(features.unflatten(0, (passes, n)), labels[:n])
 
 
-def given_support(method: Method, support: Mapping[str, torch.Tensor]) -> None:
+def give_images(method: Method, support: Mapping[str, torch.Tensor]) -> None:
     """Give a method its support from images in memory.
 
     Args:

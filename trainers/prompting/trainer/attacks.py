@@ -188,7 +188,8 @@ def attacked_steps(trainer: Any, loader: Any) -> Any:
     given, method = trainer.cfg.TRAIN, trainer.method
     if not given.ATTACK:
         return loader
-    size = given.ATTACK_EPS / 255, given.ATTACK_ALPHA * given.ATTACK_EPS / 255, given.ATTACK_STEPS
+    eps = given.ATTACK_EPS / 255
+    size = eps, given.ATTACK_ALPHA * eps, given.ATTACK_STEPS
     how = {"text": given.ATTACK_TEXT, "prompt_step": given.ATTACK_TEXT_STEP}
     if given.ATTACK_TEXT == "constant":
         text = ClassText(["a photo of a {}"], trainer.dm.dataset.classnames)

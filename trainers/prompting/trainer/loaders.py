@@ -46,7 +46,7 @@ class SeededImages(Dataset):
 class GeneratedLoader:
     """A loader of `count` batches, which `generate` yields anew in each epoch."""
 
-    stream: Any = None  # as `streams.arrange` sets it
+    stream: Any = None  # of test images, as `arranged_loader` sets it
 
     def __init__(self, generate: Callable[[], Iterable[Any]], count: int):
         self.generate, self.count = generate, count
