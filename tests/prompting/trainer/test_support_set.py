@@ -11,7 +11,7 @@ from paths import ROOT
 from torch import nn
 
 from trainers.prompting import Method, UserError, build_method, load_run
-from trainers.prompting.building.support import encode
+from trainers.prompting.building.support import encode_batches
 from trainers.prompting.method import METHODS, register
 from trainers.prompting.running.precision import Precision
 from trainers.prompting.storage.features import read_features
@@ -289,7 +289,7 @@ def test_sentences_in_half_precision(tiny_clip, name):
     method = build_method(name, {}, clip_model, NAMES)
     precision = Precision("amp", torch.device("cpu"))
     precision.place(method, clip_model)
-    features, labels = encode(method, [(IMAGES[0], LABELS)], precision)
+    features, labels = encode_batches(method, [{"img": IMAGES[0], "label": LABELS}], precision)
     method.make_room(len(labels))
     method.take_support(features[None], labels)
     method.take_validation(features, labels)

@@ -3,22 +3,20 @@
 Letters: n training images, each seen P times under other augmentations; D width of a feature.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from copy import copy
-from functools import partial
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, Dataset, Subset
+from torch.utils.data import Dataset, Subset
 
-from ..building.support import Batches, encode, give_support
+from ..building.support import encode_batches, give_support
 from ..capabilities.mirrored import Mirrored
 from ..capabilities.one_view import OneView
 from ..checkpoint.provenance import load_initial
 from ..errors import UserError, need
 from ..method import Method
 from ..running.memory import GIB, memory_budget
-from ..running.precision import Precision
 from .loaders import GeneratedLoader, SeededImages, loader_like
 
 
@@ -54,23 +52,21 @@ def take_support(trainer: Any, anew: bool) -> Any:
         f"{type(method).__name__} mirrors training images, but a file of features has only rows: "
         "set IMAGE_AUGMENTATION none",
     )
-    loader = trainer.dm.train_loader_x
-    images = copy(loader.dataset)
+    images = copy(trainer.dm.train_loader_x.dataset)
     images.k_tfm = 1  # one view
     by_view = isinstance(method, OneView)
     if not by_view or method.searches:
         check_room(method, len(images), memory_budget(cfg.TRAINER.MEMORY_BUDGET, trainer.device))
     seen = SeededImages(images, [*range(len(images))] * passes, max(cfg.SEED, 0), mirrored)
-    load = partial(loader_like, loader, batch_size=cfg.DATALOADER.TEST.BATCH_SIZE)
     if by_view:
-        views = EncodedViews(method, seen, trainer.precision, load)
+        views = EncodedViews(trainer, seen)
         method.take_views(views, views.labels)
 
         def view_of_epoch() -> Iterator[dict[str, torch.Tensor]]:
             yield {"img": views[(trainer.epoch + 1) % len(views)], "label": views.labels}
 
         return GeneratedLoader(view_of_epoch, 1)
-    features, labels = encode(method, _of_loader(load(seen)), trainer.precision)
+    features, labels = features_of(trainer, seen)
     print(f"Support: features of {len(images):,} training images, each seen {passes} times")
     if anew:
         method.validation_follows = method.searches
@@ -86,29 +82,30 @@ def take_validation(trainer: Any) -> None:
     """Give the method of a `PromptTrainer` the validation images, if it wants them."""
     method = trainer.method
     if method.searches:
-        method.take_validation(*encode(method, _of_loader(trainer.validation), trainer.precision))
+        found = encode_batches(method, trainer.validation, trainer.precision)
+        method.take_validation(*found)
+
+
+def features_of(trainer: Any, images: Dataset) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return features and labels of training images, as `encode_batches`."""
+    size = trainer.cfg.DATALOADER.TEST.BATCH_SIZE
+    loader = loader_like(trainer.dm.train_loader_x, images, batch_size=size)
+    return encode_batches(trainer.method, loader, trainer.precision)
 
 
 class EncodedViews:
     """The views of the training images as features (n, D), each encoded when it is read.
 
-    Views are kept if the method searches. `seen` has the images in all views; `load` makes a loader
-    of images.
+    Views are kept if the method searches. `seen` has the images in all views.
 
     Attributes:
         labels: (n,).
     """
 
-    def __init__(
-        self,
-        method: Method,
-        seen: SeededImages,
-        precision: Precision,
-        load: Callable[[Dataset], DataLoader],
-    ):
-        self.method, self.seen, self.precision, self.load = method, seen, precision, load
+    def __init__(self, trainer: Any, seen: SeededImages):
+        self.trainer, self.seen = trainer, seen
         labels = [item.label for item in seen.images.data_source]
-        self.labels = torch.tensor(labels, device=precision.device)
+        self.labels = torch.tensor(labels, device=trainer.device)
         self.kept: dict[int, torch.Tensor] = {}
 
     def __len__(self) -> int:
@@ -119,9 +116,8 @@ class EncodedViews:
         if view in self.kept:
             return self.kept[view]
         n = len(self.labels)
-        loader = self.load(Subset(self.seen, range(view * n, view * n + n)))
-        features, _ = encode(self.method, _of_loader(loader), self.precision)
-        if self.method.searches:
+        features, _ = features_of(self.trainer, Subset(self.seen, range(view * n, view * n + n)))
+        if self.trainer.method.searches:
             self.kept[view] = features
         return features
 
@@ -154,7 +150,3 @@ def check_room(method: Method, n: int, budget: int) -> None:
             f"times, which take {needed / GIB:.2f} GiB, but MEMORY_BUDGET leaves "
             f"{budget / GIB:.2f} GiB: raise it, or lower the number of passes or of images"
         )
-
-
-def _of_loader(loader: Any) -> Batches:
-    return ((batch["img"], batch["label"]) for batch in loader)
