@@ -55,7 +55,7 @@ OPTIONAL = {
     "tokenizers.py": {"open_clip"},
     "export.py": {"onnxruntime", "onnxscript"},
     "predict.py": {"PIL", "tqdm"},  # which torchvision and clip require
-    "views.py": {"PIL", "torchvision"},  # which Dassl requires
+    "transforms.py": {"PIL", "torchvision"},  # which Dassl requires
     "transparency.py": {"PIL"},
     "class_folders.py": {"PIL", "tqdm"},
     "image_files.py": {"PIL"},
