@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from yacs.config import CfgNode
 
-from ...prompting import methods  # noqa: F401 (which registers those that are built in)
+from .. import methods  # noqa: F401 (which registers those that are built in)
 from ..backbones import family_of
 from ..backbones.closed import Closed
 from ..checkpoint.cfg_texts import leaves
