@@ -18,9 +18,9 @@ except ImportError:  # the original Dassl checks nothing
 from datasets import ImageDataset, noise
 from trainers.prompting import extend_cfg
 from trainers.prompting.building.by_run import by_dataset, check_sections, for_run, plain_key
-from trainers.prompting.building.optim import KEYS, check_optim
+from trainers.prompting.building.keys import KEYS, NOT_OF_METHODS, check_keys
 from trainers.prompting.checkpoint.cfg_texts import leaves
-from trainers.prompting.dataset_keys import CHANGES, SENTENCES
+from trainers.prompting.dataset_keys import CHANGES
 from trainers.prompting.errors import UserError, check_name, need
 from trainers.prompting.method import METHODS
 from trainers.prompting.plugins import extenders, load_plugins
@@ -32,12 +32,7 @@ PLUGINS = "TRAINER.PLUGINS"
 COMMAND_LINE = "the command line"  # the source of KEY VALUE pairs
 BASE = "the base of "  # begins the name of a source: keys that a config file has from its base
 # Keys that a trainer of other code does not read.
-OF_METHODS = (
-    "TEST.OOD", "TEST.CONFORMAL", "TEST.ATTACK", "TEST.STREAM", "TRAIN.ATTACK",
-    "DATASET.FEATURES", "TRAINER.MEMORY_BUDGET", "TRAINER.DETERMINISTIC",
-    "DATALOADER.TRAIN_X.DROP_LAST", *(f"OPTIM.{key}" for key in KEYS),
-    *(f"DATASET.{key}" for key in SENTENCES),
-)  # fmt: skip
+OF_METHODS = ("DATASET.FEATURES", *(key for key in KEYS if key not in NOT_OF_METHODS))
 
 
 def build_cfg(
@@ -77,12 +72,7 @@ def build_cfg(
         check_name("data set", str(name), DATASET_REGISTRY.registered_names())
     if check_values is not None:
         check_values(cfg)
-    check_optim(cfg.OPTIM)
-    need(
-        cfg.DATASET.VALIDATION_SHOTS >= -1,
-        f"DATASET.VALIDATION_SHOTS is {cfg.DATASET.VALIDATION_SHOTS} but must be 0 or more, or -1, "
-        "for as many validation images of each class as shots",
-    )
+    check_keys(cfg)
     read = ["FEATURES"] * bool(cfg.DATASET.FEATURES)
     read += ["LABEL_NOISE or IMBALANCE"] * noise.changes(noise.keys_of(cfg.DATASET))
     need(
@@ -154,7 +144,7 @@ def _defaults():
         extend(cfg)
     extend_cfg(cfg)
     # read by the data sets of this repository, METHODS by its launcher
-    cfg.DATASET.update(CHANGES | SENTENCES, FEATURES="", METHODS=[])
+    cfg.DATASET.update(CHANGES, FEATURES="", METHODS=[])
     return cfg
 
 

@@ -98,7 +98,6 @@ PACKAGES = {
     "dassl_parts": "",
     "one_package": "errors",
     "embedded": "",
-    "averaging": "",
     "full_precision": "",
     "sure_views": "errors",
     "node": "errors",
@@ -119,14 +118,14 @@ PACKAGES = {
     "capabilities": "checkpoint dataset_keys encoders errors full_precision marks method node "
     "teacher",
     "robustness": "errors method",
-    "methods": "averaging backbones capabilities checkpoint encoders errors full_precision marks "
+    "methods": "backbones capabilities checkpoint encoders errors full_precision marks "
     "method node prompts regularizers robustness storage sure_views teacher transport",
     "plugins": "errors method methods record",
     "step": "method running",
-    "building": "backbones checkpoint dassl_parts dataset_keys encoders errors method methods node "
-    "record robustness running storage",
-    "trainer": "backbones building capabilities checkpoint contract dassl_parts dataset_keys "
-    "encoders errors method node plugins record robustness running step storage teacher",
+    "building": "backbones checkpoint dassl_parts dataset_keys encoders errors images method "
+    "methods node record robustness running storage",
+    "trainer": "backbones building capabilities checkpoint contract dassl_parts encoders errors "
+    "method node plugins record robustness running step storage teacher",
     "advice": "backbones building capabilities checkpoint dassl_parts embedded encoders errors "
     "images method plugins record running storage teacher",
     "use": "advice backbones building capabilities checkpoint contract dassl_parts dataset_keys "

@@ -12,7 +12,6 @@ import os
 import platform
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from pathlib import Path
 from types import SimpleNamespace
@@ -30,7 +29,7 @@ from .feature_file import check_complete, made_of, path_of, sentence_files
 if TYPE_CHECKING:
     import torch
 
-CHUNK, THREADS = 512, 8  # images of a part of the file; readers of images
+CHUNK = 512  # images of a part of the file
 AUGMENTED = ["random_resized_crop", "random_flip", "normalize"]  # of views, as methods train
 
 
@@ -244,21 +243,13 @@ class Encoder:
     """Encodes images with a CLIP, on its device, chunk by chunk; chunks that exist are read."""
 
     def __init__(self, clip_model: Any, source: Source, args: Any):
-        from dassl.config import get_cfg_default
         from dassl.data.transforms import build_transform
 
-        from trainers.prompting import build_method
-        from trainers.prompting.building.config import add_nodes, fit_images
+        from trainers.prompting.building.encoding import plain_encoder
 
-        cfg = get_cfg_default()
-        add_nodes(cfg)
-        cfg.VERBOSE, cfg.INPUT.TRANSFORMS = False, AUGMENTED
-        cfg, _ = fit_images(cfg, clip_model)
+        self.method, cfg = plain_encoder(clip_model, AUGMENTED)
         self.plain = build_transform(cfg, is_train=False)
         self.augmented = build_transform(cfg, is_train=True)
-        self.device = clip_model.logit_scale.device
-        self.method = build_method("ZeroshotCLIP", {}, clip_model, ["a", "b"]).eval()
-        self.method.to(self.device)
         self.title, self.batch = source.cls.__name__, args.batch
         content = made_of(source.fingerprint, args.backbone)
         parts = [content, args.backbone, str(cfg.INPUT), str(args.half)]
@@ -278,7 +269,7 @@ class Encoder:
         self.folder.mkdir(exist_ok=True)
         bar = tqdm(total=len(items), desc=f"{self.title}, {what}", unit="image", disable=None)
         chunks = []
-        with bar, ThreadPoolExecutor(THREADS) as pool:
+        with bar:
             for start in range(0, len(items), CHUNK):
                 some = items[start : start + CHUNK]
                 digest = hashlib.sha256(
@@ -289,7 +280,7 @@ class Encoder:
                 )
                 rows = rows_in(file)
                 if rows is None:
-                    rows = torch.cat([*self._batches(pool, some, transform, view, bar)])
+                    rows = torch.cat([*self._batches(some, transform, view, bar)])
                     rows = rows.half() if self.half else rows
                     write_whole(file, save({"rows": rows}))
                 else:
@@ -297,36 +288,26 @@ class Encoder:
                 chunks.append(rows)
         return torch.cat(chunks)
 
-    def _batches(self, pool, items, transform, view, bar) -> Iterator["torch.Tensor"]:
-        """Yield features of one batch after another, whose images are read before they are used."""
-        import torch
+    def _batches(self, items, transform, view, bar) -> Iterator["torch.Tensor"]:
+        """Yield features of one batch after another."""
         from dassl.utils import read_image
 
+        from trainers.prompting.building.encoding import encode_images
         from trainers.prompting.running.seeding import seeded
 
         def read(item):
-            return read_image(item.impath)
+            image = read_image(item.impath)
+            return transform(image) if view is None else image
 
-        def prepared(item, image):
-            if view is None:
-                return transform(image)
+        def augment(item, image):
             digest = hashlib.sha256(f"{view} {os.path.basename(item.impath)}".encode()).digest()
-            with seeded(int.from_bytes(digest[:4], "little")):  # in one thread: it is global
+            with seeded(int.from_bytes(digest[:4], "little")):
                 return transform(image)
 
-        groups = [items[i : i + self.batch] for i in range(0, len(items), self.batch)]
-        plain = view is None
-        load = (lambda item: transform(read(item))) if plain else read
-        after = [pool.submit(load, item) for item in groups[0]]
-        for i, group in enumerate(groups):
-            now = [future.result() for future in after]
-            if i + 1 < len(groups):
-                after = [pool.submit(load, item) for item in groups[i + 1]]
-            if not plain:
-                now = [prepared(item, image) for item, image in zip(group, now, strict=True)]
-            with torch.inference_mode():
-                yield self.method.clip_features(torch.stack(now).to(self.device)).cpu()
-            bar.update(len(group))
+        finish = {} if view is None else {"finish": augment}
+        for batch, _, z in encode_images(self.method, items, read, self.batch, **finish):
+            bar.update(len(batch))
+            yield z
 
     def forget(self) -> None:
         """Remove the chunks."""

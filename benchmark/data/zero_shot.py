@@ -9,7 +9,6 @@ import math
 import random
 from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from operator import eq
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -30,7 +29,7 @@ BACKBONE = published.BACKBONE
 SPLITS = ("base", "new", "all")
 TOLERANCE = 0.1  # points of accuracy (%): for half precision and the last printed digit
 Z = 2.576  # for 99% intervals, since some twenty numbers are compared
-BATCH, THREADS = 100, 8
+BATCH = 100
 
 
 class Share(NamedTuple):
@@ -168,27 +167,18 @@ class Checker:
     def features(self, title: str, items: list) -> "torch.Tensor":
         """Return features (n, D) of images, read and transformed as in a run without DRAFT."""
         import torch
-        from dassl.config import get_cfg_default
         from dassl.utils import read_image
 
-        from trainers.prompting.building.config import add_nodes, fit_images
+        from trainers.prompting.building.encoding import encode_images, plain_encoder
         from trainers.prompting.building.transforms import plain_transform
 
-        cfg = get_cfg_default()
-        add_nodes(cfg)
-        cfg.VERBOSE, cfg.INPUT.TRANSFORMS = False, ["normalize"]
-        cfg, _ = fit_images(cfg, self.clip)
-        transform = plain_transform(cfg)
-        model = self._method(title, ["cat", "dog"])  # the image encoder ignores class names
-        features = []
-        bar = tqdm(total=len(items), desc=title, unit="image", leave=False, disable=None)
-        with bar, ThreadPoolExecutor(THREADS) as pool, torch.inference_mode():
-            for start in range(0, len(items), BATCH):
-                some = items[start : start + BATCH]
-                images = pool.map(lambda item: transform(read_image(item.impath)), some)
-                batch = torch.stack(list(images)).to(self.device)
-                features.append(model.image_encoder(batch).z[:, 0].float().cpu())
-                bar.update(len(some))
+        method, cfg = plain_encoder(self.clip, ["normalize"])
+        transform, features = plain_transform(cfg), []
+        with tqdm(total=len(items), desc=title, unit="image", leave=False, disable=None) as bar:
+            read = lambda item: transform(read_image(item.impath))  # noqa: E731
+            for batch, _, z in encode_images(method, items, read, BATCH):
+                features.append(torch.nn.functional.normalize(z, dim=-1))
+                bar.update(len(batch))
         return torch.cat(features)
 
     def _method(self, dataset: str, names: list[str], sentences: Any = None) -> Any:

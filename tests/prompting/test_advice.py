@@ -39,7 +39,7 @@ from trainers.prompting.advice.statement import (
     expect_accuracy,
     least_share,
 )
-from trainers.prompting.record.calibration import centre_and_classes, likeness
+from trainers.prompting.record.calibration import centre_and_classes, fit_temperature, likeness
 from trainers.prompting.storage.features import read_features
 
 K, D = 4, 12
@@ -406,8 +406,8 @@ def test_swapped_labels_look_wrong_and_few_others():
     assert (np.diff(own) >= 0).all()
     clean = temperature(choice, named)
     assert clean < choice.best.temperature
-    assert clean == choices.calibrate(np.delete(choice.best.logits, named, 0),
-                                      np.delete(given, named))[0]  # fmt: skip
+    stays = np.delete(choice.best.logits, named, 0), np.delete(given, named)
+    assert clean == fit_temperature(*stays, choices.TEMPERATURES)[0]
 
 
 def test_labels_are_swapped_on_purpose_to_see_which_look_wrong(monkeypatch):

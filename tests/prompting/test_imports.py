@@ -66,7 +66,7 @@ OPTIONAL = {
     "attacks.py": {"torchvision"},
     "serve.py": {"uvicorn"},  # an extra
     "encode.py": {"tqdm"},
-    "page.py": {"PIL", "jinja2", "starlette"},  # an extra
+    "page.py": {"PIL", "jinja2", "matplotlib", "starlette"},  # extras
     "cached.py": {"open_clip", "huggingface_hub"},
     "results.py": {"yaml"},  # which yacs requires
     "base_config.py": {"yaml"},

@@ -15,7 +15,7 @@ from trainers.prompting.encoders.class_text import ClassText
 from trainers.prompting.method import METHODS
 from trainers.prompting.methods import crossmodal
 from trainers.prompting.methods.linear_probe import solve_regression
-from trainers.prompting.trainer.loaders import Passes
+from trainers.prompting.trainer.loaders import SeededImages
 
 
 def made(name, clip_model, file, **node):
@@ -341,7 +341,7 @@ def test_images_of_every_second_pass_are_mirrored():
             return {"img": super().__getitem__(i)}
 
     images = list(torch.randn(2, 3, 4, 4))
-    passes = Passes(Images(images), [0, 1] * 3, 1, mirrored=True)
+    passes = SeededImages(Images(images), [0, 1] * 3, 1, mirrored=True)
     seen = [passes[i]["img"] for i in range(6)]
     expected = [*images, *(image.flip(-1) for image in images), *images]
     assert all(torch.equal(*pair) for pair in zip(seen, expected, strict=True))

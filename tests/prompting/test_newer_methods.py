@@ -7,8 +7,8 @@ from paths import GOLDEN
 from tiny import run
 
 from trainers.prompting import Teacher, UserError, build_method
-from trainers.prompting.averaging import GaussianMean
 from trainers.prompting.encoders.templates import KGCOOP, PROGRAD, TCP, template_of
+from trainers.prompting.methods.promptsrc import GaussianMean
 from trainers.prompting.regularizers import PUBLISHED, REGULARIZERS
 from trainers.prompting.trainer.trainer import PromptTrainer
 

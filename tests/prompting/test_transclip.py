@@ -246,7 +246,7 @@ def test_on_top_of_runs(tmp_path, tiny_clip):
         prior = earlier.predict(images).logits.softmax(-1)
         seen = run.model.see(images)
         assert near(seen.prior, prior, 1e-6)
-        output = run.model.together([seen])
+        output = run.model.transduce([seen])
         expected = run.model.predict_all(output.image, output.text, prior)
         assert torch.equal(output.logits, expected)
     flags = "--eval-only", "--model-dir", str(out)

@@ -17,24 +17,6 @@ from .method import Method
 
 Tensor = torch.Tensor
 
-# Keys of a cfg's node TEST, with defaults.
-KEYS = {
-    "ATTACK": "",  # measure accuracy under attack, one of ATTACKS
-    "ATTACK_EPS": 1.0,  # the most that a pixel changes, of 255
-    "ATTACK_ALPHA": 0.25,  # the size of a step, as a share of it
-    "ATTACK_STEPS": 100,
-    "ATTACK_START": "random",  # or image
-    "ATTACK_IMAGES": 0,  # how many, drawn by the seed of the run; 0: all
-}
-# Those of a node TRAIN.
-TRAINING_KEYS = {
-    "ATTACK": "",  # pgd: learn from attacked images alone
-    "ATTACK_EPS": 4.0,
-    "ATTACK_ALPHA": 0.667,
-    "ATTACK_STEPS": 3,
-    "ATTACK_TEXT": "onfly",  # what the attack reads, one of TEXTS
-    "ATTACK_TEXT_STEP": 0.0,  # of what is learned, if it is perturbed
-}
 TRANSFER = "transfer-"  # begins attacks on zero-shot CLIP, whose images the method then classifies
 ATTACKS = ("pgd", "cw", f"{TRANSFER}pgd", f"{TRANSFER}cw")
 STARTS = ("random", "image")

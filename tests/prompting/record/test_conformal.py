@@ -178,10 +178,6 @@ def test_validation_images(images, tmp_path, monkeypatch, capsys):
 
 TWO, SPENT = [SimpleNamespace(label=k) for k in (0, 0)], "SHARE 0 takes the validation images, but "
 MISTAKES = {
-    "score": ({"CONFORMAL": "lax"}, "TEST.CONFORMAL is 'lax', but must be one of lac, aps, raps"),
-    "alpha": ({"CONFORMAL_ALPHA": 1.0}, "TEST.CONFORMAL_ALPHA is 1.0, but must be between 0 and 1"),
-    "share": ({"CONFORMAL_SHARE": 1.0}, "TEST.CONFORMAL_SHARE is 1.0, but must be 0 or more"),
-    "unkept": ({"PREDICTIONS": False}, "TEST.CONFORMAL needs predictions: set TEST.PREDICTIONS"),
     "single": ({}, "TEST.CONFORMAL cannot be measured: no class has two images"),
     "no validation": ({"CONFORMAL_SHARE": 0.0}, SPENT + "there are none: set it to 0.5"),
     "validated": ({"CONFORMAL_SHARE": 0.0, "SPLIT": "val"}, SPENT + "they are what TEST.SPLIT val"),

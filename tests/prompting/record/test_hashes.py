@@ -66,7 +66,7 @@ def test_a_copy_in_another_checkout_has_its_own(copied, tmp_path):
         solver.write("# a comment\n")
     assert run_fresh(code, cwd=tmp_path).stdout.strip() == hashed() != package_hash()
     before = hashed()
-    late = "import os, trainers.prompting.plugins; os.remove('trainers/prompting/averaging.py')"
+    late = "import os, trainers.prompting.plugins; os.remove('trainers/prompting/regularizers.py')"
     imported = run_fresh(f"{late}; {code}", cwd=tmp_path).stdout.strip()
     assert imported == before != hashed(), "what was imported counts"
 

@@ -14,7 +14,7 @@ from models import images, model_of, settings, support_of
 from torch import nn
 
 from trainers.prompting import Teacher
-from trainers.prompting.building.support import encode
+from trainers.prompting.building.support import encode_batches
 from trainers.prompting.capabilities.one_view import OneView
 from trainers.prompting.method import METHODS, Batch
 from trainers.prompting.running import precision as running
@@ -162,7 +162,9 @@ SIGNS = {"TTC": 0.05}  # pixels move along the sign of a gradient, which roundin
 def take_support(method, name, how) -> None:
     """Give a method its support as a trainer does: encoded in the precision of the run."""
     support = support_of(name, NAMES)
-    features, labels = encode(method, [(support["images"][0], support["labels"])], how)
+    features, labels = encode_batches(
+        method, [{"img": support["images"][0], "label": support["labels"]}], how
+    )
     method.make_room(len(labels))
     if isinstance(method, OneView):
         method.take_views([features], labels)

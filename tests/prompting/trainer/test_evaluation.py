@@ -18,8 +18,9 @@ from trainers.prompting.building.rebuild import for_classes
 from trainers.prompting.checkpoint.saved import Saved
 from trainers.prompting.errors import UserError
 from trainers.prompting.method import METHODS
+from trainers.prompting.record.calibration import fit_temperature
 from trainers.prompting.record.predictions import ARRAYS, BESIDE, JOINT, KINDS, read_predictions
-from trainers.prompting.trainer.evaluation import Recorder, fit_temperature
+from trainers.prompting.trainer.evaluation import Recorder
 
 COLUMNS = KINDS.keys() - BESIDE.keys()
 BASE, NEW = HALVES[:3], HALVES[3:]
@@ -181,7 +182,7 @@ def test_the_temperature_of_the_labels_is_found():
     logits = rng.normal(0, 2, (20_000, 6))
     p = np.exp(log_softmax(logits, 1))
     labels = (p.cumsum(1) > rng.random((len(p), 1))).argmax(1)
-    assert fit_temperature(3 * logits, labels) == pytest.approx(3, rel=0.03)
-    assert fit_temperature(0.4 * logits, labels) == pytest.approx(0.4, rel=0.03)
+    assert fit_temperature(3 * logits, labels)[0] == pytest.approx(3, rel=0.03)
+    assert fit_temperature(0.4 * logits, labels)[0] == pytest.approx(0.4, rel=0.03)
     surely = np.eye(4) * 5.0  # all correct: the lower the temperature the better, up to rounding
-    assert np.exp(-3) < fit_temperature(surely, np.arange(4)) < 0.2
+    assert np.exp(-3) < fit_temperature(surely, np.arange(4))[0] < 0.2

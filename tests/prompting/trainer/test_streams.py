@@ -21,8 +21,7 @@ from trainers.prompting.running.precision import Precision
 from trainers.prompting.storage.run_record import stream_text
 from trainers.prompting.trainer import streams
 from trainers.prompting.trainer.evaluation import zero_shot
-from trainers.prompting.trainer.streams import check_stream, read_stream
-from trainers.prompting.trainer.together import in_stream
+from trainers.prompting.trainer.streams import arranged_loader, check_stream, read_stream
 
 NAMES = ["cat", "dog", "fish"]
 CPU = torch.device("cpu")
@@ -154,7 +153,6 @@ UNFIT = {
     "MTA": (OF_TASKS, "but MTA classifies each image by itself"),
     "conformal": (OF_TASKS | {"CONFORMAL": "lac"}, "few:1-2:4: leave TEST.CONFORMAL out"),
     "ood": (OF_TASKS | {"OOD": ["TinyOthers"]}, "few:1-2:4: leave TEST.OOD out"),
-    "attack": ({"STREAM": "separate:4", "ATTACK": "pgd"}, "order than TEST.STREAM separate:4"),
     "unkept": (OF_TASKS | {"PREDICTIONS": False}, "by task: set TEST.PREDICTIONS True"),
     "file": ({"STREAM": "nowhere.txt"}, "is 'nowhere.txt', which is no file of numbers and no"),
 }
@@ -216,7 +214,7 @@ def test_a_task_begins_with_an_empty_memory(tiny_clip, name):
     trainer.test_loader = torch.utils.data.DataLoader(items, batch_size=2)
     test = [SimpleNamespace(label=k) for k in LABELS]
     trainer.dm = SimpleNamespace(dataset=SimpleNamespace(test=test))
-    found = in_stream(trainer, "test")
+    found = arranged_loader(trainer, "test")
     batches, stream = [*found], read_stream("few:1-2:5:4", LABELS, seed=1)
     assert found.stream.digest == stream.digest and len(found) == len(batches) > 4
     files = [int(file) for batch in batches for file in batch["impath"]]

@@ -11,13 +11,13 @@ from paths import ROOT
 from torch import nn
 
 from trainers.prompting import Method, UserError, build_method, load_run
-from trainers.prompting.building.support import encode
+from trainers.prompting.building.support import encode_batches
 from trainers.prompting.method import METHODS, register
 from trainers.prompting.running.precision import Precision
 from trainers.prompting.storage.features import read_features
 from trainers.prompting.trainer.feature_rows import clip_of
-from trainers.prompting.trainer.loaders import Passes
-from trainers.prompting.trainer.support_set import Rows
+from trainers.prompting.trainer.loaders import SeededImages
+from trainers.prompting.trainer.support_set import shuffled_rows
 
 NAMES = ["forest", "sea", "road"]
 IMAGES, LABELS = torch.randn(2, 5, 3, 32, 32), torch.tensor([0, 1, 2, 2, 0])
@@ -263,22 +263,22 @@ def test_passes_depend_only_on_the_seed():
 
     before = torch.get_rng_state()
     rows = [0, 1, 2] * 2
-    found = list(Passes(Noisy(), rows, seed=1))
-    backwards = [Passes(Noisy(), rows, seed=1)[i] for i in reversed(range(6))]
+    found = list(SeededImages(Noisy(), rows, seed=1))
+    backwards = [SeededImages(Noisy(), rows, seed=1)[i] for i in reversed(range(6))]
     assert torch.equal(torch.get_rng_state(), before)
     assert found == backwards[::-1] and [int(x) for x in found] == [0, 1, 2] * 2
-    assert found != list(Passes(Noisy(), rows, seed=2)) and found[0] != found[3]
+    assert found != list(SeededImages(Noisy(), rows, seed=2)) and found[0] != found[3]
 
 
 def test_rows():
     features, labels = torch.arange(10.0)[:, None], torch.arange(10)
-    rows = Rows(features, labels, size=4, batches=2)
+    rows = shuffled_rows(features, labels, size=4, most=2)
     batches = list(rows)
     assert len(rows) == 2 and [len(batch["label"]) for batch in batches] == [4, 4]
     drawn = torch.cat([batch["label"] for batch in batches])
     assert len(set(drawn.tolist())) == 8
     assert all(torch.equal(b["img"][:, 0], b["label"].float()) for b in batches)
-    (short,) = Rows(features, labels, size=99, batches=1)
+    (short,) = shuffled_rows(features, labels, size=99, most=1)
     assert len(short["label"]) == 10
 
 
@@ -289,7 +289,7 @@ def test_sentences_in_half_precision(tiny_clip, name):
     method = build_method(name, {}, clip_model, NAMES)
     precision = Precision("amp", torch.device("cpu"))
     precision.place(method, clip_model)
-    features, labels = encode(method, [(IMAGES[0], LABELS)], precision)
+    features, labels = encode_batches(method, [{"img": IMAGES[0], "label": LABELS}], precision)
     method.make_room(len(labels))
     method.take_support(features[None], labels)
     method.take_validation(features, labels)

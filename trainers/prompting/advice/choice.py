@@ -3,20 +3,22 @@
 Letters: N images, n of them labelled, K classes, m the median number of labels of a class.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 
 import numpy as np
-from scipy.optimize import minimize_scalar
-from scipy.special import log_softmax, softmax
+from scipy.special import softmax
 
 from ..errors import need
+from ..record.calibration import fit_temperature
 from .fits import COMPARED, Space
 from .folds import MOST, folds, join, near_copies
 
 FEW = 4  # labels a class from which GDA is a candidate: fewer have no scatter in a fold
-COOLEST, HOTTEST = 0.05, 1e6  # temperatures that are tried; logits grow with the weight of GDA
+# logarithms of the temperatures that are tried; logits grow with the weight of GDA
+TEMPERATURES = math.log(0.05), math.log(1e6)
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,8 +117,8 @@ def choose(
             for held in held_out:
                 each[:, held] = shared.logits_with(nodes, method, rows[~held], y[~held], rows[held])
             for node, x in zip(nodes, each, strict=True):
-                right, heat = int((x.argmax(1) == y).sum()), calibrate(x, y)
-                one = Candidate(space.name, method, number, x, right, *heat, zero_shot, node)
+                right, fitted = int((x.argmax(1) == y).sum()), fit_temperature(x, y, TEMPERATURES)
+                one = Candidate(space.name, method, number, x, right, *fitted, zero_shot, node)
                 candidates.append(one)
     choice = Choice(candidates, rows, y, group, fold, counts, find_judged(y, fold))
     candidates.sort(key=lambda c: (0 if choice.blind else -c.right, c.loss))
@@ -148,20 +150,3 @@ def methods_for(counts: np.ndarray) -> tuple[str, ...]:
     if counts.min() == 0:
         return ("CLAP",)
     return ("LPPlusPlus",) if np.median(counts) < FEW else ("LPPlusPlus", "GDA")
-
-
-def calibrate(logits: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
-    """Return the temperature with the least mean cross-entropy, and that cross-entropy.
-
-    Examples:
-        >>> of_four = np.array([[4.0, 0.0]] * 4), np.array([0, 0, 0, 1])
-        >>> [round(x, 2) for x in calibrate(*of_four)]
-        [3.64, 0.56]
-    """
-
-    def loss(power: float) -> float:
-        log_p = log_softmax(logits / np.exp(power), axis=1)
-        return -float(log_p[np.arange(len(labels)), labels].mean())
-
-    found = minimize_scalar(loss, bounds=np.log((COOLEST, HOTTEST)), method="bounded")
-    return float(np.exp(found.x)), float(found.fun)

@@ -6,9 +6,7 @@ Letters: N images, D the width of the features, K classes.
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +14,14 @@ import torch
 from tqdm import tqdm
 
 from ..backbones import absolute, load_clip, weights_sha256
-from ..building.config import add_nodes, build_method, fit_images
+from ..building.encoding import encode_images, plain_encoder
 from ..building.transforms import plain_transform
-from ..dassl_parts import dassl
 from ..encoders.class_text import zero_shot_template
 from ..errors import UserError, need
 from ..storage.features import read_features, write_features
 from ..teacher import Teacher
 from .fits import Space
-from .images import THREADS, Collection, read_image
+from .images import Collection, read_image
 
 DATASET = "ImageFolder"  # whose sentence the features have
 TEMPLATE = zero_shot_template(DATASET)
@@ -32,7 +29,7 @@ PART = 512  # images after which the file is written, so that a repeated call co
 
 
 @dataclass(eq=False)
-class Encoded:
+class CollectionFeatures:
     """Features of a collection under a CLIP, and the file that keeps them.
 
     Attributes:
@@ -81,7 +78,7 @@ class Encoded:
 
 def encode(
     name: str, collection: Collection, folder: Path, device: torch.device, batch: int, most: float
-) -> Encoded:
+) -> CollectionFeatures:
     """Return the features of a collection under a CLIP; those in its file are not computed again.
 
     Args:
@@ -127,54 +124,36 @@ def duration(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
 
 
-def _read_stored(name: str, file: Path, classnames: Sequence[str]) -> Encoded:
+def _read_stored(name: str, file: Path, classnames: Sequence[str]) -> CollectionFeatures:
     """Return what a file of features has of a CLIP with these weights; no text of other classes."""
     try:
         features = read_features(file)
     except UserError:  # there is none, or a damaged one
-        return Encoded(name, file)
+        return CollectionFeatures(name, file)
     sha256 = weights_sha256(name) or ""
     if features.made_of != sha256 or features.template != TEMPLATE:
-        return Encoded(name, file)
+        return CollectionFeatures(name, file)
     rows = dict(zip(features.images, features.image, strict=True))
     text = features.text[TEMPLATE] if features.classnames == list(classnames) else None
-    return Encoded(name, file, rows, text, features.logit_scale)
+    return CollectionFeatures(name, file, rows, text, features.logit_scale)
 
 
 def _encode_images(
-    one: Encoded, clip_model: Any, paths: Mapping[str, str], size: int
+    one: CollectionFeatures, clip_model: Any, paths: Mapping[str, str], size: int
 ) -> Iterator[int]:
-    """Add features of images, given by their digests, and yield the size of each batch after it.
-
-    The next one is read meanwhile.
-    """
-    cfg = dassl("config").get_cfg_default()
-    add_nodes(cfg)
-    cfg.VERBOSE, cfg.INPUT.TRANSFORMS = False, ["normalize"]
-    transform = plain_transform(fit_images(cfg, clip_model)[0])
-    method = build_method("ZeroshotCLIP", {}, clip_model, ["a", "b"]).eval()
-    device = clip_model.logit_scale.device
-    method.to(device)
+    """Add features of images, given by their digests, and yield the size of each batch after it."""
+    method, cfg = plain_encoder(clip_model, ["normalize"])
+    transform = plain_transform(cfg)
 
     def read(digest: str) -> torch.Tensor | None:
         try:
-            image: torch.Tensor = transform(read_image(paths[digest]))
+            return transform(read_image(paths[digest]))
         except UserError as error:
             one.unread[digest] = str(error)
             return None
-        return image
 
-    order = [*paths]
-    batches = [order[start : start + size] for start in range(0, len(order), size)]
-    bar = tqdm(total=len(paths), desc=one.name, unit="image", disable=None)
-    with bar, ThreadPoolExecutor(THREADS) as pool:
-        coming = pool.map(read, batches[0] if batches else ())
-        for now, after in pairwise([*batches, []]):
-            images, coming = dict(zip(now, coming, strict=True)), pool.map(read, after)
-            good = {digest: image for digest, image in images.items() if image is not None}
-            if good:
-                with torch.no_grad():
-                    z = method.clip_features(torch.stack([*good.values()]).to(device)).cpu()
-                one.rows |= dict(zip(good, z, strict=True))
-            bar.update(len(now))
-            yield len(now)
+    with tqdm(total=len(paths), desc=one.name, unit="image", disable=None) as bar:
+        for batch, good, z in encode_images(method, [*paths], read, size):
+            one.rows |= dict(zip(good, z, strict=True))
+            bar.update(len(batch))
+            yield len(batch)

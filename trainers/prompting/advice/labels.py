@@ -15,8 +15,8 @@ from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA
 from sklearn.exceptions import ConvergenceWarning
 
-from ..record.calibration import Calibration, centre_and_classes, likeness
-from .choice import FEW, Choice, calibrate, find_judged
+from ..record.calibration import Calibration, centre_and_classes, fit_temperature, likeness
+from .choice import FEW, TEMPERATURES, Choice, find_judged
 from .fits import Space
 from .statement import Trial, read_picks
 
@@ -54,7 +54,7 @@ def suspicious(choice: Choice) -> np.ndarray:
 def temperature(choice: Choice, left_out: np.ndarray) -> float:
     """Return the best temperature without some labelled images, such as those just named."""
     stays = np.setdiff1d(np.arange(len(choice.labels)), left_out)
-    return calibrate(choice.best.logits[stays], choice.labels[stays])[0]
+    return fit_temperature(choice.best.logits[stays], choice.labels[stays], TEMPERATURES)[0]
 
 
 def try_suspicious(choice: Choice, space: Space, named: np.ndarray) -> Trial | None:

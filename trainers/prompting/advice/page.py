@@ -4,7 +4,7 @@ import base64
 import io
 import math
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
@@ -12,11 +12,13 @@ from PIL import Image
 from .images import Collection, read_image
 from .statement import Curve, Statement, least_share
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 TEMPLATES = Environment(
     loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined
 )
 SIDE, PAIRS, IMAGES, LABELS = 160, 12, 12, 60  # pixels of an image; shown pairs, images, labels
-WIDE, HIGH, LEFT, LOW = 380, 220, 42, 30  # pixels of the chart, and of its margins
 
 
 def candidates(said: Statement) -> list[tuple[str, str, str, str]]:
@@ -60,7 +62,8 @@ def page_of(
         commands=commands,
         steps=steps,
         table="" if collection.source.is_dir() else collection.source.name,
-        chart=_chart(said.curve) if said.curve and not said.silent else "",
+        curve=None if said.silent else said.curve,
+        chart=_chart,
         candidates=candidates(said),
         n=n,
         names=collection.classnames,
@@ -82,26 +85,26 @@ def _jpeg(path: str) -> str:
 
 
 def _chart(curve: Curve) -> str:
-    """Return an SVG of accuracy (%) against the number of labels, which has a logarithmic axis."""
-    first, last = math.log(curve.n[0]), math.log(curve.n[-1])
-    floor = min(0.9, math.floor(10 * min(curve.accuracy)) / 10)
+    """Return a picture of a curve, an SVG in base64."""
+    from matplotlib import rc_context  # slow to import
 
-    def at(labels: float, accuracy: float) -> tuple[float, float]:
-        x = LEFT + 20 + (WIDE - LEFT - 50) * (math.log(labels) - first) / (last - first)
-        return x, (HIGH - LOW) - (HIGH - LOW - 20) * (accuracy - floor) / (1 - floor)
+    content = io.BytesIO()
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "advice"}):  # the same each time
+        draw_curve(curve).savefig(content, format="svg", transparent=True, metadata={"Date": None})
+    return base64.b64encode(content.getvalue()).decode()
 
-    parts = []
-    for tenth in range(round(10 * floor), 11):
-        y = at(curve.n[0], tenth / 10)[1]
-        parts.append(f'<line x1="{LEFT}" x2="{WIDE}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        if tenth % (1 if floor >= 0.5 else 2) == 0:
-            parts.append(f'<text x="4" y="{y + 4:.1f}">{10 * tenth}%</text>')
-    points = [at(*point) for point in zip(curve.n, curve.accuracy, strict=True)]
-    parts.append(
-        f'<path stroke-width="2" d="M{" L".join(f"{x:.1f} {y:.1f}" for x, y in points)}"/>'
-    )
-    for labels, (x, y) in zip(curve.n, points, strict=True):
-        parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4"/>')
-        parts.append(f'<text x="{x:.1f}" y="{HIGH - 8}" text-anchor="middle">{labels:,}</text>')
-    alt = f"Accuracy with {curve.n[0]:,} to {curve.n[-1]:,} labels"
-    return f'<svg viewBox="0 0 {WIDE} {HIGH}" role="img" aria-label="{alt}">{"".join(parts)}</svg>'
+
+def draw_curve(curve: Curve) -> "Figure":
+    """Return a figure of accuracy (%) against labels, which have a logarithmic axis."""
+    from matplotlib.figure import Figure
+
+    figure = Figure((5.2, 3.0), layout="constrained")
+    axis = figure.subplots()
+    axis.semilogx(curve.n, [100 * share for share in curve.accuracy], "o-", color="#0b57a4")
+    axis.set_ylim(min(90, 10 * math.floor(10 * min(curve.accuracy))), 100.5)
+    axis.set_xticks(curve.n, [f"{n:,}" for n in curve.n])
+    axis.minorticks_off()
+    axis.set(xlabel="Labels", ylabel="Right, %")
+    axis.grid(axis="y", color="#ccc")
+    axis.spines[["top", "right"]].set_visible(False)
+    return figure

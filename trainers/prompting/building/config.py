@@ -8,20 +8,19 @@ import torch
 from torch import nn
 from yacs.config import CfgNode
 
-from ...prompting import methods, robustness  # noqa: F401 (methods registers those that are built in)
+from .. import methods  # noqa: F401 (which registers those that are built in)
 from ..backbones import family_of
 from ..backbones.closed import Closed
 from ..checkpoint.cfg_texts import leaves
-from ..dataset_keys import SENTENCES, STREAM
+from ..dataset_keys import SENTENCES
 from ..encoders.descriptions import Asked
 from ..encoders.sides import features_width
 from ..errors import ClosedSide, UserError, nearest, need
 from ..method import METHODS, Method, find_method
 from ..node import Settings, check_values
-from ..record import conformal
-from . import optim
 from .by_run import SECTIONS, for_run
-from .support import given_support
+from .keys import KEYS, value_at
+from .support import give_images
 
 
 def add_nodes(cfg: CfgNode) -> None:
@@ -42,30 +41,9 @@ def add_nodes(cfg: CfgNode) -> None:
             node[key] = None
     for section in SECTIONS:
         cfg.setdefault(section, CfgNode(new_allowed=True))
-    cfg.INPUT.setdefault("RESIZE", "shortest")  # as `Family.resize`
-    cfg.INPUT.setdefault("DRAFT", False)  # which the original Dassl cannot
-    cfg.DATASET.setdefault("SUBSAMPLE_CLASSES", "all")  # all, base or new
-    for key, default in SENTENCES.items():
-        cfg.DATASET.setdefault(key, default)
-    cfg.DATASET.setdefault("VALIDATION_SHOTS", 0)  # of a class; 0: as CoOp, -1: as many as shots
-    cfg.DATALOADER.TRAIN_X.setdefault("DROP_LAST", True)  # the last batch, if it is short
-    for key, default in optim.KEYS.items():
-        cfg.OPTIM.setdefault(key, default)
-    cfg.TEST.setdefault("PREDICTIONS", True)  # keep the prediction of each test image
-    cfg.TEST.setdefault(
-        "RECORD", False
-    )  # write results.json (train.py of this project always does)
-    cfg.TEST.setdefault("OOD", [])  # data sets of other classes, for detection
-    for key, default in (conformal.KEYS | robustness.KEYS | STREAM).items():
-        cfg.TEST.setdefault(key, default)
-    for key, default in robustness.TRAINING_KEYS.items():
-        cfg.TRAIN.setdefault(key, default)
-    cfg.TRAINER.setdefault("MEMORY_BUDGET", 0.0)  # GiB for a step's activations; 0: automatic
-    cfg.TRAINER.setdefault("DETERMINISTIC", False)  # the same bits on a GPU, too, but slower
-    cfg.TRAINER.setdefault("PLUGINS", [])  # modules or files that register methods
-    cfg.TRAINER.setdefault("ACCEPT_EDITED", False)  # resume a training of other code
-    cfg.TRAINER.setdefault("UNREAD", [])  # keys of other nodes in config files: nobody reads them
-    cfg.TRAINER.setdefault("PER_DATASET", [])  # keys of the method that a config sets by data set
+    for place, (default, *_) in KEYS.items():
+        section, _, key = place.rpartition(".")
+        value_at(cfg, section).setdefault(key, copy.copy(default))
 
 
 def resolve(cfg: CfgNode) -> CfgNode:
@@ -114,14 +92,6 @@ def _plain(value: object) -> object:
     return list(value) if isinstance(value, (list, tuple)) else value
 
 
-def _value(cfg: CfgNode, place: str) -> Any:
-    """Return the value of a cfg at a dotted place; None if it has none."""
-    node = cfg
-    for part in place.split("."):
-        node = node.get(part) if hasattr(node, "get") else None
-    return node
-
-
 def _places() -> dict[str, object]:
     """Map the dotted place of each key of all methods to its default.
 
@@ -162,7 +132,7 @@ def values_in(cfg: CfgNode, method: type[Method]) -> dict[str, Any]:
     printed warning names keys that were set but mean nothing to the method.
     """
     keys = (*method.defaults, *method.ignored)
-    values = {key: _fill(_value(cfg, method.place(key)), cfg) for key in keys}
+    values = {key: _fill(value_at(cfg, method.place(key)), cfg) for key in keys}
     places = _places()
     node = cfg.TRAINER.get(method.node, {})
     others = [key for key in node if key not in values]
@@ -316,5 +286,5 @@ def build_method(
     settings = read_node(kind, node, dataset, asked)
     method = make(kind, settings, clip_model, classnames, dataset)
     if support is not None:
-        given_support(method, support)
+        give_images(method, support)
     return method

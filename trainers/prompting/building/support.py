@@ -4,6 +4,7 @@ Letters: n training images, each seen P times under other augmentations; D width
 """
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 
@@ -12,23 +13,25 @@ from ..method import Method
 from ..running.precision import Precision
 
 CHUNK = 64  # images that are encoded at a time
-Batches = Iterable[tuple[torch.Tensor, torch.Tensor]]  # images (B, 3, H, W) and labels (B,)
 
 
 @torch.no_grad()
-def encode(
-    method: Method, batches: Batches, precision: Precision
+def encode_batches(
+    method: Method, batches: Iterable[Mapping[str, Any]], precision: Precision
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return features (., D), float32, not normalised, and labels (.,) on the method's device."""
+    """Return features (., D), float32, not normalised, and labels (.,) on the method's device.
+
+    `batches` are of a loader: `img` (B, 3, H, W) and `label` (B,).
+    """
     training = method.training
     method.eval()
     with precision.autocast():
         method.text()  # cached: the method may read them outside of autocast
     features, labels = [], []
-    for images, label in batches:
+    for batch in batches:
         with precision.autocast():
-            features.append(method.clip_features(images.to(precision.device)))
-        labels.append(label.to(precision.device))
+            features.append(method.clip_features(batch["img"].to(precision.device)))
+        labels.append(batch["label"].to(precision.device))
     method.train(training)
     return torch.cat(features), torch.cat(labels)
 
@@ -40,7 +43,7 @@ def give_support(method: Method, features: torch.Tensor, labels: torch.Tensor, p
     method.take_support(features.unflatten(0, (passes, n)), labels[:n])
 
 
-def given_support(method: Method, support: Mapping[str, torch.Tensor]) -> None:
+def give_images(method: Method, support: Mapping[str, torch.Tensor]) -> None:
     """Give a method its support from images in memory.
 
     Args:
@@ -75,6 +78,6 @@ def given_support(method: Method, support: Mapping[str, torch.Tensor]) -> None:
         )
     passes = len(images)
     every = images.flatten(0, 1).split(CHUNK), labels.repeat(passes).split(CHUNK)
-    precision = Precision("fp32", method.device)
-    features, labels = encode(method, zip(*every, strict=True), precision)
+    batches = ({"img": x, "label": y} for x, y in zip(*every, strict=True))
+    features, labels = encode_batches(method, batches, Precision("fp32", method.device))
     give_support(method, features, labels, passes)

@@ -54,11 +54,11 @@ class Transductive(Method):
 
     @torch.no_grad()
     def see(self, images: torch.Tensor) -> Seen:
-        """Return what `together` needs of images (B, 3, H, W), or of rows of features (B, D)."""
+        """Return what `transduce` needs of images (B, 3, H, W), or of rows of features (B, D)."""
         return Seen(self.clip_features(images), self.prior(images))
 
     @torch.no_grad()
-    def together(self, seen: Sequence[Seen]) -> Output:
+    def transduce(self, seen: Sequence[Seen]) -> Output:
         """Return the output for the images of all batches, in their order."""
         text = self.text()
         raw = torch.cat([batch.raw for batch in seen])
@@ -71,4 +71,4 @@ class Transductive(Method):
 
     def predict(self, images):
         """Return the output for these images together, and for no others."""
-        return self.together([self.see(images)])
+        return self.transduce([self.see(images)])

@@ -4,9 +4,10 @@ import torch
 
 from ..capabilities.transductive import Transductive
 from ..errors import UserError, need
+from ..record.calibration import fit_temperature
 from ..running.seeding import seeded
 from ..teacher import Teacher
-from ..trainer.evaluation import check_joint, fit_temperature
+from ..trainer.evaluation import check_joint
 from ..trainer.repeatability import ROUNDING, check_rebuilt
 from ..use.export import check_fixed, program
 from .findings import FAR, Note, Skipped, alike, apart
@@ -242,7 +243,7 @@ def check_temperature(run: ShortRun) -> None:
     batches = [trainer.parse_batch_test(batch) for batch in trainer.validation]
     logits = torch.cat([run.output(images).logits for images, _ in batches]).double().cpu()
     labels = torch.cat([label for _, label in batches]).cpu()
-    found = fit_temperature(logits.numpy(), labels.numpy(), WIDE)
+    found, _ = fit_temperature(logits.numpy(), labels.numpy(), WIDE)
     least = torch.nn.functional.cross_entropy(logits / found, labels)
     of_equal = torch.tensor(method.num_classes).double().log()
     spread = float(logits.std(1).mean())

@@ -1,12 +1,17 @@
-"""Says which image files are not read: those whose colours or frame would be guessed."""
+"""Reads images ahead; says which files are not read: those whose colours or frame are guessed."""
 
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from PIL import UnidentifiedImageError
 
 from ..errors import in_short, need
 from .class_folders import UNREAD
+
+T = TypeVar("T")
 
 
 def check_image(image: Any) -> None:
@@ -26,3 +31,17 @@ def why_unread(path: str, error: Exception) -> str:
     if Path(path).is_file() and not Path(path).stat().st_size:
         return "it is empty"
     return "it is not an image" if isinstance(error, UnidentifiedImageError) else in_short(error)
+
+
+def read_ahead(
+    pool: Executor, read: Callable[[T], Any], items: Iterable[T], size: int
+) -> Iterator[tuple[list[T], Iterator[Any]]]:
+    """Yield each batch of items with their images, while the next batch is being read."""
+    rest, before = iter(items), None
+    while batch := list(islice(rest, size)):
+        now = batch, pool.map(read, batch)
+        if before is not None:
+            yield before
+        before = now
+    if before is not None:
+        yield before

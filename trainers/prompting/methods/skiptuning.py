@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 from ..encoders.class_text import MEANS, class_text
 from ..encoders.templates import SKIPTUNING, template_of
-from ..encoders.upper import UpperImage, UpperText, with_upper_copies
+from ..encoders.upper_blocks import UpperImage, UpperText, with_upper_copies
 from ..errors import from_1, need
 from ..method import Batch, Method, register
 from ..teacher import Teacher

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -17,6 +18,7 @@ from ..images.class_folders import NONE, SEVERAL
 from .conformal import scores, threshold
 
 LARGER = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5)  # errors that are named where most answers are SEVERAL
+BOUNDS = (-3.0, 3.0)  # of the natural logarithm of a temperature
 UNLUCKY = 0.05  # share of calibrations that are worse than what is said of bad luck
 
 
@@ -169,6 +171,33 @@ def likeness(z: Tensor, centre: Tensor, classes: Tensor) -> Tensor:
     """Return the largest centred cosine of image features (B, D) with a class, (B,)."""
     x = F.normalize(z.float(), dim=-1)
     return (F.normalize(x - centre.to(x), dim=-1) @ classes.to(x).T).amax(1)
+
+
+def fit_temperature(
+    logits: np.ndarray, labels: np.ndarray, bounds: tuple[float, float] = BOUNDS
+) -> tuple[float, float]:
+    """Return the temperature with the least mean cross-entropy, and that cross-entropy.
+
+    Args:
+        logits: (n, K), float64.
+        labels: (n,).
+        bounds: of the natural logarithm of the temperature.
+
+    Examples:
+        >>> of_four = np.array([[4.0, 0.0]] * 4), np.array([0, 0, 0, 1])
+        >>> [round(x, 2) for x in fit_temperature(*of_four)]
+        [3.64, 0.56]
+    """
+    from scipy.optimize import minimize_scalar  # slow to import
+    from scipy.special import log_softmax
+
+    rows = np.arange(len(labels))
+
+    def loss(log_t: float) -> float:
+        return -float(log_softmax(logits / np.exp(log_t), axis=1)[rows, labels].mean())
+
+    found = minimize_scalar(loss, bounds=bounds, method="bounded")
+    return float(np.exp(found.x)), float(found.fun)
 
 
 def check_error(error: object) -> float:

@@ -15,13 +15,6 @@ from torch import Tensor
 from ..transport.scalings import LogScalings
 from .predictions import Predictions
 
-# Keys of a cfg's node TEST, with defaults.
-KEYS = {
-    "CONFORMAL": "",  # measure prediction sets by this score
-    "CONFORMAL_ALPHA": 0.1,  # the share of images whose set may lack their class
-    "CONFORMAL_SHARE": 0.5,  # of test images, for the threshold; 0: from validation images
-    "CONFORMAL_OT": False,  # transport the probabilities first
-}
 SCORES = ("lac", "aps", "raps")
 DRAWS = 20  # of calibration images, and of the random part of scores
 PENALTY, FREE_RANKS = 0.001, 1  # of RAPS: lambda, and k_reg, the ranks without it
@@ -56,7 +49,8 @@ class SetPredictions(Predictions):
 
     def _measure(self, logits: Tensor, labels: Tensor) -> dict[str, float]:
         """Return `set_coverage` and `set_gap` (%), and `set_size`: medians over the draws."""
-        kind, alpha, share, transported = (self._test[key] for key in KEYS)
+        test, kind, alpha = self._test, self._test.CONFORMAL, self._test.CONFORMAL_ALPHA
+        share, transported = test.CONFORMAL_SHARE, test.CONFORMAL_OT
         fixed, source = None, f"{share:.0%} of the test images"
         if not share:
             assert self.validation is not None, "the run was checked"

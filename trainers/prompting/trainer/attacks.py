@@ -3,8 +3,6 @@
 The equations are in `robustness`.
 """
 
-import math
-from collections.abc import Iterator
 from copy import copy
 from typing import Any
 
@@ -15,87 +13,38 @@ from ..building.config import make, read_node
 from ..building.transforms import RandomViews
 from ..capabilities.transductive import NOT_ITS_OWN, Transductive
 from ..encoders.class_text import ClassText
-from ..errors import need, one_of, positive
+from ..errors import need
 from ..method import Method, find_method
-from ..robustness import (
-    ATTACKS,
-    KEYS,
-    STARTS,
-    TEXTS,
-    TRANSFER,
-    attack_step,
-    pgd,
-    to_images,
-    to_pixels,
-)
+from ..robustness import TRANSFER, attack_step, pgd, to_images, to_pixels
 from ..running.seeding import seeded
-from .loaders import Passes, loader_like
+from .loaders import GeneratedLoader, SeededImages, loader_like
 
 STATIC = "static"  # of a method that adapts: attacked before it does, which is less than can be
 WEAK = "no gradient reaches the pixels of {} of the {} images that stay right"
 
 
-def check_attack(method: Method, cfg: CfgNode) -> None:
-    """Refuse what cannot be attacked in a test (UserError)."""
-    given, name = {key: cfg.TEST[key] for key in KEYS}, type(method).__name__
-    one_of("TEST.ATTACK", given["ATTACK"], ATTACKS)
-    one_of("TEST.ATTACK_START", given["ATTACK_START"], STARTS)
-    _check_sizes("TEST", cfg.TEST)
-    images = given["ATTACK_IMAGES"]
-    need(images >= 0, f"TEST.ATTACK_IMAGES is {images} but must be 0 or more; 0 takes all")
-    need(
-        not isinstance(method, Transductive),
-        f"TEST.ATTACK changes images one by one, but the logits of {name} {NOT_ITS_OWN}: leave it "
-        "out, or choose another method",
-    )
-    _check_images("TEST", method, cfg)
-
-
-def check_training_attack(method: Method, cfg: CfgNode) -> None:
-    """Refuse a training that cannot learn from attacked images (UserError)."""
-    given, name = cfg.TRAIN, type(method).__name__
-    one_of("TRAIN.ATTACK", given.ATTACK, ("pgd",))
-    one_of("TRAIN.ATTACK_TEXT", given.ATTACK_TEXT, TEXTS)
-    _check_sizes("TRAIN", given)
-    moving, step = given.ATTACK_TEXT == "perturbed", given.ATTACK_TEXT_STEP
-    need(
-        0 < step < math.inf if moving else not step,
-        f"TRAIN.ATTACK_TEXT_STEP is {step}, but TRAIN.ATTACK_TEXT {given.ATTACK_TEXT} needs "
-        f"{'a size above 0' if moving else 'none: leave it out, or set perturbed'}",
-    )
-    kind = type(method)
-    why = {
-        "trains nothing": not kind.trains,
-        "learns from images without labels": kind.unlabelled,
-        "learns from features": kind.trains_on_support,
-    }
-    for reason, holds in why.items():
-        need(not holds, f"TRAIN.ATTACK changes labelled images, but {name} {reason}: leave it out")
-    _check_images("TRAIN", method, cfg)
-
-
-def _check_sizes(node: str, given: CfgNode) -> None:
-    for key in ("EPS", "ALPHA"):
-        positive(f"{node}.ATTACK_{key}", given[f"ATTACK_{key}"])
-    need(given.ATTACK_EPS <= 255, f"{node}.ATTACK_EPS is {given.ATTACK_EPS} but 255 is the most")
-    steps = given.ATTACK_STEPS
-    need(steps >= 1, f"{node}.ATTACK_STEPS is {steps}: at least 1 is needed")
-
-
-def _check_images(node: str, method: Method, cfg: CfgNode) -> None:
-    need(
-        not cfg.DATASET.get("FEATURES"),
-        f"{node}.ATTACK changes pixels, but DATASET.FEATURES has rows of features: run on images",
-    )
-    need(
-        "normalize" in cfg.INPUT.TRANSFORMS,
-        f"{node}.ATTACK needs images as the CLIP reads them: add normalize to INPUT.TRANSFORMS",
-    )
+def check_attacks(method: Method, cfg: CfgNode) -> None:
+    """Refuse attacks, in a training or a test, that a method cannot have (UserError)."""
+    kind, name = type(method), type(method).__name__
     half = method.settings.PREC == "fp16" and cfg.USE_CUDA and torch.cuda.is_available()
-    need(
-        not half,
-        f"{node}.ATTACK needs gradients in float32: set {method.place('PREC')} fp32 or amp",
-    )
+    obstacles = {
+        "TRAIN": {
+            f"{name} trains nothing": not kind.trains,
+            f"{name} learns from images without labels": kind.unlabelled,
+            f"{name} learns from features": kind.trains_on_support,
+        },
+        "TEST": {f"the logits of {name} {NOT_ITS_OWN}": isinstance(method, Transductive)},
+    }
+    for node in (node for node in obstacles if cfg[node].ATTACK):
+        for why, holds in obstacles[node].items():
+            need(
+                not holds,
+                f"{node}.ATTACK changes labelled images one by one, but {why}: leave it out",
+            )
+        need(
+            not half,
+            f"{node}.ATTACK needs gradients in float32: set {method.place('PREC')} fp32 or amp",
+        )
 
 
 # ------------------------------------------------------------------ in a test
@@ -151,7 +100,7 @@ class Attacked:
         drawn = torch.randperm(n, generator=torch.Generator().manual_seed(seed)).tolist()
         some = drawn[: self.test.ATTACK_IMAGES or n]
         self.order = some if self.method.stream else sorted(some)  # a stream is in this order
-        self.seeds = Passes(loader.dataset, range(n), seed).seeds
+        self.seeds = SeededImages(loader.dataset, range(n), seed).seeds
         plain = copy(loader.dataset)
         size = loader.batch_size
         self.loader = loader_like(loader, plain, sampler=self.order, batch_size=size)
@@ -234,34 +183,24 @@ class Attacked:
 # ------------------------------------------------------------------ in a training
 
 
-class AttackedSteps:
-    """A loader whose images are attacked as APT's (TRAIN.ATTACK) before each step."""
-
-    def __init__(self, trainer: Any, loader: Any):
-        self.trainer, self.loader, self.fixed = trainer, loader, None
-        if trainer.cfg.TRAIN.ATTACK_TEXT == "constant":
-            text = ClassText(["a photo of a {}"], trainer.dm.dataset.classnames)
-            self.fixed = text.features(trainer.clip_model).raw[0].to(trainer.device)
-
-    def __len__(self) -> int:
-        return len(self.loader)
-
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        """Yield the batches, with attacked images in every view."""
-        trainer, given = self.trainer, self.trainer.cfg.TRAIN
-        eps, method = given.ATTACK_EPS / 255, trainer.method
-        for batch in self.loader:
-            views, labels = trainer.parse_batch_train(batch)
-            size = eps, given.ATTACK_ALPHA * eps, given.ATTACK_STEPS, given.ATTACK_TEXT
-            more = {"prompt_step": given.ATTACK_TEXT_STEP, "fixed": self.fixed}
-            with trainer.precision.autocast():
-                attacked = [
-                    attack_step(method, to_pixels(method, view), labels, *size, **more)
-                    for view in views
-                ]
-            yield batch | {"img": [to_images(method, view) for view in attacked]}
-
-
 def attacked_steps(trainer: Any, loader: Any) -> Any:
-    """Return a loader of training images: the given one, or one that attacks them."""
-    return AttackedSteps(trainer, loader) if trainer.cfg.TRAIN.ATTACK else loader
+    """Return a loader of training images, or one that attacks them as APT does (TRAIN.ATTACK)."""
+    given, method = trainer.cfg.TRAIN, trainer.method
+    if not given.ATTACK:
+        return loader
+    eps = given.ATTACK_EPS / 255
+    size = eps, given.ATTACK_ALPHA * eps, given.ATTACK_STEPS
+    how = {"text": given.ATTACK_TEXT, "prompt_step": given.ATTACK_TEXT_STEP}
+    if given.ATTACK_TEXT == "constant":
+        text = ClassText(["a photo of a {}"], trainer.dm.dataset.classnames)
+        how["fixed"] = text.features(trainer.clip_model).raw[0].to(trainer.device)
+
+    def attack(batch: dict[str, Any]) -> dict[str, Any]:
+        views, labels = trainer.parse_batch_train(batch)
+        with trainer.precision.autocast():
+            attacked = [
+                attack_step(method, to_pixels(method, view), labels, *size, **how) for view in views
+            ]
+        return batch | {"img": [to_images(method, view) for view in attacked]}
+
+    return GeneratedLoader(lambda: map(attack, loader), len(loader))

@@ -11,7 +11,7 @@ import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 from yacs.config import CfgNode
 
-from ..building.optim import check_optim
+from ..building.keys import check_keys
 from ..checkpoint.files import saved_epochs
 from ..checkpoint.provenance import check_teachers
 from ..contract import ENCODERS, check_registered
@@ -22,7 +22,7 @@ from ..method import METHODS, Method
 from ..record.metrics import number_names
 from ..storage.values import is_sound
 from ..teacher import MethodTeacher
-from .attacks import check_attack, check_training_attack
+from .attacks import check_attacks
 from .evaluation import check_conformal
 from .feature_rows import check_views
 from .original_dassl import check_warm_up
@@ -94,14 +94,18 @@ class Watch:
 
 def check_cfg(cfg: CfgNode, kind: type[Method]) -> None:
     """Refuse, before data are loaded, what no run of a method can be."""
-    check_optim(cfg.OPTIM)
+    check_keys(cfg)
+    need(
+        not cfg.INPUT.NO_TRANSFORM,
+        "INPUT.NO_TRANSFORM is True, but a CLIP reads tensors: leave it out",
+    )
+    need(
+        cfg.MODEL.BACKBONE.PRETRAINED,
+        "MODEL.BACKBONE.PRETRAINED is False, but methods adapt a trained CLIP: leave it out",
+    )
     if kind.trains:
         check_warm_up(cfg.OPTIM)
     check_planned(kind, cfg.OPTIM)
-    need(
-        cfg.OUTPUT_DIR or not cfg.TEST.RECORD,
-        "TEST.RECORD True writes into the output folder: add --output-dir FOLDER",
-    )
 
 
 def check_method(method: Method, dataset: Any, cfg: CfgNode) -> None:
@@ -110,10 +114,7 @@ def check_method(method: Method, dataset: Any, cfg: CfgNode) -> None:
     check_stream(method, dataset, cfg)
     if cfg.TEST.CONFORMAL:
         check_conformal(method, dataset, cfg)
-    if cfg.TEST.ATTACK:
-        check_attack(method, cfg)
-    if cfg.TRAIN.ATTACK:
-        check_training_attack(method, cfg)
+    check_attacks(method, cfg)
     if method.settings.sentences is not None:
         print(f"Sentences: {method.settings.sentences.note}")
     if file := cfg.DATASET.get("FEATURES", ""):
@@ -178,10 +179,14 @@ def check_optimised(
     )
 
 
-def check_unlabelled(name: str, cfg: CfgNode, loader: object) -> None:
-    """Refuse a run without unlabelled images, or with other batches of them (UserError)."""
+def check_data(kind: type[Method], cfg: CfgNode, manager: Any) -> None:
+    """Refuse a data set (`DataManager`) that a method cannot learn (UserError)."""
+    name, K = kind.__name__, len(manager.dataset.classnames)
+    need(K > 1, f"The data set has {K} class: at least 2 are needed")
+    if not kind.unlabelled:
+        return
     need(
-        loader is not None,
+        manager.train_loader_u is not None,
         f"{name} learns from unlabelled images, but {cfg.DATASET.NAME} has none (`train_u`): "
         "choose a data set with training images",
     )
@@ -203,25 +208,6 @@ def check_batches(method: Method, loader: Any) -> None:
         f"images in batches of {batch} one has only one: set DATALOADER.TRAIN_X.BATCH_SIZE to "
         "another number of 2 or more, or DATALOADER.TRAIN_X.DROP_LAST True",
     )
-
-
-def check_clip_keys(cfg: CfgNode) -> None:
-    """Refuse keys of Dassl that would take away what a CLIP needs; raises UserError."""
-    need(
-        not cfg.INPUT.NO_TRANSFORM,
-        "INPUT.NO_TRANSFORM is True, but a CLIP reads tensors: leave it out",
-    )
-    need(
-        cfg.MODEL.BACKBONE.PRETRAINED,
-        "MODEL.BACKBONE.PRETRAINED is False, but methods adapt a trained CLIP: leave it out",
-    )
-
-
-def check_classes(classnames: list[str]) -> list[str]:
-    """Return the class names; raises UserError if there are fewer than two."""
-    if len(classnames) < 2:
-        raise UserError(f"The data set has {len(classnames)} class: at least 2 are needed")
-    return classnames
 
 
 def note_alike(method: Method, classnames: list[str], backbone: str) -> list[list[str]]:

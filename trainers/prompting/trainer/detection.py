@@ -15,6 +15,7 @@ import torch
 from dassl.data import DataManager
 from yacs.config import CfgNode
 
+from ..capabilities.transductive import NOT_ITS_OWN, Transductive
 from ..errors import UserError
 from ..method import Method, Output
 from ..node import clean
@@ -56,14 +57,17 @@ class Detection:
         columns: scores of the last evaluation by data set, the run's own included.
     """
 
-    def __init__(self, cfg: CfgNode, dataset):
+    def __init__(self, cfg: CfgNode, kind: type[Method], dataset):
         """List the images of the data sets, without reading them yet."""
-        self.own = cfg.DATASET.NAME
+        self.own, names = cfg.DATASET.NAME, cfg.TEST.OOD
+        if names and issubclass(kind, Transductive):
+            print(f"TEST.OOD is left out: the logits of {kind.__name__} {NOT_ITS_OWN}")
+            names = []
         self.columns: dict[str, Columns] = {}
         self._batches: dict[str, list[torch.Tensor]] | None = None  # while images are scored
         self.fingerprints: dict[str, str | None] = {}
         self._loaders = {}
-        for name in cfg.TEST.OOD:
+        for name in names:
             data = load_other_data(cfg, name, dataset.classnames)
             check_files(name, data.dataset.test, [*dataset.test, *(dataset.val or ())])
             self._loaders[name] = data.test_loader

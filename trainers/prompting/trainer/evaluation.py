@@ -21,14 +21,14 @@ from ..checkpoint.saved import Saved
 from ..dassl_parts import dassl
 from ..errors import UserError, in_short, need
 from ..method import Method, Output
-from ..record.calibration import Calibration
-from ..record.conformal import KEYS, SCORES, SetPredictions
+from ..record.calibration import Calibration, fit_temperature
+from ..record.conformal import SetPredictions
 from ..record.predictions import Predictions
 from ..teacher import Teacher, nearest
+from .loaders import loader_like
 from .streams import Stream, takes_streams
 
 UNTESTED = "only the last epoch has one, after its evaluation with TEST.PREDICTIONS"
-BOUNDS = (-3.0, 3.0)  # of the natural logarithm of a temperature
 
 
 def validation_loader(loader, dataset) -> torch.utils.data.DataLoader | None:
@@ -40,14 +40,7 @@ def validation_loader(loader, dataset) -> torch.utils.data.DataLoader | None:
         return None
     images = copy(loader.dataset)
     images.data_source = items
-    return torch.utils.data.DataLoader(
-        images,
-        batch_size=loader.batch_size,
-        num_workers=loader.num_workers,
-        multiprocessing_context=loader.multiprocessing_context,
-        pin_memory=loader.pin_memory,
-        generator=torch.Generator(),  # takes nothing from the run's random numbers
-    )
+    return loader_like(loader, images, batch_size=loader.batch_size)
 
 
 class Recorder:
@@ -201,19 +194,14 @@ def _temperature(method: Method, trainer, predictions: Predictions) -> float | N
     if not np.isfinite(values).all():
         print("No temperature: logits of validation images are not finite")
         return None
-    temperature = fit_temperature(values.astype(float), label)
+    temperature, _ = fit_temperature(values.astype(float), label)
     print(f"Temperature {temperature:.4f}, fitted on {len(label):,} validation images")
     return temperature
 
 
 def check_conformal(method: Method, dataset: Any, cfg: CfgNode) -> None:
     """Refuse what the prediction sets of a run cannot be measured with (UserError)."""
-    score, alpha, share, _ = (cfg.TEST[key] for key in KEYS)
-    need(score in SCORES, f"TEST.CONFORMAL is '{score}', but must be one of {', '.join(SCORES)}")
-    need(0 < alpha < 1, f"TEST.CONFORMAL_ALPHA is {alpha}, but must be between 0 and 1")
-    need(0 <= share < 1, f"TEST.CONFORMAL_SHARE is {share}, but must be 0 or more and less than 1")
-    need(cfg.TEST.PREDICTIONS, "TEST.CONFORMAL needs predictions: set TEST.PREDICTIONS True")
-    if share:
+    if cfg.TEST.CONFORMAL_SHARE:
         labels = [item.label for item in (dataset.val if cfg.TEST.SPLIT == "val" else dataset.test)]
         why = "no class has two images to evaluate, one of them for the threshold"
         need(len(set(labels)) < len(labels), f"TEST.CONFORMAL cannot be measured: {why}")
@@ -266,21 +254,3 @@ def save_calibration(trainer: Any, folder: str) -> None:
     if isinstance(found := trainer.provenance.calibration, dict):
         saved = Saved.read(checkpoint_file(folder, trainer.max_epoch))
         dassl("utils").save_checkpoint(replace(saved, calibration=found).content(), folder)
-
-
-def fit_temperature(
-    logits: np.ndarray, labels: np.ndarray, bounds: tuple[float, float] = BOUNDS
-) -> float:
-    """Return the temperature with the least negative log-likelihood; its logarithm has bounds.
-
-    Logits are (n, K), float64, and labels (n,).
-    """
-    from scipy.optimize import minimize_scalar  # slow to import
-    from scipy.special import log_softmax
-
-    rows = np.arange(len(labels))
-
-    def loss(log_t: float) -> float:
-        return -float(log_softmax(logits / np.exp(log_t), axis=1)[rows, labels].mean())
-
-    return float(np.exp(minimize_scalar(loss, bounds=bounds, method="bounded").x))

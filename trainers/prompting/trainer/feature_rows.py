@@ -36,18 +36,13 @@ def read_rows(cfg: CfgNode, file: str) -> tuple[CfgNode, Any, DataManager]:
     cfg.DATALOADER.NUM_WORKERS = 0  # rows are in memory
     cfg.INPUT.DRAFT = False  # they were made of all pixels
     cfg.freeze()
-    need(
-        not cfg.TEST.OOD,
-        f"TEST.OOD is {list(cfg.TEST.OOD)}, but the run has only the features in '{file}': leave "
-        "it out",
-    )
     features = read_features(file)
     template = zero_shot_template(cfg.DATASET.NAME)
     print(f"Features of {features.clip} from '{file}'")
     if template != features.template:
         print(f"Its template '{features.template}' stands for '{template}'")
     same = nn.Identity()  # no transform of images is built, which would import torchvision
-    data = DataManager(cfg, same, same, dataset_wrapper=partial(Rows, features))
+    data = DataManager(cfg, same, same, dataset_wrapper=partial(FeatureRows, features))
     return cfg, clip_of(features, template), data
 
 
@@ -60,7 +55,7 @@ def check_views(method: Method, file: str) -> None:
     )
 
 
-class Rows(Dataset):
+class FeatureRows(Dataset):
     """Rows of a file of features as items of a data set, with Dassl's arguments of a wrapper.
 
     A training row of which the file has views is one of them, drawn as an augmentation is.

@@ -4,7 +4,7 @@ What they draw depends only on the seed of the run and the number of the image, 
 from the run's random numbers.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from copy import copy
 from itertools import islice
 from typing import Any
@@ -18,7 +18,7 @@ from ..method import Method
 from ..running.seeding import seeded
 
 
-class Passes(Dataset):
+class SeededImages(Dataset):
     """Images of a data set in a given order, with a fixed seed per augmentation.
 
     So augmentations depend only on the seed, and draw nothing from the run's random numbers. Item i
@@ -41,6 +41,26 @@ class Passes(Dataset):
         if self.mirrored and i // len(self.images) % 2:
             item["img"] = item["img"].flip(-1)
         return item
+
+
+class GeneratedLoader:
+    """A loader of `count` batches, which `generate` yields anew in each epoch."""
+
+    stream: Any = None  # of test images, as `arranged_loader` sets it
+
+    def __init__(self, generate: Callable[[], Iterable[Any]], count: int):
+        self.generate, self.count = generate, count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.generate())
+
+
+def first_batches(loader: Any, count: int) -> GeneratedLoader:
+    """Return a loader that stops after the first batches of another one."""
+    return GeneratedLoader(lambda: islice(loader, count), count)
 
 
 def loader_like(loader: DataLoader, images: Dataset, **how: Any) -> DataLoader:
@@ -88,18 +108,5 @@ def prepare_loader(loader: DataLoader, method: Method, cfg: CfgNode) -> DataLoad
     order: Any = range(len(images))
     if method.stream:
         order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed)).tolist()
-    drawn = Passes(images, range(len(images)), seed)
+    drawn = SeededImages(images, range(len(images)), seed)
     return loader_like(loader, drawn, sampler=order, batch_size=loader.batch_size)
-
-
-class FirstBatches:
-    """A loader that stops after the first `count` batches of another one."""
-
-    def __init__(self, loader: Any, count: int):
-        self.loader, self.count = loader, count
-
-    def __len__(self) -> int:
-        return self.count
-
-    def __iter__(self) -> Iterator[Any]:
-        return islice(self.loader, self.count)

@@ -11,7 +11,7 @@ from ..capabilities.planned import Planned
 from ..contract import first_use
 from ..errors import UserError, need
 from ..method import Batch, Method
-from .loaders import Passes, loader_like
+from .loaders import SeededImages, loader_like
 
 WHOLE = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
@@ -45,14 +45,14 @@ def planned_loader(trainer: Any) -> Any:
     if plan is None:
         return loader
     rows = check_plan(plan, len(loader.dataset), type(method).__name__)
-    images = Passes(loader.dataset, [row for step in rows for row in step], steps)
+    images = SeededImages(loader.dataset, [row for step in rows for row in step], steps)
     places = torch.arange(len(images)).split([len(step) for step in rows])
     return loader_like(loader, images, batch_sampler=[place.tolist() for place in places])
 
 
 def _batches(trainer: Any, loader: Any, seed: int) -> Iterator[Batch]:
     """Yield the training set in batches; nothing is read before."""
-    images = Passes(loader.dataset, range(len(loader.dataset)), seed)
+    images = SeededImages(loader.dataset, range(len(loader.dataset)), seed)
     for batch in loader_like(loader, images, batch_size=trainer.batch_size):
         yield trainer.batch_of(batch)
 

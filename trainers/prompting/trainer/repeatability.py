@@ -4,7 +4,6 @@ Built-in methods do, which tests show. A method of a plug-in is checked in its r
 """
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -26,59 +25,51 @@ def check_rebuilt(trainer: Any) -> None:
 
     Random numbers, buffers and modes are as before.
     """
-    method, data = trainer.method, trainer.dm.dataset
-    others = getattr(data, "other_classnames", ())
-    place = trainer.clip_model, data.classnames, others, trainer.cfg.DATASET.NAME
-    for what, difference in rebuilt_apart(method, *place, trainer.precision).items():
+    name = type(trainer.method).__name__
+    for what, difference in rebuilt_apart(trainer).items():
         need(
             not math.isnan(difference),
-            f"The {what} of {type(method).__name__} is nan for random images, two of each of two "
-            "classes: let no batch give an empty mean or a division by 0",
+            f"The {what} of {name} is nan for random images, two of each of two classes: let no "
+            "batch give an empty mean or a division by 0",
         )
         need(
             difference <= ROUNDING,
-            f"The {what} of {type(method).__name__}, built again from its checkpoint, is off by "
-            f"{difference:.1g}, relative to the largest value: keep all that it needs in "
-            "parameters or buffers (`register_buffer`), not in attributes or plain tensors",
+            f"The {what} of {name}, built again from its checkpoint, is off by {difference:.1g}, "
+            "relative to the largest value: keep all that it needs in parameters or buffers "
+            "(`register_buffer`), not in attributes or plain tensors",
         )
 
 
-def rebuilt_apart(
-    method: Method,
-    clip_model: Any,
-    classnames: Sequence[str],
-    others: Sequence[str],
-    dataset: str,
-    precision: Precision,
-) -> dict[str, float]:
+def rebuilt_apart(trainer: Any) -> dict[str, float]:
     """Return how far what a method computes, and what it computes built again, are apart.
 
-    It is built on the same CLIP; `others` are the other class names, for methods with unlabelled
-    images.
+    It is built on the same CLIP.
 
     Returns:
         The largest differences of logits and, for a method that trains, of the loss and its terms,
         relative to the largest value; nan where both have nan.
     """
+    method, data, name = trainer.method, trainer.dm.dataset, type(trainer.method).__name__
+    place = trainer.clip_model, data.classnames, data.classnames, trainer.cfg.DATASET.NAME
     state = Snapshot(method)
     try:
         with seeded(SEED):
-            rebuilt = for_classes(method, clip_model, classnames, classnames, dataset)
+            rebuilt = for_classes(method, *place)
             if method.unlabelled:
-                rebuilt.take_classes([*classnames, *others])
+                rebuilt.take_classes([*data.classnames, *getattr(data, "other_classnames", ())])
     except Exception as error:
         raise UserError(
-            f"{type(method).__name__} cannot be built again from its own checkpoint "
-            f"({in_short(error)}): make all parameters and buffers in `build`"
+            f"{name} cannot be built again from its own checkpoint ({in_short(error)}): make all "
+            "parameters and buffers in `build`"
         ) from error
     finally:
         state.restore()
     rebuilt.to(method.device)
-    for name, p in method.learned().items():
-        rebuilt.learned()[name].requires_grad_(p.requires_grad)
-    ours, theirs = outcome(method, precision), outcome(rebuilt, precision)
-    least = {name: SMALL * abs(float(ours["loss"])) for name in ours if name.startswith("term ")}
-    return {name: _apart(x, theirs[name], least.get(name, 0)) for name, x in ours.items()}
+    for key, p in method.learned().items():
+        rebuilt.learned()[key].requires_grad_(p.requires_grad)
+    ours, theirs = (outcome(x, trainer.precision) for x in (method, rebuilt))
+    least = {key: SMALL * abs(float(ours["loss"])) for key in ours if key.startswith("term ")}
+    return {key: _apart(x, theirs[key], least.get(key, 0)) for key, x in ours.items()}
 
 
 def _apart(x: torch.Tensor, y: torch.Tensor, least: float) -> float:

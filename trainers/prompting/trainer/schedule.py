@@ -3,6 +3,7 @@
 Letters: E epochs of n steps each; the last epoch may have fewer.
 """
 
+import math
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
@@ -11,8 +12,6 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler
 from yacs.config import CfgNode
-
-from ..building.optim import by_step, epochs, steps
 
 NONE = nn.Parameter(torch.empty(0))  # of optimisers that have nothing to learn
 
@@ -60,3 +59,18 @@ def build_optim(
     if isinstance(final, CosineAnnealingLR):
         final.eta_min = optim.LR_MIN
     return optimizer, scheduler
+
+
+def epochs(optim: CfgNode, n: int) -> int:
+    """Return E, the number of epochs."""
+    return math.ceil(optim.STEPS / n) if optim.STEPS else optim.MAX_EPOCH
+
+
+def steps(optim: CfgNode, n: int) -> int:
+    """Return the number of steps of the whole training."""
+    return optim.STEPS or optim.MAX_EPOCH * n
+
+
+def by_step(optim: CfgNode) -> bool:
+    """Return True if the learning rate changes after every step, and not after every epoch."""
+    return bool(optim.STEPS or optim.LR_BY_STEP)

@@ -10,10 +10,9 @@ from typing import Any
 import torch
 from yacs.config import CfgNode
 
-from ..building.optim import by_step, steps
 from ..errors import UserError, need
 from ..method import Method
-from .schedule import build_optim
+from .schedule import build_optim, by_step, steps
 
 
 class Stages:

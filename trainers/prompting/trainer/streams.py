@@ -10,16 +10,19 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
+from torch.utils.data import DataLoader
 from yacs.config import CfgNode
 
-from ..capabilities.transductive import Transductive
-from ..dataset_keys import STREAM
+from ..building.keys import SHUFFLED
+from ..capabilities.transductive import Seen, Transductive
+from ..contract import first_use
 from ..errors import UserError, need
-from ..method import Method
+from ..method import Method, Output
 from ..storage.files import read_file
 from ..storage.run_record import order_path, stream_text
+from .loaders import GeneratedLoader, loader_like
 
-SHUFFLED = STREAM["STREAM"]
 TASKS, MOST_TASKS = 1000, 100_000
 WHOLE = r"\d{1,9}"
 FORMS = "shuffled, few:LOW-HIGH:SIZE, stream:GAMMA:SIZE, separate:SIZE, FILE or FILE:SIZE"
@@ -64,10 +67,6 @@ def check_stream(method: Method, dataset: Any, cfg: CfgNode) -> None:
         "changes anything: leave it out, or choose a method that adapts, such as TDA or StatA",
     )
     stream = stream_in(cfg, dataset.val if cfg.TEST.SPLIT == "val" else dataset.test)
-    need(
-        not cfg.TEST.ATTACK,
-        f"TEST.ATTACK has the images in another order than TEST.STREAM {text}: leave one out",
-    )
     beside = [f"TEST.{key}" for key in ("CONFORMAL", "OOD") if cfg.TEST[key]]
     need(
         not (stream.tasks and beside),
@@ -197,3 +196,96 @@ def read_order(text: str, n: int) -> np.ndarray:
             f"'{path}' of TEST.STREAM has row {int(found.argmax())} {what}: name each once",
         )
     return order
+
+
+# ---------------------------------------------------------------------- loaders of a trainer
+
+
+def arranged_loader(trainer: Any, split: str) -> Any:
+    """Return the loader of a split, `test` or `val`, with the images as its method takes them.
+
+    Those of TEST.SPLIT come as TEST.STREAM says. The `stream` of the loader says how, if there is
+    something to say.
+    """
+    method, cfg, data = trainer.method, trainer.cfg, trainer.dm.dataset
+    loader: DataLoader | None = getattr(trainer, f"{split}_loader")
+    joint = isinstance(method, Transductive)
+    if loader is None or not (joint or method.stream):
+        return loader
+    how: Any = {"batch_size": loader.batch_size}
+    if cfg.TEST.STREAM == SHUFFLED or split != cfg.TEST.SPLIT:
+        stream = None if joint else Stream([np.array(loader.sampler)])
+        every = np.arange(len(loader.dataset))  # type: ignore[arg-type]
+        arranged: Any = read_first(trainer, loader, [every]) if joint else loader
+    else:
+        stream = stream_in(cfg, data.val if split == "val" else data.test)
+        if joint or stream.tasks:
+            plain = loader_like(loader, loader.dataset, **how)
+            arranged = read_first(trainer, plain, stream.batches)
+        else:
+            arranged = loader_like(loader, loader.dataset, sampler=stream.order, **how)
+    arranged.stream = stream
+    return arranged
+
+
+def read_first(trainer: Any, loader: Any, groups: Sequence[np.ndarray]) -> GeneratedLoader:
+    """Return a loader of batches with outputs, which are computed after all images were read.
+
+    Args:
+        trainer: whose `parse_batch_train` and `precision` are used.
+        loader: of all images in order.
+        groups: rows of the images that are classified jointly, or after each other by a method
+            with a memory, which is empty before each group.
+    """
+    size = loader.batch_size
+
+    def generate() -> Iterator[dict[str, Any]]:
+        files, labels, seen = list[str](), [], []
+        for batch in loader:
+            views, label = trainer.parse_batch_train(batch)
+            with trainer.precision.autocast(), first_use(trainer.method):
+                seen.append(see(trainer.method, views))
+            files += batch["impath"]
+            labels.append(label)
+        raw, label = torch.cat([batch.raw for batch in seen]), torch.cat(labels)
+        priors = [batch.prior for batch in seen if batch.prior is not None]
+        prior = torch.cat(priors) if priors else None
+        for group in groups:
+            rows = torch.as_tensor(group, device=raw.device)
+            own = Seen(raw[rows], None if prior is None else prior[rows])
+            with first_use(trainer.method):
+                output = classify(trainer, own)
+            for start in range(0, len(rows), size):
+                part = slice(start, start + size)
+                yield {
+                    "img": own.raw[part], "label": label[rows[part]],
+                    "impath": [files[i] for i in group[part]], "output": rows_of(output, part),
+                }  # fmt: skip
+
+    return GeneratedLoader(generate, sum(-(-len(rows) // size) for rows in groups))
+
+
+def see(method: Method, views: list[torch.Tensor]) -> Seen:
+    """Return what is kept of a batch; of a method with a memory raw (B, V, D) of V views."""
+    if isinstance(method, Transductive):
+        return method.see(views[0])
+    return Seen(torch.stack([method.clip_features(view) for view in views], 1), None)
+
+
+def classify(trainer: Any, seen: Seen) -> Output:
+    """Return the output for the images of a group."""
+    method = trainer.method
+    if isinstance(method, Transductive):
+        return method.transduce([seen])
+    method.reset()
+    views = [*seen.raw.unbind(1)]
+    with trainer.precision.autocast():
+        output: Output = method.predict(views if len(views) > 1 else views[0])
+    return output
+
+
+def rows_of(output: Output, part: slice) -> Output:
+    """Return some rows of an output."""
+    image = output.image
+    raw = None if image.raw is None else image.raw[part]
+    return Output(output.logits[part], image._replace(z=image.z[part], raw=raw), output.text)

@@ -3,23 +3,21 @@
 Letters: n training images, each seen P times under other augmentations; D width of a feature.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from copy import copy
-from functools import partial
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, Dataset, Subset
+from torch.utils.data import Dataset, Subset
 
-from ..building.support import Batches, encode, give_support
+from ..building.support import encode_batches, give_support
 from ..capabilities.mirrored import Mirrored
 from ..capabilities.one_view import OneView
 from ..checkpoint.provenance import load_initial
 from ..errors import UserError, need
 from ..method import Method
 from ..running.memory import GIB, memory_budget
-from ..running.precision import Precision
-from .loaders import Passes, loader_like
+from .loaders import GeneratedLoader, SeededImages, loader_like
 
 
 def take_support(trainer: Any, anew: bool) -> Any:
@@ -54,19 +52,21 @@ def take_support(trainer: Any, anew: bool) -> Any:
         f"{type(method).__name__} mirrors training images, but a file of features has only rows: "
         "set IMAGE_AUGMENTATION none",
     )
-    loader = trainer.dm.train_loader_x
-    images = copy(loader.dataset)
+    images = copy(trainer.dm.train_loader_x.dataset)
     images.k_tfm = 1  # one view
     by_view = isinstance(method, OneView)
     if not by_view or method.searches:
         check_room(method, len(images), memory_budget(cfg.TRAINER.MEMORY_BUDGET, trainer.device))
-    seen = Passes(images, [*range(len(images))] * passes, max(cfg.SEED, 0), mirrored)
-    load = partial(loader_like, loader, batch_size=cfg.DATALOADER.TEST.BATCH_SIZE)
+    seen = SeededImages(images, [*range(len(images))] * passes, max(cfg.SEED, 0), mirrored)
     if by_view:
-        views = Encoded(method, seen, trainer.precision, load)
+        views = EncodedViews(trainer, seen)
         method.take_views(views, views.labels)
-        return ViewOfEpoch(views, trainer)
-    features, labels = encode(method, _of_loader(load(seen)), trainer.precision)
+
+        def view_of_epoch() -> Iterator[dict[str, torch.Tensor]]:
+            yield {"img": views[(trainer.epoch + 1) % len(views)], "label": views.labels}
+
+        return GeneratedLoader(view_of_epoch, 1)
+    features, labels = features_of(trainer, seen)
     print(f"Support: features of {len(images):,} training images, each seen {passes} times")
     if anew:
         method.validation_follows = method.searches
@@ -74,37 +74,38 @@ def take_support(trainer: Any, anew: bool) -> Any:
         load_initial(cfg, method, trainer.dm.dataset)
     if not method.trains_on_support:
         return trainer.train_loader_x
-    size, batches = cfg.DATALOADER.TRAIN_X.BATCH_SIZE, len(trainer.train_loader_x)
-    return Rows(features, labels, size, batches)
+    size = cfg.DATALOADER.TRAIN_X.BATCH_SIZE
+    return shuffled_rows(features, labels, size, len(trainer.train_loader_x))
 
 
 def take_validation(trainer: Any) -> None:
     """Give the method of a `PromptTrainer` the validation images, if it wants them."""
     method = trainer.method
     if method.searches:
-        method.take_validation(*encode(method, _of_loader(trainer.validation), trainer.precision))
+        found = encode_batches(method, trainer.validation, trainer.precision)
+        method.take_validation(*found)
 
 
-class Encoded:
+def features_of(trainer: Any, images: Dataset) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return features and labels of training images, as `encode_batches`."""
+    size = trainer.cfg.DATALOADER.TEST.BATCH_SIZE
+    loader = loader_like(trainer.dm.train_loader_x, images, batch_size=size)
+    return encode_batches(trainer.method, loader, trainer.precision)
+
+
+class EncodedViews:
     """The views of the training images as features (n, D), each encoded when it is read.
 
-    Views are kept if the method searches. `seen` has the images in all views; `load` makes a loader
-    of images.
+    Views are kept if the method searches. `seen` has the images in all views.
 
     Attributes:
         labels: (n,).
     """
 
-    def __init__(
-        self,
-        method: Method,
-        seen: Passes,
-        precision: Precision,
-        load: Callable[[Dataset], DataLoader],
-    ):
-        self.method, self.seen, self.precision, self.load = method, seen, precision, load
+    def __init__(self, trainer: Any, seen: SeededImages):
+        self.trainer, self.seen = trainer, seen
         labels = [item.label for item in seen.images.data_source]
-        self.labels = torch.tensor(labels, device=precision.device)
+        self.labels = torch.tensor(labels, device=trainer.device)
         self.kept: dict[int, torch.Tensor] = {}
 
     def __len__(self) -> int:
@@ -115,49 +116,28 @@ class Encoded:
         if view in self.kept:
             return self.kept[view]
         n = len(self.labels)
-        loader = self.load(Subset(self.seen, range(view * n, view * n + n)))
-        features, _ = encode(self.method, _of_loader(loader), self.precision)
-        if self.method.searches:
+        features, _ = features_of(self.trainer, Subset(self.seen, range(view * n, view * n + n)))
+        if self.trainer.method.searches:
             self.kept[view] = features
         return features
 
 
-class ViewOfEpoch:
-    """A loader of one batch, all training images in the view of the trainer's epoch."""
+def shuffled_rows(
+    features: torch.Tensor, labels: torch.Tensor, size: int, most: int
+) -> GeneratedLoader:
+    """Return a loader of features (P n, D) with labels (P n,) in random order.
 
-    def __init__(self, views: Encoded, trainer: Any):
-        self.views, self.trainer = views, trainer
-
-    def __len__(self) -> int:
-        return 1
-
-    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
-        view = (self.trainer.epoch + 1) % len(self.views)
-        yield {"img": self.views[view], "label": self.views.labels}
-
-
-class Rows:
-    """A loader of features in random order, which replaces the loader of images.
-
-    Args:
-        features: (P n, D).
-        labels: (P n,).
-        size: B, of a batch; all rows if there are fewer.
-        batches: the most that an epoch has; fewer if the rows do not suffice.
+    Batches have `size` rows, or all if there are fewer; an epoch has at most so many batches.
     """
+    size = min(size, len(labels))
+    count = min(most, -(-len(labels) // size))
 
-    def __init__(self, features: torch.Tensor, labels: torch.Tensor, size: int, batches: int):
-        self.features, self.labels = features, labels
-        self.size = min(size, len(labels))
-        self.batches = min(batches, -(-len(labels) // self.size))
+    def generate() -> Iterator[dict[str, torch.Tensor]]:
+        order = torch.randperm(len(labels))[: count * size]
+        for rows in order.to(labels.device).split(size):
+            yield {"img": features[rows], "label": labels[rows]}
 
-    def __len__(self) -> int:
-        return self.batches
-
-    def __iter__(self):
-        order = torch.randperm(len(self.labels))[: self.batches * self.size]
-        for rows in order.to(self.labels.device).split(self.size):
-            yield {"img": self.features[rows], "label": self.labels[rows]}
+    return GeneratedLoader(generate, count)
 
 
 def check_room(method: Method, n: int, budget: int) -> None:
@@ -170,7 +150,3 @@ def check_room(method: Method, n: int, budget: int) -> None:
             f"times, which take {needed / GIB:.2f} GiB, but MEMORY_BUDGET leaves "
             f"{budget / GIB:.2f} GiB: raise it, or lower the number of passes or of images"
         )
-
-
-def _of_loader(loader: Any) -> Batches:
-    return ((batch["img"], batch["label"]) for batch in loader)

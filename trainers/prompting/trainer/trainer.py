@@ -14,7 +14,6 @@ from yacs.config import CfgNode
 
 from ..backbones import load_clip
 from ..building.config import fit_images, make, resolve, settings_in
-from ..building.optim import epochs, steps
 from ..capabilities.one_view import OneView
 from ..capabilities.planned import Planned
 from ..checkpoint.cfg_texts import as_trained
@@ -37,12 +36,10 @@ from .checks import (
     Watch,
     check_batches,
     check_cfg,
-    check_classes,
-    check_clip_keys,
+    check_data,
     check_first_step,
     check_method,
     check_optimised,
-    check_unlabelled,
     note_alike,
     updates_buffers,
 )
@@ -56,32 +53,29 @@ from .evaluation import (
     why_uncalibrated,
 )
 from .feature_rows import OF_DATA, read_rows
-from .loaders import FirstBatches, prepare_loader, resize_in
+from .loaders import first_batches, prepare_loader, resize_in
 from .original_dassl import readable
 from .planned_steps import count_planned, planned_loader
 from .repeatability import check_rebuilt
+from .schedule import epochs, steps
 from .stages import Stages
+from .streams import arranged_loader
 from .support_set import take_support, take_validation
-from .together import for_detection, in_stream
 
 
 class PromptTrainer(TrainerX):
     """Trains and evaluates one method with Dassl; `extend_cfg` makes a subclass for each method.
 
-    Attributes: Class attributes
+    Attributes:
         kind: the class of the method.
+        method: the method, built for the backbone and the classes of the run.
+        provenance: what checkpoints of the run say of it, and of what it resumes or evaluates.
+        loaded: the checkpoint that is evaluated; None in a training.
+        trains: True if the method takes steps, to learn parameters or to update buffers.
+        alike: groups of class names that the CLIP reads alike.
         predictions: those of the last evaluation; None before the first, of tasks (TEST.STREAM),
             or without TEST.PREDICTIONS.
         test_results: of the last evaluation, with the original Dassl only the accuracy.
-        half_on_cpu: as of `Precision`.
-        loaded: the checkpoint that is evaluated; None in a training.
-        planned: the number of steps of each epoch so far, of a method that plans them.
-
-    Attributes:
-        provenance: what checkpoints of the run say of it, and of what it resumes or evaluates.
-        method: the method, built for the backbone and the classes of the run.
-        alike: groups of class names that the CLIP reads alike.
-        trains: True if the method takes steps, to learn parameters or to update buffers.
         detection: scores of the run's own images and of those of the data sets in TEST.OOD.
     """
 
@@ -91,7 +85,7 @@ class PromptTrainer(TrainerX):
     cfg: CfgNode
     optim: torch.optim.Optimizer | None
     provenance: Saved
-    half_on_cpu = False
+    half_on_cpu = False  # as of `Precision`
     loaded: Saved | None = None
     resumed: Saved  # the checkpoint that the run was resumed from
     untrained = True  # until prompts are trained or loaded, or `load_model("")` accepts these
@@ -109,12 +103,11 @@ class PromptTrainer(TrainerX):
             make_deterministic()
         cfg = resolve(cfg)
         check_cfg(cfg, self.kind)
-        self.planned: list[int] = []
+        self.epoch_lengths: list[int] = []  # in steps, so far, of a method that plans them
         super().__init__(cfg)
 
     def build_data_loader(self):
         """Build Dassl's loaders of images as the backbone reads them, or of rows of features."""
-        check_clip_keys(self.cfg)
         if file := self.cfg.DATASET.get("FEATURES", ""):
             self.cfg, self.clip_model, self.dm = read_rows(self.cfg, file)
             for name in OF_DATA:
@@ -128,11 +121,11 @@ class PromptTrainer(TrainerX):
                 print(f"Images as {name} reads them: {', '.join(changes)}")
             super().build_data_loader()
             resize_in(self.dm, self.cfg)
+        check_data(self.kind, self.cfg, self.dm)
         if self.kind.unlabelled:
-            check_unlabelled(self.kind.__name__, self.cfg, self.train_loader_u)
             self.train_loader_x = self.train_loader_u
         self.validation = validation_loader(self.test_loader, self.dm.dataset)
-        self.detection = Detection(for_detection(self.cfg, self.kind), self.dm.dataset)
+        self.detection = Detection(self.cfg, self.kind, self.dm.dataset)
         if not self.cfg.DATALOADER.TRAIN_X.DROP_LAST:
             self.train_loader_x.batch_sampler.drop_last = False
         self.epoch_steps = 1 if issubclass(self.kind, OneView) else len(self.train_loader_x)
@@ -145,7 +138,7 @@ class PromptTrainer(TrainerX):
         self.precision = Precision(settings.PREC, self.device, self.half_on_cpu)
         if self.device.type == "cpu":
             keep_freed_memory()
-        classnames, clip_model = check_classes(data.classnames), self.clip_model
+        classnames, clip_model = data.classnames, self.clip_model
         if note := self.precision.note(clip_model):
             print(note)
         self.method = self.model = make(kind, settings, clip_model, classnames, cfg.DATASET.NAME)
@@ -155,25 +148,16 @@ class PromptTrainer(TrainerX):
         check_method(self.method, data, cfg)
         self.precision.place(self.method, clip_model)
         self.method.make_room(len(data.train_x))
-        for loader in ("test_loader", "val_loader", "validation"):
-            if getattr(self, loader) is not None:
-                setattr(self, loader, prepare_loader(getattr(self, loader), self.method, cfg))
-        for split in ("test", "val"):
-            setattr(self, f"{split}_loader", in_stream(self, split))
-        self.detection.prepare(self.method, cfg)
-
-        images = len(self.train_loader_x.dataset)
-        all_images = issubclass(kind, OneView)
-        self.batch_size = images if all_images else min(cfg.DATALOADER.TRAIN_X.BATCH_SIZE, images)
         with self.precision.autocast(), first_use(self.method):
             self.alike = note_alike(self.method, classnames, cfg.MODEL.BACKBONE.NAME)
+        self._prepare_loaders()
         trained = [p for p in self.method.learned().values() if kind.trains]
         self.num_trained = sum(p.numel() for p in trained)
         self.trains = bool(trained) or updates_buffers(kind)
         print(f"Trained parameters: {self.num_trained:,}")
         if trained and not lacks_teacher(self.method):  # else it is only evaluated
-            budget, file = cfg.TRAINER.MEMORY_BUDGET, cfg.DATASET.get("FEATURES", "")
-            rows = self.method.trains_on_support or bool(file)
+            rows = self.method.trains_on_support or bool(cfg.DATASET.get("FEATURES", ""))
+            budget = cfg.TRAINER.MEMORY_BUDGET
             with first_use(self.method):
                 print(fit(self.method, self.batch_size, budget, self.precision, rows))
         self.watch = Watch(self.device, self._folder(self.output_dir))
@@ -190,6 +174,19 @@ class PromptTrainer(TrainerX):
             self.optim, self.sched = self.stages.optimizer(step=0)
         layout = PublicLayout(self.method)  # what checkpoints hold
         self.register_model(self.method.checkpoint, layout, self.optim, self.sched)
+
+    def _prepare_loaders(self):
+        """Let the loaders give images as the method takes them, and in the order of TEST.STREAM."""
+        method, cfg = self.method, self.cfg
+        for name in ("test_loader", "val_loader", "validation"):
+            if getattr(self, name) is not None:
+                setattr(self, name, prepare_loader(getattr(self, name), method, cfg))
+        self.test_loader = arranged_loader(self, "test")
+        self.val_loader = arranged_loader(self, "val")
+        self.detection.prepare(method, cfg)
+        images = len(self.train_loader_x.dataset)
+        all_images = isinstance(method, OneView)
+        self.batch_size = images if all_images else min(cfg.DATALOADER.TRAIN_X.BATCH_SIZE, images)
 
     # ------------------------------------------------------------------ train
 
@@ -220,8 +217,8 @@ class PromptTrainer(TrainerX):
 
     def count_steps(self):
         """Return the number of steps before the current epoch, and that of the whole training."""
-        if self.planned:
-            return count_planned(self.planned, self.epoch, self.max_epoch)
+        if self.epoch_lengths:
+            return count_planned(self.epoch_lengths, self.epoch, self.max_epoch)
         return self.epoch * self.epoch_steps, steps(self.cfg.OPTIM, self.epoch_steps)
 
     def before_epoch(self):
@@ -229,11 +226,11 @@ class PromptTrainer(TrainerX):
         super().before_epoch()
         if isinstance(self.method, Planned):
             self.train_loader_x = attacked_steps(self, planned_loader(self))
-            self.planned = [*self.planned[: self.epoch], len(self.train_loader_x)]
+            self.epoch_lengths = [*self.epoch_lengths[: self.epoch], len(self.train_loader_x)]
             return
         before, total = self.count_steps()
         if total - before < self.epoch_steps:
-            self.train_loader_x = FirstBatches(self.train_loader_x, total - before)
+            self.train_loader_x = first_batches(self.train_loader_x, total - before)
 
     def forward_backward(self, batch):
         """Do one training step, and return its losses and accuracy for Dassl to print."""
@@ -298,7 +295,7 @@ class PromptTrainer(TrainerX):
             self.save_model(self.epoch, self.output_dir)
         remove_earlier(self._folder(self.output_dir), epoch, every)
 
-    # ------------------------------------------------------------------ save and resume
+    # ------------------------------------------------------------------ save, resume, load
 
     def state(self, epoch, val_result=None) -> Saved:
         """Return what a checkpoint after so many epochs holds: all that resuming needs."""
@@ -310,7 +307,7 @@ class PromptTrainer(TrainerX):
             scheduler=self.sched and self.sched.state_dict(),
             scaler=self.precision.scaler.state_dict(),
             epoch=epoch,
-            planned=self.planned if isinstance(self.method, Planned) else None,
+            planned=self.epoch_lengths if isinstance(self.method, Planned) else None,
             val_result=val_result,
             **getattr(super(), "run_state", dict)(),  # dassl-lite's random numbers
         )
@@ -338,8 +335,36 @@ class PromptTrainer(TrainerX):
             if not hasattr(super(), "check_checkpoint"):  # dassl-lite has checked it already
                 self.check_checkpoint(read_checkpoint(checkpoint_file(folder, epoch)), folder)
             self.provenance = self.resumed.extend(self.provenance)
-            self.planned = self.resumed.restore(self.method, self.precision, folder)
+            self.epoch_lengths = self.resumed.restore(self.method, self.precision, folder)
         return epoch
+
+    def _folder(self, directory: str) -> str:
+        return os.path.join(directory, self.method.checkpoint)
+
+    def load_model(self, directory, *others, epoch=None):
+        """Load the prompts of a run of this project or of the method's public code.
+
+        Args:
+            directory: the run's output folder, or a file of `public_files` or its folder; if
+                empty, the prompts keep their initial values.
+            others: the epoch, as in Dassl, or the cfg, which CLAP's train.py passes.
+            epoch: the epoch; None takes `model-best.pth.tar`, or else the last epoch.
+        """
+        epoch = next((other for other in others if not isinstance(other, CfgNode)), epoch)
+        if not directory:
+            if self.untrained and self.method.support_passes:
+                self.method.make_room(0)
+            self.untrained = False
+            print("No --model-dir is given: the prompts keep their initial values")
+            return
+        if (saved := find_prompts(self.method, directory, epoch)) is None:
+            return
+        saved.check_loaded(self.provenance, self.method)
+        saved.check_halves(self.provenance, self.dm.dataset)
+        self.provenance = saved.extend(self.provenance)
+        saved.check_unseen(self.dm.dataset, self.cfg.TEST.SPLIT)
+        self.method.load_checkpoint(saved, self.dm.dataset.classnames)
+        self.untrained, self.loaded = False, saved
 
     # ------------------------------------------------------------------ evaluate
 
@@ -419,31 +444,3 @@ class PromptTrainer(TrainerX):
         self.detection.see(self.method, output)
         self.watch.see_logits(output.logits)
         return output.logits
-
-    def _folder(self, directory: str) -> str:
-        return os.path.join(directory, self.method.checkpoint)
-
-    def load_model(self, directory, *others, epoch=None):
-        """Load the prompts of a run of this project or of the method's public code.
-
-        Args:
-            directory: the run's output folder, or a file of `public_files` or its folder; if
-                empty, the prompts keep their initial values.
-            others: the epoch, as in Dassl, or the cfg, which CLAP's train.py passes.
-            epoch: the epoch; None takes `model-best.pth.tar`, or else the last epoch.
-        """
-        epoch = next((other for other in others if not isinstance(other, CfgNode)), epoch)
-        if not directory:
-            if self.untrained and self.method.support_passes:
-                self.method.make_room(0)
-            self.untrained = False
-            print("No --model-dir is given: the prompts keep their initial values")
-            return
-        if (saved := find_prompts(self.method, directory, epoch)) is None:
-            return
-        saved.check_loaded(self.provenance, self.method)
-        saved.check_halves(self.provenance, self.dm.dataset)
-        self.provenance = saved.extend(self.provenance)
-        saved.check_unseen(self.dm.dataset, self.cfg.TEST.SPLIT)
-        self.method.load_checkpoint(saved, self.dm.dataset.classnames)
-        self.untrained, self.loaded = False, saved

@@ -58,7 +58,8 @@ def main(argv: list[str], prog: str) -> int:
     args.words = shlex.join([*prog.split(), *(word for word in argv if word != "--page")])
     args.asked = args.next
     args.least = None  # percent that an earlier call said, then this one
-    need(find_spec("sklearn"), "advise needs scikit-learn: run `pip install scikit-learn`")
+    for module, package in (("sklearn", "scikit-learn"), ("matplotlib", "matplotlib")):
+        need(find_spec(module), f"advise needs {package}: run `pip install {package}`")
     from ...backbones.cached import cached_clips
     from ...dassl_parts import dassl
 

@@ -7,15 +7,14 @@ import os
 import stat
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from ...errors import UserError, need, printable
 from ...images.class_folders import UNREAD
-from ...images.image_files import check_image, why_unread
+from ...images.image_files import check_image, read_ahead, why_unread
 from ...images.transparency import transparency_note
 from ...storage.files import csv_text, read_file
 from .arguments import Parser, add_device, files_below, from_one
@@ -176,7 +175,7 @@ def predict_files(
                     yield from answer(good, run.model.predict(given))
             bar.update(len(batch))
         if waiting:
-            yield from answer(waiting, run.model.together(seen))
+            yield from answer(waiting, run.model.transduce(seen))
 
 
 def sets_of(run, error: float, paths: list[Path], output) -> Iterator[Answered]:
@@ -191,20 +190,6 @@ def likeliest(run, top: int, paths: list[Path], output) -> Iterator[Answered]:
     for path, labels, values in zip(paths, best.indices, best.values, strict=True):
         classes = [run.classnames[k] for k in labels.tolist()]
         yield str(path), list(zip(classes, values.tolist(), strict=True))
-
-
-def read_ahead(
-    pool: Executor, read: Callable[[Path], Any], paths: Iterable[Path], batch_size: int
-) -> Iterator[tuple[list[Path], Iterator[Any]]]:
-    """Yield each batch of paths with its images, while the next batch is being read."""
-    rest, before = iter(paths), None
-    while batch := list(islice(rest, batch_size)):
-        now = batch, pool.map(read, batch)
-        if before is not None:
-            yield before
-        before = now
-    if before is not None:
-        yield before
 
 
 def send(images, device):
