@@ -356,3 +356,15 @@ def test_tcp_class_tokens(tiny_clip, tmp_path):
     golden, method = one("tcp", tiny_clip, tmp_path)
     tokens = method.tokens()
     assert (tokens - golden.tensors["class_tokens"]).abs().max() < 1e-5
+
+
+def test_golden_folder_covers_every_public_method():
+    """UPT has no golden file, as it was not compared with published code."""
+    stems = " ".join(p.stem for p in GOLDEN.rglob("*.safetensors"))
+    prefix = {"MMP": "align_released", "ALIGN": "align_paper", "ZeroshotCLIP": "zeroshot_clip"}
+    prefix |= {"MultiModalAdapter": "mma", "CLIPAdapter": "clip_adapter"}
+    prefix |= {"TipAdapter": "tip_adapter", "TipAdapterF": "tip_adapter_f", "LNOnly": "ln_only"}
+    prefix |= {"LinearProbe": "linear_probe"}
+    ours = {name for name, kind in METHODS.items() if kind.__module__.startswith("trainers.")}
+    for method in ours - {"UPT"}:
+        assert prefix.get(method, method.lower()) in stems
