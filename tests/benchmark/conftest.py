@@ -1,17 +1,14 @@
 """Fixtures: a small checkout, refused commands, planned runs, and a plug-in with two methods."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 from checkout import Checkout
-from outcomes import outcome
+from outcomes import answer, columns, outcome
 
 from benchmark.__main__ import main
 from benchmark.protocols import BASE2NEW, CROSS_DATASET, DOMAIN_GENERALIZATION, FEW_SHOT, configs
 from benchmark.protocols.configs import TrainerConfigs
 from benchmark.records import Outcome
-from trainers.prompting.record.predictions import write_predictions
 
 PLUGIN = """
 import torch
@@ -46,13 +43,8 @@ def answered(tmp_path):
         label = np.arange(n) % 3
         prediction = np.where(np.arange(n) < right, label, (label + 1) % 3)
         found = outcome(trainer, seed, part, 100 * right / n, dataset, **more)
-        run = replace(found.run, folder=tmp_path / found.run.folder)
-        run.folder.mkdir(parents=True)
-        names = [f"{images}{i:03}.png" for i in range(n)]
-        columns = {"image": names, "label": label, "prediction": prediction}
-        columns |= {"top": prediction[:, None], "probability": np.ones((n, 1))}
-        write_predictions(run.folder, columns | {"label_log_probability": np.zeros(n)})
-        return replace(found, run=run)
+        said = columns(label, prediction, images=images + "{:03}.png")
+        return answer(found, tmp_path / found.run.folder, said)
 
     return make
 

@@ -18,16 +18,26 @@ from benchmark.report.page import page_of
 from benchmark.report.per_image import joint_scores
 from benchmark.report.tables import Table, tables
 from benchmark.report.views import format_views
+from trainers.prompting.record.predictions import write_predictions
 
-# Predictions for two images.
-COLUMNS = {
-    "image": np.array(["a.png", "b.png"]),
-    "label": np.array([0, 1], "int32"),
-    "prediction": np.array([0, 0], "int32"),
-    "top": np.zeros((2, 1), "int32"),
-    "probability": np.ones((2, 1), "float16"),
-    "label_log_probability": np.zeros(2, "float32"),
-}
+
+def columns(label, prediction, confidence=1.0, images="{:03}.png", **more) -> dict:
+    """Return the columns of predictions; `more` are further ones, or others than these."""
+    label, prediction = np.array(label), np.array(prediction)
+    found = {"image": [images.format(i) for i in range(len(label))], "label": label}
+    found |= {"prediction": prediction, "top": prediction[:, None]}
+    found |= {"probability": np.broadcast_to(confidence, len(label))[:, None]}
+    return found | {"label_log_probability": np.zeros(len(label))} | more
+
+
+COLUMNS = columns([0, 1], [0, 0])  # two images, one of them right
+
+
+def answer(one: Outcome, folder: Path, answers: dict) -> Outcome:
+    """Return an outcome in a new folder, which gets predictions."""
+    folder.mkdir(parents=True)
+    write_predictions(folder, answers)
+    return replace(one, run=replace(one.run, folder=folder))
 
 
 def outcome(
@@ -146,8 +156,8 @@ def only_table(outcomes, **options) -> Table:
     return table
 
 
-def leave(output: Path, outcomes) -> None:
-    """Write the records of base-to-new or few-shot outcomes into run folders."""
+def leave(output: Path, outcomes, answers: dict | None = None) -> None:
+    """Write the records of base-to-new or few-shot outcomes, and predictions, into run folders."""
     for run, result in ((o.run, o.result) for o in outcomes):
         folder = output / run.place
         folder.mkdir(parents=True)
@@ -155,3 +165,5 @@ def leave(output: Path, outcomes) -> None:
         keys |= {"shots": run.shots, "subsample_classes": run.subsample}
         write_launch(replace(run, folder=folder), None, ())
         (folder / "results.json").write_text(json.dumps(result | keys))
+        if answers:
+            write_predictions(folder, answers)

@@ -1,79 +1,23 @@
-"""Invalid settings are refused before the first run, and in a dry run."""
+"""Invalid settings and data are refused before the first run, and in a dry run."""
 
+import json
 from dataclasses import replace
 
 import pytest
 from outcomes import leave, outcome
 from paths import ROOT
 
+import train
 from benchmark.__main__ import main
 from benchmark.launch import checks
+from benchmark.launch.checks import check, check_settings, check_validation
+from benchmark.launch.engine import Engine, Settings
+from benchmark.protocols import BASE2NEW
+from benchmark.protocols.configs import TrainerConfigs
+from train import parse_args, setup_cfg
 from trainers.prompting.errors import UserError
 
 PROTOCOL = ["base2new", "emoji", "--trainers", "CoOp ALIGN", "--seeds", "1"]
-NO_WORDS = ["TRAINER.COOP.CTX_INIT", ""]
-TUNE = ["few_shot", "emoji", "--shots", "4", "--trainers", "CoOp ALIGN", "--vary"]
-
-
-@pytest.mark.parametrize(
-    ("words", "sentence"),
-    [
-        ([*PROTOCOL, "OPTIM.LRR", "0.1"], "OPTIM has no 'LRR': did you mean 'LR'?"),
-        ([*PROTOCOL, "OPTIM.LR", "x"], "'OPTIM.LR' to 'x', but it must be of type float"),
-        ([*PROTOCOL, "OPTIM.MAX_EPOCH", "-5"], "MAX_EPOCH is -5 but must be a whole number"),
-        ([*PROTOCOL, "TEST.SPLIT", "vla"], "Unknown TEST.SPLIT 'vla'"),
-        ([*PROTOCOL, "TRAINER.ALIGN.M", "-2"], "M is -2"),
-        ([*PROTOCOL, "TRAINER.ALIGN.PREC", "fp8"], "PREC is 'fp8' but must be one of"),
-        ([*PROTOCOL, "OPTIM.NAME", "sdg"], "Unknown optimizer OPTIM.NAME 'sdg'"),
-        ([*PROTOCOL, "OPTIM.LR_SCHEDULER", "cos"], "Unknown scheduler OPTIM.LR_SCHEDULER 'cos'"),
-        ([*PROTOCOL, "INPUT.TRANSFORMS", "['flip']"], "transform in INPUT.TRANSFORMS 'flip'"),
-        ([*PROTOCOL, *NO_WORDS, "TRAINER.COOP.N_CTX", "-3"], "N_CTX is -3: at least 1 is needed"),
-        ([*PROTOCOL, "--backbone", "ViT-B-16"], "no file is called 'ViT-B-16': did you mean"),
-        (
-            ["base2new", "dtd", "--trainers", "CLAP"],
-            "CLAP has parameters for each class and cannot be tested on new classes",
-        ),
-        (["base2new", "dtd", "--trainers", "SOTGLP"], "SOTGLP has parameters for each class and"),
-        (
-            ["cross_dataset", "--trainers", "GDA", "TRAINER.GDA.FORM", "shrunk"],
-            "GDA has parameters for each class and cannot be tested on new classes",
-        ),
-        ([*PROTOCOL, "--sentences", "clip7"], "CoOp does not start from given sentences"),
-        (
-            ["few_shot", "dtd", "--trainers", "GDA", "--sentences", "a/b.json"],
-            "a/b.json' cannot be read",
-        ),
-        (["cross_dataset", "--trainers", "TipAdapterF"], "new classes, as cross_dataset does: run"),
-        (
-            ["cross_dataset", "--trainers", "PromptKD"],
-            "run it in few_shot on each target, with --config cross_dataset",
-        ),
-        (
-            [*PROTOCOL, "TRAINER.MAPLE.N_CTX", "4"],
-            "sets TRAINER.MAPLE.N_CTX, which CoOp does not read (its node is TRAINER.COOP): set TR",
-        ),
-        ([*TUNE, "LR=x,y"], "sets 'LR', but the cfg has no 'LR'"),
-        ([*TUNE, "OPTIM.LR=x,y"], "'OPTIM.LR' to 'x', but it must be of type float"),
-        (
-            ["few_shot", "emoji", "--trainers", "TipAdapter", "--vary", "OPTIM.LR=0.1,0.2"],
-            "TipAdapter does the same with OPTIM.LR 0.2 as with OPTIM.LR 0.1: give keys that mean",
-        ),
-        (
-            [*TUNE, "TRAINER.MAPLE.N_CTX=2,4"],
-            "--vary TRAINER.MAPLE.N_CTX: none of CoOp, ALIGN has this key",
-        ),
-        (
-            [*PROTOCOL[:3], "CoOp", "--vary", "OPTIM.LR=0.1,0.2", "--vary", "OPTIM.LR=0.3"],
-            "OPTIM.LR is given twice",
-        ),
-        ([*TUNE, "OPTIM.MAX_EPOCH=2,0"], "MAX_EPOCH is 0 but must be a whole number"),
-    ],
-)
-def test_invalid_settings_are_refused(words, sentence, tmp_path, capsys):
-    output = tmp_path / "output"
-    assert main([*words, "--output", str(output), "--dry-run"]) == 2
-    said = capsys.readouterr()
-    assert sentence in said.err and not said.out and not output.exists()
 
 
 @pytest.mark.parametrize("more", [["--slurm", "--dry-run"], []], ids=str)
@@ -128,3 +72,53 @@ def test_methods_that_a_stream_does_not_change_are_skipped(capsys):
     assert checks.for_streams(varied, ("TEST.STREAM", "separate:8")) == varied
     with pytest.raises(UserError, match="TEST.STREAM changes none of these methods: choose TDA"):
         checks.for_streams(runs[:1], ("TEST.STREAM", "separate:8"))
+
+
+EMOJI = ["--dataset-config-file", str(ROOT / "configs/datasets/emoji.yaml")]
+
+
+def test_data_without_validation_images(tmp_path, capsys):
+    words = ["base2new", "emoji_food", "--trainers", "CoOp", "--seeds", "1", "TEST.SPLIT", "val"]
+    assert main([*words, "--root", str(tmp_path), "--output", str(tmp_path / "output")]) == 2
+    said = capsys.readouterr().err
+    assert "emoji_food lacks validation images" in said and said.count("\n") == 1
+    assert not (tmp_path / "output").exists()
+
+
+def test_validation_images_that_are_test_images(tmp_path):
+    """ImageNet has such validation images."""
+    names = {"trainer": "CoOp", "config": "a", "seed": 1, "shots": 1, "dataset": "imagenet"}
+    run = BASE2NEW.run(tmp_path, "base", **names)
+    with pytest.raises(UserError, match="of imagenet are its test images, on which settings must"):
+        check(run, {"a.png", "b.png"}, {"b.png"})
+    check(run, {"a.png"}, {"b.png"})
+
+
+def test_settings_are_resolved_once(tmp_path, monkeypatch):
+    """For each method on one data set, and for one of them on each other data set."""
+    resolved = []
+    monkeypatch.setattr(train, "setup_cfg", lambda args: resolved.append(args) or setup_cfg(args))
+    asked = {"trainers": ["CoOp", "KgCoOp"], "shots": 2}
+    runs = BASE2NEW.plan(tmp_path, ["emoji", "emoji_openmoji_a"], [1, 2], TrainerConfigs(), **asked)
+    settings = Settings(opts=("TEST.SPLIT", "val"))
+    check_settings(runs, settings)
+    check_validation(Engine(runs, settings))
+    assert len(resolved) == 2 + 1
+    check_settings(runs, Settings(opts=("TEST.SPLIT", "val", "OPTIM.LR", "0.1")))
+    assert [args.opts[-1] for args in resolved[3:]] == ["0.1", "0.1"]
+
+
+@pytest.mark.slow
+def test_a_real_tuning_uses_validation_images_only(tmp_path):
+    words = ["emoji", "--vary", "OPTIM.LR=0.003,0.03", "--trainers", "CoOp", "--seeds", "1"]
+    words += ["--shots", "2", "--output", str(tmp_path), "OPTIM.MAX_EPOCH", "1"]
+    assert main(["base2new", *words, "TEST.SPLIT", "val"]) == 0
+    assert main(["tune", str(tmp_path)]) == 0
+    results = [json.loads(path.read_text()) for path in tmp_path.rglob("results.json")]
+    assert [(r["split"], r["num_classes"], r["num_test"]) for r in results] == [("val", 19, 38)] * 2
+    best = max(results, key=lambda result: result["accuracy"])
+    (chosen,) = tmp_path.rglob("emoji_tuned_2.yaml")
+    cfg = setup_cfg(parse_args(["--config-file", str(chosen), "--trainer", "CoOp", *EMOJI]))
+    assert (cfg.OPTIM.LR, cfg.OPTIM.MAX_EPOCH) in {
+        (r["config"]["OPTIM"]["LR"], 1) for r in results if r["accuracy"] == best["accuracy"]
+    }

@@ -277,22 +277,6 @@ def test_several_own_data_sets_are_subfolders_by_name(output, tmp_path, capsys):
     assert told.count("\n") == 1
 
 
-@pytest.mark.parametrize(
-    ("word", "sentence"),
-    [
-        ("image_folder=", "'' cannot name a data set: use letters, digits, '_', '-' and '.'"),
-        ("image_folder=a/b", "'a/b' cannot name a data set"),
-        ("image_folder=..", "'..' cannot name a data set"),
-        ("image_folder=dtd", "'dtd' is the name of another data set"),
-        ("dtd=mine", "dtd=mine: only image_folder can be followed by =NAME"),
-        ("image_folders=mine", "There is no data set 'image_folders': did you mean 'image_folder'"),
-    ],
-)
-def test_invalid_names_of_data_sets_are_refused(word, sentence, capsys):
-    assert main(["few_shot", word, "--dry-run"]) == 2
-    assert sentence in capsys.readouterr().err
-
-
 def test_from_images_to_a_table(tmp_path, capfd):
     """Two own data sets in turn; one file name is not UTF-8."""
     a, b = (tmp_path / name for name in "ab")

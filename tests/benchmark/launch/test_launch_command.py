@@ -3,16 +3,12 @@
 import json
 import shlex
 import sys
-from types import SimpleNamespace
 
-import pytest
 from outcomes import leave, outcome
 
-from benchmark.launch.command import other_sets
 from benchmark.protocols import BASE2NEW
 from benchmark.protocols.transfer import TRANSFER as TRANSFER_PROTOCOLS
 from benchmark.report.command import keep_table
-from trainers.prompting.errors import UserError
 
 ONE = ("--trainers", "CoOp", "--seeds", "1")
 
@@ -63,14 +59,6 @@ def test_other_data_sets_go_to_every_run(checkout):
     assert [command[-4:] for command in commands] == [expected] * 2
 
 
-@pytest.mark.parametrize(
-    ("tested", "other"), [("emoji", "image_folder"), ("image_folder=a", "dtd")]
-)
-def test_own_images_cannot_be_used_with_ood(tested, other):
-    with pytest.raises(UserError, match="--ood cannot be used with image_folder"):
-        other_sets([other], [SimpleNamespace(dataset=tested)])
-
-
 def test_finished_runs_without_ood_do_not_count_as_runs_with_it(checkout):
     checkout.base2new(*ONE)
     refused = checkout.base2new(*ONE, "--ood", "emoji_food", code=2)
@@ -101,68 +89,7 @@ def test_dry_run_lists_every_protocol_and_writes_nothing(checkout):
     assert not checkout.output.exists() and not checkout.calls()
 
 
-@pytest.mark.parametrize(
-    ("words", "sentence"),
-    [
-        (["emojy"], "There is no data set 'emojy': did you mean 'emoji'?"),
-        (["--trainers", "ALGIN"], "There is no trainer 'ALGIN': did you mean 'ALIGN'?"),
-        (["--trainers", "coop"], "There is no trainer 'coop': did you mean 'CoOp'?"),
-        (["--trainers", " "], "--trainers is empty"),
-        (["--seeds", "1 two"], "argument --seeds: 'two' is not a whole number, 0 or more"),
-        (["--seeds", "-1"], "argument --seeds"),
-        (["--seeds", "99999999999"], "99999999999 is not a seed from 0 to 4294967295"),
-        (["--seeds", ","], "--seeds is empty"),
-        (["--shots", "0"], "argument --shots: '0' is not a whole number, 1 or more"),
-        (["--shots", "1.5"], "argument --shots"),
-        (["--jobs", "0"], "argument --jobs"),
-        (["--config", "emojis"], "'emojis': did you mean 'emoji'?"),
-        (["dtd"], "There is no config file of ZeroshotCLIP for dtd called 'base2new'"),
-        (["OPTIM.LR"], "OPTIM.LR has no value: write KEY VALUE"),
-        (["OPTIM.LR=1"], "'OPTIM.LR=1' has the form KEY=VALUE: write KEY VALUE"),
-        (["--trainers", "ALIGN", "CoOp"], "'CoOp' is not a data set: quote several values"),
-        (["--seeds", "1", "2"], "'2' is not a data set: quote several values of an option"),
-        (["DATASET.NUM_SHOTS", "4"], "DATASET.NUM_SHOTS cannot be given as KEY VALUE: --shots"),
-        *(
-            (
-                ["--output", __file__ + below],
-                "--output: '" + __file__ + "' is a file: give a folder",
-            )
-            for below in ("", "/a/b")
-        ),
-        (["--nonsense"], "unrecognized arguments: --nonsense"),
-        (["--ood", " "], "--ood is empty"),
-        (["--ood", "emoji_foot"], "There is no data set 'emoji_foot': did you mean 'emoji_food'?"),
-        (["--ood", "emoji_food emoji"], "--ood emoji: runs are tested on it anyway: name"),
-        (["--ood", "emoji_food", "emoji_pixels"], "'emoji_pixels' follows the value of --ood"),
-        (["TEST.OOD", "[]"], "TEST.OOD cannot be given as KEY VALUE: --ood sets it"),
-    ],
-)
-def test_bad_input_is_one_sentence(refused, words, sentence):
-    said = refused("base2new", *words)
-    assert sentence in said.err and said.err.count("\n") == 1 and said.out == ""
-
-
-@pytest.mark.parametrize(
-    ("protocol", "words", "sentence"),
-    [
-        ("few_shot", ["--shots", "1 0"], "argument --shots: '0' is not a whole number, 1 or more"),
-        ("few_shot", ["--shots", " "], "--shots is empty"),
-        ("few_shot", ["dtd"], "There is no config file of ZeroshotCLIP for dtd called 'base2new'"),
-        ("cross_dataset", [], "There is no data set 'imagenet'"),
-        ("cross_dataset", ["--source", "dtd"], "the source dtd has no default targets: name"),
-        ("cross_dataset", ["--source", "emoji", "emoji"], "the source emoji cannot be a target"),
-        ("cross_dataset", ["--source", "emoji", "emojy_food"], "did you mean 'emoji_food'?"),
-        ("domain_generalization", ["--source", "emoji"], "There is no data set 'emoji_blur'"),
-    ],
-)
-def test_bad_input_of_a_protocol_is_one_sentence(refused, protocol, words, sentence):
-    said = refused(protocol, *words)
-    assert sentence in said.err and said.err.count("\n") == 1 and said.out == ""
-
-
-def test_class_specific_contexts_are_refused_where_other_classes_are_tested(
-    checkout,
-):
+def test_class_specific_contexts_are_refused_where_other_classes_are_tested(checkout):
     asked = ("--trainers", "CoOp", "--dry-run", "TRAINER.COOP.CSC", "True")
     refused = checkout.protocol("cross_dataset", "--source", "emoji", *asked, code=2)
     assert "CoOp with a context for each class (CSC) can be tested only on" in refused.stderr

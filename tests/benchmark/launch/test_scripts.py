@@ -1,46 +1,27 @@
-"""The scripts of the protocols."""
+"""The scripts of the protocols, and scripts/paper.sh: its steps, what stops it, and all of it."""
 
 import json
+import os
 import shlex
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
+import pytest
+import yaml
 from checkout import REPOSITORY
+from dassl.data.datasets import DATASET_REGISTRY
+from paths import ROOT
+from PIL import Image
 
-from benchmark.protocols import (
-    PROTOCOLS,
-)
+import datasets  # noqa: F401 (registers them)
+from benchmark.protocols import PROTOCOLS
+from benchmark.protocols.configs import TEN, dataset_name
 from benchmark.protocols.transfer import TRANSFER as TRANSFER_PROTOCOLS
 
 TRANSFER = [protocol.name for protocol in TRANSFER_PROTOCOLS]
-
-
-def test_script_takes_variables_and_runs_from_anywhere(checkout, tmp_path):
-    script = checkout.root / "scripts" / "base2new.sh"
-    asked = {"TRAINERS": "ALIGN CoOp", "SEEDS": "4", "SHOTS": "2", "DATA": "my data"}
-    asked |= {"OUTPUT": "my output", "CONFIG": "emoji", "BACKBONE": "ViT-B/16", "JOBS": "1"}
-    asked |= {"OOD": "emoji_animals dtd"}
-    words = ("emoji_food", "--dry-run", "OPTIM.LR", "0.01")
-    done = checkout.run("bash", script, *words, cwd=tmp_path, **asked)
-    lines = done.stdout.splitlines()
-    assert done.returncode == 0 and len(lines) == 9, done.stderr
-    first = shlex.split(lines[1])
-    folder = "base2new/train_base/emoji_food/shots_2/ALIGN/emoji@ViT-B-16/seed4"
-    for flag, value in {
-        "--trainer": "ALIGN", "--seed": "4", "--root": str(tmp_path / "my data"),
-        "--backbone": "ViT-B/16", "DATASET.NUM_SHOTS": "2", "OPTIM.LR": "0.01",
-        "--output-dir": str(tmp_path / "my output" / folder),
-        "TEST.OOD": "['Emoji_Animals', 'Dtd']",
-    }.items():  # fmt: skip
-        assert first[first.index(flag) + 1] == value
-    defaults = checkout.run("bash", script, "--dry-run", cwd=tmp_path).stdout
-    assert defaults.count("# run: ") == 20 and "--root" not in defaults
-    assert f"{tmp_path}/output/base2new/train_base/emoji/shots_16/ALIGN/emoji/seed3" in defaults
-
-
-def test_script_runs_to_the_table(checkout):
-    script = checkout.root / "scripts" / "base2new.sh"
-    done = checkout.run("bash", script, TRAINERS="CoOp", SEEDS="1")
-    assert done.returncode == 0 and "Base-to-new on emoji" in done.stdout
 
 
 def test_scripts_take_variables_and_run_from_anywhere(checkout, tmp_path):
@@ -57,6 +38,18 @@ def test_scripts_take_variables_and_run_from_anywhere(checkout, tmp_path):
 
     shared = {"SEEDS": "4", "DATA": "my data", "OUTPUT": "my output", "CONFIG": "emoji"}
     shared |= {"BACKBONE": "ViT-B/16", "JOBS": "1", "TRAINERS": "ALIGN"}
+    more = {"SHOTS": "2", "OOD": "emoji_animals dtd"}
+    first, second = script("base2new", "emoji_food", "OPTIM.LR", "0.01", **shared, **more)
+    folder = "my output/base2new/train_base/emoji_food/shots_2/ALIGN/emoji@ViT-B-16/seed4"
+    expected = {"--trainer": "ALIGN", "--seed": "4", "--root": str(tmp_path / "my data")}
+    expected |= {"--backbone": "ViT-B/16", "--output-dir": str(tmp_path / folder)}
+    expected |= {"DATASET.NUM_SHOTS": "2", "OPTIM.LR": "0.01"}
+    assert (expected | {"TEST.OOD": "['Emoji_Animals', 'Dtd']"}).items() <= first.items()
+    assert second["--model-dir"] == first["--output-dir"]
+    defaults = script("base2new")
+    assert len(defaults) == 20 and not any("--root" in call for call in defaults)
+    folder = tmp_path / "output/base2new/train_base/emoji/shots_16/ALIGN/emoji/seed3"
+    assert str(folder) in [call["--output-dir"] for call in defaults]
     shots = [call["DATASET.NUM_SHOTS"] for call in script("few_shot", SHOTS="2 8", **shared)]
     assert shots == ["2", "8"]
     options = ("--shots", "4", "--shots", "1", "OPTIM.LR", "1", "OPTIM.LR", "2")
@@ -65,8 +58,8 @@ def test_scripts_take_variables_and_run_from_anywhere(checkout, tmp_path):
     both = {"SOURCE": "emoji_food", "TARGETS": "emoji_pixels dtd", "SHOTS": "2"}
     for name in TRANSFER:
         calls = script(name, **shared, **both)
-        datasets = [call["--dataset-config-file"].rpartition("/")[2] for call in calls]
-        assert datasets == ["emoji_food.yaml", "emoji_pixels.yaml", "dtd.yaml"]
+        sets = [call["--dataset-config-file"].rpartition("/")[2] for call in calls]
+        assert sets == ["emoji_food.yaml", "emoji_pixels.yaml", "dtd.yaml"]
         folder = tmp_path / "my output" / name / "emoji_food/dtd/shots_2/ALIGN/emoji@ViT-B-16/seed4"
         assert calls[2]["--output-dir"] == str(folder)
         assert calls[2]["--root"] == str(tmp_path / "my data")
@@ -106,3 +99,193 @@ def test_after_its_last_call_ablation_shows_all_variants_in_one_table(checkout):
 def test_every_protocol_has_a_script():
     scripts = {path.stem for path in (REPOSITORY / "scripts").glob("*.sh")}
     assert {*PROTOCOLS, "run"} <= scripts
+
+
+SCRIPT = ROOT / "scripts" / "paper.sh"
+# Stands in for Python: notes its arguments, says so, and ends with the code in CODES, or $DRY for
+# a dry run.
+PROGRAM = """#!/usr/bin/env bash
+shift 2
+printf '%s\\n' "$*" >>calls
+echo "$1 says this"
+[[ $1 != status ]] || echo "2 runs: ${STATUS:-2 done}. Nothing remains."
+[[ " $* " != *" --dry-run "* ]] || exit "${DRY:-0}"
+for pair in ${CODES:-}; do [[ ${pair%=*} != "$1" ]] || exit "${pair#*=}"; done
+"""
+DATA = ["download", "check-data"]
+ALL = [*DATA, "base2new", "status", "report", "report"]
+
+
+@pytest.fixture
+def paper(tmp_path):
+    """A function that calls the script; it returns the exit code, the steps, and what was said."""
+    program = tmp_path / "python"
+    program.write_text(PROGRAM)
+    program.chmod(0o755)
+
+    def call(*words, **variables):
+        kept = {key: value for key, value in os.environ.items() if key != "SLURM"}
+        done = subprocess.run(
+            ["bash", SCRIPT, *words], cwd=tmp_path, text=True, capture_output=True,
+            env=kept | {"PYTHON": str(program)} | variables,
+        )  # fmt: skip
+        calls = tmp_path / "calls"
+        lines = calls.read_text().splitlines() if calls.exists() else []
+        calls.unlink(missing_ok=True)
+        return done.returncode, lines, done.stdout + done.stderr
+
+    return call
+
+
+def names(lines: list[str]) -> list[str]:
+    return [line.split()[0] for line in lines if "--dry-run" not in line]
+
+
+def test_the_steps_and_their_words(paper, tmp_path):
+    shared = {"ALSO": "few_shot transfer", "TRAINERS": "CoOp MaPLe", "SEEDS": "1 2", "DATA": "my"}
+    code, lines, said = paper("dtd", "emoji", "--jobs", "2", "OPTIM.LR", "0.1", **shared)
+    assert code == 0, said
+    four = ["base2new", "few_shot", "cross_dataset", "domain_generalization"]
+    assert [line.split()[0] for line in lines[:4]] == four  # a check of the settings
+    assert all(line.endswith("OPTIM.LR 0.1 --dry-run") for line in lines[:4])
+    assert names(lines) == [*DATA, *four, *ALL[3:]]
+    sets = "all imagenet_variants dtd --root my"
+    assert lines[4:6] == [f"download {sets}", f"check-data {sets} --zero-shot"]
+    more = "--seeds 1 2 --root my --output output/paper --trainers CoOp MaPLe --jobs 2 OPTIM.LR 0.1"
+    of_sets = more.replace("paper ", "paper dtd emoji ")
+    assert lines[6:10] == [f"{name} {of_sets}" for name in four[:2]] + [
+        f"{name} {more}" for name in four[2:]
+    ]
+    assert (tmp_path / "output/paper/report.txt").read_text() == "report says this\n"
+    assert lines[-1] == "report output/paper --format html"
+    assert paper()[1][0] == "base2new --root data --output output/paper ten --dry-run"
+    code, lines, _ = paper("dtd", "--dry-run")
+    assert lines == ["base2new --root data --output output/paper dtd --dry-run"]
+    assert names(paper("emoji")[1]) == ALL[2:]  # nothing to download
+
+
+def test_later_protocols_come_after_a_failed_run(paper):
+    code, lines, _ = paper("dtd", ALSO="few_shot", CODES="base2new=1")
+    assert code == 1 and names(lines) == [*ALL[:3], "few_shot", *ALL[3:]]
+    code, lines, _ = paper("dtd", ALSO="few_shot", CODES="base2new=130")  # Ctrl-C
+    assert code == 130 and names(lines) == ["download", "base2new"]
+
+
+def test_the_proof_is_done_once(paper, tmp_path):
+    assert names(paper("dtd")[1]) == ALL
+    assert names(paper("dtd")[1]) == [name for name in ALL if name != "check-data"]
+    assert names(paper("dtd", "eurosat")[1]) == names(paper("dtd", DATA="others")[1]) == ALL
+    (tmp_path / "output/paper/zero_shot.txt").write_text("")  # as a power loss leaves it
+    assert names(paper("dtd")[1]) == ALL
+
+
+def test_a_proof_that_fails_stops_what_follows(paper):
+    code, lines, _ = paper("dtd", CODES="download=1")
+    assert code == 1 and names(lines) == ALL[:1]
+    for _ in range(2):  # it is repeated: the data may have been mended
+        code, lines, said = paper("dtd", CODES="check-data=1")
+        assert code == 1 and names(lines) == DATA
+        assert "mend that, or continue with ANYWAY=1" in said
+    code, lines, _ = paper("dtd", CODES="check-data=1", ANYWAY="1")
+    assert code == 0 and names(lines) == ALL
+    code, lines, _ = paper("dtd", CODES="check-data=1", ANYWAY="1")
+    assert code == 0 and names(lines) == [name for name in ALL if name != "check-data"]
+    assert names(paper("dtd", CODES="check-data=1")[1]) == DATA  # accepted there, not here
+
+
+@pytest.mark.parametrize("state", ["1 done, 1 running", "2 queued"])
+def test_there_is_no_report_while_jobs_are_open(paper, tmp_path, state):
+    code, lines, said = paper("dtd", SLURM="--partition=gpu", STATUS=state)
+    assert code == 0 and names(lines) == ALL[:4] and "jobs are open: rerun when" in said
+    assert (
+        "--zero-shot" not in lines[2] and "on a GPU, call `python -m benchmark check-data" in said
+    )
+    assert "--slurm=--partition=gpu" in lines[3]
+    assert not (tmp_path / "output/paper/report.txt").exists()
+    assert (
+        names(paper("dtd", SLURM="--partition=gpu", STATUS="1 failed, 1 not queued")[1])[-1]
+        == "report"
+    )
+
+
+def test_mistakes_are_found_before_the_first_step(paper):
+    code, lines, _ = paper("dtdd", DRY="2")
+    assert code == 2 and not names(lines)
+    code, lines, said = paper("dtd", ALSO="few_shot ablation")
+    assert (code, lines) == (2, []) and "ALSO has 'ablation'" in said
+
+
+# ---- all of it
+
+CLASSES = "cat", "dog", "cow", "ant"  # two are base classes, two are new
+
+
+def make_sets(root: Path) -> None:
+    """Write ten data sets in CoOp's layout: 4 classes of 6 images, 3, 1 and 2 of the parts."""
+    table = yaml.safe_load((ROOT / "configs" / "downloads.yaml").read_text())
+    for number, name in enumerate(TEN):
+        kind = DATASET_REGISTRY.get(dataset_name(name))
+        folder = root / kind.dataset_dir
+        parts = {"train": [], "val": [], "test": []}
+        for label, word in enumerate(CLASSES):
+            for i, part in enumerate(("train", "train", "train", "val", "test", "test")):
+                path = folder / kind.image_dir / f"{word}_{i}.jpg"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.new("RGB", (64, 64), (80 * label, 20 * number, 40 * i)).save(path)
+                parts[part].append([path.name, label, word])
+        if kind.split_file:
+            (folder / kind.split_file).write_text(json.dumps(parts))
+        else:  # Aircraft's own lists
+            (folder / "variants.txt").write_text("\n".join(CLASSES) + "\n")
+            for part, rows in parts.items():
+                lines = "".join(f"{Path(file).stem} {word}\n" for file, _, word in rows)
+                (folder / f"images_variant_{part}.txt").write_text(lines)
+        for file in table[name]["files"]:  # what `download` looks for besides
+            for needed in file.get("holds", [file["name"]]):
+                if not (folder / needed).exists():
+                    (folder / needed).mkdir(parents=True)
+
+
+def records(output: Path) -> dict[Path, int]:
+    """Return the times of the records of runs in an output."""
+    return {path: path.stat().st_mtime_ns for path in output.rglob("results.json")}
+
+
+@pytest.mark.slow
+@pytest.mark.processes
+def test_from_made_data_to_a_report_with_two_kills(tmp_path):
+    make_sets(tmp_path / "data")
+    output, console = tmp_path / "output", tmp_path / "console.txt"
+    words = ["bash", SCRIPT, "OPTIM.STEPS", "2"]
+    asked = {"DATA": "data", "OUTPUT": "output", "TRAINERS": "CoOp", "SEEDS": "1", "JOBS": "1"}
+    asked |= {"BACKBONE": "emoji", "CONFIG": "emoji", "PYTHON": sys.executable, "ANYWAY": "1"}
+    asked |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+
+    def call(end: signal.Signals | None = None, after: int = 0) -> int:
+        """Call the script; end all of it, as a terminal does, when it has done so many runs."""
+        with (
+            open(console, "a") as file,
+            subprocess.Popen(
+                words, cwd=tmp_path, env=os.environ | asked, stdout=file, stderr=file,
+                start_new_session=True,
+            ) as script,
+        ):  # fmt: skip
+            while end and script.poll() is None and len(records(output)) < after:
+                time.sleep(0.1)
+            if end:
+                os.killpg(script.pid, end)
+            return script.wait()
+
+    assert call(signal.SIGINT, after=3) != 0, console.read_text()
+    first = records(output)
+    assert call(signal.SIGKILL, after=len(first) + 3) == -signal.SIGKILL, console.read_text()
+    second = records(output)
+    assert 3 <= len(first) < len(second) < 20
+    console.write_text("")
+    code = call()
+    told = console.read_text()
+    assert code == 0, told
+    last = records(output)
+    assert first.items() <= second.items() <= last.items() and len(last) == 20  # none done twice
+    assert "0 of 10 agree with the published" in (output / "zero_shot.txt").read_text()
+    assert "average over 10 data sets" in (output / "report.txt").read_text()

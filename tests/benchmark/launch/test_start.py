@@ -53,24 +53,11 @@ def console(tmp_path):
 def test_a_protocol_in_a_process_that_has_computed_in_threads(tmp_path):
     script = tmp_path / "notebook.py"
     script.write_text(COMPUTED)
-    words = [
-        "few_shot",
-        "emoji_animals",
-        "--trainers",
-        "ZeroshotCLIP",
-        "--seeds",
-        "1",
-        "--shots",
-        "1",
-    ]
+    words = "few_shot emoji_animals --trainers ZeroshotCLIP --seeds 1 --shots 1 --output out"
     done = subprocess.run(
-        [sys.executable, script, *words, "--output", tmp_path / "output"],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "2"},
-    )
+        [sys.executable, script, *words.split()], capture_output=True, text=True, timeout=300,
+        cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "2"},
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "1 runs, 1 to do" in done.stderr and "[1/1]" in done.stderr
 

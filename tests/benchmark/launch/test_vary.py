@@ -66,18 +66,6 @@ def test_lists_and_keys_in_lower_case(checkout):
     assert told.count("# run: ALIGN on emoji, topk 1, seed 1") == 2
 
 
-def test_wrong_values_are_one_sentence(refused):
-    words = ("--trainers", "CoOp", "--vary", "TRAINER.COOP.CSC=True,False")
-    assert "can be tested only on the classes" in refused("base2new", "emoji", *words).err
-    for word, sentence in {
-        "TRAINER.ALIGN.BETA": "is not a list of values: write KEY=VALUE,VALUE",
-        "TRAINER.PLOT.N=1,2": "none of ZeroshotCLIP, CoOp, MaPLe, ALIGN has this key: name",
-        "SEED=1,2": "SEED cannot be varied: --seeds sets it",
-    }.items():
-        said = refused("base2new", "emoji", "--vary", word).err
-        assert sentence in said and said.count("\n") == 1
-
-
 def test_another_value_beside_finished_runs_offers_it(checkout):
     words = ("emoji", "--seeds", "1", "--trainers", "ALIGN")
     checkout.base2new(*words)

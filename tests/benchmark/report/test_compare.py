@@ -16,7 +16,6 @@ from benchmark.report.frame import frame
 from benchmark.report.names import motif
 from benchmark.report.paired import holm
 from trainers.prompting.embedded import IMAGES
-from trainers.prompting.errors import UserError
 from trainers.prompting.record.predictions import NAME
 
 
@@ -173,14 +172,6 @@ def test_runs_that_cannot_be_compared_are_named(answered):
     assert "MaPLe, emoji, Base: predictions that do not match results.json" in text
     assert "MaPLe, emoji, Base: 1 of 2 seeds" in text
     assert "UPT, emoji, Base: no finished run" in text
-
-
-def test_an_unknown_method_is_refused(answered):
-    outcomes = base2new(answered, "ALIGN", [30], [20])
-    with pytest.raises(UserError, match="method to compare 'Align': did you mean 'ALIGN'"):
-        comparisons(frame(outcomes), "Align")
-    with pytest.raises(UserError, match="only ALIGN was found"):
-        comparisons(frame(outcomes), "ALIGN")
 
 
 def test_every_format_has_the_difference(answered):

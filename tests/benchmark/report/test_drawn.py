@@ -7,9 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from matplotlib.colors import to_hex
-from outcomes import few_shot, outcome, transfer
-
-from trainers.prompting.record.predictions import write_predictions
+from outcomes import answer, columns, few_shot, outcome, transfer
 
 METHODS = ["CoOp", "VPT", "MaPLe", "KgCoOp", "ProGrad", "TCP", "ALIGN"]  # as in tables
 
@@ -21,15 +19,9 @@ def predicted(tmp_path):
     def predicted(trainer, label, prediction, confidence=0.99, seed=1, **more):
         label, prediction = np.array(label), np.array(prediction)
         (one,) = few_shot(trainer, 16, (100 * (label == prediction).mean(),), **more)
-        run = replace(one.run, folder=tmp_path / one.run.folder, seed=seed)
-        run = replace(run, folder=run.folder.with_name(f"seed{seed}"))
-        run.folder.mkdir(parents=True)
-        columns = {"image": [f"{i:03}.png" for i in range(len(label))], "label": label}
-        columns |= {"prediction": prediction, "top": prediction[:, None]}
-        columns |= {"probability": np.broadcast_to(confidence, len(label))[:, None]}
-        columns |= {"label_log_probability": np.zeros(len(label))}
-        write_predictions(run.folder, columns)
-        return replace(one, run=run)
+        one = replace(one, run=replace(one.run, seed=seed))
+        folder = tmp_path / one.run.folder.with_name(f"seed{seed}")
+        return answer(one, folder, columns(label, prediction, confidence))
 
     return predicted
 

@@ -7,8 +7,6 @@ from dataclasses import replace
 import pytest
 from outcomes import base2new, few_shot, outcome, transfer
 
-from benchmark.report import published
-
 OTHER_CLIP = "another CLIP or other test images"
 
 
@@ -184,17 +182,12 @@ def test_seeds_with_equal_losses_are_named(reported):
         ("CoOp,dtd,,,54.24,plain,here", ""),
     ],
 )
-def test_published_lines_have_all_columns_or_h_alone(tmp_path, monkeypatch, reported, line, why):
-    (tmp_path / "base2new.csv").write_text(f"method,dataset,base,new,h,kind,source\n{line}\n")
-    monkeypatch.setattr(published, "FOLDER", tmp_path)
-    published.numbers.cache_clear()
-    try:
-        outcomes = [outcome("CoOp", 1, part, 50.0, "dtd", config="base2new")
-                    for part in ("base", "new")]  # fmt: skip
-        said = reported(outcomes, status=2 if why else 0)
-        assert why in said and ("CoOp, published" in said) == (not why)
-    finally:
-        published.numbers.cache_clear()
+def test_published_lines_have_all_columns_or_h_alone(write_published, reported, line, why):
+    write_published("base2new.csv", "method,dataset,base,new,h,kind,source", line)
+    outcomes = [outcome("CoOp", 1, part, 50.0, "dtd", config="base2new")
+                for part in ("base", "new")]  # fmt: skip
+    said = reported(outcomes, status=2 if why else 0)
+    assert why in said and ("CoOp, published" in said) == (not why)
 
 
 def test_chance_is_that_of_each_table(reported):

@@ -1,16 +1,12 @@
 """Base and new classes together: tables, comparisons, costs; out-of-distribution detection."""
 
-import csv
-import io
-import json
-from dataclasses import replace
-
 import numpy as np
 import pytest
 from outcomes import (
+    answer,
+    columns,
     comparisons,
     few_shot,
-    leave,
     lines,
     metrics,
     only_table,
@@ -20,11 +16,10 @@ from outcomes import (
 )
 from scipy.special import stdtrit
 
-from benchmark.__main__ import main
 from benchmark.report.frame import frame
 from benchmark.report.per_image import MEASURES, Answers, joint_parts, openworld_parts
 from trainers.prompting.record.metrics import openworld_auc
-from trainers.prompting.record.predictions import NAME, write_predictions
+from trainers.prompting.record.predictions import NAME
 
 # Six images by hand.
 BASE = {
@@ -47,19 +42,12 @@ def tested(tmp_path):
     def make(trainer, seed, base=BASE, new=NEW, dataset="emoji_food", **more):
         found = []
         for part, given in (("base", base), ("new", new)):
-            columns = {name: np.array(values) for name, values in given.items()}
-            right = 100 * float((columns["label"] == columns["prediction"]).mean())
+            said = columns(images=part + "{:03}.png", **{k: np.array(given[k]) for k in given})
+            right = 100 * float((said["label"] == said["prediction"]).mean())
+            if "joint_label" in said:
+                said["joint_label_log_probability"] = np.zeros(len(said["label"]))
             one = outcome(trainer, seed, part, right, dataset, num_classes=2, **more)
-            run = replace(one.run, folder=tmp_path / one.run.folder)
-            run.folder.mkdir(parents=True)
-            n = len(columns["label"])
-            columns |= {"image": [f"{part}{i:03}.png" for i in range(n)]}
-            columns |= {"top": columns["prediction"][:, None], "probability": np.ones((n, 1))}
-            columns |= {"label_log_probability": np.zeros(n)}
-            if "joint_label" in columns:
-                columns["joint_label_log_probability"] = np.zeros(n)
-            write_predictions(run.folder, columns)
-            found.append(replace(one, run=run))
+            found.append(answer(one, tmp_path / one.run.folder, said))
         return found
 
     return make
@@ -257,24 +245,6 @@ def test_runs_that_cannot_be_compared_over_all_classes_are_named(tested):
     assert any("other test images, or labels, than ALIGN" in what for what in table.problems)
 
 
-def test_a_metric_without_runs_is_refused(tmp_path, capsys):
-    leave(tmp_path, few_shot("CoOp", 1, (48,)) + few_shot("ALIGN", 1, (48,)))
-    compared = ["report", str(tmp_path), "--compare", "ALIGN", "--metric"]
-    assert main([*compared, "openworld_auc"]) == 2
-    told = capsys.readouterr().err
-    assert "--metric openworld_auc needs runs on base and new" in told and told.count("\n") == 1
-    assert main(["report", str(tmp_path), "--metric", "joint_accuracy"]) == 2
-    told = capsys.readouterr().err
-    assert "--metric joint_accuracy needs --compare METHOD" in told and told.count("\n") == 1
-    assert main(["report", str(tmp_path), "--deviations"]) == 2
-    told = capsys.readouterr().err
-    assert "--deviations needs --format latex" in told and told.count("\n") == 1
-    with pytest.raises(SystemExit, match="2"):
-        main([*compared, "joint"])
-    told = capsys.readouterr().err
-    assert "invalid choice: 'joint'" in told and told.count("\n") == 1
-
-
 def test_costs_are_multiples_of_those_of_coop(tested):
     taken = {"num_params": 512, "train_seconds": 20.0, "train_steps": 10, "peak_memory_mib": 500.0}
     outcomes = tested("CoOp", 1, **taken)
@@ -316,17 +286,3 @@ def test_detection_is_a_separate_table():
     assert table.problems == [problem]
     of = {record["method"]: record["ood_emoji_food_auroc_mcm"] for record in view.records()}
     assert of == {"CoOp": 80.0, "VPT": None, "ALIGN": 90.0}
-
-
-def test_every_format_has_the_numbers_of_both_halves(tested):
-    listed = frame(tested("CoOp", 1) + tested("ALIGN", 1))
-    view = metrics(listed)
-    for form in ("text", "markdown", "latex", "html"):
-        text = shown(view, form, listed)
-        assert "OpenworldAUC" in text and "88.89" in text
-    (first, *_) = csv.DictReader(io.StringIO(shown(view, "csv", listed)))
-    (same, *_) = json.loads(shown(view, "json", listed))["metrics"]
-    assert float(first["auroc"]) == pytest.approx(800 / 9) == pytest.approx(same["auroc"])
-    assert (same["column"], same["seeds"], same["calibration_error_scaled"]) == (
-        "base and new", [1], None,
-    )  # fmt: skip

@@ -9,14 +9,24 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from outcomes import classes, comparisons, few_shot, metrics, outcome, rows, shown, transfer
+from outcomes import (
+    answer,
+    classes,
+    columns,
+    comparisons,
+    few_shot,
+    metrics,
+    outcome,
+    rows,
+    shown,
+    transfer,
+)
 
 from benchmark.protocols import CROSS_DATASET
 from benchmark.report.frame import frame
 from benchmark.report.names import DATASETS
 from benchmark.report.render import render
 from benchmark.report.single import overview, report_runs
-from trainers.prompting.record.predictions import write_predictions
 
 ELEVEN = list(DATASETS)[:11]
 
@@ -113,12 +123,7 @@ def answered(folder, trainer, right, part, n=60):
     classes = {f"class_{i} & <{i}>": 100.0 * (i < right) for i in range(60)}
     more = {"per_class_accuracy": classes, "num_classes": 60, "calibration_error": 5.0}
     one = outcome(trainer, 1, part, 100 * right / n, "emoji_food", **more)
-    run = replace(one.run, folder=folder / f"{trainer}{part}")
-    run.folder.mkdir(parents=True)
-    columns = {"image": [f"{i:03}.png" for i in range(n)], "label": label, "prediction": prediction}
-    columns |= {"top": prediction[:, None], "probability": np.ones((n, 1))}
-    write_predictions(run.folder, columns | {"label_log_probability": np.zeros(n)})
-    return replace(one, run=run)
+    return answer(one, folder / f"{trainer}{part}", columns(label, prediction))
 
 
 def some(folder):

@@ -173,17 +173,6 @@ def test_names_keep_methods_apart(tmp_path):
     assert named == {"CoOp": 90.0, "CoOp (logs)": 80.0, "PLOT": 70.0}
 
 
-def test_bad_folders_are_one_sentence(tmp_path):
-    for spec in (tmp_path / "none", f"CoOp={tmp_path / 'none'}"):
-        with pytest.raises(UserError, match="is not a folder"):
-            read(spec)
-    with pytest.raises(UserError, match="contain no log.txt"):
-        read(tmp_path)
-    leave(tmp_path / "seed1", result(100))
-    with pytest.raises(UserError, match="says which run it is of: name folders as"):
-        read(tmp_path)
-
-
 def test_logs_that_cannot_be_read_are_named(tmp_path, capsys, monkeypatch):
     one, two = (tmp_path / FEW_SHOT.format(shots=16, seed=seed) for seed in (1, 2))
     leave(one, training(900))

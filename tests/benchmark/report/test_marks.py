@@ -1,10 +1,17 @@
 """Marks of methods that need more than labelled images, in tables and plots."""
 
-from dataclasses import replace
-
-import numpy as np
 import pytest
-from outcomes import comparisons, few_shot, metrics, numbers, only_table, outcome, rows
+from outcomes import (
+    COLUMNS,
+    answer,
+    comparisons,
+    few_shot,
+    metrics,
+    numbers,
+    only_table,
+    outcome,
+    rows,
+)
 
 from benchmark.protocols import FEW_SHOT
 from benchmark.records import flaw
@@ -12,7 +19,6 @@ from benchmark.report import plots, published
 from benchmark.report.frame import frame
 from benchmark.report.render import as_csv, as_text, record, render
 from benchmark.report.tables import tables as tables_of
-from trainers.prompting.record.predictions import write_predictions
 
 MARKED, PLAIN = "MMRL (llm, per data set)", "CoOp"
 MEANING = "llm: words or sentences of a language model; per data set: settings chosen for each"
@@ -27,14 +33,7 @@ def outcomes(tmp_path):
         more = {"beyond": ["per data set", "llm"]} if (trainer, part) == ("MMRL", "base") else {}
         for dataset in ("emoji_food", "emoji_night"):
             one = outcome(trainer, seed, part, 50.0, dataset, num_classes=2, **more)
-            run = replace(one.run, folder=tmp_path / f"{trainer}{part}{dataset}")
-            run.folder.mkdir()
-            n = np.arange(2)
-            write_predictions(run.folder, {
-                "image": [f"{part}{i}.png" for i in n], "label": n, "prediction": n * 0,
-                "top": n[:, None], "probability": np.ones((2, 1)), "label_log_probability": n * 0.0,
-            })  # fmt: skip
-            found.append(replace(one, run=run))
+            found.append(answer(one, tmp_path / f"{trainer}{part}{dataset}", COLUMNS))
     return found
 
 

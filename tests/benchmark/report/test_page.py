@@ -19,7 +19,6 @@ from outcomes import (
 from benchmark.__main__ import main
 from benchmark.report.page import interval, notes
 from benchmark.report.tables import Cell
-from trainers.prompting.record.predictions import write_predictions
 
 
 def test_page_is_self_contained_and_accessible():
@@ -65,14 +64,10 @@ def test_the_title_names_all_protocols():
 
 @pytest.mark.slow
 def test_all_views_are_parts_of_one_page_with_their_plots(tmp_path, capsys):
-    parts = {"base": 50.0, "new": 50.0}
     classes = {"per_class_accuracy": {"cat": 100.0, "dog": 0.0}}
     for trainer in ("CoOp", "ALIGN"):
-        leave(tmp_path, [outcome(trainer, 1, part, value, **classes)
-                         for part, value in parts.items()])  # fmt: skip
-        leave(tmp_path, few_shot(trainer, 4, (50,), **classes))
-    for record in tmp_path.rglob("results.json"):
-        write_predictions(record.parent, COLUMNS)
+        outcomes = [outcome(trainer, 1, part, 50.0, **classes) for part in ("base", "new")]
+        leave(tmp_path, outcomes + few_shot(trainer, 4, (50,), **classes), COLUMNS)
     views = ["--classes", "--compare", "ALIGN", "--metrics"]
     assert main(["report", str(tmp_path), "--format", "html", *views]) == 0
     html = capsys.readouterr().out

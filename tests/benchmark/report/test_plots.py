@@ -3,13 +3,15 @@
 from itertools import combinations
 
 import pytest
+from matplotlib.colors import is_color_like
 from matplotlib.contour import QuadContourSet
+from matplotlib.markers import MarkerStyle
 from outcomes import few_shot, outcome, rows, transfer, varied
 
 from benchmark.cli import write_output
 from benchmark.report import plots
 from benchmark.report.names import DATASETS
-from benchmark.report.plots import LOOKS, looks
+from benchmark.report.plots import LOOKS, OTHER_COLOURS, OTHER_MARKERS, looks
 
 
 def figure(outcomes, name):
@@ -226,12 +228,14 @@ def test_many_variants_of_a_method_differ_without_lines():
     assert len({(of["color"], of["marker"], of["fillstyle"]) for of in styles}) == 20
 
 
-def test_unknown_methods_have_distinct_looks():
-    names = [f"Method{i}" for i in range(40)]
-    found = looks([*names, *LOOKS])
-    assert len(set(found.values())) == 40 + len(LOOKS)
-    assert found == looks(reversed([*names, *LOOKS]))
-    assert {name: found[name] for name in LOOKS} == LOOKS
+def test_methods_have_a_look_each_that_can_be_drawn():
+    others = [f"Other{i:03}" for i in range(143)]
+    found = looks([*LOOKS, *others])
+    assert found == looks(reversed([*others, *LOOKS])) and LOOKS.items() <= found.items()
+    assert found.keys() == {*LOOKS, *others} and len({found[name] for name in others}) == 143
+    for colour, marker in found.values():
+        assert is_color_like(colour) and MarkerStyle(marker).get_path().vertices.size
+    assert (found["Other012"][0], found["Other014"][1]) == (OTHER_COLOURS[1], OTHER_MARKERS[1])
 
 
 @pytest.mark.slow

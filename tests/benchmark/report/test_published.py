@@ -8,13 +8,7 @@ import pytest
 from checkout import REPOSITORY
 from outcomes import few_shot, lines, only_table, outcome, rows, transfer
 
-from benchmark.protocols import (
-    BASE2NEW,
-    CROSS_DATASET,
-    DOMAIN_GENERALIZATION,
-    FEW_SHOT,
-    PROTOCOLS,
-)
+from benchmark.protocols import BASE2NEW, CROSS_DATASET, DOMAIN_GENERALIZATION, FEW_SHOT, PROTOCOLS
 from benchmark.protocols.configs import GROUPS
 from benchmark.report import published
 from benchmark.report.names import DATASETS
@@ -327,27 +321,17 @@ def test_methods_that_adapt_or_search_have_published_numbers(
         ("CoOp,eurosat,79.44,41.18,54.24,plain,here", "CoOp on eurosat is repeated"),
     ],
 )
-def test_a_wrong_line_is_one_sentence(tmp_path, monkeypatch, line, why):
-    head = "method,dataset,base,new,h,kind,source\nCoOp,eurosat,92.19,54.74,68.69,plain,here\n"
-    (tmp_path / "base2new.csv").write_text(f"{head}{line}\n")
-    monkeypatch.setattr(published, "FOLDER", tmp_path)
-    numbers.cache_clear()
-    try:
-        with pytest.raises(UserError, match="base2new.csv, line 3: ") as caught:
-            rows(base2new())
-        assert why in str(caught.value) and "--published off" in str(caught.value)
-        assert len(rows(base2new(), beside_published=False))
-    finally:
-        numbers.cache_clear()
+def test_a_wrong_line_is_one_sentence(write_published, line, why):
+    right = "CoOp,eurosat,92.19,54.74,68.69,plain,here"
+    write_published("base2new.csv", "method,dataset,base,new,h,kind,source", right, line)
+    with pytest.raises(UserError, match="base2new.csv, line 3: ") as caught:
+        rows(base2new())
+    assert why in str(caught.value) and "--published off" in str(caught.value)
+    assert len(rows(base2new(), beside_published=False))
 
 
-def test_shots_of_a_published_line_are_whole_numbers(tmp_path, monkeypatch):
+def test_shots_of_a_published_line_are_whole_numbers(write_published):
     head, line = "method,dataset,shots,accuracy,kind,source", "CoOp,dtd,many,44.66,plain,here"
-    (tmp_path / "few_shot.csv").write_text(f"{head}\n{line}\n")
-    monkeypatch.setattr(published, "FOLDER", tmp_path)
-    numbers.cache_clear()
-    try:
-        with pytest.raises(UserError, match="line 2: shots are 'many', not a whole number"):
-            rows(few_shot("CoOp", 1, (50,), "dtd"))
-    finally:
-        numbers.cache_clear()
+    write_published("few_shot.csv", head, line)
+    with pytest.raises(UserError, match="line 2: shots are 'many', not a whole number"):
+        rows(few_shot("CoOp", 1, (50,), "dtd"))

@@ -3,9 +3,8 @@
 import json
 import re
 
-import numpy as np
 import pytest
-from outcomes import few_shot
+from outcomes import columns, few_shot
 
 from benchmark.__main__ import main
 from trainers.prompting.record.predictions import write_predictions
@@ -158,10 +157,7 @@ def test_reliability_with_other_bins(tmp_path, reported):
     (one,) = few_shot("ALIGN", 16, (75.0,), calibration_error=1.0)
     folder = tmp_path / one.run.folder
     folder.mkdir(parents=True)
-    said = np.array([0, 0, 1, 0])
-    columns = {"image": [*"abcd"], "label": np.zeros(4, int), "prediction": said}
-    columns |= {"top": said[:, None], "probability": np.array([[0.6], [0.6], [0.6], [0.9]])}
-    write_predictions(folder, columns | {"label_log_probability": np.zeros(4)})
+    write_predictions(folder, columns([0] * 4, [0, 0, 1, 0], [0.6, 0.6, 0.6, 0.9]))
     by_bins = {bins: reported([one], "--metrics", "--bins", bins) for bins in ("1", "2", "5")}
     assert "ECE is the expected calibration error, in 5 bins" in by_bins["5"]
     shown = {bins: cells(text, "ALIGN")[2] for bins, text in by_bins.items()}
