@@ -101,7 +101,7 @@ def test_keys_that_do_not_fit_the_embedded_clip(tmp_path, checked, capsys, besid
     if beside:
         (tmp_path / "plug" / "Deep").mkdir()
         (tmp_path / "plug" / "Deep" / "emoji.yaml").write_text(beside)
-    tried, build = [], stamp.Run
+    tried, build = [], stamp.ShortRun
 
     def refused(cfg):
         tried.append(cfg.TRAINER.DEEP.N_CTX)
@@ -109,7 +109,7 @@ def test_keys_that_do_not_fit_the_embedded_clip(tmp_path, checked, capsys, besid
             raise ValueError("deeper than the CLIP")
         return build(cfg)
 
-    monkeypatch.setattr(stamp, "Run", refused)
+    monkeypatch.setattr(stamp, "ShortRun", refused)
     assert run(tmp_path, path, "Deep") == 0
     said = capsys.readouterr().out
     assert "The config of Deep was not checked, as on the embedded CLIP: ValueError deeper" in said
@@ -121,7 +121,7 @@ def test_what_cannot_be_built(tmp_path, checked, capsys, monkeypatch):
     def refused(cfg):
         raise ValueError("deeper than the CLIP")
 
-    monkeypatch.setattr(stamp, "Run", refused)
+    monkeypatch.setattr(stamp, "ShortRun", refused)
     assert run(tmp_path, write(tmp_path / "plug", "Huge"), "Huge") == 0
     assert (
         "Huge was not checked, as on the embedded CLIP: ValueError deep" in capsys.readouterr().out
