@@ -65,7 +65,7 @@ def fingerprint(divided):
     return hashlib.sha256(lines.encode(errors="surrogatepass")).hexdigest()
 
 
-def _whole(path):
+def _hash_file(path):
     """Return a hash of the size and the start of a file, of all of it up to 16 MiB."""
     with open(path, "rb") as file:
         digest = hashlib.sha256(os.fstat(file.fileno()).st_size.to_bytes(8, "little"))
@@ -84,7 +84,7 @@ def check_copies(kind, source, parts, keys, rows=None):
         return
     if rows is not None and rows.dataset in DATASET_REGISTRY.registered_names():
         kind = DATASET_REGISTRY.get(rows.dataset)
-    published, whole = getattr(kind, "expected", None) is not None, _whole
+    published, whole = getattr(kind, "expected", None) is not None, _hash_file
     if rows is not None and not published:
         keys = content_keys(rows)
         whole = keys.get
@@ -92,7 +92,7 @@ def check_copies(kind, source, parts, keys, rows=None):
     note_twice(source, parts, keys, published, whole)
 
 
-def check_apart(source, parts, keys, published, whole=_whole):
+def check_apart(source, parts, keys, published, whole=_hash_file):
     """Check that no image is in two parts: as the same file, or as a copy of it.
 
     Of public data as they were `published`, only a file that is also for training is refused: some
@@ -126,7 +126,7 @@ def check_apart(source, parts, keys, published, whole=_whole):
         )
 
 
-def note_twice(source, parts, keys, published, whole=_whole):
+def note_twice(source, parts, keys, published, whole=_hash_file):
     """Print a note about images that a part lists twice, or that are in two classes of it.
 
     `published` is True for public data, whose copies are left as they are; the others are as of

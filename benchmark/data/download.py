@@ -143,7 +143,7 @@ def provide(name: str, entry: dict, root: Path, mirror: str | None) -> bool:
 
 def official(entry: dict, folder: Path) -> list[Source]:
     """Return the archives of ImageNet that missing images need; none for other data sets."""
-    archives = imagenet.wanted(folder) if "by_hand" in entry else {}
+    archives = imagenet.lacking_archives(folder) if "by_hand" in entry else {}
     return [Source(name, md5=md5) for name, md5 in archives.items()]
 
 

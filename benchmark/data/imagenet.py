@@ -10,7 +10,7 @@ from .archives import check_space
 PARTS = {"train": ("train",), "val": ("val", "devkit")}  # torchvision's names of their archives
 
 
-def wanted(folder: Path) -> dict[str, str]:
+def lacking_archives(folder: Path) -> dict[str, str]:
     """Return the archives that the missing parts of `folder/images` are made of: name -> MD5."""
     lacking = [part for part in PARTS if not (folder / "images" / part).exists()]
     if not lacking:

@@ -24,7 +24,7 @@ def recorded_training(trainer, learned: Callable[[], Mapping[str, torch.Tensor]]
     step, mean, std = trainer.forward_backward, *normalization(trainer.cfg)
     steps: dict[str, list] = {"pixels": [], "label": [], "loss": [], "lr": []}
 
-    def noted(batch):
+    def note(batch):
         steps["pixels"].append(as_pixels(batch["img"], mean, std))
         steps["label"].append(batch["label"].clone())
         steps["lr"].append(torch.tensor(trainer.get_current_lr(), dtype=torch.float64))
@@ -37,7 +37,7 @@ def recorded_training(trainer, learned: Callable[[], Mapping[str, torch.Tensor]]
                 steps.setdefault(f"unchanged/{name}", []).append(same)
         return losses
 
-    trainer.forward_backward = noted
+    trainer.forward_backward = note
     start = copies(learned(), "start/")
     trainer.train()
     ended = {name: torch.stack(values) for name, values in steps.items()}
@@ -53,11 +53,11 @@ def evaluate(trainer) -> tuple[float, torch.Tensor]:
     """Return the accuracy that the trainer finds on its test images, and their logits (n, K)."""
     infer, logits = trainer.model_inference, []
 
-    def noted(images):
+    def note(images):
         logits.append(infer(images))
         return logits[-1]
 
-    trainer.model_inference = noted
+    trainer.model_inference = note
     accuracy = trainer.test()
     trainer.model_inference = infer
     return float(accuracy), torch.cat(logits).float()

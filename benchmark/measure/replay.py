@@ -71,14 +71,14 @@ def replay(record: Record, places: Places, changes: Sequence[str] = ()) -> Recor
     """
     name, settings = record.facts["trainer"], [*record.facts["settings"], *changes]
 
-    def built(subset: str):
+    def build(subset: str):
         pairs = [*settings, "DATASET.SUBSAMPLE_CLASSES", subset]
         cfg = cfg_of(name, pairs, places._replace(output=places.output / "ours" / subset))
         set_random_seed(cfg.SEED)
         return type(name, (TRAINER_REGISTRY.get(name),), {"half_on_cpu": True})(cfg)
 
     with redirect_stdout(io.StringIO()):  # the log of a run
-        trainer = built("base")
+        trainer = build("base")
         images = [Path(item.impath).name for item in trainer.dm.dataset.train_x]
         if images != record.facts["images"]:
             return Record({"why": "the few-shot images differ"}, {})
@@ -90,7 +90,7 @@ def replay(record: Record, places: Places, changes: Sequence[str] = ()) -> Recor
         trainer.train_loader_x = Replayed(record.tensors, trainer.train_loader_x, trainer.cfg)
         tensors = recorded_training(trainer, trainer.method.public_parameters)
         base, tensors["logits/base"] = evaluate(trainer)
-        new_trainer = built("new")
+        new_trainer = build("new")
         new_trainer.load_model(trainer.output_dir, epoch=epochs)
         new, tensors["logits/new"] = evaluate(new_trainer)
     return Record({"base": base, "new": new}, tensors)

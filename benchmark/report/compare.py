@@ -175,14 +175,14 @@ class Comparisons:
                 lacking = f"{row.name}, {_where(row, columns)}"
                 problems.append(f"{lacking}: {len(has)} of {len(ours.seeds)} seeds")
 
-        def answered(row, column, seed):
+        def answer_of(row, column, seed):
             by_seed = by_line[row.line, column]
             # an untrained method's one run counts for every seed
             return next(iter(by_seed.values())) if row.untrained else by_seed[seed]
 
         units = []
         for column in columns:
-            of_seeds = [{answered(row, column, seed).images for row in both} for seed in seeds]
+            of_seeds = [{answer_of(row, column, seed).images for row in both} for seed in seeds]
             outcome = self._runs[ours.line, column][next(iter(by_line[ours.line, column]))]
             images = set.union(*of_seeds)
             # each seed draws its own tasks
@@ -191,7 +191,7 @@ class Comparisons:
                 return [], [*problems, f"{where}: {what}"]
             units.append(self._numbers(outcome, column, images.pop()))
         parts = [
-            [self._measure.parts(*(answered(row, column, seed) for column in columns))
+            [self._measure.parts(*(answer_of(row, column, seed) for column in columns))
              for seed in seeds]
             for row in both
         ]  # by method, seed and column  # fmt: skip

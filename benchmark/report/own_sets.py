@@ -47,7 +47,7 @@ def name_folders(outcomes: Iterable[Outcome]) -> list[Outcome]:
         text = f" ({' '.join(around[-n:])})" if apart and around else ""
         return printable(f"{NAME}{folder.name}{text}")
 
-    def renamed(outcome: Outcome) -> Outcome:
+    def rename(outcome: Outcome) -> Outcome:
         run, others = outcome.run, by_origin.get(outcome.origin)
         own = images_folder(outcome.result) if run.dataset == IMAGE_FOLDER else None
         if IMAGE_FOLDER not in (run.dataset, run.source) or not (folder := own or others):
@@ -57,7 +57,7 @@ def name_folders(outcomes: Iterable[Outcome]) -> list[Outcome]:
         )
         return replace(outcome, run=replace(run, dataset=dataset, source=source))
 
-    return [renamed(outcome) for outcome in outcomes]
+    return [rename(outcome) for outcome in outcomes]
 
 
 def _around(folder: Path) -> tuple[str, ...]:

@@ -29,9 +29,9 @@ from trainers.prompting.advice.choice import TEMPERATURES, choose
 from trainers.prompting.advice.fits import Space
 from trainers.prompting.advice.images import Collection, read_collection, read_labels
 from trainers.prompting.advice.labels import pick_next, suspicious, try_suspicious
+from trainers.prompting.advice.next_steps import next_steps
 from trainers.prompting.advice.page import candidates, page_of
 from trainers.prompting.advice.statement import Curve, Statement
-from trainers.prompting.advice.steps import next_steps
 from trainers.prompting.backbones import weights_sha256
 from trainers.prompting.record.calibration import fit_temperature
 from trainers.prompting.storage.features import read_features, write_features

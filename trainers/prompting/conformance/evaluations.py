@@ -10,7 +10,7 @@ from ..teacher import Teacher
 from ..trainer.evaluation import check_joint
 from ..trainer.repeatability import ROUNDING, check_rebuilt
 from ..use.export import check_fixed, program
-from .findings import FAR, Note, Skipped, alike, apart
+from .findings import FAR, Note, Skipped, apart, check_same
 from .short import ShortRun
 
 TEMPERATURES = 0.2, 20.0  # the usual ones, of validation images
@@ -107,7 +107,7 @@ def check_batches(run: ShortRun) -> None:
             "Its predictions depend on how many images come at a time (DATALOADER.TEST.BATCH_SIZE)"
             ": take the images of a batch one after another, each scored before it is learned from"
         )
-    alike(
+    check_same(
         whole, alone,
         "predicts otherwise for an image alone than in a batch: do not compute over the images of "
         "a batch in evaluations, or set `stream = True`",
@@ -151,7 +151,7 @@ def check_order(run: ShortRun) -> None:
     if run.method.own_classes is not None:
         raise Skipped("it scores the classes of its training in another way (`own_classes`)")
     images, other = run.batches[0], run.for_classes(names[::-1])
-    alike(
+    check_same(
         run.predict(images), [run.predict(images, other).flip(1)],
         "gives classes other logits if their names come in another order: keep the order of "
         "`classnames`, and let nothing depend on the number of a class",
@@ -177,7 +177,7 @@ def check_union(run: ShortRun) -> None:
     with torch.no_grad(), run.precision.autocast():
         theirs = run.for_classes(others).from_features(output.image).logits
     whole = run.predict(images, run.for_classes([*data.classnames, *others]))
-    alike(
+    check_same(
         whole, [torch.cat([output.logits, theirs], 1)],
         "gives a class another logit among more classes, so that base and new classes cannot be "
         "put together: set `joint = False` in the class",
@@ -192,7 +192,7 @@ def check_kept(run: ShortRun) -> None:
     images = run.batches[0]
     before = run.predict(images)
     run.method._text_cache.forget()
-    alike(
+    check_same(
         run.predict(images), [before],
         "keeps text features of an earlier state: let all that changes enter by `contexts` or "
         "`blocks`, as tensors, parameters or buffers",
@@ -222,7 +222,7 @@ def check_support(run: ShortRun) -> None:
 
     logits = predict(torch.arange(2 * K), 0)
     by_chance = apart(logits, [predict(torch.arange(2 * K), 1)])  # of a method that draws from them
-    alike(
+    check_same(
         logits, [predict(order, 0)],
         "takes another state from the same training images in another order: go by the labels of "
         "the rows, and weigh them alike",
@@ -270,7 +270,7 @@ def check_export(run: ShortRun) -> None:
         raise Skipped(str(error).partition(":")[0]) from None
     assert isinstance(images, torch.Tensor), "several views are refused"
     logits = program(method, images.shape[-1]).module()(images)
-    alike(
+    check_same(
         run.predict(images), [logits],
         "gives other logits when it is exported: use tensors in place of Python numbers and "
         "conditions that depend on the images",

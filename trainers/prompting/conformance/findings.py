@@ -36,7 +36,7 @@ def apart(logits: torch.Tensor, others: Sequence[torch.Tensor]) -> float:
     return float((logits.detach() - other).abs().max() / spread)
 
 
-def alike(
+def check_same(
     logits: torch.Tensor, others: Sequence[torch.Tensor], sentence: str, most: float = FAR
 ) -> None:
     """Refuse logits that differ from those of parts by more than a share of their spread."""

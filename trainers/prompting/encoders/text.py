@@ -186,7 +186,7 @@ class TextEncoder(nn.Module):
         if self.closed is not None:
             if contexts or added or inserted is not None:
                 raise ClosedSide("text", "puts something into the text encoder")
-            return self._whole()
+            return self._closed_features()
         layers = self.transformer.resblocks
         layout, first = self.layout, 0
         if self.text_projection.device.type not in self.packs_on:
@@ -293,7 +293,7 @@ class TextEncoder(nn.Module):
         return suffix.index_copy(1, place, value.to(suffix.dtype))
 
     @torch.no_grad()
-    def _whole(self) -> TextFeatures:
+    def _closed_features(self) -> TextFeatures:
         """Return the features of the sentences from a closed encoder."""
         chunks = [[self.closed(some) for some in row.split(CHUNK)] for row in self.ids]
         raw = torch.stack([torch.cat(row) for row in chunks])

@@ -105,15 +105,15 @@ class TwoWay(nn.Module):
         )
         self.text2visual_net, self.visual2text_net = Mapper(V, W), Mapper(W, V)
 
-        def alike(first: Any, count: int) -> list[Any]:
+        def copies(first: Any, count: int) -> list[Any]:
             return [first, *(copy.deepcopy(first) for _ in range(count - 1))]
 
         # as in the public code on a GPU, these start equal
-        self.cross_prompts_visual = nn.ParameterList(alike(normal(b, V), J))
-        self.attn_pooling_text_nets = nn.ModuleList(alike(Pool(W), k))
-        self.attn_pooling_visual_nets = nn.ModuleList(alike(Pool(V), J - k))
-        self.text_proxy_token = nn.ParameterList(alike(nn.Parameter(torch.randn(1, W)), k))
-        self.visual_proxy_token = nn.ParameterList(alike(nn.Parameter(torch.randn(1, V)), J - k))
+        self.cross_prompts_visual = nn.ParameterList(copies(normal(b, V), J))
+        self.attn_pooling_text_nets = nn.ModuleList(copies(Pool(W), k))
+        self.attn_pooling_visual_nets = nn.ModuleList(copies(Pool(V), J - k))
+        self.text_proxy_token = nn.ParameterList(copies(nn.Parameter(torch.randn(1, W)), k))
+        self.visual_proxy_token = nn.ParameterList(copies(nn.Parameter(torch.randn(1, V)), J - k))
         if not inside:
             self.requires_grad_(False)
             self.cross_prompts_text.requires_grad_(True)

@@ -124,7 +124,7 @@ def hold_lock(path: str | os.PathLike, patience: float = 0) -> Iterator[bool]:
     """
     import filelock  # here, so that a command can say that it is missing
 
-    def acquired() -> bool:
+    def acquire() -> bool:
         try:
             lock.acquire()
         except filelock.Timeout:
@@ -133,12 +133,12 @@ def hold_lock(path: str | os.PathLike, patience: float = 0) -> Iterator[bool]:
 
     lock: filelock.BaseFileLock = filelock.FileLock(path, timeout=patience)
     try:
-        is_ours = acquired()
+        is_ours = acquire()
     except OSError as error:
         if error.errno not in NO_LOCKS:
             raise
         lock = filelock.SoftFileLock(f"{os.fspath(path)}.soft", timeout=patience)
-        is_ours = acquired()
+        is_ours = acquire()
     try:
         yield is_ours
     finally:

@@ -92,9 +92,9 @@ def main(argv: list[str], prog: str) -> int:
 def advise(args: Any, prog: str) -> int:
     """Give the advice, and return the exit code."""
     from ...advice import choice, images, labels, statement
+    from ...advice.next_steps import next_steps
     from ...advice.page import candidates, page_of
     from ...advice.save import save_run
-    from ...advice.steps import next_steps
 
     begun = time.monotonic()
     more = read_names(args.classnames) if args.classnames else ()

@@ -149,7 +149,7 @@ def predict_files(
             file=sys.stderr,
         )
 
-    def prepared(path: Path):
+    def prepare(path: Path):
         try:
             return run.preprocess(read_frame(run, path))
         except UserError as error:
@@ -157,7 +157,7 @@ def predict_files(
 
     bar = tqdm(total=len(paths), unit="image", disable=not sys.stderr.isatty())
     with bar, ThreadPoolExecutor(THREADS) as pool, torch.no_grad():
-        for batch, answers in read_ahead(pool, prepared, paths, batch_size):
+        for batch, answers in read_ahead(pool, prepare, paths, batch_size):
             good, images = [], []
             for path, image in zip(batch, answers, strict=True):
                 if isinstance(image, UserError):
