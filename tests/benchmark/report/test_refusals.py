@@ -1,4 +1,4 @@
-"""What `report` refuses, and what its sentence names."""
+"""Refusals of `report`, and what their sentences name."""
 
 import json
 import shlex

@@ -1,4 +1,4 @@
-"""What makes of an image what a method takes: Dassl's transform, as INPUT says, or random views."""
+"""Transforms from an image to what a method takes: Dassl's, as INPUT says, or random views."""
 
 import random
 import zlib

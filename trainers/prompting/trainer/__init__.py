@@ -1,1 +1,1 @@
-"""What is Dassl's: the trainer, its registry and its loaders."""
+"""The part that is Dassl's: the trainer, its registry and its loaders."""
