@@ -7,12 +7,12 @@ comparison, a sign, a constant, a dropped statement, or two swapped arguments. I
 that reach its line, the cheapest first, until one fails; those that all pass survive, and are
 printed as diffs.
 
-The working tree is copied, and only copies are changed. First, all tests run once in a copy, under
-coverage, with a context for each test and each fixture that several tests share: that says which
-tests reach a line, and how long each takes. Lines that run when a module is imported are reached by
-all tests of the module. `--reach FILE` keeps this for later calls; with `--tests`, they measure
-those anew, as after a change of some tests. What only a process that a test starts reaches, as
-train.py, is not seen.
+The working tree is copied, and only copies are changed. First, all tests but slow ones run once in
+a copy, under coverage, with a context for each test and each fixture that several tests share: that
+says which tests reach a line, and how long each takes. Lines that run when a module is imported are
+reached by all tests of the module. `--reach FILE` keeps this for later calls; with `--tests`, they
+measure those anew, as after a change of some tests. What only a process that a test starts reaches,
+as train.py, is not seen.
 
 Why no library: mutmut changes functions only, through wrappers, and cosmic-ray runs one command for
 every mutant, in place. Neither draws a number of mutants, or drops statements.
