@@ -1,4 +1,7 @@
-"""Mistakes in calls of train.py, and what the system lacks or refuses: one sentence each."""
+"""Mistakes in calls of train.py, and what the system lacks or refuses: one sentence each.
+
+The file is long because of its tables of mistakes.
+"""
 
 import io
 import json

@@ -1,4 +1,7 @@
-"""Runs that differ are not mixed: each gets its line, named by what differs; so do folders."""
+"""Runs that differ are not mixed: each gets its line, named by what differs; so do folders.
+
+The file is long because each thing in which runs differ has a case of its own.
+"""
 
 import json
 from dataclasses import replace
