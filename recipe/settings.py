@@ -2,13 +2,14 @@
 
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from pathlib import Path
 
 import yaml
 from dassl.config import get_cfg_default
 from dassl.data.datasets import DATASET_REGISTRY
 from dassl.engine import TRAINER_REGISTRY
+from yacs.config import CfgNode
 
 try:
     from dassl.engine.checks import check_values
@@ -168,26 +169,19 @@ def effective(cfg) -> str:
 
     Without OPTIM where nothing is trained, and without the output folder.
     """
-    method, cfg = METHODS.get(cfg.TRAINER.NAME), _own(cfg).clone()
-    cfg.defrost()
-    cfg.OUTPUT_DIR = ""
+    method, places = METHODS.get(cfg.TRAINER.NAME), {"OUTPUT_DIR"}
     if method is not None and not method.trains:
-        for key in [key for key in cfg.OPTIM if f"OPTIM.{key}" not in _places(method)]:
-            del cfg.OPTIM[key]
-    return str(cfg)
+        places |= {f"OPTIM.{key}" for key in cfg.OPTIM} - _places(method)
+    return str(_without(_own(cfg), places))
 
 
 def _own(cfg):
     method = METHODS.get(cfg.TRAINER.NAME)
     if method is None:  # not a method of this project: its keys are not known
         return cfg
-    cfg = cfg.clone()
-    cfg.defrost()
     general = {*dict(leaves(get_cfg_default())), "DATASET.SUBSAMPLE_CLASSES"}  # read by all
     of_methods = {place for kind in METHODS.values() for place in _places(kind)}
-    for place in of_methods - _places(method) - general:
-        _drop(cfg, place)
-    return cfg
+    return _without(cfg, of_methods - _places(method) - general)
 
 
 def _places(method) -> set[str]:
@@ -195,13 +189,18 @@ def _places(method) -> set[str]:
     return {method.place(key) for key in (*method.defaults, *method.ignored)}
 
 
-def _drop(node, place: str) -> None:
-    """Remove a key, and the nodes that become empty."""
-    first, _, rest = place.partition(".")
-    if rest:
-        _drop(node[first], rest)
-    if not rest or not node[first]:
-        del node[first]
+def _without(node, places: Container[str], prefix: str = "") -> CfgNode:
+    """Return a node without the keys at some places, and without nodes that have only such keys."""
+    kept = CfgNode()
+    for key, value in node.items():
+        place = f"{prefix}{key}"
+        if isinstance(value, CfgNode):
+            below = _without(value, places, f"{place}.")
+            if below or not value:
+                kept[key] = below
+        elif place not in places:
+            kept[key] = value
+    return kept
 
 
 def _names(value: object) -> list[str]:

@@ -35,7 +35,9 @@ def add_nodes(cfg: CfgNode) -> None:
         *path, key = place.split(".")
         node = cfg
         for part in path:
-            node = node.setdefault(part, CfgNode())
+            if part not in node:  # making a node takes longer than all else here
+                node[part] = CfgNode()
+            node = node[part]
         value = node.setdefault(key, default)
         if key == "CTX_INIT" and type(value) is not type(default) and not (value or default):
             node[key] = None

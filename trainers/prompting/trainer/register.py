@@ -22,10 +22,10 @@ def extend_cfg(cfg: CfgNode) -> None:
     """
     add_nodes(cfg)
     read_bases(cfg)
+    names = TRAINER_REGISTRY.registered_names()
+    kinds = {getattr(TRAINER_REGISTRY.get(name), "kind", None) for name in names}
     for name, method in METHODS.items():
-        names = TRAINER_REGISTRY.registered_names()
-        ours = [n for n in names if getattr(TRAINER_REGISTRY.get(n), "kind", None) is method]
-        if not ours:
+        if method not in kinds:
             name = TAKEN + name if name in names else name
             attributes = {"__doc__": method.__doc__, "__module__": PromptTrainer.__module__}
             TRAINER_REGISTRY.register()(
