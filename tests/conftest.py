@@ -1,7 +1,8 @@
-import copy
 import functools
 import gc
+import io
 import os
+import pickle
 import signal
 import sys
 
@@ -95,9 +96,31 @@ def deadline():
     signal.signal(signal.SIGALRM, before)
 
 
+def copies_of(model):
+    """Return a function that copies a model, in a third of the time of `copy.deepcopy`."""
+    file, tensors = io.BytesIO(), [*model.parameters(), *model.buffers()]
+    places = {id(tensor): i for i, tensor in enumerate(tensors)}
+
+    class Structure(pickle.Pickler):
+        def persistent_id(self, value):
+            return places.get(id(value))
+
+    Structure(file).dump(model)
+
+    def copy():
+        new = [x.detach().clone() for x in tensors]
+        for i, _ in enumerate(model.parameters()):
+            new[i] = torch.nn.Parameter(new[i], tensors[i].requires_grad)
+        unpickler = pickle.Unpickler(io.BytesIO(file.getvalue()))
+        unpickler.persistent_load = new.__getitem__
+        return unpickler.load()
+
+    return copy
+
+
 @pytest.fixture(autouse=True, scope="session")
 def loaded_once():
-    """Keep the CLIPs of hundreds of tests after the first load: a copy takes a tenth of the time.
+    """Keep the CLIPs of hundreds of tests after the first load: a copy takes a 30th of the time.
 
     A load draws random numbers; after a copy, their state is that after a load from the same state.
     """
@@ -111,10 +134,10 @@ def loaded_once():
             return load(name)  # `methods` loads without memory, on "meta"
         before = name, torch.get_rng_state().numpy().tobytes()
         if before not in after:
-            models[name] = load(name)
+            models[name] = copies_of(load(name))
             after[before] = torch.get_rng_state()
         torch.set_rng_state(after[before])
-        return copy.deepcopy(models[name])
+        return models[name]()
 
     openai.load = copied
     yield
