@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from inspect import Parameter, signature
-from types import CodeType, FunctionType, ModuleType
+from types import CodeType, FunctionType, ModuleType, NoneType
 from typing import Any
 
 import torch
@@ -24,6 +24,7 @@ from .errors import UserError, need, one_of
 ENCODERS = ("text_encoder", "image_encoder")  # sub-modules of a method that hold the frozen CLIP
 TENSORS = ("_parameters", "_buffers", "_modules")  # of a module, by name
 OWN_TEXT = ("SENTENCES", "TEMPLATES", "TEMPLATE", "CTX_INIT")  # keys of nodes that say the same
+PLAIN = {NoneType, bool, int, float, str}  # types without tensors below
 POSITIONS = 3  # of the random states that a module is tried on
 ROUNDING = 1e-3  # largest difference, relative to the largest value
 
@@ -233,13 +234,14 @@ def tensors_below(method: Any) -> Iterator[tuple[str, torch.Tensor]]:
             queue += [(f"{place}.{name}", p) for name, p in value.named_parameters()]
             continue
         inside: Iterable[tuple[object, object]] = getattr(value, "__dict__", {}).items()
-        if isinstance(value, Mapping):
+        if isinstance(value, dict | Mapping):  # `dict` first: asking Mapping takes far longer
             inside = value.items()
         elif isinstance(value, list | tuple | set):
             inside = enumerate(value)
         for key, item in inside:
-            name = place if key in TENSORS else f"{place}.{key}".lstrip(".")
-            queue.append((name, item))
+            if type(item) not in PLAIN and not (isinstance(item, dict) and not item):
+                name = place if key in TENSORS else f"{place}.{key}".lstrip(".")
+                queue.append((name, item))
 
 
 def _check_positions(where: str, addition: Added, W: int) -> None:
