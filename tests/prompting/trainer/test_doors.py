@@ -107,11 +107,11 @@ def test_what_a_method_learns_is_not_trained_if_it_says_so(tmp_path, capsys):
 
 def test_such_a_method_starts_from_given_weights(tmp_path):
     trained, out = tmp_path / "trained", tmp_path / "out"
-    assert run(tmp_path, "CoOp", trained, extra=WORDS) == 0
-    given = trained / "prompt_learner" / "model.pth.tar-2"
+    assert run(tmp_path, "CoOp", trained, 1, extra=WORDS) == 0
+    given = trained / "prompt_learner" / "model.pth.tar-1"
     start = ["MODEL.INIT_WEIGHTS", str(given)]
     assert run(tmp_path, "Still", out, extra=[*WORDS, *start]) == 0
-    assert torch.equal(context(out, 0), context(trained, 2))
+    assert torch.equal(context(out, 0), context(trained, 1))
     assert record(out)["accuracy"] == record(trained)["accuracy"]
 
 
@@ -125,7 +125,7 @@ def test_such_a_method_starts_from_given_weights(tmp_path):
 )
 def test_the_union_is_left_out_with_its_reason(tmp_path, capsys, name, reason):
     data, out = write_halves(tmp_path / "data"), tmp_path / "out"
-    assert run(data, name, out, extra=[*OF_HALVES, "base"]) == 0
+    assert run(data, name, out, 1, extra=[*OF_HALVES, "base"]) == 0
     note = record(out)["joint_note"]
     assert note == f"the logits of {name} {reason}"
     said = capsys.readouterr().out

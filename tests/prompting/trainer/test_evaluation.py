@@ -64,9 +64,9 @@ def test_logits_of_both_halves_are_those_of_a_model_of_all_names(tiny_clip, titl
 def test_a_run_predicts_like_a_model_of_all_names(tmp_path, name, capsys):
     data = write_halves(tmp_path / "data")
     out = {half: tmp_path / half for half in ("base", "new")}
-    assert run(data, name, out["base"], extra=[*OF_HALVES, "base"]) == 0
+    assert run(data, name, out["base"], 1, extra=[*OF_HALVES, "base"]) == 0
     flags = ("--eval-only", "--model-dir", str(out["base"]))
-    assert run(data, name, out["new"], 2, *flags, extra=[*OF_HALVES, "new"]) == 0
+    assert run(data, name, out["new"], 1, *flags, extra=[*OF_HALVES, "new"]) == 0
     records = [json.loads((out[half] / "results.json").read_text()) for half in out]
     T, of_new = (record["temperature"] for record in records)
     assert abs(T - of_new) < 1e-4 and T != 1
@@ -109,7 +109,7 @@ def test_a_run_predicts_like_a_model_of_all_names(tmp_path, name, capsys):
 def test_contexts_of_each_class_leave_the_union_out_and_say_why(tmp_path, capsys):
     data, out = write_halves(tmp_path / "data"), tmp_path / "out"
     extra = [*OF_HALVES, "base", "TRAINER.COOP.CSC", "True"]
-    assert run(data, "CoOp", out, extra=extra) == 0
+    assert run(data, "CoOp", out, 1, extra=extra) == 0
     record = json.loads((out / "results.json").read_text())
     assert "use it only on those classes" in record["joint_note"]
     assert record["joint_note"] in capsys.readouterr().out
@@ -126,7 +126,7 @@ def test_a_run_continues_if_the_method_cannot_be_made_for_other_classes(tmp_path
 
     monkeypatch.setattr(METHODS["CoOp"], "build", build)
     data, out = write_halves(tmp_path / "data"), tmp_path / "out"
-    assert run(data, "CoOp", out, extra=[*OF_HALVES, "base"]) == 0
+    assert run(data, "CoOp", out, 1, extra=[*OF_HALVES, "base"]) == 0
     note = json.loads((out / "results.json").read_text())["joint_note"]
     assert note == "CoOp cannot be made for other classes: KeyError 'road'"
 
@@ -134,9 +134,9 @@ def test_a_run_continues_if_the_method_cannot_be_made_for_other_classes(tmp_path
 @pytest.mark.parametrize("half", ["base", "new"])
 def test_predictions_over_own_classes_keep_their_bits(tmp_path, monkeypatch, half):
     data, out, plain = write_halves(tmp_path / "data"), tmp_path / "out", tmp_path / "plain"
-    assert run(data, "ALIGN", out, extra=[*OF_HALVES, half]) == 0
+    assert run(data, "CoOp", out, 1, extra=[*OF_HALVES, half]) == 0
     monkeypatch.setattr(trainer, "Recorder", lambda of, split: Recorder(of, "neither"))
-    assert run(data, "ALIGN", plain, extra=[*OF_HALVES, half]) == 0
+    assert run(data, "CoOp", plain, 1, extra=[*OF_HALVES, half]) == 0
     said, same = read_predictions(out), read_predictions(plain)
     assert said.keys() == COLUMNS and same.keys() == {*ARRAYS, "mcm"}
     assert all((said[name] == same[name]).all() for name in ARRAYS)
@@ -151,7 +151,7 @@ def test_without_validation_images_there_is_no_temperature(tmp_path, monkeypatch
 
     monkeypatch.setattr(ImageDataset, "__init__", init)
     data, out = write_halves(tmp_path / "data"), tmp_path / "out"
-    assert run(data, "CoOp", out, extra=[*OF_HALVES, "base"]) == 0
+    assert run(data, "CoOp", out, 1, extra=[*OF_HALVES, "base"]) == 0
     record = json.loads((out / "results.json").read_text())
     assert record["temperature"] is None and "calibration_error_scaled" not in record
     lacks = {"scaled_probability", "joint_scaled_probability"}

@@ -16,7 +16,7 @@ def test_what_the_loss_does_not_depend_on_is_named(tmp_path, capsys):
             self.head = nn.Linear(2, 2)
             self.frozen = nn.Parameter(torch.zeros(1), requires_grad=False)
 
-    assert run(tmp_path, "IdleHead") == 0
+    assert run(tmp_path, "IdleHead", None, 1) == 0
     said = "No gradient reaches head.weight, head.bias: what is minimised does not depend on them"
     assert capsys.readouterr().out.count(said) == 1
 

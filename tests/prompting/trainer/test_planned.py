@@ -1,12 +1,14 @@
 """Methods that plan the steps of each epoch."""
 
 import json
+import shutil
 
 import pytest
 import torch
 from tiny import run
 
 from trainers.prompting import Planned, Stage, UserError, register
+from trainers.prompting.method import METHODS
 from trainers.prompting.methods.coop import CoOp
 from trainers.prompting.trainer.planned_steps import check_plan
 
@@ -47,71 +49,78 @@ def record(folder):
     return json.loads((folder / "results.json").read_text())
 
 
-@pytest.fixture
-def built_in(monkeypatch):
+def without_checks(patch):
     """Leave out what is checked of plug-ins, which computes more steps."""
-    monkeypatch.setattr("trainers.prompting.trainer.trainer.is_foreign", lambda kind: False)
+    patch.setattr("trainers.prompting.trainer.trainer.is_foreign", lambda kind: False)
 
 
-def test_steps_are_as_planned(tmp_path, capsys, built_in, monkeypatch):
-    assert run(tmp_path, "Ordered", tmp_path / "out", 3) == 0
-    rows = [step for step, _ in STEPS]
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
+    """The folder of a whole run, its steps, and what it has read."""
+    root = tmp_path_factory.mktemp("straight")
+    STEPS.clear(), READ.clear()
+    with pytest.MonkeyPatch.context() as patch:
+        without_checks(patch)
+        patch.setitem(METHODS, "Ordered", Ordered)
+        assert run(root, "Ordered", root / "out", 3) == 0
+    return root / "out", [*STEPS], [*READ]
+
+
+def test_steps_are_as_planned(straight, tmp_path, monkeypatch):
+    out, steps, read = straight
+    rows = [step for step, _ in steps]
     assert rows[:2] + rows[-3:] == [[5, 3], [*range(7)], [0], [9, 9], [15]]
     assert len(rows) == 9 and sorted(sum(rows[2:6], [])) == [*range(16)]
-    label = {row: label for step in STEPS for row, label in zip(*step, strict=True)}
+    label = {row: label for step in steps for row, label in zip(*step, strict=True)}
     assert [label[row] for row in range(16)] == [0] * 4 + [1] * 4 + [2] * 4 + [3] * 4
-    said = capsys.readouterr().out
+    said = (out / "log.txt").read_text()
     assert all(f"epoch [{e}/3] batch [{n}/{n}]" in said for e, n in ((1, 2), (2, 4), (3, 3)))
-    assert record(tmp_path / "out")["train_steps"] == 9
-    assert not torch.equal(READ[0], READ[1]) and READ[0].shape == (16, 3, 32, 32)
-    once = READ[0]
+    assert record(out)["train_steps"] == 9
+    assert not torch.equal(read[0], read[1]) and read[0].shape == (16, 3, 32, 32)
 
-    READ.clear()
+    without_checks(monkeypatch)
     monkeypatch.setattr(Ordered, "reads", False)  # takes nothing from the run's random numbers
     assert run(tmp_path, "Ordered", tmp_path / "unread", 3) == 0 and not READ
-    assert torch.equal(context(tmp_path / "unread"), context(tmp_path / "out"))
-
-    READ.clear()
+    assert torch.equal(context(tmp_path / "unread"), context(out))
     monkeypatch.setattr(Ordered, "reads", True)
     assert run(tmp_path, "Ordered", tmp_path / "slow", 3, extra=["OPTIM.LR", "1e-4"]) == 0
-    assert torch.equal(READ[0], once)  # augmentations depend on the seed and the epoch
+    assert torch.equal(READ[0], read[0])  # augmentations depend on the seed and the epoch
 
 
 class Interrupted(Exception):
     pass
 
 
-def test_a_resumed_run_is_the_same_bit_for_bit(tmp_path, built_in):
-    straight, folder = tmp_path / "straight", tmp_path / "interrupted"
-    assert run(tmp_path, "Ordered", straight, 3) == 0
-    before, steps, read = Ordered.loss, [*STEPS], [*READ]
+def test_a_resumed_run_is_the_same_bit_for_bit(straight, tmp_path, monkeypatch):
+    (out, steps, read), folder, before = straight, tmp_path / "interrupted", Ordered.loss
 
     def stopped(self, output, batch):
         if len(STEPS) == 7:  # in the third epoch
             raise Interrupted
         return before(self, output, batch)
 
-    STEPS.clear()
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(Interrupted):
+    without_checks(monkeypatch)
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
         patch.setattr(Ordered, "loss", stopped)
         run(tmp_path, "Ordered", folder, 3)
     READ.clear(), STEPS.clear()
     assert run(tmp_path, "Ordered", folder, 3) == 0
     assert steps[6:] == STEPS and torch.equal(*READ, read[2])
-    assert torch.equal(context(folder), context(straight))
+    assert torch.equal(context(folder), context(out))
     (folder / "results.json").unlink()  # killed after the last checkpoint
     assert run(tmp_path, "Ordered", folder, 3) == 0
-    assert record(folder)["train_steps"] == record(straight)["train_steps"] == 9
+    assert record(folder)["train_steps"] == record(out)["train_steps"] == 9
 
 
-def test_a_checkpoint_without_the_numbers_of_steps(tmp_path, capsys, built_in):
-    assert run(tmp_path, "Ordered", tmp_path / "out", 3) == 0
+def test_a_checkpoint_without_the_numbers_of_steps(straight, tmp_path, capsys, monkeypatch):
+    without_checks(monkeypatch)
+    shutil.copytree(straight[0], tmp_path / "out")
     path = tmp_path / "out" / "prompt_learner" / "model.pth.tar-3"
     state = torch.load(path, weights_only=True)
     del state["planned"]
     for planned in ({}, {"planned": [2]}, {"planned": [2, 0, 3]}, {"planned": 7}):
         torch.save(state | planned, path)
-        assert run(tmp_path, "Ordered", tmp_path / "out", 3) == 2
+        assert run(straight[0].parent, "Ordered", tmp_path / "out", 3) == 2
         said = capsys.readouterr().err
         assert f"The checkpoint '{path}' " in said and "to train from the start" in said
 

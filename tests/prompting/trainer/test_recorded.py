@@ -1,6 +1,7 @@
 """The record of an evaluation has the settings of the training that it loads."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -17,9 +18,23 @@ def record(folder):
     return json.loads((folder / "results.json").read_text())
 
 
-def evaluated(folder, *extra, trainer="CoOp", flags=(), root=None):
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    root = tmp_path_factory.mktemp("trained")
+    assert run(root, "CoOp", None, 1) == 0
+    return root
+
+
+@pytest.fixture
+def weights(trained, tmp_path):
+    """The checkpoint of a CoOp of one epoch, whose run is copied to `output`."""
+    shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
+    return tmp_path / "output" / "prompt_learner" / "model.pth.tar-1"
+
+
+def evaluated(folder, *extra, trainer="CoOp", flags=(), root=None, epochs=7):
     flags = ("--eval-only", "--model-dir", str(folder / "output"), *flags)
-    assert run(root or folder, trainer, folder / "evaluated", 7, *flags, extra=extra) == 0
+    assert run(root or folder, trainer, folder / "evaluated", epochs, *flags, extra=extra) == 0
     return record(folder / "evaluated")
 
 
@@ -74,12 +89,9 @@ def test_a_random_network_is_not_evaluated(tmp_path, capsys):
     )
 
 
-def test_nothing_is_said_where_both_agree(tmp_path, capsys):
-    assert run(tmp_path, "CoOp", None, 7) == 0
-    capsys.readouterr()
-    assert evaluated(tmp_path)["config"] | {"OUTPUT_DIR": ""} == record(tmp_path / "output")[
-        "config"
-    ] | {"OUTPUT_DIR": ""}
+def test_nothing_is_said_where_both_agree(trained, capsys):
+    now, then = evaluated(trained, epochs=1)["config"], record(trained / "output")["config"]
+    assert now | {"OUTPUT_DIR": ""} == then | {"OUTPUT_DIR": ""}
     assert "The record has settings" not in capsys.readouterr().out
 
 
@@ -100,29 +112,25 @@ def test_what_an_evaluation_reads_anew_is_its_own(tmp_path):
     assert (node["BETA"], node["REG_WEIGHT"]) == (0.4, 1.0)  # the training's
 
 
-def test_public_checkpoints_do_not_say_it(tmp_path, capsys):
-    assert run(tmp_path, "CoOp", None, 2) == 0
-    file = tmp_path / "output" / "prompt_learner" / "model.pth.tar-2"
-    ours = torch.load(file, weights_only=False)
-    torch.save({key: ours[key] for key in ("state_dict", "epoch")}, file)
+def test_public_checkpoints_do_not_say_it(weights, tmp_path, capsys):
+    ours = torch.load(weights, weights_only=False)
+    torch.save({key: ours[key] for key in ("state_dict", "epoch")}, weights)
     found = evaluated(tmp_path)
     assert found["shots"] == found["seed"] == found["config"]["OPTIM"]["LR"] == "unknown"
     assert "DATASET.NUM_SHOTS unknown (not 4)" in capsys.readouterr().out
 
 
-def test_the_seed_of_a_method_that_adapts_and_its_initial_weights(tmp_path, capsys):
-    assert run(tmp_path, "CoOp", None, 1) == 0
-    weights = str(tmp_path / "output" / "prompt_learner" / "model.pth.tar-1")
-    extra = ["MODEL.INIT_WEIGHTS", weights, "DATASET.NUM_SHOTS", "1"]
+def test_the_seed_of_a_method_that_adapts_and_its_initial_weights(weights, tmp_path, capsys):
+    extra = ["MODEL.INIT_WEIGHTS", str(weights), "DATASET.NUM_SHOTS", "1"]
     more = ["TRAINER.TPT.BATCH_SIZE", "2", "TRAINER.TPT.SELECTION_P", "0.5"]
     more += ["TRAINER.TPT.N_CTX", "16"]
     flags = ("--eval-only", "--seed", "5")
     assert run(tmp_path, "TPT", tmp_path / "tpt", 1, *flags, extra=[*extra, *more]) == 0
     found = record(tmp_path / "tpt")
     assert (found["seed"], found["shots"]) == (5, 4)
-    assert found["config"]["MODEL"]["INIT_WEIGHTS"] == weights
+    assert found["config"]["MODEL"]["INIT_WEIGHTS"] == str(weights)
     start = found["start"]
-    assert (start["method"], start["shots"], start["place"]) == ("CoOp", 4, weights)
+    assert (start["method"], start["shots"], start["place"]) == ("CoOp", 4, str(weights))
     capsys.readouterr()
     assert main(["report", str(tmp_path / "tpt")]) == 0
     said = capsys.readouterr().out
@@ -135,12 +143,10 @@ def test_the_seed_of_a_method_that_adapts_and_its_initial_weights(tmp_path, caps
 
 
 @pytest.mark.parametrize("text", ["'many'", "nonsense"])
-def test_an_impossible_setting_is_one_sentence(tmp_path, capsys, text):
-    assert run(tmp_path, "CoOp", None, 1) == 0
-    file = tmp_path / "output" / "prompt_learner" / "model.pth.tar-1"
-    state = torch.load(file, weights_only=False)
+def test_an_impossible_setting_is_one_sentence(weights, tmp_path, capsys, text):
+    state = torch.load(weights, weights_only=False)
     state["settings"]["DATASET.NUM_SHOTS"] = text
-    torch.save(state, file)
+    torch.save(state, weights)
     flags = ("--eval-only", "--model-dir", str(tmp_path / "output"))
     assert run(tmp_path, "CoOp", tmp_path / "other", 1, *flags) == 2
     said = capsys.readouterr().err

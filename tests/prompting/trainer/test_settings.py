@@ -135,9 +135,9 @@ def test_data_without_a_root_stay_without_one(monkeypatch, tmp_path):
     assert _text("DATASET.ROOT", "data") == str(tmp_path / "data")
 
 
-def test_flipped_bits_are_found_without_dassl_lite(tmp_path, capsys, monkeypatch):
+def test_flipped_bits_are_found_without_dassl_lite(trained, tmp_path, capsys, monkeypatch):
     """The original Dassl does not compare the checksums of checkpoints."""
-    assert run(tmp_path) == 0
+    shutil.copytree(trained / "output", tmp_path / "output")
     file = tmp_path / "output" / "MultiModalPromptLearner" / "model.pth.tar-2"
     with zipfile.ZipFile(file) as archive:
         (info,) = (i for i in archive.infolist() if i.filename.endswith("data/0"))
@@ -155,19 +155,18 @@ def test_flipped_bits_are_found_without_dassl_lite(tmp_path, capsys, monkeypatch
         "start": ([], ["MODEL.INIT_WEIGHTS", str(file)]),
     }
     for name, (flags, pairs) in ways.items():
-        assert run(tmp_path, *pairs, output=tmp_path / name, flags=flags) == 2
+        assert run(trained, *pairs, output=tmp_path / name, flags=flags) == 2
         line = capsys.readouterr().err.strip().splitlines()[-1]
         assert f"'{file}' is broken" in line and "data/0' has changed since" in line
     with pytest.raises(UserError, match="data/0' has changed since it was written"):
         load_run(tmp_path / "output")
 
 
-def test_training_starts_from_bare_weights(tmp_path, capsys):
-    assert run(tmp_path) == 0
-    file = tmp_path / "output" / "MultiModalPromptLearner" / "model.pth.tar-2"
+def test_training_starts_from_bare_weights(trained, tmp_path, capsys):
+    file = trained / "output" / "MultiModalPromptLearner" / "model.pth.tar-2"
     torch.save(torch.load(file, weights_only=True)["state_dict"], tmp_path / "bare.pt")
     pairs = ["MODEL.INIT_WEIGHTS", str(tmp_path / "bare.pt")]
-    assert run(tmp_path, *pairs, output=tmp_path / "from") == 0
+    assert run(trained, *pairs, output=tmp_path / "from") == 0
     torch.save({"epoch": 3}, tmp_path / "bare.pt")
-    assert run(tmp_path, *pairs, output=tmp_path / "other") == 2
+    assert run(trained, *pairs, output=tmp_path / "other") == 2
     assert "has 'epoch', which this method lacks" in capsys.readouterr().err

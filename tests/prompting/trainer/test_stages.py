@@ -27,7 +27,7 @@ def test_resuming_in_any_stage_changes_nothing(tmp_path, monkeypatch, share):
     assert not torch.equal(parts[2][1], parts[3][1])
     if share == "0.25":
         assert not parts[0][1].any()  # it starts with its stage
-    for epoch in (1, 2, 3):
+    for epoch in (1, 2):  # before and after a stage begins
         again = tmp_path / f"from{epoch}"
         shutil.copytree(whole, again)
         for later in range(epoch + 1, 5):
