@@ -16,19 +16,28 @@ from safetensors.torch import load_file, save_file
 from trainers.prompting.checkpoint.saved import Saved
 from trainers.prompting.errors import UserError
 from trainers.prompting.method import Method
-from trainers.prompting.storage.features import HEADER, read_features, read_header, write_features
+from trainers.prompting.storage.features import (
+    HEADER,
+    differing_traits,
+    read_features,
+    read_header,
+    write_features,
+)
 
 
 def test_what_is_written_is_read(tmp_path):
     tensors, header = content()
     header |= {"images": [f"{i}.jpg" for i in range(24)], "dataset": "Own", "transform": "none"}
     views = {"views": torch.randn(2, 3, 16).half(), "views_of": torch.tensor([4, 0, 2])}
+    views |= {"sentence/s": torch.eye(4, 16), "sentence_of/s": torch.tensor([1, 0, 2, 1])}
     path = write(tmp_path / "a.safetensors", views, header)
     found = read_features(path)
     assert torch.equal(found.image, tensors["image"]) and found.views.dtype == torch.float16
     assert found.classnames == NAMES and found.split == header["split"]
     assert found.places[f"{path}/7.jpg"] == 7 and found.dataset == "Own"
     assert torch.equal(found.sentences(TEMPLATE), tensors[f"text/{TEMPLATE}"])
+    rows, of = found.sets["s"]
+    assert torch.equal(rows, views["sentence/s"]) and of.tolist() == [1, 0, 2, 1]
     assert read_header(path)["clip"] == "ViT-B/16"
     first = path.read_bytes()
     write(path, views, dict(reversed(header.items())))
@@ -119,7 +128,8 @@ BAD_TENSORS = {
     "classes": ({f"text/{TEMPLATE}": torch.ones(4, 16)}, "shape (4, 16), not (3, 16)"),
     "no rows": ({"image": torch.ones(0, 16)}, "'image' has the shape (0, 16), not (N, D)"),
     "axes": ({"image": torch.ones(2, 12, 16)}, "'image' has the shape (2, 12, 16), not (N, D)"),
-    "labels": ({"label": torch.arange(24)}, "'label' has numbers from 0 to 23, but they must be 0"),
+    "labels": ({"label": torch.arange(24) % 4}, "has numbers from 0 to 3, but they must be 0 to 2"),
+    "switches": ({"label": torch.ones(24).bool()}, "'label' is of torch.bool, not of whole"),
     "negative": ({"label": torch.arange(24) % 3 - 1}, "'label' has numbers from -1 to 1"),
     "fewer labels": ({"label": torch.arange(3)}, "'label' has the shape (3,), not (24,)"),
     "float labels": ({"label": torch.zeros(24)}, "'label' is of torch.float32, not of whole numbe"),
@@ -147,25 +157,19 @@ BAD_TENSORS = {
 }  # fmt: skip
 ROWS = list(range(24))
 BAD_HEADERS = {
-    "one class": ({"classnames": ["sea"]}, "for 'classnames', which is not a list of two or more"),
-    "blank": ({"classnames": ["sea", " ", "road"]}, "for 'classnames', which is not a list"),
-    "scale": ({"logit_scale": 0}, "its header has 0 for 'logit_scale', which is not the positive"),
-    "scale nan": ({"logit_scale": float("nan")}, "for 'logit_scale', which is not the positive"),
-    "normalised": ({"normalised": 1}, "for 'normalised', which is not true or false"),
     "not normalised": ({"normalised": True}, "'image' has a norm other than 1, although normalise"),
     "factor": ({"text_norm": 10}, "a 'text_norm', but its features are not normalised"),
     "template": ({"template": "a {}."}, "the template 'a {}.', but it has text features of 'a pho"),
-    "clip": ({"clip": " "}, "for 'clip', which is not the name of a CLIP"),
-    "raw clip": ({"clip": "\x1b[2J"}, "for 'clip', which is not the name of a CLIP"),
-    "raw template": ({"template": "a\n{}"}, "for 'template', which is not one of the templates"),
-    "parts": ({"split": {"train": ROWS}}, "for 'split', which is not lists of rows by train, val"),
-    "rows": ({"split": {"train": [0.5], "val": [], "test": []}}, "for 'split', which is not lists"),
     "outside": ({"split": {"train": [24], "val": [], "test": []}}, "train of its split' has numbe"),
     "twice": ({"split": {"train": [0, 0], "val": [], "test": []}}, "train of its split has a row"),
     "both": ({"split": {"train": [0, 1], "val": [], "test": [1]}}, "row 1 is for training and in"),
+    "both, val": ({"split": {"train": [0], "val": [0], "test": [1]}}, "for training and in val of"),
     "names": ({"images": ["a.jpg"]}, "its header has 1 different names of 24 images"),
     "same names": ({"images": ["a.jpg"] * 24}, "its header has 1 different names of 24 images"),
-    "up": ({"images": ["../../x"] + [f"{i}" for i in range(23)]}, "the image name '../../x', not"),
+    **{
+        name: ({"images": [name, *map(str, range(23))]}, f"the image name '{name}', not one below")
+        for name in ("../../x", "x/../../c", "/c", " ")
+    },
     "other features": (
         {"classnames": ["sea", "sea", "road"]}, "classes 0 and 1 both read 'sea' but have other te"
     ),
@@ -198,6 +202,81 @@ def test_headers_that_do_not_fit(tmp_path, own, why):
     tensors, header = content()
     save_file(tensors, tmp_path / "a.safetensors", {HEADER: json.dumps(header | own)})
     assert why in refused(tmp_path / "a.safetensors")
+
+
+PARTS = {"train": [0], "val": [1], "test": [1]}
+# Keys of the header: what a value must be, values that are valid, and values that are not.
+VALUES = {
+    "classnames": ("a list of two or more class names", [], [["a"], ["a", " "], ["a", 1], "ab"]),
+    "split": (
+        "lists of rows by train, val and test", [PARTS, {"train": [], "val": [], "test": []}],
+        [{"train": ROWS}, [], *(PARTS | {"train": rows} for rows in ([True], [0.5], (0,)))],
+    ),
+    "logit_scale": (
+        "the positive factor of the logits", [1, 1e-9, 1e300],
+        [0, -1.0, float("inf"), float("nan"), True, "1"],
+    ),
+    "normalised": ("true or false", [False], [1, None]),
+    "text_norm": ("a positive factor", [1], [0, "1"]),
+    "template": ("one of the templates with text features", [], [1, "\x1b", "a\n{}"]),
+    "clip": ("the name of a CLIP", ["x"], ["", " ", 1, "\x1b[2J"]),
+    "dataset": ("the name of a data set", [""], [1]),
+    "made_of": ("a fingerprint", [""], [None]),
+    "sentence_files": ("the file of each set of sentences", [{}, {"a": "b"}], [[], {"a": 1}]),
+    "images": (
+        "a list of image names or digests", [[], ["b/c", *map(str, range(23))]], [[1], "a"]
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("key", VALUES)
+def test_what_values_of_a_header_must_be(tmp_path, key):
+    path, (tensors, header) = tmp_path / "a.safetensors", content()
+    wanted, valid, wrong = VALUES[key]
+    for value in valid:
+        write_features(path, tensors, header | {key: value})
+        assert read_header(path)[key] == value
+        path.unlink()
+    for value in wrong:
+        with pytest.raises(UserError, match=f"has .* for '{key}', which is not {wanted}"):
+            write_features(path, tensors, header | {key: value})
+
+
+def test_norms_of_normalised_features(tmp_path):
+    """They are 1, but for 0.02; of views, too."""
+    tensors, header = content(normalised=True)
+    tensors |= {"views": tensors["image"][None, :2], "views_of": torch.tensor([0, 2])}
+    for name, row, factor, why in (
+        ("image", 2, 1.018, None), ("image", 2, 1.022, "'image' .* in row 2"),
+        ("views", 1, 0.982, None), ("views", 1, 0.978, "'views' .* in row 1"),
+    ):  # fmt: skip
+        changed = tensors[name].clone()
+        changed.view(-1, 16)[row] *= factor
+        with nullcontext() if why is None else pytest.raises(UserError, match=why):
+            write_features(tmp_path / "a.safetensors", tensors | {name: changed}, header)
+
+
+def test_rows_are_numbered_over_all_pieces(tmp_path):
+    image, text = torch.ones(65_539, 2), torch.eye(2)[[0, 1, 0]]
+    image[65_537] = 0
+    more = {"image": image, "label": torch.zeros(65_539).long(), f"text/{TEMPLATE}": text}
+    with pytest.raises(UserError, match="'image' has numbers .* in row 65537 "):
+        write_features(tmp_path / "a.safetensors", more, content()[1])
+
+
+def test_traits_are_compared_within_the_rounding_of_float16():
+    one = torch.eye(3)
+    traits = {"width": 3, "normalised": True, "logit_scale": 100.0, "text": {"{}": {"a": one[0]}}}
+    half = 2**-10
+    for change, found in (
+        ({"logit_scale": 100.05}, None), ({"logit_scale": 99.8}, "logit_scale 100.0, not 99.8"),
+        ({"width": 4}, "width 3, not 4"), ({"normalised": False}, "normalised True, not False"),
+        ({"text": {"{}.": {"a": one[1]}}}, None), ({"text": {"{}": {"b": one[1]}}}, None),
+        ({"text": {"{}": {"a": one[1]}}}, "other text features of 'a'"),
+        ({"text": {"{}": {"a": one[0] * (1 + half)}}}, None),
+        ({"text": {"{}": {"a": one[0] * (1 + 2 * half)}}}, "other text features of 'a'"),
+    ):  # fmt: skip
+        assert differing_traits(traits, traits | change) == found
 
 
 @pytest.mark.parametrize("key", ["classnames", "split", "logit_scale", "normalised", "clip"])
