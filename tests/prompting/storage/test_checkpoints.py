@@ -7,8 +7,10 @@ from cases import slow_but
 from dassl.engine import build_trainer
 from golden_files import read
 from paths import GOLDEN
-from tiny import run
+from tiny import COLOURS, run
 
+from trainers.prompting import UserError, build_method
+from trainers.prompting.checkpoint.saved import Saved
 from trainers.prompting.method import METHODS
 
 # The folder in which public repositories save a method; True if only the prompt learner is saved.
@@ -195,27 +197,23 @@ MISFITS = {
 
 
 @pytest.mark.parametrize("case", MISFITS)
-def test_a_checkpoint_that_does_not_fit_is_one_sentence(
-    tmp_path, monkeypatch, capsys, tiny_clip, case
-):
+def test_a_checkpoint_that_does_not_fit_is_one_sentence(tiny_clip, case):
     stem, trainer, other, part = MISFITS[case]
     source = golden(stem)
-    folder, _ = LAYOUT[source.meta["method"]]
     state = public_state(source.params, tiny_clip, source.meta["method"])
-    write_public(tmp_path / folder, state)
     node = {k: v for k, v in source.meta["config"].items() if k in METHODS[trainer].defaults}
-    flags = ["--eval-only", "--model-dir", tmp_path, "--load-epoch", 5]
-    assert Evaluation(monkeypatch, tmp_path, trainer, node | other, *flags).code == 2
-    lines = capsys.readouterr().err.strip().splitlines()
-    errors = [line for line in lines if line.startswith("error: ")]
-    assert lines[-1:] == errors and part in errors[0]
+    method = build_method(trainer, node | other, tiny_clip, list(COLOURS))
+    with pytest.raises(UserError) as error:
+        method.load_checkpoint(Saved.of({"state_dict": state}), list(COLOURS))
+    assert part in str(error.value) and "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("stem", CASES_ONCE)
 def test_ours_has_the_public_names_shapes_and_layout(tmp_path, stem):
     trainer, (folder, is_submodule) = CASES[stem], LAYOUT[CASES[stem]]
     params, node = golden(stem).params, golden(stem).meta["config"]
-    assert run(tmp_path, trainer, tmp_path / "ours", 1, extra=options(trainer, node)) == 0
+    extra = [*options(trainer, node), "OPTIM.STEPS", "1"]
+    assert run(tmp_path, trainer, tmp_path / "ours", extra=extra) == 0
     file = tmp_path / "ours" / folder / "model.pth.tar-1"
     checkpoint = torch.load(file, weights_only=True)
     assert {"state_dict", "epoch", "optimizer", "scheduler", "val_result"} <= set(checkpoint)

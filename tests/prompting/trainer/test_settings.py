@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from dassl.config import get_cfg_default
 from dassl.engine.base import TrainerBase
 from dassl.utils import checkpoints
 from tiny import arguments
@@ -14,6 +15,7 @@ from tiny import arguments
 import train
 from trainers.prompting import UserError, load_run
 from trainers.prompting.backbones import weights_sha256
+from trainers.prompting.checkpoint.cfg_texts import settings_of
 from trainers.prompting.checkpoint.provenance import images_of
 from trainers.prompting.checkpoint.saved import Saved
 from trainers.prompting.method import METHODS
@@ -126,13 +128,11 @@ def test_prompts_are_used_with_the_weights_of_their_training(trained, tmp_path, 
 
 def test_data_without_a_root_stay_without_one(monkeypatch, tmp_path):
     """The embedded data set does not lie in the working folder."""
-    from dassl.config import get_cfg_default
-
-    from trainers.prompting.checkpoint.cfg_texts import _text
-
     monkeypatch.chdir(tmp_path)
-    assert _text("DATASET.ROOT", get_cfg_default().DATASET.ROOT) == ""
-    assert _text("DATASET.ROOT", "data") == str(tmp_path / "data")
+    cfg = get_cfg_default()
+    assert settings_of(cfg)["DATASET.ROOT"] == ""
+    cfg.DATASET.ROOT = "data"
+    assert settings_of(cfg)["DATASET.ROOT"] == str(tmp_path / "data")
 
 
 def test_flipped_bits_are_found_without_dassl_lite(trained, tmp_path, capsys, monkeypatch):
