@@ -4,7 +4,9 @@ import functools
 import io
 import json
 import sys
+from contextlib import contextmanager
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 from dassl.data.datasets import DATASET_REGISTRY, DatasetBase, Datum
@@ -12,6 +14,7 @@ from paths import GOLDEN
 from PIL import Image
 
 import train
+from trainers.prompting.trainer.trainer import PromptTrainer
 
 # class names with words that the tiny CLIP knows
 COLOURS = {
@@ -130,6 +133,20 @@ def arguments(root, trainer="ALIGN", output=None, epochs=2, *more) -> list[str]:
 def run(*args, extra=()) -> int:
     """Run train.py in this process, and return its exit code."""
     return train.run([*arguments(*args), *extra])
+
+
+@contextmanager
+def killed_after(epoch: int):
+    """Runs end after an epoch, counted from 1, as by Ctrl-C: with exit code 130."""
+    after_epoch = PromptTrainer.after_epoch
+
+    def kill(trainer):
+        after_epoch(trainer)
+        if trainer.epoch + 1 == epoch:
+            raise KeyboardInterrupt
+
+    with mock.patch.object(PromptTrainer, "after_epoch", kill):
+        yield
 
 
 if __name__ == "__main__":  # train.py on this data set in a separate process

@@ -149,10 +149,11 @@ def registered():
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """A folder with a run of two epochs for each method."""
+    """A folder with a run of each method: of two epochs where a test resumes it, else of one."""
     root, streams = tmp_path_factory.mktemp("runs"), (sys.stdout, sys.stderr)
     for kind in KINDS:
-        assert tiny.run(root, kind.__name__, root / kind.__name__) == 0
+        epochs = 2 if kind in (Kept, Odd) else 1
+        assert tiny.run(root, kind.__name__, root / kind.__name__, epochs) == 0
         sys.stdout, sys.stderr = streams
     return root
 
@@ -201,17 +202,9 @@ def test_buffers_of_every_kind(runs, built, tmp_path):
     assert load_run(runs / "Odd", classnames=OTHERS[:3]).classnames == OTHERS[:3]
 
 
-def test_a_resumed_run_has_the_buffers(runs, tmp_path, monkeypatch):
-    after_epoch = PromptTrainer.after_epoch
-
-    def killed_after_one(self):
-        after_epoch(self)
-        if self.epoch == 0:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(PromptTrainer, "after_epoch", killed_after_one)
-    assert tiny.run(runs, "Kept", tmp_path / "parts") == 130
-    monkeypatch.undo()
+def test_a_resumed_run_has_the_buffers(runs, tmp_path):
+    with tiny.killed_after(epoch=1):
+        assert tiny.run(runs, "Kept", tmp_path / "parts") == 130
     assert tiny.run(runs, "Kept", tmp_path / "parts") == 0
     whole, parts = (checkpoint(f)[1]["method"] for f in (runs / "Kept", tmp_path / "parts"))
     assert whole.keys() == parts.keys() and all(torch.equal(whole[k], parts[k]) for k in whole)
@@ -232,21 +225,19 @@ def test_buffers_under_other_classes(runs, capsys):
 
 
 @pytest.mark.parametrize(("name", "said"), [("Saved", "persistent=False"), ("Bound", "use it")])
-def test_an_evaluation_on_other_classes(runs, tmp_path, capsys, monkeypatch, name, said):
-    colours = dict(zip(OTHERS, tiny.COLOURS.values(), strict=True))
-    monkeypatch.setattr(tiny, "COLOURS", colours)
+def test_an_evaluation_on_other_classes(runs, tmp_path, capsys, name, said):
     flags = "--eval-only", "--model-dir", str(runs / name)
-    assert tiny.run(tmp_path, name, tmp_path / "eval", 2, *flags) == 2
+    others = ["DATASET.NAME", "TinyOthers"]
+    assert tiny.run(runs, name, tmp_path / "eval", 1, *flags, extra=others) == 2
     assert said in capsys.readouterr().err.splitlines()[-1]
 
 
-def test_contexts_of_each_class_are_not_those_of_others(tmp_path, capsys, monkeypatch):
+def test_contexts_of_each_class_are_not_those_of_others(tmp_path, capsys):
     pairs = ["TRAINER.COOP.CSC", "True"]
     assert tiny.run(tmp_path, "CoOp", tmp_path / "out", 1, extra=pairs) == 0
-    colours = dict(zip(OTHERS, tiny.COLOURS.values(), strict=True))
-    monkeypatch.setattr(tiny, "COLOURS", colours)
     flags = "--eval-only", "--model-dir", str(tmp_path / "out")
-    assert tiny.run(tmp_path / "b", "CoOp", tmp_path / "eval", 1, *flags, extra=pairs) == 2
+    pairs += ["DATASET.NAME", "TinyOthers"]
+    assert tiny.run(tmp_path, "CoOp", tmp_path / "eval", 1, *flags, extra=pairs) == 2
     assert "for each class of its training" in capsys.readouterr().err.splitlines()[-1]
 
 
@@ -282,7 +273,7 @@ def test_invalid_class_names_in_a_checkpoint(runs, tmp_path, capsys):
 
 
 def test_a_checkpoint_that_does_not_say_what_depends_on_its_classes(runs, tmp_path):
-    _, saved = checkpoint(runs / "Taught")
+    _, saved = checkpoint(runs / "Taught", epoch=1)
     (tmp_path / "prompt_learner").mkdir()
     torch.save(saved | {"class_buffers": None}, tmp_path / "prompt_learner" / "model.pth.tar-2")
     assert load_run(tmp_path).classnames == list(tiny.COLOURS)

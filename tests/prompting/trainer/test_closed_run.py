@@ -15,7 +15,6 @@ import train
 from benchmark.__main__ import main
 from trainers.prompting import load_run
 from trainers.prompting.building.transforms import views_by_content
-from trainers.prompting.trainer.trainer import PromptTrainer
 
 pytest.importorskip("open_clip", reason="open_clip_torch is not installed")
 
@@ -50,17 +49,6 @@ def wide():
     return image
 
 
-def stopped(after_epoch):
-    """Return `after_epoch` of a trainer that is killed after its first epoch."""
-
-    def after(trainer):
-        after_epoch(trainer)
-        if not trainer.epoch:
-            raise KeyboardInterrupt
-
-    return after
-
-
 def has_ends(x):
     return bool(
         (x[:, :, :2] > 0.9).all() and (x[:, :, -2:] > 0.9).all() and (x[:, :, 16] < 0).all()
@@ -89,8 +77,7 @@ def test_train_resume_predict_and_export(backbone, tmp_path, capsys, monkeypatch
         assert train.run(arguments(backbone, tmp_path, name, out, 2)) == 0
     else:
         assert train.run(arguments(backbone, tmp_path, name, at_once, 2)) == 0
-        with monkeypatch.context() as patch:
-            patch.setattr(PromptTrainer, "after_epoch", stopped(PromptTrainer.after_epoch))
+        with tiny.killed_after(epoch=1):
             assert train.run(arguments(backbone, tmp_path, name, out, 2)) == 130
         assert train.run(arguments(backbone, tmp_path, name, out, 2, "--resume", str(out))) == 0
         there, here = (load_run(folder).model.state_dict() for folder in (at_once, out))

@@ -1,21 +1,19 @@
-"""The length of a training and its learning rates, counted in epochs or in steps."""
+"""The length of a training, its stages and learning rates, counted in epochs or in steps."""
 
 import json
 import math
+import shutil
 
 import pytest
 import torch
-from tiny import run
+from cases import slow_but
+from tiny import killed_after, run
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from trainers.prompting.trainer.trainer import PromptTrainer
 
 # 16 images, 4 in a batch: two epochs of 4 steps, and one of 2
 TEN = ["OPTIM.STEPS", "10", "OPTIM.LR_MIN", "0.001"]
-
-
-class Killed(BaseException):
-    """Ends a run after an epoch."""
 
 
 @pytest.fixture
@@ -52,16 +50,8 @@ def test_a_number_of_steps_and_a_resumed_run(tmp_path, seen, monkeypatch):
     assert "epoch [3/3] batch [2/2]" in said and "eta 0:00:00 lr 1.0000e-03" in said
     assert "10 steps: 3 epochs of 4, the last of 2" in said
 
-    after_epoch = PromptTrainer.after_epoch
-
-    def killed(self):
-        after_epoch(self)
-        if self.epoch == 1:
-            raise Killed
-
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(PromptTrainer, "after_epoch", killed)
-        run(tmp_path, "CoOp", parts, extra=TEN)
+    with killed_after(epoch=2):
+        assert run(tmp_path, "CoOp", parts, extra=TEN) == 130
     assert run(tmp_path, "CoOp", parts, extra=TEN) == 0
     assert [rate for rate, _ in seen[10:]] == rates
     assert torch.equal(weights(parts, 3)["ctx"], weights(whole, 3)["ctx"])
@@ -113,3 +103,57 @@ def test_invalid_values_are_one_sentence(tmp_path, capsys, extra, why):
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert line.startswith("error: ") and why in line
     assert not (tmp_path / "output").exists()
+
+
+# ------------------------------------------------------------------ stages
+
+
+SHARE = "TRAINER.TWO_SFS.N_ITERS_FRAC"
+
+
+def checkpoint(folder, epoch):
+    return torch.load(folder / "two_sfs" / f"model.pth.tar-{epoch}", weights_only=True)
+
+
+@pytest.mark.parametrize("share", slow_but(["0.25", "0.4"], "0.25"))  # an epoch's end; inside one
+def test_resuming_in_any_stage_changes_nothing(tmp_path, monkeypatch, share):
+    extra = [SHARE, share, "TRAIN.CHECKPOINT_FREQ", "1"]
+    whole = tmp_path / "whole"
+    assert run(tmp_path, "TwoSFS", whole, 4, extra=extra) == 0
+    states = {epoch: checkpoint(whole, epoch) for epoch in range(1, 5)}
+    norm = next(name for name in states[1]["state_dict"] if "ln_" in name)
+    parts = [(s["state_dict"][norm], s["state_dict"]["classifier"]) for s in states.values()]
+    frozen = 1 if share == "0.25" else 2  # the epoch after which only the classifier learns
+    assert all(torch.equal(norms, parts[3][0]) for norms, _ in parts[frozen - 1 :])
+    assert not torch.equal(parts[2][1], parts[3][1])
+    if share == "0.25":
+        assert not parts[0][1].any()  # it starts with its stage
+    for epoch in (1, 2):  # before and after a stage begins
+        again = tmp_path / f"from{epoch}"
+        shutil.copytree(whole, again)
+        for later in range(epoch + 1, 5):
+            (again / "two_sfs" / f"model.pth.tar-{later}").unlink()
+        (again / "two_sfs" / "checkpoint").write_text(f"model.pth.tar-{epoch}\n")
+        (again / "results.json").unlink()
+        assert run(tmp_path, "TwoSFS", again, 4, "--resume", str(again), extra=extra) == 0
+        found, wanted = checkpoint(again, 4), states[4]
+        for name, value in wanted["state_dict"].items():
+            assert torch.equal(found["state_dict"][name], value), name
+        assert found["method"]["stage"] == wanted["method"]["stage"] == 2
+
+
+def test_a_stage_begins_in_half_precision(tmp_path):
+    """The classifier starts from text features."""
+    extra = [SHARE, "0.5", "TRAINER.TWO_SFS.PREC", "amp"]
+    assert run(tmp_path, "TwoSFS", None, 2, extra=extra) == 0
+
+
+def test_a_stage_without_a_step(tmp_path, capsys):
+    assert run(tmp_path, "TwoSFS", None, 1, extra=[SHARE, "0.1"]) == 2
+    assert "trains in 2 stages, but one of them has none of the 4 steps" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("share", ["0.0", "1.0", "-1.0", "nan"])
+def test_a_share_outside_0_and_1(tmp_path, capsys, share):
+    assert run(tmp_path, "TwoSFS", None, 1, extra=[SHARE, share]) == 2
+    assert "N_ITERS_FRAC is" in capsys.readouterr().err

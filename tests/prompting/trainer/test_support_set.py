@@ -147,12 +147,12 @@ def test_our_methods_with_support(tmp_path, name, capsys):
 
 
 def test_a_run_keeps_the_weights_that_it_starts_from(tmp_path, kind):
-    assert tiny.run(tmp_path, "Prototypes") == 0
-    file = tmp_path / "output" / "prompt_learner" / "model.pth.tar-2"
+    assert tiny.run(tmp_path, "Prototypes", None, 1) == 0
+    file = tmp_path / "output" / "prompt_learner" / "model.pth.tar-1"
     start = ["MODEL.INIT_WEIGHTS", str(file), "OPTIM.LR", "1e-30"]
-    assert tiny.run(tmp_path, "Prototypes", tmp_path / "b", extra=start) == 0
+    assert tiny.run(tmp_path, "Prototypes", tmp_path / "b", 1, extra=start) == 0
     found, given = (
-        torch.load(folder / "prompt_learner" / "model.pth.tar-2", weights_only=True)["state_dict"]
+        torch.load(folder / "prompt_learner" / "model.pth.tar-1", weights_only=True)["state_dict"]
         for folder in (tmp_path / "b", tmp_path / "output")
     )
     assert torch.equal(found["head.weight"], given["head.weight"])
@@ -167,8 +167,8 @@ def test_validation_images_are_seen_after_the_last_step(tmp_path, kind, capsys):
     )
     halves = [*search, "DATASET.NAME", "ImageFolder", "DATASET.NUM_SHOTS", "2"]
     root = tiny.write_halves(tmp_path / "images")
-    assert tiny.run(root, "Prototypes", tmp_path / "b", extra=halves) == 0
-    file = tmp_path / "b" / "prompt_learner" / "model.pth.tar-2"
+    assert tiny.run(root, "Prototypes", tmp_path / "b", 1, extra=halves) == 0
+    file = tmp_path / "b" / "prompt_learner" / "model.pth.tar-1"
     assert torch.load(file, weights_only=True)["method"]["head.shift"] == 10
 
 
