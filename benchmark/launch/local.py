@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from importlib import import_module
+from multiprocessing.connection import wait
 from typing import NoReturn
 
 from trainers.prompting.embedded import known_hashes
@@ -22,7 +23,7 @@ from .progress import Progress
 from .run_process import Child, write_line
 from .start import warm_up
 
-TICK = 0.1  # seconds between checks of the children
+TICK = 0.1  # seconds between checks of the children while none ends
 PATIENCE = 1.0  # seconds between checks of a run that another launcher is doing
 
 
@@ -82,7 +83,8 @@ class Local:
                 children = list(self._children.values())
                 left = engine.remaining(children, self.jobs)
                 progress.tick(children, *left, engine.all_timed)
-                time.sleep(TICK if children or waiting else 0)
+                if children or waiting:
+                    wait([child.sentinel for child in children], TICK)
         finally:
             progress.end()
             self._stop()

@@ -51,6 +51,7 @@ class Child:
         self._read_until = self._console.stat().st_size
         self._lock = lock
         self._process = Process(self._console, environment, *call)
+        self.sentinel = self._process.sentinel
 
     @property
     def seconds(self) -> float:

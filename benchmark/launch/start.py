@@ -81,6 +81,7 @@ class Process:
             reason.close()
         assert self._process.pid is not None, "it has started"
         self.pid = self._process.pid  # also of its group
+        self.sentinel = self._process.sentinel  # readable when it has ended
 
     def poll(self) -> int | None:
         """Return its exit code, negative for a signal; None while it runs."""

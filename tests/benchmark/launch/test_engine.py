@@ -1,6 +1,7 @@
 """The launcher's list of runs: finished, unfinished, repeated and refused ones."""
 
 import json
+import os
 from types import SimpleNamespace
 from typing import ClassVar
 from unittest.mock import Mock
@@ -146,6 +147,7 @@ class Scripted:
 
     def __init__(self, run):
         self.run, self.ticks = run, 0
+        self.sentinel = open(os.devnull)  # always readable
 
     def poll(self):
         self.ticks += 1
@@ -168,7 +170,6 @@ def test_the_longest_runs_do_not_come_last(tmp_path, monkeypatch, jobs, ticks):
         "judge",
         lambda run, failure: Outcome(run, {"train_seconds": Scripted.SECONDS[run.trainer]}),
     )
-    monkeypatch.setattr("benchmark.launch.local.time.sleep", lambda seconds: None)
     outcomes = Local(jobs).execute(engine, progress)
     assert [outcome.run for outcome in outcomes] == engine.runs
     assert (started == engine.runs) == (jobs == 1)
