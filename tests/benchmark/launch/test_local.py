@@ -141,7 +141,7 @@ def test_a_closed_terminal_does_not_end_what_nohup_started(checkout):
         with working(checkout, *ONE) as process:
             process.send_signal(signal.SIGHUP)
             with pytest.raises(subprocess.TimeoutExpired):
-                process.wait(timeout=2)
+                process.wait(timeout=0.5)
     finally:
         signal.signal(signal.SIGHUP, handler)
 

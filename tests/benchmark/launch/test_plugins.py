@@ -1,10 +1,11 @@
 """Runs of a plug-in, from its files to tables and plots; runs of other code than the present."""
 
 import json
+import shutil
 import sys
 
 import pytest
-from checkout import REPOSITORY
+from checkout import REPOSITORY, Checkout
 
 from trainers.prompting.checkpoint.cfg_texts import BEGUN
 from trainers.prompting.record.hashes import OWN, file_hash, package_hash
@@ -105,22 +106,34 @@ CODE = "def logits(x):\n    return 2 * x\n"
 OTHER = CODE.replace("2", "3")
 
 
-@pytest.fixture
-def mine(checkout):
-    """The words of a command whose runs of a plug-in are done, and the plug-in."""
-    plugin = checkout.root / "my_method.py"
-    plugin.write_text(CODE)
+WORDS = ("--trainers", "MyMethod CoOp", "--seeds", "1", "--plugin", "my_method.py")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A checkout with a plug-in and its finished runs, which tests copy."""
+    checkout = Checkout(tmp_path_factory.mktemp("finished") / "a checkout")
+    (checkout.root / "my_method.py").write_text(CODE)
     (checkout.root / "MyMethod").mkdir()
-    (checkout.root / "MyMethod" / "emoji.yaml").write_text("OPTIM:\n  MAX_EPOCH: 8\n")
-    words = ("--trainers", "MyMethod CoOp", "--seeds", "1", "--plugin", "my_method.py")
-    checkout.base2new(*words)
+    (checkout.root / "MyMethod" / "emoji.yaml").write_text(CONFIG)
+    checkout.base2new(*WORDS)
+    return checkout
+
+
+@pytest.fixture
+def mine(checkout, finished):
+    """The words of a command whose runs of a plug-in are done, and the plug-in."""
+    shutil.copytree(finished.root, checkout.root, dirs_exist_ok=True)
+    for console in checkout.output.rglob("console.txt"):
+        console.write_text(console.read_text().replace(str(finished.root), str(checkout.root)))
+    plugin = checkout.root / "my_method.py"
     for part in ("train_base", "test_new"):
         path = checkout.folder("MyMethod", 1, part) / "results.json"
         code = {"my_method.py": file_hash(plugin)}
         result = json.loads(path.read_text()) | {"code": code}
         result["config"]["TRAINER"]["PLUGINS"] = [str(plugin)]
         path.write_text(json.dumps(result))
-    return words, plugin
+    return WORDS, plugin
 
 
 def results(checkout, part="train_base"):
