@@ -53,8 +53,9 @@ def test_a_buffer_that_the_last_step_spoils(tmp_path, capsys, monkeypatch):
     assert "'average." in line and "there is none yet" in line
 
 
-@pytest.mark.parametrize("predictions", ["True", "False"])
-@pytest.mark.parametrize(("rate", "batch"), [("1e20", "8"), ("1e28", "16")])
+@pytest.mark.parametrize(
+    ("rate", "batch", "predictions"), [("1e20", "8", "True"), ("1e28", "16", "False")]
+)
 def test_prompts_that_are_finite_but_too_large(tmp_path, capsys, rate, batch, predictions):
     out = tmp_path / "out"
     pairs = ["DATALOADER.TRAIN_X.BATCH_SIZE", batch, "OPTIM.LR", rate]

@@ -33,38 +33,41 @@ def python_files(*places: str) -> list[Path]:
     return sorted(path for path in found if "build" not in path.relative_to(ROOT).parts)
 
 
-@functools.cache
-def parse(path: Path) -> ast.Module:
-    return ast.parse(path.read_text("utf-8"))
-
-
 def module_name(path: Path) -> str:
     parts = path.relative_to(ROOT).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-def imports(tree: ast.AST, package: str):
-    """Yield (module, name or None) for every import of a module.
+@functools.cache
+def imports(path: Path) -> list[tuple[str, str | None]]:
+    """Return (module, name or None) for every import of a module.
 
     Imports inside functions and those for the type checker count, since they are dependencies, too.
     """
-    for node in ast.walk(tree):
+    name, found = module_name(path), []
+    package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+    for node in statements(ast.parse(path.read_text("utf-8"))):
         if isinstance(node, ast.Import):
-            yield from ((alias.name, None) for alias in node.names)
+            found += ((alias.name, None) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             base = package.rsplit(".", node.level - 1)[0] if node.level else ""
             source = ".".join(filter(None, (base, node.module)))
-            yield from ((source, alias.name) for alias in node.names)
+            found += ((source, alias.name) for alias in node.names)
+    return found
+
+
+def statements(tree: ast.AST):
+    """Yield all statements below a node: `ast.walk` would go into every expression, too."""
+    for field in ("body", "orelse", "handlers", "finalbody", "cases"):
+        below = getattr(tree, field, ())
+        for node in below if isinstance(below, list) else ():
+            yield node
+            yield from statements(node)
 
 
 def modules(*places: str) -> dict[str, list]:
     """Return the imports of every module below these places."""
-    found = {}
-    for path in python_files(*places):
-        name = module_name(path)
-        package = name if path.name == "__init__.py" else name.rpartition(".")[0]
-        found[name] = list(imports(parse(path), package))
-    return found
+    return {module_name(path): imports(path) for path in python_files(*places)}
 
 
 def import_graph(found: dict[str, list]) -> dict[str, set[str]]:

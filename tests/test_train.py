@@ -123,9 +123,9 @@ def test_same_seed_same_bits_and_resuming_changes_nothing(tmp_path, monkeypatch)
 
 def test_evaluation_of_a_trained_model(tmp_path):
     out, evaluated = tmp_path / "out", tmp_path / "eval"
-    assert run(tmp_path, "CoOp", out, 2) == 0
+    assert run(tmp_path, "CoOp", out, 1) == 0
     flags = ("--eval-only", "--model-dir", str(out))
-    assert run(tmp_path, "CoOp", evaluated, 2, *flags) == 0
+    assert run(tmp_path, "CoOp", evaluated, 1, *flags) == 0
     assert results(evaluated)["accuracy"] == results(out)["accuracy"]
     assert results(evaluated)["train_seconds"] == results(evaluated)["train_steps"] == 0
 
@@ -149,8 +149,8 @@ def test_amp_on_the_cpu_is_bfloat16_and_fp16_says_that_it_is_fp32(tmp_path, monk
     monkeypatch.setattr("trainers.prompting.running.precision.bfloat16_factor", lambda clip: 2.94)
     for precision in ("amp", "fp16", "fp32"):
         out = tmp_path / precision
-        assert run(tmp_path, "ALIGN", out, extra=["TRAINER.ALIGN.PREC", precision]) == 0
-    same = [prompts(tmp_path / p, 2) for p in ("fp16", "fp32", "amp")]
+        assert run(tmp_path, "ALIGN", out, 1, extra=["TRAINER.ALIGN.PREC", precision]) == 0
+    same = [prompts(tmp_path / p, 1) for p in ("fp16", "fp32", "amp")]
     assert all(torch.equal(v, same[1][k]) for k, v in same[0].items())
     assert any(not torch.equal(v, same[1][k]) for k, v in same[2].items())
     assert all(v.isfinite().all() for v in same[2].values())
@@ -160,7 +160,7 @@ def test_amp_on_the_cpu_is_bfloat16_and_fp16_says_that_it_is_fp32(tmp_path, monk
     found = {p: results(tmp_path / p)["precision"] for p in ("amp", "fp16", "fp32")}
     assert found == {"amp": "bfloat16", "fp16": "float32", "fp32": "float32"}
     flags = "--eval-only", "--model-dir", str(tmp_path / "amp")
-    assert run(tmp_path, "ALIGN", tmp_path / "both", 2, *flags) == 0
+    assert run(tmp_path, "ALIGN", tmp_path / "both", 1, *flags) == 0
     assert results(tmp_path / "both")["precision"] == "bfloat16 + float32"
 
 

@@ -65,7 +65,8 @@ def test_the_users_own_number_of_threads_stays(checkout):
 
 def test_a_failure_is_named_and_stops_only_what_needs_it(checkout):
     fake = {"CoOp/2/base": "error", "ALIGN/3/new": "crash", "ALIGN/1/base": "silent"}
-    done = checkout.base2new(fake=fake, code=1)
+    words = ("--trainers", "CoOp ALIGN")
+    done = checkout.base2new(*words, fake=fake, code=1)
     for text in (
         "- CoOp, base: failed: The loss is not finite at step 31 [seed 2]",
         "- CoOp, new: not run: it needs CoOp on emoji, seed 2, base [seed 2]",
@@ -80,7 +81,7 @@ def test_a_failure_is_named_and_stops_only_what_needs_it(checkout):
     assert "- CoOp, base: failed: The loss is not finite at step 31 [seed 2]" in told
     assert "52.00 ± 1.41 (2 of 3)" in told
     count = len(checkout.calls())
-    whole = checkout.base2new()
+    whole = checkout.base2new(*words)
     missing = ["ALIGN/1/base", "ALIGN/1/new", "ALIGN/3/new", "CoOp/2/base", "CoOp/2/new"]
     assert sorted(checkout.runs()[count:]) == missing
     assert "Not complete" not in whole.stdout

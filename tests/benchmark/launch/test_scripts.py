@@ -25,12 +25,19 @@ TRANSFER = [protocol.name for protocol in TRANSFER_PROTOCOLS]
 
 
 def test_scripts_take_variables_and_run_from_anywhere(checkout, tmp_path):
+    program, root = tmp_path / "python", checkout.root
+    program.write_text('#!/bin/bash\nprintf "%q " "${@:3}"; echo\n')  # notes its words
+    program.chmod(0o755)
+
     def script(name: str, *words: str, **variables: str) -> list[dict[str, str]]:
         """Return the flags and KEY VALUE pairs of the commands that the script lists."""
-        path = checkout.root / "scripts" / f"{name}.sh"
-        done = checkout.run("bash", path, *words, "--dry-run", cwd=tmp_path, **variables)
+        command = ["bash", root / "scripts" / f"{name}.sh", *words, "--dry-run"]
+        done = checkout.run(*command, cwd=tmp_path, **{"PYTHON": str(program)} | variables)
         assert done.returncode == 0, done.stderr
-        commands = [shlex.split(line)[2:] for line in done.stdout.splitlines() if line[0] != "#"]
+        listed = done.stdout
+        if "PYTHON" not in variables:
+            listed = "".join(checkout.protocol(*shlex.split(x)).stdout for x in listed.splitlines())
+        commands = [shlex.split(line)[2:] for line in listed.splitlines() if line[0] != "#"]
         for command in commands:
             if "--eval-only" in command:
                 command.remove("--eval-only")
@@ -41,12 +48,12 @@ def test_scripts_take_variables_and_run_from_anywhere(checkout, tmp_path):
     more = {"SHOTS": "2", "OOD": "emoji_animals dtd"}
     first, second = script("base2new", "emoji_food", "OPTIM.LR", "0.01", **shared, **more)
     folder = "my output/base2new/train_base/emoji_food/shots_2/ALIGN/emoji@ViT-B-16/seed4"
-    expected = {"--trainer": "ALIGN", "--seed": "4", "--root": str(tmp_path / "my data")}
-    expected |= {"--backbone": "ViT-B/16", "--output-dir": str(tmp_path / folder)}
+    expected = {"--trainer": "ALIGN", "--seed": "4", "--root": str(root / "my data")}
+    expected |= {"--backbone": "ViT-B/16", "--output-dir": str(root / folder)}
     expected |= {"DATASET.NUM_SHOTS": "2", "OPTIM.LR": "0.01"}
     assert (expected | {"TEST.OOD": "['Emoji_Animals', 'Dtd']"}).items() <= first.items()
     assert second["--model-dir"] == first["--output-dir"]
-    defaults = script("base2new")
+    defaults = script("base2new", PYTHON=sys.executable)  # a separate process
     assert len(defaults) == 20 and not any("--root" in call for call in defaults)
     folder = tmp_path / "output/base2new/train_base/emoji/shots_16/ALIGN/emoji/seed3"
     assert str(folder) in [call["--output-dir"] for call in defaults]
@@ -60,16 +67,16 @@ def test_scripts_take_variables_and_run_from_anywhere(checkout, tmp_path):
         calls = script(name, **shared, **both)
         sets = [call["--dataset-config-file"].rpartition("/")[2] for call in calls]
         assert sets == ["emoji_food.yaml", "emoji_pixels.yaml", "dtd.yaml"]
-        folder = tmp_path / "my output" / name / "emoji_food/dtd/shots_2/ALIGN/emoji@ViT-B-16/seed4"
+        folder = root / "my output" / name / "emoji_food/dtd/shots_2/ALIGN/emoji@ViT-B-16/seed4"
         assert calls[2]["--output-dir"] == str(folder)
-        assert calls[2]["--root"] == str(tmp_path / "my data")
+        assert calls[2]["--root"] == str(root / "my data")
         assert calls[2]["--backbone"] == "ViT-B/16"
     assert len(script("cross_dataset", SOURCE="emoji", TRAINERS="CoOp", SEEDS="1")) == 3
     words = {"SHOTS": "2", "BETAS": "0.3 0", "FORMS": "convex additive", "MN": "2,2 1,3"}
     calls = script("ablation", "OPTIM.LR", "0.1", **shared, **words)
     place = "my output/base2new/train_base/emoji/shots_2/ALIGN/emoji@ViT-B-16"
     key = "+TRAINER.ALIGN."
-    assert [Path(call["--output-dir"]).relative_to(tmp_path).parent.as_posix()
+    assert [Path(call["--output-dir"]).relative_to(root).parent.as_posix()
             for call in calls if "--model-dir" not in call] == [
         *(f"{place}{key}BETA={beta}{key}BETA_FORM={form}"
           for form in ("convex", "additive") for beta in ("0.3", "0")),

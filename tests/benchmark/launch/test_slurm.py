@@ -45,25 +45,26 @@ def work(checkout, slurm, **fake):
 
 
 def test_jobs_are_submitted_once_and_give_the_table_of_local_runs(checkout, slurm):
-    words = ("--seeds", "1 2", "--per-job", "2")
+    methods = ("--trainers", "ZeroshotCLIP CoOp", "--seeds", "1 2")
+    words = (*methods, "--per-job", "2")
     first = checkout.base2new(*words, SLURM, **slurm.variables)
-    assert "14 runs: 0 were done, 0 in the queue, 14 have been submitted." in first.stderr
+    assert "6 runs: 0 were done, 0 in the queue, 6 have been submitted." in first.stderr
     assert first.stdout == "" and not checkout.calls()
     told = status(checkout, slurm)
-    assert "CoOp on emoji, seed 2, base: queued (job 1_2, PENDING, Priority)" in told
-    assert "14 runs: 14 queued. The time left is unknown" in told
+    assert "CoOp on emoji, seed 2, base: queued (job 1_1, PENDING, Priority)" in told
+    assert "6 runs: 6 queued. The time left is unknown" in told
     again = checkout.base2new(*words, SLURM, **slurm.variables)
-    assert "14 in the queue, 0 have been submitted" in again.stderr and len(slurm.calls()) == 1
+    assert "6 in the queue, 0 have been submitted" in again.stderr and len(slurm.calls()) == 1
     nobody = checkout.protocol("status", PATH="/nowhere")
-    assert "14 runs: 14 not queued" in nobody.stdout and "are not available" in nobody.stderr
+    assert "6 runs: 6 not queued" in nobody.stdout and "are not available" in nobody.stderr
     work(checkout, slurm)
-    assert len(checkout.runs()) == 14
+    assert len(checkout.runs()) == 6
     told = status(checkout, slurm)
     assert "CoOp on emoji, seed 2, base: done (52.00%)" in told
-    assert told.endswith("14 runs: 14 done. Nothing remains.\n")
+    assert told.endswith("6 runs: 6 done. Nothing remains.\n")
     table = checkout.base2new(*words, SLURM, **slurm.variables).stdout
     shutil.rmtree(checkout.output)
-    assert checkout.base2new("--seeds", "1 2").stdout == table
+    assert checkout.base2new(*methods).stdout == table
 
 
 def test_a_failure_stops_only_what_needs_it_and_the_same_command_submits_the_rest(checkout, slurm):
