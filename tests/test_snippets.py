@@ -17,7 +17,7 @@ import pytest
 from paths import ROOT
 
 import train
-from benchmark.__main__ import run_command
+from benchmark.__main__ import main
 from benchmark.launch.arguments import build_parser, parse
 from benchmark.launch.command import plan_runs
 from benchmark.launch.engine import command
@@ -104,7 +104,7 @@ def check(call: list[str], monkeypatch) -> None:
 
             with monkeypatch.context() as patch, pytest.raises(Parsed):
                 patch.setattr(argparse.ArgumentParser, "parse_args", parse_only)
-                run_command(name, words)
+                main([name, *words])
         case ["pip", "install", "-r", file]:
             assert Path(file).is_file()
         case ["python", "-m", "pydoc", name]:

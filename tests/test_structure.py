@@ -230,16 +230,13 @@ def test_every_imported_package_is_required():
 
 def test_one_version(capsys):
     import train
-    from benchmark.__main__ import parse_command
+    from benchmark.__main__ import main
 
     newest = re.search(r"^## \[(.+?)\] - (\S+)$", (ROOT / "CHANGELOG.md").read_text("utf-8"), re.M)
     assert newest and newest[1] == __version__
     cited = f"version: {__version__}\ndate-released: {newest[2]}\n"
     assert cited in (ROOT / "CITATION.cff").read_text("utf-8")
-    for command in (
-        lambda: train.parse_args(["--version"]),
-        lambda: parse_command(["--version"], {}),
-    ):
+    for command in (train.parse_args, main):
         with pytest.raises(SystemExit):
-            command()
+            command(["--version"])
         assert capsys.readouterr().out == f"ALIGN {__version__}\n"

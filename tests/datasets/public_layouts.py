@@ -10,8 +10,6 @@ from own_images import read, registered
 from PIL import Image
 from scipy.io import savemat
 
-from datasets.splits import PARTS
-
 JPEG = io.BytesIO()
 Image.new("RGB", (8, 8), (200, 40, 40)).save(JPEG, "JPEG")
 
@@ -169,7 +167,7 @@ def fgvc_aircraft(root):
     folder = root / "fgvc_aircraft"
     variants = ["707-320", "A340-300", "DHC-8-100", "F/A-18"]
     lines(folder / "variants.txt", *variants)
-    for part, each in zip(PARTS, (3, 2, 2), strict=True):
+    for part, each in {"train": 3, "val": 2, "test": 2}.items():
         images = [f"{part}{i}{v}" for v in range(4) for i in range(each)]
         rows = [f"{image} {variants[int(image[-1])]}" for image in reversed(images)]
         lines(folder / f"images_variant_{part}.txt", *rows)

@@ -14,8 +14,7 @@ from own_images import read, registered
 from paths import ROOT
 
 from benchmark.report.names import motif
-from datasets import emoji as datasets_emoji
-from datasets.emoji import ARCHIVE, ARTISTS, unpack
+from datasets import emoji
 from trainers.prompting import UserError
 
 # Emoji sets and icon sets whose pictures the CLIP was trained on. No data set has any of them.
@@ -38,15 +37,15 @@ CLASSES = {name.title().replace("_", ""): 37 for name in OF_STYLES}
 CLASSES |= {"EmojiAnimals": 129, "EmojiFood": 128} | dict.fromkeys(OF_ARTISTS, 22)
 SHA256 = {
     WEIGHTS: "faa25e55890f0d7a27e6d5fea357022a605c26b132af9c2925c26108655cc7a5",
-    ARCHIVE: "769788084d38f31ebad0292949014c92a6ce948344f425ff955d52bdfcf8c351",
-    ARTISTS: "5f18812c00669370ef5fe64ab5e0656f5fc20eb6335303e089e5ae26e7eeb2a0",
+    emoji.ARCHIVE: "769788084d38f31ebad0292949014c92a6ce948344f425ff955d52bdfcf8c351",
+    emoji.ARTISTS: "5f18812c00669370ef5fe64ab5e0656f5fc20eb6335303e089e5ae26e7eeb2a0",
 }
 
 
 @pytest.fixture(scope="module")
 def archives():
-    with zipfile.ZipFile(ARCHIVE) as emoji, zipfile.ZipFile(ARTISTS) as artists:
-        yield {"emoji": emoji, "artists": artists}
+    with zipfile.ZipFile(emoji.ARCHIVE) as main, zipfile.ZipFile(emoji.ARTISTS) as artists:
+        yield {"emoji": main, "artists": artists}
 
 
 @pytest.fixture(scope="module")
@@ -141,7 +140,7 @@ def test_images_are_never_unpacked_into_the_root_and_a_lost_one_is_named(tmp_pat
     """The root may hold the user's own images, where `emoji` would be a class."""
     own = tmp_path / "my_images"
     own.mkdir()
-    monkeypatch.setattr(datasets_emoji, "REPOSITORY", tmp_path)
+    monkeypatch.setattr(emoji, "REPOSITORY", tmp_path)
     dataset = read("Emoji", own)
     image = Path(dataset.test[3].impath)
     assert image.is_relative_to(tmp_path / "data" / "emoji") and not list(own.iterdir())
@@ -150,7 +149,7 @@ def test_images_are_never_unpacked_into_the_root_and_a_lost_one_is_named(tmp_pat
         read("Emoji", own)
     monkeypatch.setattr(os, "access", lambda *_: False)
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert datasets_emoji.home() == tmp_path / ".cache" / "align"
+    assert emoji.home() == tmp_path / ".cache" / "align"
 
 
 def small_archive(path, text="x"):
@@ -162,7 +161,7 @@ def small_archive(path, text="x"):
 
 def unpack_together(barrier, archive, root, queue):
     barrier.wait()
-    queue.put(str(unpack(archive, root)))
+    queue.put(str(emoji.unpack(archive, root)))
 
 
 def test_processes_may_unpack_at_once(tmp_path):
@@ -186,15 +185,15 @@ def test_folders_of_killed_processes_are_removed(tmp_path):
     for left in (old, new):
         left.mkdir(parents=True)
     os.utime(old, (0, 0))
-    unpack(small_archive(tmp_path / "small.zip"), tmp_path)
+    emoji.unpack(small_archive(tmp_path / "small.zip"), tmp_path)
     assert new.exists() and not old.exists()  # another process may still write the new one
 
 
 def test_another_archive_is_unpacked_anew(tmp_path):
     archive = small_archive(tmp_path / "small.zip")
-    old = unpack(archive, tmp_path)
-    assert unpack(archive, tmp_path) == old
-    new = unpack(small_archive(archive, "y"), tmp_path)
+    old = emoji.unpack(archive, tmp_path)
+    assert emoji.unpack(archive, tmp_path) == old
+    new = emoji.unpack(small_archive(archive, "y"), tmp_path)
     assert new != old
     assert (new / "images" / "0.txt").read_text() == "y"
 
@@ -208,7 +207,7 @@ def test_a_failure_to_unpack_is_one_sentence(tmp_path, kind):
         small_archive(archive)
         root.write_text("")
     with pytest.raises(UserError, match="The emoji images") as caught:
-        unpack(archive, root)
+        emoji.unpack(archive, root)
     assert caught.value.exit_code == 2
     assert str(archive) in str(caught.value)
     assert not list(root.glob("emoji/*"))
@@ -224,7 +223,7 @@ def test_a_failure_to_unpack_says_what_to_do(tmp_path, monkeypatch, number, reme
 
     monkeypatch.setattr(zipfile.ZipFile, "extractall", fail)
     with pytest.raises(UserError, match=rf"{os.strerror(number)}\): {remedy}"):
-        unpack(ARCHIVE, tmp_path)
+        emoji.unpack(emoji.ARCHIVE, tmp_path)
 
 
 def test_weights_and_images_are_those_that_pages_have_numbers_of():

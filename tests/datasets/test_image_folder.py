@@ -10,7 +10,7 @@ from own_images import counts, fill, load
 from PIL import Image
 
 from trainers.prompting import UserError
-from trainers.prompting.images import class_folders as files
+from trainers.prompting.images.class_folders import file_names
 
 
 def names(items):
@@ -208,9 +208,8 @@ def test_names_that_clip_reads_alike_are_reported(tmp_path, capsys, one, other):
 
 
 @pytest.fixture
-def parent(tmp_path, monkeypatch):
-    """Two class folders, last changed a minute ago; a lower MANY makes few files count as many."""
-    monkeypatch.setattr(files, "MANY", 3)
+def parent(tmp_path):
+    """Two class folders, last changed a minute ago."""
     parent = tmp_path / "train"
     for name in ("n01.jpg", "n02.jpg"):
         for folder in ("n0", "n1"):
@@ -232,9 +231,8 @@ def listed(parent, monkeypatch) -> list[str]:
     monkeypatch.setattr(
         os, "listdir", lambda path: seen.append(os.path.basename(path)) or listdir(path)
     )
-    found = files.file_names(parent, ["n0", "n1"])
+    found = file_names(parent, ["n0", "n1"], many=3)
     monkeypatch.undo()
-    monkeypatch.setattr(files, "MANY", 3)
     assert {name: sorted(names) for name, names in found.items()} == {
         folder.name: sorted(path.name for path in folder.iterdir()) for folder in parent.iterdir()
     }
@@ -261,6 +259,5 @@ def test_a_damaged_list_and_few_files(parent, monkeypatch):
         kept.write_text(damaged)
         assert listed(parent, monkeypatch) == ["n0", "n1"] and json.loads(kept.read_text())
     kept.unlink()
-    monkeypatch.setattr(files, "MANY", 100)
-    files.file_names(parent, ["n0", "n1"])
+    file_names(parent, ["n0", "n1"], many=100)
     assert not kept.exists()

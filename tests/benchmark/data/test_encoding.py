@@ -13,12 +13,10 @@ from safetensors.torch import load_file, save_file
 
 from benchmark.__main__ import main
 from benchmark.data import encoding
-from trainers.prompting import UserError, load_clip
+from trainers.prompting import Method, Teacher, UserError, load_clip
 from trainers.prompting.encoders.descriptions import Asked, describe
 from trainers.prompting.encoders.sentence_features import encode_sentences
-from trainers.prompting.method import Method
 from trainers.prompting.storage.features import read_features
-from trainers.prompting.teacher import Teacher
 from trainers.prompting.trainer.feature_rows import clip_of
 
 TINY = str(GOLDEN / "tiny_clip_seed0.safetensors")

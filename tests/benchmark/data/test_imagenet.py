@@ -9,12 +9,12 @@ from collections import namedtuple
 import numpy as np
 import pytest
 import yaml
+from dassl.data.datasets import DATASET_REGISTRY
 from scipy.io import savemat
 from served import CLASSNAMES, JPEG, tar
 from torchvision.datasets.imagenet import ARCHIVE_META, META_FILE
 
 from benchmark.data import download
-from datasets.imagenet import ImageNet
 
 TENCH, GOLDFISH = "n01440764", "n01443537"
 TRAIN, VAL, KIT = (ARCHIVE_META[kind][0] for kind in ("train", "val", "devkit"))
@@ -95,7 +95,7 @@ def test_the_archives_are_sorted_and_read(own, get):
     }
     name = VALIDATION[1]  # each file has its own content
     assert (folder / "images/val" / TENCH / name).read_text() == name
-    train, _, test = ImageNet.read(folder)
+    train, _, test = DATASET_REGISTRY.get("ImageNet").read(folder)
     assert [item.classname for item in train] == ["tench", "tench", "goldfish"]
     assert [item.label for item in test] == [0, 0, 1]
     assert "already complete" in get("imagenet").out

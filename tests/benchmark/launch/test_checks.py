@@ -15,7 +15,7 @@ from benchmark.launch.engine import Engine, Settings
 from benchmark.protocols import BASE2NEW
 from benchmark.protocols.configs import TrainerConfigs
 from train import parse_args, setup_cfg
-from trainers.prompting.errors import UserError
+from trainers.prompting import UserError
 
 PROTOCOL = ["base2new", "emoji", "--trainers", "CoOp ALIGN", "--seeds", "1"]
 

@@ -19,11 +19,10 @@ from benchmark.launch.needs import lacking
 from benchmark.protocols import FEW_SHOT
 from benchmark.protocols.configs import TrainerConfigs
 from benchmark.protocols.launches import write_launch
-from trainers.prompting import embedded
+from trainers.prompting import UserError, embedded
 from trainers.prompting.backbones import weights_sha256
 from trainers.prompting.checkpoint.saved import Saved
 from trainers.prompting.embedded import EMBEDDED, file_sha256
-from trainers.prompting.errors import UserError
 from trainers.prompting.storage.run_record import stream_text
 
 COLOURS = itertools.product(range(256), repeat=3)

@@ -19,8 +19,8 @@ from benchmark.launch.data import fingerprint_at, other_features
 from benchmark.launch.engine import Engine, command
 from benchmark.protocols import PROTOCOLS
 from benchmark.protocols.launches import write_launch
+from trainers.prompting import UserError
 from trainers.prompting.embedded import file_sha256
-from trainers.prompting.errors import UserError
 from trainers.prompting.storage.features import read_features
 from trainers.prompting.storage.files import hold_lock
 

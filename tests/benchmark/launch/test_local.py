@@ -9,7 +9,6 @@ from contextlib import ExitStack
 import pytest
 from checkout import PATIENCE, alive, wait_for, working
 
-from benchmark.launch.locks import LOCK
 from trainers.prompting.storage.files import hold_lock
 
 pytestmark = pytest.mark.processes
@@ -57,9 +56,9 @@ def test_runs_at_once_share_cores_and_get_a_gpu_each(checkout):
         assert sorted(gpus) == ["4", "7"]
 
 
-def test_the_users_own_number_of_threads_stays(checkout):
-    done = checkout.base2new(*ONE, OMP_NUM_THREADS="7")
-    assert "threads for each: 7; " in done.stderr
+def test_the_users_own_number_of_threads_and_the_cores_of_a_slurm_job_count(checkout):
+    done = checkout.base2new(*ONE, OMP_NUM_THREADS="7", SLURM_CPUS_ON_NODE="1")
+    assert "at once: 1; threads for each: 7; " in done.stderr
     assert {call["threads"] for call in checkout.calls()} == {"7"}
 
 
@@ -88,7 +87,9 @@ def test_a_failure_is_named_and_stops_only_what_needs_it(checkout):
 
 
 def test_a_method_that_failed_everywhere_has_its_row(checkout):
-    done = checkout.base2new(*ONE, fake={"CoOp/1/base": "error"}, code=1)
+    fake = {"CoOp/1/base": "error"}
+    done = checkout.base2new(*ONE, fake=fake, code=1, SLURM_CPUS_ON_NODE="4096")
+    assert f"at once: {min(len(os.sched_getaffinity(0)), 4)}; " in done.stderr
     row = next(line for line in done.stdout.splitlines() if line.startswith("CoOp "))
     assert row.split() == ["CoOp", "failed", "not", "run", "-", "-", "-", "-"]
 
@@ -124,7 +125,7 @@ def test_killing_a_run_ends_no_other_and_leaves_no_lock_of_others(checkout):
         third = checkout.calls()[2]["pid"]  # started while the launcher held the second's lock
         assert alive(third)
         with ExitStack() as stack:
-            assert stack.enter_context(hold_lock(checkout.folder("CoOp", 2) / LOCK))
+            assert stack.enter_context(hold_lock(checkout.folder("CoOp", 2) / ".lock"))
         os.kill(third, signal.SIGKILL)
 
 

@@ -11,8 +11,8 @@ from public_layouts import dtd
 
 from benchmark.__main__ import main
 from benchmark.launch import needs
+from trainers.prompting import UserError
 from trainers.prompting.backbones import check_weights, openai
-from trainers.prompting.errors import UserError
 from trainers.prompting.running import devices
 
 METHODS = ["--trainers", "ZeroshotCLIP CoOp", "--seeds", "1"]

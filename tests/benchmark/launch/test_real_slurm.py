@@ -15,7 +15,6 @@ from checkout import wait_for
 from paths import ROOT
 from slurm_cluster import MOST_JOBS, MOST_TASKS, Cluster, why_not
 
-from benchmark.records import COMMAND
 from trainers.prompting.checkpoint.files import saved_epochs
 
 pytestmark = [
@@ -183,7 +182,7 @@ def test_killed_trainings_end_in_the_numbers_of_local_runs(tmp_path, cluster):
     assert accuracies(tmp_path / "jobs") == accuracies(tmp_path / "local")
     for seed in ("seed1", "seed2"):
         console = (trainings / seed / "console.txt").read_text()
-        starts = [line for line in console.splitlines() if line.startswith(COMMAND)]
+        starts = [line for line in console.splitlines() if line.startswith("$ ")]
         assert len(starts) == 3 and "was not killed" not in console
     trained = list((tmp_path / "local").rglob("model.pth.tar-4"))
     assert len(trained) == 2

@@ -20,7 +20,6 @@ from benchmark.launch.run_process import Child, fraction_done, state, write_line
 from benchmark.launch.start import last_sentence
 from benchmark.launch.time_left import Advance, Pace
 from benchmark.protocols import FEW_SHOT
-from benchmark.records import CONSOLE
 
 pytestmark = pytest.mark.processes
 
@@ -74,14 +73,16 @@ def test_only_the_state_of_a_run_is_shown_of_its_log(line, expected):
 
 def child_of(run, program: str) -> Child:
     """Return the child of a run that does what the program says, when it has ended."""
-    write_line(run.folder / CONSOLE, "$ train.py")
+    write_line(run.folder / "console.txt", "$ train.py")
     child = Child(run, ExitStack(), {}, exec, program)
     wait_for(child.poll)
     return child
 
 
 def test_the_latest_state_stays_until_the_next(run):
-    write_line(console := run.folder / CONSOLE, "epoch [2/2] batch [4/4] loss 7 of an earlier time")
+    write_line(
+        console := run.folder / "console.txt", "epoch [2/2] batch [4/4] loss 7 of an earlier time"
+    )
     said = "epoch [1/2] batch [1/4]\\tloss 0.5\\nCheckpoint saved to /a/long/path/model.pth.tar-1"
     child = child_of(run, f"print('{said}')")
     assert child.latest == "loss 0.5, epoch 1/2" and child.advance == Advance(1 / 8)
@@ -90,9 +91,9 @@ def test_the_latest_state_stays_until_the_next(run):
 
 
 def test_lines_are_read_when_they_are_complete(run):
-    (run.folder / CONSOLE).touch()
+    (run.folder / "console.txt").touch()
     child = Child(run, ExitStack(), {}, exec, "import time; time.sleep(60)")
-    with open(run.folder / CONSOLE, "ab", buffering=0) as console:
+    with open(run.folder / "console.txt", "ab", buffering=0) as console:
         for part, latest in ((b"epoch [1/2", ""), (b"]\xff loss 3\nepo", "loss 3, epoch 1/2")):
             console.write(part)
             assert not child.poll()
@@ -117,12 +118,12 @@ def test_the_note_of_a_failure_is_a_line_at_the_end_of_the_console(run):
         child.close(note)
     lines = ["$ train.py", "no endno memory", "# failed: the disk is full"]
     lines += ["$ train.py", "no endno memory"]
-    assert (run.folder / CONSOLE).read_text().splitlines() == lines
-    (run.folder / CONSOLE).write_bytes(b"cut of")
-    write_line(run.folder / CONSOLE, "$ train.py \udcff")
-    assert (run.folder / CONSOLE).read_text() == "cut of\n$ train.py \\udcff\n"
-    (run.folder / CONSOLE).unlink()
-    (run.folder / CONSOLE).symlink_to("/dev/full")
+    assert (run.folder / "console.txt").read_text().splitlines() == lines
+    (run.folder / "console.txt").write_bytes(b"cut of")
+    write_line(run.folder / "console.txt", "$ train.py \udcff")
+    assert (run.folder / "console.txt").read_text() == "cut of\n$ train.py \\udcff\n"
+    (run.folder / "console.txt").unlink()
+    (run.folder / "console.txt").symlink_to("/dev/full")
     child.close("# failed: a note for which the disk has no room")
 
 

@@ -13,15 +13,12 @@ import pytest
 import yaml
 from checkout import REPOSITORY
 from dassl.data.datasets import DATASET_REGISTRY
+from own_images import registered
 from paths import ROOT
 from PIL import Image
 
-import datasets  # noqa: F401 (registers them)
 from benchmark.protocols import PROTOCOLS
-from benchmark.protocols.configs import TEN, dataset_name
-from benchmark.protocols.transfer import TRANSFER as TRANSFER_PROTOCOLS
-
-TRANSFER = [protocol.name for protocol in TRANSFER_PROTOCOLS]
+from benchmark.protocols.configs import GROUPS
 
 
 def test_scripts_take_variables_and_run_from_anywhere(checkout, tmp_path):
@@ -63,7 +60,7 @@ def test_scripts_take_variables_and_run_from_anywhere(checkout, tmp_path):
     (call,) = script("few_shot", *options, SHOTS="2 8", **shared)  # over variables; the last wins
     assert (call["DATASET.NUM_SHOTS"], call["OPTIM.LR"]) == ("1", "2")
     both = {"SOURCE": "emoji_food", "TARGETS": "emoji_pixels dtd", "SHOTS": "2"}
-    for name in TRANSFER:
+    for name in ("cross_dataset", "domain_generalization"):
         calls = script(name, **shared, **both)
         sets = [call["--dataset-config-file"].rpartition("/")[2] for call in calls]
         assert sets == ["emoji_food.yaml", "emoji_pixels.yaml", "dtd.yaml"]
@@ -227,8 +224,8 @@ CLASSES = "cat", "dog", "cow", "ant"  # two are base classes, two are new
 def make_sets(root: Path) -> None:
     """Write ten data sets in CoOp's layout: 4 classes of 6 images, 3, 1 and 2 of the parts."""
     table = yaml.safe_load((ROOT / "configs" / "downloads.yaml").read_text())
-    for number, name in enumerate(TEN):
-        kind = DATASET_REGISTRY.get(dataset_name(name))
+    for number, name in enumerate(GROUPS["ten"]):
+        kind = DATASET_REGISTRY.get(registered(name))
         folder = root / kind.dataset_dir
         parts = {"train": [], "val": [], "test": []}
         for label, word in enumerate(CLASSES):

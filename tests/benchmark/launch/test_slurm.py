@@ -20,7 +20,7 @@ from benchmark.launch.slurm.executor import Slurm, plan
 from benchmark.launch.slurm.queue import read_book, requeue
 from benchmark.launch.slurm.site import Site
 from benchmark.protocols import BASE2NEW, CROSS_DATASET
-from trainers.prompting.errors import UserError
+from trainers.prompting import UserError
 
 pytestmark = pytest.mark.processes
 
@@ -311,15 +311,6 @@ def test_the_scripts_take_options_from_the_environment(checkout, slurm):
     assert "--slurm" not in command and "--dry-run" not in command
     given = checkout.base2new(*ONE, "--slurm", "--gres=gpu:1", "--dry-run", **slurm.variables)
     assert "\n#SBATCH --gres=gpu:1\n" in given.stdout
-
-
-def test_cores_are_those_of_the_job(monkeypatch):
-    from benchmark.launch.local import cores
-
-    monkeypatch.setenv("SLURM_CPUS_ON_NODE", "1")
-    assert cores() == 1
-    monkeypatch.setenv("SLURM_CPUS_ON_NODE", "4096")
-    assert cores() == len(os.sched_getaffinity(0))
 
 
 @pytest.fixture

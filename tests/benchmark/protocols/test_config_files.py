@@ -4,18 +4,17 @@ import functools
 import itertools
 
 import pytest
+import yaml
 from cases import slow_but
+from paths import ROOT
 
 from benchmark.__main__ import main
 from benchmark.data.check_data import checked_datasets
-from benchmark.data.download import TABLE
-from benchmark.protocols import PROTOCOLS, configs
-from benchmark.protocols.base import check_new_classes
+from benchmark.protocols import CROSS_DATASET, DOMAIN_GENERALIZATION, PROTOCOLS, configs
 from benchmark.protocols.configs import GROUPS, TrainerConfigs, known_trainers, with_groups
-from benchmark.protocols.transfer import TRANSFER as TRANSFER_PROTOCOLS
-from recipe.configs import read_keys, read_tree
+from recipe.configs import read_keys
+from trainers.prompting import UserError
 from trainers.prompting.building.by_run import for_run
-from trainers.prompting.errors import UserError
 
 METHODS = known_trainers()
 
@@ -117,14 +116,13 @@ def test_coprompt_transfers_at_the_depth_of_its_source():
         assert (keys["TRAINER.CoPrompt.PROMPT_DEPTH"], keys["TRAINER.CoPrompt.N_CTX"]) == (12, 4)
 
 
-def test_class_specific_contexts_are_refused_for_any_method(tmp_path):
+def test_class_specific_contexts_are_refused_for_any_method(tmp_path, capsys):
     """KgCoOp's keys are in CoOp's node; a template starts one context for all classes."""
-    plan = {"trainers": ["KgCoOp"], "shots": 16}
-    runs = PROTOCOLS["base2new"].plan(tmp_path, ["dtd"], [1], TrainerConfigs(), **plan)
-    class_specific = ("TRAINER.COOP.CSC", "True")
-    check_new_classes(runs, class_specific)
-    with pytest.raises(UserError, match="KgCoOp with a context for each class .*COOP.CSC False"):
-        check_new_classes(runs, (*class_specific, "TRAINER.COOP.CTX_INIT", "False"))
+    words = ["base2new", "dtd", "--trainers", "KgCoOp", "--output", str(tmp_path), "--dry-run"]
+    assert main([*words, "TRAINER.COOP.CSC", "True"]) == 0
+    assert main([*words, "TRAINER.COOP.CSC", "True", "TRAINER.COOP.CTX_INIT", "False"]) == 2
+    said = capsys.readouterr().err
+    assert "KgCoOp with a context for each class" in said and "COOP.CSC False" in said
 
 
 def test_emoji_sets_have_one_config_for_all_protocols_and_a_missing_one_is_named():
@@ -137,7 +135,7 @@ def test_emoji_sets_have_one_config_for_all_protocols_and_a_missing_one_is_named
 
 
 def test_the_default_targets_have_config_files():
-    for protocol in TRANSFER_PROTOCOLS:
+    for protocol in (CROSS_DATASET, DOMAIN_GENERALIZATION):
         for source, targets in protocol.targets.items():
             configs.check_datasets([source, *targets])
 
@@ -184,6 +182,7 @@ def test_data_commands_take_groups(tmp_path, capsys):
     (tmp_path / "data").mkdir()
     assert main(["check-data", "imagenet_variants", "--root", str(tmp_path / "data")]) == 1
     assert "0 of 4 found" in capsys.readouterr().out
-    assert {name for group in GROUPS.values() for name in group} == {*read_tree(TABLE)} - {
+    table = yaml.safe_load((ROOT / "configs" / "downloads.yaml").read_text())
+    assert {name for group in GROUPS.values() for name in group} == table.keys() - {
         "grocery", "whurs19-images"
     }  # fmt: skip

@@ -7,21 +7,13 @@ from dataclasses import replace
 import pytest
 import tiny
 
-from benchmark.protocols import DOMAIN_GENERALIZATION, FEW_SHOT, PROTOCOLS
-from benchmark.protocols.configs import known_trainers
+from benchmark.protocols import CROSS_DATASET, DOMAIN_GENERALIZATION, FEW_SHOT, PROTOCOLS
 from benchmark.protocols.launches import write_launch
 from benchmark.protocols.places import runs_in
-from benchmark.protocols.transfer import TRANSFER as TRANSFER_PROTOCOLS
 
-METHODS = known_trainers()
+TRANSFER = CROSS_DATASET, DOMAIN_GENERALIZATION
 
 EMOJI = ("--source", "emoji", "--trainers", "ZeroshotCLIP CoOp", "--seeds", "1")
-
-
-def rows(text: str) -> dict[str, list[str]]:
-    """Return the words of each line of a table, by method."""
-    lines = [line.split() for line in text.splitlines() if line.startswith(tuple(METHODS))]
-    return {line[0]: line[1:] for line in lines}
 
 
 def test_few_shot_trains_with_each_number_of_shots_and_tests_zero_shot_once(checkout):
@@ -56,7 +48,8 @@ def test_transfer_trains_once_for_all_targets_of_both_protocols(checkout):
     for folder in targets:
         assert calls[folder]["model_dir"] == str(checkout.output / training)
         assert calls[folder]["opts"]["DATASET.SUBSAMPLE_CLASSES"] == "all"
-    assert rows(first.stdout)["CoOp"][:3] == ["61.00"] * 3
+    row = next(line for line in first.stdout.splitlines() if line.startswith("CoOp "))
+    assert row.split()[1:4] == ["61.00"] * 3
     second = checkout.protocol("domain_generalization", *EMOJI, "emoji_pixels")
     assert "4 runs, 2 to do; " in second.stderr
     assert sorted(checkout.folders()[6:]) == [
@@ -80,7 +73,7 @@ def test_planned_runs_are_found_on_disk(checkout, planned):
         write_launch(run, None, ())
 
     for protocol in PROTOCOLS.values():
-        if protocol in TRANSFER_PROTOCOLS:
+        if protocol in TRANSFER:
             continue
         for run in planned[protocol]:
             start(run)
@@ -91,11 +84,11 @@ def test_planned_runs_are_found_on_disk(checkout, planned):
     (checkout.output / "few_shot/emoji/shots_2/CoOp/emoji/seed1").mkdir(parents=True)
     assert len(found(FEW_SHOT)) == len(planned[FEW_SHOT])  # nothing was started there
 
-    first, second = TRANSFER_PROTOCOLS
-    mine, others = ([run.folder for run in planned[name]] for name in TRANSFER_PROTOCOLS)
+    first, second = TRANSFER
+    mine, others = ([run.folder for run in planned[name]] for name in TRANSFER)
     trainings = set(mine) & set(others)
     assert len(trainings) == 5
-    by_folder = {run.folder: run for name in TRANSFER_PROTOCOLS for run in planned[name]}
+    by_folder = {run.folder: run for name in TRANSFER for run in planned[name]}
     for folder in trainings:
         start(by_folder[folder])
     assert found(second) == trainings and not found(first)  # nothing is tested yet
@@ -115,11 +108,10 @@ def test_runs_are_told_apart_by_their_names_and_folders(planned):
 
 
 @pytest.mark.parametrize("method", ["CoOp", "MaPLe", "ALIGN"])
-def test_prompts_are_tested_on_other_class_names(tmp_path, capsys, monkeypatch, method):
+def test_prompts_are_tested_on_other_class_names(tmp_path, capsys, method):
     pairs = ["TRAINER.MAPLE.PROMPT_DEPTH", "2"] if method == "MaPLe" else []
     assert tiny.run(tmp_path / "data", method, tmp_path / "source", 1, extra=pairs) == 0
-    names = {"road sea": (9, 9, 9), "crop": (250, 9, 9), "annual road crop": (9, 250, 9)}
-    monkeypatch.setattr(tiny, "COLOURS", names)
+    pairs += ["DATASET.NAME", "TinyOthers"]
     capsys.readouterr()
     flags = ("--eval-only", "--model-dir", str(tmp_path / "source"))
     where = (tmp_path / "other data", method, tmp_path / "target", 1)

@@ -121,10 +121,10 @@ def check_parts(folder, used):
         print(f"Note: '{folder}' has parts, so that other folders are left out: {some(unread)}")
 
 
-def file_names(parent, folders):
+def file_names(parent, folders, many=MANY):
     """Return the names of the files in each of the given folders of `parent`.
 
-    If there are many files, their names are cached in `PARENT.files.json`; folders that have
+    If there are `many` files, their names are cached in `PARENT.files.json`; folders that have
     changed since are listed again.
     """
     kept = Path(f"{parent}.files.json")
@@ -141,7 +141,7 @@ def file_names(parent, folders):
                 listed += 1
         except OSError as error:
             raise UserError(f"'{path}' cannot be read: {error.strerror}") from None
-    if listed and sum(len(names) for _, names in entries.values()) >= MANY:
+    if listed and sum(len(names) for _, names in entries.values()) >= many:
         with contextlib.suppress(OSError):  # without permission to write, they are listed each time
             write_whole(kept, json.dumps(entries))
     return {folder: names for folder, (_, names) in entries.items()}
