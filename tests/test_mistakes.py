@@ -8,12 +8,13 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import redirect_stdout
 
 import pytest
 import torch
 from dassl.engine import TRAINER_REGISTRY, TrainerX
 from paths import ROOT
-from tiny import TinyColours, arguments, run
+from tiny import arguments, run
 
 import train
 from benchmark.__main__ import main
@@ -269,11 +270,10 @@ def test_a_flag_with_several_values_does_not_swallow_the_pairs(capsys, flag):
     assert read_pairs(args.opts) == {"OPTIM.LR": "0.1"}
 
 
-def test_test_images_do_not_replace_missing_validation_images(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(TinyColours, "val", [])
+def test_test_images_do_not_replace_missing_validation_images(tmp_path, capsys):
     for pairs in (["TEST.SPLIT", "val"], ["TEST.FINAL_MODEL", "best_val"]):
-        assert run(tmp_path, "CoOp", extra=pairs) == 2
-        assert "Validation images are needed, but TinyColours has none" in capsys.readouterr().err
+        assert run(tmp_path, "CoOp", extra=["DATASET.NAME", "EmojiFood", *pairs]) == 2
+        assert "Validation images are needed, but EmojiFood has none" in capsys.readouterr().err
 
 
 @TRAINER_REGISTRY.register()
@@ -318,14 +318,12 @@ def test_a_reader_that_closes_the_output(tmp_path):
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a full device")
-def test_a_full_device_as_stdout_is_not_mistaken_for_the_output_folder(
-    tmp_path, capsys, monkeypatch
-):
+def test_a_full_device_as_stdout_is_not_mistaken_for_the_output_folder(tmp_path, capsys):
     # written through, so that closing it does not write again
     full = io.FileIO("/dev/full", "w")
     full.name = "<stdout>"
-    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(full, write_through=True))
-    assert run(tmp_path, "ZeroshotCLIP") == 1
+    with redirect_stdout(io.TextIOWrapper(full, write_through=True)):
+        assert run(tmp_path, "ZeroshotCLIP") == 1
     error = capsys.readouterr().err
     assert error.startswith("error: '<stdout>' cannot be written or read (No space left on device)")
 
@@ -349,9 +347,9 @@ def test_a_name_of_300_characters(tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_a_closed_standard_output(tmp_path, monkeypatch):
-    monkeypatch.setattr(sys, "stdout", None)
+def test_a_closed_standard_output(tmp_path):
+    sys.stdout = None
     assert main(["info"]) == 0
     sys.stdout.close()
-    monkeypatch.setattr(sys, "stdout", None)
+    sys.stdout = None
     assert train.run(arguments(tmp_path, "CoOp", tmp_path / "out", 1, "--no-train")) == 0

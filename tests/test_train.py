@@ -6,6 +6,7 @@ import json
 import shlex
 import subprocess
 import sys
+from contextlib import redirect_stdout
 
 import pytest
 import torch
@@ -213,9 +214,9 @@ def test_a_console_without_the_letters_of_a_class_name_does_not_stop_a_run(tmp_p
 
     monkeypatch.setattr(tiny, "COLOURS", {"forêt": (40, 200, 40), "海 1": (40, 40, 200)})
     console = io.TextIOWrapper(io.BytesIO(), "ascii")
-    monkeypatch.setattr(sys, "stdout", console)
     out = tmp_path / "out"
-    assert run(tmp_path, "ZeroshotCLIP", out, extra=["TEST.PER_CLASS_RESULT", "True"]) == 0
+    with redirect_stdout(console):
+        assert run(tmp_path, "ZeroshotCLIP", out, extra=["TEST.PER_CLASS_RESULT", "True"]) == 0
     console.flush()
     assert rb"class: 0 (for\xeat)" in console.buffer.getvalue()
     assert "class: 0 (forêt)" in (out / "log.txt").read_text(encoding="utf-8")

@@ -18,8 +18,9 @@ STARTING = "starting"
 class Progress:
     """Shows the progress of runs: bars on a terminal, plain lines elsewhere."""
 
-    def __init__(self, stream=None):
+    def __init__(self, stream=None, heartbeat: float = HEARTBEAT):
         self.stream = stream or sys.stderr
+        self.heartbeat = heartbeat
         self.bars: list[tqdm] = []
         self.terminal = self.stream.isatty()
         self.done = self.total = 0
@@ -71,7 +72,7 @@ class Progress:
         news = [_news(child) for child in children]
         if self.bars:
             self._draw(news, eta)
-        elif news and time.monotonic() - self.last > HEARTBEAT:
+        elif news and time.monotonic() - self.last > self.heartbeat:
             self.say("\n".join(news) + f" | all: {eta}")
 
     def _draw(self, news: list[str], eta: str) -> None:

@@ -56,12 +56,17 @@ def checkout(tmp_path):
 
 
 @pytest.fixture
-def refused(checkout, monkeypatch, capsys):
+def its_configs(checkout, monkeypatch):
+    """Let this process read the config files of the checkout."""
+    monkeypatch.setattr(configs, "CONFIGS", checkout.root / "configs")
+
+
+@pytest.fixture
+def refused(checkout, its_configs, monkeypatch, capsys):
     """A function that runs a command, checks that it is refused, and returns its output.
 
     The command runs in this process, which is faster than a new one.
     """
-    monkeypatch.setattr(configs, "CONFIGS", checkout.root / "configs")
     monkeypatch.chdir(checkout.root)
 
     def refused(*words):
@@ -78,9 +83,8 @@ def refused(checkout, monkeypatch, capsys):
 
 
 @pytest.fixture
-def planned(checkout, monkeypatch):
+def planned(checkout, its_configs):
     """Return the runs of each protocol on the emoji sets, in the output of the checkout."""
-    monkeypatch.setattr(configs, "CONFIGS", checkout.root / "configs")
     output, seeds = checkout.output, [1, 2]
     every = {"trainers": ["ZeroshotCLIP", "CoOp", "ALIGN"]}
     transfer = {"shots": 16, "source": "emoji"} | every

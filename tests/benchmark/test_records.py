@@ -4,7 +4,7 @@ import io
 import json
 import os
 import re
-import sys
+from contextlib import redirect_stdout
 
 import pytest
 from outcomes import leave, outcome
@@ -119,11 +119,12 @@ def test_names_from_records_and_folders_stay_on_one_line(form, tmp_path, capsys)
 
 
 @pytest.mark.parametrize("form", ["text", "markdown", "html"])
-def test_an_ascii_console(form, tmp_path, monkeypatch):
+def test_an_ascii_console(form, tmp_path):
     leave(tmp_path, [outcome("CoOp", seed, "base", 40.0 + seed) for seed in (1, 2)])
     console = io.BytesIO()
-    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(console, encoding="ascii"))
-    assert main(["report", str(tmp_path), "--format", form]) == 0
+    with redirect_stdout(io.TextIOWrapper(console, encoding="ascii")) as stream:
+        assert main(["report", str(tmp_path), "--format", form]) == 0
+        stream.flush()
     shown = "41.50 &#177; 0.71" if form == "html" else r"41.50 \xb1 0.71"
     assert shown in console.getvalue().decode("ascii")
 

@@ -20,7 +20,6 @@ from dassl.utils import UserError, read_image
 from PIL import Image, ImageOps
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="workers are forked on Linux only")
-KINDS = [pytest.param(True, marks=linux, id="shared"), pytest.param(False, id="own")]
 MODES = ("RGB", "L", "RGBA", "P", "CMYK", "1", "I;16", "RGB")
 SPREAD = 2000  # bytes that suffice for some of the images
 
@@ -44,6 +43,15 @@ def items(tmp_path):
         image.save(path, **({"exif": exif} if i == 0 else {}))
         written.append(Datum(str(path), i % 2, 0, "ab"[i % 2]))
     return written
+
+
+@pytest.fixture(
+    params=[pytest.param(True, marks=linux, id="shared"), pytest.param(False, id="own")]
+)
+def forked(request, monkeypatch):
+    """Return True where processes are forked, and share the cache."""
+    monkeypatch.setattr(decoded, "FORKED", request.param)
+    return request.param
 
 
 @pytest.fixture
@@ -92,9 +100,7 @@ def test_batches_are_the_same_and_workers_decode_an_image_once(make_cfg, items, 
     assert 16 > counts[1] >= counts[2] > 0
 
 
-@pytest.mark.parametrize("forked", KINDS)
-def test_an_image_from_the_cache_is_one_that_was_decoded(items, monkeypatch, forked):
-    monkeypatch.setattr(decoded, "FORKED", forked)
+def test_an_image_from_the_cache_is_one_that_was_decoded(items, forked):
     cache = build_cache(len(items), 2**20, 1)
     for i, item in enumerate(items):
         assert cache.get(i, None) is None
@@ -111,9 +117,7 @@ def test_an_image_from_the_cache_is_one_that_was_decoded(items, monkeypatch, for
             kept.paste(0, (0, 0, *kept.size))
 
 
-@pytest.mark.parametrize("forked", KINDS)
-def test_both_training_parts_keep_within_one_size(make_cfg, reads, monkeypatch, forked):
-    monkeypatch.setattr(decoded, "FORKED", forked)
+def test_both_training_parts_keep_within_one_size(make_cfg, reads, forked):
     dm = DataManager(make_cfg("DATALOADER.CACHE_GIB", SPREAD / 2**30))
     parts = [dm.train_loader_x.dataset, dm.train_loader_u.dataset]
     assert [len(part) for part in parts] == [21, 6]
@@ -127,9 +131,7 @@ def test_both_training_parts_keep_within_one_size(make_cfg, reads, monkeypatch, 
     assert most - 1 <= 27 - (reads.value - before) <= most
 
 
-@pytest.mark.parametrize("forked", KINDS)
-def test_a_draft_is_not_taken_for_the_whole_image(tmp_path, make_cfg, monkeypatch, forked):
-    monkeypatch.setattr(decoded, "FORKED", forked)
+def test_a_draft_is_not_taken_for_the_whole_image(tmp_path, make_cfg, forked):
     path = str(tmp_path / "large.jpg")
     noise(0, (160, 128)).save(path)
     cfg = make_cfg("INPUT.DRAFT", True)

@@ -1,7 +1,6 @@
 """Trainers: end to end, checkpoints, resume, evaluation, broken losses."""
 
 import re
-import sys
 
 import pytest
 import torch
@@ -43,9 +42,7 @@ def assert_same(a, b):
         assert torch.equal(a[name], b[name]), name
 
 
-def test_a_public_style_trainer_end_to_end(make_cfg, tmp_path, monkeypatch):
-    monkeypatch.setattr(sys, "stdout", sys.stdout)
-    monkeypatch.setattr(sys, "stderr", sys.stderr)
+def test_a_public_style_trainer_end_to_end(make_cfg, tmp_path):
     cfg = make_cfg("TRAIN.CHECKPOINT_FREQ", 1)
     setup_logger(cfg.OUTPUT_DIR)
     trainer = build_trainer(cfg)

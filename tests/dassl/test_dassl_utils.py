@@ -64,10 +64,9 @@ def test_user_error_keeps_its_code():
     assert pickle.loads(pickle.dumps(error)).exit_code == 1
 
 
-def test_logger_copies_both_streams(tmp_path, monkeypatch):
+def test_logger_copies_both_streams(tmp_path):
     out, err = io.StringIO(), io.StringIO()
-    monkeypatch.setattr(sys, "stdout", out)
-    monkeypatch.setattr(sys, "stderr", err)
+    sys.stdout, sys.stderr = out, err
     setup_logger(None)
     assert sys.stdout is out
     setup_logger(str(tmp_path))
@@ -95,7 +94,7 @@ def test_a_log_on_a_full_disk_fails_once():
     assert (out.getvalue(), err.getvalue()) == ("to out\n", "what is wrong\n")
 
 
-def test_progress_leaves_no_carriage_returns_in_the_log(tmp_path, monkeypatch, capsys):
+def test_progress_leaves_no_carriage_returns_in_the_log(tmp_path, capsys):
     class Terminal(io.StringIO):
         def isatty(self):
             return True
@@ -103,8 +102,7 @@ def test_progress_leaves_no_carriage_returns_in_the_log(tmp_path, monkeypatch, c
     assert list(progress([1, 2, 3], seconds=-1)) == [1, 2, 3]
     assert capsys.readouterr().out == "batch [1/3]\nbatch [2/3]\nbatch [3/3]\n"
     terminal = Terminal()
-    monkeypatch.setattr(sys, "stdout", io.StringIO())
-    monkeypatch.setattr(sys, "stderr", terminal)
+    sys.stdout, sys.stderr = io.StringIO(), terminal
     setup_logger(str(tmp_path))
     assert list(progress([1, 2, 3])) == [1, 2, 3]
     assert "/3 [" in terminal.getvalue()

@@ -50,7 +50,6 @@ def eurosat(pictures, monkeypatch):
     write_split(pictures, NAMES)
     cls, half = checked_datasets()["eurosat"], EACH * len(NAMES) // 4
     monkeypatch.setattr(cls, "expected", type(cls.expected)(len(NAMES), half, half, 2 * half))
-    monkeypatch.setattr(zero_shot, "BACKBONE", CLIP)
     monkeypatch.setattr("benchmark.data.check_data.BACKBONE", CLIP)
     return pictures
 

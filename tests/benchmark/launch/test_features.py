@@ -91,13 +91,12 @@ TINY = GOLDEN / "tiny_clip_seed0.safetensors"
 
 @pytest.fixture
 def inside(monkeypatch):
-    """Write the files in this process, and return a list of the data sets that were written."""
+    """Write the files in this process, and return a list of the commands that wrote them."""
     written = []
 
     def run(words, **_):
-        at = words.index("features")
-        written.append(words[at + 1])
-        return subprocess.CompletedProcess(words, main(words[at:]))
+        written.append(words[words.index("features") :])
+        return subprocess.CompletedProcess(words, main(written[-1]))
 
     monkeypatch.setattr(auto_features, "subprocess", SimpleNamespace(run=run))
     return written
@@ -146,23 +145,18 @@ def test_runs_with_the_embedded_clip(tmp_path, inside, capfd):
     assert "TipAdapter" in capfd.readouterr().out
     file = tmp_path / "features" / "emoji_food_emoji.safetensors"
     assert len(list(tmp_path.rglob("results.json"))) == 2
-    assert inside == ["emoji_food"]
+    assert [words[1] for words in inside] == ["emoji_food"]
     file.unlink()  # finished runs do not need it
     assert main(words) == 0 and not file.exists()
 
 
-def test_the_writer_knows_the_plug_ins(tmp_path, monkeypatch):
-    words = []
-
-    def run(given, **_):
-        words.extend(given)
-        return subprocess.CompletedProcess(given, 0)
-
-    monkeypatch.setattr(auto_features, "subprocess", SimpleNamespace(run=run))
+def test_the_writer_knows_the_plug_ins(tmp_path, inside):
+    tiny.write_halves(tmp_path / "images" / "mine")
     plugin = str(ROOT / "examples" / "dept.py")
     auto_features.write_lacking(
         *own_images(tmp_path, TINY, "--trainers", "CLAP", "--plugin", plugin)
     )
+    (words,) = inside
     assert words[words.index("--plugin") + 1] == plugin
 
 

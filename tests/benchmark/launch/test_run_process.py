@@ -14,7 +14,6 @@ import pytest
 from checkout import PATIENCE, wait_for
 from outcomes import outcome
 
-from benchmark.launch import progress as progress_module
 from benchmark.launch.progress import Progress, clock_text
 from benchmark.launch.run_process import Child, fraction_done, state, write_line
 from benchmark.launch.start import last_sentence
@@ -143,14 +142,13 @@ def test_on_a_terminal_a_bar_is_drawn(checkout):
     assert b"2 runs |" in seen and b"[2/2] CoOp on emoji, seed 1, new: 61.00%" in seen
 
 
-def test_plain_lines_have_a_heartbeat(monkeypatch):
+def test_plain_lines_have_a_heartbeat():
     stream = io.StringIO()
     run = outcome("CoOp", 1, "base", 50.0).run
     child = SimpleNamespace(run=run, seconds=65.0, latest="epoch 1/2", advance=Advance())
-    progress = Progress(stream)
-    progress.tick([child], 100.0, 0, True)
+    Progress(stream).tick([child], 100.0, 0, True)
     assert stream.getvalue() == ""
-    monkeypatch.setattr(progress_module, "HEARTBEAT", -1.0)
+    progress = Progress(stream, heartbeat=-1.0)
     for left in ((100.0, 0, True), (100.0, 0, False), (100.0, 3, False), (0.0, 1, False)):
         progress.tick([child], *left)
     of_run = "CoOp on emoji, seed 1, base: epoch 1/2 (1:05 so far) | all: "
