@@ -1,4 +1,4 @@
-"""The 15 public data sets, read from small trees in their original layouts."""
+"""The public data sets, read from small trees in their original layouts."""
 
 import json
 import os
@@ -25,6 +25,7 @@ from public_layouts import (
     stanford_cars,
 )
 
+from benchmark.protocols.configs import GROUPS
 from trainers.prompting import UserError
 
 
@@ -182,3 +183,38 @@ def test_v2_folders_are_numbers(tmp_path):
     dataset = load("imagenetv2", tmp_path)
     assert all(name.startswith(f"{label}_") for name, label in labels(dataset.test).items())
     assert dataset.lab2cname[10] == "animal 10"
+
+
+# ---- BiomedCoOp's eleven data sets
+
+# not in alphabetical order, with names that have spaces and brackets, as the public files have
+CLASSES = ["glioma tumor", "meningioma tumor", "pituitary tumor", "normal brain"]
+
+
+def write_medical(root, name):
+    """Write a data set of four classes, one image each for every part; return its split."""
+    split = {part: [] for part in ("train", "val", "test")}
+    for label, title in enumerate(CLASSES):
+        for part, rows in split.items():
+            rows.append([f"{title.replace(' ', '_')}/{part} (1).tif", label, title])
+    jpegs(root / name / name, *(row[0] for rows in split.values() for row in rows))
+    (root / name / f"split_{name}.json").write_text(json.dumps(split))
+    return split
+
+
+@pytest.mark.parametrize("config", GROUPS["medical"])
+def test_names_and_labels_are_those_of_the_split_file(config, tmp_path, capsys):
+    write_medical(tmp_path, registered(config))
+    dataset = load(config, tmp_path)
+    assert dataset.classnames == CLASSES and counts(dataset) == (4, 4, 4)
+    assert [item.label for item in dataset.test] == [0, 1, 2, 3]
+    assert not dataset.as_published and " as published" in capsys.readouterr().out
+    assert load(config, tmp_path, subset="new").classnames == CLASSES[2:]
+
+
+def test_a_missing_split_is_made_anew_and_said(tmp_path, capsys):
+    write_medical(tmp_path, "BUSI")
+    (tmp_path / "BUSI" / "split_BUSI.json").unlink()
+    names = load("busi", tmp_path).classnames
+    assert names == sorted(title.replace(" ", "_") for title in CLASSES)
+    assert "not the published one" in capsys.readouterr().out

@@ -69,27 +69,16 @@ def test_corrupt_results_are_named_and_redone(checkout):
 
 
 def test_an_evaluation_is_redone_with_its_training(checkout):
-    checkout.base2new(*ONE)
-    (checkout.folder("CoOp", 1) / "results.json").unlink()
-    failed = checkout.base2new(*ONE, fake={"CoOp/1/new": "silent"}, code=1)
-    assert "- CoOp, new: failed: it ended without results.json" in failed.stdout
-    assert checkout.runs()[2:] == ["CoOp/1/base", "CoOp/1/new"]
-
-
-def test_results_of_lost_prompts_are_not_shown(checkout):
+    """Until then, results of lost prompts are not shown."""
     checkout.base2new(*ONE)
     (checkout.folder("CoOp", 1) / "results.json").unlink()
     checkout.base2new(*ONE, fake={"CoOp/1/base": "error"}, code=1)
     told = checkout.protocol("report").stdout
     row = next(line for line in told.splitlines() if line.startswith("CoOp "))
     assert row.split() == ["CoOp", "failed", "unfinished", "-", "-", "-", "-"]
-
-
-def test_a_repeated_training_repeats_its_targets(checkout):
-    checkout.protocol("cross_dataset", *EMOJI)
-    (checkout.output / "transfer/emoji/shots_16/CoOp/emoji/seed1/results.json").unlink()
-    done = checkout.protocol("cross_dataset", *EMOJI)
-    assert "6 runs, 3 to do; " in done.stderr
+    failed = checkout.base2new(*ONE, fake={"CoOp/1/new": "silent"}, code=1)
+    assert "- CoOp, new: failed: it ended without results.json" in failed.stdout
+    assert checkout.runs()[3:] == ["CoOp/1/base", "CoOp/1/new"]
 
 
 def test_results_of_another_beta_are_refused(checkout):
@@ -103,6 +92,9 @@ def test_results_of_another_beta_are_refused(checkout):
 
 def test_results_of_an_older_config_file_are_refused(checkout):
     checkout.protocol("cross_dataset", *EMOJI, "OPTIM.MAX_EPOCH", "8")
+    (checkout.output / "transfer/emoji/shots_16/CoOp/emoji/seed1/results.json").unlink()
+    done = checkout.protocol("cross_dataset", *EMOJI, "OPTIM.MAX_EPOCH", "8")
+    assert "6 runs, 3 to do; " in done.stderr  # a repeated training repeats its targets
     config = checkout.root / "configs/trainers/CoOp/emoji.yaml"
     config.write_text("OPTIM:\n  MAX_EPOCH: 8\nTRAIN:\n  PRINT_FREQ: 7\n")
     checkout.protocol("domain_generalization", *EMOJI, "emoji_pixels")
@@ -110,7 +102,7 @@ def test_results_of_an_older_config_file_are_refused(checkout):
     refused = checkout.protocol("domain_generalization", *EMOJI, "emoji_pixels", code=2)
     assert "another run (OPTIM.MAX_EPOCH 8, not 9)" in refused.stderr
     checkout.protocol("cross_dataset", *EMOJI, "OPTIM.MAX_EPOCH", "8")
-    assert len(checkout.calls()) == 6 + 2
+    assert len(checkout.calls()) == 6 + 3 + 2
 
 
 def test_time_left_covers_runs_with_an_estimate_and_counts_others(tmp_path):

@@ -1,4 +1,4 @@
-"""The commands of protocols: arguments, refusals and listings."""
+"""The commands of protocols: arguments, refusals, listings, and several values of a setting."""
 
 import json
 import shlex
@@ -49,6 +49,8 @@ def test_dry_run_prints_commands_and_writes_nothing(checkout):
         "# skip: CoOp on emoji, seed 1, new (finished)",
         "# runs to do: 0 with training, 0 without; finished: 2",
     ]
+    refused = checkout.base2new(*ONE, "--ood", "emoji_food", code=2)  # they were without it
+    assert "TEST.OOD [], not ['Emoji_Food']" in refused.stderr and refused.stderr.count("\n") == 1
 
 
 def test_other_data_sets_go_to_every_run(checkout):
@@ -56,12 +58,6 @@ def test_other_data_sets_go_to_every_run(checkout):
     commands = [shlex.split(line) for line in listed.stdout.splitlines() if line[0] != "#"]
     expected = ["OPTIM.LR", "0.1", "TEST.OOD", "['Emoji_Food', 'Dtd']"]
     assert [command[-4:] for command in commands] == [expected] * 2
-
-
-def test_finished_runs_without_ood_do_not_count_as_runs_with_it(checkout):
-    checkout.base2new(*ONE)
-    refused = checkout.base2new(*ONE, "--ood", "emoji_food", code=2)
-    assert "TEST.OOD [], not ['Emoji_Food']" in refused.stderr and refused.stderr.count("\n") == 1
 
 
 def test_zero_shot_loads_no_checkpoint(checkout):
@@ -107,3 +103,67 @@ def test_the_launcher_saves_the_table_of_all_runs(tmp_path, capsys):
     assert (kept["h_mean"], kept["h_n"]) == (50.0, 1)
     said = f"{path} has all runs of base2new in {tmp_path}"
     assert capsys.readouterr().err.rstrip().endswith(said)
+
+
+# ---- several values of a setting: runs in folders of their own, and their comparison
+
+VARY = ("--vary", "TRAINER.ALIGN.BETA=0,1")
+
+
+def test_the_values_of_a_key_are_compared(checkout):
+    words = ("emoji", "--seeds", "1 2", "--trainers", "CoOp ALIGN", *VARY)
+    done = checkout.base2new(*words, fake={"emoji": "answers"})
+    lines = [line.split("  ")[0] for line in done.stdout.splitlines()]
+    names = ["ALIGN, BETA 0", "ALIGN, BETA 1"]
+    assert [name for name in lines if name in (*names, "CoOp")] == ["CoOp", *names, names[1]]
+    assert "ALIGN, BETA 0 minus each other on test images" in done.stdout
+    place = "base2new/train_base/emoji/shots_16/ALIGN/emoji+TRAINER.ALIGN.BETA=0/seed2"
+    (call,) = [call for call in checkout.calls() if call["folder"].endswith(place)]
+    assert call["opts"]["TRAINER.ALIGN.BETA"] == "0" and len(checkout.calls()) == 4 + 8
+    tests = [c for c in checkout.calls() if "test_new" in c["folder"] and "BETA=1" in c["folder"]]
+    assert tests and all("BETA=1" in call["model_dir"] for call in tests)
+    checkout.base2new(*words)
+    assert len(checkout.calls()) == 12  # all are done
+
+    report = [checkout.root / "output", "--compare", "ALIGN, BETA 1"]
+    told = checkout.protocol("report", *map(str, report)).stdout
+    assert "ALIGN, BETA 1 minus each other" in told and "ALIGN, BETA 0  " in told
+
+
+def test_nothing_is_compared_where_every_run_has_failed(checkout):
+    words = ("emoji", "--seeds", "1", "--trainers", "ALIGN", *VARY)
+    told = checkout.base2new(*words, fake={"ALIGN/1/base": "error"}, code=1).stdout
+    assert "ALIGN, BETA 1  failed" in told and "minus each other" not in told
+
+
+def test_a_run_with_one_of_the_values_is_the_same_run(checkout):
+    """The usual folder has BETA 1 here; its runs are not a third line, nor counted twice."""
+    words = ("emoji", "--seeds", "1", "--trainers", "ALIGN")
+    checkout.base2new(*words)
+    told = checkout.base2new(*words, "TRAINER.ALIGN.BETA", "0", code=2).stderr
+    assert "(TRAINER.ALIGN.BETA 1.0, not 0)" in told
+    assert "compare both values with --vary TRAINER.ALIGN.BETA=1.0,0, choose" in told
+    checkout.base2new(*words, *VARY)
+    told = checkout.protocol("report", str(checkout.output), "--format", "csv").stdout
+    assert told.count("\n") == 1 + 2 and told.count("BETA 1,") == told.count("BETA 0,") == 1
+
+
+def test_several_keys_give_all_choices_and_concern_methods_that_have_them(checkout):
+    (checkout.root / "configs/trainers/CoOp/emoji.yaml").write_text("TRAINER: {COOP: {W: 1}}\n")
+    more = ("--vary", "OPTIM.LR=0.1,0.2", "--vary", "TRAINER.COOP.W=1,2,3", "--dry-run")
+    told = checkout.base2new("emoji", "--seeds", "1", *more).stdout
+    assert told.count("# run: ZeroshotCLIP") == 2
+    assert told.count("# run: ALIGN on emoji, LR 0.1, seed 1, base") == 1
+    assert told.count("# run: ALIGN") == 2 * 2 and told.count("# run: CoOp") == 2 * 2 * 3
+    assert "emoji+OPTIM.LR=0.1+TRAINER.COOP.W=3/seed1" in told
+    more = ("--trainers", "ZeroshotCLIP", "--vary", "TEST.ATTACK_EPS=1,2", "--dry-run")
+    told = checkout.base2new("emoji", "--seeds", "1", *more).stdout
+    assert told.count("# run: ZeroshotCLIP") == 2 * 2  # tests concern what learns nothing, too
+
+
+def test_lists_and_keys_in_lower_case(checkout):
+    words = ("emoji", "--seeds", "1", "--trainers", "ALIGN", "--dry-run")
+    told = checkout.base2new(*words, "--vary", "OPTIM.STEPSIZE=[1],[2]").stdout
+    assert told.count("# run: ALIGN on emoji, STEPSIZE [1], ") == 2
+    told = checkout.base2new(*words, "--vary", "topk=1,2").stdout
+    assert told.count("# run: ALIGN on emoji, topk 1, seed 1") == 2

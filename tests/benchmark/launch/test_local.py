@@ -42,12 +42,6 @@ def test_runs_are_done_in_order_and_not_repeated(checkout):
     assert [row["h_n"] for row in table["rows"]] == [1, 3, 3, 3]
 
 
-def test_one_at_a_time_keeps_the_protocols_order(checkout):
-    checkout.base2new("--seeds", "2 1", "--trainers", "CoOp,ALIGN", "--jobs", "1")
-    trainings = [f"{name}/{seed}" for seed in (2, 1) for name in ("CoOp", "ALIGN")]
-    assert checkout.runs() == [f"{run}/{part}" for run in trainings for part in ("base", "new")]
-
-
 def test_runs_at_once_share_cores_and_get_a_gpu_each(checkout):
     slow = {f"CoOp/{seed}/base": "slow" for seed in (1, 2)}
     with working(checkout, "--trainers", "CoOp", calls=2, fake=slow, CUDA_VISIBLE_DEVICES="4,7"):

@@ -166,20 +166,17 @@ def test_runs_of_other_code_count_and_every_table_says_so(checkout, mine):
     assert NAMED in checkout.protocol("report").stdout, "it is not where it was"
 
 
-def test_an_edit_of_the_package_is_named(checkout, mine, monkeypatch):
+def test_an_edit_of_the_package_and_one_during_a_training_are_named(checkout, mine):
     words, plugin = mine
-    path = checkout.folder("CoOp", 1) / "results.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"code": {OWN: "0" * 16}}))
-    assert "at least in part: CoOp (trainers/prompting)." in checkout.base2new(*words).stdout
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"code": {OWN: package_hash()}}))
-    assert "at least in part" not in checkout.base2new(*words).stdout
 
+    def say(trainer, **record):
+        path = checkout.folder(trainer, 1) / "results.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | record))
+        return checkout.base2new(*words).stdout
 
-def test_a_training_that_went_on_with_edited_code_is_named(checkout, mine):
-    words, plugin = mine
-    path = checkout.folder("MyMethod", 1) / "results.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"edited": ["its_helper.py"]}))
-    assert "in part: MyMethod (its_helper.py)." in checkout.base2new(*words).stdout
+    assert "at least in part: CoOp (trainers/prompting)." in say("CoOp", code={OWN: "0" * 16})
+    assert "at least in part" not in say("CoOp", code={OWN: package_hash()})
+    assert "in part: MyMethod (its_helper.py)." in say("MyMethod", edited=["its_helper.py"])
 
 
 def test_the_average_over_data_sets_says_it_too(checkout, mine):
