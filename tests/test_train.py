@@ -11,7 +11,7 @@ from contextlib import redirect_stdout
 import pytest
 import torch
 from paths import GOLDEN, ROOT
-from tiny import arguments, run
+from tiny import arguments, killed_after, run
 
 import train
 from benchmark.__main__ import main
@@ -90,25 +90,12 @@ def test_a_run_writes_log_curves_checkpoint_and_results(tmp_path, capfd):
     assert sum(v.numel() for v in prompts(out, 2).values()) == record["num_params"]
 
 
-def test_same_seed_same_bits_and_resuming_changes_nothing(tmp_path, monkeypatch):
+def test_same_seed_same_bits_and_resuming_changes_nothing(tmp_path):
     whole, again, parts = (tmp_path / name for name in ("whole", "again", "parts"))
     assert run(tmp_path, "ALIGN", whole) == run(tmp_path, "ALIGN", again) == 0
-
-    class Killed(BaseException):
-        pass
-
-    after_epoch = PromptTrainer.after_epoch
-
-    def killed_after_one(self):
-        after_epoch(self)
-        if self.epoch == 0:
-            raise Killed
-
-    monkeypatch.setattr(PromptTrainer, "after_epoch", killed_after_one)
-    with pytest.raises(Killed):
-        run(tmp_path, "ALIGN", parts)
+    with killed_after(1):
+        assert run(tmp_path, "ALIGN", parts) == 130
     assert not (parts / "results.json").exists()
-    monkeypatch.undo()
     assert run(tmp_path, "ALIGN", parts, 2, "--resume", str(parts)) == 0
     expected = prompts(whole, 2)
     for other in (again, parts):
