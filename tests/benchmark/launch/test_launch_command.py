@@ -105,7 +105,7 @@ def test_the_launcher_saves_the_table_of_all_runs(tmp_path, capsys):
     assert capsys.readouterr().err.rstrip().endswith(said)
 
 
-# ---- several values of a setting: runs in folders of their own, and their comparison
+# ---- several values of a setting, in separate folders, and their comparison
 
 VARY = ("--vary", "TRAINER.ALIGN.BETA=0,1")
 
