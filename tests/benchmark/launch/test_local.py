@@ -116,6 +116,7 @@ def test_killing_a_run_ends_no_other_and_leaves_no_lock_of_others(checkout):
         process.kill()
         process.wait()
         os.kill(second, signal.SIGKILL)
+        wait_for(lambda: not alive(second))
         third = checkout.calls()[2]["pid"]  # started while the launcher held the second's lock
         assert alive(third)
         with ExitStack() as stack:
