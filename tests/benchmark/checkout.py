@@ -1,11 +1,15 @@
 """Build a small checkout with the real benchmark/ and scripts/, and a train.py without training."""
 
+import atexit
+import compileall
+import functools
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from contextlib import ExitStack, chdir, contextmanager, redirect_stderr, redirect_stdout
 from io import StringIO
@@ -48,30 +52,8 @@ class Checkout:
 
     def write_code(self) -> None:
         """Write the program, for commands in separate processes, if it is not yet there."""
-        root = self.root
-        if (root / "train.py").exists():
-            return
-        for folder in ("benchmark", "recipe", "scripts"):
-            shutil.copytree(REPOSITORY / folder, root / folder)
-        plugin = root / "trainers" / "prompting"  # only its light modules
-        light = ["__init__.py", "marks.py", "dataset_keys.py", "errors.py", "one_package.py"]
-        light += ["record/hashes.py", "record/metrics.py", "record/predictions.py"]
-        light += [f"storage/{name}.py" for name in ("files", "run_record")]
-        light += ["checkpoint/cfg_texts.py"]
-        light += ["building/base_config.py", "building/by_run.py"]
-        light += ["use/commands/arguments.py", "advice/page.css"]
-        packages = ("advice", "checkpoint", "embedded", "record", "storage", "building", "use")
-        packages = (*packages, "use/commands")
-        for name in (*light, *(f"{package}/__init__.py" for package in packages)):
-            (plugin / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(REPOSITORY / "trainers" / "prompting" / name, plugin / name)
-        shutil.copy(Path(__file__).parent / "fake_train.py", root / "train.py")
-        # settings and data are not checked: that needs Dassl and the methods
-        replaced = ("checks", "check_settings"), ("checks", "check_validation")
-        for name, function in (*replaced, ("needs", "lacking")):
-            with (root / "benchmark" / "launch" / f"{name}.py").open("a") as file:
-                file.write(f"\n\ndef {function}(*args, **more):\n    return []\n")
-        (root / "benchmark" / "launch" / "preload.py").write_text("")
+        if not (self.root / "train.py").exists():
+            shutil.copytree(program(), self.root, dirs_exist_ok=True)
 
     def environment(self, **fake: str) -> dict:
         """Return the environment of a call; `fake` says what goes wrong in which run."""
@@ -177,6 +159,36 @@ class Checkout:
     def folder(self, trainer: str, seed: int, part: str = "train_base") -> Path:
         """Return the run folder of a base-to-new run on emoji."""
         return self.output / "base2new" / part / "emoji/shots_16" / trainer / f"emoji/seed{seed}"
+
+
+@functools.cache
+def program() -> Path:
+    """Write the program into a folder, compiled, which checkouts copy."""
+    root = Path(tempfile.mkdtemp())
+    atexit.register(shutil.rmtree, root, ignore_errors=True)
+    for folder in ("benchmark", "recipe", "scripts"):
+        shutil.copytree(REPOSITORY / folder, root / folder)
+    plugin = root / "trainers" / "prompting"  # only its light modules
+    light = ["__init__.py", "marks.py", "dataset_keys.py", "errors.py", "one_package.py"]
+    light += ["record/hashes.py", "record/metrics.py", "record/predictions.py"]
+    light += [f"storage/{name}.py" for name in ("files", "run_record")]
+    light += ["checkpoint/cfg_texts.py"]
+    light += ["building/base_config.py", "building/by_run.py"]
+    light += ["use/commands/arguments.py", "advice/page.css"]
+    packages = ("advice", "checkpoint", "embedded", "record", "storage", "building", "use")
+    packages = (*packages, "use/commands")
+    for name in (*light, *(f"{package}/__init__.py" for package in packages)):
+        (plugin / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(REPOSITORY / "trainers" / "prompting" / name, plugin / name)
+    shutil.copy(Path(__file__).parent / "fake_train.py", root / "train.py")
+    # settings and data are not checked: that needs Dassl and the methods
+    replaced = ("checks", "check_settings"), ("checks", "check_validation")
+    for name, function in (*replaced, ("needs", "lacking")):
+        with (root / "benchmark" / "launch" / f"{name}.py").open("a") as file:
+            file.write(f"\n\ndef {function}(*args, **more):\n    return []\n")
+    (root / "benchmark" / "launch" / "preload.py").write_text("")
+    compileall.compile_dir(root, quiet=2)
+    return root
 
 
 def unchecked(*args):
