@@ -58,7 +58,7 @@ def test_the_users_own_number_of_threads_and_the_cores_of_a_slurm_job_count(chec
 
 def test_a_failure_is_named_and_stops_only_what_needs_it(checkout):
     fake = {"CoOp/2/base": "error", "ALIGN/3/new": "crash", "ALIGN/1/base": "silent"}
-    words = ("--trainers", "CoOp ALIGN")
+    words = ("--trainers", "CoOp,ALIGN")
     done = checkout.base2new(*words, fake=fake, code=1)
     for text in (
         "- CoOp, base: failed: The loss is not finite at step 31 [seed 2]",
