@@ -1,7 +1,7 @@
 """A CLIP's tokenizer and image preparation, which its modules do not hold."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 
 class Tokenizer(NamedTuple):
@@ -17,6 +17,10 @@ class Tokenizer(NamedTuple):
     sos: int | None
     eos: int
     pad: int | None = None
+
+    def __deepcopy__(self, memo: Any) -> "Tokenizer":
+        """Return itself: nothing changes it, and a copy would take longer than that of a CLIP."""
+        return self
 
 
 class Family(NamedTuple):

@@ -1,6 +1,7 @@
 """Tokenizers of other libraries, found on this machine and translated to `family.Tokenizer`."""
 
 from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -25,19 +26,28 @@ def open_clip_tokenizer(text: Mapping, arch: str, place: Path) -> Any:
     """
     from open_clip import tokenizer
 
-    length, name = text.get("context_length", 77), text.get("hf_tokenizer_name")
-    more, whose = text.get("tokenizer_kwargs") or {}, f"of open_clip:{arch}"
-    how = {"context_length": length}
+    name, more = text.get("hf_tokenizer_name"), text.get("tokenizer_kwargs") or {}
+    whose = f"of open_clip:{arch}"
     if not name:
         remedy = "correct tokenizer_kwargs in its config"
-        return read(lambda: tokenizer.SimpleTokenizer(**{**more, **how}), whose, remedy)
+        make = (lambda: tokenizer.SimpleTokenizer(**more)) if more else _plain_tokenizer
+        return read(make, whose, remedy)
     folder = tokenizer_folder(name, place)
     remedy = f"run `hf download {name} {NEEDED}`, or put these files next to the weights"
     if folder is None:
         raise UserError(f"open_clip:{arch} needs the tokenizer of {name}, not here yet: {remedy}")
-    how |= {"tokenizer_mode": text.get("tokenizer_mode"), **LOCAL}
+    how = {"context_length": text.get("context_length", 77), **LOCAL}
+    how["tokenizer_mode"] = text.get("tokenizer_mode")
     whose += f" in '{folder}'"
     return read(lambda: tokenizer.HFTokenizer(str(folder), **{**more, **how}), whose, remedy)
+
+
+@cache
+def _plain_tokenizer() -> Any:
+    """Return CLIP's own tokenizer of open_clip: its 48,000 merges take a fifth of a second."""
+    from open_clip import tokenizer
+
+    return tokenizer.SimpleTokenizer()
 
 
 def read(load: Callable[[], Any], whose: str, remedy: str) -> Any:

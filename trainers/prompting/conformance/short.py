@@ -24,6 +24,7 @@ from ..running.seeding import seeded
 from ..trainer.trainer import PromptTrainer
 
 STEPS, BATCH, SEED = 6, 4, 1
+TESTS = 2 * BATCH  # test images
 SHORT: dict[str, Any] = {
     "DATASET.NUM_SHOTS": 1,
     "DATASET.SUBSAMPLE_CLASSES": "base",
@@ -70,19 +71,19 @@ class OneOfEach(DatasetBase):
         self.other_classnames = [item.classname for item in first["train"][half:]]
         self.validation = first["val"][:half]
         self._write("train")
-        self._write("val")
+        self._write("val", half)
         super().__init__(
             train_x=first["train"][:half], train_u=first["train"], val=self.validation,
-            test=first["test"][: 2 * BATCH],
+            test=first["test"][:TESTS],
         )  # fmt: skip
 
-    def _write(self, part: str) -> None:
-        for content, path, _ in first_images()[part]:
+    def _write(self, part: str, count: int | None = None) -> None:
+        for content, path, _ in first_images()[part][:count]:
             (self.root / path).write_bytes(content)
 
     def write_tests(self) -> None:
         """Write the test images, which nothing may read before."""
-        self._write("test")
+        self._write("test", TESTS)
 
 
 def short_keys(name: str) -> dict[str, Any]:
