@@ -64,18 +64,22 @@ def open_clip_folder(folder: Path, config: dict, preprocess=()) -> tuple:
     return folder, model
 
 
-def write_tokenizer(folder: Path) -> None:
-    """Write CLIP's tokenizer in Hugging Face's files."""
-    tokenizer = clip._tokenizer
-    (folder / "vocab.json").write_text(json.dumps(tokenizer.encoder))
-    merges = [" ".join(pair) for pair in tokenizer.bpe_ranks]
-    (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges]))
+def write_tokenizer(folder: Path) -> int:
+    """Write CLIP's tokenizer of a few words in Hugging Face's files; return how many ids it has."""
+    words = " ".join(SENTENCES).replace(".", " ") + " word "
+    tokens, merges = clip._tokenizer.encoder, clip._tokenizer.bpe_ranks
+    merges = [pair for pair in merges if "".join(pair).replace("</w>", " ") in words]
+    letters = [token for token in tokens if len(token.removesuffix("</w>")) == 1]
+    ids = [*letters, *map("".join, merges), "<|startoftext|>", "<|endoftext|>"]
+    (folder / "vocab.json").write_text(json.dumps({token: i for i, token in enumerate(ids)}))
+    (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *map(" ".join, merges)]))
     (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "CLIPTokenizer"}))
     special = {
         "bos_token": "<|startoftext|>", "eos_token": "<|endoftext|>",
         "unk_token": "<|endoftext|>", "pad_token": "<|endoftext|>",
     }  # fmt: skip
     (folder / "special_tokens_map.json").write_text(json.dumps(special))
+    return len(ids)
 
 
 def hugging_face_folder(folder: Path, **changes) -> tuple:
@@ -85,18 +89,19 @@ def hugging_face_folder(folder: Path, **changes) -> tuple:
     """
     import transformers
 
+    folder.mkdir(exist_ok=True)
+    count = write_tokenizer(folder)
     tower = {"hidden_size": 32, "intermediate_size": 48, "projection_dim": 24, **changes}
     config = transformers.CLIPConfig(
         text_config={**tower, "num_hidden_layers": 3, "num_attention_heads": 4,
-                     "max_position_embeddings": 24, "vocab_size": 49408, "eos_token_id": 49407,
-                     "bos_token_id": 49406},
+                     "max_position_embeddings": 24, "vocab_size": count,
+                     "eos_token_id": count - 1, "bos_token_id": count - 2},
         vision_config={**tower, "num_hidden_layers": 2, "num_attention_heads": 2,
                        "image_size": 32, "patch_size": 8},
         projection_dim=24,
     )  # fmt: skip
     model = spread(transformers.CLIPModel(config))
     model.save_pretrained(folder)
-    write_tokenizer(folder)
     prepared = {"image_mean": [0.5, 0.4, 0.3], "image_std": [0.2, 0.3, 0.4], "resample": 2}
     (folder / "preprocessor_config.json").write_text(json.dumps(prepared))
     return folder, model

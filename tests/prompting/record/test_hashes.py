@@ -60,15 +60,18 @@ def test_what_computes_nothing_is_no_edit(copied):
 
 def test_a_copy_in_another_checkout_has_its_own(copied, tmp_path):
     package, hashed = copied
-    code = "from trainers.prompting.record.hashes import package_hash as h; print(h())"
-    assert run_fresh(code, cwd=tmp_path).stdout.strip() == package_hash()
     with (package / "transport" / "solver.py").open("a") as solver:
         solver.write("# a comment\n")
-    assert run_fresh(code, cwd=tmp_path).stdout.strip() == hashed() != package_hash()
-    before = hashed()
-    late = "import os, trainers.prompting.plugins; os.remove('trainers/prompting/regularizers.py')"
-    imported = run_fresh(f"{late}; {code}", cwd=tmp_path).stdout.strip()
-    assert imported == before != hashed(), "what was imported counts"
+    own = hashed()
+    code = (
+        "import os, trainers.prompting.plugins\n"
+        "os.remove('trainers/prompting/regularizers.py')\n"
+        "from trainers.prompting.record.hashes import package_hash\n"
+        "print(package_hash())\n"
+    )
+    found = run_fresh(code, cwd=tmp_path).stdout.strip()
+    assert found == own != package_hash()
+    assert found != hashed(), "what was imported counts"
 
 
 @pytest.fixture
