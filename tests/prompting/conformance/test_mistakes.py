@@ -167,7 +167,6 @@ FOUND = {  # the check, the mistake, what is said
     "a misspelled hook": (B.check_hooks, {"image_feature": lambda self: 0}, "`image_features` if"),
     "a misspelled attribute": (B.check_hooks, {"class_bounded": True}, "write `class_bound` if"),
     "a hook of Dassl": (B.check_hooks, {"after_iter": lambda self: 0}, "write `after_step`"),
-    "rates of an optimiser": (B.check_hooks, {"param_groups": lambda self: 0}, "write `rates`"),
     "a key that is not read": (B.check_fields, {"Settings": WithAKey}, "its key UNREAD_WEIGHT"),
     "a frozen parameter": (
         B.check_frozen,
@@ -176,9 +175,6 @@ FOUND = {  # the check, the mistake, what is said
     ),
     "weights": (
         B.check_clip, after(lambda m, clip, *_: clip.visual.proj.data.mul_(0.9)), "'visual.proj'",
-    ),
-    "CLIP's scale": (
-        B.check_clip, after(lambda m, clip, *_: clip.logit_scale.data.zero_()), "'logit_scale'",
     ),
     "a learned scale": (
         B.check_clip,

@@ -10,14 +10,17 @@ from types import SimpleNamespace
 import pytest
 import tiny
 from cases import slow_but
+from dassl.config import get_cfg_default
 from paths import ROOT
 from yacs.config import CfgNode
 
 import train
+from trainers.prompting.building.config import add_nodes
 from trainers.prompting.conformance import stamp
 from trainers.prompting.conformance.built import check_seeds
 from trainers.prompting.conformance.checks import QUICK
 from trainers.prompting.conformance.evaluations import check_scores
+from trainers.prompting.plugins import load_plugins
 
 CODE = """
 from dataclasses import dataclass
@@ -30,12 +33,12 @@ class {name}(CoOp):
 
     @dataclass(frozen=True)
     class Settings(CoOp.Settings):
-        FACTOR: float = 1.0
+        UNREAD: float = 1.0
 
     def logits(self, image, text):
         return {logits}
 """
-SOUND = "self.settings.FACTOR * super().logits(image, text)"
+SOUND = "super().logits(image, text)"
 
 
 @pytest.fixture
@@ -43,7 +46,7 @@ def checked(tmp_path, monkeypatch):
     """Return the methods that were checked; stamps are of this test."""
     methods, check = [], stamp._say
     monkeypatch.setattr(stamp, "STAMPS", tmp_path / "stamps")
-    monkeypatch.setattr(stamp, "QUICK", (check_scores, check_seeds))
+    monkeypatch.setattr(stamp, "QUICK", (check_scores, check_seeds))  # for time
     monkeypatch.setattr(
         stamp, "_say", lambda name, which, run: methods.append(which) or check(name, which, run)
     )
@@ -69,16 +72,20 @@ def record(tmp_path, output="output"):
     return json.loads((tmp_path / output / "results.json").read_text())
 
 
-def test_a_plug_in_is_checked_once(tmp_path, checked, capsys):
-    """Not by seed or shots; anew for other keys."""
+def test_a_plug_in_is_checked_once(tmp_path, checked, capsys, monkeypatch):
+    """Not by seed or shots; anew for other keys, which changes nothing in the run."""
     path = write(tmp_path / "plug", "Once")
-    assert run(tmp_path, path, "Once") == 0
+    assert run(tmp_path, path, "Once", "SEED", "2", "DATASET.NUM_SHOTS", "2", output="a") == 0
     assert "Once: checked on the embedded CLIP with the run's keys" in capsys.readouterr().out
-    assert record(tmp_path)["checked"] == "with the run's keys"
-    assert run(tmp_path, path, "Once", "SEED", "2", "DATASET.NUM_SHOTS", "2", output="b") == 0
-    assert checked == ["the run's keys"] and record(tmp_path, "b")["checked"]
-    assert run(tmp_path, path, "Once", "TRAINER.ONCE.FACTOR", "2.0", output="c") == 0
+    assert run(tmp_path, path, "Once", output="b") == 0
+    assert checked == ["the run's keys"]
+    monkeypatch.setattr(stamp, "QUICK", QUICK)
+    assert run(tmp_path, path, "Once", "TRAINER.ONCE.UNREAD", "2.0", output="c") == 0
     assert len(checked) == 2
+    assert "Note: No code of Once reads its key UNREAD" in capsys.readouterr().out
+    first, second, third = (record(tmp_path, output) for output in "abc")
+    assert {x["checked"] for x in (first, second, third)} == {"with the run's keys"}
+    assert second["losses"] == third["losses"] and second["accuracy"] == third["accuracy"]
 
 
 def test_a_mistake_refuses_each_run(tmp_path, checked, capsys):
@@ -91,12 +98,19 @@ def test_a_mistake_refuses_each_run(tmp_path, checked, capsys):
     assert len(checked) == 2
 
 
-DEEP = "TRAINER.DEEP.N_CTX", "60"  # more tokens than the embedded CLIP's sentences have left
+def cfg_of(name, *plugins):
+    """Return the cfg of a run of a method with these plug-ins."""
+    load_plugins(map(str, plugins))
+    cfg = get_cfg_default()
+    add_nodes(cfg)
+    cfg.TRAINER.NAME, cfg.TRAINER.PLUGINS = name, [*map(str, plugins)]
+    cfg.DATASET.NAME, cfg.OPTIM.NAME, cfg.INPUT.TRANSFORMS = "TinyColours", "sgd", ["normalize"]
+    return cfg
 
 
-@pytest.mark.parametrize("beside", ["", "TRAINER: {DEEP: {N_CTX: 2}}"])
+@pytest.mark.parametrize("beside", ["", "TRAINER: {DEEP: {N_CTX: 2}}", None])
 def test_keys_that_do_not_fit_the_embedded_clip(tmp_path, checked, capsys, beside, monkeypatch):
-    """Those of emoji.yaml beside the plug-in are taken, or the defaults."""
+    """Those of emoji.yaml beside the plug-in are taken, or the defaults, or none that fits."""
     path = write(tmp_path / "plug", "Deep")
     if beside:
         (tmp_path / "plug" / "Deep").mkdir()
@@ -105,43 +119,27 @@ def test_keys_that_do_not_fit_the_embedded_clip(tmp_path, checked, capsys, besid
 
     def refused(cfg):
         tried.append(cfg.TRAINER.DEEP.N_CTX)
-        if cfg.TRAINER.DEEP.N_CTX == 4:
+        if cfg.TRAINER.DEEP.N_CTX == 4 or beside is None:
             raise ValueError("deeper than the CLIP")
         return build(cfg)
 
     monkeypatch.setattr(stamp, "ShortRun", refused)
-    assert run(tmp_path, path, "Deep") == 0
-    said = capsys.readouterr().out
-    assert "The config of Deep was not checked, as on the embedded CLIP: ValueError deeper" in said
+    cfg = cfg_of("Deep", path)
+    cfg.TRAINER.DEEP.N_CTX = 4
+    found, said = stamp.check_once(cfg), capsys.readouterr().out
+    assert "Deep was not checked, as on the embedded CLIP: ValueError deeper than" in said
     assert tried == ([4, 2] if beside else [4, 16])
-    assert record(tmp_path)["checked"] == f"with {'emoji.yaml' if beside else 'its default keys'}"
-
-
-def test_what_cannot_be_built(tmp_path, checked, capsys, monkeypatch):
-    def refused(cfg):
-        raise ValueError("deeper than the CLIP")
-
-    monkeypatch.setattr(stamp, "ShortRun", refused)
-    assert run(tmp_path, write(tmp_path / "plug", "Huge"), "Huge") == 0
-    assert (
-        "Huge was not checked, as on the embedded CLIP: ValueError deep" in capsys.readouterr().out
-    )
-    assert record(tmp_path)["checked"].startswith("not checked: ValueError")
-
-
-def test_a_run_with_the_check_is_that_with_a_stamp(tmp_path, checked, monkeypatch):
-    monkeypatch.setattr(stamp, "QUICK", QUICK)
-    path = write(tmp_path / "plug", "Same")
-    for output in ("a", "b"):
-        assert run(tmp_path, path, "Same", output=output) == 0
-    assert len(checked) == 1
-    first, second = (record(tmp_path, output) for output in ("a", "b"))
-    assert first["losses"] == second["losses"] and first["accuracy"] == second["accuracy"]
+    if beside is None:
+        assert found.startswith("not checked: ValueError") and not checked
+    else:
+        assert "The config of Deep" in said
+        assert found == f"with {'emoji.yaml' if beside else 'its default keys'}"
 
 
 def test_built_in_methods_are_not_checked(tmp_path, checked):
-    assert tiny.run(tmp_path, "CoOp", None, 1) == 0
-    assert not checked and record(tmp_path)["checked"] is None
+    path = write(tmp_path / "plug", "Other")
+    assert stamp.check_once(cfg_of("CoOp")) is None
+    assert stamp.check_once(cfg_of("CoOp", path)) is None and not checked
 
 
 def test_an_array_checks_once(tmp_path, checked, monkeypatch):
