@@ -1,17 +1,20 @@
-"""Hashes of the code that makes a run: what they are of, and what counts as an edit."""
+"""What a record says of how a run was made: hashes of its code, and marks of what it used."""
 
 import importlib
 import shutil
 import sys
+from types import SimpleNamespace
 
 import pytest
 from fresh import run_fresh
 
+from recipe.settings import build_cfg
 from trainers.prompting import plugins
-from trainers.prompting.method import find_method
+from trainers.prompting.method import METHODS, find_method
 from trainers.prompting.plugins import code_of, load_plugins
 from trainers.prompting.record import hashes
 from trainers.prompting.record.hashes import OWN, PACKAGE, edited_files, package_hash
+from trainers.prompting.record.results import Evaluation
 from trainers.prompting.storage.files import set_aside
 
 
@@ -153,3 +156,59 @@ def test_an_old_folder_gets_a_free_name(tmp_path):
         (tmp_path / "seed1").mkdir()
         names.append(set_aside(tmp_path / "seed1").name)
     assert names == ["seed1.old", "seed1.old2", "seed1.old3"]
+
+
+# ------------------------------------------------------------------ marks
+
+MMRL = {"TRAINER.NAME": "MMRL", "DATASET.NAME": "EuroSAT"}
+WEIGHT = "TRAINER.MMRL.REG_WEIGHT"
+
+
+def beyond(cfg, num_trained=0, **method):
+    """Return the marks of an evaluation of a method with these attributes, or of other code."""
+    plain = {"takes": (), "searches": False, "settings": SimpleNamespace(sentences=None)}
+    method = SimpleNamespace(**plain | method) if method else None
+    of_run = {"cfg": cfg, "method": method, "num_trained": num_trained}
+    return Evaluation(dataset=None, num_classes=2, device=None, results={}, **of_run).beyond()
+
+
+@pytest.mark.parametrize(
+    ("sources", "keys"),
+    [
+        ([{WEIGHT: 2.0}], []),
+        ([{f"BY_DATASET.EuroSAT.{WEIGHT}": 2.0}], [WEIGHT]),
+        ([{f"BY_DATASET.UCF101.{WEIGHT}": 2.0}], [WEIGHT]),  # also if set for another data set
+        ([{f"BY_SHOTS.1.BY_DATASET.other.{WEIGHT}": 2.0}], [WEIGHT]),
+        ([{f"BY_SHOTS.1.{WEIGHT}": 2.0}], []),
+        ([{"BY_DATASET.EuroSAT.OPTIM.MAX_EPOCH": 7}], []),
+        ([{"BY_DATASET.EuroSAT.TRAINER.COOP.N_CTX": 7}], []),
+        ([{f"BY_DATASET.EuroSAT.{WEIGHT}": 2.0}, {WEIGHT: 3.0}], []),  # one value for all again
+    ],
+)
+def test_settings_per_data_set(sources, keys):
+    cfg = build_cfg([("the config", MMRL), *(("a file", source) for source in sources)])
+    assert keys == cfg.TRAINER.PER_DATASET
+    assert beyond(cfg) == (["per data set"] if keys else [])
+
+
+def test_of_the_method():
+    cfg = build_cfg([("the config", MMRL)])
+    assert METHODS["CoPrompt"].takes == ("sentences",)
+    assert beyond(cfg, takes=("teacher", "llm")) == ["llm", "teacher"]
+    for about, marks in (((("a cat.",),), ["sentences"]), ((), [])):
+        settings = SimpleNamespace(sentences=SimpleNamespace(about=about))
+        assert beyond(cfg, settings=settings) == marks
+
+
+@pytest.mark.parametrize(
+    "final, searches, trained, marks",
+    [
+        ("best_val", False, 10, ["validation"]),
+        ("best_val", False, 0, []),  # nothing is trained: no epoch is chosen
+        ("last_step", False, 10, []),
+        ("last_step", True, 0, ["validation"]),
+    ],
+)
+def test_what_is_chosen_on_validation_images(final, searches, trained, marks):
+    cfg = build_cfg([("the config", MMRL | {"TEST.FINAL_MODEL": final})])
+    assert beyond(cfg, trained, searches=searches) == marks
