@@ -1,17 +1,25 @@
-"""Prompts inside BERT, XLM-R and timm's ViTs: parity with public code, and with the packages."""
+"""Prompts inside BERT, XLM-R and timm's ViTs: parity with public code, and with the packages.
+
+And CLIPs of open_clip with sides unlike OpenAI's, tiny and untrained: open ones and closed ones.
+"""
 
 import pytest
 import torch
 import torch.nn.functional as F
+from foreign import NAMES, SENTENCES, TEXT, VISION, images, learns, spread
 
-from trainers.prompting import Added, TextEncoder, build_method, write_sentences
+from trainers.prompting import Added, TextEncoder, UserError, build_method, write_sentences
+from trainers.prompting.backbones import family_of
+from trainers.prompting.building import config
 from trainers.prompting.encoders.sentence_features import encode_sentences
+from trainers.prompting.errors import ClosedSide
 
 open_clip = pytest.importorskip("open_clip", reason="open_clip_torch is not installed")
 pytest.importorskip("transformers", reason="transformers is not installed")
-from open_golden import FILES, near, package_model, read, relative  # noqa: E402
+from open_golden import FILES, near, package_model, read, register_vit, relative  # noqa: E402
 
 from trainers.prompting import from_module  # noqa: E402
+from trainers.prompting.encoders.sides import kinds  # noqa: E402
 
 COOP = [path.stem for path in FILES if path.stem.startswith(("coop", "kgcoop", "biomedcoop"))]
 VPT = [path.stem for path in FILES if path.stem.startswith("vpt")]
@@ -139,3 +147,81 @@ def test_tokens_that_enter_and_adapters(golden):
         x = x[0] if clip_model.family.reads == "first" else x.mean(0)
         raw = clip_model.ln_final(x) @ clip_model.text_projection
         assert near(text.raw[0, k], raw)
+
+
+# ------------------------------------------------------------------ sides unlike OpenAI's
+
+TOKENIZER = open_clip.SimpleTokenizer(context_length=24)
+TIMM = {"timm_model_name": "test_vit", "timm_model_pretrained": False, "timm_pool": "avg",
+        "timm_proj": "linear", "image_size": 160}  # fmt: skip
+register_vit("vit_tiny_siglip", embed_dim=24, class_token=False, global_pool="map")
+SIGLIP = {"timm_model_name": "vit_tiny_siglip", "timm_pool": "map", "timm_proj": "none",
+          "timm_model_pretrained": False, "image_size": 32}  # fmt: skip
+CONVNEXT = TIMM | {"timm_model_name": "test_convnext", "timm_pool": "", "image_size": 32}
+BOTH = TEXT | {"no_causal_mask": True}
+LAST = BOTH | {"pool_type": "last", "proj_bias": True}
+MEAN = VISION | {"no_ln_pre": True, "pool_type": "avg", "final_ln_after_pool": True}
+ATTENTION = VISION | {"attentional_pool": True, "attn_pooler_heads": 4}
+CASES = {  # vision, text, sides
+    "ConvNeXt": (CONVNEXT, TEXT, ("closed", "causal")),
+    "ConvNeXt, both": (CONVNEXT, BOTH, ("closed", "both")),
+    "timm's ViT": (TIMM, BOTH, ("head", "both")),
+    "timm's SigLIP": (SIGLIP, LAST, ("attention", "both")),
+    "mean": (MEAN, BOTH | {"pool_type": "last"}, ("mean", "both")),
+    "mean, bias": (MEAN, LAST, ("mean", "both")),
+    "attention": (ATTENTION, TEXT, ("closed", "causal")),
+    "class token in the text": (VISION, TEXT | {"embed_cls": True}, ("class token", "closed")),
+    "CLIP, both": (VISION, LAST, ("class token", "both")),
+}
+NODES = {
+    "CLIPAdapter": {}, "CoOp": {"N_CTX": 4}, "CoCoOp": {"N_CTX": 2}, "TCP": {"INSERT_BLOCK": 1},
+    "ALIGN": {"DEPTH": 2, "M": 2, "N": 2}, "CLIPLoRA": {}, "LNOnly": {},
+    "VPT": {"N_CTX_VISION": 2, "PROMPT_DEPTH_VISION": 2}, "MMRL": {"REP_LAYERS": [1, 2]},
+}  # fmt: skip
+NEEDS = {"CLIPAdapter": (), "CoOp": ("text",), "CoCoOp": ("text",), "TCP": ("text",),
+         "VPT": ("image",)}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_sides_unlike_openais(case, monkeypatch):
+    """Logits are those of the package; a method learns, or is refused by what it needs."""
+    monkeypatch.setattr(config, "methods_on", lambda clip_model: {})  # for time
+    vision, text, expected = CASES[case]
+    model = spread(open_clip.model.CustomTextCLIP(embed_dim=24, vision_cfg=vision, text_cfg=text))
+    found = {"embed_dim": 24, "vision_cfg": vision, "text_cfg": text, "custom_text": True}
+    ours = from_module(model, found, TOKENIZER, {})
+    assert kinds(ours) == expected
+    family = family_of(ours)
+    assert family.causal == (expected[1] == "causal") and family.resize == "shortest"
+    assert (family.tokenizer.pad is None) == family.causal
+    x = images(4, vision["image_size"])
+    with torch.no_grad():
+        z, h = model.encode_image(x, normalize=True), model.encode_text(TOKENIZER(SENTENCES), True)
+        wanted = model.logit_scale.exp() * z @ h.T
+        logits = build_method("ZeroshotCLIP", {}, ours, NAMES)(x)
+    torch.testing.assert_close(logits, wanted, atol=1e-5, rtol=1e-5)
+    for name, node in NODES.items():
+        sides = {expected[side == "text"] for side in NEEDS.get(name, ("image", "text"))}
+        if name == "MMRL" and expected[0] == "attention":
+            with pytest.raises(UserError, match="reads the class token or tokens next to it"):
+                build_method(name, node, ours, NAMES)
+        elif "closed" in sides:
+            with pytest.raises(ClosedSide, match="side of this backbone is closed"):
+                build_method(name, node, ours, NAMES)
+        else:
+            learns(build_method(name, node, ours, NAMES), x)
+
+
+def test_what_a_config_lacks_is_said():
+    model = open_clip.model.CLIP(embed_dim=24, vision_cfg=VISION, text_cfg=TEXT)
+    given = {"embed_dim": 24, "vision_cfg": VISION, "text_cfg": TEXT}
+    for key in given:
+        rest = {k: v for k, v in given.items() if k != key}
+        with pytest.raises(UserError, match=f"of mine needs embed_dim, vision_cfg .*{key}"):
+            from_module(model, rest, TOKENIZER, {}, "mine")
+    odd = given | {"vision_cfg": VISION | {"image_size": [32, 64]}}
+    with pytest.raises(UserError, match=r"images of mine are \[32, 64\], not square"):
+        from_module(model, odd, TOKENIZER, {}, "mine")
+    del model.visual
+    with pytest.raises(UserError, match="mine has no `visual`"):
+        from_module(model, given, TOKENIZER, {}, "mine")
