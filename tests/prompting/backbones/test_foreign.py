@@ -23,7 +23,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from trainers.prompting import UserError, build_method, extend_cfg, load_clip
-from trainers.prompting.backbones import absolute, check_weights, family_of, hugging_face
+from trainers.prompting.backbones import absolute, check_weights, hugging_face
 from trainers.prompting.building.config import fit_images
 from trainers.prompting.building.transforms import as_resized, plain_transform
 from trainers.prompting.method import METHODS
@@ -146,16 +146,16 @@ def test_every_method_learns_on_them(loaded, case):
 
 
 def test_a_backbone_says_how_images_are_prepared(backbones, tmp_path):
-    family = family_of(load_clip(backbones["Hugging Face"]))
+    family = load_clip(backbones["Hugging Face"]).family
     assert family[1:5] == ((0.5, 0.4, 0.3), (0.2, 0.3, 0.4), "bilinear", "shortest")
     prepared = {"mean": [0.1, 0.2, 0.3], "interpolation": "bilinear", "resize_mode": "shortest"}
     folder, _ = open_clip_folder(tmp_path, open_clip_config(), prepared)
-    family = family_of(load_clip(f"open_clip:{folder}"))
+    family = load_clip(f"open_clip:{folder}").family
     assert family.mean == (0.1, 0.2, 0.3) and family.interpolation == "bilinear"
     assert family.std == open_clip.OPENAI_DATASET_STD
     for name in backbones.values():
         clip_model = load_clip(name)
-        tokenizer, count = family_of(clip_model).tokenizer, len(clip_model.token_embedding.weight)
+        tokenizer, count = clip_model.family.tokenizer, len(clip_model.token_embedding.weight)
         assert tokenizer[2:] == (count - 2, count - 1, None)
         ids = tokenizer.encode("A photo of a café.")
         assert tokenizer.decode(ids).strip() == "a photo of a café ."

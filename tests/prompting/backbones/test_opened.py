@@ -20,7 +20,6 @@ from trainers.prompting import (
 )
 from trainers.prompting.encoders.sentence_features import encode_sentences
 from trainers.prompting.encoders.sides import kinds
-from trainers.prompting.errors import ClosedSide
 
 open_clip = pytest.importorskip("open_clip", reason="open_clip_torch is not installed")
 transformers = pytest.importorskip("transformers", reason="transformers is not installed")
@@ -211,7 +210,7 @@ def test_dual_encoders_of_transformers(case, tmp_path):
     if end == "</s>":  # the package takes an end that pads for padding
         torch.testing.assert_close(logits, found, atol=1e-5, rtol=1e-5)
     else:
-        with pytest.raises(ClosedSide, match="the text side of this backbone is closed"):
+        with pytest.raises(UserError, match="the text side of this backbone is closed"):
             build_method("CoOp", {}, ours, NAMES)
 
 

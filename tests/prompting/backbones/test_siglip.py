@@ -24,7 +24,6 @@ from trainers.prompting import (
     load_clip,
     write_sentences,
 )
-from trainers.prompting.backbones import family_of
 
 transformers = pytest.importorskip("transformers", reason="transformers is not installed")
 LENGTH = 24
@@ -74,7 +73,7 @@ def test_features_and_logits_are_those_of_hugging_face(pair):
     torch.testing.assert_close(text.h[0], found.text_embeds, atol=1e-5, rtol=0)
     logits = build_method("ZeroshotCLIP", {}, ours, NAMES)(x)
     torch.testing.assert_close(logits, found.logits_per_image, atol=1e-5, rtol=1e-5)
-    family = family_of(ours)
+    family = ours.family
     assert (family.resize, family.reads, family.causal) == ("squash", "last", False)
     assert family.tokenizer[2:] == (None, 1, 2)
 

@@ -22,7 +22,6 @@ from trainers.prompting import (
     word_embeddings,
     write_sentences,
 )
-from trainers.prompting.backbones import family_of
 
 open_clip = pytest.importorskip("open_clip", reason="open_clip_torch is not installed")
 pytest.importorskip("transformers", reason="transformers is not installed")
@@ -55,7 +54,7 @@ def test_logits_are_those_of_the_package(pair):
     torch.testing.assert_close(
         zero_shot(f"open_clip:{folder}")(x), model.logit_scale.exp() * z @ h.T, atol=1e-5, rtol=1e-5
     )
-    tokenizer = family_of(load_clip(f"open_clip:{folder}")).tokenizer
+    tokenizer = load_clip(f"open_clip:{folder}").family.tokenizer
     assert tokenizer[2:] == (0 if start else None, 1, None)
 
 

@@ -10,7 +10,7 @@ from golden_files import FILES, build, read
 from paths import GOLDEN
 
 from trainers.prompting import Teacher, build_method, load_clip
-from trainers.prompting.conformance.meta import META, OneDevice, step_on_meta
+from trainers.prompting.conformance.meta import OneDevice, step_on_meta
 from trainers.prompting.transport.solver import Sinkhorn
 
 DEPTH = 3  # a first block, one with deep prompts or other additions, and the last
@@ -64,9 +64,9 @@ def test_settings_without_one(setting):
 
 
 def test_what_is_refused():
-    there = torch.ones(2, 2, device=META)
+    there = torch.ones(2, 2, device="meta")
     with OneDevice():
-        assert (there @ there + torch.tensor(1.0)).device == META
+        assert (there @ there + torch.tensor(1.0)).device == torch.device("meta")
         with pytest.raises(RuntimeError, match="tensors on two devices: aten.mm"):
             there @ torch.ones(2, 2)
         with pytest.raises(RuntimeError, match=r"item\(\) cannot be called on meta"):

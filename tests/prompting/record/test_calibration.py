@@ -20,10 +20,9 @@ from trainers.prompting.record.calibration import (
     SEVERAL,
     Calibration,
     centre_and_classes,
-    check_error,
     likeness,
 )
-from trainers.prompting.trainer.evaluation import UNTESTED, why_uncalibrated
+from trainers.prompting.trainer.evaluation import why_uncalibrated
 
 
 def test_the_lac_scores_of_the_golden_file():
@@ -132,18 +131,15 @@ def test_where_most_answers_are_several_a_larger_error_is_named():
 
 @pytest.mark.parametrize("error", [0, 1.5, -1, 1, math.nan, "much", "", None, [0.1], "\x1b[2J"])
 def test_an_error_that_is_no_share_is_refused(error):
-    with pytest.raises(UserError, match="must be a number between 0 and 1") as raised:
-        check_error(error)
-    assert "\x1b" not in str(raised.value)
-    with pytest.raises(UserError, match="The error is"):
-        Calibration(1.0, torch.rand(9), torch.rand(9)).answers(
-            torch.ones(1, 2), torch.ones(1, 2), error, "ab"
-        )
+    one, x = Calibration(1.0, torch.rand(9), torch.rand(9)), torch.ones(1, 2)
+    with pytest.raises(UserError, match="The error is.* must be a number between 0 and 1") as said:
+        one.answers(x, x, error, "ab")
+    assert "\x1b" not in str(said.value)
 
 
 WITH = {"validation": [1]}
 REASONS = {
-    "validated": ({}, {}, WITH, UNTESTED),
+    "validated": ({}, {}, WITH, "only the last epoch has one"),
     "none": ({}, {}, {}, "it takes validation images, but there are none"),
     "search": ({"searches": True}, {}, WITH, "but SimpleNamespace chooses settings on them"),
     "best": ({"trains": True}, {"FINAL_MODEL": "best_val"}, WITH, "best_val chooses the epoch"),

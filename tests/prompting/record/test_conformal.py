@@ -13,14 +13,7 @@ from paths import GOLDEN
 
 from trainers.prompting import UserError
 from trainers.prompting.building.config import add_nodes
-from trainers.prompting.record.conformal import (
-    SetPredictions,
-    draw_images,
-    measure,
-    scores,
-    threshold,
-    transport,
-)
+from trainers.prompting.record import conformal
 from trainers.prompting.record.predictions import read_predictions
 from trainers.prompting.trainer import evaluation
 from trainers.prompting.trainer.evaluation import check_conformal
@@ -46,7 +39,7 @@ def probabilities(data, way):
     if way == "none":
         return logits.softmax(1)
     K = logits.shape[1]
-    return transport(logits, labels[:n] if way == "confot" else torch.arange(K))
+    return conformal.transport(logits, labels[:n] if way == "confot" else torch.arange(K))
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -55,7 +48,7 @@ def test_every_number_of_the_golden_file(golden, data, way, kind):
     _, labels, n = data
     p, expected = probabilities(data, way), golden.part(f"{way}/{kind}/")
     torch.testing.assert_close(p, golden.tensors[f"{way}/probabilities"], rtol=0, atol=1e-6)
-    whole = scores(p, kind)
+    whole = conformal.scores(p, kind)
     own, others = whole[:n].gather(1, labels[:n, None])[:, 0], whole[n:]
     if kind != "lac":  # the file draws what is added, and what is taken away, by rank
         order = p[n:].argsort(1, descending=True)
@@ -64,18 +57,18 @@ def test_every_number_of_the_golden_file(golden, data, way, kind):
         others = others - u * p[n:]
     torch.testing.assert_close(own, expected["calibration_scores"], rtol=0, atol=1e-5)
     torch.testing.assert_close(others, expected["test_scores"], rtol=0, atol=1e-5)
-    limit, alpha = threshold(own, 0.1), golden.meta["config"]["ALPHA"]
+    limit, alpha = conformal.threshold(own, 0.1), golden.meta["config"]["ALPHA"]
     assert limit == pytest.approx(float(expected["threshold_exact"]), abs=1e-5)
     clear = (others - limit).abs() > 1e-5
     assert torch.equal((others <= limit)[clear], expected["sets_exact"][clear])
     coverage, size, gap = expected["coverage_size_gap"].tolist()
-    found = measure(expected["sets"], labels[n:], alpha)
+    found = conformal.measure(expected["sets"], labels[n:], alpha)
     assert found == pytest.approx((100 * coverage, size, gap), rel=1e-5)
 
 
 def test_a_class_without_labels_gets_nothing_by_transport(data):
     logits, labels, _ = data
-    p = transport(logits * 30, labels[labels != 5])  # whose exponentials overflow
+    p = conformal.transport(logits * 30, labels[labels != 5])  # whose exponentials overflow
     assert p.isfinite().all() and not p[:, 5].any()
     torch.testing.assert_close(p.sum(1), torch.ones(len(p)))
 
@@ -84,7 +77,8 @@ def test_a_class_without_labels_gets_nothing_by_transport(data):
 def test_a_share_of_each_class_and_at_least_one_image_is_drawn(share):
     labels = torch.tensor([0] * 10 + [2] * 4 + [3])
     first, again, other = (
-        draw_images(labels, share, torch.Generator().manual_seed(seed)) for seed in (0, 0, 1)
+        conformal.draw_images(labels, share, torch.Generator().manual_seed(seed))
+        for seed in (0, 0, 1)
     )
     expected = [max(1, int(share * n)) for n in (10, 0, 4, 1) if n]
     assert torch.equal(first, again) and not torch.equal(first, other)
@@ -99,9 +93,9 @@ def test_coverage_is_what_was_asked(kind):
     logits = 2 * torch.randn(2000, 11, 4, generator=rng)
     logits += 2 * torch.nn.functional.one_hot(labels, 4)
     p = logits.softmax(2).flatten(0, 1)
-    drawn = scores(p, kind) - (kind != "lac") * torch.rand(p.shape, generator=rng) * p
+    drawn = conformal.scores(p, kind) - (kind != "lac") * torch.rand(p.shape, generator=rng) * p
     own = drawn.gather(1, labels.flatten()[:, None]).view(2000, 11)
-    covered = [float(row[10]) <= threshold(row[:10], 0.2) for row in own]
+    covered = [float(row[10]) <= conformal.threshold(row[:10], 0.2) for row in own]
     assert sum(covered) / 2000 == pytest.approx(9 / 11, abs=0.03)
 
 
@@ -154,7 +148,7 @@ def test_validation_images(images, tmp_path, monkeypatch, capsys):
     """The threshold by hand: ten validation images, of which 80% asked takes the ninth."""
     seen = {}
 
-    class Kept(SetPredictions):
+    class Kept(conformal.SetPredictions):
         def columns(self):
             seen["test"] = torch.cat(self._columns["logits"]), torch.cat(self._columns["label"])
             seen["validation"] = [torch.tensor(x) for x in self.validation]

@@ -13,7 +13,7 @@ from trainers.prompting import plugins
 from trainers.prompting.method import METHODS, find_method
 from trainers.prompting.plugins import code_of, load_plugins
 from trainers.prompting.record import hashes
-from trainers.prompting.record.hashes import OWN, PACKAGE, edited_files, package_hash
+from trainers.prompting.record.hashes import package_hash
 from trainers.prompting.record.results import Evaluation
 from trainers.prompting.storage.files import set_aside
 
@@ -22,7 +22,9 @@ from trainers.prompting.storage.files import set_aside
 def copied(tmp_path, monkeypatch):
     """A copy of the package in the place of the package, and a function that hashes it anew."""
     package = tmp_path / "trainers" / "prompting"
-    shutil.copytree(PACKAGE, package, ignore=lambda _, names: {n for n in names if "safet" in n})
+    shutil.copytree(
+        hashes.PACKAGE, package, ignore=lambda _, names: {n for n in names if "safet" in n}
+    )
     monkeypatch.setattr(hashes, "PACKAGE", package)
     monkeypatch.setattr(hashes, "package_hash", package_hash.__wrapped__)  # now and here
     return package, package_hash.__wrapped__
@@ -107,10 +109,10 @@ def plugged(tmp_path, monkeypatch):
 
 
 def test_a_method_is_the_package_and_what_its_plug_in_imports(plugged):
-    assert code_of(find_method("ALIGN")) == {OWN: package_hash()}
-    assert code_of(find_method("Without")).keys() == {OWN, "without.py"}
+    assert code_of(find_method("ALIGN")) == {hashes.OWN: package_hash()}
+    assert code_of(find_method("Without")).keys() == {hashes.OWN, "without.py"}
     mine = code_of(find_method("WithHelper"))
-    assert mine.keys() == {OWN, "with_helper.py", "its_helper.py"}
+    assert mine.keys() == {hashes.OWN, "with_helper.py", "its_helper.py"}
     importlib.import_module("late_helper")
 
     more = code_of(find_method("WithHelper"))
@@ -120,34 +122,34 @@ def test_a_method_is_the_package_and_what_its_plug_in_imports(plugged):
 def test_an_edit_of_any_of_its_files_is_found_wherever_the_plug_in_is_now(plugged):
     mine = code_of(find_method("WithHelper"))
     there = str(plugged / "moved" / "with_helper.py")
-    assert edited_files(mine, [there]) == [], "a folder that is not here"
+    assert hashes.edited_files(mine, [there]) == [], "a folder that is not here"
     (plugged / "moved").mkdir()
     for name in ("with_helper.py", "its_helper.py"):
         (plugged / name).rename(plugged / "moved" / name)
-    assert edited_files(mine, [there]) == []
+    assert hashes.edited_files(mine, [there]) == []
     (plugged / "moved" / "its_helper.py").write_text("x = 1  # one\n")
-    assert edited_files(mine, [there]) == ["its_helper.py"]
-    gone = edited_files(mine, [str(plugged / "with_helper.py")])
+    assert hashes.edited_files(mine, [there]) == ["its_helper.py"]
+    gone = hashes.edited_files(mine, [str(plugged / "with_helper.py")])
     assert {*gone} == {"its_helper.py", "with_helper.py"}
 
 
 def test_an_edit_of_the_package_is_found(copied):
     package, hashed = copied
-    code = {OWN: hashed()}
-    assert edited_files(code) == []
+    code = {hashes.OWN: hashed()}
+    assert hashes.edited_files(code) == []
     (package / "transport" / "solver.py").write_text("")
-    assert edited_files(code) == [OWN]
+    assert hashes.edited_files(code) == [hashes.OWN]
 
 
 @pytest.mark.parametrize(
     ("code", "edited"),
     [
-        (None, []), ([], []), ({}, []), ({OWN: 1}, [OWN]), ({"/dev/zero": ""}, []),
+        (None, []), ([], []), ({}, []), ({hashes.OWN: 1}, [hashes.OWN]), ({"/dev/zero": ""}, []),
         ({"/dev/zero": "1"}, ["/dev/zero"]), ({"a\0.py": "1"}, ["a\0.py"]),
     ],
 )  # fmt: skip
 def test_odd_records(tmp_path, code, edited):
-    assert edited_files(code, [str(tmp_path / "a.py")]) == edited
+    assert hashes.edited_files(code, [str(tmp_path / "a.py")]) == edited
 
 
 def test_an_old_folder_gets_a_free_name(tmp_path):

@@ -15,18 +15,11 @@ from trainers.prompting import UserError, build_method
 from trainers.prompting.building.config import read_node
 from trainers.prompting.method import METHODS
 from trainers.prompting.running import devices as named
-from trainers.prompting.running.devices import idle_gpus, usable_device
-from trainers.prompting.running.memory import (
-    GIB,
-    fit,
-    memory_budget,
-    recomputed_encoders,
-    step_bytes,
-)
+from trainers.prompting.running import memory
 from trainers.prompting.running.precision import Precision
 from trainers.prompting.step import training_step
 
-PLENTY = 8 * GIB
+PLENTY = 8 * memory.GIB
 
 
 FP32 = Precision("fp32", torch.device("cpu"))
@@ -34,8 +27,8 @@ FP32 = Precision("fp32", torch.device("cpu"))
 
 def setup(model, budget, batch=4, precision=FP32):
     """Fit a model into a budget in bytes; return the encoders to recompute."""
-    fit(model.train(), batch, budget / GIB, precision)
-    return recomputed_encoders(model)
+    memory.fit(model.train(), batch, budget / memory.GIB, precision)
+    return memory.recomputed_encoders(model)
 
 
 def kept_bytes(model, batch):
@@ -62,7 +55,7 @@ def kept_bytes(model, batch):
 def test_the_estimate_is_what_autograd_keeps(tiny_clip, M, N, classes):
     names = [f"{word} {i}" for i in range(classes // 5) for word in ("sea", "forest", "road")]
     model = align(tiny_clip, M, N, names=names)
-    assert step_bytes(model, 4, FP32) == pytest.approx(kept_bytes(model, 4), rel=0.01)
+    assert memory.step_bytes(model, 4, FP32) == pytest.approx(kept_bytes(model, 4), rel=0.01)
 
 
 def test_the_estimate_holds_with_amp(tiny_clip):
@@ -70,14 +63,14 @@ def test_the_estimate_holds_with_amp(tiny_clip):
     clip_model, amp = copy.deepcopy(tiny_clip), Precision("amp", FP32.device)
     model = align(clip_model, 2, 3, names=names)
     amp.place(model, clip_model)
-    needed = step_bytes(model, 4, amp)
+    needed = memory.step_bytes(model, 4, amp)
     with amp.autocast():
         assert needed == pytest.approx(kept_bytes(model, 4), rel=0.01)
 
 
 def test_image_conditional_prompts_count_one_text_pass_per_image(tiny_clip):
     model = model_of(tiny_clip, "CoCoOp", {"N_CTX": 4})
-    assert step_bytes(model, 4, FP32) == pytest.approx(kept_bytes(model, 4), rel=0.01)
+    assert memory.step_bytes(model, 4, FP32) == pytest.approx(kept_bytes(model, 4), rel=0.01)
 
 
 @pytest.mark.slow
@@ -119,7 +112,7 @@ def test_measuring_changes_nothing(tiny_clip):
     before = [x.clone() for x in method.buffers()]
     drawn = torch.rand(3)
     torch.manual_seed(5)
-    assert step_bytes(method, 4, FP32) > 0
+    assert memory.step_bytes(method, 4, FP32) > 0
     assert torch.equal(torch.rand(3), drawn)
     assert all(torch.equal(*pair) for pair in zip(method.buffers(), before, strict=True))
 
@@ -129,7 +122,7 @@ def test_a_budget_too_small_says_what_suffices(tiny_clip):
     with pytest.raises(UserError, match="MEMORY_BUDGET leaves 0.00 GiB: set") as caught:
         setup(model, 1000, 4000)
     enough = float(re.search(r"TRAINER.MEMORY_BUDGET ([\d.]+),", str(caught.value))[1])
-    assert setup(model, enough * GIB, 4000)
+    assert setup(model, enough * memory.GIB, 4000)
 
 
 # ------------------------------------------------------------------------------- by trying
@@ -172,8 +165,8 @@ STEPS += (["text blocks", "image blocks"],)
 @pytest.mark.parametrize(("short", "wanted"), list(enumerate(STEPS, 1)))
 def test_a_step_that_does_not_fit_is_repeated(tiny_clip, capsys, short, wanted):
     plain, method = one_step(tiny_clip, 0), one_step(tiny_clip, short)
-    assert recomputed_encoders(plain) == [] and recomputed_encoders(method) == wanted
-    assert capsys.readouterr().out.count("Memory: a step did not fit; recomputing") == short
+    assert memory.recomputed_encoders(plain) == [] and memory.recomputed_encoders(method) == wanted
+    assert capsys.readouterr().out.count("Memory: a step did not memory.fit; recomputing") == short
     assert method.seen == 1
     found = zip(*(one.learned().values() for one in (plain, method)), strict=True)
     assert all(torch.equal(a, b) and torch.equal(a.grad, b.grad) for a, b in found)
@@ -185,7 +178,7 @@ def test_a_library_that_lacks_memory_counts(tiny_clip, library):
         error = RuntimeError
         said = f"CUDA error: {library}_STATUS_ALLOC_FAILED when calling"
 
-    assert recomputed_encoders(one_step(tiny_clip, 1, OfLibrary)) == STEPS[0]
+    assert memory.recomputed_encoders(one_step(tiny_clip, 1, OfLibrary)) == STEPS[0]
     OfLibrary.said = f"CUDA error: {library}_STATUS_EXECUTION_FAILED"
     with pytest.raises(RuntimeError, match="EXECUTION_FAILED"):
         one_step(tiny_clip, 1, OfLibrary)
@@ -197,11 +190,11 @@ def test_a_step_that_never_fits_is_an_error(tiny_clip):
 
 
 def test_the_default_budget_depends_on_the_machine():
-    assert memory_budget(1.5, torch.device("cpu")) == 1.5 * GIB
-    assert memory_budget(0, torch.device("cpu")) > GIB // 4
+    assert memory.memory_budget(1.5, torch.device("cpu")) == 1.5 * memory.GIB
+    assert memory.memory_budget(0, torch.device("cpu")) > memory.GIB // 4
     for value in (-1, math.inf, math.nan):
         with pytest.raises(UserError, match=f"MEMORY_BUDGET is {value}"):
-            memory_budget(value, torch.device("cpu"))
+            memory.memory_budget(value, torch.device("cpu"))
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc keeps freed memory")
@@ -240,23 +233,23 @@ def devices(monkeypatch):
 def test_a_device_that_pytorch_cannot_use(devices, name):
     devices()
     with pytest.raises(UserError) as error:
-        usable_device(name)
+        named.usable_device(name)
     assert str(error.value) == f"PyTorch cannot use the device '{name}' here: give cpu"
 
 
 def test_devices_that_are_here(devices):
     devices(cuda=2, mps=1)
     for name in ("cpu", "cuda", "cuda:1", "mps", "mps:0"):
-        assert str(usable_device(name)) == name
+        assert str(named.usable_device(name)) == name
     with pytest.raises(UserError, match="'cuda:2' here: give cpu or cuda or cuda:0 or cuda:1 or m"):
-        usable_device("cuda:2")
+        named.usable_device("cuda:2")
 
 
 def test_the_usual_device_is_a_gpu_of_cuda_or_the_cpu(devices):
     devices(cuda=1)
-    assert usable_device(None) == torch.device("cuda")
+    assert named.usable_device(None) == torch.device("cuda")
     devices(mps=1)
-    assert usable_device(None) == torch.device("cpu")
+    assert named.usable_device(None) == torch.device("cpu")
 
 
 @pytest.fixture
@@ -274,15 +267,15 @@ def driver(monkeypatch, tmp_path):
 )
 def test_a_gpu_that_pytorch_cannot_use_is_named(driver, monkeypatch, built, why):
     monkeypatch.setattr(torch.version, "cuda", built)
-    said = idle_gpus()
+    said = named.idle_gpus()
     assert said.startswith(f"NVIDIA H100: PyTorch {torch.__version__} is {why}")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert idle_gpus() == ""  # it is hidden on purpose
+    assert named.idle_gpus() == ""  # it is hidden on purpose
 
 
 def test_no_gpu_is_idle_where_there_is_none_or_pytorch_uses_it(driver, monkeypatch, tmp_path):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert idle_gpus() == ""
+    assert named.idle_gpus() == ""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(named, "DRIVER", tmp_path / "none")
-    assert idle_gpus() == ""
+    assert named.idle_gpus() == ""

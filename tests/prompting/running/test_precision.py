@@ -22,7 +22,7 @@ from trainers.prompting.capabilities.one_view import OneView
 from trainers.prompting.full_precision import full_precision
 from trainers.prompting.method import METHODS, Batch
 from trainers.prompting.running import precision as running
-from trainers.prompting.running.precision import INIT_SCALE, Precision
+from trainers.prompting.running.precision import Precision
 from trainers.prompting.step import training_step
 from trainers.prompting.trainer.trainer import PromptTrainer
 
@@ -198,7 +198,7 @@ def outcome(original, name, kind) -> torch.Tensor:
         learned = method.learned().values()
         before = [p.detach().clone() for p in learned]
         _, terms = training_step(method.train(), batch, torch.optim.SGD(learned, lr=0.01), how)
-        assert terms["loss"].isfinite() and how.scaler.get_scale() == INIT_SCALE
+        assert terms["loss"].isfinite() and how.scaler.get_scale() == running.INIT_SCALE
         assert all(p.isfinite().all() for p in learned)
         assert not all(map(torch.equal, before, learned))
     method.eval().reset()

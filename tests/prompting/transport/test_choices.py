@@ -7,11 +7,10 @@ import torch
 
 from trainers.prompting import sinkhorn, transport
 from trainers.prompting.full_precision import gradients_of
-from trainers.prompting.transport import solver
+from trainers.prompting.transport import scalings, solver
 from trainers.prompting.transport.fused import fused
 from trainers.prompting.transport.released import sinkhorn_released
-from trainers.prompting.transport.scalings import LogScalings, Scalings, SmallScalings
-from trainers.prompting.transport.solver import Sinkhorn, plain_scalings
+from trainers.prompting.transport.solver import Sinkhorn
 from trainers.prompting.transport.token_level import TokenWeights
 
 
@@ -57,9 +56,9 @@ def test_the_fused_kernel_is_asked_for_what_it_can_solve(monkeypatch, capsys, ch
 
 
 def test_steps_of_small_problems_and_of_others():
-    assert plain_scalings(torch.rand(9, 8, 8)) is SmallScalings
-    assert plain_scalings(torch.rand(9, 5, 13)) is Scalings
-    assert plain_scalings(torch.rand(9, 8, 8, device="meta")) is Scalings
+    assert solver.plain_scalings(torch.rand(9, 8, 8)) is scalings.SmallScalings
+    assert solver.plain_scalings(torch.rand(9, 5, 13)) is scalings.Scalings
+    assert solver.plain_scalings(torch.rand(9, 8, 8, device="meta")) is scalings.Scalings
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
@@ -71,19 +70,6 @@ def test_chunks_fit_into_the_cache_of_the_threads(L, P, most, dtype):
     assert n * bytes_ <= most < (n + 1) * bytes_ or (n == 1 and most < bytes_)
     elsewhere = Sinkhorn().chunk_size(C.to("meta"))
     assert elsewhere * bytes_ <= 1 << 28 < (elsewhere + 1) * bytes_
-
-
-@pytest.mark.parametrize(
-    ("settings", "sentence"),
-    [
-        ({"reg": math.inf}, "reg is inf: it must be positive and finite"),
-        ({"tol": math.nan}, "tol is nan: it must not be negative"),
-        ({"max_iter": -1}, "max_iter is -1: at least 1 is needed"),
-    ],
-)
-def test_settings_without_a_meaning_are_refused(settings, sentence):
-    with pytest.raises(ValueError, match=sentence):
-        Sinkhorn(**settings)
 
 
 def test_rounded_weights_are_of_one_mass():
@@ -123,7 +109,10 @@ def test_logarithms_give_the_plans_of_plain_steps(columns):
     C = torch.rand(3, columns, 5, dtype=torch.float64)
     a, b = torch.full((3, 1, 5), 1 / 5), torch.full((3, 1, columns), 1 / columns)
     v = torch.rand(3, 1, columns).double() + 0.5
-    plain, logs = (kind.of(-C / 0.1, a.double(), b.double()) for kind in (Scalings, LogScalings))
+    plain, logs = (
+        kind.of(-C / 0.1, a.double(), b.double())
+        for kind in (scalings.Scalings, scalings.LogScalings)
+    )
     u = plain.u(v)
     assert torch.allclose(logs.u(v.log()).exp(), u)
     w = plain.w(u)
@@ -136,11 +125,11 @@ def test_logarithms_give_the_plans_of_plain_steps(columns):
 @pytest.mark.parametrize(
     ("spread", "device", "found"),
     [
-        (2.0, "meta", (Scalings, torch.float32)),
-        (10.0, "meta", (Scalings, torch.float64)),
-        (100.0, "meta", (LogScalings, torch.float64)),
-        (2.0, "cpu", (SmallScalings, torch.float32)),
-        (None, "cpu", (SmallScalings, torch.float32)),
+        (2.0, "meta", (scalings.Scalings, torch.float32)),
+        (10.0, "meta", (scalings.Scalings, torch.float64)),
+        (100.0, "meta", (scalings.LogScalings, torch.float64)),
+        (2.0, "cpu", (scalings.SmallScalings, torch.float32)),
+        (None, "cpu", (scalings.SmallScalings, torch.float32)),
     ],
 )
 def test_the_first_arithmetic_that_is_safe_is_taken(spread, device, found):
@@ -154,9 +143,9 @@ def test_each_problem_gets_its_own_arithmetic():
     for spread in (None, 20.0):  # which float32 does not hold, so that costs are read
         found = Sinkhorn(spread=spread).arithmetics(costs)
         assert [(*kind, index.tolist()) for *kind, index in found] == [
-            (SmallScalings, torch.float32, [0, 1, 5]),
-            (SmallScalings, torch.float64, [2, 3]),
-            (LogScalings, torch.float64, [4]),
+            (scalings.SmallScalings, torch.float32, [0, 1, 5]),
+            (scalings.SmallScalings, torch.float64, [2, 3]),
+            (scalings.LogScalings, torch.float64, [4]),
         ]
 
 

@@ -33,6 +33,7 @@ HOW = (0.1, 1e-4, 100, 1 << 20)  # reg, tol, max_iter, chunk_bytes
 SHARED = {80: 163 << 10, 86: 99 << 10, 90: 227 << 10}  # bytes of a program, by capability
 REGISTERS = 128  # of a thread, so that a multiprocessor holds 16 warps
 TOKENS = (51, 198, 258, 578)  # image tokens of ViT-B/32, B/16, L/14 and L/14@336
+SHAPES = [*((P, 8, torch.float32) for P in TOKENS), (4, 4, torch.float64)]
 
 
 @pytest.mark.skipif(INTERPRETED, reason="this is the interpreter")
@@ -53,16 +54,15 @@ def test_in_the_interpreter():
 
 @pytest.mark.skipif(INTERPRETED, reason="the interpreter replaces the compiler")
 @pytest.mark.parametrize("capability", slow_but(SHARED, 80))
-@pytest.mark.parametrize(
-    ("P", "L", "dtype"), [*((P, 8, torch.float32) for P in TOKENS), (4, 4, torch.float64)]
-)
+@pytest.mark.parametrize("shape", slow_but(SHAPES, SHAPES[1], *SHAPES[-2:]), ids=str)
 @pytest.mark.filterwarnings("ignore:TRITON_DEFAULT_FP_FUSION")
-def test_compiles_for_a_gpu_within_its_limits(P, L, dtype, capability, tmp_path, monkeypatch):
+def test_compiles_for_a_gpu_within_its_limits(shape, capability, tmp_path, monkeypatch):
     """Compiles to machine code without a GPU; prints what it needs (`pytest -s`)."""
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    P, L, dtype = shape
     kernel, constants = kernels._solve, kernels.options(P, L, 0.1, dtype)
     warps = constants.pop("num_warps")
     kinds = dict.fromkeys(kernel.arg_names, "i32")
