@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import shutil
 
 import pytest
@@ -85,7 +84,7 @@ BROKEN_HUGGING_FACE = {
     "kind": (edit("config.json", model_type=["clip"]), "has ['clip'] for model_type"),
     "heads": (edit("config.json", "text_config", num_attention_heads=0), "ZeroDivisionError|heads"),
     "odd heads": (edit("config.json", "vision_config", num_attention_heads=5), "heads"),
-    "width": (edit("config.json", "vision_config", hidden_size=-1), "vision width|size .-1. is"),
+    "width": (edit("config.json", "vision_config", hidden_size=-1), "vision width|size...-1...is"),
     "patch": (edit("config.json", "vision_config", patch_size=0), "has 0 for patch_size"),
     "layers": (edit("config.json", "text_config", num_hidden_layers=10**5), "has 100000 for text"),
     "more layers": (
@@ -101,12 +100,10 @@ BROKEN_HUGGING_FACE = {
     "eps": (edit("config.json", "text_config", layer_norm_eps=-1.0), "has -1.0 for text eps"),
     "no vocabulary": (lambda folder: (folder / "vocab.json").unlink(), "The tokenizer of"),
     "vocabulary": (cut("vocab.json"), "cannot be read"),
-    "vocabulary list": (write("vocab.json", [1]), "cannot be read"),
     "small vocabulary": (write("vocab.json", {"a": 1}), "tokenizer"),
     "one id for two": (edit("vocab.json", **{"cat</w>": 7}), "or one id for two words"),
     "id too large": (edit("vocab.json", **{"cat</w>": 50_000}), "use the tokenizer of its"),
     "tokenizer": (write("tokenizer.json", '{"version": "1.0"'), "cannot be read"),
-    "merges": (write("merges.txt", b"\xff\xfe"), "cannot be read"),
     "images": (write(PREPARED, [1]), "is a list, not an object"),
     "mean": (edit(PREPARED, image_mean=[0.5]), "has [0.5] for image mean, where a list"),
     "words": (edit(PREPARED, image_mean=["a", 1, 2]), "not say how to prepare images"),
@@ -128,6 +125,10 @@ BROKEN_OPEN_CLIP = {
     "model": (edit(CONFIG, model_cfg=[1]), "is not the config of an open_clip model"),
     "part": (edit(CONFIG, "model_cfg", vision_cfg=[1]), "is not the config of an open_clip model"),
     "images": (edit(CONFIG, preprocess_cfg=[1]), "is not the config of an open_clip model"),
+    "no width": (
+        write(CONFIG, {"model_cfg": {"vision_cfg": {}, "text_cfg": {}}}),
+        "is not the config of an open_clip model",
+    ),
     "heads": (edit(CONFIG, *TEXT_CFG, heads=0), "has 0 for text heads, where a whole number"),
     "head": (edit(CONFIG, *VISION_CFG, head_width=0), "does not say what CLIP it is (ZeroDivision"),
     "odd heads": (edit(CONFIG, *TEXT_CFG, heads=5), "has 5 for text heads, where a div"),
@@ -151,26 +152,75 @@ BROKEN_OPEN_CLIP = {
 
 
 def refused(name, part) -> None:
+    """Check that a load says a part in one line; `...` is for other words, `|` for another part."""
     with pytest.raises(UserError) as error:
         load_clip(name)
-    assert re.search(part if "|" in part else re.escape(part), str(error.value)), error.value
-    assert "\n" not in str(error.value) and "weights_only" not in str(error.value)
+    said, ways = str(error.value), [way.split("...") for way in part.split("|")]
+    assert any(all(words in said for words in way) for way in ways), said
+    assert "\n" not in said and "weights_only" not in said
 
 
-@pytest.mark.parametrize("case", BROKEN_HUGGING_FACE)
-def test_a_broken_folder_of_hugging_face_is_one_sentence(backbones, tmp_path, case):
-    folder = shutil.copytree(backbones["Hugging Face"], tmp_path / "model")
-    change, part = BROKEN_HUGGING_FACE[case]
+VISION = {"timm_model_name": "test_convnext", "timm_model_pretrained": False, "timm_pool": "",
+          "timm_proj": "linear", "image_size": 32}  # fmt: skip
+STEM = "visual.trunk.stem.0.weight"
+
+
+def weights(**changes):
+    """Return a function that changes weights of open_clip, or takes those that are None away."""
+
+    def change(folder):
+        state = load_file(folder / WEIGHTS) | changes
+        state = {name: value for name, value in state.items() if value is not None}
+        save_file(state, folder / WEIGHTS)
+
+    return change
+
+
+BROKEN_CLOSED = {
+    "one is missing": (weights(**{STEM: None}), f"has no {STEM}"),
+    "another shape": (
+        weights(**{STEM: torch.zeros(3, 3)}), f"has {STEM} of shape (3, 3) instead of",
+    ),
+    "not a number": (
+        weights(**{STEM: torch.full((24, 3, 4, 4), torch.nan)}), f"'{STEM}' in it...finite",
+    ),
+    "cut": (cut(WEIGHTS), "holds no CLIP weights that can be read"),
+    "another architecture": (
+        write(WEIGHTS, (GOLDEN / "tiny_clip_seed0.safetensors").read_bytes()),
+        "check that the weights belong to this architecture",
+    ),
+    "no such model": (
+        edit(CONFIG, *VISION_CFG, timm_model_name="no_such"), "cannot be built (...no_such",
+    ),
+    "a key that nobody knows": (edit(CONFIG, *VISION_CFG, foo=3), "cannot be built (...'foo'"),
+    "no size": (edit(CONFIG, *VISION_CFG, image_size="x"), "are x, not square"),
+    "another projection": (edit(CONFIG, *VISION_CFG, timm_proj="zzz"), "cannot be built"),
+}  # fmt: skip
+BROKEN = {
+    "Hugging Face": BROKEN_HUGGING_FACE,
+    "open_clip": BROKEN_OPEN_CLIP,
+    "closed": BROKEN_CLOSED,
+}
+
+
+@pytest.fixture(scope="module")
+def places(backbones, tmp_path_factory):
+    """The folders of a backbone of each library, and of one of open_clip with a closed side."""
+    config = {"embed_dim": 24, "vision_cfg": VISION, "text_cfg": TEXT, "custom_text": True}
+    closed = tmp_path_factory.mktemp("closed")
+    open_clip_folder(closed, config, {"resize_mode": "squash"})
+    places = {library: name.removeprefix("open_clip:") for library, name in backbones.items()}
+    return places | {"closed": closed}
+
+
+@pytest.mark.parametrize(
+    ("kind", "case"), [(kind, case) for kind in BROKEN for case in BROKEN[kind]]
+)
+def test_a_broken_folder_is_one_sentence(places, tmp_path, kind, case):
+    folder = shutil.copytree(places[kind], tmp_path / "model")
+    change, part = BROKEN[kind][case]
     change(folder)
-    refused(str(folder), part)
-
-
-@pytest.mark.parametrize("case", BROKEN_OPEN_CLIP)
-def test_a_broken_folder_of_open_clip_is_one_sentence(backbones, tmp_path, case):
-    folder = shutil.copytree(backbones["open_clip"].removeprefix("open_clip:"), tmp_path / "model")
-    change, part = BROKEN_OPEN_CLIP[case]
-    change(folder)
-    refused(f"open_clip:{folder}", part)
+    refused(f"{'' if kind == 'Hugging Face' else 'open_clip:'}{folder}", part)
 
 
 def test_names_that_only_open_clip_takes_are_not_looked_up():
@@ -251,91 +301,19 @@ def test_a_tokenizer_of_hugging_face_brings_no_code(backbones, tmp_path):
 
 # ------------------------------------------------------------------ closed
 
-VISION = {"timm_model_name": "test_convnext", "timm_model_pretrained": False, "timm_pool": "",
-          "timm_proj": "linear", "image_size": 32}  # fmt: skip
-STEM = "visual.trunk.stem.0.weight"
 
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    config = {"embed_dim": 24, "vision_cfg": VISION, "text_cfg": TEXT, "custom_text": True}
-    return open_clip_folder(tmp_path_factory.mktemp("closed"), config, {"resize_mode": "squash"})[0]
-
-
-@pytest.fixture
-def files(folder):
-    """Return the files of weights and of the config, which are restored afterwards."""
-    paths = folder / "open_clip_model.safetensors", folder / "open_clip_config.json"
-    before = [path.read_bytes() for path in paths]
-    yield paths
-    for path, content in zip(paths, before, strict=True):
-        path.write_bytes(content)
-
-
-WEIGHTS = {
-    "one is missing": ({STEM: None}, f"has no {STEM}"),
-    "another shape": ({STEM: torch.zeros(3, 3)}, rf"has {STEM} of shape \(3, 3\) instead of"),
-    "not a number": ({STEM: torch.full((24, 3, 4, 4), torch.nan)}, f"'{STEM}' in it .* not finite"),
-}
-CONFIGS = {
-    "no such model": ({"timm_model_name": "no_such"}, r"cannot be built \(.*no_such"),
-    "a key that nobody knows": ({"foo": 3}, r"cannot be built \(.*'foo'"),
-    "no size": ({"image_size": "x"}, "images of .* are x, not square"),
-    "another projection": ({"timm_proj": "zzz"}, "cannot be built"),
-}
-
-
-def refused_closed(folder, said):
-    with pytest.raises(UserError, match=said) as error:
-        load_clip(f"open_clip:{folder}")
-    assert "\n" not in str(error.value)
-
-
-def test_positions_of_older_versions_of_transformers_are_left_out(folder, files):
+def test_positions_of_older_versions_of_transformers_are_left_out(places, tmp_path):
+    folder = shutil.copytree(places["closed"], tmp_path / "model")
     before = load_clip(f"open_clip:{folder}").state_dict()
-    old = {"text.transformer.embeddings.position_ids": torch.arange(24)[None]}
-    save_file(load_file(files[0]) | old, files[0])
+    weights(**{"text.transformer.embeddings.position_ids": torch.arange(24)[None]})(folder)
     after = load_clip(f"open_clip:{folder}").state_dict()
     assert before.keys() == after.keys()
 
 
-@pytest.mark.parametrize("case", WEIGHTS)
-def test_wrong_weights(folder, files, case):
-    changed, said = WEIGHTS[case]
-    state = load_file(files[0]) | changed
-    save_file({name: value for name, value in state.items() if value is not None}, files[0])
-    refused_closed(folder, said)
-
-
-def test_a_truncated_file_and_one_of_another_architecture(folder, files):
-    files[0].write_bytes(files[0].read_bytes()[:1000])
-    refused_closed(folder, "holds no CLIP weights that can be read")
-    files[0].write_bytes((GOLDEN / "tiny_clip_seed0.safetensors").read_bytes())
-    refused_closed(folder, "check that the weights belong to this architecture")
-
-
-@pytest.mark.parametrize("case", CONFIGS)
-def test_wrong_configs(folder, files, case):
-    changed, said = CONFIGS[case]
-    config = json.loads(files[1].read_text())
-    config["model_cfg"]["vision_cfg"] |= changed
-    files[1].write_text(json.dumps(config))
-    refused_closed(folder, said)
-
-
-def test_sizes_that_take_any_memory_are_compared_first(folder, files):
+def test_sizes_that_take_any_memory_are_compared_first(places, tmp_path):
     """A table of 128 GB is never allocated, and no random number is drawn."""
-    config = json.loads(files[1].read_text())
-    config["model_cfg"]["text_cfg"]["vocab_size"] = 10**9
-    files[1].write_text(json.dumps(config))
+    folder = shutil.copytree(places["closed"], tmp_path / "model")
+    edit(CONFIG, *TEXT_CFG, vocab_size=10**9)(folder)
     state = torch.get_rng_state()
-    refused_closed(folder, r"of shape \(49408, 32\) instead of \(1000000000, 32\)")
+    refused(f"open_clip:{folder}", "of shape (49408, 32) instead of (1000000000, 32)")
     assert torch.equal(torch.get_rng_state(), state)
-
-
-@pytest.mark.parametrize("part", ["vision_cfg", "text_cfg", "embed_dim"])
-def test_a_config_that_lacks_a_part(folder, files, part):
-    config = json.loads(files[1].read_text())
-    del config["model_cfg"][part]
-    files[1].write_text(json.dumps(config))
-    refused_closed(folder, "is not the config of an open_clip model")

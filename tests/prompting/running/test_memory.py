@@ -166,7 +166,7 @@ STEPS += (["text blocks", "image blocks"],)
 def test_a_step_that_does_not_fit_is_repeated(tiny_clip, capsys, short, wanted):
     plain, method = one_step(tiny_clip, 0), one_step(tiny_clip, short)
     assert memory.recomputed_encoders(plain) == [] and memory.recomputed_encoders(method) == wanted
-    assert capsys.readouterr().out.count("Memory: a step did not memory.fit; recomputing") == short
+    assert capsys.readouterr().out.count("Memory: a step did not fit; recomputing") == short
     assert method.seen == 1
     found = zip(*(one.learned().values() for one in (plain, method)), strict=True)
     assert all(torch.equal(a, b) and torch.equal(a.grad, b.grad) for a, b in found)
