@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from models import support_of
+from models import settings, support_of
 from torch import nn
 
 from trainers.prompting import (
@@ -73,21 +73,13 @@ def test_logits_are_those_of_the_two_modules(both):
     torch.testing.assert_close(method(images()), wanted)
 
 
-def node_of(name, clip_model):
-    kind = METHODS[name]
-    node = {"SENTENCES": {n: ["a word."] for n in NAMES}} if "SENTENCES" in kind.defaults else {}
-    node |= {"FEW_SHOT": True} if "FEW_SHOT" in kind.defaults else {}
-    node |= {"ITERS": 9} if "ITERS" in kind.defaults else {}
-    return node, support_of(name, NAMES, SIZE)
-
-
 def test_every_method_runs_or_is_refused_in_one_sentence(both, monkeypatch):
     ran = []
     monkeypatch.setattr(config, "methods_on", lambda clip_model: {})  # for time
     for name, kind in METHODS.items():
         if not kind.__module__.startswith("trainers."):
             continue
-        node, support = node_of(name, both)
+        node, support = settings(name), support_of(name, NAMES, SIZE)
         before = {key: value.clone() for key, value in both.state_dict().items()}
         try:
             method = build_method(name, node, both, NAMES, support=support).train()

@@ -1,6 +1,7 @@
 """CLIPs of open_clip and Hugging Face: their logits, a step of every method, images, refusals."""
 
 import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -18,7 +19,7 @@ from foreign import (
     open_clip_folder,
     zero_shot,
 )
-from models import support_of, teacher
+from models import settings, support_of
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -108,26 +109,13 @@ QUICK_CASES = [case for case in CASES if case[1] in QUICK]
 
 @pytest.mark.parametrize("case", slow_but(CASES, *QUICK_CASES), ids=" ".join)
 def test_every_method_learns_on_them(loaded, case):
-    library, method = case
-    kind = METHODS[method]
-    node = {key: 2 for key in kind.defaults if "DEPTH" in key or key == "INSERT_BLOCK"}
-    shallow = {"ADAPTER_START": 1, "ADAPTER_END": 2, "REP_LAYERS": [1, 2], "CROSS_LAYER": 1}
-    shallow |= {"ITERS": 9, "START_LAYER": 1}
-    node |= {key: value for key, value in shallow.items() if key in kind.defaults}
-    if "TOPK" in kind.defaults and kind.outside.get("TOPK") == "topk":
-        node["TOPK"] = 2
-    if "SENTENCES" in kind.defaults:
-        words = ["a word.", "a photo."]
-        node["SENTENCES"] = {name.replace("_", " "): words for name in NAMES}
-    if "N_PROMPTS" in kind.defaults:
-        node["N_PROMPTS"] = 2
-    if "TEACHER" in kind.defaults:
-        node |= teacher()
-    if "FEW_SHOT" in kind.defaults:
-        node |= {"FEW_SHOT": True, "SEARCH_HP": False}
-    clip_model = loaded[library]
-    support = support_of(method, NAMES, clip_model.visual.input_resolution)
-    built = build_method(method, node, clip_model, NAMES, support=support).train()
+    library, name = case
+    kind, clip_model = METHODS[name], loaded[library]
+    shallow = {"ADAPTER_START": 1, "ADAPTER_END": 2, "REP_LAYERS": [1, 2], "START_LAYER": 1}
+    shallow |= {"SEARCH_HP": False}
+    node = settings(name) | {key: x for key, x in shallow.items() if key in kind.defaults}
+    support = support_of(name, NAMES, clip_model.visual.input_resolution)
+    built = build_method(name, node, clip_model, NAMES, support=support).train()
     if not kind.trains:
         assert built.eval()(images()).isfinite().all()
         return
@@ -178,7 +166,7 @@ def test_released_names_of_open_clip_are_never_downloaded():
 
 
 @pytest.mark.parametrize("suffix", ["pt", "safetensors"])
-def test_weights_of_another_architecture_are_refused(backbones, tmp_path, monkeypatch, suffix):
+def test_weights_of_another_architecture_are_refused(backbones, tmp_path, suffix):
     folder = backbones["open_clip"].removeprefix("open_clip:")
     file = f"{folder}/open_clip_model.safetensors"
     if suffix == "pt":
@@ -188,9 +176,9 @@ def test_weights_of_another_architecture_are_refused(backbones, tmp_path, monkey
     with pytest.raises(UserError, match="does not hold weights of ViT-B-16") as error:
         load_clip(f"open_clip:ViT-B-16/{file}")
     assert "\n" not in str(error.value)
-    config = open_clip_config({"ls_init_value": 0.5}, init_logit_bias=-2.0)
-    monkeypatch.setattr(open_clip, "list_models", lambda: ["small"])
-    monkeypatch.setattr(open_clip, "get_model_config", lambda arch: config)
+    config = json.loads((Path(folder) / "open_clip_config.json").read_text())["model_cfg"]
+    (tmp_path / "small.json").write_text(json.dumps(config))
+    open_clip.add_model_config(tmp_path / "small.json")
     x = images()
     own = zero_shot(f"open_clip:small/{file}")(x)
     assert torch.equal(own, zero_shot(backbones["open_clip"])(x))

@@ -131,10 +131,8 @@ def ids_of(tokenizer, sentences):
 NODES = {
     "CoOp": {"N_CTX": 4}, "VPT": {"N_CTX_VISION": 3, "PROMPT_DEPTH_VISION": 3},
     "MaPLe": {"PROMPT_DEPTH": 3}, "ALIGN": {"M": 2, "N": 2, "DEPTH": 3}, "CoCoOp": {},
-    "TCP": {"INSERT_BLOCK": 2}, "UPT": {"PROMPT_DEPTH": 3}, "PLOT": {"N": 2}, "CLIPLoRA": {},
-    "PromptSRC": {"PROMPT_DEPTH_VISION": 3, "PROMPT_DEPTH_TEXT": 3}, "LNOnly": {"LN_ENDS": True},
-    "MultiModalAdapter": {"ADAPTER_START": 2, "ADAPTER_END": 3}, "LoCoOp": {"TOPK": 2},
-    "GalLoP": {}, "SOTGLP": {},
+    "TCP": {"INSERT_BLOCK": 2}, "PLOT": {"N": 2}, "CLIPLoRA": {}, "LNOnly": {"LN_ENDS": True},
+    "MultiModalAdapter": {"ADAPTER_START": 2, "ADAPTER_END": 3}, "GalLoP": {},
 }  # fmt: skip
 
 

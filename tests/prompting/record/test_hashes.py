@@ -9,7 +9,6 @@ import pytest
 from fresh import run_fresh
 
 from recipe.settings import build_cfg
-from trainers.prompting import plugins
 from trainers.prompting.method import METHODS, find_method
 from trainers.prompting.plugins import code_of, load_plugins
 from trainers.prompting.record import hashes
@@ -83,8 +82,6 @@ def test_a_copy_in_another_checkout_has_its_own(copied, tmp_path):
 def plugged(tmp_path, monkeypatch):
     """A folder with two plug-ins, one of which imports a helper, and an installed package."""
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(plugins, "_loaded", set())
-    monkeypatch.setattr(plugins, "_plugins", [])
     modules = set(sys.modules)
     installed = tmp_path / "venv" / "site-packages"
     installed.mkdir(parents=True)
