@@ -170,13 +170,13 @@ def test_every_position_is_found(prompts, tails, own):
 CLASSES, B = ["cat", "red panda", "dog"], 3
 
 
-@pytest.fixture(params=["causal", "both", "mean"])
-def clip_model(request, tmp_path):
+@pytest.fixture(scope="module", params=["causal", "both", "mean"])
+def clip_model(request, tmp_path_factory):
     if request.param == "causal":
         return load_clip("emoji")
     pytest.importorskip("open_clip", reason="open_clip_torch is not installed")
     name = {"both": "coop_biomed", "mean": "coop_xlm_mean"}[request.param]
-    model, tokenizer, config = package_model(*read(name), tmp_path)
+    model, tokenizer, config = package_model(*read(name), tmp_path_factory.mktemp(name))
     return from_module(model, config, tokenizer, {})
 
 
