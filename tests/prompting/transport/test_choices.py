@@ -99,8 +99,6 @@ def test_classes_are_grouped_by_their_tokens():
     mass = torch.tensor([[[1.0, 0, 0], [1, 1, 0], [1, 0, 0], [1, 1, 1]]])
     groups = TokenWeights(mass, shared=2).groups
     assert [(length, classes.tolist()) for length, classes in groups] == [(2, [0, 1, 2]), (3, [3])]
-    groups = TokenWeights(mass).groups
-    assert [(n, k.tolist()) for n, k in groups] == [(1, [0, 2]), (2, [1]), (3, [3])]
 
 
 @pytest.mark.parametrize("columns", [4, 30])

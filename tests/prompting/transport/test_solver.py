@@ -224,18 +224,6 @@ def test_the_gradient_is_the_plan(dtype):
     torch.testing.assert_close(result.distance.detach(), expected)
 
 
-def test_the_distance_is_linear_in_the_cost_for_the_backward_pass():
-    """Finite differences of <T, C> with T held fixed agree with autograd."""
-    cost, a, b = random_problems(4, 2, 6, 3, dtype=torch.float64)
-    cost.requires_grad_()
-    result = sinkhorn(cost, a, b)
-    (grad,) = torch.autograd.grad(result.distance.sum(), cost)
-    step = torch.randn(cost.shape, dtype=cost.dtype, generator=torch.Generator().manual_seed(0))
-    fixed = lambda x: (result.plan * (cost.detach() + x * step)).sum()  # noqa: E731
-    slope = (fixed(1e-4) - fixed(-1e-4)) / 2e-4
-    torch.testing.assert_close(slope, (grad * step).sum())
-
-
 def test_a_gradient_changes_no_number():
     cost, a, b = random_problems(5, 60, 20, 5, zeros=True, scale=6.0)
     with torch.no_grad():
@@ -267,13 +255,6 @@ def test_batches_broadcasting_and_layout():
     assert torch.equal(sinkhorn(columns_first, a, b[:, None]).plan, result.plan)
     swapped = sinkhorn(cost.permute(2, 0, 1, 3, 4), a[:, 0], b)
     assert torch.equal(swapped.plan, result.plan.permute(2, 0, 1, 3, 4))
-
-
-def test_two_calls_give_the_same():
-    cost, a, b = random_problems(8, 50, 30, 7, zeros=True)
-    first, second = sinkhorn(cost, a, b), sinkhorn(cost, a, b)
-    assert torch.equal(first.plan, second.plan)
-    assert torch.equal(first.distance, second.distance)
 
 
 def test_without_reads_the_result_is_the_same(monkeypatch):
