@@ -229,6 +229,8 @@ def test_released_rule_over_everything(scale):
     expected, t = naive_released(cost, torch.full((20, 4), 0.25), torch.full((20, 4), 0.25))
     result = sinkhorn_released(cost.view(5, 4, 4, 4))
     torch.testing.assert_close(result.plan.view(20, 4, 4), expected)
+    error = (expected.sum(2) - 0.25).abs().sum(1)
+    torch.testing.assert_close(result.marginal_error.view(20), error, atol=1e-6, rtol=1e-4)
     assert (result.iterations == t).all()
 
 
