@@ -1,4 +1,4 @@
-"""What a record says of how a run was made: hashes of its code, and marks of what it used."""
+"""Hashes of the code that makes a run, and marks of what a run used beyond labelled images."""
 
 import importlib
 import shutil
