@@ -482,7 +482,8 @@ def by_hand(tmp_path):
         digest = {Path(x).stem: sha for x, sha in zip(collection.names, collection.digests)}  # noqa: B905
         lines = [f"x.png,{label},{digest[name]}" for name, label in labels]
         (out / "labels.csv").write_text("\n".join(["path,label,digest", *lines, ""]))
-        (out / "picked.json").write_text(json.dumps({digest[x]: text for x, text in picks}))
+        texts = picks if isinstance(picks, str) else json.dumps({digest[x]: y for x, y in picks})
+        (out / "picked.json").write_text(texts)
         read = read_labels(collection, out)
         names = [Path(x).stem for x in read.names]
         return dict(zip(names, zip(read.labels.tolist(), read.picked, strict=True), strict=True))
@@ -496,6 +497,14 @@ def test_how_images_with_labels_by_hand_were_picked(by_hand):
     found = by_hand(labels, [("c", "clusters 2"), ("f", "margin 1")])
     assert found == {"a": (0, ""), "b": (1, ""), "c": (1, "clusters 2"), "d": (1, "clusters 2"),
                      "e": (0, "unknown"), "f": (-1, "margin 1")}  # fmt: skip
+
+
+def test_picks_that_cannot_be_read_are_unknown(by_hand, capsys):
+    for picks in ([("c", "by eye")], "{", ""):
+        assert by_hand([("c", "dog")], picks)["c"] == (1, "unknown")
+        assert ("it is unknown how images were picked" in capsys.readouterr().out) == (
+            picks in ("", "{")
+        )
 
 
 def test_images_of_none_of_the_classes_are_left_out_with_their_copies(by_hand, capsys):

@@ -3,7 +3,6 @@
 It is long because all of it needs the same drawings, short fits and output.
 """
 
-import errno
 import json
 import re
 import shlex
@@ -24,7 +23,6 @@ from benchmark.__main__ import main as benchmark
 from datasets.contents import check_apart, read_keys
 from datasets.image_folder import ImageFolder, table_items
 from trainers.prompting import UserError, load_run
-from trainers.prompting.advice import choice as choices
 from trainers.prompting.advice import encode as encoding
 from trainers.prompting.advice import fits, images
 from trainers.prompting.advice import labels as labelling
@@ -121,17 +119,6 @@ def test_the_advice_ends_the_log_and_is_a_run(advised, capsys):
     assert rows[0] == "path,label,probability,likelier,its_probability" and len(rows) < 6
 
 
-def test_a_run_has_the_weight_of_gda_that_was_chosen(advised, tmp_path, monkeypatch):
-    root, out = advised
-    shutil.copytree(out / "features", tmp_path / "features")
-    shutil.copy(out / "call.json", tmp_path)
-    monkeypatch.setattr(choices, "methods_for", lambda counts: ("GDA",))
-    monkeypatch.setitem(fits.COMPARED, "GDA", [{"ALPHA": 7.0}])
-    assert main(["advise", str(root), "--output", str(tmp_path), *ADVISE]) == 0
-    run = load_run(tmp_path)
-    assert run.settings.TRAINER.GDA.ALPHA == 7 and float(run.model.alpha) == 7
-
-
 def test_answers_with_a_chosen_error(advised, drawings, capsys):
     root, out = advised
     run = load_run(out)
@@ -171,14 +158,40 @@ def test_the_commands_that_are_printed(advised):
     check_apart(out, parts, read_keys(parts), published=False)  # copies are together
 
 
-def test_the_page_ends_with_what_to_do(advised, tmp_path, monkeypatch):
-    root, out = advised[0], tmp_path / "out"
+@pytest.fixture(scope="module")
+def repeated(advised, tmp_path_factory):
+    """Repeat the call in a copy of its output, with files of others, and return the folder.
+
+    GDA has another weight, and the label of image 3 looks wrong.
+    """
+    root, out = advised[0], tmp_path_factory.mktemp("repeated") / "out"
     shutil.copytree(advised[1], out)
-    monkeypatch.setattr(labelling, "suspicious", lambda choice: np.array([3]))
-    assert main(["advise", str(root), "--output", str(out), *ADVISE]) == 0
-    text = (out / "advice.html").read_text()
-    row = (out / "suspicious.csv").read_text("utf-8-sig").splitlines()[1]
-    assert (root / row.partition(",")[0]).is_file()  # relative to the images
+    for name in (*OTHERS, HALF):
+        (out / name).parent.mkdir(exist_ok=True)
+        (out / name).touch()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(encoding, "load_clip", None)  # nothing is encoded again
+        patch.setattr(labelling, "suspicious", lambda choice: np.array([3]))
+        patch.setitem(fits.COMPARED, "GDA", [{"ALPHA": 7.0}])
+        assert main(["advise", str(root), "--output", str(out), *ADVISE]) == 0
+    return out
+
+
+OTHERS = "mine/model.pth.tar-1", "notes.tmp", "mine/a.tmp"
+HALF = "advice.html.a.host.17.tmp"  # of a call that was killed
+
+
+def test_a_repeated_call_removes_only_what_is_its_own_and_takes_the_weight_that_won(repeated):
+    assert all((repeated / name).exists() for name in OTHERS) and not (repeated / HALF).exists()
+    shutil.rmtree(repeated / "mine")  # or there would be two models
+    run = load_run(repeated)
+    assert run.settings.TRAINER.GDA.ALPHA == 7 and float(run.model.alpha) == 7
+
+
+def test_the_page_ends_with_what_to_do(advised, repeated):
+    text = (repeated / "advice.html").read_text()
+    row = (repeated / "suspicious.csv").read_text("utf-8-sig").splitlines()[1]
+    assert (advised[0] / row.partition(",")[0]).is_file()  # relative to the images
     parts = re.findall('<h2(?: id="\\w+")?>(.*?)</h2>', text)
     assert parts[-1] == "What to do next" and "Wilson" not in text
     assert parts.index("Labels that look wrong") < parts.index("Classes taken for each other")
@@ -215,19 +228,13 @@ def digests(root, other):
     return zip(collection.digests, getattr(collection, other), strict=True)
 
 
-def test_a_second_call_encodes_only_what_is_new(advised, drawings, tmp_path, monkeypatch):
+def test_a_second_call_encodes_only_what_is_new(advised, drawings, tmp_path, capsys):
     root, out = (shutil.copytree(x, tmp_path / x.name) for x in advised)
-    words = ["advise", str(root), "--output", str(out), *ADVISE]
-    with monkeypatch.context() as patch:
-        patch.setattr(encoding, "load_clip", None)
-        assert main(words) == 0
     fill(root, drawings, {"drink": 3}, start=9)
     (root / "arrow").mkdir()  # without images: CLAP
-    tried = []
-    read = encoding.read_image
-    monkeypatch.setattr(encoding, "read_image", lambda path: tried.append(path) or read(path))
-    words[words.index("emoji")] = "nope emoji"
-    assert main(words) == 0 and len(tried) == 3
+    words = ["--backbones", "nope emoji", "--batch-size", "1"]
+    assert main(["advise", str(root), "--output", str(out), *words]) == 0
+    assert "emoji: 3 images in about" in capsys.readouterr().out
     assert any(line.startswith("Left out: nope: No backbone") for line in log_of(out))
     assert json.loads((out / "results.json").read_text())["num_test"] == 43
     run = load_run(out)
@@ -248,45 +255,34 @@ def test_no_cell_is_a_formula(tmp_path):
 
 def test_a_killed_call_goes_on(drawings, tmp_path, monkeypatch):
     root = fill(tmp_path / "images", drawings, dict.fromkeys(CLASSES[:2], 6))
-    words = [
-        "advise",
-        str(root),
-        "--output",
-        str(tmp_path / "out"),
-        *ADVISE[:2],
-        "--batch-size",
-        "4",
-    ]
-    monkeypatch.setattr(encoding, "PART", 4)
+    words = ["advise", str(root), "--output", str(tmp_path / "out"), "--backbones", "emoji"]
     read, tried = encoding.read_image, []
 
     def dying(path):
         tried.append(path)
-        if len(tried) > 8:
+        if len(tried) == 9:
             raise KeyboardInterrupt
         return read(path)
 
+    monkeypatch.setattr(encoding, "PART", 4)
     monkeypatch.setattr(encoding, "read_image", dying)
-    assert main(words) == 130
-    tried.clear()
-    monkeypatch.setattr(encoding, "read_image", lambda path: tried.append(path) or read(path))
-    assert main(words) == 0 and 0 < len(tried) < 12
+    assert main([*words, "--batch-size", "4"]) == 130
+    assert main([*words, "--batch-size", "4"]) == 0 and 9 < len(tried) < 9 + 12
 
 
-def test_a_full_disk_is_one_sentence(advised, tmp_path, monkeypatch, capsys):
-    def full(path, content):
-        raise OSError(errno.ENOSPC, "No space left on device", str(path))
-
-    monkeypatch.setattr("trainers.prompting.storage.features.write_whole", full)
+def test_features_that_cannot_be_written_are_one_sentence(advised, tmp_path, capsys):
     out = tmp_path / "out"
+    assert main(["advise", str(advised[0]), "--output", str(out), *REFUSED["no CLIP"][2]]) == 2
+    (out / "features" / "emoji.safetensors").mkdir(parents=True)
+    capsys.readouterr()
     assert main(["advise", str(advised[0]), "--output", str(out), *ADVISE]) == 1
-    assert "emoji.safetensors' cannot be written or read (No space" in capsys.readouterr().err
+    assert "emoji.safetensors' cannot be written or read (Is a d" in capsys.readouterr().err
 
 
-def test_other_classes_need_only_their_text(advised, tmp_path, monkeypatch):
+def test_other_classes_need_only_their_text(advised, tmp_path):
     shutil.copytree(advised[1] / "features", tmp_path / "features")
-    monkeypatch.setattr(encoding, "read_image", None)
-    collection = replace(read_collection(advised[0]), classnames=[*"abcde"])
+    known = read_collection(advised[0])
+    collection = replace(known, classnames=[*"abcde"], paths=["gone"] * len(known.paths))
     words = collection, tmp_path / "features", torch.device("cpu"), 8, 0.0
     one = encoding.encode("emoji", *words)
     kept = read_features(one.file)
@@ -366,20 +362,16 @@ def test_rounds_of_labels_from_none(drawings, tmp_path, capsys):
         if turn == 2:  # then as if there had been three rounds
             assert load_run(out).calibration.startswith("picked labels say nothing about acc")
             (out / "picked.json").write_text(json.dumps(dict.fromkeys(picks, "clusters 3")))
-    for damage in ("{", "gone", json.dumps(dict.fromkeys(picks, "by eye"))):
-        (out / "picked.json").write_text(damage)
-        if damage == "gone":
-            (out / "picked.json").unlink()
-        capsys.readouterr()
-        assert main([*words, "--next", "1"]) == 0  # labels stay
-        said = capsys.readouterr().out
-        assert "picked.json does not say how 15 of the images with labels by hand were" in said
-        assert "at least" not in said and len(read_answers(out / "labels.csv")) == 15
+    (out / "picked.json").unlink()
+    capsys.readouterr()
+    assert main([*words, "--next", "1"]) == 0  # labels stay
+    said = capsys.readouterr().out
+    assert "picked.json does not say how 15 of the images with labels by hand were" in said
+    assert "at least" not in said and len(read_answers(out / "labels.csv")) == 15
 
 
-@pytest.mark.parametrize("place", ["relative", "absolute"])
 def test_the_command_of_the_page_is_repeated_from_no_labels_to_a_model(
-    drawings, tmp_path, monkeypatch, capsys, place
+    drawings, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.chdir(tmp_path)
     for name in CLASSES[:2]:
@@ -387,13 +379,13 @@ def test_the_command_of_the_page_is_repeated_from_no_labels_to_a_model(
     fill(tmp_path / "my_images/unlabelled", drawings, dict.fromkeys(CLASSES[:2], 12))
     words = documented()
     words[-1] = "5"  # --next
-    if place == "absolute":
-        words = [str(tmp_path / word) if "my_" in word or "/" in word else word for word in words]
     out, labelled = tmp_path / "output/mine", 0
     for _ in range(4):
         assert benchmark([*words, *ADVISE]) == 0, capsys.readouterr().err
         assert len(read_answers(out / "labels.csv")) == labelled
         labelled += fill_in(out / "next.csv")
+    # now with absolute paths
+    words = [str(tmp_path / word) if "my_" in word or "/" in word else word for word in words]
     assert benchmark([*words, *ADVISE]) == 0 and "Take " in capsys.readouterr().out
     (out / "next.csv").unlink()  # it only asks
     kept = (out / "labels.csv").read_bytes()
@@ -410,15 +402,14 @@ def test_a_kill_between_the_tables_loses_no_label(drawings, tmp_path, monkeypatc
     shutil.copy(drawings["heart"][0], root / "unlabelled" / "drink 0.webp")
     words = ["advise", str(root), "--output", str(out), *ADVISE, "--next", "1"]
     assert main(words) == 0 and fill_in(out / "next.csv") == 1
-    written = images.write_next
 
     def killed(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(images, "write_next", killed)
-    assert main(words) == 130
+    with monkeypatch.context() as patch:
+        patch.setattr(images, "write_next", killed)
+        assert main(words) == 130
     assert [row.label for row in read_answers(out / "labels.csv")] == ["drink"]
-    monkeypatch.setattr(images, "write_next", written)
     assert main(words) == 0
     assert len(read_answers(out / "labels.csv")) == 1 and read_answers(out / "next.csv") == []
 
@@ -445,19 +436,6 @@ def test_what_the_page_takes_advise_takes(drawings, tmp_path):
     assert main(words) == 0 and page.state("a")["done"] == len(NAMES) + 1
     labels = {row.label for row in read_answers(out / "labels.csv")}
     assert labels == {*page.classes} and load_run(out).classnames == page.classes[:-1]
-
-
-def test_nothing_of_others_is_removed(advised, tmp_path):
-    root, out = advised[0], tmp_path / "out"
-    shutil.copytree(advised[1], out)
-    others = [out / name for name in ("mine/model.pth.tar-1", "notes.tmp", "mine/a.tmp")]
-    for path in others:
-        path.parent.mkdir(exist_ok=True)
-        path.touch()
-    half = out / "advice.html.a.host.17.tmp"  # of a call that was killed
-    half.touch()
-    assert main(["advise", str(root), "--output", str(out), *ADVISE]) == 0
-    assert all(path.exists() for path in others) and not half.exists()
 
 
 PAIR = {"drink": 2, "heart": 2}

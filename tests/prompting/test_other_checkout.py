@@ -1,5 +1,6 @@
 """The plug-in in another checkout of the CoOp family, next to its trainers and edited `clip`."""
 
+import functools
 import json
 import sys
 from pathlib import Path
@@ -190,14 +191,21 @@ def test_a_python_that_is_too_old_is_a_warning(monkeypatch, capsys):
     assert "ALIGN" not in cfg.TRAINER
 
 
-def settings_in(nodes, method, file=None, pairs=""):
-    """Return a method's settings from a cfg with these nodes, a config file and a command line."""
-    cfg = get_cfg_default()
+@functools.cache
+def cfg_in(kind):
+    """Return the cfg of a kind of checkout, or of one without nodes, with those of the plug-in."""
+    cfg, nodes = get_cfg_default(), KINDS.get(kind, {})
     for name, start in nodes.items():
         cfg.TRAINER[name] = CfgNode({"N_CTX": 16, "CTX_INIT": start, "PREC": "fp16"})
     extend_cfg(cfg)
     for name, start in nodes.items():  # the checkout's trainers read CTX_INIT as true or false
         assert bool(cfg.TRAINER[name].CTX_INIT) == bool(start)
+    return cfg
+
+
+def settings_in(kind, method, file=None, pairs=""):
+    """Return a method's settings in a kind of checkout, from a config file and a command line."""
+    cfg = cfg_in(kind).clone()
     if file:
         cfg.merge_from_file(str(file))
     cfg.merge_from_list(pairs.split())
@@ -208,9 +216,9 @@ def settings_in(nodes, method, file=None, pairs=""):
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: f"{file.parent.name}/{file.stem}")
 def test_config_files_mean_the_same_for_words_and_for_a_switch(file):
-    expected = settings_in({}, file.parent.name, file)
-    for kind, nodes in KINDS.items():
-        assert settings_in(nodes, file.parent.name, file) == expected, kind
+    expected = settings_in("", file.parent.name, file)
+    for kind in KINDS:
+        assert settings_in(kind, file.parent.name, file) == expected, kind
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -218,5 +226,5 @@ def test_config_files_mean_the_same_for_words_and_for_a_switch(file):
 def test_public_command_lines_are_read_in_each_kind_of_checkout(kind, line):
     pairs, expected = LINES[line]
     method, _, _ = line.partition(",")
-    found = vars(settings_in(KINDS[kind], method, pairs=pairs))
+    found = vars(settings_in(kind, method, pairs=pairs))
     assert {key: found[key] for key in expected} == expected

@@ -87,7 +87,7 @@ class Space:
         x, y = self.images[rows].float(), torch.as_tensor(labels)
         support = {"images": x, "labels": y}
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)  # LP++ draws its biases
+            torch.default_generator.manual_seed(0)  # LP++ draws its biases, on the CPU
             built = build_method(method, node, self.clip_model, names, support=support)
         if built.trains_on_support:
             learned = built.learned()

@@ -79,9 +79,10 @@ def try_suspicious(choice: Choice, space: Space, named: np.ndarray) -> Trial | N
     shared, parts = space.span(rows), choice.parts
     of_fit = COST[best.method] * len(y) * shared.images.shape[1] * len(choice.counts)
     fits = int(LONGEST / 2 / of_fit)  # of each way to swap
-    if not fits:
-        return None
     trials, parts = min(TRIALS, max(1, fits // parts)), min(parts, fits)
+    if not fits or 2 * trials * number < LEAST_SWAPS:
+        return None
+    print("To try which labels look wrong, some are swapped in a copy (20 s at most)")
     besides = space.zero_shot()[rows]
     besides[:, counts == 0] = besides[np.arange(len(y)), y] = -np.inf
     found = []

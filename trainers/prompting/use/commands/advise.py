@@ -122,7 +122,6 @@ def advise(args: Any, prog: str) -> int:
     space = spaces[best.number]
     named = labels.suspicious(compared)
     curve = statement.accuracy_curve(space, compared)
-    print("To try which labels look wrong, some are swapped in a copy (20 s at most)")
     trial = labels.try_suspicious(compared, space, named)
     said = statement.Statement(compared, curve, len(named), trial, collection.picked)
     pairs = [] if said.silent else labels.confusions(compared)
