@@ -19,7 +19,7 @@ NEEDED = (
 )  # fmt: skip
 # Becomes the program in a fork, and reports the exit code of each.
 SERVER = """
-import importlib, json, os, sys
+import atexit, importlib, json, os, sys
 for name in sys.argv[1:]:
     importlib.import_module(name)
 for line in sys.stdin:
@@ -38,7 +38,20 @@ os.environ.update(asked["env"])
 path = [part for part in asked["env"].get("PYTHONPATH", "").split(os.pathsep) if part]
 sys.path[:] = ["", *path, *sys.path[1:]]
 sys.argv = ["-c", *asked["argv"]]
-exec(compile(asked["code"], "<string>", "exec"), {"__name__": "__main__"})
+try:
+    exec(compile(asked["code"], "<string>", "exec"), {"__name__": "__main__"})
+    code = 0
+except SystemExit as end:
+    code = end.code or 0
+except BaseException:
+    sys.excepthook(*sys.exc_info())
+    code = 1
+if not isinstance(code, int):
+    print(code, file=sys.stderr)
+    code = 1
+atexit._run_exitfuncs()
+sys.stdout.flush(), sys.stderr.flush()
+os._exit(code)  # to take PyTorch's modules apart would take a second
 """
 
 
