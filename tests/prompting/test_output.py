@@ -1,11 +1,12 @@
-"""The output of methods: agreement with stock CLIP, kept text, gradients, checkpoints."""
+"""The output of methods: agreement with stock CLIP, kept text, gradients, checkpoints, exports."""
 
 import copy
 
 import pytest
 import torch
 import torch.nn.functional as F
-from models import NAMES, RESNET, align, clip_of, images, model_of
+from cases import slow_but
+from models import NAMES, RESNET, align, clip_of, images, model_of, settings, support_of
 from torch import nn
 
 from trainers.prompting import (
@@ -19,6 +20,7 @@ from trainers.prompting.building.config import read_node
 from trainers.prompting.encoders.class_text import zero_shot_template
 from trainers.prompting.method import METHODS
 from trainers.prompting.running.precision import Precision
+from trainers.prompting.use.export import program, text_classifier
 
 LABELS = torch.tensor([0, 1, 2])
 
@@ -295,3 +297,41 @@ def test_features_kept_in_inference_mode(tiny_clip):
     method.text_encoder.register_forward_hook(lambda *given: made.append(1))
     with torch.no_grad():
         assert torch.equal(method(IMAGES), kept) and not made
+
+
+# ------------------------------------------------------------------ exported programs
+
+# With updates of weights, a cache, tokens and LayerNorms in the blocks.
+QUICK = ("CLIPLoRA", "TipAdapterF")
+OURS = [name for name, kind in METHODS.items() if kind.__module__.startswith("trainers.")]
+AT_TEST_TIME = ("TPT", "TDA", "MTA", "ZERO", "TPS", "CTPT", "OTPT", "TransCLIP", "StatA",
+                "BoostAdapter", "DPE", "TTC", "RTPT")  # fmt: skip
+EXPORTED = slow_but([n for n in OURS if n not in AT_TEST_TIME], *QUICK)
+
+
+@pytest.mark.parametrize("name", EXPORTED)
+def test_a_program_of_every_method(tiny_clip, name):
+    node = settings(name)
+    method = build_method(name, node, tiny_clip, NAMES, support=support_of(name)).eval()
+    with torch.no_grad():  # as if trained
+        for parameter in method.learned().values():
+            parameter += 0.02 * torch.randn_like(parameter)
+    made = program(method, 32)
+    with torch.no_grad():
+        for count in (1, 6):
+            found, expected = made.module()(images(count)), method(images(count))
+            torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-4)
+    if name != "CoCoOp":
+        text = tiny_clip.transformer.resblocks[0].mlp.c_fc.weight
+        held = [*made.state_dict.values(), *made.constants.values()]
+        assert not any(value.data_ptr() == text.data_ptr() for value in held)
+        assert sum(value.numel() for value in held if value.shape[:1] == (49408,)) == 0
+
+
+@pytest.mark.parametrize("name", AT_TEST_TIME)
+def test_what_adapts_to_the_images_is_refused(tiny_clip, name):
+    method = build_method(name, settings(name), tiny_clip, NAMES).eval()
+    for export in (lambda: program(method, 32), lambda: text_classifier(method)):
+        with pytest.raises(UserError, match=f"{name} adapts to the images that it classifies") as x:
+            export()
+        assert all(other in str(x.value) for other in AT_TEST_TIME)
