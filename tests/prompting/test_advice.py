@@ -18,28 +18,10 @@ from trainers.prompting.advice import choice as choices
 from trainers.prompting.advice import fits
 from trainers.prompting.advice import folds as parts
 from trainers.prompting.advice import labels as about
+from trainers.prompting.advice import page as pages
 from trainers.prompting.advice import statement as statements
-from trainers.prompting.advice.choice import Candidate, Choice, choose, methods_for
-from trainers.prompting.advice.fits import Space
-from trainers.prompting.advice.folds import folds, near_copies
-from trainers.prompting.advice.labels import (
-    calibration,
-    confusions,
-    pick_next,
-    suspicious,
-    temperature,
-    try_suspicious,
-)
-from trainers.prompting.advice.page import candidates
-from trainers.prompting.advice.statement import (
-    Curve,
-    Statement,
-    Trial,
-    accuracy_curve,
-    expect_accuracy,
-    least_share,
-)
-from trainers.prompting.record.calibration import centre_and_classes, fit_temperature, likeness
+from trainers.prompting.advice.statement import Statement
+from trainers.prompting.record import calibration as calibrations
 from trainers.prompting.storage.features import read_features
 
 K, D = 4, 12
@@ -59,7 +41,7 @@ def clusters(noise=0.5, each=10, classes=K, seed=0, name="a CLIP", text_noise=1.
     y = torch.arange(classes).repeat(each)
     images = centres[y] + noise * torch.randn(len(y), D, generator=drawn)
     text = centres + text_noise * torch.randn(classes, D, generator=drawn)
-    return Space(name, images, 3 * text, 30.0), y.numpy()
+    return fits.Space(name, images, 3 * text, 30.0), y.numpy()
 
 
 def of(best, labels, fold=None, counts=None, **more):
@@ -68,10 +50,14 @@ def of(best, labels, fold=None, counts=None, **more):
     logits = np.array(best, float)
     right = int((logits.argmax(1) == labels).sum())
     counts = np.bincount(labels, minlength=logits.shape[1]) if counts is None else counts
-    best = Candidate("ViT-L/14", "LPPlusPlus", 0, logits, right, 1.0, 0.0, more.get("zero_shot", 0))
+    best = choices.Candidate(
+        "ViT-L/14", "LPPlusPlus", 0, logits, right, 1.0, 0.0, more.get("zero_shot", 0)
+    )
     fold = np.arange(n) % 5 if fold is None else fold
     judged = more.get("judged", np.ones(n, bool))
-    return Choice([best], np.arange(n), labels, np.arange(n), fold, np.array(counts), judged)
+    return choices.Choice(
+        [best], np.arange(n), labels, np.arange(n), fold, np.array(counts), judged
+    )
 
 
 def answers(right, n, classes=19, each=8):
@@ -94,7 +80,7 @@ def whurs19(clip="rn50", shots=1):
     """Return the CLIP, labels, and rows of training and test, as drawn in published few-shot."""
     features = read_features(ROOT / "assets" / f"whurs19_{clip}.safetensors")
     text = features.sentences(features.template)
-    space = Space(clip, features.image.float(), text, features.logit_scale)
+    space = fits.Space(clip, features.image.float(), text, features.logit_scale)
     y, train = features.label, features.split["train"]
     drawn = random.Random(1)
     rows = [drawn.sample([row for row in train if y[row] == k], shots) for k in range(19)]
@@ -141,7 +127,7 @@ def test_no_fit_draws_from_the_random_numbers_of_the_program():
 )  # fmt: skip
 def test_features_that_are_refused(images, text, message):
     with pytest.raises(UserError, match=message):
-        Space("a CLIP", images, text, 100.0)
+        fits.Space("a CLIP", images, text, 100.0)
 
 
 # ---------------------------------------------------------------------- folds
@@ -150,51 +136,56 @@ def test_features_that_are_refused(images, text, message):
 @pytest.mark.parametrize("m", [1, 2, 3, 4, 7])
 def test_folds_take_equally_many_of_every_class(m):
     y = np.repeat(np.arange(6), m)
-    fold = folds(y, np.arange(len(y)), 5 if m < 2 else min(5, m))
+    fold = parts.folds(y, np.arange(len(y)), 5 if m < 2 else min(5, m))
     counts = np.stack([np.bincount(y[fold == k], minlength=6) for k in range(fold.max() + 1)])
     assert len(counts) == (5 if m < 2 else min(5, m)) and np.ptp(counts, axis=0).max() <= 1
-    assert np.array_equal(fold, folds(y, np.arange(len(y)), len(counts)))
+    assert np.array_equal(fold, parts.folds(y, np.arange(len(y)), len(counts)))
     if m > 1:
-        assert not np.array_equal(fold, folds(y, np.arange(len(y)), len(counts), seed=1))
+        assert not np.array_equal(fold, parts.folds(y, np.arange(len(y)), len(counts), seed=1))
 
 
 def test_near_copies_and_groups_share_a_fold():
     space, y = clusters(noise=2.0)
     images, y = torch.cat([space.images, space.images[:6] + 0.01]), np.r_[y, y[:6]]
-    one, rows = Space("a", images, space.text, 30.0), np.arange(46)
-    copies = near_copies([one], rows, y)
+    one, rows = fits.Space("a", images, space.text, 30.0), np.arange(46)
+    copies = parts.near_copies([one], rows, y)
     assert np.array_equal(copies[:6], copies[40:]) and len(np.unique(copies)) > 30
-    blind = Space("b", torch.eye(46), torch.eye(46)[:K], 1.0)  # which sees no copies
-    assert len(np.unique(near_copies([one, blind], rows, y))) == 46
+    blind = fits.Space("b", torch.eye(46), torch.eye(46)[:K], 1.0)  # which sees no copies
+    assert len(np.unique(parts.near_copies([one, blind], rows, y))) == 46
     films = np.repeat(np.arange(23), 2)
-    choice = choose([one], y, films)
+    choice = choices.choose([one], y, films)
     for group in (copies, films):
         assert all(len(np.unique(choice.fold[group == g])) == 1 for g in group)
     with pytest.raises(UserError, match="46 labelled images are of one group"):
-        choose([one], y, np.zeros(46))
+        choices.choose([one], y, np.zeros(46))
 
 
 def test_copies_count_once_and_images_of_a_group_for_less():
     space, y = clusters(noise=2.0)
     copies = np.r_[np.arange(40), np.repeat(np.arange(10), 20)]
-    many = choose([Space("a", space.images[copies], space.text, 30.0)], y[copies])
-    once = choose([space], y)
+    many = choices.choose([fits.Space("a", space.images[copies], space.text, 30.0)], y[copies])
+    once = choices.choose([space], y)
     assert many.rows.tolist() == [*range(40)] and np.array_equal(many.counts, once.counts)
     assert many.best.right == once.best.right and many.effective == once.effective
     two_labels = np.r_[y[:39], y[:1] + 1]
-    both = choose([Space("a", space.images[[*range(39), 0]], space.text, 30.0)], two_labels)
+    both = choices.choose(
+        [fits.Space("a", space.images[[*range(39), 0]], space.text, 30.0)], two_labels
+    )
     assert len(both.rows) == 40
-    films = choose([space], y, np.r_[np.zeros(8), np.arange(32)])
+    films = choices.choose([space], y, np.r_[np.zeros(8), np.arange(32)])
     sizes = np.unique(films.groups, return_counts=True)[1]
     assert max(sizes) >= 8 and films.effective == pytest.approx(1600 / (sizes**2).sum())
-    assert Statement(films).accuracy[1] < least_share(Statement(films).accuracy[0], 40) - 0.02
+    assert (
+        Statement(films).accuracy[1]
+        < statements.least_share(Statement(films).accuracy[0], 40) - 0.02
+    )
 
 
 def test_classes_that_just_look_alike_are_not_near_copies():
     space, y = clusters(noise=0.1)
-    copies = near_copies([space], np.arange(40), y)
+    copies = parts.near_copies([space], np.arange(40), y)
     assert len(np.unique(copies)) == 40
-    assert choose([space], y).best.right == 40
+    assert choices.choose([space], y).best.right == 40
 
 
 # ---------------------------------------------------------------------- the choice
@@ -206,26 +197,26 @@ def test_classes_that_just_look_alike_are_not_near_copies():
      ([9, 9, 0], ["CLAP"])],
 )  # fmt: skip
 def test_which_methods_suit_the_labels(counts, methods):
-    assert list(methods_for(np.array(counts))) == methods
+    assert list(choices.methods_for(np.array(counts))) == methods
 
 
 def test_the_better_clip_is_chosen_and_folds_are_shared():
     bad, y = clusters(noise=3.0, seed=1, name="bad")
     good, _ = clusters(noise=0.7, name="good")
-    choice = choose([bad, good], y)
+    choice = choices.choose([bad, good], y)
     assert choice.best.clip == "good" and choice.best.number == 1 and choice.parts == 5
     assert len(choice.candidates) == 10 and choice.judged.all()
     assert choice.best.right == (choice.best.logits.argmax(1) == y).sum() > 30
     rights = [c.right for c in choice.candidates]
     assert rights == sorted(rights, reverse=True)
     some = np.where(np.arange(40) % 2, y, -1)
-    assert np.array_equal(choose([good], some).rows, np.arange(1, 40, 2))
+    assert np.array_equal(choices.choose([good], some).rows, np.arange(1, 40, 2))
 
 
 def test_a_weight_of_gda_for_every_number_of_rows():
     """Its own weight falls with the rows; one fit of a fold serves all weights."""
     space, y = clusters(noise=1.5, each=40, text_noise=30.0)
-    choice = choose([space], y)
+    choice = choices.choose([space], y)
     of_gda = {c.settings["ALPHA"]: c for c in choice.candidates if c.method == "GDA"}
     assert [*sorted(of_gda)] == [1, 10, 100, 1000] and choice.best.right == max(
         c.right for c in of_gda.values()
@@ -239,14 +230,14 @@ def test_a_weight_of_gda_for_every_number_of_rows():
         assert one.logits[held] == pytest.approx(
             logits, rel=1e-3, abs=1e-3 * float(abs(logits).max())
         )
-    listed = [name for name, *_ in candidates(Statement(choice))]
+    listed = [name for name, *_ in pages.candidates(Statement(choice))]
     assert listed == ["GDA on a CLIP", "LPPlusPlus on a CLIP"]
 
 
 def test_a_class_without_labels_leaves_clap_ordered_by_likelihood():
     one, y = clusters(noise=2.0, name="one")
     two, _ = clusters(noise=2.0, seed=3, name="two")
-    choice = choose([one, two], np.where(y == 0, -1, y))
+    choice = choices.choose([one, two], np.where(y == 0, -1, y))
     assert {c.method for c in choice.candidates} == {"CLAP"}
     assert choice.candidates[0].loss < choice.candidates[1].loss
     assert "3 classes that have labels" in Statement(choice).sentences()[1]
@@ -263,14 +254,14 @@ def test_few_and_uneven_labels(counts):
     labels = np.full(len(y), -1)
     for k, count in enumerate(counts):
         labels[np.flatnonzero(y == k)[:count]] = k
-    choice = choose([space], labels)
+    choice = choices.choose([space], labels)
     assert np.isfinite(choice.best.logits).all() and np.isfinite(choice.best.loss)
     assert np.array_equal(choice.counts, counts)
     single = np.array(counts)[choice.labels] == 1
     assert not choice.judged[single].any() and choice.judged[~single].all()
-    named = suspicious(choice)
+    named = about.suspicious(choice)
     assert choice.judged[named].all()
-    assert Statement(choice, accuracy_curve(space, choice), len(named)).sentences()
+    assert Statement(choice, statements.accuracy_curve(space, choice), len(named)).sentences()
 
 
 def test_too_few_labels():
@@ -278,15 +269,15 @@ def test_too_few_labels():
     with pytest.raises(
         UserError, match="1 of 40 images have a label: label at least two different"
     ):
-        choose([space], np.where(np.arange(40) == 7, y, -1))
+        choices.choose([space], np.where(np.arange(40) == 7, y, -1))
 
 
 def test_many_classes():
     space, y = clusters(noise=1.0, each=15, classes=200)
     labels = np.where(np.arange(3000) < 400, y, -1)
-    choice = choose([space], labels)
+    choice = choices.choose([space], labels)
     assert choice.parts == 2 and choice.best.right > 100
-    rows, how = pick_next(space, labels, 3, "GDA")
+    rows, how = about.pick_next(space, labels, 3, "GDA")
     assert len(set(rows)) == 3 and rows.min() >= 400 and how == "clusters 1"
 
 
@@ -305,7 +296,9 @@ def test_the_sentences():
     worse = Statement(answers(120, 152)).sentences()
     assert worse[2] == "Zero-shot ViT-L/14 is right on more of these: 130 of 152."
     accuracy, low = Statement(answers(147, 152)).accuracy
-    assert accuracy == pytest.approx(0.9671, abs=0.002) and low == least_share(accuracy, 152)
+    assert accuracy == pytest.approx(0.9671, abs=0.002) and low == statements.least_share(
+        accuracy, 152
+    )
 
 
 def test_the_accuracy_of_the_best_of_many_is_not_the_best_one_s():
@@ -333,16 +326,16 @@ def test_the_likelihood_decides_between_candidates_that_are_right_as_often():
     worse = replace(one.best, logits=np.eye(4)[(y + (rng.random(40) < 0.4)) % 4])
     blind = replace(one, candidates=[worse, one.best], counts=np.array([10, 10, 20, 0]))
     assert Statement(blind).accuracy[0] == 1  # likelier in every draw, and so chosen
-    assert expect_accuracy(replace(one, candidates=[worse])) < 0.7
+    assert statements.expect_accuracy(replace(one, candidates=[worse])) < 0.7
 
 
 def test_what_is_said_of_labels_that_look_wrong():
-    lines = Statement(answers(147, 152), None, 1, Trial(200, 0.34, 0.75)).sentences()
+    lines = Statement(answers(147, 152), None, 1, statements.Trial(200, 0.34, 0.75)).sentences()
     assert lines[2:4] == [
         "1 label looks wrong.",
         "Of 200 labels swapped in a trial, 34% looked wrong, and of all that did, 75% were.",
     ]
-    none = Statement(answers(147, 152), None, 0, Trial(200, 0.0, 0.0)).sentences()
+    none = Statement(answers(147, 152), None, 0, statements.Trial(200, 0.0, 0.0)).sentences()
     assert none[2] == "Of 200 labels swapped in a trial, none looked wrong."
 
 
@@ -358,7 +351,7 @@ def test_what_is_said_of_labels_that_look_wrong():
     ],
 )  # fmt: skip
 def test_what_is_not_said(each, picked, said, unsaid):
-    curve = Curve((38, 76, 122), (0.7, 0.94, 0.95))
+    curve = statements.Curve((38, 76, 122), (0.7, 0.94, 0.95))
     statement = Statement(answers(147, 152, each=each), curve, picked=["", picked] * 76)
     lines = " ".join(statement.sentences())
     assert said in lines and unsaid not in lines.replace("about half", "").replace("about acc", "")
@@ -374,19 +367,19 @@ def test_picks_that_nobody_wrote(text):
 
 def test_the_curve_is_measured_on_parts_of_the_labels():
     space, y = clusters(noise=2.5, each=12, text_noise=3.0)
-    choice = choose([space], y)
-    curve = accuracy_curve(space, choice)
+    choice = choices.choose([space], y)
+    curve = statements.accuracy_curve(space, choice)
     assert curve.n == (12, 24, 38) and curve.accuracy[2] == choice.best.right / 48
     assert curve.accuracy[0] < curve.accuracy[1]
     hits = []
     for seed in range(5):
-        part = folds(y, choice.groups, 2, seed) == 0
+        part = parts.folds(y, choice.groups, 2, seed) == 0
         best = choice.best
         logits = space.logits(best.method, choice.rows[part], y[part], ~part, **best.settings)
         hits += (logits.argmax(1) == y[~part]).tolist()
     assert curve.accuracy[1] == pytest.approx(np.mean(hits), abs=0.03)
-    few = choose([space], np.where(np.arange(48) < 12, y, -1))
-    assert few.m == 3 and accuracy_curve(space, few) is None
+    few = choices.choose([space], np.where(np.arange(48) < 12, y, -1))
+    assert few.m == 3 and statements.accuracy_curve(space, few) is None
 
 
 # ---------------------------------------------------------------------- labels
@@ -398,22 +391,22 @@ def test_swapped_labels_look_wrong_and_few_others():
     given[rows] = y[rows]
     wrong = rows[::19]
     given[wrong] = (y[wrong] + 1) % 19
-    choice = choose([space], given)
-    named, given = suspicious(choice), choice.labels
+    choice = choices.choose([space], given)
+    named, given = about.suspicious(choice), choice.labels
     found = np.isin(choice.rows[named], wrong)
     assert len(wrong) == 8 and found.sum() >= 7 and (~found).sum() <= 1
     own = choice.probabilities[named, given[named]]
     assert (np.diff(own) >= 0).all()
-    clean = temperature(choice, named)
+    clean = about.temperature(choice, named)
     assert clean < choice.best.temperature
     stays = np.delete(choice.best.logits, named, 0), np.delete(given, named)
-    assert clean == fit_temperature(*stays, choices.TEMPERATURES)[0]
+    assert clean == calibrations.fit_temperature(*stays, choices.TEMPERATURES)[0]
 
 
 def test_labels_are_swapped_on_purpose_to_see_which_look_wrong(monkeypatch):
     space, y = clusters(noise=1.5, each=38)
-    choice, n = choose([space], y), 4 * 38 - 2
-    trial = try_suspicious(choice, space, np.arange(2))
+    choice, n = choices.choose([space], y), 4 * 38 - 2
+    trial = about.try_suspicious(choice, space, np.arange(2))
     assert trial.swapped == 4 * round(n / 20) and trial.right > 0.6 and 0.2 < trial.found < 0.9
     tried = []
 
@@ -428,37 +421,35 @@ def test_labels_are_swapped_on_purpose_to_see_which_look_wrong(monkeypatch):
 
     monkeypatch.setattr(about, "suspicious", name_all)
     shy, parts = False, 5
-    all_named = try_suspicious(choice, space, np.arange(2))
+    all_named = about.try_suspicious(choice, space, np.arange(2))
     assert all_named == (32, 1, 8 / n) and len(tried) == 8 and {x for x, _ in tried} == {8}
     shy = True
-    assert try_suspicious(choice, space, np.arange(2)) == (32, 4 / 32, 1)
+    assert about.try_suspicious(choice, space, np.arange(2)) == (32, 4 / 32, 1)
     cost = about.COST[choice.best.method] * n * D * K
-    monkeypatch.setattr(about, "LONGEST", 2 * 4.5 * cost)  # four fits of each way
-    parts, tried[:] = 4, []
-    assert try_suspicious(choice, space, np.arange(2)) is None and not tried  # few swaps
-    monkeypatch.setattr(about, "LEAST_SWAPS", 5)
-    assert 5 <= try_suspicious(choice, space, np.arange(2)).swapped <= 8
-    monkeypatch.setattr(about, "LONGEST", cost)
-    assert try_suspicious(choice, space, np.arange(2)) is None
+    parts, tried[:], call = 4, [], (choice, space, np.arange(2))
+    four = 2 * 4.5 * cost  # fits of each way
+    assert about.try_suspicious(*call, longest=four) is None and not tried  # few swaps
+    assert 5 <= about.try_suspicious(*call, 5, longest=four).swapped <= 8 and len(tried) == 2
+    assert about.try_suspicious(*call, 5, longest=cost) is None
 
 
 def test_the_calibration_is_out_of_fold():
     space, y = clusters(each=5)
     logits = 2 * np.random.default_rng(0).normal(size=(20, K)) + 3 * np.eye(K)[y]
     choice = replace(of(logits, y), groups=np.arange(20) // 2)
-    found = calibration(choice, space)
+    found = about.calibration(choice, space)
     assert found.temperature == choice.best.temperature and found.effective == 10
     own = 1 - softmax(logits / found.temperature, axis=1)[np.arange(20), y]
     assert found.scores.numpy() == pytest.approx(np.sort(own), abs=1e-6)
     labels, cosines = torch.from_numpy(y), []
     for i in range(20):
         others = np.flatnonzero(choice.fold != choice.fold[i])
-        apart = centre_and_classes(space.images[others], labels[others], space.text)
-        cosines.append(float(likeness(space.images[[i]], *apart)))
+        apart = calibrations.centre_and_classes(space.images[others], labels[others], space.text)
+        cosines.append(float(calibrations.likeness(space.images[[i]], *apart)))
     assert found.likeness.numpy() == pytest.approx(np.sort(cosines), abs=1e-6)
     larger = np.maximum(rankdata(own), rankdata(-np.array(cosines)))
     assert found.ranks.tolist() == sorted(larger)
-    every = centre_and_classes(space.images, labels, space.text)
+    every = calibrations.centre_and_classes(space.images, labels, space.text)
     for value, expected in zip((found.centre, found.classes), every, strict=True):
         torch.testing.assert_close(value, expected)
 
@@ -470,9 +461,9 @@ def test_classes_are_left_out_in_turn_with_their_images_and_sentences():
     for k in range(6):
         rest, others = labels != k, torch.arange(6) != k
         left = labels[rest] - (labels[rest] > k).long()
-        apart = centre_and_classes(images[rest], left, space.text[others])
-        found += likeness(images[~rest], *apart).tolist()
-    one = calibration(choice, space)
+        apart = calibrations.centre_and_classes(images[rest], left, space.text[others])
+        found += calibrations.likeness(images[~rest], *apart).tolist()
+    one = about.calibration(choice, space)
     assert one.strangers.tolist() == pytest.approx(sorted(found), abs=1e-6)
     share = (np.array(found) < one.limits(0.2)[1]).mean()
     said = f"When a class was left out, {100 * share:.0f}% of its images were 'none of these'."
@@ -481,7 +472,7 @@ def test_classes_are_left_out_in_turn_with_their_images_and_sentences():
     some = replace(choice, rows=np.flatnonzero(y < 5))  # five classes with images
     some = replace(some, labels=y[some.rows], fold=choice.fold[some.rows])
     best = replace(choice.best, logits=choice.best.logits[some.rows])
-    few = calibration(replace(some, candidates=[best]), space)
+    few = about.calibration(replace(some, candidates=[best]), space)
     assert few.strangers is None and "left out" not in few.promise(0.2)
 
 
@@ -491,8 +482,8 @@ def test_about_the_error_that_is_asked_lacks_its_class():
     for seed in range(12):
         space, y = clusters(noise=2.0, each=100, seed=seed)
         rows = np.flatnonzero(np.arange(400) % 100 < 12)
-        choice = choose([space], np.where(np.isin(np.arange(400), rows), y, -1))
-        found, best = calibration(choice, space), choice.best
+        choice = choices.choose([space], np.where(np.isin(np.arange(400), rows), y, -1))
+        found, best = about.calibration(choice, space), choice.best
         rest = np.setdiff1d(np.arange(400), rows)
         logits = space.logits(best.method, rows, y[rows], rest, **best.settings)
         for error, shares in lacking.items():
@@ -507,17 +498,19 @@ def test_the_threshold_names_half_a_correct_label_at_most(monkeypatch):
     logits = np.log([[0.9, 0.1], [0.8, 0.2], [0.7, 0.3], [0.05, 0.95]])
     choice = of(logits, [0, 0, 0, 0], judged=np.ones(4, bool), counts=[4, 4])
     # sums from below: 0.05, 0.15, 0.35, 0.65: t is 0.3
-    assert suspicious(choice).tolist() == [3]
-    assert not len(suspicious(of(logits, [0, 0, 0, 0], counts=[1, 1])))
+    assert about.suspicious(choice).tolist() == [3]
+    assert not len(about.suspicious(of(logits, [0, 0, 0, 0], counts=[1, 1])))
     blind = of(logits, [0, 0, 0, 0], judged=np.array([1, 1, 1, 0], bool), counts=[4, 4])
-    assert not len(suspicious(blind))
+    assert not len(about.suspicious(blind))
 
 
 def test_all_labels_wrong():
     space, y = clusters(noise=0.3)
     given = np.random.default_rng(0).permutation(y)
-    choice = choose([space], given)
-    statement = Statement(choice, accuracy_curve(space, choice), len(suspicious(choice)))
+    choice = choices.choose([space], given)
+    statement = Statement(
+        choice, statements.accuracy_curve(space, choice), len(about.suspicious(choice))
+    )
     assert statement.accuracy[1] < 0.4 and statement.sentences()
     nothing = of(np.eye(4)[(y + 1) % 4], y)
     assert Statement(nothing).accuracy == (0, 0)
@@ -526,7 +519,7 @@ def test_all_labels_wrong():
 def test_confusions_are_sorted_by_frequency():
     said = np.array([0, 1, 1, 2, 2, 0, 0, 2])
     own = np.array([0, 0, 0, 0, 1, 2, 2, 2])
-    pairs = [(a, b, rows.tolist()) for a, b, rows in confusions(of(np.eye(3)[said], own))]
+    pairs = [(a, b, rows.tolist()) for a, b, rows in about.confusions(of(np.eye(3)[said], own))]
     assert pairs == [(0, 1, [1, 2]), (2, 0, [5, 6]), (0, 2, [3]), (1, 2, [4])]
 
 
@@ -534,23 +527,23 @@ def test_the_next_labels_from_none_to_many():
     space, y = clusters(noise=0.4, text_noise=0.1, each=12)
     labels, picked = np.full(48, -1), [""] * 48
     for turn in (1, 2, 3, 4):  # one of each class in every round
-        rows, how = pick_next(space, labels, K, picked=picked)
+        rows, how = about.pick_next(space, labels, K, picked=picked)
         assert sorted(y[rows]) == list(range(K)) and (labels[rows] < 0).all()
         assert how == f"clusters {turn}"
         labels[rows] = y[rows]
         for row in rows:
             picked[row] = how
-    rows, how = pick_next(space, labels, 5, "GDA", picked)
+    rows, how = about.pick_next(space, labels, 5, "GDA", picked)
     known = labels >= 0
     logits = np.sort(space.logits("GDA", known, y[known], slice(None)), axis=1)
     margin = np.where(known, np.inf, logits[:, -1] - logits[:, -2])
     assert how == "margin 5" and np.array_equal(rows, margin.argsort(kind="stable")[:5])
-    assert len(pick_next(space, labels, 500, "GDA")[0]) == 32
-    one, other = (pick_next(space, labels, 5, "GDA", picked, ALPHA=x)[0] for x in (1.0, 0.01))
+    assert len(about.pick_next(space, labels, 500, "GDA")[0]) == 32
+    one, other = (about.pick_next(space, labels, 5, "GDA", picked, ALPHA=x)[0] for x in (1.0, 0.01))
     assert np.array_equal(one, rows) and not np.array_equal(other, rows)
-    asked = pick_next(space, np.full(48, -1), 1, picked=["clusters 1"] * 48)
+    asked = about.pick_next(space, np.full(48, -1), 1, picked=["clusters 1"] * 48)
     assert asked[1] == "clusters 1"  # again, without a label since
-    assert not len(pick_next(space, y, 5, "GDA")[0])
+    assert not len(about.pick_next(space, y, 5, "GDA")[0])
 
 
 def test_the_typical_image_of_the_largest_cluster_without_a_label():
@@ -575,8 +568,8 @@ def test_half_a_correct_label_is_expected_among_those_that_look_wrong(seed):
     logits = 4 * np.eye(4)[y] + 1.5 * rng.standard_normal((200, 4))
     logits[:20] = np.roll(logits[:20], 1, axis=1)  # labels that are wrong
     choice = of(logits, y)
-    named = suspicious(choice)
-    p = softmax(choice.best.logits / temperature(choice, named), axis=1)
+    named = about.suspicious(choice)
+    p = softmax(choice.best.logits / about.temperature(choice, named), axis=1)
     own = p[np.arange(200), y]
     others = np.delete(own, named)
     assert len(named) and p[p <= own[named].max()].sum() < 0.55  # of the last round but one: 0.5
@@ -587,5 +580,5 @@ def test_images_of_a_class_that_look_alike_are_joined_with_no_other():
     space, y = clusters(noise=3.0, each=6)
     images = space.images.clone()
     images[y == 1] = space.images[1]
-    alike = Space("a CLIP", images, space.text, 30.0)
-    assert len(np.unique(near_copies([alike], np.arange(24), y))) == 24
+    alike = fits.Space("a CLIP", images, space.text, 30.0)
+    assert len(np.unique(parts.near_copies([alike], np.arange(24), y))) == 24

@@ -5,6 +5,7 @@ It is long because the advice has many parts, each with limits of its own. Most 
 
 import base64
 import doctest
+import io
 import json
 import math
 import re
@@ -20,20 +21,18 @@ from PIL import Image
 from test_advice import D, K, answers, clusters, of, short  # noqa: F401 (a fixture)
 
 from trainers.prompting import UserError, build_method
+from trainers.prompting.advice import choice as choices
 from trainers.prompting.advice import encode as encoding
 from trainers.prompting.advice import fits
 from trainers.prompting.advice import folds as parts
+from trainers.prompting.advice import images as sources
 from trainers.prompting.advice import labels as about
 from trainers.prompting.advice import page as pages
-from trainers.prompting.advice.choice import TEMPERATURES, choose
-from trainers.prompting.advice.fits import Space
-from trainers.prompting.advice.images import Collection, read_collection, read_labels
-from trainers.prompting.advice.labels import pick_next, suspicious, try_suspicious
+from trainers.prompting.advice import statement as statements
 from trainers.prompting.advice.next_steps import next_steps
-from trainers.prompting.advice.page import candidates, page_of
-from trainers.prompting.advice.statement import Curve, Statement
+from trainers.prompting.advice.statement import Statement
 from trainers.prompting.backbones import weights_sha256
-from trainers.prompting.record.calibration import fit_temperature
+from trainers.prompting.record import calibration as calibrations
 from trainers.prompting.storage.features import read_features, write_features
 
 # ---------------------------------------------------------------------- labels
@@ -44,12 +43,12 @@ def test_labels_are_swapped_for_the_likeliest_class_that_has_labels(monkeypatch)
     space, y = clusters(noise=1.5, each=40)
     text = space.text.clone()
     text[K - 1] = space.images.mean(0) * 3  # a class without labels, which is often likeliest
-    space = Space("a CLIP", space.images, text, 30.0)
-    choice = choose([space], np.where(y == K - 1, -1, y))
+    space = fits.Space("a CLIP", space.images, text, 30.0)
+    choice = choices.choose([space], np.where(y == K - 1, -1, y))
     assert choice.best.method == "CLAP" and (space.zero_shot().argmax(1) == K - 1).sum() > 10
     tried = []
     monkeypatch.setattr(about, "suspicious", lambda one: tried.append(one) or np.arange(3))
-    try_suspicious(choice, space, np.empty(0, int))
+    about.try_suspicious(choice, space, np.empty(0, int))
     by_chance, likeliest = tried[: len(tried) // 2], tried[len(tried) // 2 :]
     expected = space.zero_shot()[choice.rows][:, : K - 1]
     expected[np.arange(len(choice.labels)), choice.labels] = -np.inf
@@ -68,11 +67,10 @@ def test_labels_are_swapped_for_the_likeliest_class_that_has_labels(monkeypatch)
 
 def test_a_trial_needs_so_many_swaps_and_the_worse_way_counts(monkeypatch):
     space, y = clusters(noise=1.5, each=38)
-    choice = choose([space], y)
+    choice = choices.choose([space], y)
     swaps = 2 * 4 * round(0.05 * len(y))
-    monkeypatch.setattr(about, "LEAST_SWAPS", swaps + 1)
-    assert try_suspicious(choice, space, np.empty(0, int)) is None
-    monkeypatch.setattr(about, "LEAST_SWAPS", swaps)
+    none = np.empty(0, int)
+    assert about.try_suspicious(choice, space, none, least=swaps + 1) is None
     calls = []
 
     def name(one):
@@ -82,7 +80,7 @@ def test_a_trial_needs_so_many_swaps_and_the_worse_way_counts(monkeypatch):
         return wrong[:: 1 if len(calls) <= 4 else 2]
 
     monkeypatch.setattr(about, "suspicious", name)
-    assert try_suspicious(choice, space, np.empty(0, int)) == (swaps // 2, 0.5, 1)
+    assert about.try_suspicious(choice, space, none, least=swaps) == (swaps // 2, 0.5, 1)
 
 
 @pytest.mark.parametrize(
@@ -92,18 +90,18 @@ def test_a_trial_takes_twenty_seconds_at_most(monkeypatch, method, n, classes):
     """As measured a fit takes about a second here: two trials of five, once for each way."""
     y, random = np.arange(n) % classes, torch.Generator().manual_seed(0)
     images = torch.randn(n, 512, generator=random)
-    space = Space("a CLIP", images, torch.randn(classes, 512, generator=random), 30.0)
-    choice, fits = of(np.eye(classes)[y], y), []
+    space = fits.Space("a CLIP", images, torch.randn(classes, 512, generator=random), 30.0)
+    choice, fitted = of(np.eye(classes)[y], y), []
     choice = replace(choice, candidates=[replace(choice.best, method=method)])
 
     def logits(self, of, rows, labels, others, **node):
-        fits.append(of)
+        fitted.append(of)
         return np.zeros((len(others), classes))
 
-    monkeypatch.setattr(Space, "logits", logits)
+    monkeypatch.setattr(fits.Space, "logits", logits)
     monkeypatch.setattr(about, "suspicious", lambda one: np.arange(3))
-    assert try_suspicious(choice, space, np.empty(0, int)).swapped == 2 * round(0.05 * n)
-    assert fits == [method] * 20
+    assert about.try_suspicious(choice, space, np.empty(0, int)).swapped == 2 * round(0.05 * n)
+    assert fitted == [method] * 20
 
 
 def test_images_of_classes_with_few_labels_are_not_swapped(monkeypatch):
@@ -111,11 +109,11 @@ def test_images_of_classes_with_few_labels_are_not_swapped(monkeypatch):
     space, y = clusters(noise=1.5, each=30)
     counts = [30, 30, 4, 3]
     rows = np.concatenate([np.flatnonzero(y == k)[:n] for k, n in enumerate(counts)])
-    choice = choose([space], np.where(np.isin(np.arange(len(y)), rows), y, -1))
+    choice = choices.choose([space], np.where(np.isin(np.arange(len(y)), rows), y, -1))
     monkeypatch.setattr(about, "SWAPPED", 1.0)
     tried = []
     monkeypatch.setattr(about, "suspicious", lambda one: tried.append(one) or np.arange(3))
-    try_suspicious(choice, space, np.empty(0, int))
+    about.try_suspicious(choice, space, np.empty(0, int))
     for one in tried[: len(tried) // 2]:
         assert np.array_equal(one.labels != choice.labels, choice.labels != 3)
 
@@ -123,21 +121,21 @@ def test_images_of_classes_with_few_labels_are_not_swapped(monkeypatch):
 def test_no_label_looks_wrong_below_two_a_class():
     logits = np.log([[0.9, 0.1], [0.8, 0.2], [0.7, 0.3], [0.05, 0.95]])
     for counts, named in (([2, 2], [3]), ([1, 2], [])):  # the median is 1.5
-        assert suspicious(of(logits, [0, 0, 0, 0], counts=counts)).tolist() == named
+        assert about.suspicious(of(logits, [0, 0, 0, 0], counts=counts)).tolist() == named
 
 
 def test_the_classes_with_the_fewest_labels_come_first_and_of_those_the_largest():
     space, y = clusters(noise=0.2, text_noise=0.05, each=6)
     keep = np.flatnonzero((y > 0) | (np.arange(len(y)) < 2 * K))  # two of the first, six of others
-    one, of = Space("a CLIP", space.images[keep], space.text, 30.0), y[keep]
+    one, of = fits.Space("a CLIP", space.images[keep], space.text, 30.0), y[keep]
     labels = np.full(len(keep), -1)
-    rows, _ = pick_next(one, labels, 4)
+    rows, _ = about.pick_next(one, labels, 4)
     assert of[rows].tolist() == [1, 2, 3, 0]
     labels[np.flatnonzero(of == 2)[0]] = 2
-    rows, _ = pick_next(one, labels, 4)
+    rows, _ = about.pick_next(one, labels, 4)
     assert of[rows].tolist() == [1, 3, 0, 1]  # one more of 1 than of 2, which has fewer left
     labels = np.where(of == 2, 2, -1)
-    assert 2 not in of[pick_next(one, labels, 99)[0]]
+    assert 2 not in of[about.pick_next(one, labels, 99)[0]]
 
 
 def test_a_hundred_classes_are_left_out_in_turn():
@@ -156,13 +154,12 @@ def test_classes_with_fewer_labels_than_folds_are_no_warning():
             assert {*fold} == {*range(5)}
 
 
-def test_near_copies_are_found_in_parts(monkeypatch):
+def test_near_copies_are_found_in_parts():
     space, y = clusters(noise=2.0)
     images, y = torch.cat([space.images, space.images[:6] + 0.01]), np.r_[y, y[:6]]
-    one, rows = Space("a", images, space.text, 30.0), np.arange(46)
+    one, rows = fits.Space("a", images, space.text, 30.0), np.arange(46)
     whole = parts.near_pairs([one], rows, rows, y, y)
-    monkeypatch.setattr(parts, "CHUNK", 7)
-    assert np.array_equal(parts.near_pairs([one], rows, rows, y, y), whole)
+    assert np.array_equal(parts.near_pairs([one], rows, rows, y, y, chunk=7), whole)
     assert {(i, 40 + i) for i in range(6)} <= {*map(tuple, whole.tolist())}
     others = rows[10:]
     some = parts.near_pairs([one], rows[:20], others, y[:20], y[10:])
@@ -218,7 +215,7 @@ def test_the_first_epoch_of_clap_is_a_warm_up(monkeypatch):
     """At a rate of 1e-5, which moves short text features by something that can be seen."""
     monkeypatch.setattr(fits, "EPOCHS", 1)
     space, y = clusters(noise=1.5, each=4)
-    space = Space("a CLIP", space.images, 0.01 * space.text, 30.0)
+    space = fits.Space("a CLIP", space.images, 0.01 * space.text, 30.0)
     x, labels = space.images, torch.from_numpy(y)
     plain = build_method("CLAP", fits.SETTINGS["CLAP"], space.clip_model, [*"0123"],
                          support={"images": x, "labels": labels})  # fmt: skip
@@ -298,7 +295,7 @@ def test_an_accuracy_that_is_not_known_is_enough_for_nothing():
      ((1.0, 1.0, 1.0), 90)],
 )  # fmt: skip
 def test_the_picture_has_a_logarithmic_axis_of_labels(accuracy, floor):
-    (axis,) = pages.draw_curve(Curve((100, 200, 1600), accuracy)).axes
+    (axis,) = pages.draw_curve(statements.Curve((100, 200, 1600), accuracy)).axes
     (line,) = axis.lines
     assert axis.get_xscale() == "log" and line.get_xdata().tolist() == [100, 200, 1600]
     assert line.get_ydata() == pytest.approx([100 * share for share in accuracy])
@@ -308,22 +305,27 @@ def test_the_picture_has_a_logarithmic_axis_of_labels(accuracy, floor):
 
 
 def test_the_picture_is_the_same_each_time():
-    curve = Curve((100, 200), (0.5, 0.75))
+    curve = statements.Curve((100, 200), (0.5, 0.75))
     svg = pages._chart(curve)
-    assert svg == pages._chart(curve) != pages._chart(Curve((100, 200), (0.5, 0.76)))
+    assert svg == pages._chart(curve) != pages._chart(statements.Curve((100, 200), (0.5, 0.76)))
     assert b"<svg" in base64.b64decode(svg)
 
 
-def test_the_page_shows_twelve_pairs_of_twelve_images_and_sixty_labels(monkeypatch):
-    monkeypatch.setattr(pages, "_jpeg", lambda path: "")
+def drawn(folder, names):
+    """Write an image by each name, of another colour, and return the paths."""
+    for i, name in enumerate(names):
+        Image.new("RGB", (8, 8), (3 * i, 99, 255 - 3 * i)).save(folder / name)
+    return [str(folder / name) for name in names]
+
+
+def test_the_page_shows_twelve_pairs_of_twelve_images_and_sixty_labels(tmp_path):
     labels = np.arange(76) % 19
     said = Statement(of(10 * np.eye(19)[labels], labels, counts=[4] * 19))
     names = [f"class{k:02}" for k in range(19)]
-    paths = [f"{i:02}.png" for i in range(76)]
-    empty = [""] * 76
-    collection = Collection(Path(), names, paths, labels, empty, empty, empty)
+    paths, empty = drawn(tmp_path, [f"{i:02}.png" for i in range(76)]), [""] * 76
+    collection = sources.Collection(tmp_path, names, paths, labels, empty, empty, empty)
     pairs = [(k, k + 1, np.arange(13 - k)) for k in range(13)]
-    html = page_of(collection, said, np.arange(61), pairs, {}, [])
+    html = pages.page_of(collection, said, np.arange(61), pairs, {}, [])
     assert len(re.findall("<h3>", html)) == 12
     assert "<h3>class00 taken for class01: 13</h3>" in html and "class12 taken for" not in html
     shown = html.partition("<h3>class00")[2].partition("<h3>")[0]
@@ -333,23 +335,20 @@ def test_the_page_shows_twelve_pairs_of_twelve_images_and_sixty_labels(monkeypat
     assert texts == [f"{names[k % 19]}, likelier {names[k % 19]}: {k:02}.png" for k in range(60)]
 
 
-def test_names_on_the_page_are_text(monkeypatch):
-    monkeypatch.setattr(pages, "_jpeg", lambda path: "")
+def test_names_on_the_page_are_text(tmp_path):
     labels = np.arange(8) % 2
     said = Statement(of(10 * np.eye(2)[labels], labels))
     names, empty = ["<b>cat</b>", 'dog" onerror="x'], [""] * 8
-    paths = [f"<i>{i}.png" for i in range(8)]
-    collection = Collection(Path("<u>.csv"), names, paths, labels, empty, empty, empty)
+    paths = drawn(tmp_path, [f"<i>{i}.png" for i in range(8)])
+    table = tmp_path / "<u>.csv"
+    collection = sources.Collection(table, names, paths, labels, empty, empty, empty)
     pairs = [(0, 1, np.arange(2))]
-    html = page_of(collection, said, np.arange(2), pairs, {"<s>": "a <tt>"}, ["<em>"])
+    html = pages.page_of(collection, said, np.arange(2), pairs, {"<s>": "a <tt>"}, ["<em>"])
     assert not any(mark in html for mark in ("<b>", "<i>", "<u>", "<s>", "<tt>", "<em>"))
     assert 'onerror="x' not in html and "&lt;b&gt;cat&lt;/b&gt;" in html
 
 
 def test_an_image_of_the_page_is_at_most_160_pixels_wide(tmp_path):
-    import base64
-    import io
-
     Image.new("RGB", (400, 200), (9, 99, 199)).save(tmp_path / "a.png")
     with Image.open(io.BytesIO(base64.b64decode(pages._jpeg(str(tmp_path / "a.png"))))) as image:
         assert image.size == (160, 80) and image.format == "JPEG"
@@ -357,9 +356,9 @@ def test_an_image_of_the_page_is_at_most_160_pixels_wide(tmp_path):
 
 
 def test_candidates_have_shares_in_percent():
-    rows = candidates(Statement(answers(147, 152)))
+    rows = pages.candidates(Statement(answers(147, 152)))
     assert rows == [("LPPlusPlus on ViT-L/14", "96.7", "91.4", "85.5")]
-    silent = candidates(Statement(answers(147, 152, each=1)))
+    silent = pages.candidates(Statement(answers(147, 152, each=1)))
     assert silent == [("LPPlusPlus on ViT-L/14", "-", "-", "85.5")]
 
 
@@ -370,7 +369,9 @@ def collection_of(labels, digests="", classes="ab"):
     n = len(labels)
     digests = [*digests] or [f"d{i}" for i in range(n)]
     paths = [f"{i}.png" for i in range(n)]
-    return Collection(Path(), [*classes], paths, np.array(labels), [""] * n, digests, [""] * n)
+    return sources.Collection(
+        Path(), [*classes], paths, np.array(labels), [""] * n, digests, [""] * n
+    )
 
 
 def test_copies_with_two_labels_are_named_in_pairs():
@@ -431,28 +432,20 @@ def stored(file, images, number=7.0, **header):
     [({}, True), ({"made_of": "0" * 64}, False), ({"template": "a drawing of a {}."}, False)],
     ids=["the same", "other weights", "another sentence"],
 )
-def test_features_of_other_weights_or_sentences_are_computed_again(monkeypatch, tmp_path, header,
-                                                                   used):  # fmt: skip
-    asked = []
-
-    def encode_images(one, clip_model, paths, size):
-        asked.extend(paths)
-        one.rows |= {x: torch.ones(128) for x in paths}
-        yield len(paths)
-
-    monkeypatch.setattr(encoding, "_encode_images", encode_images)
+def test_features_of_other_weights_or_sentences_are_computed_again(tmp_path, header, used):
+    """Of two images they are 7 in the file."""
     stored(tmp_path / "emoji.safetensors", ["d0", "d2", "gone"], **header)
     collection = collection_of([0, -1, 1])
+    collection.paths = drawn(tmp_path, collection.paths)
     one = encoding.encode("emoji", collection, tmp_path, torch.device("cpu"), 8, 1e9)
-    assert asked == (["d1"] if used else ["d0", "d1", "d2"])
-    space = one.space(collection)
-    assert space.images[:, 0].tolist() == ([7, 1, 7] if used else [1, 1, 1])
+    of_file = (one.space(collection).images == 7).all(1)
+    assert of_file.tolist() == [used, False, used] and len(one.rows) == 3 + used
 
 
 def test_temperatures_at_their_bounds():
     y = np.arange(8) % 4
     for scale, found, right in ((0.01, 0.05, y), (1e7, 1e6, (y + 1) % 4)):
-        t, _ = fit_temperature(scale * np.eye(4)[right], y, TEMPERATURES)
+        t, _ = calibrations.fit_temperature(scale * np.eye(4)[right], y, choices.TEMPERATURES)
         assert t == pytest.approx(found, rel=1e-3)
 
 
@@ -478,13 +471,13 @@ def by_hand(tmp_path):
     out.mkdir()
 
     def by_hand(labels, picks=()):
-        collection = read_collection(root)
+        collection = sources.read_collection(root)
         digest = {Path(x).stem: sha for x, sha in zip(collection.names, collection.digests)}  # noqa: B905
         lines = [f"x.png,{label},{digest[name]}" for name, label in labels]
         (out / "labels.csv").write_text("\n".join(["path,label,digest", *lines, ""]))
         texts = picks if isinstance(picks, str) else json.dumps({digest[x]: y for x, y in picks})
         (out / "picked.json").write_text(texts)
-        read = read_labels(collection, out)
+        read = sources.read_labels(collection, out)
         names = [Path(x).stem for x in read.names]
         return dict(zip(names, zip(read.labels.tolist(), read.picked, strict=True), strict=True))
 
@@ -523,7 +516,7 @@ def folders(tmp_path):
 
 
 def test_names_of_classes_may_repeat_those_of_folders(folders):
-    one = read_collection(folders, ["dog a", "owl", "cat"])
+    one = sources.read_collection(folders, ["dog a", "owl", "cat"])
     assert one.classnames == ["cat", "dog a", "owl"] and one.labels.tolist() == [0, 1]
 
 
@@ -538,7 +531,7 @@ def test_names_of_classes_may_repeat_those_of_folders(folders):
 def test_two_names_of_one_class_are_refused(folders, folder, names, said):
     (folders / folder).mkdir()
     with pytest.raises(UserError, match=f"^{re.escape(said)}"):
-        read_collection(folders, names)
+        sources.read_collection(folders, names)
 
 
 @pytest.mark.parametrize(
@@ -548,14 +541,14 @@ def test_two_names_of_one_class_are_refused(folders, folder, names, said):
 )  # fmt: skip
 def test_names_of_no_class_are_refused(folders, name, said):
     with pytest.raises(UserError, match=f"^{said}$"):
-        read_collection(folders, [name])
+        sources.read_collection(folders, [name])
 
 
 def test_a_table_may_have_images_without_a_label(folders):
     table, copy = folders / "table.csv", folders / "copy.png"
     copy.write_bytes((folders / "cat" / "a.png").read_bytes())
     table.write_text("path,label,group\ncat/a.png,cat,x\ndog_a/a.png,,y\ncopy.png,dog,\n")
-    one = read_collection(table)
+    one = sources.read_collection(table)
     assert one.classnames == ["cat", "dog"] and one.labels.tolist() == [0, -1, 1]
     assert one.groups == ["x", "y", ""] and one.names == ["cat/a.png", "dog_a/a.png", "copy.png"]
     assert one.contradictions() == [("cat/a.png", "copy.png")]

@@ -24,9 +24,9 @@ from datasets.contents import check_apart, read_keys
 from datasets.image_folder import ImageFolder, table_items
 from trainers.prompting import UserError, load_run
 from trainers.prompting.advice import encode as encoding
-from trainers.prompting.advice import fits, images
+from trainers.prompting.advice import fits
+from trainers.prompting.advice import images as sources
 from trainers.prompting.advice import labels as labelling
-from trainers.prompting.advice.images import Collection, read_collection
 from trainers.prompting.backbones import cached, openai
 from trainers.prompting.checkpoint.saved import Saved
 from trainers.prompting.images.tables import read_answers, read_images, relative_to, write_table
@@ -224,7 +224,7 @@ def test_why_at_least_is_lower_than_before(drawings, advised, tmp_path, capsys):
 
 
 def digests(root, other):
-    collection = read_collection(root)
+    collection = sources.read_collection(root)
     return zip(collection.digests, getattr(collection, other), strict=True)
 
 
@@ -281,7 +281,7 @@ def test_features_that_cannot_be_written_are_one_sentence(advised, tmp_path, cap
 
 def test_other_classes_need_only_their_text(advised, tmp_path):
     shutil.copytree(advised[1] / "features", tmp_path / "features")
-    known = read_collection(advised[0])
+    known = sources.read_collection(advised[0])
     collection = replace(known, classnames=[*"abcde"], paths=["gone"] * len(known.paths))
     words = collection, tmp_path / "features", torch.device("cpu"), 8, 0.0
     one = encoding.encode("emoji", *words)
@@ -304,7 +304,7 @@ def test_what_shares_a_fold():
     names += ["b/1f622.png", "b/x.png", "b/y.png", "b/z.png"]
     groups = ["", "", "", "", "", "", "p", "p", ""]
     digests = [*"abcdefgha"]
-    collection = Collection(Path(), [], names, np.zeros(9), groups, digests, groups)
+    collection = sources.Collection(Path(), [], names, np.zeros(9), groups, digests, groups)
     assert collection.folds_apart().tolist() == [0, 1, 2, 2, 3, 4, 5, 5, 0]
 
 
@@ -312,8 +312,8 @@ def test_parts_are_joined_and_a_test_may_be_left_out(drawings, tmp_path):
     for part, number in (("train", 3), ("test", 2)):
         fill(tmp_path / part, drawings, dict.fromkeys(CLASSES[:2], number))
     (tmp_path / "train" / "empty").mkdir()
-    assert len(read_collection(tmp_path).paths) == 10
-    apart = read_collection(tmp_path, keep_test=True)
+    assert len(sources.read_collection(tmp_path).paths) == 10
+    apart = sources.read_collection(tmp_path, keep_test=True)
     assert len(apart.paths) == 6 and apart.classnames == [*CLASSES[:2], "empty"]
 
 
@@ -407,7 +407,7 @@ def test_a_kill_between_the_tables_loses_no_label(drawings, tmp_path, monkeypatc
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(images, "write_next", killed)
+        patch.setattr(sources, "write_next", killed)
         assert main(words) == 130
     assert [row.label for row in read_answers(out / "labels.csv")] == ["drink"]
     assert main(words) == 0

@@ -43,15 +43,20 @@ def near_copies(spaces: Sequence[Space], rows: np.ndarray, labels: np.ndarray) -
 
 
 def near_pairs(
-    spaces: Sequence[Space], rows: np.ndarray, others: np.ndarray, y: np.ndarray, of: np.ndarray
+    spaces: Sequence[Space],
+    rows: np.ndarray,
+    others: np.ndarray,
+    y: np.ndarray,
+    of: np.ndarray,
+    chunk: int = CHUNK,
 ) -> np.ndarray:
     """Return pairs (P, 2) of near-copies of one class: rows (n,), others (t,), their labels."""
     parts, pairs = [], [np.empty((0, 2), int)]
     for space in spaces:
         z = F.normalize(space.images.float(), dim=-1)
         parts.append([F.normalize(z[part] - z.mean(0), dim=-1) for part in (rows, others)])
-    for start in range(0, len(rows), CHUNK):
-        part = slice(start, start + CHUNK)
+    for start in range(0, len(rows), chunk):
+        part = slice(start, start + chunk)
         cosines = torch.stack([x[part] @ t.T for x, t in parts]).mean(0).numpy()
         near = np.nonzero((cosines >= NEAR) & (y[part, None] == of))
         pairs.append(np.stack(near, 1) + (start, 0))

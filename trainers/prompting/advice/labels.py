@@ -57,18 +57,25 @@ def temperature(choice: Choice, left_out: np.ndarray) -> float:
     return fit_temperature(choice.best.logits[stays], choice.labels[stays], TEMPERATURES)[0]
 
 
-def try_suspicious(choice: Choice, space: Space, named: np.ndarray) -> Trial | None:
+def try_suspicious(
+    choice: Choice,
+    space: Space,
+    named: np.ndarray,
+    least: int = LEAST_SWAPS,
+    longest: float = LONGEST,
+) -> Trial | None:
     """Return how `suspicious` does where labels of this collection are swapped on purpose.
 
     Labels that are named are left out, and SWAPPED of the others swapped, TRIALS times at random
     and as often for the class that zero-shot CLIP finds likeliest besides. The worse way counts.
-    Where fits take long, there are fewer trials, and then fewer folds. None with fewer than
-    LEAST_SWAPS.
+    Where fits take long, there are fewer trials, and then fewer folds.
 
     Args:
         choice: its best candidate is fitted again.
         space: of its CLIP.
         named: from `suspicious`.
+        least: swapped labels in all trials; with fewer, None is returned.
+        longest: seconds of a processor for all fits.
     """
     stays, best = np.setdiff1d(np.arange(len(choice.labels)), named), choice.best
     of_each = choice.labels, choice.rows, choice.fold, best.logits
@@ -78,9 +85,9 @@ def try_suspicious(choice: Choice, space: Space, named: np.ndarray) -> Trial | N
     number = min(round(SWAPPED * len(y)), len(able))
     shared, parts = space.span(rows), choice.parts
     of_fit = COST[best.method] * len(y) * shared.images.shape[1] * len(choice.counts)
-    fits = int(LONGEST / 2 / of_fit)  # of each way to swap
+    fits = int(longest / 2 / of_fit)  # of each way to swap
     trials, parts = min(TRIALS, max(1, fits // parts)), min(parts, fits)
-    if not fits or 2 * trials * number < LEAST_SWAPS:
+    if not fits or 2 * trials * number < least:
         return None
     print("To try which labels look wrong, some are swapped in a copy (20 s at most)")
     besides = space.zero_shot()[rows]
@@ -109,7 +116,7 @@ def try_suspicious(choice: Choice, space: Space, named: np.ndarray) -> Trial | N
             counted += [(x & (fold < parts)).sum() for x in (wrong, looks, wrong & looks)]
         wrong, looked, both = counted.tolist()
         found.append(Trial(wrong, both / max(1, wrong), both / max(1, looked)))
-    enough = sum(trial.swapped for trial in found) >= LEAST_SWAPS
+    enough = sum(trial.swapped for trial in found) >= least
     return min(found, key=lambda trial: trial.right * trial.found) if enough else None
 
 
