@@ -269,15 +269,17 @@ def test_classes_with_too_few_images(tiny_clip, case):
 # ------------------------------------------------------------------ runs
 
 
+INIT_RANDOM = ["TRAINER.ADAPTER.INIT", "RANDOM", "TRAINER.ADAPTER.CONSTRAINT", "none"]
+
+
 @pytest.mark.parametrize(
     ("name", "keys"),
     [
-        ("TipAdapter", ["TRAINER.TIP_ADAPTER.SEARCH_HP", "True"]),
         ("TipAdapterF", ["TRAINER.TIP_ADAPTER.SEARCH_HP", "True"]),
         ("CLAP", ["TRAINER.ADAPTER.CONSTRAINT", "l2_adaptative"]),
-        ("CLAP", ["TRAINER.ADAPTER.INIT", "RANDOM", "TRAINER.ADAPTER.CONSTRAINT", "none"]),
         ("GDA", ["TRAINER.GDA.FORM", "base2new"]),
         ("CrossModal", ["TRAINER.CROSS_MODAL.ITERS", "9"]),
+        pytest.param("CLAP", INIT_RANDOM, marks=pytest.mark.slow),
         pytest.param("LinearProbe", [], marks=pytest.mark.slow),
         pytest.param("LPPlusPlus", [], marks=pytest.mark.slow),
         pytest.param("ProLIP", ["TRAINER.PROLIP.AUG_VIEWS", "2"], marks=pytest.mark.slow),
