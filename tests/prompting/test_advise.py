@@ -20,7 +20,7 @@ from rounds import documented, fill_in
 
 import datasets  # noqa: F401 (registers them)
 from benchmark.__main__ import main as benchmark
-from datasets.contents import check_apart, read_keys
+from datasets import contents
 from datasets.image_folder import ImageFolder, table_items
 from trainers.prompting import UserError, load_run
 from trainers.prompting.advice import encode as encoding
@@ -29,7 +29,7 @@ from trainers.prompting.advice import images as sources
 from trainers.prompting.advice import labels as labelling
 from trainers.prompting.backbones import cached, openai
 from trainers.prompting.checkpoint.saved import Saved
-from trainers.prompting.images.tables import read_answers, read_images, relative_to, write_table
+from trainers.prompting.images import tables
 from trainers.prompting.method import METHODS
 from trainers.prompting.record.predictions import read_predictions
 from trainers.prompting.storage.features import read_features
@@ -110,7 +110,7 @@ def test_the_advice_ends_the_log_and_is_a_run(advised, capsys):
     fitted = space.fit(run.method, rows, labels, ALPHA=run.settings.TRAINER.GDA.ALPHA)
     with torch.no_grad():
         assert (run.model(images) - fitted(run.model.clip_features(images))).abs().max() == 0
-    evaluated = SimpleNamespace(keys=read_keys([[Datum(path) for path in paths.values()]]))
+    evaluated = SimpleNamespace(keys=contents.read_keys([[Datum(path) for path in paths.values()]]))
     evaluated.test = [Datum(path) for path in paths.values()]
     with pytest.raises(UserError, match="40 of the 40 test images are training images"):
         Saved.read(out / "gda" / "model.pth.tar-0").check_unseen(evaluated, "test")
@@ -155,7 +155,9 @@ def test_the_commands_that_are_printed(advised):
     items = table_items(out / "train.csv")
     parts = ImageFolder.divide(out, items)
     assert len(items) == 40 and all({item.classname for item in x} == {*CLASSES} for x in parts)
-    check_apart(out, parts, read_keys(parts), published=False)  # copies are together
+    contents.check_apart(
+        out, parts, contents.read_keys(parts), published=False
+    )  # copies are together
 
 
 @pytest.fixture(scope="module")
@@ -247,10 +249,10 @@ def test_no_cell_is_a_formula(tmp_path):
         (tmp_path / name).touch()
     labels = ["=HYPERLINK(1)", "'=x", "a\u00e9"]
     rows = [(tmp_path / "b", labels[0]), (tmp_path / "a", labels[1]), (tmp_path / "c", labels[2])]
-    write_table(table, ["path", "label"], [*relative_to(table, rows)])
+    tables.write_table(table, ["path", "label"], [*tables.relative_to(table, rows)])
     lines = ["path,label", "./b,'=HYPERLINK(1)", "./a,''=x", "./c,a\u00e9", ""]
     assert table.read_bytes() == b"\xef\xbb\xbf" + "\n".join(lines).encode()
-    assert [row.label for row in read_images(table)] == labels
+    assert [row.label for row in tables.read_images(table)] == labels
 
 
 def test_a_killed_call_goes_on(drawings, tmp_path, monkeypatch):
@@ -351,9 +353,9 @@ def test_rounds_of_labels_from_none(drawings, tmp_path, capsys):
         assert ("Picked labels say nothing about accuracy before round 3" in said) == (turn == 2)
         assert ("Trained on all of them: about " in said) == (turn == 3)
         assert ("%), zero-shot " in said) == (turn == 3)  # of the candidates
-        rows = read_images(out / "next.csv", unlabelled=True)
+        rows = tables.read_images(out / "next.csv", unlabelled=True)
         assert len(rows) == number and not any(row.label for row in rows)
-        assert len(read_answers(out / "labels.csv")) == 6 * (turn - 1)
+        assert len(tables.read_answers(out / "labels.csv")) == 6 * (turn - 1)
         lines = [f"{row.path},{row.path.rpartition('/')[2][:-7]}" for row in rows]
         (out / "next.csv").write_text("\n".join(["path,label", *lines]))
         picks = json.loads((out / "picked.json").read_text())
@@ -367,7 +369,7 @@ def test_rounds_of_labels_from_none(drawings, tmp_path, capsys):
     assert main([*words, "--next", "1"]) == 0  # labels stay
     said = capsys.readouterr().out
     assert "picked.json does not say how 15 of the images with labels by hand were" in said
-    assert "at least" not in said and len(read_answers(out / "labels.csv")) == 15
+    assert "at least" not in said and len(tables.read_answers(out / "labels.csv")) == 15
 
 
 def test_the_command_of_the_page_is_repeated_from_no_labels_to_a_model(
@@ -382,7 +384,7 @@ def test_the_command_of_the_page_is_repeated_from_no_labels_to_a_model(
     out, labelled = tmp_path / "output/mine", 0
     for _ in range(4):
         assert benchmark([*words, *ADVISE]) == 0, capsys.readouterr().err
-        assert len(read_answers(out / "labels.csv")) == labelled
+        assert len(tables.read_answers(out / "labels.csv")) == labelled
         labelled += fill_in(out / "next.csv")
     # now with absolute paths
     words = [str(tmp_path / word) if "my_" in word or "/" in word else word for word in words]
@@ -409,9 +411,12 @@ def test_a_kill_between_the_tables_loses_no_label(drawings, tmp_path, monkeypatc
     with monkeypatch.context() as patch:
         patch.setattr(sources, "write_next", killed)
         assert main(words) == 130
-    assert [row.label for row in read_answers(out / "labels.csv")] == ["drink"]
+    assert [row.label for row in tables.read_answers(out / "labels.csv")] == ["drink"]
     assert main(words) == 0
-    assert len(read_answers(out / "labels.csv")) == 1 and read_answers(out / "next.csv") == []
+    assert (
+        len(tables.read_answers(out / "labels.csv")) == 1
+        and tables.read_answers(out / "next.csv") == []
+    )
 
 
 NAMES = ["'=x", " lead", "two\nlines", "a__b", "@c", "=1+1", '\u00e9 "q", ;']
@@ -434,7 +439,7 @@ def test_what_the_page_takes_advise_takes(drawings, tmp_path):
         assert index in page.state("a")["waiting"]
         page.label(index, name, "a")
     assert main(words) == 0 and page.state("a")["done"] == len(NAMES) + 1
-    labels = {row.label for row in read_answers(out / "labels.csv")}
+    labels = {row.label for row in tables.read_answers(out / "labels.csv")}
     assert labels == {*page.classes} and load_run(out).classnames == page.classes[:-1]
 
 

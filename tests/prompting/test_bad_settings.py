@@ -14,8 +14,8 @@ from models import NAMES, images, settings
 from paths import ROOT
 
 from trainers.prompting import UserError, build_method
+from trainers.prompting.building import keys
 from trainers.prompting.building.config import add_nodes, read_node
-from trainers.prompting.building.keys import KEYS, check_keys
 from trainers.prompting.method import METHODS
 
 INF, NAN = math.inf, math.nan
@@ -391,8 +391,8 @@ def put(cfg, place, value):
 
 
 def test_defaults_are_valid(cfg):
-    check_keys(cfg)
-    assert {key for key, (_, wanted, _) in KEYS.items() if wanted} <= VALUES.keys()
+    keys.check_keys(cfg)
+    assert {key for key, (_, wanted, _) in keys.KEYS.items() if wanted} <= VALUES.keys()
 
 
 @pytest.mark.parametrize("place", VALUES)
@@ -400,11 +400,11 @@ def test_the_ends_of_each_range(cfg, place):
     good, bad = VALUES[place]
     for value in good:
         put(cfg, place, value)
-        check_keys(cfg)
+        keys.check_keys(cfg)
     for value in bad:
         put(cfg, place, value)
         with pytest.raises(UserError, match=f"{place} is .*but"):
-            check_keys(cfg)
+            keys.check_keys(cfg)
 
 
 @pytest.mark.parametrize("rule", CONTRADICTIONS)
@@ -413,12 +413,12 @@ def test_keys_that_contradict_each_other(cfg, rule):
     for place, value in changes.items():
         put(cfg, place, value)
     with pytest.raises(UserError, match=re.escape(sentence)):
-        check_keys(cfg)
+        keys.check_keys(cfg)
 
 
 def test_pages_give_the_defaults():
     """As `KEY` (DEFAULT), or `KEY` (DEFAULT: what it means)."""
     text = "".join(page.read_text() for page in (ROOT / "docs").glob("*.md"))
     found = dict(re.findall(r"`([A-Z]+(?:\.[A-Z_]+)+)` \((True|False|[\de.-]+)", text))
-    given = {key: literal_eval(value) for key, value in found.items() if key in KEYS}
-    assert len(given) > 5 and given == {key: KEYS[key].default for key in given}
+    given = {key: literal_eval(value) for key, value in found.items() if key in keys.KEYS}
+    assert len(given) > 5 and given == {key: keys.KEYS[key].default for key in given}

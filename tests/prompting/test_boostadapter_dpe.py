@@ -9,7 +9,7 @@ from cases import slow_but
 from golden_files import near
 
 from trainers.prompting import build_method
-from trainers.prompting.methods.boostadapter import Boosted, Latest, OwnViews
+from trainers.prompting.methods import boostadapter
 
 NAMES = ["forest", "sea", "road"]
 BOOST, DPE = "boostadapter_two_forms", "dpe_three_forms"
@@ -87,13 +87,13 @@ def test_views_take_part_for_one_turn(of):
 def test_views_above_the_capacity_of_two_classes(more):
     """In each class, of its images and views, the C + DELTA of least entropy count."""
     x, C, beta = F.normalize(torch.randn(12, 6), dim=-1), 2, 3.0
-    cache = Boosted(3, C, 6, masks=False)
+    cache = boostadapter.Boosted(3, C, 6, masks=False)
     cache.more = more
     kept = [(0, 0.5), (1, 0.1), (0, 0.9), (1, 0.8), (2, 0.3)]
     for i, (y, e) in enumerate(kept):
         cache.insert(y, e, x[i], y)
     rows = [(0, 0.6), (1, 0.2), (0, 0.4), (1, 0.7), (1, 0.05), (0, 0.95)]
-    views = OwnViews(x[5:11], torch.tensor([y for y, _ in rows]), rows)
+    views = boostadapter.OwnViews(x[5:11], torch.tensor([y for y, _ in rows]), rows)
     z, wanted = x[11], torch.zeros(3)
     for y in range(3):
         own = sorted((e, i) for i, (label, e) in enumerate(kept + rows) if label == y)
@@ -106,7 +106,7 @@ def test_views_above_the_capacity_of_two_classes(more):
 
 
 def test_the_latest_images_of_a_class_replace_the_oldest():
-    cache, x = Latest(2, 2, 3, masks=True), torch.randn(6, 3)
+    cache, x = boostadapter.Latest(2, 2, 3, masks=True), torch.randn(6, 3)
     masks = torch.rand(6, 2) > 0.5
     for i, y in enumerate([0, 0, 1, 0, 0, 0]):
         cache.insert(y, 1.0 - i / 10, x[i], masks[i])

@@ -123,8 +123,9 @@ def test_the_clips_own_scale(tiny_clip, tmp_path, name):
     check_step(build(golden, tiny_clip, tmp_path, SCALE=0.0), golden, "clip_scale/")
 
 
-def test_global_prompts_are_dropped_in_the_loss(tiny_clip, tmp_path, monkeypatch):
-    golden = read(GOLDEN / "gallop.safetensors")
+@pytest.mark.parametrize("name", ["gallop", "sotglp"])
+def test_global_prompts_are_dropped_in_the_loss(tiny_clip, tmp_path, monkeypatch, name):
+    golden = read(GOLDEN / f"{name}.safetensors")
     method = build(golden, tiny_clip, tmp_path, GLOBAL_DROPOUT_P=0.75)
     drawn = golden.tensors["dropout/index"]
     monkeypatch.setattr(torch, "randint", lambda high, size, device: drawn.reshape(size))

@@ -6,7 +6,6 @@ import sys
 import pytest
 import tiny
 import torch
-from dassl.data.datasets import DATASET_REGISTRY
 from test_method import IMAGES, LABELS, Mine, build
 from torch import nn
 
@@ -240,8 +239,6 @@ def load(tmp_path, monkeypatch, capsys):
     """A function that loads plug-ins and returns the printed text; all is unloaded at the end."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(plugins, "_loaded", set())
-    monkeypatch.setattr(DATASET_REGISTRY, "_objects", dict(DATASET_REGISTRY._objects))
     modules = set(sys.modules)
 
     def load(*names) -> str:

@@ -5,13 +5,13 @@ import torch
 import torch.nn.functional as F
 from golden_files import near
 
-from trainers.prompting import Teacher, build_method
-from trainers.prompting.sure_views import entropy, surest
+from trainers.prompting import Teacher, build_method, sure_views
 
 NAMES = ["forest", "sea", "road"]
 
 
-def features(method, golden):
+def features(golden, method):
+    """Return normalised features of all views (B, V, D), and of texts."""
     views = torch.stack([method.clip_features(view) for view in golden.test_images], 1)
     return F.normalize(views, dim=-1), method.text().h[0]
 
@@ -19,7 +19,7 @@ def features(method, golden):
 def test_the_modes_of_mta(of):
     golden, method = of("mta")
     tensors = golden.tensors
-    x, h = features(method, golden)
+    x, h = features(golden, method)
     assert near(x, tensors["features_views"], 1e-5) and near(h, tensors["frozen/text_features"])
     for rounds in range(1, 6):
         _, after = of("mta", MAX_ITER=rounds)
@@ -41,8 +41,8 @@ def test_the_votes_of_zero(of, form, votes):
     assert near(found, tensors[votes], 1e-3 if form == "released" else 1e-9)
     if form == "paper":
         assert torch.equal(found.argmax(1), tensors["prediction"])
-        x, h = features(method, golden)
-        kept = surest(method.logit_scale * x @ h.T, method.settings.GAMMA)
+        x, h = features(golden, method)
+        kept = sure_views.surest(method.logit_scale * x @ h.T, method.settings.GAMMA)
         assert torch.equal(kept, tensors["selected"])
         method.logit_scale.fill_(100)
         assert torch.equal(method.votes(x @ h.T), tensors["scale100/votes"])
@@ -56,7 +56,7 @@ def test_the_released_form_rounds_cosines_and_logits(of):
     found, half = method.votes(cosines), cosines.half()
 
     def votes(logits):
-        order = entropy(logits).argsort(dim=-1, stable=True)[:, :19, None]
+        order = sure_views.entropy(logits).argsort(dim=-1, stable=True)[:, :19, None]
         return (half.float().take_along_dim(order, 1) / 2**-10).softmax(-1).sum(1)
 
     expected = votes((half / (1 / method.logit_scale)).float())
@@ -97,12 +97,6 @@ def test_their_sentences(tiny_clip, words, sentence):
     assert near(method.text().h[0], Teacher(tiny_clip, NAMES, [sentence]).h, 1e-6)
 
 
-def features_of(method, golden):
-    """Return features of all views (B, V, D), normalised."""
-    views = torch.stack([method.clip_features(view) for view in golden.test_images], 1)
-    return F.normalize(views, dim=-1)
-
-
 # ------------------------------------------------------------------ TPS
 
 
@@ -123,7 +117,7 @@ def test_the_texts_of_tps(of):
 
 def test_a_step_of_tps(of):
     golden, method = of("tps")
-    tensors, x, h = golden.tensors, features_of(*of("tps")[::-1]), method.text().h[0]
+    tensors, x, h = golden.tensors, *features(golden, method)
     r = torch.zeros(5, 6, 64, requires_grad=True)
     H = method.entropies(x, h, r)
     assert near(H, tensors["loss/entropy"], 1e-5)
@@ -158,7 +152,7 @@ def test_logits_of_tps(of, block, node, monkeypatch):
 
 def test_a_step_of_ctpt(of):
     golden, method = of("ctpt")
-    tensors, views, x = golden.tensors, golden.test_images, features_of(*of("ctpt")[::-1])
+    tensors, views, (x, _) = golden.tensors, golden.test_images, features(golden, method)
     c = method.initial(torch.zeros(5, 64)).detach().requires_grad_()
     h = method.text_encoder([c]).h
     assert near(h[0], tensors["text/before"], 1e-5)
@@ -199,7 +193,7 @@ def test_views_of_ctpt(tiny_clip):
 
 def test_a_step_of_otpt(of):
     golden, method = of("otpt_lambda18")
-    tensors, x = golden.tensors, features_of(*of("otpt_lambda18")[::-1])
+    tensors, (x, _) = golden.tensors, features(golden, method)
     c = method.initial(torch.zeros(5, 64)).detach().requires_grad_()
     h = method.text_encoder([c]).h
     assert near(h[0], tensors["text/before"], 1e-5)

@@ -6,10 +6,9 @@ from golden_files import read
 from paths import GOLDEN
 from tiny import run
 
-from trainers.prompting import Teacher, UserError, build_method
-from trainers.prompting.encoders.templates import KGCOOP, PROGRAD, TCP, template_of
+from trainers.prompting import Teacher, UserError, build_method, regularizers
+from trainers.prompting.encoders import templates
 from trainers.prompting.methods.promptsrc import GaussianMean
-from trainers.prompting.regularizers import PUBLISHED, REGULARIZERS
 from trainers.prompting.trainer.trainer import PromptTrainer
 
 NAMES = ["forest", "sea or lake", "annual crop land"]
@@ -74,9 +73,15 @@ def test_the_sentences_of_tcp_differ_by_data_set(tiny_clip):
             "DescribableTextures": "X X X X {} texture.", "ImageNet": "X X X X {}."}  # fmt: skip
     for dataset, template in ends.items():
         assert small("TCP", tiny_clip, dataset=dataset).templates() == [template]
-    assert template_of(KGCOOP, "FGVCAircraft") == "a photo of a {}, a type of aircraft."
-    assert template_of(PROGRAD, "FGVCAircraft") == "a type of aircraft, a photo of a {}."
-    assert template_of(TCP, "FGVCAircraft") == "a photo of an aircraft {}."
+    assert (
+        templates.template_of(templates.KGCOOP, "FGVCAircraft")
+        == "a photo of a {}, a type of aircraft."
+    )
+    assert (
+        templates.template_of(templates.PROGRAD, "FGVCAircraft")
+        == "a type of aircraft, a photo of a {}."
+    )
+    assert templates.template_of(templates.TCP, "FGVCAircraft") == "a photo of an aircraft {}."
 
 
 # ------------------------------------------------------------------ the frozen teacher
@@ -89,7 +94,7 @@ def test_the_teacher_has_the_test_classes(tiny_clip):
     new.load_public_state_dict(trained.public_state_dict())
     tokens = new.tokens()
     assert tokens.shape == (2, 4, 128)
-    h0 = Teacher(tiny_clip, OTHERS, [template_of(TCP, "EuroSAT")]).h
+    h0 = Teacher(tiny_clip, OTHERS, [templates.template_of(templates.TCP, "EuroSAT")]).h
     assert torch.equal(tokens, trained.prompt_learner.meta_net(h0).reshape(2, 4, 128))
 
 
@@ -277,7 +282,7 @@ def test_align_takes_kgcoops_regulariser_with_any_number_of_prompts(tiny_clip):
     method.backward(terms)
     grads = {name: p.grad for name, p in method.public_parameters().items()}
     output = method.output(IMAGES)
-    h0 = Teacher(tiny_clip, NAMES, [template_of(KGCOOP, "EuroSAT")]).h
+    h0 = Teacher(tiny_clip, NAMES, [templates.template_of(templates.KGCOOP, "EuroSAT")]).h
     z0 = Teacher(tiny_clip, NAMES, []).z(IMAGES)
     kg = 2 * (1 - (output.text.h * h0).sum(-1).mean())
     assert terms["kg"].item() == pytest.approx(kg.item(), abs=1e-5)
@@ -286,7 +291,7 @@ def test_align_takes_kgcoops_regulariser_with_any_number_of_prompts(tiny_clip):
     assert all(grad.isfinite().all() and grad.any() for grad in grads.values())
     plain = small("ALIGN", tiny_clip, M=2, N=3)
     assert set(plain.train().losses(IMAGES, LABELS)) == {"loss"}
-    assert set(PUBLISHED) == set(REGULARIZERS)
+    assert set(regularizers.PUBLISHED) == set(regularizers.REGULARIZERS)
 
 
 def test_align_without_regularisers_has_no_teacher(tiny_clip):

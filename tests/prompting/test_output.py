@@ -17,10 +17,9 @@ from trainers.prompting import (
 )
 from trainers.prompting.backbones.openai import clip
 from trainers.prompting.building.config import read_node
-from trainers.prompting.encoders.class_text import zero_shot_template
 from trainers.prompting.method import METHODS
 from trainers.prompting.running.precision import Precision
-from trainers.prompting.use.export import program, text_classifier
+from trainers.prompting.use import export
 
 LABELS = torch.tensor([0, 1, 2])
 
@@ -34,8 +33,8 @@ def encoded(method) -> list:
 
 def test_logits_agree_with_stock_clip(tiny_clip):
     """Compares zero-shot logits with CLIP's own forward pass on 77 positions."""
-    template = zero_shot_template("EuroSAT")
-    tokens = clip.tokenize([template.format(n.replace("_", " ")) for n in NAMES])
+    names = [n.replace("_", " ") for n in NAMES]
+    tokens = clip.tokenize([f"a centered satellite photo of {n}." for n in names])
     expected = tiny_clip(images(), tokens)[0]
     assert torch.allclose(
         model_of(tiny_clip, "ZeroshotCLIP", {})(images()), expected, rtol=1e-4, atol=1e-4
@@ -316,7 +315,7 @@ def test_a_program_of_every_method(tiny_clip, name):
     with torch.no_grad():  # as if trained
         for parameter in method.learned().values():
             parameter += 0.02 * torch.randn_like(parameter)
-    made = program(method, 32)
+    made = export.program(method, 32)
     with torch.no_grad():
         for count in (1, 6):
             found, expected = made.module()(images(count)), method(images(count))
@@ -331,7 +330,7 @@ def test_a_program_of_every_method(tiny_clip, name):
 @pytest.mark.parametrize("name", AT_TEST_TIME)
 def test_what_adapts_to_the_images_is_refused(tiny_clip, name):
     method = build_method(name, settings(name), tiny_clip, NAMES).eval()
-    for export in (lambda: program(method, 32), lambda: text_classifier(method)):
+    for call in (lambda: export.program(method, 32), lambda: export.text_classifier(method)):
         with pytest.raises(UserError, match=f"{name} adapts to the images that it classifies") as x:
-            export()
+            call()
         assert all(other in str(x.value) for other in AT_TEST_TIME)

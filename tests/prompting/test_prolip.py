@@ -11,8 +11,8 @@ from test_golden import check_other_classes, check_step
 from trainers.prompting import UserError, build_method, load_run
 from trainers.prompting.building.config import read_node
 from trainers.prompting.checkpoint.public import public_checkpoint
+from trainers.prompting.encoders import templates
 from trainers.prompting.encoders.class_text import ClassText
-from trainers.prompting.encoders.templates import IMAGENET
 from trainers.prompting.method import METHODS
 
 NAMES = ["cat", "dog", "fish"]
@@ -95,7 +95,7 @@ def test_the_projection_of_the_text(golden, tiny_clip, tmp_path):
 def test_sentences_of_imagenet_are_averaged_before_the_projection(tiny_clip):
     place = tiny_clip, NAMES, "ImageNetV2"
     method = build_method("ProLIP", {"SIDE": "text"}, *place)
-    raw = ClassText(IMAGENET, NAMES, "raw_mean").features(tiny_clip)
+    raw = ClassText(templates.IMAGENET, NAMES, "raw_mean").features(tiny_clip)
     assert near(method.text().h, raw.h, 1e-5)
     plain = build_method("ProLIP", {"CTX_INIT": "a photo of a"}, *place).text().h
     assert near(plain, build_method("ZeroshotCLIP", {}, tiny_clip, NAMES).text().h, 1e-6)

@@ -16,7 +16,7 @@ from tiny import HALVES, OF_HALVES, run, write_halves
 from benchmark.launch.data import other_earlier
 from trainers.prompting import UserError, build_method, load_run
 from trainers.prompting.checkpoint.provenance import images_of
-from trainers.prompting.use.export import program
+from trainers.prompting.use import export
 
 TINY = str(GOLDEN / "tiny_clip_seed0.safetensors")
 
@@ -243,7 +243,7 @@ def test_runs_on_both_halves_the_second_without_the_teacher(trained, tmp_path, c
         assert again[key] == new[key]
     loaded = load_run(out, HALVES).model
     assert torch.equal(loaded(images), logits)
-    assert program(loaded, 32).module()(images).shape == (2, 5)
+    assert export.program(loaded, 32).module()(images).shape == (2, 5)
     with pytest.raises(UserError, match="no text features of 'tower'. TRAINER.PROMPTKD.TEACHER: "):
         load_run(out, ["sea", "tower"]).model(images)
     assert run(data, "PromptKD", tmp_path / "bad", 2, extra=[*BASE, *place]) == 2

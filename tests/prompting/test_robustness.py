@@ -11,19 +11,10 @@ import torch.nn.functional as F
 from cases import slow_but
 from golden_files import near
 
-from trainers.prompting import build_method
+from trainers.prompting import build_method, robustness
 from trainers.prompting.method import METHODS
-from trainers.prompting.robustness import (
-    TEXTS,
-    attack_step,
-    cross_entropy,
-    freeze,
-    gradient,
-    pgd,
-    to_images,
-    to_pixels,
-)
-from trainers.prompting.transport.solver import Sinkhorn, SinkhornResult
+from trainers.prompting.robustness import TEXTS, to_images, to_pixels
+from trainers.prompting.transport.solver import Sinkhorn
 
 NAMES = models.NAMES[:2]
 QUICK = ("ALIGN", "CoCoOp", "HiCroPL", "ProLIP", "TPT", "ZeroshotCLIP")
@@ -75,7 +66,7 @@ def test_the_gradient_to_the_image_is_that_with_constant_plans(tiny_clip, monkey
 
         def call(solver, cost, a=None, b=None):
             plan = next(kept).plan
-            return SinkhornResult(plan, (plan * cost).sum((-2, -1)), *plans[0][2:])
+            return plans[0]._replace(plan=plan, distance=(plan * cost).sum((-2, -1)))
 
         return call
 
@@ -107,19 +98,20 @@ def test_attacked_images_of_the_public_code(of, name):
     x, y = golden.tensors["image"], golden.tensors["label"]
     eps, alpha = (float(golden.meta[key]) for key in ("eps", "alpha"))
     start = golden.tensors["start"].clone().requires_grad_()
-    with freeze(method):
-        g = gradient(cross_entropy(method(to_images(method, start)), y), start)
+    with robustness.freeze(method):
+        loss = robustness.cross_entropy(method(to_images(method, start)), y)
+        g = robustness.gradient(loss, start)
     wanted = golden.tensors["start_grad"]
     assert (g - wanted).norm() < 1e-4 * wanted.norm()
     for steps, share, limit in ((1, 1, 1e-4), (3, 0.998, 5e-3), (10, 0.995, 2e-2)):
-        found = pgd(method, x, y, eps, alpha, steps, start.detach())
+        found = robustness.pgd(method, x, y, eps, alpha, steps, start.detach())
         assert same(found, golden.tensors[f"adv/{steps}"], share)
         for images, most in ((found, limit), (golden.tensors[f"adv/{steps}"], 1e-4)):
             logits = method(to_images(method, images))
             assert golden_files.near(logits, golden.tensors[f"adv_logits/{steps}"], most)
     for block, loss in (("plain/", "ce"), ("cw/", "cw")):
         if f"{block}adv/10" in golden.tensors:
-            found = pgd(method, x, y, eps, alpha, 10, loss=loss)
+            found = robustness.pgd(method, x, y, eps, alpha, 10, loss=loss)
             assert same(found, golden.tensors[f"{block}adv/10"], 0.995)
     learned = [p for p in method.parameters() if p.requires_grad]
     assert bool(learned) == (name != "zeroshot") and not any(p.grad is not None for p in learned)
@@ -132,7 +124,7 @@ def test_a_step_of_apt(of, text):
     size = (given[f"ATTACK_{key}"] for key in ("EPS", "ALPHA", "STEPS"))
     more = {"prompt_step": given["PALPHA"], "fixed": tensors["constant/text_features"]}
     x, y = tensors["image"], tensors["label"]
-    adv = attack_step(method.train(), x, y, *size, text, tensors["delta0"], **more)
+    adv = robustness.attack_step(method.train(), x, y, *size, text, tensors["delta0"], **more)
     terms = method.losses(to_images(method, adv), y)
     assert same(adv, tensors[f"{text}/adv"], 0.998) and method.training
     assert torch.equal(method.prompt_learner.ctx, tensors["param/prompt_learner.ctx"])

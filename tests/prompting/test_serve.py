@@ -30,14 +30,14 @@ import datasets  # noqa: E402, F401 (registers them)
 from trainers.prompting import UserError, build_method, load_clip, load_run  # noqa: E402
 from trainers.prompting.building.config import add_nodes, fit_images  # noqa: E402
 from trainers.prompting.building.transforms import plain_transform  # noqa: E402
-from trainers.prompting.images.tables import read_answers, read_images  # noqa: E402
+from trainers.prompting.dassl_parts import dassl  # noqa: E402
+from trainers.prompting.images import tables  # noqa: E402
 from trainers.prompting.record.calibration import Calibration  # noqa: E402
 from trainers.prompting.storage.files import hold_lock  # noqa: E402
-from trainers.prompting.use import page as page_module  # noqa: E402
+from trainers.prompting.use import page as pages  # noqa: E402
 from trainers.prompting.use.commands import main, serve  # noqa: E402
 from trainers.prompting.use.labelling import Labels  # noqa: E402
-from trainers.prompting.use.page import ERRORS, LARGEST, Page  # noqa: E402
-from trainers.prompting.use.run import Run, dassl  # noqa: E402
+from trainers.prompting.use.run import Run  # noqa: E402
 
 NAMES = ["bird", "<script>alert(1)</script>", "=1+1", "drink"]
 LOCAL = "http://127.0.0.1:8000"
@@ -82,12 +82,12 @@ def output(tmp_path):
 
 
 def client_of(run=None, labels="there is nothing to label"):
-    return TestClient(Page(lambda: run, labels).app(), LOCAL, raise_server_exceptions=False)
+    return TestClient(pages.Page(lambda: run, labels).app(), LOCAL, raise_server_exceptions=False)
 
 
 def labels_of(folder):
     """Return the last label by hand of each image, by the name of its file."""
-    rows = read_answers(folder / "labels.csv")
+    rows = tables.read_answers(folder / "labels.csv")
     return {os.path.basename(row.path): row.label for row in rows}
 
 
@@ -100,7 +100,7 @@ def refused(reply, words, status=400):
 def test_an_image_gets_classes_and_an_answer_for_each_error(run):
     content, client = png(), client_of(run)
     about = client.get("/about").json()
-    assert about["classes"] == 4 and [error for error, _ in about["errors"]] == [*ERRORS]
+    assert about["classes"] == 4 and [error for error, _ in about["errors"]] == [*pages.ERRORS]
     assert "lack their class in the answer" in about["errors"][0][1]
     said = client.post("/classify?error=0.1&error=0.2", content=content).json()
     x = run.preprocess(Image.open(io.BytesIO(content)))[None]
@@ -170,7 +170,9 @@ def test_a_public_dassl_reads_images_as_it_does(run, monkeypatch):
 
 def test_large_and_half_bodies(run, capfd):
     client = client_of(run)
-    refused(client.post("/classify", content=b"x" * (LARGEST + 1)), "more than 50,000,000 bytes")
+    refused(
+        client.post("/classify", content=b"x" * (pages.LARGEST + 1)), "more than 50,000,000 bytes"
+    )
     messages = [{"type": "http.request", "body": png()[:50], "more_body": True}]
     messages += [{"type": "http.disconnect"}]
     scope = {"type": "http", "method": "POST", "path": "/classify", "query_string": b"",
@@ -272,7 +274,7 @@ def test_two_who_label(output):
     state("a", "label/3", **{"class": "bird"})
     refused(state("b", "label/3", **{"class": "drink"}), "was changed elsewhere: it is 'bird' now")
     assert state("b", "label/3", **{"class": "bird"}).status_code == 200  # both agree
-    assert len(read_answers(output / "labels.csv")) == 1
+    assert len(tables.read_answers(output / "labels.csv")) == 1
     state("a", "undo")
     refused(state("d", "undo"), "No label is left")
     state("d", "label/3", **{"class": "drink"})
@@ -300,7 +302,7 @@ def test_labels_that_cannot_be_written(output, capfd):
 
 
 def test_a_failure_is_told_where_the_server_was_started(run, capfd, monkeypatch):
-    monkeypatch.setattr(page_module, "likeliest", lambda *_: 1 / 0)
+    monkeypatch.setattr(pages, "likeliest", lambda *_: 1 / 0)
     reply = client_of(run).post("/classify", content=png())
     refused(reply, "The server has failed: the reason is where it was started", 500)
     assert "ZeroDivisionError" in capfd.readouterr().err
@@ -316,7 +318,7 @@ def test_training_again_calls_advise_and_shows_its_lines(output, monkeypatch, ru
     old = json.loads((output / "call.json").read_text())
     (output / "call.json").write_text(json.dumps(old | {"options": call}))
     loaded = []
-    page = Page(lambda: loaded.append(1) or (run if loaded[1:] else None), Labels(output))
+    page = pages.Page(lambda: loaded.append(1) or (run if loaded[1:] else None), Labels(output))
     client = TestClient(page.app(), LOCAL, raise_server_exceptions=False)
 
     def train():
@@ -406,7 +408,7 @@ def test_images_are_dropped_in_a_browser(run, tab, tmp_path):
         ("x.svg", b"<svg/>"),
     ):
         (tmp_path / name).write_bytes(content)
-    tab = tab(Page(lambda: run, "none"), width=390, height=844, dark=True)
+    tab = tab(pages.Page(lambda: run, "none"), width=390, height=844, dark=True)
     tab.wait("about.method")
     tab.drop("#drop", sorted(tmp_path.iterdir()))
     tab.wait("items.length === 3 && items.every((x) => x.said || x.failed)")
@@ -458,7 +460,7 @@ def test_from_no_labels_to_a_model_in_a_browser(tab, tmp_path):
     tab.wait("next.waiting?.length === 8")
     assert tab.run("location.hash") == "" and tab.run("$('classify').hidden")
     drawn(tab)
-    order = [row.path for row in read_images(out / "next.csv", unlabelled=True)]
+    order = [row.path for row in tables.read_images(out / "next.csv", unlabelled=True)]
     tab.click("#names button:nth-child(2)")
     tab.wait("next.done === 1")
     assert [*labels_of(out).values()] == ["drink"]
