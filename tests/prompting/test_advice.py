@@ -245,9 +245,7 @@ def test_a_class_without_labels_leaves_clap_ordered_by_likelihood():
 
 
 @pytest.mark.parametrize(
-    "counts",
-    [[1, 1, 1, 1], [40, 2, 2, 1], [5, 5, 5, 1], [2, 0, 0, 0], [1, 1, 0, 0]],
-    ids=str,
+    "counts", [[1, 1, 1, 1], [40, 2, 2, 1], [5, 5, 5, 1], [2, 0, 0, 0], [1, 1, 0, 0]], ids=str
 )
 def test_few_and_uneven_labels(counts):
     space, y = clusters(each=40)
@@ -403,7 +401,7 @@ def test_swapped_labels_look_wrong_and_few_others():
     assert clean == calibrations.fit_temperature(*stays, choices.TEMPERATURES)[0]
 
 
-def test_labels_are_swapped_on_purpose_to_see_which_look_wrong(monkeypatch):
+def test_labels_are_swapped_on_purpose_to_see_which_look_wrong(monkeypatch, capsys):
     space, y = clusters(noise=1.5, each=38)
     choice, n = choices.choose([space], y), 4 * 38 - 2
     trial = about.try_suspicious(choice, space, np.arange(2))
@@ -428,8 +426,11 @@ def test_labels_are_swapped_on_purpose_to_see_which_look_wrong(monkeypatch):
     cost = about.COST[choice.best.method] * n * D * K
     parts, tried[:], call = 4, [], (choice, space, np.arange(2))
     four = 2 * 4.5 * cost  # fits of each way
+    capsys.readouterr()
     assert about.try_suspicious(*call, longest=four) is None and not tried  # few swaps
+    assert capsys.readouterr().out == ""
     assert 5 <= about.try_suspicious(*call, 5, longest=four).swapped <= 8 and len(tried) == 2
+    assert "some are swapped in a copy" in capsys.readouterr().out
     assert about.try_suspicious(*call, 5, longest=cost) is None
 
 

@@ -172,8 +172,7 @@ def test_a_step_of_ctpt(of):
 
 
 @pytest.mark.parametrize(
-    ("block", "node"),
-    [("", {}), ("two_step/", {"TWO_STEP": True}), ("tpt/", {"LAMBDA_TERM": 0.0})],
+    ("block", "node"), [("", {}), ("two_step/", {"TWO_STEP": True}), ("tpt/", {"LAMBDA_TERM": 0.0})]
 )
 def test_logits_of_ctpt(of, block, node):
     golden, method = of("ctpt", **node)

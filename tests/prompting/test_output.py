@@ -9,12 +9,7 @@ from cases import slow_but
 from models import NAMES, RESNET, align, clip_of, images, model_of, settings, support_of
 from torch import nn
 
-from trainers.prompting import (
-    Added,
-    Contexts,
-    UserError,
-    build_method,
-)
+from trainers.prompting import Added, Contexts, UserError, build_method
 from trainers.prompting.backbones.openai import clip
 from trainers.prompting.building.config import read_node
 from trainers.prompting.method import METHODS
@@ -197,11 +192,6 @@ def test_resnet_takes_the_methods_without_visual_prompts():
 
 
 # ------------------------------------------------------------------ mistakes
-
-
-def test_a_class_name_that_is_too_long_is_named(tiny_clip):
-    with pytest.raises(UserError, match="'very very.*' is too long"):
-        align(tiny_clip, 1, 1, ["very " * 80, "cat"])
 
 
 def test_an_unknown_method_names_the_nearest(tiny_clip):

@@ -10,10 +10,7 @@ from paths import GOLDEN, ROOT
 from test_golden import check_other_classes
 
 import train
-from trainers.prompting import (
-    UserError,
-    build_method,
-)
+from trainers.prompting import UserError, build_method
 from trainers.prompting.checkpoint.public import find_prompts, public_checkpoint
 from trainers.prompting.checkpoint.saved import Saved
 from trainers.prompting.methods.clipsvd import Spectrum
