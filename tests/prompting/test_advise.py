@@ -155,9 +155,8 @@ def test_the_commands_that_are_printed(advised):
     items = table_items(out / "train.csv")
     parts = ImageFolder.divide(out, items)
     assert len(items) == 40 and all({item.classname for item in x} == {*CLASSES} for x in parts)
-    contents.check_apart(
-        out, parts, contents.read_keys(parts), published=False
-    )  # copies are together
+    keys = contents.read_keys(parts)
+    contents.check_apart(out, parts, keys, published=False)  # copies are together
 
 
 @pytest.fixture(scope="module")

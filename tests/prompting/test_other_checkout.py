@@ -210,8 +210,8 @@ def settings_in(kind, method, file=None, pairs=""):
         cfg.merge_from_file(str(file))
     cfg.merge_from_list(pairs.split())
     cfg.freeze()
-    kind = METHODS[method]
-    return read_node(kind, values_in(resolve(cfg), kind), "Caltech101")
+    of = METHODS[method]
+    return read_node(of, values_in(resolve(cfg), of), "Caltech101")
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: f"{file.parent.name}/{file.stem}")
