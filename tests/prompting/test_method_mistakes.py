@@ -1,4 +1,4 @@
-"""Plug-ins: how they load, and mistakes, of which each gives one sentence and leaves no record."""
+"""Plug-ins: how they load, and their mistakes: one sentence each, and nothing is recorded."""
 
 import json
 import sys
