@@ -286,8 +286,10 @@ def test_other_classes_need_only_their_text(advised, tmp_path):
     known = sources.read_collection(advised[0])
     collection = replace(known, classnames=[*"abcde"], paths=["gone"] * len(known.paths))
     words = collection, tmp_path / "features", torch.device("cpu"), 8, 0.0
+    before = read_features(tmp_path / "features" / "emoji.safetensors")
     one = encoding.encode("emoji", *words)
     kept = read_features(one.file)
+    assert not torch.equal(one.text, before.text[encoding.TEMPLATE])
     assert kept.classnames == [*"abcde"] and len(kept.images) == len(one.rows) == 40
     assert torch.equal(one.text, kept.text[encoding.TEMPLATE])
 
