@@ -83,6 +83,8 @@ def test_rounded_weights_are_of_one_mass():
     with pytest.raises(ValueError, match="do not sum to the same mass"):
         sinkhorn(C, torch.full((7,), 1.0002 / 7))
     sinkhorn(C, torch.full((7,), 1.00005 / 7))
+    three = sinkhorn(C, torch.full((7,), 3 / 7), torch.full((5,), 3 / 5)).plan
+    assert three.sum() == pytest.approx(3, rel=1e-5)
 
 
 @pytest.mark.parametrize("wanted", [True, False])
