@@ -9,6 +9,7 @@ from pathlib import Path
 from unittest import mock
 
 import numpy as np
+import torch
 from dassl.data.datasets import DATASET_REGISTRY, DatasetBase, Datum
 from paths import GOLDEN
 from PIL import Image
@@ -133,6 +134,17 @@ def arguments(root, trainer="ALIGN", output=None, epochs=2, *more) -> list[str]:
 def run(*args, extra=()) -> int:
     """Run train.py in this process, and return its exit code."""
     return train.run([*arguments(*args), *extra])
+
+
+def results(folder: Path) -> dict:
+    """Return the record of a run in its folder."""
+    return json.loads((folder / "results.json").read_text())
+
+
+def learned(folder: Path, epoch: int) -> dict:
+    """Return what the checkpoint of an epoch has learned, by name."""
+    file = next(folder.glob(f"*/model.pth.tar-{epoch}"))
+    return torch.load(file, weights_only=True)["state_dict"]
 
 
 @contextmanager

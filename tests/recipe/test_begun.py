@@ -1,11 +1,10 @@
 """A plug-in that was edited after a training: refused, done anew or accepted."""
 
-import json
 import sys
 
 import pytest
 from dassl.engine import TRAINER_REGISTRY
-from tiny import killed_after, run
+from tiny import killed_after, results, run
 
 from trainers.prompting import plugins
 from trainers.prompting.checkpoint.cfg_texts import BEGUN
@@ -44,16 +43,12 @@ def halved(tmp_path, monkeypatch):
     sys.modules.pop("halved", None)
 
 
-def record(folder):
-    return json.loads((folder / "results.json").read_text())
-
-
 def test_a_finished_training_of_other_code(tmp_path, halved, capsys):
     out = tmp_path / "output"
     assert halved() == 0
-    assert "halved.py" in record(out)["code"] and record(out)["edited"] == []
+    assert "halved.py" in results(out)["code"] and results(out)["edited"] == []
     assert halved() == 0, "the same code"
-    before = record(out)
+    before = results(out)
     assert halved("0.75") == 2
     said = capsys.readouterr().err.splitlines()[-1]
     assert said == (
@@ -61,10 +56,10 @@ def test_a_finished_training_of_other_code(tmp_path, halved, capsys):
         "to rename that folder and do the run anew, or --accept-edited (in another train.py "
         "TRAINER.ACCEPT_EDITED True) to keep it, which tables then say"
     )
-    assert record(out) == before
+    assert results(out) == before
     assert halved("0.75", "--redo") == 0
-    assert record(tmp_path / "output.old") == before
-    again = record(out)
+    assert results(tmp_path / "output.old") == before
+    again = results(out)
     assert again["code"] != before["code"] and again["edited"] == []
     assert (out / "prompt_learner" / "model.pth.tar-2").is_file()
     assert halved("0.75", "--redo") == 0, "there is nothing to redo now"
@@ -79,11 +74,11 @@ def test_a_training_that_was_edited_on_the_way(tmp_path, halved, capsys):
     assert "(halved.py has been edited since)" in capsys.readouterr().err
     assert halved("0.25", "--accept-edited") == 0
     assert "will resume training" in capsys.readouterr().out
-    assert record(tmp_path / "output")["edited"] == ["halved.py"]
+    assert results(tmp_path / "output")["edited"] == ["halved.py"]
     assert halved("0.25") == 0, "it was accepted"
-    assert record(tmp_path / "output")["edited"] == ["halved.py"]
+    assert results(tmp_path / "output")["edited"] == ["halved.py"]
     evaluated = run(tmp_path, "Halved", tmp_path / "again", 2, *EVAL, str(tmp_path / "output"))
-    assert evaluated == 0 and record(tmp_path / "again")["edited"] == ["halved.py"]
+    assert evaluated == 0 and results(tmp_path / "again")["edited"] == ["halved.py"]
 
 
 def test_an_edit_of_the_package_counts_for_every_method(tmp_path, capsys, monkeypatch):
@@ -93,11 +88,11 @@ def test_an_edit_of_the_package_counts_for_every_method(tmp_path, capsys, monkey
         assert run(tmp_path, "CoOp", None, 1) == 0
     evaluate = (*EVAL, str(out))
     assert run(tmp_path, "CoOp", tmp_path / "again", 1, *evaluate) == 0
-    assert record(tmp_path / "again")["edited"] == ["trainers/prompting"]
+    assert results(tmp_path / "again")["edited"] == ["trainers/prompting"]
     assert run(tmp_path, "CoOp", None, 1) == 2
     assert "(trainers/prompting has been edited since)" in capsys.readouterr().err
     assert run(tmp_path, "CoOp", None, 1, extra=["TRAINER.ACCEPT_EDITED", "True"]) == 0
-    assert record(out)["edited"] == ["trainers/prompting"]
+    assert results(out)["edited"] == ["trainers/prompting"]
 
 
 def test_a_training_of_unknown_code_is_redone(tmp_path):

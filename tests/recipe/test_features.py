@@ -14,6 +14,7 @@ from dassl.data.transforms import build_transform
 from dassl.utils import read_image
 from feature_files import TEMPLATE, write
 from paths import GOLDEN, ROOT
+from tiny import learned, results
 
 import train
 from datasets import ImageDataset
@@ -40,7 +41,7 @@ def whurs19(folder, clip, trainer, seed=1, shots=1, *, data="whurs19", pairs=())
     file = ROOT / "assets" / f"whurs19_{clip}.safetensors"
     words += ["DATASET.NUM_SHOTS", str(shots), "DATASET.FEATURES", str(file), *pairs]
     assert train.run(words) == 0
-    return json.loads((folder / "results.json").read_text())
+    return results(folder)
 
 
 def check(folder, clip, pick):
@@ -239,7 +240,7 @@ def test_runs_on_features_are_those_on_images(tmp_path, monkeypatch, name):
             folder = tmp_path / name / subset / side
             words += ["--trainer", name, "--output-dir", str(folder)]
             assert train.run([*words, *more, *pairs]) == 0
-            record = json.loads((folder / "results.json").read_text())
+            record = results(folder)
             sides[side] = record, read_predictions(folder)
         (record, arrays), (other, rows) = sides.values()
         assert other["accuracy"] == record["accuracy"]
@@ -272,16 +273,12 @@ def test_a_resumed_run_draws_the_same_views(tmp_path):
     (model / "model.pth.tar-3").unlink()
     (model / "checkpoint").write_text("model.pth.tar-1\n")
     assert run_own(tmp_path / "cut", file, "CLIPAdapter", pairs)["accuracy"] == whole["accuracy"]
-    one, other = (
-        torch.load(tmp_path / folder / "clip_adapter" / "model.pth.tar-3", weights_only=False)
-        for folder in ("whole", "cut")
-    )
-    for name, value in one["state_dict"].items():
-        assert torch.equal(value, other["state_dict"][name])
+    one, other = (learned(tmp_path / folder, 3) for folder in ("whole", "cut"))
+    assert all(torch.equal(value, other[name]) for name, value in one.items())
     plain = write(tmp_path / "b.safetensors")
     run_own(tmp_path / "plain", plain, "CLIPAdapter", pairs)
-    other = torch.load(tmp_path / "plain/clip_adapter/model.pth.tar-3", weights_only=False)
-    assert not torch.equal(one["state_dict"]["fc.0.weight"], other["state_dict"]["fc.0.weight"])
+    other = learned(tmp_path / "plain", 3)
+    assert not torch.equal(one["fc.0.weight"], other["fc.0.weight"])
 
 
 # ---------------------------------------------------------------------- what is refused
@@ -295,7 +292,7 @@ def own_words(folder, file, trainer, pairs=(), flags=()):
 
 def run_own(folder, file, trainer, pairs=()):
     assert train.run(own_words(folder, file, trainer, pairs)) == 0
-    return json.loads((folder / "results.json").read_text())
+    return results(folder)
 
 
 REFUSED = {

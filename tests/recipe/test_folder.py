@@ -1,7 +1,6 @@
 """The output folder: one run at a time, no partial files, clear errors of the file system."""
 
 import errno
-import json
 import os
 import subprocess
 import sys
@@ -11,16 +10,11 @@ import pytest
 import torch
 from cases import slow_but
 from paths import ROOT
-from tiny import run
+from tiny import results, run
 
 from recipe import folder
 from trainers.prompting.record import environment
 from trainers.prompting.trainer.trainer import PromptTrainer
-
-
-def results(folder):
-    return json.loads((folder / "results.json").read_text())
-
 
 HOLD = """
 import sys

@@ -10,7 +10,7 @@ import pytest
 from cases import slow_but
 from dassl.data.datasets import DATASET_REGISTRY, DatasetBase, Datum
 from PIL import Image
-from tiny import HALVES, run, write_halves
+from tiny import HALVES, results, run, write_halves
 
 from benchmark.launch.engine import Engine, Settings
 from datasets.base import ImageDataset, subsample_classes
@@ -85,7 +85,7 @@ def test_a_run_does_not_continue_on_other_images(trained, again, change, finishe
     shutil.rmtree(trained / "images")
     (trained / "before").rename(trained / "images")
     assert again()[0] == 0
-    now, then = json.loads((out / "results.json").read_text()), json.loads(record)
+    now, then = results(out), json.loads(record)
     assert now["data_fingerprint"] == then["data_fingerprint"]
     assert now["accuracy"] == then["accuracy"]
 

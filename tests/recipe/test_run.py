@@ -1,14 +1,22 @@
-"""A run: the command that uses it, and what it records and keeps of sentences."""
+"""A run: the command that uses it, what it keeps of sentences, and rows that read no images."""
 
 import json
 import shlex
+import shutil
 from types import SimpleNamespace
 
+import feature_files
 import pytest
 import tiny
-from paths import ROOT
+import torch
+from feature_files import TEMPLATE, content
+from paths import GOLDEN, ROOT
+from PIL import Image
+from tiny import results
 from yacs.config import CfgNode
 
+import train
+from benchmark.__main__ import main
 from benchmark.launch.data import other_sentences
 from recipe.configs import with_located_files
 from recipe.run import predict_command
@@ -53,7 +61,7 @@ def test_a_run_records_and_keeps_the_sentences_of_its_file(tmp_path, capsys):
     file = write(tmp_path / "a.json", "from above", "at night")
     assert run(tmp_path, file) == 0
     assert f"Sentences: '{file}': " in capsys.readouterr().out
-    record = json.loads((tmp_path / "run" / "results.json").read_text())
+    record = results(tmp_path / "run")
     name, digest = record["sentences"].split()
     assert (name, len(digest), record["beyond"]) == ("a.json", 12, ["sentences"])
     assert record["config"]["DATASET"]["SENTENCES"] == file and other_sentences(record) is None
@@ -78,3 +86,39 @@ def test_files_of_sentences_start_from_the_folder_of_a_config_or_command():
     assert located == {"DATASET.SENTENCES": "/at/a/b.json"}
     named = {"DATASET.SENTENCES": "clip7", "DATASET.FEATURES": ""}
     assert with_located_files(named, "/at") == named
+
+
+# ------------------------------------------------------------------ on rows of features
+
+FEATURES = ROOT / "configs" / "datasets" / "features.yaml"
+TINY = str(GOLDEN / "tiny_clip_seed0.safetensors")
+NO_IMAGES = {
+    "unknown weights": ({"clip": "theirs"}, "it does not have the SHA-256 of their CLIP 'theirs'"),
+    "none here": ({}, "their CLIP 'gone.safetensors' is not here: give --backbone its file"),
+    "a sentence": ({"template": "a {}."}, "their sentence is 'a {}.', not 'a photo of a {}.'"),
+    "sentences": ({}, "only the features of its sentences 'mine' are known: train again on"),
+    "another encoder": ({}, "'tiny.safetensors' gives others (width 16, not 64): train"),
+}
+
+
+@pytest.mark.parametrize("case", NO_IMAGES)
+def test_a_run_on_features_that_reads_no_images(tmp_path, monkeypatch, capsys, case):
+    header, why = NO_IMAGES[case]
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(TINY, "tiny.safetensors")
+    rows = content()[0][f"text/{TEMPLATE}"]
+    more = {"text/a {}.": rows, "sentence/mine": rows.clone()}
+    more["sentence_of/mine"] = torch.arange(len(rows))
+    file = feature_files.write(
+        tmp_path / "a.safetensors", more, {"clip": "tiny.safetensors"} | header
+    )
+    words = ["--trainer", "TipAdapter", "--dataset-config-file", str(FEATURES)]
+    words += ["--output-dir", "run"]
+    words += ["--sentences", "mine"] * (case == "sentences")
+    assert train.run([*words, "DATASET.NUM_SHOTS", "2", "DATASET.FEATURES", str(file)]) == 0
+    words = ["--model-dir", "run"] + ["--backbone", "gone.safetensors"] * (case == "none here")
+    Image.new("RGB", (8, 8)).save("x.png")
+    assert main(["predict", *words, "x.png"]) == 2
+    assert (said := capsys.readouterr().err).count("\n") == 1, said
+    said = said.replace(f"{tmp_path}/", "")
+    assert f"was trained on features and cannot read images, as {why}" in said

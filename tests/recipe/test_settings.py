@@ -1,6 +1,5 @@
 """Settings of a run: what its log shows, keys that its method does not read, bases of files."""
 
-import json
 import pickle
 from dataclasses import dataclass
 
@@ -8,7 +7,7 @@ import pytest
 from dassl.config import get_cfg_default
 from dassl.engine import TRAINER_REGISTRY
 from paths import ROOT
-from tiny import run
+from tiny import results, run
 
 import train
 from benchmark.__main__ import main
@@ -78,7 +77,7 @@ def test_in_a_config_file_they_are_named_and_recorded(mine, tmp_path, capsys):
         "warning: config files set TRAINER.ALIGN.M, TRAINER.COOP.N_CTX, which Renamed does not "
         "read: its node is TRAINER.RENAMED\n"
     ) in said
-    record = json.loads((tmp_path / "output" / "results.json").read_text())
+    record = results(tmp_path / "output")
     assert record["config"]["TRAINER"]["UNREAD"] == ["TRAINER.ALIGN.M", "TRAINER.COOP.N_CTX"]
     assert main(["report", str(tmp_path / "output")]) == 0
     assert "TRAINER.ALIGN.M, TRAINER.COOP.N_CTX" in capsys.readouterr().out

@@ -140,6 +140,9 @@ BAD_TENSORS = {
     "misnamed": ({"images": torch.ones(24, 16)}, "it has 'images', which is not the name of anyth"),
     "one of views": ({"views": torch.ones(2, 3, 16)}, "'views' and 'views_of' do not come togethe"),
     "views": ({"views": torch.ones(2, 3, 16), "views_of": torch.tensor([0, 1])}, "not (2, 2, 16)"),
+    "flat views": (
+        {"views": torch.ones(2, 16), "views_of": torch.tensor([0, 1])}, "(2, 16), not (V, n, D)"
+    ),
     "view of": ({"views": torch.ones(2, 1, 16), "views_of": torch.tensor([24])}, "must be 0 to 23"),
     "views twice": (
         {"views": torch.ones(2, 2, 16), "views_of": torch.tensor([1, 1])}, "'views_of' has a row tw"

@@ -1,6 +1,5 @@
 """Classes that a CLIP reads alike, and two classes of one name."""
 
-import json
 from types import SimpleNamespace
 from unittest.mock import Mock
 
@@ -8,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny import run
+from tiny import results, run
 
 from benchmark.__main__ import main
 from trainers.prompting import build_method, load_run
@@ -52,7 +51,7 @@ def test_classes_that_the_clip_reads_alike_are_named(flowers, tmp_path, capsys):
     assert "reads 2 of the 3 classes like others ('rose' = 'tulip')" in said
     for help in ("classnames.txt", "--backbone", "TipAdapterF"):
         assert help in said[said.index("like others") :][:300]
-    assert json.loads((out / "results.json").read_text())["alike"] == [["rose", "tulip"]]
+    assert results(out)["alike"] == [["rose", "tulip"]]
     assert main(["report", str(out)]) == 0
     assert "The CLIP reads alike: rose = tulip; only a method with" in capsys.readouterr().out
 
@@ -75,16 +74,14 @@ def test_a_closed_encoder_is_judged_by_its_features():
 
 def test_two_classes_of_one_name_stay_apart(twice, tmp_path, capsys):
     """2SFS has a row for each class, which an evaluation looked up by name."""
-    out, steps = tmp_path / "out", ["OPTIM.STEPS", "40", "OPTIM.LR", "0.05"]
+    out, steps = tmp_path / "out", ["OPTIM.STEPS", "16", "OPTIM.LR", "0.05"]
     assert run(twice, "TwoSFS", out, 2, extra=[*OWN, *steps]) == 0
     said = capsys.readouterr().out
     assert "one name, so that only a method with something for each class" in said
     assert "like others" not in said  # of the same name: there is the other note
     flags = ("--eval-only", "--model-dir", str(out))
     assert run(twice, "TwoSFS", tmp_path / "again", 2, *flags, extra=[*OWN, *steps]) == 0
-    first, again = (
-        json.loads((folder / "results.json").read_text()) for folder in (out, tmp_path / "again")
-    )
+    first, again = (results(folder) for folder in (out, tmp_path / "again"))
     assert first["accuracy"] == again["accuracy"] == 100.0
     assert first["alike"] == [["sea (class 0)", "sea (class 1)"]]
     assert list(again["per_class_accuracy"]) == ["sea (class 0)", "sea (class 1)", "road"]

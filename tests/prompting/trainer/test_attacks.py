@@ -1,6 +1,5 @@
 """Attacks in tests and trainings: what is attacked, records, weak attacks, mistakes."""
 
-import json
 from types import SimpleNamespace
 
 import models
@@ -8,23 +7,16 @@ import pytest
 import tiny
 import torch
 from dassl.config import get_cfg_default
+from tiny import results
 from torchvision import transforms as T
 
 from benchmark.report.single import report_runs
-from trainers.prompting import UserError, build_method
+from trainers.prompting import UserError, build_method, register
 from trainers.prompting.building.config import add_nodes
-from trainers.prompting.method import METHODS, register
-from trainers.prompting.robustness import (
-    TEXTS,
-    to_images,
-    to_pixels,
-)
+from trainers.prompting.method import METHODS
+from trainers.prompting.robustness import TEXTS, to_images, to_pixels
 from trainers.prompting.running.precision import Precision
-from trainers.prompting.trainer.attacks import (
-    attacked_steps,
-    check_attacks,
-    evaluate_attacked,
-)
+from trainers.prompting.trainer.attacks import attacked_steps, check_attacks, evaluate_attacked
 from trainers.prompting.trainer.checks import Watch
 from trainers.prompting.trainer.trainer import PromptTrainer
 
@@ -190,7 +182,7 @@ def test_a_run_that_learns_and_is_tested_under_attack(tmp_path):
     pairs |= {f"{node}.ATTACK_{key}": x for node, of in attacks.items() for key, x in of.items()}
     extra = [str(word) for pair in pairs.items() for word in pair]
     assert tiny.run(tmp_path / "data", "CoOp", tmp_path / "run", 1, extra=extra) == 0
-    found = json.loads((tmp_path / "run/results.json").read_text())
+    found = results(tmp_path / "run")
     assert found["accuracy"] >= 0 and found["attack"]["images"] == 5
     assert found["clean_accuracy"] - found["robust_accuracy"] == pytest.approx(
         20 * (found["attack"]["lost"] - found["attack"]["won"])

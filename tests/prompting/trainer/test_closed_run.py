@@ -10,6 +10,7 @@ from foreign import TEXT, open_clip_folder
 from hub import stand_in
 from PIL import Image
 from safetensors.torch import load_file
+from tiny import results
 
 import train
 from benchmark.__main__ import main
@@ -82,7 +83,7 @@ def test_train_resume_predict_and_export(backbone, tmp_path, capsys, monkeypatch
         assert train.run(arguments(backbone, tmp_path, name, out, 2, "--resume", str(out))) == 0
         there, here = (load_run(folder).model.state_dict() for folder in (at_once, out))
         assert all(torch.equal(there[key], here[key]) for key in there)
-    record = json.loads((out / "results.json").read_text())
+    record = results(out)
     run = load_run(out)
     assert run.settings.INPUT.RESIZE == "squash" and has_ends(run.preprocess(wide()))
     folder = ["--model-dir", str(out)]

@@ -1,6 +1,5 @@
 """Out-of-distribution detection: scores by hand, records of runs, and refused data sets."""
 
-import json
 from math import exp
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,15 +9,14 @@ import tiny
 import torch
 from dassl.data.datasets import DATASET_REGISTRY, Datum
 from sklearn.metrics import roc_auc_score
-from tiny import TinyColours, TinyOthers, run
+from tiny import TinyColours, TinyOthers, results, run
 from torch import nn
 
 from benchmark.launch.data import fingerprint_at
 from trainers.prompting import UserError, build_method, load_clip
 from trainers.prompting.encoders.text import TextFeatures
 from trainers.prompting.encoders.vision import ImageFeatures
-from trainers.prompting.method import Method, Output
-from trainers.prompting.methods.cocoop import CoCoOp
+from trainers.prompting.method import METHODS, Method, Output
 from trainers.prompting.record.predictions import read_predictions
 from trainers.prompting.trainer.detection import Detection, check_files, scores
 from trainers.prompting.trainer.trainer import PromptTrainer
@@ -31,10 +29,6 @@ class TinyUntested(TinyOthers):
     """A data set without test images."""
 
     splits = {"train": 6, "val": 0, "test": 0}
-
-
-def record(folder):
-    return json.loads((folder / "results.json").read_text())
 
 
 def softmax(*cosines):
@@ -77,7 +71,7 @@ def test_gl_mcm_by_hand():
 
 
 def test_texts_of_each_image_have_separate_local_scores():
-    model = clip_like(1, CoCoOp)
+    model = clip_like(1, METHODS["CoCoOp"])
     r = torch.tensor([[[[1.0, 0.0]]], [[[1.0, 0.0]]]])
     h = torch.tensor([[[1.0, 0.0], [0.0, 1.0]], [[0.6, 0.8], [0.8, 0.6]]])
     found = scores(model, output([[0.5, 0.5], [0.5, 0.5]], r, h))
@@ -114,12 +108,12 @@ def test_other_data_change_nothing_of_a_run(tmp_path):
     assert run(tmp_path, "PLOT", other, 1, extra=extra + OOD) == 0
     before, after = (read_predictions(folder) for folder in (plain, other))
     assert all((before[name] == after[name]).all() for name in before)
-    assert "ood" not in record(plain) and record(plain)["accuracy"] == record(other)["accuracy"]
-    (found,) = record(other)["ood"].values()
+    assert "ood" not in results(plain) and results(plain)["accuracy"] == results(other)["accuracy"]
+    (found,) = results(other)["ood"].values()
     assert found.keys() == {"auroc_mcm", "fpr95_mcm", "auroc_gl_mcm", "fpr95_gl_mcm", "images"}
-    assert found["images"] == 12 and record(other)["config"]["TEST"]["OOD"] == ["TinyOthers"]
+    assert found["images"] == 12 and results(other)["config"]["TEST"]["OOD"] == ["TinyOthers"]
     hashes = {"TinyOthers": fingerprint_at("TinyOthers", str(tmp_path))}
-    assert record(other)["ood_fingerprints"] == hashes
+    assert results(other)["ood_fingerprints"] == hashes
     log = (other / "log.txt").read_text()
     assert log.count("Evaluate on TinyOthers") == log.count("Out of distribution: TinyOthers") == 1
     assert f"MCM: AUROC {found['auroc_mcm']:.2f}%" in log
@@ -147,7 +141,7 @@ def test_every_image_is_encoded_once_and_scored_as_the_plain_model_does(tmp_path
     columns = trainer.detection.columns
     found = torch.cat([columns[name]["mcm"] for name in ("TinyColours", "TinyOthers")])
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
-    (numbers,) = record(out)["ood"].values()
+    (numbers,) = results(out)["ood"].values()
     assert numbers.keys() == {"auroc_mcm", "fpr95_mcm", "images"}  # no patches
     truth = [1] * 16 + [0] * 12
     assert numbers["auroc_mcm"] == pytest.approx(100 * roc_auc_score(truth, found), abs=1e-9)
@@ -204,5 +198,5 @@ def test_one_image_is_enough(tmp_path, monkeypatch):
     monkeypatch.setattr(tiny, "OTHERS", {"tower": (200, 40, 40)})
     monkeypatch.setattr(TinyOthers, "splits", {"train": 1, "val": 0, "test": 1})
     assert run(tmp_path, "ZeroshotCLIP", tmp_path / "out", extra=OOD) == 0
-    found = record(tmp_path / "out")["ood"]["TinyOthers"]
+    found = results(tmp_path / "out")["ood"]["TinyOthers"]
     assert found["images"] == 1 and found["fpr95_mcm"] in (0, 100)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import pytest
 import torch
 from dassl.utils import read_image
-from tiny import HALVES, OF_HALVES, run, write_halves
+from tiny import HALVES, OF_HALVES, learned, results, run, write_halves
 
 import trainers.prompting.trainer.evaluation as evaluation
 from benchmark.__main__ import main
@@ -85,24 +85,15 @@ def built(monkeypatch):
     return found
 
 
-def record(folder):
-    return json.loads((folder / "results.json").read_text())
-
-
-def context(folder, epoch):
-    file = folder / "prompt_learner" / f"model.pth.tar-{epoch}"
-    return torch.load(file, weights_only=True)["state_dict"]["ctx"]
-
-
 def test_what_a_method_learns_is_not_trained_if_it_says_so(tmp_path, capsys):
     out, plain = tmp_path / "out", tmp_path / "plain"
     assert run(tmp_path, "Still", out, extra=WORDS) == 0
     assert "Still has nothing to train: evaluating" in capsys.readouterr().out
-    backbone = record(out)["config"]["MODEL"]["BACKBONE"]["NAME"]
-    assert torch.equal(context(out, 0), word_embeddings(load_clip(backbone), "a photo of a"))
+    backbone = results(out)["config"]["MODEL"]["BACKBONE"]["NAME"]
+    assert torch.equal(learned(out, 0)["ctx"], word_embeddings(load_clip(backbone), "a photo of a"))
     assert run(tmp_path, "CoOp", plain, 1, "--eval-only", extra=WORDS) == 0
-    assert record(out)["accuracy"] == record(plain)["accuracy"]
-    assert torch.equal(load_run(out).model.prompt_learner.ctx, context(out, 0))
+    assert results(out)["accuracy"] == results(plain)["accuracy"]
+    assert torch.equal(load_run(out).model.prompt_learner.ctx, learned(out, 0)["ctx"])
 
 
 def test_such_a_method_starts_from_given_weights(tmp_path):
@@ -111,8 +102,8 @@ def test_such_a_method_starts_from_given_weights(tmp_path):
     given = trained / "prompt_learner" / "model.pth.tar-1"
     start = ["MODEL.INIT_WEIGHTS", str(given)]
     assert run(tmp_path, "Still", out, extra=[*WORDS, *start]) == 0
-    assert torch.equal(context(out, 0), context(trained, 1))
-    assert record(out)["accuracy"] == record(trained)["accuracy"]
+    assert torch.equal(learned(out, 0)["ctx"], learned(trained, 1)["ctx"])
+    assert results(out)["accuracy"] == results(trained)["accuracy"]
 
 
 @pytest.mark.parametrize(
@@ -126,11 +117,11 @@ def test_such_a_method_starts_from_given_weights(tmp_path):
 def test_the_union_is_left_out_with_its_reason(tmp_path, capsys, name, reason):
     data, out = write_halves(tmp_path / "data"), tmp_path / "out"
     assert run(data, name, out, 1, extra=[*OF_HALVES, "base"]) == 0
-    note = record(out)["joint_note"]
+    note = results(out)["joint_note"]
     assert note == f"the logits of {name} {reason}"
     said = capsys.readouterr().out
     assert f"Base and new classes together are left out: {note}" in said
-    assert record(out)["temperature"] and "joint_accuracy" not in record(out)
+    assert results(out)["temperature"] and "joint_accuracy" not in results(out)
 
 
 def test_validation_images_leave_no_trace(tmp_path, monkeypatch, built):

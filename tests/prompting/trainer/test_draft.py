@@ -1,7 +1,5 @@
 """Runs with INPUT.DRAFT: named in the record, part of what makes a run, read alike everywhere."""
 
-import json
-
 import numpy as np
 import pytest
 import tiny
@@ -10,7 +8,7 @@ from dassl.data import data_manager
 from dassl.utils import Draft
 from paths import ROOT
 from PIL import Image
-from tiny import arguments
+from tiny import arguments, results
 from torchvision import transforms as T
 
 import train
@@ -56,10 +54,7 @@ def trained(tmp_path_factory):
 
 def test_the_record_names_it_and_tables_part_by_it(trained, tmp_path):
     assert run(trained, "CoOp", tmp_path / "full", "INPUT.DRAFT", "False") == 0
-    on, off = (
-        json.loads((folder / "results.json").read_text())["config"]
-        for folder in (trained.parent / "run", tmp_path / "full")
-    )
+    on, off = (results(folder)["config"] for folder in (trained.parent / "run", tmp_path / "full"))
     assert (on["INPUT"]["DRAFT"], off["INPUT"]["DRAFT"]) == (True, False)
     assert [*unlike(on, off)] == ["INPUT.DRAFT"]
 
@@ -74,10 +69,7 @@ def test_a_run_is_resumed_and_evaluated_as_it_was_trained(trained, tmp_path, cap
     assert "were trained with other settings (INPUT.DRAFT True, now False): set these as" in said
     words = arguments(trained, "CoOp", tmp_path / "same", 1, *flags)
     assert train.run([*words, "DATASET.NAME", "ImageFolder"]) == 0  # as the record says
-    then, now = (
-        json.loads((folder / "results.json").read_text())
-        for folder in (trained.parent / "run", tmp_path / "same")
-    )
+    then, now = (results(folder) for folder in (trained.parent / "run", tmp_path / "same"))
     assert now["config"]["INPUT"]["DRAFT"] and then["accuracy"] == now["accuracy"]
 
 
@@ -121,7 +113,8 @@ def test_predict_reads_as_the_evaluation(trained):
 
 
 def test_views_of_a_test_image_need_the_pixels_of_their_crops(trained, tmp_path):
-    extra = ["INPUT.RRCROP_SCALE", "(0.08, 1.0)", "TRAINER.TPT.BATCH_SIZE", "10"]
+    extra = ["INPUT.RRCROP_SCALE", "(0.08, 1.0)", "TRAINER.TPT.BATCH_SIZE", "2"]
+    extra += ["TRAINER.TPT.SELECTION_P", "0.5"]
     assert run(trained, "TPT", tmp_path, *extra) == 0
     loaded = load_run(tmp_path)
     assert loaded.preprocess.draft == Draft(131, 2)  # 32 / sqrt(0.08 * 3 / 4)

@@ -1,7 +1,5 @@
 """Predictions over base and new classes together, and the temperature of the logits."""
 
-import json
-
 import numpy as np
 import pytest
 import torch
@@ -9,7 +7,7 @@ from cases import slow_but
 from dassl.utils import read_image
 from models import MORE, settings
 from scipy.special import log_softmax
-from tiny import HALVES, OF_HALVES, run, write_halves
+from tiny import HALVES, OF_HALVES, results, run, write_halves
 
 import trainers.prompting.trainer.trainer as trainer
 from datasets.base import ImageDataset
@@ -67,7 +65,7 @@ def test_a_run_predicts_like_a_model_of_all_names(tmp_path, name, capsys):
     assert run(data, name, out["base"], 1, extra=[*OF_HALVES, "base"]) == 0
     flags = ("--eval-only", "--model-dir", str(out["base"]))
     assert run(data, name, out["new"], 1, *flags, extra=[*OF_HALVES, "new"]) == 0
-    records = [json.loads((out[half] / "results.json").read_text()) for half in out]
+    records = [results(out[half]) for half in out]
     T, of_new = (record["temperature"] for record in records)
     assert abs(T - of_new) < 1e-4 and T != 1
     assert capsys.readouterr().out.count("fitted on 6 validation images") == 2
@@ -110,7 +108,7 @@ def test_contexts_of_each_class_leave_the_union_out_and_say_why(tmp_path, capsys
     data, out = write_halves(tmp_path / "data"), tmp_path / "out"
     extra = [*OF_HALVES, "base", "TRAINER.COOP.CSC", "True"]
     assert run(data, "CoOp", out, 1, extra=extra) == 0
-    record = json.loads((out / "results.json").read_text())
+    record = results(out)
     assert "use it only on those classes" in record["joint_note"]
     assert record["joint_note"] in capsys.readouterr().out
     assert record["temperature"] and "joint_accuracy" not in record
@@ -127,7 +125,7 @@ def test_a_run_continues_if_the_method_cannot_be_made_for_other_classes(tmp_path
     monkeypatch.setattr(METHODS["CoOp"], "build", build)
     data, out = write_halves(tmp_path / "data"), tmp_path / "out"
     assert run(data, "CoOp", out, 1, extra=[*OF_HALVES, "base"]) == 0
-    note = json.loads((out / "results.json").read_text())["joint_note"]
+    note = results(out)["joint_note"]
     assert note == "CoOp cannot be made for other classes: KeyError 'road'"
 
 
@@ -152,7 +150,7 @@ def test_without_validation_images_there_is_no_temperature(tmp_path, monkeypatch
     monkeypatch.setattr(ImageDataset, "__init__", init)
     data, out = write_halves(tmp_path / "data"), tmp_path / "out"
     assert run(data, "CoOp", out, 1, extra=[*OF_HALVES, "base"]) == 0
-    record = json.loads((out / "results.json").read_text())
+    record = results(out)
     assert record["temperature"] is None and "calibration_error_scaled" not in record
     lacks = {"scaled_probability", "joint_scaled_probability"}
     assert read_predictions(out).keys() == COLUMNS - lacks
@@ -161,7 +159,7 @@ def test_without_validation_images_there_is_no_temperature(tmp_path, monkeypatch
 def test_a_run_on_all_classes_has_a_temperature_and_no_union(tmp_path):
     data, out = write_halves(tmp_path / "data"), tmp_path / "out"
     assert run(data, "ZeroshotCLIP", out, extra=[*OF_HALVES, "all"]) == 0
-    record = json.loads((out / "results.json").read_text())
+    record = results(out)
     assert record["temperature"] and "joint_note" not in record
     assert record["calibration_error_scaled"] != record["calibration_error"]
     assert read_predictions(out).keys() == COLUMNS - JOINT.keys()

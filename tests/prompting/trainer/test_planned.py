@@ -1,11 +1,10 @@
 """Methods that plan the steps of each epoch."""
 
-import json
 import shutil
 
 import pytest
 import torch
-from tiny import run
+from tiny import learned, results, run
 
 from trainers.prompting import Planned, Stage, UserError, register
 from trainers.prompting.method import METHODS
@@ -40,15 +39,6 @@ def registered():
     register(Ordered)
 
 
-def context(folder):
-    path = folder / "prompt_learner" / "model.pth.tar-3"
-    return torch.load(path, weights_only=True)["state_dict"]["ctx"]
-
-
-def record(folder):
-    return json.loads((folder / "results.json").read_text())
-
-
 def without_checks(patch):
     """Leave out what is checked of plug-ins, which computes more steps."""
     patch.setattr("trainers.prompting.trainer.trainer.is_foreign", lambda kind: False)
@@ -75,13 +65,13 @@ def test_steps_are_as_planned(straight, tmp_path, monkeypatch):
     assert [label[row] for row in range(16)] == [0] * 4 + [1] * 4 + [2] * 4 + [3] * 4
     said = (out / "log.txt").read_text()
     assert all(f"epoch [{e}/3] batch [{n}/{n}]" in said for e, n in ((1, 2), (2, 4), (3, 3)))
-    assert record(out)["train_steps"] == 9
+    assert results(out)["train_steps"] == 9
     assert not torch.equal(read[0], read[1]) and read[0].shape == (16, 3, 32, 32)
 
     without_checks(monkeypatch)
     monkeypatch.setattr(Ordered, "reads", False)  # takes nothing from the run's random numbers
     assert run(tmp_path, "Ordered", tmp_path / "unread", 3) == 0 and not READ
-    assert torch.equal(context(tmp_path / "unread"), context(out))
+    assert torch.equal(learned(tmp_path / "unread", 3)["ctx"], learned(out, 3)["ctx"])
     monkeypatch.setattr(Ordered, "reads", True)
     assert run(tmp_path, "Ordered", tmp_path / "slow", 3, extra=["OPTIM.LR", "1e-4"]) == 0
     assert torch.equal(READ[0], read[0])  # augmentations depend on the seed and the epoch
@@ -106,10 +96,10 @@ def test_a_resumed_run_is_the_same_bit_for_bit(straight, tmp_path, monkeypatch):
     READ.clear(), STEPS.clear()
     assert run(tmp_path, "Ordered", folder, 3) == 0
     assert steps[6:] == STEPS and torch.equal(*READ, read[2])
-    assert torch.equal(context(folder), context(out))
+    assert torch.equal(learned(folder, 3)["ctx"], learned(out, 3)["ctx"])
     (folder / "results.json").unlink()  # killed after the last checkpoint
     assert run(tmp_path, "Ordered", folder, 3) == 0
-    assert record(folder)["train_steps"] == record(out)["train_steps"] == 9
+    assert results(folder)["train_steps"] == results(out)["train_steps"] == 9
 
 
 def test_a_checkpoint_without_the_numbers_of_steps(straight, tmp_path, capsys, monkeypatch):

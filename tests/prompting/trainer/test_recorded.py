@@ -1,21 +1,16 @@
 """The record of an evaluation has the settings of the training that it loads."""
 
-import json
 import shutil
 
 import pytest
 import torch
-from tiny import run, write_halves
+from tiny import results, run, write_halves
 
 from benchmark.__main__ import main
 from benchmark.launch.data import other_earlier
 
 OF_TRAINING = ["DATASET.NUM_SHOTS", "2", "OPTIM.LR", "0.02", "OPTIM.NAME", "adam"]
 NOISY = ["DATASET.NAME", "ImageFolder", "DATASET.LABEL_NOISE", "0.5"]
-
-
-def record(folder):
-    return json.loads((folder / "results.json").read_text())
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +30,7 @@ def weights(trained, tmp_path):
 def evaluated(folder, *extra, trainer="CoOp", flags=(), root=None, epochs=7):
     flags = ("--eval-only", "--model-dir", str(folder / "output"), *flags)
     assert run(root or folder, trainer, folder / "evaluated", epochs, *flags, extra=extra) == 0
-    return record(folder / "evaluated")
+    return results(folder / "evaluated")
 
 
 def test_what_the_command_of_the_evaluation_says_of_the_training_does_not_count(tmp_path, capsys):
@@ -46,7 +41,7 @@ def test_what_the_command_of_the_evaluation_says_of_the_training_does_not_count(
     more = ["DATASET.NAME", "ImageFolder", "DATASET.NUM_SHOTS", "-1", "TEST.SPLIT", "val"]
     found = evaluated(tmp_path, *more, flags=("--seed", "3"), root=root)
     drawn = {"images": 10, "wrong_labels": 5, "left_out": 0}  # 2 of each of 5 classes
-    assert record(out)["drawn"] == found["drawn"] == drawn
+    assert results(out)["drawn"] == found["drawn"] == drawn
     config = found["config"]
     assert (found["shots"], found["seed"], found["split"]) == (2, 1, "val")
     of_data = config["DATASET"]
@@ -64,10 +59,10 @@ def test_what_the_command_of_the_evaluation_says_of_the_training_does_not_count(
     [
         ("TDA", ["DATASET.LABEL_NOISE", "0.5", "TRAINER.TDA.VIEWS", "1"], (0, 0, 0)),
         ("TipAdapter", ["DATASET.LABEL_NOISE", "0.5"], (10, 5, 0)),
-        ("CoOp", ["DATASET.LABEL_NOISE", "0.01"], (10, 0, 0)),
-        ("CoOp", ["DATASET.IMBALANCE", "1.1"], (10, 0, 0)),
+        ("TipAdapter", ["DATASET.LABEL_NOISE", "0.01"], (10, 0, 0)),
+        ("TipAdapter", ["DATASET.IMBALANCE", "1.1"], (10, 0, 0)),
         ("CoOp", ["DATASET.IMBALANCE", "2"], (7, 0, 3)),
-        ("CoOp", [], None),
+        ("TipAdapter", [], None),
     ],
 )
 def test_what_noise_and_imbalance_change_is_counted(tmp_path, trainer, pairs, drawn):
@@ -77,7 +72,7 @@ def test_what_noise_and_imbalance_change_is_counted(tmp_path, trainer, pairs, dr
     counts = (
         dict(zip(("images", "wrong_labels", "left_out"), drawn, strict=True)) if drawn else None
     )
-    assert record(tmp_path / "output")["drawn"] == counts
+    assert results(tmp_path / "output")["drawn"] == counts
 
 
 def test_a_random_network_is_not_evaluated(tmp_path, capsys):
@@ -90,7 +85,7 @@ def test_a_random_network_is_not_evaluated(tmp_path, capsys):
 
 
 def test_nothing_is_said_where_both_agree(trained, capsys):
-    now, then = evaluated(trained, epochs=1)["config"], record(trained / "output")["config"]
+    now, then = evaluated(trained, epochs=1)["config"], results(trained / "output")["config"]
     assert now | {"OUTPUT_DIR": ""} == then | {"OUTPUT_DIR": ""}
     assert "The record has settings" not in capsys.readouterr().out
 
@@ -126,7 +121,7 @@ def test_the_seed_of_a_method_that_adapts_and_its_initial_weights(weights, tmp_p
     more += ["TRAINER.TPT.N_CTX", "16"]
     flags = ("--eval-only", "--seed", "5")
     assert run(tmp_path, "TPT", tmp_path / "tpt", 1, *flags, extra=[*extra, *more]) == 0
-    found = record(tmp_path / "tpt")
+    found = results(tmp_path / "tpt")
     assert (found["seed"], found["shots"]) == (5, 4)
     assert found["config"]["MODEL"]["INIT_WEIGHTS"] == str(weights)
     start = found["start"]

@@ -1,13 +1,12 @@
 """The length of a training, its stages and learning rates, counted in epochs or in steps."""
 
-import json
 import math
 import shutil
 
 import pytest
 import torch
 from cases import slow_but
-from tiny import killed_after, run
+from tiny import killed_after, learned, results, run
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from trainers.prompting.trainer.trainer import PromptTrainer
@@ -30,11 +29,6 @@ def seen(monkeypatch):
     return found
 
 
-def weights(folder, epoch):
-    file = folder / "prompt_learner" / f"model.pth.tar-{epoch}"
-    return torch.load(file, weights_only=True)["state_dict"]
-
-
 def test_a_number_of_steps_and_a_resumed_run(tmp_path, seen, monkeypatch):
     whole, parts, drawn = tmp_path / "whole", tmp_path / "parts", []
     monkeypatch.setattr(
@@ -44,7 +38,7 @@ def test_a_number_of_steps_and_a_resumed_run(tmp_path, seen, monkeypatch):
     rates = [rate for rate, _ in seen]
     cosine = [0.001 + 0.009 * (1 + math.cos(math.pi * step / 10)) / 2 for step in range(10)]
     assert rates == pytest.approx(cosine)
-    assert json.loads((whole / "results.json").read_text())["train_steps"] == 10
+    assert results(whole)["train_steps"] == 10
     assert [step for tag, step in drawn if tag == "train/lr"] == list(range(10))
     said = (whole / "log.txt").read_text()
     assert "epoch [3/3] batch [2/2]" in said and "eta 0:00:00 lr 1.0000e-03" in said
@@ -54,7 +48,7 @@ def test_a_number_of_steps_and_a_resumed_run(tmp_path, seen, monkeypatch):
         assert run(tmp_path, "CoOp", parts, extra=TEN) == 130
     assert run(tmp_path, "CoOp", parts, extra=TEN) == 0
     assert [rate for rate, _ in seen[10:]] == rates
-    assert torch.equal(weights(parts, 3)["ctx"], weights(whole, 3)["ctx"])
+    assert torch.equal(learned(parts, 3)["ctx"], learned(whole, 3)["ctx"])
 
 
 def test_rates_by_step_with_a_warm_up_and_a_short_last_batch(tmp_path, seen):

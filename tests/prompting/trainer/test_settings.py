@@ -1,6 +1,5 @@
 """The settings stored in a checkpoint: runs with other settings are refused."""
 
-import json
 import shutil
 import zipfile
 from types import SimpleNamespace
@@ -10,7 +9,7 @@ import torch
 from dassl.config import get_cfg_default
 from dassl.engine.base import TrainerBase
 from dassl.utils import checkpoints
-from tiny import arguments
+from tiny import arguments, results
 
 import train
 from trainers.prompting import UserError, load_run
@@ -55,7 +54,7 @@ def test_a_run_is_not_resumed_with_other_settings(trained, capsys, extra, key):
 def test_settings_that_do_not_change_the_outcome_may_change(trained):
     extra = ["TRAIN.PRINT_FREQ", "7", "DATALOADER.NUM_WORKERS", "1", "TRAINER.COOP.N_CTX", "3"]
     assert run(trained, *extra, flags=["--shared"]) == 0
-    assert json.loads((trained / "output" / "results.json").read_text())["seed"] == 1
+    assert results(trained / "output")["seed"] == 1
 
 
 @pytest.mark.parametrize("key", ["N", "M", "BETA", "N_CTX"])

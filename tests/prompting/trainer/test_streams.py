@@ -1,6 +1,5 @@
 """Streams of test images: orders and batches, runs in them, zero-shot CLIP beside, mistakes."""
 
-import json
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,6 +10,7 @@ from dassl.config import get_cfg_default
 from golden_files import read
 from models import settings
 from paths import GOLDEN
+from tiny import results
 
 from benchmark.launch.data import other_order
 from trainers.prompting import UserError, build_method, extend_cfg, load_run
@@ -189,7 +189,7 @@ def evaluated(place, trainer, stream, out=""):
     assert tiny.run(place / "data", trainer, out, 1, extra=pairs) == 0
     run, folder = load_run(out), place / "data" / "tiny_colours"
     images = [run.preprocess(run.read(folder / f"test_{name}_{i}.png")) for name, i in TEST]
-    record = json.loads((out / "results.json").read_text())
+    record = results(out)
     x = run.model.clip_features(torch.stack(images))
     return out, record, read_predictions(out), run.model, x
 

@@ -1,7 +1,5 @@
 """Test images of methods that adapt at test time: views, order, state, and what a run records."""
 
-import json
-
 import numpy as np
 import pytest
 import tiny
@@ -9,13 +7,13 @@ import torch
 from dassl.engine import build_trainer
 from dassl.utils import read_image
 from PIL import Image
-from tiny import OF_HALVES, arguments, run, write_halves
+from tiny import OF_HALVES, arguments, results, run, write_halves
 
 import train
 from trainers.prompting import load_run
 from trainers.prompting.building import transforms as module
 from trainers.prompting.building.transforms import OPERATIONS, augmix
-from trainers.prompting.methods.tda import TDA
+from trainers.prompting.method import METHODS
 from trainers.prompting.record.predictions import read_predictions
 from trainers.prompting.running.seeding import seeded
 
@@ -31,10 +29,6 @@ def made(root, trainer, *opts, seed=1):
 
 def batches(loader):
     return [(torch.stack(batch["img"]), batch["impath"]) for batch in loader]
-
-
-def record(folder):
-    return json.loads((folder / "results.json").read_text())
 
 
 def test_views_depend_on_the_seed_and_the_image_alone(tmp_path):
@@ -92,13 +86,7 @@ def test_predictions_are_in_the_order_of_the_data_set(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("trainer", "more"),
-    [
-        ("TPT", TPT),
-        ("TDA", []),
-        ("TDA", TDA_VIEWS),
-    ],
-    ids=str,
+    ("trainer", "more"), [("TPT", TPT), ("TDA", []), ("TDA", TDA_VIEWS)], ids=str
 )
 def test_a_run_counts_its_seed_and_can_be_repeated(tmp_path, trainer, more, capsys):
     data = write_halves(tmp_path / "data")
@@ -108,7 +96,7 @@ def test_a_run_counts_its_seed_and_can_be_repeated(tmp_path, trainer, more, caps
     for out, extra in zip(outs, ([], [], workers), strict=True):
         assert run(data, trainer, out, extra=[*more, *extra, "TEST.OOD", "['TinyOthers']"]) == 0
     assert f"{trainer} has nothing to train" in capsys.readouterr().out
-    first, *others = map(record, outs)
+    first, *others = map(results, outs)
     assert first["seeded"] and first["num_params"] == 0 and first["temperature"]
     assert "depend on the test images" in first["joint_note"]
     assert first["beyond"] == ["one test image" if trainer == "TPT" else "test stream"]
@@ -120,10 +108,10 @@ def test_a_run_counts_its_seed_and_can_be_repeated(tmp_path, trainer, more, caps
     out = tmp_path / "evaluated"
     flags = "--eval-only", "--model-dir", str(outs[0])
     assert run(data, trainer, out, 2, *flags, extra=more) == 0
-    assert record(out)["negative_log_likelihood"] == first["negative_log_likelihood"]
+    assert results(out)["negative_log_likelihood"] == first["negative_log_likelihood"]
     new = tmp_path / "new"
     assert run(data, trainer, new, 2, *flags, extra=[*more[:-1], "new"]) == 0
-    assert record(new)["num_classes"] == 2 and record(new)["seeded"]
+    assert results(new)["num_classes"] == 2 and results(new)["seeded"]
 
 
 def test_an_interrupted_evaluation_starts_again_with_an_empty_state(tmp_path, monkeypatch):
@@ -131,7 +119,8 @@ def test_an_interrupted_evaluation_starts_again_with_an_empty_state(tmp_path, mo
     trainer.untrained = False
     expected = trainer.test()
     logs = trainer.predictions.columns()["label_log_probability"]
-    before, calls = TDA.predict, []
+    TDA, calls = METHODS["TDA"], []
+    before = TDA.predict
 
     def interrupted(self, images):
         calls.append(self.positive.n)
