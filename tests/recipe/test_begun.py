@@ -27,17 +27,17 @@ EVAL = ("--eval-only", "--model-dir")
 @pytest.fixture
 def halved(tmp_path, monkeypatch):
     """A function that runs the plug-in with a factor, as if in a new process; its exit code."""
-    monkeypatch.setattr(stamp, "SECONDS", 0)  # what the checks find is tested elsewhere
+    monkeypatch.setattr(stamp, "SECONDS", -1)  # no check begins: they are tested elsewhere
     path = tmp_path / "halved.py"
     trainers = dict(TRAINER_REGISTRY._objects)
 
-    def call(factor="0.5", *flags):
+    def call(factor="0.5", *flags, epochs=1):
         path.write_text(METHOD.replace("0.5", factor))
         monkeypatch.setattr(plugins, "_loaded", set())
         monkeypatch.setattr(plugins, "_plugins", [])
         monkeypatch.setattr(TRAINER_REGISTRY, "_objects", dict(trainers))
         sys.modules.pop("halved", None)
-        return run(tmp_path, "Halved", None, 2, "--plugin", str(path), *flags)
+        return run(tmp_path, "Halved", None, epochs, "--plugin", str(path), *flags)
 
     yield call
     sys.modules.pop("halved", None)
@@ -61,21 +61,21 @@ def test_a_finished_training_of_other_code(tmp_path, halved, capsys):
     assert results(tmp_path / "output.old") == before
     again = results(out)
     assert again["code"] != before["code"] and again["edited"] == []
-    assert (out / "prompt_learner" / "model.pth.tar-2").is_file()
+    assert (out / "prompt_learner" / "model.pth.tar-1").is_file()
     assert halved("0.75", "--redo") == 0, "there is nothing to redo now"
     assert not (tmp_path / "output.old2").exists()
 
 
 def test_a_training_that_was_edited_on_the_way(tmp_path, halved, capsys):
     with killed_after(epoch=1):
-        assert halved() == 130
+        assert halved(epochs=2) == 130
     (tmp_path / "output" / BEGUN).unlink()  # as of another train.py
-    assert halved("0.25") == 2
+    assert halved("0.25", epochs=2) == 2
     assert "(halved.py has been edited since)" in capsys.readouterr().err
-    assert halved("0.25", "--accept-edited") == 0
+    assert halved("0.25", "--accept-edited", epochs=2) == 0
     assert "will resume training" in capsys.readouterr().out
     assert results(tmp_path / "output")["edited"] == ["halved.py"]
-    assert halved("0.25") == 0, "it was accepted"
+    assert halved("0.25", epochs=2) == 0, "it was accepted"
     assert results(tmp_path / "output")["edited"] == ["halved.py"]
     evaluated = run(tmp_path, "Halved", tmp_path / "again", 2, *EVAL, str(tmp_path / "output"))
     assert evaluated == 0 and results(tmp_path / "again")["edited"] == ["halved.py"]

@@ -31,6 +31,22 @@ class TinyUntested(TinyOthers):
     splits = {"train": 6, "val": 0, "test": 0}
 
 
+@DATASET_REGISTRY.register()
+class TinyOne(TinyOthers):
+    """A data set with one image to test on."""
+
+    colours = property(lambda self: {"tower": (200, 40, 40)})
+    splits = {"train": 1, "val": 0, "test": 1}
+
+
+@DATASET_REGISTRY.register()
+class TinyShared(TinyOthers):
+    """A data set with classes of the run, in other spellings."""
+
+    names = ["Annual_Crop", "tower", " sea", "Road", "forest"]
+    colours = property(lambda self: dict.fromkeys(self.names, (9, 99, 199)))
+
+
 def softmax(*cosines):
     return [exp(c) / sum(map(exp, cosines)) for c in cosines]
 
@@ -164,12 +180,10 @@ def test_unusable_data_sets_are_refused(tmp_path, capsys, names, sentence):
     assert not list(tmp_path.rglob("model.pth*")), "it has trained"
 
 
-def test_shared_classes_are_found_in_any_spelling(tmp_path, capsys, monkeypatch):
-    names = ["Annual_Crop", "tower", " sea", "Road", "forest"]
-    monkeypatch.setattr(tiny, "OTHERS", dict.fromkeys(names, (9, 99, 199)))
-    assert run(tmp_path, "CoOp", extra=OOD) == 2
+def test_shared_classes_are_found_in_any_spelling(tmp_path, capsys):
+    assert run(tmp_path, "CoOp", extra=["TEST.OOD", "['TinyShared']"]) == 2
     assert capsys.readouterr().err == (
-        "error: TEST.OOD names TinyOthers, which shares 4 of its classes with this run "
+        "error: TEST.OOD names TinyShared, which shares 4 of its classes with this run "
         "('Annual_Crop', ' sea', 'Road', ...): name data sets of other classes\n"
     )
 
@@ -194,9 +208,8 @@ def test_other_names_for_the_images_of_the_run_are_refused(tmp_path, capsys, mon
     assert "TEST.OOD names TinyOthers, which has 4 of the images of" in capsys.readouterr().err
 
 
-def test_one_image_is_enough(tmp_path, monkeypatch):
-    monkeypatch.setattr(tiny, "OTHERS", {"tower": (200, 40, 40)})
-    monkeypatch.setattr(TinyOthers, "splits", {"train": 1, "val": 0, "test": 1})
-    assert run(tmp_path, "ZeroshotCLIP", tmp_path / "out", extra=OOD) == 0
-    found = results(tmp_path / "out")["ood"]["TinyOthers"]
+def test_one_image_is_enough(tmp_path):
+    extra = ["TEST.OOD", "['TinyOne']"]
+    assert run(tmp_path, "ZeroshotCLIP", tmp_path / "out", extra=extra) == 0
+    found = results(tmp_path / "out")["ood"]["TinyOne"]
     assert found["images"] == 1 and found["fpr95_mcm"] in (0, 100)
