@@ -1,4 +1,4 @@
-"""What a class says of its training: rates, averages, buffers alone, unlabelled images."""
+"""Trainings that a class asks for: rates, averages, buffers alone, unlabelled images."""
 
 import pytest
 import torch
