@@ -139,7 +139,8 @@ def loaded_once():
             return load(name)  # `methods` loads without memory, on "meta"
         before = name, torch.get_rng_state().numpy().tobytes()
         if before not in after:
-            models[name] = copies_of(load(name))
+            model = load(name)
+            models[name] = models.get(name) or copies_of(model)
             after[before] = torch.get_rng_state()
         torch.set_rng_state(after[before])
         return models[name]()
