@@ -154,5 +154,5 @@ def _mean(numbers: pd.DataFrame, row: Any, metric: str) -> float:
     """Return the mean of another metric of a row; NaN if runs or data sets lack it."""
     place = numbers["metric"].eq(metric) & numbers["column"].eq(row.column)
     place &= numbers["line"].eq(row.line) & numbers["count"].eq(row.count)
-    found = numbers[place]["mean"]
+    found = numbers["mean"][place]
     return float(found.iloc[0]) if len(found) else nan

@@ -75,7 +75,14 @@ def frame(outcomes: Iterable[Outcome]) -> pd.DataFrame:
     runs = _in_lines(_in_order(_with_names(runs)))
     values = pd.DataFrame(list(runs.pop("metrics")), runs.index, dtype=float)
     tidy = runs.join(values.melt(var_name="metric", ignore_index=False))
-    return tidy[tidy["value"].notna() | (tidy["metric"] == "accuracy")].reset_index(drop=True)
+    tidy = tidy[tidy["value"].notna() | (tidy["metric"] == "accuracy")]
+    return packed(tidy.reset_index(drop=True))
+
+
+def packed(table: pd.DataFrame) -> pd.DataFrame:
+    """Return a table in one block for each type: each choice of rows copies all blocks."""
+    texts = {name: object for name, kind in table.dtypes.items() if kind == "str"}
+    return table.astype(texts).copy()
 
 
 def _with_untrained(runs: pd.DataFrame) -> pd.DataFrame:

@@ -16,7 +16,7 @@ from ..protocols import PROTOCOLS
 from ..protocols.base import shots_text
 from ..records import COSTS
 from . import published
-from .frame import MEAN, each_row
+from .frame import MEAN, each_row, packed
 from .paired import harmonic
 from .training import INIT, TRAINED
 
@@ -62,7 +62,7 @@ def summarise(
         averages = [
             pd.concat(averages).sort_index(kind="stable").sort_values("rank", kind="stable")
         ]
-    return pd.concat([cells, *averages], ignore_index=True)
+    return packed(pd.concat([cells, *averages], ignore_index=True))
 
 
 def accuracies(numbers: pd.DataFrame) -> pd.DataFrame:
@@ -174,7 +174,8 @@ def _half_interval(cells: pd.DataFrame) -> pd.Series:
 
 def sets_to_average(cells: pd.DataFrame) -> dict[int, set[str]]:
     """Return the data sets of averages by group; outputs that share no data set have none."""
-    targets = cells[~cells["average"] & (cells["dataset"] != cells["source"])]
+    of_target = ~cells["average"] & (cells["dataset"] != cells["source"])
+    targets = cells[["group", "name", "dataset", "origin"]][of_target]
     targets = targets[targets.groupby("group")["dataset"].transform("nunique") > 1]
     of_line = targets.groupby(["group", "name"])["dataset"].transform("nunique")
     apart = targets["origin"].astype(bool) & (of_line == 1)
