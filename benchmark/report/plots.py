@@ -93,6 +93,7 @@ def write_figures(drawn: Drawing, folder: Path) -> None:
             path = folder / f"{name}.{form}"
             write_output(path, encode_figure(figure, form))
             print(path, file=sys.stderr)
+            figure.set_layout_engine("none")  # that of the first file serves all
 
 
 def _draw(
