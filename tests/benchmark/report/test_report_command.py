@@ -1,10 +1,12 @@
-"""The command `report`."""
+"""The command `report`, and its refusals."""
 
 import json
+import shlex
 import shutil
 import subprocess
 import sys
 
+import pytest
 from outcomes import COLUMNS, few_shot, leave, outcome
 from paths import ROOT
 
@@ -32,9 +34,8 @@ def test_report_finds_all_protocols(tmp_path, capsys):
     names = "base2new", "few_shot"
     assert drawn == [f"{name}.{form}" for name in names for form in ("pdf", "png", "svg")]
     only = ["report", str(tmp_path), "--protocol", "base2new"]
-    assert main([*only, "--plots", str(tmp_path / "one")]) == 0
+    assert main(only) == 0
     assert "Few-shot" not in capsys.readouterr().out
-    assert {path.stem for path in (tmp_path / "one").iterdir()} == {"base2new"}
 
 
 def test_the_folder_of_a_protocol_is_that_protocol(tmp_path, capsys, monkeypatch):
@@ -134,17 +135,73 @@ def test_missing_plots_are_reported(tmp_path, capsys):
 
 def test_published_numbers_are_on_off_or_all(tmp_path, capsys):
     leave(tmp_path, few_shot("CoOp", 1, (48,)))
-    told = {}
-    for which in ("on", "off", "all"):
-        for form in ("text", "latex", "html"):
-            assert main(["report", str(tmp_path), "--published", which, "--format", form]) == 0
-            told[which, form] = capsys.readouterr().out
-    for form in ("text", "latex", "html"):
-        assert "48.40" not in told["off", form]
-        assert "48.40" in told["on", form] and "54.57" not in told["on", form]
-        assert "48.40" in told["all", form] and "54.57" in told["all", form]  # PLOT++
+    for form, which, ours, plotpp in (("text", "off", False, False), ("text", "on", True, False),
+                                      ("text", "all", True, True), ("html", "on", True, False),
+                                      ("html", "all", True, True)):  # fmt: skip
+        assert main(["report", str(tmp_path), "--published", which, "--format", form]) == 0
+        told = capsys.readouterr().out
+        assert ("48.40" in told, "54.57" in told) == (ours, plotpp), (form, which)
 
 
 def test_no_table_is_kept_where_no_folder_of_a_run_could_be_made(tmp_path):
     keep_table(PROTOCOLS["few_shot"], tmp_path)
     assert not any(tmp_path.iterdir())
+
+
+# Words of the command, in the folder of `folders`, and what its refusal names.
+REFUSED = [
+    ("out --compare Align", "'Align'", "did you mean 'ALIGN'"),
+    ("one --compare CoOp", "only CoOp was found"),
+    ("out --compare ALIGN --metric openworld_auc", "--metric openworld_auc", "base and new"),
+    ("out --compare ALIGN --metric joint", "invalid choice: 'joint'"),
+    ("out --metric joint_accuracy", "--metric joint_accuracy needs --compare METHOD"),
+    ("out --deviations", "--deviations needs --format latex"),
+    ("out --bins 20", "--bins 20 is for the tables of --metrics"),
+    ("out --metrics --bins 20 --plots x", "--bins 20 is for the tables of --metrics"),
+    ("out --metrics --bins 20 --format html", "--bins 20 is for the tables of --metrics"),
+    ("out --gains --metrics --format csv", "csv takes one of --gains and --metrics"),
+    ("out --protocol few-shot", "invalid choice: 'few-shot'"),
+    ("out --protocol cross_dataset", "no runs of cross_dataset in", "benchmark cross_dataset`"),
+    ("out --seeds 7", "no runs of any protocol with seed 7 in"),
+    ("out/transfer", "transfer' does not exist: check the path"),
+    ("out uot", "uot' does not exist: check the path"),
+    ("out.zip", "out.zip' is a file: unpack it, and name the folder"),
+    ("out.zip out", "out.zip' is a file: unpack it, and name the folder"),
+    ("single/run --compare CoOp", "is one run: name the folders of two or more"),
+    ("single/run other", "single run"),
+    ("single --metrics", "--metrics needs runs of protocols, and '"),
+    ("single --classes", "--classes needs runs of protocols, and '"),
+    ("single --compare CoOp", "--compare needs runs of protocols, and '"),
+    ("damaged", "damaged/results.json cannot be read"),
+    ("out --logs none", "none", "is not a folder"),
+    ("out --logs CoOp=none", "none", "is not a folder"),
+    ("out --logs empty", "contain no log.txt"),
+    ("out --logs logs", "says which run it is of: name folders as"),
+]
+
+
+@pytest.fixture
+def folders(tmp_path, monkeypatch):
+    """Work in a folder with outputs of protocols, single runs and logs."""
+    monkeypatch.chdir(tmp_path)
+    leave(tmp_path / "out", few_shot("CoOp", 1, (48,)) + few_shot("ALIGN", 1, (48,)))
+    leave(tmp_path / "one", [outcome("CoOp", 1, part, 50.0) for part in ("base", "new")])
+    for name in ("single/run", "damaged", "empty", "logs/seed1"):
+        (tmp_path / name).mkdir(parents=True)
+    (found,) = few_shot("ALIGN", -1, (61.25,))
+    record = json.dumps(found.result | {"trainer": "ALIGN", "shots": -1})
+    (tmp_path / "single" / "run" / "results.json").write_text(record)
+    (tmp_path / "damaged" / "results.json").write_text("{")
+    (tmp_path / "logs" / "seed1" / "log.txt").write_text("=> result\n* accuracy: 81.2%\n")
+    (tmp_path / "out.zip").touch()
+
+
+@pytest.mark.parametrize("words, named", [(row[0], row[1:]) for row in REFUSED])
+def test_refused(folders, capsys, words, named):
+    try:
+        code = main(["report", *shlex.split(words)])
+    except SystemExit as ended:
+        code = ended.code
+    said = capsys.readouterr()
+    assert code == 2 and not said.out
+    assert all(name in said.err for name in named) and said.err.count("\n") == 1, said.err
