@@ -4,12 +4,11 @@ import json
 from dataclasses import replace
 
 import pytest
-from outcomes import base2new, few_shot, outcome, rows, transfer
+from outcomes import base2new, few_shot, outcome, transfer
 
 from benchmark.report.findings import findings
 from benchmark.report.frame import frame
-from benchmark.report.page import page_of
-from benchmark.report.render import FORMATS, render
+from benchmark.report.render import FORMATS
 from benchmark.report.summary import summarise
 
 
@@ -157,18 +156,14 @@ def test_an_average_stands_for_its_data_sets_and_the_source_does_not_count():
     )
 
 
-@pytest.mark.parametrize("form", FORMATS)
-def test_each_form_but_csv_begins_with_it(four, form):
-    tidy, numbers = frame(four), rows(four)
+def test_each_form_but_csv_begins_with_it(four, reported):
     (text,) = found(four)
-    if form == "html":
-        page = page_of(tidy, numbers, sentences=[text])
-        assert "<title>Base-to-new on emoji</title>" in page
-        assert page.index(text) < page.index("<table") < page.index("Page made on")
-        return
-    shown = render(numbers, form, sentences=[] if form == "csv" else [text])
-    if form == "json":
-        assert list(json.loads(shown))[0] == "findings" and json.loads(shown)["findings"] == [text]
-    else:
-        mark = "% " if form == "latex" else ""
-        assert shown.startswith(f"{mark}{text}\n") == (form != "csv")
+    said = {form: reported(four, "--format", form) for form in FORMATS}
+    page = said["html"]
+    assert "<title>Base-to-new on emoji</title>" in page
+    assert page.index(text) < page.index("<table") < page.index("Page made on")
+    first, *_ = json.loads(said["json"]).items()
+    assert first == ("findings", [text])
+    for form, mark in (("text", ""), ("markdown", ""), ("latex", "% ")):
+        assert said[form].startswith(f"{mark}{text}\n")
+    assert text not in said["csv"]

@@ -197,28 +197,28 @@ def test_the_number_of_bins(tmp_path, capsys):
     assert "expected calibration error, in 20 bins" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("flag, name", [("--metrics", "reliability"), ("--classes", "confusion")])
-def test_each_view_draws_its_plots(tmp_path, capsys, flag, name):
+def test_each_view_draws_its_plots(tmp_path, capsys):
     output, plots = tmp_path / "output", tmp_path / "plots"
     outcomes = [replace(o, result=o.result | {"accuracy": 100.0}) for o in some()]
     leave(output, outcomes)
-    command.main([str(output), flag, "--plots", str(plots)])
+    asked = [str(output), "--metrics", "--classes", "--plots", str(plots), "--format", "json"]
+    command.main(asked)
     assert "no plots: there are no runs with predictions" in capsys.readouterr().err
     label = np.arange(6) % 3
     for file in output.rglob("results.json"):
         write_predictions(file.parent, columns(label, label, 0.7))
-    command.main([str(output), flag, "--plots", str(plots), "--format", "json"])
+    command.main(asked)
+    stems = [f"{name}_few_shot_recognition_dtd_16_shots" for name in ("confusion", "reliability")]
     drawn = sorted(path.name for path in plots.iterdir())
-    stem = f"{name}_few_shot_recognition_dtd_16_shots"
-    assert drawn == [f"{stem}.{form}" for form in ("pdf", "png", "svg")]
+    assert drawn == [f"{stem}.{form}" for stem in stems for form in ("pdf", "png", "svg")]
+    for records in json.loads(capsys.readouterr().out).values():
+        assert {record["method"] for record in records} == {"CoOp", "ALIGN"}
     listed = frame([from_folder(run) for run in runs_in(output)])
-    view = {"reliability": metrics, "confusion": classes}[name](listed)
-    ((figure, _),) = pictures.figures(view.tests, name, set()).values()
-    first, *_ = figure.axes
-    if name == "confusion":  # of classes 0, 1 and 2, all right
-        assert [text.get_text() for text in first.texts] == ["100"] * 3
-    else:
-        (counts,) = first.child_axes
-        assert [bar.get_height() for bar in counts.patches] == [6]  # images, all of one confidence
-    (records,) = json.loads(capsys.readouterr().out).values()
-    assert {record["method"] for record in records} == {"CoOp", "ALIGN"}
+    first = {}
+    for name, view in (("reliability", metrics(listed)), ("confusion", classes(listed))):
+        ((figure, _),) = pictures.figures(view.tests, name, set()).values()
+        first[name] = figure.axes[0]
+    # of classes 0, 1 and 2, all right; images, all of one confidence
+    assert [text.get_text() for text in first["confusion"].texts] == ["100"] * 3
+    (counts,) = first["reliability"].child_axes
+    assert [bar.get_height() for bar in counts.patches] == [6]

@@ -6,11 +6,10 @@ import pytest
 from matplotlib.colors import is_color_like
 from matplotlib.contour import QuadContourSet
 from matplotlib.markers import MarkerStyle
-from outcomes import few_shot, outcome, rows, transfer, varied
+from outcomes import few_shot, outcome, rows, varied
 
 from benchmark.cli import write_output
 from benchmark.report import plots
-from benchmark.report.names import DATASETS
 from benchmark.report.plots import LOOKS, OTHER_COLOURS, OTHER_MARKERS, looks
 
 
@@ -68,13 +67,6 @@ def test_the_legend_is_read_row_by_row():
     assert read == ["ZeroshotCLIP", "CoOp", "VPT", "IVLP", "MaPLe", "ALIGN"]
 
 
-def test_twelve_panels_are_two_columns_of_a_page_500_pixels_wide():
-    outcomes = [o for name in list(DATASETS)[:11] for o in few_shot("CoOp", 1, (50, 52), name)]
-    drawn = figure(outcomes, "few_shot")
-    assert drawn.get_axes()[0].get_gridspec().get_geometry() == (6, 2)
-    assert drawn.get_size_inches()[0] == 5.2  # letters of 9 points are 12 pixels high then
-
-
 def test_base_to_new_is_a_plane_of_both_accuracies():
     outcomes = []
     for trainer, base, new in (("CoOp", 80, 40), ("ALIGN", 70, 60)):
@@ -114,15 +106,6 @@ def test_every_line_of_equal_h_is_labelled():
         for text, level in zip(axis.texts, lines.levels, strict=True):
             x, y = text.xy
             assert 2 * x * y / (x + y) == pytest.approx(level)
-
-
-def test_transfer_has_a_line_for_each_data_set_and_the_average():
-    found = {"imagenet": 70, "dtd": 40, "fgvc_aircraft": 20}
-    outcomes = transfer("CoOp", "imagenet", found) + transfer("ALIGN", "imagenet", found)
-    (axis,) = figure(outcomes, "cross_dataset").axes
-    lines = [tick.get_text() for tick in axis.get_yticklabels()]
-    assert lines == ["ImageNet", "FGVC-Aircraft", "DTD", "Average"]
-    assert [xs for xs, _ in curves(axis)] == [[70, 20, 40, 30]] * 2
 
 
 def test_a_point_that_lacks_seeds_is_hollow():

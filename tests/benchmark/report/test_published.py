@@ -310,7 +310,11 @@ def test_methods_that_adapt_or_search_have_published_numbers(
     ("line", "why"),
     [
         ("CoOp,dtd,79.x,41.18,54.24,plain,here", "base is '79.x', not a number from 0 to 100"),
-        ("CoOp,dtd,179,41.18,54.24,plain,here", "base is '179', not a number"),
+        ("CoOp,dtd,100.01,41.18,54.24,plain,here", "base is '100.01', not a number from 0 to 100"),
+        ("CoOp,dtd,79.44,,54.24,plain,here", "the new is missing"),
+        ("CoOp,dtd,,41.18,54.24,plain,here", "the base is missing"),
+        ("CoOp,dtd,79.44,41.18,,plain,here", "the h is missing"),
+        ("CoOp,dtd,,,,plain,here", "the h is missing"),
         ("CoOp,dtd,79.44,41.18,54.24,plain", "the source is missing"),
         ("CoOp,dtd,79.44,41.18,54.24,,here", "the kind is missing"),
         ("CoOp,dtd,79.44,41.18,54.24,magic,here", "kind is 'magic', neither plain nor one or"),
@@ -328,6 +332,13 @@ def test_a_wrong_line_is_one_sentence(write_published, line, why):
         rows(base2new())
     assert why in str(caught.value) and "--published off" in str(caught.value)
     assert len(rows(base2new(), beside_published=False))
+
+
+@pytest.mark.parametrize("values", ["100,41.18,58.34", ",,54.24"])
+def test_a_line_has_all_columns_or_h_alone(write_published, values):
+    line = f"CoOp,dtd,{values},plain,here"
+    write_published("base2new.csv", "method,dataset,base,new,h,kind,source", line)
+    assert "CoOp, published" in lines(only_table(base2new()))
 
 
 def test_shots_of_a_published_line_are_whole_numbers(write_published):
