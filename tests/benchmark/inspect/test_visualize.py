@@ -1,8 +1,6 @@
 """Tests of the transport maps that `visualize` draws, and of its errors."""
 
 import re
-from argparse import Namespace
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,14 +11,11 @@ from paths import GOLDEN
 from PIL import Image
 
 from benchmark.__main__ import main as command
-from benchmark.inspect import visualize
 from benchmark.inspect.feature_map import Features, choose, draw_feature_map, two_dimensions
 from benchmark.inspect.similarities import initial_method, patch_features, similarities
 from benchmark.inspect.visualize import (
     Block,
     Map,
-    build_parser,
-    choose_images,
     draw_maps,
     groups,
     join,
@@ -202,9 +197,12 @@ def test_a_draw_of_test_images_is_that_of_its_seed():
 
 def test_similarities_and_the_map_of_a_run(runs, tmp_path, capsys):
     asked = ["--model-dir", str(runs / "CoOp"), "--output"]
-    assert main([*asked, str(tmp_path / "similarity.png")]) == 0
-    assert " against '" in capsys.readouterr().out
-    assert Image.open(tmp_path / "similarity.png").width > 500
+    output, chosen = tmp_path / "similarity.png", ["--class-name", "sea", "forest"]
+    assert main([*asked, str(output), *chosen, "--index", "1 0"]) == 0
+    assert re.findall(r"test_(\w+).png against '(.*)'", capsys.readouterr().out) == [
+        ("sea_1", "sea"), ("sea_0", "sea"), ("forest_1", "forest"), ("forest_0", "forest")
+    ]  # fmt: skip
+    assert Image.open(output).width > 500
     assert main([*asked, str(tmp_path / "map.png"), "--map", "--most", "7"]) == 0
     (line,) = capsys.readouterr().out.splitlines()
     assert re.fullmatch(rf"{tmp_path}/map.png: CoOp: 7 of \d+ test images of .*% right", line)
@@ -252,37 +250,15 @@ def test_an_own_image_is_drawn_for_its_likeliest_class(runs, tmp_path, capsys):
     assert Image.open(output).width > 500
 
 
-@pytest.fixture
-def run(monkeypatch):
-    """Return a stand-in for a run: two classes, one of them with two test images."""
-    items = [
-        SimpleNamespace(impath=f"{name}.png", classname=name[:3])
-        for name in ("cat1", "cat2", "dog1")
-    ]
-    monkeypatch.setattr(visualize, "test_images", lambda run: items)
-    return SimpleNamespace(classnames=["cat", "dog"])
-
-
-def asked(*words) -> Namespace:
-    return build_parser().parse_args(["--model-dir", "run", *words])
-
-
-def test_classes_and_images_make_a_sheet(run):
-    chosen = choose_images(run, asked("--class-name", "cat", "--index", "0 1"))
-    assert chosen == [(Path("cat1.png"), "cat"), (Path("cat2.png"), "cat")]
-    chosen = choose_images(run, asked("--class-name", "dog", "cat"))
-    assert chosen == [(Path("dog1.png"), "dog"), (Path("cat1.png"), "cat")]
-    assert choose_images(run, asked("--index", "2")) == [(Path("dog1.png"), "dog")]
-
-
 @pytest.mark.parametrize(
     ("words", "why"),
     [
         (["--class-name", "unicorn"], "no class 'unicorn'"),
-        (["--class-name", "dog", "--index", "1"], "--index is 1 but there are 1 test images"),
+        (["--class-name", "sea", "--index", "4"], "is 4 but there are 4 test images of 'sea'"),
+        (["--index", "16"], "--index is 16 but there are 16 test images, counted from 0"),
         (["--image", "a.png"], "--image: there is no file 'a.png'"),
     ],
 )
-def test_missing_classes_and_images_are_reported(run, words, why):
+def test_missing_classes_and_images_are_reported(runs, words, why):
     with pytest.raises(UserError, match=why):
-        choose_images(run, asked(*words))
+        main(["--model-dir", str(runs / "CoOp"), *words])
