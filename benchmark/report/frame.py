@@ -76,13 +76,9 @@ def frame(outcomes: Iterable[Outcome]) -> pd.DataFrame:
     values = pd.DataFrame(list(runs.pop("metrics")), runs.index, dtype=float)
     tidy = runs.join(values.melt(var_name="metric", ignore_index=False))
     tidy = tidy[tidy["value"].notna() | (tidy["metric"] == "accuracy")]
-    return packed(tidy.reset_index(drop=True))
-
-
-def packed(table: pd.DataFrame) -> pd.DataFrame:
-    """Return a table in one block for each type: each choice of rows copies all blocks."""
-    texts = {name: object for name, kind in table.dtypes.items() if kind == "str"}
-    return table.astype(texts).copy()
+    # in one block for each type, as a choice of rows copies all blocks
+    texts = {name: object for name, kind in tidy.dtypes.items() if kind == "str"}
+    return tidy.reset_index(drop=True).astype(texts).copy()
 
 
 def _with_untrained(runs: pd.DataFrame) -> pd.DataFrame:
@@ -232,8 +228,9 @@ def _differing_facts(runs: pd.DataFrame) -> pd.Series:
     for key, name in (FACTS | OWN_FACTS).items():
         cell = ["group", "dataset", "column"] if key == "split" else cell
         cell = ["group", *METHOD[4:]] if key in OWN_FACTS else cell
-        differs = runs.groupby(cell, dropna=False)[key].transform("nunique") > 1
-        if differs.any():
+        several = runs[key].nunique() > 1  # else no group is looked at, which takes time
+        differs = several and runs.groupby(cell, dropna=False)[key].transform("nunique") > 1
+        if several and differs.any():
             texts = runs[key].where(differs).map(_short_text, na_action="ignore")
             joint_texts = texts.groupby(training).transform(
                 lambda texts: " + ".join(dict.fromkeys(texts.dropna()))

@@ -16,7 +16,7 @@ from ..protocols import PROTOCOLS
 from ..protocols.base import shots_text
 from ..records import COSTS
 from . import published
-from .frame import MEAN, each_row, packed
+from .frame import MEAN, each_row
 from .paired import harmonic
 from .training import INIT, TRAINED
 
@@ -62,7 +62,7 @@ def summarise(
         averages = [
             pd.concat(averages).sort_index(kind="stable").sort_values("rank", kind="stable")
         ]
-    return packed(pd.concat([cells, *averages], ignore_index=True))
+    return pd.concat([cells, *averages], ignore_index=True).copy()  # in fewer blocks, as frame's
 
 
 def accuracies(numbers: pd.DataFrame) -> pd.DataFrame:
