@@ -228,9 +228,9 @@ def _differing_facts(runs: pd.DataFrame) -> pd.Series:
     for key, name in (FACTS | OWN_FACTS).items():
         cell = ["group", "dataset", "column"] if key == "split" else cell
         cell = ["group", *METHOD[4:]] if key in OWN_FACTS else cell
-        several = runs[key].nunique() > 1  # else no group is looked at, which takes time
-        differs = several and runs.groupby(cell, dropna=False)[key].transform("nunique") > 1
-        if several and differs.any():
+        by_cell = runs.groupby(cell, dropna=False)[key]
+        # at all first, as looking at each group takes time
+        if runs[key].nunique() > 1 and (differs := by_cell.transform("nunique") > 1).any():
             texts = runs[key].where(differs).map(_short_text, na_action="ignore")
             joint_texts = texts.groupby(training).transform(
                 lambda texts: " + ".join(dict.fromkeys(texts.dropna()))
