@@ -12,10 +12,13 @@ from PIL import Image
 
 from benchmark.__main__ import main as command
 from benchmark.inspect.feature_map import Features, choose, draw_feature_map, two_dimensions
+from benchmark.inspect.load import load_run
 from benchmark.inspect.similarities import initial_method, patch_features, similarities
 from benchmark.inspect.visualize import (
     Block,
     Map,
+    build_parser,
+    choose_images,
     draw_maps,
     groups,
     join,
@@ -208,6 +211,17 @@ def test_similarities_and_the_map_of_a_run(runs, tmp_path, capsys):
     assert re.fullmatch(rf"{tmp_path}/map.png: CoOp: 7 of \d+ test images of .*% right", line)
     with pytest.raises(UserError, match="A map needs 5 test images, but 2 can be read"):
         main([*asked, str(tmp_path / "map.png"), "--map", "--most", "2"])
+
+
+def test_an_index_alone_counts_all_images_and_a_class_alone_has_its_first(runs):
+    def chosen(*words):
+        args = build_parser().parse_args(["--model-dir", str(runs / "CoOp"), *words])
+        return [(path.stem, name) for path, name in choose_images(load_run(args), args)]
+
+    assert chosen("--index", "5") == [("test_sea_1", "sea")]
+    assert chosen("--class-name", "sea", "forest") == [
+        ("test_sea_0", "sea"), ("test_forest_0", "forest")
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("words", "said"), [
