@@ -11,6 +11,7 @@ from outcomes import (
     metrics,
     only_table,
     outcome,
+    shown,
     some_outcomes,
 )
 from scipy.special import stdtrit
@@ -201,6 +202,8 @@ def test_comparisons_match_the_numbers_in_the_table(tested, metric):
     head = MEASURES[metric].head
     assert table.head == ["Method", head] and f": {head}, ALIGN minus each" in table.title
     assert MEASURES[metric].note in table.caption
+    for form in ("latex", "csv", "json"):
+        assert f"{found['difference']:.2f}"[:-1] in shown(view, form, listed)
 
 
 def test_with_one_seed_the_interval_is_that_of_two_samples(tested):

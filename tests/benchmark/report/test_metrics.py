@@ -211,7 +211,9 @@ def test_each_view_draws_its_plots(tmp_path, capsys):
     stems = [f"{name}_few_shot_recognition_dtd_16_shots" for name in ("confusion", "reliability")]
     drawn = sorted(path.name for path in plots.iterdir())
     assert drawn == [f"{stem}.{form}" for stem in stems for form in ("pdf", "png", "svg")]
-    for records in json.loads(capsys.readouterr().out).values():
+    told = json.loads(capsys.readouterr().out)
+    assert told.keys() == {"metrics", "classes"}
+    for records in told.values():
         assert {record["method"] for record in records} == {"CoOp", "ALIGN"}
     listed = frame([from_folder(run) for run in runs_in(output)])
     first = {}

@@ -429,7 +429,7 @@ def test_reports_name_the_folder(tmp_path, capsys):
     leave(tmp_path, own("/x/my_birds"))
     for record in tmp_path.rglob("results.json"):  # as train.py writes it
         record.write_text(json.dumps(json.loads(record.read_text()) | {"dataset": "ImageFolder"}))
-    for form in ("text", "html"):
+    for form in ("text", "latex", "html", "json"):
         assert main(["report", str(tmp_path), "--format", form]) == 0
         told = capsys.readouterr().out
         assert "birds" in told and "ImageFolder" not in told
