@@ -100,7 +100,10 @@ def test_methods_below_each_other_stay_in_the_row_of_their_data_set(drawn, numbe
     outcomes = []
     for i, name in enumerate(METHODS[:number]):
         outcomes += transfer(name, "imagenet", {key: x + i for key, x in found.items()})
-    (axis,) = drawn(outcomes)["cross_dataset"].axes
+    figure = drawn(outcomes)["cross_dataset"]
+    height = 0.6 + 4 * (0.16 + 0.065 * number) + 0.2 * (1 + number // 5) + 0.4  # 4 in a line
+    assert figure.get_size_inches().tolist() == pytest.approx([5.2, height])
+    (axis,) = figure.axes
     lines = [line for line in axis.lines if line.get_marker() not in ("None", "|", "_")]
     of_methods = [line.get_xydata() for line in lines if len(line.get_xdata())]
     names = [text.get_text() for text in axis.get_yticklabels()]
