@@ -39,6 +39,7 @@ def test_a_plug_in_method_is_in_tables_and_plots_by_its_name(checkout, plugin):
     plots = ("--plots", "plots", "--protocol", "few_shot")
     told = checkout.protocol("report", "output", "--format", "csv", *plots).stdout
     assert told.count(",MyMethod,MyMethod,emoji,") == 2
+    assert {path.stem for path in (checkout.root / "plots").iterdir()} == {"few_shot"}
     assert "MyMethod" in (checkout.root / "plots" / "few_shot.svg").read_text()
 
 
