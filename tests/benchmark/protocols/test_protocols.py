@@ -18,14 +18,14 @@ EMOJI = ("--source", "emoji", "--trainers", "ZeroshotCLIP CoOp", "--seeds", "1")
 
 
 def test_few_shot_trains_with_each_number_of_shots_and_tests_zero_shot_once(checkout):
-    words = ("--trainers", "ZeroshotCLIP CoOp", "--seeds", "1 2", "--jobs", "1")
+    words = ("--trainers", "ZeroshotCLIP CoOp", "--seeds", "2 1", "--jobs", "1")
     done = checkout.protocol("few_shot", *words, "--shots", "4 1")
     assert checkout.folders() == [
         "few_shot/emoji/shots_0/ZeroshotCLIP/emoji/seed1",
-        "few_shot/emoji/shots_4/CoOp/emoji/seed1",
-        "few_shot/emoji/shots_1/CoOp/emoji/seed1",
         "few_shot/emoji/shots_4/CoOp/emoji/seed2",
         "few_shot/emoji/shots_1/CoOp/emoji/seed2",
+        "few_shot/emoji/shots_4/CoOp/emoji/seed1",
+        "few_shot/emoji/shots_1/CoOp/emoji/seed1",
     ]
     assert {call["run"].split("/")[2] for call in checkout.calls()} == {"all"}
     shots = [call["opts"]["DATASET.NUM_SHOTS"] for call in checkout.calls()]
