@@ -93,6 +93,11 @@ def test_after_its_last_call_ablation_shows_all_variants_in_one_table(checkout):
     last = done.stdout.rpartition("Base-to-new on emoji: ")[2]
     for name in ("BETA 0, BETA_FORM convex", "BETA 1, BETA_FORM convex", "M 2, N 4"):
         assert f"ALIGN, {name}" in last.partition("not finite")[0]
+    done = checkout.run("bash", script, MN="1,1 2,4", PYTHON="echo")  # nothing fails
+    called = [line.partition(" --")[0] for line in done.stdout.splitlines()]
+    assert called == [
+        *["-m benchmark base2new"] * 2, "-m benchmark report output/ablation"
+    ] and done.returncode == 0  # fmt: skip
     refused = checkout.run("bash", script, MN="4")
     assert refused.returncode == 2 and "'4', which is not a pair M,N" in refused.stderr
 
