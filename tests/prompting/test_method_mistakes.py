@@ -9,6 +9,7 @@ import torch
 from test_method import IMAGES, LABELS, Mine, build
 from torch import nn
 
+import datasets  # noqa: F401 (or each plug-in would register them)
 from trainers.prompting import Contexts, Method, UserError, plugins, register
 from trainers.prompting.method import METHODS
 from trainers.prompting.running.precision import Precision
