@@ -187,7 +187,8 @@ def unregistered():
     from trainers.prompting import methods, plugins  # noqa: F401 (all, also for a single file)
     from trainers.prompting.method import METHODS
 
-    before, loaded, extended = dict(METHODS), {*plugins._loaded}, len(plugins.extenders)
+    before, loaded, lists = dict(METHODS), {*plugins._loaded}, (plugins.extenders, plugins._plugins)
+    lengths = [*map(len, lists)]
     yield
     METHODS.clear()
     METHODS.update(before)
@@ -199,4 +200,5 @@ def unregistered():
     for name in new:
         sys.modules.pop(name, None)
     plugins._loaded.intersection_update(loaded)
-    del plugins.extenders[extended:]
+    for found, length in zip(lists, lengths, strict=True):
+        del found[length:]
