@@ -1,7 +1,5 @@
 """Tokenizers unlike CLIP's: of open_clip's multilingual CLIPs, with and without a start token."""
 
-import json
-
 import pytest
 import torch
 from foreign import (
@@ -98,11 +96,10 @@ def test_methods_learn(pair, name, node):
     learns(build_method(name, node, load_clip(f"open_clip:{pair[0]}"), NAMES), images())
 
 
-def test_a_file_finds_its_tokenizer_beside_it_or_says_what_is_missing(pair, tmp_path):
+def test_a_file_finds_its_tokenizer_beside_it_or_says_what_is_missing(pair, monkeypatch, tmp_path):
     folder, _, _ = pair
     config = open_clip_config(text=WORLDWIDE, custom_text=True)
-    (tmp_path / "words.json").write_text(json.dumps(config))
-    open_clip.add_model_config(tmp_path / "words.json")
+    monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "words", config)
     weights = folder / "open_clip_model.safetensors"
     assert load_clip(f"open_clip:words/{weights}").context_length == 24
     (tmp_path / "w.safetensors").write_bytes(weights.read_bytes())
