@@ -28,6 +28,7 @@ OOD = ["TEST.OOD", "['TinyOthers']"]
 class TinyUntested(TinyOthers):
     """A data set without test images."""
 
+    dataset_dir = "../tiny_untested"  # of its own: images of one name differ
     splits = {"train": 6, "val": 0, "test": 0}
 
 
@@ -35,6 +36,7 @@ class TinyUntested(TinyOthers):
 class TinyOne(TinyOthers):
     """A data set with one image to test on."""
 
+    dataset_dir = "../tiny_one"
     colours = property(lambda self: {"tower": (200, 40, 40)})
     splits = {"train": 1, "val": 0, "test": 1}
 
@@ -43,6 +45,7 @@ class TinyOne(TinyOthers):
 class TinyShared(TinyOthers):
     """A data set with classes of the run, in other spellings."""
 
+    dataset_dir = "../tiny_shared"
     names = ["Annual_Crop", "tower", " sea", "Road", "forest"]
     colours = property(lambda self: dict.fromkeys(self.names, (9, 99, 199)))
 
