@@ -23,7 +23,7 @@ def trained(tmp_path_factory):
 @pytest.fixture
 def weights(trained, tmp_path):
     """The checkpoint of a CoOp of one epoch, whose run is copied to `output`."""
-    shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
+    shutil.copytree(trained / "output", tmp_path / "output")
     return tmp_path / "output" / "prompt_learner" / "model.pth.tar-1"
 
 
