@@ -225,7 +225,7 @@ def test_text_features_are_exported_only_if_they_classify_as_the_model(runs, kin
 
 
 def test_a_torch_program_gives_the_same_logits(runs, capsys, tmp_path):
-    """Of other methods: tests/prompting/test_export.py."""
+    """Of other methods: tests/prompting/test_output.py."""
     code, told = export(capsys, runs / "CoOp", tmp_path / "x.pt2")
     assert code == 0 and "equal to the model's within" in told
     extra = {"run.json": ""}
