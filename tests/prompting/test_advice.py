@@ -434,6 +434,8 @@ def test_labels_are_swapped_on_purpose_to_see_which_look_wrong(monkeypatch, caps
     assert 5 <= about.try_suspicious(*call, 5, longest=four).swapped <= 8 and len(tried) == 2
     assert "some are swapped in a copy" in capsys.readouterr().out
     assert about.try_suspicious(*call, 5, longest=cost) is None
+    parts = 3  # of 16 swaps some are in the folds that are left out
+    assert about.try_suspicious(*call, 16, longest=2 * 3.5 * cost) is None and len(tried) == 4
 
 
 def test_the_calibration_is_out_of_fold():
