@@ -145,6 +145,7 @@ def test_reliability_counts_each_image_once_and_says_what_its_bars_are(run):
     figure, sentence = pictures.draw_panels({"ALIGN": pool}, "reliability", "here")
     (below,) = figure.axes[0].child_axes
     assert sum(bar.get_height() for bar in below.patches) == pytest.approx(6)
+    assert all(bar.get_width() == pytest.approx(0.95 / 15) for bar in below.patches)
     assert sentence.startswith("Bars: accuracy in each bin of confidence; dots: ")
     assert "images, mean of 3 seeds" in sentence
     assert "Bars: accuracy in each bin" in figure.get_supxlabel()
