@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 import os
 import re
 from contextlib import redirect_stdout
@@ -33,7 +34,7 @@ BROKEN = {
     "too low": ({"accuracy": -5}, "holds accuracy -5, which is not from 0 to 100"),
     "a switch": ({"accuracy": True}, "holds accuracy true, which is not from 0 to 100"),
     "words": ({"accuracy": "55"}, 'holds accuracy "55", which is not from 0 to 100'),
-    "nan": ({"accuracy": float("nan")}, "holds accuracy NaN, which is not from 0 to 100"),
+    "nan": ({"accuracy": math.nan}, "holds accuracy NaN, which is not from 0 to 100"),
     "f1": ({"macro_f1": [1]}, "holds macro_f1 [1], which is not from 0 to 100"),
     "ECE": ({"calibration_error": 101.0}, "holds calibration_error 101.0, which is not"),
     "parameters": ({"num_params": "many"}, 'holds num_params "many", which is not a number'),
@@ -51,6 +52,7 @@ BROKEN = {
     "device": ({"versions": {"device": []}}, 'holds versions {"device": []}, which is not a group'),
     "git": ({"git": 5}, "holds git 5, which is not a text"),
     "precision": ({"precision": 16}, "holds precision 16, which is not a text"),
+    "infinity": ({"train_seconds": math.inf}, "train_seconds Infinity, which is not a number"),
     "digits": ({"train_seconds": 10**400}, "which is not a number, 0 or more"),
     "lines": ({"trainer": "CoOp\n\\input{x}"}, "holds trainer CoOp\\n\\input{x}, not CoOp"),
     "escape": ({"trainer": "\x1b[2J"}, "holds trainer \\x1b[2J, not CoOp"),
