@@ -1,4 +1,7 @@
-"""Weights of OpenAI's CLIP: files and archives that are read or refused; no code is executed."""
+"""Weights of OpenAI's CLIP: files and archives that are read or refused; no code is executed.
+
+It is long because downloads, archives and safetensors can each be wrong in many ways.
+"""
 
 import hashlib
 import http.client
