@@ -15,7 +15,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import NoReturn
 
-from trainers.prompting.storage.files import hold_lock
+from trainers.prompting.storage.files import hold_lock, write_whole
 
 
 def leave_answers(folder: Path, accuracy: float) -> float:
@@ -117,7 +117,7 @@ def run(words=None) -> None:
         }
         if wrong == "answers":
             result["accuracy"] = leave_answers(folder, accuracy)
-        (folder / "results.json").write_text(json.dumps(result))
+        write_whole(folder / "results.json", json.dumps(result))  # launchers read it at any time
 
 
 def be(words: list[str]) -> NoReturn:

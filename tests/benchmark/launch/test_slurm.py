@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 
 import pytest
 from checkout import PATIENCE, alive, hear_interrupts, wait_for
@@ -42,6 +43,26 @@ def status(checkout, slurm) -> str:
 def work(checkout, slurm, **fake):
     checkout.write_code()
     slurm.work(checkout.environment(**fake) | slurm.variables)
+
+
+def has_pending(slurm) -> bool:
+    """Return True if a job has not run yet; the book and the calls of sbatch are written before."""
+    return any(job["tasks"] for job in slurm.jobs())
+
+
+@contextmanager
+def launcher(checkout, slurm, folder, *words, **more):
+    """Start a launcher whose messages go to the file `told`, and wait until it waits for 2 runs."""
+    told = folder / "told"
+    with open(told, "w") as file:
+        process = checkout.start(*words, stderr=file, **slurm.variables, **more)
+    with process:
+        try:
+            said = "In the queue: 2 PENDING (Priority)\n"
+            wait_for(lambda: said in told.read_text() or process.poll() is not None)
+            yield process
+        finally:
+            process.kill()
 
 
 def test_jobs_are_submitted_once_and_give_the_table_of_local_runs(checkout, slurm):
@@ -100,21 +121,18 @@ def test_a_test_of_a_queued_training_is_submitted_on_a_later_call(checkout, slur
 
 
 @pytest.mark.slow
-def test_a_test_of_a_queued_training_is_waited_for(checkout, slurm):
+def test_a_test_of_a_queued_training_is_waited_for(checkout, slurm, tmp_path):
     words = ("--source", "emoji", "--trainers", "CoOp", "--seeds", "1", SLURM)
     checkout.protocol("cross_dataset", "emoji_food", *words, **slurm.variables)
     sets = ("emoji_food", "emoji_animals", "--wait")
-    process = checkout.start(*sets, *words, command="cross_dataset", **slurm.variables)
-    try:
-        time.sleep(1)  # it waits for the training
+    with launcher(checkout, slurm, tmp_path, *sets, *words, command="cross_dataset") as process:
         work(checkout, slurm)
-        wait_for(lambda: len(slurm.calls()) == 2)
-        wait_for(lambda: len(read_book(checkout.output)) == 3)
+        wait_for(lambda: has_pending(slurm) or process.poll() is not None)
         work(checkout, slurm)
-        _, stderr = process.communicate(timeout=PATIENCE)
-    finally:
-        process.kill()
-    assert process.returncode == 0 and "[3/3] CoOp on emoji_animals from emoji" in stderr
+        process.communicate(timeout=PATIENCE)
+    told = (tmp_path / "told").read_text()
+    assert "[3/3] CoOp on emoji_animals from emoji" in told and process.returncode == 0, told
+    assert len(slurm.calls()) == 2
 
 
 def test_a_damaged_book_is_one_sentence(checkout, slurm):
@@ -156,18 +174,13 @@ def test_five_hundred_runs_are_few_calls(checkout, slurm):
 
 
 @pytest.mark.slow
-def test_waiting_ends_in_the_table_and_a_failed_run_in_code_1(checkout, slurm):
+def test_waiting_ends_in_the_table_and_a_failed_run_in_code_1(checkout, slurm, tmp_path):
     fake = {"CoOp/1/new": "crash"}
-    process = checkout.start(*ONE, SLURM, "--wait", **slurm.variables)
-    try:
-        wait_for(lambda: slurm.jobs())
+    with launcher(checkout, slurm, tmp_path, *ONE, SLURM, "--wait") as process:
         work(checkout, slurm, **fake)
-        stdout, stderr = process.communicate(timeout=PATIENCE)
-    finally:
-        process.kill()
-    assert process.returncode == 1
-    assert "In the queue: 2 PENDING (Priority)\n" in stderr
-    assert "[1/2] CoOp on emoji, seed 1, base: 51.00%" in stderr
+        stdout, _ = process.communicate(timeout=PATIENCE)
+    told = (tmp_path / "told").read_text()
+    assert "[1/2] CoOp on emoji, seed 1, base: 51.00%" in told and process.returncode == 1, told
     assert "- CoOp, new: failed: RuntimeError: Sizes do not match: [seed 1]" in stdout
 
 
