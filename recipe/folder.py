@@ -1,12 +1,11 @@
 """Reserves the output folder for one run at a time."""
 
-import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from trainers.prompting.errors import UserError
-from trainers.prompting.storage.files import CALL, hold_lock, remove_halves
+from trainers.prompting.storage.files import CALL, hold_lock, name_full_disk, remove_halves
 
 # Seconds to wait for the lock: data loading workers of a killed run hold it until they notice.
 PATIENCE = 10
@@ -33,10 +32,6 @@ def output_folder(folder: Path) -> Iterator[None]:
                 f"The output folder '{folder}' is being written by another run: wait until "
                 "it has ended, or choose another --output-dir"
             )
-        try:
+        with name_full_disk(folder):
             remove_halves(folder)
             yield
-        except OSError as error:  # a full disk names no file
-            if error.errno and not error.filename:
-                error.filename = os.fspath(folder)
-            raise

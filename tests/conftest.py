@@ -4,6 +4,7 @@ import io
 import os
 import pickle
 import signal
+import subprocess
 import sys
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # what is tested is too small to be divided
@@ -99,6 +100,23 @@ def deadline():
     yield
     signal.alarm(0)
     signal.signal(signal.SIGALRM, before)
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """Return a function that gives a folder on a separate small disk with so many KiB left."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", disk]
+    if os.name != "posix" or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("mounting a small disk needs Linux and its root")
+
+    def with_room(kib):
+        (disk / "ballast").write_bytes(bytes((256 - kib) << 10))
+        return disk
+
+    yield with_room
+    subprocess.run(["umount", "--lazy", disk], check=True)  # the log is still open
 
 
 def copies_of(model):

@@ -283,6 +283,21 @@ def test_features_that_cannot_be_written_are_one_sentence(advised, tmp_path, cap
     assert "emoji.safetensors' cannot be written or read (Is a d" in capsys.readouterr().err
 
 
+def test_a_full_disk_is_one_sentence_and_the_next_call_goes_on(advised, small_disk, capsys):
+    root, _ = advised
+    disk = small_disk(44)  # KiB: enough for the features, not for the checkpoint
+    words = ["advise", str(root), "--output", str(disk / "out"), *ADVISE]
+    assert main(words) == 1
+    assert capsys.readouterr().err == (
+        f"promptedclip advise: '{disk / 'out'}' cannot be written or read (No space left on "
+        "device): free some disk space, then rerun\n"
+    )
+    assert not [*disk.rglob("*.tmp")] and not (disk / "out" / "results.json").exists()
+    (disk / "ballast").unlink()
+    assert main(words) == 0
+    assert " images in about " not in capsys.readouterr().out  # their features are kept
+
+
 def test_other_classes_need_only_their_text(advised, tmp_path):
     shutil.copytree(advised[1] / "features", tmp_path / "features")
     known = sources.read_collection(advised[0])

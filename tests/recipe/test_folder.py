@@ -1,7 +1,6 @@
 """The output folder: one run at a time, no partial files, clear errors of the file system."""
 
 import errno
-import os
 import subprocess
 import sys
 
@@ -98,23 +97,6 @@ def test_results_of_an_earlier_run_do_not_outlive_the_start_of_another(tmp_path,
     with pytest.raises(ZeroDivisionError):
         run(tmp_path, "CoOp", out, 1)
     assert not (out / "results.json").exists()
-
-
-@pytest.fixture
-def small_disk(tmp_path):
-    """Return a function that gives a folder on a separate small disk with so many KiB left."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", disk]
-    if os.name != "posix" or subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip("mounting a small disk needs Linux and its root")
-
-    def with_room(kib):
-        (disk / "ballast").write_bytes(bytes((256 - kib) << 10))
-        return disk
-
-    yield with_room
-    subprocess.run(["umount", "--lazy", disk], check=True)  # the log is still open
 
 
 # KiB left, so that the disk is full in the log, the curves, a checkpoint or the results.

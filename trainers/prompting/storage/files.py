@@ -106,6 +106,17 @@ def damaged_part(path: str | os.PathLike) -> str | None:
 
 
 @contextlib.contextmanager
+def name_full_disk(folder: Path) -> Iterator[None]:
+    """Give errors of the system in this block that name no file, as of a full disk, the folder."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno and not error.filename:
+            error.filename = os.fspath(folder)
+        raise
+
+
+@contextlib.contextmanager
 def hold_lock(path: str | os.PathLike, patience: float = 0) -> Iterator[bool]:
     """Hold a lock file during a block, or report that another process holds it.
 

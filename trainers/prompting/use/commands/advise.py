@@ -15,7 +15,7 @@ from typing import Any
 
 from ...errors import UserError, need, printable
 from ...images.tables import relative_to, write_table
-from ...storage.files import CALL, hold_lock, read_json, remove_halves, write_whole
+from ...storage.files import CALL, hold_lock, name_full_disk, read_json, remove_halves, write_whole
 from .arguments import Parser, add_device, from_one
 from .predict import read_names
 
@@ -75,7 +75,7 @@ def main(argv: list[str], prog: str) -> int:
         f"'{args.output}' is not an output of advise, whose {CALL} it lacks: give another --output",
     )
     streams = sys.stdout, sys.stderr
-    with hold_lock(args.output / ".lock") as free:
+    with hold_lock(args.output / ".lock") as free, name_full_disk(args.output):
         need(free, f"'{args.output}' is being written by another call: wait, or give --output")
         with suppress(UserError):  # there is none
             args.least = read_json(args.output / CALL, "").get("at_least")
