@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from checkout import REPOSITORY
+from checkout import REPOSITORY, hear_interrupts
 from dassl.data.datasets import DATASET_REGISTRY
 from own_images import registered
 from paths import ROOT
@@ -273,7 +273,7 @@ def test_from_made_data_to_a_report_with_two_kills(tmp_path):
             open(console, "a") as file,
             subprocess.Popen(
                 words, cwd=tmp_path, env=os.environ | asked, stdout=file, stderr=file,
-                start_new_session=True,
+                start_new_session=True, preexec_fn=hear_interrupts,
             ) as script,
         ):  # fmt: skip
             while end and script.poll() is None and len(records(output)) < after:
