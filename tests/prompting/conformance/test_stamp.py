@@ -18,6 +18,7 @@ import train
 from trainers.prompting.building.config import add_nodes
 from trainers.prompting.conformance import stamp
 from trainers.prompting.conformance.checks import QUICK
+from trainers.prompting.conformance.data_sets import PRINT_SET, other_seed, run_python
 from trainers.prompting.plugins import load_plugins
 
 CODE = """
@@ -197,6 +198,13 @@ def test_the_split_of_a_data_set(tmp_path, checked, capsys, name):
     assert code == (2 if said else 0)
     if said:
         assert said in capsys.readouterr().err.strip().splitlines()[-1]
+
+
+def test_a_set_of_two_names_has_the_other_order_in_the_other_process():
+    for letter in "abcdefgh":  # of any other seed, half of them would have the same
+        pair = [f"class {letter}", "land"]
+        other = run_python(other_seed(pair), ["-S", "-c", PRINT_SET, *pair]).stdout.strip()
+        assert other in {str(pair), str(pair[::-1])} - {str([*set(pair)])}, (other, pair)
 
 
 ALONE = """

@@ -7,7 +7,7 @@ import hashlib
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import redirect_stdout
 from typing import Any
 
@@ -17,7 +17,7 @@ from yacs.config import CfgNode
 from ..errors import need
 from ..plugins import load_plugins
 
-SEEDS = "1", "2"  # of the order of sets of texts; a process of 1 is compared with one of 2
+PRINT_SET = "import sys; print(ascii([*set(sys.argv[1:])]))"
 
 
 def check_split(cfg: CfgNode) -> str:
@@ -26,17 +26,15 @@ def check_split(cfg: CfgNode) -> str:
     Finds classes that are numbered in the order of a set. Returns a word for the stamp.
     """
     name = cfg.DATASET.NAME
-    words = [name, cfg.DATASET.ROOT, *cfg.TRAINER.PLUGINS]
-    other = SEEDS[os.environ.get("PYTHONHASHSEED") == SEEDS[0]]
+    parts = look(name, cfg.DATASET.ROOT)
+    seed = other_seed(item.classname for part in parts for item in part)
     path = os.pathsep.join(filter(None, sys.path))
-    done = subprocess.run(
-        [sys.executable, "-m", __name__, *words], capture_output=True, text=True, check=False,
-        env={**os.environ, "PYTHONHASHSEED": other, "PYTHONPATH": path},
-    )  # fmt: skip
+    words = [name, cfg.DATASET.ROOT, *cfg.TRAINER.PLUGINS]
+    done = run_python(seed, ["-m", __name__, *words], PYTHONPATH=path)
     if done.returncode:
         return "not read"  # the run's own error says more
     need(
-        done.stdout.split()[-1] == split_hash(DATASET_REGISTRY.get(name), cfg.DATASET.ROOT),
+        done.stdout.split()[-1] == split_hash(parts),
         f"{name} divides its images or numbers its classes otherwise in another process, so that "
         "runs cannot be compared: sort what comes from a set, a folder or a dict of such, and draw "
         "from random.Random(0)",
@@ -44,10 +42,35 @@ def check_split(cfg: CfgNode) -> str:
     return "alike"
 
 
-def split_hash(kind: Any, root: str) -> str:
-    """Return a hash of the images of a data set, with their parts, labels and class names."""
+def other_seed(names: Iterable[str]) -> int:
+    """Return a PYTHONHASHSEED under which a set of these names has another order than here.
+
+    With any other seed, a set of two names would have the same order every second time.
+    """
+    few = sorted({*map(str, names)})[:100]  # a command line holds no more than it needs
+    for seed in range(1, 21):  # a set of one name has one order
+        if run_python(seed, ["-S", "-c", PRINT_SET, *few]).stdout.strip() != ascii([*set(few)]):
+            break
+    return seed
+
+
+def run_python(seed: int, words: Sequence[str], **more: str) -> subprocess.CompletedProcess[str]:
+    """Run Python with a seed for the hashes of texts and, beside the environment, more of it."""
+    return subprocess.run(
+        [sys.executable, *words], capture_output=True, text=True, check=False,
+        env={**os.environ, "PYTHONHASHSEED": str(seed), **more},
+    )  # fmt: skip
+
+
+def look(name: str, root: str) -> Sequence[Sequence[Any]]:
+    """Return the three lists of images of a data set."""
     with redirect_stdout(sys.stderr):
-        _, parts = kind.look(root)
+        _, parts = DATASET_REGISTRY.get(name).look(root)
+    return parts
+
+
+def split_hash(parts: Sequence[Sequence[Any]]) -> str:
+    """Return a hash of images, with their parts, labels and class names."""
     lines = [
         f"{number}\0{item.impath}\0{item.label}\0{item.classname}"
         for number, part in enumerate(parts)
@@ -60,7 +83,7 @@ def main(argv: Sequence[str]) -> None:
     """Print the hash of the split of a data set."""
     name, root, *plugins = argv
     load_plugins(plugins)
-    print(split_hash(DATASET_REGISTRY.get(name), root))
+    print(split_hash(look(name, root)))
 
 
 if __name__ == "__main__":
