@@ -167,7 +167,8 @@ def program() -> Path:
     root = Path(tempfile.mkdtemp())
     atexit.register(shutil.rmtree, root, ignore_errors=True)
     for folder in ("benchmark", "recipe", "scripts"):
-        shutil.copytree(REPOSITORY / folder, root / folder)
+        half_written = shutil.ignore_patterns("*.pyc.*")  # by another process
+        shutil.copytree(REPOSITORY / folder, root / folder, ignore=half_written)
     plugin = root / "trainers" / "prompting"  # only its light modules
     light = ["__init__.py", "marks.py", "dataset_keys.py", "errors.py", "one_package.py"]
     light += ["record/hashes.py", "record/metrics.py", "record/predictions.py"]

@@ -253,7 +253,8 @@ def files_below(folder):
 def plug_in(folder):
     """Copy the plug-in as docs/checkouts.md says; `write_checkout` wrote the two lines."""
     before = files_below(folder)
-    shutil.copytree(ROOT / "trainers" / "prompting", folder / "trainers" / "prompting")
+    package, half_written = ROOT / "trainers" / "prompting", shutil.ignore_patterns("*.pyc.*")
+    shutil.copytree(package, folder / "trainers" / "prompting", ignore=half_written)
     assert before.items() <= files_below(folder).items()
 
 

@@ -42,7 +42,8 @@ def run(code, cwd, path=(), python=None):
 
 def copy(place, version=__version__):
     """Copy the package to a place, as another version, and return the parent folder."""
-    ignored = shutil.ignore_patterns("*.safetensors")  # not its bytecode, which takes a second
+    # not its bytecode, which takes a second, but what another process is about to rename
+    ignored = shutil.ignore_patterns("*.safetensors", "*.pyc.*")
     shutil.copytree(FOLDER, place, ignore=ignored)
     file = place / "__init__.py"
     file.write_text(file.read_text().replace(f'"{__version__}"', f'"{version}"'))

@@ -10,6 +10,7 @@ from paths import GOLDEN, ROOT
 from trainers.prompting import UserError
 from trainers.prompting.backbones import openai_clip
 
+HALF_WRITTEN = shutil.ignore_patterns("*.pyc.*")  # another process is about to rename it
 CHECK = """
 import sys
 
@@ -56,7 +57,7 @@ def replace(path, *pairs):
 
 def vendored(folder, with_details: bool):
     """Copy OpenAI's package, edited as in CoOp's checkout, or further as in MaPLe's."""
-    shutil.copytree(openai_clip.installed_folder(), folder)
+    shutil.copytree(openai_clip.installed_folder(), folder, ignore=HALF_WRITTEN)
     replace(folder / "__init__.py", ("from .clip import *", "from .clip import *\nEDITED = True"))
     replace(
         folder / "clip.py",
@@ -84,7 +85,8 @@ def vendored(folder, with_details: bool):
 )
 def test_an_edited_clip_is_neither_used_nor_disturbed(tmp_path, before, with_details):
     vendored(tmp_path / "clip", with_details)
-    shutil.copytree(ROOT / "trainers" / "prompting", tmp_path / "mine" / "prompting")
+    package = ROOT / "trainers" / "prompting"
+    shutil.copytree(package, tmp_path / "mine" / "prompting", ignore=HALF_WRITTEN)
     code = CHECK.format(
         before=before,
         weights=str(GOLDEN / "tiny_clip_seed0.safetensors"),

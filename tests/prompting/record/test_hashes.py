@@ -21,8 +21,9 @@ from trainers.prompting.storage.files import set_aside
 def copied(tmp_path, monkeypatch):
     """A copy of the package in the place of the package, and a function that hashes it anew."""
     package = tmp_path / "trainers" / "prompting"
+    # without large files, and bytecode that another process is about to rename
     shutil.copytree(
-        hashes.PACKAGE, package, ignore=lambda _, names: {n for n in names if "safet" in n}
+        hashes.PACKAGE, package, ignore=shutil.ignore_patterns("*.safetensors", "*.pyc.*")
     )
     monkeypatch.setattr(hashes, "PACKAGE", package)
     monkeypatch.setattr(hashes, "package_hash", package_hash.__wrapped__)  # now and here
