@@ -9,7 +9,7 @@ import tempfile
 import time
 
 PROGRAM = next(filter(None, map(shutil.which, ("chromium", "google-chrome", "chrome"))), None)
-PATIENCE = 120  # seconds for what a page does by itself, also on a busy machine
+PATIENCE = 600  # seconds for what a page does by itself, also on a busy machine
 FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run",
          "--hide-scrollbars", "--disable-background-networking", "--remote-debugging-pipe",
          "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1")  # fmt: skip

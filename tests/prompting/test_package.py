@@ -26,6 +26,7 @@ from trainers.prompting.dassl_parts import dassl
 from trainers.prompting.record.hashes import package_hash
 
 FOLDER = ROOT / "trainers" / "prompting"
+PATIENCE = 1200  # seconds for a command, also on a busy machine
 
 
 def run(code, cwd, path=(), python=None):
@@ -36,7 +37,7 @@ def run(code, cwd, path=(), python=None):
         done = run_fresh(code, cwd=cwd, env=env)
     else:
         done = subprocess.run([python, "-c", code], cwd=cwd, env=env,
-                              capture_output=True, text=True, timeout=300)  # fmt: skip
+                              capture_output=True, text=True, timeout=PATIENCE)  # fmt: skip
     return done.stdout if done.returncode == 0 else done.stderr.splitlines()[-1]
 
 
@@ -253,13 +254,13 @@ def installed(tmp_path_factory):
     (sdist,) = folder.glob("promptedclip-*.tar.gz")
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
     subprocess.run([*pip, "wheel", "-q", "--no-deps", "--no-index", "--no-build-isolation",
-                    "--wheel-dir", folder, sdist], check=True, timeout=300)  # fmt: skip
+                    "--wheel-dir", folder, sdist], check=True, timeout=PATIENCE)  # fmt: skip
     (wheel,) = folder.glob("promptedclip-*.whl")
     venv.create(folder / "venv")
     bin_folder = folder / "venv" / ("Scripts" if os.name == "nt" else "bin")
     python = bin_folder / "python"
     subprocess.run([*pip, "--python", python, "install", "-q", "--no-deps", "--no-index", wheel],
-                   check=True, timeout=300)  # fmt: skip
+                   check=True, timeout=PATIENCE)  # fmt: skip
     own = subprocess.run(
         [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"],
         check=True, capture_output=True, text=True,
@@ -297,7 +298,7 @@ def test_the_wheel_is_installed_and_used_outside_of_the_repository(installed):
     def command(*words):
         env = {**os.environ, "PYTHONPATH": "", "OMP_NUM_THREADS": "1"}
         done = subprocess.run([bin_folder / "promptedclip", *map(str, words)], cwd=folder, env=env,
-                              capture_output=True, text=True, timeout=300)  # fmt: skip
+                              capture_output=True, text=True, timeout=PATIENCE)  # fmt: skip
         return done.returncode, done.stdout, done.stderr
 
     assert command("--version")[1] == f"promptedclip {__version__}\n"

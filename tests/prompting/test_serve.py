@@ -431,7 +431,7 @@ def test_images_are_dropped_in_a_browser(run, tab, tmp_path):
     tab.click("#save")
     tab.click("#clear")
     assert tab.run("$('answers').children.length") == 0
-    end = time.monotonic() + 30
+    end = time.monotonic() + browser.PATIENCE
     while not (saved := tmp_path / "down" / "answers.csv").exists() and time.monotonic() < end:
         time.sleep(0.05)
     assert [*csv.reader(io.StringIO(saved.read_text("utf-8-sig")))] == rows
