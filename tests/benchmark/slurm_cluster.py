@@ -111,14 +111,17 @@ class Cluster:
         daemon.kill()
 
     def crash_node(self, pid: int) -> None:
-        """Kill slurmd and the processes it started, from `pid` upwards, as a power cut does."""
+        """Kill slurmd and the processes it started, down to `pid`, as a power cut does."""
         daemon = self._daemons.pop("slurmd")
         daemon.kill()
         daemon.wait()
-        while pid > 1 and b"pytest" not in Path(f"/proc/{pid}/cmdline").read_bytes():
-            parent = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-            os.kill(pid, signal.SIGKILL)
-            pid = parent
+        started = [pid]  # and upwards; all are found before one can react to another's end
+        while not Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"slurmstepd"):
+            pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+            started.append(pid)
+        for pid in reversed(started):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         wait_for(lambda: "down" in self.ask("sinfo", "-h", "-o", "%T"))
 
     def restart_node(self) -> None:
