@@ -9,6 +9,7 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -32,11 +33,15 @@ NAMES = ["annual crop land", "forest", "sea_or_lake"]
 @pytest.fixture(autouse=True, scope="module")
 def loaded():
     """Load the plug-ins for these tests, and remove them at the end."""
-    registered = dict(METHODS)
+    registered, count = dict(METHODS), len(plugins._plugins)
     plugins.load_plugins(EXAMPLES)
     yield
     METHODS.clear()
     METHODS.update(registered)
+    del plugins._plugins[count:]
+    for path in EXAMPLES:  # others load them, too
+        plugins._loaded.discard(path)
+        sys.modules.pop(Path(path).stem, None)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
