@@ -34,12 +34,15 @@ def blocks(language: str) -> list[str]:
 
 @pytest.fixture
 def checkout(tmp_path):
-    """A copy of the repository with the files of the page in the places that it names."""
+    """A copy of the repository with the files of the page in the places that it names.
+
+    Without bytecode that another process is writing.
+    """
     folders = "assets benchmark configs dassl-lite datasets recipe scripts trainers"
     for name in (*folders.split(), "train.py"):
         source = ROOT / name
         if source.is_dir():
-            shutil.copytree(source, tmp_path / name)
+            shutil.copytree(source, tmp_path / name, ignore=shutil.ignore_patterns("*.pyc.*"))
         else:
             shutil.copy(source, tmp_path)
     (tmp_path / "anchored.py").write_text(blocks("python")[0])

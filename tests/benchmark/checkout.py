@@ -28,6 +28,7 @@ from benchmark.protocols import configs
 
 REPOSITORY = Path(__file__).parents[2]
 TRAINERS = ("ZeroshotCLIP", "CoOp", "MaPLe", "ALIGN")
+HALVES = shutil.ignore_patterns("*.pyc.*")  # bytecode that another process is writing
 
 
 class Checkout:
@@ -167,8 +168,7 @@ def program() -> Path:
     root = Path(tempfile.mkdtemp())
     atexit.register(shutil.rmtree, root, ignore_errors=True)
     for folder in ("benchmark", "recipe", "scripts"):
-        half_written = shutil.ignore_patterns("*.pyc.*")  # by another process
-        shutil.copytree(REPOSITORY / folder, root / folder, ignore=half_written)
+        shutil.copytree(REPOSITORY / folder, root / folder, ignore=HALVES)
     plugin = root / "trainers" / "prompting"  # only its light modules
     light = ["__init__.py", "marks.py", "dataset_keys.py", "errors.py", "one_package.py"]
     light += ["record/hashes.py", "record/metrics.py", "record/predictions.py"]
