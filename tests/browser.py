@@ -43,7 +43,9 @@ class Browser:
         os.write(self.to, json.dumps(message).encode() + b"\0")
         while True:
             while b"\0" not in self.rest:
-                self.rest += os.read(self.back, 1 << 20)
+                part = os.read(self.back, 1 << 20)
+                assert part, "the browser has ended"
+                self.rest += part
             one, _, self.rest = self.rest.partition(b"\0")
             reply = json.loads(one)
             if reply.get("id") == self.number:
