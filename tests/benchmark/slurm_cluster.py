@@ -115,13 +115,13 @@ class Cluster:
         daemon = self._daemons.pop("slurmd")
         daemon.kill()
         daemon.wait()
-        started = [pid]  # and upwards; all are found before one can react to another's end
-        while not Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"slurmstepd"):
-            pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-            started.append(pid)
-        for pid in reversed(started):
+        chain = [pid]
+        while not Path(f"/proc/{chain[-1]}/comm").read_text().startswith("slurmstepd"):
+            stat = Path(f"/proc/{chain[-1]}/stat").read_text()
+            chain.append(int(stat.rpartition(")")[2].split()[1]))
+        for each in reversed(chain):  # a launcher that outlives its training would report it
             with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+                os.kill(each, signal.SIGKILL)
         wait_for(lambda: "down" in self.ask("sinfo", "-h", "-o", "%T"))
 
     def restart_node(self) -> None:
@@ -136,11 +136,15 @@ class Cluster:
         return "".join(word for word in words if word.startswith("SlurmdStartTime="))
 
     def stop(self) -> None:
-        self.ask("scancel", "--me")
         with suppress(AssertionError):  # stop the daemons even if a job does not end
-            wait_for(lambda: not self.queued())
+            self.end_jobs()
         for name in reversed(list(self._daemons)):
             self.stop_daemon(name)
+
+    def end_jobs(self) -> None:
+        """Cancel all jobs and wait until they have ended."""
+        self.ask("scancel", "--me")
+        wait_for(lambda: not self.queued())
 
     def ask(self, *words: str) -> str:
         """Run one of Slurm's commands and return what it prints."""

@@ -38,9 +38,10 @@ def cluster(tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
-def code(checkout):
-    """Jobs are separate processes."""
+def code(checkout, cluster):
+    """Jobs are separate processes; the last one of another test may still be ending."""
     checkout.write_code()
+    cluster.end_jobs()
 
 
 def test_jobs_give_the_table_of_local_runs(checkout, cluster):
@@ -105,7 +106,6 @@ def test_refusals_of_slurm_are_quoted(checkout, cluster, options, sentence):
 
 
 def test_a_full_queue_is_reported(checkout, cluster):
-    wait_for(lambda: not cluster.queued())  # the last job of another test is ending
     seeds = " ".join(map(str, range(MOST_JOBS + 10)))
     held = "--slurm=--hold --time=1"
     words = ("--trainers", "CoOp", "--seeds", seeds, held)
