@@ -24,7 +24,7 @@ pytestmark = [
 ]
 
 ONE = ("--trainers", "CoOp", "--seeds", "1")
-SLURM = "--slurm=--time=10 --ntasks=1"
+SLURM = "--slurm=--time=60 --ntasks=1"
 
 
 @pytest.fixture(scope="module")
@@ -137,7 +137,7 @@ class Held(CoOp):
             launcher = multiprocessing.parent_process().pid
             place.with_suffix(".tmp").write_text(f"{job}_{task} {launcher}")
             place.with_suffix(".tmp").rename(place)
-            time.sleep(600)
+            time.sleep(3600)
             raise RuntimeError("this training was not killed")
 """
 
