@@ -20,7 +20,7 @@ from ..records import COMMAND, CONSOLE, FAILED, Outcome
 from .engine import Engine, command
 from .locks import hold
 from .progress import Progress
-from .run_process import Child, write_line
+from .run_process import GRACE, Child, write_line
 from .start import warm_up
 
 TICK = 0.1  # seconds between checks of the children while none ends
@@ -77,6 +77,8 @@ class Local:
                 waiting = self._start_all(waiting, engine, progress)
                 for slot, child in list(self._children.items()):
                     if child.poll():
+                        if child.is_interrupted():
+                            time.sleep(GRACE)  # Slurm or a shutdown may end us next: no failure
                         del self._children[slot]
                         self._end(child, engine, progress)
                         waiting = self._in_turn(waiting, engine)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..protocols.base import Run
 from ..records import COMMAND, CONSOLE, console_lines
-from .start import Process
+from .start import INTERRUPTS, Process
 from .time_left import Advance, Pace
 
 LOSS = re.compile(r"\bloss (-?\d\S*|nan|-?inf)(?: \((\S+)\))?")  # the average is in brackets
@@ -70,6 +70,10 @@ class Child:
             self._signal(signal.SIGKILL)  # a stray data loader would keep writing
         self._read()
         return ended
+
+    def is_interrupted(self) -> bool:
+        """Return True if it has ended by a signal that would interrupt a launcher."""
+        return -(self._process.poll() or 0) in INTERRUPTS
 
     def failure(self) -> str | None:
         """Return why it failed, in one sentence; None if it succeeded."""
