@@ -74,8 +74,9 @@ def unpack(archive, root):
 def remove_leftovers(parent):
     """Remove folders that killed processes began to unpack more than an hour ago."""
     for left in parent.glob(".unpacking-*"):
-        if time.time() - left.stat().st_mtime > 3600:
-            shutil.rmtree(left, ignore_errors=True)
+        with contextlib.suppress(FileNotFoundError):  # its process has renamed it by now
+            if time.time() - left.stat().st_mtime > 3600:
+                shutil.rmtree(left, ignore_errors=True)
 
 
 @DATASET_REGISTRY.register()

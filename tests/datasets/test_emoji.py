@@ -185,6 +185,8 @@ def test_folders_of_killed_processes_are_removed(tmp_path):
     for left in (old, new):
         left.mkdir(parents=True)
     os.utime(old, (0, 0))
+    renamed = new.with_name(".unpacking-renamed")
+    renamed.symlink_to("nowhere")  # listed, and gone when it is looked at
     emoji.unpack(small_archive(tmp_path / "small.zip"), tmp_path)
     assert new.exists() and not old.exists()  # another process may still write the new one
 
