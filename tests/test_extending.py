@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from dassl.data.datasets import DATASET_REGISTRY
-from paths import ROOT
+from paths import HALF_WRITTEN, ROOT
 
 from trainers.prompting import Added, Method, TextEncoder, build_method, load_clip, write_sentences
 from trainers.prompting.building.config import _fill
@@ -34,15 +34,12 @@ def blocks(language: str) -> list[str]:
 
 @pytest.fixture
 def checkout(tmp_path):
-    """A copy of the repository with the files of the page in the places that it names.
-
-    Without bytecode that another process is writing.
-    """
+    """A copy of the repository with the files of the page in the places that it names."""
     folders = "assets benchmark configs dassl-lite datasets recipe scripts trainers"
     for name in (*folders.split(), "train.py"):
         source = ROOT / name
         if source.is_dir():
-            shutil.copytree(source, tmp_path / name, ignore=shutil.ignore_patterns("*.pyc.*"))
+            shutil.copytree(source, tmp_path / name, ignore=shutil.ignore_patterns(HALF_WRITTEN))
         else:
             shutil.copy(source, tmp_path)
     (tmp_path / "anchored.py").write_text(blocks("python")[0])

@@ -18,6 +18,7 @@ from subprocess import CompletedProcess
 from unittest.mock import patch
 
 import fake_train
+from paths import HALF_WRITTEN
 
 from benchmark.__main__ import main
 from benchmark.launch import command as launch_command
@@ -28,7 +29,6 @@ from benchmark.protocols import configs
 
 REPOSITORY = Path(__file__).parents[2]
 TRAINERS = ("ZeroshotCLIP", "CoOp", "MaPLe", "ALIGN")
-HALVES = shutil.ignore_patterns("*.pyc.*")  # bytecode that another process is writing
 
 
 class Checkout:
@@ -168,7 +168,9 @@ def program() -> Path:
     root = Path(tempfile.mkdtemp())
     atexit.register(shutil.rmtree, root, ignore_errors=True)
     for folder in ("benchmark", "recipe", "scripts"):
-        shutil.copytree(REPOSITORY / folder, root / folder, ignore=HALVES)
+        shutil.copytree(
+            REPOSITORY / folder, root / folder, ignore=shutil.ignore_patterns(HALF_WRITTEN)
+        )
     plugin = root / "trainers" / "prompting"  # only its light modules
     light = ["__init__.py", "marks.py", "dataset_keys.py", "errors.py", "one_package.py"]
     light += ["record/hashes.py", "record/metrics.py", "record/predictions.py"]

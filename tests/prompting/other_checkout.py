@@ -6,7 +6,7 @@ import shutil
 import textwrap
 
 from fresh import run_fresh
-from paths import ROOT
+from paths import HALF_WRITTEN, ROOT
 
 # The files of a checkout like CoOp's and MaPLe's: an edited `clip` next to the trainers, whose
 # `load` has no `download_root`, and trainers that import it and each other.
@@ -253,8 +253,8 @@ def files_below(folder):
 def plug_in(folder):
     """Copy the plug-in as docs/checkouts.md says; `write_checkout` wrote the two lines."""
     before = files_below(folder)
-    package, half_written = ROOT / "trainers" / "prompting", shutil.ignore_patterns("*.pyc.*")
-    shutil.copytree(package, folder / "trainers" / "prompting", ignore=half_written)
+    package, ignored = ROOT / "trainers" / "prompting", shutil.ignore_patterns(HALF_WRITTEN)
+    shutil.copytree(package, folder / "trainers" / "prompting", ignore=ignored)
     assert before.items() <= files_below(folder).items()
 
 

@@ -17,7 +17,7 @@ import pytest
 from fresh import run_fresh
 from other_checkout import run_in, write_checkout
 from packaging.utils import canonicalize_name
-from paths import GOLDEN, ROOT
+from paths import GOLDEN, HALF_WRITTEN, ROOT
 from rounds import documented, fill_in
 
 from trainers import prompting
@@ -43,8 +43,8 @@ def run(code, cwd, path=(), python=None):
 
 def copy(place, version=__version__):
     """Copy the package to a place, as another version, and return the parent folder."""
-    # not its bytecode, which takes a second, but what another process is about to rename
-    ignored = shutil.ignore_patterns("*.safetensors", "*.pyc.*")
+    # not the other bytecode, which takes a second
+    ignored = shutil.ignore_patterns("*.safetensors", HALF_WRITTEN)
     shutil.copytree(FOLDER, place, ignore=ignored)
     file = place / "__init__.py"
     file.write_text(file.read_text().replace(f'"{__version__}"', f'"{version}"'))

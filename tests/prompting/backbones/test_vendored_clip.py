@@ -5,12 +5,11 @@ import shutil
 
 import pytest
 from fresh import run_fresh
-from paths import GOLDEN, ROOT
+from paths import GOLDEN, HALF_WRITTEN, ROOT
 
 from trainers.prompting import UserError
 from trainers.prompting.backbones import openai_clip
 
-HALF_WRITTEN = shutil.ignore_patterns("*.pyc.*")  # another process is about to rename it
 CHECK = """
 import sys
 
@@ -57,7 +56,9 @@ def replace(path, *pairs):
 
 def vendored(folder, with_details: bool):
     """Copy OpenAI's package, edited as in CoOp's checkout, or further as in MaPLe's."""
-    shutil.copytree(openai_clip.installed_folder(), folder, ignore=HALF_WRITTEN)
+    shutil.copytree(
+        openai_clip.installed_folder(), folder, ignore=shutil.ignore_patterns(HALF_WRITTEN)
+    )
     replace(folder / "__init__.py", ("from .clip import *", "from .clip import *\nEDITED = True"))
     replace(
         folder / "clip.py",
@@ -86,7 +87,9 @@ def vendored(folder, with_details: bool):
 def test_an_edited_clip_is_neither_used_nor_disturbed(tmp_path, before, with_details):
     vendored(tmp_path / "clip", with_details)
     package = ROOT / "trainers" / "prompting"
-    shutil.copytree(package, tmp_path / "mine" / "prompting", ignore=HALF_WRITTEN)
+    shutil.copytree(
+        package, tmp_path / "mine" / "prompting", ignore=shutil.ignore_patterns(HALF_WRITTEN)
+    )
     code = CHECK.format(
         before=before,
         weights=str(GOLDEN / "tiny_clip_seed0.safetensors"),

@@ -24,7 +24,7 @@ from trainers.prompting.encoders.sentences import (
     shared_length,
 )
 
-repeated = settings(deadline=None, derandomize=True)  # also on a busy machine
+same_examples = settings(deadline=None, derandomize=True)  # also on a busy machine
 NAMES = st.text("abcdefg -().'é", min_size=1, max_size=20).map(str.strip).filter(bool)
 
 
@@ -60,7 +60,7 @@ def test_words_stand_around_the_class_name(tiny_clip, template, whole, behind):
     assert sentence.ids.index(fox) == sentence.eos - 1 - behind
 
 
-@repeated
+@same_examples
 @given(st.lists(NAMES, min_size=1, max_size=4), st.sampled_from(["", "{} in it.", "a {}"]))
 def test_the_longest_common_start_is_shared(tiny_clip, names, end):
     template = "a photo of a " + end
@@ -136,7 +136,7 @@ def sentences_of(prompts, tails):
     ]
 
 
-@repeated
+@same_examples
 @given(PROMPTS, TAILS, st.booleans())
 def test_every_position_is_found(prompts, tails, own):
     sentences = sentences_of(prompts, tails)

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 from fresh import run_fresh
+from paths import HALF_WRITTEN
 
 from recipe.settings import build_cfg
 from trainers.prompting.method import METHODS, find_method
@@ -21,9 +22,8 @@ from trainers.prompting.storage.files import set_aside
 def copied(tmp_path, monkeypatch):
     """A copy of the package in the place of the package, and a function that hashes it anew."""
     package = tmp_path / "trainers" / "prompting"
-    # without large files, and bytecode that another process is about to rename
     shutil.copytree(
-        hashes.PACKAGE, package, ignore=shutil.ignore_patterns("*.safetensors", "*.pyc.*")
+        hashes.PACKAGE, package, ignore=shutil.ignore_patterns("*.safetensors", HALF_WRITTEN)
     )
     monkeypatch.setattr(hashes, "PACKAGE", package)
     monkeypatch.setattr(hashes, "package_hash", package_hash.__wrapped__)  # now and here
