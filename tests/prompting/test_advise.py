@@ -264,7 +264,7 @@ def test_a_killed_call_goes_on(drawings, tmp_path, monkeypatch):
 
     def dying(path):
         tried.append(path)
-        if next(number) == 9:  # once, whatever the other threads do
+        if next(number) == 9:  # once, also between two threads
             raise KeyboardInterrupt
         return read(path)
 

@@ -55,7 +55,7 @@ def other_seed(names: Iterable[str]) -> int:
 
 
 def run_python(seed: int, words: Sequence[str], **more: str) -> subprocess.CompletedProcess[str]:
-    """Run Python with a seed for the hashes of texts and, beside the environment, more of it."""
+    """Run Python with a seed for hashes of texts; `more` are further environment variables."""
     return subprocess.run(
         [sys.executable, *words], capture_output=True, text=True, check=False,
         env={**os.environ, "PYTHONHASHSEED": str(seed), **more},
