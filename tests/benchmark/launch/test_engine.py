@@ -134,7 +134,7 @@ class Scripted:
     """A child that ends after some ticks, of runs that take as long as their method says."""
 
     SECONDS: ClassVar = {"ZeroshotCLIP": 2, "CoOp": 9, "MaPLe": 8, "ALIGN": 33}
-    close = interrupt = kill = failure = lambda self, *words: None
+    close = interrupt = kill = failure = is_interrupted = lambda self, *words: None
     advance = Advance()
 
     def __init__(self, run):
