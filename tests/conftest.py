@@ -92,6 +92,18 @@ def streams():
     sys.stdout, sys.stderr = before
 
 
+@pytest.fixture(autouse=True)
+def threads():
+    """Commands of `measure` set the threads of the process, which change last bits; restore them.
+
+    For models this small, several threads only wait for each other.
+    """
+    before = torch.get_num_threads()
+    yield
+    if torch.get_num_threads() != before:
+        torch.set_num_threads(before)
+
+
 @pytest.fixture
 def deadline():
     """A test that waits for ever, as for what nobody writes into a pipe, fails."""

@@ -3,7 +3,6 @@
 import json
 
 import pytest
-import torch
 
 from benchmark.__main__ import main
 from benchmark.measure import speed, speed_tables
@@ -203,9 +202,7 @@ def test_steps_of_public_code_are_timed_in_turn_with_ours(checkout, tmp_path, mo
         "measure speed --backbone tiny --classes 5 --batch 1 --eval-batch 1 --repeats 2 --threads 1"
     )
     words += f" --trainers CoOp KgCoOp --format markdown --public {checkout} --json {file}"
-    threads = torch.get_num_threads()
     assert main(words.split()) == 0
-    torch.set_num_threads(threads)
     found = json.loads(file.read_text())
     coop, kgcoop = (record["training"]["public"] for record in found["records"])
     tested = found["records"][0]["evaluation"]["public"]

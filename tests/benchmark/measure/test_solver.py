@@ -15,16 +15,8 @@ from trainers.prompting.transport.solver import Sinkhorn
 SMALL = ["measure", "solver", "--classes", "2", "--repeats", "1", "--threads", "1"]
 
 
-@pytest.fixture
-def threads():
-    """Restore the number of threads, which the command sets for its process."""
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.mark.slow
-def test_the_table_shows_what_the_file_has(threads, tmp_path, capsys):
+def test_the_table_shows_what_the_file_has(tmp_path, capsys):
     file = tmp_path / "solver.json"
     assert main([*SMALL, "--format", "markdown", "--json", str(file)]) == 0
     out, err = capsys.readouterr()
@@ -60,7 +52,7 @@ def wrong(change):
 @pytest.mark.parametrize(
     "change", [lambda d: d * 1.001, lambda d: d.roll(1, 0), lambda d: d * float("nan")]
 )
-def test_a_wrong_solver_is_found(threads, monkeypatch, change, capsys):
+def test_a_wrong_solver_is_found(monkeypatch, change, capsys):
     monkeypatch.setattr(solver, "Sinkhorn", wrong(change))
     monkeypatch.setattr(solver, "SHORT", 0)
     monkeypatch.setattr(solver, "shapes", lambda classes: shapes(classes)[-1:])
@@ -69,7 +61,7 @@ def test_a_wrong_solver_is_found(threads, monkeypatch, change, capsys):
     assert f"- {shapes([2])[-1]}: the distances differ" in out
 
 
-def test_the_problems_have_the_shapes_of_align(threads):
+def test_the_problems_have_the_shapes_of_align():
     """Sizes, weights and memory layout are ALIGN's; peaked problems need many more iterations."""
     means = {}
     for shape in shapes([3]):
@@ -92,7 +84,7 @@ def test_the_problems_have_the_shapes_of_align(threads):
 
 
 @pytest.mark.parametrize("lengths", [(8, 8), (4, 12)])
-def test_both_sides_do_the_same_work(threads, lengths, monkeypatch):
+def test_both_sides_do_the_same_work(lengths, monkeypatch):
     """Plans are equal, and gradients equal the plans."""
     problems = Problems(Shape(True, 4, 2, lengths, False), "cpu", 1)
     plans = problems.solve(problems.cost).plan, problems.pot().plan

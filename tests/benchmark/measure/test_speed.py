@@ -56,9 +56,7 @@ def tiny(monkeypatch):
     """Return words for the command on a backbone called `tiny`, with a small matrix product."""
     monkeypatch.setitem(speed.GEOMETRY, "tiny", TINY)
     monkeypatch.setitem(speed.PRODUCT, "cpu", 128)
-    threads = torch.get_num_threads()
-    yield ["measure", "speed", "--backbone", "tiny", *SMALL]
-    torch.set_num_threads(threads)
+    return ["measure", "speed", "--backbone", "tiny", *SMALL]
 
 
 @pytest.fixture(autouse=True, scope="module")
