@@ -34,7 +34,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
     "Methods and CLIPs": {
         "info": ("inspect.methods", commands.COMMANDS["info"]),
         "check-method": ("inspect.check_method", "check a method of your own for mistakes"),
-        "measure": ("measure.command", "measure speed, twin, solver or advice"),
+        "measure": ("measure.command", "measure speed, twin or solver"),
         "emoji": (OF_PLUG_IN, commands.COMMANDS["emoji"]),
     },
 }

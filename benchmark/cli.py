@@ -1,7 +1,7 @@
 """Argument types and helpers that commands share, including those of `trainers.prompting`."""
 
 import argparse
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 
 from trainers.prompting.storage.files import csv_text
 from trainers.prompting.use.commands.arguments import (
@@ -15,7 +15,7 @@ from trainers.prompting.use.commands.arguments import (
 
 __all__ = [
     "Parser", "add_plugin", "command_parser", "csv_text", "each", "files_below", "from_one",
-    "from_zero", "one_of", "seed", "words", "write_output",
+    "from_zero", "seed", "words", "write_output",
 ]  # fmt: skip
 
 
@@ -39,14 +39,3 @@ def seed(text: str) -> int:
     if from_zero(text) >= 2**32:
         raise argparse.ArgumentTypeError(f"{text} is not a seed from 0 to {2**32 - 1}")
     return int(text)
-
-
-def one_of(known: Collection[str]) -> Callable[[str], str]:
-    """Make an argument type: one of the known words."""
-
-    def word(text: str) -> str:
-        if text not in known:
-            raise argparse.ArgumentTypeError(f"'{text}' is not one of {', '.join(known)}")
-        return text
-
-    return word

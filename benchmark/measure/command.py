@@ -13,7 +13,6 @@ MEASURES = {
     "speed": "time, memory and operations of training and evaluation",
     "twin": "whole trainings, compared with those of published code",
     "solver": "the time of the transport solver, and of POT's",
-    "advice": "whether advice is right, on labelled features",
 }
 
 

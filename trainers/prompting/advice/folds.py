@@ -34,7 +34,7 @@ def near_copies(spaces: Sequence[Space], rows: np.ndarray, labels: np.ndarray) -
         labels: theirs, (n,).
     """
     n = len(rows)
-    group = _connect(near_pairs(spaces, rows, rows, labels, labels), n)
+    group = _connect(near_pairs(spaces, rows, labels), n)
     for k in np.unique(labels):
         own = np.flatnonzero(labels == k)
         if len(np.unique(group[own])) == 1:
@@ -43,22 +43,17 @@ def near_copies(spaces: Sequence[Space], rows: np.ndarray, labels: np.ndarray) -
 
 
 def near_pairs(
-    spaces: Sequence[Space],
-    rows: np.ndarray,
-    others: np.ndarray,
-    y: np.ndarray,
-    of: np.ndarray,
-    chunk: int = CHUNK,
+    spaces: Sequence[Space], rows: np.ndarray, y: np.ndarray, chunk: int = CHUNK
 ) -> np.ndarray:
-    """Return pairs (P, 2) of near-copies of one class: rows (n,), others (t,), their labels."""
-    parts, pairs = [], [np.empty((0, 2), int)]
+    """Return pairs (P, 2) of near-copies of one class among rows (n,), given their labels (n,)."""
+    each, pairs = [], [np.empty((0, 2), int)]
     for space in spaces:
         z = F.normalize(space.images.float(), dim=-1)
-        parts.append([F.normalize(z[part] - z.mean(0), dim=-1) for part in (rows, others)])
+        each.append(F.normalize(z[rows] - z.mean(0), dim=-1))
     for start in range(0, len(rows), chunk):
         part = slice(start, start + chunk)
-        cosines = torch.stack([x[part] @ t.T for x, t in parts]).mean(0).numpy()
-        near = np.nonzero((cosines >= NEAR) & (y[part, None] == of))
+        cosines = torch.stack([x[part] @ x.T for x in each]).mean(0).numpy()
+        near = np.nonzero((cosines >= NEAR) & (y[part, None] == y))
         pairs.append(np.stack(near, 1) + (start, 0))
     return np.concatenate(pairs)
 
