@@ -145,15 +145,6 @@ SHEET = {
         ADVISE, 0, "7 images, 5 of them with a label", "Note: 1 labels of 'OUT/labels.csv' are",
     ),
     "half a line": (POOL | OUT | {"OUT/labels.csv": f"{LABELS}x,d"}, ADVISE, 2, "2 cells, not 3"),
-    "labels of 0.5": (
-        POOL | OUT | {"OUT/labelled.csv": "path,label,group\n../IN/unlabelled/6.png,dog,\n"
-                      "../IN/cat/0.png,dog,\nmoved.png,dog,\n"}, ADVISE, 0,
-        "7 images, 5 of them with a label", "picked.json does not say how 1 of the images",
-    ),
-    "labels of 0.5, read once": (
-        POOL | OUT | {"OUT/labelled.csv": "path,label,group\n../IN/unlabelled/6.png,dog,\n",
-                      "OUT/labels.csv": LABELS}, ADVISE, 0, "7 images, 4 of them with a label",
-    ),
     # ---------------------------------------------------- files of images
     "HEIC alone": (TWO | {"IN/cow/a.HEIC": "x"}, ADVISE, 2, "convert such as 'a.HEIC' to JPEG"),
     "HEIC beside": (TWO | {"IN/dog/a.HEIC": "x"}, ADVISE, 0, "convert to JPEG): a.HEIC"),

@@ -14,7 +14,6 @@ from typing import Any
 import pandas as pd
 
 from trainers.prompting.dataset_keys import CHANGES
-from trainers.prompting.marks import renew
 
 from ..protocols import PROTOCOLS
 from ..protocols.base import learns_nothing
@@ -176,7 +175,7 @@ def _facts(outcome: Outcome) -> dict:
         "seeded": bool(result.get("seeded")),
         "untrained": None if params is None else params == 0, "changes": always_named(outcome),
         "start": earlier_text(outcome, "start"),
-        "beyond": renew(result.get("beyond") or [], run.trainer),
+        "beyond": result.get("beyond") or [],
         "edited": other_code(result),
         "least": (result.get("training_images") or {}).get("least"),
         **costs(result),

@@ -34,7 +34,7 @@ from statistics import fmean
 from typing import NamedTuple
 
 from trainers.prompting.errors import UserError, need
-from trainers.prompting.marks import BEYOND, renew
+from trainers.prompting.marks import BEYOND
 
 from ..protocols.base import Protocol
 from ..protocols.configs import GROUPS
@@ -146,7 +146,7 @@ def _read(line: dict, protocol: Protocol) -> tuple[Key, Published]:
     key = Key(TRAINERS.get(line["method"], line["method"]), line["dataset"], int(shots))
     values = {name: _accuracy(name, line[name]) for name in columns}
     misprint = (protocol.name, *key) in MISPRINTS
-    return key, Published(values, renew(marks, key.trainer), line["source"], misprint)
+    return key, Published(values, marks, line["source"], misprint)
 
 
 def _accuracy(name: str, text: str) -> float:

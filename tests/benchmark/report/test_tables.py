@@ -25,7 +25,7 @@ from outcomes import (
 
 from benchmark.protocols import BASE2NEW, CROSS_DATASET, DOMAIN_GENERALIZATION, FEW_SHOT
 from benchmark.records import COSTS, Cost, flaw
-from benchmark.report import plots, published
+from benchmark.report import plots
 from benchmark.report.frame import frame
 from benchmark.report.latex import as_latex
 from benchmark.report.render import as_csv, as_markdown, as_text, record, render
@@ -273,28 +273,11 @@ def test_marks_are_in_the_legends_of_plots(marked):
     assert axis.get_title() == "MMRL (llm): DTD"
 
 
-@pytest.mark.parametrize(
-    "trainer, mark, meaning",
-    [
-        ("TPT", "one test image", "adapts to each test image by itself"),
-        ("TDA", "test stream", "adapts to the test images before each one"),
-        ("TransCLIP", "whole test set", "classifies all test images together"),
-        ("Theirs", "test images", "adapts to the images that it is tested on"),
-    ],
-)
-def test_an_older_mark_is_shown_as_that_of_its_method(trainer, mark, meaning):
-    table = only_table(few_shot(trainer, 1, (50,), beyond=["test images", "llm"]))
-    assert f"{trainer} (llm, {mark})" in as_text(table) and f"{mark}: {meaning}." in as_text(table)
-    line = {"method": trainer, "dataset": "dtd", "accuracy": "50", "kind": "test images+llm",
-            "source": "a paper"}  # fmt: skip
-    assert published._read(line, FEW_SHOT)[1].kinds == [mark, "llm"]
-
-
 @pytest.mark.parametrize("marks", [["magic"], "llm", 7, [["llm"]]])
 def test_a_record_with_unknown_marks_is_refused(marks):
     why = flaw({"accuracy": 50.0, "beyond": marks})
     kinds = (
         "llm, sentences, unlabelled, validation, per data set, teacher, equal teacher, one test "
-        "image, test stream, whole test set, test images"
+        "image, test stream, whole test set"
     )
     assert why.startswith("holds beyond") and why.endswith(f"a list of {kinds}")

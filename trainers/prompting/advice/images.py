@@ -41,7 +41,6 @@ from .statement import UNKNOWN
 
 # In the output: labels by hand, images to label, and how they were picked.
 LABELS, NEXT, PICKED = "labels.csv", "next.csv", "picked.json"
-EARLIER = "labelled.csv"  # of version 0.5, with labels by hand among others
 PICK = re.compile("(clusters|margin) [0-9]+")
 PER_IMAGE = ("paths", "groups", "digests", "picked")  # lists of a collection
 THREADS = 8
@@ -211,9 +210,6 @@ def read_labels(collection: Collection, output: Path) -> Collection:
     asked = [with_digest(x) for x in read_answers(output / NEXT)]
     found = [(output / LABELS, x) for x in kept.values() if x.label]
     found += [(output / NEXT, x) for x in asked if x.label]
-    if not (output / LABELS).exists():
-        old = [x for x in map(with_digest, read_answers(output / EARLIER)) if x.digest in rows]
-        found += [(output / EARLIER, x) for x in old if collection.labels[rows[x.digest][0]] < 0]
     by_hand: dict[str, tuple[str, str]] = {}  # digest -> label and where it stands
     for table, x in found:
         where = f"'{table}', line {x.line}: "
