@@ -3,7 +3,6 @@
 The next kind of input costs a line.
 """
 
-import hashlib
 import io
 import shlex
 
@@ -31,7 +30,6 @@ def image(mode="RGB", form="PNG", seed=0, frames=1):
 
 
 SIX = image(seed=6)  # of which there are copies
-DIGEST = hashlib.sha256(SIX).hexdigest()
 ODD = {  # what a file holds; other texts are written as they are, numbers are images
     "16 bits": image("I;16"),
     "frames": image(form="GIF", frames=2),
@@ -43,7 +41,7 @@ ODD = {  # what a file holds; other texts are written as they are, numbers are i
 TWO = {"IN/cat/0.png": 0, "IN/cat/1.png": 1, "IN/dog/2.png": 2, "IN/dog/3.png": 3}
 POOL = TWO | {"IN/unlabelled/4.png": 4, "IN/unlabelled/5.png": 5, "IN/unlabelled/6.png": "SIX"}
 OUT = {"OUT/call.json": "{}"}  # marks an output of advise
-NEXT, LABELS = "path,label\n", "path,label,digest\n"
+HEAD = "path,label\n"
 ADVISE = "advise IN --output OUT --backbones emoji"
 PREDICT = "predict --model-dir RUN"
 SHEET = {
@@ -65,7 +63,7 @@ SHEET = {
     "valid": ({"IN/train/cat/0.png": 0, "IN/valid/cat/1.png": 1}, ADVISE, 2, "from val/: rename"),
     "unlabelled in a part": (
         {f"IN/train/{k[3:]}": x for k, x in POOL.items()}, ADVISE, 0,
-        "7 images, 4 of them with a label, of 2 classes",
+        "IN/train/unlabelled' is left out", "4 images of 2 classes",
     ),
     "deeper": (TWO | {"IN/cow/2019/4.png": 4}, ADVISE, 2, "IN/cow' has no images: fill or remove"),
     "numbers": ({f"IN/00{k[3:]}".replace("00", "000.", 1): x for k, x in TWO.items()}, ADVISE, 0,
@@ -76,7 +74,7 @@ SHEET = {
     "several": (TWO | {"IN/several/4.png": 4}, ADVISE, 2, "names the class 'several', an answer"),
     "none of these": (TWO | {"names": "none of these"}, f"{ADVISE} --classnames names", 2,
                       "--classnames names the class 'none of these', an answer of predict"),
-    "a class in a table": ({"IN/0.png": 0, "t.csv": NEXT + "IN/0.png,several"},
+    "a class in a table": ({"IN/0.png": 0, "t.csv": HEAD + "IN/0.png,several"},
                            "advise t.csv --output OUT --backbones emoji", 2, "'several' is an ans"),
     "escape": (TWO | {"IN/a\x1b[2J/4.png": 4}, ADVISE, 2, "cannot be printed: rename it"),
     "a group that is the class": (
@@ -99,60 +97,17 @@ SHEET = {
         TWO | {"OUT/call.json": "{", "OUT/predictions.npz": "x", "OUT/results.json": "x"},
         ADVISE, 0, "Take ",
     ),
-    # ---------------------------------------------------- labels by hand
-    "another than a folder": (
-        POOL | OUT | {"OUT/next.csv": NEXT + "../IN/cat/0.png,dog"}, ADVISE, 2,
-        "cat/0.png' is 'dog', but by '/", "cat/0.png' the same image is 'cat': correct one",
-    ),
-    "copies": (
-        POOL | OUT | {"IN/unlabelled/7.png": "SIX", "OUT/next.csv": NEXT
-                      + "../IN/unlabelled/6.png,dog\n../IN/unlabelled/7.png,cat"}, ADVISE, 2,
-        "line 3: ", "7.png' is 'cat', but by 'OUT/next.csv', line 2 the same image is 'dog'",
-    ),
-    "an earlier label": (
-        POOL | OUT | {"OUT/labels.csv": f"{LABELS}gone.png,dog,{DIGEST}\n",
-                      "OUT/next.csv": NEXT + "../IN/unlabelled/6.png,cat"}, ADVISE, 2,
-        "next.csv', line 2: ", "is 'cat', but by 'OUT/labels.csv', line 2 the same image is 'dog'",
-    ),
-    "the same label": (
-        POOL | OUT | {"OUT/labels.csv": f"{LABELS}gone.png,dog,{DIGEST}\n",
-                      "OUT/next.csv": NEXT + "../IN/unlabelled/6.png,dog"}, ADVISE, 0,
-        "7 images, 5 of them with a label",
-    ),
-    "a copy in a folder": (
-        POOL | OUT | {"IN/cat/7.png": "SIX", "OUT/next.csv": NEXT + "../IN/unlabelled/6.png,dog"},
-        ADVISE, 2, "6.png' is 'dog', but by '/", "cat/7.png' the same image is 'cat'",
-    ),
-    "the last line counts": (
-        POOL | OUT | {"OUT/labels.csv": f"{LABELS}x,dog,{DIGEST}\nx,,{DIGEST}"}, ADVISE, 0,
-        "7 images, 4 of them with a label",
-    ),
-    "no such class": (POOL | OUT | {"OUT/next.csv": NEXT + "../IN/unlabelled/4.png,cow"}, ADVISE,
-                      2, "line 2: there is no class 'cow': correct it, or name it with --class"),
-    "no class": (POOL | OUT | {"OUT/next.csv": NEXT + "../IN/unlabelled/4.png,none of these"},
-                 ADVISE, 0, "1 images are none of these, and are left out", "6 images, 4 of"),
-    "an image elsewhere": (
-        POOL | OUT | {"x.png": 9, "OUT/next.csv": NEXT + "../x.png,cat"}, ADVISE, 2,
-        "x.png' is not in '", "IN': put it there, or correct the path",
-    ),
-    "a label of an image that is gone": (
-        POOL | OUT | {"OUT/labels.csv": f"{LABELS}x,dog,{'0' * 64}\n"}, ADVISE, 0,
-        "Note: 1 labels of 'OUT/labels.csv' are of images not in '",
-    ),
-    "a digest": (POOL | OUT | {"OUT/labels.csv": f"{LABELS}x,dog,?\n"}, ADVISE, 2, "no digest '?'"),
-    "labels by path": (
-        POOL | OUT | {"OUT/labels.csv": NEXT + "../IN/unlabelled/6.png,dog\ngone.png,dog\n"},
-        ADVISE, 0, "7 images, 5 of them with a label", "Note: 1 labels of 'OUT/labels.csv' are",
-    ),
-    "half a line": (POOL | OUT | {"OUT/labels.csv": f"{LABELS}x,d"}, ADVISE, 2, "2 cells, not 3"),
     # ---------------------------------------------------- files of images
     "HEIC alone": (TWO | {"IN/cow/a.HEIC": "x"}, ADVISE, 2, "convert such as 'a.HEIC' to JPEG"),
     "HEIC beside": (TWO | {"IN/dog/a.HEIC": "x"}, ADVISE, 0, "convert to JPEG): a.HEIC"),
-    "HEIC unlabelled": (POOL | {"IN/unlabelled/a.heic": "x"}, ADVISE, 0, "to JPEG): a.heic"),
-    "text unlabelled": (POOL | {"IN/unlabelled/a.txt": "x"}, ADVISE, 0, "like those of images: a"),
+    "unlabelled": (POOL, ADVISE, 0, "IN/unlabelled' is left out", "4 images of 2 classes"),
+    "no label in a table": (
+        TWO | {"t.csv": HEAD + "IN/cat/0.png,cat\nIN/dog/2.png,"},
+        "advise t.csv --output OUT --backbones emoji", 2, "line 3: '", "dog/2.png' has no label",
+    ),
     "16 bits": (TWO | {"IN/dog/a.png": "16 bits"}, ADVISE, 1, "dog/a.png: it has 16 bits"),
     "frames": (TWO | {"IN/dog/a.png": "frames"}, ADVISE, 1, "dog/a.png: it has 2 frames: give one"),
-    "CMYK": (TWO | {"IN/dog/a.jpg": "CMYK"}, ADVISE, 0, "5 images, 5 of them with a label"),
+    "CMYK": (TWO | {"IN/dog/a.jpg": "CMYK"}, ADVISE, 0, "5 images of 2 classes"),
     "predict: HEIC": ({"p/a.HEIC": "x"}, f"{PREDICT} p", 1, "a.HEIC': it is HEIC: convert it to J"),
     "predict: 16 bits": ({"p/a.png": "16 bits"}, f"{PREDICT} p", 1, "a.png': it has 16 bits: con"),
     "predict: frames": ({"p/a.gif": "frames"}, f"{PREDICT} p", 1, "a.gif': it has 2 frames: give"),

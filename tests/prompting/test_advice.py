@@ -277,8 +277,6 @@ def test_many_classes():
     labels = np.where(np.arange(3000) < 400, y, -1)
     choice = choices.choose([space], labels)
     assert choice.parts == 2 and choice.best.right > 100
-    rows, how = about.pick_next(space, labels, 3, "GDA")
-    assert len(set(rows)) == 3 and rows.min() >= 400 and how == "clusters 1"
 
 
 # ---------------------------------------------------------------------- the statement
@@ -340,29 +338,21 @@ def test_what_is_said_of_labels_that_look_wrong():
 
 
 @pytest.mark.parametrize(
-    "each, picked, said, unsaid",
+    "each, said, unsaid",
     [
-        (1, "", "Fewer than two labels a class say nothing about accuracy: zero-shot is right on "
+        (1, "Fewer than two labels a class say nothing about accuracy: zero-shot is right on "
          "130 of 152.", "about"),
-        (3, "", "of them: at least 91%, on photographs", "about 97"),
-        (8, "clusters 2", "before round 3", "at least"),
-        (8, "clusters 3", "about 97%, at least 91%", "before"),
-        (8, "margin 5", "of them: at least 91%", "about 97"),
+        (3, "of them: at least 91%, on photographs", "about 97"),
+        (8, "about 97%, at least 91%", "Fewer"),
     ],
 )  # fmt: skip
-def test_what_is_not_said(each, picked, said, unsaid):
+def test_what_is_not_said(each, said, unsaid):
     curve = statements.Curve((38, 76, 122), (0.7, 0.94, 0.95))
-    statement = Statement(answers(147, 152, each=each), curve, picked=["", picked] * 76)
+    statement = Statement(answers(147, 152, each=each), curve)
     lines = " ".join(statement.sentences())
     assert said in lines and unsaid not in lines.replace("about half", "").replace("about acc", "")
     seen = "With 50% of these labels it was right on 94%, with 80% on 95%."
-    assert (seen in lines) == (picked == "clusters 3")
-
-
-@pytest.mark.parametrize("text", ["yes", "clusters", "margin x", "margin -1", "1"])
-def test_picks_that_nobody_wrote(text):
-    with pytest.raises(UserError, match=f"`picked` has '{text}'"):
-        Statement(answers(147, 152), picked=[text] * 152).sentences()
+    assert (seen in lines) == (each == 8)
 
 
 def test_the_curve_is_measured_on_parts_of_the_labels():
@@ -526,38 +516,6 @@ def test_confusions_are_sorted_by_frequency():
     own = np.array([0, 0, 0, 0, 1, 2, 2, 2])
     pairs = [(a, b, rows.tolist()) for a, b, rows in about.confusions(of(np.eye(3)[said], own))]
     assert pairs == [(0, 1, [1, 2]), (2, 0, [5, 6]), (0, 2, [3]), (1, 2, [4])]
-
-
-def test_the_next_labels_from_none_to_many():
-    space, y = clusters(noise=0.4, text_noise=0.1, each=12)
-    labels, picked = np.full(48, -1), [""] * 48
-    for turn in (1, 2, 3, 4):  # one of each class in every round
-        rows, how = about.pick_next(space, labels, K, picked=picked)
-        assert sorted(y[rows]) == list(range(K)) and (labels[rows] < 0).all()
-        assert how == f"clusters {turn}"
-        labels[rows] = y[rows]
-        for row in rows:
-            picked[row] = how
-    rows, how = about.pick_next(space, labels, 5, "GDA", picked)
-    known = labels >= 0
-    logits = np.sort(space.logits("GDA", known, y[known], slice(None)), axis=1)
-    margin = np.where(known, np.inf, logits[:, -1] - logits[:, -2])
-    assert how == "margin 5" and np.array_equal(rows, margin.argsort(kind="stable")[:5])
-    assert len(about.pick_next(space, labels, 500, "GDA")[0]) == 32
-    one, other = (about.pick_next(space, labels, 5, "GDA", picked, ALPHA=x)[0] for x in (1.0, 0.01))
-    assert np.array_equal(one, rows) and not np.array_equal(other, rows)
-    asked = about.pick_next(space, np.full(48, -1), 1, picked=["clusters 1"] * 48)
-    assert asked[1] == "clusters 1"  # again, without a label since
-    assert not len(about.pick_next(space, y, 5, "GDA")[0])
-
-
-def test_the_typical_image_of_the_largest_cluster_without_a_label():
-    x = np.r_[np.zeros((3, 1)), np.full((5, 1), 9.0), np.full((4, 1), 20.0)]
-    x[:, 0] += np.linspace(-0.5, 0.5, 12)
-    known = np.zeros(12, bool)
-    assert about._typical(x[:8], known[:8]) == 3  # one cluster: nearest its centre
-    known[[0, 4]] = True
-    assert about._typical(x, known) in (9, 10)  # the third
 
 
 def test_zero_shot_logits_are_scaled_cosines():

@@ -6,7 +6,6 @@ It is long because the advice has many parts, each with limits of its own. Most 
 import base64
 import doctest
 import io
-import json
 import math
 import re
 import warnings
@@ -124,20 +123,6 @@ def test_no_label_looks_wrong_below_two_a_class():
         assert about.suspicious(of(logits, [0, 0, 0, 0], counts=counts)).tolist() == named
 
 
-def test_the_classes_with_the_fewest_labels_come_first_and_of_those_the_largest():
-    space, y = clusters(noise=0.2, text_noise=0.05, each=6)
-    keep = np.flatnonzero((y > 0) | (np.arange(len(y)) < 2 * K))  # two of the first, six of others
-    one, of = fits.Space("a CLIP", space.images[keep], space.text, 30.0), y[keep]
-    labels = np.full(len(keep), -1)
-    rows, _ = about.pick_next(one, labels, 4)
-    assert of[rows].tolist() == [1, 2, 3, 0]
-    labels[np.flatnonzero(of == 2)[0]] = 2
-    rows, _ = about.pick_next(one, labels, 4)
-    assert of[rows].tolist() == [1, 3, 0, 1]  # one more of 1 than of 2, which has fewer left
-    labels = np.where(of == 2, 2, -1)
-    assert 2 not in of[about.pick_next(one, labels, 99)[0]]
-
-
 def test_a_hundred_classes_are_left_out_in_turn():
     """Of 102, drawn by chance; each has one image."""
     space, y = clusters(each=1, classes=102)
@@ -253,7 +238,7 @@ def test_what_is_said_at_the_limits_of_labels_a_class(each, about_said, silent):
 def test_for_what_an_accuracy_is_enough(low, purpose):
     y = np.arange(4) % 2
     told = SimpleNamespace(silent="", accuracy=(1.0, low), choice=of(np.eye(2)[y], y))
-    (line,) = next_steps(told, ["a", "b"], "")
+    (line,) = next_steps(told, ["a", "b"])
     assert line.startswith(f"Of 100 such images, up to {100 - int(100 * low)} get a wrong class: ")
     assert f"enough {purpose}" in line
 
@@ -265,18 +250,18 @@ def test_five_classes_are_named_first_those_without_labels():
     for k, number in wrong.items():
         said[np.flatnonzero(y == k)[:number]] = 0
     told = SimpleNamespace(silent="", accuracy=(1.0, 0.9), choice=of(np.eye(7)[said], y))
-    *_, line = next_steps(told, [*"abcdefg"], "advise")
-    assert line.startswith("Label more images")
+    *_, line = next_steps(told, [*"abcdefg"])
+    assert line.startswith("Add images")
     shares = "e (3 of 4 wrong), b (5 of 10 wrong), d (2 of 4 wrong)"
     assert line.endswith(f"first of these classes: a (0 labels), f (0 labels), {shares}.")
     told.choice = of(np.eye(2)[[0, 0, 0]], [0, 0, 1])
-    assert next_steps(told, "ab", "")[1].endswith("first of these classes: b (1 of 1 wrong).")
+    assert next_steps(told, "ab")[1].endswith("first of these classes: b (1 of 1 wrong).")
 
 
 def test_an_accuracy_that_is_not_known_is_enough_for_nothing():
     y = np.repeat([0, 1], [2, 1])
     told = SimpleNamespace(silent="Too few", accuracy="Too few", choice=of(np.eye(2)[1 - y], y))
-    assert next_steps(told, "ab", "") == [
+    assert next_steps(told, "ab") == [
         "Whether it is enough for a purpose is not known. Too few.",
         "Add images, first of these classes: b (1 labels), a (2 labels).",
     ]
@@ -319,7 +304,7 @@ def test_the_page_shows_twelve_pairs_of_twelve_images_and_sixty_labels(tmp_path)
     said = Statement(of(10 * np.eye(19)[labels], labels, counts=[4] * 19))
     names = [f"class{k:02}" for k in range(19)]
     paths, empty = drawn(tmp_path, [f"{i:02}.png" for i in range(76)]), [""] * 76
-    collection = sources.Collection(tmp_path, names, paths, labels, empty, empty, empty)
+    collection = sources.Collection(tmp_path, names, paths, labels, empty, empty)
     pairs = [(k, k + 1, np.arange(13 - k)) for k in range(13)]
     html = pages.page_of(collection, said, np.arange(61), pairs, {}, [])
     assert len(re.findall("<h3>", html)) == 12
@@ -337,7 +322,7 @@ def test_names_on_the_page_are_text(tmp_path):
     names, empty = ["<b>cat</b>", 'dog" onerror="x'], [""] * 8
     paths = drawn(tmp_path, [f"<i>{i}.png" for i in range(8)])
     table = tmp_path / "<u>.csv"
-    collection = sources.Collection(table, names, paths, labels, empty, empty, empty)
+    collection = sources.Collection(table, names, paths, labels, empty, empty)
     pairs = [(0, 1, np.arange(2))]
     html = pages.page_of(collection, said, np.arange(2), pairs, {"<s>": "a <tt>"}, ["<em>"])
     assert not any(mark in html for mark in ("<b>", "<i>", "<u>", "<s>", "<tt>", "<em>"))
@@ -365,15 +350,13 @@ def collection_of(labels, digests="", classes="ab"):
     n = len(labels)
     digests = [*digests] or [f"d{i}" for i in range(n)]
     paths = [f"{i}.png" for i in range(n)]
-    return sources.Collection(
-        Path(), [*classes], paths, np.array(labels), [""] * n, digests, [""] * n
-    )
+    return sources.Collection(Path(), [*classes], paths, np.array(labels), [""] * n, digests)
 
 
 def test_copies_with_two_labels_are_named_in_pairs():
-    one = collection_of([-1, 0, 1, 0, 1, 1], "xxxyyz")
+    one = collection_of([2, 0, 1, 0, 1, 1], "wxxyyz")
     assert one.contradictions() == [("1.png", "2.png"), ("3.png", "4.png")]
-    assert collection_of([0, 0, -1, 1], "xxxy").contradictions() == []
+    assert collection_of([0, 0, 0, 1], "xxxy").contradictions() == []
 
 
 @pytest.mark.parametrize("most, left_out", [(30.0, False), (29.5, True), (-5.0, True)])
@@ -393,7 +376,7 @@ def test_the_time_of_all_images_is_estimated_from_the_first(monkeypatch, tmp_pat
 
     monkeypatch.setattr(encoding, "time", SimpleNamespace(monotonic=lambda: clock[0]))
     monkeypatch.setattr(encoding, "_encode_images", batches)
-    one = collection_of([0, -1, 1, -1, 0, 1, 1, 0])
+    one = collection_of([0, 0, 1, 1, 0, 1, 1, 0])
     call = "emoji", one, tmp_path, torch.device("cpu")
     if left_out:
         left = f"{max(0.0, most):.0f} s"
@@ -407,8 +390,8 @@ def test_the_time_of_all_images_is_estimated_from_the_first(monkeypatch, tmp_pat
     done = encoding.encode(*call, 2, most)
     assert "emoji: 8 images in about 30 s" in capsys.readouterr().out and len(done.rows) == 8
     kept = read_features(done.file)
-    assert kept.split["train"] == [0, 2, 4, 5, 6, 7] and not kept.split["test"]
-    assert [kept.label[i] for i in kept.split["train"]] == [0, 1, 0, 1, 1, 0]
+    assert kept.split["train"] == [*range(8)] and not kept.split["test"]
+    assert kept.label.tolist() == [0, 0, 1, 1, 0, 1, 1, 0]
     assert kept.image[:, 0].tolist() == [*range(1, 9)] and kept.images == one.digests
 
 
@@ -431,7 +414,7 @@ def stored(file, images, number=7.0, **header):
 def test_features_of_other_weights_or_sentences_are_computed_again(tmp_path, header, used):
     """Of two images they are 7 in the file."""
     stored(tmp_path / "emoji.safetensors", ["d0", "d2", "gone"], **header)
-    collection = collection_of([0, -1, 1])
+    collection = collection_of([0, 0, 1])
     collection.paths = drawn(tmp_path, collection.paths)
     one = encoding.encode("emoji", collection, tmp_path, torch.device("cpu"), 8, 1e9)
     of_file = (one.space(collection).images == 7).all(1)
@@ -450,56 +433,6 @@ def test_durations_in_words():
     assert run.attempted and not run.failed
     assert [encoding.duration(x) for x in (89, 90, 120, 1000)] == ["89 s", "2 min", "2 min",
                                                                    "17 min"]  # fmt: skip
-
-
-@pytest.fixture
-def by_hand(tmp_path):
-    """Return a function that reads labels by hand, given by the names of images, and picks.
-
-    Two images are in class folders, and of four without labels two are copies.
-    """
-    root, out = tmp_path / "images", tmp_path / "out"
-    places = ["cat/a", "dog/b", "unlabelled/c", "unlabelled/d", "unlabelled/e", "unlabelled/f"]
-    colours = dict(zip("abcdef", (1, 2, 3, 3, 4, 5), strict=True))
-    for place in places:
-        (root / place).parent.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", (8, 8), (50 * colours[place[-1]], 0, 0)).save(root / f"{place}.png")
-    out.mkdir()
-
-    def by_hand(labels, picks=()):
-        collection = sources.read_collection(root)
-        digest = {Path(x).stem: sha for x, sha in zip(collection.names, collection.digests)}  # noqa: B905
-        lines = [f"x.png,{label},{digest[name]}" for name, label in labels]
-        (out / "labels.csv").write_text("\n".join(["path,label,digest", *lines, ""]))
-        texts = picks if isinstance(picks, str) else json.dumps({digest[x]: y for x, y in picks})
-        (out / "picked.json").write_text(texts)
-        read = sources.read_labels(collection, out)
-        names = [Path(x).stem for x in read.names]
-        return dict(zip(names, zip(read.labels.tolist(), read.picked, strict=True), strict=True))
-
-    return by_hand
-
-
-def test_how_images_with_labels_by_hand_were_picked(by_hand):
-    """Those in class folders came by chance, also if they are in the table."""
-    labels = [("a", "cat"), ("b", "dog"), ("c", "dog"), ("e", "cat")]
-    found = by_hand(labels, [("c", "clusters 2"), ("f", "margin 1")])
-    assert found == {"a": (0, ""), "b": (1, ""), "c": (1, "clusters 2"), "d": (1, "clusters 2"),
-                     "e": (0, "unknown"), "f": (-1, "margin 1")}  # fmt: skip
-
-
-def test_picks_that_cannot_be_read_are_unknown(by_hand, capsys):
-    for picks in ([("c", "by eye")], "{", ""):
-        assert by_hand([("c", "dog")], picks)["c"] == (1, "unknown")
-        assert ("it is unknown how images were picked" in capsys.readouterr().out) == (
-            picks in ("", "{")
-        )
-
-
-def test_images_of_none_of_the_classes_are_left_out_with_their_copies(by_hand, capsys):
-    found = by_hand([("d", "none of these"), ("e", "dog"), ("e", "cat")])
-    assert found.keys() == {"a", "b", "e", "f"} and found["e"][0] == 0  # the last line counts
-    assert "1 images are none of these, and are left out" in capsys.readouterr().out
 
 
 @pytest.fixture
@@ -540,11 +473,11 @@ def test_names_of_no_class_are_refused(folders, name, said):
         sources.read_collection(folders, [name])
 
 
-def test_a_table_may_have_images_without_a_label(folders):
+def test_a_table_of_images(folders):
     table, copy = folders / "table.csv", folders / "copy.png"
     copy.write_bytes((folders / "cat" / "a.png").read_bytes())
-    table.write_text("path,label,group\ncat/a.png,cat,x\ndog_a/a.png,,y\ncopy.png,dog,\n")
+    table.write_text("path,label,group\ncat/a.png,cat,x\ndog_a/a.png,dog,y\ncopy.png,dog,\n")
     one = sources.read_collection(table)
-    assert one.classnames == ["cat", "dog"] and one.labels.tolist() == [0, -1, 1]
+    assert one.classnames == ["cat", "dog"] and one.labels.tolist() == [0, 1, 1]
     assert one.groups == ["x", "y", ""] and one.names == ["cat/a.png", "dog_a/a.png", "copy.png"]
     assert one.contradictions() == [("cat/a.png", "copy.png")]

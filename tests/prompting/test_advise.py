@@ -1,4 +1,4 @@
-"""`promptedclip advise` on drawings with the embedded CLIP: the advice, its files, labels by hand.
+"""`promptedclip advise` on drawings with the embedded CLIP: the advice and its files.
 
 It is long because all of it needs the same drawings, short fits and output.
 """
@@ -17,10 +17,8 @@ import pytest
 import torch
 from dassl.data.datasets import DATASET_REGISTRY, Datum
 from PIL import Image
-from rounds import documented, fill_in
 
 import datasets  # noqa: F401 (registers them)
-from benchmark.__main__ import main as benchmark
 from datasets import contents
 from datasets.image_folder import ImageFolder, table_items
 from trainers.prompting import UserError, load_run
@@ -35,7 +33,6 @@ from trainers.prompting.method import METHODS
 from trainers.prompting.record.predictions import read_predictions
 from trainers.prompting.storage.features import read_features
 from trainers.prompting.use.commands import main
-from trainers.prompting.use.labelling import Labels
 
 CLASSES = ["animal bird", "drink", "face concerned", "heart", "person"]
 ADVISE = ["--backbones", "emoji", "--batch-size", "100"]
@@ -208,7 +205,7 @@ def test_the_page_ends_with_what_to_do(advised, repeated):
 
 def test_why_at_least_is_lower_than_before(drawings, advised, tmp_path, capsys):
     root, out = (shutil.copytree(x, tmp_path / x.name) for x in advised)
-    words = ["advise", str(root), "--output", str(out), *ADVISE, "--page"]
+    words = ["advise", str(root), "--output", str(out), *ADVISE]
     call = json.loads((out / "call.json").read_text())
     then = read_predictions(out)
     fill(root, drawings, {"drink": 5}, start=9)
@@ -223,7 +220,6 @@ def test_why_at_least_is_lower_than_before(drawings, advised, tmp_path, capsys):
         f"of the 5 since, {sum(right.values()) - old} are." in said
     )
     assert json.loads((out / "call.json").read_text())["at_least"] < 99
-    assert "`" not in said  # no command on the page
     assert main(words) == 0 and "'At least' was" not in capsys.readouterr().out
 
 
@@ -326,7 +322,7 @@ def test_what_shares_a_fold():
     names += ["b/1f622.png", "b/x.png", "b/y.png", "b/z.png"]
     groups = ["", "", "", "", "", "", "p", "p", ""]
     digests = [*"abcdefgha"]
-    collection = sources.Collection(Path(), [], names, np.zeros(9), groups, digests, groups)
+    collection = sources.Collection(Path(), [], names, np.zeros(9), groups, digests)
     assert collection.folds_apart().tolist() == [0, 1, 2, 2, 3, 4, 5, 5, 0]
 
 
@@ -353,114 +349,7 @@ def test_images_that_cannot_be_read_are_left_out(drawings, tmp_path, capsys):
     for line in ("a.png: it is empty", "b.png: ", "d.png: it has 16 bits",
                  "e.png: it cannot be opened"):  # fmt: skip
         assert f"  {CLASSES[0]}/{line}" in said
-    assert "13 images, 13 of them with a label, of 2 classes" in said
-
-
-def test_rounds_of_labels_from_none(drawings, tmp_path, capsys):
-    root, out = tmp_path / "images", tmp_path / "out"
-    fill(tmp_path / "pool", drawings, dict.fromkeys(CLASSES[:3], 8))
-    (root / "unlabelled").mkdir(parents=True)
-    for path in (tmp_path / "pool").glob("*/*"):
-        shutil.copy(path, root / "unlabelled")
-    names = tmp_path / "names.txt"
-    names.write_text("\n".join(CLASSES[:3]))
-    words = ["advise", str(root), "--output", str(out), "--classnames", str(names), *ADVISE]
-    assert main(words) == 2 and "--next N chooses N to label first" in capsys.readouterr().err
-    for turn, number in ((1, 6), (2, 6), (3, 3)):
-        capsys.readouterr()
-        assert main([*words, "--next", str(number)]) == 0
-        said = capsys.readouterr().out
-        assert ("Picked labels say nothing about accuracy before round 3" in said) == (turn == 2)
-        assert ("Trained on all of them: about " in said) == (turn == 3)
-        assert ("%), zero-shot " in said) == (turn == 3)  # of the candidates
-        rows = tables.read_images(out / "next.csv", unlabelled=True)
-        assert len(rows) == number and not any(row.label for row in rows)
-        assert len(tables.read_answers(out / "labels.csv")) == 6 * (turn - 1)
-        lines = [f"{row.path},{row.path.rpartition('/')[2][:-7]}" for row in rows]
-        (out / "next.csv").write_text("\n".join(["path,label", *lines]))
-        picks = json.loads((out / "picked.json").read_text())
-        assert {*picks.values()} == [{"clusters 1"}, {"clusters 1", "clusters 2"},
-                                     {"clusters 3", "margin 4"}][turn - 1]  # fmt: skip
-        if turn == 2:  # then as if there had been three rounds
-            assert load_run(out).calibration.startswith("picked labels say nothing about acc")
-            (out / "picked.json").write_text(json.dumps(dict.fromkeys(picks, "clusters 3")))
-    (out / "picked.json").unlink()
-    capsys.readouterr()
-    assert main([*words, "--next", "1"]) == 0  # labels stay
-    said = capsys.readouterr().out
-    assert "picked.json does not say how 15 of the images with labels by hand were" in said
-    assert "at least" not in said and len(tables.read_answers(out / "labels.csv")) == 15
-
-
-def test_the_command_of_the_page_is_repeated_from_no_labels_to_a_model(
-    drawings, tmp_path, monkeypatch, capsys
-):
-    monkeypatch.chdir(tmp_path)
-    for name in CLASSES[:2]:
-        (tmp_path / "my_images" / name.replace(" ", "_")).mkdir(parents=True)
-    fill(tmp_path / "my_images/unlabelled", drawings, dict.fromkeys(CLASSES[:2], 12))
-    words = documented()
-    words[-1] = "5"  # --next
-    out, labelled = tmp_path / "output/mine", 0
-    for _ in range(4):
-        assert benchmark([*words, *ADVISE]) == 0, capsys.readouterr().err
-        assert len(tables.read_answers(out / "labels.csv")) == labelled
-        labelled += fill_in(out / "next.csv")
-    # now with absolute paths
-    words = [str(tmp_path / word) if "my_" in word or "/" in word else word for word in words]
-    assert benchmark([*words, *ADVISE]) == 0 and "Take " in capsys.readouterr().out
-    (out / "next.csv").unlink()  # it only asks
-    kept = (out / "labels.csv").read_bytes()
-    assert benchmark([*words[:-2], *ADVISE]) == 0 and (out / "labels.csv").read_bytes() == kept
-    assert f"24 images, {labelled} of them with a label" in capsys.readouterr().out
-    image = str(next((tmp_path / "my_images/unlabelled/drink").iterdir()))
-    assert benchmark(["predict", "--model-dir", "output/mine", image]) == 0
-
-
-def test_a_kill_between_the_tables_loses_no_label(drawings, tmp_path, monkeypatch):
-    root, out = tmp_path / "images", tmp_path / "out"
-    fill(root, drawings, dict.fromkeys(CLASSES[:2], 3))
-    (root / "unlabelled").mkdir()
-    shutil.copy(drawings["heart"][0], root / "unlabelled" / "drink 0.webp")
-    words = ["advise", str(root), "--output", str(out), *ADVISE, "--next", "1"]
-    assert main(words) == 0 and fill_in(out / "next.csv") == 1
-
-    def killed(*_):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(sources, "write_next", killed)
-        assert main(words) == 130
-    assert [row.label for row in tables.read_answers(out / "labels.csv")] == ["drink"]
-    assert main(words) == 0
-    assert (
-        len(tables.read_answers(out / "labels.csv")) == 1
-        and tables.read_answers(out / "next.csv") == []
-    )
-
-
-NAMES = ["'=x", " lead", "two\nlines", "a__b", "@c", "=1+1", '\u00e9 "q", ;']
-
-
-def test_what_the_page_takes_advise_takes(drawings, tmp_path):
-    root, out = tmp_path / "images", tmp_path / "out"
-    paths = [path for name in CLASSES for path in drawings[name]]
-    for i, name in enumerate(NAMES):
-        (root / name).mkdir(parents=True)
-        shutil.copy(paths[i], root / name / "a.webp")
-    (root / "unlabelled").mkdir()
-    for path in paths[20:40]:
-        shutil.copy(path, root / "unlabelled")
-    words = ["advise", str(root), "--output", str(out), *ADVISE, "--next", "9"]
-    assert main(words) == 0
-    page = Labels(out)
-    assert len(page.classes) == len(NAMES) + 1 and "two lines" in page.classes
-    for index, name in enumerate(page.classes):
-        assert index in page.state("a")["waiting"]
-        page.label(index, name, "a")
-    assert main(words) == 0 and page.state("a")["done"] == len(NAMES) + 1
-    labels = {row.label for row in tables.read_answers(out / "labels.csv")}
-    assert labels == {*page.classes} and load_run(out).classnames == page.classes[:-1]
+    assert "13 images of 2 classes" in said
 
 
 PAIR = {"drink": 2, "heart": 2}

@@ -1,20 +1,13 @@
-"""`serve`: a page to drop images on and to label, by HTTP, and in a browser where there is one.
-
-It is long because both ways need the same run and table.
-"""
+"""`serve`: a page to drop images on, by HTTP, and in a browser where there is one."""
 
 import asyncio
 import csv
 import io
-import json
 import os
-import shutil
-import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from types import SimpleNamespace
 
 import browser
 import pytest
@@ -23,20 +16,15 @@ from PIL import Image
 
 pytest.importorskip("starlette")
 uvicorn = pytest.importorskip("uvicorn")
-from dassl.data.datasets import DATASET_REGISTRY  # noqa: E402
 from starlette.testclient import TestClient  # noqa: E402
 
-import datasets  # noqa: E402, F401 (registers them)
-from trainers.prompting import UserError, build_method, load_clip, load_run  # noqa: E402
+from trainers.prompting import build_method, load_clip  # noqa: E402
 from trainers.prompting.building.config import add_nodes, fit_images  # noqa: E402
 from trainers.prompting.building.transforms import plain_transform  # noqa: E402
 from trainers.prompting.dassl_parts import dassl  # noqa: E402
-from trainers.prompting.images import tables  # noqa: E402
 from trainers.prompting.record.calibration import Calibration  # noqa: E402
-from trainers.prompting.storage.files import hold_lock  # noqa: E402
 from trainers.prompting.use import page as pages  # noqa: E402
 from trainers.prompting.use.commands import main, serve  # noqa: E402
-from trainers.prompting.use.labelling import Labels  # noqa: E402
 from trainers.prompting.use.run import Run  # noqa: E402
 
 NAMES = ["bird", "<script>alert(1)</script>", "=1+1", "drink"]
@@ -68,27 +56,8 @@ def run():
                calibration, 2.0)  # fmt: skip
 
 
-@pytest.fixture
-def output(tmp_path):
-    """Return an output of `advise` with five images to label."""
-    folder = tmp_path / "out"
-    folder.mkdir()
-    for i in range(5):
-        (tmp_path / f"{i}.png").write_bytes(png(colour=(50 * i, 0, 0)))
-    (folder / "next.csv").write_text("path,label\n" + "".join(f"../{i}.png,\n" for i in range(5)))
-    call = {"source": str(tmp_path), "options": {"next": 3}, "classes": NAMES}
-    (folder / "call.json").write_text(json.dumps(call))
-    return folder
-
-
-def client_of(run=None, labels="there is nothing to label"):
-    return TestClient(pages.Page(lambda: run, labels).app(), LOCAL, raise_server_exceptions=False)
-
-
-def labels_of(folder):
-    """Return the last label by hand of each image, by the name of its file."""
-    rows = tables.read_answers(folder / "labels.csv")
-    return {os.path.basename(row.path): row.label for row in rows}
+def client_of(run):
+    return TestClient(pages.Page(run).app(), LOCAL, raise_server_exceptions=False)
 
 
 def refused(reply, words, status=400):
@@ -193,16 +162,14 @@ def test_large_and_half_bodies(run, capfd):
     ("method", "path", "status"),
     [
         ("GET", "/classify", 405),
-        ("GET", "/label/0", 405),
-        ("DELETE", "/label/0", 405),
-        ("GET", "/image/../../../etc/passwd", 404),
-        ("GET", "/image/%2e%2e%2f%2e%2e%2fetc%2fpasswd", 404),
-        ("GET", "/image/-1", 404),
+        ("DELETE", "/about", 405),
+        ("GET", "/../../../etc/passwd", 404),
+        ("GET", "/%2e%2e%2f%2e%2e%2fetc%2fpasswd", 404),
         ("GET", "/<script>", 404),
     ],
 )
-def test_there_is_no_such_method_or_path(output, method, path, status):
-    reply = client_of(labels=Labels(output)).request(method, path)
+def test_there_is_no_such_method_or_path(run, method, path, status):
+    reply = client_of(run).request(method, path)
     assert reply.status_code == status and len(reply.text) < 20
     assert "default-src 'none'" in reply.headers["content-security-policy"]
 
@@ -210,95 +177,26 @@ def test_there_is_no_such_method_or_path(output, method, path, status):
 @pytest.mark.parametrize(
     ("method", "path", "headers", "words"),
     [
-        ("POST", "/undo", {"origin": "http://evil.example"}, "Pages of other origins"),
-        ("POST", "/undo", {"origin": "null"}, "Pages of other origins"),
-        ("POST", "/undo", {"origin": "http://127.0.0.1:9"}, "Pages of other origins"),
-        ("GET", "/image/0", {"sec-fetch-site": "cross-site"}, "Pages of other origins"),
+        ("POST", "/classify", {"origin": "http://evil.example"}, "Pages of other origins"),
+        ("POST", "/classify", {"origin": "null"}, "Pages of other origins"),
+        ("POST", "/classify", {"origin": "http://127.0.0.1:9"}, "Pages of other origins"),
+        ("GET", "/about", {"sec-fetch-site": "cross-site"}, "Pages of other origins"),
         ("GET", "/", {"host": "evil.example:8000"}, "'evil.example:8000' is not the name"),
-        ("GET", "/next", {"host": "[::1"}, "is not the name of this page"),
-        ("GET", "/next", {"host": ""}, "is not the name of this page"),
+        ("GET", "/about", {"host": "[::1"}, "is not the name of this page"),
+        ("GET", "/about", {"host": ""}, "is not the name of this page"),
     ],
 )
-def test_other_origins_and_names_are_refused(output, method, path, headers, words):
-    refused(client_of(labels=Labels(output)).request(method, path, headers=headers), words)
+def test_other_origins_and_names_are_refused(run, method, path, headers, words):
+    refused(client_of(run).request(method, path, headers=headers), words)
 
 
-def test_own_origins_are_not_refused(output):
-    client = client_of(labels=Labels(output))
+def test_own_origins_are_not_refused(run):
+    client = client_of(run)
     for host in ("127.0.0.1:8000", "localhost", "192.168.7.7:80", "[::1]:8000"):
         origin = {"host": host, "origin": f"http://{host}", "sec-fetch-site": "same-origin"}
-        assert client.get("/next", headers=origin).status_code == 200
+        assert client.get("/about", headers=origin).status_code == 200
     text = client.get("/", headers={"sec-fetch-site": "cross-site"}).text  # by a link
     assert "<main>" in text and "http" not in text  # no address
-
-
-def test_labels_are_written_at_once_and_taken_back(output):
-    client = client_of(labels=Labels(output))
-    assert client.get("/about").json()["labels"]
-    said = client.get("/next").json()
-    assert said["classes"] == [*NAMES, "none of these"] and said["waiting"] == [0, 1, 2, 3, 4]
-    asked = (output / "next.csv").read_bytes()
-    image = Image.open(io.BytesIO(client.get("/image/3").content))
-    assert image.format == "JPEG" and image.getpixel((5, 5))[0] == pytest.approx(150, abs=3)
-    client.post("/label/3", params={"class": "=1+1"})
-    lines = (output / "labels.csv").read_text("utf-8-sig").splitlines()
-    assert lines[0] == "path,label,digest" and lines[1].startswith("./../3.png,'=1+1,")
-    (output / "labels.csv").write_text("\n".join(lines).replace(",", ";"))  # by a spreadsheet
-    client.post("/label/0", params={"class": NAMES[1]})
-    client.post("/label/1", params={"class": "none of these"})
-    assert labels_of(output) == {"3.png": "=1+1", "0.png": NAMES[1], "1.png": "none of these"}
-    again = client_of(labels=Labels(output))  # after a kill
-    assert again.get("/next").json()["done"] == 3
-    said = client.post("/undo").json()
-    assert ({*said["waiting"]}, said["done"], said["index"]) == ({1, 2, 4}, 2, 1) and said["undo"]
-    client.post("/undo")
-    (output / "next.csv").write_text("path,label\n")  # of a training, which asks for others
-    said = client.post("/undo").json()
-    assert not said["undo"] and {*said["waiting"]} == {0, 1, 3}
-    assert {*labels_of(output).values()} == {""}
-    refused(client.post("/undo"), "No label is left")
-    assert asked.startswith(b"path,label\n../0.png,\n")
-
-
-def test_two_who_label(output):
-    client = client_of(labels=Labels(output))
-
-    def state(who, path="next", **params):
-        method = "GET" if path == "next" else "POST"
-        return client.request(method, f"/{path}", params=params | {"by": who})
-
-    first = [state(who).json()["waiting"][0] for who in ("a", "b", "c", "a")]
-    assert first == [0, 1, 2, 0]
-    client.get("/image/3?by=a")  # which has skipped
-    assert state("d").json()["waiting"] == [0, 4, 1, 2, 3]
-    state("a", "label/3", **{"class": "bird"})
-    refused(state("b", "label/3", **{"class": "drink"}), "was changed elsewhere: it is 'bird' now")
-    assert state("b", "label/3", **{"class": "bird"}).status_code == 200  # both agree
-    assert len(tables.read_answers(output / "labels.csv")) == 1
-    state("a", "undo")
-    refused(state("d", "undo"), "No label is left")
-    state("d", "label/3", **{"class": "drink"})
-    refused(state("b", "undo"), "was changed elsewhere: it is 'drink' now")
-    assert labels_of(output) == {"3.png": "drink"}
-
-
-def test_labels_that_cannot_be_written(output, capfd):
-    client = client_of(labels=Labels(output))
-    client.get("/next")
-    refused(client.post("/label/5?class=bird"), "No image has the index 5")
-    refused(client.post("/label/0?class=bur"), "mean 'bird'?")
-    refused(client.post("/label/0"), "There is no class ''")
-    with hold_lock(output / ".lock"):
-        refused(client.post("/label/0?class=bird"), "is being written: label when")
-    (output.parent / "3.png").unlink()
-    refused(client.get("/image/3"), "3.png' is gone: skip it")
-    (output.parent / "2.png").write_text("no image")
-    refused(client.get("/image/2"), "it is not an image")
-    shutil.rmtree(output)  # meanwhile
-    for reply in (client.post("/label/0?class=bird"), client.get("/next")):
-        refused(reply, "out' is gone: put it back")
-    assert not output.exists() and capfd.readouterr().err == ""
-    refused(client_of().post("/label/0?class=bird"), "there is nothing to label")
 
 
 def test_a_failure_is_told_where_the_server_was_started(run, capfd, monkeypatch):
@@ -308,60 +206,27 @@ def test_a_failure_is_told_where_the_server_was_started(run, capfd, monkeypatch)
     assert "ZeroDivisionError" in capfd.readouterr().err
 
 
-def test_training_again_calls_advise_and_shows_its_lines(output, monkeypatch, run):
-    program, go = output / "python", output / "go"
-    code = f"import os, sys\nwhile not os.path.exists({str(go)!r}):\n    pass\n"
-    program.write_text(f"#!{sys.executable}\n{code}print(*sys.argv[3:], sep='\\n')\n")
-    program.chmod(0o755)
-    monkeypatch.setattr(sys, "executable", str(program))
-    call = {"next": 7, "keep-test": True, "device": None, "backbones": "a b", "output": "/else"}
-    old = json.loads((output / "call.json").read_text())
-    (output / "call.json").write_text(json.dumps(old | {"options": call}))
-    loaded = []
-    page = pages.Page(lambda: loaded.append(1) or (run if loaded[1:] else None), Labels(output))
-    client = TestClient(page.app(), LOCAL, raise_server_exceptions=False)
-
-    def train():
-        assert client.post("/again").json()["training"]
-        refused(client.post("/again"), "Training has begun")
-        go.touch()
-        while (said := client.get("/next").json())["training"]:
-            time.sleep(0.01)
-        return said["log"]
-
-    refused(client.post("/classify", content=png()), "There is no model yet")
-    assert train()[1:] == ["advise", "--page", "--next=7", "--keep-test", "--backbones=a b",
-                           f"--output={output}", "--", str(output.parent)]  # fmt: skip
-    assert client.post("/classify", content=png()).json()["top"]
-    shutil.rmtree(output)
-    refused(client.post("/again"), "out' is gone: put it back")
-    while page.labels.training:
-        time.sleep(0.01)
-    assert "out' is gone: put it back" in page.labels.log[-1] and not output.exists()
-
-
-def test_the_command_says_what_is_wrong(tmp_path, capfd, monkeypatch, output):
+def test_the_command_says_what_is_wrong(capfd, monkeypatch, run):
+    load = serve.load_run
+    monkeypatch.setattr(serve, "load_run", lambda args: run)
     monkeypatch.setattr(uvicorn.Server, "run", lambda self, sockets: sockets[0].close())
 
     def said(*words, code):
         assert main(["serve", *map(str, words)]) == code
         return capfd.readouterr()
 
-    assert "'no/run' holds no run to load" in said("no/run", code=2).err
-    assert "Port 99999 of '127.0.0.1' cannot be opened" in said(output, "--port", 99999, code=2).err
+    assert "Port 99999 of '127.0.0.1' cannot be opened" in said("out", "--port", 99999, code=2).err
     with serve.listen("127.0.0.1", 0) as taken:
         port = taken.getsockname()[1]
-        assert "Address already in use" in said(output, "--port", port, code=2).err
-    out, err = said(output, "--port", 0, code=0)
+        assert "Address already in use" in said("out", "--port", port, code=2).err
+    out, err = said("out", "--port", 0, code=0)
     assert out.startswith("http://127.0.0.1:") and not err
-    out, err = said(output, "--port", 0, "--host", "0.0.0.0", code=0)
+    out, err = said("out", "--port", 0, "--host", "0.0.0.0", code=0)
     assert "Warning: this page has no password" in err
-    (output / "call.json").write_text("{}")
-    assert "holds no run to load" in said(output, code=2).err
-    with pytest.raises(UserError, match="call.json' is damaged: repeat `advise` with --next"):
-        Labels(output)
+    monkeypatch.setattr(serve, "load_run", load)
+    assert "'no/run' holds no run to load" in said("no/run", code=2).err
     monkeypatch.setattr(serve, "find_spec", lambda name: name != "uvicorn")
-    assert "serve needs uvicorn: `pip install starlette uvicorn`" in said(output, code=2).err
+    assert "serve needs uvicorn: `pip install starlette uvicorn`" in said("out", code=2).err
 
 
 @pytest.fixture
@@ -408,7 +273,7 @@ def test_images_are_dropped_in_a_browser(run, tab, tmp_path):
         ("x.svg", b"<svg/>"),
     ):
         (tmp_path / name).write_bytes(content)
-    tab = tab(pages.Page(lambda: run, "none"), width=390, height=844, dark=True)
+    tab = tab(pages.Page(run), width=390, height=844, dark=True)
     tab.wait("about.method")
     tab.drop("#drop", sorted(tmp_path.iterdir()))
     tab.wait("items.length === 3 && items.every((x) => x.said || x.failed)")
@@ -436,53 +301,3 @@ def test_images_are_dropped_in_a_browser(run, tab, tmp_path):
         time.sleep(0.05)
     assert [*csv.reader(io.StringIO(saved.read_text("utf-8-sig")))] == rows
     assert saved.read_bytes().startswith(b"\xef\xbb\xbf")
-
-
-@pytest.mark.slow
-def test_from_no_labels_to_a_model_in_a_browser(tab, tmp_path):
-    _, parts = DATASET_REGISTRY.get("Emoji").look("")
-    truth, names = {}, ["animal bird", "drink"]
-    (tmp_path / "own" / "unlabelled").mkdir(parents=True)
-    for name in names:
-        (tmp_path / "own" / name).mkdir()
-        of_class = [x.impath for x in parts[0] if x.classname == name][:8]
-        for path in of_class:
-            place = tmp_path / "own" / "unlabelled" / f"{len(truth)}.webp"
-            shutil.copy(path, place)
-            truth[str(place)] = name
-    out = tmp_path / "out"
-    words = ["--output", str(out), "--backbones", "emoji", "--next", "8"]
-    assert main(["advise", str(tmp_path / "own"), *words]) == 0
-    page = serve.build_page(SimpleNamespace(
-        model_dir=str(out), device="cpu", load_epoch=None, backbone=None, plugin=[], trust_run=False
-    ))  # fmt: skip
-    tab = tab(page)
-    tab.wait("next.waiting?.length === 8")
-    assert tab.run("location.hash") == "" and tab.run("$('classify').hidden")
-    drawn(tab)
-    order = [row.path for row in tables.read_images(out / "next.csv", unlabelled=True)]
-    tab.click("#names button:nth-child(2)")
-    tab.wait("next.done === 1")
-    assert [*labels_of(out).values()] == ["drink"]
-    tab.press("Backspace")
-    tab.wait("next.done === 0")
-    for i, path in enumerate(order):
-        tab.press(str(1 + names.index(truth[path])))
-        tab.wait(f"next.done === {i + 1}")
-    assert labels_of(out) == {os.path.basename(path): truth[path] for path in order}
-    tab.click("#again")
-    tab.wait("about.method && !next.training && next.waiting.length === 8")
-    log = tab.run("$('log').textContent")
-    assert "Take " in log and "8 images, on this page" in log and "next.csv" not in log
-    assert tab.run("$('classify').hidden && !$('label').hidden")
-    tab.press("Backspace")  # reaches back over the training
-    tab.wait("next.done === 7 && next.waiting.length === 9")
-    drawn(tab)
-    trained, files = load_run(out), list(truth)
-    expected = trained.model(torch.stack([trained.preprocess(trained.read(x)) for x in files]))
-    tab.click("nav a")
-    tab.drop("#drop", files)
-    tab.wait("items.length === 16 && items.every((x) => x.said)")
-    answers = tab.run("items.map((x) => x.said.top[0][0])")
-    assert answers == [names[k] for k in expected.argmax(1)]
-    drawn(tab)

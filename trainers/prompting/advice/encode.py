@@ -62,7 +62,7 @@ class CollectionFeatures:
         space, labels = self.space(one), torch.tensor(one.labels)
         header = {
             "classnames": one.classnames,
-            "split": {"train": labels.ge(0).nonzero().flatten().tolist(), "val": [], "test": []},
+            "split": {"train": [*range(len(labels))], "val": [], "test": []},
             "images": one.digests,
             "logit_scale": self.scale,
             "normalised": False,
@@ -71,7 +71,7 @@ class CollectionFeatures:
             "dataset": DATASET,
             "made_of": weights_sha256(self.name) or "",
         }
-        tensors = {"image": space.images, "label": labels.clamp(0), f"text/{TEMPLATE}": space.text}
+        tensors = {"image": space.images, "label": labels, f"text/{TEMPLATE}": space.text}
         self.file.parent.mkdir(parents=True, exist_ok=True)
         write_features(self.file, tensors, header)
 

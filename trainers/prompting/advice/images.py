@@ -21,7 +21,6 @@ from ..dassl_parts import dassl
 from ..embedded import file_sha256
 from ..errors import UserError, need, printable
 from ..images.class_folders import (
-    NONE,
     PARTS,
     UNLABELLED,
     check_class,
@@ -31,18 +30,12 @@ from ..images.class_folders import (
     labelled_folders,
     list_images,
     name_key,
-    note_others,
 )
 from ..images.image_files import check_image, why_unread
-from ..images.tables import Row, add_answers, read_answers, read_images, relative_to, write_table
-from ..storage.files import read_json
+from ..images.tables import read_images
 from .folds import join
-from .statement import UNKNOWN
 
-# In the output: labels by hand, images to label, and how they were picked.
-LABELS, NEXT, PICKED = "labels.csv", "next.csv", "picked.json"
-PICK = re.compile("(clusters|margin) [0-9]+")
-PER_IMAGE = ("paths", "groups", "digests", "picked")  # lists of a collection
+PER_IMAGE = ("paths", "groups", "digests")  # lists of a collection
 THREADS = 8
 # of frames of one series, such as `film 3_0017.jpg`: a name with a number, and another number
 SERIES = re.compile(r"(.*\d.*)[-_. ](?:frame|img)?[-_]?\d+\.\w+", re.IGNORECASE)
@@ -50,16 +43,15 @@ SERIES = re.compile(r"(.*\d.*)[-_. ](?:frame|img)?[-_]?\d+\.\w+", re.IGNORECASE)
 
 @dataclass(eq=False)
 class Collection:
-    """Images with labels, as far as they have some.
+    """Images with labels.
 
     Attributes:
         source: the folder or the table.
         classnames: K names, sorted.
         paths: N files; names: what they are called in texts, relative to `source`.
-        labels: (N,), -1 without a label.
+        labels: (N,).
         groups: (N,) texts, empty for images without a group.
         digests: N SHA-256 of the files; empty texts for those that cannot be opened.
-        picked: (N,), how an image was picked for labelling; empty texts for the others.
     """
 
     source: Path
@@ -68,7 +60,6 @@ class Collection:
     labels: np.ndarray
     groups: list[str]
     digests: list[str]
-    picked: list[str]
 
     @property
     def names(self) -> list[str]:
@@ -84,8 +75,7 @@ class Collection:
     def contradictions(self) -> list[tuple[str, str]]:
         """Return the names of copies with two labels, in pairs."""
         first: dict[str, int] = {}
-        labelled, names = np.flatnonzero(self.labels >= 0).tolist(), self.names
-        pairs = [(first.setdefault(self.digests[i], i), i) for i in labelled]
+        names, pairs = self.names, [(first.setdefault(x, i), i) for i, x in enumerate(self.digests)]
         return [(names[i], names[j]) for i, j in pairs if self.labels[i] != self.labels[j]]
 
     def hash(self) -> str:
@@ -111,7 +101,7 @@ class Collection:
 def read_collection(
     source: Path, classnames: Sequence[str] = (), keep_test: bool = False
 ) -> Collection:
-    """Return the images of a folder or table; an `unlabelled` folder has those without labels.
+    """Return the images of a folder or table; a folder `unlabelled` is left out.
 
     Args:
         source: class folders, `train/`, `val/` and `test/` with class folders, or a table.
@@ -120,8 +110,8 @@ def read_collection(
     """
     given = [(name, "--classnames") for name in classnames]
     if source.is_file():
-        rows = [(row.path, row.label, row.group) for row in read_images(source, unlabelled=True)]
-        given += [(label, "the table") for _, label, _ in rows if label]
+        rows = [(row.path, row.label, row.group) for row in read_images(source)]
+        given += [(label, "the table") for _, label, _ in rows]
     else:
         need(source.is_dir(), f"'{source}' is no folder and no table: give one with images")
         rows, folders = _in_folders(source, keep_test)
@@ -130,7 +120,7 @@ def read_collection(
     deeper = (x for depth in (3, 4) for x in source.glob("/".join("*" * depth)) if is_image(x.name))
     if not rows:
         found = next(deeper, None)
-        fill = f"put some into a folder a class, or into {UNLABELLED}/"
+        fill = "put some into a folder for each class"
         give = f"give '{found.parents[1]}', if its folders are classes" if found else fill
         raise UserError(f"'{source}' has no images in class folders: {give}")
     need(
@@ -138,13 +128,13 @@ def read_collection(
         f"'{source}' has {len(names)} class, '{''.join(names)}', but at least two are compared: "
         "add images of another one (an empty folder, or --classnames, names one without images)",
     )
-    number = {name: k for k, name in enumerate(names)} | {"": -1}
+    number = {name: k for k, name in enumerate(names)}
     paths = [path for path, _, _ in rows]
     with ThreadPoolExecutor(THREADS) as pool:
         digests = [*pool.map(_digest, paths)]
     labels = np.array([number[label] for _, label, _ in rows])
     groups = [group for _, _, group in rows]
-    return Collection(source, names, paths, labels, groups, digests, [""] * len(rows))
+    return Collection(source, names, paths, labels, groups, digests)
 
 
 def _check_names(given: Iterable[tuple[str, str]]) -> list[str]:
@@ -174,12 +164,14 @@ def _in_folders(
     """Return path, label and group of the images in class folders, and (folder, class) of each."""
     divided = (source / "train").is_dir() and labelled_folders(source / "train")
     if divided:
-        check_parts(source, (*PARTS, UNLABELLED))
+        check_parts(source, PARTS)
     parts = [source / part for part in PARTS if (source / part).is_dir()] if divided else [source]
     rows, known = [], set()
     for part in parts:
         if keep_test and divided and part.name == "test":
             continue
+        if (part / UNLABELLED).is_dir():
+            print(f"Note: '{part / UNLABELLED}' is left out")
         folders = labelled_folders(part)
         classes = class_names(source, folders)[0] if folders else {}
         known |= {*classes.items()}
@@ -187,89 +179,7 @@ def _in_folders(
         if any((part / x / name).is_file() for x, names in inside.items() for name in names):
             filled = {x: name for x, name in classes.items() if inside[x]}
             rows += [(path, name, "") for path, _, name in list_images(part, filled)]
-    for folder in dict.fromkeys(x / UNLABELLED for x in (source, *parts)):
-        files = sorted(x for x in folder.rglob("*") if not x.is_dir())
-        note_others(folder, [x.name for x in files if not is_image(x.name)])
-        rows += [(os.fspath(path), "", "") for path in files if is_image(path.name)]
     return rows, known
-
-
-def read_labels(collection: Collection, output: Path) -> Collection:
-    """Return the collection with the labels by hand and the picks of an output.
-
-    Answers in `next.csv` are added to `labels.csv` first; then `next.csv` asks for the others.
-    Images that are `NONE` of the classes are left out.
-    """
-    source, names = collection.source, collection.classnames
-    rows: dict[str, list[int]] = {}
-    for i, digest in enumerate(collection.digests):
-        if digest:
-            rows.setdefault(digest, []).append(i)
-    by_digest = (with_digest(x) for x in read_answers(output / LABELS))
-    kept = {x.digest or x.path: x._replace(digest=x.digest or x.path) for x in by_digest}
-    asked = [with_digest(x) for x in read_answers(output / NEXT)]
-    found = [(output / LABELS, x) for x in kept.values() if x.label]
-    found += [(output / NEXT, x) for x in asked if x.label]
-    by_hand: dict[str, tuple[str, str]] = {}  # digest -> label and where it stands
-    for table, x in found:
-        where = f"'{table}', line {x.line}: "
-        need(
-            x.label in (NONE, *names),
-            f"{where}there is no class '{x.label}': correct it, or name it with --classnames",
-        )
-        here = rows.get(x.digest, [])
-        need(
-            here or table.name == LABELS,
-            f"{where}the image '{x.path}' is not in '{source}': put it there, or correct the path",
-        )
-        label, other = by_hand.setdefault(x.digest, (x.label, f"'{table}', line {x.line}"))
-        for i in here:
-            if (k := collection.labels[i]) >= 0 and names[k] != label:
-                label, other = names[k], f"'{collection.paths[i]}'"
-        need(
-            label == x.label,
-            f"{where}'{x.path}' is '{x.label}', but by {other} the same image is '{label}': "
-            "correct one of them",
-        )
-    new = {x.digest: x for _, x in found if x.digest not in kept or not kept[x.digest].label}
-    if new:
-        add_answers(output / LABELS, [(x.path, x.label, x.digest) for x in new.values()])
-    if any(x.label for x in asked):
-        write_next(output, [x.path for x in asked if not x.label])
-    if absent := sum(digest not in rows for digest in by_hand):
-        print(f"Note: {absent:,} labels of '{output / LABELS}' are of images not in '{source}'")
-    how = picks_of(output)
-    collection.picked = [how.get(digest, "") for digest in collection.digests]
-    none = {digest for digest, (label, _) in by_hand.items() if label == NONE}
-    for digest, (label, _) in by_hand.items():
-        for i in rows.get(digest, ()) if label != NONE else ():
-            if collection.labels[i] < 0:
-                collection.labels[i] = names.index(label)
-                collection.picked[i] = how.get(digest, UNKNOWN)
-    if none:
-        print(f"{len(none):,} images are {NONE}, and are left out")
-    return collection.keep([i for i, x in enumerate(collection.digests) if x not in none])
-
-
-def write_next(output: Path, paths: Iterable[str]) -> None:
-    """Write the table of images to label."""
-    rows = relative_to(output / NEXT, [(path, "") for path in paths])
-    write_table(output / NEXT, ("path", "label"), [*rows])
-
-
-def with_digest(answer: Row) -> Row:
-    """Return an answer with the digest of its image, empty if it has none and the file is gone."""
-    return answer._replace(digest=answer.digest or _digest(answer.path))
-
-
-def picks_of(output: Path) -> dict[str, str]:
-    """Return how images were picked by their digests, UNKNOWN where the file does not say it."""
-    try:
-        how = read_json(output / PICKED, "") if (output / PICKED).exists() else {}
-    except UserError as error:
-        print(f"Note: {error}it is unknown how images were picked")
-        how = {}
-    return {x: text if PICK.fullmatch(str(text)) else UNKNOWN for x, text in how.items()}
 
 
 def read_image(path: str) -> Any:

@@ -1,24 +1,18 @@
-"""Labels: those that look wrong, classes that are confused, and images to label next.
+"""Labels: those that look wrong, and classes that are confused.
 
 Letters: N images, n of them labelled, K classes, m the median number of labels of a class.
 """
 
-import warnings
-from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from scipy.special import softmax
-from sklearn.cluster import KMeans
-from sklearn.decomposition import PCA
-from sklearn.exceptions import ConvergenceWarning
 
 from ..record.calibration import Calibration, centre_and_classes, fit_temperature, likeness
 from .choice import FEW, TEMPERATURES, Choice, find_judged
 from .fits import Space
-from .statement import Trial, read_picks
+from .statement import Trial
 
 EXPECTED = 0.5  # correct labels that may be named as wrong ones
 ROUNDS = 3  # of naming and the temperature without those named; more name right labels, too
@@ -27,7 +21,6 @@ LEFT_OUT = 100  # of them
 SWAPPED, TRIALS, LEAST_SWAPS = 0.05, 4, 30  # share of labels swapped on purpose; how often; in all
 # seconds of a processor for a fit, by its images, width and classes; the longest of all fits
 COST, LONGEST = {"LPPlusPlus": 1.5e-8, "GDA": 1e-9, "CLAP": 3e-8}, 20.0
-WIDTH = 64  # of the features in which images are clustered
 
 
 def suspicious(choice: Choice) -> np.ndarray:
@@ -164,66 +157,3 @@ def confusions(choice: Choice) -> list[tuple[int, int, np.ndarray]]:
         pairs.setdefault((int(y[i]), int(answer[i])), []).append(int(choice.rows[i]))
     ordered = sorted(pairs.items(), key=lambda item: -len(item[1]))
     return [(own, said, np.array(rows)) for (own, said), rows in ordered]
-
-
-def pick_next(
-    space: Space,
-    labels: Sequence[int] | np.ndarray,
-    number: int,
-    method: str = "CLAP",
-    picked: Sequence[str] = (),
-    **node: float,
-) -> tuple[np.ndarray, str]:
-    """Return the rows of the images to label next, in order, and how they were picked.
-
-    Below FEW labels a class, the predicted class with the fewest labels comes first: of its images,
-    in labels + 1 clusters, the one nearest the centre of the largest cluster without a label. From
-    there on, the images with the smallest difference between their two largest logits.
-
-    Args:
-        space: of the CLIP.
-        labels: (N,), -1 for unlabelled images; all may be.
-        number: of images to pick; all that are unlabelled, if they are fewer.
-        method: that was chosen, for the predictions; zero-shot CLIP's without labels.
-        picked: (N,), how images were picked before; those without a label count for no round.
-        node: settings of the method.
-
-    Returns:
-        Rows, and `clusters R` or `margin R`, where R is the number of the round, from 1.
-    """
-    y, K = np.array(labels), len(space.text)
-    known = np.flatnonzero(y >= 0)
-    before = read_picks([picked[row] for row in known.tolist()] if len(picked) else ())
-    turn = 1 + max((number for _, number in before), default=0)
-    logits = space.zero_shot()
-    if len(known):
-        logits = space.logits(method, known, y[known], slice(None), **node)
-    free = np.flatnonzero(y < 0)
-    if np.median(np.bincount(y[known], minlength=K)) >= FEW:
-        two = np.sort(logits[free], axis=1)[:, -2:]
-        return free[np.argsort(two[:, 1] - two[:, 0], kind="stable")[:number]], f"margin {turn}"
-    z = F.normalize(space.images.float(), dim=-1).numpy()
-    x = PCA(min(WIDTH, *z.shape), random_state=0).fit_transform(z)
-    member = np.where(y >= 0, y, logits.argmax(1))
-    rows: list[int] = []
-    for _ in range(min(number, len(free))):
-        has = np.bincount(member[y >= 0], minlength=K)
-        left = np.bincount(member[y < 0], minlength=K)
-        k = min(np.flatnonzero(left), key=lambda k: (has[k], -left[k]))
-        own = np.flatnonzero(member == k)
-        row = own[_typical(x[own], y[own] >= 0)]
-        rows.append(int(row))
-        y[row] = k
-    return np.array(rows, int), f"clusters {turn}"
-
-
-def _typical(x: np.ndarray, known: np.ndarray) -> int:
-    """Return the unlabelled row nearest the centre of the largest cluster without a label."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # of equal images
-        means = KMeans(int(known.sum()) + 1, n_init=1, random_state=0).fit(x)
-    sizes = np.bincount(means.labels_, minlength=means.n_clusters)
-    sizes[means.labels_[known]] = 0
-    inside = ~known & ((means.labels_ == sizes.argmax()) | (sizes.max() == 0))
-    far = means.transform(x)[np.arange(len(x)), means.labels_]
-    return int(np.where(inside, far, np.inf).argmin())

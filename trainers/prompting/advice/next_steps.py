@@ -1,4 +1,4 @@
-"""Says what an advice is enough for, and which classes to label next.
+"""Says what an advice is enough for, and which classes need more images.
 
 Letters: n labelled images, K classes.
 """
@@ -19,10 +19,10 @@ ENOUGH = {
 SHOWN = 5  # classes
 
 
-def next_steps(said: Statement, names: Sequence[str], command: str) -> list[str]:
-    """Return sentences: what the best candidate is enough for, and what to label.
+def next_steps(said: Statement, names: Sequence[str]) -> list[str]:
+    """Return sentences: what the best candidate is enough for, and what to add.
 
-    `names` are those of K classes; `command` picks images, or is empty if all have a label.
+    `names` are those of K classes.
     """
     choice, y = said.choice, said.choice.labels
     wrong = np.bincount(y[choice.best.logits.argmax(1) != y], minlength=len(names))
@@ -40,6 +40,5 @@ def next_steps(said: Statement, names: Sequence[str], command: str) -> list[str]
         for k, c in ((k, int(choice.counts[k])) for k in order[:SHOWN].tolist())
     ]
     if said_of:
-        what = "Label more images" if command else "Add images"
-        lines.append(f"{what}, first of these classes: {', '.join(said_of)}.")
+        lines.append(f"Add images, first of these classes: {', '.join(said_of)}.")
     return lines

@@ -4,7 +4,6 @@ Letters: n labelled images, K classes, m the median number of labels of a class.
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -12,7 +11,6 @@ from typing import NamedTuple
 import numpy as np
 from scipy.special import log_softmax
 
-from ..errors import need, printable
 from ..record.metrics import wilson
 from .choice import FEW, Choice
 from .fits import Space
@@ -22,8 +20,6 @@ Z = 2.33  # of the interval
 RESAMPLES = 300  # of the groups, for the accuracy
 DRAWS = 5  # parts of the labels for each point of the curve
 LEAST = 2  # labels a class for a statement about accuracy
-ROUNDS = 3  # rounds of picked labels before one
-UNKNOWN = "unknown"  # in place of how an image was picked
 
 
 def least_share(p: float, n: float) -> float:
@@ -89,25 +85,6 @@ def accuracy_curve(space: Space, choice: Choice) -> Curve | None:
     return Curve(tuple(sizes), (*right, best.right / n))
 
 
-def read_picks(picked: Sequence[str]) -> list[tuple[str, int]]:
-    """Return how images were picked and in which round, as far as this is known.
-
-    Examples:
-        >>> read_picks(["", "clusters 1", "margin 5"])
-        [('clusters', 1), ('margin', 5)]
-    """
-    found = []
-    for text in (text for text in picked if text not in ("", UNKNOWN)):
-        kind, _, number = text.partition(" ")
-        need(
-            kind in ("clusters", "margin") and number.isdecimal(),
-            f"`picked` has '{printable(text)}' but must be 'clusters' or 'margin' and the number "
-            "of a round, or be empty: write what it was",
-        )
-        found.append((kind, int(number)))
-    return found
-
-
 class Trial(NamedTuple):
     """How many labels were swapped on purpose, and how well `labels.suspicious` named them."""
 
@@ -118,47 +95,24 @@ class Trial(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Statement:
-    """What can be said about the best candidate, trained on all labels.
-
-    `picked` (N,) says how each image was picked for labelling (`labels.pick_next`), with empty
-    texts for those that came by chance; without it, all did.
-    """
+    """What can be said about the best candidate, trained on all labels."""
 
     choice: Choice
     curve: Curve | None = None
     suspicious: int = 0  # labels that look wrong
     trial: Trial | None = None  # of naming these
-    picked: Sequence[str] = ()
-
-    @cached_property
-    def _texts(self) -> list[str]:
-        return [self.picked[row] for row in self.choice.rows] if self.picked else []
-
-    @property
-    def _picks(self) -> list[tuple[str, int]]:
-        return read_picks(self._texts)
 
     @property
     def silent(self) -> str:
         """The reason why nothing is said about accuracy, or an empty text."""
         if self.choice.m < LEAST:
             return "Fewer than two labels a class say nothing about accuracy"
-        if unknown := self._texts.count(UNKNOWN):
-            return (
-                f"picked.json does not say how {unknown:,} of the images with labels by hand were "
-                "picked, so nothing is known about accuracy"
-            )
-        if self._picks and max(number for _, number in self._picks) < ROUNDS:
-            return f"Picked labels say nothing about accuracy before round {ROUNDS}"
         return ""
 
     @property
     def at_least(self) -> bool:
-        """True if only the lower end can be said.
-
-        Images that are hard were picked, or folds have far fewer labels than all.
-        """
-        return self.choice.m < FEW or any(kind == "margin" for kind, _ in self._picks)
+        """True if only the lower end can be said, as folds have far fewer labels than all."""
+        return self.choice.m < FEW
 
     @cached_property
     def accuracy(self) -> tuple[float, float]:

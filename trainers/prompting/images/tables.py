@@ -1,7 +1,6 @@
-"""Reads tables of images and their labels, CSV or TSV, and adds lines to those of labels by hand.
+"""Reads tables of images and their labels, CSV or TSV, and writes tables for spreadsheets.
 
-The first line is `path,label` or `path,label,group`; paths are relative to the table. A table of
-labels by hand has `path,label,digest`: the digest identifies the image, whose last line counts.
+The first line is `path,label` or `path,label,group`; paths are relative to the table.
 """
 
 import csv
@@ -17,74 +16,27 @@ from ..storage.files import csv_text, read_file, write_whole
 from .class_folders import RESERVED, name_key
 
 COLUMNS = ("path", "label", "group")
-BY_HAND = ("path", "label", "digest")
-DIGEST = re.compile("[0-9a-f]{64}")
 MARK = "\ufeff"  # with which spreadsheets know UTF-8
 LONGEST = 4_096  # letters of a cell
 MOST = 5  # mistakes that an error names
 
 
 class Row(NamedTuple):
-    """A line of a table: path of the image, label and group (empty if it has none), number.
-
-    `digest` identifies the image in a table of labels by hand.
-    """
+    """A line of a table: path of the image, label and group (empty if it has none), number."""
 
     path: str
     label: str
     group: str
     line: int
-    digest: str = ""
 
 
-def read_images(table: Path, unlabelled: bool = False) -> list[Row]:
-    """Return the rows of a table of images.
-
-    Args:
-        table: the file.
-        unlabelled: accept rows without a label.
-    """
-    rows, flaws = _read_rows(table, COLUMNS)
-    _refuse(table, [*flaws, *_flaws(rows, unlabelled)])
+def read_images(table: Path) -> list[Row]:
+    """Return the rows of a table of images."""
+    rows, flaws = _read_rows(table)
+    _refuse(table, [*flaws, *_flaws(rows)])
     if not rows:
         raise UserError(f"The table '{table}' has no rows: write path,label and a line an image")
     return rows
-
-
-def read_answers(table: Path) -> list[Row]:
-    """Return the lines of a table of labels by hand, some without a label; [] if it is missing."""
-    if not os.path.lexists(table):
-        return []
-    rows, flaws = _read_rows(table, COLUMNS, BY_HAND)
-    wrong = [row for row in rows if row.digest and not DIGEST.fullmatch(row.digest)]
-    _refuse(table, [*flaws, *((row.line, f"no digest '{row.digest:.20}'") for row in wrong)])
-    return rows
-
-
-def add_answers(table: Path, rows: Iterable[Sequence[str]]) -> None:
-    """Add lines of path, label and digest to a table of labels by hand, at its end.
-
-    What the table has stays, byte for byte.
-
-    Raises:
-        OSError: as the system says.
-    """
-    text = read_file(table).decode("utf-8-sig") if table.exists() else ""
-    by = _delimiter(text) if text.strip() else ","
-    head = next(csv.reader(io.StringIO(text), delimiter=by), [])  # a spreadsheet may have saved it
-    names, lines = [cell.strip().lower() for cell in head] or BY_HAND, io.StringIO()
-    writer = csv.DictWriter(lines, names, "", "ignore", delimiter=by, lineterminator="\n")
-    if not head:
-        lines.write(MARK)
-        writer.writeheader()
-    elif not text.endswith("\n"):
-        lines.write("\n")
-    for cells in relative_to(table, rows):
-        writer.writerow(dict(zip(BY_HAND, map(csv_text, cells), strict=True)))
-    with open(table, "ab") as file:
-        file.write(lines.getvalue().encode())
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def write_table(table: Path, head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
@@ -101,7 +53,7 @@ def relative_to(table: Path, rows: Iterable[Sequence[str]]) -> Iterator[list[str
         yield [os.path.join(".", os.path.relpath(path, table.parent)), *cells]
 
 
-def _read_rows(table: Path, *heads: Sequence[str]) -> tuple[list[Row], list[tuple[int, str]]]:
+def _read_rows(table: Path) -> tuple[list[Row], list[tuple[int, str]]]:
     """Return the rows of a table, and line and mistake of lines that are none."""
     try:
         text = read_file(table).decode("utf-8-sig")
@@ -119,10 +71,10 @@ def _read_rows(table: Path, *heads: Sequence[str]) -> tuple[list[Row], list[tupl
                 continue
             if not names:
                 names = [cell.lower() for cell in cells]
-                if sorted(names) not in [sorted(head[:n]) for head in heads for n in (2, 3)]:
+                if sorted(names) not in [sorted(COLUMNS[:n]) for n in (2, 3)]:
                     raise UserError(
                         f"The table '{table}' begins with '{printable(','.join(cells)):.60}': let "
-                        f"its first line be path,label or {' or '.join(map(','.join, heads))}"
+                        f"its first line be path,label or path,label,group"
                     )
             elif len(cells) != len(names):
                 flaws.append((reader.line_num, f"{len(cells)} cells, not {len(names)}"))
@@ -132,8 +84,7 @@ def _read_rows(table: Path, *heads: Sequence[str]) -> tuple[list[Row], list[tupl
             else:
                 by = dict(zip(names, cells, strict=True))
                 path = os.path.abspath(os.path.join(table.parent, by["path"] or "."))
-                more = by.get("group", ""), reader.line_num, by.get("digest", "")
-                rows.append(Row(path, by["label"], *more))
+                rows.append(Row(path, by["label"], by.get("group", ""), reader.line_num))
     except csv.Error as error:
         flaws.append((reader.line_num, f"no CSV from here on ({error})"))
     return rows, flaws
@@ -155,7 +106,7 @@ def _delimiter(text: str) -> str:
     return max("\t;,", key=head[: 2 * LONGEST].count)
 
 
-def _flaws(rows: Sequence[Row], unlabelled: bool) -> Iterator[tuple[int, str]]:
+def _flaws(rows: Sequence[Row]) -> Iterator[tuple[int, str]]:
     """Yield line and mistake of rows that are wrong by themselves, or beside others."""
     paths: dict[str, Row] = {}
     labels: dict[str, Row] = {}
@@ -169,7 +120,7 @@ def _flaws(rows: Sequence[Row], unlabelled: bool) -> Iterator[tuple[int, str]]:
         elif other is not row:
             why = f"'{shown}' is '{row.label}', but on line {other.line} '{other.label}'"
             yield row.line, f"{why}; an image has one label"
-        if not row.label and not unlabelled:
+        if not row.label:
             yield row.line, f"'{shown}' has no label"
         if row.label:
             like = labels.setdefault(name_key(row.label), row)

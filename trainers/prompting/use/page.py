@@ -1,4 +1,4 @@
-"""The application of `serve`: a page to drop images on, and to label those that `advise` picked."""
+"""The application of `serve`: a page to drop images on."""
 
 import asyncio
 import base64
@@ -7,7 +7,6 @@ import io
 import ipaddress
 import re
 import sys
-import threading
 import traceback
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -25,19 +24,17 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from ..advice import page as advice_page
-from ..advice.images import read_image
 from ..errors import UserError, by_system, in_short, need, printable
 from ..images.image_files import check_image
 from ..record.calibration import check_error
 from .commands.predict import likeliest, send
-from .labelling import Labels
 from .run import Run
 
 Image.init()
 FORMATS = [x for x in ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF"] if x in Image.OPEN]
 ERRORS = (0.01, 0.02, 0.05, 0.1, 0.2)
 LARGEST = 50_000_000  # bytes of an image
-TOP, SIDE = 5, 1_000  # classes of an image; pixels of one to label
+TOP = 5  # classes of an image
 HTML = Path(__file__).with_name("page.html").read_text("utf-8")
 HTML = HTML.replace("/* page.css */", Path(advice_page.__file__).with_name("page.css").read_text())
 
@@ -60,25 +57,15 @@ HEADERS = [
 
 
 class Page:
-    """A run, and images to label, behind a page. Models and decoders work in one thread.
+    """A run behind a page. Models and decoders work in one thread."""
 
-    Attributes:
-        run: None until there is one.
-        labels: or the sentence why there are none.
-    """
-
-    def __init__(self, load: Callable[[], Run | None], labels: Labels | str):
-        self.load, self.run, self.labels = load, load(), labels
-        self._thread = ThreadPoolExecutor(1)
+    def __init__(self, run: Run):
+        self.run, self._thread = run, ThreadPoolExecutor(1)
 
     def app(self) -> Starlette:
         """Return the application."""
-        reads = {"/": self.html, "/about": self.about, "/next": self.next}
-        changes = {"/undo": self.undo, "/again": self.again, "/label/{index:int}": self.label}
-        routes = [Route(path, answer) for path, answer in reads.items()]
-        routes += [Route(path, answer, methods=["POST"]) for path, answer in changes.items()]
+        routes = [Route("/", self.html), Route("/about", self.about)]
         routes += [Route("/classify", self.classify, methods=["POST"])]
-        routes += [Route("/image/{index:int}", self.image)]
         return Starlette(routes=routes, middleware=[Middleware(Guard)])
 
     def html(self, request: Request) -> Response:
@@ -87,9 +74,7 @@ class Page:
 
     def about(self, request: Request) -> Response:
         """Answer with what the run is, and can answer."""
-        said: dict[str, Any] = {"largest": LARGEST, "labels": isinstance(self.labels, Labels)}
-        if (run := self.run) is None:
-            return JSONResponse(said)
+        run, said = self.run, dict[str, Any](largest=LARGEST)
         said |= {"method": run.method, "backbone": run.backbone, "classes": len(run.classnames)}
         if isinstance(run.calibration, str):
             said |= {"why": f"Probabilities alone; this run is not calibrated: {run.calibration}."}
@@ -108,59 +93,13 @@ class Page:
 
     @torch.no_grad()
     def _classify(self, content: bytes, errors: list[str]) -> dict[str, Any]:
-        if (run := self.run) is None:
-            raise UserError("There is no model yet: label images, and train")
+        run = self.run
         image = run.preprocess(_decode(content, run.decode))
         batch = send(torch.utils.data.default_collate([image]), run.model.device)
         output = run.model.predict(batch)
         ((_, top),) = likeliest(run, TOP, [Path("this image")], output)
         answers = [run.answers(output, check_error(error))[0]._asdict() for error in errors]
         return {"top": top, "answers": answers}
-
-    def next(self, request: Request, **more: Any) -> Response:
-        """Answer with the images that wait for a label, and what training says."""
-        return JSONResponse(self._labels().state(_who(request)) | more)
-
-    def _labels(self) -> Labels:
-        if isinstance(self.labels, str):
-            raise UserError(self.labels)
-        return self.labels
-
-    def image(self, request: Request) -> Response:
-        """Answer with an image to label, as a JPEG."""
-        path = self._labels().path(request.path_params["index"], _who(request))
-        return Response(self._thread.submit(_jpeg, path).result(), media_type="image/jpeg")
-
-    def label(self, request: Request) -> Response:
-        """Write a label, `class`."""
-        name = request.query_params.get("class", "")
-        self._labels().label(request.path_params["index"], name, _who(request))
-        return self.next(request)
-
-    def undo(self, request: Request) -> Response:
-        """Take the last label back."""
-        return self.next(request, index=self._labels().undo(_who(request)))
-
-    def again(self, request: Request) -> Response:
-        """Begin to train again."""
-        labels = self._labels()
-        need(not labels.training, "Training has begun: wait until it ends")
-        labels.training, labels.log = True, []
-        threading.Thread(target=self._train, args=(labels,), daemon=True).start()
-        return self.next(request)
-
-    def _train(self, labels: Labels) -> None:
-        try:
-            labels.train()
-            self.run = self._thread.submit(self.load).result() or self.run
-        except Exception as error:
-            labels.log.append(_sentence(error)[0])
-        finally:
-            labels.training = False
-
-
-def _who(request: Request) -> str:
-    return request.query_params.get("by", "")[:40]
 
 
 class Guard:
@@ -226,12 +165,3 @@ def _decode(content: bytes, decode: Callable[[Any], Any]) -> Any:
     except Exception as error:  # decoders raise nearly every type there is
         said = str(error) if hasattr(error, "exit_code") else f"It is damaged ({in_short(error)})"
         raise UserError(said[0].upper() + said[1:]) from None
-
-
-def _jpeg(path: str) -> bytes:
-    """Return an image of the table as a JPEG of at most SIDE pixels a side; raises UserError."""
-    need(Path(path).is_file(), f"'{path}' is gone: skip it")
-    image, content = read_image(path), io.BytesIO()
-    image.thumbnail((SIDE, SIDE))
-    image.save(content, "JPEG", quality=90)
-    return content.getvalue()

@@ -12,9 +12,9 @@ from .arguments import command_parser
 PROG = "promptedclip"
 # The name of a module here with `main(argv, prog)`, and what the command does.
 COMMANDS = {
-    "advise": "say which CLIP and method suit your images, how good they are, what to label next",
+    "advise": "say which CLIP and method suit your images, and how good they are",
     "predict": "classify images with a trained run",
-    "serve": "open a page on this machine to classify images that are dropped on it, and to label",
+    "serve": "open a page on this machine to classify images that are dropped on it",
     "export": "write a trained run for use without this project",
     "info": "say what a method, a CLIP or a run is",
     "emoji": "write the embedded emoji as a data set to try another checkout with",

@@ -1,6 +1,5 @@
-"""Advise on a collection of images: which CLIP and method, how good, what to label next."""
+"""Advise on a collection of images: which CLIP and method, how good, what to do next."""
 
-import argparse
 import json
 import math
 import os
@@ -37,17 +36,15 @@ def build_parser(prog: str) -> Parser:
     parser = Parser(prog=prog, description=__doc__)
     add = parser.add_argument
     add("source", type=Path, metavar="FOLDER|FILE",
-        help="class folders, beside unlabelled/, or a table of path,label[,group]")  # fmt: skip
+        help="class folders, or a table of path,label[,group]")  # fmt: skip
     add("--output", type=Path, default=Path("output/advice"), help="(default: %(default)s)")
     add("--backbones", type=str.split, metavar="'A B'",
         help="CLIPs to compare (default: those on this machine, the largest first)")  # fmt: skip
     add("--budget", type=from_one, default=30, metavar="MINUTES",
         help="of encoding, unless --backbones names CLIPs (default: %(default)s)")  # fmt: skip
-    add("--next", type=from_one, metavar="N", help="also choose the next N images to label")
     add("--keep-test", action="store_true", help="leave the images in test/ out")
     add("--classnames", type=Path, metavar="FILE",
         help="names of classes that may have no image, one a line")  # fmt: skip
-    add("--page", action="store_true", help=argparse.SUPPRESS)  # its lines are shown on `serve`'s
     add_device(parser)
     return parser
 
@@ -55,8 +52,6 @@ def build_parser(prog: str) -> Parser:
 def main(argv: list[str], prog: str) -> int:
     """Run the command; its exit code is 1 if images were left out."""
     args = build_parser(prog).parse_args(argv)
-    args.words = shlex.join([*prog.split(), *(word for word in argv if word != "--page")])
-    args.asked = args.next
     args.least = None  # percent that an earlier call said, then this one
     for module, package in (("sklearn", "scikit-learn"), ("matplotlib", "matplotlib")):
         need(find_spec(module), f"advise needs {package}: run `pip install {package}`")
@@ -80,7 +75,7 @@ def main(argv: list[str], prog: str) -> int:
         with suppress(UserError):  # there is none
             args.least = read_json(args.output / CALL, "").get("at_least")
         if not (args.output / CALL).exists():
-            keep_call(args, [])
+            keep_least(args)
         remove_halves(args.output)
         dassl("utils").setup_logger(str(args.output))
         try:
@@ -99,35 +94,25 @@ def advise(args: Any, prog: str) -> int:
     begun = time.monotonic()
     more = read_names(args.classnames) if args.classnames else ()
     collection = images.read_collection(args.source.absolute(), more, args.keep_test)
-    keep_call(args, collection.classnames)
-    collection = images.read_labels(collection, args.output)
     encoded, collection, left_out = encode_all(args, collection)
-    known, K = int((collection.labels >= 0).sum()), len(collection.classnames)
-    print(f"{len(collection.paths):,} images, {known:,} of them with a label, of {K:,} classes")
+    print(f"{len(collection.paths):,} images of {len(collection.classnames):,} classes")
     if copies := len(collection.paths) - len({*collection.digests}):
         apart = collection.contradictions()
         such = f", such as '{apart[0][0]}' and '{apart[0][1]}'" if apart else ""
         several = f"{len(apart):,} images are in two classes{such}"
         print(printable(f"{copies:,} are copies, which count once; {several}"))
     spaces = [one.space(collection) for one in encoded]
-    if args.next and known == len(collection.labels):
-        print("Every image has a label" + ", so that --next has none to choose" * (not args.page))
-        args.next = None
-    if not known:
-        need(args.next, "no image has a label: --next N chooses N to label first")
-        ask_next(args, collection, spaces[0], "CLAP")
-        return int(left_out)
     compared = choice.choose(spaces, collection.labels, collection.folds_apart())
     best = compared.best
     space = spaces[best.number]
     named = labels.suspicious(compared)
     curve = statement.accuracy_curve(space, compared)
     trial = labels.try_suspicious(compared, space, named)
-    said = statement.Statement(compared, curve, len(named), trial, collection.picked)
+    said = statement.Statement(compared, curve, len(named), trial)
     pairs = [] if said.silent else labels.confusions(compared)
     calibration, seconds = labels.calibration(compared, space), time.monotonic() - begun
     fell = why_lower(args, collection, said)
-    keep_call(args, collection.classnames)
+    keep_least(args)
     save_run(args.output, collection, compared, space, calibration, said.silent, seconds)
     write_suspicious(args.output, collection, compared, named)
     print("\nRight on images that they had not seen, and zero-shot CLIP:")
@@ -143,33 +128,21 @@ def advise(args: Any, prog: str) -> int:
     commands = align_command(args, collection, compared, encoded[best.number])
     predict = [*prog.split()[:-1], "predict", "--model-dir", str(args.output)]
     commands["Classify images"] = f"{shlex.join(predict)} IMAGE ..."
-    again = f"{args.words}{'' if args.next else ' --next 20'}"
-    chosen = {"Choose images to label": again} if known < len(collection.labels) else {}
-    steps = [*fell, *next_steps(said, collection.classnames, again if chosen else "")]
-    shown = page_of(collection, said, named, pairs, chosen | commands, steps)
+    steps = [*fell, *next_steps(said, collection.classnames)]
+    shown = page_of(collection, said, named, pairs, commands, steps)
     write_whole(args.output / "advice.html", shown)
     print(f"\nWith pictures: '{args.output / 'advice.html'}'")
     if len(named):
         print(f"Labels that look wrong, the worst first: '{args.output / 'suspicious.csv'}'")
-    if args.next:
-        ask_next(args, collection, space, best.method, **best.settings)
     print("\n" + "\n".join([*said.sentences(), *fell]))
-    for title, command in commands.items() if not args.page else ():
+    for title, command in commands.items():
         print(f"{title}: `{command}`")
     return int(left_out)
 
 
-def keep_call(args: Any, classnames: list[str]) -> None:
-    """Write the options of this call, for `serve`, which repeats it, and the names of classes."""
-    from ...backbones import absolute
-
-    options = {"next": args.asked, "budget": args.budget, "batch-size": args.batch_size}
-    options |= {"keep-test": args.keep_test, "device": args.device}
-    options["backbones"] = " ".join(map(absolute, args.backbones or ()))
-    options["classnames"] = args.classnames and os.path.abspath(args.classnames)
-    call = {"source": os.path.abspath(args.source), "options": options, "classes": classnames}
-    call |= {"at_least": args.least}
-    write_whole(args.output / CALL, json.dumps(call, indent=1))
+def keep_least(args: Any) -> None:
+    """Write the file that marks the output, with what is said to be the least accuracy, %."""
+    write_whole(args.output / CALL, json.dumps({"at_least": args.least}))
 
 
 def encode_all(args: Any, collection: Any) -> tuple[list[Any], Any, bool]:
@@ -241,22 +214,6 @@ def write_suspicious(output: Path, collection: Any, compared: Any, named: Iterab
         rows.append([files[compared.rows[i]], *words])
     head = ("path", "label", "probability", "likelier", "its_probability")
     write_table(output / "suspicious.csv", head, rows)
-
-
-def ask_next(args: Any, collection: Any, space: Any, method: str, **settings: Any) -> None:
-    """Write the next images to label, and print what to do."""
-    from ...advice.images import NEXT, PICKED, picks_of, write_next
-    from ...advice.labels import pick_next
-
-    picked = dict(zip(collection.digests, collection.picked, strict=True))
-    known = space, collection.labels, args.next, method, collection.picked
-    rows, how = pick_next(*known, **settings)
-    picks = picks_of(args.output) | {digest: text for digest, text in picked.items() if text}
-    picks |= {collection.digests[row]: how for row in rows}
-    write_whole(args.output / PICKED, json.dumps(picks, indent=1, sort_keys=True))
-    write_next(args.output, [collection.paths[row] for row in rows])
-    fill = f"write classes into '{args.output / NEXT}', and repeat `{args.words}`"
-    print(f"To label next: {f'{len(rows):,} images, on this page' if args.page else fill}")
 
 
 def align_command(args: Any, collection: Any, compared: Any, encoded: Any) -> dict[str, str]:

@@ -1,10 +1,9 @@
-"""Open a page on this machine: drop images on it, and label those that `advise --next` picked."""
+"""Open a page on this machine to classify images that are dropped on it."""
 
 import contextlib
 import socket
 import sys
 from importlib.util import find_spec
-from pathlib import Path
 
 from ...errors import UserError, need
 from .arguments import from_one
@@ -12,8 +11,7 @@ from .load import load_run, run_parser
 
 LOCAL = "127.0.0.1"
 OPEN = (
-    "Warning: this page has no password, so that whoever reaches this machine can classify images, "
-    "see those to label, change labels, and train"
+    "Warning: this page has no password, so that whoever reaches this machine can classify images"
 )
 
 
@@ -42,29 +40,16 @@ def main(argv: list[str], prog: str) -> None:
 
 
 def build_page(args):
-    """Return the page of a run, or of images to label where no run has been trained yet."""
+    """Return the page of a run."""
     from ...capabilities.transductive import Transductive
     from ...running.devices import usable_device
-    from ..labelling import Labels
     from ..page import Page
 
-    device = usable_device(args.device)
-    folder = Path(args.model_dir)
-    try:
-        labels: Labels | str = Labels(folder)
-    except UserError as error:
-        labels = str(error)
-
-    def load():
-        if isinstance(labels, Labels) and not any(folder.glob("*/model*")):
-            return None
-        run = load_run(args)
-        together = f"{run.method} classifies images together, and a page one by one: use predict"
-        need(not isinstance(run.model, Transductive), together)
-        run.model.to(device).reset()
-        return run
-
-    return Page(load, labels)
+    device, run = usable_device(args.device), load_run(args)
+    together = f"{run.method} classifies images together, and a page one by one: use predict"
+    need(not isinstance(run.model, Transductive), together)
+    run.model.to(device).reset()
+    return Page(run)
 
 
 def listen(host: str, port: int) -> socket.socket:
