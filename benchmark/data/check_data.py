@@ -9,14 +9,13 @@ from pathlib import Path
 from tabulate import tabulate
 from tqdm import tqdm
 
-from trainers.prompting.errors import UserError, check_name, need
+from trainers.prompting.errors import UserError, check_name
 
 from ..cli import Parser, add_plugin, from_one
 from ..protocols.configs import GROUPS, dataset_class, dataset_files, use_plugins, with_groups
 from . import zero_shot
 from .zero_shot import BACKBONE, check_printed
 
-PHOTOGRAPHS = "whurs19-images"  # of which assets/ has features
 COUNTS = ("classes", "train", "val", "test")
 
 
@@ -47,8 +46,7 @@ def main(argv: list[str]) -> int:
         "names",
         nargs="*",
         metavar="NAME",
-        help=f"data sets, or {', '.join(GROUPS)} (default: all but the medical, and plug-ins'); or "
-        f"{PHOTOGRAPHS}, to encode them and compare with their features in assets/",
+        help=f"data sets, or {', '.join(GROUPS)} (default: all but the medical, and plug-ins')",
     )
     parser.add_argument(
         "--zero-shot", action="store_true",
@@ -82,12 +80,6 @@ def main(argv: list[str]) -> int:
     root = Path(args.root).expanduser().absolute()
     if not root.is_dir():
         raise UserError(f"'{root}' is not a folder: give --root the folder of the data sets")
-    if PHOTOGRAPHS in args.names:
-        alone = args.names == [PHOTOGRAPHS] and args.zero_shot and not args.sentences
-        need(alone, f"{PHOTOGRAPHS} needs --zero-shot, no --sentences and no other data set")
-        from .stored_rows import check
-
-        return check(root / PHOTOGRAPHS, args.backbone or "ViT-B/32", args.limit)
     known = checked_datasets()
     asked = with_groups(args.names) or [name for name in known if name not in GROUPS["medical"]]
     names = [check_name("data set", name, known) for name in asked]

@@ -128,8 +128,8 @@ class Checker:
         `parts` are train, val and test, lists of Datum.
         """
         train, _, test = parts
-        names, chosen = class_names(name, train, test), self.some(test)
-        logits = self._logits(cls.__name__, names, self.features(cls.__name__, chosen))
+        names, chosen = class_names(name, train, test), self._some(test)
+        logits = self._logits(cls.__name__, names, self._features(cls.__name__, chosen))
         return Compared(name, shares(logits, chosen, test), printed_numbers(name))
 
     def try_sentences(
@@ -153,18 +153,18 @@ class Checker:
         for one in asked:  # bad sentences are refused before images are read
             note = self._method(title, names, one).settings.sentences.note
             print(f"{title}: {note}")
-        chosen = self.some(val)
-        z, labels = self.features(title, chosen), [item.label for item in chosen]
+        chosen = self._some(val)
+        z, labels = self._features(title, chosen), [item.label for item in chosen]
         guesses = (self._logits(title, names, z, one).argmax(1).tolist() for one in (None, *asked))
         return [100 * sum(map(eq, guess, labels)) / len(labels) for guess in guesses]
 
-    def some(self, items: list) -> list:
+    def _some(self, items: list) -> list:
         """Return at most as many items as the limit, drawn."""
         if self.limit is None or self.limit >= len(items):
             return list(items)
         return random.Random(0).sample(items, self.limit)
 
-    def features(self, title: str, items: list) -> "torch.Tensor":
+    def _features(self, title: str, items: list) -> "torch.Tensor":
         """Return features (n, D) of images, read and transformed as in a run without DRAFT."""
         import torch
         from dassl.utils import read_image

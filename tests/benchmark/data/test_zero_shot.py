@@ -198,7 +198,7 @@ def test_sentences_are_compared_on_validation_images(eurosat, tmp_path, capsys, 
 def test_sentences_that_cannot_be_compared(eurosat, monkeypatch):
     cls, checker = checked_datasets()["eurosat"], zero_shot.Checker(CLIP)
     train, val, test = cls.look(eurosat)[1]
-    monkeypatch.setattr(checker, "features", None)  # they are refused before images are read
+    monkeypatch.setattr(checker, "_features", None)  # they are refused before images are read
     for without in ([], test):
         with pytest.raises(UserError, match="eurosat lacks validation images apart from its test"):
             checker.try_sentences("eurosat", cls, (train, without, test), [])
