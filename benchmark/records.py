@@ -89,27 +89,7 @@ METRICS = {
         note="Zero-shot the accuracy of zero-shot CLIP with the same text, on the same images",
         everywhere=False,
     ),
-    "set_coverage": Metric(
-        "Coverage (%)",
-        more_is_better=None,
-        note="Coverage the share of images whose prediction set has their class",
-        everywhere=False,
-    ),
-    "set_size": Metric(
-        "Set size",
-        percent=False,
-        more_is_better=False,
-        note="Set size the mean number of classes in a prediction set",
-        everywhere=False,
-    ),
-    "set_gap": Metric(
-        "Gap (%)",
-        more_is_better=False,
-        note="Gap the mean over classes of how far their coverage is from what was asked",
-        everywhere=False,
-    ),
 }
-
 
 PER_CLASS = "per_class_accuracy"  # the key of a group: accuracy (%) by class name
 

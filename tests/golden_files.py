@@ -11,7 +11,7 @@ from trainers.prompting import Method, build_method
 from trainers.prompting.method import METHODS
 
 # of all images together, of sentences, of no method, of pixels, and of products: test_transclip.py,
-# test_descriptions.py, test_conformal.py, test_robustness.py, test_skiptuning.py
+# test_descriptions.py, test_calibration.py, test_robustness.py, test_skiptuning.py
 OTHERS = (
     "tiny_clip_seed0", "transclip", "stata_batches_streams", "descriptions_three_rules",
     "conformal_scores", "attack_coop_eps4", "attack_maple_eps4", "attack_zeroshot_eps4",

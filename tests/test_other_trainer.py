@@ -77,7 +77,6 @@ def test_its_evaluation_takes_the_last_epoch(tmp_path, toy, capsys):
     ("pairs", "sentence"),
     [
         (["TEST.OOD", "['TinyOthers']"], "TEST.OOD is ['TinyOthers'], but only methods of this"),
-        (["TEST.CONFORMAL", "lac"], "TEST.CONFORMAL is lac, but only methods of this project read"),
         (["OPTIM.STEPS", "5"], "OPTIM.STEPS is 5, but only methods of this project read it"),
         (["TRAINER.TOYPROMPTS.N_CTXX", "5"], "TOYPROMPTS has no 'N_CTXX': did you mean 'N_CTX'?"),
     ],

@@ -113,8 +113,7 @@ PACKAGES = {
     "prompts": "backbones encoders errors",
     "teacher": "encoders errors full_precision node storage",
     "checkpoint": "backbones dassl_parts dataset_keys embedded errors running storage teacher",
-    "record": "backbones checkpoint dataset_keys embedded errors images marks running storage "
-    "transport",
+    "record": "backbones checkpoint dataset_keys embedded errors images marks running storage",
     "contract": "encoders errors",
     "method": "backbones checkpoint contract encoders errors full_precision node prompts",
     "regularizers": "errors method teacher",
@@ -126,7 +125,7 @@ PACKAGES = {
     "plugins": "errors method methods record",
     "step": "method running",
     "building": "backbones checkpoint dassl_parts dataset_keys encoders errors images method "
-    "methods node record robustness running storage",
+    "methods node robustness running storage",
     "trainer": "backbones building capabilities checkpoint contract dassl_parts encoders errors "
     "method node plugins record robustness running step storage teacher",
     "advice": "backbones building capabilities checkpoint dassl_parts embedded encoders errors "

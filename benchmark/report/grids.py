@@ -17,7 +17,6 @@ from .per_image import BOTH
 from .published import meaning, with_marks
 from .summary import count_text, sets_to_average
 from .tables import Cell, Table, average_name, number_or_none, protocol_of, table_name
-from .training import prediction_sets
 
 RELATIVE_TO = "CoOp"  # costs are multiples of this method's
 TIMES = "_x_coop"
@@ -147,10 +146,8 @@ def _test(numbers: pd.DataFrame, runs: pd.DataFrame) -> Test:
     seeds = runs.groupby("name")["seed"].agg(lambda column: list(dict.fromkeys(column)))
     lines = numbers.drop_duplicates("name")
     lines = lines.assign(seeds=lines["name"].map(seeds), problems=[[] for _ in range(len(lines))])
-    sets = runs.drop_duplicates("name").set_index("name")["outcome"].map(prediction_sets)
-    lines = lines.assign(prediction_sets=lines["name"].map(sets))
     place = place_of(row, row.of_shots, row.column)
-    return Test(where, place, lines, numbers, more=["prediction_sets"], runs=runs)
+    return Test(where, place, lines, numbers, runs=runs)
 
 
 def both_halves(numbers: pd.DataFrame) -> Iterator[Grid]:

@@ -26,7 +26,6 @@ OOD_NOTE = (
     "AUROC and FPR95 (%) of telling test images from those of another data set, which stands "
     "before them, by MCM or GL-MCM."
 )
-SETS = {key: metric for key, metric in METRICS.items() if key.startswith("set_")}
 N_NOTE = "n: test images of the class."
 # Columns (in %) of the table over base and new classes together.
 JOINT = {
@@ -51,7 +50,7 @@ class Metrics:
     """Tables with a line for each method and a column for each metric.
 
     Tables over base and new classes (accuracies, costs) come first, then those of each test, with
-    the prediction sets of each setting, and out-of-distribution detection.
+    out-of-distribution detection.
     """
 
     heading = "More metrics"
@@ -70,7 +69,7 @@ class Metrics:
         return by_protocol
 
     def _tables(self, test: Test) -> Iterator[Table]:
-        by_metric = {key: x for key, x in test.runs.groupby("metric") if key not in SETS}
+        by_metric = dict([*test.runs.groupby("metric")])
         metrics = {
             key: each for key, each in METRICS.items() if each.everywhere or key in by_metric
         }
@@ -87,9 +86,6 @@ class Metrics:
         notes = [spread, *explain(metrics, self.bins), *attack_note(each_row(test.lines))]
         table = test.table(": metrics", metrics, notes, problems)
         yield replace(table, picture=f"{self.picture}_{test.name}")
-        for setting, lines in test.lines.groupby("prediction_sets", sort=False):
-            title = f": prediction sets ({setting})"
-            yield replace(test, lines=lines).table(title, SETS, [spread, *explain(SETS)])
         if metrics := {key: each for key, each in _ood(test).items() if key in by_metric}:
             problems = test.without(pd.concat(by_metric[key] for key in metrics), NO_OOD)
             title = ": out-of-distribution detection"

@@ -85,14 +85,6 @@ def always_named(outcome: Outcome) -> Settings | None:
     return (*changes, *sentences, *stream, *initial_weights(outcome), *attacks(outcome))
 
 
-def prediction_sets(outcome: Outcome) -> str | None:
-    """Return the settings of prediction sets, as `lac, ALPHA 0.1`; None without sets."""
-    test = value_at(outcome.result, "config.TEST") or {}
-    more = {key: x for key, x in test.items() if key.startswith("CONFORMAL_") and x is not False}
-    texts = [f"{key.partition('_')[2]} {x}" for key, x in more.items()]
-    return ", ".join([test["CONFORMAL"], *texts]) if test.get("CONFORMAL") else None
-
-
 def earlier_text(outcome: Outcome, key: str) -> str | None:
     """Return what a record says of the training of its `teacher`, or of its `start`; None without.
 

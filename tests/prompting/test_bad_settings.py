@@ -339,9 +339,6 @@ VALUES = {  # key -> good values, then bad ones
     "TRAIN.ATTACK_STEPS": ([1], [0, -1]),
     "TRAIN.ATTACK_TEXT": (["constant"], ["off", ""]),
     "TRAIN.ATTACK_TEXT_STEP": ([0.0], [1.0]),  # of `onfly`
-    "TEST.CONFORMAL": (["", "lac", "aps", "raps"], ["lax"]),
-    "TEST.CONFORMAL_ALPHA": ([0.01, 0.99], [0.0, 1.0, None]),
-    "TEST.CONFORMAL_SHARE": ([0.0, 0.99], [-0.1, 1.0]),
     "TEST.ATTACK": (["", "pgd", "transfer-cw"], ["fgsm", "transfer-"]),
     "TEST.ATTACK_EPS": ([0.1, 255.0], [0.0, 255.1]),
     "TEST.ATTACK_ALPHA": ([0.1, 2.0], [-1.0, 0.0, float("inf")]),
@@ -368,7 +365,6 @@ CONTRADICTIONS = {
     "order": ({"TEST.ATTACK": "pgd", "TEST.STREAM": "separate:5"}, "TEST.STREAM separate:5: leave"),
     "other rows": ({"TEST.OOD": ["DTD"], "DATASET.FEATURES": "a"}, "the features of DATASET.FEAT"),
     "nowhere": ({"TEST.RECORD": True, "OUTPUT_DIR": ""}, "add --output-dir FOLDER"),
-    "unkept": ({"TEST.CONFORMAL": "lac", "TEST.PREDICTIONS": False}, "set TEST.PREDICTIONS True"),
 }  # fmt: skip
 
 

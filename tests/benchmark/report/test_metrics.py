@@ -102,54 +102,6 @@ def test_a_calibration_error_that_is_left_out_is_not_missing():
     assert lines(table)["TransCLIP"][3:] == ["-", "2.00"]
 
 
-def with_sets(name, coverage, size, score="lac", **more):
-    measured = {"set_coverage": coverage, "set_size": size, "set_gap": 9.0}
-    outcomes = few_shot(name, 16, (60,), negative_log_likelihood=1.5, **measured)
-    test = {"CONFORMAL": score, "CONFORMAL_ALPHA": 0.1, "CONFORMAL_SHARE": 0.5}
-    outcomes[0].result["config"] = {"TEST": test | {"CONFORMAL_OT": False} | more}
-    return outcomes
-
-
-def test_prediction_sets_are_shown_where_they_were_measured():
-    outcomes = with_sets("ALIGN", 90.1, 2.5) + with_sets("CoOp", 95.0, 3.0)
-    first, table = metrics(frame(outcomes)).tables().popitem()[1]
-    assert "Coverage (%)" not in first.head
-    assert table.title.endswith(": prediction sets (lac, ALPHA 0.1, SHARE 0.5)")
-    assert table.head == ["Method", "Coverage (%)", "Set size", "Gap (%)"]
-    assert lines(table)["CoOp"][-3:] == ["95.00", "3.00", "9.00"]
-    assert not table.best(-3), "more than was asked is not better"
-    assert lines(table)["ALIGN"][-2] == table.lines[min(table.best(-2))][-2].text
-    assert any(
-        "Set size the mean number of classes in a prediction set" in x for x in table.caption
-    )
-    assert len(metrics(frame(some())).tables().popitem()[1]) == 1
-
-
-def test_prediction_sets_of_other_settings_stand_in_other_tables():
-    """A coverage of 49 where half was asked for is no less than one of 90 where 90% was."""
-    outcomes = with_sets("ALIGN", 49.0, 1.2, CONFORMAL_ALPHA=0.5) + with_sets("CoOp", 90.3, 3.0)
-    outcomes += with_sets("MaPLe", 89.7, 4.0, "aps", CONFORMAL_OT=True)
-    outcomes += with_sets("VPT", 91.0, 2.9) + few_shot(
-        "KgCoOp", 16, (60,), negative_log_likelihood=1.5
-    )
-    view = metrics(frame(outcomes))
-    first, *others = view.tables().popitem()[1]
-    assert len(first.lines) == 5 and not first.problems
-    found = {table.title.partition(" sets ")[2]: [*lines(table)] for table in others}
-    assert found == {
-        "(lac, ALPHA 0.1, SHARE 0.5)": ["CoOp", "VPT"],
-        "(aps, ALPHA 0.1, SHARE 0.5, OT True)": ["MaPLe"],
-        "(lac, ALPHA 0.5, SHARE 0.5)": ["ALIGN"],
-    }
-    settings = {record["method"]: record["prediction_sets"] for record in view.records()}
-    assert settings["ALIGN"] == "lac, ALPHA 0.5, SHARE 0.5" and settings["KgCoOp"] is None
-    both = with_sets("ALIGN", 49.0, 1.2, CONFORMAL_ALPHA=0.5) + with_sets("ALIGN", 90.0, 3.0)
-    _, *others = metrics(frame(both)).tables().popitem()[1]
-    assert [[*lines(table)] for table in others] == [
-        ["ALIGN, CONFORMAL_ALPHA 0.1"], ["ALIGN, CONFORMAL_ALPHA 0.5"],
-    ]  # fmt: skip
-
-
 def test_base_and_new_are_two_tests():
     outcomes = [outcome("ALIGN", 1, part, 50.0) for part in ("base", "new")]
     _, _, *tables = (

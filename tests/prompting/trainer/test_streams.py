@@ -151,7 +151,6 @@ OF_TASKS = {"STREAM": "few:1-2:4"}
 UNFIT = {
     "CoOp": ({"STREAM": "separate:4"}, "but CoOp classifies each image by itself, so that no"),
     "MTA": (OF_TASKS, "but MTA classifies each image by itself"),
-    "conformal": (OF_TASKS | {"CONFORMAL": "lac"}, "few:1-2:4: leave TEST.CONFORMAL out"),
     "ood": (OF_TASKS | {"OOD": ["TinyOthers"]}, "few:1-2:4: leave TEST.OOD out"),
     "unkept": (OF_TASKS | {"PREDICTIONS": False}, "by task: set TEST.PREDICTIONS True"),
     "file": ({"STREAM": "nowhere.txt"}, "is 'nowhere.txt', which is no file of numbers and no"),

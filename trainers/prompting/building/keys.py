@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 from ..dataset_keys import SENTENCES, STREAM
 from ..errors import need
-from ..record.conformal import SCORES
 from ..robustness import ATTACKS, STARTS, TEXTS
 
 
@@ -62,12 +61,6 @@ KEYS = {
     "TEST.PREDICTIONS": Key(True),  # keep the prediction of each test image
     "TEST.RECORD": Key(False),  # write results.json (train.py of this project always does)
     "TEST.OOD": Key([]),  # data sets of other classes, for detection
-    "TEST.CONFORMAL": Key("", *_words(["", *SCORES])),  # measure prediction sets by this score
-    # the share of images whose set may lack their class
-    "TEST.CONFORMAL_ALPHA": Key(0.1, "between 0 and 1", lambda alpha: 0 < alpha < 1),
-    # of test images, for the threshold; 0: from validation images
-    "TEST.CONFORMAL_SHARE": Key(0.5, "0 or more and less than 1", lambda share: 0 <= share < 1),
-    "TEST.CONFORMAL_OT": Key(False),  # transport the probabilities first
     "TEST.ATTACK": Key("", *_words(["", *ATTACKS])),  # measure accuracy under attack
     "TEST.ATTACK_EPS": Key(1.0, *EPS),
     "TEST.ATTACK_ALPHA": Key(0.25, *POSITIVE),  # the size of a step, as a share of it
@@ -139,8 +132,5 @@ def _rules(cfg: Any) -> dict[str, object]:
         "leave it out": not (test.OOD and rows),
         "TEST.RECORD True writes into the output folder: add --output-dir FOLDER": (
             cfg.OUTPUT_DIR or not test.RECORD
-        ),
-        "TEST.CONFORMAL needs predictions: set TEST.PREDICTIONS True": (
-            test.PREDICTIONS or not test.CONFORMAL
         ),
     }

@@ -15,7 +15,6 @@ from torch import Tensor
 
 from ..errors import need, printable
 from ..images.class_folders import NONE, SEVERAL
-from .conformal import scores, threshold
 
 LARGER = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5)  # errors that are named where most answers are SEVERAL
 BOUNDS = (-3.0, 3.0)  # of the natural logarithm of a temperature
@@ -41,7 +40,8 @@ class Calibration:
 
     Attributes:
         temperature: which the logits are divided by.
-        scores: (n,), LAC scores of the images for their own classes, rising.
+        scores: (n,), LAC scores (1 - p; Sadinle et al. 2019, arXiv:1609.00451) of the images for
+            their own classes, rising.
         seconds: (n,), those of their second-likeliest classes, rising.
         effective: the number of independent images that these are worth; None if all are.
         likeness: (n,), their largest centred cosines, rising, if the run has them; then also
@@ -66,7 +66,7 @@ class Calibration:
         cls, logits: Tensor, labels: Tensor, temperature: float, likeness: Tensor | None = None
     ) -> "Calibration":
         """Return that of logits (n, K) at a temperature, with labels and likeness (n,)."""
-        every = scores((logits.float() / temperature).softmax(1), "lac")
+        every = 1 - (logits.float() / temperature).softmax(1)
         own = every.gather(1, labels[:, None])[:, 0]
         one = cls(temperature, own.sort().values, every.kthvalue(2).values.sort().values)
         if likeness is None:
@@ -97,7 +97,7 @@ class Calibration:
         """Return the answers to B images, given logits (B, K), features (B, D) and K names."""
         limit, least = self.limits(check_error(error))
         p = (logits.float() / self.temperature).softmax(1).cpu()
-        kept = (scores(p, "lac") <= limit) | (p == p.amax(1, keepdim=True))  # never empty
+        kept = (1 - p <= limit) | (p == p.amax(1, keepdim=True))  # never empty
         cosines = [None] * len(p)
         if self.centre is not None and self.classes is not None:
             cosines = likeness(z, self.centre, self.classes).tolist()
@@ -153,6 +153,22 @@ class Calibration:
                 f"When a class was left out, {100 * strange:.0f}% of its images were '{NONE}'."
             )
         return " ".join(lines)
+
+
+def threshold(own: Tensor, alpha: float) -> float:
+    """Return the k-th smallest score, k = ceil((n + 1)(1 - alpha)); infinity if k > n.
+
+    `own` (n,) are scores of images for their own class. A new image's score for its class is at
+    most this with a probability of at least 1 - alpha.
+
+    Examples:
+        >>> threshold(torch.arange(19.0), 0.1)  # k = 18
+        17.0
+        >>> threshold(torch.arange(8.0), 0.1)  # k = 9
+        inf
+    """
+    k = math.ceil((len(own) + 1) * (1 - alpha) - 1e-9)  # 1e-9: for what binary fractions miss
+    return float(own.kthvalue(k).values) if k <= len(own) else math.inf
 
 
 def centre_and_classes(z: Tensor, labels: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:

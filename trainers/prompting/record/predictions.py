@@ -10,7 +10,6 @@ import os
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -65,7 +64,6 @@ class Predictions:
         note: why the union of base and new classes is left out; else empty.
         calibration_note: why calibration is left out; else empty.
         validation: logits (n, K) and labels (n,) of the validation images, if they were read.
-        more: metrics that `columns` has computed.
     """
 
     temperature: float | None = None
@@ -73,7 +71,6 @@ class Predictions:
     note = ""
     calibration_note = ""
     validation: Sequence[np.ndarray] | None = None
-    more: Mapping[str, float] = MappingProxyType({})
 
     def __init__(self, scale: torch.Tensor | float = 1.0, new: bool = False):
         self.files: list[str] = []

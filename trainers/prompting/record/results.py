@@ -124,7 +124,7 @@ class Evaluation:
         if last is not None:
             rows = write_predictions(Path(self.cfg.OUTPUT_DIR), last.columns())
             measured = metrics(rows, self.dataset.classnames)
-            measured |= {**last.more, "temperature": last.temperature}
+            measured["temperature"] = last.temperature
             if (known := self.provenance) and isinstance(known.calibration, dict):
                 scores = known.calibration["scores"]  # see `Calibration`
                 measured["lac_scores"] = [round(x, 7) for x in scores.tolist()]

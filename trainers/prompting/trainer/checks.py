@@ -23,7 +23,6 @@ from ..record.metrics import number_names
 from ..storage.values import is_sound
 from ..teacher import MethodTeacher
 from .attacks import check_attacks
-from .evaluation import check_conformal
 from .feature_rows import check_views
 from .original_dassl import check_warm_up
 from .planned_steps import check_planned
@@ -112,8 +111,6 @@ def check_method(method: Method, dataset: Any, cfg: CfgNode) -> None:
     """Refuse a method that does not fit its run."""
     check_teachers(method, dataset, cfg)
     check_stream(method, dataset, cfg)
-    if cfg.TEST.CONFORMAL:
-        check_conformal(method, dataset, cfg)
     check_attacks(method, cfg)
     if method.settings.sentences is not None:
         print(f"Sentences: {method.settings.sentences.note}")

@@ -6,7 +6,6 @@ Predictions are over the run's classes, and over base and new classes together.
 from collections.abc import Mapping
 from copy import copy
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,10 +18,9 @@ from ..capabilities.transductive import NOT_ITS_OWN, Transductive
 from ..checkpoint.files import checkpoint_file
 from ..checkpoint.saved import Saved
 from ..dassl_parts import dassl
-from ..errors import UserError, in_short, need
+from ..errors import UserError, in_short
 from ..method import Method, Output
 from ..record.calibration import Calibration, fit_temperature
-from ..record.conformal import SetPredictions
 from ..record.predictions import Predictions
 from ..teacher import Teacher, nearest
 from .loaders import loader_like
@@ -60,8 +58,7 @@ class Recorder:
         self._method, self._other = trainer.method, None
         cfg, dataset = trainer.cfg, trainer.dm.dataset
         new = cfg.DATASET.SUBSAMPLE_CLASSES == "new"
-        kind = partial(SetPredictions, cfg.TEST) if cfg.TEST.CONFORMAL else Predictions
-        self.predictions = kind(self._method.logit_scale, new)
+        self.predictions = Predictions(self._method.logit_scale, new)
         loader = trainer.val_loader if split == "val" else trainer.test_loader
         self._stream: Stream | None = getattr(loader, "stream", None)
         if self._stream and not self._stream.tasks:
@@ -197,21 +194,6 @@ def _temperature(method: Method, trainer, predictions: Predictions) -> float | N
     temperature, _ = fit_temperature(values.astype(float), label)
     print(f"Temperature {temperature:.4f}, fitted on {len(label):,} validation images")
     return temperature
-
-
-def check_conformal(method: Method, dataset: Any, cfg: CfgNode) -> None:
-    """Refuse what the prediction sets of a run cannot be measured with (UserError)."""
-    if cfg.TEST.CONFORMAL_SHARE:
-        labels = [item.label for item in (dataset.val if cfg.TEST.SPLIT == "val" else dataset.test)]
-        why = "no class has two images to evaluate, one of them for the threshold"
-        need(len(set(labels)) < len(labels), f"TEST.CONFORMAL cannot be measured: {why}")
-        return
-    why = why_spent(method, dataset, cfg)
-    need(
-        not why,
-        f"TEST.CONFORMAL_SHARE 0 takes the validation images, but {why}: set it to 0.5, for half "
-        "of the test images",
-    )
 
 
 def why_spent(method: Method, dataset: Any, cfg: CfgNode) -> str:
