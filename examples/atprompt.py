@@ -13,6 +13,7 @@ from trainers.prompting import (
     Contexts,
     ImageEncoder,
     Method,
+    Public,
     TextEncoder,
     UserError,
     register,
@@ -76,11 +77,13 @@ class ATPrompt(Method):
     """
 
     node = "ATPROMPT"
-    outside = {key: f"TRAINER.COOP.{key}" for key in ("N_CTX", "PREC")}
-    ignored = ("USE_ATPROMPT",)  # without attributes the method is CoOp
+    public = Public(
+        submodule="prompt_learner",
+        dead=("ctx_att", "token_middle"),  # tokens of unused attributes
+        outside={key: f"TRAINER.COOP.{key}" for key in ("N_CTX", "PREC")},
+        ignored=("USE_ATPROMPT",),  # without attributes the method is CoOp
+    )
     takes = ("llm",)  # a language model proposed the attributes
-    saves_submodule = True
-    dead_weights = ("ctx_att", "token_middle")  # public files also have tokens of unused attributes
 
     @dataclass(frozen=True)
     class Settings(Method.Settings):
@@ -139,9 +142,11 @@ class ATPrompt(Method):
 class DeepATPrompt(ATPrompt):
     """ATPrompt, deep version, with MaPLe: PROMPT_DEPTH blocks have own tokens before the class."""
 
-    outside = {key: f"TRAINER.MAPLE.{key}" for key in ("N_CTX", "PROMPT_DEPTH", "PREC")}
-    checkpoint = "MultiModalPromptLearner"
-    saves_submodule = False
+    public = Public(
+        folder="MultiModalPromptLearner",
+        submodule="",
+        outside={key: f"TRAINER.MAPLE.{key}" for key in ("N_CTX", "PROMPT_DEPTH", "PREC")},
+    )
 
     @dataclass(frozen=True)
     class Settings(ATPrompt.Settings):

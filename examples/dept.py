@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from trainers.prompting import ImageEncoder, UserError, register
+from trainers.prompting import ImageEncoder, Public, UserError, register
 from trainers.prompting.methods.coop import CoOp
 
 
@@ -35,16 +35,18 @@ class DePT(CoOp):
     ImageNet-A and ImageNet-R.
     """
 
-    checkpoint = "PromptLearner"
-    saves_submodule = False
+    public = Public(
+        folder="PromptLearner",
+        submodule="",
+        outside={
+            "WEIGHT": "TRAINER.LINEAR_PROBE.WEIGHT",
+            "TYPE": "TRAINER.LINEAR_PROBE.TYPE",
+            "TEST_TIME_FUSION": "TRAINER.LINEAR_PROBE.TEST_TIME_FUSION",
+            "FILM": "TRAINER.FILM.LINEAR_PROBE",
+            "SUBSAMPLE_CLASSES": "DATASET.SUBSAMPLE_CLASSES",
+        },
+    )
     test_keys = ("SUBSAMPLE_CLASSES",)
-    outside = {
-        "WEIGHT": "TRAINER.LINEAR_PROBE.WEIGHT",
-        "TYPE": "TRAINER.LINEAR_PROBE.TYPE",
-        "TEST_TIME_FUSION": "TRAINER.LINEAR_PROBE.TEST_TIME_FUSION",
-        "FILM": "TRAINER.FILM.LINEAR_PROBE",
-        "SUBSAMPLE_CLASSES": "DATASET.SUBSAMPLE_CLASSES",
-    }
 
     @dataclass(frozen=True)
     class Settings(CoOp.Settings):

@@ -186,7 +186,7 @@ def _own(cfg):
 
 def _places(method) -> set[str]:
     """Return the places of a method's keys in a cfg; some are in the node of another method."""
-    return {method.place(key) for key in (*method.defaults, *method.ignored)}
+    return {method.place(key) for key in (*method.defaults, *method.public.ignored)}
 
 
 def _without(node, places: Container[str], prefix: str = "") -> CfgNode:

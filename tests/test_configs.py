@@ -129,7 +129,9 @@ def value(cfg, place: str):
 @pytest.mark.parametrize("name", sorted({path.parent.name for path in FILES}))
 def test_every_config_file_describes_a_method(name, capsys):
     method = METHODS[name]
-    outside = [place.split(".")[1] for place in method.outside.values() if "TRAINER" in place]
+    outside = [
+        place.split(".")[1] for place in method.public.outside.values() if "TRAINER" in place
+    ]
     for path in (path for path in FILES if path.parent.name == name):
         assert isinstance(node_of(cfg_of(path)), method.Settings), path
         named = yaml.safe_load(path.read_text())

@@ -17,7 +17,7 @@ from paths import HALF_WRITTEN, ROOT
 from trainers.prompting import Added, Method, TextEncoder, build_method, load_clip, write_sentences
 from trainers.prompting.building.config import _fill
 from trainers.prompting.building.rebuild import for_classes
-from trainers.prompting.checkpoint.public import PublicFiles
+from trainers.prompting.checkpoint.public import Public, PublicFiles
 from trainers.prompting.encoders.text import TextFeatures
 from trainers.prompting.encoders.vision import ImageFeatures
 from trainers.prompting.method import METHODS
@@ -205,6 +205,7 @@ def test_all_that_a_method_may_define_is_on_the_pages():
     hooks = re.findall(r"(?<!@property\n)^    def (\w+)", source[start:end], re.MULTILINE)
     hooks += [name for name in vars(PublicFiles) if name.endswith("_public")]
     attributes = {*Method.__annotations__, *PublicFiles.__annotations__}
+    attributes |= {*Public.__annotations__}
     attributes -= {"defaults", "settings", "logit_scale", "logit_bias", "chunk_bytes"}
     said = PAGE + OF_CHECKPOINTS
     missing = [n for n in (*hooks, *attributes) if not re.search(rf"\b{n}\b", said)]

@@ -171,7 +171,7 @@ def test_whole_runs(setting, precision, tmp_path, monkeypatch):
     name, node, *_ = SETTINGS[setting]
     method = METHODS[name]
     node = {k: v for k, v in node.items() if k != "SENTENCES"} | {"PREC": precision}
-    places = {key: method.outside.get(key, f"TRAINER.{method.node}.{key}") for key in node}
+    places = {key: method.public.outside.get(key, f"TRAINER.{method.node}.{key}") for key in node}
     pairs = [word for key, value in node.items() for word in (places[key], str(value))]
     pairs += ["TRAINER.DETERMINISTIC", "True"]
 
@@ -191,7 +191,7 @@ def test_whole_runs(setting, precision, tmp_path, monkeypatch):
     assert run("tested", "--eval-only", "--model-dir", str(tmp_path / "whole")) == 0
     assert torch.are_deterministic_algorithms_enabled()
     assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
-    last = f"{method.checkpoint}/model.pth.tar-2"
+    last = f"{method.public.folder}/model.pth.tar-2"
     whole, parts = (torch.load(tmp_path / x / last, weights_only=True) for x in ("whole", "parts"))
     for key, value in whole["state_dict"].items():
         assert torch.equal(value, parts["state_dict"][key]), key

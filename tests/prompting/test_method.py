@@ -20,6 +20,7 @@ from trainers.prompting import (
     write_sentences,
 )
 from trainers.prompting.building.config import read_node
+from trainers.prompting.checkpoint.public import Public
 from trainers.prompting.checkpoint.state import PublicLayout
 from trainers.prompting.method import METHODS, Batch
 from trainers.prompting.prompts import Textual
@@ -134,8 +135,7 @@ def test_what_follows_the_encoder_is_trained_saved_and_used(tiny_clip):
 
 def test_public_checkpoints_may_hold_only_a_submodule(tiny_clip):
     class Held(Idle):
-        saves_submodule = "adapter"
-        dead_weights = ("base_",)
+        public = Public(submodule="adapter", dead=("base_",))
 
         def build(self, clip_model, classnames, dataset):
             self.adapter = nn.Module()

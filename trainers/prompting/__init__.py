@@ -18,6 +18,7 @@ if TYPE_CHECKING:  # for type checkers and editors, which do not follow __getatt
     from .backbones.bert import OpenText as OpenText
     from .building.config import build_method as build_method
     from .capabilities.planned import Planned as Planned
+    from .checkpoint.public import Public as Public
     from .encoders.added import Added as Added
     from .encoders.added import LowRank as LowRank
     from .encoders.added import blocks_of as blocks_of
@@ -50,6 +51,7 @@ _MODULES = {
     "MethodTeacher": "teacher",
     "OpenText": "backbones.bert",
     "Planned": "capabilities.planned",
+    "Public": "checkpoint.public",
     "Stage": "method",
     "Teacher": "teacher",
     "TextEncoder": "encoders.text",

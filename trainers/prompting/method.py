@@ -17,7 +17,7 @@ from torch import nn
 from . import node as nodes
 from .backbones import family_of
 from .checkpoint import state
-from .checkpoint.public import PublicFiles
+from .checkpoint.public import Public
 from .checkpoint.saved import Saved
 from .contract import ENCODERS, check_built, check_class, check_logits, with_sentences
 from .encoders.added import NONE, Additions
@@ -35,7 +35,6 @@ from .prompts import Contexts, public_name
 METHODS: dict[str, type["Method"]] = {}
 Images = torch.Tensor | Sequence[torch.Tensor]  # one view, or several
 Scale = Callable[[torch.Tensor], torch.Tensor]
-OF_CLASS_NAMES = ("token_prefix", "token_suffix")  # buffers in public checkpoints
 CHUNK_BYTES = 256 << 20
 
 
@@ -84,7 +83,7 @@ class Stage(NamedTuple):
     optim: Mapping[str, Any] = {}
 
 
-class Method(PublicFiles, nn.Module):
+class Method(nn.Module):
     """Base class of all methods; `--trainer` takes the name of a subclass.
 
     A subclass defines `node`, `Settings`, what is learned (`build`) and where it enters: in front
@@ -102,20 +101,12 @@ class Method(PublicFiles, nn.Module):
         node: name of the method's node under `cfg.TRAINER`. Several methods may share one.
         Settings: a frozen dataclass that inherits from `Method.Settings`: a field for each key of
             the node, with its type and its public value; `__post_init__` checks the values.
-        outside: keys that the public code keeps elsewhere in the cfg, with their full names, such
-            as `{"W": "TRAINER.W"}`; they are fields of `Settings`, too.
-        ignored: keys of the public node that have no effect here; a run that sets one gets a
-            warning.
+        public: what its public code calls things.
         training_only: keys of `Settings` that only a training reads: those of an evaluation may
             differ, and records have the training's.
         test_keys: keys that an evaluation may set anew: records have its own.
         taught_by: keys of `Settings` that name the places of earlier trainings, which a training
             needs, each with the key that names its CLIP.
-        checkpoint: name of the folder in which the public code saves its model.
-        saves_submodule: True if public checkpoints hold only the `prompt_learner`, or the name of
-            the sub-module that they hold.
-        dead_weights: prefixes of names in public checkpoints that have no effect here, without
-            the name of the sub-module.
         views: number of augmentations of an image that a step needs (`DATALOADER.K_TRANSFORMS`).
         test_views: number of views of each test image that `predict` gets, as a list with the plain
             one first; the others are random crops and flips. May be a property.
@@ -182,14 +173,10 @@ class Method(PublicFiles, nn.Module):
 
     node: ClassVar[str]
     defaults: ClassVar[dict[str, Any]]
-    outside: ClassVar[dict[str, str]] = {}
-    ignored: ClassVar[tuple[str, ...]] = ()
+    public: Public = Public("prompt_learner", submodule="", dead=(), outside={}, ignored=())
     training_only: ClassVar[tuple[str, ...]] = ()
     test_keys: ClassVar[tuple[str, ...]] = ()
     taught_by: ClassVar[Mapping[str, str]] = {}
-    checkpoint: ClassVar[str] = "prompt_learner"
-    saves_submodule: ClassVar[bool | str] = False
-    dead_weights: ClassVar[tuple[str, ...]] = ()
     views: ClassVar[int] = 1
     test_views: int = 1
     test_augmix: bool = False
@@ -225,6 +212,9 @@ class Method(PublicFiles, nn.Module):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         cls.defaults = nodes.defaults_of(cls.Settings, cls.__name__)
+        if own := vars(cls).get("public"):
+            bases = (vars(base) for base in cls.__mro__[1:])
+            cls.public = own.beside(next(base["public"] for base in bases if "public" in base))
 
     def __init__(
         self,
@@ -539,7 +529,7 @@ class Method(PublicFiles, nn.Module):
     @classmethod
     def place(cls, key: str) -> str:
         """Return the full dotted name in a cfg of a key of the node."""
-        return cls.outside.get(key, f"TRAINER.{cls.node}.{key}")
+        return cls.public.outside.get(key, f"TRAINER.{cls.node}.{key}")
 
     def own_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Yield all parameters but those of CLIP, which checkpoints hold, with their names."""
@@ -565,12 +555,6 @@ class Method(PublicFiles, nn.Module):
         """Return what is learned, with the names and shapes of public checkpoints."""
         return {name: p.detach() for name, p in self.public_parameters().items()}
 
-    @property
-    def submodule(self) -> str:
-        """The name of the sub-module whose prefix public checkpoints may omit."""
-        named = self.saves_submodule
-        return named if isinstance(named, str) else "prompt_learner"
-
     @classmethod
     def other_nodes(cls) -> set[str]:
         """Return the nodes of the cfg that belong to other methods only."""
@@ -580,24 +564,17 @@ class Method(PublicFiles, nn.Module):
         """Load what is learned from a public checkpoint (docs/methods.md, section 7).
 
         Args:
-            state_dict: the state of the whole published model, or only of its `submodule`. Frozen
-                and unused weights in it are ignored.
+            state_dict: the state of the whole published model, or only of its part. Frozen and
+                unused weights in it are ignored.
 
         Raises:
             UserError: a name is unknown or missing, or a shape does not fit.
         """
-        own = self.public_parameters()
-        state.load_parameters(own, state_dict, self._is_ignored, self.submodule)
-
-    def _is_ignored(self, name: str) -> bool:
-        """Return True if a name in a public checkpoint is that of a frozen or unused weight."""
-        dead = name.removeprefix(self.submodule + ".").startswith(self.dead_weights)
-        if dead or name.endswith(OF_CLASS_NAMES) or name == "logit_scale":
-            return True
-        encoder, _, rest = name.partition(".")
-        if encoder == "image_encoder":
-            return rest in self.image_encoder.visual.state_dict()
-        return encoder == "text_encoder" and rest in self.text_encoder.state_dict()
+        own, encoders = self.public_parameters(), (self.image_encoder, self.text_encoder)
+        state.load_parameters(
+            own, state_dict, lambda name: self.public.is_unused(name, *encoders),
+            self.public.beginning,
+        )  # fmt: skip
 
     def own_state(self) -> dict[str, Any]:
         """Return the persistent buffers of the method, which checkpoints hold."""

@@ -98,7 +98,7 @@ def test_tensors_that_can_be_loaded():
 def test_parameters_take_the_values_of_their_public_names():
     def load(state, **sizes):
         own = {f"m.{name}": torch.nn.Parameter(torch.zeros(size)) for name, size in sizes.items()}
-        load_parameters(own, state, lambda name: name == "old", "m")
+        load_parameters(own, state, lambda name: name == "old", "m.")
         return own
 
     x = torch.arange(6.0).view(2, 3)

@@ -72,7 +72,7 @@ def options(trainer, node) -> list[str]:
     """Return KEY VALUE pairs of a method's settings, without those of the training only."""
     method = METHODS[trainer]
     pairs = [
-        (method.outside.get(key, f"TRAINER.{method.node}.{key}"), str(value))
+        (method.public.outside.get(key, f"TRAINER.{method.node}.{key}"), str(value))
         for key, value in node.items()
         if key not in (*method.training_only, *method.test_keys)
     ]

@@ -14,13 +14,13 @@ from tiny import learned, results, run
 from benchmark.__main__ import main
 from trainers.prompting import UserError as Ours
 from trainers.prompting import build_method, register
-from trainers.prompting.checkpoint.public import names_beside, public_checkpoint
+from trainers.prompting.checkpoint.public import PublicFiles, names_beside, public_checkpoint
 from trainers.prompting.checkpoint.saved import Saved
 from trainers.prompting.method import METHODS
 from trainers.prompting.methods.coop import CoOp
 
 
-class Filed(CoOp):
+class Filed(PublicFiles, CoOp):
     """A CoOp whose public code writes two files, one of them a bare tensor."""
 
     public_files = ("half_*.pt", "rest_*.pt")

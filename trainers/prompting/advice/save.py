@@ -74,9 +74,9 @@ def save_run(
     predictions.add_images([item.impath for item in test], y)
     predictions.add_logits(torch.tensor(best.logits))
     folder.mkdir(parents=True, exist_ok=True)
-    for name in {METHODS[name].checkpoint for name in SETTINGS} - {method.checkpoint}:
+    for name in {METHODS[name].public.folder for name in SETTINGS} - {method.public.folder}:
         shutil.rmtree(folder / name, ignore_errors=True)  # of another method, by an earlier call
-    dassl("utils").save_checkpoint(saved.content(), os.path.join(folder, method.checkpoint))
+    dassl("utils").save_checkpoint(saved.content(), os.path.join(folder, method.public.folder))
     write_results(
         Evaluation(
             cfg=cfg, dataset=data, num_classes=len(collection.classnames), device=method.device,

@@ -102,7 +102,7 @@ def _places() -> dict[str, object]:
     places: dict[str, object] = {}
     for method in METHODS.values():
         keys = {method.place(key): default for key, default in method.defaults.items()}
-        keys |= {method.place(key): None for key in method.ignored}
+        keys |= {method.place(key): None for key in method.public.ignored}
         for place, default in keys.items():
             same = places.setdefault(place, default) == default
             places[place] = default if same else None
@@ -133,7 +133,7 @@ def values_in(cfg: CfgNode, method: type[Method]) -> dict[str, Any]:
     In texts, `{run}` is the folder of the run, `{seed}` its seed and `{dataset}` its data set. A
     printed warning names keys that were set but mean nothing to the method.
     """
-    keys = (*method.defaults, *method.ignored)
+    keys = (*method.defaults, *method.public.ignored)
     values = {key: _fill(value_at(cfg, method.place(key)), cfg) for key in keys}
     places = _places()
     node = cfg.TRAINER.get(method.node, {})
@@ -168,15 +168,15 @@ def read_node(
         sentences: those that the run asks for.
     """
     for key in values:
-        if key not in method.defaults and key not in method.ignored:
+        if key not in method.defaults and key not in method.public.ignored:
             raise UserError(
                 f"TRAINER.{method.node} has no key '{key}': {nearest(key, method.defaults)}"
             )
-    _warn_ignored([method.place(k) for k in method.ignored if values.get(k) is not None])
+    _warn_ignored([method.place(k) for k in method.public.ignored if values.get(k) is not None])
     settings = {
         key: value
         for key, value in values.items()
-        if value is not None and key not in method.ignored
+        if value is not None and key not in method.public.ignored
     }
     check_values(method.Settings, settings, method.place)
     if settings.get("CTX_INIT") is False and not isinstance(method.defaults["CTX_INIT"], bool):

@@ -1,18 +1,70 @@
-"""Reads and writes checkpoints of public code that does not use Dassl's folders."""
+"""Names in the public code of a method, and its checkpoints."""
 
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
+
+import torch
+from torch import nn
 
 from ..errors import UserError, need
 from .files import find_checkpoint, read_checkpoint, saved_epochs
 from .saved import Saved
 
+OF_CLASS_NAMES = ("token_prefix", "token_suffix")  # buffers in public checkpoints
+LEFT_OUT: Any = None
+
+
+@dataclass(frozen=True)
+class Public:
+    """What the public code of a method calls things; a field left out is that of the base class.
+
+    Attributes:
+        folder: in which it saves its model.
+        submodule: the part that its checkpoints hold alone; empty if they hold the whole model.
+        dead: beginnings of names in its checkpoints that have no effect here, without the name of
+            the sub-module.
+        outside: keys that it keeps elsewhere in the cfg, with their full names, such as
+            `{"W": "TRAINER.W"}`; they are fields of `Settings`, too.
+        ignored: keys of its node that have no effect here; a run that sets one gets a warning.
+    """
+
+    folder: str = LEFT_OUT
+    submodule: str = LEFT_OUT
+    dead: tuple[str, ...] = LEFT_OUT
+    outside: Mapping[str, str] = LEFT_OUT
+    ignored: tuple[str, ...] = LEFT_OUT
+
+    def beside(self, base: "Public") -> "Public":
+        """Return these names, and those of the base class for the fields that are left out."""
+        own = {field: value for field, value in vars(self).items() if value is not LEFT_OUT}
+        return replace(base, **own)
+
+    @property
+    def beginning(self) -> str:
+        """The beginning of names that a checkpoint may leave out, or that all of them lack."""
+        return f"{self.submodule or 'prompt_learner'}."
+
+    def shorten(self, state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Return what is learned with the names in checkpoints; given ones are of the model."""
+        cut = self.beginning if self.submodule else ""
+        return {name.removeprefix(cut): value for name, value in state.items()}
+
+    def is_unused(self, name: str, image_encoder: Any, text_encoder: nn.Module) -> bool:
+        """Return True if a name in a checkpoint is that of a frozen or unused weight."""
+        dead = name.removeprefix(self.beginning).startswith(self.dead)
+        if dead or name.endswith(OF_CLASS_NAMES) or name == "logit_scale":
+            return True
+        encoder, _, rest = name.partition(".")
+        if encoder == "image_encoder":
+            return rest in image_encoder.visual.state_dict()
+        return encoder == "text_encoder" and rest in text_encoder.state_dict()
+
 
 class PublicFiles:
-    """A method's description of its public files; a base class of `Method`.
+    """Base of methods whose public code writes files of its own; to inherit from first.
 
     Attributes: Class attributes
         public_files: their names. `*` stands for one or more characters, the same in all files
@@ -42,7 +94,7 @@ def find_prompts(method: Any, place: str, epoch: int | None) -> Saved | None:
     of None takes `model-best.pth.tar`, or else the last one. Return None if neither the method nor
     the training has learned anything.
     """
-    folder = os.path.join(place, method.checkpoint)
+    folder = os.path.join(place, method.public.folder)
     if not (method.public_parameters() or method.own_state()):
         saved = Saved.read(find_checkpoint(folder, None)) if saved_epochs(folder) else Saved()
         need(
@@ -56,17 +108,19 @@ def find_prompts(method: Any, place: str, epoch: int | None) -> Saved | None:
     if perhaps_public and (public := public_checkpoint(method, place)) is not None:
         return public
     path = find_checkpoint(folder, epoch)
-    saved = method.complete(Saved.read(path, place), path)
+    saved = Saved.read(path, place)
+    if isinstance(method, PublicFiles):
+        saved = method.complete(saved, path)
     print(f"Loading prompts from '{path}' (epoch {'?' if saved.epoch is None else saved.epoch})")
     return saved
 
 
-def public_checkpoint(method: PublicFiles, path: str) -> Saved | None:
+def public_checkpoint(method: Any, path: str) -> Saved | None:
     """Read a checkpoint from the public files of a method; `path` is one of them, or their folder.
 
     Return as `read_public`; None if there is no such file.
     """
-    files = _files(path, method.public_files)
+    files = _files(path, method.public_files) if isinstance(method, PublicFiles) else {}
     if not files:
         return None
     contents = {pattern: read_checkpoint(file, object) for pattern, file in files.items()}

@@ -20,22 +20,22 @@ from ..storage.values import check_dense, is_dense, is_sound
 def load_parameters(
     own: Mapping[str, nn.Parameter],
     state: Mapping[str, torch.Tensor],
-    is_ignored: Callable[[str], bool],
-    submodule: str,
+    is_unused: Callable[[str], bool],
+    beginning: str,
 ) -> None:
     """Load parameters, by their public names, from a checkpoint of this project or a public one.
 
-    Names of `state` are as in the whole published model, or as in its `submodule` only;
-    `is_ignored` is True for a name without a parameter that may be skipped.
+    Names of `state` are as in the whole published model, or lack the `beginning` of its part;
+    `is_unused` is True for a name without a parameter that may be skipped.
     """
     tensors = {}
     for name, value in state.items():
-        full = name if name in own else f"{submodule}.{name}"
+        full = name if name in own else beginning + name
         if full in own:
             tensors[full] = value
         else:
             need(
-                is_ignored(name),
+                is_unused(name),
                 f"The checkpoint has '{name}', which this method lacks: it is of another method, "
                 "or of deeper prompts",
             )
@@ -155,12 +155,10 @@ class PublicLayout(nn.Module):
     def __init__(self, method: Any):
         super().__init__()
         self.method = method  # `train()` and `eval()` reach it through this module
-        self.prefix = f"{method.submodule}." if method.saves_submodule else ""
 
     def state_dict(self, *args, **kwargs):
         """Return the learned parameters by their public names, without gradient."""
-        state = self.method.public_state_dict()
-        return {name.removeprefix(self.prefix): value for name, value in state.items()}
+        return self.method.public.shorten(self.method.public_state_dict())
 
     def load_state_dict(self, state_dict, strict=True, assign=False):
         """Load as `Method.load_public_state_dict`; `strict` and `assign` are ignored."""

@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ..checkpoint.public import Public
 from ..encoders.class_text import zero_shot_template
 from ..encoders.sentences import expand_templates, fixed_sentence
 from ..encoders.templates import KGCOOP, PROMPTSRC, template_of
@@ -49,7 +50,7 @@ class ALIGN(Prompted):
     """
 
     node = "ALIGN"
-    checkpoint = "MultiModalPromptLearner"
+    public = Public(folder="MultiModalPromptLearner")
     training_only = ("REGULARIZERS", "REGULARIZER_WEIGHTS")
     single = False
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
+from ..checkpoint.public import Public
 from ..encoders.class_text import ClassText
 from ..encoders.templates import CLIP, ZERO_SHOT, template_of
 from ..errors import need, not_negative
@@ -52,8 +53,7 @@ class BiomedCoOp(CoOp):
     """
 
     node = "BIOMEDCOOP"
-    saves_submodule = False
-    dead_weights = ("ZS_image_encoder.", "image_encoder.", "text_encoder.")
+    public = Public(submodule="", dead=("ZS_image_encoder.", "image_encoder.", "text_encoder."))
     training_only = ("SCCM_LAMBDA", "KDSP_LAMBDA", "TAU", "N_PROMPTS", "SENTENCES")
 
     @dataclass(frozen=True)

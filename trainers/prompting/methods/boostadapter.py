@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
+from ..checkpoint.public import Public
 from ..encoders.vision import ImageFeatures
 from ..errors import need, one_of
 from ..full_precision import no_autocast
@@ -94,7 +95,7 @@ class BoostAdapter(TDA):
     """
 
     node = "BOOSTADAPTER"
-    checkpoint = "boostadapter"
+    public = Public(folder="boostadapter")
     test_augmix = False
     test_views = property(attrgetter("settings.BATCH_SIZE"))
 

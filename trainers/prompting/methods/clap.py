@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ..checkpoint.public import Public
 from ..encoders.class_text import MEANS, class_text
 from ..encoders.templates import DEFAULT, IMAGENET
 from ..encoders.text import TextFeatures
@@ -64,9 +65,7 @@ class CLAP(Method):
 
     node = "ADAPTER"
     rules = MEANS
-    checkpoint = "adapter"
-    saves_submodule = "adapter"
-    dead_weights = ("base_text_features",)
+    public = Public(folder="adapter", submodule="adapter", dead=("base_text_features",))
     class_bound = True
     trains_on_support = True
     training_only = ("INIT", "CONSTRAINT", "REPETITIONS")

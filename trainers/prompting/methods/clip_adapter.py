@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ..checkpoint.public import Public
 from ..encoders.class_text import MEANS
 from ..errors import UserError, need
 from ..method import Method, register
@@ -51,8 +52,7 @@ class CLIPAdapter(Method):
 
     node = "CLIP_ADAPTER"
     rules = MEANS
-    checkpoint = "clip_adapter"
-    saves_submodule = "adapter"
+    public = Public(folder="clip_adapter", submodule="adapter")
 
     @dataclass(frozen=True)
     class Settings(Method.Settings):

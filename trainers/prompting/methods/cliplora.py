@@ -11,6 +11,7 @@ from typing import Any
 from torch import nn
 
 from ..capabilities.updated import Updated
+from ..checkpoint.public import Public, PublicFiles
 from ..checkpoint.saved import Saved
 from ..encoders.added import MATRICES, SIDES, LowRank, blocks_of
 from ..encoders.class_text import MEANS
@@ -39,7 +40,7 @@ def _group(content: object, key: str) -> dict:
 
 
 @register
-class CLIPLoRA(Updated):
+class CLIPLoRA(PublicFiles, Updated):
     """Low-rank updates W + ALPHA / sqrt(R) B A of matrices in both encoders; fixed sentences.
 
     In each chosen block each chosen matrix W0 becomes W0 + c B A, c = ALPHA / sqrt(R), A (R,
@@ -72,7 +73,7 @@ class CLIPLoRA(Updated):
 
     node = "CLIPLORA"
     rules = MEANS
-    checkpoint = "clip_lora"
+    public = Public(folder="clip_lora")
     public_files = ("lora_weights.pt",)
     training_only = ("DROPOUT_RATE",)
 

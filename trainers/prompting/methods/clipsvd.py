@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..capabilities.updated import Updated
+from ..checkpoint.public import Public, PublicFiles
 from ..checkpoint.saved import Saved
 from ..encoders.added import MATRICES, SIDES, blocks_of, matrices
 from ..encoders.class_text import MEANS, class_text
@@ -77,7 +78,7 @@ class Spectrum(nn.Module):
 
 
 @register
-class CLIPSVD(Updated):
+class CLIPSVD(PublicFiles, Updated):
     """The singular values of matrices in both encoders; fixed sentences.
 
         W = U diag(S0) V'  ->  U diag(S) V',   L = CE
@@ -103,7 +104,7 @@ class CLIPSVD(Updated):
 
     node = "CLIPSVD"
     rules = MEANS
-    checkpoint = "clip_svd"
+    public = Public(folder="clip_svd")
     public_files = (FILE,)
 
     @dataclass(frozen=True)

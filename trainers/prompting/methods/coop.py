@@ -5,6 +5,7 @@ Learning to Prompt for Vision-Language Models.
 
 from dataclasses import dataclass
 
+from ..checkpoint.public import Public
 from ..encoders.sentences import SLOT, only_template, write_sentences
 from ..encoders.text import TextEncoder
 from ..encoders.vision import ImageEncoder
@@ -24,7 +25,7 @@ class CoOp(Prompted):
     """
 
     node = "COOP"
-    saves_submodule = True
+    public = Public(submodule="prompt_learner")
     point = Point(M=0, N=1)
 
     @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
+from ..checkpoint.public import Public
 from ..encoders.class_text import ClassText
 from ..errors import not_negative, one_of
 from ..marks import FILE
@@ -48,11 +49,13 @@ class CoPrompt(MaPLe):
     """
 
     node = "CoPrompt"
-    dead_weights = ("model_distill.",)
+    public = Public(
+        dead=("model_distill.",),
+        outside={"W": "TRAINER.W", "DISTILL": "TRAINER.DISTILL"},
+    )
     views = 2
     takes = (FILE,)
     training_only = ("W", "DISTILL", "SENTENCES")
-    outside = {"W": "TRAINER.W", "DISTILL": "TRAINER.DISTILL"}
 
     @dataclass(frozen=True)
     class Settings(MaPLe.Settings):

@@ -14,6 +14,7 @@ from torch import nn
 
 from ..capabilities.fitting import descent, keep_best, train
 from ..capabilities.mirrored import Mirrored
+from ..checkpoint.public import Public
 from ..encoders.class_text import MEANS, class_text
 from ..encoders.templates import IMAGENET
 from ..errors import fraction, from_1, need, not_negative, one_of, positive
@@ -50,7 +51,7 @@ class CrossModal(Mirrored, LinearProbe):
     """
 
     node = "CROSS_MODAL"
-    checkpoint = "cross_modal"
+    public = Public(folder="cross_modal")
     rules = MEANS
 
     @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
+from ..checkpoint.public import Public
 from ..errors import not_negative, one_of
 from ..full_precision import no_autocast
 from ..method import register
@@ -62,7 +63,7 @@ class CTPT(TPT):
     """
 
     node = "CTPT"
-    checkpoint = "ctpt"
+    public = Public(folder="ctpt")
 
     @dataclass(frozen=True)
     class Settings(TPT.Settings):
@@ -125,7 +126,7 @@ class OTPT(CTPT):
     """
 
     node = "OTPT"
-    checkpoint = "otpt"
+    public = Public(folder="otpt")
 
     @dataclass(frozen=True)
     class Settings(CTPT.Settings):

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
+from ..checkpoint.public import Public
 from ..encoders.class_text import ClassText, zero_shot_template
 from ..encoders.text import TextFeatures
 from ..encoders.vision import ImageFeatures
@@ -62,7 +63,7 @@ class DPE(Method):
     """
 
     node = "DPE"
-    checkpoint = "dpe"
+    public = Public(folder="dpe")
     trains = False
     stream = True
     test_augmix = True

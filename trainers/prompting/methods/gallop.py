@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ..checkpoint.public import Public, PublicFiles
 from ..checkpoint.saved import Saved
 from ..encoders.sentences import Keys, around_name, write_sentences
 from ..encoders.text import TextEncoder, TextFeatures
@@ -25,7 +26,7 @@ MOST_PROMPTS = 1_000  # global or local ones; more would fill the memory
 
 
 @register
-class GalLoP(Method):
+class GalLoP(PublicFiles, Method):
     """Global prompts compared with the image, local ones with the patches that fit best.
 
     M global and N local contexts of 4 tokens, all starting from `A photo of a`; the class name
@@ -55,12 +56,15 @@ class GalLoP(Method):
     """
 
     node = "GALLOP"
-    checkpoint = "gallop"
+    public = Public(
+        folder="gallop",
+        ignored=(
+            "OOD_METHOD", "OOD_TEMP_SCALE", "PROMPTS_BATCH_SIZE", "CHECKPOINTING_SEGMENTS",
+            "USE_FP16",
+        ),
+    )  # fmt: skip
     public_files = ("*.ckpt",)
     training_only = ("GLOBAL_DROPOUT_P", "USE_GLOBAL_LOSS", "USE_LOCAL_LOSS")
-    ignored = (
-        "OOD_METHOD", "OOD_TEMP_SCALE", "PROMPTS_BATCH_SIZE", "CHECKPOINTING_SEGMENTS", "USE_FP16",
-    )  # fmt: skip
 
     @dataclass(frozen=True)
     class Settings(Method.Settings):

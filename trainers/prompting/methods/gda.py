@@ -10,6 +10,7 @@ from operator import attrgetter
 import torch
 import torch.nn.functional as F
 
+from ..checkpoint.public import Public
 from ..encoders.class_text import MEANS, class_text
 from ..encoders.templates import IMAGENET
 from ..errors import from_1, need, not_negative, one_of
@@ -50,7 +51,7 @@ class GDA(Method):
 
     node = "GDA"
     rules = MEANS
-    checkpoint = "gda"
+    public = Public(folder="gda")
     trains = False
     joint = False
     own_classes = True

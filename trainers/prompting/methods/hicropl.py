@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ..checkpoint.public import Public
 from ..encoders.class_text import ClassText
 from ..errors import need, not_negative, one_of
 from ..full_precision import no_autocast
@@ -207,11 +208,13 @@ class HiCroPL(Prompted):
     """
 
     node = "HICROPL"
-    checkpoint = "VLPromptLearner"
-    dead_weights = ("ZS_image_encoder.", "cross_prompts_text.0")  # the latter is ctx
+    public = Public(
+        folder="VLPromptLearner",
+        dead=("ZS_image_encoder.", "cross_prompts_text.0"),  # the latter is ctx
+        ignored=("TEACHER_NAME",),
+    )
     takes = (FILE,)
     training_only = ("LAMBD",)
-    ignored = ("TEACHER_NAME",)
     point = Point(M=1, N=1, coupling="independent")
 
     @dataclass(frozen=True)

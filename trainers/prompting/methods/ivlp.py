@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from ..checkpoint.public import Public
 from ..errors import not_negative
 from ..method import Method, register
 from ..node import Words
@@ -14,7 +15,7 @@ class IVLP(Prompted):
     """One prompt on each side, with separate parameters, lengths and depths."""
 
     node = "IVLP"
-    checkpoint = "VLPromptLearner"
+    public = Public(folder="VLPromptLearner")
 
     @dataclass(frozen=True)
     class Settings(Method.Settings):

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch.nn.functional as F
 
+from ..checkpoint.public import Public
 from ..encoders.templates import KGCOOP, template_of
 from ..errors import not_negative
 from ..method import Method, register
@@ -38,9 +39,8 @@ class KgCoOp(CoOp):
     are ignored.
     """
 
-    dead_weights = ("bias_vectors", "meta_net.")
+    public = Public(dead=("bias_vectors", "meta_net."), ignored=("ALPHA", "CLASS_TOKEN_POSITION"))
     training_only = ("W",)
-    ignored = ("ALPHA", "CLASS_TOKEN_POSITION")
     position = "end"
 
     @dataclass(frozen=True)

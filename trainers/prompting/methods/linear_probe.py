@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ..checkpoint.public import Public
 from ..errors import need, not_negative, positive
 from ..full_precision import in_float64
 from ..method import Method, register
@@ -43,11 +44,10 @@ class LinearProbe(Method):
     """
 
     node = "LINEAR_PROBE"
-    checkpoint = "linear_probe"
+    public = Public(folder="linear_probe", ignored=("SHOTS",))
     trains = False
     class_bound = True
     support_passes = 1
-    ignored = ("SHOTS",)
     searches = property(attrgetter("settings.SEARCH_HP"))
 
     @dataclass(frozen=True)

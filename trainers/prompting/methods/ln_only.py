@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from ..checkpoint.public import Public
 from ..encoders.added import SIDES, Added, blocks_of, tuned_norm
 from ..encoders.class_text import MEANS
 from ..errors import need, one_of
@@ -29,8 +30,8 @@ class LNOnly(Method):
 
     node = "LN_ONLY"
     rules = MEANS
-    checkpoint = "layer_norms"
-    ignored = ("N_ITERS", "LR", "WD", "PEFT")  # OPTIM has them
+    # OPTIM has what is ignored
+    public = Public(folder="layer_norms", ignored=("N_ITERS", "LR", "WD", "PEFT"))
 
     @dataclass(frozen=True)
     class Settings(Method.Settings):

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
+from ..checkpoint.public import Public
 from ..encoders.text import TextFeatures
 from ..encoders.vision import ImageEncoder, ImageFeatures, project_values
 from ..errors import from_1, need, not_negative
@@ -35,7 +36,7 @@ class LoCoOp(CoOp):
 
     node = "LOCOOP"
     training_only = ("LAMBDA_VALUE", "TOPK")
-    outside = {"LAMBDA_VALUE": "lambda_value", "TOPK": "topk"}
+    public = Public(outside={"LAMBDA_VALUE": "lambda_value", "TOPK": "topk"})
 
     @dataclass(frozen=True)
     class Settings(CoOp.Settings):

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..capabilities.fitting import keep_best, train
+from ..checkpoint.public import Public
 from ..encoders.class_text import MEANS, class_text
 from ..encoders.templates import IMAGENET
 from ..errors import UserError, from_1, one_of
@@ -53,7 +54,7 @@ class LPPlusPlus(LinearProbe):
 
     node = "LPPLUSPLUS"
     rules = MEANS
-    checkpoint = "lpplusplus"
+    public = Public(folder="lpplusplus")
 
     @dataclass(frozen=True)
     class Settings(Method.Settings):

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from ..checkpoint.public import Public
 from ..method import Method, register
 from ..node import Words
 from ..prompts import size_of
@@ -17,7 +18,7 @@ class MaPLe(Prompted):
     """
 
     node = "MAPLE"
-    checkpoint = "MultiModalPromptLearner"
+    public = Public(folder="MultiModalPromptLearner")
     point = Point(M=1, N=1, coupling="project")
 
     @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from ..checkpoint.public import Public
 from ..encoders.added import SIDES, Added, blocks_of
 from ..encoders.sentences import fixed_sentence, only_template, write_sentences
 from ..encoders.text import TextEncoder
@@ -90,9 +91,11 @@ class MultiModalAdapter(Method):
     """
 
     node = "MMADAPTER"
-    checkpoint = "adapter_learner"
-    saves_submodule = "adapter_learner"
-    dead_weights = ("token_embedding", "tokenized_prompts")
+    public = Public(
+        folder="adapter_learner",
+        submodule="adapter_learner",
+        dead=("token_embedding", "tokenized_prompts"),
+    )
 
     @dataclass(frozen=True)
     class Settings(Method.Settings):

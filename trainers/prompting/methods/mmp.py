@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
+from ..checkpoint.public import Public
 from ..encoders.sentences import expand_templates
 from ..encoders.text import TextFeatures
 from ..encoders.vision import ImageFeatures
@@ -35,8 +36,7 @@ class MMP(Prompted):
     """
 
     node = "MMP"
-    checkpoint = "MultiModalPromptLearner"
-    ignored = ("VISION_PROMPT_DEPTH", "USECT")
+    public = Public(folder="MultiModalPromptLearner", ignored=("VISION_PROMPT_DEPTH", "USECT"))
     single = False
 
     @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ..checkpoint.public import Public
 from ..encoders.added import SIDES, Added, blocks_of
 from ..encoders.class_text import MEANS, zero_shot_template
 from ..encoders.text import TextFeatures
@@ -89,11 +90,13 @@ class MMRL(Method):
 
     node = "MMRL"
     rules = MEANS
-    checkpoint = "MultiModalRepresentationLearner"
-    dead_weights = ("prompt_embeddings", "representation_learner.prompt_embeddings")
+    public = Public(
+        folder="MultiModalRepresentationLearner",
+        dead=("prompt_embeddings", "representation_learner.prompt_embeddings"),
+        outside={"TASK": "TASK", "SUBSAMPLE_CLASSES": "DATASET.SUBSAMPLE_CLASSES"},
+    )
     training_only = ("REG_WEIGHT",)
     test_keys: ClassVar[tuple[str, ...]] = ("TASK", "SUBSAMPLE_CLASSES")
-    outside = {"TASK": "TASK", "SUBSAMPLE_CLASSES": "DATASET.SUBSAMPLE_CLASSES"}
 
     @dataclass(frozen=True)
     class Settings(Method.Scaled):

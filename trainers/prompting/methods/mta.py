@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from ..capabilities.of_views import OfViews
+from ..checkpoint.public import Public
 from ..errors import from_1, need, not_negative, positive
 from ..method import register
 from ..sure_views import check_most
@@ -40,7 +41,7 @@ class MTA(OfViews):
     """
 
     node = "MTA"
-    checkpoint = "mta"
+    public = Public(folder="mta")
     test_views = property(attrgetter("settings.BATCH_SIZE"))
 
     @dataclass(frozen=True)

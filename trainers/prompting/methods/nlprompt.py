@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from ..capabilities.planned import Planned
+from ..checkpoint.public import Public
 from ..errors import fraction, need, not_negative, one_of
 from ..method import register
 from ..transport.released import sinkhorn_released
@@ -22,6 +23,7 @@ EPSILON = 1e-6  # added to p_y
 ROUNDS, TOL = 1000, 1e-6  # of Sinkhorn's iteration
 MODES = {"linear": lambda t: t, "exp": lambda t: 1 - math.exp(-4 * t)}
 SCORES = {"out": lambda p: p, "logP": lambda p: p.log_softmax(1), "softmax": lambda p: p.softmax(1)}
+OF_DATASET = "USE_OT", "REG_E", "CURRICLUM_EPOCH", "BEGIN_RATE", "CURRICLUM_MODE", "PMODE"
 
 
 class Split(NamedTuple):
@@ -67,11 +69,8 @@ class NLPrompt(Planned, CoOp):
     """
 
     node = "NLPROMPT"
-    outside = {
-        key: f"DATASET.{key}"
-        for key in ("USE_OT", "REG_E", "CURRICLUM_EPOCH", "BEGIN_RATE", "CURRICLUM_MODE", "PMODE")
-    }
-    training_only = (*outside, "FORM")
+    public = Public(outside={key: f"DATASET.{key}" for key in OF_DATASET})
+    training_only = (*OF_DATASET, "FORM")
 
     @dataclass(frozen=True)
     class Settings(CoOp.Settings):

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..backbones import family_of
+from ..checkpoint.public import Public
 from ..encoders.sentences import SLOT, write_sentences
 from ..encoders.templates import PLOTPP as WORDS
 from ..encoders.templates import PLOTPP_DEFAULT
@@ -59,7 +60,7 @@ class PLOTPP(Prompted):
     """
 
     node = "PLOTPP"
-    ignored = ("N_CTX", "CSC", "CTX_INIT", "CLASS_TOKEN_POSITION")
+    public = Public(ignored=("N_CTX", "CSC", "CTX_INIT", "CLASS_TOKEN_POSITION"))
 
     @dataclass(frozen=True)
     class Settings(Method.Settings):

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
+from ..checkpoint.public import Public
 from ..encoders.sentences import SLOT
 from ..encoders.templates import PROGRAD, template_of
 from ..errors import need, not_negative, one_of, positive
@@ -51,8 +52,10 @@ class ProGrad(CoOp):
     """
 
     training_only = ("NAME", "T", "LAMBDA")
-    ignored = ("GM", "ALPHA")
-    outside = {key: f"LOSS.{key}" for key in ("NAME", "T", "LAMBDA", "GM", "ALPHA")}
+    public = Public(
+        outside={key: f"LOSS.{key}" for key in ("NAME", "T", "LAMBDA", "GM", "ALPHA")},
+        ignored=("GM", "ALPHA"),
+    )
 
     @dataclass(frozen=True)
     class Settings(Method.Settings):

@@ -15,6 +15,7 @@ from torch import nn
 
 from ..capabilities.fitting import descent, keep_best, train
 from ..capabilities.one_view import OneView
+from ..checkpoint.public import Public, PublicFiles
 from ..checkpoint.saved import Saved
 from ..encoders.class_text import MEANS, class_text
 from ..encoders.sentences import fixed_sentence, only_template
@@ -34,7 +35,7 @@ EPS = 1e-4  # of Adam
 
 
 @register
-class ProLIP(OneView):
+class ProLIP(PublicFiles, OneView):
     """The last projection of the image encoder, with a penalty to its start; nothing else learns.
 
         z_j = normalise(x_j P),   L = CE(SCALE z . h) + LAMBDA sum (P - P_0)^2
@@ -66,11 +67,15 @@ class ProLIP(OneView):
 
     node = "PROLIP"
     rules = MEANS
-    checkpoint = "prolip"
+    public = Public(
+        folder="prolip",
+        outside={
+            "LR": "OPTIM.LR",
+            "TRAIN_EPOCH": "OPTIM.MAX_EPOCH",
+            "SHOTS": "DATASET.NUM_SHOTS",
+        },
+    )
     public_files = ("*.pth",)
-    outside = {
-        "LR": "OPTIM.LR", "TRAIN_EPOCH": "OPTIM.MAX_EPOCH", "SHOTS": "DATASET.NUM_SHOTS",
-    }  # fmt: skip
     training_only = ("LR", "TRAIN_EPOCH", "SHOTS", "LAMBDA", "AUG_VIEWS", "SEARCH")
     searches = property(attrgetter("settings.SEARCH"))
     support_passes = property(attrgetter("settings.AUG_VIEWS"))

@@ -15,6 +15,7 @@ from torch import nn
 
 from ..backbones import load_clip, weights_sha256
 from ..capabilities.earlier import build_earlier
+from ..checkpoint.public import Public
 from ..checkpoint.saved import Saved
 from ..encoders.vision import ImageFeatures
 from ..errors import UserError, need, not_negative, positive
@@ -66,9 +67,11 @@ class PromptKD(VPT):
     """
 
     node = "PROMPTKD"
-    checkpoint = "VLPromptLearner"
+    public = Public(
+        folder="VLPromptLearner",
+        ignored=("N_CTX_TEXT", "PROMPT_DEPTH_TEXT", "CTX_INIT", "PROJECT_LAYER", "CE_WEIGHT"),
+    )
     unlabelled = True
-    ignored = ("N_CTX_TEXT", "PROMPT_DEPTH_TEXT", "CTX_INIT", "PROJECT_LAYER", "CE_WEIGHT")
     training_only = ("TEACHER", "KD_WEIGHT", "TEMPERATURE")
     taught_by = {"TEACHER": "TEACHER_NAME"}
 

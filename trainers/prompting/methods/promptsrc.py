@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ..checkpoint.public import Public
 from ..encoders.templates import PROMPTSRC
 from ..errors import need, not_negative
 from ..method import register
@@ -52,9 +53,8 @@ class PromptSRC(IVLP):
     """
 
     node = "PROMPTSRC"
-    dead_weights = ("ZS_image_encoder.",)
+    public = Public(dead=("ZS_image_encoder.",), outside={"MAX_EPOCH": "OPTIM.MAX_EPOCH"})
     training_only = ("TEXT_LOSS_WEIGHT", "IMAGE_LOSS_WEIGHT", "GPA_MEAN", "GPA_STD", "MAX_EPOCH")
-    outside = {"MAX_EPOCH": "OPTIM.MAX_EPOCH"}
 
     @dataclass(frozen=True)
     class Settings(IVLP.Settings):

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
+from ..checkpoint.public import Public
 from ..errors import from_1, need, positive
 from ..full_precision import no_autocast
 from ..method import register
@@ -40,7 +41,7 @@ class RTPT(TPT):
     """
 
     node = "RTPT"
-    checkpoint = "rtpt"
+    public = Public(folder="rtpt")
 
     @dataclass(frozen=True)
     class Settings(TPT.Settings):

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
+from ..checkpoint.public import Public
 from ..encoders.class_text import MEANS, class_text
 from ..encoders.templates import SKIPTUNING, template_of
 from ..encoders.upper_blocks import UpperImage, UpperText, with_upper_copies
@@ -56,8 +57,7 @@ class SkipTuning(Method):
 
     node = "SKIP"
     rules = MEANS
-    checkpoint = "learnable_params"
-    ignored = ("QUICK_BATCH_SIZE",)
+    public = Public(folder="learnable_params", ignored=("QUICK_BATCH_SIZE",))
     training_only = ("TOP_RATIO", "MAX_TOP", "LAMBDA", "DROP_RATIO")
 
     @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
+from ..checkpoint.public import Public
 from ..encoders.text import TextEncoder
 from ..encoders.vision import ImageEncoder
 from ..errors import need, one_of
@@ -50,7 +51,7 @@ class SOTGLP(GalLoP):
     """
 
     node = "SOTGLP"
-    checkpoint = "sotglp"
+    public = Public(folder="sotglp")
     class_bound = True
 
     @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..capabilities.transductive import Transductive
+from ..checkpoint.public import Public
 from ..errors import from_1, not_negative, one_of, positive
 from ..method import Method, register
 from .transclip import LEAST, Mixture, Solver
@@ -48,7 +49,7 @@ class StatA(Transductive):
     """
 
     node = "STATA"
-    checkpoint = "stata"
+    public = Public(folder="stata")
     trains = False
 
     @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ..checkpoint.public import Public
 from ..checkpoint.saved import Saved
 from ..encoders.class_text import MEANS, class_text
 from ..encoders.templates import DEFAULT, IMAGENET
@@ -50,9 +51,11 @@ class TaskRes(Method):
 
     node = "TaskRes"
     rules = MEANS
-    saves_submodule = True
+    public = Public(
+        submodule="prompt_learner",
+        ignored=("N_CTX", "CSC", "CTX_INIT", "CLASS_TOKEN_POSITION"),
+    )
     class_bound = True
-    ignored = ("N_CTX", "CSC", "CTX_INIT", "CLASS_TOKEN_POSITION")
 
     @dataclass(frozen=True)
     class Settings(Method.Settings):

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..backbones.openai_clip.model import QuickGELU
+from ..checkpoint.public import Public
 from ..encoders.templates import TCP as SENTENCES
 from ..encoders.templates import TCP_ENDS, template_of
 from ..errors import from_1, need
@@ -47,7 +48,7 @@ class TCP(CoOp):
     **Checkpoint.** `ctx`, `meta_net.linear{1,2}.{weight,bias}`.
     """
 
-    ignored = ("ALPHA", "W", "CLASS_TOKEN_POSITION")
+    public = Public(ignored=("ALPHA", "W", "CLASS_TOKEN_POSITION"))
     class_bound = False
     position = "end"
 

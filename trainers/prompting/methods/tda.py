@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ..checkpoint.public import Public
 from ..encoders.class_text import SCORES, class_text
 from ..encoders.templates import CLIP, IMAGENET
 from ..encoders.vision import ImageFeatures
@@ -108,7 +109,7 @@ class TDA(Method):
 
     node = "TDA"
     rules = SCORES
-    checkpoint = "tda"
+    public = Public(folder="tda")
     trains = False
     stream = True
     takes = (STREAM,)

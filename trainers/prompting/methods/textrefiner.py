@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..checkpoint.files import read_checkpoint
+from ..checkpoint.public import Public, PublicFiles
 from ..encoders.blocks import class_attention
 from ..encoders.vision import ImageEncoder
 from ..errors import from_1, need, not_negative, positive
@@ -57,7 +58,7 @@ class Memory(nn.Module):
 
 
 @register
-class TextRefiner(CoOp):
+class TextRefiner(PublicFiles, CoOp):
     """CoOp's context; a cache of image tokens refines the features of classes.
 
         f_k = sum_i softmax_i(h_k . c_i) c_i,   g_k = h_k + ALPHA E [h_k; f_k]
@@ -88,9 +89,13 @@ class TextRefiner(CoOp):
     **Differences.** The cache is float32, and starts alike for all seeds. PREC amp works.
     """
 
-    outside = {key: f"TRAINER.TF.{key}" for key in ("BALANCE", "DISTILL", "MEMORY_SIZE", "ALPHA")}
+    public = Public(
+        dead=("tokenized_prompts", "mid_image_trans.conv1.1."),  # its statistics
+        outside={
+            key: f"TRAINER.TF.{key}" for key in ("BALANCE", "DISTILL", "MEMORY_SIZE", "ALPHA")
+        },
+    )
     training_only = ("BALANCE", "DISTILL")
-    dead_weights = ("tokenized_prompts", "mid_image_trans.conv1.1.")  # its statistics
 
     @dataclass(frozen=True)
     class Settings(CoOp.Settings):

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ..checkpoint.public import Public, PublicFiles
 from ..checkpoint.saved import Saved
 from ..encoders.class_text import MEANS, class_text
 from ..encoders.templates import IMAGENET
@@ -77,7 +78,7 @@ class KeyValueCache(nn.Module):
 
 
 @register
-class TipAdapter(Method):
+class TipAdapter(PublicFiles, Method):
     """Zero-shot logits plus those of a cache of the training images; nothing is trained.
 
     The cache has n training images in the order of the data set, each with AUGMENT_EPOCH random
@@ -110,12 +111,14 @@ class TipAdapter(Method):
     """
 
     node = "TIP_ADAPTER"
-    checkpoint = "tip_adapter"
+    public = Public(
+        folder="tip_adapter",
+        ignored=("LR", "SHOTS", "TRAIN_EPOCH", "LOAD_CACHE", "LOAD_PRE_FEAT"),
+    )
     public_files: ClassVar[tuple[str, ...]] = ("keys_*.pt", "values_*.pt")
     trains = False
     rules = MEANS
     class_bound = True
-    ignored = ("LR", "SHOTS", "TRAIN_EPOCH", "LOAD_CACHE", "LOAD_PRE_FEAT")
     support_passes = property(attrgetter("settings.AUGMENT_EPOCH"))
     searches = property(attrgetter("settings.SEARCH_HP"))
 
@@ -260,7 +263,6 @@ class TipAdapterF(TipAdapter):
     `best_F_*shots.pt`.
     """
 
-    checkpoint = "tip_adapter_f"
+    public = Public(folder="tip_adapter_f", submodule="adapter")
     public_files = ("best_F_*.pt", "values_*.pt", "keys_*.pt")
-    saves_submodule = "adapter"
     trains = True

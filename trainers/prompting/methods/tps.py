@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 
 from ..capabilities.of_views import OfViews
+from ..checkpoint.public import Public
 from ..encoders.class_text import MEANS, class_text
 from ..encoders.sentences import fixed_sentence
 from ..encoders.templates import CLIP
@@ -58,7 +59,7 @@ class TPS(OfViews):
 
     node = "TPS"
     rules = MEANS
-    checkpoint = "tps"
+    public = Public(folder="tps")
     test_views = property(attrgetter("settings.BATCH_SIZE"))
 
     @dataclass(frozen=True)

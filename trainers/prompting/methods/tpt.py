@@ -6,12 +6,13 @@ Letters: B images in V views, K classes, n tokens of a context, W the width of t
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from operator import attrgetter
 
 import torch
 import torch.nn.functional as F
 
+from ..checkpoint.public import Public
 from ..encoders.sentences import only_template
 from ..encoders.text import TextFeatures
 from ..encoders.vision import ImageFeatures
@@ -54,7 +55,7 @@ class TPT(CoOp):
     """
 
     node = "TPT"
-    checkpoint = "tpt"
+    public = Public(folder="tpt")
     trains = False
     class_bound = False
     position = "end"
@@ -86,11 +87,6 @@ class TPT(CoOp):
         """True for the views of AugMix, on all data sets but ImageNet and its variants."""
         return not self.settings.dataset.startswith("ImageNet")
 
-    @property
-    def submodule(self):
-        """The name of the module that learns: CoCoOp's has another one in the public code."""
-        return "prompt_generator" if self.settings.COCOOP else "prompt_learner"
-
     def build(self, clip_model, classnames, dataset):
         """Make the context that every image starts from; with COCOOP, and the network."""
         super().build(clip_model, classnames, dataset)
@@ -98,6 +94,7 @@ class TPT(CoOp):
             learner = self.prompt_generator = self.prompt_learner
             learner.meta_net = MetaNet(self.width, learner.ctx.shape[-1])
             del self.prompt_learner
+            self.public = replace(self.public, submodule="prompt_generator")
         self._random = self.settings.COCOOP
 
     def load_public_state_dict(self, state_dict):
@@ -111,7 +108,7 @@ class TPT(CoOp):
 
     def initial(self, features: torch.Tensor) -> torch.Tensor:
         """Return c0 (B, n, W) for CLIP's features (B, D) of plain images, not normalised."""
-        learner = getattr(self, self.submodule)
+        learner = getattr(self, self.public.submodule)
         c0 = learner.ctx.expand(len(features), -1, -1)
         return c0 + learner.meta_net(features)[:, None] if self.settings.COCOOP else c0
 

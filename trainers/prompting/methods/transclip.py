@@ -19,6 +19,7 @@ import torch.nn.functional as F
 
 from ..capabilities.earlier import earlier_method
 from ..capabilities.transductive import Transductive
+from ..checkpoint.public import Public
 from ..errors import from_1, need, not_negative, one_of, positive
 from ..marks import EQUAL, WHOLE
 from ..method import Method, register
@@ -79,9 +80,8 @@ class TransCLIP(Transductive):
     """
 
     node = "TRANSCLIP"
-    checkpoint = "transclip"
+    public = Public(folder="transclip", ignored=("SIGMA_INIT",))
     trains = False
-    ignored = ("SIGMA_INIT",)
     class_bound = property(attrgetter("settings.FEW_SHOT"))
     searches = property(attrgetter("settings.searches"))
 

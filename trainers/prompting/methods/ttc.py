@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
+from ..checkpoint.public import Public
 from ..encoders.class_text import SCORES, class_text
 from ..encoders.vision import ImageEncoder
 from ..errors import need, not_negative, positive
@@ -43,7 +44,7 @@ class TTC(Method):
     """
 
     node = "TTC"
-    checkpoint = "ttc"
+    public = Public(folder="ttc")
     trains = False
     takes = (ONE_IMAGE,)
     rules = SCORES

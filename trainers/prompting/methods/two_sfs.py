@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ..checkpoint.public import Public
 from ..encoders.text import TextFeatures
 from ..errors import need
 from ..method import Stage, places, register
@@ -43,7 +44,7 @@ class TwoSFS(LNOnly):
     """
 
     node = "TWO_SFS"
-    checkpoint = "two_sfs"
+    public = Public(folder="two_sfs")
     training_only = ("N_ITERS_FRAC",)
 
     @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from ..checkpoint.public import Public
 from ..method import register
 from .maple import MaPLe
 from .prompted import Point
@@ -16,7 +17,7 @@ class UPT(MaPLe):
     """
 
     node = "UPT"
-    checkpoint = "prompt_learner"
+    public = Public(folder="prompt_learner")
     point = Point(M=1, N=1, coupling="unified")
 
     @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from ..capabilities.of_views import OfViews
+from ..checkpoint.public import Public
 from ..errors import need, one_of
 from ..method import register
 from ..sure_views import check_selection, entropy
@@ -40,7 +41,7 @@ class ZERO(OfViews):
     """
 
     node = "ZERO"
-    checkpoint = "zero"
+    public = Public(folder="zero")
     test_views = property(attrgetter("settings.NUM_VIEWS"))
 
     @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
+from ..checkpoint.public import Public
 from ..encoders.class_text import RULES
 from ..method import Method, register
 
@@ -13,7 +14,8 @@ class ZeroshotCLIP(Method):
     """No prompts on either side: nothing is trained."""
 
     node = "ZEROSHOT"
-    checkpoint = "zero_shot"  # so that a training in the same folder does not resume from it
+    # so that a training in the same folder does not resume from it
+    public = Public(folder="zero_shot")
     trains = False
     rules = RULES
 

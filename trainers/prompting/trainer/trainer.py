@@ -173,7 +173,7 @@ class PromptTrainer(TrainerX):
             self.stages = Stages(self.method, cfg.OPTIM, self.epoch_steps)
             self.optim, self.sched = self.stages.optimizer(step=0)
         layout = PublicLayout(self.method)  # what checkpoints hold
-        self.register_model(self.method.checkpoint, layout, self.optim, self.sched)
+        self.register_model(self.method.public.folder, layout, self.optim, self.sched)
 
     def _prepare_loaders(self):
         """Let the loaders give images as the method takes them, and in the order of TEST.STREAM."""
@@ -260,7 +260,7 @@ class PromptTrainer(TrainerX):
     def _enter_stage(self, step):
         """Replace the optimiser and the scheduler by those of the stage of a step."""
         self.optim, self.sched = self.stages.optimizer(step)
-        name = self.method.checkpoint
+        name = self.method.public.folder
         self._optims[name], self._scheds[name] = self.optim, self.sched
 
     def batch_of(self, batch) -> Batch:
@@ -301,7 +301,7 @@ class PromptTrainer(TrainerX):
         """Return what a checkpoint after so many epochs holds: all that resuming needs."""
         return replace(
             self.provenance,
-            state_dict=self._models[self.method.checkpoint].state_dict(),
+            state_dict=self._models[self.method.public.folder].state_dict(),
             method=self.method.own_state(),
             optimizer=self.optim and self.optim.state_dict(),
             scheduler=self.sched and self.sched.state_dict(),
@@ -339,7 +339,7 @@ class PromptTrainer(TrainerX):
         return epoch
 
     def _folder(self, directory: str) -> str:
-        return os.path.join(directory, self.method.checkpoint)
+        return os.path.join(directory, self.method.public.folder)
 
     def load_model(self, directory, *others, epoch=None):
         """Load the prompts of a run of this project or of the method's public code.

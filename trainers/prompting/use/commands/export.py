@@ -8,7 +8,7 @@ from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any
 
-from ...checkpoint.public import names_beside
+from ...checkpoint.public import PublicFiles, names_beside
 from ...errors import UserError
 from ...method import METHODS
 from .arguments import write_output
@@ -55,7 +55,8 @@ def main(argv: list[str], prog: str) -> int:
 
         print(f"{args.output}: {write_open_clip(run, args.output, metadata(run))}")
         return 0
-    if beside := names_beside(args.output.name, run.model.public_files):
+    own_files = run.model.public_files if isinstance(run.model, PublicFiles) else ()
+    if beside := names_beside(args.output.name, own_files):
         for pattern, content in run.model.write_public().items():
             write_output(args.output.with_name(beside[pattern]), as_file(content))
             print(f"{args.output.with_name(beside[pattern])}: as the public code of {run.method}")
@@ -63,7 +64,7 @@ def main(argv: list[str], prog: str) -> int:
     if args.output.suffix not in FORMATS:
         raise UserError(
             f"--output is '{args.output}': its name must end in {', '.join(FORMATS)}"
-            + "".join(f", or be {pattern}" for pattern in run.model.public_files)
+            + "".join(f", or be {pattern}" for pattern in own_files)
         )
     logging.getLogger("onnxscript").setLevel(logging.ERROR)
     with warnings.catch_warnings():
