@@ -14,7 +14,7 @@ from pathlib import Path
 from PIL import Image
 
 MOST = 150_000  # bytes of a picture
-SIZES = {"advice": (1000, 1330), "report": (1120, 930)}  # of the window, in pixels
+SIZES = {"advice": (1000, 1290), "report": (1120, 930)}  # of the window, in pixels
 SCHEMES = {"dark": 0, "light": 1}  # Chromium's preferredColorScheme
 
 

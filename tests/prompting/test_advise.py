@@ -3,6 +3,7 @@
 It is long because all of it needs the same drawings, short fits and output.
 """
 
+import csv
 import json
 import re
 import shlex
@@ -25,7 +26,6 @@ from trainers.prompting import UserError, load_run
 from trainers.prompting.advice import encode as encoding
 from trainers.prompting.advice import fits
 from trainers.prompting.advice import images as sources
-from trainers.prompting.advice import labels as labelling
 from trainers.prompting.backbones import cached, openai
 from trainers.prompting.checkpoint.saved import Saved
 from trainers.prompting.images import tables
@@ -112,9 +112,25 @@ def test_the_advice_ends_the_log_and_is_a_run(advised, capsys):
     evaluated.test = [Datum(path) for path in paths.values()]
     with pytest.raises(UserError, match="40 of the 40 test images are training images"):
         Saved.read(out / "gda" / "model.pth.tar-0").check_unseen(evaluated, "test")
-    rows = (out / "suspicious.csv").read_text("utf-8-sig").splitlines()
-    assert all((root / row.partition(",")[0]).is_file() for row in rows[1:])
-    assert rows[0] == "path,label,probability,likelier,its_probability" and len(rows) < 6
+
+
+def test_every_label_has_its_answer_the_least_likely_first(advised):
+    root, out = advised
+    with open(out / "answers.csv", encoding="utf-8-sig", newline="") as file:
+        head, *rows = csv.reader(file)
+    assert head == ["path", "label", "answer", "probability", *CLASSES] and len(rows) == 40
+    assert "heart/wrong.webp" in [row[0] for row in rows[:12]]
+    own = []
+    for path, label, answer, *numbers in rows:
+        assert (root / path).is_file() and path.partition("/")[0] == label
+        probability, *each = map(float, numbers)
+        own.append(probability)
+        assert probability == each[CLASSES.index(label)] and sum(each) == pytest.approx(1, abs=0.01)
+        assert CLASSES[np.argmax(each)] == answer
+    assert own == sorted(own)
+    arrays = read_predictions(out)
+    right = sum(label == answer for _, label, answer, *_ in rows)
+    assert right == (arrays["prediction"] == arrays["label"]).sum()
 
 
 def test_answers_with_a_chosen_error(advised, drawings, capsys):
@@ -161,7 +177,7 @@ def test_the_commands_that_are_printed(advised):
 def repeated(advised, tmp_path_factory):
     """Repeat the call in a copy of its output, with files of others, and return the folder.
 
-    GDA has another weight, and the label of image 3 looks wrong.
+    GDA has another weight.
     """
     root, out = advised[0], tmp_path_factory.mktemp("repeated") / "out"
     shutil.copytree(advised[1], out)
@@ -170,7 +186,6 @@ def repeated(advised, tmp_path_factory):
         (out / name).touch()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(encoding, "load_clip", None)  # nothing is encoded again
-        patch.setattr(labelling, "suspicious", lambda choice: np.array([3]))
         patch.setitem(fits.COMPARED, "GDA", [{"ALPHA": 7.0}])
         assert main(["advise", str(root), "--output", str(out), *ADVISE]) == 0
     return out
@@ -189,13 +204,11 @@ def test_a_repeated_call_removes_only_what_is_its_own_and_takes_the_weight_that_
     assert run.settings.TRAINER.GDA.ALPHA == 7 and float(run.model.alpha) == 7
 
 
-def test_the_page_ends_with_what_to_do(advised, repeated):
+def test_the_page_ends_with_what_to_do(repeated):
     text = (repeated / "advice.html").read_text()
-    row = (repeated / "suspicious.csv").read_text("utf-8-sig").splitlines()[1]
-    assert (advised[0] / row.partition(",")[0]).is_file()  # relative to the images
     parts = re.findall('<h2(?: id="\\w+")?>(.*?)</h2>', text)
     assert parts[-1] == "What to do next" and "Wilson" not in text
-    assert parts.index("Labels that look wrong") < parts.index("Classes taken for each other")
+    assert parts.index("Classes taken for each other") < parts.index("Least likely labels")
     assert text.index("zero-shot, it knows only") < text.index("<h2")  # a word, where it begins
     last = text.partition('<h2 id="next">')[2]
     assert "move the image to the folder of its class" in text and 'href="#labels"' in last

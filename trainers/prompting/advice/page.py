@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 TEMPLATES = Environment(
     loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined
 )
-SIDE, PAIRS, IMAGES, LABELS = 160, 12, 12, 60  # pixels of an image; shown pairs, images, labels
+SIDE, PAIRS, IMAGES = 160, 12, 12  # pixels of an image; shown pairs, images of each
 
 
 def candidates(said: Statement) -> list[tuple[str, str, str, str]]:
@@ -39,8 +39,8 @@ def candidates(said: Statement) -> list[tuple[str, str, str, str]]:
 def page_of(
     collection: Collection,
     said: Statement,
-    named: Any,
     confusions: list[tuple[int, int, Any]],
+    least: Any,
     commands: dict[str, str],
     steps: list[str],
 ) -> str:
@@ -49,13 +49,14 @@ def page_of(
     Args:
         collection: the images.
         said: the statement about them.
-        named: labelled images whose labels look wrong, as numbers below n.
         confusions: as from `labels.confusions`.
+        least: as from `labels.least_likely`.
         commands: to run next, by their titles.
         steps: as from `next_steps`.
     """
     choice, n = said.choice, len(said.choice.labels)
     answers = choice.best.logits.argmax(1)
+    shown = [i for i in least if choice.judged[i]][:IMAGES]
     text = TEMPLATES.get_template("page.html.j2").render(
         source=collection.source.name,
         sentences=said.sentences(),
@@ -72,7 +73,7 @@ def page_of(
         confusions=[
             (own, other, rows[:IMAGES], len(rows)) for own, other, rows in confusions[:PAIRS]
         ],
-        suspicious=[(choice.rows[i], choice.labels[i], answers[i]) for i in named[:LABELS]],
+        least=[(choice.rows[i], choice.labels[i], answers[i]) for i in shown],
     )
     return text.encode("ascii", "xmlcharrefreplace").decode()
 

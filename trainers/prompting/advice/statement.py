@@ -6,7 +6,6 @@ Letters: n labelled images, K classes, m the median number of labels of a class.
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
 
 import numpy as np
 from scipy.special import log_softmax
@@ -85,22 +84,12 @@ def accuracy_curve(space: Space, choice: Choice) -> Curve | None:
     return Curve(tuple(sizes), (*right, best.right / n))
 
 
-class Trial(NamedTuple):
-    """How many labels were swapped on purpose, and how well `labels.suspicious` named them."""
-
-    swapped: int
-    found: float  # the share of these that looked wrong
-    right: float  # the share of these among all that looked wrong
-
-
 @dataclass(frozen=True, eq=False)
 class Statement:
     """What can be said about the best candidate, trained on all labels."""
 
     choice: Choice
     curve: Curve | None = None
-    suspicious: int = 0  # labels that look wrong
-    trial: Trial | None = None  # of naming these
 
     @property
     def silent(self) -> str:
@@ -149,14 +138,6 @@ class Statement:
             lines.append(
                 f"With 50% of these labels it was right on {half}, with {used} on {all_but_one}."
             )
-        if self.suspicious:
-            one = self.suspicious == 1
-            lines.append(f"{self.suspicious} label{'s' * (not one)} look{'s' * one} wrong.")
-        if self.trial:
-            swapped, found, right = self.trial
-            of_all = f"{found:.0%} looked wrong, and of all that did, {right:.0%} were"
-            which = of_all if found else "none looked wrong"
-            lines.append(f"Of {swapped:,} labels swapped in a trial, {which}.")
         if not self.silent:
             lines.append(
                 "The accuracy does not hold for other places or cameras, nor for images in series "

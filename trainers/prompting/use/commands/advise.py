@@ -19,6 +19,7 @@ from .arguments import Parser, add_device, from_one
 from .predict import read_names
 
 TABLE = "train.csv"  # a table of all labelled images, for a training
+ANSWERS = "answers.csv"  # what was answered to each of them, out of fold
 SHOWN = 5  # pairs of classes, and images left out, in the log
 NO_CLIP = (
     'no CLIP is on this machine: `python -c "from {package} import load_clip; '
@@ -105,16 +106,14 @@ def advise(args: Any, prog: str) -> int:
     compared = choice.choose(spaces, collection.labels, collection.folds_apart())
     best = compared.best
     space = spaces[best.number]
-    named = labels.suspicious(compared)
     curve = statement.accuracy_curve(space, compared)
-    trial = labels.try_suspicious(compared, space, named)
-    said = statement.Statement(compared, curve, len(named), trial)
+    said, least = statement.Statement(compared, curve), labels.least_likely(compared)
     pairs = [] if said.silent else labels.confusions(compared)
     calibration, seconds = labels.calibration(compared, space), time.monotonic() - begun
     fell = why_lower(args, collection, said)
     keep_least(args)
     save_run(args.output, collection, compared, space, calibration, said.silent, seconds)
-    write_suspicious(args.output, collection, compared, named)
+    write_answers(args.output, collection, compared, least)
     print("\nRight on images that they had not seen, and zero-shot CLIP:")
     for name, right, low, zero_shot in candidates(said):
         seen = "" if said.silent else f"{right}% (at least {low}%), "
@@ -129,11 +128,10 @@ def advise(args: Any, prog: str) -> int:
     predict = [*prog.split()[:-1], "predict", "--model-dir", str(args.output)]
     commands["Classify images"] = f"{shlex.join(predict)} IMAGE ..."
     steps = [*fell, *next_steps(said, collection.classnames)]
-    shown = page_of(collection, said, named, pairs, commands, steps)
+    shown = page_of(collection, said, pairs, least, commands, steps)
     write_whole(args.output / "advice.html", shown)
     print(f"\nWith pictures: '{args.output / 'advice.html'}'")
-    if len(named):
-        print(f"Labels that look wrong, the worst first: '{args.output / 'suspicious.csv'}'")
+    print(f"All labels, the least likely first: '{args.output / ANSWERS}'")
     print("\n" + "\n".join([*said.sentences(), *fell]))
     for title, command in commands.items():
         print(f"{title}: `{command}`")
@@ -204,16 +202,15 @@ def why_lower(args: Any, collection: Any, said: Any) -> list[str]:
     ]
 
 
-def write_suspicious(output: Path, collection: Any, compared: Any, named: Iterable[int]) -> None:
-    """Write the table of labels that look wrong, the worst first."""
+def write_answers(output: Path, collection: Any, compared: Any, order: Iterable[int]) -> None:
+    """Write labels, answers and probabilities of the labelled images, in this order."""
     names, files, p = collection.classnames, collection.names, compared.probabilities
     rows = []
-    for i in named:
-        own, other = compared.labels[i], p[i].argmax()
-        words = [word for k in (own, other) for word in (names[k], f"{p[i, k]:.3g}")]
-        rows.append([files[compared.rows[i]], *words])
-    head = ("path", "label", "probability", "likelier", "its_probability")
-    write_table(output / "suspicious.csv", head, rows)
+    for i in order:
+        own, answer = compared.labels[i], p[i].argmax()
+        cells = (f"{x:.3g}" for x in (p[i, own], *p[i]))
+        rows.append([files[compared.rows[i]], names[own], names[answer], *cells])
+    write_table(output / ANSWERS, ("path", "label", "answer", "probability", *names), rows)
 
 
 def align_command(args: Any, collection: Any, compared: Any, encoded: Any) -> dict[str, str]:
