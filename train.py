@@ -80,15 +80,6 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--model-dir", default="", help="folder of the run to evaluate")
     parser.add_argument("--load-epoch", type=int, help="its epoch (default: the best, or the last)")
     parser.add_argument(
-        "--redo",
-        action="store_true",
-        help="if the output folder has a training of other code, rename it and begin anew",
-    )
-    parser.add_argument(
-        "--accept-edited", action="store_true",
-        help="resume a training although its code was edited since; tables say so",
-    )  # fmt: skip
-    parser.add_argument(
         "--shared", action="store_true",
         help="the KEY VALUE pairs are for several methods: keep those that this one does not read",
     )  # fmt: skip
@@ -110,10 +101,6 @@ def check_flags(args) -> None:
     """Raise a UserError if flags contradict each other, or one has swallowed KEY VALUE pairs."""
     if (args.model_dir or args.load_epoch is not None) and not (args.eval_only or args.no_train):
         raise UserError("--model-dir and --load-epoch are for --eval-only: add it, or omit them")
-    if (args.redo or args.accept_edited) and (args.eval_only or args.no_train):
-        raise UserError("--redo and --accept-edited are for trainings: leave them out")
-    if args.redo and args.resume:
-        raise UserError("--redo begins anew and --resume continues: leave one of them out")
     if args.model_dir.startswith("hf://"):
         raise UserError(
             f"--model-dir is '{args.model_dir}', on the hub, but train.py reads a folder of this "
@@ -200,7 +187,6 @@ def setup_cfg(args):
     from recipe.settings import build_cfg
 
     cfg = build_cfg(sources, args.plugin, args.shared)
-    cfg.TRAINER.ACCEPT_EDITED |= args.accept_edited
     cfg.freeze()
     return cfg
 

@@ -37,7 +37,7 @@ OWN = {
     "DATASET.NUM_SHOTS", "DATASET.ROOT", "DATASET.SUBSAMPLE_CLASSES", "MODEL.BACKBONE.NAME",
     "OUTPUT_DIR", "RESUME", "SEED", "TEST.OOD", "TEST.SPLIT", "TRAIN.CHECKPOINT_FREQ",
     "TRAINER.DETERMINISTIC", "TRAINER.MEMORY_BUDGET", "TRAINER.PLUGINS",
-    "TRAINER.ACCEPT_EDITED", "TRAINER.UNREAD", "USE_CUDA", "VERBOSE", "VERSION",
+    "TRAINER.UNREAD", "USE_CUDA", "VERBOSE", "VERSION",
 }  # fmt: skip
 
 # The launcher's own lines in a run's console.txt begin with one of these.
@@ -226,7 +226,7 @@ def flaw(result) -> str | None:
 
 
 def edited_since(record: dict) -> list[str]:
-    """Return what of the code of `results.json` or `begun.json` has been edited since.
+    """Return what of the code of a record has been edited since.
 
     It is looked for next to this command's plug-ins, then next to the files that the record names.
     """

@@ -25,7 +25,7 @@ from trainers.prompting.record.results import (
 from trainers.prompting.running.devices import device_name, idle_gpus
 from trainers.prompting.running.memory import gpu_is_full
 
-from .begun import check_begun, note_begun, redo
+from .begun import check_begun, note_begun
 from .configs import prompts_for, read_pairs
 from .folder import output_folder
 from .settings import cfg_text, changed_settings, unread_note
@@ -42,8 +42,6 @@ def do_run(cfg, args) -> None:
             "would replace what the training has written: give another --output-dir"
         )
     trains = not (args.eval_only or args.no_train)
-    if args.redo:
-        redo(cfg)
     with output_folder(Path(cfg.OUTPUT_DIR)):
         edited = check_begun(cfg) if trains else []
         setup_run(cfg)

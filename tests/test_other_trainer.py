@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from dassl.engine import TRAINER_REGISTRY
-from tiny import run
+from tiny import results, run
 
 from benchmark.__main__ import main
 from trainers.prompting.checkpoint.cfg_texts import BEGUN
@@ -54,9 +54,28 @@ def test_it_resumes_only_with_the_settings_that_it_began_with(tmp_path, toy, cap
     assert (tmp_path / "output" / "results.json").read_bytes() == record
     assert trained(toy, "TRAIN.PRINT_FREQ", "1") == 0
     assert "will resume training" in capsys.readouterr().out
-    (tmp_path / "output" / BEGUN).unlink()
+    begun = tmp_path / "output" / BEGUN
+    for content in ("{", "[]", '{"code": {"a.py": 1}}', '{"code": []}', '{"edited": 1}'):
+        text = begun.read_text()
+        begun.write_text(content)
+        assert trained(toy) == 2
+        assert f"'{begun}'" in (said := capsys.readouterr().err) and "delete that folder" in said
+        begun.write_text(text)
+    begun.unlink()
     assert trained(toy) == 0
     assert "has no settings: check that they agree" in capsys.readouterr().out
+
+
+def test_an_edit_of_it_is_named(tmp_path, toy, capsys):
+    assert trained(toy, "TRAIN.CHECKPOINT_FREQ", "1") == 0
+    begun = tmp_path / "output" / BEGUN
+    content = json.loads(begun.read_text())
+    begun.write_text(json.dumps(content | {"code": content["code"] | {toy.name: "0"}}))
+    for _ in range(2):  # the second time it is known
+        assert trained(toy) == 0
+        assert results(tmp_path / "output")["edited"] == [toy.name]
+    said = capsys.readouterr().out
+    assert said.count(f"The code has changed since this training began: {toy.name}\n") == 1
 
 
 def test_its_evaluation_takes_the_last_epoch(tmp_path, toy, capsys):

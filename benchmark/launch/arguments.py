@@ -95,8 +95,6 @@ def build_parser(protocol: Protocol) -> Parser:
         type=from_one,
         help="number of runs at once (default: one for each GPU, or for each core up to four)",
     )
-    add("--redo", action="store_true", help="do runs of other code anew, in place of the old ones")
-    add("--accept-edited", action="store_true", help="resume trainings of other code, with a note")
     add("--dry-run", action="store_true", help="only print the commands, or Slurm's scripts")
     add(
         "--only",

@@ -93,8 +93,6 @@ def launch(
             check_validation(engine)
         if settings.auto and not args.dry_run:
             engine = read()  # again: of the files of features that were just written
-    if not args.dry_run:
-        engine.set_aside()
     if local is None:
         done = in_jobs(protocol, engine, args, argv)
         return conclude(protocol, engine, args.output) if done else 0
@@ -139,8 +137,6 @@ def plan_runs(protocol: Protocol, args: argparse.Namespace) -> tuple[list[Run], 
         features=features,
         auto=args.backbone if auto else None,
         plugins=args.plugins,
-        redo=args.redo,
-        accept_edited=args.accept_edited,
         opts=args.opts + other_sets(args.ood, runs),
     )
     settings.check_apart(datasets)

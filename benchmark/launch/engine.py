@@ -1,17 +1,14 @@
 """Keep track of the runs of a protocol: which are done, which are to do, and their outcomes."""
 
-import contextlib
 import shlex
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
 from recipe.configs import FEATURES, prompts_for, read_pairs
 from trainers.prompting.building.by_run import for_run
-from trainers.prompting.checkpoint.cfg_texts import BEGUN, BY_PROCESS, other_code
+from trainers.prompting.checkpoint.cfg_texts import BY_PROCESS
 from trainers.prompting.errors import UserError
-from trainers.prompting.storage.files import read_json, set_aside
 
 from .. import records
 from ..protocols.base import Run
@@ -19,7 +16,6 @@ from ..protocols.configs import ROOT, Roots, dataset_file, dataset_name, feature
 from ..protocols.launches import LAUNCH, read_launch, write_launch
 from ..records import RESULTS, BadResult, Outcome
 from . import data
-from .locks import hold
 from .run_process import Child, last_command
 from .time_left import TimeLeft
 
@@ -31,8 +27,6 @@ class Settings(Roots):
     backbone: str | None = None
     plugins: tuple[str, ...] = ()
     opts: tuple[str, ...] = ()
-    redo: bool = False
-    accept_edited: bool = False
     auto: str | None = None  # the CLIP of files that are written if they are lacking
 
     def features_of(self, run: Run) -> str:
@@ -74,19 +68,11 @@ def command(run: Run, settings: Settings, resume: bool = False) -> list[str]:
         words += ["--eval-only"]
     if resume:
         words += ["--resume", run.folder]
-        words += ["--accept-edited"] * settings.accept_edited
     words += ["--shared"] * any(key.startswith("TRAINER.") for key in settings.opts[::2])
     words += ["DATASET.NUM_SHOTS", run.shots, "DATASET.SUBSAMPLE_CLASSES", run.subsample]
     if file := settings.features.get(run.dataset):
         words += [FEATURES, file]
     return [str(word) for word in (*words, *run.opts, *settings.opts)]
-
-
-def _read_begun(folder: Path) -> dict:
-    """Return what a training was begun with; empty if it does not say so."""
-    with contextlib.suppress(UserError):  # train.py reports it
-        return read_json(folder / BEGUN, "")
-    return {}
 
 
 class Engine:
@@ -96,9 +82,6 @@ class Engine:
     run resumes from its checkpoint if the same command wrote it, else it starts anew. A failed run
     stops only those that need it. An executor (`Local` or `Slurm`) does the runs. `now` is
     what records are compared with, read anew without it.
-
-    Attributes:
-        aside: the runs whose folders `--redo` renames: they are of other code.
     """
 
     def __init__(self, runs: list[Run], settings: Settings, now: data.Present | None = None):
@@ -106,7 +89,6 @@ class Engine:
         self.settings = settings
         self.outcomes: dict[Run, Outcome] = {}
         self.todo: dict[Run, None] = {}  # in order
-        self.aside: list[Run] = []
         self.notes: list[str] = []
         self._time = TimeLeft()
         self._now = now or data.Present()
@@ -117,7 +99,7 @@ class Engine:
         if self._edited:
             self.notes.append(
                 f"{len(self._edited):,} finished runs are of other code, such as {self._edited[0]}:"
-                " tables say so; --redo does them anew"
+                " tables say so; delete their folders to do them anew"
             )
 
     def _look(self, run: Run) -> None:
@@ -128,9 +110,6 @@ class Engine:
             self.notes.append(f"{error}: the run counts as unfinished")
             result = None
         if result is None:
-            edited = self.resumes(run) and self._edited_files(run, _read_begun(run.folder))
-            if edited and not (self.settings.redo or self.settings.accept_edited):
-                raise other_code(run.folder, edited)
             self.todo[run] = None
             return
         launch = read_launch(run.folder)
@@ -149,27 +128,12 @@ class Engine:
                 + self._offer(why)
                 + "choose another --output, or remove that folder"
             )
-        edited = self._edited_files(run, result)
-        if needed or run in self.aside:
+        if needed:
             self.todo[run] = None
             return
-        if edited:
+        if records.edited_since(result):
             self._edited.append(run)
         self.finish(Outcome(run, result))
-
-    def set_aside(self) -> None:
-        """Rename the folders of `aside`, unless another launcher works there; raises OSError."""
-        for run in filter(self.todo.__contains__, self.aside):
-            with hold(run) or contextlib.nullcontext() as lock:
-                if lock:
-                    print(f"{run}: the old run is in '{set_aside(run.folder)}'", file=sys.stderr)
-
-    def _edited_files(self, run: Run, record: dict) -> list[str]:
-        """Return the edited files of the code of a run, which `--redo` then does anew."""
-        edited = records.edited_since(record)
-        if edited and self.settings.redo:
-            self.aside.append(run)
-        return edited
 
     def _offer(self, why: str) -> str:
         """Return an advice for a record that differs in a KEY VALUE pair of the command."""
@@ -191,7 +155,7 @@ class Engine:
     def resumes(self, run: Run) -> bool:
         """Return True if the run resumes from a checkpoint in its folder."""
         begun = any(run.folder.glob("*/checkpoint"))
-        if run.eval_only or run in self.aside or not begun:
+        if run.eval_only or not begun:
             return False
         return last_command(run) in (None, self.shown_command(run))
 

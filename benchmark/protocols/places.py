@@ -18,7 +18,7 @@ from .launches import CONSOLE, LAUNCH, Launch, read_launch
 from .transfer import places_of_sources, shared_trainings
 
 DEPTH = 12  # levels of subfolders that are searched
-OLD = re.compile(r"\.old\d*$")  # ends the names of folders that --redo renamed
+OLD = re.compile(r"\.old\d*$")  # ends the names of folders that were set aside
 
 
 @dataclass

@@ -42,8 +42,7 @@ def run(words=None) -> None:
         parser.add_argument(f"--{flag}", default="")
     parser.add_argument("--plugin", action="append", default=[])
     parser.add_argument("--eval-only", action="store_true")
-    for flag in ("accept-edited", "shared"):
-        parser.add_argument(f"--{flag}", action="store_true")
+    parser.add_argument("--shared", action="store_true")
     parser.add_argument("opts", nargs=argparse.REMAINDER)
     args = parser.parse_args(words)
     opts = dict(zip(args.opts[::2], args.opts[1::2], strict=True))

@@ -7,7 +7,6 @@ import sys
 import pytest
 from checkout import REPOSITORY, Checkout
 
-from trainers.prompting.checkpoint.cfg_texts import BEGUN
 from trainers.prompting.record.hashes import OWN, file_hash, package_hash
 
 PLUGIN = "raise RuntimeError('launching imports no plug-in')\n"
@@ -188,36 +187,11 @@ def test_the_average_over_data_sets_says_it_too(checkout, mine):
     assert NAMED in average
 
 
-def test_redo_repeats_runs_of_other_code_and_keeps_their_folders(checkout, mine):
-    words, plugin = mine
-    plugin.write_text(OTHER)
-    before = results(checkout), results(checkout, "test_new")
-    listed = checkout.base2new(*words, "--redo", "--dry-run").stdout
-    assert listed.count("# run: MyMethod") == 2 and listed.count("# skip: CoOp") == 2
-    assert "--resume" not in listed and results(checkout) == before[0]
-    done = checkout.base2new(*words, "--redo")
-    assert "4 runs, 2 to do; " in done.stderr and done.stderr.count("the old run is in '") == 2
-    for part, old in zip(("train_base", "test_new"), before, strict=True):
-        folder = checkout.folder("MyMethod", 1, part)
-        kept = folder.with_name("seed1.old") / "results.json"
-        assert json.loads(kept.read_text()) == old and "code" not in results(checkout, part)
-    assert "MyMethod  " in checkout.protocol("report").stdout
-    assert "4 runs, 0 to do; " in checkout.base2new(*words, "--redo").stderr
-
-
-def test_a_training_that_is_not_finished(checkout, mine):
+def test_a_training_of_other_code_that_is_not_finished_is_resumed(checkout, mine):
     words, plugin = mine
     folder = checkout.folder("MyMethod", 1)
-    begun = {"code": {"my_method.py": file_hash(plugin)}}
     (folder / "results.json").unlink()
-    (folder / BEGUN).write_text(json.dumps(begun))
     plugin.write_text(OTHER)
-    assert "holds a run of other code" in checkout.base2new(*words, code=2).stderr
-    listed = checkout.base2new(*words, "--accept-edited", "--dry-run").stdout
-    assert f"--resume {folder} --accept-edited" in listed.replace("'", "")
-    checkout.base2new(*words, "--accept-edited")
+    assert f"--resume {folder}" in checkout.base2new(*words, "--dry-run").stdout.replace("'", "")
+    checkout.base2new(*words)
     assert checkout.calls()[-2]["resume"] == str(folder)
-    (folder / "results.json").unlink()
-    checkout.base2new(*words, "--redo")
-    assert (folder.with_name("seed1.old") / BEGUN).is_file()
-    assert checkout.calls()[-2]["resume"] == "" and not checkout.calls()[-2]["checkpoint"]

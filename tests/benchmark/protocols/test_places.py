@@ -58,7 +58,7 @@ def test_copies_of_a_run_are_named_and_its_planned_place_counts(output, capsys):
 
 
 @pytest.mark.parametrize("name", ["seed1.old", "seed1.old2", ".hidden"])
-def test_folders_of_redo_are_skipped(output, capsys, name):
+def test_folders_that_were_set_aside_are_skipped(output, capsys, name):
     shutil.copytree(output / PLACE, (output / PLACE).with_name(name))
     assert report(capsys, output)[1] == ""
     assert len(runs_in(output)) == 2

@@ -15,7 +15,6 @@ from trainers.prompting.plugins import code_of, load_plugins
 from trainers.prompting.record import hashes
 from trainers.prompting.record.hashes import package_hash
 from trainers.prompting.record.results import Evaluation
-from trainers.prompting.storage.files import set_aside
 
 
 @pytest.fixture
@@ -148,14 +147,6 @@ def test_an_edit_of_the_package_is_found(copied):
 )  # fmt: skip
 def test_odd_records(tmp_path, code, edited):
     assert hashes.edited_files(code, [str(tmp_path / "a.py")]) == edited
-
-
-def test_an_old_folder_gets_a_free_name(tmp_path):
-    names = []
-    for _ in range(3):
-        (tmp_path / "seed1").mkdir()
-        names.append(set_aside(tmp_path / "seed1").name)
-    assert names == ["seed1.old", "seed1.old2", "seed1.old3"]
 
 
 # ------------------------------------------------------------------ marks

@@ -71,14 +71,13 @@ KEYS = {
     "TRAINER.MEMORY_BUDGET": Key(0.0),  # GiB for a step's activations; 0: automatic
     "TRAINER.DETERMINISTIC": Key(False),  # the same bits on a GPU, too, but slower
     "TRAINER.PLUGINS": Key([]),  # modules or files that register methods
-    "TRAINER.ACCEPT_EDITED": Key(False),  # resume a training of other code
     "TRAINER.UNREAD": Key([]),  # keys of other nodes in config files: nobody reads them
     "TRAINER.PER_DATASET": Key([]),  # keys of the method that a config sets by data set
 }
 # Those that data sets, Dassl or train.py read, too; the others are of this project's trainers.
 NOT_OF_METHODS = (
     "INPUT.DRAFT", "DATASET.SUBSAMPLE_CLASSES", "DATASET.VALIDATION_SHOTS", "TEST.RECORD",
-    "TRAINER.PLUGINS", "TRAINER.ACCEPT_EDITED", "TRAINER.UNREAD", "TRAINER.PER_DATASET",
+    "TRAINER.PLUGINS", "TRAINER.UNREAD", "TRAINER.PER_DATASET",
 )  # fmt: skip
 
 

@@ -2,11 +2,11 @@
 
 import ast
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from ..embedded import file_sha256
-from ..errors import UserError, need
+from ..errors import UserError, need, printable
 from ..storage.run_record import sentences_text
 
 UNKNOWN = "unknown"  # of public checkpoints, which do not say it
@@ -26,14 +26,14 @@ FREE = (
     "OUTPUT_DIR", "RESUME", "DATASET.METHODS", "VERBOSE", "USE_CUDA", "VERSION", "TEST.",
     "TRAIN.PRINT_FREQ", "TRAIN.CHECKPOINT_FREQ", "DATALOADER.NUM_WORKERS", "DATALOADER.TEST.",
     "DATALOADER.TRAIN_U.", "TRAINER.MEMORY_BUDGET", "TRAINER.DETERMINISTIC",
-    "TRAINER.PLUGINS", "TRAINER.PER_DATASET", "TRAINER.ACCEPT_EDITED", "TRAINER.UNREAD",
+    "TRAINER.PLUGINS", "TRAINER.PER_DATASET", "TRAINER.UNREAD",
 )  # fmt: skip
 # Beginnings of settings that matter to a training only, and are recorded as it had them.
 OF_TRAINING = (
     "DATASET.NUM_SHOTS", "DATASET.LABEL_NOISE", "DATASET.IMBALANCE", "OPTIM.", "MODEL.INIT_WEIGHTS",
     "TRAIN.ATTACK",
 )  # fmt: skip
-BEGUN = "begun.json"  # in the folder of a training: the code and settings that it was begun with
+BEGUN = "begun.json"  # in the folder of a training by a trainer of other code
 BY_PROCESS = (
     "if the files are the same, the code of the data set depends on the process (the order of a "
     "set, hash, a shuffle without a seed): sort names, and seed what is drawn"
@@ -92,20 +92,17 @@ def no_settings(folder: str | os.PathLike[str]) -> None:
     print(f"The checkpoint in '{folder}' has no settings: check that they agree with this run")
 
 
+def note_edited(files: Collection[str]) -> None:
+    """Say that files of the code were edited since a training that is resumed began, if any."""
+    if files:
+        print(f"The code has changed since this training began: {', '.join(map(printable, files))}")
+
+
 def begun_otherwise(folder: str | os.PathLike[str], what: str) -> UserError:
     """Return the error about a run that was begun with other settings, classes or images."""
     return UserError(
         f"The run in '{folder}' was begun with other {what}: go back to those, give this one "
         "another --output-dir, or delete that folder to train again"
-    )
-
-
-def other_code(folder: str | os.PathLike[str], files: Iterable[str]) -> UserError:
-    """Return the error about a run of other code, with both ways out."""
-    return UserError(
-        f"'{folder}' holds a run of other code ({', '.join(files)} has been edited since): add "
-        "--redo to rename that folder and do the run anew, or --accept-edited (in another train.py "
-        "TRAINER.ACCEPT_EDITED True) to keep it, which tables then say"
     )
 
 

@@ -26,7 +26,7 @@ from .cfg_texts import (
     differing,
     literal,
     no_settings,
-    other_code,
+    note_edited,
 )  # fmt: skip
 from .files import broken_checkpoint, find_checkpoint, only_model, read_checkpoint
 
@@ -290,9 +290,7 @@ class Saved:
             name for name, then in (self.code or {}).items() if (now.code or {}).get(name) != then
         ]
 
-    def check_resumed(
-        self, now: "Saved", folder: str, method: Any, accept_edited: bool = False
-    ) -> None:
+    def check_resumed(self, now: "Saved", folder: str, method: Any) -> None:
         """Refuse to resume another run than that of the checkpoint, or one without its full state.
 
         A checkpoint without settings was written by other code: it is accepted, and may lack parts
@@ -310,8 +308,7 @@ class Saved:
         if what := differing(self.fingerprint(), now.fingerprint(), method):
             raise begun_otherwise(folder, what)
         self.check_weights(now.backbone, now.backbone_sha256)
-        if not accept_edited and (edited := self._edited_since(now)):
-            raise other_code(os.path.dirname(folder), edited)
+        note_edited(self._edited_since(now))
 
     def restore(self, method: Any, precision: Any, folder: str) -> list[int]:
         """Load the buffers of the method and the loss scale; return the steps that were planned."""

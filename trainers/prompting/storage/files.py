@@ -154,11 +154,3 @@ def hold_lock(path: str | os.PathLike, patience: float = 0) -> Iterator[bool]:
         yield is_ours
     finally:
         lock.release()
-
-
-def set_aside(folder: Path) -> Path:
-    """Rename a run folder to FOLDER.old, FOLDER.old2, ...; return the new path; raises OSError."""
-    number = 1
-    while (new := folder.with_name(f"{folder.name}.old{number if number > 1 else ''}")).exists():
-        number += 1
-    return folder.rename(new)

@@ -320,8 +320,7 @@ class PromptTrainer(TrainerX):
     def check_checkpoint(self, checkpoint, folder):
         """Refuse a checkpoint that this run must not resume from; raises as `Saved`."""
         self.resumed = Saved.of(checkpoint)
-        accept = self.cfg.TRAINER.ACCEPT_EDITED
-        self.resumed.check_resumed(self.state(0), folder, self.method, accept)
+        self.resumed.check_resumed(self.state(0), folder, self.method)
 
     def resume_model_if_exist(self, directory):
         """Resume as Dassl does, with all that `save_model` saves; raises as `check_checkpoint`."""
