@@ -1,4 +1,4 @@
-"""Further parts of a report: comparisons, gains, metrics and classes."""
+"""Further parts of a report: comparisons, metrics and classes."""
 
 from __future__ import annotations
 
@@ -18,11 +18,10 @@ from .summary import accuracies
 
 if TYPE_CHECKING:
     from .compare import Comparisons
-    from .gains import Gains
     from .metrics import Classes, Metrics
     from .plots import Drawing
 
-    View = Comparisons | Gains | Metrics | Classes
+    View = Comparisons | Metrics | Classes
 
 # In HTML they follow the usual tables, else they take their place.
 VIEWS: dict[str, dict[str, Any]] = {
@@ -31,11 +30,6 @@ VIEWS: dict[str, dict[str, Any]] = {
         "help": "show the differences between this method (a name in the tables, such as 'ALIGN, "
         "BETA 0', or of single runs the folder of one) and every other, paired by test image, "
         "with 95%% intervals and p-values",
-    },
-    "--gains": {
-        "action": "store_true",
-        "help": "show the gains over zero-shot CLIP: their mean over the data sets, and the worst "
-        "data set, as where one setting is used everywhere, without validation",
     },
     "--metrics": {
         "action": "store_true",
@@ -70,10 +64,6 @@ def views(args: argparse.Namespace, tidy: pd.DataFrame, numbers: pd.DataFrame) -
         from .compare import Comparisons
 
         chosen.append(Comparisons(tidy, accuracies(numbers), args.compare, args.metric))
-    if args.gains:
-        from .gains import Gains
-
-        chosen.append(Gains(accuracies(numbers)))
     if args.metrics or args.classes:
         from .metrics import Classes, Metrics
 

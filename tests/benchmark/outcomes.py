@@ -12,7 +12,6 @@ from benchmark.records import Outcome
 from benchmark.report import summary
 from benchmark.report.compare import Comparisons
 from benchmark.report.frame import each_row, frame
-from benchmark.report.gains import Gains
 from benchmark.report.metrics import Classes, Metrics
 from benchmark.report.page import page_of
 from benchmark.report.per_image import joint_scores
@@ -127,11 +126,6 @@ def metrics(tidy) -> Metrics:
 def classes(tidy) -> Classes:
     """Return the tables of `--classes` of these runs."""
     return Classes(tidy, summary.summarise(tidy))
-
-
-def gains(tidy) -> Gains:
-    """Return the tables of `--gains` of these runs."""
-    return Gains(summary.accuracies(summary.summarise(tidy)))
 
 
 def comparisons(tidy, *asked, **options) -> Comparisons:

@@ -30,10 +30,9 @@ SHOWN = [
     ["--format", "latex", "--deviations"],
     ["--format", "csv"],
     ["--format", "json", "--protocol", "few_shot"],
-    ["--metrics", "--gains", "--classes"],
+    ["--metrics", "--classes"],
     ["--metrics", "--format", "latex", "--protocol", "base2new", "--seeds", "1"],
     ["--metrics", "--format", "csv"],
-    ["--gains", "--format", "json"],
     ["--compare", "ALIGN"],
     ["--compare", "ALIGN", "--metric", "openworld_auc", "--format", "csv"],
 ]

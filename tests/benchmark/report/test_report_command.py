@@ -159,7 +159,7 @@ REFUSED = [
     ("out --bins 20", "--bins 20 is for the tables of --metrics"),
     ("out --metrics --bins 20 --plots x", "--bins 20 is for the tables of --metrics"),
     ("out --metrics --bins 20 --format html", "--bins 20 is for the tables of --metrics"),
-    ("out --gains --metrics --format csv", "csv takes one of --gains and --metrics"),
+    ("out --metrics --classes --format csv", "csv takes one of --metrics and --classes"),
     ("out --protocol few-shot", "invalid choice: 'few-shot'"),
     ("out --protocol cross_dataset", "no runs of cross_dataset in", "benchmark cross_dataset`"),
     ("out --seeds 7", "no runs of any protocol with seed 7 in"),
