@@ -13,7 +13,7 @@ from trainers.prompting.use.commands import info
 
 from ..measure.geometry import GEOMETRY, class_names, weightless_clip
 from ..protocols.configs import CONFIGS
-from ..report.render import TABLE_STYLES, in_style
+from ..report.render import TABLE_FORMATS, in_style
 from ..report.tables import Cell, Table
 from .backbones import TITLE as FAMILIES
 from .backbones import families_table
@@ -87,7 +87,7 @@ def row(method: str, backbone: str) -> list[str]:
 
 
 def render(backbone: str, form: str) -> str:
-    """Return the table in one of TABLE_STYLES, or as comma-separated values."""
+    """Return the table in one of TABLE_FORMATS, or as comma-separated values."""
     rows = [row(method, backbone) for method in METHODS]
     if form == "csv":
         text = io.StringIO()
@@ -134,7 +134,7 @@ def main(argv: list[str]) -> int:
     )
     add = parser.add_argument_group("tables of methods and families").add_argument
     add("--backbone", default="ViT-B/16", choices=GEOMETRY, help="of the table of methods")
-    add("--style", choices=[*TABLE_STYLES, "csv", "page"], default="text",
+    add("--style", choices=[*TABLE_FORMATS, "csv", "page"], default="text",
         help="of a table; csv and page are for that of methods")  # fmt: skip
     args = parser.parse_args(argv)
     load_plugins(args.plugin)

@@ -62,11 +62,6 @@ OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
         "--interval": {
             "action": "store_true", "help": "95%% intervals in place of standard deviations",
         },
-        "--deviations": {
-            "action": "store_true",
-            "help": "with --format latex: standard deviations (or, with --interval, intervals) "
-            "after the means",
-        },
         "--published": {
             "choices": PUBLISHED, "default": "on",
             "help": "published numbers next to yours, where the setting is the same: off, on, or "
@@ -106,10 +101,6 @@ def main(argv: list[str]) -> None:
     need(
         args.compare or args.metric == "accuracy",
         f"--metric {args.metric} needs --compare METHOD: name a method to compare",
-    )
-    need(
-        args.format == "latex" or not args.deviations,
-        "--deviations needs --format latex: the other formats always show deviations",
     )
     need(
         args.bins == BINS or (args.metrics and not args.plots and args.format != "html"),
@@ -163,7 +154,7 @@ def show(args: argparse.Namespace, outputs: list[Path]) -> None:
         print(format_views(parts, args.format))
     else:
         first = [] if args.format == "csv" else findings(tidy, numbers)
-        print(render(table_rows, args.format, args.published == "all", args.deviations, first))
+        print(render(table_rows, args.format, args.published == "all", first))
 
 
 def side_by_side(folders: list[Path]) -> list[Outcome]:

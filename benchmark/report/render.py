@@ -23,8 +23,9 @@ from .tables import Table, number_or_none, tables
 if TYPE_CHECKING:
     import pandas as pd
 
-TABLE_STYLES = {"text": "simple", "markdown": "pipe", "latex": "latex_booktabs"}  # of tabulate
-FORMATS = (*TABLE_STYLES, "csv", "json", "html")
+TABLE_STYLES = {"text": "simple", "markdown": "pipe"}  # of tabulate
+TABLE_FORMATS = (*TABLE_STYLES, "latex")
+FORMATS = (*TABLE_FORMATS, "csv", "json", "html")
 WIDTH = 120  # characters in a line of text that is not for a terminal; wider tables are split
 
 
@@ -32,19 +33,19 @@ def render(
     rows: pd.DataFrame,
     form: str,
     all_published: bool = False,
-    deviations: bool = False,
     sentences: Sequence[str] = (),
 ) -> str:
     """Return all tables of these rows, or in CSV and JSON the rows themselves; not as HTML.
 
     `form` is one of FORMATS. With `all_published`, methods that were not run have their published
-    numbers, too; `deviations` shows in LaTeX the spread of each mean, as all other formats always
-    do. `sentences` come first, not in CSV.
+    numbers, too. `sentences` come first, not in CSV.
     """
     if form == "latex":
-        from .latex import papers
+        from .latex import as_document
 
-        return lead(sentences, form) + papers(rows, all_published, deviations)
+        groups = (tables(of, all_published) for _, of in rows.groupby("group", sort=False))
+        joint = [sorted(*of.values(), key=lambda table: not table.of_averages) for of in groups]
+        return lead(sentences, form) + as_document(joint)
     if form in TABLE_STYLES:
         return lead(sentences, form) + in_style(tables(rows, all_published), form)
     records: dict[str, list] = {"findings": [*sentences]} if sentences else {}
@@ -69,7 +70,7 @@ def in_style(groups: Mapping[Any, list[Table]], form: str) -> str:
     if form == "latex":
         from .latex import as_document
 
-        return as_document(tables)
+        return as_document([table] for table in tables)
     return "\n\n".join(map({"text": as_text, "markdown": as_markdown}[form], tables))
 
 

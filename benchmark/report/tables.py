@@ -25,6 +25,7 @@ STD = "Mean ± sample standard deviation (n - 1) over the seeds."
 INTERVAL = "Mean ± half of the 95% interval (Student's t) over the seeds."
 ONE_SEED = "One seed."
 NONE_YET = "No run has finished."
+SPREADS = (STD, INTERVAL, ONE_SEED, NONE_YET)
 H_NOTE = "H is that of the means, 2 Base New / (Base + New), as in the papers."
 AVERAGE_NOTE = "Means over the data sets."
 OTHER_DATA = (
@@ -34,7 +35,6 @@ OTHER_DATA = (
 TARGET_AVERAGE = "The average is over the targets."
 
 GROUPS = 4  # of classes that the CLIP reads alike, in a sentence
-INCOMPLETE = r"$^*$"  # in a paper, after a mean that lacks seeds or data sets
 MISPRINT = "(misprint)"
 
 
@@ -44,8 +44,6 @@ class Cell(NamedTuple):
     text: str
     value: float | None = None  # competes for the best of its column; higher is better
     beside: bool = False  # True for the first cell of a line of published numbers or differences
-    short: str = ""  # the text in a paper; empty where a paper has none
-    spread: float | None = None  # shown after it there
     images: int | None = None  # tested on by the one run that the value is of
 
 
@@ -63,7 +61,6 @@ class Table:
     caption: list[str]  # sentences below the table
     problems: list[str] = field(default_factory=list)  # sentences on what is missing
     rows: Sequence[Any] = ()  # of a protocol's table, the rows shown
-    cited: dict[int, str] = field(default_factory=dict)  # methods of lines of published numbers
     by_line: bool = False  # the cells of a line compete, not those of a column
     picture: str = ""  # the name of the figure below it, if it has one of its own
 
@@ -81,28 +78,26 @@ class Table:
         """True if the numbers are averages over data sets."""
         return bool(self.rows) and self.rows[0].average
 
-    def best(self, column: int, place: int = 0) -> set[int]:
+    def best(self, column: int) -> set[int]:
         """Return the lines whose number in a column is the best, as shown; empty if all are equal.
 
-        `column` is counted from 0; a `place` of 1 is the second best, and so on.
+        `column` is counted from 0. Published numbers do not compete.
         """
         if self.by_line:
-            return {i for i, line in enumerate(self.lines) if column in _best(line, place)}
-        # published numbers compete in a paper, where no line stands beside another
-        return _best([Cell("") if x[0].beside else x[column] for x in self.lines], place)
+            return {i for i, line in enumerate(self.lines) if column in _best(line)}
+        return _best([Cell("") if line[0].beside else line[column] for line in self.lines])
 
-    def all_best(self, place: int = 0) -> list[set[int]]:
+    def all_best(self) -> list[set[int]]:
         """Return `best` of each column."""
-        return [self.best(column, place) for column in range(len(self.head))]
+        return [self.best(column) for column in range(len(self.head))]
 
 
-def _best(cells: Sequence[Cell], place: int) -> set[int]:
+def _best(cells: Sequence[Cell]) -> set[int]:
     """Return the places of the cells with the best value; empty if all are equal."""
     values = {i: round(cell.value, 2) for i, cell in enumerate(cells) if cell.value is not None}
-    ranked = sorted(set(values.values()), reverse=True)
-    if len(ranked) < max(2, place + 1):
+    if len(set(values.values())) < 2:
         return set()
-    return {i for i, value in values.items() if value == ranked[place]}
+    return {i for i, value in values.items() if value == max(values.values())}
 
 
 def tables(rows: pd.DataFrame, all_published: bool = False) -> dict[Protocol, list[Table]]:
@@ -137,7 +132,7 @@ def _table(rows: list[Any], all_published: bool) -> Table:
         places.setdefault(place_name(row), row)
     head = ["Method", *places, *more(first)]
     lines: list[list[Cell]] = []
-    cited: dict[int, str] = {}
+    cited: list[str] = []  # methods of lines of published numbers
     for by_head in methods.values():
         row = next(iter(by_head.values()))
         ours = [by_head.get(place) for place in places]
@@ -145,18 +140,18 @@ def _table(rows: list[Any], all_published: bool) -> Table:
         name = Cell(published.with_marks(row.name, row.beyond))
         lines.append([name, *cells, *map(Cell, more(row).values())])
         if theirs := _published_line(row.name, row.trainer, ours):
-            cited[len(lines)] = row.trainer
+            cited.append(row.trainer)
             name = Cell(f"{row.name}, difference", beside=True)
             lines += [theirs, [name, *map(_difference, ours)]]
     group = first.group_published
     others = published.trainers(protocol, group) if all_published else []
     for trainer in sorted(set(others) - {row.trainer for row in rows}, key=rank):
         if theirs := _published_line(trainer, trainer, places.values()):
-            cited[len(lines)] = trainer
+            cited.append(trainer)
             lines.append(theirs)
     lines = [line + [Cell("")] * (len(head) - len(line)) for line in lines]
     marks = set().union(*(row.beyond for row in rows))
-    caption = _caption(rows) + published.caption(protocol, cited.values(), marks, group)
+    caption = _caption(rows) + published.caption(protocol, cited, marks, group)
     if any(cell.text.endswith(MISPRINT) for line in lines for cell in line):
         caption.append(published.MISPRINT)
     comparable = {row.trainer for row in rows if row.comparable}
@@ -169,7 +164,7 @@ def _table(rows: list[Any], all_published: bool) -> Table:
         for place in [row.column if protocol.across == "columns" else place_name(row)]
         for problem in row.problems
     ]
-    return Table(_title(rows), head, lines, caption, problems, rows, cited)
+    return Table(title_of(rows), head, lines, caption, problems, rows)
 
 
 def place_name(row: Any) -> str:
@@ -187,12 +182,9 @@ def _ours(row: Any) -> Cell:
     if row is None or number_or_none(row.mean) is None:
         problems = row.problems if row else []
         return Cell(problems[0].partition(":")[0] if problems else "-")
-    mean, spread = f"{row.mean:.2f}", number_or_none(row.spread)
-    text = mean if spread is None else f"{mean} ± {spread:.2f}"
-    text += count_text(row)
-    if row.complete:
-        return Cell(text, row.mean, short=mean, spread=spread)
-    return Cell(text, short=mean + INCOMPLETE, spread=spread)
+    spread = number_or_none(row.spread)
+    text = f"{row.mean:.2f}" if spread is None else f"{row.mean:.2f} ± {spread:.2f}"
+    return Cell(text + count_text(row), row.mean if row.complete else None)
 
 
 def _of_one_run(row: Any) -> Cell:
@@ -214,7 +206,7 @@ def _published_line(name: str, trainer: str, rows: Iterable[Any]) -> list[Cell]:
 
 def _theirs(number: float, misprint: bool) -> Cell:
     text = f"{number:.2f} {MISPRINT}" if misprint else f"{number:.2f}"
-    return Cell(text, None if misprint else number, short=text)
+    return Cell(text, None if misprint else number)
 
 
 def _difference(row: Any) -> Cell:
@@ -244,17 +236,21 @@ def number_or_none(number: Any) -> Any:
     return None if number is None or number != number else number
 
 
-def _title(rows: list[Any]) -> str:
+def title_of(rows: Sequence[Any]) -> str:
+    """Return the title of the rows of a table, or of several tables of a protocol together."""
     first, protocol = rows[0], protocol_of(rows[0])
     if first.average:
         details = [f"{protocol.title}, {average_name(first)}: accuracy (%)"]
     else:
-        splits = {split for row in rows for split in row.split.split(" and ")}
-        details = [f"{table_name(first)}: accuracy (%) on {' and '.join(sorted(splits))} images"]
+        tested = [row for row in rows if not row.average]
+        splits = sorted({split for row in rows for split in row.split.split(" and ")})
+        joint = protocol.across != "dataset" and len({row.dataset for row in tested}) > 1
+        what = protocol.title if joint else table_name(first)
+        details = [f"{what}: accuracy (%) on {' and '.join(splits)} images"]
     if protocol.across != "shots" and first.shots:
         details.append(shots_text(first.shots))
     if not first.average:
-        details.append(seeds_text(first.seeds))
+        details.append(seeds_text(sorted({seed for row in tested for seed in row.seeds})))
     return ", ".join(details)
 
 

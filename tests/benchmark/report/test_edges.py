@@ -5,7 +5,7 @@ import re
 from dataclasses import replace
 
 import pytest
-from outcomes import base2new, few_shot, outcome, transfer
+from outcomes import base2new, few_shot, outcome
 
 OTHER_CLIP = "another CLIP or other test images"
 
@@ -20,24 +20,6 @@ def test_methods_on_another_clip_are_named_and_not_compared(answered, reported):
     alone = outcomes[:6] + other
     refused = reported(alone, "--compare", "ALIGN, backbone ViT-B/16", status=2)
     assert f"--compare: VPT, backbone RN50: {OTHER_CLIP}" in refused
-
-
-def test_heads_of_the_source_and_the_targets(reported):
-    """Heads are turned where there are more than six."""
-    targets = ["dtd", "eurosat", "ucf101", "food101", "sun397"]
-    for number, turned in ((4, False), (5, True)):
-        found = {"imagenet": 70.0} | dict.fromkeys(targets[:number], 40.0)
-        outcomes = transfer("CoOp", "imagenet", found) + transfer("ALIGN", "imagenet", found)
-        text = reported(outcomes, "--format", "latex", "--published", "off")
-        assert rf"\begin{{tabular}}{{l{'c' * (number + 2)}}}" in text
-        columns = rf"\multicolumn{{1}}{{c}}{{Source}} & \multicolumn{{{number + 1}}}{{c}}{{Target}}"
-        assert rf" & {columns} \\" in text
-        assert rf"\cmidrule(lr){{2-2}}\cmidrule(l){{3-{number + 3}}}" in text
-        assert (r"\rotatebox{90}{DTD}" in text) == turned
-        of_targets = [one for one in outcomes if one.run.dataset != "imagenet"]
-        text = reported(of_targets, "--format", "latex", "--published", "off")
-        assert rf"\multicolumn{{{number + 1}}}{{c}}{{Target}} \\" in text and "Source" not in text
-        assert rf"\cmidrule(l){{2-{number + 2}}}" in text
 
 
 def test_code_that_was_edited_after_any_run_of_a_line_is_named(reported):

@@ -27,7 +27,7 @@ SHOWN = [
     [],
     ["--interval", "--protocol", "few_shot", "--published", "off"],
     ["--format", "markdown", "--protocol", "base2new"],
-    ["--format", "latex", "--deviations"],
+    ["--format", "latex"],
     ["--format", "csv"],
     ["--format", "json", "--protocol", "few_shot"],
     ["--metrics", "--classes"],

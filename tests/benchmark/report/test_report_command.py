@@ -155,7 +155,6 @@ REFUSED = [
     ("out --compare ALIGN --metric openworld_auc", "--metric openworld_auc", "base and new"),
     ("out --compare ALIGN --metric joint", "invalid choice: 'joint'"),
     ("out --metric joint_accuracy", "--metric joint_accuracy needs --compare METHOD"),
-    ("out --deviations", "--deviations needs --format latex"),
     ("out --bins 20", "--bins 20 is for the tables of --metrics"),
     ("out --metrics --bins 20 --plots x", "--bins 20 is for the tables of --metrics"),
     ("out --metrics --bins 20 --format html", "--bins 20 is for the tables of --metrics"),
