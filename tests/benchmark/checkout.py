@@ -211,8 +211,8 @@ def hear_interrupts():
 PATIENCE = 300  # seconds for what takes one: many tests may share the machine
 
 
-def wait_for(condition, seconds=PATIENCE):
-    end = time.monotonic() + seconds
+def wait_for(condition):
+    end = time.monotonic() + PATIENCE
     while not condition():
         assert time.monotonic() < end, "waited in vain"
         time.sleep(0.02)

@@ -1,4 +1,4 @@
-"""Runs as Slurm jobs, with a fake queue in a folder; `test_real_slurm.py` has a real one.
+"""Runs as Slurm jobs, with a fake queue in a folder.
 
 The file is long because the queue, what it loses and what is resubmitted share one set-up.
 """
