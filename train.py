@@ -21,7 +21,7 @@ from recipe.configs import (
 )
 from trainers.prompting import UserError, __version__
 from trainers.prompting.building.base_config import split_base
-from trainers.prompting.errors import by_system, open_stdout, printable
+from trainers.prompting.errors import by_system, printable
 
 KEY = re.compile(r"[A-Z]+(\.\w+)+")  # a key of a cfg, such as OPTIM.LR
 EXAMPLES = """\
@@ -116,16 +116,6 @@ def check_flags(args) -> None:
                 )
 
 
-def check_one_process() -> None:
-    """Raise a UserError if torchrun has started this process as one of several."""
-    count = os.environ.get("WORLD_SIZE", "")
-    if "RANK" in os.environ and count.isdigit() and int(count) > 1:
-        raise UserError(
-            f"torchrun starts {count} processes but a run has only one: use `python train.py`; "
-            "several runs fill several GPUs (JOBS or --slurm of the scripts)"
-        )
-
-
 def read_sources(args) -> list[tuple[str, Mapping[str, object]]]:
     """Return where settings come from, for messages, with their values by dotted key.
 
@@ -200,12 +190,10 @@ def main(args) -> None:
 
 def run(argv=None) -> int:
     """Run the command and return its exit code; a user's mistake is printed as one sentence."""
-    open_stdout()
     if hasattr(sys.stdout, "reconfigure"):  # class names may have letters that a console lacks
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         args = parse_args(argv)
-        check_one_process()
         read_sources(args)  # its mistakes are reported before PyTorch is imported
         from recipe.run import exit_code
 

@@ -3,7 +3,6 @@
 import argparse
 from collections.abc import Callable
 
-from trainers.prompting.storage.files import csv_text
 from trainers.prompting.use.commands.arguments import (
     Parser,
     add_plugin,
@@ -14,7 +13,7 @@ from trainers.prompting.use.commands.arguments import (
 )
 
 __all__ = [
-    "Parser", "add_plugin", "command_parser", "csv_text", "each", "files_below", "from_one",
+    "Parser", "add_plugin", "command_parser", "each", "files_below", "from_one",
     "from_zero", "seed", "words", "write_output",
 ]  # fmt: skip
 

@@ -13,7 +13,6 @@ from trainers.prompting.errors import printable
 from trainers.prompting.marks import BEYOND
 from trainers.prompting.record.hashes import edited_files
 from trainers.prompting.storage import run_record
-from trainers.prompting.storage.files import read_file
 from trainers.prompting.storage.run_record import RECORD as RESULTS
 from trainers.prompting.storage.run_record import BadRecord as BadResult
 from trainers.prompting.storage.run_record import is_number, is_percent
@@ -297,7 +296,7 @@ def failure(run: Run) -> str | None:
 def console_lines(run: Run) -> list[str]:
     """Return the lines of the run's console.txt; empty if there is no such file."""
     try:
-        return read_file(run.folder / CONSOLE).decode(errors="replace").splitlines()
+        return (run.folder / CONSOLE).read_bytes().decode(errors="replace").splitlines()
     except OSError:
         return []
 

@@ -5,11 +5,12 @@ import os
 import random
 from collections import Counter, defaultdict
 from operator import index
+from pathlib import Path
 
 from dassl.data.datasets import Datum
 
 from trainers.prompting.errors import UserError, need, printable
-from trainers.prompting.storage.files import read_file, write_whole
+from trainers.prompting.storage.files import write_whole
 
 PARTS = ("train", "val", "test")
 SPLIT_SEED = 1  # of a split made here, for any seed of the run
@@ -25,7 +26,7 @@ OWN_SPLIT = (
 def read_split(path, image_dir):
     """Read a split file of the public format into three lists of Datum: train, val, test."""
     try:
-        split = json.loads(read_file(path).decode("utf-8-sig"), object_pairs_hook=each_once)
+        split = json.loads(Path(path).read_bytes().decode("utf-8-sig"), object_pairs_hook=each_once)
         parts = [
             [
                 Datum(

@@ -5,8 +5,7 @@ Needs no PyTorch.
 
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import islice
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from trainers.prompting.building.base_config import split_base
@@ -14,7 +13,6 @@ from trainers.prompting.checkpoint.cfg_texts import leaves
 from trainers.prompting.errors import UserError, nearest
 from trainers.prompting.storage.run_record import BadRecord, read_record
 
-MOST_VALUES = 100_000  # in a config file
 DRAFT = "INPUT.DRAFT"  # decode large JPEGs at a part of their size
 FEATURES = "DATASET.FEATURES"  # a file of features, in place of images
 SENTENCES = "DATASET.SENTENCES"  # about the classes: a JSON file, a list by name, or templates
@@ -52,7 +50,6 @@ def read_yaml(path: str | os.PathLike) -> object:
                 content = (node and loader.construct_document(node)) or {}
             finally:
                 loader.dispose()
-        too_many = next(islice(_values(content), MOST_VALUES, None), None)
     except FileNotFoundError:
         near = [p.name for p in Path(path).parent.glob("[!.]*.yaml")]
         hint = f"in its folder, {nearest(Path(path).name, near)}" if near else "look into configs/"
@@ -69,10 +66,6 @@ def read_yaml(path: str | os.PathLike) -> object:
         raise UserError(
             f"The config file '{path}' has {twice[0]} in line {twice[1]} and again in line "
             f"{twice[2]}: write it once"
-        )
-    if too_many:
-        raise UserError(
-            f"The config file '{path}' has more than {MOST_VALUES:,} values: aliases repeat them"
         )
     return content
 
@@ -106,14 +99,6 @@ def _given_twice(node, above: str, lines: dict[str, int], done: set[int]) -> tup
         if twice := _given_twice(value, f"{name}.", lines, done):
             return twice
     return None
-
-
-def _values(tree: object) -> Iterator[bool]:
-    """Yield once for each value, mapping and list, as often as aliases repeat it."""
-    yield True
-    if isinstance(tree, dict | list):
-        for value in tree.values() if isinstance(tree, dict) else tree:
-            yield from _values(value)
 
 
 def prompts_for(backbone: str | None, config_file: str | os.PathLike) -> dict[str, object]:

@@ -14,7 +14,7 @@ from dassl.utils import collect_env_info, set_random_seed, setup_logger
 from trainers.prompting.checkpoint.cfg_texts import leaves
 from trainers.prompting.checkpoint.files import find_checkpoint, saved_epochs
 from trainers.prompting.conformance.stamp import check_once
-from trainers.prompting.errors import UserError, by_system, no_exit, printable
+from trainers.prompting.errors import UserError, by_system, printable
 from trainers.prompting.plugins import code_of
 from trainers.prompting.record.results import (
     Evaluation,
@@ -162,8 +162,7 @@ def exit_code(work: Callable[[], None]) -> int:
         Exception: any other error.
     """
     try:
-        with no_exit("the code of a method or plug-in"):
-            work()
+        work()
         sys.stdout.flush()
     except KeyboardInterrupt:
         print("interrupted: rerun to resume from the last epoch", file=sys.stderr)

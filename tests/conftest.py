@@ -3,7 +3,6 @@ import gc
 import io
 import os
 import pickle
-import signal
 import subprocess
 import sys
 
@@ -102,16 +101,6 @@ def threads():
     yield
     if torch.get_num_threads() != before:
         torch.set_num_threads(before)
-
-
-@pytest.fixture
-def deadline():
-    """A test that waits for ever, as for what nobody writes into a pipe, fails."""
-    before = signal.signal(signal.SIGALRM, lambda *_: pytest.fail("still waiting"))
-    signal.alarm(120)  # seconds, also on a busy machine
-    yield
-    signal.alarm(0)
-    signal.signal(signal.SIGALRM, before)
 
 
 @pytest.fixture

@@ -41,8 +41,6 @@ MISTAKES = {
     "depth": (["TRAINER.ALIGN.DEPTH", "9"], "has 4 blocks"),
     "number": (["TRAINER.ALIGN.M", "-2"], "M is -2"),
     "templates": (["TRAINER.ALIGN.CTX_INIT", "['a', 'b', 'c']"], "3 templates but N = 2"),
-    "many": (["TRAINER.ALIGN.N", "1000000000"], "must be a whole number, 1,000,000 at most"),
-    "too many": (["TRAINER.ALIGN.M", "1000000"], "tokens in all: lower N_CTX or DEPTH, or the"),
     "too deep": (["TRAINER.ALIGN.DEPTH", "1000000"], "DEPTH is 1000000 but the text encoder of"),
     "lambda": (["TRAINER.ALIGN.LAMBDA", "1e400"], "LAMBDA is inf: the regularisation must be"),
     "small lambda": (["TRAINER.ALIGN.LAMBDA", "1e-300"], "LAMBDA is 1e-300: the regularisation"),
@@ -58,10 +56,8 @@ MISTAKES = {
     "rate": (["OPTIM.LR", "-0.1"], "OPTIM.LR is -0.1 but must be a finite number, 0 or more"),
     "no rate": (["OPTIM.LR", "nan"], "OPTIM.LR is nan but must be a finite number"),
     "too high": (["OPTIM.LR", "1e400"], "OPTIM.LR is inf but must be a finite number"),
-    "far too high": (["OPTIM.LR", "1e38"], "OPTIM.LR is 1e+38 but must be a finite number"),
-    "far too heavy": (["OPTIM.WEIGHT_DECAY", "1e39"], "WEIGHT_DECAY is 1e+39 but must be"),
-    "warm-up rate": (["OPTIM.WARMUP_CONS_LR", "1e38"], "WARMUP_CONS_LR is 1e+38 but must be"),
-    "share of the rate": (["OPTIM.BASE_LR_MULT", "1e300"], "BASE_LR_MULT is 1e+300 but must be"),
+    "warm-up rate": (["OPTIM.WARMUP_CONS_LR", "inf"], "WARMUP_CONS_LR is inf but must be"),
+    "share of the rate": (["OPTIM.BASE_LR_MULT", "-1"], "BASE_LR_MULT is -1.0 but must be"),
     "epsilon": (["OPTIM.NAME", "adam", "OPTIM.ADAM_EPS", "-1.0"], "ADAM_EPS is -1.0 but must be"),
     "beta 1": (["OPTIM.NAME", "adam", "OPTIM.ADAM_BETA1", "2.0"], "OPTIM does not suit 'adam'"),
     "nesterov": (["OPTIM.SGD_NESTEROV", "True", "OPTIM.MOMENTUM", "0"], "does not suit 'sgd'"),
@@ -93,8 +89,6 @@ MISTAKES = {
     "other classes": (["BY_CLASSES.bass.OPTIM.LR", "1"], "'bass': did you mean 'base'?"),
     "other shots": (["BY_SHOTS.few.OPTIM.LR", "1"], "has 'few' in BY_SHOTS: give a number of"),
     "no section": (["BY_SHOTS.4", "1"], "'BY_SHOTS.4' sets no key: write BY_SHOTS: NAME: KEY:"),
-    "views of training": (["DATALOADER.K_TRANSFORMS", "1000000"], "must be from 1 to 1,000 views"),
-    "steps": (["OPTIM.STEPS", "4611686018427387904"], "STEPS is 4611686018427387904 but must be"),
     "no tensors": (["INPUT.NO_TRANSFORM", "True"], "but a CLIP reads tensors: leave it out"),
     "not trained": (["MODEL.BACKBONE.PRETRAINED", "False"], "adapt a trained CLIP: leave it out"),
     "staged": (["OPTIM.STAGED_LR", "True"], "NEW_LAYERS is [], so everything would learn at the"),
@@ -154,23 +148,6 @@ def test_an_evaluation_does_not_replace_the_record_of_the_training(tmp_path, cap
     assert capsys.readouterr().err.startswith(sentence) and record.read_bytes() == before
 
 
-def test_torchrun_with_several_processes(tmp_path, capsys, monkeypatch):
-    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")  # clusters set it without torchrun, too
-    assert run(tmp_path, "ZeroshotCLIP") == 0
-    for name, value in (("RANK", "0"), ("LOCAL_RANK", "0"), ("WORLD_SIZE", "1")):
-        monkeypatch.setenv(name, value)
-    assert run(tmp_path, "ZeroshotCLIP", tmp_path / "one") == 0
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    capsys.readouterr()
-    assert run(tmp_path, "ZeroshotCLIP", tmp_path / "two") == 2
-    said = capsys.readouterr()
-    assert said.out == "" and said.err == (
-        "error: torchrun starts 2 processes but a run has only one: use `python train.py`; "
-        "several runs fill several GPUs (JOBS or --slurm of the scripts)\n"
-    )
-    assert not (tmp_path / "two").exists()
-
-
 @pytest.mark.parametrize(
     ("error", "what"),
     [
@@ -210,7 +187,7 @@ def test_sizes_of_images_come_from_the_backbone(tmp_path, capsys):
     assert record["config"]["INPUT"]["INTERPOLATION"] == "bicubic"
 
 
-def test_a_missing_config_file_and_one_that_is_not_yaml(tmp_path, capsys, deadline):
+def test_a_missing_config_file_and_one_that_is_not_yaml(tmp_path, capsys):
     assert train.run(["--config-file", str(tmp_path / "no.yaml")]) == 2
     assert "no config file" in capsys.readouterr().err
     (tmp_path / "bad.yaml").write_text("OPTIM: [")
@@ -218,14 +195,10 @@ def test_a_missing_config_file_and_one_that_is_not_yaml(tmp_path, capsys, deadli
     assert "': in its folder, did you mean 'bad.yaml'? (valid: " in capsys.readouterr().err
     assert train.run(["--config-file", str(tmp_path / "bad.yaml")]) == 2
     assert "is not YAML" in capsys.readouterr().err
-    for text in ("[" * 100_000, "- " * 100_000, "a: &a {b: *a}"):
+    for text in ("[" * 100_000, "- " * 100_000):
         (tmp_path / "bad.yaml").write_text(text)
         assert train.run(["--config-file", str(tmp_path / "bad.yaml")]) == 2
         assert " depth" in capsys.readouterr().err.partition("bad.yaml' is not YAML: ")[2]
-    twice = (f"a{i + 1}: &a{i + 1} {{p: *a{i}, q: *a{i}}}\n" for i in range(30))
-    (tmp_path / "bad.yaml").write_text("a0: &a0 {}\n" + "".join(twice))
-    assert train.run(["--config-file", str(tmp_path / "bad.yaml")]) == 2
-    assert "bad.yaml' has more than 100,000 values: " in capsys.readouterr().err
     for text in ("- OPTIM", "OPTIM"):
         (tmp_path / "bad.yaml").write_text(text)
         assert train.run(["--config-file", str(tmp_path / "bad.yaml")]) == 2

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import NoReturn
 
 from trainers.prompting.errors import UserError, need
-from trainers.prompting.storage.files import read_file
 
 from ..cli import files_below
 from ..protocols import BASE2NEW, FEW_SHOT
@@ -134,7 +133,7 @@ def _from_log(folder: Path) -> tuple[Protocol | None, dict[str, str]]:
     The fields are empty if the log does not print arguments and settings as Dassl does.
     """
     try:
-        text = read_file(max(folder.glob("log.txt*"))).decode(errors="replace")
+        text = max(folder.glob("log.txt*")).read_bytes().decode(errors="replace")
     except OSError:
         return None, {}
     printed = {key: m[1] for key, line in PRINTED.items() if (m := line.search(text))}
@@ -167,7 +166,7 @@ def _outcome(run: LogRun) -> Outcome:
     try:
         if record := read_record(run.folder):
             return Outcome(run, record)
-        values = [accuracy(read_file(file).decode(errors="replace")) for file in files]
+        values = [accuracy(file.read_bytes().decode(errors="replace")) for file in files]
     except BadResult as error:
         return Outcome(run, problem=f"corrupt: {error}")
     except OSError as error:

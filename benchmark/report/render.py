@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from tabulate import tabulate
 
-from ..cli import csv_text
+from trainers.prompting.errors import printable
+
 from ..records import COSTS
 from .frame import each_row, setting_texts
 from .notes import bold_note, interval, notes
@@ -177,6 +178,6 @@ def as_csv(records: list[dict]) -> str:
     for record in records:
         for key, value in record.items():
             text = "; ".join(map(str, value)) if isinstance(value, list) else value
-            record[key] = csv_text(text) if isinstance(text, str) else text
+            record[key] = printable(text) if isinstance(text, str) else text
     table = pd.DataFrame(records, dtype=object)  # integers next to missing numbers stay integers
     return table.to_csv(index=False, lineterminator="\n").rstrip("\n")

@@ -12,7 +12,6 @@ from outcomes import leave, outcome
 
 from benchmark.__main__ import main
 from benchmark.records import misfit
-from benchmark.report.render import as_csv
 
 
 def test_a_record_must_fit_its_run():
@@ -82,24 +81,18 @@ def folder(path):
     path.mkdir()
 
 
-def pipe(path):
-    path.unlink()
-    os.mkfifo(path)
-
-
 def deep(path):
     path.write_text("[" * 200_000)
 
 
 IN_ITS_PLACE = {
     folder: "[Errno 21] Is a directory",
-    pipe: "is not a regular file",
     deep: "maximum recursion depth exceeded",
 }
 
 
 @pytest.mark.parametrize("what", IN_ITS_PLACE, ids=lambda what: what.__name__)
-def test_an_unreadable_record_is_named(what, tmp_path, capsys, deadline):
+def test_an_unreadable_record_is_named(what, tmp_path, capsys):
     leave(tmp_path, [outcome("CoOp", 1, "base", 40.0), outcome("CoOp", 2, "base", 60.0)])
     path = next(tmp_path.rglob("seed1/results.json"))
     what(path)
@@ -135,11 +128,6 @@ def test_a_run_in_a_folder_with_an_odd_name_stays_on_one_line(tmp_path, capsys):
     leave(tmp_path, [outcome("A\x1b[2J\nB", 1, "base", 40.0)])
     assert main(["status", str(tmp_path)]) == 0
     assert "A\\x1b[2J\\nB on emoji, seed 1, base: done (40.00%)\n" in capsys.readouterr().out
-
-
-def test_text_in_csv_is_never_a_formula():
-    records = [{"method": "=1+1", "base_difference": -2.5, "seeds": [], "problems": ["-x", "@y"]}]
-    assert as_csv(records) == "method,base_difference,seeds,problems\n'=1+1,-2.5,,'-x; @y"
 
 
 @pytest.mark.parametrize("command", ["report", "status"])

@@ -155,17 +155,14 @@ SPOILT = {  # what is done to the folder of ants and bees, and what is said
     "no name": (names_are("ant Ameise\nbee\n"), "no class name after 'bee'"),
     "a folder too few": (names_are("ant A\nbee B\ncat K"), "lacks 1 of its 3 class folders .cat"),
     "not UTF-8": (names_are("ant \xff"), "cannot be read"),
-    "a pipe of names": (lambda folder: os.mkfifo(folder / "classnames.txt"),
-                        "classnames.txt', which names the classes, cannot be read"),
     "a class that leads nowhere": (link("cow"), "has the link 'cow', which leads nowhere: restore"),
     "an image that leads nowhere": (link(ODD), UNREAD),
-    "a pipe": (lambda folder: os.mkfifo(folder / ODD), UNREAD),
     "a folder": (lambda folder: (folder / ODD).mkdir(), UNREAD),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("case", SPOILT)
-def test_odd_files_and_names_are_one_sentence(tmp_path, deadline, case):
+def test_odd_files_and_names_are_one_sentence(tmp_path, case):
     fill(tmp_path, ant=4, bee=4)
     spoil, words = SPOILT[case]
     spoil(tmp_path)

@@ -22,9 +22,8 @@ INF, NAN = math.inf, math.nan
 FROM_0, ABOVE_0 = ([0.0, 1e30], [-1e-9, INF, NAN]), ([1e-9, 1e30], [0.0, INF, NAN])
 UNIT = [0.0, 1.0], [-1e-9, 1.0000001, NAN]
 COUNT, LENGTH = ([1, 1_000_000], [0, -1]), ([0, 1_000_000], [-1])
-WIDTH, TOKENS = ([1, 10_000], [0, 10_001]), ([1, 1_000], [0, 1_001])
 SHARE, STEPS = ([1.0], [1.0000001, NAN]), ([0, 1], [-1])
-VIEWS = [10, 10_000], [9, 10_001]  # of which a tenth is kept
+VIEWS = [10, 10_000], [9]  # of which a tenth is kept
 WORDS = ["a photo of a", ""], [5, "a\tb", ["a", "b"]]
 
 # Of methods, keys with the values that are valid and those that are not. Methods whose settings are
@@ -78,7 +77,7 @@ RANGES = {
         "FORM": (["shrunk", "base2new"], ["paper"]),
     },
     "GalLoP": {
-        "N_GLOBAL_PROMPTS": TOKENS, "N_LOCAL_PROMPTS": ([4], [0]), "GLOBAL_DROPOUT_P": UNIT,
+        "N_GLOBAL_PROMPTS": COUNT, "N_LOCAL_PROMPTS": ([4], [0]), "GLOBAL_DROPOUT_P": UNIT,
         "TOPK": ([[1], [9]], [[0], [], 5, ["a"], [5, 10]]), "TEMPLATE": (["a {}"], ["a", "{}"]),
     },
     "HiCroPL": {
@@ -93,17 +92,17 @@ RANGES = {
     "MMP": {"TEXT_PROMPT_NUMBER": LENGTH, "VISION_PROMPT_NUMBER": LENGTH},
     "MMRL": {
         "REP_LAYERS": ([[1], [2, 5]], [[], [0, 2], [5, 2], [2, 2], [1.5], ["a"]]),
-        "REP_DIM": WIDTH, "N_REP_TOKENS": TOKENS, "REG_WEIGHT": FROM_0, "ALPHA": UNIT,
+        "REP_DIM": COUNT, "N_REP_TOKENS": COUNT, "REG_WEIGHT": FROM_0, "ALPHA": UNIT,
         "TASK": (["B2N", "CD", "FS"], ["XD"]),
     },
-    "MMRLpp": {"BETA": UNIT, "PROJ_LORA_DIM": WIDTH, "RES_LORA_DIM": WIDTH},
+    "MMRLpp": {"BETA": UNIT, "PROJ_LORA_DIM": COUNT, "RES_LORA_DIM": COUNT},
     "MTA": {
         "LAMBDA_Y": ABOVE_0, "LAMBDA_Q": FROM_0, "MAX_ITER": COUNT, "CTX_INIT": WORDS,
-        "BANDWIDTH_P": ([0.1, 1.0], [0.0, 1.0000001]), "BATCH_SIZE": ([10_000], [10_001]),
+        "BANDWIDTH_P": ([0.1, 1.0], [0.0, 1.0000001]), "BATCH_SIZE": ([10_000], []),
     },
     "MaPLe": {"CTX_INIT": (["a photo of a"], [True])},
     "MultiModalAdapter": {
-        "ADAPTER_START": ([0, 12], [-1, 13]), "ADAPTER_DIM": WIDTH, "ADAPTER_SCALE": ABOVE_0,
+        "ADAPTER_START": ([0, 12], [-1, 13]), "ADAPTER_DIM": COUNT, "ADAPTER_SCALE": ABOVE_0,
     },
     "NLPrompt": {
         "REG_E": ABOVE_0, "CURRICLUM_EPOCH": LENGTH, "BEGIN_RATE": UNIT, "PMODE": (["out"], ["p"]),
@@ -126,7 +125,7 @@ RANGES = {
     },
     "RTPT": {
         "NEIGHBORS": ([1, 63], [0, 64]), "WEIGHT_TAU": ABOVE_0,
-        "BATCH_SIZE": ([21, 10_000], [20, 10_001]),
+        "BATCH_SIZE": ([21, 10_000], [20]),
     },
     "SOTGLP": {"INIT_METHOD": (["random", "gram"], ["xavier"])},
     "SkipTuning": {
@@ -144,7 +143,7 @@ RANGES = {
         "POSITIVE_BETA": FROM_0, "NEGATIVE_ALPHA": FROM_0, "NEGATIVE_BETA": FROM_0,
         "NEGATIVE_ENTROPY_THRESHOLD_LOWER": ([0.49], [0.5]),
         "NEGATIVE_MASK_THRESHOLD_UPPER": ([0.04], [0.03]),
-        "VIEWS": ([0, 1, 10, 10_000], [-1, 2, 9, 10_001]),
+        "VIEWS": ([0, 1, 10, 10_000], [-1, 2, 9]),
     },
     "TPS": {
         "LR": FROM_0, "TTA_STEPS": STEPS, "SELECTION_P": SHARE, "BATCH_SIZE": VIEWS,
@@ -160,12 +159,12 @@ RANGES = {
     },
     "TaskRes": {"RESIDUAL_SCALE": ABOVE_0},
     "TextRefiner": {
-        "MEMORY_SIZE": WIDTH, "BALANCE": ABOVE_0, "ALPHA": ABOVE_0, "DISTILL": FROM_0,
+        "MEMORY_SIZE": COUNT, "BALANCE": ABOVE_0, "ALPHA": ABOVE_0, "DISTILL": FROM_0,
     },
     "TipAdapter": {
         "INIT_ALPHA": FROM_0, "INIT_BETA": FROM_0, "AUGMENT_EPOCH": COUNT,
         "SEARCH_SCALE": ([[0.1, 3]], [[0.09, 3], [3, INF], [3], [3, 3, 3], ["7", "3"]]),
-        "SEARCH_STEP": ([[1, 1], [1000, 1000], [1, 10**6]], [[0.9, 9], [1001, 1000], [1000, 1001]]),
+        "SEARCH_STEP": ([[1, 1], [1000, 1000]], [[0.9, 9]]),
     },
     "TransCLIP": {
         "Z_ITER": COUNT, "N_NEIGHBORS": COUNT, "N_CONFIDENT": COUNT, "MAX_ITER": LENGTH,
@@ -279,9 +278,6 @@ REFUSED = [
     ("TPS", {"SENTENCES": {"sea": ["a sea"]}}, "SENTENCES has no list of sentences for the class"),
     ("DPE", {"SENTENCES": {"sea": ["a sea"]}}, "SENTENCES has no list of sentences for the class"),
     ("TaskRes", {"ENHANCED_BASE": "x" * 999}, "xxx', which is not a file"),
-    ("TipAdapter", {"INIT_ALPHA": 1e300}, "INIT_ALPHA is 1e+300 but must be a number, 3.4e+38"),
-    ("TipAdapter", {"SEARCH_STEP": [1e9, 1e9]}, "1,000,000,000,000,000,000 pairs of beta and"),
-    ("VPT", {"N_CTX_VISION": 5_000}, "5000: 1,000 at most"),
     ("VPT", {"PROMPT_DEPTH_VISION": 5}, "PROMPT_DEPTH_VISION is 5 but the image encoder of this"),
     *(
         (name, {"SCALE": -1e-9}, "SCALE is -1e-09")
@@ -330,9 +326,9 @@ def test_rows_of_features_where_pixels_are_changed(tiny_clip):
 VALUES = {  # key -> good values, then bad ones
     "DATASET.VALIDATION_SHOTS": ([-1, 0, 4], [-2]),
     "OPTIM.ADAM_EPS": ([0.0, 0.5], [-1e-9, 1.0, float("nan")]),
-    "OPTIM.STEPS": ([0, 10**9], [-1, 10**9 + 1]),
+    "OPTIM.STEPS": ([0, 10**9], [-1]),
     "OPTIM.LR_MIN": ([0.0, 1e-4], [-1e-9, 1.0]),
-    "OPTIM.COSINE_STEPS": ([0], [-1, 10**9 + 1]),
+    "OPTIM.COSINE_STEPS": ([0], [-1]),
     "TRAIN.ATTACK": (["", "pgd"], ["cw"]),
     "TRAIN.ATTACK_EPS": ([0.1, 255.0], [0.0, 255.1, float("nan")]),
     "TRAIN.ATTACK_ALPHA": ([0.1, 2.0], [0.0, float("inf")]),

@@ -4,9 +4,7 @@ import errno
 import math
 import os
 import re
-import sys
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from difflib import get_close_matches
 
 # control characters, bytes that are not UTF-8, and characters that break or reverse a line
@@ -105,28 +103,14 @@ def positive(name: str, value: float) -> None:
     need(0 < value < math.inf, f"{name} is {value} but must be positive")
 
 
-def from_1(name: str, value: int, most: float = math.inf) -> None:
-    """Raise a `UserError` unless the value of a key is from 1 to `most`."""
-    limit = ": at least 1 is needed" if most == math.inf else f" but must be from 1 to {most:,}"
-    need(1 <= value <= most, f"{name} is {value}{limit}")
+def from_1(name: str, value: int) -> None:
+    """Raise a `UserError` unless the value of a key is 1 or more."""
+    need(value >= 1, f"{name} is {value}: at least 1 is needed")
 
 
 def fraction(name: str, value: float) -> None:
     """Raise a `UserError` unless the value of a key is from 0 to 1."""
     need(0 <= value <= 1, f"{name} is {value} but must be in [0, 1]")
-
-
-@contextmanager
-def no_exit(whose: str) -> Iterator[None]:
-    """Turn a `sys.exit` of third-party code, which could look like success, into a UserError."""
-    try:
-        yield
-    except SystemExit as error:
-        raise UserError(
-            f"{whose} calls sys.exit({error.code!r}), which ends the run without a result: raise "
-            "an error there instead",
-            exit_code=1,
-        ) from error
 
 
 def by_system(error: BaseException) -> UserError | None:
@@ -147,12 +131,6 @@ def by_system(error: BaseException) -> UserError | None:
     except FileNotFoundError:
         return UserError("The working directory has been deleted: change to another one")
     return None
-
-
-def open_stdout() -> None:
-    """Give a process without standard output (`>&-`) one that leads nowhere."""
-    if sys.stdout is None:
-        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
 
 
 def printable(text: object) -> str:

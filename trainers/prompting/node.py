@@ -6,10 +6,6 @@ from typing import Any, TypeAlias, get_type_hints
 
 from .errors import UserError
 
-MOST = 1_000_000  # largest whole number: larger ones would fill the memory before any other check
-MOST_WIDTH = 10_000  # of a hidden layer
-LARGEST = 3.4e38  # finite number that a tensor in float32 holds
-
 Switch: TypeAlias = object  # any true value turns it on
 Words: TypeAlias = str | list[str] | None  # a template, or a list of them
 
@@ -64,17 +60,12 @@ def _is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def _fits(value: Any) -> bool:
-    """Return True for a number that float32 holds, and for inf and nan, which methods refuse."""
-    return _is_number(value) and (not abs(value) > LARGEST or abs(value) == float("inf"))
-
-
 def _is_whole(value: Any) -> bool:
-    return _is_number(value) and abs(value) <= MOST and value == int(value)
+    return _is_number(value) and value % 1 == 0
 
 
 def _are_numbers(value: object) -> bool:
-    return isinstance(value, (list, tuple)) and all(map(_fits, value))
+    return isinstance(value, (list, tuple)) and all(map(_is_number, value))
 
 
 def _are_words(value: object) -> bool:
@@ -86,8 +77,8 @@ def _are_words(value: object) -> bool:
 
 KINDS: dict[object, tuple[Callable[[Any], bool], str]] = {
     bool: (lambda value: value in (True, False), "True or False"),
-    int: (_is_whole, f"a whole number, {MOST:,} at most"),
-    float: (_fits, f"a number, {LARGEST} at most"),
+    int: (_is_whole, "a whole number"),
+    float: (_is_number, "a number"),
     str: (lambda value: isinstance(value, str), "a word"),
     list[float]: (_are_numbers, "a list of numbers, such as [7, 3]"),
     list[int]: (

@@ -42,7 +42,7 @@ def load_plugins(names: Iterable[str]) -> None:
             module = _import(name)
         except UserError:
             raise
-        except (Exception, SystemExit) as error:
+        except Exception as error:
             raise UserError(
                 f"The plug-in '{name}' does not import ({type(error).__name__}: "
                 f"{' '.join(str(error).split())}{_line(error)}): correct it, or name another with "

@@ -22,8 +22,6 @@ from .encoders.sides import need_open
 from .errors import from_1, need
 
 STD = 0.02  # of every random context
-MOST_TOKENS = 100_000  # learned ones, of all prompts and depths; ALIGN has some hundreds
-MOST_LENGTH = 1_000  # learned ones of a sequence, whose attention is quadratic in its length
 
 
 class Contexts(NamedTuple):
@@ -294,7 +292,7 @@ def visual_width(clip_model: Any) -> int:
     return width
 
 
-def check_size(clip_model: Any, side: str, size: Size, count: int = 1) -> None:
+def check_size(clip_model: Any, side: str, size: Size) -> None:
     """Refuse contexts that an encoder of a CLIP cannot take."""
     for key, value in zip(size.keys, (size.b, size.J), strict=True):
         from_1(key, value)
@@ -308,13 +306,6 @@ def check_size(clip_model: Any, side: str, size: Size, count: int = 1) -> None:
         f"{size.keys[1]} is {size.J} but the {side} encoder of this backbone has {depth} blocks: "
         "lower it",
     )
-    tokens = count * size.b * size.J
-    need(
-        tokens <= MOST_TOKENS,
-        f"The {side} prompts have {tokens:,} tokens in all: lower {' or '.join(size.keys)}, or the "
-        f"number of prompts, to {MOST_TOKENS:,} tokens at most",
-    )
-    need(size.b <= MOST_LENGTH, f"{size.keys[0]} is {size.b}: {MOST_LENGTH:,} at most are possible")
 
 
 def public_name(name: str) -> str:

@@ -7,8 +7,6 @@ import torch
 
 from .errors import need
 
-MOST_VIEWS = 10_000  # of a test image
-
 
 def entropy(logits: torch.Tensor) -> torch.Tensor:
     """Return the entropy of the softmax of logits (..., K), in nats: (...)."""
@@ -29,15 +27,9 @@ def surest(logits: torch.Tensor, share: float) -> torch.Tensor:
     return entropy(logits).argsort(dim=-1, stable=True)[:, : int(logits.shape[1] * share)]
 
 
-def check_most(V: int, keys: str) -> None:
-    """Refuse very many views V; raises UserError."""
-    need(V <= MOST_VIEWS, f"An image has {V:,} views: lower {keys}, to {MOST_VIEWS:,} at most")
-
-
 def check_selection(V: int, share: float, keys: str) -> None:
-    """Refuse very many views V, and a share of them (SELECTION_P) that has none."""
+    """Refuse a share (SELECTION_P) of V views that is above 1 or has none of them; UserError."""
     need(share <= 1, f"SELECTION_P is {share} but must be 1 or less")
-    check_most(V, keys)
     need(
         int(V * share) >= 1,
         f"The surest {share:g} of {V} view{'s' * (V != 1)} of an image is no view: raise {keys}",

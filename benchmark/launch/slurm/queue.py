@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 from trainers.prompting.errors import UserError, in_short
-from trainers.prompting.storage.files import read_file
 
 from ...protocols.base import Run
 
@@ -116,7 +115,7 @@ def read_book(output: Path) -> dict[str, Entry]:
     """Return the last job of each run, by the folder of the run below the output."""
     path = output / LOGS / BOOK
     try:
-        book = json.loads(read_file(path).decode())
+        book = json.loads(path.read_bytes().decode())
         return {folder: Entry(str(n), int(i), needs) for folder, (n, i, needs) in book.items()}
     except (FileNotFoundError, NotADirectoryError):
         return {}
@@ -153,7 +152,7 @@ def ending(entry: Entry, output: Path, task: Task | None) -> str:
     """Return why a job has ended without a record, in one sentence."""
     log = output / LOGS / f"{entry.name}_{entry.number}.out"
     try:
-        lines = read_file(log).decode(errors="replace").splitlines()
+        lines = log.read_bytes().decode(errors="replace").splitlines()
     except OSError:
         lines = []
     last_line = next((line.strip(" *") for line in reversed(lines) if line.strip(" *")), "")

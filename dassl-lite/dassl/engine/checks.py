@@ -5,29 +5,28 @@ import os.path as osp
 
 from dassl.utils.errors import UserError, unknown_name
 
-_MOST = 1e30  # above it the steps of an optimiser overflow float32
-_FINITE = f"a finite number, 0 or more, and at most {_MOST:g}"
+_FINITE = "a finite number, 0 or more"
 _COUNT = "a whole number, 1 or more"
 
 # The condition on a key's value, in words and as a test.
 _RULES = {
-    "TRAIN.PRINT_FREQ": (_COUNT, lambda n: 1 <= n < 2**63),
-    "DATALOADER.TRAIN_X.BATCH_SIZE": (_COUNT, lambda n: 1 <= n < 2**63),
-    "DATALOADER.TRAIN_U.BATCH_SIZE": (_COUNT, lambda n: 1 <= n < 2**63),
-    "DATALOADER.TEST.BATCH_SIZE": (_COUNT, lambda n: 1 <= n < 2**63),
-    "DATALOADER.K_TRANSFORMS": ("from 1 to 1,000 views of an image", lambda n: 1 <= n <= 1_000),
+    "TRAIN.PRINT_FREQ": (_COUNT, lambda n: n >= 1),
+    "DATALOADER.TRAIN_X.BATCH_SIZE": (_COUNT, lambda n: n >= 1),
+    "DATALOADER.TRAIN_U.BATCH_SIZE": (_COUNT, lambda n: n >= 1),
+    "DATALOADER.TEST.BATCH_SIZE": (_COUNT, lambda n: n >= 1),
+    "DATALOADER.K_TRANSFORMS": (_COUNT, lambda n: n >= 1),
     "DATALOADER.NUM_WORKERS": ("a whole number, 0 or more", lambda n: n >= 0),
     "DATASET.NUM_SHOTS": ("a number of images, or -1 for all", lambda n: n >= -1),
-    "OPTIM.LR": (_FINITE, lambda x: 0 <= x <= _MOST),
-    "OPTIM.MOMENTUM": (_FINITE, lambda x: 0 <= x <= _MOST),
-    "OPTIM.WEIGHT_DECAY": (_FINITE, lambda x: 0 <= x <= _MOST),
-    "OPTIM.WARMUP_CONS_LR": (_FINITE, lambda x: 0 <= x <= _MOST),
-    "OPTIM.WARMUP_MIN_LR": (_FINITE, lambda x: 0 <= x <= _MOST),
-    "OPTIM.BASE_LR_MULT": (_FINITE, lambda x: 0 <= x <= _MOST),
-    "OPTIM.MAX_EPOCH": (_COUNT, lambda n: 1 <= n <= 10**9),
+    "OPTIM.LR": (_FINITE, lambda x: 0 <= x < math.inf),
+    "OPTIM.MOMENTUM": (_FINITE, lambda x: 0 <= x < math.inf),
+    "OPTIM.WEIGHT_DECAY": (_FINITE, lambda x: 0 <= x < math.inf),
+    "OPTIM.WARMUP_CONS_LR": (_FINITE, lambda x: 0 <= x < math.inf),
+    "OPTIM.WARMUP_MIN_LR": (_FINITE, lambda x: 0 <= x < math.inf),
+    "OPTIM.BASE_LR_MULT": (_FINITE, lambda x: 0 <= x < math.inf),
+    "OPTIM.MAX_EPOCH": (_COUNT, lambda n: n >= 1),
     "OPTIM.WARMUP_EPOCH": ("a number of epochs, or -1 for none", lambda n: n >= -1),
-    "DATALOADER.CACHE_GIB": (_FINITE, lambda x: 0 <= x <= _MOST),
-    "DATALOADER.TRAIN_X.N_INS": (_COUNT, lambda n: 1 <= n < 2**63),
+    "DATALOADER.CACHE_GIB": (_FINITE, lambda x: 0 <= x < math.inf),
+    "DATALOADER.TRAIN_X.N_INS": (_COUNT, lambda n: n >= 1),
     "INPUT.GB_K": ("an odd number, 1 or more", lambda n: n >= 1 and n % 2 == 1),
     "INPUT.COLORJITTER_H": ("from 0 to 0.5", lambda x: 0 <= x <= 0.5),
     "INPUT.SIZE": (

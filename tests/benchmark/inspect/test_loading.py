@@ -1,9 +1,7 @@
 """Loading runs: what is refused in a checkpoint, and plug-ins that it names and nobody trusts."""
 
-import os
 import re
 
-import dassl.utils
 import pytest
 import torch
 from paths import GOLDEN
@@ -112,15 +110,6 @@ def test_paths_that_are_not_a_run_folder_are_reported(runs, capsys, tmp_path):
     (tmp_path / "prompt_learner" / "model.pth.tar-1").mkdir(parents=True)
     code, _, err = predict(capsys, tmp_path, images_of(runs)[0])
     assert code == 2 and "model.pth.tar-1' is a folder, but a checkpoint is a file" in err
-
-
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs a pipe")
-def test_a_pipe_in_place_of_a_checkpoint_is_refused_at_once(state, tmp_path):
-    save(state, tmp_path)
-    (tmp_path / FILE).unlink()
-    os.mkfifo(tmp_path / FILE)
-    with pytest.raises(dassl.utils.UserError, match="There is no checkpoint"):
-        load_run(tmp_path)
 
 
 def test_a_run_loads_without_its_record(state, tmp_path):

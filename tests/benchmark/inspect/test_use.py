@@ -107,13 +107,6 @@ def test_a_run_is_not_loaded_on_another_clip(runs, capsys):
     assert code == 2 and not out and "were trained with other weights of 'emoji'" in err
 
 
-@pytest.mark.parametrize("command", [["predict", "image.png"], ["export", "--output", "x.pt2"]])
-def test_class_names_are_not_read_from_a_device(runs, capsys, deadline, command):
-    asked = [*command, "--model-dir", str(runs / "CoOp"), "--classnames", "/dev/zero"]
-    assert main(asked) == 2
-    assert "--classnames: '/dev/zero' cannot be read as text" in capsys.readouterr().err
-
-
 def test_other_class_names_are_used_or_refused(runs, capsys, tmp_path):
     names, image = tmp_path / "names.txt", images_of(runs)[0]
     names.write_text("river\n\nforest\npasture land\n")

@@ -125,7 +125,6 @@ def test_a_full_disk_ends_a_process_with_a_sentence(console):
         def read_sources(_):
             print("warning: this has no room", file=sys.stderr)
             sys.stdout.write("a line of the log\\n")
-        train.check_one_process = lambda: None
         train.read_sources = read_sources
         sys.exit(train.run(["--trainer", "CoOp"]))
     """

@@ -2,6 +2,7 @@
 
 import json
 import os
+from pathlib import Path
 
 import outcomes
 import pytest
@@ -190,7 +191,7 @@ def test_logs_that_cannot_be_read_are_named(tmp_path, capsys, monkeypatch):
         patch.setattr(os, "scandir", refuse(os.scandir, two))
         assert main(["report", str(tmp_path / "none"), "--logs", str(tmp_path)]) == 2
         assert f"--logs: '{two}' cannot be read (Permission denied)\n" in capsys.readouterr().err
-    monkeypatch.setattr(logs, "read_file", refuse(logs.read_file, two / "log.txt"))
+    monkeypatch.setattr(Path, "read_bytes", refuse(Path.read_bytes, two / "log.txt"))
     assert main(["report", str(tmp_path / "none"), "--logs", str(tmp_path)]) == 0
     told = capsys.readouterr().out
     assert f"corrupt: {two}/log.txt cannot be read" in told and "90.00" in told

@@ -1,7 +1,6 @@
 """Broken folders of open_clip and Hugging Face: one sentence each, and no code is executed."""
 
 import json
-import os
 import shutil
 
 import pytest
@@ -56,14 +55,6 @@ def without(*parts):
     return pickled(lambda state: {k: v for k, v in state.items() if not any(p in k for p in parts)})
 
 
-def pipe(file: str):
-    def change(folder):
-        (folder / file).unlink()
-        os.mkfifo(folder / file)
-
-    return change
-
-
 def both(*changes):
     return lambda folder: [change(folder) for change in changes]
 
@@ -79,7 +70,6 @@ BROKEN_HUGGING_FACE = {
     "no config": (lambda folder: (folder / "config.json").unlink(), "config.json' cannot be read"),
     "list": (write("config.json", []), "config.json' is a list, not an object"),
     "deep": (write("config.json", "[" * 200_000), "config.json' cannot be read (RecursionError"),
-    "pipe": (pipe("config.json"), "config.json' cannot be read (OSError"),
     "part": (edit("config.json", text_config=[]), "does not say what CLIP it is"),
     "kind": (edit("config.json", model_type=["clip"]), "has ['clip'] for model_type"),
     "heads": (edit("config.json", "text_config", num_attention_heads=0), "ZeroDivisionError|heads"),

@@ -1,6 +1,5 @@
 """Buffers of a method are saved and loaded with its trained parameters."""
 
-import os
 import sys
 from dataclasses import dataclass
 
@@ -109,20 +108,6 @@ class Bound(Mine):
         self.prototypes += 1
 
 
-class Leaving(Mine):
-    """Ends the program if an environment variable says so."""
-
-    def build(self, clip_model, classnames, dataset):
-        super().build(clip_model, classnames, dataset)
-        if "LEAVE" in os.environ:
-            sys.exit(0)
-
-    def loss(self, output, batch):
-        if "LEAVE_IN_LOSS" in os.environ:
-            sys.exit("no more")
-        return super().loss(output, batch)
-
-
 class Headed(Mine):
     """With a trained row for each class, but without `class_bound`."""
 
@@ -135,7 +120,7 @@ class Headed(Mine):
         return features._replace(h=features.h * self.head.weight)
 
 
-KINDS = Kept, Odd, Taught, Saved, Bound, Leaving, Headed
+KINDS = Kept, Odd, Taught, Saved, Bound, Headed
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -311,16 +296,6 @@ def test_kept_text_features_follow_the_buffers(tiny_clip):
             assert torch.equal(method.text().h, before + 1)
         else:
             assert (method.text().h - before).abs().max() > 1e-3
-
-
-@pytest.mark.parametrize("where", ["LEAVE", "LEAVE_IN_LOSS"])
-def test_a_method_that_ends_the_program(runs, tmp_path, capsys, monkeypatch, where):
-    monkeypatch.setenv(where, "1")
-    assert tiny.run(runs, "Leaving", tmp_path / "out", 1) == 1
-    assert "sys.exit" in capsys.readouterr().err.strip().splitlines()[-1]
-    if where == "LEAVE":
-        with pytest.raises(UserError, match="sys.exit"):
-            load_run(runs / "Leaving")
 
 
 def test_a_head_that_does_not_fit_other_classes(runs):

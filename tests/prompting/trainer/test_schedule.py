@@ -79,14 +79,13 @@ def test_epochs_are_as_they_were(tmp_path, seen):
 @pytest.mark.parametrize(
     ("extra", "why"),
     [
-        ("OPTIM.STEPS -1", "OPTIM.STEPS is -1 but must be a whole number from 0 to 1,000,000,000"),
-        (f"OPTIM.STEPS 1{400 * '0'}", "but must be a whole number from 0"),
+        ("OPTIM.STEPS -1", "OPTIM.STEPS is -1 but must be a whole number, 0 or more"),
         ("OPTIM.LR_MIN -0.1", "OPTIM.LR_MIN is -0.1 but must be from 0 to OPTIM.LR"),
         ("OPTIM.LR_MIN 0.02", "OPTIM.LR_MIN is 0.02 but must be from 0 to OPTIM.LR (0.01)"),
         ("OPTIM.LR_MIN 0.001 OPTIM.LR_SCHEDULER multi_step", "needs OPTIM.LR_SCHEDULER cosine"),
         (
             "OPTIM.STEPS 4 OPTIM.COSINE_STEPS -1",
-            "COSINE_STEPS is -1 but must be a whole number from 0",
+            "COSINE_STEPS is -1 but must be a whole number, 0 or more",
         ),
         ("OPTIM.COSINE_STEPS 5", "COSINE_STEPS is 5, which needs OPTIM.LR_SCHEDULER cosine, and"),
         ("OPTIM.ADAM_EPS 1.0", "OPTIM.ADAM_EPS is 1.0 but must be at least 0 and less"),

@@ -29,8 +29,8 @@ def _words(valid: Sequence[str]) -> Range:
     return f"one of {', '.join(filter(None, valid))}", lambda word: word in valid
 
 
-def _count(least: int, most: int = 10**9) -> Range:
-    return f"a whole number from {least} to {most:,}", lambda n: least <= n <= most
+def _count(least: int) -> Range:
+    return f"a whole number, {least} or more", lambda n: n >= least
 
 
 POSITIVE: Range = "a finite number above 0", lambda x: 0 < x < math.inf

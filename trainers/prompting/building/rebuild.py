@@ -14,7 +14,7 @@ from ..encoders.class_text import zero_shot_template
 from ..encoders.descriptions import FILES, TEMPLATES
 from ..encoders.sentence_features import encode_sentences
 from ..encoders.sides import features_width
-from ..errors import need, no_exit, printable
+from ..errors import need, printable
 from ..method import Method
 from ..storage.features import differing_traits
 from .config import add_nodes, fit_images, make, settings_in
@@ -24,10 +24,9 @@ def rebuild(
     saved: Saved, kind: type[Method], cfg: CfgNode, clip_model: Any, names: Sequence[str]
 ) -> tuple[Method, CfgNode]:
     """Return the trained method for class names, on the CPU, and the cfg of what it reads."""
-    with no_exit(kind.__name__):
-        cfg, _ = fit_images(cfg, clip_model)
-        settings = settings_in(cfg, kind, saved.sentences)
-        method = make(kind, settings, clip_model, names, cfg.DATASET.NAME)
+    cfg, _ = fit_images(cfg, clip_model)
+    settings = settings_in(cfg, kind, saved.sentences)
+    method = make(kind, settings, clip_model, names, cfg.DATASET.NAME)
     method.load_checkpoint(saved, names)
     return method, cfg
 
@@ -95,7 +94,7 @@ def for_classes(
 
     The modules of the CLIP that it was built from are shared again.
     """
-    with torch.random.fork_rng(devices=[]), no_exit(type(method).__name__):
+    with torch.random.fork_rng(devices=[]):
         other = type(method)(method.settings, clip_model, others, dataset)
     state = Saved(
         state_dict=method.public_state_dict(),

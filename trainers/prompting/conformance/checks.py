@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from typing import Any
 
-from ..errors import UserError, in_short, no_exit
+from ..errors import UserError, in_short
 from . import built, evaluations, steps
 from .findings import Skipped
 from .short import ShortRun
@@ -50,8 +50,7 @@ def lines(
             continue
         state, why = "ok", ""
         try:
-            with no_exit("It"):
-                check(runs and runs[0])
+            check(runs and runs[0])
         except Skipped as reason:
             state, why = reason.state, str(reason)
         except UserError as error:

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from ..errors import UserError, need, printable
 from ..node import clean
-from ..storage.files import read_file, write_whole
+from ..storage.files import write_whole
 
 IMG_EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 PARTS = ("train", "val", "test")  # folders with class folders in them
@@ -150,7 +150,7 @@ def file_names(parent, folders, many=MANY):
 def kept_names(path):
     """Read the names that `file_names` has cached; none if the file is missing or damaged."""
     try:
-        known = json.loads(read_file(path))
+        known = json.loads(Path(path).read_bytes())
         return {
             folder: [changed, names]
             for folder, (changed, names) in known.items()
@@ -238,5 +238,5 @@ def name_key(name):
 
 def read_lines(path):
     """Return the lines of a text file that are not blank, stripped."""
-    lines = read_file(path).decode("utf-8-sig").splitlines()
+    lines = Path(path).read_bytes().decode("utf-8-sig").splitlines()
     return [line.strip() for line in lines if line.strip()]

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import UserError, printable
-from ..storage.files import csv_text, read_file, write_whole
+from ..storage.files import write_whole
 from .class_folders import RESERVED, name_key
 
 COLUMNS = ("path", "label", "group")
@@ -40,10 +40,10 @@ def read_images(table: Path) -> list[Row]:
 
 
 def write_table(table: Path, head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Write a CSV file for spreadsheets, no cell of which is a formula there."""
+    """Write a CSV file for spreadsheets, with a line for each row."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerows([csv_text(cell) for cell in cells] for cells in (head, *rows))
+    writer.writerows(map(printable, cells) for cells in (head, *rows))
     write_whole(table, MARK + text.getvalue())
 
 
@@ -56,7 +56,7 @@ def relative_to(table: Path, rows: Iterable[Sequence[str]]) -> Iterator[list[str
 def _read_rows(table: Path) -> tuple[list[Row], list[tuple[int, str]]]:
     """Return the rows of a table, and line and mistake of lines that are none."""
     try:
-        text = read_file(table).decode("utf-8-sig")
+        text = table.read_bytes().decode("utf-8-sig")
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or "it is not UTF-8"
         raise UserError(f"The table '{table}' cannot be read ({why}): save it as CSV") from None
@@ -66,7 +66,7 @@ def _read_rows(table: Path) -> tuple[list[Row], list[tuple[int, str]]]:
     names: list[str] = []
     try:
         for cells in reader:
-            cells = [re.sub("^'(?='*[-=+@])", "", cell.strip()) for cell in cells]  # see `csv_text`
+            cells = [cell.strip() for cell in cells]
             if not any(cells):
                 continue
             if not names:

@@ -1,6 +1,5 @@
 """Transparent images: a CLIP sees their colours alone, as CoOp's loader reads them."""
 
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -28,8 +27,6 @@ def transparency_note(paths: Sequence[str]) -> str:
 
 def is_transparent(path: str) -> bool:
     """Return True if an image file has a pixel that is not opaque; False if it cannot be read."""
-    if not os.path.isfile(path):  # opening a pipe would wait for ever
-        return False
     try:
         with Image.open(path) as image:
             possible = image.mode.endswith(("A", "a")) or "transparency" in image.info

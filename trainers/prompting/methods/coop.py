@@ -72,7 +72,7 @@ class CoOp(Prompted):
     def encoders(self, clip_model, classnames, dataset):
         """Make the encoders."""
         b = self.text_size.b
-        check_size(clip_model, "text", self.text_size, self.point.N)
+        check_size(clip_model, "text", self.text_size)
         sentences = write_sentences(clip_model, self.templates(), classnames, b, self.position)
         text = TextEncoder(
             clip_model, sentences, class_specific=self.class_bound, insert_block=self.insert_block

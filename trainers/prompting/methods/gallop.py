@@ -22,8 +22,6 @@ from ..full_precision import no_autocast
 from ..method import Method, register
 from ..prompts import Contexts, word_embeddings
 
-MOST_PROMPTS = 1_000  # global or local ones; more would fill the memory
-
 
 @register
 class GalLoP(PublicFiles, Method):
@@ -84,7 +82,7 @@ class GalLoP(PublicFiles, Method):
 
         def __post_init__(self) -> None:
             for key in ("N_GLOBAL_PROMPTS", "N_LOCAL_PROMPTS"):
-                from_1(key, getattr(self, key), MOST_PROMPTS)
+                from_1(key, getattr(self, key))
             counts = len(self.TOPK) in (1, self.N_LOCAL_PROMPTS)
             need(
                 counts and min(self.TOPK) >= 1,

@@ -15,7 +15,7 @@ from ..encoders.text import TextEncoder
 from ..encoders.vision import ImageEncoder
 from ..errors import from_1, need, positive
 from ..method import Method, register
-from ..node import MOST_WIDTH, Words
+from ..node import Words
 
 
 class Bypass(nn.Module):
@@ -113,7 +113,7 @@ class MultiModalAdapter(Method):
                 f"ADAPTER_START is {self.ADAPTER_START} and ADAPTER_END {self.ADAPTER_END}: give "
                 "0 <= ADAPTER_START <= ADAPTER_END",
             )
-            from_1("ADAPTER_DIM", self.ADAPTER_DIM, MOST_WIDTH)
+            from_1("ADAPTER_DIM", self.ADAPTER_DIM)
             positive("ADAPTER_SCALE", self.ADAPTER_SCALE)
             only_template(self.TEXT_CTX_INIT)
 

@@ -18,8 +18,7 @@ from ..encoders.vision import ImageEncoder, ImageFeatures
 from ..errors import check_name, fraction, from_1, need, not_negative
 from ..full_precision import no_autocast
 from ..method import Method, register
-from ..node import MOST_WIDTH
-from ..prompts import MOST_LENGTH, normal
+from ..prompts import normal
 from ..regularizers import apart
 from ..teacher import Teacher
 
@@ -117,8 +116,8 @@ class MMRL(Method):
                 layers and sorted(set(layers)) == layers and layers[0] >= 1,
                 f"REP_LAYERS is {layers} but must be numbers of blocks in rising order, 1 or more",
             )
-            from_1("REP_DIM", self.REP_DIM, MOST_WIDTH)
-            from_1("N_REP_TOKENS", self.N_REP_TOKENS, MOST_LENGTH)
+            from_1("REP_DIM", self.REP_DIM)
+            from_1("N_REP_TOKENS", self.N_REP_TOKENS)
             not_negative("REG_WEIGHT", self.REG_WEIGHT)
             fraction("ALPHA", self.ALPHA)
 

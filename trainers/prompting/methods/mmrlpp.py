@@ -12,7 +12,6 @@ from torch import nn
 
 from ..errors import fraction, from_1, need
 from ..method import register
-from ..node import MOST_WIDTH
 from ..prompts import normal
 from .mmrl import MMRL
 
@@ -110,7 +109,7 @@ class MMRLpp(MMRL):
             super().__post_init__()
             fraction("BETA", self.BETA)
             for key in ("PROJ_LORA_DIM", "RES_LORA_DIM"):
-                from_1(key, getattr(self, key), MOST_WIDTH)
+                from_1(key, getattr(self, key))
 
     settings: Settings  # type: ignore[assignment]
 

@@ -16,7 +16,6 @@ from ..capabilities.of_views import OfViews
 from ..checkpoint.public import Public
 from ..errors import from_1, need, not_negative, positive
 from ..method import register
-from ..sure_views import check_most
 
 NEAR = 1e-6  # smaller changes end a loop
 INNER = 5  # most updates in a loop
@@ -61,7 +60,6 @@ class MTA(OfViews):
             from_1("MAX_ITER", self.MAX_ITER)
             share = self.BANDWIDTH_P
             need(0 < share <= 1, f"BANDWIDTH_P is {share} but must be above 0, and 1 or less")
-            check_most(self.BATCH_SIZE, "BATCH_SIZE")
             check_near(self.BATCH_SIZE, share)
 
     settings: Settings

@@ -75,9 +75,9 @@ class Prompted(Method):
         """Make the encoders, which return patches and words if there is a token level."""
         M, N = self.point[:2]
         if N:
-            check_size(clip_model, "text", self.text_size, N)
+            check_size(clip_model, "text", self.text_size)
         if M:
-            check_size(clip_model, "image", self.vision_size, M)
+            check_size(clip_model, "image", self.vision_size)
         sentences = self.sentences(clip_model, classnames)
         words = self.words(sentences)
         return (

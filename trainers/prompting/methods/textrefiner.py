@@ -20,7 +20,6 @@ from ..encoders.vision import ImageEncoder
 from ..errors import from_1, need, not_negative, positive
 from ..full_precision import no_autocast
 from ..method import register
-from ..node import MOST_WIDTH
 from .coop import CoOp
 
 MOMENTUM, TOP = 0.8, 5  # constants of the public code
@@ -108,7 +107,7 @@ class TextRefiner(PublicFiles, CoOp):
 
         def __post_init__(self) -> None:
             super().__post_init__()
-            from_1("MEMORY_SIZE", self.MEMORY_SIZE, MOST_WIDTH)
+            from_1("MEMORY_SIZE", self.MEMORY_SIZE)
             positive("BALANCE", self.BALANCE)
             positive("ALPHA", self.ALPHA)
             not_negative("DISTILL", self.DISTILL)

@@ -19,7 +19,6 @@ from ..encoders.templates import IMAGENET
 from ..encoders.text_cache import mark
 from ..errors import UserError, from_1, need, not_negative
 from ..method import Method, register
-from ..node import MOST
 from ..teacher import Teacher
 
 
@@ -144,12 +143,6 @@ class TipAdapter(PublicFiles, Method):
                     f"{key} is {values} but must be two numbers, for beta and alpha, {least} or "
                     "more",
                 )
-            tried = int(self.SEARCH_STEP[0]) * int(self.SEARCH_STEP[1])
-            need(
-                tried <= MOST,
-                f"SEARCH_STEP is {self.SEARCH_STEP}, which tries {tried:,} pairs of beta and "
-                f"alpha: lower it, to {MOST:,} pairs at most",
-            )
 
     settings: Settings
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.lib.npyio import NpzFile
 
 from ..errors import UserError
-from ..storage.files import read_file, write_whole
+from ..storage.files import write_whole
 
 if TYPE_CHECKING:
     import torch
@@ -195,7 +195,7 @@ def read_predictions(folder: Path) -> dict[str, np.ndarray] | None:
     """Read a run's arrays: all of `ARRAYS`, some of the others. None if there is no file."""
     path = folder / NAME
     try:
-        with NpzFile(io.BytesIO(read_file(path))) as file:  # reads no pickled objects
+        with NpzFile(io.BytesIO(path.read_bytes())) as file:  # reads no pickled objects
             arrays = {name: file[name] for name in KINDS if name in ARRAYS or name in file}
         _check(arrays)
     except FileNotFoundError:

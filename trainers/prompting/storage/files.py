@@ -1,4 +1,4 @@
-"""Atomic writes, safe reads of JSON and zip files, and locks that leave a folder one writer."""
+"""Atomic writes, reads of JSON and zip files, and locks that leave a folder one writer."""
 
 import contextlib
 import errno
@@ -6,12 +6,11 @@ import json
 import os
 import re
 import socket
-import stat
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from ..errors import UserError, in_short, printable
+from ..errors import UserError, in_short
 
 CALL = "call.json"  # marks a folder as an output of `advise`
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)  # errors of a file system without locks
@@ -45,28 +44,10 @@ def remove_halves(folder: Path) -> None:
             left.unlink()
 
 
-def csv_text(text: str) -> str:
-    """Return text for a cell of a CSV file: one line, never a formula in a spreadsheet."""
-    text = printable(text)
-    return f"'{text}" if re.match("'*[-=+@]", text) else text
-
-
-def read_file(path: str | os.PathLike) -> bytes:
-    """Return the content of a regular file; a pipe or a device might never end.
-
-    Raises:
-        OSError: as the system says, or it is a pipe or a device.
-    """
-    mode = os.stat(path).st_mode
-    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
-        raise OSError(errno.EINVAL, "it is not a regular file", os.fspath(path))
-    return Path(path).read_bytes()
-
-
 def read_json(path: Path, remedy: str, pairs: Callable | None = None) -> dict:
     """Return the object in a JSON file; `remedy` ends the message if it cannot be read."""
     try:
-        text = read_file(path).decode("utf-8-sig")  # some editors begin with a mark
+        text = path.read_bytes().decode("utf-8-sig")  # some editors begin with a mark
     except (OSError, ValueError) as error:
         raise UserError(f"'{path}' cannot be read ({in_short(error)}): {remedy}") from error
     return parse_json(text, f"'{path}'", remedy, pairs)
@@ -96,7 +77,7 @@ def damaged_part(path: str | os.PathLike) -> str | None:
 
     Checkpoints are zip archives, and PyTorch does not compare their checksums.
     """
-    if not (os.path.isfile(path) and zipfile.is_zipfile(path)):  # opening a pipe would block
+    if not zipfile.is_zipfile(path):
         return None
     try:
         with zipfile.ZipFile(path) as archive:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from ..embedded import file_sha256
-from .files import read_file
 
 RECORD = "results.json"
 DRAWN = ("shuffled", "few", "stream", "separate")  # first words of a TEST.STREAM that is no file
@@ -49,7 +48,7 @@ def read_record(folder: Path, flaw: Callable[[Any], str | None] = flaw) -> dict[
     """
     path = folder / RECORD
     try:
-        record: dict[str, Any] = json.loads(read_file(path))
+        record: dict[str, Any] = json.loads(path.read_bytes())
         why = flaw(record)
     except FileNotFoundError:
         return None

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 
 from ... import __version__
-from ...errors import by_system, check_name, open_stdout, printable
+from ...errors import by_system, check_name, printable
 from .arguments import command_parser
 
 PROG = "promptedclip"
@@ -52,7 +52,6 @@ def exit_code(work: Callable[[], int | None], prog: str, install: str = "{}") ->
     Raises:
         Exception: the error is not the user's.
     """
-    open_stdout()
     if hasattr(sys.stdout, "reconfigure"):  # a console may lack letters of names
         sys.stdout.reconfigure(errors="backslashreplace")
     try:

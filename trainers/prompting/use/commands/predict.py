@@ -16,7 +16,6 @@ from ...errors import UserError, need, printable
 from ...images.class_folders import UNREAD
 from ...images.image_files import check_image, read_ahead, why_unread
 from ...images.transparency import transparency_note
-from ...storage.files import csv_text, read_file
 from .arguments import Parser, add_device, files_below, from_one
 from .load import load_run, run_parser
 
@@ -83,7 +82,7 @@ def main(argv: list[str], prog: str) -> int:
 def read_names(path: Path) -> list[str]:
     """Return the class names in a file, one a line."""
     try:
-        lines = read_file(path).decode("utf-8-sig").splitlines()
+        lines = path.read_bytes().decode("utf-8-sig").splitlines()
     except (OSError, ValueError) as error:
         raise UserError(f"--classnames: '{path}' cannot be read as text ({error})") from None
     return [line.strip() for line in lines if line.strip()]
@@ -103,10 +102,8 @@ def find_files(words: Iterable[str], shut: Callable[[str], object]) -> Iterator[
             raise UserError(f"there is no image or folder '{word}': check the path") from None
         if stat.S_ISDIR(mode):
             yield from filter(kind_of, files_below(word, shut))
-        elif stat.S_ISREG(mode):
-            yield Path(word)
         else:
-            raise UserError(f"'{word}' is neither a file nor a folder: give one")
+            yield Path(word)
 
 
 def list_words(words: Iterable[str]) -> Iterator[str]:
@@ -234,20 +231,18 @@ def as_text(answers: Iterable[Answered], sets: bool) -> None:
 
 
 def as_csv(answers: Iterable[Answered], sets: bool) -> None:
-    """Print one line an image and class, or an image; none of it a formula in a spreadsheet."""
+    """Print one line an image and class, or an image."""
     writer = csv.writer(sys.stdout, lineterminator="\n")
     head = ["answer", "classes", "p", "likeness"] if sets else ["rank", "class", "probability"]
     writer.writerow(["image", *head])
     for file, answer in answers:
-        if csv_text(file).startswith("'"):  # then it is relative: `./` changes only its form
-            file = os.path.join(".", file)
         if sets:
             classes, p = "; ".join(answer.classes), "; ".join(f"{p:.6g}" for p in answer.p)
             likeness = "" if answer.likeness is None else f"{answer.likeness:.6g}"
-            rows = [[csv_text(answer.answer), csv_text(classes), p, likeness]]
+            rows = [[printable(answer.answer), printable(classes), p, likeness]]
         else:
-            rows = [[str(i), csv_text(name), f"{p:.6g}"] for i, (name, p) in enumerate(answer, 1)]
-        writer.writerows([csv_text(file), *cells] for cells in rows)
+            rows = [[str(i), printable(name), f"{p:.6g}"] for i, (name, p) in enumerate(answer, 1)]
+        writer.writerows([printable(file), *cells] for cells in rows)
         sys.stdout.flush()
 
 
