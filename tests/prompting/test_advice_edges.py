@@ -220,6 +220,7 @@ def test_the_page_shows_twelve_pairs_of_twelve_images_and_twelve_labels(tmp_path
     collection = sources.Collection(tmp_path, names, paths, labels, empty, empty)
     pairs = [(k, k + 1, np.arange(13 - k)) for k in range(13)]
     said.choice.judged[0] = False
+    said.choice.best.logits[1] = said.choice.best.logits[2]
     html = pages.page_of(collection, said, pairs, np.arange(76), {}, [])
     assert len(re.findall("<h3>", html)) == 12
     assert "<h3>class00 taken for class01: 13</h3>" in html and "class12 taken for" not in html
@@ -227,12 +228,13 @@ def test_the_page_shows_twelve_pairs_of_twelve_images_and_twelve_labels(tmp_path
     assert [f"{i:02}.png" for i in range(12)] == re.findall("<figcaption>(.*?)</", shown)
     wrong = html.partition('id="labels"')[2].partition("<h2")[0]
     texts = re.findall("<figcaption>(.*?)</", wrong)
-    assert texts == [f"{names[k]}: {k:02}.png" for k in range(1, 13)]
+    right = [f"{names[k]}: {k:02}.png" for k in range(2, 13)]
+    assert texts == ["class01 taken for class02: 01.png", *right]
 
 
 def test_names_on_the_page_are_text(tmp_path):
     labels = np.arange(8) % 2
-    said = Statement(of(10 * np.eye(2)[labels], labels))
+    said = Statement(of(10 * np.eye(2)[1 - labels], labels))
     names, empty = ["<b>cat</b>", 'dog" onerror="x'], [""] * 8
     paths = drawn(tmp_path, [f"<i>{i}.png" for i in range(8)])
     table = tmp_path / "<u>.csv"
