@@ -30,7 +30,7 @@ from .frame import alike_text, setting_texts
 from .metrics import class_table, explain, images_of_classes
 from .notes import interval
 from .own_sets import name_in
-from .render import TABLE_STYLES, as_csv, in_style, lead
+from .render import TABLE_FORMATS, as_csv, in_style, lead
 from .tables import Cell, Table, alike_note
 from .training import ATTACK, INIT, TRAINED, attacks, drawn_text, earlier_text, image_changes
 
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 def overview(folders: list[Path], form: str) -> str:
     """Return a table with a line for each of these runs; in other formats, as `report_runs`."""
-    if form not in TABLE_STYLES:
+    if form not in TABLE_FORMATS:
         return report_runs(folders, form)
     note = "`report RUN` shows one with its classes."
     table = _overview({folder: read_run(folder) for folder in folders}, [note])

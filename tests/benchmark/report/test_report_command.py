@@ -123,6 +123,8 @@ def test_a_single_run_is_shown_with_its_classes(tmp_path, capsys):
     said = [line.split() for line in capsys.readouterr().out.splitlines()]
     # where the path is long, a second table has the last columns
     assert [str(tmp_path), "ALIGN"] in [words[:2] for words in said]
+    assert main(["report", str(tmp_path.parent), "--format", "latex"]) == 0
+    assert r"\caption{Single runs." in capsys.readouterr().out
     assert "61.25" in [words[-1] for words in said if words]
 
 
