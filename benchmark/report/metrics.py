@@ -33,15 +33,12 @@ JOINT = {
     "new": Metric("New"),
     "h": Metric("H"),
     "joint_accuracy": Metric("Joint"),
-    "openworld_auc": Metric("OpenworldAUC"),
-    "auroc": Metric("AUROC"),
     "calibration_error": Metric("ECE", more_is_better=False),
     "calibration_error_scaled": Metric("ECE scaled", more_is_better=False),
 }
 JOINT_NOTE = (
     "Joint, ECE (expected calibration error, in {} bins) and ECE scaled (after division of the "
-    "logits by a temperature) are over all classes; OpenworldAUC and AUROC over pairs of a base "
-    "and a new image. All in %."
+    "logits by a temperature) are over all classes. All in %."
 )
 TRAINING_NOTE = "Training is the mean over the seeds."
 

@@ -1,12 +1,4 @@
-"""Right and wrong answers of runs, image by image, and metrics of them.
-
-OpenworldAUC is the mean of a kernel over pairs of a base and a new image. The kernel is 1 where
-both images are classified correctly among their own classes and the base image has the higher
-score, 1/2 if the scores are equal, else 0. OpenworldAUC is a two-sample U-statistic: an image
-changes it by (the mean of the kernel over the image's pairs - the value) / (the number of images
-of its split). An image changes a plain mean in the same way, so `paired` takes these means in place
-of right and wrong answers.
-"""
+"""Right and wrong answers of runs, image by image, and metrics of them."""
 
 import functools
 import hashlib
@@ -39,7 +31,7 @@ OTHER_ORDER = "predictions that do not number base classes before new ones; repe
 
 
 class Answers(NamedTuple):
-    """The answers of one run to n test images; `joint_hits` and `base_score` if asked for.
+    """The answers of one run to n test images; `joint_hits` if asked for.
 
     Of a run on tasks (TEST.STREAM), `images` are a hash of its n tasks, which other seeds draw
     anew, and `hits` their accuracies, from 0 to 1.
@@ -48,7 +40,6 @@ class Answers(NamedTuple):
     images: str  # a hash of the images and their labels; equal for runs on the same test set
     hits: np.ndarray  # (n,) bool, True where the prediction is right
     joint_hits: np.ndarray | None = None  # (n,) the same among base and new classes together
-    base_score: np.ndarray | None = None  # (n,) the largest probability of a base class
 
 
 def each_seed(
@@ -99,8 +90,7 @@ def answers(outcome: Outcome, joint: bool = False) -> Answers:
     plain = Answers(images, arrays["prediction"] == arrays["label"])
     if not joint:
         return plain
-    joint_hits = arrays["joint_prediction"] == arrays["joint_label"]
-    return plain._replace(joint_hits=joint_hits, base_score=arrays["base_probability"])
+    return plain._replace(joint_hits=arrays["joint_prediction"] == arrays["joint_label"])
 
 
 def joint_arrays(outcome: Outcome) -> dict[str, np.ndarray]:
@@ -154,28 +144,11 @@ def joint_parts(base: Answers, new: Answers) -> tuple[np.ndarray, ...]:
     return tuple(hits * len(hits) / images for hits in halves)
 
 
-def openworld_parts(base: Answers, new: Answers) -> tuple[np.ndarray, ...]:
-    """Return the change of OpenworldAUC by each image; each half's mean is half of the value."""
-    means = []
-    # for a new image, a lower score is better
-    for half, other, sign in ((base, new, 1), (new, base, -1)):
-        rivals = np.sort(sign * np.asarray(other.base_score)[other.hits])
-        scores = sign * np.asarray(half.base_score)
-        ranks = np.searchsorted(rivals, scores, "left") + np.searchsorted(rivals, scores, "right")
-        means.append(half.hits * ranks / (2 * len(other.hits)))
-    return tuple(of_half - of_half.mean() / 2 for of_half in means)
-
-
 # By name; all but accuracy are over base and new classes together, and belong to the rows of H.
 MEASURES = {
     "accuracy": Measure(lambda *runs: tuple(run.hits for run in runs)),
     "joint_accuracy": Measure(
         joint_parts, "Joint", "Joint is the accuracy on base and new images among all classes."
-    ),
-    "openworld_auc": Measure(
-        openworld_parts,
-        "OpenworldAUC",
-        "OpenworldAUC is the share of pairs of a base and a new image in order, and both right.",
     ),
 }
 

@@ -154,7 +154,7 @@ def test_no_table_is_kept_where_no_folder_of_a_run_could_be_made(tmp_path):
 REFUSED = [
     ("out --compare Align", "'Align'", "did you mean 'ALIGN'"),
     ("one --compare CoOp", "only CoOp was found"),
-    ("out --compare ALIGN --metric openworld_auc", "--metric openworld_auc", "base and new"),
+    ("out --compare ALIGN --metric joint_accuracy", "--metric joint_accuracy", "base and new"),
     ("out --compare ALIGN --metric joint", "invalid choice: 'joint'"),
     ("out --metric joint_accuracy", "--metric joint_accuracy needs --compare METHOD"),
     ("out --bins 20", "--bins 20 is for the tables of --metrics"),

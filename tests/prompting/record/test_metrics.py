@@ -77,6 +77,10 @@ def test_detection_of_known_scores():
         "auroc_mcm": pytest.approx(100 * 6.5 / 8), "fpr95_mcm": 50.0,
         "auroc_gl_mcm": 100.0, "fpr95_gl_mcm": 0.0, "images": 2,
     }  # fmt: skip
+    equal = np.ones(3), np.ones(2)
+    assert metrics.auroc(*equal) == 0.5 and metrics.fpr95(*equal) == 1
+    with pytest.raises(UserError, match="one set has no images"):
+        metrics.auroc(inside["mcm"], np.ones(0))
 
 
 def test_the_examples_of_the_module():
@@ -84,73 +88,24 @@ def test_the_examples_of_the_module():
     assert found.attempted > 3 and not found.failed
 
 
-def of_the_authors(base_score, base_right, new_score, new_right):
-    """Compute OpenworldAUC as `compute_opt_auc` of the authors' code.
-
-    A wrongly classified image loses every pair, unless all new scores are above all base scores.
-    """
-    base, new = base_score.astype(float), new_score.astype(float)
-    base[~base_right] = new_score.min() - 1e-5
-    new[~new_right] = base_score.max() + 1e-5
-    domain = np.r_[np.ones(len(base)), np.zeros(len(new))]
-    return roc_auc_score(domain, np.r_[base, new])
-
-
-@pytest.mark.parametrize("digits", [1, 3, 12])  # the first has many equal scores
-def test_openworld_auc_is_that_of_the_authors(digits):
-    rng = np.random.default_rng(digits)
-    for n, m in ((12, 30), (40, 200), (333, 500)):
-        base, new = rng.beta(5, 2, n).round(digits), rng.beta(3, 3, m).round(digits)
-        right = rng.random(n) < 0.8, rng.random(m) < 0.6
-        expected = of_the_authors(base, right[0], new, right[1])
-        found = metrics.openworld_auc(base, right[0], new, right[1])
-        assert found == pytest.approx(expected, abs=1e-6)
-
-
-def test_openworld_auc_by_hand():
-    """Of 3 x 2 pairs, 0.9 > 0.3 counts, 0.3 = 0.3 counts half; others have a wrong prediction."""
-    base, new = np.array([0.9, 0.8, 0.3]), np.array([0.3, 0.1])
-    right = np.array([True, False, True]), np.array([True, False])
-    assert metrics.openworld_auc(base, right[0], new, right[1]) == pytest.approx(1.5 / 6)
-    assert metrics.openworld_auc(np.ones(3), np.ones(3), np.ones(2), np.ones(2)) == 0.5  # all equal
-    assert metrics.openworld_auc(base, np.zeros(3), new, right[1]) == 0
-    assert metrics.openworld_auc(base, right[0], new, np.zeros(2)) == 0
-    with pytest.raises(UserError, match="one set has no images"):
-        metrics.auroc(base, new[:0])
-    assert (
-        metrics.fpr95(np.ones(3), np.ones(2)) == 1 and metrics.auroc(np.ones(3), np.ones(2)) == 0.5
-    )
-
-
-def half(label, prediction, own, p_base, p=0.5, **more):
-    """Return the columns of a half's images.
-
-    `label` and `prediction` are numbers in the union; `own` says if a prediction in the half is
-    correct.
-    """
-    label = np.array(label)
+def half(label, prediction):
+    """Return the columns of a half's images; labels and predictions are numbers in the union."""
     return {
-        "label": np.zeros(len(label), int),
-        "prediction": 1 - np.array(own, int),
-        "joint_label": label,
+        "joint_label": np.array(label),
         "joint_prediction": np.array(prediction),
-        "joint_probability": np.full(len(label), p),
-        "base_probability": np.array(p_base),
-        **more,
+        "joint_probability": np.full(len(label), 0.5),
     }
 
 
 def test_metrics_of_both_halves_by_hand():
-    base = half([0, 1, 1], [0, 1, 2], [1, 1, 0], [0.9, 0.6, 0.4])
-    new = half([2, 3], [2, 1], [1, 0], [0.5, 0.7])
+    base = half([0, 1, 1], [0, 1, 2])
+    new = half([2, 3], [2, 1])
     found = metrics.joint_metrics(base, new)
     assert found == pytest.approx(
         {
             "joint_accuracy": 60,
             "joint_accuracy_base": 200 / 3,
             "joint_accuracy_new": 50,
-            "openworld_auc": 100 * 2 / 6,  # 0.9 and 0.6 over 0.5
-            "auroc": 100 * 3 / 6,  # and 0.9 over 0.7
             "calibration_error": 10,
         }
     )
@@ -159,11 +114,11 @@ def test_metrics_of_both_halves_by_hand():
     assert both == pytest.approx(found | {"calibration_error_scaled": 30})
     assert metrics.joint_metrics(base | scaled, new) == found
     apart = [
-        side | {"joint_probability": np.full(len(side["label"]), p)}
+        side | {"joint_probability": np.full(len(side["joint_label"]), p)}
         for side, p in ((base, 0.64), (new, 0.66))
     ]
     errors = [metrics.joint_metrics(*apart, bins=bins)["calibration_error"] for bins in (15, 20)]
     assert errors == pytest.approx([4.8, 8.0])  # |0.648 - 0.6|; (3 * 0.0267 + 2 * 0.16) / 5
-    assert metrics.joint_metrics({"label": base["label"]}, new) is None
+    assert metrics.joint_metrics({"label": np.zeros(3)}, new) is None
     with pytest.raises(UserError, match="overlap"):
         metrics.joint_metrics(new, base)

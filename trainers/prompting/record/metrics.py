@@ -162,27 +162,6 @@ def _sizes(*sides: np.ndarray) -> list[int]:
     return sizes
 
 
-def openworld_auc(
-    base_score: np.ndarray, base_right: np.ndarray, new_score: np.ndarray, new_right: np.ndarray
-) -> float:
-    """Return OpenworldAUC (Hua et al., ICML 2025, arXiv:2505.05180), from 0 to 1.
-
-    It is the share of pairs of a base and a new image in which both are classified correctly among
-    their half of the classes and the base image has the higher score; equal scores count half.
-
-    Args:
-        base_score: (n,), for images of base classes, the score of belonging to base classes.
-        base_right: (n,), True where they are classified correctly among base classes.
-        new_score: (m,), the same score for images of new classes.
-        new_right: (m,), True where they are classified correctly among new classes.
-    """
-    n, m = _sizes(base_score, new_score)
-    base, new = base_score[base_right.astype(bool)], new_score[new_right.astype(bool)]
-    if not len(base) or not len(new):
-        return 0.0
-    return auroc(base, new) * len(base) * len(new) / (n * m)
-
-
 def joint_metrics(
     base: Mapping[str, np.ndarray], new: Mapping[str, np.ndarray], bins: int = BINS
 ) -> dict[str, float] | None:
@@ -196,8 +175,7 @@ def joint_metrics(
     Returns:
         In %: `joint_accuracy` of all images, `joint_accuracy_base` and `joint_accuracy_new` of one
         half's images, `calibration_error` and `calibration_error_scaled` (if there is a
-        temperature), all over all classes; `openworld_auc`, and `auroc` of base against new images
-        by the probability of a base class. None if an evaluation lacks the columns.
+        temperature), all over all classes. None if an evaluation lacks the columns.
     """
     if "joint_label" not in base or "joint_label" not in new:
         return None
@@ -207,15 +185,11 @@ def joint_metrics(
             "classes first, and of one on the new classes of the same data set second"
         )
     right = [side["joint_prediction"] == side["joint_label"] for side in (base, new)]
-    own = [side["prediction"] == side["label"] for side in (base, new)]
-    scores = base["base_probability"], new["base_probability"]
     hits = np.concatenate(right)
     numbers = {
         "joint_accuracy": 100 * float(hits.mean()),
         "joint_accuracy_base": 100 * float(right[0].mean()),
         "joint_accuracy_new": 100 * float(right[1].mean()),
-        "openworld_auc": 100 * openworld_auc(scores[0], own[0], scores[1], own[1]),
-        "auroc": 100 * auroc(*scores),
     }
     columns = {"calibration_error": "joint_probability"}
     if "joint_scaled_probability" in base and "joint_scaled_probability" in new:
