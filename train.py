@@ -14,7 +14,6 @@ from recipe.configs import (
     SENTENCES,
     TRAINERS,
     prompts_for,
-    read_as,
     read_pairs,
     read_tree,
     with_located_files,
@@ -119,8 +118,8 @@ def check_flags(args) -> None:
 def read_sources(args) -> list[tuple[str, Mapping[str, object]]]:
     """Return where settings come from, for messages, with their values by dotted key.
 
-    Later sources replace earlier ones: the two config files, the training that is evaluated, the
-    keys that the backbone needs, the flags, the KEY VALUE pairs.
+    Later sources replace earlier ones: the two config files, the keys that the backbone
+    needs, the flags, the KEY VALUE pairs.
     """
     files = [path for path in (args.dataset_config_file, args.config_file) if path]
     of_files = []
@@ -144,7 +143,6 @@ def read_sources(args) -> list[tuple[str, Mapping[str, object]]]:
     }
     sources: list[tuple[str, Mapping[str, object]]] = [
         *((name, with_located_files(keys, TRAINERS.parents[1])) for name, keys in of_files),
-        (f"the training in '{args.model_dir}'", read_as(args.model_dir)),
         (f"a config for {args.backbone}", prompts_for(args.backbone, args.config_file)),
         (
             "a flag",

@@ -9,11 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from trainers.prompting.building.base_config import split_base
-from trainers.prompting.checkpoint.cfg_texts import leaves
 from trainers.prompting.errors import UserError, nearest
-from trainers.prompting.storage.run_record import BadRecord, read_record
 
-DRAFT = "INPUT.DRAFT"  # decode large JPEGs at a part of their size
 FEATURES = "DATASET.FEATURES"  # a file of features, in place of images
 SENTENCES = "DATASET.SENTENCES"  # about the classes: a JSON file, a list by name, or templates
 TRAINERS = Path(__file__).resolve().parents[1] / "configs" / "trainers"
@@ -123,20 +120,6 @@ def prompts_for(backbone: str | None, config_file: str | os.PathLike) -> dict[st
     ):
         return {}
     return {key: v for key, v in read_keys(file).items() if key.startswith("TRAINER.")}
-
-
-def read_as(folder: str) -> dict[str, object]:
-    """Return how the training in a folder read images, from its record; its evaluations do alike.
-
-    Empty if there is no folder, or no record that says so.
-    """
-    try:
-        record = read_record(Path(folder)) if folder else None
-    except BadRecord:
-        record = None
-    config = (record or {}).get("config")
-    then = leaves(config) if isinstance(config, Mapping) else ()
-    return {key: value for key, value in then if key == DRAFT}
 
 
 def read_pairs(words: Sequence[str]) -> dict[str, str]:

@@ -28,8 +28,6 @@ MISTAKES = {
     "weights": (["MODEL.BACKBONE.NAME", "/gone/clip.pt"], "no weight file '/gone/clip.pt'"),
     "blur": (["INPUT.GB_K", "20"], "INPUT.GB_K is 20 but must be an odd number, 1 or more"),
     "hue": (["INPUT.COLORJITTER_H", "0.9"], "COLORJITTER_H is 0.9 but must be from 0 to 0.5"),
-    "draft": (["INPUT.DRAFT", "1"], "sets 'INPUT.DRAFT' to '1', but it must be of type bool"),
-    "no draft": (["INPUT.DRAFT", "None"], "'INPUT.DRAFT' to 'None', but it must be of type bool"),
     "cache": (["DATALOADER.CACHE_GIB", "inf"], "CACHE_GIB is inf but must be a finite number"),
     "no backbone": (["MODEL.BACKBONE.NAME", ""], "No backbone is named: give --config-file"),
     "key": (["TRAINER.ALIGN.BETTA", "1"], "did you mean 'BETA'"),

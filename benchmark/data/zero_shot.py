@@ -165,7 +165,7 @@ class Checker:
         return random.Random(0).sample(items, self.limit)
 
     def _features(self, title: str, items: list) -> "torch.Tensor":
-        """Return features (n, D) of images, read and transformed as in a run without DRAFT."""
+        """Return features (n, D) of images, read and transformed as in a run."""
         import torch
         from dassl.utils import read_image
 

@@ -6,7 +6,6 @@ import pickle
 import re
 import signal
 import sys
-from copy import copy
 
 import numpy as np
 import pytest
@@ -59,10 +58,10 @@ def reads(monkeypatch):
     """Return the number of images read from files so far, over all processes."""
     number, read = multiprocessing.get_context("fork").Value("i", 0), read_image
 
-    def counted(path, draft):
+    def counted(path):
         with number.get_lock():
             number.value += 1
-        return read(path, draft)
+        return read(path)
 
     monkeypatch.setattr(data_manager, "read_image", counted)
     monkeypatch.setattr(data_manager, "_usable_cpus", lambda: 2)
@@ -103,12 +102,12 @@ def test_batches_are_the_same_and_workers_decode_an_image_once(make_cfg, items, 
 def test_an_image_from_the_cache_is_one_that_was_decoded(items, forked):
     cache = build_cache(len(items), 2**20, 1)
     for i, item in enumerate(items):
-        assert cache.get(i, None) is None
+        assert cache.get(i) is None
         image = read_image(item.impath)
-        cache.put(i, None, image)
+        cache.put(i, image)
         image.paste(0, (0, 0, *image.size))  # a transform may write into it
         for _ in range(2):
-            image, kept = read_image(item.impath), cache.get(i, None)
+            image, kept = read_image(item.impath), cache.get(i)
             assert (kept.mode, kept.size, kept.info) == (image.mode, image.size, image.info)
             assert kept == image
             turned, wanted = ImageOps.exif_transpose(kept), ImageOps.exif_transpose(image)
@@ -129,18 +128,6 @@ def test_both_training_parts_keep_within_one_size(make_cfg, reads, forked):
                 assert part._decode(i) == read_image(part.data_source[i].impath)
     most = SPREAD // (10 * 12 * (3 if forked else 4))
     assert most - 1 <= 27 - (reads.value - before) <= most
-
-
-def test_a_draft_is_not_taken_for_the_whole_image(tmp_path, make_cfg, forked):
-    path = str(tmp_path / "large.jpg")
-    noise(0, (160, 128)).save(path)
-    cfg = make_cfg("INPUT.DRAFT", True)
-    whole = DatasetWrapper(cfg, [Datum(path, 0, 0, "a")], is_train=True)
-    half = copy(whole)
-    half.transform = build_transform(cfg, is_train=False)
-    for _ in range(2):
-        assert whole._decode(0).size == (160, 128)
-        assert half._decode(0).size == (20, 16)
 
 
 @linux
@@ -166,7 +153,7 @@ def test_processes_fill_the_cache_at_once():
     def fill(order):
         start.wait()
         for i in order:
-            cache.put(i, None, noise(i, size))
+            cache.put(i, noise(i, size))
 
     orders = [range(images), range(images)[::-1], range(0, images, 3)]
     processes = [context.Process(target=fill, args=(order,)) for order in orders]
@@ -175,7 +162,7 @@ def test_processes_fill_the_cache_at_once():
     for process in processes:
         process.join()
     assert [process.exitcode for process in processes] == [0, 0, 0]
-    assert all(cache.get(i, None) == noise(i, size) for i in range(images))
+    assert all(cache.get(i) == noise(i, size) for i in range(images))
 
 
 @linux
@@ -202,16 +189,16 @@ def test_a_killed_worker_holds_no_lock_and_leaves_no_half_image():
 
     def copy():
         os.pwritev = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
-        cache.put(0, None, noise(0))
+        cache.put(0, noise(0))
 
     process = context.Process(target=copy)
     process.start()
     process.join()
     assert process.exitcode == -signal.SIGKILL
-    assert cache.get(0, None) is None
+    assert cache.get(0) is None
     for i in range(2):
-        cache.put(i, None, noise(i))
-        assert cache.get(i, None) == noise(i)
+        cache.put(i, noise(i))
+        assert cache.get(i) == noise(i)
 
 
 @linux
@@ -223,10 +210,10 @@ def test_without_memory_an_image_is_not_kept(monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "pwritev", full)
-        cache.put(0, None, noise(0))
-    assert cache.get(0, None) is None
-    cache.put(0, None, noise(0))
-    assert cache.get(0, None) == noise(0)
+        cache.put(0, noise(0))
+    assert cache.get(0) is None
+    cache.put(0, noise(0))
+    assert cache.get(0) == noise(0)
 
 
 @linux

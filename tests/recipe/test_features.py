@@ -229,7 +229,7 @@ def test_runs_on_features_are_those_on_images(tmp_path, monkeypatch, name):
     usual = ["DATASET.NAME", "ImageFolder", "DATASET.NUM_SHOTS", "2", "SEED", "1"]
     usual += ["INPUT.TRANSFORMS", "['normalize']", "DATALOADER.NUM_WORKERS", "0"]
     usual += ["DATALOADER.TRAIN_X.BATCH_SIZE", "4", "OPTIM.NAME", "sgd", "OPTIM.LR", "0.01"]
-    usual += ["OPTIM.LR_SCHEDULER", "cosine", "OPTIM.MAX_EPOCH", "2", "INPUT.DRAFT", "True"]
+    usual += ["OPTIM.LR_SCHEDULER", "cosine", "OPTIM.MAX_EPOCH", "2"]
     for subset in ("all", "new") if name == "ZeroshotCLIP" else ("all",):
         more = ["DATASET.SUBSAMPLE_CLASSES", subset, "DATASET.LABEL_NOISE", "0.25", *usual]
         sides = {}
@@ -244,8 +244,6 @@ def test_runs_on_features_are_those_on_images(tmp_path, monkeypatch, name):
             sides[side] = record, read_predictions(folder)
         (record, arrays), (other, rows) = sides.values()
         assert other["accuracy"] == record["accuracy"]
-        drafts = [of["config"]["INPUT"]["DRAFT"] for of in (record, other)]
-        assert drafts == [True, False]
         assert other["temperature"] == pytest.approx(record["temperature"], rel=1e-4)
         assert list(rows["image"]) == list(arrays["image"])
         far = abs(rows["label_log_probability"] - arrays["label_log_probability"]).max()

@@ -22,7 +22,6 @@ _DEFAULTS = {
         "INTERPOLATION": "bilinear",
         "TRANSFORMS": (),  # names: dassl.data.transforms
         "NO_TRANSFORM": False,
-        "DRAFT": False,  # decode large JPEGs at 1/2, 1/4 or 1/8, where that is enough
         "PIXEL_MEAN": [0.485, 0.456, 0.406],
         "PIXEL_STD": [0.229, 0.224, 0.225],
         "CROP_PADDING": 4,

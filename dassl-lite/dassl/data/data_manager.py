@@ -163,10 +163,9 @@ class DatasetWrapper(Dataset):
 
     def _decode(self, idx):
         """Return a decoded image, from the cache if possible; few-shot sets fit into it."""
-        draft = getattr(self.transform, "draft", None)  # other transforms take all pixels
-        image = self.decoded and self.decoded.get(idx, draft)
+        image = self.decoded and self.decoded.get(idx)
         if image is None:
-            image = read_image(self.data_source[idx].impath, draft)
+            image = read_image(self.data_source[idx].impath)
             if self.decoded:
-                self.decoded.put(idx, draft, image)
+                self.decoded.put(idx, image)
         return image

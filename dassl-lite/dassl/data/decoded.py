@@ -34,17 +34,17 @@ class OwnImages:
         """Keep no more than before together with another empty cache."""
         self.size = other.size = self.size // 2
 
-    def get(self, index, draft):
-        """Return a copy of an image that was decoded with `draft`, or None."""
-        image = self.images.get((index, draft))
+    def get(self, index):
+        """Return a copy of an image, or None."""
+        image = self.images.get(index)
         return image and image.copy()
 
-    def put(self, index, draft, image):
+    def put(self, index, image):
         """Keep a copy of an image if there is room."""
         size = 4 * image.width * image.height
         if size <= self.size:
             self.size -= size
-            self.images[index, draft] = image.copy()
+            self.images[index] = image.copy()
 
 
 class SharedImages:
@@ -69,27 +69,25 @@ class SharedImages:
         self.room = other.room
         self.processes = other.processes = 2 * self.processes
 
-    def get(self, index, draft):
-        """Return a copy of an image that was decoded with `draft`, or None."""
+    def get(self, index):
+        """Return a copy of an image, or None."""
         start = self.starts[index]
         if not start:
             return None
         memory = self.room.bytes
         head = start + _WORD
         pixels = head + int.from_bytes(memory[start:head], "little")
-        size, info, decoded_with = pickle.loads(memory[head:pixels])
-        if decoded_with != draft:
-            return None
+        size, info = pickle.loads(memory[head:pixels])
         image = Image.frombytes("RGB", size, memory[pixels : pixels + 3 * size[0] * size[1]])
         image.info = info
         return image
 
-    def put(self, index, draft, image):
+    def put(self, index, image):
         """Keep a copy of an image if there is room."""
         size = 3 * image.width * image.height
         if not self.room.has(size):
             return
-        head = pickle.dumps((image.size, image.info, draft))
+        head = pickle.dumps((image.size, image.info))
         parts = [len(head).to_bytes(_WORD, "little"), head, image.tobytes()]
         if start := self.room.add(parts):
             with self.room.alone():  # no processor moves a write across a lock

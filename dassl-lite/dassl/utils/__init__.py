@@ -12,7 +12,7 @@ from .checkpoints import (
     save_checkpoint,
 )
 from .errors import DataError, LossNotFinite, UserError, unknown_name
-from .images import Draft, decode_image, read_image
+from .images import decode_image, read_image
 from .logger import Logger, progress, setup_logger
 from .meters import AverageMeter, MetricMeter
 from .registry import Registry

@@ -1,8 +1,6 @@
 """Reads images of any mode as RGB."""
 
-import math
 import os.path as osp
-from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -10,31 +8,8 @@ from PIL import Image
 from .errors import DataError
 
 
-class Draft(NamedTuple):
-    """A limit to decoding a JPEG at 1/2, 1/4 or 1/8 of its size.
-
-    Only a divisor of both sides is taken: others change the proportions of an image.
-    """
-
-    least: int  # pixels that the shorter side keeps: twice those that it is resized to
-    most: int = 8  # the greatest divisor
-
-    def of_crops(self, scale):
-        """Return that of random crops, which halves at most.
-
-        The smallest crop, `scale` of the area and 4 to 3 in proportion, is not enlarged.
-        """
-        side = self.least / 2 / math.sqrt(max(scale, 1e-9) * 3 / 4)
-        return Draft(max(self.least, math.ceil(side)), 2)
-
-    def divisor(self, width, height):
-        """Return the divisor for an image of this size; 1 decodes all pixels."""
-        side = min(self.most, min(width, height) // self.least)
-        return next(k for k in (8, 4, 2, 1) if k <= max(side, 1) and not (width % k or height % k))
-
-
-def read_image(path, draft=None):
-    """Return the image at `path` as an RGB PIL image; with a Draft, JPEGs may be smaller.
+def read_image(path):
+    """Return the image at `path` as an RGB PIL image.
 
     As in CoOp's loader, an orientation in its EXIF data is not applied. Raises DataError, which
     names the file, if it is missing, cannot be decoded, or has pixels out of range.
@@ -43,7 +18,7 @@ def read_image(path, draft=None):
         raise DataError(f"No image at '{path}': check DATASET.ROOT and the data set's layout")
     try:
         with Image.open(path) as image:
-            return decode_image(image, draft, f"image '{path}'")
+            return decode_image(image, f"image '{path}'")
     except DataError:
         raise
     except Exception as error:  # decoders raise errors of many types
@@ -52,21 +27,14 @@ def read_image(path, draft=None):
         raise DataError(f"Cannot decode the image '{path}' ({reason}): replace it") from None
 
 
-def decode_image(image, draft=None, name="image"):
+def decode_image(image, name="image"):
     """Return an image that Pillow has opened as `read_image` does; errors call it `name`.
 
     Raises DataError if pixels are out of range, and what decoders raise, errors of many types.
     """
     if image.format == "EPS":  # Pillow would execute it with Ghostscript
         raise ValueError("PostScript is a program")
-    if draft is not None and image.format in ("JPEG", "MPO"):
-        _shrink(image, draft.divisor(*image.size))
     return _to_rgb(image, name)
-
-
-def _shrink(image, divisor):
-    if divisor > 1:
-        image.draft(None, (image.width // divisor, image.height // divisor))
 
 
 def _to_rgb(image, name):

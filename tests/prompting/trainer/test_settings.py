@@ -39,7 +39,6 @@ def trained(tmp_path_factory):
         (["DATASET.NUM_SHOTS", "2"], "DATASET.NUM_SHOTS 4, now 2"),
         (["SEED", "2"], "SEED 1, now 2"),
         (["DATALOADER.TRAIN_X.BATCH_SIZE", "2"], "DATALOADER.TRAIN_X.BATCH_SIZE 4, now 2"),
-        (["INPUT.DRAFT", "True"], "INPUT.DRAFT False, now True"),
     ],
 )
 def test_a_run_is_not_resumed_with_other_settings(trained, capsys, extra, key):

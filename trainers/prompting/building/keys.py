@@ -38,7 +38,6 @@ EPS: Range = "above 0, up to 255", lambda eps: 0 < eps <= 255  # the most that a
 
 KEYS = {
     "INPUT.RESIZE": Key("shortest"),  # as `Family.resize`
-    "INPUT.DRAFT": Key(False),  # decode large JPEGs at a part of their size, as dassl-lite can
     "DATASET.SUBSAMPLE_CLASSES": Key("all"),  # all, base or new
     "DATASET.VALIDATION_SHOTS": Key(  # of a class; 0: as CoOp
         0,
@@ -76,7 +75,7 @@ KEYS = {
 }
 # Those that data sets, Dassl or train.py read, too; the others are of this project's trainers.
 NOT_OF_METHODS = (
-    "INPUT.DRAFT", "DATASET.SUBSAMPLE_CLASSES", "DATASET.VALIDATION_SHOTS", "TEST.RECORD",
+    "DATASET.SUBSAMPLE_CLASSES", "DATASET.VALIDATION_SHOTS", "TEST.RECORD",
     "TRAINER.PLUGINS", "TRAINER.UNREAD", "TRAINER.PER_DATASET",
 )  # fmt: skip
 

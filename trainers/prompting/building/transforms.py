@@ -12,7 +12,6 @@ from PIL import Image, ImageOps
 from yacs.config import CfgNode
 
 from ..dassl_parts import dassl
-from ..errors import need
 from ..method import Method
 from ..running.seeding import seeded
 
@@ -36,10 +35,10 @@ class Squash:
 
 
 class Steps:
-    """Transforms in turn; the last one says how small dassl-lite may decode images."""
+    """Transforms in turn."""
 
     def __init__(self, *transforms: Any):
-        self.transforms, self.draft = transforms, draft_of(transforms[-1])
+        self.transforms = transforms
 
     def __call__(self, image: Any) -> Any:
         """Return what the last one makes of an image."""
@@ -69,31 +68,10 @@ def as_resized(transform: Any, cfg: CfgNode, is_train: bool = False) -> Any:
     return Steps(*steps, transform)
 
 
-def draft_of(transform: Any) -> Any:
-    """Return how small dassl-lite may decode images for a transform; None: all pixels."""
-    return getattr(transform, "draft", None)
-
-
-def _with_draft(transform: Any, draft: Any) -> Any:
-    transform.draft = draft
-    return transform
-
-
-def check_draft(transform: Any, cfg: CfgNode) -> None:
-    """Raise a UserError if INPUT.DRAFT is set and a transform of Dassl cannot tell the loader."""
-    need(
-        not cfg.INPUT.DRAFT or hasattr(transform, "draft"),
-        "INPUT.DRAFT is True, but the installed Dassl decodes all pixels: train with it False, or "
-        "use what is trained where dassl-lite or no Dassl is installed",
-    )
-
-
 def plain_transform(cfg: CfgNode) -> Finish:
     """Return the transform of a test image; raises as Dassl's `build_transform`."""
     build = dassl("data.transforms").build_transform
-    made = build(cfg, is_train=False)
-    check_draft(made, cfg)
-    transform: Finish = as_resized(made, cfg)
+    transform: Finish = as_resized(build(cfg, is_train=False), cfg)
     return transform
 
 
@@ -114,8 +92,6 @@ class RandomViews:
         if "normalize" in given.TRANSFORMS:
             finish.append(T.Normalize(given.PIXEL_MEAN, given.PIXEL_STD))
         self.finish = T.Compose(finish)
-        draft = draft_of(plain)
-        self.draft = draft and draft.of_crops(given.RRCROP_SCALE[0])
 
     def __call__(self, image: Image.Image) -> list[torch.Tensor]:
         """Return the views, each (3, H, W)."""
@@ -142,7 +118,7 @@ def views_by_content(plain: Finish, method: Method, cfg: CfgNode) -> Callable[..
         with lock, seeded(zlib.crc32(image.tobytes(), max(cfg.SEED, 0))):
             return views(image)
 
-    return _with_draft(draw, views.draft)
+    return draw
 
 
 def augmix(image: Image.Image, finish: Finish) -> torch.Tensor:

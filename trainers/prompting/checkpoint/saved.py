@@ -325,7 +325,7 @@ class Saved:
         return planned
 
     def check_loaded(self, now: "Saved", method: Any) -> None:
-        """Refuse to evaluate it with another method setting, backbone or draft than in training."""
+        """Refuse to evaluate it with another method setting or backbone than in training."""
         self.check_weights(now.backbone, now.backbone_sha256)
         if self.features is not None and now.features is not None:
             why = differing_traits(self.features, now.features)
@@ -339,7 +339,7 @@ class Saved:
             return
         free = (*method.training_only, *method.test_keys, "PREC")
         names = [method.place(key) for key in method.defaults if key not in free]
-        names += ["MODEL.BACKBONE.NAME", "INPUT.DRAFT"]
+        names += ["MODEL.BACKBONE.NAME"]
         place = "DATASET.NAME"
         if method.class_bound or self.settings.get(place) == now.settings.get(place):
             names += [f"DATASET.{key}" for key in SENTENCES]

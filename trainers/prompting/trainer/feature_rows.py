@@ -34,7 +34,6 @@ def read_rows(cfg: CfgNode, file: str) -> tuple[CfgNode, Any, DataManager]:
     cfg = cfg.clone()
     cfg.defrost()
     cfg.DATALOADER.NUM_WORKERS = 0  # rows are in memory
-    cfg.INPUT.DRAFT = False  # they were made of all pixels
     cfg.freeze()
     features = read_features(file)
     template = zero_shot_template(cfg.DATASET.NAME)

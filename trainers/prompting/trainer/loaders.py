@@ -13,7 +13,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 from yacs.config import CfgNode
 
-from ..building.transforms import RandomViews, as_resized, check_draft
+from ..building.transforms import RandomViews, as_resized
 from ..method import Method
 from ..running.seeding import seeded
 
@@ -89,7 +89,6 @@ def resize_in(manager: Any, cfg: CfgNode) -> None:
         if loader is not None and id(loader.dataset) not in seen:
             seen.add(id(loader.dataset))
             images = loader.dataset
-            check_draft(images.transform, cfg)
             images.transform = as_resized(images.transform, cfg, part.startswith("train"))
 
 

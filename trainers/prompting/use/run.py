@@ -10,7 +10,7 @@ from yacs.config import CfgNode
 
 from ..backbones import family_of
 from ..building.rebuild import clip_of, rebuild
-from ..building.transforms import draft_of, preprocess_of
+from ..building.transforms import preprocess_of
 from ..checkpoint.saved import Saved
 from ..dassl_parts import dassl
 from ..errors import UserError, need
@@ -50,13 +50,12 @@ class Run:
 
     def decode(self, image: Any) -> Any:
         """Return an image that Pillow has opened as `read` returns that of a file."""
-        decode = getattr(dassl("utils"), "decode_image", lambda image, _: image.convert("RGB"))
-        return decode(image, draft_of(self.preprocess))  # a public Dassl has only the latter
+        decode = getattr(dassl("utils"), "decode_image", lambda image: image.convert("RGB"))
+        return decode(image)  # a public Dassl lacks it
 
     def read(self, path: str | os.PathLike[str]) -> Any:
         """Return an image file as the run's own evaluation reads it, for `preprocess`."""
-        read, draft = dassl("utils").read_image, draft_of(self.preprocess)
-        return read(os.fspath(path), draft) if draft else read(os.fspath(path))
+        return dassl("utils").read_image(os.fspath(path))
 
     @torch.no_grad()
     def classify(self, images: Any, error: float = 0.05) -> list[Answer]:

@@ -2,7 +2,7 @@
 
 from PIL.Image import Resampling
 
-from ...utils import Draft, UserError, unknown_name
+from ...utils import unknown_name
 from .plain import CenterCrop, Compose, Normalize, Resize, ToTensor
 
 INTERPOLATION_MODES = {
@@ -31,14 +31,6 @@ _AUGMENTATIONS = {
 _CHOICES = [*_AUGMENTATIONS, "normalize", "center_crop"]
 
 
-class Transform(Compose):
-    """Steps in turn; `draft` says how small an image may be decoded for them, None: not smaller."""
-
-    def __init__(self, steps, draft=None):
-        super().__init__(steps)
-        self.draft = draft
-
-
 def build_transform(cfg, is_train=True, choices=None):
     """Build the transform that `choices` (default: INPUT.TRANSFORMS) describe.
 
@@ -55,7 +47,6 @@ def build_transform(cfg, is_train=True, choices=None):
     mode = INTERPOLATION_MODES.get(cfg.INPUT.INTERPOLATION)
     if mode is None:
         raise unknown_name("INPUT.INTERPOLATION", cfg.INPUT.INTERPOLATION, INTERPOLATION_MODES)
-    draft = _draft(cfg.INPUT, choices, is_train) if cfg.INPUT.DRAFT else None
     steps = _train_steps(cfg.INPUT, choices, mode) if is_train else _test_steps(cfg.INPUT, mode)
     steps.append(ToTensor())
     if "normalize" in choices:
@@ -63,23 +54,7 @@ def build_transform(cfg, is_train=True, choices=None):
     if cfg.VERBOSE:
         names = " -> ".join(type(step).__name__ for step in steps)
         print(f"Transform for {'training' if is_train else 'testing'}: {names}")
-    return Transform(steps, draft)
-
-
-def _draft(config, choices, is_train):
-    """Return the Draft of a transform; raises UserError if its result depends on single pixels."""
-    for name, used in (
-        ("INTERPOLATION nearest", config.INTERPOLATION == "nearest"),
-        ("TRANSFORMS random_crop", is_train and "random_crop" in choices),
-    ):
-        if used:
-            raise UserError(
-                f"INPUT.DRAFT is True, but INPUT.{name} takes pixels as they are: set it to False"
-            )
-    draft = Draft(2 * max(config.SIZE))
-    if not is_train:
-        return draft
-    return draft.of_crops(config.RRCROP_SCALE[0] if "random_resized_crop" in choices else 1)
+    return Compose(steps)
 
 
 def _train_steps(config, choices, mode):

@@ -102,7 +102,6 @@ def metadata(run) -> dict[str, str]:
         "interpolation": images.INTERPOLATION,
         "resize": resize,
         "resize_to": to or json.dumps(images.SIZE[0]),
-        "draft": json.dumps(images.DRAFT),
         **{name: json.dumps(value) for name, value in more.items()},
     }
 
