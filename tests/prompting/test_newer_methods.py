@@ -6,9 +6,9 @@ from golden_files import read
 from paths import GOLDEN
 from tiny import run
 
-from trainers.prompting import Teacher, UserError, build_method, regularizers
+from trainers.prompting import Teacher, UserError, build_method, register, regularizers
 from trainers.prompting.encoders import templates
-from trainers.prompting.methods.promptsrc import GaussianMean
+from trainers.prompting.methods.promptsrc import GaussianMean, PromptSRC
 from trainers.prompting.trainer.trainer import PromptTrainer
 
 NAMES = ["forest", "sea or lake", "annual crop land"]
@@ -196,6 +196,14 @@ def test_the_mean_needs_its_epoch(tmp_path, capsys):
     assert run(tmp_path, "PromptSRC", None, 1, extra=mistake) == 2
     line = capsys.readouterr().err.strip().splitlines()[-1]
     assert line.startswith("error: ") and "OPTIM.MAX_EPOCH is 1 but the mean" in line
+
+
+def test_the_mean_of_a_subclass_is_named_by_its_own_node(tiny_clip):
+    register(type("Mine", (PromptSRC,), {"node": "MINE"}))
+    with pytest.raises(UserError, match=r"epoch 20: lower TRAINER\.MINE\.GPA_MEAN, or train"):
+        build_method(
+            "Mine", SMALL["PromptSRC"] | {"GPA_MEAN": 20, "MAX_EPOCH": 19}, tiny_clip, NAMES
+        )
 
 
 def test_contexts_of_each_class_do_not_fit_others(tiny_clip):

@@ -73,18 +73,18 @@ class PromptSRC(IVLP):
             for key in ("TEXT_LOSS_WEIGHT", "IMAGE_LOSS_WEIGHT"):
                 not_negative(key, getattr(self, key))
             need(self.GPA_STD > 0, f"GPA_STD is {self.GPA_STD}: the spread must be positive")
-            need(
-                self.MAX_EPOCH >= self.GPA_MEAN,
-                f"OPTIM.MAX_EPOCH is {self.MAX_EPOCH} but the mean over the epochs is centred on "
-                f"epoch {self.GPA_MEAN}: lower TRAINER.PROMPTSRC.GPA_MEAN, or train longer",
-            )
 
     settings: Settings
 
     def build(self, clip_model, classnames, dataset):
         """Make the contexts, the teacher with 60 sentences, and the mean over the epochs."""
-        super().build(clip_model, classnames, dataset)
         settings = self.settings
+        need(
+            settings.MAX_EPOCH >= settings.GPA_MEAN,
+            f"OPTIM.MAX_EPOCH is {settings.MAX_EPOCH} but the mean over the epochs is centred on "
+            f"epoch {settings.GPA_MEAN}: lower {self.place('GPA_MEAN')}, or train longer",
+        )
+        super().build(clip_model, classnames, dataset)
         self.teacher = Teacher(clip_model, classnames, PROMPTSRC)
         trained = self.public_parameters()
         self.average = GaussianMean(trained, settings.GPA_MEAN, settings.GPA_STD)
