@@ -208,6 +208,25 @@ def outcome(original, name, kind) -> torch.Tensor:
     return logits
 
 
+@pytest.mark.parametrize("kind", ["fp32", "amp"])
+def test_gradients_are_clipped_without_their_scale(tiny_clip, kind):
+    """Over all that is learned; smaller ones stay."""
+    moved = {}
+    for norm in (0.0, 1e-3, 1e3):
+        clip_model, how = copy.deepcopy(tiny_clip), Precision(kind, CPU, half_on_cpu=True)
+        torch.manual_seed(0)
+        method = model_of(clip_model, "ALIGN", settings("ALIGN")).train()
+        how.place(method, clip_model)
+        learned = method.learned().values()
+        before = [p.detach().clone() for p in learned]
+        optimizer = torch.optim.SGD(learned, lr=1.0)
+        training_step(method, Batch([images()], LABELS), optimizer, how, norm)
+        steps = zip(learned, before, strict=True)
+        moved[norm] = torch.cat([(p.detach() - start).flatten() for p, start in steps])
+    assert moved[0.0].norm() > 1e-2 and moved[1e3].equal(moved[0.0])
+    torch.testing.assert_close(moved[1e-3].norm(), torch.tensor(1e-3), rtol=1e-2, atol=0)
+
+
 @pytest.fixture(scope="module")
 def narrow():
     """A CLIP of half the tiny one's width: products in float16 are slow on CPUs."""

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from cases import slow_but
-from tiny import HALVES, OF_HALVES, learned, run, write_halves
+from tiny import HALVES, OF_HALVES, learned, results, run, write_halves
 from torch import nn
 
 from trainers.prompting import Method, load_run, register
@@ -89,6 +89,15 @@ def test_rates_by_parameter(tmp_path):
     state = state_of(output, 1)
     assert state["factors.slow"] != 0
     torch.testing.assert_close(state["factors.fast"], 4 * state["factors.slow"])
+
+
+def test_clipped_gradients(tmp_path):
+    """The key reaches the optimiser, and is a setting of the run."""
+    output = tmp_path / "clipped"
+    more = [*WHOLE, "OPTIM.CLIP_NORM", "1e-4"]
+    assert run(tmp_path, "Rated", output, 1, extra=more) == 0
+    assert 0 < abs(state_of(output, 1)["factors.fast"]) <= 0.01 * 2 * 1e-4
+    assert results(output)["config"]["OPTIM"]["CLIP_NORM"] == 1e-4
 
 
 @pytest.mark.parametrize(

@@ -47,6 +47,9 @@ KEYS = {
     **{f"DATASET.{key}": Key(default) for key, default in SENTENCES.items()},
     "DATALOADER.TRAIN_X.DROP_LAST": Key(True),  # the last batch, if it is short
     "OPTIM.ADAM_EPS": Key(1e-8, "at least 0 and less than 1", lambda eps: 0 <= eps < 1),
+    "OPTIM.CLIP_NORM": Key(  # of gradients, at most; 0: as they are
+        0.0, "0 or a finite number above 0", lambda norm: 0 <= norm < math.inf
+    ),
     "OPTIM.STEPS": Key(0, *_count(0)),  # above 0: replaces MAX_EPOCH, and implies LR_BY_STEP
     "OPTIM.LR_BY_STEP": Key(False),  # the learning rate changes after every step
     "OPTIM.LR_MIN": Key(0.0),  # where the cosine ends

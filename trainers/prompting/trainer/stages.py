@@ -20,6 +20,7 @@ class Stages:
 
     Attributes:
         by_step: True if the learning rate changes after every step, and not after every epoch.
+        clip_norm: the largest norm of the gradients of the current stage; 0 if there is none.
     """
 
     def __init__(self, method: Method, optim: CfgNode, n: int):
@@ -76,4 +77,5 @@ class Stages:
             optim.update(stage.optim)
             optim.STEPS = self.ends[i] - self.starts[i]
             print(f"Stage {i + 1} of {len(self.stages)}: {', '.join(stage.parameters)}")
+        self.clip_norm = float(optim.CLIP_NORM)
         return build_optim(self.learned(), optim, self.n, self.method.rates)

@@ -242,7 +242,9 @@ class PromptTrainer(TrainerX):
                 self.method.begin_stage(self.stages.current)
         batch = self.batch_of(batch)
         with nullcontext() if self.stepped else first_use(self.method):
-            output, terms = training_step(self.method, batch, self.optim, self.precision)
+            output, terms = training_step(
+                self.method, batch, self.optim, self.precision, self.stages.clip_norm
+            )
         if not self.stepped:
             check_logits(self.method, output)
             check_first_step(self.method, terms)
