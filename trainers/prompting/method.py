@@ -608,7 +608,12 @@ class Method(nn.Module):
                 "classes"
             )
         self.make_room(0)
-        self.load_public_state_dict(checkpoint.state_dict)
+        try:
+            self.load_public_state_dict(checkpoint.state_dict)
+        except UserError:
+            sizes = len(saved or ()), len(classnames)
+            state.check_per_class(self.public_parameters(), checkpoint.state_dict, *sizes)
+            raise
         if self.own_classes is not None:
             self.own_classes = not others
         kept = checkpoint.method

@@ -149,6 +149,20 @@ def check_other_classes(
         )
 
 
+def check_per_class(
+    own: Mapping[str, nn.Parameter], given: Mapping[str, Any], then: int, now: int
+) -> None:
+    """Refuse parameters of `then` classes of a training, when loading for `now` other classes."""
+    for name, parameter in own.items():
+        shape, expected = getattr(given.get(name), "shape", ()), tuple(parameter.shape)
+        need(
+            expected in ((), tuple(shape))
+            or tuple(now if n == then else n for n in shape) != expected,
+            f"The checkpoint's '{name}' has something for each of the {then} classes of its "
+            "training: set `class_bound = True` in the class of the method",
+        )
+
+
 class PublicLayout(nn.Module):
     """Wraps a method so that Dassl saves and loads only what is learned, by its public names."""
 
