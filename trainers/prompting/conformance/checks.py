@@ -16,12 +16,12 @@ Check = Callable[[Any], None]  # of a `ShortRun`; the first line of its docstrin
 QUICK: tuple[Check, ...] = (
     built.check_clip, built.check_hooks, built.check_fields, built.check_frozen,
     built.check_seeds, built.check_built_twice,
-    steps.check_gradients, steps.check_first_loss, steps.check_terms, steps.check_labels,
-    steps.check_mean, steps.check_scale, steps.check_freed, steps.check_used,
-    evaluations.check_again, evaluations.check_scores, evaluations.check_repeats,
-    evaluations.check_temperature, evaluations.check_batches, evaluations.check_others,
-    evaluations.check_order, evaluations.check_union, evaluations.check_kept,
-    evaluations.check_support, steps.check_devices,
+    steps.check_gradients, evaluations.check_repeats, steps.check_used, evaluations.check_again,
+    steps.check_unchanged, steps.check_terms, steps.check_labels, steps.check_rows,
+    steps.check_mean, steps.check_scale, steps.check_freed, steps.check_evaluated,
+    evaluations.check_scores, evaluations.check_temperature, evaluations.check_batches,
+    evaluations.check_others, evaluations.check_order, evaluations.check_union,
+    evaluations.check_kept, evaluations.check_support, steps.check_devices,
 )  # fmt: skip
 TIME_IS_UP = "the time was up"
 CHECKS = (*QUICK, evaluations.check_export)
@@ -33,7 +33,8 @@ def lines(
     """Yield for each check its state, title and sentence.
 
     States are ok, wrong, slow, note, or - if it does not apply. Nothing begins after so many
-    seconds, and after a changed CLIP, for which others would give wrong advice.
+    seconds, and after a changed CLIP or an evaluation that does not repeat, for which others would
+    give wrong advice.
     """
     runs: list[ShortRun] = []
     until = time.monotonic() + seconds
@@ -58,5 +59,5 @@ def lines(
         except Exception as error:  # of the method
             state, why = "wrong", in_short(error)
         yield state, title, why
-        if state == "wrong" and check in (train, built.check_clip):
+        if state == "wrong" and check in (train, built.check_clip, evaluations.check_repeats):
             return

@@ -24,6 +24,8 @@ def check_again(run: ShortRun) -> None:
 
     Finds a factor in an attribute.
     """
+    if run.trainer.not_rebuilt:
+        raise run.trainer.not_rebuilt
     check_rebuilt(run.trainer)
 
 
@@ -110,7 +112,7 @@ def check_batches(run: ShortRun) -> None:
     check_same(
         whole, alone,
         "predicts otherwise for an image alone than in a batch: do not compute over the images of "
-        "a batch in evaluations, or set `stream = True`",
+        "a batch in evaluations, keep nothing by `data_ptr`, or set `stream = True`",
     )  # fmt: skip
 
 
@@ -154,7 +156,7 @@ def check_order(run: ShortRun) -> None:
     check_same(
         run.predict(images), [run.predict(images, other).flip(1)],
         "gives classes other logits if their names come in another order: keep the order of "
-        "`classnames`, and let nothing depend on the number of a class",
+        "`classnames` and let nothing depend on the number of a class, or set `class_bound = True`",
     )  # fmt: skip
 
 

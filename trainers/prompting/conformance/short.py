@@ -18,6 +18,7 @@ from ..building.config import add_nodes, make
 from ..building.rebuild import for_classes
 from ..capabilities.planned import Planned
 from ..embedded import IMAGES
+from ..errors import UserError
 from ..method import METHODS, Batch, Method, Output
 from ..running.memory import Snapshot
 from ..running.seeding import seeded
@@ -129,10 +130,18 @@ class ShortTrainer(PromptTrainer):
 
     def __init__(self, cfg: CfgNode):
         self.of_steps: list[torch.Tensor] = []
+        self.not_rebuilt: UserError | None = None
         super().__init__(cfg)
 
     def test(self, split=None, is_final=False):
         """Do nothing."""
+
+    def check_rebuilt(self):
+        """Keep what is wrong for `check_again`, as other checks may know the cause."""
+        try:
+            super().check_rebuilt()
+        except UserError as error:
+            self.not_rebuilt = self.not_rebuilt or error
 
     def forward_backward(self, batch):
         """Do a step."""
@@ -150,10 +159,12 @@ class ShortRun:
         losses: of its steps.
         validation: a batch of validation images, as `predict` takes it.
         before: its logits before the training; None if there can be none.
+        start: copies of what is learned, by name, from before the training.
         batches: two batches of test images, each as `predict` takes it.
     """
 
     before: torch.Tensor | None = None
+    start: Mapping[str, torch.Tensor] = {}
 
     def __init__(self, cfg: CfgNode):
         kind, self._log = METHODS[cfg.TRAINER.NAME], io.StringIO()
@@ -184,6 +195,7 @@ class ShortRun:
                 with suppress(Exception):  # `begin_stage` may make what predictions need
                     self.before = self.predict(self.validation, method.eval())
                 method.train()
+            self.start = {name: p.detach().clone() for name, p in method.learned().items()}
             trainer.train()
         self.read_tests()
 
@@ -260,14 +272,17 @@ class ShortRun:
         return gradients
 
     def in_step(
-        self, work: Callable[[Method, Output, Batch], Any], batch: Batch | None = None
+        self,
+        work: Callable[[Method, Output, Batch], Any],
+        batch: Batch | None = None,
+        seed: int = 0,
     ) -> Any:
         """Return what is computed from the output of a training step, which leaves no trace."""
         method, batch = self.method, batch or self.step_batch()
         state = Snapshot(method)
         method.train()
         try:
-            with seeded(0), self.precision.autocast():
+            with seeded(seed), self.precision.autocast():
                 return work(method, method.output(batch.images), batch)
         finally:
             method.eval()

@@ -1,7 +1,6 @@
 """Checks of training steps: gradients, terms of the loss, devices."""
 
 import gc
-import math
 from copy import deepcopy
 from typing import Any
 
@@ -12,13 +11,14 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from ..contract import tensors_below
 from ..errors import UserError
 from ..method import Batch, Method
-from .findings import Note, Skipped, Slow
+from .findings import FAR, Note, Skipped, Slow, apart
 from .meta import step_on_meta
 from .short import ShortRun
 
 NOTES = ("No gradient reaches", "No gradient comes from")  # what a run prints about its first step
-LARGEST = 20  # of a first loss, in units of that of equal logits, ln K
+STEEP = 3.0  # of the slope of a loss; that of cross-entropy is 1
 SCALE = 65_536.0  # of a loss: the largest that half precision takes
+APART = 3.0  # times as far from the logits of its own row as from those of another
 CERTAIN = 20.0  # a logit beside which others do not count
 ROUNDING = 1e-2  # of gradients, relative to the largest
 
@@ -48,20 +48,6 @@ def check_gradients(run: ShortRun) -> None:
     for place, value in tensors_below(run.method):
         if value.is_leaf and value.grad is not None and id(value) not in learned:
             raise UserError(f"'{place}' has a gradient but is not learned: detach what it enters")
-
-
-def check_first_loss(run: ShortRun) -> None:
-    """The first loss is not far above that of equal logits.
-
-    Finds cosines that are multiplied by the scale twice.
-    """
-    needs_training(run)
-    most = LARGEST * math.log(run.method.num_classes)
-    if float(run.losses[0]) > most:
-        raise UserError(
-            f"The first loss is {float(run.losses[0]):.3g}, above {most:.3g} (20 ln K): logits may "
-            "have the scale twice, or a term needs a smaller weight"
-        )
 
 
 def check_terms(run: ShortRun) -> None:
@@ -98,8 +84,8 @@ def check_scale(run: ShortRun) -> None:
     if not (SCALE * once - more).abs().max() <= ROUNDING * more.abs().max():
         raise UserError(
             "`backward` does not multiply gradients by its scale, without which those of half "
-            "precision vanish: call `scale(loss).backward()` for each loss, and change gradients "
-            "only in ways that do not depend on their size"
+            "precision vanish: call `scale(loss).backward()` for each loss, change gradients only "
+            "in ways that do not depend on their size, and clip them by OPTIM.CLIP_NORM"
         )
 
 
@@ -127,7 +113,8 @@ def check_freed(run: ShortRun) -> None:
 def check_labels(run: ShortRun) -> None:
     """The loss falls where the logit of the label rises, also from a wrong and certain one.
 
-    Finds labels that are shifted by one, and a softmax before the cross-entropy.
+    Finds labels that are shifted by one, a softmax before the cross-entropy, and the scale once
+    more there.
     """
     needs_training(run)
     if run.method.unlabelled:
@@ -159,6 +146,14 @@ def check_labels(run: ShortRun) -> None:
             "The loss hardly changes for images that are classified wrongly with certainty: "
             "`F.cross_entropy` takes logits, not probabilities"
         )
+    slope = 0.0 if certain is None else float(certain.abs().max()) * len(certain)
+    if slope > STEEP and _is_sum(run):
+        slope /= len(certain)
+    if slope > STEEP:
+        raise UserError(
+            f"The loss changes {slope:.3g} times as much with a logit as cross-entropy does: give "
+            "it the logits as they are, without `logit_scale` once more, and a weight near 1"
+        )
 
 
 def check_mean(run: ShortRun) -> None:
@@ -167,17 +162,52 @@ def check_mean(run: ShortRun) -> None:
     Finds `reduction="sum"`.
     """
     needs_training(run)
-    batch = run.step_batch()
-    index = None if batch.index is None else torch.cat([batch.index] * 2)
-    twice = Batch([torch.cat([x, x]) for x in batch.views], torch.cat([batch.labels] * 2), index)
-    once, both = (
-        float(run.in_step(lambda m, output, b: m.terms(output, b)["loss"], b).detach())
-        for b in (batch, twice)
-    )
-    if 1.9 < both / once < 2.1:
+    if _is_sum(run):
         raise Note(
             "The loss is a sum over the images of a batch, so that OPTIM.LR depends on "
             "DATALOADER.TRAIN_X.BATCH_SIZE: take the mean"
+        )
+
+
+def _is_sum(run: ShortRun) -> bool:
+    """Return True if the loss of a batch is half of that of the batch twice."""
+    batch = run.step_batch()
+    once, both = (
+        float(run.in_step(lambda m, output, b: m.terms(output, b)["loss"], b).detach())
+        for b in (batch, _rows(batch, torch.arange(len(batch.images)).repeat(2)))
+    )
+    return 1.9 < both / once < 2.1
+
+
+def _rows(batch: Batch, rows: torch.Tensor) -> Batch:
+    """Return the images of a batch in other rows, with their labels, if they have any."""
+    labels, index = batch.labels, batch.index
+    labels = labels[rows] if len(labels) else labels
+    return Batch([x[rows] for x in batch.views], labels, None if index is None else index[rows])
+
+
+def check_rows(run: ShortRun) -> None:
+    """Images of a step have the logits of their own row.
+
+    Finds features of a step that are permuted against the labels.
+    """
+    needs_training(run)
+    batch = run.step_batch()
+    rows = torch.arange(len(batch.images))
+    rows[:3] = rows[:3].roll(1)  # with which neither `flip` nor `roll` commutes
+    usual, drawn, moved = (
+        run.in_step(lambda m, output, b: output.logits.detach(), *how)
+        for how in ((batch, 0), (batch, 1), (_rows(batch, rows), 0))
+    )
+    distances = torch.cdist(moved, usual)
+    if distances.isnan().any():
+        raise Skipped("logits of its steps are not numbers")
+    own = distances.gather(1, rows[:, None])[:, 0]  # not 0 with dropout
+    if apart(usual[rows], [moved]) > FAR and (own > APART * distances.amin(1)).any():
+        by_chance = apart(usual, [drawn]) > FAR  # as where images are mixed
+        raise (Note if by_chance else UserError)(
+            "Images of a step that come in another order have the logits of other ones: keep the "
+            "rows of a batch, which are those of `batch.labels`, in their order"
         )
 
 
@@ -193,6 +223,42 @@ def check_used(run: ShortRun) -> None:
         raise UserError(
             "Logits of evaluations are the same before and after the training, so that they do "
             "not depend on what it trains: compute them from the contexts and parameters of now"
+        )
+
+
+def check_unchanged(run: ShortRun) -> None:
+    """The training changes all that is learned.
+
+    Finds two factors of an update that both begin with zeros.
+    """
+    needs_training(run)
+    for name, p in run.method.learned().items():
+        if name in run.start and run.start[name].equal(p):
+            raise UserError(
+                f"'{name}' is after the training what it was before: its gradient is 0, as where "
+                "both factors of a product begin with zeros, or `after_step` sets it back"
+            )
+
+
+def check_evaluated(run: ShortRun) -> None:
+    """What is learned enters the logits of evaluations.
+
+    Finds a weight that is used in training only.
+    """
+    needs_training(run)
+    method = run.for_classes(run.trainer.dm.dataset.classnames)  # whose buffers may get a graph
+    last = [name for name, p in run.method.learned().items() if p.requires_grad]  # of its stage
+    own = {name: method.learned()[name] for name in last}
+    try:
+        total = method.predict(run.batches[0]).logits.sum()
+        found = torch.autograd.grad(total, [*own.values()], allow_unused=True)
+    except RuntimeError:
+        raise Skipped("its evaluations compute without gradients") from None
+    idle = [name for name, gradient in zip(own, found, strict=True) if gradient is None]
+    if idle:
+        raise Note(
+            f"Logits of evaluations do not depend on '{idle[0]}', which is learned: use it there, "
+            "too, unless only the loss is to read it"
         )
 
 

@@ -288,7 +288,7 @@ class PromptTrainer(TrainerX):
             take_validation(self)
         first = self.rebuilt_in != self.stages.current
         if is_foreign(self.kind) and (first or epoch == self.max_epoch):
-            check_rebuilt(self)
+            self.check_rebuilt()
             self.rebuilt_in = self.stages.current
         self.watch.check_learned(self.method, epoch)
         super().after_epoch()
@@ -296,6 +296,10 @@ class PromptTrainer(TrainerX):
         if epoch < self.max_epoch and not (every > 0 and epoch % every == 0):  # else Dassl has
             self.save_model(self.epoch, self.output_dir)
         remove_earlier(self._folder(self.output_dir), epoch, every)
+
+    def check_rebuilt(self):
+        """Check that the method computes the same when it is built again from its state."""
+        check_rebuilt(self)
 
     # ------------------------------------------------------------------ save, resume, load
 
