@@ -198,9 +198,6 @@ KINDS: dict[str, tuple[Callable[[Any], bool], Sequence[str]]] = {
     "a group of numbers": (_each(is_number), ["drawn", "training_images"]),
     "true or false": (lambda value: isinstance(value, bool), ["as_published"]),
     "a list of texts": (are_texts, ["edited"]),
-    "lists of texts": (
-        lambda value: isinstance(value, list) and all(map(are_texts, value)), ["alike"],
-    ),
     "a group of keys": (_each(lambda _: True), ["config"]),
     "groups of accuracies of tasks": (
         _each(lambda tasks: isinstance(tasks, list) and all(map(is_percent, tasks))), ["tasks"],

@@ -34,7 +34,7 @@ def test_a_trainer_of_other_code_has_a_record_and_a_table(tmp_path, toy, capsys)
     said = capsys.readouterr()
     assert f"Plug-in '{toy}': Theirs\n" in said.err
     assert "Theirs is not a method of this project, so" in said.out
-    lacks = "num_params, seeded, train_steps, beyond, alike, teacher, precision"
+    lacks = "num_params, seeded, train_steps, beyond, teacher, precision"
     assert f"lacks {lacks}, and there are no" in said.out
     record = json.loads((tmp_path / "output" / "results.json").read_text())
     assert {"accuracy", "macro_f1", "num_test", "versions", "git"} < record.keys()

@@ -164,7 +164,6 @@ def _facts(outcome: Outcome) -> dict:
         "config": run.config, "origin": outcome.origin, "seed": run.seed,
         "column": protocol.parts[run.part].column, "training": not run.eval_only,
         "problem": outcome.problem,
-        "alike": [alike_text(names) for names in result.get("alike") or []],
         "other_data": result.get("as_published") is False,
         "teacher": earlier_text(outcome, "teacher"),
         "settings": tuple(
@@ -242,11 +241,6 @@ def _differing_facts(runs: pd.DataFrame) -> pd.Series:
 def _short_text(value: Any) -> str:
     text = f"{value:.0f}" if isinstance(value, float) else str(value)
     return text[:12] if re.fullmatch("[0-9a-f]{64}", text) else text  # of a hash, the beginning
-
-
-def alike_text(names: list[str], most: int = 5) -> str:
-    """Return classes that a CLIP reads alike as `a = b`."""
-    return " = ".join([*names[:most], "..."] if len(names) > most else names)
 
 
 def _unlike(groups: Iterable, places: Iterable, configs: Iterable[dict]) -> Iterator[tuple]:

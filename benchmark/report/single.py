@@ -26,12 +26,12 @@ from ..records import (
     read_record,
     value_at,
 )
-from .frame import alike_text, setting_texts
+from .frame import setting_texts
 from .metrics import class_table, explain, images_of_classes
 from .notes import interval
 from .own_sets import name_in
 from .render import TABLE_FORMATS, as_csv, in_style, lead
-from .tables import Cell, Table, alike_note
+from .tables import Cell, Table
 from .training import ATTACK, INIT, TRAINED, attacks, drawn_text, earlier_text, image_changes
 
 if TYPE_CHECKING:
@@ -178,10 +178,9 @@ def _tables(folder: Path, outcome: Outcome) -> list[Table]:
     spent = {key: value for key, value in costs(record).items() if value is not None}
     facts |= {COSTS[key].head: COSTS[key].text(value) for key, value in spent.items()}
     lines += [(name, _text(value)) for name, value in facts.items() if value is not None]
-    notes = alike_note(map(alike_text, record.get("alike") or []))
     cells = _cells(lines)
     cells[0][1] = _accuracy(record)
-    tables = [Table(f"The run in '{folder}'", ["", ""], cells, notes)]
+    tables = [Table(f"The run in '{folder}'", ["", ""], cells, [])]
     if classes := record.get(PER_CLASS):
         numbers = pd.DataFrame({"Accuracy (%)": classes}, dtype=float)
         numbers = numbers.sort_values("Accuracy (%)", kind="stable")

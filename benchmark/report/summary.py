@@ -5,7 +5,6 @@ sets are further lines.
 """
 
 from collections import defaultdict
-from itertools import chain
 from typing import Any
 
 import pandas as pd
@@ -99,7 +98,6 @@ def _lines(tidy: pd.DataFrame, beside_published: bool) -> pd.DataFrame:
         lines[name] = by_line[key].agg(lambda names: set(names.dropna()))
     lines["least"] = by_line["least"].min()
     lines["other_data"] = by_line["other_data"].any()
-    lines["alike"] = by_line["alike"].agg(lambda groups: [*dict.fromkeys(chain(*groups))])
     losses = tidy["outcome"].map(lambda outcome: str((outcome.result or {}).get("losses") or ""))
     twice = tidy.assign(losses=losses).duplicated(["line", "column", "losses"], keep=False)
     lines["repeated"] = tidy[twice & (losses != "")].groupby("line")["seed"].agg(set)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from trainers.prompting.errors import printable
@@ -34,7 +33,6 @@ OTHER_DATA = (
 )
 TARGET_AVERAGE = "The average is over the targets."
 
-GROUPS = 4  # of classes that the CLIP reads alike, in a sentence
 MISPRINT = "(misprint)"
 
 
@@ -279,7 +277,6 @@ def _caption(rows: list[Any]) -> list[str]:
     sentences += [*repeated_note(rows), *attack_note(rows)]
     if names := ", ".join(dict.fromkeys(dataset_title(x.dataset) for x in rows if x.other_data)):
         sentences.append(OTHER_DATA.format(names))
-    sentences += alike_note(chain.from_iterable(row.alike for row in rows))
     teachers = {row.name: row.teacher for row in rows if number_or_none(row.teacher)}
     sentences += [f"Teacher of {name}: {text}." for name, text in teachers.items()]
     starts = {row.name: row.start for row in rows if number_or_none(row.start)}
@@ -307,14 +304,6 @@ def repeated_note(rows: Iterable[Any]) -> list[str]:
 def h_note(protocol: Protocol) -> list[str]:
     """Return the sentence that explains H, if a protocol has it."""
     return [H_NOTE] if "h" in protocol.columns else []
-
-
-def alike_note(groups: Iterable[str]) -> list[str]:
-    """Return a sentence on the classes that the CLIP reads alike, if any, given `a = b` of each."""
-    groups = list(dict.fromkeys(groups))
-    shown = [*groups[:GROUPS], *[f"{len(groups) - GROUPS} groups more"] * (len(groups) > GROUPS)]
-    why = "only a method with something for each class can tell them apart"
-    return [f"The CLIP reads alike: {'; '.join(shown)}; {why}."] if groups else []
 
 
 def seeds_of(rows: Iterable[Any]) -> int:

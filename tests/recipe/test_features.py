@@ -55,7 +55,6 @@ def check(folder, clip, pick):
     ):  # fmt: skip
         record = whurs19(folder / name, clip, trainer, seed, shots, pairs=pairs)
         assert record["accuracy"] == pytest.approx(expected[name], abs=IMAGE), (name, pick)
-        assert record["alike"] == []  # also of CLAP, whose prototypes are empty at first
 
 
 @pytest.mark.slow

@@ -47,16 +47,6 @@ def test_the_smallest_class_is_named_where_it_lacks_shots(reported):
         assert ("The smallest class has" in text) == bool(said) and said in text
 
 
-def test_classes_that_are_read_alike_are_counted_after_four(reported):
-    groups = [[f"a{i}", f"b{i}"] for i in range(6)]
-    shown = "; ".join(f"a{i} = b{i}" for i in range(4))
-    for number, more in ((4, ""), (5, "; 1 groups more"), (6, "; 2 groups more")):
-        said = reported(few_shot("CoOp", 4, (50.0,), alike=groups[:number]))
-        assert f"The CLIP reads alike: {shown}{more}; only" in said
-    said = reported(few_shot("CoOp", 4, (50.0, 51.0), alike=groups[:1]))
-    assert said.count("a0 = b0") == 1  # of both seeds
-
-
 def test_a_table_is_split_where_it_is_wider_than_a_line(reported):
     """A line has 120 characters; the first column is repeated."""
     for length, parts, width in ((29, 1, 120), (30, 2, 106)):
@@ -183,12 +173,6 @@ def test_clips_are_compared_on_all_data_sets_of_an_average(reported):
     said = reported(outcomes, "--published", "off")
     assert said.count("\nCoOp, backbone RN50  ") == said.count("\nCoOp, backbone ViT-B/16  ") == 2
     assert said.count("(1 of 2)") == 2  # each of the averages lacks a data set
-
-
-def test_classes_that_are_read_alike_in_either_half_are_named(reported):
-    outcomes = [outcome("CoOp", 1, part, 50.0, alike=[pair])
-                for part, pair in (("base", ["a", "b"]), ("new", ["c", "d"]))]  # fmt: skip
-    assert "The CLIP reads alike: a = b; c = d; only" in reported(outcomes)
 
 
 def test_each_config_of_a_method_has_its_published_numbers_below_it(reported):

@@ -9,7 +9,7 @@ from outcomes import few_shot, lines, numbers, only_table, outcome, rows, some_o
 from paths import ROOT
 
 from benchmark.protocols import BASE2NEW
-from benchmark.report.frame import alike_text, frame
+from benchmark.report.frame import frame
 from benchmark.report.paired import harmonic, holm
 from benchmark.report.render import as_text, render
 from benchmark.report.summary import minus_published, published_beside, summarise
@@ -171,5 +171,3 @@ def test_harmonic_means_and_adjusted_p_at_their_bounds():
     assert found.tolist() == pytest.approx([0.0, 0.0, 0.375, 200 / 3])
     assert holm([0.5, 0.01, 0.4]) == pytest.approx([0.8, 0.03, 0.8])
     assert holm([0.9, 0.6, 0.7]) == [1.0, 1.0, 1.0] and holm([]) == []
-    assert alike_text(list("abcde")) == "a = b = c = d = e"
-    assert alike_text(list("abcdef")) == "a = b = c = d = e = ..."

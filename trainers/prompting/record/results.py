@@ -22,7 +22,7 @@ from .metrics import metrics
 from .predictions import NAME, Predictions, write_predictions
 
 # What only a method of this project says of itself; the record of another trainer lacks it.
-NOT_KNOWN = ("num_params", "seeded", "train_steps", "beyond", "alike", "teacher", "precision")
+NOT_KNOWN = ("num_params", "seeded", "train_steps", "beyond", "teacher", "precision")
 
 
 def results_file(cfg) -> Path:
@@ -74,7 +74,6 @@ class Evaluation:
     stream: Mapping[str, str] | None = None  # `name`, and `order`: its digest, if order matters
     num_trained: int = 0  # parameters
     steps: int = 0  # of the training; 0 if nothing was trained
-    alike: Sequence[Sequence[str]] | None = None  # groups of class names
     teacher: Mapping[str, Any] | None = None  # its origin
 
     @classmethod
@@ -170,7 +169,6 @@ class Evaluation:
             "peak_memory_mib": peak,
             "precision": known and known.computed["precision"],
             "beyond": self.beyond(),
-            "alike": self.alike,
             "teacher": self.teacher,
             "start": training and training.start,
             "drawn": training and training.drawn,

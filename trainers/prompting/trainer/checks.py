@@ -18,8 +18,7 @@ from ..contract import ENCODERS, check_registered
 from ..encoders.indistinct import find_indistinct
 from ..encoders.uncalled import check_uncalled
 from ..errors import UserError, need
-from ..method import METHODS, Method
-from ..record.metrics import number_names
+from ..method import Method
 from ..storage.values import is_sound
 from ..teacher import MethodTeacher
 from .attacks import check_attacks
@@ -207,24 +206,15 @@ def check_batches(method: Method, loader: Any) -> None:
     )
 
 
-def note_alike(method: Method, classnames: list[str], backbone: str) -> list[list[str]]:
-    """Return the groups of classes whose text a CLIP reads alike, and print those of other names.
+def note_indistinct(method: Method, classnames: list[str], backbone: str) -> None:
+    """Print which classes of other names are the same to a CLIP, such as names it has no words for.
 
-    A method whose text is that of a teacher has the groups of this one.
+    A method whose text is that of a teacher has the classes of this one.
     """
     teachers = [m.method for m in method.children() if isinstance(m, MethodTeacher) and m.method]
-    encoder = (teachers or [method])[0].text_encoder
-    names, K = number_names(classnames), len(classnames)
-    groups = [[k for k in group if k < K] for group in find_indistinct(encoder)]
-    groups = [group for group in groups if len(group) > 1]
-    odd = [group for group in groups if len({classnames[k] for k in group}) > 1]
-    if odd:
-        some = "; ".join(" = ".join(f"'{names[k]}'" for k in group[:MOST]) for group in odd[:MOST])
-        more = ", ..." * (len(odd) > MOST or any(len(group) > MOST for group in odd[:MOST]))
-        per_class = sorted(name for name, kind in METHODS.items() if kind.class_bound is True)
-        print(
-            f"Note: {backbone} reads {sum(map(len, odd))} of the {K} classes like others "
-            f"({some}{more}). Better names help (classnames.txt of an image folder), another CLIP "
-            f"(--backbone), or a method with something for each class ({', '.join(per_class)})"
-        )
-    return [[names[k] for k in group] for group in groups]
+    found = find_indistinct((teachers or [method])[0].text_encoder)
+    K = len(classnames)
+    named = [list(dict.fromkeys(classnames[k] for k in group if k < K)) for group in found]
+    if odd := [" = ".join(names[:MOST]) for names in named if len(names) > 1]:
+        some = "; ".join(odd[:MOST]) + ", ..." * (len(odd) > MOST)
+        print(f"Note: {backbone} cannot tell these classes by their names: {some}")

@@ -40,7 +40,7 @@ from .checks import (
     check_first_step,
     check_method,
     check_optimised,
-    note_alike,
+    note_indistinct,
     updates_buffers,
 )
 from .detection import Detection
@@ -72,7 +72,6 @@ class PromptTrainer(TrainerX):
         provenance: what checkpoints of the run say of it, and of what it resumes or evaluates.
         loaded: the checkpoint that is evaluated; None in a training.
         trains: True if the method takes steps, to learn parameters or to update buffers.
-        alike: groups of class names that the CLIP reads alike.
         predictions: those of the last evaluation; None before the first, of tasks (TEST.STREAM),
             or without TEST.PREDICTIONS.
         test_results: of the last evaluation, with the original Dassl only the accuracy.
@@ -149,7 +148,7 @@ class PromptTrainer(TrainerX):
         self.precision.place(self.method, clip_model)
         self.method.make_room(len(data.train_x))
         with self.precision.autocast(), first_use(self.method):
-            self.alike = note_alike(self.method, classnames, cfg.MODEL.BACKBONE.NAME)
+            note_indistinct(self.method, classnames, cfg.MODEL.BACKBONE.NAME)
         self._prepare_loaders()
         trained = [p for p in self.method.learned().values() if kind.trains]
         self.num_trained = sum(p.numel() for p in trained)
@@ -424,7 +423,6 @@ class PromptTrainer(TrainerX):
             stream=stream and {"name": stream.name, "order": stream.digest},
             num_trained=self.num_trained,
             steps=self.count_steps()[1] if trained else 0,
-            alike=self.alike,
             teacher=teacher_origin(self.method),
         )
 
