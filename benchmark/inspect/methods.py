@@ -1,4 +1,4 @@
-"""`info`: tables of the methods with M, N and beta, as in the paper's Table 1, and of CLIPs."""
+"""`info`: a table of the methods with M, N and beta, as in the paper's Table 1."""
 
 import csv
 import inspect
@@ -15,10 +15,7 @@ from ..measure.geometry import GEOMETRY, class_names, weightless_clip
 from ..protocols.configs import CONFIGS
 from ..report.render import TABLE_FORMATS, in_style
 from ..report.tables import Cell, Table
-from .backbones import TITLE as FAMILIES
-from .backbones import families_table
 
-OPEN_CLIP = "open_clip"
 SHOTS = 16  # images per class, for methods that train a parameter for each image
 HEAD = [
     "Method", "M", "N", "beta", "Coupling", "Length", "Depth", "Learned", "Trained parameters"
@@ -123,24 +120,16 @@ def page(backbone: str) -> str:
 
 
 def main(argv: list[str]) -> int:
-    """Run `python -m benchmark info`: without a name, the table of all methods.
-
-    `open_clip` names the table of its architectures; all else is as in the installed package.
-    """
+    """Run `python -m benchmark info`: without a name, the table of all methods."""
     parser = info.build_parser("python -m benchmark info")
-    parser.epilog = (
-        "Without a name: all methods as points in one space, with their sizes. `open_clip`: the "
-        "families of its architectures, with the methods that run on each."
-    )
-    add = parser.add_argument_group("tables of methods and families").add_argument
-    add("--backbone", default="ViT-B/16", choices=GEOMETRY, help="of the table of methods")
+    parser.epilog = "Without a name: all methods as points in one space, with their sizes."
+    add = parser.add_argument_group("the table of methods").add_argument
+    add("--backbone", default="ViT-B/16", choices=GEOMETRY, help="its CLIP")
     add("--style", choices=[*TABLE_FORMATS, "csv", "page"], default="text",
-        help="of a table; csv and page are for that of methods")  # fmt: skip
+        help="its format; page is docs/all_methods.md")  # fmt: skip
     args = parser.parse_args(argv)
     load_plugins(args.plugin)
-    if args.name == OPEN_CLIP:
-        print(in_style({FAMILIES: [families_table()]}, args.style))
-    elif args.name:
+    if args.name:
         info.show(args)
         if args.name in METHODS:
             configs = sorted((CONFIGS / "trainers" / args.name).glob("*.yaml"))

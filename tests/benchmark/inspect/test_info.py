@@ -124,7 +124,8 @@ def test_emoji_alone_is_the_clip_and_names_of_methods_are_methods(tmp_path, caps
         (tmp_path / name / "results.json").write_text("{}")
     monkeypatch.chdir(tmp_path)
     assert main(["info", "emoji"]) == 0
-    assert capsys.readouterr().out.startswith("emoji: no side closed\nRun: ")
+    said = "emoji: image side class token, text side causal\nRun: "
+    assert capsys.readouterr().out.startswith(said)
     assert commands.main(["info", "CoOp"]) == 0
     assert "TRAINER.COOP.N_CTX 16\n" in capsys.readouterr().out
     for call, prefix in ((main, "python -m benchmark"), (commands.main, "promptedclip")):

@@ -144,7 +144,7 @@ def describe_clip(name: str) -> list[str]:
     from ... import load_clip
     from ...backbones import check_known, openclip
     from ...building.config import methods_on
-    from ...encoders.sides import is_closed
+    from ...encoders.sides import kinds
     from ...method import METHODS
 
     architecture = name.removeprefix(openclip.PREFIX)
@@ -161,8 +161,8 @@ def describe_clip(name: str) -> list[str]:
         clip_model = load_clip(name)
     reasons = methods_on(clip_model)
     run = [method for method, reason in reasons.items() if not reason]
-    closed = [side for side in ("image", "text") if is_closed(clip_model, side)]
-    lines = [f"{name}: {' and '.join(closed) or 'no'} side closed", f"Run: {', '.join(run)}"]
+    image, text = kinds(clip_model)
+    lines = [f"{name}: image side {image}, text side {text}", f"Run: {', '.join(run)}"]
     groups = defaultdict(list)
     for method, reason in reasons.items():
         groups[reason].append(method)
