@@ -266,6 +266,29 @@ def test_views(tiny_clip):
     assert Batch([IMAGES, LABELS], LABELS).images is IMAGES
 
 
+NO_LABELS = {
+    "shares": F.one_hot(LABELS, 3).float(),
+    "columns": LABELS[:, None],
+    "fewer": LABELS[:3],
+    "none": LABELS[:0],
+    "small numbers": LABELS.int(),
+    "of several classes": F.one_hot(LABELS, 3),
+}
+
+
+@pytest.mark.parametrize("case", NO_LABELS)
+def test_labels_are_a_number_of_each_image(tiny_clip, case):
+    with pytest.raises(UserError, match=r"must be torch.int64 of \(4,\): give Mine the number"):
+        build(Mine, tiny_clip).losses(IMAGES, NO_LABELS[case])
+
+
+def test_labels_of_unlabelled_images(tiny_clip):
+    method = build(type("Sure", (Mine,), {"unlabelled": True}), tiny_clip)
+    assert method.batch(IMAGES, torch.empty(0)).images is IMAGES
+    with pytest.raises(UserError, match="Labels are torch.float32"):
+        method.batch(IMAGES, torch.rand(4, 3))
+
+
 def test_a_name_is_registered_once():
     register(Mine)
     with pytest.raises(UserError, match="has registered that name: rename the class"):

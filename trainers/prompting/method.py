@@ -35,6 +35,7 @@ from .prompts import Contexts, public_name
 METHODS: dict[str, type["Method"]] = {}
 Images = torch.Tensor | Sequence[torch.Tensor]  # one view, or several
 Scale = Callable[[torch.Tensor], torch.Tensor]
+LABELS = torch.int64  # their type
 CHUNK_BYTES = 256 << 20
 
 
@@ -451,14 +452,24 @@ class Method(nn.Module):
     def batch(
         self, images: Images, labels: torch.Tensor, index: torch.Tensor | None = None
     ) -> Batch:
-        """Return images, labels and rows as a `Batch`; raises UserError if it lacks views."""
+        """Return images, labels and rows as a `Batch`; UserError if views or labels do not fit."""
         views = [images] if isinstance(images, torch.Tensor) else list(images)
-        if len(views) < self.views:
-            raise UserError(
-                f"{type(self).__name__} learns from {self.views} views of an image but gets "
-                f"{len(views)}: set DATALOADER.K_TRANSFORMS {self.views}"
-            )
+        if len(views) < self.views or labels.dtype != LABELS or labels.shape != views[0].shape[:1]:
+            self._check_batch(views, labels)
         return Batch(views, labels, index)
+
+    def _check_batch(self, views: Sequence[torch.Tensor], labels: torch.Tensor) -> None:
+        name, B = type(self).__name__, len(views[0])
+        need(
+            len(views) >= self.views,
+            f"{name} learns from {self.views} views of an image but gets {len(views)}: set "
+            f"DATALOADER.K_TRANSFORMS {self.views}",
+        )
+        need(
+            self.unlabelled and labels.shape == (0,),
+            f"Labels are {labels.dtype} of the shape {tuple(labels.shape)}, but must be {LABELS} "
+            f"of ({B},): give {name} the number of one class for each image",
+        )
 
     def terms(self, output: Output, batch: Batch) -> dict[str, torch.Tensor]:
         """Return the same as `losses` for an output that has been computed.
