@@ -71,7 +71,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--backbone", default="", help="name or file of the CLIP")
     parser.add_argument(
         "--sentences", default="", metavar="TEXT",
-        help="about the classes: a JSON file, clip7, clip80, waffle, or templates with {} for the "
+        help="about the classes: a JSON file, clip7, clip80, or templates with {} for the "
         "class name and | between them",
     )  # fmt: skip
     parser.add_argument("--head", default="", help="name of the head")

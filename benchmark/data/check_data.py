@@ -55,10 +55,9 @@ def main(argv: list[str]) -> int:
     parser.add_argument(
         "--sentences", nargs="+", default=[], metavar="TEXT",
         help="with --zero-shot, compare these instead on validation images: JSON files, clip7, "
-        "clip80, waffle, templates",
+        "clip80, templates",
     )  # fmt: skip
     parser.add_argument("--sentences-rule", default="", help="as DATASET.SENTENCES_RULE")
-    parser.add_argument("--sentences-form", default="", help="as DATASET.SENTENCES_FORM, for files")
     parser.add_argument(
         "--limit", type=from_one, metavar="N", help="use at most N test images of a data set"
     )
@@ -73,8 +72,8 @@ def main(argv: list[str]) -> int:
         raise UserError(
             "--limit, --backbone and --sentences need --zero-shot: add it, or leave them out"
         )
-    if not args.sentences and (args.sentences_rule or args.sentences_form):
-        raise UserError("--sentences-rule and --sentences-form need --sentences: add it")
+    if not args.sentences and args.sentences_rule:
+        raise UserError("--sentences-rule needs --sentences: add it")
     if not args.root:
         raise UserError("the folder of the data sets is not known: give --root, or set DATA")
     root = Path(args.root).expanduser().absolute()
@@ -104,10 +103,7 @@ def classify(findings: list[Finding], known: dict, args) -> int:
     if args.sentences:
         from trainers.prompting.encoders.descriptions import Asked
 
-        asked = [
-            Asked(text, args.sentences_rule, args.sentences_form * text.endswith(".json"), seed=1)
-            for text in args.sentences
-        ]
+        asked = [Asked(text, args.sentences_rule) for text in args.sentences]
         tried = {f.name: checker.try_sentences(f.name, known[f.name], f.parts, asked)
                  for f in complete}  # fmt: skip
         print(f"\n{zero_shot.render_sentences(args.sentences, tried, checker.backbone)}")

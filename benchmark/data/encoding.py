@@ -45,8 +45,6 @@ def main(argv: list[str]) -> int:
         help="further templates, each with {} for the class name")  # fmt: skip
     add("--sentences", nargs="+", default=[], metavar="FILE",
         help="also JSON files of sentences about the classes, or clip7 and clip80")  # fmt: skip
-    add("--sentences-form", default="", metavar="TEXT",
-        help="makes sentences of bare descriptors, as '{name}, {which}'")  # fmt: skip
     add("--half", action="store_true", help="write half precision")
     add("--views", type=from_zero, default=0, metavar="V",
         help="also V augmentations of the training images that runs draw")  # fmt: skip
@@ -209,7 +207,7 @@ def sentences(clip_model: Any, source: Source, args: Any) -> dict[str, "torch.Te
 
     tensors: dict[str, torch.Tensor] = {}
     for name, given in zip(sentence_files(args), args.sentences, strict=True):
-        text = describe(Asked(given, form=args.sentences_form), source.classnames, clip_model)
+        text = describe(Asked(given), source.classnames, clip_model)
         print(f"Sentences: {text.note}")
         tensors[f"sentence/{name}"] = text.each(clip_model).cpu().flatten(0, -2)
         tensors[f"sentence_of/{name}"] = text.owners()

@@ -27,18 +27,17 @@ def is_made_of(then: str, fingerprint: str | None, backbone: str) -> bool:
 
 
 def sentence_files(args: Any) -> dict[str, str]:
-    """Return what `args.sentences` of the command are, with the form, by their names in files."""
+    """Return what `args.sentences` of the command are, by their names in files."""
     from trainers.prompting.storage.run_record import sentences_text
 
     names = [Path(given).stem for given in args.sentences]
     for name, given in zip(names, args.sentences, strict=True):
-        if names.count(name) > 1 or "{}" in given or given == "waffle":
+        if names.count(name) > 1 or "{}" in given:
             raise UserError(
                 f"--sentences: '{given}' must be a JSON file of a name of its own, clip7 or clip80 "
-                "(--templates takes templates; random words differ between runs)"
+                "(--templates takes templates)"
             )
-    texts = [f"{sentences_text(given)} {args.sentences_form}".strip() for given in args.sentences]
-    return dict(zip(names, texts, strict=True))
+    return dict(zip(names, map(sentences_text, args.sentences), strict=True))
 
 
 def check_complete(

@@ -79,7 +79,7 @@ def build_parser(protocol: Protocol) -> Parser:
     add(
         "--sentences",
         metavar="TEXT",
-        help="about the classes: a JSON file, clip7, clip80, waffle, or templates",
+        help="about the classes: a JSON file, clip7, clip80, or templates",
     )
     add(
         "--ood",

@@ -130,20 +130,18 @@ def test_chunks_of_another_clip_or_damaged_ones_are_not_used(tmp_path, monkeypat
 
 def test_sentences_of_a_file_and_a_run_on_their_features(tmp_path, capsys):
     root, out, about = tiny.write_halves(tmp_path / "images"), tmp_path / "out", tmp_path / "a.json"
-    about.write_text(json.dumps({"Sea": ["blue", "wet and wide"], "*": ["dark"]}))
-    more = ["--sentences", str(about), "clip7", "--sentences-form", "{name}, {which}"]
-    assert command(root, out, *more) == 2 and "SENTENCES_FORM is for" in capsys.readouterr().err
-    assert command(root, out, *more[:2], *more[3:]) == 0
+    about.write_text(json.dumps({"Sea": ["a blue {}", "a wet and wide {}"], "*": ["a dark {}"]}))
+    assert command(root, out, "--sentences", str(about)) == 0
     assert "1 of 5 classes by case, 4 by '*'; 1 to 2 for each" in capsys.readouterr().out
     (file,) = out.iterdir()
     found = read_features(file)
-    sentences = [f"{name}, which has dark" for name in found.classnames[:4]]
-    sentences += ["sea, which has blue", "sea, which has wet and wide"]
+    sentences = [f"a dark {name}" for name in found.classnames[:4]]
+    sentences += ["a blue sea", "a wet and wide sea"]
     rows, classes = found.sets["a"]
     assert classes.tolist() == [0, 1, 2, 3, 4, 4]
     torch.testing.assert_close(rows, encode_sentences(load_clip(TINY), sentences))
     about.write_text(json.dumps({"*": ["dark"]}))
-    assert command(root, out, *more[:2], *more[3:]) == 2
+    assert command(root, out, "--sentences", str(about)) == 2
     assert "exists, with other sentences: " in capsys.readouterr().err
     clip_model = clip_of(found, found.template)
     for rule in ("normalised_mean", "raw_mean"):
@@ -166,7 +164,7 @@ def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path, capsys):
     (["nodata"], "There is no data set 'nodata'"),
     (["dtd", "--root", "/nowhere"], "DescribableTextures was looked for in '/nowhere/dtd'"),
     (["dtd", "--templates", "a"], "--templates: 'a' must have one {}, for the class name"),
-    (["emoji", "--sentences", "waffle"], "--sentences: 'waffle' must be a JSON file of a name"),
+    (["emoji", "--sentences", "a {}."], "--sentences: 'a {}.' must be a JSON file of a name"),
     (["whurs19", "--backbone", "emoji"], "WHURS19 is read from a file of features"),
     (["emoji", "--backbone", "RN5"], "No backbone and no file is called 'RN5'"),
 ])  # fmt: skip

@@ -175,7 +175,7 @@ def test_options_that_need_zero_shot(eurosat, capsys):
     assert main(["check-data", "eurosat", "--root", str(eurosat), "--limit", "5"]) == 2
     assert "need --zero-shot" in capsys.readouterr().err
     assert main(["check-data", "dtd", "--zero-shot", "--sentences-rule", "raw_mean"]) == 2
-    assert "--sentences-form need --sentences" in capsys.readouterr().err
+    assert "--sentences-rule needs --sentences" in capsys.readouterr().err
     assert main(["check-data", "--zero-shot", "dtd", "--root", str(eurosat)]) == 1
 
 

@@ -99,7 +99,7 @@ def test_runs_of_other_sentences_are_never_averaged():
     """Also where a file had other content then, which only the record's own text says."""
     outcomes = few_shot("TaskRes", 4, (90, 80), "emoji")
     for one, digest in zip(outcomes, ("1a2b", "3c4d"), strict=True):
-        data = {"SENTENCES": "/at/a.json", "SENTENCES_RULE": "raw_mean", "SENTENCES_FORM": ""}
+        data = {"SENTENCES": "/at/a.json", "SENTENCES_RULE": "raw_mean"}
         one.result.update(config={"DATASET": data}, sentences=f"a.json {digest}")
     table = lines(only_table(outcomes))
     names = [f"TaskRes, SENTENCES a.json {d}, SENTENCES_RULE raw_mean" for d in ("1a2b", "3c4d")]

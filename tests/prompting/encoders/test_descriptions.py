@@ -1,4 +1,4 @@
-"""Sentences about classes: their files, forms and rules, and the methods that start from them."""
+"""Sentences about classes: their files and rules, and the methods that start from them."""
 
 import json
 
@@ -10,22 +10,17 @@ from paths import GOLDEN
 
 from trainers.prompting import UserError, build_method
 from trainers.prompting.backbones.openai import clip
-from trainers.prompting.checkpoint.saved import Saved
 from trainers.prompting.encoders.class_text import RULES, SCORES
 from trainers.prompting.encoders.descriptions import Asked, describe, match
-from trainers.prompting.encoders.waffle import waffle
 from trainers.prompting.method import METHODS
-from trainers.prompting.trainer.feature_rows import clip_of_rows
 
 GIVEN = read(GOLDEN / "descriptions_three_rules.safetensors")
 NAMES = GIVEN.meta["classnames"]
-DESCRIPTORS = json.loads(GIVEN.meta["descriptors"])
-FORMS = {"dclip": "{name}, {which}", "waffle/gpt_descriptions": "A photo of a {name}, {which}."}
 
 
-def zero_shot(clip_model, source, rule="", form="", names=NAMES):
-    asked = Asked(source, rule, form)
-    return build_method("ZeroshotCLIP", {}, clip_model, names, sentences=asked).eval()
+def zero_shot(clip_model, source, rule):
+    asked = Asked(source, rule)
+    return build_method("ZeroshotCLIP", {}, clip_model, NAMES, sentences=asked).eval()
 
 
 def near(found, expected, limit=1e-5):
@@ -34,29 +29,12 @@ def near(found, expected, limit=1e-5):
 
 @pytest.mark.parametrize("rule", SCORES)
 @pytest.mark.parametrize("kind", ["cupl", "dclip"])
-def test_rules_and_forms_are_those_of_the_published_code(tiny_clip, kind, rule):
-    source = GIVEN.meta["sentences"]["cupl"] if kind == "cupl" else DESCRIPTORS
-    method = zero_shot(tiny_clip, source, rule, FORMS.get(kind, ""))
+def test_rules_are_those_of_the_published_code(tiny_clip, kind, rule):
+    method = zero_shot(tiny_clip, GIVEN.meta["sentences"][kind], rule)
     logits = method(GIVEN.tensors["image"])
     assert near(logits, GIVEN.tensors[f"{kind}/{rule}/logits"], 1e-5)
     if kind == "dclip" and rule == "score_mean":
         assert near(logits / method.logit_scale, GIVEN.tensors["dclip/scores"])
-
-
-@pytest.mark.parametrize("kind", ["gpt_descriptions", "waffle", "waffle_characters"])
-def test_mean_max_and_merged_scores_are_those_of_waffleclip(tiny_clip, kind):
-    rules = {"mean": "score_mean", "max": "score_max", "merged": "normalised_mean"}
-    for name, rule in rules.items():
-        method = zero_shot(tiny_clip, GIVEN.meta["sentences"][f"waffle/{kind}"], rule)
-        scores = method(GIVEN.tensors["image"]) / method.logit_scale
-        assert near(scores, GIVEN.tensors[f"waffle/{kind}/scores_{name}"]), rule
-
-
-def test_forms_of_descriptors_are_those_of_the_published_code_letter_by_letter(tiny_clip):
-    for kind, form in FORMS.items():
-        text = describe(Asked(DESCRIPTORS, form=form), NAMES, tiny_clip)
-        expected = GIVEN.meta["sentences"][kind]
-        assert text.lists == [expected[name] for name in NAMES]
 
 
 # ------------------------------------------------------------------ files as people have them
@@ -98,10 +76,8 @@ def test_one_line_says_what_was_matched_in_a_file(tiny_clip, tmp_path):
         == f"'{path}': 1 of 2 classes by name, 1 by case, {BARE} (cat fish); 1 to 2 for each"
     )
     assert text.lists == [["white great pyrenees", "big"], ["cat fish"]]
-    asked = Asked({"*": ["fur of a {}"]}, form="{name}, {which}")
-    assert describe(asked, ["cat"], tiny_clip).rows == [("cat, which has fur of a cat",)]
     bare = describe(Asked({"*": ["blue"]}), ["sea", "sky"], tiny_clip)
-    assert "none with its name (DATASET.SENTENCES_FORM '{name}, {which}'" in bare.note
+    assert "none with its name (write whole sentences)" in bare.note
     one = describe(Asked("a {}. | the {}"), ["sea"], tiny_clip)
     assert (one.rows, one.note) == (["a {}.", "the {}"], "'a {}. | the {}', 2 for each class")
 
@@ -119,8 +95,6 @@ REFUSED = {
     "other file": (Asked(__file__), "no list or .json file '.*test_descriptions.py': choose"),
     "no gap": (Asked("a {}. | the sea"), r"the template \['the sea'\]: write one {} in it"),
     "two gaps": (Asked("a {}, the {}."), r"the template \['a {}, the {}.'\]: write one {}"),
-    "a form": (Asked({"*": ["x"]}, form="{name}"), "is '{name}', without {name} or {which}"),
-    "form and templates": (Asked("clip7", form="{name}, {which}"), "is for descriptors"),
     "a rule": (Asked("clip7", "median"), "is 'median' but must be one of normalised_mean, "),
 }  # fmt: skip
 
@@ -139,31 +113,6 @@ def test_a_huge_file_is_refused_before_it_is_read(tiny_clip, tmp_path):
         file.truncate((64 << 20) + 1)
     with pytest.raises(UserError, match="has more than 64 MiB"):
         describe(Asked(str(path)), ["sea"], tiny_clip)
-
-
-# ------------------------------------------------------------------ random words
-
-
-def test_random_descriptors_follow_the_seed_and_the_length_of_the_names(tiny_clip):
-    names = ["annual crop", "blue sky"]
-    first = waffle(tiny_clip, names, 1)
-    assert len(first) == 30 and first == waffle(tiny_clip, names, 1) != waffle(tiny_clip, names, 2)
-    assert all(len(words.split()) == 2 and len(words) <= 11 for words in first)
-    assert all(", " in letters for letters in first[1::2])
-    text = describe(Asked("waffle", seed=1), names, tiny_clip)
-    assert text.lists[1][0] == text.lists[0][0].replace(*names)
-    assert text.lists[0][0].startswith("A photo of a annual crop, which ")
-    with pytest.raises(UserError, match="choose another backbone or other sentences"):
-        waffle(clip_of_rows(), names, 1)
-
-
-def test_a_run_is_evaluated_with_the_random_words_of_its_training(tiny_clip):
-    method = build_method("TaskRes", {}, tiny_clip, NAMES, sentences="waffle")
-    then = {"DATASET.NAME": "A", "DATASET.SENTENCES": "waffle", "SEED": "1"}
-    Saved(settings=then).check_loaded(Saved(settings=then), method)
-    with pytest.raises(UserError, match="trained with other settings .SEED 1, now 2"):
-        Saved(settings=then).check_loaded(Saved(settings=then | {"SEED": "2"}), method)
-    assert waffle(tiny_clip, NAMES, -1) == waffle(tiny_clip, NAMES, -1)
 
 
 # ------------------------------------------------------------------ the methods

@@ -118,13 +118,12 @@ def settings_in(
 
 def asked_in(cfg: CfgNode, about: Mapping[str, Any] | None = None) -> Asked | None:
     """Return the sentences that a cfg asks for; `about` is the content of its file."""
-    source, rule, form = (cfg.DATASET[key] for key in SENTENCES)
+    source, rule = (cfg.DATASET[key] for key in SENTENCES)
     need(
-        source or not (rule or form),
-        f"DATASET.{'SENTENCES_RULE' if rule else 'SENTENCES_FORM'} is set without sentences: set "
-        "DATASET.SENTENCES, too",
+        source or not rule,
+        "DATASET.SENTENCES_RULE is set without sentences: set DATASET.SENTENCES, too",
     )
-    return Asked(about or str(source), rule, form, cfg.SEED) if source else None
+    return Asked(about or str(source), rule) if source else None
 
 
 def values_in(cfg: CfgNode, method: type[Method]) -> dict[str, Any]:

@@ -42,12 +42,12 @@ def build_earlier(
 
 def _sentences_of(trained: Saved) -> Asked | None:
     """Return the sentences that an earlier run asked for."""
-    source, rule, form = (trained.value(f"DATASET.{key}") or "" for key in SENTENCES)
+    source, rule = (trained.value(f"DATASET.{key}") or "" for key in SENTENCES)
     need(
         not rule.startswith("score"),
         f"its DATASET.SENTENCES_RULE is {rule}: choose a run with one feature of each class",
     )
-    return Asked(trained.sentences or source, rule, form, trained.value("SEED")) if source else None
+    return Asked(trained.sentences or source, rule) if source else None
 
 
 def earlier_method(

@@ -12,7 +12,7 @@ from typing import Any, Self
 
 import torch
 
-from ..dataset_keys import SENTENCES, WAFFLE
+from ..dataset_keys import SENTENCES
 from ..embedded import other_weights
 from ..errors import UserError, need, printable
 from ..storage.features import differing_traits
@@ -343,7 +343,6 @@ class Saved:
         place = "DATASET.NAME"
         if method.class_bound or self.settings.get(place) == now.settings.get(place):
             names += [f"DATASET.{key}" for key in SENTENCES]
-            names += ["SEED"] * (now.settings.get("DATASET.SENTENCES") == WAFFLE)
         theirs, ours = ({k: s[k] for k in names if k in s} for s in (self.settings, now.settings))
         what = differing(theirs, ours, method)
         need(not what, f"The prompts were trained with other {what}: set these as in the training")

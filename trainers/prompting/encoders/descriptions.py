@@ -9,14 +9,12 @@ from itertools import cycle, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..dataset_keys import WAFFLE
 from ..errors import UserError, nearest, need, printable
 from ..images.class_folders import some
 from ..node import clean
 from ..storage.files import once, read_json
 from .class_text import ClassText
 from .templates import CLIP, IMAGENET
-from .waffle import FORM, in_form, waffle
 
 TEMPLATES = {"clip7": IMAGENET, "clip80": CLIP}
 EMBEDDED = Path(__file__).parents[1] / "embedded"
@@ -25,34 +23,29 @@ LARGEST = 64 << 20  # bytes of a file
 
 
 class Asked(NamedTuple):
-    """What a run asks for: DATASET.SENTENCES, SENTENCES_RULE and SENTENCES_FORM, and its seed.
+    """What a run asks for: DATASET.SENTENCES and SENTENCES_RULE.
 
     source: a JSON file or its content, a list by name, or templates with `|` between them.
     """
 
     source: str | Mapping[str, Any]
     rule: str = ""
-    form: str = ""
-    seed: int = -1
 
 
 def describe(asked: Asked, classnames: Sequence[str], clip_model: Any) -> ClassText:
     """Return the sentences for K classes; `note` says what was matched, errors what was not."""
-    source, form, names = asked.source, asked.form, [clean(name) for name in classnames]
+    source, names = asked.source, [clean(name) for name in classnames]
     text, where = ClassText([], names, asked.rule, asked=asked), f"'{printable(source)}'"
     sets = getattr(clip_model, "sentence_sets", {})  # of a file of features
     if isinstance(source, Mapping):
         about, where = source, "DATASET.SENTENCES"
     elif source in sets or "{}" in source or source in TEMPLATES:
-        need(not form, f"DATASET.SENTENCES_FORM is for descriptors, not for {where}: leave it out")
         if source not in sets:
             rows = TEMPLATES.get(source) or [clean(row) for row in source.split("|")]
             wrong = [row for row in rows if row.count("{}") != 1]
             need(not wrong, f"DATASET.SENTENCES has the template {wrong[:1]}: write one {{}} in it")
             return text._replace(rows=rows, note=f"{where}, {len(rows)} for each class")
         about = sets[source]
-    elif source == WAFFLE:
-        about, form = {"*": waffle(clip_model, names, asked.seed)}, form or FORM
     else:
         about = read_about(source, "DATASET.SENTENCES", sets)
         need(
@@ -64,20 +57,12 @@ def describe(asked: Asked, classnames: Sequence[str], clip_model: Any) -> ClassT
     if isinstance(source, Mapping) or source.endswith(".json"):
         own = dict(zip(names, lists, strict=True))
         text = text._replace(about=own | {key: about[key] for key in ("*",) if key in about})
-    if form:
-        need(
-            "{name}" in form and "{which}" in form,
-            f"DATASET.SENTENCES_FORM is '{form}', without {{name}} or {{which}}: write it as "
-            "'{name}, {which}'",
-        )
-        pairs = zip(names, lists, strict=True)
-        lists = [[in_form(form, name, words) for words in own or [""]] for name, own in pairs]
     lists = with_names(lists, names)
     counts = {len(own) for own in lists}
     note = f"{where}: {how}; {' to '.join(map(str, sorted({min(counts), max(counts)})))} for each"
     pairs = zip(names, lists, strict=True)
     if text.about and not any(name.lower() in s.lower() for name, own in pairs for s in own):
-        note += ", none with its name (DATASET.SENTENCES_FORM '{name}, {which}' makes sentences)"
+        note += ", none with its name (write whole sentences)"
     if counts != {1} and asked.rule != "score_max":
         return text._replace(lists=lists, note=note)
     repeated = [islice(cycle(own), max(counts)) for own in lists]
@@ -151,7 +136,7 @@ def read_about(source: str, key: str, more: Collection[str] = ()) -> Mapping[str
     """Return the content of a JSON file, or of an embedded one; `more` are other names."""
     path = Path(FILES.get(source, source))
     if not str(path).endswith(".json"):  # of others, records do not say what they hold
-        names = nearest(source, {*TEMPLATES, *FILES, WAFFLE, *more})
+        names = nearest(source, {*TEMPLATES, *FILES, *more})
         raise UserError(f"{key}: there is no list or .json file '{printable(source)}': {names}")
     if path.is_file():
         need(path.stat().st_size <= LARGEST, f"{key}: '{path}' has more than 64 MiB: divide it")

@@ -11,7 +11,7 @@ import torch
 
 from ..backbones import weights_sha256
 from ..checkpoint.saved import Saved
-from ..dataset_keys import STREAM, WAFFLE
+from ..dataset_keys import STREAM
 from ..embedded import file_sha256
 from ..errors import UserError
 from ..marks import BEYOND, FILE, PER_DATASET, VALIDATION
@@ -98,13 +98,12 @@ class Evaluation:
         """True if seed and shots count although nothing may be trained.
 
         So it is for a method that adapts while testing, for a cache of the training images, and
-        with random words or a stream that is drawn.
+        with a stream that is drawn.
         """
         if self.method is None:
             return False
-        random_words = self.cfg.DATASET.get("SENTENCES") == WAFFLE
         drawn = self.cfg.TEST.get("STREAM", STREAM["STREAM"]) != STREAM["STREAM"]
-        return bool(self.method.adapts or self.method.support_passes or random_words or drawn)
+        return bool(self.method.adapts or self.method.support_passes or drawn)
 
     def beyond(self) -> list[str]:
         """Return the marks (`BEYOND`) of what it uses beyond labelled images and class names."""
