@@ -23,9 +23,6 @@ SETTINGS = {
     "ALIGN, one side": ("ALIGN", ALIGN | {"N": 0}),
     "MMP": ("MMP", {"VISION_PROMPT_NUMBER": 2, "TEXT_PROMPT_NUMBER": 2, "TEXT_PROMPT_DEPTH": 2}),
     "ALIGN, small lambda": ("ALIGN", ALIGN | {"LAMBDA": 0.02}),
-    "ALIGN, regularised": (
-        "ALIGN", ALIGN | {"REGULARIZERS": ["kg", "scl_text", "scl_image", "scl_logits"]},
-    ),
     "CLIPLoRA": ("CLIPLoRA", {}),
     "MMRL": ("MMRL", {"REP_LAYERS": [2, 3, 4], "REP_DIM": 32}),
 }  # fmt: skip

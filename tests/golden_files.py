@@ -99,6 +99,8 @@ def node_of(golden: Golden, **more) -> dict:
     meta = golden.meta
     known = METHODS[meta["method"]].defaults
     node = {key.upper(): value for key, value in meta["config"].items()}  # some are argparse's
+    if meta["method"] == "ALIGN":
+        del node["FORM"]  # the paper's; the released one is MMP
     if meta["method"] in ("GalLoP", "SOTGLP"):  # only some of its arguments are keys
         node = {key: node[key] for key in known if key in node} | {"GLOBAL_DROPOUT_P": 0.0}
     if "SCALE" in known and "logit_scale" in meta["extra"]:  # a constant of the public code
@@ -132,7 +134,7 @@ def teacher(golden: Golden, folder) -> dict:
 
 def build(golden: Golden, clip_model, folder, **more) -> Method:
     meta, node = golden.meta, node_of(golden, **more)
-    if meta["method"] == "ALIGN" and node["FORM"] == "paper":  # the golden plans are converged
+    if meta["method"] == "ALIGN":  # the golden plans are converged
         node |= {"SINKHORN_TOL": 1e-7, "SINKHORN_MAX_ITER": 2000}
     if meta["method"] == "PromptSRC":
         node["MAX_EPOCH"] = meta["extra"]["epochs"]

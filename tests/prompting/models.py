@@ -16,7 +16,6 @@ from trainers.prompting.method import METHODS
 NAMES = ["annual crop land", "forest", "sea_or_lake", "boeing 737-800", "highway or road"]
 # Settings other than the defaults, by a separate name.
 MORE = {
-    "ALIGN with terms": ("ALIGN", {"REGULARIZERS": ["kg", "scl_text", "scl_image", "scl_logits"]}),
     "ALIGN without visual prompts": ("ALIGN", {"M": 0}),
     "CoOp with a context for each class": ("CoOp", {"CSC": True}),
     "CoOp, names in the middle": ("CoOp", {"CLASS_TOKEN_POSITION": "middle"}),

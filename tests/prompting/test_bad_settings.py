@@ -33,9 +33,7 @@ RANGES = {
         "M": LENGTH, "N": LENGTH, "BETA": FROM_0, "LAMBDA": ([1e-30, 1e30], [9e-31, INF]),
         "SINKHORN_TOL": ([1e-9], [0.0]), "SINKHORN_MAX_ITER": COUNT,
         "COUPLING": (["independent", "project", "unified"], ["none", "both"]),
-        "FORM": (["paper"], ["cosine", "released"]), "BETA_FORM": (["convex"], ["mean"]),
-        "REGULARIZERS": ([["kg"], []], [["kg", "kg"], "kg"]),
-        "REGULARIZER_WEIGHTS": ([[]], [["one"]]),
+        "BETA_FORM": (["convex"], ["mean"]),
     },
     "BiomedCoOp": {"N_PROMPTS": ([2], [1]), "TAU": ([1.0], [0.999, NAN]), "KDSP_LAMBDA": FROM_0},
     "BoostAdapter": {
@@ -224,7 +222,6 @@ def test_settings_that_are_valid_together(name, node):
 # What a CLIP, sentences or other keys do not allow, and the words that the sentence must have.
 TWO = {"*": ["a {}.", "the {}."]}
 REFUSED = [
-    ("ALIGN", {"FORM": "released"}, "use --trainer MMP"),
     ("ALIGN", {"COUPLING": "none"}, "M = 2 and N = 2"),
     ("ALIGN", {"BETA_FORM": "convex", "BETA": 1.001}, "BETA is 1.001"),
     ("ALIGN", {"DEPTH": 5}, "DEPTH is 5 but the text encoder of this backbone has 4 blocks: lower"),
@@ -235,8 +232,6 @@ REFUSED = [
     ("ALIGN", {"CTX_INIT": ["a photo", 1]}, "must be words"),
     ("ALIGN", {"M": 2.5}, "TRAINER.ALIGN.M is 2.5 but must be a whole number"),
     ("ALIGN", {"BETA": "much"}, "TRAINER.ALIGN.BETA is 'much' but must be a number"),
-    ("ALIGN", {"REGULARIZERS": ["kq"]}, "did you mean 'kg'"),
-    ("ALIGN", {"REGULARIZERS": ["kg"], "REGULARIZER_WEIGHTS": [1, 2]}, "has 2 numbers for 1"),
     ("BiomedCoOp", {"SENTENCES": TWO, "N_PROMPTS": 50}, "there are 2 sentences for 'annual"),
     ("BiomedCoOp", {"SENTENCES": "medical"}, "'medical' has no list of sentences for the class"),
     ("BiomedCoOp", {"SENTENCES": None, "N_PROMPTS": 99}, "N_PROMPTS is 99 but there are 81 sent"),

@@ -1,12 +1,10 @@
-"""Methods with a regulariser of a frozen CLIP, and ALIGN with theirs, beyond test_golden.py."""
+"""Methods with a regulariser of a frozen CLIP, beyond test_golden.py."""
 
 import pytest
 import torch
-from golden_files import read
-from paths import GOLDEN
 from tiny import run
 
-from trainers.prompting import Teacher, UserError, build_method, register, regularizers
+from trainers.prompting import Teacher, UserError, build_method, register
 from trainers.prompting.encoders import templates
 from trainers.prompting.methods.promptsrc import GaussianMean, PromptSRC
 from trainers.prompting.trainer.trainer import PromptTrainer
@@ -250,53 +248,3 @@ def test_residuals_that_start_at_zero_can_be_evaluated(tmp_path):
 def test_no_words_are_no_words(tiny_clip, words):
     method = small("VPT", tiny_clip, PROMPT_DEPTH_VISION=2, CTX_INIT=words)
     assert method.fixed_template() == "{}."
-
-
-# ------------------------------------------------------------------ ALIGN
-
-
-def test_align_takes_the_regularisers_of_promptsrc(tiny_clip):
-    """With settings that make ALIGN the same as IVLP, its terms are those of PromptSRC."""
-    golden = read(GOLDEN / "promptsrc.safetensors")
-    node = {"M": 1, "N": 1, "BETA": 0, "COUPLING": "independent", "N_CTX": 4, "DEPTH": 3}
-    names = ["scl_text", "scl_image", "scl_logits"]
-    method = build_method(
-        "ALIGN",
-        node | {"REGULARIZERS": names},
-        tiny_clip,
-        golden.meta["classnames"],
-        golden.meta["dataset"],
-    )
-    with torch.no_grad():
-        own = method.public_parameters()
-        for name, value in golden.params.items():
-            own[name].copy_(value.reshape(own[name].shape))
-    terms = method.train().losses(golden.tensors["image"], golden.tensors["label"])
-    assert set(terms) == {"loss", "ce", *names}
-    for name, value in golden.part("loss/").items():
-        assert terms[name].item() == pytest.approx(value.item(), abs=2e-4)
-
-
-def test_align_takes_kgcoops_regulariser_with_any_number_of_prompts(tiny_clip):
-    node = {"M": 2, "N": 3, "REGULARIZERS": ["kg", "scl_image"]}
-    method = small("ALIGN", tiny_clip, **node, REGULARIZER_WEIGHTS=[2.0, 0.5])
-    terms = method.train().losses(IMAGES, LABELS)
-    method.backward(terms)
-    grads = {name: p.grad for name, p in method.public_parameters().items()}
-    output = method.output(IMAGES)
-    h0 = Teacher(tiny_clip, NAMES, [templates.template_of(templates.KGCOOP, "EuroSAT")]).h
-    z0 = Teacher(tiny_clip, NAMES, []).z(IMAGES)
-    kg = 2 * (1 - (output.text.h * h0).sum(-1).mean())
-    assert terms["kg"].item() == pytest.approx(kg.item(), abs=1e-5)
-    image = 0.5 * (output.image.z - z0[:, None]).abs().mean()
-    assert terms["scl_image"].item() == pytest.approx(image.item(), abs=1e-5)
-    assert all(grad.isfinite().all() and grad.any() for grad in grads.values())
-    plain = small("ALIGN", tiny_clip, M=2, N=3)
-    assert set(plain.train().losses(IMAGES, LABELS)) == {"loss"}
-    assert set(regularizers.PUBLISHED) == set(regularizers.REGULARIZERS)
-
-
-def test_align_without_regularisers_has_no_teacher(tiny_clip):
-    method = small("ALIGN", tiny_clip, M=2, N=2)
-    assert set(method.losses(IMAGES, LABELS)) == {"loss"}
-    assert not any(isinstance(module, Teacher) for module in method.modules())

@@ -50,7 +50,6 @@ WITHOUT = [
     "ALIGN, independent",
     "ALIGN, unified",
     "ALIGN, small lambda",
-    "ALIGN, regularised",
 ]
 
 

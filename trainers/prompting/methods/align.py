@@ -11,25 +11,19 @@ d token-level distances.
 """
 
 import math
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
-from torch import nn
 
 from ..checkpoint.public import Public
 from ..encoders.class_text import zero_shot_template
 from ..encoders.sentences import expand_templates, fixed_sentence
-from ..encoders.templates import KGCOOP, PROMPTSRC, template_of
 from ..encoders.text import TextFeatures
 from ..encoders.vision import ImageFeatures
 from ..errors import from_1, need, one_of
 from ..method import Method, register
 from ..node import Words
 from ..prompts import size_of
-from ..regularizers import regularize, weights_of
-from ..teacher import Teacher
 from ..transport.solver import Sinkhorn, sinkhorn
 from ..transport.token_level import TokenProblems, token_distances
 from .prompted import COUPLED, Point, Prompted
@@ -45,13 +39,11 @@ class ALIGN(Prompted):
     transport distance between its M prompted views and the N prompts of a class (Eq. 4). The cost
     of this transport contains the transport distance between patches and words (Eq. 6).
     docs/methods.md, section 5, says how prompts start. What the published code computes is the
-    method MMP. REGULARIZERS adds terms of newer methods that keep the prompted features close to
-    those of the untouched CLIP.
+    method MMP.
     """
 
     node = "ALIGN"
     public = Public(folder="MultiModalPromptLearner")
-    training_only = ("REGULARIZERS", "REGULARIZER_WEIGHTS")
     single = False
 
     @dataclass(frozen=True)
@@ -69,14 +61,8 @@ class ALIGN(Prompted):
         SINKHORN_TOL: float = 1e-4
         SINKHORN_MAX_ITER: int = 100
         COUPLING: str = "project"
-        FORM: str = "paper"
-        REGULARIZERS: list[str] = field(default_factory=list)  # kg, scl_text, scl_image, scl_logits
-        REGULARIZER_WEIGHTS: list[float] = field(default_factory=list)  # empty: as published
 
         def __post_init__(self) -> None:
-            if self.FORM == "released":
-                need(False, "FORM is 'released': use --trainer MMP, which computes that form")
-            one_of("FORM", self.FORM, ("paper",))
             one_of("COUPLING", self.COUPLING, ("none", "independent", *COUPLED))
             one_of("BETA_FORM", self.BETA_FORM, ("additive", "convex"))
             for key, kind in (("M", "visual"), ("N", "textual")):
@@ -94,10 +80,8 @@ class ALIGN(Prompted):
                 + ("[0, 1] in the convex form" if most == 1 else "[0, inf)"),
             )
             check_solver(self)
-            weights_of(self.REGULARIZERS, self.REGULARIZER_WEIGHTS)
 
     settings: Settings
-    teachers: Any
     largest_distance = 2.0  # a bound on what `token_level` returns
 
     text_size = vision_size = size_of("N_CTX", "DEPTH")
@@ -123,18 +107,6 @@ class ALIGN(Prompted):
         if self.settings.M:
             return fixed_sentence(self.start)
         return zero_shot_template(self.settings.dataset)
-
-    def build(self, clip_model, classnames, dataset):
-        """Make the contexts, and the teachers of the regularisers."""
-        super().build(clip_model, classnames, dataset)
-        weights = weights_of(self.settings.REGULARIZERS, self.settings.REGULARIZER_WEIGHTS)
-        self.regularizers, self.teachers = [], nn.ModuleList()
-        if "kg" in weights:
-            self.regularizers.append({"kg": weights.pop("kg")})
-            self.teachers.append(Teacher(clip_model, classnames, [template_of(KGCOOP, dataset)]))
-        if weights:
-            self.regularizers.append(weights)
-            self.teachers.append(Teacher(clip_model, classnames, PROMPTSRC))
 
     def words(self, sentences):
         """Return the positions of the token-level features: no SOS, full stop and EOS."""
@@ -178,16 +150,6 @@ class ALIGN(Prompted):
         s = self.settings
         how = s.LAMBDA, s.SINKHORN_TOL, s.SINKHORN_MAX_ITER, self.chunk_bytes
         return TokenProblems(image.r, text.s, text.s_weights, *how)  # type: ignore[arg-type]
-
-    def loss(self, output, batch):
-        """Return the cross-entropy, and the chosen regularisers."""
-        ce = F.cross_entropy(output.logits, batch.labels)
-        if not self.regularizers:
-            return ce
-        terms = {"ce": ce}
-        for weights, teacher in zip(self.regularizers, self.teachers, strict=True):
-            terms |= regularize(weights, teacher, output, batch.images)
-        return terms
 
 
 def check_solver(settings: ALIGN.Settings) -> None:
