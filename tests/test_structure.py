@@ -108,7 +108,7 @@ PACKAGES = {
     "images": "errors node storage",
     "transport": "full_precision",
     "backbones": "embedded errors storage",
-    "encoders": "backbones dataset_keys errors full_precision images node storage transport",
+    "encoders": "backbones errors full_precision images node storage transport",
     "running": "backbones encoders errors",
     "prompts": "backbones encoders errors",
     "teacher": "encoders errors full_precision node storage",
@@ -116,7 +116,7 @@ PACKAGES = {
     "record": "backbones checkpoint dataset_keys embedded errors images marks running storage",
     "contract": "encoders errors",
     "method": "backbones checkpoint contract encoders errors full_precision node prompts",
-    "regularizers": "errors method teacher",
+    "regularizers": "method teacher",
     "capabilities": "checkpoint dataset_keys encoders errors full_precision marks method node "
     "teacher",
     "robustness": "errors method",
