@@ -46,9 +46,11 @@ def with_docstrings(markdown):
         number: re.sub(r"[^\w -]", "", f"{number}{title}".lower()).replace(" ", "-")
         for number, title in titles
     }
-    head, *sections = re.split(r"^(?=## )", markdown, flags=re.MULTILINE)
-    pages = [head]
-    for section in sections:
+    pages = []
+    for section in re.split(r"^(?=##)", markdown, flags=re.MULTILINE):
+        if not section.startswith("### "):
+            pages.append(section)
+            continue
         name = section.split(maxsplit=2)[1]
         file = re.search(r"\(\.\./(trainers/prompting/methods/\w+\.py)\)", section)[1]
         tree = ast.parse((ROOT / file).read_text("utf-8"))

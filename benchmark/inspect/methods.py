@@ -16,6 +16,32 @@ from ..protocols.configs import CONFIGS
 from ..report.render import TABLE_FORMATS, in_style
 from ..report.tables import Cell, Table
 
+# Kinds of methods, by what is learned; all others, of plug-ins, are OTHERS.
+KINDS = {
+    "No training": ("ZeroshotCLIP",),
+    "Textual prompts": (
+        "CoOp", "CoCoOp", "KgCoOp", "ProGrad", "TCP", "BiomedCoOp", "NLPrompt",
+    ),
+    "Visual prompts": ("VPT",),
+    "Prompts on both sides": (
+        "IVLP", "MaPLe", "UPT", "PromptSRC", "CoPrompt", "HiCroPL", "PromptKD",
+    ),
+    "Optimal transport": ("PLOT", "PLOTPP", "ALIGN", "MMP"),
+    "Inside blocks": (
+        "CLIPLoRA", "CLIPSVD", "MultiModalAdapter", "MMRL", "MMRLpp", "LNOnly", "TwoSFS",
+        "SkipTuning",
+    ),
+    "Local features": ("GalLoP", "SOTGLP", "LoCoOp", "TextRefiner"),
+    "On features": (
+        "TaskRes", "CLIPAdapter", "TipAdapter", "TipAdapterF", "CLAP", "CrossModal", "GDA",
+        "LinearProbe", "LPPlusPlus", "ProLIP",
+    ),
+    "At test time": (
+        "TPT", "TDA", "BoostAdapter", "DPE", "MTA", "ZERO", "TPS", "CTPT", "OTPT", "TransCLIP",
+        "StatA", "TTC", "RTPT",
+    ),
+}  # fmt: skip
+OTHERS = "Plug-ins"
 SHOTS = 16  # images per class, for methods that train a parameter for each image
 HEAD = [
     "Method", "M", "N", "beta", "Coupling", "Length", "Depth", "Learned", "Trained parameters"
@@ -29,7 +55,7 @@ CAPTION = (
 PAGE = """\
 # All methods
 
-Look up a method: what it does, its paper and its file. The terminal shows more:
+Look up a method, by kind: what it does, its paper and its file. The terminal shows more:
 
 ```bash
 python -m benchmark info CoPrompt  # equations, keys with defaults, published settings
@@ -48,7 +74,7 @@ the mean cross-entropy of the logits, W the width of an encoder. Blocks are coun
 key counts from 1; a block is x' = x + Attn(LN1 x), out = x' + MLP(LN2 x'). *Published* settings are
 those of the config files."""
 SECTION = """
-## {method}
+### {method}
 
 {summary} {paper}{trained} In [`{file}`](../trainers/prompting/methods/{file})."""
 
@@ -100,23 +126,25 @@ def render(backbone: str, form: str) -> str:
 
 
 def page(backbone: str) -> str:
-    """Return docs/all_methods.md: a table of points, then a line on each method."""
-    table, sections = [HEAD[:7], ["---"] * 7], []
+    """Return docs/all_methods.md: a table of points, then a line on each method, by kind."""
+    table, sections = [HEAD[:7], ["---"] * 7], {}
     for method, kind in sorted(METHODS.items()):
         _, *point, _, count = row(method, backbone)
         if point[0] != "-":
             table.append([f"[{method}](#{method.lower()})", *(x.replace(" ", "") for x in point)])
-        sections.append(
-            SECTION.format(
-                method=method,
-                summary=(inspect.getdoc(kind) or "").partition("\n")[0],
-                file=f"{kind.__module__.rpartition('.')[2]}.py",
-                paper=info.paper(kind),
-                trained=f" {count} trained parameters." * (count != "0"),
-            )
+        sections[method] = SECTION.format(
+            method=method,
+            summary=(inspect.getdoc(kind) or "").partition("\n")[0],
+            file=f"{kind.__module__.rpartition('.')[2]}.py",
+            paper=info.paper(kind),
+            trained=f" {count} trained parameters." * (count != "0"),
         )
+    of_kinds = {title: [sections.pop(name) for name in names] for title, names in KINDS.items()}
+    texts = []
+    for title, of_kind in {**of_kinds, OTHERS: [*sections.values()]}.items():
+        texts += [f"\n## {title}", *of_kind] * bool(of_kind)
     lines = [f"| {' | '.join(cells)} |" for cells in table]
-    return "\n".join([PAGE, *lines, "", CAPTION.format(backbone=backbone), NOTATION, *sections])
+    return "\n".join([PAGE, *lines, "", CAPTION.format(backbone=backbone), NOTATION, *texts])
 
 
 def main(argv: list[str]) -> int:

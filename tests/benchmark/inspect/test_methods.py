@@ -63,7 +63,7 @@ def test_the_site_adds_what_each_class_says(monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "docs"))
     site = importlib.import_module("site_pages")
     page = site.with_docstrings((ROOT / "docs" / "all_methods.md").read_text("utf-8"))
-    sections = dict(re.findall(r"^## (\w+)\n(.*?)(?=^## |\Z)", page, re.DOTALL | re.MULTILINE))
+    sections = dict(re.findall(r"^### (\w+)\n(.*?)(?=^##|\Z)", page, re.DOTALL | re.MULTILINE))
     assert "A(x) = ReLU(W2 ReLU(W1 x))" in sections["CoPrompt"]
     assert "`base2new`, `cross_dataset`, `emoji`." in sections["CoPrompt"]
     assert "[section 5](methods.md#5-where-align-starts)" in sections["ALIGN"]
