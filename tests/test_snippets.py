@@ -31,6 +31,7 @@ WRITE_DOWN = """#!/usr/bin/env bash
 printf '%s\\0' "$(basename "$0")" "$@" >> "$CALLS"
 printf '\\n' >> "$CALLS"
 [ "$1" != clone ] || { mkdir "$3"; ln -s "$PWD"/* "$3"; }
+[ "$2" != venv ] || { mkdir -p "$3/bin"; touch "$3/bin/activate"; }
 """
 
 
@@ -121,7 +122,9 @@ def check(call: list[str], monkeypatch) -> None:
                 assert Path(name).is_dir() or re.search(rf"^{name}\b", required, re.MULTILINE), name
         case ["cp", "-r", folder, _]:
             assert Path(folder).is_dir()
-        case ["git", "clone", "URL", _] | ["pytest"] | ["mkdocs", "serve"] | ["hf", *_]:
+        case ["git", "clone", "URL", _] | ["python", "-m", "venv", _] | ["pytest"]:
+            pass
+        case ["mkdocs", "serve"] | ["hf", *_]:
             pass
         case _:
             pytest.fail(f"nothing checks {call}")
