@@ -2,7 +2,6 @@
 
 Each package imports only from those listed before it: cli, protocols (the runs that make a table),
 report (tables, plots and a page from the records of runs), data (download, check-data), measure
-(time, memory, operations), launch (starts the runs of a protocol and collects their results). Two
-more depend on some of these: tune (chooses settings) and inspect (methods, and what a run has
-learned).
+(time, memory, operations), launch (starts the runs of a protocol and collects their results),
+inspect (methods, and what a run has learned).
 """

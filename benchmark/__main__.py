@@ -23,7 +23,6 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
     },
     "Results": {
         "report": ("report.command", "print the tables again from the run folders of an output"),
-        "tune": ("tune.command", "choose among settings, by runs on validation images"),
         "visualize": ("inspect.visualize", "draw what a run sees in images, or all test images"),
         "words": ("inspect.words", "list the words nearest to the learned textual prompts"),
     },

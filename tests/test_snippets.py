@@ -60,10 +60,7 @@ def checkout(tmp_path, monkeypatch):
     (tmp_path / "mine.safetensors").symlink_to(ROOT / "assets/whurs19_vit_b_32.safetensors")
     trainer = (ROOT / "tests/dassl/toy_trainer.py").read_text().replace("ToyPrompts", "Theirs")
     (tmp_path / "theirs.py").write_text(trainer)
-    files = [f"output/tune/base2new/chosen/{name}/tuned" for name in ("CoOp", "KgCoOp", "ALIGN")]
-    for file in ("theirs", *files):
-        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / f"{file}.yaml").write_text("OPTIM: {MAX_EPOCH: 1}\n")
+    (tmp_path / "theirs.yaml").write_text("OPTIM: {MAX_EPOCH: 1}\n")
     programs = tmp_path / "programs"
     for name in ("python", "pip", "pytest", "git", "mkdocs", "hf", "cp"):
         (programs / name).write_text(WRITE_DOWN)

@@ -150,7 +150,6 @@ AROUND_IT = {
     "measure": "cli plug-in recipe records report train",
     "launch": "cli data datasets plug-in protocols recipe records train",
     "inspect": "cli datasets measure plug-in protocols recipe report train",
-    "tune": "cli launch plug-in protocols recipe records report",
     "__main__": "cli launch plug-in protocols report",
 }
 OF_DASSL = {"building", "trainer", "use", "conformance"}  # they alone know its cfg

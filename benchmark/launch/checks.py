@@ -133,7 +133,7 @@ def check_validation(engine: Engine) -> None:
 
 def check(run: Run, validation: set[str], test: set[str]) -> None:
     """Raise a UserError if validation images are missing, or are test images."""
-    what_to_do = "tune on other data sets, and use the settings chosen there (--config)"
+    what_to_do = "choose settings on other data sets"
     if not validation:
         raise UserError(f"{run.dataset} lacks validation images: {what_to_do}")
     if validation & test:

@@ -15,7 +15,7 @@ from benchmark.launch.checks import check, check_settings, check_validation
 from benchmark.launch.engine import Engine, Settings
 from benchmark.protocols import BASE2NEW
 from benchmark.protocols.configs import TrainerConfigs
-from train import parse_args, setup_cfg
+from train import setup_cfg
 from trainers.prompting import UserError
 
 PROTOCOL = ["base2new", "emoji", "--trainers", "CoOp ALIGN", "--seeds", "1"]
@@ -72,9 +72,6 @@ def test_methods_that_a_stream_does_not_change_are_skipped(capsys):
         checks.for_streams(runs[:1], ("TEST.STREAM", "separate:8"))
 
 
-EMOJI = ["--dataset-config-file", str(ROOT / "configs/datasets/emoji.yaml")]
-
-
 def test_data_without_validation_images(tmp_path, capsys):
     words = ["base2new", "emoji_food", "--trainers", "CoOp", "--seeds", "1", "TEST.SPLIT", "val"]
     assert main([*words, "--root", str(tmp_path), "--output", str(tmp_path / "output")]) == 2
@@ -106,17 +103,20 @@ def test_settings_are_resolved_once(tmp_path, monkeypatch):
     assert [args.opts[-1] for args in resolved[3:]] == ["0.1", "0.1"]
 
 
+@pytest.mark.parametrize("words", ["base2new emoji", "cross_dataset --source emoji"])
+def test_new_classes_and_targets_stay_unseen_where_settings_are_tried(words, tmp_path, capsys):
+    more = ["--vary", "OPTIM.LR=0.1,0.2", "--trainers", "CoOp", "--seeds", "1", "--dry-run"]
+    assert main([*words.split(), "--output", str(tmp_path), *more, "TEST.SPLIT", "val"]) == 0
+    said = capsys.readouterr().out
+    assert said.count("# run: ") == said.count("TEST.SPLIT val") == 2 and "eval-only" not in said
+
+
 @pytest.mark.slow
-def test_a_real_tuning_uses_validation_images_only(tmp_path):
+def test_settings_tried_on_validation_images_see_no_other(tmp_path, capsys):
     words = ["emoji", "--vary", "OPTIM.LR=0.003,0.03", "--trainers", "CoOp", "--seeds", "1"]
     words += ["--shots", "2", "--output", str(tmp_path), "OPTIM.MAX_EPOCH", "1"]
     assert main(["base2new", *words, "TEST.SPLIT", "val"]) == 0
-    assert main(["tune", str(tmp_path)]) == 0
     results = [json.loads(path.read_text()) for path in tmp_path.rglob("results.json")]
     assert [(r["split"], r["num_classes"], r["num_test"]) for r in results] == [("val", 19, 38)] * 2
-    best = max(results, key=lambda result: result["accuracy"])
-    (chosen,) = tmp_path.rglob("emoji_tuned_2.yaml")
-    cfg = setup_cfg(parse_args(["--config-file", str(chosen), "--trainer", "CoOp", *EMOJI]))
-    assert (cfg.OPTIM.LR, cfg.OPTIM.MAX_EPOCH) in {
-        (r["config"]["OPTIM"]["LR"], 1) for r in results if r["accuracy"] == best["accuracy"]
-    }
+    said = capsys.readouterr().out
+    assert "accuracy (%) on val images" in said and "\nCoOp, LR 0.03 " in said

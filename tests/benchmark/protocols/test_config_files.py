@@ -153,6 +153,19 @@ def test_groups_are_of_the_public_data_sets(monkeypatch):
     assert len(with_groups(["dtd", "ten", "emoji"])) == 11
 
 
+def test_a_folder_of_config_files_has_one_for_each_trainer(tmp_path):
+    for name in ("CoOp", "ALIGN"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "mine.yaml").touch()
+        assert (
+            config_of("base2new", name, "emoji", 16, str(tmp_path)) == tmp_path / name / "mine.yaml"
+        )
+    (tmp_path / "CoOp" / "other.yaml").touch()
+    for name, holds in (("CoOp", "mine.yaml, other.yaml"), ("VPT", "none")):
+        with pytest.raises(UserError, match=f"must hold exactly one .yaml file, but holds {holds}"):
+            config_of("base2new", name, "emoji", 16, str(tmp_path))
+
+
 @pytest.mark.parametrize(
     ("words", "count"),
     [

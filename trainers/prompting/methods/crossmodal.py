@@ -45,7 +45,7 @@ class CrossModal(Mirrored, LinearProbe):
     **Published.** LR, WEIGHT_DECAY and BATCH_SIZE by validation accuracy: `linear` of 1e-3, 1e-4;
     0, 0.01, 1e-4; 8, 32; `adapter` of 1e-4 to 1e-7; 0, 1e-3, 1e-5; 8. RN50; WISEFT 0.5 next to 0.
 
-    **Differences.** No grid; `tune` tries values. The partial form (IMAGE_LAYER_IDX 1) is missing.
+    **Differences.** No grid (`--vary`). The partial form (IMAGE_LAYER_IDX 1) is missing.
 
     **Checkpoint.** `head.weight`; of the adapter `head.{0.fc.0,0.fc.2,1}.weight`. No public one.
     """
