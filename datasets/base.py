@@ -76,7 +76,7 @@ class ImageDataset(DatasetBase):
             folder = rows.path
         else:
             source = self.locate(cfg)
-            train, val, test = self.read(source)
+            train, val, test = self.read_as(cfg.DATASET, source)
             folder = folder_of(source)
         check_labels(type(self).__name__, train, val, test)
         here = len({item.label for item in train}), len(test)
@@ -176,13 +176,18 @@ class ImageDataset(DatasetBase):
         return parts
 
     @classmethod
-    def look(cls, root):
+    def read_as(cls, node, folder):
+        """Return what `read` does; a subclass may do so as the keys of a node DATASET say."""
+        return cls.read(folder)
+
+    @classmethod
+    def look(cls, root, **keys):
         """Return the folder below a root, and the three lists in it, without writing a split."""
-        cfg = SimpleNamespace(DATASET=SimpleNamespace(ROOT=os.fspath(root or "")))
+        cfg = SimpleNamespace(DATASET=SimpleNamespace(ROOT=os.fspath(root or ""), **keys))
         folder = cls.locate(cls.__new__(cls), cfg)
         if cls.split_file and not os.path.lexists(folder / cls.split_file):
             return folder, cls.own_split(folder)
-        return folder_of(folder), cls.read(folder)
+        return folder_of(folder), cls.read_as(cfg.DATASET, folder)
 
     @classmethod
     def own_split(cls, folder):

@@ -6,9 +6,9 @@ from trainers.prompting.errors import UserError
 from trainers.prompting.images.class_folders import list_images, read_lines
 
 
-def read_folders(parent, classes, source=None):
+def read_folders(parent, classes, source=None, places=None):
     """Return the images in class folders as a list of Datum; as `list_images`."""
-    found = list_images(parent, classes, source)
+    found = list_images(parent, classes, source, places)
     return [Datum(path, label, 0, name) for path, label, name in found]
 
 

@@ -11,7 +11,9 @@ from trainers.prompting.errors import UserError
 from trainers.prompting.images.class_folders import (
     UNLABELLED,
     check_parts,
+    class_level,
     class_names,
+    class_places,
     labelled_folders,
     some,
 )
@@ -28,8 +30,9 @@ class ImageFolder(ImageDataset):
 
     Without val/, 20% of the images of each class in train/ are held out. Without the three
     folders, the images of each class are divided 50/20/30. The classes are named by their folders,
-    with spaces for `_`, or by a classnames.txt (lines of a folder, a space and a name). A folder
-    `unlabelled` is left out.
+    with spaces for `_`, or by a classnames.txt (lines of a folder, a space and a name). Their
+    subfolders are read, too; with DATASET.CLASSES_AT 2, the class folders are in other folders. A
+    folder `unlabelled` is left out.
 
     DATASET.ROOT may also be a table (`images.tables`), which is divided 50/20/30; images of one
     `group` stay in one part.
@@ -47,13 +50,21 @@ class ImageFolder(ImageDataset):
         return folder
 
     @classmethod
-    def read(cls, folder):
-        """Return training, validation and test images, from train/, ... or divided here."""
+    def read_as(cls, node, folder):
+        """Return what `read` does at the level DATASET.CLASSES_AT."""
+        return cls.read(folder, getattr(node, "CLASSES_AT", 0))
+
+    @classmethod
+    def read(cls, folder, at=0):
+        """Return training, validation and test images, from train/, ... or divided here.
+
+        `at` is the level of the class folders, as for `class_level`.
+        """
         if folder.is_file():
             return cls.divide(folder, table_items(folder))
         train = folder / "train"
-        if train.is_dir() and (folders := labelled_folders(train)):  # else `train` may be a class
-            return cls.read_parts(folder, folders)
+        if train.is_dir() and labelled_folders(train):  # else `train` may be a class
+            return cls.read_parts(folder, at)
         folders = labelled_folders(folder)
         if not folders:
             raise UserError(
@@ -65,7 +76,9 @@ class ImageFolder(ImageDataset):
                 f"'{folder}' has only {', '.join(folders)}: parts are called train, val and test, "
                 "and have class folders in them"
             )
-        return cls.divide(folder, read_folders(folder, *class_names(folder, folders)))
+        places = class_places(folder, class_level(folder, at))
+        classes, source = class_names(folder, [*places])
+        return cls.divide(folder, read_folders(folder, classes, source, places))
 
     @classmethod
     def divide(cls, source, items):
@@ -84,7 +97,7 @@ class ImageFolder(ImageDataset):
         return train, val, test
 
     @classmethod
-    def read_parts(cls, folder, folders):
+    def read_parts(cls, folder, at=0):
         """Return the lists train, val and test from the folders of these names."""
         if not (folder / "test").is_dir():
             raise UserError(
@@ -93,17 +106,22 @@ class ImageFolder(ImageDataset):
             )
         parts = {part: folder / part for part in PARTS if (folder / part).is_dir()}
         check_parts(folder, PARTS)
+        level = class_level(parts["train"], at)
+        places = {part: class_places(path, level) for part, path in parts.items()}
+        folders = [*places["train"]]
         for part, path in parts.items():
             if (path / UNLABELLED).is_dir():
                 print(f"Note: '{path / UNLABELLED}' is left out")
-            if odd := set(folders) ^ set(labelled_folders(path)):
+            if odd := set(folders) ^ set(places[part]):
                 where = [f"'{x}' is only in {'train' if x in folders else part}/" for x in odd]
                 raise UserError(
                     f"train/ and {part}/ of '{folder}' must have the same class folders, but "
                     f"{some(sorted(where))}"
                 )
-        classes = class_names(folder, folders)
-        items = {part: read_folders(path, *classes) for part, path in parts.items()}
+        classes, source = class_names(folder, folders)
+        items = {
+            part: read_folders(path, classes, source, places[part]) for part, path in parts.items()
+        }
         if "val" not in items:
             items["train"], items["val"] = hold_out(items["train"])
             print(f"Note: '{folder}' has no val/: 20% of train/ is held out by chance "

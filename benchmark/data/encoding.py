@@ -41,6 +41,8 @@ def main(argv: list[str]) -> int:
     add("--backbone", default="ViT-B/16", help="name or file of the CLIP (default: %(default)s)")
     add("--root", default=os.environ.get("DATA", ""), help="folder of the data sets")
     add("--output", type=Path, default=Path("features"), help="folder of the files")
+    add("--classes-at", type=int, choices=[1, 2], default=0, metavar="LEVEL",
+        help="of your own images, as for advise")  # fmt: skip
     add("--templates", nargs="+", default=[], metavar="TEXT",
         help="further templates, each with {} for the class name")  # fmt: skip
     add("--sentences", nargs="+", default=[], metavar="FILE",
@@ -110,7 +112,7 @@ def write(name: str, load: Callable[[], Any], args: Any) -> str:
     from trainers.prompting.backbones import absolute
     from trainers.prompting.storage.features import write_features
 
-    source = source_of(name, args.root)
+    source = source_of(name, args.root, args.classes_at)
     path = path_of(args.output, name, args.backbone)
     row = {item.impath: i for i, item in enumerate(source.items)}
     drawn = draws(source, args) if args.views and not source.cls.only_tested else []
@@ -162,13 +164,13 @@ def write(name: str, load: Callable[[], Any], args: Any) -> str:
     return f"Written: {path}"
 
 
-def source_of(name: str, root: str) -> Source:
+def source_of(name: str, root: str, classes_at: int = 0) -> Source:
     """Return a data set; raises UserError as a run would."""
     from datasets import contents
     from datasets.base import check_labels
 
     cls = dataset_class(name)
-    folder, parts = cls.look(root)
+    folder, parts = cls.look(root, CLASSES_AT=classes_at)
     check_labels(cls.__name__, *parts)
     keys = contents.read_keys(parts)
     contents.check_copies(cls, folder, parts, keys)
@@ -219,7 +221,8 @@ def draws(source: Source, args: Any) -> list:
     drawn: dict[str, Any] = {}
     for shots in args.shots:
         for number in args.seeds:
-            node = {"ROOT": args.root, "NUM_SHOTS": shots, "SUBSAMPLE_CLASSES": "all"}
+            node = {"ROOT": args.root, "NUM_SHOTS": shots, "SUBSAMPLE_CLASSES": "all",
+                    "CLASSES_AT": args.classes_at}  # fmt: skip
             cfg = SimpleNamespace(DATASET=SimpleNamespace(**node), SEED=number)
             drawn |= {item.impath: item for item in source.cls(cfg).train_x}
     return [item for item in source.items if item.impath in drawn]

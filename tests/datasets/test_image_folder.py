@@ -2,11 +2,12 @@
 
 import json
 import os
+import re
 import shutil
 
 import pytest
 from dassl.utils import DataError, read_image
-from own_images import counts, fill, load
+from own_images import counts, fill, load, read
 from PIL import Image
 
 from trainers.prompting import UserError
@@ -99,11 +100,9 @@ def test_what_is_left_out_is_reported(tmp_path, capsys):
         shutil.copy(image, tmp_path / place)
     (tmp_path / "train" / "classnames.txt").write_text("ant Ameise")
     (tmp_path / "classes.txt").write_text("ant Ameise")
-    assert counts(load(tmp_path)) == (4, 2, 6)
+    assert counts(load(tmp_path)) == (5, 2, 6)
     said = capsys.readouterr().out
-    assert (
-        "3 files and folders in the class folders of" in said and "01, 02.jpg_large, more" in said
-    )
+    assert "2 files and folders in the class folders of" in said and ": 01, 02.jpg_large\n" in said
     assert "1 images in " in said and "as they are in no class folder: loose.png" in said
     assert "has parts, so that other folders are left out: spare" in said
     assert f"Note: '{tmp_path}/classes.txt' is not read: class names belong in " in said
@@ -157,7 +156,10 @@ SPOILT = {  # what is done to the folder of ants and bees, and what is said
     "not UTF-8": (names_are("ant \xff"), "cannot be read"),
     "a class that leads nowhere": (link("cow"), "has the link 'cow', which leads nowhere: restore"),
     "an image that leads nowhere": (link(ODD), UNREAD),
-    "a folder": (lambda folder: (folder / ODD).mkdir(), UNREAD),
+    "a class that is another": (lambda folder: (folder / "cow").symlink_to("ant"),
+                                "/cow' and '.*/ant' are one folder, but an image has one"),
+    "a class in another": (lambda folder: (folder / "ant/bees").symlink_to("../bee"),
+                            "/bee' and '.*/ant/bees' are one folder, but an image has one class"),
 }  # fmt: skip
 
 
@@ -171,16 +173,64 @@ def test_odd_files_and_names_are_one_sentence(tmp_path, case):
     assert "\n" not in str(caught.value)
 
 
+def every(dataset):
+    return [*dataset.train_x, *dataset.val, *dataset.test]
+
+
+def test_subfolders_of_a_class_are_read_but_hidden_ones(tmp_path):
+    fill(tmp_path, **{"ant": 1, "ant/2021/summer.png": 3, "ant/.thumbs": 1, "bee/2022": 4})
+    fill(tmp_path, **{"__MACOSX/ant": 1, "ant/__MACOSX": 1, ".cache/bee": 1})
+    dataset = load(tmp_path)
+    found = sorted(item.impath.removeprefix(f"{tmp_path}/") for item in every(dataset))
+    of_ants = [f"ant/2021/summer.png/summer.png {i:02}.png" for i in range(3)]
+    assert found == [*of_ants, "ant/ant 00.png", *(f"bee/2022/2022 {i:02}.png" for i in range(4))]
+    assert dataset.classnames == ["ant", "bee"]
+
+
+def test_a_cycle_of_links_ends_and_no_image_counts_twice(tmp_path):
+    fill(tmp_path, **{"ant": 4, "bee": 4, "bee/old": 2})
+    for link, to in (
+        ("ant/up", ".."),
+        ("ant/self", "self"),
+        ("ant/a", "../ant"),
+        ("bee/new", "old"),
+    ):
+        (tmp_path / link).symlink_to(to)
+    assert len(every(load(tmp_path))) == 10
+
+
+@pytest.mark.parametrize("parts", [False, True])
+def test_where_the_classes_are_is_asked_if_both_levels_may_be_meant(parts, tmp_path):
+    fill(tmp_path, **{"train/2021/ant": 2, "train/2022/ant": 2, "train/2022/bee": 3})
+    fill(tmp_path, **{"test/2021/ant": 2, "test/2022/bee": 1})
+    root = tmp_path if parts else tmp_path / "train"
+    said = (
+        f"'{tmp_path}/train' has images only in folders within its folders, such as '2021/ant/ant "
+        "00.png': say where its classes are, with --classes-at 1 ('2021') or 2 ('ant'; in a "
+        "training, DATASET.CLASSES_AT)"
+    )
+    with pytest.raises(UserError, match=f"^{re.escape(said)}$"):
+        load(root)
+    by_year, by_kind = (read("ImageFolder", root, CLASSES_AT=at) for at in (1, 2))
+    assert by_year.classnames == ["2021", "2022"] and by_kind.classnames == ["ant", "bee"]
+    of_ants = [item.impath for item in every(by_kind) if item.classname == "ant"]
+    assert len(of_ants) == 4 + 2 * parts and len(every(by_year)) == 7 + 3 * parts
+
+
+def test_what_lies_above_classes_at_the_second_level_is_in_no_class(tmp_path, capsys):
+    fill(tmp_path, **{"2021": 1, "2021/ant": 4, "2022/bee": 4, "2022/unlabelled": 2})
+    shutil.copy(tmp_path / "2021" / "2021 00.png", tmp_path / "2022" / "loose.png")
+    assert len(every(read("ImageFolder", tmp_path, CLASSES_AT=2))) == 8
+    said = "2 images in '.*' are left out, as they are in no class folder: 2021/2021 00.png, 2022/l"
+    assert re.search(said, capsys.readouterr().out)
+    assert load(tmp_path).classnames == ["2021", "2022"]  # which has an image of its own
+
+
 def test_an_empty_image_is_named(tmp_path):
     fill(tmp_path, ant=4, bee=4)
     (tmp_path / "ant" / "ant 00.png").write_bytes(b"")
     dataset = load(tmp_path)
-    (path,) = [
-        item.impath
-        for part in (dataset.train_x, dataset.val, dataset.test)
-        for item in part
-        if item.impath.endswith("ant 00.png")
-    ]
+    (path,) = [x.impath for x in every(dataset) if x.impath.endswith("ant 00.png")]
     with pytest.raises(DataError, match=r"ant 00\.png' \(it is empty\)"):
         read_image(path)
 
@@ -224,14 +274,15 @@ def age(folder, seconds):
 
 def listed(parent, monkeypatch) -> list[str]:
     """Return the folders that a call of `file_names` lists."""
-    seen, listdir = [], os.listdir
+    seen, scandir = [], os.scandir
     monkeypatch.setattr(
-        os, "listdir", lambda path: seen.append(os.path.basename(path)) or listdir(path)
+        os, "scandir", lambda path: seen.append(os.path.relpath(path, parent)) or scandir(path)
     )
-    found = file_names(parent, ["n0", "n1"], many=3)
+    found = file_names(parent, ["n0", "n1"], many=3, deep=True)
     monkeypatch.undo()
     assert {name: sorted(names) for name, names in found.items()} == {
-        folder.name: sorted(path.name for path in folder.iterdir()) for folder in parent.iterdir()
+        folder.name: sorted(str(x.relative_to(folder)) for x in folder.rglob("*.jpg"))
+        for folder in parent.iterdir()
     }
     return seen
 
@@ -244,6 +295,16 @@ def test_a_second_run_lists_nothing_and_a_changed_folder_again(parent, monkeypat
     assert listed(parent, monkeypatch) == ["n1"] and listed(parent, monkeypatch) == []
 
 
+def test_a_subfolder_that_has_changed_is_listed_again(parent, monkeypatch):
+    (parent / "n0" / "more").mkdir()
+    age(parent / "n0" / "more", 60)
+    age(parent / "n0", 60)
+    assert listed(parent, monkeypatch) == ["n0", "n0/more", "n1"]
+    (parent / "n0" / "more" / "n03.jpg").touch()
+    age(parent / "n0" / "more", 30)
+    assert listed(parent, monkeypatch) == ["n0/more"] and listed(parent, monkeypatch) == []
+
+
 def test_a_folder_that_changes_right_now_is_not_trusted(parent, monkeypatch):
     (parent / "n0" / "n03.jpg").touch()
     age(parent / "n0", -60)  # a slow machine does not make it old
@@ -253,7 +314,7 @@ def test_a_folder_that_changes_right_now_is_not_trusted(parent, monkeypatch):
 
 def test_a_damaged_list_and_few_files(parent, monkeypatch):
     kept = parent.with_name("train.files.json")
-    for damaged in ("{", "[]", '{"n0": 5}', "[" * 200_000):
+    for damaged in ("{", "[]", '{"n0": 5}', '{"n0": [1.0, ["a.jpg"]]}', "[" * 200_000):
         kept.write_text(damaged)
         assert listed(parent, monkeypatch) == ["n0", "n1"] and json.loads(kept.read_text())
     kept.unlink()

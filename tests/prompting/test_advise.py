@@ -348,6 +348,22 @@ def test_parts_are_joined_and_a_test_may_be_left_out(drawings, tmp_path):
     assert len(apart.paths) == 6 and apart.classnames == [*CLASSES[:2], "empty"]
 
 
+def test_the_level_of_the_classes_and_an_empty_one(drawings, tmp_path, capsys):
+    for year in ("2021", "2022"):
+        fill(tmp_path / year, drawings, dict.fromkeys(CLASSES[:2], 2), start=int(year) % 2020 * 2)
+    (tmp_path / "2022" / "empty").mkdir()
+    (tmp_path / "2022" / "gone").mkdir()
+    (tmp_path / "2022" / "gone" / "a.gif").touch()
+    with pytest.raises(UserError, match="with --classes-at 1 .'2021'. or 2 .'animal bird'; in a"):
+        sources.read_collection(tmp_path)
+    one = sources.read_collection(tmp_path, classes_at=2)
+    assert one.classnames == [*CLASSES[:2], "empty", "gone"] and len(one.paths) == 8
+    said = f"Note: class folders of '{tmp_path}' have no images that are read: empty, gone\n"
+    assert said in capsys.readouterr().out
+    assert one.left_out == [(f"{tmp_path}/2022/gone/a.gif", "its format is not read")]
+    assert sources.read_collection(tmp_path, classes_at=1).classnames == ["2021", "2022"]
+
+
 def test_images_that_cannot_be_read_are_left_out(drawings, tmp_path, capsys):
     root = fill(tmp_path / "images", drawings, dict.fromkeys(CLASSES[:2], 6))
     folder = root / CLASSES[0]
@@ -370,7 +386,7 @@ REFUSED = {
     "nowhere": ("is no folder and no table", {}, []),
     "one class": ("has 1 class, 'drink', but at least two", {"drink": 4}, []),
     "no image": ("has no images in class folders: put some into", {}, ["mkdir"]),
-    "deeper": ("images/all/here', if its folders are classes", PAIR, ["all/here"]),
+    "deeper": ("images/all', if they are deeper", PAIR, ["all/here"]),
     "one label": ("1 of 1 images have a label: label at least two", {"drink": 1, "heart": 0}, []),
     "no CLIP": ("no CLIP is left: nope: No backbone", PAIR, ["--backbones", "nope"]),
     "inside": ("where it would be a class", PAIR, ["out"]),

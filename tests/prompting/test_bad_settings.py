@@ -319,6 +319,7 @@ def test_rows_of_features_where_pixels_are_changed(tiny_clip):
 # ------------------------------------------------------------------ keys of the cfg
 
 VALUES = {  # key -> good values, then bad ones
+    "DATASET.CLASSES_AT": ([0, 1, 2], [-1, 3, "1"]),
     "DATASET.VALIDATION_SHOTS": ([-1, 0, 4], [-2]),
     "OPTIM.ADAM_EPS": ([0.0, 0.5], [-1e-9, 1.0, float("nan")]),
     "OPTIM.CLIP_NORM": ([0, 0.5], [-1.0, float("nan"), float("inf")]),

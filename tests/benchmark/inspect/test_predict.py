@@ -62,6 +62,13 @@ def test_linked_folders_are_read_once(predict, tmp_path):
     assert f"skipped: '{asked}/b.png' does not exist or is not a file\n" in told.err
 
 
+def test_hidden_files_and_folders_are_left_out(predict, tmp_path):
+    for name in ("day/a.png", "day/._a.png", ".thumbs/a.png", "__MACOSX/day/a.png"):
+        paint(tmp_path / name)
+    told = predict(tmp_path)
+    assert [line.split(": ")[0] for line in told.out.splitlines()] == [f"{tmp_path}/day/a.png"]
+
+
 def test_an_unreadable_folder_is_reported(predict, tmp_path, monkeypatch):
     image, shut, scandir = paint(tmp_path / "a.png"), tmp_path / "shut", os.scandir
     shut.mkdir()

@@ -10,7 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +25,9 @@ from ..images.class_folders import (
     UNLABELLED,
     check_class,
     check_parts,
+    class_level,
     class_names,
-    is_image,
+    class_places,
     labelled_folders,
     list_images,
     name_key,
@@ -52,6 +53,8 @@ class Collection:
         labels: (N,).
         groups: (N,) texts, empty for images without a group.
         digests: N SHA-256 of the files; empty texts for those that cannot be opened.
+        classes_at: as for `class_level`.
+        left_out: (path, why) of images that are not among these.
     """
 
     source: Path
@@ -60,12 +63,18 @@ class Collection:
     labels: np.ndarray
     groups: list[str]
     digests: list[str]
+    classes_at: int = 0
+    left_out: list[tuple[str, str]] = field(default_factory=list)
 
     @property
     def names(self) -> list[str]:
         """The paths relative to the folder, or to that of the table."""
+        return [self.relative(path) for path in self.paths]
+
+    def relative(self, path: str) -> str:
+        """Return a path relative to the folder, or to that of the table."""
         base = self.source if self.source.is_dir() else self.source.parent
-        return [os.path.relpath(path, base) for path in self.paths]
+        return os.path.relpath(path, base)
 
     def keep(self, rows: Sequence[int]) -> "Collection":
         """Return the collection with some of its images."""
@@ -99,7 +108,7 @@ class Collection:
 
 
 def read_collection(
-    source: Path, classnames: Sequence[str] = (), keep_test: bool = False
+    source: Path, classnames: Sequence[str] = (), keep_test: bool = False, classes_at: int = 0
 ) -> Collection:
     """Return the images of a folder or table; a folder `unlabelled` is left out.
 
@@ -107,22 +116,20 @@ def read_collection(
         source: class folders, `train/`, `val/` and `test/` with class folders, or a table.
         classnames: of classes that may have no image.
         keep_test: leave the images in `test/` out.
+        classes_at: the level of the class folders, 1 or 2; 0 asks if both may be meant.
     """
+    left_out: list[tuple[str, str]] = []
     given = [(name, "--classnames") for name in classnames]
     if source.is_file():
         rows = [(row.path, row.label, row.group) for row in read_images(source)]
         given += [(label, "the table") for _, label, _ in rows]
     else:
         need(source.is_dir(), f"'{source}' is no folder and no table: give one with images")
-        rows, folders = _in_folders(source, keep_test)
+        rows, folders = _in_folders(source, keep_test, classes_at, left_out)
         given += [(name, f"the folder '{printable(folder)}'") for folder, name in folders]
     names = _check_names(given)
-    deeper = (x for depth in (3, 4) for x in source.glob("/".join("*" * depth)) if is_image(x.name))
-    if not rows:
-        found = next(deeper, None)
-        fill = "put some into a folder for each class"
-        give = f"give '{found.parents[1]}', if its folders are classes" if found else fill
-        raise UserError(f"'{source}' has no images in class folders: {give}")
+    fill = "put some into a folder for each class"
+    need(rows, f"'{source}' has no images in class folders: {fill}")
     need(
         len(names) > 1,
         f"'{source}' has {len(names)} class, '{''.join(names)}', but at least two are compared: "
@@ -134,7 +141,7 @@ def read_collection(
         digests = [*pool.map(_digest, paths)]
     labels = np.array([number[label] for _, label, _ in rows])
     groups = [group for _, _, group in rows]
-    return Collection(source, names, paths, labels, groups, digests)
+    return Collection(source, names, paths, labels, groups, digests, classes_at, left_out)
 
 
 def _check_names(given: Iterable[tuple[str, str]]) -> list[str]:
@@ -159,7 +166,7 @@ def _digest(path: str) -> str:
 
 
 def _in_folders(
-    source: Path, keep_test: bool
+    source: Path, keep_test: bool, at: int, left_out: list[tuple[str, str]]
 ) -> tuple[list[tuple[str, str, str]], set[tuple[str, str]]]:
     """Return path, label and group of the images in class folders, and (folder, class) of each."""
     divided = (source / "train").is_dir() and labelled_folders(source / "train")
@@ -172,13 +179,11 @@ def _in_folders(
             continue
         if (part / UNLABELLED).is_dir():
             print(f"Note: '{part / UNLABELLED}' is left out")
-        folders = labelled_folders(part)
-        classes = class_names(source, folders)[0] if folders else {}
+        places = class_places(part, at := class_level(part, at))
+        classes = class_names(source, [*places])[0] if places else {}
         known |= {*classes.items()}
-        inside = {x: [name for name in os.listdir(part / x) if name[0] != "."] for x in classes}
-        if any((part / x / name).is_file() for x, names in inside.items() for name in names):
-            filled = {x: name for x, name in classes.items() if inside[x]}
-            rows += [(path, name, "") for path, _, name in list_images(part, filled)]
+        found = list_images(part, classes, None, places, left_out)
+        rows += [(path, name, "") for path, _, name in found]
     return rows, known
 
 

@@ -39,6 +39,7 @@ EPS: Range = "above 0, up to 255", lambda eps: 0 < eps <= 255  # the most that a
 KEYS = {
     "INPUT.RESIZE": Key("shortest"),  # as `Family.resize`
     "DATASET.SUBSAMPLE_CLASSES": Key("all"),  # all, base or new
+    "DATASET.CLASSES_AT": Key(0, "0, 1 or 2", lambda n: n in (0, 1, 2)),  # docs/advise.md
     "DATASET.VALIDATION_SHOTS": Key(  # of a class; 0: as CoOp
         0,
         "0 or more, or -1, for as many validation images of each class as shots",
@@ -78,7 +79,7 @@ KEYS = {
 }
 # Those that data sets, Dassl or train.py read, too; the others are of this project's trainers.
 NOT_OF_METHODS = (
-    "DATASET.SUBSAMPLE_CLASSES", "DATASET.VALIDATION_SHOTS", "TEST.RECORD",
+    "DATASET.SUBSAMPLE_CLASSES", "DATASET.CLASSES_AT", "DATASET.VALIDATION_SHOTS", "TEST.RECORD",
     "TRAINER.PLUGINS", "TRAINER.UNREAD", "TRAINER.PER_DATASET",
 )  # fmt: skip
 

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import time
+from itertools import chain
 from pathlib import Path
 
 from PIL import Image
@@ -19,6 +20,7 @@ PARTS = ("train", "val", "test")  # folders with class folders in them
 UNREAD = (".heic", ".heif")  # of phones; Pillow does not know them
 SEVERAL, NONE = RESERVED = "several", "none of these"  # answers of a run, and so no classes
 UNLABELLED = "unlabelled"  # a folder beside class folders, of images without a label
+MAC = "__MACOSX"  # a folder that a Mac adds to its archives
 NUMBERED = re.compile(r"\d+[-._ ]+[^\W\d]")  # the name of a folder such as `000.cat`
 MANY = 100_000  # files from which names are cached: on a network, listing them takes minutes
 SETTLED = 2.0  # seconds; a folder changed later than this gets another time stamp
@@ -28,7 +30,7 @@ def class_folders(parent):
     """Return the names of the visible folders in `parent`, sorted."""
     try:
         with os.scandir(parent) as entries:
-            visible = [entry for entry in entries if not entry.name.startswith(".")]
+            visible = [entry for entry in entries if is_visible(entry.name)]
         names = sorted(entry.name for entry in visible if entry.is_dir())
         lost = [entry.name for entry in visible if not os.path.exists(entry)]
     except OSError as error:
@@ -53,15 +55,55 @@ def labelled_folders(parent):
     return [name for name in class_folders(parent) if name != UNLABELLED]
 
 
-def list_images(parent, classes, source=None):
+def class_level(parent, at=0):
+    """Return the level of the class folders below `parent`, 1 or 2: `at`, if it is not 0.
+
+    Raises UserError if both may be meant, as no folder has an image of its own, but some below it.
+    """
+    folders = labelled_folders(parent)
+    if at or any(
+        is_image(name) for x in folders for name in list_folder(os.path.join(parent, x))[0]
+    ):
+        return at or 1
+    below = file_names(parent, folders, deep=True)
+    found = min((f"{x}/{name}" for x in folders for name in below[x] if is_image(name)), default="")
+    if not found:
+        return 1
+    first, second, *rest = found.split("/")
+    deeper = f", or give '{parent}/{first}', if they are deeper" if len(rest) > 1 else ""
+    raise UserError(
+        f"'{parent}' has images only in folders within its folders, such as '{found}': say where "
+        f"its classes are, with --classes-at 1 ('{first}') or 2 ('{second}'; in a training, "
+        f"DATASET.CLASSES_AT){deeper}"
+    )
+
+
+def class_places(parent, level):
+    """Return class folder -> the folders of its images, relative to `parent`, but UNLABELLED.
+
+    They are folders of `parent` at level 1, and those of one name in these at 2.
+    """
+    places: dict[str, list[str]] = {}
+    for folder in labelled_folders(parent):
+        inner = labelled_folders(os.path.join(parent, folder)) if level == 2 else ()
+        for name in inner:
+            places.setdefault(name, []).append(f"{folder}/{name}")
+        if level == 1:
+            places[folder] = [folder]
+    return dict(sorted(places.items()))
+
+
+def list_images(parent, classes, source=None, places=None, left_out=None):
     """Return the images in class folders: (path, label, class name), by class and file name.
 
     Args:
         parent: the folder of the class folders.
         classes: folder -> class name, in the order of the labels.
         source: the file with the class names, if it must name every folder.
+        places: of a user's own images, as from `class_places`: subfolders are read, too.
+        left_out: a list that gets (path, why) of other images; then a class may have none.
     """
-    folders = class_folders(parent)
+    folders = class_folders(parent) if places is None else [*places]
     if missing := sorted(classes.keys() - folders):
         raise UserError(
             f"'{parent}' lacks {len(missing):,} of its {len(classes):,} class folders "
@@ -72,24 +114,40 @@ def list_images(parent, classes, source=None):
             f"'{source}' has no name for {len(unnamed):,} of the {len(folders):,} class folders in "
             f"'{parent}' ({some(unnamed)}): add a line for each"
         )
-    items, others = [], []
-    listing = file_names(parent, classes)
+    where = places or {folder: [folder] for folder in classes}
+    listing = file_names(
+        parent, [x for folder in classes for x in where[folder]], deep=bool(places)
+    )
+    items, others, empty = [], [], []
     for label, (folder, classname) in enumerate(classes.items()):
-        path, files = os.path.join(parent, folder), listing[folder]
-        names = sorted(filter(is_image, files))
-        others += sorted(x for x in files if not is_image(x))
-        if not names:
+        files = [f"{x}/{name}" for x in where[folder] for name in sorted(listing[x])]
+        names = [*filter(is_image, files)]
+        others += [file for file in files if not is_image(file)]
+        if not names and left_out is None:
             remedy = "fill it" if source else "fill or remove it"
-            if unread := sorted(filter(is_other_image, files)):
-                remedy = f"convert such as '{unread[0]}' to JPEG"
+            if unread := [*filter(is_other_image, files)]:
+                remedy = f"convert such as '{os.path.basename(unread[0])}' to JPEG"
+            path = os.path.join(parent, where[folder][0])
             raise UserError(f"The class folder '{path}' has no images: {remedy}")
-        items += [(f"{path}/{name}", label, classname) for name in names]
-    note_others(parent, others)
-    if loose := sorted(filter(is_image, set(os.listdir(parent)).difference(folders))):
+        if not names:
+            empty.append(folder)
+        items += [(f"{parent}/{name}", label, classname) for name in names]
+    if empty:
+        print(f"Note: class folders of '{parent}' have no images that are read: {some(empty)}")
+    note_others(parent, [os.path.basename(file) for file in others])
+    beside = {os.path.dirname(x) for x in chain(*where.values())} - {""}  # of classes at level 2
+    loose = sorted(filter(is_image, set(os.listdir(parent)).difference(folders)))
+    loose += [f"{x}/{name}" for x in sorted(beside) for name in sorted(os.listdir(f"{parent}/{x}"))
+              if is_image(name) and f"{x}/{name}" not in listing]  # fmt: skip
+    if loose:
         print(
             f"Note: {len(loose):,} images in '{parent}' are left out, as they are in no class "
             f"folder: {some(loose)}"
         )
+    if left_out is not None:
+        left_out += [(f"{parent}/{x}", "its format is not read") for x in others
+                     if is_other_image(x)]  # fmt: skip
+        left_out += [(f"{parent}/{name}", "it is in no class folder") for name in loose]
     return items
 
 
@@ -121,30 +179,68 @@ def check_parts(folder, used):
         print(f"Note: '{folder}' has parts, so that other folders are left out: {some(unread)}")
 
 
-def file_names(parent, folders, many=MANY):
+def file_names(parent, folders, many=MANY, deep=False):
     """Return the names of the files in each of the given folders of `parent`.
 
-    If there are `many` files, their names are cached in `PARENT.files.json`; folders that have
-    changed since are listed again.
+    If `deep`, those in its visible subfolders come with the names of these (`2021/a.jpg`), and a
+    link to a folder of another class is refused. If there are `many` files, their names are cached
+    in `PARENT.files.json`; folders that have changed since are listed again.
     """
     kept = Path(f"{parent}.files.json")
     cached = kept_names(kept)
     entries, listed = {}, 0
+    found: dict[str, list[str]] = {}
+    real = Path(os.path.realpath(parent))
+    owners: dict[tuple, tuple | None] = dict.fromkeys(map(identity, (real, *real.parents)))
     for folder in tqdm(folders, str(parent), unit=" folders", mininterval=2, delay=3):
-        path = os.path.join(parent, folder)
-        try:
-            changed = os.stat(path).st_mtime
-            entries[folder] = cached.get(folder)
-            if not entries[folder] or entries[folder][0] != changed:
-                settled = time.time() - changed > SETTLED
-                entries[folder] = [changed if settled else None, os.listdir(path)]
-                listed += 1
-        except OSError as error:
-            raise UserError(f"'{path}' cannot be read: {error.strerror}") from None
-    if listed and sum(len(names) for _, names in entries.values()) >= many:
+        found[folder], todo = [], [folder]
+        while todo:
+            own = (os.path.basename(folder), todo.pop())
+            path = os.path.join(parent, own[1])
+            try:
+                if deep and (other := owners.setdefault(identity(path), own)) is not own:
+                    need(
+                        other is None or other[0] == own[0],
+                        f"'{path}' and '{os.path.join(parent, (other or own)[1])}' are one folder, "
+                        "but an image has one class: remove the link",
+                    )
+                    continue
+                changed = os.stat(path).st_mtime
+                entry = cached.get(own[1])
+                if not entry or entry[0] != changed:
+                    settled = time.time() - changed > SETTLED
+                    entry = [changed if settled else None, *list_folder(path)]
+                    listed += 1
+            except OSError as error:
+                raise UserError(f"'{path}' cannot be read: {error.strerror}") from None
+            entries[own[1]] = entry
+            _, names, inner = entry
+            before = own[1][len(folder) + 1 :]
+            found[folder] += [f"{before}/{name}" for name in names] if before else names
+            if deep:
+                todo += [f"{own[1]}/{name}" for name in inner if is_visible(name)]
+            else:
+                found[folder] += inner
+    if listed and sum(map(len, found.values())) >= many:
         with contextlib.suppress(OSError):  # without permission to write, they are listed each time
             write_whole(kept, json.dumps(entries))
-    return {folder: names for folder, (_, names) in entries.items()}
+    return found
+
+
+def list_folder(path):
+    """Return the names of the files in a folder, and those of its folders."""
+    try:
+        with os.scandir(path) as entries:
+            both = [(x.name, os.path.isdir(x) if x.is_symlink() else x.is_dir()) for x in entries]
+    except OSError as error:
+        raise UserError(f"'{path}' cannot be read: {error.strerror}") from None
+    return [name for name, inner in both if not inner], [name for name, inner in both if inner]
+
+
+def identity(path):
+    """Return what a folder has for itself, by whatever path it is reached; raises OSError."""
+    found = os.stat(path)
+    return found.st_dev, found.st_ino
 
 
 def kept_names(path):
@@ -152,21 +248,27 @@ def kept_names(path):
     try:
         known = json.loads(Path(path).read_bytes())
         return {
-            folder: [changed, names]
-            for folder, (changed, names) in known.items()
-            if all(isinstance(name, str) for name in names)
+            folder: [changed, names, inner]
+            for folder, (changed, names, inner) in known.items()
+            if all(isinstance(name, str) for name in names + inner)
         }
     except (OSError, ValueError, TypeError, AttributeError, RecursionError):
         return {}
 
 
+def is_visible(name):
+    """Return True for a file or folder that is not hidden, nor `MAC`."""
+    return not name.startswith(".") and name != MAC
+
+
 def is_image(name):
     """Return True for a visible file with the suffix of an image."""
-    return not name.startswith(".") and name.lower().endswith(IMG_EXTENSIONS)
+    return not name.rpartition("/")[2].startswith(".") and name.lower().endswith(IMG_EXTENSIONS)
 
 
 def is_other_image(name):
     """Return True for a visible file with the suffix of an image format that is not read."""
+    name = os.path.basename(name)
     suffix = os.path.splitext(name)[1].lower()
     other = suffix in UNREAD or suffix in Image.registered_extensions()
     return name[0] != "." and other and not is_image(name)

@@ -44,6 +44,8 @@ def build_parser(prog: str) -> Parser:
     add("--budget", type=from_one, default=30, metavar="MINUTES",
         help="of encoding, unless --backbones names CLIPs (default: %(default)s)")  # fmt: skip
     add("--keep-test", action="store_true", help="leave the images in test/ out")
+    add("--classes-at", type=int, choices=[1, 2], default=0, metavar="LEVEL",
+        help="1 if the folders in FOLDER are the classes, 2 if those in them are")  # fmt: skip
     add("--classnames", type=Path, metavar="FILE",
         help="names of classes that may have no image, one a line")  # fmt: skip
     add_device(parser)
@@ -94,7 +96,8 @@ def advise(args: Any, prog: str) -> int:
 
     begun = time.monotonic()
     more = read_names(args.classnames) if args.classnames else ()
-    collection = images.read_collection(args.source.absolute(), more, args.keep_test)
+    read = images.read_collection
+    collection = read(args.source.absolute(), more, args.keep_test, args.classes_at)
     encoded, collection, left_out = encode_all(args, collection)
     print(f"{len(collection.paths):,} images of {len(collection.classnames):,} classes")
     if copies := len(collection.paths) - len({*collection.digests}):

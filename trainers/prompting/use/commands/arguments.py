@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from ...errors import printable
+from ...images.class_folders import is_visible
 from ...storage.files import write_whole
 
 
@@ -71,7 +72,7 @@ def from_one(text: str, least: int = 1) -> int:
 def files_below(
     folder: str | os.PathLike[str], shut: Callable[[str], object], above: frozenset = frozenset()
 ) -> Iterator[Path]:
-    """Yield the files in a folder and its subfolders, sorted; links are followed, but not back.
+    """Yield the visible files in a folder and its subfolders, sorted; no link is followed back.
 
     A broken link counts as a file, so that whoever reads it reports it. `shut` is called with a
     sentence about each folder or link that cannot be read; `above` are the real paths of the
@@ -82,7 +83,8 @@ def files_below(
         return
     try:
         with os.scandir(os.fspath(folder)) as entries:
-            listed = sorted(entries, key=lambda entry: entry.name)
+            visible = (entry for entry in entries if is_visible(entry.name))
+            listed = sorted(visible, key=lambda entry: entry.name)
     except OSError as error:
         shut(printable(f"'{folder}' cannot be read ({error.strerror})"))
         return
