@@ -11,30 +11,30 @@ from .cli import command_parser
 
 OF_PLUG_IN = "trainers.prompting"
 
-# The commands besides the protocols, by reader: a module, whose `main(argv)` is called, and a
-# summary. A module is imported only when its command is called: some need PyTorch.
+# The commands besides the protocols, in the order of a day: a module, whose `main(argv)` is
+# called, and a summary. A module is imported only when its command is called: some need PyTorch.
 RUNS = "Runs"
 GROUPS: dict[str, dict[str, tuple[str, str]]] = {
     RUNS: {
+        "report": ("report.command", "print the tables again from the run folders of an output"),
+        "status": ("launch.status", "show which runs are done, running, queued or failed"),
+    },
+    "Data": {
         "download": ("data.download", "download public data sets into the layout that runs read"),
         "check-data": ("data.check_data", "compare data sets with published counts or accuracies"),
         "features": ("data.encoding", "write files of features, to train on in place of images"),
-        "status": ("launch.status", "show which runs are done, running, queued or failed"),
     },
-    "Results": {
-        "report": ("report.command", "print the tables again from the run folders of an output"),
+    "Methods and CLIPs": {
+        "measure": ("measure.command", "measure speed, twin or solver"),
+        "info": ("inspect.methods", commands.COMMANDS["info"]),
+        "check-method": ("inspect.check_method", "check a method of your own for mistakes"),
         "visualize": ("inspect.visualize", "draw what a run sees in images, or all test images"),
         "words": ("inspect.words", "list the words nearest to the learned textual prompts"),
+        "emoji": (OF_PLUG_IN, commands.COMMANDS["emoji"]),
     },
     "Your images": {
         name: (OF_PLUG_IN, commands.COMMANDS[name])
         for name in ("advise", "predict", "serve", "export")
-    },
-    "Methods and CLIPs": {
-        "info": ("inspect.methods", commands.COMMANDS["info"]),
-        "check-method": ("inspect.check_method", "check a method of your own for mistakes"),
-        "measure": ("measure.command", "measure speed, twin or solver"),
-        "emoji": (OF_PLUG_IN, commands.COMMANDS["emoji"]),
     },
 }
 COMMANDS = {name: command for group in GROUPS.values() for name, command in group.items()}
@@ -77,7 +77,7 @@ def end_in_table(*ended) -> int:
 
 
 def parse_command(argv: list[str], protocols: dict[str, str]) -> str:
-    """Parse the name of the command; --help lists all by reader, the protocols first."""
+    """Parse the name of the command; --help lists all in that order, the protocols first."""
     groups = {
         title: {name: summary for name, (_, summary) in group.items()}
         for title, group in GROUPS.items()
