@@ -28,7 +28,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "measure": ("measure.command", "measure speed, twin or solver"),
         "info": ("inspect.methods", commands.COMMANDS["info"]),
         "check-method": ("inspect.check_method", "check a method of your own for mistakes"),
-        "visualize": ("inspect.visualize", "draw what a run sees in images, or all test images"),
+        "visualize": ("inspect.visualize", "draw where the words of a run of ALIGN go in images"),
         "words": ("inspect.words", "list the words nearest to the learned textual prompts"),
         "emoji": (OF_PLUG_IN, commands.COMMANDS["emoji"]),
     },

@@ -148,7 +148,7 @@ AROUND_IT = {
     "report": "cli plug-in protocols records",
     "data": "cli datasets plug-in protocols recipe report",
     "measure": "cli plug-in recipe records report train",
-    "launch": "cli data datasets plug-in protocols recipe records train",
+    "launch": "cli datasets plug-in protocols recipe records train",
     "inspect": "cli datasets measure plug-in protocols recipe report train",
     "__main__": "cli launch plug-in protocols report",
 }

@@ -1,13 +1,10 @@
-"""Draw what a run sees in images: transport plans, or similarities of patches to a class and words.
-
-With --map, the features of all test images.
-"""
+"""Draw what a run sees in images: where its transport plans take the words of a prompt."""
 
 import io
 import os
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from trainers.prompting.errors import UserError, check_name, need
 
@@ -26,10 +23,7 @@ DARKEST = -0.7  # black is drawn in a light grey, on which the hue is seen
 
 
 class Map(NamedTuple):
-    """The map of a word: a value for each patch, (side, side).
-
-    In transport, its mass as multiples of an even share; else a cosine.
-    """
+    """The map of a word: its mass on each patch, as multiples of an even share, (side, side)."""
 
     word: str
     values: "torch.Tensor"
@@ -47,16 +41,10 @@ def build_parser() -> Parser:
     """Return the parser of `python -m benchmark visualize`."""
     parser = run_parser(
         "python -m benchmark visualize",
-        "Draw to which patches of an image each word of a prompt is transported; for a run without "
-        "transport, how similar patches are to a class and its words, by zero-shot CLIP and by "
-        "the run. Several classes and test images make a sheet.",
+        "Draw to which patches of an image each word of a prompt is transported. Several classes "
+        "and test images make a sheet.",
     )
     add = parser.add_argument
-    add("--similarity", action="store_true", help="draw similarities in place of transport")
-    add("--map", action="store_true",
-        help="draw the features of the test images in two dimensions (t-SNE)")  # fmt: skip
-    add("--most", type=from_one, default=2000,
-        help="draw so many images at random if there are more (default: %(default)s)")  # fmt: skip
     add("--image", type=Path, help="an image file (default: a test image of the class)")
     add(
         "--class-name", nargs="+", metavar="NAME",
@@ -70,13 +58,11 @@ def build_parser() -> Parser:
     add(
         "--prompts",
         type=each(from_one),
-        help="numbers of the prompts to show, from 1 on (default: the first two; of "
-        "similarities the first)",
+        help="numbers of the prompts to show, from 1 on (default: the first two)",
     )
     add(
-        "--output", type=Path,
-        help=f"file to write; its name ends in {', '.join(FORMATS)} (default: transport.png, "
-        "similarity.png or map.png)",
+        "--output", type=Path, default=Path("transport.png"),
+        help=f"file to write; its name ends in {', '.join(FORMATS)} (default: %(default)s)",
     )  # fmt: skip
     return parser
 
@@ -87,49 +73,28 @@ def main(argv: list[str]) -> int:
     for name in ("index", "prompts"):
         if getattr(args, name) == []:
             raise UserError(f"--{name} is empty: give at least one number")
-    if args.output and args.output.suffix.lstrip(".") not in FORMATS:
+    if args.output.suffix.lstrip(".") not in FORMATS:
         raise UserError(
             f"--output is '{args.output}': its name must end in .{' or .'.join(FORMATS)}"
         )
-    for name in ("image", "class_name", "index", "prompts", "similarity") if args.map else ():
-        need(
-            not getattr(args, name),
-            f"--map draws all test images: leave out --{name.replace('_', '-')}",
-        )
     run = load_run(args)
-    if args.map:
-        return draw_all(run, args.most, args.output or Path("map.png"))
-    point: Any = getattr(run.model, "point", None)
-    similar = args.similarity or point is None or not point.beta
-    output = args.output or Path("similarity.png" if similar else "transport.png")
-    prompts = args.prompts or [1]
-    if not similar:
-        most = min(max(point.M, 1), max(point.N, 1))
-        prompts = args.prompts or list(range(1, min(most, 2) + 1))
-        need(
-            max(prompts) <= most,
-            f"--prompts has {max(prompts)}, but the run has {most} prompts: give numbers from "
-            f"1 to {most}",
+    point = getattr(run.model, "point", None)
+    if point is None or not point.beta:
+        raise UserError(
+            f"'{args.model_dir}' is of {run.method} without transport between patches and words: "
+            "choose a run of ALIGN or MMP whose BETA is above 0"
         )
+    most = min(max(point.M, 1), max(point.N, 1))
+    prompts = args.prompts or list(range(1, min(most, 2) + 1))
+    need(
+        max(prompts) <= most,
+        f"--prompts has {max(prompts)}, but the run has {most} prompts: give numbers from 1 to "
+        f"{most}",
+    )
     chosen = choose_images(run, args)
-    draw = similarity_block if similar else block
-    draw_maps(output, [draw(run, path, name, prompts) for path, name in chosen], not similar)
+    draw_maps(args.output, [block(run, path, name, prompts) for path, name in chosen])
     for path, name in chosen:
-        print(f"{output}: {path} against '{name}'")
-    return 0
-
-
-def draw_all(run, most: int, output: Path) -> int:
-    """Draw the features of at most so many test images."""
-    from .feature_map import choose, draw_feature_map, features_of, two_dimensions
-
-    items, seed = test_images(run), run.settings.SEED
-    found = features_of(run, choose(items, most, seed))
-    n, right = len(found.labels), (found.labels == found.predicted).mean()
-    of = f"{n:,} of {len(items):,}" if n < len(items) else f"{n:,}"
-    title = f"{run.method}: {of} test images of {run.settings.DATASET.NAME}, {right:.1%} right"
-    draw_feature_map(output, found, two_dimensions(found.z, seed), run.classnames, title)
-    print(f"{output}: {title}")
+        print(f"{args.output}: {path} against '{name}'")
     return 0
 
 
@@ -191,26 +156,6 @@ def block(run, path: Path, name: str, prompts: list[int]) -> Block:
         T = plans[n - 1, n - 1, : model.image_encoder.num_patches, : len(words)].cpu()
         maps[f"prompt {n}"] = maps_of(T, words, of_class)
     return Block(denormalize(image, run.settings), f"'{name}'", maps)
-
-
-def similarity_block(run, path: Path, name: str, prompts: list[int]) -> Block:
-    """Compute similarities of an image to a class and its words, before and after the training."""
-    from .similarities import initial_method, similarities
-
-    image = prepare(run, path)
-
-    def maps(model, k: int, n: int) -> list[Map]:
-        of_class, cosines, words = similarities(model, image, k, n)
-        each = groups(words, words_of(model, name))
-        of_words = [square(cosines[:, places].mean(1)) for places in each]
-        return [Map("class", square(of_class)), *map(Map, [join(words, p) for p in each], of_words)]
-
-    k = run.classnames.index(name)
-    rows = {"zero-shot CLIP": maps(initial_method(run, name), 0, 0)}
-    for n in prompts:
-        label = run.method if prompts == [1] else f"{run.method}, prompt {n}"
-        rows[label] = maps(run.model, k, n - 1)
-    return Block(denormalize(image, run.settings), f"'{name}'", rows)
 
 
 def words_of(model, name: str) -> list[str]:
@@ -283,12 +228,11 @@ def denormalize(image, cfg):
     return (image * std + mean).clamp(0, 1).permute(1, 2, 0).numpy()
 
 
-def draw_maps(output: Path, blocks: list[Block], transport: bool = True) -> None:
+def draw_maps(output: Path, blocks: list[Block]) -> None:
     """Draw a block of rows for each image: the image, and a row of maps for each prompt.
 
-    A map is the image in grey with more colour on patches to which more of the word's mass goes, or
-    which are more similar. All maps of transport have the same scale; others each their own, from
-    the smallest value to the largest, which stand below.
+    A map is the image in grey with more colour on patches to which more of the word's mass goes.
+    All maps have the same scale.
     """
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
@@ -300,7 +244,7 @@ def draw_maps(output: Path, blocks: list[Block], transport: bool = True) -> None
     grid = figure.add_gridspec(len(shown), columns)
     ranges = [[float(m.values.min()), float(m.values.max())] for maps in shown for m in maps]
     least, most = min(0.9, *(r[0] for r in ranges)), max(1.1, *(r[1] for r in ranges))
-    scale, colours = Normalize(least, most) if transport else None, _colours()
+    scale, colours = Normalize(least, most), _colours()
     row = 0
     for block in blocks:
         axis = figure.add_subplot(grid[row, 0])
@@ -319,19 +263,12 @@ def draw_maps(output: Path, blocks: list[Block], transport: bool = True) -> None
                 axis.set(xticks=[], yticks=[])
                 axis.set_frame_on(False)
                 axis.set_title(word_map.word, fontsize=9)
-                if not transport:
-                    low, high = word_map.values.min(), word_map.values.max()
-                    axis.set_xlabel(f"{low:.2f} to {high:.2f}", fontsize=7, labelpad=2)
                 if column == 1:
                     axis.set_ylabel(prompt, fontsize=8)
             row += 1
-    colour = ScalarMappable(scale or Normalize(0, 1), colours)
+    colour = ScalarMappable(scale, colours)
     bar = figure.colorbar(colour, ax=figure.axes, location="bottom", shrink=0.5, aspect=30)
-    label = "share of the word's mass (1: spread evenly)"
-    if not transport:
-        label = "cosine of patch and text, from each map's smallest to its largest"
-        bar.set_ticks([])
-    bar.set_label(label, fontsize=8)
+    bar.set_label("share of the word's mass (1: spread evenly)", fontsize=8)
     drawn = io.BytesIO()
     form = output.suffix.lstrip(".")
     figure.savefig(drawn, dpi=150, format=form, bbox_inches="tight", pad_inches=0.05)

@@ -73,8 +73,7 @@ def build_parser(protocol: Protocol) -> Parser:
     add(
         "--features",
         metavar="FILE",
-        help="a file of features in place of images (docs/features.md; default: the data set's); "
-        "'auto' writes it below the output, with --backbone",
+        help="a file of features in place of images (docs/features.md; default: the data set's)",
     )
     add(
         "--sentences",
@@ -130,7 +129,7 @@ def parse(parser: Parser, argv: list[str]) -> argparse.Namespace:
     if args.sentences:
         pair = with_located_files({SENTENCES: args.sentences}, os.getcwd())
         args.opts += (SENTENCES, str(pair[SENTENCES]))
-    if args.features and args.features != "auto":
+    if args.features:
         args.features = os.path.abspath(args.features)
     args.output = Path(os.path.abspath(args.output))
     for place in (args.output, *args.output.parents):

@@ -22,9 +22,7 @@ from ..protocols.configs import (
 )
 from ..protocols.vary import vary
 from .arguments import RESERVED, build_parser, parse
-from .auto_features import AUTO, feature_files, write_lacking
 from .checks import check_settings, check_validation, for_streams, on_validation
-from .data import Present
 from .engine import Engine, Settings, command
 from .local import Local
 from .needs import Lack, idle_device, lacking, refuse, warn
@@ -53,22 +51,9 @@ def launch(
     runs, settings = plan_runs(protocol, args)
     chosen = choose_runs(runs, args.only, args.output)
     all_of = {*chosen, *(run.needs for run in chosen)}
-    now = Present()
-
-    def read() -> Engine:
-        mine = [run for run in runs if run in all_of]
-        engine = Engine(mine, settings, now)
-        engine.only(chosen)
-        return engine
-
     local = None if args.slurm is not None else Local.of_machine(args.jobs)
 
     def check(asked: list[Run]) -> None:
-        if settings.auto and asked:
-            if args.dry_run:
-                return  # there may be no file to check with
-            refuse(lacking(asked, settings, fetch=True), len(asked))
-            write_lacking(asked, settings)
         if local and asked and not args.dry_run:
             local.warm_up()
         check_settings(asked, settings)
@@ -76,7 +61,8 @@ def launch(
     lacks: list[Lack] = []
     if args.opts and not args.only:  # a misspelled key is a mistake even if all is done
         check(runs)
-    engine = read()
+    engine = Engine([run for run in runs if run in all_of], settings)
+    engine.only(chosen)
     for note in engine.notes:
         print(note, file=sys.stderr)
     if not args.only:
@@ -91,8 +77,6 @@ def launch(
                 print(note, file=sys.stderr)
         if not args.dry_run and on_validation(read_pairs(args.opts)):
             check_validation(engine)
-        if settings.auto and not args.dry_run:
-            engine = read()  # again: of the files of features that were just written
     if local is None:
         done = in_jobs(protocol, engine, args, argv)
         return conclude(protocol, engine, args.output) if done else 0
@@ -107,15 +91,7 @@ def launch(
 
 def plan_runs(protocol: Protocol, args: argparse.Namespace) -> tuple[list[Run], Settings]:
     """Return the runs that the arguments ask for, and the settings that they share."""
-    auto = args.features == AUTO
-    if auto and not args.backbone:
-        raise UserError(f"--features {AUTO} writes features of a CLIP: name it with --backbone")
-    if auto and args.slurm is not None:
-        raise UserError(
-            f"--features {AUTO} does not work with --slurm: write the file before, with `python -m "
-            "benchmark features`, and name it"
-        )
-    if args.backbone and args.features and not auto:
+    if args.backbone and args.features:
         raise UserError("--features are of one backbone already: leave --backbone out")
     configs = TrainerConfigs(args.config, args.plugins, args.backbone, args.features)
     check_datasets(args.datasets)
@@ -128,14 +104,10 @@ def plan_runs(protocol: Protocol, args: argparse.Namespace) -> tuple[list[Run], 
     check_varied(protocol, runs, args.opts)
     check_new_classes(runs, args.opts)
     datasets = {run.dataset for run in runs}
-    features = dict.fromkeys(datasets, args.features) if args.features else {}
-    if auto:
-        features = feature_files(args.output, datasets, args.backbone)
     settings = Settings(
         root=Path(os.path.abspath(args.root)) if args.root else None,
-        backbone=None if auto else args.backbone,
-        features=features,
-        auto=args.backbone if auto else None,
+        backbone=args.backbone,
+        features=dict.fromkeys(datasets, args.features) if args.features else {},
         plugins=args.plugins,
         opts=args.opts + other_sets(args.ood, runs),
     )

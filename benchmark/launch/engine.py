@@ -27,7 +27,6 @@ class Settings(Roots):
     backbone: str | None = None
     plugins: tuple[str, ...] = ()
     opts: tuple[str, ...] = ()
-    auto: str | None = None  # the CLIP of files that are written if they are lacking
 
     def features_of(self, run: Run) -> str:
         """Return the file of features of a run; empty if it is on images."""
@@ -84,14 +83,14 @@ class Engine:
     what records are compared with, read anew without it.
     """
 
-    def __init__(self, runs: list[Run], settings: Settings, now: data.Present | None = None):
+    def __init__(self, runs: list[Run], settings: Settings):
         self.runs = runs
         self.settings = settings
         self.outcomes: dict[Run, Outcome] = {}
         self.todo: dict[Run, None] = {}  # in order
         self.notes: list[str] = []
         self._time = TimeLeft()
-        self._now = now or data.Present()
+        self._now = data.Present()
         self._edited: list[Run] = []  # finished runs of other code
         self._seen = {run: records.stamp(run) for run in runs}
         for run in runs:

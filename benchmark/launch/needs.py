@@ -10,7 +10,6 @@ import sys
 from collections import defaultdict
 from collections.abc import Collection, Iterator
 from contextlib import redirect_stdout
-from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 from types import SimpleNamespace
@@ -44,8 +43,6 @@ def lacking(runs: list[Run], settings: Settings, fetch: bool = False) -> list[La
     With `fetch`, weights that are not on this machine are downloaded, as a run would, if all else
     is there.
     """
-    if settings.auto:  # what is needed to write the files
-        settings = replace(settings, features={}, backbone=settings.auto)
     try:
         teachers, clips = _teachers(runs, settings)
         lacks = [*_data(runs, settings), *teachers, *_disk(runs)]

@@ -84,7 +84,7 @@ class TrainerConfigs:
     asked: str | None = None  # the value of --config
     plugins: tuple[str, ...] = ()  # of train.py
     backbone: str | None = None  # the value of --backbone, in place of the config's CLIP
-    features: str | None = None  # of --features; for `auto`, the backbone's name is in its place
+    features: str | None = None  # of --features
 
     def name(self, file: Path) -> str:
         """Return the name of a method's settings in folders and tables.

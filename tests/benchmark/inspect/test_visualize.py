@@ -1,19 +1,14 @@
 """Tests of the transport maps that `visualize` draws, and of its errors."""
 
 import re
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from matplotlib.axes import Axes
-from paths import GOLDEN
 from PIL import Image
 
 from benchmark.__main__ import main as command
-from benchmark.inspect.feature_map import Features, choose, draw_feature_map, two_dimensions
 from benchmark.inspect.load import load_run
-from benchmark.inspect.similarities import initial_method, patch_features, similarities
 from benchmark.inspect.visualize import (
     Block,
     Map,
@@ -91,126 +86,18 @@ def test_many_learned_words_share_a_map():
     assert len(groups(words[1:], ["hot", "dog"])) == 4 + 3
 
 
-# ------------------------------------------------------------------ similarities
-
-
-IMAGE = torch.randn(3, 32, 32, generator=torch.Generator().manual_seed(1))
-NAMES = ["cat", "sea or lake", "hot dog"]
-TINY = str(GOLDEN / "tiny_clip_seed0.safetensors")
-
-
-@torch.no_grad()
-def built(clip_model, name, node, move=True):
-    model = build_method(name, node, clip_model, NAMES).eval()
-    for parameter in model.learned().values() if move else ():
-        parameter.add_(0.1 * torch.randn_like(parameter))
-    return model
-
-
-@pytest.mark.parametrize(
-    ("name", "node"),
-    [
-        ("ALIGN", NODES["ALIGN"]), ("CoOp", {"N_CTX": 2, "CSC": True}), ("CLIPLoRA", {}),
-        ("PLOT", {"N_CTX": 2}),
-    ],
-)  # fmt: skip
-def test_an_encoder_of_one_class_is_that_of_all(tiny_clip, name, node):
-    model = built(tiny_clip, name, node)
-    text, contexts = model.text(), model.contexts()
-    n = len(text.h) - 1
-    own, cosines, words = similarities(model, IMAGE, 1, n)
-    r = patch_features(model, IMAGE[None], contexts)
-    assert r.shape == (16, 64) and torch.allclose(r.norm(dim=1), torch.ones(16))
-    torch.testing.assert_close(own, r @ text.h[n, 1])
-    before = {key: value for key, value in vars(model.text_encoder).items() if key != "_kept"}
-    some = [x[:, 1:2] if model.text_encoder.class_specific else x for x in contexts.text or ()]
-    alone = model.text_encoder.of_class(1)(some or None, None, model.blocks("text"))
-    torch.testing.assert_close(alone.h[n, 0], text.h[n, 1], atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(cosines, r @ alone.s[n, 0].T)
-    assert words[-3:] == ["sea", "or", "lake"] and cosines.shape == (16, len(words))
-    if name == "ALIGN":
-        torch.testing.assert_close(cosines, r @ text.s[n, 1, : len(words)].T, atol=1e-5, rtol=1e-4)
-    assert before.keys() == vars(model.text_encoder).keys() - {"_kept"}
-    assert all(vars(model.text_encoder)[key] is value for key, value in before.items())
-
-
-def test_an_untrained_prompt_sees_as_zero_shot_clip_does(tiny_clip):
-    node = {"CTX_INIT": "a photo of a"}
-    run = SimpleNamespace(
-        backbone=TINY, settings=SimpleNamespace(DATASET=SimpleNamespace(NAME="any"))
-    )
-    zero_shot = similarities(initial_method(run, NAMES[1]), IMAGE, 0, 0)
-    fresh = similarities(built(tiny_clip, "CoOp", node, move=False), IMAGE, 1, 0)
-    moved = similarities(built(tiny_clip, "CoOp", node), IMAGE, 1, 0)
-    for i in range(2):
-        torch.testing.assert_close(fresh[i], zero_shot[i], atol=1e-5, rtol=1e-4)
-        assert (moved[i] - zero_shot[i]).abs().max() > 1e-3
-    assert zero_shot[2][:4] == ["a", "photo", "of", "a"] and fresh[2][0] == "context 1"
-
-
-def test_what_learns_on_features_takes_patches(tiny_clip):
-    model = built(tiny_clip, "CLIPAdapter", {})
-    plain = patch_features(built(tiny_clip, "ZeroshotCLIP", {}), IMAGE[None], model.contexts())
-    adapted = patch_features(model, IMAGE[None], model.contexts())
-    torch.testing.assert_close(adapted, model.image_features(plain, model.contexts()).z[:, 0])
-    assert (adapted - plain).abs().max() > 1e-3
-
-
-def test_runs_without_such_similarities(tiny_clip):
-    model = built(tiny_clip, "CoCoOp", {})  # its text depends on the image
-    own, cosines, words = similarities(model, IMAGE, 0, 0)
-    assert own.shape == (16,) and cosines.shape == (16, 0) and words == []
-    with pytest.raises(UserError, match="--prompts has 2, but the run has 1: give 1 to 1"):
-        similarities(model, IMAGE, 0, 1)
-    model.image_encoder.is_closed = True
-    with pytest.raises(UserError, match="closed .docs/backbones.md., so there are no patches"):
-        patch_features(model, IMAGE[None], model.contexts())
-
-
-# ------------------------------------------------------------------ the map
-
-
-def test_a_map_of_two_groups(tmp_path, monkeypatch):
-    centres = np.repeat(np.eye(2, 8), 12, axis=0)
-    z = centres + 0.05 * np.random.default_rng(0).standard_normal((24, 8))
-    labels, predicted = np.repeat([0, 1], 12), np.repeat([0, 1], 12)
-    predicted[:3] = 1
-    places = two_dimensions(z, seed=1)
-    apart = np.linalg.norm(places[:, None] - places[None], axis=-1)
-    np.fill_diagonal(apart, np.inf)
-    assert (labels[apart.argmin(1)] == labels).all()
-    written, write = {}, Axes.text
-    monkeypatch.setattr(
-        Axes, "text", lambda *of, **more: written.update({of[3]: of[1:3]}) or write(*of, **more)
-    )
-    draw_feature_map(tmp_path / "map.svg", Features(z, labels, predicted), places, NAMES, "both")
-    drawn = (tmp_path / "map.svg").read_text()
-    assert all(f"<!-- {text} -->" in drawn for text in ("both", "right (21)", "wrong (3)"))
-    found = np.median(places[3:12], axis=0), np.median(places[12:], axis=0)
-    assert written == dict(zip(NAMES, map(tuple, found), strict=False))  # the third has no image
-
-
-def test_a_draw_of_test_images_is_that_of_its_seed():
-    items = [*range(100)]
-    assert choose(items, 100, seed=1) == items
-    few = choose(items, 10, seed=1)
-    assert few == choose(items, 10, seed=1) == sorted(few) and len({*few}) == 10
-    assert few != choose(items, 10, seed=2)
-
-
-def test_similarities_and_the_map_of_a_run(runs, tmp_path, capsys):
-    asked = ["--model-dir", str(runs / "CoOp"), "--output"]
-    output, chosen = tmp_path / "similarity.png", ["--class-name", "sea", "forest"]
-    assert main([*asked, str(output), *chosen, "--index", "1 0"]) == 0
+def test_classes_and_images_make_a_sheet(runs, tmp_path, capsys):
+    output, chosen = tmp_path / "maps.png", ["--class-name", "sea", "forest", "--index", "1 0"]
+    assert main(["--model-dir", str(runs / "ALIGN"), "--output", str(output), *chosen]) == 0
     assert re.findall(r"test_(\w+).png against '(.*)'", capsys.readouterr().out) == [
         ("sea_1", "sea"), ("sea_0", "sea"), ("forest_1", "forest"), ("forest_0", "forest")
     ]  # fmt: skip
     assert Image.open(output).width > 500
-    assert main([*asked, str(tmp_path / "map.png"), "--map", "--most", "7"]) == 0
-    (line,) = capsys.readouterr().out.splitlines()
-    assert re.fullmatch(rf"{tmp_path}/map.png: CoOp: 7 of \d+ test images of .*% right", line)
-    with pytest.raises(UserError, match="A map needs 5 test images, but 2 can be read"):
-        main([*asked, str(tmp_path / "map.png"), "--map", "--most", "2"])
+
+
+def test_a_run_without_transport_is_refused(runs):
+    with pytest.raises(UserError, match="is of CoOp without transport .* choose a run of ALIGN"):
+        main(["--model-dir", str(runs / "CoOp")])
 
 
 def test_an_index_alone_counts_all_images_and_a_class_alone_has_its_first(runs):
@@ -225,10 +112,8 @@ def test_an_index_alone_counts_all_images_and_a_class_alone_has_its_first(runs):
 
 
 @pytest.mark.parametrize(("words", "said"), [
-    ("--map --image a.png", "--map draws all test images: leave out --image"),
-    ("--map --index 0", "leave out --index"), ("--map --prompts 1", "leave out --prompts"),
-    ("--map --similarity", "leave out --similarity"), ("--prompts=", "--prompts is empty"),
-    ("--index=", "--index is empty"), ("--output a.bmp", "must end in .png or .pdf or .svg"),
+    ("--prompts=", "--prompts is empty"), ("--index=", "--index is empty"),
+    ("--output a.bmp", "must end in .png or .pdf or .svg"),
 ])  # fmt: skip
 def test_options_are_refused_before_the_run_is_loaded(words, said):
     with pytest.raises(UserError, match=said):
@@ -275,4 +160,4 @@ def test_an_own_image_is_drawn_for_its_likeliest_class(runs, tmp_path, capsys):
 )
 def test_missing_classes_and_images_are_reported(runs, words, why):
     with pytest.raises(UserError, match=why):
-        main(["--model-dir", str(runs / "CoOp"), *words])
+        main(["--model-dir", str(runs / "ALIGN"), *words])

@@ -103,9 +103,6 @@ SETTINGS = [
     ("few_shot whurs19 emoji", "whurs19 and emoji have other default methods"),
     (f"cross_dataset emoji_food --source emoji --features {RN50} --trainers CLAP",
      "emoji and emoji_food would both read", "its own file"),
-    ("few_shot emoji --features auto", "--features auto", "--backbone"),
-    ("few_shot whurs19 --backbone emoji --features auto", "whurs19 is a file of features itself"),
-    ("few_shot emoji --backbone emoji --features auto --slurm", "--features auto", "--slurm"),
 ]  # fmt: skip
 
 

@@ -14,7 +14,6 @@ D of the features; P, T, S and L as in `Layout`. k is a class, n a prompt, j a t
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from copy import copy
 from typing import Any, NamedTuple
 
 import torch
@@ -139,15 +138,6 @@ class TextEncoder(nn.Module):
         cut = [shared_length(row, class_specific) if shared else 0 for row in rows]
         with torch.device("cpu"):  # its values are read here, even if the weights are on "meta"
             return Layout(rows, cut, self.spans, self.causal)
-
-    def of_class(self, k: int) -> "TextEncoder":
-        """Return the encoder of class k alone, which returns the features of its words, too."""
-        own = copy(self)
-        own._modules = dict(self._modules)
-        own.sentences = [[row[k]] for row in self.sentences]
-        own.spans = [[range(s.start, s.end)] for (s,) in own.sentences]
-        own.layout, own.whole_layout = own._lay_out(self.class_specific), None
-        return own
 
     def words(self, k: int, n: int) -> list[str]:
         """Return the tokens of the token-level features of class k and prompt n, as text."""
