@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from trainers.prompting import ImageEncoder, Public, UserError, register
+from trainers.prompting import ImageEncoder, PerClass, Public, UserError, register
 from trainers.prompting.methods.coop import CoOp
 
 
@@ -27,7 +27,7 @@ class Channels(nn.Module):
 
 
 @register
-class DePT(CoOp):
+class DePT(PerClass, CoOp):
     """DePT with CoOp: L = (1 - WEIGHT) CE(matching) + WEIGHT CE(head).
 
     The linear head learns from images and from the text features of their classes. It is used only

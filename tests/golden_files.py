@@ -8,6 +8,7 @@ from paths import GOLDEN
 from safetensors import safe_open
 
 from trainers.prompting import Method, build_method
+from trainers.prompting.capabilities.at_test_time import reset
 from trainers.prompting.method import METHODS
 
 # of all images together, of sentences, of no method, of pixels, and of products: test_transclip.py,
@@ -165,7 +166,7 @@ def near(found: torch.Tensor, expected: torch.Tensor, limit: float = 1e-4) -> bo
 @torch.no_grad()
 def predicted(method: Method, golden: Golden) -> torch.Tensor:
     """Return the logits of an evaluation, after the stream that a file may begin with."""
-    method.eval().reset()
+    reset(method.eval())
     device = method.logit_scale.device
     for images in golden.tensors.get("stream/image", torch.empty(0)).to(device).split(7):
         if len(images):

@@ -113,19 +113,20 @@ PACKAGES = {
     "prompts": "backbones encoders errors",
     "teacher": "encoders errors full_precision node storage",
     "checkpoint": "backbones dassl_parts dataset_keys embedded errors running storage teacher",
-    "record": "backbones checkpoint dataset_keys embedded errors images marks running storage",
     "contract": "encoders errors",
     "method": "backbones checkpoint contract encoders errors full_precision node prompts",
     "regularizers": "method teacher",
     "capabilities": "checkpoint dataset_keys encoders errors full_precision marks method node "
     "teacher",
+    "record": "backbones capabilities checkpoint dataset_keys embedded errors images marks running "
+    "storage",
     "robustness": "errors method",
     "methods": "backbones capabilities checkpoint encoders errors full_precision marks "
     "method node prompts regularizers robustness storage sure_views teacher transport",
     "plugins": "errors method methods record",
-    "step": "method running",
-    "building": "backbones checkpoint dassl_parts dataset_keys encoders errors images method "
-    "methods node robustness running storage",
+    "step": "capabilities method running",
+    "building": "backbones capabilities checkpoint dassl_parts dataset_keys encoders errors images "
+    "method methods node robustness running storage",
     "trainer": "backbones building capabilities checkpoint contract dassl_parts encoders errors "
     "method node plugins record robustness running step storage teacher",
     "advice": "backbones building capabilities checkpoint dassl_parts embedded encoders errors "

@@ -7,6 +7,7 @@ import io
 import torch
 
 from trainers.prompting.building.config import build_method
+from trainers.prompting.capabilities.per_class import make_room
 from trainers.prompting.method import METHODS, Method
 from trainers.prompting.plugins import load_plugins
 from trainers.prompting.use.commands import info
@@ -83,7 +84,7 @@ def build_weightless(method: str, node: dict, backbone: str, classes: int = 2) -
     """Return a method with room for SHOTS images a class on a backbone, a name in `GEOMETRY`."""
     with torch.device("meta"):
         built = build_method(method, node, weightless_clip(backbone), class_names(classes))
-        built.make_room(SHOTS * classes)
+        make_room(built, SHOTS * classes)
     return built
 
 

@@ -34,6 +34,7 @@ def check_settings(runs: list[Run], settings: Settings) -> None:
     from recipe.settings import effective, not_read, unread, unread_note
     from trainers.prompting.backbones import check_known
     from trainers.prompting.building.config import settings_in
+    from trainers.prompting.capabilities.unlabelled import Unlabelled
     from trainers.prompting.contract import check_sentences
     from trainers.prompting.encoders.descriptions import read_about
     from trainers.prompting.method import METHODS
@@ -67,7 +68,7 @@ def check_settings(runs: list[Run], settings: Settings) -> None:
                         f"{run.trainer} has parameters for each class and cannot be tested on new "
                         f"classes, as {run.protocol.name} does: run it in few_shot"
                     )
-                if kind.unlabelled and run.protocol.targets:
+                if issubclass(kind, Unlabelled) and run.protocol.targets:
                     raise UserError(
                         f"{run.trainer} learns from images of the data set that it is tested on, "
                         f"so {run.protocol.name} cannot train it on the source: run it in few_shot "

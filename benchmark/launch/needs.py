@@ -91,6 +91,7 @@ def _teachers(runs: list[Run], settings: Settings) -> tuple[list[Lack], dict[str
 
     A teacher may be a run of the same command.
     """
+    from trainers.prompting.capabilities.taught import Taught
     from trainers.prompting.method import METHODS
 
     planned = {str(run.folder) for run in runs}
@@ -99,9 +100,10 @@ def _teachers(runs: list[Run], settings: Settings) -> tuple[list[Lack], dict[str
         kind = METHODS.get(run.trainer)
         if kind is None or run.eval_only:
             continue
-        keys = settings.expected_values(run) if kind.taught_by else {}
+        taught_by = kind.taught_by if issubclass(kind, Taught) else {}
+        keys = settings.expected_values(run) if taught_by else {}
         fields = {"run": run.folder, "seed": run.seed, "dataset": dataset_name(run.dataset) or ""}
-        for pair in kind.taught_by.items():
+        for pair in taught_by.items():
             place, clip = (str(keys.get(kind.place(key), kind.defaults[key])) for key in pair)
             for name, value in fields.items():
                 place = place.replace(f"{{{name}}}", str(value))

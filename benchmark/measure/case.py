@@ -9,6 +9,9 @@ import torch
 import torch.nn.functional as F
 
 from trainers.prompting import UserError, build_method
+from trainers.prompting.capabilities.at_test_time import count_views
+from trainers.prompting.capabilities.on_support import OnSupport, trains_on_support
+from trainers.prompting.capabilities.per_class import make_room
 from trainers.prompting.errors import check_name
 from trainers.prompting.method import METHODS, Method
 from trainers.prompting.running.memory import fit, keep_freed_memory
@@ -82,9 +85,9 @@ class Model:
         names = class_names(case.classes)
         node = node_of(case.trainer, case.settings, case.classes)
         self.method = build_method(case.trainer, node, clip_model, names)
-        if self.method.support_passes:
+        if isinstance(self.method, OnSupport) and self.method.support_passes:
             labels = torch.arange(case.classes).repeat(SHOTS)
-            self.method.make_room(len(labels))
+            make_room(self.method, len(labels))
             features = torch.randn(1, len(labels), self.method.row_width)
             self.method.take_support(features, labels)
         self.precision = Precision(case.precision, torch.device(case.device))
@@ -93,7 +96,7 @@ class Model:
         self.images = torch.randn(case.batch, 3, size, size).to(case.device)
         self.labels = (torch.arange(case.batch) % case.classes).to(case.device)
         if case.training:
-            if self.method.trains_on_support:
+            if trains_on_support(type(self.method)):
                 self.images = torch.randn(case.batch, self.method.row_width).to(case.device)
             trained = self.method.learned().values()
             self.optim = torch.optim.SGD(trained, lr=1e-5, momentum=0.9)
@@ -106,7 +109,7 @@ class Model:
         self.precision.place(self.method, clip_model)
         self.method.train(case.training)
         if case.training:
-            features = self.method.trains_on_support
+            features = trains_on_support(type(self.method))
             fit(self.method, case.batch, case.memory_budget, self.precision, features)
 
     def step(self):
@@ -143,7 +146,7 @@ class Model:
     @torch.no_grad()
     def evaluate(self):
         """Compute the logits of the images; text features are reused between calls."""
-        views = self.method.test_views
+        views = count_views(self.method)
         with self.precision.autocast():
             self.method.predict([self.images] * views if views > 1 else self.images)
 

@@ -18,6 +18,7 @@ from statistics import median
 import torch
 
 from trainers.prompting import build_method
+from trainers.prompting.capabilities.unlabelled import Unlabelled
 from trainers.prompting.errors import UserError, check_name
 from trainers.prompting.method import METHODS
 from trainers.prompting.plugins import load_plugins
@@ -291,7 +292,9 @@ def parse(argv: list[str]):
     args = parser.parse_args(argv)
     load_plugins(args.plugin)
     # steps on unlabelled images need a teacher
-    args.trainers = args.trainers or [n for n, kind in METHODS.items() if not kind.unlabelled]
+    args.trainers = args.trainers or [
+        n for n, kind in METHODS.items() if not issubclass(kind, Unlabelled)
+    ]
     keys = [key for settings in args.set for key, _ in settings]
     for trainer in args.trainers:
         check_name("trainer", trainer, METHODS)

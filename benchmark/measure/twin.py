@@ -19,6 +19,8 @@ import torch
 from recipe.configs import TRAINERS, read_keys
 from trainers.prompting import load_clip
 from trainers.prompting.backbones import openai_clip
+from trainers.prompting.capabilities.on_support import OnSupport
+from trainers.prompting.capabilities.unlabelled import Unlabelled
 from trainers.prompting.checkpoint.cfg_texts import leaves
 from trainers.prompting.errors import UserError, check_name
 from trainers.prompting.method import METHODS
@@ -236,7 +238,7 @@ def parse(argv: list[str]):
     for trainer in args.trainers:
         check_name("trainer", trainer, METHODS)
         kind = METHODS[trainer]
-        if not kind.trains or kind.views > 1 or kind.unlabelled or kind.support_passes:
+        if not kind.trains or kind.views > 1 or issubclass(kind, Unlabelled | OnSupport):
             raise UserError(
                 f"{trainer} does not train on one view of labelled images alone: leave it out"
             )

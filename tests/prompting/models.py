@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from paths import GOLDEN
 
-from trainers.prompting import build_clip, build_method
+from trainers.prompting import OnSupport, build_clip, build_method
 from trainers.prompting.checkpoint.saved import Saved
 from trainers.prompting.method import METHODS
 
@@ -94,7 +94,7 @@ def images(count=3):
 
 def support_of(method, names=NAMES, size=32):
     """Return two training images per class in two passes, or None if the method takes none."""
-    if not METHODS[method].support_passes:
+    if not issubclass(METHODS[method], OnSupport):
         return None
     labels = torch.arange(2 * len(names)) % len(names)
     seeded = torch.Generator().manual_seed(2)

@@ -38,7 +38,7 @@ HELPERS = {
     "of PyTorch": {"apply": lambda self, text, image: text},
     "more arguments": {"compare": lambda self, image, text, scale: scale},
     "fewer": {"backward": lambda self, terms: None},
-    "a property": {"adapts": lambda self, x: x},
+    "a property": {"conditional": lambda self, x: x},
     "a value": {"views": lambda self, x: x},
 }
 

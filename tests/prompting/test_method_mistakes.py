@@ -10,7 +10,7 @@ from test_method import IMAGES, LABELS, Mine, build
 from torch import nn
 
 import datasets  # noqa: F401 (or each plug-in would register them)
-from trainers.prompting import Contexts, Method, UserError, plugins, register
+from trainers.prompting import Contexts, Method, Staged, UserError, plugins, register
 from trainers.prompting.method import METHODS
 from trainers.prompting.running.precision import Precision
 from trainers.prompting.step import training_step
@@ -155,7 +155,7 @@ CoOp = METHODS["CoOp"]
 
 
 def mistaken(name, **functions):
-    return type(name, (CoOp,), functions)
+    return type(name, (Staged, CoOp), functions)
 
 
 def without_super(self, clip_model, classnames, dataset):

@@ -12,6 +12,7 @@ from cases import slow_but
 from golden_files import near
 
 from trainers.prompting import build_method, robustness
+from trainers.prompting.capabilities.at_test_time import adapts
 from trainers.prompting.method import METHODS
 from trainers.prompting.robustness import TEXTS, to_images, to_pixels
 from trainers.prompting.transport.solver import Sinkhorn
@@ -169,7 +170,7 @@ def test_noise_depends_on_the_image_only(of):
     with torch.inference_mode():
         alone = torch.cat([method.predict(image[None]).logits for image in images])
     assert near(alone, together, 1e-3) and torch.equal(state, torch.get_rng_state())
-    assert not near(together, method(images), 1e-2) and not method.adapts
+    assert not near(together, method(images), 1e-2) and not adapts(method)
     _, still = of("ttc_eps4", TTC_EPS=1e-6, TTC_STEPS=0)
     assert near(still.predict(images).logits, method(images), 1e-2)
 

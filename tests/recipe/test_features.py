@@ -21,6 +21,8 @@ from datasets import ImageDataset
 from recipe.settings import build_cfg
 from trainers.prompting import Teacher, build_method, load_clip, load_run
 from trainers.prompting.backbones.openai import OPENAI
+from trainers.prompting.capabilities.at_test_time import learns_from_stream
+from trainers.prompting.capabilities.on_support import searches
 from trainers.prompting.embedded import file_sha256
 from trainers.prompting.record.predictions import read_predictions
 from trainers.prompting.storage.features import read_features
@@ -248,12 +250,12 @@ def test_runs_on_features_are_those_on_images(tmp_path, monkeypatch, name):
         far = abs(rows["label_log_probability"] - arrays["label_log_probability"]).max()
         assert far < 1e-4 * abs(arrays["label_log_probability"]).max(), (name, subset)
         run = load_run(folder)  # of rows, and answers alike to their images
-        if subset == "all" and not run.model.stream:
+        if subset == "all" and not learns_from_stream(run.model):
             tested = [run.preprocess(run.read(images / x)) for x in rows["image"]]
             log_p = run.model.predict(torch.stack(tested)).logits.log_softmax(1)
             log_p = log_p[range(len(tested)), rows["label"]].numpy()
             assert abs(log_p - rows["label_log_probability"]).max() == 0, (name, subset)
-            if not run.model.searches:  # the rows calibrate as the images do
+            if not searches(run.model):  # the rows calibrate as the images do
                 scores = run.calibration.scores.tolist()
                 assert scores == pytest.approx(record["lac_scores"], abs=1e-4)
 

@@ -17,7 +17,14 @@ if TYPE_CHECKING:  # for type checkers and editors, which do not follow __getatt
     from .backbones import load_clip as load_clip
     from .backbones.bert import OpenText as OpenText
     from .building.config import build_method as build_method
+    from .capabilities.at_test_time import AtTestTime as AtTestTime
+    from .capabilities.on_support import OnSupport as OnSupport
+    from .capabilities.per_class import PerClass as PerClass
     from .capabilities.planned import Planned as Planned
+    from .capabilities.staged import Stage as Stage
+    from .capabilities.staged import Staged as Staged
+    from .capabilities.taught import Taught as Taught
+    from .capabilities.unlabelled import Unlabelled as Unlabelled
     from .checkpoint.public import Public as Public
     from .encoders.added import Added as Added
     from .encoders.added import LowRank as LowRank
@@ -28,7 +35,6 @@ if TYPE_CHECKING:  # for type checkers and editors, which do not follow __getatt
     from .encoders.vision import ImageEncoder as ImageEncoder
     from .errors import UserError as UserError
     from .method import Method as Method
-    from .method import Stage as Stage
     from .method import register as register
     from .methods import list_methods as list_methods
     from .prompts import Contexts as Contexts
@@ -44,17 +50,23 @@ share(__name__, __version__)
 
 _MODULES = {
     "Added": "encoders.added",
+    "AtTestTime": "capabilities.at_test_time",
     "Contexts": "prompts",
     "ImageEncoder": "encoders.vision",
     "LowRank": "encoders.added",
     "Method": "method",
     "MethodTeacher": "teacher",
+    "OnSupport": "capabilities.on_support",
     "OpenText": "backbones.bert",
+    "PerClass": "capabilities.per_class",
     "Planned": "capabilities.planned",
     "Public": "checkpoint.public",
-    "Stage": "method",
+    "Stage": "capabilities.staged",
+    "Staged": "capabilities.staged",
+    "Taught": "capabilities.taught",
     "Teacher": "teacher",
     "TextEncoder": "encoders.text",
+    "Unlabelled": "capabilities.unlabelled",
     "UserError": "errors",
     "blocks_of": "encoders.added",
     "build_clip": "backbones",

@@ -68,22 +68,6 @@ class Batch(NamedTuple):
         return self.views[0]
 
 
-class Stage(NamedTuple):
-    """A stage of a training.
-
-    parameters: beginnings of the names of what is learned in it; share: its share of the steps;
-    optim: keys of OPTIM that differ from the run's.
-
-    Examples:
-        >>> Stage(("adapter.",), share=0.4, optim={"LR": 0.01}).share
-        0.4
-    """
-
-    parameters: tuple[str, ...] = ("",)
-    share: float = 1.0
-    optim: Mapping[str, Any] = {}
-
-
 class Method(nn.Module):
     """Base class of all methods; `--trainer` takes the name of a subclass.
 
@@ -106,16 +90,7 @@ class Method(nn.Module):
         training_only: keys of `Settings` that only a training reads: those of an evaluation may
             differ, and records have the training's.
         test_keys: keys that an evaluation may set anew: records have its own.
-        taught_by: keys of `Settings` that name the places of earlier trainings, which a training
-            needs, each with the key that names its CLIP.
         views: number of augmentations of an image that a step needs (`DATALOADER.K_TRANSFORMS`).
-        test_views: number of views of each test image that `predict` gets, as a list with the plain
-            one first; the others are random crops and flips. May be a property.
-        test_augmix: True if these views are mixed by AugMix on top. May be a property.
-        stream: True if predictions depend on the test images before; their order is then drawn from
-            the seed of the run. May be a property.
-        unlabelled: True if steps take unlabelled images, of all classes of the data set (Dassl's
-            `train_u`), in place of labelled ones; `take_classes` gets the names.
         trains: False if nothing is trained and the method is only evaluated. One without parameters
             trains if its `backward` updates buffers.
         rates: factors of OPTIM.LR, by beginnings of the names of what is learned; the longest that
@@ -128,10 +103,6 @@ class Method(nn.Module):
             sentences; empty if none can be given.
         joint: False if the logit of a class depends on the other classes, or other classes cannot
             be named; base and new classes together are then left out.
-        support_passes: number of times that `take_support` sees each training image; 0 if the
-            method takes no support. May be a property that depends on the settings.
-        trains_on_support: True if steps take the features of the support instead of images.
-        searches: True if `take_validation` is called. May be a property.
 
     Attributes:
         settings: the `Settings` of this instance.
@@ -143,11 +114,6 @@ class Method(nn.Module):
         mean, std: of the normalisation of images, for each channel.
         logit_scale: (), float32, CLIP's 1 / tau.
         logit_bias: (), of CLIPs with a sigmoid loss, or None.
-        validation_follows: True in a run that searches: `take_support` may then leave to
-            `take_validation` what it would do again.
-        own_classes: None if the method does not need it. A method that treats the classes of its
-            training differently sets True in the class; loading a checkpoint for other classes
-            then sets it to False.
         chunk_bytes: the most memory for the token-level costs of one chunk.
         training_classnames: names of the classes of the training, of a checkpoint that was loaded;
             else its own.
@@ -177,23 +143,13 @@ class Method(nn.Module):
     public: Public = Public("prompt_learner", submodule="", dead=(), outside={}, ignored=())
     training_only: ClassVar[tuple[str, ...]] = ()
     test_keys: ClassVar[tuple[str, ...]] = ()
-    taught_by: ClassVar[Mapping[str, str]] = {}
     views: ClassVar[int] = 1
-    test_views: int = 1
-    test_augmix: bool = False
-    stream: bool = False
-    unlabelled: ClassVar[bool] = False
     trains: ClassVar[bool] = True
     rates: ClassVar[Mapping[str, float]] = {}
     takes: tuple[str, ...] = ()
     class_bound: bool = False
     rules: ClassVar[tuple[str, ...]] = ()
     joint: ClassVar[bool] = True
-    support_passes: int = 0
-    trains_on_support: ClassVar[bool] = False
-    searches: bool = False
-    validation_follows: bool = False
-    own_classes: bool | None = None
     chunk_bytes: int = CHUNK_BYTES
 
     @dataclass(frozen=True)
@@ -315,9 +271,6 @@ class Method(nn.Module):
         """
         return self.output(images)
 
-    def reset(self) -> None:
-        """Empty what a stream of test images has filled; called before each evaluation."""
-
     @property
     def conditional(self) -> bool:
         """True if each image has text features of its own, h (B, K, D), by `from_features`."""
@@ -355,54 +308,6 @@ class Method(nn.Module):
             "from the features and logits of the output, without `detach` or `no_grad`",
         )
         scale(terms["loss"]).backward()
-
-    def make_room(self, n: int) -> None:
-        """Resize the tensors that `take_support` fills to n training images.
-
-        Called before an optimiser is made and, with 0, before a checkpoint is loaded: a parameter
-        or buffer without elements takes its size from the checkpoint.
-        """
-
-    def keep_classes(self, index: Sequence[int]) -> None:
-        """Reduce what a loaded checkpoint has for each of its classes to the method's classes.
-
-        A `class_bound` method that overrides this accepts checkpoints that have more classes. Item
-        i of the index is the number of class i among those of the checkpoint.
-        """
-
-    def take_support(self, features: torch.Tensor, labels: torch.Tensor) -> None:
-        """Take the training set before the first step; not called if a checkpoint is loaded.
-
-        Args:
-            features: (passes, n, D), float32, of CLIP's image encoder, not normalised; each pass
-                sees other augmentations.
-            labels: (n,).
-        """
-
-    def take_validation(self, features: torch.Tensor, labels: torch.Tensor) -> None:
-        """Take features (n, D) of the validation images, not augmented, after the last step.
-
-        Labels are (n,).
-        """
-
-    def take_classes(self, classnames: Sequence[str]) -> None:
-        """Take the names of all classes that unlabelled images may show; its own K come first.
-
-        Called if `unlabelled` is set, when the run is built.
-        """
-
-    def stages(self) -> Sequence[Stage]:
-        """Return the stages of the training, of which most methods have one."""
-        return (Stage(),)
-
-    def begin_stage(self, stage: int) -> None:
-        """Do what precedes the first step of a stage, counted from 0; not when a run resumes."""
-
-    def after_step(self) -> None:
-        """Do what follows each step of the optimiser, such as an average of what is learned."""
-
-    def after_epoch(self, epoch: int, last: int) -> None:
-        """Do what follows the last step of an epoch, 1 to `last`, before it is saved or tested."""
 
     # ------------------------------------------------------------------ from images to the loss
 
@@ -459,6 +364,7 @@ class Method(nn.Module):
         return Batch(views, labels, index)
 
     def _check_batch(self, views: Sequence[torch.Tensor], labels: torch.Tensor) -> None:
+        """Refuse too few views, and labels that are not one number for each image (UserError)."""
         name, B = type(self).__name__, len(views[0])
         need(
             len(views) >= self.views,
@@ -466,7 +372,7 @@ class Method(nn.Module):
             f"DATALOADER.K_TRANSFORMS {self.views}",
         )
         need(
-            self.unlabelled and labels.shape == (0,),
+            labels.dtype == LABELS and labels.shape == (B,),
             f"Labels are {labels.dtype} of the shape {tuple(labels.shape)}, but must be {LABELS} "
             f"of ({B},): give {name} the number of one class for each image",
         )
@@ -495,11 +401,6 @@ class Method(nn.Module):
         return {"loss": total, **{k: v for k, v in terms.items() if k != "loss"}}
 
     # ------------------------------------------------------------------ for the methods
-
-    @property
-    def adapts(self) -> bool:
-        """True if predictions depend on random views of an image, or on the images before it."""
-        return self.stream or self.test_views > 1
 
     @property
     def device(self) -> torch.device:
@@ -607,54 +508,34 @@ class Method(nn.Module):
             UserError: it does not fit the method, or cannot be used for other classes.
         """
         name, saved = type(self).__name__, checkpoint.classnames
+        others = self.check_classes(saved, classnames)
         self.training_classnames = list(saved or classnames)
-        others = saved is not None and list(saved) != list(classnames)
-        some = []  # for each class of the method, its number in the checkpoint
-        if others and type(self).keep_classes is not Method.keep_classes:
-            some = [k for k in places(classnames, saved or ()) if k >= 0]
-        others = others and len(some) < len(classnames)
-        if others and self.class_bound:
-            raise UserError(
-                f"{name} has parameters for each class of its training: use it only on those "
-                "classes"
-            )
-        self.make_room(0)
         try:
             self.load_public_state_dict(checkpoint.state_dict)
         except UserError:
             sizes = len(saved or ()), len(classnames)
             state.check_per_class(self.public_parameters(), checkpoint.state_dict, *sizes)
             raise
-        if self.own_classes is not None:
-            self.own_classes = not others
         kept = checkpoint.method
         if kept is not None and checkpoint.trainer == name:  # else of other code or method
             if others:
                 made = checkpoint.class_buffers
                 state.check_other_classes(name, self.own_state(), kept, made, self.class_buffers)
             self.load_own_state(kept)
-        if some:
-            self.keep_classes(some)
 
+    def other_classes(self, saved: Sequence[str] | None, classnames: Sequence[str]) -> bool:
+        """Return True if class names are not those of a checkpoint; None if it does not say."""
+        return saved is not None and list(saved) != list(classnames)
 
-def places(names: Sequence[str], among: Sequence[str]) -> list[int]:
-    """Return the number of each class among the classes of a checkpoint, from 0; -1 if it is none.
-
-    If the names follow each other there in the same order, as those of base and new classes do, it
-    is by position, so that two classes of one name stay apart; else the first of a name counts.
-
-    Examples:
-        >>> places(["cat", "dog"], ["dog", "cat", "dog"])
-        [1, 2]
-        >>> places(["dog", "owl"], ["dog", "cat", "dog"])
-        [0, -1]
-    """
-    names, among = list(names), list(among)
-    for start in range(len(among) - len(names) + 1):
-        if among[start : start + len(names)] == names:
-            return [*range(start, start + len(names))]
-    number = {name: k for k, name in reversed([*enumerate(among)])}
-    return [number.get(name, -1) for name in names]
+    def check_classes(self, saved: Sequence[str] | None, classnames: Sequence[str]) -> bool:
+        """Return `other_classes`; raises UserError if a checkpoint is bound to its classes."""
+        others = self.other_classes(saved, classnames)
+        if others and self.class_bound:
+            raise UserError(
+                f"{type(self).__name__} has parameters for each class of its training: use it only "
+                "on those classes"
+            )
+        return others
 
 
 def register(cls: type[Method]) -> type[Method]:

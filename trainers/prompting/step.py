@@ -2,6 +2,7 @@
 
 import torch
 
+from .capabilities.staged import Staged
 from .method import Batch, Method, Output
 from .running.memory import within_memory
 from .running.precision import Precision
@@ -37,5 +38,6 @@ def training_step(
         torch.nn.utils.clip_grad_norm_(updated, clip_norm)
     precision.scaler.step(optimizer)
     precision.scaler.update()
-    method.after_step()
+    if isinstance(method, Staged):
+        method.after_step()
     return output, terms

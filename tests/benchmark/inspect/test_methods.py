@@ -16,6 +16,7 @@ from benchmark.inspect import methods
 from benchmark.inspect.methods import build_weightless, count_trained
 from benchmark.report.names import method_name
 from trainers.prompting import build_method
+from trainers.prompting.capabilities.per_class import make_room
 from trainers.prompting.method import METHODS
 
 
@@ -100,7 +101,7 @@ def test_parameter_counts_are_those_of_papers_and_models(tiny_clip, monkeypatch)
     for method in METHODS:
         node = settings(method)
         built = build_method(method, node, tiny_clip, ["forest", "sea"])
-        built.make_room(32)
+        make_room(built, 32)
         count = sum(p.numel() for p in built.learned().values() if built.trains)
         assert trained_parameters(method, node, "tiny") == count
 

@@ -8,6 +8,8 @@ from models import settings
 from benchmark.measure.geometry import BERT, GEOMETRY, SIGLIP, untrained_clip
 from trainers.prompting import UserError, build_method
 from trainers.prompting.building.config import methods_on
+from trainers.prompting.capabilities.on_support import OnSupport
+from trainers.prompting.capabilities.per_class import make_room
 from trainers.prompting.method import METHODS
 
 NAMES = ["forest", "sea or lake", "annual crop land"]
@@ -41,8 +43,8 @@ def resnet():
 def test_every_method_works_where_all_widths_differ(uneven_clip, method):
     node = settings(method) | OWN.get(method, {})
     built = build_method(method, node, uneven_clip, NAMES)
-    if built.support_passes:
-        built.make_room(3)
+    if isinstance(built, OnSupport) and built.support_passes:
+        make_room(built, 3)
         built.take_support(torch.randn(1, 3, built.row_width), torch.arange(3))
     model = built.train()
     images = torch.randn(2, 3, 32, 32)

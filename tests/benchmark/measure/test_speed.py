@@ -27,10 +27,13 @@ from benchmark.measure.geometry import BERT, SIGLIP
 from benchmark.measure.process import OutOfMemory, in_process
 from benchmark.measure.waits import note_waits
 from trainers.prompting import UserError
+from trainers.prompting.capabilities.unlabelled import Unlabelled
 from trainers.prompting.method import METHODS
 
 TINY = (64, 64, 12, 128, 8, 77, 49408, 128, 2, 12)  # as deep as ViT-B, a sixth as wide
-TRAINED = [name for name, kind in METHODS.items() if kind.trains and not kind.unlabelled]
+TRAINED = [
+    name for name, kind in METHODS.items() if kind.trains and not issubclass(kind, Unlabelled)
+]
 # Transport, or other comparisons of several prompts.
 TRANSPORT = ("ALIGN", "GalLoP", "LoCoOp", "MMP", "PLOT", "PLOTPP", "SOTGLP")
 # Operations (10^6) of a step of two images and seven classes on TINY, as counted.
@@ -167,7 +170,11 @@ DIFFERENT = ["ALIGN", "GalLoP", "CLIPLoRA", "TPT", "TDA", "TipAdapterF", "ProLIP
     ids=["few", "more"],
 )
 def test_methods_side_by_side(measured, monkeypatch, asked):
-    every = {name: kind for name, kind in METHODS.items() if name in asked or kind.unlabelled}
+    every = {
+        name: kind
+        for name, kind in METHODS.items()
+        if name in asked or issubclass(kind, Unlabelled)
+    }
     monkeypatch.setattr(speed, "METHODS", every)  # all that are labelled, if none is named
     records, out, _ = measured("--precision", "amp")
     assert {record["trainer"] for record in records} == {*asked}

@@ -27,6 +27,7 @@ from trainers.prompting import UserError, build_method, extend_cfg, load_clip
 from trainers.prompting.backbones import absolute, check_weights, hugging_face
 from trainers.prompting.building.config import fit_images
 from trainers.prompting.building.transforms import as_resized, plain_transform
+from trainers.prompting.capabilities.staged import stages_of
 from trainers.prompting.method import METHODS
 from trainers.prompting.use.commands.export import metadata
 
@@ -124,7 +125,7 @@ def test_every_method_learns_on_them(loaded, case):
     optimizer = torch.optim.SGD(built.learned().values(), lr=1e-3)
     before = built.losses(views, labels)
     built.backward(before)
-    names = built.stages()[0].parameters
+    names = stages_of(built)[0].parameters
     learned = {n: p for n, p in built.learned().items() if not names or n.startswith(tuple(names))}
     for name, p in learned.items():
         assert p.grad is not None and p.grad.isfinite().all(), name

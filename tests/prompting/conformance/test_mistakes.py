@@ -17,7 +17,16 @@ from cases import slow_but
 from dassl.config import get_cfg_default
 from torch import nn
 
-from trainers.prompting import Contexts, Stage, Teacher, UserError, register
+from trainers.prompting import (
+    AtTestTime,
+    Contexts,
+    OnSupport,
+    Stage,
+    Staged,
+    Teacher,
+    UserError,
+    register,
+)
 from trainers.prompting.building.config import add_nodes
 from trainers.prompting.conformance.checks import CHECKS, QUICK, lines
 from trainers.prompting.conformance.findings import Skipped
@@ -83,7 +92,7 @@ def noisy(self):
     return Contexts([c + 0.1 * torch.randn_like(c) for c in CoOp.contexts(self).text])
 
 
-class Prior(CoOp):
+class Prior(AtTestTime, CoOp):
     """A stream that keeps the sum of its probabilities."""
 
     stream = True
@@ -98,7 +107,7 @@ class Prior(CoOp):
         return output._replace(logits=output.logits - self.seen.log())
 
 
-class Supported(CoOp):
+class Supported(OnSupport, CoOp):
     """Adds cosines with means of the support, which `move` makes."""
 
     class_bound, support_passes = True, 1
@@ -334,7 +343,7 @@ def made_anew(self, image, text):
 
 
 def mistaken(body):
-    return body if isinstance(body, type) else type("Mistaken", (CoOp,), body)
+    return body if isinstance(body, type) else type("Mistaken", (Staged, CoOp), body)
 
 
 QUICK_TRAININGS = ("a stage in an attribute", "a counter in a small term", "text of a teacher")

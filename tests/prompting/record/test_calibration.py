@@ -12,8 +12,9 @@ from dassl.config import get_cfg_default
 from golden_files import read
 from paths import GOLDEN
 from scipy.stats import beta
+from torch import nn
 
-from trainers.prompting import UserError
+from trainers.prompting import AtTestTime, OnSupport, UserError
 from trainers.prompting.building.config import add_nodes
 from trainers.prompting.record.calibration import (
     NONE,
@@ -141,10 +142,10 @@ WITH = {"validation": [1]}
 REASONS = {
     "validated": ({}, {}, WITH, "only the last epoch has one"),
     "none": ({}, {}, {}, "it takes validation images, but there are none"),
-    "search": ({"searches": True}, {}, WITH, "but SimpleNamespace chooses settings on them"),
+    "search": ({"searches": True}, {}, WITH, "but Other chooses settings on them"),
     "best": ({"trains": True}, {"FINAL_MODEL": "best_val"}, WITH, "best_val chooses the epoch"),
     "evaluated": ({}, {"SPLIT": "val"}, WITH, "they are what TEST.SPLIT val evaluates"),
-    "stream": ({"stream": True}, {}, WITH, "SimpleNamespace depend on the images before"),
+    "stream": ({"stream": True}, {}, WITH, "Other depend on the images before"),
 }
 
 
@@ -154,5 +155,6 @@ def test_only_images_that_nothing_else_has_read_calibrate(case):
     cfg = get_cfg_default()
     add_nodes(cfg)
     cfg.TEST.update(of_test)
-    method = {"trains": False, "searches": False, "stream": False} | of_method
-    assert sentence in why_uncalibrated(SimpleNamespace(**method), SimpleNamespace(**of_data), cfg)
+    body = {"__init__": nn.Module.__init__, "trains": False, **of_method}
+    method = type("Other", (OnSupport, AtTestTime), body)()
+    assert sentence in why_uncalibrated(method, SimpleNamespace(**of_data), cfg)

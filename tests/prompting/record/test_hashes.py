@@ -8,8 +8,10 @@ from types import SimpleNamespace
 import pytest
 from fresh import run_fresh
 from paths import HALF_WRITTEN
+from torch import nn
 
 from recipe.settings import build_cfg
+from trainers.prompting import OnSupport
 from trainers.prompting.method import METHODS, find_method
 from trainers.prompting.plugins import code_of, load_plugins
 from trainers.prompting.record import hashes
@@ -157,8 +159,9 @@ WEIGHT = "TRAINER.MMRL.REG_WEIGHT"
 
 def beyond(cfg, num_trained=0, **method):
     """Return the marks of an evaluation of a method with these attributes, or of other code."""
-    plain = {"takes": (), "searches": False, "settings": SimpleNamespace(sentences=None)}
-    method = SimpleNamespace(**plain | method) if method else None
+    plain = {"takes": (), "settings": SimpleNamespace(sentences=None)}
+    kind = type("Of", (OnSupport,), {"__init__": nn.Module.__init__, **plain, **method})
+    method = kind() if method else None
     of_run = {"cfg": cfg, "method": method, "num_trained": num_trained}
     return Evaluation(dataset=None, num_classes=2, device=None, results={}, **of_run).beyond()
 

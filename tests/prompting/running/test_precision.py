@@ -17,7 +17,12 @@ from torch import nn
 
 from trainers.prompting import Teacher, sinkhorn
 from trainers.prompting.building.support import encode_batches
+from trainers.prompting.capabilities.at_test_time import count_views, reset
+from trainers.prompting.capabilities.on_support import OnSupport, trains_on_support
 from trainers.prompting.capabilities.one_view import OneView
+from trainers.prompting.capabilities.per_class import make_room
+from trainers.prompting.capabilities.staged import begin_stage
+from trainers.prompting.capabilities.unlabelled import Unlabelled
 from trainers.prompting.full_precision import full_precision
 from trainers.prompting.method import METHODS, Batch
 from trainers.prompting.running import precision as running
@@ -168,7 +173,7 @@ def take_support(method, name, how) -> None:
     features, labels = encode_batches(
         method, [{"img": support["images"][0], "label": support["labels"]}], how
     )
-    method.make_room(len(labels))
+    make_room(method, len(labels))
     if isinstance(method, OneView):
         method.take_views([features], labels)
     else:
@@ -186,24 +191,26 @@ def outcome(original, name, kind) -> torch.Tensor:
     for teacher in (part for part in method.modules() if isinstance(part, Teacher)):
         del teacher.sentences.rows[2:]
     how.place(method, clip_model)
-    if method.support_passes:
+    if isinstance(method, OnSupport) and method.support_passes:
         take_support(method, name, how)
     inputs = images()
     if method.trains:
         with how.autocast():
-            method.begin_stage(0)
-            rows = method.clip_features(inputs) if method.trains_on_support else inputs
-        batch = method.batch([rows] * method.views, LABELS[: 0 if method.unlabelled else 3])
+            begin_stage(method, 0)
+            rows = method.clip_features(inputs) if trains_on_support(type(method)) else inputs
+        batch = method.batch(
+            [rows] * method.views, LABELS[: 0 if isinstance(method, Unlabelled) else 3]
+        )
         learned = method.learned().values()
         before = [p.detach().clone() for p in learned]
         _, terms = training_step(method.train(), batch, torch.optim.SGD(learned, lr=0.01), how)
         assert terms["loss"].isfinite() and how.scaler.get_scale() == running.INIT_SCALE
         assert all(p.isfinite().all() for p in learned)
         assert not all(map(torch.equal, before, learned))
-    method.eval().reset()
+    reset(method.eval())
     with torch.no_grad(), how.autocast():
         views = [inputs[:1] + shift for shift in torch.randn(VIEWS)]
-        logits = method.predict(views if method.test_views > 1 else inputs).logits
+        logits = method.predict(views if count_views(method) > 1 else inputs).logits
     assert logits.dtype == torch.float32 and logits.isfinite().all()
     return logits
 

@@ -8,7 +8,7 @@ import tiny
 import torch
 from torch import nn
 
-from trainers.prompting import Added, Method, Teacher, UserError, load_run, register
+from trainers.prompting import Added, Method, Staged, Teacher, UserError, load_run, register
 from trainers.prompting.building.config import read_node
 from trainers.prompting.method import METHODS
 from trainers.prompting.methods.coop import CoOp
@@ -51,7 +51,7 @@ class Kept(Mine):
         return super().loss(output, batch)
 
 
-class Odd(Mine):
+class Odd(Staged, Mine):
     """With buffers of every type, and a module with extra state."""
 
     def build(self, clip_model, classnames, dataset):
@@ -95,7 +95,7 @@ class Saved(Taught):
     persistent = True
 
 
-class Bound(Mine):
+class Bound(Staged, Mine):
     """With a prototype for each class, learned in training."""
 
     class_bound = True

@@ -11,10 +11,11 @@ from hub import stand_in
 from PIL import Image
 from safetensors.torch import load_file
 from tiny import results
+from torch import nn
 
 import train
 from benchmark.__main__ import main
-from trainers.prompting import load_run
+from trainers.prompting import AtTestTime, load_run
 from trainers.prompting.building.transforms import views_by_content
 
 pytest.importorskip("open_clip", reason="open_clip_torch is not installed")
@@ -66,8 +67,9 @@ def test_images_are_squashed_in_every_place(backbone, tmp_path, capsys):
     for loader in loaders:
         assert has_ends(loader.dataset.transform(wide()))
     plain = trainer.test_loader.dataset.transform
-    trainer.method.test_views = 3
-    assert all(map(has_ends, views_by_content(plain, trainer.method, trainer.cfg)(wide())))
+    body = {"__init__": nn.Module.__init__, "test_views": 3}
+    method = type("OfThree", (AtTestTime,), body)()
+    assert all(map(has_ends, views_by_content(plain, method, trainer.cfg)(wide())))
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ from tiny import HALVES, OF_HALVES, learned, results, run, write_halves
 
 import trainers.prompting.trainer.evaluation as evaluation
 from benchmark.__main__ import main
-from trainers.prompting import Method, load_clip, load_run, register, word_embeddings
+from trainers.prompting import AtTestTime, Method, load_clip, load_run, register, word_embeddings
 from trainers.prompting.methods.coop import CoOp
 from trainers.prompting.record.predictions import ARRAYS, read_predictions
 
@@ -32,7 +32,7 @@ class Relative(CoOp):
         return super().logits(image, text).log_softmax(-1)
 
 
-class Streamed(Method):
+class Streamed(AtTestTime):
     """Compares an image with the mean of those before it, too."""
 
     node = "STREAMED"

@@ -13,6 +13,7 @@ import trainers.prompting.trainer.trainer as trainer
 from datasets.base import ImageDataset
 from trainers.prompting import Method, build_method, load_run
 from trainers.prompting.building.rebuild import for_classes
+from trainers.prompting.capabilities.per_class import scored_as_others
 from trainers.prompting.checkpoint.saved import Saved
 from trainers.prompting.errors import UserError
 from trainers.prompting.method import METHODS
@@ -47,9 +48,7 @@ def test_logits_of_both_halves_are_those_of_a_model_of_all_names(tiny_clip, titl
     images, state = torch.randn(10, 3, 32, 32), torch.get_rng_state()
     other = for_classes(method, tiny_clip, BASE, NEW, "")
     assert torch.equal(state, torch.get_rng_state())
-    output = method.output(images)
-    if method.own_classes:  # in the union they are scored as the others
-        method.own_classes = False
+    with scored_as_others(method):  # as in the union
         output = method.output(images)
     found = torch.cat([output.logits, other.from_features(output.image).logits], 1)
     whole = build_method(name, node, tiny_clip, HALVES).eval()

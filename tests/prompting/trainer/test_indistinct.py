@@ -11,8 +11,8 @@ from tiny import results, run
 
 from trainers.prompting import build_method, load_run
 from trainers.prompting.backbones.closed import Closed
+from trainers.prompting.capabilities.per_class import places
 from trainers.prompting.encoders.indistinct import find_indistinct
-from trainers.prompting.method import places
 
 OWN = ["DATASET.NAME", "ImageFolder"]
 

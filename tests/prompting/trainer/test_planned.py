@@ -6,7 +6,7 @@ import pytest
 import torch
 from tiny import learned, results, run
 
-from trainers.prompting import Planned, Stage, UserError, register
+from trainers.prompting import OnSupport, Planned, Stage, Staged, UserError, register
 from trainers.prompting.method import METHODS
 from trainers.prompting.methods.coop import CoOp
 from trainers.prompting.trainer.planned_steps import check_plan
@@ -150,10 +150,9 @@ def two_stages(self):
 
 
 @pytest.mark.parametrize(
-    "body", [{"trains_on_support": True}, {"stages": two_stages}], ids=lambda body: next(iter(body))
+    ("base", "body"), [(OnSupport, {"trains_on_support": True}), (Staged, {"stages": two_stages})]
 )
-def test_steps_of_another_kind(tmp_path, capsys, body, monkeypatch):
-    for name, value in body.items():
-        monkeypatch.setattr(Ordered, name, value)
-    assert run(tmp_path, "Ordered", tmp_path / "out") == 2
+def test_steps_of_another_kind(tmp_path, capsys, base, body, monkeypatch):
+    monkeypatch.setitem(METHODS, "Other", type("Other", (base, Ordered), body))
+    assert run(tmp_path, "Other", tmp_path / "out") == 2
     assert "it can neither train in stages nor on the features" in capsys.readouterr().err

@@ -6,7 +6,7 @@ from cases import slow_but
 from tiny import HALVES, OF_HALVES, learned, results, run, write_halves
 from torch import nn
 
-from trainers.prompting import Method, load_run, register
+from trainers.prompting import Method, Staged, Unlabelled, load_run, register
 from trainers.prompting.methods.coop import CoOp
 
 WHOLE = ["DATALOADER.TRAIN_X.BATCH_SIZE", "16", "OPTIM.LR", "0.01", "OPTIM.WARMUP_EPOCH", "0"]
@@ -26,7 +26,7 @@ class Rated(CoOp):
         return super().logits(image, text) * (1 + self.factors["fast"] + self.factors["slow"])
 
 
-class Averaged(CoOp):
+class Averaged(Staged, CoOp):
     """Evaluates the exponential moving average of its context."""
 
     def build(self, *given):
@@ -57,10 +57,8 @@ class Counted(Method):
 SEEN = []  # for each step the numbers of images and labels, for each method the names
 
 
-class Sure(CoOp):
+class Sure(Unlabelled, CoOp):
     """A CoOp that becomes sure of its predictions, whichever they are."""
-
-    unlabelled = True
 
     def take_classes(self, classnames):
         SEEN.append(list(classnames))

@@ -6,14 +6,14 @@ import torch.nn.functional as F
 from tiny import run
 from torch import nn
 
-from trainers.prompting import Stage, register
+from trainers.prompting import OnSupport, Stage, Staged, register
 from trainers.prompting.method import METHODS
 from trainers.prompting.methods.coop import CoOp
 from trainers.prompting.trainer import repeatability, trainer
 from trainers.prompting.trainer.evaluation import is_foreign
 
 
-class InATensor(CoOp):
+class InATensor(OnSupport, CoOp):
     """Means of features in a plain tensor, which no checkpoint holds."""
 
     support_passes, class_bound = 1, True
@@ -37,7 +37,7 @@ class ByACounter(CoOp):
         return min(self.steps / 100, 1.0) * super().loss(output, batch)
 
 
-class ByAStage(CoOp):
+class ByAStage(Staged, CoOp):
     """A stage number in an attribute, which `begin_stage` sets."""
 
     stage = 0
@@ -52,7 +52,7 @@ class ByAStage(CoOp):
         return super().logits(image, text) * (1 + self.stage)
 
 
-class AtTheEnd(CoOp):
+class AtTheEnd(Staged, CoOp):
     """A factor that is chosen after the last epoch."""
 
     factor = 1.0

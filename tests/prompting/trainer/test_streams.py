@@ -13,7 +13,8 @@ from paths import GOLDEN
 from tiny import results
 
 from benchmark.launch.data import other_order
-from trainers.prompting import UserError, build_method, extend_cfg, load_run
+from trainers.prompting import OnSupport, UserError, build_method, extend_cfg, load_run
+from trainers.prompting.capabilities.at_test_time import count_views, reset
 from trainers.prompting.embedded import file_sha256
 from trainers.prompting.method import METHODS
 from trainers.prompting.record.predictions import read_predictions
@@ -220,7 +221,7 @@ def test_a_task_begins_with_an_empty_memory(tiny_clip, name):
     expected, carried = [], []
     for task in stream.batches:
         carried.append(method.predict(rows[task]).logits)
-        method.reset()
+        reset(method)
         expected.append(method.predict(rows[task]).logits)
     assert torch.equal(logits, torch.cat(expected))
     assert torch.equal(logits, torch.cat(carried)) == (name in ("StatA", "TransCLIP"))
@@ -300,12 +301,14 @@ def test_zero_shot_clip_of_methods_that_have_it(tiny_clip, name):
     torch.manual_seed(0)
     node = {key: x for key, x in BESIDE[name].items() if key in METHODS[name].defaults}
     images, labels = torch.randn(10, 6, 3, 32, 32), torch.arange(6) % 3
-    support = {"images": images[0], "labels": labels} if METHODS[name].support_passes else None
+    support = (
+        {"images": images[0], "labels": labels} if issubclass(METHODS[name], OnSupport) else None
+    )
     method = build_method(name, node, tiny_clip, NAMES, "", support).eval()
     with torch.no_grad():
         for parameter in method.learned().values():  # as if trained
             parameter += torch.randn_like(parameter)
-        output = method.predict([*images] if method.test_views > 1 else images[0])
+        output = method.predict([*images] if count_views(method) > 1 else images[0])
         own = method.teacher.h if hasattr(method, "teacher") else method.text().h[0]
         z = method.clip_features(images[0])
     assert zero_shot(method, output).tolist() == (z @ own.T).argmax(1).tolist()

@@ -10,8 +10,17 @@ import torch.nn.functional as F
 from paths import ROOT
 from torch import nn
 
-from trainers.prompting import Method, UserError, build_method, load_run, register
+from trainers.prompting import (
+    Method,
+    OnSupport,
+    PerClass,
+    UserError,
+    build_method,
+    load_run,
+    register,
+)
 from trainers.prompting.building.support import encode_batches
+from trainers.prompting.capabilities.at_test_time import reset
 from trainers.prompting.method import METHODS
 from trainers.prompting.running.precision import Precision
 from trainers.prompting.storage.features import read_features
@@ -33,7 +42,7 @@ class Head(nn.Module):
         self.register_buffer("shift", torch.zeros(()))
 
 
-class Prototypes(Method):
+class Prototypes(OnSupport, PerClass):
     """Classifies by class means of training images."""
 
     node = "PROTO"
@@ -214,14 +223,14 @@ INSIDE = {
 def test_features_stand_for_images(tiny_clip, name):
     node = {"TCP": {"INSERT_BLOCK": 2}, "CrossModal": {"ITERS": 9}}.get(name, {})
     support = {"images": IMAGES[0], "labels": LABELS}
-    many = METHODS[name].support_passes and name != "TransCLIP"
+    many = issubclass(METHODS[name], OnSupport) and name != "TransCLIP"
     torch.manual_seed(0)
     model = build_method(name, node, tiny_clip, NAMES, support=support if many else None).eval()
     x = model.clip_features(IMAGES[0])
     assert torch.equal(model.clip_features(x), x)
-    model.reset()
+    reset(model)
     expected = model.predict(IMAGES[0]).logits
-    model.reset()
+    reset(model)
     torch.testing.assert_close(model.predict(x).logits, expected)
     if many:
         rows = {**support, "images": x}

@@ -16,6 +16,8 @@ import torch.nn.functional as F
 from ..backbones.look_up import LookUp, clip_with
 from ..building.config import build_method
 from ..capabilities.fitting import descent, train
+from ..capabilities.on_support import trains_on_support
+from ..capabilities.staged import Staged
 from ..encoders.class_text import zero_shot_template
 from ..errors import need
 from ..method import Method
@@ -89,7 +91,7 @@ class Space:
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(0)  # LP++ draws its biases, on the CPU
             built = build_method(method, node, self.clip_model, names, support=support)
-        if built.trains_on_support:
+        if trains_on_support(type(built)):
             learned = built.learned()
             optimizer = torch.optim.SGD(learned.values(), RATE, MOMENTUM)
             shares = [(1 + math.cos(math.pi * i / EPOCHS)) / 2 for i in range(EPOCHS + 1)]
@@ -98,7 +100,8 @@ class Space:
             step = descent(lambda number: built.losses(x, y)["loss"], optimizer, schedule)
             begin = {name: p.detach().clone() for name, p in learned.items()}
             for epoch in train(learned, begin, step, EPOCHS):
-                built.after_epoch(epoch, EPOCHS)
+                if isinstance(built, Staged):
+                    built.after_epoch(epoch, EPOCHS)
         return built.eval()
 
     def logits(self, method: str, rows: Any, labels: Any, others: Any, **node: float) -> np.ndarray:

@@ -11,6 +11,7 @@ from yacs.config import CfgNode
 from .. import methods  # noqa: F401 (which registers those that are built in)
 from ..backbones import family_of
 from ..backbones.closed import Closed
+from ..capabilities.at_test_time import count_views
 from ..checkpoint.cfg_texts import leaves
 from ..dataset_keys import SENTENCES
 from ..encoders.descriptions import Asked
@@ -223,7 +224,7 @@ def methods_on(clip_model: Any) -> dict[str, str]:
         try:
             with torch.device("meta"), torch.random.fork_rng(devices=[]):
                 method = kind(read_node(kind, {}), skeleton, ["cat", "dog"])
-            if rows and method.test_views > 1:
+            if rows and count_views(method) > 1:
                 reasons[name] = "it reads random views, and rows of features are without"
         except UserError as error:
             reasons[name] = str(error)
@@ -262,7 +263,7 @@ def build_method(
         clip_model: a CLIP from `load_clip`. Its modules are shared and frozen, not copied.
         classnames: K names; `_` reads as a space.
         dataset: name of the data set, which selects hand-written sentences.
-        support: for a method that takes it (`Method.support_passes`), the training set as `images`,
+        support: for a method that takes it (`OnSupport`), the training set as `images`,
             (n, 3, H, W) or (passes, n, 3, H, W) of several augmentations, normalised, and `labels`,
             (n,). Its features are computed here, on the CPU, and kept; `images` may be rows of
             them, (n, D).

@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from ..capabilities.on_support import OnSupport
+from ..capabilities.per_class import make_room
 from ..errors import UserError
 from ..method import Method
 from ..running.precision import Precision
@@ -36,10 +38,12 @@ def encode_batches(
     return torch.cat(features), torch.cat(labels)
 
 
-def give_support(method: Method, features: torch.Tensor, labels: torch.Tensor, passes: int) -> None:
+def give_support(
+    method: OnSupport, features: torch.Tensor, labels: torch.Tensor, passes: int
+) -> None:
     """Give a method its support: features (P n, D) and labels (P n,), one pass after another."""
     n = len(labels) // passes
-    method.make_room(n)
+    make_room(method, n)
     method.take_support(features.unflatten(0, (passes, n)), labels[:n])
 
 
@@ -52,7 +56,7 @@ def give_images(method: Method, support: Mapping[str, torch.Tensor]) -> None:
             (P, n, D), and `labels`, (n,).
     """
     name, W = type(method).__name__, method.row_width
-    if not method.support_passes:
+    if not isinstance(method, OnSupport) or not method.support_passes:
         raise UserError(f"{name} takes no support: leave `support` out")
     images, labels = (support.get(key) for key in ("images", "labels"))
     if not (torch.is_tensor(images) and torch.is_tensor(labels) and len(support) == 2):

@@ -11,6 +11,7 @@ import torch
 from PIL import Image, ImageOps
 from yacs.config import CfgNode
 
+from ..capabilities.at_test_time import AtTestTime
 from ..dassl_parts import dassl
 from ..method import Method
 from ..running.seeding import seeded
@@ -110,7 +111,7 @@ def views_by_content(plain: Finish, method: Method, cfg: CfgNode) -> Callable[..
 
     RandomViews are drawn from the seed of the run and the pixels of the image. Threads may call it.
     """
-    if method.test_views < 2:
+    if not isinstance(method, AtTestTime) or method.test_views < 2:
         return plain
     views, lock = RandomViews(plain, cfg, method.test_views, method.test_augmix), Lock()
 

@@ -12,9 +12,10 @@ from ..full_precision import no_autocast
 from ..marks import ONE_IMAGE
 from ..method import Method, Output
 from ..node import Words
+from .at_test_time import AtTestTime
 
 
-class OfViews(Method):
+class OfViews(AtTestTime):
     """A method that learns nothing before it sees a test image, in several views.
 
     A subclass defines `from_views` and `test_views`. Without views (`method(images)`), it is

@@ -4,7 +4,7 @@ from typing import Protocol
 
 import torch
 
-from ..method import Method
+from .on_support import OnSupport
 
 
 class ViewFeatures(Protocol):
@@ -15,7 +15,7 @@ class ViewFeatures(Protocol):
     def __getitem__(self, view: int, /) -> torch.Tensor: ...
 
 
-class OneView(Method):
+class OneView(OnSupport):
     """A method with one step an epoch, on the features of all training images in one view.
 
     Epoch e, from 1, takes view e mod V of V = `support_passes`. In a run a view is encoded when an

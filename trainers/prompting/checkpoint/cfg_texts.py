@@ -162,14 +162,16 @@ def _node_of(cfg: Any, key: str) -> tuple[Any, str]:
     return (cfg if isinstance(cfg, dict) else None), name
 
 
-def as_trained(cfg: Any, saved: Mapping[str, str] | None, method: Any, place: str) -> Any:
+def as_trained(
+    cfg: Any, saved: Mapping[str, str] | None, method: Any, place: str, adapts: bool
+) -> Any:
     """Return the cfg for the record of an evaluation: what concerns the training is that of it.
 
     If the checkpoint, at a place, has no settings (`saved` is None), they are UNKNOWN. The seed of
-    a method that adapts while testing stays that of the evaluation.
+    a method that `adapts` while testing stays that of the evaluation.
     """
     keys = {method.place(key) for key in method.training_only} - {"SEED"}
-    keys |= set() if method.adapts else {"SEED"}
+    keys |= set() if adapts else {"SEED"}
     cfg = cfg.clone()
     cfg.defrost()
     for key in [key for key, _ in leaves(cfg) if key in keys or key.startswith(OF_TRAINING)]:

@@ -19,13 +19,16 @@ from .saved import ORIGIN, Saved
 
 
 def provenance_of(
-    cfg: Any, method: Any, dataset: Any, precision: Precision, initial: Saved | None
-) -> Saved:
+    cfg: Any, method: Any, dataset: Any, precision: Precision, initial: Saved | None,
+    unlabelled: bool = False, labels: bool = True,
+) -> Saved:  # fmt: skip
     """Return what checkpoints of a run say of it, which does not change while it trains.
 
     The data set may say how it is divided (`division`: texts by part and class) and what its files
     hold (`keys`: numbers by path, equal for files of equal content). `initial` is the checkpoint of
-    MODEL.INIT_WEIGHTS. Hashes of the code and the calibration are the caller's.
+    MODEL.INIT_WEIGHTS. `unlabelled` and `labels` say whether the method learns from unlabelled
+    images, and whether it reads any labels of training images. Hashes of the code and the
+    calibration are the caller's.
     """
     name = cfg.MODEL.BACKBONE.NAME
     earlier = [teacher.trained.images for teacher in teachers_of(method) if teacher.trained]
@@ -36,12 +39,12 @@ def provenance_of(
         class_buffers=method.class_buffers,
         sentences=method.settings.sentences and method.settings.sentences.about,
         features=read_features(file).traits() if (file := cfg.DATASET.get("FEATURES")) else None,
-        images=images_of(dataset, method.unlabelled, earlier),
+        images=images_of(dataset, unlabelled, earlier),
         computed={
             "precision": str(precision.computed_in).removeprefix("torch."),
             "processor": processor(precision.device),
         },
-        drawn=drawn_for(dataset, method),
+        drawn=drawn_for(dataset, labels),
         start=initial.start if initial else None,
         backbone=absolute(name),
         backbone_sha256=weights_sha256(name),
@@ -88,7 +91,7 @@ def load_initial(cfg: Any, method: Any, dataset: Any) -> Saved | None:
     return replace(saved, settings=settings, drawn=None, start=start)
 
 
-def drawn_for(dataset: Any, method: Any) -> dict[str, Any] | None:
+def drawn_for(dataset: Any, labels: bool) -> dict[str, Any] | None:
     """Return what label noise and imbalance have changed for a method, in numbers of images.
 
     For a method that reads no labels of training images, that is nothing.
@@ -97,8 +100,7 @@ def drawn_for(dataset: Any, method: Any) -> dict[str, Any] | None:
         `images`, `wrong_labels`, `left_out`; None without noise and imbalance.
     """
     drawn: dict[str, Any] | None = getattr(dataset, "drawn", None)
-    trains = type(method).trains and not type(method).unlabelled
-    return drawn if drawn is None or trains or method.support_passes else dict.fromkeys(drawn, 0)
+    return drawn if drawn is None or labels else dict.fromkeys(drawn, 0)
 
 
 def teachers_of(method: nn.Module) -> list[MethodTeacher]:

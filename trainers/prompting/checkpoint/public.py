@@ -29,6 +29,13 @@ class Public:
         outside: keys that it keeps elsewhere in the cfg, with their full names, such as
             `{"W": "TRAINER.W"}`; they are fields of `Settings`, too.
         ignored: keys of its node that have no effect here; a run that sets one gets a warning.
+
+    Examples:
+        >>> from trainers.prompting.methods.coop import CoOp
+        >>> class Mine(CoOp):
+        ...     public = Public(folder="mine", outside={"W": "LOSS.W"})
+        >>> Mine.public.folder, Mine.public.submodule, Mine.place("W")
+        ('mine', 'prompt_learner', 'LOSS.W')
     """
 
     folder: str = LEFT_OUT

@@ -12,6 +12,9 @@ import numpy as np
 import torch
 
 from ..backbones import family_of, load_clip
+from ..capabilities import CAPABILITIES
+from ..capabilities.staged import begin_stage, stages_of
+from ..capabilities.taught import Taught
 from ..contract import names_read
 from ..errors import UserError
 from ..method import Method
@@ -46,7 +49,8 @@ def check_hooks(run: ShortRun) -> None:
     Finds `image_feature`, which nothing calls.
     """
     own = _own_classes(run.method)
-    names = {n for kind in Method.__mro__[:-1] for n in (*vars(kind), *get_annotations(kind))}
+    known = (*Method.__mro__[:-1], *CAPABILITIES)
+    names = {n for kind in known for n in (*vars(kind), *get_annotations(kind))}
     hooks = [name for name in names - set(dir(torch.nn.Module)) if not name.startswith("_")]
     read = {name for kind in own for value in vars(kind).values() for name in names_read(value)}
     for kind in own:
@@ -70,7 +74,8 @@ def check_fields(run: ShortRun) -> None:
     Finds a weight that is a key, where the loss has a number.
     """
     kinds = _own_classes(run.method)
-    read: set[Any] = {*OF_RUNS, *run.method.taught_by, *run.method.test_keys}
+    read: set[Any] = {*OF_RUNS, *run.method.test_keys}
+    read |= set(run.method.taught_by) if isinstance(run.method, Taught) else set()
     begun: tuple[str, ...] = ()  # as f"N_{side}" begins
     for name in {kind.__module__ for kind in (*kinds, Method)}:
         with open(getattr(sys.modules[name], "__file__", None) or os.devnull, "rb") as file:
@@ -131,12 +136,12 @@ def check_seeds(run: ShortRun) -> None:
     Finds `torch.manual_seed(0)` in either.
     """
     trained = run.for_classes(run.trainer.dm.dataset.classnames)
-    numbers = range(len(trained.stages()))
+    numbers = range(len(stages_of(trained)))
     for stage in (None, *numbers):
         states = []
         for seed in (1, 2):
             with seeded(seed), run.precision.autocast():
-                run.fresh(None) if stage is None else trained.begin_stage(stage)
+                run.fresh(None) if stage is None else begin_stage(trained, stage)
                 states.append(
                     {
                         "PyTorch": torch.get_rng_state().numpy().tobytes(),

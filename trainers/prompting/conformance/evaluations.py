@@ -2,6 +2,9 @@
 
 import torch
 
+from ..capabilities.at_test_time import adapts, learns_from_stream, reset
+from ..capabilities.on_support import OnSupport, count_passes, searches
+from ..capabilities.per_class import PerClass, make_room, scored_as_others
 from ..capabilities.transductive import Transductive
 from ..errors import UserError, need
 from ..record.calibration import fit_temperature
@@ -60,16 +63,16 @@ def check_repeats(run: ShortRun) -> None:
     """
     method, seen = run.method, []
     for _ in range(2):
-        method.reset()
+        reset(method)
         seen.append(torch.cat([run.output(images).logits for images in run.batches]))
     again = run.output(run.batches[0]).logits
-    method.reset()
+    reset(method)
     name, first = type(method).__name__, seen[0][: len(again)]
 
     def off(logits: torch.Tensor, other: torch.Tensor) -> float:
         return float((logits - other).abs().max() / other.abs().max().clamp_min(1e-30))
 
-    if method.stream or isinstance(method, Transductive):
+    if learns_from_stream(method) or isinstance(method, Transductive):
         difference = off(seen[1], seen[0])
         need(
             difference <= ROUNDING,
@@ -97,14 +100,14 @@ def check_batches(run: ShortRun) -> None:
         raise Skipped("it classifies all images together (`Transductive`)")
     views = images if isinstance(images, list) else [images]
     singles = [[view[i : i + 1] for view in views] for i in range(len(views[0]))]
-    method.reset()
+    reset(method)
     alone = []
     for single in singles:
-        if not method.stream:
-            method.reset()
+        if not learns_from_stream(method):
+            reset(method)
         alone.append(run.output(single if isinstance(images, list) else single[0]).logits)
     whole = run.predict(images)
-    if method.stream and apart(whole, alone) > FAR:
+    if learns_from_stream(method) and apart(whole, alone) > FAR:
         raise Note(
             "Its predictions depend on how many images come at a time (DATALOADER.TEST.BATCH_SIZE)"
             ": take the images of a batch one after another, each scored before it is learned from"
@@ -150,7 +153,7 @@ def check_order(run: ShortRun) -> None:
     of_own_classes(run)
     if isinstance(run.method, Transductive):
         raise Skipped("it classifies all images together (`Transductive`)")
-    if run.method.own_classes is not None:
+    if isinstance(run.method, PerClass) and run.method.own_classes is not None:
         raise Skipped("it scores the classes of its training in another way (`own_classes`)")
     images, other = run.batches[0], run.for_classes(names[::-1])
     check_same(
@@ -172,10 +175,8 @@ def check_union(run: ShortRun) -> None:
     except UserError as error:
         raise Skipped(str(error)) from None
     images, others = run.batches[0], data.other_classnames
-    own_classes = method.own_classes
-    method.own_classes = own_classes and False  # classes of the training are scored otherwise
-    output = run.output(images)
-    method.own_classes = own_classes
+    with scored_as_others(method):
+        output = run.output(images)
     with torch.no_grad(), run.precision.autocast():
         theirs = run.for_classes(others).from_features(output.image).logits
     whole = run.predict(images, run.for_classes([*data.classnames, *others]))
@@ -207,9 +208,9 @@ def check_support(run: ShortRun) -> None:
 
     Finds a running mean, and `features.view(K, shots, D)`.
     """
-    if not run.method.support_passes:
+    passes, K = count_passes(run.method), run.method.num_classes
+    if not passes:
         raise Skipped("it takes no support")
-    passes, K = run.method.support_passes, run.method.num_classes
     with seeded(0):
         rows = run.method.clip_features(run.every_image()).repeat(passes, 2, 1)
         rows = rows + rows.std() * torch.randn_like(rows)
@@ -217,7 +218,8 @@ def check_support(run: ShortRun) -> None:
 
     def predict(index: torch.Tensor, seed: int) -> torch.Tensor:
         method = run.fresh().eval()
-        method.make_room(2 * K)
+        assert isinstance(method, OnSupport)
+        make_room(method, 2 * K)
         with seeded(seed), run.precision.autocast():
             method.take_support(rows[:, index], labels[index])
         return run.predict(run.batches[0], method)
@@ -238,9 +240,9 @@ def check_temperature(run: ShortRun) -> None:
     Finds cosines without `logit_scale`, or with its square.
     """
     trainer, method = run.trainer, run.method
-    if method.adapts or isinstance(method, Transductive):
+    if adapts(method) or isinstance(method, Transductive):
         raise Skipped("it adapts to the test images")
-    if method.searches:
+    if searches(method):
         raise Skipped("it chooses settings by its accuracy on the validation images")
     batches = [trainer.parse_batch_test(batch) for batch in trainer.validation]
     logits = torch.cat([run.output(images).logits for images, _ in batches]).double().cpu()

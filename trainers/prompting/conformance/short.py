@@ -16,6 +16,8 @@ from yacs.config import CfgNode
 
 from ..building.config import add_nodes, make
 from ..building.rebuild import for_classes
+from ..capabilities.at_test_time import reset
+from ..capabilities.on_support import count_passes
 from ..capabilities.planned import Planned
 from ..embedded import IMAGES
 from ..errors import UserError
@@ -191,7 +193,7 @@ class ShortRun:
         with seeded(SEED), redirect_stdout(self._log):
             torch.set_rng_state(self._random)
             self.validation = trainer.parse_batch_test(next(iter(trainer.validation)))[0]
-            if trainer.num_trained and not method.support_passes:
+            if trainer.num_trained and not count_passes(method):
                 with suppress(Exception):  # `begin_stage` may make what predictions need
                     self.before = self.predict(self.validation, method.eval())
                 method.train()
@@ -247,9 +249,9 @@ class ShortRun:
     def predict(self, images: Images, method: Method | None = None) -> torch.Tensor:
         """Return the logits of an evaluation that begins with a batch, and ends with it."""
         method = method or self.method
-        method.reset()
+        reset(method)
         logits = self.output(images, method).logits
-        method.reset()
+        reset(method)
         return logits
 
     def step(self, batch: Batch, scale: float = 1.0) -> list[torch.Tensor]:

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch.multiprocessing.reductions import StorageWeakRef
 
+from ..capabilities.staged import stages_of
+from ..capabilities.unlabelled import Unlabelled
 from ..contract import tensors_below
 from ..errors import UserError
 from ..method import Batch, Method
@@ -39,7 +41,7 @@ def check_gradients(run: ShortRun) -> None:
         raise UserError(notes[0])
     own = run.method.learned()
     stopped = [name for name, p in own.items() if not p.requires_grad]
-    if stopped and len(list(run.method.stages())) == 1:
+    if stopped and len(stages_of(run.method)) == 1:
         raise UserError(
             f"'{stopped[0]}' no longer requires a gradient after the training, so that its last "
             "steps have not trained it: freeze parameters in `build`, or name them in `stages`"
@@ -117,7 +119,7 @@ def check_labels(run: ShortRun) -> None:
     more there.
     """
     needs_training(run)
-    if run.method.unlabelled:
+    if isinstance(run.method, Unlabelled):
         raise Skipped("its images have no labels (`unlabelled`)")
 
     def slopes(method: Method, output: Any, batch: Batch) -> list[torch.Tensor | None]:

@@ -10,6 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ..capabilities.on_support import OnSupport
+from ..capabilities.per_class import PerClass
+from ..capabilities.staged import Staged
 from ..checkpoint.public import Public
 from ..encoders.class_text import MEANS, class_text
 from ..encoders.templates import DEFAULT, IMAGENET
@@ -37,7 +40,7 @@ class Prototypes(nn.Module):
 
 
 @register
-class CLAP(Method):
+class CLAP(OnSupport, PerClass, Staged):
     """A linear probe that starts from zero-shot CLIP, with a constraint that keeps it close.
 
     w_k starts at w0_k, the mean over the sentences of the text features before normalisation (eight

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
+from ..capabilities.at_test_time import AtTestTime
 from ..checkpoint.public import Public
 from ..encoders.class_text import ClassText, zero_shot_template
 from ..encoders.text import TextFeatures
@@ -33,7 +34,7 @@ EPS, DECAY = 1e-3, 0.1  # of AdamW
 
 
 @register
-class DPE(Method):
+class DPE(AtTestTime):
     """Text prototypes that evolve over the stream of test images, beside visual ones of a cache.
 
     t (K, D) starts as h, the normalised mean of the normalised features of all sentences about a

@@ -10,6 +10,8 @@ from operator import attrgetter
 import torch
 import torch.nn.functional as F
 
+from ..capabilities.on_support import OnSupport
+from ..capabilities.per_class import PerClass
 from ..checkpoint.public import Public
 from ..encoders.class_text import MEANS, class_text
 from ..encoders.templates import IMAGENET
@@ -22,7 +24,7 @@ ALPHAS = tuple(10.0**power for power in range(-4, 3))  # of the search
 
 
 @register
-class GDA(Method):
+class GDA(OnSupport, PerClass):
     """Zero-shot logits plus those of one Gaussian a class, with one covariance; nothing is trained.
 
     The rows f_i are the n normalised features of the training images, each image with AUGMENT_EPOCH

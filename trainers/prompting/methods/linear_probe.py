@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ..capabilities.on_support import OnSupport
+from ..capabilities.per_class import PerClass
 from ..checkpoint.public import Public
 from ..errors import need, not_negative, positive
 from ..full_precision import in_float64
@@ -21,7 +23,7 @@ TOLERANCE = 1e-8  # of the gradient
 
 
 @register
-class LinearProbe(Method):
+class LinearProbe(OnSupport, PerClass):
     """Logistic regression on the normalised image features; the text is not used.
 
         logits_jk = w_k . z_j + b_k,   L = C sum_i CE_i + sum_k |w_k|^2 / 2
@@ -47,7 +49,6 @@ class LinearProbe(Method):
     public = Public(folder="linear_probe", ignored=("SHOTS",))
     trains = False
     class_bound = True
-    support_passes = 1
     searches = property(attrgetter("settings.SEARCH_HP"))
 
     @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
+from ..capabilities.staged import Staged
 from ..checkpoint.public import Public
 from ..encoders.text import TextFeatures
 from ..encoders.vision import ImageEncoder, ImageFeatures, project_values
@@ -18,7 +19,7 @@ from .coop import CoOp
 
 
 @register
-class LoCoOp(CoOp):
+class LoCoOp(Staged, CoOp):
     """CoOp's context, whose patches that do not look like their class are kept away from all.
 
     r_jp is patch p by the value path of the last block, as in GalLoP but without its linear map,

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ..capabilities.per_class import PerClass
 from ..checkpoint.public import Public
 from ..encoders.added import SIDES, Added, blocks_of
 from ..encoders.class_text import MEANS, zero_shot_template
@@ -58,7 +59,7 @@ class Representation(nn.Module):
 
 
 @register
-class MMRL(Method):
+class MMRL(PerClass):
     """Tokens that both encoders share enter their later blocks; a second image head reads them.
 
     R (n, d): n = N_REP_TOKENS tokens of d = REP_DIM. For the i-th entry t of REP_LAYERS (from 1),

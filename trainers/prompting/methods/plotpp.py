@@ -12,12 +12,13 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..backbones import family_of
+from ..capabilities.staged import Stage, Staged
 from ..checkpoint.public import Public
 from ..encoders.sentences import SLOT, write_sentences
 from ..encoders.templates import PLOTPP as WORDS
 from ..encoders.templates import PLOTPP_DEFAULT
 from ..errors import from_1, need, one_of
-from ..method import Method, Stage, register
+from ..method import Method, register
 from ..prompts import Contexts, Size, normal, visual_width
 from ..transport.released import sinkhorn_released
 from .prompted import Point, Prompted
@@ -40,7 +41,7 @@ class Shallow(nn.Module):
 
 
 @register
-class PLOTPP(Prompted):
+class PLOTPP(Staged, Prompted):
     """ALIGN's prompt level without its token level, with separate prompts in the first blocks.
 
     With S[m, n] = cos(x_j^m, h_k^n) and T the plan of the cost 1 - S (docs/methods.md, section 3):

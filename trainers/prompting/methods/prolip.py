@@ -15,6 +15,7 @@ from torch import nn
 
 from ..capabilities.fitting import descent, keep_best, train
 from ..capabilities.one_view import OneView
+from ..capabilities.staged import Staged
 from ..checkpoint.public import Public, PublicFiles
 from ..checkpoint.saved import Saved
 from ..encoders.class_text import MEANS, class_text
@@ -35,7 +36,7 @@ EPS = 1e-4  # of Adam
 
 
 @register
-class ProLIP(PublicFiles, OneView):
+class ProLIP(PublicFiles, OneView, Staged):
     """The last projection of the image encoder, with a penalty to its start; nothing else learns.
 
         z_j = normalise(x_j P),   L = CE(SCALE z . h) + LAMBDA sum (P - P_0)^2

@@ -15,6 +15,9 @@ from torch import nn
 
 from ..backbones import load_clip, weights_sha256
 from ..capabilities.earlier import build_earlier
+from ..capabilities.staged import Staged
+from ..capabilities.taught import Taught
+from ..capabilities.unlabelled import Unlabelled
 from ..checkpoint.public import Public
 from ..checkpoint.saved import Saved
 from ..encoders.vision import ImageFeatures
@@ -40,7 +43,7 @@ USUAL_WIDTH = {"ViT-L/14": 768}  # of the features of a teacher that is not give
 
 
 @register
-class PromptKD(VPT):
+class PromptKD(Unlabelled, Taught, Staged, VPT):
     """Visual prompts that imitate a larger CLIP with learned prompts, on images without labels.
 
     The student has VPT's visual prompts and no text. u is its image feature before normalisation;
@@ -71,7 +74,6 @@ class PromptKD(VPT):
         folder="VLPromptLearner",
         ignored=("N_CTX_TEXT", "PROMPT_DEPTH_TEXT", "CTX_INIT", "PROJECT_LAYER", "CE_WEIGHT"),
     )
-    unlabelled = True
     training_only = ("TEACHER", "KD_WEIGHT", "TEMPERATURE")
     taught_by = {"TEACHER": "TEACHER_NAME"}
 

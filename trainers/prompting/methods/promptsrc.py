@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ..capabilities.staged import Staged
 from ..checkpoint.public import Public
 from ..encoders.templates import PROMPTSRC
 from ..errors import need, not_negative
@@ -21,7 +22,7 @@ from .ivlp import IVLP
 
 
 @register
-class PromptSRC(IVLP):
+class PromptSRC(Staged, IVLP):
     """IVLP, kept close to CLIP's features and predictions, and averaged over the epochs.
 
     IVLP with 4 tokens on both sides; all words of `a photo of a` are learned, deep contexts N(0,

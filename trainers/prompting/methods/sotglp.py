@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
+from ..capabilities.per_class import PerClass
 from ..checkpoint.public import Public
 from ..encoders.text import TextEncoder
 from ..encoders.vision import ImageEncoder
@@ -23,7 +24,7 @@ LAMBDA = 0.1  # a constant of the published code
 
 
 @register
-class SOTGLP(GalLoP):
+class SOTGLP(PerClass, GalLoP):
     """GalLoP's global prompts, and local ones for each class, to which patches are transported.
 
     GalLoP's M global prompts, map L, loss of G and detection. Each class has its own N local

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ..capabilities.per_class import PerClass
 from ..checkpoint.public import Public
 from ..checkpoint.saved import Saved
 from ..encoders.class_text import MEANS, class_text
@@ -30,7 +31,7 @@ class Residuals(nn.Module):
 
 
 @register
-class TaskRes(Method):
+class TaskRes(PerClass):
     """A residual of the text feature of each class: s z . n(t_k + RESIDUAL_SCALE r_k). L = CE.
 
     t_k is the mean, not normalised, of the text features of the class's sentences before

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ..capabilities.at_test_time import AtTestTime
 from ..checkpoint.public import Public
 from ..encoders.class_text import SCORES, class_text
 from ..encoders.templates import CLIP, IMAGENET
@@ -82,7 +83,7 @@ class Cache(nn.Module):
 
 
 @register
-class TDA(Method):
+class TDA(AtTestTime):
     """Zero-shot logits, plus those of sure test images before, minus those of less sure ones.
 
     Two caches of test images seen before, by predicted class y = argmax l; l = SCALE z . h, e =

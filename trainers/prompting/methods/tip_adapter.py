@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ..capabilities.on_support import OnSupport
+from ..capabilities.per_class import PerClass
 from ..checkpoint.public import Public, PublicFiles
 from ..checkpoint.saved import Saved
 from ..encoders.class_text import MEANS, class_text
@@ -77,7 +79,7 @@ class KeyValueCache(nn.Module):
 
 
 @register
-class TipAdapter(PublicFiles, Method):
+class TipAdapter(PublicFiles, OnSupport, PerClass):
     """Zero-shot logits plus those of a cache of the training images; nothing is trained.
 
     The cache has n training images in the order of the data set, each with AUGMENT_EPOCH random

@@ -12,6 +12,7 @@ from operator import attrgetter
 import torch
 import torch.nn.functional as F
 
+from ..capabilities.at_test_time import AtTestTime
 from ..checkpoint.public import Public
 from ..encoders.sentences import only_template
 from ..encoders.text import TextFeatures
@@ -31,7 +32,7 @@ GRAD_SCALE = 1024.0  # of the loss, against underflow in half precision
 
 
 @register
-class TPT(CoOp):
+class TPT(AtTestTime, CoOp):
     """CoOp's context, tuned anew for each test image: the surest of its views shall agree.
 
     CoOp's context c, without a label. Of V views (x_0 plain, the others random crops and flips)

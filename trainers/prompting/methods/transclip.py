@@ -18,6 +18,8 @@ import torch
 import torch.nn.functional as F
 
 from ..capabilities.earlier import earlier_method
+from ..capabilities.on_support import OnSupport
+from ..capabilities.per_class import PerClass
 from ..capabilities.transductive import Transductive
 from ..checkpoint.public import Public
 from ..errors import from_1, need, not_negative, one_of, positive
@@ -38,7 +40,7 @@ class Mixture(NamedTuple):
 
 
 @register
-class TransCLIP(Transductive):
+class TransCLIP(OnSupport, PerClass, Transductive):
     """Gaussians of the test images, a graph of neighbours and the text's predictions together.
 
     z (Q, K) are assignments of the normalised features x_i to K Gaussians with means mu_k and one

@@ -9,15 +9,17 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ..capabilities.per_class import PerClass, places
+from ..capabilities.staged import Stage, Staged
 from ..checkpoint.public import Public
 from ..encoders.text import TextFeatures
 from ..errors import need
-from ..method import Stage, places, register
+from ..method import register
 from .ln_only import LNOnly
 
 
 @register
-class TwoSFS(LNOnly):
+class TwoSFS(PerClass, Staged, LNOnly):
     """First the LayerNorms of both encoders, then a classifier of the classes of the training.
 
     Two stages of one training. First the weights and biases of LN1 and LN2 in every block of both

@@ -10,6 +10,8 @@ from typing import Any, Self
 import torch
 
 from ..backbones import weights_sha256
+from ..capabilities.at_test_time import adapts
+from ..capabilities.on_support import count_passes, searches
 from ..checkpoint.saved import Saved
 from ..dataset_keys import STREAM
 from ..embedded import file_sha256
@@ -103,7 +105,7 @@ class Evaluation:
         if self.method is None:
             return False
         drawn = self.cfg.TEST.get("STREAM", STREAM["STREAM"]) != STREAM["STREAM"]
-        return bool(self.method.adapts or self.method.support_passes or drawn)
+        return bool(adapts(self.method) or count_passes(self.method) or drawn)
 
     def beyond(self) -> list[str]:
         """Return the marks (`BEYOND`) of what it uses beyond labelled images and class names."""
@@ -113,7 +115,7 @@ class Evaluation:
         sentences = method and method.settings.sentences
         marks |= {FILE} if sentences and sentences.about else set()
         marks |= {PER_DATASET} if self.cfg.TRAINER.PER_DATASET else set()
-        marks |= {VALIDATION} if best_epoch or (method and method.searches) else set()
+        marks |= {VALIDATION} if best_epoch or (method and searches(method)) else set()
         return [mark for mark in BEYOND if mark in marks]
 
     def measure(self) -> dict[str, Any]:

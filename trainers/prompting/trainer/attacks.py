@@ -11,7 +11,10 @@ from yacs.config import CfgNode
 
 from ..building.config import make, read_node
 from ..building.transforms import RandomViews
+from ..capabilities.at_test_time import AtTestTime, learns_from_stream, reset
+from ..capabilities.on_support import trains_on_support
 from ..capabilities.transductive import NOT_ITS_OWN, Transductive
+from ..capabilities.unlabelled import Unlabelled
 from ..encoders.class_text import ClassText
 from ..errors import need
 from ..method import Method, find_method
@@ -30,8 +33,8 @@ def check_attacks(method: Method, cfg: CfgNode) -> None:
     obstacles = {
         "TRAIN": {
             f"{name} trains nothing": not kind.trains,
-            f"{name} learns from images without labels": kind.unlabelled,
-            f"{name} learns from features": kind.trains_on_support,
+            f"{name} learns from images without labels": issubclass(kind, Unlabelled),
+            f"{name} learns from features": trains_on_support(kind),
         },
         "TEST": {f"the logits of {name} {NOT_ITS_OWN}": isinstance(method, Transductive)},
     }
@@ -99,13 +102,14 @@ class Attacked:
         self.form = STATIC if type(self.method).predict is not Method.predict else ""
         drawn = torch.randperm(n, generator=torch.Generator().manual_seed(seed)).tolist()
         some = drawn[: self.test.ATTACK_IMAGES or n]
-        self.order = some if self.method.stream else sorted(some)  # a stream is in this order
+        # a stream is in this order
+        self.order = some if learns_from_stream(self.method) else sorted(some)
         self.seeds = SeededImages(loader.dataset, range(n), seed).seeds
         plain = copy(loader.dataset)
         size = loader.batch_size
         self.loader = loader_like(loader, plain, sampler=self.order, batch_size=size)
         self.views = None
-        if self.method.test_views > 1:
+        if isinstance(self.method, AtTestTime) and self.method.test_views > 1:
             given = self.method.test_views, self.method.test_augmix
             self.views = RandomViews(plain.transform, cfg, *given)
             self.views.plain = self.views.finish
@@ -163,7 +167,7 @@ class Attacked:
     def classify(self, changed: bool) -> tuple[torch.Tensor, int]:
         """Return which images are right, (n,), and how many of them rested under the attack."""
         trainer, method, right, rests = self.trainer, self.method, [], []
-        method.reset()
+        reset(method)
         for batch in self.loader:
             (images,), labels = trainer.parse_batch_train(batch)
             pixels, index = to_pixels(method, images), batch["index"]
@@ -175,7 +179,7 @@ class Attacked:
             trainer.watch.see_logits(logits)
             right.append(logits.argmax(1) == labels)
             rests.append(rested & right[-1])
-        method.reset()
+        reset(method)
         trainer.watch.check_logits()
         return torch.cat(right).cpu(), int(torch.cat(rests).sum())
 

@@ -12,6 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from yacs.config import CfgNode
 
 from ..building.keys import check_keys
+from ..capabilities.unlabelled import Unlabelled
 from ..checkpoint.files import saved_epochs
 from ..checkpoint.provenance import check_teachers
 from ..contract import ENCODERS, check_registered
@@ -179,7 +180,7 @@ def check_data(kind: type[Method], cfg: CfgNode, manager: Any) -> None:
     """Refuse a data set (`DataManager`) that a method cannot learn (UserError)."""
     name, K = kind.__name__, len(manager.dataset.classnames)
     need(K > 1, f"The data set has {K} class: at least 2 are needed")
-    if not kind.unlabelled:
+    if not issubclass(kind, Unlabelled):
         return
     need(
         manager.train_loader_u is not None,

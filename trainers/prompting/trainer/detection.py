@@ -15,6 +15,7 @@ import torch
 from dassl.data import DataManager
 from yacs.config import CfgNode
 
+from ..capabilities.at_test_time import reset
 from ..capabilities.transductive import NOT_ITS_OWN, Transductive
 from ..errors import UserError
 from ..method import Method, Output
@@ -101,7 +102,7 @@ class Detection:
         for name, loader in self._loaders.items():
             print(f"Evaluate on {name}, whose classes are not those of the run")
             self._batches = defaultdict(list)
-            trainer.method.reset()
+            reset(trainer.method)
             for batch in loader:
                 trainer.model_inference(trainer.parse_batch_test(batch)[0])
             trainer.watch.check_logits()

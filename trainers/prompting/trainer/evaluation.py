@@ -13,7 +13,10 @@ import torch
 from yacs.config import CfgNode
 
 from ..building.rebuild import for_classes
+from ..capabilities.at_test_time import learns_from_stream, reset
 from ..capabilities.of_views import OfViews
+from ..capabilities.on_support import count_passes, searches
+from ..capabilities.per_class import scored_as_others
 from ..capabilities.transductive import NOT_ITS_OWN, Transductive
 from ..checkpoint.files import checkpoint_file
 from ..checkpoint.saved import Saved
@@ -126,13 +129,8 @@ class Recorder:
         Some methods score the classes that they were trained on in another way; over the union of
         base and new classes all are scored alike.
         """
-        if not self._method.own_classes:
-            return None
-        self._method.own_classes = False
-        try:
-            return self._method.compare(output.image, output.text)
-        finally:
-            self._method.own_classes = True
+        with scored_as_others(self._method) as differs:
+            return self._method.compare(output.image, output.text) if differs else None
 
 
 def is_foreign(kind: type[Method]) -> bool:
@@ -148,7 +146,7 @@ def zero_shot(method: Method, output: Output) -> torch.Tensor | None:
     kind, teachers = type(method), [m for m in method.children() if isinstance(m, Teacher)]
     if is_foreign(kind) or kind.image_features is not Method.image_features:
         return None
-    of_support = kind.predict is Method.predict and not kind.trains and method.support_passes
+    of_support = kind.predict is Method.predict and not kind.trains and count_passes(method)
     if of_support or takes_streams(kind) or issubclass(kind, OfViews):
         h = output.text.h[0]
     elif teachers and not method.blocks("image") and method.contexts().vision is None:
@@ -180,13 +178,13 @@ def _temperature(method: Method, trainer, predictions: Predictions) -> float | N
     The validation images leave no trace in a method that adapts to a stream.
     """
     logits, labels = [], []
-    method.reset()
+    reset(method)
     for batch in trainer.validation:
         images, label = trainer.parse_batch_test(batch)
         with trainer.precision.autocast():
             logits.append(method.predict(images).logits)
         labels.append(label)
-    method.reset()
+    reset(method)
     predictions.validation = values, label = [torch.cat(x).cpu().numpy() for x in (logits, labels)]
     if not np.isfinite(values).all():
         print("No temperature: logits of validation images are not finite")
@@ -202,7 +200,7 @@ def why_spent(method: Method, dataset: Any, cfg: CfgNode) -> str:
     best = method.trains and cfg.TEST.FINAL_MODEL == "best_val"
     obstacles = {
         f"the logits of {name} {NOT_ITS_OWN}": isinstance(method, Transductive),
-        f"{name} chooses settings on them": method.searches,
+        f"{name} chooses settings on them": searches(method),
         "TEST.FINAL_MODEL best_val chooses the epoch on them": best,
         "they are of the base classes": cfg.DATASET.SUBSAMPLE_CLASSES == "new",
         "they are what TEST.SPLIT val evaluates": cfg.TEST.SPLIT == "val",
@@ -216,7 +214,9 @@ def why_uncalibrated(method: Method, dataset: Any, cfg: CfgNode) -> str:
     if why := why_spent(method, dataset, cfg):
         return f"it takes validation images, but {why}"
     name = type(method).__name__
-    return f"answers of {name} depend on the images before" if method.stream else UNTESTED
+    return (
+        f"answers of {name} depend on the images before" if learns_from_stream(method) else UNTESTED
+    )
 
 
 def calibrate(trainer: Any) -> Saved:

@@ -15,6 +15,7 @@ from torch.utils.data import Dataset
 from yacs.config import CfgNode
 
 from ..backbones.look_up import LookUp, clip_with
+from ..capabilities.at_test_time import count_views
 from ..encoders.class_text import zero_shot_template
 from ..encoders.sentences import around_name
 from ..errors import need
@@ -47,9 +48,10 @@ def read_rows(cfg: CfgNode, file: str) -> tuple[CfgNode, Any, DataManager]:
 
 def check_views(method: Method, file: str) -> None:
     """Raise a UserError if a method takes several views of a test image."""
+    count = count_views(method)
     need(
-        method.test_views == 1,
-        f"{type(method).__name__} reads {method.test_views} random views of each test image, which "
+        count == 1,
+        f"{type(method).__name__} reads {count} random views of each test image, which "
         f"'{file}' does not have: run it on images",
     )
 

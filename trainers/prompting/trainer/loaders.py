@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from yacs.config import CfgNode
 
 from ..building.transforms import RandomViews, as_resized
+from ..capabilities.at_test_time import AtTestTime, adapts
 from ..method import Method
 from ..running.seeding import seeded
 
@@ -98,7 +99,7 @@ def prepare_loader(loader: DataLoader, method: Method, cfg: CfgNode) -> DataLoad
     `test_views`, `test_augmix` and `stream` say what is needed; for most methods it is the same
     one.
     """
-    if not method.adapts:
+    if not (isinstance(method, AtTestTime) and adapts(method)):
         return loader
     images: Any = copy(loader.dataset)
     seed = max(cfg.SEED, 0)

@@ -7,7 +7,10 @@ from typing import Any
 import torch
 from yacs.config import CfgNode
 
+from ..capabilities.on_support import trains_on_support
 from ..capabilities.planned import Planned
+from ..capabilities.staged import Staged
+from ..capabilities.unlabelled import Unlabelled
 from ..contract import first_use
 from ..errors import UserError, need
 from ..method import Batch, Method
@@ -26,8 +29,9 @@ def check_planned(kind: type[Method], optim: CfgNode) -> None:
         f"{name} plans the steps of each epoch when it begins, so nothing can be counted in steps: "
         "set OPTIM.MAX_EPOCH, and leave out OPTIM.STEPS and OPTIM.LR_BY_STEP",
     )
+    staged = issubclass(kind, Staged) and kind.stages is not Staged.stages
     need(
-        kind.stages is Method.stages and not kind.trains_on_support,
+        not (staged or trains_on_support(kind)),
         f"{name} plans the steps of epochs, so it can neither train in stages nor on the features "
         "of its support: leave out `stages` and `trains_on_support`, or `Planned`",
     )
@@ -36,7 +40,9 @@ def check_planned(kind: type[Method], optim: CfgNode) -> None:
 def planned_loader(trainer: Any) -> Any:
     """Return the loader of the steps that the method of a `PromptTrainer` plans for its epoch."""
     method, epoch = trainer.method, trainer.epoch + 1
-    loader = trainer.dm.train_loader_u if method.unlabelled else trainer.dm.train_loader_x
+    loader = (
+        trainer.dm.train_loader_u if isinstance(method, Unlabelled) else trainer.dm.train_loader_x
+    )
     rng = random.Random(f"{max(trainer.cfg.SEED, 0)} {epoch}")
     order, steps = rng.getrandbits(62), rng.getrandbits(62)
     method.eval()

@@ -9,6 +9,9 @@ from typing import Any
 import torch
 
 from ..building.rebuild import for_classes
+from ..capabilities.at_test_time import count_views, reset
+from ..capabilities.on_support import trains_on_support
+from ..capabilities.unlabelled import Unlabelled
 from ..contract import ROUNDING
 from ..errors import UserError, in_short, need
 from ..method import Method
@@ -55,7 +58,7 @@ def rebuilt_apart(trainer: Any) -> dict[str, float]:
     try:
         with seeded(SEED):
             rebuilt = for_classes(method, *place)
-            if method.unlabelled:
+            if isinstance(rebuilt, Unlabelled):
                 rebuilt.take_classes([*data.classnames, *getattr(data, "other_classnames", ())])
     except Exception as error:
         raise UserError(
@@ -89,21 +92,21 @@ def outcome(method: Method, precision: Precision) -> dict[str, torch.Tensor]:
     state, training = Snapshot(method), method.training
     size = method.image_encoder.visual.input_resolution
     random = torch.Generator().manual_seed(0)
-    count = max(method.test_views, method.views)
+    count = max(count_views(method), method.views)
     views = [*torch.randn(count, 4, 3, size, size, generator=random).to(method.device)]
     with seeded(0), precision.autocast():
         torch.manual_seed(0)  # of accelerators, too
-        method.eval().reset()
+        reset(method.eval())
         with torch.no_grad():
-            test_views = views[: method.test_views] if method.test_views > 1 else views[0]
+            test_views = views[: count_views(method)] if count_views(method) > 1 else views[0]
             values = {"logits": method.predict(test_views).logits.float()}
-        method.train(training).reset()
+        reset(method.train(training))
         if type(method).trains:
             labels = torch.tensor([0, 0, 1, 1], device=method.device)
             method.train()
-            rows = method.trains_on_support
+            rows = trains_on_support(type(method))
             inputs = [method.clip_features(x) if rows else x for x in views[: method.views]]
-            losses = method.losses(inputs, labels[: 0 if method.unlabelled else 4])
+            losses = method.losses(inputs, labels[: 0 if isinstance(method, Unlabelled) else 4])
             for name, term in losses.items():
                 values["loss" if name == "loss" else f"term '{name}'"] = term.detach().float()
     method.train(training)

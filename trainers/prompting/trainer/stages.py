@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from yacs.config import CfgNode
 
+from ..capabilities.staged import stages_of
 from ..errors import UserError, need
 from ..method import Method
 from .schedule import build_optim, by_step, steps
@@ -36,7 +37,7 @@ class Stages:
             f"OPTIM.STAGED_LR is True, but {type(method).__name__} has `rates` of its own: leave "
             "one of them out",
         )
-        self.stages, total = list(method.stages()), steps(optim, n)
+        self.stages, total = list(stages_of(method)), steps(optim, n)
         self.ends = [int(share * total) for share in accumulate(s.share for s in self.stages)]
         self.ends[-1] = total
         self.starts = [0, *self.ends[:-1]]

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 from yacs.config import CfgNode
 
 from ..building.keys import SHUFFLED
+from ..capabilities.at_test_time import AtTestTime, learns_from_stream, reset
 from ..capabilities.transductive import Seen, Transductive
 from ..contract import first_use
 from ..errors import UserError, need
@@ -53,7 +54,8 @@ class Stream(NamedTuple):
 
 def takes_streams(kind: type[Method]) -> bool:
     """Return True for a method whose predictions depend on other test images."""
-    return bool(kind.stream) or issubclass(kind, Transductive)
+    in_order = issubclass(kind, AtTestTime) and bool(kind.stream)
+    return in_order or issubclass(kind, Transductive)
 
 
 def check_stream(method: Method, dataset: Any, cfg: CfgNode) -> None:
@@ -209,7 +211,7 @@ def arranged_loader(trainer: Any, split: str) -> Any:
     method, cfg, data = trainer.method, trainer.cfg, trainer.dm.dataset
     loader: DataLoader | None = getattr(trainer, f"{split}_loader")
     joint = isinstance(method, Transductive)
-    if loader is None or not (joint or method.stream):
+    if loader is None or not (joint or learns_from_stream(method)):
         return loader
     how: Any = {"batch_size": loader.batch_size}
     if cfg.TEST.STREAM == SHUFFLED or split != cfg.TEST.SPLIT:
@@ -276,7 +278,7 @@ def classify(trainer: Any, seen: Seen) -> Output:
     method = trainer.method
     if isinstance(method, Transductive):
         return method.transduce([seen])
-    method.reset()
+    reset(method)
     views = [*seen.raw.unbind(1)]
     with trainer.precision.autocast():
         output: Output = method.predict(views if len(views) > 1 else views[0])

@@ -12,10 +12,10 @@ from torch.utils.data import Dataset, Subset
 
 from ..building.support import encode_batches, give_support
 from ..capabilities.mirrored import Mirrored
+from ..capabilities.on_support import OnSupport, searches
 from ..capabilities.one_view import OneView
 from ..checkpoint.provenance import load_initial
 from ..errors import UserError, need
-from ..method import Method
 from ..running.memory import GIB, memory_budget
 from .loaders import GeneratedLoader, SeededImages, loader_like
 
@@ -31,6 +31,8 @@ def take_support(trainer: Any, anew: bool) -> Any:
         The loader of its steps: that of the trainer, or one of these features.
     """
     method, cfg = trainer.method, trainer.cfg
+    if not isinstance(method, OnSupport):
+        return trainer.train_loader_x
     key = "SEARCH_HP" if "SEARCH_HP" in method.defaults else "SEARCH"
     if method.searches and trainer.validation is None:
         raise UserError(
@@ -54,11 +56,10 @@ def take_support(trainer: Any, anew: bool) -> Any:
     )
     images = copy(trainer.dm.train_loader_x.dataset)
     images.k_tfm = 1  # one view
-    by_view = isinstance(method, OneView)
-    if not by_view or method.searches:
+    if not isinstance(method, OneView) or method.searches:
         check_room(method, len(images), memory_budget(cfg.TRAINER.MEMORY_BUDGET, trainer.device))
     seen = SeededImages(images, [*range(len(images))] * passes, max(cfg.SEED, 0), mirrored)
-    if by_view:
+    if isinstance(method, OneView):
         views = EncodedViews(trainer, seen)
         method.take_views(views, views.labels)
 
@@ -81,7 +82,7 @@ def take_support(trainer: Any, anew: bool) -> Any:
 def take_validation(trainer: Any) -> None:
     """Give the method of a `PromptTrainer` the validation images, if it wants them."""
     method = trainer.method
-    if method.searches:
+    if searches(method):
         found = encode_batches(method, trainer.validation, trainer.precision)
         method.take_validation(*found)
 
@@ -117,7 +118,7 @@ class EncodedViews:
             return self.kept[view]
         n = len(self.labels)
         features, _ = features_of(self.trainer, Subset(self.seen, range(view * n, view * n + n)))
-        if self.trainer.method.searches:
+        if searches(self.trainer.method):
             self.kept[view] = features
         return features
 
@@ -140,7 +141,7 @@ def shuffled_rows(
     return GeneratedLoader(generate, count)
 
 
-def check_room(method: Method, n: int, budget: int) -> None:
+def check_room(method: OnSupport, n: int, budget: int) -> None:
     """Raise UserError if the support, of n training images, does not fit into a budget of bytes."""
     passes = method.support_passes
     needed = 4 * passes * n * method.row_width

@@ -14,8 +14,13 @@ from yacs.config import CfgNode
 
 from ..backbones import load_clip
 from ..building.config import fit_images, make, resolve, settings_in
+from ..capabilities.at_test_time import adapts, reset
+from ..capabilities.on_support import count_passes, reads_labels, trains_on_support
 from ..capabilities.one_view import OneView
+from ..capabilities.per_class import make_room
 from ..capabilities.planned import Planned
+from ..capabilities.staged import Staged, begin_stage
+from ..capabilities.unlabelled import Unlabelled
 from ..checkpoint.cfg_texts import as_trained
 from ..checkpoint.files import checkpoint_file, marked_epoch, read_checkpoint, remove_earlier
 from ..checkpoint.provenance import lacks_teacher, load_initial, provenance_of, teacher_origin
@@ -121,7 +126,7 @@ class PromptTrainer(TrainerX):
             super().build_data_loader()
             resize_in(self.dm, self.cfg)
         check_data(self.kind, self.cfg, self.dm)
-        if self.kind.unlabelled:
+        if issubclass(self.kind, Unlabelled):
             self.train_loader_x = self.train_loader_u
         self.validation = validation_loader(self.test_loader, self.dm.dataset)
         self.detection = Detection(self.cfg, self.kind, self.dm.dataset)
@@ -141,12 +146,12 @@ class PromptTrainer(TrainerX):
         if note := self.precision.note(clip_model):
             print(note)
         self.method = self.model = make(kind, settings, clip_model, classnames, cfg.DATASET.NAME)
-        if kind.unlabelled:
+        if isinstance(self.method, Unlabelled):
             left_out = getattr(data, "other_classnames", ())
             self.method.take_classes([*classnames, *left_out])
         check_method(self.method, data, cfg)
         self.precision.place(self.method, clip_model)
-        self.method.make_room(len(data.train_x))
+        make_room(self.method, len(data.train_x))
         with self.precision.autocast(), first_use(self.method):
             note_indistinct(self.method, classnames, cfg.MODEL.BACKBONE.NAME)
         self._prepare_loaders()
@@ -155,7 +160,7 @@ class PromptTrainer(TrainerX):
         self.trains = bool(trained) or updates_buffers(kind)
         print(f"Trained parameters: {self.num_trained:,}")
         if trained and not lacks_teacher(self.method):  # else it is only evaluated
-            rows = self.method.trains_on_support or bool(cfg.DATASET.get("FEATURES", ""))
+            rows = trains_on_support(kind) or bool(cfg.DATASET.get("FEATURES", ""))
             budget = cfg.TRAINER.MEMORY_BUDGET
             with first_use(self.method):
                 print(fit(self.method, self.batch_size, budget, self.precision, rows))
@@ -163,7 +168,15 @@ class PromptTrainer(TrainerX):
         self.loaded = load_initial(cfg, self.method, data)
         self.untrained = self.loaded is None
         self.provenance = replace(
-            provenance_of(cfg, self.method, data, self.precision, self.loaded),
+            provenance_of(
+                cfg,
+                self.method,
+                data,
+                self.precision,
+                self.loaded,
+                isinstance(self.method, Unlabelled),
+                reads_labels(self.method),
+            ),
             code=code_of(kind),
             calibration=why_uncalibrated(self.method, data, cfg),
         )
@@ -196,7 +209,7 @@ class PromptTrainer(TrainerX):
         self.train_loader_x = attacked_steps(self, take_support(self, anew=not self.start_epoch))
         if not self.start_epoch:
             with self.precision.autocast():  # it may encode
-                self.method.begin_stage(0)
+                begin_stage(self.method, 0)
 
     def train(self):  # type: ignore[override]
         """Train as Dassl does; a method with nothing to train is only evaluated."""
@@ -238,7 +251,7 @@ class PromptTrainer(TrainerX):
         if self.stages.begins(step):
             self._enter_stage(step)
             with self.precision.autocast():
-                self.method.begin_stage(self.stages.current)
+                begin_stage(self.method, self.stages.current)
         batch = self.batch_of(batch)
         with nullcontext() if self.stepped else first_use(self.method):
             output, terms = training_step(
@@ -253,7 +266,7 @@ class PromptTrainer(TrainerX):
         if self.stages.by_step or (self.batch_idx + 1) == self.num_batches:
             self.update_lr()
         shown = {name: term.detach() for name, term in terms.items()}
-        if not self.kind.unlabelled:
+        if not issubclass(self.kind, Unlabelled):
             right = output.logits.detach().argmax(1) == batch.labels
             shown["acc"] = right.float().mean() * 100
         return shown
@@ -269,7 +282,9 @@ class PromptTrainer(TrainerX):
         views, labels = self.parse_batch_train(batch)
         if (index := batch.get("index")) is not None:
             index = index.to(self.device, non_blocking=True)
-        return self.method.batch(views, labels[:0] if self.kind.unlabelled else labels, index)
+        return self.method.batch(
+            views, labels[:0] if issubclass(self.kind, Unlabelled) else labels, index
+        )
 
     def parse_batch_train(self, batch):
         """Return the views and the labels of a batch, on the device of the run."""
@@ -280,7 +295,8 @@ class PromptTrainer(TrainerX):
     def after_epoch(self):
         """End an epoch as Dassl does, and save it so that an interrupted run can resume."""
         epoch = self.epoch + 1
-        self.method.after_epoch(epoch, self.max_epoch)
+        if isinstance(self.method, Staged):
+            self.method.after_epoch(epoch, self.max_epoch)
         assert self.optim is not None, "epochs are of a training"
         check_optimised(self.method, self.optim, self.stages.learned())
         if epoch == self.max_epoch:
@@ -356,8 +372,8 @@ class PromptTrainer(TrainerX):
         """
         epoch = next((other for other in others if not isinstance(other, CfgNode)), epoch)
         if not directory:
-            if self.untrained and self.method.support_passes:
-                self.method.make_room(0)
+            if self.untrained and count_passes(self.method):
+                make_room(self.method, 0)
             self.untrained = False
             print("No --model-dir is given: the prompts keep their initial values")
             return
@@ -380,7 +396,7 @@ class PromptTrainer(TrainerX):
             is_final: ends the process in ATPrompt's Dassl; ignored here.
         """
         need(
-            not (self.untrained and (self.trains or self.method.support_passes)),
+            not (self.untrained and (self.trains or count_passes(self.method))),
             "The prompts were neither trained nor loaded: call `trainer.load_model(folder)` in "
             "train.py before `trainer.test()`, or give MODEL.INIT_WEIGHTS the checkpoint; "
             "`load_model('')` evaluates them as they are initialised",
@@ -389,7 +405,7 @@ class PromptTrainer(TrainerX):
         if self.cfg.TEST.PREDICTIONS:
             self.recorder = Recorder(self, split or self.cfg.TEST.SPLIT)
         self.detection.begin(split)
-        self.method.reset()
+        reset(self.method)
         self.test_results, self.attacked = {}, {}
         result = super().test(split)
         self.test_results = self.test_results or {"accuracy": result}
@@ -409,12 +425,17 @@ class PromptTrainer(TrainerX):
         If a training was loaded, settings of that are as it had them.
         """
         cfg, then = self.cfg, self.loaded
-        loader = self.val_loader if cfg.TEST.SPLIT == "val" else self.test_loader
+        if then:
+            with_seed = adapts(self.method)
+            cfg = as_trained(cfg, then.settings, self.method, then.place, with_seed)
+        loader = self.val_loader if self.cfg.TEST.SPLIT == "val" else self.test_loader
         stream = getattr(loader, "stream", None)
         trained = getattr(self, "train_seconds", 0.0)  # not measured by the original Dassl
         return Evaluation.of(
             self,
-            cfg=as_trained(cfg, then.settings, self.method, then.place) if then else cfg,
+            cfg=as_trained(cfg, then.settings, self.method, then.place, adapts(self.method))
+            if then
+            else cfg,
             method=self.method,
             provenance=self.provenance,
             training=then,

@@ -11,6 +11,7 @@ from yacs.config import CfgNode
 from ..backbones import family_of
 from ..building.rebuild import clip_of, rebuild
 from ..building.transforms import preprocess_of
+from ..capabilities.at_test_time import count_views
 from ..checkpoint.saved import Saved
 from ..dassl_parts import dassl
 from ..errors import UserError, need
@@ -29,7 +30,7 @@ class Run:
             images (B, 3, H, W). For a method that does not adapt to them, `model(images)` is this.
         classnames: K names, in the order of the logits.
         preprocess: an RGB image of Pillow -> (3, H, W), as in the run's own evaluation. For a
-            method with `test_views` -> a list of views, drawn from the run's seed and the pixels.
+            method that is AtTestTime -> a list of views, drawn from the run's seed and the pixels.
         settings: the cfg of the run, without the keys that do not change results.
         method, backbone: their names.
         path, epoch: the checkpoint that was read.
@@ -65,7 +66,7 @@ class Run:
         class (docs/use.md).
         """
         need(
-            isinstance(images, torch.Tensor) or self.model.test_views > 1,
+            isinstance(images, torch.Tensor) or count_views(self.model) > 1,
             f"classify takes a tensor (B, 3, H, W), not {type(images).__name__}: stack what "
             "`run.preprocess` returns for each image",
         )

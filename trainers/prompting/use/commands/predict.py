@@ -60,6 +60,7 @@ def main(argv: list[str], prog: str) -> int:
             f"there are no images in {', '.join(args.images)}: give image files, or folders that "
             "hold some"
         )
+    from ...capabilities.at_test_time import reset
     from ...running.devices import usable_device
 
     device = usable_device(args.device)
@@ -69,7 +70,7 @@ def main(argv: list[str], prog: str) -> int:
     if error:
         print(run.find_calibration().promise(error), file=sys.stderr)
     failed: list[Path] = []
-    run.model.reset()
+    reset(run.model)
     answer = partial(sets_of, run, error) if sets else partial(likeliest, run, args.top or 5)
     WRITERS[args.format](predict_files(run, paths, args.batch_size, answer, failed), sets)
     if note := transparency_note([*map(str, paths)]):

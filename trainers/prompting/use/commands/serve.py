@@ -41,6 +41,7 @@ def main(argv: list[str], prog: str) -> None:
 
 def build_page(args):
     """Return the page of a run."""
+    from ...capabilities.at_test_time import reset
     from ...capabilities.transductive import Transductive
     from ...running.devices import usable_device
     from ..page import Page
@@ -48,7 +49,7 @@ def build_page(args):
     device, run = usable_device(args.device), load_run(args)
     together = f"{run.method} classifies images together, and a page one by one: use predict"
     need(not isinstance(run.model, Transductive), together)
-    run.model.to(device).reset()
+    reset(run.model.to(device))
     return Page(run)
 
 

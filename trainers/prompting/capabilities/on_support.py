@@ -1,0 +1,71 @@
+"""The base of methods that take features of the training images before the first step."""
+
+from typing import ClassVar
+
+import torch
+
+from ..method import Method
+from .unlabelled import Unlabelled
+
+
+class OnSupport(Method):
+    """A method that takes the training set as CLIP's features of it, before its first step.
+
+    Attributes: Class attributes
+        support_passes: number of times that `take_support` sees each training image; 0 if the
+            method takes no support with these settings. May be a property.
+        trains_on_support: True if steps take the features of the support instead of images.
+        searches: True if `take_validation` is called. May be a property.
+
+    Attributes:
+        validation_follows: True in a run that searches: `take_support` may then leave to
+            `take_validation` what it would do again.
+
+    Examples:
+        >>> class Centred(OnSupport):
+        ...     def build(self, clip_model, classnames, dataset):
+        ...         self.register_buffer("mean", torch.zeros(self.width))
+        ...     def take_support(self, features, labels):
+        ...         self.mean.copy_(features[0].mean(0))
+    """
+
+    support_passes: int = 1
+    trains_on_support: ClassVar[bool] = False
+    searches: bool = False
+    validation_follows: bool = False
+
+    def take_support(self, features: torch.Tensor, labels: torch.Tensor) -> None:
+        """Take the training set before the first step; not called if a checkpoint is loaded.
+
+        Args:
+            features: (passes, n, D), float32, of CLIP's image encoder, not normalised; each pass
+                sees other augmentations.
+            labels: (n,).
+        """
+
+    def take_validation(self, features: torch.Tensor, labels: torch.Tensor) -> None:
+        """Take features (n, D) of the validation images, not augmented, after the last step.
+
+        Labels are (n,).
+        """
+
+
+def count_passes(method: Method) -> int:
+    """Return how often `take_support` of a method sees each training image."""
+    return method.support_passes if isinstance(method, OnSupport) else 0
+
+
+def trains_on_support(kind: type[Method]) -> bool:
+    """Return True if steps take the features of the support instead of images."""
+    return issubclass(kind, OnSupport) and kind.trains_on_support
+
+
+def searches(method: Method) -> bool:
+    """Return True if a method chooses settings on validation images."""
+    return isinstance(method, OnSupport) and method.searches
+
+
+def reads_labels(method: Method) -> bool:
+    """Return True if a method reads labels of training images."""
+    trains = type(method).trains and not isinstance(method, Unlabelled)
+    return trains or count_passes(method) > 0
