@@ -110,21 +110,18 @@ def test_the_files_in_assets(name):
 
 
 E = torch.eye(24, 16)
+OTHER = "it is damaged or of another kind ("
 BAD_TENSORS = {
     "nan": ({"image": torch.full((24, 16), torch.nan)}, "'image' has numbers that are not finite"),
     "infinite": ({f"text/{TEMPLATE}": torch.full((3, 16), torch.inf)}, "has numbers that are not"),
     "zeros": ({"image": E}, "'image' has numbers that are not finite, or only zeros, in row 16"),
     "another width": ({f"text/{TEMPLATE}": torch.ones(3, 8)}, "shape (3, 8), not (3, 16), with 24"),
     "classes": ({f"text/{TEMPLATE}": torch.ones(4, 16)}, "shape (4, 16), not (3, 16)"),
-    "no rows": ({"image": torch.ones(0, 16)}, "'image' has the shape (0, 16), not (N, D)"),
-    "axes": ({"image": torch.ones(2, 12, 16)}, "'image' has the shape (2, 12, 16), not (N, D)"),
+    "axes": ({"image": torch.ones(2, 12, 16)}, OTHER),
     "labels": ({"label": torch.arange(24) % 4}, "has numbers from 0 to 3, but they must be 0 to 2"),
-    "switches": ({"label": torch.ones(24).bool()}, "'label' is of torch.bool, not of whole"),
     "negative": ({"label": torch.arange(24) % 3 - 1}, "'label' has numbers from -1 to 1"),
     "fewer labels": ({"label": torch.arange(3)}, "'label' has the shape (3,), not (24,)"),
-    "float labels": ({"label": torch.zeros(24)}, "'label' is of torch.float32, not of whole numbe"),
-    "whole features": ({"image": torch.ones(24, 16).long()}, "'image' is of torch.int64, not of f"),
-    "a set alone": ({"sentence/a": torch.ones(3, 16)}, "'sentence/a' has no 'sentence_of/...' of"),
+    "a set alone": ({"sentence/a": torch.ones(3, 16)}, OTHER + "KeyError 'sentence_of/a')"),
     "a set's rows": (
         {"sentence/a": torch.ones(3, 16), "sentence_of/a": torch.arange(4) % 3},
         "'sentence_of/a' has the shape (4,), not (3,)",
@@ -133,36 +130,27 @@ BAD_TENSORS = {
         {"sentence/a": torch.ones(3, 16), "sentence_of/a": torch.tensor([0, 1, 3])},
         "'sentence_of/a' has numbers from 0 to 3, but they must be 0 to 2",
     ),
-    "a class alone": (
-        {"sentence/a": torch.ones(3, 16), "sentence_of/a": torch.tensor([0, 2, 2])},
-        "'sentence/a' has no sentence of the class 'sea'",
-    ),
-    "misnamed": ({"images": torch.ones(24, 16)}, "it has 'images', which is not the name of anyth"),
-    "one of views": ({"views": torch.ones(2, 3, 16)}, "'views' and 'views_of' do not come togethe"),
-    "views": ({"views": torch.ones(2, 3, 16), "views_of": torch.tensor([0, 1])}, "not (2, 2, 16)"),
-    "flat views": (
-        {"views": torch.ones(2, 16), "views_of": torch.tensor([0, 1])}, "(2, 16), not (V, n, D)"
+    "views": ({"views": torch.ones(2, 3, 16), "views_of": torch.tensor([0, 1])}, "not (3,), with"),
+    "width of views": (
+        {"views": torch.ones(2, 1, 8), "views_of": torch.tensor([0])}, "(2, 1, 8), not (2, 1, 16)"
     ),
     "view of": ({"views": torch.ones(2, 1, 16), "views_of": torch.tensor([24])}, "must be 0 to 23"),
-    "views twice": (
-        {"views": torch.ones(2, 2, 16), "views_of": torch.tensor([1, 1])}, "'views_of' has a row tw"
-    ),
 }  # fmt: skip
-ROWS = list(range(24))
 BAD_HEADERS = {
     "not normalised": ({"normalised": True}, "'image' has a norm other than 1, although normalise"),
-    "factor": ({"text_norm": 10}, "a 'text_norm', but its features are not normalised"),
     "template": ({"template": "a {}."}, "the template 'a {}.', but it has text features of 'a pho"),
+    **{
+        f"scale {x}": ({"logit_scale": x}, f"the 'logit_scale' {x}, not a positive factor")
+        for x in (0, -1.0, float("inf"), float("nan"))
+    },
+    "a word": ({"logit_scale": "1"}, OTHER),
     "outside": ({"split": {"train": [24], "val": [], "test": []}}, "train of its split' has numbe"),
-    "twice": ({"split": {"train": [0, 0], "val": [], "test": []}}, "train of its split has a row"),
+    "before": ({"split": {"train": [0], "val": [-1], "test": []}}, "val of its split' has numbers"),
     "both": ({"split": {"train": [0, 1], "val": [], "test": [1]}}, "row 1 is for training and in"),
     "both, val": ({"split": {"train": [0], "val": [0], "test": [1]}}, "for training and in val of"),
+    "no split": ({"split": []}, OTHER),
     "names": ({"images": ["a.jpg"]}, "its header has 1 different names of 24 images"),
     "same names": ({"images": ["a.jpg"] * 24}, "its header has 1 different names of 24 images"),
-    **{
-        name: ({"images": [name, *map(str, range(23))]}, f"the image name '{name}', not one below")
-        for name in ("../../x", "x/../../c", "/c", " ")
-    },
     "other features": (
         {"classnames": ["sea", "sea", "road"]}, "classes 0 and 1 both read 'sea' but have other te"
     ),
@@ -195,44 +183,8 @@ def test_headers_that_do_not_fit(tmp_path, own, why):
     tensors, header = content()
     save_file(tensors, tmp_path / "a.safetensors", {HEADER: json.dumps(header | own)})
     assert why in refused(tmp_path / "a.safetensors")
-
-
-PARTS = {"train": [0], "val": [1], "test": [1]}
-# Keys of the header: what a value must be, values that are valid, and values that are not.
-VALUES = {
-    "classnames": ("a list of two or more class names", [], [["a"], ["a", " "], ["a", 1], "ab"]),
-    "split": (
-        "lists of rows by train, val and test", [PARTS, {"train": [], "val": [], "test": []}],
-        [{"train": ROWS}, [], *(PARTS | {"train": rows} for rows in ([True], [0.5], (0,)))],
-    ),
-    "logit_scale": (
-        "the positive factor of the logits", [1, 1e-9, 1e300],
-        [0, -1.0, float("inf"), float("nan"), True, "1"],
-    ),
-    "normalised": ("true or false", [False], [1, None]),
-    "text_norm": ("a positive factor", [1], [0, "1"]),
-    "template": ("one of the templates with text features", [], [1, "\x1b", "a\n{}"]),
-    "clip": ("the name of a CLIP", ["x"], ["", " ", 1, "\x1b[2J"]),
-    "dataset": ("the name of a data set", [""], [1]),
-    "made_of": ("a fingerprint", [""], [None]),
-    "sentence_files": ("the file of each set of sentences", [{}, {"a": "b"}], [[], {"a": 1}]),
-    "images": (
-        "a list of image names or digests", [[], ["b/c", *map(str, range(23))]], [[1], "a"]
-    ),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("key", VALUES)
-def test_what_values_of_a_header_must_be(tmp_path, key):
-    tensors, header = content()
-    wanted, valid, wrong = VALUES[key]
-    for number, value in enumerate(valid):
-        path = tmp_path / f"{number}.safetensors"  # of one name, two may have the same time
-        write_features(path, tensors, header | {key: value})
-        assert read_header(path)[key] == value
-    for value in wrong:
-        with pytest.raises(UserError, match=f"has .* for '{key}', which is not {wanted}"):
-            write_features(tmp_path / "a.safetensors", tensors, header | {key: value})
+    with pytest.raises(UserError, match="is not written, as .*" + re.escape(why)):
+        write_features(tmp_path / "b.safetensors", tensors, header | own)
 
 
 def test_norms_of_normalised_features(tmp_path):
@@ -283,8 +235,8 @@ def test_headers_that_lack_a_key(tmp_path, key):
 
 
 @pytest.mark.parametrize("lacking, why", [
-    ("image", "it lacks 'image'"), ("label", "it lacks 'label'"),
-    (f"text/{TEMPLATE}", "it has no text features ('text/TEMPLATE')"),
+    ("image", OTHER + "KeyError 'image')"), ("label", OTHER + "KeyError 'label')"),
+    (f"text/{TEMPLATE}", "but it has text features of none"),
 ])  # fmt: skip
 def test_files_that_lack_a_tensor(tmp_path, lacking, why):
     tensors, header = content()
@@ -305,13 +257,9 @@ def test_files_that_are_broken_or_something_else(tmp_path):
         os.utime(path, ns=(len(content_), 1 + len(content_)))
         assert "it is damaged or of another kind" in refused(path)
     tensors, header = content()
-    for text, why in (
-        ("[1]", "its header is a list, not a JSON object"),
-        ("{", "its header is not JSON"),
-        ("[" * 100_000, "its header is not JSON"),
-    ):
+    for text in ("1", "{", "[" * 100_000):
         save_file(tensors, path, {HEADER: text})
-        assert why in refused(path)
+        assert OTHER in refused(path)
     save_file(tensors, path)
     assert "it has no 'header'" in refused(path)
     assert load_file(path).keys() == tensors.keys()  # it is a sound safetensors file

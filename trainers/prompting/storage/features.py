@@ -25,8 +25,8 @@ from .feature_checks import (
     TEXT,
     Flaw,
     check_content,
-    check_header,
     same_rows,
+    values_of,
 )
 from .files import write_whole
 
@@ -159,8 +159,8 @@ def write_features(
     need(path.suffix == ".safetensors", f"'{path}' must end in .safetensors: choose another name")
     try:
         check_content(tensors, header)
-    except Flaw as flaw:
-        raise UserError(f"'{path}' is not written, as {flaw} ({LAYOUT})") from None
+    except Exception as error:  # what does not fit together raises errors of many types
+        raise UserError(f"'{path}' is not written, as {_why(error)} ({LAYOUT})") from None
     text = json.dumps(header, ensure_ascii=False, sort_keys=True)
     # one entry of metadata: several have no fixed order in the file
     write_whole(path, save({k: v.contiguous() for k, v in tensors.items()}, {HEADER: text}))
@@ -175,13 +175,17 @@ def _of(path: str | os.PathLike[str], read: Callable[[str, int], Any]) -> Any:
         if not os.path.isfile(path):
             raise UserError(f"There is no file of features '{path}': check the path")
         return read(os.path.abspath(path), os.stat(path).st_mtime_ns)
-    except Flaw as flaw:
-        why = str(flaw)
     except UserError:
         raise
     except Exception as error:  # a broken file raises errors of many types
-        why = f"it is damaged or of another kind ({in_short(error)})"
+        why = _why(error)
     raise UserError(f"'{path}' is no file of features that can be read, as {why}: {LAYOUT}")
+
+
+def _why(error: Exception) -> str:
+    """Return what is wrong with a file, as a clause."""
+    is_flaw = isinstance(error, Flaw)
+    return str(error) if is_flaw else f"it is damaged or of another kind ({in_short(error)})"
 
 
 @lru_cache(maxsize=2)
@@ -206,16 +210,10 @@ def _header(path: str, _changed: int) -> dict[str, Any]:
     from safetensors import safe_open
 
     with safe_open(path, "pt") as file:
-        return check_header(_parse((file.metadata() or {}).get(HEADER)))
+        return values_of(_parse((file.metadata() or {}).get(HEADER)))
 
 
-def _parse(text: str | None) -> dict[str, Any]:
+def _parse(text: str | None) -> Any:
     if text is None:
         raise Flaw(f"it has no '{HEADER}', a JSON object")
-    try:
-        header = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise Flaw(f"its header is not JSON ({in_short(error, 80)})") from None
-    if not isinstance(header, dict):
-        raise Flaw(f"its header is a {type(header).__name__}, not a JSON object")
-    return header
+    return json.loads(text)
