@@ -55,7 +55,7 @@ WRONG = {  # the change of a checkpoint, and what is said
     "settings": (changed(settings="x"), "has no valid 'settings'"),
     "class names": (changed(classnames=7), "has no valid 'classnames'"),
     "epoch": (changed(epoch=None), NOTHING),
-    "plug-ins": (changed(plugins=[3]), "has no valid 'plugins'"),
+    "plug-ins": (changed(plugins=3), "has no valid 'plugins'"),
     "weights": (changed(backbone="/gone/clip.pt"), "no weight file '/gone/clip.pt'"),
     "a text for all": (changed(state_dict="x"), "has no valid 'state_dict'"),
     "a text": (context(lambda ctx: "x"), "is a str and no"),

@@ -14,10 +14,9 @@ import torch
 
 from ..dataset_keys import SENTENCES
 from ..embedded import other_weights
-from ..errors import UserError, need, printable
+from ..errors import UserError, in_short, need, printable
 from ..storage.features import differing_traits
 from ..storage.hub import fetch_run
-from ..storage.values import are_texts, is_settings
 from .cfg_texts import (
     BY_PROCESS,
     DIVIDED,
@@ -30,7 +29,7 @@ from .cfg_texts import (
 )  # fmt: skip
 from .files import broken_checkpoint, find_checkpoint, only_model, read_checkpoint
 
-TYPES = {"float32", "bfloat16", "float16"}
+NUMBERS = {"logit_scale": float, "normalised": bool, "width": int}  # of traits
 AND = " + "  # between the precisions, and the processors, of a run that was resumed
 MOST = 3  # parts of a division in a message
 # What records say of an earlier training, with its keys.
@@ -45,36 +44,43 @@ ORIGIN = {
 }
 
 
-def _are_images(value: Any) -> bool:
-    match value:
-        case {"division": None | dict() as division, "trained_on": torch.Tensor() as keys, **more}:
-            return not more and is_settings(division or {}) and keys.dtype == torch.int64
-    return False
+class BadCheckpoint(Exception):
+    """What is wrong with a checkpoint; the error adds its path."""
 
 
-def _is_computed(value: Any) -> bool:
-    match value:
-        case {"precision": str() as precision, "processor": str(), **more}:
-            return not more and {*precision.split(AND)} <= TYPES
-    return False
+def _named(value: Any) -> Any:
+    if not all(isinstance(name, str) for name in value.keys()):  # noqa: SIM118  # of a mapping
+        raise TypeError("a name is not a text")
+    return value
 
 
-def _are_traits(value: Any) -> bool:
-    match value:
-        case {"logit_scale": float() | int(), "normalised": int(), "width": int() as D, **more}:
-            text = more.pop("text", None)
-            tables = [*text.values()] if isinstance(text, dict) and not more else [None]
-            rows = [row for x in tables for row in (x.values() if isinstance(x, dict) else [x])]
-            return all(torch.is_tensor(row) and row.shape == (D,) for row in rows)
-    return False
+def _plain(value: Any) -> dict[str, Any]:
+    return {name: x if isinstance(x, int | float) else str(x) for name, x in _named(value).items()}
 
 
-def _is_named(value: Any) -> bool:
-    return isinstance(value, Mapping) and are_texts([*value])
+def _texts(value: Any) -> list[str]:
+    if not isinstance(value, list | tuple):
+        raise TypeError("not a list")
+    return [*map(str, value)]
 
 
-def _are_plain(value: Any) -> bool:
-    return _is_named(value) and all(isinstance(x, str | int | float) for x in value.values())
+def _settings(value: Any) -> dict[str, str]:
+    return {name: str(text) for name, text in _named(value).items()}
+
+
+def _images(value: Any) -> dict[str, Any]:
+    division = value["division"]
+    keys = value["trained_on"].long()
+    return {"division": division and _settings(division), "trained_on": keys}
+
+
+def _traits(value: Any) -> dict[str, Any]:
+    numbers = {name: kind(value[name]) for name, kind in NUMBERS.items()}
+    text = {
+        template: {name: row.view(numbers["width"]) for name, row in rows.items()}
+        for template, rows in _named(value["text"]).items()
+    }
+    return numbers | {"text": text}
 
 
 def _is_calibration(value: Any) -> bool:
@@ -94,22 +100,24 @@ def _is_calibration(value: Any) -> bool:
     return all(isinstance(x, float) and x > 0 for x in numbers)
 
 
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str)
+def _calibration(value: Any) -> Any:
+    if not _is_calibration(value):
+        raise ValueError("other fields")
+    return value
 
 
-# What entries must be, if they are there.
-VALID: dict[str, Callable[[Any], bool]] = {
-    **dict.fromkeys(("state_dict", "method", "sentences"), _is_named),
-    **dict.fromkeys(("settings", "class_buffers", "code"), is_settings),
-    **dict.fromkeys(("classnames", "plugins", "edited"), are_texts),
-    **dict.fromkeys(("trainer", "backbone", "backbone_sha256"), _is_text),
-    **dict.fromkeys(("drawn", "start"), _are_plain),
-    "epoch": lambda value: isinstance(value, int),
-    "images": _are_images,
-    "features": _are_traits,
-    "computed": _is_computed,
-    "calibration": _is_calibration,
+# How entries are read, if they are there; it raises errors of many types.
+READ: dict[str, Callable[[Any], Any]] = {
+    **dict.fromkeys(("state_dict", "method", "sentences"), _named),
+    **dict.fromkeys(("settings", "class_buffers", "code"), _settings),
+    **dict.fromkeys(("classnames", "plugins", "edited"), _texts),
+    **dict.fromkeys(("trainer", "backbone", "backbone_sha256"), str),
+    **dict.fromkeys(("drawn", "start"), _plain),
+    "epoch": int,
+    "images": _images,
+    "features": _traits,
+    "computed": lambda value: {name: str(value[name]) for name in ("precision", "processor")},
+    "calibration": _calibration,
 }
 # What a run needs to resume, if it has it; the last ones are written by some methods and Dassls.
 RESUMED = (
@@ -159,23 +167,37 @@ class Saved:
 
     @classmethod
     def of(cls, content: Mapping[Any, Any], place: str = "") -> Self:
-        """Return the checkpoint with this content; without `state_dict`, all of it is learned."""
+        """Return the checkpoint with this content; without `state_dict`, all of it is learned.
+
+        Raises:
+            BadCheckpoint: an entry is not as this project writes it.
+        """
         names = {entry.name for entry in fields(cls)} & content.keys()
-        return cls(**{"state_dict": content, **{x: content[x] for x in names}, "place": place})
+        own = {"state_dict": content, **{x: content[x] for x in names}, "place": place}
+        for name, read in READ.items():
+            if own.get(name) is not None or name == "state_dict":
+                try:
+                    own[name] = read(own[name])
+                except Exception as error:  # odd content raises errors of many types
+                    raise BadCheckpoint(f"has no valid '{name}' ({in_short(error)})") from None
+        return cls(**own)
 
     @classmethod
     def read(cls, path: str, place: str = "") -> Self:
         """Read a file, which belongs to a place, and refuse one with entries of other kinds."""
-        saved = cls.of(read_checkpoint(path), place or path)
-        flaw = saved.flaw()
-        need(not flaw, f"The checkpoint '{path}' {flaw}: take another one, or train again")
-        return saved
+        try:
+            return cls.of(read_checkpoint(path), place or path)
+        except BadCheckpoint as error:
+            remedy = "take another one, or train again"
+            raise UserError(f"The checkpoint '{path}' {error}: {remedy}") from None
 
-    def flaw(self) -> str:
-        """Return what is not as this project writes it; empty if all that is there is."""
-        known = {**self.content(), "state_dict": self.state_dict}  # without what it lacks
-        wrong = [name for name, valid in VALID.items() if name in known and not valid(known[name])]
-        return f"has no valid '{wrong[0]}'" if wrong else ""
+    @classmethod
+    def to_resume(cls, content: Mapping[Any, Any], folder: str) -> Self:
+        """Return the checkpoint with this content, which a run resumes from its folder."""
+        try:
+            return cls.of(content)
+        except BadCheckpoint as error:
+            raise broken_checkpoint(folder, content["epoch"], str(error)) from None
 
     @classmethod
     def of_run(cls, folder: str | os.PathLike[str], epoch: int | None = None) -> Self:
@@ -298,13 +320,10 @@ class Saved:
         """
         wanted = {name for name in RESUMED if getattr(now, name) is not None}
         lacking = sorted(name for name in wanted if getattr(self, name) is None)
-        flaw = self.flaw()
         if self.settings is None:
             no_settings(folder)
         elif lacking:
-            flaw = f"lacks {', '.join(lacking)}"
-        if flaw:
-            raise broken_checkpoint(folder, self.epoch, flaw)
+            raise broken_checkpoint(folder, self.epoch, f"lacks {', '.join(lacking)}")
         if what := differing(self.fingerprint(), now.fingerprint(), method):
             raise begun_otherwise(folder, what)
         self.check_weights(now.backbone, now.backbone_sha256)

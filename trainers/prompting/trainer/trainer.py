@@ -340,7 +340,7 @@ class PromptTrainer(TrainerX):
 
     def check_checkpoint(self, checkpoint, folder):
         """Refuse a checkpoint that this run must not resume from; raises as `Saved`."""
-        self.resumed = Saved.of(checkpoint)
+        self.resumed = Saved.to_resume(checkpoint, folder)
         self.resumed.check_resumed(self.state(0), folder, self.method)
 
     def resume_model_if_exist(self, directory):
