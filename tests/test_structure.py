@@ -120,9 +120,10 @@ PACKAGES = {
     "teacher",
     "record": "backbones capabilities checkpoint dataset_keys embedded errors images marks running "
     "storage",
+    "registry": "capabilities contract errors method",
     "robustness": "errors method",
     "methods": "backbones capabilities checkpoint encoders errors full_precision marks "
-    "method node prompts regularizers robustness storage sure_views teacher transport",
+    "method node prompts registry regularizers robustness storage sure_views teacher transport",
     "plugins": "errors method methods record",
     "step": "capabilities method running",
     "building": "backbones capabilities checkpoint dassl_parts dataset_keys encoders errors images "

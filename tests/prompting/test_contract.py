@@ -18,6 +18,7 @@ from trainers.prompting import (
     UserError,
     register,
 )  # fmt: skip
+from trainers.prompting.capabilities import CAPABILITIES
 from trainers.prompting.contract import check_registered
 from trainers.prompting.method import METHODS
 
@@ -48,6 +49,31 @@ def test_a_helper_with_the_name_of_a_function_of_the_base(case):
     (name,) = HELPERS[case]
     with pytest.raises(UserError, match=f"Helped defines a function `{name}`, which replaces"):
         register(type("Helped", (Mine,), HELPERS[case]))
+
+
+HOOKS = {  # of each capability one, and its signature with another argument
+    "AtTestTime": ("reset", {"reset": lambda self, images: None}),
+    "OfViews": ("from_views", {"from_views": lambda self, x: x}),
+    "OneView": ("take_views", {"take_views": lambda self, views: None}),
+    "OnSupport": ("take_support", {"take_support": lambda self, features: None}),
+    "PerClass": ("make_room", {"make_room": lambda self: None}),
+    "Planned": ("plan_epoch", {"plan_epoch": lambda self, epoch: None}),
+    "PublicFiles": ("read_public", {"read_public": lambda self: None}),
+    "Staged": ("after_epoch", {"after_epoch": lambda self, epoch: None}),
+    "Taught": ("taught_by", {"taught_by": lambda self: {}}),
+    "Transductive": ("predict_all", {"predict_all": lambda self, image: None}),
+    "Unlabelled": ("take_classes", {"take_classes": lambda self: None}),
+}
+
+
+@pytest.mark.parametrize("capability", CAPABILITIES, ids=lambda kind: kind.__name__)
+def test_a_hook_without_its_capability_or_with_other_arguments(capability):
+    name, body = HOOKS[capability.__name__]
+    said = f"Lost defines `{name}` of {capability.__name__}, from which it does not inherit"
+    with pytest.raises(UserError, match=said):
+        register(type("Lost", (Mine,), {name: getattr(capability, name)}))
+    with pytest.raises(UserError, match=f"Named defines a function `{name}`, which replaces"):
+        register(type("Named", (capability, Mine), body))
 
 
 def test_an_init_without_super():

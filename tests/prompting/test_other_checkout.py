@@ -56,7 +56,7 @@ RECORDED = "TEST.RECORD True SEED 1 DATASET.NUM_SHOTS 4 DATASET.SUBSAMPLE_CLASSE
 SHALLOW = """
 from dataclasses import dataclass
 
-from trainers.prompting.method import register
+from trainers.prompting.registry import register
 from trainers.prompting.methods.coop import CoOp
 
 @register

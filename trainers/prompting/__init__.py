@@ -35,10 +35,10 @@ if TYPE_CHECKING:  # for type checkers and editors, which do not follow __getatt
     from .encoders.vision import ImageEncoder as ImageEncoder
     from .errors import UserError as UserError
     from .method import Method as Method
-    from .method import register as register
     from .methods import list_methods as list_methods
     from .prompts import Contexts as Contexts
     from .prompts import word_embeddings as word_embeddings
+    from .registry import register as register
     from .teacher import MethodTeacher as MethodTeacher
     from .teacher import Teacher as Teacher
     from .teacher import read_sentences as read_sentences
@@ -77,7 +77,7 @@ _MODULES = {
     "load_clip": "backbones",
     "load_run": "use.run",
     "read_sentences": "teacher",
-    "register": "method",
+    "register": "registry",
     "sinkhorn": "transport.solver",
     "tuned_norm": "encoders.added",
     "word_embeddings": "prompts",

@@ -29,8 +29,19 @@ POSITIONS = 3  # of the random states that a module is tried on
 ROUNDING = 1e-3  # largest difference, relative to the largest value
 
 
-def check_class(cls: type, base: type) -> None:
-    """Refuse what no method can be, in the bodies of a class and its bases."""
+def check_class(cls: type, base: type, capabilities: Sequence[type]) -> None:
+    """Refuse what no method can be, in the bodies of a class and its bases.
+
+    `capabilities` are the classes that have the hooks which `base` lacks.
+    """
+    has = (base, *(capability for capability in capabilities if issubclass(cls, capability)))
+    lacks = {
+        name: other.__name__
+        for other in capabilities
+        if other not in has
+        for name in vars(other)
+        if not (name.startswith("_") or name == "defaults" or any(hasattr(x, name) for x in has))
+    }
     for kind in (kind for kind in cls.__mro__ if issubclass(kind, base) and kind is not base):
         need(
             "forward" not in vars(kind),
@@ -45,7 +56,14 @@ def check_class(cls: type, base: type) -> None:
         )
         for name, value in vars(kind).items():
             need(
-                name.startswith("__") or _replaces(value, getattr(base, name, value)),
+                name not in lacks,
+                f"{kind.__name__} defines `{name}` of {lacks.get(name)}, from which it does not "
+                f"inherit, so that nothing reads it: name {lacks.get(name)} as its first base, or "
+                "choose another name",
+            )
+            of_base = next((getattr(one, name) for one in has if hasattr(one, name)), value)
+            need(
+                name.startswith("__") or _replaces(value, of_base),
                 f"{kind.__name__} defines a function `{name}`, which replaces that of the base "
                 "class but takes other arguments: choose another name, or take the same ones",
             )

@@ -19,7 +19,7 @@ from .backbones import family_of
 from .checkpoint import state
 from .checkpoint.public import Public
 from .checkpoint.saved import Saved
-from .contract import ENCODERS, check_built, check_class, check_logits, with_sentences
+from .contract import ENCODERS, check_built, check_logits, with_sentences
 from .encoders.added import NONE, Additions
 from .encoders.class_text import class_text
 from .encoders.sentences import check_names
@@ -536,39 +536,6 @@ class Method(nn.Module):
                 "on those classes"
             )
         return others
-
-
-def register(cls: type[Method]) -> type[Method]:
-    """Add a method to the registry, under the name of its class.
-
-    Raises:
-        UserError: another method has the same name, or its `Settings` is not a dataclass, or as
-            `check_class`.
-
-    Examples:
-        >>> from trainers.prompting.methods.coop import CoOp
-        >>> @register
-        ... class Softened(CoOp):
-        ...     def loss(self, output, batch):
-        ...         return F.cross_entropy(output.logits, batch.labels, label_smoothing=0.1)
-        >>> find_method("Softened").node
-        'COOP'
-    """
-    name = cls.__name__
-    other = METHODS.get(name)
-    if other is not None and (other.__module__, other.__qualname__) != (cls.__module__, name):
-        raise UserError(
-            f"{cls.__module__} registers a method '{name}', but {other.__module__} has registered "
-            "that name: rename the class"
-        )
-    if "__dataclass_fields__" not in vars(cls.Settings):  # not those inherited from its base
-        raise UserError(
-            f"`Settings` of {name} is not a dataclass: put @dataclass(frozen=True) above it, and "
-            "@register above the method"
-        )
-    check_class(cls, Method)
-    METHODS[name] = cls
-    return cls
 
 
 def find_method(name: str) -> type[Method]:

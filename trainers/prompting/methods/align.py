@@ -21,9 +21,10 @@ from ..encoders.sentences import expand_templates, fixed_sentence
 from ..encoders.text import TextFeatures
 from ..encoders.vision import ImageFeatures
 from ..errors import from_1, need, one_of
-from ..method import Method, register
+from ..method import Method
 from ..node import Words
 from ..prompts import size_of
+from ..registry import register
 from ..transport.solver import Sinkhorn, sinkhorn
 from ..transport.token_level import TokenProblems, token_distances
 from .prompted import COUPLED, Point, Prompted

@@ -14,8 +14,8 @@ from ..encoders.class_text import ClassText
 from ..encoders.templates import CLIP, ZERO_SHOT, template_of
 from ..errors import need, not_negative
 from ..marks import FILE
-from ..method import register
 from ..node import Words, clean
+from ..registry import register
 from ..teacher import Teacher, sentences_of
 from .coop import CoOp
 

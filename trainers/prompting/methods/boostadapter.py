@@ -17,7 +17,8 @@ from ..checkpoint.public import Public
 from ..encoders.vision import ImageFeatures
 from ..errors import need, one_of
 from ..full_precision import no_autocast
-from ..method import Output, register
+from ..method import Output
+from ..registry import register
 from ..sure_views import check_selection, entropy, marginal_entropy, surest
 from .tda import IN_VIEWS, TDA, Cache
 

@@ -18,7 +18,8 @@ from ..encoders.class_text import MEANS, class_text
 from ..encoders.templates import DEFAULT, IMAGENET
 from ..encoders.text import TextFeatures
 from ..errors import UserError, from_1, need, one_of
-from ..method import Method, register
+from ..method import Method
+from ..registry import register
 from ..teacher import Teacher
 
 DISTANCES = ("none", "l2", "cosine")

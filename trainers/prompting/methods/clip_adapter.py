@@ -12,7 +12,8 @@ from torch import nn
 from ..checkpoint.public import Public
 from ..encoders.class_text import MEANS
 from ..errors import UserError, need
-from ..method import Method, register
+from ..method import Method
+from ..registry import register
 
 
 class Adapter(nn.Module):

@@ -16,7 +16,8 @@ from ..checkpoint.saved import Saved
 from ..encoders.added import MATRICES, SIDES, LowRank, blocks_of
 from ..encoders.class_text import MEANS
 from ..errors import UserError, check_name, need, positive
-from ..method import Method, register
+from ..method import Method
+from ..registry import register
 
 # The numbers, from 0, of the adapted blocks of an encoder with L blocks.
 POSITIONS: dict[str, Callable[[int], range]] = {

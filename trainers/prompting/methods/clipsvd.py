@@ -17,7 +17,8 @@ from ..encoders.added import MATRICES, SIDES, blocks_of, matrices
 from ..encoders.class_text import MEANS, class_text
 from ..encoders.vision import ImageEncoder
 from ..errors import UserError, need, one_of
-from ..method import Method, register
+from ..method import Method
+from ..registry import register
 
 PARTS = {"bottom": range(4), "middle": range(4, 8), "top": range(8, 12)}  # of 12 blocks
 LAYERS = ("all", *PARTS, "top_bottom", "top_middle", "bottom_middle")

@@ -9,9 +9,10 @@ import torch
 from torch import nn
 
 from ..encoders.sentences import only_template
-from ..method import Method, Output, register
+from ..method import Method, Output
 from ..node import Words
 from ..prompts import Contexts
+from ..registry import register
 from .coop import CoOp
 
 AT_ONCE = 8  # images whose texts an evaluation encodes at a time, to bound the memory

@@ -10,9 +10,10 @@ from ..encoders.sentences import SLOT, only_template, write_sentences
 from ..encoders.text import TextEncoder
 from ..encoders.vision import ImageEncoder
 from ..errors import need, one_of
-from ..method import Method, register
+from ..method import Method
 from ..node import Words
 from ..prompts import ClassSpecific, Size, check_size
+from ..registry import register
 from .prompted import Point, Prompted
 
 

@@ -13,7 +13,7 @@ from ..checkpoint.public import Public
 from ..encoders.class_text import ClassText
 from ..errors import not_negative, one_of
 from ..marks import FILE
-from ..method import register
+from ..registry import register
 from ..regularizers import apart
 from ..teacher import Teacher, read_sentences
 from .clip_adapter import Adapter

@@ -18,7 +18,8 @@ from ..checkpoint.public import Public
 from ..encoders.class_text import MEANS, class_text
 from ..encoders.templates import IMAGENET
 from ..errors import fraction, from_1, need, not_negative, one_of, positive
-from ..method import Method, register
+from ..method import Method
+from ..registry import register
 from ..teacher import Teacher
 from .clip_adapter import Adapter
 from .linear_probe import LinearProbe

@@ -14,7 +14,7 @@ import torch
 from ..checkpoint.public import Public
 from ..errors import not_negative, one_of
 from ..full_precision import no_autocast
-from ..method import register
+from ..registry import register
 from .tpt import TPT
 
 

@@ -20,8 +20,9 @@ from ..encoders.vision import ImageFeatures
 from ..errors import need, not_negative, one_of
 from ..full_precision import no_autocast
 from ..marks import FILE, STREAM
-from ..method import Method, Output, register
+from ..method import Method, Output
 from ..node import clean
+from ..registry import register
 from ..sure_views import check_selection, entropy, marginal_entropy, surest
 from ..teacher import sentences_of
 from .tda import Cache, templates_of

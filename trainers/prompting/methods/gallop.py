@@ -19,8 +19,9 @@ from ..encoders.text import TextEncoder, TextFeatures
 from ..encoders.vision import ImageEncoder, ImageFeatures, project_values
 from ..errors import UserError, from_1, need
 from ..full_precision import no_autocast
-from ..method import Method, register
+from ..method import Method
 from ..prompts import Contexts, word_embeddings
+from ..registry import register
 
 
 @register

@@ -17,7 +17,8 @@ from ..encoders.class_text import MEANS, class_text
 from ..encoders.templates import IMAGENET
 from ..errors import from_1, need, not_negative, one_of
 from ..full_precision import in_float64
-from ..method import Method, register
+from ..method import Method
+from ..registry import register
 from ..teacher import Teacher
 
 ALPHAS = tuple(10.0**power for power in range(-4, 3))  # of the search

@@ -20,9 +20,10 @@ from ..encoders.class_text import ClassText
 from ..errors import need, not_negative, one_of
 from ..full_precision import no_autocast
 from ..marks import FILE
-from ..method import Method, register
+from ..method import Method
 from ..node import Words
 from ..prompts import Contexts, Size, Textual, normal, size_of, visual_width
+from ..registry import register
 from ..regularizers import apart
 from ..teacher import Teacher, sentences_of
 from .prompted import Point, Prompted

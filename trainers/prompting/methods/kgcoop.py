@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from ..checkpoint.public import Public
 from ..encoders.templates import KGCOOP, template_of
 from ..errors import not_negative
-from ..method import Method, register
+from ..method import Method
 from ..node import Switch
+from ..registry import register
 from ..regularizers import apart
 from ..teacher import Teacher
 from .coop import CoOp

@@ -16,7 +16,8 @@ from ..capabilities.per_class import PerClass
 from ..checkpoint.public import Public
 from ..errors import need, not_negative, positive
 from ..full_precision import in_float64
-from ..method import Method, register
+from ..method import Method
+from ..registry import register
 
 ROUNDS, STARTS = 1000, 5  # of L-BFGS: a new start follows a line search that fails
 TOLERANCE = 1e-8  # of the gradient

@@ -12,7 +12,8 @@ from ..checkpoint.public import Public
 from ..encoders.added import SIDES, Added, blocks_of, tuned_norm
 from ..encoders.class_text import MEANS
 from ..errors import need, one_of
-from ..method import Method, register
+from ..method import Method
+from ..registry import register
 
 MODALITIES = {"both": SIDES, "vision": ("image",), "text": ("text",)}
 ENDS = {"image": ("visual.ln_pre", "visual.ln_post"), "text": ("", "ln_final")}

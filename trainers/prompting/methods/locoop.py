@@ -14,7 +14,7 @@ from ..encoders.text import TextFeatures
 from ..encoders.vision import ImageEncoder, ImageFeatures, project_values
 from ..errors import from_1, need, not_negative
 from ..full_precision import no_autocast
-from ..method import register
+from ..registry import register
 from .coop import CoOp
 
 

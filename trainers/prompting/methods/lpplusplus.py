@@ -15,7 +15,8 @@ from ..checkpoint.public import Public
 from ..encoders.class_text import MEANS, class_text
 from ..encoders.templates import IMAGENET
 from ..errors import UserError, from_1, one_of
-from ..method import Method, register
+from ..method import Method
+from ..registry import register
 from ..teacher import Teacher
 from .linear_probe import LinearProbe
 

@@ -3,9 +3,10 @@
 from dataclasses import dataclass
 
 from ..checkpoint.public import Public
-from ..method import Method, register
+from ..method import Method
 from ..node import Words
 from ..prompts import size_of
+from ..registry import register
 from .prompted import Point, Prompted
 
 

@@ -14,8 +14,9 @@ from ..encoders.sentences import fixed_sentence, only_template, write_sentences
 from ..encoders.text import TextEncoder
 from ..encoders.vision import ImageEncoder
 from ..errors import from_1, need, positive
-from ..method import Method, register
+from ..method import Method
 from ..node import Words
+from ..registry import register
 
 
 class Bypass(nn.Module):

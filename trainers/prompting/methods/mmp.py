@@ -14,9 +14,10 @@ from ..encoders.sentences import expand_templates
 from ..encoders.text import TextFeatures
 from ..encoders.vision import ImageFeatures
 from ..errors import need
-from ..method import Method, register
+from ..method import Method
 from ..node import Words
 from ..prompts import size_of
+from ..registry import register
 from ..transport.released import sinkhorn_released
 from ..transport.token_level import TokenProblems
 from .prompted import Point, Prompted

@@ -18,8 +18,9 @@ from ..encoders.text import TextFeatures
 from ..encoders.vision import ImageEncoder, ImageFeatures
 from ..errors import check_name, fraction, from_1, need, not_negative
 from ..full_precision import no_autocast
-from ..method import Method, register
+from ..method import Method
 from ..prompts import normal
+from ..registry import register
 from ..regularizers import apart
 from ..teacher import Teacher
 

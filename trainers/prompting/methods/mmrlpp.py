@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from ..errors import fraction, from_1, need
-from ..method import register
 from ..prompts import normal
+from ..registry import register
 from .mmrl import MMRL
 
 

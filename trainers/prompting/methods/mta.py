@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from ..capabilities.of_views import OfViews
 from ..checkpoint.public import Public
 from ..errors import from_1, need, not_negative, positive
-from ..method import register
+from ..registry import register
 
 NEAR = 1e-6  # smaller changes end a loop
 INNER = 5  # most updates in a loop

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from ..capabilities.planned import Planned
 from ..checkpoint.public import Public
 from ..errors import fraction, need, not_negative, one_of
-from ..method import register
+from ..registry import register
 from ..transport.released import sinkhorn_released
 from ..transport.scalings import widest
 from ..transport.solver import sinkhorn

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from ..errors import from_1, need
-from ..method import register
+from ..registry import register
 from ..transport.released import sinkhorn_released
 from .coop import CoOp
 from .prompted import Point

@@ -18,8 +18,9 @@ from ..encoders.sentences import SLOT, write_sentences
 from ..encoders.templates import PLOTPP as WORDS
 from ..encoders.templates import PLOTPP_DEFAULT
 from ..errors import from_1, need, one_of
-from ..method import Method, register
+from ..method import Method
 from ..prompts import Contexts, Size, normal, visual_width
+from ..registry import register
 from ..transport.released import sinkhorn_released
 from .prompted import Point, Prompted
 

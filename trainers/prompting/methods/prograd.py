@@ -9,8 +9,9 @@ from ..checkpoint.public import Public
 from ..encoders.sentences import SLOT
 from ..encoders.templates import PROGRAD, template_of
 from ..errors import need, not_negative, one_of, positive
-from ..method import Method, register
+from ..method import Method
 from ..node import Switch
+from ..registry import register
 from ..teacher import Teacher
 from .coop import CoOp
 

@@ -26,8 +26,9 @@ from ..encoders.text import TextFeatures
 from ..encoders.vision import CLASS_TOKEN, ImageEncoder, ImageFeatures
 from ..errors import from_1, need, not_negative, one_of
 from ..full_precision import gradients_of, no_autocast
-from ..method import Method, register
+from ..method import Method
 from ..node import Words
+from ..registry import register
 
 POWERS = {"1/N": 1, "1/N^2": 2, "1/N2": 2}  # lambda as a function of the shots; public spelling
 RATES = tuple(10.0**-i for i in range(2, 9))  # of the search, the outer loop

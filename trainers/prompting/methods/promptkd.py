@@ -24,8 +24,9 @@ from ..encoders.vision import ImageFeatures
 from ..errors import UserError, need, not_negative, positive
 from ..full_precision import no_autocast
 from ..marks import EQUAL
-from ..method import Method, find_method, register
+from ..method import Method, find_method
 from ..node import Settings
+from ..registry import register
 from ..storage.values import check_dense
 from ..teacher import MethodTeacher
 from .ivlp import IVLP

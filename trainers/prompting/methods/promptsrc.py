@@ -15,7 +15,7 @@ from ..capabilities.staged import Staged
 from ..checkpoint.public import Public
 from ..encoders.templates import PROMPTSRC
 from ..errors import need, not_negative
-from ..method import register
+from ..registry import register
 from ..regularizers import regularize
 from ..teacher import Teacher
 from .ivlp import IVLP

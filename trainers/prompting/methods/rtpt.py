@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from ..checkpoint.public import Public
 from ..errors import from_1, need, positive
 from ..full_precision import no_autocast
-from ..method import register
+from ..registry import register
 from ..sure_views import entropy
 from .tpt import TPT
 

@@ -14,7 +14,8 @@ from ..encoders.class_text import MEANS, class_text
 from ..encoders.templates import SKIPTUNING, template_of
 from ..encoders.upper_blocks import UpperImage, UpperText, with_upper_copies
 from ..errors import from_1, need
-from ..method import Batch, Method, register
+from ..method import Batch, Method
+from ..registry import register
 from ..teacher import Teacher
 
 FIRST = 1e4  # in place of the cosine of a label, so that its class comes first

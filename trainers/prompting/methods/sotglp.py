@@ -15,8 +15,8 @@ from ..checkpoint.public import Public
 from ..encoders.text import TextEncoder
 from ..encoders.vision import ImageEncoder
 from ..errors import need, one_of
-from ..method import register
 from ..prompts import Contexts
+from ..registry import register
 from ..transport.released import sinkhorn_released
 from .gallop import GalLoP
 

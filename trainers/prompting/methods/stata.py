@@ -14,7 +14,8 @@ from torch import Tensor
 from ..capabilities.transductive import Transductive
 from ..checkpoint.public import Public
 from ..errors import from_1, not_negative, one_of, positive
-from ..method import Method, register
+from ..method import Method
+from ..registry import register
 from .transclip import LEAST, Mixture, Solver
 
 CHUNK = 2500  # images, of the public code's first variance

@@ -17,7 +17,8 @@ from ..encoders.class_text import MEANS, class_text
 from ..encoders.templates import DEFAULT, IMAGENET
 from ..encoders.text import TextFeatures
 from ..errors import ClosedSide, UserError, need, positive
-from ..method import Method, register
+from ..method import Method
+from ..registry import register
 
 BASE = "base_text_features"  # in public checkpoints
 

@@ -16,8 +16,9 @@ from ..checkpoint.public import Public
 from ..encoders.templates import TCP as SENTENCES
 from ..encoders.templates import TCP_ENDS, template_of
 from ..errors import from_1, need
-from ..method import Method, register
+from ..method import Method
 from ..node import Switch
+from ..registry import register
 from ..regularizers import apart
 from ..teacher import Teacher
 from .coop import CoOp

@@ -20,7 +20,8 @@ from ..encoders.vision import ImageFeatures
 from ..errors import need
 from ..full_precision import no_autocast
 from ..marks import STREAM
-from ..method import Method, Output, register
+from ..method import Method, Output
+from ..registry import register
 from ..sure_views import check_selection, marginal_entropy, surest
 from ..teacher import Teacher
 

@@ -19,7 +19,7 @@ from ..encoders.blocks import class_attention
 from ..encoders.vision import ImageEncoder
 from ..errors import from_1, need, not_negative, positive
 from ..full_precision import no_autocast
-from ..method import register
+from ..registry import register
 from .coop import CoOp
 
 MOMENTUM, TOP = 0.8, 5  # constants of the public code

@@ -20,7 +20,8 @@ from ..encoders.class_text import MEANS, class_text
 from ..encoders.templates import IMAGENET
 from ..encoders.text_cache import mark
 from ..errors import UserError, from_1, need, not_negative
-from ..method import Method, register
+from ..method import Method
+from ..registry import register
 from ..teacher import Teacher
 
 

@@ -23,8 +23,8 @@ from ..encoders.templates import CLIP
 from ..encoders.text import TextFeatures
 from ..errors import need
 from ..marks import FILE, ONE_IMAGE
-from ..method import register
 from ..node import Words, clean
+from ..registry import register
 from ..sure_views import check_selection, marginal_entropy, surest
 from ..teacher import normalised_lists, sentences_of
 

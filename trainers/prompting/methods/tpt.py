@@ -20,9 +20,10 @@ from ..encoders.vision import ImageFeatures
 from ..errors import need
 from ..full_precision import no_autocast
 from ..marks import ONE_IMAGE
-from ..method import Method, Output, register
+from ..method import Method, Output
 from ..node import Words
 from ..prompts import Contexts
+from ..registry import register
 from ..sure_views import check_selection, marginal_entropy, surest
 from .cocoop import CoCoOp, MetaNet
 from .coop import CoOp

@@ -24,7 +24,8 @@ from ..capabilities.transductive import Transductive
 from ..checkpoint.public import Public
 from ..errors import from_1, need, not_negative, one_of, positive
 from ..marks import EQUAL, WHOLE
-from ..method import Method, register
+from ..method import Method
+from ..registry import register
 from ..teacher import MethodTeacher
 
 TINY = 1e-37  # smallest probability of a prior

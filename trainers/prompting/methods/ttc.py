@@ -16,8 +16,9 @@ from ..encoders.class_text import SCORES, class_text
 from ..encoders.vision import ImageEncoder
 from ..errors import need, not_negative, positive
 from ..marks import ONE_IMAGE
-from ..method import Method, register
+from ..method import Method
 from ..node import clean
+from ..registry import register
 from ..robustness import gradient, to_images, to_pixels
 
 

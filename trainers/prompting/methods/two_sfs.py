@@ -14,7 +14,7 @@ from ..capabilities.staged import Stage, Staged
 from ..checkpoint.public import Public
 from ..encoders.text import TextFeatures
 from ..errors import need
-from ..method import register
+from ..registry import register
 from .ln_only import LNOnly
 
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from ..checkpoint.public import Public
-from ..method import register
+from ..registry import register
 from .maple import MaPLe
 from .prompted import Point
 

@@ -6,9 +6,10 @@ Visual Prompt Tuning.
 from dataclasses import dataclass
 
 from ..encoders.sentences import only_template
-from ..method import Method, register
+from ..method import Method
 from ..node import Words
 from ..prompts import size_of
+from ..registry import register
 from .prompted import Point, Prompted
 
 

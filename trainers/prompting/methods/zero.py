@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from ..capabilities.of_views import OfViews
 from ..checkpoint.public import Public
 from ..errors import need, one_of
-from ..method import register
+from ..registry import register
 from ..sure_views import check_selection, entropy
 
 TEMPERATURE = 2.0**-10  # the machine epsilon of float16

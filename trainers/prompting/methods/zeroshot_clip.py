@@ -6,7 +6,8 @@ import torch
 
 from ..checkpoint.public import Public
 from ..encoders.class_text import RULES
-from ..method import Method, register
+from ..method import Method
+from ..registry import register
 
 
 @register
