@@ -210,8 +210,8 @@ def test_every_addition_to_a_block_is_on_the_page():
 
 def test_all_that_a_method_may_define_is_on_the_pages():
     source = inspect.getsource(Method)
-    start, end = source.index("-- what a method may define"), source.index("-- from images")
-    hooks = re.findall(r"(?<!@property\n)^    def (\w+)", source[start:end], re.MULTILINE)
+    end = source.index("-- the same for all")
+    hooks = re.findall(r"(?<!@property\n)^    def (\w+)", source[:end], re.MULTILINE)
     attributes = {*Method.__annotations__, *Public.__annotations__}
     for capability in CAPABILITIES:
         attributes |= {n for n in vars(capability) if n not in vars(Method) and n[0] != "_"}

@@ -1,8 +1,8 @@
-"""The base class of all methods, and their registry.
+"""The base class of all methods, from images to logits to loss.
 
-A method is one module, from images to logits to loss. This file has what all methods share; the
-equation of a method stands in its own file. It is long because everything that a method can define
-is documented in one place.
+The equation of a method stands in its own file. Here are first the words that a method is said in,
+below them what few methods define, and then what is the same for all. What some methods share and
+others have not is in `capabilities`. It is long because all methods are of this class.
 """
 
 import math
@@ -71,64 +71,38 @@ class Batch(NamedTuple):
 class Method(nn.Module):
     """Base class of all methods; `--trainer` takes the name of a subclass.
 
-    A subclass defines `node`, `Settings`, what is learned (`build`) and where it enters: in front
-    of blocks (`contexts`), inside them (`blocks`), after the encoders (`image_features`,
-    `text_features`) or in the equation (`logits`). As it stands, this class is zero-shot CLIP with
-    cross-entropy. What is learned is always the method's own: CLIP's tensors are frozen and shared.
+    As it stands it is zero-shot CLIP with cross-entropy, and a subclass defines what differs. In a
+    step, `contexts` and `blocks` enter the encoders, of which `image_features` and `text_features`
+    are made; `logits` compares them, and `loss` compares the logits with the labels.
 
-    Buffers of the method are saved in every checkpoint and loaded with what is learned: when a run
-    resumes, in an evaluation, by `load_run`. They must not depend on the class names, which may
-    differ then: register a buffer that does with `persistent=False`. A buffer whose length is
-    unknown before training starts empty. The state that a stream of test images fills is not
-    persistent.
+    What is learned is made in `build` and is the method's own: CLIP's tensors are frozen and
+    shared. Buffers, too, are saved in every checkpoint. They must not depend on the class names,
+    which may differ when they are loaded: register a buffer that does with `persistent=False`.
 
     Attributes: Class attributes
         node: name of the method's node under `cfg.TRAINER`. Several methods may share one.
         Settings: a frozen dataclass that inherits from `Method.Settings`: a field for each key of
             the node, with its type and its public value; `__post_init__` checks the values.
-        public: what its public code calls things.
         training_only: keys of `Settings` that only a training reads: those of an evaluation may
             differ, and records have the training's.
-        test_keys: keys that an evaluation may set anew: records have its own.
-        views: number of augmentations of an image that a step needs (`DATALOADER.K_TRANSFORMS`).
-        trains: False if nothing is trained and the method is only evaluated. One without parameters
-            trains if its `backward` updates buffers.
-        rates: factors of OPTIM.LR, by beginnings of the names of what is learned; the longest that
-            fits counts.
         takes: keys of `BEYOND`, for what the method uses besides labelled images; tables show
             them. May be a property that depends on the settings.
-        class_bound: True if something is learned for each class, such as prototypes or a cache
-            with labels; checkpoints are then refused for other classes. May be a property.
         rules: of DATASET.SENTENCES_RULE that the method takes, which asks `class_text` for its
             sentences; empty if none can be given.
         joint: False if the logit of a class depends on the other classes, or other classes cannot
             be named; base and new classes together are then left out.
+        class_bound: True if something is learned for each class, such as prototypes or a cache
+            with labels; checkpoints are then refused for other classes. May be a property.
+        trains: False if nothing is trained and the method is only evaluated. One without parameters
+            trains if its `backward` updates buffers.
 
     Attributes:
         settings: the `Settings` of this instance.
         text_encoder, image_encoder: CLIP's encoders, frozen, for the sentences of this method.
         num_classes: K.
         width: D, of the features.
-        row_width: of the rows of `clip_features`; D, unless the method reads something else.
         widths: of the encoders, `text` and `image`, if they have blocks.
-        mean, std: of the normalisation of images, for each channel.
         logit_scale: (), float32, CLIP's 1 / tau.
-        logit_bias: (), of CLIPs with a sigmoid loss, or None.
-        chunk_bytes: the most memory for the token-level costs of one chunk.
-        training_classnames: names of the classes of the training, of a checkpoint that was loaded;
-            else its own.
-        uncalled: the modules of the CLIP that are never called, by name, before `build`.
-        class_buffers: digests of the buffers that `build` may have made from the class names.
-
-    Args:
-        settings: the node in full, as `config.read_node` returns it.
-        clip_model: a CLIP from `load_clip`. Its modules are used and frozen, not copied.
-        classnames: K names; `_` reads as a space.
-        dataset: name of the data set, which selects hand-written sentences.
-
-    Raises:
-        UserError: the settings do not fit the backbone, or a class name is too long.
-        ValueError, TypeError: `classnames` is not a list of names.
 
     Examples:
         >>> from trainers.prompting import build_method, load_clip
@@ -139,71 +113,19 @@ class Method(nn.Module):
     """
 
     node: ClassVar[str]
-    defaults: ClassVar[dict[str, Any]]
-    public: Public = Public("prompt_learner", submodule="", dead=(), outside={}, ignored=())
     training_only: ClassVar[tuple[str, ...]] = ()
-    test_keys: ClassVar[tuple[str, ...]] = ()
-    views: ClassVar[int] = 1
-    trains: ClassVar[bool] = True
-    rates: ClassVar[Mapping[str, float]] = {}
     takes: tuple[str, ...] = ()
-    class_bound: bool = False
     rules: ClassVar[tuple[str, ...]] = ()
     joint: ClassVar[bool] = True
-    chunk_bytes: int = CHUNK_BYTES
+    class_bound: bool = False
+    trains: ClassVar[bool] = True
 
     @dataclass(frozen=True)
     class Settings(nodes.Settings):
         """Base of the `Settings` of every method."""
 
-    @dataclass(frozen=True)
-    class Scaled(Settings):
-        """Base of the `Settings` of methods whose logits may have another scale than the CLIP's."""
-
-        SCALE: float = 0.0  # of the logits; 0 takes the CLIP's own; public code often has 100
-
     settings: Any
     logit_scale: torch.Tensor
-    logit_bias: torch.Tensor | None
-
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        cls.defaults = nodes.defaults_of(cls.Settings, cls.__name__)
-        if own := vars(cls).get("public"):
-            bases = (vars(base) for base in cls.__mro__[1:])
-            cls.public = own.beside(next(base["public"] for base in bases if "public" in base))
-
-    def __init__(
-        self,
-        settings: nodes.Settings,
-        clip_model: Any,
-        classnames: Sequence[str],
-        dataset: str = "",
-    ):
-        super().__init__()
-        check_names(classnames)
-        clip_model.requires_grad_(False)
-        settings = with_sentences(type(self), settings, clip_model, classnames)
-        self.settings, self.num_classes = settings, len(classnames)
-        self.width, self.widths = features_width(clip_model), widths(clip_model)
-        self.row_width = self.width
-        self.mean, self.std = family_of(clip_model)[1:3]
-        self.training_classnames = list(classnames)
-        self.uncalled = uncalled_modules(clip_model)
-        self.text_encoder, self.image_encoder = self.encoders(clip_model, classnames, dataset)
-        scale, bias = clip_model.logit_scale.detach().exp(), getattr(clip_model, "logit_bias", None)
-        self.register_buffer("logit_scale", scale, persistent=False)
-        if isinstance(settings, Method.Scaled):
-            self.set_scale(settings.SCALE)
-        self.register_buffer("logit_bias", bias if bias is None else bias.detach(), False)
-        self._text_cache = TextCache()
-        self.build(clip_model, classnames, dataset)
-        check_built(self, clip_model)
-        self._thawed = any(p.requires_grad for p in self.text_encoder.parameters())  # of a copy
-        self._fixed = {name for name, p in self.own_parameters() if not p.requires_grad}
-        self.class_buffers = state.digests_by_class(self.own_state(), self.num_classes)
-
-    # ------------------------------------------------------------------ what a method may define
 
     def encoders(
         self, clip_model: Any, classnames: Sequence[str], dataset: str
@@ -267,53 +189,23 @@ class Method(nn.Module):
     def predict(self, images: Any) -> Output:
         """Return the output of an evaluation; a method that adapts at test time overrides it.
 
-        Images are (B, 3, H, W); with `test_views` above 1, a list of views of this shape.
+        Images are (B, 3, H, W); with `AtTestTime.test_views`, a list of views of this shape.
         """
         return self.output(images)
 
-    @property
-    def conditional(self) -> bool:
-        """True if each image has text features of its own, h (B, K, D), by `from_features`."""
-        return type(self).from_features is not Method.from_features
+    # ------------------------------------------------ what few methods define, and all may
 
-    def cosines(
-        self, image: ImageFeatures, text: TextFeatures
-    ) -> tuple[torch.Tensor, torch.Tensor] | None:
-        """Return cosines for the detection of other classes (TEST.OOD), if not the default ones.
+    public: Public = Public("prompt_learner", submodule="", dead=(), outside={}, ignored=())
+    test_keys: ClassVar[tuple[str, ...]] = ()  # which an evaluation sets anew: records have its own
+    views: ClassVar[int] = 1  # augmentations of an image in a step (DATALOADER.K_TRANSFORMS)
+    rates: ClassVar[Mapping[str, float]] = {}  # factors of OPTIM.LR, by beginnings of names
+    chunk_bytes: int = CHUNK_BYTES  # the most memory for token-level costs of one chunk
 
-        Returns:
-            (B, K) for images and (B, P, K) for their patches. None takes the cosines of the logits
-            and the means over the prompts.
-        """
-        return None
+    @dataclass(frozen=True)
+    class Scaled(Settings):
+        """Base of the `Settings` of methods whose logits may have another scale than the CLIP's."""
 
-    def public_name(self, name: str) -> str:
-        """Return the name of a learned parameter in public whole-model checkpoints."""
-        return public_name(name)
-
-    def backward(self, terms: dict[str, torch.Tensor], scale: Scale = lambda loss: loss) -> None:
-        """Write the gradient for the optimiser to `.grad` of each learned parameter.
-
-        Args:
-            terms: as returned by `losses`.
-            scale: multiplies a loss, against underflow in half precision; the gradients that are
-                written must be scaled.
-
-        Raises:
-            UserError: the loss does not depend on anything that is learned.
-        """
-        need(
-            terms["loss"].requires_grad,
-            f"The loss of {type(self).__name__} does not depend on what is learned: compute it "
-            "from the features and logits of the output, without `detach` or `no_grad`",
-        )
-        scale(terms["loss"]).backward()
-
-    # ------------------------------------------------------------------ from images to the loss
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Return logits (B, K), float32, of normalised images (B, 3, H, W)."""
-        return self.output(images).logits
+        SCALE: float = 0.0  # of the logits; 0 takes the CLIP's own; public code often has 100
 
     def output(self, images: torch.Tensor) -> Output:
         """Return the logits of normalised images (B, 3, H, W), and the features they come from.
@@ -337,6 +229,130 @@ class Method(nn.Module):
         """
         text = self.text()
         return Output(self.compare(image, text), image, text)
+
+    @property
+    def conditional(self) -> bool:
+        """True if each image has text features of its own, h (B, K, D), by `from_features`."""
+        return type(self).from_features is not Method.from_features
+
+    def backward(self, terms: dict[str, torch.Tensor], scale: Scale = lambda loss: loss) -> None:
+        """Write the gradient for the optimiser to `.grad` of each learned parameter.
+
+        Args:
+            terms: as returned by `losses`.
+            scale: multiplies a loss, against underflow in half precision; the gradients that are
+                written must be scaled.
+
+        Raises:
+            UserError: the loss does not depend on anything that is learned.
+        """
+        need(
+            terms["loss"].requires_grad,
+            f"The loss of {type(self).__name__} does not depend on what is learned: compute it "
+            "from the features and logits of the output, without `detach` or `no_grad`",
+        )
+        scale(terms["loss"]).backward()
+
+    def cosines(
+        self, image: ImageFeatures, text: TextFeatures
+    ) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """Return cosines for the detection of other classes (TEST.OOD), if not the default ones.
+
+        Returns:
+            (B, K) for images and (B, P, K) for their patches. None takes the cosines of the logits
+            and the means over the prompts.
+        """
+        return None
+
+    def clip_features(self, images: torch.Tensor) -> torch.Tensor:
+        """Return features (B, D), float32, of images (B, 3, H, W): no prompts, not normalised.
+
+        Rows of features (B, D) are returned as they are. Only images that need a gradient have one.
+
+        Raises:
+            ValueError: as `output`.
+        """
+        if images.shape[1:] == (self.row_width,):
+            return images.float()
+        self.image_encoder.check(images)
+        with gradients_of(images):
+            return self.image_encoder(images).raw[:, 0].float()  # type: ignore[index]
+
+    def public_name(self, name: str) -> str:
+        """Return the name of a learned parameter in public whole-model checkpoints."""
+        return public_name(name)
+
+    # ------------------------------------------------ the same for all: made
+
+    defaults: ClassVar[dict[str, Any]]
+    logit_bias: torch.Tensor | None  # of CLIPs with a sigmoid loss
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.defaults = nodes.defaults_of(cls.Settings, cls.__name__)
+        if own := vars(cls).get("public"):
+            bases = (vars(base) for base in cls.__mro__[1:])
+            cls.public = own.beside(next(base["public"] for base in bases if "public" in base))
+
+    def __init__(
+        self,
+        settings: nodes.Settings,
+        clip_model: Any,
+        classnames: Sequence[str],
+        dataset: str = "",
+    ):
+        """Build the method.
+
+        Args:
+            settings: the node in full, as `config.read_node` returns it.
+            clip_model: a CLIP from `load_clip`. Its modules are used and frozen, not copied.
+            classnames: K names; `_` reads as a space.
+            dataset: name of the data set, which selects hand-written sentences.
+
+        Raises:
+            UserError: the settings do not fit the backbone, or a class name is too long.
+            ValueError, TypeError: `classnames` is not a list of names.
+        """
+        super().__init__()
+        check_names(classnames)
+        clip_model.requires_grad_(False)
+        settings = with_sentences(type(self), settings, clip_model, classnames)
+        self.settings, self.num_classes = settings, len(classnames)
+        self.width, self.widths = features_width(clip_model), widths(clip_model)
+        self.row_width = self.width  # of the rows of `clip_features`; a method may read others
+        self.mean, self.std = family_of(clip_model)[1:3]  # of images, for each channel
+        self.training_classnames = list(classnames)  # or those of a checkpoint that is loaded
+        self.uncalled = uncalled_modules(clip_model)  # modules that are never called, by name
+        self.text_encoder, self.image_encoder = self.encoders(clip_model, classnames, dataset)
+        scale, bias = clip_model.logit_scale.detach().exp(), getattr(clip_model, "logit_bias", None)
+        self.register_buffer("logit_scale", scale, persistent=False)
+        if isinstance(settings, Method.Scaled):
+            self.set_scale(settings.SCALE)
+        self.register_buffer("logit_bias", bias if bias is None else bias.detach(), False)
+        self._text_cache = TextCache()
+        self.build(clip_model, classnames, dataset)
+        check_built(self, clip_model)
+        self._thawed = any(p.requires_grad for p in self.text_encoder.parameters())  # of a copy
+        self._fixed = {name for name, p in self.own_parameters() if not p.requires_grad}
+        self.class_buffers = state.digests_by_class(self.own_state(), self.num_classes)
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the method."""
+        return self.logit_scale.device
+
+    def set_scale(self, scale: float) -> None:
+        """Set the logit scale, 0 keeps CLIP's; raises UserError if it is negative or not finite."""
+        if not 0 <= scale < math.inf:
+            raise UserError(f"SCALE is {scale} but must be positive, or 0 for the CLIP's own")
+        if scale:
+            self.logit_scale.fill_(scale)
+
+    # ------------------------------------------------ the same for all: a step
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Return logits (B, K), float32, of normalised images (B, 3, H, W)."""
+        return self.output(images).logits
 
     def compare(self, image: ImageFeatures, text: TextFeatures) -> torch.Tensor:
         """Return the final logits (B, K): `logits` in float32, plus the bias of the CLIP."""
@@ -400,34 +416,6 @@ class Method(nn.Module):
         total = terms["loss"] if "loss" in terms else torch.stack([*terms.values()]).sum()
         return {"loss": total, **{k: v for k, v in terms.items() if k != "loss"}}
 
-    # ------------------------------------------------------------------ for the methods
-
-    @property
-    def device(self) -> torch.device:
-        """The device of the method."""
-        return self.logit_scale.device
-
-    def set_scale(self, scale: float) -> None:
-        """Set the logit scale, 0 keeps CLIP's; raises UserError if it is negative or not finite."""
-        if not 0 <= scale < math.inf:
-            raise UserError(f"SCALE is {scale} but must be positive, or 0 for the CLIP's own")
-        if scale:
-            self.logit_scale.fill_(scale)
-
-    def clip_features(self, images: torch.Tensor) -> torch.Tensor:
-        """Return features (B, D), float32, of images (B, 3, H, W): no prompts, not normalised.
-
-        Rows of features (B, D) are returned as they are. Only images that need a gradient have one.
-
-        Raises:
-            ValueError: as `output`.
-        """
-        if images.shape[1:] == (self.row_width,):
-            return images.float()
-        self.image_encoder.check(images)
-        with gradients_of(images):
-            return self.image_encoder(images).raw[:, 0].float()  # type: ignore[index]
-
     @torch.no_grad()
     def text(self) -> TextFeatures:
         """Return the features of the K classes as they are now, without gradient.
@@ -436,7 +424,7 @@ class Method(nn.Module):
         """
         return self.text_features(self.contexts())
 
-    # ------------------------------------------------------------------ what is learned, and saved
+    # ------------------------------------------------ the same for all: learned, and saved
 
     @classmethod
     def place(cls, key: str) -> str:
