@@ -59,8 +59,42 @@ def both(*changes):
     return lambda folder: [change(folder) for change in changes]
 
 
-PREPARED = "preprocessor_config.json"
+def weights(file: str, **changes):
+    """Return a function that changes weights of a file, or takes those that are None away."""
+
+    def change(folder):
+        state = load_file(folder / file)
+        state |= {name: value and value(state.get(name)) for name, value in changes.items()}
+        save_file({k: v for k, v in state.items() if v is not None}, folder / file)
+
+    return change
+
+
+def eighth(value):
+    return value.to(torch.int8)
+
+
+def factor(value):
+    return torch.full_like(value, 100.0)
+
+
+PREPARED, LARGE = "preprocessor_config.json", {"height": 10**6, "width": 10**6}
 BROKEN_HUGGING_FACE = {
+    "8 bits": (
+        weights("model.safetensors", **{"visual_projection.weight": eighth}),
+        "it has visual.proj of torch.int8, which is not floating point",
+    ),
+    "a factor": (
+        weights("model.safetensors", logit_scale=factor),
+        "has a logit_scale of 100, and so multiplies cosines by inf: store the logarithm",
+    ),
+    "large images": (
+        both(
+            edit(PREPARED, size=LARGE, crop_size=LARGE),
+            edit("config.json", "vision_config", image_size=10**6),
+        ),
+        "has 1000000 for resolution, where a whole number from 1 to 4,096 belongs",
+    ),
     "weights": (cut("model.safetensors"), "model.safetensors' holds no CLIP weights"),
     "pickle": (both(pickled(), cut("pytorch_model.bin")), "pytorch_model.bin' holds no CLIP w"),
     "object": (pickled(lambda state: {**state, "x": print}), "holds objects of print, which could"),
@@ -103,8 +137,14 @@ BROKEN_HUGGING_FACE = {
     "size": (edit(PREPARED, size=48, crop_size=48), "images of 48 pixels, but its image enc"),
 }
 CONFIG, WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
+FACTOR = "has a logit_scale of 8, and so multiplies cosines by 2980.96: store the logarithm"
 VISION_CFG, TEXT_CFG = ("model_cfg", "vision_cfg"), ("model_cfg", "text_cfg")
 BROKEN_OPEN_CLIP = {
+    "8 bits": (
+        weights(WEIGHTS, **{"ln_final.bias": eighth}),
+        "ln_final.bias of torch.int8, which is not",
+    ),
+    "a factor": (weights(WEIGHTS, logit_scale=lambda x: torch.full_like(x, 8.0)), FACTOR),
     "weights": (cut(WEIGHTS), "holds no CLIP weights"),
     "pickle": (
         both(pickled(name="open_clip_pytorch_model.bin"), cut("open_clip_pytorch_model.bin")),
@@ -155,25 +195,22 @@ VISION = {"timm_model_name": "test_convnext", "timm_model_pretrained": False, "t
 STEM = "visual.trunk.stem.0.weight"
 
 
-def weights(**changes):
-    """Return a function that changes weights of open_clip, or takes those that are None away."""
-
-    def change(folder):
-        state = load_file(folder / WEIGHTS) | changes
-        state = {name: value for name, value in state.items() if value is not None}
-        save_file(state, folder / WEIGHTS)
-
-    return change
-
-
 BROKEN_CLOSED = {
-    "one is missing": (weights(**{STEM: None}), f"has no {STEM}"),
+    "one is missing": (weights(WEIGHTS, **{STEM: None}), f"has no {STEM}"),
     "another shape": (
-        weights(**{STEM: torch.zeros(3, 3)}), f"has {STEM} of shape (3, 3) instead of",
+        weights(WEIGHTS, **{STEM: lambda x: x[0]}), f"has {STEM} of shape (3, 4, 4) instead of",
     ),
     "not a number": (
-        weights(**{STEM: torch.full((24, 3, 4, 4), torch.nan)}), f"'{STEM}' in it...finite",
+        weights(WEIGHTS, **{STEM: lambda x: x * torch.nan}), f"'{STEM}' in it...finite",
     ),
+    "8 bits": (weights(WEIGHTS, **{STEM: eighth}), f"{STEM} of torch.int8, which is not floating"),
+    "a factor": (weights(WEIGHTS, logit_scale=lambda x: torch.full_like(x, 8.0)), FACTOR),
+    "of the hub": (
+        edit(CONFIG, *VISION_CFG, timm_model_name="hf-hub:o/x"), "o/x, which timm would download",
+    ),
+    "no pixels": (edit(CONFIG, *VISION_CFG, image_size=0), "has 0 for resolution, where a whole"),
+    "below": (edit(CONFIG, *VISION_CFG, image_size=-1), "has -1 for resolution, where a whole"),
+    "large": (edit(CONFIG, *VISION_CFG, image_size=10**6), "has 1000000 for resolution, where"),
     "cut": (cut(WEIGHTS), "holds no CLIP weights that can be read"),
     "another architecture": (
         write(WEIGHTS, (GOLDEN / "tiny_clip_seed0.safetensors").read_bytes()),
@@ -295,7 +332,8 @@ def test_a_tokenizer_of_hugging_face_brings_no_code(backbones, tmp_path):
 def test_positions_of_older_versions_of_transformers_are_left_out(places, tmp_path):
     folder = shutil.copytree(places["closed"], tmp_path / "model")
     before = load_clip(f"open_clip:{folder}").state_dict()
-    weights(**{"text.transformer.embeddings.position_ids": torch.arange(24)[None]})(folder)
+    name = "text.transformer.embeddings.position_ids"
+    weights(WEIGHTS, **{name: lambda _: torch.arange(24)[None]})(folder)
     after = load_clip(f"open_clip:{folder}").state_dict()
     assert before.keys() == after.keys()
 

@@ -103,6 +103,10 @@ BROKEN = {
         lambda path: with_(path, logit_scale=torch.tensor(float("nan"))),
         "'logit_scale' in it holds numbers that are not finite",
     ),
+    "8 bits": (
+        lambda path: with_(path, text_projection=torch.ones(128, 64, dtype=torch.int8)),
+        "'text_projection' is of torch.int8, not floating point",
+    ),
     "narrow": (
         lambda path: with_(path, **{"ln_final.weight": torch.ones(32)}), "num_heads"
     ),
@@ -142,6 +146,12 @@ def test_safetensors_say_what_they_are(model, tmp_path):
     save_file(state, path, {"arch": json.dumps({**ARCH, "vision_layers": 3})})
     with pytest.raises(UserError, match="holds no CLIP weights"):
         load_clip(str(path))
+
+
+def test_a_factor_in_place_of_its_logarithm_is_refused(model, tmp_path):
+    torch.save(released(model) | {"logit_scale": torch.tensor(100.0)}, tmp_path / "clip.pt")
+    with pytest.raises(UserError, match="has a logit_scale of 100, and so multiplies .* by inf"):
+        load_clip(str(tmp_path / "clip.pt"))
 
 
 NO_ARCH = {

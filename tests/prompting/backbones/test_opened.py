@@ -9,6 +9,7 @@ import pytest
 import torch
 from foreign import NAMES, SENTENCES, TEXT, VISION, VOCABULARY, images, spread, write_words
 from paths import ROOT
+from safetensors.torch import load_file, save_file
 
 from trainers.prompting import (
     ImageEncoder,
@@ -232,6 +233,77 @@ def test_dual_encoders_with_broken_files(tmp_path):
     model.save_pretrained(tmp_path)
     with pytest.raises(UserError, match="'text_projection.weight' in it holds numbers .* finite"):
         load_clip(str(tmp_path))
+
+
+def chinese(folder):
+    """Write a tiny Chinese CLIP with its own kind of tokenizer, whose words are in `vocab.txt`."""
+    dual(folder, "ChineseCLIP", {"pad_token_id": 0}, "</s>")
+    (folder / "tokenizer.json").unlink()
+    (folder / "tokenizer_config.json").unlink()
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "photo", "of", *"一张照片的猫狗"]
+    (folder / "vocab.txt").write_text("\n".join(words), "utf-8")
+
+
+def layers_of(count):
+    def change(folder):
+        config = json.loads((folder / "config.json").read_text())
+        config["text_config"]["num_hidden_layers"] = count
+        (folder / "config.json").write_text(json.dumps(config))
+
+    return change
+
+
+def eighth(folder):
+    state = load_file(folder / "model.safetensors")
+    state["text_projection.weight"] = state["text_projection.weight"].to(torch.int8)
+    save_file(state, folder / "model.safetensors")
+
+
+def tokens(*words, **special):
+    """Return a function that adds tokens, which the encoder does not know, to a tokenizer."""
+
+    def change(folder):
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+        tokenizer.add_tokens([f"<{i}>" for i in range(40)])
+        tokenizer.add_tokens([*words])
+        tokenizer.add_special_tokens(special)
+        tokenizer.save_pretrained(folder)
+
+    return change
+
+
+BROKEN_CHINESE = {
+    "no vocabulary": (lambda folder: (folder / "vocab.txt").unlink(), "has no vocabulary, so that"),
+    "8 bits": (eighth, "'text_projection.weight' is of torch.int8, not floating point"),
+    "no layers": (layers_of(0), "ChineseCLIPTextModel has no layers: correct its config"),
+    "another end": (tokens(sep_token="<end>"), "The text side of .* takes no input of shape"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BROKEN_CHINESE)
+def test_a_broken_chinese_clip_is_one_sentence(case, tmp_path):
+    chinese(tmp_path)
+    change, words = BROKEN_CHINESE[case]
+    change(tmp_path)
+    with pytest.raises(UserError, match=words) as error:
+        load_clip(str(tmp_path))
+    assert "\n" not in str(error.value)
+
+
+def test_a_tokenizer_that_knows_no_class_name_is_refused(tmp_path):
+    chinese(tmp_path)
+    clip_model = load_clip(str(tmp_path))
+    assert build_method("ZeroshotCLIP", {}, clip_model, ["猫", "tulip"]).text().h.isfinite().all()
+    with pytest.raises(UserError, match="knows no word of any class name, such as 'rose': choose"):
+        build_method("ZeroshotCLIP", {}, clip_model, ["rose", "red tulip"])
+
+
+def test_a_word_that_the_encoder_does_not_know_is_refused(tmp_path):
+    chinese(tmp_path)
+    tokens("lion")(tmp_path)
+    clip_model = load_clip(str(tmp_path))
+    with pytest.raises(UserError, match="gives the id 5., but its text encoder knows fewer"):
+        build_method("ZeroshotCLIP", {}, clip_model, ["猫", "lion"])
 
 
 # ------------------------------------------------------------------ an-own-CLIP

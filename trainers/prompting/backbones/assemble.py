@@ -19,7 +19,8 @@ from .openai_clip import model as openai_model
 from .shapes import AnyHead, Head, PatchViT
 
 FIRST = 3  # names that an error lists
-MOST_LAYERS, MOST = 1_000, 1_000_000  # limits of `layers`, and of any other size
+MOST_LAYERS, MOST_RESOLUTION, MOST = 1_000, 4_096, 1_000_000  # the last of any other size
+MOST_FACTOR = 1_000  # of cosines; CLIP's is 100
 STAGES = 4  # of a ResNet
 INTERPOLATIONS, RESIZES = ("bicubic", "bilinear", "nearest"), ("shortest", "squash")
 
@@ -149,7 +150,8 @@ def check_sizes(source: str, sizes: Mapping[str, Any]) -> None:
             ResNet); one that ends in `heads` must divide the `width` with the same prefix.
     """
     for name, value in sizes.items():
-        most = MOST_LAYERS if name.endswith("layers") else MOST
+        most = MOST_RESOLUTION if name == "resolution" else MOST
+        most = MOST_LAYERS if name.endswith("layers") else most
         stages = name.endswith("layers") and isinstance(value, list) and len(value) == STAGES
         if not all(type(n) is int and 1 <= n <= most for n in (value if stages else [value])):
             raise _misfit(source, name, value, f"a whole number from 1 to {most:,}")
@@ -277,7 +279,7 @@ def assemble(
         visual = closed.get("image") or image_encoder(vision, sizes, shape)
         bias, text_bias = "logit_bias" in state, "text_bias" in state
         built = CLIP(visual, closed.get("text", text), sizes, family, bias, text_bias)
-    weights = {name: value.float() for name, value in state.items()}
+    weights = dict(state)
     for name in {"logit_scale", "logit_bias"} & weights.keys():
         need(
             weights[name].numel() == 1,
@@ -290,20 +292,39 @@ def assemble(
         whole += ("text.",) if isinstance(given, Closed) else tuple(given.state_dict())
     own = {n: x for n, x in built.state_dict().items() if not (whole and n.startswith(whole))}
     check_names_and_shapes(own, weights, source, arch)
+    check_scale(source, weights["logit_scale"])
+    weights = {name: value.float() for name, value in weights.items()}
     built.load_state_dict(weights, strict=not closed, assign=True)
     return built.float().eval()
+
+
+def check_scale(source: str, scale: torch.Tensor) -> None:
+    """Refuse a `logit_scale` that is not the logarithm of the factor of the cosines."""
+    if scale.is_meta:
+        return
+    scale = scale.detach().float()
+    need(
+        scale.exp() <= MOST_FACTOR,
+        f"{source} has a logit_scale of {scale:g}, and so multiplies cosines by {scale.exp():g}: "
+        f"store the logarithm of the factor, which is {MOST_FACTOR:,} at most",
+    )
 
 
 def check_names_and_shapes(
     own: Mapping[str, torch.Tensor], weights: Mapping[str, torch.Tensor], source: str, arch: str
 ) -> None:
-    """Refuse weights whose names or shapes are not a model's; a UserError has the first names."""
+    """Refuse weights of other names, shapes or kinds than a model's; a UserError has the first."""
     odd = [f"no {name}" for name in own if name not in weights]
     odd += [f"{name}, which CLIP lacks" for name in weights if name not in own]
     odd += [
         f"{name} of shape {tuple(value.shape)} instead of {tuple(own[name].shape)}"
         for name, value in weights.items()
         if name in own and value.shape != own[name].shape
+    ]
+    odd += [
+        f"{name} of {value.dtype}, which is not floating point"
+        for name, value in weights.items()
+        if name in own and own[name].is_floating_point() > value.is_floating_point()
     ]
     if odd:
         more = f" and {len(odd) - FIRST} more" if len(odd) > FIRST else ""

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import UserError
+from ..errors import UserError, need
 from .assemble import Architecture, clips_norm, set_mlps
 from .family import Family, Tokenizer
 from .openai_clip import model as openai_model
@@ -58,7 +58,9 @@ class OpenText(nn.Module):
         self.positional_embedding = nn.Parameter(positions)
         self.length, W = positions.shape
         self.ln_embed = clips_norm(e.LayerNorm)
-        layers = getattr(bert.encoder, "layer", None) or bert.encoder.layers  # of AltCLIP
+        layers = getattr(bert.encoder, "layer", None)
+        layers = bert.encoder.layers if layers is None else layers  # of AltCLIP
+        need(len(layers), f"{type(bert).__name__} has no layers: correct its config")
         self.transformer = _transformer(layers)
         after: list[Any] = [x for x in end if not isinstance(x, nn.Identity | nn.Dropout)]
         last = after.pop() if after and isinstance(after[-1], nn.Linear) else None

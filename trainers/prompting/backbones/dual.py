@@ -1,5 +1,6 @@
 """Other dual encoders of transformers than CLIP and SigLIP: open where they can be."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from .bert import OpenText, open_dual_text
 from .closed import Closed, example_image, example_sentence, open_if_equal
 from .family import Family
 from .tokenizers import LOCAL, translate
-from .weights import find_flaw, unreadable_weights
+from .weights import read_weights, unreadable_weights
 
 MOST_WORDS = 77  # positions of a sentence, where a text encoder reads more
 
@@ -35,8 +36,8 @@ class _Side(nn.Module):
         return features
 
 
-def read(transformers: Any, folder: Path, name: str) -> Any:
-    """Return the dual encoder in a folder, with all its weights."""
+def read(transformers: Any, folder: Path, name: str, files: Iterable[Path]) -> Any:
+    """Return the dual encoder in a folder, with all its weights, which are in these files."""
     try:
         with torch.random.fork_rng(devices=[]):
             how = LOCAL | {"output_loading_info": True}
@@ -55,8 +56,12 @@ def read(transformers: Any, folder: Path, name: str) -> Any:
         )
     if missing := sorted(info["missing_keys"]):
         raise UserError(f"'{folder}' has no weights for {missing[0]} of {kind}: take another copy")
-    if reason := find_flaw(model.state_dict()):
-        raise unreadable_weights(folder, reason)
+    for file in files:
+        for weight, value in read_weights(file).items():  # the package converts them
+            if not value.is_floating_point() and value.dtype != torch.int64:  # of positions
+                raise unreadable_weights(
+                    file, f"'{weight}' is of {value.dtype}, not floating point"
+                )
     return model.float().eval()
 
 
@@ -80,7 +85,9 @@ def as_clip(
             model.logit_scale.exp() if hasattr(model, "logit_scale") else 1 / model.temperature
         )
         bias = None if bias is None else float(bias)
-        z, h = closed_image(x), closed_text(example_sentence(words, most))
+    z = closed_image.example(f"The image side of '{name}'", x)
+    assert z is not None  # but on `meta`
+    h = closed_text.example(f"The text side of '{name}'", example_sentence(words, most))
     side = open_if_equal(closed_image, image, x, z, f"image side of '{name}'")
     why = opened.unfit(words) if opened else ""
     text = open_if_equal(closed_text, opened, ids, h, f"text side of '{name}'", why)

@@ -17,7 +17,7 @@ from torch import nn
 from ..errors import UserError, in_short, need
 from ..storage.files import read_json
 from . import dual
-from .assemble import CLIP, Architecture, Sizes, assemble, image_encoder
+from .assemble import CLIP, Architecture, Sizes, assemble, check_sizes, image_encoder
 from .family import Family, Tokenizer
 from .hub import model_folder, package
 from .openai import OPENAI
@@ -90,7 +90,8 @@ def load(name: str) -> CLIP:
     if kind not in OPEN:
         family, size = _images(transformers, folder, name, config)
         words = _tokenizer(transformers, folder, name)
-        model = dual.read(transformers, folder, name)
+        check_sizes(f"'{name}'", {"resolution": size})
+        model = dual.read(transformers, folder, name, _weights(folder))
         return dual.as_clip(model, _clips_image(model), words, family, size, name)
     try:
         skeleton: Any = getattr(transformers, OPEN[kind]).from_dict(config)

@@ -104,13 +104,14 @@ def from_module(
     )
     if not isinstance(resolution, int):
         raise UserError(f"The images of {arch} are {resolution}, not square: choose another model")
+    check_sizes(arch, {"resolution": resolution})
     model = model.float().eval()
     whole: dict[str, nn.Module] = {}
     config = dict(config)
     family = family_from(tokenizer, config, images, arch)
     if image == "other":
         x, closed = example_image(resolution), Closed(model.visual, resolution)
-        feature = _feature(closed, f"`visual` of {arch}", x, width)
+        feature = closed.example(f"`visual` of {arch}", x, width)
         opened = open_timm(model.visual, resolution)
         whole["image"] = open_if_equal(closed, opened, x, feature, f"image side of {arch}")
         config["vision_cfg"] = {"image_size": resolution, "patch_size": 1}
@@ -136,30 +137,9 @@ def _text_side(text: Any, words: Tokenizer, length: int, width: int, arch: str) 
         need(not why, f"`text` of {arch} cannot read the sentences of its tokenizer: {why}")
         return text
     side, ids, opened = Closed(text), example_sentence(words), open_hf_text(text)
-    feature = _feature(side, f"`text` of {arch}", example_sentence(words, length), width)
+    feature = side.example(f"`text` of {arch}", example_sentence(words, length), width)
     why = opened.unfit(words) if opened else ""
     return open_if_equal(side, opened, ids, feature, f"text side of {arch}", why)
-
-
-def _feature(side: Closed, name: str, x: torch.Tensor, width: int) -> torch.Tensor | None:
-    """Return the feature (1, width) that a closed side makes of its input; None on `meta`."""
-    weights = next(side.parameters(), x)
-    if weights.is_meta:
-        return None
-    try:
-        with torch.no_grad():
-            feature = side(x.to(weights.device))
-    except Exception as error:  # from any library
-        raise UserError(
-            f"{name} takes no input of shape {tuple(x.shape)} ({in_short(error)}): correct it, or "
-            "the sizes in the config"
-        ) from error
-    shape = tuple(feature.shape)
-    need(
-        shape == (1, width),
-        f"{name} gives {shape} for one input, but embed_dim is {width}: correct the config",
-    )
-    return feature
 
 
 def family_from(tokenizer: Any, config: Mapping, images: Mapping, arch: str) -> Family:

@@ -183,6 +183,9 @@ def _fill(build: Callable[[], nn.Module], weights: dict[str, torch.Tensor], path
     It is first built without memory, since wrong sizes could take any amount. PyTorch imports its
     compiler for some functions there, which takes as long as all else.
     """
+    for name, value in weights.items():
+        if not value.is_floating_point():
+            raise unreadable_weights(path, f"'{name}' is of {value.dtype}, not floating point")
     skipped = nn.init.normal_, torch.Tensor.mul, torch.Tensor.div, torch.Tensor.triu_
     try:
         with torch.device("meta"), NoValues(*skipped), warnings.catch_warnings():

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from ..errors import UserError, in_short, nearest
+from ..errors import UserError, in_short, nearest, need
 from ..storage.files import read_json
 from .assemble import CLIP, check_names_and_shapes
 from .hub import cached_folder, model_folder, package
@@ -123,7 +123,12 @@ def _empty(config: Mapping, arch: str, device: str) -> nn.Module:
     import open_clip
 
     arguments: dict[str, Any] = {k: v for k, v in config.items() if k != "custom_text"}
-    arguments["vision_cfg"] = {**config["vision_cfg"], "timm_model_pretrained": False}
+    vision = arguments["vision_cfg"] = {**config["vision_cfg"], "timm_model_pretrained": False}
+    need(
+        not str(vision.get("timm_model_name")).startswith(("hf-hub:", "hf_hub:")),
+        f"The image encoder of {PREFIX}{arch} is {vision.get('timm_model_name')}, which timm would "
+        "download: give the config the name of an architecture of timm",
+    )
     text = arguments["text_cfg"] = {**config["text_cfg"], "hf_model_pretrained": False}
     kind = open_clip.CustomTextCLIP if config.get("custom_text") else open_clip.CLIP
     if name := text.get("hf_model_name"):

@@ -99,6 +99,12 @@ def translate(
         ids: list[int] = inner.encode(clean(text), add_special_tokens=False)
         return ids
 
+    known = set(inner.get_vocab()) if hasattr(inner, "get_vocab") else {WORDS}
+    need(
+        known - set(getattr(inner, "all_special_tokens", ())),
+        f"The tokenizer of {arch} has no vocabulary, so that every word would be unknown: put all "
+        f"its files there ({NEEDED}, or vocab.txt)",
+    )
     words = encode(WORDS)
     try:
         if inner is tokenizer:
@@ -117,6 +123,5 @@ def translate(
             f"The tokenizer of {arch} does not write sentences as [start] words end [padding], but "
             f"'{WORDS}' as {row}: use that of its training"
         )
-    return Tokenizer(
-        encode, inner.decode, row[0] if start else None, end, rest[-1] if pads else None
-    )
+    sos, pad = row[0] if start else None, rest[-1] if pads else None
+    return Tokenizer(encode, inner.decode, sos, end, pad, getattr(inner, "unk_token_id", None))

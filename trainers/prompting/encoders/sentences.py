@@ -162,10 +162,25 @@ def write_sentences(
     family = family_of(clip_model)
     write = _Writer(family.tokenizer, clip_model.context_length, keys, family.reads)
     names = [clean(name) for name in classnames]
-    return [
+    sentences = [
         [write.with_slots(template, name, length, position) for name in names]
         for template in templates
     ]
+    words, unk = family.tokenizer, family.tokenizer.unk
+    need(
+        unk is None
+        or any(i != unk and words.decode([i]).strip() for x in names for i in words.encode(x)),
+        f"The tokenizer of this backbone knows no word of any class name, such as '{names[0]}': "
+        "choose another backbone, or give the names in its language",
+    )
+    table = getattr(clip_model, "token_embedding", None)  # none of a closed side
+    largest = max((max(sentence.ids) for row in sentences for sentence in row), default=0)
+    need(
+        table is None or largest < len(table.weight),
+        f"The tokenizer of this backbone gives the id {largest}, but its text encoder knows "
+        "fewer: take extra tokens out of the tokenizer's files",
+    )
+    return sentences
 
 
 def append_readers(
