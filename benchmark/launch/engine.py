@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from recipe.configs import FEATURES, prompts_for, read_pairs
 from trainers.prompting.building.by_run import for_run
 from trainers.prompting.checkpoint.cfg_texts import BY_PROCESS
+from trainers.prompting.checkpoint.identity import RUN
 from trainers.prompting.errors import UserError
 
 from .. import records
 from ..protocols.base import Run
 from ..protocols.configs import ROOT, Roots, dataset_file, dataset_name, features_of, keys_in
-from ..protocols.launches import LAUNCH, read_launch, write_launch
+from ..protocols.launches import read_launch, write_launch
 from ..records import RESULTS, BadResult, Outcome
 from . import data
 from .run_process import Child, last_command
@@ -113,7 +114,7 @@ class Engine:
             return
         launch = read_launch(run.folder)
         if launch is None or launch.run.place != run.place:
-            what = f"another run ({launch.run})" if launch else f"a run without {LAUNCH}, as of 0.5"
+            what = f"another run ({launch.run})" if launch else f"a run without {RUN}, as of 0.6"
             raise UserError(
                 f"{run.folder} holds {what}: choose another --output, or remove that folder"
             )
@@ -163,7 +164,7 @@ class Engine:
         return shlex.join(command(run, self.settings)[1:])
 
     def prepare(self, run: Run, resume: bool) -> None:
-        """Write launch.json, and delete files of an earlier run and records that depend on this.
+        """Write run.json, and delete files of an earlier run and records that depend on this.
 
         Checkpoints are deleted unless the run resumes, since a trainer would resume from them by
         itself. Records are always deleted: corrupt ones, and those of runs that need this one.
@@ -182,7 +183,7 @@ class Engine:
             (stale.folder / RESULTS).unlink(missing_ok=True)
 
     def describe(self, run: Run) -> None:
-        """Write launch.json into the folder of a run; raises OSError."""
+        """Write run.json into the folder of a run; raises OSError."""
         write_launch(run, self.settings.backbone, self.settings.opts)
 
     def outcome_if_blocked(self, run: Run) -> Outcome | None:

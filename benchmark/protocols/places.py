@@ -1,4 +1,4 @@
-"""Find runs below folders: those that a launcher started, by their launch.json, and single runs."""
+"""Find runs below folders: those that a launcher started, by their run.json, and single runs."""
 
 import operator
 import os
@@ -9,12 +9,13 @@ from dataclasses import dataclass, field
 from itertools import compress
 from pathlib import Path
 
+from trainers.prompting.checkpoint.identity import RUN
 from trainers.prompting.errors import UserError, printable
 from trainers.prompting.storage.run_record import RECORD
 
 from . import PROTOCOLS
 from .base import Run
-from .launches import CONSOLE, LAUNCH, Launch, read_launch
+from .launches import CONSOLE, Launch, read_launch
 from .transfer import places_of_sources, shared_trainings
 
 DEPTH = 12  # levels of subfolders that are searched
@@ -31,7 +32,7 @@ class Found:
 
     runs: dict[Path, list[Run]] = field(default_factory=dict)
     singles: list[Path] = field(default_factory=list)  # finished runs of train.py itself
-    undescribed: list[Path] = field(default_factory=list)  # of a launcher, without a launch.json
+    undescribed: list[Path] = field(default_factory=list)  # of a launcher, without a run.json
     problems: list[str] = field(default_factory=list)  # sentences
 
     @property
@@ -39,7 +40,7 @@ class Found:
         """Sentences on what `runs` do not show as it is on disk."""
         notes = list(dict.fromkeys(self.problems))
         if self.undescribed:
-            notes.append(f"left out: {_several(self.undescribed, 'runs')}, made by 0.5: run again")
+            notes.append(f"left out: {_several(self.undescribed, 'runs')}, made by 0.6: run again")
         if self.singles:
             notes.append(
                 f"left out: {_several(self.singles, 'single runs')}, which `report RUN` shows"
@@ -51,10 +52,13 @@ def find(root: Path) -> Found:
     """Return the runs in a folder and below it, by protocol and part, then by folder."""
     found, placed, moved = Found(), defaultdict(list), []
     for folder, names in _folders(root):
-        if LAUNCH not in names:
-            (found.undescribed if CONSOLE in names else found.singles).append(folder)
-        elif not (launch := _read(folder, found.problems)):
-            continue
+        before = len(found.problems)
+        launch = _read(folder, found.problems) if RUN in names else None
+        if launch is None:
+            if CONSOLE in names and len(found.problems) == before:
+                found.undescribed.append(folder)
+            elif RECORD in names and len(found.problems) == before:
+                found.singles.append(folder)
         elif around := _output(launch.run):
             placed[around].append(launch.run)
         else:
@@ -94,7 +98,7 @@ def _folders(root: Path) -> Iterator[tuple[Path, Collection[str]]]:
             status = os.stat(folder)
             with os.scandir(folder) as entries:
                 inside = {entry.name: entry for entry in entries}
-            is_leaf = not inside.keys().isdisjoint((LAUNCH, RECORD, CONSOLE))
+            is_leaf = not inside.keys().isdisjoint((RUN, RECORD, CONSOLE))
             names = [] if is_leaf else sorted(inside, reverse=True)
             names = [name for name in names if inside[name].is_dir()]
         except (FileNotFoundError, NotADirectoryError):

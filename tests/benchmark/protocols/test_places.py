@@ -1,4 +1,4 @@
-"""Runs are found by their launch.json, wherever their folders are and whatever they are called."""
+"""Runs are found by their run.json, wherever their folders are and whatever they are called."""
 
 import json
 import shutil
@@ -65,30 +65,27 @@ def test_folders_that_were_set_aside_are_skipped(output, capsys, name):
 
 
 def changed(**values):
-    return lambda text: json.dumps(json.loads(text) | values)
+    return lambda text: json.dumps({"launch": json.loads(text)["launch"] | values})
 
 
 BAD = {
     "damaged": (lambda text: text[:40], "cannot be read"),
-    "foreign": (
-        lambda text: '{"version": "0.2.0"}',
-        "does not say which run it is of (`protocol`)",
-    ),
-    "a list": (lambda text: "[]", "launch.json"),
-    "deep": (lambda text: "[" * 200_000, "launch.json"),
-    "a protocol": (changed(protocol="one_shot"), "is of a protocol that is not known here, one_sh"),
-    "a part": (changed(part="base"), "is of a protocol that is not known here, few_shot"),
-    "a place": (changed(trainer="../../CoOp"), "does not say which run it is of (`trainer`)"),
-    "above": (changed(config=".."), "does not say which run it is of (`config`)"),
-    "a seed": (changed(seed=True), "does not say which run it is of (`seed`)"),
-    "keys": (changed(keys={"OPTIM.LR": 1}), "does not say which run it is of (`keys`)"),
-    "a backbone": (changed(backbone=3), "does not say which run it is of (`backbone`)"),
+    "foreign": (lambda text: '{"version": "0.2.0"}', "KeyError 'launch'"),
+    "a list": (lambda text: "[]", "run.json"),
+    "deep": (lambda text: "[" * 200_000, "run.json"),
+    "a protocol": (changed(protocol="one_shot"), "KeyError 'one_shot'"),
+    "a part": (changed(part="base"), "KeyError 'base'"),
+    "a place": (changed(trainer="../../CoOp"), "'../../CoOp' is no name"),
+    "above": (changed(config=".."), "'..' is no name"),
+    "a seed": (changed(seed=True), "True is no int"),
+    "keys": (changed(keys={"OPTIM.LR": 1}), "1 is no str"),
+    "a backbone": (changed(backbone=3), "3 is no str"),
 }
 
 
 @pytest.mark.parametrize("change, sentence", BAD.values(), ids=BAD)
 def test_what_is_damaged_or_foreign_is_named(output, capsys, change, sentence):
-    path = output / PLACE / "launch.json"
+    path = output / PLACE / "run.json"
     path.write_text(change(path.read_text()))
     for command in ("report", "status"):
         assert main([command, str(output)]) == 0
@@ -99,10 +96,10 @@ def test_what_is_damaged_or_foreign_is_named(output, capsys, change, sentence):
 
 
 def test_runs_of_older_launchers_are_named(output, capsys):
-    (output / PLACE / "launch.json").unlink()
+    (output / PLACE / "run.json").unlink()
     (output / PLACE / "console.txt").write_text("$ train.py\n")
     out, err = report(capsys, output)
-    assert err == f"left out: '{output / PLACE}', made by 0.5: run again\n" and "60.00" in out
+    assert err == f"left out: '{output / PLACE}', made by 0.6: run again\n" and "60.00" in out
 
 
 def test_the_launcher_looks_at_the_planned_place_and_refuses_what_is_not_its_own(output):
@@ -113,8 +110,8 @@ def test_the_launcher_looks_at_the_planned_place_and_refuses_what_is_not_its_own
     (output / PLACE).with_name("seed2").rename(output / PLACE)
     with pytest.raises(UserError, match=r"holds another run \(CoOp on dtd, 4 shots, seed 2\)"):
         Engine(runs, Settings())
-    (output / PLACE / "launch.json").unlink()
-    with pytest.raises(UserError, match=r"holds a run without launch.json, as of 0.5"):
+    (output / PLACE / "run.json").unlink()
+    with pytest.raises(UserError, match=r"holds a run without run.json, as of 0.6"):
         Engine(runs, Settings())
 
 
@@ -123,7 +120,7 @@ def test_a_folder_of_tests_brings_their_training(tmp_path, capsys):
         leave(tmp_path, [one])
     shown = report(capsys, tmp_path / "cross_dataset")[0]
     assert "60.00" in shown and shown == report(capsys, tmp_path)[0]
-    (tmp_path / "transfer/emoji/shots_16/CoOp/emoji/seed1/launch.json").write_text("{")
+    (tmp_path / "transfer/emoji/shots_16/CoOp/emoji/seed1/run.json").write_text("{")
     shown, said = report(capsys, tmp_path / "cross_dataset")
     assert "40.00" in shown and "60.00" not in shown and "transfer/emoji" in said
 
