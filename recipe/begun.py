@@ -1,21 +1,21 @@
-"""What a trainer of other code has begun a training with: `begun.json` in its folder."""
+"""What a trainer of other code has begun a training with: `run.json` in its folder."""
 
-import json
+import os
 from pathlib import Path
 
-from trainers.prompting.checkpoint.cfg_texts import (
-    BEGUN,
+from trainers.prompting.checkpoint.cfg_texts import no_settings, note_edited
+from trainers.prompting.checkpoint.identity import (
     begun_otherwise,
-    differing,
-    no_settings,
-    note_edited,
-    settings_of,
+    differences,
+    identity,
+    read_run,
+    run_in,
+    write_run,
 )
-from trainers.prompting.errors import UserError
 from trainers.prompting.method import METHODS
 from trainers.prompting.record.hashes import edited_files
-from trainers.prompting.storage.files import read_json, write_whole
-from trainers.prompting.storage.values import are_texts, is_settings
+
+REMEDY = "delete that folder"
 
 
 def check_begun(cfg) -> list[str]:
@@ -26,33 +26,20 @@ def check_begun(cfg) -> list[str]:
     folder = Path(cfg.RESUME or cfg.OUTPUT_DIR)
     if cfg.TRAINER.NAME in METHODS or not any(folder.glob("*/checkpoint")):
         return []
-    begun = _read_begun(folder)
-    if "settings" not in begun:
+    begun = run_in(folder, REMEDY)
+    if begun is None:
         no_settings(folder)
-    elif what := differing(begun["settings"], settings_of(cfg)):
-        raise begun_otherwise(folder, what)
-    now = edited_files(begun.get("code"), cfg.TRAINER.PLUGINS)
+        return []
+    if texts := differences(identity(cfg), begun):
+        raise begun_otherwise(folder, texts)
+    edited = (read_run(folder, REMEDY) or {}).get("edited") or []
+    now = edited_files(begun.code, cfg.TRAINER.PLUGINS)
     note_edited(now)
-    return sorted({*begun.get("edited", []), *now})
+    return sorted({*edited, *now})
 
 
 def note_begun(cfg, code: dict[str, str], files: list[str]) -> None:
-    """Write what resuming this training will need, unless its checkpoints have that.
-
-    It is its settings, hashes of its code, and edited files.
-    """
+    """Write what resuming this training will need: its identity, and edited files."""
     if cfg.TRAINER.NAME not in METHODS:
-        begun = {"code": code, "edited": files, "settings": settings_of(cfg)}
-        write_whole(Path(cfg.OUTPUT_DIR) / BEGUN, json.dumps(begun, indent=1) + "\n")
-
-
-def _read_begun(folder: Path) -> dict:
-    """Return what a training was begun with, if it says so; raises UserError for a broken file."""
-    path = folder / BEGUN
-    if not path.exists():
-        return {}
-    content = read_json(path, "delete that folder")
-    groups = all(is_settings(content.get(key, {})) for key in ("code", "settings"))
-    if not (groups and are_texts(content.get("edited", []))):
-        raise UserError(f"'{path}' is not of this project: delete that folder")
-    return content
+        run = identity(cfg)._replace(code=code)
+        write_run(os.fspath(cfg.OUTPUT_DIR), run=run._asdict(), edited=files)

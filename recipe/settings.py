@@ -1,5 +1,6 @@
 """Builds the cfg of a run from defaults, plug-ins, config files, flags and KEY VALUE pairs."""
 
+import copy
 import os
 import re
 from collections.abc import Container, Iterable, Mapping
@@ -19,9 +20,9 @@ except ImportError:  # the original Dassl checks nothing
 from datasets import ImageDataset, noise
 from trainers.prompting import extend_cfg
 from trainers.prompting.building.by_run import by_dataset, check_sections, for_run, plain_key
-from trainers.prompting.building.keys import KEYS, NOT_OF_METHODS, check_keys
+from trainers.prompting.building.keys import check_keys
 from trainers.prompting.checkpoint.cfg_texts import leaves
-from trainers.prompting.dataset_keys import CHANGES
+from trainers.prompting.checkpoint.keys import KEYS
 from trainers.prompting.errors import UserError, check_name, need
 from trainers.prompting.method import METHODS
 from trainers.prompting.plugins import extenders, load_plugins
@@ -33,7 +34,7 @@ PLUGINS = "TRAINER.PLUGINS"
 COMMAND_LINE = "the command line"  # the source of KEY VALUE pairs
 BASE = "the base of "  # begins the name of a source: keys that a config file has from its base
 # Keys that a trainer of other code does not read.
-OF_METHODS = ("DATASET.FEATURES", *(key for key in KEYS if key not in NOT_OF_METHODS))
+OF_METHODS = ("DATASET.FEATURES", *(x for x, key in KEYS.items() if key.read_by == "methods"))
 
 
 def build_cfg(
@@ -144,8 +145,8 @@ def _defaults():
     for extend in extenders:  # first: keys that are there stay as they are
         extend(cfg)
     extend_cfg(cfg)
-    # read by the data sets of this repository, METHODS by its launcher
-    cfg.DATASET.update(CHANGES, FEATURES="", METHODS=[])
+    here = {x: key.default for x, key in KEYS.items() if key.read_by == "here"}
+    cfg.DATASET.update({x.partition(".")[2]: copy.copy(value) for x, value in here.items()})
     return cfg
 
 

@@ -8,7 +8,7 @@ from dassl.engine import TRAINER_REGISTRY
 from tiny import results, run
 
 from benchmark.__main__ import main
-from trainers.prompting.checkpoint.cfg_texts import BEGUN
+from trainers.prompting.checkpoint.identity import RUN
 from trainers.prompting.method import METHODS
 
 TOY = (Path(__file__).parent / "dassl" / "toy_trainer.py").read_text()
@@ -50,12 +50,12 @@ def test_it_resumes_only_with_the_settings_that_it_began_with(tmp_path, toy, cap
     record = (tmp_path / "output" / "results.json").read_bytes()
     assert trained(toy, "OPTIM.LR", "0.5") == 2
     said = capsys.readouterr().err
-    assert "other settings (OPTIM.LR 0.01, now 0.5): go back to those, give this one" in said
+    assert "begun otherwise (OPTIM.LR is 0.5 here and 0.01 there): go back to what is there" in said
     assert (tmp_path / "output" / "results.json").read_bytes() == record
     assert trained(toy, "TRAIN.PRINT_FREQ", "1") == 0
     assert "will resume training" in capsys.readouterr().out
-    begun = tmp_path / "output" / BEGUN
-    for content in ("{", "[]", '{"code": {"a.py": 1}}', '{"code": []}', '{"edited": 1}'):
+    begun = tmp_path / "output" / RUN
+    for content in ("{", "[]", '{"run": []}', '{"run": {"method": 1}}', '{"run": {"a": 1}}'):
         text = begun.read_text()
         begun.write_text(content)
         assert trained(toy) == 2
@@ -68,9 +68,10 @@ def test_it_resumes_only_with_the_settings_that_it_began_with(tmp_path, toy, cap
 
 def test_an_edit_of_it_is_named(tmp_path, toy, capsys):
     assert trained(toy, "TRAIN.CHECKPOINT_FREQ", "1") == 0
-    begun = tmp_path / "output" / BEGUN
+    begun = tmp_path / "output" / RUN
     content = json.loads(begun.read_text())
-    begun.write_text(json.dumps(content | {"code": content["code"] | {toy.name: "0"}}))
+    content["run"]["code"][toy.name] = "0"
+    begun.write_text(json.dumps(content))
     for _ in range(2):  # the second time it is known
         assert trained(toy) == 0
         assert results(tmp_path / "output")["edited"] == [toy.name]

@@ -127,7 +127,7 @@ PACKAGES = {
     "plugins": "errors method methods record",
     "step": "capabilities method running",
     "building": "backbones capabilities checkpoint dassl_parts dataset_keys encoders errors images "
-    "method methods node robustness running storage",
+    "method methods node running storage",
     "trainer": "backbones building capabilities checkpoint contract dassl_parts encoders errors "
     "method node plugins record robustness running step storage teacher",
     "advice": "backbones building capabilities checkpoint dassl_parts embedded encoders errors "

@@ -46,9 +46,12 @@ def read_launch(folder: Path) -> Launch | None:
         return None
     try:
         content = whole["launch"]
-        names = {key: _name(content[key]) for key in NAMES}
+        names: dict[str, Any] = {key: _name(content[key]) for key in NAMES}
         names |= {key: _of(int, content[key]) for key in NUMBERS}
-        pairs = {key: {k: _of(str, x) for k, x in content[key].items()} for key in ("keys", "shared")}
+        keys, shared = (
+            {key: _of(str, value) for key, value in content[name].items()}
+            for name in ("keys", "shared")
+        )
         backbone, file = content["backbone"], Path(content["config_file"])
         _of(str, backbone or "")
         part = PROTOCOLS[names["protocol"]].parts[names["part"]]
@@ -58,9 +61,9 @@ def read_launch(folder: Path) -> Launch | None:
             f"({in_short(error)}): {REMEDY}"
         ) from None
     names |= {"protocol": PROTOCOLS[names["protocol"]], "eval_only": part.eval_only}
-    opts = tuple(word for pair in pairs["keys"].items() for word in pair)
+    opts = tuple(word for pair in keys.items() for word in pair)
     run = Run(**names, folder=folder, config_file=file, opts=opts)
-    return Launch(run, backbone, pairs["shared"])
+    return Launch(run, backbone, shared)
 
 
 def _of(kind: type, value: Any) -> Any:

@@ -16,6 +16,7 @@ from paths import ROOT
 from trainers.prompting import UserError, build_method
 from trainers.prompting.building import keys
 from trainers.prompting.building.config import add_nodes, read_node
+from trainers.prompting.checkpoint.keys import KEYS
 from trainers.prompting.method import METHODS
 
 INF, NAN = math.inf, math.nan
@@ -378,7 +379,7 @@ def put(cfg, place, value):
 
 def test_defaults_are_valid(cfg):
     keys.check_keys(cfg)
-    assert {key for key, (_, wanted, _) in keys.KEYS.items() if wanted} <= VALUES.keys()
+    assert {key for key, one in KEYS.items() if one.wanted} <= VALUES.keys()
 
 
 @pytest.mark.parametrize("place", VALUES)
@@ -406,5 +407,5 @@ def test_pages_give_the_defaults():
     """As `KEY` (DEFAULT), or `KEY` (DEFAULT: what it means)."""
     text = "".join(page.read_text() for page in (ROOT / "docs").glob("*.md"))
     found = dict(re.findall(r"`([A-Z]+(?:\.[A-Z_]+)+)` \((True|False|[\de.-]+)", text))
-    given = {key: literal_eval(value) for key, value in found.items() if key in keys.KEYS}
-    assert len(given) > 5 and given == {key: keys.KEYS[key].default for key in given}
+    given = {key: literal_eval(value) for key, value in found.items() if key in KEYS}
+    assert len(given) > 5 and given == {key: KEYS[key].default for key in given}

@@ -14,9 +14,9 @@ from trainers.prompting.checkpoint.identity import (
     Identity,
     differences,
     identity,
-    identity_in,
     leaves,
     read_run,
+    run_in,
     write_run,
 )
 from trainers.prompting.checkpoint.keys import KEYS, role_of
@@ -66,8 +66,8 @@ def test_an_identity_has_what_its_method_reads_and_no_more(tmp_path):
     assert of_cfg("ProGrad", LOSS__T=2.0).settings["LOSS.T"] == 2.0
     write_run(tmp_path, run=found._asdict())
     write_run(tmp_path, launch={"seed": 1})
-    assert identity_in(tmp_path, "") == found and read_run(tmp_path, "")["launch"] == {"seed": 1}
-    assert identity_in(tmp_path / "none", "") is None
+    assert run_in(tmp_path, "") == found and read_run(tmp_path, "")["launch"] == {"seed": 1}
+    assert run_in(tmp_path / "none", "") is None
 
 
 DATA = {"fingerprint": "a", "DATASET.ROOT": "/x", "classes": ["ant", "bee"]}
@@ -116,4 +116,4 @@ def test_what_differs_between_two_runs(one, other, texts):
 def test_what_does_not_say_its_run_is_one_sentence(tmp_path, content):
     (tmp_path / "run.json").write_text(content)
     with pytest.raises(UserError, match="run again"):
-        identity_in(tmp_path, "run again")
+        run_in(tmp_path, "run again")

@@ -13,6 +13,7 @@ from ..backbones import family_of
 from ..backbones.closed import Closed
 from ..capabilities.at_test_time import count_views
 from ..checkpoint.cfg_texts import leaves
+from ..checkpoint.keys import KEYS
 from ..dataset_keys import SENTENCES
 from ..encoders.descriptions import Asked
 from ..encoders.sides import features_width
@@ -20,7 +21,7 @@ from ..errors import ClosedSide, UserError, nearest, need
 from ..method import METHODS, Method, find_method
 from ..node import Settings, check_values
 from .by_run import SECTIONS, for_run
-from .keys import KEYS, value_at
+from .keys import value_at
 from .support import give_images
 
 
@@ -44,9 +45,10 @@ def add_nodes(cfg: CfgNode) -> None:
             node[key] = None
     for section in SECTIONS:
         cfg.setdefault(section, CfgNode(new_allowed=True))
-    for place, (default, *_) in KEYS.items():
+    for place, known in KEYS.items():
         section, _, key = place.rpartition(".")
-        value_at(cfg, section).setdefault(key, copy.copy(default))
+        if known.read_by != "here" and isinstance(node := value_at(cfg, section), dict):
+            node.setdefault(key, copy.copy(known.default))
 
 
 def resolve(cfg: CfgNode) -> CfgNode:

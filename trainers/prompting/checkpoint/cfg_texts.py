@@ -33,7 +33,6 @@ OF_TRAINING = (
     "DATASET.NUM_SHOTS", "DATASET.LABEL_NOISE", "DATASET.IMBALANCE", "OPTIM.", "MODEL.INIT_WEIGHTS",
     "TRAIN.ATTACK",
 )  # fmt: skip
-BEGUN = "begun.json"  # in the folder of a training by a trainer of other code
 BY_PROCESS = (
     "if the files are the same, the code of the data set depends on the process (the order of a "
     "set, hash, a shuffle without a seed): sort names, and seed what is drawn"

@@ -215,6 +215,14 @@ def in_words(texts: Sequence[str]) -> str:
     return "; ".join([*texts[:MOST], *more])
 
 
+def begun_otherwise(folder: str | os.PathLike[str], texts: Sequence[str]) -> UserError:
+    """Return the error about a run that was begun with other settings, classes or images."""
+    return UserError(
+        f"The run in '{folder}' was begun otherwise ({in_words(texts)}): go back to what is there, "
+        "give this one another --output-dir, or delete that folder to train again"
+    )
+
+
 # ------------------------------------------------------------------ the file
 
 
@@ -238,7 +246,7 @@ def read_run(folder: str | os.PathLike[str], remedy: str) -> dict[str, Any] | No
         raise
 
 
-def identity_in(folder: str | os.PathLike[str], remedy: str) -> Identity | None:
+def run_in(folder: str | os.PathLike[str], remedy: str) -> Identity | None:
     """Return the identity of the run in a folder; None if it is not known."""
     content = (read_run(folder, remedy) or {}).get("run")
     where = f"'{os.path.join(folder, RUN)}'"

@@ -16,7 +16,7 @@ class Key(NamedTuple):
     role: str
     wanted: str = ""
     holds: Callable[[Any], bool] = lambda value: True
-    read_by: str = "methods"  # of this project, and no others; or `all`, or `here`: data sets of it
+    read_by: str = "methods"  # of this project alone; or `all`, or `here`: its data sets
 
 
 Range = tuple[str, Callable[[Any], bool]]
@@ -26,8 +26,8 @@ def _words(*valid: str) -> Range:
     return f"one of {', '.join(filter(None, valid))}", lambda word: word in valid
 
 
-def _count(least: int, most: int = 10**9) -> Range:
-    return f"a whole number from {least} to {most:,}", lambda n: least <= n <= most
+def _count(least: int) -> Range:
+    return f"a whole number, {least} or more", lambda n: n >= least
 
 
 def _of_dassl(role: str, node: str = "", **keys: object) -> dict[str, Key]:
@@ -85,9 +85,11 @@ KEYS = {
     **_of_dassl("place", "TRAINER.", NAME=""),  # `method` has it
     # Of this project.
     "INPUT.RESIZE": Key("shortest", "place"),  # as `Family.resize`
-    "INPUT.DRAFT": Key(False, "training", read_by="all"),  # decode JPEGs at a part of their size
     "DATASET.FEATURES": Key("", "data", read_by="here"),  # a file of them, in place of images
     "DATASET.METHODS": Key([], "place", read_by="here"),  # those that a launcher runs
+    "DATASET.CLASSES_AT": Key(  # docs/advise.md
+        0, "data", "0, 1 or 2", lambda n: n in (0, 1, 2), read_by="all"
+    ),
     "DATASET.VALIDATION_SHOTS": Key(  # of a class; 0: as CoOp
         0,
         "training",
@@ -100,7 +102,6 @@ KEYS = {
     "DATASET.IMBALANCE": Key(1.0, "training", read_by="here"),
     "DATASET.SENTENCES": Key("", "data"),  # about the classes, which an evaluation may have others
     "DATASET.SENTENCES_RULE": Key("", "data"),
-    "DATASET.SENTENCES_FORM": Key("", "data"),
     "DATALOADER.TRAIN_X.DROP_LAST": Key(True, "training"),  # the last batch, if it is short
     "OPTIM.ADAM_EPS": Key(
         1e-8, "training", "at least 0 and less than 1", lambda eps: 0 <= eps < 1
@@ -108,6 +109,9 @@ KEYS = {
     "OPTIM.STEPS": Key(0, "training", *_count(0)),  # above 0: replaces MAX_EPOCH, with LR_BY_STEP
     "OPTIM.LR_BY_STEP": Key(False, "training"),  # the learning rate changes after every step
     "OPTIM.LR_MIN": Key(0.0, "training"),  # where the cosine ends
+    "OPTIM.CLIP_NORM": Key(  # of gradients, at most; 0: as they are
+        0.0, "training", "0 or a finite number above 0", lambda norm: 0 <= norm < math.inf
+    ),
     "OPTIM.COSINE_STEPS": Key(0, "training", *_count(0)),  # above 0: the cosine's; then it rises
     "TRAIN.ATTACK": Key("", "training", *_words("", "pgd")),  # learn from attacked images alone
     "TRAIN.ATTACK_EPS": Key(4.0, "training", *EPS),
@@ -128,7 +132,6 @@ KEYS = {
     "TRAINER.MEMORY_BUDGET": Key(0.0, "machine"),  # GiB for a step's activations; 0: automatic
     "TRAINER.DETERMINISTIC": Key(False, "machine"),  # the same bits on a GPU, too, but slower
     "TRAINER.PLUGINS": Key([], "place", read_by="all"),  # modules or files with methods
-    "TRAINER.ACCEPT_EDITED": Key(False, "place", read_by="all"),  # resume one of other code
     "TRAINER.UNREAD": Key([], "place", read_by="all"),  # keys of config files for other nodes
     "TRAINER.PER_DATASET": Key([], "place", read_by="all"),  # keys that a config sets by them
 }  # fmt: skip
