@@ -13,14 +13,13 @@ from tqdm import tqdm
 
 from ..errors import UserError, need, printable
 from ..node import clean
-from ..storage.files import write_whole
+from ..storage.files import is_visible, write_whole
 
 IMG_EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 PARTS = ("train", "val", "test")  # folders with class folders in them
 UNREAD = (".heic", ".heif")  # of phones; Pillow does not know them
 SEVERAL, NONE = RESERVED = "several", "none of these"  # answers of a run, and so no classes
 UNLABELLED = "unlabelled"  # a folder beside class folders, of images without a label
-MAC = "__MACOSX"  # a folder that a Mac adds to its archives
 NUMBERED = re.compile(r"\d+[-._ ]+[^\W\d]")  # the name of a folder such as `000.cat`
 MANY = 100_000  # files from which names are cached: on a network, listing them takes minutes
 SETTLED = 2.0  # seconds; a folder changed later than this gets another time stamp
@@ -254,11 +253,6 @@ def kept_names(path):
         }
     except (OSError, ValueError, TypeError, AttributeError, RecursionError):
         return {}
-
-
-def is_visible(name):
-    """Return True for a file or folder that is not hidden, nor `MAC`."""
-    return not name.startswith(".") and name != MAC
 
 
 def is_image(name):

@@ -14,6 +14,12 @@ from ..errors import UserError, in_short
 
 CALL = "call.json"  # marks a folder as an output of `advise`
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)  # errors of a file system without locks
+MAC = "__MACOSX"  # a folder that a Mac adds to its archives
+
+
+def is_visible(name: str) -> bool:
+    """Return True for the name of a file or folder that is not hidden, nor `MAC`."""
+    return not name.startswith(".") and name != MAC
 
 
 def write_whole(path: str | os.PathLike, content: str | bytes) -> None:

@@ -9,8 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from ...errors import printable
-from ...images.class_folders import is_visible
-from ...storage.files import write_whole
+from ...storage.files import is_visible, write_whole
 
 
 class Parser(argparse.ArgumentParser):
