@@ -21,7 +21,7 @@ from .tables import average_name, protocol_of
 from .training import ATTACK
 
 RIVALS = 4  # lines after the best that it is compared with
-LEVEL = 0.05  # of p times the number of other lines (Bonferroni)
+LEVEL = 0.05  # of p times the number of pairs of lines (Bonferroni)
 NOTHING = "nothing is claimed about methods that depend on seeds"
 FEW = {1: f"with one seed, {NOTHING}", 2: f"intervals of two seeds are so wide that {NOTHING}"}
 
@@ -31,9 +31,8 @@ def findings(tidy: pd.DataFrame, numbers: pd.DataFrame) -> list[str]:
 
     They name the line with the highest mean in the last column (H, or accuracy with the most
     shots), what it is better than, lines that lack runs, zero-shot CLIP (without a run of it, that
-    beside a method) and chance. A difference is claimed where its interval excludes zero, p times
-    the number of other lines is below 0.05, and there are three seeds, or none matters. Attacked
-    images come first. `numbers` are the summary of these runs.
+    beside a method) and chance. A difference is claimed as of `is_above`, where there are three
+    seeds, or none matters. Attacked images come first. `numbers` are the summary of these runs.
     """
     places = _places(accuracies(numbers))
     texts = (text for place in places for text in _findings(tidy, numbers, *place))
@@ -78,7 +77,7 @@ def _findings(
         if seeds in FEW:
             parts.append(FEW[seeds])
             rivals = [row for row in rivals if best.untrained and row.untrained]
-        claims = _claims(tidy, place, best, rivals, len(others))
+        claims = _claims(tidy, place, best, rivals, len(rows))
         named = [row for row in rivals if row is not zero and row.name in claims]
         above = [row for row in named if claims[row.name]][:1]
         level = [row for row in named if not claims[row.name]]
@@ -123,9 +122,9 @@ def _under_attack(numbers: pd.DataFrame, rows: list[Any], what: str) -> Iterator
 
 
 def _claims(
-    tidy: pd.DataFrame, place: pd.DataFrame, best: Any, rivals: list[Any], others: int
+    tidy: pd.DataFrame, place: pd.DataFrame, best: Any, rivals: list[Any], lines: int
 ) -> dict[str, str]:
-    """Compare the best line with rivals in the rows of a place.
+    """Compare the best of so many lines with rivals in the rows of a place.
 
     Returns:
         By the name of a rival the difference with its interval, empty where it is not told apart;
@@ -140,7 +139,7 @@ def _claims(
     wanted = {"dataset": best.dataset, "column": best.column}
     return {
         found["other"]: f"{found['difference']:.1f} [{found['low']:.1f}, {found['high']:.1f}]"
-        if found["low"] > 0 and found["p"] is not None and found["p"] * others < LEVEL
+        if is_above(found["low"], found["p"], lines)
         else ""
         for found in records
         if all(found[key] == value for key, value in wanted.items())
@@ -148,6 +147,15 @@ def _claims(
         and (found["p"] is not None or found["differing"] < LEAST)  # else nothing varies
         and found["datasets"] == found["of"]
     }
+
+
+def is_above(low: float, p: float | None, lines: int) -> bool:
+    """Return True if the best of so many lines is claimed to be above another one.
+
+    The data have chosen the best, so that any pair of lines might have been the claim. `low` is the
+    lower end of the interval of their difference.
+    """
+    return low > 0 and p is not None and p * lines * (lines - 1) / 2 < LEVEL
 
 
 def _mean(numbers: pd.DataFrame, row: Any, metric: str) -> float:

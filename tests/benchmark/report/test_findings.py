@@ -3,11 +3,13 @@
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from outcomes import base2new, few_shot, outcome, transfer
 
-from benchmark.report.findings import findings
+from benchmark.report.findings import findings, is_above
 from benchmark.report.frame import frame
+from benchmark.report.paired import Pair, difference
 from benchmark.report.render import FORMATS
 from benchmark.report.summary import summarise
 
@@ -33,6 +35,21 @@ def test_the_best_line_is_above_one_and_not_told_apart_from_another(four):
     assert rest.startswith(f"{h - 50:.1f} [") and "] above CoOp (50.0); " in rest
     assert "not told apart from MaPLe (80.3). Zero-shot CLIP has 25.0, " in rest
     assert rest.endswith("] lower. Chance is 33.3.")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lines", [2, 5])
+def test_of_equal_lines_the_best_is_rarely_above_another(lines):
+    """In at most about 5% of draws, although the data choose it; methods train nothing."""
+    rng, draws, wrong = np.random.default_rng(0), 1000, 0
+    for _ in range(draws):
+        hard = rng.standard_normal(300)
+        right = hard + rng.standard_normal((lines, 300)) > 0
+        best, *others = right[np.argsort(-right.mean(1), kind="stable")][:, None]
+        one = np.arange(300), np.array([1])
+        found = [difference([[Pair(*one, best, other)]], trained=False) for other in others]
+        wrong += any(is_above(each.low, each.p, lines) for each in found)
+    assert 0.02 < wrong / draws < 0.06
 
 
 @pytest.mark.parametrize("seeds", [1, 2, 3])
