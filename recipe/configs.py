@@ -13,6 +13,7 @@ from trainers.prompting.errors import UserError, nearest
 
 FEATURES = "DATASET.FEATURES"  # a file of features, in place of images
 SENTENCES = "DATASET.SENTENCES"  # about the classes: a JSON file, a list by name, or templates
+OTHER_BASE = re.compile("[-+]?0[0-7_]+|.*:.*")  # numbers in base 8 or 60, as of YAML 1.1
 TRAINERS = Path(__file__).resolve().parents[1] / "configs" / "trainers"
 
 
@@ -43,7 +44,7 @@ def read_yaml(path: str | os.PathLike) -> object:
             loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)(file)
             try:
                 node = loader.get_single_node()
-                twice = _given_twice(node, "", {}, set())
+                twice, odd = _given_twice(node, "", {}, set()), odd_number(node)
                 content = (node and loader.construct_document(node)) or {}
             finally:
                 loader.dispose()
@@ -64,7 +65,24 @@ def read_yaml(path: str | os.PathLike) -> object:
             f"The config file '{path}' has {twice[0]} in line {twice[1]} and again in line "
             f"{twice[2]}: write it once"
         )
+    if odd:
+        raise UserError(
+            f"The config file '{path}' has {odd[0]}: {odd[1]}, which YAML reads in base "
+            f"{60 if ':' in odd[1] else 8}: write the number, or a word in quotes"
+        )
     return content
+
+
+def odd_number(node, key: str = "") -> tuple[str, str] | None:
+    """Return the dotted key and the text of the first number in base 8 or 60 of a YAML tree."""
+    if node is None or node.id == "scalar":
+        odd = node and node.tag.endswith((":int", ":float")) and OTHER_BASE.fullmatch(node.value)
+        return (key, node.value) if odd else None
+    parts = (
+        enumerate(node.value) if node.id == "sequence" else ((k.value, v) for k, v in node.value)
+    )
+    found = (odd_number(value, f"{key}.{name}".lstrip(".")) for name, value in parts)
+    return next(filter(None, found), None)
 
 
 def _given_twice(node, above: str, lines: dict[str, int], done: set[int]) -> tuple | None:

@@ -218,6 +218,25 @@ def test_a_key_that_a_config_file_has_twice(tmp_path, capsys, text, said):
     assert f"twice.yaml' has {said}: write it once" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("OPTIM:\n  MAX_EPOCH: 010", "OPTIM.MAX_EPOCH: 010, which YAML reads in base 8"),
+        ("SEED: 1:30", "SEED: 1:30, which YAML reads in base 60"),
+        ("OPTIM: {LR: -1:30.5}", "OPTIM.LR: -1:30.5, which YAML reads in base 60"),
+        ("OPTIM: {STEPSIZE: [10, 020]}", "OPTIM.STEPSIZE.1: 020, which YAML reads in base 8"),
+    ],
+)
+def test_a_number_in_another_base(tmp_path, capsys, text, said):
+    (tmp_path / "odd.yaml").write_text(text)
+    assert train.run(["--config-file", str(tmp_path / "odd.yaml")]) == 2
+    assert f"odd.yaml' has {said}: write the number" in capsys.readouterr().err
+    (tmp_path / "fine.yaml").write_text(
+        "A: [0, 0x1F, 0.10, -0, 1e-5]\nB: '010'\nC: \"1:30\"\nD: 08"
+    )
+    assert read_keys(tmp_path / "fine.yaml")["A"] == [0, 31, 0.1, 0, "1e-5"]
+
+
 def test_aliases_and_merged_keys_are_no_repetition(tmp_path):
     text = "A: &a {LR: 1, N: 1}\nB: {<<: *a, LR: 2}\nC: *a\nOPTIM.LR: 3\nOPTIM: {N: 1}"
     (tmp_path / "fine.yaml").write_text(text)
