@@ -121,7 +121,7 @@ class Comparisons:
             blocks += [block] if block else []
         over_both = bool(self._measure.head)
         trained = not (ours.untrained and theirs.untrained)
-        result = difference(blocks, over_both, trained) if blocks else [None] * 5
+        result = difference(blocks, over_both, trained).cut() if blocks else [None] * 5
         protocol = protocol_of(ours)
         placed = SimpleNamespace(**vars(ours) | {"shots": shots, "average": total is not None})
         return {

@@ -14,6 +14,7 @@ from typing import Any
 import pandas as pd
 
 from trainers.prompting.dataset_keys import CHANGES
+from trainers.prompting.errors import printable
 
 from ..protocols import PROTOCOLS
 from ..protocols.base import learns_nothing
@@ -116,7 +117,9 @@ def _with_names(runs: pd.DataFrame) -> pd.DataFrame:
     runs["several"] = configs.transform("nunique") > 1
     ours = set(runs["trainer"][runs["label"] == ""])
     runs["method"] = [_method(run, ours) for run in each_row(runs)]
-    runs["name"] = [", ".join([r.method, *setting_texts(r.settings)]) for r in each_row(runs)]
+    runs["name"] = [
+        printable(", ".join([r.method, *setting_texts(r.settings)])) for r in each_row(runs)
+    ]
     runs["apart"] = _apart(runs)
     return runs
 

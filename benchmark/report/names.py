@@ -4,6 +4,8 @@ import re
 from collections.abc import Sequence
 from pathlib import PurePosixPath
 
+from trainers.prompting.errors import printable
+
 from ..protocols.configs import GROUPS
 
 # By name of the config file, in the order of the papers; other data sets come after these.
@@ -69,7 +71,7 @@ def motif(dataset: str, image: str) -> str:
 
 def dataset_title(dataset: str) -> str:
     """Return the usual name of a data set, as `FGVC-Aircraft`; `NAME` for `image_folder=NAME`."""
-    return DATASETS.get(dataset, dataset.rpartition("=")[2])
+    return DATASETS.get(dataset, printable(dataset.rpartition("=")[2]))
 
 
 def method_name(text: str) -> str:

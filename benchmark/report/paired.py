@@ -60,6 +60,10 @@ class Difference(NamedTuple):
     p: float | None
     differing: int  # units that the methods do not answer alike
 
+    def cut(self) -> "Difference":
+        """Return it with its interval cut where differences of accuracies end."""
+        return self._replace(low=max(self.low, -100.0), high=min(self.high, 100.0))
+
 
 class Variance(NamedTuple):
     """The variances of the difference by units and by seeds, with their degrees of freedom."""

@@ -61,7 +61,7 @@ def figures(tests: list[Test], name: str, told: set[str]) -> Drawing:
 
 def figures_of_run(outcome: Outcome, where: str) -> Drawing:
     """Draw the confusion matrix and reliability diagram of a run."""
-    method = str((outcome.result or {}).get("trainer"))
+    method = printable((outcome.result or {}).get("trainer"))
     pool = _pool({outcome.run.seed: outcome}, method, set())
     if pool is None:
         return {}
@@ -85,9 +85,9 @@ def _pool(outcomes: Mapping[int, Outcome], where: str, told: set[str]) -> Pool |
         for arrays in by_seed.values()
     ]
     label, prediction, confidence = map(np.concatenate, zip(*columns, strict=True))
-    names = next(filter(None, (list(result.get(PER_CLASS) or ()) for result in results)), [])
+    names = [*next(filter(None, (result.get(PER_CLASS) for result in results)), ())]
     errors = [e for result in results if (e := result.get("calibration_error")) is not None]
-    return Pool(label, prediction, confidence, len(by_seed), names, errors)
+    return Pool(label, prediction, confidence, len(by_seed), [*map(printable, names)], errors)
 
 
 def draw_panels(by_method: Mapping[str, Pool], name: str, where: str) -> tuple[Figure, str]:

@@ -85,7 +85,7 @@ def report_runs(folders: list[Path], form: str, plots: Path | None = None) -> st
             for name, accuracy in (result.get(PER_CLASS) or {}).items()
         ])  # fmt: skip
     tables = {folder: _tables(folder, outcome) for folder, outcome in runs.items()}
-    sentences = [printable(_finding(outcome)) for outcome in runs.values()]
+    sentences = [_finding(outcome) for outcome in runs.values()]
     if form != "html":
         return lead(sentences, form) + in_style(tables, form)
     from .page import Part, Section, render_page
@@ -99,7 +99,7 @@ def report_runs(folders: list[Path], form: str, plots: Path | None = None) -> st
         measured = [key for key in METRICS if results[folder].get(key) is not None]
         tables[folder][0].caption += explain(measured)
         sections[Section(f"run{i}", printable(title))] = [Part("", tables[folder], of_run)]
-    title = printable(titles[0]) if len(runs) == 1 else f"{len(runs)} runs"
+    title = titles[0] if len(runs) == 1 else f"{len(runs)} runs"
     return render_page(title, sections, results.values(), sentences)
 
 
@@ -137,7 +137,7 @@ def read_run(folder: Path) -> Outcome:
 
 def _where(outcome: Outcome) -> str:
     run = outcome.run
-    return f"{run.trainer} on {run.dataset}{half_text(run)}, seed {run.seed}"
+    return printable(f"{run.trainer} on {run.dataset}{half_text(run)}, seed {run.seed}")
 
 
 def half_text(run: Run) -> str:

@@ -69,6 +69,7 @@ class Table:
         self.lines = [
             [cell._replace(text=printable(cell.text)) for cell in line] for line in self.lines
         ]
+        self.caption = [printable(sentence) for sentence in self.caption]
         self.problems = [printable(problem) for problem in self.problems]
 
     @property

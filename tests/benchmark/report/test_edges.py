@@ -1,12 +1,17 @@
 """Tests of `report` where a number is at its limit, or a line is apart from the others."""
 
+import base64
 import json
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from outcomes import base2new, few_shot, outcome
 
+from benchmark.report.single import report_runs
+
+SVG = re.compile("svg.xml;base64,\\s*([A-Za-z0-9+/=]+)")
 OTHER_CLIP = "another CLIP or other test images"
 
 
@@ -183,3 +188,20 @@ def test_each_config_of_a_method_has_its_published_numbers_below_it(reported):
         assert [what for what, _ in found] == ["", ", published", ", difference"]
         ours, theirs, apart = (float(number) for _, number in found)
         assert ours == mean and apart == pytest.approx(ours - theirs)
+
+
+def test_marks_that_turn_a_line_around_are_escaped(answered, reported):
+    """In tables and pictures, from the names of methods, data sets, classes and precisions."""
+    mark = "\u202e"
+    more = {"per_class_accuracy": dict.fromkeys([f"a{mark}", "b", "c"], 50.0), "num_classes": 3}
+    outcomes = [
+        answered(f"Co{mark}Op", seed, "all", 30, dataset=f"se{mark}t", protocol="few_shot",
+                 precision=f"fp{seed}{mark}", **more)
+        for seed in (1, 2)
+    ]  # fmt: skip
+    single = str(outcomes[0].run.folder)
+    said = [reported(outcomes), reported(outcomes, "--format", "html", "--metrics", "--classes")]
+    said += [report_runs([Path(single)], "html")]
+    said += [base64.b64decode(svg).decode() for page in said for svg in SVG.findall(page)]
+    assert len(said) > 6 and "Co\\u202eOp" in said[0]
+    assert not [text for text in said if mark in text or "&#8238;" in text]

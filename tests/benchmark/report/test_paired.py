@@ -252,3 +252,12 @@ def test_methods_with_equal_and_with_opposite_answers():
 def test_holm_multiplies_the_smallest_p_by_all_and_keeps_the_order():
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert holm([0.5, 0.6]) == [1, 1] and holm([]) == []
+
+
+def test_an_interval_ends_where_differences_end():
+    right = np.ones((3, 7), bool)
+    few = right.copy()
+    few[:, :6] = False
+    above, below = (difference([[pair(*both)]]).cut() for both in ((right, few), (few, right)))
+    assert (above.high, below.low) == (100.0, -100.0)
+    assert above.low == -below.high == pytest.approx(2 * above.value - 120.67, abs=0.01)
