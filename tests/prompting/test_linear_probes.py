@@ -202,6 +202,21 @@ def test_new_classes(tiny_clip, of_gda):
         few.load_checkpoint(checkpoint, names)
 
 
+ODD = {
+    "classes": lambda W: W[:, 1:], "features": lambda W: W[1:], "an axis": lambda W: W.sum(0),
+    "whole": torch.Tensor.int, "sparse": torch.Tensor.to_sparse,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("change", ODD.values(), ids=ODD)
+def test_a_classifier_of_other_sizes_or_kinds_is_refused(tiny_clip, of_gda, change):
+    method = fit_gda(of_gda, tiny_clip)
+    checkpoint = saved(method, method.classnames)
+    checkpoint.method["W"] = change(checkpoint.method["W"])
+    with pytest.raises(UserError, match="take another checkpoint, or train again"):
+        method.load_checkpoint(checkpoint, method.classnames)
+
+
 @torch.no_grad()
 def test_variants_have_some_of_the_classes(tiny_clip, of_gda):
     method, tensors = fit_gda(of_gda, tiny_clip, "ImageNet"), of_gda.tensors

@@ -60,6 +60,7 @@ WRONG = {  # the change of a checkpoint, and what is said
     "a text for all": (changed(state_dict="x"), "has no valid 'state_dict'"),
     "a text": (context(lambda ctx: "x"), "is a str and no"),
     "sparse": (context(torch.Tensor.to_sparse), "is a Tensor of torch.float32 (torch.sparse_coo)"),
+    "nested": (context(lambda ctx: torch.nested.nested_tensor([ctx])), "and not a dense tensor"),
     "whole numbers": (context(torch.Tensor.long), "is a Tensor of torch.int64"),
     "complex": (context(lambda ctx: ctx.to(torch.complex64)), "is a Tensor of torch.complex64"),
     "too large": (context(lambda ctx: ctx.double() + 1e300), "are not finite"),

@@ -112,7 +112,7 @@ BAD = {
     "lax": "no error can be chosen with '{}', which is not calibrated: lax (docs/use.md says",
     None: "its checkpoint does not say one",
     "wide": "that of its checkpoint has other shapes",
-    7: "'{}' has no valid 'calibration': take another one, or train again",
+    7: "'{}' has no valid 'calibration' (ValueError other fields): take another one, or train",
     "flat": "'{}' has no valid 'calibration'",
     "beyond": "'{}' has no valid 'calibration'",
 }

@@ -167,16 +167,20 @@ COMPUTED = {"precision": "float32 + float16", "processor": "a CPU"}
 IMAGES = {"division": None, "trained_on": torch.tensor([1])}
 TRAITS = {"logit_scale": 1.0, "normalised": True, "width": 2, "text": {"{}": {"a": torch.ones(2)}}}
 ONE = torch.ones(1)
+SPARSE, NESTED = torch.ones(2).to_sparse(), torch.nested.nested_tensor([torch.ones(2)])
+CALIBRATION = dict.fromkeys(["effective", "likeness", "ranks", "centre", "classes", "strangers"])
+CALIBRATION |= {"temperature": 1.0, "scores": torch.ones(2), "seconds": torch.ones(2)}
 MADE = {"settings": {"OPTIM.MAX_EPOCH": "5"}, "classnames": ["a", "b"], "trainer": "CoOp"}
 MADE |= {"backbone": "RN50", "epoch": 5}
 # Entries of checkpoints, with values that no checkpoint has.
 WRONG = {
     "computed": [{}, 7],
-    "images": [{}, [], {"division": None}, IMAGES | {"trained_on": [1]}, IMAGES | {"division": 7}],
+    "images": [{}, [], {"division": None}, IMAGES | {"trained_on": [1]}, IMAGES | {"division": 7},
+               IMAGES | {"trained_on": SPARSE}, IMAGES | {"trained_on": NESTED}],
     "features": [
         {}, TRAITS | {"width": "x"}, TRAITS | {"text": []}, TRAITS | {"text": {"{}": []}},
         TRAITS | {"logit_scale": None}, TRAITS | {"width": 3},
-        TRAITS | {"text": {"{}": {"a": [1, 2]}}},
+        TRAITS | {"text": {"{}": {"a": [1, 2]}}}, TRAITS | {"text": {"{}": {"a": SPARSE}}},
     ],
     "sentences": [[], {1: ["b"]}],
     "drawn": [[], {1: 1}],
@@ -187,7 +191,11 @@ WRONG = {
     "method": [7, {1: ONE}],
     "class_buffers": [7, {1: "a"}],
     "plugins": [7],
-    "calibration": [7, {}],
+    "calibration": [
+        7, {}, CALIBRATION | {"temperature": float("inf")}, CALIBRATION | {"scores": ONE / 0},
+        CALIBRATION | {"scores": ONE * torch.nan}, CALIBRATION | {"seconds": SPARSE},
+        CALIBRATION | {"scores": NESTED},
+    ],
 }  # fmt: skip
 
 
@@ -195,7 +203,7 @@ WRONG = {
 def test_an_odd_entry_of_a_checkpoint_is_one_sentence(tmp_path, name):
     path = tmp_path / "model.pth.tar-5"
     whole = MADE | {"state_dict": {"a": ONE}, "images": IMAGES, "computed": COMPUTED}
-    whole |= {"features": TRAITS, "drawn": {"a": 1, "b": 0.5, "c": "d"}}
+    whole |= {"features": TRAITS, "calibration": CALIBRATION, "drawn": {"a": 1, "b": 0.5, "c": "d"}}
     for value in WRONG[name]:
         torch.save(whole | {name: value}, path)
         with pytest.raises(UserError) as error:

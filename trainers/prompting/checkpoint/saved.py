@@ -5,6 +5,7 @@ is long because all checks of a checkpoint are in it.
 """
 
 import hashlib
+import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
@@ -17,6 +18,7 @@ from ..embedded import other_weights
 from ..errors import UserError, in_short, need, printable
 from ..storage.features import differing_traits
 from ..storage.hub import fetch_run
+from ..storage.values import is_dense
 from .cfg_texts import (
     BY_PROCESS,
     DIVIDED,
@@ -68,16 +70,22 @@ def _settings(value: Any) -> dict[str, str]:
     return {name: str(text) for name, text in _named(value).items()}
 
 
+def _dense(value: Any) -> Any:
+    if not is_dense(value):
+        raise TypeError("not a dense tensor")
+    return value
+
+
 def _images(value: Any) -> dict[str, Any]:
     division = value["division"]
-    keys = value["trained_on"].long()
+    keys = _dense(value["trained_on"]).long()
     return {"division": division and _settings(division), "trained_on": keys}
 
 
 def _traits(value: Any) -> dict[str, Any]:
     numbers = {name: kind(value[name]) for name, kind in NUMBERS.items()}
     text = {
-        template: {name: row.view(numbers["width"]) for name, row in rows.items()}
+        template: {name: _dense(row).view(numbers["width"]) for name, row in rows.items()}
         for template, rows in _named(value["text"]).items()
     }
     return numbers | {"text": text}
@@ -89,6 +97,8 @@ def _is_calibration(value: Any) -> bool:
     every = of_advise | {"strangers": 1}
     if not isinstance(value, dict) or value.keys() != every.keys():
         return isinstance(value, str)
+    if not all(_dense(x).isfinite().all() for x in value.values() if torch.is_tensor(x)):
+        return False
     given = {name: getattr(x, "ndim", 0) for name, x in value.items() if x is not None}
     numbers = [value[name] for name in given if every[name] == 0]
     if given not in (of_any, of_advise, every):
@@ -97,7 +107,7 @@ def _is_calibration(value: Any) -> bool:
         n, other = len(ranks), {*ranks.tolist()} - {*range(1, len(ranks) + 1)}
         if other or not n == len(value["likeness"]) == len(value["scores"]):
             return False
-    return all(isinstance(x, float) and x > 0 for x in numbers)
+    return all(isinstance(x, float) and 0 < x < math.inf for x in numbers)
 
 
 def _calibration(value: Any) -> Any:

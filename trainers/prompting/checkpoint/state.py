@@ -96,7 +96,7 @@ def load_buffers(
         if not torch.is_tensor(own[key]):  # extra state, which its module checks itself
             continue
         if is_dense(own[key]) or not torch.is_tensor(value):
-            check_dense(key, value)
+            check_dense(key, value, trained=own[key].is_floating_point())
         expected, shape = tuple(own[key].shape), tuple(value.shape)
         fits = shape == expected or not own[key].numel()  # length not known before training
         _check_numbers(key, fits, shape, expected, is_sound(value))

@@ -120,6 +120,18 @@ class GDA(OnSupport, PerClass):
         for name in ("W", "b", "rows", "of_new"):
             setattr(self, name, getattr(self, name)[:0])
 
+    def load_own_state(self, state_dict):
+        """Load what a training has left; raises UserError if its classifier has other sizes."""
+        super().load_own_state(state_dict)
+        D, K = self.width, len(self.training_classnames)
+        sizes = {name: tuple(getattr(self, name).shape) for name in ("W", "b", "rows")}
+        fitted = {"W": (D, K), "b": (K,), "rows": (len(self.rows), *[D] * (self.rows.ndim > 1))}
+        need(
+            not self.b.numel() or sizes == fitted,
+            f"The checkpoint has the shapes {sizes} but GDA has {K} classes and features of {D}: "
+            "take another checkpoint, or train again",
+        )
+
     def keep_classes(self, index):
         """Keep the Gaussians of these classes."""
         self.W, self.b = self.W[:, index], self.b[index]

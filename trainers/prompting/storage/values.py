@@ -8,11 +8,11 @@ from ..errors import UserError
 
 
 def is_dense(value) -> bool:
-    """Return True for a dense tensor of real numbers: not sparse, quantised or on `meta`."""
+    """Return True for a dense tensor of real numbers, as those that are written here."""
     return (
         torch.is_tensor(value)
         and value.layout == torch.strided
-        and not (value.is_quantized or value.is_complex() or value.is_meta)
+        and not (value.is_quantized or value.is_complex() or value.is_meta or value.is_nested)
     )
 
 
