@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from outcomes import few_shot, leave, outcome
+from outcomes import few_shot, leave, outcome, transfer
 
 from benchmark.__main__ import main
 from benchmark.protocols.launches import write_launch
@@ -35,6 +35,16 @@ SHOWN = [
     ["--metrics", "--format", "csv"],
     ["--compare", "ALIGN"],
     ["--compare", "ALIGN", "--metric", "joint_accuracy", "--format", "csv"],
+    ["--metrics", "--interval", "--protocol", "base2new"],
+]
+MEASURED = [  # shown of the runs of `make_measured`
+    [],
+    ["--interval", "--format", "latex"],
+    ["--interval", "--format", "csv"],
+    ["--published", "all", "--format", "markdown", "--protocol", "domain_generalization"],
+    ["--metrics"],
+    ["--metrics", "--interval", "--protocol", "few_shot"],
+    ["--metrics", "--format", "json", "--protocol", "few_shot", "--seeds", "1"],
 ]
 
 
@@ -93,12 +103,50 @@ def make(output):
     leave(output, few_shot("ALIGN", 16, (69.4,), "ucf101"))
 
 
+def make_measured(output):
+    """Write runs with several metrics, averages over data sets and shots, targets, and attacks."""
+
+    def measured(seed, at):
+        return {"macro_f1": at - seed, "top5_accuracy": 90.0 + seed, "calibration_error": at / 9,
+                "calibration_error_scaled": at / 10, "negative_log_likelihood": 60 / at,
+                "temperature": 20.0 if at == 62 else 1.1, "num_test": 4000, "num_classes": 50,
+                "peak_memory_mib": 800.0, "train_steps": 50}  # fmt: skip
+
+    for dataset, at in (("dtd", 50.0), ("eurosat", 60.0)):
+        for shots in (4, 16):
+            for name, more in (("CoOp", 0), ("ALIGN", 2)):
+                for seed in (1, 2, 3):
+                    if (name, dataset, shots, seed) == ("CoOp", "eurosat", 16, 3):
+                        continue  # an average that lacks a seed
+                    right = at + more + shots / 4 + seed
+                    keys = measured(seed, at + more) | {"beyond": ["llm"] * (name == "ALIGN")}
+                    if (name, shots) == ("ALIGN", 4):
+                        keys |= {"clean_accuracy": right + 1, "robust_accuracy": at / 2 + seed}
+                        keys |= {"attack": {"text": "pgd 1/255", "eps": 1.0, "images": 64}}
+                    one = outcome(
+                        name, seed, "all", right, dataset, protocol="few_shot", shots=shots, **keys
+                    )
+                    leave(output, [one])
+        zero = {"protocol": "few_shot", "shots": 0, "num_params": 0}
+        leave(output, [outcome("ZeroshotCLIP", 1, "all", at - 9, dataset, **zero, macro_f1=41.5)])
+    targets = ["imagenetv2", "imagenet_sketch", "imagenet_a", "imagenet_r"]
+    for name, at in (("CoOp", 60.0), ("ALIGN", 61.5)):
+        for seed in (1, 2):
+            keys = measured(seed, at) | {"protocol": "domain_generalization", "seed": seed}
+            rights = {key: at - 3 * i + seed for i, key in enumerate(["imagenet", *targets])}
+            if (name, seed) == ("CoOp", 2):
+                del rights["imagenet_r"]
+            leave(output, transfer(name, "imagenet", rights, **keys))
+
+
 def test_no_digit_has_changed(tmp_path, capsys):
     make(tmp_path / "output")
+    make_measured(tmp_path / "measured")
     texts = []
-    for flags in SHOWN:
+    shown = [("output", flags) for flags in SHOWN] + [("measured", flags) for flags in MEASURED]
+    for folder, flags in shown:
         capsys.readouterr()
-        assert main(["report", str(tmp_path / "output"), *flags]) == 0, flags
+        assert main(["report", str(tmp_path / folder), *flags]) == 0, flags
         said = capsys.readouterr()
         assert not said.err, flags
         texts.append(f"##### report {' '.join(flags)}\n{said.out}")
