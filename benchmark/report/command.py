@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from trainers.prompting.errors import UserError, need
-from trainers.prompting.record.metrics import BINS
 
-from ..cli import Parser, each, from_one, seed, write_output
+from ..cli import Parser, each, seed, write_output
 from ..protocols import PROTOCOLS
 from ..protocols.base import Protocol
 from ..protocols.places import Found, find, is_run, runs_in
@@ -77,10 +76,6 @@ OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
             "help": "metric that --compare uses; all but accuracy are over base and new classes "
             "together (default: %(default)s)",
         },
-        "--bins": {
-            "type": from_one, "default": BINS, "metavar": "N",
-            "help": "bins of the calibration error in tables of --metrics (default: %(default)s)",
-        },
     },
 }  # fmt: skip
 
@@ -102,11 +97,6 @@ def main(argv: list[str]) -> None:
         args.compare or args.metric == "accuracy",
         f"--metric {args.metric} needs --compare METHOD: name a method to compare",
     )
-    need(
-        args.bins == BINS or (args.metrics and not args.plots and args.format != "html"),
-        f"--bins {args.bins} is for the tables of --metrics: add it, and leave out --plots and "
-        f"--format html, whose diagrams have {BINS} bins",
-    )
     requested_views(args)
     show(args, list(dict.fromkeys(args.outputs)))
 
@@ -125,10 +115,6 @@ def show(args: argparse.Namespace, outputs: list[Path]) -> None:
         return
     found = {} if single else {output: find(output) for output in outputs}
     outcomes = side_by_side(single) if single else choose_outcomes(args, found)
-    if args.bins != BINS:
-        from .per_image import bin_anew
-
-        outcomes = [bin_anew(outcome, args.bins) for outcome in outcomes]
     tidy = frame(outcomes)
     if tidy.empty:
         print(nothing(args, found))
@@ -138,7 +124,7 @@ def show(args: argparse.Namespace, outputs: list[Path]) -> None:
             args.compare = name
     for note in dict.fromkeys(note for of_folder in found.values() for note in of_folder.notes):
         print(note, file=sys.stderr)
-    scores = joint_scores(tidy, args.bins) if args.metrics else None
+    scores = joint_scores(tidy) if args.metrics else None
     numbers = summarise(tidy, args.interval, args.published != "off", scores)
     table_rows = accuracies(numbers)
     parts = views(args, tidy, numbers)

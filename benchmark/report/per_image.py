@@ -2,17 +2,15 @@
 
 import functools
 import hashlib
-import sys
 from collections import defaultdict
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import NamedTuple, TypeVar
 
 import numpy as np
 import pandas as pd
 
 from trainers.prompting.errors import UserError, need
-from trainers.prompting.record.metrics import BINS, calibration_error, joint_metrics
+from trainers.prompting.record.metrics import joint_metrics
 from trainers.prompting.record.predictions import read_predictions
 
 from ..records import Outcome
@@ -153,7 +151,7 @@ MEASURES = {
 }
 
 
-def joint_scores(tidy: pd.DataFrame, bins: int = BINS) -> pd.DataFrame:
+def joint_scores(tidy: pd.DataFrame) -> pd.DataFrame:
     """Return the metrics of each training over both halves, as values of the column BOTH.
 
     A line has a problem for each reason that some are missing.
@@ -166,7 +164,7 @@ def joint_scores(tidy: pd.DataFrame, bins: int = BINS) -> pd.DataFrame:
             for half in ("base", "new")
         )
         pairs = {seed: (base.get(seed), new.get(seed)) for seed in sorted(base | new)}
-        by_seed, problems = each_seed(pairs, functools.partial(joint, bins=bins))
+        by_seed, problems = each_seed(pairs, joint)
         for seed, metrics in by_seed.items():
             scores += [(line, seed, *item, None) for item in metrics.items()]
         scores += [(line, None, "joint_accuracy", None, why) for why in problems]
@@ -174,31 +172,9 @@ def joint_scores(tidy: pd.DataFrame, bins: int = BINS) -> pd.DataFrame:
     return together.assign(column=BOTH).astype({"value": float})
 
 
-def joint(runs: tuple[Outcome | None, Outcome | None], bins: int = BINS) -> dict[str, float]:
+def joint(runs: tuple[Outcome | None, Outcome | None]) -> dict[str, float]:
     """Return `joint_metrics` of one training, from its runs on base and on new classes."""
     for run, half in zip(runs, ("base", "new"), strict=True):
         need(run, f"no finished run on {half} classes")
     base, new = map(joint_arrays, filter(None, runs))
-    return joint_metrics(base, new, bins) or {}
-
-
-def bin_anew(outcome: Outcome, bins: int) -> Outcome:
-    """Return an outcome whose calibration errors have another number of bins.
-
-    They are left out, with a printed note, where the predictions are missing.
-    """
-    columns = {"calibration_error": "probability", "calibration_error_scaled": "scaled_probability"}
-    result = outcome.result or {}
-    columns = {key: column for key, column in columns.items() if result.get(key) is not None}
-    anew: dict[str, float | None] = dict.fromkeys(columns)
-    try:
-        arrays = arrays_of(outcome) if columns else {}
-    except UserError as error:
-        print(f"ECE of {outcome.run.folder} is left out: {error}", file=sys.stderr)
-        arrays = {}
-    for key, column in columns.items():
-        if column in arrays:
-            confidence = arrays[column].reshape(len(arrays["label"]), -1)[:, 0]
-            hits = arrays["prediction"] == arrays["label"]
-            anew[key] = calibration_error(confidence, hits, bins)
-    return replace(outcome, result=result | anew) if anew else outcome
+    return joint_metrics(base, new) or {}

@@ -67,7 +67,7 @@ def views(args: argparse.Namespace, tidy: pd.DataFrame, numbers: pd.DataFrame) -
     if args.metrics or args.classes:
         from .metrics import Classes, Metrics
 
-        chosen += [Metrics(tidy, numbers, args.bins)] if args.metrics else []
+        chosen += [Metrics(tidy, numbers)] if args.metrics else []
         chosen += [Classes(tidy, numbers)] if args.classes else []
     return chosen
 

@@ -129,26 +129,6 @@ def test_what_is_not_in_the_plots_is_said_once(tmp_path, capsys):
         assert capsys.readouterr().err.count("not in the plots: CoOp, ") == 1
 
 
-def test_the_number_of_bins(tmp_path, capsys):
-    leave(tmp_path, few_shot("CTPT", 4, (50.0,), calibration_error=15.0, macro_f1=50.0))
-    (file,) = tmp_path.rglob("results.json")
-    bins = [str(tmp_path), "--metrics", "--bins", "20"]
-
-    def error(*words):
-        command.main([*words, "--format", "json"])
-        out, err = capsys.readouterr()
-        return json.loads(out)["metrics"][0]["calibration_error"], err
-
-    without, said = error(*bins)
-    assert without is None and "is left out: no predictions; repeat the run" in said
-    # 0.64 and 0.66: together in (9/15, 10/15], apart in (12/20, 13/20] and (13/20, 14/20]
-    write_predictions(file.parent, columns([0, 1], [0, 0], [0.64, 0.66]))
-    assert error(*bins)[0] == pytest.approx(100 * (0.36 + 0.66) / 2, rel=1e-3)
-    assert error(*bins[:2])[0] == 15.0, "the record's"
-    command.main(bins)
-    assert "expected calibration error, in 20 bins" in capsys.readouterr().out
-
-
 def test_each_view_draws_its_plots(tmp_path, capsys):
     output, plots = tmp_path / "output", tmp_path / "plots"
     outcomes = [replace(o, result=o.result | {"accuracy": 100.0}) for o in some()]

@@ -4,10 +4,9 @@ import json
 import re
 
 import pytest
-from outcomes import columns, few_shot
+from outcomes import few_shot
 
 from benchmark.__main__ import main
-from trainers.prompting.record.predictions import write_predictions
 
 
 @pytest.fixture
@@ -124,16 +123,3 @@ def test_differences_of_one_image_in_forty_and_their_words(answered, reported):
     assert by_name["TCP"]["p_holm"] == pytest.approx(3 * by_name["TCP"]["p"])
     assert by_name["CoOp"]["p"] is None and by_name["CoOp"]["p_holm"] is None
     assert by_name["CoOp"]["differing"] == 1 and by_name["TCP"]["seeds"] == [1, 2, 3]
-
-
-def test_reliability_with_other_bins(tmp_path, reported):
-    """Three images at 0.6, of which two are right, and one at 0.9: in 2 bins one error."""
-    (one,) = few_shot("ALIGN", 16, (75.0,), calibration_error=1.0)
-    folder = tmp_path / one.run.folder
-    folder.mkdir(parents=True)
-    write_predictions(folder, columns([0] * 4, [0, 0, 1, 0], [0.6, 0.6, 0.6, 0.9]))
-    by_bins = {bins: reported([one], "--metrics", "--bins", bins) for bins in ("1", "2", "5")}
-    assert "ECE is the expected calibration error, in 5 bins" in by_bins["5"]
-    shown = {bins: cells(text, "ALIGN")[2] for bins, text in by_bins.items()}
-    apart = (3 * abs(2 / 3 - 0.6) + 0.1) / 4
-    assert shown == {"1": "7.50", "2": "7.50", "5": f"{100 * apart:.2f}"}

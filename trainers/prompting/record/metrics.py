@@ -163,14 +163,13 @@ def _sizes(*sides: np.ndarray) -> list[int]:
 
 
 def joint_metrics(
-    base: Mapping[str, np.ndarray], new: Mapping[str, np.ndarray], bins: int = BINS
+    base: Mapping[str, np.ndarray], new: Mapping[str, np.ndarray]
 ) -> dict[str, float] | None:
     """Compute metrics over base and new classes together, from the two evaluations of a training.
 
     Args:
         base: predictions for test images of base classes, as `predictions` reads them.
         new: predictions for test images of new classes.
-        bins: of the calibration error.
 
     Returns:
         In %: `joint_accuracy` of all images, `joint_accuracy_base` and `joint_accuracy_new` of one
@@ -195,6 +194,6 @@ def joint_metrics(
     if "joint_scaled_probability" in base and "joint_scaled_probability" in new:
         columns["calibration_error_scaled"] = "joint_scaled_probability"
     return numbers | {
-        name: calibration_error(np.concatenate([base[column], new[column]]), hits, bins)
+        name: calibration_error(np.concatenate([base[column], new[column]]), hits)
         for name, column in columns.items()
     }
