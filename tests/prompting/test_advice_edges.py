@@ -142,6 +142,23 @@ def test_what_is_said_at_the_limits_of_labels_a_class(each, about_said, silent):
     assert ("Fewer than two labels a class" in text) == silent
 
 
+def told_of(choice, silent="", **numbers):
+    """Return a statement with these numbers."""
+    numbers = dict.fromkeys(["least", "of_others", "accuracy"]) | numbers
+    return SimpleNamespace(choice=choice, silent=silent, unanswered=[], **numbers)
+
+
+@pytest.mark.parametrize(
+    "numbers, words",
+    [({"accuracy": 0.9, "of_others": 0.85}, "Of 100 images of other series, about 15 get"),
+     ({"accuracy": 0.9}, "Of 100 such images, about 10 get"),
+     ({}, "Whether it is enough for a purpose is not known. Fewer than four labels a class, in")],
+)  # fmt: skip
+def test_for_what_images_in_series_are_enough(numbers, words):
+    y = np.arange(4) % 2
+    assert next_steps(told_of(of(np.eye(2)[y], y), **numbers), "ab")[0].startswith(words)
+
+
 @pytest.mark.parametrize(
     "low, purpose",
     [(1.0, "to sort or count images without"), (0.95, "to sort or count images without"),
@@ -150,7 +167,7 @@ def test_what_is_said_at_the_limits_of_labels_a_class(each, about_said, silent):
 )  # fmt: skip
 def test_for_what_an_accuracy_is_enough(low, purpose):
     y = np.arange(4) % 2
-    told = SimpleNamespace(silent="", accuracy=(1.0, low), choice=of(np.eye(2)[y], y))
+    told = told_of(of(np.eye(2)[y], y), least=low)
     (line,) = next_steps(told, ["a", "b"])
     assert line.startswith(f"Of 100 such images, up to {100 - int(100 * low)} get a wrong class: ")
     assert f"enough {purpose}" in line
@@ -162,7 +179,7 @@ def test_five_classes_are_named_first_those_without_labels():
     said = y.copy()
     for k, number in wrong.items():
         said[np.flatnonzero(y == k)[:number]] = 0
-    told = SimpleNamespace(silent="", accuracy=(1.0, 0.9), choice=of(np.eye(7)[said], y))
+    told = told_of(of(np.eye(7)[said], y), least=0.9)
     *_, line = next_steps(told, [*"abcdefg"])
     assert line.startswith("Add images")
     shares = "e (3 of 4 wrong), b (5 of 10 wrong), d (2 of 4 wrong)"
@@ -173,7 +190,7 @@ def test_five_classes_are_named_first_those_without_labels():
 
 def test_an_accuracy_that_is_not_known_is_enough_for_nothing():
     y = np.repeat([0, 1], [2, 1])
-    told = SimpleNamespace(silent="Too few", accuracy="Too few", choice=of(np.eye(2)[1 - y], y))
+    told = told_of(of(np.eye(2)[1 - y], y), silent="Too few")
     assert next_steps(told, "ab") == [
         "Whether it is enough for a purpose is not known. Too few.",
         "Add images, first of these classes: b (1 labels), a (2 labels).",
@@ -230,6 +247,22 @@ def test_the_page_shows_twelve_pairs_of_twelve_images_and_twelve_labels(tmp_path
     texts = re.findall("<figcaption>(.*?)</", wrong)
     right = [f"{names[k]}: {k:02}.png" for k in range(2, 13)]
     assert texts == ["class01 taken for class02: 01.png", *right]
+
+
+@pytest.mark.parametrize("number", [1, 50, 53])
+def test_the_page_names_fifty_images_that_were_left_out(tmp_path, number):
+    said = Statement(of(np.eye(2)[[0, 1]], [0, 1]))
+    paths, empty = drawn(tmp_path, ["a.png", "b.png"]), ["", ""]
+    collection = sources.Collection(tmp_path, ["a", "b"], paths, np.arange(2), empty, empty)
+    collection.left_out += [(f"<{i}>.gif", "its format is not read") for i in range(number)]
+    html = pages.page_of(collection, said, [], np.arange(0), {}, [])
+    part = html.partition("<h2>Left out</h2>")[2].partition("</details>")[0]
+    assert f"<summary>{number} images and why</summary>" in part
+    assert part.count("its format is not read</li>") == min(number, 50)
+    assert "<li>&lt;0&gt;.gif: its format" in part
+    assert ("and 3 more: see log.txt" in part) == (number == 53)
+    collection.left_out.clear()
+    assert "Left out" not in pages.page_of(collection, said, [], np.arange(0), {}, [])
 
 
 def test_names_on_the_page_are_text(tmp_path):

@@ -5,8 +5,9 @@ Letters: N images, n of them labelled, K classes, m the median number of labels 
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
+from typing import Any
 
 import numpy as np
 from scipy.special import softmax
@@ -14,7 +15,7 @@ from scipy.special import softmax
 from ..errors import need
 from ..record.calibration import fit_temperature
 from .fits import COMPARED, Space
-from .folds import MOST, folds, join, near_copies
+from .folds import MOST, folds, join, near_copies, of_one_group
 
 FEW = 4  # labels a class from which GDA is a candidate: fewer have no scatter in a fold
 # logarithms of the temperatures that are tried; logits grow with the weight of GDA
@@ -34,6 +35,7 @@ class Candidate:
     loss: float  # their mean cross-entropy at it
     zero_shot: int  # right answers of zero-shot CLIP
     settings: Mapping[str, float] = field(default_factory=dict)  # besides fits.SETTINGS
+    plain: np.ndarray | None = None  # (n,), which are right in folds that divide series
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,6 +49,7 @@ class Choice:
     fold: np.ndarray  # (n,), from 0
     counts: np.ndarray  # (K,), labels of each class
     judged: np.ndarray  # (n,), False where the fits had no image of the class
+    series: np.ndarray  # (n,), groups, also of a class whose images are all of one
 
     @property
     def best(self) -> Candidate:
@@ -63,6 +66,21 @@ class Choice:
         """The number of independent images that these are worth, as images of a group are alike."""
         sizes = np.unique(self.groups, return_counts=True)[1]
         return float(sizes.sum() ** 2 / (sizes**2).sum())
+
+    @property
+    def weights(self) -> np.ndarray:
+        """What each image counts for, (n,): if a class has more than half, classes count alike."""
+        most = 2 * self.counts.max() > len(self.labels)
+        return 1 / self.counts[self.labels] if most else np.ones(len(self.labels))
+
+    def share(self, one: Candidate) -> float:
+        """Return the share of right answers of a candidate, by weights."""
+        return float(np.average(one.logits.argmax(1) == self.labels, weights=self.weights))
+
+    @property
+    def in_series(self) -> bool:
+        """True if a series has two labels."""
+        return len(np.unique(self.series)) < len(self.series)
 
     @property
     def parts(self) -> int:
@@ -102,27 +120,61 @@ def choose(
         "ones to compare methods",
     )
     y, counts = every[rows], np.bincount(every[rows], minlength=K)
-    group = near_copies(spaces, rows, y)
-    group = group if groups is None else join(group, groups[rows])
+    series = near_copies(spaces, rows, y)
+    # where all images of a class would be one group, they just look alike, and stay apart
+    group = np.where(of_one_group(series, y), len(y) + np.arange(len(y)), series)
+    if groups is not None:
+        series, group = (join(x, groups[rows]) for x in (series, group))
     m = np.median(counts)
-    fold = folds(y, group, MOST if m < 2 else min(MOST, int(m)))
-    held_out = [fold == part for part in range(fold.max() + 1)]
-    candidates = []
+    parts = MOST if m < 2 else min(MOST, int(m))
+    fold = folds(y, group, parts)
+    choice = Choice([], rows, y, group, fold, counts, ~of_one_group(fold, y), series)
+    plain = folds(y, np.arange(len(y)), parts) if choice.in_series and m >= FEW else None
     for number, space in enumerate(spaces):
         zero_shot = int((space.zero_shot()[rows].argmax(1) == y).sum())
         shared = space.span(rows)
         for method in methods_for(counts):
             nodes = COMPARED.get(method, [{}])
-            each = np.empty((len(nodes), len(y), K))
-            for held in held_out:
-                each[:, held] = shared.logits_with(nodes, method, rows[~held], y[~held], rows[held])
-            for node, x in zip(nodes, each, strict=True):
+            each = _answer(shared, method, nodes, rows, y, fold)
+            other = plain if plain is None else _answer(shared, method, nodes, rows, y, plain)
+            for i, (node, x) in enumerate(zip(nodes, each, strict=True)):
                 right, fitted = int((x.argmax(1) == y).sum()), fit_temperature(x, y, TEMPERATURES)
-                one = Candidate(space.name, method, number, x, right, *fitted, zero_shot, node)
-                candidates.append(one)
-    choice = Choice(candidates, rows, y, group, fold, counts, find_judged(y, fold))
-    candidates.sort(key=lambda c: (0 if choice.blind else -c.right, c.loss))
+                hits = None if other is None else other[i].argmax(1) == y
+                one = Candidate(
+                    space.name, method, number, x, right, *fitted, zero_shot, node, hits
+                )
+                choice.candidates.append(one)
+    choice.candidates.sort(key=lambda c: (0 if choice.blind else -choice.share(c), c.loss))
     return choice
+
+
+def choose_classes(
+    spaces: Sequence[Space], labels: np.ndarray, groups: np.ndarray | None = None
+) -> tuple[Choice, np.ndarray]:
+    """Return what `choose` does, and the numbers of its classes: all, or those with labels.
+
+    Without the others, more methods are compared. That is taken if it is right on more, by over the
+    share of the classes that it never answers.
+    """
+    choice, K = choose(spaces, labels, groups), len(spaces[0].text)
+    kept = np.flatnonzero(choice.counts)
+    if 1 < len(kept) < K:
+        new = np.where(labels < 0, -1, np.searchsorted(kept, labels))
+        some = choose([replace(x, text=x.text[kept]) for x in spaces], new, groups)
+        if some.share(some.best) - choice.share(choice.best) > 1 - len(kept) / K:
+            return some, kept
+    return choice, np.arange(K)
+
+
+def _answer(
+    space: Space, method: str, nodes: Any, rows: np.ndarray, y: np.ndarray, fold: np.ndarray
+) -> np.ndarray:
+    """Return logits of each fold by fits to the others, with each of S settings, (S, n, K)."""
+    each = np.empty((len(nodes), len(y), len(space.text)))
+    for part in range(fold.max() + 1):
+        held = fold == part
+        each[:, held] = space.logits_with(nodes, method, rows[~held], y[~held], rows[held])
+    return each
 
 
 def _without_copies(spaces: Sequence[Space], labels: np.ndarray) -> np.ndarray:
@@ -131,18 +183,6 @@ def _without_copies(spaces: Sequence[Space], labels: np.ndarray) -> np.ndarray:
         content = sha256(b"".join(space.images[row].numpy().tobytes() for space in spaces))
         first.setdefault((labels[row], content.digest()), row)
     return np.array([*first.values()], int)
-
-
-def find_judged(labels: np.ndarray, fold: np.ndarray) -> np.ndarray:
-    """Return which images, (n,), have their class in another fold, too, given labels and folds.
-
-    Examples:
-        >>> find_judged(np.array([0, 0, 1, 1]), np.array([0, 1, 0, 0])).tolist()
-        [True, True, False, False]
-    """
-    of_folds = np.unique([labels, fold], axis=1)[0]  # a class as often as there are folds with it
-    judged: np.ndarray = np.bincount(of_folds)[labels] > 1
-    return judged
 
 
 def methods_for(counts: np.ndarray) -> tuple[str, ...]:

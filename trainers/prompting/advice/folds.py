@@ -25,21 +25,26 @@ def near_copies(spaces: Sequence[Space], rows: np.ndarray, labels: np.ndarray) -
     """Return the number of the group of each labelled image, (n,): near-copies have the same.
 
     Near-copies are joined by pairs of one class whose centred cosine, the mean over the CLIPs, is
-    NEAR or more: one of another class makes no answer better. Where all images of a class would be
-    one group, its images just look alike, and stay apart.
+    NEAR or more: one of another class makes no answer better.
 
     Args:
         spaces: under each CLIP, of N images, whose mean is the centre.
         rows: (n,), the labelled images.
         labels: theirs, (n,).
     """
-    n = len(rows)
-    group = _connect(near_pairs(spaces, rows, labels), n)
-    for k in np.unique(labels):
-        own = np.flatnonzero(labels == k)
-        if len(np.unique(group[own])) == 1:
-            group[own] = n + own
-    return group
+    return _connect(near_pairs(spaces, rows, labels), len(rows))
+
+
+def of_one_group(groups: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Return which images, (n,), are of a class whose images are all of one group.
+
+    Examples:
+        >>> of_one_group(np.array([0, 0, 1, 2]), np.array([0, 0, 1, 1])).tolist()
+        [True, True, False, False]
+    """
+    of_classes = np.unique([labels, groups], axis=1)[0]  # a class as often as it has groups
+    alone: np.ndarray = np.bincount(of_classes)[labels] == 1
+    return alone
 
 
 def near_pairs(

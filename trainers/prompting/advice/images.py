@@ -54,7 +54,7 @@ class Collection:
         groups: (N,) texts, empty for images without a group.
         digests: N SHA-256 of the files; empty texts for those that cannot be opened.
         classes_at: as for `class_level`.
-        left_out: (path, why) of images that are not among these.
+        left_out: (name, why) of images that are not among these, or do not count.
     """
 
     source: Path
@@ -69,23 +69,29 @@ class Collection:
     @property
     def names(self) -> list[str]:
         """The paths relative to the folder, or to that of the table."""
-        return [self.relative(path) for path in self.paths]
-
-    def relative(self, path: str) -> str:
-        """Return a path relative to the folder, or to that of the table."""
         base = self.source if self.source.is_dir() else self.source.parent
-        return os.path.relpath(path, base)
+        return [os.path.relpath(path, base) for path in self.paths]
 
     def keep(self, rows: Sequence[int]) -> "Collection":
         """Return the collection with some of its images."""
         lists: dict[str, Any] = {k: [getattr(self, k)[row] for row in rows] for k in PER_IMAGE}
         return replace(self, labels=self.labels[[*rows]], **lists)
 
+    def of_classes(self, kept: np.ndarray) -> "Collection":
+        """Return the collection with the classes of these numbers, which all its images have."""
+        names = [self.classnames[k] for k in kept]
+        return replace(self, classnames=names, labels=np.searchsorted(kept, self.labels))
+
+    def copies(self) -> list[tuple[int, int]]:
+        """Return the first image and a copy of it, in pairs."""
+        first: dict[str, int] = {}
+        pairs = [(first.setdefault(x, i), i) for i, x in enumerate(self.digests)]
+        return [(i, j) for i, j in pairs if i < j]
+
     def contradictions(self) -> list[tuple[str, str]]:
         """Return the names of copies with two labels, in pairs."""
-        first: dict[str, int] = {}
-        names, pairs = self.names, [(first.setdefault(x, i), i) for i, x in enumerate(self.digests)]
-        return [(names[i], names[j]) for i, j in pairs if self.labels[i] != self.labels[j]]
+        names, y = self.names, self.labels
+        return [(names[i], names[j]) for i, j in self.copies() if y[i] != y[j]]
 
     def hash(self) -> str:
         """Return a hash of the contents of all images, and of their labels."""
@@ -141,6 +147,7 @@ def read_collection(
         digests = [*pool.map(_digest, paths)]
     labels = np.array([number[label] for _, label, _ in rows])
     groups = [group for _, _, group in rows]
+    left_out = [(os.path.relpath(path, source), why) for path, why in left_out]
     return Collection(source, names, paths, labels, groups, digests, classes_at, left_out)
 
 

@@ -26,19 +26,28 @@ def next_steps(said: Statement, names: Sequence[str]) -> list[str]:
     """
     choice, y = said.choice, said.choice.labels
     wrong = np.bincount(y[choice.best.logits.argmax(1) != y], minlength=len(names))
-    if said.silent:
-        lines = [f"Whether it is enough for a purpose is not known. {said.silent}."]
-        order = choice.counts.argsort(kind="stable")
+    order = choice.counts.argsort(kind="stable")
+    known = {
+        "such images, up to": said.least,
+        "images of other series, about": said.of_others,
+        "such images, about": said.accuracy,
+    }
+    which, share = next(((x, p) for x, p in known.items() if p is not None), ("", None))
+    if share is None:
+        why = said.silent or "Fewer than four labels a class, in series, say nothing about accuracy"
+        lines = [f"Whether it is enough for a purpose is not known. {why}."]
     else:
-        least = math.floor(100 * said.accuracy[1])
-        purpose = next(text for share, text in ENOUGH.items() if least >= share)
-        lines = [f"Of 100 such images, up to {100 - least} get a wrong class: enough {purpose}."]
+        right = math.floor(100 * share)
+        purpose = next(text for least, text in ENOUGH.items() if right >= least)
+        lines = [f"Of 100 {which} {100 - right} get a wrong class: enough {purpose}."]
+    if not said.silent:
         order = np.lexsort((-wrong / choice.counts.clip(1), choice.counts > 0))
         order = order[(wrong[order] > 0) | (choice.counts[order] == 0)]
     said_of = [
         f"{names[k]} ({f'{wrong[k]} of {c} wrong' if c and not said.silent else f'{c} labels'})"
         for k, c in ((k, int(choice.counts[k])) for k in order[:SHOWN].tolist())
     ]
+    said_of = [*(f"{name} (0 labels)" for name in said.unanswered), *said_of][:SHOWN]
     if said_of:
         lines.append(f"Add images, first of these classes: {', '.join(said_of)}.")
     return lines

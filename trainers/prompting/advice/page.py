@@ -19,19 +19,21 @@ TEMPLATES = Environment(
     loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined
 )
 SIDE, PAIRS, IMAGES = 160, 12, 12  # pixels of an image; shown pairs, images of each
+LEFT_OUT = 50  # named images
 
 
 def candidates(said: Statement) -> list[tuple[str, str, str, str]]:
     """Return name, right answers, at least how many others are, zero-shot (%) of each, best first.
 
     Of a method with several settings on a CLIP, these are the best one's. Where nothing can be
-    said about accuracy, the first two are "-".
+    said about accuracy, the first two are "-"; so is the second where labels are in series.
     """
     n, rows = len(said.choice.labels), []
     best = {(one.clip, one.method): one for one in reversed(said.choice.candidates)}
     for one in (one for one in said.choice.candidates if one is best[one.clip, one.method]):
         of_each = one.right / n, least_share(one.right / n, said.choice.effective)
         own, low = ("-" if said.silent else f"{100 * share:.1f}" for share in of_each)
+        low = "-" if said.choice.in_series else low
         rows.append((f"{one.method} on {one.clip}", own, low, f"{100 * one.zero_shot / n:.1f}"))
     return rows
 
@@ -69,6 +71,8 @@ def page_of(
         n=n,
         names=collection.classnames,
         files=collection.names,
+        left_out=collection.left_out[:LEFT_OUT],
+        more=len(collection.left_out) - LEFT_OUT,
         jpeg=lambda row: _jpeg(collection.paths[row]),
         confusions=[
             (own, other, rows[:IMAGES], len(rows)) for own, other, rows in confusions[:PAIRS]

@@ -147,6 +147,7 @@ def list_images(parent, classes, source=None, places=None, left_out=None):
         left_out += [(f"{parent}/{x}", "its format is not read") for x in others
                      if is_other_image(x)]  # fmt: skip
         left_out += [(f"{parent}/{name}", "it is in no class folder") for name in loose]
+        left_out += [(f"{parent}/{x}", "the class has no image that is read") for x in empty]
     return items
 
 

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterable
 from contextlib import suppress
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -100,17 +101,25 @@ def advise(args: Any, prog: str) -> int:
     collection = read(args.source.absolute(), more, args.keep_test, args.classes_at)
     encoded, collection, left_out = encode_all(args, collection)
     print(f"{len(collection.paths):,} images of {len(collection.classnames):,} classes")
-    if copies := len(collection.paths) - len({*collection.digests}):
+    files = collection.names
+    if copies := collection.copies():
+        collection.left_out += [(files[j], f"it is a copy of {files[i]}") for i, j in copies]
         apart = collection.contradictions()
         such = f", such as '{apart[0][0]}' and '{apart[0][1]}'" if apart else ""
         several = f"{len(apart):,} images are in two classes{such}"
-        print(printable(f"{copies:,} are copies, which count once; {several}"))
+        print(printable(f"{len(copies):,} are copies, which count once; {several}"))
+    for name, why in collection.left_out:
+        print(printable(f"  {name}: {why}"))
     spaces = [one.space(collection) for one in encoded]
-    compared = choice.choose(spaces, collection.labels, collection.folds_apart())
+    apart, every = collection.folds_apart(), collection.classnames
+    compared, kept = choice.choose_classes(spaces, collection.labels, apart)
+    collection = collection.of_classes(kept)
     best = compared.best
-    space = spaces[best.number]
+    space = replace(spaces[best.number], text=spaces[best.number].text[kept])
     curve = statement.accuracy_curve(space, compared)
-    said, least = statement.Statement(compared, curve), labels.least_likely(compared)
+    unanswered = [name for name in every if name not in collection.classnames]
+    said = statement.Statement(compared, curve, unanswered)
+    least = labels.least_likely(compared)
     pairs = [] if said.silent else labels.confusions(compared)
     calibration, seconds = labels.calibration(compared, space), time.monotonic() - begun
     fell = why_lower(args, collection, said)
@@ -119,11 +128,12 @@ def advise(args: Any, prog: str) -> int:
     write_answers(args.output, collection, compared, least)
     print("\nRight on images that they had not seen, and zero-shot CLIP:")
     for name, right, low, zero_shot in candidates(said):
-        seen = "" if said.silent else f"{right}% (at least {low}%), "
+        bound = f" (at least {low}%)" * (low != "-")
+        seen = "" if said.silent else f"{right}%{bound}, "
         print(f"  {name}: {seen}zero-shot {zero_shot}%")
     if pairs:
         print("\nTaken for each other most often:")
-    names, files = collection.classnames, collection.names
+    names = collection.classnames
     for own, other, rows in pairs[:SHOWN]:
         such = files[rows[0]]
         print(printable(f"  {names[own]} for {names[other]}: {len(rows)}, such as '{such}'"))
@@ -174,12 +184,13 @@ def encode_all(args: Any, collection: Any) -> tuple[list[Any], Any, bool]:
     both = [*zip(collection.names, collection.digests, strict=True)]
     rows = [i for i, (_, digest) in enumerate(both) if digest not in bad]
     if gone := len(both) - len(rows):
-        print(f"Left out: {gone:,} of {len(both):,} images, which cannot be read:")
-        for name, digest in both:
-            if digest in bad:
-                print(printable(f"  {name}: {bad[digest]}"))
+        print(f"Left out: {gone:,} of {len(both):,} images, which cannot be read")
+        collection.left_out.extend((name, bad[digest]) for name, digest in both if digest in bad)
     need(rows, f"no image of '{args.source}' can be read")
-    return encoded, collection.keep(rows), bool(gone)
+    kept = collection.keep(rows)
+    for k in {*collection.labels.tolist()} - {*kept.labels.tolist()}:
+        print(printable(f"'{kept.classnames[k]}' has no other image, and so no label"))
+    return encoded, kept, bool(gone)
 
 
 def why_lower(args: Any, collection: Any, said: Any) -> list[str]:
@@ -189,7 +200,7 @@ def why_lower(args: Any, collection: Any, said: Any) -> list[str]:
     from ...record.predictions import read_predictions
 
     then, choice = None, said.choice
-    before, args.least = args.least, None if said.silent else math.floor(100 * said.accuracy[1])
+    before, args.least = args.least, None if said.least is None else math.floor(100 * said.least)
     with suppress(UserError):  # they are damaged
         then = read_predictions(args.output)
     fell = isinstance(before, int) and args.least is not None and args.least < before
