@@ -1,4 +1,7 @@
-"""LaTeX tables for a paper, by pandas; they need the package booktabs. The best number is bold."""
+"""LaTeX tables for a paper, by pandas. The best number is bold.
+
+They need the package booktabs, and longtable where one does not fit on a page.
+"""
 
 from __future__ import annotations
 
@@ -27,12 +30,13 @@ ESCAPED = str.maketrans(
 )
 MINUS = re.compile(r"(?<![\w-])-(?=\d|ln )|(?<= )-(?= )")
 QUOTED = re.compile(r"(?<!\w)'([^']*)'(?!\w)")
+PAGE = 40  # lines of a table that surely fit on a page, of some 50
 
 
 def as_document(groups: Iterable[Sequence[Table]]) -> str:
     """Return the LaTeX of tables, one for each group; labels are numbered where they are equal."""
     counts: Counter[str] = Counter()
-    texts = [r"% \usepackage{booktabs}"]
+    texts: list[str] = []
     for group in groups:
         title, caption = (group[0].title, group[0].caption) if len(group) == 1 else _joint(group)
         label = re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")
@@ -41,7 +45,8 @@ def as_document(groups: Iterable[Sequence[Table]]) -> str:
         text = escape(" ".join([f"{title}.", *caption]))
         problems = dict.fromkeys(chain.from_iterable(map(_problems, group)))
         texts.append("\n".join([as_float(group, text, f"tab:{label}{number}"), *problems]))
-    return "\n\n".join(texts)
+    packages = "booktabs" + ",longtable" * any(r"\begin{longtable}" in text for text in texts)
+    return "\n\n".join([rf"% \usepackage{{{packages}}}", *texts])
 
 
 def _joint(group: Sequence[Table]) -> tuple[str, list[str]]:
@@ -68,10 +73,11 @@ def as_float(group: Sequence[Table], caption: str, label: str) -> str:
     several = len(group) > 1
     places = [escape(_place(table)) if several else "" for table in group]
     cells = pd.concat(map(_cells, group), keys=places).fillna("")
+    of_page: dict = {"environment": "table*", "position": "t", "position_float": "centering"}
     text = cells.style.hide(axis="index", level=1 if several else None).to_latex(
         hrules=True, clines="skip-last;data" if several else None, multirow_align="naive",
         column_format="l" * (1 + several) + "r" * (cells.shape[1] - 1), caption=caption,
-        label=label, environment="table*", position="t", position_float="centering",
+        label=label, **(of_page if len(cells) <= PAGE else {"environment": "longtable"}),
     )  # fmt: skip
     rule = rf"\cline{{1-{1 + cells.shape[1]}}}"  # after each place, and so after the last
     return text.rstrip().replace(f"{rule}\n\\bottomrule", r"\bottomrule").replace(rule, r"\midrule")

@@ -138,7 +138,7 @@ def test_the_tables_compile_and_read_right(tmp_path):
     tidy = frame(some(tmp_path))
     texts = [latex(outcomes), *(shown(of(tidy), "latex", None) for of in (metrics, classes))]
     document = "\n".join([
-        r"\documentclass{article}", r"\usepackage{booktabs}", r"\begin{document}", *texts,
+        r"\documentclass{article}", r"\usepackage{booktabs,longtable}", r"\begin{document}", *texts,
         r"\end{document}",
     ])  # fmt: skip
     (tmp_path / "tables.tex").write_text(document)
