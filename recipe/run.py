@@ -11,8 +11,8 @@ import torch
 from dassl.engine import build_trainer
 from dassl.utils import collect_env_info, set_random_seed, setup_logger
 
-from trainers.prompting.checkpoint.cfg_texts import leaves
 from trainers.prompting.checkpoint.files import find_checkpoint, saved_epochs
+from trainers.prompting.checkpoint.identity import leaves
 from trainers.prompting.conformance.stamp import check_once
 from trainers.prompting.errors import UserError, by_system, printable
 from trainers.prompting.plugins import code_of

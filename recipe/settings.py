@@ -21,7 +21,7 @@ from datasets import ImageDataset, noise
 from trainers.prompting import extend_cfg
 from trainers.prompting.building.by_run import by_dataset, check_sections, for_run, plain_key
 from trainers.prompting.building.keys import check_keys
-from trainers.prompting.checkpoint.cfg_texts import leaves
+from trainers.prompting.checkpoint.identity import leaves
 from trainers.prompting.checkpoint.keys import KEYS
 from trainers.prompting.errors import UserError, check_name, need
 from trainers.prompting.method import METHODS

@@ -20,7 +20,7 @@ from test_golden import check_step
 from recipe.configs import read_keys
 from recipe.settings import build_cfg, cfg_text
 from trainers.prompting import UserError, build_clip, build_method, load_run, plugins
-from trainers.prompting.checkpoint.cfg_texts import settings_of
+from trainers.prompting.checkpoint.identity import identity
 from trainers.prompting.checkpoint.saved import Saved
 from trainers.prompting.method import METHODS
 from trainers.prompting.trainer.schedule import build_optim
@@ -168,8 +168,8 @@ def test_configs_and_the_settings_that_a_run_shows(trainer, there, away):
     cfg = read_config(trainer, "emoji", "Emoji")
     assert cfg.MODEL.BACKBONE.NAME == "emoji"
     method = METHODS[trainer]
-    own = {method.place(key) for key in method.defaults}  # settings that checkpoints store
-    assert own <= settings_of(cfg, method).keys()
+    own = {method.place(key) for key in method.defaults}  # settings that `run.json` stores
+    assert own <= identity(cfg, method).settings.keys()
 
 
 def test_the_head_of_dept_learns_faster(tiny_clip):

@@ -26,7 +26,6 @@ PARTS = {
     "rng": "has broken states of the random number generators",
     "method": "has no valid 'method'",
     "scaler": "has no state of the method, or of its loss scale",
-    "settings": "has no valid 'settings'",
     "computed": "has no valid 'computed'",
     "classnames": "has no valid 'classnames'",
     "images": "has no valid 'images'",

@@ -21,7 +21,7 @@ from trainers.prompting import load_clip
 from trainers.prompting.backbones import openai_clip
 from trainers.prompting.capabilities.on_support import OnSupport
 from trainers.prompting.capabilities.unlabelled import Unlabelled
-from trainers.prompting.checkpoint.cfg_texts import leaves
+from trainers.prompting.checkpoint.identity import leaves
 from trainers.prompting.errors import UserError, check_name
 from trainers.prompting.method import METHODS
 

@@ -332,4 +332,4 @@ def test_another_file_does_not_resume(tmp_path, capsys):
     write(file, seed=1)
     assert train.run(own_words(tmp_path / "run", file, "CLAP", ["OPTIM.MAX_EPOCH", "2"])) == 2
     said = capsys.readouterr().err
-    assert "was begun with other settings and images (" in said and "DATASET.FEATURES " in said
+    assert "was begun otherwise (" in said and "DATASET.FEATURES " in said

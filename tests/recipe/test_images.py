@@ -74,12 +74,12 @@ def test_a_run_does_not_continue_on_other_images(trained, again, change, finishe
     CHANGES[change](trained / "images")
     code, said = again()
     assert code == 2 and said.count("\n") == 1
-    assert f"The run in '{out}/prompt_learner' was begun with other images (" in said
-    assert "of class 4 'sea': " in said or change == "more images"
+    assert f"The run in '{out}/prompt_learner' was begun otherwise (" in said
+    assert "of class 4 'sea' is " in said or change == "more images"
     if change == "more images":
         assert (
-            "(images of train of class 0 'annual crop': 5 images, " in said
-            and ", now 7 images, " in said
+            "(images of train of class 0 'annual crop' is '7 images, " in said
+            and " here and '5 images, " in said
         )
     assert (out / "results.json").read_text() == record
     shutil.rmtree(trained / "images")

@@ -70,7 +70,7 @@ def test_a_run_records_and_keeps_the_sentences_of_its_file(tmp_path, capsys):
     assert "the sentences a.json" in other_sentences(record)
     capsys.readouterr()
     assert run(tmp_path, file, *evaluates, name="other") == 2
-    assert "trained with other settings (DATASET.SENTENCES a.json" in capsys.readouterr().err
+    assert "trained otherwise (DATASET.SENTENCES is 'a.json" in capsys.readouterr().err
     (tmp_path / "a.json").unlink()
     model = load_run(tmp_path / "run").model
     assert model.settings.sentences.lists[0][1].endswith(" at night")

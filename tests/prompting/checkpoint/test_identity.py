@@ -10,10 +10,12 @@ from paths import ROOT
 from recipe.settings import _defaults
 from trainers.prompting import UserError
 from trainers.prompting.building.config import _places
+from trainers.prompting.checkpoint.cfg_texts import literal
 from trainers.prompting.checkpoint.identity import (
     Identity,
     differences,
     identity,
+    in_words,
     leaves,
     read_run,
     run_in,
@@ -92,8 +94,8 @@ CLIP = {"name": "/x/clip.pt", "sha256": "1" * 64}
         ({"data": DATA}, {"data": DATA | {"classes": ["ant"]}},
          ["the number of classes is 2 here and 1 there"]),
         ({"data": {"division": {"train a": "1"}}}, {"data": {"division": {"train b": "1"}}},
-         ["division of train a is '1' here and none there",
-          "division of train b is none here and '1' there"]),
+         ["images of train a is '1' here and none there",
+          "images of train b is none here and '1' there"]),
         ({"clip": CLIP}, {"clip": CLIP | {"name": "/y/other.pt"}}, []),
         ({"clip": CLIP}, {"clip": {"name": "/y/clip.pt", "sha256": None}}, []),
         ({"clip": CLIP}, {"clip": {"name": "RN50", "sha256": None}},
@@ -101,7 +103,7 @@ CLIP = {"name": "/x/clip.pt", "sha256": "1" * 64}
         ({"clip": CLIP}, {"clip": CLIP | {"sha256": "2" * 64}},
          ["other weights of '/x/clip.pt': SHA-256 11111111..., now 22222222..."]),
         ({"earlier": {"teacher": "1"}}, {"earlier": {"teacher": "2"}},
-         ["the earlier teacher is '1' here and '2' there"]),
+         ["the teacher is '1' here and '2' there"]),
         ({"method": "CoOp"}, {"method": "VPT"}, ["the method is 'CoOp' here and 'VPT' there"]),
     ],
 )  # fmt: skip
@@ -117,3 +119,16 @@ def test_what_does_not_say_its_run_is_one_sentence(tmp_path, content):
     (tmp_path / "run.json").write_text(content)
     with pytest.raises(UserError, match="run again"):
         run_in(tmp_path, "run again")
+
+
+def test_many_differences_are_cut_short_and_roots_are_whole(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    one, other = (Identity(training={f"A{k}": x for k in range(10)}) for x in (1, 2))
+    assert in_words(differences(one, other)).endswith("A7 is 1 here and 2 there; and 2 more")
+    cfg = _defaults()
+    assert identity(cfg).value("DATASET.ROOT") == ""  # the embedded images lie elsewhere
+    cfg.DATASET.ROOT = "data"
+    assert identity(cfg).value("DATASET.ROOT") == str(tmp_path / "data")
+    assert [literal(text) for text in ("1", "[1.5]", "None", "a/b", "1 +")] == [
+        1, [1.5], None, "a/b", "1 +"
+    ]  # fmt: skip

@@ -8,7 +8,7 @@ import torch
 from yacs.config import CfgNode
 
 from trainers.prompting import UserError, build_method, load_clip
-from trainers.prompting.checkpoint.cfg_texts import differing, literal, put
+from trainers.prompting.checkpoint.cfg_texts import put
 from trainers.prompting.checkpoint.files import (
     broken_checkpoint,
     find_checkpoint,
@@ -17,6 +17,7 @@ from trainers.prompting.checkpoint.files import (
     remove_earlier,
     saved_epochs,
 )
+from trainers.prompting.checkpoint.identity import Identity, write_run
 from trainers.prompting.checkpoint.saved import Saved
 from trainers.prompting.checkpoint.state import digests_by_class, load_parameters
 from trainers.prompting.storage.run_record import flaw
@@ -126,31 +127,18 @@ def test_numbers_of_records():
     assert flaw({"accuracy": "x" * 50}) == f'holds accuracy "{"x" * 39}, which is not from 0 to 100'
 
 
-def test_settings_are_compared_where_both_have_them():
-    method = SimpleNamespace(defaults={"N": 2, "W": [1]}, place=lambda key: f"T.{key}")
-    same = {"T.N": "None", "T.W": "[1]", "ONLY": "1"}, {"T.N": "2", "T.W": "None", "OTHER": "1"}
-    assert differing(*same, method) == ""
-    assert (
-        differing({"b": "1", "a": "x"}, {"a": "y", "b": "2"}) == "settings (b 1, now 2; a x, now y)"
-    )
-    assert differing(*same) == "settings (T.N None, now 2; T.W [1], now None)"
-    assert [literal(text) for text in ("1", "[1.5]", "None", "a/b", "1 +")] == [
-        1, [1.5], None, "a/b", "1 +"
-    ]  # fmt: skip
-
-
 def test_settings_are_put_into_a_cfg():
     cfg = CfgNode({"A": {"RATE": 1.0, "NAME": "x", "SIZES": [1], "NODE": {}, "FREE": None}})
-    texts = {"RATE": "2", "NAME": "5", "SIZES": "(1, 2)", "FREE": "'q'", "NEW.KEY": "3"}
-    for key, text in texts.items():
-        put(cfg, f"A.{key}", text, "place")
-    new = {"RATE": 2, "NAME": "5", "SIZES": (1, 2), "NODE": {}, "FREE": "q", "NEW": {"KEY": 3}}
+    values = {"RATE": 2, "NAME": "5", "SIZES": [1, 2], "FREE": "q", "NEW.KEY": 3}
+    for key, value in values.items():
+        put(cfg, f"A.{key}", value, "place")
+    new = {"RATE": 2, "NAME": "5", "SIZES": [1, 2], "NODE": {}, "FREE": "q", "NEW": {"KEY": 3}}
     assert cfg == {"A": new}
-    for key, text in (("RATE", "'x'"), ("NAME.KEY", "1"), ("NODE", "None"), ("SIZES", "1")):
-        said = f"'place' has '{text}' for the setting A.{key}, which is impossible"
+    for key, value in (("RATE", "x"), ("NAME.KEY", 1), ("NODE", None), ("SIZES", 1)):
+        said = f"'place' has {value!r} for the setting A.{key}, which is impossible"
         with pytest.raises(UserError, match=said):
-            put(cfg, f"A.{key}", text, "place")
-    put(cfg, "A.NAME", "None", "place")  # of a key whose default is the method's
+            put(cfg, f"A.{key}", value, "place")
+    put(cfg, "A.NAME", None, "place")  # of a key whose default is the method's
     assert cfg.A.NAME is None
 
 
@@ -170,8 +158,18 @@ ONE = torch.ones(1)
 SPARSE, NESTED = torch.ones(2).to_sparse(), torch.nested.nested_tensor([torch.ones(2)])
 CALIBRATION = dict.fromkeys(["effective", "likeness", "ranks", "centre", "classes", "strangers"])
 CALIBRATION |= {"temperature": 1.0, "scores": torch.ones(2), "seconds": torch.ones(2)}
-MADE = {"settings": {"OPTIM.MAX_EPOCH": "5"}, "classnames": ["a", "b"], "trainer": "CoOp"}
-MADE |= {"backbone": "RN50", "epoch": 5}
+MADE = {"classnames": ["a", "b"], "trainer": "CoOp", "backbone": "RN50", "epoch": 5}
+FIVE = {"OPTIM.MAX_EPOCH": 5}
+
+
+@pytest.fixture
+def model(tmp_path):
+    """The folder of the model in that of a run."""
+    (tmp_path / "model").mkdir()
+    write_run(tmp_path, run=Identity("CoOp", training=FIVE)._asdict())
+    return tmp_path / "model"
+
+
 # Entries of checkpoints, with values that no checkpoint has.
 WRONG = {
     "computed": [{}, 7],
@@ -200,8 +198,8 @@ WRONG = {
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_an_odd_entry_of_a_checkpoint_is_one_sentence(tmp_path, name):
-    path = tmp_path / "model.pth.tar-5"
+def test_an_odd_entry_of_a_checkpoint_is_one_sentence(model, name):
+    path = model / "model.pth.tar-5"
     whole = MADE | {"state_dict": {"a": ONE}, "images": IMAGES, "computed": COMPUTED}
     whole |= {"features": TRAITS, "calibration": CALIBRATION, "drawn": {"a": 1, "b": 0.5, "c": "d"}}
     for value in WRONG[name]:
@@ -213,7 +211,7 @@ def test_an_odd_entry_of_a_checkpoint_is_one_sentence(tmp_path, name):
         assert "\n" not in said
         if name != "epoch":  # which is in the name of the file
             with pytest.raises(UserError, match=f"tar-5' has no valid '{name}' .*: delete '"):
-                Saved.to_resume(whole | {name: value}, str(tmp_path))
+                Saved.to_resume(whole | {name: value}, str(model))
     torch.save(whole, path)
     saved = Saved.read(str(path))
     assert saved.drawn == {"a": 1, "b": 0.5, "c": "d"} and saved.computed == COMPUTED
@@ -223,31 +221,44 @@ def test_an_odd_entry_of_a_checkpoint_is_one_sentence(tmp_path, name):
     ("change", "says"),
     [({}, None), ({"plugins": ["a.py"]}, None), ({"plugins": 7}, "has no valid 'plugins'"),
      ({"classnames": ["a"]}, "what made it"), ({"epoch": None}, "what made it"),
-     ({"backbone": None}, "what made it"), ({"images": []}, "has no valid 'images' .*: take")],
+     ({"backbone": None}, "what made it"), ({"trainer": None}, "what made it"),
+     ({"images": []}, "has no valid 'images' .*: take")],
 )  # fmt: skip
-def test_what_made_a_checkpoint(tmp_path, change, says):
-    (tmp_path / "model").mkdir()
-    torch.save({"state_dict": {}} | MADE | change, tmp_path / "model" / "model.pth.tar-5")
+def test_what_made_a_checkpoint(tmp_path, model, change, says):
+    torch.save({"state_dict": {}} | MADE | change, model / "model.pth.tar-5")
     with pytest.raises(UserError, match=says) if says else nullcontext():
         assert Saved.of_run(tmp_path).classnames == ["a", "b"]
 
 
 @pytest.mark.parametrize(
     ("change", "said"),
-    [({}, None), ({"settings": None, "trainer": None}, None),
+    [({}, None), ({"trainer": None}, None),
      ({"classnames": 7}, "valid 'classnames'"), ({"state_dict": 1}, "valid 'state_dict'"),
      ({"state_dict": None}, "valid 'state_dict'"),
      ({"epoch": 4}, "has done 4 of its 5 epochs"), ({"epoch": 6}, None), ({"epoch": 0}, None),
-     ({"epoch": 4, "settings": {"OPTIM.MAX_EPOCH": "5", "OPTIM.STEPS": "9"}}, None),
-     ({"epoch": 4, "settings": {}}, None)],
+     ({"epoch": 4, "run": FIVE | {"OPTIM.STEPS": 9}}, None),
+     ({"epoch": 4, "run": {}}, None)],
 )  # fmt: skip
-def test_a_training_on_which_another_builds_has_ended(tmp_path, change, said):
-    torch.save({"state_dict": {}} | MADE | change, tmp_path / "model.pth.tar-5")
+def test_a_training_on_which_another_builds_has_ended(tmp_path, model, change, said):
+    torch.save({"state_dict": {}} | MADE | change, model / "model.pth.tar-5")
+    write_run(tmp_path, run=Identity("CoOp", training=change.get("run", FIVE))._asdict())
     if said is None:
         assert Saved.find(str(tmp_path), "KEY", "do").place == str(tmp_path)
     else:
         with pytest.raises(UserError, match=said):
             Saved.find(str(tmp_path), "KEY", "do")
+
+
+@pytest.mark.parametrize("content", [None, "{", '{"run": {"a": 1}}', '{"launch": {}}'])
+def test_a_run_of_0_6_or_without_what_says_it_is_one_sentence(tmp_path, model, content):
+    torch.save({"state_dict": {}} | MADE, model / "model.pth.tar-5")
+    (tmp_path / "run.json").unlink()
+    if content:
+        (tmp_path / "run.json").write_text(content)
+    for read in (lambda: Saved.of_run(tmp_path), lambda: Saved.to_resume(MADE, str(model))):
+        with pytest.raises(UserError, match="run.json") as error:
+            read()
+        assert "train again" in str(error.value) and "\n" not in str(error.value)
 
 
 def test_the_origin_of_a_training():
@@ -277,32 +288,6 @@ def test_images_of_the_training_are_not_evaluated():
 
 def test_a_checkpoint_of_other_code_takes_the_settings_of_the_call(capsys):
     method = build_method("CoOp", {}, load_clip("emoji"), ["a", "b"])
-    now = Saved(backbone="emoji", settings={"DATASET.NAME": "x"})
+    now = Saved(backbone="emoji", identity=Identity())
     Saved.of({"state_dict": {}}).check_loaded(now, method)
     assert "no settings: those of this call are used" in capsys.readouterr().out
-
-
-def test_what_a_resumed_run_must_share():
-    """Settings that one side lacks are of another checkout; classes and images are not."""
-    run = {"settings": {"SEED": "1", "A": "1"}, "classnames": ["a", "b"]}
-    run |= {"images": IMAGES | {"division": {"train": "x", "val": "y"}}}
-    run |= {"method": {"t": {"origin": {"digest": "1", "place": "p"}}, "buffer": ONE}}
-    changes = [
-        ({}, ""),
-        ({"settings": {"SEED": "2", "B": "3"}}, "settings (SEED 1, now 2)"),
-        ({"classnames": ["a", "c"]}, "classes (class 1 'b', now 'c')"),
-        ({"classnames": ["a"]}, "classes (classes 2, now 1; class 1 'b', now none)"),
-        ({"classnames": None}, ""),
-        ({"images": IMAGES | {"division": {"train": "x"}}}, "images (images of val: y, now none)"),
-        ({"images": IMAGES}, ""),  # of code that does not say how it divides them
-        ({"method": {"t": {"origin": {"digest": "2"}}}},
-         "prompts of its teacher (teacher t 1, now 2)"),
-        ({"method": {"t": {"origin": {"digest": "1", "place": "q"}}}}, ""),  # it was moved
-        ({"settings": {"SEED": "2"}, "classnames": ["b", "a"]},
-         "settings and classes (SEED 1, now 2; class 0 'a', now 'b'; class 1 'b', now 'a')"),
-    ]  # fmt: skip
-    then = Saved.of(run).fingerprint()
-    for change, said in changes:
-        assert differing(then, Saved.of(run | change).fingerprint()) == said
-    many = {str(k): "x" for k in range(10)}, {str(k): "y" for k in range(10)}
-    assert differing(*many).endswith("7 x, now y; and 2 more)")

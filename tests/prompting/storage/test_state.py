@@ -1,5 +1,6 @@
 """Buffers of a method are saved and loaded with its trained parameters."""
 
+import shutil
 import sys
 from dataclasses import dataclass
 
@@ -240,6 +241,7 @@ BROKEN = {
 def test_a_state_that_does_not_fit(runs, tmp_path, case):
     change, said = BROKEN[case]
     _, saved = checkpoint(runs / "Kept")
+    shutil.copy(runs / "Kept" / "run.json", tmp_path)
     (tmp_path / "prompt_learner").mkdir()
     file = tmp_path / "prompt_learner" / "model.pth.tar-2"
     torch.save(saved | {"method": change(saved["method"])}, file)
@@ -250,6 +252,7 @@ def test_a_state_that_does_not_fit(runs, tmp_path, case):
 
 def test_invalid_class_names_in_a_checkpoint(runs, tmp_path, capsys):
     _, saved = checkpoint(runs / "Kept")
+    shutil.copy(runs / "Kept" / "run.json", tmp_path)
     (tmp_path / "prompt_learner").mkdir()
     torch.save(saved | {"classnames": 7}, tmp_path / "prompt_learner" / "model.pth.tar-2")
     flags = "--eval-only", "--model-dir", str(tmp_path)
@@ -259,6 +262,7 @@ def test_invalid_class_names_in_a_checkpoint(runs, tmp_path, capsys):
 
 def test_a_checkpoint_that_does_not_say_what_depends_on_its_classes(runs, tmp_path):
     _, saved = checkpoint(runs / "Taught", epoch=1)
+    shutil.copy(runs / "Kept" / "run.json", tmp_path)
     (tmp_path / "prompt_learner").mkdir()
     torch.save(saved | {"class_buffers": None}, tmp_path / "prompt_learner" / "model.pth.tar-2")
     assert load_run(tmp_path).classnames == list(tiny.COLOURS)

@@ -6,15 +6,15 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from dassl.config import get_cfg_default
 from dassl.engine.base import TrainerBase
 from dassl.utils import checkpoints
 from tiny import arguments, results
 
 import train
+from recipe.settings import _defaults
 from trainers.prompting import UserError, load_run
 from trainers.prompting.backbones import weights_sha256
-from trainers.prompting.checkpoint.cfg_texts import settings_of
+from trainers.prompting.checkpoint.identity import identity
 from trainers.prompting.checkpoint.provenance import images_of
 from trainers.prompting.checkpoint.saved import Saved
 from trainers.prompting.method import METHODS
@@ -34,18 +34,21 @@ def trained(tmp_path_factory):
 @pytest.mark.parametrize(
     ("extra", "key"),
     [
-        (["TRAINER.ALIGN.BETA", "0.5"], "TRAINER.ALIGN.BETA 1.0, now 0.5"),
-        (["OPTIM.LR", "0.02"], "OPTIM.LR 0.01, now 0.02"),
-        (["DATASET.NUM_SHOTS", "2"], "DATASET.NUM_SHOTS 4, now 2"),
-        (["SEED", "2"], "SEED 1, now 2"),
-        (["DATALOADER.TRAIN_X.BATCH_SIZE", "2"], "DATALOADER.TRAIN_X.BATCH_SIZE 4, now 2"),
+        (["TRAINER.ALIGN.BETA", "0.5"], "TRAINER.ALIGN.BETA is 0.5 here and 1.0 there"),
+        (["OPTIM.LR", "0.02"], "OPTIM.LR is 0.02 here and 0.01 there"),
+        (["DATASET.NUM_SHOTS", "2"], "DATASET.NUM_SHOTS is 2 here and 4 there"),
+        (["SEED", "2"], "SEED is 2 here and 1 there"),
+        (
+            ["DATALOADER.TRAIN_X.BATCH_SIZE", "2"],
+            "TRAIN_X.BATCH_SIZE is 2 here and 4 there",
+        ),
     ],
 )
 def test_a_run_is_not_resumed_with_other_settings(trained, capsys, extra, key):
     before = (trained / "output" / "MultiModalPromptLearner" / "model.pth.tar-2").read_bytes()
     assert run(trained, *extra) == 2
     said = capsys.readouterr().err
-    assert "was begun with other settings" in said and key in said
+    assert "was begun otherwise (" in said and key in said
     after = (trained / "output" / "MultiModalPromptLearner" / "model.pth.tar-2").read_bytes()
     assert before == after
 
@@ -62,7 +65,7 @@ def test_prompts_are_evaluated_as_they_were_trained(trained, tmp_path, capsys, k
     flags = ["--eval-only", "--model-dir", str(trained / "output")]
     extra = [f"TRAINER.ALIGN.{key}", value]
     assert run(trained, *extra, output=tmp_path / "other", flags=flags) == 2
-    assert f"trained with other settings (TRAINER.ALIGN.{key} " in capsys.readouterr().err
+    assert f"trained otherwise (TRAINER.ALIGN.{key} is " in capsys.readouterr().err
     assert not (tmp_path / "other" / "results.json").exists()
 
 
@@ -85,26 +88,32 @@ def test_prompts_that_are_not_numbers_are_not_evaluated(trained, tmp_path, capsy
     checkpoint["state_dict"]["prompt_learner.ctx"].view(-1)[0] = float("nan")
     folder = tmp_path / "nan" / "MultiModalPromptLearner"
     folder.mkdir(parents=True)
+    shutil.copy(trained / "output" / "run.json", tmp_path / "nan")
     torch.save(checkpoint, folder / "model.pth.tar-2")
     flags = ["--eval-only", "--model-dir", str(tmp_path / "nan")]
     assert run(trained, output=tmp_path / "other", flags=flags) == 2
     assert "holds numbers that are not finite" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("saved, now", [("16", "None"), ("None", "16"), ("None", "None")])
+@pytest.mark.parametrize(("saved", "now"), [(16, None), (None, 16), (None, None)])
 def test_a_checkout_that_sets_a_default_and_one_that_leaves_it_to_the_method(saved, now):
     """CoOp's cfg has N_CTX 16; here it is None, as methods share the key but not the default."""
-    images = images_of(SimpleNamespace(train_x=[]), False, [])
-    begun, now, other = (
-        Saved(settings={"TRAINER.COOP.N_CTX": n}, epoch=1, classnames=["cat", "dog"], images=images)
-        for n in (saved, now, "4")
-    )
-    begun.check_loaded(now, METHODS["CoOp"])
-    begun.check_resumed(now, "run", METHODS["CoOp"])
-    with pytest.raises(UserError, match=r"\(TRAINER.COOP.N_CTX 16, now 4\)"):
-        begun.check_loaded(other, METHODS["CoOp"])
-    with pytest.raises(UserError, match=r"\(TRAINER.COOP.N_CTX 4, now 16\)"):
-        other.check_resumed(now, "run", METHODS["CoOp"])
+    images, kind = images_of(SimpleNamespace(train_x=[]), False, []), METHODS["CoOp"]
+
+    def with_contexts(number):
+        cfg = _defaults()
+        cfg.TRAINER.NAME, cfg.TRAINER.COOP.N_CTX = "CoOp", number
+        return Saved(
+            identity=identity(cfg, kind), epoch=1, classnames=["cat", "dog"], images=images
+        )
+
+    begun, now, other = map(with_contexts, (saved, now, 4))
+    begun.check_loaded(now, kind)
+    begun.check_resumed(now, "run")
+    with pytest.raises(UserError, match=r"\(TRAINER.COOP.N_CTX is 4 here and 16 there\)"):
+        begun.check_loaded(other, kind)
+    with pytest.raises(UserError, match=r"\(TRAINER.COOP.N_CTX is 16 here and 4 there\)"):
+        other.check_resumed(now, "run")
 
 
 def test_prompts_are_used_with_the_weights_of_their_training(trained, tmp_path, capsys):
@@ -122,15 +131,6 @@ def test_prompts_are_used_with_the_weights_of_their_training(trained, tmp_path, 
     for place, flags in ((out, []), (None, ["--eval-only", "--model-dir", str(out)])):
         assert run(trained, output=place, flags=flags) == 2
         assert "other weights of '" in capsys.readouterr().err
-
-
-def test_data_without_a_root_stay_without_one(monkeypatch, tmp_path):
-    """The embedded data set does not lie in the working folder."""
-    monkeypatch.chdir(tmp_path)
-    cfg = get_cfg_default()
-    assert settings_of(cfg)["DATASET.ROOT"] == ""
-    cfg.DATASET.ROOT = "data"
-    assert settings_of(cfg)["DATASET.ROOT"] == str(tmp_path / "data")
 
 
 def test_flipped_bits_are_found_without_dassl_lite(trained, tmp_path, capsys, monkeypatch):

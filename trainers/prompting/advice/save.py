@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import torch
 
 from ..building.config import add_nodes
+from ..checkpoint.identity import write_run
 from ..checkpoint.provenance import provenance_of
 from ..checkpoint.state import PublicLayout
 from ..dassl_parts import dassl
@@ -77,6 +78,8 @@ def save_run(
     folder.mkdir(parents=True, exist_ok=True)
     for name in {METHODS[name].public.folder for name in SETTINGS} - {method.public.folder}:
         shutil.rmtree(folder / name, ignore_errors=True)  # of another method, by an earlier call
+    run = provenance.identity._replace(code=provenance.code)
+    write_run(folder, run=run.written())
     dassl("utils").save_checkpoint(saved.content(), os.path.join(folder, method.public.folder))
     write_results(
         Evaluation(

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..checkpoint.cfg_texts import leaves
+from ..checkpoint.identity import leaves
 from ..errors import UserError
 from .by_run import nest, plain_key
 

@@ -12,7 +12,7 @@ from .. import methods  # noqa: F401 (which registers those that are built in)
 from ..backbones import family_of
 from ..backbones.closed import Closed
 from ..capabilities.at_test_time import count_views
-from ..checkpoint.cfg_texts import leaves
+from ..checkpoint.identity import leaves
 from ..checkpoint.keys import KEYS
 from ..dataset_keys import SENTENCES
 from ..encoders.descriptions import Asked

@@ -78,11 +78,11 @@ def clip_of(saved: Saved, backbone: str | None = None) -> tuple[CfgNode, Any]:
 
 
 def _cfg(saved: Saved) -> CfgNode:
-    """Rebuild the cfg of a checkpoint from its settings, which are stored as repr strings."""
+    """Rebuild the cfg of a checkpoint from what its run is."""
     cfg: CfgNode = dassl("config").get_cfg_default()
     add_nodes(cfg)
-    for key, text in saved.settings.items():
-        put(cfg, key, text, saved.place)
+    for key, value in saved.identity.cfg_keys.items():
+        put(cfg, key, value, saved.place)
     cfg.VERBOSE = False
     return cfg
 

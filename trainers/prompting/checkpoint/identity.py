@@ -19,12 +19,12 @@ from typing import Any, NamedTuple, Self
 from ..embedded import file_sha256, other_weights
 from ..errors import UserError
 from ..storage.files import read_json, write_whole
-from ..storage.run_record import sentences_text, stream_text
+from ..storage.run_record import RUN, sentences_text, stream_text
 from .keys import role_of
 
-RUN = "run.json"
 UNKNOWN = "unknown"  # of public checkpoints, which do not say it
 MOST = 8  # differences in a message
+FACTS = ("images", "fingerprint", "classes", "division")  # of `data`, which no key gives
 
 
 class Identity(NamedTuple):
@@ -42,7 +42,7 @@ class Identity(NamedTuple):
         str, Any
     ] = {}  # also `fingerprint`, `images`, and of a checkpoint names and division
     clip: dict[str, Any] = {}  # name, sha256
-    earlier: dict[str, Any] = {}  # `teacher`, `start`: where it is, and a digest of its weights
+    earlier: dict[str, Any] = {}  # `teacher`, `start`: digests of their weights
     code: dict[str, str] = {}  # hashes by name
 
     @classmethod
@@ -61,6 +61,16 @@ class Identity(NamedTuple):
     def keys(self) -> dict[str, Any]:
         """The values of all keys."""
         return {**self.settings, **self.training, **self.test, **self.data}
+
+    @property
+    def cfg_keys(self) -> dict[str, Any]:
+        """The values of those that are keys of a cfg, and no facts about the data."""
+        return {key: value for key, value in self.keys.items() if key not in FACTS}
+
+    def written(self) -> dict[str, Any]:
+        """Return it without the names and the division of its data, which checkpoints hold."""
+        data = {key: x for key, x in self.data.items() if key not in ("classes", "division")}
+        return self._replace(data=data)._asdict()
 
     def value(self, place: str) -> Any:
         """Return the value of a dotted key; None if it has none."""
@@ -113,7 +123,7 @@ def identity(
     Args:
         cfg: nested.
         method: its class; None for a trainer of other code, which may read all nodes.
-        data: its data set, which may have a `fingerprint`.
+        data: its data set, which may have a `fingerprint` and a `division`.
         clip: `name` and `sha256`.
     """
     own = {method.place(key): default for key, default in method.defaults.items()} if method else {}
@@ -127,10 +137,20 @@ def identity(
     names = ("SIZE", "PIXEL_MEAN", "PIXEL_STD", "INTERPOLATION", "RESIZE")
     groups["data"]["images"] = {n.lower(): plain(of_images[n]) for n in names if n in of_images}
     groups["data"]["fingerprint"] = getattr(data, "fingerprint", None)
+    if data is not None:
+        groups["data"]["classes"] = list(data.classnames)
+        groups["data"]["division"] = getattr(data, "division", None) or None
     return Identity(cfg["TRAINER"]["NAME"], **groups, clip=dict(clip or {}))
 
 
 ALL = ("settings", "training", "test", "data", "clip", "earlier", "code")
+OF_WEIGHTS = (
+    "settings",
+    "training",
+    "data",
+    "clip",
+    "earlier",
+)  # two runs that differ: other weights
 
 
 def differences(
@@ -161,18 +181,20 @@ def differences(
             found |= _of_data(one.data, {**there, **other.data}, without)
         elif role != "clip":
             mine, theirs = getattr(one, role), getattr(other, role)
-            found |= {f"the {role} {x}": (mine[x], theirs[x]) for x in mine if x in theirs}
+            found |= {f"the {x}": (mine[x], theirs[x]) for x in mine if x in theirs}
     texts = [
         f"{x} is {_text(a)} here and {_text(b)} there" for x, (a, b) in found.items() if a != b
     ]
-    return texts + ([why] if "clip" in roles and (why := _other_clip(one.clip, other.clip)) else [])
+    why = "clip" in roles and other_clip(one.clip, other.clip)
+    return [*texts, why] if why else texts
 
 
 def _of_data(one: Mapping, other: Mapping, without: Container[str]) -> dict[str, tuple]:
     """Return what both sides say of their data, by name: class by class, part by part."""
     hashes = [data.get("fingerprint") for data in (one, other)]
     root = {"DATASET.ROOT"} if all(hashes) else set()  # the images decide, wherever they lie
-    names = [x for x in one if x in other and x not in root and x not in without]
+    told = {"fingerprint"} if one.get("division") and other.get("division") else set()
+    names = [x for x in one if x in other and x not in root | told and x not in without]
     found: dict[str, tuple] = {}
     for name in names:
         mine, theirs = one[name], other[name]
@@ -182,7 +204,8 @@ def _of_data(one: Mapping, other: Mapping, without: Container[str]) -> dict[str,
             found |= {f"class {k}": pair for k, pair in pairs}
         elif isinstance(mine, Mapping) and isinstance(theirs, Mapping):
             parts = {**mine, **theirs}
-            found |= {f"{name} of {k}": (mine.get(k), theirs.get(k)) for k in parts}
+            what = "images of" if name == "division" else name
+            found |= {f"{what} {k}": (mine.get(k), theirs.get(k)) for k in parts}
         elif mine is not None and theirs is not None:
             found[name] = mine, theirs
     return found
@@ -192,8 +215,8 @@ def _text(value: Any) -> str:
     return "none" if value is None else repr(value) if isinstance(value, str) else str(value)
 
 
-def _other_clip(one: Mapping, other: Mapping) -> str | None:
-    """Return how a CLIP differs from another: by its weights, or else by its name."""
+def other_clip(one: Mapping, other: Mapping) -> str | None:
+    """Return how a CLIP differs from another: by its weights, or else by its name; None if not."""
     names = [clip_name(clip.get("name")) for clip in (one, other)]
     if one.get("sha256") and other.get("sha256"):
         return other_weights(str(other.get("name")), one["sha256"], other["sha256"])

@@ -7,13 +7,12 @@ import torch
 from torch import nn
 
 from ..backbones import absolute, weights_sha256
-from ..embedded import other_weights
 from ..errors import need
 from ..running.devices import processor
 from ..running.precision import Precision
 from ..storage.features import read_features
 from ..teacher import MethodTeacher
-from .cfg_texts import UNKNOWN, settings_of
+from .identity import UNKNOWN, identity, other_clip
 from .public import public_checkpoint
 from .saved import ORIGIN, Saved
 
@@ -31,10 +30,12 @@ def provenance_of(
     calibration are the caller's.
     """
     name = cfg.MODEL.BACKBONE.NAME
+    clip = {"name": name, "sha256": weights_sha256(name)}
+    found = identity(cfg, type(method), dataset, clip)
     earlier = [teacher.trained.images for teacher in teachers_of(method) if teacher.trained]
     return Saved(
         trainer=type(method).__name__,
-        settings=settings_of(cfg, method),
+        identity=found._replace(earlier=_digests(method, initial)),
         classnames=list(dataset.classnames),
         class_buffers=method.class_buffers,
         sentences=method.settings.sentences and method.settings.sentences.about,
@@ -47,9 +48,17 @@ def provenance_of(
         drawn=drawn_for(dataset, labels),
         start=initial.start if initial else None,
         backbone=absolute(name),
-        backbone_sha256=weights_sha256(name),
+        backbone_sha256=clip["sha256"],
         plugins=list(cfg.TRAINER.PLUGINS),
     )
+
+
+def _digests(method: Any, initial: Saved | None) -> dict[str, Any]:
+    """Return digests of the weights that a run begins from, by what they are of."""
+    origins = {"teacher": teacher_origin(method), "start": initial and initial.start}
+    return {
+        name: origin["digest"] for name, origin in origins.items() if origin and "digest" in origin
+    }
 
 
 def images_of(dataset: Any, unlabelled: bool, earlier: list[Any]) -> dict[str, Any]:
@@ -86,9 +95,10 @@ def load_initial(cfg: Any, method: Any, dataset: Any) -> Saved | None:
     saved.check_unseen(dataset, cfg.TEST.SPLIT)
     method.load_public_state_dict(saved.state_dict)
     unknown = dict.fromkeys(("method", "backbone", *ORIGIN), UNKNOWN) | {"place": path}
-    settings = saved.settings and {**saved.settings, "MODEL.INIT_WEIGHTS": path}
-    start = unknown if public else saved.origin()
-    return replace(saved, settings=settings, drawn=None, start=start)
+    then, start = saved.identity, unknown if public else saved.origin()
+    if then:
+        then = then._replace(training={**then.training, "MODEL.INIT_WEIGHTS": path})
+    return replace(saved, identity=then, drawn=None, start=start)
 
 
 def drawn_for(dataset: Any, labels: bool) -> dict[str, Any] | None:
@@ -130,8 +140,8 @@ def check_teachers(method: Any, dataset, cfg) -> None:
         why = other_backbone(trained, cfg) if same else None
         need(
             not why,
-            f"The run in '{trained.place}' was trained with {why}: give one with the backbone of "
-            "this run",
+            f"The run in '{trained.place}' is of another CLIP ({why}): give one with the backbone "
+            "of this run",
         )
         trained.check_unseen(dataset, cfg.TEST.SPLIT)
         base, new = {*dataset.classnames}, {*getattr(dataset, "other_classnames", ())}
@@ -148,9 +158,6 @@ def check_teachers(method: Any, dataset, cfg) -> None:
 
 def other_backbone(trained: Saved, cfg) -> str | None:
     """Return how the backbone of an earlier training differs from that of a cfg; None if not."""
-    key = "MODEL.BACKBONE.NAME"
-    then, now = (trained.settings or {}).get(key), settings_of(cfg)[key]
-    if then not in (None, now):
-        return f"{then}, not {now}"
     name = cfg.MODEL.BACKBONE.NAME
-    return other_weights(name, trained.backbone_sha256, weights_sha256(name))
+    then = trained.identity.clip if trained.identity else {"sha256": trained.backbone_sha256}
+    return other_clip({"name": name, "sha256": weights_sha256(name)}, then)

@@ -13,7 +13,6 @@ from typing import Any, Self
 
 import torch
 
-from ..dataset_keys import SENTENCES
 from ..embedded import other_weights
 from ..errors import UserError, in_short, need, printable
 from ..storage.features import differing_traits
@@ -21,17 +20,23 @@ from ..storage.hub import fetch_run
 from ..storage.values import is_dense
 from .cfg_texts import (
     BY_PROCESS,
-    DIVIDED,
-    UNKNOWN,
-    begun_otherwise,
-    differing,
-    literal,
     no_settings,
     note_edited,
 )  # fmt: skip
 from .files import broken_checkpoint, find_checkpoint, only_model, read_checkpoint
+from .identity import (
+    OF_WEIGHTS,
+    RUN,
+    UNKNOWN,
+    Identity,
+    begun_otherwise,
+    differences,
+    in_words,
+    run_in,
+)
 
 NUMBERS = {"logit_scale": float, "normalised": bool, "width": int}  # of traits
+ABOUT = ("DATASET.SENTENCES", "DATASET.SENTENCES_RULE")  # the classes
 AND = " + "  # between the precisions, and the processors, of a run that was resumed
 MOST = 3  # parts of a division in a message
 # What records say of an earlier training, with its keys.
@@ -119,7 +124,7 @@ def _calibration(value: Any) -> Any:
 # How entries are read, if they are there; it raises errors of many types.
 READ: dict[str, Callable[[Any], Any]] = {
     **dict.fromkeys(("state_dict", "method", "sentences"), _named),
-    **dict.fromkeys(("settings", "class_buffers", "code"), _settings),
+    **dict.fromkeys(("class_buffers", "code"), _settings),
     **dict.fromkeys(("classnames", "plugins", "edited"), _texts),
     **dict.fromkeys(("trainer", "backbone", "backbone_sha256"), str),
     **dict.fromkeys(("drawn", "start"), _plain),
@@ -156,7 +161,6 @@ class Saved:
     train_seconds: Any = None  # duration of the training, of dassl-lite
     losses: Any = None  # means of the terms over the epoch, by name, of dassl-lite
     trainer: Any = None  # name of the method
-    settings: Any = None  # all that can change the outcome: texts by dotted key
     classnames: Any = None  # of the training
     class_buffers: Any = None  # digests, before the training, of buffers that may depend on classes
     images: Any = None  # `division`: texts by part and class; `trained_on`: keys (n,), int64
@@ -172,6 +176,7 @@ class Saved:
     edited: Any = None  # names of what of it was edited while it trained
     calibration: Any = None  # fields of a `Calibration`, or a text: why there is none
     place: str = ""  # where it was read; not in the file
+    identity: Any = None  # an `Identity`, that of its `run.json`; not in the file
 
     # ------------------------------------------------------------------ reading and writing
 
@@ -196,18 +201,37 @@ class Saved:
     def read(cls, path: str, place: str = "") -> Self:
         """Read a file, which belongs to a place, and refuse one with entries of other kinds."""
         try:
-            return cls.of(read_checkpoint(path), place or path)
+            saved = cls.of(read_checkpoint(path), place or path)
         except BadCheckpoint as error:
             remedy = "take another one, or train again"
             raise UserError(f"The checkpoint '{path}' {error}: {remedy}") from None
+        return saved._identified(os.path.dirname(path), "give a whole run folder, or train again")
 
     @classmethod
     def to_resume(cls, content: Mapping[Any, Any], folder: str) -> Self:
         """Return the checkpoint with this content, which a run resumes from its folder."""
         try:
-            return cls.of(content)
+            saved = cls.of(content)
         except BadCheckpoint as error:
             raise broken_checkpoint(folder, content["epoch"], str(error)) from None
+        return saved._identified(folder, "delete the run folder to train again")
+
+    def _identified(self, folder: str, remedy: str) -> Self:
+        """Return it with the identity of its run; `folder` is that of its model.
+
+        Public code has none; `remedy` ends the message where one of this project lacks it.
+        """
+        if self.trainer is None:
+            return self
+        of_run = os.path.dirname(os.path.abspath(folder))
+        identity = run_in(of_run, remedy)
+        if identity is None:
+            raise UserError(
+                f"The checkpoint in '{folder}' has no {RUN} in '{of_run}' that says what its run "
+                f"is, as those of 0.6: {remedy}"
+            )
+        details = {"classes": self.classnames, "division": self.division or None}
+        return replace(self, identity=identity._replace(data={**identity.data, **details}))
 
     @classmethod
     def of_run(cls, folder: str | os.PathLike[str], epoch: int | None = None) -> Self:
@@ -215,7 +239,7 @@ class Saved:
         place = fetch_run(folder)
         of_model = only_model(place, "*/", f"'{place}'", "give the output folder of one run")
         saved = cls.read(find_checkpoint(of_model, epoch))
-        names = "settings", "classnames", "trainer", "backbone", "epoch"
+        names = "identity", "classnames", "trainer", "backbone", "epoch"
         need(
             all(getattr(saved, name) is not None for name in names) and len(saved.classnames) > 1,
             f"The checkpoint '{saved.place}' does not say what made it (class names, settings), "
@@ -247,8 +271,7 @@ class Saved:
     def content(self) -> dict[str, Any]:
         """Return what is written."""
         values = {name: x for name, x in vars(self).items() if x is not None or name in OF_DASSL}
-        del values["place"]
-        return values
+        return {name: x for name, x in values.items() if name not in ("place", "identity")}
 
     def outcome(self) -> dict[str, Any]:
         """Return what two equal trainings have in common, by name."""
@@ -259,29 +282,12 @@ class Saved:
 
     def value(self, place: str) -> Any:
         """Return the value of a setting by its dotted key; None if the checkpoint lacks it."""
-        return literal((self.settings or {}).get(place, "None"))
+        return self.identity.value(place) if self.identity else None
 
     @property
     def division(self) -> Mapping[str, str]:
         """The parts of the images, as texts by name; empty if it is not known."""
         return (self.images or {}).get("division") or {}
-
-    def fingerprint(self) -> dict[str, str]:
-        """Return what a run that goes on must have in common with it, as texts by name.
-
-        They are settings, class names, parts of the images, and prompts of teachers.
-        """
-        texts = dict(self.settings or {})
-        if self.classnames is not None:
-            texts |= {"classes": str(len(self.classnames))}
-            texts |= {f"class {k}": f"'{name}'" for k, name in enumerate(self.classnames)}
-        if parts := self.division:
-            texts |= {DIVIDED: "", **{f"images of {name}:": text for name, text in parts.items()}}
-        for name, state in (self.method or {}).items():
-            origin = state.get("origin") if isinstance(state, Mapping) else None
-            if isinstance(origin, Mapping) and origin:
-                texts[f"teacher {name}"] = str(origin.get("digest"))
-        return texts
 
     def digest(self) -> str:
         """Return a hash that identifies what was learned."""
@@ -322,20 +328,20 @@ class Saved:
             name for name, then in (self.code or {}).items() if (now.code or {}).get(name) != then
         ]
 
-    def check_resumed(self, now: "Saved", folder: str, method: Any) -> None:
+    def check_resumed(self, now: "Saved", folder: str) -> None:
         """Refuse to resume another run than that of the checkpoint, or one without its full state.
 
         A checkpoint without settings was written by other code: it is accepted, and may lack parts
-        of the state. `now` is what a checkpoint of the present run, of `method`, would hold.
+        of the state. `now` is what a checkpoint of the present run would hold.
         """
         wanted = {name for name in RESUMED if getattr(now, name) is not None}
         lacking = sorted(name for name in wanted if getattr(self, name) is None)
-        if self.settings is None:
+        if self.identity is None:
             no_settings(folder)
         elif lacking:
             raise broken_checkpoint(folder, self.epoch, f"lacks {', '.join(lacking)}")
-        if what := differing(self.fingerprint(), now.fingerprint(), method):
-            raise begun_otherwise(folder, what)
+        if self.identity and (texts := differences(now.identity, self.identity, OF_WEIGHTS)):
+            raise begun_otherwise(folder, texts)
         self.check_weights(now.backbone, now.backbone_sha256)
         note_edited(self._edited_since(now))
 
@@ -363,18 +369,20 @@ class Saved:
                 f"The prompts were trained on features of another encoder ({why}): evaluate on "
                 "features of that encoder, or train again",
             )
-        if self.settings is None:
+        if self.identity is None:
             print("The checkpoint has no settings: those of this call are used")
             return
-        free = (*method.training_only, *method.test_keys, "PREC")
-        names = [method.place(key) for key in method.defaults if key not in free]
-        names += ["MODEL.BACKBONE.NAME"]
-        place = "DATASET.NAME"
-        if method.class_bound or self.settings.get(place) == now.settings.get(place):
-            names += [f"DATASET.{key}" for key in SENTENCES]
-        theirs, ours = ({k: s[k] for k in names if k in s} for s in (self.settings, now.settings))
-        what = differing(theirs, ours, method)
-        need(not what, f"The prompts were trained with other {what}: set these as in the training")
+        free = {method.place(key) for key in (*method.training_only, *method.test_keys, "PREC")}
+        same = self.value("DATASET.NAME") == now.value("DATASET.NAME")
+        then = self.identity._replace(method="")  # what fits may be of another one
+        texts = differences(now.identity, then, ("settings", "clip"), free)
+        if method.class_bound or same:
+            about = {key: now.value(key) for key in ABOUT if key in now.identity.data}
+            texts += differences(Identity(data=about), then, ("data",))
+        need(
+            not texts,
+            f"The prompts were trained otherwise ({in_words(texts)}): set this as in the training",
+        )
 
     def check_weights(self, name: str, sha256: str | None) -> None:
         """Refuse weights of the backbone other than those of the training.

@@ -8,7 +8,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from ..errors import UserError, in_short, need
-from .run_record import RECORD
+from .run_record import RECORD, RUN
 
 START = "hf://"
 FORM = re.compile(
@@ -19,8 +19,8 @@ FORM = re.compile(
 def fetch_run(folder: str | os.PathLike[str]) -> Path:
     """Return a run folder on this machine; one on the hub is copied to the hub's cache.
 
-    Only the checkpoints and the record of the run are copied: never code. A line on stderr gives
-    the commit, and says if it is the last one that the cache has because the hub was not reached.
+    Only its checkpoints, record and `run.json` are copied: never code. A line on stderr gives the
+    commit, and says if it is the last one that the cache has because the hub was not reached.
 
     Args:
         folder: a folder on this machine, which is returned as it is, or a name on the hub. Its
@@ -45,7 +45,7 @@ def fetch_run(folder: str | os.PathLike[str]) -> Path:
     where, repo, revision = match[1], match[2], unquote(match[3] or "main")
     inside = match[4].lstrip("/")
     above = glob.escape(f"{inside}/" if inside else "")
-    patterns = [f"{above}*/model*.pth.tar*", above + RECORD]
+    patterns = [f"{above}*/model*.pth.tar*", above + RECORD, above + RUN]
     unreached = None
     try:  # a pattern's * also matches /, so folders below those of the run are left out
         try:

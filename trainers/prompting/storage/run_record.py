@@ -11,6 +11,7 @@ from typing import Any
 from ..embedded import file_sha256
 
 RECORD = "results.json"
+RUN = "run.json"  # what the run is: `checkpoint.identity`
 DRAWN = ("shuffled", "few", "stream", "separate")  # first words of a TEST.STREAM that is no file
 
 

@@ -23,6 +23,7 @@ from ..capabilities.staged import Staged, begin_stage
 from ..capabilities.unlabelled import Unlabelled
 from ..checkpoint.cfg_texts import as_trained
 from ..checkpoint.files import checkpoint_file, marked_epoch, read_checkpoint, remove_earlier
+from ..checkpoint.identity import write_run
 from ..checkpoint.provenance import lacks_teacher, load_initial, provenance_of, teacher_origin
 from ..checkpoint.public import find_prompts
 from ..checkpoint.saved import Saved
@@ -206,10 +207,17 @@ class PromptTrainer(TrainerX):
         """Begin as Dassl does, and give the method its support."""
         check_batches(self.method, self.train_loader_x)
         super().before_train()
+        self._write_run()
         self.train_loader_x = attacked_steps(self, take_support(self, anew=not self.start_epoch))
         if not self.start_epoch:
             with self.precision.autocast():  # it may encode
                 begin_stage(self.method, 0)
+
+    def _write_run(self):
+        """Write what the run is, which its checkpoints are compared by, before its first step."""
+        if self.output_dir:
+            run = self.provenance.identity._replace(code=self.provenance.code)
+            write_run(self.output_dir, run=run.written())
 
     def train(self):  # type: ignore[override]
         """Train as Dassl does; a method with nothing to train is only evaluated."""
@@ -222,6 +230,7 @@ class PromptTrainer(TrainerX):
         print(f"{type(self).__name__} has nothing to train: evaluating")
         take_support(self, anew=True)
         take_validation(self)
+        self._write_run()
         self.test()
         if self.output_dir:
             self.save_model(-1, self.output_dir)  # for `load_run`
@@ -341,7 +350,7 @@ class PromptTrainer(TrainerX):
     def check_checkpoint(self, checkpoint, folder):
         """Refuse a checkpoint that this run must not resume from; raises as `Saved`."""
         self.resumed = Saved.to_resume(checkpoint, folder)
-        self.resumed.check_resumed(self.state(0), folder, self.method)
+        self.resumed.check_resumed(self.state(0), folder)
 
     def resume_model_if_exist(self, directory):
         """Resume as Dassl does, with all that `save_model` saves; raises as `check_checkpoint`."""
@@ -425,15 +434,12 @@ class PromptTrainer(TrainerX):
         If a training was loaded, settings of that are as it had them.
         """
         cfg, then = self.cfg, self.loaded
-        if then:
-            with_seed = adapts(self.method)
-            cfg = as_trained(cfg, then.settings, self.method, then.place, with_seed)
         loader = self.val_loader if self.cfg.TEST.SPLIT == "val" else self.test_loader
         stream = getattr(loader, "stream", None)
         trained = getattr(self, "train_seconds", 0.0)  # not measured by the original Dassl
         return Evaluation.of(
             self,
-            cfg=as_trained(cfg, then.settings, self.method, then.place, adapts(self.method))
+            cfg=as_trained(cfg, then.identity, self.method, then.place, adapts(self.method))
             if then
             else cfg,
             method=self.method,

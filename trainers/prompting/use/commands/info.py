@@ -179,7 +179,7 @@ def describe(folder: str, epoch: int | None = None, plugins: list[str] | None = 
     run = fetch_run(folder)
     load_plugins(plugins or ())
     saved = Saved.of_run(run, epoch)
-    settings = {key: saved.value(key) for key in saved.settings}
+    settings = saved.identity.cfg_keys
     calibration = calibration_of(saved, list(saved.classnames), None)
     none = f"no --error of `predict`, as the run is not calibrated: {calibration}"
     return {
@@ -202,15 +202,14 @@ def describe(folder: str, epoch: int | None = None, plugins: list[str] | None = 
 def _changed_keys(method: str, settings: dict[str, Any]) -> list[str]:
     """Return the keys whose value is not a default of Dassl or the method."""
     from ...building.config import add_nodes
-    from ...checkpoint.cfg_texts import leaves
+    from ...checkpoint.identity import leaves
+    from ...checkpoint.keys import KEYS
     from ...dassl_parts import dassl
-    from ...dataset_keys import CHANGES
     from ...method import METHODS
 
     cfg = dassl("config").get_cfg_default()
     add_nodes(cfg)
-    cfg.DATASET.update(CHANGES, FEATURES="")
-    defaults = dict(leaves(cfg))
+    defaults = {key: one.default for key, one in KEYS.items()} | dict(leaves(cfg))
     if own := METHODS.get(method):  # methods share keys with different defaults
         defaults |= {own.place(key): default for key, default in own.defaults.items()}
     plain = {key: list(v) if isinstance(v, tuple) else v for key, v in defaults.items()}
