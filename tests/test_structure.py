@@ -112,7 +112,7 @@ PACKAGES = {
     "running": "backbones encoders errors",
     "prompts": "backbones encoders errors",
     "teacher": "encoders errors full_precision node storage",
-    "checkpoint": "backbones dassl_parts dataset_keys embedded errors running storage teacher",
+    "checkpoint": "backbones dassl_parts embedded errors running storage teacher",
     "contract": "encoders errors",
     "method": "backbones checkpoint contract encoders errors full_precision node prompts",
     "regularizers": "method teacher",
@@ -132,7 +132,7 @@ PACKAGES = {
     "method node plugins record robustness running step storage teacher",
     "advice": "backbones building capabilities checkpoint dassl_parts embedded encoders errors "
     "images method plugins record running storage teacher",
-    "use": "advice backbones building capabilities checkpoint contract dassl_parts dataset_keys "
+    "use": "advice backbones building capabilities checkpoint contract dassl_parts "
     "embedded encoders errors images method node plugins prompts record running storage teacher",
     "conformance": "backbones building capabilities contract embedded errors method plugins record "
     "running step storage teacher trainer use",

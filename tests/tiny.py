@@ -15,6 +15,7 @@ from paths import GOLDEN
 from PIL import Image
 
 import train
+from trainers.prompting.checkpoint.keys import role_of
 from trainers.prompting.trainer.trainer import PromptTrainer
 
 # class names with words that the tiny CLIP knows
@@ -163,3 +164,12 @@ def killed_after(epoch: int):
 
 if __name__ == "__main__":  # train.py on this data set in a separate process
     sys.exit(train.run())
+
+
+def edit_run(folder, values, source=None) -> None:
+    """Set keys in the `run.json` of a run folder, which is that of another one at first."""
+    content = json.loads(((source or folder) / "run.json").read_text())
+    for place, value in values.items():
+        role = role_of(place)
+        content["run"][role if role in content["run"] else "data"][place] = value
+    (folder / "run.json").write_text(json.dumps(content))

@@ -8,6 +8,7 @@ import pytest
 import torch
 from hub import stand_in
 from PIL import Image
+from tiny import edit_run
 
 from benchmark.__main__ import main
 from trainers.prompting import load_run
@@ -42,15 +43,13 @@ def test_the_facts_of_a_run_are_printed_as_text_and_json(runs, capsys):
 )
 def test_what_was_trained_on(runs, capsys, tmp_path, shots, text):
     shutil.copytree(runs / "CoOp" / "prompt_learner", tmp_path / "prompt_learner")
-    path = tmp_path / "prompt_learner" / "model.pth.tar-1"
-    state = torch.load(path, weights_only=True)
-    state["settings"] |= {"DATASET.NUM_SHOTS": str(shots)}
-    torch.save(state, path)
+    edit_run(tmp_path, {"DATASET.NUM_SHOTS": shots}, runs / "CoOp")
     assert f"Data:       TinyColours, {text}, seed 1\n" in info(capsys, tmp_path)[1]
 
 
 def test_missing_or_broken_records_and_old_checkpoints_are_reported(runs, capsys, tmp_path):
     shutil.copytree(runs / "CoOp" / "prompt_learner", tmp_path / "prompt_learner")
+    shutil.copy(runs / "CoOp" / "run.json", tmp_path)
     assert "unknown: the folder has no results.json" in info(capsys, tmp_path)[1]
     for text, sentence in {
         "{": "repeat the run, or remove that file",
@@ -74,8 +73,8 @@ def test_a_run_of_a_missing_plug_in_is_shown(runs, capsys, tmp_path):
     path = tmp_path / "prompt_learner" / "model.pth.tar-1"
     state = torch.load(path, weights_only=False)
     state |= {"trainer": "Gone", "plugins": ["gone.py"]}
-    state["settings"] |= {"TRAINER.GONE.W": "3"}
     torch.save(state, path)
+    edit_run(tmp_path, {"TRAINER.GONE.W": 3})
     code, out, _ = info(capsys, tmp_path)
     assert code == 0 and "Plug-ins:   gone.py" in out and "\n  TRAINER.GONE.W 3" in out
 
@@ -101,7 +100,7 @@ def test_a_published_run_is_used_from_the_hub_as_its_card_says(runs, capsys, tmp
         for pattern in words[6::2]
         for file in folder.glob(pattern)
     }
-    names = {"README.md", "results.json", "prompt_learner/model.pth.tar-1"}
+    names = {"README.md", "results.json", "run.json", "prompt_learner/model.pth.tar-1"}
     assert published.keys() == names
     Image.new("RGB", (40, 50), "red").save(tmp_path / "IMAGE", "PNG")
     monkeypatch.chdir(tmp_path)

@@ -5,6 +5,7 @@ import re
 import pytest
 import torch
 from paths import GOLDEN
+from tiny import edit_run
 
 from benchmark.__main__ import main
 from trainers.prompting import UserError, load_run
@@ -23,10 +24,17 @@ def state(runs):
     return torch.load(runs / "CoOp" / FILE, weights_only=True)
 
 
-def save(state, folder):
-    (folder / FILE).parent.mkdir(parents=True, exist_ok=True)
-    torch.save(state, folder / FILE)
-    return folder
+@pytest.fixture
+def save(runs):
+    """A function that writes a run with this content of its checkpoint, and other settings."""
+
+    def write(state, folder, **settings):
+        (folder / FILE).parent.mkdir(parents=True, exist_ok=True)
+        torch.save({key: x for key, x in state.items() if key != "run"}, folder / FILE)
+        edit_run(folder, state.get("run", settings), runs / "CoOp")
+        return folder
+
+    return write
 
 
 def predict(capsys, folder, image, *more):
@@ -39,10 +47,9 @@ def changed(**parts):
     return lambda state: state | parts
 
 
-def setting(key, text):
+def setting(key, value):
     """Return a change of a setting, and what is said of it."""
-    change = lambda state: state | {"settings": state["settings"] | {key: text}}  # noqa: E731
-    return change, f"for the setting {key}, which is impossible"
+    return changed(run={key: value}), f"for the setting {key}, which is impossible"
 
 
 def context(change):
@@ -52,7 +59,6 @@ def context(change):
 NOTHING = "does not say what made it"
 WRONG = {  # the change of a checkpoint, and what is said
     "of public code": (lambda x: {k: x[k] for k in ("state_dict", "epoch")}, NOTHING),
-    "settings": (changed(settings="x"), "has no valid 'settings'"),
     "class names": (changed(classnames=7), "has no valid 'classnames'"),
     "epoch": (changed(epoch=None), NOTHING),
     "plug-ins": (changed(plugins=3), "has no valid 'plugins'"),
@@ -64,20 +70,21 @@ WRONG = {  # the change of a checkpoint, and what is said
     "whole numbers": (context(torch.Tensor.long), "is a Tensor of torch.int64"),
     "complex": (context(lambda ctx: ctx.to(torch.complex64)), "is a Tensor of torch.complex64"),
     "too large": (context(lambda ctx: ctx.double() + 1e300), "are not finite"),
-    "a key": setting("OPTIM.LR.X", "1"),
-    "a value for a node": setting("MODEL", "3"),
-    "nothing for a node": setting("MODEL.BACKBONE", "None"),
-    "a node for a method": setting("TRAINER.COOP", "'x'"),
-    "a node for a value": setting("TRAINER.NAME.X", "1"),
-    "a number for a list": setting("INPUT.TRANSFORMS", "7"),
+    "a key": setting("OPTIM.LR.X", 1),
+    "a value for a node": setting("MODEL", 3),
+    "nothing for a node": setting("MODEL.BACKBONE", None),
+    "a node for a method": setting("TRAINER.COOP", "x"),
+    "a node for a value": setting("TRAINER.NAME.X", 1),
+    "a number for a list": setting("INPUT.TRANSFORMS", 7),
     "a word for a number": setting("DATASET.NUM_SHOTS", "many"),
-    "too deep to read": setting("DATASET.NUM_SHOTS", "-" * 100_000 + "1"),
-    "no key of a mapping": setting("DATASET.NUM_SHOTS", "{[]: 1}"),
+    "a long word": setting("DATASET.NUM_SHOTS", "-" * 100_000 + "1"),
 }
 
 
 @pytest.mark.parametrize("case", WRONG)
-def test_a_checkpoint_that_cannot_be_used_is_one_sentence(runs, state, capsys, tmp_path, case):
+def test_a_checkpoint_that_cannot_be_used_is_one_sentence(
+    runs, state, save, capsys, tmp_path, case
+):
     change, said = WRONG[case]
     save(change(state), tmp_path)
     with pytest.raises(UserError, match=re.escape(said)) as error:
@@ -87,14 +94,14 @@ def test_a_checkpoint_that_cannot_be_used_is_one_sentence(runs, state, capsys, t
     assert code == 2 and not out and err.count("\n") == 1 and said in err
 
 
-def test_a_run_whose_weights_have_moved(runs, state, capsys, tmp_path):
+def test_a_run_whose_weights_have_moved(runs, state, save, capsys, tmp_path):
     save(state | {"backbone": "/gone/clip.pt"}, tmp_path)
     moved = "--backbone", GOLDEN / "tiny_clip_seed0.safetensors"
     assert predict(capsys, tmp_path, images_of(runs)[0], *moved)[0] == 0
 
 
-def test_a_context_for_each_class_has_no_other_classes(state, tmp_path):
-    save(state | {"settings": state["settings"] | {"TRAINER.COOP.CSC": "True"}}, tmp_path)
+def test_a_context_for_each_class_has_no_other_classes(state, save, tmp_path):
+    save(state, tmp_path, **{"TRAINER.COOP.CSC": True})
     with pytest.raises(UserError, match=r"of its training: use it only on those classes"):
         load_run(tmp_path, classnames=["river", "forest"])
 
@@ -113,7 +120,7 @@ def test_paths_that_are_not_a_run_folder_are_reported(runs, capsys, tmp_path):
     assert code == 2 and "model.pth.tar-1' is a folder, but a checkpoint is a file" in err
 
 
-def test_a_run_loads_without_its_record(state, tmp_path):
+def test_a_run_loads_without_its_record(state, save, tmp_path):
     """The checkpoint is enough; even a folder called results.json does not matter."""
     names = [*state["classnames"][:3], state["classnames"][0]]  # as some classes of ImageNet have
     save(state | {"classnames": names}, tmp_path)
@@ -136,15 +143,16 @@ class Mine(CoOp):
 
 
 @pytest.fixture
-def run_of_plugin(state, tmp_path):
+def run_of_plugin(state, save, tmp_path):
     """Return the folder of a run whose checkpoint names a plug-in: `mine.py` in that folder."""
     folder = tmp_path / "run"
     folder.mkdir()
     (folder / "mine.py").write_text(PLUGIN)
     state |= {"trainer": "Mine", "plugins": [str(folder / "mine.py")]}
-    settings = state["settings"].items()
-    state["settings"] = {k.replace("TRAINER.COOP", "TRAINER.MINE"): v for k, v in settings}
-    return save(state, folder)
+    save(state, folder)
+    path = folder / "run.json"
+    path.write_text(path.read_text().replace("TRAINER.COOP", "TRAINER.MINE"))
+    return folder
 
 
 def commands(folder, runs):

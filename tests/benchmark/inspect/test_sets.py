@@ -121,7 +121,7 @@ BAD = {
 @pytest.mark.parametrize("case", BAD)
 def test_runs_that_are_not_calibrated_are_refused(trained, tmp_path, capsys, case):
     images, folder, _ = trained
-    shutil.copytree(folder / "prompt_learner", tmp_path / "prompt_learner")
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
     state = torch.load(tmp_path / FILE, weights_only=True)
     n = len(state["calibration"]["scores"])
     more = {"likeness": torch.ones(n), "centre": torch.ones(3), "classes": torch.ones(5, 3)}

@@ -34,7 +34,7 @@ def test_load_run_reproduces_the_accuracy_of_the_run(runs, capsys):
         loaded = load_run(runs / method)
         capsys.readouterr()
         assert set(loaded.classnames) == set(NAMES) and loaded.method == method
-        assert loaded.settings.DATASET.NUM_SHOTS == 4 and loaded.settings.INPUT.SIZE == [32, 32]
+        assert loaded.settings.DATASET.NUM_SHOTS == 4 and [*loaded.settings.INPUT.SIZE] == [32, 32]
         assert not loaded.model.training
         record = json.loads((runs / method / "results.json").read_text())
         files = images_of(runs)

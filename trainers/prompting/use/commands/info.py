@@ -19,6 +19,7 @@ from ...errors import UserError, nearest, need, printable
 from ...plugins import load_plugins
 from ...storage.hub import START, fetch_run
 from ...storage.run_record import RECORD, BadRecord, read_record
+from ...storage.run_record import RUN as IDENTITY
 from .arguments import Parser, add_plugin, from_one, write_output
 from .load import RUN
 
@@ -274,7 +275,7 @@ def write_card(folder: str, repository: str, summary: dict[str, Any]) -> None:
     need(not path.exists(), f"'{path}' already exists: remove it to write another")
     write_output(path, card(summary, f"{START}{repository}"))
     words = ["hf", "upload", repository, folder, "."]
-    for name in (path.name, RECORD, "*/model*"):
+    for name in (path.name, RECORD, IDENTITY, "*/model*"):
         words += ["--include", name]
     print(f"{path}\nTo publish this run:\n{shlex.join(words)}")
 
