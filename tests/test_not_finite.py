@@ -103,4 +103,5 @@ def test_a_class_added_before_resuming(tmp_path, capsys, monkeypatch):
         monkeypatch.setattr(tiny, "COLOURS", colours)
         assert tiny.run(tmp_path, "CoOp", out, 1) == 2
         line = capsys.readouterr().err.strip().splitlines()[-1]
-        assert "was begun with other classes" in line and ("river" in line or "annual" in line)
+        assert "was begun otherwise (" in line and "class" in line
+        assert "river" in line or "annual" in line

@@ -177,7 +177,7 @@ def test_a_run_is_not_resumed_with_other_labels(root, tmp_path, capsys):
     keys = [*tiny.OF_HALVES, "base", "TRAINER.COOP.N_CTX", "2"]
     assert tiny.run(root, "CoOp", out, 1, extra=[*NOISY, *keys]) == 0
     assert tiny.run(root, "CoOp", out, 1, extra=[*NOISY[2:], *keys]) == 2
-    assert "other settings (DATASET.LABEL_NOISE 0.5, now 0.0)" in capsys.readouterr().err
+    assert "otherwise (DATASET.LABEL_NOISE is 0.0 here and 0.5 there)" in capsys.readouterr().err
 
 
 def test_reports_know_the_keys():

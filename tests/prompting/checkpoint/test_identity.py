@@ -92,7 +92,7 @@ CLIP = {"name": "/x/clip.pt", "sha256": "1" * 64}
         ({"data": DATA}, {"data": DATA | {"classes": ["ant", "cow"]}},
          ["class 1 is 'bee' here and 'cow' there"]),
         ({"data": DATA}, {"data": DATA | {"classes": ["ant"]}},
-         ["the number of classes is 2 here and 1 there"]),
+         ["the number of classes is 2 here and 1 there", "class 1 is 'bee' here and none there"]),
         ({"data": {"division": {"train a": "1"}}}, {"data": {"division": {"train b": "1"}}},
          ["images of train a is '1' here and none there",
           "images of train b is none here and '1' there"]),

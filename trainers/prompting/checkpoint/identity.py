@@ -13,6 +13,7 @@ KEYS gives every key one role: two runs that differ in it compute the same weigh
 import json
 import os
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -200,7 +201,7 @@ def _of_data(one: Mapping, other: Mapping, without: Container[str]) -> dict[str,
         mine, theirs = one[name], other[name]
         if name == "classes":
             found["the number of classes"] = (len(mine), len(theirs))
-            pairs = enumerate(zip(mine, theirs, strict=False))
+            pairs = enumerate(zip_longest(mine, theirs))
             found |= {f"class {k}": pair for k, pair in pairs}
         elif isinstance(mine, Mapping) and isinstance(theirs, Mapping):
             parts = {**mine, **theirs}
