@@ -44,60 +44,66 @@ COMMAND, FAILED = "$ ", "# failed: "
 
 
 class Metric(NamedTuple):
-    """The properties of a metric of runs: its head in a table, its range, and which value is best.
-
-    The `note`s of all metrics are joined to one sentence below a table.
-    """
+    """The properties of a metric of runs: its name in titles, its range, what is best, ..."""
 
     head: str
     percent: bool = True  # from 0 to 100, else 0 or more
     more_is_better: bool | None = True  # None: neither is
-    note: str = ""
-    everywhere: bool = True  # else shown only in tables of runs that have it
+    note: str = ""  # a sentence without its period
+    digits: int = 2  # after the point
+    has_h: bool = False  # True if the harmonic mean over base and new classes means something
+
+    def text(self, value: float) -> str:
+        """Format a value for a reader."""
+        return f"{value:.{self.digits}f}"
 
 
-# By key of results.json; a metric added here is shown wherever metrics are.
+# By key of results.json; a metric added here is shown, averaged and read wherever metrics are.
 METRICS = {
-    "accuracy": Metric("Accuracy (%)"),
+    "accuracy": Metric("Accuracy (%)", has_h=True),
     "macro_f1": Metric("Macro-F1 (%)"),
-    "top5_accuracy": Metric("Top-5 (%)", everywhere=False),
+    "top5_accuracy": Metric("Top-5 (%)"),
     "calibration_error": Metric(
         "ECE (%)", more_is_better=False, note="ECE is the expected calibration error, in {} bins"
     ),
     "calibration_error_scaled": Metric(
         "ECE scaled (%)",
         more_is_better=False,
-        note="ECE scaled that after division of the logits by a temperature",
-        everywhere=False,
+        note="ECE scaled is the expected calibration error after division of the logits by a "
+        "temperature",
     ),
     "negative_log_likelihood": Metric(
-        "NLL", percent=False, more_is_better=False, note="NLL the mean of -ln p of the true class"
+        "NLL",
+        percent=False,
+        more_is_better=False,
+        note="NLL is the mean of -ln p of the true class",
     ),
     "clean_accuracy": Metric(
-        "Clean (%)", note="Clean the accuracy on the images of Robust before", everywhere=False
+        "Clean (%)", note="Clean is the accuracy on the images of Robust before the attack"
     ),
     "robust_accuracy": Metric(
-        "Robust (%)", note="Robust the accuracy on attacked images", everywhere=False
+        "Robust (%)", note="Robust is the accuracy on attacked images", has_h=True
     ),
     "joint_accuracy": Metric(
-        "Joint (%)", note="Joint the accuracy among base and new classes together", everywhere=False
+        "Joint (%)", note="Joint is the accuracy among base and new classes together"
     ),
     "zero_shot_accuracy": Metric(
         "Zero-shot (%)",
         more_is_better=None,
-        note="Zero-shot the accuracy of zero-shot CLIP with the same text, on the same images",
-        everywhere=False,
+        note="Zero-shot is the accuracy of zero-shot CLIP with the same text, on the same images",
+        has_h=True,
     ),
 }
 
 PER_CLASS = "per_class_accuracy"  # the key of a group: accuracy (%) by class name
 
-# Metrics (in %) of out-of-distribution detection: test images against those of another data set.
+_DETECTION = "AUROC and FPR95 are of telling test images from those of another data set"
+# Metrics of out-of-distribution detection; a report adds the name of the other data set.
 OOD = {
-    "auroc_mcm": Metric("AUROC MCM"),
-    "fpr95_mcm": Metric("FPR95 MCM", more_is_better=False),
-    "auroc_gl_mcm": Metric("AUROC GL-MCM"),
-    "fpr95_gl_mcm": Metric("FPR95 GL-MCM", more_is_better=False),
+    "auroc_mcm": Metric("AUROC MCM", note=_DETECTION),
+    "fpr95_mcm": Metric("FPR95 MCM", more_is_better=False, note=_DETECTION),
+    "auroc_gl_mcm": Metric("AUROC GL-MCM", note=_DETECTION),
+    "fpr95_gl_mcm": Metric("FPR95 GL-MCM", more_is_better=False, note=_DETECTION),
 }
 
 
@@ -107,8 +113,7 @@ class Cost(NamedTuple):
     head: str
     text: Callable[[float], str]
     over_seeds: str = "mean"  # how the seeds of a line are joined, by a name of pandas
-    everywhere: bool = True  # else only its multiples and single runs are shown
-    multiples: bool = False  # True if `report --metrics` shows its multiples of CoOp's
+    everywhere: bool = True  # else shown only in files and of single runs
     if_trained: bool = False  # True if it is not shown of a method that trains nothing
 
 
@@ -122,11 +127,9 @@ def memory_text(mebibytes: float | None) -> str:
 # By key of results.json, or of `costs`; one added here is shown wherever costs are.
 COSTS = {
     "num_params": Cost("Trained parameters", "{:,.0f}".format, over_seeds="last"),
-    "train_seconds": Cost("Training", "{:,.0f} s".format, multiples=True),
-    "step_seconds": Cost("Step", "{:.3f} s".format, everywhere=False, multiples=True),
-    "peak_memory_mib": Cost(
-        "Peak memory", memory_text, over_seeds="max", multiples=True, if_trained=True
-    ),
+    "train_seconds": Cost("Training", "{:,.0f} s".format),
+    "step_seconds": Cost("Step", "{:.3f} s".format, everywhere=False),
+    "peak_memory_mib": Cost("Peak memory", memory_text, over_seeds="max", if_trained=True),
 }
 
 

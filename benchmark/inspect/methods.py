@@ -120,10 +120,8 @@ def render(backbone: str, form: str) -> str:
         writer.writerows([*cells, count.replace(",", "")] for *cells, count in rows)
         return text.getvalue().rstrip("\n")
     lines = [list(map(Cell, line)) for line in rows]
-    return in_style(
-        {None: [Table(TITLE.format(backbone), HEAD, lines, [CAPTION.format(backbone=backbone)])]},
-        form,
-    )
+    caption = [CAPTION.format(backbone=backbone)]
+    return in_style([[Table(TITLE.format(backbone), HEAD, lines, caption)]], form)
 
 
 def page(backbone: str) -> str:

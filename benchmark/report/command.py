@@ -6,10 +6,9 @@ import argparse
 import contextlib
 import os
 import sys
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
@@ -20,17 +19,15 @@ from ..protocols import PROTOCOLS
 from ..protocols.base import Protocol
 from ..protocols.places import Found, find, is_run, runs_in
 from ..records import Outcome, from_folder
+from .classes import Classes, tests
 from .compare import Comparisons
 from .findings import findings
 from .frame import frame
-from .per_image import MEASURES, joint_scores
-from .render import FORMATS, render
-from .summary import accuracies, summarise
+from .further import further
+from .per_image import MEASURES
+from .render import FORMATS, View, render
+from .summary import accuracies, measured, summarise
 from .tables import seeds_text
-from .views import VIEWS, format_views, pictures_of, requested_views, views
-
-if TYPE_CHECKING:
-    from .views import View
 
 PUBLISHED = ("on", "off", "all")
 
@@ -70,7 +67,23 @@ OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
             "type": Path, "metavar": "DIR", "help": "also write plots to DIR, as pdf, png and svg",
         },
     },
-    "more tables": VIEWS | {
+    "more tables": {  # comparisons and classes take the place of the usual ones, but in HTML
+        "--compare": {
+            "metavar": "METHOD",
+            "help": "show the differences between this method (a name in the tables, such as "
+            "'ALIGN, BETA 0', or of single runs the folder of one) and every other, paired by test "
+            "image, with 95%% intervals and p-values",
+        },
+        "--metrics": {
+            "action": "store_true",
+            "help": "show a table of every metric: macro-F1, top-5 accuracy, calibration error, "
+            "likelihood, accuracy over base and new classes together; --plots draws reliability "
+            "diagrams",
+        },
+        "--classes": {
+            "action": "store_true",
+            "help": "show the accuracy of each class; --plots draws confusion matrices",
+        },
         "--metric": {
             "choices": MEASURES, "default": "accuracy",
             "help": "metric that --compare uses; all but accuracy are over base and new classes "
@@ -97,8 +110,19 @@ def main(argv: list[str]) -> None:
         args.compare or args.metric == "accuracy",
         f"--metric {args.metric} needs --compare METHOD: name a method to compare",
     )
-    requested_views(args)
+    flags = _further_tables(args)
+    need(
+        len(flags) < 2 or args.format != "csv",
+        f"--format csv takes one of {' and '.join(flags)}, as their columns differ: make a file of "
+        "each",
+    )
     show(args, list(dict.fromkeys(args.outputs)))
+
+
+def _further_tables(args: argparse.Namespace) -> list[str]:
+    """Return the flags of further tables that are asked for."""
+    flags = {"--compare": args.compare, "--metrics": args.metrics, "--classes": args.classes}
+    return [flag for flag, asked in flags.items() if asked]
 
 
 def show(args: argparse.Namespace, outputs: list[Path]) -> None:
@@ -124,23 +148,24 @@ def show(args: argparse.Namespace, outputs: list[Path]) -> None:
             args.compare = name
     for note in dict.fromkeys(note for of_folder in found.values() for note in of_folder.notes):
         print(note, file=sys.stderr)
-    scores = joint_scores(tidy) if args.metrics else None
+    scores = further(tidy) if args.metrics else None
     numbers = summarise(tidy, args.interval, args.published != "off", scores)
-    table_rows = accuracies(numbers)
-    parts = views(args, tidy, numbers)
+    rows = measured(numbers) if args.metrics else accuracies(numbers)
+    views: list[View] = []
+    if args.compare:
+        views.append(Comparisons(tidy, accuracies(numbers), args.compare, args.metric))
+    views += [Classes(tidy, numbers)] if args.classes else []
     if args.plots:
-        write_plots(table_rows, parts, args.plots)
+        write_plots(args, tidy, numbers)
+    usual = args.metrics or not views or args.format == "html"
+    first = findings(tidy, numbers) if usual and args.format != "csv" else []
     if args.format == "html":
         from .page import page_of  # with matplotlib, which is slow to load
 
-        first = findings(tidy, numbers)
-        print(page_of(tidy, table_rows, parts, args.published == "all", first))
-        return
-    if parts:
-        print(format_views(parts, args.format))
+        print(page_of(tidy, rows, views, args.published == "all", first))
     else:
-        first = [] if args.format == "csv" else findings(tidy, numbers)
-        print(render(table_rows, args.format, args.published == "all", first))
+        shown = rows if usual else None
+        print(render(shown, args.format, args.published == "all", first, views))
 
 
 def side_by_side(folders: list[Path]) -> list[Outcome]:
@@ -199,7 +224,7 @@ def choose_outcomes(args: argparse.Namespace, found: dict[Path, Found]) -> list[
 def nothing(args: argparse.Namespace, found: dict[Path, Found]) -> str:
     """Return an overview of the single runs in these folders, which have no runs of protocols."""
     searched = [] if args.protocols or args.seeds or args.logs else found.values()
-    flags = requested_views(args)
+    flags = _further_tables(args)
     if alone := [run for of_folder in searched for run in of_folder.singles]:
         need(
             not flags,
@@ -234,7 +259,7 @@ def end_in_table(protocol: Protocol, engine: Any, output: Path) -> int:
         with contextlib.suppress(UserError):  # a single value has been tried
             in_tables = table_rows[table_rows["line"].isin(of_method["line"])]
             view = Comparisons(of_method, in_tables, of_method["name"].iloc[0])
-            print(f"\n{format_views([view], 'text')}")
+            print(f"\n{render(None, 'text', views=[view])}")
     keep_table(protocol, output)
     return int(any(outcome.problem for outcome in outcomes))
 
@@ -253,16 +278,16 @@ def keep_table(protocol: Protocol, output: Path) -> None:
     )
 
 
-def write_plots(table_rows: pd.DataFrame, parts: Sequence[View], folder: Path) -> None:
+def write_plots(args: argparse.Namespace, tidy: pd.DataFrame, numbers: pd.DataFrame) -> None:
     """Write the plots that belong to the tables into a folder, and print their paths."""
-    from . import plots  # matplotlib is slow to load
+    from . import pictures, plots  # matplotlib is slow to load
 
-    of_views = [view for view in parts if view.picture]
-    drawing = {} if parts and len(of_views) == len(parts) else plots.figures(table_rows)
+    kinds = ["reliability"] * args.metrics + ["confusion"] * args.classes
+    drawing = {} if kinds and not args.compare else plots.figures(accuracies(numbers))
     told: set[str] = set()
-    for view in of_views:
-        drawing |= pictures_of(view, told)
+    for kind in kinds:
+        drawing |= pictures.figures(tests(tidy, numbers), kind, told)
     if not drawing:
-        shown = "runs with predictions" if of_views else "means of finished runs"
+        shown = "runs with predictions" if kinds else "means of finished runs"
         print(f"no plots: there are no {shown}", file=sys.stderr)
-    plots.write_figures(drawing, folder)
+    plots.write_figures(drawing, args.plots)

@@ -55,8 +55,7 @@ class Comparisons:
     test images are not compared.
     """
 
-    picture = ""
-    tests = ()
+    picture = ""  # it has no figures of its own
 
     def __init__(
         self, tidy: pd.DataFrame, table_rows: pd.DataFrame, method: str, metric: str = "accuracy"
@@ -229,7 +228,7 @@ class Comparisons:
         caption = [DIFFERENCE, *self._describe_units(members)]
         average = members.iloc[0]["average"]
         caption += [AVERAGE] * bool(average)
-        caption += [self._measure.note] if self._measure.note else h_note(protocol)
+        caption += [self._measure.note] if self._measure.note else h_note(protocol.columns)
         both = [row for side in ("ours", "theirs") for row in members[side]]
         caption += meaning(chain(*(row.beyond for row in both)))
         caption += computed_note(both)

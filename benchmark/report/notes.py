@@ -34,7 +34,9 @@ def notes(table: Table) -> list[str]:
     if any(map(interval, cells)):
         return [*caption, ONE_RUN]
     tested = {
-        int(row.images) for row in table.rows if not row.average and number_or_none(row.images)
+        int(row.images)
+        for row in table.rows
+        if row.metric == "accuracy" and not row.average and number_or_none(row.images)
     }
     some = sorted(count for count in tested if 0 < count < FEW)
     if not some or not any("±" in cell.text for cell in cells):

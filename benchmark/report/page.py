@@ -6,7 +6,7 @@ import base64
 import datetime
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -16,14 +16,14 @@ from trainers.prompting import advice
 from trainers.prompting.errors import printable
 
 from ..protocols.base import Protocol
+from . import pictures
+from .classes import tests
 from .names import dataset_title, in_words
 from .notes import bold_note, interval, notes
 from .plots import WIDTH, Drawing, encode_figure, figures
+from .render import View
+from .summary import accuracies
 from .tables import Table, tables
-from .views import pictures_of
-
-if TYPE_CHECKING:
-    from .views import View
 
 FOLDERS = [Path(__file__).parent, Path(advice.__file__).parent]  # which has the style
 TEMPLATES = Environment(
@@ -83,27 +83,34 @@ def _picture(figure: Figure, sentence: str) -> Picture:
 
 def page_of(
     tidy: pd.DataFrame,
-    table_rows: pd.DataFrame,
+    rows: pd.DataFrame,
     views: Sequence[View] = (),
     all_published: bool = False,
     sentences: Sequence[str] = (),
 ) -> str:
-    """Return a page with the usual tables and plots of each protocol, and of views.
+    """Return a page with the tables and plots of rows of a summary by protocol, and of views.
 
     `sentences` come first. With `all_published`, methods that were not run have their published
     numbers, too.
     """
     sections: dict[Protocol | Section, list[Part]] = {}
-    for protocol, usual in tables(table_rows, all_published).items():
-        drawn = figures(table_rows[table_rows["protocol"] == protocol.name])
-        sections[protocol] = [Part("Accuracy", usual, drawn)]
+    usual = accuracies(rows)
+    for protocol, of_protocol in tables(usual, all_published).items():
+        drawn = figures(usual[usual["protocol"] == protocol.name])
+        sections[protocol] = [Part("Accuracy", of_protocol, drawn)]
+    further = tables(rows[rows["metric"] != "accuracy"])
+    parts = [(view.heading, view.tables(), view.picture) for view in views]
+    parts = [("More metrics", further, "reliability")] * bool(further) + parts
+    of_tests = tests(tidy, rows) if any(kind for *_, kind in parts) else []
     told: set[str] = set()
-    for view in views:
-        for protocol, of_view in view.tables().items():
-            sections[protocol] += [Part(view.heading, of_view, pictures_of(view, told, protocol))]
+    for heading, by_protocol, kind in parts:
+        for protocol, shown in by_protocol.items():
+            pictured = [test for test in of_tests if kind and test.protocol is protocol]
+            drawn = pictures.figures(pictured, kind, told)
+            sections[protocol].append(Part(heading, shown, drawn))
     done = tidy["outcome"][tidy["problem"].isna()]
     results = {outcome.run.folder: outcome.result for outcome in done}  # some are in two tables
-    names = list(dict.fromkeys(table_rows["dataset"][~table_rows["average"]]))
+    names = list(dict.fromkeys(rows["dataset"][~rows["average"]]))
     data = dataset_title(names[0]) if len(names) == 1 else f"{len(names)} data sets"
     first, *others = [section.title for section in sections]
     titles = in_words([first, *(title[0].lower() + title[1:] for title in others)])

@@ -7,17 +7,14 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple, TypeVar
 
 import numpy as np
-import pandas as pd
 
-from trainers.prompting.errors import UserError, need
-from trainers.prompting.record.metrics import joint_metrics
+from trainers.prompting.errors import UserError
 from trainers.prompting.record.predictions import read_predictions
 
 from ..records import Outcome
 from .names import motif
 from .tables import seeds_text
 
-BOTH = "base and new"  # the column of metrics over both halves together
 Tested = TypeVar("Tested")
 Value = TypeVar("Value")
 
@@ -149,32 +146,3 @@ MEASURES = {
         joint_parts, "Joint", "Joint is the accuracy on base and new images among all classes."
     ),
 }
-
-
-def joint_scores(tidy: pd.DataFrame) -> pd.DataFrame:
-    """Return the metrics of each training over both halves, as values of the column BOTH.
-
-    A line has a problem for each reason that some are missing.
-    """
-    halves = tidy[tidy["column"].isin(("base", "new")) & (tidy["metric"] == "accuracy")]
-    scores: list[tuple] = []
-    for line, members in halves[halves["value"].notna()].groupby("line", sort=False):
-        base, new = (
-            members[members["column"] == half].set_index("seed")["outcome"].to_dict()
-            for half in ("base", "new")
-        )
-        pairs = {seed: (base.get(seed), new.get(seed)) for seed in sorted(base | new)}
-        by_seed, problems = each_seed(pairs, joint)
-        for seed, metrics in by_seed.items():
-            scores += [(line, seed, *item, None) for item in metrics.items()]
-        scores += [(line, None, "joint_accuracy", None, why) for why in problems]
-    together = pd.DataFrame(scores, columns=["line", "seed", "metric", "value", "problem"])
-    return together.assign(column=BOTH).astype({"value": float})
-
-
-def joint(runs: tuple[Outcome | None, Outcome | None]) -> dict[str, float]:
-    """Return `joint_metrics` of one training, from its runs on base and on new classes."""
-    for run, half in zip(runs, ("base", "new"), strict=True):
-        need(run, f"no finished run on {half} classes")
-    base, new = map(joint_arrays, filter(None, runs))
-    return joint_metrics(base, new) or {}

@@ -17,7 +17,7 @@ from trainers.prompting.errors import printable
 from trainers.prompting.record.metrics import BINS, reliability
 
 from ..records import PER_CLASS, Outcome
-from .metrics import Test
+from .classes import Test
 from .per_image import arrays_of, each_seed
 from .plots import RC, Drawing
 

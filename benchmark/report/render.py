@@ -6,10 +6,10 @@ import json
 import re
 import shutil
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from tabulate import tabulate
 
@@ -30,31 +30,59 @@ FORMATS = (*TABLE_FORMATS, "csv", "json", "html")
 WIDTH = 120  # characters in a line of text that is not for a terminal; wider tables are split
 
 
+class View(Protocol):
+    """Further tables: comparisons, or the classes."""
+
+    heading: str
+    picture: str  # the kind of its figures, a key of `pictures.PICTURES`; empty for none
+
+    def tables(self) -> dict[Any, list[Table]]:
+        """Return the tables of each protocol."""
+
+    def records(self) -> list[dict]:
+        """Return their numbers."""
+
+
 def render(
-    rows: pd.DataFrame,
+    rows: pd.DataFrame | None,
     form: str,
     all_published: bool = False,
     sentences: Sequence[str] = (),
+    views: Sequence[View] = (),
 ) -> str:
-    """Return all tables of these rows, or in CSV and JSON the rows themselves; not as HTML.
+    """Return all tables of these rows and views, or in CSV and JSON their numbers; not as HTML.
 
-    `form` is one of FORMATS. With `all_published`, methods that were not run have their published
-    numbers, too. `sentences` come first, not in CSV.
+    `form` is one of FORMATS; in CSV there are rows or a view. With `all_published`, methods that
+    were not run have their published numbers, too. `sentences` come first, not in CSV.
     """
-    if form == "latex":
-        from .latex import as_document
-
-        groups = (tables(of, all_published) for _, of in rows.groupby("group", sort=False))
-        joint = [sorted(*of.values(), key=lambda table: not table.of_averages) for of in groups]
-        return lead(sentences, form) + as_document(joint)
-    if form in TABLE_STYLES:
-        return lead(sentences, form) + in_style(tables(rows, all_published), form)
+    if form in TABLE_FORMATS:
+        further = chain.from_iterable(of for view in views for of in view.tables().values())
+        groups = [*_groups(rows, form, all_published), *([table] for table in further)]
+        return lead(sentences, form) + in_style(groups, form)
     records: dict[str, list] = {"findings": [*sentences]} if sentences else {}
-    records |= {"rows": [], "averages": []}
-    for _, line in rows.groupby("line", sort=False):
-        numbers = list(each_row(line))
-        records["averages" if numbers[0].average else "rows"].append(record(numbers))
-    return json.dumps(records, indent=2) if form == "json" else as_csv(records["rows"])
+    if rows is not None:
+        records |= {"rows": [], "averages": []}
+        several = rows["metric"].nunique() > 1
+        for _, line in rows.groupby(["line", "metric"], sort=False):
+            numbers = list(each_row(line))
+            of_line = {"metric": numbers[0].metric} if several else {}
+            records["averages" if numbers[0].average else "rows"].append(of_line | record(numbers))
+    records |= {type(view).__name__.lower(): view.records() for view in views}
+    if form == "json":
+        return json.dumps(records, indent=2)
+    return as_csv(records["rows"] if rows is not None else views[0].records())
+
+
+def _groups(rows: pd.DataFrame | None, form: str, all_published: bool) -> Iterator[list[Table]]:
+    """Yield the tables of rows; in LaTeX, those that are joined, averages first."""
+    if rows is None:
+        return
+    if form != "latex":
+        yield from tables(rows, all_published).values()
+        return
+    for _, of in rows.groupby(["metric", "group"], sort=False):
+        (joint,) = tables(of, all_published).values()
+        yield sorted(joint, key=lambda table: not table.of_averages)
 
 
 def lead(sentences: Sequence[str], form: str) -> str:
@@ -65,14 +93,14 @@ def lead(sentences: Sequence[str], form: str) -> str:
     return f"{text}\n" if text and form != "markdown" else text
 
 
-def in_style(groups: Mapping[Any, list[Table]], form: str) -> str:
-    """Return these tables as `text`, `markdown` or `latex`."""
-    tables = [*chain(*groups.values())]
+def in_style(groups: Iterable[Sequence[Table]], form: str) -> str:
+    """Return tables as `text`, `markdown` or `latex`, where each group is one table."""
     if form == "latex":
         from .latex import as_document
 
-        return as_document([table] for table in tables)
-    return "\n\n".join(map({"text": as_text, "markdown": as_markdown}[form], tables))
+        return as_document(groups)
+    style = {"text": as_text, "markdown": as_markdown}[form]
+    return "\n\n".join(map(style, chain.from_iterable(groups)))
 
 
 def as_text(table: Table) -> str:

@@ -26,12 +26,12 @@ from ..records import (
     read_record,
     value_at,
 )
+from .classes import class_table, images_of_classes
 from .frame import setting_texts
-from .metrics import class_table, explain, images_of_classes
 from .notes import interval
 from .own_sets import name_in
 from .render import TABLE_FORMATS, as_csv, in_style, lead
-from .tables import Cell, Table
+from .tables import Cell, Table, explain
 from .training import ATTACK, INIT, TRAINED, attacks, drawn_text, earlier_text, image_changes
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def overview(folders: list[Path], form: str) -> str:
         return report_runs(folders, form)
     note = "`report RUN` shows one with its classes."
     table = _overview({folder: read_run(folder) for folder in folders}, [note])
-    return in_style({None: [table]}, form)
+    return in_style([[table]], form)
 
 
 def _overview(runs: Mapping[Path, Outcome], notes: list[str]) -> Table:
@@ -87,7 +87,9 @@ def report_runs(folders: list[Path], form: str, plots: Path | None = None) -> st
     tables = {folder: _tables(folder, outcome) for folder, outcome in runs.items()}
     sentences = [_finding(outcome) for outcome in runs.values()]
     if form != "html":
-        return lead(sentences, form) + in_style(tables, form)
+        return lead(sentences, form) + in_style(
+            ([table] for of in tables.values() for table in of), form
+        )
     from .page import Part, Section, render_page
 
     sections: dict[Protocol | Section, list[Part]] = {}
@@ -148,7 +150,7 @@ def half_text(run: Run) -> str:
 def _tables(folder: Path, outcome: Outcome) -> list[Table]:
     record = outcome.result or {}
     lines = [
-        (metric.head, f"{record[key]:.2f}")
+        (metric.head, metric.text(record[key]))
         for key, metric in METRICS.items()
         if record.get(key) is not None
     ]

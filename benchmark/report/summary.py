@@ -13,16 +13,15 @@ from trainers.prompting.dataset_keys import CHANGES, SENTENCES, STREAM
 
 from ..protocols import PROTOCOLS
 from ..protocols.base import shots_text
-from ..records import COSTS
+from ..records import COSTS, METRICS, OOD, Metric
 from . import published
 from .frame import MEAN, each_row
+from .names import dataset_title
 from .paired import harmonic
 from .training import INIT, TRAINED
 
 PLACE = ["line", "column", "metric"]  # what a mean over seeds is of
 HALVES = ("base", "new")
-# metrics whose harmonic mean over base and new classes means something
-WITH_H = ("accuracy", "robust_accuracy", "zero_shot_accuracy", "chance")
 KEYS = CHANGES | SENTENCES | STREAM
 AVERAGED = MEAN[1:]  # within a group
 
@@ -36,7 +35,7 @@ def summarise(
     """Return the means of the lines of tables, in their order; averages come last.
 
     Each line has a row of `accuracy` for every column of its protocol, H among them, and rows of
-    its other metrics; `scores` are further ones, those of `joint_scores`. The spread is the
+    its other metrics; `scores` are further ones, those of `further`. The spread is the
     standard deviation or, with `interval`, half of the 95% interval.
     """
     if tidy.empty:
@@ -61,12 +60,38 @@ def summarise(
         averages = [
             pd.concat(averages).sort_index(kind="stable").sort_values("rank", kind="stable")
         ]
-    return pd.concat([cells, *averages], ignore_index=True).copy()  # in fewer blocks, as frame's
+    numbers = pd.concat([cells, *averages], ignore_index=True)
+    numbers["comparable"] &= numbers["metric"] == "accuracy"
+    return numbers.copy()  # in fewer blocks, as frame's
 
 
 def accuracies(numbers: pd.DataFrame) -> pd.DataFrame:
     """Return the rows of a summary that the usual tables show."""
     return numbers if numbers.empty else numbers[numbers["metric"] == "accuracy"]
+
+
+def measured(numbers: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of a summary of all metrics that tables show, in the order of METRICS."""
+    found = numbers["metric"].unique()
+    names = [key for key in METRICS if key in found]
+    order = {name: i for i, name in enumerate([*names, *filter(is_ood, found)])}
+    empty = numbers["average"] & numbers["mean"].isna() & (numbers["metric"] != "accuracy")
+    shown = numbers[numbers["metric"].isin(order) & ~empty]
+    return shown.sort_values("metric", key=lambda keys: keys.map(order), kind="stable")
+
+
+def is_ood(name: str) -> bool:
+    """Return True for a name of `ood_name`."""
+    return name.startswith("ood_")
+
+
+def metric_of(name: str) -> Metric:
+    """Return a metric by its name in the frame."""
+    if not is_ood(name):
+        return METRICS[name]
+    key = next(key for key in OOD if name.endswith(f"_{key}"))
+    dataset = dataset_title(name.removeprefix("ood_").removesuffix(f"_{key}"))
+    return OOD[key]._replace(head=f"{OOD[key].head} against {dataset} (%)")
 
 
 def _means(tidy: pd.DataFrame, scores: pd.DataFrame | None) -> pd.DataFrame:
@@ -118,7 +143,8 @@ def _lines(tidy: pd.DataFrame, beside_published: bool) -> pd.DataFrame:
 def _h(numbers: pd.Series) -> pd.Series:
     """Return H, with the column h, of numbers with the columns base and new in their index."""
     of_halves = numbers.index.isin(HALVES, level="column")
-    halves = numbers[of_halves & numbers.index.isin(WITH_H, level="metric")].unstack("column")
+    with_h = [*(key for key, metric in METRICS.items() if metric.has_h), "chance"]
+    halves = numbers[of_halves & numbers.index.isin(with_h, level="metric")].unstack("column")
     if not {*HALVES} <= set(halves):
         return numbers[:0]
     h = pd.Series(harmonic(halves["base"], halves["new"]))

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from trainers.prompting.errors import printable
+from trainers.prompting.record.metrics import BINS
 
 from ..protocols import PROTOCOLS
 from ..protocols.base import Protocol, shots_text
@@ -15,7 +16,7 @@ from ..records import COSTS
 from . import published
 from .frame import apart_note, attack_note, computed_note, each_row
 from .names import dataset_title, rank
-from .summary import count_text, minus_published, published_beside
+from .summary import count_text, metric_of, minus_published, published_beside
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,13 +35,14 @@ OTHER_DATA = (
 TARGET_AVERAGE = "The average is over the targets."
 
 MISPRINT = "(misprint)"
+BOTH = "base and new"  # the column of metrics over both halves together
 
 
 class Cell(NamedTuple):
     """A cell of a table."""
 
     text: str
-    value: float | None = None  # competes for the best of its column; higher is better
+    value: float | None = None  # as shown; the greatest is the best
     beside: bool = False  # True for the first cell of a line of published numbers or differences
     images: int | None = None  # tested on by the one run that the value is of
 
@@ -93,19 +95,20 @@ class Table:
 
 def _best(cells: Sequence[Cell]) -> set[int]:
     """Return the places of the cells with the best value; empty if all are equal."""
-    values = {i: round(cell.value, 2) for i, cell in enumerate(cells) if cell.value is not None}
+    values = {i: cell.value for i, cell in enumerate(cells) if cell.value is not None}
     if len(set(values.values())) < 2:
         return set()
     return {i for i, value in values.items() if value == max(values.values())}
 
 
 def tables(rows: pd.DataFrame, all_published: bool = False) -> dict[Protocol, list[Table]]:
-    """Return the tables of each protocol that has rows: every data set, then the averages.
+    """Return the tables of each protocol that has rows, a table for each data set and metric.
 
-    With `all_published`, methods that were not run have their published numbers, too.
+    Of each metric, averages over the data sets come last. With `all_published`, methods that were
+    not run have their published numbers, too.
     """
     by_protocol = defaultdict(list)
-    for _, members in rows.groupby("table", sort=False):
+    for _, members in rows.groupby(["metric", "table"], sort=False):
         by_protocol[protocol_of(members)].append(_table(list(each_row(members)), all_published))
     return dict(by_protocol)
 
@@ -120,9 +123,11 @@ def _table(rows: list[Any], all_published: bool) -> Table:
     """Return a table with a line for each method and setting.
 
     Its columns are those of the protocol, data sets, or numbers of shots: see `Protocol.across`.
+    Costs and published numbers are beside accuracies.
     """
-    rows.sort(key=lambda row: (row.average, row.shots))
-    first, protocol, seeds = rows[0], protocol_of(rows[0]), seeds_of(rows)
+    protocol, columns = protocol_of(rows[0]), [*protocol_of(rows[0]).columns, BOTH]
+    rows.sort(key=lambda row: (row.average, row.shots, columns.index(row.column)))
+    first, seeds, plain = rows[0], seeds_of(rows), rows[0].metric == "accuracy"
     places: dict[str, Any] = {}  # by head, the first row of any method
     methods: dict[Any, dict[str, Any]] = defaultdict(dict)  # by line, its rows by head
     for row in sorted(rows, key=lambda row: row.rank):
@@ -135,7 +140,7 @@ def _table(rows: list[Any], all_published: bool) -> Table:
     for by_head in methods.values():
         row = next(iter(by_head.values()))
         ours = [by_head.get(place) for place in places]
-        cells = map(_ours, ours) if seeds > 1 else map(_of_one_run, ours)
+        cells = map(_of_one_run if plain and seeds < 2 else _ours, ours)
         name = Cell(published.with_marks(row.name, row.beyond))
         lines.append([name, *cells, *map(Cell, more(row).values())])
         if theirs := _published_line(row.name, row.trainer, ours):
@@ -170,7 +175,7 @@ def place_name(row: Any) -> str:
     """Return the head of a row's column in a table."""
     protocol = protocol_of(row)
     if protocol.across == "columns":
-        return protocol.columns[row.column]
+        return protocol.columns.get(row.column, row.column.capitalize())
     if protocol.across == "shots":
         return shots_text(row.shots)
     return "Average" if row.average else dataset_title(row.dataset)
@@ -181,9 +186,12 @@ def _ours(row: Any) -> Cell:
     if row is None or number_or_none(row.mean) is None:
         problems = row.problems if row else []
         return Cell(problems[0].partition(":")[0] if problems else "-")
-    spread = number_or_none(row.spread)
-    text = f"{row.mean:.2f}" if spread is None else f"{row.mean:.2f} ± {spread:.2f}"
-    return Cell(text + count_text(row), row.mean if row.complete else None)
+    spread, metric = number_or_none(row.spread), metric_of(row.metric)
+    text = metric.text(row.mean)
+    value = float(text) if metric.more_is_better else -float(text)
+    text += "" if spread is None else f" ± {metric.text(spread)}"
+    competes = row.complete and metric.more_is_better is not None
+    return Cell(text + count_text(row), value if competes else None)
 
 
 def _of_one_run(row: Any) -> Cell:
@@ -220,7 +228,7 @@ def more(row: Any) -> dict[str, str]:
     if row.average:
         columns = {"Data sets": f"{row.count} of {row.of}"}
         return columns if protocol.across == "columns" else {}
-    if not protocol.costs:
+    if not protocol.costs or row.metric != "accuracy":
         return {}
     values = {key: number_or_none(getattr(row, key)) for key in COSTS}
     return {
@@ -238,14 +246,15 @@ def number_or_none(number: Any) -> Any:
 def title_of(rows: Sequence[Any]) -> str:
     """Return the title of the rows of a table, or of several tables of a protocol together."""
     first, protocol = rows[0], protocol_of(rows[0])
+    metric = metric_of(first.metric).head if first.metric != "accuracy" else "accuracy (%)"
     if first.average:
-        details = [f"{protocol.title}, {average_name(first)}: accuracy (%)"]
+        details = [f"{protocol.title}, {average_name(first)}: {metric}"]
     else:
         tested = [row for row in rows if not row.average]
         splits = sorted({split for row in rows for split in row.split.split(" and ")})
         joint = protocol.across != "dataset" and len({row.dataset for row in tested}) > 1
         what = protocol.title if joint else table_name(first)
-        details = [f"{what}: accuracy (%) on {' and '.join(splits)} images"]
+        details = [f"{what}: {metric} on {' and '.join(splits)} images"]
     if protocol.across != "shots" and first.shots:
         details.append(shots_text(first.shots))
     if not first.average:
@@ -268,13 +277,14 @@ def average_name(row: Any, count: int | None = None) -> str:
 
 def _caption(rows: list[Any]) -> list[str]:
     """Return the sentences below a table."""
-    first, protocol = rows[0], protocol_of(rows[0])
-    averages = [row for row in rows if row.average]
+    first, averages = rows[0], [row for row in rows if row.average]
+    what = [*explain([first.metric]), *h_note(row.column for row in rows)]
     if first.average:
-        return [AVERAGE_NOTE, *h_note(protocol), *edited_note(rows), *computed_note(rows),
+        return [AVERAGE_NOTE, *what, *edited_note(rows), *computed_note(rows),
                 *apart_note(averages), *attack_note(rows)]  # fmt: skip
-    spread = spread_note(seeds_of(rows), first.interval)
-    sentences = [spread, *h_note(protocol), *edited_note(rows), *computed_note(rows)]
+    seeds = seeds_of(rows)
+    spread = [spread_note(seeds, first.interval)] * (seeds > 0 or first.metric == "accuracy")
+    sentences = [*spread, *what, *edited_note(rows), *computed_note(rows)]
     sentences += [*repeated_note(rows), *attack_note(rows)]
     if names := ", ".join(dict.fromkeys(dataset_title(x.dataset) for x in rows if x.other_data)):
         sentences.append(OTHER_DATA.format(names))
@@ -302,9 +312,15 @@ def repeated_note(rows: Iterable[Any]) -> list[str]:
     return [f"Seeds whose losses are all equal, as of one training: {names}."] if names else []
 
 
-def h_note(protocol: Protocol) -> list[str]:
-    """Return the sentence that explains H, if a protocol has it."""
-    return [H_NOTE] if "h" in protocol.columns else []
+def h_note(columns: Iterable[str]) -> list[str]:
+    """Return the sentence that explains H, if it is one of these columns."""
+    return [H_NOTE] if "h" in columns else []
+
+
+def explain(names: Iterable[str]) -> list[str]:
+    """Return a sentence on those of these metrics that need one, if any."""
+    notes = [note.format(BINS) for name in names if (note := metric_of(name).note)]
+    return [f"{'; '.join(notes)}."] if notes else []
 
 
 def seeds_of(rows: Iterable[Any]) -> int:

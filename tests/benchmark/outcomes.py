@@ -10,13 +10,13 @@ from benchmark.protocols import PROTOCOLS
 from benchmark.protocols.launches import write_launch
 from benchmark.records import Outcome
 from benchmark.report import summary
+from benchmark.report.classes import Classes
 from benchmark.report.compare import Comparisons
 from benchmark.report.frame import each_row, frame
-from benchmark.report.metrics import Classes, Metrics
+from benchmark.report.further import further
 from benchmark.report.page import page_of
-from benchmark.report.per_image import joint_scores
+from benchmark.report.render import render
 from benchmark.report.tables import Table, tables
-from benchmark.report.views import format_views
 from trainers.prompting.record.predictions import write_predictions
 
 
@@ -118,9 +118,11 @@ def page(outcomes) -> str:
     return page_of(frame(outcomes), rows(outcomes))
 
 
-def metrics(tidy) -> Metrics:
-    """Return the tables of `--metrics` of these runs."""
-    return Metrics(tidy, summary.summarise(tidy, scores=joint_scores(tidy)))
+def metrics(outcomes, **options) -> dict[str, Table]:
+    """Return the tables of `--metrics` of these outcomes, by title."""
+    tidy = frame(outcomes)
+    rows = summary.measured(summary.summarise(tidy, scores=further(tidy), **options))
+    return {table.title: table for of in tables(rows).values() for table in of}
 
 
 def classes(tidy) -> Classes:
@@ -137,7 +139,7 @@ def shown(view, form: str, tidy) -> str:
     """Return a view in any format."""
     if form == "html":
         return page_of(tidy, summary.accuracies(summary.summarise(tidy)), [view])
-    return format_views([view], form)
+    return render(None, form, views=[view])
 
 
 def lines(table: Table) -> dict[str, list[str]]:

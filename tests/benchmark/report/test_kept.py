@@ -42,9 +42,9 @@ MEASURED = [  # shown of the runs of `make_measured`
     ["--interval", "--format", "latex"],
     ["--interval", "--format", "csv"],
     ["--published", "all", "--format", "markdown", "--protocol", "domain_generalization"],
-    ["--metrics"],
+    ["--metrics", "--protocol", "domain_generalization"],
     ["--metrics", "--interval", "--protocol", "few_shot"],
-    ["--metrics", "--format", "json", "--protocol", "few_shot", "--seeds", "1"],
+    ["--metrics", "--format", "csv"],
 ]
 
 

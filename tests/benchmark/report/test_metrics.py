@@ -8,10 +8,11 @@ import pytest
 from outcomes import classes, columns, few_shot, leave, lines, metrics, only_table, outcome
 
 from benchmark.protocols.places import runs_in
-from benchmark.records import from_folder
+from benchmark.records import METRICS, Metric, from_folder
 from benchmark.report import command, pictures
 from benchmark.report.frame import frame
 from benchmark.report.render import as_markdown
+from benchmark.report.tables import INTERVAL
 from trainers.prompting.record.predictions import write_predictions
 
 MEASURED = {"macro_f1": 50.0, "top5_accuracy": 90.0, "calibration_error": 8.0}
@@ -27,15 +28,26 @@ def some():
     return found + few_shot("CoOp", 16, (50,), negative_log_likelihood=2.5, **more)
 
 
-def test_metrics_have_a_line_for_each_method():
-    (table,) = metrics(frame(some())).tables().popitem()[1]
-    assert table.title == "Few-shot recognition, DTD, 16 shots: metrics"
-    assert table.head[3:] == ["Top-5 (%)", "ECE (%)", "NLL"]
-    assert lines(table)["ALIGN"] == [
-        "61.00 ± 1.41", "50.00 ± 0.00", "90.00 ± 0.00", "8.00 ± 0.00", "1.50 ± 0.00",
-    ]  # fmt: skip
-    best = {table.lines[i][0].text for i in table.best(4)}, table.best(5)
-    assert best == ({"CoOp"}, {1 - next(iter(table.best(4)))})  # lower errors are better
+def test_a_further_metric_is_one_entry(reported, monkeypatch):
+    """It is read, averaged, and shown in all formats as accuracy is; the least may be the best."""
+    added = Metric("Loss", False, False, "Loss is what is left", digits=3, has_h=True)
+    monkeypatch.setitem(METRICS, "left", added)
+    found = [outcome(name, seed, part, 50.0, dataset, left=(seed + at) / 8)
+             for name, at in (("CoOp", 0), ("ALIGN", 1)) for dataset in ("dtd", "eurosat")
+             for part in ("base", "new") for seed in (1, 2)]  # fmt: skip
+    *_, of_dtd, _, average = metrics(found, interval=True).values()
+    assert of_dtd.title == "Base-to-new on DTD: Loss on test images, 16 shots, seeds 1 2"
+    assert of_dtd.head == ["Method", "Base", "New", "H"]
+    assert lines(of_dtd)["CoOp"] == ["0.188 ± 0.794"] * 3
+    assert of_dtd.all_best()[1:] == [{0}] * 3
+    assert "Loss is what is left." in of_dtd.caption and INTERVAL in of_dtd.caption
+    assert lines(average)["ALIGN"] == ["0.312"] * 3 + ["2 of 2"]
+    records = json.loads(reported(found, "--metrics", "--format", "json"))
+    (record,) = [
+        of for of in records["averages"] if (of["method"], of["metric"]) == ("CoOp", "left")
+    ]
+    assert record["h"] == 0.1875
+    assert r"\textbf{0.188 $\pm$ 0.088}" in reported(found, "--metrics", "--format", "latex")
 
 
 def with_config(outcomes, kind):
@@ -56,23 +68,22 @@ def test_robust_accuracy_stands_beside_that_of_the_same_images_before():
     others = attacked("pgd", 50.0, 8.0, "no gradient", ", static", name="TPT")
     clean = with_config(few_shot("CoOp", 16, (50,)), "")
     on_other = attacked("cw", 50.0, 1.0, dataset="emoji_blur")
-    tidy = frame([*pgd, *cw, *others, *clean, *on_other])
-    table = metrics(tidy).tables().popitem()[1][0]
-    at = [table.head.index(f"{name} (%)") for name in ("Accuracy", "Clean", "Robust")]
-    found = {line[0].text: [line[i].text for i in at] for line in table.lines}
-    assert found == {
-        "CoOp": ["50.00", "-", "-"],
-        "TPT, attack pgd 1/255, static": ["61.00 ± 1.41", "50.00 ± 0.00", "8.00 ± 0.00"],
-        "ALIGN, attack cw 1/255": ["61.00 ± 1.41", "50.00 ± 0.00", "5.00 ± 0.00"],
-        "ALIGN, attack pgd 1/255": ["61.00 ± 1.41", "50.00 ± 0.00", "20.00 ± 0.00"],
-    }
-    weak = [problem for problem in table.problems if "too weak" in problem]
-    assert weak == [
-        "TPT, attack pgd 1/255, static: attack too weak: no gradient",
-        "ALIGN, attack pgd 1/255: attack too weak: 5.00% are left by ALIGN, attack cw 1/255",
+    found = metrics([*pgd, *cw, *others, *clean, *on_other])
+    of_dtd = {title.split(": ")[1].split()[0]: x for title, x in found.items() if "DTD" in title}
+    for head, cells in (("Clean", ["50.00 ± 0.00"] * 3), ("Robust", ["5", "20", "8"])):
+        assert [*lines(of_dtd[head])] == [
+            "ALIGN, attack cw 1/255", "ALIGN, attack pgd 1/255", "TPT, attack pgd 1/255, static",
+        ]  # fmt: skip
+        for (cell,), wanted in zip(lines(of_dtd[head]).values(), cells, strict=True):
+            assert cell.startswith(wanted)
+    table = of_dtd["Robust"]
+    assert table.problems == [
+        "ALIGN, attack pgd 1/255, 16 shots: attack too weak: 5.00% are left by ALIGN, attack cw "
+        "1/255",
+        "TPT, attack pgd 1/255, static, 16 shots: attack too weak: no gradient",
     ]
     caption = " ".join(table.caption)
-    assert "Robust the accuracy on attacked images" in caption and "static: attacked" in caption
+    assert "Robust is the accuracy on attacked images" in caption and "static: attacked" in caption
     table = only_table([*pgd, *cw])
     assert "accuracy is that before it" in " ".join(table.caption)
 
@@ -87,28 +98,21 @@ def test_classes_have_a_line_each():
 
 def test_results_without_metrics_are_named():
     outcomes = [*some(), *few_shot("VPT", 16, (50, 51))]
-    for view in (metrics(frame(outcomes)), classes(frame(outcomes))):
-        (table,) = view.tables().popitem()[1]
-        assert len(table.problems) == 1
-        assert table.problems[0].startswith("VPT: metrics missing in results.json")
-        assert table.problems[0].endswith("[seed 1, 2]")
+    (nll,) = (table for title, table in metrics(outcomes).items() if "NLL" in title)
+    why = "results.json has no metrics; repeat the run with TEST.PREDICTIONS True [seeds 1 2]"
+    assert nll.problems == [f"VPT, 16 shots: missing: {why}"] and lines(nll)["VPT"] == ["missing"]
+    (table,) = classes(frame(outcomes)).tables().popitem()[1]
+    (problem,) = table.problems
+    assert problem.startswith("VPT: metrics missing in results.json")
+    assert problem.endswith("[seed 1, 2]")
 
 
 def test_a_calibration_error_that_is_left_out_is_not_missing():
-    outcomes = some()
     of_all = few_shot("TransCLIP", 16, (70,), negative_log_likelihood=2.0, top5_accuracy=90.0)
-    (table,) = metrics(frame([*outcomes, *of_all])).tables().popitem()[1]
-    assert not table.problems
-    assert lines(table)["TransCLIP"][3:] == ["-", "2.00"]
-
-
-def test_base_and_new_are_two_tests():
-    outcomes = [outcome("ALIGN", 1, part, 50.0) for part in ("base", "new")]
-    _, _, *tables = (
-        metrics(frame(outcomes)).tables().popitem()[1]
-    )  # two over all classes come first
-    titles = [table.title for table in tables]
-    assert titles == [f"Base-to-new, emoji, {part}, 16 shots: metrics" for part in ("base", "new")]
+    found = metrics([*some(), *of_all])
+    assert not any(table.problems for table in found.values())
+    for title, table in found.items():
+        assert ("TransCLIP" in lines(table)) != ("ECE" in title or "Macro-F1" in title)
 
 
 @pytest.mark.parametrize("apart", [True, False])
@@ -117,8 +121,8 @@ def test_outputs_that_share_no_data_set_have_no_averages(apart):
         replace(outcome(trainer, 1, part, 50.0, name), origin=name if apart else "")
         for trainer in ("ALIGN", "CoOp") for name in ("dtd", "eurosat") for part in ("base", "new")
     ]  # fmt: skip
-    titles = [table.title for table in metrics(frame(outcomes)).tables().popitem()[1]]
-    assert len(titles) > 4 and any("average" in title for title in titles) != apart
+    titles = metrics(outcomes)
+    assert len(titles) > 3 and any("average" in title for title in titles) != apart
 
 
 def test_what_is_not_in_the_plots_is_said_once(tmp_path, capsys):
@@ -144,13 +148,13 @@ def test_each_view_draws_its_plots(tmp_path, capsys):
     drawn = sorted(path.name for path in plots.iterdir())
     assert drawn == [f"{stem}.{form}" for stem in stems for form in ("pdf", "png", "svg")]
     told = json.loads(capsys.readouterr().out)
-    assert told.keys() == {"metrics", "classes"}
-    for records in told.values():
+    assert told.keys() == {"findings", "rows", "averages", "classes"}
+    for records in (told["rows"], told["classes"]):
         assert {record["method"] for record in records} == {"CoOp", "ALIGN"}
     listed = frame([from_folder(run) for run in runs_in(output)])
     first = {}
-    for name, view in (("reliability", metrics(listed)), ("confusion", classes(listed))):
-        ((figure, _),) = pictures.figures(view.tests, name, set()).values()
+    for name in ("reliability", "confusion"):
+        ((figure, _),) = pictures.figures(classes(listed).tests, name, set()).values()
         first[name] = figure.axes[0]
     # of classes 0, 1 and 2, all right; images, all of one confidence
     assert [text.get_text() for text in first["confusion"].texts] == ["100"] * 3

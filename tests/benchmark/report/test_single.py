@@ -12,7 +12,6 @@ from outcomes import columns, few_shot, metrics, rows
 from benchmark.__main__ import main
 from benchmark.protocols.launches import write_launch
 from benchmark.report import pictures
-from benchmark.report.frame import frame
 from benchmark.report.render import render
 from benchmark.report.single import read_run
 from trainers.prompting.record.predictions import write_predictions
@@ -81,10 +80,10 @@ def test_classes_show_n_and_a_temperature_at_its_bound_says_so(run, capsys):
     assert ["n:", "test", "images", "of", "the", "class."] in lines
     (temperature,) = [line for line in lines if line[:1] == ["Temperature"]]
     assert temperature[1:5] == ["20.09,", "at", "its", "bound:"]
-    outcomes = few_shot("ALIGN", 4, (60,), temperature=20.08, negative_log_likelihood=1.0)
-    (table,) = metrics(frame(outcomes)).tables().popitem()[1]
+    found = few_shot("ALIGN", 4, (60,), temperature=20.08, calibration_error_scaled=1.0)
+    (table,) = (table for title, table in metrics(found).items() if "ECE scaled" in title)
     assert table.problems == [
-        "ALIGN: the temperature is at its bound, so that ECE scaled could be less [seed 1]"
+        "ALIGN, 4 shots: temperature at its bound: ECE scaled could be less [seed 1]"
     ]
 
 
