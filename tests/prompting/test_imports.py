@@ -89,15 +89,16 @@ def test_imports_exist_in_the_original_dassl_and_other_checkouts():
 
 
 def test_the_trainer_uses_what_the_original_trainer_has():
-    tree = ast.parse((ROOT / "trainers" / "prompting" / "trainer" / "trainer.py").read_text())
-    (trainer,) = (n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == "PromptTrainer")
-    own = {n.name for n in trainer.body if isinstance(n, ast.FunctionDef)}
-    own |= {n.target.id for n in trainer.body if isinstance(n, ast.AnnAssign)}
-    own |= {t.id for n in trainer.body if isinstance(n, ast.Assign) for t in n.targets}
-    used = set()
-    for node in ast.walk(trainer):
-        if isinstance(node, ast.Attribute) and getattr(node.value, "id", "") == "self":
-            (own if isinstance(node.ctx, ast.Store) else used).add(node.attr)
+    own, used, folder = set(), set(), ROOT / "trainers" / "prompting" / "trainer"
+    for file in ("trainer.py", "saving.py"):
+        tree = ast.parse((folder / file).read_text())
+        (trainer,) = (n for n in tree.body if isinstance(n, ast.ClassDef))
+        own |= {n.name for n in trainer.body if isinstance(n, ast.FunctionDef)}
+        own |= {n.target.id for n in trainer.body if isinstance(n, ast.AnnAssign)}
+        own |= {t.id for n in trainer.body if isinstance(n, ast.Assign) for t in n.targets}
+        for node in ast.walk(trainer):
+            if isinstance(node, ast.Attribute) and getattr(node.value, "id", "") == "self":
+                (own if isinstance(node.ctx, ast.Store) else used).add(node.attr)
     assert "cfg" in used and used - own <= TRAINER
 
 

@@ -41,7 +41,7 @@ def registered():
 
 def without_checks(patch):
     """Leave out what is checked of plug-ins, which computes more steps."""
-    patch.setattr("trainers.prompting.trainer.trainer.is_foreign", lambda kind: False)
+    patch.setattr("trainers.prompting.trainer.in_use.is_foreign", lambda kind: False)
 
 
 @pytest.fixture(scope="module")

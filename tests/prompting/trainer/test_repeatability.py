@@ -9,7 +9,7 @@ from torch import nn
 from trainers.prompting import OnSupport, Stage, Staged, register
 from trainers.prompting.method import METHODS
 from trainers.prompting.methods.coop import CoOp
-from trainers.prompting.trainer import repeatability, trainer
+from trainers.prompting.trainer import in_use, repeatability
 from trainers.prompting.trainer.evaluation import is_foreign
 
 
@@ -137,10 +137,10 @@ def test_what_the_checks_leave_behind(tmp_path, monkeypatch):
     register(type("AsCoOp", (CoOp,), {"views": 1}))
     states, checked = [], []
     monkeypatch.setattr(
-        trainer, "check_rebuilt", lambda *own: checked.append(repeatability.check_rebuilt(*own))
+        in_use, "check_rebuilt", lambda *own: checked.append(repeatability.check_rebuilt(*own))
     )
     for foreign in (True, False):
-        monkeypatch.setattr(trainer, "is_foreign", lambda kind, foreign=foreign: foreign)
+        monkeypatch.setattr(in_use, "is_foreign", lambda kind, foreign=foreign: foreign)
         output = tmp_path / str(foreign)
         assert run(tmp_path, "AsCoOp", output, 3) == 0
         states.append(torch.load(next(output.glob("*/model.pth.tar-3")), weights_only=False))

@@ -17,7 +17,7 @@ from ..backbones.look_up import LookUp, clip_with
 from ..building.config import build_method
 from ..capabilities.fitting import descent, train
 from ..capabilities.on_support import trains_on_support
-from ..capabilities.staged import Staged
+from ..capabilities.staged import after_epoch
 from ..encoders.class_text import zero_shot_template
 from ..errors import need
 from ..method import Method
@@ -100,8 +100,7 @@ class Space:
             step = descent(lambda number: built.losses(x, y)["loss"], optimizer, schedule)
             begin = {name: p.detach().clone() for name, p in learned.items()}
             for epoch in train(learned, begin, step, EPOCHS):
-                if isinstance(built, Staged):
-                    built.after_epoch(epoch, EPOCHS)
+                after_epoch(built, epoch, EPOCHS)
         return built.eval()
 
     def logits(self, method: str, rows: Any, labels: Any, others: Any, **node: float) -> np.ndarray:

@@ -54,3 +54,9 @@ def begin_stage(method: Method, stage: int) -> None:
     """Let a method begin a stage, counted from 0."""
     if isinstance(method, Staged):
         method.begin_stage(stage)
+
+
+def after_epoch(method: Method, epoch: int, last: int) -> None:
+    """Let a method end an epoch, 1 to `last`."""
+    if isinstance(method, Staged):
+        method.after_epoch(epoch, last)

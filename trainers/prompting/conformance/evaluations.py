@@ -27,8 +27,8 @@ def check_again(run: ShortRun) -> None:
 
     Finds a factor in an attribute.
     """
-    if run.trainer.not_rebuilt:
-        raise run.trainer.not_rebuilt
+    if wrong := run.trainer.in_use.wrong:
+        raise wrong
     check_rebuilt(run.trainer)
 
 

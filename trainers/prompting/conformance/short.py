@@ -24,6 +24,7 @@ from ..errors import UserError
 from ..method import METHODS, Batch, Method, Output
 from ..running.memory import Snapshot
 from ..running.seeding import seeded
+from ..trainer.in_use import InUse
 from ..trainer.trainer import PromptTrainer
 
 STEPS, BATCH, SEED = 6, 4, 1
@@ -127,23 +128,30 @@ def read(cfg: CfgNode, place: str) -> Any:
     return cfg
 
 
+class RebuiltLater(InUse):
+    """Keeps what is wrong for `check_again`, as other checks may know the cause."""
+
+    wrong: UserError | None = None
+
+    def rebuild(self) -> None:
+        """Check that the method computes the same when it is built again."""
+        try:
+            super().rebuild()
+        except UserError as error:
+            self.wrong = self.wrong or error
+
+
 class ShortTrainer(PromptTrainer):
     """A trainer that keeps the losses of its steps, and evaluates nothing."""
 
+    uses = RebuiltLater
+
     def __init__(self, cfg: CfgNode):
         self.of_steps: list[torch.Tensor] = []
-        self.not_rebuilt: UserError | None = None
         super().__init__(cfg)
 
     def test(self, split=None, is_final=False):
         """Do nothing."""
-
-    def check_rebuilt(self):
-        """Keep what is wrong for `check_again`, as other checks may know the cause."""
-        try:
-            super().check_rebuilt()
-        except UserError as error:
-            self.not_rebuilt = self.not_rebuilt or error
 
     def forward_backward(self, batch):
         """Do a step."""
@@ -210,7 +218,7 @@ class ShortRun:
 
     def step_batch(self) -> Batch:
         """Return the first batch of a training step."""
-        batch: Batch = self.trainer.batch_of(next(iter(self.trainer.train_loader_x)))
+        batch: Batch = self.trainer.batch_of(next(iter(self.trainer.training_images)))
         return batch
 
     def every_image(self) -> torch.Tensor:

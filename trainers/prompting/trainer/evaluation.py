@@ -13,18 +13,21 @@ import torch
 from yacs.config import CfgNode
 
 from ..building.rebuild import for_classes
-from ..capabilities.at_test_time import learns_from_stream, reset
+from ..capabilities.at_test_time import adapts, learns_from_stream, reset
 from ..capabilities.of_views import OfViews
 from ..capabilities.on_support import count_passes, searches
 from ..capabilities.per_class import scored_as_others
 from ..capabilities.transductive import NOT_ITS_OWN, Transductive
+from ..checkpoint.cfg_texts import as_trained
 from ..checkpoint.files import checkpoint_file
+from ..checkpoint.provenance import teacher_origin
 from ..checkpoint.saved import Saved
 from ..dassl_parts import dassl
 from ..errors import UserError, in_short
 from ..method import Method, Output
 from ..record.calibration import Calibration, fit_temperature
 from ..record.predictions import Predictions
+from ..record.results import Evaluation
 from ..teacher import Teacher, nearest
 from .loaders import loader_like
 from .streams import Stream, takes_streams
@@ -236,3 +239,29 @@ def save_calibration(trainer: Any, folder: str) -> None:
     if isinstance(found := trainer.provenance.calibration, dict):
         saved = Saved.read(checkpoint_file(folder, trainer.max_epoch))
         dassl("utils").save_checkpoint(replace(saved, calibration=found).content(), folder)
+
+
+def evaluation_of(trainer: Any) -> Evaluation:
+    """Return the last evaluation of a `PromptTrainer`, for the record; raises as `Evaluation.of`.
+
+    If a training was loaded, settings of that are as it had them.
+    """
+    cfg, method, then = trainer.cfg, trainer.method, trainer.loaded
+    if then:
+        cfg = as_trained(cfg, then.identity, method, then.place, adapts(method))
+    loader = trainer.val_loader if trainer.cfg.TEST.SPLIT == "val" else trainer.test_loader
+    stream = getattr(loader, "stream", None)
+    trained = getattr(trainer, "train_seconds", 0.0)  # not measured by the original Dassl
+    return Evaluation.of(
+        trainer,
+        cfg=cfg,
+        method=method,
+        provenance=trainer.provenance,
+        training=then,
+        predictions=trainer.predictions,
+        more=trainer.attacked | trainer.detection.measure(),
+        stream=stream and {"name": stream.name, "order": stream.digest},
+        num_trained=trainer.num_trained,
+        steps=trainer.count_steps()[1] if trained else 0,
+        teacher=teacher_origin(method),
+    )

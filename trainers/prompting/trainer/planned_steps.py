@@ -1,4 +1,4 @@
-"""The steps of epochs that a method plans (`Planned`): the training set before each, its loader."""
+"""The steps of an epoch: how many, their loader, and those that a method plans (`Planned`)."""
 
 import random
 from collections.abc import Iterable, Iterator
@@ -14,7 +14,9 @@ from ..capabilities.unlabelled import Unlabelled
 from ..contract import first_use
 from ..errors import UserError, need
 from ..method import Batch, Method
-from .loaders import SeededImages, loader_like
+from .attacks import attacked_steps
+from .loaders import SeededImages, first_batches, loader_like
+from .schedule import steps
 
 WHOLE = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
@@ -37,12 +39,34 @@ def check_planned(kind: type[Method], optim: CfgNode) -> None:
     )
 
 
+def loader_of_epoch(trainer: Any) -> Any:
+    """Return the loader of the steps of an epoch of a `PromptTrainer`.
+
+    They may be planned; the last epoch may have fewer than the others.
+    """
+    if isinstance(trainer.method, Planned):
+        planned = attacked_steps(trainer, planned_loader(trainer))
+        trainer.epoch_lengths = [*trainer.epoch_lengths[: trainer.epoch], len(planned)]
+        return planned
+    before, total = count_steps(trainer)
+    if total - before < trainer.epoch_steps:
+        return first_batches(trainer.steps, total - before)
+    return trainer.steps
+
+
+def count_steps(trainer: Any) -> tuple[int, int]:
+    """Return the steps of a `PromptTrainer` before its epoch, and those of the whole training."""
+    if trainer.epoch_lengths:
+        return count_planned(trainer.epoch_lengths, trainer.epoch, trainer.max_epoch)
+    n = trainer.epoch_steps
+    return trainer.epoch * n, steps(trainer.cfg.OPTIM, n)
+
+
 def planned_loader(trainer: Any) -> Any:
     """Return the loader of the steps that the method of a `PromptTrainer` plans for its epoch."""
     method, epoch = trainer.method, trainer.epoch + 1
-    loader = (
-        trainer.dm.train_loader_u if isinstance(method, Unlabelled) else trainer.dm.train_loader_x
-    )
+    unlabelled = isinstance(method, Unlabelled)
+    loader = trainer.dm.train_loader_u if unlabelled else trainer.dm.train_loader_x
     rng = random.Random(f"{max(trainer.cfg.SEED, 0)} {epoch}")
     order, steps = rng.getrandbits(62), rng.getrandbits(62)
     method.eval()

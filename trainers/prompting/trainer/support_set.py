@@ -32,7 +32,7 @@ def take_support(trainer: Any, anew: bool) -> Any:
     """
     method, cfg = trainer.method, trainer.cfg
     if not isinstance(method, OnSupport):
-        return trainer.train_loader_x
+        return trainer.training_images
     key = "SEARCH_HP" if "SEARCH_HP" in method.defaults else "SEARCH"
     if method.searches and trainer.validation is None:
         raise UserError(
@@ -47,7 +47,7 @@ def take_support(trainer: Any, anew: bool) -> Any:
         )
     passes = method.support_passes
     if not passes or not (anew or method.trains_on_support):
-        return trainer.train_loader_x
+        return trainer.training_images
     mirrored = isinstance(method, Mirrored)
     need(
         not (mirrored and passes > 1 and cfg.DATASET.get("FEATURES")),
@@ -74,9 +74,9 @@ def take_support(trainer: Any, anew: bool) -> Any:
         give_support(method, features, labels, passes)
         load_initial(cfg, method, trainer.dm.dataset)
     if not method.trains_on_support:
-        return trainer.train_loader_x
+        return trainer.training_images
     size = cfg.DATALOADER.TRAIN_X.BATCH_SIZE
-    return shuffled_rows(features, labels, size, len(trainer.train_loader_x))
+    return shuffled_rows(features, labels, size, len(trainer.training_images))
 
 
 def take_validation(trainer: Any) -> None:
