@@ -42,7 +42,7 @@ MISTAKES = {
     "too deep": (["TRAINER.ALIGN.DEPTH", "1000000"], "DEPTH is 1000000 but the text encoder of"),
     "lambda": (["TRAINER.ALIGN.LAMBDA", "1e400"], "LAMBDA is inf: the regularisation must be"),
     "small lambda": (["TRAINER.ALIGN.LAMBDA", "1e-300"], "LAMBDA is 1e-300: the regularisation"),
-    "beta": (["TRAINER.ALIGN.BETA", "1e400"], "BETA is inf: it must lie in [0, inf)"),
+    "beta": (["TRAINER.ALIGN.BETA", "1e400"], "BETA is inf but must be 0 or more"),
     "precision": (["TRAINER.ALIGN.PREC", "fp8"], "must be one of fp32, amp, bf16, fp16"),
     "seed": (["SEED", "99999999999"], "The seed is 99999999999 but must be from 0 to 4294967295"),
     "print": (["TRAIN.PRINT_FREQ", "0"], "PRINT_FREQ is 0 but must be a whole number, 1 or more"),

@@ -10,7 +10,6 @@ of an image and a class under each prompt, r, s of their patches and words; S si
 d token-level distances.
 """
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -20,16 +19,13 @@ from ..encoders.class_text import zero_shot_template
 from ..encoders.sentences import expand_templates, fixed_sentence
 from ..encoders.text import TextFeatures
 from ..encoders.vision import ImageFeatures
-from ..errors import from_1, need, one_of
-from ..method import Method
+from ..errors import fraction, need, not_negative, one_of
 from ..node import Words
 from ..prompts import size_of
 from ..registry import register
 from ..transport.solver import Sinkhorn, sinkhorn
 from ..transport.token_level import TokenProblems, token_distances
-from .prompted import COUPLED, Point, Prompted
-
-LEAST_LAMBDA = 1e-30  # costs divided by it are still far within float32
+from .prompted import COUPLED, Point, Prompted, Transported
 
 
 @register
@@ -48,8 +44,8 @@ class ALIGN(Prompted):
     single = False
 
     @dataclass(frozen=True)
-    class Settings(Method.Settings):
-        """The keys of the node."""
+    class Settings(Transported):
+        """The keys of the node, without those of the solver."""
 
         M: int = 4
         N: int = 4
@@ -58,40 +54,30 @@ class ALIGN(Prompted):
         DEPTH: int = 9
         BETA: float = 1.0
         BETA_FORM: str = "additive"
-        LAMBDA: float = 0.1
-        SINKHORN_TOL: float = 1e-4
-        SINKHORN_MAX_ITER: int = 100
         COUPLING: str = "project"
 
         def __post_init__(self) -> None:
+            super().__post_init__()
             one_of("COUPLING", self.COUPLING, ("none", "independent", *COUPLED))
             one_of("BETA_FORM", self.BETA_FORM, ("additive", "convex"))
-            for key, kind in (("M", "visual"), ("N", "textual")):
-                count = getattr(self, key)
-                need(count >= 0, f"{key} is {count}: the number of {kind} prompts is 0 or more")
+            not_negative("M", self.M)
+            not_negative("N", self.N)
+            (fraction if self.BETA_FORM == "convex" else not_negative)("BETA", self.BETA)
             need(
                 self.COUPLING != "none" or not (self.M and self.N),
                 f"COUPLING is 'none' but M = {self.M} and N = {self.N}: choose independent, "
                 "project or unified",
             )
-            most = 1 if self.BETA_FORM == "convex" else math.inf
-            need(
-                0 <= self.BETA <= most and math.inf > self.BETA,
-                f"BETA is {self.BETA}: it must lie in "
-                + ("[0, 1] in the convex form" if most == 1 else "[0, inf)"),
-            )
-            check_solver(self)
 
     settings: Settings
     largest_distance = 2.0  # a bound on what `token_level` returns
-
     text_size = vision_size = size_of("N_CTX", "DEPTH")
 
-    def _point(self) -> Point:
+    @property
+    def point(self):
+        """M, N, BETA and the coupling, as in the paper's Table 1."""
         s = self.settings
         return Point(s.M, s.N, s.BETA, s.COUPLING if s.M and s.N else "none")
-
-    point = property(_point)
 
     @property
     def start(self) -> Words:
@@ -105,9 +91,8 @@ class ALIGN(Prompted):
 
     def fixed_template(self):
         """Return the template of the sentences if N is 0; without any prompt, the data set's."""
-        if self.settings.M:
-            return fixed_sentence(self.start)
-        return zero_shot_template(self.settings.dataset)
+        s = self.settings
+        return fixed_sentence(self.start) if s.M else zero_shot_template(s.dataset)
 
     def words(self, sentences):
         """Return the positions of the token-level features: no SOS, full stop and EOS."""
@@ -130,8 +115,7 @@ class ALIGN(Prompted):
         if beta:
             S = S - beta * self.token_level(image, text)  # Eq. 6
         spread = 2 + beta * self.largest_distance
-        solver = Sinkhorn(s.LAMBDA, s.SINKHORN_TOL, s.SINKHORN_MAX_ITER, spread=spread)
-        T = solver(1 - S.detach()).plan  # Eq. 4
+        T = Sinkhorn(*s.solver, spread=spread)(1 - S.detach()).plan  # Eq. 4
         return self.logit_scale * (T * S).sum((-2, -1))
 
     def token_level(self, image: ImageFeatures, text: TextFeatures) -> torch.Tensor:
@@ -143,22 +127,9 @@ class ALIGN(Prompted):
 
         For pictures: an evaluation needs only distances.
         """
-        s = self.settings
-        return sinkhorn(C, None, b, s.LAMBDA, s.SINKHORN_TOL, s.SINKHORN_MAX_ITER).plan
+        return sinkhorn(C, None, b, *self.settings.solver).plan
 
     def token_problems(self, image: ImageFeatures, text: TextFeatures) -> TokenProblems:
         """Return the token-level transport problems of a batch."""
-        s = self.settings
-        how = s.LAMBDA, s.SINKHORN_TOL, s.SINKHORN_MAX_ITER, self.chunk_bytes
+        how = *self.settings.solver, self.chunk_bytes
         return TokenProblems(image.r, text.s, text.s_weights, *how)  # type: ignore[arg-type]
-
-
-def check_solver(settings: ALIGN.Settings) -> None:
-    """Refuse settings of the transport that the solver cannot take; raises UserError."""
-    s = settings
-    need(
-        LEAST_LAMBDA <= s.LAMBDA < math.inf,
-        f"LAMBDA is {s.LAMBDA}: the regularisation must be finite, and at least {LEAST_LAMBDA}",
-    )
-    need(s.SINKHORN_TOL > 0, f"SINKHORN_TOL is {s.SINKHORN_TOL}: it must be positive")
-    from_1("SINKHORN_MAX_ITER", s.SINKHORN_MAX_ITER)

@@ -7,15 +7,19 @@ Letters: B images, K classes, M visual and N textual prompts of b tokens in J bl
 of an image and a class under each prompt.
 """
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from ..encoders.sentences import Keys, Sentence, expand_templates, fixed_sentence, write_sentences
 from ..encoders.text import TextEncoder
 from ..encoders.vision import ImageEncoder
+from ..errors import from_1, need
 from ..method import Method
 from ..prompts import Contexts, Independent, Projected, Size, Textual, Unified, Visual, check_size
 
+LEAST_LAMBDA = 1e-30  # costs divided by it are still far within float32
 COUPLED = {"project": Projected, "unified": Unified}
 
 
@@ -32,6 +36,29 @@ class Point(NamedTuple):
     N: int
     beta: float | None = 0.0
     coupling: str = "none"
+
+
+@dataclass(frozen=True)
+class Transported(Method.Settings):
+    """The keys of the solver of transport problems."""
+
+    LAMBDA: float = 0.1
+    SINKHORN_TOL: float = 1e-4
+    SINKHORN_MAX_ITER: int = 100
+
+    def __post_init__(self) -> None:
+        need(
+            LEAST_LAMBDA <= self.LAMBDA < math.inf,
+            f"LAMBDA is {self.LAMBDA}: the regularisation must be finite, and at least "
+            f"{LEAST_LAMBDA}",
+        )
+        need(self.SINKHORN_TOL > 0, f"SINKHORN_TOL is {self.SINKHORN_TOL}: it must be positive")
+        from_1("SINKHORN_MAX_ITER", self.SINKHORN_MAX_ITER)
+
+    @property
+    def solver(self) -> tuple[float, float, int]:
+        """The first arguments of `Sinkhorn`."""
+        return self.LAMBDA, self.SINKHORN_TOL, self.SINKHORN_MAX_ITER
 
 
 class Prompted(Method):
