@@ -27,7 +27,7 @@ from trainers.prompting.running.memory import gpu_is_full
 
 from .begun import check_begun, note_begun
 from .configs import prompts_for, read_pairs
-from .folder import output_folder
+from .folder import check_apart, output_folder
 from .settings import cfg_text, changed_settings, unread_note
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -41,6 +41,7 @@ def do_run(cfg, args) -> None:
             f"--output-dir is the folder of --model-dir, '{args.model_dir}', where the evaluation "
             "would replace what the training has written: give another --output-dir"
         )
+    check_apart(cfg)
     trains = not (args.eval_only or args.no_train)
     with output_folder(Path(cfg.OUTPUT_DIR)):
         edited = check_begun(cfg) if trains else []

@@ -109,8 +109,8 @@ def _finding(outcome: Outcome) -> str:
     """Return a sentence on the accuracy of a run, its interval and chance."""
     record = outcome.result or {}
     cell = _accuracy(record)
-    text = f"{_where(outcome)}: {cell.text}% of {{}}images are right"
-    text = text.format(f"{cell.images:,} " if cell.images else "")
+    images = f"{cell.images:,} images" if cell.images else "images"
+    text = f"{_where(outcome)}: {cell.text}% of {images} are right"
     text += f" {interval(cell)}".rstrip()
     zero_shot, number = record.get("zero_shot_accuracy"), record.get("num_classes")
     text += "" if zero_shot is None else f"; zero-shot CLIP has {zero_shot:.2f}"

@@ -43,6 +43,29 @@ def test_a_second_run_into_one_folder_is_refused(tmp_path, capsys, monkeypatch):
     assert run(tmp_path, "ZeroshotCLIP", out) == 0
 
 
+def test_a_lock_of_a_machine_that_has_died_is_named(tmp_path, capsys, monkeypatch):
+    def no_locks(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(filelock.FileLock, "acquire", no_locks)
+    monkeypatch.setattr(folder, "PATIENCE", 0.1)
+    (tmp_path / "out").mkdir()
+    lock = tmp_path / "out/.lock.soft"
+    lock.write_text("17\nanother-machine\n")
+    assert run(tmp_path, "CoOp", tmp_path / "out", 1) == 2
+    assert f"if its machine has died, remove '{lock}'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("output", ["", "cat/out", "../photos/out"])
+def test_an_output_folder_among_own_images_is_refused(tmp_path, capsys, output):
+    root = tmp_path / "photos"
+    root.mkdir()
+    named = ["DATASET.NAME", "ImageFolder"]
+    assert run(root, "ZeroshotCLIP", root / output, extra=named) == 2
+    assert f"is in the folder of your images, '{root}'" in capsys.readouterr().err
+    assert not [*root.iterdir()]
+
+
 def test_a_run_without_an_output_folder_or_without_locks(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert run(tmp_path, "ZeroshotCLIP", extra=["OUTPUT_DIR", ""]) == 0
@@ -67,6 +90,11 @@ def test_temporary_files_of_a_killed_run_are_removed(tmp_path):
         half.touch()
     with folder.output_folder(out):
         assert not any(half.exists() for half in halves)
+
+
+def test_a_name_that_is_too_long_is_that_of_the_folder(tmp_path, capsys):
+    assert run(tmp_path, "CoOp", tmp_path / ("n" * 300), 1) == 2
+    assert "The name 'nnn" in capsys.readouterr().err
 
 
 BELONGS = "File exists): a folder belongs there: remove that"

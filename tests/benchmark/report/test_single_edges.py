@@ -57,6 +57,11 @@ def test_from_which_weights_a_training_started(facts, path, start, said):
     assert str(shown.get("Initial weights")).startswith(str(said))
 
 
+def test_a_folder_of_images_may_have_braces_in_its_name(facts):
+    named = {"DATASET": {"NAME": "ImageFolder", "ROOT": "img{x}"}}
+    assert "img{x}" in facts(dataset="ImageFolder", config=named)[""]
+
+
 def test_facts_that_a_record_lacks_are_left_out(facts):
     shown = facts(train_seconds=None, shots=None, num_params=None)
     assert {"Shots", "Training", "Step", "Temperature", "Trained parameters"}.isdisjoint(shown)
