@@ -144,7 +144,8 @@ def _h(numbers: pd.Series) -> pd.Series:
     """Return H, with the column h, of numbers with the columns base and new in their index."""
     of_halves = numbers.index.isin(HALVES, level="column")
     with_h = [*(key for key, metric in METRICS.items() if metric.has_h), "chance"]
-    halves = numbers[of_halves & numbers.index.isin(with_h, level="metric")].unstack("column")
+    halves = numbers[of_halves & numbers.index.isin(with_h, level="metric")]
+    halves = halves.dropna().unstack("column")  # several problems of a line have no seed
     if not {*HALVES} <= set(halves):
         return numbers[:0]
     h = pd.Series(harmonic(halves["base"], halves["new"]))
