@@ -12,6 +12,7 @@ from tiny import edit_run
 
 from benchmark.__main__ import main
 from trainers.prompting import load_run
+from trainers.prompting.method import METHODS
 from trainers.prompting.use import commands
 
 
@@ -141,3 +142,10 @@ def test_emoji_alone_is_the_clip_and_names_of_methods_are_methods(tmp_path, caps
     assert main(["info", "./emoji"]) == 2 and "no run to load" in capsys.readouterr().err
     assert commands.main(["info"]) == 0
     assert "\nZeroshotCLIP  " in capsys.readouterr().out
+
+
+def test_a_method_says_its_own_docstring(monkeypatch, capsys):
+    monkeypatch.setitem(METHODS, "Silent", type("Silent", (METHODS["CoOp"],), {}))
+    for name, said in (("CoOp", True), ("Silent", False)):
+        assert main(["info", name]) == 0
+        assert ("One learned textual prompt" in capsys.readouterr().out) == said

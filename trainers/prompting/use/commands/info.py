@@ -64,7 +64,7 @@ def main(argv: list[str], prog: str) -> int:
         show(args)
     else:
         for name, kind in sorted(METHODS.items()):
-            print(f"{name:20}{(inspect.getdoc(kind) or '').partition(chr(10))[0]}")
+            print(f"{name:20}{own_text(kind).partition(chr(10))[0]}")
     return 0
 
 
@@ -126,9 +126,14 @@ def describe_method(method: str) -> str:
 
     kind = find_method(method)
     keys = [f"  {kind.place(key)} {value!r}" for key, value in kind.defaults.items()]
-    text, file = inspect.getdoc(kind) or "", inspect.getsourcefile(kind)
-    lines = [method, "", text, "", paper(kind), f"File: {file}", "Keys, with their defaults:"]
+    file = f"File: {inspect.getsourcefile(kind)}"
+    lines = [method, "", own_text(kind), "", paper(kind), file, "Keys, with their defaults:"]
     return "\n".join([*lines, *keys])
+
+
+def own_text(kind: type) -> str:
+    """Return what the class of a method says itself, not what its base class does."""
+    return inspect.cleandoc(kind.__doc__ or "")
 
 
 def paper(kind: type) -> str:
