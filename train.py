@@ -124,9 +124,8 @@ def read_sources(args) -> list[tuple[str, Mapping[str, object]]]:
     files = [path for path in (args.dataset_config_file, args.config_file) if path]
     of_files = []
     for path in files:
-        inherited, own = split_base(
-            path, read_tree
-        )  # the first name begins as recipe.settings.BASE
+        inherited, own = split_base(path, read_tree)
+        # the first name begins as recipe.settings.BASE
         of_files += [(f"the base of '{path}'", inherited), (f"'{path}'", own)]
     flags = {
         "DATASET.ROOT": args.root,
