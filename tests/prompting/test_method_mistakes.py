@@ -158,10 +158,6 @@ def mistaken(name, **functions):
     return type(name, (Staged, CoOp), functions)
 
 
-def without_super(self, clip_model, classnames, dataset):
-    self.scale = nn.Parameter(torch.ones(()))
-
-
 def detached(self, output, batch):
     return {"ce": CoOp.loss(self, output, batch), "apart": output.text.h.detach().sum()}
 
@@ -182,7 +178,6 @@ def listed(self, image, text):
 
 
 RUNS = {
-    "Bare": ({"build": without_super}, "Bare has no attribute 'prompt_learner', which"),
     "Replaced": ({"logits": replaced}, "Replaced has made, replaced or removed parameters"),
     "Later": ({"after_epoch": replaced_later}, "after `build` (prompt_learner.ctx), which its"),
     "Listed": ({"logits": listed}, "Listed keeps a tensor that requires a gradient in 'heads.0"),

@@ -3,9 +3,7 @@
 `check_class` looks at a class that is registered, `check_built` at a method that has been built.
 """
 
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 from inspect import Parameter, signature
 from types import CodeType, FunctionType, ModuleType, NoneType
@@ -19,7 +17,7 @@ from .encoders.added import SIDES, Added, blocks_of, check_added
 from .encoders.class_text import RULES, SeveralSentences
 from .encoders.descriptions import Asked, describe
 from .encoders.uncalled import check_uncalled
-from .errors import UserError, need, one_of
+from .errors import need, one_of
 
 ENCODERS = ("text_encoder", "image_encoder")  # sub-modules of a method that hold the frozen CLIP
 TENSORS = ("_parameters", "_buffers", "_modules")  # of a module, by name
@@ -179,7 +177,7 @@ def check_built(method: Any, clip_model: Any) -> None:
 
 def _check_contexts(method: Any) -> None:
     """Refuse contexts that do not fit the encoders; wrong ones would replace other states."""
-    with first_use(method), torch.no_grad(), torch.random.fork_rng(devices=[]):
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
         contexts = method.contexts()
     text, image = method.text_encoder, method.image_encoder
     need(
@@ -297,22 +295,6 @@ def _mixing(module: nn.Module, W: int, inputs: int) -> float:
     for part, mode in training.items():
         part.training = mode
     return float((whole - torch.cat(each, 1)).abs().max() / whole.abs().max().clamp_min(1e-30))
-
-
-@contextmanager
-def first_use(method: Any) -> Iterator[None]:
-    """Say what to do about an attribute that a method lacks; a base class may have made it."""
-    name = type(method).__name__
-    try:
-        yield
-    except AttributeError as error:
-        match = re.fullmatch(f"'{name}' object has no attribute '(\\w+)'", str(error))
-        if match is None:
-            raise
-        raise UserError(
-            f"{name} has no attribute '{match[1]}', which its functions read: make it in `build`, "
-            "which begins with super().build(...) if the class inherits from another method"
-        ) from error
 
 
 def check_logits(method: Any, output: Any) -> None:

@@ -1,11 +1,10 @@
 """What is checked of a method while a run uses it; of a plug-in also what it computes again."""
 
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 
-from ..contract import check_logits, first_use
+from ..contract import check_logits
 from ..method import Output
 from .checks import check_first_step, check_optimised
 from .evaluation import is_foreign
@@ -19,10 +18,6 @@ class InUse:
         self.trainer = trainer
         self.stepped = False  # True after the first step
         self.rebuilt_in = -1  # the stage in which the method was last built again from its state
-
-    def step(self) -> AbstractContextManager[None]:
-        """Return a context for a step: in the first one, attributes that it lacks are named."""
-        return nullcontext() if self.stepped else first_use(self.trainer.method)
 
     def after_step(self, output: Output, terms: dict[str, torch.Tensor]) -> None:
         """Check the first step: its logits, and what it trains."""

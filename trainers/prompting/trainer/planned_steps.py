@@ -11,7 +11,6 @@ from ..capabilities.on_support import trains_on_support
 from ..capabilities.planned import Planned
 from ..capabilities.staged import Staged
 from ..capabilities.unlabelled import Unlabelled
-from ..contract import first_use
 from ..errors import UserError, need
 from ..method import Batch, Method
 from .attacks import attacked_steps
@@ -70,7 +69,7 @@ def planned_loader(trainer: Any) -> Any:
     rng = random.Random(f"{max(trainer.cfg.SEED, 0)} {epoch}")
     order, steps = rng.getrandbits(62), rng.getrandbits(62)
     method.eval()
-    with torch.no_grad(), trainer.precision.autocast(), first_use(method):
+    with torch.no_grad(), trainer.precision.autocast():
         plan = method.plan_epoch(epoch, trainer.max_epoch, _batches(trainer, loader, order))
     if plan is None:
         return loader

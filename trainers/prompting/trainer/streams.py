@@ -18,7 +18,6 @@ from yacs.config import CfgNode
 from ..building.keys import SHUFFLED
 from ..capabilities.at_test_time import AtTestTime, learns_from_stream, reset
 from ..capabilities.transductive import Seen, Transductive
-from ..contract import first_use
 from ..errors import UserError, need
 from ..method import Method, Output
 from ..storage.run_record import order_path, stream_text
@@ -244,7 +243,7 @@ def read_first(trainer: Any, loader: Any, groups: Sequence[np.ndarray]) -> Gener
         files, labels, seen = list[str](), [], []
         for batch in loader:
             views, label = trainer.parse_batch_train(batch)
-            with trainer.precision.autocast(), first_use(trainer.method):
+            with trainer.precision.autocast():
                 seen.append(see(trainer.method, views))
             files += batch["impath"]
             labels.append(label)
@@ -254,8 +253,7 @@ def read_first(trainer: Any, loader: Any, groups: Sequence[np.ndarray]) -> Gener
         for group in groups:
             rows = torch.as_tensor(group, device=raw.device)
             own = Seen(raw[rows], None if prior is None else prior[rows])
-            with first_use(trainer.method):
-                output = classify(trainer, own)
+            output = classify(trainer, own)
             for start in range(0, len(rows), size):
                 part = slice(start, start + size)
                 yield {

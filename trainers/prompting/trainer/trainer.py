@@ -16,7 +16,6 @@ from ..capabilities.on_support import trains_on_support
 from ..capabilities.per_class import make_room
 from ..capabilities.staged import after_epoch, begin_stage
 from ..checkpoint.provenance import lacks_teacher
-from ..contract import first_use
 from ..method import Batch, Method, Output
 from ..record.predictions import Predictions
 from ..record.results import Evaluation, remove_results, write_results
@@ -143,7 +142,7 @@ class PromptTrainer(SavingTrainer):
         data = self.dm.dataset
         self.precision.place(self.method, self.clip_model)
         make_room(self.method, len(data.train_x))
-        with self.precision.autocast(), first_use(self.method):
+        with self.precision.autocast():
             note_indistinct(self.method, data.classnames, self.cfg.MODEL.BACKBONE.NAME)
 
     def _prepare_loaders(self):
@@ -169,8 +168,7 @@ class PromptTrainer(SavingTrainer):
         if trained and not lacks_teacher(method):  # else it is only evaluated
             rows = trains_on_support(self.kind) or bool(cfg.DATASET.get("FEATURES", ""))
             budget = cfg.TRAINER.MEMORY_BUDGET
-            with first_use(method):
-                print(fit(method, self.batch_size, budget, self.precision, rows))
+            print(fit(method, self.batch_size, budget, self.precision, rows))
 
     # ------------------------------------------------------------------ train
 
@@ -219,10 +217,9 @@ class PromptTrainer(SavingTrainer):
             with self.precision.autocast():
                 begin_stage(self.method, self.stages.current)
         batch = self.batch_of(batch)
-        with self.in_use.step():
-            output, terms = training_step(
-                self.method, batch, self.optim, self.precision, self.stages.clip_norm
-            )
+        output, terms = training_step(
+            self.method, batch, self.optim, self.precision, self.stages.clip_norm
+        )
         self.in_use.after_step(output, terms)
         self.watch.check_loss(terms["loss"], self.epoch, self.batch_idx, self.num_batches)
         if self.stages.by_step or (self.batch_idx + 1) == self.num_batches:
@@ -305,8 +302,7 @@ class PromptTrainer(SavingTrainer):
     def model_inference(self, input):
         """Return the logits (B, K) of a batch; they are recorded, and checked to be finite."""
         with self.precision.autocast():
-            with first_use(self.method):
-                output = self.classified or self.method.predict(input)
+            output = self.classified or self.method.predict(input)
             if self.recorder is not None:
                 self.recorder.add(output)
         self.detection.see(self.method, output)
