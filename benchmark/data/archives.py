@@ -6,6 +6,7 @@ import hashlib
 import lzma
 import os
 import shutil
+import socket
 import sys
 import tarfile
 import zipfile
@@ -27,6 +28,7 @@ from trainers.prompting.errors import UserError
 CHUNK = 1 << 20
 TIMEOUT = (10, 60)  # seconds to connect, and between two pieces
 PLAIN = {"Accept-Encoding": "identity"}  # so that lengths are those of the file itself
+KNOWN = ("huggingface.co", "drive.google.com")  # names that a network resolves
 RETRIES = 3  # of a connection that breaks off, each after a longer pause
 
 DRIVE = "https://drive.google.com/uc?id="
@@ -66,15 +68,33 @@ def is_archive(name: str) -> bool:
     return name.endswith((".zip", ".tar", ".tar.gz", ".tgz"))
 
 
+class NoNetwork(Exception):
+    """No name of a machine can be resolved; the message is the first."""
+
+
+def check_network(error: BaseException) -> None:
+    """Raise NoNetwork if an error is that of a name without address, and other names have none."""
+    why: BaseException | None = error
+    while why is not None and not isinstance(why, socket.gaierror):
+        why = why.__cause__ or why.__context__
+    if why is None:
+        return
+    for known in KNOWN:
+        with suppress(OSError):
+            socket.getaddrinfo(known, 443)
+            return
+    raise NoNetwork(str(why)) from None
+
+
 def ask(url: str) -> CaseInsensitiveDict[str]:
     """Return the headers of the file at an address, with those of redirections; empty if none."""
     headers: CaseInsensitiveDict[str] = CaseInsensitiveDict()
-    with (
-        suppress(requests.RequestException),
-        requests.head(url, headers=PLAIN, allow_redirects=True, timeout=TIMEOUT) as answer,
-    ):
-        for part in (*answer.history, answer) if answer.ok else ():
-            headers.update(part.headers)
+    try:
+        with requests.head(url, headers=PLAIN, allow_redirects=True, timeout=TIMEOUT) as answer:
+            for part in (*answer.history, answer) if answer.ok else ():
+                headers.update(part.headers)
+    except (requests.RequestException, ValueError) as error:  # the latter of odd redirections
+        check_network(error)
     return headers
 
 
@@ -115,7 +135,9 @@ def fetch(url: str, target: Path, headers: Mapping[str, str]) -> Path:
         raise UserError(f"'{url}' answers {answer.status_code} {answer.reason}") from None
     except requests.exceptions.SSLError:
         raise UserError(f"the certificate of '{url}' is not valid") from None
-    except (DownloadError, requests.RequestException, urllib3.exceptions.HTTPError):
+    except UserError:
+        raise
+    except (DownloadError, requests.RequestException, urllib3.exceptions.HTTPError, ValueError):
         have = sum(map(_size, parts(done)))
         kept = f"breaks off ({tqdm.format_sizeof(have, 'B')} are kept)"
         raise UserError(f"'{url}' {kept if have else 'cannot be reached'}") from None
@@ -130,7 +152,8 @@ def fetch_drive(file_id: str, target: Path) -> Path:
             f"Google Drive refuses downloads by programs, often for a day after many requests: "
             f"try a browser at https://drive.google.com/file/d/{file_id}/view"
         ) from None
-    except (DownloadError, requests.RequestException):
+    except (DownloadError, requests.RequestException) as error:
+        check_network(error)
         raise UserError("Google Drive cannot be reached, or the connection broke") from None
 
 
