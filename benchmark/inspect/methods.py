@@ -14,8 +14,8 @@ from trainers.prompting.use.commands import info
 
 from ..measure.geometry import GEOMETRY, class_names, weightless_clip
 from ..protocols.configs import CONFIGS
-from ..report.render import TABLE_FORMATS, in_style
-from ..report.tables import Cell, Table
+from ..report.render import in_style
+from ..report.table import TABLE_FORMATS, Cell, Table
 
 # Kinds of methods, by what is learned; all others, of plug-ins, are OTHERS.
 KINDS = {
@@ -121,7 +121,7 @@ def render(backbone: str, form: str) -> str:
         return text.getvalue().rstrip("\n")
     lines = [list(map(Cell, line)) for line in rows]
     caption = [CAPTION.format(backbone=backbone)]
-    return in_style([[Table(TITLE.format(backbone), HEAD, lines, caption)]], form)
+    return in_style([Table(TITLE.format(backbone), HEAD, lines, caption)], form)
 
 
 def page(backbone: str) -> str:

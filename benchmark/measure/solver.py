@@ -18,7 +18,7 @@ from trainers.prompting.method import find_method
 from trainers.prompting.transport.solver import Sinkhorn
 
 from ..cli import Parser, from_one
-from ..report.tables import Cell, Table
+from ..report.table import Cell, Table
 from .case import check_usable
 from .counting import seconds
 from .speed import FORMATS, add_measuring, save

@@ -28,7 +28,7 @@ from trainers.prompting.running.precision import PRECISIONS
 
 from ..cli import Parser, add_plugin, from_one, write_output
 from ..records import as_recorded
-from ..report.render import as_markdown, as_text
+from ..report.table import as_markdown, as_text
 from .case import Case, Model, check_usable, chip_name, node_of, product_rate
 from .counting import clock, launches, operations, seconds, seconds_of, work_seconds
 from .geometry import BERT, GEOMETRY, SIGLIP, class_names, untrained_biomedclip, untrained_siglip

@@ -3,7 +3,7 @@
 from statistics import median
 
 from ..records import memory_text
-from ..report.tables import Cell, Table
+from ..report.table import Cell, Table
 
 BOUND_NOTE = (
     "Bound: the time of as many operations at the peak rate. On a CPU, Bound, the shares and Over "

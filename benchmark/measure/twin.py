@@ -26,7 +26,7 @@ from trainers.prompting.errors import UserError, check_name
 from trainers.prompting.method import METHODS
 
 from ..cli import Parser, from_one
-from ..report.tables import Cell, Table
+from ..report.table import Cell, Table
 from . import pets
 from .geometry import reacting_clip
 from .public import DASSL, check_checkout, environment, last_line

@@ -13,9 +13,10 @@ from ..protocols.base import Protocol, shots_text
 from ..records import PER_CLASS, Outcome
 from .frame import each_row
 from .names import dataset_title
+from .notes import ONE_SEED
 from .per_image import arrays_of
-from .summary import accuracies
-from .tables import ONE_SEED, Cell, Table, protocol_of
+from .summary import accuracies, protocol_of
+from .table import Cell, Table
 
 MISSING = "metrics missing in results.json; repeat the run with TEST.PREDICTIONS True"
 N_NOTE = "n: test images of the class."

@@ -24,10 +24,10 @@ from .compare import Comparisons
 from .findings import findings
 from .frame import frame
 from .further import further
+from .notes import seeds_text
 from .per_image import MEASURES
 from .render import FORMATS, View, render
 from .summary import accuracies, measured, summarise
-from .tables import seeds_text
 
 PUBLISHED = ("on", "off", "all")
 

@@ -15,22 +15,22 @@ from trainers.prompting.errors import UserError, check_name
 
 from ..protocols.base import Protocol, shots_text
 from ..records import Outcome
-from .frame import FACTS, apart_note, computed_note, each_row
+from .frame import FACTS, each_row
 from .names import dataset_title
-from .paired import LEAST, Pair, difference, holm
-from .per_image import MEASURES, answers, each_seed, motifs, tasks_of
-from .published import meaning, with_marks
-from .summary import sets_to_average
-from .tables import (
-    Cell,
-    Table,
+from .notes import (
+    apart_note,
     average_name,
+    computed_note,
     h_note,
     place_name,
-    protocol_of,
     seeds_text,
     table_name,
 )
+from .paired import LEAST, Pair, difference, holm
+from .per_image import MEASURES, answers, each_seed, motifs, tasks_of
+from .published import meaning, with_marks
+from .summary import protocol_of, sets_to_average
+from .table import Cell, Table
 
 DIFFERENCE = (
     "Difference in points [95% interval], and p, adjusted by Holm for the number of comparisons in "

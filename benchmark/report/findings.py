@@ -14,10 +14,10 @@ from trainers.prompting.errors import UserError, printable
 from ..protocols.base import shots_text
 from .compare import Comparisons
 from .frame import each_row
-from .names import ZERO_SHOT, dataset_title, in_words
+from .names import ZERO_SHOT, in_words
+from .notes import data_name
 from .paired import LEAST
-from .summary import accuracies, count_text
-from .tables import average_name, protocol_of
+from .summary import accuracies, count_text, protocol_of
 from .training import ATTACK
 
 RIVALS = 4  # lines after the best that it is compared with
@@ -58,9 +58,11 @@ def _findings(
     tidy: pd.DataFrame, numbers: pd.DataFrame, rows: list[Any], lacking: list[Any]
 ) -> list[str]:
     best, others = rows[0], rows[1:]
-    where = average_name(best) if best.average else dataset_title(best.dataset)
     shots = max(row.shots for row in rows)
-    details = [f"{protocol_of(best).title}, {where}", *([shots_text(shots)] if shots else [])]
+    details = [
+        f"{protocol_of(best).title}, {data_name(best)}",
+        *([shots_text(shots)] if shots else []),
+    ]
     what = "H" if best.column == "h" else "accuracy"
     attacked = [f"{', '.join(details)}: {text}" for text in _under_attack(numbers, rows, what)]
     details += ["before the attack"] * bool(attacked)

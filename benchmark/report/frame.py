@@ -23,7 +23,7 @@ from ..records import METRICS, OOD, PER_CLASS, Outcome, costs, other_code, unlik
 from . import published
 from .names import DATASETS, is_embedded, rank
 from .own_sets import name_folders
-from .training import ATTACK, Settings, always_named, compared_config, earlier_text, plain, unfelt
+from .training import Settings, always_named, compared_config, earlier_text, plain, unfelt
 
 # Runs that agree in these are of one training setting; with the same settings, of one line.
 METHOD = ["protocol", "source", "dataset", "shots", "trainer", "label", "config", "origin"]
@@ -41,16 +41,6 @@ FACTS = {"backbone": "backbone", "backbone_sha256": "weights", "features": "feat
          "teacher": "teacher"}  # fmt: skip
 # Those that the runs of one method must share.
 OWN_FACTS = {"precision": "precision"}
-
-
-ATTACK_NOTE = (
-    "Of lines with an attack, accuracy is that before it; `report --metrics` has Robust, the "
-    "accuracy on attacked images."
-)
-STATIC_NOTE = (
-    "static: attacked before the method adapts to the image, which an adaptive attack would not "
-    "wait for."
-)
 
 
 def each_row(table: pd.DataFrame) -> Iterator[Any]:
@@ -286,28 +276,6 @@ def _apart(runs: pd.DataFrame) -> list[str]:
         for mean, keys in values.items()
     }
     return [texts.get(mean, "") for mean in means]
-
-
-def apart_note(rows: Iterable[Any]) -> list[str]:
-    """Return a sentence on the settings in which the data sets of averages differ, if any."""
-    names = dict.fromkeys(f"{row.name} ({row.apart})" for row in rows if row.apart)
-    return [f"Settings that differ between the data sets: {', '.join(names)}."] if names else []
-
-
-def attack_note(rows: Iterable[Any]) -> list[str]:
-    """Return sentences on the attacks of rows of tables, if there are any."""
-    texts = [text for row in rows if (text := dict(row.settings).get(ATTACK))]
-    return [ATTACK_NOTE] * bool(texts) + [STATIC_NOTE] * any("static" in text for text in texts)
-
-
-def computed_note(rows: Iterable[Any]) -> list[str]:
-    """Return a sentence on the precisions that rows were computed in, if there are several."""
-    names: dict[str, dict[str, None]] = defaultdict(dict)
-    for row in rows:
-        for precision in row.precisions:
-            names[precision][row.name] = None
-    parts = [f"in {precision}: {', '.join(names[precision])}" for precision in sorted(names)]
-    return [f"Computed {'; '.join(parts)}."] if len(parts) > 1 else []
 
 
 def _short(keys: Iterable[str]) -> dict[str, str]:

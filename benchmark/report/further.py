@@ -10,8 +10,9 @@ from trainers.prompting.record.metrics import joint_metrics
 
 from ..records import Outcome, at_bound
 from .frame import each_row
+from .notes import seeds_text
 from .per_image import each_seed, joint_arrays, tasks_of
-from .tables import BOTH, seeds_text
+from .summary import BOTH
 from .training import ATTACK
 
 MISSING = "missing: results.json has no metrics; repeat the run with TEST.PREDICTIONS True"

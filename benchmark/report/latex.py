@@ -14,8 +14,8 @@ import pandas as pd
 
 from trainers.prompting.errors import printable
 
-from .names import dataset_title, method_name
-from .tables import SPREADS, Table, average_name, seeds_of, spread_note, title_of
+from .names import method_name
+from .table import Table
 
 ESCAPED = str.maketrans(
     {
@@ -33,45 +33,33 @@ QUOTED = re.compile(r"(?<!\w)'([^']*)'(?!\w)")
 PAGE = 40  # lines of a table that surely fit on a page, of some 50
 
 
-def as_document(groups: Iterable[Sequence[Table]]) -> str:
-    """Return the LaTeX of tables, one for each group; labels are numbered where they are equal."""
+def as_document(groups: Iterable[tuple[str, list[str], Sequence[Table]]]) -> str:
+    """Return the LaTeX of tables, one for each group, of which title and caption are given.
+
+    Labels are numbered where they are equal.
+    """
     counts: Counter[str] = Counter()
-    texts: list[str] = []
-    for group in groups:
-        title, caption = (group[0].title, group[0].caption) if len(group) == 1 else _joint(group)
+    texts = [r"% \usepackage{booktabs}"]
+    for title, caption, group in groups:
         label = re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")
         counts[label] += 1
         number = f"-{counts[label]}" if counts[label] > 1 else ""
         text = escape(" ".join([f"{title}.", *caption]))
         problems = dict.fromkeys(chain.from_iterable(map(_problems, group)))
         texts.append("\n".join([as_float(group, text, f"tab:{label}{number}"), *problems]))
-    packages = "booktabs" + ",longtable" * any(r"\begin{longtable}" in text for text in texts)
-    return "\n\n".join([rf"% \usepackage{{{packages}}}", *texts])
-
-
-def _joint(group: Sequence[Table]) -> tuple[str, list[str]]:
-    """Return the title and the caption of the tables of a protocol together."""
-    rows = sorted(chain.from_iterable(table.rows for table in group), key=lambda row: row.average)
-    sentences = dict.fromkeys(chain.from_iterable(table.caption for table in group))
-    spread = spread_note(seeds_of(rows), rows[0].interval)
-    return title_of(rows), [spread, *(text for text in sentences if text not in SPREADS)]
+    return "\n\n".join(texts)
 
 
 def _problems(table: Table) -> list[str]:
     """Return comments on what a table lacks."""
-    place = f"{_place(table)}: " if table.rows and not table.of_averages else ""
+    place = f"{table.place}: " if table.place and not table.of_averages else ""
     return [f"% Not complete: {printable(place + problem)}" for problem in table.problems]
-
-
-def _place(table: Table) -> str:
-    row = table.rows[0]
-    return average_name(row).capitalize() if row.average else dataset_title(row.dataset)
 
 
 def as_float(group: Sequence[Table], caption: str, label: str) -> str:
     """Return a float of tables one below the other; where there are several, each has its place."""
     several = len(group) > 1
-    places = [escape(_place(table)) if several else "" for table in group]
+    places = [escape(table.place) if several else "" for table in group]
     cells = pd.concat(map(_cells, group), keys=places).fillna("")
     of_page: dict = {"environment": "table*", "position": "t", "position_float": "centering"}
     text = cells.style.hide(axis="index", level=1 if several else None).to_latex(
@@ -85,14 +73,7 @@ def as_float(group: Sequence[Table], caption: str, label: str) -> str:
 
 def _cells(table: Table) -> pd.DataFrame:
     """Return the cells of a table in LaTeX."""
-    best = table.all_best()
-    lines = [
-        [
-            rf"\textbf{{{escape(cell.text)}}}" if i in best[j] else escape(cell.text)
-            for j, cell in enumerate(line)
-        ]
-        for i, line in enumerate(table.lines)
-    ]
+    lines = table.texts(lambda cell: escape(cell.text), r"\textbf{{{}}}")
     return pd.DataFrame(lines, columns=[*map(escape, table.head)])
 
 

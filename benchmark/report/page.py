@@ -19,11 +19,11 @@ from ..protocols.base import Protocol
 from . import pictures
 from .classes import tests
 from .names import dataset_title, in_words
-from .notes import bold_note, interval, notes
 from .plots import WIDTH, Drawing, encode_figure, figures
 from .render import View
 from .summary import accuracies
-from .tables import Table, tables
+from .table import Table, bold_note, interval
+from .tables import tables
 
 FOLDERS = [Path(__file__).parent, Path(advice.__file__).parent]  # which has the style
 TEMPLATES = Environment(
@@ -126,7 +126,7 @@ def render_page(
     """Return a page with a title, sentences, these parts, and last, facts of the records."""
 
     def below(table: Table) -> list[str]:
-        return [*notes(table), *bold_note(table)]
+        return [*table.below(), *bold_note(table)]
 
     template = TEMPLATES.get_template("page.html.j2")
     about = _facts(results) | {"Page made on": str(datetime.date.today())}

@@ -10,7 +10,8 @@ import pandas as pd
 from ..protocols.base import Plot, shots_text
 from .frame import each_row, setting_texts
 from .names import dataset_title
-from .tables import average_name, protocol_of
+from .notes import data_name
+from .summary import protocol_of
 from .training import Settings
 
 
@@ -95,7 +96,8 @@ def panels(rows: pd.DataFrame, plot: Plot) -> dict[str, Panel]:
 
 def _titles(row: Any, shots: list[int]) -> list[str]:
     """Return the titles of the panels that show a row, one for each of several numbers of shots."""
-    title = average_name(row).capitalize() if row.average else dataset_title(row.dataset)
+    title = data_name(row)
+    title = title.capitalize() if row.average else title
     if len(shots) < 2:
         return [title]
     return [f"{title}, {shots_text(number)}" for number in ([row.shots] if row.shots else shots)]

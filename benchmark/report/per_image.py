@@ -13,7 +13,7 @@ from trainers.prompting.record.predictions import read_predictions
 
 from ..records import Outcome
 from .names import motif
-from .tables import seeds_text
+from .notes import seeds_text
 
 Tested = TypeVar("Tested")
 Value = TypeVar("Value")

@@ -1,33 +1,24 @@
-"""Render tables as text, markdown, LaTeX or HTML, and rows as CSV or JSON."""
+"""Render rows of a summary as tables, or as plain numbers in CSV and JSON."""
 
 from __future__ import annotations
 
 import json
-import re
-import shutil
-import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Sequence
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Protocol
-
-from tabulate import tabulate
 
 from trainers.prompting.errors import printable
 
 from ..records import COSTS
 from .frame import each_row, setting_texts
-from .notes import bold_note, interval, notes
-from .summary import minus_published, published_beside
-from .tables import Table, number_or_none, tables
+from .summary import minus_published, number_or_none, published_beside
+from .table import TABLE_FORMATS, Table, as_markdown, as_text, lead
+from .tables import joint_tables, tables
 
 if TYPE_CHECKING:
     import pandas as pd
 
-TABLE_STYLES = {"text": "simple", "markdown": "pipe"}  # of tabulate
-TABLE_FORMATS = (*TABLE_STYLES, "latex")
 FORMATS = (*TABLE_FORMATS, "csv", "json", "html")
-WIDTH = 120  # characters in a line of text that is not for a terminal; wider tables are split
 
 
 class View(Protocol):
@@ -55,10 +46,16 @@ def render(
     `form` is one of FORMATS; in CSV there are rows or a view. With `all_published`, methods that
     were not run have their published numbers, too. `sentences` come first, not in CSV.
     """
+    further = [table for view in views for of in view.tables().values() for table in of]
+    if form == "latex":
+        from .latex import as_document
+
+        of_views = ((table.title, table.caption, [table]) for table in further)
+        joined = () if rows is None else joint_tables(rows, all_published)
+        return lead(sentences, form) + as_document([*joined, *of_views])
     if form in TABLE_FORMATS:
-        further = chain.from_iterable(of for view in views for of in view.tables().values())
-        groups = [*_groups(rows, form, all_published), *([table] for table in further)]
-        return lead(sentences, form) + in_style(groups, form)
+        usual = () if rows is None else chain(*tables(rows, all_published).values())
+        return lead(sentences, form) + in_style([*usual, *further], form)
     records: dict[str, list] = {"findings": [*sentences]} if sentences else {}
     if rows is not None:
         records |= {"rows": [], "averages": []}
@@ -73,92 +70,13 @@ def render(
     return as_csv(records["rows"] if rows is not None else views[0].records())
 
 
-def _groups(rows: pd.DataFrame | None, form: str, all_published: bool) -> Iterator[list[Table]]:
-    """Yield the tables of rows; in LaTeX, those that are joined, averages first."""
-    if rows is None:
-        return
-    if form != "latex":
-        yield from tables(rows, all_published).values()
-        return
-    for _, of in rows.groupby(["metric", "group"], sort=False):
-        (joint,) = tables(of, all_published).values()
-        yield sorted(joint, key=lambda table: not table.of_averages)
-
-
-def lead(sentences: Sequence[str], form: str) -> str:
-    """Return sentences as they stand before the tables, each in a line; a comment in LaTeX."""
-    mark, end = {"text": ("", "\n"), "markdown": ("", "\n\n"), "latex": ("% ", "\n")}[form]
-    texts = map(_escape, sentences) if form == "markdown" else sentences
-    text = "".join(f"{mark}{sentence}{end}" for sentence in texts)
-    return f"{text}\n" if text and form != "markdown" else text
-
-
-def in_style(groups: Iterable[Sequence[Table]], form: str) -> str:
-    """Return tables as `text`, `markdown` or `latex`, where each group is one table."""
+def in_style(tables: Iterable[Table], form: str) -> str:
+    """Return tables as `text`, `markdown` or `latex`."""
     if form == "latex":
         from .latex import as_document
 
-        return as_document(groups)
-    style = {"text": as_text, "markdown": as_markdown}[form]
-    return "\n\n".join(map(style, chain.from_iterable(groups)))
-
-
-def as_text(table: Table) -> str:
-    """Return a table for the terminal; a wide one is split into pieces."""
-    width = shutil.get_terminal_size().columns - 1 if sys.stdout.isatty() else WIDTH
-    lines = [[f"{cell.text} {interval(cell)}".rstrip() for cell in line] for line in table.lines]
-    first, *others = zip(table.head, *lines, strict=True)
-    pieces = [[first]]
-    for column in others:
-        # tabulate makes a column two wider than its head
-        widths = [
-            2 + max([2 + len(head), *map(len, rest)]) for head, *rest in (*pieces[-1], column)
-        ]
-        if sum(widths) - 2 > width:
-            pieces.append([first])
-        pieces[-1].append(column)
-    texts = [_tabulate(list(zip(*piece, strict=True)), "text") for piece in pieces]
-    return "\n".join([table.title, "\n\n".join(texts), *notes(table), *_problems(table)])
-
-
-def as_markdown(table: Table) -> str:
-    """Return a table in markdown, with its title and the best of each column in bold."""
-    escaped = [
-        [cell._replace(text=_escape(f"{cell.text} {interval(cell)}".rstrip())) for cell in line]
-        for line in table.lines
-    ]
-    lines = _bold(replace(table, lines=escaped), lambda t: f"**{t}**")
-    head = [_escape(text) for text in table.head]
-    parts = [f"**{_escape(table.title)}**", _tabulate([head, *lines], "markdown")]
-    parts.append("\n".join([*notes(table), *bold_note(table)]))
-    if table.problems:
-        heading, *problems = map(_escape, _problems(table))
-        parts += [heading, "\n".join(problems)]
-    return "\n\n".join(parts)
-
-
-def _escape(text: str) -> str:
-    """Return a text in which markdown reads no mark, such as the name of a class."""
-    return re.sub(r"[\\`*_<>|]|\](?=\()", r"\\\g<0>", text)
-
-
-def _tabulate(lines, form: str) -> str:
-    align = ["left"] + ["right"] * (len(lines[0]) - 1)
-    style = TABLE_STYLES[form]
-    return tabulate(lines[1:], lines[0], style, colalign=align, disable_numparse=True)
-
-
-def _bold(table: Table, bold: Callable[[str], str]) -> list[list[str]]:
-    """Return the texts of all cells, with the best of each column in bold."""
-    best = table.all_best()
-    return [
-        [bold(cell.text) if i in best[j] else cell.text for j, cell in enumerate(line)]
-        for i, line in enumerate(table.lines)
-    ]
-
-
-def _problems(table: Table) -> list[str]:
-    return ["Not complete:", *(f"- {what}" for what in table.problems)] if table.problems else []
+        return as_document((table.title, table.caption, [table]) for table in tables)
+    return "\n\n".join(map({"text": as_text, "markdown": as_markdown}[form], tables))
 
 
 OPTIONAL = ("source", "settings", "beyond", "other_code", "differing", "origin")  # not if empty

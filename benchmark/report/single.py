@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,10 +29,10 @@ from ..records import (
 )
 from .classes import class_table, images_of_classes
 from .frame import setting_texts
-from .notes import interval
+from .notes import explain
 from .own_sets import name_in
-from .render import TABLE_FORMATS, as_csv, in_style, lead
-from .tables import Cell, Table, explain
+from .render import as_csv, in_style
+from .table import TABLE_FORMATS, Cell, Table, interval, lead
 from .training import ATTACK, INIT, TRAINED, attacks, drawn_text, earlier_text, image_changes
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def overview(folders: list[Path], form: str) -> str:
         return report_runs(folders, form)
     note = "`report RUN` shows one with its classes."
     table = _overview({folder: read_run(folder) for folder in folders}, [note])
-    return in_style([[table]], form)
+    return in_style([table], form)
 
 
 def _overview(runs: Mapping[Path, Outcome], notes: list[str]) -> Table:
@@ -87,9 +88,7 @@ def report_runs(folders: list[Path], form: str, plots: Path | None = None) -> st
     tables = {folder: _tables(folder, outcome) for folder, outcome in runs.items()}
     sentences = [_finding(outcome) for outcome in runs.values()]
     if form != "html":
-        return lead(sentences, form) + in_style(
-            ([table] for of in tables.values() for table in of), form
-        )
+        return lead(sentences, form) + in_style(chain(*tables.values()), form)
     from .page import Part, Section, render_page
 
     sections: dict[Protocol | Section, list[Part]] = {}

@@ -12,7 +12,7 @@ import pandas as pd
 from trainers.prompting.dataset_keys import CHANGES, SENTENCES, STREAM
 
 from ..protocols import PROTOCOLS
-from ..protocols.base import shots_text
+from ..protocols.base import Protocol, shots_text
 from ..records import COSTS, METRICS, OOD, Metric
 from . import published
 from .frame import MEAN, each_row
@@ -24,6 +24,7 @@ PLACE = ["line", "column", "metric"]  # what a mean over seeds is of
 HALVES = ("base", "new")
 KEYS = CHANGES | SENTENCES | STREAM
 AVERAGED = MEAN[1:]  # within a group
+BOTH = "base and new"  # the column of metrics over both halves together
 
 
 def summarise(
@@ -78,6 +79,17 @@ def measured(numbers: pd.DataFrame) -> pd.DataFrame:
     empty = numbers["average"] & numbers["mean"].isna() & (numbers["metric"] != "accuracy")
     shown = numbers[numbers["metric"].isin(order) & ~empty]
     return shown.sort_values("metric", key=lambda keys: keys.map(order), kind="stable")
+
+
+def protocol_of(rows: Any) -> Protocol:
+    """Return the protocol of a row, or of rows that have the same."""
+    name = rows.protocol
+    return PROTOCOLS[name if isinstance(name, str) else name.iloc[0]]
+
+
+def number_or_none(number: Any) -> Any:
+    """Return a number of a data frame; None if it is missing there."""
+    return None if number is None or number != number else number
 
 
 def is_ood(name: str) -> bool:

@@ -16,7 +16,8 @@ from benchmark.report.frame import each_row, frame
 from benchmark.report.further import further
 from benchmark.report.page import page_of
 from benchmark.report.render import render
-from benchmark.report.tables import Table, tables
+from benchmark.report.table import Table
+from benchmark.report.tables import tables
 from trainers.prompting.record.predictions import write_predictions
 
 

@@ -136,7 +136,7 @@ def test_the_tables_compile_and_read_right(tmp_path):
     outcomes = base2new(CoOp=(80, 60), ALIGN=(82, 65)) + few_shot("A_1&^<[", 4, (50, 51))
     outcomes += few_shot("[B]", 4, (50, 51)) + few_shot("[B]", 4, (50, 51), "a_b")
     found = some(tmp_path)
-    of_metrics = in_style([[*metrics(found).values()][2:]], "latex")
+    of_metrics = in_style([*metrics(found).values()][2:], "latex")
     texts = [latex(outcomes), of_metrics, shown(classes(frame(found)), "latex", None)]
     document = "\n".join([
         r"\documentclass{article}", r"\usepackage{booktabs,longtable}", r"\begin{document}", *texts,

@@ -11,8 +11,8 @@ from benchmark.protocols.places import runs_in
 from benchmark.records import METRICS, Metric, from_folder
 from benchmark.report import command, pictures
 from benchmark.report.frame import frame
-from benchmark.report.render import as_markdown
-from benchmark.report.tables import INTERVAL
+from benchmark.report.notes import INTERVAL
+from benchmark.report.table import as_markdown
 from trainers.prompting.record.predictions import write_predictions
 
 MEASURED = {"macro_f1": 50.0, "top5_accuracy": 90.0, "calibration_error": 8.0}

@@ -17,8 +17,7 @@ from outcomes import (
 )
 
 from benchmark.__main__ import main
-from benchmark.report.page import interval, notes
-from benchmark.report.tables import Cell
+from benchmark.report.table import Cell, interval
 
 
 def test_page_is_self_contained_and_accessible():
@@ -123,5 +122,5 @@ def test_accuracies_of_one_seed_on_few_images_have_intervals():
 def test_with_few_images_a_deviation_is_not_all(base, new, said):
     outcomes = [outcome("CoOp", seed, part, 50.0, num_test=tested)
                 for part, tested in (("base", base), ("new", new)) for seed in (1, 2)]  # fmt: skip
-    told = " ".join(notes(only_table(outcomes)))
+    told = " ".join(only_table(outcomes).below())
     assert (f" with {said} of them," in told) if said else ("Wilson" not in told)

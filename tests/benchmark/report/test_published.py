@@ -14,7 +14,8 @@ from benchmark.report import published
 from benchmark.report.names import DATASETS
 from benchmark.report.paired import harmonic
 from benchmark.report.published import AVERAGE, numbers
-from benchmark.report.render import as_text, render
+from benchmark.report.render import render
+from benchmark.report.table import as_text
 from benchmark.report.tables import tables
 from trainers.prompting.errors import UserError
 

@@ -10,10 +10,12 @@ from paths import ROOT
 
 from benchmark.protocols import BASE2NEW
 from benchmark.report.frame import frame
+from benchmark.report.notes import H_NOTE
 from benchmark.report.paired import harmonic, holm
-from benchmark.report.render import as_text, render
+from benchmark.report.render import render
 from benchmark.report.summary import minus_published, published_beside, summarise
-from benchmark.report.tables import H_NOTE, tables
+from benchmark.report.table import as_text
+from benchmark.report.tables import tables
 
 
 def averages(outcomes):

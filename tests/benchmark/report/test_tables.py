@@ -27,10 +27,11 @@ from benchmark.protocols import BASE2NEW, CROSS_DATASET, DOMAIN_GENERALIZATION, 
 from benchmark.records import COSTS, Cost, flaw
 from benchmark.report import plots
 from benchmark.report.frame import frame
-from benchmark.report.latex import as_document
-from benchmark.report.render import as_csv, as_markdown, as_text, record, render
+from benchmark.report.notes import STD
+from benchmark.report.render import as_csv, in_style, record, render
 from benchmark.report.single import report_runs
-from benchmark.report.tables import STD, Cell, Table, tables
+from benchmark.report.table import Cell, Table, as_markdown, as_text
+from benchmark.report.tables import tables
 
 
 def test_a_cost_is_one_line(tmp_path, monkeypatch):
@@ -188,14 +189,14 @@ def test_the_best_of_a_column_is_bold():
     table = only_table(outcomes)
     assert table.best(1) == {0, 2}  # equal as shown
     assert as_markdown(table).count("**50.00**") == 2
-    assert as_document([[table]]).count(r"\textbf{50.00}") == 2
+    assert in_style([table], "latex").count(r"\textbf{50.00}") == 2
     assert page(outcomes).count("<strong>50.00</strong>") == 2
     assert "*" not in as_text(table)
 
 
 def test_latex_is_escaped():
     outcomes = [outcome(r"A_1&\$", 1, "base", 50.0, dataset="emoji_food")]
-    text = as_document([[only_table(outcomes)]])
+    text = in_style([only_table(outcomes)], "latex")
     assert r"A\_1\&\textbackslash{}\$ & 50.00 & - & - &" in text
     assert r"emoji\_food: accuracy (\%)" in text
     for line in (r"\begin{tabular}{lrrrrrr}", r"\toprule", r"\midrule", r"\bottomrule"):
