@@ -88,6 +88,8 @@ def read(path) -> Golden:
         meta["config"] = {key: meta["config"][key] for key in ("INIT", "CONSTRAINT", "PREC")}
     if meta["method"] == "CrossModal":
         tensors["logits"] = tensors["logits_eval"]
+    if meta["method"] == "ALIGN":
+        del meta["config"]["FORM"]  # the paper's; the released one is MMP
     if meta["method"] == "MMRLpp":  # its terms are without their weights
         alpha, weight = (meta["config"][key] for key in ("ALPHA", "REG_WEIGHT"))
         weights = {"ce": alpha, "ce_rep": 1 - alpha, "reg_image": weight, "reg_text": weight}
@@ -100,8 +102,6 @@ def node_of(golden: Golden, **more) -> dict:
     meta = golden.meta
     known = METHODS[meta["method"]].defaults
     node = {key.upper(): value for key, value in meta["config"].items()}  # some are argparse's
-    if meta["method"] == "ALIGN":
-        del node["FORM"]  # the paper's; the released one is MMP
     if meta["method"] in ("GalLoP", "SOTGLP"):  # only some of its arguments are keys
         node = {key: node[key] for key in known if key in node} | {"GLOBAL_DROPOUT_P": 0.0}
     if "SCALE" in known and "logit_scale" in meta["extra"]:  # a constant of the public code

@@ -334,12 +334,3 @@ def test_a_name_of_300_characters(tmp_path, capsys):
     assert main(["few_shot", "emoji", "--dry-run", *output]) == 2
     said = capsys.readouterr().err.splitlines()
     assert len(said) == 3 and all("has 300 characters: shorten it" in line for line in said)
-
-
-@pytest.mark.slow
-def test_a_closed_standard_output(tmp_path):
-    sys.stdout = None
-    assert main(["info"]) == 0
-    sys.stdout.close()
-    sys.stdout = None
-    assert train.run(arguments(tmp_path, "CoOp", tmp_path / "out", 1, "--no-train")) == 0
