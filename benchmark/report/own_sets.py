@@ -24,7 +24,7 @@ def name_folders(outcomes: Iterable[Outcome]) -> list[Outcome]:
     """Return outcomes in which each `image_folder` without a name has that of its folder.
 
     Runs without a record have the name of the others of their output. Folders of one name with
-    other images are also named by the folders around them that tell them apart.
+    other images are numbered, from the second: `photos #2`.
     """
     outcomes = list(outcomes)
     images: dict[Path, set] = defaultdict(set)
@@ -34,18 +34,13 @@ def name_folders(outcomes: Iterable[Outcome]) -> list[Outcome]:
         if folder and outcome.run.dataset == IMAGE_FOLDER:
             images[folder].add((outcome.result or {}).get("data_fingerprint"))
             by_origin.setdefault(outcome.origin, folder)
-
-    def name(folder: Path) -> str:
-        mine, around, n = images[folder], _around(folder), 1
-        apart = [
-            _around(other)
-            for other in images
-            if other.name == folder.name and mine.isdisjoint(images[other])
-        ]
-        while n < len(around) and any(other[-n:] == around[-n:] for other in apart):
-            n += 1
-        text = f" ({' '.join(around[-n:])})" if apart and around else ""
-        return printable(f"{NAME}{folder.name}{text}")
+    names, apart = {}, defaultdict[str, list[set]](list)  # folders of one name by their images
+    for folder, mine in images.items():
+        others = apart[folder.name]
+        place = next((i for i, theirs in enumerate(others) if mine & theirs), len(others))
+        others[place : place + 1] = [mine.union(*others[place : place + 1])]
+        number = f" #{place + 1}" if place else ""
+        names[folder] = printable(f"{NAME}{folder.name}{number}")
 
     def rename(outcome: Outcome) -> Outcome:
         run, others = outcome.run, by_origin.get(outcome.origin)
@@ -53,16 +48,11 @@ def name_folders(outcomes: Iterable[Outcome]) -> list[Outcome]:
         if IMAGE_FOLDER not in (run.dataset, run.source) or not (folder := own or others):
             return outcome
         dataset, source = (
-            name(folder) if asked == IMAGE_FOLDER else asked for asked in (run.dataset, run.source)
+            names[folder] if asked == IMAGE_FOLDER else asked for asked in (run.dataset, run.source)
         )
         return replace(outcome, run=replace(run, dataset=dataset, source=source))
 
     return [rename(outcome) for outcome in outcomes]
-
-
-def _around(folder: Path) -> tuple[str, ...]:
-    """Return the names of the folders around a folder, the outermost first."""
-    return folder.relative_to(folder.anchor).parent.parts
 
 
 def name_in(folder: Path, record: dict) -> str:

@@ -383,19 +383,12 @@ def test_runs_without_a_record_have_the_name_of_the_others():
     assert names(given) == ["image_folder=pets"]
 
 
-def test_folders_of_one_name_are_apart_if_their_images_differ():
-    one, same = own("/x/images", origin="a"), own("/y/images", origin="b")
-    assert names(one + same) == ["image_folder=images"]
-    other = own("/y/images", origin="b", images="2")
-    assert names(one + other) == ["image_folder=images (x)", "image_folder=images (y)"]
-
-
-def test_as_many_folders_around_are_named_as_are_needed():
-    roots = ("/a/x/pets", "/b/x/pets", "/x/pets", "/c/pets")
-    outcomes = [of for i, root in enumerate(roots) for of in own(root, origin=root, images=str(i))]
-    assert names(outcomes) == [
-        f"image_folder=pets ({around})" for around in ("a x", "b x", "x", "c")
-    ]
+def test_folders_of_one_name_are_numbered_if_their_images_differ():
+    roots = {"/a/pets": "1", "/b/pets": "2", "/c/pets": "1", "/d/pets": "3", "/e/cars": "4"}
+    outcomes = [of for root, images in roots.items() for of in own(root, images=images)]
+    assert [of.run.dataset.partition("=")[2] for of in name_folders(outcomes)] == [
+        "pets", "pets #2", "pets", "pets #3", "cars"
+    ]  # fmt: skip
 
 
 def test_the_source_of_a_transfer_is_named():
