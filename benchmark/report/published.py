@@ -26,7 +26,6 @@ RN50 and ten seeds only.
 
 import csv
 import functools
-import re
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
@@ -61,6 +60,7 @@ MISPRINTS = {
 }
 MISPRINT = "A number marked as a misprint cannot be right: no difference is computed."
 
+FORM = "this is no method, data set, accuracies (%), kind and source"
 PLAIN = "plain"  # the kind of a row; otherwise marks of BEYOND, joined by `+`
 NO_ALIGN = "ALIGN's own numbers in this protocol (main text of its paper) could not be obtained."
 
@@ -97,11 +97,11 @@ def numbers(protocol: Protocol, group: str = "") -> dict[Key, Published]:
             for line in reader:
                 try:
                     key, published = _read(line, protocol)
-                    need(key not in printed, f"{key.trainer} on {key.dataset} is repeated")
-                except UserError as error:
+                    need(key not in printed, "repeated")
+                except (AttributeError, KeyError, TypeError, ValueError, UserError):
                     raise UserError(
-                        f"{path}, line {reader.line_num}: {error}; correct or remove that line, "
-                        "or use --published off"
+                        f"{path}, line {reader.line_num}: {FORM}, or repeats another; correct or "
+                        "remove it, or use --published off"
                     ) from None
                 printed[key] = published
     return printed | _averages(printed, protocol)
@@ -128,31 +128,17 @@ def _averages(printed: dict[Key, Published], protocol: Protocol) -> dict[Key, Pu
 
 
 def _read(line: dict, protocol: Protocol) -> tuple[Key, Published]:
-    """Parse a line of a file; raises UserError if a value is missing or invalid."""
-    of_halves = "h" in protocol.columns and not (line.get("base") or line.get("new"))
+    """Parse a line of a file; raises an error if a value is missing or invalid."""
+    of_halves = "h" in protocol.columns and not (line["base"] or line["new"])
     columns = ("h",) if of_halves else protocol.columns
-    for name in ("method", "dataset", *columns, "kind", "source"):
-        need(line.get(name), f"the {name} is missing")
-    need(None not in line, "the line has more values than columns")
-    known = line["dataset"] in (AVERAGE, *DATASETS)
-    need(known, f"'{line['dataset']}' is not the name of a data set")
-    shots, marks = line.get("shots") or str(SHOTS), line["kind"].split("+")
-    need(shots.isdecimal(), f"shots are '{shots}', not a whole number")
-    need(
-        marks == [PLAIN] or set(marks) <= set(BEYOND),
-        f"kind is '{line['kind']}', neither {PLAIN} nor one or more of {', '.join(BEYOND)} joined "
-        "by +",
-    )
-    key = Key(TRAINERS.get(line["method"], line["method"]), line["dataset"], int(shots))
-    values = {name: _accuracy(name, line[name]) for name in columns}
-    misprint = (protocol.name, *key) in MISPRINTS
-    return key, Published(values, marks, line["source"], misprint)
-
-
-def _accuracy(name: str, text: str) -> float:
-    number = re.fullmatch(r"\d+(\.\d+)?", text)
-    need(number and float(text) <= 100, f"{name} is '{text}', not a number from 0 to 100")
-    return float(text)
+    values, marks = {name: float(line[name]) for name in columns}, line["kind"].split("+")
+    need(all(0 <= value <= 100 for value in values.values()), "not in %")
+    need(line["dataset"] in (AVERAGE, *DATASETS) and None not in line, "wrong")
+    need(line["method"] and line["source"], "incomplete")
+    need(marks == [PLAIN] or set(marks) <= set(BEYOND), "of no kind")
+    method, shots = line["method"], int(line.get("shots") or SHOTS)
+    key = Key(TRAINERS.get(method, method), line["dataset"], shots)
+    return key, Published(values, marks, line["source"], (protocol.name, *key) in MISPRINTS)
 
 
 def datasets(protocol: Protocol, group: str = "") -> set[str]:

@@ -306,31 +306,19 @@ def test_methods_that_adapt_or_search_have_published_numbers(
     assert theirs.values == {"accuracy": value} and theirs.kinds == [kind] and theirs.source
 
 
-@pytest.mark.parametrize(
-    ("line", "why"),
-    [
-        ("CoOp,dtd,79.x,41.18,54.24,plain,here", "base is '79.x', not a number from 0 to 100"),
-        ("CoOp,dtd,100.01,41.18,54.24,plain,here", "base is '100.01', not a number from 0 to 100"),
-        ("CoOp,dtd,79.44,,54.24,plain,here", "the new is missing"),
-        ("CoOp,dtd,,41.18,54.24,plain,here", "the base is missing"),
-        ("CoOp,dtd,79.44,41.18,,plain,here", "the h is missing"),
-        ("CoOp,dtd,,,,plain,here", "the h is missing"),
-        ("CoOp,dtd,79.44,41.18,54.24,plain", "the source is missing"),
-        ("CoOp,dtd,79.44,41.18,54.24,,here", "the kind is missing"),
-        ("CoOp,dtd,79.44,41.18,54.24,magic,here", "kind is 'magic', neither plain nor one or"),
-        ("CoOp,dtd,79.44,41.18,54.24,llm+magic,here", "kind is 'llm+magic'"),
-        ("CoOp,dtd,79.44,41.18,54.24,plain+llm,here", "kind is 'plain+llm'"),
-        ("CoOp,dtd,79.44,41.18,54.24,plain,here,more", "more values than columns"),
-        ("CoOp,textures,79.44,41.18,54.24,plain,here", "'textures' is not the name of a data set"),
-        ("CoOp,eurosat,79.44,41.18,54.24,plain,here", "CoOp on eurosat is repeated"),
-    ],
-)
-def test_a_wrong_line_is_one_sentence(write_published, line, why):
+@pytest.mark.parametrize("line", [
+    "CoOp,dtd,79.x,41.18,54.24,plain,here", "CoOp,dtd,100.01,41.18,54.24,plain,here",
+    "CoOp,dtd,79.44,,54.24,plain,here", "CoOp,dtd,,,,plain,here",
+    "CoOp,dtd,79.44,41.18,54.24,plain", "CoOp,dtd,79.44,41.18,54.24,,here",
+    "CoOp,dtd,79.44,41.18,54.24,plain+llm,here", "CoOp,dtd,79.44,41.18,54.24,plain,here,more",
+    "CoOp,dtd,nan,41.18,54.24,plain,here", "CoOp,dtd,79.44", ",dtd,79.44,41.18,54.24,plain,here",
+    "CoOp,textures,79.44,41.18,54.24,plain,here", "CoOp,eurosat,79.44,41.18,54.24,plain,here",
+])  # fmt: skip
+def test_a_wrong_line_is_one_sentence(write_published, line):
     right = "CoOp,eurosat,92.19,54.74,68.69,plain,here"
     write_published("base2new.csv", "method,dataset,base,new,h,kind,source", right, line)
-    with pytest.raises(UserError, match="base2new.csv, line 3: ") as caught:
+    with pytest.raises(UserError, match="base2new.csv, line 3: this is no method, .* off"):
         rows(base2new())
-    assert why in str(caught.value) and "--published off" in str(caught.value)
     assert len(rows(base2new(), beside_published=False))
 
 
@@ -339,10 +327,3 @@ def test_a_line_has_all_columns_or_h_alone(write_published, values):
     line = f"CoOp,dtd,{values},plain,here"
     write_published("base2new.csv", "method,dataset,base,new,h,kind,source", line)
     assert "CoOp, published" in lines(only_table(base2new()))
-
-
-def test_shots_of_a_published_line_are_whole_numbers(write_published):
-    head, line = "method,dataset,shots,accuracy,kind,source", "CoOp,dtd,many,44.66,plain,here"
-    write_published("few_shot.csv", head, line)
-    with pytest.raises(UserError, match="line 2: shots are 'many', not a whole number"):
-        rows(few_shot("CoOp", 1, (50,), "dtd"))
