@@ -2,14 +2,21 @@
 
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from recipe.configs import read_pairs
 from trainers.prompting.checkpoint.cfg_texts import literal
-from trainers.prompting.errors import printable
+from trainers.prompting.checkpoint.identity import (
+    Identity,
+    differences,
+    in_groups,
+    in_words,
+)
+from trainers.prompting.errors import UserError, printable
 from trainers.prompting.marks import BEYOND
 from trainers.prompting.record.hashes import edited_files
 from trainers.prompting.storage import run_record
@@ -20,24 +27,6 @@ from trainers.prompting.storage.run_record import is_number, is_percent
 from .protocols.base import Run
 from .protocols.configs import dataset_name, given_plugins
 from .protocols.launches import CONSOLE
-
-# Keys of the config that may differ between equal runs: they do not change what is computed, or
-# they are taken from the backbone.
-INCIDENTAL = (
-    "DATALOADER.NUM_WORKERS", "DATALOADER.TEST.BATCH_SIZE", "TRAIN.PRINT_FREQ", "TEST.PREDICTIONS",
-    "TEST.RECORD",
-    "INPUT.SIZE", "INPUT.INTERPOLATION", "INPUT.RESIZE", "INPUT.PIXEL_MEAN", "INPUT.PIXEL_STD",
-)  # fmt: skip
-
-# Further keys in which runs of one line of a table may differ: they name the run, its place in the
-# table, or its machine. The backbone is compared by itself.
-OWN = {
-    *INCIDENTAL, "DATALOADER.CACHE_GIB", "DATASET.FEATURES", "DATASET.METHODS",
-    "DATASET.NUM_SHOTS", "DATASET.ROOT", "DATASET.SUBSAMPLE_CLASSES", "MODEL.BACKBONE.NAME",
-    "OUTPUT_DIR", "RESUME", "SEED", "TEST.OOD", "TEST.SPLIT", "TRAIN.CHECKPOINT_FREQ",
-    "TRAINER.DETERMINISTIC", "TRAINER.MEMORY_BUDGET", "TRAINER.PLUGINS",
-    "TRAINER.UNREAD", "USE_CUDA", "VERBOSE", "VERSION",
-}  # fmt: skip
 
 # The launcher's own lines in a run's console.txt begin with one of these.
 COMMAND, FAILED = "$ ", "# failed: "
@@ -200,8 +189,7 @@ KINDS: dict[str, tuple[Callable[[Any], bool], Sequence[str]]] = {
     ),
     "a group of numbers": (_each(is_number), ["drawn", "training_images"]),
     "true or false": (lambda value: isinstance(value, bool), ["as_published"]),
-    "a list of texts": (are_texts, ["edited"]),
-    "a group of keys": (_each(lambda _: True), ["config"]),
+    "a list of texts": (are_texts, ["edited", "plugins", "unread", "per_dataset"]),
     "groups of accuracies of tasks": (
         _each(lambda tasks: isinstance(tasks, list) and all(map(is_percent, tasks))), ["tasks"],
     ),
@@ -216,6 +204,13 @@ def flaw(result) -> str | None:
     """Return how a record differs from the format of train.py; None if it does not."""
     if why := run_record.flaw(result):
         return why
+    if "config" in result and "run" not in result:
+        return "is of 0.6, which is not read: run again"
+    if "run" in result:
+        try:
+            Identity.of(result["run"], "it", "")
+        except UserError:
+            return "does not say what its run is"
     for wanted, (holds, keys) in KINDS.items():
         for key in keys:
             value = result.get(key)
@@ -229,8 +224,8 @@ def edited_since(record: dict) -> list[str]:
 
     It is looked for next to this command's plug-ins, then next to the files that the record names.
     """
-    named = record.get("plugins") or value_at(record.get("config"), "TRAINER.PLUGINS")
-    files = [name for name in named if name.endswith(".py")] if are_texts(named) else []
+    named = record.get("plugins") or []
+    files = [str(name) for name in named if str(name).endswith(".py")]
     return edited_files(record.get("code"), [*given_plugins, *files])
 
 
@@ -253,24 +248,57 @@ def stamp(run: Run) -> tuple[int, int] | None:
     return status.st_mtime_ns, status.st_ino
 
 
-def misfit(run: Run, result: dict, keys: dict | None = None) -> str | None:
-    """Return how a record differs from what the run asks for; None if it does not.
+def run_of(result: dict | None) -> Identity:
+    """Return what the run of a record is, as far as it says it."""
+    return Identity(**(result or {}).get("run") or {})
 
-    `keys` are further dotted keys that the record's config must have, with their values.
-    """
-    asked = {"trainer": run.trainer, "seed": run.seed, "shots": run.shots,
-             "subsample_classes": run.subsample}  # fmt: skip
-    name = dataset_name(run.dataset)  # None: of a plug-in of another command
-    if name and result.get("dataset") != name:
-        asked["dataset"] = run.dataset
-    for key, value in asked.items():
-        if result.get(key) != value:
-            return f"{key} {printable(result.get(key))}, not {value}"
-    for key, value in ((keys or {}) | read_pairs(run.opts)).items():
-        then = value_at(result.get("config"), key)
-        if key not in INCIDENTAL and then is not None and then != as_recorded(value):
-            return f"{key} {printable(then)}, not {value}"
-    return None
+
+def value_of(result: dict | None, place: str) -> Any:
+    """Return the value of a dotted key in the run of a record; None if it has none."""
+    return run_of(result).value(place)
+
+
+def recorded(result: dict) -> Identity:
+    """Return what the run of a record is, with what else the record says of it."""
+    run = run_of(result)
+    named = {"SEED": "seed", "DATASET.NUM_SHOTS": "shots"}
+    training = {place: result[key] for place, key in named.items() if key in result}
+    named = {"DATASET.SUBSAMPLE_CLASSES": "subsample_classes", "DATASET.NAME": "dataset",
+             "fingerprint": "data_fingerprint", "ood": "ood_fingerprints"}  # fmt: skip
+    data = {place: result[key] for place, key in named.items() if key in result}
+    data["DATASET.FEATURES"] = result.get("features") or ""
+    origins = {name: (result.get(name) or {}).get("digest") for name in ("teacher", "start")}
+    return run._replace(
+        method=str(result.get("trainer")),
+        training={**run.training, **training},
+        data={**run.data, **data},
+        clip={"name": run.clip.get("name"), "sha256": result.get("backbone_sha256")},
+        earlier={name: digest for name, digest in origins.items() if digest},
+    )
+
+
+def asked_of(run: Run, keys: Mapping[str, Any] | None = None) -> Identity:
+    """Return what a command and its files say of a run; `keys` are those of further ones."""
+    given = {key: as_recorded(x) for key, x in {**(keys or {}), **read_pairs(run.opts)}.items()}
+    given |= {"SEED": run.seed, "DATASET.NUM_SHOTS": run.shots}
+    given |= {"DATASET.SUBSAMPLE_CLASSES": run.subsample, "DATASET.NAME": dataset_name(run.dataset)}
+    known = {key: x for key, x in given.items() if x is not None and not is_lost(key, x)}
+    groups = in_groups(known.items())
+    return Identity(run.trainer, **groups, clip={"name": given.get("MODEL.BACKBONE.NAME")})
+
+
+def is_lost(key: str, value: Any) -> bool:
+    """Return True for the file of sentences or of a stream that is not here to be compared."""
+    if key == "DATASET.SENTENCES":
+        return str(value).endswith(".json") and not os.path.isfile(value)
+    drawn = str(value).partition(":")[0] in run_record.DRAWN
+    return key == "TEST.STREAM" and not (drawn or os.path.isfile(run_record.order_path(str(value))))
+
+
+def misfit(result: dict, asked: Identity) -> str | None:
+    """Return how a record differs from what is asked for; None if it does not."""
+    texts = differences(recorded(result), asked)
+    return printable(in_words(texts)) if texts else None
 
 
 def from_folder(run: Run) -> Outcome:
@@ -281,7 +309,7 @@ def from_folder(run: Run) -> Outcome:
         return Outcome(run, problem=f"corrupt: {error}")
     if result is None:
         return Outcome(run, problem=failure(run) or "unfinished: no results yet")
-    why = misfit(run, result)
+    why = misfit(result, asked_of(run))
     return Outcome(run, problem=f"misplaced: holds {why}") if why else Outcome(run, result)
 
 
@@ -299,25 +327,6 @@ def console_lines(run: Run) -> list[str]:
         return (run.folder / CONSOLE).read_bytes().decode(errors="replace").splitlines()
     except OSError:
         return []
-
-
-def value_at(config, key: str):
-    """Return the value of a dotted key in nested mappings; None if absent."""
-    for name in key.split("."):
-        config = config.get(name) if isinstance(config, dict) else None
-    return config
-
-
-def unlike(one: dict, other: dict, above: str = "") -> Iterator[str]:
-    """Yield the dotted keys, but OWN, that differ between two configs and are in both, in order."""
-    for name in filter(other.__contains__, one):
-        key = f"{above}{name}"
-        if one[name] == other[name] or key in OWN:
-            continue
-        if isinstance(one[name], dict) and isinstance(other[name], dict):
-            yield from unlike(one[name], other[name], f"{key}.")
-        else:
-            yield key
 
 
 def as_recorded(value):

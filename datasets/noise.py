@@ -10,15 +10,17 @@ import random
 from copy import copy
 from types import SimpleNamespace
 
-from trainers.prompting.dataset_keys import CHANGES as KEYS
+from trainers.prompting.checkpoint.keys import KEYS
 from trainers.prompting.errors import need, one_of
 
+CHANGES = ("LABEL_NOISE", "LABEL_NOISE_KIND", "IMBALANCE")  # keys of the node DATASET
 KINDS = ("symmetric", "pair", "sym", "asym")
 
 
 def keys_of(node):
-    """Return the values of `KEYS` in a node DATASET, if there; raises UserError if invalid."""
-    values = SimpleNamespace(**{key: getattr(node, key, default) for key, default in KEYS.items()})
+    """Return the values of CHANGES in a node DATASET, if there; raises UserError if invalid."""
+    usual = {key: KEYS[f"DATASET.{key}"].default for key in CHANGES}
+    values = SimpleNamespace(**{key: getattr(node, key, x) for key, x in usual.items()})
     need(
         0 <= values.LABEL_NOISE < 1,
         f"DATASET.LABEL_NOISE is {values.LABEL_NOISE} but must be the share of wrong training "
@@ -34,7 +36,7 @@ def keys_of(node):
 
 
 def changes(values):
-    """Return True if the values of `KEYS` change training images."""
+    """Return True if the values of CHANGES change training images."""
     return values.LABEL_NOISE > 0 or values.IMBALANCE > 1
 
 

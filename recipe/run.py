@@ -12,7 +12,7 @@ from dassl.engine import build_trainer
 from dassl.utils import collect_env_info, set_random_seed, setup_logger
 
 from trainers.prompting.checkpoint.files import find_checkpoint, saved_epochs
-from trainers.prompting.checkpoint.identity import leaves
+from trainers.prompting.checkpoint.identity import in_groups, leaves, unlike
 from trainers.prompting.conformance.stamp import check_once
 from trainers.prompting.errors import UserError, by_system, printable
 from trainers.prompting.plugins import code_of
@@ -60,7 +60,7 @@ def do_run(cfg, args) -> None:
             of_method = hasattr(trainer, "evaluation")
             other = {"code": code, "edited": edited}
             last = trainer.evaluation() if of_method else Evaluation.of(trainer, **other)
-            name_replaced(trainer.cfg, last.cfg, args)  # with the CLIP's images
+            name_replaced(trainer.cfg, last.identity, args)  # with the CLIP's images
             again = trains and trainer.start_epoch >= trainer.max_epoch  # it was only evaluated
             write_results(replace(last, checked=checked), earlier if again else None)
             if not (args.eval_only or cfg.DATASET.FEATURES) and of_method:
@@ -135,10 +135,10 @@ def epoch_to_load(trainer, args) -> int | None:
 def name_replaced(cfg, recorded, args) -> None:
     """Print what the command line sets, but the record has as the training had it."""
     given = {*read_pairs(args.opts), *(["SEED"] if args.seed >= 0 else [])}
-    now, then = (dict(leaves(tree)) for tree in (cfg, recorded))
-    differing = [key for key in sorted(given & then.keys()) if now[key] != then[key]]
-    if differing:
-        differences = ", ".join(f"{key} {then[key]} (not {now[key]})" for key in differing)
+    now, then = in_groups(leaves(cfg)), recorded.keys
+    now = {key: value for group in now.values() for key, value in group.items() if key in given}
+    if names := sorted(unlike(now, then)):
+        differences = ", ".join(f"{key} {then[key]} (not {now[key]})" for key in names)
         print(f"The record has settings of the training: {differences}")
 
 

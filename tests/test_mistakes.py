@@ -181,8 +181,8 @@ def test_sizes_of_images_come_from_the_backbone(tmp_path, capsys):
     out = capsys.readouterr().out
     assert "INPUT.SIZE (32, 32) (it was (64, 64)), INPUT.PIXEL_MEAN [0.48145466, " in out
     record = json.loads((tmp_path / "output" / "results.json").read_text())
-    assert record["config"]["INPUT"]["SIZE"] == [32, 32]
-    assert record["config"]["INPUT"]["INTERPOLATION"] == "bicubic"
+    assert record["run"]["data"]["images"]["size"] == [32, 32]
+    assert record["run"]["data"]["images"]["interpolation"] == "bicubic"
 
 
 def test_a_missing_config_file_and_one_that_is_not_yaml(tmp_path, capsys):

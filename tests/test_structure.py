@@ -96,7 +96,6 @@ def test_no_import_circle():
 # The packages and modules of trainers/prompting/, each with those that it may import, acyclic.
 PACKAGES = {
     "marks": "",
-    "dataset_keys": "",
     "errors": "",
     "dassl_parts": "",
     "one_package": "errors",
@@ -116,17 +115,15 @@ PACKAGES = {
     "contract": "encoders errors",
     "method": "backbones checkpoint contract encoders errors full_precision node prompts",
     "regularizers": "method teacher",
-    "capabilities": "checkpoint dataset_keys encoders errors full_precision marks method node "
-    "teacher",
-    "record": "backbones capabilities checkpoint dataset_keys embedded errors images marks running "
-    "storage",
+    "capabilities": "checkpoint encoders errors full_precision marks method node teacher",
+    "record": "backbones capabilities checkpoint embedded errors images marks running storage",
     "registry": "capabilities contract errors method",
     "robustness": "errors method",
     "methods": "backbones capabilities checkpoint encoders errors full_precision marks "
     "method node prompts registry regularizers robustness storage sure_views teacher transport",
     "plugins": "errors method methods record",
     "step": "capabilities method running",
-    "building": "backbones capabilities checkpoint dassl_parts dataset_keys encoders errors images "
+    "building": "backbones capabilities checkpoint dassl_parts encoders errors images "
     "method methods node running storage",
     "trainer": "backbones building capabilities checkpoint contract dassl_parts encoders errors "
     "method node plugins record robustness running step storage teacher",

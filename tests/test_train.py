@@ -15,6 +15,7 @@ from tiny import arguments, killed_after, run
 
 import train
 from benchmark.__main__ import main
+from benchmark.records import value_of
 from trainers.prompting import list_methods
 from trainers.prompting.trainer.trainer import PromptTrainer
 
@@ -64,7 +65,7 @@ def test_a_run_writes_log_curves_checkpoint_and_results(tmp_path, capfd):
     assert (record["num_classes"], record["num_test"]) == (4, 16)
     assert 0 <= record["accuracy"] <= 100 and record["train_seconds"] > 0
     assert record["train_steps"] == 8  # 16 images of training, 4 in a batch, 2 epochs
-    assert record["config"]["TRAINER"]["ALIGN"]["M"] == 2
+    assert value_of(record, "TRAINER.ALIGN.M") == 2
     assert record["versions"]["torch"] == torch.__version__
     assert record["peak_memory_mib"] > 100 and record["versions"]["device"] == "cpu"
     assert "\nDevice: cpu\n" in console

@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import Any
 
 from recipe.configs import SENTENCES, read_pairs
-from trainers.prompting.dataset_keys import STREAM
+from trainers.prompting.checkpoint.keys import KEYS
 from trainers.prompting.errors import UserError, need
 
 from ..protocols.base import Run
@@ -101,7 +101,7 @@ def for_streams(runs: list[Run], opts: tuple[str, ...]) -> list[Run]:
 
     Those left out are printed. `opts` are KEY VALUE pairs of all runs.
     """
-    key, usual = f"TEST.{next(iter(STREAM))}", next(iter(STREAM.values()))
+    key, usual = "TEST.STREAM", KEYS["TEST.STREAM"].default
     streams = {run: read_pairs((*opts, *run.opts)).get(key, usual) for run in runs}
     if set(streams.values()) <= {usual}:
         return runs

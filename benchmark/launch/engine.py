@@ -1,5 +1,6 @@
 """Keep track of the runs of a protocol: which are done, which are to do, and their outcomes."""
 
+import re
 import shlex
 import sys
 from collections.abc import Iterable
@@ -137,20 +138,16 @@ class Engine:
 
     def _offer(self, why: str) -> str:
         """Return an advice for a record that differs in a KEY VALUE pair of the command."""
-        key, _, rest = why.partition(" ")
-        then, _, now = rest.rpartition(", not ")
+        found = re.match(r"(\S+) is (.+?) here and (.+?) there", why)
+        key, then, now = found.groups() if found else ("", "", "")
         plain = key in self.settings.opts[::2] and "," not in then
         return f"compare both values with --vary {key}={then},{now}, " * plain
 
     def _misfit(self, run: Run, result: dict) -> str | None:
         """Return how a record differs from what the run asks for; None if it does not."""
         file, root = self.settings.features_of(run), self.settings.root_of(run)
-        why = records.misfit(run, result, self.settings.expected_values(run))
-        if not (why or file):  # which decides data and CLIP
-            now = self._now
-            why = data.other_data(run, result, root, now) or data.other_clip(result, now)
-        why = why or data.other_features(result, file) or data.other_sentences(result)
-        return why or data.other_order(result) or data.other_earlier(result)
+        asked = records.asked_of(run, self.settings.expected_values(run))
+        return records.misfit(result, data.present(asked, run, result, file, root, self._now))
 
     def resumes(self, run: Run) -> bool:
         """Return True if the run resumes from a checkpoint in its folder."""
@@ -233,8 +230,8 @@ class Engine:
             return Outcome(run, problem=f"failed: it ended without {RESULTS}")
         why = self._misfit(run, result)
         if why:
-            cause = f"; {BY_PROCESS}" * why.startswith("other classes")
-            return Outcome(run, problem=f"failed: its results are of {why}{cause}")
+            cause = f"; {BY_PROCESS}" * why.startswith("the images' hash")
+            return Outcome(run, problem=f"failed: its results are of another run ({why}){cause}")
         return Outcome(run, result)
 
     def finish(self, outcome: Outcome) -> None:

@@ -4,7 +4,6 @@ A row is a number: a run and a metric. What must not be mixed has lines of its o
 settings, CLIP or images differ, named by what differs (`ALIGN, BETA 0`).
 """
 
-import functools
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
@@ -13,17 +12,17 @@ from typing import Any
 
 import pandas as pd
 
-from trainers.prompting.dataset_keys import CHANGES
+from trainers.prompting.checkpoint.identity import unlike
+from trainers.prompting.checkpoint.keys import KEYS
 from trainers.prompting.errors import printable
 
 from ..protocols import PROTOCOLS
 from ..protocols.base import learns_nothing
-from ..protocols.configs import known_trainers
-from ..records import METRICS, OOD, PER_CLASS, Outcome, costs, other_code, unlike, value_at
+from ..records import METRICS, OOD, PER_CLASS, Outcome, costs, other_code
 from . import published
 from .names import DATASETS, is_embedded, rank
 from .own_sets import name_folders
-from .training import Settings, always_named, compared_config, earlier_text, plain, unfelt
+from .training import Settings, always_named, compared_keys, earlier_text, plain, unfelt
 
 # Runs that agree in these are of one training setting; with the same settings, of one line.
 METHOD = ["protocol", "source", "dataset", "shots", "trainer", "label", "config", "origin"]
@@ -160,10 +159,10 @@ def _facts(outcome: Outcome) -> dict:
         "other_data": result.get("as_published") is False,
         "teacher": earlier_text(outcome, "teacher"),
         "settings": tuple(
-            (key, CHANGES[key] if key in unfelt(result) else value)
+            (key, KEYS[f"DATASET.{key}"].default if f"DATASET.{key}" in unfelt(result) else value)
             for key, value in run.varied
         ),
-        "keys": _own_keys(run.trainer, compared_config(result)),
+        "keys": compared_keys(result), "per_dataset": result.get("per_dataset") or (),
         "seeded": bool(result.get("seeded")),
         "untrained": None if params is None else params == 0, "changes": always_named(outcome),
         "start": earlier_text(outcome, "start"),
@@ -174,24 +173,6 @@ def _facts(outcome: Outcome) -> dict:
         **({"num_test": None} if result.get("tasks") else {}),  # intervals count tasks, not images
         "classes": result.get(PER_CLASS) or {}, "metrics": metrics, "outcome": outcome,
     }  # fmt: skip
-
-
-def _own_keys(trainer: str, config: dict) -> dict:
-    """Return a config without the nodes of other methods.
-
-    A method of this repository does not read them if it has a node of its own name.
-    """
-    nodes, node_name, known_nodes = config.get("TRAINER") or {}, trainer.upper(), _known_nodes()
-    if node_name not in known_nodes or node_name not in map(str.upper, nodes):
-        return config
-    others = known_nodes - {node_name}
-    own = {name: node for name, node in nodes.items() if name.upper() not in others}
-    return config | {"TRAINER": own}
-
-
-@functools.cache
-def _known_nodes() -> set[str]:
-    return set(map(str.upper, known_trainers()))
 
 
 def _in_every_table(runs: pd.DataFrame) -> pd.DataFrame:
@@ -255,9 +236,7 @@ def _differing_keys(runs: pd.DataFrame, facts: pd.Series) -> list[Settings]:
     names = {method: _short(differing) for method, differing in keys.items()}
     return [
         tuple(
-            (name, plain(value_at(config, key)))
-            for key, name in names.get(method, {}).items()
-            if config
+            (name, plain(config.get(key))) for key, name in names.get(method, {}).items() if config
         )
         for method, config in zip(methods, runs["keys"], strict=True)
     ]
@@ -267,10 +246,10 @@ def _apart(runs: pd.DataFrame) -> list[str]:
     """Return for each run what differs between data sets of its average, as `BETA 0, 0.5`."""
     means = [*zip(*(runs[key] for key in MEAN), strict=True)]
     values: dict[tuple, dict[str, dict]] = defaultdict(lambda: defaultdict(dict))
+    marked = {key for keys in runs["per_dataset"] for key in keys}  # a mark says so already
     for mean, key, *pair in _unlike(means, runs["column"], runs["keys"]):
-        per_dataset = value_at(pair[1], "TRAINER.PER_DATASET") or ()  # a mark says so already
-        if not key.startswith("DATASET.") and key not in ("TRAINER.PER_DATASET", *per_dataset):
-            values[mean][key] |= dict.fromkeys(str(plain(value_at(config, key))) for config in pair)
+        if not key.startswith("DATASET.") and key not in marked:
+            values[mean][key] |= dict.fromkeys(str(plain(config.get(key))) for config in pair)
     texts = {
         mean: "; ".join(f"{name} {', '.join(keys[key])}" for key, name in _short(keys).items())
         for mean, keys in values.items()

@@ -9,14 +9,14 @@ from trainers.prompting.errors import printable
 
 from ..protocols.configs import IMAGE_FOLDER, dataset_name
 from ..protocols.launches import read_launch
-from ..records import Outcome, value_at
+from ..records import Outcome, value_of
 
 NAME = f"{IMAGE_FOLDER}="
 
 
 def images_folder(result: dict | None) -> Path | None:
     """Return the folder of the images of a record, if it says one that has a name."""
-    root = Path(str(value_at((result or {}).get("config"), "DATASET.ROOT") or ""))
+    root = Path(str(value_of(result, "DATASET.ROOT") or ""))
     return None if root.name in ("", "..") else root
 
 

@@ -25,7 +25,7 @@ from ..records import (
     costs,
     other_code,
     read_record,
-    value_at,
+    value_of,
 )
 from .classes import class_table, images_of_classes
 from .frame import setting_texts
@@ -167,8 +167,7 @@ def _tables(folder: Path, outcome: Outcome) -> list[Table]:
         "Attack in training": dict(attacks(outcome)).get(TRAINED),
         "Seed": record.get("seed"),
         "Other code than the present": ", ".join(other_code(record)) or None,
-        "Set but not read": ", ".join(value_at(record.get("config"), "TRAINER.UNREAD") or ())
-        or None,
+        "Set but not read": ", ".join(record.get("unread") or ()) or None,
         "Backbone": record.get("backbone"),
         "Teacher": _teacher(outcome),
         "Images tested on": record.get("num_test"),
@@ -200,7 +199,7 @@ def _teacher(outcome: Outcome) -> str | None:
 
 
 def _start(outcome: Outcome) -> str | None:
-    path = value_at((outcome.result or {}).get("config"), f"MODEL.{INIT}")
+    path = value_of(outcome.result, f"MODEL.{INIT}")
     text = earlier_text(outcome, "start")
     return path and f"{path} ({text})" if text else path or None
 

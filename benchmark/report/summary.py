@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from trainers.prompting.dataset_keys import CHANGES, SENTENCES, STREAM
+from trainers.prompting.checkpoint.keys import KEYS
 
 from ..protocols import PROTOCOLS
 from ..protocols.base import Protocol, shots_text
@@ -18,11 +18,14 @@ from . import published
 from .frame import MEAN, each_row
 from .names import dataset_title
 from .paired import harmonic
-from .training import INIT, TRAINED
+from .training import ABOUT, COUNTS, INIT, TRAINED
 
 PLACE = ["line", "column", "metric"]  # what a mean over seeds is of
 HALVES = ("base", "new")
-KEYS = CHANGES | SENTENCES | STREAM
+USUAL = {
+    place.partition(".")[2]: KEYS[place].default
+    for place in (*(f"DATASET.{key}" for key in COUNTS), *ABOUT)
+}
 AVERAGED = MEAN[1:]  # within a group
 BOTH = "base and new"  # the column of metrics over both halves together
 
@@ -196,7 +199,8 @@ def _comparable(line) -> bool:
     fits = not line.label and line.backbones == {published.BACKBONES[group]}
     fits = fits and line.split == "test" and not line.other_data
     fits = fits and all(
-        key not in (INIT, TRAINED) and KEYS.get(key, value) == value for key, value in line.settings
+        key not in (INIT, TRAINED) and USUAL.get(key, value) == value
+        for key, value in line.settings
     )
     return fits and bool(published.numbers(PROTOCOLS[line.protocol], group))
 

@@ -4,12 +4,13 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from trainers.prompting.dataset_keys import CHANGES, SENTENCES, STREAM
+from trainers.prompting.checkpoint.keys import KEYS
 
 from ..protocols.base import learns_nothing
-from ..records import Outcome, value_at
+from ..records import Outcome, run_of, value_of
 
-INIT, SOURCE = "INIT_WEIGHTS", "SENTENCES"
+INIT = "INIT_WEIGHTS"
+ABOUT = ("DATASET.SENTENCES", "DATASET.SENTENCES_RULE", "TEST.STREAM")
 ATTACK, TRAINED = "attack", "TRAIN.ATTACK"  # in a test; what a training learned from
 Settings = tuple[tuple[str, Any], ...]  # keys and values
 # What a record counts of each.
@@ -21,31 +22,25 @@ COUNTS = {
 
 
 def unfelt(result: Mapping) -> set[str]:
-    """Return the keys in CHANGES that changed no image that the method of a record learned from."""
+    """Return the keys of changes that changed no image that the method of a record learned from."""
     counts = result.get("drawn") or {}
-    return {key for key, count in COUNTS.items() if counts.get(count) == 0}
+    return {f"DATASET.{key}" for key, count in COUNTS.items() if counts.get(count) == 0}
 
 
-def compared_config(result: Mapping) -> dict:
-    """Return the config of a record by which runs are compared.
+# What tables have as columns, facts or settings that are always named.
+NAMED = ("SEED", "DATASET.NUM_SHOTS", "TEST.SPLIT", "TEST.OOD", f"MODEL.{INIT}", TRAINED)
 
-    Label noise and imbalance that are `unfelt` count as none, and files (of sentences, of a stream)
-    as what they hold. Weights that the training started from are always named, and so left out.
+
+def compared_keys(result: Mapping) -> dict[str, Any]:
+    """Return the keys of a record by which runs are compared.
+
+    Label noise and imbalance that are `unfelt` count as none.
     """
-    config = result.get("config") or {}
-    data, model = config.get("DATASET") or {}, config.get("MODEL") or {}
-    defaults = {key: CHANGES[key] for key in unfelt(result) if key in data}
-    defaults |= {SOURCE: result["sentences"]} if result.get("sentences") else {}
-    parts = {"DATASET": data | defaults} if defaults else {}
-    parts |= {"MODEL": {**model, INIT: ""}} if model.get(INIT) else {}
-    test = config.get("TEST") or {}
-    if stream := (result.get("stream") or {}).get("name"):
-        parts["TEST"] = test | {"STREAM": stream}
-    if result.get("attack"):  # which `attacks` names, as the next one
-        parts["TEST"] = {key: x for key, x in test.items() if not key.startswith("ATTACK")}
-    if value_at(config, TRAINED):
-        parts["TRAIN"] = {key: x for key, x in config["TRAIN"].items() if key != "ATTACK"}
-    return config | parts
+    run = run_of(dict(result))
+    keys = {**run.settings, **run.training, **run.test}
+    keys |= {place: KEYS[place].default for place in unfelt(result) if place in keys}
+    out = [place for place in keys if result.get("attack") and place.startswith("TEST.ATTACK")]
+    return {place: value for place, value in keys.items() if place not in (*NAMED, *out)}
 
 
 def initial_weights(outcome: Outcome) -> Settings:
@@ -53,20 +48,21 @@ def initial_weights(outcome: Outcome) -> Settings:
 
     The seed in a path is left out where it is that of the run.
     """
-    path = value_at((outcome.result or {}).get("config"), f"MODEL.{INIT}")
+    path = value_of(outcome.result, f"MODEL.{INIT}")
     return ((INIT, re.sub(rf"seed{outcome.run.seed}(?!\d)", "seed", str(path))),) if path else ()
 
 
 def image_changes(outcome: Outcome) -> Settings | None:
-    """Return how training images were changed, by key of CHANGES; None without a record."""
+    """Return how training images were changed, by key of COUNTS; None without a record."""
     result = outcome.result or {}
-    if result.get("config") is None:
+    if result.get("run") is None:
         return None
     if learns_nothing(outcome.run.trainer):
         return ()
-    config = compared_config(result)
-    values = {key: value_at(config, f"DATASET.{key}") for key in CHANGES}
-    return tuple((k, plain(v)) for k, v in values.items() if v not in (None, CHANGES[k]))
+    keys = compared_keys(result)
+    places = {key: f"DATASET.{key}" for key in COUNTS}
+    values = {key: keys.get(place, KEYS[place].default) for key, place in places.items()}
+    return tuple((k, plain(v)) for k, v in values.items() if v != KEYS[places[k]].default)
 
 
 def always_named(outcome: Outcome) -> Settings | None:
@@ -77,12 +73,10 @@ def always_named(outcome: Outcome) -> Settings | None:
     changes = image_changes(outcome)
     if changes is None:
         return None
-    config = compared_config(outcome.result or {})
-    given = config.get("DATASET") or {}
-    sentences = tuple((key, given[key]) for key in SENTENCES if given.get(key))
-    of_test = config.get("TEST") or {}
-    stream = tuple((key, of_test[key]) for key, x in STREAM.items() if of_test.get(key, x) != x)
-    return (*changes, *sentences, *stream, *initial_weights(outcome), *attacks(outcome))
+    keys = run_of(outcome.result).keys
+    given = {x: keys[x] for x in ABOUT if keys.get(x, KEYS[x].default) != KEYS[x].default}
+    named = tuple((place.partition(".")[2], value) for place, value in given.items())
+    return (*changes, *named, *initial_weights(outcome), *attacks(outcome))
 
 
 def earlier_text(outcome: Outcome, key: str) -> str | None:
@@ -125,5 +119,5 @@ def plain(value: Any) -> Any:
 def attacks(outcome: Outcome) -> Settings:
     """Return the attack of the test and that of the training, if any, in words."""
     result = outcome.result or {}
-    texts = (result.get(ATTACK) or {}).get("text"), value_at(result.get("config"), TRAINED)
+    texts = (result.get(ATTACK) or {}).get("text"), value_of(result, TRAINED)
     return tuple(pair for pair in zip((ATTACK, TRAINED), texts, strict=True) if pair[1])

@@ -172,7 +172,7 @@ def program() -> Path:
             REPOSITORY / folder, root / folder, ignore=shutil.ignore_patterns(HALF_WRITTEN)
         )
     plugin = root / "trainers" / "prompting"  # only its light modules
-    light = ["__init__.py", "marks.py", "dataset_keys.py", "errors.py", "one_package.py"]
+    light = ["__init__.py", "marks.py", "errors.py", "one_package.py"]
     light += ["record/hashes.py", "record/metrics.py", "record/predictions.py"]
     light += [f"storage/{name}.py" for name in ("files", "run_record")]
     light += [f"checkpoint/{name}.py" for name in ("cfg_texts", "identity", "keys")]

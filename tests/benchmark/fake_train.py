@@ -104,10 +104,10 @@ def run(words=None) -> None:
             "train_seconds": 0.0 if args.eval_only else 20.0,
             "test_seconds": 1.0,
             "peak_memory_mib": 512.0,
-            "config": {
-                "OPTIM": {"MAX_EPOCH": int(opts.get("OPTIM.MAX_EPOCH", 8))},
-                "TEST": {"OOD": ast.literal_eval(opts.get("TEST.OOD", "[]"))},
-                "TRAINER": {"ALIGN": {"BETA": float(opts.get("TRAINER.ALIGN.BETA", 1))}},
+            "run": {
+                "training": {"OPTIM.MAX_EPOCH": int(opts.get("OPTIM.MAX_EPOCH", 8))},
+                "test": {"TEST.OOD": ast.literal_eval(opts.get("TEST.OOD", "[]"))},
+                "settings": {"TRAINER.ALIGN.BETA": float(opts.get("TRAINER.ALIGN.BETA", 1))},
             },
         }
         if wrong == "answers":

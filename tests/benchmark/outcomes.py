@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmark.protocols import PROTOCOLS
+from benchmark.protocols.configs import dataset_name
 from benchmark.protocols.launches import write_launch
 from benchmark.records import Outcome
 from benchmark.report import summary
@@ -18,6 +19,8 @@ from benchmark.report.page import page_of
 from benchmark.report.render import render
 from benchmark.report.table import Table
 from benchmark.report.tables import tables
+from trainers.prompting.checkpoint.identity import Identity, leaves
+from trainers.prompting.checkpoint.keys import role_of
 from trainers.prompting.record.predictions import write_predictions
 
 
@@ -31,6 +34,14 @@ def columns(label, prediction, confidence=1.0, images="{:03}.png", **more) -> di
 
 
 COLUMNS = columns([0, 1], [0, 0])  # two images, one of them right
+
+
+def ran(**config) -> dict:
+    """Return what a record says of its run, which has these nested keys."""
+    groups: dict = {}
+    for place, value in leaves(config):
+        groups.setdefault(role_of(place), {})[place] = value
+    return Identity(**{k: x for k, x in groups.items() if k in Identity._fields})._asdict()
 
 
 def answer(one: Outcome, folder: Path, answers: dict) -> Outcome:
@@ -158,7 +169,8 @@ def leave(output: Path, outcomes, answers: dict | None = None) -> None:
     for run, result in ((o.run, o.result) for o in outcomes):
         folder = output / run.place
         folder.mkdir(parents=True)
-        keys = {"trainer": run.trainer, "dataset": run.dataset, "seed": run.seed}
+        keys = {"trainer": run.trainer, "seed": run.seed}
+        keys |= {"dataset": dataset_name(run.dataset) or run.dataset}
         keys |= {"shots": run.shots, "subsample_classes": run.subsample}
         write_launch(replace(run, folder=folder), None, ())
         (folder / "results.json").write_text(json.dumps(result | keys))

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from outcomes import ran
 from paths import GOLDEN
 from PIL import Image
 
@@ -101,7 +102,7 @@ def test_runs_know_its_fingerprint_work_and_folder(boxes, tmp_path):
     before = fingerprint_at("boxes", str(root))
     record = {"trainer": "TipAdapter", "dataset": "Boxes", "seed": 1, "shots": 4}
     record |= {"subsample_classes": "all", "accuracy": 50.0, "data_fingerprint": before}
-    record |= {"config": {"DATASET": {"ROOT": str(tmp_path / "elsewhere")}}}
+    record |= {"run": ran(DATASET={"ROOT": str(tmp_path / "elsewhere")})}
     run.folder.mkdir(parents=True)
     (run.folder / "results.json").write_text(json.dumps(record))
     write_launch(run, None, ())
@@ -110,7 +111,7 @@ def test_runs_know_its_fingerprint_work_and_folder(boxes, tmp_path):
     (lack,) = lacking([run], settings(boxes, tmp_path))
     assert "Boxes was looked for in" in str(lack)
     (root / "boxes" / "boxes.txt").write_text("1 0 " * 10)
-    with pytest.raises(UserError, match="other classes or files than"):
+    with pytest.raises(UserError, match="the images' hash is"):
         Engine([run], Settings(root))
     use_plugins([])
     assert records.from_folder(run).problem is None  # as `report` reads it, without the plug-in

@@ -8,22 +8,30 @@ import re
 from contextlib import redirect_stdout
 
 import pytest
-from outcomes import leave, outcome
+from outcomes import leave, outcome, ran
 
 from benchmark.__main__ import main
-from benchmark.records import misfit
+from benchmark.records import asked_of, misfit
 
 
 def test_a_record_must_fit_its_run():
     run = outcome("CoOp", 1, "base", 50.0).run
-    result = {"trainer": "CoOp", "dataset": "emoji", "seed": 1, "shots": 16}
-    result |= {"subsample_classes": "base", "config": {"OPTIM": {"LR": 0.002, "NAMES": ["a"]}}}
-    assert misfit(run, result) is None
-    assert misfit(run, result | {"seed": 2}) == "seed 2, not 1"
-    assert misfit(run, result | {"dataset": "dtd"}) == "dataset dtd, not emoji"
-    keys = {"OPTIM.LR": "2e-3", "OPTIM.NAMES": "('a',)", "NO.KEY": 1}
-    assert misfit(run, result, keys) is None
-    assert misfit(run, result, {"OPTIM.LR": 0.01}) == "OPTIM.LR 0.002, not 0.01"
+    result = {"trainer": "CoOp", "dataset": "Emoji", "seed": 1, "shots": 16}
+    result |= {"subsample_classes": "base", "run": ran(OPTIM={"LR": 0.002, "NAMES": ["a"]})}
+
+    def why(keys=None, **other):
+        return misfit(result | other, asked_of(run, keys))
+
+    assert why() is None
+    assert why(seed=2) == "SEED is 2 here and 1 there"
+    assert why(dataset="DescribableTextures").startswith("DATASET.NAME is 'DescribableTextures' ")
+    assert why({"OPTIM.LR": "2e-3", "OPTIM.NAMES": "('a',)", "NO.KEY": 1, "SEED": None}) is None
+    assert why({"OPTIM.LR": 0.01}) == "OPTIM.LR is 0.002 here and 0.01 there"
+    assert why({"MODEL.BACKBONE.NAME": "RN50"}, run={"clip": {"name": "/x/RN50.pt"}}) == (
+        "the CLIP is RN50.pt here and RN50 there"
+    )
+    for key in ("DATASET.SENTENCES", "TEST.STREAM"):  # whose file is not here to be compared
+        assert why({key: "/gone/a.json"}, run=ran(**{key: "a.json 1a2b"})) is None
 
 
 BROKEN = {
@@ -46,15 +54,16 @@ BROKEN = {
     "note": ({"joint_note": 1}, "holds joint_note 1, which is not a text"),
     "other sets": ({"ood": {"dtd": 5}}, 'holds ood {"dtd": 5}, which is not groups of numbers'),
     "scores": ({"ood": {"dtd": {"a": "x"}}}, "which is not groups of numbers"),
-    "config": ({"config": "x"}, 'holds config "x", which is not a group of keys'),
+    "run": ({"run": "x"}, "does not say what its run is"),
+    "of 0.6": ({"config": {}}, "is of 0.6, which is not read: run again"),
     "versions": ({"versions": 7}, "holds versions 7, which is not a group of texts or numbers"),
     "device": ({"versions": {"device": []}}, 'holds versions {"device": []}, which is not a group'),
     "git": ({"git": 5}, "holds git 5, which is not a text"),
     "precision": ({"precision": 16}, "holds precision 16, which is not a text"),
     "infinity": ({"train_seconds": math.inf}, "train_seconds Infinity, which is not a number"),
     "digits": ({"train_seconds": 10**400}, "which is not a number, 0 or more"),
-    "lines": ({"trainer": "CoOp\n\\input{x}"}, "holds trainer CoOp\\n\\input{x}, not CoOp"),
-    "escape": ({"trainer": "\x1b[2J"}, "holds trainer \\x1b[2J, not CoOp"),
+    "lines": ({"trainer": "CoOp\n\\input{x}"}, "the method is 'CoOp\\n"),
+    "escape": ({"trainer": "\x1b[2J"}, "the method is '\\x1b[2J' here and 'CoOp' there"),
 }
 
 

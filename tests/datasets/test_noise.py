@@ -11,6 +11,7 @@ import torch
 from dassl.data.datasets import DATASET_REGISTRY, Datum
 from own_images import read
 
+from benchmark.records import value_of
 from benchmark.report.frame import CHANGES
 from datasets import noise
 
@@ -168,7 +169,7 @@ def test_a_cache_of_training_images_has_the_wrong_labels(root, tmp_path, capsys)
     found = load(root, shots=4, subset="base", LABEL_NOISE=0.5, LABEL_NOISE_KIND="pair").train_x
     assert values == labels(found) != labels(load(root, shots=4, subset="base").train_x)
     record = json.loads((out / "results.json").read_text())
-    assert record["config"]["DATASET"]["LABEL_NOISE"] == 0.5 and record["seeded"]
+    assert value_of(record, "DATASET.LABEL_NOISE") == 0.5 and record["seeded"]
     assert "6 of 12 labels are wrong (LABEL_NOISE 0.5, pair)" in (out / "log.txt").read_text()
 
 

@@ -46,7 +46,7 @@ METHODS |= {
     for name in ("CLIPLoRA", "CLIPSVD", "GalLoP", "TipAdapterF", "CLAP", "ProGrad", "NLPrompt")
 }
 EVENTS = ("open", "os.rename", "os.remove")
-TIMES = ("train_seconds", "test_seconds", "peak_memory_mib", "versions", "git", "config")
+TIMES = ("train_seconds", "test_seconds", "peak_memory_mib", "versions", "git")
 EPOCHS = 3
 PROTOCOL = ["base2new", "emoji", "--trainers", "CoOp", "--seeds", "1", "--shots", "1"]
 PROTOCOL += ["--jobs", "1", "DATALOADER.NUM_WORKERS", "0", "OPTIM.MAX_EPOCH", str(EPOCHS)]

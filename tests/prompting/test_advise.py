@@ -20,6 +20,7 @@ from dassl.data.datasets import DATASET_REGISTRY, Datum
 from PIL import Image
 
 import datasets  # noqa: F401 (registers them)
+from benchmark.records import value_of
 from datasets import contents
 from datasets.image_folder import ImageFolder, table_items
 from trainers.prompting import UserError, load_run
@@ -96,7 +97,7 @@ def test_the_advice_ends_the_log_and_is_a_run(advised, capsys):
     expected = {"train_steps": 0, "seed": 0, "backbone": "emoji", "num_classes": 5}
     assert {key: record[key] for key in expected} == expected and record["train_seconds"] > 0
     cfg = run.settings
-    assert cfg.DATASET.ROOT == record["config"]["DATASET"]["ROOT"] == str(root)
+    assert cfg.DATASET.ROOT == value_of(record, "DATASET.ROOT") == str(root)
     assert cfg.TRAINER[METHODS[run.method].node].SEARCH_HP is False  # takes labels
     found = read_features(out / "features" / "emoji.safetensors")
     paths = dict(digests(root, "paths"))

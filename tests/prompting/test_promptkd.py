@@ -13,7 +13,7 @@ from paths import GOLDEN
 from PIL import Image
 from tiny import HALVES, OF_HALVES, edit_run, run, write_halves
 
-from benchmark.launch.data import other_earlier
+from benchmark.launch.data import earlier_digests
 from trainers.prompting import UserError, build_method, load_run
 from trainers.prompting.checkpoint.provenance import images_of
 from trainers.prompting.use import export
@@ -292,11 +292,12 @@ def test_another_teacher_in_the_same_folder(trained, tmp_path, capsys):
     more = [*BASE, *keys(str(place))]
     assert run(data, "PromptKD", out, 1, extra=more) == 0
     kept = record_of(out)
-    assert other_earlier(kept) is None
+    digest = kept["teacher"]["digest"]
+    assert earlier_digests(kept) == {"teacher": digest}
     shutil.rmtree(place)
-    assert other_earlier(kept) is None  # none is there to compare
+    assert earlier_digests(kept) == {}  # none is there to compare
     assert run(data, "IVLP", place, 2, extra=[*BASE, *DEEP]) == 0
-    assert "teacher in" in other_earlier(kept)
+    assert earlier_digests(kept)["teacher"] != digest
     capsys.readouterr()
     refused("was begun otherwise (the teacher is", capsys, data, "PromptKD", out, 1, extra=more)
     assert record_of(out) == kept

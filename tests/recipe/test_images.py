@@ -192,7 +192,7 @@ def test_a_data_set_that_is_not_as_in_the_training_is_refused(base_run, case, tm
 
 def test_the_launcher_names_the_cause(tmp_path, monkeypatch):
     engine = Engine([], Settings(tmp_path))
-    monkeypatch.setattr(Engine, "_misfit", lambda *_: "other classes or files than 'x' has")
+    monkeypatch.setattr(Engine, "_misfit", lambda *_: "the images' hash is 1")
     monkeypatch.setattr("benchmark.records.read_record", lambda folder: {"accuracy": 1.0})
     outcome = engine.judge(SimpleNamespace(folder=tmp_path), None)
-    assert outcome.problem.endswith(f"are of other classes or files than 'x' has; {BY_PROCESS}")
+    assert outcome.problem.endswith(f"are of another run (the images' hash is 1); {BY_PROCESS}")

@@ -17,10 +17,11 @@ from yacs.config import CfgNode
 
 import train
 from benchmark.__main__ import main
-from benchmark.launch.data import other_sentences
+from benchmark.records import value_of
 from recipe.configs import with_located_files
 from recipe.run import predict_command
 from trainers.prompting import load_run
+from trainers.prompting.storage.run_record import sentences_text
 
 
 def words_of(last):
@@ -64,10 +65,10 @@ def test_a_run_records_and_keeps_the_sentences_of_its_file(tmp_path, capsys):
     record = results(tmp_path / "run")
     name, digest = record["sentences"].split()
     assert (name, len(digest), record["beyond"]) == ("a.json", 12, ["sentences"])
-    assert record["config"]["DATASET"]["SENTENCES"] == file and other_sentences(record) is None
+    assert value_of(record, "DATASET.SENTENCES") == sentences_text(file)
     evaluates = "--eval-only", "--model-dir", str(tmp_path / "run")
     write(tmp_path / "a.json", "from below")
-    assert "the sentences a.json" in other_sentences(record)
+    assert value_of(record, "DATASET.SENTENCES") != sentences_text(file)
     capsys.readouterr()
     assert run(tmp_path, file, *evaluates, name="other") == 2
     assert "trained otherwise (DATASET.SENTENCES is 'a.json" in capsys.readouterr().err

@@ -78,7 +78,7 @@ def test_in_a_config_file_they_are_named_and_recorded(mine, tmp_path, capsys):
         "read: its node is TRAINER.RENAMED\n"
     ) in said
     record = results(tmp_path / "output")
-    assert record["config"]["TRAINER"]["UNREAD"] == ["TRAINER.ALIGN.M", "TRAINER.COOP.N_CTX"]
+    assert record["unread"] == ["TRAINER.ALIGN.M", "TRAINER.COOP.N_CTX"]
     assert main(["report", str(tmp_path / "output")]) == 0
     assert "TRAINER.ALIGN.M, TRAINER.COOP.N_CTX" in capsys.readouterr().out
 

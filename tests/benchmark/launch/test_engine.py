@@ -44,7 +44,8 @@ def test_a_finished_run_with_other_options_is_refused(checkout):
     checkout.base2new(*ONE, "OPTIM.MAX_EPOCH", "4")
     refused = checkout.base2new(*ONE, "OPTIM.MAX_EPOCH", "5", code=2)
     assert (
-        "another run (OPTIM.MAX_EPOCH 4, not 5): compare both values with --vary " in refused.stderr
+        "another run (OPTIM.MAX_EPOCH is 4 here and 5 there): compare both values with --vary "
+        in refused.stderr
     )
     assert "--vary OPTIM.MAX_EPOCH=4,5, choose another --output, or" in refused.stderr
     assert refused.stderr.count("\n") == 1 and refused.stdout == ""
@@ -100,7 +101,7 @@ def test_results_of_an_older_config_file_are_refused(checkout):
     checkout.protocol("domain_generalization", *EMOJI, "emoji_pixels")
     config.write_text("OPTIM:\n  MAX_EPOCH: 9\n")
     refused = checkout.protocol("domain_generalization", *EMOJI, "emoji_pixels", code=2)
-    assert "another run (OPTIM.MAX_EPOCH 8, not 9)" in refused.stderr
+    assert "another run (OPTIM.MAX_EPOCH is 8 here and 9 there)" in refused.stderr
     checkout.protocol("cross_dataset", *EMOJI, "OPTIM.MAX_EPOCH", "8")
     assert len(checkout.calls()) == 6 + 3 + 2
 
@@ -111,7 +112,7 @@ def test_time_left_covers_runs_with_an_estimate_and_counts_others(tmp_path):
     runs = sorted(
         (run for run in runs if run.part == "base"), key=lambda run: run.trainer != "CoOp"
     )
-    finished = {"trainer": "CoOp", "dataset": "emoji", "seed": 1, "shots": 16, "accuracy": 5}
+    finished = {"trainer": "CoOp", "dataset": "Emoji", "seed": 1, "shots": 16, "accuracy": 5}
     finished |= {"subsample_classes": "base", "train_seconds": 20.0, "test_seconds": 10.0}
     runs[0].folder.mkdir(parents=True)
     (runs[0].folder / "results.json").write_text(json.dumps(finished))

@@ -10,10 +10,11 @@ from paths import ROOT
 
 from benchmark.launch.arguments import build_parser, parse
 from benchmark.launch.command import plan_runs
-from benchmark.launch.data import other_features
+from benchmark.launch.data import Present, present
 from benchmark.launch.engine import Engine, command
 from benchmark.protocols import PROTOCOLS
 from benchmark.protocols.launches import write_launch
+from benchmark.records import asked_of, misfit
 from trainers.prompting import UserError
 from trainers.prompting.embedded import file_sha256
 
@@ -52,11 +53,16 @@ def test_another_file_has_folders_of_its_name(tmp_path):
 def test_a_record_of_other_features_is_of_another_run(tmp_path):
     file = write(tmp_path / "a.safetensors")
     own = file_sha256(file)
-    assert other_features({"features": own}, str(file)) is None
-    assert other_features({}, "") is None and other_features({"features": None}, "") is None
-    assert other_features({"features": own}, "").endswith("not images")
-    assert other_features({}, str(file)) == f"images, not {file}"
-    assert other_features({"features": "0" * 64}, str(file)).startswith("features 00000000...")
+    (run,), _ = plan("whurs19", "--output", str(tmp_path), "--trainers", "ZeroshotCLIP")
+
+    def why(features, file):
+        result = {"trainer": run.trainer, "features": features}
+        return misfit(result, present(asked_of(run), run, result, str(file), None, Present()))
+
+    assert why(own, file) is why(None, "") is why(own, tmp_path / "gone.safetensors") is None
+    assert why(own, "") == f"DATASET.FEATURES is '{own[:12]}' here and '' there"
+    assert why(None, file) == f"DATASET.FEATURES is '' here and '{own[:12]}' there"
+    assert why("0" * 64, file).startswith("DATASET.FEATURES is '000000000000' here and '")
 
 
 def test_a_finished_run_is_skipped_until_its_features_change(tmp_path):
@@ -68,11 +74,11 @@ def test_a_finished_run_is_skipped_until_its_features_change(tmp_path):
     record = {
         "trainer": "ZeroshotCLIP", "dataset": "WHURS19", "seed": 1, "shots": 0, "split": "test",
         "subsample_classes": "all", "accuracy": 71.2, "features": file_sha256(file),
-        "config": {"MODEL": {"BACKBONE": {"NAME": "RN50"}}},
+        "backbone": "RN50",
     }  # fmt: skip
     (run.folder / "results.json").write_text(json.dumps(record))
     write_launch(run, None, ())
     assert not Engine(runs, settings).todo
     write(file, seed=1)
-    with pytest.raises(UserError, match=r"the results of another run .features [0-9a-f]{8}"):
+    with pytest.raises(UserError, match=r"of another run .DATASET.FEATURES is '[0-9a-f]{12}'"):
         Engine(runs, settings)

@@ -131,7 +131,7 @@ def mine(checkout, finished):
         path = checkout.folder("MyMethod", 1, part) / "results.json"
         code = {"my_method.py": file_hash(plugin)}
         result = json.loads(path.read_text()) | {"code": code}
-        result["config"]["TRAINER"]["PLUGINS"] = [str(plugin)]
+        result["plugins"] = [str(plugin)]
         path.write_text(json.dumps(result))
     return WORDS, plugin
 

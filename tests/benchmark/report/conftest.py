@@ -9,6 +9,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from benchmark.__main__ import main
+from benchmark.protocols.configs import dataset_name
 from benchmark.protocols.launches import write_launch
 from benchmark.report import published
 
@@ -25,7 +26,8 @@ def reported(tmp_path, capsys):
         for one in outcomes:
             run = replace(one.run, folder=tmp_path / one.run.folder)
             folders[run] = keys = dict(one.result or {})
-            keys |= {"trainer": one.run.trainer, "dataset": one.run.dataset, "seed": one.run.seed}
+            keys |= {"trainer": one.run.trainer, "seed": one.run.seed}
+            keys |= {"dataset": dataset_name(one.run.dataset) or one.run.dataset}
             keys |= {"shots": one.run.shots, "subsample_classes": one.run.subsample}
         for record in [*(tmp_path / "nowhere").rglob("results.json")]:
             if record.parent not in [run.folder for run in folders]:

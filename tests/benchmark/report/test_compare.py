@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from outcomes import base2new, comparisons, few_shot, lines, metrics, outcome, shown
+from outcomes import base2new, comparisons, few_shot, lines, metrics, outcome, ran, shown
 
 from benchmark.records import flaw
 from benchmark.report.frame import frame
@@ -249,8 +249,8 @@ def of_stream(trainer, accuracies, order="few:1-4:64", **more):
         )
         for seed, tasks in enumerate(accuracies, 1)
     ]  # fmt: skip
-    config = {"TEST": {"STREAM": order}}
-    return [replace(one, result=one.result | {"config": config}) for one in found]
+    run = ran(TEST={"STREAM": order})
+    return [replace(one, result=one.result | {"run": run}) for one in found]
 
 
 def test_streams_have_lines_of_their_own_and_tasks_are_paired():

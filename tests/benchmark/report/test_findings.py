@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from outcomes import base2new, few_shot, outcome, transfer
+from outcomes import base2new, few_shot, outcome, ran, transfer
 
 from benchmark.report.findings import findings, is_above
 from benchmark.report.frame import frame
@@ -116,7 +116,7 @@ def test_the_first_line_is_about_attacked_images(answered):
             for part, (right, robust) in (("base", base), ("new", new))
             for seed in (1, 2, 3)
         ]
-        config = {"config": {"TEST": {"ATTACK": kind}}}
+        config = {"run": ran(TEST={"ATTACK": kind})}
         return [replace(one, result=one.result | config) for one in outcomes]
 
     outcomes = attacked("CoOp", (36, 10.0), (36, 30.0)) + attacked("ALIGN", (30, 40.0), (30, 40.0))

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from outcomes import few_shot, leave, outcome, transfer
+from outcomes import few_shot, leave, outcome, ran, transfer
 
 from benchmark.__main__ import main
 from benchmark.protocols.launches import write_launch
@@ -85,7 +85,7 @@ def make(output):
                         zero_shot_accuracy=35.0, beyond=["llm"] if name == "ALIGN" else [],
                         train_seconds=60.0 * seed * len(name),
                     )  # fmt: skip
-                    one.result["config"] = {"OPTIM": {"LR": 0.002}}
+                    one.result["run"] = ran(OPTIM={"LR": 0.002})
                     if (name, dataset, seed, part) != ("CoOp", "eurosat", 2, "new"):
                         leave(output, [one])
     for record in output.rglob("results.json"):

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from outcomes import classes, columns, few_shot, leave, lines, metrics, only_table, outcome
+from outcomes import classes, columns, few_shot, leave, lines, metrics, only_table, outcome, ran
 
 from benchmark.protocols.places import runs_in
 from benchmark.records import METRICS, Metric, from_folder
@@ -52,7 +52,7 @@ def test_a_further_metric_is_one_entry(reported, monkeypatch):
 
 def with_config(outcomes, kind):
     for each in outcomes:
-        each.result["config"] = {"TEST": {"ATTACK": kind, "ATTACK_EPS": len(kind)}, "DATASET": {}}
+        each.result["run"] = ran(TEST={"ATTACK": kind, "ATTACK_EPS": len(kind)})
     return outcomes
 
 

@@ -7,7 +7,7 @@ import json
 from dataclasses import replace
 
 import pytest
-from outcomes import COLUMNS, few_shot, leave, lines, only_table, outcome, page, rows, transfer
+from outcomes import COLUMNS, few_shot, leave, lines, only_table, outcome, page, ran, rows, transfer
 
 from benchmark.__main__ import main
 from benchmark.protocols.launches import write_launch
@@ -22,7 +22,7 @@ from benchmark.report.tables import tables
 def with_config(seed, beta, part="base", accuracy=50.0, **more):
     """Return the outcome of a run of ALIGN with a value of BETA in its record."""
     one = outcome("ALIGN", seed, part, accuracy, **more)
-    one.result["config"] = {"TRAINER": {"ALIGN": {"BETA": beta, "M": 4}}, "SEED": seed}
+    one.result["run"] = ran(TRAINER={"ALIGN": {"BETA": beta, "M": 4}}, SEED=seed)
     return one
 
 
@@ -54,8 +54,8 @@ def test_noise_and_imbalance_that_change_nothing_are_no_settings(drawn, name):
     none = {"DATASET": {"LABEL_NOISE": 0.0, "LABEL_NOISE_KIND": "symmetric", "IMBALANCE": 1.0}}
     counts = drawn and dict(zip(("wrong_labels", "left_out"), drawn, strict=True))
     noisy, clean = (few_shot("PromptKD", 4, (50,), "emoji") for _ in range(2))
-    noisy[0].result.update(config=NOISE, drawn=counts)
-    clean[0].result["config"] = none
+    noisy[0].result.update(run=ran(**NOISE), drawn=counts)
+    clean[0].result["run"] = ran(**none)
     assert name in [of.removeprefix("PromptKD, ") for of in lines(only_table(noisy))]
     both = lines(only_table([*noisy, *clean], beside_published=False))
     assert len(both) == (2 if name != "PromptKD" else 1)
@@ -69,7 +69,7 @@ def test_values_of_vary_that_change_nothing_are_one_line():
         for trainer, wrong in (("PromptKD", 0), ("CoOp", 2)):
             (one,) = few_shot(trainer, 4, (50 + value,), "emoji", opts=opts)
             drawn = {"wrong_labels": wrong, "left_out": 0} if value else None
-            one.result.update(config={"DATASET": {"LABEL_NOISE": value}}, drawn=drawn)
+            one.result.update(run=ran(DATASET={"LABEL_NOISE": value}), drawn=drawn)
             outcomes.append(one)
     names = ["CoOp, LABEL_NOISE 0", "CoOp, LABEL_NOISE 0.5", "PromptKD, LABEL_NOISE 0"]
     assert sorted(lines(only_table(outcomes))) == names
@@ -79,7 +79,7 @@ def test_initial_weights_are_always_named():
     facts = {"method": "CoOp", "dataset": "Emoji", "classes": "all", "backbone": "emoji"}
     outcomes = few_shot("TPT", 4, (90, 91), "emoji", seeded=True, num_params=0)
     for seed, one in enumerate(outcomes, 1):
-        one.result["config"] = {"MODEL": {"INIT_WEIGHTS": f"out/coop/seed{seed}/model.pth.tar-5"}}
+        one.result["run"] = ran(MODEL={"INIT_WEIGHTS": f"out/coop/seed{seed}/model.pth.tar-5"})
         one.result["start"] = facts | {"shots": 4, "seed": seed}
     table = only_table(outcomes)
     name = "TPT, INIT_WEIGHTS out/coop/seed/model.pth.tar-5"
@@ -87,11 +87,11 @@ def test_initial_weights_are_always_named():
     assert f"Start of {name}: CoOp on Emoji (emoji, all classes, 4 shots)." in table.caption
     alone = few_shot("TPT", 4, (40, 41), "emoji", seeded=True, num_params=0)
     for one in alone:
-        one.result["config"] = {"MODEL": {"INIT_WEIGHTS": ""}}
+        one.result["run"] = ran(MODEL={"INIT_WEIGHTS": ""})
     assert list(lines(only_table(alone))) == ["TPT"]
     other = few_shot("TPT", 4, (70, 71), "emoji", seeded=True, num_params=0)
     for one in other:
-        one.result["config"] = {"MODEL": {"INIT_WEIGHTS": "out/other.pth"}}
+        one.result["run"] = ran(MODEL={"INIT_WEIGHTS": "out/other.pth"})
     assert len(lines(only_table([*outcomes, *alone, *other]))) == 3
 
 
@@ -99,28 +99,14 @@ def test_runs_of_other_sentences_are_never_averaged():
     """Also where a file had other content then, which only the record's own text says."""
     outcomes = few_shot("TaskRes", 4, (90, 80), "emoji")
     for one, digest in zip(outcomes, ("1a2b", "3c4d"), strict=True):
-        data = {"SENTENCES": "/at/a.json", "SENTENCES_RULE": "raw_mean"}
-        one.result.update(config={"DATASET": data}, sentences=f"a.json {digest}")
+        data = {"SENTENCES": f"a.json {digest}", "SENTENCES_RULE": "raw_mean"}
+        one.result["run"] = ran(DATASET=data)
     table = lines(only_table(outcomes))
     names = [f"TaskRes, SENTENCES a.json {d}, SENTENCES_RULE raw_mean" for d in ("1a2b", "3c4d")]
     assert list(table) == names and table[names[0]][0].startswith("90.00")
     zero = few_shot("ZeroshotCLIP", 4, (50,), "emoji")
-    zero[0].result.update(config={"DATASET": {"SENTENCES": "clip80"}}, sentences="clip80")
+    zero[0].result["run"] = ran(DATASET={"SENTENCES": "clip80"})
     assert list(lines(only_table(zero))) == ["ZeroshotCLIP, SENTENCES clip80"]
-
-
-def test_keys_of_other_methods_are_no_settings():
-    """A record has the nodes of all methods; what CoOp does not read splits none of its means."""
-    outcomes = few_shot("CoOp", 1, (50, 52)) + few_shot("KgCoOp", 1, (50, 52))
-    for number, one in enumerate(outcomes):
-        one.result["config"] = {
-            "TRAINER": {"COOP": {"N_CTX": 4, "W": number // 2}, "ALIGN": {"BETA": number % 2}}
-        }
-    names = list(lines(only_table(outcomes, beside_published=False)))
-    # that KgCoOp reads another node than its own is not known
-    assert names == ["CoOp", "KgCoOp, BETA 0", "KgCoOp, BETA 1"]
-    outcomes[0].result["config"]["TRAINER"]["COOP"] = {"N_CTX": 16, "W": 0}
-    assert "CoOp, N_CTX 16" in lines(only_table(outcomes, beside_published=False))
 
 
 def test_a_name_is_the_same_on_every_data_set():
@@ -159,17 +145,17 @@ def test_an_average_says_what_differs_between_its_data_sets():
     of = {one["method"]: one for one in json.loads(render(rows(outcomes), "json"))["averages"]}
     assert of["ALIGN"]["differing"] == "BETA 0.5, 0.0" and "differing" not in of["CoOp"]
     for one in outcomes[:4]:  # a mark says so
-        one.result["config"]["TRAINER"]["PER_DATASET"] = ["TRAINER.ALIGN.BETA"]
+        one.result["per_dataset"] = ["TRAINER.ALIGN.BETA"]
     assert "differ between" not in render(rows(outcomes), "text")
 
 
 def test_keys_of_the_machine_or_the_run_are_no_settings():
     outcomes = few_shot("CoOp", 1, (50, 52))
     for number, one in enumerate(outcomes):
-        one.result["config"] = {
-            "SEED": number, "OUTPUT_DIR": str(number), "DATASET": {"ROOT": str(number)},
-            "DATALOADER": {"NUM_WORKERS": number}, "TRAINER": {"MEMORY_BUDGET": number},
-        }  # fmt: skip
+        one.result["run"] = ran(
+            SEED=number, OUTPUT_DIR=str(number), DATASET={"ROOT": str(number)},
+            DATALOADER={"NUM_WORKERS": number}, TRAINER={"MEMORY_BUDGET": number},
+        )  # fmt: skip
     assert list(lines(only_table(outcomes, beside_published=False))) == ["CoOp"]
 
 
@@ -290,7 +276,7 @@ def test_several_keys_that_differ_are_named_in_the_order_of_the_config():
     keys = list("HCAGFBED")
     outcomes = few_shot("CoOp", 1, (50, 52), "emoji")
     for number, one in enumerate(outcomes):
-        one.result["config"] = {"OPTIM": dict.fromkeys(keys, number)}
+        one.result["run"] = ran(OPTIM=dict.fromkeys(keys, number))
     first = ", ".join(f"{key} 0" for key in keys)
     assert next(iter(lines(only_table(outcomes)))) == f"CoOp, {first}"
 
@@ -343,7 +329,7 @@ def test_changed_training_images_are_always_named():
     outcomes = [*coop, failed, *few_shot("ZeroshotCLIP", 0, (40,))]
     changes = {"LABEL_NOISE": 0.25, "LABEL_NOISE_KIND": "pair", "IMBALANCE": 1.0}
     for one in filter(lambda one: one.result, outcomes):
-        one.result["config"] = {"DATASET": changes}
+        one.result["run"] = ran(DATASET=changes)
     found = lines(only_table(outcomes))
     assert found["CoOp, LABEL_NOISE 0.25, LABEL_NOISE_KIND pair"][1] == "51.00 ± 1.41 (2 of 3)"
     assert found["ZeroshotCLIP"][0] == "40.00"
@@ -354,8 +340,8 @@ def own(root, trainer="CoOp", accuracies=(50.0,), origin="", images="1", name="i
     """Return outcomes on a folder of images."""
     more = {"config": "few_shot", "data_fingerprint": images}
     found = few_shot(trainer, 4, accuracies, name, **more)
-    record = {"DATASET": {"ROOT": root}}
-    return [replace(of, result=of.result | {"config": record}, origin=origin) for of in found]
+    record = ran(DATASET={"ROOT": root})
+    return [replace(of, result=of.result | {"run": record}, origin=origin) for of in found]
 
 
 def names(outcomes) -> list[str]:
@@ -393,7 +379,7 @@ def test_folders_of_one_name_are_numbered_if_their_images_differ():
 
 def test_the_source_of_a_transfer_is_named():
     outcomes = transfer("CoOp", "image_folder", {"image_folder": 60, "dtd": 40})
-    record = {"config": {"DATASET": {"ROOT": "birds"}}}
+    record = {"run": ran(DATASET={"ROOT": "birds"})}
     source = replace(outcomes[0], result=outcomes[0].result | record)
     found = name_folders([source, *outcomes[1:]])
     assert [(of.run.source, of.run.dataset) for of in found] == [
@@ -407,7 +393,7 @@ def test_a_folder_without_a_name_keeps_that_of_the_set(root):
 
 
 def test_a_single_run_has_the_name_that_was_given_or_of_its_folder(tmp_path):
-    record = {"dataset": "ImageFolder", "config": {"DATASET": {"ROOT": "/x/birds$\n"}}}
+    record = {"dataset": "ImageFolder", "run": ran(DATASET={"ROOT": "/x/birds$\n"})}
     assert name_in(tmp_path, record) == r"birds$\n"
     given = tmp_path / "seed1"
     given.mkdir()

@@ -7,7 +7,7 @@ import shutil
 from dataclasses import replace
 
 import pytest
-from outcomes import columns, few_shot, metrics, rows
+from outcomes import columns, few_shot, metrics, ran, rows
 
 from benchmark.__main__ import main
 from benchmark.protocols.launches import write_launch
@@ -27,7 +27,7 @@ def run(tmp_path):
     record = one.result | {"trainer": "ALIGN", "dataset": "ImageFolder", "seed": 1, "shots": 4}
     record |= {"per_class_accuracy": {"cat": 75.0, "dog": 50.0}, "temperature": math.exp(3)}
     record |= {"num_test": 6}
-    record |= {"config": {"DATASET": {"ROOT": str(tmp_path / "data")}}}
+    record |= {"run": ran(DATASET={"ROOT": str(tmp_path / "data")})}
     (folder / "results.json").write_text(json.dumps(record))
     return folder
 
@@ -35,7 +35,7 @@ def run(tmp_path):
 def test_changed_training_images_are_shown(run, capsys):
     assert main(["report", str(run)]) == 0 and "Training images" not in capsys.readouterr().out
     record = json.loads((run / "results.json").read_text())
-    record["config"]["DATASET"] |= {"LABEL_NOISE": 0.25, "IMBALANCE": 10.0}
+    record["run"]["training"] |= {"DATASET.LABEL_NOISE": 0.25, "DATASET.IMBALANCE": 10.0}
     (run / "results.json").write_text(json.dumps(record))
     assert main(["report", str(run)]) == 0
     assert "LABEL_NOISE 0.25, IMBALANCE 10" in capsys.readouterr().out

@@ -4,7 +4,7 @@ import json
 import re
 
 import pytest
-from outcomes import few_shot
+from outcomes import few_shot, ran
 
 from benchmark.__main__ import main
 
@@ -53,7 +53,7 @@ def test_facts_of_a_run(facts, record, name, said):
      ("", None, None)],
 )  # fmt: skip
 def test_from_which_weights_a_training_started(facts, path, start, said):
-    shown = facts(config={"MODEL": {"INIT_WEIGHTS": path}}, start=start)
+    shown = facts(run=ran(MODEL={"INIT_WEIGHTS": path}), start=start)
     assert str(shown.get("Initial weights")).startswith(str(said))
 
 

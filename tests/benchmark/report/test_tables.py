@@ -17,6 +17,7 @@ from outcomes import (
     only_table,
     outcome,
     page,
+    ran,
     rows,
     some_outcomes,
     transfer,
@@ -147,7 +148,7 @@ def test_runs_of_another_order_in_the_same_file_are_never_averaged():
     outcomes = few_shot("TDA", 16, (90, 80, 70), "emoji", seeded=True)
     for one, digest in zip(outcomes, ("1a2b", "1a2b", "3c4d"), strict=True):
         stream = {"name": f"order.txt:64 {digest}", "order": digest}
-        one.result.update(config={"TEST": {"STREAM": "/at/order.txt:64"}}, stream=stream)
+        one.result.update(run=ran(TEST={"STREAM": stream["name"]}), stream=stream)
     table = lines(only_table(outcomes))
     assert [*table] == [f"TDA, STREAM order.txt:64 {digest}" for digest in ("1a2b", "3c4d")]
     assert table["TDA, STREAM order.txt:64 1a2b"][0].startswith("85.00")

@@ -88,7 +88,7 @@ CLIP = {"name": "/x/clip.pt", "sha256": "1" * 64}
          {"data": DATA | {"fingerprint": None, "DATASET.ROOT": "/y"}},
          ["DATASET.ROOT is '/x' here and '/y' there"]),
         ({"data": DATA}, {"data": DATA | {"fingerprint": "b"}},
-         ["fingerprint is 'a' here and 'b' there"]),
+         ["the images' hash is 'a' here and 'b' there"]),
         ({"data": DATA}, {"data": DATA | {"classes": ["ant", "cow"]}},
          ["class 1 is 'bee' here and 'cow' there"]),
         ({"data": DATA}, {"data": DATA | {"classes": ["ant"]}},

@@ -13,6 +13,7 @@ from tiny import TinyColours, TinyOthers, results, run
 from torch import nn
 
 from benchmark.launch.data import fingerprint_at
+from benchmark.records import value_of
 from trainers.prompting import UserError, build_method, load_clip
 from trainers.prompting.encoders.text import TextFeatures
 from trainers.prompting.encoders.vision import ImageFeatures
@@ -130,7 +131,7 @@ def test_other_data_change_nothing_of_a_run(tmp_path):
     assert "ood" not in results(plain) and results(plain)["accuracy"] == results(other)["accuracy"]
     (found,) = results(other)["ood"].values()
     assert found.keys() == {"auroc_mcm", "fpr95_mcm", "auroc_gl_mcm", "fpr95_gl_mcm", "images"}
-    assert found["images"] == 12 and results(other)["config"]["TEST"]["OOD"] == ["TinyOthers"]
+    assert found["images"] == 12 and value_of(results(other), "TEST.OOD") == ["TinyOthers"]
     hashes = {"TinyOthers": fingerprint_at("TinyOthers", str(tmp_path))}
     assert results(other)["ood_fingerprints"] == hashes
     log = (other / "log.txt").read_text()

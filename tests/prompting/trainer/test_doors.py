@@ -89,7 +89,7 @@ def test_what_a_method_learns_is_not_trained_if_it_says_so(tmp_path, capsys):
     out, plain = tmp_path / "out", tmp_path / "plain"
     assert run(tmp_path, "Still", out, extra=WORDS) == 0
     assert "Still has nothing to train: evaluating" in capsys.readouterr().out
-    backbone = results(out)["config"]["MODEL"]["BACKBONE"]["NAME"]
+    backbone = results(out)["backbone"]
     assert torch.equal(learned(out, 0)["ctx"], word_embeddings(load_clip(backbone), "a photo of a"))
     assert run(tmp_path, "CoOp", plain, 1, "--eval-only", extra=WORDS) == 0
     assert results(out)["accuracy"] == results(plain)["accuracy"]

@@ -6,6 +6,7 @@ from cases import slow_but
 from tiny import HALVES, OF_HALVES, learned, results, run, write_halves
 from torch import nn
 
+from benchmark.records import value_of
 from trainers.prompting import Method, Staged, Unlabelled, load_run, register
 from trainers.prompting.methods.coop import CoOp
 
@@ -95,7 +96,7 @@ def test_clipped_gradients(tmp_path):
     more = [*WHOLE, "OPTIM.CLIP_NORM", "1e-4"]
     assert run(tmp_path, "Rated", output, 1, extra=more) == 0
     assert 0 < abs(state_of(output, 1)["factors.fast"]) <= 0.01 * 2 * 1e-4
-    assert results(output)["config"]["OPTIM"]["CLIP_NORM"] == 1e-4
+    assert value_of(results(output), "OPTIM.CLIP_NORM") == 1e-4
 
 
 @pytest.mark.parametrize(

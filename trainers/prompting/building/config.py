@@ -14,7 +14,6 @@ from ..backbones.closed import Closed
 from ..capabilities.at_test_time import count_views
 from ..checkpoint.identity import leaves
 from ..checkpoint.keys import KEYS
-from ..dataset_keys import SENTENCES
 from ..encoders.descriptions import Asked
 from ..encoders.sides import features_width
 from ..errors import ClosedSide, UserError, nearest, need
@@ -121,7 +120,7 @@ def settings_in(
 
 def asked_in(cfg: CfgNode, about: Mapping[str, Any] | None = None) -> Asked | None:
     """Return the sentences that a cfg asks for; `about` is the content of its file."""
-    source, rule = (cfg.DATASET[key] for key in SENTENCES)
+    source, rule = (cfg.DATASET[key] for key in ("SENTENCES", "SENTENCES_RULE"))
     need(
         source or not rule,
         "DATASET.SENTENCES_RULE is set without sentences: set DATASET.SENTENCES, too",

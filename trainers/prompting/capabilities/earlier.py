@@ -3,8 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..checkpoint.saved import Saved
-from ..dataset_keys import SENTENCES
+from ..checkpoint.saved import ABOUT, Saved
 from ..encoders.descriptions import Asked
 from ..errors import UserError, need
 from ..method import Method, find_method
@@ -42,7 +41,7 @@ def build_earlier(
 
 def _sentences_of(trained: Saved) -> Asked | None:
     """Return the sentences that an earlier run asked for."""
-    source, rule = (trained.value(f"DATASET.{key}") or "" for key in SENTENCES)
+    source, rule = (trained.value(place) or "" for place in ABOUT)
     need(
         not rule.startswith("score"),
         f"its DATASET.SENTENCES_RULE is {rule}: choose a run with one feature of each class",

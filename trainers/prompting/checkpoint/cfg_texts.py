@@ -6,8 +6,6 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from ..errors import need, printable
-from .identity import UNKNOWN, Identity, leaves
-from .keys import role_of
 
 BY_PROCESS = (
     "if the files are the same, the code of the data set depends on the process (the order of a "
@@ -57,24 +55,3 @@ def _node_of(cfg: Any, key: str) -> tuple[Any, str]:
     for part in above:
         cfg = cfg.setdefault(part, type(cfg)()) if isinstance(cfg, dict) else None
     return (cfg if isinstance(cfg, dict) else None), name
-
-
-def as_trained(cfg: Any, then: Identity | None, method: Any, place: str, adapts: bool) -> Any:
-    """Return the cfg for the record of an evaluation: what concerns the training is that of it.
-
-    If the checkpoint, at a place, does not say what its run is, it is UNKNOWN. The seed of a method
-    that `adapts` while testing stays that of the evaluation.
-    """
-    keys = {method.place(key) for key in method.training_only}
-    keys |= {key for key, _ in leaves(cfg) if role_of(key) == "training"}
-    keys -= {"SEED"} if adapts else set()
-    cfg = cfg.clone()
-    cfg.defrost()
-    for key in [key for key, _ in leaves(cfg) if key in keys]:
-        if then and key in then.keys:
-            put(cfg, key, then.value(key), place)
-        elif not then and key != "MODEL.INIT_WEIGHTS":
-            node, name = _node_of(cfg, key)
-            node[name] = UNKNOWN
-    cfg.freeze()
-    return cfg

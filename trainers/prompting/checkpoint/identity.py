@@ -12,6 +12,7 @@ KEYS gives every key one role: two runs that differ in it compute the same weigh
 
 import json
 import os
+import re
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
@@ -154,6 +155,25 @@ OF_WEIGHTS = (
 )  # two runs that differ: other weights
 
 
+def as_tested(own: Identity, then: Identity | None, method: Any, adapts: bool) -> Identity:
+    """Return what an evaluation is: what concerns the training is that of `then`, if it is known.
+
+    The seed of a method that `adapts` while testing stays that of the evaluation.
+    """
+    places = {method.place(key) for key in method.training_only}
+    if then is None:  # of public code, which does not say it
+        start = own.training.get("MODEL.INIT_WEIGHTS")
+        training = dict.fromkeys(own.training, UNKNOWN) | {"MODEL.INIT_WEIGHTS": start}
+        known = {key: UNKNOWN for key in own.settings if key in places}
+    else:
+        training = {**own.training, **then.training}
+        known = {key: then.settings[key] for key in then.settings if key in places}
+    if adapts:
+        training["SEED"] = own.training.get("SEED")
+    earlier = own.earlier if then is None else then.earlier
+    return own._replace(settings={**own.settings, **known}, training=training, earlier=earlier)
+
+
 def differences(
     one: Identity, other: Identity, roles: Sequence[str] = ALL, without: Container[str] = ()
 ) -> list[str]:
@@ -176,8 +196,8 @@ def differences(
     there = other.keys
     for role in roles:
         if role in ("settings", "training", "test"):
-            both = [place for place in getattr(one, role) if place in there]
-            found |= {x: (getattr(one, role)[x], there[x]) for x in both if x not in without}
+            mine = getattr(one, role)
+            found |= {x: (mine[x], there[x]) for x in unlike(mine, there) if x not in without}
         elif role == "data":
             found |= _of_data(one.data, {**there, **other.data}, without)
         elif role != "clip":
@@ -188,6 +208,11 @@ def differences(
     ]
     why = "clip" in roles and other_clip(one.clip, other.clip)
     return [*texts, why] if why else texts
+
+
+def unlike(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    """Return the keys that both sides have, with different values."""
+    return [key for key, value in one.items() if key in other and other[key] != value]
 
 
 def _of_data(one: Mapping, other: Mapping, without: Container[str]) -> dict[str, tuple]:
@@ -208,12 +233,14 @@ def _of_data(one: Mapping, other: Mapping, without: Container[str]) -> dict[str,
             what = "images of" if name == "division" else name
             found |= {f"{what} {k}": (mine.get(k), theirs.get(k)) for k in parts}
         elif mine is not None and theirs is not None:
-            found[name] = mine, theirs
+            found["the images' hash" if name == "fingerprint" else name] = mine, theirs
     return found
 
 
 def _text(value: Any) -> str:
-    return "none" if value is None else repr(value) if isinstance(value, str) else str(value)
+    if isinstance(value, str):
+        return repr(value[:12] if re.fullmatch("[0-9a-f]{64}", value) else value)
+    return "none" if value is None else str(value)
 
 
 def other_clip(one: Mapping, other: Mapping) -> str | None:
@@ -230,7 +257,8 @@ def clip_name(name: str | None) -> str | None:
     if name is None:
         return None
     begin = name.partition("/")[0] + "/" if name.startswith(("open_clip:", "hf-hub:")) else ""
-    return begin + os.path.basename(name)
+    is_file = os.path.isabs(name) or name.endswith((".pt", ".bin", ".safetensors"))
+    return begin + os.path.basename(name) if begin or is_file else name
 
 
 def in_words(texts: Sequence[str]) -> str:

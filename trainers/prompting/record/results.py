@@ -12,8 +12,9 @@ import torch
 from ..backbones import weights_sha256
 from ..capabilities.at_test_time import adapts
 from ..capabilities.on_support import count_passes, searches
+from ..checkpoint.identity import Identity, identity
+from ..checkpoint.keys import KEYS
 from ..checkpoint.saved import Saved
-from ..dataset_keys import STREAM
 from ..embedded import file_sha256
 from ..errors import UserError
 from ..marks import BEYOND, FILE, PER_DATASET, VALIDATION
@@ -56,7 +57,7 @@ class Evaluation:
     What stands below `method` is known of a method of this project only.
     """
 
-    cfg: Any  # of the run; in an evaluation, what concerns the training is of that
+    cfg: Any  # of the run
     dataset: Any  # `train_x`, `val` and `test`, and what a data set may say of itself
     num_classes: int
     device: torch.device
@@ -68,6 +69,7 @@ class Evaluation:
     edited: Sequence[str] = ()  # names of what of it was edited since the training began
     evaluated_on: str = ""  # the split, if empty
     method: Any = None
+    identity: Identity | None = None  # of the run; in an evaluation with what its training was
     provenance: Saved | None = None  # of the run; code and edits are those in it
     training: Saved | None = None  # what was trained, if that was another run
     predictions: Predictions | None = None  # None of tasks, or if they are not kept
@@ -92,6 +94,7 @@ class Evaluation:
         names = ("train_seconds", "test_seconds", "losses")
         more = {name: getattr(trainer, name) for name in names if hasattr(trainer, name)} | more
         data = {"dataset": trainer.dm.dataset, "num_classes": trainer.dm.num_classes}
+        more = {"identity": identity(trainer.cfg)} | more
         every = {"cfg": trainer.cfg, "device": trainer.device, "results": results, **data, **more}
         return cls(**every)
 
@@ -104,7 +107,8 @@ class Evaluation:
         """
         if self.method is None:
             return False
-        drawn = self.cfg.TEST.get("STREAM", STREAM["STREAM"]) != STREAM["STREAM"]
+        usual = KEYS["TEST.STREAM"].default
+        drawn = self.cfg.TEST.get("STREAM", usual) != usual
         return bool(adapts(self.method) or count_passes(self.method) or drawn)
 
     def beyond(self) -> list[str]:
@@ -139,6 +143,7 @@ class Evaluation:
         """Return the content of the record, given the peak memory in MiB; write the predictions."""
         cfg, data, known, results = self.cfg, self.dataset, self.provenance, self.results
         backbone, training = cfg.MODEL.BACKBONE.NAME, self.training or known
+        run = self.identity or (known.identity if known else identity(cfg))
         return {
             "trainer": cfg.TRAINER.NAME,
             "dataset": cfg.DATASET.NAME,
@@ -146,8 +151,8 @@ class Evaluation:
             "backbone_sha256": known.backbone_sha256 if known else weights_sha256(backbone),
             "features": file_sha256(file) if (file := cfg.DATASET.get("FEATURES", "")) else None,
             "sentences": sentences_text(asked) if (asked := cfg.DATASET.get("SENTENCES")) else None,
-            "seed": cfg.SEED,
-            "shots": cfg.DATASET.NUM_SHOTS,
+            "seed": run.value("SEED"),
+            "shots": run.value("DATASET.NUM_SHOTS"),
             "training_images": training_images(data) if self.steps or self.counts_seed else None,
             "subsample_classes": cfg.DATASET.SUBSAMPLE_CLASSES,
             "split": cfg.TEST.SPLIT,
@@ -173,7 +178,10 @@ class Evaluation:
             "teacher": self.teacher,
             "start": training and training.start,
             "drawn": training and training.drawn,
-            "config": cfg,
+            "run": run.written(),
+            "per_dataset": list(cfg.TRAINER.PER_DATASET),
+            "unread": list(cfg.TRAINER.UNREAD),
+            "plugins": list(cfg.TRAINER.PLUGINS),
             "versions": versions(self.device),
             "git": git_commit(),
             "code": known.code if known else self.code,

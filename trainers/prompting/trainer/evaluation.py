@@ -18,8 +18,8 @@ from ..capabilities.of_views import OfViews
 from ..capabilities.on_support import count_passes, searches
 from ..capabilities.per_class import scored_as_others
 from ..capabilities.transductive import NOT_ITS_OWN, Transductive
-from ..checkpoint.cfg_texts import as_trained
 from ..checkpoint.files import checkpoint_file
+from ..checkpoint.identity import as_tested
 from ..checkpoint.provenance import teacher_origin
 from ..checkpoint.saved import Saved
 from ..dassl_parts import dassl
@@ -246,15 +246,15 @@ def evaluation_of(trainer: Any) -> Evaluation:
 
     If a training was loaded, settings of that are as it had them.
     """
-    cfg, method, then = trainer.cfg, trainer.method, trainer.loaded
+    method, then, run = trainer.method, trainer.loaded, trainer.provenance.identity
     if then:
-        cfg = as_trained(cfg, then.identity, method, then.place, adapts(method))
+        run = as_tested(run, then.identity, method, adapts(method))
     loader = trainer.val_loader if trainer.cfg.TEST.SPLIT == "val" else trainer.test_loader
     stream = getattr(loader, "stream", None)
     trained = getattr(trainer, "train_seconds", 0.0)  # not measured by the original Dassl
     return Evaluation.of(
         trainer,
-        cfg=cfg,
+        identity=run,
         method=method,
         provenance=trainer.provenance,
         training=then,
