@@ -105,6 +105,8 @@ class Engine:
 
     def _look(self, run: Run) -> None:
         """Enter a run as finished or to do; raises UserError if its folder has another's record."""
+        if self._seen[run] is not None:
+            self._check_launch(run)
         try:
             result = records.read_record(run.folder)
         except BadResult as error:
@@ -113,12 +115,6 @@ class Engine:
         if result is None:
             self.todo[run] = None
             return
-        launch = read_launch(run.folder)
-        if launch is None or launch.run.place != run.place:
-            what = f"another run ({launch.run})" if launch else f"a run without {RUN}, as of 0.6"
-            raise UserError(
-                f"{run.folder} holds {what}: choose another --output, or remove that folder"
-            )
         needed = run.needs in self.todo
         why = None if needed else self._misfit(run, result)
         if why:
@@ -135,6 +131,15 @@ class Engine:
         if records.edited_since(result):
             self._edited.append(run)
         self.finish(Outcome(run, result))
+
+    def _check_launch(self, run: Run) -> None:
+        """Refuse the folder of a run that holds the record of another, or of 0.6 (UserError)."""
+        launch = read_launch(run.folder)
+        if launch is None or launch.run.place != run.place:
+            what = f"another run ({launch.run})" if launch else f"a run without {RUN}, as of 0.6"
+            raise UserError(
+                f"{run.folder} holds {what}: choose another --output, or remove that folder"
+            )
 
     def _offer(self, why: str) -> str:
         """Return an advice for a record that differs in a KEY VALUE pair of the command."""
