@@ -58,8 +58,8 @@ def test_from_which_weights_a_training_started(facts, path, start, said):
 
 
 def test_a_folder_of_images_may_have_braces_in_its_name(facts):
-    named = {"DATASET": {"NAME": "ImageFolder", "ROOT": "img{x}"}}
-    assert "img{x}" in facts(dataset="ImageFolder", config=named)[""]
+    named = ran(DATASET={"NAME": "ImageFolder", "ROOT": "img{x}"})
+    assert "img{x}" in facts(dataset="ImageFolder", run=named)[""]
 
 
 def test_facts_that_a_record_lacks_are_left_out(facts):
