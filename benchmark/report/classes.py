@@ -9,11 +9,10 @@ import pandas as pd
 
 from trainers.prompting.errors import UserError
 
-from ..protocols.base import Protocol, shots_text
+from ..protocols.base import Protocol
 from ..records import PER_CLASS, Outcome
 from .frame import each_row
-from .names import dataset_title
-from .notes import ONE_SEED
+from .notes import ONE_SEED, name_of_test
 from .per_image import arrays_of
 from .summary import accuracies, protocol_of
 from .table import Cell, Table
@@ -67,18 +66,13 @@ def tests(tidy: pd.DataFrame, numbers: pd.DataFrame) -> list[Test]:
 
 def _test(lines: pd.DataFrame, runs: pd.DataFrame) -> Test:
     """Return the test of these lines; `of_shots` is its number of shots."""
-    row, protocol = next(each_row(lines)), protocol_of(lines)
-    what = [protocol.title, dataset_title(row.dataset)]
-    if row.source not in ("", row.dataset):
-        what[1] += f" from {dataset_title(row.source)}"
-    if len(protocol.columns) > 1:
-        what.append(protocol.columns[row.column].lower())
+    row = next(each_row(lines))
     place = {name: getattr(row, name) for name in ("protocol", "source", "dataset")}
     place |= {"shots": row.of_shots, "column": row.column}
     runs = runs[runs["line"].isin(lines["line"])]
     seeds = runs.groupby("name")["seed"].agg(lambda column: list(dict.fromkeys(column)))
     lines = lines.assign(seeds=lines["name"].map(seeds))
-    return Test(", ".join([*what, shots_text(row.of_shots)]), place, lines, runs)
+    return Test(name_of_test(row, row.of_shots), place, lines, runs)
 
 
 class Classes:

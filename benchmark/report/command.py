@@ -26,7 +26,7 @@ from .frame import frame
 from .further import further
 from .notes import seeds_text
 from .per_image import MEASURES
-from .render import FORMATS, View, render
+from .render import FORMATS, render
 from .summary import accuracies, measured, summarise
 
 PUBLISHED = ("on", "off", "all")
@@ -151,7 +151,7 @@ def show(args: argparse.Namespace, outputs: list[Path]) -> None:
     scores = further(tidy) if args.metrics else None
     numbers = summarise(tidy, args.interval, args.published != "off", scores)
     rows = measured(numbers) if args.metrics else accuracies(numbers)
-    views: list[View] = []
+    views: list[Comparisons | Classes] = []
     if args.compare:
         views.append(Comparisons(tidy, accuracies(numbers), args.compare, args.metric))
     views += [Classes(tidy, numbers)] if args.classes else []

@@ -13,17 +13,17 @@ import pandas as pd
 
 from trainers.prompting.errors import UserError, check_name
 
-from ..protocols.base import Protocol, shots_text
+from ..protocols.base import Protocol
 from ..records import Outcome
 from .frame import FACTS, each_row
-from .names import dataset_title
 from .notes import (
     apart_note,
     average_name,
+    cell_name,
     computed_note,
     h_note,
+    in_detail,
     place_name,
-    seeds_text,
     table_name,
 )
 from .paired import LEAST, Pair, difference, holm
@@ -157,7 +157,7 @@ class Comparisons:
         for column, row in product(columns, both):
             runs = self._runs.get((row.line, column), {})
             by_line[row.line, column], reasons = each_seed(runs, self._answers)
-            where = f"{row.name}, {_where(row, [column])}"
+            where = f"{row.name}, {cell_name(row, [column])}"
             problems += [f"{where}: {why}" for why in reasons]
             problems += [] if runs else [f"{where}: no finished run"]
         if not all(by_line.values()):
@@ -165,13 +165,13 @@ class Comparisons:
         seed_sets = [set(by_line[row.line, column]) for row in both if not row.untrained
                    for column in columns]  # fmt: skip
         seeds = sorted(set.intersection(*seed_sets)) if seed_sets else ours.seeds[:1]
-        where = f"{theirs.name}, {_where(theirs, columns)}"
+        where = f"{theirs.name}, {cell_name(theirs, columns)}"
         if not seeds:
             return [], [*problems, f"{where}: no seed that {self.method} has, too"]
         for row in both:
             has = set(ours.seeds).intersection(*(by_line[row.line, column] for column in columns))
             if not row.untrained and len(has) < len(ours.seeds):
-                lacking = f"{row.name}, {_where(row, columns)}"
+                lacking = f"{row.name}, {cell_name(row, columns)}"
                 problems.append(f"{lacking}: {len(has)} of {len(ours.seeds)} seeds")
 
         def answer_of(row, column, seed):
@@ -261,12 +261,8 @@ class Comparisons:
         splits = " and ".join(sorted({row.split for row in members["ours"]}))
         metric = f"{self._measure.head}, " if self._measure.head else ""
         name = with_marks(self.method, first["ours"].beyond)
-        details = [f"{what}: {metric}{name} minus each other on {splits} images"]
-        if protocol.across != "shots" and first["shots"]:
-            details.append(shots_text(first["shots"]))
-        if seeds := sorted(set().union(*members["seeds"])):
-            details.append(seeds_text(seeds))
-        return ", ".join(details)
+        title = f"{what}: {metric}{name} minus each other on {splits} images"
+        return in_detail(title, first, set().union(*members["seeds"]))
 
     def records(self) -> list[dict]:
         """Return each difference as plain numbers."""
@@ -309,11 +305,3 @@ def _pairs(measured: pd.DataFrame, method: str) -> list[tuple[Any, Any]]:
         if ours.dataset == theirs.dataset
         and (ours.shots == theirs.shots or 0 in (ours.shots, theirs.shots))
     ]
-
-
-def _where(row, columns) -> str:
-    """Return the data set, shots and columns of a row in words."""
-    protocol = protocol_of(row)
-    shots = [shots_text(row.shots)] if protocol.across == "shots" else []
-    names = [protocol.columns[column] for column in columns]
-    return ", ".join([dataset_title(row.dataset), *shots, *names])

@@ -59,18 +59,36 @@ def title_of(rows: Sequence[Any]) -> str:
     first, protocol = rows[0], protocol_of(rows[0])
     metric = metric_of(first.metric).head if first.metric != "accuracy" else "accuracy (%)"
     if first.average:
-        details = [f"{protocol.title}, {average_name(first)}: {metric}"]
-    else:
-        tested = [row for row in rows if not row.average]
-        splits = sorted({split for row in rows for split in row.split.split(" and ")})
-        joint = protocol.across != "dataset" and len({row.dataset for row in tested}) > 1
-        what = protocol.title if joint else table_name(first)
-        details = [f"{what}: {metric} on {' and '.join(splits)} images"]
-    if protocol.across != "shots" and first.shots:
-        details.append(shots_text(first.shots))
-    if not first.average:
-        details.append(seeds_text(sorted({seed for row in tested for seed in row.seeds})))
-    return ", ".join(details)
+        return in_detail(f"{protocol.title}, {average_name(first)}: {metric}", first)
+    tested = [row for row in rows if not row.average]
+    splits = sorted({split for row in rows for split in row.split.split(" and ")})
+    joint = protocol.across != "dataset" and len({row.dataset for row in tested}) > 1
+    what = protocol.title if joint else table_name(first)
+    seeds = {seed for row in tested for seed in row.seeds}
+    return in_detail(f"{what}: {metric} on {' and '.join(splits)} images", first, seeds)
+
+
+def in_detail(title: str, row: Any, seeds: Iterable[int] = ()) -> str:
+    """Return a title with the shots of a row, if its columns do not say them, and seeds."""
+    shots = [shots_text(row.shots)] * (protocol_of(row).across != "shots" and row.shots > 0)
+    return ", ".join([title, *shots, *([seeds_text(sorted(seeds))] if seeds else [])])
+
+
+def name_of_test(row: Any, shots: int) -> str:
+    """Return the name of the test of a row, as `Base-to-new, DTD, new, 16 shots`."""
+    protocol, source = protocol_of(row), dataset_title(row.source)
+    what = [protocol.title, dataset_title(row.dataset)]
+    what[1] += f" from {source}" if row.source not in ("", row.dataset) else ""
+    what += [protocol.columns[row.column].lower()] if len(protocol.columns) > 1 else []
+    return ", ".join([*what, shots_text(shots)])
+
+
+def cell_name(row: Any, columns: Iterable[str]) -> str:
+    """Return the data set, shots and columns of a row, as `DTD, Base, New`."""
+    protocol = protocol_of(row)
+    shots = [shots_text(row.shots)] if protocol.across == "shots" else []
+    names = [protocol.columns[column] for column in columns]
+    return ", ".join([dataset_title(row.dataset), *shots, *names])
 
 
 def table_name(row: Any) -> str:

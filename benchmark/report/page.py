@@ -17,10 +17,10 @@ from trainers.prompting.errors import printable
 
 from ..protocols.base import Protocol
 from . import pictures
-from .classes import tests
+from .classes import Classes, tests
+from .compare import Comparisons
 from .names import dataset_title, in_words
 from .plots import WIDTH, Drawing, encode_figure, figures
-from .render import View
 from .summary import accuracies
 from .table import Table, bold_note, interval
 from .tables import tables
@@ -84,7 +84,7 @@ def _picture(figure: Figure, sentence: str) -> Picture:
 def page_of(
     tidy: pd.DataFrame,
     rows: pd.DataFrame,
-    views: Sequence[View] = (),
+    views: Sequence[Comparisons | Classes] = (),
     all_published: bool = False,
     sentences: Sequence[str] = (),
 ) -> str:

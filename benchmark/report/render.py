@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from itertools import chain
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from trainers.prompting.errors import printable
 
@@ -18,20 +18,10 @@ from .tables import joint_tables, tables
 if TYPE_CHECKING:
     import pandas as pd
 
+    from .classes import Classes
+    from .compare import Comparisons
+
 FORMATS = (*TABLE_FORMATS, "csv", "json", "html")
-
-
-class View(Protocol):
-    """Further tables: comparisons, or the classes."""
-
-    heading: str
-    picture: str  # the kind of its figures, a key of `pictures.PICTURES`; empty for none
-
-    def tables(self) -> dict[Any, list[Table]]:
-        """Return the tables of each protocol."""
-
-    def records(self) -> list[dict]:
-        """Return their numbers."""
 
 
 def render(
@@ -39,7 +29,7 @@ def render(
     form: str,
     all_published: bool = False,
     sentences: Sequence[str] = (),
-    views: Sequence[View] = (),
+    views: Sequence[Comparisons | Classes] = (),
 ) -> str:
     """Return all tables of these rows and views, or in CSV and JSON their numbers; not as HTML.
 
