@@ -67,6 +67,7 @@ class ImageDataset(DatasetBase):
     rows_of = ""  # the data set whose files of features it reads, if not its own
     only_tested = False  # True if `train_x` is the test set, for want of training images
     drawn: dict[str, int] | None = None  # what `noise.KEYS` have changed, in numbers of images
+    upright = False  # True if images are turned as their EXIF data say (INPUT.UPRIGHT)
     embedded = False  # True if it comes with this repository, and so is the same everywhere
 
     def __init__(self, cfg):

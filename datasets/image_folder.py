@@ -38,6 +38,8 @@ class ImageFolder(ImageDataset):
     `group` stay in one part.
     """
 
+    upright = True  # by its config; public data sets are read as their published codes do
+
     def locate(self, cfg):
         """Return the folder or table that DATASET.ROOT names."""
         root = cfg.DATASET.ROOT

@@ -126,7 +126,7 @@ PACKAGES = {
     "building": "backbones capabilities checkpoint dassl_parts encoders errors images "
     "method methods node running storage",
     "trainer": "backbones building capabilities checkpoint contract dassl_parts encoders errors "
-    "method node plugins record robustness running step storage teacher",
+    "images method node plugins record robustness running step storage teacher",
     "advice": "backbones building capabilities checkpoint dassl_parts embedded encoders errors "
     "images method plugins record running storage teacher",
     "use": "advice backbones building capabilities checkpoint contract dassl_parts "

@@ -175,6 +175,7 @@ def source_of(name: str, root: str, classes_at: int = 0) -> Source:
     keys = contents.read_keys(parts)
     contents.check_copies(cls, folder, parts, keys)
     fingerprint = contents.fingerprint(contents.division(folder, parts, keys))
+    fingerprint += " upright" * cls.upright
     items = {item.impath: item for item in chain(*parts)}
     return Source(cls, Path(folder), parts, [*items.values()], fingerprint)
 
@@ -252,6 +253,7 @@ class Encoder:
         self.plain = build_transform(cfg, is_train=False)
         self.augmented = build_transform(cfg, is_train=True)
         self.title, self.batch = source.cls.__name__, args.batch
+        self.upright = source.cls.upright
         content = made_of(source.fingerprint, args.backbone)
         parts = [content, args.backbone, str(cfg.INPUT), str(args.half)]
         digest = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:12]
@@ -294,10 +296,12 @@ class Encoder:
         from dassl.utils import read_image
 
         from trainers.prompting.building.encoding import encode_images
+        from trainers.prompting.images.image_files import upright
         from trainers.prompting.running.seeding import seeded
 
         def read(item):
             image = read_image(item.impath)
+            image = upright(image) if self.upright else image
             return transform(image) if view is None else image
 
         def augment(item, image):

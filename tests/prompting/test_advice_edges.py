@@ -349,7 +349,7 @@ def stored(file, images, number=7.0, **header):
     kept = {"classnames": ["a", "b"], "split": {"train": [], "val": [], "test": []}}
     kept |= {"images": images, "logit_scale": 20.0, "normalised": False, "clip": "emoji"}
     kept |= {"template": encoding.TEMPLATE, "dataset": "ImageFolder"}
-    kept |= {"made_of": weights_sha256("emoji") or ""} | header
+    kept |= {"made_of": f"upright {weights_sha256('emoji')}"} | header
     n = len(images)
     tensors = {"image": torch.full((n, 128), number), "label": torch.zeros(n, dtype=torch.long)}
     write_features(file, tensors | {f"text/{kept['template']}": torch.eye(2, 128)}, kept)
@@ -357,8 +357,13 @@ def stored(file, images, number=7.0, **header):
 
 @pytest.mark.parametrize(
     "header, used",
-    [({}, True), ({"made_of": "0" * 64}, False), ({"template": "a drawing of a {}."}, False)],
-    ids=["the same", "other weights", "another sentence"],
+    [
+        ({}, True),
+        ({"made_of": "upright " + "0" * 64}, False),
+        ({"made_of": weights_sha256("emoji")}, False),
+        ({"template": "a drawing of a {}."}, False),
+    ],
+    ids=["the same", "other weights", "not upright", "another sentence"],
 )
 def test_features_of_other_weights_or_sentences_are_computed_again(tmp_path, header, used):
     """Of two images they are 7 in the file."""

@@ -130,6 +130,7 @@ class DatasetWrapper(Dataset):
         self.is_train = is_train
         self.k_tfm = cfg.DATALOADER.K_TRANSFORMS if is_train else 1
         self.decoded = None
+        self.upright = None  # a function that turns an image as its EXIF data say
         if is_train and (size := int(cfg.DATALOADER.CACHE_GIB * 2**30)):
             workers = max(1, min(cfg.DATALOADER.NUM_WORKERS, _usable_cpus()))
             self.decoded = build_cache(len(data_source), size, workers)
@@ -166,6 +167,7 @@ class DatasetWrapper(Dataset):
         image = self.decoded and self.decoded.get(idx)
         if image is None:
             image = read_image(self.data_source[idx].impath)
+            image = self.upright(image) if self.upright else image
             if self.decoded:
                 self.decoded.put(idx, image)
         return image

@@ -69,7 +69,7 @@ class CollectionFeatures:
             "template": TEMPLATE,
             "clip": absolute(self.name),
             "dataset": DATASET,
-            "made_of": weights_sha256(self.name) or "",
+            "made_of": _made_of(self.name),
         }
         tensors = {"image": space.images, "label": labels, f"text/{TEMPLATE}": space.text}
         self.file.parent.mkdir(parents=True, exist_ok=True)
@@ -124,14 +124,18 @@ def duration(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
 
 
+def _made_of(name: str) -> str:
+    """Return what features are made of: images as their EXIF data say, and the CLIP."""
+    return f"upright {weights_sha256(name)}"
+
+
 def _read_stored(name: str, file: Path, classnames: Sequence[str]) -> CollectionFeatures:
     """Return what a file of features has of a CLIP with these weights; no text of other classes."""
     try:
         features = read_features(file)
     except UserError:  # there is none, or a damaged one
         return CollectionFeatures(name, file)
-    sha256 = weights_sha256(name) or ""
-    if features.made_of != sha256 or features.template != TEMPLATE:
+    if features.made_of != _made_of(name) or features.template != TEMPLATE:
         return CollectionFeatures(name, file)
     rows = dict(zip(features.images, features.image, strict=True))
     text = features.text[TEMPLATE] if features.classnames == list(classnames) else None

@@ -32,7 +32,7 @@ from ..images.class_folders import (
     list_images,
     name_key,
 )
-from ..images.image_files import check_image, why_unread
+from ..images.image_files import check_image, upright, why_unread
 from ..images.tables import read_images
 from .folds import join
 
@@ -199,6 +199,6 @@ def read_image(path: str) -> Any:
     try:
         with Image.open(path) as image:
             check_image(image)
-        return dassl("utils").read_image(path)
+        return upright(dassl("utils").read_image(path))
     except Exception as error:  # decoders raise nearly every type there is
         raise UserError(why_unread(path, error)) from None

@@ -49,7 +49,7 @@ def save_run(
     add_nodes(cfg)
     cfg.OUTPUT_DIR, cfg.SEED, cfg.VERBOSE = os.fspath(folder), 0, False
     cfg.DATASET.NAME, cfg.DATASET.ROOT = DATASET, os.fspath(collection.source)
-    cfg.DATASET.CLASSES_AT = collection.classes_at
+    cfg.DATASET.CLASSES_AT, cfg.INPUT.UPRIGHT = collection.classes_at, True
     cfg.INPUT.TRANSFORMS, cfg.MODEL.BACKBONE.NAME = ["normalize"], best.clip
     cfg.TRAINER.NAME, cfg.TEST.SPLIT = best.method, FOLDS
     settings = {**SETTINGS[best.method], **best.settings}.items()

@@ -6,12 +6,18 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
-from PIL import UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from ..errors import in_short, need
 from .class_folders import UNREAD
 
 T = TypeVar("T")
+ORIENTATION = 0x0112  # the tag of EXIF data
+TURNS = {  # its values, but 1
+    2: "FLIP_LEFT_RIGHT", 3: "ROTATE_180", 4: "FLIP_TOP_BOTTOM", 5: "TRANSPOSE", 6: "ROTATE_270",
+    7: "TRANSVERSE", 8: "ROTATE_90",
+}  # fmt: skip
+THINNEST = 100  # a side over the other
 
 
 def check_image(image: Any) -> None:
@@ -20,6 +26,19 @@ def check_image(image: Any) -> None:
     need(frames == 1, f"it has {frames} frames: give one of them as an image")
     of_16_bits = image.mode[0] in "IF" or any(";16" in str(tile) for tile in image.tile)
     need(not of_16_bits, "it has 16 bits: convert it to 8")
+    thin = max(image.size) > THINNEST * min(image.size)
+    need(not thin, f"it is {image.width:,} x {image.height:,} pixels: cut it to less than 100:1")
+
+
+def upright(image: Any) -> Any:
+    """Return an image of Pillow as its EXIF orientation says; as it is, if that says nothing."""
+    try:
+        turn = TURNS[image.getexif().get(ORIENTATION)]
+    except Exception:  # a value that is none, or damaged data, of many types
+        return image
+    image = image.transpose(Image.Transpose[turn])
+    image.info.pop("exif", None)  # or it would be turned again
+    return image
 
 
 def why_unread(path: str, error: Exception) -> str:

@@ -15,6 +15,8 @@ from yacs.config import CfgNode
 
 from ..building.transforms import RandomViews, as_resized
 from ..capabilities.at_test_time import AtTestTime, adapts
+from ..errors import need
+from ..images.image_files import upright
 from ..method import Method
 from ..running.seeding import seeded
 
@@ -81,7 +83,7 @@ def loader_like(loader: DataLoader, images: Dataset, **how: Any) -> DataLoader:
 
 
 def resize_in(manager: Any, cfg: CfgNode) -> None:
-    """Change the transforms of a `DataManager` of Dassl as `as_resized` does, and say so."""
+    """Resize images of a `DataManager` of Dassl as `as_resized` does, and turn them if asked."""
     if cfg.INPUT.RESIZE != "shortest" and cfg.VERBOSE:
         print(f"Before its transform, each image is resized: INPUT.RESIZE {cfg.INPUT.RESIZE}")
     seen: set[int] = set()
@@ -90,6 +92,13 @@ def resize_in(manager: Any, cfg: CfgNode) -> None:
         if loader is not None and id(loader.dataset) not in seen:
             seen.add(id(loader.dataset))
             images = loader.dataset
+            if cfg.INPUT.UPRIGHT:
+                need(
+                    hasattr(images, "upright"),
+                    "INPUT.UPRIGHT is True, but the installed Dassl does not turn images as their "
+                    "EXIF data say: set it to False if all are upright, or use dassl-lite",
+                )
+                images.upright = upright
             images.transform = as_resized(images.transform, cfg, part.startswith("train"))
 
 

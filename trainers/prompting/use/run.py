@@ -15,6 +15,7 @@ from ..capabilities.at_test_time import count_views
 from ..checkpoint.saved import Saved
 from ..dassl_parts import dassl
 from ..errors import UserError, need
+from ..images.image_files import upright
 from ..method import METHODS, Method, Output, find_method
 from ..node import clean
 from ..plugins import load_plugins
@@ -52,11 +53,11 @@ class Run:
     def decode(self, image: Any) -> Any:
         """Return an image that Pillow has opened as `read` returns that of a file."""
         decode = getattr(dassl("utils"), "decode_image", lambda image: image.convert("RGB"))
-        return decode(image)  # a public Dassl lacks it
+        return upright(decode(image))  # a public Dassl lacks it
 
     def read(self, path: str | os.PathLike[str]) -> Any:
-        """Return an image file as the run's own evaluation reads it, for `preprocess`."""
-        return dassl("utils").read_image(os.fspath(path))
+        """Return an image file, upright, for `preprocess`."""
+        return upright(dassl("utils").read_image(os.fspath(path)))
 
     @torch.no_grad()
     def classify(self, images: Any, error: float = 0.05) -> list[Answer]:

@@ -89,7 +89,7 @@ def metadata(run) -> dict[str, str]:
     images = run.settings.INPUT
     resize, _, to = images.RESIZE.partition(" ")
     normal = "normalize" in images.TRANSFORMS
-    more = {"temperature": run.temperature}
+    more = {"temperature": run.temperature, "upright": True}
     if not isinstance(calibration := run.calibration, str):
         more["lac_thresholds"] = {str(error): calibration.threshold(error) for error in ERRORS}
     return {
