@@ -15,10 +15,8 @@ from outcomes import (
     outcome,
     rows,
     shown,
-    transfer,
 )
 
-from benchmark.protocols import CROSS_DATASET
 from benchmark.report.frame import frame
 from benchmark.report.names import DATASETS
 from benchmark.report.render import in_style, render
@@ -86,14 +84,6 @@ def test_what_would_make_a_number_silently_wrong_is_said():
     assert lines(text)["ALIGN"] == [["63.00 (1 of 2)"]] * 2
     assert "% Not complete: DTD: VPT, 1 shot: failed: x [seed 1]" in text
     assert "% Not complete: ALIGN, dtd, 1 shot: a mean over 1 of 2 seeds" in text
-
-
-def test_each_transfer_protocol_is_one_table():
-    targets = dict.fromkeys(["imagenet", *CROSS_DATASET.targets["imagenet"]], 60.0)
-    outcomes = few_shot("CoOp", 16, (60, 62)) + transfer("CoOp", "imagenet", targets)
-    text = latex(outcomes, beside_published=False)
-    assert text.count(r"\begin{table*}") == 2
-    assert len(lines(text)["CoOp"][1]) == 12
 
 
 def has_latex() -> bool:

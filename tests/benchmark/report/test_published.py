@@ -169,11 +169,6 @@ def test_an_average_of_which_only_h_is_printed():
     assert lines(ours)["LwEIB, difference"][:2] == ["-", "-"]
 
 
-def test_published_numbers_can_be_left_out():
-    text = as_text(only_table(few_shot("CoOp", 1, (48,)), beside_published=False))
-    assert "ublished" not in text
-
-
 @pytest.mark.parametrize(
     "other",
     [

@@ -177,13 +177,6 @@ def test_every_format_holds_the_numbers_and_the_problems():
     )
 
 
-def test_csv_of_several_protocols_has_one_head():
-    outcomes = some_outcomes() + few_shot("CoOp", 1, (48,))
-    records = list(csv.DictReader(io.StringIO(render(rows(outcomes), "csv"))))
-    assert [record["protocol"] for record in records] == ["few_shot", "base2new", "base2new"]
-    assert records[0]["accuracy_mean"] == "48.0" and records[1]["accuracy_mean"] == ""
-
-
 def test_the_best_of_a_column_is_bold():
     outcomes = few_shot("CoOp", 1, (50.001,), "emoji") + few_shot("ALIGN", 1, (50.002,), "emoji")
     outcomes += few_shot("VPT", 1, (40,), "emoji")
