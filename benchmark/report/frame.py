@@ -6,7 +6,8 @@ settings, CLIP or images differ, named by what differs (`ALIGN, BETA 0`).
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,11 +15,11 @@ import pandas as pd
 
 from trainers.prompting.checkpoint.identity import unlike
 from trainers.prompting.checkpoint.keys import KEYS
-from trainers.prompting.errors import printable
+from trainers.prompting.errors import in_short, printable
 
 from ..protocols import PROTOCOLS
 from ..protocols.base import learns_nothing
-from ..records import METRICS, OOD, PER_CLASS, Outcome, costs, other_code
+from ..records import METRICS, OOD, PER_CLASS, RESULTS, Outcome, costs, other_code
 from . import published
 from .names import DATASETS, is_embedded, rank
 from .own_sets import name_folders
@@ -57,7 +58,29 @@ def frame(outcomes: Iterable[Outcome]) -> pd.DataFrame:
     An image folder without a name has that of its folder (`own_sets`). The columns are those of
     `_facts`, and what each step adds.
     """
-    runs = pd.DataFrame([_facts(outcome) for outcome in name_folders(outcomes)])
+    outcomes = [*name_folders(outcomes)]
+    try:
+        return _tidy(outcomes)
+    except Exception:  # odd records raise errors of many types
+        return _tidy(_without_odd(outcomes))
+
+
+def _without_odd(outcomes: list[Outcome]) -> list[Outcome]:
+    """Return outcomes, a problem in place of each record that raises an error by itself."""
+    try:
+        _tidy(outcomes)
+    except Exception as error:
+        if len(outcomes) > 1:
+            half = len(outcomes) // 2
+            return _without_odd(outcomes[:half]) + _without_odd(outcomes[half:])
+        why = f"{outcomes[0].run.folder / RESULTS} cannot be read ({in_short(error)})"
+        return [replace(outcomes[0], result=None, problem=f"corrupt: {why}")]
+    return outcomes
+
+
+def _tidy(outcomes: Sequence[Outcome]) -> pd.DataFrame:
+    """Return the rows of runs, which are named."""
+    runs = pd.DataFrame(list(map(_facts, outcomes)))
     if runs.empty:
         return runs
     runs = _place(_in_every_table(_with_untrained(runs)))

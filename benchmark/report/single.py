@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from trainers.prompting.errors import UserError, printable
+from trainers.prompting.storage.run_record import taking_apart
 
 from ..protocols.base import Protocol, Run
 from ..protocols.few_shot import FEW_SHOT
@@ -85,8 +87,11 @@ def report_runs(folders: list[Path], form: str, plots: Path | None = None) -> st
             for folder, result in results.items()
             for name, accuracy in (result.get(PER_CLASS) or {}).items()
         ])  # fmt: skip
-    tables = {folder: _tables(folder, outcome) for folder, outcome in runs.items()}
-    sentences = [_finding(outcome) for outcome in runs.values()]
+    tables, sentences = {}, []
+    for folder, outcome in runs.items():
+        with _readable(folder):
+            tables[folder] = _tables(folder, outcome)
+            sentences.append(_finding(outcome))
     if form != "html":
         return lead(sentences, form) + in_style(chain(*tables.values()), form)
     from .page import Part, Section, render_page
@@ -122,12 +127,20 @@ def _accuracy(record: dict) -> Cell:
     return Cell(f"{record['accuracy']:.2f}", record["accuracy"], images=images)
 
 
-def read_run(folder: Path) -> Outcome:
-    """Return a single run, as one of `few_shot`; raises UserError if its record cannot be used."""
+@contextmanager
+def _readable(folder: Path) -> Iterator[None]:
+    """Turn any error over what the record of a run holds into a UserError."""
     try:
-        record = read_record(folder) or {}
+        with taking_apart(folder):
+            yield
     except BadResult as error:
         raise UserError(f"{error}: repeat the run") from None
+
+
+def read_run(folder: Path) -> Outcome:
+    """Return a single run, as one of `few_shot`; raises UserError if its record cannot be used."""
+    with _readable(folder):
+        record = read_record(folder) or {}
     run = Run(
         FEW_SHOT, "all", str(record.get("trainer")), name_in(folder, record), "",
         record.get("seed") or 0, record.get("shots") or 0,

@@ -1,6 +1,7 @@
 """What a record says of the training: what its images were, and from which weights it started."""
 
 import re
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -112,12 +113,13 @@ def drawn_text(outcome: Outcome) -> str | None:
 
 
 def plain(value: Any) -> Any:
-    """Return a value of a config as a number or text."""
-    return value if isinstance(value, int | float | str) else str(value)
+    """Return a value of a config as a finite number, or as a text."""
+    finite = isinstance(value, int | float) and abs(value) <= sys.float_info.max
+    return value if finite else str(value)
 
 
 def attacks(outcome: Outcome) -> Settings:
     """Return the attack of the test and that of the training, if any, in words."""
     result = outcome.result or {}
     texts = (result.get(ATTACK) or {}).get("text"), value_of(result, TRAINED)
-    return tuple(pair for pair in zip((ATTACK, TRAINED), texts, strict=True) if pair[1])
+    return tuple((key, str(x)) for key, x in zip((ATTACK, TRAINED), texts, strict=True) if x)

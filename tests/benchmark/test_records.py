@@ -6,12 +6,13 @@ import math
 import os
 import re
 from contextlib import redirect_stdout
+from dataclasses import replace
 
 import pytest
 from outcomes import leave, outcome, ran
 
 from benchmark.__main__ import main
-from benchmark.records import asked_of, misfit
+from benchmark.records import METRICS, asked_of, misfit
 
 
 def test_a_record_must_fit_its_run():
@@ -83,6 +84,52 @@ def test_invalid_records_are_named_and_not_tabulated(tmp_path, capsys):
             named = [line for line in lines if re.search(rf"seed {seed}\b", line)]
             assert any(sentence in line for line in named), sentence
     assert "60.00" in report.out and "40.00" not in report.out
+
+
+WHOLE = {
+    **dict.fromkeys(METRICS, 50.0),
+    **dict.fromkeys(("num_classes", "num_test", "train_steps", "test_seconds", "temperature"), 2),
+    **dict.fromkeys(("backbone_sha256", "features", "git", "data_fingerprint", "precision"), "a"),
+    **dict.fromkeys(("joint_note", "calibration_note", "checked", "sentences"), "a"),
+    "per_class_accuracy": {"cat": 50.0}, "ood": {"dtd": {"auroc_mcm": 50.0}}, "beyond": ["llm"],
+    "drawn": {"images": 4, "wrong_labels": 2, "left_out": 0}, "losses": {"loss": 1.0},
+    "training_images": {"least": 1, "most": 2}, "edited": ["a.py"], "plugins": ["a.py"],
+    "tasks": {"accuracy": [50.0]}, "versions": {"device": "cpu"}, "code": {"a.py": "1"},
+    "start": {"place": "p", "label_noise": 0.5, "seed": 2, "shots": 4}, "seeded": True,
+    "teacher": {"place": "p", "backbone": "b", "digest": "1", "imbalance": 0.5},
+    "ood_fingerprints": {"dtd": "a"}, "stream": {"name": "shuffled", "order": "a"},
+    "attack": {"text": "pgd", "weak": "a", "eps": 1.0, "images": 64},
+    "run": ran(
+        DATASET={"ROOT": "/data", "LABEL_NOISE": 0.5, "SENTENCES": "clip7"}, OPTIM={"LR": 0.1},
+        MODEL={"INIT_WEIGHTS": "x/seed1"}, TEST={"STREAM": "shuffled", "ATTACK": "pgd"},
+        TRAIN={"ATTACK": "pgd"},
+    ),
+}  # fmt: skip
+ODD = ["x", [[1]], 10**400]
+
+
+def each_with(tree, value):
+    """Yield copies of nested groups, in each of which another entry is this value."""
+    for key, entry in tree.items():
+        yield tree | {key: value}
+        if isinstance(entry, dict):
+            yield from (tree | {key: group} for group in each_with(entry, value))
+
+
+def test_no_odd_entry_of_a_record_stops_the_report_of_the_others(tmp_path, capsys):
+    one = outcome("CoOp", 0, "base", 60.0)
+    leave(tmp_path, [one])
+    records = [record for value in ODD for record in each_with(WHOLE, value)]
+    for seed, record in enumerate(records, 1):
+        odd = outcome("CoOp" if seed % 2 else "ALIGN", seed, "base", 40.0)
+        leave(tmp_path, [replace(odd, result=odd.result | record)])
+    assert main(["report", str(tmp_path), "--metrics", "--format", "html"]) == 0
+    assert "60.00" in capsys.readouterr().out
+    assert main(["status", str(tmp_path)]) == 0
+    for path in tmp_path.rglob("results.json"):  # alone, it is shown or refused in one sentence
+        code = main(["report", str(path.parent)])
+        said = capsys.readouterr().err
+        assert code == 0 or (said.count("\n") == 1 and f"{path} " in said), said
 
 
 def folder(path):

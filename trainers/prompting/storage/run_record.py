@@ -1,14 +1,16 @@
 """The record of a run, `results.json`: its numbers, read and checked."""
 
+import contextlib
 import json
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from ..embedded import file_sha256
+from ..errors import in_short
 
 RECORD = "results.json"
 RUN = "run.json"  # what the run is: `checkpoint.identity`
@@ -39,6 +41,17 @@ def flaw(record: object) -> str | None:
     return None
 
 
+@contextlib.contextmanager
+def taking_apart(folder: Path) -> Iterator[None]:
+    """Turn any error over what the record in a run folder holds into BadRecord."""
+    try:
+        yield
+    except BadRecord:
+        raise
+    except Exception as error:  # odd content raises errors of many types
+        raise BadRecord(f"{folder / RECORD} cannot be read ({in_short(error)})") from None
+
+
 def read_record(folder: Path, flaw: Callable[[Any], str | None] = flaw) -> dict[str, Any] | None:
     """Return the record in a run folder; None if there is none.
 
@@ -48,16 +61,14 @@ def read_record(folder: Path, flaw: Callable[[Any], str | None] = flaw) -> dict[
         BadRecord: it cannot be read or used.
     """
     path = folder / RECORD
-    try:
-        record: dict[str, Any] = json.loads(path.read_bytes())
-        why = flaw(record)
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, RecursionError) as error:
-        raise BadRecord(f"{path} cannot be read ({error})") from None
-    if why:
-        raise BadRecord(f"{path} {why}")
-    return record
+    with taking_apart(folder):
+        try:
+            record: dict[str, Any] = json.loads(path.read_bytes())
+        except FileNotFoundError:
+            return None
+        if why := flaw(record):
+            raise BadRecord(f"{path} {why}")
+        return record
 
 
 def order_path(stream: str) -> str:
