@@ -71,19 +71,20 @@ def test_all_views_are_parts_of_one_page_with_their_plots(tmp_path, capsys):
     views = ["--classes", "--compare", "ALIGN", "--metrics"]
     assert main(["report", str(tmp_path), "--format", "html", *views]) == 0
     html = capsys.readouterr().out
-    heads = ["Accuracy", "ALIGN minus each other", "More metrics", "Classes"]
+    heads = ["Accuracy", "More metrics", "ALIGN minus each other", "Classes"]
     assert re.findall(r"<h2[^>]*>(.*?)</h2>", html) == ["Few-shot recognition", "Base-to-new"]
     assert re.findall(r"<h3[^>]*>(.*?)</h3>", html) == heads * 2
     nav = html[html.index("<nav") : html.index("</nav>")]
     targets = re.findall('href="#(.*?)"', nav)
     assert len(targets) == 10 and all(f'id="{target}"' in html for target in targets)
     assert re.findall("<li><a[^>]*>([^<]*)</a></li>", nav) == heads * 2
-    # the picture of a test is below its table
-    for what, word in (("metrics", "Bars: "), ("accuracy (%) of each class", "Share of")):
-        for test in ("recognition, DTD, 4 shots", "Base-to-new, emoji, new, 16 shots"):
-            below = html[html.index(f"{test}: {what}") :].partition("<table")[0]
-            sentence = below[below.index("<figcaption>") :].partition("</figcaption>")[0]
-            assert word in sentence and sentence.endswith(f"{test}."), (what, test)
+    # the confusion matrix of a test is below its table, reliability diagrams below the first
+    tests = ("Few-shot recognition, DTD, 4 shots", "Base-to-new, emoji, new, 16 shots")
+    for test, first in zip(tests, ("Few-shot on DTD", "Base-to-new on emoji"), strict=True):
+        for title, word in ((f"{first}: NLL", "Bars: "), (f"{test}: accuracy (%) of", "Share of")):
+            below = html[html.index(title) :].partition("<table")[0]
+            sentences = re.findall("<figcaption>(.*?)</figcaption>", below)
+            assert any(text.startswith(word) and text.endswith(f"{test}.") for text in sentences)
     for table in re.finditer("<table", html):  # a wide one scrolls
         assert re.search(r'<div class="wide"[^>]*>\s*$', html[: table.start()])
     assert ".wide { overflow-x: auto; }" in html
