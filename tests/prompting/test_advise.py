@@ -115,6 +115,17 @@ def test_the_advice_ends_the_log_and_is_a_run(advised, capsys):
         Saved.read(out / "gda" / "model.pth.tar-0").check_unseen(evaluated, "test")
 
 
+def test_large_logits_are_compared_with_the_largest(advised, tmp_path, capsys):
+    """Those of GDA are some 1e5."""
+    pytest.importorskip("onnxscript")
+    pytest.importorskip("onnxruntime")
+    _, out = advised
+    assert load_run(out).method == "GDA"
+    file = tmp_path / "a.onnx"
+    assert main(["export", "--model-dir", str(out), "--output", str(file)]) == 0
+    assert "equal to the model's within" in capsys.readouterr().out and file.stat().st_size
+
+
 def test_every_label_has_its_answer_the_least_likely_first(advised):
     root, out = advised
     with open(out / "answers.csv", encoding="utf-8-sig", newline="") as file:

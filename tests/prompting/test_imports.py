@@ -58,7 +58,7 @@ OPTIONAL = {
     "predict.py": {"PIL", "tqdm"},  # which torchvision and clip require
     "transforms.py": {"PIL", "torchvision"},  # which Dassl requires
     "transparency.py": {"PIL"},
-    "class_folders.py": {"PIL", "tqdm"},
+    "class_folders.py": {"PIL", "tqdm"},  # and pillow_heif, if it is there
     "image_files.py": {"PIL"},
     "folds.py": {"sklearn"},  # an extra
     "labels.py": {"sklearn"},

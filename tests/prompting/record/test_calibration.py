@@ -100,7 +100,8 @@ def test_too_few_images_leave_all_classes():
     said = one.promise(0.1)
     assert said == (
         "About 10% of images like the 18 that calibrated this run lack their class in the answer; "
-        "with bad luck (once in 20 times), 15% or more. Of a single class it may be more."
+        "with bad luck (once in 20 times), 15% or more. Of a single "
+        "class, or where classes have other shares than then, it may be more."
     )
     # coverage is Beta(96, 5) with 100 images, and Beta(20, 1.04) if these are worth 20
     hundred = Calibration(1.0, torch.rand(100), torch.ones(100))

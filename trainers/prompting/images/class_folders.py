@@ -1,6 +1,7 @@
 """Lists images in class folders, and reads the names of the classes."""
 
 import contextlib
+import importlib.util
 import json
 import os
 import re
@@ -15,9 +16,23 @@ from ..errors import UserError, need, printable
 from ..node import clean
 from ..storage.files import is_visible, write_whole
 
-IMG_EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+IMG_EXTENSIONS: tuple[str, ...] = (
+    ".jpg",
+    ".jpeg",
+    ".png",
+    ".ppm",
+    ".bmp",
+    ".pgm",
+    ".tif",
+    ".tiff",
+    ".webp",
+)
 PARTS = ("train", "val", "test")  # folders with class folders in them
-UNREAD = (".heic", ".heif")  # of phones; Pillow does not know them
+HEIC = (".heic", ".heif")  # of phones; Pillow does not know them
+UNREAD = HEIC if importlib.util.find_spec("pillow_heif") is None else ()
+if not UNREAD:
+    importlib.import_module("pillow_heif").register_heif_opener()
+    IMG_EXTENSIONS += HEIC
 SEVERAL, NONE = RESERVED = "several", "none of these"  # answers of a run, and so no classes
 UNLABELLED = "unlabelled"  # a folder beside class folders, of images without a label
 NUMBERED = re.compile(r"\d+[-._ ]+[^\W\d]")  # the name of a folder such as `000.cat`

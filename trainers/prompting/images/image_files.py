@@ -22,7 +22,8 @@ THINNEST = 100  # a side over the other
 
 def check_image(image: Any) -> None:
     """Raise a UserError for an image, as Pillow has opened it, of 16 bits or of several frames."""
-    frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)  # a phone's photo
+    phone = image.format in ("MPO", "HEIF")  # with pictures beside its photo
+    frames = 1 if phone else getattr(image, "n_frames", 1)
     need(frames == 1, f"it has {frames} frames: give one of them as an image")
     of_16_bits = image.mode[0] in "IF" or any(";16" in str(tile) for tile in image.tile)
     need(not of_16_bits, "it has 16 bits: convert it to 8")
@@ -46,7 +47,7 @@ def why_unread(path: str, error: Exception) -> str:
     if hasattr(error, "exit_code"):  # a user's mistake, also one of Dassl's
         return str(error)
     if path.lower().endswith(UNREAD):
-        return "it is HEIC: convert it to JPEG"
+        return "it is HEIC: `pip install pillow-heif`, or convert it to JPEG"
     if Path(path).is_file() and not Path(path).stat().st_size:
         return "it is empty"
     return "it is not an image" if isinstance(error, UnidentifiedImageError) else in_short(error)

@@ -139,7 +139,7 @@ class Calibration:
             f"About {100 * error:.3g}% of images like the {len(self.scores):,} that calibrated "
             "this run lack their class in the answer; with bad luck (once in "
             f"{1 / UNLUCKY:g} times), {100 * self.most_lacking(error):.0f}% or more. Of a single "
-            "class it may be more."
+            "class, or where classes have other shares than then, it may be more."
         ]
         if few := math.isinf(threshold(self.scores, error)):
             least = math.ceil((1 - error) / error - 1e-9)

@@ -16,7 +16,7 @@ from ..method import METHODS, Method
 from ..prompts import Contexts
 from ..teacher import MethodTeacher, Teacher
 
-TOLERANCE = 1e-4  # largest difference of logits
+TOLERANCE = 1e-4  # largest difference of logits; of a program's, relative to the largest logit
 TRACED = 3  # images that a program is traced with; it takes any number
 
 

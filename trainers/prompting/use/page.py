@@ -31,7 +31,9 @@ from .commands.predict import likeliest, send
 from .run import Run
 
 Image.init()
-FORMATS = [x for x in ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF"] if x in Image.OPEN]
+FORMATS = [
+    x for x in ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF"] if x in Image.OPEN
+]
 ERRORS = (0.01, 0.02, 0.05, 0.1, 0.2)
 LARGEST = 50_000_000  # bytes of an image
 TOP = 5  # classes of an image

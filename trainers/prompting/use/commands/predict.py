@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import UserError, need, printable
-from ...images.class_folders import UNREAD
+from ...images.class_folders import HEIC
 from ...images.image_files import check_image, read_ahead, why_unread
 from ...images.transparency import transparency_note
 from .arguments import Parser, add_device, files_below, from_one
@@ -36,7 +36,7 @@ def build_parser(prog: str) -> Parser:
     add("--top", type=from_one, help="classes of each image (default: 5)")
     add("--error", metavar="SHARE",
         help="name several classes or none, so that about this share of images, such as 0.05, "
-        "lack their class")  # fmt: skip
+        "lack their class, if they come as the labels did")  # fmt: skip
     add("--format", choices=list(WRITERS), default="text", help="(default: %(default)s)")
     add_device(parser)
     return parser
@@ -121,7 +121,7 @@ def list_words(words: Iterable[str]) -> Iterator[str]:
 
 def kind_of(path: Path) -> str:
     """Return `image` or `video` by the suffix of a file, else an empty text."""
-    if path.suffix.lower() in UNREAD:  # which a system may not know
+    if path.suffix.lower() in HEIC:  # which a system may not know
         return "image"
     kind = (mimetypes.guess_type(path.name)[0] or "").partition("/")[0]
     return kind if kind in ("image", "video") else ""
