@@ -57,7 +57,7 @@ class CTPT(TPT):
 
     **Published.** CTX_INIT `a photo of a`; LAMBDA_TERM 50 on ImageNet and the ten data sets; 20 on
     ImageNet-A, V2, R and Sketch, with I_AUGMIX, which also mixes views of the ImageNet family. The
-    public code has 20 bins of ECE (`report --metrics --bins 20`), tables here have 15.
+    public code has 20 bins of ECE, tables here have 15.
 
     **Checkpoint.** As TPT: words, or `ctx` of a CoOp.
     """
