@@ -104,8 +104,6 @@ def test_metrics_of_both_halves_by_hand():
     assert found == pytest.approx(
         {
             "joint_accuracy": 60,
-            "joint_accuracy_base": 200 / 3,
-            "joint_accuracy_new": 50,
             "calibration_error": 10,
         }
     )

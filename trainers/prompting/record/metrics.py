@@ -172,9 +172,8 @@ def joint_metrics(
         new: predictions for test images of new classes.
 
     Returns:
-        In %: `joint_accuracy` of all images, `joint_accuracy_base` and `joint_accuracy_new` of one
-        half's images, `calibration_error` and `calibration_error_scaled` (if there is a
-        temperature), all over all classes. None if an evaluation lacks the columns.
+        In %: `joint_accuracy`, `calibration_error` and `calibration_error_scaled` (if there is a
+        temperature), all of all images over all classes. None if an evaluation lacks the columns.
     """
     if "joint_label" not in base or "joint_label" not in new:
         return None
@@ -183,13 +182,8 @@ def joint_metrics(
             "The classes of base and new images overlap: give the predictions of a run on base "
             "classes first, and of one on the new classes of the same data set second"
         )
-    right = [side["joint_prediction"] == side["joint_label"] for side in (base, new)]
-    hits = np.concatenate(right)
-    numbers = {
-        "joint_accuracy": 100 * float(hits.mean()),
-        "joint_accuracy_base": 100 * float(right[0].mean()),
-        "joint_accuracy_new": 100 * float(right[1].mean()),
-    }
+    hits = np.concatenate([side["joint_prediction"] == side["joint_label"] for side in (base, new)])
+    numbers = {"joint_accuracy": 100 * float(hits.mean())}
     columns = {"calibration_error": "joint_probability"}
     if "joint_scaled_probability" in base and "joint_scaled_probability" in new:
         columns["calibration_error_scaled"] = "joint_scaled_probability"
