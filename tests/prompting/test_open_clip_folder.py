@@ -135,7 +135,8 @@ REFUSED = {
     "TaskRes": r"it learns prompt_learner.text_feature_residuals, .* these \(.safetensors\)",
     "MaPLe": r"it learns prompt_learner.ctx, .*; write a program instead \(.pt2, .onnx\) or",
     "CLIPAdapter": "it learns adapter.fc.0.weight, .*; write a program",
-    "TipAdapter": "with its weights, logits are off by .*; write a program",
+    "TipAdapter": "it learns adapter.keys, which no CLIP has; write a program",
+    "GDA": "it learns W, which no CLIP has; write a program",
     "TPT": "TPT adapts to the images that it classifies",
 }
 

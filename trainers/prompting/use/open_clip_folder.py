@@ -106,13 +106,14 @@ def write_open_clip(run: Any, folder: Path, metadata: Mapping[str, str]) -> str:
     check_fixed(method)
     empty = not os.path.lexists(folder) or (folder.is_dir() and not any(folder.iterdir()))
     need(empty, f"--output is '{folder}', which is not an empty folder: name another one")
-    open_clip = package("open_clip", "open_clip_torch", backbone)
     clip_model = load_clip(backbone)
     text: Any = getattr(method.text_encoder, "class_text", None)
     tuned, rest = tuned_clip(method, clip_model)
+    rest += [x for x, buffer in method.own_state().items() if buffer.is_floating_point()]  # GDA's
     own, refused = rest == [CLASSIFIER], f"{name} cannot be written as a CLIP: "
     what = f"it learns {(rest or ['its texts'])[0]}, which no CLIP has"
     need(text is not None and (own or not rest), f"{refused}{what}; {INSTEAD}")
+    open_clip = package("open_clip", "open_clip_torch", backbone)
     sentences = text.sentences()
     more = {"sentences": dict(zip(run.classnames, sentences, strict=True)), "rule": text.rule}
     more["logit_scale"] = float(method.logit_scale)
