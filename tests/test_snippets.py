@@ -62,7 +62,7 @@ def checkout(tmp_path, monkeypatch):
     (tmp_path / "theirs.py").write_text(trainer)
     (tmp_path / "theirs.yaml").write_text("OPTIM: {MAX_EPOCH: 1}\n")
     programs = tmp_path / "programs"
-    for name in ("python", "pip", "pytest", "git", "mkdocs", "hf", "cp"):
+    for name in ("python", "pip", "pytest", "git", "mkdocs", "hf", "cp", "curl"):
         (programs / name).write_text(WRITE_DOWN)
         (programs / name).chmod(0o755)
     monkeypatch.setenv("PATH", str(programs), prepend=os.pathsep)
@@ -121,7 +121,7 @@ def check(call: list[str], monkeypatch) -> None:
             assert Path(folder).is_dir()
         case ["git", "clone", "URL", _] | ["python", "-m", "venv", _] | ["pytest"]:
             pass
-        case ["mkdocs", "serve"] | ["hf", *_]:
+        case ["mkdocs", "serve"] | ["hf", *_] | ["curl", "--data-binary", "@cat.jpg", _]:
             pass
         case _:
             pytest.fail(f"nothing checks {call}")

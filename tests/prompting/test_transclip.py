@@ -270,7 +270,8 @@ def test_on_top_of_runs(tmp_path, tiny_clip):
     cfg.defrost()
     assert other_backbone(trained, cfg) is None
     cfg.MODEL.BACKBONE.NAME = "RN50"
-    assert other_backbone(trained, cfg) == "tiny_clip_seed0.safetensors, not RN50"
+    said = "the CLIP is RN50 here and tiny_clip_seed0.safetensors there"
+    assert other_backbone(trained, cfg) == said
 
 
 def test_few_shot_without_labelled_images(tiny_clip):

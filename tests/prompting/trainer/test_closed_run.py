@@ -93,7 +93,7 @@ def test_train_resume_predict_and_export(backbone, tmp_path, capsys, monkeypatch
         image = run.preprocess(wide())[None]
         there = {
             path.relative_to(out).as_posix(): path.read_bytes()
-            for path in (out / "results.json", *out.glob("prompt_learner/*"))
+            for path in (out / "results.json", out / "run.json", *out.glob("prompt_learner/*"))
         }
         with stand_in(there, monkeypatch, tmp_path / "cache"):
             assert torch.equal(load_run("hf://user/repo").model(image), run.model(image))

@@ -244,11 +244,12 @@ def _text(value: Any) -> str:
 
 
 def other_clip(one: Mapping, other: Mapping) -> str | None:
-    """Return how a CLIP differs from another: by its weights, or else by its name; None if not."""
+    """Return how a CLIP differs from another, which equal weights never do; None if not."""
     names = [clip_name(clip.get("name")) for clip in (one, other)]
-    if one.get("sha256") and other.get("sha256"):
-        return other_weights(str(other.get("name")), one["sha256"], other["sha256"])
+    weights = one.get("sha256"), other.get("sha256")
     same = None in names or names[0] == names[1]
+    if all(weights) and (same or weights[0] == weights[1]):
+        return other_weights(str(other.get("name")), *weights)
     return None if same else f"the CLIP is {names[0]} here and {names[1]} there"
 
 
