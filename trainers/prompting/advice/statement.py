@@ -180,8 +180,8 @@ class Statement:
             )
         if not self.silent:
             lines.append(
-                "The accuracy does not hold for other places or cameras, nor for a series of similar "
-                "images, unless they are near-copies or a table marks the series in `group`."
+                "The accuracy does not hold for other places or cameras, nor for series of like "
+                "images that neither a table's `group` nor their likeness shows."
             )
         if lacking:
             are = ("class has", "it") if lacking == 1 else ("classes have", "them")
