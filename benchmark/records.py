@@ -258,7 +258,7 @@ def value_of(result: dict | None, place: str) -> Any:
     return run_of(result).value(place)
 
 
-def recorded(result: dict) -> Identity:
+def identity_of(result: dict) -> Identity:
     """Return what the run of a record is, with what else the record says of it."""
     run = run_of(result)
     named = {"SEED": "seed", "DATASET.NUM_SHOTS": "shots"}
@@ -297,7 +297,7 @@ def is_lost(key: str, value: Any) -> bool:
 
 def misfit(result: dict, asked: Identity) -> str | None:
     """Return how a record differs from what is asked for; None if it does not."""
-    texts = differences(recorded(result), asked)
+    texts = differences(identity_of(result), asked)
     return printable(in_words(texts)) if texts else None
 
 

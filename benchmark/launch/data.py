@@ -1,4 +1,4 @@
-"""What the data, the CLIP and the files that a run asks for hold now."""
+"""Read what the data, the CLIP and the files that a run asks for hold now."""
 
 import functools
 import io
@@ -12,7 +12,7 @@ from trainers.prompting.errors import UserError
 
 from ..protocols.base import Run
 from ..protocols.configs import dataset_class, dataset_name
-from ..records import recorded
+from ..records import identity_of
 
 IMAGES = "ImageFolder"  # the data set whose images are in --root itself
 
@@ -59,7 +59,7 @@ def present(
     decides for the user's own images; other data sets are identified by name. A `root` of None
     accepts that of the record. A `file` of features decides data and CLIP.
     """
-    then, earlier = recorded(result), earlier_digests(result)
+    then, earlier = identity_of(result), earlier_digests(result)
     known: dict[str, Any] = {"DATASET.FEATURES": file_sha256(file) if os.path.isfile(file) else ""}
     if file:  # the run itself says that there is none
         data = {**asked.data, **known} if known["DATASET.FEATURES"] else asked.data

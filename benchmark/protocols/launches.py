@@ -1,4 +1,4 @@
-"""What a launcher started in a folder: `launch` in its `run.json`, which reports read."""
+"""Writes and reads what a launcher started in a folder: `launch` in its `run.json`."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,12 +68,12 @@ def read_launch(folder: Path) -> Launch | None:
 
 def _of(kind: type, value: Any) -> Any:
     if type(value) is not kind:
-        raise TypeError(f"{value!r:.40} is no {kind.__name__}")
+        raise TypeError(f"{value!r:.40} is not {kind.__name__}")
     return value
 
 
 def _name(value: Any) -> str:
     """Return a text that can be the name of a folder, or is empty."""
     if _of(str, value) in (".", "..") or "/" in value or "\0" in value:
-        raise ValueError(f"{value!r:.40} is no name")
+        raise ValueError(f"{value!r:.40} is not a name")
     return str(value)

@@ -27,7 +27,7 @@ from .further import further
 from .notes import seeds_text
 from .per_image import MEASURES
 from .render import FORMATS, render
-from .summary import accuracies, measured, summarise
+from .summary import accuracies, of_metrics, summarise
 
 PUBLISHED = ("on", "off", "all")
 
@@ -150,7 +150,7 @@ def show(args: argparse.Namespace, outputs: list[Path]) -> None:
         print(note, file=sys.stderr)
     scores = further(tidy) if args.metrics else None
     numbers = summarise(tidy, args.interval, args.published != "off", scores)
-    rows = measured(numbers) if args.metrics else accuracies(numbers)
+    rows = of_metrics(numbers) if args.metrics else accuracies(numbers)
     views: list[Comparisons | Classes] = []
     if args.compare:
         views.append(Comparisons(tidy, accuracies(numbers), args.compare, args.metric))

@@ -76,7 +76,7 @@ def _bounds(tidy: pd.DataFrame) -> Iterator[Score]:
 def _weak(tidy: pd.DataFrame) -> Iterator[Score]:
     """Yield a problem for each attack that others show to be weak, or that found no gradient."""
     robust = tidy[tidy["metric"] == "robust_accuracy"]
-    robust = robust.assign(of=[*map(_compared, each_row(robust))])
+    robust = robust.assign(of=[*map(_case, each_row(robust))])
     for _, members in robust.groupby("of", sort=False):
         first = members.drop_duplicates("line").set_index("line")
         means = members.groupby("line", sort=False)["value"].mean()
@@ -90,7 +90,7 @@ def _weak(tidy: pd.DataFrame) -> Iterator[Score]:
                 yield line, row.column, "robust_accuracy", None, None, text
 
 
-def _compared(row: Any) -> tuple:
+def _case(row: Any) -> tuple:
     """Return what attacks of the same method that may be compared share."""
     facts, others = _attack(row), [pair for pair in row.settings if pair[0] != ATTACK]
     place = row.table, row.dataset, row.column, row.shots

@@ -74,7 +74,7 @@ def accuracies(numbers: pd.DataFrame) -> pd.DataFrame:
     return numbers if numbers.empty else numbers[numbers["metric"] == "accuracy"]
 
 
-def measured(numbers: pd.DataFrame) -> pd.DataFrame:
+def of_metrics(numbers: pd.DataFrame) -> pd.DataFrame:
     """Return the rows of a summary of all metrics that tables show, in the order of METRICS."""
     found = numbers["metric"].unique()
     names = [key for key in METRICS if key in found]

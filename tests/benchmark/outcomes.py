@@ -133,7 +133,7 @@ def page(outcomes) -> str:
 def metrics(outcomes, **options) -> dict[str, Table]:
     """Return the tables of `--metrics` of these outcomes, by title."""
     tidy = frame(outcomes)
-    rows = summary.measured(summary.summarise(tidy, scores=further(tidy), **options))
+    rows = summary.of_metrics(summary.summarise(tidy, scores=further(tidy), **options))
     return {table.title: table for of in tables(rows).values() for table in of}
 
 

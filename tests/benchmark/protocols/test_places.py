@@ -75,11 +75,11 @@ BAD = {
     "deep": (lambda text: "[" * 200_000, "run.json"),
     "a protocol": (changed(protocol="one_shot"), "KeyError 'one_shot'"),
     "a part": (changed(part="base"), "KeyError 'base'"),
-    "a place": (changed(trainer="../../CoOp"), "'../../CoOp' is no name"),
-    "above": (changed(config=".."), "'..' is no name"),
-    "a seed": (changed(seed=True), "True is no int"),
-    "keys": (changed(keys={"OPTIM.LR": 1}), "1 is no str"),
-    "a backbone": (changed(backbone=3), "3 is no str"),
+    "a place": (changed(trainer="../../CoOp"), "'../../CoOp' is not a name"),
+    "above": (changed(config=".."), "'..' is not a name"),
+    "a seed": (changed(seed=True), "True is not int"),
+    "keys": (changed(keys={"OPTIM.LR": 1}), "1 is not str"),
+    "a backbone": (changed(backbone=3), "3 is not str"),
 }
 
 

@@ -79,7 +79,7 @@ def save_run(
     for name in {METHODS[name].public.folder for name in SETTINGS} - {method.public.folder}:
         shutil.rmtree(folder / name, ignore_errors=True)  # of another method, by an earlier call
     run = provenance.identity._replace(code=provenance.code)
-    write_run(folder, run=run.written())
+    write_run(folder, run=run.as_json())
     dassl("utils").save_checkpoint(saved.content(), os.path.join(folder, method.public.folder))
     write_results(
         Evaluation(

@@ -44,7 +44,7 @@ class PerClass(Method):
 
     def other_classes(self, saved, classnames):
         """Return True if classes are not those of a checkpoint, nor a part that is kept of them."""
-        some = self._kept(saved, classnames)
+        some = self._numbers_of(saved, classnames)
         return super().other_classes(saved, classnames) and len(some) < len(classnames)
 
     def load_checkpoint(self, checkpoint: Saved, classnames: Sequence[str]) -> None:
@@ -54,10 +54,10 @@ class PerClass(Method):
         super().load_checkpoint(checkpoint, classnames)
         if self.own_classes is not None:
             self.own_classes = not others
-        if some := self._kept(checkpoint.classnames, classnames):
+        if some := self._numbers_of(checkpoint.classnames, classnames):
             self.keep_classes(some)
 
-    def _kept(self, saved: Sequence[str] | None, classnames: Sequence[str]) -> list[int]:
+    def _numbers_of(self, saved: Sequence[str] | None, classnames: Sequence[str]) -> list[int]:
         """Return for each class that is kept its number in the checkpoint; none if all are."""
         keeps = type(self).keep_classes is not PerClass.keep_classes
         if saved is None or list(saved) == list(classnames) or not keeps:

@@ -40,9 +40,7 @@ class Identity(NamedTuple):
     settings: dict[str, Any] = {}  # of the method, with its defaults
     training: dict[str, Any] = {}
     test: dict[str, Any] = {}
-    data: dict[
-        str, Any
-    ] = {}  # also `fingerprint`, `images`, and of a checkpoint names and division
+    data: dict[str, Any] = {}  # also FACTS; class names and division stay in checkpoints
     clip: dict[str, Any] = {}  # name, sha256
     earlier: dict[str, Any] = {}  # `teacher`, `start`: digests of their weights
     code: dict[str, str] = {}  # hashes by name
@@ -69,7 +67,7 @@ class Identity(NamedTuple):
         """The values of those that are keys of a cfg, and no facts about the data."""
         return {key: value for key, value in self.keys.items() if key not in FACTS}
 
-    def written(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, Any]:
         """Return it without the names and the division of its data, which checkpoints hold."""
         data = {key: x for key, x in self.data.items() if key not in ("classes", "division")}
         return self._replace(data=data)._asdict()
@@ -146,13 +144,8 @@ def identity(
 
 
 ALL = ("settings", "training", "test", "data", "clip", "earlier", "code")
-OF_WEIGHTS = (
-    "settings",
-    "training",
-    "data",
-    "clip",
-    "earlier",
-)  # two runs that differ: other weights
+# Two runs that differ in these have other weights.
+OF_WEIGHTS = ("settings", "training", "data", "clip", "earlier")
 
 
 def as_tested(own: Identity, then: Identity | None, method: Any, adapts: bool) -> Identity:

@@ -55,14 +55,16 @@ class BadCheckpoint(Exception):
     """What is wrong with a checkpoint; the error adds its path."""
 
 
-def _named(value: Any) -> Any:
+def _mapping(value: Any) -> Any:
     if not all(isinstance(name, str) for name in value.keys()):  # noqa: SIM118  # of a mapping
         raise TypeError("a name is not a text")
     return value
 
 
 def _plain(value: Any) -> dict[str, Any]:
-    return {name: x if isinstance(x, int | float) else str(x) for name, x in _named(value).items()}
+    return {
+        name: x if isinstance(x, int | float) else str(x) for name, x in _mapping(value).items()
+    }
 
 
 def _texts(value: Any) -> list[str]:
@@ -72,7 +74,7 @@ def _texts(value: Any) -> list[str]:
 
 
 def _settings(value: Any) -> dict[str, str]:
-    return {name: str(text) for name, text in _named(value).items()}
+    return {name: str(text) for name, text in _mapping(value).items()}
 
 
 def _dense(value: Any) -> Any:
@@ -91,7 +93,7 @@ def _traits(value: Any) -> dict[str, Any]:
     numbers = {name: kind(value[name]) for name, kind in NUMBERS.items()}
     text = {
         template: {name: _dense(row).view(numbers["width"]) for name, row in rows.items()}
-        for template, rows in _named(value["text"]).items()
+        for template, rows in _mapping(value["text"]).items()
     }
     return numbers | {"text": text}
 
@@ -123,7 +125,7 @@ def _calibration(value: Any) -> Any:
 
 # How entries are read, if they are there; it raises errors of many types.
 READ: dict[str, Callable[[Any], Any]] = {
-    **dict.fromkeys(("state_dict", "method", "sentences"), _named),
+    **dict.fromkeys(("state_dict", "method", "sentences"), _mapping),
     **dict.fromkeys(("class_buffers", "code"), _settings),
     **dict.fromkeys(("classnames", "plugins", "edited"), _texts),
     **dict.fromkeys(("trainer", "backbone", "backbone_sha256"), str),
@@ -205,7 +207,9 @@ class Saved:
         except BadCheckpoint as error:
             remedy = "take another one, or train again"
             raise UserError(f"The checkpoint '{path}' {error}: {remedy}") from None
-        return saved._identified(os.path.dirname(path), "give a whole run folder, or train again")
+        return saved._with_identity(
+            os.path.dirname(path), "give a whole run folder, or train again"
+        )
 
     @classmethod
     def to_resume(cls, content: Mapping[Any, Any], folder: str) -> Self:
@@ -214,9 +218,9 @@ class Saved:
             saved = cls.of(content)
         except BadCheckpoint as error:
             raise broken_checkpoint(folder, content["epoch"], str(error)) from None
-        return saved._identified(folder, "delete the run folder to train again")
+        return saved._with_identity(folder, "delete the run folder to train again")
 
-    def _identified(self, folder: str, remedy: str) -> Self:
+    def _with_identity(self, folder: str, remedy: str) -> Self:
         """Return it with the identity of its run; `folder` is that of its model.
 
         Public code has none; `remedy` ends the message where one of this project lacks it.

@@ -1,4 +1,7 @@
-"""Lists images in class folders, and reads the names of the classes."""
+"""Lists images in class folders, and reads the names of the classes.
+
+Long because folders of people take many forms, each with a rule or a sentence of its own.
+"""
 
 import contextlib
 import importlib.util

@@ -178,7 +178,7 @@ class Evaluation:
             "teacher": self.teacher,
             "start": training and training.start,
             "drawn": training and training.drawn,
-            "run": run.written(),
+            "run": run.as_json(),
             "per_dataset": list(cfg.TRAINER.PER_DATASET),
             "unread": list(cfg.TRAINER.UNREAD),
             "plugins": list(cfg.TRAINER.PLUGINS),

@@ -1,4 +1,4 @@
-"""What is checked of a method while a run uses it; of a plug-in also what it computes again."""
+"""Checks of a method while a run uses it; a plug-in is also built again from its state."""
 
 from typing import Any
 

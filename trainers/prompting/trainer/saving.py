@@ -107,7 +107,7 @@ class SavingTrainer(TrainerX):
         """Write what the run is, which its checkpoints are compared by, before its first step."""
         if self.output_dir:
             run = self.provenance.identity._replace(code=self.provenance.code)
-            write_run(self.output_dir, run=run.written())
+            write_run(self.output_dir, run=run.as_json())
 
     def save_epoch(self, epoch: int) -> None:
         """Save an epoch, so that an interrupted run can resume, and remove the one before."""
