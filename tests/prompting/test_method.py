@@ -23,6 +23,7 @@ from trainers.prompting import (
 from trainers.prompting.building.config import read_node
 from trainers.prompting.checkpoint.public import Public
 from trainers.prompting.checkpoint.state import PublicLayout
+from trainers.prompting.losses import asymmetric, classification
 from trainers.prompting.method import METHODS, Batch
 from trainers.prompting.prompts import Textual
 from trainers.prompting.use.export import Program
@@ -69,7 +70,8 @@ def build(kind, clip_model, **node):
 def test_keys_of_a_node_are_those_of_the_settings():
     assert Mine.defaults == {"N_CTX": 2, "PREC": "fp32"}
     found = vars(read_node(Mine, {"N_CTX": 3}, "Food101"))
-    assert found == {"N_CTX": 3, "PREC": "fp32", "dataset": "Food101", "sentences": None}
+    beside = {"dataset": "Food101", "sentences": None, "several": False}
+    assert found == {"N_CTX": 3, "PREC": "fp32"} | beside
     with pytest.raises(UserError, match="TRAINER.MINE.N_CTX is 'a' but must be a whole number"):
         read_node(Mine, {"N_CTX": "a"})
     with pytest.raises(UserError, match="TRAINER.MINE has no key 'N_CTXT': did you mean"):
@@ -280,6 +282,44 @@ NO_LABELS = {
 def test_labels_are_a_number_of_each_image(tiny_clip, case):
     with pytest.raises(UserError, match=r"must be torch.int64 of \(4,\): give Mine the number"):
         build(Mine, tiny_clip).losses(IMAGES, NO_LABELS[case])
+
+
+class Several(Mine):
+    several = "ranks"
+
+
+def build_several(kind, clip_model):
+    return kind(read_node(kind, {}, several=True), clip_model, NAMES)
+
+
+def test_several_labels_are_a_number_of_each_image_and_class(tiny_clip):
+    method = build_several(Several, tiny_clip).train()
+    labels = F.one_hot(LABELS, 3).to(torch.int8)
+    loss = method.losses(IMAGES, labels)["loss"]
+    assert loss == asymmetric(method.output(IMAGES).logits, labels).sum()
+    for other in (LABELS, labels.long(), labels[:, :2]):
+        with pytest.raises(
+            UserError, match=r"must be torch.int8 of \(4, 3\): give Several 1, 0 or"
+        ):
+            method.losses(IMAGES, other)
+
+
+@pytest.mark.parametrize("name", ["Mine", "Heir"])
+def test_a_method_says_itself_that_it_takes_several_labels(tiny_clip, name):
+    kind = Mine if name == "Mine" else type("Heir", (Several,), {})
+    with pytest.raises(UserError, match=f"{name} takes one label an image, but here images have"):
+        build_several(kind, tiny_clip)
+
+
+def test_unknown_labels_have_no_loss_and_no_gradient():
+    logits = torch.linspace(-3, 3, 6).view(2, 3).requires_grad_()
+    labels = torch.tensor([[1, -1, 0], [-1, -1, 1]], dtype=torch.int8)
+    known = labels >= 0
+    whole = classification(logits, labels)
+    assert torch.allclose(asymmetric(logits[known], labels[known]).sum(), whole)
+    (gradient,) = torch.autograd.grad(whole, logits)
+    assert torch.equal(gradient != 0, known)
+    assert classification(logits, labels.fill_(-1)) == 0
 
 
 def test_labels_of_unlabelled_images(tiny_clip):

@@ -30,12 +30,14 @@ from .encoders.uncalled import uncalled_modules
 from .encoders.vision import ImageEncoder, ImageFeatures
 from .errors import UserError, check_name, need
 from .full_precision import gradients_of, no_autocast
+from .losses import classification
 from .prompts import Contexts, public_name
 
 METHODS: dict[str, type["Method"]] = {}
 Images = torch.Tensor | Sequence[torch.Tensor]  # one view, or several
 Scale = Callable[[torch.Tensor], torch.Tensor]
 LABELS = torch.int64  # their type
+SEVERAL = torch.int8  # that of several labels an image: 1, 0, and -1 where it is unknown
 CHUNK_BYTES = 256 << 20
 
 
@@ -54,7 +56,8 @@ class Output(NamedTuple):
 class Batch(NamedTuple):
     """A batch of a training step: views of the same B images, each (B, 3, H, W); labels (B,).
 
-    Unlabelled images have labels (0,). index (B,) are rows of the training set; None in notebooks,
+    Labels of several classes are (B, K), int8: 1 present, 0 absent, -1 unknown. Unlabelled images
+    have labels (0,). index (B,) are rows of the training set; None in notebooks,
     and where steps take the features of the support.
     """
 
@@ -91,6 +94,9 @@ class Method(nn.Module):
             sentences; empty if none can be given.
         joint: False if the logit of a class depends on the other classes, or other classes cannot
             be named; base and new classes together are then left out.
+        several: what it makes of images with several labels: empty if it refuses them, `ranks` if
+            the scores order images within a class, `decides` if sigmoids of logits are
+            probabilities. A subclass, whose loss may be another, does not inherit it.
         class_bound: True if something is learned for each class, such as prototypes or a cache
             with labels; checkpoints are then refused for other classes. May be a property.
         trains: False if nothing is trained and the method is only evaluated. One without parameters
@@ -117,6 +123,7 @@ class Method(nn.Module):
     takes: tuple[str, ...] = ()
     rules: ClassVar[tuple[str, ...]] = ()
     joint: ClassVar[bool] = True
+    several: ClassVar[str] = ""
     class_bound: bool = False
     trains: ClassVar[bool] = True
 
@@ -179,12 +186,12 @@ class Method(nn.Module):
         return self.logit_scale * image.z[:, 0] @ text.h[0].T
 
     def loss(self, output: Output, batch: Batch) -> torch.Tensor | dict[str, torch.Tensor]:
-        """Return the loss of a step: by default the cross-entropy.
+        """Return the loss of a step: by default the cross-entropy, or the asymmetric loss.
 
         Returns:
             A scalar, or terms by name. The term called `loss` is minimised; without one, the sum.
         """
-        return F.cross_entropy(output.logits, batch.labels)
+        return classification(output.logits, batch.labels)
 
     def predict(self, images: Any) -> Output:
         """Return the output of an evaluation; a method that adapts at test time overrides it.
@@ -290,6 +297,7 @@ class Method(nn.Module):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         cls.defaults = nodes.defaults_of(cls.Settings, cls.__name__)
+        cls.several = vars(cls).get("several", "")
         if own := vars(cls).get("public"):
             bases = (vars(base) for base in cls.__mro__[1:])
             cls.public = own.beside(next(base["public"] for base in bases if "public" in base))
@@ -315,6 +323,11 @@ class Method(nn.Module):
         """
         super().__init__()
         check_names(classnames)
+        need(
+            self.several or not settings.several,
+            f"{type(self).__name__} takes one label an image, but here images have several: choose "
+            f"{' or '.join(name for name, kind in METHODS.items() if kind.several)}",
+        )
         clip_model.requires_grad_(False)
         settings = with_sentences(type(self), settings, clip_model, classnames)
         self.settings, self.num_classes = settings, len(classnames)
@@ -365,7 +378,8 @@ class Method(nn.Module):
     def losses(self, images: Images, labels: torch.Tensor) -> dict[str, torch.Tensor]:
         """Return the terms of a step's loss, with their total as `loss`.
 
-        Images are (B, 3, H, W), normalised, or a list of views of this shape; labels are (B,).
+        Images are (B, 3, H, W), normalised, or a list of views of this shape; labels are (B,), or
+        (B, K) if images have several.
         """
         batch = self.batch(images, labels)
         return self.terms(self.output(batch.images), batch)
@@ -375,22 +389,30 @@ class Method(nn.Module):
     ) -> Batch:
         """Return images, labels and rows as a `Batch`; UserError if views or labels do not fit."""
         views = [images] if isinstance(images, torch.Tensor) else list(images)
-        if len(views) < self.views or labels.dtype != LABELS or labels.shape != views[0].shape[:1]:
+        kind, shape = self._labels(len(views[0]))
+        if len(views) < self.views or labels.dtype != kind or labels.shape != shape:
             self._check_batch(views, labels)
         return Batch(views, labels, index)
 
+    def _labels(self, B: int) -> tuple[torch.dtype, tuple[int, ...]]:
+        """Return the type and the shape of the labels of B images."""
+        return (SEVERAL, (B, self.num_classes)) if self.settings.several else (LABELS, (B,))
+
     def _check_batch(self, views: Sequence[torch.Tensor], labels: torch.Tensor) -> None:
-        """Refuse too few views, and labels that are not one number for each image (UserError)."""
-        name, B = type(self).__name__, len(views[0])
+        """Refuse too few views, and labels of another type or shape than images have."""
+        name, (kind, shape) = type(self).__name__, self._labels(len(views[0]))
+        each = "the number of one class for each image"
+        if self.settings.several:
+            each = "1, 0 or -1 (unknown) for each image and class"
         need(
             len(views) >= self.views,
             f"{name} learns from {self.views} views of an image but gets {len(views)}: set "
             f"DATALOADER.K_TRANSFORMS {self.views}",
         )
         need(
-            labels.dtype == LABELS and labels.shape == (B,),
-            f"Labels are {labels.dtype} of the shape {tuple(labels.shape)}, but must be {LABELS} "
-            f"of ({B},): give {name} the number of one class for each image",
+            labels.dtype == kind and labels.shape == shape,
+            f"Labels are {labels.dtype} of the shape {tuple(labels.shape)}, but must be {kind} of "
+            f"{shape}: give {name} {each}",
         )
 
     def terms(self, output: Output, batch: Batch) -> dict[str, torch.Tensor]:

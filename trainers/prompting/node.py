@@ -22,11 +22,13 @@ class Settings:
     Attributes:
         dataset: name of the data set; not a key of the node.
         sentences: those that a run asks for, `Asked` or a `ClassText`, or None; not a key either.
+        several: True if images have several labels; not a key either.
         PREC: precision, `fp16`, `fp32` or `amp`.
     """
 
     dataset: str = ""
     sentences: Any = None
+    several: bool = False
     PREC: str = "fp16"
 
 
@@ -38,7 +40,8 @@ def defaults_of(settings: type[Settings], method: str) -> dict[str, Any]:
         if value is MISSING:
             raise UserError(f"`{key.name}` in the Settings of {method} has no default: give it one")
         defaults[key.name] = value
-    del defaults["dataset"], defaults["sentences"]
+    for name in ("dataset", "sentences", "several"):
+        del defaults[name]
     return defaults
 
 

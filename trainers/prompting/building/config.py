@@ -112,10 +112,14 @@ def _places() -> dict[str, object]:
 
 
 def settings_in(
-    cfg: CfgNode, method: type[Method], about: Mapping[str, Any] | None = None
+    cfg: CfgNode,
+    method: type[Method],
+    about: Mapping[str, Any] | None = None,
+    several: bool = False,
 ) -> Settings:
-    """Return the settings of a method in a cfg; raises as `read_node`."""
-    return read_node(method, values_in(cfg, method), cfg.DATASET.NAME, asked_in(cfg, about))
+    """Return the settings of a method in a cfg; arguments and errors as of `read_node`."""
+    asked = asked_in(cfg, about)
+    return read_node(method, values_in(cfg, method), cfg.DATASET.NAME, asked, several)
 
 
 def asked_in(cfg: CfgNode, about: Mapping[str, Any] | None = None) -> Asked | None:
@@ -157,7 +161,11 @@ def _fill(value: Any, cfg: CfgNode) -> Any:
 
 
 def read_node(
-    method: type[Method], values: Mapping[str, Any], dataset: str = "", sentences: Any = None
+    method: type[Method],
+    values: Mapping[str, Any],
+    dataset: str = "",
+    sentences: Any = None,
+    several: bool = False,
 ) -> Settings:
     """Return the complete settings of a method, with defaults in place of None.
 
@@ -167,6 +175,7 @@ def read_node(
             defaults. A printed warning names keys that the method ignores.
         dataset: name of the data set.
         sentences: those that the run asks for.
+        several: True if images have several labels.
     """
     for key in values:
         if key not in method.defaults and key not in method.public.ignored:
@@ -182,7 +191,7 @@ def read_node(
     check_values(method.Settings, settings, method.place)
     if settings.get("CTX_INIT") is False and not isinstance(method.defaults["CTX_INIT"], bool):
         settings["CTX_INIT"] = ""
-    return method.Settings(**settings, dataset=dataset, sentences=sentences)
+    return method.Settings(**settings, dataset=dataset, sentences=sentences, several=several)
 
 
 def _warn_ignored(places: list[str]) -> None:
@@ -254,6 +263,7 @@ def build_method(
     dataset: str = "",
     support: Mapping[str, Any] | None = None,
     sentences: Asked | str | None = None,
+    several: bool = False,
 ) -> Method:
     """Build a method in plain PyTorch, without Dassl.
 
@@ -266,9 +276,11 @@ def build_method(
         dataset: name of the data set, which selects hand-written sentences.
         support: for a method that takes it (`OnSupport`), the training set as `images`,
             (n, 3, H, W) or (passes, n, 3, H, W) of several augmentations, normalised, and `labels`,
-            (n,). Its features are computed here, on the CPU, and kept; `images` may be rows of
-            them, (n, D).
+            (n,), or (n, K) of several. Its features are computed here, on the CPU, and kept;
+            `images` may be rows of them, (n, D).
         sentences: about the classes, for a method that starts from some, as DATASET.SENTENCES.
+        several: True for images with several labels, (B, K) of int8: 1 present, 0 absent, -1
+            unknown.
 
     Returns:
         The model: `method(images)` gives logits, `.losses(images, labels)` the loss. Gradients come
@@ -286,7 +298,7 @@ def build_method(
     """
     kind = find_method(name)
     asked = Asked(sentences) if isinstance(sentences, str) else sentences
-    settings = read_node(kind, node, dataset, asked)
+    settings = read_node(kind, node, dataset, asked, several)
     method = make(kind, settings, clip_model, classnames, dataset)
     if support is not None:
         give_images(method, support)

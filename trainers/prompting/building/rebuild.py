@@ -25,7 +25,7 @@ def rebuild(
 ) -> tuple[Method, CfgNode]:
     """Return the trained method for class names, on the CPU, and the cfg of what it reads."""
     cfg, _ = fit_images(cfg, clip_model)
-    settings = settings_in(cfg, kind, saved.sentences)
+    settings = settings_in(cfg, kind, saved.sentences, bool(saved.several))
     method = make(kind, settings, clip_model, names, cfg.DATASET.NAME)
     method.load_checkpoint(saved, names)
     return method, cfg

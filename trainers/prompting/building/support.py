@@ -53,7 +53,7 @@ def give_images(method: Method, support: Mapping[str, torch.Tensor]) -> None:
     Args:
         method: one that takes a support.
         support: `images`, (n, 3, H, W) or (P, n, 3, H, W), normalised, or their features, (n, D) or
-            (P, n, D), and `labels`, (n,).
+            (P, n, D), and `labels`, (n,), or (n, K) of several.
     """
     name, W = type(method).__name__, method.row_width
     if not isinstance(method, OnSupport) or not method.support_passes:
@@ -62,26 +62,30 @@ def give_images(method: Method, support: Mapping[str, torch.Tensor]) -> None:
     if not (torch.is_tensor(images) and torch.is_tensor(labels) and len(support) == 2):
         raise UserError(
             f"The support of {name} has {', '.join(map(repr, support)) or 'nothing'}: give it two "
-            "tensors, `images` (n, 3, H, W) or (passes, n, 3, H, W), and `labels` (n,)"
+            "tensors, `images` (n, 3, H, W) or (passes, n, 3, H, W), and `labels` (n,), or (n, "
+            "classes) if images have several"
         )
     if images.dim() in (2, 4):
         images = images[None]
     n, K = len(labels), method.num_classes
     known = images.dim() == 5 or images.shape[2:] == (W,)
-    fits = known and labels.shape == images.shape[1:2] and n > 0 < len(images)
+    several = method.settings.several
+    least, most, each = (-1, 1, (K,)) if several else (0, K - 1, ())
+    fits = known and labels.shape == (images.shape[1], *each) and n > 0 < len(images)
     if not fits or labels.is_floating_point():
         raise UserError(
             f"The support of {name} has images {tuple(support['images'].shape)} and labels "
             f"{tuple(labels.shape)} of {labels.dtype}, but must have (n, 3, H, W) or "
-            f"(passes, n, 3, H, W), or features of them (n, {W}), and n whole numbers"
+            f"(passes, n, 3, H, W), or features of them (n, {W}), and n{f' x {K}' * several} whole "
+            "numbers"
         )
-    if not 0 <= int(labels.min()) <= int(labels.max()) < K:
+    if not least <= int(labels.min()) <= int(labels.max()) <= most:
         raise UserError(
             f"The labels of the support of {name} range from {int(labels.min())} to "
-            f"{int(labels.max())} but must be from 0 to {K - 1}, of {K} classes"
+            f"{int(labels.max())} but must be from {least} to {most}, of {K} classes"
         )
     passes = len(images)
-    every = images.flatten(0, 1).split(CHUNK), labels.repeat(passes).split(CHUNK)
+    every = images.flatten(0, 1).split(CHUNK), torch.cat([labels] * passes).split(CHUNK)
     batches = ({"img": x, "label": y} for x, y in zip(*every, strict=True))
     features, labels = encode_batches(method, batches, Precision("fp32", method.device))
     give_support(method, features, labels, passes)

@@ -40,7 +40,7 @@ class OnSupport(Method):
         Args:
             features: (passes, n, D), float32, of CLIP's image encoder, not normalised; each pass
                 sees other augmentations.
-            labels: (n,).
+            labels: (n,), or (n, K) if images have several.
         """
 
     def take_validation(self, features: torch.Tensor, labels: torch.Tensor) -> None:

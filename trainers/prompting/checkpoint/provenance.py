@@ -37,6 +37,7 @@ def provenance_of(
         trainer=type(method).__name__,
         identity=found._replace(earlier=_digests(method, initial)),
         classnames=list(dataset.classnames),
+        several=method.settings.several or None,
         class_buffers=method.class_buffers,
         sentences=method.settings.sentences and method.settings.sentences.about,
         features=read_features(file).traits() if (file := cfg.DATASET.get("FEATURES")) else None,

@@ -131,6 +131,7 @@ READ: dict[str, Callable[[Any], Any]] = {
     **dict.fromkeys(("trainer", "backbone", "backbone_sha256"), str),
     **dict.fromkeys(("drawn", "start"), _plain),
     "epoch": int,
+    "several": bool,
     "images": _images,
     "features": _traits,
     "computed": lambda value: {name: str(value[name]) for name in ("precision", "processor")},
@@ -164,6 +165,7 @@ class Saved:
     losses: Any = None  # means of the terms over the epoch, by name, of dassl-lite
     trainer: Any = None  # name of the method
     classnames: Any = None  # of the training
+    several: Any = None  # True if its images have several labels
     class_buffers: Any = None  # digests, before the training, of buffers that may depend on classes
     images: Any = None  # `division`: texts by part and class; `trained_on`: keys (n,), int64
     sentences: Any = None  # of the file of DATASET.SENTENCES, by class name

@@ -7,6 +7,7 @@ import math
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 
 from ..building.rebuild import for_classes
 from ..capabilities.at_test_time import count_views, reset
@@ -103,6 +104,8 @@ def outcome(method: Method, precision: Precision) -> dict[str, torch.Tensor]:
         reset(method.train(training))
         if type(method).trains:
             labels = torch.tensor([0, 0, 1, 1], device=method.device)
+            if method.settings.several:
+                labels = F.one_hot(labels, method.num_classes).to(torch.int8)
             method.train()
             rows = trains_on_support(type(method))
             inputs = [method.clip_features(x) if rows else x for x in views[: method.views]]

@@ -125,7 +125,8 @@ class PromptTrainer(SavingTrainer):
     def _make_method(self):
         """Make the method on the CPU, for the classes of the run."""
         cfg, data = self.cfg, self.dm.dataset
-        settings = settings_in(cfg, self.kind)
+        several = bool(getattr(data, "several", False))  # the original Dassl's say nothing
+        settings = settings_in(cfg, self.kind, several=several)
         self.precision = Precision(settings.PREC, self.device, self.half_on_cpu)
         if self.device.type == "cpu":
             keep_freed_memory()
@@ -225,7 +226,7 @@ class PromptTrainer(SavingTrainer):
         if self.stages.by_step or (self.batch_idx + 1) == self.num_batches:
             self.update_lr()
         shown = {name: term.detach() for name, term in terms.items()}
-        if not issubclass(self.kind, Unlabelled):
+        if not (self.method.settings.several or issubclass(self.kind, Unlabelled)):
             right = output.logits.detach().argmax(1) == batch.labels
             shown["acc"] = right.float().mean() * 100
         return shown

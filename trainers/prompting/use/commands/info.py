@@ -23,6 +23,10 @@ from ...storage.run_record import RUN as IDENTITY
 from .arguments import Parser, add_plugin, from_one, write_output
 from .load import RUN
 
+SEVERAL = {
+    "ranks": "Several labels an image: its scores order images within a class",
+    "decides": "Several labels an image: sigmoids of its logits are probabilities",
+}
 SHOWN = 8  # class names in the text
 CARD = """\
 ---
@@ -127,7 +131,8 @@ def describe_method(method: str) -> str:
     kind = find_method(method)
     keys = [f"  {kind.place(key)} {value!r}" for key, value in kind.defaults.items()]
     file = f"File: {inspect.getsourcefile(kind)}"
-    lines = [method, "", own_text(kind), "", paper(kind), file, "Keys, with their defaults:"]
+    lines = [method, "", own_text(kind), "", paper(kind), file]
+    lines += [SEVERAL[kind.several]] * bool(kind.several) + ["Keys, with their defaults:"]
     return "\n".join([*lines, *keys])
 
 
