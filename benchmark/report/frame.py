@@ -227,7 +227,7 @@ def _differing_facts(runs: pd.DataFrame) -> pd.Series:
         # at all first, as looking at each group takes time
         if runs[key].nunique() > 1 and (differs := by_cell.transform("nunique") > 1).any():
             texts = runs[key].where(differs).map(_short_text, na_action="ignore")
-            joint_texts = texts.groupby(training).transform(
+            joint_texts = texts.groupby(training, sort=False).transform(
                 lambda texts: " + ".join(dict.fromkeys(texts.dropna()))
             )
             facts += joint_texts.map(lambda text, name=name: ((name, text),) if text else ())

@@ -293,6 +293,17 @@ def test_base_and_new_classes_of_a_run_on_other_images_are_one_line():
     ]  # fmt: skip
 
 
+@pytest.mark.filterwarnings("error")
+def test_settings_that_cannot_be_sorted_are_grouped_without_a_warning():
+    settings = [("A", "0.5"), ("A", "x"), ("A", "x", "B", "1"), ()]
+    clips = ["ViT-B/16", "RN50", "ViT-B/16", "ViT-B/16"]
+    found = [
+        few_shot("ALIGN", 16, (50.0,), opts=opts, backbone=clip)[0]
+        for opts, clip in zip(settings, clips, strict=True)
+    ]
+    assert "ALIGN, A x, B 1, backbone ViT-B/16" in set(frame(found)["name"])
+
+
 def test_runs_with_other_clips_are_not_compared(tmp_path, capsys):
     for trainer, backbone in (("CoOp", "ViT-B/16"), ("ALIGN", "ViT-L/14"), ("VPT", "ViT-L/14")):
         leave(tmp_path, [outcome(trainer, 1, "base", 50.0, backbone=backbone)], COLUMNS)
