@@ -13,8 +13,9 @@ from paths import ROOT
 import train
 from benchmark.launch.engine import Settings
 from trainers.prompting import build_method, extend_cfg
-from trainers.prompting.building.config import read_node, resolve, values_in
+from trainers.prompting.building.config import resolve, values_in
 from trainers.prompting.method import METHODS
+from trainers.prompting.node import read_node
 
 FILES = sorted((ROOT / "configs" / "trainers").glob("[!_]*/*.yaml"))
 

@@ -6,7 +6,7 @@ import io
 
 import torch
 
-from trainers.prompting.building.config import build_method
+from trainers.prompting.building.build import build_method
 from trainers.prompting.capabilities.per_class import make_room
 from trainers.prompting.method import METHODS, Method
 from trainers.prompting.plugins import load_plugins

@@ -15,9 +15,10 @@ from paths import ROOT
 
 from trainers.prompting import UserError, build_method
 from trainers.prompting.building import keys
-from trainers.prompting.building.config import add_nodes, read_node
+from trainers.prompting.building.config import add_nodes
 from trainers.prompting.checkpoint.keys import KEYS
 from trainers.prompting.method import METHODS
+from trainers.prompting.node import read_node
 
 INF, NAN = math.inf, math.nan
 FROM_0, ABOVE_0 = ([0.0, 1e30], [-1e-9, INF, NAN]), ([1e-9, 1e30], [0.0, INF, NAN])

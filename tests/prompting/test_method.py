@@ -20,11 +20,11 @@ from trainers.prompting import (
     register,
     write_sentences,
 )
-from trainers.prompting.building.config import read_node
 from trainers.prompting.checkpoint.public import Public
 from trainers.prompting.checkpoint.state import PublicLayout
 from trainers.prompting.losses import asymmetric, classification
 from trainers.prompting.method import METHODS, Batch
+from trainers.prompting.node import read_node
 from trainers.prompting.prompts import Textual
 from trainers.prompting.use.export import Program
 

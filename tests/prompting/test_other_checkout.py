@@ -15,8 +15,9 @@ from yacs.config import CfgNode
 
 from benchmark.__main__ import main
 from trainers.prompting import extend_cfg
-from trainers.prompting.building.config import read_node, resolve, values_in
+from trainers.prompting.building.config import resolve, values_in
 from trainers.prompting.method import METHODS
+from trainers.prompting.node import read_node
 from trainers.prompting.record.predictions import read_predictions
 
 # Those of methods that share a node with trainers of other checkouts, and one of another method.

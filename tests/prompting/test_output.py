@@ -11,8 +11,8 @@ from torch import nn
 
 from trainers.prompting import Added, Contexts, UserError, build_method
 from trainers.prompting.backbones.openai import clip
-from trainers.prompting.building.config import read_node
 from trainers.prompting.method import METHODS
+from trainers.prompting.node import read_node
 from trainers.prompting.running.precision import Precision
 from trainers.prompting.use import export
 

@@ -9,11 +9,11 @@ from paths import GOLDEN
 from test_golden import check_other_classes, check_step
 
 from trainers.prompting import UserError, build_method, load_run
-from trainers.prompting.building.config import read_node
 from trainers.prompting.checkpoint.public import public_checkpoint
 from trainers.prompting.encoders import templates
 from trainers.prompting.encoders.class_text import ClassText
 from trainers.prompting.method import METHODS
+from trainers.prompting.node import read_node
 
 NAMES = ["cat", "dog", "fish"]
 

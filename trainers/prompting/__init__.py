@@ -16,7 +16,7 @@ if TYPE_CHECKING:  # for type checkers and editors, which do not follow __getatt
     from .backbones import list_backbones as list_backbones
     from .backbones import load_clip as load_clip
     from .backbones.bert import OpenText as OpenText
-    from .building.config import build_method as build_method
+    from .building.build import build_method as build_method
     from .capabilities.at_test_time import AtTestTime as AtTestTime
     from .capabilities.on_support import OnSupport as OnSupport
     from .capabilities.per_class import PerClass as PerClass
@@ -70,7 +70,7 @@ _MODULES = {
     "UserError": "errors",
     "blocks_of": "encoders.added",
     "build_clip": "backbones",
-    "build_method": "building.config",
+    "build_method": "building.build",
     "from_module": "backbones",
     "list_backbones": "backbones",
     "list_methods": "methods",

@@ -312,7 +312,7 @@ class Method(nn.Module):
         """Build the method.
 
         Args:
-            settings: the node in full, as `config.read_node` returns it.
+            settings: the node in full, as `node.read_node` returns it.
             clip_model: a CLIP from `load_clip`. Its modules are used and frozen, not copied.
             classnames: K names; `_` reads as a space.
             dataset: name of the data set, which selects hand-written sentences.

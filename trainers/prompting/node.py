@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, fields
 from typing import Any, TypeAlias, get_type_hints
 
-from .errors import UserError
+from .errors import UserError, nearest
 
 Switch: TypeAlias = object  # any true value turns it on
 Words: TypeAlias = str | list[str] | None  # a template, or a list of them
@@ -57,6 +57,46 @@ def check_values(
         holds, what = KINDS.get(types[key], (lambda value: True, ""))
         if not holds(value):
             raise UserError(f"{place(key)} is {value!r} but must be {what}")
+
+
+def read_node(
+    method: Any,
+    values: Mapping[str, Any],
+    dataset: str = "",
+    sentences: Any = None,
+    several: bool = False,
+) -> Any:
+    """Return the complete settings of a method, with defaults in place of None.
+
+    Args:
+        method: the class.
+        values: keys of the method's node; missing ones, and those that are None, take the
+            defaults. A printed warning names keys that the method ignores.
+        dataset: name of the data set.
+        sentences: those that the run asks for.
+        several: True if images have several labels.
+    """
+    for key in values:
+        if key not in method.defaults and key not in method.public.ignored:
+            raise UserError(
+                f"TRAINER.{method.node} has no key '{key}': {nearest(key, method.defaults)}"
+            )
+    warn_ignored([method.place(k) for k in method.public.ignored if values.get(k) is not None])
+    settings = {
+        key: value
+        for key, value in values.items()
+        if value is not None and key not in method.public.ignored
+    }
+    check_values(method.Settings, settings, method.place)
+    if settings.get("CTX_INIT") is False and not isinstance(method.defaults["CTX_INIT"], bool):
+        settings["CTX_INIT"] = ""
+    return method.Settings(**settings, dataset=dataset, sentences=sentences, several=several)
+
+
+def warn_ignored(places: list[str]) -> None:
+    """Print a warning that names keys, if there are any."""
+    if places:
+        print(f"warning: ignored, as this method does not use them: {', '.join(places)}")
 
 
 def _is_number(value: object) -> bool:

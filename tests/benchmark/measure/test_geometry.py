@@ -7,7 +7,7 @@ from models import settings
 
 from benchmark.measure.geometry import BERT, GEOMETRY, SIGLIP, untrained_clip
 from trainers.prompting import UserError, build_method
-from trainers.prompting.building.config import methods_on
+from trainers.prompting.building.build import methods_on
 from trainers.prompting.capabilities.on_support import OnSupport
 from trainers.prompting.capabilities.per_class import make_room
 from trainers.prompting.method import METHODS

@@ -18,7 +18,7 @@ from trainers.prompting import (
 from trainers.prompting.backbones.assemble import closed_clip
 from trainers.prompting.backbones.closed import Closed
 from trainers.prompting.backbones.family import Family, Tokenizer
-from trainers.prompting.building import config
+from trainers.prompting.building import build
 from trainers.prompting.method import METHODS
 from trainers.prompting.running.precision import Precision
 
@@ -75,7 +75,7 @@ def test_logits_are_those_of_the_two_modules(both):
 
 def test_every_method_runs_or_is_refused_in_one_sentence(both, monkeypatch):
     ran = []
-    monkeypatch.setattr(config, "methods_on", lambda clip_model: {})  # for time
+    monkeypatch.setattr(build, "methods_on", lambda clip_model: {})  # for time
     for name, kind in METHODS.items():
         if not kind.__module__.startswith("trainers."):
             continue

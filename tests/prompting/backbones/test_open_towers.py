@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from foreign import NAMES, SENTENCES, TEXT, VISION, images, learns, spread
 
 from trainers.prompting import Added, TextEncoder, UserError, build_method, write_sentences
-from trainers.prompting.building import config
+from trainers.prompting.building import build
 from trainers.prompting.encoders.sentence_features import encode_sentences
 
 open_clip = pytest.importorskip("open_clip", reason="open_clip_torch is not installed")
@@ -183,7 +183,7 @@ NEEDS = {"CLIPAdapter": (), "CoOp": ("text",), "CoCoOp": ("text",), "TCP": ("tex
 @pytest.mark.parametrize("case", CASES)
 def test_sides_unlike_openais(case, monkeypatch):
     """Logits are those of the package; a method learns, or is refused by what it needs."""
-    monkeypatch.setattr(config, "methods_on", lambda clip_model: {})  # for time
+    monkeypatch.setattr(build, "methods_on", lambda clip_model: {})  # for time
     vision, text, expected = CASES[case]
     model = spread(open_clip.model.CustomTextCLIP(embed_dim=24, vision_cfg=vision, text_cfg=text))
     found = {"embed_dim": 24, "vision_cfg": vision, "text_cfg": text, "custom_text": True}

@@ -27,8 +27,8 @@ from trainers.prompting import (
     write_sentences,
 )
 from trainers.prompting.backbones.openai import clip
-from trainers.prompting.building.config import read_node
 from trainers.prompting.encoders.added import MATRICES, merge
+from trainers.prompting.node import read_node
 from trainers.prompting.running.memory import LEVELS
 from trainers.prompting.use.export import Program
 

@@ -12,8 +12,8 @@ from models import NAMES, align, images, model_of, outcome
 from paths import ROOT
 
 from trainers.prompting import UserError, build_method
-from trainers.prompting.building.config import read_node
 from trainers.prompting.method import METHODS
+from trainers.prompting.node import read_node
 from trainers.prompting.running import devices as named
 from trainers.prompting.running import memory
 from trainers.prompting.running.precision import Precision

@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from trainers.prompting import Added, Method, Staged, Teacher, UserError, load_run, register
-from trainers.prompting.building.config import read_node
 from trainers.prompting.method import METHODS
 from trainers.prompting.methods.coop import CoOp
+from trainers.prompting.node import read_node
 from trainers.prompting.trainer.trainer import PromptTrainer
 
 NAMES = sorted(tiny.COLOURS)

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from ..backbones.look_up import LookUp, clip_with
-from ..building.config import build_method
+from ..building.build import build_method
 from ..capabilities.fitting import descent, train
 from ..capabilities.on_support import trains_on_support
 from ..capabilities.staged import after_epoch

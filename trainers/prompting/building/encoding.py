@@ -10,7 +10,8 @@ from yacs.config import CfgNode
 from ..dassl_parts import dassl
 from ..images.image_files import read_ahead
 from ..method import Method
-from .config import add_nodes, build_method, fit_images
+from .build import build_method
+from .config import add_nodes, fit_images
 
 THREADS = 8  # that read images
 T = TypeVar("T")

@@ -17,7 +17,8 @@ from ..encoders.sides import features_width
 from ..errors import need, printable
 from ..method import Method
 from ..storage.features import differing_traits
-from .config import add_nodes, fit_images, make, settings_in
+from .build import make
+from .config import add_nodes, fit_images, settings_in
 
 
 def rebuild(

@@ -14,7 +14,8 @@ from dassl.config import get_cfg_default
 from dassl.data.datasets import DATASET_REGISTRY, DatasetBase, Datum
 from yacs.config import CfgNode
 
-from ..building.config import add_nodes, make
+from ..building.build import make
+from ..building.config import add_nodes
 from ..building.rebuild import for_classes
 from ..capabilities.at_test_time import reset
 from ..capabilities.on_support import count_passes

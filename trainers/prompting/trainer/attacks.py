@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from yacs.config import CfgNode
 
-from ..building.config import make, read_node
+from ..building.build import make
 from ..building.transforms import RandomViews
 from ..capabilities.at_test_time import AtTestTime, learns_from_stream, reset
 from ..capabilities.on_support import trains_on_support
@@ -18,6 +18,7 @@ from ..capabilities.unlabelled import Unlabelled
 from ..encoders.class_text import ClassText
 from ..errors import need
 from ..method import Method, find_method
+from ..node import read_node
 from ..robustness import TRANSFER, attack_step, pgd, to_images, to_pixels
 from ..running.seeding import seeded
 from .loaders import GeneratedLoader, SeededImages, loader_like

@@ -9,7 +9,8 @@ import torch
 from yacs.config import CfgNode
 
 from ..backbones import load_clip
-from ..building.config import fit_images, make, resolve, settings_in
+from ..building.build import make
+from ..building.config import fit_images, resolve, settings_in
 from ..capabilities import OneView, Unlabelled
 from ..capabilities.at_test_time import reset
 from ..capabilities.on_support import trains_on_support

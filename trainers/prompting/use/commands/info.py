@@ -154,7 +154,7 @@ def describe_clip(name: str) -> list[str]:
     """
     from ... import load_clip
     from ...backbones import check_known, openclip
-    from ...building.config import methods_on
+    from ...building.build import methods_on
     from ...encoders.sides import kinds
     from ...method import METHODS
 
