@@ -125,7 +125,7 @@ def checked_datasets() -> dict:
 
 def check_set(name: str, cls, root: Path) -> Finding:
     """Read a data set as a run does, without writing a split file."""
-    from datasets.base import check_labels
+    from datasets.labels import check_labels
 
     folder = root / cls.dataset_dir
     found = any(path.is_file() or path.is_symlink() for path in folder.rglob("*"))  # or it is empty

@@ -167,7 +167,7 @@ def write(name: str, load: Callable[[], Any], args: Any) -> str:
 def source_of(name: str, root: str, classes_at: int = 0) -> Source:
     """Return a data set; raises UserError as a run would."""
     from datasets import contents
-    from datasets.base import check_labels
+    from datasets.labels import check_labels
 
     cls = dataset_class(name)
     folder, parts = cls.look(root, CLASSES_AT=classes_at)

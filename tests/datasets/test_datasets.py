@@ -11,7 +11,8 @@ from dassl.data.datasets import Datum
 from own_images import read
 from paths import GOLDEN
 
-from datasets.base import ImageDataset, check_labels
+from datasets.base import ImageDataset
+from datasets.labels import check_labels
 from trainers.prompting import UserError
 
 PROTOCOL = json.loads((GOLDEN / "protocol.json").read_text())

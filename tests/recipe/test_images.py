@@ -13,7 +13,8 @@ from PIL import Image
 from tiny import HALVES, results, run, write_halves
 
 from benchmark.launch.engine import Engine, Settings
-from datasets.base import ImageDataset, subsample_classes
+from datasets.base import ImageDataset
+from datasets.labels import subsample_classes
 from datasets.splits import divide
 from trainers.prompting.checkpoint.cfg_texts import BY_PROCESS
 

@@ -1,0 +1,83 @@
+"""Checks the labels of a data set, and keeps its base or new classes."""
+
+from itertools import chain
+from numbers import Integral
+
+from dassl.data.datasets import Datum
+
+from trainers.prompting.errors import UserError
+
+from . import noise
+
+
+def check_labels(dataset, train, val, test):
+    """Check that every label up to the highest has one name, given by training images.
+
+    If validation or test images have another name, a note is printed: these names are not used.
+    """
+    for item in chain(train, val, test):
+        if not isinstance(item.label, Integral):
+            raise UserError(
+                f"{dataset}: the label of '{item.impath}' is {item.label!r}, but labels are whole "
+                "numbers from 0: number the classes, as in {name: k for k, name in "
+                "enumerate(sorted(names))}"
+            )
+    first: dict[int, Datum] = {}  # label to an image of it
+    for item in train:
+        seen = first.setdefault(item.label, item)
+        if item.classname != seen.classname:
+            raise UserError(
+                f"{dataset}: label {item.label} is called both '{seen.classname}' and "
+                f"'{item.classname}' (of '{seen.impath}' and '{item.impath}'): give it one name"
+            )
+    trained = set(first)
+    other = []
+    for item in chain(val, test):
+        name = first.setdefault(item.label, item).classname
+        if item.classname not in ("", name):
+            other.append(item)
+    if other:
+        print(
+            f"Note: {dataset} gives {len(other):,} images for validation or testing another name "
+            f"than training images with their label, the first being '{other[0].impath}', a "
+            f"'{other[0].classname}' and not '{first[other[0].label].classname}': are the labels "
+            "right?"
+        )
+    if not first:
+        raise UserError(f"{dataset} has no images: check DATASET.ROOT")
+    if min(first) < 0:
+        raise UserError(f"{dataset}: labels start at 0, but there is a label {min(first)}")
+    for label in range(max(first) + 1):
+        if label not in first:
+            why = f"nor any image, though there is a label {max(first)}: leave no gap"
+        elif label not in trained:
+            why = f"for only '{first[label].impath}' and the like have it: train on some, too"
+        elif not first[label].classname.strip():
+            why = f"see '{first[label].impath}': give it one"
+        else:
+            continue
+        raise UserError(f"{dataset}: label {label} has no name, {why}")
+
+
+def subsample_classes(*sources, subset="all"):
+    """Keep the base classes (the first half, rounded up) or the new ones, relabelled from 0.
+
+    Of the lists of Datum, the first determines the set of labels; `subset` is `all`, `base` or
+    `new`.
+    """
+    if subset == "all":
+        return sources
+    if subset not in ("base", "new"):
+        raise UserError(f"SUBSAMPLE_CLASSES is all, base or new, not '{subset}'")
+    labels = sorted({item.label for item in sources[0]})
+    half = (len(labels) + 1) // 2
+    chosen = labels[:half] if subset == "base" else labels[half:]
+    new_label = {label: i for i, label in enumerate(chosen)}
+    return tuple(
+        [
+            noise.relabel(item, new_label[item.label], item.classname)
+            for item in source
+            if item.label in new_label
+        ]
+        for source in sources
+    )
