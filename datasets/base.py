@@ -67,8 +67,21 @@ class ImageDataset(DatasetBase):
     rows_of = ""  # the data set whose files of features it reads, if not its own
     only_tested = False  # True if `train_x` is the test set, for want of training images
     drawn: dict[str, int] | None = None  # what `noise.KEYS` have changed, in numbers of images
+    imbalanced = 0  # training images that an imbalance leaves out
     upright = False  # True if images are turned as their EXIF data say (INPUT.UPRIGHT)
     embedded = False  # True if it comes with this repository, and so is the same everywhere
+
+    def __new__(cls, cfg):
+        """Make a data set of the class that reads these labels."""
+        return super().__new__(cls.kind(cfg.DATASET))
+
+    @classmethod
+    def kind(cls, node):
+        """Return the class of the data set that a node DATASET names: this one, or one below it.
+
+        Images of a user's own may have one label or several.
+        """
+        return cls
 
     def __init__(self, cfg):
         file, rows = getattr(cfg.DATASET, "FEATURES", ""), None
@@ -79,8 +92,8 @@ class ImageDataset(DatasetBase):
             source = self.locate(cfg)
             train, val, test = self.read_as(cfg.DATASET, source)
             folder = folder_of(source)
-        check_labels(type(self).__name__, train, val, test)
-        here = len({item.label for item in train}), len(test)
+        self.check_labels(train, val, test)
+        here = self.count_classes(train), len(test)
         self.as_published = self.expected and here == (self.expected.classes, self.expected.test)
         self.note_classes(train, test)
         self.division = self.fingerprint = None
@@ -94,6 +107,24 @@ class ImageDataset(DatasetBase):
             self.division = division(folder, parts, keys)
             self.fingerprint = fingerprint(self.division)
             self.keys = {} if self.expected else keys
+        self.choose(cfg, train, val, test)
+        if self.num_classes < 2:
+            raise UserError(
+                f"{type(self).__name__} has only the class '{self.classnames[0]}' with "
+                f"DATASET.SUBSAMPLE_CLASSES {cfg.DATASET.SUBSAMPLE_CLASSES}: add classes, for at "
+                "least two are needed"
+            )
+        values = noise.keys_of(cfg.DATASET)
+        if noise.changes(values) and not self.only_tested:
+            wrong = self.add_noise(values, cfg.SEED)
+            images = len(self.train_x)
+            self.drawn = {"images": images, "wrong_labels": wrong, "left_out": self.imbalanced}
+
+    def choose(self, cfg, train, val, test):
+        """Take the images of the run, by its shots, classes and imbalance, out of the three parts.
+
+        It begins the data set of Dassl, and sets `validation` and `other_classnames`.
+        """
         without_labels = None if self.only_tested else train
         tested = {item.impath for item in test}
         most = most_validation(cfg.DATASET)
@@ -110,23 +141,13 @@ class ImageDataset(DatasetBase):
         before = len(train)
         if values.IMBALANCE > 1 and not self.only_tested:
             train = noise.imbalance_classes(train, values.IMBALANCE, cfg.SEED)
-        left_out = before - len(train)
+        self.imbalanced = before - len(train)
         super().__init__(train_x=train, train_u=without_labels, val=val, test=test)
         others = ([], []) if subset == "all" else subsample_classes(*whole, subset=OTHER[subset])
         self.other_classnames = self.get_lab2cname(others[0])[1]
         of_base = others[1] if subset == "new" else val
         free = [item for item in of_base if item.impath not in tested]
         self.validation = few(self.split_dataset_by_label(free).values(), most)
-        if self.num_classes < 2:
-            raise UserError(
-                f"{type(self).__name__} has only the class '{self.classnames[0]}' with "
-                f"DATASET.SUBSAMPLE_CLASSES {cfg.DATASET.SUBSAMPLE_CLASSES}: add classes, for at "
-                "least two are needed"
-            )
-        if noise.changes(values) and not self.only_tested:
-            wrong = self.add_noise(values, cfg.SEED)
-            images = len(self.train_x)
-            self.drawn = {"images": images, "wrong_labels": wrong, "left_out": left_out}
 
     def add_noise(self, values, seed):
         """Give training images the wrong labels of `noise.KEYS`, and print what is changed.
@@ -185,7 +206,7 @@ class ImageDataset(DatasetBase):
     def look(cls, root, **keys):
         """Return the folder below a root, and the three lists in it, without writing a split."""
         cfg = SimpleNamespace(DATASET=SimpleNamespace(ROOT=os.fspath(root or ""), **keys))
-        folder = cls.locate(cls.__new__(cls), cfg)
+        folder = cls.locate(object.__new__(cls), cfg)
         if cls.split_file and not os.path.lexists(folder / cls.split_file):
             return folder, cls.own_split(folder)
         return folder_of(folder), cls.read_as(cfg.DATASET, folder)
@@ -216,6 +237,21 @@ class ImageDataset(DatasetBase):
         """Make the lists train, val and test from the data set's annotations, by its own rule."""
         raise UserError(f"There is no split file '{folder / cls.split_file}'")
 
+    @classmethod
+    def check_labels(cls, train, val, test):
+        """Refuse labels that name no class, or have no training images."""
+        check_labels(cls.__name__, train, val, test)
+
+    @staticmethod
+    def count_classes(items):
+        """Return the number of classes of images."""
+        return len({item.label for item in items})
+
+    @staticmethod
+    def names_of(items):
+        """Return the names of the classes of images, by label."""
+        return [name for _, name in sorted({x.label: x.classname for x in reversed(items)}.items())]
+
     def note_classes(self, train, test):
         """Print notes about odd classes that do not stop a run."""
         name = type(self).__name__
@@ -231,11 +267,15 @@ class ImageDataset(DatasetBase):
         tested = {item.label for item in test}
         if test and (left := [name for label, name in names.items() if label not in tested]):
             print(f"Note: {name} has no test images of these classes: {some(left)}")
+        self.note_counts(len(names), test)
+
+    def note_counts(self, classes, test):
+        """Print a note if a public data set has other counts than published."""
         if self.expected and not self.as_published:
             print(
-                f"Note: {name} has {len(names):,} classes and {len(test):,} test images here, but "
-                f"{self.expected.classes:,} and {self.expected.test:,} as published: accuracies "
-                "are not comparable with published ones"
+                f"Note: {type(self).__name__} has {classes:,} classes and {len(test):,} test "
+                f"images here, but {self.expected.classes:,} and {self.expected.test:,} as "
+                "published: accuracies are not comparable with published ones"
             )
 
     def few_shot(self, train, val, shots, seed, most):

@@ -47,7 +47,8 @@ def division(folder, parts, keys):
     for part, items in zip(PARTS, parts, strict=True):
         classes = defaultdict(list)
         for item in items:
-            classes[item.label, item.classname].append(item)
+            for place in getattr(item, "places", ((item.label, item.classname),)):
+                classes[place].append(item)
         for (label, classname), of_class in classes.items():
             digest = hashlib.sha256()
             for item in of_class:

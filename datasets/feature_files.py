@@ -3,9 +3,11 @@
 from dassl.data.datasets import DATASET_REGISTRY
 
 from trainers.prompting.errors import UserError
+from trainers.prompting.storage.features import read_features
 
 from .base import ImageDataset
 from .rows import ANY
+from .several import SeveralLabels
 
 
 @DATASET_REGISTRY.register()
@@ -14,12 +16,22 @@ class FeatureFile(ImageDataset):
 
     rows_of = ANY
 
+    @classmethod
+    def kind(cls, node):
+        """Return the class for the labels of the file: one or several an image."""
+        file = getattr(node, "FEATURES", "") if cls is FeatureFile else ""
+        return FeaturesOfSeveral if file and read_features(file).several else cls
+
     def locate(self, cfg):
         """Refuse a run without a file."""
         raise UserError(
             f"{type(self).__name__} is read from a file of features: give --features FILE "
             "(DATASET.FEATURES); docs/features.md has its layout"
         )
+
+
+class FeaturesOfSeveral(SeveralLabels, FeatureFile):
+    """A `FeatureFile` whose images have several labels."""
 
 
 @DATASET_REGISTRY.register()

@@ -5,10 +5,11 @@ import hashlib
 from dassl.data.datasets import Datum
 
 from trainers.prompting.embedded import file_sha256
-from trainers.prompting.errors import UserError, printable
+from trainers.prompting.errors import UserError, need, printable
 from trainers.prompting.storage.features import read_features
 
 from .splits import PARTS
+from .tags import Tagged
 
 ANY = "any"  # data set: of the rows that a class reads
 
@@ -31,9 +32,16 @@ def read_rows(cls, file):
             f"'{file}' has features of {of}, not of {wanted} (`dataset` in its header): choose "
             "another file, or the data set `features`, which reads any"
         )
-    names, labels = features.classnames, features.label.tolist()
+    names, labels, several = features.classnames, features.label.tolist(), features.several
+    need(
+        several == cls.several,
+        f"'{file}' has {'several labels' if several else 'one label'} an image, unlike {wanted}: "
+        "choose another file or data set",
+    )
 
     def items(rows):
+        if several:
+            return [Tagged(features.place(row), tuple(labels[row]), tuple(names)) for row in rows]
         return [Datum(features.place(row), labels[row], 0, names[labels[row]]) for row in rows]
 
     if cls.only_tested:

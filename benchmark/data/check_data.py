@@ -125,8 +125,6 @@ def checked_datasets() -> dict:
 
 def check_set(name: str, cls, root: Path) -> Finding:
     """Read a data set as a run does, without writing a split file."""
-    from datasets.labels import check_labels
-
     folder = root / cls.dataset_dir
     found = any(path.is_file() or path.is_symlink() for path in folder.rglob("*"))  # or it is empty
     finding = Finding(name, cls.expected or (None,) * len(COUNTS), found)
@@ -141,12 +139,12 @@ def check_set(name: str, cls, root: Path) -> Finding:
                       "are not comparable with published ones")  # fmt: skip
             else:
                 parts = cls.read(folder)
-            check_labels(cls.__name__, *parts)
+            cls.check_labels(*parts)
     except (UserError, OSError) as error:
         finding.problem = str(error)
         return finding
-    labels = {item.label for part in parts for item in part}
-    finding.counts, finding.parts = (len(labels), *map(len, parts)), tuple(parts)
+    classes = cls.count_classes([item for part in parts for item in part])
+    finding.counts, finding.parts = (classes, *map(len, parts)), tuple(parts)
     finding.expected = cls.expected or finding.counts  # those of a plug-in are only shown
     finding.problem = " ".join(printed.getvalue().split()) or miscount(finding)
     return finding

@@ -96,8 +96,8 @@ class Source(NamedTuple):
     @property
     def classnames(self) -> list[str]:
         """The names by label."""
-        by_label = {item.label: item.classname for item in reversed(self.parts[0] or self.parts[2])}
-        return [name for _, name in sorted(by_label.items())]
+        names: list[str] = self.cls.names_of(self.parts[0] or self.parts[2])
+        return names
 
 
 def write(name: str, load: Callable[[], Any], args: Any) -> str:
@@ -130,7 +130,10 @@ def write(name: str, load: Callable[[], Any], args: Any) -> str:
     tensors = texts(clip_model, source, args.templates) | sentences(clip_model, source, args)
     tensors |= {
         "image": encoder.encode("image", source.items, encoder.plain),
-        "label": torch.tensor([item.label for item in source.items]),
+        "label": torch.tensor(
+            [item.label for item in source.items],
+            dtype=torch.int8 if source.cls.several else torch.int64,
+        ),
     }
     if drawn:
         encoded = [
@@ -167,11 +170,10 @@ def write(name: str, load: Callable[[], Any], args: Any) -> str:
 def source_of(name: str, root: str, classes_at: int = 0) -> Source:
     """Return a data set; raises UserError as a run would."""
     from datasets import contents
-    from datasets.labels import check_labels
 
     cls = dataset_class(name)
     folder, parts = cls.look(root, CLASSES_AT=classes_at)
-    check_labels(cls.__name__, *parts)
+    cls.check_labels(*parts)
     keys = contents.read_keys(parts)
     contents.check_copies(cls, folder, parts, keys)
     fingerprint = contents.fingerprint(contents.division(folder, parts, keys))

@@ -115,6 +115,11 @@ class DataManager:
         print(tabulate(rows))
 
 
+def as_label(label):
+    """Return the label of an image as a loader collates it: several are a tensor (K,)."""
+    return torch.tensor(label, dtype=torch.int8) if isinstance(label, tuple) else label
+
+
 class DatasetWrapper(Dataset):
     """A list of Datum as a PyTorch data set of dicts.
 
@@ -156,7 +161,7 @@ class DatasetWrapper(Dataset):
             image = self.transform(image)
         return {
             "img": image,
-            "label": item.label,
+            "label": as_label(item.label),
             "domain": item.domain,
             "impath": item.impath,
             "index": idx,

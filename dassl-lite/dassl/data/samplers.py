@@ -61,6 +61,11 @@ class RandomClassSampler(_SeededSampler):
     def __init__(self, data_source, batch_size, n_ins):
         """Group the images by class; raises UserError if there are too few classes for a batch."""
         super().__init__(data_source)
+        if data_source and isinstance(data_source[0].label, tuple):
+            raise UserError(
+                "RandomClassSampler draws images of one class, but these have several labels: take "
+                "RandomSampler"
+            )
         self.n_ins = n_ins
         self.n_classes = batch_size // n_ins
         self.by_label: dict[int, list[int]] = {}

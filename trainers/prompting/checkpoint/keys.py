@@ -98,6 +98,9 @@ KEYS = {
         lambda n: n >= -1,
         read_by="all",
     ),
+    "DATASET.KNOWN": Key(  # of the labels, where an image has several
+        1.0, "training", "a share above 0, up to 1", lambda share: 0 < share <= 1, read_by="here"
+    ),
     "DATASET.LABEL_NOISE": Key(0.0, "training", read_by="here"),
     "DATASET.LABEL_NOISE_KIND": Key("symmetric", "training", read_by="here"),
     "DATASET.IMBALANCE": Key(1.0, "training", read_by="here"),

@@ -61,7 +61,10 @@ def check_content(tensors: Mapping[str, torch.Tensor], header: Mapping[str, Any]
     _check_shapes(tensors, K)
     _check_numbers(tensors, own["normalised"])
     for name, rows in tensors.items():
-        if name in ("label", "views_of") or name.startswith(OWNER):
+        if name == "label" and rows.dim() == 2:
+            if rows.dtype != torch.int8 or not bool(((rows >= -1) & (rows <= 1)).all()):
+                raise Flaw("'label' has several of an image, but not in int8, or not 1, 0 and -1")
+        elif name in ("label", "views_of") or name.startswith(OWNER):
             _check_rows(name, rows.tolist(), N if name == "views_of" else K)
     trained = set(own["split"]["train"])
     for part in ("train", "val", "test"):
@@ -75,7 +78,7 @@ def check_content(tensors: Mapping[str, torch.Tensor], header: Mapping[str, Any]
 
 def _check_shapes(tensors: Mapping[str, torch.Tensor], K: int) -> None:
     N, D = tensors["image"].shape
-    shapes: dict[str, tuple[int, ...]] = {"label": (N,)}
+    shapes: dict[str, tuple[int, ...]] = {"label": (N, K) if tensors["label"].dim() == 2 else (N,)}
     if (views := tensors.get("views")) is not None:
         V, n, _ = views.shape
         shapes |= {"views": (V, n, D), "views_of": (n,)}

@@ -41,7 +41,8 @@ class Features:
 
     Attributes:
         path: absolute.
-        image: (N, D); label: (N,), int64; views: (V, n, D) or None; views_of: (n,), their rows.
+        image: (N, D); label: (N,), int64, or (N, K), int8, of 1, 0 and -1.
+        views: (V, n, D) or None; views_of: (n,), their rows.
         text: template -> (K, D), as stored.
         sets: name -> features (S, D) of sentences, as stored, and their classes (S,).
         sentence_files: name -> the file that they are of, and what it held, if it was noted.
@@ -72,6 +73,11 @@ class Features:
     clip: str
     dataset: str
     made_of: str
+
+    @property
+    def several(self) -> bool:
+        """True if an image has several labels."""
+        return self.label.dim() == 2
 
     @cached_property
     def places(self) -> dict[str, int]:
@@ -202,7 +208,8 @@ def _read(path: str, _changed: int) -> Features:
         name: (tensors[SENTENCE + name], tensors[OWNER + name].long())
         for name in (k.removeprefix(SENTENCE) for k in tensors if k.startswith(SENTENCE))
     }
-    return Features(path=path, label=tensors["label"].long(), **content)
+    label = tensors["label"]
+    return Features(path=path, label=label if label.dim() == 2 else label.long(), **content)
 
 
 @lru_cache(maxsize=2)

@@ -23,6 +23,7 @@ from ..method import Method
 from ..node import clean
 from ..running.seeding import seeded
 from ..storage.features import Features, read_features
+from .loaders import several_labels
 
 OF_DATA = (  # attributes of a trainer that Dassl takes from the data
     "train_loader_x", "train_loader_u", "val_loader", "test_loader", "num_classes",
@@ -71,6 +72,7 @@ class FeatureRows(Dataset):
         is_train: bool = False,
     ):
         self.features, self.data_source = features, data_source
+        self.several = features.several
         self.k_tfm = cfg.DATALOADER.K_TRANSFORMS if is_train else 1
         rows = features.views_of if is_train else None
         self.views = {row: i for i, row in enumerate([] if rows is None else rows.tolist())}
@@ -91,7 +93,7 @@ class FeatureRows(Dataset):
             views = self._draw(row)
         return {
             "img": views if self.k_tfm > 1 else views[0],
-            "label": item.label,
+            "label": several_labels([item.label])[0] if self.several else item.label,
             "domain": item.domain,
             "impath": item.impath,
             "index": int(index),

@@ -21,6 +21,11 @@ from ..method import Method
 from ..running.seeding import seeded
 
 
+def several_labels(labels: Sequence[Sequence[int]]) -> torch.Tensor:
+    """Return labels (n, K) of images that have several: 1 present, 0 absent, -1 unknown."""
+    return torch.tensor(labels, dtype=torch.int8)
+
+
 class SeededImages(Dataset):
     """Images of a data set in a given order, with a fixed seed per augmentation.
 

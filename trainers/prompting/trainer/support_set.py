@@ -17,7 +17,7 @@ from ..capabilities.one_view import OneView
 from ..checkpoint.provenance import load_initial
 from ..errors import UserError, need
 from ..running.memory import GIB, memory_budget
-from .loaders import GeneratedLoader, SeededImages, loader_like
+from .loaders import GeneratedLoader, SeededImages, loader_like, several_labels
 
 
 def take_support(trainer: Any, anew: bool) -> Any:
@@ -106,7 +106,9 @@ class EncodedViews:
     def __init__(self, trainer: Any, seen: SeededImages):
         self.trainer, self.seen = trainer, seen
         labels = [item.label for item in seen.images.data_source]
-        self.labels = torch.tensor(labels, device=trainer.device)
+        several = getattr(trainer.dm.dataset, "several", False)
+        as_tensor = several_labels if several else torch.tensor
+        self.labels = as_tensor(labels).to(trainer.device)
         self.kept: dict[int, torch.Tensor] = {}
 
     def __len__(self) -> int:

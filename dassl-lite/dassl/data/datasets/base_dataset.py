@@ -46,7 +46,11 @@ class DatasetBase:
         num_classes: the largest label of `train_x` + 1.
         lab2cname: label -> class name.
         classnames: class names in the order of their labels.
+        several: True if a label is a tuple of K of 1 (present), 0 (absent) and -1 (unknown). The
+            data set then overrides `get_num_classes` and `get_lab2cname`.
     """
+
+    several = False
 
     dataset_dir = ""  # the folder below DATASET.ROOT
     domains: list[str] = []  # the names of all domains
