@@ -132,8 +132,9 @@ def describe_method(method: str) -> str:
     keys = [f"  {kind.place(key)} {value!r}" for key, value in kind.defaults.items()]
     file = f"File: {inspect.getsourcefile(kind)}"
     lines = [method, "", own_text(kind), "", paper(kind), file]
-    lines += [SEVERAL[kind.several]] * bool(kind.several) + ["Keys, with their defaults:"]
-    return "\n".join([*lines, *keys])
+    if kind.several:
+        lines.append(SEVERAL[kind.several])
+    return "\n".join([*lines, "Keys, with their defaults:", *keys])
 
 
 def own_text(kind: type) -> str:
