@@ -1,13 +1,13 @@
 """The golden files: numbers of the published methods, and how to build a method from one."""
 
 import json
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from paths import GOLDEN
 from safetensors import safe_open
 
-from trainers.prompting import Method, build_method
+from trainers.prompting import Method, build_method, load_clip
 from trainers.prompting.capabilities.at_test_time import reset
 from trainers.prompting.method import METHODS
 
@@ -19,6 +19,10 @@ OTHERS = (
     "apt_three_forms", "ttc_eps4", "rtpt_words", "skiptuning_start2",
 )  # fmt: skip
 FILES = sorted(p for p in GOLDEN.glob("*.safetensors") if p.stem not in OTHERS)
+OF_SEVERAL = {  # files of several labels: the method, and keys in place of the public code's
+    "ml_dualcoop": ("DualCoOp", {"N_CTX": 4, "LOSS_W": 0.03}),
+    "ml_dualcoop_dassl": ("DualCoOp", {"N_CTX": 4, "FORM": "dassl"}),
+}
 AT_TEST_TIME = (  # no labels
     "boostadapter_two_forms", "ctpt", "dpe_three_forms", "mta", "otpt_lambda18", "tda", "tda_views",
     "tps", "tpt", "tpt_cocoop", "zero",
@@ -153,6 +157,19 @@ def build(golden: Golden, clip_model, folder, **more) -> Method:
     if meta["method"] == "TextRefiner":
         method.memory.cache = golden.tensors["cache"].clone()
     return method
+
+
+def build_several(name: str, **more) -> tuple[Golden, Method, Any]:
+    """Return a file of several labels, with labels as int8, its method, and the CLIP of both."""
+    golden = read(GOLDEN / "labels" / f"{name}.safetensors")
+    golden.tensors["label"] = golden.tensors["label"].to(torch.int8)
+    clip = golden.meta.get("clip", "ml_tiny_rn_seed0.safetensors")
+    clip_model = load_clip(str(next(GOLDEN.rglob(clip))))
+    kind, node = OF_SEVERAL[name]
+    node = node | {"PREC": "fp32"} | more
+    method = build_method(kind, node, clip_model, golden.meta["classnames"], several=True)
+    method.load_public_state_dict(golden.params)
+    return golden, method, clip_model
 
 
 def near(found: torch.Tensor, expected: torch.Tensor, limit: float = 1e-4) -> bool:

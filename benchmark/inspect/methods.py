@@ -33,6 +33,7 @@ KINDS = {
         "SkipTuning",
     ),
     "Local features": ("GalLoP", "SOTGLP", "LoCoOp", "TextRefiner"),
+    "Several labels": ("DualCoOp",),
     "On features": (
         "TaskRes", "CLIPAdapter", "TipAdapter", "TipAdapterF", "CLAP", "CrossModal", "GDA",
         "LinearProbe", "LPPlusPlus", "ProLIP",

@@ -14,7 +14,17 @@ import pytest
 import tiny
 import torch
 from cases import NAMES, PRECISIONS, SETTINGS
-from golden_files import AT_TEST_TIME, FILES, ON_SUPPORT, build, near, predicted, read
+from golden_files import (
+    AT_TEST_TIME,
+    FILES,
+    OF_SEVERAL,
+    ON_SUPPORT,
+    build,
+    build_several,
+    near,
+    predicted,
+    read,
+)
 from half import compare, worse
 from paths import GOLDEN
 
@@ -119,6 +129,24 @@ def test_golden_numbers(path, precision, tmp_path):
         assert difference(terms["loss"], loss) < GOLDEN_LOSS[precision] * loss.clamp_min(1)
         assert near(output.logits.cpu(), golden.tensors["logits"], GOLDEN_LOGITS[precision])
         check_waits(method, batch, optimizer, how)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("name", OF_SEVERAL)
+def test_golden_numbers_of_several_labels(name, precision):
+    golden, method, clip_model = build_several(name)
+    how = placed(method, clip_model, precision, GPU)
+    images, labels = golden.tensors["image"].float().to(GPU), golden.tensors["label"].to(GPU)
+    batch = method.batch(images, labels)
+    optimizer = torch.optim.SGD(method.learned().values(), lr=0.0)
+    output, terms = training_step(method, batch, optimizer, how)
+    expected, own = golden.part("grad/"), method.public_parameters()
+    a, b = flat(own[key].grad for key in expected), flat(expected.values())
+    assert torch.cosine_similarity(a, b, dim=0) > GRADIENTS[precision]
+    assert near(output.logits.cpu(), golden.tensors["logits"], GOLDEN_LOGITS[precision])
+    loss = golden.tensors["loss"]
+    assert difference(terms["loss"], loss) < GOLDEN_LOSS[precision] * loss.clamp_min(1)
+    check_waits(method, batch, optimizer, how)
 
 
 def step(setting, precision, device):

@@ -58,6 +58,8 @@ def settings(name: str) -> dict:
     for key in METHODS[name].defaults:
         if "DEPTH" in key or key in ("INSERT_BLOCK", "ADAPTER_START", "START_LAYER"):
             node[key] = 2
+        elif key == "LOSS_W":
+            node[key] = 0.03  # of a sum, which is published
         elif key == "ADAPTER_END":
             node[key] = 3
         elif key == "ITERS":

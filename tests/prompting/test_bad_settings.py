@@ -72,6 +72,10 @@ RANGES = {
         "LR_TEXT": FROM_0, "LR_IMAGE": FROM_0, "ALIGN": FROM_0, "SELECTION_P": SHARE,
         "BATCH_SIZE": VIEWS, "FORM": (["plain", "views", "surest"], ["best"]),
     },
+    "DualCoOp": {
+        "N_CTX": COUNT, "GAMMA_NEG": FROM_0, "GAMMA_POS": FROM_0, "CLIP": FROM_0, "LOSS_W": FROM_0,
+        "FORM": (["original", "dassl"], ["paper"]),
+    },
     "GDA": {
         "ALPHA": FROM_0, "COPIES": LENGTH, "AUGMENT_EPOCH": COUNT, "NEIGHBORS": ([2], [1]),
         "FORM": (["shrunk", "base2new"], ["paper"]),

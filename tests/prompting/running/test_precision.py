@@ -164,7 +164,8 @@ LABELS = torch.arange(3)
 HALF = [name for name in METHODS if name != "SkipTuning"]  # test_skiptuning.py
 VIEWS = 10  # of which a tenth is selected
 SEARCHES = "SEARCH", "SEARCH_HP"  # fits for several settings
-SIGNS = {"TTC": 0.05}  # pixels move along the sign of a gradient, which rounding can change
+# Pixels move along the sign of a gradient, which rounding can change; differences of cosines.
+COARSE = {"TTC": 0.05, "DualCoOp": 0.05}
 
 
 def take_support(method, name, how) -> None:
@@ -248,7 +249,7 @@ def test_a_step_and_an_evaluation(narrow, name):
 @pytest.mark.parametrize("name", slow_but(HALF, "ALIGN", "CoOp"))
 def test_amp_computes_nearly_the_same(tiny_clip, name):
     fp16, amp = (outcome(tiny_clip, name, kind) for kind in ("fp16", "amp"))
-    share = SIGNS.get(name, 0.01)
+    share = COARSE.get(name, 0.01)
     assert (fp16 - amp).abs().max() < share * amp.abs().max()
 
 

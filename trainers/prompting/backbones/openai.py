@@ -184,7 +184,8 @@ def _fill(build: Callable[[], nn.Module], weights: dict[str, torch.Tensor], path
     compiler for some functions there, which takes as long as all else.
     """
     for name, value in weights.items():
-        if not value.is_floating_point():
+        counts = name.endswith("num_batches_tracked")  # of a ResNet
+        if not (counts or value.is_floating_point()):
             raise unreadable_weights(path, f"'{name}' is of {value.dtype}, not floating point")
     skipped = nn.init.normal_, torch.Tensor.mul, torch.Tensor.div, torch.Tensor.triu_
     try:

@@ -115,6 +115,8 @@ class ImageEncoder(nn.Module):
         states: n, to return the last states of the first 1 + n positions; of a ResNet only 0, what
             its attention pool projects. None for no states.
         values: True to return the patches by the value path of the last block.
+        placed: True for values of a ResNet with the positions of its attention pool, after that of
+            the pooled mean.
         vv: `clean` or `released` to return in their place the patches of a path next to all blocks,
             to which each adds OutProj(softmax(V V' / sqrt d) V), V its values; it has no MLP
             (CLIP Surgery, arXiv:2304.05653). `released` adds the attention of the first block, too,
@@ -144,6 +146,7 @@ class ImageEncoder(nn.Module):
         patches: bool = False,
         states: int | None = None,
         values: bool = False,
+        placed: bool = False,
         untouched: bool = False,
         vv: str = "",
         inner: Collection[int] = (),
@@ -151,7 +154,7 @@ class ImageEncoder(nn.Module):
     ):
         super().__init__()
         self.visual = visual
-        self.patches, self.states, self.values = patches, states, values
+        self.patches, self.states, self.values, self.placed = patches, states, values, placed
         self.untouched, self.vv, self.inner, self.unseen = untouched, vv, inner, unseen
         self.recompute = False  # activations of the blocks, in the backward pass
         self.is_vit = hasattr(visual, "transformer")
@@ -366,9 +369,11 @@ class ImageEncoder(nn.Module):
         finally:
             handle.remove()
         x = grid["x"].flatten(2).transpose(1, 2)  # (B, P, C)
-        values = pool.c_proj(pool.v_proj(x))[:, None] if self.values else None
+        alone = x  # read by the value path
         x = torch.cat([x.mean(1, keepdim=True), x], dim=1)
         x = x + pool.positional_embedding.to(x.dtype)
+        alone = x if self.placed else alone
+        values = pool.c_proj(pool.v_proj(alone))[:, None] if self.values else None
         q, k, v = (
             layer(x).unflatten(-1, (pool.num_heads, -1)).transpose(1, 2)
             for layer in (pool.q_proj, pool.k_proj, pool.v_proj)

@@ -1,0 +1,147 @@
+"""DualCoOp (Sun et al., NeurIPS 2022; arXiv:2206.09541).
+
+DualCoOp: Fast Adaptation to Multi-Label Recognition with Limited Annotations.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from ..checkpoint.public import Public
+from ..encoders.sentences import SLOT, write_sentences
+from ..encoders.text import TextEncoder
+from ..encoders.vision import ImageEncoder, project_values
+from ..errors import from_1, need, not_negative, one_of
+from ..losses import asymmetric
+from ..method import Method
+from ..prompts import Contexts, Size, check_size
+from ..registry import register
+
+NAMES = {"original": ("ctx_pos", "ctx_neg"), "dassl": ("ctx", "ctx_neg")}
+SCALE, SHARPNESS = 100.0, 20.0  # constants of the form `original`
+LEARNED = {"temperature": 3.91, "spatial_T": 3.0}  # their logarithms in the form `dassl`
+FLOOR = {"original": 1e-6, "dassl": 1e-8}
+
+
+@register
+class DualCoOp(Method):
+    """A positive and a negative context for several labels; each class weights the regions.
+
+    With regions r_jp of image j, h_k+ and h_k- of the two sentences of class k:
+
+        logits_jk = a sum_p w_jkp (r_jp . h_k+ - r_jp . h_k-),   w_jk = softmax_p(b r_jp . h_k+)
+
+    The sigmoid of a logit is the probability of a class by itself. L is the asymmetric loss over
+    the known labels (GAMMA_NEG, GAMMA_POS, CLIP). An image with one label has no other classes.
+
+    FORM `original` is the authors' code: regions of a ResNet have the positions of the attention
+    pool, and the pooled mean is one of them; a = 100, b = 20; L is the sum times LOSS_W. FORM
+    `dassl` is that of TaI-DPT's code: no positions and no mean; a and b are learned, from exp(3.91)
+    and exp(3); L is the sum divided by the number of images. Of a ViT, regions are patches by the
+    value path of the last block, which is ours.
+
+    **Published.** 16 + 16 tokens, class-specific (CSC) but for few labels; 64 + 64 and shared for
+    unseen classes. LOSS_W is known for COCO with half of its labels (0.03) and unseen classes
+    (0.01). Both codes choose the epoch on test images; here it is the last one.
+
+    **Differences.** Both contexts are of one length. All classes are in each step, where the
+    public code draws 100 on NUS-WIDE.
+
+    **Checkpoint.** `ctx_pos`, `ctx_neg`; or `ctx`, `ctx_neg`, `temperature`, `spatial_T`. These
+    names say the form.
+    """
+
+    node = "DUALCOOP"
+    public = Public(
+        submodule="prompt_learner",
+        dead=("token_prefix", "token_suffix", "tokenized_prompts"),
+    )
+    several = "decides"
+
+    @dataclass(frozen=True)
+    class Settings(Method.Settings):
+        """The keys of the node."""
+
+        N_CTX: int = 16
+        CSC: bool = False
+        FORM: str = "original"
+        GAMMA_NEG: float = 2.0
+        GAMMA_POS: float = 1.0
+        CLIP: float = 0.05
+        LOSS_W: float = 1.0
+
+        def __post_init__(self) -> None:
+            from_1("N_CTX", self.N_CTX)
+            one_of("FORM", self.FORM, NAMES)
+            for key in ("GAMMA_NEG", "GAMMA_POS", "CLIP", "LOSS_W"):
+                not_negative(key, getattr(self, key))
+
+    settings: Settings
+    prompt_learner: Any
+
+    @property
+    def class_bound(self):
+        """True if each class has contexts."""
+        return self.settings.CSC
+
+    def encoders(self, clip_model, classnames, dataset):
+        """Make the encoders, for two sentences a class."""
+        b, form = self.settings.N_CTX, self.settings.FORM
+        check_size(clip_model, "text", Size(b, 1))
+        sentences = write_sentences(clip_model, [" ".join([SLOT] * b)] * 2, classnames, b)
+        return (
+            TextEncoder(clip_model, sentences, class_specific=self.settings.CSC),
+            ImageEncoder(clip_model.visual, values=True, placed=form == "original"),
+        )
+
+    def build(self, clip_model, classnames, dataset):
+        """Make the contexts, and what else the form learns."""
+        shape = (*[len(classnames)] * self.settings.CSC, self.settings.N_CTX, self.widths["text"])
+        self.prompt_learner = nn.Module()
+        for name in NAMES[self.settings.FORM]:
+            setattr(self.prompt_learner, name, nn.Parameter(0.02 * torch.randn(shape)))
+        if self.settings.FORM == "dassl":
+            for name, start in LEARNED.items():
+                setattr(self.prompt_learner, name, nn.Parameter(torch.tensor(start)))
+
+    def contexts(self):
+        """Return the positive context and the negative one, (2, b, W) or (2, K, b, W)."""
+        names = NAMES[self.settings.FORM]
+        return Contexts([torch.stack([getattr(self.prompt_learner, name) for name in names])])
+
+    def image_features(self, images, contexts):
+        """Return the features, with the regions as r."""
+        features = super().image_features(images, contexts)
+        r = project_values(self.image_encoder.visual, features.values)  # type: ignore[arg-type]
+        return features._replace(r=r, values=None)
+
+    def logits(self, image, text):
+        """Return the difference of the scores of both sentences, (B, K)."""
+        a, b = SCALE, SHARPNESS
+        if self.settings.FORM == "dassl":
+            a, b = (getattr(self.prompt_learner, name).exp() for name in LEARNED)
+        positive, negative = torch.einsum("bpd,nkd->nbkp", image.r[:, 0].float(), text.h)
+        return a * ((positive - negative) * (b * positive).softmax(-1)).sum(-1)
+
+    def loss(self, output, batch):
+        """Return the asymmetric loss, with the sum or the mean of the form."""
+        s, labels = self.settings, batch.labels
+        if not s.several:
+            labels = F.one_hot(labels, self.num_classes)
+        focus = s.GAMMA_NEG, s.GAMMA_POS, s.CLIP, FLOOR[s.FORM]
+        loss = asymmetric(output.logits, labels, *focus).sum()
+        return loss / len(labels) if s.FORM == "dassl" else s.LOSS_W * loss
+
+    def load_public_state_dict(self, state_dict):
+        """Load as every method does; raises UserError if the names are of the other form."""
+        for form, (positive, _) in NAMES.items():
+            names = {positive, f"prompt_learner.{positive}"}
+            need(
+                form == self.settings.FORM or not names & state_dict.keys(),
+                f"The checkpoint has '{positive}', as those of the form {form}: set "
+                f"{self.place('FORM')} {form}",
+            )
+        super().load_public_state_dict(state_dict)
