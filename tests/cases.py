@@ -26,6 +26,7 @@ SETTINGS = {
     "CLIPLoRA": ("CLIPLoRA", {}),
     "MMRL": ("MMRL", {"REP_LAYERS": [2, 3, 4], "REP_DIM": 32}),
 }  # fmt: skip
+SEVERAL = {"DualCoOp"}  # published for several labels an image alone
 PRECISIONS = ("fp32", "fp16", "amp")
 
 

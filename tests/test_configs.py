@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 import tiny  # noqa: F401 (registers TinyColours)
 import yaml
+from cases import SEVERAL
 from dassl.config import get_cfg_default
 from dassl.data.datasets import DATASET_REGISTRY
 from paths import ROOT
@@ -199,7 +200,7 @@ def test_public_values(name):
 
 def test_every_method_has_its_base_to_new_config():
     known = {path.parent.name for path in FILES if path.stem == "base2new"}
-    assert known == {name for name, kind in METHODS.items() if kind.class_bound is not True}
+    assert known == {n for n, kind in METHODS.items() if kind.class_bound is not True} - SEVERAL
 
 
 def test_the_published_align_takes_several_templates_with_tabs_between(tiny_clip):

@@ -5,7 +5,7 @@ import itertools
 
 import pytest
 import yaml
-from cases import slow_but
+from cases import SEVERAL, slow_but
 from paths import ROOT
 
 from benchmark.__main__ import main
@@ -41,7 +41,6 @@ NONE = {
 }  # fmt: skip
 BIOMEDCLIP = "microsoft/BiomedCLIP-PubMedBERT_256-vit_base_patch16_224"
 NONE["domain_generalization"] = NONE["cross_dataset"]
-SEVERAL = {"DualCoOp"}  # of several labels
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
