@@ -15,6 +15,9 @@ from paths import GOLDEN, ROOT
 
 TINY = str(GOLDEN / "tiny_clip_seed0.safetensors")
 sys.path.insert(0, str(ROOT))
+from trainers.prompting.method import import_methods  # noqa: E402
+
+import_methods()  # tests are collected for all, also those of a single file
 gc.disable()  # until all tests are imported
 # Until then, bytecode is kept for the next call and for the processes that tests start.
 without_bytecode, sys.dont_write_bytecode = sys.dont_write_bytecode, False
@@ -204,7 +207,7 @@ def unregistered():
     from dassl.data.datasets import DATASET_REGISTRY
     from dassl.engine import TRAINER_REGISTRY
 
-    from trainers.prompting import methods, plugins  # noqa: F401 (all, also for a single file)
+    from trainers.prompting import plugins
     from trainers.prompting.method import METHODS
 
     before, loaded, lists = dict(METHODS), {*plugins._loaded}, (plugins.extenders, plugins._plugins)

@@ -122,10 +122,10 @@ PACKAGES = {
     "robustness": "errors method",
     "methods": "backbones capabilities checkpoint encoders errors full_precision losses marks "
     "method node prompts registry regularizers robustness storage sure_views teacher transport",
-    "plugins": "errors method methods record",
+    "plugins": "errors method record",
     "step": "capabilities method running",
     "building": "backbones capabilities checkpoint dassl_parts encoders errors images "
-    "method methods node running storage",
+    "method node running storage",
     "trainer": "backbones building capabilities checkpoint contract dassl_parts encoders errors "
     "images method node plugins record robustness running step storage teacher",
     "advice": "backbones building capabilities checkpoint dassl_parts embedded encoders errors "

@@ -13,7 +13,7 @@ from trainers.prompting.capabilities.at_test_time import count_views
 from trainers.prompting.capabilities.on_support import OnSupport, trains_on_support
 from trainers.prompting.capabilities.per_class import make_room
 from trainers.prompting.errors import check_name
-from trainers.prompting.method import METHODS, Method
+from trainers.prompting.method import METHODS, Method, import_methods
 from trainers.prompting.running.memory import fit, keep_freed_memory
 from trainers.prompting.running.precision import Precision
 from trainers.prompting.step import training_step
@@ -21,6 +21,7 @@ from trainers.prompting.step import training_step
 from .counting import work_seconds
 from .geometry import class_names, untrained_clip
 
+import_methods()
 SHOTS = 16  # training images per class, for methods that keep their features before the first step
 SUSTAINED = 0.2
 

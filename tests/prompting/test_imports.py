@@ -10,7 +10,6 @@ import tiny
 from paths import ROOT
 
 import trainers.prompting
-from trainers.prompting import methods  # noqa: F401 (registers the built-in methods)
 
 DASSL = {
     "dassl.config": {"get_cfg_default", "clean_cfg"},

@@ -5,9 +5,12 @@ below them what few methods define, and then what is the same for all. What some
 others have not is in `capabilities`. It is long because all methods are of this class.
 """
 
+import importlib
 import math
+import pkgutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -548,6 +551,19 @@ class Method(nn.Module):
         return others
 
 
+def import_methods(name: str = "") -> None:
+    """Import the files of the methods that are built in, which registers them.
+
+    Given a name, only that of the method is imported, unless no file is called so.
+    """
+    files = [file.name for file in pkgutil.iter_modules([str(Path(__file__).with_name("methods"))])]
+    own = [file for file in files if file.replace("_", "") == name.lower()]
+    if own or name not in METHODS:
+        for file in own or files:
+            importlib.import_module(f"{__package__}.methods.{file}")
+
+
 def find_method(name: str) -> type[Method]:
     """Return the method of this name; raises UserError with the nearest one if there is none."""
+    import_methods(name)
     return METHODS[check_name("method", name, METHODS)]

@@ -9,9 +9,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from . import methods  # noqa: F401 (registers their names, which a plug-in must not take)
 from .errors import UserError
-from .method import METHODS
+from .method import METHODS, import_methods
 from .record.hashes import OWN, PACKAGE, file_hash, name_of, package_hash
 
 
@@ -23,6 +22,7 @@ class Plugin(NamedTuple):
     added: frozenset[str]
 
 
+import_methods()  # whose names a plug-in must not take
 package_hash()  # now: a process may live longer than the files that it has imported
 _loaded: set[str] = set()
 _plugins: list[Plugin] = []

@@ -14,7 +14,7 @@ from ..checkpoint.provenance import provenance_of
 from ..checkpoint.state import PublicLayout
 from ..dassl_parts import dassl
 from ..images.image_key import image_key
-from ..method import METHODS
+from ..method import find_method
 from ..plugins import code_of
 from ..record.calibration import Calibration
 from ..record.predictions import Predictions
@@ -76,7 +76,7 @@ def save_run(
     predictions.add_images([item.impath for item in test], y)
     predictions.add_logits(torch.tensor(best.logits))
     folder.mkdir(parents=True, exist_ok=True)
-    for name in {METHODS[name].public.folder for name in SETTINGS} - {method.public.folder}:
+    for name in {find_method(name).public.folder for name in SETTINGS} - {method.public.folder}:
         shutil.rmtree(folder / name, ignore_errors=True)  # of another method, by an earlier call
     run = provenance.identity._replace(code=provenance.code)
     write_run(folder, run=run.as_json())

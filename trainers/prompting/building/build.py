@@ -7,13 +7,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from .. import methods  # noqa: F401 (which registers those that are built in)
 from ..backbones.closed import Closed
 from ..capabilities.at_test_time import count_views
 from ..encoders.descriptions import Asked
 from ..encoders.sides import features_width
 from ..errors import ClosedSide, UserError
-from ..method import METHODS, Method, find_method
+from ..method import METHODS, Method, find_method, import_methods
 from ..node import Settings, read_node
 from .support import give_images
 
@@ -39,6 +38,7 @@ def methods_on(clip_model: Any) -> dict[str, str]:
         >>> methods_on(load_clip("emoji"))["CoOp"]
         ''
     """
+    import_methods()
     memo: dict[int, Any] = {}
     for x in (*clip_model.parameters(), *clip_model.buffers()):
         empty = torch.empty_like(x, device="meta")

@@ -6,16 +6,17 @@ from typing import Any
 
 from yacs.config import CfgNode
 
-from .. import methods  # noqa: F401 (which registers those that are built in)
 from ..backbones import family_of
 from ..checkpoint.identity import leaves
 from ..checkpoint.keys import KEYS
 from ..encoders.descriptions import Asked
 from ..errors import need
-from ..method import METHODS, Method
+from ..method import METHODS, Method, import_methods
 from ..node import Settings, read_node, warn_ignored
 from .by_run import SECTIONS, for_run
 from .keys import value_at
+
+import_methods()  # whose keys are added
 
 
 def add_nodes(cfg: CfgNode) -> None:

@@ -1,15 +1,9 @@
 """The methods, one file each: settings, what is learned, the equation and the loss.
 
-Importing this package imports every file in it, which registers the methods.
+`find_method` imports the file of a method, `import_methods` all of them.
 """
 
-import importlib
-import pkgutil
-
-from ..method import METHODS
-
-for _file in pkgutil.iter_modules(__path__):
-    importlib.import_module(f"{__name__}.{_file.name}")
+from ..method import METHODS, import_methods
 
 
 def list_methods() -> list[str]:
@@ -19,4 +13,5 @@ def list_methods() -> list[str]:
         >>> "ALIGN" in list_methods()
         True
     """
+    import_methods()
     return sorted(METHODS)

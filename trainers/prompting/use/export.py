@@ -12,7 +12,7 @@ from ..contract import ENCODERS
 from ..encoders.added import merge, without_updates
 from ..encoders.text import TextFeatures
 from ..errors import UserError, need
-from ..method import METHODS, Method
+from ..method import METHODS, Method, import_methods
 from ..prompts import Contexts
 from ..teacher import MethodTeacher, Teacher
 
@@ -102,6 +102,7 @@ def _twin(method: Method) -> Method:
 
 def adapting_methods() -> list[str]:
     """Return the names of the methods that adapt to the images that they classify."""
+    import_methods()
     kinds = (kind for kind in METHODS.values() if issubclass(kind, Method))  # not code of others
     return sorted(kind.__name__ for kind in kinds if kind.predict is not Method.predict)
 
