@@ -155,7 +155,7 @@ def write(name: str, load: Callable[[], Any], args: Any) -> str:
         "clip": absolute(args.backbone),
         "dataset": source.cls.__name__,
         "made_of": made_of(source.fingerprint, args.backbone),
-        "transform": " -> ".join(type(step).__name__ for step in encoder.plain.transforms),
+        "transform": f"Resize {encoder.plain.images.resize} -> CenterCrop -> ToTensor -> Normalize",
         "versions": {"align": __version__, "torch": torch.__version__,
                      "python": platform.python_version()},
     }  # fmt: skip
@@ -247,17 +247,22 @@ class Encoder:
     """Encodes images with a CLIP, on its device, chunk by chunk; chunks that exist are read."""
 
     def __init__(self, clip_model: Any, source: Source, args: Any):
+        from dassl.config import get_cfg_default
         from dassl.data.transforms import build_transform
 
         from trainers.prompting.building.encoding import plain_encoder
+        from trainers.prompting.building.transforms import Plain, of_training
 
-        self.method, cfg = plain_encoder(clip_model, AUGMENTED)
-        self.plain = build_transform(cfg, is_train=False)
-        self.augmented = build_transform(cfg, is_train=True)
+        self.method, images = plain_encoder(clip_model)
+        self.plain, cfg = Plain(images), get_cfg_default()
+        cfg.VERBOSE, cfg.INPUT.SIZE = False, (images.size, images.size)
+        cfg.INPUT.PIXEL_MEAN, cfg.INPUT.PIXEL_STD = [*images.mean], [*images.std]
+        cfg.INPUT.INTERPOLATION, cfg.INPUT.TRANSFORMS = images.interpolation, AUGMENTED
+        self.augmented = of_training(build_transform(cfg, is_train=True), images)
         self.title, self.batch = source.cls.__name__, args.batch
         self.upright = source.cls.upright
         content = made_of(source.fingerprint, args.backbone)
-        parts = [content, args.backbone, str(cfg.INPUT), str(args.half)]
+        parts = [content, args.backbone, str(images), str(args.half)]
         digest = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:12]
         self.folder = args.output / f".{self.title}-{digest}"
         self.half = args.half

@@ -170,10 +170,10 @@ class Checker:
         from dassl.utils import read_image
 
         from trainers.prompting.building.encoding import encode_images, plain_encoder
-        from trainers.prompting.building.transforms import plain_transform
+        from trainers.prompting.building.transforms import Plain
 
-        method, cfg = plain_encoder(self.clip, ["normalize"])
-        transform, features = plain_transform(cfg), []
+        method, images = plain_encoder(self.clip)
+        transform, features = Plain(images), []
         with tqdm(total=len(items), desc=title, unit="image", leave=False, disable=None) as bar:
             read = lambda item: transform(read_image(item.impath))  # noqa: E731
             for batch, _, z in encode_images(method, items, read, BATCH):

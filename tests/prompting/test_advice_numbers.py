@@ -18,7 +18,7 @@ from trainers.prompting.advice.images import read_image
 from trainers.prompting.advice.statement import Statement
 from trainers.prompting.backbones import load_clip
 from trainers.prompting.building.encoding import encode_images, plain_encoder
-from trainers.prompting.building.transforms import plain_transform
+from trainers.prompting.building.transforms import Plain
 from trainers.prompting.teacher import Teacher
 
 
@@ -27,8 +27,8 @@ def emoji():
     sets = [DATASET_REGISTRY.get(name).look("")[1] for name in ("Emoji", "EmojiHue")]
     items = [item for parts in sets for part in parts for item in part]
     clip_model = load_clip("emoji")
-    method, cfg = plain_encoder(clip_model, ["normalize"])
-    transform = plain_transform(cfg)
+    method, images = plain_encoder(clip_model)
+    transform = Plain(images)
     read = lambda item: transform(read_image(item.impath))  # noqa: E731
     z = torch.cat([z for _, _, z in encode_images(method, items, read, 100)])
     names = [name for _, name in sorted({(item.label, item.classname) for item in items})]

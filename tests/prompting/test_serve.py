@@ -20,7 +20,7 @@ from starlette.testclient import TestClient  # noqa: E402
 
 from trainers.prompting import build_method, load_clip  # noqa: E402
 from trainers.prompting.building.config import add_nodes, fit_images  # noqa: E402
-from trainers.prompting.building.transforms import plain_transform  # noqa: E402
+from trainers.prompting.building.transforms import Images, Plain  # noqa: E402
 from trainers.prompting.dassl_parts import dassl  # noqa: E402
 from trainers.prompting.record.calibration import Calibration  # noqa: E402
 from trainers.prompting.use import page as pages  # noqa: E402
@@ -52,8 +52,8 @@ def run():
         Calibration.fit(logits, labels, 2.0, torch.linspace(-1, 0, 50)),
         centre=torch.randn(width), classes=torch.randn(4, width),
     )  # fmt: skip
-    return Run(model, NAMES, plain_transform(cfg), cfg, "ZeroshotCLIP", "emoji", "out", 0,
-               calibration, 2.0)  # fmt: skip
+    plain = Plain(Images.in_config(cfg.INPUT))
+    return Run(model, NAMES, plain, cfg, "ZeroshotCLIP", "emoji", "out", 0, calibration, 2.0)
 
 
 def client_of(run):

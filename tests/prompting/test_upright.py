@@ -10,6 +10,7 @@ from dassl.data.datasets import Datum
 from dassl.utils import read_image
 from PIL import Image, ImageOps
 
+from recipe.settings import _defaults
 from trainers.prompting import UserError
 from trainers.prompting.advice import images as sources
 from trainers.prompting.images.image_files import ORIENTATION, check_image, upright
@@ -54,11 +55,9 @@ def test_all_orientations(tag, suffix, tmp_path):
 @pytest.mark.parametrize("on", [True, False])
 def test_a_training_turns_them_if_its_settings_say_so(on, cache, tmp_path):
     photo(tmp_path / "a.png", 6)
-    cfg = SimpleNamespace(
-        INPUT=SimpleNamespace(UPRIGHT=on, RESIZE="shortest"), VERBOSE=False,
-        DATALOADER=SimpleNamespace(K_TRANSFORMS=1, CACHE_GIB=cache, NUM_WORKERS=0),
-    )  # fmt: skip
-    cfg.INPUT.get = lambda key, default: default
+    cfg = _defaults()
+    cfg.VERBOSE, cfg.INPUT.UPRIGHT = False, on
+    cfg.DATALOADER.CACHE_GIB, cfg.DATALOADER.NUM_WORKERS = cache, 0
     images = DatasetWrapper(cfg, [Datum(str(tmp_path / "a.png"))], is_train=True)
     names = ("train_loader_x", "train_loader_u", "val_loader", "test_loader")
     manager = SimpleNamespace(**dict.fromkeys(names), train=None)
@@ -70,7 +69,8 @@ def test_a_training_turns_them_if_its_settings_say_so(on, cache, tmp_path):
 
 def test_a_dassl_that_does_not_turn_them_is_refused():
     loader = SimpleNamespace(dataset=SimpleNamespace(transform=None))
-    cfg = SimpleNamespace(INPUT=SimpleNamespace(UPRIGHT=True, RESIZE="shortest"), VERBOSE=False)
+    cfg = _defaults()
+    cfg.INPUT.UPRIGHT = True
     with pytest.raises(UserError, match="INPUT.UPRIGHT is True, but the installed Dassl does not"):
         resize_in(SimpleNamespace(train_loader_x=loader), cfg)
 

@@ -1,6 +1,7 @@
 """Runs on a CLIP with a closed image side, a ConvNeXt, whose images are squashed to a square."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import tiny
@@ -15,8 +16,9 @@ from torch import nn
 
 import train
 from benchmark.__main__ import main
-from trainers.prompting import AtTestTime, load_run
-from trainers.prompting.building.transforms import views_by_content
+from benchmark.data.encoding import Encoder
+from trainers.prompting import AtTestTime, load_clip, load_run
+from trainers.prompting.building.transforms import Images, Squashed, preprocess_of
 
 pytest.importorskip("open_clip", reason="open_clip_torch is not installed")
 
@@ -66,10 +68,17 @@ def test_images_are_squashed_in_every_place(backbone, tmp_path, capsys):
     loaders = trainer.train_loader_x, trainer.test_loader, trainer.validation, other
     for loader in loaders:
         assert has_ends(loader.dataset.transform(wide()))
-    plain = trainer.test_loader.dataset.transform
     body = {"__init__": nn.Module.__init__, "test_views": 3}
+    given = Images.in_config(trainer.cfg.INPUT)
     method = type("OfThree", (AtTestTime,), body)()
-    assert all(map(has_ends, views_by_content(plain, method, trainer.cfg)(wide())))
+    assert all(map(has_ends, preprocess_of(method, given, 1)(wide())))
+
+
+def test_files_of_features_are_of_squashed_images(backbone, tmp_path):
+    args = SimpleNamespace(backbone=backbone, batch=2, output=tmp_path, half=False)
+    source = SimpleNamespace(cls=SimpleNamespace(__name__="Mine", upright=False), fingerprint="")
+    encoder = Encoder(load_clip(backbone), source, args)
+    assert has_ends(encoder.plain(wide())) and isinstance(encoder.augmented, Squashed)
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from ..backbones import absolute, load_clip, weights_sha256
 from ..building.encoding import encode_images, plain_encoder
-from ..building.transforms import plain_transform
+from ..building.transforms import Plain
 from ..encoders.class_text import zero_shot_template
 from ..errors import UserError, need
 from ..storage.features import read_features, write_features
@@ -146,8 +146,8 @@ def _encode_images(
     one: CollectionFeatures, clip_model: Any, paths: Mapping[str, str], size: int
 ) -> Iterator[int]:
     """Add features of images, given by their digests, and yield the size of each batch after it."""
-    method, cfg = plain_encoder(clip_model, ["normalize"])
-    transform = plain_transform(cfg)
+    method, images = plain_encoder(clip_model)
+    transform = Plain(images)
 
     def read(digest: str) -> torch.Tensor | None:
         try:

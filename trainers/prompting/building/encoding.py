@@ -5,28 +5,20 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import torch
-from yacs.config import CfgNode
 
-from ..dassl_parts import dassl
 from ..images.image_files import read_ahead
 from ..method import Method
 from .build import build_method
-from .config import add_nodes, fit_images
+from .transforms import Images
 
 THREADS = 8  # that read images
 T = TypeVar("T")
 
 
-def plain_encoder(clip_model: Any, transforms: Sequence[str]) -> tuple[Method, CfgNode]:
-    """Return zero-shot CLIP on the device of a CLIP, and a cfg with INPUT as the CLIP reads images.
-
-    `transforms` are INPUT.TRANSFORMS.
-    """
-    cfg = dassl("config").get_cfg_default()
-    add_nodes(cfg)
-    cfg.VERBOSE, cfg.INPUT.TRANSFORMS = False, list(transforms)
+def plain_encoder(clip_model: Any) -> tuple[Method, Images]:
+    """Return zero-shot CLIP on the device of a CLIP, and how the CLIP reads images."""
     method = build_method("ZeroshotCLIP", {}, clip_model, ["a", "b"]).eval()
-    return method.to(clip_model.logit_scale.device), fit_images(cfg, clip_model)[0]
+    return method.to(clip_model.logit_scale.device), Images.of(clip_model)
 
 
 def encode_images(

@@ -1,18 +1,18 @@
-"""Transforms from an image to what a method takes: Dassl's, as INPUT says, or random views."""
+"""Transforms from an image to what a method takes: one input, or random views."""
 
 import random
 import zlib
 from collections.abc import Callable
+from dataclasses import dataclass
 from threading import Lock
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps
-from yacs.config import CfgNode
 
+from ..backbones import family_of
 from ..capabilities.at_test_time import AtTestTime
-from ..dassl_parts import dassl
 from ..method import Method
 from ..running.seeding import seeded
 
@@ -20,79 +20,98 @@ CHAINS, LONGEST = 3, 3  # AugMix: chains of operations that are mixed, operation
 Finish = Callable[[Image.Image], torch.Tensor]
 
 
-class Squash:
-    """A transform that changes the proportions of an image to those of a square.
+@dataclass(frozen=True)
+class Images:
+    """How a CLIP reads images: INPUT of a config, as far as an evaluation reads it.
 
-    A `size` of None keeps the shorter side, so that crops are not enlarged more.
+    Attributes:
+        size: of an input (3, size, size).
+        mean, std: of each channel.
+        interpolation, resize: as in `Family`.
+        normal: False without `normalize` in INPUT.TRANSFORMS: they then have values from 0 to 1.
+        crops: INPUT.RRCROP_SCALE, of views.
     """
 
-    def __init__(self, size: int | None, interpolation: str):
-        self.size, self.mode = size, Image.Resampling[interpolation.upper()]
+    size: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    interpolation: str
+    resize: str = "shortest"
+    normal: bool = True
+    crops: tuple[float, ...] = (0.08, 1.0)
 
-    def __call__(self, image: Image.Image) -> Image.Image:
-        """Return the square."""
-        side = min(image.size) if self.size is None else self.size
-        return image.resize((side, side), self.mode)
+    @classmethod
+    def of(cls, clip_model: Any, **more: Any) -> Self:
+        """Return those of a CLIP."""
+        one, size = family_of(clip_model), clip_model.visual.input_resolution
+        return cls(size, tuple(one.mean), tuple(one.std), one.interpolation, one.resize, **more)
+
+    @classmethod
+    def in_config(cls, given: Any) -> Self:
+        """Return those that a node INPUT says."""
+        normal, crops = "normalize" in given.TRANSFORMS, tuple(given.RRCROP_SCALE)
+        mean, std = tuple(given.PIXEL_MEAN), tuple(given.PIXEL_STD)
+        return cls(max(given.SIZE), mean, std, given.INTERPOLATION, given.RESIZE, normal, crops)
 
 
-class Steps:
-    """Transforms in turn."""
+class Squashed:
+    """A transform of a training whose crops are of the image with both sides of one length."""
 
-    def __init__(self, *transforms: Any):
-        self.transforms = transforms
+    def __init__(self, transform: Any, interpolation: str):
+        self.transform, self.mode = transform, Image.Resampling[interpolation.upper()]
 
-    def __call__(self, image: Any) -> Any:
-        """Return what the last one makes of an image."""
-        for transform in self.transforms:
-            image = transform(image)
-        return image
+    def __call__(self, image: Image.Image) -> Any:
+        """Return what the transform makes of the square, no larger than the image."""
+        side = min(image.size)
+        return self.transform(image.resize((side, side), self.mode))
 
 
-def as_resized(transform: Any, cfg: CfgNode, is_train: bool = False) -> Any:
-    """Return a transform of Dassl that begins as INPUT.RESIZE says, in any version of Dassl.
+def of_training(transform: Any, images: Images) -> Any:
+    """Return a transform of a training that begins as INPUT.RESIZE says."""
+    squash = images.resize.startswith("squash")
+    return Squashed(transform, images.interpolation) if squash else transform
 
-    With `squash`, the image is square before Dassl's own steps, so that those of an evaluation
-    change nothing, and crops of a training come from the square. A size, as in `squash 346`, is
-    that of an image in an evaluation before its centre is cut out.
+
+class Plain:
+    """The transform of a test image to (3, H, W), without torchvision, which is slow to import.
+
+    Its pixels are those of torchvision's steps and of Dassl's, bit for bit.
     """
-    how, _, to = cfg.INPUT.get("RESIZE", "shortest").partition(" ")
-    if how == "shortest" and (is_train or not to):
-        return transform
-    size = max(cfg.INPUT.SIZE)
-    steps: list[Any] = [Squash(None if is_train else int(to or size), cfg.INPUT.INTERPOLATION)]
-    if to and not is_train:
-        from torchvision import transforms as T  # slow to import
 
-        if how == "shortest":
-            steps = [T.Resize(int(to), T.InterpolationMode(cfg.INPUT.INTERPOLATION))]
-        steps.append(T.CenterCrop(size))
-    return Steps(*steps, transform)
+    def __init__(self, images: Images):
+        self.images = images
+        self.mean, self.std = (torch.tensor(x)[:, None, None] for x in (images.mean, images.std))
 
+    def __call__(self, image: Image.Image) -> torch.Tensor:
+        """Return the centre of an image, whose shorter side or both sides are as INPUT.RESIZE says.
 
-def plain_transform(cfg: CfgNode) -> Finish:
-    """Return the transform of a test image; raises as Dassl's `build_transform`."""
-    build = dassl("data.transforms").build_transform
-    transform: Finish = as_resized(build(cfg, is_train=False), cfg)
-    return transform
+        A size in it, as in `squash 346`, is that of the sides before the centre is cut out.
+        """
+        how, _, to = self.images.resize.partition(" ")
+        size, side = self.images.size, int(to or self.images.size)
+        shorter, mode = min(image.size), Image.Resampling[self.images.interpolation.upper()]
+        w, h = (side if how == "squash" else int(side * x / shorter) for x in image.size)
+        left, top = (round((x - size) / 2) for x in (w, h))
+        image = image.resize((w, h), mode).crop((left, top, left + size, top + size))
+        x = torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
+        x = x.to(torch.get_default_dtype()).div(255)
+        return (x - self.mean.to(x)).div_(self.std.to(x)) if self.images.normal else x
 
 
 class RandomViews:
     """A transform from an image to n views: the plain one, then random crops and flips.
 
-    INPUT has the size, the scale of crops and the normalisation. With `augmix`, each crop is mixed
-    with augmentations of it.
+    With `augmix`, each crop is mixed with augmentations of it.
     """
 
-    def __init__(self, plain: Finish, cfg: CfgNode, n: int, augmix: bool):
+    def __init__(self, plain: Finish, images: Images, n: int, augmix: bool):
         from torchvision import transforms as T  # slow to import
 
-        given, self.plain, self.n, self.augmix = cfg.INPUT, plain, n, augmix
-        crop = T.RandomResizedCrop(tuple(given.SIZE), scale=tuple(given.RRCROP_SCALE))
-        self.crop = as_resized(T.Compose([crop, T.RandomHorizontalFlip()]), cfg, is_train=True)
-        finish: list[Any] = [T.ToTensor()]
-        if "normalize" in given.TRANSFORMS:
-            finish.append(T.Normalize(given.PIXEL_MEAN, given.PIXEL_STD))
-        self.finish = T.Compose(finish)
+        self.plain, self.n, self.augmix = plain, n, augmix
+        crop = T.RandomResizedCrop((images.size, images.size), scale=images.crops)
+        self.crop = of_training(T.Compose([crop, T.RandomHorizontalFlip()]), images)
+        normalize = [T.Normalize(images.mean, images.std)] * images.normal
+        self.finish = T.Compose([T.ToTensor(), *normalize])
 
     def __call__(self, image: Image.Image) -> list[torch.Tensor]:
         """Return the views, each (3, H, W)."""
@@ -101,22 +120,18 @@ class RandomViews:
         return [self.plain(image), *(mixed(crop, self.finish) for crop in crops)]
 
 
-def preprocess_of(method: Method, cfg: CfgNode) -> Callable[..., Any]:
-    """Return what makes of an RGB image what a method takes, as in the run's own evaluation."""
-    return views_by_content(plain_transform(cfg), method, cfg)
-
-
-def views_by_content(plain: Finish, method: Method, cfg: CfgNode) -> Callable[..., Any]:
-    """Return a transform to what `method.predict` takes of an image without a number.
+def preprocess_of(method: Method, images: Images, seed: int) -> Callable[..., Any]:
+    """Return what makes of an RGB image what `method.predict` takes, as in the run's evaluation.
 
     RandomViews are drawn from the seed of the run and the pixels of the image. Threads may call it.
     """
+    plain = Plain(images)
     if not isinstance(method, AtTestTime) or method.test_views < 2:
         return plain
-    views, lock = RandomViews(plain, cfg, method.test_views, method.test_augmix), Lock()
+    views, lock = RandomViews(plain, images, method.test_views, method.test_augmix), Lock()
 
     def draw(image: Image.Image) -> list[torch.Tensor]:
-        with lock, seeded(zlib.crc32(image.tobytes(), max(cfg.SEED, 0))):
+        with lock, seeded(zlib.crc32(image.tobytes(), max(seed, 0))):
             return views(image)
 
     return draw

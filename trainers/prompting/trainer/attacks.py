@@ -10,7 +10,7 @@ import torch
 from yacs.config import CfgNode
 
 from ..building.build import make
-from ..building.transforms import RandomViews
+from ..building.transforms import Images, RandomViews
 from ..capabilities.at_test_time import AtTestTime, learns_from_stream, reset
 from ..capabilities.on_support import trains_on_support
 from ..capabilities.transductive import NOT_ITS_OWN, Transductive
@@ -112,7 +112,7 @@ class Attacked:
         self.views = None
         if isinstance(self.method, AtTestTime) and self.method.test_views > 1:
             given = self.method.test_views, self.method.test_augmix
-            self.views = RandomViews(plain.transform, cfg, *given)
+            self.views = RandomViews(plain.transform, Images.in_config(cfg.INPUT), *given)
             self.views.plain = self.views.finish
         self.source = self._source()
 

@@ -13,7 +13,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 from yacs.config import CfgNode
 
-from ..building.transforms import RandomViews, as_resized
+from ..building.transforms import Images, Plain, RandomViews, of_training
 from ..capabilities.at_test_time import AtTestTime, adapts
 from ..errors import need
 from ..images.image_files import upright
@@ -88,10 +88,10 @@ def loader_like(loader: DataLoader, images: Dataset, **how: Any) -> DataLoader:
 
 
 def resize_in(manager: Any, cfg: CfgNode) -> None:
-    """Resize images of a `DataManager` of Dassl as `as_resized` does, and turn them if asked."""
+    """Read images of a `DataManager` of Dassl as INPUT.RESIZE says, and turn them if asked."""
     if cfg.INPUT.RESIZE != "shortest" and cfg.VERBOSE:
         print(f"Before its transform, each image is resized: INPUT.RESIZE {cfg.INPUT.RESIZE}")
-    seen: set[int] = set()
+    given, seen = Images.in_config(cfg.INPUT), set[int]()
     for part in ("train_loader_x", "train_loader_u", "val_loader", "test_loader"):
         loader = getattr(manager, part)
         if loader is not None and id(loader.dataset) not in seen:
@@ -104,7 +104,10 @@ def resize_in(manager: Any, cfg: CfgNode) -> None:
                     "EXIF data say: set it to False if all are upright, or use dassl-lite",
                 )
                 images.upright = upright
-            images.transform = as_resized(images.transform, cfg, part.startswith("train"))
+            if part.startswith("train"):
+                images.transform = of_training(images.transform, given)
+            else:
+                images.transform = Plain(given)
 
 
 def prepare_loader(loader: DataLoader, method: Method, cfg: CfgNode) -> DataLoader:
@@ -118,7 +121,8 @@ def prepare_loader(loader: DataLoader, method: Method, cfg: CfgNode) -> DataLoad
     images: Any = copy(loader.dataset)
     seed = max(cfg.SEED, 0)
     if method.test_views > 1:
-        images.transform = RandomViews(images.transform, cfg, method.test_views, method.test_augmix)
+        given = Images.in_config(cfg.INPUT), method.test_views, method.test_augmix
+        images.transform = RandomViews(images.transform, *given)
     order: Any = range(len(images))
     if method.stream:
         order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed)).tolist()

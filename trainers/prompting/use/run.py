@@ -10,15 +10,14 @@ from yacs.config import CfgNode
 
 from ..backbones import family_of
 from ..building.rebuild import clip_of, rebuild
-from ..building.transforms import preprocess_of
+from ..building.transforms import Images, preprocess_of
 from ..capabilities.at_test_time import count_views
 from ..checkpoint.saved import Saved
 from ..dassl_parts import dassl
 from ..errors import UserError, need
 from ..images.image_files import upright
-from ..method import METHODS, Method, Output, find_method
+from ..method import METHODS, Method, Output, find_method, import_methods
 from ..node import clean
-from ..plugins import load_plugins
 from ..record.calibration import Answer, Calibration, check_error
 
 
@@ -137,7 +136,7 @@ def load_run(
         Traceback (most recent call last):
         UserError: 'no/run' holds no run to load, as there is no such folder: give ...
     """
-    load_plugins(plugins)
+    _load_plugins(plugins)
     saved = Saved.of_run(folder, epoch)
     kind = _kind(saved, trust)
     cfg, clip_model = clip_of(saved, backbone)
@@ -146,7 +145,7 @@ def load_run(
     return Run(
         method.eval().requires_grad_(False),
         names,
-        preprocess_of(method, cfg),
+        preprocess_of(method, Images.in_config(cfg.INPUT), cfg.SEED),
         cfg,
         kind.__name__,
         cfg.MODEL.BACKBONE.NAME,
@@ -176,6 +175,7 @@ def calibration_of(saved: Saved, names: Sequence[str], width: int | None) -> Cal
 
 def _kind(saved: Saved, trust: bool) -> type[Method]:
     """Return the method of a checkpoint; its plug-ins are imported only with `trust`."""
+    import_methods(saved.trainer)
     if saved.trainer not in METHODS and (theirs := saved.plugins):
         if not trust:
             raise UserError(
@@ -183,8 +183,16 @@ def _kind(saved: Saved, trust: bool) -> type[Method]:
                 f"{' or '.join(map(repr, theirs))}, which is code: if you trust it, name it "
                 "(--plugin, or plugins= of load_run), or trust the run (--trust-run, trust=True)"
             )
-        load_plugins(theirs)
+        _load_plugins(theirs)
     return find_method(saved.trainer)
+
+
+def _load_plugins(names: Iterable[str]) -> None:
+    """Import plug-ins, if there are any: what knows them imports all methods."""
+    if names := list(names):
+        from ..plugins import load_plugins
+
+        load_plugins(names)
 
 
 def _check_names(names: Sequence[str], clip_model: Any) -> list[str]:
