@@ -47,6 +47,26 @@ class Metric(NamedTuple):
         return f"{value:.{self.digits}f}"
 
 
+# Metrics of runs on images with several labels, by key of results.json.
+SEVERAL = {
+    "map": Metric("mAP (%)", note="mAP is the mean over classes of the average precision"),
+    "map_difficult_absent": Metric(
+        "mAP, difficult absent (%)",
+        note="Difficult objects count as absent, as in published numbers",
+    ),
+    "cp": Metric("CP (%)", note="CP is the mean precision of classes at probability 0.5"),
+    "cr": Metric("CR (%)", note="CR is the mean recall of classes at probability 0.5"),
+    "cf1_mean": Metric("CF1 (mean of F1) (%)"),
+    "cf1_of_means": Metric("CF1 (of CP, CR) (%)"),
+    "op": Metric("OP (%)", note="OP is the precision of all labels at probability 0.5"),
+    "or": Metric("OR (%)", note="OR is the recall of all labels at probability 0.5"),
+    "of1": Metric("OF1 (%)", note="OF1 is the F1 of all labels at probability 0.5"),
+} | {
+    f"top{k}_{name}": Metric(f"{name.upper()}, top {k} (%)", note=f"The {k} highest classes count")
+    for k in (3, 5)
+    for name in ("op", "or", "of1")
+}
+
 # By key of results.json; a metric added here is shown, averaged and read wherever metrics are.
 METRICS = {
     "accuracy": Metric("Accuracy (%)", has_h=True),
@@ -82,6 +102,7 @@ METRICS = {
         note="Zero-shot is the accuracy of zero-shot CLIP with the same text, on the same images",
         has_h=True,
     ),
+    **SEVERAL,
 }
 
 PER_CLASS = "per_class_accuracy"  # the key of a group: accuracy (%) by class name
@@ -139,9 +160,19 @@ class Outcome:
     origin: str = ""  # the output folder, where there are several
 
     @property
-    def accuracy(self) -> float:
-        """The accuracy (%) of a run that has a record."""
-        return (self.result or {})["accuracy"]
+    def metric(self) -> str:
+        """The key of the number that stands for the run, `accuracy` or `map`."""
+        return run_record.main_metric(self.result or {})
+
+    @property
+    def number(self) -> float:
+        """That number (%) of a run that has a record."""
+        return (self.result or {})[self.metric]
+
+    @property
+    def text(self) -> str:
+        """The same in words, as in the list of runs."""
+        return f"{self.number:.2f}%" + " mAP" * (self.metric == "map")
 
     @property
     def seconds(self) -> float:
@@ -170,16 +201,20 @@ def _each(holds: Callable[[Any], bool]) -> Callable[[Any], bool]:
 
 # Types of the values of a record, in words and as a test, with the keys that must have them.
 KINDS: dict[str, tuple[Callable[[Any], bool], Sequence[str]]] = {
-    "from 0 to 100": (is_percent, [key for key, metric in METRICS.items() if metric.percent]),
+    "from 0 to 100": (
+        is_percent,
+        [*(key for key, metric in METRICS.items() if metric.percent), "positive_share"],
+    ),
     "a number, 0 or more": (
         is_number,
         [*(key for key, metric in METRICS.items() if not metric.percent),
-         *COSTS, "num_classes", "num_test", "train_steps", "test_seconds", "temperature"],
+         *COSTS, "num_classes", "num_test", "train_steps", "test_seconds", "temperature",
+         "classes_without_positives"],
     ),
     "a text": (
         lambda value: isinstance(value, str),
         ["split", "backbone", "backbone_sha256", "features", "git", "data_fingerprint",
-         "precision", "joint_note", "calibration_note", "checked"],
+         "precision", "joint_note", "calibration_note", "checked", "several"],
     ),
     "accuracies by class": (_each(lambda of: of is None or is_percent(of)), [PER_CLASS]),
     "groups of numbers": (_each(_each(is_number)), ["ood"]),

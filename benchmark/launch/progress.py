@@ -50,7 +50,7 @@ class Progress:
             self.bars[0].update()
         console = outcome.run.folder / CONSOLE
         if outcome.problem is None:
-            text = f"{outcome.accuracy:.2f}%"
+            text = outcome.text
         elif console.exists():
             text = f"{outcome.problem} (see {console})"
         else:

@@ -93,7 +93,7 @@ def _status(
     if outcome.problem is None:
         others = other_code(outcome.result or {})
         note = f", other code than the present: {', '.join(others)}" if others else ""
-        return Status(outcome, DONE, f"{outcome.accuracy:.2f}%{note}")
+        return Status(outcome, DONE, f"{outcome.text}{note}")
     if kind_ == "failed" and task and 0 < task.started <= _last_change(run):
         return Status(outcome, FAILED, f"{why}; see {run.folder / CONSOLE}")
     if task and task.state == "RUNNING" and busy.setdefault(task.job, run) is not run:

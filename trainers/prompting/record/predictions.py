@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import os
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -165,8 +165,7 @@ class Predictions:
         """
         import torch
 
-        folder = os.path.commonpath([os.path.dirname(file) for file in self.files])
-        files = [os.path.relpath(file, folder).replace(os.sep, "/") for file in self.files]
+        files = relative_files(self.files)
         columns = {name: torch.cat(values).cpu() for name, values in self._columns.items()}
         if self.order is not None:
             place = torch.tensor(self.order).argsort()
@@ -178,7 +177,13 @@ class Predictions:
         }
 
 
-def write_predictions(folder: Path, columns: Mapping) -> dict[str, np.ndarray]:
+def relative_files(files: Sequence[str]) -> list[str]:
+    """Return paths relative to the folder that holds all of them."""
+    folder = os.path.commonpath([os.path.dirname(file) for file in files])
+    return [os.path.relpath(file, folder).replace(os.sep, "/") for file in files]
+
+
+def write_predictions(folder: Path, columns: Mapping, name: str = NAME) -> dict[str, np.ndarray]:
     """Write the predictions of an evaluation, compressed and atomically; return them as arrays.
 
     Raises:
@@ -187,17 +192,23 @@ def write_predictions(folder: Path, columns: Mapping) -> dict[str, np.ndarray]:
     stream = io.BytesIO()
     arrays = {name: np.asarray(column) for name, column in columns.items()}
     np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]
-    write_whole(folder / NAME, stream.getvalue())
+    write_whole(folder / name, stream.getvalue())
     return arrays
 
 
 def read_predictions(folder: Path) -> dict[str, np.ndarray] | None:
     """Read a run's arrays: all of `ARRAYS`, some of the others. None if there is no file."""
-    path = folder / NAME
+    return read_arrays(folder / NAME, ARRAYS, {*KINDS} - {*ARRAYS}, _check)
+
+
+def read_arrays(
+    path: Path, names: Iterable[str], optional: Container[str], check: Callable[[dict], None]
+) -> dict[str, np.ndarray] | None:
+    """Read the arrays of a file, by name; None without it. `check` raises an error if odd."""
     try:
         with NpzFile(io.BytesIO(path.read_bytes())) as file:  # reads no pickled objects
-            arrays = {name: file[name] for name in KINDS if name in ARRAYS or name in file}
-        _check(arrays)
+            arrays = {name: file[name] for name in (*names, *filter(optional.__contains__, file))}
+        check(arrays)
     except FileNotFoundError:
         return None
     except Exception as error:  # unpacking raises errors of many types

@@ -23,6 +23,8 @@ from ..storage.run_record import BadRecord, is_number, is_percent, read_record, 
 from .environment import git_commit, peak_memory_mib, versions
 from .metrics import metrics
 from .predictions import NAME, Predictions, write_predictions
+from .scores import NAME as SCORES
+from .scores import Scores
 
 # What only a method of this project says of itself; the record of another trainer lacks it.
 NOT_KNOWN = ("num_params", "seeded", "train_steps", "beyond", "teacher", "precision")
@@ -34,11 +36,12 @@ def results_file(cfg) -> Path:
 
 
 def remove_results(cfg) -> None:
-    """Remove the record and predictions of an earlier run in the same folder, if there is one."""
+    """Remove record, predictions and scores of an earlier run in the same folder, if any."""
     if not cfg.OUTPUT_DIR:
         return
     results_file(cfg).unlink(missing_ok=True)
-    (Path(cfg.OUTPUT_DIR) / NAME).unlink(missing_ok=True)
+    for name in (NAME, SCORES):
+        (Path(cfg.OUTPUT_DIR) / name).unlink(missing_ok=True)
 
 
 def peak_in_record(cfg) -> float | None:
@@ -61,7 +64,7 @@ class Evaluation:
     dataset: Any  # `train_x`, `val` and `test`, and what a data set may say of itself
     num_classes: int
     device: torch.device
-    results: Mapping[str, Any]  # accuracy and macro F1 (%), and those of tasks, by name
+    results: Mapping[str, Any]  # of the evaluator (%), and those of tasks, by name
     train_seconds: float = 0.0
     test_seconds: float = 0.0
     losses: Mapping[str, float] | None = None  # means over the last epoch
@@ -72,7 +75,7 @@ class Evaluation:
     identity: Identity | None = None  # of the run; in an evaluation with what its training was
     provenance: Saved | None = None  # of the run; code and edits are those in it
     training: Saved | None = None  # what was trained, if that was another run
-    predictions: Predictions | None = None  # None of tasks, or if they are not kept
+    predictions: Predictions | Scores | None = None  # None of tasks, or if they are not kept
     checked: str | None = None  # how the method of a plug-in was, before the run (`conformance`)
     more: Mapping[str, Any] = field(default_factory=dict)  # metrics of attacks and of detection
     stream: Mapping[str, str] | None = None  # `name`, and `order`: its digest, if order matters
@@ -84,7 +87,7 @@ class Evaluation:
     def of(cls, trainer: Any, **more: Any) -> Self:
         """Return that of any trainer of Dassl, which may not measure times and losses."""
         results = getattr(trainer, "test_results", {})
-        if not is_percent(results.get("accuracy")):
+        if not (is_percent(results.get("accuracy")) or is_percent(results.get("map"))):
             raise UserError(
                 f"{type(trainer).__name__} leaves no accuracy in `test_results`, for the record: "
                 "let its `test` set `self.test_results = self.evaluator.evaluate()`, of Dassl's "
@@ -125,7 +128,9 @@ class Evaluation:
     def measure(self) -> dict[str, Any]:
         """Write the predictions; return what they and attacks and detection give, by name."""
         last, measured = self.predictions, dict[str, Any]()
-        if last is not None:
+        if isinstance(last, Scores):
+            write_predictions(Path(self.cfg.OUTPUT_DIR), last.columns(), SCORES)
+        elif last is not None:
             rows = write_predictions(Path(self.cfg.OUTPUT_DIR), last.columns())
             measured = metrics(rows, self.dataset.classnames)
             measured["temperature"] = last.temperature
@@ -138,6 +143,13 @@ class Evaluation:
                 del measured["calibration_error"]
                 measured["calibration_note"] = last.calibration_note
         return measured | {**self.more}
+
+    def _numbers(self) -> dict[str, Any]:
+        """Return the numbers of the evaluator; of several labels what the method does, too."""
+        if getattr(self.dataset, "several", False):
+            return {"several": self.method.several, **self.results}
+        macro_f1 = self.results.get("macro_f1")  # not with the original Dassl
+        return {"accuracy": float(self.results["accuracy"]), "macro_f1": macro_f1}
 
     def record(self, peak: float | None) -> dict[str, Any]:
         """Return the content of the record, given the peak memory in MiB; write the predictions."""
@@ -158,8 +170,7 @@ class Evaluation:
             "split": cfg.TEST.SPLIT,
             "stream": self.stream,
             "evaluated_on": self.evaluated_on or cfg.TEST.SPLIT,
-            "accuracy": float(results["accuracy"]),
-            "macro_f1": results.get("macro_f1"),  # not with the original Dassl
+            **self._numbers(),
             **{k: results[k] for k in ("zero_shot_accuracy", "tasks") if k in results},
             **self.measure(),
             "data_fingerprint": getattr(data, "fingerprint", None),
@@ -215,5 +226,9 @@ def write_results(evaluation: Evaluation, earlier_peak: float | None = None) -> 
 
 def training_images(dataset) -> dict[str, int]:
     """Return the least and largest number of training images of a class."""
-    counts = Counter(item.label for item in dataset.train_x).values()
+    labels = [item.label for item in dataset.train_x]
+    if getattr(dataset, "several", False):
+        counts = [column.count(1) for column in zip(*labels, strict=True)]
+    else:
+        counts = [*Counter(labels).values()]
     return {"least": min(counts), "most": max(counts)}

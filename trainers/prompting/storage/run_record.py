@@ -5,7 +5,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +31,19 @@ def is_percent(value: object) -> bool:
     return is_number(value, 100)
 
 
+def main_metric(record: Mapping) -> str:
+    """Return the key of the number that stands for a run: mAP if its images have several labels."""
+    return "map" if record.get("several") else "accuracy"
+
+
 def flaw(record: object) -> str | None:
-    """Return why a record cannot be used; None if it has an accuracy."""
-    if not isinstance(record, dict) or record.get("accuracy") is None:
-        return "holds no accuracy"
-    if not is_percent(record["accuracy"]):
-        text = json.dumps(record["accuracy"])[:40]
-        return f"holds accuracy {text}, which is not from 0 to 100"
+    """Return why a record cannot be used; None if it has its main metric."""
+    key = main_metric(record) if isinstance(record, dict) else "accuracy"
+    if not isinstance(record, dict) or record.get(key) is None:
+        return f"holds no {key}"
+    if not is_percent(record[key]):
+        text = json.dumps(record[key])[:40]
+        return f"holds {key} {text}, which is not from 0 to 100"
     return None
 
 

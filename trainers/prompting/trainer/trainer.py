@@ -20,6 +20,7 @@ from ..checkpoint.provenance import lacks_teacher
 from ..method import Batch, Method, Output
 from ..record.predictions import Predictions
 from ..record.results import Evaluation, remove_results, write_results
+from ..record.scores import Scores
 from ..running.memory import fit, keep_freed_memory
 from ..running.precision import Precision, make_deterministic
 from ..step import training_step
@@ -38,6 +39,7 @@ from .evaluation import Recorder, calibrate, evaluation_of, save_calibration, va
 from .feature_rows import OF_DATA, read_rows
 from .in_use import InUse
 from .loaders import prepare_loader, resize_in
+from .multi_label import MultiLabel, ScoreRecorder
 from .planned_steps import count_steps, loader_of_epoch
 from .saving import SavingTrainer
 from .schedule import epochs
@@ -63,9 +65,9 @@ class PromptTrainer(SavingTrainer):
     cfg: CfgNode
     half_on_cpu = False  # as of `Precision`
     uses = InUse  # the checks of a method in use
-    predictions: Predictions | None = None
+    predictions: Predictions | Scores | None = None
     test_results: dict[str, float]
-    recorder: Recorder | None = None  # of the evaluation in progress
+    recorder: Recorder | ScoreRecorder | None = None  # of the evaluation in progress
     classified: Output | None = None  # of its batch, if classified together with others
 
     # ------------------------------------------------------------------ build
@@ -77,6 +79,8 @@ class PromptTrainer(SavingTrainer):
         check_cfg(cfg, self.kind)
         self.epoch_lengths = []
         super().__init__(cfg)
+        if getattr(self.dm.dataset, "several", False):
+            self.evaluator = MultiLabel.of(self.method, self.dm.dataset)
 
     def build_data_loader(self):
         """Build Dassl's loaders of images as the backbone reads them, or of rows of features."""
@@ -270,7 +274,11 @@ class PromptTrainer(SavingTrainer):
         self.check_loaded()
         self.recorder = None  # of an evaluation that was interrupted
         if self.cfg.TEST.PREDICTIONS:
-            self.recorder = Recorder(self, split or self.cfg.TEST.SPLIT)
+            self.recorder = (
+                ScoreRecorder(self.evaluator)
+                if isinstance(self.evaluator, MultiLabel)
+                else Recorder(self, split or self.cfg.TEST.SPLIT)
+            )
         self.detection.begin(split)
         reset(self.method)
         self.test_results, self.attacked = {}, {}

@@ -18,7 +18,7 @@ from typing import Any
 from ...errors import UserError, nearest, need, printable
 from ...plugins import load_plugins
 from ...storage.hub import START, fetch_run
-from ...storage.run_record import RECORD, BadRecord, read_record
+from ...storage.run_record import RECORD, BadRecord, main_metric, read_record
 from ...storage.run_record import RUN as IDENTITY
 from .arguments import Parser, add_plugin, from_one, write_output
 from .load import RUN
@@ -234,8 +234,11 @@ def _record(folder: Path) -> dict[str, Any] | None:
         record = read_record(folder)
     except BadRecord as error:
         raise UserError(f"{error}: repeat the run, or remove that file") from None
-    keys = ("accuracy", "macro_f1", "dataset", "subsample_classes", "split", "num_test")
-    return record and {key: record.get(key) for key in keys}
+    if not record:
+        return record
+    own = ("several", "map") if record.get("several") else ("accuracy", "macro_f1")
+    keys = (*own, "dataset", "subsample_classes", "split", "num_test")
+    return {key: record.get(key) for key in keys}
 
 
 def _shots(shots: object) -> str:
@@ -257,7 +260,7 @@ def as_text(summary: dict[str, Any]) -> str:
         "Backbone": summary["backbone"],
         "Data": f"{summary['dataset']}, {_shots(summary['shots'])}, seed {summary['seed']}",
         "Checkpoint": f"{summary['checkpoint']}, epoch {summary['epoch']}",
-        "Accuracy": _accuracy(summary["record"]),
+        **_result(summary["record"]),
         "Answers": summary["answers"],
     }
     if summary["plugins"]:
@@ -267,13 +270,15 @@ def as_text(summary: dict[str, Any]) -> str:
     return "\n".join([*texts, "Settings that are not defaults (--format json has all):", *settings])
 
 
-def _accuracy(record: dict[str, Any] | None) -> str:
+def _result(record: dict[str, Any] | None) -> dict[str, str]:
     if record is None:
-        return f"unknown: the folder has no {RECORD}"
-    return (
-        f"{record['accuracy']:.2f}% of {record['num_test']} images ({record['dataset']}, "
+        return {"Accuracy": f"unknown: the folder has no {RECORD}"}
+    key = main_metric(record)
+    text = (
+        f"{record[key]:.2f}% of {record['num_test']} images ({record['dataset']}, "
         f"{record['split']}, {record['subsample_classes']} classes)"
     )
+    return {"mAP" if key == "map" else "Accuracy": text}
 
 
 def write_card(folder: str, repository: str, summary: dict[str, Any]) -> None:
