@@ -11,10 +11,10 @@ from trainers.prompting.errors import UserError
 
 from ..protocols.base import Protocol
 from ..records import PER_CLASS, Outcome
-from .frame import each_row
+from .frame import each_row, main_rows
 from .notes import ONE_SEED, name_of_test
 from .per_image import arrays_of
-from .summary import accuracies, protocol_of
+from .summary import protocol_of
 from .table import Cell, Table
 
 MISSING = "metrics missing in results.json; repeat the run with TEST.PREDICTIONS True"
@@ -47,7 +47,7 @@ class Test(NamedTuple):
 
 def tests(tidy: pd.DataFrame, numbers: pd.DataFrame) -> list[Test]:
     """Return all tests that have finished runs, in the order of the summary."""
-    finished = accuracies(numbers)
+    finished = main_rows(numbers)
     finished = finished[finished["column"].isin(set(tidy["column"])) & (finished["count"] > 0)]
     finished = finished[~finished["average"]]
     # zero-shot runs appear with every number of shots
@@ -57,8 +57,8 @@ def tests(tidy: pd.DataFrame, numbers: pd.DataFrame) -> list[Test]:
         for shots, table in zip(finished["shots"], finished["table"], strict=True)
     ]
     finished = finished.assign(of_shots=shots).explode("of_shots")
-    runs = tidy[(tidy["metric"] == "accuracy") & tidy["value"].notna()]
-    runs = runs.sort_values(["line", "seed"], kind="stable")
+    runs = main_rows(tidy)
+    runs = runs[runs["value"].notna()].sort_values(["line", "seed"], kind="stable")
     by_place = dict([*runs.groupby(["table", "dataset", "column"])])
     by_test = finished.groupby(["table", "dataset", "column", "of_shots"], sort=False)
     return [_test(members, by_place[tuple(place)]) for (*place, _), members in by_test]

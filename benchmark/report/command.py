@@ -22,12 +22,12 @@ from ..records import Outcome, from_folder
 from .classes import Classes, tests
 from .compare import Comparisons
 from .findings import findings
-from .frame import frame
+from .frame import frame, main_rows
 from .further import further
 from .notes import seeds_text
 from .per_image import MEASURES
 from .render import FORMATS, render
-from .summary import accuracies, of_metrics, summarise
+from .summary import of_metrics, summarise
 
 PUBLISHED = ("on", "off", "all")
 
@@ -150,10 +150,10 @@ def show(args: argparse.Namespace, outputs: list[Path]) -> None:
         print(note, file=sys.stderr)
     scores = further(tidy) if args.metrics else None
     numbers = summarise(tidy, args.interval, args.published != "off", scores)
-    rows = of_metrics(numbers) if args.metrics else accuracies(numbers)
+    rows = of_metrics(numbers) if args.metrics else main_rows(numbers)
     views: list[Comparisons | Classes] = []
     if args.compare:
-        views.append(Comparisons(tidy, accuracies(numbers), args.compare, args.metric))
+        views.append(Comparisons(tidy, main_rows(numbers), args.compare, args.metric))
     views += [Classes(tidy, numbers)] if args.classes else []
     if args.plots:
         write_plots(args, tidy, numbers)
@@ -250,7 +250,7 @@ def end_in_table(protocol: Protocol, engine: Any, output: Path) -> int:
     outcomes = [engine.outcomes[run] for run in engine.runs]
     tidy = frame(outcomes)
     numbers = summarise(tidy)
-    table_rows = accuracies(numbers)
+    table_rows = main_rows(numbers)
     print(render(table_rows, "text", sentences=findings(tidy, numbers)))
     varied = tidy[[bool(outcome.run.opts) for outcome in tidy["outcome"]]]
     for _, of_method in varied.groupby("trainer", sort=False):  # the values of --vary
@@ -270,7 +270,7 @@ def keep_table(protocol: Protocol, output: Path) -> None:
     outcomes = [from_folder(run) for run in runs_in(output) if run.protocol is protocol]
     if not outcomes:  # no folder of a run could be made
         return
-    write_output(path, render(accuracies(summarise(frame(outcomes))), "json") + "\n")
+    write_output(path, render(main_rows(summarise(frame(outcomes))), "json") + "\n")
     print(
         f"The table shows the runs of this command; {path} has all runs of {protocol.name} in "
         f"{output}",
@@ -283,7 +283,7 @@ def write_plots(args: argparse.Namespace, tidy: pd.DataFrame, numbers: pd.DataFr
     from . import pictures, plots  # matplotlib is slow to load
 
     kinds = ["reliability"] * args.metrics + ["confusion"] * args.classes
-    drawing = {} if kinds and not args.compare else plots.figures(accuracies(numbers))
+    drawing = {} if kinds and not args.compare else plots.figures(main_rows(numbers))
     told: set[str] = set()
     for kind in kinds:
         drawing |= pictures.figures(tests(tidy, numbers), kind, told)

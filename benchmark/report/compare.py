@@ -15,7 +15,7 @@ from trainers.prompting.errors import UserError, check_name
 
 from ..protocols.base import Protocol
 from ..records import Outcome
-from .frame import FACTS, each_row
+from .frame import FACTS, each_row, main_rows
 from .notes import (
     apart_note,
     average_name,
@@ -73,7 +73,8 @@ class Comparisons:
                     f"--metric {metric} needs runs on base and new classes, and none were found: "
                     "run `python -m benchmark base2new` first"
                 )
-        done = tidy[(tidy["metric"] == "accuracy") & tidy["value"].notna()]
+        done = main_rows(tidy)
+        done = done[done["value"].notna()]
         self._runs: dict[tuple, dict[int, Outcome]] = {  # by line and column, then by seed
             place: dict(zip(runs["seed"], runs["outcome"], strict=True))
             for place, runs in done.groupby(["line", "column"])

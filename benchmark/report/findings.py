@@ -13,11 +13,11 @@ from trainers.prompting.errors import UserError, printable
 
 from ..protocols.base import shots_text
 from .compare import Comparisons
-from .frame import each_row
+from .frame import each_row, main_rows
 from .names import ZERO_SHOT, in_words
 from .notes import data_name
 from .paired import LEAST
-from .summary import accuracies, count_text, protocol_of
+from .summary import count_text, protocol_of
 from .training import ATTACK
 
 RIVALS = 4  # lines after the best that it is compared with
@@ -34,7 +34,7 @@ def findings(tidy: pd.DataFrame, numbers: pd.DataFrame) -> list[str]:
     beside a method) and chance. A difference is claimed as of `is_above`, where there are three
     seeds, or none matters. Attacked images come first. `numbers` are the summary of these runs.
     """
-    places = _places(accuracies(numbers))
+    places = _places(main_rows(numbers))
     texts = (text for place in places for text in _findings(tidy, numbers, *place))
     return [*map(printable, texts)]
 
@@ -63,14 +63,14 @@ def _findings(
         f"{protocol_of(best).title}, {data_name(best)}",
         *([shots_text(shots)] if shots else []),
     ]
-    what = "H" if best.column == "h" else "accuracy"
+    what = "H" if best.column == "h" else "mAP" if best.main == "map" else "accuracy"
     attacked = [f"{', '.join(details)}: {text}" for text in _under_attack(numbers, rows, what)]
     details += ["before the attack"] * bool(attacked)
     zero = next((row for row in rows if row.trainer == ZERO_SHOT), None)
     parts = [_first(best.name, what, best.mean, others)]
     claims: dict[str, str] = {}
     if others:
-        place = accuracies(numbers[~numbers["average"] & numbers["shots"].isin([0, shots])])
+        place = main_rows(numbers[~numbers["average"] & numbers["shots"].isin([0, shots])])
         place = place[place["dataset"] != place["source"]]
         same = "group" if best.average else "table"
         place = place[place[same] == getattr(best, same)]

@@ -19,7 +19,7 @@ from trainers.prompting.errors import in_short, printable
 
 from ..protocols import PROTOCOLS
 from ..protocols.base import learns_nothing
-from ..records import METRICS, OOD, PER_CLASS, RESULTS, Outcome, costs, other_code
+from ..records import METRICS, OOD, PER_CLASS, RESULTS, SEVERAL, Outcome, costs, other_code
 from . import published
 from .names import DATASETS, is_embedded, rank
 from .own_sets import name_folders
@@ -54,7 +54,8 @@ def frame(outcomes: Iterable[Outcome]) -> pd.DataFrame:
     """Return a row for each run and metric, sorted as in the tables.
 
     Metrics are those of METRICS, `temperature`, `chance` (that of guessing, in %), and those of OOD
-    under `ood_name`. A failed run has a row with the metric `accuracy`, a `problem` and no value.
+    under `ood_name`. Each run has a row of its `main` metric, `accuracy`, or `map` where images
+    have several labels; that of a failed run has a `problem` and no value.
     An image folder without a name has that of its folder (`own_sets`). The columns are those of
     `_facts`, and what each step adds.
     """
@@ -63,6 +64,11 @@ def frame(outcomes: Iterable[Outcome]) -> pd.DataFrame:
         return _tidy(outcomes)
     except Exception:  # odd records raise errors of many types
         return _tidy(_without_odd(outcomes))
+
+
+def main_rows(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of the main metrics, which the usual tables show."""
+    return rows if rows.empty else rows[rows["metric"] == rows["main"]]
 
 
 def _without_odd(outcomes: list[Outcome]) -> list[Outcome]:
@@ -83,11 +89,12 @@ def _tidy(outcomes: Sequence[Outcome]) -> pd.DataFrame:
     runs = pd.DataFrame(list(map(_facts, outcomes)))
     if runs.empty:
         return runs
+    runs["main"] = runs.groupby("dataset")["main"].transform("last").fillna("accuracy")
     runs = _place(_in_every_table(_with_untrained(runs)))
     runs = _in_lines(_in_order(_with_names(runs)))
     values = pd.DataFrame(list(runs.pop("metrics")), runs.index, dtype=float)
     tidy = runs.join(values.melt(var_name="metric", ignore_index=False))
-    tidy = tidy[tidy["value"].notna() | (tidy["metric"] == "accuracy")]
+    tidy = tidy[tidy["value"].notna() | (tidy["metric"] == tidy["main"])]
     # in one block for each type, as a choice of rows copies all blocks
     texts = {name: object for name, kind in tidy.dtypes.items() if kind == "str"}
     return tidy.reset_index(drop=True).astype(texts).copy()
@@ -166,9 +173,12 @@ def _facts(outcome: Outcome) -> dict:
     """Return the columns of a run that are its own."""
     run, protocol, result = outcome.run, outcome.run.protocol, outcome.result or {}
     params = result.get("num_params")
-    metrics = {key: result.get(key) for key in (*METRICS, "temperature")}
+    several = bool(result.get("several"))
+    names = [key for key in METRICS if several == (key in SEVERAL)]
+    metrics = {key: result.get(key) for key in (*names, "temperature")}
     classes = result.get("num_classes")
-    metrics["chance"] = 100 / classes if classes else None
+    guessed = 100 / classes if classes else None
+    metrics["chance"] = result.get("positive_share") if several else guessed
     metrics |= {ood_name(name, key): measured[key]
                 for name, measured in (result.get("ood") or {}).items()
                 for key in OOD if key in measured}  # fmt: skip
@@ -178,7 +188,7 @@ def _facts(outcome: Outcome) -> dict:
         "shots": run.shots, "trainer": run.trainer, "label": getattr(run, "label", ""),
         "config": run.config, "origin": outcome.origin, "seed": run.seed,
         "column": protocol.parts[run.part].column, "training": not run.eval_only,
-        "problem": outcome.problem,
+        "problem": outcome.problem, "main": outcome.metric if result else None,
         "other_data": result.get("as_published") is False,
         "teacher": earlier_text(outcome, "teacher"),
         "settings": tuple(

@@ -210,7 +210,7 @@ def _distinct(outcomes: list[Outcome]) -> list[Outcome]:
         other = by_run.get(run)
         if other is None or other.result is None:
             by_run[run] = outcome
-        elif outcome.result and outcome.accuracy != other.accuracy:
+        elif outcome.result and outcome.number != other.number:
             raise UserError(
                 f"--logs: '{other.run.folder}' and '{outcome.run.folder}' are the same run with "
                 "different results: pass them as two folders with different names (NAME=FOLDER)"

@@ -120,7 +120,7 @@ def caption(rows: list[Any]) -> list[str]:
         return [AVERAGE_NOTE, *what, *edited_note(rows), *computed_note(rows),
                 *apart_note(averages), *attack_note(rows)]  # fmt: skip
     seeds = seeds_of(rows)
-    spread = [spread_note(seeds, first.interval)] * (seeds > 0 or first.metric == "accuracy")
+    spread = [spread_note(seeds, first.interval)] * (seeds > 0 or first.metric == first.main)
     sentences = [*spread, *what, *edited_note(rows), *computed_note(rows)]
     sentences += [*repeated_note(rows), *attack_note(rows)]
     if names := ", ".join(dict.fromkeys(dataset_title(x.dataset) for x in rows if x.other_data)):

@@ -19,9 +19,10 @@ from ..protocols.base import Protocol
 from . import pictures
 from .classes import Classes, tests
 from .compare import Comparisons
+from .frame import main_rows
 from .names import dataset_title, in_words
 from .plots import WIDTH, Drawing, encode_figure, figures
-from .summary import accuracies
+from .summary import metric_of
 from .table import Table, bold_note, interval
 from .tables import tables
 
@@ -94,11 +95,12 @@ def page_of(
     numbers, too.
     """
     sections: dict[Protocol | Section, list[Part]] = {}
-    usual = accuracies(rows)
+    usual = main_rows(rows)
     for protocol, of_protocol in tables(usual, all_published).items():
-        drawn = figures(usual[usual["protocol"] == protocol.name])
-        sections[protocol] = [Part("Accuracy", of_protocol, drawn)]
-    further = tables(rows[rows["metric"] != "accuracy"])
+        of_main = usual[usual["protocol"] == protocol.name]
+        heading = metric_of(of_main["main"].iloc[0]).head.removesuffix(" (%)")
+        sections[protocol] = [Part(heading, of_protocol, figures(of_main))]
+    further = tables(rows[rows["metric"] != rows["main"]])
     parts = [(view.heading, view.tables(), view.picture) for view in views]
     parts = [("More metrics", further, "reliability")] * bool(further) + parts
     of_tests = tests(tidy, rows) if any(kind for *_, kind in parts) else []

@@ -60,7 +60,7 @@ def arrays_of(outcome: Outcome) -> dict[str, np.ndarray]:
     if arrays is None:
         raise UserError(OF_TASKS if tasks_of(outcome) else MISSING)
     label, prediction = arrays["label"], arrays["prediction"]
-    if abs(100 * (prediction == label).mean() - outcome.accuracy) > 0.01:
+    if abs(100 * (prediction == label).mean() - outcome.number) > 0.01:
         raise UserError(OTHERS)
     number = (outcome.result or {}).get("num_classes")
     if number is not None and max(label.max(), prediction.max()) >= number:

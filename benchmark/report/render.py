@@ -52,7 +52,8 @@ def render(
         several = rows["metric"].nunique() > 1
         for _, line in rows.groupby(["line", "metric"], sort=False):
             numbers = list(each_row(line))
-            of_line = {"metric": numbers[0].metric} if several else {}
+            metric = numbers[0].metric
+            of_line = {"metric": metric} if several or metric != "accuracy" else {}
             records["averages" if numbers[0].average else "rows"].append(of_line | record(numbers))
     records |= {type(view).__name__.lower(): view.records() for view in views}
     if form == "json":

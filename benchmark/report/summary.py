@@ -15,7 +15,7 @@ from ..protocols import PROTOCOLS
 from ..protocols.base import Protocol, shots_text
 from ..records import COSTS, METRICS, OOD, Metric
 from . import published
-from .frame import MEAN, each_row
+from .frame import MEAN, each_row, main_rows
 from .names import dataset_title
 from .paired import harmonic
 from .training import ABOUT, COUNTS, INIT, TRAINED
@@ -38,18 +38,19 @@ def summarise(
 ) -> pd.DataFrame:
     """Return the means of the lines of tables, in their order; averages come last.
 
-    Each line has a row of `accuracy` for every column of its protocol, H among them, and rows of
-    its other metrics; `scores` are further ones, those of `further`. The spread is the
+    Each line has a row of its main metric for every column of its protocol, H among them, and rows
+    of its other metrics; `scores` are further ones, those of `further`. The spread is the
     standard deviation or, with `interval`, half of the 95% interval.
     """
     if tidy.empty:
         return tidy
     numbers = _means(tidy, scores)
-    tidy = tidy[tidy["metric"] == "accuracy"]
+    tidy = main_rows(tidy)
     lines = _lines(tidy, beside_published)
     cells = lines.explode("column").reset_index()
-    others = numbers.drop("accuracy", level="metric").index.to_frame(index=False)
+    others = numbers.index.to_frame(index=False)
     others = lines.drop(columns=["column", "metric"]).reset_index().merge(others, on="line")
+    others = others[others["metric"] != others["main"]]
     cells = pd.concat([cells, others], ignore_index=True)
     images = tidy.groupby(["line", "column"])["num_test"].max().rename("images")
     cells = cells.join(images, on=["line", "column"]).join(numbers, on=PLACE)
@@ -69,17 +70,12 @@ def summarise(
     return numbers.copy()  # in fewer blocks, as frame's
 
 
-def accuracies(numbers: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows of a summary that the usual tables show."""
-    return numbers if numbers.empty else numbers[numbers["metric"] == "accuracy"]
-
-
 def of_metrics(numbers: pd.DataFrame) -> pd.DataFrame:
     """Return the rows of a summary of all metrics that tables show, in the order of METRICS."""
     found = numbers["metric"].unique()
     names = [key for key in METRICS if key in found]
     order = {name: i for i, name in enumerate([*names, *filter(is_ood, found)])}
-    empty = numbers["average"] & numbers["mean"].isna() & (numbers["metric"] != "accuracy")
+    empty = numbers["average"] & numbers["mean"].isna() & (numbers["metric"] != numbers["main"])
     shown = numbers[numbers["metric"].isin(order) & ~empty]
     return shown.sort_values("metric", key=lambda keys: keys.map(order), kind="stable")
 
@@ -232,19 +228,19 @@ def _average(cells: pd.DataFrame, group: int, datasets: set[str]) -> pd.DataFram
     targets = cells[(cells["group"] == group) & cells["dataset"].isin(datasets)]
     targets = targets[targets["dataset"] != targets["source"]]
     protocol = PROTOCOLS[targets["protocol"].iloc[0]]
-    accuracies = targets[targets["metric"] == "accuracy"]
-    has_all = accuracies.groupby("line")["mean"].count() == len(protocol.columns)
+    main = main_rows(targets)
+    has_all = main.groupby("line")["mean"].count() == len(protocol.columns)
     counted = targets["mean"].where(targets["line"].map(has_all))
     by_place = counted.groupby([targets[key] for key in (*AVERAGED, "metric", "column")])
     means = by_place.mean().drop("h", level="column", errors="ignore")
     numbers = pd.concat([means, _h(means)]).to_dict()
     problems = defaultdict(list)
-    last = accuracies["column"] == list(protocol.columns)[-1]  # of base, new and h: h
-    averaged = counted[accuracies.index].notna()
-    for row in each_row(accuracies[last & averaged & ~accuracies["complete"]]):
+    last = main["column"] == list(protocol.columns)[-1]  # of base, new and h: h
+    averaged = counted[main.index].notna()
+    for row in each_row(main[last & averaged & ~main["complete"]]):
         place = f"{row.name}, {row.dataset}, {shots_text(row.shots)}"
         text = f"{place}: a mean over {row.count} of {row.of} seeds"
-        problems[row.name, row.shots, "accuracy", row.column].append(text)
+        problems[row.name, row.shots, row.metric, row.column].append(text)
     edited = targets.groupby(AVERAGED)["edited"].agg(lambda lists: sorted({*sum(lists, [])}))
     comparable = targets.groupby(AVERAGED)["comparable"].all()
     whose = published.group_of(datasets)

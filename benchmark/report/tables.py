@@ -172,7 +172,7 @@ def more(row: Any) -> dict[str, str]:
     if row.average:
         columns = {"Data sets": f"{row.count} of {row.of}"}
         return columns if protocol.across == "columns" else {}
-    if not protocol.costs or row.metric != "accuracy":
+    if not protocol.costs or row.metric != row.main:
         return {}
     values = {key: number_or_none(getattr(row, key)) for key in COSTS}
     return {

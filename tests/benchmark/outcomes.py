@@ -13,7 +13,7 @@ from benchmark.records import Outcome
 from benchmark.report import summary
 from benchmark.report.classes import Classes
 from benchmark.report.compare import Comparisons
-from benchmark.report.frame import each_row, frame
+from benchmark.report.frame import each_row, frame, main_rows
 from benchmark.report.further import further
 from benchmark.report.page import page_of
 from benchmark.report.render import render
@@ -116,7 +116,7 @@ def some_outcomes():
 
 def rows(outcomes, **options):
     """Return the rows of the tables of these outcomes."""
-    return summary.accuracies(summary.summarise(frame(outcomes), **options))
+    return main_rows(summary.summarise(frame(outcomes), **options))
 
 
 def numbers(outcomes, **options) -> list[dict]:
@@ -144,13 +144,13 @@ def classes(tidy) -> Classes:
 
 def comparisons(tidy, *asked, **options) -> Comparisons:
     """Return the tables of `--compare` of these runs."""
-    return Comparisons(tidy, summary.accuracies(summary.summarise(tidy)), *asked, **options)
+    return Comparisons(tidy, main_rows(summary.summarise(tidy)), *asked, **options)
 
 
 def shown(view, form: str, tidy) -> str:
     """Return a view in any format."""
     if form == "html":
-        return page_of(tidy, summary.accuracies(summary.summarise(tidy)), [view])
+        return page_of(tidy, main_rows(summary.summarise(tidy)), [view])
     return render(None, form, views=[view])
 
 

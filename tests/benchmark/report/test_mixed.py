@@ -11,11 +11,11 @@ from outcomes import COLUMNS, few_shot, leave, lines, only_table, outcome, page,
 
 from benchmark.__main__ import main
 from benchmark.protocols.launches import write_launch
-from benchmark.report.frame import frame
+from benchmark.report.frame import frame, main_rows
 from benchmark.report.own_sets import name_folders, name_in
 from benchmark.report.plots import figures
 from benchmark.report.render import render
-from benchmark.report.summary import accuracies, summarise
+from benchmark.report.summary import summarise
 from benchmark.report.tables import tables
 
 
@@ -362,7 +362,7 @@ def names(outcomes) -> list[str]:
 def test_two_folders_are_two_sets_that_are_not_averaged():
     outcomes = own("/x/birds", origin="b") + own("/y/cars", origin="c", images="2")
     assert names(outcomes) == ["image_folder=birds", "image_folder=cars"]
-    listed = accuracies(summarise(frame(outcomes)))
+    listed = main_rows(summarise(frame(outcomes)))
     titles = [table.title for group in tables(listed).values() for table in group]
     assert titles == [
         f"Few-shot on {name}: accuracy (%) on test images, seed 1" for name in ("birds", "cars")
