@@ -6,6 +6,7 @@ from . import (  # noqa: F401 (registers them)
     annotated,
     class_folders,
     emoji,
+    emoji_scenes,
     feature_files,
     image_folder,
     imagenet,

@@ -43,7 +43,16 @@ def unpack(archive, root):
         version = hashlib.sha256(Path(archive).read_bytes()).hexdigest()[:12]
     except OSError as error:
         raise UserError(f"The emoji images are missing, restore '{archive}': {error}") from None
-    folder = Path(root) / "emoji" / version
+
+    def extract(folder):
+        with zipfile.ZipFile(archive) as file:
+            file.extractall(folder)
+
+    return filled(Path(root) / "emoji" / version, extract, archive)
+
+
+def filled(folder, fill, archive):
+    """Return a folder, which the function `fill` fills from an archive if it does not exist yet."""
     if folder.is_dir():
         return folder
     temporary = None
@@ -52,8 +61,7 @@ def unpack(archive, root):
         remove_leftovers(folder.parent)
         temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".unpacking-"))
         temporary.chmod(0o755)  # mkdtemp denies access to other users
-        with zipfile.ZipFile(archive) as file:
-            file.extractall(temporary)
+        fill(temporary)
         with contextlib.suppress(OSError):  # another process was faster
             temporary.rename(folder)
         if not folder.is_dir():
