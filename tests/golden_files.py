@@ -9,6 +9,7 @@ from safetensors import safe_open
 
 from trainers.prompting import Method, build_method, load_clip
 from trainers.prompting.capabilities.at_test_time import reset
+from trainers.prompting.encoders.descriptions import Asked
 from trainers.prompting.method import METHODS
 
 # of all images together, of sentences, of no method, of pixels, and of products: test_transclip.py,
@@ -85,7 +86,8 @@ def read(path) -> Golden:
         meta = file.metadata()
         tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     meta = {k: json.loads(v) if k in JSON else v for k, v in meta.items()}
-    meta["method"] = {"APT": "CoOp"}.get(meta["method"], meta["method"])  # which it trains
+    named = {"APT": "CoOp", "MultiModalAdapterPP": "MMAPP"}  # APT trains CoOp
+    meta["method"] = named.get(meta["method"], meta["method"])
     if meta["method"] == "LinearProbe":  # its steps are CLAP's; the rest: test_linear_probes.py
         meta["method"] = "CLAP"
         tensors["logits_eval"] = tensors["logits"]
@@ -137,6 +139,14 @@ def teacher(golden: Golden, folder) -> dict:
     return {"TEACHER": str(path), "TEACHER_NAME": str(tiny)}
 
 
+def fix_draws(method: Method, sentence: torch.Tensor, u: torch.Tensor) -> None:
+    """Let steps of MMAPP read the sentences of these numbers (K,), at u times its scale."""
+    encoder = method.text_encoder
+    row = [own[i] for own, i in zip(encoder.lists, sentence.tolist(), strict=True)]
+    encoder.draw = lambda: encoder.read(row)
+    method.draw_scale = lambda: float(u) * method.settings.ADAPTER_TRAIN_SCALE
+
+
 def build(golden: Golden, clip_model, folder, **more) -> Method:
     meta, node = golden.meta, node_of(golden, **more)
     if meta["method"] == "ALIGN":  # the golden plans are converged
@@ -152,7 +162,10 @@ def build(golden: Golden, clip_model, folder, **more) -> Method:
     if golden.part("teacher/param/"):
         node |= teacher(golden, folder)
     place = clip_model, meta["classnames"], meta.get("dataset", "")
-    method = build_method(meta["method"], node, *place, support=golden.support)
+    about = Asked(meta["sentences"]) if meta["method"] == "MMAPP" else None
+    method = build_method(meta["method"], node, *place, golden.support, about)
+    if about:
+        fix_draws(method, golden.tensors["sentence"], golden.tensors["u"])
     method.load_public_state_dict(golden.params)
     if meta["method"] == "TextRefiner":
         method.memory.cache = golden.tensors["cache"].clone()

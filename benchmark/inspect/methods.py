@@ -29,7 +29,7 @@ KINDS = {
     ),
     "Optimal transport": ("PLOT", "PLOTPP", "ALIGN", "MMP"),
     "Inside blocks": (
-        "CLIPLoRA", "CLIPSVD", "MultiModalAdapter", "MMRL", "MMRLpp", "LNOnly", "TwoSFS",
+        "CLIPLoRA", "CLIPSVD", "MultiModalAdapter", "MMAPP", "MMRL", "MMRLpp", "LNOnly", "TwoSFS",
         "SkipTuning",
     ),
     "Local features": ("GalLoP", "SOTGLP", "LoCoOp", "TextRefiner"),

@@ -41,6 +41,7 @@ PAPERS = {
     "CLIPSVD": "CLIP-SVD",
     "CTPT": "C-TPT",
     "LPPlusPlus": "LP++",
+    "MMAPP": "MMA++",
     "MultiModalAdapter": "MMA",
     "OTPT": "O-TPT",
     "PLOTPP": "PLOT++",

@@ -9,7 +9,7 @@ misprint among them it is one.
 
 Base-to-new numbers are missing where no table could be read. Of 2SFS, AnchorOPT, CLIP-LoRA,
 CLIP-SVD, DiscoVL, HiCroPL, HPT, HPT++, LLaMP, ProDA, ProLIP and TAP there is only the average, of
-LwEIB only its H; DeKg, GalLoP, LoCoOp, MMRL++, ProMetaR, ProVP, QNet and TAC are missing
+LwEIB and MMA++ only H; DeKg, GalLoP, LoCoOp, MMRL++, ProMetaR, ProVP, QNet and TAC are missing
 entirely.
 
 Numbers on BiomedCoOp's medical data sets are for BiomedCLIP, in files whose names begin with

@@ -108,6 +108,11 @@ RANGES = {
     "MultiModalAdapter": {
         "ADAPTER_START": ([0, 12], [-1, 13]), "ADAPTER_DIM": COUNT, "ADAPTER_SCALE": ABOVE_0,
     },
+    "MMAPP": {
+        "ADAPTER_START": ([0, 12], [-1, 13]), "ADAPTER_DIM": COUNT, "ADAPTER_TRAIN_SCALE": ABOVE_0,
+        "ADAPTER_TEST_SCALE": ABOVE_0, "ADAPTER_TRAIN_SCALE_REG": FROM_0,
+        "ADAPTER_DROP": ([0.0, 0.99], [-1e-9, 1.0, NAN]), "INPUT_PROMPTS": (["hc"], ["cupls"]),
+    },
     "NLPrompt": {
         "REG_E": ABOVE_0, "CURRICLUM_EPOCH": LENGTH, "BEGIN_RATE": UNIT, "PMODE": (["out"], ["p"]),
         "CURRICLUM_MODE": (["linear", "exp"], ["customize"]), "FORM": (["log"], ["plain"]),

@@ -39,15 +39,21 @@ class Adapters(nn.Module):
         places: the numbers j; 0 is before the first block, j in parallel to block j - 1.
         widths: W of each side.
         dim: width of the middle layer.
+        dropout: rate of the dropout after the middle layer.
     """
 
-    def __init__(self, places: range, widths: dict[str, int], dim: int, scale: float):
+    def __init__(
+        self, places: range, widths: dict[str, int], dim: int, scale: float, dropout: float = 0.0
+    ):
         super().__init__()
         self.text_adapter, self.visual_adapter = nn.ModuleDict(), nn.ModuleDict()
         self.shared_adapter = nn.ModuleDict()
         self.added: dict[str, dict[int, Added]] = {side: {} for side in SIDES}
+        self.bypasses: list[Bypass] = []
         for j in places:
             shared = nn.Sequential(nn.Linear(dim, dim), nn.ReLU())
+            if dropout:
+                shared.append(nn.Dropout(dropout))
             self.shared_adapter[str(j)] = shared
             for side, adapters in zip(SIDES, (self.text_adapter, self.visual_adapter), strict=True):
                 W, added = widths[side], self.added[side]
@@ -55,15 +61,28 @@ class Adapters(nn.Module):
                 own = nn.ModuleDict({"down": down, "up": nn.Linear(dim, W)})
                 adapters[str(j)] = own
                 bypass, i = Bypass(own, shared, scale), max(j - 1, 0)
+                self.bypasses.append(bypass)
                 addition = added.get(i, Added())
                 added[i] = (
                     addition._replace(beside=bypass) if j else addition._replace(before=bypass)
                 )
         for name, parameter in self.named_parameters():
-            if name.endswith("bias"):
-                nn.init.zeros_(parameter)
-            else:
+            if not name.endswith("bias"):
                 nn.init.kaiming_normal_(parameter, mode="fan_out")
+
+    def set_scale(self, scale: float) -> None:
+        """Set the scale of all bypasses."""
+        for bypass in self.bypasses:
+            bypass.scale = scale
+
+
+def check_places(start: int, end: int, dim: int) -> None:
+    """Refuse places and a width of adapters that none can have; raises UserError."""
+    need(
+        0 <= start <= end,
+        f"ADAPTER_START is {start} and ADAPTER_END {end}: give 0 <= ADAPTER_START <= ADAPTER_END",
+    )
+    from_1("ADAPTER_DIM", dim)
 
 
 @register
@@ -109,12 +128,7 @@ class MultiModalAdapter(Method):
         ADAPTER_SCALE: float = 0.001
 
         def __post_init__(self) -> None:
-            need(
-                0 <= self.ADAPTER_START <= self.ADAPTER_END,
-                f"ADAPTER_START is {self.ADAPTER_START} and ADAPTER_END {self.ADAPTER_END}: give "
-                "0 <= ADAPTER_START <= ADAPTER_END",
-            )
-            from_1("ADAPTER_DIM", self.ADAPTER_DIM)
+            check_places(self.ADAPTER_START, self.ADAPTER_END, self.ADAPTER_DIM)
             positive("ADAPTER_SCALE", self.ADAPTER_SCALE)
             only_template(self.TEXT_CTX_INIT)
 
@@ -128,19 +142,25 @@ class MultiModalAdapter(Method):
 
     def build(self, clip_model, classnames, dataset):
         """Make the adapters."""
-        settings, widths = self.settings, {}
+        s, widths = self.settings, {}
         for side in SIDES:
             blocks = blocks_of(clip_model, side)
             widths[side] = blocks[0].attn.embed_dim
             need(
-                len(blocks) >= settings.ADAPTER_END,
-                f"TRAINER.MMADAPTER.ADAPTER_END is {settings.ADAPTER_END} but the {side} encoder "
-                f"has {len(blocks)} blocks: lower it",
+                len(blocks) >= s.ADAPTER_END,
+                f"TRAINER.{self.node}.ADAPTER_END is {s.ADAPTER_END} but the {side} encoder has "
+                f"{len(blocks)} blocks: lower it",
             )
-        places = range(settings.ADAPTER_START, settings.ADAPTER_END + 1)
-        self.adapter_learner = Adapters(
-            places, widths, settings.ADAPTER_DIM, settings.ADAPTER_SCALE
-        )
+        places = range(s.ADAPTER_START, s.ADAPTER_END + 1)
+        self.adapter_learner = self.make_adapters(places, widths)
+
+    def make_adapters(self, places: range, widths: dict[str, int]) -> Adapters:
+        """Return the adapters at these places, as they start."""
+        adapters = Adapters(places, widths, self.settings.ADAPTER_DIM, self.settings.ADAPTER_SCALE)
+        for name, parameter in adapters.named_parameters():
+            if name.endswith("bias"):
+                nn.init.zeros_(parameter)
+        return adapters
 
     def blocks(self, side):
         """Return the adapters of a side's blocks."""
