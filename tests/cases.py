@@ -25,6 +25,7 @@ SETTINGS = {
     "ALIGN, small lambda": ("ALIGN", ALIGN | {"LAMBDA": 0.02}),
     "CLIPLoRA": ("CLIPLoRA", {}),
     "MMRL": ("MMRL", {"REP_LAYERS": [2, 3, 4], "REP_DIM": 32}),
+    "MMAPP": ("MMAPP", {"ADAPTER_START": 2, "ADAPTER_END": 3}),
 }  # fmt: skip
 SEVERAL = {"DualCoOp"}  # published for several labels an image alone
 PRECISIONS = ("fp32", "fp16", "amp")

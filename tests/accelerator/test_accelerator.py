@@ -59,7 +59,7 @@ WITHOUT_FILE = ("UPT", "ALIGN", "ALIGN, independent", "ALIGN, unified", "ALIGN, 
 # Whole runs of methods that need more from a trainer than a step: own gradients, a mean over
 # epochs, a text per image, parts, views, dropout, additions inside the encoders.
 RUNS = [(name, "fp16") for name in ("CoOp", "ProGrad", "PromptSRC", "CoCoOp", "TCP", "CoPrompt",
-                                    "CLIPLoRA", "MMRL", "ALIGN")]  # fmt: skip
+                                    "CLIPLoRA", "MMRL", "MMAPP", "ALIGN")]  # fmt: skip
 RUNS.append(("MMP", "amp"))
 
 SCALER = "trainers/prompting/step.py"  # GradScaler asks whether a step has overflowed

@@ -110,7 +110,7 @@ def test_draws_reach_every_sentence_and_no_step_repeats_them(tiny_clip):
         seen |= {(k, tuple(s.ids)) for k, s in enumerate(method.text_encoder.sentences[0])}
     assert len(seen) == 5
     scales = {method.draw_scale() for _ in range(20)}
-    assert len(scales) == 20 and 0 <= min(scales) and max(scales) < 0.01
+    assert len(scales) == 20 and min(scales) >= 0 and max(scales) < 0.01
 
 
 def test_lists_of_other_lengths_are_averaged_by_class(tiny_clip):

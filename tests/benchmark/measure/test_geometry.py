@@ -18,6 +18,7 @@ OWN = {  # settings besides those that fit four blocks
     "TwoSFS": {"STAGE": 1},
     "SkipTuning": {"TOP_RATIO": 1.0},
     "TransCLIP": {"FEW_SHOT": False},
+    "MMAPP": {"ADAPTER_DROP": 0.0, "ADAPTER_TEST_SCALE": 0.01},  # that of a training
     "CLIPLoRA": {"PARAMS": ["q", "o", "fc", "proj"], "DROPOUT_RATE": 0.0},
 }
 
@@ -42,7 +43,8 @@ def resnet():
 @pytest.mark.parametrize("method", [name for name in METHODS if name != "PromptKD"])  # no teacher
 def test_every_method_works_where_all_widths_differ(uneven_clip, method):
     node = settings(method) | OWN.get(method, {})
-    built = build_method(method, node, uneven_clip, NAMES)
+    about = {"sentences": "a {}."} if method == "MMAPP" else {}  # which draws one of several
+    built = build_method(method, node, uneven_clip, NAMES, **about)
     if isinstance(built, OnSupport) and built.support_passes:
         make_room(built, 3)
         built.take_support(torch.randn(1, 3, built.row_width), torch.arange(3))

@@ -78,7 +78,7 @@ class MMAPP(MultiModalAdapter):
             drop = self.ADAPTER_DROP
             need(0 <= drop < 1, f"ADAPTER_DROP is {drop} but must be 0 or more, and below 1")
 
-    settings: Settings
+    settings: Settings  # type: ignore[assignment]
     text_encoder: DrawnSentences
 
     @property
