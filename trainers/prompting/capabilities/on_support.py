@@ -24,9 +24,9 @@ class OnSupport(Method):
     Examples:
         >>> class Centred(OnSupport):
         ...     def build(self, clip_model, classnames, dataset):
-        ...         self.register_buffer("mean", torch.zeros(self.width))
+        ...         self.register_buffer("centre", torch.zeros(self.width))
         ...     def take_support(self, features, labels):
-        ...         self.mean.copy_(features[0].mean(0))
+        ...         self.centre.copy_(features[0].mean(0))
     """
 
     support_passes: int = 1
