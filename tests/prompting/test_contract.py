@@ -53,6 +53,7 @@ def test_a_helper_with_the_name_of_a_function_of_the_base(case):
 
 HOOKS = {  # of each capability one, and its signature with another argument
     "AtTestTime": ("reset", {"reset": lambda self, images: None}),
+    "Biased": ("start_bias", {"start_bias": lambda self: None}),
     "OfViews": ("from_views", {"from_views": lambda self, x: x}),
     "OneView": ("take_views", {"take_views": lambda self, views: None}),
     "OnSupport": ("take_support", {"take_support": lambda self, features: None}),

@@ -54,3 +54,69 @@ def test_one_label_is_a_label_of_no_other_class(tiny_clip):
         method = build_method("DualCoOp", {}, tiny_clip, ["cat", "dog", "owl"], several=many)
         losses.append(method.losses(images, given)["loss"])
     assert losses[0] == losses[1]
+
+
+# ------------------------------------------------------------------ methods of one label
+
+NAMES = ["cat", "dog", "owl"]
+SMALL = {"MaPLe": {"PROMPT_DEPTH": 2}, "ALIGN": {"M": 2, "N": 2, "DEPTH": 2}, "PLOT": {"N": 2}}
+LABELS = torch.tensor(
+    [[1, 0, 0], [0, 1, 1], [0, 0, 1], [1, 1, 0], [0, 0, 0], [1, 0, 1]], dtype=torch.int8
+)
+IMAGES = torch.randn(6, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+
+
+def built(name, clip_model, several=True, labels=LABELS, **node):
+    support = (
+        {"images": IMAGES, "labels": labels} if name in ("LinearProbe", "TipAdapter") else None
+    )
+    more = {"support": support, "several": several}
+    torch.manual_seed(0)
+    return build_method(name, SMALL.get(name, {}) | node, clip_model, NAMES, **more)
+
+
+@pytest.mark.parametrize("name", ["CoOp", "MaPLe", "PLOT", "ALIGN"])
+def test_a_bias_starts_at_minus_the_mean_logit(tiny_clip, name):
+    method, one = (built(name, tiny_clip, several).train() for several in (True, False))
+    assert {*method.learned()} - {*one.learned()} == {"bias"}
+    assert torch.equal(method(IMAGES), one(IMAGES))
+    method.start_bias(method(IMAGES))
+    assert torch.allclose(method.bias, -one(IMAGES).mean())
+    assert torch.allclose(method(IMAGES), one(IMAGES) + method.bias)
+    method.backward(method.losses(IMAGES, LABELS))
+    assert method.bias.grad.abs() > 0
+    with pytest.raises(UserError, match="The checkpoint lacks 'bias'"):
+        method.load_public_state_dict(one.public_state_dict())
+
+
+def test_the_linear_probe_has_a_regression_for_each_class(tiny_clip):
+    """At its minimum no gradient is left, and unknown labels are as images that are not there."""
+    labels = LABELS.clone()
+    labels[2, 0] = labels[0, 1] = -1
+    method = built("LinearProbe", tiny_clip, labels=labels, SEARCH_HP=False, C=3.0)
+    z = torch.nn.functional.normalize(method.clip_features(IMAGES), dim=-1)
+    W, b = method.classifier.weight.detach(), method.classifier.bias.detach()
+    assert torch.allclose(method(IMAGES), z @ W.T + b)
+    for k in range(3):
+        known = labels[:, k] >= 0
+        apart = (z[known] @ W[k] + b[k]).sigmoid() - labels[known, k]
+        assert (3.0 * apart @ z[known] + W[k]).abs().max() < 1e-4
+        assert apart.sum().abs() < 1e-4
+
+
+def test_the_search_of_the_linear_probe_has_the_least_cross_entropy(tiny_clip, capsys):
+    method = built("LinearProbe", tiny_clip, SEARCH_HP=True)
+    method.take_validation(method.clip_features(IMAGES), LABELS)
+    assert "Search: C 1e+07 has the cross-entropy 0.0000 of known labels" in capsys.readouterr().out
+
+
+def test_the_cache_of_tip_adapter_has_all_labels_of_an_image(tiny_clip):
+    node = {"AUGMENT_EPOCH": 1}
+    values = built("TipAdapter", tiny_clip, **node).adapter.values
+    sizes = LABELS.sum(0)
+    assert torch.allclose(values, LABELS * (sizes.float().mean() / sizes))
+    labels = LABELS.clone().index_fill_(0, torch.tensor([0]), -1)
+    with pytest.raises(UserError, match="keeps the labels of training images, but some are unkno"):
+        built("TipAdapter", tiny_clip, labels=labels, **node)
+    with pytest.raises(UserError, match="SEARCH_HP chooses by the accuracy of one label"):
+        built("TipAdapter", tiny_clip, SEARCH_HP=True)

@@ -3,7 +3,7 @@
 Letters: n training images, each seen P times under other augmentations; D width of a feature.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -19,12 +19,17 @@ CHUNK = 64  # images that are encoded at a time
 
 @torch.no_grad()
 def encode_batches(
-    method: Method, batches: Iterable[Mapping[str, Any]], precision: Precision
+    method: Method,
+    batches: Iterable[Mapping[str, Any]],
+    precision: Precision,
+    encode: Callable[[torch.Tensor], torch.Tensor] | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return features (., D), float32, not normalised, and labels (.,) on the method's device.
 
-    `batches` are of a loader: `img` (B, 3, H, W) and `label` (B,).
+    `batches` are of a loader: `img` (B, 3, H, W) and `label` (B,), or (B, K). Features are what
+    `encode` returns of images, by default `clip_features` of the method.
     """
+    encode = encode or method.clip_features
     training = method.training
     method.eval()
     with precision.autocast():
@@ -32,7 +37,7 @@ def encode_batches(
     features, labels = [], []
     for batch in batches:
         with precision.autocast():
-            features.append(method.clip_features(batch["img"].to(precision.device)))
+            features.append(encode(batch["img"].to(precision.device)))
         labels.append(batch["label"].to(precision.device))
     method.train(training)
     return torch.cat(features), torch.cat(labels)

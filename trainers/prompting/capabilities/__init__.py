@@ -2,6 +2,7 @@
 
 from ..checkpoint.public import PublicFiles
 from .at_test_time import AtTestTime
+from .biased import Biased
 from .of_views import OfViews
 from .on_support import OnSupport
 from .one_view import OneView
@@ -13,6 +14,6 @@ from .transductive import Transductive
 from .unlabelled import Unlabelled
 
 CAPABILITIES: tuple[type, ...] = (
-    AtTestTime, OfViews, OneView, OnSupport, PerClass, Planned, PublicFiles, Staged, Taught,
+    AtTestTime, Biased, OfViews, OneView, OnSupport, PerClass, Planned, PublicFiles, Staged, Taught,
     Transductive, Unlabelled,
 )  # fmt: skip

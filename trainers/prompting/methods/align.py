@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import torch
 
+from ..capabilities.biased import Biased
 from ..checkpoint.public import Public
 from ..encoders.class_text import zero_shot_template
 from ..encoders.sentences import expand_templates, fixed_sentence
@@ -29,7 +30,7 @@ from .prompted import COUPLED, Point, Prompted, Transported
 
 
 @register
-class ALIGN(Prompted):
+class ALIGN(Biased, Prompted):
     """M visual and N textual prompts, compared by transport between prompts and between tokens.
 
     Visual prompts are projections of the textual ones (as in MaPLe). An image is classified by the
@@ -42,6 +43,7 @@ class ALIGN(Prompted):
     node = "ALIGN"
     public = Public(folder="MultiModalPromptLearner")
     single = False
+    several = "decides"
 
     @dataclass(frozen=True)
     class Settings(Transported):

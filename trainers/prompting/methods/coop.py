@@ -5,6 +5,7 @@ Learning to Prompt for Vision-Language Models.
 
 from dataclasses import dataclass
 
+from ..capabilities.biased import Biased
 from ..checkpoint.public import Public
 from ..encoders.sentences import only_template
 from ..errors import need, one_of
@@ -16,7 +17,7 @@ from .text_prompted import TextPrompted
 
 
 @register
-class CoOp(TextPrompted):
+class CoOp(Biased, TextPrompted):
     """One learned textual prompt in the first block, from random vectors or words.
 
         h_k = normalise(g([v_1] .. [v_b] [class k])),   logits = s cos(z, h_k),   L = CE
@@ -27,6 +28,7 @@ class CoOp(TextPrompted):
     node = "COOP"
     public = Public(submodule="prompt_learner")
     point = Point(M=0, N=1)
+    several = "decides"
 
     @dataclass(frozen=True)
     class Settings(Method.Settings):

@@ -36,6 +36,9 @@ class LinearProbe(OnSupport, PerClass):
     .., 1e-6; then, NUM_STEP times between left = C / 10 and right = 10 C, the better one (left if
     equal) is kept and the other becomes their geometric mean. The better of the last two counts.
 
+    Images with several labels have K regressions, -log p or -log(1 - p) with p = sigmoid(logits_jk)
+    in place of CE, over the known labels; C then has the least sum of these on validation images.
+
     **Published.** With the search, on as many validation images as shots (`DATASET.VALIDATION_SHOTS
     -1`), on ImageNet from training images; crop scale 0.5-1.
 
@@ -50,6 +53,7 @@ class LinearProbe(OnSupport, PerClass):
     public = Public(folder="linear_probe", ignored=("SHOTS",))
     trains = False
     class_bound = True
+    several = "decides"
     searches = property(attrgetter("settings.SEARCH_HP"))
 
     @dataclass(frozen=True)
@@ -115,7 +119,7 @@ class LinearProbe(OnSupport, PerClass):
 
     def fit(self, C: float) -> None:
         """Set the classifier to the solution for C."""
-        W, b = solve_regression(*self.support, self.num_classes, C)
+        W, b = solve_regression(*self.support, self.num_classes, C, self.settings.several)
         self.classifier.weight.data.copy_(W)
         self.classifier.bias.data.copy_(b)
 
@@ -123,11 +127,15 @@ class LinearProbe(OnSupport, PerClass):
     def take_validation(self, features, labels):
         """Choose C, and keep the classifier that belongs to it."""
         z, tried = F.normalize(features, dim=-1), {}
+        several = self.settings.several
 
-        def right(C: float) -> int:
+        def right(C: float) -> float:
             if C not in tried:
                 self.fit(C)
-                tried[C] = int((self.classifier(z).argmax(1) == labels).sum())
+                logits = self.classifier(z)
+                tried[C] = float(
+                    -binary(logits, labels) if several else (logits.argmax(1) == labels).sum()
+                )
             return tried[C]
 
         best = max((10.0**power for power in range(6, -7, -2)), key=right)
@@ -139,33 +147,46 @@ class LinearProbe(OnSupport, PerClass):
             else:
                 best, high = left, middle
         self.fit(best)
-        print(
-            f"Search: C {best:.4g} classifies {right(best)} of {len(labels):,} validation images "
-            "correctly"
-        )
+        done = f"classifies {right(best):.0f} of {len(labels):,} validation images correctly"
+        if several:
+            done = f"has the cross-entropy {-right(best) / (labels >= 0).sum():.4f} of known labels"
+        print(f"Search: C {best:.4g} {done}")
+
+
+def binary(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Return the sum of the binary cross-entropies of the known labels (n, K)."""
+    return F.binary_cross_entropy_with_logits(
+        logits, (labels == 1).to(logits), (labels >= 0).to(logits), reduction="sum"
+    )
 
 
 def solve_regression(
-    z: torch.Tensor, labels: torch.Tensor, num_classes: int, C: float
+    z: torch.Tensor, labels: torch.Tensor, num_classes: int, C: float, several: bool = False
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return W (K, D) and b (K,) that minimise C sum_i CE_i + |W|^2 / 2, float64.
 
-    For z (n, D), normalised, and labels (n,). W = m V with m^2 = min(1, C n): without, the
-    curvatures of W and b differ by 1 / (C n) where C is small. For the same reason the minimised
-    function is divided by C n and min(1, C n).
+    For z (n, D), normalised, and labels (n,), or (n, K) of several. W = m V with m^2 = min(1, C n):
+    without, the curvatures of W and b differ by 1 / (C n) where C is small. For the same reason the
+    minimised function is divided by C n and min(1, C n).
     """
     z = in_float64(z)
     labels = labels.to(z.device)
-    n, own = len(z), F.one_hot(labels, num_classes).to(z)
+    n = len(z)
+    own = (labels == 1).to(z) if several else F.one_hot(labels, num_classes).to(z)
     c = min(1.0, C * n)
     m, decay = math.sqrt(c), 1 / (C * n)
     V, b = z.new_zeros(num_classes, z.shape[1]), z.new_zeros(num_classes)
 
     def gradients() -> float:
         logits = m * z @ V.T + b
-        apart = (logits.softmax(1) - own) / (c * n)
+        if several:
+            apart = (logits.sigmoid() - own) * (labels >= 0) / (c * n)
+            loss = binary(logits, labels) / n
+        else:
+            apart = (logits.softmax(1) - own) / (c * n)
+            loss = F.cross_entropy(logits, labels)
         V.grad, b.grad = m * apart.T @ z + decay * V, apart.sum(0)
-        return float(F.cross_entropy(logits, labels) / c + decay * V.square().sum() / 2)
+        return float(loss / c + decay * V.square().sum() / 2)
 
     for _ in range(STARTS):
         torch.optim.LBFGS(

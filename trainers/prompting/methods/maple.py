@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from ..capabilities.biased import Biased
 from ..checkpoint.public import Public
 from ..method import Method
 from ..node import Words
@@ -11,7 +12,7 @@ from .prompted import Point, Prompted
 
 
 @register
-class MaPLe(Prompted):
+class MaPLe(Biased, Prompted):
     """One textual prompt; a linear layer per depth projects it to the visual prompt.
 
     **Differences.** Trained weights are float32. Public code in fp16 keeps context and first layer
@@ -21,6 +22,7 @@ class MaPLe(Prompted):
     node = "MAPLE"
     public = Public(folder="MultiModalPromptLearner")
     point = Point(M=1, N=1, coupling="project")
+    several = "decides"
 
     @dataclass(frozen=True)
     class Settings(Method.Settings):

@@ -25,6 +25,7 @@ class PLOT(CoOp):
     node = "PLOT"
     patches = True
     single = False
+    several = "decides"
 
     @dataclass(frozen=True)
     class Settings(CoOp.Settings):

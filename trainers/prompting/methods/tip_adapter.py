@@ -89,7 +89,8 @@ class TipAdapter(PublicFiles, OnSupport, PerClass):
 
         logits_jk = SCALE z_j . h_k + alpha sum_i exp(-beta (1 - z_j . key_i)) value_ik
 
-    SCALE 0 is the CLIP's own logit scale; the public code multiplies by 100.
+    SCALE 0 is the CLIP's own logit scale; the public code multiplies by 100. With several labels,
+    value_i has those of the image; unknown ones are refused, and so is the search.
 
     h_k is the feature of one sentence; on ImageNet and its variants, the normalised mean of the
     normalised features of seven. Other classes cannot be named.
@@ -119,6 +120,7 @@ class TipAdapter(PublicFiles, OnSupport, PerClass):
     )
     public_files: ClassVar[tuple[str, ...]] = ("keys_*.pt", "values_*.pt")
     trains = False
+    several = "ranks"
     rules = MEANS
     class_bound = True
     support_passes = property(attrgetter("settings.AUGMENT_EPOCH"))
@@ -139,6 +141,10 @@ class TipAdapter(PublicFiles, OnSupport, PerClass):
             for key in ("INIT_ALPHA", "INIT_BETA"):
                 not_negative(key, getattr(self, key))
             from_1("AUGMENT_EPOCH", self.AUGMENT_EPOCH)
+            need(
+                not (self.several and self.SEARCH_HP),
+                "SEARCH_HP chooses by the accuracy of one label an image: set it to False",
+            )
             for key, least in (("SEARCH_SCALE", 0.1), ("SEARCH_STEP", 1)):
                 values = getattr(self, key)
                 need(
@@ -216,7 +222,13 @@ class TipAdapter(PublicFiles, OnSupport, PerClass):
     def take_support(self, features, labels):
         """Set keys to normalised means over the passes, and values to weighted one-hot labels."""
         self.adapter.key().data.copy_(F.normalize(features.mean(0), dim=-1))
-        own = F.one_hot(labels, self.num_classes).float()
+        several = self.settings.several
+        own = (labels if several else F.one_hot(labels, self.num_classes)).float()
+        need(
+            not several or bool((own >= 0).all()),
+            f"{type(self).__name__} keeps the labels of training images, but some are unknown: "
+            "train with all of them (DATASET.KNOWN 1.0), or choose another method",
+        )
         sizes = own.sum(0)
         mean = sizes.sum() / sizes.count_nonzero()  # of the classes that have an image
         self.adapter.values = own * (mean / sizes.clamp_min(1))

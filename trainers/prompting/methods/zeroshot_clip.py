@@ -18,6 +18,7 @@ class ZeroshotCLIP(Method):
     # so that a training in the same folder does not resume from it
     public = Public(folder="zero_shot")
     trains = False
+    several = "ranks"
     rules = RULES
 
     @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import torch
 from torch.utils.data import Dataset, Subset
 
 from ..building.support import encode_batches, give_support
+from ..capabilities.biased import Biased
 from ..capabilities.mirrored import Mirrored
 from ..capabilities.on_support import OnSupport, searches
 from ..capabilities.one_view import OneView
@@ -79,6 +80,17 @@ def take_support(trainer: Any, anew: bool) -> Any:
     return shuffled_rows(features, labels, size, len(trainer.training_images))
 
 
+def start_bias(trainer: Any) -> None:
+    """Start the bias of a method for several labels, unless it has been loaded."""
+    method, images = trainer.method, copy(trainer.dm.train_loader_x.dataset)
+    if not (isinstance(method, Biased) and method.settings.several) or trainer.loaded:
+        return
+    images.k_tfm = 1  # one view
+    seen = SeededImages(images, [*range(len(images))], max(trainer.cfg.SEED, 0))
+    logits, _ = encode_batches(method, loader_of(trainer, seen), trainer.precision, method)
+    method.start_bias(logits)
+
+
 def take_validation(trainer: Any) -> None:
     """Give the method of a `PromptTrainer` the validation images, if it wants them."""
     method = trainer.method
@@ -89,9 +101,13 @@ def take_validation(trainer: Any) -> None:
 
 def features_of(trainer: Any, images: Dataset) -> tuple[torch.Tensor, torch.Tensor]:
     """Return features and labels of training images, as `encode_batches`."""
+    return encode_batches(trainer.method, loader_of(trainer, images), trainer.precision)
+
+
+def loader_of(trainer: Any, images: Dataset) -> Any:
+    """Return a loader of training images, in batches of the test."""
     size = trainer.cfg.DATALOADER.TEST.BATCH_SIZE
-    loader = loader_like(trainer.dm.train_loader_x, images, batch_size=size)
-    return encode_batches(trainer.method, loader, trainer.precision)
+    return loader_like(trainer.dm.train_loader_x, images, batch_size=size)
 
 
 class EncodedViews:

@@ -44,7 +44,7 @@ from .planned_steps import count_steps, loader_of_epoch
 from .saving import SavingTrainer
 from .schedule import epochs
 from .streams import arranged_loader
-from .support_set import take_support, take_validation
+from .support_set import start_bias, take_support, take_validation
 
 
 class PromptTrainer(SavingTrainer):
@@ -185,6 +185,7 @@ class PromptTrainer(SavingTrainer):
         self.write_run()
         self.steps = attacked_steps(self, take_support(self, anew=not self.start_epoch))
         if not self.start_epoch:
+            start_bias(self)
             with self.precision.autocast():  # it may encode
                 begin_stage(self.method, 0)
 
