@@ -180,8 +180,9 @@ class Statement:
             )
         if not self.silent:
             lines.append(
-                "The accuracy does not hold for other places or cameras, nor for series of like "
-                "images that neither a table's `group` nor their likeness shows."
+                "The accuracy does not hold for other places or cameras. It is too high if some of "
+                "these images show the same thing without looking alike, unless a table's `group` "
+                "joins them."
             )
         if lacking:
             are = ("class has", "it") if lacking == 1 else ("classes have", "them")

@@ -32,7 +32,10 @@ def check_image(image: Any) -> None:
 
 
 def upright(image: Any) -> Any:
-    """Return an image of Pillow as its EXIF orientation says; as it is, if that says nothing."""
+    """Return a decoded image as its EXIF orientation says; as it is, if that says nothing.
+
+    Pillow turns TIFF where it decodes it, for all data sets.
+    """
     try:
         turn = TURNS[image.getexif().get(ORIENTATION)]
     except Exception:  # a value that is none, or damaged data, of many types
