@@ -4,6 +4,7 @@ import trainers  # noqa: F401 (which finds dassl-lite)
 
 from . import (  # noqa: F401 (registers them)
     annotated,
+    boxes,
     class_folders,
     emoji,
     emoji_scenes,

@@ -6,7 +6,7 @@ Letters: n images, K classes.
 import numpy as np
 
 from trainers.prompting.checkpoint.keys import KEYS
-from trainers.prompting.errors import need
+from trainers.prompting.errors import UserError, need
 from trainers.prompting.images.class_folders import some
 
 from . import contents, noise
@@ -37,12 +37,12 @@ class SeveralLabels(ImageDataset):
         need(train and test, f"{of} lacks training or test images: check DATASET.ROOT")
         names, valid = train[0].names, {PRESENT, ABSENT, UNKNOWN}
         for item in (*train, *val, *test):
-            need(
-                len(item.label) == len(names) and valid.issuperset(item.label),
-                f"{of}: the label of '{item.impath}' is {item.label!r:.60}, but must be 1 "
-                f"(present), 0 (absent) or -1 (unknown) for each of {len(names)} classes: correct "
-                "it",
-            )
+            if len(item.label) != len(names) or not valid.issuperset(item.label):
+                raise UserError(
+                    f"{of}: the label of '{item.impath}' is {item.label!r:.60}, but must be 1 "
+                    f"(present), 0 (absent) or -1 (unknown) for each of {len(names)} classes: "
+                    "correct it"
+                )
         labels = table(train)
         for name, column in zip(names, labels.T, strict=True):
             values = {*column.tolist()} - {UNKNOWN}

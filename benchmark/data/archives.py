@@ -277,12 +277,30 @@ def find(folder: Path, name: str) -> Path:
     raise UserError(f"the archive does not hold '{name}': it may be of another version")
 
 
+def merge(content: Path, folder: Path, last: list[str]) -> None:
+    """Move the files of an unpacked folder below another one, which keeps those that it has.
+
+    The paths in `last` come last: they show that all are there.
+    """
+    check_links(content)
+    files = [path.relative_to(content) for path in content.rglob("*") if path.is_file()]
+    for path in sorted(files, key=lambda path: str(path) in last):
+        if not (folder / path).exists():
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            (content / path).rename(folder / path)
+
+
 def place(content: Path, target: Path) -> None:
     """Move unpacked content to its place."""
+    check_links(content)
+    content.rename(target)
+
+
+def check_links(content: Path) -> None:
+    """Raise UserError if unpacked content is a link, or has one that leads out of it."""
     if content.is_symlink():
         raise UserError(f"the archive is unsafe: '{content.name}' is a link")
     for parent, folders, files in os.walk(content):
         for path in (Path(parent, name) for name in folders + files):
             if path.is_symlink() and not path.resolve().is_relative_to(content.resolve()):
                 raise UserError(f"the archive is unsafe: the link '{path.name}' leads out of it")
-    content.rename(target)

@@ -46,7 +46,8 @@ def main(argv: list[str]) -> int:
         "names",
         nargs="*",
         metavar="NAME",
-        help=f"data sets, or {', '.join(GROUPS)} (default: all but the medical, and plug-ins')",
+        help=f"data sets, or {', '.join(GROUPS)} (default: all with one label an image "
+        "but the medical, and plug-ins')",
     )
     parser.add_argument(
         "--zero-shot", action="store_true",
@@ -80,7 +81,8 @@ def main(argv: list[str]) -> int:
     if not root.is_dir():
         raise UserError(f"'{root}' is not a folder: give --root the folder of the data sets")
     known = checked_datasets()
-    asked = with_groups(args.names) or [name for name in known if name not in GROUPS["medical"]]
+    usual = [name for name in known if not (name in GROUPS["medical"] or known[name].several)]
+    asked = with_groups(args.names) or usual
     names = [check_name("data set", name, known) for name in asked]
     if args.zero_shot and not args.sentences:
         check_printed(names)

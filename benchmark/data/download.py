@@ -24,6 +24,7 @@ from .archives import (
     fetch,
     fetch_drive,
     find,
+    merge,
     parts,
     place,
     stated_size,
@@ -49,6 +50,7 @@ class Source:
     inside: str = ""
     tree: dict[str, str] = field(default_factory=dict)
     holds: dict[str, str] = field(default_factory=dict)
+    merges: str = ""
 
     @property
     def gives(self) -> list[str]:
@@ -251,6 +253,8 @@ def install(source: Source, folder: Path, mirror: str | None) -> None:
     with unpack_archive(path, folder / ".unpacking", source.inside) as content:
         if source.tree:
             content = repositories.arrange(content, source.tree)
+        if source.merges:
+            merge(find(content, source.merges), folder, source.gives)
         missing = []
         for name, origin in source.holds.items():
             if not (folder / name).exists():

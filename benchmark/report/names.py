@@ -30,6 +30,7 @@ _MEDICAL = (
     "BTMRI BUSI CHMNIST COVID-QU-Ex CTKidney DermaMNIST KneeXray Kvasir LC25000 OCTMNIST RETINA"
 )
 DATASETS |= dict(zip(GROUPS["medical"], _MEDICAL.split(), strict=True))
+DATASETS |= {"voc2007": "VOC2007", "coco2014": "COCO2014"}
 
 ZERO_SHOT = "ZeroshotCLIP"
 

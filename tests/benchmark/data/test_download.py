@@ -35,7 +35,8 @@ def test_the_table_of_downloads_is_complete_and_consistent():
         assert entry["folder"] == dataset.dataset_dir
         sources = [download.Source(**file) for file in entry["files"]]
         given = {path for source in sources for path in source.gives}
-        own = name == "imagenet" or "images" in entry
+        given |= {source.merges and dataset.image_dir for source in sources}
+        own = name == "imagenet" or "images" in entry or dataset.several
         assert own or re.fullmatch(r"https://.*/[0-9a-f]{40}/.*\.zip", entry["copy"])
         assert "images" in entry or dataset.image_dir.split("/")[0] in given | {"", "images"}
         assert not dataset.split_file or dataset.split_file in given
@@ -51,8 +52,8 @@ def test_the_table_of_downloads_is_complete_and_consistent():
                 assert all(re.search("/[0-9a-f]{40}/", url) for url in source.urls)
             # A mirror is a single folder, so a name must mean one file.
             assert origins.setdefault(source.name, source) == source
-    others = {"imagenet", *REPOSITORIES, *GROUPS["medical"]}
-    assert len(REAL) == 28 and set(PUBLIC) == set(REAL) - others
+    others = {"imagenet", "voc2007", "coco2014", *REPOSITORIES, *GROUPS["medical"]}
+    assert len(REAL) == 30 and set(PUBLIC) == set(REAL) - others
 
 
 def test_medical_images_are_the_users_to_get(server, get, table, tmp_path):
@@ -106,6 +107,27 @@ def test_a_data_set_arrives_and_is_read(name, server, get, table, tmp_path):
     server.log.clear()
     assert get(name, "--mirror", server.url).out == f"{name}: is already complete in '{folder}'\n"
     assert not server.log
+
+
+def test_archives_of_voc_join_in_one_folder(server, get, table, tmp_path):
+    def archive(part, image):
+        lists = under("VOCdevkit/VOC2007/ImageSets/Main", f"{part}.txt", content=image.encode())
+        folders = [under(f"VOCdevkit/VOC2007/{x}", f"{image}.{x[0]}") for x in ("JPEG", "Anno")]
+        return tar(lists | folders[0] | folders[1], "w")
+
+    files = {"VOCtrainval_06-Nov-2007.tar": archive("trainval", "1"),
+             "VOCtest_06-Nov-2007.tar": archive("test", "2")}  # fmt: skip
+    server.files = files
+    table({"voc2007": with_hashes_of(files, REAL["voc2007"])})
+    folder = tmp_path / "data" / "VOCdevkit" / "VOC2007"
+    (folder / "JPEG").mkdir(parents=True)
+    (folder / "JPEG" / "1.J").write_text("the user's")
+    assert get("voc2007", "--mirror", server.url).code == 0
+    found = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    lists = {f"ImageSets/Main/{part}.txt" for part in ("trainval", "test")}
+    assert found == lists | {"JPEG/1.J", "JPEG/2.J", "Anno/1.A", "Anno/2.A"}
+    assert (folder / "JPEG" / "1.J").read_text() == "the user's"
+    assert get("voc2007", "--mirror", server.url).out.startswith("voc2007: is already complete")
 
 
 HELLO = "ce013625030ba8dba906f756967f9e9ca394464a"  # what `git hash-object` prints for hello and \n
