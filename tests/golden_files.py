@@ -86,7 +86,10 @@ def read(path) -> Golden:
         meta = file.metadata()
         tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     meta = {k: json.loads(v) if k in JSON else v for k, v in meta.items()}
-    named = {"APT": "CoOp", "MultiModalAdapterPP": "MMAPP"}  # APT trains CoOp
+    named = {"APT": "CoOp", "TCPT": "CoOp", "MultiModalAdapterPP": "MMAPP"}  # two train CoOp
+    if meta["method"] == "TCPT":
+        meta["config"]["CALIBRATE"] = True
+        tensors["loss/own"] = tensors.pop("loss/ce")
     meta["method"] = named.get(meta["method"], meta["method"])
     if meta["method"] == "LinearProbe":  # its steps are CLAP's; the rest: test_linear_probes.py
         meta["method"] = "CLAP"

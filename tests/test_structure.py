@@ -114,7 +114,8 @@ PACKAGES = {
     "checkpoint": "backbones dassl_parts embedded errors running storage teacher",
     "contract": "encoders errors",
     "losses": "",
-    "method": "backbones checkpoint contract encoders errors full_precision losses node prompts",
+    "method": "backbones checkpoint contract encoders errors full_precision losses node prompts "
+    "teacher",
     "regularizers": "method teacher",
     "capabilities": "checkpoint encoders errors full_precision marks method node teacher",
     "record": "backbones capabilities checkpoint embedded errors images marks running storage",

@@ -297,6 +297,21 @@ def _mixing(module: nn.Module, W: int, inputs: int) -> float:
     return float((whole - torch.cat(each, 1)).abs().max() / whole.abs().max().clamp_min(1e-30))
 
 
+def check_calibrated(method: Any, output: Any, batch: Any) -> None:
+    """Raise UserError for a step that TCPT's terms have no meaning in."""
+    h, B, K = output.text.h, len(output.logits), method.num_classes
+    wrong = {
+        "it has a text for each image": method.conditional,
+        f"it has {len(h)} prompts a class": len(h) > 1,
+        "its steps compare images with some classes only": h.shape[1] != K,
+        "its text does not learn": not h.requires_grad,
+        "its images have no label, or several": batch.labels.shape != (B,),
+        "there is no other class": K == 1,
+    }
+    why = next((reason for reason, holds in wrong.items() if holds), "")
+    need(not why, f"{method.place('CALIBRATE')} is True, but {why}: leave it out")
+
+
 def check_logits(method: Any, output: Any) -> None:
     """Raise UserError for logits that are not one number for each image and class."""
     shape, expected = tuple(output.logits.shape), (len(output.image.z), method.num_classes)

@@ -1,6 +1,7 @@
-"""The loss of logits and labels: of one label an image, or of several.
+"""The loss of logits and labels: of one label an image, or of several; terms that calibrate.
 
-Letters: B images, K classes. Several labels are (B, K): 1 present, 0 absent, -1 unknown.
+Letters: B images, K classes, D the width of features. Several labels are (B, K): 1 present, 0
+absent, -1 unknown.
 """
 
 import torch
@@ -43,3 +44,39 @@ def asymmetric(
     with torch.no_grad():
         focus = present * (1 - p) ** gamma_pos + absent * (1 - q) ** gamma_neg
     return -focus * (present * p.clamp_min(floor).log() + absent * q.clamp_min(floor).log())
+
+
+def calibration(
+    logits: torch.Tensor, labels: torch.Tensor, h: torch.Tensor, h0: torch.Tensor
+) -> dict[str, torch.Tensor]:
+    """Return TCPT's terms, with their published weights (docs/methods.md, section 10).
+
+    Labels are (B,); h and h0 (K, D), the text features and those of the untouched CLIP.
+    """
+    mean, variance = margins(logits, labels)
+    return {
+        "margin_mean": -0.1 * mean,
+        "margin_variance": 0.01 * variance,
+        "moments": 5.0 * moments(h, h0),
+    }
+
+
+def margins(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return mean and variance of the labels' leads over the best other class; nan of one class.
+
+    Examples:
+        >>> mean, variance = margins(torch.tensor([[3.0, 1.0], [0.0, 4.0]]), torch.tensor([0, 1]))
+        >>> float(mean), float(variance)
+        (3.0, 1.0)
+    """
+    own = labels[:, None]
+    others = logits.scatter(1, own, -torch.inf)
+    m = logits.gather(1, own)[:, 0] - others.amax(1)
+    return m.mean(), m.var(correction=0)
+
+
+def moments(h: torch.Tensor, h0: torch.Tensor) -> torch.Tensor:
+    """Return the squared distance of means and covariances of features h and h0, (K, D)."""
+    apart = [x - x.mean(0) for x in (h, h0)]
+    C, C0 = (x.T @ x / len(x) for x in apart)
+    return (h.mean(0) - h0.mean(0)).square().sum() + (C - C0).square().sum()

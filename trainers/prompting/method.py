@@ -22,9 +22,9 @@ from .backbones import family_of
 from .checkpoint import state
 from .checkpoint.public import Public
 from .checkpoint.saved import Saved
-from .contract import ENCODERS, check_built, check_logits, with_sentences
+from .contract import ENCODERS, check_built, check_calibrated, check_logits, with_sentences
 from .encoders.added import NONE, Additions
-from .encoders.class_text import class_text
+from .encoders.class_text import class_text, zero_shot_template
 from .encoders.sentences import check_names
 from .encoders.sides import features_width, widths
 from .encoders.text import TextEncoder, TextFeatures
@@ -33,8 +33,9 @@ from .encoders.uncalled import uncalled_modules
 from .encoders.vision import ImageEncoder, ImageFeatures
 from .errors import UserError, check_name, need
 from .full_precision import gradients_of, no_autocast
-from .losses import classification
+from .losses import calibration, classification
 from .prompts import Contexts, public_name
+from .teacher import Teacher
 
 METHODS: dict[str, type["Method"]] = {}
 Images = torch.Tensor | Sequence[torch.Tensor]  # one view, or several
@@ -300,6 +301,10 @@ class Method(nn.Module):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         cls.defaults = nodes.defaults_of(cls.Settings, cls.__name__)
+        if not cls.trains:
+            del cls.defaults["CALIBRATE"]
+        elif "CALIBRATE" not in cls.training_only:
+            cls.training_only = (*cls.training_only, "CALIBRATE")
         cls.several = vars(cls).get("several", "")
         if own := vars(cls).get("public"):
             bases = (vars(base) for base in cls.__mro__[1:])
@@ -348,6 +353,8 @@ class Method(nn.Module):
         self._text_cache = TextCache()
         self.build(clip_model, classnames, dataset)
         check_built(self, clip_model)
+        if settings.CALIBRATE:  # its moments are those of these text features
+            self.untouched = Teacher(clip_model, classnames, [zero_shot_template(dataset)])
         self._thawed = any(p.requires_grad for p in self.text_encoder.parameters())  # of a copy
         self._fixed = {name for name, p in self.own_parameters() if not p.requires_grad}
         self.class_buffers = state.digests_by_class(self.own_state(), self.num_classes)
@@ -439,6 +446,13 @@ class Method(nn.Module):
                 f"The loss of {type(self).__name__} must be a scalar, or scalars by name: {error}"
             ) from None
         total = terms["loss"] if "loss" in terms else torch.stack([*terms.values()]).sum()
+        if self.settings.CALIBRATE:
+            check_calibrated(self, output, batch)
+            with no_autocast(output.logits.device.type):
+                h, h0 = output.text.h[0].float(), self.untouched.h
+                more = calibration(output.logits, batch.labels, h, h0)
+            terms = {"own": total, **more} if terms.keys() == {"loss"} else {**terms, **more}
+            total = total + torch.stack([*more.values()]).sum()
         return {"loss": total, **{k: v for k, v in terms.items() if k != "loss"}}
 
     @torch.no_grad()

@@ -24,12 +24,14 @@ class Settings:
         sentences: those that a run asks for, `Asked` or a `ClassText`, or None; not a key either.
         several: True if images have several labels; not a key either.
         PREC: precision, `fp16`, `fp32` or `amp`.
+        CALIBRATE: True adds TCPT's terms to the loss (docs/methods.md, section 10).
     """
 
     dataset: str = ""
     sentences: Any = None
     several: bool = False
     PREC: str = "fp16"
+    CALIBRATE: bool = False
 
 
 def defaults_of(settings: type[Settings], method: str) -> dict[str, Any]:

@@ -72,6 +72,11 @@ class ProGrad(CoOp):
 
         def __post_init__(self) -> None:
             need(
+                not self.CALIBRATE,
+                "CALIBRATE is True, but ProGrad projects gradients of two terms alone: leave it "
+                "out, or take CoOp",
+            )
+            need(
                 self.NAME in ("", "prograd"),
                 f"LOSS.NAME is '{self.NAME}' but ProGrad has only the loss prograd",
             )
