@@ -1,5 +1,7 @@
 """TCPT's terms: what their golden file has beside a step, other methods, precision, refusals."""
 
+from copy import deepcopy
+
 import pytest
 import torch
 from golden_files import build, near, read
@@ -69,11 +71,14 @@ def test_a_plain_sum_with_the_methods_own_loss(tiny_clip, name):
     assert near(terms["loss"], plain["loss"] + sum(terms[name] for name in TERMS), 1e-5)
 
 
-def test_half_precision_has_the_terms_in_float32(golden, tiny_clip, tmp_path):
+@pytest.mark.parametrize("precision", ["amp", "fp16", "bf16"])
+def test_half_precision_has_the_terms_in_float32(golden, tiny_clip, tmp_path, precision):
     """The public code leaves them out with amp."""
-    method = build(golden, tiny_clip, tmp_path).train()
+    clip_model, how = deepcopy(tiny_clip), Precision(precision, CPU, half_on_cpu=True)
+    method = build(golden, clip_model, tmp_path).train()
+    how.place(method, clip_model)
     batch = method.batch(golden.tensors["image"], golden.tensors["label"])
-    with torch.autocast("cpu", torch.bfloat16):
+    with how.autocast():
         terms = method.terms(method.output(batch.images), batch)
     for name in TERMS:
         assert terms[name].dtype == torch.float32

@@ -448,8 +448,8 @@ class Method(nn.Module):
         total = terms["loss"] if "loss" in terms else torch.stack([*terms.values()]).sum()
         if self.settings.CALIBRATE:
             check_calibrated(self, output, batch)
+            h, h0 = output.text.h[0].float(), self.untouched.h  # with amp, encoders need autocast
             with no_autocast(output.logits.device.type):
-                h, h0 = output.text.h[0].float(), self.untouched.h
                 more = calibration(output.logits, batch.labels, h, h0)
             terms = {"own": total, **more} if terms.keys() == {"loss"} else {**terms, **more}
             total = total + torch.stack([*more.values()]).sum()
