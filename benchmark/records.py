@@ -1,15 +1,16 @@
 """Read the record and console output of a run, and check that the record fits the run."""
 
+import ast
 import json
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from recipe.configs import read_pairs
-from trainers.prompting.checkpoint.cfg_texts import literal
 from trainers.prompting.checkpoint.identity import (
     Identity,
     differences,
@@ -366,5 +367,7 @@ def console_lines(run: Run) -> list[str]:
 
 def as_recorded(value):
     """Return a value as yacs parses it from text, in the form that JSON gives back."""
-    value = literal(value) if isinstance(value, str) else value
+    if isinstance(value, str):  # a name or a path, without quotes, stays a text
+        with suppress(ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
+            value = ast.literal_eval(value)
     return list(value) if isinstance(value, tuple) else value

@@ -3,11 +3,12 @@
 import os
 from pathlib import Path
 
-from trainers.prompting.checkpoint.cfg_texts import no_settings, note_edited
 from trainers.prompting.checkpoint.identity import (
     begun_otherwise,
     differences,
     identity,
+    no_settings,
+    note_edited,
     read_run,
     run_in,
     write_run,

@@ -23,13 +23,13 @@ from trainers.prompting import (
     load_clip,
     write_sentences,
 )
-from trainers.prompting.building.config import _fill
 from trainers.prompting.building.rebuild import for_classes
 from trainers.prompting.capabilities import CAPABILITIES
 from trainers.prompting.checkpoint.public import Public
 from trainers.prompting.encoders.text import TextFeatures
 from trainers.prompting.encoders.vision import ImageFeatures
 from trainers.prompting.method import METHODS
+from trainers.prompting.node import fill
 
 PAGE = (ROOT / "docs" / "extending.md").read_text("utf-8")
 OF_CHECKPOINTS = (ROOT / "docs" / "checkouts.md").read_text("utf-8")
@@ -168,8 +168,7 @@ def test_what_the_page_says_in_passing(page):
     assert torch.equal(then.text_encoder.text_projection, shared.projection)
     once_more = for_classes(then, clip_model, others, NAMES, "")
     assert then.training_classnames == once_more.training_classnames == NAMES
-    cfg = SimpleNamespace(OUTPUT_DIR="", SEED=7, DATASET=SimpleNamespace(NAME=""))
-    assert _fill("{seed}", cfg) == "7"
+    assert fill("{seed}", {"seed": 7}) == "7" and fill(3, {"seed": 7}) == 3
 
 
 def test_the_data_set_of_the_page(page, tmp_path):

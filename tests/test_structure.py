@@ -125,7 +125,7 @@ PACKAGES = {
     "method node prompts registry regularizers robustness storage sure_views teacher transport",
     "plugins": "errors method record",
     "step": "capabilities method running",
-    "building": "backbones capabilities checkpoint dassl_parts encoders errors images "
+    "building": "backbones capabilities checkpoint encoders errors images "
     "method node running storage",
     "trainer": "backbones building capabilities checkpoint contract dassl_parts encoders errors "
     "images method node plugins record robustness running step storage teacher",
@@ -150,10 +150,10 @@ AROUND_IT = {
     "data": "cli datasets plug-in protocols recipe report",
     "measure": "cli plug-in recipe records report train",
     "launch": "cli datasets plug-in protocols recipe records train",
-    "inspect": "cli datasets measure plug-in protocols recipe report train",
+    "inspect": "cli measure plug-in protocols recipe report train",
     "__main__": "cli launch plug-in protocols report",
 }
-OF_DASSL = {"building", "trainer", "use", "conformance"}  # they alone know its cfg
+OF_DASSL = {"building", "trainer", "conformance"}  # they alone know its cfg
 AROUND = {"dassl", "yacs", "benchmark", "recipe", "train", "datasets"}
 
 

@@ -155,7 +155,7 @@ def block(run, path: Path, name: str, prompts: list[int]) -> Block:
         # the states of visual prompts follow the patches, and padding the words
         T = plans[n - 1, n - 1, : model.image_encoder.num_patches, : len(words)].cpu()
         maps[f"prompt {n}"] = maps_of(T, words, of_class)
-    return Block(denormalize(image, run.settings), f"'{name}'", maps)
+    return Block(denormalize(image, run.images), f"'{name}'", maps)
 
 
 def words_of(model, name: str) -> list[str]:
@@ -219,12 +219,12 @@ def square(values: "torch.Tensor") -> "torch.Tensor":
     return values.reshape(side, side)
 
 
-def denormalize(image, cfg):
+def denormalize(image, read):
     """Return a normalised image (3, H, W) as (H, W, 3) with values from 0 to 1."""
     import torch
 
-    mean = torch.tensor(cfg.INPUT.PIXEL_MEAN)[:, None, None]
-    std = torch.tensor(cfg.INPUT.PIXEL_STD)[:, None, None]
+    mean = torch.tensor(read.mean)[:, None, None]
+    std = torch.tensor(read.std)[:, None, None]
     return (image * std + mean).clamp(0, 1).permute(1, 2, 0).numpy()
 
 

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 
 from recipe.configs import FEATURES, prompts_for, read_pairs
 from trainers.prompting.building.by_run import for_run
-from trainers.prompting.checkpoint.cfg_texts import BY_PROCESS
-from trainers.prompting.checkpoint.identity import RUN
+from trainers.prompting.checkpoint.identity import BY_PROCESS, RUN
 from trainers.prompting.errors import UserError
 
 from .. import records

@@ -175,7 +175,7 @@ def program() -> Path:
     light = ["__init__.py", "marks.py", "errors.py", "one_package.py"]
     light += ["record/hashes.py", "record/metrics.py", "record/predictions.py"]
     light += [f"storage/{name}.py" for name in ("files", "run_record")]
-    light += [f"checkpoint/{name}.py" for name in ("cfg_texts", "identity", "keys")]
+    light += [f"checkpoint/{name}.py" for name in ("identity", "keys")]
     light += ["building/base_config.py", "building/by_run.py"]
     light += ["use/commands/arguments.py", "advice/page.css"]
     packages = ("advice", "checkpoint", "embedded", "record", "storage", "building", "use")

@@ -96,9 +96,8 @@ def test_the_advice_ends_the_log_and_is_a_run(advised, capsys):
     assert run.method == record["trainer"] and run.classnames == CLASSES
     expected = {"train_steps": 0, "seed": 0, "backbone": "emoji", "num_classes": 5}
     assert {key: record[key] for key in expected} == expected and record["train_seconds"] > 0
-    cfg = run.settings
-    assert cfg.DATASET.ROOT == value_of(record, "DATASET.ROOT") == str(root)
-    assert cfg.TRAINER[METHODS[run.method].node].SEARCH_HP is False  # takes labels
+    assert run.settings["DATASET.ROOT"] == value_of(record, "DATASET.ROOT") == str(root)
+    assert run.settings[METHODS[run.method].place("SEARCH_HP")] is False  # takes labels
     found = read_features(out / "features" / "emoji.safetensors")
     paths = dict(digests(root, "paths"))
     images = torch.stack([run.preprocess(run.read(paths[digest])) for digest in found.images])
@@ -106,7 +105,7 @@ def test_the_advice_ends_the_log_and_is_a_run(advised, capsys):
     space = fits.Space("", found.image, found.text[encoding.TEMPLATE], found.logit_scale)
     once = dict(digests(root, "labels"))
     rows, labels = [found.images.index(x) for x in once], torch.tensor([*once.values()])
-    fitted = space.fit(run.method, rows, labels, ALPHA=run.settings.TRAINER.GDA.ALPHA)
+    fitted = space.fit(run.method, rows, labels, ALPHA=run.settings["TRAINER.GDA.ALPHA"])
     with torch.no_grad():
         assert (run.model(images) - fitted(run.model.clip_features(images))).abs().max() == 0
     evaluated = SimpleNamespace(keys=contents.read_keys([[Datum(path) for path in paths.values()]]))
@@ -213,7 +212,7 @@ def test_a_repeated_call_removes_only_what_is_its_own_and_takes_the_weight_that_
     assert all((repeated / name).exists() for name in OTHERS) and not (repeated / HALF).exists()
     alone = shutil.ignore_patterns("mine")  # or there would be two models
     run = load_run(shutil.copytree(repeated, tmp_path / "copy", ignore=alone))
-    assert run.settings.TRAINER.GDA.ALPHA == 7 and float(run.model.alpha) == 7
+    assert run.settings["TRAINER.GDA.ALPHA"] == 7 and float(run.model.alpha) == 7
 
 
 def test_the_page_ends_with_what_to_do(repeated):

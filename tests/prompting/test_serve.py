@@ -19,9 +19,7 @@ uvicorn = pytest.importorskip("uvicorn")
 from starlette.testclient import TestClient  # noqa: E402
 
 from trainers.prompting import build_method, load_clip  # noqa: E402
-from trainers.prompting.building.config import add_nodes, fit_images  # noqa: E402
 from trainers.prompting.building.transforms import Images, Plain  # noqa: E402
-from trainers.prompting.dassl_parts import dassl  # noqa: E402
 from trainers.prompting.record.calibration import Calibration  # noqa: E402
 from trainers.prompting.use import page as pages  # noqa: E402
 from trainers.prompting.use.commands import main, serve  # noqa: E402
@@ -41,10 +39,6 @@ def png(size=(40, 30), colour="red", mode="RGB"):
 def run():
     """Return a run of zero-shot CLIP, as from `load_run`, with a calibration."""
     clip_model = load_clip("emoji")
-    cfg = dassl("config").get_cfg_default()
-    add_nodes(cfg)
-    cfg.VERBOSE, cfg.INPUT.TRANSFORMS = False, ["normalize"]
-    cfg = fit_images(cfg, clip_model)[0]
     model = build_method("ZeroshotCLIP", {}, clip_model, NAMES).eval()
     logits, labels = torch.randn(50, 4), torch.randint(4, (50,))
     width = model.width
@@ -52,8 +46,9 @@ def run():
         Calibration.fit(logits, labels, 2.0, torch.linspace(-1, 0, 50)),
         centre=torch.randn(width), classes=torch.randn(4, width),
     )  # fmt: skip
-    plain = Plain(Images.in_config(cfg.INPUT))
-    return Run(model, NAMES, plain, cfg, "ZeroshotCLIP", "emoji", "out", 0, calibration, 2.0)
+    images = Images.of(clip_model)
+    return Run(model, NAMES, Plain(images), {}, images, "ZeroshotCLIP", "emoji", "out", 0,
+               calibration, 2.0)  # fmt: skip
 
 
 def client_of(run):
@@ -130,11 +125,6 @@ def test_an_image_of_sixty_megapixels_and_one_of_several_frames(run):
     frames, first = io.BytesIO(), Image.new("L", (9, 9))
     first.save(frames, "GIF", save_all=True, append_images=[Image.new("L", (9, 9), 9)])
     refused(client_of(run).post("/classify", content=frames.getvalue()), "It has 2 frames")
-
-
-def test_a_public_dassl_reads_images_as_it_does(run, monkeypatch):
-    monkeypatch.delattr(dassl("utils"), "decode_image")
-    assert run.decode(Image.new("L", (3, 3))).mode == "RGB"
 
 
 def test_large_and_half_bodies(run, capfd):

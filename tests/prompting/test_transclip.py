@@ -13,6 +13,7 @@ from paths import GOLDEN
 
 from benchmark.__main__ import main
 from trainers.prompting import UserError, build_method, load_run
+from trainers.prompting.checkpoint.keys import nested
 from trainers.prompting.checkpoint.provenance import other_backbone
 from trainers.prompting.checkpoint.saved import Saved
 from trainers.prompting.encoders.text import TextFeatures
@@ -266,8 +267,7 @@ def test_on_top_of_runs(tmp_path, tiny_clip):
         with pytest.raises(UserError, match=why):
             build_method("TransCLIP", {"PRIOR": str(place)}, tiny_clip, names)
     trained = Saved.find(str(tmp_path / "CoOp"), top, "")
-    cfg = run.settings.clone()
-    cfg.defrost()
+    cfg = nested({"MODEL.BACKBONE.NAME": run.backbone})
     assert other_backbone(trained, cfg) is None
     cfg.MODEL.BACKBONE.NAME = "RN50"
     said = "the CLIP is RN50 here and tiny_clip_seed0.safetensors there"

@@ -44,7 +44,7 @@ def test_all_orientations(tag, suffix, tmp_path):
     stored = photo(path, tag)
     with Image.open(path) as image:
         wanted = np.asarray(ImageOps.exif_transpose(image) if tag not in ODD else image, float)
-    run = Run(*[None] * 9)
+    run = Run(*[None] * 10)
     with Image.open(path) as opened:
         decoded = run.decode(opened)
     for image in (sources.read_image(str(path)), run.read(path), decoded, upright(run.read(path))):

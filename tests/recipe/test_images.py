@@ -16,7 +16,7 @@ from benchmark.launch.engine import Engine, Settings
 from datasets.base import ImageDataset
 from datasets.labels import subsample_classes
 from datasets.splits import divide
-from trainers.prompting.checkpoint.cfg_texts import BY_PROCESS
+from trainers.prompting.checkpoint.identity import BY_PROCESS
 
 OWN = ["DATASET.NAME", "ImageFolder", "TRAIN.CHECKPOINT_FREQ", "1"]
 

@@ -1,13 +1,13 @@
-"""Dassl's modules: those of the installed Dassl, or the few that come with the package."""
+"""Dassl's files: those of the installed Dassl, or those that come with the package."""
 
 import importlib
 from typing import Any
 
 
-def dassl(name: str) -> Any:
-    """Return the module `dassl.NAME`: `config`, `data.transforms` or `utils`.
+def dassl_utils() -> Any:
+    """Return the module `dassl.utils`, for logs and for checkpoints of public code or broken ones.
 
-    A wheel of this package has these three of `dassl-lite`: loading a run needs no others.
+    A wheel of this package has that of `dassl-lite`.
 
     Raises:
         ModuleNotFoundError: Dassl is not installed, and this folder was copied, not installed.
@@ -17,7 +17,7 @@ def dassl(name: str) -> Any:
     except ModuleNotFoundError as missing:
         own = f"{__package__}.dassl_lite"
         try:
-            return importlib.import_module(f"{own}.{name}")
+            return importlib.import_module(f"{own}.utils")
         except ModuleNotFoundError as error:
             raise (missing if error.name == own else error) from None
-    return importlib.import_module(f"dassl.{name}")
+    return importlib.import_module("dassl.utils")

@@ -7,7 +7,6 @@ others have not is in `capabilities`. It is long because all methods are of this
 
 import importlib
 import math
-import pkgutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -568,13 +567,13 @@ class Method(nn.Module):
 def import_methods(name: str = "") -> None:
     """Import the files of the methods that are built in, which registers them.
 
-    Given a name, only that of the method is imported, unless no file is called so.
+    Given a name, only the file with this class is imported, if there is one.
     """
-    files = [file.name for file in pkgutil.iter_modules([str(Path(__file__).with_name("methods"))])]
-    own = [file for file in files if file.replace("_", "") == name.lower()]
+    files = sorted(Path(__file__).with_name("methods").glob("[!_]*.py"))
+    own = [file for file in files if f"\nclass {name}(" in file.read_text("utf-8")]
     if own or name not in METHODS:
         for file in own or files:
-            importlib.import_module(f"{__package__}.methods.{file}")
+            importlib.import_module(f"{__package__}.methods.{file.stem}")
 
 
 def find_method(name: str) -> type[Method]:

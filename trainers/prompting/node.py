@@ -95,6 +95,14 @@ def read_node(
     return method.Settings(**settings, dataset=dataset, sentences=sentences, several=several)
 
 
+def fill(value: Any, of_run: Mapping[str, object]) -> Any:
+    """Return a value with what a run says in place of `{seed}` and others, if it is a text."""
+    if isinstance(value, str):
+        for name, said in of_run.items():
+            value = value.replace(f"{{{name}}}", str(said))
+    return value
+
+
 def warn_ignored(places: list[str]) -> None:
     """Print a warning that names keys, if there are any."""
     if places:

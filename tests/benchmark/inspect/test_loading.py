@@ -1,10 +1,12 @@
 """Loading runs: what is refused in a checkpoint, and plug-ins that it names and nobody trusts."""
 
+import os
 import re
 
 import pytest
 import torch
-from paths import GOLDEN
+from fresh import run_fresh
+from paths import GOLDEN, ROOT
 from tiny import edit_run
 
 from benchmark.__main__ import main
@@ -70,13 +72,12 @@ WRONG = {  # the change of a checkpoint, and what is said
     "whole numbers": (context(torch.Tensor.long), "is a Tensor of torch.int64"),
     "complex": (context(lambda ctx: ctx.to(torch.complex64)), "is a Tensor of torch.complex64"),
     "too large": (context(lambda ctx: ctx.double() + 1e300), "are not finite"),
-    "a key": setting("OPTIM.LR.X", 1),
-    "a value for a node": setting("MODEL", 3),
-    "nothing for a node": setting("MODEL.BACKBONE", None),
-    "a node for a method": setting("TRAINER.COOP", "x"),
-    "a node for a value": setting("TRAINER.NAME.X", 1),
     "a number for a list": setting("INPUT.TRANSFORMS", 7),
     "a word for a number": setting("DATASET.NUM_SHOTS", "many"),
+    "a word for a number of the method": (
+        changed(run={"TRAINER.COOP.N_CTX": "x"}),
+        "N_CTX is 'x' but must be a whole number): take",
+    ),
     "a long word": setting("DATASET.NUM_SHOTS", "-" * 100_000 + "1"),
 }
 
@@ -193,3 +194,48 @@ def test_a_plugin_that_the_user_names_or_trusts_is_imported_and_printed(
     out = capsys.readouterr()
     assert f"Plug-in '{plugin}': Mine" in out.err.splitlines() and "Plug-in" not in out.out
     assert (run_of_plugin / "imported").exists()
+
+
+WITHOUT = """
+import sys
+for name in ("yacs", "yacs.config", "dassl"):
+    sys.modules[name] = None  # whoever imports it fails
+word, *argv = sys.argv[1:]
+if word == "load_run":
+    from trainers.prompting import load_run
+    code = load_run(argv[0]).model.num_classes != 4
+else:
+    from trainers.prompting.use.commands import main
+    if word == "serve":
+        import uvicorn
+        uvicorn.Server.run = lambda server, sockets: None
+    code = main([word, *argv])
+ours = [name for name in sys.modules if name.startswith("trainers.prompting")]
+print(len(ours), file=sys.stderr)
+sys.exit(code)
+"""
+
+
+@pytest.mark.parametrize("method", ["ALIGN", "CoOp"])
+@pytest.mark.parametrize(
+    ("words", "most"),
+    [
+        ("load_run", 110),
+        ("predict --model-dir", 120),
+        ("export --output a.safetensors --model-dir", 120),
+        ("serve --port 0", 120),
+        ("info", 180),  # which knows all methods
+    ],
+)
+def test_a_run_is_used_without_dassl_and_yacs(runs, tmp_path, words, most, method):
+    word, *argv = words.split()
+    if word == "serve":
+        pytest.importorskip("uvicorn")
+        pytest.importorskip("starlette")
+    if word == "export" and method == "ALIGN":
+        argv[1] = "a.pt2"
+    argv += [str(runs / method)] + [str(images_of(runs)[0])] * (word == "predict")
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = run_fresh(WITHOUT, word, *argv, cwd=tmp_path, env=env)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stderr.split()[-1]) <= most

@@ -5,6 +5,7 @@ import io
 import json
 import re
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -34,7 +35,7 @@ def test_load_run_reproduces_the_accuracy_of_the_run(runs, capsys):
         loaded = load_run(runs / method)
         capsys.readouterr()
         assert set(loaded.classnames) == set(NAMES) and loaded.method == method
-        assert loaded.settings.DATASET.NUM_SHOTS == 4 and [*loaded.settings.INPUT.SIZE] == [32, 32]
+        assert loaded.settings["DATASET.NUM_SHOTS"] == 4 and loaded.images.size == 32
         assert not loaded.model.training
         record = json.loads((runs / method / "results.json").read_text())
         files = images_of(runs)
@@ -166,13 +167,10 @@ def test_a_folder_for_open_clip(runs, capsys, tmp_path):
 
 def test_without_normalisation_in_training_there_is_none_afterwards(runs):
     run = load_run(runs / "CoOp")
-    run.settings.defrost()
-    images = run.settings.INPUT
-    for names, mean, std in (
-        (["normalize"], images.PIXEL_MEAN, images.PIXEL_STD), (["random_flip"], [0] * 3, [1] * 3),
+    for normal, mean, std in (
+        (True, run.images.mean, run.images.std), (False, [0] * 3, [1] * 3),
     ):  # fmt: skip
-        images.TRANSFORMS = names
-        found = metadata(run)
+        found = metadata(replace(run, images=replace(run.images, normal=normal)))
         assert json.loads(found["image_mean"]) == list(mean)
         assert json.loads(found["image_std"]) == list(std)
 
@@ -288,8 +286,8 @@ def test_a_plug_in_that_cannot_be_traced_gets_a_remedy(monkeypatch, capsys, trac
 
     monkeypatch.setattr("trainers.prompting.use.export.program", program)
     monkeypatch.setitem(METHODS, "Outside", type("Outside", (), {"__module__": "outside"}))
-    settings = SimpleNamespace(INPUT=SimpleNamespace(SIZE=(32, 32)))
-    run = SimpleNamespace(method="Outside", model=traced(), settings=settings)
+    images = SimpleNamespace(size=32)
+    run = SimpleNamespace(method="Outside", model=traced(), images=images)
     with pytest.raises(UserError, match=re.escape(remedy)):
         export_program(run)
     assert capsys.readouterr().err == ""

@@ -254,21 +254,23 @@ def test_pixels_are_those_of_the_processor(tmp_path, case):
     family, size = read_preparation(tmp_path, how)
     assert family.resize == resize and size == SIZE
     visual = SimpleNamespace(input_resolution=SIZE)
+    images = Images.of(SimpleNamespace(family=family, visual=visual))
     cfg = get_cfg_default()
     extend_cfg(cfg)
     cfg.INPUT.TRANSFORMS = ["normalize"]
     cfg, _ = fit_images(cfg, SimpleNamespace(family=family, visual=visual))
+    assert Images.in_config(cfg.INPUT) == images  # as a training sets it
     x = np.add.outer(np.arange(60) * 2, np.arange(90))  # smooth: few pixels differ by rounding
     image = Image.fromarray(np.stack([x, 255 - x, x // 2], -1).astype(np.uint8))
     processor = transformers.AutoImageProcessor.from_pretrained(tmp_path)
     size = {} if "size" in how else {"size": {"height": SIZE, "width": SIZE}}
     wanted = processor(images=image, return_tensors="pt", **size).pixel_values[0]
-    found = Plain(Images.in_config(cfg.INPUT))(image)
-    levels = torch.tensor(cfg.INPUT.PIXEL_STD)[:, None, None] * 255
+    found = Plain(images)(image)
+    levels = torch.tensor(images.std)[:, None, None] * 255
     assert found.shape == wanted.shape == (3, SIZE, SIZE)
     assert ((found - wanted) * levels).abs().max() <= 1.01  # levels of 256
     run = SimpleNamespace(
-        settings=cfg, method="", backbone="", classnames=[], calibration="", temperature=1.0
+        images=images, method="", backbone="", classnames=[], calibration="", temperature=1.0
     )
     assert f"{metadata(run)['resize']} {metadata(run)['resize_to']}".startswith(resize)
 

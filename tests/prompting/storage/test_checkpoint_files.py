@@ -5,10 +5,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from yacs.config import CfgNode
 
 from trainers.prompting import UserError, build_method, load_clip
-from trainers.prompting.checkpoint.cfg_texts import put
 from trainers.prompting.checkpoint.files import (
     broken_checkpoint,
     find_checkpoint,
@@ -125,21 +123,6 @@ def test_numbers_of_records():
     for record in ([], {}, {"accuracy": None}):
         assert flaw(record) == "holds no accuracy"
     assert flaw({"accuracy": "x" * 50}) == f'holds accuracy "{"x" * 39}, which is not from 0 to 100'
-
-
-def test_settings_are_put_into_a_cfg():
-    cfg = CfgNode({"A": {"RATE": 1.0, "NAME": "x", "SIZES": [1], "NODE": {}, "FREE": None}})
-    values = {"RATE": 2, "NAME": "5", "SIZES": [1, 2], "FREE": "q", "NEW.KEY": 3}
-    for key, value in values.items():
-        put(cfg, f"A.{key}", value, "place")
-    new = {"RATE": 2, "NAME": "5", "SIZES": [1, 2], "NODE": {}, "FREE": "q", "NEW": {"KEY": 3}}
-    assert cfg == {"A": new}
-    for key, value in (("RATE", "x"), ("NAME.KEY", 1), ("NODE", None), ("SIZES", 1)):
-        said = f"'place' has {value!r} for the setting A.{key}, which is impossible"
-        with pytest.raises(UserError, match=said):
-            put(cfg, f"A.{key}", value, "place")
-    put(cfg, "A.NAME", None, "place")  # of a key whose default is the method's
-    assert cfg.A.NAME is None
 
 
 def test_buffers_that_are_sound_or_depend_on_classes():

@@ -96,7 +96,7 @@ def test_train_resume_predict_and_export(backbone, tmp_path, capsys, monkeypatch
         assert all(torch.equal(there[key], here[key]) for key in there)
     record = results(out)
     run = load_run(out)
-    assert run.settings.INPUT.RESIZE == "squash" and has_ends(run.preprocess(wide()))
+    assert run.images.resize == "squash" and has_ends(run.preprocess(wide()))
     folder = ["--model-dir", str(out)]
     if name == "CoOp":
         image = run.preprocess(wide())[None]

@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ..dassl_parts import dassl
 from ..embedded import file_sha256
 from ..errors import UserError, need, printable
+from ..images import image_files
 from ..images.class_folders import (
     PARTS,
     UNLABELLED,
@@ -199,6 +199,6 @@ def read_image(path: str) -> Any:
     try:
         with Image.open(path) as image:
             check_image(image)
-        return upright(dassl("utils").read_image(path))
+        return upright(image_files.read_image(path))
     except Exception as error:  # decoders raise nearly every type there is
         raise UserError(why_unread(path, error)) from None

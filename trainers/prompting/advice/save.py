@@ -8,11 +8,11 @@ from types import SimpleNamespace
 
 import torch
 
-from ..building.config import add_nodes
 from ..checkpoint.identity import write_run
+from ..checkpoint.keys import KEYS, nested
 from ..checkpoint.provenance import provenance_of
 from ..checkpoint.state import PublicLayout
-from ..dassl_parts import dassl
+from ..dassl_parts import dassl_utils
 from ..images.image_key import image_key
 from ..method import find_method
 from ..plugins import code_of
@@ -45,15 +45,15 @@ def save_run(
     """
     best, rows, y = choice.best, choice.rows, torch.tensor(choice.labels)
     method = space.fit(best.method, rows, y, **best.settings)
-    cfg = dassl("config").get_cfg_default()
-    add_nodes(cfg)
-    cfg.OUTPUT_DIR, cfg.SEED, cfg.VERBOSE = os.fspath(folder), 0, False
-    cfg.DATASET.NAME, cfg.DATASET.ROOT = DATASET, os.fspath(collection.source)
-    cfg.DATASET.CLASSES_AT, cfg.INPUT.UPRIGHT = collection.classes_at, True
-    cfg.INPUT.TRANSFORMS, cfg.MODEL.BACKBONE.NAME = ["normalize"], best.clip
-    cfg.TRAINER.NAME, cfg.TEST.SPLIT = best.method, FOLDS
-    settings = {**SETTINGS[best.method], **best.settings}.items()
-    cfg.merge_from_list([x for key, value in settings for x in (method.place(key), value)])
+    settings = {**method.defaults, **SETTINGS[best.method], **best.settings}
+    cfg = nested({
+        **{place: key.default for place, key in KEYS.items()},
+        **{method.place(key): value for key, value in settings.items()},
+        "OUTPUT_DIR": os.fspath(folder), "SEED": 0, "DATASET.NAME": DATASET,
+        "DATASET.ROOT": os.fspath(collection.source), "DATASET.CLASSES_AT": collection.classes_at,
+        "INPUT.UPRIGHT": True, "INPUT.TRANSFORMS": ["normalize"], "MODEL.BACKBONE.NAME": best.clip,
+        "TRAINER.NAME": best.method, "TEST.SPLIT": FOLDS,
+    })  # fmt: skip
     test = [
         SimpleNamespace(impath=collection.paths[row], label=label)
         for row, label in zip(rows, y.tolist(), strict=True)
@@ -80,7 +80,7 @@ def save_run(
         shutil.rmtree(folder / name, ignore_errors=True)  # of another method, by an earlier call
     run = provenance.identity._replace(code=provenance.code)
     write_run(folder, run=run.as_json())
-    dassl("utils").save_checkpoint(saved.content(), os.path.join(folder, method.public.folder))
+    dassl_utils().save_checkpoint(saved.content(), os.path.join(folder, method.public.folder))
     write_results(
         Evaluation(
             cfg=cfg, dataset=data, num_classes=len(collection.classnames), device=method.device,

@@ -12,7 +12,7 @@ from ..checkpoint.keys import KEYS
 from ..encoders.descriptions import Asked
 from ..errors import need
 from ..method import METHODS, Method, import_methods
-from ..node import Settings, read_node, warn_ignored
+from ..node import Settings, fill, read_node, warn_ignored
 from .by_run import SECTIONS, for_run
 from .keys import value_at
 
@@ -134,7 +134,8 @@ def values_in(cfg: CfgNode, method: type[Method]) -> dict[str, Any]:
     printed warning names keys that were set but mean nothing to the method.
     """
     keys = (*method.defaults, *method.public.ignored)
-    values = {key: _fill(value_at(cfg, method.place(key)), cfg) for key in keys}
+    of_run = {"run": cfg.OUTPUT_DIR or "{run}", "seed": cfg.SEED, "dataset": cfg.DATASET.NAME}
+    values = {key: fill(value_at(cfg, method.place(key)), of_run) for key in keys}
     places = _places()
     node = cfg.TRAINER.get(method.node, {})
     others = [key for key in node if key not in values]
@@ -144,12 +145,3 @@ def values_in(cfg: CfgNode, method: type[Method]) -> dict[str, Any]:
         if place in places and node[place.rpartition(".")[2]] != places[place]
     ])  # fmt: skip
     return values
-
-
-def _fill(value: Any, cfg: CfgNode) -> Any:
-    if not isinstance(value, str):
-        return value
-    of_run = {"run": cfg.OUTPUT_DIR or "{run}", "seed": cfg.SEED, "dataset": cfg.DATASET.NAME}
-    for name, text in of_run.items():
-        value = value.replace(f"{{{name}}}", str(text))
-    return value

@@ -4,67 +4,73 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from yacs.config import CfgNode
 
 from ..backbones import load_clip, weights_sha256
-from ..checkpoint.cfg_texts import put
+from ..capabilities.earlier import settings_of
 from ..checkpoint.saved import Saved
-from ..dassl_parts import dassl
 from ..encoders.class_text import zero_shot_template
 from ..encoders.descriptions import FILES, TEMPLATES
 from ..encoders.sentence_features import encode_sentences
 from ..encoders.sides import features_width
-from ..errors import need, printable
+from ..errors import UserError, need, printable
 from ..method import Method
 from ..storage.features import differing_traits
 from .build import make
-from .config import add_nodes, fit_images, settings_in
+from .transforms import Images
 
 
-def rebuild(
-    saved: Saved, kind: type[Method], cfg: CfgNode, clip_model: Any, names: Sequence[str]
-) -> tuple[Method, CfgNode]:
-    """Return the trained method for class names, on the CPU, and the cfg of what it reads."""
-    cfg, _ = fit_images(cfg, clip_model)
-    settings = settings_in(cfg, kind, saved.sentences, bool(saved.several))
-    method = make(kind, settings, clip_model, names, cfg.DATASET.NAME)
+def rebuild(saved: Saved, kind: type[Method], clip_model: Any, names: Sequence[str]) -> Method:
+    """Return the trained method for class names, on the CPU."""
+    dataset = saved.value("DATASET.NAME") or ""
+    try:
+        settings = settings_of(saved, kind, dataset)
+    except UserError as error:
+        raise UserError(
+            f"The run of '{saved.place}' has impossible settings ({error}): take another "
+            "checkpoint, or train again"
+        ) from None
+    method = make(kind, settings, clip_model, names, dataset)
     method.load_checkpoint(saved, names)
-    return method, cfg
+    return method
 
 
-def clip_of(saved: Saved, backbone: str | None = None) -> tuple[CfgNode, Any]:
-    """Return the cfg of a run, and its CLIP.
+def images_of(saved: Saved, clip_model: Any) -> Images:
+    """Return how a run reads images; rows of features are normalised."""
+    normal = saved.value("DATASET.FEATURES") or "normalize" in saved.value("INPUT.TRANSFORMS")
+    return Images.of(
+        clip_model, normal=bool(normal), crops=tuple(saved.value("INPUT.RRCROP_SCALE"))
+    )
 
-    `backbone` is its name or file, if it has moved. That of a run on features is compared with what
-    it was trained on.
+
+def clip_of(saved: Saved, name: str) -> Any:
+    """Return the CLIP of a run, given its name or file, which may have moved.
+
+    That of a run on features is compared with what it was trained on.
     """
-    cfg = _cfg(saved)
-    backbone = cfg.MODEL.BACKBONE.NAME = saved.backbone if backbone is None else backbone
-    sha256 = weights_sha256(backbone)
-    saved.check_weights(backbone, sha256)
-    if not cfg.DATASET.get("FEATURES", ""):
-        clip_model = load_clip(backbone)
-        return cfg, clip_model
+    sha256 = weights_sha256(name)
+    saved.check_weights(name, sha256)
+    if not saved.value("DATASET.FEATURES"):
+        return load_clip(name)
     cannot = f"The run in '{saved.place}' was trained on features and cannot read images, as "
     need(
         saved.backbone_sha256 and saved.features,
         f"{cannot}it does not have the SHA-256 of their CLIP '{saved.backbone}': train again where "
         "that CLIP is",
     )
-    need(sha256, f"{cannot}their CLIP '{backbone}' is not here: give --backbone its file")
-    template, own = zero_shot_template(cfg.DATASET.NAME), next(iter(saved.features["text"]), "")
+    need(sha256, f"{cannot}their CLIP '{name}' is not here: give --backbone its file")
+    dataset, given = (saved.value(f"DATASET.{key}") or "" for key in ("NAME", "SENTENCES"))
+    template, own = zero_shot_template(dataset), next(iter(saved.features["text"]), "")
     need(
         own == template,
         f"{cannot}their sentence is '{printable(own)}', not '{template}': train again on features "
-        f"with that of {cfg.DATASET.NAME}",
+        f"with that of {dataset}",
     )
-    given = cfg.DATASET.SENTENCES
     need(
         not given or "{}" in given or given in (*TEMPLATES, *FILES),
         f"{cannot}only the features of its sentences '{printable(given)}' are known: train again "
         "on images, with their file",
     )
-    clip_model = load_clip(backbone)
+    clip_model = load_clip(name)
     names = list(saved.features["text"][own])
     rows = encode_sentences(clip_model, [own.replace("{}", name) for name in names]).cpu()
     now = {
@@ -73,19 +79,8 @@ def clip_of(saved: Saved, backbone: str | None = None) -> tuple[CfgNode, Any]:
         "text": {own: dict(zip(names, rows, strict=True))},
     }  # fmt: skip
     why = differing_traits(saved.features, now)
-    need(not why, f"{cannot}'{backbone}' gives others ({why}): train again on features of it")
-    cfg.INPUT.TRANSFORMS = ["normalize"]  # rows need none
-    return cfg, clip_model
-
-
-def _cfg(saved: Saved) -> CfgNode:
-    """Rebuild the cfg of a checkpoint from what its run is."""
-    cfg: CfgNode = dassl("config").get_cfg_default()
-    add_nodes(cfg)
-    for key, value in saved.identity.cfg_keys.items():
-        put(cfg, key, value, saved.place)
-    cfg.VERBOSE = False
-    return cfg
+    need(not why, f"{cannot}'{name}' gives others ({why}): train again on features of it")
+    return clip_model
 
 
 def for_classes(

@@ -1,13 +1,14 @@
 """Methods that were trained before, as a part of another one."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from ..checkpoint.saved import ABOUT, Saved
 from ..encoders.descriptions import Asked
 from ..errors import UserError, need
 from ..method import Method, find_method
-from ..node import Settings, check_values
+from ..node import Settings, fill, read_node
 from ..teacher import MethodTeacher
 
 
@@ -28,10 +29,12 @@ def build_earlier(
     """
     try:
         if settings is None:
-            saved = {key: trained.value(kind.place(key)) for key in kind.defaults}
-            values = {key: value for key, value in saved.items() if value is not None}
-            check_values(kind.Settings, values, kind.place)
-            settings = kind.Settings(**values, dataset=dataset, sentences=_sentences_of(trained))
+            rule = trained.value("DATASET.SENTENCES_RULE") or ""
+            need(
+                not rule.startswith("score"),
+                f"its DATASET.SENTENCES_RULE is {rule}: choose a run with one feature a class",
+            )
+            settings = settings_of(trained, kind, dataset)
         method = kind(settings, clip_model, classnames, dataset)
         method.load_checkpoint(trained, classnames)
     except UserError as error:
@@ -39,14 +42,16 @@ def build_earlier(
     return MethodTeacher(method, classnames, trained, origin)
 
 
-def _sentences_of(trained: Saved) -> Asked | None:
-    """Return the sentences that an earlier run asked for."""
+def settings_of(trained: Saved, kind: type[Method], dataset: str) -> Settings:
+    """Return the settings of a method as its checkpoint says; raises as `read_node`."""
+    place = Path(trained.place)  # of a file in the folder of its model, or the folder of the run
+    run = place if place.is_dir() else place.parent.parent
+    of_run = {"run": run, "seed": trained.value("SEED"), "dataset": trained.value("DATASET.NAME")}
+    values = {key: fill(trained.value(kind.place(key)), of_run) for key in kind.defaults}
     source, rule = (trained.value(place) or "" for place in ABOUT)
-    need(
-        not rule.startswith("score"),
-        f"its DATASET.SENTENCES_RULE is {rule}: choose a run with one feature of each class",
-    )
-    return Asked(trained.sentences or source, rule) if source else None
+    asked = Asked(trained.sentences or source, rule) if source else None
+    settings: Settings = read_node(kind, values, dataset, asked, bool(trained.several))
+    return settings
 
 
 def earlier_method(

@@ -1,10 +1,13 @@
 """The files of checkpoints: read, found, named and removed."""
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from ..dassl_parts import dassl
+import torch
+
+from ..dassl_parts import dassl_utils
 from ..errors import UserError, need
 from ..storage.files import damaged_part
 
@@ -15,11 +18,16 @@ def read_checkpoint(path: str, kind: type = dict) -> Any:
     Files of old versions of PyTorch have no checksums; these are read unchecked. `kind` is `object`
     if the file may hold something else than a dict.
     """
-    utils = dassl("utils")  # late: importing this module needs no Dassl
+    damaged = damaged_part(path) if os.path.isfile(path) else None
+    if not damaged:
+        with suppress(Exception):  # it is of public code, or Dassl says why it is not read
+            content = torch.load(path, map_location="cpu", weights_only=True)
+            if isinstance(content, kind):
+                return content
+    utils = dassl_utils()
     remedy = "copy it again, take another epoch, or train again"
     if hasattr(utils, "load_content"):  # of dassl-lite, which compares them itself
         return (utils.load_checkpoint if kind is dict else utils.load_content)(path, remedy)
-    damaged = damaged_part(path)
     need(
         not damaged,
         f"The checkpoint '{path}' is broken ('{damaged}' has changed since it was "

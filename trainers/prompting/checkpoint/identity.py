@@ -13,17 +13,21 @@ KEYS gives every key one role: two runs that differ in it compute the same weigh
 import json
 import os
 import re
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 from ..embedded import file_sha256, other_weights
-from ..errors import UserError
+from ..errors import UserError, need, printable
 from ..storage.files import read_json, write_whole
 from ..storage.run_record import RUN, sentences_text, stream_text
-from .keys import role_of
+from .keys import KEYS, role_of
 
+BY_PROCESS = (
+    "if the files are the same, the code of the data set depends on the process (the order of a "
+    "set, hash, a shuffle without a seed): sort names, and seed what is drawn"
+)
 UNKNOWN = "unknown"  # of public checkpoints, which do not say it
 MOST = 8  # differences in a message
 FACTS = ("images", "fingerprint", "classes", "division")  # of `data`, which no key gives
@@ -269,6 +273,17 @@ def begun_otherwise(folder: str | os.PathLike[str], texts: Sequence[str]) -> Use
     )
 
 
+def no_settings(folder: str | os.PathLike[str]) -> None:
+    """Say that a checkpoint does not name the settings of its training."""
+    print(f"The checkpoint in '{folder}' has no settings: check that they agree with this run")
+
+
+def note_edited(files: Collection[str]) -> None:
+    """Say that files of the code were edited since a training that is resumed began, if any."""
+    if files:
+        print(f"The code has changed since this training began: {', '.join(map(printable, files))}")
+
+
 # ------------------------------------------------------------------ the file
 
 
@@ -295,5 +310,15 @@ def read_run(folder: str | os.PathLike[str], remedy: str) -> dict[str, Any] | No
 def run_in(folder: str | os.PathLike[str], remedy: str) -> Identity | None:
     """Return the identity of the run in a folder; None if it is not known."""
     content = (read_run(folder, remedy) or {}).get("run")
+    if content is None:
+        return None
     where = f"'{os.path.join(folder, RUN)}'"
-    return None if content is None else Identity.of(content, where, remedy)
+    found = Identity.of(content, where, remedy)
+    for place, value in found.cfg_keys.items():
+        kind: Any = type(KEYS[place].default) if place in KEYS else object
+        kind = {float: (int, float), tuple: list}.get(kind, kind)
+        need(
+            value is None or isinstance(value, kind),
+            f"{where} has {value!r:.50} for the setting {place}, which is impossible: {remedy}",
+        )
+    return found

@@ -141,6 +141,25 @@ KEYS = {
 }  # fmt: skip
 
 
+class Node(dict[str, Any]):
+    """A node of a config, whose keys are attributes, too."""
+
+    def __getattr__(self, key: str) -> Any:
+        return self[key]
+
+
+def nested(values: dict[str, Any]) -> Node:
+    """Return a config, given its values by dotted key."""
+    cfg = Node()
+    for place, value in values.items():
+        *above, key = place.split(".")
+        node = cfg
+        for part in above:
+            node = node.setdefault(part, Node())
+        node[key] = value
+    return cfg
+
+
 def role_of(place: str) -> str:
     """Return the role of a dotted key; that of a node of a method is `settings`."""
     if key := KEYS.get(place):

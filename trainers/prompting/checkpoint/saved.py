@@ -18,13 +18,9 @@ from ..errors import UserError, in_short, need, printable
 from ..storage.features import differing_traits
 from ..storage.hub import fetch_run
 from ..storage.values import is_dense
-from .cfg_texts import (
-    BY_PROCESS,
-    no_settings,
-    note_edited,
-)  # fmt: skip
 from .files import broken_checkpoint, find_checkpoint, only_model, read_checkpoint
 from .identity import (
+    BY_PROCESS,
     OF_WEIGHTS,
     RUN,
     UNKNOWN,
@@ -32,6 +28,8 @@ from .identity import (
     begun_otherwise,
     differences,
     in_words,
+    no_settings,
+    note_edited,
     run_in,
 )
 

@@ -1,14 +1,16 @@
-"""Reads images ahead; says which files are not read: those whose colours or frame are guessed."""
+"""Reads images, of any mode as RGB, and says which are not: whose colours or frame are guessed."""
 
+import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from ..errors import in_short, need
+from ..errors import UserError, in_short, need
 from .class_folders import UNREAD
 
 T = TypeVar("T")
@@ -29,6 +31,64 @@ def check_image(image: Any) -> None:
     need(not of_16_bits, "it has 16 bits: convert it to 8")
     thin = max(image.size) > THINNEST * min(image.size)
     need(not thin, f"it is {image.width:,} x {image.height:,} pixels: cut it to less than 100:1")
+
+
+def read_image(path: str) -> Any:
+    """Return the image at a path as RGB; its orientation in EXIF data is not applied.
+
+    Raises:
+        UserError: it is missing, cannot be decoded, or has pixels out of range.
+    """
+    if not os.path.isfile(path):
+        raise UserError(f"No image at '{path}': check the path", 1)
+    try:
+        with Image.open(path) as image:
+            return decode_image(image, f"image '{path}'")
+    except UserError:
+        raise
+    except Exception as error:  # decoders raise errors of many types
+        reason = "it is empty" if not os.path.getsize(path) else in_short(error)
+        raise UserError(f"Cannot decode the image '{path}' ({reason}): replace it", 1) from None
+
+
+def decode_image(image: Any, name: str = "image") -> Any:
+    """Return an image that Pillow has opened as RGB, as dassl-lite does; errors call it `name`.
+
+    Raises:
+        UserError: pixels are out of range.
+        Exception: as decoders raise, of many types.
+    """
+    if image.format == "EPS":  # Pillow would execute it with Ghostscript
+        raise ValueError("PostScript is a program")
+    if image.mode == "F" or image.mode.startswith("I"):  # convert() would clip these
+        image = Image.fromarray(_shades(image, name))
+    elif image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")
+    return image.convert("RGB")
+
+
+def _shades(image: Any, name: str) -> np.ndarray:
+    """Return pixels of 16 or 32 bits as bytes.
+
+    Floats are read as 0 to 1 if none is larger, else as 0 to 255; integers of 32 bits as 0 to 255,
+    else as 0 to 65535, like those of 16 bits.
+    """
+    pixels = np.asarray(image)
+    low, high = pixels.min(), pixels.max()  # nan if any is
+    kind, ends = ("floats", [1, 255]) if image.mode == "F" else ("whole numbers", [255, 65535])
+    if image.mode.startswith("I;16") or image.format == "PNG":  # its mode is I in an older Pillow
+        ends = [65535]
+    end = next((end for end in ends if 0 <= low <= high <= end), None)
+    if end is None:
+        ranges = " or ".join(f"0 to {end}" for end in ends)
+        raise UserError(
+            f"The {name} has pixels from {low:.6g} to {high:.6g}, but {kind} must lie in {ranges}: "
+            "convert it",
+            exit_code=1,
+        )
+    if kind == "whole numbers":
+        pixels = pixels.astype(np.float64)
+    return (pixels * (255 / end)).round().astype(np.uint8)
 
 
 def upright(image: Any) -> Any:

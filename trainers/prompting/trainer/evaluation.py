@@ -22,7 +22,7 @@ from ..checkpoint.files import checkpoint_file
 from ..checkpoint.identity import as_tested
 from ..checkpoint.provenance import teacher_origin
 from ..checkpoint.saved import Saved
-from ..dassl_parts import dassl
+from ..dassl_parts import dassl_utils
 from ..errors import UserError, in_short
 from ..method import Method, Output
 from ..record.calibration import Calibration, fit_temperature
@@ -238,7 +238,7 @@ def save_calibration(trainer: Any, folder: str) -> None:
     """Add the calibration of a training to its last checkpoint, written before the evaluation."""
     if isinstance(found := trainer.provenance.calibration, dict):
         saved = Saved.read(checkpoint_file(folder, trainer.max_epoch))
-        dassl("utils").save_checkpoint(replace(saved, calibration=found).content(), folder)
+        dassl_utils().save_checkpoint(replace(saved, calibration=found).content(), folder)
 
 
 def evaluation_of(trainer: Any) -> Evaluation:

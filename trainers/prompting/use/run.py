@@ -6,16 +6,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from yacs.config import CfgNode
 
 from ..backbones import family_of
-from ..building.rebuild import clip_of, rebuild
+from ..building.rebuild import clip_of, images_of, rebuild
 from ..building.transforms import Images, preprocess_of
 from ..capabilities.at_test_time import count_views
 from ..checkpoint.saved import Saved
-from ..dassl_parts import dassl
 from ..errors import UserError, need
-from ..images.image_files import upright
+from ..images.image_files import decode_image, read_image, upright
 from ..method import METHODS, Method, Output, find_method, import_methods
 from ..node import clean
 from ..record.calibration import Answer, Calibration, check_error
@@ -31,7 +29,8 @@ class Run:
         classnames: K names, in the order of the logits.
         preprocess: an RGB image of Pillow -> (3, H, W), as in the run's own evaluation. For a
             method that is AtTestTime -> a list of views, drawn from the run's seed and the pixels.
-        settings: the cfg of the run, without the keys that do not change results.
+        settings: values by dotted key, as `info` prints them.
+        images: how it reads images.
         method, backbone: their names.
         path, epoch: the checkpoint that was read.
         calibration: for `classify`; or a text, why the run has none.
@@ -41,7 +40,8 @@ class Run:
     model: Method
     classnames: list[str]
     preprocess: Callable[..., Any]
-    settings: CfgNode
+    settings: dict[str, Any]
+    images: Images
     method: str
     backbone: str
     path: str
@@ -51,12 +51,11 @@ class Run:
 
     def decode(self, image: Any) -> Any:
         """Return an image that Pillow has opened as `read` returns that of a file."""
-        decode = getattr(dassl("utils"), "decode_image", lambda image: image.convert("RGB"))
-        return upright(decode(image))  # a public Dassl lacks it
+        return upright(decode_image(image))
 
     def read(self, path: str | os.PathLike[str]) -> Any:
         """Return an image file, upright, for `preprocess`."""
-        return upright(dassl("utils").read_image(os.fspath(path)))
+        return upright(read_image(os.fspath(path)))
 
     @torch.no_grad()
     def classify(self, images: Any, error: float = 0.05) -> list[Answer]:
@@ -139,16 +138,18 @@ def load_run(
     _load_plugins(plugins)
     saved = Saved.of_run(folder, epoch)
     kind = _kind(saved, trust)
-    cfg, clip_model = clip_of(saved, backbone)
+    name = saved.backbone if backbone is None else backbone
+    clip_model = clip_of(saved, name)
     names = list(saved.classnames) if classnames is None else _check_names(classnames, clip_model)
-    method, cfg = rebuild(saved, kind, cfg, clip_model, names)
+    method, images = rebuild(saved, kind, clip_model, names), images_of(saved, clip_model)
     return Run(
         method.eval().requires_grad_(False),
         names,
-        preprocess_of(method, Images.in_config(cfg.INPUT), cfg.SEED),
-        cfg,
+        preprocess_of(method, images, saved.value("SEED") or 0),
+        saved.identity.cfg_keys,
+        images,
         kind.__name__,
-        cfg.MODEL.BACKBONE.NAME,
+        name,
         saved.place,
         saved.epoch,
         calibration_of(saved, names, method.width),

@@ -60,7 +60,7 @@ def main(argv: list[str], prog: str) -> int:
     for module, package in (("sklearn", "scikit-learn"), ("matplotlib", "matplotlib")):
         need(find_spec(module), f"advise needs {package}: run `pip install {package}`")
     from ...backbones.cached import cached_clips
-    from ...dassl_parts import dassl
+    from ...dassl_parts import dassl_utils
 
     need(
         args.source.resolve() not in (args.output.resolve(), *args.output.resolve().parents),
@@ -81,7 +81,7 @@ def main(argv: list[str], prog: str) -> int:
         if not (args.output / CALL).exists():
             keep_least(args)
         remove_halves(args.output)
-        dassl("utils").setup_logger(str(args.output))
+        dassl_utils().setup_logger(str(args.output))
         try:
             return advise(args, prog)
         finally:

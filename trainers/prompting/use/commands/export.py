@@ -86,9 +86,8 @@ def as_file(content: object) -> bytes:
 
 def metadata(run) -> dict[str, str]:
     """Return the metadata of an exported file: names as text, all else as JSON."""
-    images = run.settings.INPUT
-    resize, _, to = images.RESIZE.partition(" ")
-    normal = "normalize" in images.TRANSFORMS
+    images = run.images
+    resize, _, to = images.resize.partition(" ")
     more = {"temperature": run.temperature, "upright": True}
     if not isinstance(calibration := run.calibration, str):
         more["lac_thresholds"] = {str(error): calibration.threshold(error) for error in ERRORS}
@@ -96,12 +95,12 @@ def metadata(run) -> dict[str, str]:
         "method": run.method,
         "backbone": run.backbone,
         "classnames": json.dumps(run.classnames, ensure_ascii=False),
-        "image_size": json.dumps(images.SIZE[0]),
-        "image_mean": json.dumps(images.PIXEL_MEAN if normal else [0.0] * 3),
-        "image_std": json.dumps(images.PIXEL_STD if normal else [1.0] * 3),
-        "interpolation": images.INTERPOLATION,
+        "image_size": json.dumps(images.size),
+        "image_mean": json.dumps(images.mean if images.normal else [0.0] * 3),
+        "image_std": json.dumps(images.std if images.normal else [1.0] * 3),
+        "interpolation": images.interpolation,
         "resize": resize,
-        "resize_to": to or json.dumps(images.SIZE[0]),
+        "resize_to": to or json.dumps(images.size),
         **{name: json.dumps(value) for name, value in more.items()},
     }
 
@@ -123,7 +122,7 @@ def export_program(run):
 
     from ..export import adapting_methods, program, random_images
 
-    size = run.settings.INPUT.SIZE[0]
+    size = run.images.size
     try:
         with redirect_stderr(io.StringIO()):  # PyTorch prints the graph of what it cannot trace
             made = program(run.model, size)
@@ -197,7 +196,7 @@ def describe_program(run, apart: float) -> str:
             "nothing is written; please report it with the versions that train.py prints",
             exit_code=1,
         )
-    size = run.settings.INPUT.SIZE[0]
+    size = run.images.size
     return (
         f"{run.method}, images (B, 3, {size}, {size}) to logits (B, {len(run.classnames)}), equal "
         f"to the model's within {apart:.1e} of the largest"

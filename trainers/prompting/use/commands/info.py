@@ -213,15 +213,10 @@ def describe(folder: str, epoch: int | None = None, plugins: list[str] | None = 
 
 def _changed_keys(method: str, settings: dict[str, Any]) -> list[str]:
     """Return the keys whose value is not a default of Dassl or the method."""
-    from ...building.config import add_nodes
-    from ...checkpoint.identity import leaves
     from ...checkpoint.keys import KEYS
-    from ...dassl_parts import dassl
     from ...method import METHODS
 
-    cfg = dassl("config").get_cfg_default()
-    add_nodes(cfg)
-    defaults = {key: one.default for key, one in KEYS.items()} | dict(leaves(cfg))
+    defaults = {key: one.default for key, one in KEYS.items()}
     if own := METHODS.get(method):  # methods share keys with different defaults
         defaults |= {own.place(key): default for key, default in own.defaults.items()}
     plain = {key: list(v) if isinstance(v, tuple) else v for key, v in defaults.items()}
