@@ -206,6 +206,7 @@ class ImageDataset(DatasetBase):
     def look(cls, root, **keys):
         """Return the folder below a root, and the three lists in it, without writing a split."""
         cfg = SimpleNamespace(DATASET=SimpleNamespace(ROOT=os.fspath(root or ""), **keys))
+        cls = cls.kind(cfg.DATASET)
         folder = cls.locate(object.__new__(cls), cfg)
         if cls.split_file and not os.path.lexists(folder / cls.split_file):
             return folder, cls.own_split(folder)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from dassl.data.datasets import DATASET_REGISTRY, Datum
 
-from trainers.prompting.errors import UserError
+from trainers.prompting.errors import UserError, need
 from trainers.prompting.images.class_folders import (
     UNLABELLED,
     check_parts,
@@ -17,11 +17,14 @@ from trainers.prompting.images.class_folders import (
     labelled_folders,
     some,
 )
-from trainers.prompting.images.tables import read_images
+from trainers.prompting.images.tables import has_several, read_images, read_tagged
+from trainers.prompting.storage.features import read_features
 
 from .base import ImageDataset
 from .files import read_folders
-from .splits import PARTS, SPLIT_SEED, divide, hold_out
+from .several import SeveralLabels
+from .splits import PARTS, SPLIT_SEED, divide, divide_groups, hold_out
+from .tags import ABSENT, PRESENT, UNKNOWN, Tagged
 
 
 @DATASET_REGISTRY.register()
@@ -35,10 +38,17 @@ class ImageFolder(ImageDataset):
     folder `unlabelled` is left out.
 
     DATASET.ROOT may also be a table (`images.tables`), which is divided 50/20/30; images of one
-    `group` stay in one part.
+    `group` stay in one part. One with several labels an image is a `LabelTable`.
     """
 
     upright = True  # by its config; public data sets are read as their published codes do
+
+    @classmethod
+    def kind(cls, node):
+        """Return the class for images with one label, or several: of a table, or of features."""
+        file, table = getattr(node, "FEATURES", ""), Path(os.path.expanduser(node.ROOT))
+        several = read_features(file).several if file else has_several(table)
+        return LabelTable if several and cls is ImageFolder else cls
 
     def locate(self, cfg):
         """Return the folder or table that DATASET.ROOT names."""
@@ -129,6 +139,51 @@ class ImageFolder(ImageDataset):
             print(f"Note: '{folder}' has no val/: 20% of train/ is held out by chance "
                   f"(seed {SPLIT_SEED})")  # fmt: skip
         return [items[part] for part in PARTS]
+
+
+class LabelTable(SeveralLabels, ImageFolder):
+    """A user's own images with several labels, in a table."""
+
+    rows_of = "ImageFolder"
+
+    @classmethod
+    def read(cls, folder, at=0):
+        """Return training, validation and test images of a table, divided here."""
+        return cls.divide(folder, tagged_items(folder))
+
+    @classmethod
+    def divide(cls, source, items):
+        """Return the lists train, val and test, with about the same share of each class."""
+        parts = divide_groups(
+            items, (0.5, 0.2, 0.3), needed=(0, 2), labels_of=present_in, rarest_first=True
+        )
+        train, val, test = parts
+        need(test, f"'{source}' has too few images for training and a test: add more")
+        if all(sum(item.label) == 1 and UNKNOWN not in item.label for item in items):
+            print(f"Note: each image of '{source}' has one label: call the column `label`")
+        counts = f"{len(train):,} images for training, {len(val):,} for validation"
+        print(
+            f"Note: '{source}' is divided at random (seed {SPLIT_SEED}), rarest classes first: "
+            f"{counts}, {len(test):,} for testing"
+        )
+        return train, val, test
+
+
+def tagged_items(table):
+    """Return the images of a table with several labels as a list of Tagged, by path."""
+    rows = sorted(read_tagged(table))
+    names = tuple(sorted({name for _, present, unknown in rows for name in present | unknown}))
+    items = []
+    for row, present, unknown in rows:
+        values = dict.fromkeys(present, PRESENT) | dict.fromkeys(unknown, UNKNOWN)
+        items.append(Tagged(row.path, tuple(values.get(name, ABSENT) for name in names), names))
+        items[-1].group = row.group  # type: ignore[attr-defined]  # as of `table_items`
+    return items
+
+
+def present_in(item):
+    """Return the numbers of the classes of an image; -1 if it has none."""
+    return [k for k, value in enumerate(item.label) if value == PRESENT] or [-1]
 
 
 def table_items(table):

@@ -163,30 +163,36 @@ def group_of(item):
     return None if group is None or group == "" or group != group else str(group)
 
 
-def divide_groups(items, shares, needed):
+def divide_groups(items, shares, needed, labels_of=lambda item: [item.label], rarest_first=False):
     """Divide images by chance into parts with about these shares of each class, by whole groups.
 
     Groups may have several classes. An image without a group is one by itself. The largest come
-    first. Each goes to a part of `needed` that lacks one of its classes, else to the part that
-    lacks most of its images.
+    first, or those with the rarest class. Each goes to a part of `needed` that lacks one of its
+    classes, else to the part that lacks most of its images.
 
     Args:
         shares: of the parts; they add up to 1.
         needed: numbers of the parts that should have all classes, the most important first.
+        labels_of: returns the labels of an item, of which there may be several.
+        rarest_first: True if groups with the rarest class come first (iterative stratification).
 
     Returns:
         A list of Datum for each part, in the order of the items.
     """
     keys = [group_of(item) or i for i, item in enumerate(items)]
-    groups = defaultdict(list)  # the label of each image
+    groups: dict[object, list[int]] = defaultdict(list)  # the label of each image
     for key, item in zip(keys, items, strict=True):
-        groups[key].append(item.label)
-    sizes = Counter(item.label for item in items)
+        groups[key] += labels_of(item)
+    sizes = Counter(label for labels in groups.values() for label in labels)
     lacking = [{label: share * n for label, n in sizes.items()} for share in shares]
     present: list[set[int]] = [set() for _ in shares]
     part_of = {}
     shuffled = random.Random(SPLIT_SEED).sample([*groups.items()], len(groups))
-    for key, labels in sorted(shuffled, key=lambda pair: len(pair[1]), reverse=True):
+
+    def rank(pair):
+        return min(sizes[label] for label in pair[1]) if rarest_first else -len(pair[1])
+
+    for key, labels in sorted(shuffled, key=rank):
 
         def lack(part, labels=labels):
             return sum(lacking[part][label] / sizes[label] for label in labels)

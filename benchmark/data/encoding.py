@@ -153,7 +153,7 @@ def write(name: str, load: Callable[[], Any], args: Any) -> str:
         "template": own_template(source),
         "sentence_files": sentence_files(args),
         "clip": absolute(args.backbone),
-        "dataset": source.cls.__name__,
+        "dataset": source.cls.rows_of or source.cls.__name__,
         "made_of": made_of(source.fingerprint, args.backbone),
         "transform": f"Resize {encoder.plain.images.resize} -> CenterCrop -> ToTensor -> Normalize",
         "versions": {"align": __version__, "torch": torch.__version__,
@@ -171,7 +171,7 @@ def source_of(name: str, root: str, classes_at: int = 0) -> Source:
     """Return a data set; raises UserError as a run would."""
     from datasets import contents
 
-    cls = dataset_class(name)
+    cls = dataset_class(name).kind(SimpleNamespace(ROOT=root or ""))
     folder, parts = cls.look(root, CLASSES_AT=classes_at)
     cls.check_labels(*parts)
     keys = contents.read_keys(parts)

@@ -76,3 +76,59 @@ def test_every_mistake_counts_and_heads_are_needed(table, tmp_path):
     table().write_bytes(b"path,label\n\xff\xfe,ant\n")
     with pytest.raises(UserError, match=re.escape("cannot be read (it is not UTF-8): save it")):
         load(tmp_path / "labels.csv")
+
+
+# ---- several labels an image
+
+
+def cell(*labels):
+    return f'"{"; ".join(labels)}"'
+
+
+SEVERAL = [f"x/ant/ant {i:02}.png,{cell(*('ant', 'leaf')[: 1 + i % 2])}" for i in range(4)]
+SEVERAL += [f"x/bee/bee {i:02}.png,{['bee', 'bee;leaf', '', '?leaf;bee'][i % 4]}" for i in range(6)]
+
+
+def test_a_table_of_several_labels_is_a_data_set(table, capsys):
+    data = load(table(*SEVERAL, head="path,labels"))
+    assert data.several and data.classnames == ["ant", "bee", "leaf"]
+    by_name = {x.impath[-10:]: x for x in data.train_x + data.val + data.test}
+    assert by_name["ant 01.png"].label == (1, 0, 1) and by_name["bee 02.png"].label == (0, 0, 0)
+    assert by_name["bee 03.png"].label == (0, 1, -1) and len(by_name) == 10
+    for items in (data.train_x, data.test):  # each class is in either
+        assert all(any(item.label[k] == 1 for item in items) for k in range(3))
+    said = capsys.readouterr().out
+    assert "rarest classes first: 6 images for training" in said and "one label" not in said
+    one = [line.partition(",")[0] for line in SEVERAL]
+    load(table(*(f"{path},{path[2:5]}" for path in one), head="path,labels"))
+    assert "has one label: call the column `label`" in capsys.readouterr().out
+
+
+def test_groups_of_several_labels_stay_whole(table):
+    lines = [f"{line},g{i // 2}" for i, line in enumerate(SEVERAL)]
+    data = load(table(*lines, head="path,labels,group"))
+    parts = [{item.group for item in part} for part in (data.train_x, data.val, data.test)]
+    assert sum(map(len, parts)) == 5 and data.several
+
+
+@pytest.mark.parametrize("lines, wrong", [
+    ([f"{A},ant;bee;ant", f"{B},bee"], "line 2: 'ant' stands twice in a cell"),
+    ([f"{A},ant;?ant", f"{B},bee"], "line 2: 'ant' stands twice in a cell"),
+    ([f"{A},ant;bee", f"{A},bee"], "line 3: '.*' is 'bee', but on line 2 'ant;bee'"),
+    ([f'{A},"ant, bee"', f"{B},bee"], "line 2: 'ant, bee' is several labels: write ';'"),
+    ([f"{A},Ant", f"{B},ant"], "line 3: 'ant' is written 'Ant' on line 2"),
+    ([f"{A},?", f"{B},ant"], "line 2: '.' has no name after it"),
+    ([f"{A},several;ant"], "line 2: 'several' is an answer of predict"),
+    (["none.png,ant"], "line 2: there is no image"),
+    ([], "has no rows"),
+    ([f"{A},ant;bee", f"{B},bee"], "'ant' is in all|'bee' is in all|too few images for training"),
+])  # fmt: skip
+def test_mistakes_of_several_labels(table, lines, wrong):
+    with pytest.raises(UserError, match=wrong):
+        load(table(*lines, head="path,labels"))
+
+
+@pytest.mark.parametrize("head", ["path;labels", "path,labels,label", "labels"])
+def test_heads_of_several_labels(table, head):
+    with pytest.raises(UserError, match="let its first line be path,labels or path,labels,group"):
+        load(table(A, head=head))

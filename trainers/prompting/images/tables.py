@@ -1,6 +1,7 @@
 """Reads tables of images and their labels, CSV or TSV, and writes tables for spreadsheets.
 
-The first line is `path,label` or `path,label,group`; paths are relative to the table.
+The first line is `path,label` or `path,label,group`; paths are relative to the table. In tables of
+images with several labels, it is `path,labels`, and `;` is between them (`read_tagged`).
 """
 
 import csv
@@ -15,14 +16,17 @@ from ..errors import UserError, printable
 from ..storage.files import write_whole
 from .class_folders import RESERVED, name_key
 
-COLUMNS = ("path", "label", "group")
+TAGS, SPLIT, MAYBE = "labels", ";", "?"  # the column of several labels, and marks in it
 MARK = "\ufeff"  # with which spreadsheets know UTF-8
 LONGEST = 4_096  # letters of a cell
 MOST = 5  # mistakes that an error names
 
 
 class Row(NamedTuple):
-    """A line of a table: path of the image, label and group (empty if it has none), number."""
+    """A line of a table: path of the image, label and group (empty if it has none), number.
+
+    The label of an image with several is its whole cell.
+    """
 
     path: str
     label: str
@@ -39,6 +43,57 @@ def read_images(table: Path) -> list[Row]:
     return rows
 
 
+def has_several(table: Path) -> bool:
+    """Return True for a table with a column `labels`."""
+    try:
+        head = table.read_bytes().decode("utf-8-sig").lstrip().partition("\n")[0]
+    except (OSError, ValueError):
+        return False
+    return TAGS in {cell.strip(' "').lower() for cell in re.split("[\t;,\r]", head)}
+
+
+def read_tagged(table: Path) -> list[tuple[Row, set[str], set[str]]]:
+    """Return the rows of a table of images with several labels: of each, the present and unknown.
+
+    A label after `?` is unknown, and those that a row does not name are absent.
+    """
+    rows, flaws = _read_rows(table, TAGS)
+    split = [(row, [x for x in map(str.strip, row.label.split(SPLIT)) if x]) for row in rows]
+    _refuse(table, [*flaws, *_places(rows), *_tag_flaws(split)])
+    if not rows:
+        raise UserError(f"The table '{table}' has no rows: write path,labels and a line an image")
+    found = []
+    for row, words in split:
+        unknown = {_name(word) for word in words if word.startswith(MAYBE)}
+        found.append((row, {*map(_name, words)} - unknown, unknown))
+    return found
+
+
+def _name(word: str) -> str:
+    return word.removeprefix(MAYBE).strip()
+
+
+def _tag_flaws(split: Sequence[tuple[Row, list[str]]]) -> Iterator[tuple[int, str]]:
+    """Yield line and mistake of labels that are wrong by themselves, or beside others."""
+    like: dict[str, tuple[str, int]] = {}
+    known = {_name(word) for _, words in split for word in words}
+    for row, words in split:
+        names = [_name(word) for word in words]
+        for name in names:
+            written, line = like.setdefault(name_key(name), (name, row.line))
+            if written != name:
+                yield row.line, f"'{name}' is written '{written}' on line {line}"
+            if not name:
+                yield row.line, f"'{MAYBE}' has no name after it"
+            if name in RESERVED:
+                yield row.line, f"'{name}' is an answer of predict: call the class otherwise"
+            parts = [part.strip() for part in re.split("[,|]", name)]
+            if len(parts) > 1 and known.intersection(parts):
+                yield row.line, f"'{name}' is several labels: write '{SPLIT}' between them"
+        if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
+            yield row.line, f"'{twice[0]}' stands twice in a cell"
+
+
 def write_table(table: Path, head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Write a CSV file for spreadsheets, with a line for each row."""
     text = io.StringIO()
@@ -53,7 +108,7 @@ def relative_to(table: Path, rows: Iterable[Sequence[str]]) -> Iterator[list[str
         yield [os.path.join(".", os.path.relpath(path, table.parent)), *cells]
 
 
-def _read_rows(table: Path) -> tuple[list[Row], list[tuple[int, str]]]:
+def _read_rows(table: Path, label: str = "label") -> tuple[list[Row], list[tuple[int, str]]]:
     """Return the rows of a table, and line and mistake of lines that are none."""
     try:
         text = table.read_bytes().decode("utf-8-sig")
@@ -71,10 +126,15 @@ def _read_rows(table: Path) -> tuple[list[Row], list[tuple[int, str]]]:
                 continue
             if not names:
                 names = [cell.lower() for cell in cells]
-                if sorted(names) not in [sorted(COLUMNS[:n]) for n in (2, 3)]:
+                columns = ["path", label, "group"]
+                if sorted(names) not in [sorted(columns[:n]) for n in (2, 3)] or (
+                    label == TAGS and reader.dialect.delimiter == SPLIT
+                ):
+                    several = "; path,labels, of several an image, is for training"
                     raise UserError(
                         f"The table '{table}' begins with '{printable(','.join(cells)):.60}': let "
-                        f"its first line be path,label or path,label,group"
+                        f"its first line be path,{label} or path,{label},group, with commas or "
+                        f"tabs{several * (TAGS in names and label != TAGS)}"
                     )
             elif len(cells) != len(names):
                 flaws.append((reader.line_num, f"{len(cells)} cells, not {len(names)}"))
@@ -84,7 +144,7 @@ def _read_rows(table: Path) -> tuple[list[Row], list[tuple[int, str]]]:
             else:
                 by = dict(zip(names, cells, strict=True))
                 path = os.path.abspath(os.path.join(table.parent, by["path"] or "."))
-                rows.append(Row(path, by["label"], by.get("group", ""), reader.line_num))
+                rows.append(Row(path, by[label], by.get("group", ""), reader.line_num))
     except csv.Error as error:
         flaws.append((reader.line_num, f"no CSV from here on ({error})"))
     return rows, flaws
@@ -106,10 +166,9 @@ def _delimiter(text: str) -> str:
     return max("\t;,", key=head[: 2 * LONGEST].count)
 
 
-def _flaws(rows: Sequence[Row]) -> Iterator[tuple[int, str]]:
-    """Yield line and mistake of rows that are wrong by themselves, or beside others."""
+def _places(rows: Sequence[Row], rule: str = "") -> Iterator[tuple[int, str]]:
+    """Yield line and mistake of rows without an image, or with that of another row."""
     paths: dict[str, Row] = {}
-    labels: dict[str, Row] = {}
     for row in rows:
         shown = printable(row.path)
         if not os.path.isfile(row.path):
@@ -119,9 +178,16 @@ def _flaws(rows: Sequence[Row]) -> Iterator[tuple[int, str]]:
             yield row.line, f"'{shown}' stands on line {other.line}, too"
         elif other is not row:
             why = f"'{shown}' is '{row.label}', but on line {other.line} '{other.label}'"
-            yield row.line, f"{why}; an image has one label"
+            yield row.line, f"{why}{rule}"
+
+
+def _flaws(rows: Sequence[Row]) -> Iterator[tuple[int, str]]:
+    """Yield line and mistake of rows that are wrong by themselves, or beside others."""
+    labels: dict[str, Row] = {}
+    yield from _places(rows, "; an image has one label")
+    for row in rows:
         if not row.label:
-            yield row.line, f"'{shown}' has no label"
+            yield row.line, f"'{printable(row.path)}' has no label"
         if row.label:
             like = labels.setdefault(name_key(row.label), row)
             if like.label != row.label:
