@@ -39,8 +39,8 @@ KINDS = {
         "LinearProbe", "LPPlusPlus", "ProLIP",
     ),
     "At test time": (
-        "TPT", "TDA", "BoostAdapter", "DPE", "MTA", "ZERO", "TPS", "CTPT", "OTPT", "TransCLIP",
-        "StatA", "TTC", "RTPT",
+        "TPT", "TDA", "BoostAdapter", "DPE", "MTA", "ZERO", "AWT", "TPS", "CTPT", "OTPT",
+        "TransCLIP", "StatA", "TTC", "RTPT",
     ),
 }  # fmt: skip
 OTHERS = "Plug-ins"

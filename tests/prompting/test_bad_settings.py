@@ -37,6 +37,7 @@ RANGES = {
         "COUPLING": (["independent", "project", "unified"], ["none", "both"]),
         "BETA_FORM": (["convex"], ["mean"]),
     },
+    "AWT": {"NUM_VIEWS": COUNT, "NUM_DESCRIPTOR": COUNT, "T": ABOVE_0, "CTX_INIT": WORDS},
     "BiomedCoOp": {"N_PROMPTS": ([2], [1]), "TAU": ([1.0], [0.999, NAN]), "KDSP_LAMBDA": FROM_0},
     "BoostAdapter": {
         "DELTA": STEPS, "SELECTION_P": SHARE, "BATCH_SIZE": VIEWS, "POSITIVE_SHOT_CAPACITY": COUNT,

@@ -366,10 +366,10 @@ def test_a_method_that_trains_nothing(tmp_path, capsys, monkeypatch):
 
 DECLARED = {
     "trains": (
-        False, "BoostAdapter CTPT CrossModal DPE GDA LPPlusPlus LinearProbe MTA OTPT RTPT StatA "
-        "TDA TPS TPT TTC TipAdapter TransCLIP ZERO ZeroshotCLIP",
+        False, "AWT BoostAdapter CTPT CrossModal DPE GDA LPPlusPlus LinearProbe MTA OTPT RTPT "
+        "StatA TDA TPS TPT TTC TipAdapter TransCLIP ZERO ZeroshotCLIP",
     ),
-    "joint": (False, "GDA MTA StatA TPS TransCLIP ZERO"),
+    "joint": (False, "AWT GDA MTA StatA TPS TransCLIP ZERO"),
     "stream": (True, "BoostAdapter DPE TDA"),
     "single": (False, "ALIGN MMP PLOT"),
     "trains_on_support": (True, "CLAP ProLIP"),

@@ -34,8 +34,8 @@ def keys_on(dataset: str, file, shots: int = 16) -> dict:
 # Protocols without published settings of a method, and without a config file.
 NONE = {
     "few_shot": {
-        "BoostAdapter", "CTPT", "DPE", "MMAPP", "MTA", "OTPT", "PromptKD", "RTPT", "StatA", "TDA",
-        "TPS", "TPT", "TTC", "TextRefiner", "ZERO",
+        "AWT", "BoostAdapter", "CTPT", "DPE", "MMAPP", "MTA", "OTPT", "PromptKD", "RTPT", "StatA",
+        "TDA", "TPS", "TPT", "TTC", "TextRefiner", "ZERO",
     },
     "cross_dataset": {"BiomedCoOp", "LNOnly", "LoCoOp", "PLOTPP", "TwoSFS"},
 }  # fmt: skip

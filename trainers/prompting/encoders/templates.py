@@ -42,6 +42,19 @@ PROGRAD = ZERO_SHOT | {
     "Food101": "a type of food, a photo of {}.",
 }
 
+# the sentences of AWT, which descriptions follow
+AWT = {
+    "ImageNetSketch": "a sketch photo of a {}.",
+    "ImageNetR": "a rendition photo of a {}.",
+    "OxfordPets": "a photo of a {} from OxfordPets.",
+    "OxfordFlowers": "a photo of a {}, a type of flower.",
+    "FGVCAircraft": "a photo of a {} from Fine-Grained Visual Classification of Aircraft.",
+    "DescribableTextures": "a photo of a {}, which is a type of texture, or a type of pattern.",
+    "EuroSAT": "satellite photo of the {}.",
+    "Food101": "a photo of a {} from Food101.",
+    "UCF101": "a photo of a person doing {}.",
+}
+
 # the sentences of SkipTuning
 SKIPTUNING = {
     "ImageNetSketch": "a sketch of a {}.",
