@@ -107,6 +107,13 @@ METRICS = {
 }
 
 PER_CLASS = "per_class_accuracy"  # the key of a group: accuracy (%) by class name
+OF_CLASSES = "average_precisions"  # the same of average precisions (%), with several labels
+
+
+def of_classes(result: Mapping) -> dict[str, float | None]:
+    """Return the accuracy of each class, or its average precision with several labels, in %."""
+    return result.get(PER_CLASS) or result.get(OF_CLASSES) or {}
+
 
 _DETECTION = "AUROC and FPR95 are of telling test images from those of another data set"
 # Metrics of out-of-distribution detection; a report adds the name of the other data set.
@@ -217,7 +224,9 @@ KINDS: dict[str, tuple[Callable[[Any], bool], Sequence[str]]] = {
         ["split", "backbone", "backbone_sha256", "features", "git", "data_fingerprint",
          "precision", "joint_note", "calibration_note", "checked", "several"],
     ),
-    "accuracies by class": (_each(lambda of: of is None or is_percent(of)), [PER_CLASS]),
+    "accuracies by class": (
+        _each(lambda of: of is None or is_percent(of)), [PER_CLASS, OF_CLASSES],
+    ),
     "groups of numbers": (_each(_each(is_number)), ["ood"]),
     f"a list of {', '.join(BEYOND)}": (
         lambda value: isinstance(value, list) and all(mark in list(BEYOND) for mark in value),

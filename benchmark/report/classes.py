@@ -10,10 +10,10 @@ import pandas as pd
 from trainers.prompting.errors import UserError
 
 from ..protocols.base import Protocol
-from ..records import PER_CLASS, Outcome
+from ..records import Outcome, of_classes
 from .frame import each_row, main_rows
 from .notes import ONE_SEED, name_of_test
-from .per_image import arrays_of
+from .per_image import arrays_of, scores_of
 from .summary import protocol_of
 from .table import Cell, Table
 
@@ -75,6 +75,11 @@ def _test(lines: pd.DataFrame, runs: pd.DataFrame) -> Test:
     return Test(name_of_test(row, row.of_shots), place, lines, runs)
 
 
+def measured(metric: str) -> str:
+    """Return what is measured of each class where the main metric is this."""
+    return "average precision" if metric == "map" else "accuracy"
+
+
 class Classes:
     """A table for each test, with a line for each class and a column for each method's accuracy."""
 
@@ -90,7 +95,7 @@ class Classes:
         for test in self.tests:
             several = test.lines["seeds"].str.len().max() > 1
             caption = ["Mean over the seeds." if several else ONE_SEED]
-            title = f"{test.where}: accuracy (%) of each class"
+            title = f"{test.where}: {measured(test.lines['main'].iloc[0])} (%) of each class"
             table = class_table(title, *_of_classes(test), caption, _without_classes(test))
             table = replace(table, picture=f"{self.picture}_{test.name}")
             by_protocol.setdefault(test.protocol, []).append(table)
@@ -101,11 +106,12 @@ class Classes:
         return [
             test.place
             | {"method": row.name, "seeds": row.seeds, "problems": []}
-            | {"class": label, "accuracy": accuracy, "images": images.get(label)}
+            | {"class": label, measured(row.main).replace(" ", "_"): value}
+            | {"images": images.get(label)}
             for test in self.tests
             for numbers, images in [_of_classes(test)]
             for row in each_row(test.lines)
-            for label, accuracy in numbers[row.name].dropna().items()
+            for label, value in numbers[row.name].dropna().items()
         ]
 
 
@@ -151,8 +157,11 @@ def _of_classes(test: Test) -> tuple[pd.DataFrame, dict[str, int]]:
 
 def images_of_classes(outcome: Outcome) -> dict[str, int]:
     """Return the number of test images of each class; empty without predictions or class names."""
-    names = list((outcome.result or {}).get(PER_CLASS) or {})
+    names = list(of_classes(outcome.result or {}))
     try:
+        if outcome.metric == "map":
+            present = (scores_of(outcome)["label"] == 1).sum(axis=0).tolist()
+            return dict(zip(names, present, strict=True))
         label = arrays_of(outcome)["label"]
     except UserError:
         return {}

@@ -24,7 +24,7 @@ from .compare import Comparisons
 from .findings import findings
 from .frame import frame, main_rows
 from .further import further
-from .notes import seeds_text
+from .names import seeds_text
 from .per_image import MEASURES
 from .render import FORMATS, render
 from .summary import of_metrics, summarise

@@ -133,6 +133,7 @@ class Comparisons:
             "of": total or 1,
             "shots": shots,
             "column": self.metric if over_both else ours.column,
+            **({"metric": ours.main} if ours.main != "accuracy" else {}),
             "method": self.method,
             "other": theirs.name,
             **dict(zip(("difference", "low", "high", "p", "differing"), result, strict=True)),
@@ -241,8 +242,9 @@ class Comparisons:
 
     def _describe_units(self, members: pd.DataFrame) -> list[str]:
         """Return sentences on what a table resamples, and what its intervals therefore cover."""
-        what = "motifs" if members.iloc[0]["embedded"] else "images"
-        if str(dict(members.iloc[0]["ours"].settings).get("STREAM")).startswith("few:"):
+        first = members.iloc[0]
+        what = "motifs" if first["embedded"] and first["ours"].main == "accuracy" else "images"
+        if str(dict(first["ours"].settings).get("STREAM")).startswith("few:"):
             what = "tasks"
         several = ", each in all data sets at once" if members["average"].any() else ""
         sentences = [
@@ -260,7 +262,8 @@ class Comparisons:
             average = average_name(first["ours"], first["of"])
             what = f"{protocol.title}, {average}"
         splits = " and ".join(sorted({row.split for row in members["ours"]}))
-        metric = f"{self._measure.head}, " if self._measure.head else ""
+        head = self._measure.head or ("mAP" if first["ours"].main == "map" else "")
+        metric = f"{head}, " if head else ""
         name = with_marks(self.method, first["ours"].beyond)
         title = f"{what}: {metric}{name} minus each other on {splits} images"
         return in_detail(title, first, set().union(*members["seeds"]))

@@ -19,7 +19,7 @@ from trainers.prompting.errors import in_short, printable
 
 from ..protocols import PROTOCOLS
 from ..protocols.base import learns_nothing
-from ..records import METRICS, OOD, PER_CLASS, RESULTS, SEVERAL, Outcome, costs, other_code
+from ..records import METRICS, OOD, RESULTS, SEVERAL, Outcome, costs, of_classes, other_code
 from . import published
 from .names import DATASETS, is_embedded, rank
 from .own_sets import name_folders
@@ -188,6 +188,7 @@ def _facts(outcome: Outcome) -> dict:
         "shots": run.shots, "trainer": run.trainer, "label": getattr(run, "label", ""),
         "config": run.config, "origin": outcome.origin, "seed": run.seed,
         "column": protocol.parts[run.part].column, "training": not run.eval_only,
+        "lacking": result.get("classes_without_positives") or 0,
         "problem": outcome.problem, "main": outcome.metric if result else None,
         "other_data": result.get("as_published") is False,
         "teacher": earlier_text(outcome, "teacher"),
@@ -204,7 +205,7 @@ def _facts(outcome: Outcome) -> dict:
         "least": (result.get("training_images") or {}).get("least"),
         **costs(result),
         **({"num_test": None} if result.get("tasks") else {}),  # intervals count tasks, not images
-        "classes": result.get(PER_CLASS) or {}, "metrics": metrics, "outcome": outcome,
+        "classes": of_classes(result), "metrics": metrics, "outcome": outcome,
     }  # fmt: skip
 
 

@@ -10,7 +10,7 @@ from trainers.prompting.record.metrics import joint_metrics
 
 from ..records import Outcome, at_bound
 from .frame import each_row
-from .notes import seeds_text
+from .names import seeds_text
 from .per_image import each_seed, joint_arrays, tasks_of
 from .summary import BOTH
 from .training import ATTACK

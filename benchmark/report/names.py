@@ -96,3 +96,8 @@ def rank(trainer: str) -> tuple[int, str]:
 def in_words(names: Sequence[str]) -> str:
     """Return names as in a sentence: `a, b and c`."""
     return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
+
+
+def seeds_text(seeds: Sequence[int]) -> str:
+    """Return seeds in words, as `seeds 1 2 3`."""
+    return f"seed{'s' * (len(seeds) > 1)} {' '.join(map(str, seeds))}"

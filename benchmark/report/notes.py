@@ -9,16 +9,18 @@ from typing import Any
 from trainers.prompting.record.metrics import BINS, wilson
 
 from ..protocols.base import shots_text
-from .names import dataset_title
+from .names import dataset_title, seeds_text
 from .summary import metric_of, number_or_none, protocol_of
 from .table import FEW
 from .training import ATTACK
 
 STD = "Mean ± sample standard deviation (n - 1) over the seeds."
 INTERVAL = "Mean ± half of the 95% interval (Student's t) over the seeds."
+OF_MAP = "Mean ± half of the 95% interval for other test images (jackknife) and other seeds."
+OF_MAP_ONE = "± is half of the 95% interval for other test images (jackknife). One seed."
 ONE_SEED = "One seed."
 NONE_YET = "No run has finished."
-SPREADS = (STD, INTERVAL, ONE_SEED, NONE_YET)
+SPREADS = (STD, INTERVAL, OF_MAP, OF_MAP_ONE, ONE_SEED, NONE_YET)
 H_NOTE = "H is that of the means, 2 Base New / (Base + New), as in the papers."
 AVERAGE_NOTE = "Means over the data sets."
 OTHER_DATA = (
@@ -120,9 +122,11 @@ def caption(rows: list[Any]) -> list[str]:
         return [AVERAGE_NOTE, *what, *edited_note(rows), *computed_note(rows),
                 *apart_note(averages), *attack_note(rows)]  # fmt: skip
     seeds = seeds_of(rows)
-    spread = [spread_note(seeds, first.interval)] * (seeds > 0 or first.metric == first.main)
+    spread = [spread_note(seeds, first)] * (seeds > 0 or first.metric == first.main)
     sentences = [*spread, *what, *edited_note(rows), *computed_note(rows)]
     sentences += [*repeated_note(rows), *attack_note(rows)]
+    if first.metric == "map" and (lacking := max(row.lacking or 0 for row in rows)):
+        sentences.append(f"Left out, as no test image has them: {lacking:.0f} classes.")
     if names := ", ".join(dict.fromkeys(dataset_title(x.dataset) for x in rows if x.other_data)):
         sentences.append(OTHER_DATA.format(names))
     teachers = {row.name: row.teacher for row in rows if number_or_none(row.teacher)}
@@ -165,16 +169,13 @@ def seeds_of(rows: Iterable[Any]) -> int:
     return max((row.count for row in rows if not row.average), default=0)
 
 
-def seeds_text(seeds: Sequence[int]) -> str:
-    """Return seeds in words, as `seeds 1 2 3`."""
-    return f"seed{'s' * (len(seeds) > 1)} {' '.join(map(str, seeds))}"
-
-
-def spread_note(seeds: int, interval: bool = False) -> str:
-    """Return the sentence that explains the cells of a table, given its largest number of seeds."""
-    if seeds < 2:
-        return ONE_SEED if seeds else NONE_YET
-    return INTERVAL if interval else STD
+def spread_note(seeds: int, row: Any) -> str:
+    """Return the sentence on the cells of a row's table, given its largest number of seeds."""
+    if not seeds:
+        return NONE_YET
+    if row.interval and row.metric == "map":
+        return OF_MAP if seeds > 1 else OF_MAP_ONE
+    return ONE_SEED if seeds < 2 else INTERVAL if row.interval else STD
 
 
 def apart_note(rows: Iterable[Any]) -> list[str]:

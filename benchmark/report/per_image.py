@@ -7,19 +7,25 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple, TypeVar
 
 import numpy as np
+import pandas as pd
 
-from trainers.prompting.errors import UserError
+from trainers.prompting.errors import UserError, need
 from trainers.prompting.record.predictions import read_predictions
+from trainers.prompting.record.scores import read_scores
+from trainers.prompting.record.several import contributions
 
 from ..records import Outcome
-from .names import motif
-from .notes import seeds_text
+from .frame import main_rows
+from .names import motif, seeds_text
+from .paired import Pair, difference
 
 Tested = TypeVar("Tested")
 Value = TypeVar("Value")
 
 MISSING = "no predictions; repeat the run with TEST.PREDICTIONS True"
 OF_TASKS = "no predictions, since images recur in the tasks of its TEST.STREAM"
+SEVERAL = "no predictions of one class, since its images have several labels"
+NO_SCORES = "no scores; repeat the run with TEST.PREDICTIONS True"
 OTHERS = "predictions that do not match results.json; repeat the run"
 NO_JOINT = "no predictions over base and new classes together; repeat the run"
 OTHER_ORDER = "predictions that do not number base classes before new ones; repeat the run"
@@ -29,7 +35,8 @@ class Answers(NamedTuple):
     """The answers of one run to n test images; `joint_hits` if asked for.
 
     Of a run on tasks (TEST.STREAM), `images` are a hash of its n tasks, which other seeds draw
-    anew, and `hits` their accuracies, from 0 to 1.
+    anew, and `hits` their accuracies, from 0 to 1. Of a run on images with several labels, `hits`
+    are their `contributions` to mAP.
     """
 
     images: str  # a hash of the images and their labels; equal for runs on the same test set
@@ -56,6 +63,7 @@ def each_seed(
 
 def arrays_of(outcome: Outcome) -> dict[str, np.ndarray]:
     """Return the predictions of a finished run."""
+    need(outcome.metric == "accuracy", SEVERAL)
     arrays = read_predictions(outcome.run.folder)
     if arrays is None:
         raise UserError(OF_TASKS if tasks_of(outcome) else MISSING)
@@ -66,6 +74,15 @@ def arrays_of(outcome: Outcome) -> dict[str, np.ndarray]:
     if number is not None and max(label.max(), prediction.max()) >= number:
         raise UserError(OTHERS)
     return arrays
+
+
+def scores_of(outcome: Outcome) -> dict[str, np.ndarray]:
+    """Return the labels and logits of a finished run on images with several labels, by image."""
+    arrays = read_scores(outcome.run.folder)
+    if arrays is None:
+        raise UserError(NO_SCORES)
+    order = np.argsort(arrays["image"], kind="stable")
+    return {name: array[order] for name, array in arrays.items()}
 
 
 def tasks_of(outcome: Outcome) -> list[float]:
@@ -80,8 +97,14 @@ def answers(outcome: Outcome, joint: bool = False) -> Answers:
     if not joint and (tasks := tasks_of(outcome)):
         order = ((outcome.result or {}).get("stream") or {}).get("order")
         return Answers(str(order), np.array(tasks) / 100)
-    arrays = _in_order(joint_arrays(outcome) if joint else arrays_of(outcome))
+    several = outcome.metric == "map" and not joint
+    arrays = scores_of(outcome) if several else None
+    arrays = arrays or _in_order(joint_arrays(outcome) if joint else arrays_of(outcome))
     images = hashlib.sha256(arrays["image"].tobytes() + arrays["label"].tobytes()).hexdigest()
+    if several:
+        gains = contributions(arrays["label"], arrays["logit"])
+        need(abs(100 * gains.mean() - outcome.number) < 0.01, OTHERS)
+        return Answers(images, gains)
     plain = Answers(images, arrays["prediction"] == arrays["label"])
     if not joint:
         return plain
@@ -106,7 +129,8 @@ def motifs(outcome: Outcome, column: str) -> list[str]:
     """
     if tasks := tasks_of(outcome):
         return [f"{outcome.run.dataset}/{column}/task {i}" for i in range(len(tasks))]
-    image = _in_order(arrays_of(outcome))["image"]
+    several = outcome.metric == "map"
+    image = (scores_of(outcome) if several else _in_order(arrays_of(outcome)))["image"]
     return [motif(outcome.run.dataset, f"{column}/{name}") for name in image]
 
 
@@ -114,6 +138,29 @@ def _in_order(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Sort all columns by image and label, so that runs line up."""
     order = np.lexsort((arrays["label"], arrays["image"]))
     return {name: array[order] for name, array in arrays.items()}
+
+
+def half_intervals(tidy: pd.DataFrame) -> dict[tuple, tuple[float, list[str]]]:
+    """Return half of the 95% interval of each mean of mAP, by line and column, and its problems.
+
+    The interval is about other test images and, with several seeds, other seeds.
+    """
+    found = {}
+    rows = main_rows(tidy)
+    rows = rows[(rows["metric"] == "map") & rows["value"].notna()]
+    for place, runs in rows.groupby(["line", "column"], sort=False):
+        outcomes = dict(zip(runs["seed"], runs["outcome"], strict=True))
+        by_seed, problems = each_seed(outcomes, answers)
+        if len({answer.images for answer in by_seed.values()}) > 1:
+            problems.append("no interval, as seeds have other test images")
+        half = float("nan")
+        if not problems:
+            ours = np.stack([answer.hits for answer in by_seed.values()])
+            pair = Pair(np.arange(ours.shape[1]), np.array([*by_seed]), ours, np.zeros_like(ours))
+            about = difference([[pair]])
+            half = (about.high - about.low) / 2
+        found[place] = half, problems
+    return found
 
 
 # ------------------------------------------------------- metrics over base and new classes

@@ -71,10 +71,13 @@ Curves = dict[str, pd.DataFrame]  # the points of each method in a panel
 def figures(rows: pd.DataFrame) -> Drawing:
     """Draw all plots for which these rows have data."""
     bars = "95% intervals" if rows["interval"].any() else "standard deviations"
+    over = (
+        "images and seeds" if rows["interval"].any() and "map" in {*rows["main"]} else "the seeds"
+    )
     drawings = {}
     for members, plot in plots(rows):
         if by_title := panels(members, plot):
-            drawings[plot.name] = _draw(members, by_title, plot, f"{bars} over the seeds")
+            drawings[plot.name] = _draw(members, by_title, plot, f"{bars} over {over}")
     return drawings
 
 

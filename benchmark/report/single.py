@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from trainers.prompting.errors import UserError, printable
+from trainers.prompting.record.several import mean_interval
 from trainers.prompting.storage.run_record import taking_apart
 
 from ..protocols.base import Protocol, Run
@@ -20,19 +21,20 @@ from ..protocols.few_shot import FEW_SHOT
 from ..records import (
     COSTS,
     METRICS,
-    PER_CLASS,
     BadResult,
     Outcome,
     at_bound,
     costs,
+    of_classes,
     other_code,
     read_record,
     value_of,
 )
-from .classes import class_table, images_of_classes
+from .classes import class_table, images_of_classes, measured
 from .frame import setting_texts
 from .notes import explain
 from .own_sets import name_in
+from .per_image import scores_of
 from .render import as_csv, in_style
 from .table import TABLE_FORMATS, Cell, Table, interval, lead
 from .training import ATTACK, INIT, TRAINED, attacks, drawn_text, earlier_text, image_changes
@@ -51,12 +53,13 @@ def overview(folders: list[Path], form: str) -> str:
 
 
 def _overview(runs: Mapping[Path, Outcome], notes: list[str]) -> Table:
-    head = ["Run", "Method", "Data set", "Shots", "Seed", "Accuracy (%)"]
+    heads = dict.fromkeys(METRICS[outcome.metric].head for outcome in runs.values())
+    head = ["Run", "Method", "Data set", "Shots", "Seed", " or ".join(heads)]
     lines = []
     for folder, outcome in runs.items():
         record = outcome.result or {}
         facts = [record.get("trainer"), outcome.run.dataset, record.get("shots")]
-        facts += [record.get("seed"), f"{record['accuracy']:.2f}"]
+        facts += [record.get("seed"), f"{outcome.number:.2f}"]
         lines.append((str(folder), *("-" if fact is None else str(fact) for fact in facts)))
     return Table("Single runs", head, _cells(lines), notes)
 
@@ -83,9 +86,9 @@ def report_runs(folders: list[Path], form: str, plots: Path | None = None) -> st
         return json.dumps([{"folder": str(f), **result} for f, result in results.items()], indent=2)
     if form == "csv":
         return as_csv([
-            {"folder": str(folder), "class": name, "accuracy": accuracy}
-            for folder, result in results.items()
-            for name, accuracy in (result.get(PER_CLASS) or {}).items()
+            {"folder": str(folder), "class": name, _key(outcome): value}
+            for folder, outcome in runs.items()
+            for name, value in of_classes(outcome.result or {}).items()
         ])  # fmt: skip
     tables, sentences = {}, []
     for folder, outcome in runs.items():
@@ -112,7 +115,10 @@ def report_runs(folders: list[Path], form: str, plots: Path | None = None) -> st
 def _finding(outcome: Outcome) -> str:
     """Return a sentence on the accuracy of a run, its interval and chance."""
     record = outcome.result or {}
-    cell = _accuracy(record)
+    cell = _main(outcome)
+    if outcome.metric == "map":
+        guessed = f"guessing has about {record.get('positive_share', 0):.1f}%"
+        return f"{_where(outcome)}: mAP is {cell.text} of {record['num_test']:,} images; {guessed}."
     images = f"{cell.images:,} images" if cell.images else "images"
     text = f"{_where(outcome)}: {cell.text}% of {images} are right"
     text += f" {interval(cell)}".rstrip()
@@ -121,8 +127,20 @@ def _finding(outcome: Outcome) -> str:
     return f"{text}; chance is {100 / number:.1f}%." if number else f"{text}."
 
 
-def _accuracy(record: dict) -> Cell:
-    """Return the accuracy of a run with what its interval needs."""
+def _key(outcome: Outcome) -> str:
+    return measured(outcome.metric).replace(" ", "_")
+
+
+def _main(outcome: Outcome) -> Cell:
+    """Return the main metric of a run, with its interval or what that needs."""
+    record = outcome.result or {}
+    if outcome.metric == "map":
+        text = f"{outcome.number:.2f}"
+        with suppress(UserError):  # of too few images there is none
+            label, logit = (scores_of(outcome)[name] for name in ("label", "logit"))
+            low, high = mean_interval(label, logit)
+            text += f" [{100 * low:.1f}, {100 * high:.1f}]"
+        return Cell(text, outcome.number)
     images = None if record.get("tasks") else int(record.get("num_test") or 0) or None
     return Cell(f"{record['accuracy']:.2f}", record["accuracy"], images=images)
 
@@ -171,6 +189,7 @@ def _tables(folder: Path, outcome: Outcome) -> list[Table]:
         "Method": record.get("trainer"),
         "Data set": record.get("dataset") and outcome.run.dataset,
         "Classes": record.get("num_classes"),
+        "Classes without a positive": record.get("classes_without_positives") or None,
         "Half of the classes": halves.get(str(record.get("subsample_classes"))),
         "Shots": _shots(record),
         "Training images": ", ".join(setting_texts(image_changes(outcome) or ())) or None,
@@ -192,12 +211,13 @@ def _tables(folder: Path, outcome: Outcome) -> list[Table]:
     facts |= {COSTS[key].head: COSTS[key].text(value) for key, value in spent.items()}
     lines += [(name, _text(value)) for name, value in facts.items() if value is not None]
     cells = _cells(lines)
-    cells[0][1] = _accuracy(record)
+    cells[0][1] = _main(outcome)
     tables = [Table(f"The run in '{folder}'", ["", ""], cells, [])]
-    if classes := record.get(PER_CLASS):
-        numbers = pd.DataFrame({"Accuracy (%)": classes}, dtype=float)
-        numbers = numbers.sort_values("Accuracy (%)", kind="stable")
-        title = f"{_where(outcome)}: accuracy of each class, the least first"
+    if classes := of_classes(record):
+        what = measured(outcome.metric)
+        head = f"{what.capitalize()} (%)"
+        numbers = pd.DataFrame({head: classes}, dtype=float).sort_values(head, kind="stable")
+        title = f"{_where(outcome)}: {what} of each class, the least first"
         tables.append(class_table(title, numbers, images_of_classes(outcome)))
     return tables
 

@@ -18,6 +18,7 @@ from . import published
 from .frame import MEAN, each_row, main_rows
 from .names import dataset_title
 from .paired import harmonic
+from .per_image import half_intervals
 from .training import ABOUT, COUNTS, INIT, TRAINED
 
 PLACE = ["line", "column", "metric"]  # what a mean over seeds is of
@@ -40,7 +41,8 @@ def summarise(
 
     Each line has a row of its main metric for every column of its protocol, H among them, and rows
     of its other metrics; `scores` are further ones, those of `further`. The spread is the
-    standard deviation or, with `interval`, half of the 95% interval.
+    standard deviation or, with `interval`, half of the 95% interval: over the seeds, or of mAP as
+    of `half_intervals`.
     """
     if tidy.empty:
         return tidy
@@ -60,6 +62,12 @@ def summarise(
     cells["complete"] = (cells["count"] > 0) & enough
     cells["interval"], cells["average"] = interval, False
     cells["spread"] = _half_interval(cells) if interval else cells["std"]
+    for (line, column), (half, problems) in half_intervals(tidy).items() if interval else ():
+        here = cells["metric"].eq("map") & cells["line"].eq(line) & cells["column"].eq(column)
+        cells.loc[here, "spread"] = half
+        cells.loc[here, "problems"] = cells.loc[here, "problems"].map(
+            lambda had, new=problems: had + new
+        )
     averages = [_average(cells, *of_group) for of_group in sets_to_average(cells).items()]
     if averages:  # in the order of the lines
         averages = [

@@ -64,7 +64,7 @@ def joint_tables(
         ordered = sorted(each_row(members), key=lambda row: row.average)
         sentences = dict.fromkeys(chain.from_iterable(table.caption for table in group))
         others = [text for text in sentences if text not in SPREADS]
-        spread = spread_note(seeds_of(ordered), ordered[0].interval)
+        spread = spread_note(seeds_of(ordered), ordered[0])
         yield title_of(ordered), [spread, *others], group
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
 import torch
 
 from ..backbones import weights_sha256
@@ -21,10 +22,11 @@ from ..marks import BEYOND, FILE, PER_DATASET, VALIDATION
 from ..storage.files import write_whole
 from ..storage.run_record import BadRecord, is_number, is_percent, read_record, sentences_text
 from .environment import git_commit, peak_memory_mib, versions
-from .metrics import metrics
+from .metrics import metrics, number_names
 from .predictions import NAME, Predictions, write_predictions
 from .scores import NAME as SCORES
 from .scores import Scores
+from .several import average_precisions
 
 # What only a method of this project says of itself; the record of another trainer lacks it.
 NOT_KNOWN = ("num_params", "seeded", "train_steps", "beyond", "teacher", "precision")
@@ -129,7 +131,13 @@ class Evaluation:
         """Write the predictions; return what they and attacks and detection give, by name."""
         last, measured = self.predictions, dict[str, Any]()
         if isinstance(last, Scores):
-            write_predictions(Path(self.cfg.OUTPUT_DIR), last.columns(), SCORES)
+            rows = write_predictions(Path(self.cfg.OUTPUT_DIR), last.columns(), SCORES)
+            shares = average_precisions(rows["label"], rows["logit"])
+            names = number_names(self.dataset.classnames)
+            measured["average_precisions"] = {
+                name: None if np.isnan(share) else 100 * float(share)
+                for name, share in zip(names, shares, strict=True)
+            }
         elif last is not None:
             rows = write_predictions(Path(self.cfg.OUTPUT_DIR), last.columns())
             measured = metrics(rows, self.dataset.classnames)
