@@ -52,7 +52,7 @@ class Metric(NamedTuple):
 SEVERAL = {
     "map": Metric("mAP (%)", note="mAP is the mean over classes of the average precision"),
     "map_difficult_absent": Metric(
-        "mAP, difficult absent (%)",
+        "mAP (difficult absent) (%)",
         note="Difficult objects count as absent, as in published numbers",
     ),
     "cp": Metric("CP (%)", note="CP is the mean precision of classes at probability 0.5"),

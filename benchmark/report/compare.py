@@ -15,7 +15,7 @@ from trainers.prompting.errors import UserError, check_name
 
 from ..protocols.base import Protocol
 from ..records import Outcome
-from .frame import FACTS, each_row, main_rows
+from .frame import FACTS, column_of, each_row, main_rows
 from .notes import (
     apart_note,
     average_name,
@@ -132,7 +132,7 @@ class Comparisons:
             "datasets": len(blocks),  # number of data sets, and how many there should be
             "of": total or 1,
             "shots": shots,
-            "column": self.metric if over_both else ours.column,
+            "column": self.metric if over_both else column_of(ours),
             **({"metric": ours.main} if ours.main != "accuracy" else {}),
             "method": self.method,
             "other": theirs.name,

@@ -13,7 +13,7 @@ from trainers.prompting.errors import UserError, printable
 
 from ..protocols.base import shots_text
 from .compare import Comparisons
-from .frame import each_row, main_rows
+from .frame import column_of, each_row, main_rows
 from .names import ZERO_SHOT, in_words
 from .notes import data_name
 from .paired import LEAST
@@ -138,7 +138,7 @@ def _claims(
         records = Comparisons(runs, place, best.name).records()
     except UserError:  # all have other CLIPs, or other test images
         return {}
-    wanted = {"dataset": best.dataset, "column": best.column}
+    wanted = {"dataset": best.dataset, "column": column_of(best)}
     return {
         found["other"]: f"{found['difference']:.1f} [{found['low']:.1f}, {found['high']:.1f}]"
         if is_above(found["low"], found["p"], lines)

@@ -31,7 +31,7 @@ LINE = [*METHOD, "settings"]
 # Lines that agree in these share an average over data sets.
 MEAN = ["group", "name", "shots"]
 # Runs that agree in these may be averaged over data sets, as far as the protocol lets them.
-GROUP = ["protocol", "source", "embedded", "shots"]
+GROUP = ["protocol", "source", "embedded", "shots", "main"]
 
 # Keys of records that runs of one table must share, with their names; each is compared among runs
 # that agree in those before it (of test images: `split` and those after it).
@@ -69,6 +69,12 @@ def frame(outcomes: Iterable[Outcome]) -> pd.DataFrame:
 def main_rows(rows: pd.DataFrame) -> pd.DataFrame:
     """Return the rows of the main metrics, which the usual tables show."""
     return rows if rows.empty else rows[rows["metric"] == rows["main"]]
+
+
+def column_of(row: Any) -> str:
+    """Return the key of a row's column in files; a column alone is named by the main metric."""
+    column: str = row.main if row.column == "accuracy" else row.column
+    return column
 
 
 def _without_odd(outcomes: list[Outcome]) -> list[Outcome]:

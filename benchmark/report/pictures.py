@@ -49,6 +49,8 @@ def figures(tests: list[Test], name: str, told: set[str]) -> Drawing:
     """
     drawings = {}
     for test in tests:
+        if "map" in {*test.lines["main"]}:  # images have no single class
+            continue
         by_method = {
             method: pool
             for method in test.lines["name"]
@@ -62,7 +64,8 @@ def figures(tests: list[Test], name: str, told: set[str]) -> Drawing:
 def figures_of_run(outcome: Outcome, where: str) -> Drawing:
     """Draw the confusion matrix and reliability diagram of a run."""
     method = printable((outcome.result or {}).get("trainer"))
-    pool = _pool({outcome.run.seed: outcome}, method, set())
+    one_label = outcome.metric == "accuracy"
+    pool = _pool({outcome.run.seed: outcome}, method, set()) if one_label else None
     if pool is None:
         return {}
     return {name: draw_panels({method: pool}, name, where) for name in PICTURES}

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from trainers.prompting.errors import printable
 
 from ..records import COSTS
-from .frame import each_row, setting_texts
+from .frame import column_of, each_row, setting_texts
 from .summary import minus_published, number_or_none, published_beside
 from .table import TABLE_FORMATS, Table, as_markdown, as_text, lead
 from .tables import joint_tables, tables
@@ -84,16 +84,17 @@ def record(line: list[Any]) -> dict:
     values |= {"other_code": first.edited}
     if first.average:
         values |= {"datasets": first.count, "of": first.of, "differing": first.apart}
-        values |= {row.column: row.mean for row in line if first.count}
+        values |= {column_of(row): row.mean for row in line if first.count}
     else:
         values |= {"origin": first.origin, "from_logs": bool(first.label)}
         values |= {"split": first.split, "seeds": first.seeds}
         for row in line:
-            values[f"{row.column}_mean"] = number_or_none(row.mean)
-            values[f"{row.column}_std"] = number_or_none(row.std)
+            name = column_of(row)
+            values[f"{name}_mean"] = number_or_none(row.mean)
+            values[f"{name}_std"] = number_or_none(row.std)
             if row.interval:
-                values[f"{row.column}_half_interval_95"] = number_or_none(row.spread)
-            values[f"{row.column}_n"] = row.count
+                values[f"{name}_half_interval_95"] = number_or_none(row.spread)
+            values[f"{name}_n"] = row.count
     if theirs := published_beside(first):
         values["published_source"] = theirs.source
         values["published_is_misprint"] = theirs.misprint

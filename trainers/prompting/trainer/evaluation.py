@@ -202,6 +202,7 @@ def why_spent(method: Method, dataset: Any, cfg: CfgNode) -> str:
     name = type(method).__name__
     best = method.trains and cfg.TEST.FINAL_MODEL == "best_val"
     obstacles = {
+        "its images have several labels": method.settings.several,
         f"the logits of {name} {NOT_ITS_OWN}": isinstance(method, Transductive),
         f"{name} chooses settings on them": searches(method),
         "TEST.FINAL_MODEL best_val chooses the epoch on them": best,
