@@ -19,13 +19,13 @@ from .frame import MEAN, each_row, main_rows
 from .names import dataset_title
 from .paired import harmonic
 from .per_image import half_intervals
-from .training import ABOUT, COUNTS, INIT, TRAINED
+from .training import COUNTS, INIT, SHOWN, TRAINED
 
 PLACE = ["line", "column", "metric"]  # what a mean over seeds is of
 HALVES = ("base", "new")
 USUAL = {
     place.partition(".")[2]: KEYS[place].default
-    for place in (*(f"DATASET.{key}" for key in COUNTS), *ABOUT)
+    for place in (*(f"DATASET.{key}" for key in COUNTS), *SHOWN)
 }
 AVERAGED = MEAN[1:]  # within a group
 BOTH = "base and new"  # the column of metrics over both halves together

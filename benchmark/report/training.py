@@ -5,13 +5,13 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from trainers.prompting.checkpoint.keys import KEYS
+from trainers.prompting.checkpoint.keys import ABOUT, KEYS
 
 from ..protocols.base import learns_nothing
 from ..records import Outcome, run_of, value_of
 
 INIT = "INIT_WEIGHTS"
-ABOUT = ("DATASET.SENTENCES", "DATASET.SENTENCES_RULE", "TEST.STREAM")
+SHOWN = (*ABOUT, "TEST.STREAM")
 ATTACK, TRAINED = "attack", "TRAIN.ATTACK"  # in a test; what a training learned from
 Settings = tuple[tuple[str, Any], ...]  # keys and values
 # What a record counts of each.
@@ -75,7 +75,7 @@ def always_named(outcome: Outcome) -> Settings | None:
     if changes is None:
         return None
     keys = run_of(outcome.result).keys
-    given = {x: keys[x] for x in ABOUT if keys.get(x, KEYS[x].default) != KEYS[x].default}
+    given = {x: keys[x] for x in SHOWN if keys.get(x, KEYS[x].default) != KEYS[x].default}
     named = tuple((place.partition(".")[2], value) for place, value in given.items())
     return (*changes, *named, *initial_weights(outcome), *attacks(outcome))
 

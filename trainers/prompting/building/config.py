@@ -1,7 +1,6 @@
 """Translates between Dassl's cfg nodes and methods: adds their keys, reads their settings."""
 
 import copy
-from collections.abc import Mapping
 from typing import Any
 
 from yacs.config import CfgNode
@@ -106,25 +105,16 @@ def _places() -> dict[str, object]:
     return places
 
 
-def settings_in(
-    cfg: CfgNode,
-    method: type[Method],
-    about: Mapping[str, Any] | None = None,
-    several: bool = False,
-) -> Settings:
-    """Return the settings of a method in a cfg; arguments and errors as of `read_node`."""
-    asked = asked_in(cfg, about)
-    return read_node(method, values_in(cfg, method), cfg.DATASET.NAME, asked, several)
-
-
-def asked_in(cfg: CfgNode, about: Mapping[str, Any] | None = None) -> Asked | None:
-    """Return the sentences that a cfg asks for; `about` is the content of its file."""
+def settings_in(cfg: CfgNode, method: type[Method], several: bool = False) -> Settings:
+    """Return the settings of a method in a cfg, with the sentences that it asks for."""
     source, rule = (cfg.DATASET[key] for key in ("SENTENCES", "SENTENCES_RULE"))
     need(
         source or not rule,
         "DATASET.SENTENCES_RULE is set without sentences: set DATASET.SENTENCES, too",
     )
-    return Asked(about or str(source), rule) if source else None
+    asked = Asked(str(source), rule) if source else None
+    settings: Settings = read_node(method, values_in(cfg, method), cfg.DATASET.NAME, asked, several)
+    return settings
 
 
 def values_in(cfg: CfgNode, method: type[Method]) -> dict[str, Any]:

@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..checkpoint.saved import ABOUT, Saved
+from ..checkpoint.keys import ABOUT
+from ..checkpoint.saved import Saved
 from ..encoders.descriptions import Asked
 from ..errors import UserError, need
 from ..method import Method, find_method

@@ -78,8 +78,7 @@ class Identity(NamedTuple):
 
     def value(self, place: str) -> Any:
         """Return the value of a dotted key; None if it has none."""
-        groups = (self.training, self.data, self.settings, self.test)
-        return next((group[place] for group in groups if place in group), None)
+        return self.keys.get(place)
 
 
 def leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

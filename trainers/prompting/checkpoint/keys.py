@@ -139,6 +139,7 @@ KEYS = {
     "TRAINER.UNREAD": Key([], "place", read_by="all"),  # keys of config files for other nodes
     "TRAINER.PER_DATASET": Key([], "place", read_by="all"),  # keys that a config sets by them
 }  # fmt: skip
+ABOUT = [place for place in KEYS if place.startswith("DATASET.SENTENCES")]  # the classes
 
 
 class Node(dict[str, Any]):

@@ -32,9 +32,9 @@ from .identity import (
     note_edited,
     run_in,
 )
+from .keys import ABOUT
 
 NUMBERS = {"logit_scale": float, "normalised": bool, "width": int}  # of traits
-ABOUT = ("DATASET.SENTENCES", "DATASET.SENTENCES_RULE")  # the classes
 AND = " + "  # between the precisions, and the processors, of a run that was resumed
 MOST = 3  # parts of a division in a message
 # What records say of an earlier training, with its keys.
@@ -346,7 +346,6 @@ class Saved:
             raise broken_checkpoint(folder, self.epoch, f"lacks {', '.join(lacking)}")
         if self.identity and (texts := differences(now.identity, self.identity, OF_WEIGHTS)):
             raise begun_otherwise(folder, texts)
-        self.check_weights(now.backbone, now.backbone_sha256)
         note_edited(self._edited_since(now))
 
     def restore(self, method: Any, precision: Any, folder: str) -> list[int]:
