@@ -95,7 +95,7 @@ def test_every_method_runs_or_is_refused_in_one_sentence(both, monkeypatch):
         assert all(torch.equal(before[key], now[key]) for key in before), name
     assert set(EVERYWHERE) <= set(ran)
     monkeypatch.undo()
-    with pytest.raises(UserError, match="or one of BoostAdapter, CLAP, .*ZeroshotCLIP$"):
+    with pytest.raises(UserError, match="or one of AWT, BoostAdapter, CLAP, .*ZeroshotCLIP$"):
         build_method("CoOp", {}, both, NAMES)
 
 

@@ -109,12 +109,12 @@ def open_if_equal(
         what: the side, for the message.
         why: a known reason to leave it closed.
     """
-    if opened is None or feature is None:
-        return closed if opened is None else opened
-    if not why:
+    if opened is not None and feature is None:
+        return opened
+    if opened is not None and feature is not None and not why:
         gap = float((opened.eval()(x) - feature).abs().max() / feature.abs().max())
         if not gap <= MOST:
             why = f"a feature would differ by {gap:.0e} from that of its package"
     if why:
         print(f"Note: the {what} stays closed: {why}")
-    return closed if why else opened
+    return closed if why or opened is None else opened

@@ -15,7 +15,7 @@ from .closed import Closed, example_image, example_sentence, open_if_equal
 from .family import Family, Tokenizer
 from .openai import OPENAI
 from .openai_clip import model as openai_model
-from .timm_vit import open_timm
+from .timm_vit import open_timm, why_closed
 from .tokenizers import translate
 
 HEAD = 64  # default width of an attention head
@@ -112,8 +112,8 @@ def from_module(
     if image == "other":
         x, closed = example_image(resolution), Closed(model.visual, resolution)
         feature = closed.example(f"`visual` of {arch}", x, width)
-        opened = open_timm(model.visual, resolution)
-        whole["image"] = open_if_equal(closed, opened, x, feature, f"image side of {arch}")
+        opened, why = open_timm(model.visual, resolution), why_closed(model.visual)
+        whole["image"] = open_if_equal(closed, opened, x, feature, f"image side of {arch}", why)
         config["vision_cfg"] = {"image_size": resolution, "patch_size": 1}
     if text == "other":
         length = config["text_cfg"].get("context_length", 77)

@@ -291,8 +291,7 @@ def check_added(name: str, side: str, added: Additions, blocks: Sequence[Any]) -
             need(key in valid, f"replaces '{key}' of {place}: name one of {', '.join(valid)}")
         for key, update in addition.weights.items():
             need(key in MATRICES, f"updates '{key}' of {place}: name one of {', '.join(MATRICES)}")
-            hidden = len(blocks[i].mlp.c_fc.weight)
-            expected = hidden if key == "fc" else W, hidden if key == "proj" else W
+            expected = tuple(matrices(blocks[i])[key][0].shape)
             kind, what = type(update), f"updates '{key}' of {place} by a {type(update).__name__}"
             need(
                 hasattr(update, "shape") and hasattr(update, "merged"),

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from ..backbones.eva import attended, turn
 from .added import NOTHING, Added, Update, linear, summand
 
 SLOPE = 1.702  # of QuickGELU
@@ -55,6 +56,11 @@ def attend(block, q, k, v, mask=None, causal=False, *, unseen=0) -> torch.Tensor
     return out.transpose(1, 2).flatten(2)
 
 
+def output(block, x: torch.Tensor, update: Update | None) -> torch.Tensor:
+    """Return the output (..., W) of the attention, of what `attend` returns."""
+    return product(block.attn.out_proj, attended(block, x), update)
+
+
 def class_attention(block, x: torch.Tensor) -> torch.Tensor:
     """Return the attention of position 0 to the others (B, R - 1), a mean over the heads.
 
@@ -64,7 +70,7 @@ def class_attention(block, x: torch.Tensor) -> torch.Tensor:
     weight, bias = block.attn.in_proj_weight.float(), block.attn.in_proj_bias.float()
     y = block.ln_1(x)
     q = F.linear(y[:, 0], weight[:W], bias[:W]).unflatten(-1, (heads, -1))
-    k = F.linear(y, weight[W : 2 * W], bias[W : 2 * W]).unflatten(-1, (heads, -1))
+    k = turn(block, F.linear(y, weight[W : 2 * W], bias[W : 2 * W]), 1).unflatten(-1, (heads, -1))
     S = torch.einsum("bhd,brhd->bhr", q, k) / q.shape[-1] ** 0.5
     return S.softmax(-1).mean(1)[:, 1:]
 
@@ -79,15 +85,15 @@ def enter(block, added: Added, x: torch.Tensor) -> torch.Tensor:
     return x if getattr(block, "post_norm", False) else norm(block, "ln_1", added)(x)
 
 
-def finish(block, x, attended, y, added: Added = NOTHING) -> torch.Tensor:
+def finish(block, x, out, y, added: Added = NOTHING) -> torch.Tensor:
     """Return a block's output after the attention: projection, residuals and MLP, (..., W).
 
     Args:
         x: its input, (..., W).
-        attended: the output of `attend`, (..., W).
+        out: the output of `attend`, (..., W).
         y: what `enter` returns, (..., W).
     """
-    inner = x + product(block.attn.out_proj, attended, added.weights.get("o"))
+    inner = x + output(block, out, added.weights.get("o"))
     if getattr(block, "post_norm", False):
         inner = norm(block, "ln_1", added)(inner)
         result = norm(block, "ln_2", added)(inner + _mlp(block, inner, added))

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..backbones.closed import Closed
+from ..backbones.eva import turn
 from ..errors import ClosedSide, UserError, need
 from ..full_precision import no_autocast
 from . import blocks
@@ -281,13 +282,14 @@ class ImageEncoder(nn.Module):
                 inputs = block, x, at, both
                 path = path + blocks.run(self._value_attention, recompute, *inputs, added=addition)
             if i + 1 < len(layers):
-                x = blocks.run(self._block, recompute, block, x, b, added=addition)
+                x = blocks.run(self._block, recompute, block, x, b, start + n, added=addition)
             if i in self.inner:
                 inner[i] = x.unflatten(0, (B, M))
         few = shape.reads and not self.patches
         places = shape.reads + (self.states or 0) if few else x.shape[1]
         patches = slice(start + n, start + n + P) if self.values else None
-        x, values = blocks.run(self._last, recompute, block, x, places, patches, b, added=addition)
+        what = block, x, places, patches, b, start + n
+        x, values = blocks.run(self._last, recompute, *what, added=addition)
         x = x.unflatten(0, (B, M))
         post, values = addition.norms.get("post") or v.ln_post, values if path is None else path
         states = None if self.states is None else post(x[:, :, : 1 + self.states])
@@ -302,16 +304,20 @@ class ImageEncoder(nn.Module):
         """Return features (B, 1, D) of block i's input (B, 1 + P, W), without additions."""
         *inner, last = list(self.visual.transformer.resblocks)[i:]
         for block in inner:
-            x = self._block(block, x)
-        x = self._last(last, x, self.shape.reads or x.shape[1], None)[0]
+            x = self._block(block, x, 0, self.shape.first)
+        x = self._last(last, x, self.shape.reads or x.shape[1], None, 0, self.shape.first)[0]
         with no_autocast(x.device.type):
             z = F.normalize(self.shape.pooled(self.visual, self.visual.ln_post, x), dim=-1)
         return z.float()
 
     @staticmethod
-    def _block(block: Any, x: Tensor, unseen: int = 0, added: Added = NOTHING) -> Tensor:
+    def _block(
+        block: Any, x: Tensor, unseen: int = 0, first: int = 1, added: Added = NOTHING
+    ) -> Tensor:
         y = blocks.norm(block, "ln_1", added)(x)
-        out = blocks.attend(block, *blocks.project(block, y, added, "qkv"), unseen=unseen)
+        query, key, value = blocks.project(block, y, added, "qkv")
+        query, key = turn(block, query, first), turn(block, key, first)
+        out = blocks.attend(block, query, key, value, unseen=unseen)
         return blocks.finish(block, x, out, y, added)
 
     @staticmethod
@@ -321,12 +327,13 @@ class ImageEncoder(nn.Module):
         """Return a block's V-V attention at the patches; with `both`, plus its own attention."""
         y = blocks.norm(block, "ln_1", added)(x)
         (v,) = blocks.project(block, y, added, "v")
-        layer, update = block.attn.out_proj, added.weights.get("o")
-        out = blocks.product(layer, blocks.attend(block, v[:, patches], v, v), update)
+        update = added.weights.get("o")
+        out = blocks.output(block, blocks.attend(block, v[:, patches], v, v), update)
         if both:
-            query, key = blocks.project(block, y, added, "qk")
+            pair = blocks.project(block, y, added, "qk")
+            query, key = (turn(block, x, patches.start) for x in pair)
             own = blocks.attend(block, query[:, patches], key, v)
-            out = out + blocks.product(layer, own, update)
+            out = out + blocks.output(block, own, update)
         return out
 
     def _last(
@@ -336,17 +343,19 @@ class ImageEncoder(nn.Module):
         places: int,
         patches: slice | None,
         unseen: int = 0,
+        first: int = 1,
         added: Added = NOTHING,
     ) -> tuple[Tensor, Tensor | None]:
         """Return the last block's output where it is read: (B*M, places, W), and values or None."""
         if places == x.shape[1] and patches is None:
-            return self._block(block, x, unseen, added), None
+            return self._block(block, x, unseen, first, added), None
         y = blocks.norm(block, "ln_1", added)(x[:, :-unseen] if unseen else x)
         key, value = blocks.project(block, y, added, "kv")
         # contiguous: otherwise the bits of a matrix product may depend on the memory layout
-        first, y_first = (t[:, :places].contiguous() for t in (x, y))
-        out = blocks.attend(block, blocks.project(block, y_first, added, "q")[0], key, value)
-        read = blocks.finish(block, first, out, y_first, added)
+        x_read, y_read = (t[:, :places].contiguous() for t in (x, y))
+        query = turn(block, blocks.project(block, y_read, added, "q")[0], first)
+        out = blocks.attend(block, query, turn(block, key, first), value)
+        read = blocks.finish(block, x_read, out, y_read, added)
         if patches is None:
             return read, None
         own, v, y_own = (t[:, patches].contiguous() for t in (x, value, y))

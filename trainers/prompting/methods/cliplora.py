@@ -122,10 +122,12 @@ class CLIPLoRA(PublicFiles, Updated):
             f"TRAINER.CLIPLORA.R is {settings.R} but must be from 1 to {W}, the width of the "
             "encoder",
         )
-        hidden = len(blocks[0].mlp.c_fc.weight)
-        how = settings.R, settings.ALPHA / math.sqrt(settings.R), settings.DROPOUT_RATE, hidden
+        mlp = blocks[0].mlp  # EVA's inputs to `proj` are half as many as outputs of `fc`
+        hidden = {"fc": len(mlp.c_fc.weight), "proj": mlp.c_proj.weight.shape[1]}
+        how = settings.R, settings.ALPHA / math.sqrt(settings.R), settings.DROPOUT_RATE
+        names = settings.PARAMS
         return {
-            str(i): nn.ModuleDict({m: LowRank.of(m, W, *how) for m in settings.PARAMS})
+            str(i): nn.ModuleDict({m: LowRank.of(m, W, *how, hidden.get(m, 0)) for m in names})
             for i in POSITIONS[settings.POSITION](len(blocks))
         }
 
