@@ -11,6 +11,7 @@ from typing import NamedTuple
 from dassl.data.datasets import DatasetBase
 
 from trainers.prompting.backbones.openai import OPENAI
+from trainers.prompting.checkpoint.several import check_labels
 from trainers.prompting.errors import UserError
 from trainers.prompting.images.class_folders import class_folders, some
 from trainers.prompting.node import clean
@@ -18,7 +19,7 @@ from trainers.prompting.node import clean
 from . import contents, noise
 from .contents import check_copies, division, fingerprint, read_keys
 from .files import read_folders
-from .labels import check_labels, subsample_classes
+from .labels import check_one_label, subsample_classes
 from .rows import read_rows, row_keys
 from .splits import check_files, divide, read_split, write_split
 from .validation import few, held_out, most_validation
@@ -69,6 +70,7 @@ class ImageDataset(DatasetBase):
     drawn: dict[str, int] | None = None  # what `noise.KEYS` have changed, in numbers of images
     imbalanced = 0  # training images that an imbalance leaves out
     upright = False  # True if images are turned as their EXIF data say (INPUT.UPRIGHT)
+    several = False  # True if an image has several labels: `several.SeveralLabels`
     embedded = False  # True if it comes with this repository, and so is the same everywhere
 
     def __new__(cls, cfg):
@@ -84,6 +86,7 @@ class ImageDataset(DatasetBase):
         return cls
 
     def __init__(self, cfg):
+        check_labels(cfg, self.several)
         file, rows = getattr(cfg.DATASET, "FEATURES", ""), None
         if file:
             rows, (train, val, test) = read_rows(type(self), file)
@@ -241,7 +244,7 @@ class ImageDataset(DatasetBase):
     @classmethod
     def check_labels(cls, train, val, test):
         """Refuse labels that name no class, or have no training images."""
-        check_labels(cls.__name__, train, val, test)
+        check_one_label(cls.__name__, train, val, test)
 
     @staticmethod
     def count_classes(items):

@@ -33,6 +33,7 @@ class VOC2007(SeveralLabels):
     image_dir = "JPEGImages"
     layout = "JPEGImages/, Annotations/ and ImageSets/Main/"
     expected = Counts(20, 5_011, 0, 4_952)
+    difficult = True  # unknown labels of test images are of difficult objects
     names = (
         "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
         "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa",

@@ -10,7 +10,7 @@ from trainers.prompting.errors import UserError
 from . import noise
 
 
-def check_labels(dataset, train, val, test):
+def check_one_label(dataset, train, val, test):
     """Check that every label up to the highest has one name, given by training images.
 
     If validation or test images have another name, a note is printed: these names are not used.

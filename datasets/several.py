@@ -9,7 +9,7 @@ from trainers.prompting.checkpoint.keys import KEYS
 from trainers.prompting.errors import UserError, need
 from trainers.prompting.images.class_folders import some
 
-from . import contents, noise
+from . import contents
 from .base import ImageDataset
 from .tags import ABSENT, PRESENT, UNKNOWN, draw, generator, relabel, table, with_labels
 from .validation import most_validation
@@ -91,11 +91,6 @@ class SeveralLabels(ImageDataset):
         whole, subset, shots = train, node.SUBSAMPLE_CLASSES, node.NUM_SHOTS
         need(subset in HALVES, f"SUBSAMPLE_CLASSES is {', '.join(HALVES)}, not '{subset}'")
         train, val, test = self.of_classes(train, val, test, subset)
-        need(
-            not noise.changes(noise.keys_of(node)),
-            "DATASET.LABEL_NOISE and IMBALANCE are for one label an image, but here are several: "
-            "leave them out",
-        )
         share = getattr(node, "KNOWN", KEYS["DATASET.KNOWN"].default)
         train = train if share == 1 else self.hide(train, share, seed)
         most = most_validation(node)

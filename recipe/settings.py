@@ -23,6 +23,7 @@ from trainers.prompting.building.by_run import by_dataset, check_sections, for_r
 from trainers.prompting.building.keys import check_keys
 from trainers.prompting.checkpoint.identity import leaves
 from trainers.prompting.checkpoint.keys import KEYS
+from trainers.prompting.checkpoint.several import refuse_several
 from trainers.prompting.errors import UserError, check_name, need
 from trainers.prompting.method import METHODS
 from trainers.prompting.plugins import extenders, load_plugins
@@ -76,9 +77,11 @@ def build_cfg(
         check_values(cfg)
     check_keys(cfg)
     read = ["FEATURES"] * bool(cfg.DATASET.FEATURES)
+    read += ["KNOWN"] * (KEYS["DATASET.KNOWN"].default != cfg.DATASET.KNOWN)
     read += ["LABEL_NOISE or IMBALANCE"] * noise.changes(noise.keys_of(cfg.DATASET))
+    kind = DATASET_REGISTRY.get(cfg.DATASET.NAME)
     need(
-        not read or issubclass(DATASET_REGISTRY.get(cfg.DATASET.NAME), ImageDataset),
+        not read or issubclass(kind, ImageDataset),
         f"DATASET.{' and '.join(read)} is set, but the data set {cfg.DATASET.NAME} does not read "
         "it: derive its class from datasets.ImageDataset, or leave it out",
     )
@@ -86,6 +89,9 @@ def build_cfg(
     method = METHODS.get(cfg.TRAINER.NAME)
     if method is None:
         check_other_trainer(cfg)
+        ours = isinstance(kind, type) and issubclass(kind, ImageDataset)
+        if ours and kind.kind(cfg.DATASET).several:
+            refuse_several(f"{cfg.TRAINER.NAME}, a trainer of other code,")
     else:  # OPTIM does not count, although some methods read it
         varied &= {
             place for place in map(method.place, method.defaults) if not place.startswith("OPTIM")

@@ -12,7 +12,7 @@ from own_images import read
 from paths import GOLDEN
 
 from datasets.base import ImageDataset
-from datasets.labels import check_labels
+from datasets.labels import check_one_label
 from trainers.prompting import UserError
 
 PROTOCOL = json.loads((GOLDEN / "protocol.json").read_text())
@@ -148,9 +148,9 @@ def test_broken_splits_are_one_sentence(tmp_path, split, words):
 @pytest.mark.parametrize("label", ["1", 1.0, None])
 def test_labels_of_another_type(label):
     own, other = (Datum("a.png", k, 0, f"class {k}") for k in (0, label))
-    check_labels("Small", [own], [], [Datum("b.png", np.int64(0), 0, "")])
+    check_one_label("Small", [own], [], [Datum("b.png", np.int64(0), 0, "")])
     with pytest.raises(UserError, match=f"label of 'a.png' is {label!r}, but labels are whole"):
-        check_labels("Small", [own, other], [], [])
+        check_one_label("Small", [own, other], [], [])
 
 
 def test_a_missing_image_is_named(tmp_path):

@@ -16,6 +16,8 @@ from yacs.config import CfgNode
 from datasets.several import SeveralLabels
 from datasets.tags import Tagged, draw, generator, table
 from trainers.prompting import UserError
+from trainers.prompting.checkpoint.keys import KEYS
+from trainers.prompting.checkpoint.several import ONE_LABEL, SEVERAL
 
 NAMES = ("cat", "dog", "cow", "sea")
 LABELS = [(1, 0, 0, 0), (1, 1, 0, 0), (0, 1, 0, 1), (0, 0, 1, -1), (0, 0, 0, 0), (1, 0, 1, 0)]
@@ -72,9 +74,12 @@ def test_labels_that_teach_nothing(root, monkeypatch, labels, why):
         small(root)
 
 
-def test_wrong_labels_are_for_one_label(root):
-    with pytest.raises(UserError, match="LABEL_NOISE and IMBALANCE are for one label"):
+def test_keys_are_for_one_label_or_for_several(root):
+    with pytest.raises(UserError, match="LABEL_NOISE is 0.5, which is for images with one, but"):
         small(root, LABEL_NOISE=0.5)
+    with pytest.raises(UserError, match="KNOWN is 0.5, which is for images with several, but"):
+        read("Emoji", "", KNOWN=0.5)
+    assert {*ONE_LABEL, *SEVERAL} < {*KEYS}
 
 
 def test_shots_begin_with_the_rarest_class():

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from dassl.data.datasets import DatasetBase
 from torch.nn.modules.batchnorm import _BatchNorm
 from yacs.config import CfgNode
 
@@ -15,6 +16,7 @@ from ..building.keys import check_keys
 from ..capabilities.unlabelled import Unlabelled
 from ..checkpoint.files import saved_epochs
 from ..checkpoint.provenance import check_teachers
+from ..checkpoint.several import check_labels
 from ..contract import ENCODERS, check_registered
 from ..encoders.indistinct import find_indistinct
 from ..encoders.uncalled import check_uncalled
@@ -180,6 +182,13 @@ def check_data(kind: type[Method], cfg: CfgNode, manager: Any) -> None:
     """Refuse a data set (`DataManager`) that a method cannot learn (UserError)."""
     name, K = kind.__name__, len(manager.dataset.classnames)
     need(K > 1, f"The data set has {K} class: at least 2 are needed")
+    several = getattr(manager.dataset, "several", False)
+    need(
+        not several or hasattr(DatasetBase, "several"),
+        f"The images of {cfg.DATASET.NAME} have several labels, which the installed Dassl does not "
+        "make into batches: use dassl-lite",
+    )
+    check_labels(cfg, several)
     if not issubclass(kind, Unlabelled):
         return
     need(

@@ -12,6 +12,7 @@ from ..building.rebuild import clip_of, images_of, rebuild
 from ..building.transforms import Images, preprocess_of
 from ..capabilities.at_test_time import count_views
 from ..checkpoint.saved import Saved
+from ..checkpoint.several import refuse_several
 from ..errors import UserError, need
 from ..images.image_files import decode_image, read_image, upright
 from ..method import METHODS, Method, Output, find_method, import_methods
@@ -79,6 +80,8 @@ class Run:
 
     def probabilities(self, output: Output, images: Sequence[Any] = ()) -> torch.Tensor:
         """Return (B, K) on the CPU, at the run's temperature, of an output of B named images."""
+        if self.model.settings.several:
+            refuse_several("classify")
         p = (output.logits.float() / self.temperature).softmax(-1).cpu()  # one wait for the device
         if not p.isfinite().all():
             spoiled = (images or range(len(p)))[p.isfinite().all(dim=1).tolist().index(False)]

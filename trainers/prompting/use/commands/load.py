@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 
+from ...checkpoint.several import refuse_several
 from .arguments import Parser, add_plugin, from_one
 
 RUN = "output folder of a run, or hf://USER/REPO[@REVISION][/FOLDER] on the Hugging Face hub"
@@ -31,9 +32,12 @@ def load_run(args: argparse.Namespace, classnames: Sequence[str] | None = None):
     from ..run import load_run
 
     with quiet():
-        return load_run(
+        run = load_run(
             args.model_dir, classnames, args.load_epoch, args.backbone, args.plugin, args.trust_run
         )
+    if run.model.settings.several:
+        refuse_several("This command")
+    return run
 
 
 @contextmanager
