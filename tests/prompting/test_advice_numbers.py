@@ -72,20 +72,21 @@ def true_share(choice, space, y, rows, series=None):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "collection, sizes, draws", [(emoji, (4, 8), 10), (groceries, (4, 8, 16), 20)]
+    "collection, draws", [(emoji, {4: 10, 8: 10}), (groceries, {4: 20, 8: 10, 16: 10})]
 )
-def test_both_numbers_are_true(collection, sizes, draws, monkeypatch):
+def test_both_numbers_are_true(collection, draws, monkeypatch):
     """The mean absolute error is at most 5 points; docs/advise.md has the table that is printed.
 
-    On groceries, that of series of four labels is 5.4 or 3.9 in ten draws, by chance.
+    It is over 7 where folds do not divide series for the first number, or do for the second. On
+    groceries, that of series of four labels is 5.4 or 3.9 in ten draws, by chance.
     """
     monkeypatch.setitem(fits.SETTINGS, "LPPlusPlus", {"SEARCH_HP": False, "TRAIN_EPOCH": 5})
     monkeypatch.setattr(fits, "EPOCHS", 30)
     space, y, series, marked = collection()
     for of in (None, series):
-        for m in sizes:
+        for m in draws:
             pairs, begun = [], time.process_time()
-            for seed in range(draws):
+            for seed in range(draws[m]):
                 rows = draw(y, of, m, np.random.default_rng(seed))
                 given = np.full(len(y), -1)
                 given[rows] = y[rows]
