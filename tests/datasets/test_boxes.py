@@ -46,7 +46,7 @@ def voc(tmp_path):
 
 def test_difficult_objects_are_unknown(voc, tmp_path):
     data = read("VOC2007", tmp_path)
-    assert counts(data) == (30, 0, 2)
+    assert counts(data) == (30, 0, 2) and data.difficult
     assert [x.label[CAT] for x in data.train_x[20:23]] == [-1, 1, 0]
     assert data.train_x[20].label[PERSON] == 1 and data.train_x[21].label[TV] == -1
     assert data.classnames[TV] == "tv monitor" and data.train_x[20].classname == "person"
