@@ -5,7 +5,7 @@ import pytest
 from paths import GOLDEN
 from safetensors.numpy import load_file
 
-from trainers.prompting.advice import tags
+from trainers.prompting.record import thresholds as tags
 from trainers.prompting.errors import UserError
 
 DRAWS = 200
