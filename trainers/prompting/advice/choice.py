@@ -113,7 +113,7 @@ def choose(
             near-copies.
     """
     every, K = np.asarray(labels), len(spaces[0].text)
-    rows = _without_copies(spaces, every)
+    rows = without_copies(spaces, every, np.flatnonzero(every >= 0))
     need(
         len(rows) > 1,
         f"{(every >= 0).sum()} of {len(every):,} images have a label: label at least two different "
@@ -177,11 +177,12 @@ def _answer(
     return each
 
 
-def _without_copies(spaces: Sequence[Space], labels: np.ndarray) -> np.ndarray:
-    first: dict[tuple[int, bytes], int] = {}
-    for row in np.flatnonzero(labels >= 0).tolist():
+def without_copies(spaces: Sequence[Space], labels: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Return the rows without those whose features and labels an earlier one has."""
+    first: dict[tuple[bytes, bytes], int] = {}
+    for row in rows.tolist():
         content = sha256(b"".join(space.images[row].numpy().tobytes() for space in spaces))
-        first.setdefault((labels[row], content.digest()), row)
+        first.setdefault((labels[row].tobytes(), content.digest()), row)
     return np.array([*first.values()], int)
 
 

@@ -27,10 +27,14 @@ SETTINGS: Mapping[str, Mapping[str, Any]] = {
     "LPPlusPlus": {"SEARCH_HP": False},
     "GDA": {"SEARCH_HP": False, "ALPHA": 1.0, "AUGMENT_EPOCH": 1},
     "CLAP": {"CONSTRAINT": "l2_balanced", "REPETITIONS": 1},
+    # of images with several labels
+    "LinearProbe": {"SEARCH_HP": False},
+    "ZeroshotCLIP": {},
 }
 # settings that are compared besides; the weight of GDA's Gaussians falls with the number of rows
 COMPARED: Mapping[str, Sequence[Mapping[str, float]]] = {
     "GDA": [{"ALPHA": alpha} for alpha in (1.0, 10.0, 100.0, 1000.0)],
+    "LinearProbe": [{"C": C} for C in (1.0, 10.0, 100.0)],
 }
 RATE, FIRST_RATE, MOMENTUM, EPOCHS = 0.1, 1e-5, 0.9, 300  # of CLAP, as published
 TEMPLATE = zero_shot_template("")
@@ -77,10 +81,12 @@ class Space:
         logits: np.ndarray = (self.scale * z @ h.T).numpy()
         return logits
 
-    def fit(self, method: str, rows: Any, labels: Any, **node: Any) -> Method:
+    def fit(
+        self, method: str, rows: Any, labels: Any, several: bool = False, **node: Any
+    ) -> Method:
         """Return a method that is fitted to n rows, given their index and labels (n,).
 
-        `node` are settings that differ from SETTINGS.
+        With `several`, labels are (n, K). `node` are settings that differ from SETTINGS.
         """
         node = {**SETTINGS.get(method, {}), **node}
         if method == "GDA" and self.width:  # its precision is proportional to the width
@@ -90,7 +96,9 @@ class Space:
         support = {"images": x, "labels": y}
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(0)  # LP++ draws its biases, on the CPU
-            built = build_method(method, node, self.clip_model, names, support=support)
+            given = None if method == "ZeroshotCLIP" else support
+            clip_model = self.clip_model
+            built = build_method(method, node, clip_model, names, support=given, several=several)
         if trains_on_support(type(built)):
             learned = built.learned()
             optimizer = torch.optim.SGD(learned.values(), RATE, MOMENTUM)
@@ -112,19 +120,25 @@ class Space:
         return logits
 
     @torch.no_grad()
-    def logits_with(self, nodes: Sequence[Mapping[str, float]], method: str, *of: Any) -> Any:
+    def logits_with(self, nodes: Sequence[Mapping[str, Any]], method: str, *of: Any) -> Any:
         """Return logits as `logits` does, with each of these settings, (S, t, K), by one fit."""
         *support, others = of
         if len(np.unique(support[1])) < len(self.text):
             method, nodes = "CLAP", [{}] * len(nodes)
         model: Any = self.fit(method, *support, **nodes[0])
-        x, found = self.images[others].float(), []
+        found = []
         unit = model.alpha / nodes[0]["ALPHA"] if nodes[0] else 1
         for node in nodes:
             if node:  # they differ in the weight of GDA's Gaussians
                 model.alpha.copy_(unit * node["ALPHA"])
-            found.append(model(x).double().numpy())
+            found.append(self.answers(model, others))
         return np.stack(found)
+
+    @torch.no_grad()
+    def answers(self, model: Method, rows: Any) -> np.ndarray:
+        """Return the logits of a fitted method for rows, (t, K), float64."""
+        logits: np.ndarray = model(self.images[rows].float()).double().numpy()
+        return logits
 
     def span(self, rows: Any) -> "Space":
         """Return the same images in the space that these rows and the classes span, if smaller.

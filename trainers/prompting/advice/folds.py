@@ -30,7 +30,7 @@ def near_copies(spaces: Sequence[Space], rows: np.ndarray, labels: np.ndarray) -
     Args:
         spaces: under each CLIP, of N images, whose mean is the centre.
         rows: (n,), the labelled images.
-        labels: theirs, (n,).
+        labels: theirs, (n,), or (n, K) of several: then one in common is enough.
     """
     return _connect(near_pairs(spaces, rows, labels), len(rows))
 
@@ -50,7 +50,7 @@ def of_one_group(groups: np.ndarray, labels: np.ndarray) -> np.ndarray:
 def near_pairs(
     spaces: Sequence[Space], rows: np.ndarray, y: np.ndarray, chunk: int = CHUNK
 ) -> np.ndarray:
-    """Return pairs (P, 2) of near-copies of one class among rows (n,), given their labels (n,)."""
+    """Return pairs (P, 2) of near-copies among rows (n,) that have a label y in common."""
     each, pairs = [], [np.empty((0, 2), int)]
     for space in spaces:
         z = F.normalize(space.images.float(), dim=-1)
@@ -58,7 +58,8 @@ def near_pairs(
     for start in range(0, len(rows), chunk):
         part = slice(start, start + chunk)
         cosines = torch.stack([x[part] @ x.T for x in each]).mean(0).numpy()
-        near = np.nonzero((cosines >= NEAR) & (y[part, None] == y))
+        alike = y[part, None] == y if y.ndim == 1 else (y[part] == 1) @ (y == 1).T
+        near = np.nonzero((cosines >= NEAR) & alike)
         pairs.append(np.stack(near, 1) + (start, 0))
     return np.concatenate(pairs)
 

@@ -33,7 +33,7 @@ from ..images.class_folders import (
     name_key,
 )
 from ..images.image_files import check_image, upright, why_unread
-from ..images.tables import read_images
+from ..images.tables import has_several, read_images, read_tagged
 from .folds import join
 
 PER_IMAGE = ("paths", "groups", "digests")  # lists of a collection
@@ -50,9 +50,10 @@ class Collection:
         source: the folder or the table.
         classnames: K names, sorted.
         paths: N files; names: what they are called in texts, relative to `source`.
-        labels: (N,).
+        labels: (N,); or (N, K), with several: 1, 0, and -1 where unknown.
         groups: (N,) texts, empty for images without a group.
         digests: N SHA-256 of the files; empty texts for those that cannot be opened.
+        several: True if an image has several labels.
         classes_at: as for `class_level`.
         left_out: (name, why) of images that are not among these, or do not count.
     """
@@ -64,6 +65,7 @@ class Collection:
     groups: list[str]
     digests: list[str]
     classes_at: int = 0
+    several: bool = False
     left_out: list[tuple[str, str]] = field(default_factory=list)
 
     @property
@@ -91,7 +93,7 @@ class Collection:
     def contradictions(self) -> list[tuple[str, str]]:
         """Return the names of copies with two labels, in pairs."""
         names, y = self.names, self.labels
-        return [(names[i], names[j]) for i, j in self.copies() if y[i] != y[j]]
+        return [(names[i], names[j]) for i, j in self.copies() if np.any(y[i] != y[j])]
 
     def hash(self) -> str:
         """Return a hash of the contents of all images, and of their labels."""
@@ -124,6 +126,9 @@ def read_collection(
         keep_test: leave the images in `test/` out.
         classes_at: the level of the class folders, 1 or 2; 0 asks if both may be meant.
     """
+    if source.is_file() and has_several(source):
+        need(not classnames, "--classnames is for images with one label: leave it out")
+        return _read_tags(source)
     left_out: list[tuple[str, str]] = []
     given = [(name, "--classnames") for name in classnames]
     if source.is_file():
@@ -143,12 +148,26 @@ def read_collection(
     )
     number = {name: k for k, name in enumerate(names)}
     paths = [path for path, _, _ in rows]
-    with ThreadPoolExecutor(THREADS) as pool:
-        digests = [*pool.map(_digest, paths)]
     labels = np.array([number[label] for _, label, _ in rows])
     groups = [group for _, _, group in rows]
     left_out = [(os.path.relpath(path, source), why) for path, why in left_out]
-    return Collection(source, names, paths, labels, groups, digests, classes_at, left_out)
+    digests = _digests(paths)
+    return Collection(source, names, paths, labels, groups, digests, classes_at, False, left_out)
+
+
+def _read_tags(source: Path) -> Collection:
+    """Return the images of a table with several labels an image."""
+    rows = read_tagged(source)
+    names = _check_names((x, "the table") for _, *sets in rows for some in sets for x in some)
+    need(len(names) > 1, f"'{source}' has {len(names)} label, but at least two are compared")
+    labels = np.zeros((len(rows), len(names)), np.int8)
+    number = {name: k for k, name in enumerate(names)}
+    for i, (_, present, unknown) in enumerate(rows):
+        labels[i, [number[name] for name in present]] = 1
+        labels[i, [number[name] for name in unknown]] = -1
+    paths = [row.path for row, _, _ in rows]
+    groups = [row.group for row, _, _ in rows]
+    return Collection(source, names, paths, labels, groups, _digests(paths), several=True)
 
 
 def _check_names(given: Iterable[tuple[str, str]]) -> list[str]:
@@ -166,6 +185,11 @@ def _check_names(given: Iterable[tuple[str, str]]) -> list[str]:
                 "give both one name in one place, or names that differ in letters",
             )
     return sorted({name for places in seen.values() for name in places.values()})
+
+
+def _digests(paths: Sequence[str]) -> list[str]:
+    with ThreadPoolExecutor(THREADS) as pool:
+        return [*pool.map(_digest, paths)]
 
 
 def _digest(path: str) -> str:

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
+from ..record.several import average_precisions
 from .images import Collection, read_image
 from .statement import Curve, Statement, least_share
+from .tags import TagChoice
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -59,25 +61,62 @@ def page_of(
     choice, n = said.choice, len(said.choice.labels)
     answers = choice.best.logits.argmax(1)
     shown = [i for i in least if choice.judged[i]][:IMAGES]
-    text = TEMPLATES.get_template("page.html.j2").render(
-        source=collection.source.name,
+    return _render(
+        "page.html.j2",
+        collection,
         sentences=said.sentences(),
         commands=commands,
         steps=steps,
-        table="" if collection.source.is_dir() else collection.source.name,
         curve=None if said.silent else said.curve,
-        chart=_chart,
+        chart=lambda curve: _chart(draw_curve(curve)),
         candidates=candidates(said),
         n=n,
+        confusions=[
+            (own, other, rows[:IMAGES], len(rows)) for own, other, rows in confusions[:PAIRS]
+        ],
+        least=[(choice.rows[i], choice.labels[i], answers[i]) for i in shown],
+    )
+
+
+def page_of_tags(collection: Collection, choice: TagChoice, commands: dict[str, str]) -> str:
+    """Return the page about images with several labels, and the commands to run next."""
+    y, names, files = choice.labels, collection.classnames, collection.names
+    best = {(one.clip, one.method): one for one in reversed(choice.candidates)}
+    each = zip(names, 100 * average_precisions(y, choice.best.logits), (y == 1).sum(0), strict=True)
+    wrong = []
+    for i in choice.most_wrong()[:IMAGES]:
+        given, labels = (", ".join(texts) or "none" for texts in choice.names(i, names))
+        wrong.append((row := choice.rows[i], f"{given}; labelled {labels}: {files[row]}"))
+    return _render(
+        "tags.html.j2",
+        collection,
+        sentences=choice.sentences(),
+        commands=commands,
+        steps=[],
+        chart=_chart(draw_tags(choice)),
+        candidates=[
+            (f"{one.method} on {one.clip}", f"{one.map:.1f}")
+            for one in choice.candidates
+            if one is best[one.clip, one.method]
+        ],
+        n=len(y),
+        each=[(name, f"{p:.1f}", m) for name, p, m in sorted(each, key=lambda row: row[1])],
+        wrong=wrong,
+        least=wrong,
+    )
+
+
+def _render(template: str, collection: Collection, **more: Any) -> str:
+    """Return a page about a collection, in ASCII."""
+    text = TEMPLATES.get_template(template).render(
+        source=collection.source.name,
+        table="" if collection.source.is_dir() else collection.source.name,
         names=collection.classnames,
         files=collection.names,
         left_out=collection.left_out[:LEFT_OUT],
         more=len(collection.left_out) - LEFT_OUT,
         jpeg=lambda row: _jpeg(collection.paths[row]),
-        confusions=[
-            (own, other, rows[:IMAGES], len(rows)) for own, other, rows in confusions[:PAIRS]
-        ],
-        least=[(choice.rows[i], choice.labels[i], answers[i]) for i in shown],
+        **more,
     )
     return text.encode("ascii", "xmlcharrefreplace").decode()
 
@@ -89,13 +128,13 @@ def _jpeg(path: str) -> str:
     return base64.b64encode(content.getvalue()).decode()
 
 
-def _chart(curve: Curve) -> str:
-    """Return a picture of a curve, an SVG in base64."""
+def _chart(figure: "Figure") -> str:
+    """Return a figure as an SVG in base64."""
     from matplotlib import rc_context  # slow to import
 
     content = io.BytesIO()
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": "advice"}):  # the same each time
-        draw_curve(curve).savefig(content, format="svg", transparent=True, metadata={"Date": None})
+        figure.savefig(content, format="svg", transparent=True, metadata={"Date": None})
     return base64.b64encode(content.getvalue()).decode()
 
 
@@ -111,5 +150,28 @@ def draw_curve(curve: Curve) -> "Figure":
     axis.minorticks_off()
     axis.set(xlabel="Labels", ylabel="Right, %")
     axis.grid(axis="y", color="#ccc")
+    axis.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def draw_tags(choice: TagChoice) -> "Figure":
+    """Return a figure of right tags against labels found (%), with the thresholds of the run."""
+    from matplotlib.figure import Figure
+
+    figure = Figure((5.2, 3.4), layout="constrained")
+    axis = figure.subplots()
+    found, right = (100 * x for x in choice.curve())
+    axis.plot(found, right, color="#0b57a4")
+    y, given = choice.labels, choice.given
+    hits, tags = ((y == 1) & given).sum(), ((y >= 0) & given).sum()
+    points = {"best F1": (100 * hits / (y == 1).sum(), 100 * hits / max(tags, 1))}
+    if choice.fitted[0].sure is not None:
+        share = 100 * choice.fitted[0].found
+        points["--sure"] = (share, right[found.searchsorted(share - 1e-6)])
+    for name, place in points.items():
+        axis.plot(*place, "o", color="#0b57a4")
+        axis.annotate(name, place, (6, 6), textcoords="offset points")
+    axis.set(xlim=(0, 100.5), ylim=(0, 102), xlabel="Labels found, %", ylabel="Right tags, %")
+    axis.grid(color="#ccc")
     axis.spines[["top", "right"]].set_visible(False)
     return figure

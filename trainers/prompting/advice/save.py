@@ -19,11 +19,15 @@ from ..plugins import code_of
 from ..record.calibration import Calibration
 from ..record.predictions import Predictions
 from ..record.results import Evaluation, write_results
+from ..record.scores import Scores
+from ..record.several import measures
+from ..record.thresholds import Thresholds
 from ..running.precision import Precision
-from .choice import Choice
+from .choice import Candidate, Choice
 from .encode import DATASET
 from .fits import SETTINGS, Space
 from .images import Collection
+from .tags import TagChoice
 
 FOLDS = "folds"  # what the accuracy in the record is of
 
@@ -31,9 +35,9 @@ FOLDS = "folds"  # what the accuracy in the record is of
 def save_run(
     folder: Path,
     collection: Collection,
-    choice: Choice,
+    choice: Choice | TagChoice,
     space: Space,
-    calibration: Calibration,
+    calibration: Calibration | Thresholds,
     silent: str,
     seconds: float,
 ) -> None:
@@ -41,10 +45,12 @@ def save_run(
 
     `space` has the features of the CLIP that was chosen. The record has the answers of `choice` and
     the temperature of the calibration; `silent` is a sentence why the checkpoint lacks this one, or
-    empty. `seconds` are what the advice has taken.
+    empty. Of images with several labels, thresholds take its place. `seconds` are what the advice
+    has taken.
     """
     best, rows, y = choice.best, choice.rows, torch.tensor(choice.labels)
-    method = space.fit(best.method, rows, y, **best.settings)
+    several = collection.several
+    method = space.fit(best.method, rows, y, several, **best.settings)
     settings = {**method.defaults, **SETTINGS[best.method], **best.settings}
     cfg = nested({
         **{place: key.default for place, key in KEYS.items()},
@@ -60,21 +66,34 @@ def save_run(
     ]
     data = SimpleNamespace(
         classnames=collection.classnames, train_x=test, test=test, fingerprint=collection.hash(),
+        several=several,
         keys={item.impath: image_key(item.impath) for item in test},
     )  # fmt: skip
     provenance = provenance_of(cfg, method, data, Precision("fp32", method.device), None)
-    calibrated = silent.lower() or vars(calibration)
-    provenance = replace(provenance, code=code_of(type(method)), calibration=calibrated)
+    provenance = replace(provenance, code=code_of(type(method)))
+    logits, files = torch.tensor(best.logits), [item.impath for item in test]
+    predictions: Predictions | Scores
+    if isinstance(calibration, Thresholds):
+        provenance = replace(provenance, thresholds=calibration.content())
+        predictions = Scores()
+        predictions.add_images(files, y)
+        predictions.add_logits(y, logits)
+        label, logit = predictions.arrays()
+        results = measures(label, logit, method.several == "decides")
+    else:
+        provenance = replace(provenance, calibration=silent.lower() or vars(calibration))
+        assert isinstance(best, Candidate), "it is of one label"
+        predictions = Predictions(scale=space.scale)
+        predictions.temperature = calibration.temperature
+        predictions.add_images(files, y)
+        predictions.add_logits(logits)
+        results = {"accuracy": 100 * best.right / len(y)}
     saved = replace(
         provenance,
         state_dict=PublicLayout(method).state_dict(),
         method=method.own_state(),
         epoch=0,
     )
-    predictions = Predictions(scale=space.scale)
-    predictions.temperature = calibration.temperature
-    predictions.add_images([item.impath for item in test], y)
-    predictions.add_logits(torch.tensor(best.logits))
     folder.mkdir(parents=True, exist_ok=True)
     for name in {find_method(name).public.folder for name in SETTINGS} - {method.public.folder}:
         shutil.rmtree(folder / name, ignore_errors=True)  # of another method, by an earlier call
@@ -84,7 +103,7 @@ def save_run(
     write_results(
         Evaluation(
             cfg=cfg, dataset=data, num_classes=len(collection.classnames), device=method.device,
-            results={"accuracy": 100 * best.right / len(y)}, train_seconds=seconds, method=method,
+            results=results, train_seconds=seconds, method=method,
             provenance=provenance, predictions=predictions, evaluated_on=FOLDS,
             num_trained=sum(p.numel() for p in method.learned().values()),
         ),

@@ -121,6 +121,15 @@ def _calibration(value: Any) -> Any:
     return value
 
 
+def _thresholds(value: Any) -> Any:
+    best, sure = (None if value[x] is None else _dense(value[x]) for x in ("best", "sure"))
+    if best is None or best.ndim != 1 or best.shape != (best if sure is None else sure).shape:
+        raise ValueError("other shapes")
+    if not all(x.isfinite().all() for x in (best, sure) if x is not None):
+        raise ValueError("not finite")
+    return {"best": best, "sure": sure, "found": float(value["found"])}
+
+
 # How entries are read, if they are there; it raises errors of many types.
 READ: dict[str, Callable[[Any], Any]] = {
     **dict.fromkeys(("state_dict", "method", "sentences"), _mapping),
@@ -134,6 +143,7 @@ READ: dict[str, Callable[[Any], Any]] = {
     "features": _traits,
     "computed": lambda value: {name: str(value[name]) for name in ("precision", "processor")},
     "calibration": _calibration,
+    "thresholds": _thresholds,
 }
 # What a run needs to resume, if it has it; the last ones are written by some methods and Dassls.
 RESUMED = (
@@ -177,6 +187,7 @@ class Saved:
     code: Any = None  # hashes of the package and of files of plug-ins, by name
     edited: Any = None  # names of what of it was edited while it trained
     calibration: Any = None  # fields of a `Calibration`, or a text: why there is none
+    thresholds: Any = None  # content of `Thresholds`, if images have several labels
     place: str = ""  # where it was read; not in the file
     identity: Any = None  # an `Identity`, that of its `run.json`; not in the file
 

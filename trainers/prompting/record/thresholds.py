@@ -4,9 +4,12 @@ Letters: n labelled images, K names, s scores (n, K), y labels (n, K): 1, 0, and
 A name is a tag of an image if its score is at least the threshold of the name.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import torch
 
 from ..errors import need
 
@@ -32,6 +35,19 @@ class Thresholds:
     best: np.ndarray
     sure: np.ndarray | None = None
     found: float = 0.0
+
+    @classmethod
+    def of(cls, content: Mapping[str, Any], number: int) -> "Thresholds | None":
+        """Return those of a checkpoint; None if they are not of this number of names."""
+        best, sure = content["best"], content["sure"]
+        own = None if sure is None else sure.double().numpy()
+        found = content["found"]
+        return cls(best.double().numpy(), own, found) if len(best) == number else None
+
+    def content(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps."""
+        sure = None if self.sure is None else torch.from_numpy(self.sure)
+        return {"best": torch.from_numpy(self.best), "sure": sure, "found": self.found}
 
 
 def best_threshold(s: np.ndarray, y: np.ndarray) -> float:
@@ -167,7 +183,7 @@ def find_sure(values: np.ndarray, y: np.ndarray) -> tuple[float, float] | None:
 def fit_thresholds(
     s: np.ndarray, y: np.ndarray, decides: bool, fold: np.ndarray | None = None
 ) -> tuple[Thresholds, np.ndarray]:
-    """Return the thresholds of scores (n, K), and the tags that other folds' ones give, (n, K).
+    """Return the thresholds of scores, and what scores are above other folds' ones, (n, K).
 
     Args:
         s: (n, K), finite; of images that the method has not seen.
@@ -183,7 +199,7 @@ def fit_thresholds(
     sure = None
     if found:
         sure = np.full(len(best), found[0]) if decides else best + found[0]
-    return Thresholds(best, sure, found[1] if found else 0.0), margins >= 0
+    return Thresholds(best, sure, found[1] if found else 0.0), margins
 
 
 def _folds(n: int) -> np.ndarray:

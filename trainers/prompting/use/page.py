@@ -78,14 +78,20 @@ class Page:
         """Answer with what the run is, and can answer."""
         run, said = self.run, dict[str, Any](largest=LARGEST)
         said |= {"method": run.method, "backbone": run.backbone, "classes": len(run.classnames)}
-        if isinstance(run.calibration, str):
+        if run.several:
+            run.find_thresholds()
+            said |= {"why": "Tags; no tag is an answer."}
+        elif isinstance(run.calibration, str):
             said |= {"why": f"Probabilities alone; this run is not calibrated: {run.calibration}."}
         else:
             said |= {"errors": [(error, run.calibration.promise(error)) for error in ERRORS]}
         return JSONResponse(said)
 
     async def classify(self, request: Request) -> Response:
-        """Answer with the classes of the image in the body, and an answer for each `error`."""
+        """Answer with the classes of the image in the body, and an answer for each `error`.
+
+        A run on images with several labels answers with `tags`, and `scores` by name.
+        """
         content, errors = bytearray(), request.query_params.getlist("error")
         async for chunk in request.stream():
             content += chunk
@@ -99,6 +105,10 @@ class Page:
         image = run.preprocess(_decode(content, run.decode))
         batch = send(torch.utils.data.default_collate([image]), run.model.device)
         output = run.model.predict(batch)
+        if run.several:
+            need(not errors, "An error is for one label an image, but this run gives several")
+            ((tags, scores),) = run.tags(output, images=["this image"])
+            return {"tags": tags, "scores": dict(zip(run.classnames, scores, strict=True))}
         ((_, top),) = likeliest(run, TOP, [Path("this image")], output)
         answers = [run.answers(output, check_error(error))[0]._asdict() for error in errors]
         return {"top": top, "answers": answers}

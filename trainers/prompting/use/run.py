@@ -3,8 +3,9 @@
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
 import torch
 
 from ..backbones import family_of
@@ -18,6 +19,7 @@ from ..images.image_files import decode_image, read_image, upright
 from ..method import METHODS, Method, Output, find_method, import_methods
 from ..node import clean
 from ..record.calibration import Answer, Calibration, check_error
+from ..record.thresholds import EVEN, Thresholds
 
 
 @dataclass(frozen=True, repr=False)
@@ -36,6 +38,7 @@ class Run:
         path, epoch: the checkpoint that was read.
         calibration: for `classify`; or a text, why the run has none.
         temperature: which logits are divided by for probabilities; 1 if the run has none.
+        thresholds: for `tags`, of images with several labels; None if the run has none.
     """
 
     model: Method
@@ -49,6 +52,12 @@ class Run:
     epoch: int
     calibration: Calibration | str
     temperature: float = 1.0
+    thresholds: Thresholds | None = None
+
+    @property
+    def several(self) -> bool:
+        """True if images have several labels."""
+        return bool(self.model.settings.several)
 
     def decode(self, image: Any) -> Any:
         """Return an image that Pillow has opened as `read` returns that of a file."""
@@ -78,11 +87,59 @@ class Run:
         z = output.image.z[:, 0]
         return self.find_calibration().answers(output.logits, z, error, self.classnames)
 
+    def tags(
+        self, output: Output, sure: bool = False, images: Sequence[Any] = ()
+    ) -> list[tuple[list[str], list[float]]]:
+        """Return tags and scores (K) of each of B named images with several labels.
+
+        Scores are probabilities, or logits if the method only ranks. A tag is a name whose score is
+        at least its threshold; with `sure`, at that which keeps the promise of `advise`.
+
+        Raises:
+            UserError: images have one label, the run lacks these thresholds, scores are not finite.
+        """
+        scores = self.scores(output, images)
+        limit = self.find_thresholds(sure)
+        named = [
+            [name for name, one in zip(self.classnames, row, strict=True) if one]
+            for row in (scores.double().numpy() >= limit)
+        ]
+        return [*zip(named, scores.tolist(), strict=True)]
+
+    def find_thresholds(self, sure: bool = False) -> np.ndarray:
+        """Return those of `tags`, (K,)."""
+        need(self.several, f"'{self.path}' is of one label an image, and gives no tags")
+        known = self.thresholds
+        if known is None:
+            need(
+                self.model.several == "decides",
+                f"'{self.path}' has no thresholds for these names, and scores of {self.method} "
+                "only rank images: take a run of `advise`, which has some",
+            )
+            need(not sure, f"'{self.path}' has no thresholds: take a run of `advise` for --sure")
+            return np.full(len(self.classnames), EVEN)
+        if not sure:
+            return known.best
+        need(
+            known.sure is not None,
+            f"'{self.path}' promises nothing of its tags: leave --sure out, or give more images "
+            "with labels",
+        )
+        return cast(np.ndarray, known.sure)
+
+    def scores(self, output: Output, images: Sequence[Any] = ()) -> torch.Tensor:
+        """Return (B, K) on the CPU: sigmoids of logits, or logits if the method only ranks."""
+        logits = output.logits.float()
+        return self._finite(logits.sigmoid() if self.model.several == "decides" else logits, images)
+
     def probabilities(self, output: Output, images: Sequence[Any] = ()) -> torch.Tensor:
         """Return (B, K) on the CPU, at the run's temperature, of an output of B named images."""
-        if self.model.settings.several:
+        if self.several:
             refuse_several("classify")
-        p = (output.logits.float() / self.temperature).softmax(-1).cpu()  # one wait for the device
+        return self._finite((output.logits.float() / self.temperature).softmax(-1), images)
+
+    def _finite(self, p: torch.Tensor, images: Sequence[Any]) -> torch.Tensor:
+        p = p.cpu()  # one wait for the device
         if not p.isfinite().all():
             spoiled = (images or range(len(p)))[p.isfinite().all(dim=1).tolist().index(False)]
             raise UserError(
@@ -157,6 +214,7 @@ def load_run(
         saved.epoch,
         calibration_of(saved, names, method.width),
         saved.calibration["temperature"] if isinstance(saved.calibration, dict) else 1.0,
+        thresholds_of(saved, names),
     )
 
 
@@ -175,6 +233,13 @@ def calibration_of(saved: Saved, names: Sequence[str], width: int | None) -> Cal
     D = len(one.centre)
     fits = one.classes.shape == (len(names), D) and width in (None, D)
     return one if fits else "that of its checkpoint has other shapes"
+
+
+def thresholds_of(saved: Saved, names: Sequence[str]) -> Thresholds | None:
+    """Return the thresholds of a checkpoint for these names, or None if it has none."""
+    if saved.thresholds is None or names != list(saved.classnames):
+        return None
+    return Thresholds.of(saved.thresholds, len(names))
 
 
 def _kind(saved: Saved, trust: bool) -> type[Method]:

@@ -38,7 +38,7 @@ def build_parser(prog: str) -> Parser:
     parser = Parser(prog=prog, description=__doc__)
     add = parser.add_argument
     add("source", type=Path, metavar="FOLDER|FILE",
-        help="class folders, or a table of path,label[,group]")  # fmt: skip
+        help="class folders, or a table of path,label[,group] or path,labels[,group]")  # fmt: skip
     add("--output", type=Path, default=Path("output/advice"), help="(default: %(default)s)")
     add("--backbones", type=str.split, metavar="'A B'",
         help="CLIPs to compare (default: those on this machine, the largest first)")  # fmt: skip
@@ -110,6 +110,11 @@ def advise(args: Any, prog: str) -> int:
         print(printable(f"{len(copies):,} are copies, which count once; {several}"))
     for name, why in collection.left_out:
         print(printable(f"  {name}: {why}"))
+    if collection.several:
+        from .advise_tags import advise_tags
+
+        advise_tags(args, prog, encoded, collection, begun)
+        return int(left_out)
     spaces = [one.space(collection) for one in encoded]
     apart, every = collection.folds_apart(), collection.classnames
     compared, kept = choice.choose_classes(spaces, collection.labels, apart)
@@ -188,6 +193,8 @@ def encode_all(args: Any, collection: Any) -> tuple[list[Any], Any, bool]:
         collection.left_out.extend((name, bad[digest]) for name, digest in both if digest in bad)
     need(rows, f"no image of '{args.source}' can be read")
     kept = collection.keep(rows)
+    if collection.several:
+        return encoded, kept, bool(gone)
     for k in {*collection.labels.tolist()} - {*kept.labels.tolist()}:
         print(printable(f"'{kept.classnames[k]}' has no other image, and so no label"))
     return encoded, kept, bool(gone)

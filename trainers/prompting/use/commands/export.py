@@ -89,7 +89,10 @@ def metadata(run) -> dict[str, str]:
     images = run.images
     resize, _, to = images.resize.partition(" ")
     more = {"temperature": run.temperature, "upright": True}
-    if not isinstance(calibration := run.calibration, str):
+    if run.several:
+        more = {"several": True, "upright": True, "thresholds": run.find_thresholds().tolist()}
+        more["scores"] = "sigmoid" if run.model.several == "decides" else "logits"
+    elif not isinstance(calibration := run.calibration, str):
         more["lac_thresholds"] = {str(error): calibration.threshold(error) for error in ERRORS}
     return {
         "method": run.method,

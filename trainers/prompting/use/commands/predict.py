@@ -1,7 +1,6 @@
 """Classify images with a trained run: print the likeliest classes and their probabilities."""
 
 import csv
-import json
 import mimetypes
 import os
 import stat
@@ -18,6 +17,7 @@ from ...images.image_files import check_image, read_ahead, why_unread
 from ...images.transparency import transparency_note
 from .arguments import Parser, add_device, files_below, from_one
 from .load import load_run, run_parser
+from .tags import print_list, print_tags, tags_of
 
 # A file, and its classes with probabilities or, with --error, its `Answer`.
 Answered = tuple[str, Any]
@@ -37,6 +37,8 @@ def build_parser(prog: str) -> Parser:
     add("--error", metavar="SHARE",
         help="name several classes or none, so that about this share of images, such as 0.05, "
         "lack their class, if they come as the labels did")  # fmt: skip
+    add("--sure", action="store_true",
+        help="fewer tags, of which `advise` promises how many are right")  # fmt: skip
     add("--format", choices=list(WRITERS), default="text", help="(default: %(default)s)")
     add_device(parser)
     return parser
@@ -67,12 +69,20 @@ def main(argv: list[str], prog: str) -> int:
     run = load_run(args, names)
     run.model.to(device)
     print(f"{run.method} of '{run.path}', epoch {run.epoch}, on {device}", file=sys.stderr)
-    if error:
+    if error and not run.several:
         print(run.find_calibration().promise(error), file=sys.stderr)
     failed: list[Path] = []
     reset(run.model)
-    answer = partial(sets_of, run, error) if sets else partial(likeliest, run, args.top or 5)
-    WRITERS[args.format](predict_files(run, paths, args.batch_size, answer, failed), sets)
+    found = partial(predict_files, run, paths, args.batch_size, failed=failed)
+    if run.several:
+        one = "is for one label an image, but this run gives several: leave it out"
+        need(not (sets or args.top), f"--{'error' if sets else 'top'} {one}")
+        run.find_thresholds(args.sure)
+        print_tags(args.format, found(partial(tags_of, run, args.sure)), run.classnames)
+    else:
+        need(not args.sure, "--sure is for runs on images with several labels: leave it out")
+        answer = partial(sets_of, run, error) if sets else partial(likeliest, run, args.top or 5)
+        WRITERS[args.format](found(answer), sets)
     if note := transparency_note([*map(str, paths)]):
         print(note, file=sys.stderr)
     if failed:
@@ -248,19 +258,15 @@ def as_csv(answers: Iterable[Answered], sets: bool) -> None:
 
 
 def as_json(answers: Iterable[Answered], sets: bool) -> None:
-    """Print a list of objects with the image and its classes; an error still closes the list."""
-    print("[", end="")
-    start = "\n"
-    try:
-        for file, answer in answers:
-            pairs = zip(answer.classes, answer.p, strict=True) if sets else answer
-            found = {"image": file, **({"answer": answer.answer} if sets else {})}
-            found["classes"] = [{"class": name, "probability": p} for name, p in pairs]
-            found |= {"likeness": answer.likeness} if sets else {}
-            print(start + json.dumps(found), end="", flush=True)
-            start = ",\n"
-    finally:
-        print("\n]", flush=True)
+    """Print a list of objects with the image and its classes."""
+
+    def found(file: str, answer: Any) -> dict[str, Any]:
+        pairs = zip(answer.classes, answer.p, strict=True) if sets else answer
+        said = {"image": file, **({"answer": answer.answer} if sets else {})}
+        said["classes"] = [{"class": name, "probability": p} for name, p in pairs]
+        return said | ({"likeness": answer.likeness} if sets else {})
+
+    print_list(found(*one) for one in answers)
 
 
 WRITERS = {"text": as_text, "csv": as_csv, "json": as_json}
