@@ -109,7 +109,8 @@ def test_what_is_said():
     )
     assert low < p < high
     assert f"finds about {100 * thresholds.found:.0f}% of the labels" in second
-    assert tags.sentences(*tags.fit_thresholds(s[:19], y[:19], False), y[:19]) == []
+    few, margins = tags.fit_thresholds(s[:19], y[:19], False)
+    assert tags.sentences(few, margins >= 0, y[:19]) == []
 
 
 @pytest.fixture(scope="module")

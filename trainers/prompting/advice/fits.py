@@ -34,7 +34,7 @@ SETTINGS: Mapping[str, Mapping[str, Any]] = {
 # settings that are compared besides; the weight of GDA's Gaussians falls with the number of rows
 COMPARED: Mapping[str, Sequence[Mapping[str, float]]] = {
     "GDA": [{"ALPHA": alpha} for alpha in (1.0, 10.0, 100.0, 1000.0)],
-    "LinearProbe": [{"C": C} for C in (1.0, 10.0, 100.0)],
+    "LinearProbe": [{"C": C} for C in (1.0, 10.0, 100.0, 1000.0)],
 }
 RATE, FIRST_RATE, MOMENTUM, EPOCHS = 0.1, 1e-5, 0.9, 300  # of CLAP, as published
 TEMPLATE = zero_shot_template("")

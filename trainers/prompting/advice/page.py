@@ -81,7 +81,6 @@ def page_of(
 def page_of_tags(collection: Collection, choice: TagChoice, commands: dict[str, str]) -> str:
     """Return the page about images with several labels, and the commands to run next."""
     y, names, files = choice.labels, collection.classnames, collection.names
-    best = {(one.clip, one.method): one for one in reversed(choice.candidates)}
     each = zip(names, 100 * average_precisions(y, choice.best.logits), (y == 1).sum(0), strict=True)
     wrong = []
     for i in choice.most_wrong()[:IMAGES]:
@@ -94,16 +93,18 @@ def page_of_tags(collection: Collection, choice: TagChoice, commands: dict[str, 
         commands=commands,
         steps=[],
         chart=_chart(draw_tags(choice)),
-        candidates=[
-            (f"{one.method} on {one.clip}", f"{one.map:.1f}")
-            for one in choice.candidates
-            if one is best[one.clip, one.method]
-        ],
+        candidates=candidates_of_tags(choice),
         n=len(y),
         each=[(name, f"{p:.1f}", m) for name, p, m in sorted(each, key=lambda row: row[1])],
         wrong=wrong,
         least=wrong,
     )
+
+
+def candidates_of_tags(choice: TagChoice) -> list[tuple[str, str]]:
+    """Return name and mAP (%) of each method on each CLIP, with its best settings, best first."""
+    best = {f"{one.method} on {one.clip}": one.map for one in reversed(choice.candidates)}
+    return [(name, f"{score:.1f}") for name, score in sorted(best.items(), key=lambda x: -x[1])]
 
 
 def _render(template: str, collection: Collection, **more: Any) -> str:

@@ -74,7 +74,8 @@ def save_run(
     logits, files = torch.tensor(best.logits), [item.impath for item in test]
     predictions: Predictions | Scores
     if isinstance(calibration, Thresholds):
-        provenance = replace(provenance, thresholds=calibration.content())
+        why = "its images have several labels"
+        provenance = replace(provenance, thresholds=calibration.content(), calibration=why)
         predictions = Scores()
         predictions.add_images(files, y)
         predictions.add_logits(y, logits)

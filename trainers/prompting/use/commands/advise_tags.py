@@ -5,7 +5,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ...errors import printable
 from ...images.tables import SPLIT, write_table
 from ...storage.files import write_whole
 
@@ -15,13 +14,11 @@ def advise_tags(args: Any, prog: str, encoded: Any, collection: Any, begun: floa
 
     `begun` is the monotonic time at which the command began.
     """
-    from ...advice.page import page_of_tags
+    from ...advice.page import candidates_of_tags, page_of_tags
     from ...advice.save import save_run
     from ...advice.tags import choose_tags
     from .advise import ANSWERS, keep_least
 
-    for name, why in collection.left_out:
-        print(printable(f"  {name}: {why}"))
     spaces = [one.space(collection) for one in encoded]
     groups, names = collection.folds_apart(), collection.classnames
     choice = choose_tags(spaces, collection.labels, groups, names)
@@ -30,8 +27,8 @@ def advise_tags(args: Any, prog: str, encoded: Any, collection: Any, begun: floa
     save_run(args.output, collection, choice, space, choice.fitted[0], "", seconds)
     write_tags(args.output / ANSWERS, collection, choice)
     print("\nmAP on images that they had not seen:")
-    for one in choice.candidates:
-        print(f"  {one.method} on {one.clip}: {one.map:.1f}%")
+    for name, score in candidates_of_tags(choice):
+        print(f"  {name}: {score}%")
     predict = [*prog.split()[:-1], "predict", "--model-dir", str(args.output)]
     commands = {"Tag images": f"{shlex.join(predict)} IMAGE ..."}
     write_whole(args.output / "advice.html", page_of_tags(collection, choice, commands))

@@ -194,6 +194,9 @@ def describe(folder: str, epoch: int | None = None, plugins: list[str] | None = 
     settings = saved.identity.cfg_keys
     calibration = calibration_of(saved, list(saved.classnames), None)
     none = f"no --error of `predict`, as the run is not calibrated: {calibration}"
+    if saved.thresholds:
+        sure = " and those of --sure" * (saved.thresholds["sure"] is not None)
+        none = f"tags of `predict`, by the thresholds of the run{sure}"
     return {
         "method": saved.trainer,
         "classnames": list(saved.classnames),
