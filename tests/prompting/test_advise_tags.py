@@ -155,7 +155,7 @@ def test_options_that_do_not_fit_tags(advised, scenes, words, said, capsys):
 
 
 def test_classify_is_for_one_label(advised):
-    with pytest.raises(UserError, match="use `run.tags`"):
+    with pytest.raises(UserError, match="classify is for images with one label"):
         load_run(advised).classify(torch.zeros(1, 3, 64, 64))
 
 

@@ -198,7 +198,7 @@ def test_a_failure_is_told_where_the_server_was_started(run, capfd, monkeypatch)
 
 def test_the_command_says_what_is_wrong(capfd, monkeypatch, run):
     load = serve.load_run
-    monkeypatch.setattr(serve, "load_run", lambda args: run)
+    monkeypatch.setattr(serve, "load_run", lambda args, several: run)
     monkeypatch.setattr(uvicorn.Server, "run", lambda self, sockets: sockets[0].close())
 
     def said(*words, code):

@@ -10,7 +10,7 @@ from .keys import KEYS
 
 COMMANDS = (
     "train.py", "several_labels", "several_base2new", "report", "status", "check-data", "download",
-    "features", "info",
+    "features", "info", "advise", "predict", "serve", "export",
 )  # fmt: skip
 # Keys that are for one label an image; with their defaults they do nothing.
 ONE_LABEL = (

@@ -49,7 +49,7 @@ def main(argv: list[str], prog: str) -> int:
     add("--classnames", type=Path, metavar="FILE", help="other classes, one name a line")
     args = parser.parse_args(argv)
     names = read_names(args.classnames) if args.classnames else None
-    run = load_run(args, names)
+    run = load_run(args, names, several=args.output.suffix in (".pt2", ".onnx"))
     if args.format:
         from ..open_clip_folder import write_open_clip
 

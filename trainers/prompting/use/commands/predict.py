@@ -66,7 +66,7 @@ def main(argv: list[str], prog: str) -> int:
     from ...running.devices import usable_device
 
     device = usable_device(args.device)
-    run = load_run(args, names)
+    run = load_run(args, names, several=True)
     run.model.to(device)
     print(f"{run.method} of '{run.path}', epoch {run.epoch}, on {device}", file=sys.stderr)
     if error and not run.several:

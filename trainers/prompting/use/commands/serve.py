@@ -46,7 +46,7 @@ def build_page(args):
     from ...running.devices import usable_device
     from ..page import Page
 
-    device, run = usable_device(args.device), load_run(args)
+    device, run = usable_device(args.device), load_run(args, several=True)
     together = f"{run.method} classifies images together, and a page one by one: use predict"
     need(not isinstance(run.model, Transductive), together)
     reset(run.model.to(device))
