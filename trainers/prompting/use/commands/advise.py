@@ -113,7 +113,7 @@ def advise(args: Any, prog: str) -> int:
     if collection.several:
         from .advise_tags import advise_tags
 
-        advise_tags(args, prog, encoded, collection, begun)
+        advise_tags(args, prog, encoded, collection, args.output / ANSWERS, begun)
         return int(left_out)
     spaces = [one.space(collection) for one in encoded]
     apart, every = collection.folds_apart(), collection.classnames

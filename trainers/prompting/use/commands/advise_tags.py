@@ -9,23 +9,23 @@ from ...images.tables import SPLIT, write_table
 from ...storage.files import write_whole
 
 
-def advise_tags(args: Any, prog: str, encoded: Any, collection: Any, begun: float) -> None:
+def advise_tags(
+    args: Any, prog: str, encoded: Any, collection: Any, answers: Path, begun: float
+) -> None:
     """Choose a CLIP and a method, write the run, its page and its answers, and say what they are.
 
-    `begun` is the monotonic time at which the command began.
+    `answers` is the file of these; `begun` the monotonic time at which the command began.
     """
     from ...advice.page import candidates_of_tags, page_of_tags
     from ...advice.save import save_run
     from ...advice.tags import choose_tags
-    from .advise import ANSWERS, keep_least
 
     spaces = [one.space(collection) for one in encoded]
     groups, names = collection.folds_apart(), collection.classnames
     choice = choose_tags(spaces, collection.labels, groups, names)
     space, seconds = spaces[choice.best.number], time.monotonic() - begun
-    keep_least(args)
     save_run(args.output, collection, choice, space, choice.fitted[0], "", seconds)
-    write_tags(args.output / ANSWERS, collection, choice)
+    write_tags(answers, collection, choice)
     print("\nmAP on images that they had not seen:")
     for name, score in candidates_of_tags(choice):
         print(f"  {name}: {score}%")
@@ -33,7 +33,7 @@ def advise_tags(args: Any, prog: str, encoded: Any, collection: Any, begun: floa
     commands = {"Tag images": f"{shlex.join(predict)} IMAGE ..."}
     write_whole(args.output / "advice.html", page_of_tags(collection, choice, commands))
     print(f"\nWith pictures: '{args.output / 'advice.html'}'")
-    print(f"All labels, those with most wrong tags first: '{args.output / ANSWERS}'")
+    print(f"All labels, those with most wrong tags first: '{answers}'")
     print("\n" + "\n".join(choice.sentences()))
     for title, command in commands.items():
         print(f"{title}: `{command}`")
