@@ -20,12 +20,11 @@ from ..protocols.base import Protocol
 from ..protocols.places import Found, find, is_run, runs_in
 from ..records import Outcome, from_folder
 from .classes import Classes, tests
-from .compare import Comparisons
+from .compare import METRICS, Comparisons
 from .findings import findings
 from .frame import frame, main_rows
 from .further import further
 from .names import seeds_text
-from .per_image import MEASURES
 from .render import FORMATS, render
 from .summary import of_metrics, summarise
 
@@ -85,7 +84,7 @@ OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
             "help": "show the accuracy of each class; --plots draws confusion matrices",
         },
         "--metric": {
-            "choices": MEASURES, "default": "accuracy",
+            "choices": METRICS, "default": "accuracy",
             "help": "metric that --compare uses; all but accuracy are over base and new classes "
             "together (default: %(default)s)",
         },

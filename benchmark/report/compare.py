@@ -27,7 +27,7 @@ from .notes import (
     table_name,
 )
 from .paired import LEAST, Pair, difference, holm
-from .per_image import MEASURES, answers, each_seed, motifs, tasks_of
+from .per_image import answers, each_seed, joint_parts, motifs, tasks_of
 from .published import meaning, with_marks
 from .summary import protocol_of, sets_to_average
 from .table import Cell, Table
@@ -40,6 +40,9 @@ FEW = {  # by the number of seeds
     1: "With one seed, an interval is not about other seeds; methods that depend on it have no p.",
     2: "With two seeds, most intervals are too wide to be of use: repeat with a third.",
 }
+METRICS = ("accuracy", "joint_accuracy")  # the latter belongs to the rows of H
+JOINT = "Joint"  # its name in titles
+JOINT_NOTE = "Joint is the accuracy on base and new images among all classes."
 AVERAGE = "Differences of the means over the data sets."
 
 OTHER_BASIS = "another CLIP or other test images"
@@ -51,7 +54,7 @@ PLACE = ["ours", "theirs", "table", "place", "average"]
 class Comparisons:
     """All comparisons of one method with the others of the same tables.
 
-    `metric` is a key of MEASURES, `table_rows` the summary of these runs. Runs with other CLIPs or
+    `metric` is one of METRICS, `table_rows` the summary of these runs. Runs with other CLIPs or
     test images are not compared.
     """
 
@@ -63,10 +66,10 @@ class Comparisons:
         """Compare; comparisons that are impossible are listed as problems."""
         self.method = method
         self.heading = f"{method} minus each other"
-        self.metric, self._measure = metric, MEASURES[metric]
+        self.metric, self._joint = metric, metric == "joint_accuracy"
         measured = table_rows[~table_rows["average"]]
         check_name("method to compare", method, list(dict.fromkeys(measured["name"])))
-        if self._measure.head:
+        if self._joint:
             measured = measured[measured["column"] == "h"]
             if measured.empty:
                 raise UserError(
@@ -79,7 +82,7 @@ class Comparisons:
             place: dict(zip(runs["seed"], runs["outcome"], strict=True))
             for place, runs in done.groupby(["line", "column"])
         }
-        self._answers = partial(answers, joint=bool(self._measure.head))
+        self._answers = partial(answers, joint=self._joint)
         self._names: dict[str, int] = {}  # the number of each unit
         self._units: dict[tuple, np.ndarray] = {}  # the unit of each image, by test set
         self._refused: dict[int, list[str]] = defaultdict(list)  # sentences by table
@@ -119,9 +122,8 @@ class Comparisons:
             block, sentences = self._block(*pair)
             problems += sentences
             blocks += [block] if block else []
-        over_both = bool(self._measure.head)
         trained = not (ours.untrained and theirs.untrained)
-        result = difference(blocks, over_both, trained).cut() if blocks else [None] * 5
+        result = difference(blocks, self._joint, trained).cut() if blocks else [None] * 5
         protocol = protocol_of(ours)
         placed = SimpleNamespace(**vars(ours) | {"shots": shots, "average": total is not None})
         return {
@@ -132,7 +134,7 @@ class Comparisons:
             "datasets": len(blocks),  # number of data sets, and how many there should be
             "of": total or 1,
             "shots": shots,
-            "column": self.metric if over_both else column_of(ours),
+            "column": self.metric if self._joint else column_of(ours),
             **({"metric": ours.main} if ours.main != "accuracy" else {}),
             "method": self.method,
             "other": theirs.name,
@@ -144,7 +146,7 @@ class Comparisons:
             "ours": ours,
             "theirs": theirs,
             "table": ours.table if total is None else ours.group,
-            "place": self._measure.head or place_name(placed),
+            "place": JOINT if self._joint else place_name(placed),
             "average": total is not None,
         }
 
@@ -192,8 +194,11 @@ class Comparisons:
                 return [], [*problems, f"{where}: {what}"]
             units.append(self._numbers(outcome, column, images.pop()))
         parts = [
-            [self._measure.parts(*(answer_of(row, column, seed) for column in columns))
-             for seed in seeds]
+            [
+                joint_parts(*told) if self._joint else [one.hits for one in told]
+                for seed in seeds
+                for told in [[answer_of(row, column, seed) for column in columns]]
+            ]
             for row in both
         ]  # by method, seed and column  # fmt: skip
         return [
@@ -230,7 +235,7 @@ class Comparisons:
         caption = [DIFFERENCE, *self._describe_units(members)]
         average = members.iloc[0]["average"]
         caption += [AVERAGE] * bool(average)
-        caption += [self._measure.note] if self._measure.note else h_note(protocol.columns)
+        caption += [JOINT_NOTE] if self._joint else h_note(protocol.columns)
         both = [row for side in ("ours", "theirs") for row in members[side]]
         caption += meaning(chain(*(row.beyond for row in both)))
         caption += computed_note(both)
@@ -262,8 +267,7 @@ class Comparisons:
             average = average_name(first["ours"], first["of"])
             what = f"{protocol.title}, {average}"
         splits = " and ".join(sorted({row.split for row in members["ours"]}))
-        head = self._measure.head or ("mAP" if first["ours"].main == "map" else "")
-        metric = f"{head}, " if head else ""
+        metric = f"{JOINT}, " if self._joint else "mAP, " if first["ours"].main == "map" else ""
         name = with_marks(self.method, first["ours"].beyond)
         title = f"{what}: {metric}{name} minus each other on {splits} images"
         return in_detail(title, first, set().union(*members["seeds"]))

@@ -23,7 +23,7 @@ from .frame import main_rows
 from .names import dataset_title, in_words
 from .plots import WIDTH, Drawing, encode_figure, figures
 from .summary import metric_of
-from .table import Table, bold_note, interval
+from .table import Table, interval
 from .tables import tables
 
 FOLDERS = [Path(__file__).parent, Path(advice.__file__).parent]  # which has the style
@@ -126,16 +126,11 @@ def render_page(
     sentences: Sequence[str] = (),
 ) -> str:
     """Return a page with a title, sentences, these parts, and last, facts of the records."""
-
-    def below(table: Table) -> list[str]:
-        return [*table.below(), *bold_note(table)]
-
     template = TEMPLATES.get_template("page.html.j2")
     about = _facts(results) | {"Page made on": str(datetime.date.today())}
     text = template.render(
-        title=title, sentences=sentences, sections=sections, about=about, interval=interval,
-        notes=below,
-    )  # fmt: skip
+        title=title, sentences=sentences, sections=sections, about=about, interval=interval
+    )
     return text.encode("ascii", "xmlcharrefreplace").decode()  # for any console
 
 

@@ -166,30 +166,8 @@ def half_intervals(tidy: pd.DataFrame) -> dict[tuple, tuple[float, list[str]]]:
 # ------------------------------------------------------- metrics over base and new classes
 
 
-class Measure(NamedTuple):
-    """A metric by which two methods are compared.
-
-    `parts` turns the answers on base and on new images (for plain accuracy: of one run) into one
-    array for each, which takes the place of right and wrong. The metric is the sum of their means
-    if there is a `head`, else it is computed from the means.
-    """
-
-    parts: Callable[..., tuple[np.ndarray, ...]]
-    head: str = ""  # its name in titles; empty for plain accuracy
-    note: str = ""  # a sentence for the caption
-
-
 def joint_parts(base: Answers, new: Answers) -> tuple[np.ndarray, ...]:
     """Return the hits among all classes, weighted by the share of images of each half."""
     halves = [np.asarray(half.joint_hits, float) for half in (base, new)]
     images = sum(map(len, halves))
     return tuple(hits * len(hits) / images for hits in halves)
-
-
-# By name; all but accuracy are over base and new classes together, and belong to the rows of H.
-MEASURES = {
-    "accuracy": Measure(lambda *runs: tuple(run.hits for run in runs)),
-    "joint_accuracy": Measure(
-        joint_parts, "Joint", "Joint is the accuracy on base and new images among all classes."
-    ),
-}

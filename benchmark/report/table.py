@@ -90,6 +90,11 @@ class Table:
         few = any(map(interval, chain(*self.lines)))
         return [*self.caption, *self.remarks, *([ONE_RUN] if few else [])]
 
+    def notes(self) -> list[str]:
+        """Return the same with a sentence on what is bold, if anything is."""
+        bold = f"Bold: the best of its {'line' if self.by_line else 'column'}."
+        return [*self.below(), *([bold] if any(self.all_best()) else [])]
+
 
 def _best(cells: Sequence[Cell]) -> set[int]:
     """Return the places of the cells with the best value; empty if all are equal."""
@@ -112,13 +117,6 @@ def interval(cell: Cell) -> str:
 def full(cell: Cell) -> str:
     """Return the text of a cell with its interval, if it has one."""
     return f"{cell.text} {interval(cell)}".rstrip()
-
-
-def bold_note(table: Table) -> list[str]:
-    """Return a sentence on what is bold in a table, if anything is."""
-    if not any(table.all_best()):
-        return []
-    return [f"Bold: the best of its {'line' if table.by_line else 'column'}."]
 
 
 def lead(sentences: Sequence[str], form: str) -> str:
@@ -152,7 +150,7 @@ def as_markdown(table: Table) -> str:
     lines = table.texts(lambda cell: _escape(full(cell)), "**{}**")
     head = [_escape(text) for text in table.head]
     parts = [f"**{_escape(table.title)}**", _tabulate([head, *lines], "markdown")]
-    parts.append("\n".join([*table.below(), *bold_note(table)]))
+    parts.append("\n".join(table.notes()))
     if table.problems:
         heading, *problems = map(_escape, _problems(table))
         parts += [heading, "\n".join(problems)]

@@ -14,8 +14,9 @@ from outcomes import (
 )
 from scipy.special import stdtrit
 
+from benchmark.report.compare import JOINT, JOINT_NOTE
 from benchmark.report.frame import frame
-from benchmark.report.per_image import MEASURES, Answers, joint_parts
+from benchmark.report.per_image import Answers, joint_parts
 from trainers.prompting.record.predictions import NAME
 
 # Six images by hand.
@@ -154,9 +155,8 @@ def test_comparisons_match_the_numbers_in_the_table(tested):
     assert found["low"] < found["difference"] < found["high"]
     assert (found["column"], found["images"], found["seeds"]) == (metric, 100, [1, 2])
     (table,) = view.tables().popitem()[1]
-    head = MEASURES[metric].head
-    assert table.head == ["Method", head] and f": {head}, ALIGN minus each" in table.title
-    assert MEASURES[metric].note in table.caption
+    assert table.head == ["Method", JOINT] and f": {JOINT}, ALIGN minus each" in table.title
+    assert JOINT_NOTE in table.caption
     for form in ("latex", "csv", "json"):
         assert f"{found['difference']:.2f}"[:-1] in shown(view, form, listed)
 
