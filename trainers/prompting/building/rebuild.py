@@ -36,10 +36,9 @@ def rebuild(saved: Saved, kind: type[Method], clip_model: Any, names: Sequence[s
 
 def images_of(saved: Saved, clip_model: Any) -> Images:
     """Return how a run reads images; rows of features are normalised."""
-    normal = saved.value("DATASET.FEATURES") or "normalize" in saved.value("INPUT.TRANSFORMS")
-    return Images.of(
-        clip_model, normal=bool(normal), crops=tuple(saved.value("INPUT.RRCROP_SCALE"))
-    )
+    rows, names = saved.value("DATASET.FEATURES"), saved.value("INPUT.TRANSFORMS") or ()
+    crops = {"crops": tuple(x)} if (x := saved.value("INPUT.RRCROP_SCALE")) else {}
+    return Images.of(clip_model, normal=bool(rows or "normalize" in names), **crops)
 
 
 def clip_of(saved: Saved, name: str) -> Any:
