@@ -21,6 +21,7 @@ from starlette.testclient import TestClient  # noqa: E402
 from trainers.prompting import build_method, load_clip  # noqa: E402
 from trainers.prompting.building.transforms import Images, Plain  # noqa: E402
 from trainers.prompting.record.calibration import Calibration  # noqa: E402
+from trainers.prompting.record.thresholds import Thresholds  # noqa: E402
 from trainers.prompting.use import page as pages  # noqa: E402
 from trainers.prompting.use.commands import main, serve  # noqa: E402
 from trainers.prompting.use.run import Run  # noqa: E402
@@ -291,3 +292,23 @@ def test_images_are_dropped_in_a_browser(run, tab, tmp_path):
         time.sleep(0.05)
     assert [*csv.reader(io.StringIO(saved.read_text("utf-8-sig")))] == rows
     assert saved.read_bytes().startswith(b"\xef\xbb\xbf")
+
+
+@pytest.mark.slow
+def test_tags_are_shown_in_a_browser(run, tab, tmp_path):
+    (tmp_path / "a.png").write_bytes(png())
+    model = build_method("ZeroshotCLIP", {}, load_clip("emoji"), NAMES, several=True).eval()
+    logits = model(run.preprocess(Image.open(tmp_path / "a.png"))[None])[0].detach()
+    kept = Thresholds(logits.double().numpy() + [0, 1, 0, 1])
+    several = replace(run, model=model, calibration="it has several labels", thresholds=kept)
+    tab = tab(pages.Page(several), width=390, height=844)
+    tab.wait("about.method")
+    tab.drop("#drop", [tmp_path / "a.png"])
+    tab.wait("items[0]?.said")
+    assert tab.run("document.querySelector('li strong').innerText") == "bird, =1+1"
+    assert tab.run("$('asked').hidden") and tab.run("$('promise').innerText").startswith("Tags")
+    head, row = csv.reader(io.StringIO(tab.run("table()")))
+    assert head == ["image", "tags", "bird", NAMES[1], "'=1+1", "drink"]
+    assert row[:2] == ["a.png", "bird;=1+1"]
+    assert [float(x) for x in row[2:]] == pytest.approx(logits.tolist(), rel=1e-4)
+    drawn(tab)
