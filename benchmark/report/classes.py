@@ -13,7 +13,7 @@ from ..protocols.base import Protocol
 from ..records import Outcome, of_classes
 from .frame import each_row, main_rows
 from .notes import ONE_SEED, name_of_test
-from .per_image import arrays_of, scores_of
+from .per_image import arrays_of
 from .summary import protocol_of
 from .table import Cell, Table
 
@@ -159,12 +159,11 @@ def images_of_classes(outcome: Outcome) -> dict[str, int]:
     """Return the number of test images of each class; empty without predictions or class names."""
     names = list(of_classes(outcome.result or {}))
     try:
-        if outcome.metric == "map":
-            present = (scores_of(outcome)["label"] == 1).sum(axis=0).tolist()
-            return dict(zip(names, present, strict=True))
         label = arrays_of(outcome)["label"]
     except UserError:
         return {}
+    if outcome.metric == "map":
+        return dict(zip(names, (label == 1).sum(axis=0).tolist(), strict=True))
     if label.max() >= len(names):
         return {}
     return dict(zip(names, np.bincount(label, minlength=len(names)).tolist(), strict=True))

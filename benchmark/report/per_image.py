@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from typing import NamedTuple, TypeVar
@@ -24,7 +25,6 @@ Value = TypeVar("Value")
 
 MISSING = "no predictions; repeat the run with TEST.PREDICTIONS True"
 OF_TASKS = "no predictions, since images recur in the tasks of its TEST.STREAM"
-SEVERAL = "no predictions of one class, since its images have several labels"
 NO_SCORES = "no scores; repeat the run with TEST.PREDICTIONS True"
 OTHERS = "predictions that do not match results.json; repeat the run"
 NO_JOINT = "no predictions over base and new classes together; repeat the run"
@@ -62,26 +62,19 @@ def each_seed(
 
 
 def arrays_of(outcome: Outcome) -> dict[str, np.ndarray]:
-    """Return the predictions of a finished run."""
-    need(outcome.metric == "accuracy", SEVERAL)
-    arrays = read_predictions(outcome.run.folder)
+    """Return the predictions, or with several labels the scores, of a finished run, by image."""
+    several = outcome.metric == "map"
+    arrays = (read_scores if several else read_predictions)(outcome.run.folder)
     if arrays is None:
-        raise UserError(OF_TASKS if tasks_of(outcome) else MISSING)
-    label, prediction = arrays["label"], arrays["prediction"]
-    if abs(100 * (prediction == label).mean() - outcome.number) > 0.01:
-        raise UserError(OTHERS)
-    number = (outcome.result or {}).get("num_classes")
-    if number is not None and max(label.max(), prediction.max()) >= number:
-        raise UserError(OTHERS)
-    return arrays
-
-
-def scores_of(outcome: Outcome) -> dict[str, np.ndarray]:
-    """Return the labels and logits of a finished run on images with several labels, by image."""
-    arrays = read_scores(outcome.run.folder)
-    if arrays is None:
-        raise UserError(NO_SCORES)
-    order = np.argsort(arrays["image"], kind="stable")
+        raise UserError(OF_TASKS if tasks_of(outcome) else NO_SCORES if several else MISSING)
+    label = arrays["label"]
+    if not several:
+        prediction = arrays["prediction"]
+        number = (outcome.result or {}).get("num_classes") or math.inf
+        right = 100 * (prediction == label).mean()
+        fits = max(label.max(), prediction.max()) < number
+        need(abs(right - outcome.number) <= 0.01 and fits, OTHERS)
+    order = np.lexsort((*label.reshape(len(label), -1).T, arrays["image"]))
     return {name: array[order] for name, array in arrays.items()}
 
 
@@ -97,11 +90,9 @@ def answers(outcome: Outcome, joint: bool = False) -> Answers:
     if not joint and (tasks := tasks_of(outcome)):
         order = ((outcome.result or {}).get("stream") or {}).get("order")
         return Answers(str(order), np.array(tasks) / 100)
-    several = outcome.metric == "map" and not joint
-    arrays = scores_of(outcome) if several else None
-    arrays = arrays or _in_order(joint_arrays(outcome) if joint else arrays_of(outcome))
+    arrays = joint_arrays(outcome) if joint else arrays_of(outcome)
     images = hashlib.sha256(arrays["image"].tobytes() + arrays["label"].tobytes()).hexdigest()
-    if several:
+    if outcome.metric == "map":
         gains = contributions(arrays["label"], arrays["logit"])
         need(abs(100 * gains.mean() - outcome.number) < 0.01, OTHERS)
         return Answers(images, gains)
@@ -129,15 +120,8 @@ def motifs(outcome: Outcome, column: str) -> list[str]:
     """
     if tasks := tasks_of(outcome):
         return [f"{outcome.run.dataset}/{column}/task {i}" for i in range(len(tasks))]
-    several = outcome.metric == "map"
-    image = (scores_of(outcome) if several else _in_order(arrays_of(outcome)))["image"]
-    return [motif(outcome.run.dataset, f"{column}/{name}") for name in image]
-
-
-def _in_order(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Sort all columns by image and label, so that runs line up."""
-    order = np.lexsort((arrays["label"], arrays["image"]))
-    return {name: array[order] for name, array in arrays.items()}
+    names = arrays_of(outcome)["image"]
+    return [motif(outcome.run.dataset, f"{column}/{name}") for name in names]
 
 
 def half_intervals(tidy: pd.DataFrame) -> dict[tuple, tuple[float, list[str]]]:

@@ -34,7 +34,7 @@ from .classes import class_table, images_of_classes, measured
 from .frame import setting_texts
 from .notes import explain
 from .own_sets import name_in
-from .per_image import scores_of
+from .per_image import arrays_of
 from .render import as_csv, in_style
 from .table import TABLE_FORMATS, Cell, Table, interval, lead
 from .training import ATTACK, INIT, TRAINED, attacks, drawn_text, earlier_text, image_changes
@@ -137,7 +137,7 @@ def _main(outcome: Outcome) -> Cell:
     if outcome.metric == "map":
         text = f"{outcome.number:.2f}"
         with suppress(UserError):  # of too few images there is none
-            label, logit = (scores_of(outcome)[name] for name in ("label", "logit"))
+            label, logit = (arrays_of(outcome)[name] for name in ("label", "logit"))
             low, high = mean_interval(label, logit)
             text += f" [{100 * low:.1f}, {100 * high:.1f}]"
         return Cell(text, outcome.number)
