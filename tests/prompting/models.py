@@ -71,7 +71,8 @@ def settings(name: str) -> dict:
         elif key == "REP_LAYERS":
             node[key] = [2, 3]
         elif key == "SENTENCES":
-            node[key] = {"*": ["a photo of a {}.", "a {} from above."]}
+            whole = ["a photo of a {}.", "a {} from above."]  # AWT's follow a template
+            node[key] = {"*": ["seen.", "above."] if name == "AWT" else whole}
         elif key == "TEACHER":
             node |= teacher()
         elif key in ("M", "N", "N_PROMPTS") or key.endswith("PROMPT_NUMBER"):
