@@ -207,3 +207,32 @@ def predicted(method: Method, golden: Golden) -> torch.Tensor:
     views = golden.test_images
     one = torch.is_tensor(views)
     return method.predict(views.to(device) if one else [x.to(device) for x in views]).logits
+
+
+def awt(golden: Golden, clip_model, kind="AWT", classes="classnames", **node) -> Method:
+    """Return AWT with the sentences of its file, which begin with the template."""
+    about = {
+        name: [text.removeprefix(own[0] + " ") for text in own[1:]]
+        for name, own in golden.meta["sentences"].items()
+    }
+    node |= {"CTX_INIT": "a satellite photo of", "SENTENCES": about}
+    return build_method(kind, node, clip_model, golden.meta[classes], golden.meta["dataset"])
+
+
+def awt_few_shot(golden: Golden, clip_model, classes="classnames") -> Method:
+    """Return the trained form with the file's adapters, whose steps draw the file's sentences."""
+    config = golden.meta["config"]
+    node = {"DOWN_RATE": config["Down_Rate"], "DESC_PER_BATCH": config["Desc_Per_Batch"]}
+    method = awt(golden, clip_model, "AWTFewShot", classes, **node)
+    method.load_public_state_dict(golden.params)
+    method.views, encoder = 3, method.text_encoder
+    encoder.drawn = [0, *(golden.tensors["sentence"] + 1).tolist()]
+    encoder.draw = lambda: encoder.read(*([own[i] for own in encoder.lists] for i in encoder.drawn))
+    return method
+
+
+def awt_views(golden: Golden) -> list[torch.Tensor]:
+    """Return the views of its step."""
+    x, flip, shift = golden.tensors["image"], *golden.part("train/views/").values()
+    turned = [x.flip(-1) if f else x for f in flip]
+    return [torch.roll(y, s.tolist(), (-2, -1)) for y, s in zip(turned, shift, strict=True)]

@@ -30,7 +30,7 @@ KINDS = {
     "Optimal transport": ("PLOT", "PLOTPP", "ALIGN", "MMP"),
     "Inside blocks": (
         "CLIPLoRA", "CLIPSVD", "MultiModalAdapter", "MMAPP", "MMRL", "MMRLpp", "LNOnly", "TwoSFS",
-        "SkipTuning",
+        "SkipTuning", "AWTFewShot",
     ),
     "Local features": ("GalLoP", "SOTGLP", "LoCoOp", "TextRefiner"),
     "Several labels": ("DualCoOp",),

@@ -36,6 +36,7 @@ ZERO_SHOT = "ZeroshotCLIP"
 
 # Methods that papers call by another name than ours.
 PAPERS = {
+    "AWTFewShot": "AWT",
     "ZeroshotCLIP": "CLIP",
     "CLIPAdapter": "CLIP-Adapter",
     "CLIPLoRA": "CLIP-LoRA",

@@ -19,6 +19,9 @@ from golden_files import (
     FILES,
     OF_SEVERAL,
     ON_SUPPORT,
+    awt,
+    awt_few_shot,
+    awt_views,
     build,
     build_several,
     near,
@@ -129,6 +132,29 @@ def test_golden_numbers(path, precision, tmp_path):
         assert difference(terms["loss"], loss) < GOLDEN_LOSS[precision] * loss.clamp_min(1)
         assert near(output.logits.cpu(), golden.tensors["logits"], GOLDEN_LOGITS[precision])
         check_waits(method, batch, optimizer, how)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_golden_numbers_of_awt(precision):
+    golden = read(GOLDEN / "awt.safetensors")
+    for make, wanted in ((awt, "zero_shot/logits_eval"), (awt_few_shot, "logits_eval")):
+        clip_model = load_clip(TINY)
+        method = make(golden, clip_model)
+        how = placed(method, clip_model, precision, GPU)
+        with how.autocast():
+            evaluated = predicted(method, golden).cpu()
+        assert near(evaluated, golden.tensors[wanted], GOLDEN_LOGITS[precision])
+    views = [view.to(GPU) for view in awt_views(golden)]
+    batch = method.train().batch(views, golden.tensors["label"].to(GPU))
+    optimizer = torch.optim.SGD(method.learned().values(), lr=0.0)
+    output, terms = training_step(method, batch, optimizer, how)
+    expected, own = golden.part("grad/"), method.public_parameters()
+    a = flat(own[f"adapter_learners.{key}"].grad for key in expected)
+    assert torch.cosine_similarity(a, flat(expected.values()), dim=0) > GRADIENTS[precision]
+    assert near(output.logits.cpu(), golden.tensors["logits"], GOLDEN_LOGITS[precision])
+    loss = golden.tensors["loss"]
+    assert difference(terms["loss"], loss) < GOLDEN_LOSS[precision] * loss.clamp_min(1)
+    check_waits(method, batch, optimizer, how)
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)

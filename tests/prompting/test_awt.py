@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from golden_files import near, read
+from golden_files import awt, awt_few_shot, awt_views, near, read
 from models import images
 from paths import GOLDEN
 
@@ -22,12 +22,7 @@ def golden():
 
 @pytest.fixture
 def method(golden, tiny_clip):
-    names, first = golden.meta["classnames"], "a satellite photo of"
-    lists = {name: own[1:] for name, own in golden.meta["sentences"].items()}
-    starts = {name: own[0] for name, own in golden.meta["sentences"].items()}
-    about = {name: [x.removeprefix(starts[name] + " ") for x in lists[name]] for name in names}
-    node = {"CTX_INIT": first, "SENTENCES": about}
-    return build_method("AWT", node, tiny_clip, names, golden.meta["dataset"]).eval()
+    return awt(golden, tiny_clip).eval()
 
 
 def test_every_number_of_the_zero_shot_form(golden, method):
@@ -93,3 +88,64 @@ def test_descriptions_of_unequal_number_are_refused(tiny_clip):
     about = ABOUT | {"dog": ["it barks."]}
     with pytest.raises(UserError, match="has 1 for 'dog' but 2 for others"):
         build_method("AWT", {"SENTENCES": about}, tiny_clip, NAMES)
+
+
+# ------------------------------------------------------------------ few-shot
+
+
+def test_a_step_of_the_few_shot_form(golden, tiny_clip):
+    method, tensors = awt_few_shot(golden, tiny_clip).train(), golden.tensors
+    batch = method.batch(awt_views(golden), tensors["label"])
+    output = method.output(batch.images)
+    assert near(output.logits, tensors["logits"])
+    terms = method.terms(output, batch)
+    expected = {"loss": tensors["loss"], **golden.part("loss/")}
+    assert terms.keys() == expected.keys()
+    assert all(near(terms[name], value) for name, value in expected.items())
+    method.backward(terms)
+    own, grads = method.public_parameters(), golden.part("grad/")
+    assert {name.removeprefix("adapter_learners.") for name in own} == grads.keys()
+    for name, value in grads.items():
+        error = (own[f"adapter_learners.{name}"].grad.reshape(value.shape) - value).norm()
+        assert error < 1e-3 * value.norm() + 1e-7, f"{name}: {error / value.norm():.2e}"
+
+
+@pytest.mark.parametrize("classes, end", [("classnames", ""), ("new_classnames", "_new")])
+def test_a_test_of_the_few_shot_form(golden, tiny_clip, classes, end):
+    method = awt_few_shot(golden, tiny_clip, classes).eval()
+    found = method.predict(golden.test_images)
+    assert near(found.logits, golden.tensors[f"logits_eval{end}"])
+    if not end:
+        assert near(found.logits, golden.tensors["logits_eval_single"])
+    kept = method.predict(golden.test_images)
+    assert torch.equal(found.logits, kept.logits)
+
+
+def test_it_starts_as_the_zero_shot_form(golden, method, tiny_clip):
+    node = {"DOWN_RATE": 16}
+    start = awt(golden, tiny_clip, "AWTFewShot", **node).eval()
+    expected = method.predict(golden.test_images).logits
+    assert near(start.predict(golden.test_images).logits, expected)
+    text = start.adapter_learners["text_adapter_learner"]
+    one, other = (
+        text[place][i].down_proj.weight for place, i in (("adapt_attn", 0), ("adapt_mlp", 2))
+    )
+    assert torch.equal(one, other) and one.any()
+
+
+def test_draws_keep_the_template_and_are_shared_by_classes(golden, tiny_clip):
+    method, seen = awt(golden, tiny_clip, "AWTFewShot", DOWN_RATE=16, DESC_PER_BATCH=3), set()
+    encoder = method.train().text_encoder
+    for _ in range(40):
+        encoder.draw()
+        assert encoder.drawn[0] == 0 and len(set(encoder.drawn)) == 3
+        seen |= {*encoder.drawn}
+        rows = [[own[i] for own in encoder.lists] for i in encoder.drawn]
+        assert encoder.sentences == rows
+    assert seen == {*range(6)}
+
+
+def test_a_step_needs_eight_views(tiny_clip):
+    method = build_method("AWTFewShot", {"DOWN_RATE": 16}, tiny_clip, NAMES).train()
+    with pytest.raises(UserError, match="learns from 8 views .* set DATALOADER.K_TRANSFORMS 8"):
+        method.losses([images(2)] * 7, torch.tensor([0, 1]))

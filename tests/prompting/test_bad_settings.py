@@ -38,6 +38,9 @@ RANGES = {
         "BETA_FORM": (["convex"], ["mean"]),
     },
     "AWT": {"NUM_VIEWS": COUNT, "NUM_DESCRIPTOR": COUNT, "T": ABOVE_0, "CTX_INIT": WORDS},
+    "AWTFewShot": {
+        "DOWN_RATE": COUNT, "DESC_PER_BATCH": COUNT, "W_IMAGE": FROM_0, "W_TEXT": FROM_0,
+    },
     "BiomedCoOp": {"N_PROMPTS": ([2], [1]), "TAU": ([1.0], [0.999, NAN]), "KDSP_LAMBDA": FROM_0},
     "BoostAdapter": {
         "DELTA": STEPS, "SELECTION_P": SHARE, "BATCH_SIZE": VIEWS, "POSITIVE_SHOT_CAPACITY": COUNT,

@@ -352,7 +352,7 @@ def test_golden_folder_covers_every_public_method():
     prefix = {"MMP": "align_released", "ALIGN": "align_paper", "ZeroshotCLIP": "zeroshot_clip"}
     prefix |= {"MultiModalAdapter": "mma", "CLIPAdapter": "clip_adapter"}
     prefix |= {"TipAdapter": "tip_adapter", "TipAdapterF": "tip_adapter_f", "LNOnly": "ln_only"}
-    prefix |= {"LinearProbe": "linear_probe"}
+    prefix |= {"LinearProbe": "linear_probe", "AWTFewShot": "awt"}
     ours = {name for name, kind in METHODS.items() if kind.__module__.startswith("trainers.")}
     for method in ours - {"UPT"}:
         assert prefix.get(method, method.lower()) in stems

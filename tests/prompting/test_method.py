@@ -369,7 +369,7 @@ DECLARED = {
         False, "AWT BoostAdapter CTPT CrossModal DPE GDA LPPlusPlus LinearProbe MTA OTPT RTPT "
         "StatA TDA TPS TPT TTC TipAdapter TransCLIP ZERO ZeroshotCLIP",
     ),
-    "joint": (False, "AWT GDA MTA StatA TPS TransCLIP ZERO"),
+    "joint": (False, "AWT AWTFewShot GDA MTA StatA TPS TransCLIP ZERO"),
     "stream": (True, "BoostAdapter DPE TDA"),
     "single": (False, "ALIGN MMP PLOT"),
     "trains_on_support": (True, "CLAP ProLIP"),

@@ -19,6 +19,7 @@ OWN = {  # settings besides those that fit four blocks
     "SkipTuning": {"TOP_RATIO": 1.0},
     "TransCLIP": {"FEW_SHOT": False},
     "MMAPP": {"ADAPTER_DROP": 0.0, "ADAPTER_TEST_SCALE": 0.01},  # that of a training
+    "AWTFewShot": {"SENTENCES": ""},  # one view and one sentence
     "CLIPLoRA": {"PARAMS": ["q", "o", "fc", "proj"], "DROPOUT_RATE": 0.0},
 }
 

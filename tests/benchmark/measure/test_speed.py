@@ -46,6 +46,7 @@ MEGAFLOP = {
     "PLOTPP": 6598.5, "SOTGLP": 3914.9, "MMRLpp": 1663.3, "ProLIP": 0.0691,
     "NLPrompt": 1039.5, "HiCroPL": 2289.3, "CLIPSVD": 5847.9, "TextRefiner": 1095.0,
     "SkipTuning": 1357.2, "BiomedCoOp": 916.3, "DualCoOp": 1485.2, "MMAPP": 2365.0,
+    "AWTFewShot": 16805.6,
 }  # fmt: skip
 # Launches of such a step as counted: an accelerator's path, and public code, all deep like ViT-B.
 LAUNCHES = {

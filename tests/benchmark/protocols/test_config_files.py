@@ -37,7 +37,7 @@ NONE = {
         "AWT", "BoostAdapter", "CTPT", "DPE", "MMAPP", "MTA", "OTPT", "PromptKD", "RTPT", "StatA",
         "TDA", "TPS", "TPT", "TTC", "TextRefiner", "ZERO",
     },
-    "cross_dataset": {"BiomedCoOp", "LNOnly", "LoCoOp", "PLOTPP", "TwoSFS"},
+    "cross_dataset": {"AWTFewShot", "BiomedCoOp", "LNOnly", "LoCoOp", "PLOTPP", "TwoSFS"},
 }  # fmt: skip
 BIOMEDCLIP = "microsoft/BiomedCLIP-PubMedBERT_256-vit_base_patch16_224"
 NONE["domain_generalization"] = NONE["cross_dataset"]

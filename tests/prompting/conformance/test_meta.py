@@ -6,7 +6,7 @@
 import pytest
 import torch
 from cases import NAMES, SETTINGS, slow_but
-from golden_files import FILES, build, read
+from golden_files import FILES, awt_few_shot, awt_views, build, read
 from paths import GOLDEN
 
 from trainers.prompting import Teacher, build_method, load_clip
@@ -43,6 +43,12 @@ def test_methods_with_a_golden_file(path, tmp_path):
     golden, clip_model = read(path), load_clip(TINY)
     method = build(golden, clip_model, tmp_path)
     take_step(method, clip_model, golden.views, golden.tensors["label"])
+
+
+def test_awt():
+    golden, clip_model = read(GOLDEN / "awt.safetensors"), load_clip(TINY)
+    method = awt_few_shot(golden, clip_model)
+    step_on_meta(method, clip_model, method.batch(awt_views(golden), golden.tensors["label"]))
 
 
 WITHOUT = [

@@ -105,6 +105,8 @@ class Added(NamedTuple):
         share: of tokens that replace others; the rest of the state stays.
         beside: a module (x, y) -> (..., W) whose output is added to that of the block. It must
             treat each position separately: the last block computes only positions that are read.
+        after_attention, after_mlp: modules out -> (..., W) whose output is added to that of the
+            attention, after `o`, and of the MLP, before the residual; each position separately.
         before: a module x -> (..., W) whose output is added to x, in block 0 only: in the text
             encoder before positional embeddings are added, in the image encoder after `ln_pre`.
         norms: LayerNorms in place of CLIP's, as `tuned_norm` makes them, by name: `ln_1` and `ln_2`
@@ -121,18 +123,21 @@ class Added(NamedTuple):
     share: float = 1.0
     beside: nn.Module | None = None
     before: nn.Module | None = None
+    after_attention: nn.Module | None = None
+    after_mlp: nn.Module | None = None
     norms: Mapping[str, nn.Module] = {}
 
     def modules(self) -> dict[str, Any]:
         """Return all that is added but tokens, by name."""
-        places = {"beside": self.beside, "before": self.before, **self.weights, **self.norms}
+        names = "beside", "before", "after_attention", "after_mlp"
+        places = {name: getattr(self, name) for name in names} | {**self.weights, **self.norms}
         return {name: module for name, module in places.items() if module is not None}
 
     @property
     def is_random(self) -> bool:
         """True if computing it twice may need the same random numbers."""
-        beside = self.beside is not None and self.beside.training  # it may have dropout
-        return beside or any(
+        modules = self.beside, self.after_attention, self.after_mlp  # they may have dropout
+        return any(module is not None and module.training for module in modules) or any(
             update.training and getattr(update, "dropout", True) for update in self.weights.values()
         )
 

@@ -93,13 +93,19 @@ def finish(block, x, out, y, added: Added = NOTHING) -> torch.Tensor:
         out: the output of `attend`, (..., W).
         y: what `enter` returns, (..., W).
     """
-    inner = x + output(block, out, added.weights.get("o"))
+    inner = x + _with(output(block, out, added.weights.get("o")), added.after_attention)
     if getattr(block, "post_norm", False):
         inner = norm(block, "ln_1", added)(inner)
-        result = norm(block, "ln_2", added)(inner + _mlp(block, inner, added))
+        grown = inner + _with(_mlp(block, inner, added), added.after_mlp)
+        result = norm(block, "ln_2", added)(grown)
     else:
-        result = inner + _mlp(block, norm(block, "ln_2", added)(inner), added)
+        grown = _mlp(block, norm(block, "ln_2", added)(inner), added)
+        result = inner + _with(grown, added.after_mlp)
     return result if added.beside is None else result + summand(added.beside, x, y)
+
+
+def _with(out, module: nn.Module | None) -> torch.Tensor:
+    return out if module is None else out + summand(module, out)
 
 
 def product(layer, x, update: Update | None) -> torch.Tensor:

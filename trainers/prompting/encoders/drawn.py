@@ -37,12 +37,22 @@ class DrawnSentences(TextEncoder):
         u = torch.rand(len(self.lists), device="cpu").tolist()
         self.read([own[int(x * len(own))] for own, x in zip(self.lists, u, strict=True)])
 
-    def read(self, row: Sequence[Sentence]) -> None:
-        """Let the encoder read these sentences."""
-        self.sentences, device = [list(row)], self.text_projection.device
-        self.layout, self.whole_layout = self._lay_out(False).to(device), None
-        if self.causal and len(row) * max(len(sentence.ids) for sentence in row) <= WHOLE:
-            self.whole_layout = self._lay_out(False, whole=True).to(device)
+    def read(self, *rows: Sequence[Sentence]) -> None:
+        """Let the encoder read these sentences, in rows of the same number."""
+        self.sentences, device = [list(row) for row in rows], self.text_projection.device
+        self.layout, self.whole_layout = self._lay_out(False).to(device, non_blocking=True), None
+        longest = max(len(sentence.ids) for row in rows for sentence in row)
+        if self.causal and len(rows) * len(rows[0]) * longest <= WHOLE:
+            whole = self._lay_out(False, whole=True)
+            self.whole_layout = whole.to(device, non_blocking=True)
+
+    def every(self, *given: Any) -> list[torch.Tensor]:
+        """Return the normalised features (n, D) of all n sentences of each class."""
+        flat, parts = [sentence for own in self.lists for sentence in own], []
+        for i in range(0, len(flat), CHUNK):
+            self.read(flat[i : i + CHUNK])
+            parts.append(super().forward(*given).h[0])
+        return list(torch.cat(parts).split([*map(len, self.lists)]))
 
     def forward(
         self,
@@ -53,10 +63,38 @@ class DrawnSentences(TextEncoder):
         """Return the features of the drawn sentences or, in an evaluation, of all."""
         if self.training:
             return super().forward(contexts, inserted, added)
-        every, parts = [sentence for own in self.lists for sentence in own], []
-        for i in range(0, len(every), CHUNK):
-            self.read(every[i : i + CHUNK])
-            parts.append(super().forward(contexts, inserted, added).h[0])
-        means = [own.mean(0) for own in torch.cat(parts).split([*map(len, self.lists)])]
+        means = [own.mean(0) for own in self.every(contexts, inserted, added)]
         raw = torch.stack(means)[None]
         return TextFeatures(F.normalize(raw, dim=-1), raw)
+
+
+class DrawnRows(DrawnSentences):
+    """As `DrawnSentences`, for N sentences of each class that stay apart, h (N, K, D).
+
+    In training it reads the first sentence and others that are drawn for all classes together.
+
+    Args:
+        count: the number of those read, at most.
+    """
+
+    def __init__(self, clip_model: Any, text: ClassText, count: int):
+        super().__init__(clip_model, text)
+        self.count, self.drawn = count, [0]
+
+    def draw(self) -> None:
+        """Choose the sentences that are read in training."""
+        others = torch.randperm(len(self.lists[0]) - 1, device="cpu")[: self.count - 1]
+        self.drawn = [0, *(others + 1).tolist()]
+        self.read(*([own[i] for own in self.lists] for i in self.drawn))
+
+    def forward(
+        self,
+        contexts: list[torch.Tensor] | None = None,
+        inserted: torch.Tensor | None = None,
+        added: Additions = NONE,
+    ) -> TextFeatures:
+        """Return the features of the drawn sentences or, in an evaluation, of all."""
+        if self.training:
+            return super().forward(contexts, inserted, added)
+        h = torch.stack(self.every(contexts, inserted, added), 1)
+        return TextFeatures(h, h)

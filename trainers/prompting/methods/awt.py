@@ -51,8 +51,8 @@ class AWT(OfViews):
     NUM_DESCRIPTOR are read; without one, N is 1 and only the views have weights.
 
     **Published.** NUM_VIEWS (V) 51, NUM_DESCRIPTOR 50, of a language model; T 0.5; templates of its
-    own, unless CTX_INIT has words. Of this form the repository has no numbers; those of the
-    few-shot one, which also trains adapters, are not of this method.
+    own, unless CTX_INIT has words. The repository has no numbers of this form, only of
+    [AWTFewShot](#awtfewshot).
 
     **Cost.** Beside the encoders, costs and plans of V N K entries for each image.
     """
@@ -88,15 +88,19 @@ class AWT(OfViews):
     def build(self, clip_model, classnames, dataset):
         """Keep what the sentences' features are computed from when they are first read."""
         self.register_buffer("kept", None, persistent=False)
-        text = ClassText([], classnames, lists=self.write(classnames, dataset))
+        text = self.sentences_about(classnames, dataset)
 
         def each() -> torch.Tensor:
             return F.normalize(text.each(clip_model), dim=-1).unflatten(0, (len(classnames), -1))
 
         self._each = each
 
-    def write(self, classnames: Sequence[str], dataset: str) -> list[list[str]]:
+    def sentences_about(self, classnames: Sequence[str], dataset: str) -> ClassText:
         """Return K lists of N sentences."""
+        return ClassText([], classnames, lists=self.write(classnames, dataset))
+
+    def write(self, classnames: Sequence[str], dataset: str) -> list[list[str]]:
+        """Return them as texts."""
         s, names = self.settings, [clean(name) for name in classnames]
         words: Any = s.CTX_INIT
         template = fixed_sentence(words) if words else template_of(TEMPLATES, dataset)
@@ -129,20 +133,30 @@ class AWT(OfViews):
         mean = self.each.mean(1)[None]
         return TextFeatures(F.normalize(mean, dim=-1), mean)
 
+    temperature = property(attrgetter("settings.T"))
+    group: int | None = 1  # of a problem's trailing dimensions: all classes of an image
+
     def from_views(self, x, h):
         """Return the logits (B, K)."""
-        each = self.each.float()
+        return self.match(x, self.each.float())
+
+    def match(self, x: torch.Tensor, each: torch.Tensor) -> torch.Tensor:
+        """Return the logits (B, K) of views (B, V, D) and sentences (K, N, D), some at a time."""
         at_once = max(1, ENTRIES // (x.shape[1] * each.shape[:2].numel()))
         return torch.cat([self.transport(some, each)[0] for some in x.split(at_once)])
 
     def transport(self, x: torch.Tensor, each: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Return the logits (B, K), a (B, V), b (B, K, N) and the plans (B, K, V, N)."""
-        cosines, T = torch.einsum("bvd,knd->bkvn", x, each), self.settings.T
+        """Return logits (B, K), a (B, V), b (B, K, N), plans (B, K, V, N); only the first learn.
+
+        x are normalised features (B, V, D) of views, each those of sentences (K, N, D).
+        """
+        cosines = torch.einsum("bvd,knd->bkvn", x, each)
         logits = self.logit_scale * cosines
-        a = (-entropy(logits.mean(-1).mT) / T).softmax(-1)
-        b = (-entropies_with(logits[:, :, 0]) / T).softmax(-1)
-        a_of_each = a[:, None].expand(-1, len(each), -1)
-        plan = sinkhorn_released(1 - cosines, a_of_each, b, REG, group_dims=1).plan
+        with torch.no_grad():
+            a = (-entropy(logits.mean(-1).mT) / self.temperature).softmax(-1)
+            b = (-entropies_with(logits[:, :, 0]) / self.temperature).softmax(-1)
+            a_of_each = a[:, None].expand(-1, len(each), -1)
+            plan = sinkhorn_released(1 - cosines, a_of_each, b, REG, group_dims=self.group).plan
         return (plan * logits).sum((2, 3)), a, b, plan
 
 
