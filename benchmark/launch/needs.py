@@ -172,7 +172,7 @@ def _data(runs: list[Run], settings: Settings) -> Iterator[Lack]:
 def _locate(kind, root: str | None) -> Path:
     cfg = SimpleNamespace(DATASET=SimpleNamespace(ROOT=root or ""))
     with redirect_stdout(StringIO()):
-        return Path(kind.locate(kind.__new__(kind), cfg))
+        return Path(kind.locate(object.__new__(kind), cfg))
 
 
 def _files(names: list) -> list[str]:

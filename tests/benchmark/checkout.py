@@ -173,7 +173,9 @@ def program() -> Path:
         )
     plugin = root / "trainers" / "prompting"  # only its light modules
     light = ["__init__.py", "marks.py", "errors.py", "one_package.py"]
-    light += ["record/hashes.py", "record/metrics.py", "record/predictions.py"]
+    light += [
+        f"record/{name}.py" for name in ("hashes", "metrics", "predictions", "scores", "several")
+    ]
     light += [f"storage/{name}.py" for name in ("files", "run_record")]
     light += [f"checkpoint/{name}.py" for name in ("identity", "keys")]
     light += ["building/base_config.py", "building/by_run.py"]
