@@ -73,9 +73,9 @@ class ImageDataset(DatasetBase):
     several = False  # True if an image has several labels: `several.SeveralLabels`
     embedded = False  # True if it comes with this repository, and so is the same everywhere
 
-    def __new__(cls, cfg):
+    def __new__(cls, cfg=None):
         """Make a data set of the class that reads these labels."""
-        return super().__new__(cls.kind(cfg.DATASET))
+        return super().__new__(cls if cfg is None else cls.kind(cfg.DATASET))
 
     @classmethod
     def kind(cls, node):
@@ -210,7 +210,7 @@ class ImageDataset(DatasetBase):
         """Return the folder below a root, and the three lists in it, without writing a split."""
         cfg = SimpleNamespace(DATASET=SimpleNamespace(ROOT=os.fspath(root or ""), **keys))
         cls = cls.kind(cfg.DATASET)
-        folder = cls.locate(object.__new__(cls), cfg)
+        folder = cls.locate(cls.__new__(cls), cfg)
         if cls.split_file and not os.path.lexists(folder / cls.split_file):
             return folder, cls.own_split(folder)
         return folder_of(folder), cls.read_as(cfg.DATASET, folder)

@@ -6,13 +6,15 @@ import sys
 from collections.abc import Mapping
 from contextlib import redirect_stdout
 from importlib import import_module
+from types import SimpleNamespace
 from typing import Any
 
 from recipe.configs import SENTENCES, read_pairs
 from trainers.prompting.checkpoint.keys import KEYS
 from trainers.prompting.errors import UserError, need
 
-from ..protocols.base import Run
+from ..protocols.base import Protocol, Run
+from ..protocols.configs import dataset_class
 from .engine import Engine, Settings, command
 
 SPLIT = "TEST.SPLIT"
@@ -35,16 +37,20 @@ def check_settings(runs: list[Run], settings: Settings) -> None:
     from trainers.prompting.backbones import check_known
     from trainers.prompting.building.config import settings_in
     from trainers.prompting.capabilities.unlabelled import Unlabelled
+    from trainers.prompting.checkpoint.several import check_labels
     from trainers.prompting.contract import check_sentences
     from trainers.prompting.encoders.descriptions import read_about
-    from trainers.prompting.method import METHODS
+    from trainers.prompting.method import METHODS, check_takes_several
     from trainers.prompting.running.precision import Precision
 
+    fits = functools.cache(check_labels_of)
     one_of_each = {(run.trainer, run.config_file, run.opts): run for run in runs}
     seen: dict[str, Run] = {}
     kinds, notes = [], {}
     for run in one_of_each.values():
         cfg = cfg_of(run, settings)
+        fits(run.dataset, run.protocol, cfg.DATASET.ROOT, cfg.DATASET.FEATURES)
+        check_labels(cfg, run.protocol.several)
         with redirect_stdout(io.StringIO()):
             build_transform(cfg, is_train=True)
             build_lr_scheduler(build_optimizer(nn.Linear(1, 1).parameters(), cfg.OPTIM), cfg.OPTIM)
@@ -59,6 +65,7 @@ def check_settings(runs: list[Run], settings: Settings) -> None:
             if kind is not None:
                 notes[run.trainer] = unread_note(cfg) if cfg.TRAINER.UNREAD else ""
                 node = settings_in(cfg, kind)
+                check_takes_several(kind, run.protocol.several)
                 if node.sentences:
                     check_sentences(kind, node, node.sentences)
                     if node.sentences.source.endswith(".json"):
@@ -66,7 +73,8 @@ def check_settings(runs: list[Run], settings: Settings) -> None:
                 if run.protocol.new_classes and is_class_bound(kind, node):
                     raise UserError(
                         f"{run.trainer} has parameters for each class and cannot be tested on new "
-                        f"classes, as {run.protocol.name} does: run it in few_shot"
+                        f"classes, as {run.protocol.name} does: run it in "
+                        f"{'several_labels' if run.protocol.several else 'few_shot'}"
                     )
                 if issubclass(kind, Unlabelled) and run.protocol.targets:
                     raise UserError(
@@ -85,6 +93,19 @@ def check_settings(runs: list[Run], settings: Settings) -> None:
         raise not_read(min(by_none), kinds[0])
     for note in filter(None, notes.values()):
         print(note, file=sys.stderr)
+
+
+def check_labels_of(dataset: str, protocol: Protocol, root: str, features: str) -> None:
+    """Raise a UserError if the images of a data set have one label, and the protocol's several."""
+    kind = dataset_class(dataset).kind(SimpleNamespace(ROOT=root, FEATURES=features))
+    names = {True: "several labels", False: "one label"}
+    asked, have = names[protocol.several], names[kind.several]
+    fitting = "several_labels or several_base2new" if kind.several else "few_shot or base2new"
+    need(
+        asked == have,
+        f"{protocol.name} is for images with {asked}, but those of {dataset} have {have}: run "
+        f"{fitting}",
+    )
 
 
 @functools.cache

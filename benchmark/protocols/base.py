@@ -126,6 +126,7 @@ class Protocol(ABC):
     options: dict[str, dict] = TRAINERS | SHOTS  # keyword arguments of `add_argument`, by option
     untrained_once: bool = True  # one run of an untrained method counts for all shots, too
     new_classes: bool = False  # prompts are tested on other classes than they were trained on
+    several: bool = False  # of images with several labels
     across: str = "columns"  # side by side in a table: these, or the rows' `shots` or `dataset`
     costs: bool = False  # a table shows parameters, time and memory of training
     table_title: str  # of one table; names in braces are fields of a row

@@ -32,6 +32,7 @@ GROUPS = {
         "btmri", "busi", "chmnist", "covid", "ctkidney", "dermamnist", "kneexray", "kvasir",
         "lungcolon", "octmnist", "retina",
     ],
+    "several": ["voc2007", "coco2014"],  # labels an image
 }  # fmt: skip
 ON_FEATURES = "features"  # the config of methods on files of features
 IMAGE_FOLDER = "image_folder"  # the user's own images; `image_folder=NAME` names one of several

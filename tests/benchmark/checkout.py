@@ -41,7 +41,14 @@ class Checkout:
         self.root = root
         self.output = root / "output"
         self.calls_file = root / "calls.jsonl"
-        for dataset in ("emoji", "emoji_animals", "emoji_food", "emoji_pixels", "dtd"):
+        for dataset in (
+            "emoji",
+            "emoji_animals",
+            "emoji_food",
+            "emoji_pixels",
+            "emoji_scenes",
+            "dtd",
+        ):
             path = root / "configs" / "datasets" / f"{dataset}.yaml"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(f"DATASET:\n  NAME: {dataset.title()}\n")

@@ -6,7 +6,15 @@ from checkout import Checkout
 from outcomes import answer, columns, outcome
 
 from benchmark.__main__ import main
-from benchmark.protocols import BASE2NEW, CROSS_DATASET, DOMAIN_GENERALIZATION, FEW_SHOT, configs
+from benchmark.protocols import (
+    BASE2NEW,
+    CROSS_DATASET,
+    DOMAIN_GENERALIZATION,
+    FEW_SHOT,
+    SEVERAL_BASE2NEW,
+    SEVERAL_LABELS,
+    configs,
+)
 from benchmark.protocols.configs import TrainerConfigs
 from benchmark.records import Outcome
 
@@ -90,6 +98,8 @@ def planned(checkout, its_configs):
     transfer = {"shots": 16, "source": "emoji"} | every
     asked = {
         BASE2NEW: (["emoji", "dtd"], {"trainers": ["ALIGN"], "shots": 4}),
+        SEVERAL_LABELS: (["emoji"], every | {"shots": [0], "known": ["0.5", "1"]}),
+        SEVERAL_BASE2NEW: (["emoji"], every | {"shots": [2]}),
         FEW_SHOT: (["emoji"], every | {"shots": [1, 4]}),
         CROSS_DATASET: (["emoji_food", "emoji_animals"], transfer),
         DOMAIN_GENERALIZATION: (["emoji_food", "emoji_animals"], transfer),

@@ -74,6 +74,15 @@ class Batch(NamedTuple):
         return self.views[0]
 
 
+def check_takes_several(kind: type["Method"], several: bool) -> None:
+    """Refuse a method for images with several labels if it takes one (UserError)."""
+    need(
+        kind.several or not several,
+        f"{kind.__name__} takes one label an image, but here images have several: choose "
+        f"{' or '.join(name for name, kind in METHODS.items() if kind.several)}",
+    )
+
+
 class Method(nn.Module):
     """Base class of all methods; `--trainer` takes the name of a subclass.
 
@@ -330,11 +339,7 @@ class Method(nn.Module):
         """
         super().__init__()
         check_names(classnames)
-        need(
-            self.several or not settings.several,
-            f"{type(self).__name__} takes one label an image, but here images have several: choose "
-            f"{' or '.join(name for name, kind in METHODS.items() if kind.several)}",
-        )
+        check_takes_several(type(self), settings.several)
         clip_model.requires_grad_(False)
         settings = with_sentences(type(self), settings, clip_model, classnames)
         self.settings, self.num_classes = settings, len(classnames)

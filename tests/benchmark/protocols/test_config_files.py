@@ -41,18 +41,21 @@ NONE = {
 }  # fmt: skip
 BIOMEDCLIP = "microsoft/BiomedCLIP-PubMedBERT_256-vit_base_patch16_224"
 NONE["domain_generalization"] = NONE["cross_dataset"]
+NONE["several_labels"] = NONE["few_shot"]
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 @pytest.mark.parametrize("dataset", slow_but(["dtd", "imagenet"], "dtd"))
 def test_every_method_has_a_config_file_or_one_sentence(protocol, dataset):
     for method, shots in itertools.product(METHODS, (1, 2, 4, 8, 16)):
-        if method in NONE.get(protocol, set()) | SEVERAL:
+        several = PROTOCOLS[protocol].several
+        if method in NONE.get(protocol, set()) or (method in SEVERAL and not several):
             with pytest.raises(UserError, match=f"There is no config file of {method} for "):
                 config_of(protocol, method, dataset, shots)
             continue
         keys = read_keys(config_of(protocol, method, dataset, shots))
-        others = {"TaskRes": "RN50", "BiomedCoOp": f"hf-hub:{BIOMEDCLIP}"}
+        others = {"DualCoOp": "RN50" if protocol == "several_base2new" else "RN101"}
+        others |= {"TaskRes": "RN50", "BiomedCoOp": f"hf-hub:{BIOMEDCLIP}"}
         assert keys["MODEL.BACKBONE.NAME"] == others.get(method, "ViT-B/16")
 
 
@@ -141,13 +144,13 @@ def test_the_default_targets_have_config_files():
             configs.check_datasets([source, *targets])
 
 
-NAMES = {"all": 11, "ten": 10, "imagenet_variants": 4, "medical": 11}
+NAMES = {"all": 11, "ten": 10, "imagenet_variants": 4, "medical": 11, "several": 2}
 
 
 def test_groups_are_of_the_public_data_sets(monkeypatch):
     assert {name: len(members) for name, members in GROUPS.items()} == NAMES
     public = set(checked_datasets())
-    assert {name for group in GROUPS.values() for name in group} == public and len(public) == 26
+    assert {name for group in GROUPS.values() for name in group} == public and len(public) == 28
     assert set(GROUPS["all"]) - set(GROUPS["ten"]) == {"imagenet"}
     assert not public & GROUPS.keys()  # no data set has the name of a group
     assert with_groups(["dtd", "ten", "emoji", "dtd"])[:3] == ["dtd", "caltech101", "oxford_pets"]

@@ -38,6 +38,19 @@ def test_few_shot_trains_with_each_number_of_shots_and_tests_zero_shot_once(chec
     assert {row["shots"] for row in table["rows"]} == {0, 1, 2, 4}
 
 
+def test_several_labels_has_a_run_for_each_known_share(checkout):
+    words = ("emoji", "--trainers", "ZeroshotCLIP CoOp", "--seeds", "1", "--jobs", "1")
+    listed = checkout.protocol("several_labels", *words, "--known", "0.1,1", "--dry-run").stdout
+    folders = re.findall(r"--output-dir .*?/several_labels/emoji/shots_0/(\S+)/seed1", listed)
+    assert folders == ["ZeroshotCLIP/emoji", "CoOp/emoji+DATASET.KNOWN=0.1", "CoOp/emoji"]
+    listed = checkout.protocol("several_base2new", *words, "--shots", "2", "--dry-run").stdout
+    runs = [line for line in listed.splitlines() if "train.py" in line]
+    assert [("--eval-only" in run, run.rpartition("CLASSES ")[2]) for run in runs] == [
+        *[(False, "base"), (True, "new"), (True, "both")] * 2
+    ]
+    assert all("train_base" in run for run in runs[4:]) and "--model-dir" not in runs[1]
+
+
 def test_transfer_trains_once_for_all_targets_of_both_protocols(checkout):
     first = checkout.protocol("cross_dataset", *EMOJI)
     training = "transfer/emoji/shots_16/CoOp/emoji/seed1"

@@ -414,7 +414,7 @@ class Saved:
         """Refuse base and new classes, or a division of images, other than in the training."""
         keys = ("DATASET.NAME", "DATASET.SUBSAMPLE_CLASSES", "DATASET.ROOT")
         was, (name, half, root) = ([x.value(key) for key in keys] for x in (self, now))
-        if was[:2] != [name, "base"] or half == "all":
+        if was[:2] != [name, "base"] or half in ("all", "both"):
             return
         base, tested = {*(self.classnames or ())}, {*now.classnames}
         named = {*getattr(dataset, "other_classnames", ())}  # or its code names no other half

@@ -1,0 +1,110 @@
+"""The protocols of images with several labels: few images or few known labels, and base-to-new."""
+
+import argparse
+from itertools import product
+
+from trainers.prompting.errors import need
+
+from ..cli import each, from_zero
+from .base import METHOD, TRAINERS, Part, Protocol, learns_nothing
+from .configs import ANY, Rule
+from .few_shot import FEW_SHOT
+
+METHODS = TRAINERS["--trainers"] | {"default": "ZeroshotCLIP LinearProbe CoOp DualCoOp ALIGN"}
+SHOTS = {
+    "--shots": {
+        "type": each(from_zero),
+        "default": "0",
+        "help": "images that have a class, in one argument; 0 takes all images (default: 0)",
+    }
+}
+
+
+def share(text: str) -> str:
+    """Argument type: a share above 0, up to 1, as text."""
+    try:
+        if 0 < float(text) <= 1:
+            return f"{float(text):g}"
+    except ValueError:
+        pass
+    raise argparse.ArgumentTypeError(f"'{text}' is not a share above 0, up to 1")
+
+
+class SeveralLabels(Protocol):
+    """Train on all classes with each number of shots, or each share of known labels, and test."""
+
+    name = "several_labels"
+    title = "Several labels an image"
+    summary = "images with several labels: train with few images or few known labels"
+    parts = {"all": Part(f"several_labels/{{dataset}}/{METHOD}/seed{{seed}}", "map")}
+    columns = {"map": "mAP"}
+    rules = [Rule("*", "DualCoOp", ANY, "several_labels"), *FEW_SHOT.rules]
+    datasets = "emoji_scenes"
+    options = {"--trainers": METHODS} | SHOTS | {
+        "--known": {
+            "type": each(share),
+            "default": "1",
+            "help": "shares of the labels of training images that are known, in one argument, "
+            "instead of --shots (default: 1)",
+        }
+    }  # fmt: skip
+    untrained_once = False  # for each number of shots, in whose table it stands
+    several = True
+    table_title = "Several labels on {dataset}"
+
+    def plan(self, output, datasets, seeds, configs, trainers, shots, known):
+        """Return the runs: for each method a training with each number of shots or known share."""
+        need(
+            shots == [0] or known == ["1"],
+            "--shots and --known are two protocols: leave one of them out",
+        )
+        runs = []
+        of = product(seeds, shots, known, datasets, trainers)
+        for seed, number, part, dataset, trainer in of:
+            method = self.method(configs, trainer, dataset, seed, number)
+            hides = part != "1" and not learns_nothing(trainer)
+            opts = ("DATASET.KNOWN", part) if hides else ()
+            runs.append(self.run(output, "all", dataset=dataset, opts=opts, **method))
+        return list(dict.fromkeys(runs))
+
+
+class SeveralBase2New(Protocol):
+    """Train on base classes; test on images with base, with new, and with either classes."""
+
+    name = "several_base2new"
+    title = "Several labels an image, base-to-new"
+    summary = "images with several labels: train on base classes, test on base and new classes"
+    parts = {
+        part: Part(
+            f"several_base2new/{folder}/{{dataset}}/{METHOD}/seed{{seed}}", part, part, eval_only
+        )
+        for part, folder, eval_only in (
+            ("base", "train_base", False), ("new", "test_new", True), ("both", "test_both", True),
+        )
+    }  # fmt: skip
+    columns = {"base": "mAP, base", "new": "mAP, new", "both": "mAP, both"}
+    rules = [
+        Rule("*", "DualCoOp", ANY, "unseen"), Rule("*", "DualCoOp", ANY, "several_labels"),
+        Rule("*", "*", ANY, "base2new"),
+    ]  # fmt: skip
+    datasets = "emoji_scenes"
+    options = {"--trainers": METHODS | {"default": "ZeroshotCLIP CoOp DualCoOp ALIGN"}} | SHOTS
+    untrained_once = False
+    new_classes = True
+    several = True
+    table_title = "Several labels, base-to-new on {dataset}"
+
+    def plan(self, output, datasets, seeds, configs, trainers, shots):
+        """Return the runs: a training on base classes, and tests on new ones and on both."""
+        runs = []
+        for seed, number, dataset, trainer in product(seeds, shots, datasets, trainers):
+            method = self.method(configs, trainer, dataset, seed, number)
+            base = self.run(output, "base", dataset=dataset, **method)
+            needs = None if learns_nothing(trainer) else base
+            others = (self.run(output, part, dataset=dataset, **method, needs=needs)
+                      for part in ("new", "both"))  # fmt: skip
+            runs += [base, *others]
+        return list(dict.fromkeys(runs))
+
+
+SEVERAL_LABELS, SEVERAL_BASE2NEW = SeveralLabels(), SeveralBase2New()
