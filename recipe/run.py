@@ -63,8 +63,7 @@ def do_run(cfg, args) -> None:
             name_replaced(trainer.cfg, last.identity, args)  # with the CLIP's images
             again = trains and trainer.start_epoch >= trainer.max_epoch  # it was only evaluated
             write_results(replace(last, checked=checked), earlier if again else None)
-            several = getattr(trainer.dm.dataset, "several", False)
-            if not (args.eval_only or cfg.DATASET.FEATURES or several) and of_method:
+            if not (args.eval_only or cfg.DATASET.FEATURES) and of_method:
                 print(f"Classify images with this run:\n{predict_command(last)}")
 
 

@@ -130,11 +130,9 @@ def _read_rows(table: Path, label: str = "label") -> tuple[list[Row], list[tuple
                 if sorted(names) not in [sorted(columns[:n]) for n in (2, 3)] or (
                     label == TAGS and reader.dialect.delimiter == SPLIT
                 ):
-                    several = "; path,labels, of several an image, is for training"
                     raise UserError(
                         f"The table '{table}' begins with '{printable(','.join(cells)):.60}': let "
-                        f"its first line be path,{label} or path,{label},group, with commas or "
-                        f"tabs{several * (TAGS in names and label != TAGS)}"
+                        f"its first line be path,{label} or path,{label},group, with commas or tabs"
                     )
             elif len(cells) != len(names):
                 flaws.append((reader.line_num, f"{len(cells)} cells, not {len(names)}"))
