@@ -1,1 +1,1 @@
-"""The execution of a model: precision and memory."""
+"""How a model is computed: devices, memory, precision, seeds."""

@@ -1,7 +1,5 @@
 """Checks of values that were read from files."""
 
-from collections.abc import Mapping
-
 import torch
 
 from ..errors import UserError
@@ -35,10 +33,3 @@ def is_sound(value) -> torch.Tensor:
 def are_texts(value) -> bool:
     """Return True for a list or tuple of strings."""
     return isinstance(value, (list, tuple)) and all(isinstance(text, str) for text in value)
-
-
-def is_settings(value) -> bool:
-    """Return True for a mapping from texts to texts, as the settings of a run are saved."""
-    return isinstance(value, Mapping) and all(
-        isinstance(text, str) for pair in value.items() for text in pair
-    )

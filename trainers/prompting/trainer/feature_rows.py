@@ -23,7 +23,6 @@ from ..method import Method
 from ..node import clean
 from ..running.seeding import seeded
 from ..storage.features import Features, read_features
-from .loaders import several_labels
 
 OF_DATA = (  # attributes of a trainer that Dassl takes from the data
     "train_loader_x", "train_loader_u", "val_loader", "test_loader", "num_classes",
@@ -93,7 +92,7 @@ class FeatureRows(Dataset):
             views = self._draw(row)
         return {
             "img": views if self.k_tfm > 1 else views[0],
-            "label": several_labels([item.label])[0] if self.several else item.label,
+            "label": torch.tensor(item.label, dtype=torch.int8) if self.several else item.label,
             "domain": item.domain,
             "impath": item.impath,
             "index": int(index),

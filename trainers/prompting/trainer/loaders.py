@@ -6,7 +6,6 @@ from the run's random numbers.
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from copy import copy
-from itertools import islice
 from typing import Any
 
 import torch
@@ -19,11 +18,6 @@ from ..errors import need
 from ..images.image_files import upright
 from ..method import Method
 from ..running.seeding import seeded
-
-
-def several_labels(labels: Sequence[Sequence[int]]) -> torch.Tensor:
-    """Return labels (n, K) of images that have several: 1 present, 0 absent, -1 unknown."""
-    return torch.tensor(labels, dtype=torch.int8)
 
 
 class SeededImages(Dataset):
@@ -64,11 +58,6 @@ class GeneratedLoader:
 
     def __iter__(self) -> Iterator[Any]:
         return iter(self.generate())
-
-
-def first_batches(loader: Any, count: int) -> GeneratedLoader:
-    """Return a loader that stops after the first batches of another one."""
-    return GeneratedLoader(lambda: islice(loader, count), count)
 
 
 def loader_like(loader: DataLoader, images: Dataset, **how: Any) -> DataLoader:

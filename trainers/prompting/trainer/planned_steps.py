@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from ..capabilities.unlabelled import Unlabelled
 from ..errors import UserError, need
 from ..method import Batch, Method
 from .attacks import attacked_steps
-from .loaders import SeededImages, first_batches, loader_like
+from .loaders import GeneratedLoader, SeededImages, loader_like
 from .schedule import steps
 
 WHOLE = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
@@ -48,15 +49,19 @@ def loader_of_epoch(trainer: Any) -> Any:
         trainer.epoch_lengths = [*trainer.epoch_lengths[: trainer.epoch], len(planned)]
         return planned
     before, total = count_steps(trainer)
-    if total - before < trainer.epoch_steps:
-        return first_batches(trainer.steps, total - before)
+    if (left := total - before) < trainer.epoch_steps:
+        return GeneratedLoader(lambda: islice(trainer.steps, left), left)
     return trainer.steps
 
 
 def count_steps(trainer: Any) -> tuple[int, int]:
-    """Return the steps of a `PromptTrainer` before its epoch, and those of the whole training."""
-    if trainer.epoch_lengths:
-        return count_planned(trainer.epoch_lengths, trainer.epoch, trainer.max_epoch)
+    """Return the steps of a `PromptTrainer` before its epoch, and those of the whole training.
+
+    Planned epochs to come are estimated to be as long as the last one that is known.
+    """
+    if planned := trainer.epoch_lengths:
+        to_come = (trainer.max_epoch - len(planned)) * planned[-1]
+        return sum(planned[: trainer.epoch]), sum(planned) + to_come
     n = trainer.epoch_steps
     return trainer.epoch * n, steps(trainer.cfg.OPTIM, n)
 
@@ -118,15 +123,3 @@ def check_plan(plan: Iterable[Any], n: int, name: str) -> list[list[int]]:
         f"images have rows from 0 to {n - 1:,}",
     )
     return plan_rows
-
-
-def count_planned(planned: list[int], epoch: int, epochs: int) -> tuple[int, int]:
-    """Return the steps before an epoch, from 0, and those of all epochs.
-
-    Epochs to come are estimated to be as long as the last one in `planned`, the steps of each.
-
-    Examples:
-        >>> count_planned([4, 2], epoch=1, epochs=4)
-        (4, 10)
-    """
-    return sum(planned[:epoch]), sum(planned) + (epochs - len(planned)) * planned[-1]

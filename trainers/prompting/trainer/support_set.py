@@ -18,7 +18,7 @@ from ..capabilities.one_view import OneView
 from ..checkpoint.provenance import load_initial
 from ..errors import UserError, need
 from ..running.memory import GIB, memory_budget
-from .loaders import GeneratedLoader, SeededImages, loader_like, several_labels
+from .loaders import GeneratedLoader, SeededImages, loader_like
 
 
 def take_support(trainer: Any, anew: bool) -> Any:
@@ -55,11 +55,10 @@ def take_support(trainer: Any, anew: bool) -> Any:
         f"{type(method).__name__} mirrors training images, but a file of features has only rows: "
         "set IMAGE_AUGMENTATION none",
     )
-    images = copy(trainer.dm.train_loader_x.dataset)
-    images.k_tfm = 1  # one view
+    n = len(trainer.dm.train_loader_x.dataset)
     if not isinstance(method, OneView) or method.searches:
-        check_room(method, len(images), memory_budget(cfg.TRAINER.MEMORY_BUDGET, trainer.device))
-    seen = SeededImages(images, [*range(len(images))] * passes, max(cfg.SEED, 0), mirrored)
+        check_room(method, n, memory_budget(cfg.TRAINER.MEMORY_BUDGET, trainer.device))
+    seen = seen_images(trainer, passes, mirrored)
     if isinstance(method, OneView):
         views = EncodedViews(trainer, seen)
         method.take_views(views, views.labels)
@@ -69,7 +68,7 @@ def take_support(trainer: Any, anew: bool) -> Any:
 
         return GeneratedLoader(view_of_epoch, 1)
     features, labels = features_of(trainer, seen)
-    print(f"Support: features of {len(images):,} training images, each seen {passes} times")
+    print(f"Support: features of {n:,} training images, each seen {passes} times")
     if anew:
         method.validation_follows = method.searches
         give_support(method, features, labels, passes)
@@ -82,13 +81,20 @@ def take_support(trainer: Any, anew: bool) -> Any:
 
 def start_bias(trainer: Any) -> None:
     """Start the bias of a method for several labels, unless it has been loaded."""
-    method, images = trainer.method, copy(trainer.dm.train_loader_x.dataset)
+    method = trainer.method
     if not (isinstance(method, Biased) and method.settings.several) or trainer.loaded:
         return
-    images.k_tfm = 1  # one view
-    seen = SeededImages(images, [*range(len(images))], max(trainer.cfg.SEED, 0))
-    logits, _ = encode_batches(method, loader_of(trainer, seen), trainer.precision, method)
+    loader = loader_of(trainer, seen_images(trainer))
+    logits, _ = encode_batches(method, loader, trainer.precision, method)
     method.start_bias(logits)
+
+
+def seen_images(trainer: Any, passes: int = 1, mirrored: bool = False) -> SeededImages:
+    """Return the training images in one view, each as often as there are passes."""
+    images = copy(trainer.dm.train_loader_x.dataset)
+    images.k_tfm = 1
+    rows = [*range(len(images))] * passes
+    return SeededImages(images, rows, max(trainer.cfg.SEED, 0), mirrored)
 
 
 def take_validation(trainer: Any) -> None:
@@ -122,9 +128,8 @@ class EncodedViews:
     def __init__(self, trainer: Any, seen: SeededImages):
         self.trainer, self.seen = trainer, seen
         labels = [item.label for item in seen.images.data_source]
-        several = getattr(trainer.dm.dataset, "several", False)
-        as_tensor = several_labels if several else torch.tensor
-        self.labels = as_tensor(labels).to(trainer.device)
+        kind = torch.int8 if trainer.method.settings.several else torch.int64
+        self.labels = torch.tensor(labels, dtype=kind, device=trainer.device)
         self.kept: dict[int, torch.Tensor] = {}
 
     def __len__(self) -> int:

@@ -39,7 +39,7 @@ from .evaluation import Recorder, calibrate, evaluation_of, save_calibration, va
 from .feature_rows import OF_DATA, read_rows
 from .in_use import InUse
 from .loaders import prepare_loader, resize_in
-from .multi_label import MultiLabel, ScoreRecorder
+from .multi_label import MultiLabel
 from .planned_steps import count_steps, loader_of_epoch
 from .saving import SavingTrainer
 from .schedule import epochs
@@ -67,7 +67,7 @@ class PromptTrainer(SavingTrainer):
     uses = InUse  # the checks of a method in use
     predictions: Predictions | Scores | None = None
     test_results: dict[str, float]
-    recorder: Recorder | ScoreRecorder | None = None  # of the evaluation in progress
+    recorder: Recorder | MultiLabel | None = None  # of the evaluation in progress
     classified: Output | None = None  # of its batch, if classified together with others
 
     # ------------------------------------------------------------------ build
@@ -79,8 +79,9 @@ class PromptTrainer(SavingTrainer):
         check_cfg(cfg, self.kind)
         self.epoch_lengths = []
         super().__init__(cfg)
-        if getattr(self.dm.dataset, "several", False):
-            self.evaluator = MultiLabel.of(self.method, self.dm.dataset)
+        if self.method.settings.several:
+            difficult = getattr(self.dm.dataset, "difficult", False)
+            self.evaluator = MultiLabel(self.method.several == "decides", difficult)
 
     def build_data_loader(self):
         """Build Dassl's loaders of images as the backbone reads them, or of rows of features."""
@@ -275,10 +276,9 @@ class PromptTrainer(SavingTrainer):
         self.check_loaded()
         self.recorder = None  # of an evaluation that was interrupted
         if self.cfg.TEST.PREDICTIONS:
+            several = isinstance(self.evaluator, MultiLabel)
             self.recorder = (
-                ScoreRecorder(self.evaluator)
-                if isinstance(self.evaluator, MultiLabel)
-                else Recorder(self, split or self.cfg.TEST.SPLIT)
+                self.evaluator if several else Recorder(self, split or self.cfg.TEST.SPLIT)
             )
         self.detection.begin(split)
         reset(self.method)
