@@ -13,11 +13,12 @@ from trainers.prompting.encoders.descriptions import Asked
 from trainers.prompting.method import METHODS
 
 # of all images together, of sentences, of no method, of pixels, and of products: test_transclip.py,
-# test_descriptions.py, test_calibration.py, test_robustness.py, test_skiptuning.py, test_awt.py
+# test_descriptions.py, test_calibration.py, test_robustness.py, test_skiptuning.py, test_awt.py,
+# test_wise.py
 OTHERS = (
     "tiny_clip_seed0", "transclip", "stata_batches_streams", "descriptions_three_rules",
     "conformal_scores", "attack_coop_eps4", "attack_maple_eps4", "attack_zeroshot_eps4",
-    "apt_three_forms", "ttc_eps4", "rtpt_words", "skiptuning_start2", "awt",
+    "apt_three_forms", "ttc_eps4", "rtpt_words", "skiptuning_start2", "awt", "wiseft",
 )  # fmt: skip
 FILES = sorted(p for p in GOLDEN.glob("*.safetensors") if p.stem not in OTHERS)
 OF_SEVERAL = {  # files of several labels: the method, and keys in place of the public code's

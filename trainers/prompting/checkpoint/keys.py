@@ -125,6 +125,9 @@ KEYS = {
     "TRAIN.ATTACK_TEXT_STEP": Key(0.0, "training"),  # of what is learned, if it is perturbed
     "TEST.PREDICTIONS": Key(True, "place"),  # keep the prediction of each test image
     "TEST.RECORD": Key(False, "place", read_by="all"),  # write results.json, as train.py here
+    "TEST.WISE": Key(  # the share of the trained weights, the others CLIP's
+        1.0, "test", "from 0, CLIP, to 1, as trained", lambda share: 0 <= share <= 1
+    ),
     "TEST.OOD": Key([], "test"),  # data sets of other classes, for detection
     "TEST.ATTACK": Key("", "test", *_words("", "pgd", "cw", "transfer-pgd", "transfer-cw")),
     "TEST.ATTACK_EPS": Key(1.0, "test", *EPS),

@@ -26,7 +26,7 @@ class Update(Protocol):
 
     In training its `forward` is a branch parallel to the matrix; an evaluation in float32 takes
     `merged`. If it updates the bias, too, `forward` contains that, and `merged_bias` returns the
-    bias with its update added, (outputs,).
+    bias with its update added, (outputs,). For TEST.WISE, `shrink(share)` keeps a share of it.
     """
 
     training: bool
@@ -91,6 +91,10 @@ class LowRank(nn.Module):
     def merged(self, weight: torch.Tensor) -> torch.Tensor:
         """Return the matrix (outputs, inputs) with its update added."""
         return torch.addmm(weight, self.w_lora_B, self.w_lora_A, alpha=self.scale)
+
+    def shrink(self, share: float) -> None:
+        """Keep this share of the update."""
+        self.w_lora_B.mul_(share)
 
 
 class Added(NamedTuple):

@@ -77,6 +77,11 @@ class Spectrum(nn.Module):
         """Return the matrix (outputs, inputs) with its update added."""
         return torch.addmm(weight, self.U * self.change(), self.V)
 
+    def shrink(self, share: float) -> None:
+        """Keep this share of what S has changed; values that RANK has left out stay so."""
+        S = self.vector_S
+        S.lerp_(self.start[None, : S.shape[1]], 1 - share)
+
 
 @register
 class CLIPSVD(PublicFiles, Updated):

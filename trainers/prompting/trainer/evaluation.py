@@ -217,6 +217,8 @@ def why_uncalibrated(method: Method, dataset: Any, cfg: CfgNode) -> str:
     """Return a clause why checkpoints have no calibration: UNTESTED if an evaluation adds one."""
     if why := why_spent(method, dataset, cfg):
         return f"it takes validation images, but {why}"
+    if cfg.TEST.WISE != 1:
+        return "TEST.WISE evaluates other weights than these"
     name = type(method).__name__
     return (
         f"answers of {name} depend on the images before" if learns_from_stream(method) else UNTESTED

@@ -11,6 +11,7 @@ from yacs.config import CfgNode
 from ..backbones import load_clip
 from ..building.build import make
 from ..building.config import fit_images, resolve, settings_in
+from ..building.toward_start import check_tuned, toward_start
 from ..capabilities import OneView, Unlabelled
 from ..capabilities.at_test_time import reset
 from ..capabilities.on_support import trains_on_support
@@ -140,6 +141,8 @@ class PromptTrainer(SavingTrainer):
             print(note)
         place = self.clip_model, data.classnames, cfg.DATASET.NAME
         self.method = self.model = make(self.kind, settings, *place)
+        if cfg.TEST.WISE != 1:
+            check_tuned(self.method, self.clip_model)
         if isinstance(self.method, Unlabelled):
             left_out = getattr(data, "other_classnames", ())
             self.method.take_classes([*data.classnames, *left_out])
@@ -267,13 +270,17 @@ class PromptTrainer(SavingTrainer):
     # ------------------------------------------------------------------ evaluate
 
     def test(self, split=None, is_final=False):
-        """Evaluate as Dassl does, and keep the prediction of each image.
+        """Evaluate as Dassl does, with the weights of TEST.WISE; keep the prediction of each image.
 
         Args:
             split: as in Dassl.
             is_final: ends the process in ATPrompt's Dassl; ignored here.
         """
         self.check_loaded()
+        with toward_start(self.method, self.clip_model, self.cfg.TEST.WISE):
+            return self._test(split)
+
+    def _test(self, split):
         self.recorder = None  # of an evaluation that was interrupted
         if self.cfg.TEST.PREDICTIONS:
             several = isinstance(self.evaluator, MultiLabel)

@@ -15,17 +15,13 @@ from ..backbones import load_clip, openclip
 from ..backbones.hub import package
 from ..backbones.module import sides
 from ..backbones.openai_clip.model import QuickGELU
+from ..building.toward_start import tuned_tensors
 from ..encoders.added import SIDES, merge
 from ..encoders.sentences import write_sentences
 from ..errors import UserError, in_short, need
 from ..method import Method
 from .export import check_fixed, random_images
 
-# how names of what methods learn begin -> how those of CLIP's weights do, where they differ
-PLACES = {
-    "image_encoder.": "visual.", "text_encoder.": "", "vit_proj": "visual.proj",
-    "linear.": "visual.attnpool.c_proj.",
-}  # fmt: skip
 CLASSIFIER = "classifier"  # the one tensor of a method that may be in a file of its own
 TOLERANCE = 1e-5  # of logits, relative to the largest
 INSTEAD = (
@@ -38,20 +34,14 @@ CHUNK = 256  # sentences at a time
 @torch.no_grad()
 def tuned_clip(method: Method, clip_model: Any) -> tuple[Any, list[str]]:
     """Return a copy of a method's CLIP with what it has learned, and names that no CLIP has."""
-    tuned, rest, merged = deepcopy(clip_model), [], set()
+    tuned = deepcopy(clip_model)
     weights = tuned.state_dict()
+    own, _, rest = tuned_tensors(method, weights)
     for side in SIDES:
         if added := method.blocks(side):
             merge(added, (tuned if side == "text" else tuned.visual).transformer.resblocks)
-        for update in (u for addition in added.values() for u in addition.weights.values()):
-            merged |= {id(p) for p in getattr(update, "parameters", list)()}
-    for name, p in method.public_parameters().items():
-        old = next((old for old in PLACES if name.startswith(old)), "")
-        place = PLACES.get(old, "") + name.removeprefix(old)
-        if place in weights and weights[place].shape == p.shape:
-            weights[place].copy_(p)
-        elif id(p) not in merged:
-            rest.append(name)
+    for place, p in own.items():
+        weights[place].copy_(p)
     return tuned, rest
 
 
@@ -109,7 +99,6 @@ def write_open_clip(run: Any, folder: Path, metadata: Mapping[str, str]) -> str:
     clip_model = load_clip(backbone)
     text: Any = getattr(method.text_encoder, "class_text", None)
     tuned, rest = tuned_clip(method, clip_model)
-    rest += [x for x, buffer in method.own_state().items() if buffer.is_floating_point()]  # GDA's
     own, refused = rest == [CLASSIFIER], f"{name} cannot be written as a CLIP: "
     what = f"it learns {(rest or ['its texts'])[0]}, which no CLIP has"
     need(text is not None and (own or not rest), f"{refused}{what}; {INSTEAD}")

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import numpy as np
@@ -10,6 +10,7 @@ import torch
 
 from ..backbones import family_of
 from ..building.rebuild import clip_of, images_of, rebuild
+from ..building.toward_start import move_toward_start
 from ..building.transforms import Images, preprocess_of
 from ..capabilities.at_test_time import count_views
 from ..checkpoint.saved import Saved
@@ -169,6 +170,7 @@ def load_run(
     backbone: str | None = None,
     plugins: Iterable[str] = (),
     trust: bool = False,
+    weight: float = 1.0,
 ) -> Run:
     """Load a trained run on the CPU; no data set is needed.
 
@@ -183,6 +185,7 @@ def load_run(
         backbone: name or file of the CLIP, if it has moved since training.
         plugins: modules or `.py` files that register methods.
         trust: also import the plug-ins that the checkpoint names.
+        weight: the share of the trained weights, the others CLIP's, as TEST.WISE.
 
     Raises:
         UserError: the run is missing or does not say what made it, its method is from a plug-in
@@ -202,6 +205,9 @@ def load_run(
     clip_model = clip_of(saved, name)
     names = list(saved.classnames) if classnames is None else _check_names(classnames, clip_model)
     method, images = rebuild(saved, kind, clip_model, names), images_of(saved, clip_model)
+    if weight != 1:
+        move_toward_start(method, clip_model, weight)
+        saved = replace(saved, calibration=f"it is for the trained weights, not {weight:g} of them")
     return Run(
         method.eval().requires_grad_(False),
         names,

@@ -1,5 +1,6 @@
 """Write a trained run for use without this project."""
 
+import argparse
 import io
 import json
 import logging
@@ -47,9 +48,16 @@ def main(argv: list[str], prog: str) -> int:
         help=f"a file that ends in {', '.join(FORMATS)}, or one that the method's public code "
         "reads, such as lora_weights.pt")  # fmt: skip
     add("--classnames", type=Path, metavar="FILE", help="other classes, one name a line")
+    add(
+        "--weight",
+        type=share,
+        default=1.0,
+        metavar="A",
+        help="the share of the trained weights, the others CLIP's: from 0 to 1 (default: 1)",
+    )
     args = parser.parse_args(argv)
     names = read_names(args.classnames) if args.classnames else None
-    run = load_run(args, names, several=args.output.suffix in (".pt2", ".onnx"))
+    run = load_run(args, names, args.output.suffix in (".pt2", ".onnx"), args.weight)
     if args.format:
         from ..open_clip_folder import write_open_clip
 
@@ -73,6 +81,17 @@ def main(argv: list[str], prog: str) -> int:
     write_output(args.output, content)
     print(f"{args.output}: {sentence}")
     return 0
+
+
+def share(text: str) -> float:
+    """Return a number from 0 to 1."""
+    try:
+        number = float(text)
+        if 0 <= number <= 1:
+            return number
+    except ValueError:
+        pass
+    raise argparse.ArgumentTypeError(f"'{text}' is not a number from 0 to 1")
 
 
 def as_file(content: object) -> bytes:

@@ -28,15 +28,19 @@ def run_parser(prog: str, description: str, positional: bool = False) -> Parser:
 
 
 def load_run(
-    args: argparse.Namespace, classnames: Sequence[str] | None = None, several: bool = False
+    args: argparse.Namespace,
+    classnames: Sequence[str] | None = None,
+    several: bool = False,
+    weight: float = 1.0,
 ):
     """Load the run that the options of `run_parser` name; without `several`, of one label."""
     from ..run import load_run
 
     with quiet():
         run = load_run(
-            args.model_dir, classnames, args.load_epoch, args.backbone, args.plugin, args.trust_run
-        )
+            args.model_dir, classnames, args.load_epoch, args.backbone, args.plugin,
+            args.trust_run, weight,
+        )  # fmt: skip
     if run.several and not several:
         refuse_several("This command")
     return run

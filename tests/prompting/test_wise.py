@@ -1,0 +1,128 @@
+"""WiSE-FT: weights between CLIP's and those of a training, in evaluations and exported files."""
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from golden_files import build, near, read
+from models import NAMES, settings, support_of
+from paths import GOLDEN
+from safetensors import safe_open
+from tiny import results, run
+
+from recipe.settings import _defaults
+from trainers.prompting import UserError, build_method, load_run
+from trainers.prompting.building.toward_start import move_toward_start, toward_start
+from trainers.prompting.trainer.evaluation import UNTESTED, why_uncalibrated
+from trainers.prompting.use.commands import main
+
+FILES = {
+    "ln_only": "LNOnly", "cliplora": "CLIPLoRA", "clipsvd": "CLIPSVD", "prolip": "ProLIP",
+}  # fmt: skip
+IMAGES = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_the_logits_of_weights_between(name, tiny_clip, tmp_path):
+    with safe_open(GOLDEN / "wiseft.safetensors", "pt") as file:
+        about = json.loads(file.metadata()["files"])[name]
+        shares, expected = file.get_tensor("alpha"), file.get_tensor(f"{name}/logits_eval")
+    golden = read(GOLDEN / about["params"].rpartition("/")[2])
+    method = build(golden, tiny_clip, tmp_path).eval()
+    images, before = golden.tensors["image"], method(golden.tensors["image"])
+    for share, logits in zip(shares.tolist(), expected, strict=True):
+        with toward_start(method, tiny_clip, share):
+            assert near(method(images), logits)
+    assert torch.equal(method(images), before)  # they are as they were
+
+
+def learned(name, clip_model, **node):
+    method = build_method(
+        name, settings(name) | node, clip_model, NAMES, support=support_of(name, NAMES)
+    )
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for p in method.learned().values():
+            p += 0.05 * torch.randn(p.shape, generator=generator)
+    return method.eval()
+
+
+TAKEN = {
+    "LNOnly": {"LN_ENDS": True}, "CLIPLoRA": {"PARAMS": ["q", "fc", "proj"]}, "CLIPSVD": {},
+    "ProLIP": {"SIDE": "text"}, "SkipTuning": {}, "TwoSFS": {"STAGE": 1},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TAKEN)
+def test_no_share_of_the_weights_is_clip(name, tiny_clip):
+    method = learned(name, tiny_clip, **TAKEN[name])
+    untouched = build_method(name, settings(name) | TAKEN[name], tiny_clip, NAMES).eval()
+    before = method(IMAGES)
+    assert not near(before, untouched(IMAGES), 1e-2)
+    move_toward_start(method, tiny_clip, 0.5)
+    assert not near(method(IMAGES), before, 1e-3)
+    move_toward_start(method, tiny_clip, 0.0)
+    assert near(method(IMAGES), untouched(IMAGES))
+
+
+REFUSED = {
+    "CoOp": "prompt_learner.ctx",
+    "MaPLe": "prompt_learner.ctx",
+    "CLIPAdapter": "adapter.fc.0.weight",
+    "MultiModalAdapter": "adapter_learner",
+    "TaskRes": "prompt_learner.text_feature_residuals",
+    "TipAdapter": "adapter.keys",
+    "GDA": "W",
+    "TwoSFS": "classifier",
+    "TextRefiner": "prompt_learner.ctx",
+    "ZeroshotCLIP": "nothing",
+    "ZERO": "nothing",
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_method_that_learns_something_else_is_refused(name, tiny_clip):
+    method = learned(name, tiny_clip)
+    with pytest.raises(UserError, match=f"as it learns {REFUSED[name]}") as error:
+        move_toward_start(method, tiny_clip, 0.5)
+    assert "\n" not in str(error.value)
+
+
+def test_a_run_evaluates_and_exports_them(tmp_path, capsys):
+    out, half = tmp_path / "out", tmp_path / "half"
+    assert run(tmp_path, "LNOnly", out, extra=["OPTIM.LR", "0.5"]) == 0
+    more = ["--eval-only", "--model-dir", str(out)]
+    words = ["OPTIM.LR", "0.5", "TEST.WISE", "0.5"]
+    assert run(tmp_path, "LNOnly", half, 2, *more, extra=words) == 0
+    assert results(half)["run"]["test"]["TEST.WISE"] == 0.5
+    whole, between = load_run(out), load_run(out, weight=0.5)
+    assert "not 0.5 of them" in between.calibration and between.temperature == 1
+    for share, loaded in ((0.5, between), (1, whole)):
+        file = tmp_path / f"{share}.pt2"
+        words = ["export", "--model-dir", str(out), "--weight", str(share), "--output", str(file)]
+        assert main(words) == 0
+        assert near(torch.export.load(file).module()(IMAGES), loaded.model(IMAGES))
+    assert not near(whole.model(IMAGES), between.model(IMAGES), 1e-3)
+    stored = np.load(half / "predictions.npz")
+    paths = [next(tmp_path.rglob(str(name))) for name in stored["image"]]
+    images = torch.stack([between.preprocess(between.read(path)) for path in paths])
+    top = between.model(images).softmax(1).amax(1).detach()
+    assert near(torch.from_numpy(stored["probability"]).float()[:, 0], top, 1e-3)  # float16
+    with pytest.raises(SystemExit):
+        main([*words[:3], "--weight", "1.5", "--output", "x.pt2"])
+    assert "'1.5' is not a number from 0 to 1" in capsys.readouterr().err
+
+
+def test_a_run_says_before_its_training_that_there_are_none(tmp_path, capsys):
+    assert run(tmp_path, "CoOp", tmp_path / "no", extra=["TEST.WISE", "0.5"]) == 2
+    assert "it learns prompt_learner.ctx, which no CLIP has" in capsys.readouterr().err
+    assert not list((tmp_path / "no").rglob("model.pth.tar-*"))
+
+
+@pytest.mark.parametrize("share, why", [(0.5, "TEST.WISE evaluates other"), (1.0, UNTESTED)])
+def test_a_training_is_calibrated_by_its_own_weights_only(share, why, tiny_clip):
+    cfg, data = _defaults(), SimpleNamespace(validation=["image"])
+    cfg.TEST.WISE = share
+    assert why_uncalibrated(learned("LNOnly", tiny_clip), data, cfg).startswith(why)

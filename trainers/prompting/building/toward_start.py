@@ -1,0 +1,103 @@
+"""Weights between CLIP's and those of a training: WiSE-FT (Wortsman et al., CVPR 2022).
+
+Robust fine-tuning of zero-shot models; arXiv:2109.01903.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..encoders.added import SIDES
+from ..errors import need
+from ..method import Method
+
+# how names of what methods learn begin -> how those of CLIP's weights do, where they differ
+PLACES = {
+    "image_encoder.": "visual.", "text_encoder.": "", "vit_proj": "visual.proj",
+    "linear.": "visual.attnpool.c_proj.",
+}  # fmt: skip
+
+
+def tuned_tensors(
+    method: Method, weights: Mapping[str, torch.Tensor]
+) -> tuple[dict[str, nn.Parameter], list[Any], list[str]]:
+    """Return what a method learns, as tensors of a CLIP with these weights.
+
+    Returns:
+        Its own copies of tensors, by their names in the CLIP; its updates of matrices; and the
+        names of what no CLIP has.
+    """
+    own, rest, updates = {}, [], dict[int, Any]()
+    for side in SIDES:
+        for addition in method.blocks(side).values():
+            updates |= {id(update): update for update in addition.weights.values()}
+    merged = {id(p) for update in updates.values() for p in getattr(update, "parameters", list)()}
+    for name, p in method.public_parameters().items():
+        old = next((old for old in PLACES if name.startswith(old)), "")
+        place = PLACES.get(old, "") + name.removeprefix(old)
+        if place in weights and weights[place].shape == p.shape:
+            own[place] = p
+        elif id(p) not in merged:
+            rest.append(name)
+    rest += [name for name, x in method.own_state().items() if x.is_floating_point()]  # GDA's
+    return own, [*updates.values()], rest
+
+
+def check_tuned(method: Method, clip_model: Any) -> tuple[dict[str, nn.Parameter], list[Any]]:
+    """Return copies and updates as `tuned_tensors`; raises UserError if it learns something else.
+
+    The CLIP is the one that the method was built from.
+    """
+    name = type(method).__name__
+    own, updates, rest = tuned_tensors(method, clip_model.state_dict())
+    cannot = f"{name} has no weights between CLIP's and its own (TEST.WISE, --weight), as"
+    need(not rest, f"{cannot} it learns {(rest or [''])[0]}, which no CLIP has: leave that out")
+    need(own or updates, f"{cannot} it learns nothing: leave that out")
+    for update in updates:
+        need(
+            hasattr(update, "shrink"),
+            f"{cannot} its {type(update).__name__} has no `shrink(share)`: write that function, or "
+            "leave that out",
+        )
+    return own, updates
+
+
+@torch.no_grad()
+def move_toward_start(method: Method, clip_model: Any, share: float) -> None:
+    """Set weights to (1 - a) those of the CLIP and a those learned, a the share; see `check_tuned`.
+
+    An update of a matrix is a times as large.
+    """
+    own, updates = check_tuned(method, clip_model)
+    weights = clip_model.state_dict()
+    for update in updates:
+        update.shrink(share)
+    for place, p in own.items():
+        p.lerp_(weights[place].to(p), 1 - share)
+
+
+@contextmanager
+def toward_start(method: Method, clip_model: Any, share: float) -> Iterator[None]:
+    """Evaluate weights as of `move_toward_start` inside of a block; share 1 are those as they are.
+
+    Examples:
+        >>> from trainers.prompting import build_method, load_clip
+        >>> clip_model = load_clip("emoji")
+        >>> method = build_method("CLIPLoRA", {}, clip_model, ["cat", "dog"])
+        >>> with toward_start(method, clip_model, 0.5):
+        ...     logits = method.eval()(torch.zeros(1, 3, 64, 64))
+    """
+    if share == 1:
+        yield
+        return
+    learned = {p: p.detach().clone() for _, p in method.own_parameters()}
+    try:
+        move_toward_start(method, clip_model, share)
+        yield
+    finally:
+        with torch.no_grad():
+            for p, before in learned.items():
+                p.copy_(before)
