@@ -19,9 +19,9 @@ Of methods that adapt while testing, C-TPT's numbers and TPT's on other data set
 others, BoostAdapter's second-hand, TPS has only those on top of CoOp, and TDA and DPE none with
 this CLIP. Of MTA (66.6), zero-shot TransCLIP (70.3) and StatA (69.9) StatA's README prints averages
 over eleven data sets, which no protocol has. The few-shot numbers of LinearProbe, LP++,
-Tip-Adapter, CLIP-LoRA, GDA and CLIP-SVD are averages. Those of TransCLIP and NLPrompt are missing,
-as are SkipTuning's (a drawing), HiCroPL's few-shot and transfer, and ProLIP's, which has both with
-RN50 and ten seeds only.
+Tip-Adapter, CLIP-LoRA, GDA and CLIP-SVD are averages. Those of TransCLIP, NLPrompt and AWT without
+training are missing, as are SkipTuning's (a drawing), HiCroPL's few-shot and transfer, and
+ProLIP's, which has both with RN50 and ten seeds only.
 """
 
 import csv
