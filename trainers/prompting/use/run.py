@@ -207,7 +207,8 @@ def load_run(
     method, images = rebuild(saved, kind, clip_model, names), images_of(saved, clip_model)
     if weight != 1:
         move_toward_start(method, clip_model, weight)
-        saved = replace(saved, calibration=f"it is for the trained weights, not {weight:g} of them")
+        why = f"it is for the trained weights, not {weight:g} of them"
+        saved = replace(saved, calibration=why, thresholds=None)
     return Run(
         method.eval().requires_grad_(False),
         names,
