@@ -24,6 +24,11 @@ FILES = sorted(p for p in GOLDEN.glob("*.safetensors") if p.stem not in OTHERS)
 OF_SEVERAL = {  # files of several labels: the method, and keys in place of the public code's
     "ml_dualcoop": ("DualCoOp", {"N_CTX": 4, "LOSS_W": 0.03}),
     "ml_dualcoop_dassl": ("DualCoOp", {"N_CTX": 4, "FORM": "dassl"}),
+    "ml_taidpt": ("TaIDPT", {"N_CTX": 4}),
+    "ml_ram": (
+        "RAM",
+        {"DEPTH_VISION": [3], "VISION_ADAPT": 2, "DEPTH_TEXT": [2, 3], "TEXT_CTX": 2},
+    ),
 }
 AT_TEST_TIME = (  # no labels
     "boostadapter_two_forms", "ctpt", "dpe_three_forms", "mta", "otpt_lambda18", "tda", "tda_views",
@@ -185,8 +190,17 @@ def build_several(name: str, **more) -> tuple[Golden, Method, Any]:
     kind, node = OF_SEVERAL[name]
     node = node | {"PREC": "fp32"} | more
     method = build_method(kind, node, clip_model, golden.meta["classnames"], several=True)
-    method.load_public_state_dict(golden.params)
+    method.load_public_state_dict(golden.part("param/"))
+    buffers = dict(method.named_buffers())
+    for place, value in golden.part("buffer/").items():
+        buffers[own_name(place)].copy_(value)
     return golden, method, clip_model
+
+
+def own_name(place: str) -> str:
+    """Return the name of a buffer of RAM's adapters, of which the public code has another one."""
+    block, _, rest = place.partition("resblocks.")[2].partition(".conv_adapter.")
+    return f"adapters.{block}.{rest}"
 
 
 def near(found: torch.Tensor, expected: torch.Tensor, limit: float = 1e-4) -> bool:

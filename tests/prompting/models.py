@@ -56,8 +56,12 @@ def settings(name: str) -> dict:
     """Return settings of a method that fit a CLIP with four blocks, for whichever keys it has."""
     node = {}
     for key in METHODS[name].defaults:
-        if "DEPTH" in key or key in ("INSERT_BLOCK", "ADAPTER_START", "START_LAYER"):
+        if key in ("DEPTH_VISION", "DEPTH_TEXT"):
+            node[key] = [2, 3]
+        elif "DEPTH" in key or key in ("INSERT_BLOCK", "ADAPTER_START", "START_LAYER"):
             node[key] = 2
+        elif key == "TEMPERATURE" and name == "RAM":
+            node[key] = 0.05  # at 0.002, float16 has a smaller loss scale
         elif key == "LOSS_W":
             node[key] = 0.03  # of a sum, which is published
         elif key == "ADAPTER_END":

@@ -136,11 +136,17 @@ RANGES = {
     "PromptSRC": {
         "TEXT_LOSS_WEIGHT": LENGTH, "IMAGE_LOSS_WEIGHT": LENGTH, "GPA_STD": ([1], [0]),
     },
+    "RAM": {
+        "DEPTH_VISION": ([[1]], [["a"]]), "VISION_ADAPT": COUNT, "TEXT_CTX": COUNT,
+        "KERNEL_SIZE": ([1, 3], [0, 2]), "TEMPERATURE": ABOVE_0, "OT_REG": ABOVE_0,
+        "OT_REGSC": FROM_0, "EMA": ([0.0, 0.999], [-1e-9, 1.0, NAN]),
+    },
     "RTPT": {
         "NEIGHBORS": ([1, 63], [0, 64]), "WEIGHT_TAU": ABOVE_0,
         "BATCH_SIZE": ([21, 10_000], [20]),
     },
     "SOTGLP": {"INIT_METHOD": (["random", "gram"], ["xavier"])},
+    "TaIDPT": {"N_CTX": COUNT, "GL_MERGE_RATE": UNIT, "SPATIAL_SCALE_IMAGE": FROM_0},
     "SkipTuning": {
         "TOP_RATIO": ([1e-9], [0.0, NAN]), "MAX_TOP": COUNT, "DROP_RATIO": ([0.0], [0.1]),
         "LAMBDA": ([1e-9, 1e6], [0.0, 1.0001e6]),

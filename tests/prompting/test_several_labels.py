@@ -1,11 +1,17 @@
 """Methods for several labels an image: parity with published code, and what only they refuse."""
 
+import json
+from types import SimpleNamespace
+
 import pytest
 import torch
-from golden_files import build_several, near
+from golden_files import build_several, near, own_name
 
 from trainers.prompting import UserError, build_method
+from trainers.prompting.building.rebuild import for_classes
 from trainers.prompting.losses import asymmetric
+from trainers.prompting.methods import ram
+from trainers.prompting.trainer.checks import check_known
 
 
 def check_step(golden, method):
@@ -36,6 +42,82 @@ def test_dualcoop(name):
         gamma_neg, gamma_pos, clip = (float(x.strip("negposcli")) for x in setting.split("_"))
         found = asymmetric(logits, labels, gamma_neg, gamma_pos, clip).sum()
         assert torch.allclose(found, value, rtol=1e-5), setting
+
+
+def test_taidpt_is_evaluated():
+    golden, method, _ = build_several("ml_taidpt")
+    with torch.no_grad():
+        output = method.eval().predict(golden.tensors["image"].float())
+        parts = method.parts(*output[1:])
+    assert near(output.logits, golden.tensors["logits"])
+    for name, logits in zip(("global", "local"), parts, strict=True):
+        assert near(logits, golden.tensors[f"logits_{name}"])
+
+
+def solve_whole_batch(C, rows, columns, reg, *_, **__):
+    K, u, v = (-C / reg).exp(), torch.ones_like(rows), torch.ones_like(C[:, 0])
+    for _ in range(100):
+        before, u = u, rows / (K @ v[..., None])[..., 0]
+        v = 1 / K.shape[2] / (K.mT @ u[..., None])[..., 0]
+        if ((u - before).abs().mean(1) < 1e-3).all():
+            break
+    return SimpleNamespace(plan=u[..., None] * K * v[:, None])
+
+
+def test_ram(monkeypatch):
+    golden, method, _ = build_several("ml_ram")
+    tensors, images = golden.tensors, golden.tensors["image"].float()
+    output = check_step(golden, method)
+    buffers = dict(method.named_buffers())
+    for place, value in golden.part("buffer_after/").items():
+        assert near(buffers[own_name(place)], value), place
+
+    def local():
+        return method.scores(*output[1:], tensors["label"], images)[1]
+
+    assert near(method.scores(*output[1:])[0], tensors["logits_global"])
+    assert near(local(), tensors["logits_local"], 4e-4)
+    with monkeypatch.context() as patch:  # the public solver stops for all images together
+        patch.setattr(ram, "sinkhorn_released", solve_whole_batch)
+        assert near(local(), tensors["logits_local"])
+    assert near(method.knowledge(images), tensors["ot/teacher"], 1e-5)
+    with torch.no_grad():
+        score = method.eval()(images).exp()
+        each = torch.cat([method(image[None]) for image in images])
+    assert near(score, tensors["score_eval_one_by_one"], 1e-5)
+    assert torch.allclose(score.log(), each, atol=1e-5)  # it does not depend on the batch
+    assert near(score, tensors["score_eval"], 1e-4)  # whose solver stops for all images
+    names = json.loads(golden.meta["unseen_classnames"])
+    for others, wanted in ((names, "unseen"), (golden.meta["classnames"] + names, "all")):
+        other = for_classes(
+            method, method.teacher.clip_model, golden.meta["classnames"], others, ""
+        )
+        with torch.no_grad():
+            assert near(other(images).exp(), tensors[f"score_{wanted}"], 1e-4)
+
+
+def test_a_mean_over_steps_is_evaluated_and_may_begin_anew(tiny_clip):
+    node = {"DEPTH_VISION": [1], "DEPTH_TEXT": [1], "EMA": 0.5}
+    for restart in (False, True):
+        method = build_method("RAM", node | {"EMA_RESTART": restart}, tiny_clip, ["cat", "dog"])
+        with torch.no_grad():
+            for epoch, value in enumerate((0.0, 1.0, 3.0), 1):
+                method.temperature.fill_(value)
+                method.adapters["1"].conv_adapter_layers1[1].running_mean.fill_(value)
+                method.average.add(method.averaged(), 0.0) if epoch == 1 else method.after_step()
+                method.after_epoch(epoch, 3)
+        wanted = 2.0 if restart else 1.75
+        assert method.temperature == wanted
+        assert (method.adapters["1"].conv_adapter_layers1[1].running_mean == wanted).all()
+
+
+def test_labels_of_ram_must_be_known(tiny_clip):
+    method = build_method(
+        "RAM", {"DEPTH_VISION": [1], "DEPTH_TEXT": [1]}, tiny_clip, NAMES, several=True
+    )
+    data = SimpleNamespace(train_x=[SimpleNamespace(label=(1, 0, -1))], classnames=NAMES)
+    with pytest.raises(UserError, match="RAM needs all labels of training images, but of 1 images"):
+        check_known(method, data)
 
 
 def test_names_in_a_checkpoint_of_dualcoop_say_its_form():
@@ -116,7 +198,9 @@ def test_the_cache_of_tip_adapter_has_all_labels_of_an_image(tiny_clip):
     sizes = LABELS.sum(0)
     assert torch.allclose(values, LABELS * (sizes.float().mean() / sizes))
     labels = LABELS.clone().index_fill_(0, torch.tensor([0]), -1)
-    with pytest.raises(UserError, match="keeps the labels of training images, but some are unkno"):
+    with pytest.raises(
+        UserError, match="support of TipAdapter range from -1 to 1 but must be from 0"
+    ):
         built("TipAdapter", tiny_clip, labels=labels, **node)
     with pytest.raises(UserError, match="SEARCH_HP chooses by the accuracy of one label"):
         built("TipAdapter", tiny_clip, SEARCH_HP=True)

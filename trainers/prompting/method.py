@@ -217,6 +217,8 @@ class Method(nn.Module):
     public: Public = Public("prompt_learner", submodule="", dead=(), outside={}, ignored=())
     test_keys: ClassVar[tuple[str, ...]] = ()  # which an evaluation sets anew: records have its own
     views: ClassVar[int] = 1  # augmentations of an image in a step (DATALOADER.K_TRANSFORMS)
+    sgd: ClassVar[tuple[str, ...]] = ()  # beginnings of names that OPTIM.NAME adamw trains by SGD
+    needs_all_labels: ClassVar[bool] = False  # True if none of several may be unknown
     rates: ClassVar[Mapping[str, float]] = {}  # factors of OPTIM.LR, by beginnings of names
     chunk_bytes: int = CHUNK_BYTES  # the most memory for token-level costs of one chunk
 

@@ -164,8 +164,9 @@ LABELS = torch.arange(3)
 HALF = [name for name in METHODS if name != "SkipTuning"]  # test_skiptuning.py
 VIEWS = 10  # of which a tenth is selected
 SEARCHES = "SEARCH", "SEARCH_HP"  # fits for several settings
-# Pixels move along the sign of a gradient, which rounding can change; differences of cosines.
-COARSE = {"TTC": 0.05, "DualCoOp": 0.05}
+# Pixels move along the sign of a gradient, which rounding can change; differences of cosines; a
+# step that moves temperatures far.
+COARSE = {"TTC": 0.05, "DualCoOp": 0.05, "RAM": 0.2}
 
 
 def take_support(method, name, how) -> None:

@@ -6,9 +6,13 @@ import shutil
 import pytest
 import torch
 from cases import slow_but
+from dassl.config import get_cfg_default
 from tiny import killed_after, learned, results, run
+from torch import nn
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
+from trainers.prompting import extend_cfg
+from trainers.prompting.trainer.schedule import build_optim
 from trainers.prompting.trainer.trainer import PromptTrainer
 
 # 16 images, 4 in a batch: two epochs of 4 steps, and one of 2
@@ -150,3 +154,31 @@ def test_a_stage_without_a_step(tmp_path, capsys):
 def test_a_share_outside_0_and_1(tmp_path, capsys, share):
     assert run(tmp_path, "TwoSFS", None, 1, extra=[SHARE, share]) == 2
     assert "N_ITERS_FRAC is" in capsys.readouterr().err
+
+
+def test_adamw_trains_some_groups_by_sgd():
+    """As two optimisers that are next to each other, with either's decay; it resumes."""
+    cfg = get_cfg_default()
+    extend_cfg(cfg)
+    cfg = cfg.OPTIM
+    cfg.NAME, cfg.LR, cfg.WEIGHT_DECAY = "adamw", 0.01, 0.1
+    start = torch.linspace(-1, 1, 4)
+    both, apart = ([nn.Parameter(start.clone()) for _ in range(2)] for _ in range(2))
+    parts = {"head": both[0], "tokens.a": both[1]}
+
+    def build():
+        return build_optim(parts, cfg, 1, {"tokens.": 20.0}, ("tokens.",))[0]
+
+    optimizer = build()
+    adamw = torch.optim.AdamW(apart[:1], lr=0.01, weight_decay=0.1)
+    sgd = torch.optim.SGD(apart[1:], lr=0.2, momentum=cfg.MOMENTUM, weight_decay=0.1)
+    for step in range(4):
+        for p in (*both, *apart):
+            p.grad = (step + 1) * torch.ones(4)
+        for each in (optimizer, adamw, sgd):
+            each.step()
+        if step == 1:  # as a run that is resumed
+            state = optimizer.state_dict()
+            optimizer = build()
+            optimizer.load_state_dict(state)
+    assert all(map(torch.equal, both, apart))

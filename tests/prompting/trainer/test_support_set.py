@@ -206,7 +206,7 @@ ON_ROWS = {
     "LinearProbe", "ProGrad", "TCP", "TDA", "TaskRes", "TipAdapter", "TipAdapterF", "TransCLIP",
     "ZeroshotCLIP",
 }  # fmt: skip
-READS = dict.fromkeys(["DualCoOp", "GalLoP", "LoCoOp", "PLOT", "SOTGLP"], "reads patches")
+READS = dict.fromkeys(["DualCoOp", "GalLoP", "LoCoOp", "PLOT", "SOTGLP", "TaIDPT"], "reads patches")
 READS["TextRefiner"] = "reads states of inner blocks"
 INSIDE = {
     "ALIGN": {"M": 1, "N": 1, "DEPTH": 2},

@@ -75,7 +75,8 @@ def give_images(method: Method, support: Mapping[str, torch.Tensor]) -> None:
     n, K = len(labels), method.num_classes
     known = images.dim() == 5 or images.shape[2:] == (W,)
     several = method.settings.several
-    least, most, each = (-1, 1, (K,)) if several else (0, K - 1, ())
+    least = -1 if several and not method.needs_all_labels else 0
+    most, each = (1, (K,)) if several else (K - 1, ())
     fits = known and labels.shape == (images.shape[1], *each) and n > 0 < len(images)
     if not fits or labels.is_floating_point():
         raise UserError(

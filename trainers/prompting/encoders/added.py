@@ -113,6 +113,8 @@ class Added(NamedTuple):
             attention, after `o`, and of the MLP, before the residual; each position separately.
         before: a module x -> (..., W) whose output is added to x, in block 0 only: in the text
             encoder before positional embeddings are added, in the image encoder after `ln_pre`.
+        local: a function of the block's output at the patches, (B, P, W), which is added to the V-V
+            path of the image encoder. It alone may mix positions. The method has its module.
         norms: LayerNorms in place of CLIP's, as `tuned_norm` makes them, by name: `ln_1` and `ln_2`
             of the block; `pre` of the image encoder in block 0 (`ln_pre`), and `post` of
             either encoder in its last block (`ln_post`, `ln_final`).
@@ -129,6 +131,7 @@ class Added(NamedTuple):
     before: nn.Module | None = None
     after_attention: nn.Module | None = None
     after_mlp: nn.Module | None = None
+    local: Callable[[torch.Tensor], torch.Tensor] | None = None
     norms: Mapping[str, nn.Module] = {}
 
     def modules(self) -> dict[str, Any]:
@@ -200,7 +203,7 @@ def _bias(bias: torch.Tensor, update: Any) -> torch.Tensor:
     return bias if merged is None else merged(bias)
 
 
-def summand(module: nn.Module, *inputs: torch.Tensor) -> torch.Tensor:
+def summand(module: Callable[..., torch.Tensor], *inputs: torch.Tensor) -> torch.Tensor:
     """Return the output of a module of an `Added`, computed in float32."""
     out: torch.Tensor = module(*(x.float() for x in inputs))
     return out.to(inputs[0].dtype)

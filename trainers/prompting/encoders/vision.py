@@ -116,8 +116,8 @@ class ImageEncoder(nn.Module):
         states: n, to return the last states of the first 1 + n positions; of a ResNet only 0, what
             its attention pool projects. None for no states.
         values: True to return the patches by the value path of the last block.
-        placed: True for values of a ResNet with the positions of its attention pool, after that of
-            the pooled mean.
+        pool: of a ResNet: `placed` for values with the positions of its attention pool, after that
+            of the pooled mean; `unplaced` for a feature without positions.
         vv: `clean` or `released` to return in their place the patches of a path next to all blocks,
             to which each adds OutProj(softmax(V V' / sqrt d) V), V its values; it has no MLP
             (CLIP Surgery, arXiv:2304.05653). `released` adds the attention of the first block, too,
@@ -147,7 +147,7 @@ class ImageEncoder(nn.Module):
         patches: bool = False,
         states: int | None = None,
         values: bool = False,
-        placed: bool = False,
+        pool: str = "",
         untouched: bool = False,
         vv: str = "",
         inner: Collection[int] = (),
@@ -155,7 +155,7 @@ class ImageEncoder(nn.Module):
     ):
         super().__init__()
         self.visual = visual
-        self.patches, self.states, self.values, self.placed = patches, states, values, placed
+        self.patches, self.states, self.values, self.pool = patches, states, values, pool
         self.untouched, self.vv, self.inner, self.unseen = untouched, vv, inner, unseen
         self.recompute = False  # activations of the blocks, in the backward pass
         self.is_vit = hasattr(visual, "transformer")
@@ -279,17 +279,21 @@ class ImageEncoder(nn.Module):
             recompute = self.recompute and (x.requires_grad or addition is not NOTHING)
             if path is not None:
                 at, both = slice(start + n, start + n + P), i == 0 and self.vv == "released"
-                inputs = block, x, at, both
+                inputs = block, x, start, at, both
                 path = path + blocks.run(self._value_attention, recompute, *inputs, added=addition)
             if i + 1 < len(layers):
                 x = blocks.run(self._block, recompute, block, x, b, start + n, added=addition)
+                if addition.local is not None and path is not None:
+                    path = path + summand(addition.local, x[:, at])
             if i in self.inner:
                 inner[i] = x.unflatten(0, (B, M))
-        few = shape.reads and not self.patches
+        few = shape.reads and not self.patches and addition.local is None
         places = shape.reads + (self.states or 0) if few else x.shape[1]
         patches = slice(start + n, start + n + P) if self.values else None
         what = block, x, places, patches, b, start + n
         x, values = blocks.run(self._last, recompute, *what, added=addition)
+        if addition.local is not None and path is not None:
+            path = path + summand(addition.local, x[:, at])
         x = x.unflatten(0, (B, M))
         post, values = addition.norms.get("post") or v.ln_post, values if path is None else path
         states = None if self.states is None else post(x[:, :, : 1 + self.states])
@@ -322,13 +326,17 @@ class ImageEncoder(nn.Module):
 
     @staticmethod
     def _value_attention(
-        block: Any, x: Tensor, patches: slice, both: bool, added: Added = NOTHING
+        block: Any, x: Tensor, first: int, patches: slice, both: bool, added: Added = NOTHING
     ) -> Tensor:
-        """Return a block's V-V attention at the patches; with `both`, plus its own attention."""
+        """Return a block's V-V attention at the patches; with `both`, plus its own attention.
+
+        Tokens that entered between the first positions and the patches are not seen.
+        """
         y = blocks.norm(block, "ln_1", added)(x)
         (v,) = blocks.project(block, y, added, "v")
         update = added.weights.get("o")
-        out = blocks.output(block, blocks.attend(block, v[:, patches], v, v), update)
+        seen = v if patches.start == first else torch.cat([v[:, :first], v[:, patches.start :]], 1)
+        out = blocks.output(block, blocks.attend(block, v[:, patches], seen, seen), update)
         if both:
             pair = blocks.project(block, y, added, "qk")
             query, key = (turn(block, x, patches.start) for x in pair)
@@ -380,8 +388,9 @@ class ImageEncoder(nn.Module):
         x = grid["x"].flatten(2).transpose(1, 2)  # (B, P, C)
         alone = x  # read by the value path
         x = torch.cat([x.mean(1, keepdim=True), x], dim=1)
-        x = x + pool.positional_embedding.to(x.dtype)
-        alone = x if self.placed else alone
+        if self.pool != "unplaced":
+            x = x + pool.positional_embedding.to(x.dtype)
+        alone = x if self.pool == "placed" else alone
         values = pool.c_proj(pool.v_proj(alone))[:, None] if self.values else None
         q, k, v = (
             layer(x).unflatten(-1, (pool.num_heads, -1)).transpose(1, 2)

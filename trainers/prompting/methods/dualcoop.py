@@ -94,7 +94,7 @@ class DualCoOp(Method):
         sentences = write_sentences(clip_model, [" ".join([SLOT] * b)] * 2, classnames, b)
         return (
             TextEncoder(clip_model, sentences, class_specific=self.settings.CSC),
-            ImageEncoder(clip_model.visual, values=True, placed=form == "original"),
+            ImageEncoder(clip_model.visual, values=True, pool="placed" * (form == "original")),
         )
 
     def build(self, clip_model, classnames, dataset):

@@ -121,6 +121,7 @@ class TipAdapter(PublicFiles, OnSupport, PerClass):
     public_files: ClassVar[tuple[str, ...]] = ("keys_*.pt", "values_*.pt")
     trains = False
     several = "ranks"
+    needs_all_labels = True
     rules = MEANS
     class_bound = True
     support_passes = property(attrgetter("settings.AUGMENT_EPOCH"))
@@ -224,11 +225,6 @@ class TipAdapter(PublicFiles, OnSupport, PerClass):
         self.adapter.key().data.copy_(F.normalize(features.mean(0), dim=-1))
         several = self.settings.several
         own = (labels if several else F.one_hot(labels, self.num_classes)).float()
-        need(
-            not several or bool((own >= 0).all()),
-            f"{type(self).__name__} keeps the labels of training images, but some are unknown: "
-            "train with all of them (DATASET.KNOWN 1.0), or choose another method",
-        )
         sizes = own.sum(0)
         mean = sizes.sum() / sizes.count_nonzero()  # of the classes that have an image
         self.adapter.values = own * (mean / sizes.clamp_min(1))

@@ -119,11 +119,24 @@ def check_method(method: Method, dataset: Any, cfg: CfgNode) -> None:
     if file := cfg.DATASET.get("FEATURES", ""):
         check_views(method, file)
     kind = type(method)
+    check_known(method, dataset)
     if kind.trains and not (method.learned() or updates_buffers(kind)):
         raise UserError(
             f"{kind.__name__} trains nothing: give it prompts (M or N above 0) or other parameters,"
             " update its buffers in `backward`, or set `trains = False` in its class"
         )
+
+
+def check_known(method: Method, dataset: Any) -> None:
+    """Refuse unknown labels for a method that needs all of several (UserError)."""
+    name, unknown = type(method).__name__, 0
+    if method.settings.several and method.needs_all_labels:
+        unknown = sum(-1 in item.label for item in dataset.train_x)
+    need(
+        not unknown,
+        f"{name} needs all labels of training images, but of {unknown:,} images some are unknown: "
+        "train with all of them (DATASET.KNOWN 1.0), or choose another method",
+    )
 
 
 def updates_buffers(kind: type[Method]) -> bool:

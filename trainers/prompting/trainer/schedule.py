@@ -4,7 +4,7 @@ Letters: E epochs of n steps each; the last epoch may have fewer.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -21,12 +21,13 @@ def build_optim(
     optim: CfgNode,
     n: int,
     rates: Mapping[str, float] = MappingProxyType({}),
+    sgd: tuple[str, ...] = (),
 ) -> tuple[torch.optim.Optimizer, Any]:
     """Build the optimiser of what is learned, by name, and its scheduler.
 
-    OPTIM.NEW_LAYERS names the first parts of names; `rates` are as those of a method. Where nothing
-    is learned, the optimiser has an empty parameter. If the learning rate changes by step,
-    everything that Dassl counts in epochs is counted in steps, including the warm-up.
+    OPTIM.NEW_LAYERS names the first parts of names; `rates` and `sgd` are as those of a method.
+    Where nothing is learned, the optimiser has an empty parameter. If the learning rate changes by
+    step, everything that Dassl counts in epochs is counted in steps, including the warm-up.
     """
     from dassl.optim import build_lr_scheduler, build_optimizer  # only a training needs Dassl
 
@@ -36,12 +37,15 @@ def build_optim(
     model = nn.Module()
     for name, part in parts.items():
         model.add_module(name, part)
-    by_rate: dict[float, list[nn.Parameter]] = {} if learned else {1.0: [NONE]}
-    for name, parameter in learned.items() if rates else ():
+    by_rate: dict[Any, list[nn.Parameter]] = {} if learned else {(1.0, False): [NONE]}
+    for name, parameter in learned.items() if rates or sgd else ():
         start = max(filter(name.startswith, rates), key=len, default="")
-        by_rate.setdefault(rates.get(start, 1.0), []).append(parameter)
-    groups = [{"params": own, "lr": rate * optim.LR} for rate, own in by_rate.items()]
-    optimizer = build_optimizer(model, optim, groups or None)
+        group = rates.get(start, 1.0), name.startswith(sgd)
+        by_rate.setdefault(group, []).append(parameter)
+    groups = [{"params": own, "lr": rate * optim.LR} for (rate, _), own in by_rate.items()]
+    optimizer: Any = build_optimizer(model, optim, groups or None)
+    if sgd and optim.NAME == "adamw":
+        optimizer = AdamWAndSGD(optimizer.param_groups, [*by_rate], optim)
     for group in optimizer.param_groups:
         if "eps" in group:
             group["eps"] = optim.ADAM_EPS
@@ -59,6 +63,40 @@ def build_optim(
     if isinstance(final, CosineAnnealingLR):
         final.eta_min = optim.LR_MIN
     return optimizer, scheduler
+
+
+class AdamWAndSGD(torch.optim.AdamW):
+    """AdamW that trains some groups of parameters by SGD, with momentum.
+
+    Args:
+        groups: groups of parameters, as of AdamW.
+        kinds: of each group its rate, and whether SGD trains it.
+        optim: OPTIM, of which SGD reads MOMENTUM.
+    """
+
+    def __init__(self, groups: Any, kinds: Sequence[tuple[float, bool]], optim: CfgNode):
+        super().__init__(groups)
+        for group, (_, by_sgd) in zip(self.param_groups, kinds, strict=True):
+            group["momentum"] = optim.MOMENTUM if by_sgd else None
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        """Do a step of either."""
+        groups = self.param_groups
+        self.param_groups = [group for group in groups if group["momentum"] is None]
+        try:
+            loss = super().step(closure)
+        finally:
+            self.param_groups = groups
+        for group in (group for group in groups if group["momentum"] is not None):
+            for p in (p for p in group["params"] if p.grad is not None):
+                change = p.grad.add(p, alpha=group["weight_decay"])
+                state = self.state[p]
+                state.setdefault("step", torch.zeros(()))  # without which AdamW loads no state
+                held = state.setdefault("momentum_buffer", torch.zeros_like(p))
+                held.mul_(group["momentum"]).add_(change)
+                p.add_(held, alpha=-group["lr"])
+        return loss
 
 
 def epochs(optim: CfgNode, n: int) -> int:

@@ -79,4 +79,4 @@ class Stages:
             optim.STEPS = self.ends[i] - self.starts[i]
             print(f"Stage {i + 1} of {len(self.stages)}: {', '.join(stage.parameters)}")
         self.clip_norm = float(optim.CLIP_NORM)
-        return build_optim(self.learned(), optim, self.n, self.method.rates)
+        return build_optim(self.learned(), optim, self.n, self.method.rates, self.method.sgd)

@@ -1,0 +1,102 @@
+"""TaI-DPT (Guo et al., CVPR 2023; arXiv:2211.12739).
+
+Texts as Images in Prompt Tuning for Multi-Label Image Recognition.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from ..checkpoint.public import Public
+from ..encoders.sentences import SLOT, write_sentences
+from ..encoders.text import TextEncoder
+from ..encoders.vision import ImageEncoder, project_values
+from ..errors import fraction, from_1, not_negative
+from ..method import Method
+from ..prompts import Contexts, Size, check_size
+from ..registry import register
+
+SCALE = 4.0  # of cosines, which orders nothing else
+
+
+@register
+class TaIDPT(Method):
+    """A global and a local context, learned from captions: public files are read and evaluated.
+
+    With g_k and l_k of the two sentences of class k, the image's feature z without the positions
+    of a ResNet's attention pool, and its regions r_p, each read by itself:
+
+        logits_jk = 4 (G z . g_k + (1 - G) sum_p w_p r_p . l_k),   w = softmax_p(S r_p . l_k)
+
+    G is GL_MERGE_RATE, S is SPATIAL_SCALE_IMAGE. Of a ViT, z is CLIP's and r are patches by the
+    value path, which is ours.
+
+    **Published.** S is 40; on NUS-WIDE 4. RN50.
+
+    **Differences.** Training from captions is missing: without a public file
+    (MODEL.INIT_WEIGHTS), contexts are random.
+
+    **Checkpoint.** `ctx`, `ctx_double`; `temperature`, `spatial_T` and `ranking_scale` have no
+    effect in the published settings.
+    """
+
+    node = "TAIDPT"
+    public = Public(
+        submodule="prompt_learner",
+        dead=("token_prefix", "token_suffix", "temperature", "spatial_T", "ranking_scale"),
+    )
+    several = "ranks"
+    trains = False
+
+    @dataclass(frozen=True)
+    class Settings(Method.Settings):
+        """The keys of the node."""
+
+        N_CTX: int = 16
+        GL_MERGE_RATE: float = 0.5
+        SPATIAL_SCALE_IMAGE: float = 40.0
+
+        def __post_init__(self) -> None:
+            from_1("N_CTX", self.N_CTX)
+            fraction("GL_MERGE_RATE", self.GL_MERGE_RATE)
+            not_negative("SPATIAL_SCALE_IMAGE", self.SPATIAL_SCALE_IMAGE)
+
+    settings: Settings
+
+    def encoders(self, clip_model, classnames, dataset):
+        """Make the encoders, for two sentences a class."""
+        b = self.settings.N_CTX
+        check_size(clip_model, "text", Size(b, 1))
+        sentences = write_sentences(clip_model, [" ".join([SLOT] * b)] * 2, classnames, b)
+        image = ImageEncoder(clip_model.visual, values=True, pool="unplaced")
+        return TextEncoder(clip_model, sentences), image
+
+    def build(self, clip_model, classnames, dataset):
+        """Make the contexts."""
+        learner = self.prompt_learner = nn.Module()
+        for name in ("ctx", "ctx_double"):
+            shape = self.settings.N_CTX, self.widths["text"]
+            setattr(learner, name, nn.Parameter(0.02 * torch.randn(shape)))
+
+    def contexts(self):
+        """Return the global and the local context, (2, b, W)."""
+        learner = self.prompt_learner
+        return Contexts([torch.stack([learner.ctx, learner.ctx_double])])  # type: ignore[list-item]
+
+    def image_features(self, images, contexts):
+        """Return the features, with the regions as r."""
+        features = super().image_features(images, contexts)
+        r = project_values(self.image_encoder.visual, features.values)  # type: ignore[arg-type]
+        return features._replace(r=r, values=None)
+
+    def parts(self, image, text):
+        """Return global and local logits, (B, K) each."""
+        S = image.r[:, 0].float() @ text.h[1].T  # (B, P, K)
+        w = (self.settings.SPATIAL_SCALE_IMAGE * S).softmax(1)
+        return SCALE * image.z[:, 0] @ text.h[0].T, SCALE * (w * S).sum(1)
+
+    def logits(self, image, text):
+        """Return their mean, weighted by GL_MERGE_RATE."""
+        whole, local = self.parts(image, text)
+        return local + self.settings.GL_MERGE_RATE * (whole - local)
