@@ -6,6 +6,7 @@ from typing import Any
 from yacs.config import CfgNode
 
 from ..backbones import family_of
+from ..backbones.positions import interpolate_positions
 from ..checkpoint.identity import leaves
 from ..checkpoint.keys import KEYS
 from ..encoders.descriptions import Asked
@@ -66,9 +67,18 @@ def resolve(cfg: CfgNode) -> CfgNode:
 def fit_images(cfg: CfgNode, clip_model: Any) -> tuple[CfgNode, list[str]]:
     """Set the size, normalisation and interpolation of images as the backbone expects them.
 
+    With INPUT.INTERPOLATE, the size stays, and the positions of the backbone are interpolated.
+
     Returns:
         A new cfg, and a description of each key that changed.
     """
+    if cfg.INPUT.get("INTERPOLATE"):
+        height, width = cfg.INPUT.SIZE
+        need(
+            height == width,
+            f"INPUT.SIZE is {height} x {width}, but a CLIP reads squares: give both sides one size",
+        )
+        interpolate_positions(clip_model.visual, height)
     family, size = family_of(clip_model), clip_model.visual.input_resolution
     expected = {
         "SIZE": (size, size),

@@ -59,6 +59,9 @@ def _rules(cfg: Any) -> dict[str, object]:
         "out": not test.ATTACK or test.STREAM == SHUFFLED,
         f"TEST.OOD is {list(test.OOD)}, but the run has only the features of DATASET.FEATURES: "
         "leave it out": not (test.OOD and rows),
+        "INPUT.INTERPOLATE is True, but DATASET.FEATURES has rows of features: leave it out": (
+            not (cfg.INPUT.get("INTERPOLATE") and rows)
+        ),
         "TEST.RECORD True writes into the output folder: add --output-dir FOLDER": (
             cfg.OUTPUT_DIR or not test.RECORD
         ),

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from ..backbones import load_clip, weights_sha256
+from ..backbones.positions import interpolate_positions
 from ..capabilities.earlier import settings_of
 from ..checkpoint.saved import Saved
 from ..encoders.class_text import zero_shot_template
@@ -49,7 +50,10 @@ def clip_of(saved: Saved, name: str) -> Any:
     sha256 = weights_sha256(name)
     saved.check_weights(name, sha256)
     if not saved.value("DATASET.FEATURES"):
-        return load_clip(name)
+        clip_model = load_clip(name)
+        if saved.value("INPUT.INTERPOLATE"):
+            interpolate_positions(clip_model.visual, saved.identity.data["images"]["size"][0])
+        return clip_model
     cannot = f"The run in '{saved.place}' was trained on features and cannot read images, as "
     need(
         saved.backbone_sha256 and saved.features,

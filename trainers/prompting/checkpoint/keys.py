@@ -85,6 +85,7 @@ KEYS = {
     **_of_dassl("place", "TRAINER.", NAME=""),  # `method` has it
     # Of this project.
     "INPUT.RESIZE": Key("shortest", "place"),  # as `Family.resize`
+    "INPUT.INTERPOLATE": Key(False, "data"),  # read INPUT.SIZE by interpolated positions
     "INPUT.UPRIGHT": Key(False, "data", read_by="all"),  # turn images as their EXIF data say
     "DATASET.FEATURES": Key("", "data", read_by="here"),  # a file of them, in place of images
     "DATASET.METHODS": Key([], "place", read_by="here"),  # those that a launcher runs
