@@ -27,7 +27,7 @@ SETTINGS = {
     "MMRL": ("MMRL", {"REP_LAYERS": [2, 3, 4], "REP_DIM": 32}),
     "MMAPP": ("MMAPP", {"ADAPTER_START": 2, "ADAPTER_END": 3}),
 }  # fmt: skip
-SEVERAL = {"DualCoOp", "RAM", "TaIDPT"}  # published for several labels an image alone
+SEVERAL = {"DualCoOp", "RAM", "SPARC", "TaIDPT"}  # published for several labels an image alone
 PRECISIONS = ("fp32", "fp16", "amp")
 
 

@@ -33,7 +33,7 @@ KINDS = {
         "SkipTuning", "AWTFewShot",
     ),
     "Local features": ("GalLoP", "SOTGLP", "LoCoOp", "TextRefiner"),
-    "Several labels": ("DualCoOp", "RAM", "TaIDPT"),
+    "Several labels": ("DualCoOp", "RAM", "TaIDPT", "SPARC"),
     "On features": (
         "TaskRes", "CLIPAdapter", "TipAdapter", "TipAdapterF", "CLAP", "CrossModal", "GDA",
         "LinearProbe", "LPPlusPlus", "ProLIP",

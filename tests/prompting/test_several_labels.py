@@ -5,12 +5,14 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from golden_files import build_several, near, own_name
+from golden_files import build_several, near, own_name, read
+from paths import GOLDEN
 
 from trainers.prompting import UserError, build_method
 from trainers.prompting.building.rebuild import for_classes
 from trainers.prompting.losses import asymmetric
 from trainers.prompting.methods import ram
+from trainers.prompting.methods.sparc import choose_compounds, fuse, join_names, standardise
 from trainers.prompting.trainer.checks import check_known
 
 
@@ -52,6 +54,34 @@ def test_taidpt_is_evaluated():
     assert near(output.logits, golden.tensors["logits"])
     for name, logits in zip(("global", "local"), parts, strict=True):
         assert near(logits, golden.tensors[f"logits_{name}"])
+
+
+def test_sparc(tiny_clip):
+    golden = read(GOLDEN / "labels" / "ml_sparc.safetensors")
+    a, b, c = (
+        golden.tensors[f"cosines/{n}"] for n in ("single_ensemble", "single_simple", "compound")
+    )
+    scores = fuse(a, b, c, golden.tensors["matches"])
+    own = standardise(standardise(a, 1), 0)
+    assert near(own, golden.tensors["single_normalised"])
+    assert near(scores, golden.tensors["logits"]) and near(
+        2 * scores - own, golden.tensors["fused"]
+    )
+    method = built("SPARC", tiny_clip)
+    assert method.compounds.tolist() == [[0, 1, -1], [0, 2, -1], [1, 2, -1]]
+    alone, together = method.predict(IMAGES[:1]).logits, method.predict(IMAGES).logits
+    assert together.isfinite().all() and not torch.allclose(alone[0], together[0])
+
+
+@pytest.mark.parametrize("counts, wanted", [
+    ({(0, 1): 6, (0,): 94}, [(0, 1, -1)]),
+    ({(0, 1): 5, (0,): 95}, []),  # 0.05 of those with the first, and all of the second
+    ({(0, 1, 2): 1, (0, 1): 19, (1, 3): 2}, [(0, 1, -1), (1, 3, -1), (0, 1, 2)]),
+])  # fmt: skip
+def test_sentences_of_sparc_follow_the_labels(counts, wanted):
+    rows = [[k in classes for k in range(4)] for classes, n in counts.items() for _ in range(n)]
+    assert choose_compounds(torch.tensor(rows)) == wanted
+    assert join_names(["A", "B", "C"]) == "A, B, and C"
 
 
 def solve_whole_batch(C, rows, columns, reg, *_, **__):
@@ -142,6 +172,7 @@ def test_one_label_is_a_label_of_no_other_class(tiny_clip):
 
 NAMES = ["cat", "dog", "owl"]
 SMALL = {"MaPLe": {"PROMPT_DEPTH": 2}, "ALIGN": {"M": 2, "N": 2, "DEPTH": 2}, "PLOT": {"N": 2}}
+OF_IMAGES = "LinearProbe", "SPARC", "TipAdapter"
 LABELS = torch.tensor(
     [[1, 0, 0], [0, 1, 1], [0, 0, 1], [1, 1, 0], [0, 0, 0], [1, 0, 1]], dtype=torch.int8
 )
@@ -149,9 +180,7 @@ IMAGES = torch.randn(6, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
 
 def built(name, clip_model, several=True, labels=LABELS, **node):
-    support = (
-        {"images": IMAGES, "labels": labels} if name in ("LinearProbe", "TipAdapter") else None
-    )
+    support = {"images": IMAGES, "labels": labels} if name in OF_IMAGES else None
     more = {"support": support, "several": several}
     torch.manual_seed(0)
     return build_method(name, SMALL.get(name, {}) | node, clip_model, NAMES, **more)

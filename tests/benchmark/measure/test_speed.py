@@ -45,7 +45,7 @@ MEGAFLOP = {
     "VPT": 1500.2, "LNOnly": 1611.5, "TwoSFS": 1611.5, "TaskRes": 625.5, "LoCoOp": 1079.6,
     "PLOTPP": 6598.5, "SOTGLP": 3914.9, "MMRLpp": 1663.3, "ProLIP": 0.0691,
     "NLPrompt": 1039.5, "HiCroPL": 2289.3, "CLIPSVD": 5847.9, "TextRefiner": 1095.0,
-    "SkipTuning": 1357.2, "BiomedCoOp": 916.3, "DualCoOp": 1485.2, "MMAPP": 2365.0,
+    "SkipTuning": 1357.2, "BiomedCoOp": 916.3, "DualCoOp": 1485.2, "RAM": 2182.6, "MMAPP": 2365.0,
     "AWTFewShot": 16805.6,
 }  # fmt: skip
 # Launches of such a step as counted: an accelerator's path, and public code, all deep like ViT-B.
