@@ -99,6 +99,10 @@ def test_its_evaluation_takes_the_last_epoch(tmp_path, toy, capsys):
     [
         (["TEST.OOD", "['TinyOthers']"], "TEST.OOD is ['TinyOthers'], but only methods of this"),
         (["OPTIM.STEPS", "5"], "OPTIM.STEPS is 5, but only methods of this project read it"),
+        (
+            ["DATASET.NAME", "EmojiScenes"],
+            "Theirs, a trainer of other code, is for images with one",
+        ),
         (["TRAINER.TOYPROMPTS.N_CTXX", "5"], "TOYPROMPTS has no 'N_CTXX': did you mean 'N_CTX'?"),
     ],
 )

@@ -147,9 +147,14 @@ def load_other_data(cfg: CfgNode, name: str, classnames: list[str]) -> DataManag
     cfg = cfg.clone()
     cfg.defrost()
     cfg.DATASET.update(NAME=name, NUM_SHOTS=-1, SUBSAMPLE_CLASSES="all")
+    cfg.TEST.OOD = []  # of a run of its own
     cfg.DATALOADER.TRAIN_X.SAMPLER = "SequentialSampler"  # accepts any data; it is not trained on
     cfg.VERBOSE = False
     data = DataManager(cfg)
+    if getattr(data.dataset, "several", False):
+        raise UserError(
+            f"TEST.OOD names {name}, whose images have several labels: name data sets with one"
+        )
     resize_in(data, cfg)
     names = {clean(name).lower() for name in classnames}
     if shared := [f"'{c}'" for c in data.dataset.classnames if clean(c).lower() in names]:
