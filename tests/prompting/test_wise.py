@@ -13,9 +13,15 @@ from safetensors import safe_open
 from tiny import results, run
 
 from recipe.settings import _defaults
-from trainers.prompting import UserError, build_method, load_run
-from trainers.prompting.building.toward_start import move_toward_start, toward_start
+from trainers.prompting import UserError, build_method, load_clip, load_run
+from trainers.prompting.building.toward_start import (
+    move_toward_start,
+    start_weights,
+    toward_start,
+    tuned_tensors,
+)
 from trainers.prompting.trainer.evaluation import UNTESTED, why_uncalibrated
+from trainers.prompting.trainer.trainer import PromptTrainer
 from trainers.prompting.use.commands import main
 
 FILES = {
@@ -33,7 +39,7 @@ def test_the_logits_of_weights_between(name, tiny_clip, tmp_path):
     method = build(golden, tiny_clip, tmp_path).eval()
     images, before = golden.tensors["image"], method(golden.tensors["image"])
     for share, logits in zip(shares.tolist(), expected, strict=True):
-        with toward_start(method, tiny_clip, share):
+        with toward_start(method, start_weights(method, tiny_clip), share):
             assert near(method(images), logits)
     assert torch.equal(method(images), before)  # they are as they were
 
@@ -61,9 +67,10 @@ def test_no_share_of_the_weights_is_clip(name, tiny_clip):
     untouched = build_method(name, settings(name) | TAKEN[name], tiny_clip, NAMES).eval()
     before = method(IMAGES)
     assert not near(before, untouched(IMAGES), 1e-2)
-    move_toward_start(method, tiny_clip, 0.5)
+    start = start_weights(method, tiny_clip)
+    move_toward_start(method, start, 0.5)
     assert not near(method(IMAGES), before, 1e-3)
-    move_toward_start(method, tiny_clip, 0.0)
+    move_toward_start(method, start, 0.0)
     assert near(method(IMAGES), untouched(IMAGES))
 
 
@@ -86,7 +93,7 @@ REFUSED = {
 def test_a_method_that_learns_something_else_is_refused(name, tiny_clip):
     method = learned(name, tiny_clip)
     with pytest.raises(UserError, match=f"as it learns {REFUSED[name]}") as error:
-        move_toward_start(method, tiny_clip, 0.5)
+        start_weights(method, tiny_clip)
     assert "\n" not in str(error.value)
 
 
@@ -126,3 +133,19 @@ def test_a_training_is_calibrated_by_its_own_weights_only(share, why, tiny_clip)
     cfg, data = _defaults(), SimpleNamespace(validation=["image"])
     cfg.TEST.WISE = share
     assert why_uncalibrated(learned("LNOnly", tiny_clip), data, cfg).startswith(why)
+
+
+def test_the_start_is_not_rounded_by_the_precision_of_a_run(tmp_path, monkeypatch):
+    seen, clip_model = [], load_clip(str(GOLDEN / "tiny_clip_seed0.safetensors"))
+
+    def keep(trainer, split):
+        seen.extend(p.clone() for p in tuned_tensors(trainer.method, weights)[0].values())
+        return test(trainer, split)
+
+    weights, test = clip_model.state_dict(), PromptTrainer._test
+    monkeypatch.setattr(PromptTrainer, "_test", keep)
+    words = ["TEST.WISE", "0.0", "TRAINER.SKIP.PREC", "amp", "TRAINER.SKIP.START_LAYER"]
+    assert run(tmp_path, "SkipTuning", extra=[*words, "2"]) == 0
+    method = build_method("SkipTuning", {"START_LAYER": 2}, clip_model, NAMES)
+    expected = [weights[place] for place in start_weights(method, clip_model)]
+    assert seen and all(map(torch.equal, seen, expected))

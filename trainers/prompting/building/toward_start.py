@@ -46,13 +46,16 @@ def tuned_tensors(
     return own, [*updates.values()], rest
 
 
-def check_tuned(method: Method, clip_model: Any) -> tuple[dict[str, nn.Parameter], list[Any]]:
-    """Return copies and updates as `tuned_tensors`; raises UserError if it learns something else.
+def start_weights(method: Method, clip_model: Any) -> dict[str, torch.Tensor]:
+    """Return the tensors of a CLIP that a method has copies of, by name, as they are now.
 
-    The CLIP is the one that the method was built from.
+    The CLIP is the one that the method was built from, before a run changes its precision.
+
+    Raises:
+        UserError: not all that the method learns are weights of this CLIP.
     """
-    name = type(method).__name__
-    own, updates, rest = tuned_tensors(method, clip_model.state_dict())
+    name, weights = type(method).__name__, clip_model.state_dict()
+    own, updates, rest = tuned_tensors(method, weights)
     cannot = f"{name} has no weights between CLIP's and its own (TEST.WISE, --weight), as"
     need(not rest, f"{cannot} it learns {(rest or [''])[0]}, which no CLIP has: leave that out")
     need(own or updates, f"{cannot} it learns nothing: leave that out")
@@ -62,40 +65,41 @@ def check_tuned(method: Method, clip_model: Any) -> tuple[dict[str, nn.Parameter
             f"{cannot} its {type(update).__name__} has no `shrink(share)`: write that function, or "
             "leave that out",
         )
-    return own, updates
+    return {place: weights[place].clone() for place in own}
 
 
 @torch.no_grad()
-def move_toward_start(method: Method, clip_model: Any, share: float) -> None:
-    """Set weights to (1 - a) those of the CLIP and a those learned, a the share; see `check_tuned`.
+def move_toward_start(method: Method, start: Mapping[str, torch.Tensor], share: float) -> None:
+    """Set weights to (1 - a) those of the start and a those learned, a the share.
 
     An update of a matrix is a times as large.
     """
-    own, updates = check_tuned(method, clip_model)
-    weights = clip_model.state_dict()
+    own, updates, _ = tuned_tensors(method, start)
     for update in updates:
         update.shrink(share)
     for place, p in own.items():
-        p.lerp_(weights[place].to(p), 1 - share)
+        p.lerp_(start[place].to(p), 1 - share)
 
 
 @contextmanager
-def toward_start(method: Method, clip_model: Any, share: float) -> Iterator[None]:
-    """Evaluate weights as of `move_toward_start` inside of a block; share 1 are those as they are.
+def toward_start(
+    method: Method, start: Mapping[str, torch.Tensor] | None, share: float
+) -> Iterator[None]:
+    """Evaluate weights as of `move_toward_start` inside of a block; without a start, as they are.
 
     Examples:
         >>> from trainers.prompting import build_method, load_clip
         >>> clip_model = load_clip("emoji")
         >>> method = build_method("CLIPLoRA", {}, clip_model, ["cat", "dog"])
-        >>> with toward_start(method, clip_model, 0.5):
+        >>> with toward_start(method, start_weights(method, clip_model), 0.5):
         ...     logits = method.eval()(torch.zeros(1, 3, 64, 64))
     """
-    if share == 1:
+    if start is None:
         yield
         return
     learned = {p: p.detach().clone() for _, p in method.own_parameters()}
     try:
-        move_toward_start(method, clip_model, share)
+        move_toward_start(method, start, share)
         yield
     finally:
         with torch.no_grad():

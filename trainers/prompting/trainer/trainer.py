@@ -11,7 +11,7 @@ from yacs.config import CfgNode
 from ..backbones import load_clip
 from ..building.build import make
 from ..building.config import fit_images, resolve, settings_in
-from ..building.toward_start import check_tuned, toward_start
+from ..building.toward_start import start_weights, toward_start
 from ..capabilities import OneView, Unlabelled
 from ..capabilities.at_test_time import reset
 from ..capabilities.on_support import trains_on_support
@@ -141,8 +141,8 @@ class PromptTrainer(SavingTrainer):
             print(note)
         place = self.clip_model, data.classnames, cfg.DATASET.NAME
         self.method = self.model = make(self.kind, settings, *place)
-        if cfg.TEST.WISE != 1:
-            check_tuned(self.method, self.clip_model)
+        wise = cfg.TEST.WISE != 1
+        self.clip_start = start_weights(self.method, self.clip_model) if wise else None
         if isinstance(self.method, Unlabelled):
             left_out = getattr(data, "other_classnames", ())
             self.method.take_classes([*data.classnames, *left_out])
@@ -277,7 +277,7 @@ class PromptTrainer(SavingTrainer):
             is_final: ends the process in ATPrompt's Dassl; ignored here.
         """
         self.check_loaded()
-        with toward_start(self.method, self.clip_model, self.cfg.TEST.WISE):
+        with toward_start(self.method, self.clip_start, self.cfg.TEST.WISE):
             return self._test(split)
 
     def _test(self, split):

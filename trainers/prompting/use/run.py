@@ -10,7 +10,7 @@ import torch
 
 from ..backbones import family_of
 from ..building.rebuild import clip_of, images_of, rebuild
-from ..building.toward_start import move_toward_start
+from ..building.toward_start import move_toward_start, start_weights
 from ..building.transforms import Images, preprocess_of
 from ..capabilities.at_test_time import count_views
 from ..checkpoint.saved import Saved
@@ -206,7 +206,7 @@ def load_run(
     names = list(saved.classnames) if classnames is None else _check_names(classnames, clip_model)
     method, images = rebuild(saved, kind, clip_model, names), images_of(saved, clip_model)
     if weight != 1:
-        move_toward_start(method, clip_model, weight)
+        move_toward_start(method, start_weights(method, clip_model), weight)
         why = f"it is for the trained weights, not {weight:g} of them"
         saved = replace(saved, calibration=why, thresholds=None)
     return Run(
