@@ -106,11 +106,10 @@ def test_a_run_evaluates_and_exports_them(tmp_path, capsys):
     assert results(half)["run"]["test"]["TEST.WISE"] == 0.5
     whole, between = load_run(out), load_run(out, weight=0.5)
     assert "not 0.5 of them" in between.calibration and between.temperature == 1
-    for share, loaded in ((0.5, between), (1, whole)):
-        file = tmp_path / f"{share}.pt2"
-        words = ["export", "--model-dir", str(out), "--weight", str(share), "--output", str(file)]
-        assert main(words) == 0
-        assert near(torch.export.load(file).module()(IMAGES), loaded.model(IMAGES))
+    file = tmp_path / "half.pt2"
+    words = ["export", "--model-dir", str(out), "--weight", "0.5", "--output", str(file)]
+    assert main(words) == 0
+    assert near(torch.export.load(file).module()(IMAGES), between.model(IMAGES))
     assert not near(whole.model(IMAGES), between.model(IMAGES), 1e-3)
     stored = np.load(half / "predictions.npz")
     paths = [next(tmp_path.rglob(str(name))) for name in stored["image"]]
