@@ -198,4 +198,6 @@ def number_or_text(text: str) -> float | str:
 
 def shots_text(number: int) -> str:
     """Return a number of shots as text."""
+    if number < 0:
+        return "all images"
     return "1 shot" if number == 1 else f"{number} shots"

@@ -11,9 +11,17 @@ from .configs import ANY, Rule
 from .few_shot import FEW_SHOT
 
 METHODS = TRAINERS["--trainers"] | {"default": "ZeroshotCLIP LinearProbe CoOp DualCoOp ALIGN"}
+ALL = -1  # DATASET.NUM_SHOTS of runs on all images
+
+
+def shots_or_all(text: str) -> int:
+    """Argument type: a number of shots, or 0 for all images."""
+    return from_zero(text) or ALL
+
+
 SHOTS = {
     "--shots": {
-        "type": each(from_zero),
+        "type": each(shots_or_all),
         "default": "0",
         "help": "images that have a class, in one argument; 0 takes all images (default: 0)",
     }
@@ -55,7 +63,7 @@ class SeveralLabels(Protocol):
     def plan(self, output, datasets, seeds, configs, trainers, shots, known):
         """Return the runs: for each method a training with each number of shots or known share."""
         need(
-            shots == [0] or known == ["1"],
+            shots == [ALL] or known == ["1"],
             "--shots and --known are two protocols: leave one of them out",
         )
         runs = []

@@ -98,7 +98,7 @@ def planned(checkout, its_configs):
     transfer = {"shots": 16, "source": "emoji"} | every
     asked = {
         BASE2NEW: (["emoji", "dtd"], {"trainers": ["ALIGN"], "shots": 4}),
-        SEVERAL_LABELS: (["emoji"], every | {"shots": [0], "known": ["0.5", "1"]}),
+        SEVERAL_LABELS: (["emoji"], every | {"shots": [-1], "known": ["0.5", "1"]}),
         SEVERAL_BASE2NEW: (["emoji"], every | {"shots": [2]}),
         FEW_SHOT: (["emoji"], every | {"shots": [1, 4]}),
         CROSS_DATASET: (["emoji_food", "emoji_animals"], transfer),

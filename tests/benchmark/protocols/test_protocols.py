@@ -41,7 +41,7 @@ def test_few_shot_trains_with_each_number_of_shots_and_tests_zero_shot_once(chec
 def test_several_labels_has_a_run_for_each_known_share(checkout):
     words = ("emoji", "--trainers", "ZeroshotCLIP CoOp", "--seeds", "1", "--jobs", "1")
     listed = checkout.protocol("several_labels", *words, "--known", "0.1,1", "--dry-run").stdout
-    folders = re.findall(r"--output-dir .*?/several_labels/emoji/shots_0/(\S+)/seed1", listed)
+    folders = re.findall(r"--output-dir .*?/several_labels/emoji/shots_-1/(\S+)/seed1", listed)
     assert folders == ["ZeroshotCLIP/emoji", "CoOp/emoji+DATASET.KNOWN=0.1", "CoOp/emoji"]
     listed = checkout.protocol("several_base2new", *words, "--shots", "2", "--dry-run").stdout
     runs = [line for line in listed.splitlines() if "train.py" in line]
