@@ -10,6 +10,7 @@ from .base import METHOD, TRAINERS, Part, Protocol, learns_nothing
 from .configs import ANY, Rule
 from .few_shot import FEW_SHOT
 
+OF_SEVERAL = Rule("*", "DualCoOp RAM TaIDPT SPARC", ANY, "several_labels")
 METHODS = TRAINERS["--trainers"] | {"default": "ZeroshotCLIP LinearProbe CoOp DualCoOp ALIGN"}
 ALL = -1  # DATASET.NUM_SHOTS of runs on all images
 
@@ -46,7 +47,7 @@ class SeveralLabels(Protocol):
     summary = "images with several labels: train with few images or few known labels"
     parts = {"all": Part(f"several_labels/{{dataset}}/{METHOD}/seed{{seed}}", "map")}
     columns = {"map": "mAP"}
-    rules = [Rule("*", "DualCoOp", ANY, "several_labels"), *FEW_SHOT.rules]
+    rules = [OF_SEVERAL, *FEW_SHOT.rules]
     datasets = "emoji_scenes"
     options = {"--trainers": METHODS} | SHOTS | {
         "--known": {
@@ -92,8 +93,7 @@ class SeveralBase2New(Protocol):
     }  # fmt: skip
     columns = {"base": "mAP, base", "new": "mAP, new", "both": "mAP, both"}
     rules = [
-        Rule("*", "DualCoOp", ANY, "unseen"), Rule("*", "DualCoOp", ANY, "several_labels"),
-        Rule("*", "*", ANY, "base2new"),
+        Rule("*", "DualCoOp", ANY, "unseen"), OF_SEVERAL, Rule("*", "*", ANY, "base2new"),
     ]  # fmt: skip
     datasets = "emoji_scenes"
     options = {"--trainers": METHODS | {"default": "ZeroshotCLIP CoOp DualCoOp ALIGN"}} | SHOTS

@@ -55,7 +55,7 @@ def test_every_method_has_a_config_file_or_one_sentence(protocol, dataset):
             continue
         keys = read_keys(config_of(protocol, method, dataset, shots))
         others = {"DualCoOp": "RN50" if protocol == "several_base2new" else "RN101"}
-        others |= {"TaskRes": "RN50", "BiomedCoOp": f"hf-hub:{BIOMEDCLIP}"}
+        others |= {"TaIDPT": "RN50", "TaskRes": "RN50", "BiomedCoOp": f"hf-hub:{BIOMEDCLIP}"}
         assert keys["MODEL.BACKBONE.NAME"] == others.get(method, "ViT-B/16")
 
 
