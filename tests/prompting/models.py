@@ -76,7 +76,7 @@ def settings(name: str) -> dict:
             node[key] = [2, 3]
         elif key == "SENTENCES":
             whole = ["a photo of a {}.", "a {} from above."]  # AWT's follow a template
-            node[key] = {"*": ["seen.", "above."] if name == "AWT" else whole}
+            node[key] = {"*": ["seen.", "above."] if name.startswith("AWT") else whole}
         elif key == "TEACHER":
             node |= teacher()
         elif key in ("M", "N", "N_PROMPTS") or key.endswith("PROMPT_NUMBER"):

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from foreign import NAMES, TEXT, images, learns, spread
 
 from trainers.prompting import Added, ImageEncoder, UserError, build_method, from_module
+from trainers.prompting.backbones.positions import interpolate_positions
 from trainers.prompting.encoders.added import LowRank
 from trainers.prompting.encoders.sides import kinds
 from trainers.prompting.running.precision import Precision
@@ -211,3 +212,11 @@ def test_blocks_that_normalise_sums_stay_closed(capsys):
     with torch.no_grad():
         x = images()
         close(ImageEncoder(ours.visual)(x).raw[:, 0], model.encode_image(x))
+
+
+def test_tables_of_other_sizes_are_not_interpolated():
+    with pytest.raises(UserError, match="turns its patches by a table for images of 32 pixels"):
+        interpolate_positions(make("EVA02-B-16")[1].visual, 48)
+    visual = make("EVA01-g")[1].visual
+    interpolate_positions(visual, 48)
+    assert ImageEncoder(visual)(images(2, 48)).raw.isfinite().all()

@@ -36,6 +36,12 @@ def interpolate_positions(visual: Any, size: int) -> None:
             "INPUT.INTERPOLATE is True, but this CLIP has no grid of positions, and reads only "
             f"images of {own} pixels: set it to False"
         )
+    blocks = getattr(getattr(visual, "transformer", None), "resblocks", ())
+    need(
+        not any(hasattr(block.attn, "rope") for block in blocks),
+        "INPUT.INTERPOLATE is True, but this CLIP turns its patches by a table for images of "
+        f"{own} pixels: set it to False",
+    )
     patch = own // grid
     need(
         size > 0 and size % patch == 0,
