@@ -1,13 +1,16 @@
 """Runs on images with several labels, from a table to a record, and what refuses them."""
 
+import numpy as np
 import pytest
 import tiny
 import torch
+from paths import ROOT
 from PIL import Image
 from safetensors.torch import load_file
 
 from benchmark.__main__ import main
 from benchmark.protocols.configs import IMAGE_FOLDER
+from trainers.prompting.record.several import mean_interval
 
 LABELS = ["sky", "sky;sea", "sea;?sand", "sand", "sand;sky", ""] * 5
 
@@ -57,6 +60,24 @@ def test_features_have_several_labels(table, trained, tmp_path, capsys):
         assert tiny.train.run([*arguments, *WORDS, *rows]) == 0
         found[name] = tiny.results(tmp_path / name)["map"]
     assert found["images"] == pytest.approx(found["rows"], abs=0.01)
+
+
+@pytest.mark.slow
+def test_what_the_page_says_of_the_embedded_clip(tmp_path):
+    found = {}
+    for name in ("ZeroshotCLIP", "LinearProbe"):
+        config = ROOT / "configs" / "trainers" / name / "emoji.yaml"
+        words = ["--seed", "1", "--trainer", name, "--config-file", str(config)]
+        words += ["--dataset-config-file", str(ROOT / "configs/datasets/emoji_scenes.yaml")]
+        assert tiny.train.run([*words, "--output-dir", str(tmp_path / name)]) == 0
+        scores = np.load(tmp_path / name / "scores.npz")
+        label, logit = scores["label"], scores["logit"].astype(float)
+        found[name] = [100 * x for x in mean_interval(label, logit)]
+    (low, high), better = found["ZeroshotCLIP"], found["LinearProbe"]
+    assert low > 100 * (label == 1).mean() and better[0] > high
+    page = (ROOT / "docs" / "several_labels.md").read_text("utf-8")
+    assert f"(95%: {low:.1f} to {high:.1f})" in page
+    assert f"({better[0]:.1f} to {better[1]:.1f})" in page
 
 
 @pytest.mark.parametrize("trainer, words, why", [
