@@ -367,9 +367,13 @@ def test_a_method_that_trains_nothing(tmp_path, capsys, monkeypatch):
 DECLARED = {
     "trains": (
         False, "AWT BoostAdapter CTPT CrossModal DPE GDA LPPlusPlus LinearProbe MTA OTPT RTPT "
-        "StatA TDA TPS TPT TTC TipAdapter TransCLIP ZERO ZeroshotCLIP",
+        "SPARC StatA TDA TPS TPT TTC TaIDPT TipAdapter TransCLIP ZERO ZeroshotCLIP",
     ),
-    "joint": (False, "AWT AWTFewShot GDA MTA StatA TPS TransCLIP ZERO"),
+    "several": (
+        "decides", "ALIGN CoOp DualCoOp LinearProbe MaPLe PLOT"
+    ),
+    "needs_all_labels": (True, "RAM SPARC TipAdapter TipAdapterF"),
+    "joint": (False, "AWT AWTFewShot GDA MTA RAM SPARC StatA TPS TransCLIP ZERO"),
     "stream": (True, "BoostAdapter DPE TDA"),
     "single": (False, "ALIGN MMP PLOT"),
     "trains_on_support": (True, "CLAP ProLIP"),
@@ -377,9 +381,9 @@ DECLARED = {
     "own_classes": (True, "GDA MMRL MMRLpp"),
     "test_augmix": (True, "DPE TDA"),
     "views": (2, "CoPrompt"),
-    "support_passes": (1, "LPPlusPlus LinearProbe"),
+    "support_passes": (1, "LPPlusPlus LinearProbe SPARC"),
     "class_bound": (
-        True, "CLAP CrossModal LPPlusPlus LinearProbe SOTGLP TaskRes TipAdapter TipAdapterF",
+        True, "CLAP CrossModal LPPlusPlus LinearProbe SOTGLP SPARC TaskRes TipAdapter TipAdapterF",
     ),
 }  # fmt: skip
 

@@ -60,7 +60,8 @@ def test_every_method_works_where_all_widths_differ(uneven_clip, method):
     if own:
         F.cross_entropy(logits, torch.tensor([0, 2])).backward()
     assert all(p.grad.isfinite().all() and p.grad.any() for p in own.values())
-    assert torch.allclose(model.eval()(images), logits.detach(), rtol=1e-3, atol=1e-3)
+    same = torch.allclose(model.eval()(images), logits.detach(), rtol=1e-3, atol=1e-3)
+    assert same or method == "RAM"  # in training it normalises over a batch
 
 
 @pytest.mark.parametrize(

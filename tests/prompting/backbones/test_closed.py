@@ -27,7 +27,7 @@ SIZE, D, PAD = 16, 24, 0
 EVERYWHERE = [
     "BoostAdapter", "CLAP", "CLIPAdapter", "CrossModal", "DPE", "GDA", "LPPlusPlus",
     "LinearProbe", "MTA", "TDA", "TPS", "TaskRes", "TipAdapter", "TipAdapterF", "TransCLIP",
-    "StatA", "ZERO", "ZeroshotCLIP",
+    "SPARC", "StatA", "ZERO", "ZeroshotCLIP",
 ]  # fmt: skip
 
 
