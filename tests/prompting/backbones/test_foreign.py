@@ -270,8 +270,9 @@ def test_pixels_are_those_of_the_processor(tmp_path, case):
     assert found.shape == wanted.shape == (3, SIZE, SIZE)
     assert ((found - wanted) * levels).abs().max() <= 1.01  # levels of 256
     run = SimpleNamespace(
-        images=images, method="", backbone="", classnames=[], calibration="", temperature=1.0
-    )
+        images=images, method="", backbone="", classnames=[], calibration="", temperature=1.0,
+        several=False,
+    )  # fmt: skip
     assert f"{metadata(run)['resize']} {metadata(run)['resize_to']}".startswith(resize)
 
 
