@@ -23,7 +23,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
-from ..advice import page as advice_page
+from .. import advice
 from ..errors import UserError, by_system, in_short, need, printable
 from ..images.image_files import check_image
 from ..record.calibration import check_error
@@ -38,7 +38,7 @@ ERRORS = (0.01, 0.02, 0.05, 0.1, 0.2)
 LARGEST = 50_000_000  # bytes of an image
 TOP = 5  # classes of an image
 HTML = Path(__file__).with_name("page.html").read_text("utf-8")
-HTML = HTML.replace("/* page.css */", Path(advice_page.__file__).with_name("page.css").read_text())
+HTML = HTML.replace("/* page.css */", Path(advice.__file__).with_name("page.css").read_text())
 
 
 def _hash_of(tag: str) -> str:
