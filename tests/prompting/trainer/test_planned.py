@@ -1,6 +1,7 @@
 """Methods that plan the steps of each epoch."""
 
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from tiny import learned, results, run
 from trainers.prompting import OnSupport, Planned, Stage, Staged, UserError, register
 from trainers.prompting.method import METHODS
 from trainers.prompting.methods.coop import CoOp
-from trainers.prompting.trainer.planned_steps import check_plan
+from trainers.prompting.trainer.planned_steps import check_plan, count_steps
 
 STEPS, READ = [], []  # rows and labels of each step; what is read before each epoch
 
@@ -75,6 +76,11 @@ def test_steps_are_as_planned(straight, tmp_path, monkeypatch):
     monkeypatch.setattr(Ordered, "reads", True)
     assert run(tmp_path, "Ordered", tmp_path / "slow", 3, extra=["OPTIM.LR", "1e-4"]) == 0
     assert torch.equal(READ[0], read[0])  # augmentations depend on the seed and the epoch
+
+
+def test_epochs_to_come_count_as_the_last_one_that_is_known():
+    known = SimpleNamespace(epoch_lengths=[4, 2], epoch=1, max_epoch=4)
+    assert count_steps(known) == (4, 10)
 
 
 class Interrupted(Exception):
