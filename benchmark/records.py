@@ -170,7 +170,7 @@ class Outcome:
     @property
     def metric(self) -> str:
         """The key of the number that stands for the run, `accuracy` or `map`."""
-        return run_record.main_metric(self.result or {})
+        return run_record.main_metric(self.result or {"several": self.run.protocol.several})
 
     @property
     def number(self) -> float:

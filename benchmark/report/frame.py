@@ -95,7 +95,6 @@ def _tidy(outcomes: Sequence[Outcome]) -> pd.DataFrame:
     runs = pd.DataFrame(list(map(_facts, outcomes)))
     if runs.empty:
         return runs
-    runs["main"] = runs.groupby("dataset")["main"].transform("last").fillna("accuracy")
     runs = _place(_in_every_table(_with_untrained(runs)))
     runs = _in_lines(_in_order(_with_names(runs)))
     values = pd.DataFrame(list(runs.pop("metrics")), runs.index, dtype=float)
@@ -195,7 +194,7 @@ def _facts(outcome: Outcome) -> dict:
         "config": run.config, "origin": outcome.origin, "seed": run.seed,
         "column": protocol.parts[run.part].column, "training": not run.eval_only,
         "lacking": result.get("classes_without_positives") or 0,
-        "problem": outcome.problem, "main": outcome.metric if result else None,
+        "problem": outcome.problem, "main": outcome.metric,
         "other_data": result.get("as_published") is False,
         "teacher": earlier_text(outcome, "teacher"),
         "settings": tuple(

@@ -26,7 +26,7 @@ def drawn(seed, skill=2.0, n=N):
     return {"image": image, "label": label, "logit": logit.astype(np.float16)}
 
 
-def tagged(output, trainer, rows_by_seed, **more):
+def tagged(output, trainer, rows_by_seed, protocol="several_labels", **more):
     """Write runs of a method on images with several labels, with their scores."""
     for seed, rows in rows_by_seed.items():
         numbers = measures(rows["label"], rows["logit"], decides=True)
@@ -34,7 +34,7 @@ def tagged(output, trainer, rows_by_seed, **more):
         names = [f"tag {k}" for k in range(K)]
         keys = {"several": "decides", "num_classes": K, "num_test": len(rows["label"])} | numbers
         keys |= {"average_precisions": dict(zip(names, precisions, strict=True))} | more
-        one = outcome(trainer, seed, "all", None, "tags", protocol="few_shot", **keys)
+        one = outcome(trainer, seed, "all", None, "tags", protocol=protocol, **keys)
         del one.result["accuracy"]
         leave(output, [one])
         write_predictions(output / one.run.place, rows, NAME)
@@ -67,7 +67,7 @@ def test_tables_show_map_with_all_that_is_told_of_it(tmp_path, report):
     text = report()
     values = np.array([gains(rows).mean() for rows in runs.values()])
     assert f"{values.mean():.2f} ± {values.std(ddof=1):.2f}" in text
-    assert "Few-shot on tags: mAP (%) on test images" in text and "ccuracy" not in text
+    assert "Several labels on tags: mAP (%) on test images" in text and "ccuracy" not in text
     assert "the mAP of DualCoOp is" in text and "Chance is 18.8." in text
     assert "Left out, as no test image has them: 2 classes." in text
     metrics = report("--metrics")
@@ -81,7 +81,7 @@ def test_tables_show_map_with_all_that_is_told_of_it(tmp_path, report):
 
 def test_a_failed_run_stands_in_the_table_of_map(tmp_path, report):
     tagged(tmp_path, "DualCoOp", {1: drawn(1)})
-    run = outcome("DualCoOp", 2, "all", None, "tags", protocol="few_shot").run
+    run = outcome("DualCoOp", 2, "all", None, "tags", protocol="several_labels").run
     folder = tmp_path / run.place
     folder.mkdir(parents=True)
     write_launch(replace(run, folder=folder), None, ())
@@ -160,7 +160,7 @@ def test_a_single_run_shows_map_with_its_interval(tmp_path, report):
 
 
 def test_data_sets_of_both_kinds_have_tables_of_their_own(tmp_path, report):
-    tagged(tmp_path, "DualCoOp", {1: drawn(1)})
+    tagged(tmp_path, "DualCoOp", {1: drawn(1)}, protocol="few_shot")  # as of single runs
     leave(tmp_path, few_shot("DualCoOp", 16, (45.0,)))
     text = report()
     assert "Few-shot on DTD: accuracy (%)" in text and "Few-shot on tags: mAP (%)" in text
