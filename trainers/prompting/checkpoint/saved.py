@@ -357,6 +357,7 @@ class Saved:
             raise broken_checkpoint(folder, self.epoch, f"lacks {', '.join(lacking)}")
         if self.identity and (texts := differences(now.identity, self.identity, OF_WEIGHTS)):
             raise begun_otherwise(folder, texts)
+        self.check_weights(now.backbone, now.backbone_sha256)
         note_edited(self._edited_since(now))
 
     def restore(self, method: Any, precision: Any, folder: str) -> list[int]:
