@@ -341,12 +341,14 @@ def test_rows_of_features_where_pixels_are_changed(tiny_clip):
 
 VALUES = {  # key -> good values, then bad ones
     "DATASET.CLASSES_AT": ([0, 1, 2], [-1, 3, "1"]),
+    "DATASET.KNOWN": ([0.1, 1.0], [0.0, 1.1, float("nan")]),
     "DATASET.VALIDATION_SHOTS": ([-1, 0, 4], [-2]),
     "OPTIM.ADAM_EPS": ([0.0, 0.5], [-1e-9, 1.0, float("nan")]),
     "OPTIM.CLIP_NORM": ([0, 0.5], [-1.0, float("nan"), float("inf")]),
     "OPTIM.STEPS": ([0, 10**9], [-1]),
     "OPTIM.LR_MIN": ([0.0, 1e-4], [-1e-9, 1.0]),
     "OPTIM.COSINE_STEPS": ([0], [-1]),
+    "TEST.WISE": ([0.0, 0.5, 1.0], [-0.1, 1.1, float("nan")]),
     "TRAIN.ATTACK": (["", "pgd"], ["cw"]),
     "TRAIN.ATTACK_EPS": ([0.1, 255.0], [0.0, 255.1, float("nan")]),
     "TRAIN.ATTACK_ALPHA": ([0.1, 2.0], [0.0, float("inf")]),

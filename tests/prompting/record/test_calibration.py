@@ -156,6 +156,11 @@ def test_only_images_that_nothing_else_has_read_calibrate(case):
     cfg = get_cfg_default()
     add_nodes(cfg)
     cfg.TEST.update(of_test)
-    body = {"__init__": nn.Module.__init__, "trains": False, **of_method}
+    body = {
+        "__init__": nn.Module.__init__,
+        "settings": SimpleNamespace(several=False),
+        "trains": False,
+        **of_method,
+    }
     method = type("Other", (OnSupport, AtTestTime), body)()
     assert sentence in why_uncalibrated(method, SimpleNamespace(**of_data), cfg)
