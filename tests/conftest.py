@@ -106,6 +106,18 @@ def threads():
         torch.set_num_threads(before)
 
 
+@pytest.fixture(scope="session")
+def runs(tmp_path_factory):
+    """Return a folder that holds a run folder for each of three methods, and their images."""
+    from tiny import run
+
+    root, streams = tmp_path_factory.mktemp("runs"), (sys.stdout, sys.stderr)
+    for trainer in ("ALIGN", "CoOp", "ZeroshotCLIP"):
+        assert run(root, trainer, root / trainer, 1) == 0
+        sys.stdout, sys.stderr = streams
+    return root
+
+
 @pytest.fixture
 def small_disk(tmp_path):
     """Return a function that gives a folder on a separate small disk with so many KiB left."""
