@@ -2,10 +2,15 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, fields
-from typing import Any, TypeAlias, get_type_hints
+from typing import Annotated, Any, Literal, TypeAlias, get_args, get_origin, get_type_hints
 
-from .errors import UserError, nearest
+from .errors import UserError, fraction, from_1, nearest, not_negative, one_of, positive
 
+From0: TypeAlias = Annotated[int, not_negative]
+From1: TypeAlias = Annotated[int, from_1]
+NotNegative: TypeAlias = Annotated[float, not_negative]
+Positive: TypeAlias = Annotated[float, positive]
+Fraction: TypeAlias = Annotated[float, fraction]
 Switch: TypeAlias = object  # any true value turns it on
 Words: TypeAlias = str | list[str] | None  # a template, or a list of them
 
@@ -50,15 +55,21 @@ def defaults_of(settings: type[Settings], method: str) -> dict[str, Any]:
 def check_values(
     settings: type[Settings], values: Mapping[str, object], place: Callable[[str], str]
 ) -> None:
-    """Check the types of the values in a node, by key, against the fields of the settings.
+    """Check the values in a node, by key, against the types of the fields, which may have a range.
 
     `place` returns the dotted place of a key in the cfg, for the message.
     """
-    types = get_type_hints(settings)
+    types = get_type_hints(settings, include_extras=True)
     for key, value in values.items():
-        holds, what = KINDS.get(types[key], (lambda value: True, ""))
+        kind, where = types[key], place(key)
+        if get_origin(kind) is Literal:
+            one_of(where, value, get_args(kind))
+        plain, *ranges = get_args(kind) if get_origin(kind) is Annotated else (kind,)
+        holds, what = KINDS.get(plain, (lambda value: True, ""))
         if not holds(value):
-            raise UserError(f"{place(key)} is {value!r} but must be {what}")
+            raise UserError(f"{where} is {value!r} but must be {what}")
+        for check in ranges:
+            check(where, value)
 
 
 def read_node(

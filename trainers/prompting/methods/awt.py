@@ -20,9 +20,9 @@ from ..encoders.sentences import fixed_sentence
 from ..encoders.templates import AWT as TEMPLATES
 from ..encoders.templates import template_of
 from ..encoders.text import TextFeatures
-from ..errors import from_1, need, positive
+from ..errors import need
 from ..marks import FILE, ONE_IMAGE
-from ..node import clean
+from ..node import From1, Positive, clean
 from ..registry import register
 from ..sure_views import entropy
 from ..teacher import sentences_of
@@ -66,16 +66,10 @@ class AWT(OfViews):
     class Settings(OfViews.Settings):
         """The keys of the node."""
 
-        NUM_VIEWS: int = 51
-        NUM_DESCRIPTOR: int = 50
-        T: float = 0.5
+        NUM_VIEWS: From1 = 51
+        NUM_DESCRIPTOR: From1 = 50
+        T: Positive = 0.5
         SENTENCES: str | Mapping | None = None  # a JSON file
-
-        def __post_init__(self) -> None:
-            super().__post_init__()
-            from_1("NUM_VIEWS", self.NUM_VIEWS)
-            from_1("NUM_DESCRIPTOR", self.NUM_DESCRIPTOR)
-            positive("T", self.T)
 
     settings: Settings
     kept: torch.Tensor | None

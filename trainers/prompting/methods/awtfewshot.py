@@ -18,9 +18,9 @@ from ..checkpoint.public import Public
 from ..encoders.added import SIDES, Added, blocks_of
 from ..encoders.drawn import DrawnRows
 from ..encoders.vision import ImageEncoder, ImageFeatures
-from ..errors import from_1, not_negative
 from ..full_precision import no_autocast
 from ..method import Batch, Method, Output
+from ..node import From1, NotNegative
 from ..prompts import Contexts
 from ..registry import register
 from .awt import AWT
@@ -79,17 +79,10 @@ class AWTFewShot(AWT):
     class Settings(AWT.Settings):
         """The keys of the node."""
 
-        DOWN_RATE: int = 384
-        DESC_PER_BATCH: int = 8
-        W_IMAGE: float = 10.0
-        W_TEXT: float = 25.0
-
-        def __post_init__(self) -> None:
-            super().__post_init__()
-            from_1("DOWN_RATE", self.DOWN_RATE)
-            from_1("DESC_PER_BATCH", self.DESC_PER_BATCH)
-            not_negative("W_IMAGE", self.W_IMAGE)
-            not_negative("W_TEXT", self.W_TEXT)
+        DOWN_RATE: From1 = 384
+        DESC_PER_BATCH: From1 = 8
+        W_IMAGE: NotNegative = 10.0
+        W_TEXT: NotNegative = 25.0
 
     settings: Settings
     text_encoder: DrawnRows

@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from ..checkpoint.public import Public
 from ..encoders.class_text import ClassText
 from ..encoders.templates import CLIP, ZERO_SHOT, template_of
-from ..errors import need, not_negative
+from ..errors import need
 from ..marks import FILE
-from ..node import Words, clean
+from ..node import From1, NotNegative, Words, clean
 from ..registry import register
 from ..teacher import Teacher, sentences_of
 from .coop import CoOp
@@ -60,19 +60,16 @@ class BiomedCoOp(CoOp):
     class Settings(CoOp.Settings):
         """The keys of the node."""
 
-        N_CTX: int = 4
+        N_CTX: From1 = 4
         CTX_INIT: Words = "a photo of a"
-        SCCM_LAMBDA: float = 1.0
-        KDSP_LAMBDA: float = 1.0
+        SCCM_LAMBDA: NotNegative = 1.0
+        KDSP_LAMBDA: NotNegative = 1.0
         TAU: float = 1.5
         N_PROMPTS: int = 50
         SENTENCES: str | Mapping | None = None  # a JSON file
 
         def __post_init__(self) -> None:
             super().__post_init__()
-            need(self.N_CTX >= 1, f"N_CTX is {self.N_CTX}: at least 1 is needed")
-            not_negative("SCCM_LAMBDA", self.SCCM_LAMBDA)
-            not_negative("KDSP_LAMBDA", self.KDSP_LAMBDA)
             need(self.TAU >= 1, f"TAU is {self.TAU} but must be 1 or more, to keep any sentence")
             need(self.N_PROMPTS > 1, f"N_PROMPTS is {self.N_PROMPTS}: at least 2 are needed")
 

@@ -8,21 +8,19 @@ Letters: B images in V views, n of them kept, K classes, C items of a class in a
 from collections.abc import Iterator
 from dataclasses import dataclass
 from operator import attrgetter
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 
 from ..checkpoint.public import Public
 from ..encoders.vision import ImageFeatures
-from ..errors import need, one_of
 from ..full_precision import no_autocast
 from ..method import Output
+from ..node import From0
 from ..registry import register
 from ..sure_views import check_selection, entropy, marginal_entropy, surest
 from .tda import IN_VIEWS, TDA, Cache
-
-FORMS = ("plain", "surest", "published")
 
 
 class Latest(Cache):
@@ -105,15 +103,13 @@ class BoostAdapter(TDA):
         """The keys of the node, with the values for ImageNet."""
 
         NEGATIVE_FIFO: bool = True
-        DELTA: int = 0
+        DELTA: From0 = 0
         BATCH_SIZE: int = 64  # views
         SELECTION_P: float = 0.1
-        FORM: str = "published"  # for the data set; or plain, surest
+        FORM: Literal["plain", "surest", "published"] = "published"  # for the data set
 
         def __post_init__(self) -> None:
             super().__post_init__()
-            one_of("FORM", self.FORM, FORMS)
-            need(self.DELTA >= 0, f"DELTA is {self.DELTA} but must be 0 or more")
             check_selection(self.BATCH_SIZE, self.SELECTION_P, "BATCH_SIZE or SELECTION_P")
 
     settings: Settings  # type: ignore[assignment]
@@ -123,7 +119,8 @@ class BoostAdapter(TDA):
         """Make the text features, and empty caches."""
         super().build(clip_model, classnames, dataset)
         s, K = self.settings, len(classnames)
-        self.form = FORMS[dataset in IN_VIEWS] if s.FORM == "published" else s.FORM
+        of_data = "surest" if dataset in IN_VIEWS else "plain"
+        self.form = of_data if s.FORM == "published" else s.FORM
         self.positive = Boosted(K, s.POSITIVE_SHOT_CAPACITY, self.width, masks=False)
         self.positive.more = s.DELTA
         if s.NEGATIVE_FIFO:

@@ -5,6 +5,7 @@ A Closer Look at the Few-Shot Adaptation of Large Vision-Language Models.
 
 from dataclasses import dataclass
 from operator import attrgetter
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -17,8 +18,9 @@ from ..checkpoint.public import Public
 from ..encoders.class_text import MEANS, class_text
 from ..encoders.templates import DEFAULT, IMAGENET
 from ..encoders.text import TextFeatures
-from ..errors import UserError, from_1, need, one_of
+from ..errors import UserError, need, one_of
 from ..method import Method
+from ..node import From1
 from ..registry import register
 from ..teacher import Teacher
 
@@ -79,23 +81,20 @@ class CLAP(OnSupport, PerClass, Staged):
     class Settings(Method.Settings):
         """The keys of the node, and the number of passes over the training images."""
 
-        INIT: str = "ZS"
+        INIT: Literal["ZS", "RANDOM"] = "ZS"
         CONSTRAINT: str = "l2"
-        ENHANCED_BASE: str = "none"
-        REPETITIONS: int = 20  # a constant of the published code
+        ENHANCED_BASE: Literal["none"] = "none"
+        REPETITIONS: From1 = 20  # a constant of the published code
 
         def __post_init__(self) -> None:
             distance, _, weights = self.CONSTRAINT.partition("_")
             one_of("CONSTRAINT", distance, DISTANCES)
             one_of("The part of CONSTRAINT after _", weights, WEIGHTS)
-            one_of("INIT", self.INIT, ("ZS", "RANDOM"))
-            one_of("ENHANCED_BASE", self.ENHANCED_BASE, ("none",))
             need(
                 self.INIT == "ZS" or distance == "none",
                 f"INIT is RANDOM but CONSTRAINT is {self.CONSTRAINT}, which keeps prototypes close "
                 "to the text features: set CONSTRAINT none",
             )
-            from_1("REPETITIONS", self.REPETITIONS)
 
     settings: Settings
 

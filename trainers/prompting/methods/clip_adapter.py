@@ -11,8 +11,9 @@ from torch import nn
 
 from ..checkpoint.public import Public
 from ..encoders.class_text import MEANS
-from ..errors import UserError, need
+from ..errors import UserError
 from ..method import Method
+from ..node import Fraction
 from ..registry import register
 
 
@@ -60,11 +61,8 @@ class CLIPAdapter(Method):
         """The keys of the node; their defaults are constants of the published code."""
 
         PREC: str = "fp32"
-        RATIO: float = 0.2
+        RATIO: Fraction = 0.2
         REDUCTION: int = 4
-
-        def __post_init__(self) -> None:
-            need(0 <= self.RATIO <= 1, f"RATIO is {self.RATIO} but must be from 0 to 1")
 
     settings: Settings
 

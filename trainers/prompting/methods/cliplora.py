@@ -6,7 +6,7 @@ Low-Rank Few-Shot Adaptation of Vision-Language Models.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 
@@ -15,8 +15,9 @@ from ..checkpoint.public import Public, PublicFiles
 from ..checkpoint.saved import Saved
 from ..encoders.added import MATRICES, SIDES, LowRank, blocks_of
 from ..encoders.class_text import MEANS
-from ..errors import UserError, check_name, need, positive
+from ..errors import UserError, check_name, need
 from ..method import Method
+from ..node import Positive
 from ..registry import register
 
 # The numbers, from 0, of the adapted blocks of an encoder with L blocks.
@@ -82,22 +83,18 @@ class CLIPLoRA(PublicFiles, Updated):
     class Settings(Method.Scaled):
         """The arguments of the public code, in upper case, and its constants."""
 
-        ENCODER: str = "both"  # or text, vision
+        ENCODER: Literal["both", "text", "vision"] = "both"
         POSITION: str = "all"
-        PARAMS: list[str] = field(
-            default_factory=lambda: ["q", "k", "v"]
-        )  # of q, k, v, o, fc, proj
+        PARAMS: list[str] = field(default_factory=lambda: ["q", "k", "v"])  # or o, fc, proj
         R: int = 2
-        ALPHA: float = 1.0
+        ALPHA: Positive = 1.0
         DROPOUT_RATE: float = 0.25
 
         def __post_init__(self) -> None:
-            check_name("ENCODER", self.ENCODER, ("both", "text", "vision"))
             check_name("POSITION", self.POSITION, POSITIONS)
             for name in self.PARAMS:
                 check_name("matrix in PARAMS", name, MATRICES)
             rate = self.DROPOUT_RATE
-            positive("ALPHA", self.ALPHA)
             need(0 <= rate < 1, f"DROPOUT_RATE is {rate} but must be in [0, 1)")
 
     settings: Settings

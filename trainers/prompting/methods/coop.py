@@ -4,11 +4,12 @@ Learning to Prompt for Vision-Language Models.
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 from ..capabilities.biased import Biased
 from ..checkpoint.public import Public
 from ..encoders.sentences import only_template
-from ..errors import need, one_of
+from ..errors import need
 from ..method import Method
 from ..node import Words
 from ..registry import register
@@ -37,10 +38,9 @@ class CoOp(Biased, TextPrompted):
         N_CTX: int = 16
         CSC: bool = False
         CTX_INIT: Words = ""
-        CLASS_TOKEN_POSITION: str = "end"
+        CLASS_TOKEN_POSITION: Literal["end", "middle", "front"] = "end"
 
         def __post_init__(self) -> None:
-            one_of("CLASS_TOKEN_POSITION", self.CLASS_TOKEN_POSITION, ("end", "middle", "front"))
             only_template(self.CTX_INIT)
             need(self.CTX_INIT or self.N_CTX >= 1, f"N_CTX is {self.N_CTX}: at least 1 is needed")
 

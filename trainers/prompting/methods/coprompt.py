@@ -5,14 +5,15 @@ Consistency-guided Prompt Learning for Vision-Language Models.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 
 from ..checkpoint.public import Public
 from ..encoders.class_text import ClassText
-from ..errors import not_negative, one_of
 from ..marks import FILE
+from ..node import NotNegative
 from ..registry import register
 from ..regularizers import apart
 from ..teacher import Teacher, read_sentences
@@ -61,13 +62,9 @@ class CoPrompt(MaPLe):
     class Settings(MaPLe.Settings):
         """The keys of the node."""
 
-        W: float = 8.0
-        DISTILL: str = "cosine"
+        W: NotNegative = 8.0
+        DISTILL: Literal["cosine", "mse"] = "cosine"
         SENTENCES: str | Mapping | None = None  # a JSON file
-
-        def __post_init__(self) -> None:
-            one_of("TRAINER.DISTILL", self.DISTILL, ("cosine", "mse"))
-            not_negative("TRAINER.W", self.W)
 
     settings: Settings
 

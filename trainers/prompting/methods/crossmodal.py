@@ -6,7 +6,7 @@ Multimodality Helps Unimodality: Cross-Modal Few-Shot Learning with Multimodal M
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -17,8 +17,9 @@ from ..capabilities.mirrored import Mirrored
 from ..checkpoint.public import Public
 from ..encoders.class_text import MEANS, class_text
 from ..encoders.templates import IMAGENET
-from ..errors import fraction, from_1, need, not_negative, one_of, positive
+from ..errors import need
 from ..method import Method
+from ..node import Fraction, From0, From1, NotNegative, Positive
 from ..registry import register
 from ..teacher import Teacher
 from .clip_adapter import Adapter
@@ -59,36 +60,26 @@ class CrossModal(Mirrored, LinearProbe):
     class Settings(Method.Settings):
         """The keys of the public code, and its constants."""
 
-        MODALITY: str = "cross_modal"
-        CLASSIFIER_HEAD: str = "linear"
-        CLASSIFIER_INIT: str = "zeroshot"
+        MODALITY: Literal["cross_modal", "uni_modal"] = "cross_modal"
+        CLASSIFIER_HEAD: Literal["linear", "adapter"] = "linear"
+        CLASSIFIER_INIT: Literal["zeroshot", "random"] = "zeroshot"
         LOGIT: float = 4.60517
         IMAGE_LAYER_IDX: int = 0
         TEXT_LAYER_IDX: int = 0
-        IMAGE_AUGMENTATION: str = "flip"
-        LR: float = 0.001
-        WEIGHT_DECAY: float = 0.01
-        BATCH_SIZE: int = 8
-        ITERS: int = 12800
-        WARMUP_ITER: int = 50
-        EVAL_FREQ: int = 100
-        WISEFT: float = 0.0
+        IMAGE_AUGMENTATION: Literal["flip", "none"] = "flip"
+        LR: Positive = 0.001
+        WEIGHT_DECAY: NotNegative = 0.01
+        BATCH_SIZE: From1 = 8
+        ITERS: From1 = 12800
+        WARMUP_ITER: From0 = 50
+        EVAL_FREQ: From1 = 100
+        WISEFT: Fraction = 0.0
         SEARCH_HP: bool = True
 
         def __post_init__(self) -> None:
-            one_of("MODALITY", self.MODALITY, ("cross_modal", "uni_modal"))
-            one_of("CLASSIFIER_HEAD", self.CLASSIFIER_HEAD, ("linear", "adapter"))
-            one_of("CLASSIFIER_INIT", self.CLASSIFIER_INIT, ("zeroshot", "random"))
-            one_of("IMAGE_AUGMENTATION", self.IMAGE_AUGMENTATION, ("flip", "none"))
             for key in ("IMAGE_LAYER_IDX", "TEXT_LAYER_IDX"):
                 need(not getattr(self, key), f"{key} must be 0: no layer of CLIP can be learned")
-            positive("LR", self.LR)
-            for key in ("WEIGHT_DECAY", "WARMUP_ITER"):
-                not_negative(key, getattr(self, key))
-            for key in ("BATCH_SIZE", "ITERS", "EVAL_FREQ"):
-                from_1(key, getattr(self, key))
             need(abs(self.LOGIT) <= 20, f"LOGIT is {self.LOGIT}, a logarithm: 4.6 is usual")
-            fraction("WISEFT", self.WISEFT)
 
     settings: Settings  # type: ignore[assignment]
 

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import torch
 
 from ..checkpoint.public import Public
-from ..errors import not_negative, one_of
+from ..errors import one_of
 from ..full_precision import no_autocast
+from ..node import NotNegative
 from ..registry import register
 from .tpt import TPT
 
@@ -69,14 +70,13 @@ class CTPT(TPT):
     class Settings(TPT.Settings):
         """The keys of the node."""
 
-        LAMBDA_TERM: float = 50.0
+        LAMBDA_TERM: NotNegative = 50.0
         TERM: str = "dispersion"  # or released, frobenius
         TWO_STEP: bool = False
         I_AUGMIX: bool = False
 
         def __post_init__(self) -> None:
             super().__post_init__()
-            not_negative("LAMBDA_TERM", self.LAMBDA_TERM)
             one_of("TERM", self.TERM, TERMS)
 
     settings: Settings  # type: ignore[assignment]
@@ -132,7 +132,7 @@ class OTPT(CTPT):
     class Settings(CTPT.Settings):
         """The keys of the node."""
 
-        LAMBDA_TERM: float = 18.0
+        LAMBDA_TERM: NotNegative = 18.0
         TERM: str = "released"  # or frobenius; dispersion is C-TPT
 
     settings: Settings  # type: ignore[assignment]

@@ -8,6 +8,7 @@ Letters: B images in V views, K classes, P of them with a visual prototype, D th
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -17,17 +18,15 @@ from ..checkpoint.public import Public
 from ..encoders.class_text import ClassText, zero_shot_template
 from ..encoders.text import TextFeatures
 from ..encoders.vision import ImageFeatures
-from ..errors import need, not_negative, one_of
 from ..full_precision import no_autocast
 from ..marks import FILE, STREAM
 from ..method import Method, Output
-from ..node import clean
+from ..node import From0, From1, NotNegative, clean
 from ..registry import register
 from ..sure_views import check_selection, entropy, marginal_entropy, surest
 from ..teacher import sentences_of
 from .tda import Cache, templates_of
 
-FORMS = ("published", "plain", "views", "surest")
 PUBLISHED = dict.fromkeys(("ImageNet", "ImageNetV2", "ImageNetR", "ImageNetSketch"), "views")
 PUBLISHED["ImageNetA"] = "surest"
 TAU = 0.01  # of InfoNCE
@@ -74,24 +73,20 @@ class DPE(AtTestTime):
     class Settings(Method.Scaled):
         """The keys of the node, with the values for ImageNet."""
 
-        SHOT_CAPACITY: int = 3
-        ALPHA: float = 6.0
-        BETA: float = 5.0
-        LR_TEXT: float = 6e-4
-        LR_IMAGE: float = 6e-4
-        ALIGN: float = 0.5
+        SHOT_CAPACITY: From1 = 3
+        ALPHA: NotNegative = 6.0
+        BETA: NotNegative = 5.0
+        LR_TEXT: NotNegative = 6e-4
+        LR_IMAGE: NotNegative = 6e-4
+        ALIGN: NotNegative = 0.5
         ENTROPY_THRESHOLD: float = 0.1
-        TTA_STEPS: int = 1
+        TTA_STEPS: From0 = 1
         BATCH_SIZE: int = 64  # views
         SELECTION_P: float = 0.1
         SENTENCES: str | Mapping | None = None  # a JSON file
-        FORM: str = "published"  # for the data set; or plain, views, surest
+        FORM: Literal["published", "plain", "views", "surest"] = "published"
 
         def __post_init__(self) -> None:
-            one_of("FORM", self.FORM, FORMS)
-            need(self.SHOT_CAPACITY >= 1, f"SHOT_CAPACITY is {self.SHOT_CAPACITY}: 1 is the least")
-            for key in ("TTA_STEPS", "ALPHA", "BETA", "LR_TEXT", "LR_IMAGE", "ALIGN"):
-                not_negative(key, getattr(self, key))
             check_selection(self.BATCH_SIZE, self.SELECTION_P, "BATCH_SIZE or SELECTION_P")
 
     settings: Settings

@@ -17,9 +17,10 @@ from ..checkpoint.saved import Saved
 from ..encoders.sentences import Keys, around_name, write_sentences
 from ..encoders.text import TextEncoder, TextFeatures
 from ..encoders.vision import ImageEncoder, ImageFeatures, project_values
-from ..errors import UserError, from_1, need
+from ..errors import UserError, need
 from ..full_precision import no_autocast
 from ..method import Method
+from ..node import Fraction, From1
 from ..prompts import Contexts, word_embeddings
 from ..registry import register
 
@@ -70,10 +71,10 @@ class GalLoP(PublicFiles, Method):
         """The arguments of the public code, in upper case, with the values of its scripts."""
 
         TEMPLATE: str = "A photo of a {}"  # the words before the class name are learned
-        N_GLOBAL_PROMPTS: int = 4
-        N_LOCAL_PROMPTS: int = 4
+        N_GLOBAL_PROMPTS: From1 = 4
+        N_LOCAL_PROMPTS: From1 = 4
         TOPK: list[int] = field(default_factory=lambda: [5, 10, 15, 20])
-        GLOBAL_DROPOUT_P: float = 0.75
+        GLOBAL_DROPOUT_P: Fraction = 0.75
         USE_LOCAL_FEATURES: bool = True  # in the score
         USE_GLOBAL_LOSS: bool = True
         USE_LOCAL_LOSS: bool = True
@@ -82,16 +83,12 @@ class GalLoP(PublicFiles, Method):
         LEARN_LOCAL_PROJ: bool = True
 
         def __post_init__(self) -> None:
-            for key in ("N_GLOBAL_PROMPTS", "N_LOCAL_PROMPTS"):
-                from_1(key, getattr(self, key))
             counts = len(self.TOPK) in (1, self.N_LOCAL_PROMPTS)
             need(
                 counts and min(self.TOPK) >= 1,
                 f"TOPK is {list(self.TOPK)} but must be one number of patches, or one for each of "
                 f"the {self.N_LOCAL_PROMPTS} local prompts, all 1 or more",
             )
-            p = self.GLOBAL_DROPOUT_P
-            need(0 <= p <= 1, f"GLOBAL_DROPOUT_P is {p}, not in [0, 1]")
             need(
                 self.USE_GLOBAL_LOSS or self.USE_LOCAL_LOSS,
                 "USE_GLOBAL_LOSS and USE_LOCAL_LOSS are False: set one to True",

@@ -6,6 +6,7 @@ A Hard-to-Beat Baseline for Training-Free CLIP-Based Adaptation.
 import math
 from dataclasses import dataclass
 from operator import attrgetter
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -15,9 +16,10 @@ from ..capabilities.per_class import PerClass
 from ..checkpoint.public import Public
 from ..encoders.class_text import MEANS, class_text
 from ..encoders.templates import IMAGENET
-from ..errors import from_1, need, not_negative, one_of
+from ..errors import need
 from ..full_precision import in_float64
 from ..method import Method
+from ..node import From0, From1, NotNegative
 from ..registry import register
 from ..teacher import Teacher
 
@@ -65,18 +67,14 @@ class GDA(OnSupport, PerClass):
     class Settings(Method.Scaled):
         """The keys of the public code, and its constants."""
 
-        AUGMENT_EPOCH: int = 10
-        ALPHA: float = 0.1
+        AUGMENT_EPOCH: From1 = 10
+        ALPHA: NotNegative = 0.1
         SEARCH_HP: bool = True
-        FORM: str = "shrunk"  # or base2new
+        FORM: Literal["shrunk", "base2new"] = "shrunk"
         NEIGHBORS: int = 64
-        COPIES: int = 16
+        COPIES: From0 = 16
 
         def __post_init__(self) -> None:
-            one_of("FORM", self.FORM, ("shrunk", "base2new"))
-            not_negative("ALPHA", self.ALPHA)
-            not_negative("COPIES", self.COPIES)
-            from_1("AUGMENT_EPOCH", self.AUGMENT_EPOCH)
             need(self.NEIGHBORS >= 2, f"NEIGHBORS is {self.NEIGHBORS}: at least 2 are needed")
 
     settings: Settings

@@ -9,7 +9,7 @@ widths of the text and the image encoder.
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -17,11 +17,11 @@ from torch import nn
 
 from ..checkpoint.public import Public
 from ..encoders.class_text import ClassText
-from ..errors import need, not_negative, one_of
+from ..errors import need
 from ..full_precision import no_autocast
 from ..marks import FILE
 from ..method import Method
-from ..node import Words
+from ..node import NotNegative, Words
 from ..prompts import Contexts, Size, Textual, normal, size_of, visual_width
 from ..registry import register
 from ..regularizers import apart
@@ -226,13 +226,11 @@ class HiCroPL(Prompted):
         CTX_INIT: Words = "a photo of a"
         PROMPT_DEPTH: int = 9
         CROSS_LAYER: int = 6
-        LAMBD: float = 10.0
+        LAMBD: NotNegative = 10.0
         SENTENCES: str | Mapping | None = None  # a JSON file
-        FORM: str = "released"
+        FORM: Literal["released", "paper"] = "released"
 
         def __post_init__(self) -> None:
-            one_of("FORM", self.FORM, ("released", "paper"))
-            not_negative("LAMBD", self.LAMBD)
             need(
                 1 <= self.CROSS_LAYER < self.PROMPT_DEPTH,
                 f"CROSS_LAYER is {self.CROSS_LAYER} but must be from 1 to PROMPT_DEPTH - 1, which "

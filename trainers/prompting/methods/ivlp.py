@@ -3,9 +3,8 @@
 from dataclasses import dataclass
 
 from ..checkpoint.public import Public
-from ..errors import not_negative
 from ..method import Method
-from ..node import Words
+from ..node import From0, Words
 from ..prompts import size_of
 from ..registry import register
 from .prompted import Point, Prompted
@@ -22,15 +21,11 @@ class IVLP(Prompted):
     class Settings(Method.Settings):
         """The keys of the node."""
 
-        N_CTX_VISION: int = 2  # 0 here or for its depth: textual prompts only
+        N_CTX_VISION: From0 = 2  # 0 here or for its depth: textual prompts only
         N_CTX_TEXT: int = 2
         CTX_INIT: Words = "a photo of a"
-        PROMPT_DEPTH_VISION: int = 9
+        PROMPT_DEPTH_VISION: From0 = 9
         PROMPT_DEPTH_TEXT: int = 9
-
-        def __post_init__(self) -> None:
-            for key in ("N_CTX_VISION", "PROMPT_DEPTH_VISION"):
-                not_negative(key, getattr(self, key))
 
     text_size = size_of("N_CTX_TEXT", "PROMPT_DEPTH_TEXT")
     vision_size = size_of("N_CTX_VISION", "PROMPT_DEPTH_VISION")

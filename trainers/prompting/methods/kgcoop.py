@@ -9,9 +9,8 @@ import torch.nn.functional as F
 
 from ..checkpoint.public import Public
 from ..encoders.templates import KGCOOP, template_of
-from ..errors import not_negative
 from ..method import Method
-from ..node import Switch
+from ..node import NotNegative, Switch
 from ..registry import register
 from ..regularizers import apart
 from ..teacher import Teacher
@@ -51,10 +50,7 @@ class KgCoOp(CoOp):
         N_CTX: int = 16
         CSC: bool = False
         CTX_INIT: Switch = False
-        W: float = 1.0
-
-        def __post_init__(self) -> None:
-            not_negative("W", self.W)
+        W: NotNegative = 1.0
 
     settings: Settings  # type: ignore[assignment]
 

@@ -14,9 +14,10 @@ from torch import nn
 from ..capabilities.on_support import OnSupport
 from ..capabilities.per_class import PerClass
 from ..checkpoint.public import Public
-from ..errors import need, not_negative, positive
+from ..errors import need
 from ..full_precision import in_float64
 from ..method import Method
+from ..node import From0, Positive
 from ..registry import register
 
 ROUNDS, STARTS = 1000, 5  # of L-BFGS: a new start follows a line search that fails
@@ -60,13 +61,9 @@ class LinearProbe(OnSupport, PerClass):
     class Settings(Method.Settings):
         """The keys of the node."""
 
-        C: float = 1.0
+        C: Positive = 1.0
         SEARCH_HP: bool = True
-        NUM_STEP: int = 8
-
-        def __post_init__(self) -> None:
-            positive("C", self.C)
-            not_negative("NUM_STEP", self.NUM_STEP)
+        NUM_STEP: From0 = 8
 
     settings: Settings
 

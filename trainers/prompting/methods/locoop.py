@@ -12,8 +12,9 @@ from ..capabilities.staged import Staged
 from ..checkpoint.public import Public
 from ..encoders.text import TextFeatures
 from ..encoders.vision import ImageEncoder, ImageFeatures, project_values
-from ..errors import from_1, need, not_negative
+from ..errors import need
 from ..full_precision import no_autocast
+from ..node import From1, NotNegative
 from ..registry import register
 from .coop import CoOp
 
@@ -43,13 +44,8 @@ class LoCoOp(Staged, CoOp):
     class Settings(CoOp.Settings):
         """The keys of the node, and two arguments of the public code."""
 
-        LAMBDA_VALUE: float = 0.25
-        TOPK: int = 200  # meant for the 1000 classes of ImageNet
-
-        def __post_init__(self) -> None:
-            super().__post_init__()
-            from_1("topk", self.TOPK)
-            not_negative("lambda_value", self.LAMBDA_VALUE)
+        LAMBDA_VALUE: NotNegative = 0.25
+        TOPK: From1 = 200  # meant for the 1000 classes of ImageNet
 
     settings: Settings
 

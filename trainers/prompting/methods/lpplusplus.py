@@ -5,6 +5,7 @@ LP++: A Surprisingly Strong Linear Probe for Few-Shot CLIP.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -14,8 +15,9 @@ from ..capabilities.fitting import keep_best, train
 from ..checkpoint.public import Public
 from ..encoders.class_text import MEANS, class_text
 from ..encoders.templates import IMAGENET
-from ..errors import UserError, from_1, one_of
+from ..errors import UserError
 from ..method import Method
+from ..node import From1
 from ..registry import register
 from ..teacher import Teacher
 from .linear_probe import LinearProbe
@@ -61,13 +63,9 @@ class LPPlusPlus(LinearProbe):
     class Settings(Method.Settings):
         """The keys of the node."""
 
-        TRAIN_EPOCH: int = 300
-        FORM: str = "released"
+        TRAIN_EPOCH: From1 = 300
+        FORM: Literal["released", "cleared"] = "released"
         SEARCH_HP: bool = True
-
-        def __post_init__(self) -> None:
-            one_of("FORM", self.FORM, ("released", "cleared"))
-            from_1("TRAIN_EPOCH", self.TRAIN_EPOCH)
 
     settings: Settings  # type: ignore[assignment]
 

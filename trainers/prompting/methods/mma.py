@@ -13,9 +13,9 @@ from ..encoders.added import SIDES, Added, blocks_of
 from ..encoders.sentences import fixed_sentence, only_template, write_sentences
 from ..encoders.text import TextEncoder
 from ..encoders.vision import ImageEncoder
-from ..errors import from_1, need, positive
+from ..errors import need
 from ..method import Method
-from ..node import Words
+from ..node import From1, Positive, Words
 from ..registry import register
 
 
@@ -76,13 +76,12 @@ class Adapters(nn.Module):
             bypass.scale = scale
 
 
-def check_places(start: int, end: int, dim: int) -> None:
-    """Refuse places and a width of adapters that none can have; raises UserError."""
+def check_places(start: int, end: int) -> None:
+    """Refuse places that no adapters can have; raises UserError."""
     need(
         0 <= start <= end,
         f"ADAPTER_START is {start} and ADAPTER_END {end}: give 0 <= ADAPTER_START <= ADAPTER_END",
     )
-    from_1("ADAPTER_DIM", dim)
 
 
 @register
@@ -124,12 +123,11 @@ class MultiModalAdapter(Method):
         TEXT_CTX_INIT: Words = "a photo of a"
         ADAPTER_START: int = 5
         ADAPTER_END: int = 12
-        ADAPTER_DIM: int = 32
-        ADAPTER_SCALE: float = 0.001
+        ADAPTER_DIM: From1 = 32
+        ADAPTER_SCALE: Positive = 0.001
 
         def __post_init__(self) -> None:
-            check_places(self.ADAPTER_START, self.ADAPTER_END, self.ADAPTER_DIM)
-            positive("ADAPTER_SCALE", self.ADAPTER_SCALE)
+            check_places(self.ADAPTER_START, self.ADAPTER_END)
             only_template(self.TEXT_CTX_INIT)
 
     settings: Settings

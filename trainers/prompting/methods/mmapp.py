@@ -4,6 +4,7 @@ MMA++: Effective Multi-Modal Adaptation for Vision-Language Models.
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -13,9 +14,10 @@ from ..encoders.class_text import RULES, class_text
 from ..encoders.drawn import DrawnSentences
 from ..encoders.templates import CLIP
 from ..encoders.vision import ImageEncoder
-from ..errors import need, not_negative, one_of, positive
+from ..errors import need
 from ..marks import FILE
 from ..method import Method
+from ..node import From1, NotNegative, Positive
 from ..registry import register
 from ..regularizers import apart
 from .mma import Adapters, MultiModalAdapter, check_places
@@ -60,21 +62,17 @@ class MMAPP(MultiModalAdapter):
     class Settings(Method.Settings):
         """The keys of the node."""
 
-        INPUT_PROMPTS: str = "hc"
+        INPUT_PROMPTS: Literal["hc", "cupl"] = "hc"
         ADAPTER_START: int = 5
         ADAPTER_END: int = 12
-        ADAPTER_DIM: int = 32
-        ADAPTER_TRAIN_SCALE: float = 0.01
-        ADAPTER_TRAIN_SCALE_REG: float = 2.5
-        ADAPTER_TEST_SCALE: float = 0.0065
+        ADAPTER_DIM: From1 = 32
+        ADAPTER_TRAIN_SCALE: Positive = 0.01
+        ADAPTER_TRAIN_SCALE_REG: NotNegative = 2.5
+        ADAPTER_TEST_SCALE: Positive = 0.0065
         ADAPTER_DROP: float = 0.1
 
         def __post_init__(self) -> None:
-            one_of("INPUT_PROMPTS", self.INPUT_PROMPTS, ("hc", "cupl"))
-            check_places(self.ADAPTER_START, self.ADAPTER_END, self.ADAPTER_DIM)
-            positive("ADAPTER_TRAIN_SCALE", self.ADAPTER_TRAIN_SCALE)
-            not_negative("ADAPTER_TRAIN_SCALE_REG", self.ADAPTER_TRAIN_SCALE_REG)
-            positive("ADAPTER_TEST_SCALE", self.ADAPTER_TEST_SCALE)
+            check_places(self.ADAPTER_START, self.ADAPTER_END)
             drop = self.ADAPTER_DROP
             need(0 <= drop < 1, f"ADAPTER_DROP is {drop} but must be 0 or more, and below 1")
 

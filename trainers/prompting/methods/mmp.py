@@ -13,9 +13,8 @@ from ..checkpoint.public import Public
 from ..encoders.sentences import expand_templates
 from ..encoders.text import TextFeatures
 from ..encoders.vision import ImageFeatures
-from ..errors import need
 from ..method import Method
-from ..node import Words
+from ..node import From0, Words
 from ..prompts import size_of
 from ..registry import register
 from ..transport.released import sinkhorn_released
@@ -47,14 +46,9 @@ class MMP(Prompted):
         N_CTX: int = 2
         CTX_INIT: Words = "a photo of a"  # several templates are separated by tabs
         TEXT_PROMPT_DEPTH: int = 9
-        TEXT_PROMPT_NUMBER: int = 4
-        VISION_PROMPT_NUMBER: int = 4
+        TEXT_PROMPT_NUMBER: From0 = 4
+        VISION_PROMPT_NUMBER: From0 = 4
         HIERARCHICAL: bool = True
-
-        def __post_init__(self) -> None:
-            for key in ("TEXT_PROMPT_NUMBER", "VISION_PROMPT_NUMBER"):
-                count = getattr(self, key)
-                need(count >= 0, f"{key} is {count}: the number of prompts is 0 or more")
 
     settings: Settings
 

@@ -4,7 +4,7 @@ MMRL: Multi-Modal Representation Learning for Vision-Language Models.
 """
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -16,9 +16,10 @@ from ..encoders.added import SIDES, Added, blocks_of
 from ..encoders.class_text import MEANS, zero_shot_template
 from ..encoders.text import TextFeatures
 from ..encoders.vision import ImageEncoder, ImageFeatures
-from ..errors import check_name, fraction, from_1, need, not_negative
+from ..errors import need
 from ..full_precision import no_autocast
 from ..method import Method
+from ..node import Fraction, From1, NotNegative
 from ..prompts import normal
 from ..registry import register
 from ..regularizers import apart
@@ -103,25 +104,20 @@ class MMRL(PerClass):
     class Settings(Method.Scaled):
         """The keys of the node, and those that the public code keeps elsewhere."""
 
-        ALPHA: float = 0.7
-        REG_WEIGHT: float = 1.0
+        ALPHA: Fraction = 0.7
+        REG_WEIGHT: NotNegative = 1.0
         REP_LAYERS: list[int] = field(default_factory=lambda: [6, 7, 8, 9, 10, 11, 12])
-        REP_DIM: int = 512
-        N_REP_TOKENS: int = 5
-        TASK: str = "B2N"  # or FS, CD
+        REP_DIM: From1 = 512
+        N_REP_TOKENS: From1 = 5
+        TASK: Literal["B2N", "FS", "CD"] = "B2N"
         SUBSAMPLE_CLASSES: str = "all"
 
         def __post_init__(self) -> None:
-            check_name("TASK", self.TASK, ("B2N", "FS", "CD"))
             layers = list(self.REP_LAYERS)
             need(
                 layers and sorted(set(layers)) == layers and layers[0] >= 1,
                 f"REP_LAYERS is {layers} but must be numbers of blocks in rising order, 1 or more",
             )
-            from_1("REP_DIM", self.REP_DIM)
-            from_1("N_REP_TOKENS", self.N_REP_TOKENS)
-            not_negative("REG_WEIGHT", self.REG_WEIGHT)
-            fraction("ALPHA", self.ALPHA)
 
     settings: Settings
     representation_learner: Any

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from ..errors import fraction, from_1, need
+from ..errors import need
+from ..node import Fraction, From1
 from ..prompts import normal
 from ..registry import register
 from .mmrl import MMRL
@@ -101,15 +102,9 @@ class MMRLpp(MMRL):
     class Settings(MMRL.Settings):
         """The keys of the node, and those that the public code keeps elsewhere."""
 
-        BETA: float = 0.9
-        PROJ_LORA_DIM: int = 64
-        RES_LORA_DIM: int = 4
-
-        def __post_init__(self) -> None:
-            super().__post_init__()
-            fraction("BETA", self.BETA)
-            for key in ("PROJ_LORA_DIM", "RES_LORA_DIM"):
-                from_1(key, getattr(self, key))
+        BETA: Fraction = 0.9
+        PROJ_LORA_DIM: From1 = 64
+        RES_LORA_DIM: From1 = 4
 
     settings: Settings  # type: ignore[assignment]
 

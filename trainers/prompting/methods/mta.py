@@ -14,7 +14,8 @@ import torch.nn.functional as F
 
 from ..capabilities.of_views import OfViews
 from ..checkpoint.public import Public
-from ..errors import from_1, need, not_negative, positive
+from ..errors import need
+from ..node import From1, NotNegative, Positive
 from ..registry import register
 
 NEAR = 1e-6  # smaller changes end a loop
@@ -48,16 +49,13 @@ class MTA(OfViews):
         """The keys of the node; the last two are constants of the public code."""
 
         BATCH_SIZE: int = 64
-        LAMBDA_Y: float = 0.2
-        LAMBDA_Q: float = 4.0
+        LAMBDA_Y: Positive = 0.2
+        LAMBDA_Q: NotNegative = 4.0
         BANDWIDTH_P: float = 0.3
-        MAX_ITER: int = 5
+        MAX_ITER: From1 = 5
 
         def __post_init__(self) -> None:
             super().__post_init__()
-            positive("LAMBDA_Y", self.LAMBDA_Y)
-            not_negative("LAMBDA_Q", self.LAMBDA_Q)
-            from_1("MAX_ITER", self.MAX_ITER)
             share = self.BANDWIDTH_P
             need(0 < share <= 1, f"BANDWIDTH_P is {share} but must be above 0, and 1 or less")
             check_near(self.BATCH_SIZE, share)

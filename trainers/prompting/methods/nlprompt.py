@@ -5,14 +5,15 @@ NLPrompt: Noise-Label Prompt Learning for Vision-Language Models.
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 
 from ..capabilities.planned import Planned
 from ..checkpoint.public import Public
-from ..errors import fraction, need, not_negative, one_of
+from ..errors import one_of
+from ..node import Fraction, From0, Positive
 from ..registry import register
 from ..transport.released import sinkhorn_released
 from ..transport.scalings import widest
@@ -77,21 +78,17 @@ class NLPrompt(Planned, CoOp):
         """The keys of the node, and those that the public code keeps elsewhere."""
 
         USE_OT: bool = True
-        REG_E: float = 0.01
-        CURRICLUM_EPOCH: int = 0
-        BEGIN_RATE: float = 0.3
+        REG_E: Positive = 0.01
+        CURRICLUM_EPOCH: From0 = 0
+        BEGIN_RATE: Fraction = 0.3
         CURRICLUM_MODE: str = "linear"
         PMODE: str = "logP"
-        FORM: str = "log"
+        FORM: Literal["log", "released"] = "log"
 
         def __post_init__(self) -> None:
             super().__post_init__()
-            need(0 < self.REG_E < math.inf, f"REG_E is {self.REG_E} but must be above 0")
-            not_negative("CURRICLUM_EPOCH", self.CURRICLUM_EPOCH)
-            fraction("BEGIN_RATE", self.BEGIN_RATE)
             one_of("CURRICLUM_MODE", self.CURRICLUM_MODE, tuple(MODES))
             one_of("PMODE", self.PMODE, tuple(SCORES))
-            one_of("FORM", self.FORM, ("log", "released"))
 
     settings: Settings  # type: ignore[assignment]
     clean: torch.Tensor

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from ..errors import from_1, need
+from ..errors import need
+from ..node import From1
 from ..registry import register
 from ..transport.released import sinkhorn_released
 from .coop import CoOp
@@ -31,11 +32,10 @@ class PLOT(CoOp):
     class Settings(CoOp.Settings):
         """The keys of the node."""
 
-        N: int = 4
+        N: From1 = 4
 
         def __post_init__(self) -> None:
             super().__post_init__()
-            from_1("N", self.N)
             need(not self.CSC or self.N == 1, f"CSC needs N = 1, but N is {self.N}")
 
     settings: Settings

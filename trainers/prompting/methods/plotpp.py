@@ -17,8 +17,9 @@ from ..checkpoint.public import Public
 from ..encoders.sentences import SLOT, write_sentences
 from ..encoders.templates import PLOTPP as WORDS
 from ..encoders.templates import PLOTPP_DEFAULT
-from ..errors import from_1, need, one_of
+from ..errors import need, one_of
 from ..method import Method
+from ..node import From1
 from ..prompts import Contexts, Size, normal, visual_width
 from ..registry import register
 from ..transport.released import sinkhorn_released
@@ -69,7 +70,7 @@ class PLOTPP(Staged, Prompted):
         """The keys of the node, and ALIGNED; the public code has no MODEL_UPD `stages`."""
 
         N: int = 4
-        M: int = 4
+        M: From1 = 4
         N_CTX_V: int = 2
         TRADE_OFF: bool = False
         MODEL_UPD: str = "stages"
@@ -79,7 +80,6 @@ class PLOTPP(Staged, Prompted):
         def __post_init__(self) -> None:
             one_of("MODEL_UPD", self.MODEL_UPD, STAGES)
             need(1 <= self.N <= 4, f"N is {self.N}: there are words for 1 to 4 textual prompts")
-            from_1("M", self.M)
             need(
                 not self.PRETRAIN_DIR,
                 f"PRETRAIN_DIR is '{self.PRETRAIN_DIR}': give it as MODEL.INIT_WEIGHTS",

@@ -1,6 +1,7 @@
 """ProGrad: Prompt-aligned Gradient for Prompt Tuning (Zhu et al., ICCV 2023; arXiv:2205.14865)."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -8,9 +9,9 @@ import torch.nn.functional as F
 from ..checkpoint.public import Public
 from ..encoders.sentences import SLOT
 from ..encoders.templates import PROGRAD, template_of
-from ..errors import need, not_negative, one_of, positive
+from ..errors import need
 from ..method import Method
-from ..node import Switch
+from ..node import NotNegative, Positive, Switch
 from ..registry import register
 from ..teacher import Teacher
 from .coop import CoOp
@@ -65,10 +66,10 @@ class ProGrad(CoOp):
         N_CTX: int = 16
         CSC: bool = False
         CTX_INIT: Switch = False
-        CLASS_TOKEN_POSITION: str = "end"
+        CLASS_TOKEN_POSITION: Literal["end", "middle", "front"] = "end"
         NAME: str = "prograd"
-        T: float = 1.0
-        LAMBDA: float = 1.0
+        T: Positive = 1.0
+        LAMBDA: NotNegative = 1.0
 
         def __post_init__(self) -> None:
             need(
@@ -80,9 +81,6 @@ class ProGrad(CoOp):
                 self.NAME in ("", "prograd"),
                 f"LOSS.NAME is '{self.NAME}' but ProGrad has only the loss prograd",
             )
-            one_of("CLASS_TOKEN_POSITION", self.CLASS_TOKEN_POSITION, ("end", "middle", "front"))
-            not_negative("LOSS.LAMBDA", self.LAMBDA)
-            positive("LOSS.T", self.T)
             words = _words(self.dataset) if self.CTX_INIT else []
             need(
                 len(words) <= self.N_CTX,

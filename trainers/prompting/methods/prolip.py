@@ -8,6 +8,7 @@ from copy import deepcopy
 from dataclasses import dataclass
 from itertools import product
 from operator import attrgetter
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -24,10 +25,10 @@ from ..encoders.sides import need_open
 from ..encoders.templates import IMAGENET
 from ..encoders.text import TextFeatures
 from ..encoders.vision import CLASS_TOKEN, ImageEncoder, ImageFeatures
-from ..errors import from_1, need, not_negative, one_of
+from ..errors import need, not_negative, one_of
 from ..full_precision import gradients_of, no_autocast
 from ..method import Method
-from ..node import Words
+from ..node import From1, Words
 from ..registry import register
 
 POWERS = {"1/N": 1, "1/N^2": 2, "1/N2": 2}  # lambda as a function of the shots; public spelling
@@ -87,9 +88,9 @@ class ProLIP(PublicFiles, OneView, Staged):
         """The keys of the public code, and its constants."""
 
         LAMBDA: object = "1/N"  # or 1/N^2, or a number
-        AUG_VIEWS: int = 300
+        AUG_VIEWS: From1 = 300
         SEARCH: bool = False
-        SIDE: str = "visual"  # or text
+        SIDE: Literal["visual", "text"] = "visual"
         CTX_INIT: Words = ""
         SCALE: float = 100.0  # of the logits; 0 takes the CLIP's own
         LR: float = 1e-5
@@ -97,9 +98,7 @@ class ProLIP(PublicFiles, OneView, Staged):
         SHOTS: int = 16
 
         def __post_init__(self) -> None:
-            one_of("SIDE", self.SIDE, ("visual", "text"))
             only_template(self.CTX_INIT)
-            from_1("AUG_VIEWS", self.AUG_VIEWS)
             if self.LAMBDA not in POWERS:
                 try:
                     value = float(str(self.LAMBDA))

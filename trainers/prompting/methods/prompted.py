@@ -15,8 +15,9 @@ from typing import Any, NamedTuple
 from ..encoders.sentences import Keys, Sentence, expand_templates, fixed_sentence, write_sentences
 from ..encoders.text import TextEncoder
 from ..encoders.vision import ImageEncoder
-from ..errors import from_1, need
+from ..errors import need
 from ..method import Method
+from ..node import From1, Positive
 from ..prompts import Contexts, Independent, Projected, Size, Textual, Unified, Visual, check_size
 
 LEAST_LAMBDA = 1e-30  # costs divided by it are still far within float32
@@ -43,8 +44,8 @@ class Transported(Method.Settings):
     """The keys of the solver of transport problems."""
 
     LAMBDA: float = 0.1
-    SINKHORN_TOL: float = 1e-4
-    SINKHORN_MAX_ITER: int = 100
+    SINKHORN_TOL: Positive = 1e-4
+    SINKHORN_MAX_ITER: From1 = 100
 
     def __post_init__(self) -> None:
         need(
@@ -52,8 +53,6 @@ class Transported(Method.Settings):
             f"LAMBDA is {self.LAMBDA}: the regularisation must be finite, and at least "
             f"{LEAST_LAMBDA}",
         )
-        need(self.SINKHORN_TOL > 0, f"SINKHORN_TOL is {self.SINKHORN_TOL}: it must be positive")
-        from_1("SINKHORN_MAX_ITER", self.SINKHORN_MAX_ITER)
 
     @property
     def solver(self) -> tuple[float, float, int]:

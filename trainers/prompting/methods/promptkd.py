@@ -21,11 +21,11 @@ from ..capabilities.unlabelled import Unlabelled
 from ..checkpoint.public import Public
 from ..checkpoint.saved import Saved
 from ..encoders.vision import ImageFeatures
-from ..errors import UserError, need, not_negative, positive
+from ..errors import UserError, need
 from ..full_precision import no_autocast
 from ..marks import EQUAL
 from ..method import Method, find_method
-from ..node import Settings
+from ..node import From0, NotNegative, Positive, Settings
 from ..registry import register
 from ..storage.values import check_dense
 from ..teacher import MethodTeacher
@@ -85,16 +85,12 @@ class PromptKD(Unlabelled, Taught, Staged, VPT):
         The public code finds the teacher in a folder of its own; TEACHER is a key only here.
         """
 
-        N_CTX_VISION: int = 4
+        N_CTX_VISION: From0 = 4
         PROMPT_DEPTH_VISION: int = 9
         TEACHER: str = ""
         TEACHER_NAME: str = "ViT-L/14"
-        TEMPERATURE: float = 1.0
-        KD_WEIGHT: float = 1.0  # published: 1000
-
-        def __post_init__(self) -> None:
-            positive("TEMPERATURE", self.TEMPERATURE)
-            not_negative("KD_WEIGHT", self.KD_WEIGHT)
+        TEMPERATURE: Positive = 1.0
+        KD_WEIGHT: NotNegative = 1.0  # published: 1000
 
     settings: Settings
     teacher: MethodTeacher

@@ -14,7 +14,8 @@ from torch import nn
 from ..capabilities.staged import Staged
 from ..checkpoint.public import Public
 from ..encoders.templates import PROMPTSRC
-from ..errors import need, not_negative
+from ..errors import need
+from ..node import From0, From1
 from ..registry import register
 from ..regularizers import regularize
 from ..teacher import Teacher
@@ -61,19 +62,13 @@ class PromptSRC(Staged, IVLP):
     class Settings(IVLP.Settings):
         """The keys of the node."""
 
-        N_CTX_VISION: int = 4
+        N_CTX_VISION: From0 = 4
         N_CTX_TEXT: int = 4
-        TEXT_LOSS_WEIGHT: int = 25
-        IMAGE_LOSS_WEIGHT: int = 10
+        TEXT_LOSS_WEIGHT: From0 = 25
+        IMAGE_LOSS_WEIGHT: From0 = 10
         GPA_MEAN: int = 15
-        GPA_STD: int = 1
+        GPA_STD: From1 = 1
         MAX_EPOCH: int = 20
-
-        def __post_init__(self) -> None:
-            super().__post_init__()
-            for key in ("TEXT_LOSS_WEIGHT", "IMAGE_LOSS_WEIGHT"):
-                not_negative(key, getattr(self, key))
-            need(self.GPA_STD > 0, f"GPA_STD is {self.GPA_STD}: the spread must be positive")
 
     settings: Settings
 

@@ -11,8 +11,9 @@ import torch
 import torch.nn.functional as F
 
 from ..checkpoint.public import Public
-from ..errors import from_1, need, positive
+from ..errors import need
 from ..full_precision import no_autocast
+from ..node import From1, Positive
 from ..registry import register
 from ..sure_views import entropy
 from .tpt import TPT
@@ -47,13 +48,11 @@ class RTPT(TPT):
     class Settings(TPT.Settings):
         """The keys of the node."""
 
-        NEIGHBORS: int = 20
-        WEIGHT_TAU: float = 0.01
+        NEIGHBORS: From1 = 20
+        WEIGHT_TAU: Positive = 0.01
 
         def __post_init__(self) -> None:
             super().__post_init__()
-            from_1("NEIGHBORS", self.NEIGHBORS)
-            positive("WEIGHT_TAU", self.WEIGHT_TAU)
             self.check_neighbors(self.BATCH_SIZE)
 
         def check_neighbors(self, V: int) -> None:

@@ -13,8 +13,9 @@ from ..checkpoint.public import Public
 from ..encoders.class_text import MEANS, class_text
 from ..encoders.templates import SKIPTUNING, template_of
 from ..encoders.upper_blocks import UpperImage, UpperText, with_upper_copies
-from ..errors import from_1, need
+from ..errors import need
 from ..method import Batch, Method
+from ..node import From1
 from ..registry import register
 from ..teacher import Teacher
 
@@ -68,7 +69,7 @@ class SkipTuning(Method):
         PREC: str = "fp32"
         START_LAYER: int = 6
         TOP_RATIO: float = 0.5
-        MAX_TOP: int = 50
+        MAX_TOP: From1 = 50
         LAMBDA: float = 0.3
         DROP_RATIO: float = 0.0
 
@@ -79,7 +80,6 @@ class SkipTuning(Method):
                 "them: set amp, bf16 or fp32",
             )
             need(self.TOP_RATIO > 0, f"TOP_RATIO is {self.TOP_RATIO} but must be above 0")
-            from_1("MAX_TOP", self.MAX_TOP)
             need(0 < self.LAMBDA <= 1e6, f"LAMBDA is {self.LAMBDA} but must be above 0, up to 1e6")
             need(not self.DROP_RATIO, "DROP_RATIO must be 0: all image tokens are computed")
 

@@ -6,6 +6,7 @@ Letters as in `gallop`; k patches of an image belong to each class.
 """
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from torch import nn
@@ -14,7 +15,8 @@ from ..capabilities.per_class import PerClass
 from ..checkpoint.public import Public
 from ..encoders.text import TextEncoder
 from ..encoders.vision import ImageEncoder
-from ..errors import need, one_of
+from ..errors import need
+from ..node import From1
 from ..prompts import Contexts
 from ..registry import register
 from ..transport.released import sinkhorn_released
@@ -59,14 +61,10 @@ class SOTGLP(PerClass, GalLoP):
     class Settings(GalLoP.Settings):
         """The arguments of the public code, in upper case, with the values of its scripts."""
 
-        N_GLOBAL_PROMPTS: int = 3
+        N_GLOBAL_PROMPTS: From1 = 3
         TOPK: list[int] = field(default_factory=lambda: [10, 10, 10, 10])  # the largest counts
-        INIT_METHOD: str = "random"  # or gram: the prompts of a class are orthogonal, and small
+        INIT_METHOD: Literal["random", "gram"] = "random"  # gram: orthogonal, and small
         CLEAN_VV: bool = False
-
-        def __post_init__(self) -> None:
-            super().__post_init__()
-            one_of("INIT_METHOD", self.INIT_METHOD, ("random", "gram"))
 
         @property
         def topk(self) -> list[int]:

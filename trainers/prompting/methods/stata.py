@@ -6,6 +6,7 @@ Letters: Q test images, K classes, D the width of the features.
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -13,8 +14,8 @@ from torch import Tensor
 
 from ..capabilities.transductive import Transductive
 from ..checkpoint.public import Public
-from ..errors import from_1, not_negative, one_of, positive
 from ..method import Method
+from ..node import From0, From1, NotNegative, Positive
 from ..registry import register
 from .transclip import LEAST, Mixture, Solver
 
@@ -57,23 +58,15 @@ class StatA(Transductive):
     class Settings(Method.Scaled):
         """The keys of the node, with the values of the public code, and FORM."""
 
-        ALPHA: float = 1.0
-        LAMBDA_Y: float = 1.0
-        LAMBDA_LAPLACIAN: float = 1.0
+        ALPHA: NotNegative = 1.0
+        LAMBDA_Y: NotNegative = 1.0
+        LAMBDA_LAPLACIAN: NotNegative = 1.0
         SOFT_BETA: bool = False
-        MAX_ITER: int = 10
-        Z_ITER: int = 5
-        N_NEIGHBORS: int = 3
-        TAU: float = 50.0
-        FORM: str = "aligned"
-
-        def __post_init__(self) -> None:
-            one_of("FORM", self.FORM, ("aligned", "released"))
-            for key in ("Z_ITER", "N_NEIGHBORS"):
-                from_1(key, getattr(self, key))
-            for key in ("ALPHA", "LAMBDA_Y", "LAMBDA_LAPLACIAN", "MAX_ITER"):
-                not_negative(key, getattr(self, key))
-            positive("TAU", self.TAU)
+        MAX_ITER: From0 = 10
+        Z_ITER: From1 = 5
+        N_NEIGHBORS: From1 = 3
+        TAU: Positive = 50.0
+        FORM: Literal["aligned", "released"] = "aligned"
 
     settings: Settings
 

@@ -12,8 +12,8 @@ from ..checkpoint.public import Public
 from ..encoders.sentences import SLOT, write_sentences
 from ..encoders.text import TextEncoder
 from ..encoders.vision import ImageEncoder, project_values
-from ..errors import fraction, from_1, not_negative
 from ..method import Method
+from ..node import Fraction, From1, NotNegative
 from ..prompts import Contexts, Size, check_size
 from ..registry import register
 
@@ -53,14 +53,9 @@ class TaIDPT(Method):
     class Settings(Method.Settings):
         """The keys of the node."""
 
-        N_CTX: int = 16
-        GL_MERGE_RATE: float = 0.5
-        SPATIAL_SCALE_IMAGE: float = 40.0
-
-        def __post_init__(self) -> None:
-            from_1("N_CTX", self.N_CTX)
-            fraction("GL_MERGE_RATE", self.GL_MERGE_RATE)
-            not_negative("SPATIAL_SCALE_IMAGE", self.SPATIAL_SCALE_IMAGE)
+        N_CTX: From1 = 16
+        GL_MERGE_RATE: Fraction = 0.5
+        SPATIAL_SCALE_IMAGE: NotNegative = 40.0
 
     settings: Settings
 

@@ -16,8 +16,9 @@ from ..checkpoint.saved import Saved
 from ..encoders.class_text import MEANS, class_text
 from ..encoders.templates import DEFAULT, IMAGENET
 from ..encoders.text import TextFeatures
-from ..errors import ClosedSide, UserError, need, positive
+from ..errors import ClosedSide, UserError, need
 from ..method import Method
+from ..node import Positive
 from ..registry import register
 
 BASE = "base_text_features"  # in public checkpoints
@@ -63,11 +64,8 @@ class TaskRes(PerClass):
     class Settings(Method.Settings):
         """The keys of the node."""
 
-        RESIDUAL_SCALE: float = 1.0  # published: 0.5, and 1.0 for OxfordFlowers
+        RESIDUAL_SCALE: Positive = 1.0  # published: 0.5, and 1.0 for OxfordFlowers
         ENHANCED_BASE: str = "none"  # or the path of a file
-
-        def __post_init__(self) -> None:
-            positive("RESIDUAL_SCALE", self.RESIDUAL_SCALE)
 
     settings: Settings
     base: torch.Tensor

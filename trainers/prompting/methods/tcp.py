@@ -15,9 +15,9 @@ from ..backbones.openai_clip.model import QuickGELU
 from ..checkpoint.public import Public
 from ..encoders.templates import TCP as SENTENCES
 from ..encoders.templates import TCP_ENDS, template_of
-from ..errors import from_1, need
+from ..errors import need
 from ..method import Method
-from ..node import Switch
+from ..node import From1, Switch
 from ..registry import register
 from ..regularizers import apart
 from ..teacher import Teacher
@@ -60,11 +60,10 @@ class TCP(CoOp):
         N_CTX: int = 4
         CSC: bool = False
         CTX_INIT: Switch = False
-        INSERT_BLOCK: int = 8
+        INSERT_BLOCK: From1 = 8
 
         def __post_init__(self) -> None:
             need(not self.CSC, "TCP has tokens instead of contexts for each class: set CSC False")
-            from_1("INSERT_BLOCK", self.INSERT_BLOCK)
 
     settings: Settings  # type: ignore[assignment]
 

@@ -21,6 +21,7 @@ from ..errors import need
 from ..full_precision import no_autocast
 from ..marks import STREAM
 from ..method import Method, Output
+from ..node import From0, NotNegative
 from ..registry import register
 from ..sure_views import check_selection, marginal_entropy, surest
 from ..teacher import Teacher
@@ -123,12 +124,12 @@ class TDA(AtTestTime):
 
         POSITIVE_ENABLED: bool = True
         POSITIVE_SHOT_CAPACITY: int = 3
-        POSITIVE_ALPHA: float = 2.0
-        POSITIVE_BETA: float = 5.0
+        POSITIVE_ALPHA: NotNegative = 2.0
+        POSITIVE_BETA: NotNegative = 5.0
         NEGATIVE_ENABLED: bool = True
         NEGATIVE_SHOT_CAPACITY: int = 2
-        NEGATIVE_ALPHA: float = 0.117
-        NEGATIVE_BETA: float = 1.0
+        NEGATIVE_ALPHA: NotNegative = 0.117
+        NEGATIVE_BETA: NotNegative = 1.0
         NEGATIVE_ENTROPY_THRESHOLD_LOWER: float = 0.2
         NEGATIVE_ENTROPY_THRESHOLD_UPPER: float = 0.5
         NEGATIVE_MASK_THRESHOLD_LOWER: float = 0.03
@@ -142,9 +143,6 @@ class TDA(AtTestTime):
                     f"{key} is {getattr(self, key)}: at least 1 is needed; {side}_ENABLED False "
                     "switches the cache off",
                 )
-                for key in (f"{side}_ALPHA", f"{side}_BETA"):
-                    value = getattr(self, key)
-                    need(0 <= value < math.inf, f"{key} is {value} but must be finite, 0 or more")
             for name in ("ENTROPY", "MASK"):
                 key = f"NEGATIVE_{name}_THRESHOLD"
                 low, high = (getattr(self, f"{key}_{end}") for end in ("LOWER", "UPPER"))
@@ -154,11 +152,10 @@ class TDA(AtTestTime):
     class Settings(Caches):
         """The keys of the node."""
 
-        VIEWS: int = 0
+        VIEWS: From0 = 0
 
         def __post_init__(self) -> None:
             super().__post_init__()
-            need(self.VIEWS >= 0, f"VIEWS is {self.VIEWS} but must be 0 or more")
             if self.VIEWS > 1:
                 check_selection(self.VIEWS, SHARE, "VIEWS")
 

@@ -17,8 +17,9 @@ from ..checkpoint.files import read_checkpoint
 from ..checkpoint.public import Public, PublicFiles
 from ..encoders.blocks import class_attention
 from ..encoders.vision import ImageEncoder
-from ..errors import from_1, need, not_negative, positive
+from ..errors import need
 from ..full_precision import no_autocast
+from ..node import From1, NotNegative, Positive
 from ..registry import register
 from .coop import CoOp
 
@@ -100,17 +101,10 @@ class TextRefiner(PublicFiles, CoOp):
     class Settings(CoOp.Settings):
         """The keys of CoOp's node, and those that the public code takes as arguments."""
 
-        BALANCE: float = 50.0
-        DISTILL: float = 20.0
-        MEMORY_SIZE: int = 25
-        ALPHA: float = 0.2
-
-        def __post_init__(self) -> None:
-            super().__post_init__()
-            from_1("MEMORY_SIZE", self.MEMORY_SIZE)
-            positive("BALANCE", self.BALANCE)
-            positive("ALPHA", self.ALPHA)
-            not_negative("DISTILL", self.DISTILL)
+        BALANCE: Positive = 50.0
+        DISTILL: NotNegative = 20.0
+        MEMORY_SIZE: From1 = 25
+        ALPHA: Positive = 0.2
 
     settings: Settings
 

@@ -19,8 +19,9 @@ from ..checkpoint.saved import Saved
 from ..encoders.class_text import MEANS, class_text
 from ..encoders.templates import IMAGENET
 from ..encoders.text_cache import mark
-from ..errors import UserError, from_1, need, not_negative
+from ..errors import UserError, need
 from ..method import Method
+from ..node import From1, NotNegative
 from ..registry import register
 from ..teacher import Teacher
 
@@ -131,17 +132,14 @@ class TipAdapter(PublicFiles, OnSupport, PerClass):
     class Settings(Method.Scaled):
         """The keys of the node; defaults as published for ImageNet, but without the search."""
 
-        INIT_ALPHA: float = 1.17
-        INIT_BETA: float = 1.0
-        AUGMENT_EPOCH: int = 10
+        INIT_ALPHA: NotNegative = 1.17
+        INIT_BETA: NotNegative = 1.0
+        AUGMENT_EPOCH: From1 = 10
         SEARCH_HP: bool = False
         SEARCH_SCALE: list[float] = field(default_factory=lambda: [7, 3])  # largest beta, alpha
         SEARCH_STEP: list[float] = field(default_factory=lambda: [200, 20])
 
         def __post_init__(self) -> None:
-            for key in ("INIT_ALPHA", "INIT_BETA"):
-                not_negative(key, getattr(self, key))
-            from_1("AUGMENT_EPOCH", self.AUGMENT_EPOCH)
             need(
                 not (self.several and self.SEARCH_HP),
                 "SEARCH_HP chooses by the accuracy of one label an image: set it to False",

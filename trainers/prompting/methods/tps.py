@@ -6,7 +6,6 @@ Models.
 Letters: B images in V views, K classes, D the width of the features.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
@@ -23,7 +22,7 @@ from ..encoders.templates import CLIP
 from ..encoders.text import TextFeatures
 from ..errors import need
 from ..marks import FILE, ONE_IMAGE
-from ..node import Words, clean
+from ..node import From0, NotNegative, Words, clean
 from ..registry import register
 from ..sure_views import check_selection, marginal_entropy, surest
 from ..teacher import normalised_lists, sentences_of
@@ -73,15 +72,13 @@ class TPS(OfViews):
         TEMPLATES: list[str] = field(default_factory=list)
         SENTENCES: str | Mapping | None = None  # a JSON file
         PER_LABEL: bool = True
-        LR: float = 5e-3
+        LR: NotNegative = 5e-3
         SELECTION_P: float = 0.1
-        TTA_STEPS: int = 1
+        TTA_STEPS: From0 = 1
         BATCH_SIZE: int = 64
 
         def __post_init__(self) -> None:
             super().__post_init__()
-            need(0 <= self.LR < math.inf, f"LR is {self.LR} but must be finite, 0 or more")
-            need(self.TTA_STEPS >= 0, f"TTA_STEPS is {self.TTA_STEPS} but must be 0 or more")
             check_selection(self.BATCH_SIZE, self.SELECTION_P, "BATCH_SIZE or SELECTION_P")
             wrong = [template for template in self.TEMPLATES if "{}" not in template]
             need(not wrong, f"TEMPLATES has {wrong[:1]}, which lacks {{}} for the class name")

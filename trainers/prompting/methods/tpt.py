@@ -5,7 +5,6 @@ Test-Time Prompt Tuning for Zero-Shot Generalization in Vision-Language Models.
 Letters: B images in V views, K classes, n tokens of a context, W the width of the text encoder.
 """
 
-import math
 from dataclasses import dataclass, replace
 from operator import attrgetter
 
@@ -21,7 +20,7 @@ from ..errors import need
 from ..full_precision import no_autocast
 from ..marks import ONE_IMAGE
 from ..method import Method, Output
-from ..node import Words
+from ..node import From0, NotNegative, Words
 from ..prompts import Contexts
 from ..registry import register
 from ..sure_views import check_selection, marginal_entropy, surest
@@ -71,15 +70,13 @@ class TPT(AtTestTime, CoOp):
         N_CTX: int = 4
         CTX_INIT: Words = ""  # published: "a photo of a"
         COCOOP: bool = False
-        LR: float = 5e-3
+        LR: NotNegative = 5e-3
         SELECTION_P: float = 0.1
-        TTA_STEPS: int = 1
+        TTA_STEPS: From0 = 1
         BATCH_SIZE: int = 64
 
         def __post_init__(self) -> None:
             only_template(self.CTX_INIT)
-            need(0 <= self.LR < math.inf, f"LR is {self.LR} but must be finite, 0 or more")
-            need(self.TTA_STEPS >= 0, f"TTA_STEPS is {self.TTA_STEPS} but must be 0 or more")
             check_selection(self.BATCH_SIZE, self.SELECTION_P, "BATCH_SIZE or SELECTION_P")
 
     settings: Settings  # type: ignore[assignment]

@@ -12,7 +12,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -22,9 +22,10 @@ from ..capabilities.on_support import OnSupport
 from ..capabilities.per_class import PerClass
 from ..capabilities.transductive import Transductive
 from ..checkpoint.public import Public
-from ..errors import from_1, need, not_negative, one_of, positive
+from ..errors import need
 from ..marks import EQUAL, WHOLE
 from ..method import Method
+from ..node import From0, From1, NotNegative, Positive
 from ..registry import register
 from ..teacher import MethodTeacher
 
@@ -92,17 +93,17 @@ class TransCLIP(OnSupport, PerClass, Transductive):
     class Settings(Method.Scaled):
         """The keys of the node, which are constants of the public code, and FEW_SHOT to PRIOR."""
 
-        MAX_ITER: int = 10
-        Z_ITER: int = 5
-        N_NEIGHBORS: int = 3
-        N_CONFIDENT: int = 8
-        LAMBDA_ZS: float = 1.0
-        LAMBDA_FS: float = 0.5
+        MAX_ITER: From0 = 10
+        Z_ITER: From1 = 5
+        N_NEIGHBORS: From1 = 3
+        N_CONFIDENT: From1 = 8
+        LAMBDA_ZS: NotNegative = 1.0
+        LAMBDA_FS: NotNegative = 0.5
         GAMMA: list[float] = field(default_factory=lambda: [0.002, 0.01, 0.02, 0.2])
-        TAU: float = 50.0
+        TAU: Positive = 50.0
         FEW_SHOT: bool = False
         SEARCH_HP: bool = True
-        FORM: str = "aligned"
+        FORM: Literal["aligned", "released"] = "aligned"
         PRIOR: str = ""
 
         @property
@@ -111,12 +112,6 @@ class TransCLIP(OnSupport, PerClass, Transductive):
             return self.FEW_SHOT and self.SEARCH_HP and len(self.GAMMA) > 1
 
         def __post_init__(self) -> None:
-            one_of("FORM", self.FORM, ("aligned", "released"))
-            for key in ("Z_ITER", "N_NEIGHBORS", "N_CONFIDENT"):
-                from_1(key, getattr(self, key))
-            for key in ("MAX_ITER", "LAMBDA_ZS", "LAMBDA_FS"):
-                not_negative(key, getattr(self, key))
-            positive("TAU", self.TAU)
             need(
                 len(self.GAMMA) and all(0 <= gamma < math.inf for gamma in self.GAMMA),
                 f"GAMMA is {list(self.GAMMA)} but must be numbers, each 0 or more",

@@ -14,10 +14,10 @@ import torch
 from ..checkpoint.public import Public
 from ..encoders.class_text import SCORES, class_text
 from ..encoders.vision import ImageEncoder
-from ..errors import need, not_negative, positive
+from ..errors import need
 from ..marks import ONE_IMAGE
 from ..method import Method
-from ..node import clean
+from ..node import From0, NotNegative, Positive, clean
 from ..registry import register
 from ..robustness import gradient, to_images, to_pixels
 
@@ -54,20 +54,15 @@ class TTC(Method):
     class Settings(Method.Settings):
         """The keys of the public code."""
 
-        TTC_EPS: float = 4 / 255
-        TTC_STEPSIZE: float = 1 / 255
-        TTC_STEPS: int = 2
-        TAU_THRES: float = 0.2
-        BETA: float = 2.0
+        TTC_EPS: Positive = 4 / 255
+        TTC_STEPSIZE: Positive = 1 / 255
+        TTC_STEPS: From0 = 2
+        TAU_THRES: NotNegative = 0.2
+        BETA: NotNegative = 2.0
         TEMPLATE: str = "This is a photo of a {}."
 
         def __post_init__(self) -> None:
-            for key in ("TTC_EPS", "TTC_STEPSIZE"):
-                positive(key, getattr(self, key))
             need(self.TTC_EPS <= 1, f"TTC_EPS is {self.TTC_EPS} but pixels go from 0 to 1")
-            need(self.TTC_STEPS >= 0, f"TTC_STEPS is {self.TTC_STEPS} but must be 0 or more")
-            not_negative("TAU_THRES", self.TAU_THRES)
-            not_negative("BETA", self.BETA)
             need(
                 self.TEMPLATE.count("{}") == bool(self.TEMPLATE),
                 f"TEMPLATE is '{self.TEMPLATE}' but must have one {{}}, for the class name",

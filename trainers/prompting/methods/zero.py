@@ -7,13 +7,14 @@ Letters: B images in V views, K classes.
 
 from dataclasses import dataclass
 from operator import attrgetter
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 
 from ..capabilities.of_views import OfViews
 from ..checkpoint.public import Public
-from ..errors import need, one_of
+from ..errors import need
 from ..registry import register
 from ..sure_views import check_selection, entropy
 
@@ -50,11 +51,10 @@ class ZERO(OfViews):
 
         NUM_VIEWS: int = 64
         GAMMA: float = 0.3
-        FORM: str = "paper"
+        FORM: Literal["paper", "released"] = "paper"
 
         def __post_init__(self) -> None:
             super().__post_init__()
-            one_of("FORM", self.FORM, ("paper", "released"))
             need(
                 self.GAMMA < 1, f"GAMMA is {self.GAMMA} but must be below 1: other views break ties"
             )
