@@ -26,7 +26,7 @@ from .frame import frame, main_rows
 from .further import further
 from .names import seeds_text
 from .render import FORMATS, render
-from .summary import of_metrics, summarise
+from .summary import of_metrics, summarise, usual_rows
 
 PUBLISHED = ("on", "off", "all")
 
@@ -149,7 +149,7 @@ def show(args: argparse.Namespace, outputs: list[Path]) -> None:
         print(note, file=sys.stderr)
     scores = further(tidy) if args.metrics else None
     numbers = summarise(tidy, args.interval, args.published != "off", scores)
-    rows = of_metrics(numbers) if args.metrics else main_rows(numbers)
+    rows = of_metrics(numbers) if args.metrics else usual_rows(numbers)
     views: list[Comparisons | Classes] = []
     if args.compare:
         views.append(Comparisons(tidy, main_rows(numbers), args.compare, args.metric))
@@ -250,7 +250,7 @@ def end_in_table(protocol: Protocol, engine: Any, output: Path) -> int:
     tidy = frame(outcomes)
     numbers = summarise(tidy)
     table_rows = main_rows(numbers)
-    print(render(table_rows, "text", sentences=findings(tidy, numbers)))
+    print(render(usual_rows(numbers), "text", sentences=findings(tidy, numbers)))
     varied = tidy[[bool(outcome.run.opts) for outcome in tidy["outcome"]]]
     for _, of_method in varied.groupby("trainer", sort=False):  # the values of --vary
         if not any(outcome.result for outcome in of_method["outcome"]):
@@ -269,7 +269,7 @@ def keep_table(protocol: Protocol, output: Path) -> None:
     outcomes = [from_folder(run) for run in runs_in(output) if run.protocol is protocol]
     if not outcomes:  # no folder of a run could be made
         return
-    write_output(path, render(main_rows(summarise(frame(outcomes))), "json") + "\n")
+    write_output(path, render(usual_rows(summarise(frame(outcomes))), "json") + "\n")
     print(
         f"The table shows the runs of this command; {path} has all runs of {protocol.name} in "
         f"{output}",

@@ -22,7 +22,7 @@ from .compare import Comparisons
 from .frame import main_rows
 from .names import dataset_title, in_words
 from .plots import WIDTH, Drawing, encode_figure, figures
-from .summary import metric_of
+from .summary import metric_of, usual_rows
 from .table import Table, interval
 from .tables import tables
 
@@ -95,12 +95,12 @@ def page_of(
     numbers, too.
     """
     sections: dict[Protocol | Section, list[Part]] = {}
-    usual = main_rows(rows)
+    usual = usual_rows(rows)
     for protocol, of_protocol in tables(usual, all_published).items():
-        of_main = usual[usual["protocol"] == protocol.name]
+        of_main = main_rows(usual[usual["protocol"] == protocol.name])
         heading = metric_of(of_main["main"].iloc[0]).head.removesuffix(" (%)")
         sections[protocol] = [Part(heading, of_protocol, figures(of_main))]
-    further = tables(rows[rows["metric"] != rows["main"]])
+    further = tables(rows.drop(usual.index))
     parts = [(view.heading, view.tables(), view.picture) for view in views]
     parts = [("More metrics", further, "reliability")] * bool(further) + parts
     of_tests = tests(tidy, rows) if any(kind for *_, kind in parts) else []

@@ -74,7 +74,8 @@ def summarise(
             pd.concat(averages).sort_index(kind="stable").sort_values("rank", kind="stable")
         ]
     numbers = pd.concat([cells, *averages], ignore_index=True)
-    numbers["comparable"] &= numbers["metric"] == "accuracy"
+    of_papers = numbers["dataset"].map(published.METRIC).fillna(numbers["main"])
+    numbers["comparable"] &= numbers["metric"] == of_papers
     return numbers.copy()  # in fewer blocks, as frame's
 
 
@@ -86,6 +87,12 @@ def of_metrics(numbers: pd.DataFrame) -> pd.DataFrame:
     empty = numbers["average"] & numbers["mean"].isna() & (numbers["metric"] != numbers["main"])
     shown = numbers[numbers["metric"].isin(order) & ~empty]
     return shown.sort_values("metric", key=lambda keys: keys.map(order), kind="stable")
+
+
+def usual_rows(numbers: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of the main metrics, and of another that published numbers are of."""
+    beside = numbers.groupby(["metric", "table"])["comparable"].transform("any")
+    return numbers[(numbers["metric"] == numbers["main"]) | beside.astype(bool)]
 
 
 def protocol_of(rows: Any) -> Protocol:
@@ -183,9 +190,15 @@ def published_beside(row: Any, trainer: str = "") -> published.Published | None:
     """
     protocol = PROTOCOLS[row.protocol]
     theirs = row.comparable and published.find(
-        protocol, trainer or row.trainer, row.dataset, row.shots, row.group_published
+        protocol, trainer or own_name(row), row.dataset, row.shots, row.group_published
     )
-    return theirs if theirs and row.column in theirs.values else None
+    fits = theirs and row.column in theirs.values and row.backbones == {theirs.backbone}
+    return theirs if fits else None
+
+
+def own_name(row: Any) -> str:
+    """Return the name by which the method of a row has published numbers."""
+    return published.with_known(row.trainer, dict(row.settings).get(published.KNOWN, 1))
 
 
 def minus_published(row: Any) -> float | None:
@@ -199,14 +212,13 @@ def minus_published(row: Any) -> float | None:
 
 def _comparable(line) -> bool:
     """Return True if a line has the setting of published numbers."""
-    group = line.group_published
-    fits = not line.label and line.backbones == {published.BACKBONES[group]}
-    fits = fits and line.split == "test" and not line.other_data
-    fits = fits and all(
-        key not in (INIT, TRAINED) and USUAL.get(key, value) == value
-        for key, value in line.settings
-    )
-    return fits and bool(published.numbers(PROTOCOLS[line.protocol], group))
+    settings = dict(line.settings)
+    fits = not line.label and line.split == "test" and not line.other_data
+    fits = fits and all(USUAL.get(key, value) == value for key, value in settings.items())
+    from_file = line.trainer in published.OF_FILES
+    fits = fits and TRAINED not in settings and (INIT in settings) == from_file
+    group, protocol = line.group_published, PROTOCOLS[line.protocol]
+    return fits and any(line.backbones == {x} for x in published.backbones(protocol, group))
 
 
 def _half_interval(cells: pd.DataFrame) -> pd.Series:

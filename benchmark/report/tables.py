@@ -28,6 +28,7 @@ from .summary import (
     metric_of,
     minus_published,
     number_or_none,
+    own_name,
     protocol_of,
     published_beside,
 )
@@ -92,13 +93,13 @@ def _table(rows: list[Any], all_published: bool) -> Table:
         cells = map(_of_one_run if plain and seeds < 2 else _ours, ours)
         name = Cell(published.with_marks(row.name, row.beyond))
         lines.append([name, *cells, *map(Cell, more(row).values())])
-        if theirs := _published_line(row.name, row.trainer, ours):
-            cited.append(row.trainer)
+        if theirs := _published_line(row.name, own_name(row), ours):
+            cited.append(own_name(row))
             name = Cell(f"{row.name}, difference", beside=True)
             lines += [theirs, [name, *map(_difference, ours)]]
     group = first.group_published
     others = published.trainers(protocol, group) if all_published else []
-    for trainer in sorted(set(others) - {row.trainer for row in rows}, key=rank):
+    for trainer in sorted(set(others) - set(map(own_name, rows)), key=rank):
         if theirs := _published_line(trainer, trainer, places.values()):
             cited.append(trainer)
             lines.append(theirs)

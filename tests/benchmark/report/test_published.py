@@ -6,15 +6,24 @@ from statistics import mean
 
 import pytest
 from checkout import REPOSITORY
-from outcomes import few_shot, lines, only_table, outcome, rows, transfer
+from outcomes import few_shot, lines, only_table, outcome, ran, rows, transfer
 
-from benchmark.protocols import BASE2NEW, CROSS_DATASET, DOMAIN_GENERALIZATION, FEW_SHOT, PROTOCOLS
+from benchmark.protocols import (
+    BASE2NEW,
+    CROSS_DATASET,
+    DOMAIN_GENERALIZATION,
+    FEW_SHOT,
+    PROTOCOLS,
+    SEVERAL_LABELS,
+)
 from benchmark.protocols.configs import GROUPS
 from benchmark.report import published
+from benchmark.report.frame import frame
 from benchmark.report.names import DATASETS
 from benchmark.report.paired import harmonic
 from benchmark.report.published import AVERAGE, numbers
 from benchmark.report.render import render
+from benchmark.report.summary import summarise, usual_rows
 from benchmark.report.table import as_text
 from benchmark.report.tables import tables
 from trainers.prompting.errors import UserError
@@ -299,6 +308,77 @@ def test_methods_that_adapt_or_search_have_published_numbers(
 ):
     theirs = published.find(protocol, trainer, dataset, shots)
     assert theirs.values == {"accuracy": value} and theirs.kinds == [kind] and theirs.source
+
+
+def of_several(trainer="DualCoOp", dataset="voc2007", known="0.1", **more):
+    """Return the outcome of a run on images with several labels."""
+    setting = {"backbone": "RN101", "shots": -1, "protocol": "several_labels", "several": "ranks"}
+    setting |= {"opts": ("DATASET.KNOWN", known) if known else (), "map": 89.0}
+    setting |= {"map_difficult_absent": 87.5} if dataset == "voc2007" else {}
+    one = outcome(trainer, 1, "all", None, dataset, **setting | more)
+    del one.result["accuracy"]
+    return one
+
+
+def several(*names, **more):
+    """Return the usual tables of such a run, by metric."""
+    outcomes = [of_several(*names, **more)]
+    (found,) = tables(usual_rows(summarise(frame(outcomes))), all_published=True).values()
+    return {table.title.partition(" (%)")[0].partition(": ")[2]: table for table in found}
+
+
+def test_published_numbers_of_voc_are_beside_map_with_difficult_objects_absent():
+    found = several()
+    assert [*lines(found["mAP"])] == ["DualCoOp, KNOWN 0.1"]
+    table = found["mAP (difficult absent)"]
+    shown = lines(table)
+    assert shown["DualCoOp, KNOWN 0.1"] == ["87.50"]
+    assert shown["DualCoOp, KNOWN 0.1, published (other recipe)"] == ["90.30"]
+    assert shown["DualCoOp, KNOWN 0.1, difference"] == ["-2.80"]
+    assert shown["DualCoOp, KNOWN 0.9, published (other recipe)"] == ["94.20"]
+    assert len(shown) == 11 and published.OF_OTHER_RECIPE in table.caption
+    assert table.caption[-1].startswith("Published (RN101): DualCoOp: DualCoOp paper, table of")
+
+
+@pytest.mark.parametrize("form", ["text", "json", "html"])
+def test_reports_of_voc_have_them_too(reported, form):
+    said = reported([of_several(map_difficult_absent=87.3)], "--format", form)
+    of_map, _, other = said.partition("mAP (difficult absent)" if form != "json" else "_absent")
+    assert "-3.0" in other and "89.0" in of_map and "-3.0" not in of_map
+    assert "More metrics" not in said
+
+
+@pytest.mark.parametrize(("dataset", "average"), [("coco2014", 81.9), ("voc2007", 93.2)])
+def test_shares_of_known_labels_have_the_printed_average(dataset, average):
+    of = [
+        theirs for key, theirs in numbers(SEVERAL_LABELS).items()
+        if key.trainer.startswith("DualCoOp, KNOWN 0.") and key.dataset == dataset
+    ]  # fmt: skip
+    assert len(of) == 9 and round(mean(theirs.values["map"] for theirs in of), 1) == average
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"known": "0.15"}, {"known": ""}, {"backbone": "RN50"}, {"shots": 16},
+     {"as_published": False}, {"run": ran(MODEL={"INIT_WEIGHTS": "seed1/x.pth"})}],
+    ids=lambda other: next(iter(other)),
+)  # fmt: skip
+def test_published_numbers_of_other_shares_clips_and_starts_are_left_out(other):
+    assert "DualCoOp, KNOWN 0.1, difference" in lines(several(dataset="coco2014")["mAP"])
+    table = several(dataset="coco2014", **other)["mAP"]
+    assert not [name for name in lines(table) if name.endswith("difference")]
+
+
+def test_published_numbers_of_public_files_are_for_runs_of_a_file():
+    of_file = {"run": ran(MODEL={"INIT_WEIGHTS": "rn50_coco2014.pth"}), "num_params": 0}
+    plain = {"dataset": "coco2014", "known": "", "backbone": "RN50"}
+    name = "TaIDPT, INIT_WEIGHTS rn50_coco2014.pth"
+    assert lines(several("TaIDPT", **plain, **of_file)["mAP"])[f"{name}, published"] == ["65.10"]
+    assert [*lines(several("TaIDPT", **plain)["mAP"])] == ["TaIDPT"]
+
+
+def test_an_average_over_both_data_sets_has_no_published_number():
+    assert not [key for key in numbers(SEVERAL_LABELS) if key.dataset == AVERAGE]
 
 
 @pytest.mark.parametrize("line", [
