@@ -71,6 +71,9 @@ def test_sparc(tiny_clip):
     assert method.compounds.tolist() == [[0, 1, -1], [0, 2, -1], [1, 2, -1]]
     alone, together = method.predict(IMAGES[:1]).logits, method.predict(IMAGES).logits
     assert together.isfinite().all() and not torch.allclose(alone[0], together[0])
+    other = build_method("SPARC", {}, tiny_clip, NAMES, several=True)
+    other.load_own_state(method.own_state())
+    assert torch.equal(other.compounds, method.compounds)
 
 
 @pytest.mark.parametrize("counts, wanted", [
@@ -96,6 +99,8 @@ def solve_whole_batch(C, rows, columns, reg, *_, **__):
 
 def test_ram(monkeypatch):
     golden, method, _ = build_several("ml_ram")
+    published = {"adapters.": 5e-6, "tokens.": 1e-3}
+    assert {name: 5e-5 * rate for name, rate in method.rates.items()} == pytest.approx(published)
     tensors, images = golden.tensors, golden.tensors["image"].float()
     output = check_step(golden, method)
     buffers = dict(method.named_buffers())
