@@ -294,7 +294,7 @@ def test_features_kept_in_inference_mode(tiny_clip):
 QUICK = ("CLIPLoRA", "TipAdapterF")
 OURS = [name for name, kind in METHODS.items() if kind.__module__.startswith("trainers.")]
 AT_TEST_TIME = ("TPT", "TDA", "MTA", "ZERO", "TPS", "CTPT", "OTPT", "TransCLIP", "StatA",
-                "BoostAdapter", "DPE", "TTC", "RTPT", "AWT", "AWTFewShot")  # fmt: skip
+                "BoostAdapter", "DPE", "TTC", "RTPT", "AWT", "AWTFewShot", "SPARC")  # fmt: skip
 EXPORTED = slow_but([n for n in OURS if n not in AT_TEST_TIME], *QUICK)
 
 

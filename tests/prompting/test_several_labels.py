@@ -133,17 +133,20 @@ def test_ram(monkeypatch):
 
 def test_a_mean_over_steps_is_evaluated_and_may_begin_anew(tiny_clip):
     node = {"DEPTH_VISION": [1], "DEPTH_TEXT": [1], "EMA": 0.5}
+    names = ["cat", "dog"]  # as many as the adapters have streams
     for restart in (False, True):
-        method = build_method("RAM", node | {"EMA_RESTART": restart}, tiny_clip, ["cat", "dog"])
+        method = build_method("RAM", node | {"EMA_RESTART": restart}, tiny_clip, names)
         with torch.no_grad():
             for epoch, value in enumerate((0.0, 1.0, 3.0), 1):
                 method.temperature.fill_(value)
                 method.adapters["1"].conv_adapter_layers1[1].running_mean.fill_(value)
-                method.average.add(method.averaged(), 0.0) if epoch == 1 else method.after_step()
+                method.begin_stage(0) if epoch == 1 else method.after_step()
                 method.after_epoch(epoch, 3)
         wanted = 2.0 if restart else 1.75
         assert method.temperature == wanted
         assert (method.adapters["1"].conv_adapter_layers1[1].running_mean == wanted).all()
+        other = for_classes(method, tiny_clip, names, ["owl", "fox"], "")
+        assert other.temperature == wanted
 
 
 def test_labels_of_ram_must_be_known(tiny_clip):

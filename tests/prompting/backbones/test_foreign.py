@@ -113,7 +113,7 @@ def test_every_method_learns_on_them(loaded, case):
     library, name = case
     kind, clip_model = METHODS[name], loaded[library]
     shallow = {"ADAPTER_START": 1, "ADAPTER_END": 2, "REP_LAYERS": [1, 2], "START_LAYER": 1}
-    shallow |= {"SEARCH_HP": False}
+    shallow |= {"SEARCH_HP": False, "DEPTH_VISION": [1], "DEPTH_TEXT": [1]}
     node = settings(name) | {key: x for key, x in shallow.items() if key in kind.defaults}
     support = support_of(name, NAMES, clip_model.visual.input_resolution)
     built = build_method(name, node, clip_model, NAMES, support=support).train()

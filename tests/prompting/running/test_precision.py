@@ -166,7 +166,7 @@ VIEWS = 10  # of which a tenth is selected
 SEARCHES = "SEARCH", "SEARCH_HP"  # fits for several settings
 # Pixels move along the sign of a gradient, which rounding can change; differences of cosines; a
 # step that moves temperatures far.
-COARSE = {"TTC": 0.05, "DualCoOp": 0.05, "RAM": 0.2}
+COARSE = {"SPARC": 0.05, "TTC": 0.05, "DualCoOp": 0.05, "RAM": 0.2}
 
 
 def take_support(method, name, how) -> None:

@@ -188,6 +188,11 @@ class RAM(Staged, Method):
             **{n: x for n, x in buffers.items() if x.is_floating_point()},
         }
 
+    def begin_stage(self, stage):
+        """Begin the mean with the values before the first step."""
+        if self.average is not None:
+            self.average.add(self.averaged(), 0.0)
+
     def after_step(self):
         """Add the step to the mean."""
         if self.average is not None:
@@ -265,7 +270,7 @@ class Average(nn.Module):
     def __init__(self, tensors: Mapping[str, torch.Tensor]):
         super().__init__()
         for name, x in tensors.items():
-            self.register_buffer(name.replace(".", "/"), x.detach().clone().float())
+            self.register_buffer(name.replace(".", "/"), torch.zeros_like(x, dtype=torch.float32))
 
     @torch.no_grad()
     def add(self, tensors: Mapping[str, torch.Tensor], decay: float) -> None:

@@ -66,6 +66,7 @@ class SPARC(OnSupport, PerClass, Transductive):
         self.names = [clean(name) for name in classnames]
         self.teacher = Teacher(clip_model, classnames, CLIP)
         self.bare = Teacher(clip_model, classnames, ["{}"])
+        self.features = None
         self.register_buffer("compounds", torch.empty(0, 3, dtype=torch.int64))
 
     def keep_classes(self, index):
@@ -79,17 +80,27 @@ class SPARC(OnSupport, PerClass, Transductive):
         found = choose_compounds(labels == 1)
         self.compounds = torch.tensor(found, dtype=torch.int64).view(-1, 3).to(labels.device)
 
+    def transduce(self, seen):
+        """Return the output; sentences are encoded first, in the precision of the run."""
+        self.features = self.encode()
+        output = super().transduce(seen)
+        self.features = None
+        return output
+
+    def encode(self) -> tuple[torch.Tensor, ...]:
+        """Return features of the 80 sentences of classes, of their names, and of compounds."""
+        sentences = [
+            join_names([self.names[k] for k in row if k >= 0]) for row in self.compounds.tolist()
+        ]
+        raw = encode_sentences(self.teacher.clip_model, sentences) if sentences else None
+        h = self.teacher.h
+        return h, self.bare.h, h[:0] if raw is None else F.normalize(raw.float(), dim=-1)
+
     def predict_all(self, image, text, prior=None):
         """Return the fused scores (Q, K)."""
-        z = image.z[:, 0]
-        rows = [[k for k in row if k >= 0] for row in self.compounds.tolist()]
-        c = matches = z.new_zeros(len(z), 0)
-        if rows:
-            sentences = [join_names([self.names[k] for k in row]) for row in rows]
-            raw = encode_sentences(self.teacher.clip_model, sentences)
-            c = z @ F.normalize(raw.float(), dim=-1).T
-            matches = torch.tensor([[k in row for k in range(self.num_classes)] for row in rows])
-        return fuse(z @ self.teacher.h.T, z @ self.bare.h.T, c, matches.to(z.device))
+        a, b, c = (image.z[:, 0] @ h.float().T for h in self.features or self.encode())
+        matches = [[k in row for k in range(self.num_classes)] for row in self.compounds.tolist()]
+        return fuse(a, b, c, torch.tensor(matches, dtype=torch.bool, device=a.device))
 
 
 def join_names(names: Sequence[str]) -> str:
@@ -117,8 +128,9 @@ def choose_compounds(present: torch.Tensor) -> list[tuple[int, int, int]]:
 
 def fuse(a: torch.Tensor, b: torch.Tensor, c: torch.Tensor, matches: torch.Tensor) -> torch.Tensor:
     """Return scores (Q, K) for cosines a and b (Q, K), and c (Q, C) with their classes (C, K)."""
-    c = standardise(c, 1, b) if c.shape[1] else c
-    a, c = (standardise(standardise(a, 1), 0), standardise(c, 0))
+    a = standardise(standardise(a, 1), 0)
+    if c.shape[1]:
+        c = standardise(standardise(c, 1, b), 0)
     fused = []
     for i in range(a.shape[1]):
         own = c[:, matches[:, i].bool()] if len(matches) and c.shape[1] else c[:, :0]

@@ -33,8 +33,7 @@ class Program(nn.Module):
     def __init__(self, method: Method):
         super().__init__()
         self.method = own = _twin(method)
-        self.whole = type(method).output is not Method.output
-        if self.whole:
+        if method.conditional:
             return
         del own._modules["text_encoder"]
         updates = method.blocks("image")
@@ -46,6 +45,8 @@ class Program(nn.Module):
         with torch.no_grad():
             vision, text = method.contexts().vision or [], method.text()
         self.depth, self.s_weights, self.inner = len(vision), text.s_weights, [*text.inner]
+        own.contexts = self.contexts  # type: ignore[method-assign]
+        own.text_features = self.text_features  # type: ignore[method-assign]
         constants = {f"vision_{i}": context for i, context in enumerate(vision)}
         constants |= {f"inner_{i}": states for i, states in text.inner.items()}
         for name, value in (constants | {"h": text.h, "raw": text.raw, "s": text.s}).items():
@@ -54,13 +55,17 @@ class Program(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Logits (B, K), float32, of normalised images (B, 3, H, W)."""
-        if self.whole:
-            return self.method.output(images).logits
+        return self.method.output(images).logits
+
+    def contexts(self) -> Contexts:
+        """Return the contexts of images, as constants."""
         vision = [getattr(self, f"vision_{i}") for i in range(self.depth)]
-        image = self.method.image_features(images, Contexts(vision=vision or None))
+        return Contexts(vision=vision or None)
+
+    def text_features(self, contexts: Contexts) -> TextFeatures:
+        """Return the features of the classes, as constants."""
         inner = {i: getattr(self, f"inner_{i}") for i in self.inner}
-        text = TextFeatures(self.h, self.raw, self.s, self.s_weights, inner)
-        return self.method.compare(image, text)
+        return TextFeatures(self.h, self.raw, self.s, self.s_weights, inner)
 
     @torch.no_grad()
     def _drop_unused(self) -> None:
