@@ -45,7 +45,7 @@ if TYPE_CHECKING:  # for type checkers and editors, which do not follow __getatt
     from .transport.solver import sinkhorn as sinkhorn
     from .use.run import load_run as load_run
 
-__version__ = "0.6.0"
+__version__ = "0.7.0"
 share(__name__, __version__)
 
 _MODULES = {
