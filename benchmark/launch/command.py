@@ -81,7 +81,7 @@ def launch(
         done = in_jobs(protocol, engine, args, argv)
         return conclude(protocol, engine, args.output) if done else 0
     if args.dry_run:
-        print(listing(engine, lacks), f"# {summary(engine)}", sep="\n")
+        print(listing(engine, lacks))
         return 0
     execute(engine, local, args.output, in_job=bool(args.only))
     if args.only:  # a job
@@ -202,7 +202,7 @@ def execute(engine: Engine, executor: Local | Slurm, output: Path, in_job: bool 
 
 
 def listing(engine: Engine, lacks: list[Lack]) -> str:
-    """Return a comment and a command for each run, as shell code, and what is missing."""
+    """Return shell code: a comment and a command for each run, what is missing, and a summary."""
     lines = []
     for run in engine.runs:
         if run in engine.todo:
@@ -211,12 +211,8 @@ def listing(engine: Engine, lacks: list[Lack]) -> str:
             lines.append(shlex.join(command(run, engine.settings, resume)))
         else:
             lines.append(f"# skip: {run} (finished)")
-    return "\n".join([*lines, *(f"# missing for {lack}" for lack in lacks)])
-
-
-def summary(engine: Engine) -> str:
-    """Return what there is to do in one line."""
-    todo, done = list(engine.todo), len(engine.runs) - len(engine.todo)
-    trained = sum(not (run.eval_only or learns_nothing(run.trainer)) for run in todo)
-    counts = f"{trained} with training, {len(todo) - trained} without; finished: {done}"
-    return f"runs to do: {counts}"
+    lines += [f"# missing for {lack}" for lack in lacks]
+    todo, done = len(engine.todo), len(engine.runs) - len(engine.todo)
+    trained = sum(not (run.eval_only or learns_nothing(run.trainer)) for run in engine.todo)
+    counts = f"{trained} with training, {todo - trained} without; finished: {done}"
+    return "\n".join([*lines, f"# runs to do: {counts}"])

@@ -44,10 +44,6 @@ class Settings(Roots):
             keys.pop("MODEL.BACKBONE.NAME", None)
         return keys | read_pairs(run.opts + self.opts)
 
-    def root_of(self, run: Run) -> str | None:
-        """Return the folder of the run's data, or of all data sets; None if none is set."""
-        return self.root_of_set(run.dataset)
-
 
 def command(run: Run, settings: Settings, resume: bool = False) -> list[str]:
     """Return the command line of a run, with absolute paths."""
@@ -149,7 +145,7 @@ class Engine:
 
     def _misfit(self, run: Run, result: dict) -> str | None:
         """Return how a record differs from what the run asks for; None if it does not."""
-        file, root = self.settings.features_of(run), self.settings.root_of(run)
+        file, root = self.settings.features_of(run), self.settings.root_of_set(run.dataset)
         asked = records.asked_of(run, self.settings.expected_values(run))
         return records.misfit(result, data.present(asked, run, result, file, root, self._now))
 

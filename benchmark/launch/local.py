@@ -40,9 +40,13 @@ class Local:
 
     @classmethod
     def of_machine(cls, jobs: int | None) -> "Local":
-        """Use all available GPUs, and `jobs` runs at once, or as many as suit this machine."""
+        """Use all available GPUs; without `jobs`, one run for each, or for each core up to four.
+
+        Small runs on the CPU are faster with one core each than one after the other on all cores.
+        Memory sets the limit.
+        """
         devices = gpus()
-        return cls(jobs or default_jobs(devices), devices)
+        return cls(jobs or len(devices) or min(cores(), 4), devices)
 
     @property
     def threads(self) -> int:
@@ -164,10 +168,8 @@ class Local:
     def _end(self, child: Child, engine: Engine, progress: Progress) -> None:
         """Enter the outcome of a child that has ended."""
         outcome = engine.judge(child.run, child.failure())
-        if outcome.problem is None:
-            child.close()
-        else:
-            child.close(f"{FAILED}{outcome.problem.removeprefix('failed: ')}")
+        why = outcome.problem
+        child.close(why and f"{FAILED}{why.removeprefix('failed: ')}")
         engine.finish(outcome)
         progress.report_end(outcome)
 
@@ -188,10 +190,8 @@ class Local:
 def cores() -> int:
     """Return the number of cores that this process may use; in a Slurm job, those of the job."""
     mine = os.environ.get("SLURM_CPUS_ON_NODE", "")
-    allotted = [int(mine)] if mine.isdecimal() else []
-    if hasattr(os, "sched_getaffinity"):
-        return min([len(os.sched_getaffinity(0)), *allotted])
-    return min([os.cpu_count() or 1, *allotted])
+    here = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    return min(here, int(mine)) if mine.isdecimal() else here
 
 
 def gpus() -> list[str]:
@@ -206,15 +206,6 @@ def gpus() -> list[str]:
         visible = ",".join(answer.stdout.split())
     devices = [name.strip() for name in visible.split(",")]
     return [name for name in devices if name not in ("", "-1")]
-
-
-def default_jobs(devices: list[str]) -> int:
-    """Return the number of runs at once: one for each GPU, or one for each core, at most four.
-
-    Small runs on the CPU are faster with one core each than one after the other on all cores.
-    Memory sets the limit.
-    """
-    return len(devices) or min(cores(), 4)
 
 
 def train(words: list[str]) -> NoReturn:

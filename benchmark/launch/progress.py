@@ -12,7 +12,6 @@ from ..records import CONSOLE, Outcome
 from .run_process import Child
 
 HEARTBEAT = 4.8  # seconds between lines; silence never lasts longer than 5 s
-STARTING = "starting"
 
 
 class Progress:
@@ -103,7 +102,7 @@ def _news(child: Child) -> str:
     """Return a line with the run and its loss first: a narrow terminal cuts off the end."""
     seconds = child.advance.left
     left = f", {clock_text(seconds)} left" if seconds else ""
-    return f"{child.run}: {child.latest or STARTING}{left} ({clock_text(child.seconds)} so far)"
+    return f"{child.run}: {child.latest or 'starting'}{left} ({clock_text(child.seconds)} so far)"
 
 
 def clock_text(seconds: float) -> str:

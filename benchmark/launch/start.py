@@ -31,11 +31,6 @@ else:
     CONTEXT = multiprocessing.get_context("spawn")
 
 
-def module_path() -> str:
-    """Return a PYTHONPATH with which a process finds this checkout's packages first."""
-    return os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
-
-
 def warm_up() -> None:
     """Start the fork server if it has not; it imports what runs need while we continue."""
     if sys.platform != "linux":
@@ -45,7 +40,8 @@ def warm_up() -> None:
     resource_tracker.ensure_running()  # which would unblock these signals
     before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, *INTERRUPTS))
     try:
-        os.environ["PYTHONPATH"] = module_path()
+        # it finds this checkout's packages first
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), path)))
         forkserver.ensure_running()
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -29,6 +29,9 @@ from benchmark.protocols import configs
 
 REPOSITORY = Path(__file__).parents[2]
 TRAINERS = ("ZeroshotCLIP", "CoOp", "MaPLe", "ALIGN")
+# Words of a command: one method and one seed; a transfer from emoji.
+ONE = ("--trainers", "CoOp", "--seeds", "1")
+EMOJI = ("--source", "emoji", "--trainers", "ZeroshotCLIP CoOp", "--seeds", "1")
 
 
 class Checkout:

@@ -21,14 +21,6 @@ from trainers.prompting import UserError
 PROTOCOL = ["base2new", "emoji", "--trainers", "CoOp ALIGN", "--seeds", "1"]
 
 
-@pytest.mark.parametrize("more", [["--slurm", "--dry-run"], []], ids=str)
-def test_they_are_refused_before_runs_and_jobs(more, tmp_path, capsys):
-    output = tmp_path / "output"
-    assert main([*PROTOCOL, "OPTIM.LR", "x", "--output", str(output), *more]) == 2
-    said = capsys.readouterr()
-    assert "'OPTIM.LR' to 'x', but" in said.err and not said.out and not output.exists()
-
-
 def test_a_key_of_one_method_is_for_several_and_config_files_are_named(tmp_path, capsys):
     words = ["base2new", "emoji", "--seeds", "1", "--output", str(tmp_path), "--dry-run"]
     key = ["TRAINER.ALIGN.BETA", "0.5"]

@@ -7,7 +7,7 @@ from typing import ClassVar
 from unittest.mock import Mock
 
 import pytest
-from checkout import working
+from checkout import EMOJI, ONE, working
 
 from benchmark.__main__ import main
 from benchmark.launch.engine import Engine, Settings
@@ -18,10 +18,6 @@ from benchmark.protocols.base import Run
 from benchmark.protocols.configs import TrainerConfigs
 from benchmark.protocols.launches import write_launch
 from benchmark.records import Outcome
-
-ONE = ("--trainers", "CoOp", "--seeds", "1")
-
-EMOJI = ("--source", "emoji", "--trainers", "ZeroshotCLIP CoOp", "--seeds", "1")
 
 
 def test_runs_are_listed_without_comparing_each_with_all(tmp_path, capsys, monkeypatch):

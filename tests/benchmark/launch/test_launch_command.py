@@ -4,12 +4,11 @@ import json
 import shlex
 import sys
 
+from checkout import ONE
 from outcomes import leave, outcome
 
 from benchmark.protocols import BASE2NEW
 from benchmark.report.command import keep_table
-
-ONE = ("--trainers", "CoOp", "--seeds", "1")
 
 TRANSFER = "cross_dataset", "domain_generalization"
 
@@ -83,17 +82,6 @@ def test_dry_run_lists_every_protocol_and_writes_nothing(checkout):
         listed = checkout.protocol(protocol, *words, "--dry-run").stdout
         assert listed.count("# run: ") == count
     assert not checkout.output.exists() and not checkout.calls()
-
-
-def test_class_specific_contexts_are_refused_where_other_classes_are_tested(checkout):
-    asked = ("--trainers", "CoOp", "--dry-run", "TRAINER.COOP.CSC", "True")
-    refused = checkout.protocol("cross_dataset", "--source", "emoji", *asked, code=2)
-    assert "CoOp with a context for each class (CSC) can be tested only on" in refused.stderr
-    assert refused.stderr.count("\n") == 1
-    checkout.base2new(*asked, code=2)
-    checkout.protocol("domain_generalization", "--source", "emoji", "emoji_pixels", *asked)
-    checkout.protocol("few_shot", *asked)
-    checkout.base2new(*asked, "TRAINER.COOP.CTX_INIT", "a photo of a")
 
 
 def test_the_launcher_saves_the_table_of_all_runs(tmp_path, capsys):

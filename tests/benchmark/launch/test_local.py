@@ -8,15 +8,11 @@ import time
 from contextlib import ExitStack
 
 import pytest
-from checkout import PATIENCE, alive, wait_for, working
+from checkout import EMOJI, ONE, PATIENCE, alive, wait_for, working
 
 from trainers.prompting.storage.files import hold_lock
 
 pytestmark = pytest.mark.processes
-
-ONE = ("--trainers", "CoOp", "--seeds", "1")
-
-EMOJI = ("--source", "emoji", "--trainers", "ZeroshotCLIP CoOp", "--seeds", "1")
 
 
 def test_runs_are_done_in_order_and_not_repeated(checkout):

@@ -11,7 +11,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
-from checkout import PATIENCE, wait_for
+from checkout import ONE, PATIENCE, wait_for
 from outcomes import outcome
 
 from benchmark.launch.progress import Progress, clock_text
@@ -21,8 +21,6 @@ from benchmark.launch.time_left import Advance, Pace
 from benchmark.protocols import FEW_SHOT
 
 pytestmark = pytest.mark.processes
-
-ONE = ("--trainers", "CoOp", "--seeds", "1")
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import time
 from contextlib import contextmanager
 
 import pytest
-from checkout import PATIENCE, alive, hear_interrupts, wait_for
+from checkout import ONE, PATIENCE, alive, hear_interrupts, wait_for
 from fake_slurm import RUNNING, FakeSlurm
 
 from benchmark.launch.engine import Engine, Settings
@@ -24,8 +24,6 @@ from benchmark.protocols import BASE2NEW, CROSS_DATASET
 from trainers.prompting import UserError
 
 pytestmark = pytest.mark.processes
-
-ONE = ("--trainers", "CoOp", "--seeds", "1")
 SLURM = "--slurm=--time=5 --partition all"
 
 
@@ -300,13 +298,10 @@ def test_bad_input_is_one_sentence(checkout, slurm, words, variables, sentence):
     assert not slurm.calls()
 
 
-@pytest.mark.parametrize(
-    ("text", "sentence"),
-    [
-        ("optoins: x\n", "'optoins': did you mean 'options'?"),
-        ("setup: 3\n", "'setup' must be a line of text or a list of such lines"),
-    ],
-)
+@pytest.mark.parametrize(("text", "sentence"), [
+    ("optoins: x\n", "'optoins': did you mean 'options'?"),
+    ("setup: 3\n", "'setup' must be a line of text or a list of such lines"),
+])  # fmt: skip
 def test_a_bad_site_file_is_one_sentence(checkout, slurm, text, sentence):
     (checkout.root / "slurm.yaml").write_text(text)
     refused = checkout.base2new(*ONE, "--slurm", code=2, **slurm.variables)

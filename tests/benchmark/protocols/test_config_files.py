@@ -122,11 +122,16 @@ def test_coprompt_transfers_at_the_depth_of_its_source():
 
 def test_class_specific_contexts_are_refused_for_any_method(tmp_path, capsys):
     """KgCoOp's keys are in CoOp's node; a template starts one context for all classes."""
-    words = ["base2new", "dtd", "--trainers", "KgCoOp", "--output", str(tmp_path), "--dry-run"]
-    assert main([*words, "TRAINER.COOP.CSC", "True"]) == 0
-    assert main([*words, "TRAINER.COOP.CSC", "True", "TRAINER.COOP.CTX_INIT", "False"]) == 2
-    said = capsys.readouterr().err
-    assert "KgCoOp with a context for each class" in said and "COOP.CSC False" in said
+    words = ["dtd", "--trainers", "KgCoOp", "--output", str(tmp_path), "--dry-run"]
+    words += ["TRAINER.COOP.CSC", "True"]
+    learned = [*words, "TRAINER.COOP.CTX_INIT", "False"]
+    for command in ("base2new", "few_shot"):
+        assert main([command, *words]) == 0
+    for command, code in (("base2new", 2), ("cross_dataset", 2), ("domain_generalization", 0)):
+        assert main([command, *learned]) == code
+    said = capsys.readouterr().err.splitlines()
+    assert all("KgCoOp with a context for each class" in line for line in said) and len(said) == 2
+    assert said[0].endswith("COOP.CSC False")
 
 
 def test_emoji_sets_have_one_config_for_all_protocols_and_a_missing_one_is_named():

@@ -7,14 +7,13 @@ from dataclasses import replace
 
 import pytest
 import tiny
+from checkout import EMOJI
 
 from benchmark.protocols import CROSS_DATASET, DOMAIN_GENERALIZATION, FEW_SHOT, PROTOCOLS
 from benchmark.protocols.launches import write_launch
 from benchmark.protocols.places import runs_in
 
 TRANSFER = CROSS_DATASET, DOMAIN_GENERALIZATION
-
-EMOJI = ("--source", "emoji", "--trainers", "ZeroshotCLIP CoOp", "--seeds", "1")
 
 
 def test_few_shot_trains_with_each_number_of_shots_and_tests_zero_shot_once(checkout):
