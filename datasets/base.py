@@ -96,7 +96,7 @@ class ImageDataset(DatasetBase):
             train, val, test = self.read_as(cfg.DATASET, source)
             folder = folder_of(source)
         self.check_labels(train, val, test)
-        here = self.count_classes(train), len(test)
+        here = len(self.names_of(train)), len(test)
         self.as_published = self.expected and here == (self.expected.classes, self.expected.test)
         self.note_classes(train, test)
         self.division = self.fingerprint = None
@@ -245,11 +245,6 @@ class ImageDataset(DatasetBase):
     def check_labels(cls, train, val, test):
         """Refuse labels that name no class, or have no training images."""
         check_one_label(cls.__name__, train, val, test)
-
-    @staticmethod
-    def count_classes(items):
-        """Return the number of classes of images."""
-        return len({item.label for item in items})
 
     @staticmethod
     def names_of(items):

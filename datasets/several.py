@@ -54,11 +54,6 @@ class SeveralLabels(ImageDataset):
             )
 
     @staticmethod
-    def count_classes(items):
-        """Return the number of classes of images."""
-        return len(items[0].names)
-
-    @staticmethod
     def names_of(items):
         """Return the names of the classes of images, by label."""
         return [*items[0].names]
@@ -82,7 +77,7 @@ class SeveralLabels(ImageDataset):
     @staticmethod
     def get_lab2cname(data_source):
         """Return a mapping from the number of a class to its name, and the names in order."""
-        names = [*data_source[0].names]
+        names = SeveralLabels.names_of(data_source)
         return dict(enumerate(names)), names
 
     def choose(self, cfg, train, val, test):

@@ -1,10 +1,8 @@
 """Builds the cfg of a run from defaults, plug-ins, config files, flags and KEY VALUE pairs."""
 
 import copy
-import os
 import re
 from collections.abc import Container, Iterable, Mapping
-from pathlib import Path
 
 import yaml
 from dassl.config import get_cfg_default
@@ -27,6 +25,7 @@ from trainers.prompting.checkpoint.several import refuse_several
 from trainers.prompting.errors import UserError, check_name, need
 from trainers.prompting.method import METHODS
 from trainers.prompting.plugins import extenders, load_plugins
+from trainers.prompting.record.hashes import from_anywhere
 from trainers.prompting.storage.features import read_header
 
 from .configs import find, merge
@@ -55,7 +54,7 @@ def build_cfg(
     plugins = list(plugins)
     for _, keys in settings:
         plugins += _names(keys.pop(PLUGINS, []))
-    plugins = list(dict.fromkeys(map(_absolute, plugins)))
+    plugins = list(dict.fromkeys(map(from_anywhere, plugins)))
     load_plugins(plugins)  # before the cfg is made: they add nodes to it
     cfg = _defaults()
     cfg.TRAINER.PLUGINS = plugins
@@ -220,8 +219,3 @@ def _names(value: object) -> list[str]:
         ) from None
     names = value if isinstance(value, (list, tuple)) else [value]
     return [str(name) for name in names]
-
-
-def _absolute(name: str) -> str:
-    """Return the name of a plug-in, with an absolute path for a file, valid in any folder."""
-    return os.fspath(Path(name).expanduser().absolute()) if name.endswith(".py") else name

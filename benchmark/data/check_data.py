@@ -145,7 +145,7 @@ def check_set(name: str, cls, root: Path) -> Finding:
     except (UserError, OSError) as error:
         finding.problem = str(error)
         return finding
-    classes = cls.count_classes([item for part in parts for item in part])
+    classes = len(cls.names_of([item for part in parts for item in part]))
     finding.counts, finding.parts = (classes, *map(len, parts)), tuple(parts)
     finding.expected = cls.expected or finding.counts  # those of a plug-in are only shown
     finding.problem = " ".join(printed.getvalue().split()) or miscount(finding)

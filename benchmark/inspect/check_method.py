@@ -3,7 +3,6 @@
 It is trained for some steps with its emoji settings. A line each says what holds, or what to do.
 """
 
-import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from recipe.configs import read_keys, read_pairs
+from trainers.prompting.record.hashes import from_anywhere
 
 from ..cli import Parser, add_plugin
 from ..protocols.configs import CONFIGS, RULES, TrainerConfigs
@@ -61,7 +61,7 @@ def main(argv: list[str]) -> int:
             return
         words = ["--trainer", args.name, "--seed", "1", "--config-file", str(file.absolute())]
         words += ["--dataset-config-file", str(CONFIGS / "datasets" / "emoji.yaml")]
-        words += [word for name in args.plugin for word in ("--plugin", absolute(name))]
+        words += [word for name in args.plugin for word in ("--plugin", from_anywhere(name))]
         words += [str(word) for pair in (short_keys(args.name) | pairs).items() for word in pair]
         place = runs[0].method.place("PREC")
         with closing(Trainings(words, Path(folder, "processes"), place, STEPS)) as trainings:
@@ -74,8 +74,3 @@ def main(argv: list[str]) -> int:
             wrong += state == "wrong"
             print(f"{state:6s} {title}{why and ': '}{why}", flush=True)
     return int(wrong > 0)
-
-
-def absolute(plugin: str) -> str:
-    """Return the name of a plug-in as processes in another folder find it."""
-    return os.path.abspath(plugin) if plugin.endswith(".py") else plugin

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from recipe.configs import SENTENCES, check_no_equals, with_located_files
 from trainers.prompting.errors import UserError
+from trainers.prompting.record.hashes import from_anywhere
 
 from ..cli import Parser, add_plugin, each, from_one, seed, words
 from ..protocols.base import TRAINERS, Protocol
@@ -114,9 +115,7 @@ def parse(parser: Parser, argv: list[str]) -> argparse.Namespace:
     """Parse the arguments: the data sets go to `datasets`, the KEY VALUE pairs to `opts`."""
     args = parser.parse_intermixed_args(argv)
     check_ood(argv)
-    args.plugins = tuple(
-        os.path.abspath(plugin) if plugin.endswith(".py") else plugin for plugin in args.plugin
-    )
+    args.plugins = tuple(map(from_anywhere, args.plugin))
     use_plugins(args.plugins)
     args.datasets, args.opts = split_words(args.words)
     args.datasets = args.datasets or words(args.usual)

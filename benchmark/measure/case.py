@@ -92,26 +92,20 @@ class Model:
             features = torch.randn(1, len(labels), self.method.row_width)
             self.method.take_support(features, labels)
         self.precision = Precision(case.precision, torch.device(case.device))
-        self.place(clip_model)
-        size = clip_model.visual.input_resolution
-        self.images = torch.randn(case.batch, 3, size, size).to(case.device)
-        self.labels = (torch.arange(case.batch) % case.classes).to(case.device)
-        if case.training:
-            if trains_on_support(type(self.method)):
-                self.images = torch.randn(case.batch, self.method.row_width).to(case.device)
-            trained = self.method.learned().values()
-            self.optim = torch.optim.SGD(trained, lr=1e-5, momentum=0.9)
-
-    def place(self, clip_model) -> None:
-        """Put the model on its device and set it up as the trainers do."""
-        case = self.case
         if case.device == "cpu":
             keep_freed_memory()
         self.precision.place(self.method, clip_model)
         self.method.train(case.training)
+        size = clip_model.visual.input_resolution
+        self.images = torch.randn(case.batch, 3, size, size).to(case.device)
+        self.labels = (torch.arange(case.batch) % case.classes).to(case.device)
         if case.training:
-            features = trains_on_support(type(self.method))
-            fit(self.method, case.batch, case.memory_budget, self.precision, features)
+            on_support = trains_on_support(type(self.method))
+            fit(self.method, case.batch, case.memory_budget, self.precision, on_support)
+            if on_support:
+                self.images = torch.randn(case.batch, self.method.row_width).to(case.device)
+            trained = self.method.learned().values()
+            self.optim = torch.optim.SGD(trained, lr=1e-5, momentum=0.9)
 
     def step(self):
         """Run a training step, as the trainers do."""

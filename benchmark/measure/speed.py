@@ -34,7 +34,7 @@ from .counting import clock, launches, operations, seconds, seconds_of, work_sec
 from .geometry import BERT, GEOMETRY, SIGLIP, class_names, untrained_biomedclip, untrained_siglip
 from .process import OutOfMemory, in_process
 from .public import Public, check_public, check_public_precision
-from .speed_tables import launch_tables, tables
+from .speed_tables import tables
 from .waits import note_waits
 
 PRODUCT = {"cpu": 4096, "cuda": 8192}  # size of the matrix product that measures the peak rate
@@ -355,8 +355,7 @@ def main(argv: list[str]) -> None:
         record["evaluation"] = measure_case(test, evaluated, *rest)
         records.append(record)
         save(args, records)
-    shown = launch_tables(args, records) if args.launches else tables(args, records)
-    print("\n\n".join(FORMATS[args.format](table) for table in shown))
+    print("\n\n".join(FORMATS[args.format](table) for table in tables(args, records)))
 
 
 def save(args, records: list[dict], **versions: str) -> None:

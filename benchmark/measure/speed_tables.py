@@ -133,35 +133,27 @@ def table(title: str, rows: dict[str, dict[str, str]], caption: list[str]) -> Ta
 
 
 def tables(args, records: list[dict]) -> list[Table]:
-    """Return the tables of training and of evaluation, without empty ones."""
-    where = f"{args.backbone}, {args.device}, {args.threads} threads"
+    """Return the tables of training and evaluation, or of their launches, without empty ones."""
     repeats = f"Medians of {args.repeats} repeats (least-greatest) with random weights."
-    trained = {case_name(r): training_cells(r["training"]) for r in records if "training" in r}
-    evaluated = {case_name(r): evaluation_cells(r["evaluation"]) for r in records}
     notes = [repeats, BOUND_NOTE, *peak_rates(records)]
-    groups = [
-        table(f"Training steps: {where}, batch {args.batch}", trained, [*notes, TRAINING_NOTE]),
-        table(
-            f"Evaluation: {where}, batch {args.eval_batch}", evaluated, [*notes, EVALUATION_NOTE]
-        ),
-    ]
-    return [group for group in groups if group.lines]
-
-
-def launch_tables(args, records: list[dict]) -> list[Table]:
-    """Return the tables of `--launches`, of training and of evaluation, without empty ones."""
-    where = f"{args.backbone}, {args.device}, {args.threads} threads"
-    titles = {
-        "training": f"Launches of a training step: {where}, batch {args.batch}",
-        "evaluation": f"Launches of an evaluation: {where}, batch {args.eval_batch}",
+    kinds = {
+        "training": ("Training steps", training_cells, [*notes, TRAINING_NOTE]),
+        "evaluation": ("Evaluation", evaluation_cells, [*notes, EVALUATION_NOTE]),
     }
+    if args.launches:
+        kinds = {
+            "training": ("Launches of a training step", launch_cells, [LAUNCHES_NOTE]),
+            "evaluation": ("Launches of an evaluation", launch_cells, [LAUNCHES_NOTE]),
+        }
+    where = f"{args.backbone}, {args.device}, {args.threads} threads"
+    batch = {"training": args.batch, "evaluation": args.eval_batch}
     groups = [
         table(
-            title,
-            {case_name(r): launch_cells(r[part]) for r in records if part in r},
-            [LAUNCHES_NOTE],
+            f"{title}: {where}, batch {batch[part]}",
+            {case_name(r): cells(r[part]) for r in records if part in r},
+            caption,
         )
-        for part, title in titles.items()
+        for part, (title, cells, caption) in kinds.items()
     ]
     return [group for group in groups if group.lines]
 

@@ -167,11 +167,12 @@ class Protocol(ABC):
         return names | {"seed": seed, "shots": shots}
 
 
-def base_and_new(protocol: Protocol, output: Path, **names) -> list[Run]:
-    """Return two runs: training and test on the base classes, and the test on the new classes."""
+def base_and_others(protocol: Protocol, output: Path, **names) -> list[Run]:
+    """Return a training and test on the base classes, and tests on the protocol's other parts."""
     base = protocol.run(output, "base", **names)
     needs = None if learns_nothing(base.trainer) else base
-    return [base, protocol.run(output, "new", **names, needs=needs)]
+    others = (part for part in protocol.parts if part != "base")
+    return [base, *(protocol.run(output, part, **names, needs=needs) for part in others)]
 
 
 def check_new_classes(runs: Iterable[Run], opts: tuple[str, ...]) -> None:

@@ -2,7 +2,7 @@
 
 from itertools import product
 
-from .base import METHOD, Part, Plot, Protocol, base_and_new
+from .base import METHOD, Part, Plot, Protocol, base_and_others
 from .configs import ANY, Rule
 
 
@@ -38,7 +38,7 @@ class Base2New(Protocol):
         runs = []
         for seed, dataset, trainer in product(seeds, datasets, trainers):
             method = self.method(configs, trainer, dataset, seed, shots)
-            runs += base_and_new(self, output, dataset=dataset, **method)
+            runs += base_and_others(self, output, dataset=dataset, **method)
         return list(dict.fromkeys(runs))
 
 

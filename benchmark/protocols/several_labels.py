@@ -6,7 +6,7 @@ from itertools import product
 from trainers.prompting.errors import need
 
 from ..cli import each, from_zero
-from .base import METHOD, TRAINERS, Part, Protocol, learns_nothing
+from .base import METHOD, TRAINERS, Part, Protocol, base_and_others, learns_nothing
 from .configs import ANY, Rule
 from .few_shot import FEW_SHOT
 
@@ -107,11 +107,7 @@ class SeveralBase2New(Protocol):
         runs = []
         for seed, number, dataset, trainer in product(seeds, shots, datasets, trainers):
             method = self.method(configs, trainer, dataset, seed, number)
-            base = self.run(output, "base", dataset=dataset, **method)
-            needs = None if learns_nothing(trainer) else base
-            others = (self.run(output, part, dataset=dataset, **method, needs=needs)
-                      for part in ("new", "both"))  # fmt: skip
-            runs += [base, *others]
+            runs += base_and_others(self, output, dataset=dataset, **method)
         return list(dict.fromkeys(runs))
 
 

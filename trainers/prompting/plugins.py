@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from .errors import UserError
 from .method import METHODS, import_methods
-from .record.hashes import OWN, PACKAGE, file_hash, name_of, package_hash
+from .record.hashes import OWN, PACKAGE, file_hash, from_anywhere, name_of, package_hash
 
 
 class Plugin(NamedTuple):
@@ -33,7 +33,7 @@ extenders: list[Callable[[Any], object]] = []
 def load_plugins(names: Iterable[str]) -> None:
     """Import modules or `.py` files not imported before, and print to stderr what they register."""
     for name in names:
-        place = os.path.abspath(name) if name.endswith(".py") else name
+        place = from_anywhere(name)
         if place in _loaded:
             continue
         before, trainers, modules = set(METHODS), _trainers(), frozenset(sys.modules)

@@ -72,6 +72,11 @@ def _present_hash(name: str, folders: list[Path]) -> str | None:
     return file_hash(path) if folders or path.is_file() else None
 
 
+def from_anywhere(name: str) -> str:
+    """Return the name of a plug-in as it is found from any folder: of a file, its absolute path."""
+    return os.path.abspath(os.path.expanduser(name)) if name.endswith(".py") else name
+
+
 def plugin_folder(name: str) -> Path | None:
     """Return the folder that holds a plug-in (a Python file or a module); None if it is not found.
 
