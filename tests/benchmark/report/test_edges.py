@@ -38,14 +38,6 @@ def test_code_that_was_edited_after_any_run_of_a_line_is_named(reported):
     assert said.count(": ALIGN (a.py, b.py).") == 3  # of each table, and of the average
 
 
-@pytest.mark.parametrize("images, shown", [(999, True), (1000, False)])
-def test_fewer_than_a_thousand_images_have_an_interval(reported, images, shown):
-    said = reported(few_shot("CoOp", 4, (50.0,), num_test=images))
-    assert ("50.00 [" in said) == ("95% interval (Wilson)" in said) == shown
-    several = reported(few_shot("CoOp", 4, (50.0, 52.0), num_test=images))
-    assert (f"with {images} of them" in several) == shown
-
-
 def test_the_smallest_class_is_named_where_it_lacks_shots(reported):
     for least, said in ((4, ""), (3, "3 training images, not all"), (1, "1 training image, not")):
         text = reported(few_shot("CoOp", 4, (50.0,), training_images={"least": least, "most": 4}))
@@ -122,17 +114,6 @@ def test_tables_and_lines_are_in_the_order_of_papers(reported):
     outcomes += [outcome("CoOp", 1, part, 50.0) for part in ("base", "new")]
     names = re.findall(r"^((?:ALIGN|CoOp)\S*(?: BETA \S+)?)  ", reported(outcomes), re.MULTILINE)
     assert names == ["CoOp", "ALIGN", "ALIGN, BETA 0.5", "ALIGN, BETA 2", "ALIGN, BETA 10"]
-
-
-def test_lines_are_named_by_the_facts_in_which_they_differ(reported):
-    """Hashes are shortened; what all share is not said."""
-    outcomes = []
-    for name, value in (("one", "0123456789abcdef" * 4), ("two", "f" * 64)):
-        more = {"opts": ("TRAINER.CTX", name), "data_fingerprint": value, "num_test": 8}
-        outcomes += few_shot("CoOp", 4, (50.0,), **more)
-    said = reported(outcomes)
-    assert "CTX one, images 0123456789ab  " in said and "CTX two, images ffffffffffff  " in said
-    assert "test images" not in said.partition("\nMethod")[2].partition("\nOne seed")[0]
 
 
 def test_seeds_with_equal_losses_are_named(reported):

@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 from outcomes import classes, columns, few_shot, leave, lines, metrics, only_table, outcome, ran
 
-from benchmark.protocols.places import runs_in
-from benchmark.records import METRICS, Metric, from_folder
-from benchmark.report import command, pictures
+from benchmark.records import METRICS, Metric
+from benchmark.report import command
 from benchmark.report.frame import frame
 from benchmark.report.notes import INTERVAL
 from benchmark.report.table import as_markdown
@@ -151,12 +150,3 @@ def test_each_view_draws_its_plots(tmp_path, capsys):
     assert told.keys() == {"findings", "rows", "averages", "classes"}
     for records in (told["rows"], told["classes"]):
         assert {record["method"] for record in records} == {"CoOp", "ALIGN"}
-    listed = frame([from_folder(run) for run in runs_in(output)])
-    first = {}
-    for name in ("reliability", "confusion"):
-        ((figure, _),) = pictures.figures(classes(listed).tests, name, set()).values()
-        first[name] = figure.axes[0]
-    # of classes 0, 1 and 2, all right; images, all of one confidence
-    assert [text.get_text() for text in first["confusion"].texts] == ["100"] * 3
-    (counts,) = first["reliability"].child_axes
-    assert [bar.get_height() for bar in counts.patches] == [6]

@@ -95,7 +95,7 @@ def test_initial_weights_are_always_named():
     assert len(lines(only_table([*outcomes, *alone, *other]))) == 3
 
 
-def test_runs_of_other_sentences_are_never_averaged():
+def test_runs_of_other_sentences_or_orders_are_never_averaged():
     """Also where a file had other content then, which only the record's own text says."""
     outcomes = few_shot("TaskRes", 4, (90, 80), "emoji")
     for one, digest in zip(outcomes, ("1a2b", "3c4d"), strict=True):
@@ -104,6 +104,11 @@ def test_runs_of_other_sentences_are_never_averaged():
     table = lines(only_table(outcomes))
     names = [f"TaskRes, SENTENCES a.json {d}, SENTENCES_RULE raw_mean" for d in ("1a2b", "3c4d")]
     assert list(table) == names and table[names[0]][0].startswith("90.00")
+    orders = few_shot("TDA", 4, (90, 80), "emoji", seeded=True)
+    for one, digest in zip(orders, ("1a2b", "3c4d"), strict=True):
+        one.result["run"] = ran(TEST={"STREAM": f"order.txt:64 {digest}"})
+    assert len(lines(only_table(orders))) == 2
+    assert [*lines(only_table(orders[:1]))] == ["TDA, STREAM order.txt:64 1a2b"]
     zero = few_shot("ZeroshotCLIP", 4, (50,), "emoji")
     zero[0].result["run"] = ran(DATASET={"SENTENCES": "clip80"})
     assert list(lines(only_table(zero))) == ["ZeroshotCLIP, SENTENCES clip80"]
@@ -302,20 +307,6 @@ def test_settings_that_cannot_be_sorted_are_grouped_without_a_warning():
         for opts, clip in zip(settings, clips, strict=True)
     ]
     assert "ALIGN, A x, B 1, backbone ViT-B/16" in set(frame(found)["name"])
-
-
-def test_runs_with_other_clips_are_not_compared(tmp_path, capsys):
-    for trainer, backbone in (("CoOp", "ViT-B/16"), ("ALIGN", "ViT-L/14"), ("VPT", "ViT-L/14")):
-        leave(tmp_path, [outcome(trainer, 1, "base", 50.0, backbone=backbone)], COLUMNS)
-    compare = ["report", str(tmp_path), "--format", "json", "--compare"]
-    assert main([*compare, "CoOp, backbone ViT-B/16"]) == 2
-    told = capsys.readouterr().err
-    assert "ViT-L/14: another CLIP or other test images" in told
-    assert main([*compare, "ALIGN, backbone ViT-L/14"]) == 0
-    found = json.loads(capsys.readouterr().out)["comparisons"]
-    assert {one["other"] for one in found} == {"VPT, backbone ViT-L/14"}
-    assert main([*compare[:2], *compare[4:], "ALIGN, backbone ViT-L/14"]) == 0
-    assert "- CoOp, backbone ViT-B/16: another CLIP" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("seeded", [True, False])

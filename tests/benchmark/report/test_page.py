@@ -93,7 +93,7 @@ def test_all_views_are_parts_of_one_page_with_their_plots(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("value", "images", "said"),
     [
-        (50.0, 20, "[29.9, 70.1]"), (100.0, 20, "[83.9, 100.0]"), (50.0, 998, "[46.9, 53.1]"),
+        (50.0, 20, "[29.9, 70.1]"), (100.0, 20, "[83.9, 100.0]"), (50.0, 999, "[47.0, 53.1]"),
         (50.0, 1000, ""), (50.0, None, ""), (None, 20, ""),
     ],
 )  # fmt: skip

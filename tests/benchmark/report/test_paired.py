@@ -5,7 +5,7 @@ import pytest
 from cases import slow_but
 from scipy.stats import ttest_rel
 
-from benchmark.report.paired import Pair, difference, holm
+from benchmark.report.paired import Pair, difference
 from benchmark.report.per_image import Answers, joint_parts
 
 MOTIFS = (120, 100)  # of base and of new classes
@@ -247,11 +247,6 @@ def test_methods_with_equal_and_with_opposite_answers():
     assert difference([[pair(right, wrong)]]) == (100, 100, 100, None, 30)
     nothing = [[pair(wrong, wrong), pair(wrong, wrong)]]  # H is 0
     assert difference(nothing) == (0, 0, 0, None, 0)
-
-
-def test_holm_multiplies_the_smallest_p_by_all_and_keeps_the_order():
-    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
-    assert holm([0.5, 0.6]) == [1, 1] and holm([]) == []
 
 
 def test_an_interval_ends_where_differences_end():

@@ -82,18 +82,6 @@ def test_the_first_sentence_of_a_run(facts, record, said):
     assert said in facts(**record)[""]
 
 
-def test_classes_of_a_run_are_in_the_order_of_their_accuracies(tmp_path, capsys):
-    (one,) = few_shot("ALIGN", 4, (60.0,))
-    record = one.result | {"trainer": "ALIGN", "dataset": "DTD", "seed": 1, "shots": 4}
-    record["per_class_accuracy"] = {"b": 70.0, "d": 50.0, "a": 70.0, "c": 60.0}
-    (tmp_path / "results.json").write_text(json.dumps(record))
-    assert main(["report", str(tmp_path)]) == 0
-    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
-    assert [line for line in lines if line[:1] and line[0] in "abcd"] == [
-        ["d", "50.00"], ["c", "60.00"], ["b", "70.00"], ["a", "70.00"]
-    ]  # fmt: skip
-
-
 def cells(text, name):
     """Return the cells of the line of a table in text."""
     (line,) = (line for line in text.splitlines() if line.startswith(f"{name}  "))

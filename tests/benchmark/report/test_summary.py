@@ -151,11 +151,6 @@ def test_embedded_and_public_data_sets_have_no_common_average():
     assert "average over 2 embedded data sets" in render(rows(outcomes), "text")
 
 
-def test_two_configs_of_one_method_are_two_rows():
-    outcomes = [outcome("ALIGN", 1, "base", 40.0, config=name) for name in ("a", "b")]
-    assert [line["h"].method for line in numbers(outcomes)] == ["ALIGN (a)", "ALIGN (b)"]
-
-
 def test_untrained_methods_are_recognised_by_their_records():
     outcomes = few_shot("Frozen", 1, (50,), num_params=0) + few_shot("CoOp", 1, (60, 61))
     outcomes += few_shot("AtTestTime", 1, (70, 71), num_params=0, seeded=True)  # seeds count

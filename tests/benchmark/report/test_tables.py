@@ -17,7 +17,6 @@ from outcomes import (
     only_table,
     outcome,
     page,
-    ran,
     rows,
     some_outcomes,
     transfer,
@@ -142,24 +141,6 @@ def test_where_nothing_has_finished_no_seed_is_counted(form):
                 for part in ("base", "new")]  # fmt: skip
     told = render(rows(outcomes), form)
     assert "No run has finished." in told and "One seed." not in told
-
-
-def test_runs_of_another_order_in_the_same_file_are_never_averaged():
-    outcomes = few_shot("TDA", 16, (90, 80, 70), "emoji", seeded=True)
-    for one, digest in zip(outcomes, ("1a2b", "1a2b", "3c4d"), strict=True):
-        stream = {"name": f"order.txt:64 {digest}", "order": digest}
-        one.result.update(run=ran(TEST={"STREAM": stream["name"]}), stream=stream)
-    table = lines(only_table(outcomes))
-    assert [*table] == [f"TDA, STREAM order.txt:64 {digest}" for digest in ("1a2b", "3c4d")]
-    assert table["TDA, STREAM order.txt:64 1a2b"][0].startswith("85.00")
-
-
-def test_wide_tables_are_folded_for_the_terminal():
-    targets = dict.fromkeys([f"a_long_name_of_a_data_set_{i}" for i in range(9)], 50.0)
-    table = only_table(transfer("CoOp", "imagenet", targets))
-    text = as_text(table)
-    assert max(map(len, text.splitlines())) <= 120
-    assert all(text.count(name) == 1 for name in table.head[1:]) and text.count("CoOp") == 3
 
 
 def test_every_format_holds_the_numbers_and_the_problems():
