@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 import numpy as np
 from dassl.data.datasets import DATASET_REGISTRY
 
-from trainers.prompting.errors import UserError, need
+from trainers.prompting.errors import UserError, need, printable
 from trainers.prompting.images.class_folders import read_lines
 
 from .base import Counts
@@ -48,7 +48,9 @@ class VOC2007(SeveralLabels):
         """Return what `read` does, or train and val if validation images are asked for."""
         train, val, test = cls.read(folder)
         if getattr(node, "VALIDATION_SHOTS", 0):
-            held = {*read_lines(folder / "ImageSets" / "Main" / "val.txt")}
+            file = folder / "ImageSets" / "Main" / "val.txt"
+            need(file.is_file(), f"There is no '{file}', which names validation images: restore it")
+            held = {*read_lines(file)}
             val = [item for item in train if Path(item.impath).stem in held]
             train = [item for item in train if Path(item.impath).stem not in held]
         return train, val, test
@@ -78,15 +80,19 @@ class VOC2007(SeveralLabels):
                 "annotations again",
             )
             for thing in root.iter("object"):
-                k = cls.names.index(thing.findtext("name", ""))
+                name = thing.findtext("name", "")
+                need(
+                    name in cls.names,
+                    f"'{file}' has an object '{printable(name):.40}', which is no class of "
+                    f"{cls.__name__}: download the annotations again",
+                )
+                k = cls.names.index(name)
                 sure = not int(thing.findtext("difficult", "0"))
                 label[k] = PRESENT if sure else label[k] or UNKNOWN
         except UserError:
             raise
         except (ElementTree.ParseError, ValueError) as error:
-            raise UserError(
-                f"'{file}' is damaged or has unknown objects ({error}): download it again"
-            ) from None
+            raise UserError(f"'{file}' is damaged ({error}): download it again") from None
         return tuple(label)
 
     def choose(self, cfg, train, val, test):

@@ -52,6 +52,9 @@ def test_difficult_objects_are_unknown(voc, tmp_path):
     assert data.classnames[TV] == "tv monitor" and data.train_x[20].classname == "person"
     chosen = read("VOC2007", tmp_path, VALIDATION_SHOTS=1)
     assert counts(chosen) == (25, 5, 2) and chosen.val[0].impath.endswith("000026.jpg")
+    (voc / "ImageSets/Main/val.txt").unlink()
+    with pytest.raises(UserError, match="no '.*val.txt', which names validation images: restore"):
+        read("VOC2007", tmp_path, VALIDATION_SHOTS=1)
     finding = check_set("voc2007", VOC2007, tmp_path)
     assert finding.problem == "30 train images instead of 5,011"
 
@@ -111,8 +114,8 @@ def test_the_division_of_papers(tmp_path):
 
 
 @pytest.mark.parametrize("file, text, why", [
-    ("Annotations/000003.xml", "<annotation><object>", "000003.xml' is damaged or has unknown"),
-    ("Annotations/000003.xml", "<a><object><name>ox</name></object></a>", "is damaged or has unkn"),
+    ("Annotations/000003.xml", "<annotation><object>", "000003.xml' is damaged"),
+    ("Annotations/000003.xml", "<a><object><name>ox</name></object></a>", "has an object .ox."),
     ("Annotations/000003.xml", "<a><filename>4.jpg</filename></a>", "is of the image .4.jpg"),
     ("Annotations/000003.xml", None, "has no '.*000003.xml' .No such file"),
     ("JPEGImages/000003.jpg", None, "names the image '.*000003.jpg', which does not exist"),

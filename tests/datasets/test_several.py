@@ -74,6 +74,19 @@ def test_labels_that_teach_nothing(root, monkeypatch, labels, why):
         small(root)
 
 
+@pytest.mark.parametrize("names, why", [
+    (("dog", "cat", "cow", "sea"), "'.*test0.png' has other classes than '.*train0.png', or ano"),
+    (("cat", "dog", "cow", "cat"), "Small has two classes 'cat': give each its own name"),
+])  # fmt: skip
+def test_all_images_have_the_same_classes(root, monkeypatch, names, why):
+    train, val, test = Small.read(root)
+    other = [Tagged(x.impath, x.label, names) for x in test]
+    parts = [other, other, other] if "two" in why else [train, val, other]
+    monkeypatch.setattr(Small, "read", lambda folder: parts)
+    with pytest.raises(UserError, match=why):
+        small(root)
+
+
 def test_keys_are_for_one_label_or_for_several(root):
     with pytest.raises(UserError, match="LABEL_NOISE is 0.5, which is for images with one, but"):
         small(root, LABEL_NOISE=0.5)

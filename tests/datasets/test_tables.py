@@ -70,8 +70,8 @@ def test_a_wrong_line_is_named(table, case):
 def test_every_mistake_counts_and_heads_are_needed(table, tmp_path):
     with pytest.raises(UserError, match=r"line 2: .*; line 6: .*; and 4 more\): correct these"):
         load(table(*(f"x/{i}.png,ant," for i in range(9))))
-    for head in ("x/a.png,ant", "label", "path,label,colour", "a" * 10_000_000):
-        with pytest.raises(UserError, match="let its first line be path,label|no CSV from here on"):
+    for head in ("x/a.png,ant", "label", "path,tags", "a" * 10_000_000):
+        with pytest.raises(UserError, match="; labels where an image has several|no CSV from here"):
             load(table(f"{A},ant", head=head))
     table().write_bytes(b"path,label\n\xff\xfe,ant\n")
     with pytest.raises(UserError, match=re.escape("cannot be read (it is not UTF-8): save it")):
@@ -117,6 +117,8 @@ def test_groups_of_several_labels_stay_whole(table):
     ([f"{A},ant;bee", f"{A},bee"], "line 3: '.*' is 'bee', but on line 2 'ant;bee'"),
     ([f'{A},"ant, bee"', f"{B},bee"], "line 2: 'ant, bee' is several labels: write ';'"),
     ([f"{A},Ant", f"{B},ant"], "line 3: 'ant' is written 'Ant' on line 2"),
+    ([f"{A},ant；bee", f"{B},bee"], "line 2: 'ant；bee' is several labels: write ';'"),
+    ([f"{A},ant?", f"{B},ant"], "line 2: 'ant.' is not 'ant': a '.' goes before an unknown one"),
     ([f"{A},?", f"{B},ant"], "line 2: '.' has no name after it"),
     ([f"{A},several;ant"], "line 2: 'several' is an answer of predict"),
     (["none.png,ant"], "line 2: there is no image"),

@@ -159,7 +159,10 @@ def _read_tags(source: Path) -> Collection:
     """Return the images of a table with several labels an image."""
     rows = read_tagged(source)
     names = _check_names((x, "the table") for _, *sets in rows for some in sets for x in some)
-    need(len(names) > 1, f"'{source}' has {len(names)} label, but at least two are compared")
+    need(
+        len(names) > 1,
+        f"'{source}' names {len(names) or 'no'} label, but at least two are compared",
+    )
     labels = np.zeros((len(rows), len(names)), np.int8)
     number = {name: k for k, name in enumerate(names)}
     for i, (_, present, unknown) in enumerate(rows):

@@ -17,6 +17,8 @@ from ..storage.files import write_whole
 from .class_folders import RESERVED, name_key
 
 TAGS, SPLIT, MAYBE = "labels", ";", "?"  # the column of several labels, and marks in it
+SEPARATORS = "[,|；，、]"  # between labels, where SPLIT belongs
+MARKS = "?!.-~ "  # around a label, which make it another one
 MARK = "\ufeff"  # with which spreadsheets know UTF-8
 LONGEST = 4_096  # letters of a cell
 MOST = 5  # mistakes that an error names
@@ -87,9 +89,12 @@ def _tag_flaws(split: Sequence[tuple[Row, list[str]]]) -> Iterator[tuple[int, st
                 yield row.line, f"'{MAYBE}' has no name after it"
             if name in RESERVED:
                 yield row.line, f"'{name}' is an answer of predict: call the class otherwise"
-            parts = [part.strip() for part in re.split("[,|]", name)]
+            parts = [part.strip() for part in re.split(SEPARATORS, name)]
             if len(parts) > 1 and known.intersection(parts):
                 yield row.line, f"'{name}' is several labels: write '{SPLIT}' between them"
+            bare = name.strip(MARKS)
+            if bare != name and bare in known:
+                yield row.line, f"'{name}' is not '{bare}': a '{MAYBE}' goes before an unknown one"
         if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
             yield row.line, f"'{twice[0]}' stands twice in a cell"
 
@@ -130,9 +135,11 @@ def _read_rows(table: Path, label: str = "label") -> tuple[list[Row], list[tuple
                 if sorted(names) not in [sorted(columns[:n]) for n in (2, 3)] or (
                     label == TAGS and reader.dialect.delimiter == SPLIT
                 ):
+                    several = "" if label == TAGS else f"; {TAGS} where an image has several"
                     raise UserError(
                         f"The table '{table}' begins with '{printable(','.join(cells)):.60}': let "
-                        f"its first line be path,{label} or path,{label},group, with commas or tabs"
+                        f"its first line be path,{label} or path,{label},group{several}, with "
+                        "commas or tabs"
                     )
             elif len(cells) != len(names):
                 flaws.append((reader.line_num, f"{len(cells)} cells, not {len(names)}"))

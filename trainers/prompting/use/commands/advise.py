@@ -106,7 +106,8 @@ def advise(args: Any, prog: str) -> int:
         collection.left_out += [(files[j], f"it is a copy of {files[i]}") for i, j in copies]
         apart = collection.contradictions()
         such = f", such as '{apart[0][0]}' and '{apart[0][1]}'" if apart else ""
-        several = f"{len(apart):,} images are in two classes{such}"
+        what = "have other labels than a copy" if collection.several else "are in two classes"
+        several = f"{len(apart):,} images {what}{such}"
         print(printable(f"{len(copies):,} are copies, which count once; {several}"))
     for name, why in collection.left_out:
         print(printable(f"  {name}: {why}"))
