@@ -176,7 +176,7 @@ def test_public_checkpoints(tiny_clip, name, file):
     if name == "CLAP":
         few = golden.meta["classnames"][:4]
         other = build_method(name, {}, tiny_clip, few)
-        with pytest.raises(UserError, match="has prototypes of 6 classes, but there are 4"):
+        with pytest.raises(UserError, match="is of 6 classes, but there are 4"):
             other.load_checkpoint(Saved.of(checkpoint), few)
 
 
@@ -227,7 +227,7 @@ def test_adapters_that_do_not_fit(tiny_clip):
         build_method("CLIPAdapter", {"REDUCTION": 65}, tiny_clip, ["cat", "dog"])
     state = {"classifier.weight": torch.zeros(4, 64), "classifier.bias": torch.zeros(4)}
     for name, more in (("LinearProbe", {}), ("LPPlusPlus", {"alpha_vec": torch.zeros(1, 4)})):
-        with pytest.raises(UserError, match="has a classifier of 4 classes, but there are 2"):
+        with pytest.raises(UserError, match="is of 4 classes, but there are 2"):
             place = tiny_clip, ["cat", "dog"]
             build_method(name, {}, *place).load_checkpoint(Saved.of(state | more), place[1])
 

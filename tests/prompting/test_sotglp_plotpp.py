@@ -110,7 +110,7 @@ def test_classes_of_sotglp(of, tiny_clip):
     new = [names[0], "moon"]
     with pytest.raises(UserError, match="has parameters for each class of its training"):
         build_method("SOTGLP", node, tiny_clip, new).load_checkpoint(saved(method, names), new)
-    with pytest.raises(UserError, match="has local prompts of 6 classes, but there are 2"):
+    with pytest.raises(UserError, match="is of 6 classes, but there are 2"):
         other.load_checkpoint(Saved.of({"state_dict": method.public_state_dict()}), few)
 
 

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from ..checkpoint.saved import Saved
+from ..errors import need
 from ..method import Method
 
 
@@ -27,6 +28,11 @@ class PerClass(Method):
     """
 
     own_classes: bool | None = None
+
+    @property
+    def _num_rows(self) -> int:
+        """The number of classes that the tensors are of, as a loaded checkpoint decides it."""
+        return self.num_classes
 
     def make_room(self, n: int) -> None:
         """Resize the tensors that `take_support` fills to n training images.
@@ -56,6 +62,11 @@ class PerClass(Method):
             self.own_classes = not others
         if some := self._numbers_of(checkpoint.classnames, classnames):
             self.keep_classes(some)
+        need(
+            self._num_rows == len(classnames),
+            f"The checkpoint is of {self._num_rows} classes, but there are {len(classnames)}: use "
+            "it only on the classes of its training",
+        )
 
     def _numbers_of(self, saved: Sequence[str] | None, classnames: Sequence[str]) -> list[int]:
         """Return for each class that is kept its number in the checkpoint; none if all are."""

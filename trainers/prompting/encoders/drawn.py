@@ -63,8 +63,11 @@ class DrawnSentences(TextEncoder):
         """Return the features of the drawn sentences or, in an evaluation, of all."""
         if self.training:
             return super().forward(contexts, inserted, added)
-        means = [own.mean(0) for own in self.every(contexts, inserted, added)]
-        raw = torch.stack(means)[None]
+        return self.of_all(self.every(contexts, inserted, added))
+
+    def of_all(self, each: list[torch.Tensor]) -> TextFeatures:
+        """Return the features of an evaluation, given those (n, D) of all sentences of classes."""
+        raw = torch.stack([own.mean(0) for own in each])[None]
         return TextFeatures(F.normalize(raw, dim=-1), raw)
 
 
@@ -87,14 +90,7 @@ class DrawnRows(DrawnSentences):
         self.drawn = [0, *(others + 1).tolist()]
         self.read(*([own[i] for own in self.lists] for i in self.drawn))
 
-    def forward(
-        self,
-        contexts: list[torch.Tensor] | None = None,
-        inserted: torch.Tensor | None = None,
-        added: Additions = NONE,
-    ) -> TextFeatures:
-        """Return the features of the drawn sentences or, in an evaluation, of all."""
-        if self.training:
-            return super().forward(contexts, inserted, added)
-        h = torch.stack(self.every(contexts, inserted, added), 1)
+    def of_all(self, each):
+        """Return them apart."""
+        h = torch.stack(each, 1)
         return TextFeatures(h, h)

@@ -130,15 +130,10 @@ class CLAP(OnSupport, PerClass, Staged):
         parts.alpha, parts.rho = parts.alpha[:0], parts.rho[:0]
         w.data = w.new_zeros(self.num_classes if n else 0, self.width)
 
-    def load_checkpoint(self, checkpoint, classnames):
-        """Load as every method does, and check the number of classes."""
-        super().load_checkpoint(checkpoint, classnames)
-        number = len(self.adapter.prototypes)
-        if number != len(classnames):
-            raise UserError(
-                f"The checkpoint has prototypes of {number} classes, but there are "
-                f"{len(classnames)}: use it only on the classes of its training"
-            )
+    @property
+    def _num_rows(self):
+        """The number of prototypes."""
+        return len(self.adapter.prototypes)
 
     def keep_classes(self, index):
         """Keep the prototypes of these classes."""

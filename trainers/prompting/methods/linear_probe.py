@@ -84,15 +84,10 @@ class LinearProbe(OnSupport, PerClass):
         for parameter in self.classifier.parameters():
             parameter.data = parameter.data[index]
 
-    def load_checkpoint(self, checkpoint, classnames):
-        """Load as every method does, and check the number of classes."""
-        super().load_checkpoint(checkpoint, classnames)
-        number = len(self.classifier.weight)
-        need(
-            number == len(classnames),
-            f"The checkpoint has a classifier of {number} classes, but there are "
-            f"{len(classnames)}: use it only on the classes of its training",
-        )
+    @property
+    def _num_rows(self):
+        """The number of rows."""
+        return len(self.classifier.weight)
 
     def logits(self, image, text):
         """Return w_k . z_j + b_k, (B, K)."""

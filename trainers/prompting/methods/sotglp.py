@@ -120,15 +120,10 @@ class SOTGLP(PerClass, GalLoP):
         if not n:
             self.local_prompts.data = self.local_prompts.data[:0]
 
-    def load_checkpoint(self, checkpoint, classnames):
-        """Load as every method does, and check the number of classes."""
-        super().load_checkpoint(checkpoint, classnames)
-        number = len(self.local_prompts)
-        need(
-            number == len(classnames),
-            f"The checkpoint has local prompts of {number} classes, but there are "
-            f"{len(classnames)}: use it only on the classes of its training",
-        )
+    @property
+    def _num_rows(self):
+        """The number of local prompts."""
+        return len(self.local_prompts)
 
     def keep_classes(self, index):
         """Keep the local prompts of these classes."""

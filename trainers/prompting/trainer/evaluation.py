@@ -30,6 +30,7 @@ from ..record.predictions import Predictions
 from ..record.results import Evaluation
 from ..teacher import Teacher, nearest
 from .loaders import loader_like
+from .planned_steps import count_steps
 from .streams import Stream, takes_streams
 
 UNTESTED = "only the last epoch has one, after its evaluation with TEST.PREDICTIONS"
@@ -265,6 +266,6 @@ def evaluation_of(trainer: Any) -> Evaluation:
         more=trainer.attacked | trainer.detection.measure(),
         stream=stream and {"name": stream.name, "order": stream.digest},
         num_trained=trainer.num_trained,
-        steps=trainer.count_steps()[1] if trained else 0,
+        steps=count_steps(trainer)[1] if trained else 0,
         teacher=teacher_origin(method),
     )
