@@ -126,8 +126,8 @@ def test_the_first_epoch_of_clap_is_a_warm_up(monkeypatch):
 
 @pytest.mark.parametrize("right, said", [(129, True), (130, False)])
 def test_zero_shot_is_named_where_it_is_right_on_more(right, said):
-    text = " ".join(Statement(answers(right, 152)).sentences())
-    assert ("is right on more of these" in text) == said
+    lines = Statement(answers(right, 152)).sentences()
+    assert ("Zero-shot ViT-L/14 is right on more of these: 130 of 152." in lines) == said
 
 
 @pytest.mark.parametrize(
@@ -137,9 +137,13 @@ def test_zero_shot_is_named_where_it_is_right_on_more(right, said):
 def test_what_is_said_at_the_limits_of_labels_a_class(each, about_said, silent):
     counts = [int(each), int(each + 0.5)] * 2  # the median is between them
     labels = np.arange(40) % 4
-    text = " ".join(Statement(of(10 * np.eye(4)[labels], labels, counts=counts)).sentences())
-    assert ("about 100%" in text) == about_said
-    assert ("Fewer than two labels a class" in text) == silent
+    choice = of(10 * np.eye(4)[labels], labels, counts=counts, zero_shot=30)
+    curve = statements.Curve((10, 20, 32), (0.7, 0.94, 0.95))
+    text = " ".join(Statement(choice, curve).sentences())
+    assert ("about 100%" in text) == about_said and ("at least 88%" in text) != silent
+    assert ("With 50% of these labels it was right on 94%, with 80% on 95%." in text) == about_said
+    unsaid = "Fewer than two labels a class say nothing about accuracy: zero-shot is right on 30 of"
+    assert (unsaid in text) == silent
 
 
 def told_of(choice, silent="", **numbers):

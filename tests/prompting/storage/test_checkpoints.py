@@ -30,27 +30,12 @@ LAYOUT = {
     "CoPrompt": ("MultiModalPromptLearner", False),
     "HiCroPL": ("VLPromptLearner", False),
 }
-# Golden files, whose parameters have the public names and shapes -> trainers that read them.
-CASES = {
-    "coop_end": "CoOp",
-    "coop_middle": "CoOp",
-    "coop_init": "CoOp",
-    "cocoop": "CoCoOp",
-    "plot": "PLOT",
-    "vpt_shallow": "VPT",
-    "vpt_deep": "VPT",
-    "ivlp": "IVLP",
-    "maple_depth1": "MaPLe",
-    "maple_depth3": "MaPLe",
-    "align_released": "MMP",
-    "align_paper_convex05": "ALIGN",
-    "kgcoop": "KgCoOp",
-    "prograd": "ProGrad",
-    "promptsrc": "PromptSRC",
-    "tcp": "TCP",
-    "coprompt": "CoPrompt",
-    "hicropl": "HiCroPL",
-}
+# Golden files, whose parameters have the public names and shapes.
+CASES = (
+    "coop_end", "coop_middle", "coop_init", "cocoop", "plot", "vpt_shallow", "vpt_deep", "ivlp",
+    "maple_depth1", "maple_depth3", "align_released", "align_paper_convex05", "kgcoop", "prograd",
+    "promptsrc", "tcp", "coprompt", "hicropl",
+)  # fmt: skip
 # One of each layout, with and without deep prompts.
 CASES_ONCE = slow_but(CASES, "coop_end", "cocoop", "vpt_deep", "maple_depth3", "ivlp")
 # Other entries of the public checkpoints.
@@ -66,6 +51,12 @@ DEAD = {
 
 def golden(stem):
     return read(GOLDEN / f"{stem}.safetensors")
+
+
+def method_in(stem):
+    """Return the parameters, the method and its node in a golden file."""
+    source = golden(stem)
+    return source.params, source.meta["method"], source.meta["config"]
 
 
 def options(trainer, node) -> list[str]:
@@ -139,8 +130,8 @@ class Evaluation:
 
 @pytest.mark.parametrize("stem", CASES_ONCE)
 def test_a_public_checkpoint_loads(tmp_path, monkeypatch, tiny_clip, stem):
-    trainer, (folder, _) = CASES[stem], LAYOUT[CASES[stem]]
-    params, node = golden(stem).params, golden(stem).meta["config"]
+    params, trainer, node = method_in(stem)
+    folder, _ = LAYOUT[trainer]
     files = tmp_path / "theirs" / folder
     write_public(files, public_state(params, tiny_clip, trainer))
     flags = ["--eval-only", "--model-dir", tmp_path / "theirs"]
@@ -169,7 +160,7 @@ def test_prompts_of_the_published_align_load_into_the_paper_form(tmp_path, monke
 
 @pytest.mark.parametrize("is_plain", [False, True])
 def test_training_can_start_from_a_public_checkpoint(tmp_path, monkeypatch, tiny_clip, is_plain):
-    params, node = golden("maple_depth3").params, golden("maple_depth3").meta["config"]
+    params, _, node = method_in("maple_depth3")
     state = public_state(params, tiny_clip, "MaPLe")
     write_public(tmp_path, state)
     if is_plain:  # only the tensors
@@ -210,8 +201,8 @@ def test_a_checkpoint_that_does_not_fit_is_one_sentence(tiny_clip, case):
 
 @pytest.mark.parametrize("stem", CASES_ONCE)
 def test_ours_has_the_public_names_shapes_and_layout(tmp_path, stem):
-    trainer, (folder, is_submodule) = CASES[stem], LAYOUT[CASES[stem]]
-    params, node = golden(stem).params, golden(stem).meta["config"]
+    params, trainer, node = method_in(stem)
+    folder, is_submodule = LAYOUT[trainer]
     extra = [*options(trainer, node), "OPTIM.STEPS", "1"]
     assert run(tmp_path, trainer, tmp_path / "ours", extra=extra) == 0
     file = tmp_path / "ours" / folder / "model.pth.tar-1"

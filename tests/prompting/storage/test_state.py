@@ -210,14 +210,6 @@ def test_buffers_under_other_classes(runs, capsys):
         assert load_run(runs / name).classnames == list(tiny.COLOURS)
 
 
-@pytest.mark.parametrize(("name", "said"), [("Saved", "persistent=False"), ("Bound", "use it")])
-def test_an_evaluation_on_other_classes(runs, tmp_path, capsys, name, said):
-    flags = "--eval-only", "--model-dir", str(runs / name)
-    others = ["DATASET.NAME", "TinyOthers"]
-    assert tiny.run(runs, name, tmp_path / "eval", 1, *flags, extra=others) == 2
-    assert said in capsys.readouterr().err.splitlines()[-1]
-
-
 def test_contexts_of_each_class_are_not_those_of_others(tmp_path, capsys):
     pairs = ["TRAINER.COOP.CSC", "True"]
     assert tiny.run(tmp_path, "CoOp", tmp_path / "out", 1, extra=pairs) == 0
@@ -225,6 +217,13 @@ def test_contexts_of_each_class_are_not_those_of_others(tmp_path, capsys):
     pairs += ["DATASET.NAME", "TinyOthers"]
     assert tiny.run(tmp_path, "CoOp", tmp_path / "eval", 1, *flags, extra=pairs) == 2
     assert "for each class of its training" in capsys.readouterr().err.splitlines()[-1]
+
+
+def changed(runs, folder, saved, **entries):
+    """Write a checkpoint with other entries into a folder, as that of a run."""
+    shutil.copy(runs / "Kept" / "run.json", folder)
+    (folder / "prompt_learner").mkdir()
+    torch.save(saved | entries, folder / "prompt_learner" / "model.pth.tar-2")
 
 
 BROKEN = {
@@ -241,30 +240,15 @@ BROKEN = {
 def test_a_state_that_does_not_fit(runs, tmp_path, case):
     change, said = BROKEN[case]
     _, saved = checkpoint(runs / "Kept")
-    shutil.copy(runs / "Kept" / "run.json", tmp_path)
-    (tmp_path / "prompt_learner").mkdir()
-    file = tmp_path / "prompt_learner" / "model.pth.tar-2"
-    torch.save(saved | {"method": change(saved["method"])}, file)
+    changed(runs, tmp_path, saved, method=change(saved["method"]))
     with pytest.raises(UserError) as error:
         load_run(tmp_path)
     assert said in str(error.value) and "\n" not in str(error.value)
 
 
-def test_invalid_class_names_in_a_checkpoint(runs, tmp_path, capsys):
-    _, saved = checkpoint(runs / "Kept")
-    shutil.copy(runs / "Kept" / "run.json", tmp_path)
-    (tmp_path / "prompt_learner").mkdir()
-    torch.save(saved | {"classnames": 7}, tmp_path / "prompt_learner" / "model.pth.tar-2")
-    flags = "--eval-only", "--model-dir", str(tmp_path)
-    assert tiny.run(runs, "Kept", tmp_path / "eval", 2, *flags) == 2
-    assert "has no valid 'classnames'" in capsys.readouterr().err.splitlines()[-1]
-
-
 def test_a_checkpoint_that_does_not_say_what_depends_on_its_classes(runs, tmp_path):
     _, saved = checkpoint(runs / "Taught", epoch=1)
-    shutil.copy(runs / "Kept" / "run.json", tmp_path)
-    (tmp_path / "prompt_learner").mkdir()
-    torch.save(saved | {"class_buffers": None}, tmp_path / "prompt_learner" / "model.pth.tar-2")
+    changed(runs, tmp_path, saved, class_buffers=None)
     assert load_run(tmp_path).classnames == list(tiny.COLOURS)
     with pytest.raises(UserError, match="does not say which buffers depend on its classes"):
         load_run(tmp_path, classnames=OTHERS)

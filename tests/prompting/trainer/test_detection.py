@@ -70,13 +70,6 @@ def output(cosines, r=None, h=None):
     return Output(100 * torch.tensor(cosines), ImageFeatures(z, r), TextFeatures(h, h))
 
 
-def test_mcm_by_hand():
-    model = clip_like()
-    found = scores(model, output([[0.3, 0.1, 0.2], [0.2, 0.2, 0.2]]))
-    expected = [softmax(0.3, 0.1, 0.2)[0], 1 / 3]
-    assert found.keys() == {"mcm"} and found["mcm"].tolist() == pytest.approx(expected, abs=1e-6)
-
-
 def test_gl_mcm_by_hand():
     """Two visual and two textual prompts; the third state of each is a visual prompt."""
     r = torch.tensor([[[1.0, 0.0], [0.6, 0.8], [1.0, 0.0]], [[0.6, 0.8], [0.6, 0.8], [1.0, 0.0]]])
@@ -99,22 +92,16 @@ def test_texts_of_each_image_have_separate_local_scores():
     assert found["gl_mcm"].tolist() == pytest.approx(expected, abs=1e-6)
 
 
-def test_patches_are_all_states_except_class_token_and_visual_prompts(tiny_clip):
+@pytest.mark.parametrize(
+    ("name", "node", "prompts"),
+    [("ALIGN", {"M": 2, "N": 2, "N_CTX": 3, "DEPTH": 2}, 3), ("PLOT", {"N": 2}, 0)],
+)
+def test_patches_are_all_states_but_class_token_and_prompts(tiny_clip, name, node, prompts):
     """The tiny CLIP has 16 patches."""
-    node = {"M": 2, "N": 2, "N_CTX": 3, "DEPTH": 2}
-    model = build_method("ALIGN", node, tiny_clip, ["forest", "sea"]).eval()
+    model = build_method(name, node, tiny_clip, ["forest", "sea"]).eval()
     found = model.output(torch.randn(1, 3, 32, 32))
-    assert found.image.r.shape[2] == 16 + 3
+    assert found.image.r.shape[2] == 16 + prompts
     local = found.image.r[:, :, :16].mean(1) @ found.text.h.mean(0).T
-    expected = scores(model, found)["mcm"] + local.softmax(-1).amax((1, 2))
-    torch.testing.assert_close(scores(model, found)["gl_mcm"], expected)
-
-
-def test_all_states_are_patches_without_visual_prompts(tiny_clip):
-    model = build_method("PLOT", {"N": 2}, tiny_clip, ["forest", "sea"]).eval()
-    found = model.output(torch.randn(1, 3, 32, 32))
-    assert found.image.r.shape[2] == 16
-    local = found.image.r.mean(1) @ found.text.h.mean(0).T
     expected = scores(model, found)["mcm"] + local.softmax(-1).amax((1, 2))
     torch.testing.assert_close(scores(model, found)["gl_mcm"], expected)
 
