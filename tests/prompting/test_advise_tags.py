@@ -4,6 +4,7 @@ import csv
 import io
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,8 +14,10 @@ from dassl.data.datasets import DATASET_REGISTRY
 import datasets  # noqa: F401 (registers them)
 from trainers.prompting import UserError, load_run
 from trainers.prompting.advice import fits, tags
+from trainers.prompting.advice.page import draw_tags
 from trainers.prompting.record.scores import read_scores
 from trainers.prompting.record.several import measures
+from trainers.prompting.record.thresholds import Thresholds
 from trainers.prompting.use.commands import main
 
 NAMES = ["animal bird", "arrow", "heart", "other symbol"]
@@ -64,7 +67,8 @@ def test_the_advice_says_what_was_measured(advised):
     assert record["trainer"] == "LinearProbe" and record["several"] == "decides"
     assert record["num_test"] == len(scores["label"]) == 90  # the copy counts once
     assert (scores["label"] == -1).sum() == 1
-    assert record["map"] == measures(scores["label"], scores["logit"], True)["map"]
+    expected = measures(scores["label"], scores["logit"], True)
+    assert {name: record[name] for name in expected} == expected and "cf1_mean" in expected
     advice, share = log_of(advised)[-3:-1]
     assert advice.startswith(f"Take LinearProbe on emoji: mAP {record['map']:.1f}% on 90 labelled")
     assert share.startswith("By folds, about ") and share.endswith(").")
@@ -213,3 +217,17 @@ def test_what_ranks_is_taken_if_it_is_better():
     assert choice.best.method == "ZeroshotCLIP" and not choice.best.decides
     assert len({*choice.fitted[0].best.tolist()}) == 4
     assert (choice.best.scores == choice.best.logits).all()
+    found, right = choice.curve()
+    assert found[-1] == 1 and right[-1] == pytest.approx(y.mean()) and len(right) == y.size
+
+
+def test_the_picture_has_the_tags_that_are_given():
+    y, given = np.array([[1, 0], [1, -1], [0, 1]]), np.zeros((3, 2), bool)
+    given[0, 0] = True
+    curve = np.array([1, 3]) / 3, np.array([1, 0.6])
+    told = SimpleNamespace(
+        labels=y, given=given, fitted=(Thresholds(np.zeros(2)), None), curve=lambda: curve
+    )
+    line, point = draw_tags(told).axes[0].lines
+    assert line.get_ydata().tolist() == [100, 60]
+    assert point.get_xydata().tolist() == [[pytest.approx(100 / 3), 100]]

@@ -101,8 +101,8 @@ CLIP = {"name": "/x/clip.pt", "sha256": "1" * 64}
          ["the CLIP is clip.pt here and RN50 there"]),
         ({"clip": CLIP}, {"clip": CLIP | {"sha256": "2" * 64}},
          ["other weights of '/x/clip.pt': SHA-256 11111111..., now 22222222..."]),
-        ({"earlier": {"teacher": "1"}}, {"earlier": {"teacher": "2"}},
-         ["the teacher is '1' here and '2' there"]),
+        ({"earlier": {"teacher": "1" * 64}}, {"earlier": {"teacher": "2"}},
+         ["the teacher is '111111111111' here and '2' there"]),
         ({"method": "CoOp"}, {"method": "VPT"}, ["the method is 'CoOp' here and 'VPT' there"]),
     ],
 )  # fmt: skip
