@@ -107,6 +107,15 @@ def test_shots_begin_with_the_rarest_class():
         assert [int(item.impath) for item in found] == sorted(int(x.impath) for x in found)
     assert [x.impath for x in draw(items, 4, generator("shots", 1))] == [x.impath for x in found]
     assert [x.impath for x in draw(items, 4, generator("shots", 2))] != [x.impath for x in found]
+    assert generator("shots", 0).random() == generator("shots", 0).random()
+    assert generator("shots", -1).random() != generator("shots", -1).random()
+
+
+def test_shots_are_drawn_from_validation_images_too(root):
+    data = small(root, shots=1)
+    for items in (data.train_x, data.val):
+        assert len(items) < len(LABELS) and (table(items) == 1).any(0).all()
+    assert len(data.test) == len(LABELS)
 
 
 def test_known_labels(root, capsys):

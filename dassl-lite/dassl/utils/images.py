@@ -62,6 +62,4 @@ def _shades(image, name):
             f"The {name} has pixels from {low:.6g} to {high:.6g}, but {kind} must lie in "
             f"{' or '.join(f'0 to {end}' for end in ends)}: convert it"
         )
-    if kind == "whole numbers":
-        pixels = pixels.astype(np.float64)
     return (pixels * (255 / end)).round().astype(np.uint8)

@@ -86,8 +86,6 @@ def _shades(image: Any, name: str) -> np.ndarray:
             "convert it",
             exit_code=1,
         )
-    if kind == "whole numbers":
-        pixels = pixels.astype(np.float64)
     return (pixels * (255 / end)).round().astype(np.uint8)
 
 
