@@ -10,5 +10,5 @@
 source "$(dirname "${BASH_SOURCE[0]}")/run.sh"
 
 protocol=several_labels
-[[ ! ${HALVES:-} ]] || protocol=several_base2new
+[[ ${HALVES:-0} == 0 ]] || protocol=several_base2new
 run "$protocol" ${TRAINERS:+--trainers "$TRAINERS"} ${KNOWN:+--known "$KNOWN"} "$@"

@@ -155,6 +155,11 @@ def split_words(given: list[str]) -> tuple[list[str], tuple[str, ...]]:
         check_no_equals(key)
         if key in RESERVED:
             raise UserError(f"{key} cannot be given as KEY VALUE: {RESERVED[key]} sets it")
+        if key == "DATASET.KNOWN":
+            raise UserError(
+                f"{key} cannot be given as KEY VALUE, as tables would not name it: give --known, "
+                f"or --vary {key}=0.5"
+            )
     if len(opts) % 2:
         raise UserError(
             f"{opts[-1]} has no value: write KEY VALUE, and quote several values of an option, as "

@@ -161,6 +161,8 @@ def test_options_that_do_not_fit_tags(advised, scenes, words, said, capsys):
 def test_classify_is_for_one_label(advised):
     with pytest.raises(UserError, match="classify is for images with one label"):
         load_run(advised).classify(torch.zeros(1, 3, 64, 64))
+    with pytest.raises(UserError, match="what `run.model.predict.images.` returns, not Tensor"):
+        load_run(advised).tags(torch.zeros(1, 3))
 
 
 @pytest.mark.parametrize(

@@ -149,6 +149,18 @@ def test_a_mean_over_steps_is_evaluated_and_may_begin_anew(tiny_clip):
         assert other.temperature == wanted
 
 
+@pytest.mark.parametrize("labels, why", [
+    ([[1, 0, 0]], "Labels are a list: give a tensor"),
+    (torch.tensor([[2, 0, 0]], dtype=torch.int8), "must be 1, 0 or -1 .unknown., and are others"),
+    (torch.tensor([[1, 0, 0]]), "Labels are torch.int64 of the shape"),
+])  # fmt: skip
+def test_labels_that_are_none(tiny_clip, labels, why):
+    with pytest.raises(UserError, match=why):
+        build_method("CoOp", {}, tiny_clip, NAMES, several=True).losses(
+            torch.zeros(1, 3, 32, 32), labels
+        )
+
+
 def test_labels_of_ram_must_be_known(tiny_clip):
     method = build_method(
         "RAM", {"DEPTH_VISION": [1], "DEPTH_TEXT": [1]}, tiny_clip, NAMES, several=True

@@ -398,6 +398,8 @@ class Method(nn.Module):
         (B, K) if images have several.
         """
         batch = self.batch(images, labels)
+        if self.settings.several and labels.device.type == "cpu":  # a GPU would be waited for
+            need((labels.abs() <= 1).all(), "Labels must be 1, 0 or -1 (unknown), and are others")
         return self.terms(self.output(batch.images), batch)
 
     def batch(
@@ -406,6 +408,7 @@ class Method(nn.Module):
         """Return images, labels and rows as a `Batch`; UserError if views or labels do not fit."""
         views = [images] if isinstance(images, torch.Tensor) else list(images)
         kind, shape = self._labels(len(views[0]))
+        need(torch.is_tensor(labels), f"Labels are a {type(labels).__name__}: give a tensor")
         if len(views) < self.views or labels.dtype != kind or labels.shape != shape:
             self._check_batch(views, labels)
         return Batch(views, labels, index)

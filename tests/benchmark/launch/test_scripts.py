@@ -59,6 +59,8 @@ def test_scripts_take_variables_and_run_from_anywhere(checkout, tmp_path):
     options = ("--shots", "4", "--shots", "1", "OPTIM.LR", "1", "OPTIM.LR", "2")
     (call,) = script("few_shot", *options, SHOTS="2 8", **shared)  # over variables; the last wins
     assert (call["DATASET.NUM_SHOTS"], call["OPTIM.LR"]) == ("1", "2")
+    halves = [script("several_labels", HALVES=x, SEEDS="1", TRAINERS="CoOp") for x in "01"]
+    assert [*map(len, halves)] == [1, 3]
     both = {"SOURCE": "emoji_food", "TARGETS": "emoji_pixels dtd", "SHOTS": "2"}
     for name in ("cross_dataset", "domain_generalization"):
         calls = script(name, **shared, **both)

@@ -52,6 +52,10 @@ def average_precision(label: np.ndarray, score: np.ndarray) -> float:
 
 def average_precisions(label: np.ndarray, score: np.ndarray) -> np.ndarray:
     """Return the average precision of each class, (K,), from 0 to 1; NaN without a positive."""
+    need(
+        label.shape == score.shape and np.isfinite(score).all(),
+        f"Labels {label.shape} and scores {score.shape} must have one shape, and scores be finite",
+    )
     return np.array([average_precision(*pair) for pair in zip(label.T, score.T, strict=True)])
 
 

@@ -99,6 +99,10 @@ class Run:
         Raises:
             UserError: images have one label, the run lacks these thresholds, scores are not finite.
         """
+        need(
+            isinstance(output, Output),
+            f"tags takes what `run.model.predict(images)` returns, not {type(output).__name__}",
+        )
         scores = self.scores(output, images)
         limit = self.find_thresholds(sure)
         named = [
