@@ -18,6 +18,7 @@ from trainers.prompting.checkpoint.provenance import other_backbone
 from trainers.prompting.checkpoint.saved import Saved
 from trainers.prompting.encoders.text import TextFeatures
 from trainers.prompting.encoders.vision import ImageFeatures
+from trainers.prompting.method import METHODS
 
 NAMES = ["cat", "dog", "fish"]
 SHOTS = ["TRAINER.TRANSCLIP.FEW_SHOT", "True", "TRAINER.TRANSCLIP.SEARCH_HP", "False"]
@@ -216,6 +217,12 @@ def test_other_data_sets_are_not_detected(tmp_path, capsys):
     assert "ood" not in result(tmp_path / "out")
     said = "TEST.OOD is left out: the logits of TransCLIP depend on the other test images"
     assert said in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("trainer", ["TransCLIP", "StatA", "SPARC"])
+def test_sentences_are_read_in_the_precision_of_the_run(tmp_path, trainer):
+    words = [f"TRAINER.{METHODS[trainer].node}.PREC", "bf16"]
+    assert tiny.run(tmp_path / "data", trainer, tmp_path / "out", 1, extra=words) == 0
 
 
 def test_few_shot_runs_again_and_is_evaluated(tmp_path, capsys):

@@ -274,11 +274,11 @@ def see(method: Method, views: list[torch.Tensor]) -> Seen:
 def classify(trainer: Any, seen: Seen) -> Output:
     """Return the output for the images of a group."""
     method = trainer.method
-    if isinstance(method, Transductive):
-        return method.transduce([seen])
-    reset(method)
-    views = [*seen.raw.unbind(1)]
     with trainer.precision.autocast():
+        if isinstance(method, Transductive):
+            return method.transduce([seen])
+        reset(method)
+        views = [*seen.raw.unbind(1)]
         output: Output = method.predict(views if len(views) > 1 else views[0])
     return output
 
