@@ -13,7 +13,7 @@ from dataclasses import replace
 import pytest
 import tiny
 import torch
-from cases import NAMES, PRECISIONS, SETTINGS
+from cases import ALIGN, NAMES, PRECISIONS, SETTINGS
 from golden_files import (
     AT_TEST_TIME,
     FILES,
@@ -33,6 +33,8 @@ from paths import GOLDEN
 
 from benchmark.measure.waits import note_waits
 from trainers.prompting import build_method, load_clip
+from trainers.prompting.capabilities.biased import Biased
+from trainers.prompting.capabilities.on_support import OnSupport, trains_on_support
 from trainers.prompting.method import METHODS
 from trainers.prompting.running.precision import Precision, fix_cublas
 from trainers.prompting.step import training_step
@@ -48,6 +50,15 @@ on_a_gpu = pytest.mark.skipif(without_gpu, reason="needs a GPU of CUDA")
 TINY = str(GOLDEN / "tiny_clip_seed0.safetensors")
 IMAGES = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 LABELS = torch.tensor([0, 1, 2, 0])
+MORE_IMAGES = torch.randn(32, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+# SPARC needs two sentences of each class: with one, a component that is (1, -1) has either sign
+SEVERAL = torch.tensor([[1, 1, 1], [0, 1, 1], [0, 0, 1], [1, 1, 0]], dtype=torch.int8)
+# Methods that take several labels and have no golden file of them, with keys that fit the CLIP.
+OF_ONE_LABEL = {
+    "ZeroshotCLIP": {}, "CoOp": {"N_CTX": 4}, "MaPLe": {"PROMPT_DEPTH": 2}, "PLOT": {"N": 2},
+    "ALIGN": ALIGN, "LinearProbe": {"SEARCH_HP": False}, "TipAdapter": {"AUGMENT_EPOCH": 1},
+    "SPARC": {},
+}  # fmt: skip
 
 # Bounds against float32 on the CPU: the difference of logits, which spread over several units, and
 # the cosine of gradients.
@@ -178,6 +189,40 @@ def test_golden_numbers_of_several_labels(name, precision):
     loss = golden.tensors["loss"]
     assert difference(terms["loss"], loss) < GOLDEN_LOSS[precision] * loss.clamp_min(1)
     check_waits(method, batch, optimizer, how)
+
+
+def step_of_several(name, precision, device):
+    """Return what `step` does, of images with several labels; 0 and 1 of methods without a step."""
+    kind, more = METHODS[name], {"several": True}
+    if issubclass(kind, OnSupport):
+        more["support"] = {"images": IMAGES, "labels": SEVERAL}
+    torch.manual_seed(0)
+    clip_model = load_clip(TINY)
+    method = build_method(name, OF_ONE_LABEL[name], clip_model, NAMES, **more)
+    how = placed(method, clip_model, precision, device)
+    images, logits, gradients = IMAGES.to(device), torch.zeros(1), torch.ones(1)
+    if isinstance(method, Biased):
+        with torch.no_grad(), how.autocast():
+            method.start_bias(method(images))
+    if method.trains and not trains_on_support(kind):
+        optimizer = torch.optim.SGD(method.learned().values(), lr=0.01, momentum=0.9)
+        batch = method.batch(images, SEVERAL.to(device))
+        output, _ = training_step(method, batch, optimizer, how)
+        logits = output.logits.detach().clone()
+        gradients = flat(p.grad for p in method.learned().values())
+        check_waits(method, batch, optimizer, how)
+    method.eval()
+    with torch.no_grad(), how.autocast():
+        return logits, gradients, method.predict(MORE_IMAGES.to(device)).logits
+
+
+@pytest.mark.parametrize("precision", [*PRECISIONS, "bf16"])
+@pytest.mark.parametrize("name", OF_ONE_LABEL)
+def test_several_labels_without_a_golden_file(name, precision):
+    found, expected = (step_of_several(name, *how) for how in ((precision, GPU), ("fp32", CPU)))
+    for there, here in zip(found[::2], expected[::2], strict=True):
+        assert difference(there, here) < LOGITS[precision]
+    assert torch.cosine_similarity(found[1], expected[1], dim=0) > GRADIENTS[precision]
 
 
 def step(setting, precision, device):

@@ -6,7 +6,7 @@
 import pytest
 import torch
 from cases import NAMES, SETTINGS, slow_but
-from golden_files import FILES, awt_few_shot, awt_views, build, read
+from golden_files import FILES, OF_SEVERAL, awt_few_shot, awt_views, build, build_several, read
 from paths import GOLDEN
 
 from trainers.prompting import Teacher, build_method, load_clip
@@ -66,6 +66,23 @@ def test_settings_without_one(setting):
     method = build_method(name, node, clip_model, NAMES)
     views = [torch.randn(4, 3, 32, 32)] * method.views
     take_step(method, clip_model, views, torch.tensor([0, 1, 2, 0]))
+
+
+@pytest.mark.parametrize("name", OF_SEVERAL)
+def test_methods_with_a_golden_file_of_several_labels(name):
+    golden, method, clip_model = build_several(name)
+    images = golden.tensors["image"].float()
+    labels = torch.ones(len(images), method.num_classes, dtype=torch.int8)
+    step_on_meta(method, clip_model, method.batch(images, labels))
+
+
+@pytest.mark.parametrize("name", ["CoOp", "MaPLe", "PLOT", "ALIGN"])
+def test_a_learned_bias_of_several_labels(name):
+    node = SETTINGS[name][1] if name in SETTINGS else {"N": 2}
+    clip_model = load_clip(TINY)
+    method = build_method(name, node, clip_model, NAMES, several=True)
+    labels = torch.tensor([[1, 0, 0], [0, 1, -1]], dtype=torch.int8)
+    take_step(method, clip_model, [torch.randn(2, 3, 32, 32)], labels)
 
 
 def test_what_is_refused():
