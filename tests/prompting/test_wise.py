@@ -20,6 +20,7 @@ from trainers.prompting.building.toward_start import (
     toward_start,
     tuned_tensors,
 )
+from trainers.prompting.encoders.added import LowRank
 from trainers.prompting.trainer.evaluation import UNTESTED, why_uncalibrated
 from trainers.prompting.trainer.trainer import PromptTrainer
 from trainers.prompting.use.commands import main
@@ -95,6 +96,12 @@ def test_a_method_that_learns_something_else_is_refused(name, tiny_clip):
     with pytest.raises(UserError, match=f"as it learns {REFUSED[name]}") as error:
         start_weights(method, tiny_clip)
     assert "\n" not in str(error.value)
+
+
+def test_an_update_that_cannot_be_smaller_is_refused(tiny_clip, monkeypatch):
+    monkeypatch.delattr(LowRank, "shrink")
+    with pytest.raises(UserError, match="its LowRank has no `shrink.share.`: write that function"):
+        start_weights(learned("CLIPLoRA", tiny_clip), tiny_clip)
 
 
 def test_a_run_evaluates_and_exports_them(tmp_path, capsys):
