@@ -223,8 +223,10 @@ def test_images_of_large_numbers(tmp_path, dtype, scale, too_large, rule, read):
     bad = {-1: "from -1 to 255", too_large: f"from 0 to {too_large}"}
     for value, said in (bad | ({np.nan: "from nan to nan"} if dtype == "float32" else {})).items():
         Image.fromarray(np.where(ramp == ramp[3, 3], value, ramp).astype(dtype)).save(path)
-        with pytest.raises(READERS[read], match=f"large.tiff' has pixels {said}, {rule}"):
+        match = f"large.tiff' has pixels {said}, {rule}"
+        with pytest.raises(READERS[read], match=match) as error:
             read(str(path))
+        assert error.value.exit_code == 1
 
 
 @pytest.mark.parametrize("read", READERS)
