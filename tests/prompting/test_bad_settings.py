@@ -191,7 +191,10 @@ RANGES = {
         "GAMMA": ([[0.0], [1.0, 0.5]], [[], [1.0, -1e-9], [INF]]),
         "FORM": (["aligned", "released"], ["paper"]),
     },
-    "TwoSFS": {"N_ITERS_FRAC": ([1e-9, 0.999], [0.0, 1.0]), "STAGE": ([0, 1, 2], [-1, 3])},
+    "TwoSFS": {
+        "N_ITERS_FRAC": ([1e-9, 0.999], [0.0, 1.0, -1.0, NAN]),
+        "STAGE": ([0, 1, 2], [-1, 3]),
+    },
     "VPT": {"CTX_INIT": WORDS},
     "ZERO": {"GAMMA": ([0.1, 0.999], [1.0, 0.01]), "FORM": (["paper", "released"], ["half"])},
 }  # fmt: skip

@@ -145,33 +145,6 @@ def test_weights_held_in_half_precision_equal_autocasts(tiny_clip):
 # ------------------------------------------------------------------ checkpoints and backbones
 
 
-def test_checkpoints_that_do_not_fit(tiny_clip):
-    state = align(tiny_clip, 2, 2).public_state_dict()
-    with pytest.raises(UserError, match="another method, or of deeper prompts"):
-        align(tiny_clip, 2, 2, DEPTH=2).load_public_state_dict(state)
-    with pytest.raises(UserError, match="lacks.*shallower"):
-        align(tiny_clip, 2, 2, DEPTH=4).load_public_state_dict(state)
-    with pytest.raises(UserError, match=r"has shape \(2, 2, 128\)"):
-        align(tiny_clip, 3, 3).load_public_state_dict(state)
-    with pytest.raises(UserError, match="another method"):
-        model_of(tiny_clip, "CoOp", {}).load_public_state_dict(state)
-
-
-def test_a_whole_public_model_loads_and_its_frozen_part_is_ignored(tiny_clip):
-    model = model_of(tiny_clip, "MaPLe", {"PROMPT_DEPTH": 2})
-    whole = {k: v + 1 for k, v in model.public_state_dict().items()}
-    whole |= {"image_encoder." + k: v for k, v in tiny_clip.visual.state_dict().items()}
-    whole |= {"text_encoder." + k: v for k, v in tiny_clip.state_dict().items()
-              if k.startswith(("transformer.", "ln_final.", "positional_"))}  # fmt: skip
-    whole["logit_scale"] = torch.tensor(1.0)
-    whole["prompt_learner.token_prefix"] = torch.zeros(99, 1, 128)
-    whole["prompt_learner.token_suffix"] = torch.zeros(99, 74, 128)
-    before = {k: v.clone() for k, v in tiny_clip.state_dict().items()}
-    model.load_public_state_dict(whole)
-    assert torch.equal(model.prompt_learner.ctx, whole["prompt_learner.ctx"])
-    assert all(torch.equal(v, before[k]) for k, v in tiny_clip.state_dict().items())
-
-
 def test_resnet_takes_the_methods_without_visual_prompts():
     torch.manual_seed(0)
     resnet = clip_of(**RESNET, embed_dim=64, image_resolution=64)

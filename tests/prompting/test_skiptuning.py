@@ -194,9 +194,3 @@ def test_a_file_of_the_public_code(golden, method, tiny_clip):
     later = build_method("SkipTuning", {"START_LAYER": 3}, tiny_clip, NAMES)
     with pytest.raises(UserError, match=r"has another '.*resblocks.2.*' than CLIP.*START_LAYER"):
         later.load_public_state_dict(learned | frozen)
-
-
-def test_rows_of_features_are_refused(tiny_clip):
-    method = build_method("SkipTuning", {"START_LAYER": 2}, tiny_clip, NAMES)
-    with pytest.raises(UserError, match="SkipTuning learns inside the image encoder, so it takes"):
-        method(torch.randn(2, method.width))

@@ -198,11 +198,6 @@ def test_recomputation_changes_nothing(chunk, most, pair, monkeypatch):
         torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-5)
 
 
-def test_mmrl_is_refused(pair):
-    with pytest.raises(UserError, match="class token"):
-        build_method("MMRL", {"REP_LAYERS": [1, 2]}, pair[0], NAMES)
-
-
 def test_what_is_no_dual_encoder_is_refused(tmp_path):
     config = transformers.BertConfig(
         hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1, vocab_size=9

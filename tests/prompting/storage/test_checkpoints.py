@@ -180,7 +180,7 @@ MISFITS = {
     "visual length": ("vpt_deep", "VPT", {"N_CTX_VISION": 4}, "shape (8, 128)"),
     "number": ("plot", "PLOT", {"N": 3}, "shape (4, 4, 128)"),
     "prompts": ("align_released", "MMP", {"TEXT_PROMPT_NUMBER": 5}, "shape (4, 2, 128)"),
-    "classes": ("coop_csc", "CoOp", {}, "shape (6, 4, 128)"),
+    "classes": ("coop_csc", "CoOp", {}, "shape (6, 4, 128), but the method's has (4, 4, 128)"),
     "CoCoOp's as CoOp's": ("cocoop", "CoOp", {}, "'meta_net.linear1"),
     "VPT's as CoOp's": ("vpt_shallow", "CoOp", {"N_CTX": 4}, "'image_encoder.VPT'"),
     "CoOp's as CoCoOp's": ("coop_init", "CoCoOp", {}, "lacks 'prompt_learner.meta_net"),

@@ -150,12 +150,6 @@ def test_a_stage_without_a_step(tmp_path, capsys):
     assert "trains in 2 stages, but one of them has none of the 4 steps" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("share", ["0.0", "1.0", "-1.0", "nan"])
-def test_a_share_outside_0_and_1(tmp_path, capsys, share):
-    assert run(tmp_path, "TwoSFS", None, 1, extra=[SHARE, share]) == 2
-    assert "N_ITERS_FRAC is" in capsys.readouterr().err
-
-
 def test_adamw_trains_some_groups_by_sgd():
     """As two optimisers that are next to each other, with either's decay; it resumes."""
     cfg = get_cfg_default()

@@ -148,13 +148,6 @@ def test_a_run_with_support(tmp_path, kind, capsys):
     assert "has parameters for each class of its training" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["CLAP", "TipAdapterF"])
-def test_our_methods_with_support(tmp_path, name, capsys):
-    """The memory of a step is estimated before the support is given."""
-    assert tiny.run(tmp_path, name, tmp_path / name, 1) == 0, capsys.readouterr().err
-    assert load_run(tmp_path / name).model(IMAGES[0]).isfinite().all()
-
-
 def test_a_run_keeps_the_weights_that_it_starts_from(tmp_path, kind):
     assert tiny.run(tmp_path, "Prototypes", None, 1) == 0
     file = tmp_path / "output" / "prompt_learner" / "model.pth.tar-1"
@@ -214,6 +207,7 @@ INSIDE = {
     "LNOnly": {},
     "MMRL": {"REP_LAYERS": [2, 3]},
     "MaPLe": {"PROMPT_DEPTH": 2},
+    "SkipTuning": {"START_LAYER": 2},
     "TwoSFS": {},
     "UPT": {"PROMPT_DEPTH": 2},
 }
