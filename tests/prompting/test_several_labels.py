@@ -149,14 +149,16 @@ def test_a_mean_over_steps_is_evaluated_and_may_begin_anew(tiny_clip):
         assert other.temperature == wanted
 
 
-@pytest.mark.parametrize("labels, why", [
-    ([[1, 0, 0]], "Labels are a list: give a tensor"),
-    (torch.tensor([[2, 0, 0]], dtype=torch.int8), "must be 1, 0 or -1 .unknown., and are others"),
-    (torch.tensor([[1, 0, 0]]), "Labels are torch.int64 of the shape"),
+@pytest.mark.parametrize("name, labels, why", [
+    ("CoOp", [[1, 0, 0]], "Labels are a list: give a tensor"),
+    ("CoOp", torch.tensor([[2, 0, 0]], dtype=torch.int8), "1, 0 or -1 .unknown., and are others"),
+    ("CoOp", torch.tensor([[1, 0, 0]]), "Labels are torch.int64 of the shape"),
+    ("RAM", torch.tensor([[1, 0, -1]], dtype=torch.int8), "RAM needs all labels, and some are -1"),
 ])  # fmt: skip
-def test_labels_that_are_none(tiny_clip, labels, why):
+def test_labels_that_are_none(tiny_clip, name, labels, why):
+    node = {"DEPTH_VISION": [1], "DEPTH_TEXT": [1]} if name == "RAM" else {}
     with pytest.raises(UserError, match=why):
-        build_method("CoOp", {}, tiny_clip, NAMES, several=True).losses(
+        build_method(name, node, tiny_clip, NAMES, several=True).losses(
             torch.zeros(1, 3, 32, 32), labels
         )
 

@@ -400,6 +400,11 @@ class Method(nn.Module):
         batch = self.batch(images, labels)
         if self.settings.several and labels.device.type == "cpu":  # a GPU would be waited for
             need((labels.abs() <= 1).all(), "Labels must be 1, 0 or -1 (unknown), and are others")
+            need(
+                not self.needs_all_labels or (labels >= 0).all(),
+                f"{type(self).__name__} needs all labels, and some are -1 (unknown): leave their "
+                "images out, or choose another method",
+            )
         return self.terms(self.output(batch.images), batch)
 
     def batch(
