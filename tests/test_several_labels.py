@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from dassl.data.datasets import DatasetBase
 from paths import ROOT
 from PIL import Image
 from safetensors.torch import load_file
@@ -42,6 +43,8 @@ def test_a_training_learns_from_several_labels(trained):
     record = tiny.results(trained)
     assert record["several"] and 0 < record["map"] <= 100 and record["num_classes"] == 3
     assert "accuracy" not in record and (trained / "scores.npz").is_file()
+    said = (trained / "log.txt").read_text()
+    assert "Loading evaluator: MultiLabel" in said and "Loading evaluator: C" not in said
 
 
 def test_features_have_several_labels(table, trained, tmp_path, capsys):
@@ -84,6 +87,7 @@ def test_what_the_page_says_of_the_embedded_clip(tmp_path):
     ("TCP", [], "TCP takes one label an image"),
     ("CoOp", ["TEST.STREAM", "blocks"], "TEST.STREAM is blocks, which is for images with one"),
     ("CoOp", ["TRAIN.ATTACK", "pgd"], "TRAIN.ATTACK is pgd, which is for images with one"),
+    ("CoOp", ["TEST.OOD", "['TinyColours']"], "TEST.OOD is ['TinyColours'], which is for images"),
     ("CoOp", ["DATASET.IMBALANCE", "2"], "IMBALANCE is 2.0, which is for images with one"),
     ("CoOp", ["DATALOADER.TRAIN_X.SAMPLER", "RandomClassSampler"], "images of one class"),
     ("CoOp", ["DATASET.SUBSAMPLE_CLASSES", "old"], "SUBSAMPLE_CLASSES is all, base, new, both"),
@@ -92,6 +96,22 @@ def test_what_is_for_one_label(table, tmp_path, capsys, trainer, words, why):
     assert tiny.run(table, trainer, tmp_path / "run", 1, extra=[*WORDS, *words]) == 2
     said = capsys.readouterr().err
     assert why in said and said.count("\n") == 1
+
+
+def test_the_original_dassl_makes_no_batches_of_several_labels(
+    table, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.delattr(DatasetBase, "several")
+    assert tiny.run(table, "CoOp", tmp_path / "run", 1, extra=WORDS) == 2
+    said = capsys.readouterr().err
+    assert "which the installed Dassl does not make into batches: use dassl-lite" in said
+
+
+def test_images_with_several_labels_are_no_other_data(tmp_path, capsys):
+    words = ["TEST.OOD", "['EmojiScenes']"]
+    assert tiny.run(tmp_path, "ZeroshotCLIP", tmp_path / "run", 1, extra=words) == 2
+    said = capsys.readouterr().err
+    assert "TEST.OOD names EmojiScenes, whose images have several labels" in said
 
 
 @pytest.mark.parametrize("command", ["visualize", "words"])
