@@ -131,6 +131,7 @@ class Protocol(ABC):
     costs: bool = False  # a table shows parameters, time and memory of training
     table_title: str  # of one table; names in braces are fields of a row
     plot: Plot | None = None
+    note: str = ""  # a sentence below its tables
 
     @abstractmethod
     def plan(

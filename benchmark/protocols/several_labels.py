@@ -6,7 +6,7 @@ from itertools import product
 from trainers.prompting.errors import need
 
 from ..cli import each, from_zero
-from .base import METHOD, TRAINERS, Part, Protocol, base_and_others, learns_nothing
+from .base import METHOD, TRAINERS, Part, Plot, Protocol, base_and_others, learns_nothing
 from .configs import ANY, Rule
 from .few_shot import FEW_SHOT
 
@@ -60,6 +60,14 @@ class SeveralLabels(Protocol):
     untrained_once = False  # for each number of shots, in whose table it stands
     several = True
     table_title = "Several labels on {dataset}"
+    plot = Plot(
+        name="several_labels",
+        x="shots",
+        y="map",
+        x_label="Training images that have a class",
+        y_label="mAP (%)",
+        sentence="mAP against the number of training images that have a class",
+    )
 
     def plan(self, output, datasets, seeds, configs, trainers, shots, known):
         """Return the runs: for each method a training with each number of shots or known share."""
@@ -92,6 +100,10 @@ class SeveralBase2New(Protocol):
         )
     }  # fmt: skip
     columns = {"base": "mAP, base", "new": "mAP, new", "both": "mAP, both"}
+    note = (
+        "Base: mAP of the base classes on test images that have one; new: the same of new classes; "
+        "both: of all classes on images that have any. They have no common scale, so there is no H."
+    )
     rules = [
         Rule("*", "DualCoOp", ANY, "unseen"), OF_SEVERAL, Rule("*", "*", ANY, "base2new"),
     ]  # fmt: skip

@@ -118,6 +118,7 @@ def caption(rows: list[Any]) -> list[str]:
     """Return the sentences below a table."""
     first, averages = rows[0], [row for row in rows if row.average]
     what = [*explain([first.metric]), *h_note(row.column for row in rows)]
+    what += [note] if (note := protocol_of(first).note) else []
     if first.average:
         return [AVERAGE_NOTE, *what, *edited_note(rows), *computed_note(rows),
                 *apart_note(averages), *attack_note(rows)]  # fmt: skip

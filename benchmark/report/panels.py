@@ -11,6 +11,7 @@ from ..protocols.base import Plot, shots_text
 from .frame import each_row, setting_texts
 from .names import dataset_title
 from .notes import data_name
+from .published import KNOWN
 from .summary import protocol_of
 from .training import Settings
 
@@ -32,13 +33,29 @@ def plots(rows: pd.DataFrame) -> Iterator[tuple[pd.DataFrame, Plot]]:
         protocol = protocol_of(members)
         if protocol.plot is None:
             continue
-        yield members.assign(curve=members["name"]), protocol.plot
         y, label = [*protocol.columns.items()][-1]  # of base-to-new H
-        for key in _varied_settings(members):
+        members = _with_all_known(members)
+        varied = _varied_settings(members)
+        if KNOWN not in varied or members["shots"].nunique() > 1:
+            yield members.assign(curve=members["name"]), protocol.plot
+        for key in varied:
             yield members.assign(curve=[_without(key, row) for row in each_row(members)]), Plot(
                 name=f"{protocol.name}_{key.lower()}", x=key, y=y, x_label=key,
                 y_label=f"{label} (%)", sentence=f"{protocol.title}: {label} against {key}",
             )  # fmt: skip
+
+
+def _with_all_known(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows; where trainings know a share of the labels, that of the others is 1."""
+    if not any(KNOWN in dict(settings) for settings in rows["settings"]):
+        return rows
+    settings = [
+        row.settings
+        if row.untrained or KNOWN in dict(row.settings)
+        else (*row.settings, (KNOWN, 1.0))
+        for row in each_row(rows)
+    ]
+    return rows.assign(settings=pd.Series(settings, rows.index, dtype=object))
 
 
 def _varied_settings(rows: pd.DataFrame) -> list[str]:
@@ -77,8 +94,8 @@ def panels(rows: pd.DataFrame, plot: Plot) -> dict[str, Panel]:
             cells["line"].map(base[column]) for column in ("mean", "spread")
         )
     elif plot.x == "shots":  # at equal distances: 1 and 2 shots are as far apart as 8 and 16
-        places = sorted(rows["shots"].unique())
-        ticks = {i: str(shots) for i, shots in enumerate(places)}
+        places = sorted(rows["shots"].unique(), key=lambda shots: (shots < 0, shots))
+        ticks = {i: "all" if shots < 0 else str(shots) for i, shots in enumerate(places)}
         cells["x"] = cells["shots"].map(places.index)
     else:
         x = cells["settings"].map(lambda settings: _numbers(settings).get(plot.x, math.nan))

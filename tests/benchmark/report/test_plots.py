@@ -174,6 +174,33 @@ def test_a_setting_with_several_values_has_a_plot():
     assert names == ["ZeroshotCLIP", "CoOp", "VPT"]
 
 
+def several(trainer, seed, value, known="1", shots=-1):
+    opts = () if known == "1" else ("DATASET.KNOWN", known)
+    more = {"protocol": "several_labels", "several": "ranks", "map": value, "opts": opts}
+    one = outcome(trainer, seed, "all", None, "emoji_scenes", shots=shots, **more)
+    del one.result["accuracy"]
+    return one
+
+
+def test_map_is_drawn_against_the_share_of_known_labels():
+    outcomes = [several("ZeroshotCLIP", 1, 10)]
+    for known, value in (("0.5", 20), ("1", 30)):
+        outcomes += [several("CoOp", seed, value + seed, known) for seed in (1, 2)]
+    assert [*plots.figures(rows(outcomes))] == ["several_labels_known"]
+    (axis,) = figure(outcomes, "several_labels_known").axes
+    assert curves(axis) == [([0.5, 1], [10, 10]), ([0.5, 1], [21.5, 31.5])]
+    assert axis.figure.get_supylabel() == "mAP (%)" and axis.get_title() == "emoji_scenes"
+    (_, sentence) = plots.figures(rows(outcomes))["several_labels_known"]
+    assert sentence.endswith("mAP against KNOWN; bars are standard deviations over the seeds.")
+
+
+def test_map_is_drawn_against_shots_of_which_all_come_last():
+    outcomes = [several("CoOp", 1, value, "1", n) for n, value in ((-1, 30), (4, 20), (1, 10))]
+    (axis,) = figure(outcomes, "several_labels").axes
+    assert curves(axis) == [([0, 1, 2], [10, 20, 30])]
+    assert [tick.get_text() for tick in axis.get_xticklabels()] == ["1", "4", "all"]
+
+
 def test_methods_differ_by_colour_and_by_marker():
     assert len(LOOKS) == len(set(LOOKS.values()))
     for values in zip(*LOOKS.values(), strict=True):
