@@ -97,6 +97,8 @@ def check_settings(runs: list[Run], settings: Settings) -> None:
 
 def check_labels_of(dataset: str, protocol: Protocol, root: str, features: str) -> None:
     """Raise a UserError if the images of a data set have one label, and the protocol's several."""
+    if dataset.startswith("image_folder") and not (root or features):
+        return  # what is missing is said when it is looked for
     kind = dataset_class(dataset).kind(SimpleNamespace(ROOT=root, FEATURES=features))
     names = {True: "several labels", False: "one label"}
     asked, have = names[protocol.several], names[kind.several]

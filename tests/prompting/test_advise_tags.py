@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -126,6 +127,24 @@ def test_an_exported_file_has_the_thresholds(advised, tmp_path, capsys):
     assert "tags of `predict`, by the thresholds of the run\n" in capsys.readouterr().out
 
 
+def test_files_and_names_that_do_not_fit_tags(advised, scenes, tmp_path, capsys):
+    for name in ("a.safetensors", "a"):
+        assert main(["export", "--model-dir", str(advised), "--output", str(tmp_path / name)]) == 2
+        assert "let --output end in .pt2 or .onnx, without" in capsys.readouterr().err
+    names = tmp_path / "names.txt"
+    names.write_text("\n".join(NAMES[:2]))
+    words = ["predict", "--model-dir", str(advised), "--classnames", str(names), scenes[0][0]]
+    assert main(words) == 0
+    assert "No thresholds for these names: tags have 0.5 or more" in capsys.readouterr().err
+    shutil.copytree(advised, tmp_path / "run")
+    (file,) = (tmp_path / "run").rglob("model.pth.tar-0")
+    content = torch.load(file)
+    content["thresholds"] |= {"best": torch.ones(2), "sure": None}
+    torch.save(content, file)
+    with pytest.raises(UserError, match="has thresholds of 2 names, but there are 4"):
+        load_run(tmp_path / "run")
+
+
 def test_the_page_answers_with_tags(advised, scenes):
     pytest.importorskip("starlette")
     from starlette.testclient import TestClient
@@ -174,6 +193,7 @@ def test_classify_is_for_one_label(advised):
          (), "in none of the 90 labelled images: arrow"),
         (lambda rows: [(p, ["heart"] if names else []) for p, names in rows], (),
          "has 1 label, but at least two are compared"),
+        (lambda rows: rows, ("--keep-test",), "--keep-test and --classes-at are for folders"),
         (lambda rows: rows, ("--classnames", "names.txt"), "--classnames is for images with one"),
         (lambda rows: rows[:1], (), "label"),
     ],

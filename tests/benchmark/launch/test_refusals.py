@@ -60,6 +60,11 @@ def test_words_of_a_command(refused, command, named):
     assert said.err.count("\n") == 1 and said.out == ""
 
 
+def test_own_images_with_several_labels_need_a_table(refused):
+    said = refused("several_labels", "image_folder", "--trainers", "CoOp", "--backbone", "emoji")
+    assert "the folder or table that --root (DATASET.ROOT) names, but ''" in said.err
+
+
 BOTH = "base2new emoji --trainers 'CoOp ALIGN' --seeds 1"
 TUNE = "few_shot emoji --shots 4 --trainers 'CoOp ALIGN' --vary"
 RN50 = ROOT / "assets" / "whurs19_rn50.safetensors"

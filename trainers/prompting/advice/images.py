@@ -126,6 +126,10 @@ def read_collection(
         keep_test: leave the images in `test/` out.
         classes_at: the level of the class folders, 1 or 2; 0 asks if both may be meant.
     """
+    need(
+        not (source.is_file() and (keep_test or classes_at)),
+        f"--keep-test and --classes-at are for folders, and '{source}' is a table: leave them out",
+    )
     if source.is_file() and has_several(source):
         need(not classnames, "--classnames is for images with one label: leave it out")
         return _read_tags(source)
@@ -161,7 +165,7 @@ def _read_tags(source: Path) -> Collection:
     names = _check_names((x, "the table") for _, *sets in rows for some in sets for x in some)
     need(
         len(names) > 1,
-        f"'{source}' names {len(names) or 'no'} label, but at least two are compared",
+        f"'{source}' has {len(names) or 'no'} label, but at least two are compared",
     )
     labels = np.zeros((len(rows), len(names)), np.int8)
     number = {name: k for k, name in enumerate(names)}

@@ -18,7 +18,7 @@ from ..method import find_method
 from ..plugins import code_of
 from ..record.calibration import Calibration
 from ..record.predictions import Predictions
-from ..record.results import Evaluation, write_results
+from ..record.results import Evaluation, remove_results, write_results
 from ..record.scores import Scores
 from ..record.several import measures
 from ..record.thresholds import Thresholds
@@ -98,6 +98,7 @@ def save_run(
     folder.mkdir(parents=True, exist_ok=True)
     for name in {find_method(name).public.folder for name in SETTINGS} - {method.public.folder}:
         shutil.rmtree(folder / name, ignore_errors=True)  # of another method, by an earlier call
+    remove_results(cfg)  # which may be of another kind
     run = provenance.identity._replace(code=provenance.code)
     write_run(folder, run=run.as_json())
     dassl_utils().save_checkpoint(saved.content(), os.path.join(folder, method.public.folder))

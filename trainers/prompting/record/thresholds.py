@@ -37,12 +37,11 @@ class Thresholds:
     found: float = 0.0
 
     @classmethod
-    def of(cls, content: Mapping[str, Any], number: int) -> "Thresholds | None":
-        """Return those of a checkpoint; None if they are not of this number of names."""
+    def of(cls, content: Mapping[str, Any]) -> "Thresholds":
+        """Return those of a checkpoint."""
         best, sure = content["best"], content["sure"]
         own = None if sure is None else sure.double().numpy()
-        found = content["found"]
-        return cls(best.double().numpy(), own, found) if len(best) == number else None
+        return cls(best.double().numpy(), own, content["found"])
 
     def content(self) -> dict[str, Any]:
         """Return what a checkpoint keeps."""

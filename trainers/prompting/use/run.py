@@ -250,7 +250,13 @@ def thresholds_of(saved: Saved, names: Sequence[str]) -> Thresholds | None:
     """Return the thresholds of a checkpoint for these names, or None if it has none."""
     if saved.thresholds is None or names != list(saved.classnames):
         return None
-    return Thresholds.of(saved.thresholds, len(names))
+    known = Thresholds.of(saved.thresholds)
+    need(
+        len(known.best) == len(names),
+        f"'{saved.place}' has thresholds of {len(known.best)} names, but there are {len(names)}: "
+        "take another epoch, or train again",
+    )
+    return known
 
 
 def _kind(saved: Saved, trust: bool) -> type[Method]:

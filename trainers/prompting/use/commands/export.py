@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from ...checkpoint.public import PublicFiles, names_beside
-from ...errors import UserError
+from ...errors import UserError, need
 from ...method import METHODS
 from .arguments import write_output
 from .load import load_run, run_parser
 from .predict import read_names
 
+PROGRAMS = (".pt2", ".onnx")  # which images with several labels have
 FORMATS = {
     ".pt2": "a torch.export program from images to logits",
     ".onnx": "the same as ONNX",
@@ -57,7 +58,12 @@ def main(argv: list[str], prog: str) -> int:
     )
     args = parser.parse_args(argv)
     names = read_names(args.classnames) if args.classnames else None
-    run = load_run(args, names, args.output.suffix in (".pt2", ".onnx"), args.weight)
+    run = load_run(args, names, True, args.weight)
+    need(
+        not run.several or (args.output.suffix in PROGRAMS and not args.format),
+        f"'{args.output}' would be for images with one label, and these have several: let --output "
+        f"end in {' or '.join(PROGRAMS)}, without --format",
+    )
     if args.format:
         from ..open_clip_folder import write_open_clip
 

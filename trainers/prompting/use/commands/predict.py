@@ -51,6 +51,7 @@ def main(argv: list[str], prog: str) -> int:
     sets = args.error is not None
     need(not (sets and args.top), "--top lists classes by probability: leave it or --error out")
     from ...record.calibration import check_error
+    from ...record.thresholds import EVEN
 
     error = check_error(args.error) if sets else 0.0
     shut: list[str] = []
@@ -78,6 +79,8 @@ def main(argv: list[str], prog: str) -> int:
         one = "is for one label an image, but this run gives several: leave it out"
         need(not (sets or args.top), f"--{'error' if sets else 'top'} {one}")
         run.find_thresholds(args.sure)
+        if run.thresholds is None:
+            print(f"No thresholds for these names: tags have {EVEN} or more", file=sys.stderr)
         print_tags(args.format, found(partial(tags_of, run, args.sure)), run.classnames)
     else:
         need(not args.sure, "--sure is for runs on images with several labels: leave it out")
