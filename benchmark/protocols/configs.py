@@ -126,9 +126,12 @@ class TrainerConfigs:
         if self.asked:
             check_name(kind, name, files)
         others = f" (there are: {', '.join(sorted(files))})" if files else ""
+        place = f"{folders[0] / name}.yaml"
+        if len(folders) > 1 and not folders[0].is_dir():
+            place = f"{trainer}/{name}.yaml next to its plug-in"
         raise UserError(
-            f"There is no {kind} '{name}'{others}: write {folders[0] / name}.yaml, or choose a "
-            "file with --config FILE.yaml"
+            f"There is no {kind} '{name}'{others}: write {place}, or choose a file with "
+            "--config FILE.yaml"
         )
 
     @property
@@ -219,7 +222,11 @@ def check_datasets(datasets: Iterable[str]) -> None:
                 f"'{file}' is not a data set: quote several values of an option, as in "
                 "--trainers 'CoOp ALIGN' or --seeds '1 2 3'"
             )
-        check_name("data set", file, files)
+        if file not in files:
+            raise UserError(
+                f"There is no data set '{file:.100}': {nearest(file, files)}; a folder of your "
+                f"own images, below --root, is {IMAGE_FOLDER}=FOLDER"
+            )
         if named and file != IMAGE_FOLDER:
             raise UserError(f"{dataset}: only {IMAGE_FOLDER} can be followed by =NAME")
         if named and not re.fullmatch(r"\w[\w.-]*", name):

@@ -115,7 +115,7 @@ class Slurm:
         try:
             _, arrays = self._plan(engine)
         except UserError as error:
-            print(f"{error}: runs in the queue are not known", file=sys.stderr)
+            print(f"Runs that are queued are listed, too: {error}", file=sys.stderr)
             arrays = plan(engine.runs_left, (), self.per_job, USUAL_MOST)
         return "\n".join(self._script(self.name, tasks) for tasks in arrays)
 

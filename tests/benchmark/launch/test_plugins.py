@@ -80,6 +80,7 @@ def test_a_missing_config_says_which_file_to_write(checkout):
         (asked, "There is no config file of MyMethod for emoji called 'emoji': write "
                 f"{place / 'emoji.yaml'}, or choose a file with --config FILE.yaml"),
         ((*asked, "dtd"), f"write {place / 'base2new.yaml'}, or choose"),
+        ((*asked, "--plugin", "mine/new.py"), "write MyMethod/emoji.yaml next to its plug-in, or "),
         ((*asked, "--config", "none.yaml"), "--config: 'none.yaml' does not exist"),
     ):  # fmt: skip
         refused = checkout.base2new(*words, code=2)

@@ -2,6 +2,7 @@
 
 import gc
 from copy import deepcopy
+from textwrap import shorten
 from typing import Any
 
 import torch
@@ -273,12 +274,12 @@ def check_devices(run: ShortRun) -> None:
     try:
         step_on_meta(method, clip_model, run.step_batch())
     except (NotImplementedError, RuntimeError) as error:
-        why = " ".join(str(error).split())[:150]
+        why = shorten(str(error), 150, placeholder=" ...")
         if "two devices" in why:
             raise UserError(
                 f"A step mixes devices ({why}): make tensors on the device of the images"
             ) from error
         raise Slow(
             f"A step reads the value of a tensor, for which an accelerator must wait ({why}): "
-            "compute with tensors"
+            "compute with tensors, without `.item()`, `if` of their values or masks as indices"
         ) from error
