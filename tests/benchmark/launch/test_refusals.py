@@ -45,7 +45,7 @@ WORDS = [
     ("several_labels --shots 2 --known 0.5", "two protocols"),
     ("several_labels DATASET.KNOWN 0.5", "tables would not name it: give --known"),
     ("several_labels --known 2", "'2' is not a share above 0, up to 1"),
-    ("cross_dataset", "no data set 'imagenet'"),
+    ("cross_dataset", "no data set 'imagenet'", "own images, below --root, is image_folder=FOLDER"),
     ("cross_dataset --source dtd", "dtd has no default targets"),
     ("cross_dataset --source emoji emoji", "the source emoji cannot be a target"),
     ("cross_dataset --source emoji emojy_food", "did you mean 'emoji_food'"),

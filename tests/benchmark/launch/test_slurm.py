@@ -212,7 +212,9 @@ def test_dry_run_without_a_controller(checkout, tmp_path):
     path = f"{deaf}:{os.environ['PATH']}"
     told = checkout.base2new(*ONE, SLURM, "--dry-run", PATH=path)
     assert told.stdout == checkout.base2new(*ONE, SLURM, "--dry-run", PATH="/nowhere").stdout
-    note = "Runs that are queued are listed, too: `scontrol show config` failed: error: no controller"
+    note = (
+        "Runs that are queued are listed, too: `scontrol show config` failed: error: no controller"
+    )
     assert f"{note}\n" in told.stderr
     refused = checkout.base2new(*ONE, SLURM, code=1, PATH=path)
     assert "failed: error: no controller\n" in refused.stderr
