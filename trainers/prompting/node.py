@@ -38,6 +38,9 @@ class Settings:
     PREC: str = "fp16"
     CALIBRATE: bool = False
 
+    def __post_init__(self) -> None:
+        """Check what the types of the fields do not say; a subclass may call it first."""
+
 
 def defaults_of(settings: type[Settings], method: str) -> dict[str, Any]:
     """Return the keys of a method's node with their defaults; raises UserError if one has none."""

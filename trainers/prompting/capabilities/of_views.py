@@ -6,12 +6,11 @@ import torch
 import torch.nn.functional as F
 
 from ..encoders.class_text import SCORES, class_text
-from ..encoders.sentences import fixed_sentence, only_template
+from ..encoders.sentences import OneTemplate, fixed_sentence
 from ..encoders.vision import ImageEncoder, ImageFeatures
 from ..full_precision import no_autocast
 from ..marks import ONE_IMAGE
 from ..method import Method, Output
-from ..node import Words
 from .at_test_time import AtTestTime
 
 
@@ -31,10 +30,7 @@ class OfViews(AtTestTime):
     class Settings(Method.Settings):
         """The key that every such method has."""
 
-        CTX_INIT: Words = ""  # the sentence without the class; empty: that of the data set
-
-        def __post_init__(self) -> None:
-            only_template(self.CTX_INIT)
+        CTX_INIT: OneTemplate = ""  # the sentence without the class; empty: that of the data set
 
     def encoders(self, clip_model, classnames, dataset):
         """Make the encoders, with one sentence for each class."""

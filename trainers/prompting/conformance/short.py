@@ -16,6 +16,7 @@ from yacs.config import CfgNode
 
 from ..building.build import make
 from ..building.config import add_nodes
+from ..building.keys import value_at
 from ..building.rebuild import for_classes
 from ..capabilities.at_test_time import reset
 from ..capabilities.on_support import count_passes
@@ -105,7 +106,7 @@ def shorten(given: CfgNode, folder: str, values: Mapping[str, Any] | None = None
     add_nodes(cfg)
     cfg.OPTIM, cfg.INPUT = given.OPTIM.clone(), given.INPUT.clone()
     cfg.DATALOADER.K_TRANSFORMS = given.DATALOADER.K_TRANSFORMS
-    keys = {place: read(given, place) for place in map(kind.place, kind.defaults)}
+    keys = {place: value_at(given, place) for place in map(kind.place, kind.defaults)}
     if values is not None:
         keys = {kind.place(key): x for key, x in (kind.defaults | dict(values)).items()}
     own: dict[str, Any] = {
@@ -119,13 +120,6 @@ def shorten(given: CfgNode, folder: str, values: Mapping[str, Any] | None = None
         for part in path:
             node = node.setdefault(part, CfgNode())
         node[key] = value
-    return cfg
-
-
-def read(cfg: CfgNode, place: str) -> Any:
-    """Return the value of a cfg at a dotted place."""
-    for part in place.split("."):
-        cfg = cfg[part]
     return cfg
 
 

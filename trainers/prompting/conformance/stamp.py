@@ -11,6 +11,7 @@ import yaml
 from dassl.data.datasets import DATASET_REGISTRY
 from yacs.config import CfgNode
 
+from ..building.keys import value_at
 from ..errors import UserError, in_short
 from ..method import METHODS, Method
 from ..plugins import code_of
@@ -20,7 +21,7 @@ from ..storage.files import hold_lock, write_whole
 from ..trainer.evaluation import is_foreign
 from .checks import QUICK, TIME_IS_UP, lines
 from .data_sets import check_split
-from .short import SEED, ShortRun, read, shorten
+from .short import SEED, ShortRun, shorten
 
 STAMPS = Path("~/.cache/align/checked")
 SECONDS = 15.0  # after which no further check begins
@@ -45,7 +46,7 @@ def check_once(cfg: CfgNode) -> str | None:
         _once(data, cfg.DATASET.ROOT, lambda: check_split(cfg))
     if kind is None or not is_foreign(kind):
         return None
-    values = {key: read(cfg, kind.place(key)) for key in kind.defaults}
+    values = {key: value_at(cfg, kind.place(key)) for key in kind.defaults}
     return _once(kind, str(values), lambda: _check(cfg, kind, values))
 
 

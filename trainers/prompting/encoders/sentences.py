@@ -6,7 +6,7 @@ word `X` is a placeholder: a learned token that starts there starts at random.
 
 import re
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, TypeAlias
 
 from ..backbones import family_of
 from ..errors import UserError, need
@@ -83,12 +83,20 @@ def split_templates(words: Words) -> tuple[str, ...]:
     return tuple(clean(template) for template in given)
 
 
-def only_template(words: Words) -> str:
-    """Return the template in a `CTX_INIT` of a method that has one prompt; empty without words."""
+def only_template(name: str, words: Words) -> str:
+    """Return the template in a key of a method that has one prompt; empty without words."""
     given = split_templates(words or "")
-    if len(given) != 1:
-        raise UserError(f"CTX_INIT has {len(given)} templates but this method takes one")
+    need(len(given) == 1, f"{name} has {len(given)} templates but this method takes one")
     return given[0]
+
+
+def _need_place(name: str, text: str) -> None:
+    good = text.count("{}") == bool(text)
+    need(good, f"{name} is '{text}' but must have one {{}}, for the class name")
+
+
+OneTemplate: TypeAlias = Annotated[Words, only_template]  # of a method that has one prompt
+AroundName: TypeAlias = Annotated[str, _need_place]  # text with the class name, or none
 
 
 def fixed_sentence(words: Words) -> str:

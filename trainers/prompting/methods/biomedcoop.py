@@ -11,10 +11,11 @@ import torch.nn.functional as F
 
 from ..checkpoint.public import Public
 from ..encoders.class_text import ClassText
+from ..encoders.sentences import OneTemplate
 from ..encoders.templates import CLIP, ZERO_SHOT, template_of
 from ..errors import need
 from ..marks import FILE
-from ..node import From1, NotNegative, Words, clean
+from ..node import From1, NotNegative, clean
 from ..registry import register
 from ..teacher import Teacher, sentences_of
 from .coop import CoOp
@@ -61,7 +62,7 @@ class BiomedCoOp(CoOp):
         """The keys of the node."""
 
         N_CTX: From1 = 4
-        CTX_INIT: Words = "a photo of a"
+        CTX_INIT: OneTemplate = "a photo of a"
         SCCM_LAMBDA: NotNegative = 1.0
         KDSP_LAMBDA: NotNegative = 1.0
         TAU: float = 1.5

@@ -15,6 +15,7 @@ from ..checkpoint.public import Public, PublicFiles
 from ..checkpoint.saved import Saved
 from ..encoders.added import MATRICES, SIDES, blocks_of, matrices
 from ..encoders.class_text import MEANS, class_text
+from ..encoders.sentences import AroundName
 from ..encoders.vision import ImageEncoder
 from ..errors import UserError, need, one_of
 from ..method import Method
@@ -126,15 +127,11 @@ class CLIPSVD(PublicFiles, Updated):
         TRAIN_V: bool = True
         TRAIN_O_PROJ: bool = True
         RANK: float = 1.0  # the share of the singular values that stay
-        TEMPLATE: str = ""
+        TEMPLATE: AroundName = ""
 
         def __post_init__(self) -> None:
             one_of("INCLUDE_TRAIN_LAYERS", self.INCLUDE_TRAIN_LAYERS, LAYERS)
             need(0 < self.RANK <= 1, f"RANK is {self.RANK} but must be above 0, and 1 at most")
-            need(
-                self.TEMPLATE.count("{}") == bool(self.TEMPLATE),
-                f"TEMPLATE is '{self.TEMPLATE}' but must have one {{}}, for the class name",
-            )
             need(
                 self.sides() and self.matrices(),
                 "CLIPSVD would learn nothing: set TRAIN_IMAGE_ENCODER or TRAIN_TEXT_ENCODER to "

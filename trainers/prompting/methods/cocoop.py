@@ -8,9 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from ..encoders.sentences import only_template
+from ..encoders.sentences import OneTemplate
 from ..method import Method, Output
-from ..node import Words
 from ..prompts import Contexts
 from ..registry import register
 from .coop import CoOp
@@ -51,10 +50,7 @@ class CoCoOp(CoOp):
         """The keys of the node."""
 
         N_CTX: int = 16
-        CTX_INIT: Words = ""
-
-        def __post_init__(self) -> None:
-            only_template(self.CTX_INIT)
+        CTX_INIT: OneTemplate = ""
 
     settings: Settings  # type: ignore[assignment]
 

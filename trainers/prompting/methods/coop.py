@@ -8,10 +8,9 @@ from typing import Literal
 
 from ..capabilities.biased import Biased
 from ..checkpoint.public import Public
-from ..encoders.sentences import only_template
+from ..encoders.sentences import OneTemplate
 from ..errors import need
 from ..method import Method
-from ..node import Words
 from ..registry import register
 from .prompted import Point
 from .text_prompted import TextPrompted
@@ -37,11 +36,10 @@ class CoOp(Biased, TextPrompted):
 
         N_CTX: int = 16
         CSC: bool = False
-        CTX_INIT: Words = ""
+        CTX_INIT: OneTemplate = ""
         CLASS_TOKEN_POSITION: Literal["end", "middle", "front"] = "end"
 
         def __post_init__(self) -> None:
-            only_template(self.CTX_INIT)
             need(self.CTX_INIT or self.N_CTX >= 1, f"N_CTX is {self.N_CTX}: at least 1 is needed")
 
     def contexts(self):

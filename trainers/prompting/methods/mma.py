@@ -10,12 +10,12 @@ from torch import nn
 
 from ..checkpoint.public import Public
 from ..encoders.added import SIDES, Added, blocks_of
-from ..encoders.sentences import fixed_sentence, only_template, write_sentences
+from ..encoders.sentences import OneTemplate, fixed_sentence, write_sentences
 from ..encoders.text import TextEncoder
 from ..encoders.vision import ImageEncoder
 from ..errors import need
 from ..method import Method
-from ..node import From1, Positive, Words
+from ..node import From1, Positive
 from ..registry import register
 
 
@@ -120,7 +120,7 @@ class MultiModalAdapter(Method):
     class Settings(Method.Settings):
         """The keys of the node."""
 
-        TEXT_CTX_INIT: Words = "a photo of a"
+        TEXT_CTX_INIT: OneTemplate = "a photo of a"
         ADAPTER_START: int = 5
         ADAPTER_END: int = 12
         ADAPTER_DIM: From1 = 32
@@ -128,7 +128,6 @@ class MultiModalAdapter(Method):
 
         def __post_init__(self) -> None:
             check_places(self.ADAPTER_START, self.ADAPTER_END)
-            only_template(self.TEXT_CTX_INIT)
 
     settings: Settings
 

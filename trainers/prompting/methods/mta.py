@@ -55,7 +55,6 @@ class MTA(OfViews):
         MAX_ITER: From1 = 5
 
         def __post_init__(self) -> None:
-            super().__post_init__()
             share = self.BANDWIDTH_P
             need(0 < share <= 1, f"BANDWIDTH_P is {share} but must be above 0, and 1 or less")
             check_near(self.BATCH_SIZE, share)

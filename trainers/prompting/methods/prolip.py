@@ -20,7 +20,7 @@ from ..capabilities.staged import Staged
 from ..checkpoint.public import Public, PublicFiles
 from ..checkpoint.saved import Saved
 from ..encoders.class_text import MEANS, class_text
-from ..encoders.sentences import fixed_sentence, only_template
+from ..encoders.sentences import OneTemplate, fixed_sentence
 from ..encoders.sides import need_open
 from ..encoders.templates import IMAGENET
 from ..encoders.text import TextFeatures
@@ -28,7 +28,7 @@ from ..encoders.vision import CLASS_TOKEN, ImageEncoder, ImageFeatures
 from ..errors import need, not_negative, one_of
 from ..full_precision import gradients_of, no_autocast
 from ..method import Method
-from ..node import From1, Words
+from ..node import From1
 from ..registry import register
 
 POWERS = {"1/N": 1, "1/N^2": 2, "1/N2": 2}  # lambda as a function of the shots; public spelling
@@ -91,14 +91,13 @@ class ProLIP(PublicFiles, OneView, Staged):
         AUG_VIEWS: From1 = 300
         SEARCH: bool = False
         SIDE: Literal["visual", "text"] = "visual"
-        CTX_INIT: Words = ""
+        CTX_INIT: OneTemplate = ""
         SCALE: float = 100.0  # of the logits; 0 takes the CLIP's own
         LR: float = 1e-5
         TRAIN_EPOCH: int = 300
         SHOTS: int = 16
 
         def __post_init__(self) -> None:
-            only_template(self.CTX_INIT)
             if self.LAMBDA not in POWERS:
                 try:
                     value = float(str(self.LAMBDA))

@@ -21,7 +21,7 @@ class TextPrompted(Prompted):
     @property
     def start(self) -> str:
         """The words from which the context starts; their number replaces N_CTX."""
-        return only_template(self.settings.CTX_INIT)
+        return only_template("CTX_INIT", self.settings.CTX_INIT)
 
     @property
     def position(self):

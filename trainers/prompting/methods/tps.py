@@ -17,15 +17,16 @@ import torch.nn.functional as F
 from ..capabilities.of_views import OfViews
 from ..checkpoint.public import Public
 from ..encoders.class_text import MEANS, class_text
-from ..encoders.sentences import fixed_sentence
+from ..encoders.sentences import OneTemplate, fixed_sentence
 from ..encoders.templates import CLIP
 from ..encoders.text import TextFeatures
 from ..errors import need
 from ..marks import FILE, ONE_IMAGE
-from ..node import From0, NotNegative, Words, clean
+from ..node import From0, NotNegative, clean
 from ..registry import register
 from ..sure_views import check_selection, marginal_entropy, surest
 from ..teacher import normalised_lists, sentences_of
+from .tpt import TPT
 
 ENTRIES = 1 << 24  # of shifts that are learned at a time, to bound the memory
 
@@ -60,12 +61,13 @@ class TPS(OfViews):
     rules = MEANS
     public = Public(folder="tps")
     test_views = property(attrgetter("settings.BATCH_SIZE"))
+    test_augmix = TPT.test_augmix
 
     @dataclass(frozen=True)
     class Settings(OfViews.Settings):
         """The keys of the node."""
 
-        CTX_INIT: Words = "a photo of a"
+        CTX_INIT: OneTemplate = "a photo of a"
         WITH_TEMPLATES: bool = True
         WITH_CONCEPTS: bool = True
         MACRO_POOLING: bool = False
@@ -78,18 +80,12 @@ class TPS(OfViews):
         BATCH_SIZE: int = 64
 
         def __post_init__(self) -> None:
-            super().__post_init__()
             check_selection(self.BATCH_SIZE, self.SELECTION_P, "BATCH_SIZE or SELECTION_P")
             wrong = [template for template in self.TEMPLATES if "{}" not in template]
             need(not wrong, f"TEMPLATES has {wrong[:1]}, which lacks {{}} for the class name")
 
     settings: Settings
     kept: torch.Tensor | None
-
-    @property
-    def test_augmix(self):
-        """True for the views of AugMix, on all data sets but ImageNet and its variants."""
-        return not self.settings.dataset.startswith("ImageNet")
 
     @property
     def takes(self):

@@ -13,14 +13,14 @@ import torch.nn.functional as F
 
 from ..capabilities.at_test_time import AtTestTime
 from ..checkpoint.public import Public
-from ..encoders.sentences import only_template
+from ..encoders.sentences import OneTemplate
 from ..encoders.text import TextFeatures
 from ..encoders.vision import ImageFeatures
 from ..errors import need
 from ..full_precision import no_autocast
 from ..marks import ONE_IMAGE
 from ..method import Method, Output
-from ..node import From0, NotNegative, Words
+from ..node import From0, NotNegative
 from ..prompts import Contexts
 from ..registry import register
 from ..sure_views import check_selection, marginal_entropy, surest
@@ -68,7 +68,7 @@ class TPT(AtTestTime, CoOp):
         """The keys of the node."""
 
         N_CTX: int = 4
-        CTX_INIT: Words = ""  # published: "a photo of a"
+        CTX_INIT: OneTemplate = ""  # published: "a photo of a"
         COCOOP: bool = False
         LR: NotNegative = 5e-3
         SELECTION_P: float = 0.1
@@ -76,7 +76,6 @@ class TPT(AtTestTime, CoOp):
         BATCH_SIZE: int = 64
 
         def __post_init__(self) -> None:
-            only_template(self.CTX_INIT)
             check_selection(self.BATCH_SIZE, self.SELECTION_P, "BATCH_SIZE or SELECTION_P")
 
     settings: Settings  # type: ignore[assignment]

@@ -13,6 +13,7 @@ import torch
 
 from ..checkpoint.public import Public
 from ..encoders.class_text import SCORES, class_text
+from ..encoders.sentences import AroundName
 from ..encoders.vision import ImageEncoder
 from ..errors import need
 from ..marks import ONE_IMAGE
@@ -59,14 +60,10 @@ class TTC(Method):
         TTC_STEPS: From0 = 2
         TAU_THRES: NotNegative = 0.2
         BETA: NotNegative = 2.0
-        TEMPLATE: str = "This is a photo of a {}."
+        TEMPLATE: AroundName = "This is a photo of a {}."
 
         def __post_init__(self) -> None:
             need(self.TTC_EPS <= 1, f"TTC_EPS is {self.TTC_EPS} but pixels go from 0 to 1")
-            need(
-                self.TEMPLATE.count("{}") == bool(self.TEMPLATE),
-                f"TEMPLATE is '{self.TEMPLATE}' but must have one {{}}, for the class name",
-            )
 
     settings: Settings
 

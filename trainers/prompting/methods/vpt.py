@@ -5,9 +5,8 @@ Visual Prompt Tuning.
 
 from dataclasses import dataclass
 
-from ..encoders.sentences import only_template
+from ..encoders.sentences import OneTemplate
 from ..method import Method
-from ..node import Words
 from ..prompts import size_of
 from ..registry import register
 from .prompted import Point, Prompted
@@ -25,10 +24,7 @@ class VPT(Prompted):
         """The keys of the node."""
 
         N_CTX_VISION: int = 8
-        CTX_INIT: Words = "a photo of a"
+        CTX_INIT: OneTemplate = "a photo of a"
         PROMPT_DEPTH_VISION: int = 12
-
-        def __post_init__(self) -> None:
-            only_template(self.CTX_INIT)
 
     vision_size = size_of("N_CTX_VISION", "PROMPT_DEPTH_VISION")

@@ -54,7 +54,6 @@ class ZERO(OfViews):
         FORM: Literal["paper", "released"] = "paper"
 
         def __post_init__(self) -> None:
-            super().__post_init__()
             need(
                 self.GAMMA < 1, f"GAMMA is {self.GAMMA} but must be below 1: other views break ties"
             )
