@@ -60,9 +60,17 @@ def test_words_of_a_command(refused, command, named):
     assert said.err.count("\n") == 1 and said.out == ""
 
 
-def test_own_images_with_several_labels_need_a_table(refused):
-    said = refused("several_labels", "image_folder", "--trainers", "CoOp", "--backbone", "emoji")
-    assert "the folder or table that --root (DATASET.ROOT) names, but ''" in said.err
+def test_own_images_with_several_labels_need_a_table(tmp_path, capsys):
+    words = [
+        "several_labels",
+        "image_folder",
+        "--trainers",
+        "CoOp",
+        "--output",
+        str(tmp_path / "o"),
+    ]
+    assert main([*words, "--backbone", "emoji"]) == 2
+    assert "folder or table that --root (DATASET.ROOT) names, but ''" in capsys.readouterr().err
 
 
 BOTH = "base2new emoji --trainers 'CoOp ALIGN' --seeds 1"
