@@ -44,7 +44,7 @@ def test_a_training_learns_from_several_labels(trained):
     assert record["several"] and 0 < record["map"] <= 100 and record["num_classes"] == 3
     assert "accuracy" not in record and (trained / "scores.npz").is_file()
     said = (trained / "log.txt").read_text()
-    assert "Loading evaluator: MultiLabel" in said and "Loading evaluator: C" not in said
+    assert "Loading evaluator: MultiLabel in place of Classification\n" in said
 
 
 def test_features_have_several_labels(table, trained, tmp_path, capsys):

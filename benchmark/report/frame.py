@@ -178,7 +178,7 @@ def _facts(outcome: Outcome) -> dict:
     """Return the columns of a run that are its own."""
     run, protocol, result = outcome.run, outcome.run.protocol, outcome.result or {}
     params = result.get("num_params")
-    several = bool(result.get("several"))
+    several = outcome.metric in SEVERAL  # also of a run without a record
     names = [key for key in METRICS if several == (key in SEVERAL)]
     metrics = {key: result.get(key) for key in (*names, "temperature")}
     classes = result.get("num_classes")

@@ -91,6 +91,8 @@ def of_metrics(numbers: pd.DataFrame) -> pd.DataFrame:
 
 def usual_rows(numbers: pd.DataFrame) -> pd.DataFrame:
     """Return the rows of the main metrics, and of another that published numbers are of."""
+    if numbers.empty:
+        return numbers
     beside = numbers.groupby(["metric", "table"])["comparable"].transform("any")
     return numbers[(numbers["metric"] == numbers["main"]) | beside.astype(bool)]
 

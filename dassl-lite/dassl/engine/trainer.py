@@ -61,15 +61,11 @@ class SimpleTrainer(TrainerBase):
         if cfg.TEST.SPLIT == "val" or cfg.TEST.FINAL_MODEL == "best_val":
             self._loader_of("val")
         self.build_model()
-        self.evaluator = self.build_evaluator()
+        self.evaluator = build_evaluator(cfg, lab2cname=self.lab2cname)
         self.best_result = float("-inf")
 
     def check_cfg(self, cfg):
         """Raise an error if the config does not suit the trainer; nothing to check here."""
-
-    def build_evaluator(self):
-        """Return the evaluator that TEST.EVALUATOR names."""
-        return build_evaluator(self.cfg, lab2cname=self.lab2cname)
 
     def build_data_loader(self):
         """Build the data manager `dm`, and set the loaders and attributes that it provides."""

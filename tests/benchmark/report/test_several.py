@@ -79,14 +79,15 @@ def test_tables_show_map_with_all_that_is_told_of_it(tmp_path, report):
     assert not [key for key in row if "accuracy" in key]
 
 
-def test_a_failed_run_stands_in_the_table_of_map(tmp_path, report):
-    tagged(tmp_path, "DualCoOp", {1: drawn(1)})
+@pytest.mark.parametrize("done", [{1: drawn(1)}, {}], ids=["one is done", "none is"])
+def test_a_failed_run_stands_in_the_table_of_map(tmp_path, report, done):
+    tagged(tmp_path, "DualCoOp", done)
     run = outcome("DualCoOp", 2, "all", None, "tags", protocol="several_labels").run
     folder = tmp_path / run.place
     folder.mkdir(parents=True)
     write_launch(replace(run, folder=folder), None, ())
     text = report()
-    assert "(1 of 2)" in text and "unfinished" in text and "ccuracy" not in text
+    assert "unfinished" in text and "ccuracy" not in text and ("(1 of 2)" in text) == bool(done)
 
 
 def test_the_interval_of_one_run_is_that_of_the_jackknife(tmp_path, report):

@@ -80,14 +80,10 @@ class PromptTrainer(SavingTrainer):
         check_cfg(cfg, self.kind)
         self.epoch_lengths = []
         super().__init__(cfg)
-
-    def build_evaluator(self):
-        """Return Dassl's evaluator, or that of several labels, which the original Dassl lacks."""
-        if not self.method.settings.several:
-            return super().build_evaluator()
-        print("Loading evaluator: MultiLabel")
-        difficult = getattr(self.dm.dataset, "difficult", False)
-        return MultiLabel(self.method.several == "decides", difficult)
+        if self.method.settings.several:
+            print(f"Loading evaluator: MultiLabel in place of {cfg.TEST.EVALUATOR}")
+            difficult = getattr(self.dm.dataset, "difficult", False)
+            self.evaluator = MultiLabel(self.method.several == "decides", difficult)
 
     def build_data_loader(self):
         """Build Dassl's loaders of images as the backbone reads them, or of rows of features."""
