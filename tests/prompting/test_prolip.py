@@ -9,6 +9,7 @@ from paths import GOLDEN
 from test_golden import check_other_classes, check_step
 
 from trainers.prompting import UserError, build_method, load_run
+from trainers.prompting.capabilities.fitting import descent
 from trainers.prompting.checkpoint.public import public_checkpoint
 from trainers.prompting.encoders import templates
 from trainers.prompting.encoders.class_text import ClassText
@@ -211,3 +212,10 @@ def test_a_number_for_a_key_of_words(tmp_path):
     )  # fmt: skip
     assert (cfg.TRAINER.PROLIP.LAMBDA, cfg.DATASET.ROOT) == ("0.5", "2024")
     assert read_node(METHODS["ProLIP"], dict(cfg.TRAINER.PROLIP)).weight() == 0.5
+
+
+def test_a_step_in_memory_forgets_gradients_of_before_and_leaves_none():
+    x = torch.nn.Parameter(torch.ones(1))
+    x.grad = torch.ones(1)
+    descent(lambda number: x.square().sum(), torch.optim.SGD([x], lr=0.25))(1)
+    assert x == 0.5 and x.grad is None
