@@ -211,6 +211,10 @@ class PromptTrainer(SavingTrainer):
             self.save_model(-1, self.output_dir)  # for `load_run`
         self.close_writer()
 
+    def count_steps(self):  # which Dassl's own loop calls
+        """Return the number of steps before the current epoch, and that of the whole training."""
+        return count_steps(self)
+
     def before_epoch(self):
         """Begin an epoch as Dassl does; it may have planned steps or, the last one, fewer."""
         super().before_epoch()
@@ -219,7 +223,7 @@ class PromptTrainer(SavingTrainer):
     def forward_backward(self, batch):
         """Do one training step, and return its losses and accuracy for Dassl to print."""
         assert self.optim is not None, "nothing is trained without one"
-        step = count_steps(self)[0] + self.batch_idx
+        step = self.count_steps()[0] + self.batch_idx
         if self.stages.begins(step):
             self.enter_stage(step)
             with self.precision.autocast():
