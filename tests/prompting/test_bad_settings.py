@@ -61,6 +61,7 @@ RANGES = {
         "TEMPLATE": (["a {}", ""], ["a", "{} {}"]),
     },
     "CTPT": {"LAMBDA_TERM": FROM_0},
+    "CoCoOp": {"CTX_INIT": WORDS},
     "CoOp": {
         "N_CTX": COUNT, "CTX_INIT": WORDS, "PREC": (["amp"], [16]), "CSC": ([False], ["yes"]),
         "CLASS_TOKEN_POSITION": (["end", "middle", "front"], ["up"]),
@@ -111,6 +112,7 @@ RANGES = {
     "MaPLe": {"CTX_INIT": (["a photo of a"], [True])},
     "MultiModalAdapter": {
         "ADAPTER_START": ([0, 12], [-1, 13]), "ADAPTER_DIM": COUNT, "ADAPTER_SCALE": ABOVE_0,
+        "TEXT_CTX_INIT": WORDS,
     },
     "MMAPP": {
         "ADAPTER_START": ([0, 12], [-1, 13]), "ADAPTER_DIM": COUNT, "ADAPTER_TRAIN_SCALE": ABOVE_0,
@@ -130,7 +132,7 @@ RANGES = {
     "ProGrad": {"LAMBDA": FROM_0, "T": ABOVE_0, "NAME": (["", "prograd"], ["ce"])},
     "ProLIP": {
         "AUG_VIEWS": COUNT, "SIDE": (["visual", "text"], ["both"]),
-        "LAMBDA": (["1/N", "1/N^2", "0", "2.5"], ["-1e-9", "inf", "1/M"]),
+        "LAMBDA": (["1/N", "1/N^2", "0", "2.5"], ["-1e-9", "inf", "1/M"]), "CTX_INIT": WORDS,
     },
     "PromptKD": {"TEMPERATURE": ABOVE_0, "KD_WEIGHT": FROM_0},
     "PromptSRC": {
@@ -166,7 +168,7 @@ RANGES = {
     },
     "TPS": {
         "LR": FROM_0, "TTA_STEPS": STEPS, "SELECTION_P": SHARE, "BATCH_SIZE": VIEWS,
-        "TEMPLATES": ([["{}", "a {}"], []], [["{}", "a"]]),
+        "TEMPLATES": ([["{}", "a {}"], []], [["{}", "a"]]), "CTX_INIT": WORDS,
     },
     "TPT": {
         "LR": FROM_0, "TTA_STEPS": STEPS, "SELECTION_P": SHARE, "BATCH_SIZE": VIEWS,
