@@ -23,6 +23,7 @@ from .findings import Note
 from .short import ShortRun
 
 OF_RUNS = ("PREC", "SEARCH", "SEARCH_HP")  # keys that runs read for all methods
+METHODS = f"{__package__.rpartition('.')[0]}.methods."  # begins the names of their modules
 NEAR = 0.85  # how much a name must look like that of a hook to be a misspelling of it
 OF_OTHERS = {  # what students of other libraries take for hooks, and what is meant here
     "param_groups": "`rates`",
@@ -77,12 +78,16 @@ def check_fields(run: ShortRun) -> None:
     read: set[Any] = {*OF_RUNS, *run.method.test_keys}
     read |= set(run.method.taught_by) if isinstance(run.method, Taught) else set()
     begun: tuple[str, ...] = ()  # as f"N_{side}" begins
-    for name in {kind.__module__ for kind in (*kinds, Method)}:
+    files = {kind.__module__ for kind in (*kinds, Method)}
+    every = [x for name in files for x in vars(sys.modules[name]).values()]
+    used = {str(getattr(x, "__module__", "")) for x in every}  # as StatA uses TransCLIP's solver
+    for name in files | {name for name in used if name.startswith(METHODS)}:
         with open(getattr(sys.modules[name], "__file__", None) or os.devnull, "rb") as file:
             nodes = [*ast.walk(ast.parse(file.read()))]
         read |= {getattr(node, "attr", getattr(node, "value", None)) for node in nodes}
         texts = (node.values[0] for node in nodes if isinstance(node, ast.JoinedStr))
         begun += tuple(str(text.value) for text in texts if isinstance(text, ast.Constant))
+    read |= {x.removeprefix("settings.") for x in read if isinstance(x, str)}  # attrgetter's
     for kind in kinds:
         for key in get_annotations(vars(kind).get("Settings", object)):
             if key in kind.defaults and key not in read and not key.startswith(begun):
