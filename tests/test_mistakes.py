@@ -114,7 +114,6 @@ FLAGS = {
     "resume": ("TINY --resume /nope", "There is no folder '/nope' to resume from"),
     "nothing to resume": ("TINY --resume .", "There is no checkpoint in '.' to resume from"),
     "head": ("TINY --head nope", "MODEL.HEAD.NAME 'nope'"),
-    "seed": ("TINY --seed 99999999999", "The seed is 99999999999 but must be"),
     "plug-in": ("TINY --plugin no.such.module", "The plug-in 'no.such.module' does not import"),
     "file": ("TINY --plugin nothing.py", "nothing.py'"),
     "hub": (

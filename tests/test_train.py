@@ -11,17 +11,13 @@ from contextlib import redirect_stdout
 import pytest
 import torch
 from paths import GOLDEN, ROOT
-from tiny import arguments, killed_after, run
+from tiny import arguments, killed_after, results, run
 
 import train
 from benchmark.__main__ import main
 from benchmark.records import value_of
 from trainers.prompting import list_methods
 from trainers.prompting.trainer.trainer import PromptTrainer
-
-
-def results(folder):
-    return json.loads((folder / "results.json").read_text())
 
 
 def prompts(folder, epoch, model="MultiModalPromptLearner"):

@@ -46,8 +46,11 @@ def whurs19(folder, clip, trainer, seed=1, shots=1, *, data="whurs19", pairs=())
     return results(folder)
 
 
-def check(folder, clip, pick):
-    """Check one pick of a CLIP against the numbers of public code and of independent lines."""
+@pytest.mark.slow
+@pytest.mark.parametrize("clip, pick", [("vit_b_32", "seed1/1shots"), *(
+    (clip, pick) for clip, pick in ALL if pick in ("seed2/4shots", "seed3/16shots")
+)])  # fmt: skip
+def test_numbers_of_public_code_and_of_independent_lines(tmp_path, clip, pick):
     expected = EXPECTED[clip]["few_shot"][pick]
     seed, shots = (int("".join(filter(str.isdecimal, part))) for part in pick.split("/"))
     linear = ["TRAINER.ADAPTER.CONSTRAINT", "none"]
@@ -55,21 +58,8 @@ def check(folder, clip, pick):
         ("TipAdapter", "TipAdapter", []), ("TipAdapterF", "TipAdapterF", []),
         ("TaskRes", "TaskRes", []), ("CLAP", "CLAP", []), ("ZS-LP", "CLAP", linear),
     ):  # fmt: skip
-        record = whurs19(folder / name, clip, trainer, seed, shots, pairs=pairs)
+        record = whurs19(tmp_path / name, clip, trainer, seed, shots, pairs=pairs)
         assert record["accuracy"] == pytest.approx(expected[name], abs=IMAGE), (name, pick)
-
-
-@pytest.mark.slow
-def test_one_shot_of_one_clip(tmp_path):
-    check(tmp_path, "vit_b_32", "seed1/1shots")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("clip, pick", [
-    (clip, pick) for clip, pick in ALL if pick in ("seed2/4shots", "seed3/16shots")
-])  # fmt: skip
-def test_more_shots_of_all_clips(tmp_path, clip, pick):
-    check(tmp_path, clip, pick)
 
 
 @pytest.mark.parametrize("clip", EXPECTED)

@@ -60,11 +60,6 @@ def test_other_data_sets_go_to_every_run(checkout):
     assert [command[-4:] for command in commands] == [expected] * 2
 
 
-def test_zero_shot_loads_no_checkpoint(checkout):
-    listed = checkout.base2new("--trainers", "ZeroshotCLIP", "--seeds", "1", "--dry-run").stdout
-    assert "--eval-only" in listed and "--model-dir" not in listed
-
-
 def test_the_config_follows_the_data_set(checkout):
     listed = checkout.base2new("dtd", "--trainers", "ALIGN", "--dry-run").stdout
     assert "ALIGN/base2new.yaml" in listed and "dtd/shots_16/ALIGN/base2new/seed1" in listed

@@ -79,12 +79,6 @@ def test_a_failure_is_named_and_stops_only_what_needs_it(checkout):
     assert "Not complete" not in whole.stdout
 
 
-def test_a_method_that_failed_everywhere_has_its_row(checkout):
-    done = checkout.base2new(*ONE, fake={"CoOp/1/base": "error"}, code=1)
-    row = next(line for line in done.stdout.splitlines() if line.startswith("CoOp "))
-    assert row.split() == ["CoOp", "failed", "not", "run", "-", "-", "-", "-"]
-
-
 def test_interrupted_then_resumed(checkout):
     with working(checkout, *ONE) as process:
         process.send_signal(signal.SIGINT)
@@ -149,17 +143,6 @@ def test_a_closed_terminal_does_not_end_what_nohup_started(checkout):
                 process.wait(timeout=0.5)
     finally:
         signal.signal(signal.SIGHUP, handler)
-
-
-def test_a_failed_training_stops_its_targets_and_a_failed_target_only_itself(checkout):
-    failed = checkout.protocol("cross_dataset", *EMOJI, fake={"CoOp/1/all": "error"}, code=1)
-    assert failed.stdout.count("not run: it needs CoOp on emoji, seed 1, source") == 2
-    assert len(checkout.calls()) == 4
-    failed = checkout.protocol("cross_dataset", *EMOJI, fake={"emoji_food": "crash"}, code=1)
-    assert "[4/6]" in failed.stderr and len(checkout.calls()) == 7
-    assert "failed: RuntimeError: Sizes do not match: [seed 1]" in failed.stdout
-    checkout.protocol("cross_dataset", *EMOJI)
-    assert checkout.folders()[7:] == ["cross_dataset/emoji/emoji_food/shots_16/CoOp/emoji/seed1"]
 
 
 def test_a_full_disk_leaves_no_false_record(checkout):
