@@ -6,7 +6,7 @@ import random
 import sys
 from difflib import get_close_matches
 from inspect import get_annotations
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 import numpy as np
 import torch
@@ -90,7 +90,9 @@ def check_fields(run: ShortRun) -> None:
         begun += tuple(str(text.value) for text in texts if isinstance(text, ast.Constant))
     read |= {x.removeprefix("settings.") for x in read if isinstance(x, str)}  # attrgetter's
     for kind in kinds:
-        for key in get_annotations(vars(kind).get("Settings", object)):
+        for key, of in get_annotations(vars(kind).get("Settings", object)).items():
+            if get_origin(of) is Literal and len(get_args(of)) == 1:  # it has one value
+                continue
             if key in kind.defaults and key not in read and not key.startswith(begun):
                 raise Note(f"No code of {kind.__name__} reads its key {key}: read it, or remove it")
 
