@@ -84,8 +84,7 @@ def check_fields(run: ShortRun) -> None:
     for name in files | {name for name in used if name.startswith(METHODS)}:
         with open(getattr(sys.modules[name], "__file__", None) or os.devnull, "rb") as file:
             nodes = [*ast.walk(ast.parse(file.read()))]
-        names = (getattr(node, "attr", getattr(node, "value", None)) for node in nodes)
-        read |= {str(name).rpartition(".")[2] for name in names}  # also "settings.N" of attrgetter
+        read |= {getattr(node, "attr", getattr(node, "value", None)) for node in nodes}
         texts = (node.values[0] for node in nodes if isinstance(node, ast.JoinedStr))
         begun += tuple(str(text.value) for text in texts if isinstance(text, ast.Constant))
     read |= {x.removeprefix("settings.") for x in read if isinstance(x, str)}  # attrgetter's
