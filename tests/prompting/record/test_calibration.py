@@ -96,7 +96,11 @@ def test_too_few_images_leave_all_classes():
     assert one.threshold(0.05) == 1 and one.threshold(0.1) < 1
     (answer,) = one.answers(torch.tensor([[2.0, 0, 1]]), torch.zeros(1, 4), 0.05, "abc")
     assert answer.classes == ["a", "c", "b"] and answer.answer == SEVERAL
-    assert "With fewer than 19 of them, every answer has all classes." in one.promise(0.05)
+    assert one.promise(0.05) == (
+        "18 images calibrated this run. With fewer than 19 of them, every answer has all classes "
+        "at an error of 0.05: take 0.06 or more, or label more images."
+    )
+    assert one.threshold(0.06) < 1
     said = one.promise(0.1)
     assert said == (
         "About 10% of images like the 18 that calibrated this run lack their class in the answer; "

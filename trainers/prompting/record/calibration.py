@@ -135,20 +135,26 @@ class Calibration:
 
     def promise(self, error: float) -> str:
         """Return sentences that say what answers with this error promise, and what they do not."""
+        n = len(self.scores)
+        if math.isinf(threshold(self.scores, error)):
+            least = math.ceil((1 - error) / error - 1e-9)
+            most = math.ceil(100 / (n + 1)) / 100
+            return (
+                f"{n:,} images calibrated this run. With fewer than {least:,} of them, every "
+                f"answer has all classes at an error of {error:g}: take {most:g} or more, or label "
+                "more images."
+            )
         lines = [
-            f"About {100 * error:.3g}% of images like the {len(self.scores):,} that calibrated "
+            f"About {100 * error:.3g}% of images like the {n:,} that calibrated "
             "this run lack their class in the answer; with bad luck (once in "
             f"{1 / UNLUCKY:g} times), {100 * self.most_lacking(error):.0f}% or more. Of a single "
             "class, or where classes have other shares than then, it may be more."
         ]
-        if few := math.isinf(threshold(self.scores, error)):
-            least = math.ceil((1 - error) / error - 1e-9)
-            lines.append(f"With fewer than {least:,} of them, every answer has all classes.")
         if (several := self.share_of_several(error)) > 0.5:
             larger = ((e, self.share_of_several(e)) for e in LARGER if e > error)
             found = [f"; with an error of {e:.0%}, {x:.0%}" for e, x in larger if x <= 0.5]
             lines.append(f"{several:.0%} of answers name several classes{''.join(found[:1])}.")
-        if (strange := self.share_of_strangers(error)) is not None and not few:
+        if (strange := self.share_of_strangers(error)) is not None:
             lines.append(
                 f"When a class was left out, {100 * strange:.0f}% of its images were '{NONE}'."
             )
