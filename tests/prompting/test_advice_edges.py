@@ -164,6 +164,17 @@ def test_for_what_images_in_series_are_enough(numbers, words):
 
 
 @pytest.mark.parametrize(
+    "n, words",
+    [(24, ", though so few labels show only that up to 19 may: enough to sort images that someone"),
+     (104, ": enough to sort or count images without")],
+)  # fmt: skip
+def test_few_labels_are_not_enough_to_sort_without_a_look(n, words):
+    y = np.arange(n) % 2
+    (line,) = next_steps(told_of(of(np.eye(2)[y], y), accuracy=1.0, of_others=1.0), "ab")
+    assert line.startswith(f"Of 100 images of other series, about 0 get a wrong class{words}")
+
+
+@pytest.mark.parametrize(
     "low, purpose",
     [(1.0, "to sort or count images without"), (0.95, "to sort or count images without"),
      (0.9499, "to sort images that someone looks"), (0.8, "to sort images that someone looks"),
@@ -265,7 +276,7 @@ def test_the_page_names_fifty_images_that_were_left_out(tmp_path, number):
     assert f"<summary>{number} images and why</summary>" in part
     assert part.count("its format is not read</li>") == min(number, 50)
     assert "<li>&lt;0&gt;.gif: its format" in part
-    assert ("and 3 more: see log.txt" in part) == (number == 53)
+    assert ("and 3 more: log.txt names those in class folders" in part) == (number == 53)
     collection.left_out.clear()
     assert "Left out" not in pages.page_of(collection, said, [], np.arange(0), {}, [])
 

@@ -398,6 +398,7 @@ def test_images_that_cannot_be_read_are_left_out(drawings, tmp_path, capsys):
                  "e.png: it cannot be opened", "f.gif: its format is not read"):  # fmt: skip
         assert f"  {CLASSES[0]}/{line}" in said and f"<li>{CLASSES[0]}/{line}" in page
     assert "<li>loose.png: it is in no class folder</li>" in page
+    assert "  loose.png" not in said and "1 images in" in said  # a phone has thousands
     assert "13 images of 2 classes" in said
 
 

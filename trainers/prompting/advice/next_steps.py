@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .statement import Statement
+from .statement import Statement, least_share
 
 # Percent of right answers, at least, for a purpose.
 ENOUGH = {
@@ -37,9 +37,14 @@ def next_steps(said: Statement, names: Sequence[str]) -> list[str]:
         why = said.silent or "Fewer than four labels a class, in series, say nothing about accuracy"
         lines = [f"Whether it is enough for a purpose is not known. {why}."]
     else:
-        right = math.floor(100 * share)
-        purpose = next(text for least, text in ENOUGH.items() if right >= least)
-        lines = [f"Of 100 {which} {100 - right} get a wrong class: enough {purpose}."]
+        right = sure = math.floor(100 * share)
+        if said.least is None:  # not even all right answers show more
+            sure = min(right, math.floor(100 * least_share(1.0, choice.effective)))
+        purpose, most = (
+            next((text, at) for at, text in ENOUGH.items() if x >= at) for x in (sure, right)
+        )
+        but = f", though so few labels show only that up to {100 - sure} may" * (purpose != most)
+        lines = [f"Of 100 {which} {100 - right} get a wrong class{but}: enough {purpose[0]}."]
     if not said.silent:
         order = np.lexsort((-wrong / choice.counts.clip(1), choice.counts > 0))
         order = order[(wrong[order] > 0) | (choice.counts[order] == 0)]

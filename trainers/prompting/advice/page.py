@@ -169,9 +169,9 @@ def draw_tags(choice: TagChoice) -> "Figure":
     if choice.fitted[0].sure is not None:
         share = 100 * choice.fitted[0].found
         points["--sure"] = (share, right[found.searchsorted(share - 1e-6)])
-    for name, place in points.items():
-        axis.plot(*place, "o", color="#0b57a4")
-        axis.annotate(name, place, (6, 6), textcoords="offset points")
+    for marker, (name, place) in zip("os", points.items(), strict=False):
+        axis.plot(*place, marker, color="#0b57a4", label=name)
+    axis.legend(loc="lower left", frameon=False)  # the points are often close to each other
     axis.set(xlim=(0, 100.5), ylim=(0, 102), xlabel="Labels found, %", ylabel="Right tags, %")
     axis.grid(color="#ccc")
     axis.spines[["top", "right"]].set_visible(False)

@@ -37,6 +37,7 @@ if not UNREAD:
     importlib.import_module("pillow_heif").register_heif_opener()
     IMG_EXTENSIONS += HEIC
 SEVERAL, NONE = RESERVED = "several", "none of these"  # answers of a run, and so no classes
+LOOSE = "it is in no class folder"
 UNLABELLED = "unlabelled"  # a folder beside class folders, of images without a label
 NUMBERED = re.compile(r"\d+[-._ ]+[^\W\d]")  # the name of a folder such as `000.cat`
 MANY = 100_000  # files from which names are cached: on a network, listing them takes minutes
@@ -164,7 +165,7 @@ def list_images(parent, classes, source=None, places=None, left_out=None):
     if left_out is not None:
         left_out += [(f"{parent}/{x}", "its format is not read") for x in others
                      if is_other_image(x)]  # fmt: skip
-        left_out += [(f"{parent}/{name}", "it is in no class folder") for name in loose]
+        left_out += [(f"{parent}/{name}", LOOSE) for name in loose]
         left_out += [(f"{parent}/{x}", "the class has no image that is read") for x in empty]
     return items
 

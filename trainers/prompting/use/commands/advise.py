@@ -21,7 +21,7 @@ from .predict import read_names
 
 TABLE = "train.csv"  # a table of all labelled images, for a training
 ANSWERS = "answers.csv"  # what was answered to each of them, out of fold
-SHOWN = 5  # pairs of classes, and images left out, in the log
+SHOWN = 5  # pairs of classes in the log
 NO_CLIP = (
     'no CLIP is on this machine: `python -c "from {package} import load_clip; '
     "load_clip('ViT-B/16')\"` downloads one, or try `--backbones emoji`, which comes with this"
@@ -94,6 +94,7 @@ def advise(args: Any, prog: str) -> int:
     from ...advice.next_steps import next_steps
     from ...advice.page import candidates, page_of
     from ...advice.save import save_run
+    from ...images.class_folders import LOOSE
 
     begun = time.monotonic()
     more = read_names(args.classnames) if args.classnames else ()
@@ -110,7 +111,8 @@ def advise(args: Any, prog: str) -> int:
         several = f"{len(apart):,} images {what}{such}"
         print(printable(f"{len(copies):,} are copies, which count once; {several}"))
     for name, why in collection.left_out:
-        print(printable(f"  {name}: {why}"))
+        if why != LOOSE:  # a phone has thousands; a note has counted them
+            print(printable(f"  {name}: {why}"))
     if collection.several:
         from .advise_tags import advise_tags
 
