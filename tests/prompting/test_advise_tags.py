@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from dassl.data.datasets import DATASET_REGISTRY
+from paths import ROOT
 
 import datasets  # noqa: F401 (registers them)
 from trainers.prompting import UserError, load_run
@@ -115,7 +117,7 @@ def test_tags_are_names_at_or_above_their_thresholds(advised, scenes, kind, caps
         assert out.splitlines()[0] == f"{paths[0]}: {', '.join(expected[0]) or '-'}"
 
 
-def test_an_exported_file_has_the_thresholds(advised, tmp_path, capsys):
+def test_an_exported_file_has_the_thresholds(advised, scenes, tmp_path, capsys):
     file = tmp_path / "a.pt2"
     assert main(["export", "--model-dir", str(advised), "--output", str(file)]) == 0
     kept = {"run.json": ""}
@@ -123,6 +125,13 @@ def test_an_exported_file_has_the_thresholds(advised, tmp_path, capsys):
     said = json.loads(kept["run.json"])
     assert json.loads(said["thresholds"]) == load_run(advised).thresholds.best.tolist()
     assert json.loads(said["scores"]) == "sigmoid"
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "use.md").read_text("utf-8"), re.S)
+    (code,) = [block for block in blocks if "thresholds" in block and "tags" in block]
+    run = load_run(advised)
+    image = run.preprocess(run.read(scenes[0][0]))[None]
+    place = {"np": np, "json": json, "names": run.classnames, "facts": said}
+    exec(code, place | {"logits": run.model(image).numpy()}, place)
+    assert place["tags"] == run.tags(run.model.predict(image))[0][0]
     assert main(["info", str(advised)]) == 0
     assert "tags of `predict`, by the thresholds of the run\n" in capsys.readouterr().out
 

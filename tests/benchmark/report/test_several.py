@@ -160,18 +160,6 @@ def test_a_single_run_shows_map_with_its_interval(tmp_path, report):
     assert "mAP" in report("--format", "html", folder=folder)
 
 
-def test_base_to_new_says_what_its_columns_are(tmp_path, report):
-    for part, value in (("base", 40.0), ("new", 50.0), ("both", 30.0)):
-        more = {"protocol": "several_base2new", "several": "ranks", "map": value}
-        one = outcome("DualCoOp", 1, part, None, "tags", **more)
-        del one.result["accuracy"]
-        leave(tmp_path, [one])
-    text = " ".join(report().split())
-    assert "mAP, base mAP, new mAP, both" in text and "DualCoOp 40.00 50.00 30.00" in text
-    assert "Base: mAP of the base classes on test images that have one; new: the same" in text
-    assert "They have no common scale, so there is no H." in text
-
-
 def test_data_sets_of_both_kinds_have_tables_of_their_own(tmp_path, report):
     tagged(tmp_path, "DualCoOp", {1: drawn(1)}, protocol="few_shot")  # as of single runs
     leave(tmp_path, few_shot("DualCoOp", 16, (45.0,)))

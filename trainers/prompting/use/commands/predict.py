@@ -38,7 +38,7 @@ def build_parser(prog: str) -> Parser:
         help="name several classes or none, so that about this share of images, such as 0.05, "
         "lack their class, if they come as the labels did")  # fmt: skip
     add("--sure", action="store_true",
-        help="fewer tags, of which `advise` promises how many are right")  # fmt: skip
+        help="those tags of which `advise` promises how many are right")  # fmt: skip
     add("--format", choices=list(WRITERS), default="text", help="(default: %(default)s)")
     add_device(parser)
     return parser
