@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 from trainers.prompting.checkpoint.identity import (
+    Identity,
     begun_otherwise,
     differences,
     identity,
@@ -22,10 +23,16 @@ REMEDY = "delete that folder"
 def check_begun(cfg) -> list[str]:
     """Return the files that were edited since the training that the run resumes began.
 
-    None of a method of this project, whose checkpoints are checked in place of that.
+    None of a method of this project, whose checkpoints are checked in place of that; but one does
+    not train beside the checkpoint of another.
     """
     folder = Path(cfg.RESUME or cfg.OUTPUT_DIR)
-    if cfg.TRAINER.NAME in METHODS or not any(folder.glob("*/checkpoint")):
+    if not any(folder.glob("*/checkpoint")):
+        return []
+    if cfg.TRAINER.NAME in METHODS:
+        begun = run_in(folder, REMEDY)
+        if begun and begun.method not in ("", name := cfg.TRAINER.NAME):
+            raise begun_otherwise(folder, differences(Identity(name), begun, ()))
         return []
     begun = run_in(folder, REMEDY)
     if begun is None:

@@ -83,3 +83,13 @@ def test_an_edit_of_the_package_counts_for_every_method(tmp_path, capsys, monkey
     assert run(tmp_path, "CoOp", None, 1) == 0
     assert f"{SAID}trainers/prompting\n" in capsys.readouterr().out
     assert results(out)["edited"] == ["trainers/prompting"]
+
+
+def test_a_folder_has_one_method(tmp_path, capsys):
+    assert run(tmp_path, "CoOp", None, 1) == 0
+    before = (tmp_path / "output" / "run.json").read_bytes()
+    assert run(tmp_path, "VPT", None, 1) == 2
+    assert "was begun otherwise (the method is 'VPT' here and 'CoOp' there)" in (
+        capsys.readouterr().err
+    )
+    assert (tmp_path / "output" / "run.json").read_bytes() == before
