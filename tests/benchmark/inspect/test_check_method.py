@@ -75,8 +75,7 @@ BUILT_IN = sorted(name for name, m in METHODS.items() if m.__module__.startswith
 # A cache, a stream, stages; test_mistakes.py has a method with prompts.
 EXAMPLES = {name: ROOT / "examples" / name / "emoji.yaml" for name in ("ATPrompt", "DePT")}
 NOTED = [("note", "What is learned enters the logits of evaluations")]
-SUM = [("note", "The loss is a mean over the images of a batch")]
-NOTES = {"TextRefiner": NOTED, "DePT": NOTED, "DualCoOp": SUM}
+NOTES = {"TextRefiner": NOTED, "DePT": NOTED}
 FAST = ("TipAdapterF", "TDA", "TwoSFS")
 
 
