@@ -9,12 +9,12 @@ from dassl.data.datasets import DATASET_REGISTRY, Datum
 
 from trainers.prompting.errors import UserError, need
 from trainers.prompting.images.class_folders import (
-    UNLABELLED,
     check_parts,
     class_level,
     class_names,
     class_places,
     labelled_folders,
+    say_unlabelled,
     some,
 )
 from trainers.prompting.images.tables import has_several, read_images, read_tagged
@@ -122,8 +122,7 @@ class ImageFolder(ImageDataset):
         places = {part: class_places(path, level) for part, path in parts.items()}
         folders = [*places["train"]]
         for part, path in parts.items():
-            if (path / UNLABELLED).is_dir():
-                print(f"Note: '{path / UNLABELLED}' is left out")
+            say_unlabelled(path)
             if odd := set(folders) ^ set(places[part]):
                 where = [f"'{x}' is only in {'train' if x in folders else part}/" for x in odd]
                 raise UserError(

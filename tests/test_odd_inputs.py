@@ -102,6 +102,10 @@ SHEET = {
                       "'cow' has no other image, and so no label"),
     "no HEIC beside": (TWO | {"IN/dog/a.HEIC": "x"}, ADVISE, 1, "dog/a.HEIC: it is not an image"),
     "unlabelled": (POOL, ADVISE, 0, "IN/unlabelled' is left out", "4 images of 2 classes"),
+    "Unlabeled": (TWO | {"IN/Unlabeled/4.png": 4}, ADVISE, 0, "IN/Unlabeled' is left out",
+                  "4 images of 2 classes"),
+    "a zip": (TWO | {"t.zip": b"PK\xff"}, "advise t.zip --output OUT --backbones emoji", 2,
+              "it is not UTF-8): save it as CSV, or give a folder"),
     "no label in a table": (
         TWO | {"t.csv": HEAD + "IN/cat/0.png,cat\nIN/dog/2.png,"},
         "advise t.csv --output OUT --backbones emoji", 2, "line 3: '", "dog/2.png' has no label",

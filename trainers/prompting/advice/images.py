@@ -22,7 +22,6 @@ from ..errors import UserError, need, printable
 from ..images import image_files
 from ..images.class_folders import (
     PARTS,
-    UNLABELLED,
     check_class,
     check_parts,
     class_level,
@@ -31,6 +30,7 @@ from ..images.class_folders import (
     labelled_folders,
     list_images,
     name_key,
+    say_unlabelled,
 )
 from ..images.image_files import check_image, upright, why_unread
 from ..images.tables import has_several, read_images, read_tagged
@@ -215,8 +215,7 @@ def _in_folders(
     for part in parts:
         if keep_test and divided and part.name == "test":
             continue
-        if (part / UNLABELLED).is_dir():
-            print(f"Note: '{part / UNLABELLED}' is left out")
+        say_unlabelled(part)
         places = class_places(part, at := class_level(part, at))
         classes = class_names(source, [*places])[0] if places else {}
         known |= {*classes.items()}

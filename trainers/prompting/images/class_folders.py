@@ -38,7 +38,7 @@ if not UNREAD:
     IMG_EXTENSIONS += HEIC
 SEVERAL, NONE = RESERVED = "several", "none of these"  # answers of a run, and so no classes
 LOOSE = "it is in no class folder"
-UNLABELLED = "unlabelled"  # a folder beside class folders, of images without a label
+UNLABELLED = "unlabelled", "unlabeled"  # a folder beside class folders, of images without a label
 NUMBERED = re.compile(r"\d+[-._ ]+[^\W\d]")  # the name of a folder such as `000.cat`
 MANY = 100_000  # files from which names are cached: on a network, listing them takes minutes
 SETTLED = 2.0  # seconds; a folder changed later than this gets another time stamp
@@ -70,7 +70,14 @@ def class_folders(parent):
 
 def labelled_folders(parent):
     """Return the class folders but UNLABELLED; raises as `class_folders`."""
-    return [name for name in class_folders(parent) if name != UNLABELLED]
+    return [name for name in class_folders(parent) if name.casefold() not in UNLABELLED]
+
+
+def say_unlabelled(parent):
+    """Print which folder has images without labels, if there is one."""
+    for name in class_folders(parent):
+        if name.casefold() in UNLABELLED:
+            print(f"Note: '{os.path.join(parent, name)}' is left out")
 
 
 def class_level(parent, at=0):

@@ -119,7 +119,9 @@ def _read_rows(table: Path, label: str = "label") -> tuple[list[Row], list[tuple
         text = table.read_bytes().decode("utf-8-sig")
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or "it is not UTF-8"
-        raise UserError(f"The table '{table}' cannot be read ({why}): save it as CSV") from None
+        raise UserError(
+            f"The table '{table}' cannot be read ({why}): save it as CSV, or give a folder"
+        ) from None
     rows: list[Row] = []
     flaws: list[tuple[int, str]] = []
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=_delimiter(text), strict=True)
