@@ -3,6 +3,8 @@
 import csv
 import inspect
 import io
+import os
+from pathlib import Path
 
 import torch
 
@@ -160,9 +162,10 @@ def main(argv: list[str]) -> int:
     if args.name:
         info.show(args)
         if args.name in METHODS:
-            configs = sorted((CONFIGS / "trainers" / args.name).glob("*.yaml"))
-            names = ", ".join(path.stem for path in configs) or "none"
-            print(f"Config files in configs/trainers/{args.name}: {names}")
+            beside = Path(inspect.getfile(METHODS[args.name])).parent / args.name  # of a plug-in
+            folder = beside if beside.is_dir() else CONFIGS / "trainers" / args.name
+            names = ", ".join(sorted(path.stem for path in folder.glob("*.yaml"))) or "none"
+            print(f"Config files in {os.path.relpath(folder)}: {names}")
     else:
         print(page(args.backbone) if args.style == "page" else render(args.backbone, args.style))
     return 0

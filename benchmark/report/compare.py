@@ -33,8 +33,8 @@ from .summary import protocol_of, sets_to_average
 from .table import Cell, Table
 
 DIFFERENCE = (
-    "Difference in points [95% interval], and p, adjusted by Holm for the number of comparisons in "
-    "its column."
+    "Difference in points [95% interval], and p (adjusted by Holm for the number of comparisons in "
+    "its column)."
 )
 FEW = {  # by the number of seeds
     1: "With one seed, an interval is not about other seeds; methods that depend on it have no p.",

@@ -51,6 +51,11 @@ def test_methods_of_a_plug_in_are_listed(plugged, capsys):
     assert "PluggedShift,-,-,-,-,-,-,shift,512" in out
 
 
+def test_config_files_of_a_plug_in_are_listed(plugged, capsys):
+    assert main(["info", "PluggedCoOp", "--plugin", plugged]) == 0
+    assert capsys.readouterr().out.rstrip().endswith("PluggedCoOp: base2new")
+
+
 @pytest.fixture
 def boxes(tmp_path, monkeypatch):
     """Return the path of a plug-in with a data set of 20 images; its data are in `root`."""
