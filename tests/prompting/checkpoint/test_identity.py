@@ -112,8 +112,10 @@ def test_what_differs_between_two_runs(one, other, texts):
 
 
 @pytest.mark.parametrize(
-    "content", ["[]", "{", '{"run": []}', '{"run": {"method": 1}}', '{"run": {"a": 1}}']
-)
+    "content",
+    ["[]", "{", '{"run": []}', '{"run": {"method": 1}}', '{"run": {"a": 1}}',
+     '{"run": {"clip": {"sha256": 1}}}', '{"run": {"clip": "x"}}'],
+)  # fmt: skip
 def test_what_does_not_say_its_run_is_one_sentence(tmp_path, content):
     (tmp_path / "run.json").write_text(content)
     with pytest.raises(UserError, match="run again"):

@@ -56,6 +56,8 @@ def test_missing_or_broken_records_and_old_checkpoints_are_reported(runs, capsys
         "{": "repeat the run, or remove that file",
         '{"accuracy": "high"}': 'holds accuracy "high", which is not from 0 to 100: repeat the run',
         "[]": "holds no accuracy: repeat the run",
+        '{"accuracy": 9, "run": {"method": "VPT"}}': "is of another run than run.json (the method "
+        "is 'VPT' here and 'CoOp' there): repeat the run",
     }.items():
         (tmp_path / "results.json").write_text(text)
         code, _, err = info(capsys, tmp_path)
@@ -76,6 +78,9 @@ def test_a_run_of_a_missing_plug_in_is_shown(runs, capsys, tmp_path):
     state |= {"trainer": "Gone", "plugins": ["gone.py"]}
     torch.save(state, path)
     edit_run(tmp_path, {"TRAINER.GONE.W": 3})
+    run = tmp_path / "run.json"
+    run.write_text(run.read_text().replace('"method": "CoOp"', '"method": "Gone"'))
+    (tmp_path / "results.json").unlink()
     code, out, _ = info(capsys, tmp_path)
     assert code == 0 and "Plug-ins:   gone.py" in out and "\n  TRAINER.GONE.W 3" in out
 

@@ -59,12 +59,15 @@ def context(change):
 
 
 NOTHING = "does not say what made it"
+OTHER = "is not of the run that run.json"
 WRONG = {  # the change of a checkpoint, and what is said
     "of public code": (lambda x: {k: x[k] for k in ("state_dict", "epoch")}, NOTHING),
     "class names": (changed(classnames=7), "has no valid 'classnames'"),
     "epoch": (changed(epoch=None), NOTHING),
     "plug-ins": (changed(plugins=3), "has no valid 'plugins'"),
     "weights": (changed(backbone="/gone/clip.pt"), "no weight file '/gone/clip.pt'"),
+    "another method": (changed(trainer="KgCoOp"), OTHER),
+    "another CLIP": (changed(backbone_sha256="0" * 64), OTHER),
     "a text for all": (changed(state_dict="x"), "has no valid 'state_dict'"),
     "a text": (context(lambda ctx: "x"), "is a str and no"),
     "sparse": (context(torch.Tensor.to_sparse), "is a Tensor of torch.float32 (torch.sparse_coo)"),
@@ -152,7 +155,8 @@ def run_of_plugin(state, save, tmp_path):
     state |= {"trainer": "Mine", "plugins": [str(folder / "mine.py")]}
     save(state, folder)
     path = folder / "run.json"
-    path.write_text(path.read_text().replace("TRAINER.COOP", "TRAINER.MINE"))
+    text = path.read_text().replace("TRAINER.COOP", "TRAINER.MINE")
+    path.write_text(text.replace('"method": "CoOp"', '"method": "Mine"'))
     return folder
 
 

@@ -55,9 +55,10 @@ class Identity(NamedTuple):
         try:
             found = cls(**content)
             groups = all(isinstance(group, dict) for group in found[1:])
-            if groups and isinstance(found.method, str):
+            texts = (found.method, *(text or "" for text in found.clip.values()))
+            if groups and all(isinstance(text, str) for text in texts):
                 return found
-        except TypeError:
+        except (AttributeError, TypeError):
             pass
         raise UserError(f"{source} does not say what its run is, as those of 0.6: {remedy}")
 

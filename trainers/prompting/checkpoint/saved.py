@@ -245,6 +245,13 @@ class Saved:
                 f"The checkpoint in '{folder}' has no {RUN} in '{of_run}' that says what its run "
                 f"is, as those of 0.6: {remedy}"
             )
+        own = Identity(self.trainer, clip={"sha256": self.backbone_sha256})
+        texts = differences(own, identity, ("clip",))
+        need(
+            not texts,
+            f"The checkpoint in '{folder}' is not of the run that {RUN} in '{of_run}' names "
+            f"({in_words(texts)}): {remedy}",
+        )
         details = {"classes": self.classnames, "division": self.division or None}
         return replace(self, identity=identity._replace(data={**identity.data, **details}))
 

@@ -15,6 +15,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+from ...checkpoint.identity import Identity, differences, in_words
 from ...errors import UserError, nearest, need, printable
 from ...plugins import load_plugins
 from ...storage.hub import START, fetch_run
@@ -210,7 +211,7 @@ def describe(folder: str, epoch: int | None = None, plugins: list[str] | None = 
         "settings": settings,
         "answers": none if isinstance(calibration, str) else calibration.promise(0.05),
         "changed": sorted(_changed_keys(saved.trainer, settings)),
-        "record": _record(run),
+        "record": _record(run, saved.identity),
     }
 
 
@@ -226,14 +227,19 @@ def _changed_keys(method: str, settings: dict[str, Any]) -> list[str]:
     return [key for key, value in settings.items() if key not in plain or plain[key] != value]
 
 
-def _record(folder: Path) -> dict[str, Any] | None:
+def _record(folder: Path, run: Identity) -> dict[str, Any] | None:
     """Return the numbers of the run's last evaluation; None without a record."""
+    remedy = "repeat the run, or remove that file"
     try:
         record = read_record(folder)
     except BadRecord as error:
-        raise UserError(f"{error}: repeat the run, or remove that file") from None
+        raise UserError(f"{error}: {remedy}") from None
     if not record:
         return record
+    path = folder / RECORD
+    of = Identity.of(record.get("run") or {}, f"'{path}'", remedy)
+    texts = differences(of, run, ("settings", "training", "clip")) if of.method else ()
+    need(not texts, f"'{path}' is of another run than {IDENTITY} ({in_words(texts)}): {remedy}")
     own = ("several", "map") if record.get("several") else ("accuracy", "macro_f1")
     keys = (*own, "dataset", "subsample_classes", "split", "num_test")
     return {key: record.get(key) for key in keys}
