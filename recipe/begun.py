@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 from trainers.prompting.checkpoint.identity import (
+    OF_WEIGHTS,
     Identity,
     begun_otherwise,
     differences,
@@ -24,9 +25,14 @@ def check_begun(cfg) -> list[str]:
     """Return the files that were edited since the training that the run resumes began.
 
     None of a method of this project, whose checkpoints are checked in place of that; but one does
-    not train beside the checkpoint of another.
+    not train beside the checkpoint of another, nor a run of --resume where another one is.
     """
-    folder = Path(cfg.RESUME or cfg.OUTPUT_DIR)
+    folder, output = Path(cfg.RESUME or cfg.OUTPUT_DIR), Path(cfg.OUTPUT_DIR)
+    there = run_in(output, REMEDY) if any(output.glob("*/checkpoint")) else None
+    if there and output.resolve() != folder.resolve():
+        resumed = run_in(folder, REMEDY) or Identity(cfg.TRAINER.NAME)
+        if texts := differences(resumed, there, OF_WEIGHTS):
+            raise begun_otherwise(output, texts)
     if not any(folder.glob("*/checkpoint")):
         return []
     if cfg.TRAINER.NAME in METHODS:

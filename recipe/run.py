@@ -14,7 +14,7 @@ from dassl.utils import collect_env_info, set_random_seed, setup_logger
 from trainers.prompting.checkpoint.files import find_checkpoint, saved_epochs
 from trainers.prompting.checkpoint.identity import in_groups, leaves, unlike
 from trainers.prompting.conformance.stamp import check_once
-from trainers.prompting.errors import UserError, by_system, printable
+from trainers.prompting.errors import UserError, by_system, need, printable
 from trainers.prompting.plugins import code_of
 from trainers.prompting.record.results import (
     Evaluation,
@@ -43,6 +43,11 @@ def do_run(cfg, args) -> None:
         )
     check_apart(cfg)
     trains = not (args.eval_only or args.no_train)
+    need(
+        not (args.eval_only and any(Path(cfg.OUTPUT_DIR).glob("*/checkpoint"))),
+        f"--output-dir '{cfg.OUTPUT_DIR}' holds a training, whose record the evaluation would "
+        "replace: give another --output-dir",
+    )
     with output_folder(Path(cfg.OUTPUT_DIR)):
         edited = check_begun(cfg) if trains else []
         setup_run(cfg)

@@ -143,6 +143,9 @@ def test_an_evaluation_does_not_replace_the_record_of_the_training(tmp_path, cap
     assert run(tmp_path, "CoOp", None, 1, *flags) == 2
     sentence = "error: --output-dir is the folder of --model-dir, 'output', where the evaluation"
     assert capsys.readouterr().err.startswith(sentence) and record.read_bytes() == before
+    assert run(tmp_path, "CoOp", None, 1, "--eval-only") == 2
+    assert "holds a training, whose record the evaluation would" in capsys.readouterr().err
+    assert record.read_bytes() == before
 
 
 @pytest.mark.parametrize(

@@ -113,6 +113,9 @@ def test_a_run_evaluates_and_exports_them(tmp_path, capsys):
     assert results(half)["run"]["test"]["TEST.WISE"] == 0.5
     whole, between = load_run(out), load_run(out, weight=0.5)
     assert "not 0.5 of them" in between.calibration and between.temperature == 1
+    for weight in (-1, 2, float("nan"), "a"):
+        with pytest.raises(UserError, match=f"weight is {weight!r} but must be from 0"):
+            load_run(out, weight=weight)
     file = tmp_path / "half.pt2"
     words = ["export", "--model-dir", str(out), "--weight", "0.5", "--output", str(file)]
     assert main(words) == 0

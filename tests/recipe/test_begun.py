@@ -92,4 +92,7 @@ def test_a_folder_has_one_method(tmp_path, capsys):
     assert "was begun otherwise (the method is 'VPT' here and 'CoOp' there)" in (
         capsys.readouterr().err
     )
+    assert run(tmp_path, "CoOp", tmp_path / "other", 2) == 0
+    assert run(tmp_path, "CoOp", None, 2, "--resume", str(tmp_path / "other")) == 2
+    assert "(OPTIM.MAX_EPOCH is 2 here and 1 there)" in capsys.readouterr().err
     assert (tmp_path / "output" / "run.json").read_bytes() == before

@@ -117,10 +117,10 @@ def test_what_is_in_the_way_is_named(tmp_path, capsys, there, folder, why):
 
 def test_results_of_an_earlier_run_do_not_outlive_the_start_of_another(tmp_path, monkeypatch):
     out = tmp_path / "out"
-    assert run(tmp_path, "ZeroshotCLIP", out) == 0
-    assert run(tmp_path, "CoOp", out, 1, "--eval-only", "--model-dir", "nowhere") == 2
-    assert run(tmp_path, "CoOp", out, 1, "--no-train") == 0
-    assert results(out)["trainer"] == "ZeroshotCLIP"
+    assert run(tmp_path, "CoOp", out, 1) == 0
+    assert run(tmp_path, "KgCoOp", out, 1, "--eval-only", "--model-dir", "nowhere") == 2
+    assert run(tmp_path, "KgCoOp", out, 1, "--no-train") == 0
+    assert results(out)["trainer"] == "CoOp"
     monkeypatch.setattr(PromptTrainer, "test", lambda self: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         run(tmp_path, "ZeroshotCLIP", out)

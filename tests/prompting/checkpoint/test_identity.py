@@ -34,6 +34,7 @@ def test_every_key_has_a_role():
     assert known - KEYS.keys() == set(), "give these a role, one line each"
     assert {key.role for key in KEYS.values()} == ROLES
     assert role_of("TRAINER.COOP.N_CTX") == "settings" and role_of("NEW.KEY") == "training"
+    assert role_of("TEST.FINAL_MODEL") == "training"  # best_val validates after each epoch
 
 
 def test_defaults_and_words_are_those_of_dassl_and_of_the_attacks():

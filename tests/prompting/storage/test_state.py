@@ -221,7 +221,7 @@ def test_contexts_of_each_class_are_not_those_of_others(tmp_path, capsys):
 
 def changed(runs, folder, saved, **entries):
     """Write a checkpoint with other entries into a folder, as that of a run."""
-    shutil.copy(runs / "Kept" / "run.json", folder)
+    shutil.copy(runs / saved["trainer"] / "run.json", folder)
     (folder / "prompt_learner").mkdir()
     torch.save(saved | entries, folder / "prompt_learner" / "model.pth.tar-2")
 

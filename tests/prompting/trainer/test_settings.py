@@ -128,7 +128,8 @@ def test_prompts_are_used_with_the_weights_of_their_training(trained, tmp_path, 
     torch.save(torch.load(file, weights_only=True) | {"backbone_sha256": "2" * 64}, file)
     with pytest.raises(UserError, match="other weights of .*: SHA-256 22222222"):
         load_run(out)
-    for place, flags in ((out, []), (None, ["--eval-only", "--model-dir", str(out)])):
+    other = tmp_path / "other"
+    for place, flags in ((out, []), (other, ["--eval-only", "--model-dir", str(out)])):
         assert run(trained, output=place, flags=flags) == 2
         assert "other weights of '" in capsys.readouterr().err
 

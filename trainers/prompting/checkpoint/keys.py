@@ -79,9 +79,8 @@ KEYS = {
     **_of_dassl("place", "TRAIN.", CHECKPOINT_FREQ=0, PRINT_FREQ=10),
     **_of_dassl("training", "TRAIN.", COUNT_ITER="train_x"),
     **_of_dassl("place", "TEST.", PER_CLASS_RESULT=False, COMPUTE_CMAT=False, NO_TEST=False),
-    **_of_dassl(
-        "test", "TEST.", EVALUATOR="Classification", SPLIT="test", FINAL_MODEL="last_step",
-    ),
+    **_of_dassl("test", "TEST.", EVALUATOR="Classification", SPLIT="test"),
+    **_of_dassl("training", "TEST.", FINAL_MODEL="last_step"),  # or validation after each epoch
     **_of_dassl("place", "TRAINER.", NAME=""),  # `method` has it
     # Of this project.
     "INPUT.RESIZE": Key("shortest", "place"),  # as `Family.resize`

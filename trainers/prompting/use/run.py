@@ -210,6 +210,10 @@ def load_run(
     names = list(saved.classnames) if classnames is None else _check_names(classnames, clip_model)
     method, images = rebuild(saved, kind, clip_model, names), images_of(saved, clip_model)
     if weight != 1:
+        need(
+            isinstance(weight, int | float) and 0 <= weight <= 1,
+            f"weight is {weight!r} but must be from 0, CLIP, to 1, as trained",
+        )
         move_toward_start(method, start_weights(method, clip_model), weight)
         why = f"it is for the trained weights, not {weight:g} of them"
         saved = replace(saved, calibration=why, thresholds=None)
