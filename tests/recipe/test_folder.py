@@ -123,7 +123,7 @@ def test_results_of_an_earlier_run_do_not_outlive_the_start_of_another(tmp_path,
     assert results(out)["trainer"] == "CoOp"
     monkeypatch.setattr(PromptTrainer, "test", lambda self: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        run(tmp_path, "ZeroshotCLIP", out)
+        run(tmp_path, "CoOp", out, 1)
     assert not (out / "results.json").exists()
 
 
