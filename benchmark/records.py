@@ -1,4 +1,7 @@
-"""Read the record and console output of a run, and check that the record fits the run."""
+"""Read the record and console output of a run, and check that the record fits the run.
+
+The file is long because a record may differ from what a run asks for in many ways, each in words.
+"""
 
 import ast
 import json

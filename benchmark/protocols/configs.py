@@ -1,4 +1,7 @@
-"""Find and read the config files of data sets and trainers, and choose the one of a run."""
+"""Find and read the config files of data sets and trainers, and choose the one of a run.
+
+The file is long because each setting that has no config file, or two, is told in words of its own.
+"""
 
 import hashlib
 import math

@@ -1,4 +1,7 @@
-"""Classifiers on features (LinearProbe, LP++, GDA, CrossModal), beyond test_golden.py."""
+"""Classifiers on features (LinearProbe, LP++, GDA, CrossModal), beyond test_golden.py.
+
+The file is long because four methods share the same features.
+"""
 
 import numpy as np
 import pytest

@@ -1,4 +1,7 @@
-"""The hooks of a method, what is learned and saved, what is declared, and how mistakes end."""
+"""The hooks of a method, what is learned and saved, what is declared, and how mistakes end.
+
+The file is long because each hook and each mistake in one is a small class.
+"""
 
 import copy
 from dataclasses import dataclass, field

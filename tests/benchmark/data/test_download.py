@@ -1,4 +1,7 @@
-"""Tests of `python -m benchmark download`, from a local server into the layout that runs read."""
+"""Tests of `python -m benchmark download`, from a local server into the layout that runs read.
+
+The file is long because every archive has a layout of its own.
+"""
 
 import hashlib
 import json

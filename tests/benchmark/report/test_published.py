@@ -1,4 +1,7 @@
-"""Published numbers next to ours."""
+"""Published numbers next to ours.
+
+The file is long because one label and several share the files and tables that are read.
+"""
 
 import json
 from collections import defaultdict

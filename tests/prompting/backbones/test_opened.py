@@ -1,4 +1,7 @@
-"""Opened encoders compute what their packages do; others stay closed, and the log says why."""
+"""Opened encoders compute what their packages do; others stay closed, and the log says why.
+
+The file is long because each family of CLIPs has encoders of its own.
+"""
 
 import importlib.util
 import json

@@ -1,6 +1,8 @@
 """Half precision: as close to float32 as OpenAI's modules, and every method in float16.
 
 In full precision, the solver does not use the precision of the program around it.
+
+The file is long because one step and evaluation serve all precisions and switches.
 """
 
 import copy
