@@ -3,7 +3,6 @@
 import re
 import shlex
 import sys
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 from recipe.configs import FEATURES, prompts_for, read_pairs
@@ -17,8 +16,7 @@ from ..protocols.configs import ROOT, Roots, dataset_file, dataset_name, feature
 from ..protocols.launches import read_launch, write_launch
 from ..records import RESULTS, BadResult, Outcome
 from . import data
-from .run_process import Child, last_command
-from .time_left import TimeLeft
+from .run_process import last_command
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,7 +84,6 @@ class Engine:
         self.outcomes: dict[Run, Outcome] = {}
         self.todo: dict[Run, None] = {}  # in order
         self.notes: list[str] = []
-        self._time = TimeLeft()
         self._now = data.Present()
         self._edited: list[Run] = []  # finished runs of other code
         self._seen = {run: records.stamp(run) for run in runs}
@@ -237,19 +234,3 @@ class Engine:
     def finish(self, outcome: Outcome) -> None:
         """Enter the outcome of a run."""
         self.outcomes[outcome.run] = outcome
-        self._time.add(outcome)
-
-    def seconds_of(self, run: Run) -> float | None:
-        """Return the mean seconds of the runs of its kind that have ended; None without any."""
-        return self._time.of(run)
-
-    @property
-    def all_timed(self) -> bool:
-        """True if one of the kind of each run left has ended: progress omits tests."""
-        return all(self.seconds_of(run) is not None for run in self.runs_left)
-
-    def remaining(self, children: Iterable[Child] = (), at_once: int = 1) -> tuple[float, int]:
-        """Estimate the seconds until all runs are done, and count runs without an estimate."""
-        advances = {child.run: child.advance for child in children}
-        seconds, unknown = self._time.estimate(self.runs_left, advances)
-        return max(sum(seconds) / at_once, max(seconds, default=0.0)), unknown

@@ -1,12 +1,10 @@
 """The executor for this machine: several runs at once, each in a separate process."""
 
 import contextlib
-import math
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from importlib import import_module
 from multiprocessing.connection import wait
@@ -20,7 +18,7 @@ from ..records import COMMAND, CONSOLE, FAILED, Outcome
 from .engine import Engine, command
 from .locks import hold
 from .progress import Progress
-from .run_process import GRACE, Child, write_line
+from .run_process import Child, write_line
 from .start import warm_up
 
 TICK = 0.1  # seconds between checks of the children while none ends
@@ -72,7 +70,7 @@ class Local:
         Raises:
             KeyboardInterrupt: on Ctrl-C, after all children have been ended.
         """
-        waiting = self._in_turn(engine.todo, engine)
+        waiting = list(engine.todo)
         if waiting:
             self.warm_up()
         progress.begin(len(engine.runs) - len(waiting), len(engine.runs))
@@ -81,34 +79,16 @@ class Local:
                 waiting = self._start_all(waiting, engine, progress)
                 for slot, child in list(self._children.items()):
                     if child.poll():
-                        if child.is_interrupted():
-                            time.sleep(GRACE)  # Slurm or a shutdown may end us next: no failure
                         del self._children[slot]
                         self._end(child, engine, progress)
-                        waiting = self._in_turn(waiting, engine)
                 children = list(self._children.values())
-                left = engine.remaining(children, self.jobs)
-                progress.tick(children, *left, engine.all_timed)
+                progress.tick(children)
                 if children or waiting:
                     wait([child.sentinel for child in children], TICK)
         finally:
             progress.end()
             self._stop()
         return [engine.outcomes[run] for run in engine.runs]
-
-    def _in_turn(self, runs: Iterable[Run], engine: Engine) -> list[Run]:
-        """Return the order in which runs start: first those without an estimate, then the longest.
-
-        No process then works alone for long at the end. One at a time, their order stays.
-        """
-        if self.jobs == 1:
-            return list(runs)
-
-        def seconds_of(run: Run) -> float:
-            seconds = engine.seconds_of(run)
-            return math.inf if seconds is None else seconds
-
-        return sorted(runs, key=seconds_of, reverse=True)
 
     def _start_all(self, waiting: list[Run], engine: Engine, progress: Progress) -> list[Run]:
         """Start as many runs as there is room for; return those still waiting."""

@@ -29,9 +29,13 @@ class Progress:
         """Begin, with `done` of `total` runs already finished."""
         self.done, self.total = done, total
         if self.terminal and done < total:
-            form = "{n_fmt}/{total_fmt} runs |{bar:10}| {elapsed} {desc}"
-            bar = tqdm(total=total, initial=done, bar_format=form, file=self.stream, leave=False)
-            self.bars.append(bar)
+            form = "{n_fmt}/{total_fmt} runs |{bar:10}| {elapsed}, {remaining} left"
+            self.bars.append(
+                tqdm(
+                    total=total, initial=done, bar_format=form, file=self.stream, leave=False,
+                    smoothing=0,
+                )
+            )  # fmt: skip
 
     def report_start(self, run: Run, resumed: bool) -> None:
         """Report that a run was started."""
@@ -56,26 +60,16 @@ class Progress:
             text = outcome.problem
         self.say(f"[{self.done}/{self.total}] {outcome.run}: {text}")
 
-    def tick(
-        self, children: Sequence[Child], seconds: float, unknown: int, all_timed: bool
-    ) -> None:
-        """Show the latest line of each running child, and the time left for all runs.
-
-        `seconds` is the estimated time left, the least unless `all_timed`; `unknown` runs cannot
-        be estimated.
-        """
-        eta = f"{'about' if all_timed else 'at least'} {clock_text(seconds)} left"
-        if unknown:
-            more = f"{unknown} run{'s' * (unknown > 1)} not timed"
-            eta = f"{eta} ({more})" if seconds else "time left not yet known"
-        news = [_news(child) for child in children]
+    def tick(self, children: Sequence[Child]) -> None:
+        """Show the latest line of each running child."""
+        news = [f"{child.run}: {child.latest or 'starting'}" for child in children]
         if self.bars:
-            self._draw(news, eta)
+            self._draw(news)
         elif news and time.monotonic() - self.last > self.heartbeat:
-            self.say("\n".join(news) + f" | all: {eta}")
+            self.say("\n".join(news))
 
-    def _draw(self, news: list[str], eta: str) -> None:
-        self.bars[0].set_description_str(eta)
+    def _draw(self, news: list[str]) -> None:
+        self.bars[0].refresh()
         while len(self.bars) <= len(news):
             form = "{desc}"
             self.bars.append(tqdm(total=0, bar_format=form, file=self.stream, leave=False))
@@ -96,17 +90,3 @@ class Progress:
             tqdm.write(text, file=self.stream)
         else:
             print(text, file=self.stream, flush=True)
-
-
-def _news(child: Child) -> str:
-    """Return a line with the run and its loss first: a narrow terminal cuts off the end."""
-    seconds = child.advance.left
-    left = f", {clock_text(seconds)} left" if seconds else ""
-    return f"{child.run}: {child.latest or 'starting'}{left} ({clock_text(child.seconds)} so far)"
-
-
-def clock_text(seconds: float) -> str:
-    """Format seconds as 0:07, 12:34 or 1:02:03."""
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

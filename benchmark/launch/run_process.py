@@ -1,22 +1,19 @@
-"""A train.py that a launcher has started: its console.txt shows its state and the time left."""
+"""A train.py that a launcher has started: its console.txt shows its state."""
 
 import contextlib
 import os
 import re
 import signal
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from ..protocols.base import Run
 from ..records import COMMAND, CONSOLE, console_lines
-from .start import INTERRUPTS, Process
-from .time_left import Advance, Pace
+from .start import Process
 
-LOSS = re.compile(r"\bloss (-?\d\S*|nan|-?inf)(?: \((\S+)\))?")  # the average is in brackets
-ACCURACY = re.compile(r"\bacc (\d+\.?\d*)(?: \((\d+\.?\d*)\))?")
-EPOCH = re.compile(r"epoch \[(\d+)/(\d+)\]")
-BATCH = re.compile(r"batch \[(\d+)/(\d+)\]")
-TESTING = re.compile(r"Evaluate on|batch \[\d+/\d+\]")  # without an epoch
+# What a line of a log says of the state of its run: up to the time left, or that it tests.
+STATE = re.compile(r"epoch \[.*?\beta \S+|Evaluate on .*|batch \[\d+/\d+\]")
 
 GRACE = 5.0  # seconds that a child has to end by itself
 
@@ -36,6 +33,24 @@ def last_command(run: Run) -> str | None:
     return commands[-1].removeprefix(COMMAND) if commands else None
 
 
+def latest_lines(run: Run) -> list[str]:
+    """Return the lines of the run's console.txt since its last start."""
+    lines = console_lines(run)
+    begun = max((n for n, line in enumerate(lines) if line.startswith(COMMAND)), default=-1)
+    return lines[begun + 1 :]
+
+
+def state(line: str) -> str:
+    """Return the state of a run by a line of its log; empty if the line does not show it."""
+    found = STATE.match(line)
+    return found[0] if found else ""
+
+
+def last_state(run: Run) -> str:
+    """Return the state of a run by its log."""
+    return next(filter(None, map(state, reversed(latest_lines(run)))), "")
+
+
 class Child:
     """A running train.py, which writes the run's console.txt; `poll` reads what is new there.
 
@@ -45,23 +60,11 @@ class Child:
     def __init__(self, run: Run, lock: contextlib.ExitStack, environment: dict[str, str], *call):
         self.run = run
         self.latest = ""
-        self.pace = Pace()
-        self.started = time.monotonic()
         self._console = run.folder / CONSOLE
         self._read_until = self._console.stat().st_size
         self._lock = lock
         self._process = Process(self._console, environment, *call)
         self.sentinel = self._process.sentinel
-
-    @property
-    def seconds(self) -> float:
-        """Seconds since the start."""
-        return time.monotonic() - self.started
-
-    @property
-    def advance(self) -> Advance:
-        """The advance of its training."""
-        return self.pace.at(self.seconds)
 
     def poll(self) -> bool:
         """Read new output; return True if the process has ended, after killing its workers."""
@@ -71,10 +74,6 @@ class Child:
         self._read()
         return ended
 
-    def is_interrupted(self) -> bool:
-        """Return True if it has ended by a signal that would interrupt a launcher."""
-        return -(self._process.poll() or 0) in INTERRUPTS
-
     def failure(self) -> str | None:
         """Return why it failed, in one sentence; None if it succeeded."""
         code = self._process.poll()
@@ -82,7 +81,8 @@ class Child:
             return None
         if code < 0:
             return f"killed by {signal.Signals(-code).name}"
-        return self._process.last_error() or f"exit code {code} without a message"
+        said = last_sentence(latest_lines(self.run)[-200:])
+        return said or f"exit code {code} without a message"
 
     def close(self, note: str | None = None) -> None:
         """Write a last line to console.txt, if any, and release the folder's lock."""
@@ -114,37 +114,16 @@ class Child:
             for line in file:
                 if line.endswith(b"\n"):
                     self._read_until += len(line)
-                    text = line.decode(errors="replace")
-                    self.latest = state(text) or self.latest
-                    self.pace.see(self.seconds, fraction_done(text))
+                    self.latest = state(line.decode(errors="replace")) or self.latest
 
 
-def state(line: str) -> str:
-    """Return the state of a run by a line of its log; empty if the line does not show it.
+def last_sentence(lines: Sequence[str]) -> str:
+    """Return the error message at the end of what a program prints.
 
-    That is its loss and accuracy, averages if there are any, with the epoch, or `testing`.
+    That is the last line, or after a traceback the first line of the message.
     """
-    epoch, loss, accuracy = EPOCH.search(line), LOSS.search(line), ACCURACY.search(line)
-    if not epoch:
-        return "testing" * bool(TESTING.match(line))
-    words = [f"loss {loss[2] or loss[1]}"] if loss else []
-    words += [f"acc {float(accuracy[2] or accuracy[1]):.1f}%"] if accuracy else []
-    return ", ".join([*words, f"epoch {epoch[1]}/{epoch[2]}"])
-
-
-def fraction_done(line: str) -> float | None:
-    """Return the fraction of a training that is done, from a line of its log; None if not in it."""
-    epoch, batch = EPOCH.search(line), BATCH.search(line)
-    if not epoch or not int(epoch[2]):
-        return None
-    within = int(batch[1]) / int(batch[2]) if batch and int(batch[2]) else 0.0
-    return (int(epoch[1]) - 1 + within) / int(epoch[2])
-
-
-def last_epoch(run: Run) -> tuple[str, float | None]:
-    """Return the state of a run by its log, and the fraction of training done, if known."""
-    lines = console_lines(run)
-    begun = max((n for n, line in enumerate(lines) if line.startswith(COMMAND)), default=0)
-    latest = next(filter(None, map(state, reversed(lines[begun:]))), "")
-    fractions = map(fraction_done, reversed(lines[begun:]))
-    return latest, next((part for part in fractions if part is not None), None)
+    for start in range(len(lines) - 1, -1, -1):
+        if lines[start].startswith("Traceback (most recent call last)"):
+            lines = [line for line in lines[start + 1 :] if line[:1].strip()][:1]
+            break
+    return lines[-1].strip().removeprefix("error: ") if lines else ""

@@ -2,9 +2,10 @@
 
 import shutil
 import sys
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import mean
 
 from trainers.prompting.errors import UserError, printable
 
@@ -13,9 +14,8 @@ from ..protocols.base import Run
 from ..protocols.places import find
 from ..records import CONSOLE, Outcome, from_folder, other_code
 from .locks import is_held
-from .run_process import last_epoch
+from .run_process import last_state
 from .slurm.queue import Entry, Task, ending, read_book, read_queue, relative
-from .time_left import Advance, TimeLeft
 
 DONE, RUNNING, QUEUED, FAILED, MISSING = "done", "running", "queued", "failed", "not queued"
 
@@ -25,13 +25,12 @@ class Status:
     """The state of one run.
 
     The outcome is judged by the run's folder only. `state` is DONE, RUNNING, QUEUED, FAILED or
-    MISSING; `done` is the fraction of its training.
+    MISSING.
     """
 
     outcome: Outcome
     state: str
     detail: str = ""
-    done: float = 0.0
 
     def __str__(self) -> str:
         return f"{self.outcome.run}: {self.state}{self.detail and f' ({self.detail})'}"
@@ -99,9 +98,8 @@ def _status(
     if task and task.state == "RUNNING" and busy.setdefault(task.job, run) is not run:
         return Status(outcome, QUEUED, f"job {task.job}, after another of that job")
     if (task and task.state == "RUNNING") or (not task and is_held(run)):
-        latest, part = last_epoch(run)
         where = f"job {task.job}, " if task else ""
-        return Status(outcome, RUNNING, f"{where}{latest or 'starting'}", part or 0.0)
+        return Status(outcome, RUNNING, f"{where}{last_state(run) or 'starting'}")
     if task and not task.has_ended:
         return Status(outcome, QUEUED, f"job {task.job}, {task.state}, {task.reason}")
     if kind_ != "unfinished":
@@ -120,16 +118,21 @@ def _last_change(run: Run) -> float:
 
 
 def remaining(runs: list[Status]) -> str:
-    """Return a sentence that estimates the time left."""
-    left = {x.outcome.run: Advance(x.done) for x in runs if x.state != DONE}
+    """Return a sentence that estimates the time left, from the runs of each kind that are done."""
+    left = [_kind(status.outcome.run) for status in runs if status.state != DONE]
     if not left:
         return "Nothing remains."
-    done = [status.outcome for status in runs if status.state == DONE]
-    seconds, unknown = TimeLeft(done).estimate(left, left)
+    took = defaultdict(list)
+    for outcome in (status.outcome for status in runs if status.state == DONE):
+        took[_kind(outcome.run)].append(outcome.seconds)
+    seconds = [mean(took[kind]) for kind in left if kind in took]
     if not seconds:
         return "The time left is unknown: no similar run is done yet."
-    devices = {((outcome.result or {}).get("versions") or {}).get("device") for outcome in done}
-    unit = "hours on the CPU" if devices == {"cpu"} else "GPU-hours"
+    unknown = len(left) - len(seconds)
     more = f", unknown for {unknown} without a similar run that is done" if unknown else ""
-    about = "at least" if unknown else "about"
-    return f"Time left: {about} {sum(seconds) / 3600:.2f} {unit} for {len(seconds)} runs{more}."
+    return f"Time left: about {sum(seconds) / 3600:.2f} hours for {len(seconds)} runs{more}."
+
+
+def _kind(run: Run) -> tuple:
+    """Return a key that is equal for runs that take about the same time."""
+    return run.trainer, run.dataset, run.config, run.opts, run.shots, run.eval_only

@@ -71,7 +71,6 @@ def run(words=None) -> None:
     if args.eval_only and args.model_dir:
         assert (Path(args.model_dir) / "prompt_learner" / "checkpoint").exists(), "nothing to load"
     print("epoch [1/2] batch [1/4] loss 0.5 eta 0:00:01", flush=True)
-    print("\r10%\r20%\r", end="", file=sys.stderr, flush=True)
     if not args.eval_only:
         model.mkdir(parents=True, exist_ok=True)
         (model / "model.pth.tar-1").write_text("prompts")

@@ -1,23 +1,9 @@
 """The launcher's list of runs: finished, unfinished, repeated and refused ones."""
 
-import json
-import os
-from types import SimpleNamespace
-from typing import ClassVar
-from unittest.mock import Mock
-
-import pytest
 from checkout import EMOJI, ONE, working
 
 from benchmark.__main__ import main
-from benchmark.launch.engine import Engine, Settings
-from benchmark.launch.local import Local
-from benchmark.launch.time_left import Advance
-from benchmark.protocols import BASE2NEW
 from benchmark.protocols.base import Run
-from benchmark.protocols.configs import TrainerConfigs
-from benchmark.protocols.launches import write_launch
-from benchmark.records import Outcome
 
 
 def test_runs_are_listed_without_comparing_each_with_all(tmp_path, capsys, monkeypatch):
@@ -100,66 +86,3 @@ def test_results_of_an_older_config_file_are_refused(checkout):
     assert "another run (OPTIM.MAX_EPOCH is 8 here and 9 there)" in refused.stderr
     checkout.protocol("cross_dataset", *EMOJI, "OPTIM.MAX_EPOCH", "8")
     assert len(checkout.calls()) == 6 + 3 + 2
-
-
-def test_time_left_covers_runs_with_an_estimate_and_counts_others(tmp_path):
-    options = {"trainers": ["CoOp", "ALIGN"], "shots": 16}
-    runs = BASE2NEW.plan(tmp_path, ["emoji"], (1, 2, 3), TrainerConfigs(), **options)
-    runs = sorted(
-        (run for run in runs if run.part == "base"), key=lambda run: run.trainer != "CoOp"
-    )
-    finished = {"trainer": "CoOp", "dataset": "Emoji", "seed": 1, "shots": 16, "accuracy": 5}
-    finished |= {"subsample_classes": "base", "train_seconds": 20.0, "test_seconds": 10.0}
-    runs[0].folder.mkdir(parents=True)
-    (runs[0].folder / "results.json").write_text(json.dumps(finished))
-    write_launch(runs[0], None, ())
-    assert Engine(runs[:3], Settings()).remaining() == (60.0, 0)
-    assert Engine(runs, Settings()).remaining() == (60.0, 3)
-    children = [SimpleNamespace(run=runs[1], advance=Advance(0.8, 100.0, 20.0))]  # slower
-    assert Engine(runs, Settings()).remaining(children) == (20.0 + 30.0, 3)
-    assert Engine(runs[:3], Settings()).all_timed and not Engine(runs, Settings()).all_timed
-    assert Engine(runs, Settings()).remaining(children, at_once=4) == (30.0, 3)
-    children.append(SimpleNamespace(run=runs[3], advance=Advance(0.5)))  # resumed, no pace yet
-    assert Engine(runs, Settings()).remaining(children) == (20.0 + 30.0, 3)
-    children[1].advance = Advance(0.6, 50.0, 20.0)  # then the others of its kind take 50
-    assert Engine(runs, Settings()).remaining(children) == (20.0 + 30.0 + 20.0 + 2 * 50.0, 0)
-    children[0].advance = Advance(0.5)
-    assert Engine(runs[:3], Settings()).remaining(children[:1]) == (15.0 + 30.0, 0)
-
-
-class Scripted:
-    """A child that ends after some ticks, of runs that take as long as their method says."""
-
-    SECONDS: ClassVar = {"ZeroshotCLIP": 2, "CoOp": 9, "MaPLe": 8, "ALIGN": 33}
-    close = interrupt = kill = failure = is_interrupted = lambda self, *words: None
-    advance = Advance()
-
-    def __init__(self, run):
-        self.run, self.ticks = run, 0
-        self.sentinel = open(os.devnull)  # noqa: SIM115 (always readable)
-
-    def poll(self):
-        self.ticks += 1
-        return self.ticks >= self.SECONDS[self.run.trainer]
-
-
-@pytest.mark.parametrize("jobs, ticks", [(1, 152), (2, 77)])
-def test_the_longest_runs_do_not_come_last(tmp_path, monkeypatch, jobs, ticks):
-    """Two at once that keep their order take 92 ticks: the last ALIGN is alone for 33."""
-    options = {"trainers": ["ZeroshotCLIP", "CoOp", "MaPLe", "ALIGN"], "shots": 16}
-    runs = BASE2NEW.plan(tmp_path, ["emoji"], (1, 2, 3), TrainerConfigs(), **options)
-    engine = Engine([run for run in runs if run.part == "base"], Settings())
-    progress, started = Mock(), []
-    monkeypatch.setattr(Local, "warm_up", lambda self: None)
-    monkeypatch.setattr(
-        Local, "_launch", lambda self, run, *_: started.append(run) or Scripted(run)
-    )
-    monkeypatch.setattr(
-        engine,
-        "judge",
-        lambda run, failure: Outcome(run, {"train_seconds": Scripted.SECONDS[run.trainer]}),
-    )
-    outcomes = Local(jobs).execute(engine, progress)
-    assert [outcome.run for outcome in outcomes] == engine.runs
-    assert (started == engine.runs) == (jobs == 1)
-    assert progress.tick.call_count == ticks

@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import subprocess
-import time
 from contextlib import ExitStack
 
 import pytest
@@ -121,17 +120,6 @@ def test_a_closed_terminal_or_a_kill_leaves_no_child(checkout):
         process.communicate(timeout=PATIENCE)
         assert process.returncode == 130
         assert not alive(checkout.calls()[0]["pid"])
-
-
-def test_a_training_that_is_ended_before_its_launcher_has_not_failed(checkout):
-    """So does Slurm where a job is cancelled."""
-    with working(checkout, *ONE) as process:
-        os.kill(checkout.calls()[0]["pid"], signal.SIGTERM)
-        time.sleep(0.5)
-        process.terminate()
-        process.communicate(timeout=PATIENCE)
-        assert process.returncode == 130
-    assert "base: unfinished: no results yet" in checkout.protocol("report").stdout
 
 
 def test_a_closed_terminal_does_not_end_what_nohup_started(checkout):

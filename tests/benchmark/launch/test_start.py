@@ -68,7 +68,7 @@ def test_what_a_process_has(monkeypatch, tmp_path, console):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LATE", "set after the fork server has started")
     process = Process(console, {"GIVEN": "a variable"}, exec, PROBE)
-    assert (finish(process), process.last_error()) == (1, "in one sentence")
+    assert finish(process) == 1
     first = f"/dev/null {tmp_path} a variable set after the fork server has started"
     second = "backslashreplace True True \\udcff"
     assert console.read_text().splitlines() == [first, second, "in one sentence"]
@@ -79,60 +79,29 @@ def test_signals_and_exit_codes(console):
     wait_for(lambda: console.exists() and console.read_bytes() == b"ready\n")
     assert hears.poll() is None
     os.killpg(hears.pid, signal.SIGTERM)
-    assert finish(hears) == -signal.SIGTERM and hears.last_error() == ""
+    assert finish(hears) == -signal.SIGTERM
     assert finish(Process(console, {}, exec, "raise SystemExit(3)")) == 3
     assert finish(Process(console, {}, exec, "")) == 0
 
 
-# What a process prints, what its console then has, and what it says last on stderr.
+# What a process prints, and what its console then has.
 PRINTED = {
-    "print('a', 1, end=''); print('\\n\\n \\x1b[1mb\\x1b[0m '); print('c\\r\\nd', end='')":
-        ("a 1\n\n b\nc\nd\n", ""),
-    "for n in (1, 2): sys.stderr.write(f'\\r{n}%')\nprint('a'); sys.stderr.write('\\r  \\r')":
-        ("a\n", ""),
-    "for n in (1, 2): sys.stderr.write(f'\\r{n}%')\nsys.stderr.write('\\n')": ("2%\n", "2%"),
-    "os.write(1, b'\\xff\\n'); print('\\udcff', file=sys.stderr)": ("\ufffd\n\\udcff\n", "\\udcff"),
-    "print('error: a', file=sys.stderr); print('b'); os.system('echo c >&2')":
-        ("error: a\nb\nc\n", "a"),
-    "print('é' * 3000, file=sys.stderr, end='')": ("é" * 3000 + "\n", "é" * 2000),
-}  # fmt: skip
+    "print('a', 1, end=''); print('\\n\\nb'); print('c', end='')": "a 1\n\nb\nc",
+    "os.write(1, b'\\xff\\n'); print('\\udcff', file=sys.stderr)": "\ufffd\n\\udcff\n",
+    "print('a', file=sys.stderr); print('b'); os.system('echo c >&2')": "a\nb\nc\n",
+}
 
 
 @pytest.mark.parametrize("program, expected", PRINTED.items())
 def test_what_a_process_prints(console, program, expected):
-    process = Process(console, {}, exec, f"import os, sys\n{program}")
-    assert finish(process) == 0
-    assert (console.read_text(errors="replace"), process.last_error()) == expected
+    assert finish(Process(console, {}, exec, f"import os, sys\n{program}")) == 0
+    assert console.read_text(errors="replace") == expected
 
 
-def test_an_exception_is_the_last_error(console):
-    process = Process(console, {}, exec, "print('a'); raise RuntimeError('b:\\n  c')")
-    assert finish(process) == 1 and process.last_error() == "RuntimeError: b:"
+def test_an_exception_is_at_the_end_of_the_console(console):
+    assert finish(Process(console, {}, exec, "print('a'); raise RuntimeError('b:\\n  c')")) == 1
     first, *trace, message, more = console.read_text().splitlines()
     assert (first, message, more) == ("a", "RuntimeError: b:", "  c") and len(trace) > 1
-
-
-def test_a_process_that_prints_megabytes_needs_no_reader(console):
-    program = "import sys\nfor file in (sys.stdout, sys.stderr) * 9: print('x' * 999999, file=file)"
-    assert finish(Process(console, {}, exec, program)) == 0
-    assert console.stat().st_size == 18_000_000
-
-
-def test_a_full_disk_ends_a_process_with_a_sentence(console):
-    console.symlink_to("/dev/full")
-    program = """if True:
-        import sys, train
-        def read_sources(_):
-            print("warning: this has no room", file=sys.stderr)
-            sys.stdout.write("a line of the log\\n")
-        train.read_sources = read_sources
-        sys.exit(train.run(["--trainer", "CoOp"]))
-    """
-    process = Process(console, {}, exec, program)
-    assert finish(process) == 1
-    sentence = process.last_error()
-    why = f"'{console}' cannot be written or read (No space left on device): free some disk space"
-    assert sentence.startswith(why)
 
 
 @pytest.mark.slow
@@ -157,16 +126,3 @@ def test_a_process_computes_what_a_program_computes(tmp_path):
     assert our_answers == their_answers and ours.keys() == theirs.keys()
     for name, value in ours.items():
         assert torch.equal(value, theirs[name]), name
-
-
-def test_without_a_fork_server_no_pipe_stays_open(monkeypatch, console):
-    def refuse(_):
-        raise EOFError
-
-    monkeypatch.setattr(forkserver, "connect_to_new_process", refuse)
-    open_files = []
-    for _ in range(2):
-        with pytest.raises(OSError, match="the fork server has ended"):
-            Process(console, {}, exec, "")
-        open_files.append(len(os.listdir("/proc/self/fd")))
-    assert open_files[0] == open_files[1]
