@@ -10,11 +10,6 @@ from dassl.data.datasets import DATASET_REGISTRY
 from dassl.engine import TRAINER_REGISTRY
 from yacs.config import CfgNode
 
-try:
-    from dassl.engine.checks import check_values
-except ImportError:  # the original Dassl checks nothing
-    check_values = None  # type: ignore[assignment]
-
 from datasets import ImageDataset, noise
 from trainers.prompting import extend_cfg
 from trainers.prompting.building.by_run import by_dataset, check_sections, for_run, plain_key
@@ -68,12 +63,9 @@ def build_cfg(
         merge(cfg, for_run(keys, *run), source)
     if cfg.DATASET.FEATURES:
         cfg.MODEL.BACKBONE.NAME = read_header(cfg.DATASET.FEATURES)["clip"]
-    need(cfg.SEED >= -1, f"SEED is {cfg.SEED} but must be 0 or more, or -1: runs then differ")
     check_name("trainer", cfg.TRAINER.NAME, TRAINER_REGISTRY.registered_names())
     for name in (cfg.DATASET.NAME, *cfg.TEST.OOD):
         check_name("data set", str(name), DATASET_REGISTRY.registered_names())
-    if check_values is not None:
-        check_values(cfg)
     check_keys(cfg)
     read = ["FEATURES"] * bool(cfg.DATASET.FEATURES)
     read += ["KNOWN"] * (KEYS["DATASET.KNOWN"].default != cfg.DATASET.KNOWN)

@@ -18,21 +18,19 @@ REFUSED = UserError, utils.UserError
 MISSING = "missing"
 NONSENSE = ["nonsense", [3], 7, MISSING]
 # The flaw in the message, by the broken part.
+DASSL = "lacks a part, or has a broken one"
 PARTS = {
-    "epoch": "has no valid epoch",
-    "state_dict": "has no model",
-    "optimizer": "has no state of the optimiser",
-    "scheduler": "has no state of the scheduler",
-    "rng": "has broken states of the random number generators",
+    "optimizer": DASSL,
+    "scheduler": DASSL,
+    "rng": DASSL,
     "method": "has no valid 'method'",
     "scaler": "has no state of the method, or of its loss scale",
     "computed": "has no valid 'computed'",
     "classnames": "has no valid 'classnames'",
     "images": "has no valid 'images'",
-    "train_seconds": "has no valid training time",
+    "train_seconds": DASSL,
 }
 OTHERWISE = {
-    ("epoch", "7"): "says that it is of epoch 7",
     ("optimizer", MISSING): "lacks optimizer",
     ("scheduler", MISSING): "lacks scheduler",
     ("rng", MISSING): "lacks rng",

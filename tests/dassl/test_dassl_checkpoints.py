@@ -67,8 +67,6 @@ def test_checkpoints_that_cannot_be_read_are_refused(tmp_path, monkeypatch):
         assert "weights_only" not in str(error.value)
     with pytest.raises(UserError, match="There is no checkpoint 'none.pt'"):
         load_checkpoint("none.pt")
-    with pytest.raises(UserError, match="No file './checkpoint'"):
-        resume_from_checkpoint(".", nn.Linear(1, 1))
 
 
 def flip(path, entry):
@@ -110,28 +108,16 @@ def test_content_that_is_not_a_checkpoint_is_refused(tmp_path, content):
         load_checkpoint(str(tmp_path / "other.pt"))
 
 
-@pytest.mark.parametrize(
-    "mark", [b"", b"\n", b"\xff\x00\x93", b"../model.pth.tar-1", b"model.pth.tar-7"]
-)
-def test_a_mark_that_names_no_checkpoint_is_reported(tmp_path, mark):
-    save_checkpoint({"state_dict": {}, "epoch": 1}, str(tmp_path))
-    (tmp_path / "checkpoint").write_bytes(mark)
-    with pytest.raises(UserError, match="should name the last checkpoint, but there") as error:
-        resume_from_checkpoint(str(tmp_path), nn.Linear(1, 1))
-    assert f"delete '{tmp_path}/checkpoint' to train from the start" in str(error.value)
-    assert "or write 'model.pth.tar-1' into it" in str(error.value)
-
-
-def test_remedies_for_a_broken_last_checkpoint(tmp_path):
+def test_remedies_for_a_last_checkpoint_that_is_missing_or_broken(tmp_path):
     model, mark = nn.Linear(1, 1), tmp_path / "checkpoint"
     for epoch in (1, 2):
         save_checkpoint({"state_dict": model.state_dict(), "epoch": epoch}, str(tmp_path))
     last = tmp_path / "model.pth.tar-2"
-    torch.save({"state_dict": model.state_dict(), "epoch": "two"}, last)
-    with pytest.raises(UserError, match="model.pth.tar-2' has no valid epoch: delete"):
-        resume_from_checkpoint(str(tmp_path), model)
     last.write_bytes(b"half")
     with pytest.raises(UserError, match="model.pth.tar-2' is broken .*or write 'model.pth.tar-1'"):
+        resume_from_checkpoint(str(tmp_path), model)
+    last.unlink()
+    with pytest.raises(UserError, match="no checkpoint '.*model.pth.tar-2'"):
         resume_from_checkpoint(str(tmp_path), model)
     mark.write_text("model.pth.tar-1\n")
     assert resume_from_checkpoint(str(tmp_path), model) == 1
@@ -169,49 +155,6 @@ def test_a_checkpoint_restores_optimiser_and_scheduler(tmp_path, whole):
     assert resume_from_checkpoint(str(tmp_path), *parts) == 1
     assert str(parts[1].state_dict()) == str(whole["optimizer"])
     assert parts[2].state_dict() == whole["scheduler"]
-
-
-GROUP = {"lr": 0.1, "momentum": 0.9, "dampening": 0, "weight_decay": 0, "initial_lr": 0.1}
-GROUP["params"] = [0, 1]
-# Key, invalid value in the checkpoint, part of the message.
-BROKEN = [
-    ("epoch", True, "has no valid epoch"),
-    ("epoch", -1, "has no valid epoch"),
-    ("epoch", 2, "says that it is of epoch 2"),
-    ("state_dict", [1], "has no model"),
-    ("train_seconds", "long", "has no valid training time"),
-    ("optimizer", None, "has no state of the optimiser (it is missing)"),
-    ("optimizer", [3], "has no state of the optimiser (it is list [3])"),
-    ("optimizer", {}, "has no state of the optimiser ('state' is missing)"),
-    ("optimizer", {"state": {}, "param_groups": []}, "('param_groups' is not a list of 1)"),
-    ("optimizer", {"state": {}, "param_groups": [GROUP | {"lr": "x"}]}, "('lr' is str 'x')"),
-    ("optimizer", {"state": {}, "param_groups": [GROUP | {"params": [0]}]}, "not a list of 2)"),
-    ("optimizer", {"state": {0: 3}, "param_groups": [GROUP]}, "('state' has 0)"),
-    (
-        "optimizer",
-        {"state": {1: {"momentum_buffer": torch.ones(7)}}, "param_groups": [GROUP]},
-        "('momentum_buffer' does not fit a parameter)",
-    ),
-    (
-        "optimizer",
-        {"state": {1: {"momentum_buffer": torch.tensor([torch.inf])}}, "param_groups": [GROUP]},
-        "('momentum_buffer' is not finite)",
-    ),
-    ("scheduler", None, "has no state of the scheduler (it is missing)"),
-    ("scheduler", "cosine", "has no state of the scheduler (it is str 'cosine')"),
-    ("scheduler", {}, "has no state of the scheduler ("),
-]
-
-
-@pytest.mark.parametrize(("key", "value", "said"), BROKEN)
-def test_a_checkpoint_that_a_run_cannot_resume_from(tmp_path, whole, key, value, said):
-    save_checkpoint(whole, str(tmp_path))
-    torch.save({**whole, key: value}, tmp_path / "model.pth.tar-1")
-    with pytest.raises(UserError) as error:
-        resume_from_checkpoint(str(tmp_path), *trained())
-    assert f"The checkpoint '{tmp_path}/model.pth.tar-1' " in str(error.value)
-    assert said in str(error.value) and "\n" not in str(error.value)
-    assert str(error.value).endswith(f": delete '{tmp_path}/checkpoint' to train from the start")
 
 
 def test_numpy_numbers_and_optimisers_in_checkpoints(tmp_path):

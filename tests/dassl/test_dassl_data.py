@@ -87,8 +87,6 @@ def test_views(make_cfg):
     assert [view.shape for view in views] == [(4, 3, 8, 8)] * 3
     assert not torch.equal(item["img"][0], item["img"][1])
     assert isinstance(dm.test_loader.dataset[0]["img"], torch.Tensor)
-    with pytest.raises(UserError, match="K_TRANSFORMS"):
-        DatasetWrapper(cfg, dm.dataset.train_x, transform=None, is_train=True)
     raw = DataManager(make_cfg("INPUT.NO_TRANSFORM", True)).train_loader_x.dataset[0]
     assert raw["img"].size == (10, 12)
 

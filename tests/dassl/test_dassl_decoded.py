@@ -2,20 +2,18 @@
 
 import multiprocessing
 import os
-import pickle
-import re
 import signal
 import sys
 
 import numpy as np
 import pytest
 import torch
-from dassl.data import DataManager, DatasetWrapper, data_manager, decoded
+from dassl.data import DataManager, data_manager, decoded
 from dassl.data.data_manager import build_data_loader
 from dassl.data.datasets import Datum
-from dassl.data.decoded import OwnImages, SharedImages, build_cache
+from dassl.data.decoded import build_cache
 from dassl.data.transforms.transforms import build_transform
-from dassl.utils import UserError, read_image
+from dassl.utils import read_image
 from PIL import Image, ImageOps
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="workers are forked on Linux only")
@@ -131,19 +129,6 @@ def test_both_training_parts_keep_within_one_size(make_cfg, reads, forked):
 
 
 @linux
-def test_a_process_started_anew_has_its_share(make_cfg, items):
-    cache = build_cache(16, 4000, 4)
-    fresh = pickle.loads(pickle.dumps(cache))
-    assert isinstance(cache, SharedImages)
-    assert isinstance(fresh, OwnImages)
-    assert fresh.size == 1000
-    cache.share(build_cache(16, 4000, 4))
-    assert pickle.loads(pickle.dumps(cache)).size == 500
-    data = pickle.loads(pickle.dumps(DatasetWrapper(make_cfg(), items, is_train=True)))
-    assert data[0]["img"] == data[0]["img"] == read_image(items[0].impath)
-
-
-@linux
 def test_processes_fill_the_cache_at_once():
     images, size = 60, (9, 7)
     cache = build_cache(images, 2**20, 2)
@@ -199,27 +184,3 @@ def test_a_killed_worker_holds_no_lock_and_leaves_no_half_image():
     for i in range(2):
         cache.put(i, noise(i))
         assert cache.get(i) == noise(i)
-
-
-@linux
-def test_without_memory_an_image_is_not_kept(monkeypatch):
-    cache = build_cache(1, 2**20, 1)
-
-    def full(*_):
-        raise OSError(28, "No space left on device")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "pwritev", full)
-        cache.put(0, noise(0))
-    assert cache.get(0) is None
-    cache.put(0, noise(0))
-    assert cache.get(0) == noise(0)
-
-
-@linux
-@pytest.mark.parametrize("gib", [1e9, 1e30])
-def test_more_than_the_machine_gives(make_cfg, items, gib):
-    cfg = make_cfg("DATALOADER.CACHE_GIB", gib)
-    with pytest.raises(UserError, match=re.escape(f"CACHE_GIB is {gib:g}, more than")):
-        DatasetWrapper(cfg, items, is_train=True)
-    assert DatasetWrapper(cfg, items, is_train=False)[0]["img"] == read_image(items[0].impath)

@@ -135,8 +135,6 @@ def test_evaluator(tmp_path, capsys):
     cfg.merge_from_list(["OUTPUT_DIR", str(tmp_path / "new")])
     cfg.merge_from_list(["TEST.PER_CLASS_RESULT", True, "TEST.COMPUTE_CMAT", True])
     evaluator = build_evaluator(cfg, lab2cname={0: "cat", 1: "dog", 2: "cow"})
-    with pytest.raises(UserError, match="no images to evaluate"):
-        evaluator.evaluate()
     evaluator.process(torch.eye(3)[[0, 0, 1]], torch.tensor([0, 1, 1]))
     evaluator.process(torch.eye(3)[[1]], torch.tensor([0]))
     evaluator.process(torch.eye(3)[[0]], torch.tensor([0]))

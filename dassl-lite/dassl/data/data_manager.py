@@ -128,7 +128,7 @@ class DatasetWrapper(Dataset):
     """
 
     def __init__(self, cfg, data_source, transform=None, is_train=False):
-        """Keep the list; raises UserError if several views are requested without a transform."""
+        """Keep the list."""
         self.cfg = cfg
         self.data_source = data_source
         self.transform = transform
@@ -139,8 +139,6 @@ class DatasetWrapper(Dataset):
         if is_train and (size := int(cfg.DATALOADER.CACHE_GIB * 2**30)):
             workers = max(1, min(cfg.DATALOADER.NUM_WORKERS, _usable_cpus()))
             self.decoded = build_cache(len(data_source), size, workers)
-        if self.k_tfm > 1 and transform is None:
-            raise UserError("DATALOADER.K_TRANSFORMS above 1 needs INPUT.TRANSFORMS")
 
     def __len__(self):
         return len(self.data_source)

@@ -9,8 +9,6 @@ from contextlib import contextmanager
 
 from PIL import Image
 
-from dassl.utils import UserError
-
 FORKED = sys.platform == "linux"  # the workers are
 if FORKED:
     import fcntl
@@ -20,7 +18,7 @@ _WORD = 8  # bytes of a whole number
 
 def build_cache(images, size, processes):
     """Return an empty cache of `images` images at most, and `size` bytes over all processes."""
-    return SharedImages(images, size, processes) if FORKED else OwnImages(size // processes)
+    return SharedImages(images, size) if FORKED else OwnImages(size // processes)
 
 
 class OwnImages:
@@ -50,24 +48,17 @@ class OwnImages:
 class SharedImages:
     """RGB images by index, three bytes a pixel, in this process and all that are forked from it.
 
-    A process that is started anew gets a share as a cache of its own. In one process, one thread
-    at a time may put images.
+    In one process, one thread at a time may put images.
     """
 
-    def __init__(self, images, size, processes):
-        """Reserve room, not memory; raises UserError if the system refuses."""
-        self.room, self.processes = _Room(size), processes
-        self.starts = _shared_array(
-            max(images, 1)
-        )  # of each image in the room; 0 until it is complete
-
-    def __reduce__(self):
-        return OwnImages, (self.room.size // self.processes,)
+    def __init__(self, images, size):
+        """Reserve room, not memory."""
+        self.room = _Room(size)
+        self.starts = _shared_array(images)  # of each image in the room; 0 until it is complete
 
     def share(self, other):
         """Keep no more than before together with another empty cache."""
         self.room = other.room
-        self.processes = other.processes = 2 * self.processes
 
     def get(self, index):
         """Return a copy of an image, or None."""
@@ -98,18 +89,12 @@ class _Room:
     """Memory that forked processes fill from its beginning; it is taken when it is written."""
 
     def __init__(self, size):
-        self.size, self.end = size, _shared_array(1)
+        self.end = _shared_array(1)
         self.end[0] = _WORD  # so that no image starts at 0
         self.file = os.memfd_create("decoded")  # on no disk, and not in /dev/shm
         weakref.finalize(self, os.close, self.file)
-        try:
-            os.ftruncate(self.file, _WORD + size)
-            self.bytes = memoryview(mmap.mmap(self.file, _WORD + size, prot=mmap.PROT_READ))
-        except (OSError, OverflowError):
-            raise UserError(
-                f"DATALOADER.CACHE_GIB is {size / 2**30:g}, more than this machine can give: "
-                "set it lower, or to 0 for no cache"
-            ) from None
+        os.ftruncate(self.file, _WORD + size)
+        self.bytes = memoryview(mmap.mmap(self.file, _WORD + size, prot=mmap.PROT_READ))
 
     def has(self, size):
         """Return whether there is room for `size` bytes."""
@@ -123,10 +108,7 @@ class _Room:
             if not self.has(size):
                 return 0
             self.end[0] += size
-        try:
-            return start if os.pwritev(self.file, parts, start) == size else 0
-        except OSError:  # the system has no memory left to give
-            return 0
+        return start if os.pwritev(self.file, parts, start) == size else 0
 
     @contextmanager
     def alone(self):

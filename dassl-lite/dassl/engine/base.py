@@ -1,7 +1,6 @@
 """The base class of every trainer: models by name, their checkpoints, the loop over epochs."""
 
 import os.path as osp
-import threading
 import time
 
 import torch
@@ -18,24 +17,6 @@ from dassl.utils import (
     set_rng_state,
     tolist_if_not,
 )
-
-
-def _quiet_about_curves(failed, otherwise=threading.excepthook):
-    """Suppress tracebacks of the thread that writes curves; its next call raises the error."""
-    if type(failed.thread).__module__ != "tensorboard.summary.writer.event_file_writer":
-        otherwise(failed)
-
-
-def _set_generators(checkpoint, folder):
-    """Set the random number generators to the states in a checkpoint of `folder`."""
-    if "rng" not in checkpoint:
-        print("It has no states of the random number generators: the run continues with new ones")
-        return
-    try:
-        set_rng_state(checkpoint["rng"])
-    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError):
-        flaw = "has broken states of the random number generators"
-        raise broken_checkpoint(folder, flaw) from None
 
 
 class TrainerBase:
@@ -59,8 +40,6 @@ class TrainerBase:
 
     def register_model(self, name="model", model=None, optim=None, sched=None):
         """Register a model under `name`: it is saved, resumed, and updated by `optim`."""
-        if "_models" not in self.__dict__:
-            raise AttributeError("register_model() comes after super().__init__()")
         if name in self._models:
             raise ValueError(f"A model named '{name}' is registered already")
         self._models[name] = model
@@ -68,17 +47,11 @@ class TrainerBase:
         self._scheds[name] = sched
 
     def get_model_names(self, names=None):
-        """Return the given names, after checking them, or all names."""
-        names = list(self._models) if names is None else tolist_if_not(names)
-        for name in names:
-            if name not in self._models:
-                raise KeyError(f"No model named '{name}' is registered")
-        return names
+        """Return the given names as a list, or all names."""
+        return list(self._models) if names is None else tolist_if_not(names)
 
     def set_model_mode(self, mode="train", names=None):
         """Put models into train mode (`train`) or eval mode (`eval`, `test`)."""
-        if mode not in ("train", "eval", "test"):
-            raise ValueError(f"mode is train, eval or test, not '{mode}'")
         for name in self.get_model_names(names):
             self._models[name].train(mode == "train")
 
@@ -129,21 +102,33 @@ class TrainerBase:
             return 0
         print(f"Found checkpoint at {directory} (will resume training)")
         checkpoints = {name: load_last_checkpoint(folders[name]) for name in names}
+        try:
+            self._resume(checkpoints, folders)
+            return int(checkpoints[names[0]]["epoch"])
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+            if hasattr(error, "exit_code"):  # already a clear sentence
+                raise
+            flaw = " ".join(f"lacks a part, or has a broken one ({error!r:.100})".split())
+            raise broken_checkpoint(folders[names[0]], flaw) from None
+
+    def _resume(self, checkpoints, folders):
         epochs = {checkpoint["epoch"] for checkpoint in checkpoints.values()}
         if len(epochs) > 1:  # killed between two files
             raise UserError(
-                f"The models in '{directory}' were saved after different epochs"
-                f" ({', '.join(map(str, sorted(epochs)))}): delete the folder and train again"
+                f"The models in '{osp.dirname(folders[min(folders)])}' were saved after different"
+                f" epochs {sorted(epochs)}: delete the folder and train again"
             )
         for name, checkpoint in checkpoints.items():
             self.check_checkpoint(checkpoint, folders[name])
         for name, checkpoint in checkpoints.items():
             optim, sched = self._optims[name], self._scheds[name]
             restore(checkpoint, self._models[name], folders[name], optim, sched)
-        self.train_seconds = checkpoint.get("train_seconds", 0.0)
+        self.train_seconds = float(checkpoint.get("train_seconds", 0.0))
         self.losses = checkpoint.get("losses")
-        _set_generators(checkpoint, folders[name])
-        return checkpoint["epoch"]
+        if "rng" in checkpoint:
+            set_rng_state(checkpoint["rng"])
+        else:
+            print("It has no states of the random number generators: new ones are used")
 
     def check_checkpoint(self, checkpoint, folder):
         """Raise an error if a run must not resume from a checkpoint; nothing to check here."""
@@ -170,7 +155,6 @@ class TrainerBase:
         if self._writer is None:
             from torch.utils.tensorboard import SummaryWriter  # slow to import
 
-            threading.excepthook = _quiet_about_curves
             self._writer = SummaryWriter(log_dir=log_dir)
 
     def close_writer(self):
@@ -259,13 +243,5 @@ class TrainerBase:
             where += f", batch {self.batch_idx + 1}"
         raise LossNotFinite(
             f"The loss is not finite ({loss.detach().flatten()[0].item()}) in {where}: training"
-            f" stops and {self._kept_checkpoint()}; try a lower OPTIM.LR, or PREC fp32"
+            f" stops and checkpoints are kept; try a lower OPTIM.LR, or PREC fp32"
         )
-
-    def _kept_checkpoint(self):
-        """Return a phrase about the checkpoint that a stopped run leaves."""
-        for name in self._models:
-            folder = osp.join(getattr(self, "output_dir", ""), name)
-            if osp.exists(osp.join(folder, "checkpoint")):
-                return f"the last checkpoint in '{folder}' is kept"
-        return "there is no checkpoint yet"

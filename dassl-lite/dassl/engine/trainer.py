@@ -1,7 +1,6 @@
 """Trainers with data, a model, checkpoints and evaluation."""
 
 import datetime
-import math
 import os.path as osp
 import time
 
@@ -17,12 +16,13 @@ from dassl.utils import (
     load_checkpoint,
     mkdir_if_missing,
     progress,
+    unknown_name,
 )
 
 from .base import TrainerBase
-from .checks import check_values
 
 TRAINER_REGISTRY = Registry("TRAINER")
+CHOICES = {"SPLIT": ["test", "val"], "FINAL_MODEL": ["best_val", "last_step"]}  # of cfg.TEST
 SILENCE = 5.0  # seconds; slow steps are reported at least this often, for any PRINT_FREQ
 
 
@@ -50,7 +50,11 @@ class SimpleTrainer(TrainerBase):
 
     def __init__(self, cfg):
         super().__init__()
-        check_values(cfg)
+        if cfg.OPTIM.MAX_EPOCH < 1:  # it would be tested untrained
+            raise UserError(f"OPTIM.MAX_EPOCH is {cfg.OPTIM.MAX_EPOCH} but must be 1 or more")
+        for key, valid in CHOICES.items():
+            if cfg.TEST[key] not in valid:
+                raise unknown_name(f"TEST.{key}", cfg.TEST[key], valid)
         self.check_cfg(cfg)
         use_cuda = torch.cuda.is_available() and cfg.USE_CUDA
         self.device = torch.device("cuda" if use_cuda else "cpu")
@@ -117,13 +121,7 @@ class SimpleTrainer(TrainerBase):
     def _recall_best_result(self):
         path = osp.join(self.output_dir, self.get_model_names()[0], "model-best.pth.tar")
         if self.cfg.TEST.FINAL_MODEL == "best_val" and osp.exists(path):
-            result = load_checkpoint(path).get("val_result")
-            if not isinstance(result, (int, float)) or math.isnan(result):
-                raise UserError(
-                    f"The checkpoint '{path}' has no result on validation images: delete it to "
-                    "resume; the best of the remaining epochs is then kept"
-                )
-            self.best_result = result
+            self.best_result = load_checkpoint(path)["val_result"]
 
     def after_train(self):
         """Evaluate the last model, or the best one, according to TEST."""

@@ -6,7 +6,7 @@ from collections import OrderedDict
 import numpy as np
 import torch
 
-from dassl.utils import UserError, mkdir_if_missing
+from dassl.utils import mkdir_if_missing
 from dassl.utils.checkpoints import save_whole
 
 from .build import EVALUATOR_REGISTRY
@@ -34,12 +34,7 @@ class Classification:
         self._labels.append(gt)
 
     def evaluate(self):
-        """Print and return the results; the first one is that by which models are selected.
-
-        Raises UserError if there are no images.
-        """
-        if not self._labels:
-            raise UserError("There are no images to evaluate on: check the data set and TEST.SPLIT")
+        """Print and return the results; the first one is that by which models are selected."""
         predicted = torch.cat(self._predictions).cpu().numpy()
         labels = torch.cat(self._labels).cpu().numpy()
         correct = int((predicted == labels).sum())

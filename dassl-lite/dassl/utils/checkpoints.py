@@ -3,14 +3,12 @@
 import codecs
 import functools
 import io
-import math
 import os
 import os.path as osp
 import pickle
 import re
 import warnings
 import zipfile
-from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -81,12 +79,8 @@ def load_content(fpath, remedy="copy it again, or train again"):
     Only tensors, plain values and states of optimisers are read; no code in the file is executed.
     `remedy` ends the message about a broken file.
     """
-    if not fpath:
-        raise UserError("No checkpoint was named: give the path of a file")
-    if osp.isdir(fpath):
-        raise UserError(f"'{fpath}' is a folder, but a checkpoint is a file: give its path")
     if not osp.isfile(fpath):
-        raise UserError(f"There is no checkpoint '{fpath}': check the path")
+        raise UserError(f"There is no checkpoint '{fpath}', a file: check the path")
     try:
         # torch.load does not compare checksums; files of an old PyTorch, not zip, have none.
         if zipfile.is_zipfile(fpath):
@@ -144,23 +138,11 @@ def resume_from_checkpoint(fdir, model, optimizer=None, scheduler=None):
 
 
 def load_last_checkpoint(fdir):
-    """Read the checkpoint that the text file `fdir`/checkpoint names.
-
-    Its epoch, model and training time are checked, as far as possible without the trainer.
-    """
+    """Read the checkpoint that the text file `fdir`/checkpoint names."""
     name = _last_name(fdir)
-    remedy = _ways_on(fdir, name)
-    if not name or osp.basename(name) != name or not osp.exists(osp.join(fdir, name)):
-        raise UserError(
-            f"'{osp.join(fdir, 'checkpoint')}' should name the last checkpoint, but there is no"
-            f" file '{name}': {remedy}"
-        )
     fpath = osp.join(fdir, name)
     print(f"Loading checkpoint from '{fpath}'")
-    checkpoint = load_checkpoint(fpath, remedy)
-    if flaw := _flaw(checkpoint, name):
-        raise broken_checkpoint(fdir, flaw)
-    return checkpoint
+    return load_checkpoint(fpath, _ways_on(fdir, name))
 
 
 def broken_checkpoint(fdir, flaw):
@@ -174,32 +156,8 @@ def broken_checkpoint(fdir, flaw):
 
 def _last_name(fdir):
     """Return the name in the text file `fdir`/checkpoint."""
-    name_file = osp.join(fdir, "checkpoint")
-    if not osp.isfile(name_file):
-        raise UserError(f"No file '{name_file}', which names the last checkpoint: check the folder")
-    with open(name_file, encoding="utf-8", errors="backslashreplace") as file:
-        return file.readline(100).strip()
-
-
-def _flaw(checkpoint, name):
-    """Return why a run cannot resume from a checkpoint, read from file `name`; None if it can."""
-    epoch, of_name = checkpoint.get("epoch"), name.removeprefix("model.pth.tar-")
-    if type(epoch) is not int or epoch < 0:
-        return "has no valid epoch"
-    if of_name.isdecimal() and int(of_name) != epoch:
-        return f"says that it is of epoch {epoch}"
-    if not isinstance(checkpoint.get("state_dict"), dict):
-        return "has no model"
-    seconds = checkpoint.get("train_seconds", 0.0)
-    if not _is_number(seconds) or seconds < 0:
-        return "has no valid training time"
-    return None
-
-
-def _is_number(value):
-    """Return True for a finite number."""
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return number and math.isfinite(value)
+    with open(osp.join(fdir, "checkpoint"), encoding="utf-8") as file:
+        return file.readline().strip()
 
 
 def _ways_on(fdir, name):
@@ -219,8 +177,9 @@ def _ways_on(fdir, name):
 def restore(checkpoint, model, source, optimizer=None, scheduler=None):
     """Load a checkpoint read from `source` into a model, its optimiser and its scheduler.
 
-    If an optimiser or scheduler is given, `source` is the folder whose last checkpoint this is. A
-    checkpoint without their state is refused: they would start again from their initial state.
+    Raises:
+        UserError: the model does not fit.
+        KeyError, TypeError, AttributeError: there is no state of the optimiser or the scheduler.
     """
     inner = model.module if isinstance(model, torch.nn.DataParallel) else model
     try:
@@ -234,65 +193,9 @@ def restore(checkpoint, model, source, optimizer=None, scheduler=None):
             " use the trainer and the settings that it was trained with"
         ) from None
     if optimizer is not None:
-        flaw = _misfit(checkpoint.get("optimizer"), optimizer) or _broken_momenta(
-            checkpoint["optimizer"]["state"], optimizer
-        )
-        if flaw:
-            raise broken_checkpoint(source, f"has no state of the optimiser ({flaw})")
         optimizer.load_state_dict(checkpoint["optimizer"])
     if scheduler is not None:
-        if flaw := _misfit(checkpoint.get("scheduler"), scheduler):
-            raise broken_checkpoint(source, f"has no state of the scheduler ({flaw})")
         scheduler.load_state_dict(checkpoint["scheduler"])
-
-
-def _misfit(state, part):
-    """Return why a state does not fit an optimiser or a scheduler; None if it fits."""
-    own = part.state_dict()
-    if "param_groups" in own:  # an optimiser, whose momenta `_broken_momenta` checks
-        own = {**own, "state": {}}
-    return _unlike(state, own, "it")
-
-
-def _unlike(saved, own, name):
-    """Describe the first number or part of `own` that a state lacks; None if it is complete."""
-    if isinstance(own, Counter):  # milestones of a schedule, which may have changed
-        return None
-    parts = []
-    if isinstance(own, dict):
-        if not isinstance(saved, dict):  # an object, in checkpoints of the original
-            saved = getattr(saved, "__dict__", saved)
-        if not isinstance(saved, dict):
-            return f"{name} is {_in_words(saved)}"
-        parts = [(saved.get(key), value, f"'{key}'") for key, value in own.items()]
-    elif isinstance(own, (list, tuple)):
-        if not isinstance(saved, (list, tuple)) or len(saved) != len(own):
-            return f"{name} is not a list of {len(own)}"
-        parts = [(value, of_own, name) for value, of_own in zip(saved, own, strict=True)]
-    elif _is_number(own) and not _is_number(saved):
-        return f"{name} is {_in_words(saved)}"
-    return next(filter(None, (_unlike(*part) for part in parts)), None)
-
-
-def _in_words(value):
-    return "missing" if value is None else f"{type(value).__name__} {value!r:.20}"
-
-
-def _broken_momenta(state, optimizer):
-    """Return why an optimiser's momenta do not fit its parameters; None if they do."""
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    for i, gathered in state.items():
-        if i not in range(len(parameters)) or not isinstance(gathered, dict):
-            return f"'state' has {i!r:.20}"
-        for key, value in gathered.items():
-            fits = value is None or _is_number(value)
-            if torch.is_tensor(value):
-                fits = value.dim() == 0 or value.shape == parameters[i].shape
-            if not fits:
-                return f"'{key}' does not fit a parameter"
-            if torch.is_tensor(value) and not value.isfinite().all():
-                return f"'{key}' is not finite"
-    return None
 
 
 def load_pretrained_weights(model, weight_path):

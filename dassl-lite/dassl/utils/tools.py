@@ -11,13 +11,9 @@ import numpy as np
 import PIL
 import torch
 
-from .errors import UserError
-
 
 def set_random_seed(seed):
     """Seed Python, NumPy and PyTorch (all devices) with a whole number below 2**32."""
-    if not 0 <= seed < 2**32:
-        raise UserError(f"The seed is {seed} but must be from 0 to {2**32 - 1}")
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
