@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
 
-from trainers.prompting.errors import UserError, printable
+from trainers.prompting.errors import need, printable
 
 from ..cli import Parser
 from ..protocols.base import Run
@@ -48,10 +48,7 @@ def main(argv: list[str]) -> None:
     states = [status for place, runs in found.runs.items() for status in statuses(place, runs)]
     for note in found.notes:
         print(note, file=sys.stderr)
-    if not output.exists():
-        raise UserError(f"'{output}' does not exist: check the path")
-    if not states:
-        raise UserError(f"'{output}' contains no runs of protocols: start one first")
+    need(states, f"'{output}' contains no runs of protocols: check the path, or start one")
     for status in states:
         print(printable(status))
     count = Counter(status.state for status in states)
@@ -61,7 +58,6 @@ def main(argv: list[str]) -> None:
 
 def statuses(output: Path, found: list[Run]) -> list[Status]:
     """Return the state of each run that was found in the output."""
-    runs = {run.folder: run for run in found}
     book = read_book(output)
     if book and not shutil.which("squeue"):
         print(
@@ -71,17 +67,11 @@ def statuses(output: Path, found: list[Run]) -> list[Status]:
         book.clear()
     tasks = read_queue(output) if book else {}  # before the records
     busy: dict[str, Run] = {}  # the running run of each task, which does its runs one by one
-    by_folder = {}
-    for folder, run in runs.items():
+    states = []
+    for run in {run.folder: run for run in found}.values():
         name = relative(run, output)
-        by_folder[folder] = _status(run, output, book.get(name), tasks.get(name), busy)
-    for folder, status in by_folder.items():  # a job leaves out runs that need a failed one
-        entry = book.get(relative(status.outcome.run, output))
-        needed = by_folder.get(output / entry.needs) if entry and entry.needs else None
-        if needed and needed.state in (FAILED, MISSING) and status.state in (FAILED, QUEUED):
-            detail = f"it needs {needed.outcome.run}: {needed.state}"
-            by_folder[folder] = Status(status.outcome, MISSING, detail)
-    return list(by_folder.values())
+        states.append(_status(run, output, book.get(name), tasks.get(name), busy))
+    return states
 
 
 def _status(
@@ -93,28 +83,19 @@ def _status(
         others = other_code(outcome.result or {})
         note = f", other code than the present: {', '.join(others)}" if others else ""
         return Status(outcome, DONE, f"{outcome.text}{note}")
-    if kind_ == "failed" and task and 0 < task.started <= _last_change(run):
+    running = task is not None and task.state == "RUNNING"
+    if kind_ != "unfinished" and (running or not task or task.has_ended):
         return Status(outcome, FAILED, f"{why}; see {run.folder / CONSOLE}")
-    if task and task.state == "RUNNING" and busy.setdefault(task.job, run) is not run:
+    if task and running and busy.setdefault(task.job, run) is not run:
         return Status(outcome, QUEUED, f"job {task.job}, after another of that job")
-    if (task and task.state == "RUNNING") or (not task and is_held(run)):
+    if running or (not task and is_held(run)):
         where = f"job {task.job}, " if task else ""
         return Status(outcome, RUNNING, f"{where}{last_state(run) or 'starting'}")
     if task and not task.has_ended:
         return Status(outcome, QUEUED, f"job {task.job}, {task.state}, {task.reason}")
-    if kind_ != "unfinished":
-        return Status(outcome, FAILED, f"{why}; see {run.folder / CONSOLE}")
     if entry:
         return Status(outcome, FAILED, ending(entry, output, task))
     return Status(outcome, MISSING, "no results yet")
-
-
-def _last_change(run: Run) -> float:
-    """Return the time of the last change of the run's console.txt, in seconds since 1970."""
-    try:
-        return (run.folder / CONSOLE).stat().st_mtime
-    except OSError:
-        return 0.0
 
 
 def remaining(runs: list[Status]) -> str:

@@ -1,8 +1,7 @@
 """A stand-in for sbatch, squeue and scontrol: a queue in a folder; `work` runs its jobs.
 
 As a program, called by one of these three names, it reads the folder from the variable FAKE_SLURM.
-If the folder has a file `refuse`, sbatch prints its message instead of submitting, once `calls` has
-as many lines as the first line of `refuse` says.
+If the folder has a file `refuse`, sbatch prints its message instead of submitting.
 """
 
 import json
@@ -10,7 +9,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 PENDING, RUNNING = "PENDING", "RUNNING"
@@ -33,10 +31,6 @@ class FakeSlurm:
         """Return the calls of sbatch until now."""
         path = self.folder / "calls"
         return path.read_text().splitlines() if path.exists() else []
-
-    def refuse(self, message: str, after: int = 0) -> None:
-        """Make sbatch refuse after `after` more calls."""
-        (self.folder / "refuse").write_text(f"{len(self.calls()) + after}\n{message}\n")
 
     def jobs(self) -> list[dict]:
         """Return the job arrays in the queue."""
@@ -76,12 +70,8 @@ def sbatch(slurm: Path, words: list[str]) -> int:
     with open(path, "a") as file:
         file.write(" ".join(words) + "\n")
     if (slurm / "refuse").exists():
-        after, *lines = (slurm / "refuse").read_text().splitlines()
-        if number >= int(after):
-            print("\n".join(lines), file=sys.stderr, flush=True)
-            if "retrying" in lines[0]:
-                time.sleep(60)
-            return 1
+        print((slurm / "refuse").read_text(), file=sys.stderr)
+        return 1
     script = Path(words[-1]).read_text()
     last = int(option(script, "array").removeprefix("0-"))
     job = {
@@ -107,7 +97,7 @@ def squeue(slurm: Path) -> int:
     for path in sorted(slurm.glob("job*.json")):
         job = json.loads(path.read_text())
         for index, state in job["tasks"].items():
-            print(f"{job['name']}|{job['id']}|{index}|{state}|N/A|Priority")
+            print(f"{job['name']}|{job['id']}|{index}|{state}|Priority")
     return 0
 
 

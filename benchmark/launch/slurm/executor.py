@@ -16,7 +16,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from trainers.prompting.errors import UserError, by_system
+from trainers.prompting.errors import UserError, need
 from trainers.prompting.storage.files import hold_lock, write_whole
 
 from ...protocols.base import Run
@@ -24,7 +24,7 @@ from ...protocols.configs import ROOT
 from ...records import RESULTS, Outcome, failure
 from ..engine import Engine
 from ..progress import Progress
-from .queue import BOOK, LOGS, Entry, ask, ending, read_book, read_queue, relative, sbatch
+from .queue import BOOK, LOGS, Entry, ask, ending, read_book, read_queue, relative
 from .site import Site
 
 NOTICE = 120  # seconds before the time limit at which a job gets a signal to end
@@ -87,28 +87,19 @@ class Slurm:
         Returns:
             The runs that are in the queue or have just ended, and those submitted now.
         """
-        done: list[Run] = []
-        try:
-            (self.output / LOGS).mkdir(parents=True, exist_ok=True)
-            with hold_lock(self.output / LOGS / ".lock", patience=60) as alone:
-                if not alone:
-                    raise UserError(
-                        f"Another launcher is submitting runs of {self.output}: rerun when it is "
-                        "done"
-                    )
-                busy, arrays = self._plan(engine)
-                # corrupt records, and those of repeated trainings
-                for run in set(engine.runs_left).difference(busy):
-                    (run.folder / RESULTS).unlink(missing_ok=True)
-                for tasks in arrays:
-                    self._submit(tasks, engine)
-                    done += sum(tasks, [])
-        except (OSError, UserError) as error:
-            why = by_system(error) or error
-            if not done:
-                raise why from None
-            raise UserError(f"{why} ({len(done)} runs were submitted before this)", 1) from None
-        return busy, done
+        (self.output / LOGS).mkdir(parents=True, exist_ok=True)
+        with hold_lock(self.output / LOGS / ".lock", patience=60) as alone:
+            need(
+                alone,
+                f"Another launcher is submitting runs of {self.output}: rerun when it is done",
+            )
+            busy, arrays = self._plan(engine)
+            # corrupt records, and those of repeated trainings
+            for run in set(engine.runs_left).difference(busy):
+                (run.folder / RESULTS).unlink(missing_ok=True)
+            for tasks in arrays:
+                self._submit(tasks, engine)
+        return busy, [run for tasks in arrays for task in tasks for run in task]
 
     def dry_run(self, engine: Engine) -> str:
         """Return the scripts that `submit` would submit; works without Slurm, too."""
@@ -152,19 +143,14 @@ class Slurm:
     def _submit(self, tasks: list[list[Run]], engine: Engine) -> None:
         """Submit one array, and enter it into the book."""
         name, folder = f"{self.name}-{secrets.token_hex(4)}", self.output / LOGS
-        book, entries = read_book(self.output), {}
-        for index, runs in enumerate(tasks):
-            for run in runs:
-                needs = relative(run.needs, self.output) if run.needs else None
-                entries[relative(run, self.output)] = Entry(name, index, needs)
+        entries = {
+            relative(run, self.output): Entry(name, index)
+            for index, runs in enumerate(tasks)
+            for run in runs
+        }
         write_whole(folder / f"{name}.sh", self._script(name, tasks))
-        write_whole(folder / BOOK, json.dumps(book | entries))
-        try:
-            sbatch(folder / f"{name}.sh")
-        except UserError:
-            write_whole(folder / BOOK, json.dumps(book))
-            (folder / f"{name}.sh").unlink()
-            raise
+        write_whole(folder / BOOK, json.dumps(read_book(self.output) | entries))
+        ask("sbatch", str(folder / f"{name}.sh"))
         for run in sum(tasks, []):  # the tables and `status` show runs that wait
             run.folder.mkdir(parents=True, exist_ok=True)
             engine.describe(run)

@@ -9,7 +9,6 @@ import os
 import re
 import shlex
 import subprocess
-from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,7 +19,6 @@ from ...protocols.base import Run
 LOGS = "slurm"  # folder below the output for scripts, the jobs' logs and the book
 BOOK = "book.json"
 PATIENCE = 3  # requeues without progress before a job is given up
-QUEUE_FULL = "sleeping and retrying"  # printed by sbatch, which would retry for minutes
 
 # States that squeue shows for jobs that have ended lately; it says COMPLETING until they have.
 ENDED = (
@@ -35,7 +33,6 @@ class Task(NamedTuple):
     job: str  # its number in the array included: 12_3
     state: str
     reason: str
-    started: float = 0.0  # seconds since the epoch; 0 before that
 
     @property
     def has_ended(self) -> bool:
@@ -48,7 +45,6 @@ class Entry(NamedTuple):
 
     name: str  # of the job array; no other has it
     number: int  # of the task
-    needs: str | None  # folder of the run that it needs, below the output
 
 
 def ask(*words: str) -> str:
@@ -64,27 +60,6 @@ def ask(*words: str) -> str:
         errors = " / ".join(done.stderr.strip().splitlines())
         raise UserError(f"`{shlex.join(words)}` failed: {errors}", 1)
     return done.stdout
-
-
-def sbatch(script: Path) -> None:
-    """Submit a script; raises UserError if Slurm refuses it, or the queue is full."""
-    words, none = ["sbatch", str(script)], subprocess.DEVNULL
-    messages = []
-    with subprocess.Popen(
-        words, stdin=none, stdout=none, stderr=subprocess.PIPE, text=True
-    ) as process:
-        for line in process.stderr or ():
-            messages.append(line.strip().removeprefix("sbatch: error: ").removeprefix("sbatch: "))
-            if QUEUE_FULL in line:
-                process.kill()
-                raise UserError(
-                    f"The queue is full ({messages[0]}): rerun later to submit the rest", 1
-                )
-    if process.returncode:
-        raise UserError(
-            f"sbatch refuses {script}: {' / '.join(messages) or 'no message'}: correct the Slurm "
-            "options (docs/slurm.md) and rerun"
-        )
 
 
 def requeue(advanced: bool) -> str:
@@ -116,10 +91,10 @@ def read_book(output: Path) -> dict[str, Entry]:
     path = output / LOGS / BOOK
     try:
         book = json.loads(path.read_bytes().decode())
-        return {folder: Entry(str(n), int(i), needs) for folder, (n, i, needs) in book.items()}
+        return {folder: Entry(str(name), int(i)) for folder, (name, i) in book.items()}
     except (FileNotFoundError, NotADirectoryError):
         return {}
-    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, TypeError, AttributeError) as error:
         raise UserError(
             f"'{path}' cannot be read ({in_short(error)}): remove it if no job of '{output}' is in "
             "the queue",
@@ -130,13 +105,12 @@ def read_book(output: Path) -> dict[str, Entry]:
 def read_queue(output: Path) -> dict[str, Task]:
     """Return the tasks that wait, run, or ended lately, by the folder of the run."""
     book = read_book(output)
-    form = "%j|%F|%K|%T|%S|%r"
+    form = "%j|%F|%K|%T|%r"
     listing = ask("squeue", "--me", "-h", "-r", "-t", "all", "-o", form) if book else ""
     tasks = {}
     for line in listing.splitlines():
-        name, job, index, state, start, reason = line.strip().split("|", 5)
-        started = 0.0 if start == "N/A" else datetime.fromisoformat(start).timestamp()
-        tasks[name, index] = Task(f"{job}_{index}", state, reason, started)
+        name, job, index, state, reason = line.strip().split("|", 4)
+        tasks[name, index] = Task(f"{job}_{index}", state, reason)
     by_folder = {
         folder: tasks.get((entry.name, str(entry.number))) for folder, entry in book.items()
     }

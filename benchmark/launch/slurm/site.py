@@ -2,13 +2,12 @@
 
 import argparse
 import os
-import shlex
 import sys
 from pathlib import Path
 from typing import NamedTuple
 
 from recipe.configs import read_tree
-from trainers.prompting.errors import UserError, check_name
+from trainers.prompting.errors import check_name, need
 
 from ...cli import Parser, from_one
 from ...protocols.configs import ROOT
@@ -63,27 +62,15 @@ def join_slurm_words(argv: list[str], parser: argparse.ArgumentParser) -> list[s
 
 def read_site(options: str) -> Site:
     """Combine the site's defaults with options of the command line, which come last and so win."""
-    if "SLURM_JOB_ID" in os.environ:
-        raise UserError(
-            f"--slurm does not work inside a Slurm job ({os.environ['SLURM_JOB_ID']}): leave it "
-            "out to do the runs in this job"
-        )
     user = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
     path = next((p for p in (ROOT / FILE, user / "align" / FILE) if p.is_file()), None)
     lines_of: dict[str, list[str]] = {key: [] for key in Site._fields}
     for key, value in (read_tree(path) if path else {}).items():
         lines = value.splitlines() if isinstance(value, str) else value or []
-        if not isinstance(lines, list) or not all(isinstance(line, str) for line in lines):
-            raise UserError(f"{path}: '{key}' must be a line of text or a list of such lines")
         lines_of[check_name(f"key of {path}", key, Site._fields)] = lines
     lines_of["options"] += options.splitlines()
-    for line in lines_of["options"]:
-        try:
-            words = shlex.split(line)
-        except ValueError as error:
-            raise UserError(f"--slurm: the options '{line}' cannot be read ({error})") from None
-        for name in (word.partition("=")[0] for word in words):
-            if name in RESERVED:
-                raise UserError(f"--slurm: {name} cannot be given: the launcher sets it")
+    for word in " ".join(lines_of["options"]).split():
+        name = word.partition("=")[0]
+        need(name not in RESERVED, f"--slurm: {name} cannot be given: the launcher sets it")
     python = os.path.expanduser(lines_of["python"][0]) if lines_of["python"] else sys.executable
     return Site(lines_of["options"], lines_of["setup"], python)

@@ -18,10 +18,9 @@ from fake_slurm import RUNNING, FakeSlurm
 from benchmark.launch.engine import Engine, Settings
 from benchmark.launch.slurm import executor
 from benchmark.launch.slurm.executor import Slurm, plan
-from benchmark.launch.slurm.queue import read_book, requeue
+from benchmark.launch.slurm.queue import requeue
 from benchmark.launch.slurm.site import Site
 from benchmark.protocols import BASE2NEW, CROSS_DATASET
-from trainers.prompting import UserError
 
 pytestmark = pytest.mark.processes
 SLURM = "--slurm=--time=5 --partition all"
@@ -93,9 +92,8 @@ def test_a_failure_stops_only_what_needs_it_and_the_same_command_submits_the_res
     assert "ALIGN/1/new" in checkout.runs() and "CoOp/1/new" not in checkout.runs()
     told = status(checkout, slurm)
     assert "seed 1, base: failed (The loss is not finite at step 31; see " in told
-    needed = "CoOp on emoji, seed 1, base: failed"
-    assert f"CoOp on emoji, seed 1, new: not queued (it needs {needed})" in told
-    assert "8 runs: 6 done, 1 failed, 1 not queued. Time left: about 0.0" in told
+    assert "CoOp on emoji, seed 1, new: failed (its job has ended: " in told
+    assert "8 runs: 6 done, 2 failed. Time left: about 0.0" in told
     again = checkout.base2new(*words, **slurm.variables)
     assert "6 were done, 0 in the queue, 2 have been submitted" in again.stderr
     work(checkout, slurm)
@@ -136,7 +134,7 @@ def test_a_test_of_a_queued_training_is_waited_for(checkout, slurm, tmp_path):
 def test_a_damaged_book_is_one_sentence(checkout, slurm):
     checkout.base2new(*ONE, SLURM, **slurm.variables)
     book = checkout.output / "slurm" / "book.json"
-    for text in ("{", "[]", '{"a": 1}', '{"a": ["name", [], null]}', "[" * 100_000):
+    for text in ("{", "[]", '{"a": 1}'):
         book.write_text(text)
         refused = checkout.base2new(*ONE, SLURM, code=1, **slurm.variables)
         assert f"'{book}' cannot be read (" in refused.stderr and refused.stderr.count("\n") == 1
@@ -148,9 +146,9 @@ def test_status_quotes_the_log_of_an_ended_job(checkout, slurm):
     training["tasks"] = {"0": RUNNING}
     slurm.keep(training)
     console = checkout.folder("CoOp", 1) / "console.txt"
-    console.write_text("$ train.py\nepoch [3/4] batch [1/4] loss 0.5\n")
+    console.write_text("$ train.py\nepoch [3/4] loss 0.5 eta 1\n")
     told = status(checkout, slurm)
-    assert "base: running (job 1_0, loss 0.5, epoch 3/4)" in told
+    assert "base: running (job 1_0, epoch [3/4] loss 0.5 eta 1)" in told
     assert "new: queued (job 1_0, after another of that job)" in told
     training["tasks"] = {}
     slurm.keep(training)
@@ -254,42 +252,23 @@ def test_a_job_whose_launcher_is_killed_leaves_no_training(checkout, slurm):
     wait_for(lambda: not alive(checkout.calls()[0]["pid"]))
 
 
-@pytest.mark.parametrize(
-    ("refusal", "sentence"),
-    [
-        (
-            "sbatch: error: invalid partition specified: gpuu\n"
-            "sbatch: error: Batch job submission failed: Invalid partition name specified",
-            "invalid partition specified: gpuu / Batch job submission failed: Invalid partition",
-        ),
-        ("sbatch: unrecognized option '--nonsense'", "unrecognized option '--nonsense'"),
-        (
-            "sbatch: error: Slurm temporarily unable to accept job, sleeping and retrying",
-            "The queue is full (Slurm temporarily unable to accept job, sleeping and retrying): "
-            "rerun later to submit the rest (4 runs were submitted before this)",
-        ),
-    ],
-)
-def test_refusals_of_slurm_are_quoted(checkout, slurm, refusal, sentence):
-    full = "retrying" in refusal
-    slurm.refuse(refusal, after=1 if full else 0)
+def test_a_refusal_of_slurm_is_quoted(checkout, slurm):
+    said = "invalid partition specified: gpuu\nsbatch: error: Batch job submission failed"
+    (slurm.folder / "refuse").write_text(f"sbatch: error: {said}\n")
     words = ("--trainers", "CoOp", "--seeds", "1 2 3", SLURM)
-    variables = slurm.variables | {"FAKE_SLURM_MOST": "3"}  # two jobs in an array
-    refused = checkout.base2new(*words, code=1 if full else 2, **variables)
-    assert sentence in refused.stderr and refused.stderr.count("\n") == 1
+    refused = checkout.base2new(*words, code=1, **slurm.variables)
+    assert "`sbatch " in refused.stderr and said.replace("\n", " / ") in refused.stderr
+    assert refused.stderr.count("\n") == 1
     (slurm.folder / "refuse").unlink()
-    assert len(read_book(checkout.output)) == (4 if full else 0)  # what was refused is not in it
-    left = "4 in the queue, 2 have" if full else "0 in the queue, 6 have"
-    assert left in checkout.base2new(*words, **variables).stderr
+    again = checkout.base2new(*words, **slurm.variables, FAKE_SLURM_MOST="3")  # two in an array
+    assert "0 in the queue, 6 have" in again.stderr and len(slurm.jobs()) == 2
 
 
 @pytest.mark.parametrize(
     ("words", "variables", "sentence"),
     [
         ([SLURM], {"PATH": "/nowhere"}, "`scontrol` is not on the PATH"),
-        ([SLURM], {"SLURM_JOB_ID": "12"}, "--slurm does not work inside a Slurm job (12): leave"),
         (["--slurm", "--array=1-3"], {}, "--array cannot be given: the launcher sets it"),
-        (["--slurm=--comment 'a"], {}, "the options '--comment 'a' cannot be read"),
         (["--slurm", "--per-job", "0"], {}, "'0' is not a whole number, 1 or more"),
         (["--slurm", "--per-job", "xh"], {}, "'xh' is not a whole number, 1 or more"),
         (["--only", "nothing"], {}, "There is no run 'nothing'"),
@@ -301,14 +280,11 @@ def test_bad_input_is_one_sentence(checkout, slurm, words, variables, sentence):
     assert not slurm.calls()
 
 
-@pytest.mark.parametrize(("text", "sentence"), [
-    ("optoins: x\n", "'optoins': did you mean 'options'?"),
-    ("setup: 3\n", "'setup' must be a line of text or a list of such lines"),
-])  # fmt: skip
-def test_a_bad_site_file_is_one_sentence(checkout, slurm, text, sentence):
-    (checkout.root / "slurm.yaml").write_text(text)
+def test_an_unknown_key_of_a_site_is_one_sentence(checkout, slurm):
+    (checkout.root / "slurm.yaml").write_text("optoins: x\n")
     refused = checkout.base2new(*ONE, "--slurm", code=2, **slurm.variables)
-    assert sentence in refused.stderr and refused.stderr.count("\n") == 1
+    assert "'optoins': did you mean 'options'?" in refused.stderr
+    assert refused.stderr.count("\n") == 1
 
 
 def test_the_scripts_take_options_from_the_environment(checkout, slurm):
@@ -358,30 +334,18 @@ def test_a_job_that_ends_between_two_looks_is_not_submitted_again(
 
 
 def test_a_launcher_killed_after_sbatch_leaves_no_unknown_job(planned, here, submit, monkeypatch):
-    runs, sbatch = planned[BASE2NEW], executor.sbatch
+    runs, ask = planned[BASE2NEW], executor.ask
 
-    def killed(script):
-        sbatch(script)
-        raise KeyboardInterrupt
+    def killed(*words):
+        said = ask(*words)
+        if words[0] == "sbatch":
+            raise KeyboardInterrupt
+        return said
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(executor, "sbatch", killed)
+        patch.setattr(executor, "ask", killed)
         submit(runs)
     assert submit(runs) == (runs, []) and len(here.calls()) == 1
-
-
-def test_a_full_disk_says_how_many_runs_were_submitted(planned, here, submit, monkeypatch):
-    monkeypatch.setenv("FAKE_SLURM_MOST", "3")  # two jobs in an array
-    write_whole = executor.write_whole
-
-    def full(path, text):
-        if here.calls():
-            raise OSError(28, "No space left on device")
-        write_whole(path, text)
-
-    monkeypatch.setattr(executor, "write_whole", full)
-    with pytest.raises(UserError, match=r"No space left.*then rerun \(4 runs were submitted befo"):
-        submit(planned[BASE2NEW])
 
 
 def test_a_job_requeued_without_progress_is_given_up(here, monkeypatch):
