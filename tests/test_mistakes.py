@@ -42,8 +42,6 @@ MISTAKES = {
     "beta": (["TRAINER.ALIGN.BETA", "1e400"], "BETA is inf but must be 0 or more"),
     "precision": (["TRAINER.ALIGN.PREC", "fp8"], "must be one of fp32, amp, bf16, fp16"),
     "epsilon": (["OPTIM.NAME", "adam", "OPTIM.ADAM_EPS", "-1.0"], "ADAM_EPS is -1.0 but must be"),
-    "beta 1": (["OPTIM.NAME", "adam", "OPTIM.ADAM_BETA1", "2.0"], "OPTIM does not suit 'adam'"),
-    "nesterov": (["OPTIM.SGD_NESTEROV", "True", "OPTIM.MOMENTUM", "0"], "does not suit 'sgd'"),
     "none": (["OPTIM.LR", "None"], "sets 'OPTIM.LR' to 'None', but it must be of type float"),
     "epochs": (["OPTIM.MAX_EPOCH", "-1"], "MAX_EPOCH is -1 but must be 1 or more"),
     "no list": (["INPUT.PIXEL_STD", "[x, 1, 1]"], "must be of type list"),

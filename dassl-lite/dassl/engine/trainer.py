@@ -111,17 +111,13 @@ class SimpleTrainer(TrainerBase):
         self.start_epoch = self.resume_model_if_exist(source)
         if not self.start_epoch and osp.abspath(source) != osp.abspath(self.output_dir):
             raise UserError(f"There is no checkpoint in '{source}' to resume from: check RESUME")
-        if self.start_epoch:
-            self._recall_best_result()
+        best = osp.join(self.output_dir, self.get_model_names()[0], "model-best.pth.tar")
+        if self.start_epoch and self.cfg.TEST.FINAL_MODEL == "best_val" and osp.exists(best):
+            self.best_result = load_checkpoint(best)["val_result"]
         writer_dir = osp.join(self.output_dir, "tensorboard")
         mkdir_if_missing(writer_dir)
         self.init_writer(writer_dir)
         self.time_start = time.time()
-
-    def _recall_best_result(self):
-        path = osp.join(self.output_dir, self.get_model_names()[0], "model-best.pth.tar")
-        if self.cfg.TEST.FINAL_MODEL == "best_val" and osp.exists(path):
-            self.best_result = load_checkpoint(path)["val_result"]
 
     def after_train(self):
         """Evaluate the last model, or the best one, according to TEST."""

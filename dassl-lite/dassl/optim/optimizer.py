@@ -17,13 +17,6 @@ def build_optimizer(model, optim_cfg, param_groups=None):
     """
     if param_groups is None:
         param_groups = _parameters(model, optim_cfg)
-    try:
-        return _build(param_groups, optim_cfg)
-    except ValueError as error:  # from PyTorch: a value is out of range
-        raise UserError(f"OPTIM does not suit '{optim_cfg.NAME}': {error}") from None
-
-
-def _build(param_groups, optim_cfg):
     name, lr = optim_cfg.NAME, optim_cfg.LR
     common = {"lr": lr, "weight_decay": optim_cfg.WEIGHT_DECAY}
     betas: dict[str, Any] = {"betas": (optim_cfg.ADAM_BETA1, optim_cfg.ADAM_BETA2)}
