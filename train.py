@@ -4,7 +4,6 @@
 
 import argparse
 import os
-import re
 import sys
 import textwrap
 from collections.abc import Mapping
@@ -20,9 +19,8 @@ from recipe.configs import (
 )
 from trainers.prompting import UserError, __version__
 from trainers.prompting.building.base_config import split_base
-from trainers.prompting.errors import by_system, printable
+from trainers.prompting.use.commands import exit_code
 
-KEY = re.compile(r"[A-Z]+(\.\w+)+")  # a key of a cfg, such as OPTIM.LR
 EXAMPLES = """\
 examples:
   The embedded images and CLIP, in a minute on a CPU:
@@ -58,8 +56,6 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--output-dir", default="", help="folder of this run (default: ./output)")
     parser.add_argument("--resume", default="", help="folder of the run to continue")
     parser.add_argument("--seed", type=int, default=-1, help="0 or more; default: runs differ")
-    parser.add_argument("--source-domains", nargs="+", help="source domains for DA/DG")
-    parser.add_argument("--target-domains", nargs="+", help="target domains for DA/DG")
     parser.add_argument("--transforms", nargs="+", help="augmentations, by name")
     parser.add_argument("--config-file", default="", help="config file of the method")
     parser.add_argument("--dataset-config-file", default="", help="config file of the data set")
@@ -74,7 +70,6 @@ def build_parser() -> argparse.ArgumentParser:
         help="about the classes: a JSON file, clip7, clip80, or templates with {} for the "
         "class name and | between them",
     )  # fmt: skip
-    parser.add_argument("--head", default="", help="name of the head")
     parser.add_argument("--eval-only", action="store_true", help="evaluate a run, without training")
     parser.add_argument("--model-dir", default="", help="folder of the run to evaluate")
     parser.add_argument("--load-epoch", type=int, help="its epoch (default: the best, or the last)")
@@ -92,27 +87,9 @@ def build_parser() -> argparse.ArgumentParser:
 def parse_args(argv=None, parser: argparse.ArgumentParser | None = None) -> argparse.Namespace:
     """Return the parsed arguments of a command line (default: of this process)."""
     args = (parser or build_parser()).parse_args(argv)
-    check_flags(args)
-    return args
-
-
-def check_flags(args) -> None:
-    """Raise a UserError if flags contradict each other, or one has swallowed KEY VALUE pairs."""
     if (args.model_dir or args.load_epoch is not None) and not (args.eval_only or args.no_train):
         raise UserError("--model-dir and --load-epoch are for --eval-only: add it, or omit them")
-    if args.model_dir.startswith("hf://"):
-        raise UserError(
-            f"--model-dir is '{args.model_dir}', on the hub, but train.py reads a folder of this "
-            "machine: `python -m benchmark predict`, `export` and `info`, and load_run in Python, "
-            "take such names; `hf download` copies them"
-        )
-    for name in ("source_domains", "target_domains", "transforms"):
-        for value in getattr(args, name) or ():
-            if KEY.fullmatch(value):
-                flag = "--" + name.replace("_", "-")
-                raise UserError(
-                    f"{flag} has taken '{value}' for one of its values: write `--` before it"
-                )
+    return args
 
 
 def read_sources(args) -> list[tuple[str, Mapping[str, object]]]:
@@ -132,13 +109,10 @@ def read_sources(args) -> list[tuple[str, Mapping[str, object]]]:
         "OUTPUT_DIR": args.output_dir,
         "RESUME": args.resume,
         "SEED": args.seed,
-        "DATASET.SOURCE_DOMAINS": args.source_domains,
-        "DATASET.TARGET_DOMAINS": args.target_domains,
         "INPUT.TRANSFORMS": args.transforms,
         SENTENCES: args.sentences,
         "TRAINER.NAME": args.trainer,
         "MODEL.BACKBONE.NAME": args.backbone,
-        "MODEL.HEAD.NAME": args.head,
     }
     sources: list[tuple[str, Mapping[str, object]]] = [
         *((name, with_located_files(keys, TRAINERS.parents[1])) for name, keys in of_files),
@@ -180,31 +154,15 @@ def setup_cfg(args):
 
 def main(args) -> None:
     """Do one run in its folder and write its results."""
+    cfg = setup_cfg(args)  # its mistakes are found before PyTorch is imported
     from recipe.run import do_run
 
-    do_run(setup_cfg(args), args)
+    do_run(cfg, args)
 
 
 def run(argv=None) -> int:
     """Run the command and return its exit code; a user's mistake is printed as one sentence."""
-    if hasattr(sys.stdout, "reconfigure"):  # class names may have letters that a console lacks
-        sys.stdout.reconfigure(errors="backslashreplace")
-    try:
-        args = parse_args(argv)
-        read_sources(args)  # its mistakes are reported before PyTorch is imported
-        from recipe.run import exit_code
-
-        return exit_code(lambda: main(args))
-    except (UserError, OSError) as raised:
-        error = by_system(raised) or raised
-        if not isinstance(error, UserError):
-            raise
-        print(f"error: {printable(error)}", file=sys.stderr)
-        return error.exit_code
-    except ModuleNotFoundError as error:
-        install = "`pip install -r requirements.txt` installs what runs need"
-        print(f"error: the module {error.name} is missing: {install}", file=sys.stderr)
-        return 2
+    return exit_code(lambda: main(parse_args(argv)), "error", "-r requirements.txt")
 
 
 if __name__ == "__main__":

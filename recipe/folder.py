@@ -9,7 +9,7 @@ from dassl.data.datasets import DATASET_REGISTRY
 
 from datasets.image_folder import ImageFolder
 from trainers.prompting.errors import UserError, need
-from trainers.prompting.storage.files import CALL, hold_lock, name_full_disk, remove_halves
+from trainers.prompting.storage.files import hold_lock, name_full_disk, remove_halves
 
 # Seconds to wait for the lock: data loading workers of a killed run hold it until they notice.
 PATIENCE = 10
@@ -38,11 +38,6 @@ def output_folder(folder: Path) -> Iterator[None]:
         OSError: the system refuses to write or to read.
     """
     folder.mkdir(parents=True, exist_ok=True)  # first: an error then names the folder itself
-    if (folder / CALL).exists():
-        raise UserError(
-            f"The output folder '{folder}' is one of advise, whose files this run would replace: "
-            "choose another --output-dir"
-        )
     with ExitStack() as stack:
         if not stack.enter_context(hold_lock(folder / ".lock", PATIENCE)):
             soft = folder / ".lock.soft"  # which outlives the machine that wrote it

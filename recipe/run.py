@@ -14,7 +14,7 @@ from dassl.utils import collect_env_info, set_random_seed, setup_logger
 from trainers.prompting.checkpoint.files import find_checkpoint, saved_epochs
 from trainers.prompting.checkpoint.identity import in_groups, leaves, unlike
 from trainers.prompting.conformance.stamp import check_once
-from trainers.prompting.errors import UserError, by_system, need, printable
+from trainers.prompting.errors import UserError, need
 from trainers.prompting.plugins import code_of
 from trainers.prompting.record.results import (
     Evaluation,
@@ -35,12 +35,20 @@ NEXT = " \\\n    "  # continues a command on the next line
 
 
 def do_run(cfg, args) -> None:
-    """Do one run in its folder and write its results."""
-    if args.eval_only and args.model_dir and same_folder(args.model_dir, cfg.OUTPUT_DIR):
-        raise UserError(
-            f"--output-dir is the folder of --model-dir, '{args.model_dir}', where the evaluation "
-            "would replace what the training has written: give another --output-dir"
-        )
+    """Do one run in its folder and write its results; raises UserError if memory is short."""
+    try:
+        _do_run(cfg, args)
+    except Exception as error:
+        if lacking := short_of_memory(error):
+            raise UserError(
+                f"the {lacking} has too little memory: lower DATALOADER.TRAIN_X.BATCH_SIZE, or "
+                "DATALOADER.TEST.BATCH_SIZE if this was an evaluation",
+                exit_code=1,
+            ) from error
+        raise
+
+
+def _do_run(cfg, args) -> None:
     check_apart(cfg)
     trains = not (args.eval_only or args.no_train)
     need(
@@ -70,11 +78,6 @@ def do_run(cfg, args) -> None:
             write_results(replace(last, checked=checked), earlier if again else None)
             if not (args.eval_only or cfg.DATASET.FEATURES) and of_method:
                 print(f"Classify images with this run:\n{predict_command(last)}")
-
-
-def same_folder(one: str, other: str) -> bool:
-    """Return True if two paths lead to one folder; an empty one is where the process runs."""
-    return os.path.realpath(os.path.expanduser(one)) == os.path.realpath(other)
 
 
 def setup_run(cfg) -> None:
@@ -159,38 +162,6 @@ def predict_command(last: Evaluation) -> str:
     plugins = [["--plugin", name] for name in cfg.TRAINER.PLUGINS]
     words = map(shlex.join, (["--model-dir", folder], *plugins, [image]))
     return before + NEXT.join([call, *words])
-
-
-def exit_code(work: Callable[[], None]) -> int:
-    """Do a run and return its exit code; a user's mistake is printed as one sentence.
-
-    Raises:
-        Exception: any other error.
-    """
-    try:
-        work()
-        sys.stdout.flush()
-    except KeyboardInterrupt:
-        print("interrupted: rerun to resume from the last epoch", file=sys.stderr)
-        return 130
-    except BrokenPipeError:  # the reader, such as `head`, has ended
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        print("output closed: rerun to resume from the last epoch", file=sys.stderr)
-        return 1
-    except Exception as raised:
-        error = by_system(raised) or raised
-        if lacking := short_of_memory(error):
-            error = UserError(
-                f"the {lacking} has too little memory: lower DATALOADER.TRAIN_X.BATCH_SIZE, or "
-                "DATALOADER.TEST.BATCH_SIZE if this was an evaluation",
-                exit_code=1,
-            )
-        code = getattr(error, "exit_code", None)  # only a user's mistake has one
-        if code is None:
-            raise
-        print(f"error: {printable(error)}", file=sys.stderr)
-        return code
-    return 0
 
 
 def short_of_memory(error: Exception) -> str | None:

@@ -203,11 +203,6 @@ def _without(node, places: Container[str], prefix: str = "") -> CfgNode:
 
 def _names(value: object) -> list[str]:
     """Return a value as a list of names: it is a list or one name, on a command line as text."""
-    try:
-        value = yaml.safe_load(value) if isinstance(value, str) else value
-    except yaml.YAMLError:
-        raise UserError(
-            f"{PLUGINS} is '{value}': give a name, or a list as in [a.py, b.py]"
-        ) from None
+    value = yaml.safe_load(value) if isinstance(value, str) else value
     names = value if isinstance(value, (list, tuple)) else [value]
     return [str(name) for name in names]

@@ -18,7 +18,7 @@ from tiny import arguments, run
 
 import train
 from benchmark.__main__ import main
-from recipe.configs import read_keys, read_pairs
+from recipe.configs import read_keys
 
 MISTAKES = {
     "trainer": (["TRAINER.NAME", "Align"], "did you mean 'ALIGN'"),
@@ -32,7 +32,6 @@ MISTAKES = {
     "type": (["OPTIM.LR", "fast"], "must be of type float"),
     "odd": (["OPTIM.LR"], "not KEY VALUE: 'OPTIM.LR' has no value, or a value before"),
     "equals": (["OPTIM.LR=0.1", "SEED=1"], "'OPTIM.LR=0.1' has the form KEY=VALUE: write KEY"),
-    "group": (["TRAINER.ALIGN", "4"], "it is a group of keys: set one of them, such as TRAINER"),
     "depth": (["TRAINER.ALIGN.DEPTH", "9"], "has 4 blocks"),
     "number": (["TRAINER.ALIGN.M", "-2"], "M is -2"),
     "templates": (["TRAINER.ALIGN.CTX_INIT", "['a', 'b', 'c']"], "3 templates but N = 2"),
@@ -65,7 +64,6 @@ MISTAKES = {
     "not trained": (["MODEL.BACKBONE.PRETRAINED", "False"], "adapt a trained CLIP: leave it out"),
     "staged": (["OPTIM.STAGED_LR", "True"], "NEW_LAYERS is [], so everything would learn at the"),
     "key for other runs": (["BY_SHOTS.9.OPTIM.LRR", "1"], "OPTIM has no 'LRR': did you mean 'LR'"),
-    "plug-ins": (["TRAINER.PLUGINS", "{"], "TRAINER.PLUGINS is '{': give a name, or a list as in"),
     "memory": (["TRAINER.MEMORY_BUDGET", "0.0001"], "leaves 0.00 GiB: set TRAINER.MEMORY_BUDGET"),
 }
 
@@ -81,16 +79,11 @@ def test_a_mistake_is_one_sentence_and_exit_code_2(tmp_path, capsys, case):
 FLAGS = {
     "nothing": ("", "No method is named: give --trainer, such as ALIGN (--help lists all)"),
     "no data": ("--trainer ALIGN", "No data set is named: give --dataset-config-file, such as"),
-    "folder": ("--config-file configs", "'configs' cannot be read (Is a directory): give the path"),
     "run": ("--trainer CoOp --model-dir x", "--model-dir and --load-epoch are for --eval"),
     "epoch": ("--trainer CoOp --load-epoch 2", "--model-dir and --load-epoch are for --eval"),
     "resume": ("TINY --resume /nope", "There is no checkpoint in '/nope' to resume from"),
     "plug-in": ("TINY --plugin no.such.module", "The plug-in 'no.such.module' does not import"),
     "file": ("TINY --plugin nothing.py", "nothing.py'"),
-    "hub": (
-        "TINY --eval-only --model-dir hf://u/run",
-        "'hf://u/run', on the hub; `python -m bench",
-    ),
 }
 
 
@@ -103,7 +96,7 @@ def test_an_invalid_flag(tmp_path, capsys, monkeypatch, case):
     known = arguments(tmp_path, "CoOp", None, 1, *flags) if tiny == "TINY" else words.split()
     assert train.run(known) == 2
     line = capsys.readouterr().err.strip().splitlines()[-1]
-    assert line.startswith("error: ") and all(text in line for text in part.split("; "))
+    assert line.startswith("error: ") and part in line
 
 
 def test_an_evaluation_does_not_replace_the_record_of_the_training(tmp_path, capsys, monkeypatch):
@@ -112,9 +105,6 @@ def test_an_evaluation_does_not_replace_the_record_of_the_training(tmp_path, cap
     before = record.read_bytes()
     monkeypatch.chdir(tmp_path)
     assert run(tmp_path, "CoOp", None, 1, *flags) == 2
-    sentence = "error: --output-dir is the folder of --model-dir, 'output', where the evaluation"
-    assert capsys.readouterr().err.startswith(sentence) and record.read_bytes() == before
-    assert run(tmp_path, "CoOp", None, 1, "--eval-only") == 2
     assert "holds a training, whose record the evaluation would" in capsys.readouterr().err
     assert record.read_bytes() == before
 
@@ -145,7 +135,7 @@ def test_a_package_that_is_missing_is_named():
     program = [sys.executable, "-S", str(ROOT / "train.py"), "--config-file", config]
     done = subprocess.run(program, capture_output=True, text=True)
     assert done.returncode == 2 and done.stderr.count("\n") == 1
-    assert done.stderr.startswith("error: the module ") and "requirements.txt" in done.stderr
+    assert done.stderr.startswith("error: yaml is missing: ") and "requirements.txt" in done.stderr
 
 
 def test_sizes_of_images_come_from_the_backbone(tmp_path, capsys):
@@ -166,10 +156,6 @@ def test_a_missing_config_file_and_one_that_is_not_yaml(tmp_path, capsys):
     assert "': in its folder, did you mean 'bad.yaml'? (valid: " in capsys.readouterr().err
     assert train.run(["--config-file", str(tmp_path / "bad.yaml")]) == 2
     assert "is not YAML" in capsys.readouterr().err
-    for text in ("[" * 100_000, "- " * 100_000):
-        (tmp_path / "bad.yaml").write_text(text)
-        assert train.run(["--config-file", str(tmp_path / "bad.yaml")]) == 2
-        assert " depth" in capsys.readouterr().err.partition("bad.yaml' is not YAML: ")[2]
     for text in ("- OPTIM", "OPTIM"):
         (tmp_path / "bad.yaml").write_text(text)
         assert train.run(["--config-file", str(tmp_path / "bad.yaml")]) == 2
@@ -191,25 +177,6 @@ def test_a_key_that_a_config_file_has_twice(tmp_path, capsys, text, said):
     assert f"twice.yaml' has {said}: write it once" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        ("OPTIM:\n  MAX_EPOCH: 010", "OPTIM.MAX_EPOCH: 010, which YAML reads in base 8"),
-        ("SEED: 1:30", "SEED: 1:30, which YAML reads in base 60"),
-        ("OPTIM: {LR: -1:30.5}", "OPTIM.LR: -1:30.5, which YAML reads in base 60"),
-        ("OPTIM: {STEPSIZE: [10, 020]}", "OPTIM.STEPSIZE.1: 020, which YAML reads in base 8"),
-    ],
-)
-def test_a_number_in_another_base(tmp_path, capsys, text, said):
-    (tmp_path / "odd.yaml").write_text(text)
-    assert train.run(["--config-file", str(tmp_path / "odd.yaml")]) == 2
-    assert f"odd.yaml' has {said}: write the number" in capsys.readouterr().err
-    (tmp_path / "fine.yaml").write_text(
-        "A: [0, 0x1F, 0.10, -0, 1e-5]\nB: '010'\nC: \"1:30\"\nD: 08"
-    )
-    assert read_keys(tmp_path / "fine.yaml")["A"] == [0, 31, 0.1, 0, "1e-5"]
-
-
 def test_aliases_and_merged_keys_are_no_repetition(tmp_path):
     text = "A: &a {LR: 1, N: 1}\nB: {<<: *a, LR: 2}\nC: *a\nOPTIM.LR: 3\nOPTIM: {N: 1}"
     (tmp_path / "fine.yaml").write_text(text)
@@ -221,16 +188,6 @@ def test_initial_weights_for_a_method_that_learns_nothing(tmp_path, capsys):
     assert run(tmp_path, "ZeroshotCLIP", extra=["MODEL.INIT_WEIGHTS", "/nope"]) == 2
     said = "error: MODEL.INIT_WEIGHTS is '/nope', but ZeroshotCLIP learns nothing: leave it out\n"
     assert capsys.readouterr().err == said
-
-
-@pytest.mark.parametrize("flag", ["--source-domains", "--target-domains", "--transforms"])
-def test_a_flag_with_several_values_does_not_swallow_the_pairs(capsys, flag):
-    pairs = ["OPTIM.LR", "0.1"]
-    assert train.run([flag, "x", *pairs]) == 2
-    sentence = f"error: {flag} has taken 'OPTIM.LR' for one of its values: write `--` before it\n"
-    assert capsys.readouterr().err == sentence
-    args = train.parse_args([flag, "x", "--", *pairs])
-    assert read_pairs(args.opts) == {"OPTIM.LR": "0.1"}
 
 
 def test_test_images_do_not_replace_missing_validation_images(tmp_path, capsys):
@@ -277,7 +234,7 @@ def test_a_reader_that_closes_the_output(tmp_path):
         process.stdout.close()
         assert process.wait() == 1
         error = process.stderr.read()
-    assert error == "output closed: rerun to resume from the last epoch\n"
+    assert not error
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a full device")

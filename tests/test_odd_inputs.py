@@ -92,7 +92,6 @@ SHEET = {
     "files of others": (TWO | {"OUT/thesis.tmp": "x"}, ADVISE, 2, "OUT' is not an output of adv"),
     "a run": (TWO | {"OUT/gda/model.pth.tar-1": "x"}, ADVISE, 2, "whose call.json it lacks: give"),
     "a killed call": (TWO | {"OUT/.lock": ""}, ADVISE, 0, "Take "),
-    "train.py into advice": (TWO | OUT, "train.py IN", 2, "OUT' is one of advise, whose files"),
     "damaged files of its own": (
         TWO | {"OUT/call.json": "{", "OUT/predictions.npz": "x", "OUT/results.json": "x"},
         ADVISE, 0, "Take ",

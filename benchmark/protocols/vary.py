@@ -9,7 +9,7 @@ from pathlib import Path
 
 import yaml
 
-from recipe.configs import odd_number, read_keys
+from recipe.configs import read_keys
 from trainers.prompting.errors import UserError
 
 from .base import Run, learns_nothing
@@ -50,7 +50,6 @@ def read_words(words: Iterable[str]) -> dict[str, list[str]]:
         if match:
             with contextlib.suppress(yaml.YAMLError):
                 values = yaml.safe_load(f"[{match[2]}]")
-                values = [] if odd_number(yaml.compose(f"[{match[2]}]")) else values
         if not match or not values:
             raise UserError(
                 f"'{word}' is not a list of values: write KEY=VALUE,VALUE, as in OPTIM.LR=0.01,0.1"

@@ -12,7 +12,6 @@ from benchmark.__main__ import main
 from benchmark.data.check_data import checked_datasets
 from benchmark.protocols import CROSS_DATASET, DOMAIN_GENERALIZATION, PROTOCOLS, configs
 from benchmark.protocols.configs import GROUPS, TrainerConfigs, known_trainers, with_groups
-from benchmark.protocols.vary import read_words
 from recipe.configs import read_keys
 from trainers.prompting import UserError
 from trainers.prompting.building.by_run import for_run
@@ -208,10 +207,3 @@ def test_data_commands_take_groups(tmp_path, capsys):
     assert {name for group in GROUPS.values() for name in group} == table.keys() - {
         "grocery", "whurs19-images"
     }  # fmt: skip
-
-
-@pytest.mark.parametrize("values", ["010,20", "1:30"])
-def test_values_in_another_base(values):
-    assert read_words(["OPTIM.MAX_EPOCH=10,20"]) == {"OPTIM.MAX_EPOCH": ["10", "20"]}
-    with pytest.raises(UserError, match=f"'OPTIM.MAX_EPOCH={values}' is not a list of values"):
-        read_words([f"OPTIM.MAX_EPOCH={values}"])
