@@ -20,7 +20,7 @@ from ..protocols.base import Protocol
 from ..protocols.places import Found, find, is_run, runs_in
 from ..records import Outcome, from_folder
 from .classes import Classes, tests
-from .compare import METRICS, Comparisons
+from .compare import Comparisons
 from .findings import findings
 from .frame import frame, main_rows
 from .further import further
@@ -83,11 +83,6 @@ OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
             "action": "store_true",
             "help": "show the accuracy of each class; --plots draws confusion matrices",
         },
-        "--metric": {
-            "choices": METRICS, "default": "accuracy",
-            "help": "metric that --compare uses; all but accuracy are over base and new classes "
-            "together (default: %(default)s)",
-        },
     },
 }  # fmt: skip
 
@@ -105,10 +100,6 @@ def build_parser() -> Parser:
 def main(argv: list[str]) -> None:
     """Run `python -m benchmark report OUTPUT ...`."""
     args = build_parser().parse_args(argv)
-    need(
-        args.compare or args.metric == "accuracy",
-        f"--metric {args.metric} needs --compare METHOD: name a method to compare",
-    )
     flags = _further_tables(args)
     need(
         len(flags) < 2 or args.format != "csv",
@@ -152,7 +143,7 @@ def show(args: argparse.Namespace, outputs: list[Path]) -> None:
     rows = of_metrics(numbers) if args.metrics else usual_rows(numbers)
     views: list[Comparisons | Classes] = []
     if args.compare:
-        views.append(Comparisons(tidy, main_rows(numbers), args.compare, args.metric))
+        views.append(Comparisons(tidy, main_rows(numbers), args.compare))
     views += [Classes(tidy, numbers)] if args.classes else []
     if args.plots:
         write_plots(args, tidy, numbers)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from functools import partial
 from itertools import chain, product
 from types import SimpleNamespace
 from typing import Any
@@ -27,7 +26,7 @@ from .notes import (
     table_name,
 )
 from .paired import LEAST, Pair, difference, holm
-from .per_image import answers, each_seed, joint_parts, motifs, tasks_of
+from .per_image import answers, each_seed, motifs, tasks_of
 from .published import meaning, with_marks
 from .summary import protocol_of, sets_to_average
 from .table import Cell, Table
@@ -40,9 +39,6 @@ FEW = {  # by the number of seeds
     1: "With one seed, an interval is not about other seeds; methods that depend on it have no p.",
     2: "With two seeds, most intervals are too wide to be of use: repeat with a third.",
 }
-METRICS = ("accuracy", "joint_accuracy")  # the latter belongs to the rows of H
-JOINT = "Joint"  # its name in titles
-JOINT_NOTE = "Joint is the accuracy on base and new images among all classes."
 AVERAGE = "Differences of the means over the data sets."
 
 OTHER_BASIS = "another CLIP or other test images"
@@ -54,35 +50,24 @@ PLACE = ["ours", "theirs", "table", "place", "average"]
 class Comparisons:
     """All comparisons of one method with the others of the same tables.
 
-    `metric` is one of METRICS, `table_rows` the summary of these runs. Runs with other CLIPs or
-    test images are not compared.
+    `table_rows` is the summary of these runs. Runs with other CLIPs or test images are not
+    compared.
     """
 
     picture = ""  # it has no figures of its own
 
-    def __init__(
-        self, tidy: pd.DataFrame, table_rows: pd.DataFrame, method: str, metric: str = "accuracy"
-    ):
+    def __init__(self, tidy: pd.DataFrame, table_rows: pd.DataFrame, method: str):
         """Compare; comparisons that are impossible are listed as problems."""
         self.method = method
         self.heading = f"{method} minus each other"
-        self.metric, self._joint = metric, metric == "joint_accuracy"
         measured = table_rows[~table_rows["average"]]
         check_name("method to compare", method, list(dict.fromkeys(measured["name"])))
-        if self._joint:
-            measured = measured[measured["column"] == "h"]
-            if measured.empty:
-                raise UserError(
-                    f"--metric {metric} needs runs on base and new classes, and none were found: "
-                    "run `python -m benchmark base2new` first"
-                )
         done = main_rows(tidy)
         done = done[done["value"].notna()]
         self._runs: dict[tuple, dict[int, Outcome]] = {  # by line and column, then by seed
             place: dict(zip(runs["seed"], runs["outcome"], strict=True))
             for place, runs in done.groupby(["line", "column"])
         }
-        self._answers = partial(answers, joint=self._joint)
         self._names: dict[str, int] = {}  # the number of each unit
         self._units: dict[tuple, np.ndarray] = {}  # the unit of each image, by test set
         self._refused: dict[int, list[str]] = defaultdict(list)  # sentences by table
@@ -123,7 +108,7 @@ class Comparisons:
             problems += sentences
             blocks += [block] if block else []
         trained = not (ours.untrained and theirs.untrained)
-        result = difference(blocks, self._joint, trained).cut() if blocks else [None] * 5
+        result = difference(blocks, trained).cut() if blocks else [None] * 5
         protocol = protocol_of(ours)
         placed = SimpleNamespace(**vars(ours) | {"shots": shots, "average": total is not None})
         return {
@@ -134,7 +119,7 @@ class Comparisons:
             "datasets": len(blocks),  # number of data sets, and how many there should be
             "of": total or 1,
             "shots": shots,
-            "column": self.metric if self._joint else column_of(ours),
+            "column": column_of(ours),
             **({"metric": ours.main} if ours.main != "accuracy" else {}),
             "method": self.method,
             "other": theirs.name,
@@ -146,7 +131,7 @@ class Comparisons:
             "ours": ours,
             "theirs": theirs,
             "table": ours.table if total is None else ours.group,
-            "place": JOINT if self._joint else place_name(placed),
+            "place": place_name(placed),
             "average": total is not None,
         }
 
@@ -160,7 +145,7 @@ class Comparisons:
         columns = ("base", "new") if ours.column == "h" else (ours.column,)
         for column, row in product(columns, both):
             runs = self._runs.get((row.line, column), {})
-            by_line[row.line, column], reasons = each_seed(runs, self._answers)
+            by_line[row.line, column], reasons = each_seed(runs, answers)
             where = f"{row.name}, {cell_name(row, [column])}"
             problems += [f"{where}: {why}" for why in reasons]
             problems += [] if runs else [f"{where}: no finished run"]
@@ -195,9 +180,8 @@ class Comparisons:
             units.append(self._numbers(outcome, column, images.pop()))
         parts = [
             [
-                joint_parts(*told) if self._joint else [one.hits for one in told]
+                [answer_of(row, column, seed).hits for column in columns]
                 for seed in seeds
-                for told in [[answer_of(row, column, seed) for column in columns]]
             ]
             for row in both
         ]  # by method, seed and column  # fmt: skip
@@ -235,7 +219,7 @@ class Comparisons:
         caption = [DIFFERENCE, *self._describe_units(members)]
         average = members.iloc[0]["average"]
         caption += [AVERAGE] * bool(average)
-        caption += [JOINT_NOTE] if self._joint else h_note(protocol.columns)
+        caption += h_note(protocol.columns)
         both = [row for side in ("ours", "theirs") for row in members[side]]
         caption += meaning(chain(*(row.beyond for row in both)))
         caption += computed_note(both)
@@ -267,7 +251,7 @@ class Comparisons:
             average = average_name(first["ours"], first["of"])
             what = f"{protocol.title}, {average}"
         splits = " and ".join(sorted({row.split for row in members["ours"]}))
-        metric = f"{JOINT}, " if self._joint else "mAP, " if first["ours"].main == "map" else ""
+        metric = "mAP, " if first["ours"].main == "map" else ""
         name = with_marks(self.method, first["ours"].beyond)
         title = f"{what}: {metric}{name} minus each other on {splits} images"
         return in_detail(title, first, set().union(*members["seeds"]))

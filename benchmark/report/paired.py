@@ -82,15 +82,14 @@ class Variance(NamedTuple):
         return float(by_units + by_seeds) ** 0.5
 
 
-def difference(blocks: list[Block], total: bool = False, trained: bool = True) -> Difference:
+def difference(blocks: list[Block], trained: bool = True) -> Difference:
     """Compute the difference of two methods, of averages if there are several data sets.
 
-    With `total`, the metric is the sum of the means on base and new images, not their H. `trained`
-    is False if neither method depends on the seed.
+    `trained` is False if neither method depends on the seed.
     """
     means = np.mean([[pair.accuracies.mean(axis=1) for pair in block] for block in blocks], axis=0)
-    linear = total or len(means) == 1
-    ours, theirs = means.sum(axis=0) if linear else harmonic(*means)
+    linear = len(means) == 1
+    ours, theirs = means[0] if linear else harmonic(*means)
     value = float(ours - theirs)
     slopes = np.ones_like(means) if linear else _slopes(means)
     variance = _variance(blocks, slopes / len(blocks))

@@ -32,7 +32,7 @@ OTHER_ORDER = "predictions that do not number base classes before new ones; repe
 
 
 class Answers(NamedTuple):
-    """The answers of one run to n test images; `joint_hits` if asked for.
+    """The answers of one run to n test images.
 
     Of a run on tasks (TEST.STREAM), `images` are a hash of its n tasks, which other seeds draw
     anew, and `hits` their accuracies, from 0 to 1. Of a run on images with several labels, `hits`
@@ -41,7 +41,6 @@ class Answers(NamedTuple):
 
     images: str  # a hash of the images and their labels; equal for runs on the same test set
     hits: np.ndarray  # (n,) bool, True where the prediction is right
-    joint_hits: np.ndarray | None = None  # (n,) the same among base and new classes together
 
 
 def each_seed(
@@ -85,21 +84,18 @@ def tasks_of(outcome: Outcome) -> list[float]:
 
 
 @functools.lru_cache(maxsize=4096)
-def answers(outcome: Outcome, joint: bool = False) -> Answers:
-    """Return the answers of a run, if asked with those among base and new classes (cached)."""
-    if not joint and (tasks := tasks_of(outcome)):
+def answers(outcome: Outcome) -> Answers:
+    """Return the answers of a run (cached)."""
+    if tasks := tasks_of(outcome):
         order = ((outcome.result or {}).get("stream") or {}).get("order")
         return Answers(str(order), np.array(tasks) / 100)
-    arrays = joint_arrays(outcome) if joint else arrays_of(outcome)
+    arrays = arrays_of(outcome)
     images = hashlib.sha256(arrays["image"].tobytes() + arrays["label"].tobytes()).hexdigest()
     if outcome.metric == "map":
         gains = contributions(arrays["label"], arrays["logit"])
         need(abs(100 * gains.mean() - outcome.number) < 0.01, OTHERS)
         return Answers(images, gains)
-    plain = Answers(images, arrays["prediction"] == arrays["label"])
-    if not joint:
-        return plain
-    return plain._replace(joint_hits=arrays["joint_prediction"] == arrays["joint_label"])
+    return Answers(images, arrays["prediction"] == arrays["label"])
 
 
 def joint_arrays(outcome: Outcome) -> dict[str, np.ndarray]:
@@ -145,13 +141,3 @@ def half_intervals(tidy: pd.DataFrame) -> dict[tuple, tuple[float, list[str]]]:
             half = (about.high - about.low) / 2
         found[place] = half, problems
     return found
-
-
-# ------------------------------------------------------- metrics over base and new classes
-
-
-def joint_parts(base: Answers, new: Answers) -> tuple[np.ndarray, ...]:
-    """Return the hits among all classes, weighted by the share of images of each half."""
-    halves = [np.asarray(half.joint_hits, float) for half in (base, new)]
-    images = sum(map(len, halves))
-    return tuple(hits * len(hits) / images for hits in halves)

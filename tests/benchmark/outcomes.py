@@ -142,9 +142,9 @@ def classes(tidy) -> Classes:
     return Classes(tidy, summary.summarise(tidy))
 
 
-def comparisons(tidy, *asked, **options) -> Comparisons:
+def comparisons(tidy, method) -> Comparisons:
     """Return the tables of `--compare` of these runs."""
-    return Comparisons(tidy, main_rows(summary.summarise(tidy)), *asked, **options)
+    return Comparisons(tidy, main_rows(summary.summarise(tidy)), method)
 
 
 def shown(view, form: str, tidy) -> str:

@@ -154,9 +154,6 @@ def test_no_table_is_kept_where_no_folder_of_a_run_could_be_made(tmp_path):
 REFUSED = [
     ("out --compare Align", "'Align'", "did you mean 'ALIGN'"),
     ("one --compare CoOp", "only CoOp was found"),
-    ("out --compare ALIGN --metric joint_accuracy", "--metric joint_accuracy", "base and new"),
-    ("out --compare ALIGN --metric joint", "invalid choice: 'joint'"),
-    ("out --metric joint_accuracy", "--metric joint_accuracy needs --compare METHOD"),
     ("out --metrics --classes --format csv", "csv takes one of --metrics and --classes"),
     ("out --protocol few-shot", "invalid choice: 'few-shot'"),
     ("out --protocol cross_dataset", "no runs of cross_dataset in", "benchmark cross_dataset`"),
