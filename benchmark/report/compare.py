@@ -163,34 +163,26 @@ class Comparisons:
                 lacking = f"{row.name}, {cell_name(row, columns)}"
                 problems.append(f"{lacking}: {len(has)} of {len(ours.seeds)} seeds")
 
-        def answer_of(row, column, seed):
-            by_seed = by_line[row.line, column]
-            # an untrained method's one run counts for every seed
-            return next(iter(by_seed.values())) if row.untrained else by_seed[seed]
-
-        units = []
+        block = []
         for column in columns:
-            of_seeds = [{answer_of(row, column, seed).images for row in both} for seed in seeds]
+            found = [
+                # an untrained method's one run counts for every seed
+                [*by_line[row.line, column].values()][:1] * len(seeds)
+                if row.untrained
+                else [by_line[row.line, column][seed] for seed in seeds]
+                for row in both
+            ]
+            of_seeds = [{one.images for one in of_seed} for of_seed in zip(*found, strict=True)]
             outcome = self._runs[ours.line, column][next(iter(by_line[ours.line, column]))]
             images = set.union(*of_seeds)
             # each seed draws its own tasks
             if max(map(len, of_seeds if tasks_of(outcome) else [images])) > 1:
                 what = f"other test images, or labels, than {self.method} or than other seeds"
                 return [], [*problems, f"{where}: {what}"]
-            units.append(self._numbers(outcome, column, images.pop()))
-        parts = [
-            [
-                [answer_of(row, column, seed).hits for column in columns]
-                for seed in seeds
-            ]
-            for row in both
-        ]  # by method, seed and column  # fmt: skip
-        return [
-            Pair(
-                unit, np.array(seeds), *(np.stack([seed[i] for seed in method]) for method in parts)
-            )
-            for i, unit in enumerate(units)
-        ], problems
+            units = self._numbers(outcome, column, images.pop())
+            hits = (np.stack([one.hits for one in of_method]) for of_method in found)
+            block.append(Pair(units, np.array(seeds), *hits))
+        return block, problems
 
     def _numbers(self, outcome: Outcome, column: str, images: str) -> np.ndarray:
         """Return the number of the motif of each test image, (n,)."""

@@ -9,14 +9,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from outcomes import base2new, comparisons, few_shot, lines, metrics, outcome, ran, shown
+from outcomes import base2new, columns, comparisons, few_shot, lines, metrics, outcome, ran, shown
 
 from benchmark.records import flaw
 from benchmark.report.frame import frame
 from benchmark.report.names import motif
 from benchmark.report.paired import holm
 from trainers.prompting.embedded import IMAGES
-from trainers.prompting.record.predictions import NAME
+from trainers.prompting.record.predictions import NAME, write_predictions
 
 
 def tables(outcomes, method="ALIGN"):
@@ -158,8 +158,13 @@ def test_runs_that_cannot_be_compared_are_named(answered):
     other = base2new(answered, "VPT", [30, 30], [20, 20], images="another")
     stale = base2new(answered, "MaPLe", [30, 30], [20, 20])
     stale[0] = replace(stale[0], result=stale[0].result | {"accuracy": 50.0})
+    relabelled = base2new(answered, "TCP", [30, 30], [20, 20])
+    for one in relabelled[:2]:  # the same images
+        label = (np.arange(40) + 1) % 3
+        answers = columns(label, np.where(np.arange(40) < 30, label, 3), images="image{:03}.png")
+        write_predictions(one.run.folder, answers)
     failed = [outcome("UPT", 1, "base", 0.0, problem="failed: no memory")]
-    (table,) = tables([*outcomes, *without, *other, *stale, *failed])
+    (table,) = tables([*outcomes, *without, *other, *stale, *relabelled, *failed])
     found = lines(table)
     assert found["CoOp"][0] == found["CoOp"][2] == found["VPT"][0] == found["UPT"][0] == "-"
     assert found["CoOp"][1] == "equal" and found["MaPLe"][0] == "equal (one seed)"
@@ -168,7 +173,8 @@ def test_runs_that_cannot_be_compared_are_named(answered):
         "CoOp, emoji, Base: no predictions; repeat the run with TEST.PREDICTIONS True [seeds 1 2]"
         in text
     )
-    assert "VPT, emoji, Base: other test images, or labels, than ALIGN" in text
+    for name in ("VPT", "TCP"):
+        assert f"{name}, emoji, Base: other test images, or labels, than ALIGN" in text
     assert "MaPLe, emoji, Base: predictions that do not match results.json" in text
     assert "MaPLe, emoji, Base: 1 of 2 seeds" in text
     assert "UPT, emoji, Base: no finished run" in text
