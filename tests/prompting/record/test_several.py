@@ -107,13 +107,6 @@ def test_unknown_labels_change_nothing():
     assert measures(label, score, True) == measures(label, other, True)
 
 
-def test_scores_that_are_none():
-    label, score = drawn()
-    for wrong in (score * np.nan, score[:, 1:]):
-        with pytest.raises(UserError, match="must have one shape, and scores be finite"):
-            measures(label, wrong, True)
-
-
 def test_methods_that_only_rank_have_no_threshold():
     label, score = drawn()
     assert not {*SHARES} & {*measures(label, score, decides=False)}

@@ -122,9 +122,9 @@ def auroc(inside: np.ndarray, outside: np.ndarray) -> float:
         >>> round(auroc(inside, outside), 4)  # 7 of 9 pairs in order, one tied: 7.5 / 9
         0.8333
     """
-    n, m = _sizes(inside, outside)
     from scipy.stats import rankdata  # slow to load
 
+    n, m = len(inside), len(outside)
     ranks = rankdata(np.concatenate([inside, outside]))
     return float((ranks[:n].sum() - n * (n + 1) / 2) / (n * m))
 
@@ -132,14 +132,14 @@ def auroc(inside: np.ndarray, outside: np.ndarray) -> float:
 def fpr95(inside: np.ndarray, outside: np.ndarray) -> float:
     """Return the share of outside scores accepted when 95% of the inside scores are, from 0 to 1.
 
-    Args, raises: as `auroc`.
+    Args: as `auroc`.
 
     Examples:
         >>> inside, outside = np.array([0.9, 0.6, 0.5]), np.array([0.6, 0.4, 0.2])
         >>> round(fpr95(inside, outside), 4)  # 95% of three are all three: the threshold is 0.5
         0.3333
     """
-    n, _ = _sizes(inside, outside)
+    n = len(inside)
     threshold = np.sort(inside)[n - -(-95 * n // 100)]
     return float((np.asarray(outside) >= threshold).mean())
 
@@ -153,13 +153,6 @@ def wilson(p: float, n: float, z: float = 1.959963984540054) -> tuple[float, flo
     """
     middle, half = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
     return max(0.0, middle - half) / (1 + z * z / n), min(1.0, (middle + half) / (1 + z * z / n))
-
-
-def _sizes(*sides: np.ndarray) -> list[int]:
-    """Return the numbers of scores; raises UserError if one is 0."""
-    if not all(sizes := [len(side) for side in sides]):
-        raise UserError("Scores of two sets of images are compared, but one set has no images")
-    return sizes
 
 
 def joint_metrics(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import os
 from collections import defaultdict
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,27 +23,8 @@ if TYPE_CHECKING:
 
 NAME = "predictions.npz"
 TOP = 5  # classes kept for each image
-# Name of an array -> kind of its type, number of axes; the first axis is that of the images.
-ARRAYS = {
-    "image": ("U", 1),
-    "label": ("i", 1),
-    "prediction": ("i", 1),
-    "top": ("i", 2),
-    "probability": ("f", 2),
-    "label_log_probability": ("f", 1),
-}
-# Optional columns, and those over base and new classes together: a run has all of JOINT or none.
-MORE = {"mcm": ("f", 1), "scaled_probability": ("f", 1)}
-BESIDE = {"zero_shot": ("i", 1), "turn": ("i", 1)}  # each of some methods
-JOINT = {
-    "joint_label": ("i", 1),
-    "joint_prediction": ("i", 1),
-    "joint_probability": ("f", 1),
-    "base_probability": ("f", 1),
-    "joint_label_log_probability": ("f", 1),
-    "joint_scaled_probability": ("f", 1),  # where there is `scaled_probability`
-}
-KINDS = ARRAYS | MORE | BESIDE | JOINT
+# Columns of every file (`Predictions.columns` says what they are); some have more.
+ARRAYS = "image", "label", "prediction", "top", "probability", "label_log_probability"
 
 
 def confidence(logits: torch.Tensor) -> torch.Tensor:
@@ -198,36 +179,16 @@ def write_predictions(folder: Path, columns: Mapping, name: str = NAME) -> dict[
 
 def read_predictions(folder: Path) -> dict[str, np.ndarray] | None:
     """Read a run's arrays: all of `ARRAYS`, some of the others. None if there is no file."""
-    return read_arrays(folder / NAME, ARRAYS, {*KINDS} - {*ARRAYS}, _check)
+    return read_arrays(folder / NAME, ARRAYS)
 
 
-def read_arrays(
-    path: Path, names: Iterable[str], optional: Container[str], check: Callable[[dict], None]
-) -> dict[str, np.ndarray] | None:
-    """Read the arrays of a file, by name; None without it. `check` raises an error if odd."""
+def read_arrays(path: Path, names: Iterable[str]) -> dict[str, np.ndarray] | None:
+    """Read the arrays of a file, by name, of which it must have some; None without a file."""
     try:
         with NpzFile(io.BytesIO(path.read_bytes())) as file:  # reads no pickled objects
-            arrays = {name: file[name] for name in (*names, *filter(optional.__contains__, file))}
-        check(arrays)
+            arrays = {name: file[name] for name in (*names, *file)}
     except FileNotFoundError:
         return None
     except Exception as error:  # unpacking raises errors of many types
         raise UserError(f"'{path}' cannot be read ({error}): repeat the run") from None
     return arrays
-
-
-def _check(arrays: Mapping[str, np.ndarray]) -> None:
-    """Raise a ValueError if an array is not as `write_predictions` writes it."""
-    n = len(arrays["label"])
-    joint, scaled = JOINT.keys() & arrays.keys(), "scaled_probability" in arrays
-    expected = {name for name in JOINT if scaled or "scaled" not in name}
-    if joint and (odd := joint ^ expected):
-        raise ValueError(f"'{min(odd)}' does not go with the other columns")
-    for name, array in arrays.items():
-        kind, axes = KINDS[name]
-        if array.dtype.kind != kind or array.ndim != axes or len(array) != n or not array.size:
-            raise ValueError(f"'{name}' is an array {array.shape} of {array.dtype}")
-        if kind == "i" and array.min() < 0 or kind == "f" and not np.isfinite(array).all():
-            raise ValueError(f"'{name}' has numbers that are negative or not finite")
-    if arrays["top"].shape != arrays["probability"].shape:
-        raise ValueError("'top' and 'probability' have different shapes")

@@ -5,7 +5,6 @@ The file, `scores.npz`, takes the place of `predictions.npz`; reading it needs n
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,8 +16,6 @@ if TYPE_CHECKING:
     import torch
 
 NAME = "scores.npz"
-# Name of an array -> its type and its number of axes; the first is that of the images.
-ARRAYS = {"image": ("U", 1), "label": (np.int8, 2), "logit": (np.float16, 2)}
 
 
 class Scores:
@@ -60,20 +57,5 @@ class Scores:
 
 
 def read_scores(folder: Path) -> dict[str, np.ndarray] | None:
-    """Read a run's ARRAYS; None if there is no file."""
-    return read_arrays(folder / NAME, ARRAYS, (), _check)
-
-
-def _check(arrays: Mapping[str, np.ndarray]) -> None:
-    """Raise a ValueError if an array is not as a run writes it."""
-    n = len(arrays["image"])
-    for name, array in arrays.items():
-        kind, axes = ARRAYS[name]
-        fits = array.dtype.kind == "U" if kind == "U" else array.dtype == kind
-        if not fits or array.ndim != axes or len(array) != n or not array.size:
-            raise ValueError(f"'{name}' is an array {array.shape} of {array.dtype}")
-    label, logit = arrays["label"], arrays["logit"]
-    if label.shape != logit.shape or not np.isin(label, (-1, 0, 1)).all():
-        raise ValueError("'label' is not 1, 0 or -1 for each of 'logit'")
-    if not np.isfinite(logit).all():
-        raise ValueError("'logit' has numbers that are not finite")
+    """Read a run's columns; None if there is no file."""
+    return read_arrays(folder / NAME, ("image", "label", "logit"))

@@ -11,8 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..errors import need
-
 EVEN = 0.5  # the threshold of probabilities, where too few images could choose one
 CHOSEN_FROM = 20  # images from which a threshold of probabilities is chosen, and a share is said
 FOLDS_FROM = 100  # images from which folds choose between one threshold and one for each name
@@ -190,7 +188,6 @@ def fit_thresholds(
         decides: True if the scores are probabilities.
         fold: (n,), from 0; by default, FOLDS at random.
     """
-    need((y >= 0).any(), "No label is known: give images with labels to choose thresholds")
     fold = _folds(len(s)) if fold is None else fold
     margins = above_thresholds(s, y, decides, fold)
     best = choose_thresholds(s, y, decides)
