@@ -1,20 +1,55 @@
-"""Steps of every method on the device `meta` (trainers/prompting/conformance/meta.py).
+"""Steps of every method on the device `meta`, whose tensors have shapes only.
 
-`tests/accelerator` has the numbers, on a GPU.
+As on a GPU, reading a value there is an error, for which the host would wait; so are two devices in
+one operation. `tests/accelerator` has the numbers, on a GPU.
 """
+
+from contextlib import nullcontext
 
 import pytest
 import torch
 from cases import NAMES, SETTINGS, slow_but
 from golden_files import FILES, OF_SEVERAL, awt_few_shot, awt_views, build, build_several, read
 from paths import GOLDEN
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from trainers.prompting import Teacher, build_method, load_clip
-from trainers.prompting.conformance.meta import OneDevice, step_on_meta
+from trainers.prompting.running.precision import Precision
+from trainers.prompting.step import training_step
 from trainers.prompting.transport.solver import Sinkhorn
 
 DEPTH = 3  # a first block, one with deep prompts or other additions, and the last
 TINY = str(GOLDEN / "tiny_clip_seed0.safetensors")
+META = torch.device("meta")
+
+
+class OneDevice(TorchDispatchMode):
+    """Lets an operation have tensors of one device, except for copies and numbers."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        tensors = [x for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
+        copies = func.overloadpacket.__name__ in ("_to_copy", "copy_")
+        if len({x.device for x in tensors if x.dim()}) > 1 and not copies:
+            raise RuntimeError(f"tensors on two devices: {func}")
+        return func(*args, **(kwargs or {}))
+
+
+def step_on_meta(method, clip_model, batch):
+    """Move a method and its CLIP to `meta`; do a training step, if it learns, and an evaluation."""
+    how = Precision("fp32", META)
+    how.autocast = nullcontext  # meta has none
+    how.place(method, clip_model)
+    clip_model.to(META)  # on a GPU, tensors in both are still the same after `place`
+    method.to(META).train()
+    views = [view.to(META) for view in batch.views]
+    batch = method.batch(views, batch.labels.to(META))
+    with OneDevice():
+        if parameters := list(method.learned().values()):
+            training_step(method, batch, torch.optim.SGD(parameters, lr=0.1, momentum=0.9), how)
+        method.eval()
+        with torch.no_grad():
+            method(views[0])
 
 
 @pytest.fixture(autouse=True)

@@ -17,7 +17,7 @@ from yacs.config import CfgNode
 import train
 from trainers.prompting.building.config import add_nodes
 from trainers.prompting.conformance import stamp
-from trainers.prompting.conformance.checks import QUICK
+from trainers.prompting.conformance.checks import CHECKS
 from trainers.prompting.conformance.data_sets import PRINT_SET, other_seed, run_python
 from trainers.prompting.plugins import load_plugins
 
@@ -45,8 +45,8 @@ def checked(tmp_path, monkeypatch):
     """Return the methods that were checked; stamps are of this test."""
     methods, check = [], stamp._say
     monkeypatch.setattr(stamp, "STAMPS", tmp_path / "stamps")
-    few = [check for check in QUICK if check.__name__ in ("check_scores", "check_seeds")]
-    monkeypatch.setattr(stamp, "QUICK", few)  # for time
+    few = [check for check in CHECKS if check.__name__ in ("check_scores", "check_seeds")]
+    monkeypatch.setattr(stamp, "CHECKS", few)  # for time
     monkeypatch.setattr(
         stamp, "_say", lambda name, which, run: methods.append(which) or check(name, which, run)
     )
@@ -79,7 +79,7 @@ def test_a_plug_in_is_checked_once(tmp_path, checked, capsys, monkeypatch):
     assert "Once: checked on the embedded CLIP with the run's keys" in capsys.readouterr().out
     assert run(tmp_path, path, "Once", output="b") == 0
     assert checked == ["the run's keys"]
-    monkeypatch.setattr(stamp, "QUICK", QUICK)
+    monkeypatch.setattr(stamp, "CHECKS", CHECKS)
     assert run(tmp_path, path, "Once", "TRAINER.ONCE.UNREAD", "2.0", output="c") == 0
     assert len(checked) == 2
     assert "Note: No code of Once reads its key UNREAD" in capsys.readouterr().out

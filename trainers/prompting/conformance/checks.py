@@ -13,18 +13,17 @@ from .short import ShortRun
 Check = Callable[[Any], None]  # of a `ShortRun`; the first line of its docstring is the title
 
 # In a second or two; runs of plug-ins do them, too.
-QUICK: tuple[Check, ...] = (
+CHECKS: tuple[Check, ...] = (
     built.check_clip, built.check_hooks, built.check_fields, built.check_frozen,
     built.check_seeds, built.check_built_twice,
     steps.check_gradients, evaluations.check_repeats, steps.check_used, evaluations.check_again,
     steps.check_unchanged, steps.check_terms, steps.check_labels, steps.check_rows,
-    steps.check_mean, steps.check_scale, steps.check_freed, steps.check_evaluated,
-    evaluations.check_scores, evaluations.check_temperature, evaluations.check_batches,
-    evaluations.check_others, evaluations.check_order, evaluations.check_union,
-    evaluations.check_kept, evaluations.check_support, steps.check_devices,
+    steps.check_scale, steps.check_evaluated, evaluations.check_scores,
+    evaluations.check_temperature, evaluations.check_batches, evaluations.check_others,
+    evaluations.check_order, evaluations.check_union, evaluations.check_kept,
+    evaluations.check_support,
 )  # fmt: skip
 TIME_IS_UP = "the time was up"
-CHECKS = (*QUICK, evaluations.check_export)
 
 
 def lines(
@@ -32,9 +31,9 @@ def lines(
 ) -> Iterator[tuple[str, str, str]]:
     """Yield for each check its state, title and sentence.
 
-    States are ok, wrong, slow, note, or - if it does not apply. Nothing begins after so many
-    seconds, and after a changed CLIP or an evaluation that does not repeat, for which others would
-    give wrong advice.
+    States are ok, wrong, note, or - if it does not apply. Nothing begins after so many seconds,
+    and after a changed CLIP or an evaluation that does not repeat, for which others would give
+    wrong advice.
     """
     runs: list[ShortRun] = []
     until = time.monotonic() + seconds

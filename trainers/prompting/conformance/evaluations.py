@@ -12,7 +12,6 @@ from ..running.seeding import seeded
 from ..teacher import Teacher
 from ..trainer.evaluation import check_joint
 from ..trainer.repeatability import ROUNDING, check_rebuilt
-from ..use.export import check_fixed, program
 from .findings import FAR, Note, Skipped, apart, check_same
 from .short import ShortRun
 
@@ -260,23 +259,3 @@ def check_temperature(run: ShortRun) -> None:
         f"(those of an image have a standard deviation of {spread:.2g}): multiply cosines by "
         "`logit_scale`, once",
     )
-
-
-def check_export(run: ShortRun) -> None:
-    """An exported program gives the same logits.
-
-    Finds a condition on the values of images.
-    """
-    method, images = run.method, run.batches[0]
-    try:
-        check_fixed(method)
-    except UserError as error:
-        raise Skipped(str(error).partition(":")[0]) from None
-    assert isinstance(images, torch.Tensor), "several views are refused"
-    logits = program(method, images.shape[-1]).module()(images)
-    check_same(
-        run.predict(images), [logits],
-        "gives other logits when it is exported: use tensors in place of Python numbers and "
-        "conditions that depend on the images",
-        1e-3,
-    )  # fmt: skip

@@ -21,12 +21,6 @@ class Note(Skipped):
     state = "note"
 
 
-class Slow(Skipped):
-    """Says what makes a method slow."""
-
-    state = "slow"
-
-
 def apart(logits: torch.Tensor, others: Sequence[torch.Tensor]) -> float:
     """Return how far logits (B, K) and those of parts are apart, as a share of their spread."""
     other = torch.cat([*others]).detach()

@@ -19,7 +19,7 @@ from ..record.hashes import plugin_folder
 from ..running.seeding import seeded
 from ..storage.files import hold_lock, write_whole
 from ..trainer.evaluation import is_foreign
-from .checks import QUICK, TIME_IS_UP, lines
+from .checks import CHECKS, TIME_IS_UP, lines
 from .data_sets import check_split
 from .short import SEED, ShortRun, shorten
 
@@ -97,15 +97,15 @@ def _keys(
 
 
 def _say(name: str, which: str, run: ShortRun) -> str:
-    """Print what the quick checks find, and return what the record says of them."""
+    """Print what the checks find, and return what the record says of them."""
     left = 0
-    for state, _, why in lines(lambda: run, QUICK, SECONDS):
+    for state, _, why in lines(lambda: run, CHECKS, SECONDS):
         if state == "wrong":
             raise UserError(
                 f"{why} (found before the first run of {name} as it is: `python -m benchmark "
                 f"check-method {name}` does all checks)"
             )
-        if state in ("note", "slow"):
+        if state == "note":
             print(f"Note: {why}")
         left += state == "-" and why == TIME_IS_UP
     more = f", {left} of them left out after {SECONDS:.0f} seconds" if left else ""

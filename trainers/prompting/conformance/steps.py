@@ -1,21 +1,16 @@
-"""Checks of training steps: gradients, terms of the loss, devices."""
+"""Checks of training steps: gradients, terms of the loss, rows, labels."""
 
-import gc
-from copy import deepcopy
-from textwrap import shorten
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch.multiprocessing.reductions import StorageWeakRef
 
 from ..capabilities.staged import stages_of
 from ..capabilities.unlabelled import Unlabelled
 from ..contract import tensors_below
 from ..errors import UserError
 from ..method import Batch, Method
-from .findings import FAR, Note, Skipped, Slow, apart
-from .meta import step_on_meta
+from .findings import FAR, Note, Skipped, apart
 from .short import ShortRun
 
 NOTES = ("No gradient reaches", "No gradient comes from")  # what a run prints about its first step
@@ -92,27 +87,6 @@ def check_scale(run: ShortRun) -> None:
         )
 
 
-def check_freed(run: ShortRun) -> None:
-    """A step frees its images.
-
-    Finds a list of the images of all steps.
-    """
-    needs_training(run)
-    given, places = run.step_batch(), []
-    for _ in range(2):  # a method may keep those of the last step
-        views = [view.clone() for view in given.views]
-        places.append([StorageWeakRef(view.untyped_storage()) for view in views])
-        run.step(given._replace(views=views))
-        del views
-    if not all(place.expired() for place in places[0]):
-        gc.collect()
-    if not all(place.expired() for place in places[0]):
-        raise UserError(
-            "The images of a step are kept after the next one, so that memory grows or is twice "
-            "as large: `detach` what the method keeps, or leave it out"
-        )
-
-
 def check_labels(run: ShortRun) -> None:
     """The loss falls where the logit of the label rises, also from a wrong and certain one.
 
@@ -156,19 +130,6 @@ def check_labels(run: ShortRun) -> None:
         raise UserError(
             f"The loss changes {slope:.3g} times as much with a logit as cross-entropy does: give "
             "it the logits as they are, without `logit_scale` once more, and a weight near 1"
-        )
-
-
-def check_mean(run: ShortRun) -> None:
-    """The loss is a mean over the images of a batch.
-
-    Finds `reduction="sum"`.
-    """
-    needs_training(run)
-    if _is_sum(run):
-        raise Note(
-            "The loss is a sum over the images of a batch, so that OPTIM.LR depends on "
-            "DATALOADER.TRAIN_X.BATCH_SIZE: take the mean"
         )
 
 
@@ -263,23 +224,3 @@ def check_evaluated(run: ShortRun) -> None:
             f"Logits of evaluations do not depend on '{idle[0]}', which is learned: use it there, "
             "too, unless only the loss is to read it"
         )
-
-
-def check_devices(run: ShortRun) -> None:
-    """A step reads no value, and mixes no devices.
-
-    Finds `.item()`, and tensors that are made on the CPU.
-    """
-    method, clip_model = deepcopy((run.method, run.trainer.clip_model))
-    try:
-        step_on_meta(method, clip_model, run.step_batch())
-    except (NotImplementedError, RuntimeError) as error:
-        why = shorten(str(error), 150, placeholder=" ...")
-        if "two devices" in why:
-            raise UserError(
-                f"A step mixes devices ({why}): make tensors on the device of the images"
-            ) from error
-        raise Slow(
-            f"A step reads the value of a tensor, for which an accelerator must wait ({why}): "
-            "compute with tensors, without `.item()`, `if` of their values or masks as indices"
-        ) from error
