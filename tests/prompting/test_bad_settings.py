@@ -267,7 +267,6 @@ REFUSED = [
     ("CLIPSVD", {f"TRAIN_{side}_ENCODER": False for side in ("TEXT", "IMAGE")}, "learn nothing"),
     ("CLIPSVD", {f"TRAIN_{x}": False for x in ("Q", "K", "V", "O_PROJ", "MLP")}, "learn nothing"),
     ("CoOp", {"N_CTX": 75}, "too long"),
-    ("CoPrompt", {"SENTENCES": 5}, "SENTENCES is 5 but must be the path of a JSON file"),
     ("CoPrompt", {"SENTENCES": "a\0"}, "no list or .json file 'a\\x00'"),
     ("CoPrompt", {"SENTENCES": "no.json"}, "'no.json' cannot be read"),
     ("GalLoP", {"N_LOCAL_PROMPTS": 2, "TOPK": [1, 2, 3]}, "TOPK is [1, 2, 3]"),

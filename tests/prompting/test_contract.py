@@ -2,7 +2,6 @@
 
 import copy
 import re
-from dataclasses import dataclass
 
 import pytest
 import torch
@@ -28,10 +27,6 @@ from trainers.prompting.method import METHODS
 def test_forward_is_not_overridden():
     with pytest.raises(UserError, match="Own overrides `forward`, which no training calls"):
         register(type("Own", (Mine,), {"forward": lambda self, images: None}))
-
-
-def without_super(self, settings, clip_model, classnames, dataset=""):
-    self.settings = settings
 
 
 HELPERS = {
@@ -75,29 +70,6 @@ def test_a_hook_without_its_capability_or_with_other_arguments(capability):
         register(type("Lost", (Mine,), {name: getattr(capability, name)}))
     with pytest.raises(UserError, match=f"Named defines a function `{name}`, which replaces"):
         register(type("Named", (capability, Mine), body))
-
-
-def test_an_init_without_super():
-    with pytest.raises(UserError, match="`__init__` of Bare does not call super"):
-        register(type("Bare", (Mine,), {"__init__": without_super}))
-
-    class Called(Mine):
-        def __init__(self, *given):
-            super().__init__(*given)
-
-        def build(self, *given):
-            super().build(*given)
-
-    register(Called)
-
-
-def test_a_method_without_a_node():
-    @dataclass(frozen=True)
-    class Settings(Method.Settings):
-        pass
-
-    with pytest.raises(UserError, match='Bare has no `node`: write node = "BARE" in the class'):
-        register(type("Bare", (Method,), {"Settings": Settings}))
 
 
 def test_methods_that_exist_have_no_such_name():

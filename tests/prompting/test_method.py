@@ -4,7 +4,7 @@ The file is long because each hook and each mistake in one is a small class.
 """
 
 import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import pytest
 import tiny
@@ -19,7 +19,6 @@ from trainers.prompting import (
     TextEncoder,
     Unlabelled,
     UserError,
-    list_methods,
     register,
     write_sentences,
 )
@@ -318,27 +317,6 @@ def test_a_name_is_registered_once():
     with pytest.raises(UserError, match="has registered that name: rename the class"):
         register(type("Mine", (Method,), {"__module__": "elsewhere"}))
     assert register(Mine) is Mine
-
-
-def test_a_setting_without_a_default_is_refused_with_its_class():
-    before = dict(METHODS), list_methods()
-    with pytest.raises(UserError) as error:
-
-        @register
-        class Undecided(Mine):
-            @dataclass(frozen=True)
-            class Settings(Method.Settings):
-                RATE: float
-                N_CTX: int = 2
-
-    said = "`RATE` in the Settings of Undecided has no default: give it one"
-    assert str(error.value) == said and before == (METHODS, list_methods())
-    with pytest.raises(UserError, match="`RANK` in the Settings of Undecided has no default"):
-
-        class Undecided(Mine):  # noqa: F811
-            @dataclass(frozen=True)
-            class Settings(Mine.Settings):
-                RANK: int = field(kw_only=True)
 
 
 def test_a_method_that_trains_nothing(tmp_path, capsys, monkeypatch):

@@ -150,7 +150,6 @@ def test_a_mean_over_steps_is_evaluated_and_may_begin_anew(tiny_clip):
 
 
 @pytest.mark.parametrize("name, labels, why", [
-    ("CoOp", [[1, 0, 0]], "Labels are a list: give a tensor"),
     ("CoOp", torch.tensor([[2, 0, 0]], dtype=torch.int8), "1, 0 or -1 .unknown., and are others"),
     ("CoOp", torch.tensor([[1, 0, 0]]), "Labels are torch.int64 of the shape"),
     ("RAM", torch.tensor([[1, 0, -1]], dtype=torch.int8), "RAM needs all labels, and some are -1"),

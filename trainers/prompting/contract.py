@@ -14,10 +14,10 @@ from torch import nn
 from torch.func import functional_call
 
 from .encoders.added import SIDES, Added, blocks_of, check_added
-from .encoders.class_text import RULES, SeveralSentences
+from .encoders.class_text import SeveralSentences
 from .encoders.descriptions import Asked, describe
 from .encoders.uncalled import check_uncalled
-from .errors import need, one_of
+from .errors import need
 
 ENCODERS = ("text_encoder", "image_encoder")  # sub-modules of a method that hold the frozen CLIP
 TENSORS = ("_parameters", "_buffers", "_modules")  # of a module, by name
@@ -47,11 +47,6 @@ def check_class(cls: type, base: type, capabilities: Sequence[type]) -> None:
             "one of the functions that it calls (`contexts`, `image_features`, `text_features`, "
             "`logits`)",
         )
-        need(
-            "__init__" not in vars(kind) or "__init__" in names_read(vars(kind)["__init__"]),
-            f"`__init__` of {kind.__name__} does not call super().__init__(settings, clip_model, "
-            "classnames, dataset): call it, or make what the method learns in `build`",
-        )
         for name, value in vars(kind).items():
             need(
                 name not in lacks,
@@ -65,11 +60,6 @@ def check_class(cls: type, base: type, capabilities: Sequence[type]) -> None:
                 f"{kind.__name__} defines a function `{name}`, which replaces that of the base "
                 "class but takes other arguments: choose another name, or take the same ones",
             )
-    need(
-        isinstance(getattr(cls, "node", None), str),
-        f'{cls.__name__} has no `node`: write node = "{cls.__name__.upper()}" in the class, the '
-        "name below TRAINER of its keys",
-    )
 
 
 def names_read(value: object) -> Iterator[str]:
@@ -111,7 +101,6 @@ def check_sentences(kind: Any, settings: Any, asked: Asked) -> None:
         f"{kind.__name__} does not start from given sentences (DATASET.SENTENCES), as its text is "
         "learned or stands in its own keys: leave them out, or choose another method",
     )
-    one_of("DATASET.SENTENCES_RULE", asked.rule or RULES[0], RULES)
     need(
         asked.rule in ("", *kind.rules),
         f"DATASET.SENTENCES_RULE is {asked.rule}, but {kind.__name__} normalises h0, or compares "
@@ -180,16 +169,6 @@ def _check_contexts(method: Any) -> None:
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         contexts = method.contexts()
     text, image = method.text_encoder, method.image_encoder
-    need(
-        contexts.inserted is None or text.insert_block,
-        "`contexts` returns `inserted` tokens, but the text encoder has no block for them: make it "
-        "with TextEncoder(..., insert_block=i), i at least 1",
-    )
-    need(
-        not (contexts.vision and image.untouched),
-        "The method has visual prompts, with which the image encoder has no features without them "
-        "(`untouched`): take those of a Teacher, `teacher.z(images)`",
-    )
     if contexts.text and text.closed is None:
         depth, slots = len(text.transformer.resblocks), len(text.sentences[0][0].slots)
         _check_shapes("text", contexts.text, depth, slots, text.class_specific)

@@ -6,7 +6,6 @@ others have not is in `capabilities`. It is long because all methods are of this
 """
 
 import importlib
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ from .backbones import family_of
 from .checkpoint import state
 from .checkpoint.public import Public
 from .checkpoint.saved import Saved
-from .contract import ENCODERS, check_built, check_calibrated, check_logits, with_sentences
+from .contract import ENCODERS, check_built, check_calibrated, with_sentences
 from .encoders.added import NONE, Additions
 from .encoders.class_text import class_text, zero_shot_template
 from .encoders.sentences import check_names
@@ -226,7 +225,7 @@ class Method(nn.Module):
     class Scaled(Settings):
         """Base of the `Settings` of methods whose logits may have another scale than the CLIP's."""
 
-        SCALE: float = 0.0  # of the logits; 0 takes the CLIP's own; public code often has 100
+        SCALE: nodes.NotNegative = 0.0  # of the logits, often 100; 0 takes the CLIP's own
 
     def output(self, images: torch.Tensor) -> Output:
         """Return the logits of normalised images (B, 3, H, W), and the features they come from.
@@ -263,15 +262,7 @@ class Method(nn.Module):
             terms: as returned by `losses`.
             scale: multiplies a loss, against underflow in half precision; the gradients that are
                 written must be scaled.
-
-        Raises:
-            UserError: the loss does not depend on anything that is learned.
         """
-        need(
-            terms["loss"].requires_grad,
-            f"The loss of {type(self).__name__} does not depend on what is learned: compute it "
-            "from the features and logits of the output, without `detach` or `no_grad`",
-        )
         scale(terms["loss"]).backward()
 
     def cosines(
@@ -310,7 +301,7 @@ class Method(nn.Module):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        cls.defaults = nodes.defaults_of(cls.Settings, cls.__name__)
+        cls.defaults = nodes.defaults_of(cls.Settings)
         if not cls.trains:
             del cls.defaults["CALIBRATE"]
         elif "CALIBRATE" not in cls.training_only:
@@ -353,8 +344,8 @@ class Method(nn.Module):
         self.text_encoder, self.image_encoder = self.encoders(clip_model, classnames, dataset)
         scale, bias = clip_model.logit_scale.detach().exp(), getattr(clip_model, "logit_bias", None)
         self.register_buffer("logit_scale", scale, persistent=False)
-        if isinstance(settings, Method.Scaled):
-            self.set_scale(settings.SCALE)
+        if isinstance(settings, Method.Scaled) and settings.SCALE:
+            self.logit_scale.fill_(settings.SCALE)
         self.register_buffer("logit_bias", bias if bias is None else bias.detach(), False)
         self._text_cache = TextCache()
         self.build(clip_model, classnames, dataset)
@@ -369,13 +360,6 @@ class Method(nn.Module):
     def device(self) -> torch.device:
         """The device of the method."""
         return self.logit_scale.device
-
-    def set_scale(self, scale: float) -> None:
-        """Set the logit scale, 0 keeps CLIP's; raises UserError if it is negative or not finite."""
-        if not 0 <= scale < math.inf:
-            raise UserError(f"SCALE is {scale} but must be positive, or 0 for the CLIP's own")
-        if scale:
-            self.logit_scale.fill_(scale)
 
     # ------------------------------------------------ the same for all: a step
 
@@ -412,53 +396,33 @@ class Method(nn.Module):
     ) -> Batch:
         """Return images, labels and rows as a `Batch`; UserError if views or labels do not fit."""
         views = [images] if isinstance(images, torch.Tensor) else list(images)
-        kind, shape = self._labels(len(views[0]))
-        need(torch.is_tensor(labels), f"Labels are a {type(labels).__name__}: give a tensor")
-        if len(views) < self.views or labels.dtype != kind or labels.shape != shape:
-            self._check_batch(views, labels)
+        self._check_batch(views, labels)
         return Batch(views, labels, index)
-
-    def _labels(self, B: int) -> tuple[torch.dtype, tuple[int, ...]]:
-        """Return the type and the shape of the labels of B images."""
-        return (SEVERAL, (B, self.num_classes)) if self.settings.several else (LABELS, (B,))
 
     def _check_batch(self, views: Sequence[torch.Tensor], labels: torch.Tensor) -> None:
         """Refuse too few views, and labels of another type or shape than images have."""
-        name, (kind, shape) = type(self).__name__, self._labels(len(views[0]))
+        name, kind, B = type(self).__name__, LABELS, len(views[0])
+        shape: tuple[int, ...] = (B,)
         each = "the number of one class for each image"
         if self.settings.several:
+            kind, shape = SEVERAL, (B, self.num_classes)
             each = "1, 0 or -1 (unknown) for each image and class"
-        need(
-            len(views) >= self.views,
-            f"{name} learns from {self.views} views of an image but gets {len(views)}: set "
-            f"DATALOADER.K_TRANSFORMS {self.views}",
-        )
-        need(
-            labels.dtype == kind and labels.shape == shape,
-            f"Labels are {labels.dtype} of the shape {tuple(labels.shape)}, but must be {kind} of "
-            f"{shape}: give {name} {each}",
-        )
+        if len(views) < self.views:
+            raise UserError(
+                f"{name} learns from {self.views} views of an image but gets {len(views)}: set "
+                f"DATALOADER.K_TRANSFORMS {self.views}"
+            )
+        if labels.dtype != kind or labels.shape != shape:
+            raise UserError(
+                f"Labels are {labels.dtype} of the shape {tuple(labels.shape)}, but must be {kind} "
+                f"of {shape}: give {name} {each}"
+            )
 
     def terms(self, output: Output, batch: Batch) -> dict[str, torch.Tensor]:
-        """Return the same as `losses` for an output that has been computed.
-
-        Raises:
-            UserError: `loss` returns something other than scalars, or logits have another shape.
-        """
-        try:
-            loss = self.loss(output, batch)
-        except (IndexError, RuntimeError, ValueError):
-            check_logits(self, output)
-            raise
+        """Return the same as `losses` for an output that has been computed."""
+        loss = self.loss(output, batch)
         terms = loss if isinstance(loss, dict) else {"loss": loss}
-        if not terms:
-            raise UserError(f"The loss of {type(self).__name__} has no terms: return a scalar")
-        try:
-            terms = {name: value.reshape(()) for name, value in terms.items()}
-        except (AttributeError, RuntimeError) as error:
-            raise UserError(
-                f"The loss of {type(self).__name__} must be a scalar, or scalars by name: {error}"
-            ) from None
+        terms = {name: value.reshape(()) for name, value in terms.items()}
         total = terms["loss"] if "loss" in terms else torch.stack([*terms.values()]).sum()
         if self.settings.CALIBRATE:
             check_calibrated(self, output, batch)

@@ -20,7 +20,7 @@ def clean(words: str) -> str:
     return " ".join(words.replace("_", " ").split())
 
 
-@dataclass(frozen=True, kw_only=True)  # so that a key without a default is found below
+@dataclass(frozen=True)
 class Settings:
     """Base class of the settings of every method, which adds a field for each key of its node.
 
@@ -42,17 +42,13 @@ class Settings:
         """Check what the types of the fields do not say; a subclass may call it first."""
 
 
-def defaults_of(settings: type[Settings], method: str) -> dict[str, Any]:
-    """Return the keys of a method's node with their defaults; raises UserError if one has none."""
-    defaults = {}
-    for key in fields(settings):
-        value = key.default if key.default_factory is MISSING else key.default_factory()
-        if value is MISSING:
-            raise UserError(f"`{key.name}` in the Settings of {method} has no default: give it one")
-        defaults[key.name] = value
-    for name in ("dataset", "sentences", "several"):
-        del defaults[name]
-    return defaults
+def defaults_of(settings: type[Settings]) -> dict[str, Any]:
+    """Return the keys of a method's node with their defaults."""
+    return {
+        key.name: key.default if key.default_factory is MISSING else key.default_factory()
+        for key in fields(settings)
+        if key.name not in ("dataset", "sentences", "several")
+    }
 
 
 def check_values(

@@ -127,8 +127,8 @@ def check_clip(run: ShortRun) -> None:
         given or method.logit_scale.isclose(scale)
     ):
         raise UserError(
-            "It has replaced `logit_scale`, of which checkpoints hold nothing: change it with "
-            "`set_scale` by a key SCALE, or learn a parameter of another name"
+            "It has replaced `logit_scale`, of which checkpoints hold nothing: inherit `Settings` "
+            "from `Method.Scaled` for a key SCALE, or learn a parameter of another name"
         )
     if (method.mean, method.std) != family_of(fresh)[1:3]:
         raise UserError(

@@ -28,7 +28,7 @@ from ..encoders.vision import CLASS_TOKEN, ImageEncoder, ImageFeatures
 from ..errors import need, not_negative, one_of
 from ..full_precision import gradients_of, no_autocast
 from ..method import Method
-from ..node import From1
+from ..node import From1, NotNegative
 from ..registry import register
 
 POWERS = {"1/N": 1, "1/N^2": 2, "1/N2": 2}  # lambda as a function of the shots; public spelling
@@ -92,7 +92,7 @@ class ProLIP(PublicFiles, OneView, Staged):
         SEARCH: bool = False
         SIDE: Literal["visual", "text"] = "visual"
         CTX_INIT: OneTemplate = ""
-        SCALE: float = 100.0  # of the logits; 0 takes the CLIP's own
+        SCALE: NotNegative = 100.0  # of the logits; 0 takes the CLIP's own
         LR: float = 1e-5
         TRAIN_EPOCH: int = 300
         SHOTS: int = 16
