@@ -98,7 +98,7 @@ PACKAGES = {
     "marks": "",
     "errors": "",
     "dassl_parts": "",
-    "one_package": "errors",
+    "one_package": "",
     "embedded": "",
     "full_precision": "",
     "sure_views": "errors",
@@ -110,7 +110,7 @@ PACKAGES = {
     "encoders": "backbones errors full_precision images node storage transport",
     "running": "backbones encoders errors",
     "prompts": "backbones encoders errors",
-    "teacher": "encoders errors full_precision node storage",
+    "teacher": "encoders errors full_precision node",
     "checkpoint": "backbones dassl_parts embedded errors running storage teacher",
     "contract": "encoders errors",
     "losses": "",
@@ -134,7 +134,7 @@ PACKAGES = {
     "use": "advice backbones building capabilities checkpoint contract dassl_parts "
     "embedded encoders errors images method node plugins prompts record running storage teacher",
     "conformance": "backbones building capabilities contract embedded errors method plugins record "
-    "running step storage teacher trainer use",
+    "running storage teacher trainer",
 }
 # The same for what stands around the plug-in.
 AROUND_IT = {

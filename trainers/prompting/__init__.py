@@ -46,7 +46,7 @@ if TYPE_CHECKING:  # for type checkers and editors, which do not follow __getatt
     from .use.run import load_run as load_run
 
 __version__ = "0.7.0"
-share(__name__, __version__)
+share(__name__)
 
 _MODULES = {
     "Added": "encoders.added",
