@@ -65,9 +65,8 @@ def build_parser(protocol: Protocol) -> Parser:
     add("--output", type=Path, default=Path("output"), help="output folder (default: %(default)s)")
     add(
         "--config",
-        help="the methods' config: the name of a file in configs/trainers/TRAINER, the path of a "
-        ".yaml file, or a folder with TRAINER/*.yaml (default: 'emoji' for the emoji data sets, "
-        "else the protocol's)",
+        help="the methods' config: the name of a file in configs/trainers/TRAINER, or the path of "
+        "a .yaml file (default: 'emoji' for the emoji data sets, else the protocol's)",
     )
     add_plugin(on)
     add("--backbone", help="a CLIP by name or file (default: the config's)")
@@ -114,14 +113,10 @@ def own_default(settings: dict) -> dict:
 def parse(parser: Parser, argv: list[str]) -> argparse.Namespace:
     """Parse the arguments: the data sets go to `datasets`, the KEY VALUE pairs to `opts`."""
     args = parser.parse_intermixed_args(argv)
-    check_ood(argv)
     args.plugins = tuple(map(from_anywhere, args.plugin))
     use_plugins(args.plugins)
     args.datasets, args.opts = split_words(args.words)
     args.datasets = args.datasets or words(args.usual)
-    for name in ("trainers", "seeds", "shots", "ood"):
-        if getattr(args, name, None) == []:
-            raise UserError(f"--{name} is empty: give at least one")
     if getattr(args, "trainers", "") is None:
         check_datasets(args.datasets)
         args.trainers = usual_methods(args.datasets, words(args.usual_trainers))
@@ -131,20 +126,7 @@ def parse(parser: Parser, argv: list[str]) -> argparse.Namespace:
     if args.features:
         args.features = os.path.abspath(args.features)
     args.output = Path(os.path.abspath(args.output))
-    for place in (args.output, *args.output.parents):
-        if place.is_file():
-            raise UserError(f"--output: '{place}' is a file: give a folder")
     return args
-
-
-def check_ood(argv: list[str]) -> None:
-    """Raise a UserError if a word follows the value of --ood that could be one of its data sets."""
-    for option, _, after in zip(argv, argv[1:], argv[2:], strict=False):
-        if option in ("--oo", "--ood") and not (after.startswith("-") or KEY.fullmatch(after)):
-            raise UserError(
-                f"'{after}' follows the value of --ood: quote several of its data sets, as in "
-                "--ood 'A B', and put those of the runs before all options"
-            )
 
 
 def split_words(given: list[str]) -> tuple[list[str], tuple[str, ...]]:

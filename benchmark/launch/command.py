@@ -12,14 +12,8 @@ from pathlib import Path
 from recipe.configs import read_pairs
 from trainers.prompting.errors import UserError, check_name
 
-from ..protocols.base import Protocol, Run, check_new_classes, learns_nothing
-from ..protocols.configs import (
-    IMAGE_FOLDER,
-    TrainerConfigs,
-    check_datasets,
-    dataset_name,
-    with_groups,
-)
+from ..protocols.base import Protocol, Run, learns_nothing
+from ..protocols.configs import TrainerConfigs, check_datasets, dataset_name, with_groups
 from ..protocols.vary import vary
 from .arguments import RESERVED, build_parser, parse
 from .checks import check_settings, check_validation, for_streams, on_validation
@@ -101,33 +95,25 @@ def plan_runs(protocol: Protocol, args: argparse.Namespace) -> tuple[list[Run], 
     if on_validation(read_pairs(args.opts)):  # new classes and targets must stay unseen until then
         runs = [run for run in runs if not run.eval_only]
     runs = for_streams(runs, args.opts)
-    check_varied(protocol, runs, args.opts)
-    check_new_classes(runs, args.opts)
+    for key in dict.fromkeys(key for run in runs for key in run.opts[::2]):
+        if key in RESERVED:
+            raise UserError(f"{key} cannot be varied: {RESERVED[key]} sets it")
     datasets = {run.dataset for run in runs}
     settings = Settings(
         root=Path(os.path.abspath(args.root)) if args.root else None,
         backbone=args.backbone,
         features=dict.fromkeys(datasets, args.features) if args.features else {},
         plugins=args.plugins,
-        opts=args.opts + other_sets(args.ood, runs),
+        opts=args.opts + other_sets(args.ood),
     )
     settings.check_apart(datasets)
     return runs, settings
 
 
-def other_sets(datasets: Collection[str], runs: list[Run]) -> tuple[str, ...]:
+def other_sets(datasets: Collection[str]) -> tuple[str, ...]:
     """Return the KEY VALUE pair that tests runs on other data sets, too; empty without any."""
     datasets = with_groups(datasets)
     check_datasets(datasets)
-    tested = {run.dataset for run in runs} if datasets else set()
-    for dataset in datasets:
-        if dataset in tested:
-            raise UserError(f"--ood {dataset}: runs are tested on it anyway: name other data sets")
-    if any(name.startswith(IMAGE_FOLDER) for name in (*datasets, *tested)):
-        raise UserError(
-            f"--ood cannot be used with {IMAGE_FOLDER}: --root is the folder of its images, and "
-            "other data sets are not there"
-        )
     return ("TEST.OOD", str([dataset_name(name) for name in datasets])) if datasets else ()
 
 
@@ -163,17 +149,6 @@ def choose_runs(runs: list[Run], folders: list[str] | None, output: Path) -> lis
         return runs
     by_folder = {run.folder.relative_to(output).as_posix(): run for run in runs}
     return [by_folder[check_name("run", folder, by_folder)] for folder in folders]
-
-
-def check_varied(protocol: Protocol, runs: list[Run], opts: tuple[str, ...]) -> None:
-    """Raise a UserError if the protocol varies a reserved key, or `opts` set a varied key."""
-    varied = dict.fromkeys(key for run in runs for key in run.opts[::2])
-    for key in varied:
-        if key in RESERVED:
-            raise UserError(f"{key} cannot be varied: {RESERVED[key]} sets it")
-    for key in opts[::2]:
-        if key in varied:
-            raise UserError(f"{key} cannot be given as KEY VALUE: {protocol.name} sets it")
 
 
 def execute(engine: Engine, executor: Local | Slurm, output: Path, in_job: bool = False) -> None:

@@ -1,6 +1,5 @@
 """Keep track of the runs of a protocol: which are done, which are to do, and their outcomes."""
 
-import re
 import shlex
 import sys
 from dataclasses import dataclass
@@ -114,7 +113,6 @@ class Engine:
             raise UserError(
                 f"{run.folder} holds the results of another run ({why}): "
                 + "give the images a name (image_folder=NAME), " * from_folders
-                + self._offer(why)
                 + "choose another --output, or remove that folder"
             )
         if needed:
@@ -126,19 +124,12 @@ class Engine:
 
     def _check_launch(self, run: Run) -> None:
         """Refuse the folder of a run that holds the record of another, or of 0.6 (UserError)."""
-        launch = read_launch(run.folder)
-        if launch is None or launch.run.place != run.place:
-            what = f"another run ({launch.run})" if launch else f"a run without {RUN}, as of 0.6"
+        found = read_launch(run.folder)
+        if found is None or found.place != run.place:
+            what = f"another run ({found})" if found else f"a run without {RUN}, as of 0.6"
             raise UserError(
                 f"{run.folder} holds {what}: choose another --output, or remove that folder"
             )
-
-    def _offer(self, why: str) -> str:
-        """Return an advice for a record that differs in a KEY VALUE pair of the command."""
-        found = re.match(r"(\S+) is (.+?) here and (.+?) there", why)
-        key, then, now = found.groups() if found else ("", "", "")
-        plain = key in self.settings.opts[::2] and "," not in then
-        return f"compare both values with --vary {key}={then},{now}, " * plain
 
     def _misfit(self, run: Run, result: dict) -> str | None:
         """Return how a record differs from what the run asks for; None if it does not."""
@@ -178,7 +169,7 @@ class Engine:
 
     def describe(self, run: Run) -> None:
         """Write run.json into the folder of a run; raises OSError."""
-        write_launch(run, self.settings.backbone, self.settings.opts)
+        write_launch(run)
 
     def outcome_if_blocked(self, run: Run) -> Outcome | None:
         """Return the outcome of a run that cannot be done because the run it needs failed."""

@@ -1,11 +1,10 @@
-"""Check before the first run that this machine has what all runs need: weights, data, disk, device.
+"""Check before the first run that this machine has what all runs need: weights, data, device.
 
 What is missing is said once for all runs that need it, with what to do. Needs PyTorch.
 """
 
 import os
 import shlex
-import shutil
 import sys
 from collections import defaultdict
 from collections.abc import Collection, Iterator
@@ -22,8 +21,6 @@ from ..protocols.base import Run
 from ..protocols.configs import dataset_class, dataset_files, dataset_name, in_groups
 from ..records import as_recorded
 from .engine import Settings
-
-LEAST = 1 << 16  # bytes that even a run on few images with a small CLIP leaves
 
 
 class Lack(NamedTuple):
@@ -45,7 +42,7 @@ def lacking(runs: list[Run], settings: Settings, fetch: bool = False) -> list[La
     """
     try:
         teachers, clips = _teachers(runs, settings)
-        lacks = [*_data(runs, settings), *teachers, *_disk(runs)]
+        lacks = [*_data(runs, settings), *teachers]
         return [*lacks, *_weights(runs, clips, settings, fetch and not lacks)]
     except ModuleNotFoundError:  # of PyTorch or Dassl, which others report
         return []
@@ -71,18 +68,14 @@ def warn(lacks: list[Lack]) -> None:
         print(f"missing for {lack}", file=sys.stderr)
 
 
-def on_cpu(settings: Settings) -> bool:
-    """Return True if the command keeps its runs off GPUs, by USE_CUDA False."""
-    return as_recorded(read_pairs(settings.opts).get("USE_CUDA", True)) is False
-
-
 def idle_device(settings: Settings) -> str:
     """Return a note on GPUs of this machine that PyTorch cannot use; empty if there are none."""
     try:
         from trainers.prompting.running.devices import idle_gpus
     except ModuleNotFoundError:
         return ""
-    idle = "" if on_cpu(settings) else idle_gpus()
+    on_cpu = as_recorded(read_pairs(settings.opts).get("USE_CUDA", True)) is False
+    idle = "" if on_cpu else idle_gpus()
     return idle and f"warning: runs are on the CPU, but the machine has {idle}"
 
 
@@ -178,21 +171,3 @@ def _locate(kind, root: str | None) -> Path:
 def _files(names: list) -> list[str]:
     """Return data sets, given by DATASET.NAME, by the names of their config files."""
     return [file for file in sorted(dataset_files()) if dataset_name(file) in names]
-
-
-def _disk(runs: list[Run]) -> Iterator[Lack]:
-    if not runs:
-        return
-    folder = runs[0].folder
-    while not folder.exists():
-        folder = folder.parent
-    if not os.access(folder, os.W_OK):
-        yield Lack(runs, f"'{folder}' cannot be written: choose another --output")
-        return
-    free, need = shutil.disk_usage(folder).free, LEAST * len(runs)
-    if free < need:
-        yield Lack(
-            runs,
-            f"'{folder}' has {free / 2**20:.1f} MiB free, and at least {need / 2**20:.1f} are "
-            "needed: make room, or choose another --output",
-        )

@@ -7,8 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from recipe.configs import read_keys, read_pairs
-from trainers.prompting.errors import UserError
+from recipe.configs import read_pairs
 
 from ..cli import from_one, words
 from .configs import Rule, TrainerConfigs, varied_name
@@ -174,20 +173,6 @@ def base_and_others(protocol: Protocol, output: Path, **names) -> list[Run]:
     needs = None if learns_nothing(base.trainer) else base
     others = (part for part in protocol.parts if part != "base")
     return [base, *(protocol.run(output, part, **names, needs=needs) for part in others)]
-
-
-def check_new_classes(runs: Iterable[Run], opts: tuple[str, ...]) -> None:
-    """Raise UserError if class-specific contexts would be tested on other classes."""
-    others = [run for run in runs if run.needs and run.protocol.new_classes]
-    for trainer, file, own_opts in {(run.trainer, run.config_file, run.opts) for run in others}:
-        keys = read_keys(file) | read_pairs(opts) | read_pairs(own_opts)
-        for key in [k for k, v in keys.items() if k.endswith(".CSC") and str(v) == "True"]:
-            # contexts that start from a template are never class-specific
-            if str(keys.get(key.replace(".CSC", ".CTX_INIT"), "")) in ("", "None", "False"):
-                raise UserError(
-                    f"{trainer} with a context for each class (CSC) can be tested only on the "
-                    f"classes it was trained on: set {key} False"
-                )
 
 
 def number_or_text(text: str) -> float | str:

@@ -1,7 +1,4 @@
-"""Find and read the config files of data sets and trainers, and choose the one of a run.
-
-The file is long because each setting that has no config file, or two, is told in words of its own.
-"""
+"""Find and read the config files of data sets and trainers, and choose the one of a run."""
 
 import hashlib
 import math
@@ -80,9 +77,8 @@ RULES = [
 class TrainerConfigs:
     """Finds the config file of a run: the one asked for, or by the rules of its protocol.
 
-    `asked` is the name of one of the trainer's files, the path of a `.yaml` file, or the path of a
-    folder (with a slash) that has a folder for each trainer with one file in it. A method from a
-    plug-in may have its config files in a folder of the method's name next to the plug-in.
+    `asked` is the name of one of the trainer's files, or the path of a `.yaml` file. A method from
+    a plug-in may have its config files in a folder of the method's name next to the plug-in.
     """
 
     asked: str | None = None  # the value of --config
@@ -105,12 +101,9 @@ class TrainerConfigs:
 
     def find(self, rules: list[Rule], trainer: str, dataset: str, shots: int) -> Path:
         """Return the config file of a run; raises UserError if it does not exist."""
-        if self._asked_path:
-            if not os.path.isfile(self._asked_path):
-                raise UserError(f"--config: '{self._asked_path}' does not exist: check the path")
-            return self._asked_path.absolute()
-        if self.asked and Path(self.asked).name != self.asked:
-            return only_file(Path(self.asked) / trainer)
+        if self.asked and self.asked.endswith(".yaml"):
+            need(os.path.isfile(self.asked), f"--config: '{self.asked}' does not exist")
+            return Path(self.asked).absolute()
         folders = [folder / trainer for folder in self._folders()]
         files = {path.stem: path for folder in reversed(folders) for path in folder.glob("*.yaml")}
         fitting = [rule.config for rule in RULES + rules if rule.fits(dataset, trainer, shots)]
@@ -120,26 +113,14 @@ class TrainerConfigs:
         if name in files:
             return files[name]
         if not files and not self.plugins:  # only train.py knows the methods of a plug-in
-            trainers = known_trainers()
             raise UserError(
-                f"There is no trainer '{trainer}': {nearest(trainer, trainers)}; a new trainer "
-                f"needs config files in {folders[0]}, or --config FILE.yaml"
+                f"There is no trainer '{trainer}': {nearest(trainer, known_trainers())}; a new "
+                f"trainer needs config files in {folders[0]}, or --config FILE.yaml"
             )
-        kind = f"config file of {trainer} for {dataset} called"
-        if self.asked:
-            check_name(kind, name, files)
-        others = f" (there are: {', '.join(sorted(files))})" if files else ""
-        place = f"{folders[0] / name}.yaml"
-        if len(folders) > 1 and not folders[0].is_dir():
-            place = f"{trainer}/{name}.yaml next to its plug-in"
         raise UserError(
-            f"There is no {kind} '{name}'{others}: write {place}, or choose a file with "
-            "--config FILE.yaml"
+            f"There is no config file of {trainer} for {dataset} called '{name}': "
+            f"{nearest(name, files)}; write {folders[-1] / name}.yaml, or give --config FILE.yaml"
         )
-
-    @property
-    def _asked_path(self) -> Path | None:
-        return Path(self.asked) if self.asked and self.asked.endswith(".yaml") else None
 
     def _folders(self) -> list[Path]:
         """Return the folders that hold a folder for each trainer."""
@@ -159,18 +140,6 @@ def varied_name(pairs: Mapping[str, object]) -> str:
             plain += "-" + hashlib.sha256(str(value).encode()).hexdigest()[:8]
         suffix += f"+{key}={plain}"
     return suffix
-
-
-def only_file(folder: Path) -> Path:
-    """Return the only config file in a folder; raises UserError if there is none, or several."""
-    files = sorted(folder.glob("*.yaml"))
-    if len(files) != 1:
-        names = ", ".join(file.name for file in files) or "none"
-        raise UserError(
-            f"--config: '{folder}' must hold exactly one .yaml file, but holds {names}: give a "
-            "file, or a folder with one file in METHOD/"
-        )
-    return files[0].absolute()
 
 
 def keys_in(path: Path) -> dict[str, object]:
@@ -217,29 +186,23 @@ def in_groups(datasets: Iterable[str]) -> list[str]:
 
 def check_datasets(datasets: Iterable[str]) -> None:
     """Raise UserError if a data set has no config file, or `image_folder=NAME` an invalid name."""
-    files = dataset_files()
+    files, trainers = dataset_files(), known_trainers()
     for dataset in datasets:
         file, named, name = dataset.partition("=")
-        if file.isdecimal() or file in known_trainers():
-            raise UserError(
-                f"'{file}' is not a data set: quote several values of an option, as in "
-                "--trainers 'CoOp ALIGN' or --seeds '1 2 3'"
-            )
-        if file not in files:
-            raise UserError(
-                f"There is no data set '{file:.100}': {nearest(file, files)}; a folder of your "
-                f"own images, below --root, is {IMAGE_FOLDER}=FOLDER"
-            )
-        if named and file != IMAGE_FOLDER:
-            raise UserError(f"{dataset}: only {IMAGE_FOLDER} can be followed by =NAME")
-        if named and not re.fullmatch(r"\w[\w.-]*", name):
-            raise UserError(
-                f"'{name}' cannot name a data set: use letters, digits, '_', '-' and '.'"
-            )
-        if name in files:
-            raise UserError(
-                f"'{name}' is the name of another data set: choose another name for your images"
-            )
+        need(
+            not file.isdecimal() and file not in trainers,
+            f"'{file}' is not a data set: quote several values of an option, as in "
+            "--trainers 'CoOp ALIGN' or --seeds '1 2 3'",
+        )
+        need(
+            file in files,
+            f"There is no data set '{file:.100}': {nearest(file, files)}; a folder of your own "
+            f"images, below --root, is {IMAGE_FOLDER}=FOLDER",
+        )
+        need(
+            not named or re.fullmatch(r"\w[\w.-]*", name),
+            f"'{name}' cannot name a data set: use letters, digits, '_', '-' and '.'",
+        )
 
 
 def use_plugins(plugins: Iterable[str]) -> None:
@@ -272,18 +235,13 @@ def dataset_class(dataset: str) -> Any:
     """
     from dassl.data.datasets import DATASET_REGISTRY
 
-    from datasets import ImageDataset
+    import datasets  # noqa: F401 (which registers them)
     from trainers.prompting.plugins import load_plugins
 
     if dataset in _beside:
         load_plugins(given_plugins)
     name, known = dataset_name(dataset) or dataset, DATASET_REGISTRY.registered_names()
-    kind = DATASET_REGISTRY.get(check_name("data set", name, known))
-    need(
-        isinstance(kind, type) and issubclass(kind, ImageDataset),
-        f"The data set {name} is of other code: derive its class from datasets.ImageDataset",
-    )
-    return kind
+    return DATASET_REGISTRY.get(check_name("data set", name, known))
 
 
 def features_of(dataset: str) -> str:
@@ -312,12 +270,7 @@ def usual_methods(datasets: Iterable[str], usual: list[str]) -> list[str]:
 def dataset_name(dataset: str) -> str | None:
     """Return DATASET.NAME from a data set's config file; None if the file does not exist."""
     path = dataset_file(dataset)
-    if not path.is_file():
-        return None
-    name = keys_in(path).get("DATASET.NAME")
-    if name is None:
-        raise UserError(f"{path} does not set DATASET.NAME: add it")
-    return str(name)
+    return str(keys_in(path)["DATASET.NAME"]) if path.is_file() else None
 
 
 @dataclass(frozen=True, eq=False)  # hashed by identity: a dict is not hashable

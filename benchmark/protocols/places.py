@@ -1,12 +1,10 @@
 """Find runs below folders: those that a launcher started, by their run.json, and single runs."""
 
-import operator
 import os
 import re
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
-from itertools import compress
 from pathlib import Path
 
 from trainers.prompting.checkpoint.identity import RUN
@@ -15,10 +13,9 @@ from trainers.prompting.storage.run_record import RECORD
 
 from . import PROTOCOLS
 from .base import Run
-from .launches import CONSOLE, Launch, read_launch
+from .launches import CONSOLE, read_launch
 from .transfer import places_of_sources, shared_trainings
 
-DEPTH = 12  # levels of subfolders that are searched
 OLD = re.compile(r"\.old\d*$")  # ends the names of folders that were set aside
 
 
@@ -53,16 +50,16 @@ def find(root: Path) -> Found:
     found, placed, moved = Found(), defaultdict(list), []
     for folder, names in _folders(root):
         before = len(found.problems)
-        launch = _read(folder, found.problems) if RUN in names else None
-        if launch is None:
+        run = _read(folder, found.problems) if RUN in names else None
+        if run is None:
             if CONSOLE in names and len(found.problems) == before:
                 found.undescribed.append(folder)
             elif RECORD in names and len(found.problems) == before:
                 found.singles.append(folder)
-        elif around := _output(launch.run):
-            placed[around].append(launch.run)
+        elif around := _output(run):
+            placed[around].append(run)
         else:
-            moved.append(launch.run)
+            moved.append(run)
     for place, runs in placed.items():
         if not any(place.startswith(f"{other}/") for other in placed):
             found.runs[_as_given(place, root)] = runs
@@ -70,9 +67,8 @@ def find(root: Path) -> Found:
         outputs = (path for path in found.runs if path in run.folder.parents)
         found.runs.setdefault(next(outputs, root), []).append(run)
     for output, runs in found.runs.items():
-        for place in places_of_sources(runs):
-            if source := _read(output / place, found.problems):
-                runs.append(source.run)
+        sources = (_read(output / place, found.problems) for place in places_of_sources(runs))
+        runs += filter(None, sources)
         shared = shared_trainings(_each_once(runs, output, found.problems))
         found.runs[output] = sorted(shared, key=_rank)
     return found
@@ -89,37 +85,32 @@ def is_run(folder: Path) -> bool:
 
 
 def _folders(root: Path) -> Iterator[tuple[Path, Collection[str]]]:
-    """Yield the folders of runs at a folder or below, with the names in them."""
-    seen: set[tuple[int, int]] = set()  # links may lead around in a circle
-    left = [(root, 0)]
-    while left:
-        folder, depth = left.pop()
-        try:
-            status = os.stat(folder)
-            with os.scandir(folder) as entries:
-                inside = {entry.name: entry for entry in entries}
-            is_leaf = not inside.keys().isdisjoint((RUN, RECORD, CONSOLE))
-            names = [] if is_leaf else sorted(inside, reverse=True)
-            names = [name for name in names if inside[name].is_dir()]
-        except (FileNotFoundError, NotADirectoryError):
-            continue
-        except PermissionError as error:
-            raise UserError(
-                f"'{folder}' cannot be read ({error.strerror}) and may hold runs: change its "
-                "permissions",
-                exit_code=1,
-            ) from None
-        if (place := (status.st_dev, status.st_ino)) in seen:
-            continue
-        seen.add(place)
+    """Yield the folders of runs at a folder or below, with the names in them.
+
+    Links are followed out of the folder only, and so none in a circle.
+    """
+    top = os.path.realpath(root)
+    for folder, below, files in os.walk(root, onerror=_refuse, followlinks=True):
+        is_leaf = not {RUN, RECORD, CONSOLE}.isdisjoint(files)
         if is_leaf:
-            yield folder, inside.keys()
-        elif depth < DEPTH:
-            names = [name for name in names if name[0] != "." and not OLD.search(name)]
-            below = [(folder / name, depth + 1) for name in names]
-            links = [inside[name].is_symlink() for name in names]  # they come last
-            left[:0] = compress(below, links)
-            left += compress(below, map(operator.not_, links))
+            yield Path(folder), files
+        names = [] if is_leaf else [n for n in sorted(below) if n[0] != "." and not OLD.search(n)]
+        below[:] = [name for name in names if not _leads_into(top, os.path.join(folder, name))]
+
+
+def _leads_into(top: str, path: str) -> bool:
+    """Return True for a link to a folder or to one below it."""
+    return os.path.islink(path) and f"{os.path.realpath(path)}/".startswith(f"{top}/")
+
+
+def _refuse(error: OSError) -> None:
+    """Raise a UserError for a folder that cannot be read: it is not taken for an empty one."""
+    if isinstance(error, PermissionError):
+        raise UserError(
+            f"'{error.filename}' cannot be read ({error.strerror}) and may hold runs: change its "
+            "permissions",
+            exit_code=1,
+        )
 
 
 def _rank(run: Run) -> tuple[int, int]:
@@ -127,7 +118,7 @@ def _rank(run: Run) -> tuple[int, int]:
     return [*PROTOCOLS].index(run.protocol.name), [*run.protocol.parts].index(run.part)
 
 
-def _read(folder: Path, problems: list[str]) -> Launch | None:
+def _read(folder: Path, problems: list[str]) -> Run | None:
     """Return what was started in a folder; None if nothing, or if a new problem says why not."""
     try:
         return read_launch(folder)

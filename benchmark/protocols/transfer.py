@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from itertools import product
 
-from trainers.prompting.errors import UserError
+from trainers.prompting.errors import need
 
 from .base import METHOD, SHOTS, TRAINERS, Part, Plot, Protocol, Run, learns_nothing
 from .configs import ANY, GROUPS, Rule, check_datasets
@@ -67,20 +67,14 @@ class Transfer(Protocol):
         """Return the runs: for each method a training on the source and a test on each target."""
         check_datasets([source])
         targets = datasets or self.targets.get(source, [])
-        if not targets:
-            raise UserError(f"the source {source} has no default targets: name some data sets")
-        if source in targets:
-            raise UserError(
-                f"the source {source} cannot be a target: leave it out, it is tested anyway"
-            )
-        check_datasets(targets)
+        need(targets, f"the source {source} has no default targets: name some data sets")
         runs = []
         for seed, trainer in product(seeds, trainers):
             method = self.method(configs, trainer, source, seed, shots) | {"source": source}
             training = self.run(output, "source", dataset=source, **method)
             needs = None if learns_nothing(trainer) else training
             runs.append(training)
-            for target in targets:
+            for target in (name for name in targets if name != source):  # it is tested anyway
                 runs.append(self.run(output, "target", dataset=target, **method, needs=needs))
         return list(dict.fromkeys(runs))
 

@@ -54,10 +54,8 @@ def read_words(words: Iterable[str]) -> dict[str, list[str]]:
             raise UserError(
                 f"'{word}' is not a list of values: write KEY=VALUE,VALUE, as in OPTIM.LR=0.01,0.1"
             )
-        if match[1] in grid:
-            raise UserError(f"{match[1]} is given twice: write all of its values in one KEY=...")
         texts = (value if isinstance(value, str) else repr(value) for value in values)
-        grid[match[1]] = list(dict.fromkeys(texts))
+        grid[match[1]] = list(dict.fromkeys([*grid.get(match[1], ()), *texts]))
     return grid
 
 

@@ -60,6 +60,6 @@ def name_in(folder: Path, record: dict) -> str:
     dataset = str(record.get("dataset"))
     if dataset != dataset_name(IMAGE_FOLDER):
         return dataset
-    launch, images = read_launch(folder), images_folder(record)
-    given = launch.run.dataset.partition("=")[2] if launch else ""
+    run, images = read_launch(folder), images_folder(record)
+    given = run.dataset.partition("=")[2] if run else ""
     return printable(given or (images.name if images else dataset))

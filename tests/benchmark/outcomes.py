@@ -172,7 +172,7 @@ def leave(output: Path, outcomes, answers: dict | None = None) -> None:
         keys = {"trainer": run.trainer, "seed": run.seed}
         keys |= {"dataset": dataset_name(run.dataset) or run.dataset}
         keys |= {"shots": run.shots, "subsample_classes": run.subsample}
-        write_launch(replace(run, folder=folder), None, ())
+        write_launch(replace(run, folder=folder))
         (folder / "results.json").write_text(json.dumps(result | keys))
         if answers:
             write_predictions(folder, answers)

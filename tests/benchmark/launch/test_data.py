@@ -50,7 +50,7 @@ class Done:
         record |= {"data_fingerprint": data.fingerprint} | changes
         run.folder.mkdir(parents=True)
         (run.folder / "results.json").write_text(json.dumps(record))
-        write_launch(run, None, ())
+        write_launch(run)
 
     def run(self):
         configs = TrainerConfigs(asked="emoji")

@@ -25,11 +25,7 @@ def test_an_unfinished_run_with_other_options_starts_anew(checkout):
 def test_a_finished_run_with_other_options_is_refused(checkout):
     checkout.base2new(*ONE, "OPTIM.MAX_EPOCH", "4")
     refused = checkout.base2new(*ONE, "OPTIM.MAX_EPOCH", "5", code=2)
-    assert (
-        "another run (OPTIM.MAX_EPOCH is 4 here and 5 there): compare both values with --vary "
-        in refused.stderr
-    )
-    assert "--vary OPTIM.MAX_EPOCH=4,5, choose another --output, or" in refused.stderr
+    assert "another run (OPTIM.MAX_EPOCH is 4 here and 5 there): choose" in refused.stderr
     assert refused.stderr.count("\n") == 1 and refused.stdout == ""
     checkout.base2new(*ONE, "OPTIM.MAX_EPOCH", "4")
     assert len(checkout.calls()) == 2

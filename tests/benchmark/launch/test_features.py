@@ -77,7 +77,7 @@ def test_a_finished_run_is_skipped_until_its_features_change(tmp_path):
         "backbone": "RN50",
     }  # fmt: skip
     (run.folder / "results.json").write_text(json.dumps(record))
-    write_launch(run, None, ())
+    write_launch(run)
     assert not Engine(runs, settings).todo
     write(file, seed=1)
     with pytest.raises(UserError, match=r"of another run .DATASET.FEATURES is '[0-9a-f]{12}'"):

@@ -1,16 +1,13 @@
 """The launcher says once, before the first run, what runs need and this machine lacks."""
 
-import os
 import shutil
 import sys
-from types import SimpleNamespace
 
 import pytest
 from PIL import Image
 from public_layouts import dtd
 
 from benchmark.__main__ import main
-from benchmark.launch import needs
 from trainers.prompting import UserError
 from trainers.prompting.backbones import check_weights, openai
 from trainers.prompting.running import devices
@@ -134,20 +131,6 @@ def test_jobs_may_have_what_the_login_node_lacks(here, capsys, monkeypatch):
     assert main(words) == 0
     said = capsys.readouterr()
     assert said.out.startswith("#!/bin/bash") and said.err.count("missing for 4 runs: ") == 2
-
-
-def test_disk(here, monkeypatch, tmp_path):
-    runs = [SimpleNamespace(folder=tmp_path / "output" / str(i)) for i in range(64)]
-    assert not list(needs._disk(runs)) and not list(needs._disk([]))
-    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=2**20))
-    (lack,) = needs._disk(runs)
-    assert str(lack) == (
-        f"64 runs: '{tmp_path}' has 1.0 MiB free, and at least 4.0 are needed: make room, or "
-        "choose another --output"
-    )
-    monkeypatch.setattr(os, "access", lambda folder, mode: folder != tmp_path)
-    (lack,) = needs._disk(runs)
-    assert str(lack) == f"64 runs: '{tmp_path}' cannot be written: choose another --output"
 
 
 def test_gpus_that_pytorch_cannot_use_are_named_once(tmp_path, capsys, monkeypatch):

@@ -77,10 +77,9 @@ def test_a_missing_config_says_which_file_to_write(checkout):
     for words, sentence in (
         (asked[:2], f"There is no trainer 'MyMethod': choose one of ALIGN, CoOp, MaPLe, "
                     f"ZeroshotCLIP; a new trainer needs config files in {place}, or --config"),
-        (asked, "There is no config file of MyMethod for emoji called 'emoji': write "
-                f"{place / 'emoji.yaml'}, or choose a file with --config FILE.yaml"),
-        ((*asked, "dtd"), f"write {place / 'base2new.yaml'}, or choose"),
-        ((*asked, "--plugin", "mine/new.py"), "write MyMethod/emoji.yaml next to its plug-in, or "),
+        (asked, "There is no config file of MyMethod for emoji called 'emoji': there are none; "
+                f"write {place / 'emoji.yaml'}, or give --config FILE.yaml"),
+        ((*asked, "--plugin", "mine/new.py"), "mine/MyMethod/emoji.yaml, or give --config"),
         ((*asked, "--config", "none.yaml"), "--config: 'none.yaml' does not exist"),
     ):  # fmt: skip
         refused = checkout.base2new(*words, code=2)
@@ -88,7 +87,7 @@ def test_a_missing_config_says_which_file_to_write(checkout):
     place.mkdir()
     (place / "emoji.yaml").write_text(CONFIG)
     refused = checkout.base2new(*asked, "dtd", code=2)
-    sentence = f"for dtd called 'base2new' (there are: emoji): write {place / 'base2new.yaml'}"
+    sentence = f"for dtd called 'base2new': choose one of emoji; write {place / 'base2new.yaml'}"
     assert sentence in refused.stderr
 
 

@@ -83,7 +83,7 @@ def test_planned_runs_are_found_on_disk(checkout, planned):
 
     def start(run):
         run.folder.mkdir(parents=True, exist_ok=True)
-        write_launch(run, None, ())
+        write_launch(run)
 
     for protocol in PROTOCOLS.values():
         if protocol in TRANSFER:

@@ -34,7 +34,7 @@ def reported(tmp_path, capsys):
                 shutil.rmtree(record.parent)
         for run, keys in folders.items():
             run.folder.mkdir(parents=True, exist_ok=True)
-            write_launch(run, None, ())
+            write_launch(run)
             (run.folder / "results.json").write_text(json.dumps(keys))
         capsys.readouterr()
         code = main(["report", str(tmp_path / "nowhere"), *words])

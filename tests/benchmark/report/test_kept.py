@@ -96,7 +96,7 @@ def make(output):
     failed = outcome("CoOp", 2, "new", 0.0, "eurosat").run
     failed = replace(failed, folder=output / failed.place)
     failed.folder.mkdir(parents=True)
-    write_launch(failed, None, ())
+    write_launch(failed)
     (failed.folder / "console.txt").write_text("$ train.py\n# failed: out of memory\n")
     leave(output, few_shot("CoOp", 1, (45.2, 47.1)) + few_shot("CoOp", 16, (63.0, 64.2)))
     leave(output, few_shot("ALIGN", 16, (69.4,), "ucf101"))

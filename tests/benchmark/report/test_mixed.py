@@ -400,7 +400,7 @@ def test_a_single_run_has_the_name_that_was_given_or_of_its_folder(tmp_path):
     given = tmp_path / "seed1"
     given.mkdir()
     (pets,) = own("/x/birds", name="image_folder=pets")
-    write_launch(replace(pets.run, folder=given), None, ())
+    write_launch(replace(pets.run, folder=given))
     assert name_in(given, record) == "pets"
     assert name_in(tmp_path, {"dataset": "ImageFolder"}) == "ImageFolder"
     assert name_in(given, {"dataset": "DescribableTextures"}) == "DescribableTextures"

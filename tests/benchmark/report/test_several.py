@@ -85,7 +85,7 @@ def test_a_failed_run_stands_in_the_table_of_map(tmp_path, report, done):
     run = outcome("DualCoOp", 2, "all", None, "tags", protocol="several_labels").run
     folder = tmp_path / run.place
     folder.mkdir(parents=True)
-    write_launch(replace(run, folder=folder), None, ())
+    write_launch(replace(run, folder=folder))
     text = report()
     assert "unfinished" in text and "ccuracy" not in text and ("(1 of 2)" in text) == bool(done)
 

@@ -62,7 +62,7 @@ def test_two_runs_stand_side_by_side_and_are_named_where_left_out(run, tmp_path,
     assert "ALIGN (run)" in shown and " equal (one seed)" in shown
     (tmp_path / "mine").mkdir()
     (ours,) = few_shot("CoOp", 4, (50.0,))
-    write_launch(replace(ours.run, folder=tmp_path / "mine"), None, ())
+    write_launch(replace(ours.run, folder=tmp_path / "mine"))
     for command in ("report", "status"):
         assert main([command, str(tmp_path)]) == 0
         assert capsys.readouterr().err.startswith(f"left out: 2 single runs, such as '{other}', ")

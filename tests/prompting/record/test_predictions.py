@@ -46,7 +46,7 @@ def test_runs_are_compared_by_their_predictions(tmp_path, capsys):
         assert run(tmp_path, trainer, out, 4) == 0
         (part,) = (protocol := PROTOCOLS["few_shot"]).parts
         one = {"trainer": trainer, "dataset": "TinyColours", "config": "tiny", "subsample": "all"}
-        write_launch(Run(protocol, part, seed=1, shots=4, folder=out, **one), None, ())
+        write_launch(Run(protocol, part, seed=1, shots=4, folder=out, **one))
         accuracy[trainer] = json.loads((out / "results.json").read_text())["accuracy"]
     capsys.readouterr()
     report.main([str(tmp_path / "output"), "--compare", "ALIGN", "--format", "json"])
