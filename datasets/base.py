@@ -228,7 +228,7 @@ class ImageDataset(DatasetBase):
             ) from None
         except UserError:
             raise
-        except (LookupError, TypeError, ValueError) as error:
+        except (LookupError, SyntaxError, TypeError, ValueError) as error:  # the second of XML
             raise UserError(
                 f"{cls.__name__} has {lacks}annotations in '{folder}' that do not have the usual "
                 f"form ({error!r}): download them again"

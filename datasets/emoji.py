@@ -5,19 +5,16 @@ assets/emoji_artists.zip.
 """
 
 import contextlib
-import errno
 import hashlib
 import os
 import shutil
 import tempfile
-import time
 import zipfile
 from pathlib import Path
 
 from dassl.data.datasets import DATASET_REGISTRY
 
 from trainers.prompting.embedded import IMAGES
-from trainers.prompting.errors import UserError
 
 from .base import ImageDataset
 
@@ -39,52 +36,29 @@ def unpack(archive, root):
     The folder's name has the archive's hash, so another archive gets another folder. The folder
     is created by one rename, so several processes may do this at once.
     """
-    try:
-        version = hashlib.sha256(Path(archive).read_bytes()).hexdigest()[:12]
-    except OSError as error:
-        raise UserError(f"The emoji images are missing, restore '{archive}': {error}") from None
+    version = hashlib.sha256(Path(archive).read_bytes()).hexdigest()[:12]
 
     def extract(folder):
         with zipfile.ZipFile(archive) as file:
             file.extractall(folder)
 
-    return filled(Path(root) / "emoji" / version, extract, archive)
+    return filled(Path(root) / "emoji" / version, extract)
 
 
-def filled(folder, fill, archive):
-    """Return a folder, which the function `fill` fills from an archive if it does not exist yet."""
+def filled(folder, fill):
+    """Return a folder, which the function `fill` fills if it does not exist yet."""
     if folder.is_dir():
         return folder
-    temporary = None
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".unpacking-"))
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        remove_leftovers(folder.parent)
-        temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".unpacking-"))
         temporary.chmod(0o755)  # mkdtemp denies access to other users
         fill(temporary)
         with contextlib.suppress(OSError):  # another process was faster
             temporary.rename(folder)
-        if not folder.is_dir():
-            raise OSError(f"'{temporary}' could not be renamed to '{folder}'")
-    except (OSError, zipfile.BadZipFile) as error:
-        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
-        remedy = "free some disk space" if full else "make that folder writable"
-        raise UserError(
-            f"The emoji images could not be unpacked from '{archive}' into '{folder}' ({error}): "
-            f"{remedy}"
-        ) from None
     finally:
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
     return folder
-
-
-def remove_leftovers(parent):
-    """Remove folders that killed processes began to unpack more than an hour ago."""
-    for left in parent.glob(".unpacking-*"):
-        with contextlib.suppress(FileNotFoundError):  # its process has renamed it by now
-            if time.time() - left.stat().st_mtime > 3600:
-                shutil.rmtree(left, ignore_errors=True)
 
 
 @DATASET_REGISTRY.register()

@@ -60,7 +60,7 @@ class EmojiScenes(SeveralLabels, Emoji):
                                 image.paste(emoji.convert("RGB"), place)
                     image.save(folder / f"{part}_{i:04}.png", compress_level=1)
 
-        images = filled(home() / "emoji_scenes" / f"{folder.name}-{DRAWING}", draw, cls.archive)
+        images = filled(home() / "emoji_scenes" / f"{folder.name}-{DRAWING}", draw)
         found: list[list] = []
         for part, of_part in scenes.items():
             found.append([])

@@ -98,7 +98,8 @@ class ImageFolder(ImageDataset):
         train, val, test = divide(items)
         if not test:
             raise UserError(
-                f"Each class of '{source}' has a single image, and so no test image: add more"
+                f"Each class of '{source}' has a single image or group, and so no test image: add "
+                "more"
             )
         counts = Counter(item.label for item in train).values()
         print(

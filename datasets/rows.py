@@ -5,7 +5,7 @@ import hashlib
 from dassl.data.datasets import Datum
 
 from trainers.prompting.embedded import file_sha256
-from trainers.prompting.errors import UserError, need, printable
+from trainers.prompting.errors import UserError, printable
 from trainers.prompting.storage.features import read_features
 
 from .splits import PARTS
@@ -33,11 +33,6 @@ def read_rows(cls, file):
             "another file, or the data set `features`, which reads any"
         )
     names, labels, several = features.classnames, features.label.tolist(), features.several
-    need(
-        several == cls.several,
-        f"'{file}' has {'several labels' if several else 'one label'} an image, unlike {wanted}: "
-        "choose another file or data set",
-    )
 
     def items(rows):
         if several:
@@ -48,8 +43,6 @@ def read_rows(cls, file):
         test = items(range(len(labels)))
         return features, (test, [], test)
     parts = {part: items(features.split[part]) for part in PARTS}
-    if lacking := [part for part in ("train", "test") if not parts[part]]:
-        raise UserError(f"The split in '{file}' has no {lacking[0]} rows: add some")
     return features, (*parts.values(),)
 
 

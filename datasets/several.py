@@ -36,19 +36,13 @@ class SeveralLabels(ImageDataset):
         of = cls.__name__
         need(train and test, f"{of} lacks training or test images: check DATASET.ROOT")
         names, valid = train[0].names, {PRESENT, ABSENT, UNKNOWN}
-        twice = [name for name in dict.fromkeys(names) if names.count(name) > 1]
-        need(not twice, f"{of} has two classes '{some(twice, 1)}': give each its own name")
         for item in (*train, *val, *test):
-            if item.names != names:
+            whole = item.names == names and len(item.label) == len(names)
+            if not (whole and valid.issuperset(item.label)):
                 raise UserError(
-                    f"{of}: '{item.impath}' has other classes than '{train[0].impath}', or another "
-                    "order of them: give all images the same"
-                )
-            if len(item.label) != len(names) or not valid.issuperset(item.label):
-                raise UserError(
-                    f"{of}: the label of '{item.impath}' is {item.label!r:.60}, but must be 1 "
-                    f"(present), 0 (absent) or -1 (unknown) for each of {len(names)} classes: "
-                    "correct it"
+                    f"{of}: '{item.impath}' has the label {item.label!r:.60}, but needs 1 (present)"
+                    f", 0 (absent) or -1 (unknown) for each class of '{train[0].impath}': correct "
+                    "it"
                 )
         labels = table(train)
         for name, column in zip(names, labels.T, strict=True):

@@ -18,15 +18,14 @@ TRAINVAL = [f"{i:06}" for i in range(1, 31)]
 NAMES = sorted({*COCO2014.seen, *COCO2014.unseen, *(f"neither {i}" for i in range(15))})
 
 
-def annotate(folder, image, *objects, named=""):
+def annotate(folder, image, *objects):
     """Write the annotations of an image: names of objects, the difficult ones with a mark."""
     things = "".join(
         f"<object><name>{x.strip('?')}</name><difficult>{int('?' in x)}</difficult>"
         "<part><name>head</name></part></object>"
         for x in objects
     )
-    file = f"<filename>{named or image}.jpg</filename>"
-    lines(folder / "Annotations" / f"{image}.xml", f"<annotation>{file}{things}</annotation>")
+    lines(folder / "Annotations" / f"{image}.xml", f"<annotation>{things}</annotation>")
 
 
 @pytest.fixture
@@ -52,9 +51,6 @@ def test_difficult_objects_are_unknown(voc, tmp_path):
     assert data.classnames[TV] == "tv monitor" and data.train_x[20].classname == "person"
     chosen = read("VOC2007", tmp_path, VALIDATION_SHOTS=1)
     assert counts(chosen) == (25, 5, 2) and chosen.val[0].impath.endswith("000026.jpg")
-    (voc / "ImageSets/Main/val.txt").unlink()
-    with pytest.raises(UserError, match="no '.*val.txt', which names validation images: restore"):
-        read("VOC2007", tmp_path, VALIDATION_SHOTS=1)
     finding = check_set("voc2007", VOC2007, tmp_path)
     assert finding.problem == "30 train images instead of 5,011"
 
@@ -114,9 +110,8 @@ def test_the_division_of_papers(tmp_path):
 
 
 @pytest.mark.parametrize("file, text, why", [
-    ("Annotations/000003.xml", "<annotation><object>", "000003.xml' is damaged"),
-    ("Annotations/000003.xml", "<a><object><name>ox</name></object></a>", "has an object .ox."),
-    ("Annotations/000003.xml", "<a><filename>4.jpg</filename></a>", "is of the image .4.jpg"),
+    ("Annotations/000003.xml", "<annotation><object>", "usual form .ParseError"),
+    ("Annotations/000003.xml", "<a><object><name>ox</name></object></a>", "usual form"),
     ("Annotations/000003.xml", None, "has no '.*000003.xml' .No such file"),
     ("JPEGImages/000003.jpg", None, "names the image '.*000003.jpg', which does not exist"),
     ("ImageSets/Main/test.txt", None, "has no '.*test.txt'"),
@@ -130,9 +125,8 @@ def test_odd_files_of_voc(voc, tmp_path, file, text, why):
 
 
 @pytest.mark.parametrize("row, why", [
-    ({"image_id": 99, "category_id": 11}, "annotations of the image 99, which it does not list"),
-    ({"image_id": 1, "category_id": 5}, "is damaged or of another kind .KeyError"),
-    ({"image_id": 1}, "is damaged or of another kind"),
+    ({"image_id": 99, "category_id": 11}, "usual form .KeyError.99"),
+    ({"image_id": 1}, "usual form .KeyError"),
 ])  # fmt: skip
 def test_odd_annotations_of_coco(tmp_path, row, why):
     coco(tmp_path, train2014=[row])
@@ -144,8 +138,4 @@ def test_odd_files_of_coco(tmp_path):
     folder = coco(tmp_path)
     (folder / "val2014" / "COCO_val2014_000000000003.jpg").unlink()
     with pytest.raises(UserError, match="000000000003.jpg', which does not exist"):
-        read("COCO2014", tmp_path)
-    file = folder / "annotations" / "instances_val2014.json"
-    file.write_text(file.read_text()[:99])
-    with pytest.raises(UserError, match="instances_val2014.json' is damaged or of another kind"):
         read("COCO2014", tmp_path)

@@ -1,6 +1,5 @@
 """The embedded benchmark: its archives and its data sets."""
 
-import errno
 import hashlib
 import json
 import multiprocessing
@@ -180,17 +179,6 @@ def test_processes_may_unpack_at_once(tmp_path):
     assert [path.name for path in Path(folder).parent.iterdir()] == [Path(folder).name]
 
 
-def test_folders_of_killed_processes_are_removed(tmp_path):
-    old, new = (tmp_path / "emoji" / f".unpacking-{name}" for name in ("old", "new"))
-    for left in (old, new):
-        left.mkdir(parents=True)
-    os.utime(old, (0, 0))
-    renamed = new.with_name(".unpacking-renamed")
-    renamed.symlink_to("nowhere")  # listed, and gone when it is looked at
-    emoji.unpack(small_archive(tmp_path / "small.zip"), tmp_path)
-    assert new.exists() and not old.exists()  # another process may still write the new one
-
-
 def test_another_archive_is_unpacked_anew(tmp_path):
     archive = small_archive(tmp_path / "small.zip")
     old = emoji.unpack(archive, tmp_path)
@@ -198,34 +186,6 @@ def test_another_archive_is_unpacked_anew(tmp_path):
     new = emoji.unpack(small_archive(archive, "y"), tmp_path)
     assert new != old
     assert (new / "images" / "0.txt").read_text() == "y"
-
-
-@pytest.mark.parametrize("kind", ["missing", "not a zip", "root is a file"])
-def test_a_failure_to_unpack_is_one_sentence(tmp_path, kind):
-    archive, root = tmp_path / "a.zip", tmp_path / "root"
-    if kind == "not a zip":
-        archive.write_text("no zip")
-    elif kind == "root is a file":
-        small_archive(archive)
-        root.write_text("")
-    with pytest.raises(UserError, match="The emoji images") as caught:
-        emoji.unpack(archive, root)
-    assert caught.value.exit_code == 2
-    assert str(archive) in str(caught.value)
-    assert not list(root.glob("emoji/*"))
-
-
-@pytest.mark.parametrize(
-    ("number", "remedy"),
-    [(errno.ENOSPC, "free some disk space"), (errno.EACCES, "make that folder writable")],
-)
-def test_a_failure_to_unpack_says_what_to_do(tmp_path, monkeypatch, number, remedy):
-    def fail(*_):
-        raise OSError(number, os.strerror(number))
-
-    monkeypatch.setattr(zipfile.ZipFile, "extractall", fail)
-    with pytest.raises(UserError, match=rf"{os.strerror(number)}\): {remedy}"):
-        emoji.unpack(emoji.ARCHIVE, tmp_path)
 
 
 def test_weights_and_images_are_those_that_pages_have_numbers_of():

@@ -11,7 +11,6 @@ from own_images import read
 
 from datasets import ImageDataset
 from datasets.splits import divide, hold_out
-from trainers.prompting import UserError
 
 K = 4
 
@@ -96,17 +95,6 @@ def test_images_without_a_group_are_divided_as_before():
     assert [len(part) for part in divide(items)] == [20, 8, 12]
 
 
-def test_training_that_needs_all_groups(tmp_path):
-    class OnePatient(Scans):
-        @staticmethod
-        def own_parts(items):
-            return divide([item for item in items if item.group == "patient 0"])
-
-    scans(tmp_path / "scans", 1)
-    with pytest.raises(UserError, match="Training needs all groups of images.*add groups"):
-        read(OnePatient, tmp_path, 2)
-
-
 @pytest.mark.parametrize("subset", ["all", "base", "new"])
 def test_attributes_stay_in_halves_and_under_label_noise(tmp_path, subset):
     scans(tmp_path / "scans")
@@ -136,13 +124,3 @@ def test_a_draw_says_when_test_images_share_a_group_with_it(tmp_path, capsys):
     ) in said
     read(Scans, tmp_path, 2)
     assert "share a group" not in capsys.readouterr().out
-
-
-def test_a_split_file_cannot_hold_attributes(tmp_path):
-    class Written(Scans):
-        image_dir, split_file = "", "split.json"
-
-    scans(tmp_path / "scans")
-    with pytest.raises(UserError, match="split.json' would lose .* leave its `split_file` empty"):
-        read(Written, tmp_path, 2)
-    assert not (tmp_path / "scans" / "split.json").exists()

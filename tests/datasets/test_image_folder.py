@@ -111,7 +111,7 @@ def test_what_is_left_out_is_reported(tmp_path, capsys):
 TRAINING = {"train/ant": 2, "train/bee": 2}
 REFUSED = {  # class folders and numbers of images in them, and what is said
     "no class folders": ({}, "has no class folders"),
-    "single images": ({"a": 1, "b": 1}, "has a single image, and so no test image"),
+    "single images": ({"a": 1, "b": 1}, "has a single image or group"),
     "no test": (TRAINING, "has train/ but no test/"),
     "other classes": (TRAINING | {"test/ant": 1, "test/cat": 1},
                       "'bee' is only in train/, 'cat' is only in test/"),

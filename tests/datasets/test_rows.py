@@ -27,12 +27,6 @@ def test_a_file_of_another_data_set(tmp_path, of, name):
     assert data_set(file).num_classes == 3  # takes any
 
 
-def test_a_file_without_test_rows(tmp_path):
-    own = {"split": {"train": [0], "val": [], "test": []}}
-    with pytest.raises(UserError, match="has no test rows: add some"):
-        data_set(write(tmp_path / "a.safetensors", header=own))
-
-
 @pytest.mark.parametrize("row, dataset, why", [
     (0, "", "1 images of '.*' are also in another part, such as '.*/000000' .train. and '.*/0000"),
     (14, "ImageFolder", "1 images of '.*' are also in another part, such as '.*/000014' .val. and"),

@@ -183,7 +183,7 @@ class {name}(ImageDataset):
 SPLITS = {  # how names are numbered
     "Sorted": ("sorted", "k", ""),
     "OfASet": ("list", "k", "numbers its classes otherwise in another process"),
-    "OfTexts": ("sorted", "str(k)", "but labels are whole numbers from 0"),
+    "OfTexts": ("sorted", "str(k)", "number the classes from 0"),
 }
 
 
