@@ -1,13 +1,10 @@
-"""Read the record and console output of a run, and check that the record fits the run.
-
-The file is long because a record may differ from what a run asks for in many ways, each in words.
-"""
+"""Read the record and console output of a run, and check that the record fits the run."""
 
 import ast
 import json
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +18,6 @@ from trainers.prompting.checkpoint.identity import (
     in_words,
 )
 from trainers.prompting.errors import UserError, printable
-from trainers.prompting.marks import BEYOND
 from trainers.prompting.record.hashes import edited_files
 from trainers.prompting.storage import run_record
 from trainers.prompting.storage.run_record import RECORD as RESULTS
@@ -200,52 +196,8 @@ def read_record(folder: Path) -> dict | None:
 BOUND = 3.0  # of the natural logarithm of a temperature, either way
 
 
-def are_texts(value: object) -> bool:
-    """Return True for a list of texts."""
-    return isinstance(value, list) and all(isinstance(text, str) for text in value)
-
-
-def _each(holds: Callable[[Any], bool]) -> Callable[[Any], bool]:
-    """Return a test that a value is a group whose values pass a test."""
-    return lambda value: isinstance(value, dict) and all(map(holds, value.values()))
-
-
-# Types of the values of a record, in words and as a test, with the keys that must have them.
-KINDS: dict[str, tuple[Callable[[Any], bool], Sequence[str]]] = {
-    "from 0 to 100": (
-        is_percent,
-        [*(key for key, metric in METRICS.items() if metric.percent), "positive_share"],
-    ),
-    "a number, 0 or more": (
-        is_number,
-        [*(key for key, metric in METRICS.items() if not metric.percent),
-         *COSTS, "num_classes", "num_test", "train_steps", "test_seconds", "temperature",
-         "classes_without_positives"],
-    ),
-    "a text": (
-        lambda value: isinstance(value, str),
-        ["split", "backbone", "backbone_sha256", "features", "git", "data_fingerprint",
-         "precision", "joint_note", "calibration_note", "checked", "several"],
-    ),
-    "accuracies by class": (
-        _each(lambda of: of is None or is_percent(of)), [PER_CLASS, OF_CLASSES],
-    ),
-    "groups of numbers": (_each(_each(is_number)), ["ood"]),
-    f"a list of {', '.join(BEYOND)}": (
-        lambda value: isinstance(value, list) and all(mark in list(BEYOND) for mark in value),
-        ["beyond"],
-    ),
-    "a group of numbers": (_each(is_number), ["drawn", "training_images"]),
-    "true or false": (lambda value: isinstance(value, bool), ["as_published"]),
-    "a list of texts": (are_texts, ["edited", "plugins", "unread", "per_dataset"]),
-    "groups of accuracies of tasks": (
-        _each(lambda tasks: isinstance(tasks, list) and all(map(is_percent, tasks))), ["tasks"],
-    ),
-    "a group of texts or numbers": (
-        _each(lambda fact: isinstance(fact, str | int | float | None)),
-        ["versions", "code", "start", "teacher", "ood_fingerprints", "attack", "stream"],
-    ),
-}  # fmt: skip
+# Keys of a record besides metrics and costs that are numbers, 0 or more.
+NUMBERS = ("num_classes", "num_test", "train_steps", "test_seconds", "temperature")
 
 
 def flaw(result) -> str | None:
@@ -259,11 +211,11 @@ def flaw(result) -> str | None:
             Identity.of(result["run"], "it", "")
         except UserError:
             return "does not say what its run is"
-    for wanted, (holds, keys) in KINDS.items():
-        for key in keys:
-            value = result.get(key)
-            if value is not None and not holds(value):
-                return f"holds {key} {json.dumps(value)[:40]}, which is not {wanted}"
+    for key in (*METRICS, *COSTS, *NUMBERS):
+        value, percent = result.get(key), key in METRICS and METRICS[key].percent
+        if value is not None and not (is_percent(value) if percent else is_number(value)):
+            wanted = "from 0 to 100" if percent else "a number, 0 or more"
+            return f"holds {key} {json.dumps(value)[:40]}, which is not {wanted}"
     return None
 
 
