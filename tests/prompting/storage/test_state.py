@@ -226,6 +226,17 @@ def changed(runs, folder, saved, **entries):
     torch.save(saved | entries, folder / "prompt_learner" / "model.pth.tar-2")
 
 
+@pytest.mark.parametrize(("group", "key"), [("training", "SEED"), ("settings", "N_CTX")])
+def test_a_checkpoint_beside_the_run_json_of_another_run(runs, tmp_path, group, key):
+    _, saved = checkpoint(runs / "Kept")
+    own = saved["identity"]
+    place = next(place for place in own[group] if place.endswith(key))
+    changed(runs, tmp_path, saved, identity=own | {group: own[group] | {place: 99}})
+    there = own[group][place]
+    with pytest.raises(UserError, match=rf"\({place} is 99 here and {there} there\): give a whole"):
+        load_run(tmp_path)
+
+
 BROKEN = {
     "no mapping": (lambda own: 7, "has no valid 'method'"),
     "no tensor": (lambda own: own | {"steps": "x"}, "'steps' is a str"),

@@ -32,7 +32,8 @@ def save(runs):
 
     def write(state, folder, **settings):
         (folder / FILE).parent.mkdir(parents=True, exist_ok=True)
-        torch.save({key: x for key, x in state.items() if key != "run"}, folder / FILE)
+        dropped = "run", "identity"  # whose settings are changed
+        torch.save({key: x for key, x in state.items() if key not in dropped}, folder / FILE)
         edit_run(folder, state.get("run", settings), runs / "CoOp")
         return folder
 

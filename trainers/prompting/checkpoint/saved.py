@@ -81,6 +81,10 @@ def _dense(value: Any) -> Any:
     return value
 
 
+def _identity(value: Any) -> Identity:
+    return Identity.of(value, "it", "")
+
+
 def _images(value: Any) -> dict[str, Any]:
     division = value["division"]
     keys = _dense(value["trained_on"]).long()
@@ -139,6 +143,7 @@ READ: dict[str, Callable[[Any], Any]] = {
     **dict.fromkeys(("drawn", "start"), _plain),
     "epoch": int,
     "several": bool,
+    "identity": _identity,
     "images": _images,
     "features": _traits,
     "computed": lambda value: {name: str(value[name]) for name in ("precision", "processor")},
@@ -188,8 +193,8 @@ class Saved:
     edited: Any = None  # names of what of it was edited while it trained
     calibration: Any = None  # fields of a `Calibration`, or a text: why there is none
     thresholds: Any = None  # content of `Thresholds`, if images have several labels
+    identity: Any = None  # an `Identity`, as JSON in the file; once read, that of `run.json`
     place: str = ""  # where it was read; not in the file
-    identity: Any = None  # an `Identity`, that of its `run.json`; not in the file
 
     # ------------------------------------------------------------------ reading and writing
 
@@ -245,8 +250,10 @@ class Saved:
                 f"The checkpoint in '{folder}' has no {RUN} in '{of_run}' that says what its run "
                 f"is, as those of 0.6: {remedy}"
             )
-        own = Identity(self.trainer, clip={"sha256": self.backbone_sha256})
-        texts = differences(own, identity, ("clip",))
+        then = self.identity or Identity()
+        own = then._replace(method=self.trainer, clip={"sha256": self.backbone_sha256})
+        moved = "fingerprint", "DATASET.ROOT"  # which a session that resumes it may have changed
+        texts = differences(own, identity, OF_WEIGHTS, without=moved)
         need(
             not texts,
             f"The checkpoint in '{folder}' is not of the run that {RUN} in '{of_run}' names "
@@ -293,7 +300,8 @@ class Saved:
     def content(self) -> dict[str, Any]:
         """Return what is written."""
         values = {name: x for name, x in vars(self).items() if x is not None or name in OF_DASSL}
-        return {name: x for name, x in values.items() if name not in ("place", "identity")}
+        values |= {"identity": self.identity.as_json()} if self.identity else {}
+        return {name: x for name, x in values.items() if name != "place"}
 
     def outcome(self) -> dict[str, Any]:
         """Return what two equal trainings have in common, by name."""
