@@ -114,7 +114,8 @@ def train_or_evaluate(trainer, args, begin: Callable[[], None]) -> None:
         def before_train():
             resume()
             begin()
-            remove_results(trainer.cfg)
+            if trainer.start_epoch < trainer.max_epoch or not trainer.cfg.TEST.NO_TEST:
+                remove_results(trainer.cfg)
 
         trainer.before_train = before_train
     else:

@@ -104,6 +104,17 @@ def test_same_seed_same_bits_and_resuming_changes_nothing(tmp_path):
         assert 0 < counts["least"] <= counts["most"] <= results(other)["shots"]
     left = [p.name for p in (parts / "MultiModalPromptLearner").glob("model*")]
     assert left == ["model.pth.tar-2"]
+    moved = tmp_path / "moved"  # nothing is left to train there
+    assert run(tmp_path, "ALIGN", moved, 2, "--resume", str(parts)) == 0
+    assert all(torch.equal(v, prompts(moved, 2)[k]) for k, v in expected.items())
+    assert results(moved)["accuracy"] == results(whole)["accuracy"]
+
+
+def test_a_run_that_is_not_tested_keeps_its_results(tmp_path):
+    out = tmp_path / "out"
+    assert run(tmp_path, "CoOp", out, 1) == 0
+    assert run(tmp_path, "CoOp", out, 1, extra=["TEST.NO_TEST", "True"]) == 0
+    assert results(out)["accuracy"] > 0
 
 
 def test_evaluation_of_a_trained_model(tmp_path):

@@ -116,6 +116,12 @@ class SavingTrainer(TrainerX):
             self.save_model(self.epoch, self.output_dir)
         remove_earlier(self.folder(self.output_dir), epoch, every)
 
+    def save_resumed(self) -> None:
+        """Save what was resumed from another folder, if nothing is left to train."""
+        last = checkpoint_file(self.folder(self.output_dir), self.max_epoch)
+        if 0 < self.start_epoch == self.max_epoch and not os.path.exists(last):
+            self.save_model(self.max_epoch - 1, self.output_dir)
+
     def check_checkpoint(self, checkpoint, folder):
         """Refuse a checkpoint that this run must not resume from; raises as `Saved`."""
         self.resumed = Saved.to_resume(checkpoint, folder)

@@ -188,6 +188,7 @@ class PromptTrainer(SavingTrainer):
         check_batches(self.method, self.training_images)
         super().before_train()
         self.write_run()
+        self.save_resumed()
         self.steps = attacked_steps(self, take_support(self, anew=not self.start_epoch))
         if not self.start_epoch:
             start_bias(self)
