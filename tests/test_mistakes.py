@@ -25,7 +25,7 @@ MISTAKES = {
     "data set": (["DATASET.NAME", "Emojis"], "did you mean 'Emoji'"),
     "backbone": (["MODEL.BACKBONE.NAME", "ViT-B16"], "did you mean 'ViT-B/16'"),
     "case": (["MODEL.BACKBONE.NAME", "vit-b/16"], "did you mean 'ViT-B/16'?"),
-    "weights": (["MODEL.BACKBONE.NAME", "/gone/clip.pt"], "no weight file '/gone/clip.pt'"),
+    "weights": (["MODEL.BACKBONE.NAME", "/gone/clip.pt"], "no file is called '/gone/clip.pt'"),
     "no backbone": (["MODEL.BACKBONE.NAME", ""], "No backbone is named: give --config-file"),
     "key": (["TRAINER.ALIGN.BETTA", "1"], "did you mean 'BETA'"),
     "section": (["TRAINERS.ALIGN.BETA", "1"], "did you mean 'TRAINER'"),

@@ -227,12 +227,10 @@ READ = {
     "no size": (SIGLIP, "squash"),
 }  # fmt: skip
 REFUSED = {
-    "do_resize is false": CLIP | {"do_resize": False},
-    "do_pad is not known here": CLIP | {"do_pad": True},
-    "include_top is not known here": ALIGN | {"include_top": True},
-    "resample is 1": CLIP | {"resample": 1},
-    "size is .*'longest_edge'": CLIP | {"size": {"longest_edge": 32}},
-    "crop_size is .*64": CLIP | {"crop_size": {"height": 32, "width": 64}},
+    "do_resize": CLIP | {"do_resize": False},
+    "do_pad": CLIP | {"do_pad": True},
+    "longest_edge": CLIP | {"size": {"longest_edge": 32}},
+    "64": CLIP | {"crop_size": {"height": 32, "width": 64}},
 }  # fmt: skip
 
 
@@ -278,5 +276,5 @@ def test_pixels_are_those_of_the_processor(tmp_path, case):
 
 @pytest.mark.parametrize("said", REFUSED)
 def test_what_cannot_be_done_is_refused(tmp_path, said):
-    with pytest.raises(UserError, match=f"how to prepare images.* .{said}.*correct it"):
+    with pytest.raises(UserError, match="not prepare images as squares .*choose another"):
         read_preparation(tmp_path, REFUSED[said])

@@ -208,18 +208,3 @@ def test_sides_unlike_openais(case, monkeypatch):
                 build_method(name, node, ours, NAMES)
         else:
             learns(build_method(name, node, ours, NAMES), x)
-
-
-def test_what_a_config_lacks_is_said():
-    model = open_clip.model.CLIP(embed_dim=24, vision_cfg=VISION, text_cfg=TEXT)
-    given = {"embed_dim": 24, "vision_cfg": VISION, "text_cfg": TEXT}
-    for key in given:
-        rest = {k: v for k, v in given.items() if k != key}
-        with pytest.raises(UserError, match=f"of mine needs embed_dim, vision_cfg .*{key}"):
-            from_module(model, rest, TOKENIZER, {}, "mine")
-    odd = given | {"vision_cfg": VISION | {"image_size": [32, 64]}}
-    with pytest.raises(UserError, match=r"images of mine are \[32, 64\], not square"):
-        from_module(model, odd, TOKENIZER, {}, "mine")
-    del model.visual
-    with pytest.raises(UserError, match="mine has no `visual`"):
-        from_module(model, given, TOKENIZER, {}, "mine")

@@ -6,13 +6,11 @@ The file is long because each family of CLIPs has encoders of its own.
 import importlib.util
 import json
 import runpy
-from types import SimpleNamespace
 
 import pytest
 import torch
 from foreign import NAMES, SENTENCES, TEXT, VISION, VOCABULARY, images, spread, write_words
 from paths import ROOT
-from safetensors.torch import load_file, save_file
 
 from trainers.prompting import (
     ImageEncoder,
@@ -109,9 +107,6 @@ def test_more_positions_than_the_text_has(tmp_path):
     ours = from_module(model, config, tokenizer, {})
     with pytest.raises(UserError, match=r"has 2\d tokens but the text encoder reads 24: shorten"):
         build_method("CoOp", {"N_CTX": 22}, ours, NAMES)
-    model, tokenizer, config = text_model(tmp_path, max_position_embeddings=9)
-    with pytest.raises(UserError, match=r"takes no input of shape \(1, 24\) .*sizes in the config"):
-        from_module(model, config, tokenizer, {})
 
 
 WRONG = {  # a text that differs from BERT's or its tokenizer, and what is said
@@ -218,26 +213,6 @@ def test_dual_encoders_of_transformers(case, tmp_path):
             build_method("CoOp", {}, ours, NAMES)
 
 
-def test_dual_encoders_with_broken_files(tmp_path):
-    model = dual(tmp_path, "AltCLIP", {"project_dim": 32}, "</s>")
-    config = json.loads((tmp_path / "config.json").read_text())
-    prepared = tmp_path / "preprocessor_config.json"
-    good, oblong = prepared.read_text(), json.dumps({"size": {"height": 32, "width": 64}})
-    for how, vision, words in (
-        (oblong, config["vision_config"], "as squares .*choose another model"),
-        (good, [1], "does not say how to prepare images .*AttributeError"),
-    ):
-        prepared.write_text(how)
-        (tmp_path / "config.json").write_text(json.dumps(config | {"vision_config": vision}))
-        with pytest.raises(UserError, match=words):
-            load_clip(str(tmp_path))
-    with torch.no_grad():
-        model.text_projection.weight[0, 0] = torch.nan
-    model.save_pretrained(tmp_path)
-    with pytest.raises(UserError, match="'text_projection.weight' in it holds numbers .* finite"):
-        load_clip(str(tmp_path))
-
-
 def chinese(folder):
     """Write a tiny Chinese CLIP with its own kind of tokenizer, whose words are in `vocab.txt`."""
     dual(folder, "ChineseCLIP", {"pad_token_id": 0}, "</s>")
@@ -247,66 +222,15 @@ def chinese(folder):
     (folder / "vocab.txt").write_text("\n".join(words), "utf-8")
 
 
-def layers_of(count):
-    def change(folder):
-        config = json.loads((folder / "config.json").read_text())
-        config["text_config"]["num_hidden_layers"] = count
-        (folder / "config.json").write_text(json.dumps(config))
-
-    return change
-
-
-def eighth(folder):
-    state = load_file(folder / "model.safetensors")
-    state["text_projection.weight"] = state["text_projection.weight"].to(torch.int8)
-    save_file(state, folder / "model.safetensors")
-
-
-def tokens(*words, **special):
-    """Return a function that adds tokens, which the encoder does not know, to a tokenizer."""
-
-    def change(folder):
-        tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-        tokenizer.add_tokens([f"<{i}>" for i in range(40)])
-        tokenizer.add_tokens([*words])
-        tokenizer.add_special_tokens(special)
-        tokenizer.save_pretrained(folder)
-
-    return change
-
-
-BROKEN_CHINESE = {
-    "no vocabulary": (lambda folder: (folder / "vocab.txt").unlink(), "has no vocabulary, so that"),
-    "8 bits": (eighth, "'text_projection.weight' is of torch.int8, not floating point"),
-    "no layers": (layers_of(0), "ChineseCLIPTextModel has no layers: correct its config"),
-    "another end": (tokens(sep_token="<end>"), "The text side of .* takes no input of shape"),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("case", BROKEN_CHINESE)
-def test_a_broken_chinese_clip_is_one_sentence(case, tmp_path):
-    chinese(tmp_path)
-    change, words = BROKEN_CHINESE[case]
-    change(tmp_path)
-    with pytest.raises(UserError, match=words) as error:
-        load_clip(str(tmp_path))
-    assert "\n" not in str(error.value)
-
-
 def test_a_tokenizer_that_knows_no_class_name_is_refused(tmp_path):
     chinese(tmp_path)
     clip_model = load_clip(str(tmp_path))
     assert build_method("ZeroshotCLIP", {}, clip_model, ["猫", "tulip"]).text().h.isfinite().all()
     with pytest.raises(UserError, match="knows no word of any class name, such as 'rose': choose"):
         build_method("ZeroshotCLIP", {}, clip_model, ["rose", "red tulip"])
-
-
-def test_a_word_that_the_encoder_does_not_know_is_refused(tmp_path):
-    chinese(tmp_path)
-    tokens("lion")(tmp_path)
-    clip_model = load_clip(str(tmp_path))
-    with pytest.raises(UserError, match="gives the id 5., but its text encoder knows fewer"):
-        build_method("ZeroshotCLIP", {}, clip_model, ["猫", "lion"])
+    (tmp_path / "vocab.txt").unlink()
+    with pytest.raises(UserError, match="knows no word of any class name, such as '猫'"):
+        build_method("ZeroshotCLIP", {}, load_clip(str(tmp_path)), ["猫", "狗"])
 
 
 # ------------------------------------------------------------------ an-own-CLIP
@@ -318,50 +242,3 @@ def test_the_example_runs_with_its_own_modules():
     assert logits.shape == (2, 3) and logits.isfinite().all()
     assert "python -m examples.biomedclip" in example["__doc__"]  # finds the packages, too
     assert importlib.util.find_spec("examples.biomedclip")
-
-
-LETTERS = SimpleNamespace(sot_token_id=1, eot_token_id=2, decode=str, encode=lambda text: [3])
-WRONG_PARTS = {
-    "another width": (
-        {"embed_dim": 15}, r"`visual` of mine gives \(1, 16\) for one input, but embed_dim is 15",
-    ),
-    "a length": ({"context_length": "x"}, "mine has 'x' for context_length, where a whole number"),
-    "another width of the text": (
-        {"text": torch.nn.EmbeddingBag(29, 8)}, r"`text` of mine gives \(1, 8\) for one input",
-    ),
-    "a module that does not run": (
-        {"visual": torch.nn.Linear(5, 16)}, r"`visual` of mine takes no input of shape \(1, 3, 8",
-    ),
-    "no module": ({"visual": torch.flatten}, "mine has no `visual`: give the model the modules"),
-    "a scale for each": (
-        {"logit_scale": torch.nn.Parameter(torch.ones(2))}, r"has logit_scale of shape \(2,\)",
-    ),
-    "a number": ({"logit_scale": 4.6}, "mine has no `logit_scale`"),
-    "no tokenizer": ({"tokenizer": None}, "The tokenizer of mine is None: give one of"),
-    "no preparation": ({"images": None}, "images of mine is None: give a dict"),
-    "resizing": (
-        {"images": {"resize_mode": "longest"}}, "has 'longest' for resize_mode, where one of sho",
-    ),
-    "one mean": ({"images": {"mean": 0.5}}, r"has \[0.5\] for image mean, where a list of three"),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("case", WRONG_PARTS)
-def test_what_is_wrong_is_said(case):
-    changes, said = WRONG_PARTS[case]
-    parts = {
-        "visual": torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 16)),
-        "text": torch.nn.EmbeddingBag(29, 16), "embed_dim": 16, "tokenizer": LETTERS, "images": {},
-        "context_length": 16,
-        "logit_scale": torch.nn.Parameter(torch.tensor(4.6)),
-    } | changes  # fmt: skip
-    model = torch.nn.Module()
-    for part in ("visual", "text", "logit_scale"):
-        setattr(model, part, parts[part])
-    config = {
-        "embed_dim": parts["embed_dim"],
-        "vision_cfg": {"timm_model_name": "mine", "image_size": 8},
-        "text_cfg": {"hf_model_name": "mine", "context_length": parts["context_length"]},
-    }
-    with pytest.raises(UserError, match=said):
-        from_module(model, config, parts["tokenizer"], parts["images"], "mine")

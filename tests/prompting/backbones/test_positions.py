@@ -5,10 +5,8 @@ import pytest
 import tiny
 import torch
 from models import RESNET, clip_of
-from torch import nn
 
 from trainers.prompting import ImageEncoder, UserError, load_run
-from trainers.prompting.backbones.closed import Closed
 from trainers.prompting.backbones.positions import interpolate_positions
 
 
@@ -51,8 +49,6 @@ def test_the_own_size_changes_nothing():
 
 
 def test_what_cannot_be_interpolated():
-    with pytest.raises(UserError, match="no grid of positions, and reads only images of 32 pixels"):
-        interpolate_positions(Closed(nn.Flatten(), 32), 64)
     with pytest.raises(UserError, match="INPUT.SIZE is 40, but .* patches of 16 .*, such as 32"):
         interpolate_positions(clip_of().visual, 40)
 

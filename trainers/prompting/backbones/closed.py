@@ -5,7 +5,6 @@ from typing import Self
 import torch
 from torch import nn
 
-from ..errors import UserError, in_short, need
 from .family import Tokenizer
 
 MOST = 1e-4  # of the largest value, by which two ways to compute a feature may differ
@@ -46,28 +45,11 @@ class Closed(nn.Module):
         features: torch.Tensor = out[0] if isinstance(out, tuple) else out
         return features.float()
 
-    def example(self, name: str, x: torch.Tensor, width: int | None = None) -> torch.Tensor | None:
-        """Return the feature (1, D) of an input; None on `meta`.
-
-        `name` is that of the side in messages, `width` a D that is known.
-        """
+    @torch.no_grad()
+    def example(self, x: torch.Tensor) -> torch.Tensor | None:
+        """Return the feature (1, D) of an input; None on `meta`."""
         weights = next(self.parameters(), x)
-        if weights.is_meta:
-            return None
-        try:
-            with torch.no_grad():
-                feature: torch.Tensor = self(x.to(weights.device))
-        except Exception as error:  # from any library
-            raise UserError(
-                f"{name} takes no input of shape {tuple(x.shape)} ({in_short(error)}): correct it, "
-                "its tokenizer, or the sizes in the config"
-            ) from error
-        shape = tuple(feature.shape)
-        need(
-            width in (None, shape[-1]) and len(shape) == 2 and shape[0] == 1,
-            f"{name} gives {shape} for one input, but embed_dim is {width}: correct the config",
-        )
-        return feature
+        return None if weights.is_meta else self(x.to(weights.device))
 
     def train(self, mode: bool = True) -> Self:
         """Stay in eval mode."""

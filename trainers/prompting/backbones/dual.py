@@ -1,6 +1,5 @@
 """Other dual encoders of transformers than CLIP and SigLIP: open where they can be."""
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,6 @@ from .bert import OpenText, open_dual_text
 from .closed import Closed, example_image, example_sentence, open_if_equal
 from .family import Family
 from .tokenizers import LOCAL, translate
-from .weights import read_weights, unreadable_weights
 
 MOST_WORDS = 77  # positions of a sentence, where a text encoder reads more
 
@@ -36,8 +34,8 @@ class _Side(nn.Module):
         return features
 
 
-def read(transformers: Any, folder: Path, name: str, files: Iterable[Path]) -> Any:
-    """Return the dual encoder in a folder, with all its weights, which are in these files."""
+def read(transformers: Any, folder: Path, name: str) -> Any:
+    """Return the dual encoder in a folder, with all its weights."""
     try:
         with torch.random.fork_rng(devices=[]):
             how = LOCAL | {"output_loading_info": True}
@@ -46,22 +44,8 @@ def read(transformers: Any, folder: Path, name: str, files: Iterable[Path]) -> A
         raise UserError(
             f"'{name}' cannot be loaded ({in_short(error)}): take another copy of its folder"
         ) from error
-    kind = type(model).__name__
-    parts = "get_image_features", "get_text_features"
-    scaled = hasattr(model, "logit_scale") or hasattr(model, "temperature")
-    if not (all(hasattr(model, part) for part in parts) and scaled):
-        raise UserError(
-            f"'{name}' is a {kind}, which compares no images with sentences: choose a dual "
-            "encoder, such as openai/clip-vit-base-patch16"
-        )
     if missing := sorted(info["missing_keys"]):
-        raise UserError(f"'{folder}' has no weights for {missing[0]} of {kind}: take another copy")
-    for file in files:
-        for weight, value in read_weights(file).items():  # the package converts them
-            if not value.is_floating_point() and value.dtype != torch.int64:  # of positions
-                raise unreadable_weights(
-                    file, f"'{weight}' is of {value.dtype}, not floating point"
-                )
+        raise UserError(f"'{folder}' has no weights for {missing[0]}: take another copy")
     return model.float().eval()
 
 
@@ -85,9 +69,9 @@ def as_clip(
             model.logit_scale.exp() if hasattr(model, "logit_scale") else 1 / model.temperature
         )
         bias = None if bias is None else float(bias)
-    z = closed_image.example(f"The image side of '{name}'", x)
+    z = closed_image.example(x)
     assert z is not None  # but on `meta`
-    h = closed_text.example(f"The text side of '{name}'", example_sentence(words, most))
+    h = closed_text.example(example_sentence(words, most))
     side = open_if_equal(closed_image, image, x, z, f"image side of '{name}'")
     why = opened.unfit(words) if opened else ""
     text = open_if_equal(closed_text, opened, ids, h, f"text side of '{name}'", why)

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..errors import UserError, in_short, need
-from .assemble import CLIP, Architecture, Sizes, assemble, check_sizes
+from ..errors import UserError, need
+from .assemble import CLIP, Architecture, Sizes, assemble
 from .bert import OpenText, open_hf_text
 from .closed import Closed, example_image, example_sentence, open_if_equal
 from .family import Family, Tokenizer
@@ -33,8 +33,7 @@ def sides(config: Mapping) -> tuple[str, str]:
         `both` (positions attend to later ones, too) or `other`.
     """
     vision, text = (config[part] for part in PARTS)
-    square = isinstance(vision.get("image_size", 224), int)
-    own = square and not (vision.get("timm_model_name") or vision.get("attentional_pool"))
+    own = not (vision.get("timm_model_name") or vision.get("attentional_pool"))
     unlike_clip = vision.get("no_ln_pre"), vision.get("pool_type", "tok")
     image = "other"
     if own and unlike_clip in ((None, "tok"), (False, "tok")):
@@ -83,41 +82,21 @@ def from_module(
         >>> clip_model.visual(torch.zeros(2, 3, 8, 8)).shape
         torch.Size([2, 16])
     """
-    try:
-        image, text = sides(config)
-        width = config["embed_dim"]
-        resolution = config["vision_cfg"].get("image_size", 224)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise UserError(
-            f"The config of {arch} needs embed_dim, vision_cfg and text_cfg, as those of open_clip "
-            f"have ({in_short(error)}): add what is missing"
-        ) from error
-    for part, needed in (("visual", True), ("text", text == "other"), ("logit_scale", True)):
-        if needed and not isinstance(getattr(model, part, None), nn.Module | torch.Tensor):
-            raise UserError(
-                f"{arch} has no `{part}`: give the model the modules `visual` and `text`, and the "
-                "parameter `logit_scale`"
-            )
-    need(
-        isinstance(images, Mapping),
-        f"The preparation of images of {arch} is {images!r:.50}: give a dict, {{}} for OpenAI's",
-    )
-    if not isinstance(resolution, int):
-        raise UserError(f"The images of {arch} are {resolution}, not square: choose another model")
-    check_sizes(arch, {"resolution": resolution})
+    image, text = sides(config)
+    width, resolution = config["embed_dim"], config["vision_cfg"].get("image_size", 224)
     model = model.float().eval()
     whole: dict[str, nn.Module] = {}
     config = dict(config)
     family = family_from(tokenizer, config, images, arch)
     if image == "other":
         x, closed = example_image(resolution), Closed(model.visual, resolution)
-        feature = closed.example(f"`visual` of {arch}", x, width)
+        feature = closed.example(x)
         opened, why = open_timm(model.visual, resolution), why_closed(model.visual)
         whole["image"] = open_if_equal(closed, opened, x, feature, f"image side of {arch}", why)
         config["vision_cfg"] = {"image_size": resolution, "patch_size": 1}
     if text == "other":
         length = config["text_cfg"].get("context_length", 77)
-        side = whole["text"] = _text_side(model.text, family.tokenizer, length, width, arch)
+        side = whole["text"] = _text_side(model.text, family.tokenizer, length, arch)
         if isinstance(side, OpenText):
             family, length = side.family(family), min(length, side.length)
         config["text_cfg"] = {"context_length": length}
@@ -130,14 +109,14 @@ def from_module(
     )
 
 
-def _text_side(text: Any, words: Tokenizer, length: int, width: int, arch: str) -> nn.Module:
+def _text_side(text: Any, words: Tokenizer, length: int, arch: str) -> nn.Module:
     """Return the text encoder of a model, opened if it can be."""
     if isinstance(text, OpenText):  # a user's own
         why = text.unfit(words)
         need(not why, f"`text` of {arch} cannot read the sentences of its tokenizer: {why}")
         return text
     side, ids, opened = Closed(text), example_sentence(words), open_hf_text(text)
-    feature = side.example(f"`text` of {arch}", example_sentence(words, length), width)
+    feature = side.example(example_sentence(words, length))
     why = opened.unfit(words) if opened else ""
     return open_if_equal(side, opened, ids, feature, f"text side of {arch}", why)
 
@@ -145,8 +124,11 @@ def _text_side(text: Any, words: Tokenizer, length: int, width: int, arch: str) 
 def family_from(tokenizer: Any, config: Mapping, images: Mapping, arch: str) -> Family:
     """Return the family of a model; arguments and errors are those of `from_module`."""
     text, how = config["text_cfg"], images.get("interpolation", OPENAI.interpolation)
-    length = text.get("context_length", 77)
-    check_sizes(arch, {"embed_dim": config["embed_dim"], "context_length": length})
+    resize = images.get("resize_mode", OPENAI.resize)
+    need(
+        resize in ("shortest", "squash"),
+        f"{arch} resizes images by '{resize}', which is not known here: take shortest or squash",
+    )
     causal = sides(config)[1] == "causal"
     translator = translate(tokenizer, not causal, arch)
     if text.get("pool_type") == "eos" and text.get("eos_id", translator.eos) != translator.eos:
@@ -154,13 +136,12 @@ def family_from(tokenizer: Any, config: Mapping, images: Mapping, arch: str) -> 
             f"{arch} ends sentences with token {text['eos_id']}, its tokenizer with "
             f"{translator.eos}: use the tokenizer of its training"
         )
-    mean, std = (images.get(key) for key in ("mean", "std"))
     return Family(
         translator,
-        mean=OPENAI.mean if mean is None else tuple(mean) if isinstance(mean, list) else mean,
-        std=OPENAI.std if std is None else tuple(std) if isinstance(std, list) else std,
+        mean=tuple(images.get("mean") or OPENAI.mean),
+        std=tuple(images.get("std") or OPENAI.std),
         interpolation="bicubic" if how == "random" else how,
-        resize=images.get("resize_mode", OPENAI.resize),
+        resize=resize,
         reads="last" if text.get("pool_type") == "last" else "eos",
         causal=causal,
     )
@@ -202,15 +183,7 @@ def assemble_open_clip(
     **how: Any,
 ) -> CLIP:
     """Return the CLIP of an architecture of open_clip; `how` goes to `assemble`."""
-    try:
-        vision, text, sizes = _shape(config)
-    except UserError:
-        raise
-    except Exception as error:  # a wrong config raises errors of many types
-        raise UserError(
-            f"The config of open_clip:{arch} does not say what CLIP it is ({in_short(error)}): "
-            "correct it"
-        ) from error
+    vision, text, sizes = _shape(config)
     return assemble(state, vision, text, sizes, family, f"'{source}'", arch, **how)
 
 
@@ -237,7 +210,6 @@ def _architecture(config: Mapping, width: int, heads: int | None, act: Mapping) 
     width = config.get("width", width)
     arguments = config.get("act_kwargs") or {}
     activation = openai_model.QuickGELU if act["quick_gelu"] else partial(nn.GELU, **arguments)
-    activation()  # or an error about its arguments
     return Architecture(
         width,
         config.get("layers", 12),

@@ -17,13 +17,14 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
-from ..errors import UserError, in_short, nearest, need
+from ..errors import UserError, in_short, nearest
 from ..storage.files import read_json
 from .assemble import CLIP, check_names_and_shapes
 from .hub import cached_folder, model_folder, package
 from .module import assemble_open_clip, family_from, fold_layer_scale, from_module, sides
-from .openai import CACHE, NoValues
+from .openai import CACHE
 from .tokenizers import files_of_tokenizer, open_clip_tokenizer, tokenizer_folder
 from .weights import read_weights
 
@@ -45,6 +46,16 @@ class Source(NamedTuple):
     file: Path
     images: Mapping
     files: list[Path]
+
+
+class NoValues(TorchFunctionMode):
+    """Leave out functions that would only draw values which are not read."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        """Call a function, or return the tensor that it would fill."""
+        if func in RANDOM:
+            return [*args, *(kwargs or {}).values()][0]
+        return (torch.empty if func is torch.randn else func)(*args, **(kwargs or {}))
 
 
 def load(name: str) -> CLIP:
@@ -123,12 +134,7 @@ def _empty(config: Mapping, arch: str, device: str) -> nn.Module:
     import open_clip
 
     arguments: dict[str, Any] = {k: v for k, v in config.items() if k != "custom_text"}
-    vision = arguments["vision_cfg"] = {**config["vision_cfg"], "timm_model_pretrained": False}
-    need(
-        not str(vision.get("timm_model_name")).startswith(("hf-hub:", "hf_hub:")),
-        f"The image encoder of {PREFIX}{arch} is {vision.get('timm_model_name')}, which timm would "
-        "download: give the config the name of an architecture of timm",
-    )
+    arguments["vision_cfg"] = {**config["vision_cfg"], "timm_model_pretrained": False}
     text = arguments["text_cfg"] = {**config["text_cfg"], "hf_model_pretrained": False}
     kind = open_clip.CustomTextCLIP if config.get("custom_text") else open_clip.CLIP
     if name := text.get("hf_model_name"):
@@ -137,7 +143,7 @@ def _empty(config: Mapping, arch: str, device: str) -> nn.Module:
     if config.get("multimodal_cfg"):
         kind = open_clip.CoCa
     try:
-        with torch.random.fork_rng(devices=[]), torch.device(device), NoValues(*RANDOM):
+        with torch.random.fork_rng(devices=[]), torch.device(device), NoValues():
             model: nn.Module = kind(**arguments)
     except Exception as error:  # from timm, transformers and open_clip, of many types
         raise UserError(
@@ -168,15 +174,9 @@ def _module(source: Source) -> nn.Module:
 
     model = _empty(source.config, source.arch, "meta")
     own, weights = model.state_dict(), _weights(source.file)
-    try:
-        state = convert_state_dict(model, weights)
-        if hasattr(model, "text"):
-            state = convert_to_custom_text_state_dict(state)
-    except Exception as error:  # of another architecture
-        raise UserError(
-            f"'{source.file}' does not hold weights of {source.arch} ({in_short(error)}): check "
-            "that they belong to this architecture"
-        ) from error
+    state = convert_state_dict(model, weights)
+    if hasattr(model, "text"):
+        state = convert_to_custom_text_state_dict(state)
     # transformers before 4.31 kept the numbers of positions
     state = {n: x for n, x in state.items() if n in own or not n.endswith(".position_ids")}
     for name in {"logit_scale", "logit_bias"} & state.keys() & own.keys():
@@ -219,18 +219,11 @@ def _folder(folder: Path) -> Source:
         "(open_clip:ViT-B-16/FILE)"
     )
     content = read_json(path, remedy)
-    config = content.get("model_cfg")
-    if (
-        not isinstance(config, dict)
-        or "embed_dim" not in config
-        or not all(isinstance(config.get(part), dict) for part in ("vision_cfg", "text_cfg"))
-        or not isinstance(content.setdefault("preprocess_cfg", {}), dict)
-    ):
-        raise UserError(f"'{path}' is not the config of an open_clip model: {remedy}")
     file = next((folder / file for file in FILES if (folder / file).is_file()), None)
     if file is None:
         raise UserError(f"'{folder}' has no weights: put {' or '.join(FILES)} there")
-    return Source(folder.name, config, file, content["preprocess_cfg"], [file, path])
+    images = content.get("preprocess_cfg", {})
+    return Source(folder.name, content["model_cfg"], file, images, [file, path])
 
 
 def _cached_file(arch: str, tag: str, images: Mapping) -> Path:

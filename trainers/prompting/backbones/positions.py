@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..errors import UserError, need
+from ..errors import need
 
 
 @torch.no_grad()
@@ -27,15 +27,9 @@ def interpolate_positions(visual: Any, size: int) -> None:
     if size == own:
         return
     holder = getattr(visual, "attnpool", visual)
-    places: torch.Tensor | None = getattr(holder, "positional_embedding", None)
+    places: torch.Tensor = holder.positional_embedding
     first = getattr(getattr(visual, "shape", None), "first", 1)
-    count = 0 if places is None else len(places) - first
-    grid = round(max(count, 0) ** 0.5)
-    if places is None or not grid or grid * grid != count:
-        raise UserError(
-            "INPUT.INTERPOLATE is True, but this CLIP has no grid of positions, and reads only "
-            f"images of {own} pixels: set it to False"
-        )
+    grid = round((len(places) - first) ** 0.5)
     blocks = getattr(getattr(visual, "transformer", None), "resblocks", ())
     need(
         not any(hasattr(block.attn, "rope") for block in blocks),
