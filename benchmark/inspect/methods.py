@@ -1,8 +1,6 @@
 """`info`: a table of the methods with M, N and beta, as in the paper's Table 1."""
 
-import csv
 import inspect
-import io
 import os
 from pathlib import Path
 
@@ -17,7 +15,7 @@ from trainers.prompting.use.commands import info
 from ..measure.geometry import GEOMETRY, class_names, weightless_clip
 from ..protocols.configs import CONFIGS
 from ..report.render import in_style
-from ..report.table import TABLE_FORMATS, Cell, Table
+from ..report.table import Cell, Table
 
 # Kinds of methods, by what is learned; all others, of plug-ins, are OTHERS.
 KINDS = {
@@ -113,18 +111,11 @@ def row(method: str, backbone: str) -> list[str]:
     return [method, *cells, ", ".join(learned) or "-", f"{count_trained(built):,}"]
 
 
-def render(backbone: str, form: str) -> str:
-    """Return the table in one of TABLE_FORMATS, or as comma-separated values."""
-    rows = [row(method, backbone) for method in METHODS]
-    if form == "csv":
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(HEAD)
-        writer.writerows([*cells, count.replace(",", "")] for *cells, count in rows)
-        return text.getvalue().rstrip("\n")
-    lines = [list(map(Cell, line)) for line in rows]
+def render(backbone: str) -> str:
+    """Return the table as text."""
+    lines = [list(map(Cell, row(method, backbone))) for method in METHODS]
     caption = [CAPTION.format(backbone=backbone)]
-    return in_style([Table(TITLE.format(backbone), HEAD, lines, caption)], form)
+    return in_style([Table(TITLE.format(backbone), HEAD, lines, caption)], "text")
 
 
 def page(backbone: str) -> str:
@@ -155,8 +146,7 @@ def main(argv: list[str]) -> int:
     parser.epilog = "Without a name: all methods as points in one space, with their sizes."
     add = parser.add_argument_group("the table of methods").add_argument
     add("--backbone", default="ViT-B/16", choices=GEOMETRY, help="its CLIP")
-    add("--style", choices=[*TABLE_FORMATS, "csv", "page"], default="text",
-        help="its format; page is docs/all_methods.md")  # fmt: skip
+    add("--style", choices=["text", "page"], default="text", help="page is docs/all_methods.md")
     args = parser.parse_args(argv)
     load_plugins(args.plugin)
     if args.name:
@@ -167,5 +157,5 @@ def main(argv: list[str]) -> int:
             names = ", ".join(sorted(path.stem for path in folder.glob("*.yaml"))) or "none"
             print(f"Config files in {os.path.relpath(folder)}: {names}")
     else:
-        print(page(args.backbone) if args.style == "page" else render(args.backbone, args.style))
+        print(page(args.backbone) if args.style == "page" else render(args.backbone))
     return 0

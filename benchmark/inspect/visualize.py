@@ -1,21 +1,20 @@
 """Draw what a run sees in images: where its transport plans take the words of a prompt."""
 
 import io
-import os
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from trainers.prompting.errors import UserError, check_name, need
+from trainers.prompting.errors import UserError, check_name
 
-from ..cli import Parser, each, from_one, from_zero, write_output
+from ..cli import Parser, write_output
 from .load import load_run, run_parser, test_images
 
 if TYPE_CHECKING:
     import numpy
     import torch
 
-FORMATS = ("png", "pdf", "svg")
+PROMPTS = 2  # so many are shown
 HUE, MOST_OPAQUE = "#d62728", 0.85  # of the largest share; the grey image stays visible below
 LEARNED, MOST_LEARNED = "context ", 4  # words; more than so many share a map
 GREY = (0.299, 0.587, 0.114)  # of red, green and blue in the luminance
@@ -42,27 +41,18 @@ def build_parser() -> Parser:
     parser = run_parser(
         "python -m benchmark visualize",
         "Draw to which patches of an image each word of a prompt is transported. Several classes "
-        "and test images make a sheet.",
+        "make a sheet.",
     )
     add = parser.add_argument
-    add("--image", type=Path, help="an image file (default: a test image of the class)")
+    add("--image", type=Path, help="an image file (default: the first test image of the class)")
     add(
         "--class-name", nargs="+", metavar="NAME",
         help="classes whose prompts are shown (default: that of the test image, and the likeliest "
         "for --image)",
     )  # fmt: skip
     add(
-        "--index", type=each(from_zero),
-        help="numbers of test images of each class, from 0 on, as in '0 1 2' (default: 0)",
-    )  # fmt: skip
-    add(
-        "--prompts",
-        type=each(from_one),
-        help="numbers of the prompts to show, from 1 on (default: the first two)",
-    )
-    add(
         "--output", type=Path, default=Path("transport.png"),
-        help=f"file to write; its name ends in {', '.join(FORMATS)} (default: %(default)s)",
+        help="file to write, in the format that its name ends in (default: %(default)s)",
     )  # fmt: skip
     return parser
 
@@ -70,13 +60,6 @@ def build_parser() -> Parser:
 def main(argv: list[str]) -> int:
     """Load a run, compute what is asked for, and draw it."""
     args = build_parser().parse_args(argv)
-    for name in ("index", "prompts"):
-        if getattr(args, name) == []:
-            raise UserError(f"--{name} is empty: give at least one number")
-    if args.output.suffix.lstrip(".") not in FORMATS:
-        raise UserError(
-            f"--output is '{args.output}': its name must end in .{' or .'.join(FORMATS)}"
-        )
     run = load_run(args)
     point = getattr(run.model, "point", None)
     if point is None or not point.beta:
@@ -85,14 +68,9 @@ def main(argv: list[str]) -> int:
             "choose a run of ALIGN or MMP whose BETA is above 0"
         )
     most = min(max(point.M, 1), max(point.N, 1))
-    prompts = args.prompts or list(range(1, min(most, 2) + 1))
-    need(
-        max(prompts) <= most,
-        f"--prompts has {max(prompts)}, but the run has {most} prompts: give numbers from 1 to "
-        f"{most}",
-    )
     chosen = choose_images(run, args)
-    draw_maps(args.output, [block(run, path, name, prompts) for path, name in chosen])
+    shown = min(most, PROMPTS)
+    draw_maps(args.output, [block(run, path, name, shown) for path, name in chosen])
     for path, name in chosen:
         print(f"{args.output}: {path} against '{name}'")
     return 0
@@ -108,21 +86,10 @@ def choose_images(run, args) -> list[tuple[Path, str]]:
     for name in args.class_name or ():
         check_name("class", name, run.classnames)
     if args.image:
-        if not os.path.isfile(args.image):
-            raise UserError(f"--image: there is no file '{args.image}': check the path")
         return [(args.image, name) for name in args.class_name or [likeliest(run, args.image)]]
-    images, choices = test_images(run), []
-    for name in args.class_name or [None]:
-        items = [item for item in images if name in (None, item.classname)]
-        for index in args.index or [0]:
-            if index >= len(items):
-                of_class = f" of '{name}'" if name else ""
-                raise UserError(
-                    f"--index is {index} but there are {len(items)} test images{of_class}, "
-                    "counted from 0"
-                )
-            choices.append((Path(items[index].impath), items[index].classname))
-    return choices
+    images = test_images(run)
+    firsts = {item.classname: Path(item.impath) for item in reversed(images)}
+    return [(firsts[name], name) for name in args.class_name or [images[0].classname]]
 
 
 def prepare(run, path: Path) -> "torch.Tensor":
@@ -140,8 +107,8 @@ def likeliest(run, path: Path) -> str:
     return run.classnames[int(logits.argmax())]
 
 
-def block(run, path: Path, name: str, prompts: list[int]) -> Block:
-    """Compute the maps of some prompts of a class on an image."""
+def block(run, path: Path, name: str, prompts: int) -> Block:
+    """Compute the maps of the first prompts of a class on an image."""
     import torch
 
     model, k = run.model, run.classnames.index(name)
@@ -150,11 +117,11 @@ def block(run, path: Path, name: str, prompts: list[int]) -> Block:
         output = model.output(image[None].to(model.device))
         plans = token_plans(model, output.image, output.text, k)
     of_class, maps = words_of(model, name), {}
-    for n in prompts:
-        words = model.text_encoder.words(k, n - 1)
+    for n in range(prompts):
+        words = model.text_encoder.words(k, n)
         # the states of visual prompts follow the patches, and padding the words
-        T = plans[n - 1, n - 1, : model.image_encoder.num_patches, : len(words)].cpu()
-        maps[f"prompt {n}"] = maps_of(T, words, of_class)
+        T = plans[n, n, : model.image_encoder.num_patches, : len(words)].cpu()
+        maps[f"prompt {n + 1}"] = maps_of(T, words, of_class)
     return Block(denormalize(image, run.images), f"'{name}'", maps)
 
 

@@ -2,8 +2,9 @@
 
 from tabulate import tabulate
 
-from trainers.prompting.errors import UserError
+from trainers.prompting.errors import need
 
+from ..cli import from_one
 from .load import load_run, run_parser
 
 
@@ -14,16 +15,14 @@ def main(argv: list[str]) -> int:
         f"{__doc__} Contexts of the first block are compared with word embeddings by Euclidean "
         "distance. A dash after a word marks the beginning of longer words.",
     )
-    parser.add_argument("--top", type=int, default=5, help="words for each token (default: 5)")
+    parser.add_argument("--top", type=from_one, default=5, help="words for each token (default: 5)")
     args = parser.parse_args(argv)
-    if args.top < 1:
-        raise UserError(f"--top is {args.top} but must be at least 1")
     run = load_run(args)
     contexts = text_contexts(run.model)
-    if contexts is None:
-        raise UserError(
-            f"the run in '{args.model_dir}' has no textual prompts: choose a run that has"
-        )
+    need(
+        contexts is not None,
+        f"the run in '{args.model_dir}' has no textual prompts: choose a run that has",
+    )
     titles = [f"Prompt {n + 1}" for n in range(len(contexts))]
     if run.model.text_encoder.class_specific:
         prompts = [f", prompt {n + 1}" for n in range(len(contexts))] if len(contexts) > 1 else [""]

@@ -40,10 +40,10 @@ class Boxes(ImageDataset):
 
 @pytest.mark.slow
 def test_methods_of_a_plug_in_are_listed(plugged, capsys):
-    assert main(["info", "--style", "csv", "--plugin", plugged]) == 0
-    out = capsys.readouterr().out
-    assert "PluggedCoOp,0,1,0,none,16 / -,1 / -,prompt_learner,8192" in out
-    assert "PluggedShift,-,-,-,-,-,-,shift,512" in out
+    assert main(["info", "--plugin", plugged]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "PluggedCoOp 0 1 0 none 16 / - 1 / - prompt_learner " in out
+    assert "PluggedCoOp 8,192 " in out and "PluggedShift 512 " in out
 
 
 def test_config_files_of_a_plug_in_are_listed(plugged, capsys):
