@@ -8,11 +8,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from trainers.prompting import UserError, build_method
+from trainers.prompting import build_method
 from trainers.prompting.capabilities.at_test_time import count_views
 from trainers.prompting.capabilities.on_support import OnSupport, trains_on_support
 from trainers.prompting.capabilities.per_class import make_room
-from trainers.prompting.errors import check_name
 from trainers.prompting.method import METHODS, Method, import_methods
 from trainers.prompting.running.memory import fit, keep_freed_memory
 from trainers.prompting.running.precision import Precision
@@ -41,13 +40,6 @@ class Case:
     training: bool = True  # else evaluation
     plugins: tuple[str, ...] = ()  # modules or files that register methods
     settings: tuple[tuple[str, Any], ...] = ()  # keys of the method, where not its defaults
-
-
-def check_usable(device: str) -> None:
-    """Raise UserError if this machine does not have the device."""
-    check_name("device", device, ("cpu", "cuda"))
-    if device == "cuda" and not torch.cuda.is_available():
-        raise UserError("--device cuda needs a GPU that PyTorch can use: choose --device cpu")
 
 
 def product_rate(device: str, precision: str, size: int) -> float:

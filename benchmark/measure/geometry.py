@@ -2,7 +2,6 @@
 
 import math
 from functools import cache, partial
-from importlib.util import find_spec
 
 import torch
 from torch import nn
@@ -10,7 +9,6 @@ from torch import nn
 from trainers.prompting import OpenText, build_clip
 from trainers.prompting.backbones.assemble import CLIP, Architecture, Sizes, image_encoder
 from trainers.prompting.backbones.openai import OPENAI
-from trainers.prompting.errors import need
 
 ARGUMENTS = (
     "embed_dim", "image_resolution", "vision_layers", "vision_width", "vision_patch_size",
@@ -20,7 +18,6 @@ GEOMETRY = {
     "ViT-B/32": (512, 224, 12, 768, 32, 77, 49408, 512, 8, 12),
     "ViT-B/16": (512, 224, 12, 768, 16, 77, 49408, 512, 8, 12),
     "ViT-L/14": (768, 224, 24, 1024, 14, 77, 49408, 768, 12, 12),
-    "narrow": (64, 32, 12, 64, 8, 77, 49408, 64, 1, 12),  # as deep as ViT-B
 }
 SIGLIP = {"SigLIP2-B/16": (768, 224, 12, 768, 16, 64, 256000, 768, 12, 12)}
 BERT = {"BiomedCLIP": (512, 224, 12, 768, 16, 256, 49408, 768, 12, 12)}
@@ -67,7 +64,6 @@ def untrained_biomedclip(
     context_length, vocab_size, width, heads, layers,
 ):  # fmt: skip
     """Return a CLIP of a ViT and a BERT with random weights; OpenAI's words stand for its own."""
-    need(find_spec("transformers"), "BERT needs transformers: run `pip install transformers`")
     import transformers
 
     config = transformers.BertConfig(

@@ -2,14 +2,11 @@
 
 import multiprocessing
 import os
-import re
-import resource
 import signal
 import threading
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from pathlib import Path
 
 import torch
 
@@ -47,8 +44,6 @@ def end_with_parent() -> None:
 def catch_out_of_memory(function: Callable, case: Case, *args):
     """Call a function with a case; all errors of exhausted memory are raised as OutOfMemory."""
     load_plugins(case.plugins)
-    if case.device == "cpu":
-        limit_memory()
     try:
         return function(case, *args)
     except (MemoryError, torch.OutOfMemoryError):
@@ -57,23 +52,3 @@ def catch_out_of_memory(function: Callable, case: Case, *args):
         if "can't allocate memory" not in str(error):
             raise
         raise OutOfMemory from None
-
-
-def limit_memory() -> None:
-    """Limit this process to the memory that is free now, so that the system kills no other process.
-
-    Does nothing where free memory is not reported, as outside Linux.
-    """
-    try:
-        free = kibibytes("/proc/meminfo", "MemAvailable")
-        used = kibibytes("/proc/self/status", "VmData")
-    except (OSError, TypeError):
-        return
-    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    resource.setrlimit(resource.RLIMIT_DATA, ((used + free) << 10, hard))
-
-
-def kibibytes(path: str, key: str) -> int:
-    """Read the value of a key from a file of /proc."""
-    match = re.search(rf"^{key}:\s+(\d+) kB", Path(path).read_text(), re.M)
-    return int(match[1])  # type: ignore[index]

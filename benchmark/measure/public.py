@@ -49,17 +49,14 @@ def of_loops(path: Path) -> str:
     return next((trainer for file, trainer in LOOPS.items() if (path / file).is_file()), "")
 
 
-def check_public_precision(
-    path: Path, device: str, precisions: list[str], counts: bool = False
-) -> None:
+def check_public_precision(path: Path, device: str, precisions: list[str]) -> None:
     """Refuse precisions in which a checkout does not compute, as our code beside it (UserError).
 
-    Public code has CUDA's autocast, which is float16 and off on a CPU; loops always have it. In
-    trainers it is replaced on a CPU: too slow to be timed, but launches may be counted (`counts`).
+    Public code has CUDA's autocast, which is float16 and off on a CPU; loops always have it.
     """
     possible = ["amp"] if of_loops(path) else ["fp32", "amp", "fp16"]
     if device == "cpu":
-        possible = ["fp32"] + ["amp"] * (counts and not of_loops(path))
+        possible = ["fp32"]
     if others := [name for name in precisions if name not in possible]:
         raise UserError(
             f"--public '{path}' does not compute in {others[0]} on {device}: choose --precision "
@@ -84,8 +81,8 @@ class Public:
     """The method of a checkout in a separate process, with random weights of the case's geometry.
 
     Attributes:
-        record: `seconds` and `processor_seconds` of each step or evaluation, its `operations` and
-            `launches`, and `peak_mib`; or a `problem`, the last line of the checkout's error.
+        record: `seconds` and `processor_seconds` of each step or evaluation, its `operations`, and
+            `peak_mib`; or a `problem`, the last line of the checkout's error.
     """
 
     def __init__(self, case: Case, checkout: Path):

@@ -113,7 +113,7 @@ def main() -> None:
     step()  # which may keep text features
     with Operations() as counter:
         step()
-    answer(operations=counter.total, launches=counter.launches)
+    answer(operations=counter.total)
     for _ in sys.stdin:
         seconds, processor = seconds_of(step, device)
         kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -10,12 +10,8 @@ import sys
 
 import torch
 from public_code import enter, give_weights  # type: ignore[import-not-found]  # in this folder
-from recording import (  # type: ignore[import-not-found]  # too
-    Replayed,
-    evaluate,
-    recorded_training,
-)
-from safetensors.torch import load_file, save_file
+from recording import evaluate, recorded_training  # type: ignore[import-not-found]  # too
+from safetensors.torch import save_file
 
 
 def settings(request: dict, train, subset: str):
@@ -65,11 +61,6 @@ def main() -> None:
         parameters = trainer._models[name].named_parameters()
         return {name: p for name, p in parameters if p.requires_grad}
 
-    if request["start"]:
-        start = load_file(request["start"])
-        trainer.train_loader_x = Replayed(start, trainer.train_loader_x, trainer.cfg)
-        for key, parameter in learned().items():
-            parameter.data.copy_(start[f"start/{key}"])
     record = recorded_training(trainer, learned)
     base, record["logits/base"] = evaluate(trainer)
     facts = {"dassl": dassl.__version__, "images": names_of(trainer), "base": base}

@@ -18,8 +18,7 @@ def recorded_training(trainer, learned: Callable[[], Mapping[str, torch.Tensor]]
 
     Returns:
         `pixels` (steps, B, 3, H, W), 8 bits, and `label` (steps, B) of the batches; `loss` and `lr`
-        (steps,); `start/NAME` and `final/NAME` of each parameter, and `unchanged/NAME` (steps,) of
-        those with a gradient: the share of their entries that a step leaves as they were.
+        (steps,); `start/NAME` and `final/NAME` of each parameter.
     """
     step, mean, std = trainer.forward_backward, *normalization(trainer.cfg)
     steps: dict[str, list] = {"pixels": [], "label": [], "loss": [], "lr": []}
@@ -28,13 +27,8 @@ def recorded_training(trainer, learned: Callable[[], Mapping[str, torch.Tensor]]
         steps["pixels"].append(as_pixels(batch["img"], mean, std))
         steps["label"].append(batch["label"].clone())
         steps["lr"].append(torch.tensor(trainer.get_current_lr(), dtype=torch.float64))
-        before = copies(learned(), "")
         losses = step(batch)
         steps["loss"].append(torch.as_tensor(losses["loss"], dtype=torch.float64))
-        for name, p in learned().items():
-            if p.grad is not None:
-                same = (p.detach() == before[name]).double().mean()
-                steps.setdefault(f"unchanged/{name}", []).append(same)
         return losses
 
     trainer.forward_backward = note
@@ -70,15 +64,8 @@ def normalization(cfg) -> list[torch.Tensor]:
 
 
 def as_pixels(images: torch.Tensor, mean: torch.Tensor, std: torch.Tensor) -> torch.Tensor:
-    """Return normalised images as the 8 bits of which they were made.
-
-    Raises:
-        ValueError: they were made of something else.
-    """
-    pixels = ((images * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
-    if not torch.equal(normalize(pixels, mean, std), images):
-        raise ValueError("a batch has images that were not read from 8 bits and normalised")
-    return pixels
+    """Return normalised images as the 8 bits of which they were made."""
+    return ((images * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
 
 
 def normalize(pixels: torch.Tensor, mean: torch.Tensor, std: torch.Tensor) -> torch.Tensor:

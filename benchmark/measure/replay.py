@@ -75,7 +75,7 @@ def replay(record: Record, places: Places, changes: Sequence[str] = ()) -> Recor
         pairs = [*settings, "DATASET.SUBSAMPLE_CLASSES", subset]
         cfg = cfg_of(name, pairs, places._replace(output=places.output / "ours" / subset))
         set_random_seed(cfg.SEED)
-        return type(name, (TRAINER_REGISTRY.get(name),), {"half_on_cpu": True})(cfg)
+        return TRAINER_REGISTRY.get(name)(cfg)
 
     with redirect_stdout(io.StringIO()):  # the log of a run
         trainer = build("base")

@@ -19,7 +19,6 @@ from trainers.prompting.transport.solver import Sinkhorn
 
 from ..cli import Parser, from_one
 from ..report.table import Cell, Table
-from .case import check_usable
 from .counting import seconds
 from .speed import FORMATS, add_measuring, save
 from .speed_tables import number, spread
@@ -238,7 +237,6 @@ def main(argv: list[str]) -> int:
     )  # fmt: skip
     add_measuring(parser, repeats=5)
     args = parser.parse_args(argv)
-    check_usable(args.device)
     records = []
     for shape in shapes(args.classes):
         print(shape, file=sys.stderr, flush=True)

@@ -1,23 +1,19 @@
 """Measure time, memory and operations of training and evaluation, next to the machine's peak rate.
 
-Weights are random and of full size; every case runs in a separate process. The file is long because
-training, evaluation and launches are measured next to each other, for one command.
+Weights are random and of full size; every case runs in a separate process.
 """
 
 import argparse
 import json
-import math
 import sys
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from itertools import product
 from pathlib import Path
 from statistics import median
 
 import torch
 
-from trainers.prompting import build_method
 from trainers.prompting.capabilities.unlabelled import Unlabelled
 from trainers.prompting.errors import UserError, check_name
 from trainers.prompting.method import METHODS
@@ -29,9 +25,9 @@ from trainers.prompting.running.precision import PRECISIONS
 from ..cli import Parser, add_plugin, from_one, write_output
 from ..records import as_recorded
 from ..report.table import as_markdown, as_text
-from .case import Case, Model, check_usable, chip_name, node_of, product_rate
-from .counting import clock, launches, operations, seconds, seconds_of, work_seconds
-from .geometry import BERT, GEOMETRY, SIGLIP, class_names, untrained_biomedclip, untrained_siglip
+from .case import Case, Model, chip_name, product_rate
+from .counting import clock, operations, seconds, seconds_of, work_seconds
+from .geometry import BERT, GEOMETRY, SIGLIP
 from .process import OutOfMemory, in_process
 from .public import Public, check_public, check_public_precision
 from .speed_tables import tables
@@ -150,36 +146,6 @@ def evaluation(case: Case, repeats: int, size: int, checkout: Path | None = None
     }
 
 
-def launching(case: Case, repeats: int, checkout: Path | None = None) -> dict:
-    """Count the operators that a step or an evaluation dispatches, and time the host.
-
-    Returns:
-        A record: `launches` and `processor_seconds` of each repeat; `accelerator`, the same of the
-        path of an accelerator, which computes few sentences whole; with a checkout `public`, as in
-        `Public.record`.
-    """
-    public = beside(case, checkout)
-    model = Model(case)
-    work = model.step if case.training else model.evaluate
-    parts: list[dict] = []
-    for packs_on in (model.method.text_encoder.packs_on, ()):
-        model.method.text_encoder.packs_on = packs_on
-        model.method.train(case.training)  # forgets the text features that are kept
-        say(case, "launches" + " of an accelerator's path" * (not packs_on))
-        work()
-        times = []
-        for _ in range(repeats):
-            times.append(seconds_of(work, case.device))
-            if public and not parts:  # in turn with the path of this device
-                public.step()
-        parts.append({"launches": launches(work), **both_times(times)})
-    record = {**parts[0], "accelerator": parts[1]}
-    if public:
-        public.close()
-        record["public"] = public.record
-    return record
-
-
 def both_times(times: list[tuple[float, float]]) -> dict:
     """Return the `seconds` and `processor_seconds` of calls, as `timed` gives them."""
     wall, processor = map(list, zip(*times, strict=True))
@@ -231,7 +197,7 @@ def cases(args) -> list[Case]:
 def add_measuring(parser: Parser, repeats: int) -> None:
     """Add the options for device, repeats and output."""
     add = parser.add_argument
-    add("--device", default="cpu", help="cpu (the default) or cuda")
+    add("--device", choices=["cpu", "cuda"], default="cpu", help="(default: cpu)")
     add("--threads", type=from_one, default=2, help="CPU threads (default: 2)")
     add(
         "--repeats", type=from_one, default=repeats,
@@ -257,7 +223,10 @@ def parse(argv: list[str]):
         "--trainers", nargs="+", metavar="TRAINER",
         help="methods (default: all, those of plug-ins too)",
     )  # fmt: skip
-    add("--backbone", default="ViT-B/16", help="the CLIP (default: %(default)s)")
+    add(
+        "--backbone", choices=[*GEOMETRY, *SIGLIP, *BERT], default="ViT-B/16",
+        help="the CLIP (default: %(default)s)",
+    )  # fmt: skip
     add(
         "--classes", nargs="+", type=partial(from_one, least=2), default=[10, 50, 100, 500, 1000],
         metavar="NUMBER", help="numbers of classes (default: 10 50 100 500 1000)",
@@ -265,8 +234,8 @@ def parse(argv: list[str]):
     add("--batch", type=from_one, default=4, help="images of a training step (default: 4)")
     add("--eval-batch", type=from_one, default=20, help="images of an evaluation (default: 20)")
     add(
-        "--precision", nargs="+", default=["fp32"], metavar="PRECISION",
-        help="fp32 (the default), amp, bf16 or fp16, or several of them",
+        "--precision", nargs="+", choices=PRECISIONS, default=["fp32"],
+        help="one or several (default: fp32)",
     )  # fmt: skip
     add(
         "--memory-budget", type=float, default=0.0, metavar="GIB",
@@ -282,11 +251,6 @@ def parse(argv: list[str]):
         "--public", type=Path, metavar="CHECKOUT",
         help="folder of published code, such as CoOp's, which is timed in turn with ours",
     )  # fmt: skip
-    add(
-        "--launches", action="store_true",
-        help="count the operators that a step and an evaluation dispatch, and time the host: add "
-        "--backbone narrow --classes 2, which leave little else to do",
-    )  # fmt: skip
     add_plugin(parser)
     add_measuring(parser, repeats=3)
     args = parser.parse_args(argv)
@@ -300,40 +264,17 @@ def parse(argv: list[str]):
         check_name("trainer", trainer, METHODS)
         for key in keys:
             check_name(f"setting of {trainer}", key, METHODS[trainer].defaults)
-    check_name("backbone", args.backbone, GEOMETRY | SIGLIP | BERT)
-    if args.backbone not in GEOMETRY:
-        check_fits(args)
-    for precision in args.precision:
-        check_name("precision", precision, PRECISIONS)
-    if not 0 <= args.memory_budget < math.inf:
-        raise UserError(
-            f"--memory-budget is {args.memory_budget} but must be a number of GiB, or 0 to decide "
-            "by the machine's memory"
-        )
     if args.public and keys and (args.trainers != ["ALIGN"] or {*keys} - {*"MN"}):
         raise UserError(
             "--set is passed on to public code only for M and N of ALIGN: leave out --public, or "
             "other methods and keys"
         )
-    check_usable(args.device)
     if args.public:
         check_public(args.public, args.trainers)
-        check_public_precision(args.public, args.device, args.precision, args.launches)
+        check_public_precision(args.public, args.device, args.precision)
     if args.device == "cpu" and "fp16" in args.precision:
         raise UserError("--precision fp16 needs --device cuda: the CPU has the others")
     return args
-
-
-def check_fits(args) -> None:
-    """Refuse what cannot run on another family's CLIP before the first measurement."""
-    if args.public:
-        raise UserError(
-            f"--public code has no {args.backbone}: choose {' or '.join(GEOMETRY)}, or leave it out"
-        )
-    build = untrained_siglip if args.backbone in SIGLIP else untrained_biomedclip
-    clip_model = build(64, 32, 12, 64, 16, 64, 49408, 64, 1, 12)  # at once
-    for trainer, settings in product(args.trainers, args.set or [[]]):
-        build_method(trainer, node_of(trainer, settings, 2), clip_model, class_names(2))
 
 
 def main(argv: list[str]) -> None:
@@ -346,13 +287,10 @@ def main(argv: list[str]) -> None:
             "settings": dict(case.settings),
         }  # fmt: skip
         evaluated = replace(case, training=False, batch=args.eval_batch)
-        step: Callable[..., dict] = launching if args.launches else training
-        test: Callable[..., dict] = launching if args.launches else evaluation
-        size = () if args.launches else (PRODUCT[case.device],)
-        rest = (args.repeats, *size, args.public)
+        rest = args.repeats, PRODUCT[case.device], args.public
         if METHODS[case.trainer].trains:
-            record["training"] = measure_case(step, case, *rest)
-        record["evaluation"] = measure_case(test, evaluated, *rest)
+            record["training"] = measure_case(training, case, *rest)
+        record["evaluation"] = measure_case(evaluation, evaluated, *rest)
         records.append(record)
         save(args, records)
     print("\n\n".join(FORMATS[args.format](table) for table in tables(args, records)))

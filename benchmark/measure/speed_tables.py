@@ -19,13 +19,6 @@ EVALUATION_NOTE = (
 )
 
 
-LAUNCHES_NOTE = (
-    "Launches: operators that are dispatched, without views. Host: processor time, nearly all the "
-    "host's if encoders are narrow and classes few. Accelerator's path: few sentences are computed "
-    "whole."
-)
-
-
 def spread(values: list[float]) -> str:
     """Return the median as text, with the least and greatest value in brackets."""
     middle = f"{median(values):.3g}"
@@ -96,28 +89,6 @@ def evaluation_cells(part: dict) -> dict[str, str]:
     }
 
 
-def launch_cells(part: dict) -> dict[str, str]:
-    """Return the cells of what a case dispatches, of an accelerator's path and of public code."""
-    if "problem" in part:
-        return {"Launches": part["problem"]}
-    cells, path = pair_cells("", part), part["accelerator"]
-    cells |= pair_cells("Accelerator's path: ", path)
-    if "problem" in part.get("public", {}):
-        return cells | {"Public: launches": part["public"]["problem"]}
-    if "public" in part:
-        public = part["public"]
-        cells |= pair_cells("Public: ", public)
-        cells["Path's / public"] = number(path["launches"] / public["launches"])
-    return cells
-
-
-def pair_cells(name: str, part: dict) -> dict[str, str]:
-    """Return the cells of the launches and the host's time, in columns with a name in front."""
-    first, second = (name + "launches", name + "host (ms)")
-    milliseconds = [1e3 * value for value in part["processor_seconds"]]
-    return {first.capitalize(): str(part["launches"]), second.capitalize(): spread(milliseconds)}
-
-
 def case_name(record: dict) -> str:
     """Return method, classes, precision and settings of a record as text."""
     settings = "".join(f", {key} {value}" for key, value in record["settings"].items())
@@ -133,18 +104,13 @@ def table(title: str, rows: dict[str, dict[str, str]], caption: list[str]) -> Ta
 
 
 def tables(args, records: list[dict]) -> list[Table]:
-    """Return the tables of training and evaluation, or of their launches, without empty ones."""
+    """Return the tables of training and evaluation, without empty ones."""
     repeats = f"Medians of {args.repeats} repeats (least-greatest) with random weights."
     notes = [repeats, BOUND_NOTE, *peak_rates(records)]
     kinds = {
         "training": ("Training steps", training_cells, [*notes, TRAINING_NOTE]),
         "evaluation": ("Evaluation", evaluation_cells, [*notes, EVALUATION_NOTE]),
     }
-    if args.launches:
-        kinds = {
-            "training": ("Launches of a training step", launch_cells, [LAUNCHES_NOTE]),
-            "evaluation": ("Launches of an evaluation", launch_cells, [LAUNCHES_NOTE]),
-        }
     where = f"{args.backbone}, {args.device}, {args.threads} threads"
     batch = {"training": args.batch, "evaluation": args.eval_batch}
     groups = [

@@ -10,15 +10,12 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
-from statistics import fmean
 
 import torch
 
 from recipe.configs import TRAINERS, read_keys
 from trainers.prompting import load_clip
-from trainers.prompting.backbones import openai_clip
 from trainers.prompting.capabilities.on_support import OnSupport
 from trainers.prompting.capabilities.unlabelled import Unlabelled
 from trainers.prompting.checkpoint.identity import leaves
@@ -49,17 +46,6 @@ CAPTION = [
     f"Limits: {LOSS:g} of a loss, {WEIGHT:g} of the way of the weights; predictions may differ "
     f"where the two best logits are within {CLEAR:g}."
 ]
-HALF = "fp16"
-SEEDS = 1, 2, 3  # in half precision
-HALF_HEAD = [
-    "method in fp16", "other", "steps", "loss", "weights", "moved", "base: public", "other",
-    "new: public", "other", "other predictions", "unchanged: public", "other",
-]  # fmt: skip
-HALF_CAPTION = [
-    f"Loss and weights: the largest difference with {len(SEEDS)} seeds; moved: how far the weights "
-    "went, at most; accuracies are means. Unchanged: the share of the entries that a step leaves "
-    "as they were, of all parameters and of that with the most."
-]
 SAME_CODE = (
     "Public code ran on dassl-lite, as ours did: schedule, warm-up and drop_last are the same code "
     "on both sides. Give --dassl a checkout of the original."
@@ -75,31 +61,25 @@ def pairs(trainer: str, size: int, args) -> list[str]:
     others = set().union(*places.values()) - places[trainer]
     changes = {key: value for key, value in args.set if key not in others}
     published = read_keys(TRAINERS / trainer / f"{CONFIG}.yaml").items()
-    nodes = ("TRAINER.", "INPUT.", "OPTIM.") if args.prec == HALF else ("TRAINER.", "INPUT.")
-    keys = {key: value for key, value in published if key.startswith(nodes)}
-    optim = {} if args.prec == HALF else {f"OPTIM.{key}": value for key, value in OPTIM.items()}
+    keys = {key: value for key, value in published if key.startswith(("TRAINER.", "INPUT."))}
+    optim = {f"OPTIM.{key}": value for key, value in OPTIM.items()}
     keys |= {
         "SEED": 1, "USE_CUDA": False, "TEST.NO_TEST": True, "DATALOADER.NUM_WORKERS": 0,
         "DATASET.NAME": pets.NAME, "DATASET.NUM_SHOTS": SHOTS, "INPUT.SIZE": (size, size),
         "DATALOADER.TRAIN_X.BATCH_SIZE": BATCH, "OPTIM.MAX_EPOCH": args.epochs,
-        METHODS[trainer].place("PREC"): args.prec, **optim, **changes,
+        METHODS[trainer].place("PREC"): "fp32", **optim, **changes,
     }  # fmt: skip
     return [str(word) for pair in keys.items() for word in pair]
 
 
-def record_public(
-    args, settings: list[str], trainer: str, places: Places, file: Path, start: Path | str = ""
-) -> Record:
-    """Train public code in another process, and return its record, which is written to `file`.
-
-    With `start`, a record, it trains from its start and on its batches.
-    """
+def record_public(args, settings: list[str], trainer: str, places: Places, file: Path) -> Record:
+    """Train public code in another process, and return its record, which is written to `file`."""
     keys = dict(leaves(cfg_of(trainer, settings, places)))
     request = {
         "checkout": str(args.checkout.resolve()), "weights": str(places.weights),
         "folder": str(places.output / "public"), "record": str(file.resolve()),
-        "precision": keys[METHODS[trainer].place("PREC")], "start": str(start),
-        "threads": args.threads, "keys": keys, "facts": {"trainer": trainer, "settings": settings},
+        "precision": keys[METHODS[trainer].place("PREC")], "threads": args.threads,
+        "keys": keys, "facts": {"trainer": trainer, "settings": settings},
     }  # fmt: skip
     errors = places.output / "errors"
     with errors.open("w") as log:
@@ -127,68 +107,6 @@ def compare_method(args, trainer: str, places: Places, size: int) -> tuple[list[
     texts += [f"{side.facts[half]:.2f}" for half in ("base", "new") for side in (theirs, ours)]
     problems = [f"{trainer}: {problem}" for problem in gap.problems]
     return [Cell(text) for text in (trainer, *texts, str(gap.predictions))], problems
-
-
-def compared_in_half(
-    args, trainer: str, places: Places, size: int
-) -> tuple[list[list[Cell]], list[str]]:
-    """Train in fp16 on both sides, and public code in fp32, with each seed.
-
-    Returns:
-        Two lines of the table, public fp16 against ours in fp16 and against public fp32; and what
-        cannot be compared.
-    """
-    settings = pairs(trainer, size, args)
-    in_float = [METHODS[trainer].place("PREC"), "fp32"]
-    ends: list[tuple[Record, Record, Record]] = []
-    for seed in SEEDS:
-        print(f"{trainer}: seed {seed}", file=sys.stderr, flush=True)
-        half, exact = (
-            places._replace(output=places.output / f"{trainer.lower()}_{name}_{seed}")
-            for name in (HALF, "fp32")
-        )
-        files = [
-            (args.keep or p.output).resolve() / f"{p.output.name}.safetensors"
-            for p in (half, exact)
-        ]
-        for place in (half, exact):
-            place.output.mkdir()
-        seeded = [*settings, "SEED", str(seed)]
-        theirs = record_public(args, seeded, trainer, half, files[0])
-        ours = replay(theirs, half, [str(word) for pair in args.ours for word in pair])
-        if why := ours.facts.get("why"):
-            return [], [f"{trainer}: {why}"]
-        exactly = record_public(args, [*seeded, *in_float], trainer, exact, *files[::-1])
-        ends.append((theirs, ours, exactly))
-    halves, *others = zip(*ends, strict=True)
-    names = "ours in fp16", "public in fp32"
-    return [half_line(trainer, *row) for row in zip(names, [halves] * 2, others, strict=True)], []
-
-
-def half_line(
-    trainer: str, name: str, theirs: Sequence[Record], others: Sequence[Record]
-) -> list[Cell]:
-    """Return a line of the table on trainings in half precision: of public code, and others."""
-    gaps = [compare_records(*both) for both in zip(theirs, others, strict=True)]
-    texts = [trainer, name, str(gaps[0].steps)]
-    texts += [f"{max(gap[i] for gap in gaps):.1e}" for i in (1, 3)]
-    texts.append(f"{max(gap.moved for gap in gaps):.2g}")
-    for half in ("base", "new"):
-        texts += [f"{fmean(r.facts[half] for r in side):.2f}" for side in (theirs, others)]
-    images = sum(len(r.tensors[f"logits/{half}"]) for r in theirs for half in ("base", "new"))
-    texts.append(f"{sum(gap.predictions for gap in gaps)} of {images}")
-    return [Cell(text) for text in (*texts, share_unchanged(theirs), share_unchanged(others))]
-
-
-def share_unchanged(records: Sequence[Record]) -> str:
-    """Return the share of entries that a step leaves as they were, and that of the most such."""
-    sizes = {name: x.numel() for name, x in records[0].part("final/").items()}
-    shares = {
-        name: fmean(float(r.tensors[f"unchanged/{name}"].mean()) for r in records)
-        for name in records[0].part("unchanged/")
-    }
-    share = sum(sizes[name] * x for name, x in shares.items()) / sum(sizes[n] for n in shares)
-    return f"{share:.0%} (at most {max(shares.values()):.0%})"
 
 
 def openai_state(clip_model) -> dict[str, torch.Tensor]:
@@ -224,10 +142,6 @@ def parse(argv: list[str]):
         "--ours", nargs="+", type=setting, default=[], metavar="KEY=VALUE",
         help="keys of ours alone: OPTIM.WEIGHT_DECAY=0 must be found",
     )  # fmt: skip
-    add(
-        "--prec", choices=["fp32", HALF], default="fp32",
-        help="precision; fp16 has the published optimiser, three seeds and no limits",
-    )  # fmt: skip
     add("--threads", type=from_one, default=2, help="CPU threads (default: 2)")
     add("--format", choices=FORMATS, default="text", help="format of the table (default: text)")
     add("--keep", type=Path, metavar="FOLDER", help="keep the records of published code here")
@@ -250,16 +164,8 @@ def main(argv: list[str]) -> int:
     args = parse(argv)
     torch.set_num_threads(args.threads)
     clip_model = load_clip(args.backbone) if args.backbone else reacting_clip()
-    if not isinstance(clip_model, openai_clip.model.CLIP):
-        raise UserError(
-            f"--backbone {args.backbone} is not of the class that published code builds: give a "
-            "CLIP of OpenAI, `emoji`, or leave it out"
-        )
     size = clip_model.visual.input_resolution
-    head, caption = (HALF_HEAD, HALF_CAPTION) if args.prec == HALF else (HEAD, CAPTION)
-    table = Table("Whole trainings of published code and ours", head, [], list(caption))
-    if args.prec == HALF:
-        clip_model.half().float()  # as exact in float16 as public weights
+    table = Table("Whole trainings of published code and ours", HEAD, [], list(CAPTION))
     sentences: list[str] = []
     if args.keep:
         args.keep.mkdir(parents=True, exist_ok=True)
@@ -270,12 +176,8 @@ def main(argv: list[str]) -> int:
         for trainer in args.trainers:
             places = Places(folder, folder / "clip.pt", folder / trainer)
             places.output.mkdir()
-            if args.prec == HALF:
-                lines, problems = compared_in_half(args, trainer, places, size)
-            else:
-                line, problems = compare_method(args, trainer, places, size)
-                lines = [line]
-            table.lines += lines
+            line, problems = compare_method(args, trainer, places, size)
+            table.lines.append(line)
             sentences += problems
     table.caption += sentences if args.dassl else [SAME_CODE, *sentences]
     print(FORMATS[args.format](table))

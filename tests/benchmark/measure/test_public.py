@@ -180,11 +180,9 @@ def test_precisions_of_public_code(files, device, precision, choices, tmp_path):
     )
 
 
-@pytest.mark.parametrize(("more", "choices"), [("amp", "fp32"), ("bf16 --launches", "fp32 or amp")])
-def test_a_precision_is_refused_before_anything_is_measured(checkout, refusal, more, choices):
-    words = ["--public", checkout, "--trainers", "CoOp", "--precision", *more.split()]
-    said = refusal("speed", *words)
-    assert f"compute in {more[:4].strip()} on cpu: choose --precision {choices}\n" in said
+def test_a_precision_is_refused_before_anything_is_measured(checkout, refusal):
+    said = refusal("speed", "--public", checkout, "--trainers", "CoOp", "--precision", "amp")
+    assert "compute in amp on cpu: choose --precision fp32\n" in said
 
 
 def test_trainers_count_before_loops(tmp_path):
@@ -208,7 +206,6 @@ def test_steps_of_public_code_are_timed_in_turn_with_ours(checkout, tmp_path, mo
     tested = found["records"][0]["evaluation"]["public"]
     product = 2 * 3 * 32 * 32 * 5  # of one image and five classes
     assert (coop["operations"], tested["operations"]) == (2 * product, product)
-    assert coop["launches"] > tested["launches"] > 0
     for timed in (coop, tested):
         assert len(timed["seconds"]) == len(timed["processor_seconds"]) == 2
         assert min(timed["processor_seconds"]) > 0 and timed["peak_mib"] > 0

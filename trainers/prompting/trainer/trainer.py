@@ -64,7 +64,6 @@ class PromptTrainer(SavingTrainer):
     kind: type[Method]
     model: Method
     cfg: CfgNode
-    half_on_cpu = False  # as of `Precision`
     uses = InUse  # the checks of a method in use
     predictions: Predictions | Scores | None = None
     test_results: dict[str, float]
@@ -135,7 +134,7 @@ class PromptTrainer(SavingTrainer):
         cfg, data = self.cfg, self.dm.dataset
         several = bool(getattr(data, "several", False))  # the original Dassl's say nothing
         settings = settings_in(cfg, self.kind, several=several)
-        self.precision = Precision(settings.PREC, self.device, self.half_on_cpu)
+        self.precision = Precision(settings.PREC, self.device)
         if self.device.type == "cpu":
             keep_freed_memory()
         if note := self.precision.note(self.clip_model):
