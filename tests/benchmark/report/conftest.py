@@ -11,7 +11,6 @@ from matplotlib.figure import Figure
 from benchmark.__main__ import main
 from benchmark.protocols.configs import dataset_name
 from benchmark.protocols.launches import write_launch
-from benchmark.report import published
 
 
 @pytest.fixture
@@ -58,12 +57,3 @@ def drawn(reported, tmp_path, capsys, monkeypatch):
         return {Path(file).stem: figure for file, figure in zip(files, figures, strict=True)}
 
     return drawn
-
-
-@pytest.fixture
-def write_published(tmp_path, monkeypatch):
-    """Return a function that writes a file of published numbers; no others are read."""
-    monkeypatch.setattr(published, "FOLDER", tmp_path)
-    published.numbers.cache_clear()
-    yield lambda name, *rows: (tmp_path / name).write_text("\n".join([*rows, ""]))
-    published.numbers.cache_clear()
