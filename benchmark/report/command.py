@@ -162,7 +162,6 @@ def side_by_side(folders: list[Path]) -> list[Outcome]:
     """Return the outcomes of single runs, named by their folders where a method has several."""
     from .single import half_text, read_run
 
-    need(len(folders) > 1, f"--compare: '{folders[0]}' is one run: name the folders of two or more")
     outcomes = []
     for outcome in map(read_run, folders):
         run, half = outcome.run, half_text(outcome.run)
@@ -184,9 +183,8 @@ def choose_outcomes(args: argparse.Namespace, found: dict[Path, Found]) -> list[
     its origin.
     """
     for output in found:
-        need(not output.is_file(), f"'{output}' is a file: unpack it, and name the folder")
-        exists = len(found) == 1 or output.exists()
-        need(exists, f"'{output}' does not exist: check the path")
+        logs_alone = args.logs and len(found) == 1
+        need(logs_alone or output.is_dir(), f"'{output}' is not a folder: check the path")
     protocols = [PROTOCOLS[name] for name in args.protocols or PROTOCOLS]
     runs = [pair for of_folder in found.values() for pair in of_folder.runs.items()]
     names = [folder.name for folder, _ in runs]
@@ -224,7 +222,6 @@ def nothing(args: argparse.Namespace, found: dict[Path, Found]) -> str:
         from .single import overview
 
         return overview(alone, args.format)
-    need(args.outputs[0].exists(), f"'{args.outputs[0]}' does not exist: check the path")
     what = " or ".join(args.protocols or ["any protocol"])
     if args.seeds:
         what += f" with {seeds_text(args.seeds)}"

@@ -63,7 +63,7 @@ def frame(outcomes: Iterable[Outcome]) -> pd.DataFrame:
     try:
         return _tidy(outcomes)
     except Exception:  # odd records raise errors of many types
-        return _tidy(_without_odd(outcomes))
+        return _tidy([*map(_unless_odd, outcomes)])
 
 
 def main_rows(rows: pd.DataFrame) -> pd.DataFrame:
@@ -77,17 +77,14 @@ def column_of(row: Any) -> str:
     return column
 
 
-def _without_odd(outcomes: list[Outcome]) -> list[Outcome]:
-    """Return outcomes, a problem in place of each record that raises an error by itself."""
+def _unless_odd(outcome: Outcome) -> Outcome:
+    """Return an outcome, a problem in place of a record that raises an error by itself."""
     try:
-        _tidy(outcomes)
+        _tidy([outcome])
     except Exception as error:
-        if len(outcomes) > 1:
-            half = len(outcomes) // 2
-            return _without_odd(outcomes[:half]) + _without_odd(outcomes[half:])
-        why = f"{outcomes[0].run.folder / RESULTS} cannot be read ({in_short(error)})"
-        return [replace(outcomes[0], result=None, problem=f"corrupt: {why}")]
-    return outcomes
+        why = f"{outcome.run.folder / RESULTS} cannot be read ({in_short(error)})"
+        return replace(outcome, result=None, problem=f"corrupt: {why}")
+    return outcome
 
 
 def _tidy(outcomes: Sequence[Outcome]) -> pd.DataFrame:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +14,6 @@ import pandas as pd
 
 from trainers.prompting.errors import UserError, printable
 from trainers.prompting.record.several import mean_interval
-from trainers.prompting.storage.run_record import taking_apart
 
 from ..protocols.base import Protocol, Run
 from ..protocols.few_shot import FEW_SHOT
@@ -90,11 +89,8 @@ def report_runs(folders: list[Path], form: str, plots: Path | None = None) -> st
             for folder, outcome in runs.items()
             for name, value in of_classes(outcome.result or {}).items()
         ])  # fmt: skip
-    tables, sentences = {}, []
-    for folder, outcome in runs.items():
-        with _readable(folder):
-            tables[folder] = _tables(folder, outcome)
-            sentences.append(_finding(outcome))
+    tables = {folder: _tables(folder, outcome) for folder, outcome in runs.items()}
+    sentences = [*map(_finding, runs.values())]
     if form != "html":
         return lead(sentences, form) + in_style(chain(*tables.values()), form)
     from .page import Part, Section, render_page
@@ -145,20 +141,12 @@ def _main(outcome: Outcome) -> Cell:
     return Cell(f"{record['accuracy']:.2f}", record["accuracy"], images=images)
 
 
-@contextmanager
-def _readable(folder: Path) -> Iterator[None]:
-    """Turn any error over what the record of a run holds into a UserError."""
-    try:
-        with taking_apart(folder):
-            yield
-    except BadResult as error:
-        raise UserError(f"{error}: repeat the run") from None
-
-
 def read_run(folder: Path) -> Outcome:
     """Return a single run, as one of `few_shot`; raises UserError if its record cannot be used."""
-    with _readable(folder):
+    try:
         record = read_record(folder) or {}
+    except BadResult as error:
+        raise UserError(f"{error}: repeat the run") from None
     run = Run(
         FEW_SHOT, "all", str(record.get("trainer")), name_in(folder, record), "",
         record.get("seed") or 0, record.get("shots") or 0,

@@ -144,7 +144,7 @@ def test_scores_that_are_missing_or_of_another_run_are_told(tmp_path, report):
     first.unlink()
     write_predictions(second.parent, drawn(5), NAME)
     text = report("--compare", "DualCoOp")
-    assert "no scores; repeat the run with TEST.PREDICTIONS True [seed 1]" in text
+    assert "no predictions; repeat the run with TEST.PREDICTIONS True [seed 1]" in text
     assert "do not match results.json; repeat the run [seed 2]" in text
 
 

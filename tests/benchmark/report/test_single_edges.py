@@ -88,13 +88,11 @@ def cells(text, name):
     return re.split("  +", line.strip())[1:]
 
 
-@pytest.mark.parametrize("change, used", [({}, True), ({"num_classes": 3}, True),
-                                          ({"num_classes": 2}, False), ({"accuracy": 75.009}, True),
-                                          ({"accuracy": 75.011}, False)])  # fmt: skip
-def test_predictions_are_used_where_they_match_their_record(answered, reported, change, used):
+@pytest.mark.parametrize("accuracy, used", [(75.009, True), (75.011, False)])
+def test_predictions_are_used_where_they_match_their_record(answered, reported, accuracy, used):
     outcomes = [answered(name, seed, "all", right, protocol="few_shot")
                 for name, right in (("ALIGN", 30), ("CoOp", 20)) for seed in (1, 2)]  # fmt: skip
-    outcomes[0].result.update(change)
+    outcomes[0].result["accuracy"] = accuracy
     said = reported(outcomes, "--compare", "ALIGN")
     where = "ALIGN, emoji, 16 shots, Accuracy"
     refused = f"{where}: predictions that do not match results.json; repeat the run [seed 1]"

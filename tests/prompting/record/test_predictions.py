@@ -102,22 +102,19 @@ DAMAGES |= {
     "wider": lambda path: np.savez(
         path, **COLUMNS | {"top": np.zeros((2, 3), "int32"), "probability": np.ones((2, 3))}
     ),
-    "large": lambda path: np.savez(path, **COLUMNS | {"label": np.array([2**31 - 1, 0], "int32")}),
 }
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("damage", ["compressed", "large"])
-def test_one_damaged_file_leaves_the_others_in_the_report(tmp_path, capsys, damage):
-    more = {"num_classes": 2}
-    outcomes = [outcome(name, seed, "base", 50.0, **more) for name in "AB" for seed in (1, 2)]
+def test_one_damaged_file_leaves_the_others_in_the_report(tmp_path, capsys):
+    outcomes = [outcome(name, seed, "base", 50.0) for name in "AB" for seed in (1, 2)]
     leave(tmp_path, outcomes)
     for record in tmp_path.rglob("results.json"):
         write_predictions(record.parent, COLUMNS)
-    DAMAGES[damage](next(tmp_path.rglob("A/emoji/seed1")) / NAME)
+    DAMAGES["compressed"](next(tmp_path.rglob("A/emoji/seed1")) / NAME)
     assert main(["report", str(tmp_path), "--compare", "A"]) == 0
     said = capsys.readouterr().out
-    why = "predictions that do not match" if damage == "large" else f"{NAME}' cannot be read ("
+    why = f"{NAME}' cannot be read ("
     assert why in said and "equal (one seed)" in said
     for view in ("--metrics", "--classes"):
         assert main(["report", str(tmp_path), view, "--plots", str(tmp_path / "plots")]) == 0
