@@ -6,8 +6,7 @@ settings, CLIP or images differ, named by what differs (`ALIGN, BETA 0`).
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,11 +14,11 @@ import pandas as pd
 
 from trainers.prompting.checkpoint.identity import unlike
 from trainers.prompting.checkpoint.keys import KEYS
-from trainers.prompting.errors import in_short, printable
+from trainers.prompting.errors import printable
 
 from ..protocols import PROTOCOLS
 from ..protocols.base import learns_nothing
-from ..records import METRICS, OOD, RESULTS, SEVERAL, Outcome, costs, of_classes, other_code
+from ..records import METRICS, OOD, SEVERAL, Outcome, costs, of_classes, other_code
 from . import published
 from .names import DATASETS, is_embedded, rank
 from .own_sets import name_folders
@@ -59,11 +58,17 @@ def frame(outcomes: Iterable[Outcome]) -> pd.DataFrame:
     An image folder without a name has that of its folder (`own_sets`). The columns are those of
     `_facts`, and what each step adds.
     """
-    outcomes = [*name_folders(outcomes)]
-    try:
-        return _tidy(outcomes)
-    except Exception:  # odd records raise errors of many types
-        return _tidy([*map(_unless_odd, outcomes)])
+    runs = pd.DataFrame(list(map(_facts, name_folders(outcomes))))
+    if runs.empty:
+        return runs
+    runs = _place(_in_every_table(_with_untrained(runs)))
+    runs = _in_lines(_in_order(_with_names(runs)))
+    values = pd.DataFrame(list(runs.pop("metrics")), runs.index, dtype=float)
+    tidy = runs.join(values.melt(var_name="metric", ignore_index=False))
+    tidy = tidy[tidy["value"].notna() | (tidy["metric"] == tidy["main"])]
+    # in one block for each type, as a choice of rows copies all blocks
+    texts = {name: object for name, kind in tidy.dtypes.items() if kind == "str"}
+    return tidy.reset_index(drop=True).astype(texts).copy()
 
 
 def main_rows(rows: pd.DataFrame) -> pd.DataFrame:
@@ -75,31 +80,6 @@ def column_of(row: Any) -> str:
     """Return the key of a row's column in files; a column alone is named by the main metric."""
     column: str = row.main if row.column == "accuracy" else row.column
     return column
-
-
-def _unless_odd(outcome: Outcome) -> Outcome:
-    """Return an outcome, a problem in place of a record that raises an error by itself."""
-    try:
-        _tidy([outcome])
-    except Exception as error:
-        why = f"{outcome.run.folder / RESULTS} cannot be read ({in_short(error)})"
-        return replace(outcome, result=None, problem=f"corrupt: {why}")
-    return outcome
-
-
-def _tidy(outcomes: Sequence[Outcome]) -> pd.DataFrame:
-    """Return the rows of runs, which are named."""
-    runs = pd.DataFrame(list(map(_facts, outcomes)))
-    if runs.empty:
-        return runs
-    runs = _place(_in_every_table(_with_untrained(runs)))
-    runs = _in_lines(_in_order(_with_names(runs)))
-    values = pd.DataFrame(list(runs.pop("metrics")), runs.index, dtype=float)
-    tidy = runs.join(values.melt(var_name="metric", ignore_index=False))
-    tidy = tidy[tidy["value"].notna() | (tidy["metric"] == tidy["main"])]
-    # in one block for each type, as a choice of rows copies all blocks
-    texts = {name: object for name, kind in tidy.dtypes.items() if kind == "str"}
-    return tidy.reset_index(drop=True).astype(texts).copy()
 
 
 def _with_untrained(runs: pd.DataFrame) -> pd.DataFrame:
