@@ -17,7 +17,6 @@ from paths import ROOT
 from tiny import arguments, run
 
 import train
-from benchmark.__main__ import main
 from recipe.configs import read_keys
 
 MISTAKES = {
@@ -60,7 +59,6 @@ MISTAKES = {
     "other classes": (["BY_CLASSES.bass.OPTIM.LR", "1"], "'bass': did you mean 'base'?"),
     "other shots": (["BY_SHOTS.few.OPTIM.LR", "1"], "has 'few' in BY_SHOTS: give a number of"),
     "no section": (["BY_SHOTS.4", "1"], "'BY_SHOTS.4' sets no key: write BY_SHOTS: NAME: KEY:"),
-    "no tensors": (["INPUT.NO_TRANSFORM", "True"], "but a CLIP reads tensors: leave it out"),
     "not trained": (["MODEL.BACKBONE.PRETRAINED", "False"], "adapt a trained CLIP: leave it out"),
     "staged": (["OPTIM.STAGED_LR", "True"], "NEW_LAYERS is [], so everything would learn at the"),
     "key for other runs": (["BY_SHOTS.9.OPTIM.LRR", "1"], "OPTIM has no 'LRR': did you mean 'LR'"),
@@ -246,21 +244,3 @@ def test_a_full_device_as_stdout_is_not_mistaken_for_the_output_folder(tmp_path,
         assert run(tmp_path, "ZeroshotCLIP") == 1
     error = capsys.readouterr().err
     assert error.startswith("error: '<stdout>' cannot be written or read (No space left on device)")
-
-
-def test_a_working_directory_that_was_deleted(tmp_path, capsys, monkeypatch):
-    (tmp_path / "gone").mkdir()
-    monkeypatch.chdir(tmp_path / "gone")
-    (tmp_path / "gone").rmdir()
-    assert run(tmp_path, "CoOp", "out") == main(["few_shot", "emoji", "--dry-run"]) == 2
-    said = capsys.readouterr().err.splitlines()
-    assert len(said) == 2 and all("The working directory has been deleted" in line for line in said)
-
-
-def test_a_name_of_300_characters(tmp_path, capsys):
-    name = "a" * 300
-    output = ["--output", str(tmp_path / name)]
-    assert main(["report", name]) == main(["few_shot", "emoji", "--trainers", name]) == 2
-    assert main(["few_shot", "emoji", "--dry-run", *output]) == 2
-    said = capsys.readouterr().err.splitlines()
-    assert len(said) == 3 and all("has 300 characters: shorten it" in line for line in said)

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from dassl.data.datasets import DatasetBase
 from paths import ROOT
 from PIL import Image
 from safetensors.torch import load_file
@@ -96,22 +95,6 @@ def test_what_is_for_one_label(table, tmp_path, capsys, trainer, words, why):
     assert tiny.run(table, trainer, tmp_path / "run", 1, extra=[*WORDS, *words]) == 2
     said = capsys.readouterr().err
     assert why in said and said.count("\n") == 1
-
-
-def test_the_original_dassl_makes_no_batches_of_several_labels(
-    table, tmp_path, capsys, monkeypatch
-):
-    monkeypatch.delattr(DatasetBase, "several")
-    assert tiny.run(table, "CoOp", tmp_path / "run", 1, extra=WORDS) == 2
-    said = capsys.readouterr().err
-    assert "which the installed Dassl does not make into batches: use dassl-lite" in said
-
-
-def test_images_with_several_labels_are_no_other_data(tmp_path, capsys):
-    words = ["TEST.OOD", "['EmojiScenes']"]
-    assert tiny.run(tmp_path, "ZeroshotCLIP", tmp_path / "run", 1, extra=words) == 2
-    said = capsys.readouterr().err
-    assert "TEST.OOD names EmojiScenes, whose images have several labels" in said
 
 
 @pytest.mark.parametrize("command", ["visualize", "words"])

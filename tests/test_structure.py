@@ -120,7 +120,7 @@ PACKAGES = {
     "capabilities": "checkpoint encoders errors full_precision marks method node teacher",
     "record": "backbones capabilities checkpoint embedded errors images marks running storage",
     "registry": "capabilities contract errors method",
-    "robustness": "errors method",
+    "robustness": "method",
     "methods": "backbones capabilities checkpoint encoders errors full_precision losses marks "
     "method node prompts registry regularizers robustness storage sure_views teacher transport",
     "plugins": "errors method record",

@@ -1,6 +1,5 @@
 """Data for other checkouts, and the calls that their train.py make."""
 
-import pickle
 from collections import Counter
 from pathlib import Path
 
@@ -9,13 +8,12 @@ import tiny
 import torch
 from dassl.config import get_cfg_default
 from dassl.data.datasets import DATASET_REGISTRY
-from dassl.engine import TrainerX, build_trainer
+from dassl.engine import build_trainer
 from dassl.utils import load_checkpoint
 
 import datasets  # noqa: F401 (registers them)
 import train
 from trainers.prompting import UserError, extend_cfg
-from trainers.prompting.trainer.trainer import PromptTrainer
 from trainers.prompting.use.commands import main
 
 SHORT = ["TRAINER.ALIGN.DEPTH", "1", "TRAINER.ALIGN.M", "1", "TRAINER.ALIGN.N", "1"]
@@ -69,41 +67,6 @@ def test_prompts_that_are_neither_trained_nor_loaded_are_not_evaluated(trained):
     loaded = trainer_of(folder, "ALIGN", "MODEL.INIT_WEIGHTS", str(first))
     assert loaded.test() == loaded.test(split="test") and 0 <= untrained <= 100
     assert trainer_of(folder, "ZeroshotCLIP").test() > 0
-
-
-class Scheduler:
-    """Like PyTorch's, which took a third argument in earlier versions."""
-
-    def __init__(self, optimizer, last_epoch=-1):
-        pass
-
-
-def test_the_warm_up_of_an_original_dassl_is_refused_before_data_are_loaded(tmp_path, monkeypatch):
-    def build_lr_scheduler(optimizer, optim):
-        return Scheduler(optimizer, -1, False)
-
-    monkeypatch.setattr("dassl.optim.build_lr_scheduler", build_lr_scheduler)
-    monkeypatch.setattr(PromptTrainer, "build_data_loader", lambda self: pytest.fail("loaded"))
-    with pytest.raises(
-        UserError, match="without `verbose`, in '.*test_other_train_py.py' "
-    ) as told:
-        trainer_of(tmp_path, "ALIGN", "OPTIM.WARMUP_EPOCH", "1")
-    assert "positional" not in str(told.value)
-    with pytest.raises(pytest.fail.Exception, match="loaded"):  # it has no schedule
-        trainer_of(tmp_path, "ZeroshotCLIP", "OPTIM.WARMUP_EPOCH", "1")
-    monkeypatch.undo()
-    assert trainer_of(tmp_path, "ALIGN", "OPTIM.WARMUP_EPOCH", "1").sched is not None
-
-
-def test_a_checkpoint_that_an_original_dassl_cannot_read_is_one_sentence(trained, monkeypatch):
-    def refused(self, directory):
-        raise pickle.UnpicklingError("Weights only load failed.")
-
-    folder, _ = trained
-    trainer = trainer_of(folder, "ALIGN", "OUTPUT_DIR", str(folder / "output"))
-    monkeypatch.setattr(TrainerX, "resume_model_if_exist", refused)
-    with pytest.raises(UserError, match="give `torch.load` the argument .* in '.*checkpoints.py'"):
-        trainer.train()
 
 
 # ------------------------------------------------------------------ promptedclip-emoji

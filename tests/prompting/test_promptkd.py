@@ -319,16 +319,3 @@ def test_teachers_of_other_methods_clips_and_unfinished_ones(trained, tmp_path, 
     edit_run(half, {"OPTIM.MAX_EPOCH": 5})
     more = [*BASE, *keys(str(half))]
     refused("has done 1 of its 5 epochs: let it end", capsys, data, "PromptKD", out, extra=more)
-
-
-def test_a_last_batch_of_one_image_is_found_at_the_start(trained, tmp_path, capsys):
-    data, place = trained / "images", keys(str(trained / "seed1"))
-    short = ["DATALOADER.TRAIN_X.DROP_LAST", "False", "DATALOADER.TRAIN_X.BATCH_SIZE"]
-    out = tmp_path / "out"  # of 25 images
-    said = (
-        "of 25 training images in batches of 8 one has only one: set DATALOADER.TRAIN_X.BATCH_SIZE"
-    )
-    refused(said, capsys, data, "PromptKD", out, extra=[*BASE, *place, *short, "8"])
-    assert not (out / "VLPromptLearner").exists()
-    assert run(data, "PromptKD", out, 1, extra=[*BASE, *place, *short, "7"]) == 0
-    assert run(data, "CoOp", tmp_path / "coop", 1, extra=[*OF_HALVES, "all", *short, "19"]) == 0

@@ -2,7 +2,6 @@
 
 import errno
 import math
-import os
 import re
 from collections.abc import Iterable
 from difflib import get_close_matches
@@ -115,9 +114,6 @@ def fraction(name: str, value: float) -> None:
 
 def by_system(error: BaseException) -> UserError | None:
     """Return an error of the system as a user's mistake, such as a full disk; None for others."""
-    if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
-        name = os.path.basename(str(error.filename or ""))
-        return UserError(f"The name '{name:.40}...' has {len(name)} characters: shorten it")
     if isinstance(error, OSError) and error.errno in REMEDIES:
         where = f"'{error.filename}'" if error.filename else "A file"
         return UserError(
@@ -125,11 +121,6 @@ def by_system(error: BaseException) -> UserError | None:
             "rerun",
             exit_code=1,
         )
-    try:
-        if isinstance(error, FileNotFoundError):
-            os.getcwd()
-    except FileNotFoundError:
-        return UserError("The working directory has been deleted: change to another one")
     return None
 
 

@@ -12,7 +12,6 @@ from contextlib import contextmanager
 import torch
 import torch.nn.functional as F
 
-from .errors import one_of
 from .method import Method
 
 Tensor = torch.Tensor
@@ -110,7 +109,6 @@ def pgd(
         >>> round(float((attacked - x).abs().max() * 255), 3)
         4.0
     """
-    one_of("loss", loss, LOSSES)
     with freeze(method):
         x = pixels.clone()
         a = x if start is None else start.clone()
@@ -153,7 +151,6 @@ def attack_step(
         prompt_step: times the gradient of what is learned, if it is perturbed.
         fixed: (K, D), features of sentences about the classes.
     """
-    one_of("text", text, TEXTS)
     moving = text == "perturbed"
     with freeze(method) as learned:
         delta = torch.empty_like(pixels).uniform_(-eps, eps) if start is None else start.clone()

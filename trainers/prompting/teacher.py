@@ -36,7 +36,6 @@ class Teacher(nn.Module):
         classnames: K names.
         templates: n items, each a sentence with `{}` for the class name, or a list of K sentences,
             one for each class; or a `ClassText`, or a function that returns one when it is needed.
-        projection: (W, D) in place of CLIP's text projection.
 
     Examples:
         >>> from trainers.prompting import load_clip
@@ -50,10 +49,8 @@ class Teacher(nn.Module):
         clip_model: Any,
         classnames: Sequence[str],
         templates: Sequence[str | Sequence[str]] | ClassText | Callable[[], ClassText],
-        projection: torch.Tensor | None = None,
     ):
         super().__init__()
-        self._projection = projection
         clip_model.requires_grad_(False)
         # in a tuple, so that their parameters are not those of the method
         self._frozen = clip_model, ImageEncoder(clip_model.visual)
@@ -69,7 +66,6 @@ class Teacher(nn.Module):
         """Move the CLIP and the features, as the method that holds this teacher is moved."""
         self.clip_model._apply(fn)
         self._text = {name: fn(value) for name, value in self._text.items()}
-        self._projection = None if self._projection is None else fn(self._projection)
         return self
 
     @property
@@ -86,7 +82,7 @@ class Teacher(nn.Module):
         """h0 and `raw` as text features, (1, K, D)."""
 
         def features() -> torch.Tensor:
-            text = self.sentences.features(self.clip_model, self._projection)
+            text = self.sentences.features(self.clip_model)
             return torch.stack(text[:2])
 
         return TextFeatures(*self._keep("text", features))
@@ -109,7 +105,7 @@ class Teacher(nn.Module):
         """The normalised features of each of the n templates, (n, K, D)."""
 
         def each() -> torch.Tensor:
-            features = self.sentences.each(self.clip_model, self._projection)
+            features = self.sentences.each(self.clip_model)
             return F.normalize(features, dim=-1)
 
         return self._keep("each", each)

@@ -1,7 +1,6 @@
 """Devices by name, the bytes of a step, and what recomputing changes."""
 
 import copy
-import math
 import platform
 import re
 
@@ -192,9 +191,6 @@ def test_a_step_that_never_fits_is_an_error(tiny_clip):
 def test_the_default_budget_depends_on_the_machine():
     assert memory.memory_budget(1.5, torch.device("cpu")) == 1.5 * memory.GIB
     assert memory.memory_budget(0, torch.device("cpu")) > memory.GIB // 4
-    for value in (-1, math.inf, math.nan):
-        with pytest.raises(UserError, match=f"MEMORY_BUDGET is {value}"):
-            memory.memory_budget(value, torch.device("cpu"))
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc keeps freed memory")

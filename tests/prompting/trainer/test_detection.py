@@ -157,7 +157,7 @@ def test_every_image_is_encoded_once_and_scored_as_the_plain_model_does(tmp_path
 @pytest.mark.parametrize(
     ("names", "sentence"),
     [
-        ("['TinyColours']", "TEST.OOD names TinyColours, which is the run's own data set"),
+        ("['TinyColours']", "TEST.OOD names TinyColours, which shares 4 of its classes"),
         ("['TinyOther']", "There is no data set 'TinyOther': did you mean 'TinyOthers'?"),
         ("[3]", "There is no data set '3'"),
         ("TinyOthers", "'TEST.OOD' to 'TinyOthers', but it must be of type list"),

@@ -244,15 +244,6 @@ def test_methods_that_need_more_than_features_say_what(tiny_clip, name):
         model(torch.zeros(2, 64))
 
 
-def test_too_many_images_for_the_memory(tmp_path, kind, capsys):
-    little = ["TRAINER.MEMORY_BUDGET", "1e-4", "TRAINER.PROTO.PASSES", "200"]
-    assert tiny.run(tmp_path, "Prototypes", extra=little) == 2
-    said = capsys.readouterr().err
-    assert (
-        "Prototypes keeps features of 16 training images, each seen 200 times, which take" in said
-    )
-
-
 def test_passes_depend_only_on_the_seed():
     class Noisy(torch.utils.data.Dataset):
         def __len__(self):

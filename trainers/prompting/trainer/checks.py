@@ -8,8 +8,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from dassl.data.datasets import DatasetBase
-from torch.nn.modules.batchnorm import _BatchNorm
 from yacs.config import CfgNode
 
 from ..building.keys import check_keys
@@ -17,7 +15,7 @@ from ..capabilities.unlabelled import Unlabelled
 from ..checkpoint.files import saved_epochs
 from ..checkpoint.provenance import check_teachers
 from ..checkpoint.several import check_labels
-from ..contract import ENCODERS, check_registered
+from ..contract import check_registered
 from ..encoders.indistinct import find_indistinct
 from ..encoders.uncalled import check_uncalled
 from ..errors import UserError, need
@@ -26,7 +24,6 @@ from ..storage.values import is_sound
 from ..teacher import MethodTeacher
 from .attacks import check_attacks
 from .feature_rows import check_views
-from .original_dassl import check_warm_up
 from .planned_steps import check_planned
 from .schedule import NONE
 from .streams import check_stream
@@ -97,15 +94,9 @@ def check_cfg(cfg: CfgNode, kind: type[Method]) -> None:
     """Refuse, before data are loaded, what no run of a method can be."""
     check_keys(cfg)
     need(
-        not cfg.INPUT.NO_TRANSFORM,
-        "INPUT.NO_TRANSFORM is True, but a CLIP reads tensors: leave it out",
-    )
-    need(
         cfg.MODEL.BACKBONE.PRETRAINED,
         "MODEL.BACKBONE.PRETRAINED is False, but methods adapt a trained CLIP: leave it out",
     )
-    if kind.trains:
-        check_warm_up(cfg.OPTIM)
     check_planned(kind, cfg.OPTIM)
 
 
@@ -195,13 +186,7 @@ def check_data(kind: type[Method], cfg: CfgNode, manager: Any) -> None:
     """Refuse a data set (`DataManager`) that a method cannot learn (UserError)."""
     name, K = kind.__name__, len(manager.dataset.classnames)
     need(K > 1, f"The data set has {K} class: at least 2 are needed")
-    several = getattr(manager.dataset, "several", False)
-    need(
-        not several or hasattr(DatasetBase, "several"),
-        f"The images of {cfg.DATASET.NAME} have several labels, which the installed Dassl does not "
-        "make into batches: use dassl-lite",
-    )
-    check_labels(cfg, several)
+    check_labels(cfg, getattr(manager.dataset, "several", False))
     if not issubclass(kind, Unlabelled):
         return
     need(
@@ -213,19 +198,6 @@ def check_data(kind: type[Method], cfg: CfgNode, manager: Any) -> None:
         cfg.DATALOADER.TRAIN_U.SAME_AS_X,
         f"{name} trains on unlabelled images with DATALOADER.TRAIN_X: leave "
         "DATALOADER.TRAIN_U.SAME_AS_X True",
-    )
-
-
-def check_batches(method: Method, loader: Any) -> None:
-    """Raise UserError if a batch of an epoch has only one image, and the method a BatchNorm."""
-    images, batch = len(loader.dataset), loader.batch_sampler.batch_size
-    short = batch == 1 or (images % batch == 1 and not loader.batch_sampler.drop_last)
-    own = (part for name, part in method.named_children() if name not in ENCODERS)
-    need(
-        not short or not any(isinstance(m, _BatchNorm) for part in own for m in part.modules()),
-        f"{type(method).__name__} normalises over the images of a batch, but of {images} training "
-        f"images in batches of {batch} one has only one: set DATALOADER.TRAIN_X.BATCH_SIZE to "
-        "another number of 2 or more, or DATALOADER.TRAIN_X.DROP_LAST True",
     )
 
 

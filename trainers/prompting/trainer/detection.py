@@ -142,8 +142,6 @@ def check_files(name: str, others: Iterable[Any], own: Iterable[Any]) -> None:
 
 def load_other_data(cfg: CfgNode, name: str, classnames: list[str]) -> DataManager:
     """Return a data set that shares no class with the run, and is read in the same way."""
-    if name == cfg.DATASET.NAME:
-        raise UserError(f"TEST.OOD names {name}, which is the run's own data set: name others")
     cfg = cfg.clone()
     cfg.defrost()
     cfg.DATASET.update(NAME=name, NUM_SHOTS=-1, SUBSAMPLE_CLASSES="all")
@@ -151,10 +149,6 @@ def load_other_data(cfg: CfgNode, name: str, classnames: list[str]) -> DataManag
     cfg.DATALOADER.TRAIN_X.SAMPLER = "SequentialSampler"  # accepts any data; it is not trained on
     cfg.VERBOSE = False
     data = DataManager(cfg)
-    if getattr(data.dataset, "several", False):
-        raise UserError(
-            f"TEST.OOD names {name}, whose images have several labels: name data sets with one"
-        )
     resize_in(data, cfg)
     names = {clean(name).lower() for name in classnames}
     if shared := [f"'{c}'" for c in data.dataset.classnames if clean(c).lower() in names]:

@@ -8,34 +8,21 @@ from typing import Any
 import torch
 from yacs.config import CfgNode
 
-from ..capabilities.on_support import trains_on_support
 from ..capabilities.planned import Planned
-from ..capabilities.staged import Staged
 from ..capabilities.unlabelled import Unlabelled
-from ..errors import UserError, need
+from ..errors import need
 from ..method import Batch, Method
 from .attacks import attacked_steps
 from .loaders import GeneratedLoader, SeededImages, loader_like
 from .schedule import steps
 
-WHOLE = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
-
 
 def check_planned(kind: type[Method], optim: CfgNode) -> None:
     """Refuse what needs to know the number of steps, for a method that plans them."""
-    if not issubclass(kind, Planned):
-        return
-    name = kind.__name__
     need(
-        not (optim.STEPS or optim.LR_BY_STEP),
-        f"{name} plans the steps of each epoch when it begins, so nothing can be counted in steps: "
-        "set OPTIM.MAX_EPOCH, and leave out OPTIM.STEPS and OPTIM.LR_BY_STEP",
-    )
-    staged = issubclass(kind, Staged) and kind.stages is not Staged.stages
-    need(
-        not (staged or trains_on_support(kind)),
-        f"{name} plans the steps of epochs, so it can neither train in stages nor on the features "
-        "of its support: leave out `stages` and `trains_on_support`, or `Planned`",
+        not issubclass(kind, Planned) or not (optim.STEPS or optim.LR_BY_STEP),
+        f"{kind.__name__} plans the steps of each epoch when it begins, so nothing can be counted "
+        "in steps: set OPTIM.MAX_EPOCH, and leave out OPTIM.STEPS and OPTIM.LR_BY_STEP",
     )
 
 
@@ -92,34 +79,17 @@ def _batches(trainer: Any, loader: Any, seed: int) -> Iterator[Batch]:
 
 
 def check_plan(plan: Iterable[Any], n: int, name: str) -> list[list[int]]:
-    """Return the rows of each step of a plan, as lists.
-
-    Args:
-        plan: as `plan_epoch` returns it.
-        n: number of training images.
-        name: of the method.
+    """Return the rows of each step of a plan, as lists, for n training images.
 
     Examples:
         >>> check_plan([torch.tensor([2, 0]), [1]], 3, "CoOp")
         [[2, 0], [1]]
     """
-    try:
-        steps = [torch.as_tensor(rows) for rows in plan]
-    except (RuntimeError, TypeError, ValueError) as error:
-        raise UserError(
-            f"`plan_epoch` of {name} must return the rows of each step, or None: {error}"
-        ) from None
-    indices = all(rows.dim() == 1 and rows.dtype in WHOLE for rows in steps)
+    steps: list[list[int]] = [torch.as_tensor(rows).tolist() for rows in plan]
+    flat = [row for rows in steps for row in rows]
     need(
-        indices and steps and all(len(rows) for rows in steps),
-        f"`plan_epoch` of {name} must return at least one step, and rows (b,) of each, b at least "
-        f"1, as whole numbers, but returns {[tuple(rows.shape) for rows in steps]!s:.60}",
+        all(steps) and {*map(type, flat)} == {int} and 0 <= min(flat) <= max(flat) < n,
+        f"`plan_epoch` of {name} must return the rows of each step, at least one, as whole numbers "
+        f"from 0 to {n - 1:,}",
     )
-    plan_rows: list[list[int]] = [rows.tolist() for rows in steps]
-    least, most = min(map(min, plan_rows)), max(map(max, plan_rows))
-    need(
-        0 <= least <= most < n,
-        f"`plan_epoch` of {name} returns rows from {least} to {most}, but the {n:,} training "
-        f"images have rows from 0 to {n - 1:,}",
-    )
-    return plan_rows
+    return steps

@@ -23,7 +23,6 @@ from ..method import Method
 from ..plugins import code_of
 from ..running.precision import Precision
 from .evaluation import why_uncalibrated
-from .original_dassl import readable
 from .stages import Stages
 
 
@@ -133,8 +132,7 @@ class SavingTrainer(TrainerX):
         last = marked_epoch(folder) * self.epoch_steps - 1
         if self.trains and last > 0 and self.stages.at(last):
             self.enter_stage(last)  # whose optimiser is in the checkpoint
-        with readable():
-            epoch = super().resume_model_if_exist(directory)
+        epoch = super().resume_model_if_exist(directory)
         if epoch:
             if not hasattr(super(), "check_checkpoint"):  # dassl-lite has checked it already
                 self.check_checkpoint(read_checkpoint(checkpoint_file(folder, epoch)), folder)

@@ -17,7 +17,6 @@ from ..capabilities.on_support import OnSupport, searches
 from ..capabilities.one_view import OneView
 from ..checkpoint.provenance import load_initial
 from ..errors import UserError, need
-from ..running.memory import GIB, memory_budget
 from .loaders import GeneratedLoader, SeededImages, loader_like
 
 
@@ -55,9 +54,6 @@ def take_support(trainer: Any, anew: bool) -> Any:
         f"{type(method).__name__} mirrors training images, but a file of features has only rows: "
         "set IMAGE_AUGMENTATION none",
     )
-    n = len(trainer.dm.train_loader_x.dataset)
-    if not isinstance(method, OneView) or method.searches:
-        check_room(method, n, memory_budget(cfg.TRAINER.MEMORY_BUDGET, trainer.device))
     seen = seen_images(trainer, passes, mirrored)
     if isinstance(method, OneView):
         views = EncodedViews(trainer, seen)
@@ -68,6 +64,7 @@ def take_support(trainer: Any, anew: bool) -> Any:
 
         return GeneratedLoader(view_of_epoch, 1)
     features, labels = features_of(trainer, seen)
+    n = len(labels) // passes
     print(f"Support: features of {n:,} training images, each seen {passes} times")
     if anew:
         method.validation_follows = method.searches
@@ -162,15 +159,3 @@ def shuffled_rows(
             yield {"img": features[rows], "label": labels[rows]}
 
     return GeneratedLoader(generate, count)
-
-
-def check_room(method: OnSupport, n: int, budget: int) -> None:
-    """Raise UserError if the support, of n training images, does not fit into a budget of bytes."""
-    passes = method.support_passes
-    needed = 4 * passes * n * method.row_width
-    if needed > budget:
-        raise UserError(
-            f"{type(method).__name__} keeps features of {n:,} training images, each seen {passes} "
-            f"times, which take {needed / GIB:.2f} GiB, but MEMORY_BUDGET leaves "
-            f"{budget / GIB:.2f} GiB: raise it, or lower the number of passes or of images"
-        )

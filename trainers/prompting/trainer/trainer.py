@@ -28,7 +28,6 @@ from ..step import training_step
 from .attacks import attacked_steps, evaluate_attacked
 from .checks import (
     Watch,
-    check_batches,
     check_cfg,
     check_data,
     check_method,
@@ -184,7 +183,6 @@ class PromptTrainer(SavingTrainer):
 
     def before_train(self):
         """Begin as Dassl does, and give the method its support."""
-        check_batches(self.method, self.training_images)
         super().before_train()
         self.write_run()
         self.save_resumed()
