@@ -69,17 +69,15 @@ def main(argv: list[str]) -> int:
 
     use_plugins(args.plugin)
     load_plugins(args.plugin)
-    if not args.zero_shot and (args.limit or args.backbone or args.sentences):
+    of_sentences = args.sentences_rule and not args.sentences
+    if of_sentences or not args.zero_shot and (args.limit or args.backbone or args.sentences):
         raise UserError(
-            "--limit, --backbone and --sentences need --zero-shot: add it, or leave them out"
+            "--limit, --backbone and --sentences need --zero-shot, and --sentences-rule needs "
+            "--sentences: add it, or leave them out"
         )
-    if not args.sentences and args.sentences_rule:
-        raise UserError("--sentences-rule needs --sentences: add it")
-    if not args.root:
-        raise UserError("the folder of the data sets is not known: give --root, or set DATA")
-    root = Path(args.root).expanduser().absolute()
-    if not root.is_dir():
-        raise UserError(f"'{root}' is not a folder: give --root the folder of the data sets")
+    root = Path(args.root or "").expanduser().absolute()
+    if not (args.root and root.is_dir()):
+        raise UserError(f"'{args.root}' is not a folder: give --root that of the data sets")
     known = checked_datasets()
     usual = [name for name in known if not (name in GROUPS["medical"] or known[name].several)]
     asked = with_groups(args.names) or usual

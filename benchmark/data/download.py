@@ -7,8 +7,6 @@ from pathlib import Path
 from urllib.parse import quote
 
 from tqdm import tqdm
-from urllib3.exceptions import LocationParseError
-from urllib3.util import parse_url
 
 from recipe.configs import read_tree
 from trainers.prompting.errors import UserError, by_system, check_name
@@ -18,7 +16,6 @@ from ..cli import Parser
 from ..protocols.configs import CONFIGS, GROUPS, with_groups
 from . import imagenet, repositories
 from .archives import (
-    NoNetwork,
     ask,
     check_sum,
     fetch,
@@ -26,7 +23,6 @@ from .archives import (
     find,
     merge,
     parts,
-    place,
     stated_size,
     unpack_archive,
 )  # fmt: skip
@@ -81,25 +77,10 @@ def main(argv: list[str]) -> int:
     add("--root", type=Path, required=True, metavar="DATA", help="the folder of the data sets")
     add("--mirror", metavar="URL", help="get every file from URL/NAME instead of its usual address")
     args = parser.parse_args(argv)
-    if args.mirror and not is_address(args.mirror):
-        raise UserError(
-            f"--mirror is '{args.mirror}' but must be an address that starts with http(s)://"
-        )
     names = [check_name("data set", name, table) for name in with_groups(args.datasets)]
     root = args.root.expanduser().absolute()
-    try:
-        print(sizes(names, table, root, args.mirror), end="", flush=True)
-        failed = [name for name in names if not provide(name, table[name], root, args.mirror)]
-    except KeyboardInterrupt:
-        print("Interrupted. Rerun the same command to resume.", file=sys.stderr)
-        return 130
-    except NoNetwork as error:
-        print(f"There is no network ({error}). Put these files where they belong, and rerun:")
-        for name in names:
-            if files := lacking(table[name], root, args.mirror):
-                folder = root / table[name]["folder"]
-                print(f"'{folder}': {', '.join(source.name for source in files)}")
-        return 1
+    print(sizes(names, table, root, args.mirror), end="", flush=True)
+    failed = [name for name in names if not provide(name, table[name], root, args.mirror)]
     if failed:
         print(f"not complete: {', '.join(failed)} (of {len(names)})", file=sys.stderr)
     return int(bool(failed))
@@ -198,7 +179,12 @@ def sizes(names: list[str], table: dict, root: Path, mirror: str | None) -> str:
     lines = []
     for name in names:
         files = []
-        for source in lacking(table[name], root, mirror):
+        folder = root / table[name]["folder"]
+        sources = [Source(**file) for file in table[name]["files"]]
+        sources += official(table[name], folder) if mirror else []
+        for source in sources:
+            if not lacks(folder, source.gives) or (folder / source.name).exists():
+                continue
             first = addresses(source, mirror)[:1]
             size = stated_size(ask(first[0])) if first else None
             known = tqdm.format_sizeof(size, "B") if size else "size unknown"
@@ -206,22 +192,6 @@ def sizes(names: list[str], table: dict, root: Path, mirror: str | None) -> str:
         if files:
             lines.append(f"{name}: {', '.join(files)}\n")
     return "".join(lines)
-
-
-def lacking(entry: dict, root: Path, mirror: str | None) -> list[Source]:
-    """Return the files of a data set that are neither there nor unpacked."""
-    folder = root / entry["folder"]
-    sources = [Source(**file) for file in entry["files"]]
-    sources += official(entry, folder) if mirror else []
-    return [x for x in sources if lacks(folder, x.gives) and not (folder / x.name).exists()]
-
-
-def is_address(text: str) -> bool:
-    """Return True for an address that starts with http(s):// and has a name of a machine."""
-    try:
-        return text.startswith(("http://", "https://")) and bool(parse_url(text).host)
-    except LocationParseError:
-        return False
 
 
 def addresses(source: Source, mirror: str | None) -> list[str]:
@@ -259,7 +229,7 @@ def install(source: Source, folder: Path, mirror: str | None) -> None:
         for name, origin in source.holds.items():
             if not (folder / name).exists():
                 try:
-                    place(find(content, origin), folder / name)
+                    find(content, origin).rename(folder / name)
                 except UserError as error:
                     missing.append(str(error))
     if missing:

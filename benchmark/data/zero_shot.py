@@ -77,15 +77,9 @@ class Compared(NamedTuple):
         return all(self.shares[x].agrees(self.printed[x]) for x in deciding_splits(self.printed))
 
 
-def class_names(name: str, train: list, test: list) -> list[str]:
-    """Return the names by label; raises UserError if there are too few, or no test images."""
-    names = [name for _, name in sorted({d.label: d.classname for d in train or test}.items())]
-    if len(names) < 2 or not test:
-        raise UserError(
-            f"{name} has {len(names)} classes and {len(test)} test images, but needs at "
-            "least 2 classes and 1 test image: check its files below --root"
-        )
-    return names
+def class_names(train: list, test: list) -> list[str]:
+    """Return the names by label."""
+    return [name for _, name in sorted({d.label: d.classname for d in train or test}.items())]
 
 
 def printed_numbers(name: str) -> dict[str, float]:
@@ -128,7 +122,7 @@ class Checker:
         `parts` are train, val and test, lists of Datum.
         """
         train, _, test = parts
-        names, chosen = class_names(name, train, test), self._some(test)
+        names, chosen = class_names(train, test), self._some(test)
         logits = self._logits(cls.__name__, names, self._features(cls.__name__, chosen))
         return Compared(name, shares(logits, chosen, test), printed_numbers(name))
 
@@ -144,7 +138,7 @@ class Checker:
             asked: an `Asked` for each.
         """
         train, val, test = parts
-        names, title = class_names(name, train, test), cls.__name__
+        names, title = class_names(train, test), cls.__name__
         if not val or {item.impath for item in val} & {item.impath for item in test}:
             raise UserError(
                 f"{name} lacks validation images apart from its test images, on which no sentence "

@@ -147,8 +147,6 @@ UNSAFE = {
     "symlink.tar": tar_of(link("images/out", "../../../../.."), tarfile.TarInfo("images/out/evil")),
     "absolute link.tar": tar_of(link("images/out", "/tmp"), tarfile.TarInfo("images/out/evil")),
     "hard link.tar": tar_of(link("images/out", "../../../../evil", tarfile.LNKTYPE)),
-    "moved link.tar": tar_of(link("images/out", "../elsewhere")),
-    "images are a link.tar": tar_of(tarfile.TarInfo("other/2.jpg"), link("images", "other")),
     "device.tar": tar_of(link("images/pipe", "", tarfile.FIFOTYPE)),
 }
 
@@ -157,7 +155,7 @@ UNSAFE = {
 def test_an_unsafe_archive_is_refused(name, toy, get, tmp_path):
     toy(UNSAFE[name], name)
     ran = get("toy")
-    assert ran.code == 1 and "unsafe" in ran.err, ran.err
+    assert ran.code == 1 and "is broken or incomplete" in ran.err, ran.err
     assert not list(tmp_path.rglob("*evil*"))
     assert {path.name for path in (tmp_path / "data").iterdir()} == {"toy", ".toy.lock"}
     assert [path.name for path in (tmp_path / "data/toy").iterdir()] == [name]

@@ -174,6 +174,6 @@ def test_bad_input_is_one_sentence(tmp_path, capsys, monkeypatch):
         error = capsys.readouterr().err
         assert words in error and error.count("\n") == 1
 
-    refused("give --root")
+    refused("give --root that of")
     refused("nowhere' is not a folder", "--root", str(tmp_path / "nowhere"))
     refused("did you mean 'eurosat'", "--root", str(tmp_path), "eurosatt")

@@ -100,7 +100,7 @@ def test_a_killed_command_goes_on(tmp_path, monkeypatch, capsys):
     assert load_file(file)["image"].shape == (50, 64)
 
 
-def test_chunks_of_another_clip_or_damaged_ones_are_not_used(tmp_path, monkeypatch):
+def test_chunks_of_another_clip_are_not_used(tmp_path, monkeypatch):
     root, out = tiny.write_halves(tmp_path / "images"), tmp_path / "out"
     clip, state = tmp_path / "a.safetensors", load_file(TINY)
     with safe_open(TINY, "pt") as file:
@@ -115,11 +115,6 @@ def test_chunks_of_another_clip_or_damaged_ones_are_not_used(tmp_path, monkeypat
         patch.setattr("trainers.prompting.storage.features.write_features", stopped)
         assert command(root, out, "--backbone", str(clip)) == 130
         kept = sorted(out.rglob("plain-*"))
-        whole = kept[0].read_bytes()
-        for damaged in (b"", whole[:-9], whole[:-2560] + bytes(2560)):
-            kept[0].write_bytes(damaged)
-            assert command(root, out, "--backbone", str(clip)) == 130
-            assert sorted(out.rglob("plain-*")) == kept and kept[0].read_bytes() == whole
     rows = [load_file(file)["rows"] for file in kept]
     save_file(state | {"visual.proj": -state["visual.proj"]}, clip, about)
     assert command(root, out, "--backbone", str(clip)) == 0
