@@ -246,7 +246,8 @@ Image.fromarray(NOISE).save(PNG := io.BytesIO(), "PNG")
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (b"", "it is empty"), (b"no image", "cannot identify"), (None, "No image at"),
+        (b"", "it is empty"), (b"no image", "cannot identify|it is not an image"),
+        (None, "No image at|FileNotFoundError"),
         (PNG.getvalue()[:5000], "Cannot decode"),
     ],
 )  # fmt: skip

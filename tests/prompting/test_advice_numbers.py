@@ -14,11 +14,11 @@ import datasets  # noqa: F401 (registers them)
 from trainers.prompting.advice import fits, folds
 from trainers.prompting.advice.choice import choose, choose_classes
 from trainers.prompting.advice.encode import TEMPLATE
-from trainers.prompting.advice.images import read_image
 from trainers.prompting.advice.statement import Statement
 from trainers.prompting.backbones import load_clip
 from trainers.prompting.building.encoding import encode_images, plain_encoder
 from trainers.prompting.building.transforms import Plain
+from trainers.prompting.images.image_files import read_single
 from trainers.prompting.teacher import Teacher
 
 
@@ -29,7 +29,7 @@ def emoji():
     clip_model = load_clip("emoji")
     method, images = plain_encoder(clip_model)
     transform = Plain(images)
-    read = lambda item: transform(read_image(item.impath))  # noqa: E731
+    read = lambda item: transform(read_single(item.impath))  # noqa: E731
     z = torch.cat([z for _, _, z in encode_images(method, items, read, 100)])
     names = [name for _, name in sorted({(item.label, item.classname) for item in items})]
     scale = float(clip_model.logit_scale.detach().exp())

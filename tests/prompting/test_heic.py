@@ -6,7 +6,6 @@ import pytest
 from dassl.utils import read_image as of_dassl
 from PIL import Image
 
-from trainers.prompting.advice import images as sources
 from trainers.prompting.images import class_folders, image_files
 
 
@@ -24,7 +23,7 @@ def photo(folder):
 def test_a_photo_is_read_and_upright(tmp_path, monkeypatch):
     path, pixels = photo(tmp_path)
     assert class_folders.is_image(path.name)
-    image = sources.read_image(str(path))
+    image = image_files.read_single(str(path))
     assert image.size == (64, 96)
     assert np.abs(np.asarray(image, float) - np.rot90(pixels, -1)).mean() < 8
     assert of_dassl(str(path)).mode == "RGB"

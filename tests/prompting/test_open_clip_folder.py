@@ -13,7 +13,6 @@ from paths import GOLDEN
 from safetensors.torch import load_file
 
 from trainers.prompting import UserError, build_clip, build_method, load_clip
-from trainers.prompting.backbones import openclip
 from trainers.prompting.encoders.descriptions import Asked, describe
 from trainers.prompting.method import METHODS
 from trainers.prompting.use.open_clip_folder import model_config, write_open_clip
@@ -162,20 +161,6 @@ def test_a_folder_that_is_not_empty_stays_as_it_is(tmp_path):
     (tmp_path / "empty").mkdir()
     write_open_clip(run, tmp_path / "empty", METADATA)
     assert (tmp_path / "empty" / "open_clip_config.json").exists()
-
-
-def test_encoders_of_other_packages_are_refused_without_the_hub(tmp_path, monkeypatch):
-    backbone = f"open_clip:{open_clip_folder(tmp_path / 'given', LAYER_SCALE)[0]}"
-    run, given = tuned("LNOnly", {}, backbone), openclip.find(backbone)
-    text = given.config["text_cfg"] | {"hf_model_name": "someone/bert"}
-    other = given._replace(config=given.config | {"text_cfg": text})
-    here, clip_model = "trainers.prompting.use.open_clip_folder.load_clip", load_clip(backbone)
-    monkeypatch.setattr(here, lambda name: clip_model)
-    monkeypatch.setattr(openclip, "find", lambda name: other)
-    monkeypatch.setattr(open_clip, "create_model", None)
-    with pytest.raises(UserError, match="has an encoder of another package.*: write a program"):
-        write_open_clip(run, tmp_path / "clip", METADATA)
-    assert [path.name for path in tmp_path.iterdir()] == ["given"]
 
 
 def test_a_clip_that_open_clip_would_compute_otherwise_is_refused(tmp_path, monkeypatch):

@@ -294,6 +294,5 @@ def test_a_program_of_every_method(tiny_clip, name):
 def test_what_adapts_to_the_images_is_refused(tiny_clip, name):
     method = build_method(name, settings(name), tiny_clip, NAMES).eval()
     for call in (lambda: export.program(method, 32), lambda: export.text_classifier(method)):
-        with pytest.raises(UserError, match=f"{name} adapts to the images that it classifies") as x:
+        with pytest.raises(UserError, match=f"{name} adapts to the images that it classifies"):
             call()
-        assert all(other in str(x.value) for other in AT_TEST_TIME)

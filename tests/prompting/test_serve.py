@@ -207,7 +207,6 @@ def test_the_command_says_what_is_wrong(capfd, monkeypatch, run):
         assert main(["serve", *map(str, words)]) == code
         return capfd.readouterr()
 
-    assert "Port 99999 of '127.0.0.1' cannot be opened" in said("out", "--port", 99999, code=2).err
     with serve.listen("127.0.0.1", 0) as taken:
         port = taken.getsockname()[1]
         assert "Address already in use" in said("out", "--port", port, code=2).err
@@ -217,8 +216,6 @@ def test_the_command_says_what_is_wrong(capfd, monkeypatch, run):
     assert "Warning: this page has no password" in err
     monkeypatch.setattr(serve, "load_run", load)
     assert "'no/run' holds no run to load" in said("no/run", code=2).err
-    monkeypatch.setattr(serve, "find_spec", lambda name: name != "uvicorn")
-    assert "serve needs uvicorn: `pip install starlette uvicorn`" in said("out", code=2).err
 
 
 @pytest.fixture

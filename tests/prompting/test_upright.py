@@ -12,8 +12,7 @@ from PIL import Image, ImageOps
 
 from recipe.settings import _defaults
 from trainers.prompting import UserError
-from trainers.prompting.advice import images as sources
-from trainers.prompting.images.image_files import ORIENTATION, check_image, upright
+from trainers.prompting.images.image_files import ORIENTATION, check_image, read_single, upright
 from trainers.prompting.trainer.loaders import resize_in
 from trainers.prompting.use.run import Run
 
@@ -47,7 +46,7 @@ def test_all_orientations(tag, suffix, tmp_path):
     run = Run(*[None] * 10)
     with Image.open(path) as opened:
         decoded = run.decode(opened)
-    for image in (sources.read_image(str(path)), run.read(path), decoded, upright(run.read(path))):
+    for image in (read_single(str(path)), run.read(path), decoded, upright(run.read(path))):
         assert np.abs(np.asarray(image, float) - wanted).max() < 3
     assert wanted.shape == ((24, 16, 3) if tag in (5, 6, 7, 8) else stored.shape)
     published = wanted.shape[1::-1] if suffix == "tif" else (24, 16)  # Pillow turns TIFF itself

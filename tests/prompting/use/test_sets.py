@@ -107,11 +107,10 @@ def test_the_line_of_the_page_gives_the_classes_from_an_exported_file(trained):
             assert place["answer"] == answer.classes
 
 
-SHAPES = ("wide", "flat", "beyond")
+SHAPES = ("flat", "beyond")
 BAD = {
     "lax": "no error can be chosen with '{}', which is not calibrated: lax (docs/use.md says",
     None: "its checkpoint does not say one",
-    "wide": "that of its checkpoint has other shapes",
     7: "'{}' has no valid 'calibration' (ValueError other fields): take another one, or train",
     "flat": "'{}' has no valid 'calibration'",
     "beyond": "'{}' has no valid 'calibration'",

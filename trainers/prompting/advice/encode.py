@@ -18,10 +18,11 @@ from ..building.encoding import encode_images, plain_encoder
 from ..building.transforms import Plain
 from ..encoders.class_text import zero_shot_template
 from ..errors import UserError, need
+from ..images.image_files import read_single
 from ..storage.features import read_features, write_features
 from ..teacher import Teacher
 from .fits import Space
-from .images import Collection, read_image
+from .images import Collection
 
 DATASET = "ImageFolder"  # whose sentence the features have
 TEMPLATE = zero_shot_template(DATASET)
@@ -151,7 +152,7 @@ def _encode_images(
 
     def read(digest: str) -> torch.Tensor | None:
         try:
-            return transform(read_image(paths[digest]))
+            return transform(read_single(paths[digest]))
         except UserError as error:
             one.unread[digest] = str(error)
             return None

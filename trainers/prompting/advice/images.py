@@ -15,11 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from ..embedded import file_sha256
-from ..errors import UserError, need, printable
-from ..images import image_files
+from ..errors import need, printable
 from ..images.class_folders import (
     PARTS,
     check_class,
@@ -32,7 +30,6 @@ from ..images.class_folders import (
     name_key,
     say_unlabelled,
 )
-from ..images.image_files import check_image, upright, why_unread
 from ..images.tables import has_several, read_images, read_tagged
 from .folds import join
 
@@ -222,13 +219,3 @@ def _in_folders(
         found = list_images(part, classes, None, places, left_out)
         rows += [(path, name, "") for path, _, name in found]
     return rows, known
-
-
-def read_image(path: str) -> Any:
-    """Return an RGB image as runs read it."""
-    try:
-        with Image.open(path) as image:
-            check_image(image)
-        return upright(image_files.read_image(path))
-    except Exception as error:  # decoders raise nearly every type there is
-        raise UserError(why_unread(path, error)) from None

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
+from ..images.image_files import read_single
 from ..record.several import average_precisions
-from .images import Collection, read_image
+from .images import Collection
 from .statement import Curve, Statement, least_share
 from .tags import TagChoice
 
@@ -123,7 +124,7 @@ def _render(template: str, collection: Collection, **more: Any) -> str:
 
 
 def _jpeg(path: str) -> str:
-    image, content = read_image(path), io.BytesIO()
+    image, content = read_single(path), io.BytesIO()
     image.thumbnail((SIDE, SIDE), Image.Resampling.BICUBIC)
     image.save(content, "JPEG", quality=85)
     return base64.b64encode(content.getvalue()).decode()

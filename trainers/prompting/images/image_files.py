@@ -1,6 +1,5 @@
 """Reads images, of any mode as RGB, and says which are not: whose colours or frame are guessed."""
 
-import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor
 from itertools import islice
@@ -39,16 +38,24 @@ def read_image(path: str) -> Any:
     Raises:
         UserError: it is missing, cannot be decoded, or has pixels out of range.
     """
-    if not os.path.isfile(path):
-        raise UserError(f"No image at '{path}': check the path", 1)
     try:
         with Image.open(path) as image:
             return decode_image(image, f"image '{path}'")
     except UserError:
         raise
     except Exception as error:  # decoders raise errors of many types
-        reason = "it is empty" if not os.path.getsize(path) else in_short(error)
-        raise UserError(f"Cannot decode the image '{path}' ({reason}): replace it", 1) from None
+        why = why_unread(path, error)
+        raise UserError(f"Cannot decode the image '{path}' ({why}): replace it", 1) from None
+
+
+def read_single(path: str) -> Any:
+    """Return a user's image as RGB, upright; raises UserError, why it cannot be classified."""
+    try:
+        with Image.open(path) as image:
+            check_image(image)
+            return upright(decode_image(image))
+    except Exception as error:  # of many types
+        raise UserError(why_unread(path, error)) from None
 
 
 def decode_image(image: Any, name: str = "image") -> Any:

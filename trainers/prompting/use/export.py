@@ -12,7 +12,7 @@ from ..contract import ENCODERS
 from ..encoders.added import merge, without_updates
 from ..encoders.text import TextFeatures
 from ..errors import UserError, need
-from ..method import METHODS, Method, import_methods
+from ..method import Method
 from ..prompts import Contexts
 from ..teacher import MethodTeacher, Teacher
 
@@ -105,20 +105,12 @@ def _twin(method: Method) -> Method:
     return own
 
 
-def adapting_methods() -> list[str]:
-    """Return the names of the methods that adapt to the images that they classify."""
-    import_methods()
-    kinds = (kind for kind in METHODS.values() if issubclass(kind, Method))  # not code of others
-    return sorted(kind.__name__ for kind in kinds if kind.predict is not Method.predict)
-
-
 def check_fixed(method: Method) -> None:
     """Refuse a method that adapts to the images that it classifies; raises UserError."""
     if type(method).predict is not Method.predict:
         raise UserError(
             f"{type(method).__name__} adapts to the images that it classifies (`predict`), which "
-            "an exported file cannot: use `predict`, or `load_run` in Python (so do "
-            f"{', '.join(adapting_methods())})"
+            "an exported file cannot: use `predict`, or `load_run` in Python"
         )
 
 

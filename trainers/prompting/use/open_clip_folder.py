@@ -13,7 +13,6 @@ import torch
 
 from ..backbones import load_clip, openclip
 from ..backbones.hub import package
-from ..backbones.module import sides
 from ..backbones.openai_clip.model import QuickGELU
 from ..building.toward_start import tuned_tensors
 from ..encoders.added import SIDES, merge
@@ -46,13 +45,9 @@ def tuned_clip(method: Method, clip_model: Any) -> tuple[Any, list[str]]:
 
 
 def model_config(clip_model: Any, backbone: str) -> dict[str, Any]:
-    """Return the architecture of a CLIP as open_clip describes it; raises UserError if foreign."""
+    """Return the architecture of a CLIP as open_clip describes it."""
     if backbone.startswith((openclip.PREFIX, openclip.HUB)):
         config = deepcopy(openclip.find(backbone).config)
-        need(
-            "other" not in sides(config),  # the package would look for their configs on the hub
-            f"'{backbone}' has an encoder of another package, not of open_clip: {INSTEAD}",
-        )
         for part in (config, config["vision_cfg"], config["text_cfg"]):
             for key in ("custom_text", "nonscalar_logit_scale", "ls_init_value"):  # folded in
                 part.pop(key, None)

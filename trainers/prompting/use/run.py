@@ -12,7 +12,6 @@ from ..backbones import family_of
 from ..building.rebuild import clip_of, images_of, rebuild
 from ..building.toward_start import move_toward_start, start_weights
 from ..building.transforms import Images, preprocess_of
-from ..capabilities.at_test_time import count_views
 from ..checkpoint.saved import Saved
 from ..checkpoint.several import refuse_several
 from ..errors import UserError, need
@@ -75,11 +74,6 @@ class Run:
         The answers to about a share `error` of images like those that calibrated the run lack their
         class (docs/use.md).
         """
-        need(
-            isinstance(images, torch.Tensor) or count_views(self.model) > 1,
-            f"classify takes a tensor (B, 3, H, W), not {type(images).__name__}: stack what "
-            "`run.preprocess` returns for each image",
-        )
         return self.answers(self.model.predict(images), check_error(error))
 
     def answers(self, output: Output, error: float, images: Sequence[Any] = ()) -> list[Answer]:
@@ -99,10 +93,6 @@ class Run:
         Raises:
             UserError: images have one label, the run lacks these thresholds, scores are not finite.
         """
-        need(
-            isinstance(output, Output),
-            f"tags takes what `run.model.predict(images)` returns, not {type(output).__name__}",
-        )
         scores = self.scores(output, images)
         limit = self.find_thresholds(sure)
         named = [
@@ -210,10 +200,7 @@ def load_run(
     names = list(saved.classnames) if classnames is None else _check_names(classnames, clip_model)
     method, images = rebuild(saved, kind, clip_model, names), images_of(saved, clip_model)
     if weight != 1:
-        need(
-            isinstance(weight, int | float) and 0 <= weight <= 1,
-            f"weight is {weight!r} but must be from 0, CLIP, to 1, as trained",
-        )
+        need(0 <= weight <= 1, f"weight is {weight} but must be from 0, CLIP, to 1, as trained")
         move_toward_start(method, start_weights(method, clip_model), weight)
         why = f"it is for the trained weights, not {weight:g} of them"
         saved = replace(saved, calibration=why, thresholds=None)
@@ -227,40 +214,26 @@ def load_run(
         name,
         saved.place,
         saved.epoch,
-        calibration_of(saved, names, method.width),
+        calibration_of(saved, names),
         saved.calibration["temperature"] if isinstance(saved.calibration, dict) else 1.0,
         thresholds_of(saved, names),
     )
 
 
-def calibration_of(saved: Saved, names: Sequence[str], width: int | None) -> Calibration | str:
-    """Return the calibration of a checkpoint, or why there is none for these classes.
-
-    `width` is that of the features, if it is known.
-    """
+def calibration_of(saved: Saved, names: Sequence[str]) -> Calibration | str:
+    """Return the calibration of a checkpoint, or why there is none for these classes."""
     if names != list(saved.classnames):
         return "it is for the classes of the training"
     if not isinstance(content := saved.calibration or "its checkpoint does not say one", dict):
         return content
-    one = Calibration(**content)
-    if one.centre is None or one.classes is None:
-        return one
-    D = len(one.centre)
-    fits = one.classes.shape == (len(names), D) and width in (None, D)
-    return one if fits else "that of its checkpoint has other shapes"
+    return Calibration(**content)
 
 
 def thresholds_of(saved: Saved, names: Sequence[str]) -> Thresholds | None:
     """Return the thresholds of a checkpoint for these names, or None if it has none."""
     if saved.thresholds is None or names != list(saved.classnames):
         return None
-    known = Thresholds.of(saved.thresholds)
-    need(
-        len(known.best) == len(names),
-        f"'{saved.place}' has thresholds of {len(known.best)} names, but there are {len(names)}: "
-        "take another epoch, or train again",
-    )
-    return known
+    return Thresholds.of(saved.thresholds)
 
 
 def _kind(saved: Saved, trust: bool) -> type[Method]:

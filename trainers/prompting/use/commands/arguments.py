@@ -5,7 +5,7 @@ import os
 import re
 import shutil
 import textwrap
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from ...errors import printable
@@ -68,35 +68,20 @@ def from_one(text: str, least: int = 1) -> int:
     return int(text)
 
 
-def files_below(
-    folder: str | os.PathLike[str], shut: Callable[[str], object], above: frozenset = frozenset()
-) -> Iterator[Path]:
-    """Yield the visible files in a folder and its subfolders, sorted; no link is followed back.
+def files_below(folder: str | os.PathLike[str], shut: Callable[[str], object]) -> list[Path]:
+    """Return the visible files in a folder and its subfolders, also linked ones, sorted.
 
-    A broken link counts as a file, so that whoever reads it reports it. `shut` is called with a
-    sentence about each folder or link that cannot be read; `above` are the real paths of the
-    folders above.
+    `shut` is called with a sentence about each folder that cannot be read.
     """
-    real = os.path.realpath(folder)
-    if real in above:
-        return
-    try:
-        with os.scandir(os.fspath(folder)) as entries:
-            visible = (entry for entry in entries if is_visible(entry.name))
-            listed = sorted(visible, key=lambda entry: entry.name)
-    except OSError as error:
-        shut(printable(f"'{folder}' cannot be read ({error.strerror})"))
-        return
-    for entry in listed:
-        try:
-            is_folder, is_file = entry.is_dir(), entry.is_file()
-        except OSError as error:  # about the target of a link
-            shut(printable(f"'{entry.path}' cannot be read ({error.strerror})"))
-            continue
-        if is_folder:
-            yield from files_below(entry.path, shut, above | {real})
-        elif is_file or entry.is_symlink():
-            yield Path(entry.path)
+
+    def report(error: OSError) -> None:
+        shut(printable(f"'{error.filename}' cannot be read ({error.strerror})"))
+
+    found: list[Path] = []
+    for path, folders, names in os.walk(folder, onerror=report, followlinks=True):
+        folders[:] = filter(is_visible, folders)
+        found += [Path(path, name) for name in filter(is_visible, names)]
+    return sorted(found)
 
 
 def write_output(path: Path, content: str | bytes) -> None:

@@ -1,17 +1,14 @@
 """Write a trained run for use without this project."""
 
-import argparse
 import io
 import json
 import logging
 import warnings
-from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any
 
 from ...checkpoint.public import PublicFiles, names_beside
 from ...errors import UserError, need
-from ...method import METHODS
 from .arguments import write_output
 from .load import load_run, run_parser
 from .predict import read_names
@@ -22,16 +19,6 @@ FORMATS = {
     ".onnx": "the same as ONNX",
     ".safetensors": "the text features as a classifier for open_clip and transformers",
 }
-OURS = __name__.removesuffix("use.commands.export")
-# Parts of PyTorch's messages about code that cannot be traced, and what to do.
-UNTRACED = {
-    "specialized it to be a constant": "its code turns the number of images into a number of "
-    "Python (by len, int or range): use x.shape[0] and functions of tensors",
-    "data-dependent": "its Python code must not branch on the values of a tensor",
-    "numpy()": "its code leaves PyTorch, as the solvers of POT on NumPy do: use tensors, or "
-    "`predict`",
-}
-MOST_BYTES = 1 << 31
 ERRORS = 0.01, 0.02, 0.05, 0.1, 0.2  # whose thresholds a file has
 
 
@@ -51,7 +38,7 @@ def main(argv: list[str], prog: str) -> int:
     add("--classnames", type=Path, metavar="FILE", help="other classes, one name a line")
     add(
         "--weight",
-        type=share,
+        type=float,
         default=1.0,
         metavar="A",
         help="the share of the trained weights, the others CLIP's: from 0 to 1 (default: 1)",
@@ -87,17 +74,6 @@ def main(argv: list[str], prog: str) -> int:
     write_output(args.output, content)
     print(f"{args.output}: {sentence}")
     return 0
-
-
-def share(text: str) -> float:
-    """Return a number from 0 to 1."""
-    try:
-        number = float(text)
-        if 0 <= number <= 1:
-            return number
-    except ValueError:
-        pass
-    raise argparse.ArgumentTypeError(f"'{text}' is not a number from 0 to 1")
 
 
 def as_file(content: object) -> bytes:
@@ -145,46 +121,24 @@ def text_features(run) -> tuple[bytes, str]:
 
 
 def export_program(run):
-    """Return the program of a run, two images, and how far its logits are from the model's."""
+    """Return the program of a run, two images, and the model's logits for them."""
     import torch
 
-    from ..export import adapting_methods, program, random_images
+    from ..export import program, random_images
 
-    size = run.images.size
-    try:
-        with redirect_stderr(io.StringIO()):  # PyTorch prints the graph of what it cannot trace
-            made = program(run.model, size)
-    except Exception as error:
-        if hasattr(error, "exit_code") or METHODS[run.method].__module__.startswith(OURS):
-            raise
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        remedy = next(
-            (r for words, r in UNTRACED.items() if words in str(error)), "change its code"
-        )
-        raise UserError(
-            f"{run.method} is a plug-in that torch.export cannot trace ({reason}): {remedy}. "
-            f"None that adapts can be either: {', '.join(adapting_methods())}"
-        ) from error
     images = random_images(run.model)
     with torch.no_grad():
-        logits = run.model(images)
-        if not torch.allclose(logits, run.model(images), equal_nan=True):
-            raise UserError(
-                f"{run.method} gives other logits for the same images each time: draw its random "
-                "numbers in training only, or keep them in a buffer"
-            )
-        apart = float((made.module()(images) - logits).abs().max() / logits.abs().max())
-    return made, images, apart
+        return program(run.model, run.images.size), images, run.model(images)
 
 
 def torch_program(run) -> tuple[bytes, str]:
     """Return a file for `torch.export.load`, metadata in its `run.json`, and a line about it."""
     import torch
 
-    made, _, apart = export_program(run)
+    made, images, wanted = export_program(run)
     stream = io.BytesIO()
     torch.export.save(made, stream, extra_files={"run.json": json.dumps(metadata(run))})
-    return stream.getvalue(), describe_program(run, apart)
+    return stream.getvalue(), describe_program(run, made.module()(images), wanted)
 
 
 def onnx_program(run) -> tuple[bytes, str]:
@@ -198,26 +152,21 @@ def onnx_program(run) -> tuple[bytes, str]:
         raise UserError(
             f"{error.name} is missing: `pip install onnx onnxscript onnxruntime`, or write a .pt2"
         ) from error
-    made, images, _ = export_program(run)
+    made, images, wanted = export_program(run)
     onnx: Any = torch.onnx.export(made, (), dynamo=True, input_names=["images"],
                                   output_names=["logits"], verbose=False)  # fmt: skip
     onnx.model.metadata_props.update(metadata(run))
-    proto = onnx.model_proto
-    if proto.ByteSize() >= MOST_BYTES:
-        raise UserError("this CLIP is larger than the 2 GiB of an ONNX file: write a .pt2")
-    content = proto.SerializeToString()
+    content = onnx.model_proto.SerializeToString()
     session = onnxruntime.InferenceSession(content)
     (logits,) = session.run(None, {session.get_inputs()[0].name: images.numpy()})
-    with torch.no_grad():
-        wanted = run.model(images)
-        apart = float((torch.from_numpy(logits) - wanted).abs().max() / wanted.abs().max())
-    return content, describe_program(run, apart)
+    return content, describe_program(run, torch.from_numpy(logits), wanted)
 
 
-def describe_program(run, apart: float) -> str:
+def describe_program(run, logits, wanted) -> str:
     """Return a line about a program; raises UserError if logits differ by over TOLERANCE."""
     from ..export import TOLERANCE
 
+    apart = float((logits - wanted).abs().max() / wanted.abs().max())
     if not apart <= TOLERANCE:
         raise UserError(
             f"the program of {run.method} gives logits that are off by {apart:.1e} of the largest: "

@@ -193,7 +193,7 @@ def describe(folder: str, epoch: int | None = None, plugins: list[str] | None = 
     load_plugins(plugins or ())
     saved = Saved.of_run(run, epoch)
     settings = saved.identity.cfg_keys
-    calibration = calibration_of(saved, list(saved.classnames), None)
+    calibration = calibration_of(saved, list(saved.classnames))
     none = f"no --error of `predict`, as the run is not calibrated: {calibration}"
     if saved.thresholds:
         sure = " and those of --sure" * (saved.thresholds["sure"] is not None)

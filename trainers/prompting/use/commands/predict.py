@@ -1,9 +1,7 @@
 """Classify images with a trained run: print the likeliest classes and their probabilities."""
 
 import csv
-import mimetypes
 import os
-import stat
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import UserError, need, printable
-from ...images.class_folders import HEIC
-from ...images.image_files import check_image, read_ahead, why_unread
+from ...images.class_folders import is_image, is_other_image
+from ...images.image_files import read_ahead, read_single
 from ...images.transparency import transparency_note
 from .arguments import Parser, add_device, files_below, from_one
 from .load import load_run, run_parser
@@ -22,7 +20,6 @@ from .tags import print_list, print_tags, tags_of
 # A file, and its classes with probabilities or, with --error, its `Answer`.
 Answered = tuple[str, Any]
 THREADS = min(16, os.cpu_count() or 4)  # that decode images
-EXTRACT = "predict takes single images: extract frames first, e.g. with ffmpeg"
 
 
 def build_parser(prog: str) -> Parser:
@@ -103,20 +100,17 @@ def read_names(path: Path) -> list[str]:
 
 
 def find_files(words: Iterable[str], shut: Callable[[str], object]) -> Iterator[Path]:
-    """Yield the files that paths, or `-` for those on stdin, name; of a folder, images and videos.
+    """Yield the files that paths, or `-` for those on stdin, name; of a folder, its images.
 
     `shut` is called with a sentence about each folder that cannot be read.
     """
     for word in list_words(words):
-        if not word:
-            raise UserError("an image or folder has an empty name: give its path")
-        try:
-            mode = os.stat(word).st_mode
-        except (OSError, ValueError):
-            raise UserError(f"there is no image or folder '{word}': check the path") from None
-        if stat.S_ISDIR(mode):
-            yield from filter(kind_of, files_below(word, shut))
+        if os.path.isdir(word):
+            for file in files_below(word, shut):
+                if is_image(file.name) or is_other_image(file.name):
+                    yield file
         else:
+            need(os.path.isfile(word), f"there is no image or folder '{word}': check the path")
             yield Path(word)
 
 
@@ -126,18 +120,8 @@ def list_words(words: Iterable[str]) -> Iterator[str]:
         if word != "-":
             yield word
             continue
-        if hasattr(sys.stdin, "reconfigure"):  # names may be in any encoding
-            sys.stdin.reconfigure(errors="surrogateescape")
         lines = (line.rstrip("\r\n") for line in sys.stdin)
         yield from (line for line in lines if line.strip())
-
-
-def kind_of(path: Path) -> str:
-    """Return `image` or `video` by the suffix of a file, else an empty text."""
-    if path.suffix.lower() in HEIC:  # which a system may not know
-        return "image"
-    kind = (mimetypes.guess_type(path.name)[0] or "").partition("/")[0]
-    return kind if kind in ("image", "video") else ""
 
 
 def predict_files(
@@ -162,7 +146,7 @@ def predict_files(
 
     def prepare(path: Path):
         try:
-            return run.preprocess(read_frame(run, path))
+            return run.preprocess(read_single(str(path)))
         except UserError as error:
             return error
 
@@ -173,7 +157,7 @@ def predict_files(
             for path, image in zip(batch, answers, strict=True):
                 if isinstance(image, UserError):
                     failed.append(path)
-                    tqdm.write(f"skipped: {printable(image)}", file=sys.stderr)
+                    tqdm.write(printable(f"skipped: '{path}': {image}"), file=sys.stderr)
                 else:
                     good.append(path)
                     images.append(image)
@@ -208,23 +192,6 @@ def send(images, device):
     if isinstance(images, list):
         return [send(view, device) for view in images]
     return (images.pin_memory() if device.type == "cuda" else images).to(device, non_blocking=True)
-
-
-def read_frame(run, path: Path):
-    """Read an image as the run's evaluation does; of a phone's photo (MPO), the first frame."""
-    from PIL import Image
-
-    if kind_of(path) == "video":
-        raise UserError(f"'{path}' is a video: {EXTRACT}")
-    if not path.is_file():
-        raise UserError(f"'{path}' does not exist or is not a file")
-    try:
-        with Image.open(path) as opened:
-            check_image(opened)
-        return run.read(path)
-    except Exception as error:  # decoders raise nearly every type there is
-        why = why_unread(str(path), error)
-        raise UserError(why if str(path) in why else f"'{path}': {why}") from error
 
 
 # ---------------------------------------------------------------------- how it is printed

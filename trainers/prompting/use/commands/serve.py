@@ -3,7 +3,6 @@
 import contextlib
 import socket
 import sys
-from importlib.util import find_spec
 
 from ...errors import UserError, need
 from .arguments import from_one
@@ -25,8 +24,6 @@ def main(argv: list[str], prog: str) -> None:
         help="to reach it from elsewhere, without a password (default: %(default)s)")  # fmt: skip
     add("--device", metavar="NAME", help="as for predict")
     args = parser.parse_args(argv)
-    missing = [name for name in ("starlette", "uvicorn") if not find_spec(name)]
-    need(not missing, f"serve needs {' and '.join(missing)}: `pip install starlette uvicorn`")
     import uvicorn
 
     config = uvicorn.Config(build_page(args).app(), log_level="warning", server_header=False)
@@ -58,6 +55,6 @@ def listen(host: str, port: int) -> socket.socket:
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         return socket.create_server((host, port), family=family)
-    except (OSError, OverflowError) as error:
-        why = getattr(error, "strerror", None) or error
-        raise UserError(f"Port {port} of '{host}' cannot be opened ({why}): give others") from None
+    except OSError as error:
+        why = f"Port {port} of '{host}' cannot be opened ({error.strerror}): give others"
+        raise UserError(why) from None
