@@ -47,9 +47,9 @@ PREDICT = "predict --model-dir RUN"
 SHEET = {
     # ---------------------------------------------------- folders and names of classes
     "spaces": ({"IN/a b/0.png": 0, "IN/a_b/1.png": 1}, ADVISE, 2, "seem to name one class"),
-    "case": (TWO | {"IN/Cat/5.png": 5}, ADVISE, 2, "('Cat') seem to name one class"),
+    "case": (TWO | {"IN/Cat/5.png": 5}, ADVISE, 2, "('cat') seem to name one class"),
     "one name twice": (
-        TWO | {"IN/classnames.txt": "cat a pet\ndog a pet"}, ADVISE, 2, "dog' ('a pet') and the",
+        TWO | {"IN/classnames.txt": "cat a pet\ndog a pet"}, ADVISE, 2, "cat' ('a pet') and the",
     ),
     "a name in other letters": (
         {"IN/animal_bird/0.png": 0, "IN/dog/1.png": 1, "names": "Animal Bird"},
@@ -92,10 +92,6 @@ SHEET = {
     "files of others": (TWO | {"OUT/thesis.tmp": "x"}, ADVISE, 2, "OUT' is not an output of adv"),
     "a run": (TWO | {"OUT/gda/model.pth.tar-1": "x"}, ADVISE, 2, "whose call.json it lacks: give"),
     "a killed call": (TWO | {"OUT/.lock": ""}, ADVISE, 0, "Take "),
-    "damaged files of its own": (
-        TWO | {"OUT/call.json": "{", "OUT/predictions.npz": "x", "OUT/results.json": "x"},
-        ADVISE, 0, "Take ",
-    ),
     # ---------------------------------------------------- files of images
     "no HEIC alone": (TWO | {"IN/cow/a.HEIC": "x"}, ADVISE, 1, "cow/a.HEIC: it is not an image",
                       "'cow' has no other image, and so no label"),

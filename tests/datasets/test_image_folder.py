@@ -120,8 +120,6 @@ REFUSED = {  # class folders and numbers of images in them, and what is said
     "valid": (TRAINING | {"valid/ant": 2, "test/ant": 2}, "has valid/, but .* read from val/: ren"),
     "images in parts": ({"train": 3, "test": 3}, "parts are called train, val and test, and have"),
     "capitals": ({"Train/ant": 3, "Test/ant": 3}, "parts are called train, val and test, and have"),
-    "not UTF-8": ({"ant": 4, os.fsdecode(b"caf\xe9"): 4},
-                  "class folder 'caf\udce9', whose name is not UTF-8: rename"),
 }  # fmt: skip
 
 
@@ -156,10 +154,6 @@ SPOILT = {  # what is done to the folder of ants and bees, and what is said
     "not UTF-8": (names_are("ant \xff"), "cannot be read"),
     "a class that leads nowhere": (link("cow"), "has the link 'cow', which leads nowhere: restore"),
     "an image that leads nowhere": (link(ODD), UNREAD),
-    "a class that is another": (lambda folder: (folder / "cow").symlink_to("ant"),
-                                "/cow' and '.*/ant' are one folder, but an image has one"),
-    "a class in another": (lambda folder: (folder / "ant/bees").symlink_to("../bee"),
-                            "/bee' and '.*/ant/bees' are one folder, but an image has one class"),
 }  # fmt: skip
 
 
@@ -185,18 +179,6 @@ def test_subfolders_of_a_class_are_read_but_hidden_ones(tmp_path):
     of_ants = [f"ant/2021/summer.png/summer.png {i:02}.png" for i in range(3)]
     assert found == [*of_ants, "ant/ant 00.png", *(f"bee/2022/2022 {i:02}.png" for i in range(4))]
     assert dataset.classnames == ["ant", "bee"]
-
-
-def test_a_cycle_of_links_ends_and_no_image_counts_twice(tmp_path):
-    fill(tmp_path, **{"ant": 4, "bee": 4, "bee/old": 2})
-    for link, to in (
-        ("ant/up", ".."),
-        ("ant/self", "self"),
-        ("ant/a", "../ant"),
-        ("bee/new", "old"),
-    ):
-        (tmp_path / link).symlink_to(to)
-    assert len(every(load(tmp_path))) == 10
 
 
 @pytest.mark.parametrize("parts", [False, True])
@@ -314,9 +296,8 @@ def test_a_folder_that_changes_right_now_is_not_trusted(parent, monkeypatch):
 
 def test_a_damaged_list_and_few_files(parent, monkeypatch):
     kept = parent.with_name("train.files.json")
-    for damaged in ("{", "[]", '{"n0": 5}', '{"n0": [1.0, ["a.jpg"]]}', "[" * 200_000):
-        kept.write_text(damaged)
-        assert listed(parent, monkeypatch) == ["n0", "n1"] and json.loads(kept.read_text())
+    kept.write_text("{")
+    assert listed(parent, monkeypatch) == ["n0", "n1"] and json.loads(kept.read_text())
     kept.unlink()
     file_names(parent, ["n0", "n1"], many=100)
     assert not kept.exists()

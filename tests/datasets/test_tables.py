@@ -52,8 +52,6 @@ WRONG = {
     "spaces": ([f"{A},fire ant,", f"{B},fireant,"], "'fireant' is written 'fire ant' on line 2"),
     "unlabelled": ([f"{A},,"], "line 2: '.*ant 00.png' has no label"),
     "cells": ([f"{A},ant"], "line 2: 2 cells, not 3"),
-    "long line": ([f"{A},{'a' * 10_000_000},"], "line 2: no CSV from here on .field larger than"),
-    "long cell": ([f"{A},{'a' * 5000},"], "line 2: a cell of 5,000 letters"),
     "quote": ([f'{A},"ant,'], "line .: no CSV from here on .unexpected end"),
     "empty": ([], "has no rows"),
 }  # fmt: skip
@@ -70,8 +68,8 @@ def test_a_wrong_line_is_named(table, case):
 def test_every_mistake_counts_and_heads_are_needed(table, tmp_path):
     with pytest.raises(UserError, match=r"line 2: .*; line 6: .*; and 4 more\): correct these"):
         load(table(*(f"x/{i}.png,ant," for i in range(9))))
-    for head in ("x/a.png,ant", "label", "path,tags", "a" * 10_000_000):
-        with pytest.raises(UserError, match="; labels where an image has several|no CSV from here"):
+    for head in ("x/a.png,ant", "label", "path,tags"):
+        with pytest.raises(UserError, match="; labels where an image has several"):
             load(table(f"{A},ant", head=head))
     table().write_bytes(b"path,label\n\xff\xfe,ant\n")
     with pytest.raises(UserError, match=re.escape("cannot be read (it is not UTF-8): save it")):

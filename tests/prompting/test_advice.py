@@ -123,7 +123,6 @@ def test_no_fit_draws_from_the_random_numbers_of_the_program():
 @pytest.mark.parametrize(
     "images, text, message",
     [
-        (torch.ones(3, D), torch.ones(1, D), "only one class"),
         (torch.ones(3, D).index_fill(0, torch.tensor(1), torch.nan), torch.ones(2, D),
          "not finite for 1 of 3 rows, image 1 first"),
         (torch.ones(3, D), torch.full((2, D), torch.inf), "class 0 first"),

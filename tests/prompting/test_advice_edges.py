@@ -422,9 +422,9 @@ def test_names_of_classes_may_repeat_those_of_folders(folders):
 @pytest.mark.parametrize(
     "folder, names, said",
     [
-        ("Cat", [], "the folder 'cat' ('cat') and the folder 'Cat' ('Cat') seem to name one class"),
+        ("Cat", [], "the folder 'Cat' ('Cat') and the folder 'cat' ('cat') seem to name one class"),
         ("owl", ["Cat"], "the folder 'cat' ('cat') and --classnames ('Cat') seem to name one"),
-        ("dog a", [], "the folder 'dog_a' ('dog a') and the folder 'dog a' ('dog a') seem to name"),
+        ("dog a", [], "the folder 'dog a' ('dog a') and the folder 'dog_a' ('dog a') seem to name"),
     ],
 )
 def test_two_names_of_one_class_are_refused(folders, folder, names, said):

@@ -25,7 +25,7 @@ from datasets import contents
 from datasets.image_folder import ImageFolder, table_items
 from trainers.prompting import UserError, load_run
 from trainers.prompting.advice import encode as encoding
-from trainers.prompting.advice import fits, folds
+from trainers.prompting.advice import fits
 from trainers.prompting.advice import images as sources
 from trainers.prompting.backbones import cached, openai
 from trainers.prompting.checkpoint.saved import Saved
@@ -225,27 +225,6 @@ def test_the_page_ends_with_what_to_do(repeated):
     assert "Add images, first of these classes: " in last and "promptedclip predict" in last
 
 
-def test_why_at_least_is_lower_than_before(drawings, advised, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(folds, "NEAR", 2.0)  # nothing is in series
-    root, out = (shutil.copytree(x, tmp_path / x.name) for x in advised)
-    words = ["advise", str(root), "--output", str(out), *ADVISE]
-    call = json.loads((out / "call.json").read_text())
-    then = read_predictions(out)
-    fill(root, drawings, {"drink": 5}, start=9)
-    (out / "call.json").write_text(json.dumps(call | {"at_least": 99}))
-    assert main(words) == 0
-    said, now = capsys.readouterr().out, read_predictions(out)
-    right = dict(zip(now["image"], now["prediction"] == now["label"], strict=True))
-    old = sum(hit for x, hit in right.items() if x in then["image"])
-    before = (then["prediction"] == then["label"]).sum()
-    assert (
-        f"'At least' was 99%: of the 40 labels then, {before} were right and {old} of 40 are now; "
-        f"of the 5 since, {sum(right.values()) - old} are." in said
-    )
-    assert json.loads((out / "call.json").read_text())["at_least"] < 99
-    assert main(words) == 0 and "'At least' was" not in capsys.readouterr().out
-
-
 def digests(root, other):
     collection = sources.read_collection(root)
     return zip(collection.digests, getattr(collection, other), strict=True)
@@ -425,7 +404,7 @@ REFUSED = {
     "one class": ("has 1 class, 'drink', but at least two", {"drink": 4}, []),
     "no image": ("has no images in class folders: put some into", {}, ["mkdir"]),
     "deeper": ("images/all', if they are deeper", PAIR, ["all/here"]),
-    "one label": ("1 of 1 images have a label: label at least two", {"drink": 1, "heart": 0}, []),
+    "one label": ("The 1 labelled images are of one group", {"drink": 1, "heart": 0}, []),
     "no CLIP": ("no CLIP is left: nope: No backbone", PAIR, ["--backbones", "nope"]),
     "inside": ("where it would be a class", PAIR, ["out"]),
     "none here": ("no CLIP is on this machine: `python -c", PAIR, ["here"]),

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 from scipy.special import softmax
 
-from ..errors import need
 from ..record.calibration import fit_temperature
 from .fits import COMPARED, Space
 from .folds import MOST, folds, join, near_copies, of_one_group
@@ -114,11 +113,6 @@ def choose(
     """
     every, K = np.asarray(labels), len(spaces[0].text)
     rows = without_copies(spaces, every, np.flatnonzero(every >= 0))
-    need(
-        len(rows) > 1,
-        f"{(every >= 0).sum()} of {len(every):,} images have a label: label at least two different "
-        "ones to compare methods",
-    )
     y, counts = every[rows], np.bincount(every[rows], minlength=K)
     series = near_copies(spaces, rows, y)
     # where all images of a class would be one group, they just look alike, and stay apart

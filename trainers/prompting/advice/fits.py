@@ -60,7 +60,6 @@ class Space:
     width: int = 0
 
     def __post_init__(self) -> None:
-        need(len(self.text) > 1, "There is only one class: add images of another one")
         for kind, x in (("image", self.images), ("class", self.text)):
             odd = (~x.isfinite().all(1)).nonzero().flatten().tolist()
             need(

@@ -131,15 +131,14 @@ def read_collection(
         need(not classnames, "--classnames is for images with one label: leave it out")
         return _read_tags(source)
     left_out: list[tuple[str, str]] = []
-    given = [(name, "--classnames") for name in classnames]
     if source.is_file():
         rows = [(row.path, row.label, row.group) for row in read_images(source)]
-        given += [(label, "the table") for _, label, _ in rows]
+        given = [(label, "the table") for _, label, _ in rows]
     else:
         need(source.is_dir(), f"'{source}' is no folder and no table: give one with images")
         rows, folders = _in_folders(source, keep_test, classes_at, left_out)
-        given += [(name, f"the folder '{printable(folder)}'") for folder, name in folders]
-    names = _check_names(given)
+        given = [(name, f"the folder '{printable(x)}'") for x, name in sorted(folders)]
+    names = _check_names(given + [(name, "--classnames") for name in classnames])
     fill = "put some into a folder for each class"
     need(rows, f"'{source}' has no images in class folders: {fill}")
     need(
@@ -176,19 +175,16 @@ def _read_tags(source: Path) -> Collection:
 
 def _check_names(given: Iterable[tuple[str, str]]) -> list[str]:
     """Return the sorted names of classes, given each name and where it stands."""
-    seen: dict[str, dict[str, str]] = {}  # what is alike -> place -> name
+    seen: dict[str, tuple[str, str]] = {}
     for name, where in given:
         check_class(name, where)
-        seen.setdefault(name_key(name), {})[where] = name
-    for places in seen.values():
-        one, *others = sorted(places, reverse=True)  # folders first
-        for other in others:
-            need(
-                places[one] == places[other] and "folder" not in other,
-                f"{one} ('{places[one]}') and {other} ('{places[other]}') seem to name one class: "
-                "give both one name in one place, or names that differ in letters",
-            )
-    return sorted({name for places in seen.values() for name in places.values()})
+        one, place = seen.setdefault(name_key(name), (name, where))
+        need(
+            one == name and (where == place or "folder" not in where),
+            f"{place} ('{one}') and {where} ('{name}') seem to name one class: give both one name "
+            "in one place, or names that differ in letters",
+        )
+    return sorted(name for name, _ in seen.values())
 
 
 def _digests(paths: Sequence[str]) -> list[str]:

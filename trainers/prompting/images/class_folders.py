@@ -60,11 +60,6 @@ def class_folders(parent):
         raise UserError(
             f"'{parent}' has the link '{lost[0]}', which leads nowhere: restore or remove it"
         )
-    for name in names:
-        if any("\udc80" <= letter <= "\udcff" for letter in name):
-            raise UserError(
-                f"'{parent}' has the class folder '{name}', whose name is not UTF-8: rename it"
-            )
     return names
 
 
@@ -208,43 +203,32 @@ def check_parts(folder, used):
 def file_names(parent, folders, many=MANY, deep=False):
     """Return the names of the files in each of the given folders of `parent`.
 
-    If `deep`, those in its visible subfolders come with the names of these (`2021/a.jpg`), and a
-    link to a folder of another class is refused. If there are `many` files, their names are cached
-    in `PARENT.files.json`; folders that have changed since are listed again.
+    If `deep`, those in its visible subfolders come with the names of these (`2021/a.jpg`). If there
+    are `many` files, their names are cached in `PARENT.files.json`; folders that have changed since
+    are listed again.
     """
-    kept = Path(f"{parent}.files.json")
-    cached = kept_names(kept)
+    kept, cached = Path(f"{parent}.files.json"), {}
+    with contextlib.suppress(OSError, ValueError):  # there is none, or a damaged one
+        cached = json.loads(kept.read_bytes())
     entries, listed = {}, 0
     found: dict[str, list[str]] = {}
-    real = Path(os.path.realpath(parent))
-    owners: dict[tuple, tuple | None] = dict.fromkeys(map(identity, (real, *real.parents)))
     for folder in tqdm(folders, str(parent), unit=" folders", mininterval=2, delay=3):
         found[folder], todo = [], [folder]
         while todo:
-            own = (os.path.basename(folder), todo.pop())
-            path = os.path.join(parent, own[1])
-            try:
-                if deep and (other := owners.setdefault(identity(path), own)) is not own:
-                    need(
-                        other is None or other[0] == own[0],
-                        f"'{path}' and '{os.path.join(parent, (other or own)[1])}' are one folder, "
-                        "but an image has one class: remove the link",
-                    )
-                    continue
-                changed = os.stat(path).st_mtime
-                entry = cached.get(own[1])
-                if not entry or entry[0] != changed:
-                    settled = time.time() - changed > SETTLED
-                    entry = [changed if settled else None, *list_folder(path)]
-                    listed += 1
-            except OSError as error:
-                raise UserError(f"'{path}' cannot be read: {error.strerror}") from None
-            entries[own[1]] = entry
+            own = todo.pop()
+            path = os.path.join(parent, own)
+            changed = os.stat(path).st_mtime
+            entry = cached.get(own)
+            if not entry or entry[0] != changed:
+                settled = time.time() - changed > SETTLED
+                entry = [changed if settled else None, *list_folder(path)]
+                listed += 1
+            entries[own] = entry
             _, names, inner = entry
-            before = own[1][len(folder) + 1 :]
+            before = own[len(folder) + 1 :]
             found[folder] += [f"{before}/{name}" for name in names] if before else names
             if deep:
-                todo += [f"{own[1]}/{name}" for name in inner if is_visible(name)]
+                todo += [f"{own}/{name}" for name in inner if is_visible(name)]
             else:
                 found[folder] += inner
     if listed and sum(map(len, found.values())) >= many:
@@ -255,31 +239,9 @@ def file_names(parent, folders, many=MANY, deep=False):
 
 def list_folder(path):
     """Return the names of the files in a folder, and those of its folders."""
-    try:
-        with os.scandir(path) as entries:
-            both = [(x.name, os.path.isdir(x) if x.is_symlink() else x.is_dir()) for x in entries]
-    except OSError as error:
-        raise UserError(f"'{path}' cannot be read: {error.strerror}") from None
+    with os.scandir(path) as entries:
+        both = [(x.name, os.path.isdir(x) if x.is_symlink() else x.is_dir()) for x in entries]
     return [name for name, inner in both if not inner], [name for name, inner in both if inner]
-
-
-def identity(path):
-    """Return what a folder has for itself, by whatever path it is reached; raises OSError."""
-    found = os.stat(path)
-    return found.st_dev, found.st_ino
-
-
-def kept_names(path):
-    """Read the names that `file_names` has cached; none if the file is missing or damaged."""
-    try:
-        known = json.loads(Path(path).read_bytes())
-        return {
-            folder: [changed, names, inner]
-            for folder, (changed, names, inner) in known.items()
-            if all(isinstance(name, str) for name in names + inner)
-        }
-    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
-        return {}
 
 
 def is_image(name):

@@ -20,7 +20,6 @@ TAGS, SPLIT, MAYBE = "labels", ";", "?"  # the column of several labels, and mar
 SEPARATORS = "[,|；，、]"  # between labels, where SPLIT belongs
 MARKS = "?!.-~ "  # around a label, which make it another one
 MARK = "\ufeff"  # with which spreadsheets know UTF-8
-LONGEST = 4_096  # letters of a cell
 MOST = 5  # mistakes that an error names
 
 
@@ -145,9 +144,6 @@ def _read_rows(table: Path, label: str = "label") -> tuple[list[Row], list[tuple
                     )
             elif len(cells) != len(names):
                 flaws.append((reader.line_num, f"{len(cells)} cells, not {len(names)}"))
-            elif long := [cell for cell in cells if len(cell) > LONGEST or printable(cell) != cell]:
-                what = f"a cell of {len(long[0]):,} letters, '{printable(long[0]):.20}'"
-                flaws.append((reader.line_num, f"{what}: at most {LONGEST:,} on a line fit"))
             else:
                 by = dict(zip(names, cells, strict=True))
                 path = os.path.abspath(os.path.join(table.parent, by["path"] or "."))
@@ -170,7 +166,7 @@ def _refuse(table: Path, flaws: list[tuple[int, str]]) -> None:
 
 def _delimiter(text: str) -> str:
     head = text.lstrip().partition("\n")[0]
-    return max("\t;,", key=head[: 2 * LONGEST].count)
+    return max("\t;,", key=head.count)
 
 
 def _places(rows: Sequence[Row], rule: str = "") -> Iterator[tuple[int, str]]:

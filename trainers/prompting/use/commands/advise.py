@@ -1,13 +1,11 @@
 """Advise on a collection of images: which CLIP and method, how good, what to do next."""
 
-import json
 import math
 import os
 import shlex
 import sys
 import time
 from collections.abc import Iterable
-from contextlib import suppress
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,7 +13,7 @@ from typing import Any
 
 from ...errors import UserError, need, printable
 from ...images.tables import relative_to, write_table
-from ...storage.files import CALL, hold_lock, name_full_disk, read_json, remove_halves, write_whole
+from ...storage.files import CALL, hold_lock, name_full_disk, remove_halves, write_whole
 from .arguments import Parser, add_device, from_one
 from .predict import read_names
 
@@ -56,7 +54,6 @@ def build_parser(prog: str) -> Parser:
 def main(argv: list[str], prog: str) -> int:
     """Run the command; its exit code is 1 if images were left out."""
     args = build_parser(prog).parse_args(argv)
-    args.least = None  # percent that an earlier call said, then this one
     for module, package in (("sklearn", "scikit-learn"), ("matplotlib", "matplotlib")):
         need(find_spec(module), f"advise needs {package}: run `pip install {package}`")
     from ...backbones.cached import cached_clips
@@ -76,10 +73,7 @@ def main(argv: list[str], prog: str) -> int:
     streams = sys.stdout, sys.stderr
     with hold_lock(args.output / ".lock") as free, name_full_disk(args.output):
         need(free, f"'{args.output}' is being written by another call: wait, or give --output")
-        with suppress(UserError):  # there is none
-            args.least = read_json(args.output / CALL, "").get("at_least")
-        if not (args.output / CALL).exists():
-            keep_least(args)
+        write_whole(args.output / CALL, "{}")
         remove_halves(args.output)
         dassl_utils().setup_logger(str(args.output))
         try:
@@ -130,8 +124,6 @@ def advise(args: Any, prog: str) -> int:
     least = labels.least_likely(compared)
     pairs = [] if said.silent else labels.confusions(compared)
     calibration, seconds = labels.calibration(compared, space), time.monotonic() - begun
-    fell = why_lower(args, collection, said)
-    keep_least(args)
     save_run(args.output, collection, compared, space, calibration, said.silent, seconds)
     write_answers(args.output, collection, compared, least)
     print("\nRight on images that they had not seen, and zero-shot CLIP:")
@@ -148,20 +140,15 @@ def advise(args: Any, prog: str) -> int:
     commands = align_command(args, collection, compared, encoded[best.number])
     predict = [*prog.split()[:-1], "predict", "--model-dir", str(args.output)]
     commands["Classify images"] = f"{shlex.join(predict)} IMAGE ..."
-    steps = [*fell, *next_steps(said, collection.classnames)]
+    steps = next_steps(said, collection.classnames)
     shown = page_of(collection, said, pairs, least, commands, steps)
     write_whole(args.output / "advice.html", shown)
     print(f"\nWith pictures: '{args.output / 'advice.html'}'")
     print(f"All labels, the least likely first: '{args.output / ANSWERS}'")
-    print("\n" + "\n".join([*said.sentences(), *fell]))
+    print("\n" + "\n".join(said.sentences()))
     for title, command in commands.items():
         print(f"{title}: `{command}`")
     return int(left_out)
-
-
-def keep_least(args: Any) -> None:
-    """Write the file that marks the output, with what is said to be the least accuracy, %."""
-    write_whole(args.output / CALL, json.dumps({"at_least": args.least}))
 
 
 def encode_all(args: Any, collection: Any) -> tuple[list[Any], Any, bool]:
@@ -201,29 +188,6 @@ def encode_all(args: Any, collection: Any) -> tuple[list[Any], Any, bool]:
     for k in {*collection.labels.tolist()} - {*kept.labels.tolist()}:
         print(printable(f"'{kept.classnames[k]}' has no other image, and so no label"))
     return encoded, kept, bool(gone)
-
-
-def why_lower(args: Any, collection: Any, said: Any) -> list[str]:
-    """Return a sentence if "at least" is lower than what an earlier call said: why."""
-    import numpy as np
-
-    from ...record.predictions import read_predictions
-
-    then, choice = None, said.choice
-    before, args.least = args.least, None if said.least is None else math.floor(100 * said.least)
-    with suppress(UserError):  # they are damaged
-        then = read_predictions(args.output)
-    fell = isinstance(before, int) and args.least is not None and args.least < before
-    if not fell or then is None:
-        return []
-    old, right = {*then["image"].tolist()}, choice.best.logits.argmax(1) == choice.labels
-    parts = [collection.paths[row].split(os.sep) for row in choice.rows]
-    new = np.array([old.isdisjoint("/".join(x[i:]) for i in range(len(x))) for x in parts])
-    return [
-        f"'At least' was {before}%: of the {len(then['label']):,} labels then, "
-        f"{(then['prediction'] == then['label']).sum():,} were right and {right[~new].sum():,} of "
-        f"{(~new).sum():,} are now; of the {new.sum():,} since, {right[new].sum():,} are."
-    ]
 
 
 def write_answers(output: Path, collection: Any, compared: Any, order: Iterable[int]) -> None:
