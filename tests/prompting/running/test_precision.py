@@ -8,6 +8,7 @@ The file is long because one step and evaluation serve all precisions and switch
 import copy
 import json
 from copy import deepcopy
+from functools import partial
 
 import pytest
 import tiny
@@ -20,8 +21,7 @@ from torch import nn
 from trainers.prompting import Teacher, sinkhorn
 from trainers.prompting.building.support import encode_batches
 from trainers.prompting.capabilities.at_test_time import count_views, reset
-from trainers.prompting.capabilities.on_support import OnSupport, trains_on_support
-from trainers.prompting.capabilities.one_view import OneView
+from trainers.prompting.capabilities.on_support import OneView, OnSupport, trains_on_support
 from trainers.prompting.capabilities.per_class import make_room
 from trainers.prompting.capabilities.staged import begin_stage
 from trainers.prompting.capabilities.unlabelled import Unlabelled
@@ -30,7 +30,7 @@ from trainers.prompting.method import METHODS, Batch
 from trainers.prompting.running import precision as running
 from trainers.prompting.running.precision import Precision
 from trainers.prompting.step import training_step
-from trainers.prompting.trainer.trainer import PromptTrainer
+from trainers.prompting.trainer import trainer
 
 QUICK = [("ALIGN", "bf16", "start")]
 SLOW = [
@@ -258,7 +258,7 @@ def test_amp_computes_nearly_the_same(tiny_clip, name):
 
 def test_a_killed_run_goes_on_with_its_loss_scale(tmp_path, monkeypatch):
     """It begins so high that steps are skipped in the first epoch: from it, others would be."""
-    monkeypatch.setattr(PromptTrainer, "half_on_cpu", True)
+    monkeypatch.setattr(trainer, "Precision", partial(Precision, half_on_cpu=True))
     monkeypatch.setattr(running, "INIT_SCALE", 2.0**16)
     prec = ["TRAINER.COOP.PREC", "fp16"]
     assert tiny.run(tmp_path, "CoOp", tmp_path / "whole", 2, extra=prec) == 0

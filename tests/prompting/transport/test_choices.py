@@ -174,11 +174,6 @@ def test_rows_without_mass_do_not_count_in_the_released_rule(tol):
 # ------------------------------------------------------------------ released
 
 
-def test_group_dims_must_exist():
-    with pytest.raises(ValueError, match="group_dims is 2"):
-        sinkhorn_released(torch.rand(2, 3, 4), group_dims=2)
-
-
 def naive_released(cost, a, b, reg=0.1, tol=1e-2, max_iter=100):
     """Solve one group (n, P, L) as the public code does; return plans and iterations."""
     K = torch.exp(-cost / reg)

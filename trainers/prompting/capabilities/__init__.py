@@ -4,8 +4,7 @@ from ..checkpoint.public import PublicFiles
 from .at_test_time import AtTestTime
 from .biased import Biased
 from .of_views import OfViews
-from .on_support import OnSupport
-from .one_view import OneView
+from .on_support import OneView, OnSupport
 from .per_class import PerClass
 from .planned import Planned
 from .staged import Staged

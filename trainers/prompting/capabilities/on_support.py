@@ -1,6 +1,6 @@
 """The base of methods that take features of the training images before the first step."""
 
-from typing import ClassVar
+from typing import ClassVar, Protocol
 
 import torch
 
@@ -48,6 +48,35 @@ class OnSupport(Method):
 
         Labels are (n,).
         """
+
+
+class Mirrored(OnSupport):
+    """A method with a support of plain images; in every second pass they are mirrored.
+
+    Its configs have INPUT.TRANSFORMS without random ones. Rows of features cannot be mirrored, so
+    a run on them has one pass.
+    """
+
+
+class ViewFeatures(Protocol):
+    """The features (n, D) of all n training images, by the number of the view."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, view: int, /) -> torch.Tensor: ...
+
+
+class OneView(OnSupport):
+    """A method with one step an epoch, on the features of all training images in one view.
+
+    Epoch e, from 1, takes view e mod V of V = `support_passes`. In a run a view is encoded when an
+    epoch reads it, and kept only if the method searches.
+    """
+
+    trains_on_support = True
+
+    def take_views(self, views: ViewFeatures, labels: torch.Tensor) -> None:
+        """Take the V views of the training images, with labels (n,), before the first step."""
 
 
 def count_passes(method: Method) -> int:

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..capabilities.fitting import descent, keep_best, train
-from ..capabilities.mirrored import Mirrored
+from ..capabilities.on_support import Mirrored
 from ..checkpoint.public import Public
 from ..encoders.class_text import MEANS, class_text
 from ..encoders.templates import IMAGENET

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..capabilities.fitting import descent, keep_best, train
-from ..capabilities.one_view import OneView
+from ..capabilities.on_support import OneView
 from ..capabilities.staged import Staged
 from ..checkpoint.public import Public, PublicFiles
 from ..checkpoint.saved import Saved

@@ -17,7 +17,7 @@ from ..encoders.templates import PROMPTSRC
 from ..errors import need
 from ..node import From0, From1
 from ..registry import register
-from ..regularizers import regularize
+from ..regularizers import self_consistency
 from ..teacher import Teacher
 from .ivlp import IVLP
 
@@ -94,7 +94,8 @@ class PromptSRC(Staged, IVLP):
             "scl_logits": 1.0,
         }
         ce = F.cross_entropy(output.logits, batch.labels)
-        return {"ce": ce, **regularize(weights, self.teacher, output, batch.images)}
+        terms = self_consistency(self.teacher, output, batch.images)
+        return {"ce": ce, **{name: weights[name] * term for name, term in terms.items()}}
 
     def after_epoch(self, epoch, last):
         """Add the epoch's prompts to their mean."""

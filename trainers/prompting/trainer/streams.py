@@ -20,12 +20,15 @@ from ..capabilities.at_test_time import AtTestTime, learns_from_stream, reset
 from ..capabilities.transductive import Seen, Transductive
 from ..errors import UserError, need
 from ..method import Method, Output
-from ..storage.run_record import order_path, stream_text
+from ..storage.run_record import DRAWN, order_path, stream_text
 from .loaders import GeneratedLoader, loader_like
 
 TASKS = 1000
-WHOLE = r"\d{1,9}"
-FORMS = "shuffled, few:LOW-HIGH:SIZE, stream:GAMMA:SIZE, separate:SIZE, FILE or FILE:SIZE"
+WHOLE = "([1-9][0-9]{0,8})"
+FORMS = (
+    "shuffled, few:LOW-HIGH:SIZE[:TASKS], stream:GAMMA:SIZE, separate:SIZE, or a file of rows as "
+    "FILE or FILE:SIZE; numbers are above 0, LOW up to HIGH, and SIZE up to the number of images"
+)
 
 
 class Stream(NamedTuple):
@@ -96,37 +99,21 @@ def read_stream(text: str, labels: np.ndarray, seed: int) -> Stream:
         >>> labels[read_stream("separate:2", labels, seed=1).order].tolist()
         [2, 1, 1, 0, 0]
     """
-    random, where = np.random.RandomState(seed), f"TEST.STREAM is '{text:.60}'"
-    kind, *rest = text.split(":")
-    if match := re.fullmatch(f"few:({WHOLE})-({WHOLE}):({WHOLE})(?::({WHOLE}))?", text):
+    random, wrong = np.random.RandomState(seed), f"TEST.STREAM is '{text:.60}' but must be {FORMS}"
+    if match := re.fullmatch(f"few:{WHOLE}-{WHOLE}:{WHOLE}(?::{WHOLE})?", text):
         low, high, size, count = (TASKS if x is None else int(x) for x in match.groups())
-        need(
-            1 <= low <= high and size and count,
-            f"{where}, but numbers must be 1 or more, and LOW up to HIGH",
-        )
+        need(low <= high, wrong)
         return Stream([*draw_tasks(labels, low, high, size, count, random)], tasks=True)
-    need(kind != "few", f"{where}, but must be few:LOW-HIGH:SIZE[:TASKS], in up to 9 digits each")
-    size = int(rest[-1]) if rest and re.fullmatch(WHOLE, rest[-1]) else 0
-    if kind in ("stream", "separate"):
-        gamma = number(rest[0]) if rest and kind == "stream" else None
-        need(
-            len(rest) == 1 + (kind == "stream") and 1 <= size <= len(labels) and gamma != 0,
-            f"{where}, but must be stream:GAMMA:SIZE, with GAMMA above 0, or separate:SIZE, with "
-            f"SIZE from 1 to {len(labels)}, the number of images",
-        )
+    size = int(match[1]) if (match := re.search(f":{WHOLE}$", text)) else 0
+    if match := re.fullmatch(f"(?:stream:([0-9.e-]+)|separate):{WHOLE}", text):
+        gamma = float(match[1]) if match[1] else None
+        need(size <= len(labels) and gamma != 0, wrong)
         shares = np.random.default_rng(seed)
         order = np.concatenate([*draw_parts(labels, gamma, size, random, shares)])
     else:
-        order = read_order(text, len(labels))
+        need(text.partition(":")[0] not in DRAWN, wrong)
+        order = read_order(order_path(text), len(labels), wrong)
     return Stream(np.split(order, range(size, len(order), size)) if size else [order])
-
-
-def number(text: str) -> float:
-    """Return a positive number of a text, else 0."""
-    try:
-        return max(float(text), 0.0) if np.isfinite(float(text)) else 0.0
-    except ValueError:
-        return 0.0
 
 
 def rows_by_class(labels: np.ndarray) -> list[np.ndarray]:
@@ -177,24 +164,16 @@ def draw_parts(
         yield part
 
 
-def read_order(text: str, n: int) -> np.ndarray:
+def read_order(path: str, n: int, wrong: str) -> np.ndarray:
     """Return the rows in a TEST.STREAM's file, one a line, from 0; raises UserError if not n."""
-    path = order_path(text)
     try:
-        words = Path(path).read_bytes().decode().split()
-    except (OSError, ValueError):
-        raise UserError(
-            f"TEST.STREAM is '{text:.60}', which is no file of numbers and no stream: give {FORMS}"
-        ) from None
-    odd = [word[:40] for word in words if not (re.fullmatch(WHOLE, word) and int(word) < n)]
-    need(not odd, f"'{path}' of TEST.STREAM has '{odd and odd[0]}', but rows are from 0 to {n - 1}")
-    order = np.array(words, dtype=int)
-    counts = np.bincount(order, minlength=n)
-    for found, what in ((counts > 1, "more than once"), (counts == 0, "not at all")):
-        need(
-            not found.any(),
-            f"'{path}' of TEST.STREAM has row {int(found.argmax())} {what}: name each once",
-        )
+        order = np.array(Path(path).read_text("utf-8").split(), dtype=int)
+    except (OSError, OverflowError, ValueError):
+        raise UserError(wrong) from None
+    need(
+        np.array_equal(np.sort(order), np.arange(n)),
+        f"'{path}' of TEST.STREAM must name each row from 0 to {n - 1} once",
+    )
     return order
 
 

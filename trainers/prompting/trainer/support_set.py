@@ -12,9 +12,7 @@ from torch.utils.data import Dataset, Subset
 
 from ..building.support import encode_batches, give_support
 from ..capabilities.biased import Biased
-from ..capabilities.mirrored import Mirrored
-from ..capabilities.on_support import OnSupport, searches
-from ..capabilities.one_view import OneView
+from ..capabilities.on_support import Mirrored, OneView, OnSupport, searches
 from ..checkpoint.provenance import load_initial
 from ..errors import UserError, need
 from .loaders import GeneratedLoader, SeededImages, loader_like

@@ -33,13 +33,10 @@ def sinkhorn_released(
         group_dims: number of trailing batch dimensions that make a group; None is all of them.
 
     Raises:
-        ValueError: as `sinkhorn`, but not for the values of costs; there are fewer batch
-            dimensions than `group_dims`.
+        ValueError: as `sinkhorn`, but not for the values of costs.
     """
-    batch = cost.shape[:-2] if torch.is_tensor(cost) else ()
+    batch = cost.shape[:-2]
     dims = len(batch) if group_dims is None else group_dims
-    if not 0 <= dims <= len(batch):
-        raise ValueError(f"group_dims is {dims}, but cost has {len(batch)} batch dimensions")
     size = None if dims == len(batch) else math.prod(batch[len(batch) - dims :]) or 1
     return Released(reg, tol, max_iter, size=size)(cost, a, b)
 

@@ -35,7 +35,7 @@ from torch._higher_order_ops.while_loop import while_loop
 
 from ..full_precision import full_precision
 from .fused import fused
-from .inputs import check_solver_settings, full_weights
+from .inputs import full_weights
 from .scalings import LogScalings, Scalings, SmallScalings, exponent_bound, widest
 
 SMALL = 64  # costs of a problem; on a CPU, matrix products of larger ones win
@@ -88,8 +88,8 @@ def sinkhorn(
             is; see `marginal_error`.
 
     Raises:
-        ValueError: types, shapes, weights or settings do not make a transport problem; a cost is
-            nan or -inf where there is mass.
+        ValueError: weights or settings do not make a transport problem; a cost is nan or -inf
+            where there is mass.
 
     Examples:
         >>> sinkhorn(1 - torch.eye(2)).plan.round(decimals=3)
@@ -163,7 +163,10 @@ class Sinkhorn:
     spread: float | None = None
 
     def __post_init__(self) -> None:
-        check_solver_settings(self.reg, self.tol, self.max_iter)
+        if not (0 < self.reg < math.inf and self.max_iter >= 1):
+            raise ValueError(
+                f"reg is {self.reg} and max_iter {self.max_iter}: they must be positive and finite"
+            )
 
     def __call__(
         self, cost: Tensor, a: Tensor | None = None, b: Tensor | None = None
