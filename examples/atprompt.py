@@ -15,7 +15,6 @@ from trainers.prompting import (
     Method,
     Public,
     TextEncoder,
-    UserError,
     register,
     word_embeddings,
     write_sentences,
@@ -98,13 +97,6 @@ class ATPrompt(Method):
         ATT2_TEXT: str = "shape"
         ATT3_TEXT: str = "none"
 
-        def __post_init__(self):
-            if self.ATT_NUM not in (1, 2, 3):
-                raise UserError(f"ATT_NUM is {self.ATT_NUM} but must be 1, 2 or 3")
-            for key in ("N_CTX", *(f"N_ATT{i}" for i in range(1, self.ATT_NUM + 1))):
-                if getattr(self, key) < 1:
-                    raise UserError(f"{key} is {getattr(self, key)}: at least 1 is needed")
-
     def attributes(self):
         """Return the text of each attribute in use, and the number of learned tokens before it."""
         s = self.settings
@@ -116,11 +108,6 @@ class ATPrompt(Method):
         """Make the encoders; all tokens of the template before the class name are learned."""
         s = self.settings
         words = [word_embeddings(clip_model, name, before="X") for name, _ in self.attributes()]
-        for i, ((name, _), word) in enumerate(zip(self.attributes(), words, strict=True), start=1):
-            if not len(word) or "{}" in name:
-                raise UserError(
-                    f"ATT{i}_TEXT is '{name}': give a word for an attribute, or lower ATT_NUM"
-                )
         pieces = [f"{'X ' * n}{name} " for name, n in self.attributes()]
         template = "".join(pieces) + " ".join("X" * s.N_CTX)
         lengths = [n for _, n in self.attributes()]

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from trainers.prompting import ImageEncoder, PerClass, Public, UserError, register
+from trainers.prompting import ImageEncoder, PerClass, Public, register
 from trainers.prompting.methods.coop import CoOp
 
 
@@ -57,15 +57,6 @@ class DePT(PerClass, CoOp):
         TEST_TIME_FUSION: bool = True
         FILM: bool = True
         SUBSAMPLE_CLASSES: str = "all"
-
-        def __post_init__(self):
-            super().__post_init__()
-            if not 0 <= self.WEIGHT <= 1:
-                raise UserError(f"TRAINER.LINEAR_PROBE.WEIGHT is {self.WEIGHT}, not in [0, 1]")
-            if self.TYPE not in ("linear", "similarity"):
-                raise UserError(
-                    f"TRAINER.LINEAR_PROBE.TYPE is '{self.TYPE}' but must be linear or similarity"
-                )
 
     own_classes = True
 

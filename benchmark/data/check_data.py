@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from trainers.prompting.errors import UserError, check_name
 
-from ..cli import Parser, add_plugin, from_one
+from ..cli import Parser, add_plugin
 from ..protocols.configs import GROUPS, dataset_class, dataset_files, use_plugins, with_groups
 from . import zero_shot
 from .zero_shot import BACKBONE, check_printed
@@ -58,10 +58,6 @@ def main(argv: list[str]) -> int:
         help="with --zero-shot, compare these instead on validation images: JSON files, clip7, "
         "clip80, templates",
     )  # fmt: skip
-    parser.add_argument("--sentences-rule", default="", help="as DATASET.SENTENCES_RULE")
-    parser.add_argument(
-        "--limit", type=from_one, metavar="N", help="use at most N test images of a data set"
-    )
     parser.add_argument("--backbone", help=f"name or file of the CLIP (default: {BACKBONE})")
     add_plugin(parser)
     args = parser.parse_args(argv)
@@ -69,12 +65,8 @@ def main(argv: list[str]) -> int:
 
     use_plugins(args.plugin)
     load_plugins(args.plugin)
-    of_sentences = args.sentences_rule and not args.sentences
-    if of_sentences or not args.zero_shot and (args.limit or args.backbone or args.sentences):
-        raise UserError(
-            "--limit, --backbone and --sentences need --zero-shot, and --sentences-rule needs "
-            "--sentences: add it, or leave them out"
-        )
+    if not args.zero_shot and (args.backbone or args.sentences):
+        raise UserError("--backbone and --sentences need --zero-shot: add it, or leave them out")
     root = Path(args.root or "").expanduser().absolute()
     if not (args.root and root.is_dir()):
         raise UserError(f"'{args.root}' is not a folder: give --root that of the data sets")
@@ -99,11 +91,11 @@ def classify(findings: list[Finding], known: dict, args) -> int:
     complete = [finding for finding in findings if finding.parts]
     if not complete:
         return 1
-    checker = zero_shot.Checker(args.backbone or BACKBONE, args.limit)
+    checker = zero_shot.Checker(args.backbone or BACKBONE)
     if args.sentences:
         from trainers.prompting.encoders.descriptions import Asked
 
-        asked = [Asked(text, args.sentences_rule) for text in args.sentences]
+        asked = [Asked(text) for text in args.sentences]
         tried = {f.name: checker.try_sentences(f.name, known[f.name], f.parts, asked)
                  for f in complete}  # fmt: skip
         print(f"\n{zero_shot.render_sentences(args.sentences, tried, checker.backbone)}")

@@ -48,10 +48,7 @@ def check_complete(
 
     from trainers.prompting.storage.features import read_features
 
-    try:
-        there = read_features(path)
-    except UserError as error:
-        raise UserError(f"{error}; --redo writes it anew") from None
+    there = read_features(path)
     views, rows = there.views, there.views_of
     drawn = (0, []) if views is None or rows is None else (len(views), rows.tolist())
     same = {

@@ -6,8 +6,6 @@ Letters: n images, K classes, D the width of features.
 """
 
 import math
-import random
-from collections import Counter
 from collections.abc import Sequence
 from operator import eq
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -16,7 +14,6 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 from trainers.prompting.errors import UserError
-from trainers.prompting.record.metrics import wilson
 
 from ..protocols import PROTOCOLS
 from ..report import published
@@ -28,53 +25,22 @@ TRAINER = "ZeroshotCLIP"
 BACKBONE = published.BACKBONE
 SPLITS = ("base", "new", "all")
 TOLERANCE = 0.1  # points of accuracy (%): for half precision and the last printed digit
-Z = 2.576  # for 99% intervals, since some twenty numbers are compared
 BATCH = 100
 
 
-class Share(NamedTuple):
-    """An accuracy: `right` of n images, which were drawn from N."""
-
-    right: int
-    n: int
-    N: int
-
-    @property
-    def accuracy(self) -> float:
-        """The accuracy in %; nan without images."""
-        return 100 * self.right / self.n if self.n else math.nan
-
-    def interval(self) -> tuple[float, float]:
-        """Return Wilson's 99% interval for the accuracy on all N images; a point if n is N."""
-        if self.n in (0, self.N):
-            return (0.0, 100.0) if not self.n else (self.accuracy, self.accuracy)
-        n = self.n * (self.N - 1) / (self.N - self.n)  # drawn without replacement
-        low, high = wilson(self.right / self.n, n, Z)
-        return 100 * low, 100 * high
-
-    def agrees(self, printed: float) -> bool:
-        """Return True if a published accuracy (%) can be the accuracy on all N images."""
-        low, high = self.interval()
-        return low - TOLERANCE - 5e-3 <= printed <= high + TOLERANCE + 5e-3
-
-    def __str__(self) -> str:
-        if not self.n:
-            return "-"
-        low, high = self.interval()
-        return f"{self.accuracy:.2f}" + (f" [{low:.1f}, {high:.1f}]" if self.n < self.N else "")
-
-
 class Compared(NamedTuple):
-    """A data set's accuracies, and the published ones."""
+    """A data set's number of test images and accuracies (%) by split, and the published ones."""
 
     name: str
-    shares: dict[str, Share]
+    images: int
+    found: dict[str, float]
     printed: dict[str, float]
 
     @property
     def agrees(self) -> bool:
         """True if the accuracies agree in the splits that decide."""
-        return all(self.shares[x].agrees(self.printed[x]) for x in deciding_splits(self.printed))
+        pairs = ((self.found[x], self.printed[x]) for x in deciding_splits(self.printed))
+        return all(abs(found - printed) <= TOLERANCE + 5e-3 for found, printed in pairs)
 
 
 def class_names(train: list, test: list) -> list[str]:
@@ -102,17 +68,14 @@ def deciding_splits(printed: dict[str, float]) -> list[str]:
 
 
 class Checker:
-    """Classifies test images by their class names with a CLIP, and compares the accuracies.
+    """Classifies test images by their class names with a CLIP, and compares the accuracies."""
 
-    It takes at most `limit` images of a data set; None takes all.
-    """
-
-    def __init__(self, backbone: str = BACKBONE, limit: int | None = None):
+    def __init__(self, backbone: str = BACKBONE):
         import torch
 
         from trainers.prompting import load_clip
 
-        self.backbone, self.limit = backbone, limit
+        self.backbone = backbone
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.clip = load_clip(backbone).to(self.device)
 
@@ -122,9 +85,9 @@ class Checker:
         `parts` are train, val and test, lists of Datum.
         """
         train, _, test = parts
-        names, chosen = class_names(train, test), self._some(test)
-        logits = self._logits(cls.__name__, names, self._features(cls.__name__, chosen))
-        return Compared(name, shares(logits, chosen, test), printed_numbers(name))
+        names = class_names(train, test)
+        logits = self._logits(cls.__name__, names, self._features(cls.__name__, test))
+        return Compared(name, len(test), accuracies(logits, test), printed_numbers(name))
 
     def try_sentences(
         self, name: str, cls: Any, parts: Sequence[list], asked: Sequence[Any]
@@ -147,16 +110,9 @@ class Checker:
         for one in asked:  # bad sentences are refused before images are read
             note = self._method(title, names, one).settings.sentences.note
             print(f"{title}: {note}")
-        chosen = self._some(val)
-        z, labels = self._features(title, chosen), [item.label for item in chosen]
+        z, labels = self._features(title, val), [item.label for item in val]
         guesses = (self._logits(title, names, z, one).argmax(1).tolist() for one in (None, *asked))
         return [100 * sum(map(eq, guess, labels)) / len(labels) for guess in guesses]
-
-    def _some(self, items: list) -> list:
-        """Return at most as many items as the limit, drawn."""
-        if self.limit is None or self.limit >= len(items):
-            return list(items)
-        return random.Random(0).sample(items, self.limit)
 
     def _features(self, title: str, items: list) -> "torch.Tensor":
         """Return features (n, D) of images, read and transformed as in a run."""
@@ -191,21 +147,19 @@ class Checker:
             return self._method(dataset, names, sentences)(z.to(self.device)).cpu()
 
 
-def shares(logits: "torch.Tensor", chosen: list, test: list) -> dict[str, Share]:
-    """Return the Share of each split: the first half of the classes, the others, and all.
+def accuracies(logits: "torch.Tensor", test: list) -> dict[str, float]:
+    """Return the accuracy (%) of each split: the first half of the classes, the others, and all.
 
-    `chosen` are the classified images, drawn from `test`.
+    It is nan without images.
     """
     import torch
 
-    labels, K = torch.tensor([item.label for item in chosen]), logits.shape[1]
-    sizes, half = Counter(item.label for item in test), (K + 1) // 2
-    by_split = {}
+    labels, K = torch.tensor([item.label for item in test]), logits.shape[1]
+    half, by_split = (K + 1) // 2, {}
     for split, members in zip(SPLITS, (range(half), range(half, K), range(K)), strict=True):
         of_split = (labels >= members.start) & (labels < members.stop)
         guess = members.start + logits[of_split, members.start : members.stop].argmax(-1)
-        right = int((guess == labels[of_split]).sum())
-        by_split[split] = Share(right, int(of_split.sum()), sum(sizes[k] for k in members))
+        by_split[split] = 100 * (guess == labels[of_split]).double().mean().item()
     return by_split
 
 
@@ -215,11 +169,11 @@ def render(results: list[Compared], checker: Checker) -> str:
     rows = [
         [
             case.name,
-            f"{case.shares['all'].n:,}",
+            f"{case.images:,}",
             *(
                 cell
                 for split in SPLITS
-                for cell in (str(case.shares[split]), f"{case.printed.get(split, math.nan):.2f}")
+                for cell in (f"{case.found[split]:.2f}", f"{case.printed.get(split, math.nan):.2f}")
             ),
         ]
         for case in results
@@ -227,12 +181,9 @@ def render(results: list[Compared], checker: Checker) -> str:
     rows = [["-" if cell == "nan" else cell for cell in row] for row in rows]
     table = tabulate(rows, head, colalign=["left", *["right"] * 7], disable_numparse=True)
     wrong = [case.name for case in results if not case.agrees]
-    note = f"{checker.backbone} in float32 on {checker.device.type}."
-    if any(case.shares["all"].n < case.shares["all"].N for case in results):
-        note += " Of some test images; in brackets 99% intervals for all of them."
-    note += (
-        f" Base and new must agree within {TOLERANCE} (All, where only that is published); papers "
-        "differ in All by some tenths."
+    note = (
+        f"{checker.backbone} in float32 on {checker.device.type}. Base and new must agree within "
+        f"{TOLERANCE} (All, where only that is published); papers differ in All by some tenths."
     )
     last = f"{len(results) - len(wrong)} of {len(results)} agree with the published numbers"
     if wrong:

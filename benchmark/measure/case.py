@@ -36,7 +36,6 @@ class Case:
     device: str  # `cpu` or `cuda`
     precision: str  # as in `train.py`, one of `PRECISIONS`
     threads: int  # of the CPU
-    memory_budget: float = 0.0  # GiB for the activations of a step; 0: by the machine's memory
     training: bool = True  # else evaluation
     plugins: tuple[str, ...] = ()  # modules or files that register methods
     settings: tuple[tuple[str, Any], ...] = ()  # keys of the method, where not its defaults
@@ -93,7 +92,7 @@ class Model:
         self.labels = (torch.arange(case.batch) % case.classes).to(case.device)
         if case.training:
             on_support = trains_on_support(type(self.method))
-            fit(self.method, case.batch, case.memory_budget, self.precision, on_support)
+            fit(self.method, case.batch, 0.0, self.precision, on_support)
             if on_support:
                 self.images = torch.randn(case.batch, self.method.row_width).to(case.device)
             trained = self.method.learned().values()

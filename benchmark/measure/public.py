@@ -22,8 +22,6 @@ LOOPS = {"tpt_classification.py": "TPT", "fs/twostage.py": "TwoSFS"}  # of publi
 
 def check_checkout(path: Path, option: str = "--public") -> None:
     """Check that a folder is such a checkout; raises UserError if it lacks a part."""
-    if not path.is_dir():
-        raise UserError(f"{option} '{path}' is not a folder: give a checkout of published code")
     if missing := [name.strip("*/") for name in PARTS if not any(path.glob(name))]:
         raise UserError(
             f"{option} '{path}' has no {' and no '.join(missing)}: give a checkout of CoOp, MaPLe, "

@@ -181,7 +181,7 @@ def cases(args) -> list[Case]:
     return [
         Case(
             trainer, (GEOMETRY | SIGLIP | BERT)[args.backbone], classes, args.batch, args.device,
-            precision, args.threads, args.memory_budget,
+            precision, args.threads,
             plugins=tuple(args.plugin), settings=tuple(settings),
         )
         for trainer in args.trainers
@@ -236,11 +236,6 @@ def parse(argv: list[str]):
     add(
         "--precision", nargs="+", choices=PRECISIONS, default=["fp32"],
         help="one or several (default: fp32)",
-    )  # fmt: skip
-    add(
-        "--memory-budget", type=float, default=0.0, metavar="GIB",
-        help="memory for the activations of a step, as TRAINER.MEMORY_BUDGET "
-        "(default: decided by the machine's memory)",
     )  # fmt: skip
     add(
         "--set", nargs="+", action="append", type=setting, default=[], metavar="KEY=VALUE",

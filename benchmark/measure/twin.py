@@ -99,7 +99,7 @@ def compare_method(args, trainer: str, places: Places, size: int) -> tuple[list[
     file = (args.keep or places.output) / f"{trainer.lower()}.safetensors"
     theirs = record_public(args, settings, trainer, places, file)
     print(f"{trainer}: ours", file=sys.stderr, flush=True)
-    ours = replay(theirs, places, [str(word) for pair in args.ours for word in pair])
+    ours = replay(theirs, places)
     if why := ours.facts.get("why"):
         return [Cell(trainer)] + [Cell("-")] * (len(HEAD) - 1), [f"{trainer}: {why}"]
     gap = compare_records(theirs, ours)
@@ -137,10 +137,6 @@ def parse(argv: list[str]):
     add(
         "--set", nargs="+", type=setting, default=[], metavar="KEY=VALUE",
         help="keys of both sides, as TRAINER.PROMPTSRC.GPA_MEAN=2",
-    )  # fmt: skip
-    add(
-        "--ours", nargs="+", type=setting, default=[], metavar="KEY=VALUE",
-        help="keys of ours alone: OPTIM.WEIGHT_DECAY=0 must be found",
     )  # fmt: skip
     add("--threads", type=from_one, default=2, help="CPU threads (default: 2)")
     add("--format", choices=FORMATS, default="text", help="format of the table (default: text)")

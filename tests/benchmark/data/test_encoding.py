@@ -56,8 +56,7 @@ def test_a_file_of_a_data_set(tmp_path, monkeypatch, capsys):
         assert "exists, with other images or CLIP, templates, vi" in capsys.readouterr().err
         file.write_bytes(whole[:-1])
         assert command(root, out, *more) == 2
-        assert "is damaged or of another kind" in (said := capsys.readouterr().err)
-        assert "--redo writes it anew" in said
+        assert "is damaged or of another kind" in capsys.readouterr().err
     assert command(root, out, "--half", "--redo") == 0
     half = read_features(file)
     assert half.image.dtype == torch.float16

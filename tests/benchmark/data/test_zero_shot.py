@@ -1,7 +1,6 @@
 """Tests of `python -m benchmark check-data --zero-shot`, with a small EuroSAT and the tiny CLIP."""
 
 import json
-import math
 
 import numpy as np
 import pytest
@@ -12,7 +11,6 @@ import train
 from benchmark.__main__ import main
 from benchmark.data import zero_shot
 from benchmark.data.check_data import checked_datasets
-from benchmark.data.zero_shot import Share
 from benchmark.protocols.configs import GROUPS
 from benchmark.report import published
 from trainers.prompting import UserError
@@ -125,29 +123,6 @@ def test_other_names_do_not_agree(right, eurosat, capsys):
     assert code == 1 and out.splitlines()[-1].endswith("; these do not: eurosat")
 
 
-def test_a_limit_leaves_an_interval(right, eurosat, printed, capsys):
-    code, row, out, _ = check(capsys, eurosat, "--limit", "40")
-    assert code == 0 and row[1] == "40" and "99% intervals" in out and "[" in row[3]
-    printed(99.9, 99.9, 99.9)
-    assert check(capsys, eurosat, "--limit", "40")[0] == 1
-    assert check(capsys, eurosat, "--limit", "400")[1][1] == "100"
-
-
-def test_intervals_cover_and_close():
-    """In 300 draws without replacement, 99% of the intervals cover the accuracy on all images."""
-    rng = np.random.default_rng(0)
-    for N, right, n in ((1000, 620, 200), (300, 290, 100), (500, 5, 50)):
-        hits = rng.hypergeometric(right, N - right, n, size=300)
-        held = [
-            low <= 100 * right / N <= high
-            for low, high in (Share(int(k), n, N).interval() for k in hits)
-        ]
-        assert np.mean(held) > 0.97
-    assert Share(3, 10, 10).interval() == (30, 30) and math.isnan(Share(0, 0, 9).accuracy)
-    low, high = Share(100, 200, 10_000).interval()
-    assert high - low == pytest.approx(2 * 9, abs=0.5)
-
-
 def test_every_public_data_set_has_published_accuracies():
     papers = {name for name, kind in checked_datasets().items() if not kind.several}
     papers -= {*GROUPS["medical"]}
@@ -157,26 +132,9 @@ def test_every_public_data_set_has_published_accuracies():
     assert zero_shot.deciding_splits(zero_shot.printed_numbers("imagenetv2")) == ["all"]
 
 
-@pytest.mark.parametrize(
-    "words, sentence",
-    [
-        (["--limit", "0"], "'0' is not a whole number, 1 or more"),
-        (["--backbone", "ViT-B/61"], "No backbone and no file is called 'ViT-B/61'"),
-    ],
-)
-def test_bad_input_is_reported(eurosat, capsys, words, sentence):
-    try:
-        code = main(["check-data", "--zero-shot", "eurosat", "--root", str(eurosat), *words])
-    except SystemExit as error:
-        code = error.code
-    assert code == 2 and sentence in capsys.readouterr().err
-
-
 def test_options_that_need_zero_shot(eurosat, capsys):
-    assert main(["check-data", "eurosat", "--root", str(eurosat), "--limit", "5"]) == 2
+    assert main(["check-data", "eurosat", "--root", str(eurosat), "--backbone", "emoji"]) == 2
     assert "need --zero-shot" in capsys.readouterr().err
-    assert main(["check-data", "dtd", "--zero-shot", "--sentences-rule", "raw_mean"]) == 2
-    assert "--sentences-rule needs --sentences" in capsys.readouterr().err
     assert main(["check-data", "--zero-shot", "dtd", "--root", str(eurosat)]) == 1
 
 
@@ -185,13 +143,12 @@ def test_sentences_are_compared_on_validation_images(eurosat, tmp_path, capsys, 
     about.write_text(json.dumps({"Forest": ["a red square"], "*": ["{}, seen from above"]}))
     own = "a centered satellite photo of {}."
     assert main(["check-data", "eurosat", "--zero-shot", "--root", str(eurosat), "--sentences",
-                 own, str(about), "--sentences-rule", "score_max"]) == 0  # fmt: skip
+                 own, str(about)]) == 0  # fmt: skip
     said = capsys.readouterr().out
     rows = {line.rsplit(maxsplit=1)[0]: line.split()[-1] for line in said.splitlines() if line}
     assert rows["own sentence"] == rows[own] != rows[str(about)]
     assert "EuroSAT: " in said and "1 of 5 classes by case, 4 by '*'; 1 for each" in said
-    words = ["TEST.SPLIT", "val", "DATASET.SENTENCES", about, "DATASET.SENTENCES_RULE", "score_max"]
-    words += ["DATASET.VALIDATION_SHOTS", -1]
+    words = ["TEST.SPLIT", "val", "DATASET.SENTENCES", about, "DATASET.VALIDATION_SHOTS", -1]
     of_run = accuracy_of_a_run(eurosat, tmp_path, "all", *words)
     assert rows[str(about)] == f"{of_run:.2f}"
 

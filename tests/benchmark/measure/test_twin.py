@@ -169,11 +169,16 @@ def test_another_setting_of_ours_is_found(trained, places, change, problem):
 
 
 def test_a_difference_makes_the_command_fail(checkout, capsys, trained, monkeypatch):
-    monkeypatch.setattr("benchmark.measure.twin.record_public", lambda *_: trained[0])
-    assert twin(checkout, "--trainers", "CoOp", "--ours", "OPTIM.LR=0.02") == 1
-    assert "CoOp: learning rates differ" in capsys.readouterr().out
-    assert twin(checkout, "--trainers", "CoOp", "--ours", "SEED=2") == 1
-    assert "CoOp: the few-shot images differ" in capsys.readouterr().out
+    facts, tensors = trained[0]
+    others = {
+        "learning rates differ": Record(facts, tensors | {"lr": 2 * tensors["lr"]}),
+        "the few-shot images differ": Record(facts | {"images": []}, tensors),
+    }
+    for problem, other in others.items():
+        record = lambda *_, other=other: other  # noqa: E731
+        monkeypatch.setattr("benchmark.measure.twin.record_public", record)
+        assert twin(checkout, "--trainers", "CoOp") == 1
+        assert f"CoOp: {problem}" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
