@@ -51,11 +51,6 @@ SHEET = {
     "one name twice": (
         TWO | {"IN/classnames.txt": "cat a pet\ndog a pet"}, ADVISE, 2, "cat' ('a pet') and the",
     ),
-    "a name in other letters": (
-        {"IN/animal_bird/0.png": 0, "IN/dog/1.png": 1, "names": "Animal Bird"},
-        f"{ADVISE} --classnames names", 2, "('animal bird') and --classnames ('Animal Bird') seem",
-    ),
-    "the same name": (TWO | {"names": "cat\ncow"}, f"{ADVISE} --classnames names", 0, "3 classes"),
     "beside parts": (
         {f"IN/train/{k[3:]}": x for k, x in TWO.items()} | {"IN/bird/4.png": 4}, ADVISE, 0,
         "IN' has parts, so that other folders are left out: bird",
@@ -72,8 +67,8 @@ SHEET = {
     "copies in two folders": (TWO | {"IN/cat/4.png": "SIX", "IN/dog/5.png": "SIX"}, ADVISE, 0,
                               "1 images are in two classes, such as 'cat/4.png' and 'dog/5.png'"),
     "several": (TWO | {"IN/several/4.png": 4}, ADVISE, 2, "names the class 'several', an answer"),
-    "none of these": (TWO | {"names": "none of these"}, f"{ADVISE} --classnames names", 2,
-                      "--classnames names the class 'none of these', an answer of predict"),
+    "none of these": (TWO | {"IN/none_of_these/4.png": 4}, ADVISE, 2,
+                      "names the class 'none of these', an answer of predict"),
     "a class in a table": ({"IN/0.png": 0, "t.csv": HEAD + "IN/0.png,several"},
                            "advise t.csv --output OUT --backbones emoji", 2, "'several' is an ans"),
     "escape": (TWO | {"IN/a\x1b[2J/4.png": 4}, ADVISE, 2, "cannot be printed: rename it"),

@@ -414,33 +414,17 @@ def folders(tmp_path):
     return tmp_path
 
 
-def test_names_of_classes_may_repeat_those_of_folders(folders):
-    one = sources.read_collection(folders, ["dog a", "owl", "cat"])
-    assert one.classnames == ["cat", "dog a", "owl"] and one.labels.tolist() == [0, 1]
-
-
 @pytest.mark.parametrize(
-    "folder, names, said",
+    "folder, said",
     [
-        ("Cat", [], "the folder 'Cat' ('Cat') and the folder 'cat' ('cat') seem to name one class"),
-        ("owl", ["Cat"], "the folder 'cat' ('cat') and --classnames ('Cat') seem to name one"),
-        ("dog a", [], "the folder 'dog a' ('dog a') and the folder 'dog_a' ('dog a') seem to name"),
+        ("Cat", "the folder 'Cat' ('Cat') and the folder 'cat' ('cat') seem to name one class"),
+        ("dog a", "the folder 'dog a' ('dog a') and the folder 'dog_a' ('dog a') seem to name one"),
     ],
 )
-def test_two_names_of_one_class_are_refused(folders, folder, names, said):
+def test_two_names_of_one_class_are_refused(folders, folder, said):
     (folders / folder).mkdir()
     with pytest.raises(UserError, match=f"^{re.escape(said)}"):
-        sources.read_collection(folders, names)
-
-
-@pytest.mark.parametrize(
-    "name, said",
-    [("several", "--classnames names the class 'several', an answer of predict: rename it"),
-     ("a\x1b[1m", "The name of --classnames cannot be printed: rename it")],
-)  # fmt: skip
-def test_names_of_no_class_are_refused(folders, name, said):
-    with pytest.raises(UserError, match=f"^{said}$"):
-        sources.read_collection(folders, [name])
+        sources.read_collection(folders)
 
 
 def test_a_table_of_images(folders):

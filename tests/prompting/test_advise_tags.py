@@ -193,15 +193,12 @@ def test_classify_is_for_one_label(advised):
         (lambda rows: [(p, ["heart"] if names else []) for p, names in rows], (),
          "has 1 label, but at least two are compared"),
         (lambda rows: rows, ("--keep-test",), "--keep-test and --classes-at are for folders"),
-        (lambda rows: rows, ("--classnames", "names.txt"), "--classnames is for images with one"),
         (lambda rows: rows[:1], (), "label"),
     ],
 )  # fmt: skip
 def test_tables_of_which_nothing_can_be_learned(scenes, tmp_path, change, words, said, capsys):
-    (tmp_path / "names.txt").write_text("cat\ndog\n")
     rows = [(path, ";".join(names)) for path, names in change(scenes)]
     table = write_table(tmp_path / "t.csv", rows)
-    words = [str(tmp_path / x) if x.endswith(".txt") else x for x in words]
     assert advise(table, tmp_path / "out", *words) == 2
     assert said in capsys.readouterr().err
 

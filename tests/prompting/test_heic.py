@@ -4,7 +4,7 @@ import numpy as np
 import pillow_heif
 import pytest
 from dassl.utils import read_image as of_dassl
-from PIL import Image
+from PIL import ExifTags, Image
 
 from trainers.prompting.images import class_folders, image_files
 
@@ -14,7 +14,7 @@ def photo(folder):
     pixels = np.zeros((64, 96, 3), np.uint8)
     pixels[:32, :48], pixels[:32, 48:] = (250, 0, 0), (0, 250, 0)
     exif = Image.Exif()
-    exif[image_files.ORIENTATION] = 6
+    exif[ExifTags.Base.Orientation] = 6
     path = folder / "IMG_1.HEIC"
     pillow_heif.from_pillow(Image.fromarray(pixels)).save(path, quality=100, exif=exif.tobytes())
     return path, pixels

@@ -74,7 +74,7 @@ def test_an_image_gets_classes_and_an_answer_for_each_error(run):
     assert [name for name, _ in said["top"]] == [NAMES[k] for k in expected.indices]
     assert [p for _, p in said["top"]] == pytest.approx(expected.values.tolist())
     assert said["answers"] == [run.classify(x, error)[0]._asdict() for error in (0.1, 0.2)]
-    refused(client.post("/classify?error=2", content=content), "must be a number between 0 and 1")
+    refused(client.post("/classify?error=2", content=content), "must be between 0 and 1")
     bare = client_of(Run(**vars(run) | {"calibration": "no image was left"}))
     about = bare.get("/about").json()
     assert "errors" not in about and about["why"].endswith("not calibrated: no image was left.")

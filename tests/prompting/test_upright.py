@@ -8,14 +8,15 @@ import pytest
 from dassl.data.data_manager import DatasetWrapper
 from dassl.data.datasets import Datum
 from dassl.utils import read_image
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from recipe.settings import _defaults
 from trainers.prompting import UserError
-from trainers.prompting.images.image_files import ORIENTATION, check_image, read_single, upright
+from trainers.prompting.images.image_files import check_image, read_single, upright
 from trainers.prompting.trainer.loaders import resize_in
 from trainers.prompting.use.run import Run
 
+ORIENTATION = ExifTags.Base.Orientation
 ODD = [0, 9, "6", None]
 
 

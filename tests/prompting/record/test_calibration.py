@@ -135,12 +135,11 @@ def test_where_most_answers_are_several_a_larger_error_is_named():
     assert lost.promise(0.05).endswith("100% of answers name several classes.")
 
 
-@pytest.mark.parametrize("error", [0, 1.5, -1, 1, math.nan, "much", "", None, [0.1], "\x1b[2J"])
+@pytest.mark.parametrize("error", [0, 1.5, -1, 1, math.nan])
 def test_an_error_that_is_no_share_is_refused(error):
     one, x = Calibration(1.0, torch.rand(9), torch.rand(9)), torch.ones(1, 2)
-    with pytest.raises(UserError, match="The error is.* must be a number between 0 and 1") as said:
+    with pytest.raises(UserError, match="The error is.* must be between 0 and 1"):
         one.answers(x, x, error, "ab")
-    assert "\x1b" not in str(said.value)
 
 
 WITH = {"validation": [1]}

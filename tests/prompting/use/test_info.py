@@ -14,6 +14,7 @@ from benchmark.__main__ import main
 from trainers.prompting import load_run
 from trainers.prompting.method import METHODS
 from trainers.prompting.use import commands
+from trainers.prompting.use.commands.info import shots_text
 
 
 def info(capsys, folder, *more):
@@ -42,10 +43,8 @@ def test_the_facts_of_a_run_are_printed_as_text_and_json(runs, capsys):
 @pytest.mark.parametrize(
     "shots, text", [(1, "1 shot"), (16, "16 shots"), (-1, "all training images")]
 )
-def test_what_was_trained_on(runs, capsys, tmp_path, shots, text):
-    shutil.copytree(runs / "CoOp" / "prompt_learner", tmp_path / "prompt_learner")
-    edit_run(tmp_path, {"DATASET.NUM_SHOTS": shots}, runs / "CoOp")
-    assert f"Data:       TinyColours, {text}, seed 1\n" in info(capsys, tmp_path)[1]
+def test_what_was_trained_on(shots, text):
+    assert shots_text(shots) == text
 
 
 def test_missing_or_broken_records_and_old_checkpoints_are_reported(runs, capsys, tmp_path):

@@ -112,14 +112,11 @@ class Collection:
         return join(*(np.array([x or f"/{i}" for i, x in enumerate(texts)]) for texts in each))
 
 
-def read_collection(
-    source: Path, classnames: Sequence[str] = (), keep_test: bool = False, classes_at: int = 0
-) -> Collection:
+def read_collection(source: Path, keep_test: bool = False, classes_at: int = 0) -> Collection:
     """Return the images of a folder or table; a folder `unlabelled` is left out.
 
     Args:
         source: class folders, `train/`, `val/` and `test/` with class folders, or a table.
-        classnames: of classes that may have no image.
         keep_test: leave the images in `test/` out.
         classes_at: the level of the class folders, 1 or 2; 0 asks if both may be meant.
     """
@@ -128,7 +125,6 @@ def read_collection(
         f"--keep-test and --classes-at are for folders, and '{source}' is a table: leave them out",
     )
     if source.is_file() and has_several(source):
-        need(not classnames, "--classnames is for images with one label: leave it out")
         return _read_tags(source)
     left_out: list[tuple[str, str]] = []
     if source.is_file():
@@ -138,13 +134,13 @@ def read_collection(
         need(source.is_dir(), f"'{source}' is no folder and no table: give one with images")
         rows, folders = _in_folders(source, keep_test, classes_at, left_out)
         given = [(name, f"the folder '{printable(x)}'") for x, name in sorted(folders)]
-    names = _check_names(given + [(name, "--classnames") for name in classnames])
+    names = _check_names(given)
     fill = "put some into a folder for each class"
     need(rows, f"'{source}' has no images in class folders: {fill}")
     need(
         len(names) > 1,
         f"'{source}' has {len(names)} class, '{''.join(names)}', but at least two are compared: "
-        "add images of another one (an empty folder, or --classnames, names one without images)",
+        "add images of another one (an empty folder names one without images)",
     )
     number = {name: k for k, name in enumerate(names)}
     paths = [path for path, _, _ in rows]

@@ -89,12 +89,11 @@ def class_level(parent, at=0):
     found = min((f"{x}/{name}" for x in folders for name in below[x] if is_image(name)), default="")
     if not found:
         return 1
-    first, second, *rest = found.split("/")
-    deeper = f", or give '{parent}/{first}', if they are deeper" if len(rest) > 1 else ""
+    first, second = found.split("/")[:2]
     raise UserError(
         f"'{parent}' has images only in folders within its folders, such as '{found}': say where "
         f"its classes are, with --classes-at 1 ('{first}') or 2 ('{second}'; in a training, "
-        f"DATASET.CLASSES_AT){deeper}"
+        "DATASET.CLASSES_AT)"
     )
 
 

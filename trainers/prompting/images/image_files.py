@@ -1,5 +1,6 @@
 """Reads images, of any mode as RGB, and says which are not: whose colours or frame are guessed."""
 
+import contextlib
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor
 from itertools import islice
@@ -7,17 +8,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ..errors import UserError, in_short, need
 from .class_folders import UNREAD
 
 T = TypeVar("T")
-ORIENTATION = 0x0112  # the tag of EXIF data
-TURNS = {  # its values, but 1
-    2: "FLIP_LEFT_RIGHT", 3: "ROTATE_180", 4: "FLIP_TOP_BOTTOM", 5: "TRANSPOSE", 6: "ROTATE_270",
-    7: "TRANSVERSE", 8: "ROTATE_90",
-}  # fmt: skip
 THINNEST = 100  # a side over the other
 
 
@@ -101,12 +97,8 @@ def upright(image: Any) -> Any:
 
     Pillow turns TIFF where it decodes it, for all data sets.
     """
-    try:
-        turn = TURNS[image.getexif().get(ORIENTATION)]
-    except Exception:  # a value that is none, or damaged data, of many types
-        return image
-    image = image.transpose(Image.Transpose[turn])
-    image.info.pop("exif", None)  # or it would be turned again
+    with contextlib.suppress(Exception):  # of damaged data, of many types
+        ImageOps.exif_transpose(image, in_place=True)
     return image
 
 

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..errors import need, printable
+from ..errors import need
 from ..images.class_folders import NONE, SEVERAL
 
 LARGER = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5)  # errors that are named where most answers are SEVERAL
@@ -222,17 +222,7 @@ def fit_temperature(
     return float(np.exp(found.x)), float(found.fun)
 
 
-def check_error(error: object) -> float:
-    """Return an error, given as a number or a text; raises UserError if it is not from 0 to 1.
-
-    Examples:
-        >>> check_error("0.05")
-        0.05
-    """
-    try:
-        value = float(error)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
-        value = math.nan
-    shown = printable(error)[:20]
-    need(0 < value < 1, f"The error is '{shown}', but must be a number between 0 and 1: take 0.05")
-    return value
+def check_error(error: float) -> float:
+    """Return an error; raises UserError if it is not between 0 and 1."""
+    need(0 < error < 1, f"The error is {error}, but must be between 0 and 1: take 0.05")
+    return error

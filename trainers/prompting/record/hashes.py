@@ -18,12 +18,10 @@ IN_WHEEL = "dassl_lite/"  # of Dassl; in a checkout it is not in the package's f
 
 
 def file_hash(path: Path) -> str:
-    """Return the hash of a Python file; empty if there is none that can be read."""
-    try:
-        content = path.read_bytes() if path.suffix == ".py" and path.is_file() else None
-    except OSError:
-        content = None
-    return "" if content is None else _hash(content.replace(b"\r\n", b"\n"))
+    """Return the hash of a Python file; empty if there is none."""
+    if path.suffix != ".py" or not path.is_file():
+        return ""
+    return _hash(path.read_bytes().replace(b"\r\n", b"\n"))
 
 
 @functools.cache
@@ -50,14 +48,13 @@ def name_of(path: Path, folders: Iterable[Path]) -> str:
     return str(path)
 
 
-def edited_files(code: object, plugins: Iterable[str] = ()) -> list[str]:
+def edited_files(code: Mapping[str, str] | None, plugins: Iterable[str] = ()) -> list[str]:
     """Return those of the hashes by name (`plugins.code_of`) that present files do not have.
 
     The plug-ins of the run may have moved. Where none of their folders is on this machine, their
     files are not compared.
     """
-    if not isinstance(code, Mapping):
-        return []
+    code = code or {}
     folders = [folder for name in plugins if (folder := plugin_folder(name)) and folder.is_dir()]
     now = {name: _present_hash(name, folders) for name in code}
     return [name for name, then in code.items() if now[name] not in (then, None)]

@@ -26,7 +26,6 @@ from starlette.routing import Route
 from .. import advice
 from ..errors import UserError, by_system, in_short, need, printable
 from ..images.image_files import check_image
-from ..record.calibration import check_error
 from .commands.predict import likeliest, send
 from .run import Run
 
@@ -110,7 +109,7 @@ class Page:
             ((tags, scores),) = run.tags(output, images=["this image"])
             return {"tags": tags, "scores": dict(zip(run.classnames, scores, strict=True))}
         ((_, top),) = likeliest(run, TOP, [Path("this image")], output)
-        answers = [run.answers(output, check_error(error))[0]._asdict() for error in errors]
+        answers = [run.answers(output, float(error))[0]._asdict() for error in errors]
         return {"top": top, "answers": answers}
 
 

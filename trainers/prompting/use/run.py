@@ -18,7 +18,7 @@ from ..errors import UserError, need
 from ..images.image_files import decode_image, read_image, upright
 from ..method import METHODS, Method, Output, find_method, import_methods
 from ..node import clean
-from ..record.calibration import Answer, Calibration, check_error
+from ..record.calibration import Answer, Calibration
 from ..record.thresholds import EVEN, Thresholds
 
 
@@ -74,7 +74,7 @@ class Run:
         The answers to about a share `error` of images like those that calibrated the run lack their
         class (docs/use.md).
         """
-        return self.answers(self.model.predict(images), check_error(error))
+        return self.answers(self.model.predict(images), error)
 
     def answers(self, output: Output, error: float, images: Sequence[Any] = ()) -> list[Answer]:
         """Return the answers of `classify`, given an output of the model and names of B images."""

@@ -15,7 +15,6 @@ from ...errors import UserError, need, printable
 from ...images.tables import relative_to, write_table
 from ...storage.files import CALL, hold_lock, name_full_disk, remove_halves, write_whole
 from .arguments import Parser, add_device, from_one
-from .predict import read_names
 
 TABLE = "train.csv"  # a table of all labelled images, for a training
 ANSWERS = "answers.csv"  # what was answered to each of them, out of fold
@@ -45,8 +44,6 @@ def build_parser(prog: str) -> Parser:
     add("--keep-test", action="store_true", help="leave the images in test/ out")
     add("--classes-at", type=int, choices=[1, 2], default=0, metavar="LEVEL",
         help="1 if the folders in FOLDER are the classes, 2 if those in them are")  # fmt: skip
-    add("--classnames", type=Path, metavar="FILE",
-        help="names of classes that may have no image, one a line")  # fmt: skip
     add_device(parser)
     return parser
 
@@ -91,9 +88,8 @@ def advise(args: Any, prog: str) -> int:
     from ...images.class_folders import LOOSE
 
     begun = time.monotonic()
-    more = read_names(args.classnames) if args.classnames else ()
-    read = images.read_collection
-    collection = read(args.source.absolute(), more, args.keep_test, args.classes_at)
+    source = args.source.absolute()
+    collection = images.read_collection(source, args.keep_test, args.classes_at)
     encoded, collection, left_out = encode_all(args, collection)
     print(f"{len(collection.paths):,} images of {len(collection.classnames):,} classes")
     files = collection.names

@@ -245,10 +245,8 @@ def _record(folder: Path, run: Identity) -> dict[str, Any] | None:
     return {key: record.get(key) for key in keys}
 
 
-def _shots(shots: object) -> str:
+def shots_text(shots: int | None) -> str:
     """Return what was trained on: so many shots, or all images without DATASET.NUM_SHOTS."""
-    if shots is not None and not isinstance(shots, int):
-        return f"{shots} shots"
     if shots is None or shots < 1:
         return "all training images"
     return f"{shots} shot{'s' * (shots > 1)}"
@@ -262,7 +260,7 @@ def as_text(summary: dict[str, Any]) -> str:
         "Method": summary["method"],
         "Classes": f"{len(names)}: {', '.join(names[:SHOWN])}{more}",
         "Backbone": summary["backbone"],
-        "Data": f"{summary['dataset']}, {_shots(summary['shots'])}, seed {summary['seed']}",
+        "Data": f"{summary['dataset']}, {shots_text(summary['shots'])}, seed {summary['seed']}",
         "Checkpoint": f"{summary['checkpoint']}, epoch {summary['epoch']}",
         **_result(summary["record"]),
         "Answers": summary["answers"],

@@ -31,7 +31,7 @@ def build_parser(prog: str) -> Parser:
     add("--classnames", type=Path, metavar="FILE",
         help="other classes than those of the run, one name a line")  # fmt: skip
     add("--top", type=from_one, help="classes of each image (default: 5)")
-    add("--error", metavar="SHARE",
+    add("--error", type=float, metavar="SHARE",
         help="name several classes or none, so that about this share of images, such as 0.05, "
         "lack their class, if they come as the labels did")  # fmt: skip
     add("--sure", action="store_true",
