@@ -32,18 +32,6 @@ LAYOUTS: list[tuple[Protocol | None, str]] = [
 ]
 SOURCE = "imagenet"  # the data set that their transfer scripts train on
 
-# What Dassl prints before a run: the arguments, and the settings.
-PRINTED = {
-    "trainer": re.compile(r"^trainer: (\w+)", re.MULTILINE),
-    "dataset": re.compile(r"^dataset_config_file: (\S+)", re.MULTILINE),
-    "config": re.compile(r"^config_file: (\S+)", re.MULTILINE),
-    "seed": re.compile(r"^seed: (\d+)", re.MULTILINE),
-    "tested": re.compile(r"^eval_only: (\w+)", re.MULTILINE),
-    "model": re.compile(r"^model_dir: (\S+)", re.MULTILINE),
-    "shots": re.compile(r"^  NUM_SHOTS: (\d+)", re.MULTILINE),
-    "classes": re.compile(r"^  SUBSAMPLE_CLASSES: (\w+)", re.MULTILINE),
-}
-
 EPOCH = re.compile(r"epoch \[\d+/\d+\]")
 FINISHED = re.compile(r"Finish(ed)? training")  # later and earlier versions of Dassl
 EVALUATE = re.compile(r"Evaluate on the \*(\w+)\* set")
@@ -75,17 +63,14 @@ def _read(spec: str) -> tuple[list[LogRun], list[Path]]:
     if not sign or Path(spec).is_dir():
         name, path = "", spec
     folder = Path(path)
-    need(folder.is_dir(), f"--logs: '{folder}' is not a folder: check the path")
-    logs = [file for file in files_below(folder, _shut) if file.name.startswith("log.txt")]
-    folders = {file.parent for file in logs}
-    need(folders, f"--logs: '{folder}' and its subfolders contain no log.txt")
+    files = files_below(folder, _shut)
+    folders = {file.parent for file in files if file.name.startswith("log.txt")}
     by_folder = {place: run for place in sorted(folders) if (run := _run(place.resolve()))}
     need(
         by_folder,
-        f"--logs: neither the folder name '{min(folders)}' nor its log says which run it is of: "
-        "name folders as the scripts of CoOp and MaPLe do "
-        "(.../DATASET/TRAINER/CONFIG_16shots/seed1, "
-        ".../train_base/DATASET/shots_16/TRAINER/CONFIG/seed1)",
+        f"--logs: '{folder}' has no log.txt in a folder whose name says which run it is of, as "
+        "those of CoOp and MaPLe do (.../DATASET/TRAINER/CONFIG_16shots/seed1, "
+        ".../train_base/DATASET/shots_16/TRAINER/CONFIG/seed1): check the path",
     )
     runs = list(by_folder.values())
     if name and len({run.trainer for run in runs}) == 1:
@@ -101,12 +86,12 @@ def _shut(message: str) -> NoReturn:
 
 
 def _run(folder: Path) -> LogRun | None:
-    """Return the run whose log is in this folder; None if neither the folder name nor it says."""
+    """Return the run whose log is in a folder of this name; None if it does not say."""
     path = folder.as_posix()
     matches = [(known, m) for known, layout in LAYOUTS if (m := re.search(f"/{layout}$", path))]
-    protocol, names = (matches[0][0], matches[0][1].groupdict()) if matches else _from_log(folder)
-    if not names:
+    if not matches:
         return None
+    protocol, names = matches[0][0], matches[0][1].groupdict()
     part, source = names.get("part", "all"), ""
     if protocol is None:
         styles = DOMAIN_GENERALIZATION.targets[SOURCE]
@@ -125,26 +110,6 @@ def _run(folder: Path) -> LogRun | None:
         eval_only=protocol.parts[part].eval_only,
         source=source,
     )
-
-
-def _from_log(folder: Path) -> tuple[Protocol | None, dict[str, str]]:
-    """Return the protocol of the run in a folder with any name, and its fields, from its log.
-
-    The fields are empty if the log does not print arguments and settings as Dassl does.
-    """
-    try:
-        text = max(folder.glob("log.txt*")).read_bytes().decode(errors="replace")
-    except OSError:
-        return None, {}
-    printed = {key: m[1] for key, line in PRINTED.items() if (m := line.search(text))}
-    if not {"trainer", "dataset", "shots"} <= printed.keys():
-        return None, {}
-    names = {key: Path(printed.get(key, "")).stem for key in ("dataset", "config")}
-    names |= {key: printed[key] for key in ("trainer", "shots", "seed") if key in printed}
-    if printed.get("classes") in ("base", "new"):
-        return BASE2NEW, names | {"part": printed["classes"]}
-    other = names["dataset"] != SOURCE and SOURCE in printed.get("model", "")
-    return (None if other and printed.get("tested") == "True" else FEW_SHOT), names
 
 
 def _sources(runs: list[LogRun]) -> list[LogRun]:
@@ -166,19 +131,17 @@ def _outcome(run: LogRun) -> Outcome:
     try:
         if record := read_record(run.folder):
             return Outcome(run, record)
-        values = [accuracy(file.read_bytes().decode(errors="replace")) for file in files]
     except BadResult as error:
         return Outcome(run, problem=f"corrupt: {error}")
-    except OSError as error:
-        return Outcome(run, problem=f"corrupt: {error.filename} cannot be read ({error.strerror})")
-    values = [value for value in values if value is not None]
+    found = (accuracy(file.read_bytes().decode(errors="replace")) for file in files)
+    values = [value for value in found if value is not None]
     if not values:
         return Outcome(run, problem=f"unfinished: {files[-1]} has no final result")
     return Outcome(run, {"accuracy": values[-1], "split": "test"})
 
 
 def accuracy(log: str) -> float | None:
-    """Return the accuracy (%) of the last test in a log; None if there is none or it exceeds 100.
+    """Return the accuracy (%) of the last test in a log; None if there is none.
 
     Tests between epochs, and tests on validation images, do not count. Where the log has the
     numbers of images, the accuracy is computed from them: the printed one has one decimal only.
@@ -199,7 +162,7 @@ def accuracy(log: str) -> float | None:
             if match[1] == "accuracy" and split == "test" and not training:
                 exact = block.get("total") and "correct" in block
                 value = 100 * block["correct"] / block["total"] if exact else block["accuracy"]
-    return None if training or value is None or value > 100 else value
+    return None if training else value
 
 
 def _distinct(outcomes: list[Outcome]) -> list[Outcome]:

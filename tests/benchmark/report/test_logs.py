@@ -1,8 +1,6 @@
 """Folders of log.txt files as the public repositories write them."""
 
 import json
-import os
-from pathlib import Path
 
 import outcomes
 import pytest
@@ -172,62 +170,6 @@ def test_names_keep_methods_apart(tmp_path):
     ours = few_shot("CoOp", 1, (90,), "caltech101")
     named = {row.method: row.mean for row in rows(outcomes + ours).itertuples()}
     assert named == {"CoOp": 90.0, "CoOp (logs)": 80.0, "PLOT": 70.0}
-
-
-def test_logs_that_cannot_be_read_are_named(tmp_path, capsys, monkeypatch):
-    one, two = (tmp_path / FEW_SHOT.format(shots=16, seed=seed) for seed in (1, 2))
-    leave(one, training(900))
-    leave(two, training(800))
-
-    def refuse(real, place):
-        def call(path):
-            if path in (str(place), place):
-                raise PermissionError(13, "Permission denied", str(path))
-            return real(path)
-
-        return call
-
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "scandir", refuse(os.scandir, two))
-        assert main(["report", str(tmp_path / "none"), "--logs", str(tmp_path)]) == 2
-        assert f"--logs: '{two}' cannot be read (Permission denied)\n" in capsys.readouterr().err
-    monkeypatch.setattr(Path, "read_bytes", refuse(Path.read_bytes, two / "log.txt"))
-    assert main(["report", str(tmp_path / "none"), "--logs", str(tmp_path)]) == 0
-    told = capsys.readouterr().out
-    assert f"corrupt: {two}/log.txt cannot be read" in told and "90.00" in told
-
-
-@pytest.mark.parametrize("number", [".", "....", "999,999.5"])
-def test_a_log_with_an_impossible_number(tmp_path, number):
-    leave(tmp_path / FEW_SHOT.format(shots=16, seed=1), f"=> result\n* accuracy: {number}%\n")
-    ((found, problem),) = read(tmp_path).items()
-    assert problem == "unfinished"
-
-
-def dassl_head(trainer="CoOp", dataset="dtd", classes="all", tested=False, model="", seed=2) -> str:
-    """Return what Dassl prints before a run."""
-    return (
-        "***************\n** Arguments **\n***************\nbackbone: \n"
-        f"config_file: configs/trainers/{trainer}/vit_b16.yaml\n"
-        f"dataset_config_file: configs/datasets/{dataset}.yaml\neval_only: {tested}\n"
-        f"model_dir: {model}\nopts: ['DATASET.NUM_SHOTS', '16']\nseed: {seed}\n"
-        f"trainer: {trainer}\n************\n** Config **\n************\nDATASET:\n"
-        f"  NAME: X\n  NUM_SHOTS: 16\n  SUBSAMPLE_CLASSES: {classes}\nSEED: {seed}\n"
-    )
-
-
-def test_a_folder_of_any_name_is_identified_by_its_log(tmp_path):
-    leave(tmp_path / "try = 1", dassl_head() + training(700))
-    leave(tmp_path / "b", dassl_head("MaPLe", classes="base") + training(800))
-    leave(tmp_path / "n", dassl_head("MaPLe", classes="new", tested=True) + result(600))
-    model = "output/imagenet/MaPLe/seed2"
-    leave(tmp_path / "t", dassl_head("MaPLe", tested=True, model=model) + result(400))
-    assert read(tmp_path) == {
-        ("few_shot", "dtd", "all", 16, 2, "vit_b16"): 70.0,
-        ("base2new", "dtd", "base", 16, 2, "vit_b16"): 80.0,
-        ("base2new", "dtd", "new", 16, 2, "vit_b16"): 60.0,
-        ("cross_dataset", "dtd", "target", 16, 2, "vit_b16"): 40.0,
-    }
 
 
 def test_a_record_next_to_a_log_is_read_instead(tmp_path):

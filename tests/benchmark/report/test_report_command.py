@@ -167,10 +167,9 @@ REFUSED = [
     ("single --classes", "--classes needs runs of protocols, and '"),
     ("single --compare CoOp", "--compare needs runs of protocols, and '"),
     ("damaged", "damaged/results.json cannot be read"),
-    ("out --logs none", "none", "is not a folder"),
-    ("out --logs CoOp=none", "none", "is not a folder"),
-    ("out --logs empty", "contain no log.txt"),
-    ("out --logs logs", "says which run it is of: name folders as"),
+    ("out --logs none", "--logs: 'none' cannot be read (No such file"),
+    ("out --logs CoOp=none", "--logs: 'none' cannot be read (No such file"),
+    ("out --logs logs", "'logs' has no log.txt in a folder whose name says which run it is of"),
 ]
 
 
@@ -180,7 +179,7 @@ def folders(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     leave(tmp_path / "out", few_shot("CoOp", 1, (48,)) + few_shot("ALIGN", 1, (48,)))
     leave(tmp_path / "one", [outcome("CoOp", 1, part, 50.0) for part in ("base", "new")])
-    for name in ("single/run", "damaged", "empty", "logs/seed1"):
+    for name in ("single/run", "damaged", "logs/seed1"):
         (tmp_path / name).mkdir(parents=True)
     (found,) = few_shot("ALIGN", -1, (61.25,))
     record = json.dumps(found.result | {"trainer": "ALIGN", "shots": -1})
