@@ -235,8 +235,7 @@ class Method(nn.Module):
 
         Raises:
             UserError: rows of features are given, but the method needs more.
-            ValueError: the images have another shape or, on the CPU, pixels that are nan or
-                infinite.
+            ValueError: the images have another shape.
         """
         contexts = self.contexts()
         image, text = self.image_features(images, contexts), self.text_features(contexts)
@@ -328,7 +327,7 @@ class Method(nn.Module):
 
         Raises:
             UserError: the settings do not fit the backbone, or a class name is too long.
-            ValueError, TypeError: `classnames` is not a list of names.
+            TypeError: `classnames` is a text.
         """
         super().__init__()
         check_names(classnames)

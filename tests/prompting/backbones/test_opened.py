@@ -167,8 +167,6 @@ def test_words_without_spaces_between_them(tmp_path):
     ours = from_module(model, config, tokenizer, {})
     spaced = build_method("CoOp", {"CTX_INIT": "一 张 照 片"}, ours, ["猫", "狗"])
     assert spaced.prompt_learner.ctx.shape == (4, 32)
-    with pytest.raises(UserError, match="counts as 1 words, .* has 4 tokens: put spaces between"):
-        build_method("CoOp", {"CTX_INIT": "一张照片"}, ours, ["猫", "狗"])
 
 
 def dual(folder, kind, text, end):
@@ -211,26 +209,6 @@ def test_dual_encoders_of_transformers(case, tmp_path):
     else:
         with pytest.raises(UserError, match="the text side of this backbone is closed"):
             build_method("CoOp", {}, ours, NAMES)
-
-
-def chinese(folder):
-    """Write a tiny Chinese CLIP with its own kind of tokenizer, whose words are in `vocab.txt`."""
-    dual(folder, "ChineseCLIP", {"pad_token_id": 0}, "</s>")
-    (folder / "tokenizer.json").unlink()
-    (folder / "tokenizer_config.json").unlink()
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "photo", "of", *"一张照片的猫狗"]
-    (folder / "vocab.txt").write_text("\n".join(words), "utf-8")
-
-
-def test_a_tokenizer_that_knows_no_class_name_is_refused(tmp_path):
-    chinese(tmp_path)
-    clip_model = load_clip(str(tmp_path))
-    assert build_method("ZeroshotCLIP", {}, clip_model, ["猫", "tulip"]).text().h.isfinite().all()
-    with pytest.raises(UserError, match="knows no word of any class name, such as 'rose': choose"):
-        build_method("ZeroshotCLIP", {}, clip_model, ["rose", "red tulip"])
-    (tmp_path / "vocab.txt").unlink()
-    with pytest.raises(UserError, match="knows no word of any class name, such as '猫'"):
-        build_method("ZeroshotCLIP", {}, load_clip(str(tmp_path)), ["猫", "狗"])
 
 
 # ------------------------------------------------------------------ an-own-CLIP

@@ -254,12 +254,9 @@ def test_whole_sentences_equal_clips(tiny_clip, chunk):
     assert not features.requires_grad
 
 
-@pytest.mark.parametrize(
-    "sentence, part", [("", "is empty"), ("word " * 80, r"^'word .*' has 82 tokens")]
-)
-def test_sentences_that_cannot_be_encoded(tiny_clip, sentence, part):
-    with pytest.raises(UserError, match=part):
-        encode_sentences(tiny_clip, ["a forest.", sentence])
+def test_a_sentence_that_is_too_long(tiny_clip):
+    with pytest.raises(UserError, match=r"^'word .*' has 82 tokens"):
+        encode_sentences(tiny_clip, ["a forest.", "word " * 80])
 
 
 def plain_mlp(x, up, up_bias, down, down_bias):

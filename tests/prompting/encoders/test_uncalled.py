@@ -136,11 +136,3 @@ def test_a_method_that_reads_inner_states(tiny_clip):
     assert method.prompt_learner.ctx.grad.any()
     with torch.no_grad():
         torch.testing.assert_close(Program(method.eval())(IMAGES), method(IMAGES))
-
-
-@pytest.mark.parametrize("inner", [(3,), (-1,), (0, 9)])
-def test_blocks_that_are_not_inner_ones(tiny_clip, inner):
-    with pytest.raises(UserError, match="names block .* its inner blocks are 0 to 2"):
-        ImageEncoder(tiny_clip.visual, inner=inner)
-    with pytest.raises(UserError, match="of the text encoder names block"):
-        TextEncoder(tiny_clip, write_sentences(tiny_clip, ["{}"], NAMES), inner=inner)

@@ -9,8 +9,7 @@ class Tokenizer(NamedTuple):
 
     encode: text -> ids, without start and end; decode: ids -> text; sos, eos: ids of the start and
     end tokens; sos is None if sentences start with their first word. pad: id that fills a sentence
-    up to the length of the context, for an encoder that reads the padding; None if none does. unk:
-    id of what it does not know; None if there is no such id.
+    up to the length of the context, for an encoder that reads the padding; None if none does.
     """
 
     encode: Callable[[str], list[int]]
@@ -18,7 +17,6 @@ class Tokenizer(NamedTuple):
     sos: int | None
     eos: int
     pad: int | None = None
-    unk: int | None = None
 
     def __deepcopy__(self, memo: Any) -> "Tokenizer":
         """Return itself: nothing changes it, and a copy would take longer than that of a CLIP."""

@@ -107,4 +107,4 @@ def translate(
             f"'{WORDS}' as {row}: use that of its training"
         )
     sos, pad = row[0] if start else None, rest[-1] if pads else None
-    return Tokenizer(encode, inner.decode, sos, end, pad, getattr(inner, "unk_token_id", None))
+    return Tokenizer(encode, inner.decode, sos, end, pad)

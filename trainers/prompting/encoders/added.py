@@ -5,7 +5,7 @@ a block, y = ln_1(x) the output of its first LayerNorm; both have the shape (...
 """
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from typing import Any, NamedTuple, Protocol, Self
 
@@ -30,10 +30,6 @@ class Update(Protocol):
     """
 
     training: bool
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """The shape of the matrix, (outputs, inputs)."""
 
     def __call__(self, y: torch.Tensor, /) -> torch.Tensor:
         """Return the update of the matrix's output: (..., inputs) -> (..., outputs)."""
@@ -75,11 +71,6 @@ class LowRank(nn.Module):
         hidden = hidden or MLP * W
         inputs, outputs = hidden if name == "proj" else W, hidden if name == "fc" else W
         return cls(inputs, outputs, rank, scale, dropout)
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """The shape of the matrix, (outputs, inputs)."""
-        return len(self.w_lora_B), self.w_lora_A.shape[1]
 
     def forward(self, y: torch.Tensor) -> torch.Tensor:
         """Return the update of the matrix's output: (..., inputs) -> (..., outputs)."""
@@ -266,53 +257,17 @@ def blocks_of(clip_model: Any, side: str) -> Sequence[Any]:
     return blocks
 
 
-def check_inner(side: str, inner: Collection[int], blocks: Sequence[Any]) -> None:
-    """Refuse numbers that are not those of blocks before the last of a side; raises UserError."""
-    last = len(blocks) - 1
-    if odd := [i for i in inner if i not in range(last)]:
-        raise UserError(
-            f"inner={tuple(inner)} of the {side} encoder names block {odd[0]}, but its inner "
-            f"blocks are 0 to {last - 1}, before the last one: name some of these"
-        )
-
-
 def check_added(name: str, side: str, added: Additions, blocks: Sequence[Any]) -> None:
-    """Refuse additions of `Method.blocks` that do not fit an encoder; a UserError says which."""
-
-    def need(condition: bool, sentence: str) -> None:
-        if not condition:
-            raise UserError(f"{name} {sentence}")
-
-    tokens = {len(addition.enter) for addition in added.values() if addition.enter is not None}
-    need(len(tokens) < 2, f"lets {sorted(tokens)} tokens enter the {side} encoder: give one number")
+    """Refuse additions of `Method.blocks` to places that an encoder does not have (UserError)."""
+    last = len(blocks) - 1
     for i, addition in added.items():
-        place = f"block {i} of the {side} encoder"
-        need(i in range(len(blocks)), f"adds to {place}, which has blocks 0 to {len(blocks) - 1}")
-        need(
-            addition.before is None or i == 0,
-            f"has `before` at {place}: only block 0 has that place",
-        )
-        W = blocks[i].attn.embed_dim
-        if addition.enter is not None:
-            shape = tuple(addition.enter.shape)
-            need(shape[1:] == (W,), f"lets {shape} enter at {place}: give tokens (n, {W})")
-        last = i == len(blocks) - 1
-        ends = ["pre"] * (i == 0 and side == "image") + ["post"] * last
-        for key in addition.norms:
-            valid = ["ln_1", "ln_2", *ends]
-            need(key in valid, f"replaces '{key}' of {place}: name one of {', '.join(valid)}")
-        for key, update in addition.weights.items():
-            need(key in MATRICES, f"updates '{key}' of {place}: name one of {', '.join(MATRICES)}")
-            expected = tuple(matrices(blocks[i])[key][0].shape)
-            kind, what = type(update), f"updates '{key}' of {place} by a {type(update).__name__}"
-            need(
-                hasattr(update, "shape") and hasattr(update, "merged"),
-                f"{what} without `shape` or `merged`: give it both, or call `super().__init__` if "
-                "it is a LowRank",
+        norms = ["ln_1", "ln_2", *["pre"] * (i == 0 and side == "image"), *["post"] * (i == last)]
+        wrong = [key for key in addition.weights if key not in MATRICES]
+        wrong += [key for key in addition.norms if key not in norms]
+        wrong += ["before"] if addition.before is not None and i else []
+        if wrong or i not in range(last + 1):
+            raise UserError(
+                f"{name} adds {', '.join(wrong) or 'something'} to block {i} of the {side} "
+                f"encoder, which has blocks 0 to {last}, matrices {', '.join(MATRICES)} and "
+                f"LayerNorms {', '.join(norms)} there, and `before` in block 0: name one of these"
             )
-            need(
-                getattr(kind, "forward", nn.Module.forward) is not nn.Module.forward,
-                f"{what} without `forward`, the branch of a training: give it one",
-            )
-            size = tuple(update.shape)
-            need(size == expected, f"updates '{key}' of {place} by {size}, but it has {expected}")

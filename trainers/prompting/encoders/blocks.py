@@ -34,7 +34,7 @@ def project(block, y: torch.Tensor, added: Added, names: str) -> Sequence[torch.
     return linear(y, weight, bias, [added.weights.get(name) for name in names])
 
 
-def attend(block, q, k, v, mask=None, causal=False, *, unseen=0) -> torch.Tensor:
+def attend(block, q, k, v, mask=None, causal=False) -> torch.Tensor:
     """Return the scaled dot-product attention over the heads of a block.
 
     Args:
@@ -43,15 +43,14 @@ def attend(block, q, k, v, mask=None, causal=False, *, unseen=0) -> torch.Tensor
         v: (B, R, W), values.
         mask: boolean, broadcastable to (B, heads, Q, R); True lets a query see a key.
         causal: each position sees itself and those before it; without a mask, and for Q = R.
-        unseen: number of last keys that no query sees.
 
     Returns:
         (B, Q, W), before the output projection.
     """
     shape = block.attn.num_heads, -1
     q = q.unflatten(-1, shape).transpose(1, 2)
-    k = (k[:, :-unseen] if unseen else k).unflatten(-1, shape).transpose(1, 2)
-    v = (v[:, :-unseen] if unseen else v).unflatten(-1, shape).transpose(1, 2)
+    k = k.unflatten(-1, shape).transpose(1, 2)
+    v = v.unflatten(-1, shape).transpose(1, 2)
     out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
     return out.transpose(1, 2).flatten(2)
 

@@ -19,7 +19,6 @@ from .templates import CLIP, IMAGENET
 TEMPLATES = {"clip7": IMAGENET, "clip80": CLIP}
 EMBEDDED = Path(__file__).parents[1] / "embedded"
 FILES = {name: EMBEDDED / f"{name}_sentences.json" for name in ("emoji", "medical")}
-LARGEST = 64 << 20  # bytes of a file
 
 
 class Asked(NamedTuple):
@@ -48,11 +47,6 @@ def describe(asked: Asked, classnames: Sequence[str], clip_model: Any) -> ClassT
         about = sets[source]
     else:
         about = read_about(source, "DATASET.SENTENCES", sets)
-        need(
-            not hasattr(clip_model, "sentence_sets"),
-            f"{where} cannot be encoded, as the run has only features: write them with `python -m "
-            "benchmark features --sentences`, and give the name of the file without .json",
-        )
     lists, how = match(about, names, where)
     if isinstance(source, Mapping) or source.endswith(".json"):
         own = dict(zip(names, lists, strict=True))
@@ -138,7 +132,5 @@ def read_about(source: str, key: str, more: Collection[str] = ()) -> Mapping[str
     if not str(path).endswith(".json"):  # of others, records do not say what they hold
         names = nearest(source, {*TEMPLATES, *FILES, *more})
         raise UserError(f"{key}: there is no list or .json file '{printable(source)}': {names}")
-    if path.is_file():
-        need(path.stat().st_size <= LARGEST, f"{key}: '{path}' has more than 64 MiB: divide it")
     remedy = f'{key} needs one like {{"class name": ["a sentence about it", ...], ...}}'
     return read_json(path, remedy, once)

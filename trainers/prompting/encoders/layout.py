@@ -37,9 +37,8 @@ class Layout(nn.Module):
     # (N * K, 1, S, P + S), or (1, ...) if all prefixes have the same length: True where a position
     # of a padded suffix sees a position of its prefix or of itself
     mask: torch.Tensor
-    # (N, K, S), or (1, K, S) if it is the same for all prompts: False at positions of a padded
-    # suffix that no position sees, its padding (if not causal) and tokens that only read; None
-    # without such positions
+    # (N, K, S), or (1, K, S) if it is the same for all prompts: False at the padding of a suffix,
+    # which no position sees; None without padding, or if causal
     sees: torch.Tensor | None
     # (N, K), or (1, K) if all prompts end alike: the packed position of EOS
     eos: torch.Tensor
@@ -63,7 +62,7 @@ class Layout(nn.Module):
         causal: bool = True,
     ):
         super().__init__()
-        seen = torch.tensor([[len(s.ids) - s.unseen for s in row] for row in sentences])
+        seen = torch.tensor([[len(s.ids) for s in row] for row in sentences])
         if spans:
             sentences = lengthen(sentences, spans)
         prefixes = [row[0].ids[:c] for row, c in zip(sentences, cut, strict=True)]
@@ -94,21 +93,15 @@ class Layout(nn.Module):
         self._keep("pack_index", owner * S + offset)
         sees = torch.arange(S) < (seen - torch.tensor(cut)[:, None])[..., None]
         sees = sees[:1] if bool((sees == sees[0]).all()) else sees
-        if causal and not any(s.unseen for row in sentences for s in row):
-            sees = torch.ones(1, K, S).bool()  # what follows EOS is not seen anyway
-        self._keep("sees", None if sees.all() else sees)
+        # what follows EOS is not seen anyway if causal
+        self._keep("sees", None if causal or sees.all() else sees)
         mask = suffix_mask(cut, S) if causal else torch.ones(1, S, S).bool()
-        of_each = mask[:, None]
-        if self.sees is not None:
-            of_each = of_each & F.pad(sees, (self.P, 0), value=True)[:, :, None]
-        shared = len(of_each) == of_each.shape[1] == 1
-        of_each = of_each.expand(len(of_each), 1 if shared else K, -1, -1)
-        self._keep("mask", of_each.flatten(0, 1)[:, None])
+        self._keep("mask", (mask if len(mask) == 1 else mask.repeat_interleave(K, 0))[:, None])
 
         eos = torch.tensor([[s.eos for s in row] for row in sentences]) - torch.tensor(cut)[:, None]
         eos = eos[:1] if bool((eos == eos[0]).all()) else eos
         rows = torch.arange(len(mask))[:, None]  # one, or as many as there are rows of eos
-        self._keep("eos_mask", mask[rows, eos] if causal or self.sees is None else sees)
+        self._keep("eos_mask", mask[rows, eos] if self.sees is None else sees)
         self._keep("eos", start + eos)
 
         self._keep_slots(sentences[0])

@@ -25,7 +25,7 @@ from ..errors import ClosedSide, need
 from ..full_precision import no_autocast
 from ..transport.token_level import TokenWeights
 from . import blocks
-from .added import NONE, NOTHING, Added, Additions, check_inner, let_in, summand
+from .added import NONE, NOTHING, Added, Additions, let_in, summand
 from .layout import Layout
 from .sentences import Sentence, shared_length
 from .sides import is_closed, need_open
@@ -114,8 +114,6 @@ class TextEncoder(nn.Module):
         self.layout = self._lay_out(class_specific)
         few = not words and self.causal  # features of tokens share those of prefixes, too
         self.whole_layout = self._lay_out(class_specific, whole=True) if few else None
-        if inner:
-            check_inner("text", inner, self.transformer.resblocks)
         if insert_block:
             layers = len(self.transformer.resblocks)
             need(
@@ -220,8 +218,8 @@ class TextEncoder(nn.Module):
                     suffix = self._in_chunks(*states)
                 else:
                     shared, suffix = blocks.run(self._block, recompute, *states, added=addition)
-            if i in self.inner:
-                inner[i] = self._pool(layout, suffix)
+                if i in self.inner:
+                    inner[i] = self._pool(layout, suffix)
         if layout.token_index is not None:
             shared = torch.cat([shared[:, : self.start], shared[:, self.start + n :]], 1)
             features = self._features(layout, shared, suffix, addition)
@@ -329,10 +327,9 @@ class TextEncoder(nn.Module):
             q, k, v = (t.reshape(-1, layout.S, t.shape[2]) for t in own)
             mask = None
             if layout.sees is not None:
-                rows = layout.mask if self.causal else layout.sees.flatten(0, 1)[:, None, None]
+                rows = layout.sees.flatten(0, 1)[:, None, None]
                 mask = rows.repeat(len(q) // len(rows), 1, 1, 1)
-            causal = self.causal and mask is None
-            out = blocks.attend(block, q, k, v, mask, causal).reshape(suffix.shape)
+            out = blocks.attend(block, q, k, v, mask, self.causal).reshape(suffix.shape)
             return shared, blocks.finish(block, suffix, out, y, added)
         y = blocks.norm(block, "ln_1", added)(shared)
         query, key, value = blocks.project(block, y, added, "qkv")
@@ -365,8 +362,6 @@ class TextEncoder(nn.Module):
     ) -> Tensor:
         """Return the attention of packed suffixes (N, T, W) to keys and values of both parts."""
         mask = extend_mask(layout, key, layout.mask)
-        if layout.sees is not None:
-            mask = mask.repeat(len(own_query) * layout.K // len(mask), 1, 1, 1)
         key, value = pad_suffixes(layout, own_key, key), pad_suffixes(layout, own_value, value)
         out = blocks.attend(block, pad_suffixes(layout, own_query), key, value, mask)
         return out.reshape(own_query.shape[0], -1, out.shape[-1]).index_select(1, layout.pack_index)

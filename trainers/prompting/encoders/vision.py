@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from ..backbones.closed import Closed
 from ..backbones.eva import turn
-from ..errors import ClosedSide, UserError, need
+from ..errors import ClosedSide, need
 from ..full_precision import no_autocast
 from . import blocks
-from .added import NONE, NOTHING, Added, Additions, check_inner, let_in, summand
+from .added import NONE, NOTHING, Added, Additions, let_in, summand
 
 
 class ImageFeatures(NamedTuple):
@@ -124,12 +124,10 @@ class ImageEncoder(nn.Module):
             as the public code of SOT-GLP does.
         untouched: True to return z without additions, while gradients are on; not with contexts.
         inner: the blocks, from 0 and without the last one, whose outputs are returned.
-        unseen: True for contexts that only read: no position sees them, nor they each other.
 
     Raises:
-        UserError: `vv`, `inner` or more states are asked of a ResNet, more than its feature of a
-            closed side, there is no such inner block, or unseen contexts are asked where the
-            feature is not read from a class token.
+        UserError: `vv`, `inner` or more states are asked of a ResNet, or more than its feature of
+            a closed side.
 
     Examples:
         >>> from trainers.prompting import load_clip
@@ -151,12 +149,11 @@ class ImageEncoder(nn.Module):
         untouched: bool = False,
         vv: str = "",
         inner: Collection[int] = (),
-        unseen: bool = False,
     ):
         super().__init__()
         self.visual = visual
         self.patches, self.states, self.values, self.pool = patches, states, values, pool
-        self.untouched, self.vv, self.inner, self.unseen = untouched, vv, inner, unseen
+        self.untouched, self.vv, self.inner = untouched, vv, inner
         self.recompute = False  # activations of the blocks, in the backward pass
         self.is_vit = hasattr(visual, "transformer")
         self.is_closed = isinstance(visual, Closed)
@@ -170,17 +167,10 @@ class ImageEncoder(nn.Module):
             "backbone",
         )
         need(
-            self.shape.reads or not unseen,
-            "The contexts only read, but all positions make the feature of an image in this "
-            "backbone: choose one with a class token",
-        )
-        need(
             self.is_vit or not (states or vv or inner),
             "The backbone has a ResNet for images but the method reads states of a transformer: "
             "choose a ViT",
         )
-        if inner:
-            check_inner("image", inner, visual.transformer.resblocks)
 
     @property
     def num_patches(self) -> int:
@@ -205,8 +195,7 @@ class ImageEncoder(nn.Module):
         """Refuse images that this encoder cannot read.
 
         Raises:
-            ValueError: the images have another shape, or pixels that are nan or infinite. Pixels
-                are checked on the CPU only: on another device the host would have to wait.
+            ValueError: the images have another shape.
         """
         size = self.visual.input_resolution
         # not `len(images)`, which would fix the number of images in an exported program
@@ -214,12 +203,6 @@ class ImageEncoder(nn.Module):
             raise ValueError(
                 f"images has shape {tuple(images.shape)} but must be (B, 3, {size}, {size}), B at "
                 "least 1"
-            )
-        look = images.device.type == "cpu" and not torch.compiler.is_compiling()
-        if look and not images.sum(dtype=torch.float32).isfinite():
-            raise UserError(
-                "images has pixels that are nan or infinite: check how they were read and "
-                "normalised"
             )
 
     def forward(
@@ -262,7 +245,6 @@ class ImageEncoder(nn.Module):
         x = x.flatten(0, 1)  # (B*M, 1+P+b, W)
         n, untouched, inner = 0, None, {}  # n: tokens that have entered after CLS
         path = x[:, start : start + P] if self.vv else None
-        b = contexts[0].shape[1] if contexts and self.unseen else 0  # of contexts that only read
         branch = min(added, default=len(layers) - 1) if torch.is_grad_enabled() else None
         for i, block in enumerate(layers):
             addition = added.get(i, NOTHING)
@@ -282,15 +264,15 @@ class ImageEncoder(nn.Module):
                 inputs = block, x, start, at, both
                 path = path + blocks.run(self._value_attention, recompute, *inputs, added=addition)
             if i + 1 < len(layers):
-                x = blocks.run(self._block, recompute, block, x, b, start + n, added=addition)
+                x = blocks.run(self._block, recompute, block, x, start + n, added=addition)
                 if addition.local is not None and path is not None:
                     path = path + summand(addition.local, x[:, at])
-            if i in self.inner:
-                inner[i] = x.unflatten(0, (B, M))
+                if i in self.inner:
+                    inner[i] = x.unflatten(0, (B, M))
         few = shape.reads and not self.patches and addition.local is None
         places = shape.reads + (self.states or 0) if few else x.shape[1]
         patches = slice(start + n, start + n + P) if self.values else None
-        what = block, x, places, patches, b, start + n
+        what = block, x, places, patches, start + n
         x, values = blocks.run(self._last, recompute, *what, added=addition)
         if addition.local is not None and path is not None:
             path = path + summand(addition.local, x[:, at])
@@ -308,20 +290,18 @@ class ImageEncoder(nn.Module):
         """Return features (B, 1, D) of block i's input (B, 1 + P, W), without additions."""
         *inner, last = list(self.visual.transformer.resblocks)[i:]
         for block in inner:
-            x = self._block(block, x, 0, self.shape.first)
-        x = self._last(last, x, self.shape.reads or x.shape[1], None, 0, self.shape.first)[0]
+            x = self._block(block, x, self.shape.first)
+        x = self._last(last, x, self.shape.reads or x.shape[1], None, self.shape.first)[0]
         with no_autocast(x.device.type):
             z = F.normalize(self.shape.pooled(self.visual, self.visual.ln_post, x), dim=-1)
         return z.float()
 
     @staticmethod
-    def _block(
-        block: Any, x: Tensor, unseen: int = 0, first: int = 1, added: Added = NOTHING
-    ) -> Tensor:
+    def _block(block: Any, x: Tensor, first: int, added: Added = NOTHING) -> Tensor:
         y = blocks.norm(block, "ln_1", added)(x)
         query, key, value = blocks.project(block, y, added, "qkv")
         query, key = turn(block, query, first), turn(block, key, first)
-        out = blocks.attend(block, query, key, value, unseen=unseen)
+        out = blocks.attend(block, query, key, value)
         return blocks.finish(block, x, out, y, added)
 
     @staticmethod
@@ -350,14 +330,13 @@ class ImageEncoder(nn.Module):
         x: Tensor,
         places: int,
         patches: slice | None,
-        unseen: int = 0,
-        first: int = 1,
+        first: int,
         added: Added = NOTHING,
     ) -> tuple[Tensor, Tensor | None]:
         """Return the last block's output where it is read: (B*M, places, W), and values or None."""
         if places == x.shape[1] and patches is None:
-            return self._block(block, x, unseen, first, added), None
-        y = blocks.norm(block, "ln_1", added)(x[:, :-unseen] if unseen else x)
+            return self._block(block, x, first, added), None
+        y = blocks.norm(block, "ln_1", added)(x)
         key, value = blocks.project(block, y, added, "kv")
         # contiguous: otherwise the bits of a matrix product may depend on the memory layout
         x_read, y_read = (t[:, :places].contiguous() for t in (x, y))

@@ -56,11 +56,6 @@ class Spectrum(nn.Module):
         else:
             self.register_buffer("vector_S", values, persistent=False)
 
-    @property
-    def shape(self) -> tuple[int, int]:
-        """The shape of the matrix, (outputs, inputs)."""
-        return len(self.U), self.V.shape[1]
-
     def train(self, mode: bool = True) -> "Spectrum":
         """Stay in evaluation, in which the update is added to the matrix."""
         return super().train(False)

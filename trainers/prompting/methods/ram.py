@@ -20,6 +20,7 @@ from ..capabilities.staged import Staged
 from ..checkpoint.public import Public
 from ..encoders.added import Added
 from ..encoders.sentences import write_sentences
+from ..encoders.sides import need_open
 from ..encoders.text import TextEncoder
 from ..encoders.vision import ImageEncoder, project_values
 from ..errors import from_1, need, not_negative, positive
@@ -99,6 +100,7 @@ class RAM(Staged, Method):
 
     def encoders(self, clip_model, classnames, dataset):
         """Make the encoders; the image encoder returns patches by V-V attention."""
+        need_open(clip_model, "text", "lets tokens enter the text encoder")
         sentences = write_sentences(clip_model, [TEMPLATE], classnames)
         return TextEncoder(clip_model, sentences), ImageEncoder(clip_model.visual, vv="clean")
 
