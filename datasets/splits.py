@@ -39,10 +39,6 @@ def read_split(path, image_dir):
             f"'{path}' is not a split file (train, val and test, each a list of "
             f"[path, label, class name]; {error!r}): download it again"
         ) from None
-    if not os.path.isdir(image_dir):
-        raise UserError(
-            f"The images of '{path}' belong in '{image_dir}', which does not exist: put them there"
-        )
     check_files(path, parts)
     if "note" in split:
         print(f"Note: '{path}' is {printable(split['note'])}")

@@ -73,15 +73,15 @@ def ask(url: str) -> CaseInsensitiveDict[str]:
         with requests.head(url, headers=PLAIN, allow_redirects=True, timeout=TIMEOUT) as answer:
             for part in (*answer.history, answer) if answer.ok else ():
                 headers.update(part.headers)
-    except (requests.RequestException, ValueError):  # the latter of odd redirections
+    except requests.RequestException:
         pass
     return headers
 
 
 def stated_size(headers: Mapping[str, str]) -> int | None:
     """Return the size in bytes that headers state; None if they state none."""
-    size = headers.get("X-Linked-Size") or headers.get("Content-Length", "")
-    return int(size) if size.isdecimal() else None
+    size = headers.get("X-Linked-Size") or headers.get("Content-Length")
+    return int(size) if size else None
 
 
 def fetch(url: str, target: Path, headers: Mapping[str, str]) -> Path:
@@ -113,9 +113,7 @@ def fetch(url: str, target: Path, headers: Mapping[str, str]) -> Path:
     except requests.HTTPError as error:
         answer = cast(requests.Response, error.response)
         raise UserError(f"'{url}' answers {answer.status_code} {answer.reason}") from None
-    except UserError:
-        raise
-    except (DownloadError, requests.RequestException, urllib3.exceptions.HTTPError, ValueError):
+    except (DownloadError, requests.RequestException, urllib3.exceptions.HTTPError):
         have = sum(map(_size, parts(done)))
         kept = f"breaks off ({tqdm.format_sizeof(have, 'B')} are kept)"
         raise UserError(f"'{url}' {kept if have else 'cannot be reached'}") from None

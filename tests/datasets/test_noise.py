@@ -173,13 +173,5 @@ def test_a_cache_of_training_images_has_the_wrong_labels(root, tmp_path, capsys)
     assert "6 of 12 labels are wrong (LABEL_NOISE 0.5, pair)" in (out / "log.txt").read_text()
 
 
-def test_a_run_is_not_resumed_with_other_labels(root, tmp_path, capsys):
-    out = tmp_path / "out"
-    keys = [*tiny.OF_HALVES, "base", "TRAINER.COOP.N_CTX", "2"]
-    assert tiny.run(root, "CoOp", out, 1, extra=[*NOISY, *keys]) == 0
-    assert tiny.run(root, "CoOp", out, 1, extra=[*NOISY[2:], *keys]) == 2
-    assert "otherwise (DATASET.LABEL_NOISE is 0.0 here and 0.5 there)" in capsys.readouterr().err
-
-
 def test_reports_know_the_keys():
     assert tuple(COUNTS) == noise.CHANGES

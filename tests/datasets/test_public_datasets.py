@@ -210,11 +210,3 @@ def test_names_and_labels_are_those_of_the_split_file(config, tmp_path, capsys):
     assert [item.label for item in dataset.test] == [0, 1, 2, 3]
     assert not dataset.as_published and " as published" in capsys.readouterr().out
     assert load(config, tmp_path, subset="new").classnames == CLASSES[2:]
-
-
-def test_a_missing_split_is_made_anew_and_said(tmp_path, capsys):
-    write_medical(tmp_path, "BUSI")
-    (tmp_path / "BUSI" / "split_BUSI.json").unlink()
-    names = load("busi", tmp_path).classnames
-    assert names == sorted(title.replace(" ", "_") for title in CLASSES)
-    assert "not the published one" in capsys.readouterr().out

@@ -80,9 +80,6 @@ def test_a_class_folder_without_a_name_is_named(tmp_path):
     classnames(folder, {"n00000002": "animal 2"})
     with pytest.raises(UserError, match=r"no name for 1 of the 2 .*\(n00000007\)"):
         load("imagenet_r", tmp_path)
-    lines(folder / "classnames.txt", "n00000002 animal 2", "n00000007")
-    with pytest.raises(UserError, match="no class name after 'n00000007'"):
-        load("imagenet_r", tmp_path)
     lines(folder / "classnames.txt", "n00000002 animal 2", "n00000002 animal 7")
     with pytest.raises(UserError, match="two lines for 'n00000002'"):
         load("imagenet_r", tmp_path)
@@ -152,20 +149,6 @@ def test_missing_image_folders_are_named(tmp_path):
     (tmp_path / "dtd").mkdir()
     with pytest.raises(UserError, match="class folders belong in .*dtd/images'"):
         load("dtd", tmp_path)
-    (tmp_path / "dtd" / "split_zhou_DescribableTextures.json").write_text(
-        json.dumps({part: [["a/1.jpg", 0, "a"]] for part in ("train", "val", "test")})
-    )
-    with pytest.raises(UserError, match="belong in .*dtd/images', which does not exist"):
-        load("dtd", tmp_path)
-
-
-def test_an_empty_class_folder_that_is_required_must_be_filled(tmp_path):
-    imagenet(tmp_path)
-    folder = tmp_path / "imagenet" / "images" / "val" / "n00000003"
-    remove(folder)
-    folder.mkdir()
-    with pytest.raises(UserError, match="n00000003' has no images: fill it$"):
-        load("imagenet", tmp_path)
 
 
 def test_a_split_file_with_an_image_in_two_parts_is_refused(tmp_path):

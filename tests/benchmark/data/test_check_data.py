@@ -140,7 +140,7 @@ def test_the_first_problem_of_a_data_set_is_reported(small, tmp_path, capsys):
     wrong("is not a split file")
     (tmp_path / "eurosat" / "2750").rename(tmp_path / "eurosat" / "images")
     file.write_text(json.dumps(split))
-    wrong("eurosat/2750', which does not exist")
+    wrong("which does not exist (20 of 20 images are missing)")
 
 
 def test_without_the_split_file_the_raw_images_are_counted_and_nothing_is_written(

@@ -357,12 +357,3 @@ def test_an_unknown_data_set_is_one_sentence(get):
     ran = get("eurosta")
     sentence = "There is no data set 'eurosta': did you mean 'eurosat'?"
     assert ran.code == 2 and sentence in ran.err and ran.err.count("\n") == 1
-
-
-@pytest.mark.parametrize("where", ["http://[::1/x", "http://..../"])
-def test_a_redirection_that_leads_nowhere_is_one_sentence(server, toy, get, where):
-    toy(tar(TREE))
-    server.redirects["toy.tar.gz"] = where
-    ran = get("toy")
-    assert ran.code == 1 and "/toy.tar.gz' cannot be reached" in ran.err
-    assert "not complete: toy (of 1)" in ran.err
