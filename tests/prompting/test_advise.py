@@ -245,9 +245,8 @@ def test_a_table_is_read_as_it_was_written(tmp_path):
     for name in "abc":
         (tmp_path / name).touch()
     labels = ["=1+1", "a, b", "a\u00e9"]
-    rows = [(tmp_path / "b", labels[0]), (tmp_path / "a", labels[1]), (tmp_path / "c", labels[2])]
-    tables.write_table(table, ["path", "label"], [*tables.relative_to(table, rows)])
-    lines = ["path,label", "./b,=1+1", './a,"a, b"', "./c,a\u00e9", ""]
+    tables.write_table(table, ["path", "label"], zip("bac", labels, strict=True))
+    lines = ["path,label", "b,=1+1", 'a,"a, b"', "c,a\u00e9", ""]
     assert table.read_bytes() == b"\xef\xbb\xbf" + "\n".join(lines).encode()
     assert [row.label for row in tables.read_images(table)] == labels
 

@@ -44,14 +44,18 @@ def read_image(path: str) -> Any:
         raise UserError(f"Cannot decode the image '{path}' ({why}): replace it", 1) from None
 
 
-def read_single(path: str) -> Any:
-    """Return a user's image as RGB, upright; raises UserError, why it cannot be classified."""
+def read_single(file: Any, formats: list[str] | None = None) -> Any:
+    """Return a user's image, by path or as an open file, as RGB and upright.
+
+    Raises:
+        UserError: why it cannot be classified, such as another format than these.
+    """
     try:
-        with Image.open(path) as image:
+        with Image.open(file, formats=formats) as image:
             check_image(image)
             return upright(decode_image(image))
     except Exception as error:  # of many types
-        raise UserError(why_unread(path, error)) from None
+        raise UserError(why_unread(str(file), error)) from None
 
 
 def decode_image(image: Any, name: str = "image") -> Any:
@@ -110,7 +114,9 @@ def why_unread(path: str, error: Exception) -> str:
         return "it is HEIC: `pip install pillow-heif`, or convert it to JPEG"
     if Path(path).is_file() and not Path(path).stat().st_size:
         return "it is empty"
-    return "it is not an image" if isinstance(error, UnidentifiedImageError) else in_short(error)
+    if isinstance(error, UnidentifiedImageError):
+        return "it is not an image of a format that is read: convert it to JPEG"
+    return in_short(error)
 
 
 def read_ahead(

@@ -106,12 +106,6 @@ def write_table(table: Path, head: Sequence[str], rows: Iterable[Sequence[str]])
     write_whole(table, MARK + text.getvalue())
 
 
-def relative_to(table: Path, rows: Iterable[Sequence[str]]) -> Iterator[list[str]]:
-    """Yield rows that begin with the path of an image, which is made relative to a table."""
-    for path, *cells in rows:
-        yield [os.path.join(".", os.path.relpath(path, table.parent)), *cells]
-
-
 def _read_rows(table: Path, label: str = "label") -> tuple[list[Row], list[tuple[int, str]]]:
     """Return the rows of a table, and line and mistake of lines that are none."""
     try:

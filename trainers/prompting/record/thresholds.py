@@ -84,20 +84,19 @@ def choose_thresholds(
     number, K = number or len(s), s.shape[1]
     if decides and number < CHOSEN_FROM:
         return np.full(K, EVEN)
-    one, each = _of_all, _of_each
     if not decides:
-        return each(s, y)
+        return _of_each(s, y)
     if number < FOLDS_FROM:
-        return one(s, y)
+        return _of_all(s, y)
     fold = _folds(len(s))
     f1 = []
-    for rule in (one, each):
+    for rule in (_of_all, _of_each):
         given = np.zeros(s.shape, bool)
         for part in range(FOLDS):
             held = fold == part
             given[held] = s[held] >= rule(s[~held], y[~held])
         f1.append(2 * (given & (y == 1)).sum() / (given[y >= 0].sum() + (y == 1).sum()))
-    return one(s, y) if f1[0] >= f1[1] else each(s, y)
+    return _of_all(s, y) if f1[0] >= f1[1] else _of_each(s, y)
 
 
 def _of_all(s: np.ndarray, y: np.ndarray) -> np.ndarray:

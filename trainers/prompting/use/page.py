@@ -8,7 +8,6 @@ import ipaddress
 import re
 import sys
 import traceback
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -24,8 +23,8 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from .. import advice
-from ..errors import UserError, by_system, in_short, need, printable
-from ..images.image_files import check_image
+from ..errors import UserError, by_system, need, printable
+from ..images.image_files import read_single
 from .commands.predict import likeliest, send
 from .run import Run
 
@@ -101,7 +100,7 @@ class Page:
     @torch.no_grad()
     def _classify(self, content: bytes, errors: list[str]) -> dict[str, Any]:
         run = self.run
-        image = run.preprocess(_decode(content, run.decode))
+        image = run.preprocess(read_single(io.BytesIO(content), FORMATS))
         batch = send(torch.utils.data.default_collate([image]), run.model.device)
         output = run.model.predict(batch)
         if run.several:
@@ -160,19 +159,3 @@ def _sentence(error: Exception) -> tuple[str, int]:
         return printable(said), 400
     traceback.print_exception(error, file=sys.stderr)
     return "The server has failed: the reason is where it was started", 500
-
-
-def _decode(content: bytes, decode: Callable[[Any], Any]) -> Any:
-    """Return an image in memory as the run's evaluation reads it."""
-    need(content, "It is empty")
-    try:
-        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
-            check_image(image)
-            return decode(image)
-    except Image.UnidentifiedImageError:
-        raise UserError(
-            f"It is none of the images read here ({', '.join(FORMATS)}): convert it to JPEG"
-        ) from None
-    except Exception as error:  # decoders raise nearly every type there is
-        said = str(error) if hasattr(error, "exit_code") else f"It is damaged ({in_short(error)})"
-        raise UserError(said[0].upper() + said[1:]) from None

@@ -15,7 +15,7 @@ from ..building.transforms import Images, preprocess_of
 from ..checkpoint.saved import Saved
 from ..checkpoint.several import refuse_several
 from ..errors import UserError, need
-from ..images.image_files import decode_image, read_image, upright
+from ..images.image_files import read_image, upright
 from ..method import METHODS, Method, Output, find_method, import_methods
 from ..node import clean
 from ..record.calibration import Answer, Calibration
@@ -58,10 +58,6 @@ class Run:
     def several(self) -> bool:
         """True if images have several labels."""
         return bool(self.model.settings.several)
-
-    def decode(self, image: Any) -> Any:
-        """Return an image that Pillow has opened as `read` returns that of a file."""
-        return upright(decode_image(image))
 
     def read(self, path: str | os.PathLike[str]) -> Any:
         """Return an image file, upright, for `preprocess`."""

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import UserError, need, printable
-from ...images.tables import relative_to, write_table
+from ...images.tables import write_table
 from ...storage.files import CALL, hold_lock, name_full_disk, remove_halves, write_whole
 from .arguments import Parser, add_device, from_one
 
@@ -214,8 +214,9 @@ def align_command(args: Any, collection: Any, compared: Any, encoded: Any) -> di
     rows = []
     for row, label in zip(compared.rows, compared.labels, strict=True):
         shared = f"copies {group[row]}" if size[group[row]] > 1 else ""
-        rows.append((collection.paths[row], names[label], shared))
-    write_table(table, ("path", "label", "group"), [*relative_to(table, rows)])
+        path = os.path.relpath(collection.paths[row], table.parent)
+        rows.append((path, names[label], shared))
+    write_table(table, ("path", "label", "group"), rows)
     words = ["python", "train.py", "--root", str(table), "--backbone", absolute(encoded.name)]
     words += ["--seed", "1", "--trainer", "ALIGN", "--output-dir", "output/align"]
     words += ["--dataset-config-file", "configs/datasets/image_folder.yaml"]

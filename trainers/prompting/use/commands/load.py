@@ -2,9 +2,8 @@
 
 import argparse
 import io
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout
+from collections.abc import Sequence
+from contextlib import redirect_stdout
 
 from ...checkpoint.several import refuse_several
 from .arguments import Parser, add_plugin, from_one
@@ -46,14 +45,6 @@ def load_run(
     return run
 
 
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Hide printed lines; an error that is not the user's shows them on stderr."""
-    printed = io.StringIO()
-    try:
-        with redirect_stdout(printed):
-            yield
-    except Exception as error:
-        if not hasattr(error, "exit_code"):
-            print(printed.getvalue(), file=sys.stderr)
-        raise
+def quiet() -> redirect_stdout[io.StringIO]:
+    """Return a context that hides printed lines."""
+    return redirect_stdout(io.StringIO())
