@@ -19,7 +19,6 @@ from trainers.prompting import (
 )  # fmt: skip
 from trainers.prompting.capabilities import CAPABILITIES
 from trainers.prompting.contract import check_registered
-from trainers.prompting.method import METHODS
 
 # ------------------------------------------------------------------ what the class body says
 
@@ -70,11 +69,6 @@ def test_a_hook_without_its_capability_or_with_other_arguments(capability):
         register(type("Lost", (Mine,), {name: getattr(capability, name)}))
     with pytest.raises(UserError, match=f"Named defines a function `{name}`, which replaces"):
         register(type("Named", (capability, Mine), body))
-
-
-def test_methods_that_exist_have_no_such_name():
-    for kind in [*METHODS.values(), Mine]:
-        register(kind)
 
 
 # ------------------------------------------------------------------ what is learned

@@ -233,13 +233,6 @@ def test_own_state_has_only_the_buffers_of_the_method(tiny_clip):
         build(Mine, tiny_clip).load_own_state(method.own_state())
 
 
-def test_what_a_method_knows_of_its_clip(tiny_clip):
-    method = build(Mine, tiny_clip)
-    assert method.widths == {"text": 128, "image": 128} and method.width == 64
-    assert method.mean == pytest.approx((0.4815, 0.4578, 0.4082), abs=1e-4)
-    assert method.std == pytest.approx((0.2686, 0.2613, 0.2758), abs=1e-4)
-
-
 def test_views(tiny_clip):
     class TwoViews(Mine):
         views = 2

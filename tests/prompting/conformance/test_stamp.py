@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import pytest
@@ -12,7 +11,6 @@ import tiny
 from cases import slow_but
 from dassl.config import get_cfg_default
 from paths import ROOT
-from yacs.config import CfgNode
 
 import train
 from trainers.prompting.building.config import add_nodes
@@ -140,23 +138,6 @@ def test_built_in_methods_are_not_checked(tmp_path, checked):
     path = write(tmp_path / "plug", "Other")
     assert stamp.check_once(cfg_of("CoOp")) is None
     assert stamp.check_once(cfg_of("CoOp", path)) is None and not checked
-
-
-def test_an_array_checks_once(tmp_path, checked, monkeypatch):
-    kind = SimpleNamespace(__name__="Waits", place=lambda key: key, defaults={})
-    monkeypatch.setattr(stamp, "METHODS", {"Waits": kind})
-    monkeypatch.setattr(stamp, "is_foreign", lambda kind: True)
-    monkeypatch.setattr(stamp, "code_of", lambda kind: {})
-    began = []
-    monkeypatch.setattr(stamp, "_check", lambda *of: began.append(of) or "with the run's keys")
-    named = {"TRAINER": {"NAME": "Waits", "PLUGINS": ["x.py"]}, "DATASET": {"NAME": "TinyColours"}}
-    cfg = CfgNode(named)
-    with ThreadPoolExecutor(4) as threads:
-        said = {*threads.map(stamp.check_once, [cfg] * 4)}
-    assert said == {"with the run's keys"} and len(began) == 1
-    (tmp_path / "stamps").rename(tmp_path / "other")
-    (tmp_path / "stamps").write_text("a home without room")
-    assert stamp.check_once(cfg) == "with the run's keys" and len(began) == 2
 
 
 DATA = """

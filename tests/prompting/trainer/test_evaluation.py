@@ -11,17 +11,20 @@ from tiny import HALVES, OF_HALVES, results, run, write_halves
 
 import trainers.prompting.trainer.trainer as trainer
 from datasets.base import ImageDataset
-from trainers.prompting import Method, build_method, load_run
+from trainers.prompting import build_method, load_run
 from trainers.prompting.building.rebuild import for_classes
 from trainers.prompting.capabilities.per_class import scored_as_others
 from trainers.prompting.checkpoint.saved import Saved
-from trainers.prompting.errors import UserError
 from trainers.prompting.method import METHODS
 from trainers.prompting.record.calibration import fit_temperature
-from trainers.prompting.record.predictions import ARRAYS, BESIDE, JOINT, KINDS, read_predictions
+from trainers.prompting.record.predictions import ARRAYS, read_predictions
 from trainers.prompting.trainer.evaluation import Recorder
 
-COLUMNS = KINDS.keys() - BESIDE.keys()
+JOINT = {
+    "joint_label", "joint_prediction", "joint_probability", "base_probability",
+    "joint_label_log_probability", "joint_scaled_probability",
+}  # fmt: skip
+COLUMNS = {*ARRAYS, "mcm", "scaled_probability", *JOINT}
 BASE, NEW = HALVES[:3], HALVES[3:]
 OURS = [
     name
@@ -113,7 +116,7 @@ def test_contexts_of_each_class_leave_the_union_out_and_say_why(tmp_path, capsys
     assert "use it only on those classes" in record["joint_note"]
     assert record["joint_note"] in capsys.readouterr().out
     assert record["temperature"] and "joint_accuracy" not in record
-    assert read_predictions(out).keys() == COLUMNS - JOINT.keys()
+    assert read_predictions(out).keys() == COLUMNS - JOINT
 
 
 def test_a_run_continues_if_the_method_cannot_be_made_for_other_classes(tmp_path, monkeypatch):
@@ -163,17 +166,7 @@ def test_a_run_on_all_classes_has_a_temperature_and_no_union(tmp_path):
     record = results(out)
     assert record["temperature"] and "joint_note" not in record
     assert record["calibration_error_scaled"] != record["calibration_error"]
-    assert read_predictions(out).keys() == COLUMNS - JOINT.keys()
-
-
-def test_the_state_of_a_method_that_learns_for_its_classes_is_refused(tiny_clip):
-    class Bound(METHODS["CoOp"]):
-        class_bound = True
-
-    method = Bound(Bound.Settings(N_CTX=2), tiny_clip, BASE)
-    assert isinstance(method, Method)
-    with pytest.raises(UserError, match="use it only on those classes"):
-        for_classes(method, tiny_clip, BASE, NEW, "")
+    assert read_predictions(out).keys() == COLUMNS - JOINT
 
 
 def test_the_temperature_of_the_labels_is_found():

@@ -27,16 +27,6 @@ class InATensor(OnSupport, CoOp):
         return found + image.z[:, 0] @ self.means.T if hasattr(self, "means") else found
 
 
-class ByACounter(CoOp):
-    """A warm-up by a counter in an attribute."""
-
-    steps = 0
-
-    def loss(self, output, batch):
-        self.steps += self.training
-        return min(self.steps / 100, 1.0) * super().loss(output, batch)
-
-
 class ByAStage(Staged, CoOp):
     """A stage number in an attribute, which `begin_stage` sets."""
 
@@ -83,7 +73,6 @@ WHOLE = ["DATALOADER.TRAIN_X.BATCH_SIZE", "16"]  # all images in one batch, four
 BUILT = "built again from its checkpoint, is off by"
 SAID = {
     InATensor: f"The logits of InATensor, {BUILT}",
-    ByACounter: f"The loss of ByACounter, {BUILT}",
     ByAStage: f"The logits of ByAStage, {BUILT}",
     AtTheEnd: f"The logits of AtTheEnd, {BUILT}",
     MadeLate: "MadeLate cannot be built again from its own checkpoint",

@@ -4,6 +4,7 @@ import hashlib
 import json
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from ..method import METHODS, Method
 from ..plugins import code_of
 from ..record.hashes import plugin_folder
 from ..running.seeding import seeded
-from ..storage.files import hold_lock, write_whole
+from ..storage.files import write_whole
 from ..trainer.evaluation import is_foreign
 from .checks import CHECKS, TIME_IS_UP, lines
 from .data_sets import check_split
@@ -26,14 +27,12 @@ from .short import SEED, ShortRun, shorten
 STAMPS = Path("~/.cache/align/checked")
 SECONDS = 15.0  # after which no further check begins
 OURS = ("datasets", "dassl")  # packages whose data sets are no plug-in's
-PATIENCE = 60.0  # seconds for another run that checks the same
 
 
 def check_once(cfg: CfgNode) -> str | None:
     """Check the method and the data set of a run that are of a plug-in, if not yet as they are.
 
-    What may be a mistake is printed. A run that waits for one that checks the same, as in an array
-    of jobs, takes its answer.
+    What may be a mistake is printed.
 
     Returns:
         How the method was checked, for the record; None for a built-in one or another trainer.
@@ -54,15 +53,12 @@ def _once(kind: type, more: str, check: Callable[[], str]) -> str:
     """Return what a check says, or what it said of the same code and text before."""
     content = json.dumps([code_of(kind), more], sort_keys=True).encode()
     file = STAMPS.expanduser() / f"{kind.__name__}-{hashlib.sha256(content).hexdigest()[:16]}.txt"
-    try:
+    if file.is_file():
+        return file.read_text()
+    said = check()
+    with suppress(OSError):  # a home without room, or none: each run checks
         file.parent.mkdir(parents=True, exist_ok=True)
-        with hold_lock(file.with_suffix(".lock"), PATIENCE):
-            if file.is_file():
-                return file.read_text()
-            said = check()
-            write_whole(file, said)
-    except OSError:  # a home without room, or none: each run checks
-        said = check()
+        write_whole(file, said)
     return said
 
 

@@ -5,7 +5,6 @@ from typing import Any
 
 import torch
 
-from ..errors import need
 from ..method import Output
 from ..record.scores import Scores
 from ..record.several import measures
@@ -36,16 +35,14 @@ class MultiLabel:
     def evaluate(self) -> dict[str, float]:
         """Print and return the results; the first one, mAP, is that by which models are selected.
 
-        They are of logits as `scores.npz` stores them. Raises UserError if there are no images.
+        They are of logits as `scores.npz` stores them.
         """
-        n = len(self.predictions)
-        need(n, "There are no images to evaluate on: check the data set and TEST.SPLIT")
         label, logit = self.predictions.arrays()
         results = measures(label, logit, self.decides, self.difficult)
         classes, lacking = label.shape[1], int(results["classes_without_positives"])
         left_out = f" ({lacking} without a positive are left out)" if lacking else ""
         print(
-            f"=> result\n* total: {n:,}\n* classes: {classes:,}{left_out}\n"
+            f"=> result\n* total: {len(label):,}\n* classes: {classes:,}{left_out}\n"
             f"* mAP: {results['map']:.2f}% (guessing: about {results['positive_share']:.2f}%)"
         )
         for name in ("cf1_mean", "of1"):
