@@ -122,7 +122,7 @@ PACKAGES = {
     "registry": "capabilities contract errors method",
     "robustness": "method",
     "methods": "backbones capabilities checkpoint encoders errors full_precision losses marks "
-    "method node prompts registry regularizers robustness storage sure_views teacher transport",
+    "method node prompts registry regularizers robustness sure_views teacher transport",
     "plugins": "errors method record",
     "step": "capabilities method running",
     "building": "backbones capabilities checkpoint encoders errors images "

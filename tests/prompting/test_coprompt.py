@@ -109,7 +109,7 @@ def test_the_first_sentences_are_read_and_pull_the_context(tiny_clip):
     assert method.takes == ("sentences",)
     assert small("BiomedCoOp", tiny_clip, SENTENCES="medical").takes == ("llm",)
     assert method.teacher.h_each.shape == (4, len(NAMES), 64)
-    assert method.teacher.sentences.rows[3] == tuple(f"one {name}" for name in NAMES)
+    assert method.teacher.sentences.rows[3] == [f"one {name}" for name in NAMES]
     method.train()
     weak, strong = (
         small("BiomedCoOp", tiny_clip, SENTENCES=about(4), N_PROMPTS=4, SCCM_LAMBDA=w).train()
@@ -139,8 +139,8 @@ def test_templates_stand_for_sentences_and_a_note_says_so(tiny_clip, capsys):
     assert method.takes == () and capsys.readouterr().out == ""
     rows = method.teacher.sentences.rows
     first = "a centered satellite photo of"  # of EuroSAT
-    assert rows[0] == tuple(f"{first} {name}." for name in NAMES)
-    assert rows[1] == tuple(templates.CLIP[0].replace("{}", name) for name in NAMES)
+    assert rows[0] == [f"{first} {name}." for name in NAMES]
+    assert rows[1] == [templates.CLIP[0].replace("{}", name) for name in NAMES]
     assert f"takes 3 templates, such as '{first} {{}}.'" in capsys.readouterr().out
 
 

@@ -142,7 +142,7 @@ def test_public_files(golden, tiny_clip, tmp_path):
         assert near(method(golden.tensors["image"]), golden.tensors["logits_eval"], 0.2)
     assert torch.equal(method.write_public()["*.pth"]["vit_proj"], method.vit_proj)
     torch.save([1], file)
-    with pytest.raises(UserError, match="has no state dict, as ProLIP"):
+    with pytest.raises(UserError, match="pth': not as the public code of ProLIP writes it"):
         public_checkpoint(method, str(file))
 
 

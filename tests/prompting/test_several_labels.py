@@ -171,13 +171,6 @@ def test_labels_of_ram_must_be_known(tiny_clip):
         check_known(method, data)
 
 
-def test_names_in_a_checkpoint_of_dualcoop_say_its_form():
-    golden, _, _ = build_several("ml_dualcoop")
-    _, method, _ = build_several("ml_dualcoop_dassl")
-    with pytest.raises(UserError, match="'ctx_pos', as those of the form original: set TRAINER"):
-        method.load_public_state_dict(golden.params)
-
-
 def test_one_label_is_a_label_of_no_other_class(tiny_clip):
     labels = torch.tensor([0, 2])
     several = torch.nn.functional.one_hot(labels, 3).to(torch.int8)

@@ -281,20 +281,6 @@ def test_on_top_of_runs(tmp_path, tiny_clip):
     assert other_backbone(trained, cfg) == said
 
 
-def test_few_shot_without_labelled_images(tiny_clip):
-    images = torch.zeros(2, 3, 32, 32)
-    method = build_method("TransCLIP", {"FEW_SHOT": True}, tiny_clip, NAMES)
-    with pytest.raises(UserError, match="There are no labelled images: train the method"):
-        method.predict(images)
-    support = {"images": images, "labels": torch.tensor([0, 1])}
-    with pytest.raises(UserError, match="The class 'fish' has no training image, but with FEW_SHO"):
-        build_method("TransCLIP", {"FEW_SHOT": True}, tiny_clip, NAMES, support=support)
-    support = {"images": torch.zeros(3, 3, 32, 32), "labels": torch.tensor([0, 1, 2])}
-    method = build_method("TransCLIP", {"FEW_SHOT": True}, tiny_clip, NAMES, support=support)
-    with pytest.raises(UserError, match="There are no validation images, on which gamma is cho"):
-        method.predict(images)
-
-
 # ------------------------------------------------------------------ StatA
 
 

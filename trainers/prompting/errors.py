@@ -89,7 +89,7 @@ def need(condition: object, sentence: str) -> None:
 def one_of(name: str, value: object, valid: Iterable[str]) -> None:
     """Raise a `UserError` unless the value of a key is one of the valid words."""
     valid = list(valid)
-    need(value in valid, f"{name} is '{value}' but must be one of {', '.join(valid)}")
+    need(value in valid, f"{name} is '{value}' but must be one of {', '.join(map(str, valid))}")
 
 
 def not_negative(name: str, value: float) -> None:

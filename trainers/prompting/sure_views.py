@@ -24,13 +24,11 @@ def surest(logits: torch.Tensor, share: float) -> torch.Tensor:
 
     Logits are (B, V, K).
     """
-    return entropy(logits).argsort(dim=-1, stable=True)[:, : int(logits.shape[1] * share)]
+    return entropy(logits).argsort(dim=-1, stable=True)[:, : count_share(logits.shape[1], share)]
 
 
-def check_selection(V: int, share: float, keys: str) -> None:
-    """Refuse a share (SELECTION_P) of V views that is above 1 or has none of them; UserError."""
-    need(share <= 1, f"SELECTION_P is {share} but must be 1 or less")
-    need(
-        int(V * share) >= 1,
-        f"The surest {share:g} of {V} view{'s' * (V != 1)} of an image is no view: raise {keys}",
-    )
+def count_share(V: int, share: float) -> int:
+    """Return int(V share), the number of views in a share of V; raises UserError if it is 0."""
+    count = int(V * share)
+    need(count, f"A share of {share:g} of {V} views of an image is none: raise it, or their number")
+    return count

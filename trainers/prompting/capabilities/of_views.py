@@ -39,9 +39,6 @@ class OfViews(AtTestTime):
         text = class_text(self.settings, classnames, dataset, own)
         return text.encoder(clip_model), ImageEncoder(clip_model.visual)
 
-    def check_views(self, V: int) -> None:
-        """Refuse a number of views that is too small; raises UserError."""
-
     def from_views(self, x: torch.Tensor, h: torch.Tensor) -> torch.Tensor:
         """Return logits (B, K) of features x (B, V, D) of views, the plain one first, and h (K, D).
 
@@ -53,7 +50,6 @@ class OfViews(AtTestTime):
     def predict(self, images):
         """Return the output for the images, from all views of each."""
         views = [images] if torch.is_tensor(images) else images
-        self.check_views(len(views))
         raw, text = torch.stack([self.clip_features(view) for view in views], 1), self.text()
         with no_autocast(raw.device.type):
             x = F.normalize(raw, dim=-1)

@@ -4,6 +4,7 @@ from typing import ClassVar, Protocol
 
 import torch
 
+from ..errors import need
 from ..method import Method
 from .unlabelled import Unlabelled
 
@@ -48,6 +49,24 @@ class OnSupport(Method):
 
         Labels are (n,).
         """
+
+    def need_support(self, taken: object) -> None:
+        """Raise a `UserError` if the method has not taken its support."""
+        need(
+            taken,
+            f"{type(self).__name__} has seen no training images: train it, load a run of it "
+            "(--model-dir), or pass the images to `build_method` as `support`",
+        )
+
+    def need_each_class(self, labels: torch.Tensor, least: int = 1) -> None:
+        """Raise a `UserError` if a class has fewer than `least` of the labels (n,)."""
+        counts = labels.bincount(minlength=self.num_classes).tolist()
+        few = [k for k, count in enumerate(counts) if count < least]
+        need(
+            not few,
+            f"The class '{few and self.training_classnames[few[0]]}' has too few training images "
+            f"for {type(self).__name__}: add some, or leave the class out",
+        )
 
 
 class Mirrored(OnSupport):

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from ..errors import UserError, need
+from ..errors import UserError, in_short, need
 from .files import find_checkpoint, read_checkpoint, saved_epochs
 from .saved import Saved
 
@@ -131,8 +131,15 @@ def public_checkpoint(method: Any, path: str) -> Saved | None:
     if not files:
         return None
     contents = {pattern: read_checkpoint(file, object) for pattern, file in files.items()}
-    print(f"Loading {', '.join(map(repr, files.values()))}")
-    return replace(method.read_public(contents), place=path)
+    names = ", ".join(map(repr, files.values()))
+    print(f"Loading {names}")
+    try:
+        return replace(method.read_public(contents), place=path)
+    except (AttributeError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{names}: not as the public code of {type(method).__name__} writes it "
+            f"({in_short(error)}): take another checkpoint"
+        ) from None
 
 
 def names_beside(name: str, patterns: Sequence[str]) -> dict[str, str]:

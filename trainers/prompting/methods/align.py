@@ -11,6 +11,7 @@ d token-level distances.
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 
@@ -20,13 +21,12 @@ from ..encoders.class_text import zero_shot_template
 from ..encoders.sentences import expand_templates, fixed_sentence
 from ..encoders.text import TextFeatures
 from ..encoders.vision import ImageFeatures
-from ..errors import fraction, need, not_negative, one_of
-from ..node import Words
+from ..node import From0, NotNegative, Words
 from ..prompts import size_of
 from ..registry import register
 from ..transport.solver import Sinkhorn, sinkhorn
 from ..transport.token_level import TokenProblems, token_distances
-from .prompted import COUPLED, Point, Prompted, Transported
+from .prompted import Point, Prompted, Transported
 
 
 @register
@@ -49,27 +49,14 @@ class ALIGN(Biased, Prompted):
     class Settings(Transported):
         """The keys of the node, without those of the solver."""
 
-        M: int = 4
-        N: int = 4
+        M: From0 = 4
+        N: From0 = 4
         N_CTX: int = 2
         CTX_INIT: Words = None  # a template, or a list of N; None is "a photo of a"
         DEPTH: int = 9
-        BETA: float = 1.0
-        BETA_FORM: str = "additive"
-        COUPLING: str = "project"
-
-        def __post_init__(self) -> None:
-            super().__post_init__()
-            one_of("COUPLING", self.COUPLING, ("none", "independent", *COUPLED))
-            one_of("BETA_FORM", self.BETA_FORM, ("additive", "convex"))
-            not_negative("M", self.M)
-            not_negative("N", self.N)
-            (fraction if self.BETA_FORM == "convex" else not_negative)("BETA", self.BETA)
-            need(
-                self.COUPLING != "none" or not (self.M and self.N),
-                f"COUPLING is 'none' but M = {self.M} and N = {self.N}: choose independent, "
-                "project or unified",
-            )
+        BETA: NotNegative = 1.0
+        BETA_FORM: Literal["additive", "convex"] = "additive"
+        COUPLING: Literal["independent", "project", "unified"] = "project"
 
     settings: Settings
     largest_distance = 2.0  # a bound on what `token_level` returns

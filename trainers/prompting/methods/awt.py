@@ -25,7 +25,7 @@ from ..marks import FILE, ONE_IMAGE
 from ..node import From1, Positive, clean
 from ..registry import register
 from ..sure_views import entropy
-from ..teacher import sentences_of
+from ..teacher import Teacher, sentences_of
 from ..transport.released import sinkhorn_released
 
 REG = 0.1  # of the transport; a constant of the public code
@@ -72,7 +72,6 @@ class AWT(OfViews):
         SENTENCES: str | Mapping | None = None  # a JSON file
 
     settings: Settings
-    kept: torch.Tensor | None
 
     @property
     def takes(self):
@@ -80,14 +79,9 @@ class AWT(OfViews):
         return (ONE_IMAGE, FILE) if self.settings.SENTENCES else (ONE_IMAGE,)
 
     def build(self, clip_model, classnames, dataset):
-        """Keep what the sentences' features are computed from when they are first read."""
-        self.register_buffer("kept", None, persistent=False)
+        """Make the teacher, which computes the sentences' features when they are first read."""
         text = self.sentences_about(classnames, dataset)
-
-        def each() -> torch.Tensor:
-            return F.normalize(text.each(clip_model), dim=-1).unflatten(0, (len(classnames), -1))
-
-        self._each = each
+        self.teacher = Teacher(clip_model, classnames, text)
 
     def sentences_about(self, classnames: Sequence[str], dataset: str) -> ClassText:
         """Return K lists of N sentences."""
@@ -116,11 +110,8 @@ class AWT(OfViews):
 
     @property
     def each(self) -> torch.Tensor:
-        """The normalised features of the sentences (K, N, D), computed when first read."""
-        if self.kept is None:
-            with torch.inference_mode(False), torch.no_grad():
-                self.kept = self._each()
-        return self.kept
+        """The normalised features of the sentences, (K, N, D)."""
+        return self.teacher.h_each.unflatten(0, (self.num_classes, -1))
 
     def text_features(self, contexts):
         """Return the directions of the means over the sentences."""

@@ -15,9 +15,9 @@ from ..encoders.sentences import OneTemplate
 from ..encoders.templates import CLIP, ZERO_SHOT, template_of
 from ..errors import need
 from ..marks import FILE
-from ..node import From1, NotNegative, clean
+from ..node import From1, NotNegative, Positive
 from ..registry import register
-from ..teacher import Teacher, sentences_of
+from ..teacher import Teacher, read_sentences
 from .coop import CoOp
 
 WORDS = 4  # N_CTX with which the context starts from CTX_INIT, as in the public code
@@ -65,13 +65,11 @@ class BiomedCoOp(CoOp):
         CTX_INIT: OneTemplate = "a photo of a"
         SCCM_LAMBDA: NotNegative = 1.0
         KDSP_LAMBDA: NotNegative = 1.0
-        TAU: float = 1.5
+        TAU: Positive = 1.5
         N_PROMPTS: int = 50
         SENTENCES: str | Mapping | None = None  # a JSON file
 
         def __post_init__(self) -> None:
-            super().__post_init__()
-            need(self.TAU >= 1, f"TAU is {self.TAU} but must be 1 or more, to keep any sentence")
             need(self.N_PROMPTS > 1, f"N_PROMPTS is {self.N_PROMPTS}: at least 2 are needed")
 
     settings: Settings
@@ -99,14 +97,13 @@ class BiomedCoOp(CoOp):
             first = template_of(ZERO_SHOT, self.settings.dataset)
             source = {"*": [*dict.fromkeys((first, *CLIP))]}
             print(f"Note: without SENTENCES, BiomedCoOp takes {n} templates, such as '{first}'")
-        lists = sentences_of(source, classnames)
-        for name, own in zip(classnames, lists, strict=True):
-            need(
-                len(own) >= n,
-                f"N_PROMPTS is {n} but there are {len(own)} sentences for '{clean(name)}': lower "
-                "it, or add SENTENCES",
-            )
-        return ClassText([*zip(*(own[:n] for own in lists), strict=True)], classnames)
+        rows = read_sentences(source, classnames)
+        need(
+            len(rows) >= n,
+            f"N_PROMPTS is {n} but there are {len(rows)} sentences for each class: lower it, or "
+            "add SENTENCES",
+        )
+        return ClassText(rows[:n], classnames)
 
     def find_kept(self, a: torch.Tensor) -> torch.Tensor:
         """Return which sentences are kept, (n,), by their scores a (n,)."""

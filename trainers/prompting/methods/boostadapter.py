@@ -17,9 +17,9 @@ from ..checkpoint.public import Public
 from ..encoders.vision import ImageFeatures
 from ..full_precision import no_autocast
 from ..method import Output
-from ..node import From0
+from ..node import Fraction, From0, From1
 from ..registry import register
-from ..sure_views import check_selection, entropy, marginal_entropy, surest
+from ..sure_views import entropy, marginal_entropy, surest
 from .tda import IN_VIEWS, TDA, Cache
 
 
@@ -104,13 +104,9 @@ class BoostAdapter(TDA):
 
         NEGATIVE_FIFO: bool = True
         DELTA: From0 = 0
-        BATCH_SIZE: int = 64  # views
-        SELECTION_P: float = 0.1
+        BATCH_SIZE: From1 = 64  # views
+        SELECTION_P: Fraction = 0.1
         FORM: Literal["plain", "surest", "published"] = "published"  # for the data set
-
-        def __post_init__(self) -> None:
-            super().__post_init__()
-            check_selection(self.BATCH_SIZE, self.SELECTION_P, "BATCH_SIZE or SELECTION_P")
 
     settings: Settings  # type: ignore[assignment]
     positive: Boosted
@@ -131,7 +127,6 @@ class BoostAdapter(TDA):
         """Return the output for the next images of the stream, one after the other."""
         views = [images] if torch.is_tensor(images) else images
         share, text = self.settings.SELECTION_P, self.text()
-        check_selection(len(views), share, "the number of views")
         z = torch.stack([F.normalize(self.clip_features(view), dim=-1) for view in views], 1)
         with no_autocast(z.device.type):
             plain = self.logit_scale * z @ text.h[0].T  # (B, V, K)

@@ -18,7 +18,7 @@ from ..checkpoint.public import Public
 from ..encoders.class_text import MEANS, class_text
 from ..encoders.templates import DEFAULT, IMAGENET
 from ..encoders.text import TextFeatures
-from ..errors import UserError, need, one_of
+from ..errors import need, one_of
 from ..method import Method
 from ..node import From1
 from ..registry import register
@@ -104,7 +104,6 @@ class CLAP(OnSupport, PerClass, Staged):
         templates = [*IMAGENET, DEFAULT] if dataset.startswith("ImageNet") else ()
         text = class_text(self.settings, classnames, dataset, templates, "raw_mean")
         self.teacher = Teacher(clip_model, classnames, text)
-        self.classnames = list(classnames)
         self.adapter = Prototypes(self.width)
 
     def start(self) -> None:
@@ -156,11 +155,7 @@ class CLAP(OnSupport, PerClass, Staged):
         if self.weights == "balanced":
             return features.new_ones(self.num_classes)
         own = F.one_hot(labels, self.num_classes).float()  # (n, K)
-        if missing := (own.sum(0) == 0).nonzero().flatten().tolist():
-            raise UserError(
-                f"The class '{self.classnames[missing[0]]}' has no training image, but CLAP needs "
-                "one for its constraint: add one, or set CONSTRAINT l2_balanced or none"
-            )
+        self.need_each_class(labels)
         sums = features.new_zeros(self.num_classes)
         for x in features:
             zero_shot = self.logit_scale * F.normalize(x, dim=-1) @ self.teacher.h.T
@@ -175,11 +170,7 @@ class CLAP(OnSupport, PerClass, Staged):
         terms = {"ce": F.cross_entropy(output.logits, batch.labels)}
         if self.distance == "none":
             return terms
-        if not len(self.adapter.alpha):
-            raise UserError(
-                f"The constraint of CLAP (CONSTRAINT {self.settings.CONSTRAINT}) needs the "
-                "training images: pass them to `build_method` as `support`, or set CONSTRAINT none"
-            )
+        self.need_support(len(self.adapter.alpha))
         w, w0 = self.adapter.prototypes, self.teacher.raw
         apart = (w - w0).pow(2).sum(1) if self.distance == "l2" else 1 - F.cosine_similarity(w, w0)
         return {**terms, "constraint": (self.adapter.alpha * apart).mean()}

@@ -11,9 +11,8 @@ from torch import nn
 
 from ..checkpoint.public import Public
 from ..encoders.class_text import MEANS
-from ..errors import UserError
 from ..method import Method
-from ..node import Fraction
+from ..node import Fraction, From1
 from ..registry import register
 
 
@@ -22,10 +21,6 @@ class Adapter(nn.Module):
 
     def __init__(self, dim: int, share: float, reduction: int = 4):
         super().__init__()
-        if not 1 <= reduction <= dim:
-            raise UserError(
-                f"REDUCTION is {reduction} but must be from 1 to {dim}, the width of the features"
-            )
         self.share, inner = share, dim // reduction
         down, up = nn.Linear(dim, inner, bias=False), nn.Linear(inner, dim, bias=False)
         self.fc = nn.Sequential(down, nn.ReLU(), up, nn.ReLU())
@@ -62,7 +57,7 @@ class CLIPAdapter(Method):
 
         PREC: str = "fp32"
         RATIO: Fraction = 0.2
-        REDUCTION: int = 4
+        REDUCTION: From1 = 4
 
     settings: Settings
 

@@ -13,11 +13,11 @@ from torch import nn
 from ..capabilities.updated import Updated
 from ..checkpoint.public import Public, PublicFiles
 from ..checkpoint.saved import Saved
-from ..encoders.added import MATRICES, SIDES, LowRank, blocks_of
+from ..encoders.added import SIDES, LowRank, blocks_of
 from ..encoders.class_text import MEANS
-from ..errors import UserError, check_name, need
+from ..errors import UserError, check_name
 from ..method import Method
-from ..node import Positive
+from ..node import Fraction, From1, Positive
 from ..registry import register
 
 # The numbers, from 0, of the adapted blocks of an encoder with L blocks.
@@ -31,14 +31,6 @@ POSITIONS: dict[str, Callable[[int], range]] = {
     "top3": lambda L: range(max(0, L - 3), L),
 }
 METADATA = ("r", "alpha", "encoder", "params", "position")
-
-
-def _group(content: object, key: str) -> dict:
-    """Return `content[key]`, which must be a dict."""
-    group = content.get(key) if isinstance(content, dict) else None
-    if not isinstance(group, dict):
-        raise UserError(f"The checkpoint has no '{key}' as CLIP-LoRA's public code writes it")
-    return group
 
 
 @register
@@ -86,16 +78,12 @@ class CLIPLoRA(PublicFiles, Updated):
         ENCODER: Literal["both", "text", "vision"] = "both"
         POSITION: str = "all"
         PARAMS: list[str] = field(default_factory=lambda: ["q", "k", "v"])  # or o, fc, proj
-        R: int = 2
+        R: From1 = 2
         ALPHA: Positive = 1.0
-        DROPOUT_RATE: float = 0.25
+        DROPOUT_RATE: Fraction = 0.25
 
         def __post_init__(self) -> None:
             check_name("POSITION", self.POSITION, POSITIONS)
-            for name in self.PARAMS:
-                check_name("matrix in PARAMS", name, MATRICES)
-            rate = self.DROPOUT_RATE
-            need(0 <= rate < 1, f"DROPOUT_RATE is {rate} but must be in [0, 1)")
 
     settings: Settings
 
@@ -114,11 +102,6 @@ class CLIPLoRA(PublicFiles, Updated):
 
     def _updates(self, blocks: Any) -> dict[str, nn.ModuleDict]:
         settings, W = self.settings, blocks[0].attn.embed_dim
-        need(
-            1 <= settings.R <= W,
-            f"TRAINER.CLIPLORA.R is {settings.R} but must be from 1 to {W}, the width of the "
-            "encoder",
-        )
         mlp = blocks[0].mlp  # EVA's inputs to `proj` are half as many as outputs of `fc`
         hidden = {"fc": len(mlp.c_fc.weight), "proj": mlp.c_proj.weight.shape[1]}
         how = settings.R, settings.ALPHA / math.sqrt(settings.R), settings.DROPOUT_RATE
@@ -130,8 +113,7 @@ class CLIPLoRA(PublicFiles, Updated):
 
     def read_public(self, files):
         """Return the updates in a `lora_weights.pt`, after a check of its metadata."""
-        content = files["lora_weights.pt"]
-        layers, metadata = (_group(content, key) for key in ("weights", "metadata"))
+        layers, metadata = (files["lora_weights.pt"][key] for key in ("weights", "metadata"))
         for key, own in self._metadata().items():
             if metadata.get(key) != own:
                 raise UserError(
@@ -142,9 +124,9 @@ class CLIPLoRA(PublicFiles, Updated):
         return Saved(
             state_dict={
                 f"{public.get(layer, layer)}.attn.{matrix}.{factor}": value
-                for layer in layers
-                for matrix in _group(layers, layer)
-                for factor, value in _group(layers[layer], matrix).items()
+                for layer, matrices in layers.items()
+                for matrix, factors in matrices.items()
+                for factor, value in factors.items()
             }
         )
 

@@ -5,6 +5,7 @@ Singular Value Few-shot Adaptation of Vision-Language Models.
 
 from dataclasses import dataclass
 from itertools import compress
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -17,12 +18,15 @@ from ..encoders.added import MATRICES, SIDES, blocks_of, matrices
 from ..encoders.class_text import MEANS, class_text
 from ..encoders.sentences import AroundName
 from ..encoders.vision import ImageEncoder
-from ..errors import UserError, need, one_of
+from ..errors import UserError, need
 from ..method import Method
+from ..node import Fraction
 from ..registry import register
 
 PARTS = {"bottom": range(4), "middle": range(4, 8), "top": range(8, 12)}  # of 12 blocks
-LAYERS = ("all", *PARTS, "top_bottom", "top_middle", "bottom_middle")
+Layers = Literal[
+    "all", "bottom", "middle", "top", "top_bottom", "top_middle", "bottom_middle"
+]  # fmt: skip
 FILE = "base_model.pt"
 
 
@@ -113,7 +117,7 @@ class CLIPSVD(PublicFiles, Updated):
     class Settings(Method.Scaled):
         """The keys of the public config files, in upper case, and its constants."""
 
-        INCLUDE_TRAIN_LAYERS: str = "all"
+        INCLUDE_TRAIN_LAYERS: Layers = "all"
         TRAIN_IMAGE_ENCODER: bool = True
         TRAIN_TEXT_ENCODER: bool = True
         TRAIN_MLP: bool = True
@@ -121,17 +125,8 @@ class CLIPSVD(PublicFiles, Updated):
         TRAIN_K: bool = True
         TRAIN_V: bool = True
         TRAIN_O_PROJ: bool = True
-        RANK: float = 1.0  # the share of the singular values that stay
+        RANK: Fraction = 1.0  # the share of the singular values that stay
         TEMPLATE: AroundName = ""
-
-        def __post_init__(self) -> None:
-            one_of("INCLUDE_TRAIN_LAYERS", self.INCLUDE_TRAIN_LAYERS, LAYERS)
-            need(0 < self.RANK <= 1, f"RANK is {self.RANK} but must be above 0, and 1 at most")
-            need(
-                self.sides() and self.matrices(),
-                "CLIPSVD would learn nothing: set TRAIN_IMAGE_ENCODER or TRAIN_TEXT_ENCODER to "
-                "True, and one of TRAIN_Q, TRAIN_K, TRAIN_V, TRAIN_O_PROJ, TRAIN_MLP",
-            )
 
         def sides(self) -> list[str]:
             """Return the encoders that learn."""
@@ -162,9 +157,6 @@ class CLIPSVD(PublicFiles, Updated):
         for side in SIDES:
             blocks, self.sides[side] = blocks_of(clip_model, side), nn.ModuleDict()
             numbers = s.numbers(len(blocks)) if side in s.sides() else []
-            there = f"the {side} encoder has blocks 0 to {len(blocks) - 1}: choose all"
-            learns = numbers or side not in s.sides()
-            need(learns, f"INCLUDE_TRAIN_LAYERS is {s.INCLUDE_TRAIN_LAYERS} but {there}")
             for i, block in enumerate(blocks):
                 updates = nn.ModuleDict()
                 for name, (weight, _) in matrices(block).items():
@@ -176,10 +168,7 @@ class CLIPSVD(PublicFiles, Updated):
 
     def read_public(self, files):
         """Return what learns of a `base_model.pt`; the other singular values must be CLIP's."""
-        weights = files[FILE].get("weights") if isinstance(files[FILE], dict) else None
-        if not isinstance(weights, dict):
-            raise UserError("The checkpoint has no 'weights' as CLIP-SVD's public code writes it")
-        own = self.public_parameters()
+        weights, own = files[FILE]["weights"], self.public_parameters()
         for name, weight in self.public_matrices("vector_S").items():
             if name in own or not torch.is_tensor(S := weights.get(name)):
                 continue

@@ -9,8 +9,8 @@ from typing import Literal
 from ..capabilities.biased import Biased
 from ..checkpoint.public import Public
 from ..encoders.sentences import OneTemplate
-from ..errors import need
 from ..method import Method
+from ..node import From0
 from ..registry import register
 from .prompted import Point
 from .text_prompted import TextPrompted
@@ -34,13 +34,10 @@ class CoOp(Biased, TextPrompted):
     class Settings(Method.Settings):
         """The keys of the node."""
 
-        N_CTX: int = 16
+        N_CTX: From0 = 16  # without words from 1
         CSC: bool = False
         CTX_INIT: OneTemplate = ""
         CLASS_TOKEN_POSITION: Literal["end", "middle", "front"] = "end"
-
-        def __post_init__(self) -> None:
-            need(self.CTX_INIT or self.N_CTX >= 1, f"N_CTX is {self.N_CTX}: at least 1 is needed")
 
     def contexts(self):
         """Return the context v, (1, b, W), or (1, K, b, W) of classes of their own."""

@@ -17,7 +17,6 @@ from ..capabilities.on_support import Mirrored
 from ..checkpoint.public import Public
 from ..encoders.class_text import MEANS, class_text
 from ..encoders.templates import IMAGENET
-from ..errors import need
 from ..method import Method
 from ..node import Fraction, From0, From1, NotNegative, Positive
 from ..registry import register
@@ -53,7 +52,7 @@ class CrossModal(Mirrored, LinearProbe):
     """
 
     node = "CROSS_MODAL"
-    public = Public(folder="cross_modal")
+    public = Public(folder="cross_modal", ignored=("IMAGE_LAYER_IDX", "TEXT_LAYER_IDX"))
     rules = MEANS
 
     @dataclass(frozen=True)
@@ -64,8 +63,6 @@ class CrossModal(Mirrored, LinearProbe):
         CLASSIFIER_HEAD: Literal["linear", "adapter"] = "linear"
         CLASSIFIER_INIT: Literal["zeroshot", "random"] = "zeroshot"
         LOGIT: float = 4.60517
-        IMAGE_LAYER_IDX: int = 0
-        TEXT_LAYER_IDX: int = 0
         IMAGE_AUGMENTATION: Literal["flip", "none"] = "flip"
         LR: Positive = 0.001
         WEIGHT_DECAY: NotNegative = 0.01
@@ -75,11 +72,6 @@ class CrossModal(Mirrored, LinearProbe):
         EVAL_FREQ: From1 = 100
         WISEFT: Fraction = 0.0
         SEARCH_HP: bool = True
-
-        def __post_init__(self) -> None:
-            for key in ("IMAGE_LAYER_IDX", "TEXT_LAYER_IDX"):
-                need(not getattr(self, key), f"{key} must be 0: no layer of CLIP can be learned")
-            need(abs(self.LOGIT) <= 20, f"LOGIT is {self.LOGIT}, a logarithm: 4.6 is usual")
 
     settings: Settings  # type: ignore[assignment]
 

@@ -8,11 +8,11 @@ Letters: B images in V views, K classes.
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 
 from ..checkpoint.public import Public
-from ..errors import one_of
 from ..full_precision import no_autocast
 from ..node import NotNegative
 from ..registry import register
@@ -71,13 +71,9 @@ class CTPT(TPT):
         """The keys of the node."""
 
         LAMBDA_TERM: NotNegative = 50.0
-        TERM: str = "dispersion"  # or released, frobenius
+        TERM: Literal["dispersion", "released", "frobenius"] = "dispersion"
         TWO_STEP: bool = False
         I_AUGMIX: bool = False
-
-        def __post_init__(self) -> None:
-            super().__post_init__()
-            one_of("TERM", self.TERM, TERMS)
 
     settings: Settings  # type: ignore[assignment]
 
@@ -133,6 +129,6 @@ class OTPT(CTPT):
         """The keys of the node."""
 
         LAMBDA_TERM: NotNegative = 18.0
-        TERM: str = "released"  # or frobenius; dispersion is C-TPT
+        TERM: Literal["dispersion", "released", "frobenius"] = "released"
 
     settings: Settings  # type: ignore[assignment]

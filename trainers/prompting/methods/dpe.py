@@ -21,9 +21,9 @@ from ..encoders.vision import ImageFeatures
 from ..full_precision import no_autocast
 from ..marks import FILE, STREAM
 from ..method import Method, Output
-from ..node import From0, From1, NotNegative, clean
+from ..node import Fraction, From0, From1, NotNegative, clean
 from ..registry import register
-from ..sure_views import check_selection, entropy, marginal_entropy, surest
+from ..sure_views import entropy, marginal_entropy, surest
 from ..teacher import sentences_of
 from .tda import Cache, templates_of
 
@@ -81,13 +81,10 @@ class DPE(AtTestTime):
         ALIGN: NotNegative = 0.5
         ENTROPY_THRESHOLD: float = 0.1
         TTA_STEPS: From0 = 1
-        BATCH_SIZE: int = 64  # views
-        SELECTION_P: float = 0.1
+        BATCH_SIZE: From1 = 64  # views
+        SELECTION_P: Fraction = 0.1
         SENTENCES: str | Mapping | None = None  # a JSON file
         FORM: Literal["published", "plain", "views", "surest"] = "published"
-
-        def __post_init__(self) -> None:
-            check_selection(self.BATCH_SIZE, self.SELECTION_P, "BATCH_SIZE or SELECTION_P")
 
     settings: Settings
     start: torch.Tensor
@@ -143,7 +140,6 @@ class DPE(AtTestTime):
         logits = self.logit_scale * z @ texts.T
         if len(z) == 1:
             return z, logits
-        check_selection(len(z), self.settings.SELECTION_P, "the number of views")
         kept = surest(logits[None], self.settings.SELECTION_P)[0]
         return z[kept], logits[kept]
 

@@ -4,7 +4,7 @@ DualCoOp: Fast Adaptation to Multi-Label Recognition with Limited Annotations.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -14,9 +14,9 @@ from ..checkpoint.public import Public
 from ..encoders.sentences import SLOT, write_sentences
 from ..encoders.text import TextEncoder
 from ..encoders.vision import ImageEncoder, project_values
-from ..errors import from_1, need, not_negative, one_of
 from ..losses import asymmetric
 from ..method import Method
+from ..node import From1, NotNegative
 from ..prompts import Contexts, Size, check_size
 from ..registry import register
 
@@ -65,19 +65,13 @@ class DualCoOp(Method):
     class Settings(Method.Settings):
         """The keys of the node."""
 
-        N_CTX: int = 16
+        N_CTX: From1 = 16
         CSC: bool = False
-        FORM: str = "original"
-        GAMMA_NEG: float = 2.0
-        GAMMA_POS: float = 1.0
-        CLIP: float = 0.05
-        LOSS_W: float = 1.0
-
-        def __post_init__(self) -> None:
-            from_1("N_CTX", self.N_CTX)
-            one_of("FORM", self.FORM, NAMES)
-            for key in ("GAMMA_NEG", "GAMMA_POS", "CLIP", "LOSS_W"):
-                not_negative(key, getattr(self, key))
+        FORM: Literal["original", "dassl"] = "original"
+        GAMMA_NEG: NotNegative = 2.0
+        GAMMA_POS: NotNegative = 1.0
+        CLIP: NotNegative = 0.05
+        LOSS_W: NotNegative = 1.0
 
     settings: Settings
     prompt_learner: Any
@@ -134,14 +128,3 @@ class DualCoOp(Method):
         focus = s.GAMMA_NEG, s.GAMMA_POS, s.CLIP, FLOOR[s.FORM]
         loss = asymmetric(output.logits, labels, *focus).sum()
         return loss / len(labels) if s.FORM == "dassl" else s.LOSS_W * loss
-
-    def load_public_state_dict(self, state_dict):
-        """Load as every method does; raises UserError if the names are of the other form."""
-        for form, (positive, _) in NAMES.items():
-            names = {positive, f"prompt_learner.{positive}"}
-            need(
-                form == self.settings.FORM or not names & state_dict.keys(),
-                f"The checkpoint has '{positive}', as those of the form {form}: set "
-                f"{self.place('FORM')} {form}",
-            )
-        super().load_public_state_dict(state_dict)

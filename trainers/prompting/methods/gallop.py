@@ -14,7 +14,7 @@ from torch import nn
 
 from ..checkpoint.public import Public, PublicFiles
 from ..checkpoint.saved import Saved
-from ..encoders.sentences import Keys, around_name, write_sentences
+from ..encoders.sentences import AroundName, Keys, around_name, write_sentences
 from ..encoders.text import TextEncoder, TextFeatures
 from ..encoders.vision import ImageEncoder, ImageFeatures, project_values
 from ..errors import UserError, need
@@ -70,7 +70,7 @@ class GalLoP(PublicFiles, Method):
     class Settings(Method.Settings):
         """The arguments of the public code, in upper case, with the values of its scripts."""
 
-        TEMPLATE: str = "A photo of a {}"  # the words before the class name are learned
+        TEMPLATE: AroundName = "A photo of a {}"  # the words before the class name are learned
         N_GLOBAL_PROMPTS: From1 = 4
         N_LOCAL_PROMPTS: From1 = 4
         TOPK: list[int] = field(default_factory=lambda: [5, 10, 15, 20])
@@ -88,15 +88,6 @@ class GalLoP(PublicFiles, Method):
                 counts and min(self.TOPK) >= 1,
                 f"TOPK is {list(self.TOPK)} but must be one number of patches, or one for each of "
                 f"the {self.N_LOCAL_PROMPTS} local prompts, all 1 or more",
-            )
-            need(
-                self.USE_GLOBAL_LOSS or self.USE_LOCAL_LOSS,
-                "USE_GLOBAL_LOSS and USE_LOCAL_LOSS are False: set one to True",
-            )
-            need(
-                "{}" in self.TEMPLATE and around_name(self.TEMPLATE)[0].split(),
-                f"TEMPLATE is '{self.TEMPLATE}' but needs words, which are learned, and then {{}} "
-                "for the class name",
             )
 
         @property
@@ -180,9 +171,7 @@ class GalLoP(PublicFiles, Method):
 
         It lacks what was not learned.
         """
-        content, name = files["*.ckpt"], type(self).__name__
-        if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict):
-            raise UserError(f"The checkpoint has no 'state_dict' as {name}'s public code writes it")
+        content = files["*.ckpt"]
         topk = getattr(content.get("args"), "topk", self.settings.TOPK)
         if topk != list(self.settings.TOPK):
             raise UserError(

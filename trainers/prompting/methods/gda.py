@@ -16,7 +16,6 @@ from ..capabilities.per_class import PerClass
 from ..checkpoint.public import Public
 from ..encoders.class_text import MEANS, class_text
 from ..encoders.templates import IMAGENET
-from ..errors import need
 from ..full_precision import in_float64
 from ..method import Method
 from ..node import From0, From1, NotNegative
@@ -71,11 +70,8 @@ class GDA(OnSupport, PerClass):
         ALPHA: NotNegative = 0.1
         SEARCH_HP: bool = True
         FORM: Literal["shrunk", "base2new"] = "shrunk"
-        NEIGHBORS: int = 64
+        NEIGHBORS: From1 = 64
         COPIES: From0 = 16
-
-        def __post_init__(self) -> None:
-            need(self.NEIGHBORS >= 2, f"NEIGHBORS is {self.NEIGHBORS}: at least 2 are needed")
 
     settings: Settings
     W: torch.Tensor
@@ -94,7 +90,6 @@ class GDA(OnSupport, PerClass):
         templates = IMAGENET if dataset.startswith("ImageNet") else ()
         text = class_text(self.settings, classnames, dataset, templates)
         self.teacher = Teacher(clip_model, classnames, text)
-        self.classnames = list(classnames)
         for name in ("W", "b", "rows", "of_new"):
             self.register_buffer(name, torch.empty(0), persistent=name != "of_new")
         self.register_buffer("alpha", torch.tensor(self.settings.ALPHA))
@@ -105,11 +100,7 @@ class GDA(OnSupport, PerClass):
 
     def logits(self, image, text):
         """Return SCALE z_j . h_k + alpha (W_k . z_j + b_k), (B, K)."""
-        need(
-            len(self.b),
-            "The Gaussians are not fitted: train the method, load a run of it (--model-dir), or "
-            "pass the training images to `build_method` as `support`",
-        )
+        self.need_support(len(self.b))
         W, b = (self.W, self.b) if self.own_classes else self.new_classifier(text.h[0])
         return super().logits(image, text) + self.alpha * (image.z[:, 0] @ W + b)
 
@@ -117,18 +108,6 @@ class GDA(OnSupport, PerClass):
         """Empty the buffers, which get their sizes from the support or a checkpoint."""
         for name in ("W", "b", "rows", "of_new"):
             setattr(self, name, getattr(self, name)[:0])
-
-    def load_own_state(self, state_dict):
-        """Load what a training has left; raises UserError if its classifier has other sizes."""
-        super().load_own_state(state_dict)
-        D, K = self.width, len(self.training_classnames)
-        sizes = {name: tuple(getattr(self, name).shape) for name in ("W", "b", "rows")}
-        fitted = {"W": (D, K), "b": (K,), "rows": (len(self.rows), *[D] * (self.rows.ndim > 1))}
-        need(
-            not self.b.numel() or sizes == fitted,
-            f"The checkpoint has the shapes {sizes} but GDA has {K} classes and features of {D}: "
-            "take another checkpoint, or train again",
-        )
 
     def keep_classes(self, index):
         """Keep the Gaussians of these classes."""
@@ -142,8 +121,7 @@ class GDA(OnSupport, PerClass):
         total = sum((in_float64(f) for f in passes), torch.zeros(()))
         labels = labels.to(total.device)
         sizes = len(passes) * labels.bincount(minlength=K).to(total)
-        few = [k for k, size in zip(self.classnames, sizes.tolist(), strict=True) if size <= base]
-        need(not few, f"The class '{few and few[0]}' has too few training images for GDA: add some")
+        self.need_each_class(labels.repeat(len(passes)), 1 + base)
         mu, n = total.new_zeros(K, D).index_add_(0, labels, total) / sizes[:, None], sizes.sum()
         weight = 1 / (K * (sizes - 1))[labels, None] if base else 1 / (n - 1).clamp_min(1)
         apart = (in_float64(f) - mu[labels] for f in passes)

@@ -32,22 +32,12 @@ HEADS = 8  # of every attention between prompts
 Prompts = list[torch.Tensor]  # of the J blocks, each (b, W) or (b, V)
 
 
-def attention(width: int) -> nn.MultiheadAttention:
-    """Return an attention with 8 heads; raises UserError if the width is no multiple of it."""
-    need(
-        width % HEADS == 0,
-        f"HiCroPL's attention has {HEADS} heads, but an encoder of this backbone is {width} wide: "
-        f"choose a backbone whose widths are multiples of {HEADS}",
-    )
-    return nn.MultiheadAttention(width, HEADS)
-
-
 class Pool(nn.Module):
     """P(q, S) = LN2(q + MHA(LN1 q, LN1 S, LN1 S)), the proxy of a block's prompt S."""
 
     def __init__(self, width: int):
         super().__init__()
-        self.attn = attention(width)
+        self.attn = nn.MultiheadAttention(width, HEADS)
         self.ln_1, self.ln_2 = nn.LayerNorm(width), nn.LayerNorm(width)
 
     def forward(self, q: torch.Tensor, S: torch.Tensor) -> torch.Tensor:
@@ -64,7 +54,7 @@ class Mapper(nn.Module):
 
     def __init__(self, width: int, other: int):
         super().__init__()
-        self.attn = attention(width)
+        self.attn = nn.MultiheadAttention(width, HEADS)
         self.linear_q = nn.Linear(width, width)
         self.linear_k, self.linear_v = nn.Linear(other, width), nn.Linear(other, width)
         self.ln_1, self.ln_2 = nn.LayerNorm(width), nn.LayerNorm(width)

@@ -14,7 +14,6 @@ from torch import nn
 from ..capabilities.on_support import OnSupport
 from ..capabilities.per_class import PerClass
 from ..checkpoint.public import Public
-from ..errors import need
 from ..full_precision import in_float64
 from ..method import Method
 from ..node import From0, Positive
@@ -69,7 +68,6 @@ class LinearProbe(OnSupport, PerClass):
 
     def build(self, clip_model, classnames, dataset):
         """Make a classifier without rows, which training images or a checkpoint fill."""
-        self.classnames = list(classnames)
         self.classifier = nn.Linear(self.width, len(classnames))
         self.make_room(0)
 
@@ -91,11 +89,7 @@ class LinearProbe(OnSupport, PerClass):
 
     def logits(self, image, text):
         """Return w_k . z_j + b_k, (B, K)."""
-        need(
-            len(self.classifier.weight),
-            "The classifier is empty: train the method, load a run of it (--model-dir), or pass "
-            "the training images to `build_method` as `support`",
-        )
+        self.need_support(len(self.classifier.weight))
         return self.classify(image.z[:, 0])
 
     def classify(self, z: torch.Tensor) -> torch.Tensor:

@@ -4,15 +4,15 @@ Rethinking Few-Shot Adaptation of Vision-Language Models in Two Stages.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 
 from ..checkpoint.public import Public
 from ..encoders.added import SIDES, Added, blocks_of, tuned_norm
 from ..encoders.class_text import MEANS
-from ..errors import need, one_of
 from ..method import Method
+from ..node import From0
 from ..registry import register
 
 MODALITIES = {"both": SIDES, "vision": ("image",), "text": ("text",)}
@@ -38,13 +38,10 @@ class LNOnly(Method):
     class Settings(Method.Settings):
         """The arguments of the public code, in upper case, and LN_ENDS."""
 
-        LN_MODALITY: str = "both"  # or vision, text
-        LN_VISION_START: int = 0  # the first block, from 0
-        LN_TEXT_START: int = 0
+        LN_MODALITY: Literal["both", "vision", "text"] = "both"
+        LN_VISION_START: From0 = 0  # the first block
+        LN_TEXT_START: From0 = 0
         LN_ENDS: bool = False
-
-        def __post_init__(self) -> None:
-            one_of("LN_MODALITY", self.LN_MODALITY, MODALITIES)
 
     settings: Settings
     norms: Any
@@ -58,12 +55,7 @@ class LNOnly(Method):
         s, self.norms = self.settings, nn.ModuleDict()
         for side in MODALITIES[s.LN_MODALITY]:
             blocks, text = blocks_of(clip_model, side), side == "text"
-            key = "LN_TEXT_START" if text else "LN_VISION_START"
-            start, last = getattr(s, key), len(blocks) - 1
-            need(
-                0 <= start <= last,
-                f"{key} is {start} but the {side} encoder has blocks 0 to {last}: choose one",
-            )
+            start, last = s.LN_TEXT_START if text else s.LN_VISION_START, len(blocks) - 1
             norms: Any = nn.ModuleDict()
             self.norms[side] = norms
             for i in range(start, last + 1):

@@ -50,10 +50,10 @@ class LoCoOp(Staged, CoOp):
     settings: Settings
 
     def begin_stage(self, stage):
-        """Refuse a training that could not select a patch; raises UserError."""
+        """Refuse a training that selects no patch; raises UserError."""
         topk, K = self.settings.TOPK, self.num_classes
         need(
-            topk != K,
+            topk < K,
             f"topk is {topk} of {K} classes, so that an image's class is always among them and no "
             "patch is selected: choose fewer",
         )
@@ -82,10 +82,6 @@ class LoCoOp(Staged, CoOp):
         """Return the cross-entropy and the negative entropy E of selected patches."""
         with no_autocast(output.logits.device.type):
             ce, topk = F.cross_entropy(output.logits, batch.labels), self.settings.TOPK
-            need(
-                topk <= self.num_classes,
-                f"topk is {topk} but there are {self.num_classes} classes: choose fewer",
-            )
             q = (self.logit_scale * self.local_cosines(*output[1:])).softmax(-1)
             own = q.topk(topk).indices == batch.labels[:, None, None]
             selected = ~own.any(-1)  # (B, P)

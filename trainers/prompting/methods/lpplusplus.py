@@ -15,7 +15,6 @@ from ..capabilities.fitting import keep_best, train
 from ..checkpoint.public import Public
 from ..encoders.class_text import MEANS, class_text
 from ..encoders.templates import IMAGENET
-from ..errors import UserError
 from ..method import Method
 from ..node import From1
 from ..registry import register
@@ -106,11 +105,7 @@ class LPPlusPlus(LinearProbe):
     def take_support(self, features, labels):
         """Do all steps on the features of one view, normalised, unless validation follows."""
         f, own = F.normalize(features[0], dim=-1), F.one_hot(labels, self.num_classes).float()
-        if missing := (own.sum(0) == 0).nonzero().flatten().tolist():
-            raise UserError(
-                f"The class '{self.classnames[missing[0]]}' has no training image, but LP++ needs "
-                "one for the start of alpha: add one, or leave the class out"
-            )
+        self.need_each_class(labels)
         near = f @ self.text().h[0].T  # f_i . h_k, (n, K)
         self.images = f, own, near
         self.classifier.weight.data = own.T @ f

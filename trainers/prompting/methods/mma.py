@@ -13,9 +13,8 @@ from ..encoders.added import SIDES, Added, blocks_of
 from ..encoders.sentences import OneTemplate, fixed_sentence, write_sentences
 from ..encoders.text import TextEncoder
 from ..encoders.vision import ImageEncoder
-from ..errors import need
 from ..method import Method
-from ..node import From1, Positive
+from ..node import From0, From1, Positive
 from ..registry import register
 
 
@@ -76,14 +75,6 @@ class Adapters(nn.Module):
             bypass.scale = scale
 
 
-def check_places(start: int, end: int) -> None:
-    """Refuse places that no adapters can have; raises UserError."""
-    need(
-        0 <= start <= end,
-        f"ADAPTER_START is {start} and ADAPTER_END {end}: give 0 <= ADAPTER_START <= ADAPTER_END",
-    )
-
-
 @register
 class MultiModalAdapter(Method):
     """Adapters parallel to the later blocks of both encoders, with a shared layer; fixed sentences.
@@ -121,13 +112,10 @@ class MultiModalAdapter(Method):
         """The keys of the node."""
 
         TEXT_CTX_INIT: OneTemplate = "a photo of a"
-        ADAPTER_START: int = 5
-        ADAPTER_END: int = 12
+        ADAPTER_START: From0 = 5
+        ADAPTER_END: From0 = 12
         ADAPTER_DIM: From1 = 32
         ADAPTER_SCALE: Positive = 0.001
-
-        def __post_init__(self) -> None:
-            check_places(self.ADAPTER_START, self.ADAPTER_END)
 
     settings: Settings
 
@@ -139,16 +127,8 @@ class MultiModalAdapter(Method):
 
     def build(self, clip_model, classnames, dataset):
         """Make the adapters."""
-        s, widths = self.settings, {}
-        for side in SIDES:
-            blocks = blocks_of(clip_model, side)
-            widths[side] = blocks[0].attn.embed_dim
-            need(
-                len(blocks) >= s.ADAPTER_END,
-                f"TRAINER.{self.node}.ADAPTER_END is {s.ADAPTER_END} but the {side} encoder has "
-                f"{len(blocks)} blocks: lower it",
-            )
-        places = range(s.ADAPTER_START, s.ADAPTER_END + 1)
+        widths = {side: blocks_of(clip_model, side)[0].attn.embed_dim for side in SIDES}
+        places = range(self.settings.ADAPTER_START, self.settings.ADAPTER_END + 1)
         self.adapter_learner = self.make_adapters(places, widths)
 
     def make_adapters(self, places: range, widths: dict[str, int]) -> Adapters:

@@ -17,10 +17,10 @@ from ..encoders.vision import ImageEncoder
 from ..errors import need
 from ..marks import FILE
 from ..method import Method
-from ..node import From1, NotNegative, Positive
+from ..node import Fraction, From0, From1, NotNegative, Positive
 from ..registry import register
 from ..regularizers import apart
-from .mma import Adapters, MultiModalAdapter, check_places
+from .mma import Adapters, MultiModalAdapter
 
 
 @register
@@ -63,18 +63,13 @@ class MMAPP(MultiModalAdapter):
         """The keys of the node."""
 
         INPUT_PROMPTS: Literal["hc", "cupl"] = "hc"
-        ADAPTER_START: int = 5
-        ADAPTER_END: int = 12
+        ADAPTER_START: From0 = 5
+        ADAPTER_END: From0 = 12
         ADAPTER_DIM: From1 = 32
         ADAPTER_TRAIN_SCALE: Positive = 0.01
         ADAPTER_TRAIN_SCALE_REG: NotNegative = 2.5
         ADAPTER_TEST_SCALE: Positive = 0.0065
-        ADAPTER_DROP: float = 0.1
-
-        def __post_init__(self) -> None:
-            check_places(self.ADAPTER_START, self.ADAPTER_END)
-            drop = self.ADAPTER_DROP
-            need(0 <= drop < 1, f"ADAPTER_DROP is {drop} but must be 0 or more, and below 1")
+        ADAPTER_DROP: Fraction = 0.1
 
     settings: Settings  # type: ignore[assignment]
     text_encoder: DrawnSentences

@@ -16,7 +16,6 @@ from ..encoders.added import SIDES, Added, blocks_of
 from ..encoders.class_text import MEANS, zero_shot_template
 from ..encoders.text import TextFeatures
 from ..encoders.vision import ImageEncoder, ImageFeatures
-from ..errors import need
 from ..full_precision import no_autocast
 from ..method import Method
 from ..node import Fraction, From1, NotNegative
@@ -112,13 +111,6 @@ class MMRL(PerClass):
         TASK: Literal["B2N", "FS", "CD"] = "B2N"
         SUBSAMPLE_CLASSES: str = "all"
 
-        def __post_init__(self) -> None:
-            layers = list(self.REP_LAYERS)
-            need(
-                layers and sorted(set(layers)) == layers and layers[0] >= 1,
-                f"REP_LAYERS is {layers} but must be numbers of blocks in rising order, 1 or more",
-            )
-
     settings: Settings
     representation_learner: Any
     own_classes = True
@@ -131,17 +123,7 @@ class MMRL(PerClass):
 
     def build(self, clip_model, classnames, dataset):
         """Make the tokens and their head, and the teacher, which has the same sentence."""
-        settings = self.settings
-        widths = {}
-        for side in SIDES:
-            blocks = blocks_of(clip_model, side)
-            widths[side] = blocks[0].attn.embed_dim
-            need(
-                settings.REP_LAYERS[-1] <= len(blocks),
-                f"TRAINER.{self.node}.REP_LAYERS has {settings.REP_LAYERS[-1]} but the {side} "
-                f"encoder has {len(blocks)} blocks: name only these",
-            )
-        self.learn(widths)
+        self.learn({side: blocks_of(clip_model, side)[0].attn.embed_dim for side in SIDES})
         self.teacher = Teacher(clip_model, classnames, [zero_shot_template(dataset)])
 
     def learn(self, widths: dict[str, int]) -> None:

@@ -14,9 +14,9 @@ import torch.nn.functional as F
 
 from ..capabilities.of_views import OfViews
 from ..checkpoint.public import Public
-from ..errors import need
-from ..node import From1, NotNegative, Positive
+from ..node import Fraction, From1, NotNegative, Positive
 from ..registry import register
+from ..sure_views import count_share
 
 NEAR = 1e-6  # smaller changes end a loop
 INNER = 5  # most updates in a loop
@@ -48,22 +48,13 @@ class MTA(OfViews):
     class Settings(OfViews.Settings):
         """The keys of the node; the last two are constants of the public code."""
 
-        BATCH_SIZE: int = 64
+        BATCH_SIZE: From1 = 64
         LAMBDA_Y: Positive = 0.2
         LAMBDA_Q: NotNegative = 4.0
-        BANDWIDTH_P: float = 0.3
+        BANDWIDTH_P: Fraction = 0.3
         MAX_ITER: From1 = 5
 
-        def __post_init__(self) -> None:
-            share = self.BANDWIDTH_P
-            need(0 < share <= 1, f"BANDWIDTH_P is {share} but must be above 0, and 1 or less")
-            check_near(self.BATCH_SIZE, share)
-
     settings: Settings
-
-    def check_views(self, V):
-        """Refuse too few views."""
-        check_near(V, self.settings.BANDWIDTH_P)
 
     def from_views(self, x, h):
         """Return s m . h."""
@@ -74,7 +65,7 @@ class MTA(OfViews):
         s, V = self.settings, x.shape[1]
         A = (self.logit_scale * x @ h.T).softmax(-1)
         A = A @ A.mT
-        n = int(s.BANDWIDTH_P * (V - 1))
+        n = count_share(V - 1, s.BANDWIDTH_P)
         apart = torch.cdist(x, x).square()
         width = apart.sort(-1).values[..., 1 : n + 1].mean(-1)  # 2 b^2
 
@@ -103,12 +94,3 @@ def repeat_update(update, value: torch.Tensor) -> torch.Tensor:
         far = (new - value).norm(dim=-1, keepdim=True) >= NEAR
         value, moves = torch.where(moves, new, value), moves & far
     return value
-
-
-def check_near(V: int, share: float) -> None:
-    """Refuse so few views V that no neighbour is left; raises UserError."""
-    need(
-        int(share * (V - 1)) >= 1,
-        f"The nearest {share:g} of the other {max(V - 1, 0)} views of an image are no view: raise "
-        "BATCH_SIZE or BANDWIDTH_P",
-    )

@@ -12,7 +12,6 @@ import torch.nn.functional as F
 
 from ..capabilities.planned import Planned
 from ..checkpoint.public import Public
-from ..errors import one_of
 from ..node import Fraction, From0, Positive
 from ..registry import register
 from ..transport.released import sinkhorn_released
@@ -81,14 +80,9 @@ class NLPrompt(Planned, CoOp):
         REG_E: Positive = 0.01
         CURRICLUM_EPOCH: From0 = 0
         BEGIN_RATE: Fraction = 0.3
-        CURRICLUM_MODE: str = "linear"
-        PMODE: str = "logP"
+        CURRICLUM_MODE: Literal["linear", "exp"] = "linear"
+        PMODE: Literal["out", "logP", "softmax"] = "logP"
         FORM: Literal["log", "released"] = "log"
-
-        def __post_init__(self) -> None:
-            super().__post_init__()
-            one_of("CURRICLUM_MODE", self.CURRICLUM_MODE, tuple(MODES))
-            one_of("PMODE", self.PMODE, tuple(SCORES))
 
     settings: Settings  # type: ignore[assignment]
     clean: torch.Tensor

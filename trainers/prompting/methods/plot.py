@@ -35,7 +35,6 @@ class PLOT(CoOp):
         N: From1 = 4
 
         def __post_init__(self) -> None:
-            super().__post_init__()
             need(not self.CSC or self.N == 1, f"CSC needs N = 1, but N is {self.N}")
 
     settings: Settings

@@ -6,6 +6,7 @@ Letters as in `align`; x and h are features of an image and a class before norma
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +18,7 @@ from ..checkpoint.public import Public
 from ..encoders.sentences import SLOT, write_sentences
 from ..encoders.templates import PLOTPP as WORDS
 from ..encoders.templates import PLOTPP_DEFAULT
-from ..errors import need, one_of
+from ..errors import need
 from ..method import Method
 from ..node import From1
 from ..prompts import Contexts, Size, normal, visual_width
@@ -69,17 +70,15 @@ class PLOTPP(Staged, Prompted):
     class Settings(Method.Settings):
         """The keys of the node, and ALIGNED; the public code has no MODEL_UPD `stages`."""
 
-        N: int = 4
+        N: Literal[1, 2, 3, 4] = 4
         M: From1 = 4
         N_CTX_V: int = 2
         TRADE_OFF: bool = False
-        MODEL_UPD: str = "stages"
+        MODEL_UPD: Literal["stages", "vision", "joint"] = "stages"
         PRETRAIN_DIR: str = ""
         ALIGNED: bool = False
 
         def __post_init__(self) -> None:
-            one_of("MODEL_UPD", self.MODEL_UPD, STAGES)
-            need(1 <= self.N <= 4, f"N is {self.N}: there are words for 1 to 4 textual prompts")
             need(
                 not self.PRETRAIN_DIR,
                 f"PRETRAIN_DIR is '{self.PRETRAIN_DIR}': give it as MODEL.INIT_WEIGHTS",

@@ -67,7 +67,7 @@ class ProGrad(CoOp):
         CSC: bool = False
         CTX_INIT: Switch = False
         CLASS_TOKEN_POSITION: Literal["end", "middle", "front"] = "end"
-        NAME: str = "prograd"
+        NAME: Literal["", "prograd"] = "prograd"
         T: Positive = 1.0
         LAMBDA: NotNegative = 1.0
 
@@ -76,10 +76,6 @@ class ProGrad(CoOp):
                 not self.CALIBRATE,
                 "CALIBRATE is True, but ProGrad projects gradients of two terms alone: leave it "
                 "out, or take CoOp",
-            )
-            need(
-                self.NAME in ("", "prograd"),
-                f"LOSS.NAME is '{self.NAME}' but ProGrad has only the loss prograd",
             )
             words = _words(self.dataset) if self.CTX_INIT else []
             need(

@@ -257,12 +257,7 @@ class ProLIP(PublicFiles, OneView, Staged):
 
     def read_public(self, files):
         """Return the state in a public file."""
-        state = files["*.pth"]
-        need(
-            isinstance(state, dict),
-            "The checkpoint has no state dict, as ProLIP's public code writes it",
-        )
-        return Saved(state_dict=state)
+        return Saved(state_dict=dict(files["*.pth"]))
 
     def write_public(self):
         """Return the state for a public file."""

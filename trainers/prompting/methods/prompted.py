@@ -7,7 +7,6 @@ Letters: B images, K classes, M visual and N textual prompts of b tokens in J bl
 of an image and a class under each prompt.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -15,12 +14,10 @@ from typing import Any, NamedTuple
 from ..encoders.sentences import Keys, Sentence, expand_templates, fixed_sentence, write_sentences
 from ..encoders.text import TextEncoder
 from ..encoders.vision import ImageEncoder
-from ..errors import need
 from ..method import Method
 from ..node import From1, Positive
 from ..prompts import Contexts, Independent, Projected, Size, Textual, Unified, Visual, check_size
 
-LEAST_LAMBDA = 1e-30  # costs divided by it are still far within float32
 COUPLED = {"project": Projected, "unified": Unified}
 
 
@@ -43,16 +40,9 @@ class Point(NamedTuple):
 class Transported(Method.Settings):
     """The keys of the solver of transport problems."""
 
-    LAMBDA: float = 0.1
+    LAMBDA: Positive = 0.1
     SINKHORN_TOL: Positive = 1e-4
     SINKHORN_MAX_ITER: From1 = 100
-
-    def __post_init__(self) -> None:
-        need(
-            LEAST_LAMBDA <= self.LAMBDA < math.inf,
-            f"LAMBDA is {self.LAMBDA}: the regularisation must be finite, and at least "
-            f"{LEAST_LAMBDA}",
-        )
 
     @property
     def solver(self) -> tuple[float, float, int]:

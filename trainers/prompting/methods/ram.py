@@ -23,8 +23,8 @@ from ..encoders.sentences import write_sentences
 from ..encoders.sides import need_open
 from ..encoders.text import TextEncoder
 from ..encoders.vision import ImageEncoder, project_values
-from ..errors import from_1, need, not_negative, positive
 from ..method import Method, Output
+from ..node import Fraction, From1, NotNegative, Positive
 from ..registry import register
 from ..teacher import Teacher
 from ..transport.released import sinkhorn_released
@@ -74,24 +74,14 @@ class RAM(Staged, Method):
 
         DEPTH_VISION: list[int] = field(default_factory=lambda: [9, 10, 11])
         DEPTH_TEXT: list[int] = field(default_factory=lambda: [9, 10, 11])
-        VISION_ADAPT: int = 8
-        TEXT_CTX: int = 4
-        KERNEL_SIZE: int = 3
-        TEMPERATURE: float = 2e-3
-        OT_REG: float = 0.1
-        OT_REGSC: float = 0.05
-        EMA: float = 0.9997
+        VISION_ADAPT: From1 = 8
+        TEXT_CTX: From1 = 4
+        KERNEL_SIZE: From1 = 3
+        TEMPERATURE: Positive = 2e-3
+        OT_REG: Positive = 0.1
+        OT_REGSC: NotNegative = 0.05
+        EMA: Fraction = 0.9997
         EMA_RESTART: bool = False
-
-        def __post_init__(self) -> None:
-            for key in ("VISION_ADAPT", "TEXT_CTX"):
-                from_1(key, getattr(self, key))
-            for key in ("TEMPERATURE", "OT_REG"):
-                positive(key, getattr(self, key))
-            not_negative("OT_REGSC", self.OT_REGSC)
-            size = self.KERNEL_SIZE
-            need(size > 0 and size % 2, f"KERNEL_SIZE is {size} but must be odd, from 1")
-            need(0 <= self.EMA < 1, f"EMA is {self.EMA} but must be 0, for none, or below 1")
 
     settings: Settings
     tokens: Any

@@ -11,7 +11,6 @@ import torch
 import torch.nn.functional as F
 
 from ..checkpoint.public import Public
-from ..errors import need
 from ..full_precision import no_autocast
 from ..node import From1, Positive
 from ..registry import register
@@ -51,18 +50,6 @@ class RTPT(TPT):
         NEIGHBORS: From1 = 20
         WEIGHT_TAU: Positive = 0.01
 
-        def __post_init__(self) -> None:
-            super().__post_init__()
-            self.check_neighbors(self.BATCH_SIZE)
-
-        def check_neighbors(self, V: int) -> None:
-            """Refuse fewer views than neighbours of one; raises UserError."""
-            need(
-                V > self.NEIGHBORS,
-                f"A view is compared with NEIGHBORS {self.NEIGHBORS} others, but there are {V} "
-                "views: raise BATCH_SIZE, or lower NEIGHBORS",
-            )
-
     settings: Settings  # type: ignore[assignment]
 
     @staticmethod
@@ -72,7 +59,6 @@ class RTPT(TPT):
 
     def weights(self, z: torch.Tensor) -> torch.Tensor:
         """Return w (B, V) of features z (B, V, D) of untuned CLIP."""
-        self.settings.check_neighbors(z.shape[1])
         cosines = z @ z.mT
         cosines.diagonal(dim1=1, dim2=2).fill_(-torch.inf)
         r = cosines.topk(self.settings.NEIGHBORS, dim=-1).values.mean(-1)

@@ -15,7 +15,7 @@ from ..encoders.templates import SKIPTUNING, template_of
 from ..encoders.upper_blocks import UpperImage, UpperText, with_upper_copies
 from ..errors import need
 from ..method import Batch, Method
-from ..node import From1
+from ..node import From1, Positive
 from ..registry import register
 from ..teacher import Teacher
 
@@ -48,8 +48,8 @@ class SkipTuning(Method):
 
     **Differences.** The published numbers are of weights that are held in half precision, in which
     about 5% of the entries move at these rates (on a small CLIP; the loss after 60 steps is 1.53
-    where float32 has 1.13). Here they are float32, so PREC fp16 is refused. DROP_RATIO must be 0,
-    as published. Public code keeps the image states before START_LAYER for an epoch; here only
+    where float32 has 1.13). Here they are float32, so PREC fp16 is refused. DROP_RATIO is 0, as
+    published. Public code keeps the image states before START_LAYER for an epoch; here only
     those of the text are kept, for the whole training, as augmentations of images change.
 
     **Checkpoint.** `text_encoder.{transformer.resblocks.{i}...,ln_final,text_projection}` and
@@ -59,8 +59,8 @@ class SkipTuning(Method):
 
     node = "SKIP"
     rules = MEANS
-    public = Public(folder="learnable_params", ignored=("QUICK_BATCH_SIZE",))
-    training_only = ("TOP_RATIO", "MAX_TOP", "LAMBDA", "DROP_RATIO")
+    public = Public(folder="learnable_params", ignored=("QUICK_BATCH_SIZE", "DROP_RATIO"))
+    training_only = ("TOP_RATIO", "MAX_TOP", "LAMBDA")
 
     @dataclass(frozen=True)
     class Settings(Method.Settings):
@@ -68,10 +68,9 @@ class SkipTuning(Method):
 
         PREC: str = "fp32"
         START_LAYER: int = 6
-        TOP_RATIO: float = 0.5
+        TOP_RATIO: Positive = 0.5
         MAX_TOP: From1 = 50
-        LAMBDA: float = 0.3
-        DROP_RATIO: float = 0.0
+        LAMBDA: Positive = 0.3
 
         def __post_init__(self) -> None:
             need(
@@ -79,9 +78,6 @@ class SkipTuning(Method):
                 "PREC is fp16, which holds the encoders in half precision, but SkipTuning learns "
                 "them: set amp, bf16 or fp32",
             )
-            need(self.TOP_RATIO > 0, f"TOP_RATIO is {self.TOP_RATIO} but must be above 0")
-            need(0 < self.LAMBDA <= 1e6, f"LAMBDA is {self.LAMBDA} but must be above 0, up to 1e6")
-            need(not self.DROP_RATIO, "DROP_RATIO must be 0: all image tokens are computed")
 
         def draw_ranks(self, K: int) -> torch.Tensor:
             """Return the ranks of the classes that a step keeps, of K."""

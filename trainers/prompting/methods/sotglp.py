@@ -15,7 +15,6 @@ from ..capabilities.per_class import PerClass
 from ..checkpoint.public import Public
 from ..encoders.text import TextEncoder
 from ..encoders.vision import ImageEncoder
-from ..errors import need
 from ..node import From1
 from ..prompts import Contexts
 from ..registry import register
@@ -85,11 +84,7 @@ class SOTGLP(PerClass, GalLoP):
     def build(self, clip_model, classnames, dataset):
         """Make the prompts and the map of the patches."""
         super().build(clip_model, classnames, dataset)
-        s, patches = self.settings, self.image_encoder.num_patches
-        need(
-            s.topk[0] <= patches,
-            f"TOPK is {list(s.TOPK)} but an image has {patches} patches: lower it",
-        )
+        s = self.settings
         _, b, W = self.global_prompt.shape
         shape = len(classnames), s.N_LOCAL_PROMPTS, b, W
         if s.INIT_METHOD == "random":

@@ -17,7 +17,6 @@ from ..capabilities.transductive import Transductive
 from ..checkpoint.public import Public
 from ..encoders.sentence_features import encode_sentences
 from ..encoders.templates import CLIP
-from ..errors import need
 from ..method import Method
 from ..node import clean
 from ..registry import register
@@ -68,10 +67,6 @@ class SPARC(OnSupport, PerClass, Transductive):
         self.bare = Teacher(clip_model, classnames, ["{}"])
         self.features = None
         self.register_buffer("compounds", torch.empty(0, 3, dtype=torch.int64))
-
-    def keep_classes(self, index):
-        """Refuse fewer classes, whose sentences would be others."""
-        need(False, "SPARC has sentences about several classes: evaluate all classes of its run")
 
     def take_support(self, features, labels):
         """Choose which classes go along with each other."""

@@ -3,7 +3,6 @@
 Task Residual for Tuning Vision-Language Models.
 """
 
-import os
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +15,6 @@ from ..checkpoint.saved import Saved
 from ..encoders.class_text import MEANS, class_text
 from ..encoders.templates import DEFAULT, IMAGENET
 from ..encoders.text import TextFeatures
-from ..errors import ClosedSide, UserError, need
 from ..method import Method
 from ..node import Positive
 from ..registry import register
@@ -75,28 +73,11 @@ class TaskRes(PerClass):
         self.prompt_learner = Residuals(len(classnames), self.width)
         templates = [*IMAGENET, DEFAULT] if dataset.startswith("ImageNet") else ()
         text = class_text(self.settings, classnames, dataset, templates, "raw_mean")
-        projection = None if self.settings.ENHANCED_BASE == "none" else self._projection()
+        projection = None
+        if (file := self.settings.ENHANCED_BASE) != "none":
+            weight = Saved.read(file).state_dict["weight"]
+            projection = weight.detach().float().T.contiguous()
         self.register_buffer("base", text.features(clip_model, projection).raw[0])
-
-    def _projection(self) -> torch.Tensor:
-        """Return the text projection (W, D) in the file of ENHANCED_BASE."""
-        path = self.settings.ENHANCED_BASE
-        need(
-            os.path.isfile(path),
-            f"ENHANCED_BASE is '{path}', which is not a file: give the path of one with "
-            "`state_dict.weight`, or none",
-        )
-        if self.text_encoder.closed is not None:
-            raise ClosedSide("text", "replaces the text projection (ENHANCED_BASE)", "leave it out")
-        state = Saved.read(path).state_dict
-        weight = state.get("weight") if isinstance(state, dict) else None
-        expected = self.width, self.text_encoder.text_projection.shape[0]
-        if not torch.is_tensor(weight) or tuple(weight.shape) != expected:
-            raise UserError(
-                f"The file '{path}' of ENHANCED_BASE has no `state_dict.weight` of the shape "
-                f"{expected}, a text projection of this backbone: give another one"
-            )
-        return weight.detach().float().T.contiguous()
 
     def text_features(self, contexts):
         """Return n(t_k + RESIDUAL_SCALE r_k)."""
@@ -109,14 +90,6 @@ class TaskRes(PerClass):
             residuals = self.prompt_learner.text_feature_residuals
             residuals.data, self.base = residuals.data[:0], self.base[:0]
 
-    def load_checkpoint(self, checkpoint, classnames):
-        """Load as every method does, and check for text features."""
-        super().load_checkpoint(checkpoint, classnames)
-        need(
-            len(self.base) == len(self.prompt_learner.text_feature_residuals),
-            f"The checkpoint is of another method and has no '{BASE}': take one of TaskRes",
-        )
-
     def keep_classes(self, index):
         """Keep the residuals and features of these classes."""
         residuals = self.prompt_learner.text_feature_residuals
@@ -127,11 +100,5 @@ class TaskRes(PerClass):
         rest = dict(state_dict)
         base = rest.pop(BASE, rest.pop(f"prompt_learner.{BASE}", None))
         super().load_public_state_dict(rest)
-        shape = self.prompt_learner.text_feature_residuals.shape
         if base is not None:
-            need(
-                torch.is_tensor(base) and base.shape == shape,
-                f"The checkpoint's '{BASE}' does not have the shape {tuple(shape)} of the "
-                "residuals: take another checkpoint",
-            )
             self.base = base.detach().to(self.device, torch.float32)

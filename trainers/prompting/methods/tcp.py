@@ -6,6 +6,7 @@ TCP: Textual-based Class-aware Prompt Tuning for Visual-Language Model.
 from collections import OrderedDict
 from dataclasses import dataclass
 from operator import attrgetter
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +16,6 @@ from ..backbones.openai_clip.model import QuickGELU
 from ..checkpoint.public import Public
 from ..encoders.templates import TCP as SENTENCES
 from ..encoders.templates import TCP_ENDS, template_of
-from ..errors import need
 from ..method import Method
 from ..node import From1, Switch
 from ..registry import register
@@ -58,12 +58,9 @@ class TCP(CoOp):
         """The keys of the node."""
 
         N_CTX: int = 4
-        CSC: bool = False
+        CSC: Literal[False] = False  # it has tokens for each class instead
         CTX_INIT: Switch = False
         INSERT_BLOCK: From1 = 8
-
-        def __post_init__(self) -> None:
-            need(not self.CSC, "TCP has tokens instead of contexts for each class: set CSC False")
 
     settings: Settings  # type: ignore[assignment]
 

@@ -17,13 +17,12 @@ from ..checkpoint.public import Public
 from ..encoders.class_text import SCORES, class_text
 from ..encoders.templates import CLIP, IMAGENET
 from ..encoders.vision import ImageFeatures
-from ..errors import need
 from ..full_precision import no_autocast
 from ..marks import STREAM
 from ..method import Method, Output
-from ..node import From0, NotNegative
+from ..node import From0, From1, NotNegative
 from ..registry import register
-from ..sure_views import check_selection, marginal_entropy, surest
+from ..sure_views import marginal_entropy, surest
 from ..teacher import Teacher
 
 SEVEN = ("ImageNet", "ImageNetA", "ImageNetV2", "Caltech101", "StanfordCars", "SUN397")
@@ -123,11 +122,11 @@ class TDA(AtTestTime):
         """The keys of both caches, with the values for ImageNet."""
 
         POSITIVE_ENABLED: bool = True
-        POSITIVE_SHOT_CAPACITY: int = 3
+        POSITIVE_SHOT_CAPACITY: From1 = 3
         POSITIVE_ALPHA: NotNegative = 2.0
         POSITIVE_BETA: NotNegative = 5.0
         NEGATIVE_ENABLED: bool = True
-        NEGATIVE_SHOT_CAPACITY: int = 2
+        NEGATIVE_SHOT_CAPACITY: From1 = 2
         NEGATIVE_ALPHA: NotNegative = 0.117
         NEGATIVE_BETA: NotNegative = 1.0
         NEGATIVE_ENTROPY_THRESHOLD_LOWER: float = 0.2
@@ -135,29 +134,11 @@ class TDA(AtTestTime):
         NEGATIVE_MASK_THRESHOLD_LOWER: float = 0.03
         NEGATIVE_MASK_THRESHOLD_UPPER: float = 1.0
 
-        def __post_init__(self) -> None:
-            for side in ("POSITIVE", "NEGATIVE"):
-                key = f"{side}_SHOT_CAPACITY"
-                need(
-                    getattr(self, key) >= 1,
-                    f"{key} is {getattr(self, key)}: at least 1 is needed; {side}_ENABLED False "
-                    "switches the cache off",
-                )
-            for name in ("ENTROPY", "MASK"):
-                key = f"NEGATIVE_{name}_THRESHOLD"
-                low, high = (getattr(self, f"{key}_{end}") for end in ("LOWER", "UPPER"))
-                need(low < high, f"{key}_LOWER is {low} but must be below {key}_UPPER, {high}")
-
     @dataclass(frozen=True)
     class Settings(Caches):
         """The keys of the node."""
 
         VIEWS: From0 = 0
-
-        def __post_init__(self) -> None:
-            super().__post_init__()
-            if self.VIEWS > 1:
-                check_selection(self.VIEWS, SHARE, "VIEWS")
 
     settings: Settings
 
@@ -193,7 +174,6 @@ class TDA(AtTestTime):
         with no_autocast(z.device.type):
             plain = self.logit_scale * z @ text.h[0].T  # (B, V, K)
             if len(views) > 1:
-                check_selection(len(views), SHARE, "VIEWS")
                 kept = surest(plain, SHARE)[..., None]
                 z, plain = z.take_along_dim(kept, 1), plain.take_along_dim(kept, 1)
             e, p = marginal_entropy(plain), plain.softmax(-1).mean(1)

@@ -17,7 +17,6 @@ from ..checkpoint.files import read_checkpoint
 from ..checkpoint.public import Public, PublicFiles
 from ..encoders.blocks import class_attention
 from ..encoders.vision import ImageEncoder
-from ..errors import need
 from ..full_precision import no_autocast
 from ..node import From1, NotNegative, Positive
 from ..registry import register
@@ -113,7 +112,6 @@ class TextRefiner(PublicFiles, CoOp):
         text, _ = super().encoders(clip_model, classnames, dataset)
         image = ImageEncoder(clip_model.visual, states=1)  # refuses what has no blocks or CLS
         before = len(clip_model.visual.transformer.resblocks) - 2
-        need(before >= 0, "TextRefiner reads the block before the last one: choose a deeper CLIP")
         image.states, image.inner = image.num_patches, [before]
         return text, image
 
@@ -173,11 +171,7 @@ class TextRefiner(PublicFiles, CoOp):
         if saved.method is not None or not file.is_file():
             return saved
         memory = read_checkpoint(str(file))
-        need(
-            isinstance(state := memory.get("state_dict"), dict) and ITEM in memory,
-            f"The checkpoint '{file}' has no '{ITEM}' as TextRefiner's public code writes it",
-        )
-        state = {f"memory.{name}": value for name, value in state.items()}
+        state = {f"memory.{name}": value for name, value in memory["state_dict"].items()}
         buffers = self.own_state() | {"memory.cache": memory[ITEM]}
         learned = {**saved.state_dict, **state}
         return replace(saved, state_dict=learned, method=buffers, trainer=type(self).__name__)

@@ -19,7 +19,7 @@ from ..checkpoint.saved import Saved
 from ..encoders.class_text import MEANS, class_text
 from ..encoders.templates import IMAGENET
 from ..encoders.text_cache import mark
-from ..errors import UserError, need
+from ..errors import need
 from ..method import Method
 from ..node import From1, NotNegative
 from ..registry import register
@@ -144,13 +144,6 @@ class TipAdapter(PublicFiles, OnSupport, PerClass):
                 not (self.several and self.SEARCH_HP),
                 "SEARCH_HP chooses by the accuracy of one label an image: set it to False",
             )
-            for key, least in (("SEARCH_SCALE", 0.1), ("SEARCH_STEP", 1)):
-                values = getattr(self, key)
-                need(
-                    len(values) == 2 and all(least <= value < float("inf") for value in values),
-                    f"{key} is {values} but must be two numbers, for beta and alpha, {least} or "
-                    "more",
-                )
 
     settings: Settings
 
@@ -173,29 +166,14 @@ class TipAdapter(PublicFiles, OnSupport, PerClass):
     def logits(self, image, text):
         """Return SCALE z_j . h_k + alpha sum_i exp(-beta (1 - z_j . key_i)) values_ik, (B, K)."""
         cache = self.adapter
-        if not len(cache.values):
-            raise UserError(
-                "The cache of training images is empty: train the method, load a run of it "
-                "(--model-dir), or pass the images to `build_method` as `support`"
-            )
+        self.need_support(len(cache.values))
         likeness = cache.likeness(image.z[:, 0] @ cache.key().T, cache.beta)
         return super().logits(image, text) + cache.alpha * likeness
 
     def read_public(self, files):
         """Return keys and values as a checkpoint; no file has alpha and beta, which stay."""
-        keys, values = files.get("best_F_*.pt"), files.get("values_*.pt")
-        if keys is None and torch.is_tensor(files.get("keys_*.pt")):
-            keys = files["keys_*.pt"].T
-        D, K = self.width, self.num_classes
-        shapes = [tuple(t.shape) if torch.is_tensor(t) else None for t in (keys, values)]
-        n = shapes[0][0] if shapes[0] else 0
-        if shapes != [(n, D), (n, K)]:
-            raise UserError(
-                f"The files {' and '.join(map(repr, files))} have keys {shapes[0]} and values "
-                f"{shapes[1]}, but {type(self).__name__} needs both, (n, {D}) and (n, {K}): take "
-                "those of one run with these classes and this backbone"
-            )
-        buffers = self.own_state() | {"adapter.values": values.float()}
+        keys = files["best_F_*.pt"] if "best_F_*.pt" in files else files["keys_*.pt"].T
+        buffers = self.own_state() | {"adapter.values": files["values_*.pt"].float()}
         if not self.trains:
             buffers["adapter.keys"] = keys.float()
         state = {"adapter.weight": keys} if self.trains else {}
@@ -213,6 +191,11 @@ class TipAdapter(PublicFiles, OnSupport, PerClass):
         cache = self.adapter
         cache.key().data = cache.key().new_zeros(n, self.width)
         cache.values = cache.values.new_zeros(n, self.num_classes)
+
+    @property
+    def _num_rows(self):
+        """The number of classes that the values are of."""
+        return self.adapter.values.shape[1]
 
     def keep_classes(self, index):
         """Keep the values of these classes."""

@@ -22,9 +22,9 @@ from ..encoders.templates import CLIP
 from ..encoders.text import TextFeatures
 from ..errors import need
 from ..marks import FILE, ONE_IMAGE
-from ..node import From0, NotNegative, clean
+from ..node import Fraction, From0, From1, NotNegative, clean
 from ..registry import register
-from ..sure_views import check_selection, marginal_entropy, surest
+from ..sure_views import marginal_entropy, surest
 from ..teacher import normalised_lists, sentences_of
 from .tpt import TPT
 
@@ -75,12 +75,11 @@ class TPS(OfViews):
         SENTENCES: str | Mapping | None = None  # a JSON file
         PER_LABEL: bool = True
         LR: NotNegative = 5e-3
-        SELECTION_P: float = 0.1
+        SELECTION_P: Fraction = 0.1
         TTA_STEPS: From0 = 1
-        BATCH_SIZE: int = 64
+        BATCH_SIZE: From1 = 64
 
         def __post_init__(self) -> None:
-            check_selection(self.BATCH_SIZE, self.SELECTION_P, "BATCH_SIZE or SELECTION_P")
             wrong = [template for template in self.TEMPLATES if "{}" not in template]
             need(not wrong, f"TEMPLATES has {wrong[:1]}, which lacks {{}} for the class name")
 
@@ -126,10 +125,6 @@ class TPS(OfViews):
     def text_features(self, contexts):
         """Return t_k = n(w_k)."""
         return TextFeatures(F.normalize(self.w, dim=-1)[None], self.w[None])
-
-    def check_views(self, V):
-        """Refuse so few views that none is kept."""
-        check_selection(V, self.settings.SELECTION_P, "the number of views")
 
     def from_views(self, x, h):
         """Return s x_0 . n(t_k + r_k)."""

@@ -20,10 +20,10 @@ from ..errors import need
 from ..full_precision import no_autocast
 from ..marks import ONE_IMAGE
 from ..method import Method, Output
-from ..node import From0, NotNegative
+from ..node import Fraction, From0, From1, NotNegative
 from ..prompts import Contexts
 from ..registry import register
-from ..sure_views import check_selection, marginal_entropy, surest
+from ..sure_views import marginal_entropy, surest
 from .cocoop import CoCoOp, MetaNet
 from .coop import CoOp
 
@@ -71,12 +71,9 @@ class TPT(AtTestTime, CoOp):
         CTX_INIT: OneTemplate = ""  # published: "a photo of a"
         COCOOP: bool = False
         LR: NotNegative = 5e-3
-        SELECTION_P: float = 0.1
+        SELECTION_P: Fraction = 0.1
         TTA_STEPS: From0 = 1
-        BATCH_SIZE: int = 64
-
-        def __post_init__(self) -> None:
-            check_selection(self.BATCH_SIZE, self.SELECTION_P, "BATCH_SIZE or SELECTION_P")
+        BATCH_SIZE: From1 = 64
 
     settings: Settings  # type: ignore[assignment]
 
@@ -188,7 +185,6 @@ class TPT(AtTestTime, CoOp):
             "MODEL.INIT_WEIGHTS to a checkpoint of CoCoOp",
         )
         views = [images] if torch.is_tensor(images) else images
-        check_selection(len(views), self.settings.SELECTION_P, "the number of views")
         features = torch.stack([self.clip_features(view) for view in views], 1)
         z, c0 = F.normalize(features, dim=-1), self.initial(features[:, 0])
         pairs = zip(z.split(self.at_once), c0.split(self.at_once), strict=True)

@@ -8,7 +8,6 @@ Letters: Q test images, S shots (labelled images), V validation images, K classe
 the features.
 """
 
-import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
@@ -22,7 +21,6 @@ from ..capabilities.on_support import OnSupport
 from ..capabilities.per_class import PerClass
 from ..capabilities.transductive import Transductive
 from ..checkpoint.public import Public
-from ..errors import need
 from ..marks import EQUAL, WHOLE
 from ..method import Method
 from ..node import From0, From1, NotNegative, Positive
@@ -60,8 +58,9 @@ class TransCLIP(OnSupport, PerClass, Transductive):
     to their nearest test images. They enter mu and v with the weight TAU gamma / S each, those of
     the test with 1 / Q; mu starts as their normalised sum. GAMMA has the values of gamma. The first
     one with the best validation accuracy counts, where a validation image gets the prediction of
-    the test image nearest to it; without SEARCH_HP, the first. On ImageNet these are four unused
-    training images of each class, or fewer with fewer shots (`DATASET.VALIDATION_SHOTS 4`).
+    the test image nearest to it; without SEARCH_HP or such images, the first. On ImageNet these are
+    four unused training images of each class, or fewer with fewer shots
+    (`DATASET.VALIDATION_SHOTS 4`).
 
     Few images cost much: with RN50 on WHU-RS19, 95.9% on all 1,005 become 86.3% in batches of 100.
     The order of the images has no effect. A batch of `predict` is classified for itself.
@@ -111,12 +110,6 @@ class TransCLIP(OnSupport, PerClass, Transductive):
             """True if gamma is chosen."""
             return self.FEW_SHOT and self.SEARCH_HP and len(self.GAMMA) > 1
 
-        def __post_init__(self) -> None:
-            need(
-                len(self.GAMMA) and all(0 <= gamma < math.inf for gamma in self.GAMMA),
-                f"GAMMA is {list(self.GAMMA)} but must be numbers, each 0 or more",
-            )
-
     settings: Settings
     shots: torch.Tensor
     labels: torch.Tensor
@@ -135,7 +128,7 @@ class TransCLIP(OnSupport, PerClass, Transductive):
 
     def build(self, clip_model, classnames, dataset):
         """Make room for labelled images, and the method of PRIOR."""
-        s, self.classnames = self.settings, list(classnames)
+        s = self.settings
         self.teacher: MethodTeacher | None = None
         if s.PRIOR:
             key = type(self).place("PRIOR")
@@ -156,13 +149,7 @@ class TransCLIP(OnSupport, PerClass, Transductive):
 
     def take_support(self, features, labels):
         """Keep the normalised features of the training images."""
-        counts = torch.bincount(labels, minlength=self.num_classes).tolist()
-        lacking = [name for name, n in zip(self.classnames, counts, strict=True) if not n]
-        need(
-            not lacking,
-            f"The class '{lacking and lacking[0]}' has no training image, but with FEW_SHOT "
-            "TransCLIP starts its mean from some: add one, or set FEW_SHOT False",
-        )
+        self.need_each_class(labels)
         self._keep("shots", "labels", features[0], labels)
 
     def take_validation(self, features, labels):
@@ -188,11 +175,7 @@ class TransCLIP(OnSupport, PerClass, Transductive):
     def solver(self, x: torch.Tensor, log_q: torch.Tensor, given: bool = False) -> "Solver":
         """Return the solver for images x (Q, D) with log q (Q, K); `given` by a PRIOR or not."""
         s = self.settings
-        need(
-            not s.FEW_SHOT or len(self.shots),
-            "There are no labelled images: train the method, load a run of it (--model-dir), or "
-            "pass the training images to `build_method` as `support`",
-        )
+        self.need_support(not s.FEW_SHOT or len(self.shots))
         shots = (self.shots, self.labels) if s.FEW_SHOT else (x[:0], x.new_zeros(0).long())
         inputs = s, x, log_q, *shots, self.chunk_bytes
         return ReleasedRounds(*inputs, given=given) if s.FORM == "released" else Solver(*inputs)
@@ -200,11 +183,6 @@ class TransCLIP(OnSupport, PerClass, Transductive):
     def _best(self, solver: "Solver", x: torch.Tensor) -> Mixture:
         """Return the end of the first gamma with the best validation accuracy."""
         gammas = self.settings.GAMMA if self.searches else self.settings.GAMMA[:1]
-        need(
-            len(gammas) == 1 or len(self.val),
-            "There are no validation images, on which gamma is chosen: give GAMMA one value, or "
-            "set SEARCH_HP False",
-        )
         nearest = neighbours(self.val, x, 1, chunk_bytes=self.chunk_bytes)[0][:, 0]
 
         def right(state: Mixture) -> int:

@@ -15,10 +15,9 @@ from ..checkpoint.public import Public
 from ..encoders.class_text import SCORES, class_text
 from ..encoders.sentences import AroundName
 from ..encoders.vision import ImageEncoder
-from ..errors import need
 from ..marks import ONE_IMAGE
 from ..method import Method
-from ..node import From0, NotNegative, Positive, clean
+from ..node import Fraction, From0, NotNegative, Positive, clean
 from ..registry import register
 from ..robustness import gradient, to_images, to_pixels
 
@@ -55,15 +54,12 @@ class TTC(Method):
     class Settings(Method.Settings):
         """The keys of the public code."""
 
-        TTC_EPS: Positive = 4 / 255
+        TTC_EPS: Fraction = 4 / 255
         TTC_STEPSIZE: Positive = 1 / 255
         TTC_STEPS: From0 = 2
         TAU_THRES: NotNegative = 0.2
         BETA: NotNegative = 2.0
         TEMPLATE: AroundName = "This is a photo of a {}."
-
-        def __post_init__(self) -> None:
-            need(self.TTC_EPS <= 1, f"TTC_EPS is {self.TTC_EPS} but pixels go from 0 to 1")
 
     settings: Settings
 
@@ -111,10 +107,5 @@ class TTC(Method):
 
     def predict(self, images):
         """Return the output for the images after the counterattack."""
-        need(
-            images.dim() == 4,
-            "TTC changes pixels, so it takes images (B, 3, H, W) and not rows of features: run it "
-            "on images, or choose another method",
-        )
         pixels = to_pixels(self, images)
         return self.output(to_images(self, pixels + self.counterattack(pixels)[0]))

@@ -4,6 +4,7 @@ Rethinking Few-Shot Adaptation of Vision-Language Models in Two Stages.
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +14,7 @@ from ..capabilities.per_class import PerClass, places
 from ..capabilities.staged import Stage, Staged
 from ..checkpoint.public import Public
 from ..encoders.text import TextFeatures
-from ..errors import need
+from ..node import Fraction
 from ..registry import register
 from .ln_only import LNOnly
 
@@ -53,14 +54,8 @@ class TwoSFS(PerClass, Staged, LNOnly):
     class Settings(LNOnly.Settings):
         """The arguments of the public code, in upper case, with LN_ENDS and STAGE."""
 
-        N_ITERS_FRAC: float = 0.6  # the share of the steps of the first stage
-        STAGE: int = 0  # 1 or 2: only this one
-
-        def __post_init__(self) -> None:
-            super().__post_init__()
-            share = self.N_ITERS_FRAC
-            need(0 < share < 1, f"N_ITERS_FRAC is {share} but must be between 0 and 1")
-            need(self.STAGE in (0, 1, 2), f"STAGE is {self.STAGE} but must be 0, 1 or 2")
+        N_ITERS_FRAC: Fraction = 0.6  # the share of the steps of the first stage
+        STAGE: Literal[0, 1, 2] = 0  # 1 or 2: only this one
 
     settings: Settings
     stage: torch.Tensor

@@ -14,9 +14,9 @@ import torch.nn.functional as F
 
 from ..capabilities.of_views import OfViews
 from ..checkpoint.public import Public
-from ..errors import need
+from ..node import Fraction, From1
 from ..registry import register
-from ..sure_views import check_selection, entropy
+from ..sure_views import count_share, entropy
 
 TEMPERATURE = 2.0**-10  # the machine epsilon of float16
 
@@ -49,21 +49,11 @@ class ZERO(OfViews):
     class Settings(OfViews.Settings):
         """The keys of the node."""
 
-        NUM_VIEWS: int = 64
-        GAMMA: float = 0.3
+        NUM_VIEWS: From1 = 64
+        GAMMA: Fraction = 0.3
         FORM: Literal["paper", "released"] = "paper"
 
-        def __post_init__(self) -> None:
-            need(
-                self.GAMMA < 1, f"GAMMA is {self.GAMMA} but must be below 1: other views break ties"
-            )
-            check_selection(self.NUM_VIEWS, self.GAMMA, "NUM_VIEWS or GAMMA")
-
     settings: Settings
-
-    def check_views(self, V):
-        """Refuse so few views that none is kept."""
-        check_selection(V, self.settings.GAMMA, "the number of views")
 
     def from_views(self, x, h):
         """Return the votes (B, K)."""
@@ -76,7 +66,7 @@ class ZERO(OfViews):
         if released:  # each rounded to float16, as under autocast
             logits, c = (c.half() / (1 / self.logit_scale)).float(), c.half().float()
         order = entropy(logits).argsort(dim=-1, stable=True)
-        c, k = c.take_along_dim(order[..., None], 1), int(V * self.settings.GAMMA)
+        c, k = c.take_along_dim(order[..., None], 1), count_share(V, self.settings.GAMMA)
         classes = c.argmax(-1)  # (B, V)
         kept = (c[:, :k] / TEMPERATURE).softmax(-1) if released else F.one_hot(classes[:, :k], K)
         votes = kept.float().sum(1)
