@@ -27,7 +27,7 @@ def fingerprint_at(dataset: str, root: str) -> str | None:
             folder, parts = kind.look(root)
             keys = contents.read_keys(parts)
         return contents.fingerprint(contents.division(folder, parts, keys))
-    except (UserError, OSError, ModuleNotFoundError):
+    except (UserError, OSError, ModuleNotFoundError, AttributeError):  # Dassl's own has no `look`
         return None
 
 
