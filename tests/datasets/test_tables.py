@@ -53,7 +53,7 @@ WRONG = {
     "unlabelled": ([f"{A},,"], "line 2: '.*ant 00.png' has no label"),
     "cells": ([f"{A},ant"], "line 2: 2 cells, not 3"),
     "quote": ([f'{A},"ant,'], "line .: no CSV from here on .unexpected end"),
-    "empty": ([], "has no rows"),
+    "empty": ([], "line 1: no line of an image follows"),
 }  # fmt: skip
 
 
@@ -120,7 +120,7 @@ def test_groups_of_several_labels_stay_whole(table):
     ([f"{A},?", f"{B},ant"], "line 2: '.' has no name after it"),
     ([f"{A},several;ant"], "line 2: 'several' is an answer of predict"),
     (["none.png,ant"], "line 2: there is no image"),
-    ([], "has no rows"),
+    ([], "no line of an image follows"),
     ([f"{A},ant;bee", f"{B},bee"], "'ant' is in all|'bee' is in all|too few images for training"),
 ])  # fmt: skip
 def test_mistakes_of_several_labels(table, lines, wrong):

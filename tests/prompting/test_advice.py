@@ -278,13 +278,6 @@ def test_a_class_without_labels_is_left_out_where_that_is_right_on_more(text_noi
         assert {*y3.tolist()} == {0, 1, 2} and (y[choice.rows] - (y[choice.rows] > 1) == y3).all()
 
 
-def test_many_classes():
-    space, y = clusters(noise=1.0, each=15, classes=200)
-    labels = np.where(np.arange(3000) < 400, y, -1)
-    choice = choices.choose([space], labels)
-    assert choice.parts == 2 and choice.best.right > 100
-
-
 # ---------------------------------------------------------------------- the statement
 
 

@@ -39,8 +39,6 @@ def read_images(table: Path) -> list[Row]:
     """Return the rows of a table of images."""
     rows, flaws = _read_rows(table)
     _refuse(table, [*flaws, *_flaws(rows)])
-    if not rows:
-        raise UserError(f"The table '{table}' has no rows: write path,label and a line an image")
     return rows
 
 
@@ -61,8 +59,6 @@ def read_tagged(table: Path) -> list[tuple[Row, set[str], set[str]]]:
     rows, flaws = _read_rows(table, TAGS)
     split = [(row, [x for x in map(str.strip, row.label.split(SPLIT)) if x]) for row in rows]
     _refuse(table, [*flaws, *_places(rows), *_tag_flaws(split)])
-    if not rows:
-        raise UserError(f"The table '{table}' has no rows: write path,labels and a line an image")
     found = []
     for row, words in split:
         unknown = {_name(word) for word in words if word.startswith(MAYBE)}
@@ -144,6 +140,8 @@ def _read_rows(table: Path, label: str = "label") -> tuple[list[Row], list[tuple
                 rows.append(Row(path, by[label], by.get("group", ""), reader.line_num))
     except csv.Error as error:
         flaws.append((reader.line_num, f"no CSV from here on ({error})"))
+    if not rows and not flaws:
+        flaws.append((reader.line_num, "no line of an image follows"))
     return rows, flaws
 
 

@@ -107,7 +107,7 @@ class Page:
             need(not errors, "An error is for one label an image, but this run gives several")
             ((tags, scores),) = run.tags(output, images=["this image"])
             return {"tags": tags, "scores": dict(zip(run.classnames, scores, strict=True))}
-        ((_, top),) = likeliest(run, TOP, [Path("this image")], output)
+        (top,) = likeliest(run, TOP, ["this image"], output)
         answers = [run.answers(output, float(error))[0]._asdict() for error in errors]
         return {"top": top, "answers": answers}
 

@@ -103,11 +103,10 @@ class Run:
         known = self.thresholds
         if known is None:
             need(
-                self.model.several == "decides",
-                f"'{self.path}' has no thresholds for these names, and scores of {self.method} "
-                "only rank images: take a run of `advise`, which has some",
+                self.model.several == "decides" and not sure,
+                f"'{self.path}' has no thresholds for these names, which --sure and methods that "
+                "only rank images need: take a run of `advise`",
             )
-            need(not sure, f"'{self.path}' has no thresholds: take a run of `advise` for --sure")
             return np.full(len(self.classnames), EVEN)
         if not sure:
             return known.best

@@ -143,15 +143,10 @@ def torch_program(run) -> tuple[bytes, str]:
 
 def onnx_program(run) -> tuple[bytes, str]:
     """Return an ONNX model with metadata, checked by onnxruntime, and a line about it."""
+    import onnxruntime
+    import onnxscript  # noqa: F401 (torch.onnx needs it)
     import torch
 
-    try:
-        import onnxruntime
-        import onnxscript  # noqa: F401 (torch.onnx needs it)
-    except ImportError as error:
-        raise UserError(
-            f"{error.name} is missing: `pip install onnx onnxscript onnxruntime`, or write a .pt2"
-        ) from error
     made, images, wanted = export_program(run)
     onnx: Any = torch.onnx.export(made, (), dynamo=True, input_names=["images"],
                                   output_names=["logits"], verbose=False)  # fmt: skip

@@ -1,9 +1,10 @@
 """Classify images with a trained run: print the likeliest classes and their probabilities."""
 
 import csv
+import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -12,12 +13,12 @@ from typing import Any
 from ...errors import UserError, need, printable
 from ...images.class_folders import is_image, is_other_image
 from ...images.image_files import read_ahead, read_single
+from ...images.tables import SPLIT
 from ...images.transparency import transparency_note
 from .arguments import Parser, add_device, files_below, from_one
 from .load import load_run, run_parser
-from .tags import print_list, print_tags, tags_of
 
-# A file, and its classes with probabilities or, with --error, its `Answer`.
+# A file, and its classes with probabilities, its `Answer`, or tags and scores.
 Answered = tuple[str, Any]
 THREADS = min(16, os.cpu_count() or 4)  # that decode images
 
@@ -36,7 +37,7 @@ def build_parser(prog: str) -> Parser:
         "lack their class, if they come as the labels did")  # fmt: skip
     add("--sure", action="store_true",
         help="those tags of which `advise` promises how many are right")  # fmt: skip
-    add("--format", choices=list(WRITERS), default="text", help="(default: %(default)s)")
+    add("--format", choices=["text", "csv", "json"], default="text", help="(default: %(default)s)")
     add_device(parser)
     return parser
 
@@ -71,18 +72,26 @@ def main(argv: list[str], prog: str) -> int:
         print(run.find_calibration().promise(error), file=sys.stderr)
     failed: list[Path] = []
     reset(run.model)
-    found = partial(predict_files, run, paths, args.batch_size, failed=failed)
+    answers = partial(predict_files, run, paths, args.batch_size, failed=failed)
     if run.several:
         one = "is for one label an image, but this run gives several: leave it out"
         need(not (sets or args.top), f"--{'error' if sets else 'top'} {one}")
         run.find_thresholds(args.sure)
         if run.thresholds is None:
             print(f"No thresholds for these names: tags have {EVEN} or more", file=sys.stderr)
-        print_tags(args.format, found(partial(tags_of, run, args.sure)), run.classnames)
+        found = answers(lambda paths, output: run.tags(output, args.sure, paths))
+        head = ["path", "tags", *run.classnames]
+        print_answers(args.format, head, found, partial(show_tags, run.classnames))
     else:
         need(not args.sure, "--sure is for runs on images with several labels: leave it out")
-        answer = partial(sets_of, run, error) if sets else partial(likeliest, run, args.top or 5)
-        WRITERS[args.format](found(answer), sets)
+        if sets:
+            found = answers(lambda paths, output: run.answers(output, error, paths))
+            head = ["image", "answer", "classes", "p", "likeness"]
+            print_answers(args.format, head, found, show_set)
+        else:
+            found = answers(partial(likeliest, run, args.top or 5))
+            head = ["image", "rank", "class", "probability"]
+            print_answers(args.format, head, found, show_classes)
     if note := transparency_note([*map(str, paths)]):
         print(note, file=sys.stderr)
     if failed:
@@ -127,9 +136,10 @@ def list_words(words: Iterable[str]) -> Iterator[str]:
 def predict_files(
     run, paths: list[Path], batch_size: int, answer: Callable, failed: list[Path]
 ) -> Iterator[Answered]:
-    """Yield each readable image with what `answer` makes of the output for the images of a batch.
+    """Yield each readable image with what `answer` makes of it.
 
-    The others are added to `failed`, and named on stderr with the reason.
+    `answer` takes paths and the output for them. The other images are added to `failed`, and named
+    on stderr with the reason.
     """
     import torch
     from tqdm import tqdm
@@ -167,24 +177,20 @@ def predict_files(
                     waiting += good
                     seen.append(run.model.see(given))
                 else:
-                    yield from answer(good, run.model.predict(given))
+                    output = run.model.predict(given)
+                    yield from zip(map(str, good), answer(good, output), strict=True)
             bar.update(len(batch))
         if waiting:
-            yield from answer(waiting, run.model.transduce(seen))
+            output = run.model.transduce(seen)
+            yield from zip(map(str, waiting), answer(waiting, output), strict=True)
 
 
-def sets_of(run, error: float, paths: list[Path], output) -> Iterator[Answered]:
-    """Yield images with their `Answer`, from the output for them."""
-    yield from zip(map(str, paths), run.answers(output, error, paths), strict=True)
-
-
-def likeliest(run, top: int, paths: list[Path], output) -> Iterator[Answered]:
-    """Yield images with their `top` classes, best first, from the output for them."""
-    p = run.probabilities(output, paths)
+def likeliest(run, top: int, images: Sequence[Any], output) -> list[list[tuple[str, float]]]:
+    """Return the `top` classes of images, best first, and their probabilities."""
+    p = run.probabilities(output, images)
     best = p.topk(min(top, p.shape[1]))
-    for path, labels, values in zip(paths, best.indices, best.values, strict=True):
-        classes = [run.classnames[k] for k in labels.tolist()]
-        yield str(path), list(zip(classes, values.tolist(), strict=True))
+    pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+    return [[(run.classnames[k], x) for k, x in zip(*both, strict=True)] for both in pairs]
 
 
 def send(images, device):
@@ -196,47 +202,59 @@ def send(images, device):
 
 # ---------------------------------------------------------------------- how it is printed
 
-# Each prints answers as they come, so that an interrupted command has printed what it found.
+# What is shown of the answer to an image: its text, rows of cells, and the members of an object.
+Shown = tuple[str, list[list[Any]], dict[str, Any]]
 
 
-def as_text(answers: Iterable[Answered], sets: bool) -> None:
-    """Print one line an image."""
-    for file, answer in answers:
-        pairs = zip(answer.classes, answer.p, strict=True) if sets else answer
-        text = ", ".join(f"{name} {100 * p:.1f}%" for name, p in pairs)
-        if sets and len(answer.classes) != 1:
-            text = f"{answer.answer}: {text}".rstrip(": ")
-        if sets and answer.likeness is not None:
-            text += f" (likeness {answer.likeness:.2f})"
-        print(printable(f"{file}: {text}"), flush=True)
+def show_classes(pairs: Sequence[tuple[str, float]]) -> Shown:
+    """Return what is shown of classes and their probabilities."""
+    text = ", ".join(f"{name} {100 * p:.1f}%" for name, p in pairs)
+    rows = [[i, name, f"{p:.6g}"] for i, (name, p) in enumerate(pairs, 1)]
+    return text, rows, {"classes": [{"class": name, "probability": p} for name, p in pairs]}
 
 
-def as_csv(answers: Iterable[Answered], sets: bool) -> None:
-    """Print one line an image and class, or an image."""
-    writer = csv.writer(sys.stdout, lineterminator="\n")
-    head = ["answer", "classes", "p", "likeness"] if sets else ["rank", "class", "probability"]
-    writer.writerow(["image", *head])
-    for file, answer in answers:
-        if sets:
-            classes, p = "; ".join(answer.classes), "; ".join(f"{p:.6g}" for p in answer.p)
-            likeness = "" if answer.likeness is None else f"{answer.likeness:.6g}"
-            rows = [[printable(answer.answer), printable(classes), p, likeness]]
-        else:
-            rows = [[str(i), printable(name), f"{p:.6g}"] for i, (name, p) in enumerate(answer, 1)]
-        writer.writerows([printable(file), *cells] for cells in rows)
-        sys.stdout.flush()
+def show_set(answer: Any) -> Shown:
+    """Return what is shown of an answer with an error."""
+    text, _, said = show_classes([*zip(answer.classes, answer.p, strict=True)])
+    if len(answer.classes) != 1:
+        text = f"{answer.answer}: {text}".rstrip(": ")
+    likeness = ""
+    if answer.likeness is not None:
+        text += f" (likeness {answer.likeness:.2f})"
+        likeness = f"{answer.likeness:.6g}"
+    p = "; ".join(f"{p:.6g}" for p in answer.p)
+    row = [answer.answer, "; ".join(answer.classes), p, likeness]
+    return text, [row], {"answer": answer.answer, **said, "likeness": answer.likeness}
 
 
-def as_json(answers: Iterable[Answered], sets: bool) -> None:
-    """Print a list of objects with the image and its classes."""
-
-    def found(file: str, answer: Any) -> dict[str, Any]:
-        pairs = zip(answer.classes, answer.p, strict=True) if sets else answer
-        said = {"image": file, **({"answer": answer.answer} if sets else {})}
-        said["classes"] = [{"class": name, "probability": p} for name, p in pairs]
-        return said | ({"likeness": answer.likeness} if sets else {})
-
-    print_list(found(*one) for one in answers)
+def show_tags(names: Sequence[str], found: tuple[list[str], list[float]]) -> Shown:
+    """Return what is shown of tags and the scores of all names; no tag is an answer."""
+    tags, scores = found
+    row = [SPLIT.join(tags), *(f"{x:.6g}" for x in scores)]
+    said = {"tags": tags, "scores": dict(zip(names, scores, strict=True))}
+    return ", ".join(tags) or "-", [row], said
 
 
-WRITERS = {"text": as_text, "csv": as_csv, "json": as_json}
+def print_answers(
+    form: str, head: Sequence[str], answers: Iterable[Answered], show: Callable[[Any], Shown]
+) -> None:
+    """Print answers as they come, so that an interrupted command has printed what it found."""
+    writer, start = csv.writer(sys.stdout, lineterminator="\n"), "\n"
+    if form == "csv":
+        writer.writerow(map(printable, head))
+    elif form == "json":
+        print("[", end="")
+    try:
+        for file, answer in answers:
+            text, rows, said = show(answer)
+            if form == "csv":
+                writer.writerows(map(printable, (file, *row)) for row in rows)
+                sys.stdout.flush()
+            elif form == "json":
+                print(start + json.dumps({"image": file, **said}), end="", flush=True)
+                start = ",\n"
+            else:
+                print(printable(f"{file}: {text}"), flush=True)
+    finally:
+        if form == "json":  # an error still closes the list
+            print("\n]", flush=True)
