@@ -84,9 +84,9 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def parse_args(argv=None, parser: argparse.ArgumentParser | None = None) -> argparse.Namespace:
+def parse_args(argv=None) -> argparse.Namespace:
     """Return the parsed arguments of a command line (default: of this process)."""
-    args = (parser or build_parser()).parse_args(argv)
+    args = build_parser().parse_args(argv)
     if (args.model_dir or args.load_epoch is not None) and not (args.eval_only or args.no_train):
         raise UserError("--model-dir and --load-epoch are for --eval-only: add it, or omit them")
     return args

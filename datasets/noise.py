@@ -50,7 +50,7 @@ def imbalance_classes(items, imbalance, seed):
     Returns:
         The items that are kept, in their order.
     """
-    rng = _generator("imbalance", seed)
+    rng = generator("imbalance", seed)
     groups = sorted(_shuffled_classes(items, rng), key=len, reverse=True)  # stable
     kept = set()
     for i, group in enumerate(groups):
@@ -79,7 +79,7 @@ def noisy(items, names, noise, kind, seed):
     Returns:
         The items in their order, with new ones for wrong labels.
     """
-    rng, K = _generator("label noise", seed), len(names)
+    rng, K = generator("label noise", seed), len(names)
     groups, rounded = _shuffled_classes(items, rng), _nearest
     if kind in ("sym", "asym"):
         groups, rounded = [rng.sample(range(len(items)), len(items))], math.floor
@@ -102,7 +102,8 @@ def relabel(item, label, classname):
     return other
 
 
-def _generator(draw, seed):
+def generator(draw, seed):
+    """Return a generator for one kind of draw; a negative seed draws anew each time."""
     return random.Random(f"{draw} {seed}" if seed >= 0 else None)
 
 

@@ -11,7 +11,8 @@ from trainers.prompting.images.class_folders import some
 
 from . import contents
 from .base import ImageDataset
-from .tags import ABSENT, PRESENT, UNKNOWN, draw, generator, relabel, table, with_labels
+from .noise import generator
+from .tags import ABSENT, PRESENT, UNKNOWN, draw, relabel, table, with_labels
 from .validation import most_validation
 
 HALVES = ("all", "base", "new", "both")

@@ -3,8 +3,6 @@
 Letters: n images, K classes.
 """
 
-import random
-
 import numpy as np
 from dassl.data.datasets import Datum
 
@@ -56,11 +54,6 @@ def table(items):
 def pick(names, label):
     """Return the names of the present classes."""
     return [name for name, value in zip(names, label, strict=False) if value == PRESENT]
-
-
-def generator(what, seed):
-    """Return a generator for one kind of draw; a negative seed draws anew each time."""
-    return random.Random(f"{what} {seed}" if seed >= 0 else None)
 
 
 def draw(items, n, rng):

@@ -38,12 +38,11 @@ BROKEN = (
 )  # fmt: skip
 
 
-def progress(what: str, total: int | None, done: int = 0) -> tqdm:
+def progress(what: str, total: int | None) -> tqdm:
     """Return a progress bar of bytes; it updates every ten seconds if stderr is not a terminal."""
     return tqdm(
         desc=what,
         total=total,
-        initial=done,
         unit="B",
         unit_scale=True,
         mininterval=0.1 if sys.stderr.isatty() else 10,

@@ -13,8 +13,9 @@ from own_images import read
 from PIL import Image
 from yacs.config import CfgNode
 
+from datasets.noise import generator
 from datasets.several import SeveralLabels
-from datasets.tags import Tagged, draw, generator, table
+from datasets.tags import Tagged, draw, table
 from trainers.prompting import UserError
 from trainers.prompting.checkpoint.keys import KEYS
 from trainers.prompting.checkpoint.several import ONE_LABEL, SEVERAL

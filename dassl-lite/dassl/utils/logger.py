@@ -21,21 +21,14 @@ class Logger:
 
     def write(self, text):
         """Write to both; return the console's result."""
-        written = self._to_console(self.console.write, text)
+        written = self.console.write(text)
         self._to_file(lambda: self.file.write(text))
         return written
 
     def flush(self):
         """Flush both."""
-        self._to_console(self.console.flush)
+        self.console.flush()
         self._to_file(self.file.flush)
-
-    def _to_console(self, action, *args):
-        try:
-            return action(*args)
-        except OSError as error:  # names the console, so that the log file is not blamed
-            error.filename = error.filename or getattr(self.console, "name", "the console")
-            raise
 
     def _to_file(self, action):
         if self.file.closed:
