@@ -54,8 +54,8 @@ class Part(NamedTuple):
 class Plot(NamedTuple):
     """A plot of a protocol's rows.
 
-    `kind` is `curves` (y against x, one panel for each data set), `plane` (the same without lines
-    between points) or `targets` (the accuracy on each data set, one panel for each source).
+    `kind` is `curves` (y against x, one panel for each data set) or `plane` (the same without lines
+    between points).
     """
 
     name: str  # of the files

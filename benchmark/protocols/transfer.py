@@ -11,7 +11,7 @@ from itertools import product
 
 from trainers.prompting.errors import need
 
-from .base import METHOD, SHOTS, TRAINERS, Part, Plot, Protocol, Run, learns_nothing
+from .base import METHOD, SHOTS, TRAINERS, Part, Protocol, Run, learns_nothing
 from .configs import ANY, GROUPS, Rule, check_datasets
 
 
@@ -53,15 +53,6 @@ class Transfer(Protocol):
             "target": Part(target, eval_only=True),
         }
         self.table_title = f"{self.title} from {{source}}"
-        self.plot = Plot(
-            name=self.name,
-            x="accuracy",
-            y="dataset",
-            x_label="Accuracy (%)",
-            y_label="",
-            sentence=f"{self.title}: accuracy on each data set",
-            kind="targets",
-        )
 
     def plan(self, output, datasets, seeds, configs, trainers, shots, source):
         """Return the runs: for each method a training on the source and a test on each target."""

@@ -9,7 +9,6 @@ import pandas as pd
 
 from ..protocols.base import Plot, shots_text
 from .frame import each_row, setting_texts
-from .names import dataset_title
 from .notes import data_name
 from .published import KNOWN
 from .summary import protocol_of
@@ -31,12 +30,10 @@ def plots(rows: pd.DataFrame) -> Iterator[tuple[pd.DataFrame, Plot]]:
     """Yield each plot with its rows; their `curve` is the name of the curve that they belong to."""
     for _, members in rows.groupby("protocol", sort=False):
         protocol = protocol_of(members)
-        if protocol.plot is None:
-            continue
         y, label = [*protocol.columns.items()][-1]  # of base-to-new H
         members = _with_all_known(members)
         varied = _varied_settings(members)
-        if KNOWN not in varied or members["shots"].nunique() > 1:
+        if protocol.plot and (KNOWN not in varied or members["shots"].nunique() > 1):
             yield members.assign(curve=members["name"]), protocol.plot
         for key in varied:
             yield members.assign(curve=[_without(key, row) for row in each_row(members)]), Plot(
@@ -83,8 +80,6 @@ def panels(rows: pd.DataFrame, plot: Plot) -> dict[str, Panel]:
 
     Where a setting does not concern a method, its curve is a level line.
     """
-    if plot.kind == "targets":
-        return _targets(rows)
     ticks: dict[float, str] = {}
     cells = rows[rows["column"] == plot.y].sort_values("average", ascending=False, kind="stable")
     cells = cells.assign(y=cells["mean"], y_spread=cells["spread"], x_spread=None)
@@ -118,21 +113,6 @@ def _titles(row: Any, shots: list[int]) -> list[str]:
     if len(shots) < 2:
         return [title]
     return [f"{title}, {shots_text(number)}" for number in ([row.shots] if row.shots else shots)]
-
-
-def _targets(rows: pd.DataFrame) -> dict[str, Panel]:
-    """Return a panel for each source and shots, with a row for each data set and the average."""
-    panels = {}
-    for _, members in rows.groupby("table", sort=False):
-        names = members["dataset"].map(dataset_title).mask(members["average"], "Average")
-        places = {name: -i for i, name in enumerate(names.unique())}  # downwards
-        points = members.assign(x=members["mean"], x_spread=members["spread"], y_spread=None)
-        points = _complete_points(points.assign(y=names.map(places)))
-        if len(points):
-            first = members.iloc[0]
-            title = f"From {dataset_title(first['source'])}, {shots_text(first['shots'])}"
-            panels[title] = Panel(points, {place: name for name, place in places.items()})
-    return panels
 
 
 def _complete_points(points: pd.DataFrame) -> pd.DataFrame:

@@ -1,9 +1,9 @@
-"""Plot accuracy against shots or a setting, new against base classes, and targets."""
+"""Plot accuracy against shots or a setting, and new against base classes."""
 
 import io
 import math
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -111,14 +111,11 @@ def _draw(
     styles = {name: style for name, style in _styles(rows).items() if name in set(points["curve"])}
     beyond = dict(zip(points["curve"], points["beyond"], strict=True))
     names = [with_marks(name, beyond[name]) for name in styles]
-    columns = min(COLUMNS, len(panels)) if plot.kind != "targets" else 1
+    columns = min(COLUMNS, len(panels))
     bands = math.ceil(len(panels) / columns)
     fit = int(100 * WIDTH) // (50 + 7 * max(map(len, names)))  # names in a line
     fit = max(1, min(4, fit, len(names)))
     height = 3.2 if columns == 1 else 2.6 if bands == 1 else 2.3
-    if plot.kind == "targets":
-        most = max(len(panel.ticks) for panel in panels.values())
-        height = 0.6 + most * (0.16 + 0.065 * len(styles))
     sentence, note = plot.sentence, ""
     if (points[["x_spread", "y_spread"]] > 0).any(axis=None):
         sentence, note = f"{sentence}; bars are {bars}", f"\nBars: {bars}"
@@ -132,15 +129,14 @@ def _draw(
             axis.remove()
         handles: dict = {}
         for axis, (title, panel) in zip(axes, panels.items(), strict=False):
-            pad = 15 if plot.kind == "plane" else None  # over the names of lines
             text = f"{names[0]}: {title}" if len(names) == 1 else title
-            axis.set_title(text, fontsize="medium", pad=pad)
+            axis.set_title(text, fontsize="medium")
             curves = panel.points.groupby("curve")
             in_panel = {name: curves.get_group(name) for name in styles if name in curves.groups}
-            handles |= DRAWINGS[plot.kind](axis, in_panel, panel.ticks, styles)
+            draw = _plane if plot.kind == "plane" else _curves
+            handles |= draw(axis, in_panel, panel.ticks, styles)
         figure.supxlabel(plot.x_label + note, fontsize="medium")
-        if plot.y_label:
-            figure.supylabel(plot.y_label, fontsize="medium")
+        figure.supylabel(plot.y_label, fontsize="medium")
         if len(names) > 1:
             _legend(figure, [handles[name] for name in styles], names, fit)
     return figure, f"{sentence}."
@@ -180,49 +176,11 @@ def _plane(axis: Axes, curves: Curves, ticks: dict, styles: dict[str, dict]) -> 
     base, new = (np.linspace(max(low, 0), high, 200) for low, high in limits)
     h = 2 * np.outer(new, base) / np.maximum(np.add.outer(new, base), 1e-9)
     levels = MaxNLocator(5).tick_values(h.min(), h.max())
-    small: Any = {"fontsize": 7, "color": "#666666", "annotation_clip": False}
-    labelled = []
-    for level in levels[(levels > h.min()) & (levels < min(h.max(), 100))]:
-        # at the end of its line, as labels inside may overlap markers
-        right, top = _other(level, base[-1]), _other(level, new[-1])
-        if new[0] <= right <= new[-1]:
-            axis.annotate(f" H {level:g}", (base[-1], right), va="center", **small)
-        elif base[0] <= top <= base[-1]:
-            axis.annotate(f"H {level:g}", (top, new[-1]), ha="center", va="bottom", **small)
-        else:
-            continue
-        labelled.append(level)
-    if labelled:
-        lines: Any = {"levels": labelled, "colors": "#999999", "linewidths": 0.6, "zorder": 0.5}
-        axis.contour(base, new, h, **lines)
+    levels = levels[(levels > h.min()) & (levels < min(h.max(), 100))]
+    lines = axis.contour(base, new, h, levels, colors="#999999", linewidths=0.6, zorder=0.5)
+    axis.clabel(lines, fmt="H %g", fontsize=7, colors="#666666", zorder=0.6)
     axis.grid(False)
     return handles
-
-
-def _other(h: float, accuracy: float) -> float:
-    """Return the accuracy whose harmonic mean with `accuracy` is `h`; infinite if none exists."""
-    return h * accuracy / (2 * accuracy - h) if 2 * accuracy > h else math.inf
-
-
-def _dots(axis: Axes, curves: Curves, ticks: dict, styles: dict[str, dict]) -> dict:
-    """Draw a row for each data set, with the methods below each other in it."""
-    axis.set_yticks(list(ticks), list(ticks.values()))
-    axis.grid(axis="y", visible=False)
-    for place in ticks:
-        axis.axhline(place - 0.5, color="#dddddd", linewidth=0.6)
-    axis.set_ylim(min(ticks) - 0.5, max(ticks) + 0.5)
-    handles, step = {}, min(0.12, 0.7 / max(1, len(curves)))
-    for number, (name, points) in enumerate(curves.items()):
-        shifted = points.assign(y=points["y"] - (number - (len(curves) - 1) / 2) * step)
-        handles[name] = _mark(axis, shifted, styles[name] | {"linestyle": "none"})
-    return handles
-
-
-DRAWINGS: dict[str, Callable[[Axes, Curves, dict, dict], dict]] = {
-    "curves": _curves,
-    "plane": _plane,
-    "targets": _dots,
-}
 
 
 def looks(trainers: Iterable[str]) -> dict[str, tuple[str, str]]:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from matplotlib.colors import to_hex
-from outcomes import answer, columns, few_shot, outcome, transfer
+from outcomes import answer, columns, few_shot, outcome
 
 METHODS = ["CoOp", "VPT", "MaPLe", "KgCoOp", "ProGrad", "TCP", "ALIGN"]  # as in tables
 
@@ -94,32 +94,6 @@ def test_numbers_in_the_cells_of_a_few_classes(predicted, drawn):
     assert len(cells(40)[2]) == 40 and not cells(41)[2]
 
 
-@pytest.mark.parametrize("number, step", [(2, 0.12), (7, 0.1)])
-def test_methods_below_each_other_stay_in_the_row_of_their_data_set(drawn, number, step):
-    found = {"imagenet": 70, "dtd": 40, "fgvc_aircraft": 20}
-    outcomes = []
-    for i, name in enumerate(METHODS[:number]):
-        outcomes += transfer(name, "imagenet", {key: x + i for key, x in found.items()})
-    figure = drawn(outcomes)["cross_dataset"]
-    height = 0.6 + 4 * (0.16 + 0.065 * number) + 0.2 * (1 + number // 5) + 0.4  # 4 in a line
-    assert figure.get_size_inches().tolist() == pytest.approx([5.2, height])
-    (axis,) = figure.axes
-    lines = [line for line in axis.lines if line.get_marker() not in ("None", "|", "_")]
-    of_methods = [line.get_xydata() for line in lines if len(line.get_xdata())]
-    names = [text.get_text() for text in axis.get_yticklabels()]
-    rows = dict(zip(names, axis.get_yticks(), strict=True))
-    assert names == ["ImageNet", "FGVC-Aircraft", "DTD", "Average"]
-    for name, x in (("ImageNet", 70), ("FGVC-Aircraft", 20), ("DTD", 40), ("Average", 30)):
-        here = {x: y for points in of_methods for x, y in points if abs(y - rows[name]) < 0.5}
-        assert [*here] == pytest.approx([x + i for i in range(number)])  # downwards
-        assert np.mean([*here.values()]) == pytest.approx(rows[name])
-        assert np.diff([*here.values()]) == pytest.approx([-step] * (number - 1))
-    assert axis.get_ylim() == (min(rows.values()) - 0.5, max(rows.values()) + 0.5)
-    between = [line.get_ydata()[0] for line in axis.lines if len({*line.get_ydata()}) == 1
-               and list(line.get_xdata()) == [0, 1]]  # fmt: skip
-    assert between == [y - 0.5 for y in rows.values()]
-
-
 def shots_of(names, sets=1, values=(50.0, 52.0)):
     """Return few-shot outcomes of methods with one shot and two."""
     datasets = ["dtd", "eurosat", "ucf101"][:sets]
@@ -159,16 +133,6 @@ def test_two_panels_stand_side_by_side(drawn):
     figure = drawn(outcomes)["few_shot_label_noise"]
     assert figure.axes[0].get_gridspec().get_geometry() == (1, 2)
     assert figure.get_size_inches().tolist() == pytest.approx([5.2, 2.6 + 0.2 + 0.4])
-
-
-def test_targets_have_room_for_their_methods(drawn):
-    found = {"imagenet": 70, "dtd": 40, "fgvc_aircraft": 20}
-    outcomes = [one for name in METHODS[:3] for source in ("imagenet", "dtd")
-                for one in transfer(name, source, found)]  # fmt: skip
-    figure = drawn(outcomes)["cross_dataset"]
-    height = 2 * (0.6 + 4 * (0.16 + 0.065 * 3)) + 0.2 + 0.4  # of two sources
-    assert figure.get_size_inches().tolist() == pytest.approx([5.2, height])
-    assert figure.axes[0].get_gridspec().get_geometry() == (2, 1)
 
 
 def test_the_star_of_zero_shot_is_large_and_level_with_a_line(drawn):
@@ -217,11 +181,10 @@ def test_lines_markers_and_letters_can_be_seen_and_are_not_heavy(predicted, draw
     for part in ("base", "new"):
         for trainer in METHODS[:2]:
             outcomes += [outcome(trainer, seed, part, 50.0 + 9 * seed) for seed in (1, 2)]
-    outcomes += transfer("CoOp", "imagenet", {"imagenet": 70, "dtd": 40, "eurosat": 20})
     outcomes += [predicted(name, [0, 1, 2], [0, 0, 2], dataset="eurosat") for name in METHODS[:2]]
     figures = drawn(outcomes) | drawn(outcomes[-2:], "--metrics", "--classes")
     kinds = {name.partition("_few")[0] for name in figures}
-    assert kinds == {"few_shot", "base2new", "cross_dataset", "reliability", "confusion"}
+    assert kinds == {"few_shot", "base2new", "reliability", "confusion"}
     widths, markers, letters = [], [], []
     for figure in figures.values():
         figure.draw_without_rendering()
