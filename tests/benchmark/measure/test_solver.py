@@ -107,20 +107,6 @@ def test_both_sides_do_the_same_work(lengths, monkeypatch):
     torch.testing.assert_close(pot, plans[1])
 
 
-@pytest.mark.parametrize(
-    ("words", "sentence"),
-    [
-        ("--device cuda", "--device cuda needs a GPU"),
-        ("--device gpu", "There is no device 'gpu': did you mean 'cpu'?"),
-        ("--classes 50 1", "argument --classes: '1' is not a whole number, 2 or more"),
-        ("--threads 0", "argument --threads: '0' is not a whole number, 1 or more"),
-        ("--repeats 0", "argument --repeats: '0' is not a whole number, 1 or more"),
-    ],
-)
-def test_bad_input_is_one_sentence(words, sentence, refusal):
-    assert refusal("solver", *words.split()).startswith(sentence)
-
-
 def test_a_missing_pot_is_named(monkeypatch, refusal):
     monkeypatch.setitem(sys.modules, "ot", None)
     monkeypatch.delitem(sys.modules, "benchmark.measure.solver")
