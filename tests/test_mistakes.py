@@ -49,7 +49,6 @@ MISTAKES = {
     "another data set": (["BY_DATASET.TinyColour.OPTIM.LR", "1"], "did you mean 'TinyColours'"),
     "other classes": (["BY_CLASSES.bass.OPTIM.LR", "1"], "'bass': did you mean 'base'?"),
     "other shots": (["BY_SHOTS.few.OPTIM.LR", "1"], "has 'few' in BY_SHOTS: give a number of"),
-    "no section": (["BY_SHOTS.4", "1"], "'BY_SHOTS.4' sets no key: write BY_SHOTS: NAME: KEY:"),
     "not trained": (["MODEL.BACKBONE.PRETRAINED", "False"], "adapt a trained CLIP: leave it out"),
     "staged": (["OPTIM.STAGED_LR", "True"], "NEW_LAYERS is [], so everything would learn at the"),
     "key for other runs": (["BY_SHOTS.9.OPTIM.LRR", "1"], "OPTIM has no 'LRR': did you mean 'LR'"),

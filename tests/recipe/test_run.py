@@ -8,7 +8,6 @@ from types import SimpleNamespace
 import feature_files
 import pytest
 import tiny
-import torch
 from feature_files import TEMPLATE, content
 from paths import GOLDEN, ROOT
 from PIL import Image
@@ -95,9 +94,7 @@ FEATURES = ROOT / "configs" / "datasets" / "features.yaml"
 TINY = str(GOLDEN / "tiny_clip_seed0.safetensors")
 NO_IMAGES = {
     "unknown weights": ({"clip": "theirs"}, "it does not have the SHA-256 of their CLIP 'theirs'"),
-    "none here": ({}, "their CLIP 'gone.safetensors' is not here: give --backbone its file"),
     "a sentence": ({"template": "a {}."}, "their sentence is 'a {}.', not 'a photo of a {}.'"),
-    "sentences": ({}, "only the features of its sentences 'mine' are known: train again on"),
     "another encoder": ({}, "'tiny.safetensors' gives others (width 16, not 64): train"),
 }
 
@@ -108,16 +105,13 @@ def test_a_run_on_features_that_reads_no_images(tmp_path, monkeypatch, capsys, c
     monkeypatch.chdir(tmp_path)
     shutil.copy(TINY, "tiny.safetensors")
     rows = content()[0][f"text/{TEMPLATE}"]
-    more = {"text/a {}.": rows, "sentence/mine": rows.clone()}
-    more["sentence_of/mine"] = torch.arange(len(rows))
     file = feature_files.write(
-        tmp_path / "a.safetensors", more, {"clip": "tiny.safetensors"} | header
+        tmp_path / "a.safetensors", {"text/a {}.": rows}, {"clip": "tiny.safetensors"} | header
     )
     words = ["--trainer", "TipAdapter", "--dataset-config-file", str(FEATURES)]
     words += ["--output-dir", "run"]
-    words += ["--sentences", "mine"] * (case == "sentences")
     assert train.run([*words, "DATASET.NUM_SHOTS", "2", "DATASET.FEATURES", str(file)]) == 0
-    words = ["--model-dir", "run"] + ["--backbone", "gone.safetensors"] * (case == "none here")
+    words = ["--model-dir", "run"]
     Image.new("RGB", (8, 8)).save("x.png")
     assert main(["predict", *words, "x.png"]) == 2
     assert (said := capsys.readouterr().err).count("\n") == 1, said

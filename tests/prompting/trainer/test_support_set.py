@@ -100,11 +100,9 @@ def test_support_in_memory(tiny_clip, kind):
 
 
 BAD = {
-    "no labels": ({"images": IMAGES}, "The support of Prototypes has 'images': give it two"),
-    "shapes": ({"images": IMAGES, "labels": LABELS[:4]}, r"images \(2, 5, 3, 32, 32\) and labels "),
-    "numbers": ({"images": IMAGES, "labels": LABELS.float()}, "torch.float32, but must have"),
-    "classes": ({"images": IMAGES, "labels": LABELS + 1}, "from 1 to 3 but must be from 0 to 2"),
-    "none": ({"images": IMAGES[:, :0], "labels": LABELS[:0]}, "and n whole numbers"),
+    "shapes": ({"images": IMAGES, "labels": LABELS[:4]}, r"images \(2, 5, 3, 32, 32\), .* \(4,\)"),
+    "numbers": ({"images": IMAGES, "labels": LABELS.float()}, "torch.float32: give"),
+    "classes": ({"images": IMAGES, "labels": LABELS + 1}, "give for n images n whole .* 0 to 2"),
 }
 
 

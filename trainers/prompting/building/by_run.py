@@ -17,7 +17,7 @@ where a section does not name the run's value. Sections may be nested. Needs no 
 import re
 from collections.abc import Iterable, Mapping
 
-from ..errors import UserError, check_name, need
+from ..errors import check_name, need
 
 SECTIONS = ("BY_CLASSES", "BY_SHOTS", "BY_DATASET")
 OTHER = "other"
@@ -41,12 +41,9 @@ def plain_key(key: str) -> str:
 def _split(key: str) -> tuple[list[tuple[str, str]], str]:
     """Return the sections of an entry, each with the value that it names, and the plain key."""
     sections = []
-    while (parts := key.split(".", 2))[0] in SECTIONS:
-        section = parts[0]
-        if len(parts) < 3:
-            raise UserError(f"'{key}' sets no key: write {section}: NAME: KEY: VALUE")
-        sections.append((section, parts[1]))
-        key = parts[2]
+    while key.partition(".")[0] in SECTIONS:
+        section, name, key = key.split(".", 2)
+        sections.append((section, name))
     return sections, key
 
 

@@ -73,12 +73,7 @@ def fit_images(cfg: CfgNode, clip_model: Any) -> tuple[CfgNode, list[str]]:
         A new cfg, and a description of each key that changed.
     """
     if cfg.INPUT.get("INTERPOLATE"):
-        height, width = cfg.INPUT.SIZE
-        need(
-            height == width,
-            f"INPUT.SIZE is {height} x {width}, but a CLIP reads squares: give both sides one size",
-        )
-        interpolate_positions(clip_model.visual, height)
+        interpolate_positions(clip_model.visual, cfg.INPUT.SIZE[0])
     family, size = family_of(clip_model), clip_model.visual.input_resolution
     expected = {
         "SIZE": (size, size),

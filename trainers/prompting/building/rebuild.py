@@ -10,10 +10,9 @@ from ..backbones.positions import interpolate_positions
 from ..capabilities.earlier import settings_of
 from ..checkpoint.saved import Saved
 from ..encoders.class_text import zero_shot_template
-from ..encoders.descriptions import FILES, TEMPLATES
 from ..encoders.sentence_features import encode_sentences
 from ..encoders.sides import features_width
-from ..errors import UserError, need, printable
+from ..errors import need, printable
 from ..method import Method
 from ..storage.features import differing_traits
 from .build import make
@@ -23,14 +22,7 @@ from .transforms import Images
 def rebuild(saved: Saved, kind: type[Method], clip_model: Any, names: Sequence[str]) -> Method:
     """Return the trained method for class names, on the CPU."""
     dataset = saved.value("DATASET.NAME") or ""
-    try:
-        settings = settings_of(saved, kind, dataset)
-    except UserError as error:
-        raise UserError(
-            f"The run of '{saved.place}' has impossible settings ({error}): take another "
-            "checkpoint, or train again"
-        ) from None
-    method = make(kind, settings, clip_model, names, dataset)
+    method = make(kind, settings_of(saved, kind, dataset), clip_model, names, dataset)
     method.load_checkpoint(saved, names)
     return method
 
@@ -47,8 +39,7 @@ def clip_of(saved: Saved, name: str) -> Any:
 
     That of a run on features is compared with what it was trained on.
     """
-    sha256 = weights_sha256(name)
-    saved.check_weights(name, sha256)
+    saved.check_weights(name, weights_sha256(name))
     if not saved.value("DATASET.FEATURES"):
         clip_model = load_clip(name)
         if saved.value("INPUT.INTERPOLATE"):
@@ -60,18 +51,12 @@ def clip_of(saved: Saved, name: str) -> Any:
         f"{cannot}it does not have the SHA-256 of their CLIP '{saved.backbone}': train again where "
         "that CLIP is",
     )
-    need(sha256, f"{cannot}their CLIP '{name}' is not here: give --backbone its file")
-    dataset, given = (saved.value(f"DATASET.{key}") or "" for key in ("NAME", "SENTENCES"))
+    dataset = saved.value("DATASET.NAME") or ""
     template, own = zero_shot_template(dataset), next(iter(saved.features["text"]), "")
     need(
         own == template,
         f"{cannot}their sentence is '{printable(own)}', not '{template}': train again on features "
         f"with that of {dataset}",
-    )
-    need(
-        not given or "{}" in given or given in (*TEMPLATES, *FILES),
-        f"{cannot}only the features of its sentences '{printable(given)}' are known: train again "
-        "on images, with their file",
     )
     clip_model = load_clip(name)
     names = list(saved.features["text"][own])

@@ -60,35 +60,25 @@ def give_images(method: Method, support: Mapping[str, torch.Tensor]) -> None:
         support: `images`, (n, 3, H, W) or (P, n, 3, H, W), normalised, or their features, (n, D) or
             (P, n, D), and `labels`, (n,), or (n, K) of several.
     """
-    name, W = type(method).__name__, method.row_width
+    name = type(method).__name__
     if not isinstance(method, OnSupport) or not method.support_passes:
         raise UserError(f"{name} takes no support: leave `support` out")
-    images, labels = (support.get(key) for key in ("images", "labels"))
-    if not (torch.is_tensor(images) and torch.is_tensor(labels) and len(support) == 2):
-        raise UserError(
-            f"The support of {name} has {', '.join(map(repr, support)) or 'nothing'}: give it two "
-            "tensors, `images` (n, 3, H, W) or (passes, n, 3, H, W), and `labels` (n,), or (n, "
-            "classes) if images have several"
-        )
+    images, labels = support["images"], support["labels"]
     if images.dim() in (2, 4):
         images = images[None]
-    n, K = len(labels), method.num_classes
-    known = images.dim() == 5 or images.shape[2:] == (W,)
+    K = method.num_classes
     several = method.settings.several
     least = -1 if several and not method.needs_all_labels else 0
     most, each = (1, (K,)) if several else (K - 1, ())
-    fits = known and labels.shape == (images.shape[1], *each) and n > 0 < len(images)
-    if not fits or labels.is_floating_point():
+    if (
+        labels.shape != (images.shape[1], *each)
+        or labels.is_floating_point()
+        or not least <= int(labels.min()) <= int(labels.max()) <= most
+    ):
         raise UserError(
-            f"The support of {name} has images {tuple(support['images'].shape)} and labels "
-            f"{tuple(labels.shape)} of {labels.dtype}, but must have (n, 3, H, W) or "
-            f"(passes, n, 3, H, W), or features of them (n, {W}), and n{f' x {K}' * several} whole "
-            "numbers"
-        )
-    if not least <= int(labels.min()) <= int(labels.max()) <= most:
-        raise UserError(
-            f"The labels of the support of {name} range from {int(labels.min())} to "
-            f"{int(labels.max())} but must be from {least} to {most}, of {K} classes"
+            f"The support of {name} has images {tuple(support['images'].shape)}, or features of "
+            f"them, and labels {tuple(labels.shape)} of {labels.dtype}: give for n images "
+            f"n{f' x {K}' * several} whole numbers from {least} to {most}"
         )
     passes = len(images)
     every = images.flatten(0, 1).split(CHUNK), torch.cat([labels] * passes).split(CHUNK)

@@ -4,13 +4,12 @@ Letters: N images, D the width of the features, K classes, V views of each of n 
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 
 from ..errors import printable
-from ..node import clean
 
 TEXT = "text/"  # before the template, in the name of a tensor
 SENTENCE, OWNER = "sentence/", "sentence_of/"  # before the name of a set of sentences
@@ -35,10 +34,7 @@ class Flaw(Exception):
 
 def values_of(header: Mapping[str, Any]) -> dict[str, Any]:
     """Return the values of NEEDED and DEFAULTS in a header."""
-    for key in NEEDED:
-        if key not in header:
-            raise Flaw(f"its header lacks '{key}'")
-    return {key: header.get(key, DEFAULTS.get(key)) for key in (*NEEDED, *DEFAULTS)}
+    return {key: header[key] for key in NEEDED} | {k: header.get(k, x) for k, x in DEFAULTS.items()}
 
 
 def check_content(tensors: Mapping[str, torch.Tensor], header: Mapping[str, Any]) -> dict[str, Any]:
@@ -62,17 +58,17 @@ def check_content(tensors: Mapping[str, torch.Tensor], header: Mapping[str, Any]
     _check_numbers(tensors, own["normalised"])
     for name, rows in tensors.items():
         if name == "label" and rows.dim() == 2:
-            if rows.dtype != torch.int8 or not bool(((rows >= -1) & (rows <= 1)).all()):
-                raise Flaw("'label' has several of an image, but not in int8, or not 1, 0 and -1")
+            _check_rows(name, rows, 2, -1)
         elif name in ("label", "views_of") or name.startswith(OWNER):
-            _check_rows(name, rows.tolist(), N if name == "views_of" else K)
+            _check_rows(name, rows, N if name == "views_of" else K)
     trained = set(own["split"]["train"])
     for part in ("train", "val", "test"):
         rows = own["split"][part]
-        _check_rows(f"{part} of its split", rows, N)
+        _check_rows(f"{part} of its split", torch.tensor(rows), N)
         if part != "train" and (both := trained.intersection(rows)):  # val and test may be the same
             raise Flaw(f"row {min(both)} is for training and in {part} of its split")
-    _check_names(own, N, text)
+    if own["images"] and (len(own["images"]), len(set(own["images"]))) != (N, N):
+        raise Flaw(f"its header has {len(set(own['images'])):,} different names of {N:,} images")
     return own
 
 
@@ -111,21 +107,9 @@ def _check_numbers(tensors: Mapping[str, torch.Tensor], normalised: bool) -> Non
                 raise Flaw(f"'{printable(name)}' has {what} in row {row}")
 
 
-def _check_rows(name: str, rows: Sequence[int], end: int) -> None:
-    if rows and not 0 <= min(rows) <= max(rows) < end:
+def _check_rows(name: str, rows: torch.Tensor, end: int, least: int = 0) -> None:
+    if rows.numel() and not least <= int(rows.min()) <= int(rows.max()) < end:
         raise Flaw(
-            f"'{printable(name)}' has numbers from {min(rows)} to {max(rows)}, but they must be 0 "
-            f"to {end - 1}"
+            f"'{printable(name)}' has numbers from {int(rows.min())} to {int(rows.max())}, but "
+            f"they must be {least} to {end - 1}"
         )
-
-
-def _check_names(own: Mapping[str, Any], N: int, text: Mapping[str, torch.Tensor]) -> None:
-    """Refuse names by which one row would be taken for another."""
-    if own["images"] and (len(own["images"]), len(set(own["images"]))) != (N, N):
-        raise Flaw(f"its header has {len(set(own['images'])):,} different names of {N:,} images")
-    seen: dict[str, int] = {}
-    for k, name in enumerate(own["classnames"]):
-        first = seen.setdefault(clean(name), k)  # as sentences are looked up
-        if not all(same_rows(rows[k], rows[first]) for rows in text.values()):
-            both = f"classes {first} and {k} both read '{printable(clean(name))}'"
-            raise Flaw(f"{both} but have other text features")

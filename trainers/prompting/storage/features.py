@@ -16,7 +16,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from ..errors import UserError, in_short, need, printable
+from ..errors import UserError, in_short, printable
 from ..node import clean
 from .feature_checks import (
     HALF,
@@ -151,7 +151,7 @@ def write_features(
     """Write a file of features, atomically; the same content gives the same bytes.
 
     Args:
-        path: ends in `.safetensors`.
+        path: of the file.
         tensors: `image`, `label`, `text/TEMPLATE`, and optionally `views` and `views_of`,
             `sentence/NAME` and `sentence_of/NAME`.
         header: its keys, and any others that JSON can hold.
@@ -162,7 +162,6 @@ def write_features(
     from safetensors.torch import save
 
     path = Path(path)
-    need(path.suffix == ".safetensors", f"'{path}' must end in .safetensors: choose another name")
     try:
         check_content(tensors, header)
     except Exception as error:  # what does not fit together raises errors of many types
@@ -199,9 +198,9 @@ def _read(path: str, _changed: int) -> Features:
     from safetensors import safe_open
 
     with safe_open(path, "pt") as file:
-        text = (file.metadata() or {}).get(HEADER)
+        header = _header_of(file)
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    content = check_content(tensors, _parse(text))
+    content = check_content(tensors, header)
     content |= {name: tensors.get(name) for name in ("image", "views", "views_of")}
     content["text"] = {k.removeprefix(TEXT): v for k, v in tensors.items() if k.startswith(TEXT)}
     content["sets"] = {
@@ -217,10 +216,8 @@ def _header(path: str, _changed: int) -> dict[str, Any]:
     from safetensors import safe_open
 
     with safe_open(path, "pt") as file:
-        return values_of(_parse((file.metadata() or {}).get(HEADER)))
+        return values_of(_header_of(file))
 
 
-def _parse(text: str | None) -> Any:
-    if text is None:
-        raise Flaw(f"it has no '{HEADER}', a JSON object")
-    return json.loads(text)
+def _header_of(file: Any) -> Any:
+    return json.loads((file.metadata() or {})[HEADER])

@@ -71,7 +71,7 @@ def parse_json(text: str, source: str, remedy: str, pairs: Callable | None = Non
     """Return the object in a JSON text; raises as `read_json`."""
     try:
         content = json.loads(text, object_pairs_hook=pairs)
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise UserError(f"{source} cannot be read ({in_short(error)}): {remedy}") from error
     if not isinstance(content, dict):
         raise UserError(f"{source} is a {type(content).__name__}, not an object: {remedy}")

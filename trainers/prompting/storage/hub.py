@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from urllib.parse import unquote
 
-from ..errors import UserError, in_short, need
+from ..errors import UserError, in_short
 from .run_record import RECORD, RUN
 
 START = "hf://"
@@ -34,14 +34,9 @@ def fetch_run(folder: str | os.PathLike[str]) -> Path:
         raise UserError(
             f"'{name}' is not a run on the hub: write {START}USER/REPO[@REVISION][/FOLDER]"
         )
-    try:
-        from huggingface_hub import HfApi, snapshot_download
-        from huggingface_hub.utils import HfHubHTTPError
-    except ImportError as error:
-        raise UserError(
-            f"'{name}' is on the hub, which needs the package huggingface_hub: run `pip install "
-            "huggingface_hub`"
-        ) from error
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.utils import HfHubHTTPError
+
     where, repo, revision = match[1], match[2], unquote(match[3] or "main")
     inside = match[4].lstrip("/")
     above = glob.escape(f"{inside}/" if inside else "")
@@ -67,11 +62,6 @@ def fetch_run(folder: str | os.PathLike[str]) -> Path:
             "connection and, for a private repository, `hf auth login`"
         ) from error
     run = Path(copy) / inside
-    need(
-        any(run.glob("*/model*.pth.tar*")),
-        f"'{name}' holds no run (*/model.pth.tar-EPOCH): give the repository and the folder of one "
-        f"run, {START}USER/REPO/FOLDER",
-    )
     source = f"the cache, without the hub ({in_short(unreached)})" if unreached else "the hub"
     print(f"{where}: commit {Path(copy).name}, from {source}", file=sys.stderr)
     return run
