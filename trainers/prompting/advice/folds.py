@@ -32,7 +32,18 @@ def near_copies(spaces: Sequence[Space], rows: np.ndarray, labels: np.ndarray) -
         rows: (n,), the labelled images.
         labels: theirs, (n,), or (n, K) of several: then one in common is enough.
     """
-    return _connect(near_pairs(spaces, rows, labels), len(rows))
+    each, pairs = [], [np.empty((0, 2), int)]
+    for space in spaces:
+        z = F.normalize(space.images.float(), dim=-1)
+        each.append(F.normalize(z[rows] - z.mean(0), dim=-1))
+    y = labels
+    for start in range(0, len(rows), CHUNK):
+        part = slice(start, start + CHUNK)
+        cosines = torch.stack([x[part] @ x.T for x in each]).mean(0).numpy()
+        alike = y[part, None] == y if y.ndim == 1 else (y[part] == 1) @ (y == 1).T
+        near = np.nonzero((cosines >= NEAR) & alike)
+        pairs.append(np.stack(near, 1) + (start, 0))
+    return _connect(np.concatenate(pairs), len(rows))
 
 
 def of_one_group(groups: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -45,23 +56,6 @@ def of_one_group(groups: np.ndarray, labels: np.ndarray) -> np.ndarray:
     of_classes = np.unique([labels, groups], axis=1)[0]  # a class as often as it has groups
     alone: np.ndarray = np.bincount(of_classes)[labels] == 1
     return alone
-
-
-def near_pairs(
-    spaces: Sequence[Space], rows: np.ndarray, y: np.ndarray, chunk: int = CHUNK
-) -> np.ndarray:
-    """Return pairs (P, 2) of near-copies among rows (n,) that have a label y in common."""
-    each, pairs = [], [np.empty((0, 2), int)]
-    for space in spaces:
-        z = F.normalize(space.images.float(), dim=-1)
-        each.append(F.normalize(z[rows] - z.mean(0), dim=-1))
-    for start in range(0, len(rows), chunk):
-        part = slice(start, start + chunk)
-        cosines = torch.stack([x[part] @ x.T for x in each]).mean(0).numpy()
-        alike = y[part, None] == y if y.ndim == 1 else (y[part] == 1) @ (y == 1).T
-        near = np.nonzero((cosines >= NEAR) & alike)
-        pairs.append(np.stack(near, 1) + (start, 0))
-    return np.concatenate(pairs)
 
 
 def join(*groups: Sequence[int] | np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Reads images, of any mode as RGB, and says which are not: whose colours or frame are guessed."""
+"""Reads a user's images as RGB, and says which are not: whose colours or frame are guessed."""
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator
@@ -7,7 +7,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ..errors import UserError, in_short, need
@@ -19,6 +18,7 @@ THINNEST = 100  # a side over the other
 
 def check_image(image: Any) -> None:
     """Raise a UserError for an image, as Pillow has opened it, of 16 bits or of several frames."""
+    need(image.format != "EPS", "PostScript is a program")  # which Pillow would execute
     phone = image.format in ("MPO", "HEIF")  # with pictures beside its photo
     frames = 1 if phone else getattr(image, "n_frames", 1)
     need(frames == 1, f"it has {frames} frames: give one of them as an image")
@@ -26,22 +26,6 @@ def check_image(image: Any) -> None:
     need(not of_16_bits, "it has 16 bits: convert it to 8")
     thin = max(image.size) > THINNEST * min(image.size)
     need(not thin, f"it is {image.width:,} x {image.height:,} pixels: cut it to less than 100:1")
-
-
-def read_image(path: str) -> Any:
-    """Return the image at a path as RGB; its orientation in EXIF data is not applied.
-
-    Raises:
-        UserError: it is missing, cannot be decoded, or has pixels out of range.
-    """
-    try:
-        with Image.open(path) as image:
-            return decode_image(image, f"image '{path}'")
-    except UserError:
-        raise
-    except Exception as error:  # decoders raise errors of many types
-        why = why_unread(path, error)
-        raise UserError(f"Cannot decode the image '{path}' ({why}): replace it", 1) from None
 
 
 def read_single(file: Any, formats: list[str] | None = None) -> Any:
@@ -53,47 +37,10 @@ def read_single(file: Any, formats: list[str] | None = None) -> Any:
     try:
         with Image.open(file, formats=formats) as image:
             check_image(image)
-            return upright(decode_image(image))
+            clear = image.mode == "P" and "transparency" in image.info
+            return upright((image.convert("RGBA") if clear else image).convert("RGB"))
     except Exception as error:  # of many types
         raise UserError(why_unread(str(file), error)) from None
-
-
-def decode_image(image: Any, name: str = "image") -> Any:
-    """Return an image that Pillow has opened as RGB, as dassl-lite does; errors call it `name`.
-
-    Raises:
-        UserError: pixels are out of range.
-        Exception: as decoders raise, of many types.
-    """
-    if image.format == "EPS":  # Pillow would execute it with Ghostscript
-        raise ValueError("PostScript is a program")
-    if image.mode == "F" or image.mode.startswith("I"):  # convert() would clip these
-        image = Image.fromarray(_shades(image, name))
-    elif image.mode == "P" and "transparency" in image.info:
-        image = image.convert("RGBA")
-    return image.convert("RGB")
-
-
-def _shades(image: Any, name: str) -> np.ndarray:
-    """Return pixels of 16 or 32 bits as bytes.
-
-    Floats are read as 0 to 1 if none is larger, else as 0 to 255; integers of 32 bits as 0 to 255,
-    else as 0 to 65535, like those of 16 bits.
-    """
-    pixels = np.asarray(image)
-    low, high = pixels.min(), pixels.max()  # nan if any is
-    kind, ends = ("floats", [1, 255]) if image.mode == "F" else ("whole numbers", [255, 65535])
-    if image.mode.startswith("I;16") or image.format == "PNG":  # its mode is I in an older Pillow
-        ends = [65535]
-    end = next((end for end in ends if 0 <= low <= high <= end), None)
-    if end is None:
-        ranges = " or ".join(f"0 to {end}" for end in ends)
-        raise UserError(
-            f"The {name} has pixels from {low:.6g} to {high:.6g}, but {kind} must lie in {ranges}: "
-            "convert it",
-            exit_code=1,
-        )
-    return (pixels * (255 / end)).round().astype(np.uint8)
 
 
 def upright(image: Any) -> Any:

@@ -15,7 +15,7 @@ from ..building.transforms import Images, preprocess_of
 from ..checkpoint.saved import Saved
 from ..checkpoint.several import refuse_several
 from ..errors import UserError, need
-from ..images.image_files import read_image, upright
+from ..images.image_files import read_single
 from ..method import METHODS, Method, Output, find_method, import_methods
 from ..node import clean
 from ..record.calibration import Answer, Calibration
@@ -60,8 +60,11 @@ class Run:
         return bool(self.model.settings.several)
 
     def read(self, path: str | os.PathLike[str]) -> Any:
-        """Return an image file, upright, for `preprocess`."""
-        return upright(read_image(os.fspath(path)))
+        """Return an image file, upright, for `preprocess`; raises UserError as `predict` does."""
+        try:
+            return read_single(os.fspath(path))
+        except UserError as error:
+            raise UserError(f"'{path}': {error}") from None
 
     @torch.no_grad()
     def classify(self, images: Any, error: float = 0.05) -> list[Answer]:

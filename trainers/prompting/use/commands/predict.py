@@ -12,7 +12,7 @@ from typing import Any
 
 from ...errors import UserError, need, printable
 from ...images.class_folders import is_image, is_other_image
-from ...images.image_files import read_ahead, read_single
+from ...images.image_files import read_ahead
 from ...images.tables import SPLIT
 from ...images.transparency import transparency_note
 from .arguments import Parser, add_device, files_below, from_one
@@ -31,8 +31,9 @@ def build_parser(prog: str) -> Parser:
         help="files, folders, or - for a list of these on standard input")  # fmt: skip
     add("--classnames", type=Path, metavar="FILE",
         help="other classes than those of the run, one name a line")  # fmt: skip
-    add("--top", type=from_one, help="classes of each image (default: 5)")
-    add("--error", type=float, metavar="SHARE",
+    of_one = parser.add_mutually_exclusive_group()
+    of_one.add_argument("--top", type=from_one, help="classes of each image (default: 5)")
+    of_one.add_argument("--error", type=float, metavar="SHARE",
         help="name several classes or none, so that about this share of images, such as 0.05, "
         "lack their class, if they come as the labels did")  # fmt: skip
     add("--sure", action="store_true",
@@ -47,7 +48,6 @@ def main(argv: list[str], prog: str) -> int:
     args = build_parser(prog).parse_args(argv)
     names = read_names(args.classnames) if args.classnames else None
     sets = args.error is not None
-    need(not (sets and args.top), "--top lists classes by probability: leave it or --error out")
     from ...record.calibration import check_error
     from ...record.thresholds import EVEN
 
@@ -113,24 +113,16 @@ def find_files(words: Iterable[str], shut: Callable[[str], object]) -> Iterator[
 
     `shut` is called with a sentence about each folder that cannot be read.
     """
-    for word in list_words(words):
-        if os.path.isdir(word):
-            for file in files_below(word, shut):
-                if is_image(file.name) or is_other_image(file.name):
-                    yield file
-        else:
-            need(os.path.isfile(word), f"there is no image or folder '{word}': check the path")
-            yield Path(word)
-
-
-def list_words(words: Iterable[str]) -> Iterator[str]:
-    """Yield the arguments, with the lines of standard input in place of `-`."""
     for word in words:
-        if word != "-":
-            yield word
-            continue
-        lines = (line.rstrip("\r\n") for line in sys.stdin)
-        yield from (line for line in lines if line.strip())
+        listed = sys.stdin.read().splitlines() if word == "-" else [word]
+        for name in filter(str.strip, listed):
+            if os.path.isdir(name):
+                for file in files_below(name, shut):
+                    if is_image(file.name) or is_other_image(file.name):
+                        yield file
+            else:
+                need(os.path.isfile(name), f"there is no image or folder '{name}': check the path")
+                yield Path(name)
 
 
 def predict_files(
@@ -156,7 +148,7 @@ def predict_files(
 
     def prepare(path: Path):
         try:
-            return run.preprocess(read_single(str(path)))
+            return run.preprocess(run.read(path))
         except UserError as error:
             return error
 
@@ -167,7 +159,7 @@ def predict_files(
             for path, image in zip(batch, answers, strict=True):
                 if isinstance(image, UserError):
                     failed.append(path)
-                    tqdm.write(printable(f"skipped: '{path}': {image}"), file=sys.stderr)
+                    tqdm.write(printable(f"skipped: {image}"), file=sys.stderr)
                 else:
                     good.append(path)
                     images.append(image)
