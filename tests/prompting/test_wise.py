@@ -119,9 +119,8 @@ def test_a_run_evaluates_and_exports_them(tmp_path, capsys):
     images = torch.stack([between.preprocess(between.read(path)) for path in paths])
     top = between.model(images).softmax(1).amax(1).detach()
     assert near(torch.from_numpy(stored["probability"]).float()[:, 0], top, 1e-3)  # float16
-    with pytest.raises(SystemExit):
-        main([*words[:3], "--weight", "1.5", "--output", "x.pt2"])
-    assert "'1.5' is not a number from 0 to 1" in capsys.readouterr().err
+    assert main([*words[:3], "--weight", "1.5", "--output", "x.pt2"]) == 2
+    assert "weight is 1.5 but must be from 0" in capsys.readouterr().err
 
 
 def test_a_run_says_before_its_training_that_there_are_none(tmp_path, capsys):

@@ -80,7 +80,7 @@ WRONG = {  # the change of a checkpoint, and what is said
     "a word for a number": setting("DATASET.NUM_SHOTS", "many"),
     "a word for a number of the method": (
         changed(run={"TRAINER.COOP.N_CTX": "x"}),
-        "N_CTX is 'x' but must be a whole number): take",
+        "TRAINER.COOP.N_CTX is 'x' but must be a whole number",
     ),
     "a long word": setting("DATASET.NUM_SHOTS", "-" * 100_000 + "1"),
 }
