@@ -1,7 +1,11 @@
 """The base of methods that learn something for each class, or for each training image."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from operator import attrgetter
+
+import torch
+from torch import nn
 
 from ..checkpoint.saved import Saved
 from ..errors import need
@@ -12,6 +16,8 @@ class PerClass(Method):
     """A method with tensors that belong to the classes or images of its training.
 
     Attributes:
+        class_rows: names of the parameters and buffers that have a row for each class. With them a
+            method needs neither `make_room` nor `keep_classes`.
         own_classes: None if the method does not need it. A method that treats the classes of its
             training differently sets True in the class; loading a checkpoint for other classes
             then sets it to False.
@@ -27,12 +33,23 @@ class PerClass(Method):
         ...         self.prior.data = self.prior.data[index]
     """
 
+    class_rows: tuple[str, ...] = ()
     own_classes: bool | None = None
 
     @property
     def _num_rows(self) -> int:
         """The number of classes that the tensors are of, as a loaded checkpoint decides it."""
-        return self.num_classes
+        return len(attrgetter(self.class_rows[0])(self)) if self.class_rows else self.num_classes
+
+    def _change_rows(self, change: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        for name in self.class_rows:
+            place, _, leaf = name.rpartition(".")
+            module = attrgetter(place)(self) if place else self
+            x = getattr(module, leaf)
+            if isinstance(x, nn.Parameter):
+                x.data = change(x.data)
+            else:
+                setattr(module, leaf, change(x))
 
     def make_room(self, n: int) -> None:
         """Resize the tensors that `take_support` fills to n training images.
@@ -40,6 +57,8 @@ class PerClass(Method):
         Called before an optimiser is made and, with 0, before a checkpoint is loaded: a parameter
         or buffer without elements takes its size from the checkpoint.
         """
+        K = self.num_classes if n else 0
+        self._change_rows(lambda x: x if len(x) == K else x.new_zeros(K, *x.shape[1:]))
 
     def keep_classes(self, index: Sequence[int]) -> None:
         """Reduce what a loaded checkpoint has for each of its classes to the method's classes.
@@ -47,6 +66,7 @@ class PerClass(Method):
         A `class_bound` method that overrides this accepts checkpoints that have more classes. Item
         i of the index is the number of class i among those of the checkpoint.
         """
+        self._change_rows(lambda x: x[index])
 
     def other_classes(self, saved, classnames):
         """Return True if classes are not those of a checkpoint, nor a part that is kept of them."""
@@ -70,7 +90,7 @@ class PerClass(Method):
 
     def _numbers_of(self, saved: Sequence[str] | None, classnames: Sequence[str]) -> list[int]:
         """Return for each class that is kept its number in the checkpoint; none if all are."""
-        keeps = type(self).keep_classes is not PerClass.keep_classes
+        keeps = self.class_rows or type(self).keep_classes is not PerClass.keep_classes
         if saved is None or list(saved) == list(classnames) or not keeps:
             return []
         return [k for k in places(classnames, saved) if k >= 0]

@@ -73,6 +73,7 @@ class CLAP(OnSupport, PerClass, Staged):
     rules = MEANS
     public = Public(folder="adapter", submodule="adapter", dead=("base_text_features",))
     class_bound = True
+    class_rows = ("adapter.prototypes",)
     trains_on_support = True
     training_only = ("INIT", "CONSTRAINT", "REPETITIONS")
     support_passes = property(attrgetter("settings.REPETITIONS"))
@@ -124,20 +125,14 @@ class CLAP(OnSupport, PerClass, Staged):
 
     def make_room(self, n):
         """Make room for the prototypes of K classes, or for those of a checkpoint (n = 0)."""
+        super().make_room(n)
         parts = self.adapter
-        w = parts.prototypes
         parts.alpha, parts.rho = parts.alpha[:0], parts.rho[:0]
-        w.data = w.new_zeros(self.num_classes if n else 0, self.width)
-
-    @property
-    def _num_rows(self):
-        """The number of prototypes."""
-        return len(self.adapter.prototypes)
 
     def keep_classes(self, index):
         """Keep the prototypes of these classes."""
+        super().keep_classes(index)
         parts = self.adapter
-        parts.prototypes.data = parts.prototypes.data[index]
         if len(parts.alpha):
             parts.alpha, parts.rho = parts.alpha[index], parts.rho[index]
 

@@ -54,6 +54,7 @@ class CrossModal(Mirrored, LinearProbe):
     node = "CROSS_MODAL"
     public = Public(folder="cross_modal", ignored=("IMAGE_LAYER_IDX", "TEXT_LAYER_IDX"))
     rules = MEANS
+    class_rows = ("classifier.weight",)
 
     @dataclass(frozen=True)
     class Settings(Method.Settings):

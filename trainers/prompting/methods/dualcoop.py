@@ -23,6 +23,7 @@ from ..registry import register
 NAMES = {"original": ("ctx_pos", "ctx_neg"), "dassl": ("ctx", "ctx_neg")}
 SCALE, SHARPNESS = 100.0, 20.0  # constants of the form `original`
 LEARNED = {"temperature": 3.91, "spatial_T": 3.0}  # their logarithms in the form `dassl`
+POOLS = {"original": "placed", "dassl": ""}
 FLOOR = {"original": 1e-6, "dassl": 1e-8}
 
 
@@ -81,30 +82,40 @@ class DualCoOp(Method):
         """True if each class has contexts."""
         return self.settings.CSC
 
+    @property
+    def names(self):
+        """The names of both contexts."""
+        return NAMES[self.settings.FORM]
+
+    @property
+    def pool(self):
+        """The values of a ResNet's attention pool, as `ImageEncoder` takes it."""
+        return POOLS[self.settings.FORM]
+
     def encoders(self, clip_model, classnames, dataset):
         """Make the encoders, for two sentences a class."""
-        b, form = self.settings.N_CTX, self.settings.FORM
+        b = self.settings.N_CTX
         check_size(clip_model, "text", Size(b, 1))
         sentences = write_sentences(clip_model, [" ".join([SLOT] * b)] * 2, classnames, b)
         return (
-            TextEncoder(clip_model, sentences, class_specific=self.settings.CSC),
-            ImageEncoder(clip_model.visual, values=True, pool="placed" * (form == "original")),
+            TextEncoder(clip_model, sentences, class_specific=self.class_bound),
+            ImageEncoder(clip_model.visual, values=True, pool=self.pool),
         )
 
     def build(self, clip_model, classnames, dataset):
         """Make the contexts, and what else the form learns."""
-        shape = (*[len(classnames)] * self.settings.CSC, self.settings.N_CTX, self.widths["text"])
+        shape = (*[len(classnames)] * self.class_bound, self.settings.N_CTX, self.widths["text"])
         self.prompt_learner = nn.Module()
-        for name in NAMES[self.settings.FORM]:
+        for name in self.names:
             setattr(self.prompt_learner, name, nn.Parameter(0.02 * torch.randn(shape)))
-        if self.settings.FORM == "dassl":
+        if self.names == NAMES["dassl"]:
             for name, start in LEARNED.items():
                 setattr(self.prompt_learner, name, nn.Parameter(torch.tensor(start)))
 
     def contexts(self):
         """Return the positive context and the negative one, (2, b, W) or (2, K, b, W)."""
-        names = NAMES[self.settings.FORM]
-        return Contexts([torch.stack([getattr(self.prompt_learner, name) for name in names])])
+        learned = [getattr(self.prompt_learner, name) for name in self.names]
+        return Contexts([torch.stack(learned)])
 
     def image_features(self, images, contexts):
         """Return the features, with the regions as r."""

@@ -4,6 +4,8 @@ Visual-Language Prompt Tuning with Knowledge-guided Context Optimization.
 """
 
 from dataclasses import dataclass
+from operator import attrgetter
+from typing import ClassVar
 
 import torch.nn.functional as F
 
@@ -40,8 +42,10 @@ class KgCoOp(CoOp):
     """
 
     public = Public(dead=("bias_vectors", "meta_net."), ignored=("ALPHA", "CLASS_TOKEN_POSITION"))
-    training_only = ("W",)
+    training_only: ClassVar[tuple[str, ...]] = ("W",)
     position = "end"
+    taught = KGCOOP  # the templates of the teacher
+    weight = property(attrgetter("settings.W"))
 
     @dataclass(frozen=True)
     class Settings(Method.Settings):
@@ -62,11 +66,11 @@ class KgCoOp(CoOp):
     def build(self, clip_model, classnames, dataset):
         """Make the context, and the teacher with the data set's sentence."""
         super().build(clip_model, classnames, dataset)
-        self.teacher = Teacher(clip_model, classnames, [template_of(KGCOOP, dataset)])
+        self.teacher = Teacher(clip_model, classnames, [template_of(self.taught, dataset)])
 
     def loss(self, output, batch):
         """Return the cross-entropy and W times the distance from the teacher's text features."""
         return {
             "ce": F.cross_entropy(output.logits, batch.labels),
-            "kg": self.settings.W * apart(output.text.h, self.teacher.h),
+            "kg": self.weight * apart(output.text.h, self.teacher.h),
         }

@@ -53,6 +53,7 @@ class LinearProbe(OnSupport, PerClass):
     public = Public(folder="linear_probe", ignored=("SHOTS",))
     trains = False
     class_bound = True
+    class_rows: tuple[str, ...] = ("classifier.weight", "classifier.bias")
     several = "decides"
     searches = property(attrgetter("settings.SEARCH_HP"))
 
@@ -70,22 +71,6 @@ class LinearProbe(OnSupport, PerClass):
         """Make a classifier without rows, which training images or a checkpoint fill."""
         self.classifier = nn.Linear(self.width, len(classnames))
         self.make_room(0)
-
-    def make_room(self, n):
-        """Make room for K classes, or for those of a checkpoint (n = 0)."""
-        K = self.num_classes if n else 0
-        for parameter in self.classifier.parameters():
-            parameter.data = parameter.new_zeros(K, *parameter.shape[1:])
-
-    def keep_classes(self, index):
-        """Keep the rows of these classes."""
-        for parameter in self.classifier.parameters():
-            parameter.data = parameter.data[index]
-
-    @property
-    def _num_rows(self):
-        """The number of rows."""
-        return len(self.classifier.weight)
 
     def logits(self, image, text):
         """Return w_k . z_j + b_k, (B, K)."""

@@ -55,6 +55,7 @@ class SOTGLP(PerClass, GalLoP):
     node = "SOTGLP"
     public = Public(folder="sotglp")
     class_bound = True
+    class_rows = ("local_prompts",)
 
     @dataclass(frozen=True)
     class Settings(GalLoP.Settings):
@@ -109,17 +110,3 @@ class SOTGLP(PerClass, GalLoP):
         R = self.of_top_patches(self.local_cosines(image, text))
         T = sinkhorn_released(1 - R, reg=LAMBDA).plan
         return (T * R).sum((-2, -1))[..., None] / R.shape[-1]
-
-    def make_room(self, n):
-        """Make room for the prompts of a checkpoint if n is 0."""
-        if not n:
-            self.local_prompts.data = self.local_prompts.data[:0]
-
-    @property
-    def _num_rows(self):
-        """The number of local prompts."""
-        return len(self.local_prompts)
-
-    def keep_classes(self, index):
-        """Keep the local prompts of these classes."""
-        self.local_prompts.data = self.local_prompts.data[index]

@@ -5,23 +5,17 @@ Texts as Images in Prompt Tuning for Multi-Label Image Recognition.
 
 from dataclasses import dataclass
 
-import torch
-from torch import nn
-
 from ..checkpoint.public import Public
-from ..encoders.sentences import SLOT, write_sentences
-from ..encoders.text import TextEncoder
-from ..encoders.vision import ImageEncoder, project_values
 from ..method import Method
 from ..node import Fraction, From1, NotNegative
-from ..prompts import Contexts, Size, check_size
 from ..registry import register
+from .dualcoop import DualCoOp
 
 SCALE = 4.0  # of cosines, which orders nothing else
 
 
 @register
-class TaIDPT(Method):
+class TaIDPT(DualCoOp):
     """A global and a local context, learned from captions: public files are read and evaluated.
 
     With g_k and l_k of the two sentences of class k, the image's feature z without the positions
@@ -43,11 +37,13 @@ class TaIDPT(Method):
 
     node = "TAIDPT"
     public = Public(
-        submodule="prompt_learner",
         dead=("token_prefix", "token_suffix", "temperature", "spatial_T", "ranking_scale"),
     )
     several = "ranks"
     trains = False
+    class_bound = False
+    names = "ctx", "ctx_double"  # global and local
+    pool = "unplaced"
 
     @dataclass(frozen=True)
     class Settings(Method.Settings):
@@ -57,33 +53,7 @@ class TaIDPT(Method):
         GL_MERGE_RATE: Fraction = 0.5
         SPATIAL_SCALE_IMAGE: NotNegative = 40.0
 
-    settings: Settings
-
-    def encoders(self, clip_model, classnames, dataset):
-        """Make the encoders, for two sentences a class."""
-        b = self.settings.N_CTX
-        check_size(clip_model, "text", Size(b, 1))
-        sentences = write_sentences(clip_model, [" ".join([SLOT] * b)] * 2, classnames, b)
-        image = ImageEncoder(clip_model.visual, values=True, pool="unplaced")
-        return TextEncoder(clip_model, sentences), image
-
-    def build(self, clip_model, classnames, dataset):
-        """Make the contexts."""
-        learner = self.prompt_learner = nn.Module()
-        for name in ("ctx", "ctx_double"):
-            shape = self.settings.N_CTX, self.widths["text"]
-            setattr(learner, name, nn.Parameter(0.02 * torch.randn(shape)))
-
-    def contexts(self):
-        """Return the global and the local context, (2, b, W)."""
-        learner = self.prompt_learner
-        return Contexts([torch.stack([learner.ctx, learner.ctx_double])])  # type: ignore[list-item]
-
-    def image_features(self, images, contexts):
-        """Return the features, with the regions as r."""
-        features = super().image_features(images, contexts)
-        r = project_values(self.image_encoder.visual, features.values)  # type: ignore[arg-type]
-        return features._replace(r=r, values=None)
+    settings: Settings  # type: ignore[assignment]
 
     def parts(self, image, text):
         """Return global and local logits, (B, K) each."""

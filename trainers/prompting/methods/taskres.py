@@ -57,6 +57,7 @@ class TaskRes(PerClass):
         ignored=("N_CTX", "CSC", "CTX_INIT", "CLASS_TOKEN_POSITION"),
     )
     class_bound = True
+    class_rows = ("prompt_learner.text_feature_residuals", "base")
 
     @dataclass(frozen=True)
     class Settings(Method.Settings):
@@ -83,17 +84,6 @@ class TaskRes(PerClass):
         """Return n(t_k + RESIDUAL_SCALE r_k)."""
         raw = self.base + self.settings.RESIDUAL_SCALE * self.prompt_learner.text_feature_residuals
         return TextFeatures(F.normalize(raw, dim=-1)[None], raw[None])
-
-    def make_room(self, n):
-        """Make room for the residuals of a checkpoint if n is 0."""
-        if not n:
-            residuals = self.prompt_learner.text_feature_residuals
-            residuals.data, self.base = residuals.data[:0], self.base[:0]
-
-    def keep_classes(self, index):
-        """Keep the residuals and features of these classes."""
-        residuals = self.prompt_learner.text_feature_residuals
-        residuals.data, self.base = residuals.data[index], self.base[index]
 
     def load_public_state_dict(self, state_dict):
         """Load the residuals, and the text features of a public checkpoint in place of our own."""

@@ -9,26 +9,20 @@ from operator import attrgetter
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from ..backbones.openai_clip.model import QuickGELU
 from ..checkpoint.public import Public
 from ..encoders.templates import TCP as SENTENCES
-from ..encoders.templates import TCP_ENDS, template_of
+from ..encoders.templates import TCP_ENDS
 from ..method import Method
 from ..node import From1, Switch
 from ..registry import register
-from ..regularizers import apart
-from ..teacher import Teacher
-from .coop import CoOp
-from .kgcoop import WORDS
-
-KG_WEIGHT = 8.0  # a constant of the published code, like the network's width D / 4
+from .kgcoop import KgCoOp
 
 
 @register
-class TCP(CoOp):
+class TCP(KgCoOp):
     """CoOp's context, replaced by tokens of each class at text block INSERT_BLOCK.
 
     CoOp with 4 tokens, whose sentence is a template of the data set (docs/methods.md, section 8)
@@ -49,9 +43,11 @@ class TCP(CoOp):
     **Checkpoint.** `ctx`, `meta_net.linear{1,2}.{weight,bias}`.
     """
 
-    public = Public(ignored=("ALPHA", "W", "CLASS_TOKEN_POSITION"))
+    public = Public(dead=(), ignored=("ALPHA", "W", "CLASS_TOKEN_POSITION"))
+    training_only = ()
     class_bound = False
-    position = "end"
+    taught = SENTENCES
+    weight = 8.0  # a constant of the published code, like the network's width D / 4
 
     @dataclass(frozen=True)
     class Settings(Method.Settings):
@@ -64,11 +60,6 @@ class TCP(CoOp):
 
     settings: Settings  # type: ignore[assignment]
 
-    @property
-    def start(self):
-        """The words from which the context starts."""
-        return WORDS if self.settings.CTX_INIT else ""
-
     insert_block = property(attrgetter("settings.INSERT_BLOCK"))
 
     def templates(self):
@@ -77,9 +68,8 @@ class TCP(CoOp):
         return [f"{words} {TCP_ENDS.get(self.settings.dataset, '{}.')}"]
 
     def build(self, clip_model, classnames, dataset):
-        """Make the context, the teacher, and the network t_k = W2 QuickGELU(W1 h0_k + b1) + b2."""
+        """Make the context, the teacher and the network t_k = W2 QuickGELU(W1 h0_k + b1) + b2."""
         super().build(clip_model, classnames, dataset)
-        self.teacher = Teacher(clip_model, classnames, [template_of(SENTENCES, dataset)])
         D, (b, width) = self.width, self.prompt_learner.ctx.shape
         layers = {
             "linear1": nn.Linear(D, D // 4),
@@ -97,10 +87,3 @@ class TCP(CoOp):
     def contexts(self):
         """Return the context, and the tokens that replace it at INSERT_BLOCK."""
         return super().contexts()._replace(inserted=self.tokens())
-
-    def loss(self, output, batch):
-        """Return the cross-entropy and 8 times the distance from the teacher's text features."""
-        return {
-            "ce": F.cross_entropy(output.logits, batch.labels),
-            "kg": KG_WEIGHT * apart(output.text.h, self.teacher.h),
-        }
