@@ -12,8 +12,8 @@ from benchmark.inspect.methods import KINDS
 from benchmark.protocols import PROTOCOLS
 from trainers import prompting
 from trainers.prompting.method import find_method
-from trainers.prompting.robustness import ATTACKS
 
+ATTACKS = ("pgd", "cw", "transfer-pgd", "transfer-cw")
 STREAMS = ("shuffled", "stream", "separate", "few", "order.txt")
 
 

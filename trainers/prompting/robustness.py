@@ -17,9 +17,6 @@ from .method import Method
 Tensor = torch.Tensor
 
 TRANSFER = "transfer-"  # begins attacks on zero-shot CLIP, whose images the method then classifies
-ATTACKS = ("pgd", "cw", f"{TRANSFER}pgd", f"{TRANSFER}cw")
-STARTS = ("random", "image")
-TEXTS = ("onfly", "constant", "perturbed")
 
 
 def margin(logits: Tensor, labels: Tensor) -> Tensor:
