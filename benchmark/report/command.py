@@ -7,6 +7,7 @@ import contextlib
 import os
 import sys
 from dataclasses import replace
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -100,19 +101,14 @@ def build_parser() -> Parser:
 def main(argv: list[str]) -> None:
     """Run `python -m benchmark report OUTPUT ...`."""
     args = build_parser().parse_args(argv)
-    flags = _further_tables(args)
+    asked = {"--compare": args.compare, "--metrics": args.metrics, "--classes": args.classes}
+    flags = list(compress(asked, asked.values()))
     need(
         len(flags) < 2 or args.format != "csv",
         f"--format csv takes one of {' and '.join(flags)}, as their columns differ: make a file of "
         "each",
     )
     show(args, list(dict.fromkeys(args.outputs)))
-
-
-def _further_tables(args: argparse.Namespace) -> list[str]:
-    """Return the flags of further tables that are asked for."""
-    flags = {"--compare": args.compare, "--metrics": args.metrics, "--classes": args.classes}
-    return [flag for flag, asked in flags.items() if asked]
 
 
 def show(args: argparse.Namespace, outputs: list[Path]) -> None:
@@ -201,24 +197,15 @@ def choose_outcomes(args: argparse.Namespace, found: dict[Path, Found]) -> list[
         logged, unknown = logs.read(args.logs)
         outcomes += [outcome for outcome in logged if outcome.run.protocol in protocols]
         if unknown:
-            more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
-            print(
-                f"skipped logs that do not say which run they are of: {unknown[0]}{more}",
-                file=sys.stderr,
-            )
+            what = "log folders whose names do not say which run they are of"
+            print(f"skipped {len(unknown)} {what}, such as {unknown[0]}", file=sys.stderr)
     return [outcome for outcome in outcomes if not args.seeds or outcome.run.seed in args.seeds]
 
 
 def nothing(args: argparse.Namespace, found: dict[Path, Found]) -> str:
     """Return an overview of the single runs in these folders, which have no runs of protocols."""
     searched = [] if args.protocols or args.seeds or args.logs else found.values()
-    flags = _further_tables(args)
     if alone := [run for of_folder in searched for run in of_folder.singles]:
-        need(
-            not flags,
-            f"{' '.join(flags)} needs runs of protocols, and '{args.outputs[0]}' has only single "
-            "runs: name the folder of one to see its classes and metrics",
-        )
         from .single import overview
 
         return overview(alone, args.format)
@@ -271,9 +258,7 @@ def write_plots(args: argparse.Namespace, tidy: pd.DataFrame, numbers: pd.DataFr
 
     kinds = ["reliability"] * args.metrics + ["confusion"] * args.classes
     drawing = {} if kinds and not args.compare else plots.figures(main_rows(numbers))
-    told: set[str] = set()
-    for kind in kinds:
-        drawing |= pictures.figures(tests(tidy, numbers), kind, told)
+    drawing |= pictures.figures(tests(tidy, numbers) if kinds else [], kinds)
     if not drawing:
         shown = "runs with predictions" if kinds else "means of finished runs"
         print(f"no plots: there are no {shown}", file=sys.stderr)

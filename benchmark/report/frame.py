@@ -53,7 +53,7 @@ def frame(outcomes: Iterable[Outcome]) -> pd.DataFrame:
     """Return a row for each run and metric, sorted as in the tables.
 
     Metrics are those of METRICS, `temperature`, `chance` (that of guessing, in %), and those of OOD
-    under `ood_name`. Each run has a row of its `main` metric, `accuracy`, or `map` where images
+    as `ood_DATASET_KEY`. Each run has a row of its `main` metric, `accuracy`, or `map` where images
     have several labels; that of a failed run has a `problem` and no value.
     An image folder without a name has that of its folder (`own_sets`). The columns are those of
     `_facts`, and what each step adds.
@@ -146,11 +146,6 @@ def _in_lines(runs: pd.DataFrame) -> pd.DataFrame:
     return runs
 
 
-def ood_name(dataset: str, key: str) -> str:
-    """Return the name of a metric of out-of-distribution detection against a data set."""
-    return f"ood_{dataset}_{key}"
-
-
 def _facts(outcome: Outcome) -> dict:
     """Return the columns of a run that are its own."""
     run, protocol, result = outcome.run, outcome.run.protocol, outcome.result or {}
@@ -161,7 +156,7 @@ def _facts(outcome: Outcome) -> dict:
     classes = result.get("num_classes")
     guessed = 100 / classes if classes else None
     metrics["chance"] = result.get("positive_share") if several else guessed
-    metrics |= {ood_name(name, key): measured[key]
+    metrics |= {f"ood_{name}_{key}": measured[key]
                 for name, measured in (result.get("ood") or {}).items()
                 for key in OOD if key in measured}  # fmt: skip
     return {key: result.get(key) for key in (*FACTS, *OWN_FACTS)} | {

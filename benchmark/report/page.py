@@ -103,12 +103,13 @@ def page_of(
     further = tables(rows.drop(usual.index))
     parts = [(view.heading, view.tables(), view.picture) for view in views]
     parts = [("More metrics", further, "reliability")] * bool(further) + parts
-    of_tests = tests(tidy, rows) if any(kind for *_, kind in parts) else []
-    told: set[str] = set()
+    kinds = list(filter(None, (kind for *_, kind in parts)))
+    of_tests = tests(tidy, rows) if kinds else []
+    pictured = pictures.figures(of_tests, kinds)
     for heading, by_protocol, kind in parts:
         for protocol, shown in by_protocol.items():
-            pictured = [test for test in of_tests if kind and test.protocol is protocol]
-            drawn = pictures.figures(pictured, kind, told)
+            own = {f"{kind}_{test.name}" for test in of_tests if test.protocol is protocol}
+            drawn = {name: drawing for name, drawing in pictured.items() if name in own}
             sections[protocol].append(Part(heading, shown, drawn))
     done = tidy["outcome"][tidy["problem"].isna()]
     results = {outcome.run.folder: outcome.result for outcome in done}  # some are in two tables

@@ -2,7 +2,7 @@
 
 import math
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from statistics import mean
 from typing import NamedTuple
 
@@ -38,11 +38,10 @@ class Pool(NamedTuple):
     errors: list[float]  # expected calibration errors (%), as in the table
 
 
-def figures(tests: list[Test], name: str, told: set[str]) -> Drawing:
-    """Draw a figure of each test, with a panel for each method.
+def figures(tests: list[Test], kinds: Sequence[str]) -> Drawing:
+    """Draw figures of each test, with a panel for each method; `kinds` are keys of PICTURES.
 
-    `name` is a key of PICTURES. Tests without predictions are skipped, which adds a sentence to
-    `told`, once.
+    Runs without predictions are skipped, which is said.
 
     Returns:
         By file name, the figure and a sentence that describes it.
@@ -54,10 +53,10 @@ def figures(tests: list[Test], name: str, told: set[str]) -> Drawing:
         by_method = {
             method: pool
             for method in test.lines["name"]
-            if (pool := _pool(test.outcomes(method), f"{method}, {test.where}", told))
+            if (pool := _pool(test.outcomes(method), f"{method}, {test.where}"))
         }
-        if by_method:
-            drawings[f"{name}_{test.name}"] = draw_panels(by_method, name, test.where)
+        for kind in kinds if by_method else ():
+            drawings[f"{kind}_{test.name}"] = draw_panels(by_method, kind, test.where)
     return drawings
 
 
@@ -65,20 +64,17 @@ def figures_of_run(outcome: Outcome, where: str) -> Drawing:
     """Draw the confusion matrix and reliability diagram of a run."""
     method = printable((outcome.result or {}).get("trainer"))
     one_label = outcome.metric == "accuracy"
-    pool = _pool({outcome.run.seed: outcome}, method, set()) if one_label else None
+    pool = _pool({outcome.run.seed: outcome}, method) if one_label else None
     if pool is None:
         return {}
     return {name: draw_panels({method: pool}, name, where) for name in PICTURES}
 
 
-def _pool(outcomes: Mapping[int, Outcome], where: str, told: set[str]) -> Pool | None:
+def _pool(outcomes: Mapping[int, Outcome], where: str) -> Pool | None:
     """Return what all seeds of a method say, or None if they saved nothing; name those skipped."""
     by_seed, problems = each_seed(outcomes, arrays_of)
     for why in problems:
-        sentence = printable(f"not in the plots: {where}: {why}")
-        if sentence not in told:
-            print(sentence, file=sys.stderr)
-        told.add(sentence)
+        print(printable(f"not in the plots: {where}: {why}"), file=sys.stderr)
     if not by_seed:
         return None
     results = [outcome.result or {} for outcome in outcomes.values()]

@@ -46,7 +46,7 @@ def overview(folders: list[Path], form: str) -> str:
     """Return a table with a line for each of these runs; in other formats, as `report_runs`."""
     if form not in TABLE_FORMATS:
         return report_runs(folders, form)
-    note = "`report RUN` shows one with its classes."
+    note = "`report RUN` shows one with its classes, `report RUN RUN --compare RUN` pairs two."
     table = _overview({folder: read_run(folder) for folder in folders}, [note])
     return in_style([table], form)
 
@@ -85,7 +85,8 @@ def report_runs(folders: list[Path], form: str, plots: Path | None = None) -> st
         return json.dumps([{"folder": str(f), **result} for f, result in results.items()], indent=2)
     if form == "csv":
         return as_csv([
-            {"folder": str(folder), "class": name, _key(outcome): value}
+            {"folder": str(folder), "class": name}
+            | {measured(outcome.metric).replace(" ", "_"): value}
             for folder, outcome in runs.items()
             for name, value in of_classes(outcome.result or {}).items()
         ])  # fmt: skip
@@ -101,8 +102,8 @@ def report_runs(folders: list[Path], form: str, plots: Path | None = None) -> st
     titles = [_where(outcome) for outcome in runs.values()]
     for i, (folder, of_run) in enumerate(zip(runs, drawn, strict=True)):
         title = titles[i] if titles.count(titles[i]) == 1 else f"{titles[i]}: {folder}"
-        measured = [key for key in METRICS if results[folder].get(key) is not None]
-        tables[folder][0].caption += explain(measured)
+        metrics = [key for key in METRICS if results[folder].get(key) is not None]
+        tables[folder][0].caption += explain(metrics)
         sections[Section(f"run{i}", printable(title))] = [Part("", tables[folder], of_run)]
     title = titles[0] if len(runs) == 1 else f"{len(runs)} runs"
     return render_page(title, sections, results.values(), sentences)
@@ -121,10 +122,6 @@ def _finding(outcome: Outcome) -> str:
     zero_shot, number = record.get("zero_shot_accuracy"), record.get("num_classes")
     text += "" if zero_shot is None else f"; zero-shot CLIP has {zero_shot:.2f}"
     return f"{text}; chance is {100 / number:.1f}%." if number else f"{text}."
-
-
-def _key(outcome: Outcome) -> str:
-    return measured(outcome.metric).replace(" ", "_")
 
 
 def _main(outcome: Outcome) -> Cell:
@@ -172,13 +169,12 @@ def _tables(folder: Path, outcome: Outcome) -> list[Table]:
         for key, metric in METRICS.items()
         if record.get(key) is not None
     ]
-    halves = {"base": "base", "new": "new"}
     facts = {
         "Method": record.get("trainer"),
         "Data set": record.get("dataset") and outcome.run.dataset,
         "Classes": record.get("num_classes"),
         "Classes without a positive": record.get("classes_without_positives") or None,
-        "Half of the classes": halves.get(str(record.get("subsample_classes"))),
+        "Half of the classes": outcome.run.subsample if half_text(outcome.run) else None,
         "Shots": _shots(record),
         "Training images": ", ".join(setting_texts(image_changes(outcome) or ())) or None,
         "Noise and imbalance": drawn_text(outcome),
@@ -189,7 +185,7 @@ def _tables(folder: Path, outcome: Outcome) -> list[Table]:
         "Other code than the present": ", ".join(other_code(record)) or None,
         "Set but not read": ", ".join(record.get("unread") or ()) or None,
         "Backbone": record.get("backbone"),
-        "Teacher": _teacher(outcome),
+        "Teacher": earlier_text(outcome, "teacher"),
         "Images tested on": record.get("num_test"),
         "Split": record.get("split"),
         "Stream": (record.get("stream") or {}).get("name"),
@@ -212,11 +208,6 @@ def _tables(folder: Path, outcome: Outcome) -> list[Table]:
 
 def _cells(lines: Iterable[Sequence[str]]) -> list[list[Cell]]:
     return [[Cell(text) for text in line] for line in lines]
-
-
-def _teacher(outcome: Outcome) -> str | None:
-    text = earlier_text(outcome, "teacher")
-    return text and f"{text}, prompts {(outcome.result or {})['teacher'].get('digest')}"
 
 
 def _start(outcome: Outcome) -> str | None:

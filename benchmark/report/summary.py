@@ -109,7 +109,7 @@ def number_or_none(number: Any) -> Any:
 
 
 def is_ood(name: str) -> bool:
-    """Return True for a name of `ood_name`."""
+    """Return True for the name of a metric of out-of-distribution detection."""
     return name.startswith("ood_")
 
 

@@ -16,7 +16,6 @@ from trainers.prompting.errors import printable
 from trainers.prompting.record.metrics import wilson
 
 FEW = 1000  # test images; with fewer, an accuracy has an interval
-TOO_FEW = 6  # test images; with fewer, their number stands beside the interval
 ONE_RUN = (
     "[low, high]: 95% interval (Wilson) for other test images, shown for fewer than 1,000. It does "
     "not say how other trainings would differ."
@@ -110,8 +109,7 @@ def interval(cell: Cell) -> str:
         return ""
     right = round(cell.images * cell.value / 100)
     low, high = wilson(right / cell.images, cell.images)
-    few = f" ({cell.images} images)" if cell.images < TOO_FEW else ""
-    return f"[{100 * low:.1f}, {100 * high:.1f}]{few}"
+    return f"[{100 * low:.1f}, {100 * high:.1f}]"
 
 
 def full(cell: Cell) -> str:

@@ -137,8 +137,8 @@ def test_logs_are_shown_next_to_ours_with_what_is_missing(tmp_path, capsys):
     assert others[:4] == ["published", "81.00", "±", "1.41"]
     assert others[4:8] == ["80.00", "(1", "of", "2)"]
     assert "- published, new: unfinished:" in told.out and "log.txt has no final result" in told.out
-    skipped = "skipped logs that do not say which run they are of"
-    assert told.err == f"{skipped}: {theirs / 'elsewhere'}\n"
+    skipped = "skipped 1 log folders whose names do not say which run they are of, such as"
+    assert told.err == f"{skipped} {theirs / 'elsewhere'}\n"
 
 
 def test_logs_are_never_compared_with_the_paper(tmp_path):
