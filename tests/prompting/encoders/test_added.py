@@ -376,7 +376,7 @@ def test_tuned_norms_equal_changed_ones(tiny_clip, training):
 
 
 MISTAKES = {  # what is said, and additions to places that no encoder has
-    "something to block 4 of the text encoder, which has blocks 0 to 3": {"text": {4: Added()}},
+    "to block 4 of the text encoder, which has blocks 0 to 3": {"text": {4: Added()}},
     "before to block 1 of the image": {"image": {1: Added(before=nn.Identity())}},
     "pre to block 0 of the text encoder": {"text": {0: Added(norms={"pre": nn.LayerNorm(W)})}},
     "post to block 2 of the image": {"image": {2: Added(norms={"post": nn.LayerNorm(W)})}},

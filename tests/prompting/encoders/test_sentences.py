@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from trainers.prompting import UserError, write_sentences
 from trainers.prompting.backbones.openai import OPENAI, clip
 from trainers.prompting.encoders.layout import Layout
-from trainers.prompting.encoders.sentences import Keys, Sentence, shared_length
+from trainers.prompting.encoders.sentences import Sentence, shared_length
 
 same_examples = settings(deadline=None, derandomize=True)  # also on a busy machine
 NAMES = st.text("abcdefg -().'é", min_size=1, max_size=20).map(str.strip).filter(bool)
@@ -82,12 +82,6 @@ def test_bad_sentences(tiny_clip, case):
     with pytest.raises(UserError, match=part) as error:
         write(tiny_clip, template, name, 4)
     assert "\n" not in str(error.value)
-
-
-def test_mistakes_name_the_keys_that_the_user_has_set(tiny_clip):
-    keys = Keys(words="TEMPLATE", length="LENGTH")
-    with pytest.raises(UserError, match="^TEMPLATE 'a {}.' has 1 .* LENGTH is 4: .* lower LENGTH$"):
-        write(tiny_clip, "a {}.", "cat", 4, keys=keys)
 
 
 def test_a_fixed_sentence_has_no_places_for_learned_tokens(tiny_clip):

@@ -98,7 +98,8 @@ def load(name: str) -> CLIP:
     lengths = of_text.max_position_embeddings, of_text.vocab_size
     sizes = Sizes(width, size, skeleton.vision_config.patch_size, *lengths)
     where = f"'{folder}'", f"'{name}'"
-    return assemble(_state(folder), vision, text, sizes, family, *where, shape)
+    state = {n: x for file in _weights(folder) for n, x in read_weights(file).items()}
+    return assemble(_rename(state), vision, text, sizes, family, *where, shape)
 
 
 def find(name: str) -> Path:
@@ -154,11 +155,6 @@ def _weights(folder: Path) -> list[Path]:
         if found := sorted(folder.glob(form)):
             return found
     raise UserError(f"'{folder}' has no weights: put model.safetensors there")
-
-
-def _state(folder: Path) -> dict[str, torch.Tensor]:
-    """Read the weights of a folder, in one or more files, under the names of OpenAI's class."""
-    return _rename({n: x for file in _weights(folder) for n, x in read_weights(file).items()})
 
 
 def _rename(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

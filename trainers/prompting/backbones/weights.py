@@ -49,8 +49,6 @@ def unreadable_weights(path, reason: str) -> UserError:
 
 
 def _content(path: Path):
-    if not path.is_file():
-        raise unreadable_weights(path, "it is not an existing file")
     if path.suffix == ".safetensors":
         from safetensors.torch import load_file  # late: another checkout may lack the package
 

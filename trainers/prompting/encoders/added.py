@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..errors import UserError
+from ..errors import UserError, need
 from .sides import need_open
 
 SIDES = ("text", "image")
@@ -265,9 +265,10 @@ def check_added(name: str, side: str, added: Additions, blocks: Sequence[Any]) -
         wrong = [key for key in addition.weights if key not in MATRICES]
         wrong += [key for key in addition.norms if key not in norms]
         wrong += ["before"] if addition.before is not None and i else []
-        if wrong or i not in range(last + 1):
-            raise UserError(
-                f"{name} adds {', '.join(wrong) or 'something'} to block {i} of the {side} "
-                f"encoder, which has blocks 0 to {last}, matrices {', '.join(MATRICES)} and "
-                f"LayerNorms {', '.join(norms)} there, and `before` in block 0: name one of these"
-            )
+        place = f"block {i} of the {side} encoder"
+        need(i in range(last + 1), f"{name} adds to {place}, which has blocks 0 to {last}")
+        need(
+            not wrong,
+            f"{name} adds {', '.join(wrong)} to {place}: name some of {', '.join(MATRICES)}, "
+            f"{', '.join(norms)}, and `before` in block 0",
+        )

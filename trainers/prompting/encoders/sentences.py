@@ -31,16 +31,6 @@ class Sentence(NamedTuple):
     start: int = 1
 
 
-class Keys(NamedTuple):
-    """The keys of a method's node that errors about its sentences name."""
-
-    words: str = "CTX_INIT"
-    length: str = "N_CTX"
-
-
-KEYS = Keys()
-
-
 def check_names(classnames: Sequence[str]) -> None:
     """Refuse a text in place of a list of class names (TypeError)."""
     if isinstance(classnames, str):
@@ -129,7 +119,6 @@ def write_sentences(
     classnames: Sequence[str],
     length: int = 0,
     position: str = "end",
-    keys: Keys = KEYS,
 ) -> list[list[Sentence]]:
     """Return the sentences `[n][k]` of each template and class.
 
@@ -140,7 +129,6 @@ def write_sentences(
         length: b; the first b tokens of a template are learned.
         position: of the class name: at the `end`, in the `middle` of the learned tokens or at their
             `front` (CoOp, section 3.1).
-        keys: the keys that errors name.
 
     Raises:
         UserError: a name is too long, or a template has too few words before the name.
@@ -154,7 +142,7 @@ def write_sentences(
     if length:
         need_open(clip_model, "text", "has textual prompts")
     family = family_of(clip_model)
-    write = _Writer(family.tokenizer, clip_model.context_length, keys, family.reads)
+    write = _Writer(family.tokenizer, clip_model.context_length, family.reads)
     names = [clean(name) for name in classnames]
     return [
         [write.with_slots(template, name, length, position) for name in names]
@@ -165,7 +153,6 @@ def write_sentences(
 class _Writer(NamedTuple):
     tokenizer: Any
     context_length: int
-    keys: Keys
     reads: str = "eos"
 
     @property
@@ -201,8 +188,8 @@ class _Writer(NamedTuple):
         head = encode(before.strip())
         if len(head) < b:
             raise UserError(
-                f"{self.keys.words} '{template}' has {len(head)} tokens before the class name but "
-                f"{self.keys.length} is {b}: lengthen the template or lower {self.keys.length}"
+                f"The template '{template}' has {len(head)} tokens before the class name but {b} "
+                "are learned: lengthen it, or learn fewer (N_CTX)"
             )
         if position == "end":
             return sentence._replace(slots={first + j: j for j in range(b)})

@@ -14,7 +14,7 @@ from torch import nn
 
 from ..checkpoint.public import Public, PublicFiles
 from ..checkpoint.saved import Saved
-from ..encoders.sentences import AroundName, Keys, around_name, write_sentences
+from ..encoders.sentences import AroundName, around_name, write_sentences
 from ..encoders.text import TextEncoder, TextFeatures
 from ..encoders.vision import ImageEncoder, ImageFeatures, project_values
 from ..errors import UserError, need
@@ -102,8 +102,7 @@ class GalLoP(PublicFiles, Method):
         s = self.settings
         self.words = word_embeddings(clip_model, around_name(s.TEMPLATE)[0])
         templates = [s.TEMPLATE] * (s.N_GLOBAL_PROMPTS + s.N_LOCAL_PROMPTS)
-        keys = Keys(words="TEMPLATE")
-        sentences = write_sentences(clip_model, templates, classnames, len(self.words), keys=keys)
+        sentences = write_sentences(clip_model, templates, classnames, len(self.words))
         return (TextEncoder(clip_model, sentences), ImageEncoder(clip_model.visual, values=True))
 
     def build(self, clip_model, classnames, dataset):

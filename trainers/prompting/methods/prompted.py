@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from ..encoders.sentences import Keys, Sentence, expand_templates, fixed_sentence, write_sentences
+from ..encoders.sentences import Sentence, expand_templates, fixed_sentence, write_sentences
 from ..encoders.text import TextEncoder
 from ..encoders.vision import ImageEncoder
 from ..method import Method
@@ -82,10 +82,7 @@ class Prompted(Method):
         """Return the sentences [n][k]."""
         if not self.point.N:
             return write_sentences(clip_model, [self.fixed_template()], classnames)
-        keys = Keys(length=self.text_size.keys[0])
-        return write_sentences(
-            clip_model, self.templates(), classnames, self.text_size.b, keys=keys
-        )
+        return write_sentences(clip_model, self.templates(), classnames, self.text_size.b)
 
     def encoders(self, clip_model, classnames, dataset):
         """Make the encoders, which return patches and words if there is a token level."""

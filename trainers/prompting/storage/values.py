@@ -28,8 +28,3 @@ def is_sound(value) -> torch.Tensor:
     """Return a boolean on the device: True for a buffer without nan; infinities are allowed."""
     dense = torch.is_tensor(value) and value.layout == torch.strided
     return ~value.isnan().any() if dense else torch.tensor(True)
-
-
-def are_texts(value) -> bool:
-    """Return True for a list or tuple of strings."""
-    return isinstance(value, (list, tuple)) and all(isinstance(text, str) for text in value)
