@@ -10,8 +10,6 @@ from test_golden import check_step, read
 
 from trainers.prompting import UserError, build_method, load_run
 from trainers.prompting.capabilities.earlier import settings_of
-from trainers.prompting.capabilities.on_support import count_passes
-from trainers.prompting.capabilities.per_class import places
 from trainers.prompting.checkpoint.identity import Identity
 from trainers.prompting.checkpoint.saved import Saved
 from trainers.prompting.method import METHODS
@@ -314,18 +312,8 @@ def test_labels_take_the_place_of_a_product_of_values():
         assert labels(one_hot.clone()) is not None
 
 
-def test_names_that_follow_each_other_in_a_checkpoint_are_taken_by_position():
-    assert places(["dog", "owl"], ["dog", "cat", "dog", "owl"]) == [2, 3]
-    assert places(["owl", "dog"], ["dog", "cat", "dog", "owl"]) == [3, 0]
-
-
 def test_an_earlier_run_has_its_own_sentences_and_their_rule(tmp_path):
     asked = {"DATASET.SENTENCES": "a {}|the {}", "DATASET.SENTENCES_RULE": "mean"}
     saved = Saved(place=str(tmp_path), identity=Identity("CoOp", data=asked), several=False)
     found = settings_of(saved, METHODS["ZeroshotCLIP"], "DTD").sentences
     assert (found.source, found.rule) == ("a {}|the {}", "mean")
-
-
-def test_a_method_sees_its_support_once_if_it_does_not_say_how_often(tiny_clip):
-    method, _ = made("LPPlusPlus", tiny_clip)
-    assert count_passes(method) == 1

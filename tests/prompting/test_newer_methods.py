@@ -181,13 +181,6 @@ def test_a_run_resumes_bit_for_bit(tmp_path, monkeypatch, trainer):
 # ------------------------------------------------------------------ mistakes on the command line
 
 
-def test_the_mean_needs_its_epoch(tmp_path, capsys):
-    mistake = [*pairs("PromptSRC"), "TRAINER.PROMPTSRC.GPA_MEAN", "15"]
-    assert run(tmp_path, "PromptSRC", None, 1, extra=mistake) == 2
-    line = capsys.readouterr().err.strip().splitlines()[-1]
-    assert line.startswith("error: ") and "OPTIM.MAX_EPOCH is 1 but the mean" in line
-
-
 def test_the_mean_of_a_subclass_is_named_by_its_own_node(tiny_clip):
     register(type("Mine", (PromptSRC,), {"node": "MINE"}))
     with pytest.raises(UserError, match=r"epoch 20: lower TRAINER\.MINE\.GPA_MEAN, or train"):

@@ -1,4 +1,4 @@
-"""NLPrompt: every number of its golden file, its plans of epochs, mistakes."""
+"""NLPrompt: every number of its golden file, its plans of epochs."""
 
 import json
 
@@ -148,13 +148,3 @@ def test_a_run(tmp_path, capsys):
     assert tiny.run(tmp_path, "NLPrompt", tmp_path / "ot", extra=["DATASET.REG_E", "0.001"]) == 0
     said, written = capsys.readouterr().out, (tmp_path / "ot" / "results.json").read_text()
     assert "Epoch 2: " in said and 8 <= json.loads(written)["train_steps"] <= 10
-
-
-# ------------------------------------------------------------------ mistakes
-
-
-def test_noise_has_another_key(tmp_path, capsys):
-    assert (
-        tiny.run(tmp_path, "NLPrompt", tmp_path / "out", extra=["DATASET.NOISE_RATE", "0.5"]) == 2
-    )
-    assert "DATASET has no 'NOISE_RATE'" in capsys.readouterr().err

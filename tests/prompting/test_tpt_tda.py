@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from cases import slow_but
 from golden_files import predicted
 
-from trainers.prompting import build_method, sure_views, word_embeddings
+from trainers.prompting import build_method, word_embeddings
 
 NAMES = ["forest", "sea", "road"]
 
@@ -94,13 +94,6 @@ def test_tpt_starts_from_a_coop_or_a_cocoop(tiny_clip):
             torch.equal(value, bare[key.partition(".")[2]])
             for key, value in method.public_state_dict().items()
         )
-
-
-def test_the_surest_views():
-    logits = torch.tensor([[[0.0, 0.0], [9.0, 0.0], [1.0, 0.0], [0.0, 5.0]]])
-    assert sure_views.surest(logits, 0.5).tolist() == [[1, 3]]
-    assert sure_views.surest(logits, 0.74).tolist() == [[1, 3]]
-    assert sure_views.entropy(logits)[0, 0].item() == pytest.approx(0.6931472)
 
 
 def test_words_and_kinds_of_views(tiny_clip):

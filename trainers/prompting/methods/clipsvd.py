@@ -18,7 +18,7 @@ from ..encoders.added import MATRICES, SIDES, blocks_of, matrices
 from ..encoders.class_text import MEANS, class_text
 from ..encoders.sentences import AroundName
 from ..encoders.vision import ImageEncoder
-from ..errors import UserError, need
+from ..errors import need
 from ..method import Method
 from ..node import Fraction
 from ..registry import register
@@ -179,7 +179,3 @@ class CLIPSVD(PublicFiles, Updated):
                 "settings: set INCLUDE_TRAIN_LAYERS and TRAIN_* as there",
             )
         return Saved(state_dict={name: weights[name] for name in own if name in weights})
-
-    def write_public(self):
-        """Refuse: the public file holds the whole CLIP."""
-        raise UserError(f"{FILE} holds the whole CLIP and is only read: export to another name")
