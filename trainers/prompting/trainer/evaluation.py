@@ -102,7 +102,9 @@ class Recorder:
         others = in_union = None
         if self._other is not None:
             others = self._other.from_features(output.image).logits
-            in_union = self._as_others(output)
+            with scored_as_others(self._method) as differs:  # as are those of the other half
+                if differs:
+                    in_union = self._method.compare(output.image, output.text)
         self.predictions.add_logits(output.logits, others, in_union)
         if (predictions := zero_shot(self._method, output)) is not None:
             self.predictions.add("zero_shot", predictions)
@@ -126,15 +128,6 @@ class Recorder:
         texts = ", ".join(f"{name} {mean:.2f}%" for name, mean in means.items())
         print(f"Mean over {len(stream.batches):,} tasks: {texts}".replace("_", " "))
         return None, {**results, **means, "tasks": tasks}
-
-    def _as_others(self, output: Output) -> torch.Tensor | None:
-        """Return logits (B, K) computed as for foreign classes; None if that makes no difference.
-
-        Some methods score the classes that they were trained on in another way; over the union of
-        base and new classes all are scored alike.
-        """
-        with scored_as_others(self._method) as differs:
-            return self._method.compare(output.image, output.text) if differs else None
 
 
 def is_foreign(kind: type[Method]) -> bool:
@@ -198,8 +191,8 @@ def _temperature(method: Method, trainer, predictions: Predictions) -> float | N
     return temperature
 
 
-def why_spent(method: Method, dataset: Any, cfg: CfgNode) -> str:
-    """Return a clause why the validation images of a run cannot calibrate it; empty if they can."""
+def why_uncalibrated(method: Method, dataset: Any, cfg: CfgNode) -> str:
+    """Return a clause why checkpoints have no calibration: UNTESTED if an evaluation adds one."""
     name = type(method).__name__
     best = method.trains and cfg.TEST.FINAL_MODEL == "best_val"
     obstacles = {
@@ -211,16 +204,10 @@ def why_spent(method: Method, dataset: Any, cfg: CfgNode) -> str:
         "they are what TEST.SPLIT val evaluates": cfg.TEST.SPLIT == "val",
         "there are none": not getattr(dataset, "validation", None),
     }
-    return next((text for text, holds in obstacles.items() if holds), "")
-
-
-def why_uncalibrated(method: Method, dataset: Any, cfg: CfgNode) -> str:
-    """Return a clause why checkpoints have no calibration: UNTESTED if an evaluation adds one."""
-    if why := why_spent(method, dataset, cfg):
+    if why := next((text for text, holds in obstacles.items() if holds), ""):
         return f"it takes validation images, but {why}"
     if cfg.TEST.WISE != 1:
         return "TEST.WISE evaluates other weights than these"
-    name = type(method).__name__
     return (
         f"answers of {name} depend on the images before" if learns_from_stream(method) else UNTESTED
     )

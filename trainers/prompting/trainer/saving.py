@@ -51,13 +51,9 @@ class SavingTrainer(TrainerX):
         """Load what the run starts from, and note where all comes from."""
         self.loaded = load_initial(self.cfg, self.method, self.dm.dataset)
         self.untrained = self.loaded is None
-        self.provenance = self.describe_training()
-
-    def describe_training(self) -> Saved:
-        """Return what checkpoints of the run say of it, which does not change while it trains."""
         method, data, cfg = self.method, self.dm.dataset, self.cfg
         unlabelled, labels = isinstance(method, Unlabelled), reads_labels(method)
-        return replace(
+        self.provenance = replace(
             provenance_of(cfg, method, data, self.precision, self.loaded, unlabelled, labels),
             code=code_of(type(method)),
             calibration=why_uncalibrated(method, data, cfg),
