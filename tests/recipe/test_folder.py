@@ -92,11 +92,6 @@ def test_temporary_files_of_a_killed_run_are_removed(tmp_path):
         assert not any(half.exists() for half in halves)
 
 
-def test_a_name_that_is_too_long_is_that_of_the_folder(tmp_path, capsys):
-    assert run(tmp_path, "CoOp", tmp_path / ("n" * 300), 1) == 2
-    assert "The name 'nnn" in capsys.readouterr().err
-
-
 BELONGS = "File exists): a folder belongs there: remove that"
 
 
