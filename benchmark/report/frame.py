@@ -73,7 +73,7 @@ def frame(outcomes: Iterable[Outcome]) -> pd.DataFrame:
 
 def main_rows(rows: pd.DataFrame) -> pd.DataFrame:
     """Return the rows of the main metrics, which the usual tables show."""
-    return rows if rows.empty else rows[rows["metric"] == rows["main"]]
+    return rows[rows["metric"] == rows["main"]]
 
 
 def column_of(row: Any) -> str:

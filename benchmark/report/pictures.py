@@ -42,9 +42,6 @@ def figures(tests: list[Test], kinds: Sequence[str]) -> Drawing:
     """Draw figures of each test, with a panel for each method; `kinds` are keys of PICTURES.
 
     Runs without predictions are skipped, which is said.
-
-    Returns:
-        By file name, the figure and a sentence that describes it.
     """
     drawings = {}
     for test in tests:

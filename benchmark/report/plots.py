@@ -102,11 +102,7 @@ def write_figures(drawn: Drawing, folder: Path) -> None:
 def _draw(
     rows: pd.DataFrame, panels: dict[str, Panel], plot: Plot, bars: str
 ) -> tuple[Figure, str]:
-    """Draw all panels, with a note below and one legend if there are several methods.
-
-    Returns:
-        The figure and a sentence on what it shows.
-    """
+    """Draw all panels, with a note below and a legend if there are several methods."""
     points = pd.concat(panel.points for panel in panels.values())
     styles = {name: style for name, style in _styles(rows).items() if name in set(points["curve"])}
     beyond = dict(zip(points["curve"], points["beyond"], strict=True))

@@ -36,7 +36,7 @@ from .own_sets import name_in
 from .per_image import arrays_of
 from .render import as_csv, in_style
 from .table import TABLE_FORMATS, Cell, Table, interval, lead
-from .training import ATTACK, INIT, TRAINED, attacks, drawn_text, earlier_text, image_changes
+from .training import ATTACK, INIT, TRAINED, attacks, earlier_text, image_changes
 
 if TYPE_CHECKING:
     from .plots import Drawing
@@ -46,12 +46,10 @@ def overview(folders: list[Path], form: str) -> str:
     """Return a table with a line for each of these runs; in other formats, as `report_runs`."""
     if form not in TABLE_FORMATS:
         return report_runs(folders, form)
-    note = "`report RUN` shows one with its classes, `report RUN RUN --compare RUN` pairs two."
-    table = _overview({folder: read_run(folder) for folder in folders}, [note])
-    return in_style([table], form)
+    return in_style([_overview({folder: read_run(folder) for folder in folders})], form)
 
 
-def _overview(runs: Mapping[Path, Outcome], notes: list[str]) -> Table:
+def _overview(runs: Mapping[Path, Outcome]) -> Table:
     heads = dict.fromkeys(METRICS[outcome.metric].head for outcome in runs.values())
     head = ["Run", "Method", "Data set", "Shots", "Seed", " or ".join(heads)]
     lines = []
@@ -60,7 +58,8 @@ def _overview(runs: Mapping[Path, Outcome], notes: list[str]) -> Table:
         facts = [record.get("trainer"), outcome.run.dataset, record.get("shots")]
         facts += [record.get("seed"), f"{outcome.number:.2f}"]
         lines.append((str(folder), *("-" if fact is None else str(fact) for fact in facts)))
-    return Table("Single runs", head, _cells(lines), notes)
+    note = "`report RUN` shows one with its classes, `report RUN RUN --compare RUN` pairs two."
+    return Table("Single runs", head, _cells(lines), [note])
 
 
 def report_runs(folders: list[Path], form: str, plots: Path | None = None) -> str:
@@ -98,7 +97,7 @@ def report_runs(folders: list[Path], form: str, plots: Path | None = None) -> st
 
     sections: dict[Protocol | Section, list[Part]] = {}
     if len(runs) > 1:
-        sections[Section("runs", "All runs")] = [Part("", [_overview(runs, [])], {})]
+        sections[Section("runs", "All runs")] = [Part("", [_overview(runs)], {})]
     titles = [_where(outcome) for outcome in runs.values()]
     for i, (folder, of_run) in enumerate(zip(runs, drawn, strict=True)):
         title = titles[i] if titles.count(titles[i]) == 1 else f"{titles[i]}: {folder}"
@@ -177,7 +176,6 @@ def _tables(folder: Path, outcome: Outcome) -> list[Table]:
         "Half of the classes": outcome.run.subsample if half_text(outcome.run) else None,
         "Shots": _shots(record),
         "Training images": ", ".join(setting_texts(image_changes(outcome) or ())) or None,
-        "Noise and imbalance": drawn_text(outcome),
         "Initial weights": _start(outcome),
         "Attack": dict(attacks(outcome)).get(ATTACK),
         "Attack in training": dict(attacks(outcome)).get(TRAINED),

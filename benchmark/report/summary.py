@@ -44,8 +44,6 @@ def summarise(
     standard deviation or, with `interval`, half of the 95% interval: over the seeds, or of mAP as
     of `half_intervals`.
     """
-    if tidy.empty:
-        return tidy
     numbers = _means(tidy, scores)
     tidy = main_rows(tidy)
     lines = _lines(tidy, beside_published)
@@ -91,8 +89,6 @@ def of_metrics(numbers: pd.DataFrame) -> pd.DataFrame:
 
 def usual_rows(numbers: pd.DataFrame) -> pd.DataFrame:
     """Return the rows of the main metrics, and of another that published numbers are of."""
-    if numbers.empty:
-        return numbers
     beside = numbers.groupby(["metric", "table"])["comparable"].transform("any")
     return numbers[(numbers["metric"] == numbers["main"]) | beside.astype(bool)]
 

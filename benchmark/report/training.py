@@ -101,17 +101,6 @@ def earlier_text(outcome: Outcome, key: str) -> str | None:
     return f"{known.get('method', 'unknown method')} {place} ({', '.join(details)})"
 
 
-def drawn_text(outcome: Outcome) -> str | None:
-    """Return what label noise and imbalance have done to the training images; None if unknown."""
-    counts = (outcome.result or {}).get("drawn")
-    if not counts:
-        return None
-    return (
-        f"{counts.get('wrong_labels', 0):,} of {counts.get('images', 0):,} labels are wrong, "
-        f"{counts.get('left_out', 0):,} images left out"
-    )
-
-
 def plain(value: Any) -> Any:
     """Return a value of a config as a finite number, or as a text."""
     finite = isinstance(value, int | float) and abs(value) <= sys.float_info.max
