@@ -39,7 +39,7 @@ def read_tree(path: str | os.PathLike) -> dict:
                 tree = (node and loader.construct_document(node)) or {}
             finally:
                 loader.dispose()
-    except FileNotFoundError:
+    except (FileNotFoundError, IsADirectoryError):
         near = [p.name for p in Path(path).parent.glob("[!.]*.yaml")]
         hint = f"in its folder, {nearest(Path(path).name, near)}" if near else "look into configs/"
         raise UserError(f"There is no config file '{path}': {hint}") from None

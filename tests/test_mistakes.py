@@ -67,6 +67,7 @@ def test_a_mistake_is_one_sentence_and_exit_code_2(tmp_path, capsys, case):
 FLAGS = {
     "nothing": ("", "No method is named: give --trainer, such as ALIGN (--help lists all)"),
     "no data": ("--trainer ALIGN", "No data set is named: give --dataset-config-file, such as"),
+    "folder": ("--config-file configs", "There is no config file 'configs': look into configs/"),
     "run": ("--trainer CoOp --model-dir x", "--model-dir and --load-epoch are for --eval"),
     "epoch": ("--trainer CoOp --load-epoch 2", "--model-dir and --load-epoch are for --eval"),
     "resume": ("TINY --resume /nope", "There is no checkpoint in '/nope' to resume from"),
