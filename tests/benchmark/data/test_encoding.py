@@ -144,8 +144,8 @@ def test_sentences_of_a_file_and_a_run_on_their_features(tmp_path, capsys):
         h = text.features(clip_model).h[0, 4]
         two = rows[4:] / rows[4:].norm(dim=-1, keepdim=True) if rule[0] == "n" else rows[4:]
         torch.testing.assert_close(h, two.mean(0) / two.mean(0).norm())
-    with pytest.raises(UserError, match="cannot be encoded, as the run has only features"):
-        describe(Asked(str(about)), found.classnames, clip_model)
+    with pytest.raises(UserError, match="reads the sentence 'dark', .* has only text features of"):
+        describe(Asked(str(about)), found.classnames, clip_model).features(clip_model)
 
 
 def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path, capsys):

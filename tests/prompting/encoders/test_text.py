@@ -242,13 +242,14 @@ def test_several_contexts_of_each_class(tiny_clip):
 
 
 @pytest.mark.parametrize("chunk", [2, 100])
-def test_whole_sentences_equal_clips(tiny_clip, chunk):
+def test_whole_sentences_equal_clips(tiny_clip, chunk, monkeypatch):
+    monkeypatch.setattr("trainers.prompting.encoders.sentence_features.CHUNK", chunk)
     sentences = [
         template.format(name)
         for template in ("a photo of a {}.", "itap of my {}", "{}")
         for name in ("forest", "sea or lake", "annual crop land")
     ]
-    features = encode_sentences(tiny_clip, sentences, chunk)
+    features = encode_sentences(tiny_clip, sentences)
     expected = tiny_clip.encode_text(clip.tokenize(sentences))
     torch.testing.assert_close(features, expected.detach(), atol=1e-4, rtol=1e-4)
     assert not features.requires_grad

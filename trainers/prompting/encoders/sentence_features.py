@@ -8,30 +8,26 @@ from torch import nn
 
 from .sentences import write_sentences
 from .sides import need_open
-from .text import TextEncoder
+from .text import CHUNK, TextEncoder
 
 
 @torch.no_grad()
 def encode_sentences(
-    clip_model: Any,
-    sentences: Sequence[str],
-    chunk: int = 256,
-    projection: torch.Tensor | None = None,
+    clip_model: Any, sentences: Sequence[str], projection: torch.Tensor | None = None
 ) -> torch.Tensor:
     """Return features of whole sentences from CLIP's untouched text encoder, without gradient.
 
     Args:
         sentences: n sentences, in which `_` reads as a space. The common beginning of a chunk is
             computed once, so order them by template.
-        chunk: number of sentences encoded at a time.
         projection: (W, D) in place of CLIP's text projection.
 
     Returns:
         (n, D), not normalised.
     """
     device, parts = clip_model.logit_scale.device, []
-    for i in range(0, len(sentences), chunk):
-        written = write_sentences(clip_model, ["{}"], sentences[i : i + chunk])
+    for i in range(0, len(sentences), CHUNK):
+        written = write_sentences(clip_model, ["{}"], sentences[i : i + CHUNK])
         encoder = TextEncoder(clip_model, written).to(device)
         if projection is not None:
             need_open(clip_model, "text", "replaces the text projection")
