@@ -36,7 +36,7 @@ class OneDevice(TorchDispatchMode):
 
 
 def step_on_meta(method, clip_model, batch):
-    """Move a method and its CLIP to `meta`; do a training step, if it learns, and an evaluation."""
+    """Move a method and its CLIP to `meta`; do a step, if it trains, and an evaluation."""
     how = Precision("fp32", META)
     how.autocast = nullcontext  # meta has none
     how.place(method, clip_model)
@@ -45,7 +45,7 @@ def step_on_meta(method, clip_model, batch):
     views = [view.to(META) for view in batch.views]
     batch = method.batch(views, batch.labels.to(META))
     with OneDevice():
-        if parameters := list(method.learned().values()):
+        if method.trains and (parameters := list(method.learned().values())):
             training_step(method, batch, torch.optim.SGD(parameters, lr=0.1, momentum=0.9), how)
         method.eval()
         with torch.no_grad():
