@@ -234,11 +234,6 @@ class Convolution(nn.Module):
         return self.mix(x.transpose(-1, -2)).transpose(-1, -2)
 
 
-class Half(LowRank):
-    def __init__(self):
-        nn.Module.__init__(self)
-
-
 def added(**given):
     class Adding(Mine):
         def build(self, clip_model, classnames, dataset):
@@ -269,8 +264,3 @@ def test_modules_that_treat_each_position_for_itself(tiny_clip):
     build(Mine, tiny_clip)
     assert torch.equal(after, torch.get_rng_state()), "the check draws no numbers of the run"
     assert method.own.drop.training and len(method.learned()) == 3
-
-
-def test_an_update_without_its_tensors(tiny_clip):
-    with pytest.raises(UserError, match="updates 'q' of block 0 .* by a Half without `shape` or"):
-        build(added(q=Half()), tiny_clip)
