@@ -112,19 +112,19 @@ class Prompted(Method):
             return
         sides: list[Any] = []
         if N:
-            b, J, _ = self.text_size
-            words = self.templates()
-            sides.append(Textual(clip_model, words, b, J, single, position=self.position))
+            sides.append(self.textual(clip_model))
         if M:
             b, J, _ = self.vision_size
             sides.append(Visual(clip_model, M, b, J, single))
         if sides:
             self.prompt_learner = Independent(*sides) if len(sides) == 2 else sides[0]
 
+    def textual(self, clip_model: Any) -> Any:
+        """Return the textual contexts, if no other ones are made of them."""
+        b, J, _ = self.text_size
+        position = self.position
+        return Textual(clip_model, self.templates(), b, J, self.single, position=position)
+
     def contexts(self):
         """Return the contexts of both encoders."""
         return self.prompt_learner() if max(self.point[:2]) else Contexts()
-
-    def logits(self, image, text):
-        """Return s cos(z, h)."""
-        return self.logit_scale * image.z[:, 0] @ text.h[0].T
